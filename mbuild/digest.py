@@ -1,0 +1,56 @@
+"""SHA-256 digests: parsed once at the edge, never bare strings inside."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+from mbuild.errors import MbuildError
+
+_DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
+
+
+class DigestError(MbuildError):
+    """A text that is not a sha256 digest."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Digest:
+    """The SHA-256 of some bytes.
+
+    ``hex`` is 64 lower-case hexadecimal digits. Written ``sha256:<hex>`` in
+    JSON and on screens, ``sha256-<hex>`` as a file name (Ollama's layout).
+    """
+
+    hex: str
+
+    @classmethod
+    def parse(cls, text: object) -> Digest:
+        """Read either spelling; raises :class:`DigestError` for anything else.
+
+        Upper-case hexadecimal is refused: two spellings of one digest would be
+        two files.
+        """
+        match = _DIGEST.fullmatch(text) if isinstance(text, str) else None
+        if match is None:
+            raise DigestError("invalid digest format")
+        return cls(match[1])
+
+    @classmethod
+    def of(cls, data: bytes) -> Digest:
+        """The digest of bytes that are in memory."""
+        return cls(hashlib.sha256(data).hexdigest())
+
+    @property
+    def filename(self) -> str:
+        """The name of the blob's file under ``blobs/``."""
+        return f"sha256-{self.hex}"
+
+    @property
+    def short(self) -> str:
+        """The first 12 digits, as ``ollama list`` and ``docker images`` show ids."""
+        return self.hex[:12]
+
+    def __str__(self) -> str:
+        return f"sha256:{self.hex}"
