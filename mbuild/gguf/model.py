@@ -8,12 +8,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from mbuild.gguf.encoding import U32, decode_value, encode_entry, encode_string
+from mbuild.gguf.files import FileBytes
 from mbuild.gguf.types import GGMLType, ValueType, tensor_nbytes
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+
+class Entry(Protocol):
+    """A metadata entry: one made here (:class:`KV`) or one in a file (:class:`RawKV`)."""
+
+    @property
+    def key(self) -> str:
+        """The key, such as ``llama.block_count``."""
+
+    @property
+    def type(self) -> ValueType:
+        """The value's type."""
+
+    @property
+    def element(self) -> ValueType | None:
+        """The type of an array's items; ``None`` for anything else."""
+
+    @property
+    def value(self) -> Any:
+        """The value as Python's int, float, bool, str or a sequence of them."""
+
+    def encode(self) -> bytes:
+        """The entry as it stands in a file: key, type and value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +46,51 @@ class KV:
     """One metadata entry.
 
     ``value`` is an int, float, bool, str or, for ``ARRAY``, a sequence whose
-    items have the type ``element`` (a numpy array is a sequence too). Arrays
-    of arrays do not occur in models and are not represented.
+    items have the type ``element`` (a numpy array is a sequence too; strings
+    may be given as bytes). Arrays of arrays do not occur in models and are not
+    represented.
     """
 
     key: str
     type: ValueType
     value: Any
     element: ValueType | None = None
+
+    def encode(self) -> bytes:
+        """The entry as it stands in a file; raises :class:`FormatError` if it cannot."""
+        return encode_entry(self.key, self.type, self.element, self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class RawKV:
+    """A metadata entry that lies in a file, at bytes ``start`` to ``stop``.
+
+    The range holds the value (for an array with its element type and count).
+    Nothing is kept in memory: ``value`` reads and decodes each time it is
+    asked for, ``encode()`` copies without decoding. ``count`` is the number of
+    an array's items, 1 for anything else.
+    """
+
+    key: str
+    type: ValueType
+    element: ValueType | None
+    count: int
+    start: int
+    stop: int
+    file: FileBytes
+
+    @property
+    def value(self) -> Any:
+        """The decoded value; arrays are lists."""
+        return decode_value(self.type, self.element, self.raw())
+
+    def raw(self) -> bytes:
+        """The bytes of the range; raises :class:`FormatError` if the file changed."""
+        return self.file.read(self.start, self.stop - self.start)
+
+    def encode(self) -> bytes:
+        """The entry as it stands in the file."""
+        return b"".join((encode_string(self.key), U32.pack(self.type), self.raw()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +118,7 @@ class Tensor:
 class Model:
     """What a GGUF file holds: metadata in file order, tensors in file order."""
 
-    metadata: tuple[KV, ...]
+    metadata: tuple[Entry, ...]
     tensors: tuple[Tensor, ...]
 
     def get(self, key: str, default: Any = None) -> Any:

@@ -1,0 +1,120 @@
+"""Positional reads of one file: bounded, thread-safe, and never memory-mapped.
+
+A file that is cut short while it is mapped kills the process (SIGBUS); a
+positional read of it merely comes back short and becomes an error here.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import weakref
+from pathlib import Path
+
+from mbuild.errors import FormatError, SourceError
+
+_MAX_READ = 1 << 30
+"""One read's size in bytes; macOS refuses 2 GiB and more, Linux shortens it."""
+
+_DAMAGED = "the file is damaged or a faulty tool wrote it; download or convert it again"
+
+_KINDS = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a character device"),
+    (stat.S_ISBLK, "a block device"),
+)
+
+_HAS_PREAD = hasattr(os, "pread")
+_SEEK_LOCK = threading.Lock()
+
+
+class FileBytes:
+    """An open regular file whose bytes are read by position, from any thread.
+
+    ``name`` is what error messages call it, ``size`` its length in bytes when
+    it was opened. The descriptor is closed by :meth:`close` or with the object.
+    """
+
+    __slots__ = ("__weakref__", "_close", "_fd", "_mtime", "name", "size")
+
+    def __init__(self, fd: int, name: str, *, owned: bool = True) -> None:
+        info = os.fstat(fd)
+        self._fd = fd
+        self._mtime = info.st_mtime_ns
+        self._close = weakref.finalize(self, os.close, fd) if owned else None
+        self.name = name
+        self.size = info.st_size
+        if not stat.S_ISREG(info.st_mode):
+            raise not_regular(name, info.st_mode)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], name: str = "") -> FileBytes:
+        """Open a regular file; symbolic links are followed.
+
+        Raises :class:`FormatError` for anything that is not a regular file
+        (without opening it: opening a pipe may block, a device may act) and
+        :class:`SourceError` where the system says no.
+        """
+        name = name or os.fspath(path)
+        try:
+            mode = Path(path).stat().st_mode
+            if not stat.S_ISREG(mode):
+                raise not_regular(name, mode)
+            flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+            fd = os.open(path, flags | getattr(os, "O_BINARY", 0))
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise SourceError(f"{name}: cannot be opened: {reason}") from error
+        return cls(fd, name)
+
+    def close(self) -> None:
+        """Close the file now; a later read is an error."""
+        self._fd = -1
+        if self._close is not None:
+            self._close()
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Exactly ``count`` bytes at ``offset``.
+
+        Raises :class:`FormatError` when the file no longer has them or was
+        written to since it was opened: what was parsed is then not what is read.
+        """
+        try:
+            data = self._read_once(offset, min(count, _MAX_READ))
+            while len(data) < count:
+                more = self._read_once(offset + len(data), min(count - len(data), _MAX_READ))
+                if not more:
+                    break
+                data += more
+            info = os.fstat(self._fd)
+        except OSError as error:
+            raise SourceError(f"{self.name}: cannot be read: {error.strerror}") from error
+        if len(data) != count or (info.st_size, info.st_mtime_ns) != (self.size, self._mtime):
+            raise self.error(
+                f"changed while reading ({len(data)} of {count} bytes)",
+                offset,
+                hint="build again when nothing writes to the file any more",
+            )
+        return data
+
+    def _read_once(self, offset: int, count: int) -> bytes:
+        if _HAS_PREAD:
+            return os.pread(self._fd, count, offset)
+        with _SEEK_LOCK:  # Windows has no positional read
+            os.lseek(self._fd, offset, os.SEEK_SET)
+            return os.read(self._fd, count)
+
+    def error(self, message: str, offset: int, *, hint: str = "") -> FormatError:
+        """An error about this file that names the byte it is about."""
+        return FormatError(f"{self.name}: at byte {offset}: {message}", hint=hint or _DAMAGED)
+
+
+def not_regular(name: str, mode: int) -> FormatError:
+    """The refusal of something that is not a regular file, named by its kind."""
+    kind = next((text for test, text in _KINDS if test(mode)), "a special file")
+    return FormatError(
+        f"{name}: {kind}, not a GGUF file", hint="name a regular file that ends in .gguf"
+    )

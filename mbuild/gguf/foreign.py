@@ -1,0 +1,97 @@
+"""Recognizing files that are not GGUF by what they are instead."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from mbuild.errors import FormatError, UnsupportedError
+from mbuild.gguf.files import FileBytes
+
+HEAD = 512
+"""Bytes from the start of a file that recognition looks at."""
+
+MAGIC = b"GGUF"
+
+
+class Foreign(NamedTuple):
+    """One kind of other file: how it starts, what it is called, what to do about it."""
+
+    pattern: re.Pattern[bytes]
+    what: str
+    hint: str
+    error: Callable[..., FormatError | UnsupportedError]
+
+
+FOREIGN: tuple[Foreign, ...] = (
+    Foreign(
+        re.compile(rb"version https://git-lfs"),
+        "a git-lfs pointer, not the model itself",
+        "fetch the content with 'git lfs pull', or download the file again",
+        FormatError,
+    ),
+    Foreign(
+        re.compile(
+            rb"(?:\xef\xbb\xbf)?\s*(?:<!--.*?-->\s*)?<(?:!doctype\s+html|html|head)", re.I | re.S
+        ),
+        "an HTML page, not a model: the download got a web page",
+        "download it again, and check that the link needs no login",
+        FormatError,
+    ),
+    Foreign(
+        re.compile(rb"FUGG"),
+        "a big-endian GGUF file",
+        "convert it with gguf-convert-endian of the gguf package",
+        UnsupportedError,
+    ),
+    Foreign(
+        re.compile(rb"lmgg|fmgg|tjgg|algg|ggml|ggmf|ggjt|ggla"),
+        "a model in the old GGML format that GGUF replaced",
+        "convert the original checkpoint to GGUF with llama.cpp",
+        UnsupportedError,
+    ),
+    Foreign(
+        re.compile(rb"PK\x03\x04"),
+        "a zip archive (a PyTorch checkpoint?), not a GGUF file",
+        "convert the checkpoint to safetensors or GGUF, or unpack the archive",
+        FormatError,
+    ),
+    Foreign(
+        re.compile(rb"\x1f\x8b|\x28\xb5\x2f\xfd|BZh|\xfd7zXZ"),
+        "a compressed file, not a GGUF file",
+        "unpack it first",
+        FormatError,
+    ),
+    Foreign(
+        re.compile(rb".{8}\{", re.S),
+        "a safetensors file, not a GGUF file",
+        "name the directory that holds the checkpoint's config.json instead",
+        FormatError,
+    ),
+    Foreign(
+        re.compile(rb"\s*[{\[]"),
+        "JSON text, not a GGUF file",
+        "name the model file itself",
+        FormatError,
+    ),
+)
+"""What is often found in a GGUF file's place; the first match is named."""
+
+
+def refuse_foreign(file: FileBytes, head: bytes) -> None:
+    """Raise unless ``head``, the file's first bytes, is the start of a GGUF file."""
+    if head.startswith(MAGIC):
+        return
+    if not head:
+        raise FormatError(
+            f"{file.name}: the file is empty", hint="download it again: the transfer failed"
+        )
+    for kind in FOREIGN:
+        if kind.pattern.match(head):
+            raise kind.error(f"{file.name}: {kind.what}", hint=kind.hint)
+    raise file.error(
+        f"not a GGUF file: it starts with {head[:4]!r}, not {MAGIC!r}",
+        0,
+        hint="name a file in GGUF format",
+    )

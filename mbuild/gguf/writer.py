@@ -1,0 +1,236 @@
+"""Writing a model as a GGUF file: a pure layout, and a stream of bytes to a sink.
+
+The layout is llama.cpp's: version 3, header, metadata, tensor entries, padding,
+then each tensor's data padded to the alignment, the last one too (gguf.cpp).
+Equal models give equal bytes, whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mbuild.errors import FormatError
+from mbuild.gguf.checks import valid_alignment
+from mbuild.gguf.encoding import U32, U64, encode_string
+from mbuild.gguf.foreign import MAGIC
+from mbuild.gguf.model import Model, Tensor
+from mbuild.gguf.types import ALIGNMENT, ValueType
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+VERSION = 3
+AHEAD = 16 << 20
+"""Bytes of small tensors that may be loaded ahead, besides two of the largest."""
+SLICE = 8 << 20
+"""Largest piece in bytes that a sink is handed: progress and Ctrl-C are this fine."""
+_JOIN_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where everything of a written file lies.
+
+    ``header`` is all that precedes tensor data, padding included; ``offsets``
+    and ``sizes`` (bytes, unpadded) are in tensor order, offsets from the start
+    of the file; ``size`` is the whole file's length.
+    """
+
+    header: bytes
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    alignment: int
+    size: int
+
+
+def layout(model: Model) -> Layout:
+    """Lay a model out; nothing is loaded but raw metadata.
+
+    Raises :class:`FormatError` for a key or tensor name that occurs twice, a
+    value that does not fit its type, a name over 63 bytes or a bad alignment.
+    """
+    _refuse_twice("metadata key", [kv.key for kv in model.metadata])
+    _refuse_twice("tensor", [t.name for t in model.tensors])
+    alignment = _alignment(model)
+    sizes = tuple(t.nbytes for t in model.tensors)
+    parts = [MAGIC, struct.pack("<IQQ", VERSION, len(model.tensors), len(model.metadata))]
+    parts += [kv.encode() for kv in model.metadata]
+    relative: list[int] = []
+    end = 0
+    for tensor, size in zip(model.tensors, sizes, strict=True):
+        relative.append(end)
+        parts.append(_encode_info(tensor, end))
+        end = _padded(end + size, alignment)
+    header = b"".join(parts)
+    header += bytes(_padded(len(header), alignment) - len(header))
+    offsets = tuple(len(header) + offset for offset in relative)
+    return Layout(header, offsets, sizes, alignment, len(header) + end)
+
+
+def _padded(size: int, alignment: int) -> int:
+    return -(-size // alignment) * alignment
+
+
+def _refuse_twice(what: str, names: Sequence[str]) -> None:
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise FormatError(f"{what} {twice!r} occurs twice in the model")
+
+
+def _alignment(model: Model) -> int:
+    for kv in model.metadata:
+        if kv.key == "general.alignment":
+            value = kv.value
+            if kv.type is not ValueType.UINT32 or not valid_alignment(value):
+                raise FormatError(f"general.alignment is {value!r} of type {kv.type.name}")
+            return int(value)
+    return ALIGNMENT
+
+
+def _encode_info(tensor: Tensor, offset: int) -> bytes:
+    name = encode_string(tensor.name)
+    if not 1 <= len(name) - 8 <= 63 or not 1 <= len(tensor.dims) <= 4:
+        raise FormatError(
+            f"tensor {tensor.name!r} with dimensions {list(tensor.dims)}: "
+            "GGUF takes names of 1 to 63 bytes and 1 to 4 dimensions"
+        )
+    return b"".join(
+        (
+            name,
+            U32.pack(len(tensor.dims)),
+            *map(U64.pack, tensor.dims),
+            U32.pack(tensor.type),
+            U64.pack(offset),
+        )
+    )
+
+
+def write(
+    model: Model,
+    sink: Callable[[Buffer], None],
+    *,
+    workers: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> Layout:
+    """Write a model to ``sink``, in order, in pieces of at most 8 MiB.
+
+    ``workers`` threads load tensors ahead of the calling thread, which alone
+    calls ``sink`` and ``progress`` (with the bytes written so far). Loaded and
+    not yet written are at most two of the largest tensors and 16 MiB at any
+    time. Whatever is raised, by a load, by the sink or by Ctrl-C, ends the
+    writing at once and is raised here; a load that is running then is left to
+    end by itself, its result dropped. Returns the layout.
+    """
+    plan = layout(model)
+    written = 0
+
+    def emit(data: memoryview) -> None:
+        nonlocal written
+        for start in range(0, len(data), SLICE):
+            piece = data[start : start + SLICE]
+            sink(piece)
+            written += len(piece)
+            if progress is not None:
+                progress(written)
+
+    emit(memoryview(plan.header))
+    loader = _Loader(model.tensors, plan.sizes, max(1, workers))
+    try:
+        for index, size in enumerate(plan.sizes):
+            emit(loader.take(index))
+            loader.release(size)
+            emit(memoryview(bytes(_padded(size, plan.alignment) - size)))
+    finally:
+        loader.stop()
+    return plan
+
+
+class _Loader:
+    """Threads that load tensors in order, ahead of one consumer, within a budget of bytes."""
+
+    def __init__(self, tensors: Sequence[Tensor], sizes: Sequence[int], workers: int) -> None:
+        self._tensors = tensors
+        self._sizes = sizes
+        self._budget = 2 * max(sizes, default=0) + AHEAD
+        self._changed = threading.Condition()
+        self._next = 0
+        self._held = 0
+        self._ready: dict[int, memoryview] = {}
+        self._failure: BaseException | None = None
+        self._stopped = False
+        # Daemons: a load in a compiled kernel cannot be interrupted and must
+        # not keep the process from ending.
+        self._threads = [
+            threading.Thread(target=self._work, name=f"gguf-load-{n}", daemon=True)
+            for n in range(min(workers, len(tensors)))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def take(self, index: int) -> memoryview:
+        """The bytes of a tensor, when they are loaded; raises what any load raised."""
+        with self._changed:
+            while index not in self._ready and self._failure is None:
+                self._changed.wait()
+            if self._failure is not None:
+                raise self._failure
+            return self._ready.pop(index)
+
+    def release(self, size: int) -> None:
+        """Give back the budget of a tensor that is written."""
+        with self._changed:
+            self._held -= size
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Let no further load start, and wait a moment for the running ones."""
+        with self._changed:
+            self._stopped = True
+            self._ready.clear()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join(_JOIN_SECONDS / len(self._threads))
+
+    def _work(self) -> None:
+        while (index := self._claim()) is not None:
+            try:
+                data = _loaded(self._tensors[index], self._sizes[index])
+            except BaseException as error:
+                with self._changed:
+                    self._failure = self._failure or error
+                    self._stopped = True
+                    self._changed.notify_all()
+                return
+            with self._changed:
+                if not self._stopped:
+                    self._ready[index] = data
+                self._changed.notify_all()
+            del data
+
+    def _claim(self) -> int | None:
+        """The next tensor to load, once the budget has room; ``None`` when there is no more."""
+        with self._changed:
+            while not self._stopped and self._next < len(self._sizes):
+                size = self._sizes[self._next]
+                if self._held == 0 or self._held + size <= self._budget:
+                    index = self._next
+                    self._next += 1
+                    self._held += size
+                    return index
+                self._changed.wait()
+            return None
+
+
+def _loaded(tensor: Tensor, size: int) -> memoryview:
+    """A tensor's bytes, flat, after a check of their number."""
+    view = memoryview(tensor.load())
+    if view.nbytes != size:
+        raise FormatError(f"tensor {tensor.name!r}: {view.nbytes} bytes loaded, not {size}")
+    try:
+        return view.cast("B") if size else memoryview(b"")
+    except (TypeError, ValueError):  # not contiguous, or of a type that Python does not know
+        return memoryview(view.tobytes())
