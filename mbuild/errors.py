@@ -6,6 +6,7 @@
     ├── UsageError            the command line or a request is wrong
     ├── ModelfileError        the Modelfile is wrong; carries every problem found
     ├── SourceError           a file that FROM, ADAPTER or DRAFT names cannot be used
+    │   ├── MissingFileError  ... because it is not there
     │   ├── FormatError       ... because its bytes are not what they should be
     │   └── UnsupportedError  ... because mbuild has no support for it
     ├── NameNotFoundError     no model of that name in the store
@@ -20,11 +21,10 @@ end (``mbuild.cli``, ``mbuild.server``).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
 
 
 class MbuildError(Exception):
@@ -34,6 +34,9 @@ class MbuildError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        # Where in a Modelfile it arose, for those who resolve instructions:
+        # a mbuild.modelfile.instructions.Problem.
+        self.problem: Any = None
 
 
 class UsageError(MbuildError):
@@ -54,6 +57,10 @@ class ModelfileError(MbuildError):
 
 class SourceError(MbuildError):
     """A file or directory that an instruction names cannot be used."""
+
+
+class MissingFileError(SourceError):
+    """A path that leads nowhere."""
 
 
 class FormatError(SourceError):

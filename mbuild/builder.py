@@ -1,0 +1,204 @@
+"""Builds: from a Modelfile's bytes to a named model, as a stream of events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from mbuild.digest import Digest
+from mbuild.engine import Engine, Outcome
+from mbuild.errors import (
+    MbuildError,
+    MissingFileError,
+    ModelfileError,
+    NameNotFoundError,
+    SourceError,
+)
+from mbuild.events import (
+    BuildEvent,
+    BuildFinished,
+    BuildStarted,
+    LayerReady,
+    Status,
+    Warned,
+    WritingManifest,
+)
+from mbuild.graph import Step, in_order
+from mbuild.lint import Checked, check_once
+from mbuild.modelfile.instructions import Adapter, Draft, From, Modelfile, Problem
+from mbuild.modelfile.settings import Settings
+from mbuild.planner import Options, Plan, Sources, plan
+from mbuild.sources import ModelSource, StoredModel
+from mbuild.store import Layer, Manifest
+
+if TYPE_CHECKING:
+    from mbuild.context import Context
+    from mbuild.names import ModelName
+    from mbuild.store import Store
+
+FromT = TypeVar("FromT", From, Adapter, Draft)
+SourceT = TypeVar("SourceT")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One build: a Modelfile, where its paths lead, and what to name the result."""
+
+    data: bytes
+    filename: str
+    context: Context
+    names: tuple[ModelName, ...]
+    options: Options = field(default_factory=Options)
+    use_cache: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """A step as ``--dry-run`` shows it; ``writes`` is bytes, None when nobody can know yet."""
+
+    kind: str
+    label: str
+    cached: bool
+    writes: int | None
+
+
+def build(request: Request, store: Store) -> Iterator[BuildEvent]:
+    """Build and name the model; raises :class:`MbuildError` for everything that can go wrong.
+
+    Closing the iterator stops the build; nothing half done is left.
+    """
+    started = time.monotonic()
+    waits: list[BuildEvent] = []
+    with _using(store, lambda: waits.append(Status("waiting for another mbuild"))):
+        yield from waits
+        checked = check_once(request.data, request.filename, store.database)
+        for warning in checked.warnings:
+            yield Warned(warning.message)
+        planned = _plan(checked, request)
+        yield BuildStarted(str(request.names[0]), len(in_order([planned.manifest])))
+        outcome = Outcome()
+        yield from Engine(store, request.use_cache).run([planned.manifest], outcome)
+        data = outcome.results[planned.manifest].facts["manifest"].encode()
+        yield from _layers(planned, outcome)
+        for name in request.names:
+            yield WritingManifest(str(name))
+            _name(store, name, data)
+        yield _finished(request.names[0], Digest.of(data), outcome, started)
+
+
+def dry_run(request: Request, store: Store) -> list[PlannedStep]:
+    """What :func:`build` would do, without writing anything."""
+    checked = check_once(request.data, request.filename, store.database)
+    planned = _plan(checked, request)
+    rows = Engine(store, request.use_cache).survey([planned.manifest])
+    return [
+        PlannedStep(step.kind, step.label, cached, 0 if cached else _size(step))
+        for step, cached in rows
+    ]
+
+
+@contextmanager
+def _using(store: Store, on_wait: Callable[[], None]) -> Iterator[None]:
+    store.begin(on_wait)
+    try:
+        yield
+    finally:
+        store.end()
+
+
+def _plan(checked: Checked, request: Request) -> Plan:
+    sources = resolve(checked.modelfile, request.context)
+    return plan(Settings.of(checked.modelfile), sources, request.options)
+
+
+def resolve(modelfile: Modelfile, context: Context) -> Sources:
+    """Find what the instructions name; one error is raised as it is, several together."""
+    errors: list[MbuildError] = []
+
+    def each(items: Sequence[FromT], find: Callable[[str], SourceT]) -> tuple[SourceT, ...]:
+        found = []
+        for item in items:
+            try:
+                found.append(find(item.plain))
+            except MbuildError as error:
+                hidden = isinstance(item, From) and item is not items[-1]
+                if not (hidden and isinstance(error, (MissingFileError, NameNotFoundError))):
+                    errors.append(_placed(error, item))
+        return tuple(found)
+
+    models = each(modelfile.every(From), context.model)
+    adapters = each(modelfile.every(Adapter), context.adapter)
+    drafts = each(modelfile.every(Draft), context.draft)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise ModelfileError([error.problem for error in errors])
+    return Sources(_one_kind(models, modelfile), adapters, drafts)
+
+
+def _one_kind(models: tuple[ModelSource, ...], modelfile: Modelfile) -> tuple[ModelSource, ...]:
+    """Of several FROM lines: the last model of the store, or all files."""
+    stored = [source for source in models if isinstance(source, StoredModel)]
+    if not stored:
+        return models
+    if len(stored) != len(models):
+        error = SourceError(
+            f"FROM names both the model {stored[-1].name} and a file",
+            hint="keep the one that the model shall be built from",
+        )
+        raise _placed(error, modelfile.every(From)[-1])
+    return (stored[-1],)
+
+
+def _placed(error: MbuildError, item: From | Adapter | Draft) -> MbuildError:
+    error.problem = Problem(error.message, item.span, suggestion=error.hint)
+    return error
+
+
+def _layers(planned: Plan, outcome: Outcome) -> Iterator[LayerReady]:
+    """One event for each layer of the manifest, in its order."""
+    existed: set[Digest] = set()
+    if planned.base:
+        existed.update(layer.digest for layer in planned.base.manifest.layers)
+    for result in outcome.results.values():
+        existed |= result.existed
+    data = outcome.results[planned.manifest].facts["manifest"].encode()
+    for layer in Manifest.decode(data, "the new manifest").layers:
+        yield LayerReady(layer.digest, layer.media_type, layer.size, layer.digest in existed)
+
+
+def _name(store: Store, name: ModelName, data: bytes) -> None:
+    """Give the model its name, unless it has it already."""
+    stored = store.manifests.resolve(name)
+    if store.manifests.read_bytes(stored) != data:
+        store.replace(stored, data)
+
+
+def _finished(name: ModelName, id_: Digest, outcome: Outcome, started: float) -> BuildFinished:
+    new: dict[Digest, Layer] = {
+        layer.digest: layer
+        for step in outcome.ran
+        for layer in outcome.results[step].layers
+        if layer.digest not in outcome.results[step].existed
+    }
+    return BuildFinished(
+        str(name),
+        id_,
+        len(outcome.ran),
+        len(outcome.results) - len(outcome.ran),
+        sum(layer.size for layer in new.values()),
+        time.monotonic() - started,
+    )
+
+
+def _size(step: Step) -> int | None:
+    """Bytes that a step will write, as far as its inputs tell."""
+    text = getattr(step, "text", None)
+    if isinstance(text, str):
+        return len(text.encode())
+    files = getattr(step, "files", None) or (getattr(step, "file", None),)
+    stamps = [file.stamp.size for file in files if file is not None]
+    return sum(stamps) if stamps else None

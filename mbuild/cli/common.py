@@ -1,0 +1,65 @@
+"""Options and output that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from mbuild.names import ModelName
+from mbuild.store import Store, default_store
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+
+def store_option(command: CommandT) -> CommandT:
+    """``--store``, which is taken before and after a subcommand's name."""
+    return click.option(
+        "--store",
+        metavar="DIR",
+        help="The store's folder  [default: $OLLAMA_MODELS, else ~/.ollama/models]",
+    )(command)
+
+
+def open_store(ctx: click.Context, option: str | None) -> Store:
+    """The store that the options, the environment or the default name."""
+    chosen = option or ctx.find_root().obj
+    return Store(Path(chosen).expanduser() if chosen else default_store())
+
+
+class NameType(click.ParamType[ModelName]):
+    """A model's name; completes from the store."""
+
+    name = "name"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> ModelName:
+        """Parse, or refuse as wrong usage."""
+        if isinstance(value, ModelName):
+            return value
+        try:
+            return ModelName.parse(value)
+        except Exception as error:
+            self.fail(str(error), param, ctx)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[click.shell_completion.CompletionItem]:
+        """Names in the store that begin so."""
+        from click.shell_completion import CompletionItem
+
+        names = (str(name) for name in open_store(ctx, ctx.params.get("store")).manifests.names())
+        return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
+
+
+def human_size(size: float) -> str:
+    """Bytes as Ollama prints them: powers of 1000, two or three digits."""
+    for unit in ("B", "KB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            digits = 1 if unit != "B" and size < 10 else 0
+            return f"{size:.{digits}f} {unit}"
+        size /= 1000
+    raise AssertionError

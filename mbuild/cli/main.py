@@ -1,0 +1,158 @@
+"""The ``mbuild`` command: finds the subcommand, and turns errors into messages and statuses."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from mbuild import __version__
+from mbuild.errors import CancelledError, MbuildError, ModelfileError, UsageError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "build": ("mbuild.cli.build", "Build a model from a Modelfile (what mbuild does by default)."),
+    "list": ("mbuild.cli.models", "List the models of the store."),
+    "show": ("mbuild.cli.models", "Show a model: details, parameters, template, license."),
+    "cp": ("mbuild.cli.models", "Give a model a second name."),
+    "rm": ("mbuild.cli.models", "Remove models, and what only they used."),
+    "fmt": ("mbuild.cli.language", "Rewrite a Modelfile in its canonical form."),
+    "check": ("mbuild.cli.language", "Find mistakes in a Modelfile without building it."),
+    "completion": ("mbuild.cli.completion", "Print the completion script for a shell."),
+}
+"""Every subcommand: where it is written, and the line that ``--help`` shows."""
+
+EXIT_STATUS: dict[type[BaseException], int] = {
+    UsageError: 2,
+    CancelledError: 130,
+    KeyboardInterrupt: 130,
+    MbuildError: 1,
+}
+"""The status of each kind of error; the first that fits counts."""
+
+EPILOG = """\
+\b
+Examples:
+  mbuild -t mario                    build ./Modelfile, name it mario
+  mbuild -f Modelfile.dev -t mario:dev ../models
+  echo "FROM tiny" | mbuild -f - -t copy-of-tiny
+  mbuild list
+  mbuild show mario --modelfile
+"""
+
+
+class Commands(click.Group):
+    """A group whose default is ``build``, and whose commands are loaded when used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All subcommands in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load one subcommand."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(COMMANDS[cmd_name][0])
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands with their lines, from the table alone."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put ``build`` in front of what names no subcommand."""
+        return super().parse_args(ctx, _with_command(args))
+
+
+_GROUP_ONLY = {"--help", "-h", "--version"}
+_WITH_VALUE = {"-f", "--file", "-t", "--tag", "--store", "--progress"}
+
+
+def _with_command(args: list[str]) -> list[str]:
+    """The arguments with their subcommand after the options that come before it."""
+    position = 0
+    while position < len(args) and args[position].startswith("-") and args[position] != "-":
+        if args[position] in _GROUP_ONLY:
+            return args
+        position += 2 if args[position] in _WITH_VALUE else 1
+    if position < len(args) and args[position] in COMMANDS:
+        return args
+    return ["build", *args]
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EPILOG,
+    subcommand_metavar="[COMMAND] [ARGS]...",
+)
+@click.version_option(__version__, prog_name="mbuild", message="%(prog)s %(version)s")
+@click.option(
+    "--store",
+    metavar="DIR",
+    help="The store's folder  [default: $OLLAMA_MODELS, else ~/.ollama/models]",
+)
+@click.pass_context
+def cli(ctx: click.Context, store: str | None) -> None:
+    """Build models from Modelfiles, as docker build builds images.
+
+    mbuild [-f FILE] [-t NAME]... [CONTEXT] builds CONTEXT/Modelfile and names
+    the result. Steps whose inputs did not change are not run again.
+    """
+    ctx.obj = store
+
+
+def run(args: Sequence[str]) -> int:
+    """Run a command line; the exit status."""
+    _stop_on_sigterm()
+    try:
+        cli.main(args=list(args), prog_name="mbuild", standalone_mode=False)
+        sys.stdout.flush()
+        return 0
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("\nstopped; nothing was changed", err=True)
+        return EXIT_STATUS[KeyboardInterrupt]
+    except BrokenPipeError:
+        # Whoever read our output is gone; the interpreter must not try again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except MbuildError as error:
+        show_error(error)
+        return next(status for kind, status in EXIT_STATUS.items() if isinstance(error, kind))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"error: {where}{error.strerror or error}", err=True)
+        return 1
+
+
+def show_error(error: MbuildError) -> None:
+    """Write an error to standard error: what, where, and what to do about it."""
+    if isinstance(error, ModelfileError):
+        click.echo("\n".join(problem.render() for problem in error.problems), err=True)
+        return
+    if error.problem is not None:
+        click.echo(error.problem.render(), err=True)
+        return
+    click.echo(f"error: {error.message}", err=True)
+    if error.hint:
+        click.echo(f"  hint: {error.hint}", err=True)
+
+
+def _stop_on_sigterm() -> None:
+    """SIGTERM stops as Ctrl-C does, so that files under construction are removed."""
+
+    def stop(number: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)

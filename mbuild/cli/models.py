@@ -1,0 +1,161 @@
+"""``list``, ``show``, ``cp`` and ``rm``."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import click
+
+from mbuild import library
+from mbuild.cli.common import NameType, human_size, open_store, store_option
+from mbuild.errors import UsageError
+from mbuild.library import ModelView
+from mbuild.names import ModelName
+from mbuild.store import StoredManifest
+
+_AGES = ((86400 * 365, "year"), (86400 * 30, "month"), (86400, "day"), (3600, "hour"), (60, "min"))
+
+
+def human_age(seconds: float) -> str:
+    """How long ago, in the largest unit that fits."""
+    for length, word in _AGES:
+        count = int(seconds // length)
+        if count:
+            return f"{count} {word}{'s' if count > 1 and word != 'min' else ''} ago"
+    return "just now"
+
+
+def _row(stored: StoredManifest, now: float) -> tuple[str, str, str, str]:
+    age = human_age(now - stored.modified_ns / 1e9)
+    return str(stored.name), stored.id.short, human_size(stored.size), age
+
+
+@click.command("list", epilog="\b\nExamples:\n  mbuild list\n  mbuild list --json")
+@store_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON array.")
+@click.pass_context
+def list_command(ctx: click.Context, *, store: str | None, as_json: bool) -> None:
+    """List the models of the store, the last changed first."""
+    models, damaged = library.list_models(open_store(ctx, store))
+    if as_json:
+        rows = [
+            {"name": str(m.name), "id": m.id.hex, "size": m.size, "modified_ns": m.modified_ns}
+            for m in models
+        ]
+        click.echo(json.dumps(rows, indent=2))
+    else:
+        now = time.time()
+        table = [("NAME", "ID", "SIZE", "MODIFIED"), *(_row(stored, now) for stored in models)]
+        widths = [max(len(row[i]) for row in table) for i in range(4)]
+        for row in table:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            click.echo("    ".join(cells).rstrip())
+    for error in damaged:
+        click.echo(f"warning: {error.message}; {error.hint}", err=True)
+
+
+_PARTS = ("modelfile", "template", "system", "parameters", "license")
+
+SHOW_EPILOG = """\
+\b
+Examples:
+  mbuild show mario
+  mbuild show mario --modelfile > Modelfile
+  mbuild show mario --json
+"""
+
+
+@click.command("show", epilog=SHOW_EPILOG)
+@click.argument("name", type=NameType())
+@store_option
+@click.option("--modelfile", is_flag=True, help="A Modelfile that builds the same layers again.")
+@click.option("--template", is_flag=True, help="Only the template.")
+@click.option("--system", is_flag=True, help="Only the system message.")
+@click.option("--parameters", is_flag=True, help="Only the parameters.")
+@click.option("--license", is_flag=True, help="Only the licenses.")
+@click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
+@click.pass_context
+def show_command(
+    ctx: click.Context, /, *, name: ModelName, store: str | None, as_json: bool, **parts: bool
+) -> None:
+    """Show a model: details, parameters, template, system message, license."""
+    asked = [part for part in _PARTS if parts[part]]
+    if len(asked) + as_json > 1:
+        raise UsageError(f"--{asked[0]} cannot be combined with another part")
+    opened = open_store(ctx, store)
+    model = library.view(opened, name)
+    if as_json:
+        click.echo(json.dumps(library.as_json(opened, model), indent=2, ensure_ascii=False))
+    elif asked:
+        text = {
+            "modelfile": lambda: library.modelfile_of(opened, model),
+            "template": lambda: model.template,
+            "system": lambda: model.system,
+            "parameters": lambda: "\n".join(_parameter_lines(model)),
+            "license": lambda: "\n".join(model.licenses),
+        }[asked[0]]()
+        click.echo(text, nl=not text.endswith("\n"))
+    else:
+        click.echo("\n".join(_overview(opened, model)))
+
+
+def _overview(store: Any, model: ModelView) -> list[str]:
+    facts = library.model_facts(store, model)
+    lines = [f"{model.stored.name}  {model.stored.id.short}", ""]
+    lines += _section("Model", [f"{key:<20}{value}" for key, value in facts.items()])
+    layers = [
+        f"{layer.kind:<12}{layer.digest.short}  {human_size(layer.size)}"
+        for layer in model.stored.manifest.layers
+    ]
+    lines += _section("Layers", layers)
+    lines += _section("Parameters", _parameter_lines(model))
+    lines += _section("Template", model.template.splitlines())
+    lines += _section("System", model.system.splitlines())
+    lines += _section("Messages", [f"{m.get('role')}: {m.get('content')}" for m in model.messages])
+    lines += _section("License", [text.strip().partition("\n")[0] for text in model.licenses])
+    return lines[:-1]
+
+
+def _section(title: str, lines: list[str]) -> list[str]:
+    return [f"  {title}", *(f"    {line}" for line in lines), ""] if lines else []
+
+
+def _parameter_lines(model: ModelView) -> list[str]:
+    lines = []
+    for key, value in sorted(model.parameters.items()):
+        for item in value if isinstance(value, list) else [value]:
+            shown = json.dumps(item, ensure_ascii=False) if isinstance(item, str) else item
+            lines.append(f"{key:<31}{_number(shown)}")
+    return lines
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+@click.command("cp", epilog="\b\nExamples:\n  mbuild cp mario mario:backup")
+@click.argument("source", type=NameType())
+@click.argument("target", type=NameType())
+@store_option
+@click.pass_context
+def cp_command(
+    ctx: click.Context, *, source: ModelName, target: ModelName, store: str | None
+) -> None:
+    """Give a model a second name; no weights are copied."""
+    library.copy(open_store(ctx, store), source, target)
+    click.echo(f"copied '{source}' to '{target}'")
+
+
+@click.command("rm", epilog="\b\nExamples:\n  mbuild rm mario mario:v2")
+@click.argument("names", type=NameType(), nargs=-1, required=True)
+@store_option
+@click.pass_context
+def rm_command(ctx: click.Context, *, names: tuple[ModelName, ...], store: str | None) -> None:
+    """Remove models, and the blobs that only they used."""
+    library.remove(open_store(ctx, store), names)
+    for name in names:
+        click.echo(f"deleted '{name}'")

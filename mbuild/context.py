@@ -1,0 +1,260 @@
+"""The one place that looks at the user's disk: names in a Modelfile become sources."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from mbuild.errors import (
+    DamagedError,
+    MissingFileError,
+    NameNotFoundError,
+    SourceError,
+    UnsupportedError,
+)
+from mbuild.gguf.shards import missing_shards, parse_shard_name
+from mbuild.names import InvalidNameError, ModelName
+from mbuild.sources import (
+    AdapterSource,
+    CheckpointSource,
+    FileStamp,
+    GGUFDirectory,
+    GGUFSource,
+    ModelSource,
+    SourceFile,
+    StoredModel,
+)
+from mbuild.store.copying import check_regular
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mbuild.store import Store
+
+_PATH_LIKE = re.compile(r"^(\.{1,2}(/|\\|$)|[/~\\]|[A-Za-z]:[\\/])|\.(gguf|safetensors|bin|pth?)$")
+_CHECKPOINT_FILE = re.compile(r".*\.(safetensors|json|model|txt|jinja|md)$|^adapter_model\..*$")
+_PICKLES = re.compile(r".*\.(bin|pth?|ckpt|pkl)$")
+
+
+class Context(Protocol):
+    """Resolves what a Modelfile names; the HTTP API has another one, over uploaded blobs."""
+
+    def model(self, value: str) -> ModelSource:
+        """What FROM means; raises :class:`SourceError` or :class:`NameNotFoundError`."""
+
+    def adapter(self, value: str) -> AdapterSource:
+        """What ADAPTER means; raises :class:`SourceError`."""
+
+    def draft(self, value: str) -> GGUFSource:
+        """What DRAFT means; raises :class:`SourceError`."""
+
+
+class LocalContext:
+    """Paths against the Modelfile's folder, names against the store."""
+
+    def __init__(self, folder: Path, store: Store) -> None:
+        self._folder = folder
+        self._store = store
+
+    def model(self, value: str) -> ModelSource:
+        """A path that exists, else a model of the store."""
+        path = self._path(value)
+        try:
+            info = path.stat()
+        except (OSError, ValueError):
+            return self._stored(value, path)
+        if not os.path.isdir(path):
+            check_regular(info, value)
+            return self._gguf(path, path.name)
+        found = self._directory(path, value)
+        if found is not None:
+            return found
+        if not _PATH_LIKE.search(value):  # a folder that only happens to have the model's name
+            try:
+                return self._stored(value, path)
+            except (NameNotFoundError, SourceError):
+                pass
+        raise SourceError(
+            f"FROM {value}: no model in that directory",
+            hint="it needs a .gguf file, or config.json with .safetensors files",
+        )
+
+    def adapter(self, value: str) -> AdapterSource:
+        """A GGUF file, or a directory with a PEFT adapter."""
+        path = self._existing("ADAPTER", value)
+        if not path.is_dir():
+            return self._gguf(path, path.name)
+        found = self._directory(path, value)
+        if isinstance(found, GGUFDirectory):
+            found = found.model
+        if not isinstance(found, (GGUFSource, CheckpointSource)):
+            raise SourceError(
+                f"ADAPTER {value}: no adapter in that directory",
+                hint="it needs a .gguf file, or adapter_config.json with adapter_model.safetensors",
+            )
+        return found
+
+    def draft(self, value: str) -> GGUFSource:
+        """A GGUF file."""
+        path = self._existing("DRAFT", value)
+        found = self._directory(path, value) if path.is_dir() else self._gguf(path, path.name)
+        if isinstance(found, GGUFDirectory):
+            found = found.model
+        if not isinstance(found, GGUFSource):
+            raise SourceError(f"DRAFT {value}: no GGUF file there")
+        return found
+
+    def _path(self, value: str) -> Path:
+        """As Ollama reads paths: ``~`` and ``~user``, absolute, or beside the Modelfile."""
+        try:
+            return self._folder / Path(value).expanduser()
+        except (RuntimeError, ValueError):  # no such user
+            return self._folder / value
+
+    def _existing(self, word: str, value: str) -> Path:
+        path = self._path(value)
+        try:
+            path.stat()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not a path"
+            raise MissingFileError(f"{word} {value}: {reason}", hint=self._similar(path)) from None
+        return path
+
+    # Models of the store.
+
+    def _stored(self, value: str, path: Path) -> StoredModel:
+        if _PATH_LIKE.search(value):
+            raise MissingFileError(
+                f"FROM {value}: no such file or directory", hint=self._similar(path)
+            )
+        try:
+            stored = self._store.manifests.read(ModelName.parse(value))
+        except InvalidNameError as error:
+            raise SourceError(
+                f"FROM {value!r} is neither a file nor a model's name", hint=error.hint
+            ) from None
+        except NameNotFoundError:
+            raise NameNotFoundError(
+                f"FROM {value}: no such model in the store, and no such file",
+                hint=self._near_names(value),
+            ) from None
+        for layer in stored.manifest.blobs():
+            if not self._store.blobs.has(layer.digest, layer.size):
+                raise DamagedError(
+                    f"FROM {value}: blob {layer.digest} of that model is missing or damaged",
+                    hint="build or pull that model again",
+                )
+        return StoredModel(stored.name, stored.id, stored.manifest)
+
+    def _near_names(self, value: str) -> str:
+        names = sorted(str(name) for name in self._store.manifests.names())
+        short = {name.removesuffix(":latest"): name for name in names}
+        near = difflib.get_close_matches(value, [*names, *short], n=5, cutoff=0.5)
+        found = list(dict.fromkeys(short.get(name, name) for name in near))
+        if found:
+            return "did you mean " + ", ".join(found) + "?"
+        return f"the store has {len(names)} models" if names else "the store has no models yet"
+
+    @staticmethod
+    def _similar(path: Path) -> str:
+        try:
+            names = [entry.name for entry in path.parent.iterdir()]
+        except OSError:
+            return f"the folder {path.parent.name} does not exist"
+        near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.6)
+        return "did you mean " + ", ".join(near) + "?" if near else ""
+
+    # Files.
+
+    def _file(self, path: Path, name: str) -> SourceFile:
+        try:
+            info = path.stat()
+        except OSError as error:
+            raise SourceError(f"{name}: {error.strerror}") from None
+        check_regular(info, name)
+        stamp = FileStamp(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
+        return SourceFile(name, path, stamp, self._store.database.file_digest(info))
+
+    def _gguf(self, path: Path, name: str) -> GGUFSource:
+        """A GGUF file; the first shard of a split one stands for all of them."""
+        shard = parse_shard_name(path.name)
+        if shard is None or shard.count == 1:
+            return GGUFSource((self._file(path, name),))
+        if shard.number != 1:
+            raise SourceError(
+                f"{name} is not the first of {shard.count} shards",
+                hint=f"name {shard.siblings[0]}",
+            )
+        missing = missing_shards(shard, {s for s in shard.siblings if (path.parent / s).exists()})
+        if missing:
+            raise MissingFileError(
+                f"{name}: {len(missing)} of {shard.count} shards are missing:"
+                f" {', '.join(missing[:3])}",
+                hint="download or copy all shards into one folder",
+            )
+        return GGUFSource(tuple(self._file(path.parent / s, s) for s in shard.siblings))
+
+    def _directory(self, folder: Path, value: str) -> ModelSource | None:
+        """The model in a directory: safetensors before GGUF, as in Ollama; None if none."""
+        try:
+            names = sorted(entry.name for entry in folder.iterdir())
+        except OSError as error:
+            raise SourceError(f"{value}: {error.strerror}") from None
+        if any(name.endswith(".safetensors") for name in names):
+            return self._checkpoint(folder, value, names)
+        ggufs = [name for name in names if name.lower().endswith(".gguf")]
+        if ggufs:
+            return self._gguf_directory(folder, value, ggufs)
+        pickles = [name for name in names if _PICKLES.fullmatch(name)]
+        if pickles:
+            raise UnsupportedError(
+                f"{value}/{pickles[0]} is a pickle, which can run code when it is read",
+                hint="convert it to safetensors, for example with"
+                " safetensors.torch.save_file in the environment that made it",
+            )
+        return None
+
+    def _gguf_directory(self, folder: Path, value: str, names: Sequence[str]) -> ModelSource:
+        firsts = [n for n in names if not (s := parse_shard_name(n)) or s.number == 1]
+        projectors = [name for name in firsts if "mmproj" in name.lower()]
+        models = [name for name in firsts if name not in projectors]
+        if len(models) != 1:
+            found = ", ".join(models or firsts or names)
+            raise SourceError(
+                f"{value} holds {len(models)} models: {found}",
+                hint="name the GGUF file that you mean",
+            )
+        for name in names:
+            check_inside(folder, name, value)
+        model = self._gguf(folder / models[0], models[0])
+        if not projectors:
+            return model
+        return GGUFDirectory(model, tuple(self._gguf(folder / p, p) for p in projectors))
+
+    def _checkpoint(self, folder: Path, value: str, names: Sequence[str]) -> CheckpointSource:
+        files: dict[str, SourceFile] = {}
+        for name in names:
+            if _CHECKPOINT_FILE.fullmatch(name) and (folder / name).is_file():
+                check_inside(folder, name, value)
+                files[name] = self._file(folder / name, name)
+        return CheckpointSource(Path(os.path.realpath(folder)).name, files)
+
+
+def check_inside(folder: Path, name: str, value: str) -> None:
+    """Refuse a link that leaves a model's directory, but for a Hugging Face cache's blobs.
+
+    There ``snapshots/<revision>/<file>`` links to ``../../blobs/<digest>``.
+    """
+    real = Path(os.path.realpath(folder / name))
+    root = Path(os.path.realpath(folder))
+    allowed = [root]
+    if root.parent.name == "snapshots":
+        allowed.append(root.parent.parent / "blobs")
+    if not any(real.is_relative_to(place) for place in allowed):
+        raise SourceError(
+            f"{value}/{name} is a link that leads out of the directory",
+            hint="copy the file there, or name it directly",
+        )

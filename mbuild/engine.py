@@ -1,0 +1,197 @@
+"""Runs a graph of steps: cached ones from the cache, the others as soon as they can.
+
+The engine knows no kind of step. A build with nothing to do stays in
+:func:`_look_up` and loads neither networkx nor threads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from mbuild.errors import CancelledError, MbuildError
+from mbuild.events import BuildEvent, Status, StepFinished, StepProgress, StepStarted, Warned
+from mbuild.graph import Result, Step, StepContext, as_networkx, cache_key, describe, in_order
+
+if TYPE_CHECKING:
+    import queue
+    import threading
+    from concurrent.futures import Future
+
+    from mbuild.store import Store
+
+_RECORD = "step"
+_REPORT_SECONDS = 0.1
+_FLUSH_SECONDS = 0.2
+_WORKERS = 4
+
+
+@dataclass
+class Outcome:
+    """What running a graph gave: every step's result, and which of them ran."""
+
+    results: dict[Step, Result] = field(default_factory=dict)
+    ran: set[Step] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """Runs steps against one store. ``use_cache=False`` runs every step."""
+
+    store: Store
+    use_cache: bool = True
+
+    def run(self, targets: Sequence[Step], outcome: Outcome) -> Iterator[BuildEvent]:
+        """Bring the targets' results into ``outcome``, yielding events.
+
+        Raises what a step raised; the other running steps are stopped first.
+        """
+        steps = in_order(targets)
+        numbers = {step: number for number, step in enumerate(steps, start=1)}
+        missing: list[Step] = []
+        for step in steps:
+            result = self._look_up(step, outcome.results)
+            if result is None:
+                missing.append(step)
+            else:
+                outcome.results[step] = result
+                yield StepFinished(numbers[step], step.label, True, 0.0, 0)
+        if missing:
+            yield from _Run(self, outcome, numbers, missing).events()
+
+    def survey(self, targets: Sequence[Step]) -> list[tuple[Step, bool]]:
+        """Each step in order and whether its result is in the cache, without running any.
+
+        A step whose inputs would have to run first counts as not cached.
+        """
+        results: dict[Step, Result] = {}
+        rows: list[tuple[Step, bool]] = []
+        for step in in_order(targets):
+            result = self._look_up(step, results)
+            if result is not None:
+                results[step] = result
+            rows.append((step, result is not None))
+        return rows
+
+    def _look_up(self, step: Step, results: Mapping[Step, Result]) -> Result | None:
+        """The cached result of a step, if it is recorded and its layers are still there."""
+        if not self.use_cache or any(source not in results for source in step.inputs):
+            return None
+        description = describe(step, [results[source] for source in step.inputs])
+        if description is None:
+            return None
+        text = self.store.database.get(_RECORD, cache_key(description))
+        if text is None:
+            return None
+        with suppress(ValueError, KeyError, TypeError, MbuildError):
+            result = Result.from_json(text)
+            if all(self.store.blobs.has(layer.digest, layer.size) for layer in result.layers):
+                return replace(result, existed=frozenset(layer.digest for layer in result.layers))
+        return None
+
+    def execute(self, step: Step, context: StepContext, inputs: Sequence[Result]) -> Result:
+        """Run one step and record its result under its key."""
+        before = time.monotonic()
+        result = step.run(context, inputs)
+        description = describe(step.learned(result), inputs)
+        if description is not None:
+            self.store.database.put(_RECORD, cache_key(description), result.to_json())
+            if time.monotonic() - before > _FLUSH_SECONDS:
+                self.store.database.flush()
+        return result
+
+
+class _Run:
+    """One run of the steps that have no cached result, on a few threads."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        outcome: Outcome,
+        numbers: Mapping[Step, int],
+        steps: Sequence[Step],
+    ) -> None:
+        import queue
+        import threading
+
+        self._engine = engine
+        self._outcome = outcome
+        self._numbers = numbers
+        self._graph = as_networkx(steps)
+        self._events: queue.SimpleQueue[BuildEvent | Future[Any]] = queue.SimpleQueue()
+        self._stop: threading.Event = threading.Event()
+
+    def events(self) -> Iterator[BuildEvent]:
+        from concurrent.futures import Future, ThreadPoolExecutor
+
+        import networkx
+
+        if not networkx.is_directed_acyclic_graph(self._graph):
+            raise MbuildError("the build graph has a cycle")
+        waiting = {
+            step: sum(source not in self._outcome.results for source in step.inputs)
+            for step in self._graph
+        }
+        pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="mbuild-step")
+        running: dict[Future[Any], Step] = {}
+        try:
+            ready = [step for step, count in waiting.items() if count == 0]
+            while ready or running:
+                for step in ready:
+                    future = pool.submit(self._work, step)
+                    running[future] = step
+                    future.add_done_callback(self._events.put)
+                ready = []
+                event = self._events.get()
+                if not isinstance(event, Future):
+                    yield event
+                    continue
+                step = running.pop(event)
+                yield self._finish(step, event)
+                for user in self._graph.successors(step):
+                    waiting[user] -= 1
+                    if waiting[user] == 0:
+                        ready.append(user)
+        finally:
+            self._stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _finish(self, step: Step, future: Future[Any]) -> BuildEvent:
+        result, cached, seconds = future.result()
+        self._outcome.results[step] = result
+        if not cached:
+            self._outcome.ran.add(step)
+        written = sum(layer.size for layer in result.layers if layer.digest not in result.existed)
+        return StepFinished(self._numbers[step], step.label, cached, seconds, written)
+
+    def _work(self, step: Step) -> tuple[Result, bool, float]:
+        """In a worker thread: the step's result, whether it was cached, and the seconds."""
+        results = self._outcome.results
+        cached = self._engine._look_up(step, results)
+        if cached is not None:  # its inputs had to run, but came out as before
+            return cached, True, 0.0
+        number, label = self._numbers[step], step.label
+        self._events.put(StepStarted(number, label))
+        last = 0.0
+
+        def report(completed: int, total: int) -> None:
+            nonlocal last
+            if self._stop.is_set():
+                raise CancelledError("the build was stopped")
+            now = time.monotonic()
+            if now - last >= _REPORT_SECONDS or completed >= total:
+                last = now
+                self._events.put(StepProgress(number, label, completed, total))
+
+        context = StepContext(
+            self._engine.store,
+            report,
+            lambda text: self._events.put(Status(text)),
+            lambda text: self._events.put(Warned(text)),
+        )
+        before = time.monotonic()
+        result = self._engine.execute(step, context, [results[s] for s in step.inputs])
+        return result, False, time.monotonic() - before

@@ -1,0 +1,264 @@
+"""The models of a store: list, look at, copy and remove them."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mbuild import gojson
+from mbuild.errors import DamagedError, NameNotFoundError, SourceError, StoreError
+from mbuild.modelfile.formatter import quote
+from mbuild.modelfile.instructions import ROLES
+from mbuild.modelfile.parameters import PARAMETERS, Kind
+from mbuild.store.manifest import (
+    ADAPTER,
+    DRAFT,
+    LICENSE,
+    MESSAGES,
+    MODEL,
+    PARAMS,
+    PROJECTOR,
+    PROMPT,
+    SYSTEM,
+    TEMPLATE,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mbuild.gguf.facts import ModelFacts
+    from mbuild.names import ModelName
+    from mbuild.store import Layer, Store, StoredManifest
+
+_MAX_TEXT = 64 << 20
+_INT_LIMIT = 1 << 63
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """A model with everything small about it read; weights stay on disk."""
+
+    stored: StoredManifest
+    config: Mapping[str, Any]
+    template: str
+    system: str
+    licenses: tuple[str, ...]
+    parameters: Mapping[str, Any]
+    messages: tuple[Mapping[str, Any], ...]
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What ``/api/show`` calls details."""
+        origin = next((x.origin for x in self.stored.manifest.of_kind(MODEL) if x.origin), "")
+        family = str(self.config.get("model_family", ""))
+        return {
+            "parent_model": origin,
+            "format": self.config.get("model_format", ""),
+            "family": family,
+            "families": self.config.get("model_families") or None,
+            "parameter_size": self.config.get("model_type", ""),
+            "quantization_level": self.config.get("file_type", ""),
+        }
+
+
+def find(store: Store, name: ModelName) -> StoredManifest:
+    """A model's manifest; raises :class:`NameNotFoundError` with near names as the hint."""
+    try:
+        return store.manifests.read(name)
+    except NameNotFoundError as error:
+        names = [str(stored) for stored in store.manifests.names()]
+        near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+        hint = "did you mean " + ", ".join(near) + "?" if near else ""
+        raise NameNotFoundError(error.message, hint=hint) from None
+
+
+def list_models(store: Store) -> tuple[list[StoredManifest], list[DamagedError]]:
+    """All models, last changed first, and what could not be read."""
+    models: list[StoredManifest] = []
+    damaged: list[DamagedError] = []
+    for item in store.list():
+        if isinstance(item, DamagedError):
+            damaged.append(item)
+        else:
+            models.append(item)
+    models.sort(key=lambda stored: (-stored.modified_ns, str(stored.name)))
+    return models, damaged
+
+
+def view(store: Store, name: ModelName) -> ModelView:
+    """Read everything small about a model."""
+    stored = find(store, name)
+    manifest = stored.manifest
+
+    def texts(media_type: str) -> tuple[str, ...]:
+        return tuple(_text(store, layer) for layer in manifest.of_kind(media_type))
+
+    def last(media_type: str, default: Any) -> Any:
+        layers = manifest.of_kind(media_type)
+        return _json(store, layers[-1]) if layers else default
+
+    return ModelView(
+        stored,
+        _object(_json(store, manifest.config)),
+        "".join((texts(TEMPLATE) or texts(PROMPT))[-1:]),
+        "".join(texts(SYSTEM)[-1:]),
+        texts(LICENSE),
+        _object(last(PARAMS, {})),
+        tuple(_object(message) for message in last(MESSAGES, [])),
+    )
+
+
+def modelfile_of(store: Store, model: ModelView) -> str:
+    """A Modelfile that builds the same layers again, from the store's own blobs.
+
+    What the language cannot say (a message of another role, a parameter that
+    Ollama no longer knows) stands in it as a comment.
+    """
+    lines = [f"# Modelfile of {model.stored.name}, written by mbuild show --modelfile"]
+    manifest = model.stored.manifest
+    for word, media_type in (
+        ("FROM", MODEL),
+        ("FROM", PROJECTOR),
+        ("ADAPTER", ADAPTER),
+        ("DRAFT", DRAFT),
+    ):
+        for layer in manifest.of_kind(media_type):
+            lines.append(f"{word} {quote(str(store.blobs.path(layer.digest)))}")
+    if model.template:
+        lines.append(f"TEMPLATE {quote(model.template)}")
+    if model.system:
+        lines.append(f"SYSTEM {quote(model.system)}")
+    for key in ("renderer", "parser", "requires"):
+        if model.config.get(key):
+            lines.append(f"{key.upper()} {quote(str(model.config[key]))}")
+    for key, value in model.parameters.items():
+        lines += _parameter(key, value)
+    lines += [f"LICENSE {quote(text)}" for text in model.licenses]
+    lines += [_message(message) for message in model.messages]
+    return "\n".join(lines) + "\n"
+
+
+def _parameter(name: str, value: Any) -> list[str]:
+    """PARAMETER lines that come to the same stored value, or a comment."""
+    kind = PARAMETERS.get(name)
+    values = value if isinstance(value, list) else [value]
+    if kind is Kind.TEXTS and all(isinstance(text, str) for text in values):
+        return [f"PARAMETER {name} {quote(text)}" for text in values]
+    if kind is Kind.BOOL and isinstance(value, bool):
+        return [f"PARAMETER {name} {str(value).lower()}"]
+    if kind is Kind.INT and _is_number(value) and float(value).is_integer():
+        # The greatest 64-bit integer is stored as the double above it.
+        return [f"PARAMETER {name} {max(-_INT_LIMIT, min(int(value), _INT_LIMIT - 1))}"]
+    if kind is Kind.FLOAT and _is_number(value):
+        return [f"PARAMETER {name} {gojson.dumps(float(value)).decode().strip()}"]
+    return [f"# PARAMETER {name} {json.dumps(value)}"]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _message(message: Mapping[str, Any]) -> str:
+    role, content = message.get("role"), message.get("content")
+    if role in ROLES and isinstance(content, str) and set(message) == {"role", "content"}:
+        return f"MESSAGE {role} {quote(content)}"
+    return f"# MESSAGE {json.dumps(message, sort_keys=True)}"
+
+
+def copy(store: Store, source: ModelName, target: ModelName) -> None:
+    """Give a model a second name, in place of any model that had it."""
+    with _using(store):
+        data = store.manifests.read_bytes(find(store, source).name)
+        assert data is not None
+        store.replace(store.manifests.resolve(target), data)
+
+
+def remove(store: Store, names: Sequence[ModelName]) -> None:
+    """Remove models, all or none of them when a name is unknown, and what only they used."""
+    found = []
+    for name in names:
+        try:
+            found.append(find(store, name).name)
+        except DamagedError:
+            found.append(store.manifests.resolve(name))
+    with _using(store):
+        for name in found:
+            store.remove(name)
+
+
+@contextmanager
+def _using(store: Store) -> Iterator[None]:
+    store.begin()
+    try:
+        yield
+    finally:
+        store.end()
+
+
+def _text(store: Store, layer: Layer) -> str:
+    return store.blobs.read(layer.digest, _MAX_TEXT).decode("utf-8", "replace")
+
+
+def _json(store: Store, layer: Layer) -> Any:
+    with suppress(ValueError, RecursionError):
+        return json.loads(store.blobs.read(layer.digest, _MAX_TEXT))
+    raise DamagedError(f"blob {layer.digest} is not JSON", hint="build or pull the model again")
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise StoreError(f"{str(value)[:40]!r} is not a JSON object")
+    return value
+
+
+def model_facts(store: Store, model: ModelView) -> dict[str, str]:
+    """Architecture, size and the like for people, from the config and the weights' header."""
+    details = model.details
+    facts = {
+        "architecture": details["family"],
+        "parameters": details["parameter_size"],
+        "quantization": details["quantization_level"],
+    }
+    header = _header(store, model)
+    if header is not None:
+        facts["context length"] = str(header.context_length or "")
+        facts["embedding length"] = str(header.embedding_length or "")
+    for key in ("renderer", "parser", "requires"):
+        facts[key] = str(model.config.get(key, ""))
+    return {key: value for key, value in facts.items() if value}
+
+
+def as_json(store: Store, model: ModelView) -> dict[str, Any]:
+    """The model as ``mbuild show --json`` prints it; keys as in ``/api/show`` where it has them."""
+    header = _header(store, model)
+    return {
+        "name": str(model.stored.name),
+        "id": model.stored.id.hex,
+        "size": model.stored.size,
+        "details": model.details,
+        "context_length": header.context_length if header else None,
+        "embedding_length": header.embedding_length if header else None,
+        "capabilities": list(header.capabilities) if header else [],
+        "parameters": dict(model.parameters),
+        "template": model.template,
+        "system": model.system,
+        "messages": [dict(message) for message in model.messages],
+        "license": list(model.licenses),
+        "config": dict(model.config),
+        "layers": [layer.to_json() for layer in model.stored.manifest.layers],
+    }
+
+
+def _header(store: Store, model: ModelView) -> ModelFacts | None:
+    """What the weights' own header says; None for a model that has no GGUF."""
+    from mbuild.gguf.facts import describe
+    from mbuild.gguf.reader import open_gguf
+
+    for layer in model.stored.manifest.of_kind(MODEL):
+        with suppress(SourceError), open_gguf(store.blobs.path(layer.digest)) as file:
+            return describe(file)
+    return None

@@ -1,0 +1,159 @@
+"""From instructions and sources to the graph of steps: a pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mbuild import gojson
+from mbuild.errors import UnsupportedError
+from mbuild.sources import (
+    AdapterSource,
+    CheckpointSource,
+    GGUFDirectory,
+    GGUFSource,
+    ModelSource,
+    StoredModel,
+)
+from mbuild.steps import (
+    AssembleManifest,
+    ImportGGUF,
+    MakeConfig,
+    MergeGGUF,
+    MergeParameters,
+    PutLayer,
+    Role,
+)
+from mbuild.store import Layer
+from mbuild.store.manifest import LICENSE, MESSAGES, PARAMS, SYSTEM, TEMPLATE
+
+if TYPE_CHECKING:
+    from mbuild.digest import Digest
+    from mbuild.graph import Step
+    from mbuild.modelfile.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What the instructions that name files and models mean.
+
+    ``models`` is one model of the store, or all the files that FROM lines name
+    (a model and its projectors).
+    """
+
+    models: tuple[ModelSource, ...]
+    adapters: tuple[AdapterSource, ...] = ()
+    drafts: tuple[GGUFSource, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line adds to the Modelfile."""
+
+    link: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The graph to run, by its last step; ``base`` is the model of the store that FROM names."""
+
+    manifest: AssembleManifest
+    base: StoredModel | None
+
+
+def plan(settings: Settings, sources: Sources, options: Options) -> Plan:
+    """The steps that build a model, in Ollama's order of layers.
+
+    Raises :class:`UnsupportedError` for sources that cannot be built from.
+    """
+    base = next((source for source in sources.models if isinstance(source, StoredModel)), None)
+    entries = _Entries(base)
+    for source in sources.models:
+        for file in _files(source):
+            entries.append(_weights(file, Role.MODEL, options))
+    for adapter in sources.adapters:
+        entries.append(_weights(adapter, Role.ADAPTER, options))
+    weights = entries.steps()
+    for draft in sources.drafts:
+        entries.append(_weights(draft, Role.DRAFT, options))
+    _add_texts(entries, settings)
+    config = MakeConfig(base.manifest.config if base else None, weights, settings.config)
+    return Plan(AssembleManifest(config, entries.all()), base)
+
+
+class _Entries:
+    """The layers of the model to be: inherited ones first, replaced and added to as Ollama does."""
+
+    def __init__(self, base: StoredModel | None) -> None:
+        self._entries: list[tuple[str, Layer | Step]] = []
+        for layer in base.manifest.layers if base else ():
+            inherited = Layer(layer.media_type, layer.digest, layer.size, str(base.name))  # type: ignore[union-attr]
+            self._entries.append((layer.media_type, inherited))
+
+    def append(self, step: Step, media_type: str = "") -> None:
+        """Add a step's layers at the end."""
+        self._entries.append((media_type, step))
+
+    def replace(self, step: Step, media_type: str) -> None:
+        """Drop the layers of that type and add the step's at the end."""
+        self._entries = [entry for entry in self._entries if entry[0] != media_type]
+        self.append(step, media_type)
+
+    def inherited(self, media_type: str) -> list[Layer]:
+        """The base's layers of that type."""
+        return [e for kind, e in self._entries if kind == media_type and isinstance(e, Layer)]
+
+    def steps(self) -> tuple[Step, ...]:
+        """The steps so far."""
+        return tuple(e for _, e in self._entries if not isinstance(e, Layer))
+
+    def all(self) -> tuple[Layer | Step, ...]:
+        """Layers and steps in order."""
+        return tuple(entry for _, entry in self._entries)
+
+
+def _add_texts(entries: _Entries, settings: Settings) -> None:
+    """Template, system, licenses, parameters, messages: replaced, added or merged."""
+    if settings.template:
+        entries.replace(PutLayer(TEMPLATE, settings.template), TEMPLATE)
+    if settings.system:
+        entries.replace(PutLayer(SYSTEM, settings.system), SYSTEM)
+    carried = {layer.digest for layer in entries.inherited(LICENSE)}
+    for text in settings.licenses:
+        if _digest(text) not in carried:  # Ollama adds it again at every build
+            entries.append(PutLayer(LICENSE, text), LICENSE)
+    inherited = entries.inherited(PARAMS)
+    if settings.parameters or inherited:
+        base = inherited[-1] if inherited else None
+        entries.replace(MergeParameters(settings.parameters, base), PARAMS)
+    if settings.messages:
+        messages = [{"role": m.role, "content": m.content} for m in settings.messages]
+        entries.replace(PutLayer(MESSAGES, gojson.dumps(messages).decode()), MESSAGES)
+
+
+def _digest(text: str) -> Digest:
+    from mbuild.digest import Digest
+
+    return Digest.of(text.encode())
+
+
+def _files(source: ModelSource) -> Sequence[GGUFSource | CheckpointSource]:
+    """The files of a source that is not a model of the store, weights first."""
+    if isinstance(source, StoredModel):
+        return ()
+    if isinstance(source, GGUFDirectory):
+        return (source.model, *source.projectors)
+    return (source,)
+
+
+def _weights(source: GGUFSource | CheckpointSource, role: Role, options: Options) -> Step:
+    """The step that makes a layer of weights."""
+    if isinstance(source, CheckpointSource):
+        raise UnsupportedError(
+            f"{source.name}: building from safetensors is not supported yet",
+            hint="convert it with llama.cpp's convert_hf_to_gguf.py and name the GGUF file",
+        )
+    if len(source.files) > 1:
+        return MergeGGUF(source.files, role)
+    return ImportGGUF(source.files[0], role, options.link)

@@ -1,0 +1,16 @@
+"""The kinds of steps: what a build is made of. Each sees its inputs and the store."""
+
+from mbuild.steps.config import MakeConfig
+from mbuild.steps.gguf import ImportGGUF, MergeGGUF, Role
+from mbuild.steps.layers import MergeParameters, PutLayer
+from mbuild.steps.manifest import AssembleManifest
+
+__all__ = [
+    "AssembleManifest",
+    "ImportGGUF",
+    "MakeConfig",
+    "MergeGGUF",
+    "MergeParameters",
+    "PutLayer",
+    "Role",
+]

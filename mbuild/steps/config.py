@@ -1,0 +1,110 @@
+"""The config blob: what kind of model this is, for ``ollama list`` and for the runner."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from mbuild import gojson
+from mbuild.errors import DamagedError, SourceError
+from mbuild.graph import Result, Step, StepContext
+from mbuild.steps.layers import MAX_SMALL_BLOB, put_layer
+from mbuild.store import Layer
+from mbuild.store.manifest import CONFIG_TYPE, MODEL
+
+KEY_ORDER = (
+    "model_format",
+    "model_family",
+    "model_families",
+    "model_type",
+    "file_type",
+    "renderer",
+    "parser",
+    "requires",
+    "remote_host",
+    "remote_model",
+    "capabilities",
+    "context_length",
+    "embedding_length",
+    "base_name",
+    "draft",
+    "architecture",
+    "os",
+)
+"""Ollama's ConfigV2 in the order in which Go writes it; empty values are left out."""
+
+_PLATFORM = {"architecture": "amd64", "os": "linux"}
+"""What Ollama up to 0.33 writes whatever the machine, and expects in a model's id."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MakeConfig:
+    """The config of a model: its base's, or what its GGUF files say, and what was asked for.
+
+    ``overrides`` holds ``renderer``, ``parser`` and ``requires`` where given.
+    """
+
+    base: Layer | None
+    inputs: tuple[Step, ...]
+    overrides: Mapping[str, str]
+
+    kind: ClassVar[str] = "config"
+    label: ClassVar[str] = "config"
+    version: ClassVar[int] = 1
+
+    def key_fields(self) -> Mapping[str, Any]:
+        """The base's config and the overrides; the files' facts come with the inputs."""
+        base = str(self.base.digest) if self.base else None
+        return {"base": base, "overrides": dict(self.overrides)}
+
+    def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
+        """Merge and store."""
+        merged: dict[str, Any] = dict(_read_config(context, self.base)) if self.base else {}
+        if self.base is None:
+            check_one_model(self.inputs, inputs)
+        for result in inputs:
+            _add_facts(merged, result.facts)
+        merged.update(_PLATFORM)
+        merged.update(self.overrides)
+        ordered = {key: merged[key] for key in KEY_ORDER if merged.get(key)}
+        return put_layer(context, CONFIG_TYPE, gojson.dumps(ordered))
+
+    def learned(self, result: Result) -> Step:
+        """The step itself: it knew everything."""
+        return self
+
+
+def check_one_model(steps: Sequence[Step], results: Sequence[Result]) -> None:
+    """Raise :class:`SourceError` unless exactly one step gave a model's weights."""
+    pairs = list(zip(steps, results, strict=True))
+    models = [step for step, result in pairs if result.layers[0].media_type == MODEL]
+    if len(models) != 1:
+        names = ", ".join(step.label for step in models or steps)
+        what = "no model" if not models else f"{len(models)} models"
+        raise SourceError(
+            f"FROM gives {what}: {names}",
+            hint="name the one GGUF file that holds the model's weights",
+        )
+
+
+def _add_facts(config: dict[str, Any], facts: Mapping[str, Any]) -> None:
+    """Lay a GGUF file's facts under what the config has; families add up."""
+    for key in ("model_format", "model_family", "model_type", "file_type"):
+        if facts.get(key) and not config.get(key):
+            config[key] = facts[key]
+    families = list(config.get("model_families") or ())
+    families += [f for f in facts.get("model_families", ()) if f not in families]
+    config["model_families"] = families
+
+
+def _read_config(context: StepContext, layer: Layer) -> Mapping[str, Any]:
+    data = context.store.blobs.read(layer.digest, MAX_SMALL_BLOB)
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"the config of the base model is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise DamagedError("the config of the base model is not a JSON object")
+    return value

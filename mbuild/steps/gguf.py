@@ -1,0 +1,276 @@
+"""GGUF files become layers: imported as they are, or merged from their shards."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from mbuild.digest import Digest, DigestError
+from mbuild.errors import SourceError
+from mbuild.graph import Result, Step, StepContext
+from mbuild.sources import FileStamp, SourceFile
+from mbuild.store import Layer
+from mbuild.store.copying import OpenFile, hash_file
+from mbuild.store.manifest import ADAPTER, DRAFT, MODEL, PROJECTOR
+
+if TYPE_CHECKING:
+    from mbuild.gguf.facts import ModelFacts
+    from mbuild.store.blobs import Blob
+
+
+class Role(StrEnum):
+    """What an instruction wants a GGUF file to be."""
+
+    MODEL = "model"
+    ADAPTER = "adapter"
+    DRAFT = "draft"
+
+
+_WORDS = {Role.MODEL: "FROM", Role.ADAPTER: "ADAPTER", Role.DRAFT: "DRAFT"}
+
+_MEDIA_TYPES = {
+    (Role.MODEL, "model"): MODEL,
+    (Role.MODEL, "projector"): PROJECTOR,
+    (Role.ADAPTER, "adapter"): ADAPTER,
+    (Role.DRAFT, "model"): DRAFT,
+}
+"""Which layer a file of each kind gives; what is not listed is an error."""
+
+_HINTS = {"adapter": "use ADAPTER for it", "model": "use FROM for it", "projector": ""}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImportGGUF:
+    """One GGUF file becomes a layer with the same bytes.
+
+    ``link``: hard-link the file instead of copying it (not part of the key:
+    the bytes are the same).
+    """
+
+    file: SourceFile
+    role: Role
+    link: bool = False
+
+    kind: ClassVar[str] = "import"
+    version: ClassVar[int] = 1
+    inputs: ClassVar[tuple[Step, ...]] = ()
+
+    @property
+    def label(self) -> str:
+        """What is imported."""
+        return f"import {self.file.name}"
+
+    def key_fields(self) -> Mapping[str, Any] | None:
+        """The file's digest, its role, and its name, which an adapter's layer carries."""
+        if self.file.digest is None:
+            return None
+        name = self.file.name if self.role is Role.ADAPTER else None
+        return {"source": str(self.file.digest), "role": self.role.value, "name": name}
+
+    def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
+        """Check the file, bring it into the store, and read what it is from there."""
+        context.status("parsing GGUF")
+        with open_source(self.file) as opened:
+            _layer_type(self.role, _facts(opened.path, self.file.name), self.file.name)
+            blob = _bring_in(context, opened, link=self.link)
+        facts = _facts(context.store.blobs.path(blob.digest), self.file.name)
+        media_type = _layer_type(self.role, facts, self.file.name)
+        origin = self.file.name if media_type == ADAPTER else ""
+        layer = Layer(media_type, blob.digest, blob.size, origin)
+        return Result(
+            (layer,),
+            _as_json(facts, (blob.digest,)),
+            frozenset((blob.digest,)) if blob.existed else frozenset(),
+        )
+
+    def learned(self, result: Result) -> Step:
+        """The step with the digest that reading the file gave."""
+        digest = Digest.parse(result.facts["sources"][0])
+        return replace(self, file=replace(self.file, digest=digest))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MergeGGUF:
+    """The shards of a split GGUF become one layer with all their tensors."""
+
+    files: tuple[SourceFile, ...]
+    role: Role
+
+    kind: ClassVar[str] = "merge"
+    version: ClassVar[int] = 1
+    inputs: ClassVar[tuple[Step, ...]] = ()
+
+    @property
+    def label(self) -> str:
+        """What is merged."""
+        return f"merge {self.files[0].name} and {len(self.files) - 1} more"
+
+    def key_fields(self) -> Mapping[str, Any] | None:
+        """The shards' digests in order, and the role."""
+        digests = [str(file.digest) for file in self.files if file.digest is not None]
+        if len(digests) != len(self.files):
+            return None
+        return {"sources": digests, "role": self.role.value}
+
+    def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
+        """Merge and hash the shards side by side, so that each is read from disk once."""
+        from mbuild.gguf.reader import open_gguf
+        from mbuild.gguf.shards import merge
+        from mbuild.gguf.writer import write
+
+        context.status("parsing GGUF")
+        name = self.files[0].name
+        with ExitStack() as stack:
+            opened = [stack.enter_context(open_source(file)) for file in self.files]
+            shards = [stack.enter_context(open_gguf(file.path, name=file.name)) for file in opened]
+            model = merge(shards)
+            hashing = _Hashing(opened)
+            total = sum(tensor.nbytes for tensor in model.tensors)
+            writer = stack.enter_context(context.store.blobs.writer())
+            with hashing:
+                write(
+                    model,
+                    writer.write,
+                    workers=2,
+                    progress=lambda done: context.report(done, total),
+                )
+            digests = hashing.digests(context)
+            for file in opened:
+                file.check_unchanged()
+            blob = writer.commit()
+        facts = _facts(context.store.blobs.path(blob.digest), name)
+        layer = Layer(_layer_type(self.role, facts, name), blob.digest, blob.size)
+        existed = frozenset((blob.digest,)) if blob.existed else frozenset[Digest]()
+        return Result((layer,), _as_json(facts, digests), existed)
+
+    def learned(self, result: Result) -> Step:
+        """The step with the digests that reading the shards gave."""
+        digests = [Digest.parse(text) for text in result.facts["sources"]]
+        pairs = zip(self.files, digests, strict=True)
+        return replace(self, files=tuple(replace(file, digest=d) for file, d in pairs))
+
+
+class _Hashing:
+    """Hashes the shards in a thread beside the merge."""
+
+    def __init__(self, files: Sequence[OpenFile]) -> None:
+        import threading
+
+        self._files = files
+        self._stop = False
+        self._found: list[tuple[OpenFile, Digest, int]] = []
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="mbuild-hash", daemon=True)
+
+    def _run(self) -> None:
+        try:
+            for file in self._files:
+                started = time.time_ns()
+                self._found.append((file, hash_file(file.fd, file.size, self._check), started))
+        except Exception as error:  # raised again by digests()
+            self._error = error
+
+    def _check(self, completed: int, total: int) -> None:
+        if self._stop:
+            raise SourceError("stopped")
+
+    def digests(self, context: StepContext) -> tuple[Digest, ...]:
+        """Wait for the digests, and remember them for the files."""
+        while self._thread.is_alive():
+            self._thread.join(0.1)
+            context.report(0, 0)
+        if self._error is not None:
+            raise self._error
+        for file, digest, started in self._found:
+            context.store.database.remember_file(os.fstat(file.fd), digest, started)
+        return tuple(digest for _, digest, _ in self._found)
+
+    def __enter__(self) -> _Hashing:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, *exc: object) -> None:
+        if kind is not None:
+            self._stop = True
+            self._thread.join()
+
+
+def open_source(file: SourceFile) -> OpenFile:
+    """Open a file that the context resolved; it must still be the same."""
+    opened = OpenFile.open(file.path, file.name)
+    info = opened.info
+    if FileStamp(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns) != file.stamp:
+        opened.close()
+        raise SourceError(f"{file.name} changed since the build began", hint="build again")
+    return opened
+
+
+def _bring_in(context: StepContext, opened: OpenFile, *, link: bool) -> Blob:
+    """Bring a file into the store, reading it once, and remember its digest.
+
+    A file that was touched but has its old size most likely has its old
+    content: then it is hashed first, and copied only when that guess was wrong.
+    """
+    from mbuild.store.blobs import Blob
+
+    store = context.store
+    own = _own_blob(store.blobs.folder, opened)
+    if own is not None:
+        return Blob(own, opened.size, existed=True)
+    started = time.time_ns()
+    before = store.database.known_before(opened.info)
+    if before is not None and store.blobs.has(before, opened.size):
+        digest = hash_file(opened.fd, opened.size, context.report)
+        opened.check_unchanged()
+        if store.blobs.has(digest, opened.size):
+            store.database.remember_file(os.fstat(opened.fd), digest, started)
+            return Blob(digest, opened.size, existed=True)
+    blob = store.blobs.ingest(opened, link=link, progress=context.report)
+    store.database.remember_file(os.fstat(opened.fd), blob.digest, started)
+    return blob
+
+
+def _own_blob(folder: Path, opened: OpenFile) -> Digest | None:
+    """The digest of a file that is a blob of this very store, by its name."""
+    try:
+        digest = Digest.parse(opened.path.name)
+        same = os.path.samestat(opened.info, (folder / digest.filename).stat())
+    except (DigestError, OSError):
+        return None
+    return digest if same else None
+
+
+def _facts(path: Path, name: str) -> ModelFacts:
+    """Read a GGUF file's header; raises :class:`FormatError` naming the user's file."""
+    from mbuild.gguf.facts import describe
+    from mbuild.gguf.reader import open_gguf
+
+    with open_gguf(path, name=name) as file:
+        return describe(file)
+
+
+def _layer_type(role: Role, facts: ModelFacts, name: str) -> str:
+    media_type = _MEDIA_TYPES.get((role, facts.kind))
+    if media_type is None:
+        what = {"adapter": "a LoRA adapter", "model": "a model"}.get(facts.kind, "a projector")
+        raise SourceError(f"{_WORDS[role]} {name}: it is {what}", hint=_HINTS[facts.kind])
+    return media_type
+
+
+def _as_json(facts: ModelFacts, sources: Sequence[Digest]) -> dict[str, Any]:
+    """The facts that later steps and ``show`` need, in the words of Ollama's config."""
+    return {
+        "sources": [str(digest) for digest in sources],
+        "kind": str(facts.kind),
+        "model_format": "gguf",
+        "model_family": facts.architecture,
+        "model_families": list(facts.families),
+        "model_type": facts.parameter_size,
+        "file_type": facts.file_type,
+    }

@@ -1,0 +1,50 @@
+"""The last step: config and layers become the bytes of a manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from mbuild.graph import Result, Step, StepContext
+from mbuild.store import Layer, Manifest
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AssembleManifest:
+    """The manifest of a model, in memory: ``facts["manifest"]`` is its text.
+
+    ``entries`` are the layers in order, inherited ones as they are, the others
+    as the steps that make them. Giving it a name is the builder's work.
+    """
+
+    config: Step
+    entries: tuple[Layer | Step, ...]
+
+    kind: ClassVar[str] = "manifest"
+    label: ClassVar[str] = "manifest"
+    version: ClassVar[int] = 1
+
+    @property
+    def inputs(self) -> tuple[Step, ...]:
+        """The config's step, then the layers' steps in order."""
+        return (self.config, *(e for e in self.entries if not isinstance(e, Layer)))
+
+    def key_fields(self) -> Mapping[str, Any]:
+        """The inherited layers at their places; None stands for a step's layers."""
+        places = [e.to_json() if isinstance(e, Layer) else None for e in self.entries]
+        return {"entries": places}
+
+    def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
+        """Put config and layers together."""
+        made = iter(inputs)
+        (config,) = next(made).layers
+        layers: list[Layer] = []
+        for entry in self.entries:
+            layers += (entry,) if isinstance(entry, Layer) else next(made).layers
+        text = Manifest(config, tuple(layers)).encode().decode()
+        return Result(facts={"manifest": text})
+
+    def learned(self, result: Result) -> Step:
+        """The step itself: it knew everything."""
+        return self

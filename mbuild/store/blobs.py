@@ -1,0 +1,183 @@
+"""Blobs: files named by the SHA-256 of their content, hashed while they are written."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mbuild.digest import Digest, DigestError
+from mbuild.errors import DamagedError, FormatError
+from mbuild.store.files import TemporaryFile, store_errors, write_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from typing_extensions import Buffer
+
+    from mbuild.store.copying import OpenFile
+
+    Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A stored blob; ``existed`` tells whether the store had it before."""
+
+    digest: Digest
+    size: int
+    existed: bool
+
+
+class BlobWriter:
+    """A blob under construction: write its bytes in order, then commit.
+
+    Use as a context manager; what is not committed leaves nothing behind.
+    """
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+        self._hash = hashlib.sha256()
+        self._file = blobs.temporary()
+        self.size = 0
+
+    def write(self, data: Buffer) -> None:
+        """Append bytes (anything with the buffer protocol)."""
+        view = memoryview(data).cast("B")
+        self._hash.update(view)
+        with store_errors("writing a blob"):
+            write_all(self._file.fd, view)
+        self.size += len(view)
+
+    def commit(self) -> Blob:
+        """Publish the blob under its digest; raises :class:`StoreError` (disk full, ...)."""
+        return self._blobs.publish(self._file, Digest(self._hash.hexdigest()), self.size)
+
+    def __enter__(self) -> BlobWriter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.discard()
+
+
+class Blobs:
+    """The folder ``blobs/`` of a store."""
+
+    def __init__(self, folder: Path, temporary_folder: Path, prepare: Callable[[], None]) -> None:
+        self.folder = folder
+        self._temporary_folder = temporary_folder
+        self._prepare = prepare
+
+    def path(self, digest: Digest) -> Path:
+        """Where the blob of that digest lies, or would lie."""
+        return self.folder / digest.filename
+
+    def size(self, digest: Digest) -> int | None:
+        """Bytes of a stored blob, or None when it is not there."""
+        try:
+            info = os.stat(self.path(digest))
+        except OSError:
+            return None
+        return info.st_size if stat.S_ISREG(info.st_mode) else None
+
+    def has(self, digest: Digest, size: int) -> bool:
+        """Whether the blob is there with that size (its content is not read)."""
+        return self.size(digest) == size
+
+    def read(self, digest: Digest, limit: int) -> bytes:
+        """A small blob's content; raises :class:`DamagedError` when it is gone or too long."""
+        path = self.path(digest)
+        try:
+            with path.open("rb") as file:
+                data = file.read(limit + 1)
+        except OSError as error:
+            raise DamagedError(
+                f"blob {digest} cannot be read: {error.strerror}",
+                hint="build or pull the models that use it again",
+            ) from error
+        if len(data) > limit:
+            raise DamagedError(f"blob {digest} is longer than {limit} bytes")
+        return data
+
+    def writer(self) -> BlobWriter:
+        """Start a new blob."""
+        return BlobWriter(self)
+
+    def put(self, data: bytes) -> Blob:
+        """Store bytes that are in memory; nothing is written when the blob is there."""
+        digest = Digest.of(data)
+        if self.has(digest, len(data)):
+            return Blob(digest, len(data), existed=True)
+        with self.writer() as writer:
+            writer.write(data)
+            return writer.commit()
+
+    def ingest(self, source: OpenFile, *, link: bool, progress: Progress) -> Blob:
+        """Bring a file into the store, reading it once.
+
+        The blob shares the file's extents where the file system can (reflink),
+        is the file itself with ``link`` (hard link), or a copy. The digest is
+        that of the stored bytes. Raises :class:`FormatError` when the file
+        changes meanwhile.
+        """
+        from mbuild.store.copying import copy_and_hash, hash_file
+
+        if link:
+            digest = hash_file(source.fd, source.size, progress)
+            source.check_unchanged()
+            if self.has(digest, source.size):
+                return Blob(digest, source.size, existed=True)
+            if self._hard_link(source, digest):
+                return Blob(digest, source.size, existed=False)
+        with store_errors(f"importing {source.name}"), self.temporary() as file:
+            digest = copy_and_hash(source.fd, file.fd, source.size, progress)
+            source.check_unchanged()
+            return self.publish(file, digest, source.size)
+
+    def _hard_link(self, source: OpenFile, digest: Digest) -> bool:
+        """Give the user's own file a second name; False where that cannot be done."""
+        self._prepare()
+        target = self.path(digest)
+        with suppress(OSError):
+            target.unlink(missing_ok=True)  # only ever a damaged one
+            os.link(os.path.realpath(source.path), target)
+            if os.path.samestat(os.stat(target), os.fstat(source.fd)):
+                return True
+            target.unlink()
+        return False
+
+    def publish(self, file: TemporaryFile, digest: Digest, size: int) -> Blob:
+        """Give a finished temporary file its digest's name, unless the blob is there."""
+        if self.has(digest, size):
+            file.discard()
+            return Blob(digest, size, existed=True)
+        with store_errors(f"publishing blob {digest.short}"):
+            if os.fstat(file.fd).st_size != size:
+                raise FormatError(f"{os.fstat(file.fd).st_size} bytes written, not {size}")
+            file.publish(self.path(digest))
+        return Blob(digest, size, existed=False)
+
+    def temporary(self) -> TemporaryFile:
+        """A new temporary file on the blobs' file system."""
+        self._prepare()
+        with store_errors("creating a temporary file in the store"):
+            return TemporaryFile(self._temporary_folder)
+
+    def remove(self, digest: Digest) -> None:
+        """Remove a blob; the caller holds the store's lock alone and knows that it is unused."""
+        with store_errors(f"removing blob {digest.short}"):
+            self.path(digest).unlink(missing_ok=True)
+
+    def __iter__(self) -> Iterator[Digest]:
+        """The digests of all stored blobs, in no particular order."""
+        try:
+            names = os.listdir(self.folder)
+        except FileNotFoundError:
+            return
+        for name in names:
+            with suppress(DigestError):
+                yield Digest.parse(name)

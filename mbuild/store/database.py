@@ -1,0 +1,236 @@
+"""What the store remembers between builds, in SQLite: results of steps, digests of files.
+
+Everything here is a cache: a row that is missing, damaged or from another
+version costs a rebuild and never a wrong model. Each row carries a check of
+its own content, and a file that SQLite cannot read is set aside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import sys
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from mbuild.digest import Digest, DigestError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+SCHEMA_VERSION = 1
+
+_SCHEMA = f"""
+BEGIN;
+CREATE TABLE records (
+    kind TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, verify TEXT NOT NULL,
+    created_ns INTEGER NOT NULL, PRIMARY KEY (kind, key)
+) WITHOUT ROWID;
+CREATE TABLE files (
+    device INTEGER NOT NULL, inode INTEGER NOT NULL, size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
+    digest TEXT NOT NULL, hashed_ns INTEGER NOT NULL, PRIMARY KEY (device, inode)
+) WITHOUT ROWID;
+CREATE TABLE garbage (digest TEXT PRIMARY KEY) WITHOUT ROWID;
+PRAGMA user_version = {SCHEMA_VERSION};
+COMMIT;
+"""
+
+_BUSY_SECONDS = 30.0
+
+# A file that was written this shortly before it was hashed may be written again
+# without its times changing (git's "racy" rule): clocks of file systems tick
+# every few milliseconds, those that store whole seconds every two seconds.
+_FINE_TICK_NS = 20_000_000
+_COARSE_TICK_NS = 2_000_000_000
+
+
+class Database:
+    """The file ``cache.db``. Opened on first use; safe for many processes and threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        self._pending: list[tuple[str, tuple[object, ...]]] = []
+
+    # Results of steps, and other values that a pure function of their key gave.
+
+    def get(self, kind: str, key: str) -> str | None:
+        """The value recorded under a key, if it is there and undamaged."""
+        rows = self._query(
+            "SELECT value, verify FROM records WHERE kind = ? AND key = ?", (kind, key)
+        )
+        for value, verify in rows:
+            if isinstance(value, str) and verify == _verify(kind, key, value):
+                return value
+        return None
+
+    def put(self, kind: str, key: str, value: str) -> None:
+        """Record a value; it is written by the next :meth:`flush`."""
+        row = (kind, key, value, _verify(kind, key, value), time.time_ns())
+        self._pending.append(("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?)", row))
+
+    # Digests of files that have not changed.
+
+    def file_digest(self, info: os.stat_result) -> Digest | None:
+        """The digest of the file with that ``stat``, if it cannot have changed since."""
+        rows = self._query(
+            "SELECT size, mtime_ns, ctime_ns, digest, hashed_ns FROM files"
+            " WHERE device = ? AND inode = ?",
+            (_signed(info.st_dev), _signed(info.st_ino)),
+        )
+        for size, mtime_ns, ctime_ns, digest, hashed_ns in rows:
+            same = (size, mtime_ns, ctime_ns) == (info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+            if same and not _racy(info, hashed_ns):
+                with suppress(DigestError):
+                    return Digest.parse(digest)
+        return None
+
+    def known_before(self, info: os.stat_result) -> Digest | None:
+        """What the file's digest was when it last was hashed, if it had the same size."""
+        rows = self._query(
+            "SELECT digest FROM files WHERE device = ? AND inode = ? AND size = ?",
+            (_signed(info.st_dev), _signed(info.st_ino), info.st_size),
+        )
+        for (digest,) in rows:
+            with suppress(DigestError):
+                return Digest.parse(digest)
+        return None
+
+    def remember_file(self, info: os.stat_result, digest: Digest, hashed_ns: int) -> None:
+        """Record a file's digest; ``hashed_ns`` is the time before its first byte was read."""
+        row = (
+            _signed(info.st_dev),
+            _signed(info.st_ino),
+            info.st_size,
+            info.st_mtime_ns,
+            info.st_ctime_ns,
+            str(digest),
+            hashed_ns,
+        )
+        self._pending.append(("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", row))
+
+    # Blobs that lost a model and wait for a moment without builders.
+
+    def garbage(self) -> list[Digest]:
+        """Blobs that may be unused by now."""
+        found = []
+        for (digest,) in self._query("SELECT digest FROM garbage", ()):
+            with suppress(DigestError):
+                found.append(Digest.parse(digest))
+        return found
+
+    def add_garbage(self, digests: Iterable[Digest]) -> None:
+        """Remember blobs that a replaced or removed model used."""
+        for digest in digests:
+            self._pending.append(("INSERT OR IGNORE INTO garbage VALUES (?)", (str(digest),)))
+
+    def clear_garbage(self, digests: Iterable[Digest]) -> None:
+        """Forget blobs that were looked at."""
+        for digest in digests:
+            self._pending.append(("DELETE FROM garbage WHERE digest = ?", (str(digest),)))
+
+    def flush(self) -> None:
+        """Write what was recorded, in one transaction; a cache that cannot be written is not."""
+        pending, self._pending = self._pending, []
+        if not pending:
+            return
+        for attempt in range(2):
+            try:
+                connection = self._connect()
+                with connection:
+                    for statement, row in pending:
+                        connection.execute(statement, row)
+                return
+            except sqlite3.OperationalError as error:
+                if not _is_damage(error):
+                    return  # read-only, full, or locked for too long
+                self._set_aside()
+            except sqlite3.DatabaseError:
+                if attempt:
+                    return
+                self._set_aside()
+
+    def close(self) -> None:
+        """Write what is pending and close the file."""
+        self.flush()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _query(self, statement: str, values: tuple[object, ...]) -> list[tuple[object, ...]]:
+        if self._connection is None and not self._path.exists():
+            return []
+        try:
+            return self._connect().execute(statement, values).fetchall()
+        except sqlite3.OperationalError as error:
+            if _is_damage(error):
+                self._set_aside()
+        except sqlite3.DatabaseError:
+            self._set_aside()
+        return []
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = self._open()
+            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, SCHEMA_VERSION):
+                self._set_aside()
+                self._connection = self._open()
+                version = 0
+            if version == 0:
+                self._create()
+        return self._connection
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, check_same_thread=False)
+        connection.text_factory = lambda data: data.decode("utf-8", "replace")
+        return connection
+
+    def _create(self) -> None:
+        assert self._connection is not None
+        try:
+            self._connection.executescript(_SCHEMA)
+        except sqlite3.OperationalError:
+            # Another process made the tables between our look and our try.
+            self._connection.rollback()
+            if self._connection.execute("PRAGMA user_version").fetchone()[0] != SCHEMA_VERSION:
+                raise
+
+    def _set_aside(self) -> None:
+        """Move an unreadable file out of the way; the next write starts a new one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        with suppress(OSError):
+            self._path.replace(self._path.with_name(self._path.name + ".damaged"))
+
+
+def _racy(info: os.stat_result, hashed_ns: object) -> bool:
+    """Whether the file may have changed after it was hashed without its times telling.
+
+    On POSIX ctime alone decides: no program can set it, and every change of
+    content or times moves it. On Windows ctime is the time of creation.
+    """
+    changed = info.st_mtime_ns if sys.platform == "win32" else info.st_ctime_ns
+    tick = _COARSE_TICK_NS if changed % 1_000_000 == 0 else _FINE_TICK_NS
+    return not isinstance(hashed_ns, int) or changed + tick > hashed_ns
+
+
+def _signed(number: int) -> int:
+    """SQLite's integers are signed 64 bit; inode and device numbers are not."""
+    return (number & 0xFFFF_FFFF_FFFF_FFFF) - (1 << 63)
+
+
+def _verify(kind: str, key: str, value: str) -> str:
+    data = "\0".join((kind, key, value)).encode("utf-8", "replace")
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def _is_damage(error: sqlite3.OperationalError) -> bool:
+    """Whether an operational error means a foreign or broken file, not a busy or full disk."""
+    text = str(error)
+    return "no such" in text or "malformed" in text or "has no column" in text

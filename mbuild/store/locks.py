@@ -1,0 +1,93 @@
+"""Who may remove blobs: builders hold a lock together, a collector holds it alone.
+
+``flock`` and not age or process ids decides, so a lock is free the moment its
+holder dies. Windows has no shared file locks in Python; there every holder is
+alone for as long as it holds (builds of one store run one after another).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from mbuild.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+    import msvcrt
+
+_POLL_SECONDS = 0.02
+_NOTICE_SECONDS = 1.0
+
+
+class Lock:
+    """An advisory lock on one file, shared or exclusive, released by ``release`` or death."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = -1
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds the lock now."""
+        return self._fd >= 0
+
+    def acquire(
+        self,
+        *,
+        exclusive: bool,
+        timeout: float | None = None,
+        on_wait: Callable[[], None] | None = None,
+    ) -> bool:
+        """Take the lock, waiting up to ``timeout`` seconds (None: as long as it takes).
+
+        ``on_wait`` is called once when the wait has lasted a second. Returns
+        False when the time ran out.
+        """
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        start = time.monotonic()
+        try:
+            while not _try_lock(fd, exclusive=exclusive):
+                waited = time.monotonic() - start
+                if timeout is not None and waited >= timeout:
+                    return False
+                if on_wait is not None and waited >= _NOTICE_SECONDS:
+                    on_wait()
+                    on_wait = None
+                time.sleep(_POLL_SECONDS)
+            self._fd, fd = fd, -1
+            return True
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+    def release(self) -> None:
+        """Give the lock back; without effect when it is not held."""
+        if self._fd >= 0:
+            if fcntl is None:
+                msvcrt.locking(self._fd, msvcrt.LK_UNLCK, 1)
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _try_lock(fd: int, *, exclusive: bool) -> bool:
+    try:
+        if fcntl is None:
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError as error:
+        raise StoreError(
+            f"cannot lock the store: {error.strerror}",
+            hint="the store's file system must support flock",
+        ) from error
+    return True

@@ -1,0 +1,118 @@
+"""Manifests: a config and layers, as the JSON that Ollama writes and reads."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from mbuild.digest import Digest, DigestError
+from mbuild.errors import DamagedError
+
+MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
+CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
+MAX_MANIFEST_BYTES = 4 << 20
+MAX_LAYERS = 100_000
+
+_PREFIX = "application/vnd.ollama.image."
+MODEL = _PREFIX + "model"
+PROJECTOR = _PREFIX + "projector"
+ADAPTER = _PREFIX + "adapter"
+DRAFT = _PREFIX + "draft"
+TEMPLATE = _PREFIX + "template"
+PROMPT = _PREFIX + "prompt"
+SYSTEM = _PREFIX + "system"
+LICENSE = _PREFIX + "license"
+PARAMS = _PREFIX + "params"
+MESSAGES = _PREFIX + "messages"
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One content-addressed blob of a model.
+
+    ``origin`` is Ollama's ``from`` field: the model that a layer was inherited
+    from, or the file name of an adapter; empty where there is none.
+    """
+
+    media_type: str
+    digest: Digest
+    size: int
+    origin: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The last word of the media type: ``model``, ``template``, ``params`` and so on."""
+        return self.media_type.rpartition(".")[2]
+
+    def to_json(self) -> dict[str, Any]:
+        """The layer as Ollama orders its keys."""
+        value: dict[str, Any] = {
+            "mediaType": self.media_type,
+            "digest": str(self.digest),
+            "size": self.size,
+        }
+        if self.origin:
+            value["from"] = self.origin
+        return value
+
+    @classmethod
+    def from_json(cls, value: Any) -> Layer:
+        """Read one layer; raises ValueError or :class:`DigestError` when it is malformed."""
+        if not isinstance(value, dict):
+            raise ValueError("a layer is not an object")
+        size, media_type, origin = value.get("size"), value.get("mediaType"), value.get("from", "")
+        if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+            raise ValueError(f"layer size {size!r}")
+        if not isinstance(media_type, str) or not isinstance(origin, str):
+            raise ValueError("layer mediaType or from is not a string")
+        return cls(media_type, Digest.parse(value.get("digest")), size, origin)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A model: its config blob and its layers, in order."""
+
+    config: Layer
+    layers: tuple[Layer, ...]
+
+    def encode(self) -> bytes:
+        """The file's exact bytes: Go's compact JSON with a final newline.
+
+        Their SHA-256 is the model's id. Digests, media types and names hold no
+        character that Go escapes and Python does not.
+        """
+        value = {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_TYPE,
+            "config": self.config.to_json(),
+            "layers": [layer.to_json() for layer in self.layers],
+        }
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+    @classmethod
+    def decode(cls, data: bytes, where: str) -> Manifest:
+        """Read a manifest's bytes; raises :class:`DamagedError` naming ``where``."""
+        try:
+            if len(data) > MAX_MANIFEST_BYTES:
+                raise ValueError(f"{len(data)} bytes, the limit is {MAX_MANIFEST_BYTES}")
+            value = json.loads(data)
+            if not isinstance(value, dict) or not isinstance(value.get("layers"), list):
+                raise ValueError("no layers")
+            if len(value["layers"]) > MAX_LAYERS:
+                raise ValueError("too many layers")
+            layers = tuple(Layer.from_json(layer) for layer in value["layers"])
+            return cls(Layer.from_json(value.get("config")), layers)
+        except (ValueError, RecursionError, DigestError) as error:
+            raise DamagedError(
+                f"{where} is not a manifest: {error}",
+                hint="build or pull the model again, or delete the file",
+            ) from None
+
+    def blobs(self) -> tuple[Layer, ...]:
+        """The config and every layer: all blobs that the model needs."""
+        return (self.config, *self.layers)
+
+    def of_kind(self, media_type: str) -> tuple[Layer, ...]:
+        """The layers of one media type, in order."""
+        return tuple(layer for layer in self.layers if layer.media_type == media_type)
