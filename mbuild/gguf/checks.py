@@ -165,7 +165,7 @@ def check_tensor_name(file: FileBytes, raw: bytes, at: int) -> str:
         problem = "is empty"
     elif "�" in name or not name.isprintable():
         problem = "has bytes that are not printable UTF-8"
-    elif name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name):
+    elif name.startswith(("/", "\\")) or (".." in name and ".." in re.split(r"[/\\]", name)):
         problem = "looks like a path"
     if problem:
         raise file.error(f"tensor name {name!r} {problem}", at)

@@ -26,10 +26,11 @@ DAMAGED = "the file is incomplete or damaged; download or copy it again"
 class Cursor:
     """A position in a file that only moves forward and never past the end."""
 
-    __slots__ = ("_at", "_base", "_window", "file")
+    __slots__ = ("_at", "_base", "_size", "_window", "file")
 
-    def __init__(self, file: FileBytes) -> None:
+    def __init__(self, file: FileBytes, window: int = WINDOW) -> None:
         self.file = file
+        self._size = window
         self._window = b""
         self._base = 0  # the window's place in the file
         self._at = 0  # the position within the window
@@ -60,7 +61,7 @@ class Cursor:
         if end > len(self._window):
             if count > self.remaining:
                 raise self._truncated(what, count)
-            self._refill(max(count, WINDOW))
+            self._refill(max(count, self._size))
             end = count
         data = self._window[self._at : end]
         self._at = end
@@ -102,6 +103,12 @@ class Cursor:
 
     def string(self, what: str, limit: int) -> bytes:
         """The next string's bytes."""
+        window, start = self._window, self._at + 8
+        if start <= len(window):  # the common case at one call's price
+            end = start + U64.unpack_from(window, self._at)[0]
+            if end <= len(window) and end - start <= limit:
+                self._at = end
+                return window[start:end]
         return self.take(self.length(what, limit), what)
 
     def skip_strings(self, count: int, what: str) -> None:
@@ -127,7 +134,7 @@ class Cursor:
             if self.remaining < 8 * left:
                 raise self._truncated(what, 8 * left)
             if left:
-                self._refill(WINDOW)
+                self._refill(max(8, self._size))
 
     def _jump(self, at: int, what: str) -> None:
         """Move to ``at``, counted from the window's start: the end of a string."""

@@ -16,9 +16,9 @@ MAGIC = b"GGUF"
 
 
 class Foreign(NamedTuple):
-    """One kind of other file: how it starts, what it is called, what to do about it."""
+    """One kind of other file: how it starts (a regular expression), its name, a remedy."""
 
-    pattern: re.Pattern[bytes]
+    pattern: bytes
     what: str
     hint: str
     error: Callable[..., FormatError | UnsupportedError]
@@ -26,51 +26,49 @@ class Foreign(NamedTuple):
 
 FOREIGN: tuple[Foreign, ...] = (
     Foreign(
-        re.compile(rb"version https://git-lfs"),
+        rb"version https://git-lfs",
         "a git-lfs pointer, not the model itself",
         "fetch the content with 'git lfs pull', or download the file again",
         FormatError,
     ),
     Foreign(
-        re.compile(
-            rb"(?:\xef\xbb\xbf)?\s*(?:<!--.*?-->\s*)?<(?:!doctype\s+html|html|head)", re.I | re.S
-        ),
+        rb"(?i:(?:\xef\xbb\xbf)?\s*(?:<!--.*?-->\s*)?<(?:!doctype\s+html|html|head))",
         "an HTML page, not a model: the download got a web page",
         "download it again, and check that the link needs no login",
         FormatError,
     ),
     Foreign(
-        re.compile(rb"FUGG"),
+        rb"FUGG",
         "a big-endian GGUF file",
         "convert it with gguf-convert-endian of the gguf package",
         UnsupportedError,
     ),
     Foreign(
-        re.compile(rb"lmgg|fmgg|tjgg|algg|ggml|ggmf|ggjt|ggla"),
+        rb"lmgg|fmgg|tjgg|algg|ggml|ggmf|ggjt|ggla",
         "a model in the old GGML format that GGUF replaced",
         "convert the original checkpoint to GGUF with llama.cpp",
         UnsupportedError,
     ),
     Foreign(
-        re.compile(rb"PK\x03\x04"),
+        rb"PK\x03\x04",
         "a zip archive (a PyTorch checkpoint?), not a GGUF file",
         "convert the checkpoint to safetensors or GGUF, or unpack the archive",
         FormatError,
     ),
     Foreign(
-        re.compile(rb"\x1f\x8b|\x28\xb5\x2f\xfd|BZh|\xfd7zXZ"),
+        rb"\x1f\x8b|\x28\xb5\x2f\xfd|BZh|\xfd7zXZ",
         "a compressed file, not a GGUF file",
         "unpack it first",
         FormatError,
     ),
     Foreign(
-        re.compile(rb".{8}\{", re.S),
+        rb".{8}\{",
         "a safetensors file, not a GGUF file",
         "name the directory that holds the checkpoint's config.json instead",
         FormatError,
     ),
     Foreign(
-        re.compile(rb"\s*[{\[]"),
+        rb"\s*[{\[]",
         "JSON text, not a GGUF file",
         "name the model file itself",
         FormatError,
@@ -88,7 +86,7 @@ def refuse_foreign(file: FileBytes, head: bytes) -> None:
             f"{file.name}: the file is empty", hint="download it again: the transfer failed"
         )
     for kind in FOREIGN:
-        if kind.pattern.match(head):
+        if re.match(kind.pattern, head, re.S):
             raise kind.error(f"{file.name}: {kind.what}", hint=kind.hint)
     raise file.error(
         f"not a GGUF file: it starts with {head[:4]!r}, not {MAGIC!r}",

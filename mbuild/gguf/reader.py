@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from struct import Struct
 from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple
 
@@ -24,13 +25,14 @@ from mbuild.gguf.foreign import HEAD, refuse_foreign
 from mbuild.gguf.model import Model, RawKV, Tensor
 from mbuild.gguf.types import GGMLType, ValueType, tensor_nbytes
 
-MAX_KVS = 100_000
-MAX_TENSORS = 100_000
+MAX_KVS = 65_536
+MAX_TENSORS = 65_536
+"""Far above any model (below 5,000 tensors, 200 keys), and read in under a second."""
 MAX_KEY = 1024
 MAX_KEYS_TOTAL = 16 << 20
 """Bytes of all keys together: what a file can make the reader keep."""
 MAX_ARRAY = 64 << 20
-MAX_STRINGS = 4 << 20
+MAX_STRINGS = 2 << 20
 """Items of all string arrays together (real vocabularies with merges: below one million)."""
 MAX_NAME = 63
 """Longest tensor name in bytes (GGML_MAX_NAME is 64, with its NUL)."""
@@ -38,6 +40,9 @@ MAX_DIMS = 4
 
 _MIN_KV = 8 + 1 + 4 + 1  # key length, key, type, value
 _MIN_TENSOR = 8 + 1 + 4 + 8 + 4 + 8  # name length, name, rank, one dim, type, offset
+
+_TENSOR_TAILS = {rank: Struct(f"<{rank}QIQ") for rank in range(1, MAX_DIMS + 1)}
+"""What follows a tensor's rank: its dimensions, its type, its offset."""
 
 _VALUE_TYPES: dict[int, ValueType] = {int(t): t for t in ValueType}
 _GGML_TYPES: dict[int, GGMLType] = {int(t): t for t in GGMLType}
@@ -184,7 +189,7 @@ def _read_kvs(cursor: Cursor, count: int) -> dict[str, RawKV]:
         at = cursor.position
         key = _read_key(cursor)
         if key in kvs:
-            raise cursor.fail(f"metadata key {key!r} occurs twice", at=at)
+            raise cursor.fail(f"metadata key {short(key)} occurs twice", at=at)
         kvs[key] = entry = _read_value(cursor, key, string_budget)
         key_budget -= len(key)
         string_budget -= entry.count if entry.element is ValueType.STRING else 0
@@ -205,12 +210,17 @@ def _read_key(cursor: Cursor) -> str:
     return key
 
 
+def short(key: str) -> str:
+    """A key for a message; hostile ones are long."""
+    return repr(key if len(key) <= 80 else f"{key[:80]}...")
+
+
 def _value_type(cursor: Cursor, key: str) -> ValueType:
     at = cursor.position
     number = cursor.u32("a metadata type")
     type_ = _VALUE_TYPES.get(number)
     if type_ is None:
-        raise cursor.fail(f"metadata key {key!r} has the unknown type {number}", at=at)
+        raise cursor.fail(f"metadata key {short(key)} has the unknown type {number}", at=at)
     return type_
 
 
@@ -226,7 +236,7 @@ def _read_value(cursor: Cursor, key: str, string_budget: int) -> RawKV:
         _check_array(cursor, key, element, count, string_budget)
         _skip_items(cursor, key, element, count)
     elif type_ is ValueType.STRING:
-        what = f"metadata key {key!r}"
+        what = f"metadata key {short(key)}"
         cursor.skip(cursor.length(what, MAX_STRING), what)
     else:
         _skip_items(cursor, key, type_, 1)
@@ -238,12 +248,14 @@ def _check_array(
 ) -> None:
     """Hold an array's claim against the file and the limits, before any loop."""
     if element is ValueType.ARRAY:
-        raise cursor.fail(f"metadata key {key!r} is an array of arrays", at=cursor.position - 12)
+        raise cursor.fail(
+            f"metadata key {short(key)} is an array of arrays", at=cursor.position - 12
+        )
     limit = string_budget if element is ValueType.STRING else MAX_ARRAY
     smallest = SCALAR_SIZES.get(element, 8)  # a string takes at least its length field
     if count > limit or count * smallest > cursor.remaining:
         raise cursor.fail(
-            f"metadata key {key!r} claims {count} items of {element.name}; "
+            f"metadata key {short(key)} claims {count} items of {element.name}; "
             f"{cursor.remaining} bytes remain, {limit} items are allowed",
             at=cursor.position - 8,
             hint=DAMAGED,
@@ -251,7 +263,7 @@ def _check_array(
 
 
 def _skip_items(cursor: Cursor, key: str, type_: ValueType, count: int) -> None:
-    what = f"metadata key {key!r}"
+    what = f"metadata key {short(key)}"
     if type_ is ValueType.STRING:
         cursor.skip_strings(count, what)
     elif type_ is ValueType.BOOL:
@@ -286,11 +298,12 @@ def _read_tensor(cursor: Cursor) -> RawTensorInfo:
     rank = cursor.u32("a tensor's rank")
     if not 1 <= rank <= MAX_DIMS:
         raise cursor.fail(f"tensor {name!r} has {rank} dimensions, not 1 to {MAX_DIMS}", at=at)
-    numbers = cursor.take(rank * 8, "a tensor's dimensions")
-    dims = tuple(int.from_bytes(numbers[i : i + 8], "little") for i in range(0, rank * 8, 8))
+    *dims_, type_number, offset = _TENSOR_TAILS[rank].unpack(
+        cursor.take(_TENSOR_TAILS[rank].size, "a tensor's dimensions, type and offset")
+    )
+    dims = tuple(dims_)
     if 0 in dims:
         raise cursor.fail(f"tensor {name!r} is empty: dimensions {list(dims)}", at=at)
-    type_number = cursor.u32("a tensor's type")
     type_ = _GGML_TYPES.get(type_number)
     if type_ is None:
         raise cursor.fail(
@@ -298,7 +311,6 @@ def _read_tensor(cursor: Cursor) -> RawTensorInfo:
             at=at,
             hint="the type was removed from ggml, or is newer than this mbuild",
         )
-    offset = cursor.u64("a tensor's offset")
     try:
         nbytes = tensor_nbytes(type_, dims)
     except FormatError as error:

@@ -23,7 +23,7 @@ COUNT = "split.count"
 TENSORS_COUNT = "split.tensors.count"
 SPLIT_KEYS = (NO, COUNT, TENSORS_COUNT)
 
-_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.S)
+_NAME = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf", re.S)
 _MISSING_HINT = "download or copy all shards into one folder"
 
 

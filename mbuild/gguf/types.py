@@ -52,6 +52,7 @@ class GGMLType(IntEnum):
     TQ2_0 = 35
     MXFP4 = 39
     NVFP4 = 40
+    Q1_0 = 41
 
 
 class Block(NamedTuple):
@@ -95,6 +96,7 @@ BLOCKS: dict[GGMLType, Block] = {
     GGMLType.TQ2_0: Block(256, 66),
     GGMLType.MXFP4: Block(32, 17),
     GGMLType.NVFP4: Block(64, 36),
+    GGMLType.Q1_0: Block(128, 18),
 }
 
 
