@@ -140,6 +140,7 @@ def write(
     emit(memoryview(plan.header))
     loader = _Loader(model.tensors, plan.sizes, max(1, workers))
     try:
+        loader.start()
         for index, size in enumerate(plan.sizes):
             emit(loader.take(index))
             loader.release(size)
@@ -168,6 +169,9 @@ class _Loader:
             threading.Thread(target=self._work, name=f"gguf-load-{n}", daemon=True)
             for n in range(min(workers, len(tensors)))
         ]
+
+    def start(self) -> None:
+        """Begin to load."""
         for thread in self._threads:
             thread.start()
 
@@ -193,7 +197,8 @@ class _Loader:
             self._ready.clear()
             self._changed.notify_all()
         for thread in self._threads:
-            thread.join(_JOIN_SECONDS / len(self._threads))
+            if thread.ident is not None:
+                thread.join(_JOIN_SECONDS / len(self._threads))
 
     def _work(self) -> None:
         while (index := self._claim()) is not None:
