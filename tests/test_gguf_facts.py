@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gguf_files import tensor, tiny_gguf, tiny_model, tiny_shards
 
 from mbuild.gguf.facts import FILE_TYPES, ModelKind, describe, file_type_name, human_number
 from mbuild.gguf.model import KV
 from mbuild.gguf.reader import open_gguf
 from mbuild.gguf.shards import merge
 from mbuild.gguf.types import GGMLType, ValueType
-from tests.gguf_files import tensor, tiny_gguf, tiny_model, tiny_shards
 
 
 @pytest.mark.parametrize(

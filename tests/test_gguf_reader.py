@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gguf_files import KINDS, entry, gguf_bytes, tensor, tiny_gguf, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,7 +26,6 @@ from mbuild.gguf.files import FileBytes
 from mbuild.gguf.model import KV, Model
 from mbuild.gguf.reader import GGUFFile, open_gguf
 from mbuild.gguf.types import GGMLType, ValueType
-from tests.gguf_files import KINDS, entry, gguf_bytes, tensor, tiny_gguf, tiny_model
 
 BAD = Path(__file__).parent / "data" / "bad_gguf"
 EXPECTED: dict[str, dict[str, str]] = json.loads((BAD / "index.json").read_text())

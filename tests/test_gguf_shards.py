@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gguf_files import entry, gguf_bytes, tensor, tiny_gguf, tiny_model, tiny_shards
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +16,6 @@ from mbuild.gguf.model import KV, Model
 from mbuild.gguf.reader import GGUFFile, open_gguf
 from mbuild.gguf.shards import ShardName, is_shard, merge, missing_shards, parse_shard_name
 from mbuild.gguf.types import GGMLType, ValueType
-from tests.gguf_files import entry, gguf_bytes, tensor, tiny_gguf, tiny_model, tiny_shards
 
 
 def opened(paths: list[Path]) -> list[GGUFFile]:

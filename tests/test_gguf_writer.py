@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gguf_files import entry, gguf_bytes, tensor, tiny_gguf, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +22,6 @@ from mbuild.gguf.model import KV, Model, Tensor
 from mbuild.gguf.reader import open_gguf
 from mbuild.gguf.types import BLOCKS, GGMLType, ValueType, tensor_nbytes
 from mbuild.gguf.writer import AHEAD, SLICE, layout, write
-from tests.gguf_files import entry, gguf_bytes, tensor, tiny_gguf, tiny_model
 
 ARCH = KV("general.architecture", ValueType.STRING, "llama")
 
