@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from mbuild import __version__
 from mbuild.digest import Digest
 from mbuild.engine import Engine, Outcome
 from mbuild.errors import (
@@ -27,9 +29,7 @@ from mbuild.events import (
     WritingManifest,
 )
 from mbuild.graph import Step, in_order
-from mbuild.lint import Checked, check_once
-from mbuild.modelfile.instructions import Adapter, Draft, From, Modelfile, Problem
-from mbuild.modelfile.settings import Settings
+from mbuild.modelfile.recipe import RECIPE_VERSION, Recipe, Reference
 from mbuild.planner import Options, Plan, Sources, plan
 from mbuild.sources import ModelSource, StoredModel
 from mbuild.store import Layer, Manifest
@@ -39,24 +39,23 @@ if TYPE_CHECKING:
     from mbuild.names import ModelName
     from mbuild.store import Store
 
-FromT = TypeVar("FromT", From, Adapter, Draft)
 SourceT = TypeVar("SourceT")
 
+_RECIPE = "recipe"
 
-@dataclass(frozen=True, slots=True)
-class Request:
+
+class Request(NamedTuple):
     """One build: a Modelfile, where its paths lead, and what to name the result."""
 
     data: bytes
     filename: str
     context: Context
     names: tuple[ModelName, ...]
-    options: Options = field(default_factory=Options)
+    options: Options = Options()
     use_cache: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedStep:
+class PlannedStep(NamedTuple):
     """A step as ``--dry-run`` shows it; ``writes`` is bytes, None when nobody can know yet."""
 
     kind: str
@@ -74,10 +73,10 @@ def build(request: Request, store: Store) -> Iterator[BuildEvent]:
     waits: list[BuildEvent] = []
     with _using(store, lambda: waits.append(Status("waiting for another mbuild"))):
         yield from waits
-        checked = check_once(request.data, request.filename, store.database)
-        for warning in checked.warnings:
-            yield Warned(warning.message)
-        planned = _plan(checked, request)
+        recipe, warnings = read_recipe(request.data, request.filename, store)
+        for warning in warnings:
+            yield Warned(warning)
+        planned = _plan(recipe, request)
         yield BuildStarted(str(request.names[0]), len(in_order([planned.manifest])))
         outcome = Outcome()
         yield from Engine(store, request.use_cache).run([planned.manifest], outcome)
@@ -91,8 +90,8 @@ def build(request: Request, store: Store) -> Iterator[BuildEvent]:
 
 def dry_run(request: Request, store: Store) -> list[PlannedStep]:
     """What :func:`build` would do, without writing anything."""
-    checked = check_once(request.data, request.filename, store.database)
-    planned = _plan(checked, request)
+    recipe, _ = read_recipe(request.data, request.filename, store)
+    planned = _plan(recipe, request)
     rows = Engine(store, request.use_cache).survey([planned.manifest])
     return [
         PlannedStep(step.kind, step.label, cached, 0 if cached else _size(step))
@@ -109,37 +108,58 @@ def _using(store: Store, on_wait: Callable[[], None]) -> Iterator[None]:
         store.end()
 
 
-def _plan(checked: Checked, request: Request) -> Plan:
-    sources = resolve(checked.modelfile, request.context)
-    return plan(Settings.of(checked.modelfile), sources, request.options)
+def read_recipe(data: bytes, filename: str, store: Store) -> tuple[Recipe, list[str]]:
+    """Parse and check a Modelfile; returns what it asks for, and warnings.
+
+    What a text without errors came to is remembered, so that a build with
+    nothing to do loads no grammar. Raises :class:`ModelfileError`.
+    """
+    key = hashlib.sha256(f"{RECIPE_VERSION} {__version__} {filename}\0".encode() + data).hexdigest()
+    remembered = store.database.get(_RECIPE, key)
+    if remembered is not None:
+        with suppress(ValueError, TypeError):
+            recipe, warnings = json.loads(remembered)
+            return Recipe.from_json(recipe), warnings
+    from mbuild.lint import check
+
+    modelfile, problems = check(data, filename)
+    recipe, warnings = Recipe.of(modelfile), [problem.message for problem in problems]
+    store.database.put(_RECIPE, key, json.dumps([recipe.to_json(), warnings]))
+    return recipe, warnings
 
 
-def resolve(modelfile: Modelfile, context: Context) -> Sources:
+def _plan(recipe: Recipe, request: Request) -> Plan:
+    return plan(recipe, resolve(recipe, request.context), request.options)
+
+
+def resolve(recipe: Recipe, context: Context) -> Sources:
     """Find what the instructions name; one error is raised as it is, several together."""
     errors: list[MbuildError] = []
 
-    def each(items: Sequence[FromT], find: Callable[[str], SourceT]) -> tuple[SourceT, ...]:
+    def each(items: Sequence[Reference], find: Callable[[str], SourceT]) -> tuple[SourceT, ...]:
         found = []
         for item in items:
             try:
-                found.append(find(item.plain))
+                found.append(find(item.value))
             except MbuildError as error:
-                hidden = isinstance(item, From) and item is not items[-1]
+                hidden = items is recipe.models and item is not items[-1]
                 if not (hidden and isinstance(error, (MissingFileError, NameNotFoundError))):
                     errors.append(_placed(error, item))
         return tuple(found)
 
-    models = each(modelfile.every(From), context.model)
-    adapters = each(modelfile.every(Adapter), context.adapter)
-    drafts = each(modelfile.every(Draft), context.draft)
+    models = each(recipe.models, context.model)
+    adapters = each(recipe.adapters, context.adapter)
+    drafts = each(recipe.drafts, context.draft)
     if len(errors) == 1:
         raise errors[0]
     if errors:
         raise ModelfileError([error.problem for error in errors])
-    return Sources(_one_kind(models, modelfile), adapters, drafts)
+    return Sources(_one_kind(models, recipe.models), adapters, drafts)
 
 
-def _one_kind(models: tuple[ModelSource, ...], modelfile: Modelfile) -> tuple[ModelSource, ...]:
+def _one_kind(
+    models: tuple[ModelSource, ...], named: Sequence[Reference]
+) -> tuple[ModelSource, ...]:
     """Of several FROM lines: the last model of the store, or all files."""
     stored = [source for source in models if isinstance(source, StoredModel)]
     if not stored:
@@ -149,12 +169,16 @@ def _one_kind(models: tuple[ModelSource, ...], modelfile: Modelfile) -> tuple[Mo
             f"FROM names both the model {stored[-1].name} and a file",
             hint="keep the one that the model shall be built from",
         )
-        raise _placed(error, modelfile.every(From)[-1])
+        raise _placed(error, named[-1])
     return (stored[-1],)
 
 
-def _placed(error: MbuildError, item: From | Adapter | Draft) -> MbuildError:
-    error.problem = Problem(error.message, item.span, suggestion=error.hint)
+def _placed(error: MbuildError, item: Reference) -> MbuildError:
+    """The error with its place in the Modelfile."""
+    from mbuild.modelfile.instructions import Problem, Span
+
+    span = Span(*item.span) if item.span else None
+    error.problem = Problem(error.message, span, suggestion=error.hint)
     return error
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,7 +13,6 @@ from mbuild.errors import (
     SourceError,
     UnsupportedError,
 )
-from mbuild.gguf.shards import missing_shards, parse_shard_name
 from mbuild.names import InvalidNameError, ModelName
 from mbuild.sources import (
     AdapterSource,
@@ -34,9 +31,15 @@ if TYPE_CHECKING:
 
     from mbuild.store import Store
 
-_PATH_LIKE = re.compile(r"^(\.{1,2}(/|\\|$)|[/~\\]|[A-Za-z]:[\\/])|\.(gguf|safetensors|bin|pth?)$")
-_CHECKPOINT_FILE = re.compile(r".*\.(safetensors|json|model|txt|jinja|md)$|^adapter_model\..*$")
-_PICKLES = re.compile(r".*\.(bin|pth?|ckpt|pkl)$")
+_CHECKPOINT_FILES = (".safetensors", ".json", ".model", ".txt", ".jinja", ".md")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_PATH_STARTS = ("./", "../", "/", "~", ".\\", "..\\", "\\")
+_PATH_ENDS = (".gguf", ".safetensors", *_PICKLES)
+
+
+def is_path(value: str) -> bool:
+    """Whether a FROM value can only mean a path, not a model's name."""
+    return value in (".", "..") or value.startswith(_PATH_STARTS) or value.endswith(_PATH_ENDS)
 
 
 class Context(Protocol):
@@ -72,7 +75,7 @@ class LocalContext:
         found = self._directory(path, value)
         if found is not None:
             return found
-        if not _PATH_LIKE.search(value):  # a folder that only happens to have the model's name
+        if not is_path(value):  # a folder that only happens to have the model's name
             try:
                 return self._stored(value, path)
             except (NameNotFoundError, SourceError):
@@ -126,7 +129,7 @@ class LocalContext:
     # Models of the store.
 
     def _stored(self, value: str, path: Path) -> StoredModel:
-        if _PATH_LIKE.search(value):
+        if is_path(value):
             raise MissingFileError(
                 f"FROM {value}: no such file or directory", hint=self._similar(path)
             )
@@ -152,6 +155,8 @@ class LocalContext:
     def _near_names(self, value: str) -> str:
         names = sorted(str(name) for name in self._store.manifests.names())
         short = {name.removesuffix(":latest"): name for name in names}
+        import difflib
+
         near = difflib.get_close_matches(value, [*names, *short], n=5, cutoff=0.5)
         found = list(dict.fromkeys(short.get(name, name) for name in near))
         if found:
@@ -164,6 +169,8 @@ class LocalContext:
             names = [entry.name for entry in path.parent.iterdir()]
         except OSError:
             return f"the folder {path.parent.name} does not exist"
+        import difflib
+
         near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.6)
         return "did you mean " + ", ".join(near) + "?" if near else ""
 
@@ -180,6 +187,10 @@ class LocalContext:
 
     def _gguf(self, path: Path, name: str) -> GGUFSource:
         """A GGUF file; the first shard of a split one stands for all of them."""
+        if "-of-" not in path.name:
+            return GGUFSource((self._file(path, name),))
+        from mbuild.gguf.shards import missing_shards, parse_shard_name
+
         shard = parse_shard_name(path.name)
         if shard is None or shard.count == 1:
             return GGUFSource((self._file(path, name),))
@@ -208,7 +219,7 @@ class LocalContext:
         ggufs = [name for name in names if name.lower().endswith(".gguf")]
         if ggufs:
             return self._gguf_directory(folder, value, ggufs)
-        pickles = [name for name in names if _PICKLES.fullmatch(name)]
+        pickles = [name for name in names if name.endswith(_PICKLES)]
         if pickles:
             raise UnsupportedError(
                 f"{value}/{pickles[0]} is a pickle, which can run code when it is read",
@@ -218,6 +229,8 @@ class LocalContext:
         return None
 
     def _gguf_directory(self, folder: Path, value: str, names: Sequence[str]) -> ModelSource:
+        from mbuild.gguf.shards import parse_shard_name
+
         firsts = [n for n in names if not (s := parse_shard_name(n)) or s.number == 1]
         projectors = [name for name in firsts if "mmproj" in name.lower()]
         models = [name for name in firsts if name not in projectors]
@@ -237,7 +250,7 @@ class LocalContext:
     def _checkpoint(self, folder: Path, value: str, names: Sequence[str]) -> CheckpointSource:
         files: dict[str, SourceFile] = {}
         for name in names:
-            if _CHECKPOINT_FILE.fullmatch(name) and (folder / name).is_file():
+            if name.endswith(_CHECKPOINT_FILES) and (folder / name).is_file():
                 check_inside(folder, name, value)
                 files[name] = self._file(folder / name, name)
         return CheckpointSource(Path(os.path.realpath(folder)).name, files)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mbuild.errors import MbuildError
 
-_DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
+_HEX = frozenset("0123456789abcdef")
 
 
 class DigestError(MbuildError):
     """A text that is not a sha256 digest."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Digest:
+class Digest(NamedTuple):
     """The SHA-256 of some bytes.
 
     ``hex`` is 64 lower-case hexadecimal digits. Written ``sha256:<hex>`` in
@@ -32,10 +30,11 @@ class Digest:
         Upper-case hexadecimal is refused: two spellings of one digest would be
         two files.
         """
-        match = _DIGEST.fullmatch(text) if isinstance(text, str) else None
-        if match is None:
-            raise DigestError("invalid digest format")
-        return cls(match[1])
+        if isinstance(text, str) and len(text) == 71 and text[:7] in ("sha256:", "sha256-"):
+            digits = text[7:]
+            if _HEX.issuperset(digits):
+                return cls(digits)
+        raise DigestError("invalid digest format")
 
     @classmethod
     def of(cls, data: bytes) -> Digest:

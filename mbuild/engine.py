@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.errors import CancelledError, MbuildError
@@ -29,20 +28,20 @@ _FLUSH_SECONDS = 0.2
 _WORKERS = 4
 
 
-@dataclass
 class Outcome:
     """What running a graph gave: every step's result, and which of them ran."""
 
-    results: dict[Step, Result] = field(default_factory=dict)
-    ran: set[Step] = field(default_factory=set)
+    def __init__(self) -> None:
+        self.results: dict[Step, Result] = {}
+        self.ran: set[Step] = set()
 
 
-@dataclass(frozen=True, slots=True)
 class Engine:
     """Runs steps against one store. ``use_cache=False`` runs every step."""
 
-    store: Store
-    use_cache: bool = True
+    def __init__(self, store: Store, use_cache: bool = True) -> None:
+        self.store = store
+        self.use_cache = use_cache
 
     def run(self, targets: Sequence[Step], outcome: Outcome) -> Iterator[BuildEvent]:
         """Bring the targets' results into ``outcome``, yielding events.
@@ -89,7 +88,7 @@ class Engine:
         with suppress(ValueError, KeyError, TypeError, MbuildError):
             result = Result.from_json(text)
             if all(self.store.blobs.has(layer.digest, layer.size) for layer in result.layers):
-                return replace(result, existed=frozenset(layer.digest for layer in result.layers))
+                return result._replace(existed=frozenset(layer.digest for layer in result.layers))
         return None
 
     def execute(self, step: Step, context: StepContext, inputs: Sequence[Result]) -> Result:

@@ -6,43 +6,38 @@ per front end shows them. A failure is an exception, not an event.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mbuild.digest import Digest
 
 
-@dataclass(frozen=True, slots=True)
-class BuildStarted:
+class BuildStarted(NamedTuple):
     """A build begins; ``steps`` is how many there are, cached or not."""
 
     name: str
     steps: int
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(NamedTuple):
     """A line that Ollama would print, such as ``parsing GGUF``."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Warned:
+class Warned(NamedTuple):
     """Something that does not stop the build but that its author should know."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class StepStarted:
+class StepStarted(NamedTuple):
     """A step runs because the cache has no result for it; ``step`` is its number."""
 
     step: int
     label: str
 
 
-@dataclass(frozen=True, slots=True)
-class StepProgress:
+class StepProgress(NamedTuple):
     """How far a running step is, in bytes; ``total`` is 0 while it is not known."""
 
     step: int
@@ -51,8 +46,7 @@ class StepProgress:
     total: int
 
 
-@dataclass(frozen=True, slots=True)
-class StepFinished:
+class StepFinished(NamedTuple):
     """A step has its result, from the cache or after ``seconds`` of work."""
 
     step: int
@@ -62,8 +56,7 @@ class StepFinished:
     written: int
 
 
-@dataclass(frozen=True, slots=True)
-class LayerReady:
+class LayerReady(NamedTuple):
     """A layer of the new manifest, in its order there.
 
     ``existing``: the store had it before this build (Ollama's ``using existing
@@ -76,15 +69,13 @@ class LayerReady:
     existing: bool
 
 
-@dataclass(frozen=True, slots=True)
-class WritingManifest:
+class WritingManifest(NamedTuple):
     """All layers are durable; the name is about to be changed."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class BuildFinished:
+class BuildFinished(NamedTuple):
     """The model is there. ``id`` is the manifest's digest, ``written`` bytes of new blobs."""
 
     name: str

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from mbuild.digest import Digest
 from mbuild.store import Layer
@@ -17,8 +16,7 @@ if TYPE_CHECKING:
     from mbuild.store import Store
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """What a step made: layers in the store, and facts that later steps need.
 
     ``facts`` is JSON: it is kept in the cache, so that nothing has to be read
@@ -27,8 +25,8 @@ class Result:
     """
 
     layers: tuple[Layer, ...] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    existed: frozenset[Digest] = field(default=frozenset(), compare=False)
+    facts: Mapping[str, Any] = {}
+    existed: frozenset[Digest] = frozenset()
 
     def to_json(self) -> str:
         """The result as the cache keeps it."""
@@ -42,8 +40,7 @@ class Result:
         return cls(tuple(Layer.from_json(v) for v in value["layers"]), value["facts"])
 
 
-@dataclass(frozen=True, slots=True)
-class StepContext:
+class StepContext(NamedTuple):
     """What a running step may use: the store, and three ways to talk."""
 
     store: Store

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -70,6 +69,8 @@ def find(store: Store, name: ModelName) -> StoredManifest:
     try:
         return store.manifests.read(name)
     except NameNotFoundError as error:
+        import difflib
+
         names = [str(stored) for stored in store.manifests.names()]
         near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
         hint = "did you mean " + ", ".join(near) + "?" if near else ""

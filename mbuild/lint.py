@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from mbuild.errors import DamagedError, ModelfileError
+from mbuild.errors import ModelfileError
 from mbuild.modelfile.instructions import (
     Adapter,
     From,
@@ -23,27 +19,11 @@ from mbuild.modelfile.instructions import (
     Template,
 )
 
-if TYPE_CHECKING:
-    from mbuild.store.database import Database
 
-LINT_VERSION = 1
-"""Counts up when a Modelfile can get other problems than before."""
+def check(data: bytes, filename: str) -> tuple[Modelfile, list[Problem]]:
+    """Parse and check a Modelfile; returns it with its warnings.
 
-_MEMO = "modelfile"
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """A Modelfile without errors, and its warnings."""
-
-    modelfile: Modelfile
-    warnings: tuple[Problem, ...]
-
-
-def check(data: bytes, filename: str) -> Checked:
-    """Parse and check a Modelfile; raises :class:`ModelfileError` with all its problems.
-
-    The error's problems include the warnings.
+    Raises :class:`ModelfileError` with all problems if any of them is an error.
     """
     from mbuild.modelfile.parser import decode, parse
 
@@ -53,7 +33,7 @@ def check(data: bytes, filename: str) -> Checked:
     problems.sort(key=lambda p: p.span.start if p.span else 0)
     if any(problem.severity is Severity.ERROR for problem in problems):
         raise ModelfileError(problems)
-    return Checked(modelfile, tuple(problems))
+    return modelfile, problems
 
 
 def check_instructions(modelfile: Modelfile) -> list[Problem]:
@@ -64,39 +44,6 @@ def check_instructions(modelfile: Modelfile) -> list[Problem]:
     for rule in RULES:
         problems += rule(modelfile)
     return problems
-
-
-def check_once(data: bytes, filename: str, database: Database) -> Checked:
-    """As :func:`check`, remembering what a text without errors came to.
-
-    A build with nothing to do so needs neither the grammar nor the parser.
-    """
-    from mbuild.modelfile.parser import PARSER_VERSION
-
-    key = hashlib.sha256(f"{LINT_VERSION}.{PARSER_VERSION}\0{filename}\0".encode() + data)
-    remembered = database.get(_MEMO, key.hexdigest())
-    if remembered is not None:
-        try:
-            return _from_json(remembered)
-        except (DamagedError, ValueError, KeyError, TypeError):
-            pass
-    checked = check(data, filename)
-    database.put(_MEMO, key.hexdigest(), _to_json(checked))
-    return checked
-
-
-def _to_json(checked: Checked) -> str:
-    warnings = [[w.message, w.code, w.suggestion, w.filename] for w in checked.warnings]
-    return json.dumps({"modelfile": checked.modelfile.to_json(), "warnings": warnings})
-
-
-def _from_json(text: str) -> Checked:
-    value = json.loads(text)
-    warnings = tuple(
-        Problem(message, None, Severity.WARNING, code, suggestion, filename)
-        for message, code, suggestion, filename in value["warnings"]
-    )
-    return Checked(Modelfile.from_json(value["modelfile"]), warnings)
 
 
 def _template_errors(modelfile: Modelfile) -> Iterator[Problem]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mbuild.errors import MbuildError
 
@@ -13,17 +12,20 @@ DEFAULT_TAG = "latest"
 
 # Ollama's types/model/name.go: the first character of every part is a letter,
 # a digit or "_", so no part can be "." or ".." or look like an option.
-_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}")
-_NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
-_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
+_FIRST = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_")
+_LIMITS = (
+    ("host", 350, _FIRST | frozenset("-.:")),
+    ("namespace", 80, _FIRST | frozenset("-")),
+    ("model", 80, _FIRST | frozenset("-.")),
+    ("tag", 80, _FIRST | frozenset("-.")),
+)
 
 
 class InvalidNameError(MbuildError):
     """A text that is not a model name."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class ModelName:
+class ModelName(NamedTuple):
     """A full model name; every part is valid, so it can be used as a path.
 
     The four parts are the four levels of folders below ``manifests/``.
@@ -45,15 +47,11 @@ class ModelName:
         if len(parts) > 3:
             raise _invalid(text, "it has more than host/namespace/model")
         host, namespace, model = [DEFAULT_HOST, DEFAULT_NAMESPACE, ""][: 3 - len(parts)] + parts
-        for what, value, pattern in (
-            ("host", host, _HOST),
-            ("namespace", namespace, _NAMESPACE),
-            ("model", model, _PART),
-            ("tag", tag, _PART),
-        ):
-            if not pattern.fullmatch(value):
+        name = cls(host, namespace, model, tag)
+        for value, (what, limit, allowed) in zip(name, _LIMITS, strict=True):
+            if value[:1] not in _FIRST or len(value) > limit or not allowed.issuperset(value):
                 raise _invalid(text, f"its {what} {value!r} is not allowed")
-        return cls(host, namespace, model, tag)
+        return name
 
     @property
     def parts(self) -> tuple[str, str, str, str]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild import gojson
 from mbuild.errors import UnsupportedError
@@ -31,11 +30,10 @@ from mbuild.store.manifest import LICENSE, MESSAGES, PARAMS, SYSTEM, TEMPLATE
 if TYPE_CHECKING:
     from mbuild.digest import Digest
     from mbuild.graph import Step
-    from mbuild.modelfile.settings import Settings
+    from mbuild.modelfile.recipe import Recipe
 
 
-@dataclass(frozen=True, slots=True)
-class Sources:
+class Sources(NamedTuple):
     """What the instructions that name files and models mean.
 
     ``models`` is one model of the store, or all the files that FROM lines name
@@ -47,22 +45,20 @@ class Sources:
     drafts: tuple[GGUFSource, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """What the command line adds to the Modelfile."""
 
     link: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """The graph to run, by its last step; ``base`` is the model of the store that FROM names."""
 
     manifest: AssembleManifest
     base: StoredModel | None
 
 
-def plan(settings: Settings, sources: Sources, options: Options) -> Plan:
+def plan(recipe: Recipe, sources: Sources, options: Options) -> Plan:
     """The steps that build a model, in Ollama's order of layers.
 
     Raises :class:`UnsupportedError` for sources that cannot be built from.
@@ -77,8 +73,8 @@ def plan(settings: Settings, sources: Sources, options: Options) -> Plan:
     weights = entries.steps()
     for draft in sources.drafts:
         entries.append(_weights(draft, Role.DRAFT, options))
-    _add_texts(entries, settings)
-    config = MakeConfig(base.manifest.config if base else None, weights, settings.config)
+    _add_texts(entries, recipe)
+    config = MakeConfig(base.manifest.config if base else None, weights, recipe.config)
     return Plan(AssembleManifest(config, entries.all()), base)
 
 
@@ -113,22 +109,22 @@ class _Entries:
         return tuple(entry for _, entry in self._entries)
 
 
-def _add_texts(entries: _Entries, settings: Settings) -> None:
+def _add_texts(entries: _Entries, recipe: Recipe) -> None:
     """Template, system, licenses, parameters, messages: replaced, added or merged."""
-    if settings.template:
-        entries.replace(PutLayer(TEMPLATE, settings.template), TEMPLATE)
-    if settings.system:
-        entries.replace(PutLayer(SYSTEM, settings.system), SYSTEM)
+    if recipe.template:
+        entries.replace(PutLayer(TEMPLATE, recipe.template), TEMPLATE)
+    if recipe.system:
+        entries.replace(PutLayer(SYSTEM, recipe.system), SYSTEM)
     carried = {layer.digest for layer in entries.inherited(LICENSE)}
-    for text in settings.licenses:
+    for text in recipe.licenses:
         if _digest(text) not in carried:  # Ollama adds it again at every build
             entries.append(PutLayer(LICENSE, text), LICENSE)
     inherited = entries.inherited(PARAMS)
-    if settings.parameters or inherited:
+    if recipe.parameters or inherited:
         base = inherited[-1] if inherited else None
-        entries.replace(MergeParameters(settings.parameters, base), PARAMS)
-    if settings.messages:
-        messages = [{"role": m.role, "content": m.content} for m in settings.messages]
+        entries.replace(MergeParameters(recipe.parameters, base), PARAMS)
+    if recipe.messages:
+        messages = [{"role": role, "content": content} for role, content in recipe.messages]
         entries.replace(PutLayer(MESSAGES, gojson.dumps(messages).decode()), MESSAGES)
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from mbuild.digest import Digest
 from mbuild.names import ModelName
 from mbuild.store import Manifest
 
 
-@dataclass(frozen=True, slots=True)
-class FileStamp:
+class FileStamp(NamedTuple):
     """What identifies a file's content as long as nobody touches it."""
 
     device: int
@@ -21,8 +20,7 @@ class FileStamp:
     mtime_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class SourceFile:
+class SourceFile(NamedTuple):
     """A regular file that the user named.
 
     ``name`` is for messages and for the manifest, ``path`` is what to open.
@@ -35,8 +33,7 @@ class SourceFile:
     digest: Digest | None
 
 
-@dataclass(frozen=True, slots=True)
-class StoredModel:
+class StoredModel(NamedTuple):
     """FROM a model of the store."""
 
     name: ModelName
@@ -44,23 +41,20 @@ class StoredModel:
     manifest: Manifest
 
 
-@dataclass(frozen=True, slots=True)
-class GGUFSource:
+class GGUFSource(NamedTuple):
     """FROM, ADAPTER or DRAFT GGUF: one file, or all shards of a split one, in order."""
 
     files: tuple[SourceFile, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class GGUFDirectory:
+class GGUFDirectory(NamedTuple):
     """FROM a directory with GGUF files: the model and its projectors."""
 
     model: GGUFSource
     projectors: tuple[GGUFSource, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class CheckpointSource:
+class CheckpointSource(NamedTuple):
     """FROM or ADAPTER a directory with safetensors: plain relative names to files."""
 
     name: str

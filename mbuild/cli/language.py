@@ -79,9 +79,9 @@ Examples:
 def check_command(*, file: str, style: str) -> None:
     """Find mistakes in a Modelfile without building it; exit 1 if there are errors."""
     try:
-        problems: tuple[Problem, ...] = check(_read(file), file).warnings
+        problems = check(_read(file), file)[1]
     except ModelfileError as error:
-        problems = error.problems
+        problems = list(error.problems)
     errors = sum(problem.severity is Severity.ERROR for problem in problems)
     if style == "json":
         click.echo(json.dumps([_as_json(problem) for problem in problems], indent=2))

@@ -6,7 +6,6 @@ what a program reads (JSON lines, the id) goes to standard output.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -82,9 +81,8 @@ def show_plain(event: BuildEvent) -> None:
 def show_json(event: BuildEvent) -> None:
     """One JSON object a line: ``event`` is the event's name, the rest its fields."""
     value: dict[str, Any] = {"event": type(event).__name__}
-    for item in dataclasses.fields(event):
-        field = getattr(event, item.name)
-        value[item.name] = str(field) if isinstance(field, Digest) else field
+    for name, field in event._asdict().items():
+        value[name] = str(field) if isinstance(field, Digest) else field
     click.echo(json.dumps(value))
 
 

@@ -39,7 +39,7 @@ _PLATFORM = {"architecture": "amd64", "os": "linux"}
 """What Ollama up to 0.33 writes whatever the machine, and expects in a model's id."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class MakeConfig:
     """The config of a model: its base's, or what its GGUF files say, and what was asked for.
 

@@ -45,7 +45,7 @@ _MEDIA_TYPES = {
 _HINTS = {"adapter": "use ADAPTER for it", "model": "use FROM for it", "projector": ""}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class ImportGGUF:
     """One GGUF file becomes a layer with the same bytes.
 
@@ -92,10 +92,10 @@ class ImportGGUF:
     def learned(self, result: Result) -> Step:
         """The step with the digest that reading the file gave."""
         digest = Digest.parse(result.facts["sources"][0])
-        return replace(self, file=replace(self.file, digest=digest))
+        return replace(self, file=self.file._replace(digest=digest))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class MergeGGUF:
     """The shards of a split GGUF become one layer with all their tensors."""
 
@@ -153,7 +153,7 @@ class MergeGGUF:
         """The step with the digests that reading the shards gave."""
         digests = [Digest.parse(text) for text in result.facts["sources"]]
         pairs = zip(self.files, digests, strict=True)
-        return replace(self, files=tuple(replace(file, digest=d) for file, d in pairs))
+        return replace(self, files=tuple(file._replace(digest=d) for file, d in pairs))
 
 
 class _Hashing:

@@ -23,7 +23,7 @@ def put_layer(context: StepContext, media_type: str, data: bytes) -> Result:
     return Result((layer,), existed=frozenset((blob.digest,)) if blob.existed else frozenset())
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class PutLayer:
     """A text becomes a layer, byte for byte.
 
@@ -60,7 +60,7 @@ class PutLayer:
         return self
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class MergeParameters:
     """PARAMETER values laid over those of the base model, key by key.
 

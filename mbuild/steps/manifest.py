@@ -10,7 +10,7 @@ from mbuild.graph import Result, Step, StepContext
 from mbuild.store import Layer, Manifest
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class AssembleManifest:
     """The manifest of a model, in memory: ``facts["manifest"]`` is its text.
 

@@ -6,8 +6,7 @@ import hashlib
 import os
 import stat
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.digest import Digest, DigestError
 from mbuild.errors import DamagedError, FormatError
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Blob:
+class Blob(NamedTuple):
     """A stored blob; ``existed`` tells whether the store had it before."""
 
     digest: Digest

@@ -8,8 +8,7 @@ import stat
 import sys
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.digest import Digest
 from mbuild.errors import FormatError, SourceError
@@ -25,8 +24,7 @@ _FICLONE = 0x40049409  # linux/fs.h
 _SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
 
 
-@dataclass(frozen=True, slots=True)
-class OpenFile:
+class OpenFile(NamedTuple):
     """A user's regular file, open for reading, and what it was when it was opened."""
 
     name: str

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mbuild.digest import Digest, DigestError
 from mbuild.errors import DamagedError
@@ -27,8 +26,7 @@ PARAMS = _PREFIX + "params"
 MESSAGES = _PREFIX + "messages"
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(NamedTuple):
     """One content-addressed blob of a model.
 
     ``origin`` is Ollama's ``from`` field: the model that a layer was inherited
@@ -69,8 +67,7 @@ class Layer:
         return cls(media_type, Digest.parse(value.get("digest")), size, origin)
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(NamedTuple):
     """A model: its config blob and its layers, in order."""
 
     config: Layer

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.digest import Digest
 from mbuild.errors import DamagedError, NameNotFoundError, StoreError
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@dataclass(frozen=True, slots=True)
-class StoredManifest:
+class StoredManifest(NamedTuple):
     """A manifest as it lies on disk; ``id`` is the SHA-256 of the file's bytes.
 
     ``modified_ns`` is the file's modification time, nanoseconds since 1970.

@@ -1,0 +1,40 @@
+"""Fixtures that the test modules share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stores import copy_tiny_store
+from mbuild.store import Store
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def tiny_store(tmp_path: Path) -> Store:
+    """A store that holds the base model ``tiny``, as Ollama wrote it."""
+    return Store(copy_tiny_store(tmp_path / "store"))
+
+
+@pytest.fixture
+def mbuild(tmp_path: Path) -> Run:
+    """Run the command line in a process of its own, in ``tmp_path``, on a store of its own."""
+    environment = {**os.environ, "OLLAMA_MODELS": str(tmp_path / "store"), "NO_COLOR": "1"}
+
+    def run(*arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+        options = {"cwd": tmp_path, "env": environment, **options}
+        return subprocess.run(
+            [sys.executable, "-m", "mbuild", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            **options,  # type: ignore[call-overload]
+        )
+
+    return run
