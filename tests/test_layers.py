@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "mbuild"
 
 ROWS: tuple[tuple[str, ...], ...] = (
     ("errors", "grammars"),
-    ("digest", "names"),
+    ("digest", "names", "gojson"),
     ("events", "sources", "modelfile", "gguf", "store"),
     ("quant", "convert", "templates", "graph", "context", "registry"),
     ("steps", "engine", "lint"),
