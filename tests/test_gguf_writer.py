@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import array
+import hashlib
 import math
 import random
 import struct
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -363,6 +365,25 @@ def test_models_that_no_reader_takes_are_not_written(model: Model, says: str) ->
     """What the reader refuses is refused before the first byte."""
     with pytest.raises(FormatError, match=says):
         write(model, lambda data: pytest.fail("wrote"))
+
+
+def test_large_tensors_are_copied_piece_by_piece(tmp_path: Path) -> None:
+    """Copying a file's tensor takes a few pieces of memory, not the tensor's size."""
+    path = tmp_path / "large.gguf"
+    size = 96 << 20
+    head = layout(Model((ARCH,), (Tensor("t", (size,), GGMLType.I8, bytes),))).header
+    with path.open("wb") as out:
+        out.write(head)
+        out.truncate(len(head) + size)
+        out.seek(len(head) + size - 1)
+        out.write(b"x")
+    seen = hashlib.sha256()
+    tracemalloc.start()
+    write(open_gguf(path).model(), seen.update, workers=4)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * SLICE + AHEAD + (8 << 20)
+    assert seen.digest() == hashlib.sha256(path.read_bytes()).digest()
 
 
 def test_raw_metadata_is_copied_without_decoding(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import os
 import stat
 import threading
 import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from mbuild.errors import FormatError, SourceError
@@ -110,6 +112,28 @@ class FileBytes:
     def error(self, message: str, offset: int, *, hint: str = "") -> FormatError:
         """An error about this file that names the byte it is about."""
         return FormatError(f"{self.name}: at byte {offset}: {message}", hint=hint or _DAMAGED)
+
+
+@dataclass(frozen=True, slots=True)
+class FileRange:
+    """Bytes of a file as a :class:`~mbuild.gguf.model.Tensor`'s ``load``: calling it reads them.
+
+    The writer knows it and reads a large range piece by piece, so that copying
+    a tensor takes no more memory than a piece.
+    """
+
+    file: FileBytes
+    start: int
+    count: int
+
+    def __call__(self) -> bytes:
+        """All the bytes; raises :class:`FormatError` if the file changed."""
+        return self.file.read(self.start, self.count)
+
+    def pieces(self, size: int) -> Iterator[FileRange]:
+        """The range cut into ranges of at most ``size`` bytes, in order."""
+        for at in range(0, self.count, size):
+            yield FileRange(self.file, self.start + at, min(size, self.count - at))
 
 
 def not_regular(name: str, mode: int) -> FormatError:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from struct import Struct
 from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from mbuild.errors import FormatError, UnsupportedError
 from mbuild.gguf.checks import check_alignment, check_metadata, check_tensor_name, place_tensors
 from mbuild.gguf.cursor import DAMAGED, MAX_STRING, Cursor
 from mbuild.gguf.encoding import SCALAR_SIZES
-from mbuild.gguf.files import FileBytes
+from mbuild.gguf.files import FileBytes, FileRange
 from mbuild.gguf.foreign import HEAD, refuse_foreign
 from mbuild.gguf.model import Model, RawKV, Tensor
 from mbuild.gguf.types import GGMLType, ValueType, tensor_nbytes
@@ -89,7 +88,7 @@ class GGUFFile:
         A tensor's ``load`` raises :class:`FormatError` if the file changed.
         """
         tensors = tuple(
-            Tensor(t.name, t.dims, t.type, partial(self.file.read, t.offset, t.nbytes))
+            Tensor(t.name, t.dims, t.type, FileRange(self.file, t.offset, t.nbytes))
             for t in self.tensors
         )
         return Model(tuple(self.kvs.values()), tensors)

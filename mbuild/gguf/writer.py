@@ -11,11 +11,12 @@ import struct
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.errors import FormatError
 from mbuild.gguf.checks import valid_alignment
 from mbuild.gguf.encoding import U32, U64, encode_string
+from mbuild.gguf.files import FileRange
 from mbuild.gguf.foreign import MAGIC
 from mbuild.gguf.model import Model, Tensor
 from mbuild.gguf.types import ALIGNMENT, ValueType
@@ -121,9 +122,10 @@ def write(
     ``workers`` threads load tensors ahead of the calling thread, which alone
     calls ``sink`` and ``progress`` (with the bytes written so far). Loaded and
     not yet written are at most two of the largest tensors and 16 MiB at any
-    time. Whatever is raised, by a load, by the sink or by Ctrl-C, ends the
-    writing at once and is raised here; a load that is running then is left to
-    end by itself, its result dropped. Returns the layout.
+    time; a tensor that is copied from a file counts as pieces of 8 MiB.
+    Whatever is raised, by a load, by the sink or by Ctrl-C, ends the writing at
+    once and is raised here; a load that is running then is left to end by
+    itself, its result dropped. Returns the layout.
     """
     plan = layout(model)
     written = 0
@@ -138,25 +140,57 @@ def write(
                 progress(written)
 
     emit(memoryview(plan.header))
-    loader = _Loader(model.tensors, plan.sizes, max(1, workers))
+    loader = _Loader(_jobs(model, plan), max(1, workers))
     try:
         loader.start()
-        for index, size in enumerate(plan.sizes):
+        for index, job in enumerate(loader.jobs):
             emit(loader.take(index))
-            loader.release(size)
-            emit(memoryview(bytes(_padded(size, plan.alignment) - size)))
+            loader.release(job.size)
+            emit(memoryview(bytes(job.padding)))
     finally:
         loader.stop()
     return plan
 
 
-class _Loader:
-    """Threads that load tensors in order, ahead of one consumer, within a budget of bytes."""
+class _Job(NamedTuple):
+    """A load: all of a tensor or a piece of one, and how many zeros follow it."""
 
-    def __init__(self, tensors: Sequence[Tensor], sizes: Sequence[int], workers: int) -> None:
-        self._tensors = tensors
-        self._sizes = sizes
-        self._budget = 2 * max(sizes, default=0) + AHEAD
+    name: str
+    load: Callable[[], Buffer]
+    size: int
+    padding: int
+
+    def run(self) -> memoryview:
+        """The bytes, flat, after a check of their number."""
+        view = memoryview(self.load())
+        if view.nbytes != self.size:
+            raise FormatError(f"tensor {self.name!r}: {view.nbytes} bytes loaded, not {self.size}")
+        try:
+            return view.cast("B") if self.size else memoryview(b"")
+        except (TypeError, ValueError):  # not contiguous, or of a type that Python does not know
+            return memoryview(view.tobytes())
+
+
+def _jobs(model: Model, plan: Layout) -> list[_Job]:
+    jobs: list[_Job] = []
+    for tensor, size in zip(model.tensors, plan.sizes, strict=True):
+        padding = _padded(size, plan.alignment) - size
+        # A range of another length than the tensor's goes whole, to be refused.
+        if isinstance(tensor.load, FileRange) and tensor.load.count == size > 0:
+            pieces = list(tensor.load.pieces(SLICE))
+            jobs += [_Job(tensor.name, piece, piece.count, 0) for piece in pieces[:-1]]
+            jobs.append(_Job(tensor.name, pieces[-1], pieces[-1].count, padding))
+        else:
+            jobs.append(_Job(tensor.name, tensor.load, size, padding))
+    return jobs
+
+
+class _Loader:
+    """Threads that run loads in order, ahead of one consumer, within a budget of bytes."""
+
+    def __init__(self, jobs: Sequence[_Job], workers: int) -> None:
+        self.jobs = jobs
+        self._budget = 2 * max((job.size for job in jobs), default=0) + AHEAD
         self._changed = threading.Condition()
         self._next = 0
         self._held = 0
@@ -167,7 +201,7 @@ class _Loader:
         # not keep the process from ending.
         self._threads = [
             threading.Thread(target=self._work, name=f"gguf-load-{n}", daemon=True)
-            for n in range(min(workers, len(tensors)))
+            for n in range(min(workers, len(jobs)))
         ]
 
     def start(self) -> None:
@@ -176,7 +210,7 @@ class _Loader:
             thread.start()
 
     def take(self, index: int) -> memoryview:
-        """The bytes of a tensor, when they are loaded; raises what any load raised."""
+        """The bytes of a job, when they are loaded; raises what any load raised."""
         with self._changed:
             while index not in self._ready and self._failure is None:
                 self._changed.wait()
@@ -185,7 +219,7 @@ class _Loader:
             return self._ready.pop(index)
 
     def release(self, size: int) -> None:
-        """Give back the budget of a tensor that is written."""
+        """Give back the budget of bytes that are written."""
         with self._changed:
             self._held -= size
             self._changed.notify_all()
@@ -203,7 +237,7 @@ class _Loader:
     def _work(self) -> None:
         while (index := self._claim()) is not None:
             try:
-                data = _loaded(self._tensors[index], self._sizes[index])
+                data = self.jobs[index].run()
             except BaseException as error:
                 with self._changed:
                     self._failure = self._failure or error
@@ -217,10 +251,10 @@ class _Loader:
             del data
 
     def _claim(self) -> int | None:
-        """The next tensor to load, once the budget has room; ``None`` when there is no more."""
+        """The next job to run, once the budget has room; ``None`` when there is no more."""
         with self._changed:
-            while not self._stopped and self._next < len(self._sizes):
-                size = self._sizes[self._next]
+            while not self._stopped and self._next < len(self.jobs):
+                size = self.jobs[self._next].size
                 if self._held == 0 or self._held + size <= self._budget:
                     index = self._next
                     self._next += 1
@@ -228,14 +262,3 @@ class _Loader:
                     return index
                 self._changed.wait()
             return None
-
-
-def _loaded(tensor: Tensor, size: int) -> memoryview:
-    """A tensor's bytes, flat, after a check of their number."""
-    view = memoryview(tensor.load())
-    if view.nbytes != size:
-        raise FormatError(f"tensor {tensor.name!r}: {view.nbytes} bytes loaded, not {size}")
-    try:
-        return view.cast("B") if size else memoryview(b"")
-    except (TypeError, ValueError):  # not contiguous, or of a type that Python does not know
-        return memoryview(view.tobytes())
