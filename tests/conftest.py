@@ -28,12 +28,11 @@ def mbuild(tmp_path: Path) -> Run:
     environment = {**os.environ, "OLLAMA_MODELS": str(tmp_path / "store"), "NO_COLOR": "1"}
 
     def run(*arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
-        options = {"cwd": tmp_path, "env": environment, **options}
+        options = {"cwd": tmp_path, "env": environment, "timeout": 60, **options}
         return subprocess.run(
             [sys.executable, "-m", "mbuild", *map(str, arguments)],
             capture_output=True,
             text=True,
-            timeout=60,
             **options,  # type: ignore[call-overload]
         )
 
