@@ -1,0 +1,1 @@
+"""Go's text/template language with Ollama's functions: parsed, rendered, recognized."""

@@ -1,0 +1,27 @@
+"""What is wrong with a template, in Go's words and with the line."""
+
+from __future__ import annotations
+
+from mbuild.errors import MbuildError
+
+MAX_REASON = 400
+"""Go quotes a faulty number whole, however long it is."""
+
+
+class TemplateError(MbuildError):
+    """A template that Go's parser, or Ollama right after it, refuses.
+
+    ``line`` counts from 1 within the template; ``reason`` is what Go says, which
+    Ollama shows as ``template: :LINE: REASON``.
+    """
+
+    def __init__(self, line: int, reason: str, *, hint: str = "") -> None:
+        if len(reason) > MAX_REASON:
+            reason = reason[:MAX_REASON] + "..."
+        super().__init__(f"line {line}: {reason}", hint=hint)
+        self.line = line
+        self.reason = reason
+
+
+class RenderError(MbuildError):
+    """A template that parses but cannot be executed on the values at hand."""
