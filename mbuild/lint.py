@@ -51,7 +51,8 @@ def _template_errors(modelfile: Modelfile) -> Iterator[Problem]:
     last = modelfile.last(Template)
     if last is None or not last.value:
         return
-    from mbuild.templates.gotemplate import TemplateError, parse
+    from mbuild.templates.errors import TemplateError
+    from mbuild.templates.gotemplate import parse
 
     try:
         parse(last.value)
@@ -63,7 +64,9 @@ def _template_without_system(modelfile: Modelfile) -> Iterator[Problem]:
     template, system = modelfile.last(Template), modelfile.last(System)
     if template is None or system is None or not template.value or not system.value:
         return
-    from mbuild.templates.gotemplate import TemplateError, parse, references
+    from mbuild.templates.errors import TemplateError
+    from mbuild.templates.fields import references
+    from mbuild.templates.gotemplate import parse
 
     try:
         used = references(parse(template.value))
