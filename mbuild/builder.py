@@ -45,14 +45,17 @@ _RECIPE = "recipe"
 
 
 class Request(NamedTuple):
-    """One build: a Modelfile, where its paths lead, and what to name the result."""
+    """One build: what is asked for, where its paths lead, and what to name the result.
 
-    data: bytes
-    filename: str
+    ``warnings`` are shown before the build starts.
+    """
+
+    recipe: Recipe
     context: Context
     names: tuple[ModelName, ...]
     options: Options = Options()
     use_cache: bool = True
+    warnings: tuple[str, ...] = ()
 
 
 class PlannedStep(NamedTuple):
@@ -73,10 +76,9 @@ def build(request: Request, store: Store) -> Iterator[BuildEvent]:
     waits: list[BuildEvent] = []
     with _using(store, lambda: waits.append(Status("waiting for another mbuild"))):
         yield from waits
-        recipe, warnings = read_recipe(request.data, request.filename, store)
-        for warning in warnings:
+        for warning in request.warnings:
             yield Warned(warning)
-        planned = _plan(recipe, request)
+        planned = _plan(request)
         yield BuildStarted(str(request.names[0]), len(in_order([planned.manifest])))
         outcome = Outcome()
         yield from Engine(store, request.use_cache).run([planned.manifest], outcome)
@@ -90,8 +92,7 @@ def build(request: Request, store: Store) -> Iterator[BuildEvent]:
 
 def dry_run(request: Request, store: Store) -> list[PlannedStep]:
     """What :func:`build` would do, without writing anything."""
-    recipe, _ = read_recipe(request.data, request.filename, store)
-    planned = _plan(recipe, request)
+    planned = _plan(request)
     rows = Engine(store, request.use_cache).survey([planned.manifest])
     return [
         PlannedStep(step.kind, step.label, cached, 0 if cached else _size(step))
@@ -108,7 +109,7 @@ def _using(store: Store, on_wait: Callable[[], None]) -> Iterator[None]:
         store.end()
 
 
-def read_recipe(data: bytes, filename: str, store: Store) -> tuple[Recipe, list[str]]:
+def read_recipe(data: bytes, filename: str, store: Store) -> tuple[Recipe, tuple[str, ...]]:
     """Parse and check a Modelfile; returns what it asks for, and warnings.
 
     What a text without errors came to is remembered, so that a build with
@@ -118,18 +119,19 @@ def read_recipe(data: bytes, filename: str, store: Store) -> tuple[Recipe, list[
     remembered = store.database.get(_RECIPE, key)
     if remembered is not None:
         with suppress(ValueError, TypeError):
-            recipe, warnings = json.loads(remembered)
-            return Recipe.from_json(recipe), warnings
+            recipe, texts = json.loads(remembered)
+            return Recipe.from_json(recipe), tuple(texts)
     from mbuild.lint import check
 
     modelfile, problems = check(data, filename)
-    recipe, warnings = Recipe.of(modelfile), [problem.message for problem in problems]
-    store.database.put(_RECIPE, key, json.dumps([recipe.to_json(), warnings]))
-    return recipe, warnings
+    asked, warnings = Recipe.of(modelfile), tuple(problem.message for problem in problems)
+    store.database.put(_RECIPE, key, json.dumps([asked.to_json(), warnings]))
+    return asked, warnings
 
 
-def _plan(recipe: Recipe, request: Request) -> Plan:
-    return plan(recipe, resolve(recipe, request.context), request.options)
+def _plan(request: Request) -> Plan:
+    sources = resolve(request.recipe, request.context)
+    return plan(request.recipe, sources, request.options)
 
 
 def resolve(recipe: Recipe, context: Context) -> Sources:

@@ -9,7 +9,7 @@ import pytest
 from conformance import Case, cases
 from stores import copy_tiny_store
 
-from mbuild.builder import Request, build
+from mbuild.builder import Request, build, read_recipe
 from mbuild.context import LocalContext
 from mbuild.digest import Digest
 from mbuild.errors import MbuildError
@@ -32,7 +32,8 @@ def build_case(case: Case, store: Store) -> ModelName:
     """Build a case under a name of its own."""
     name = ModelName.parse(f"case:{case.id}")
     context = LocalContext(Path(store.root), store)
-    for _ in build(Request(case.modelfile, "Modelfile", context, (name,)), store):
+    recipe, _ = read_recipe(case.modelfile, "Modelfile", store)
+    for _ in build(Request(recipe, context, (name,)), store):
         pass
     return name
 

@@ -10,9 +10,9 @@ PACKAGE = Path(__file__).parent.parent / "mbuild"
 ROWS: tuple[tuple[str, ...], ...] = (
     ("errors", "grammars"),
     ("digest", "names", "gojson"),
-    ("events", "sources", "modelfile", "gguf", "store"),
-    ("quant", "convert", "templates", "graph", "context", "registry"),
-    ("steps", "engine", "lint"),
+    ("events", "modelfile", "gguf", "store"),
+    ("sources", "quant", "convert", "templates", "graph"),
+    ("steps", "engine", "lint", "context"),
     ("planner",),
     ("builder", "library"),
     ("cli", "server"),

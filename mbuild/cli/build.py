@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from mbuild.builder import PlannedStep, Request, build, dry_run
+from mbuild.builder import PlannedStep, Request, build, dry_run, read_recipe
 from mbuild.cli.common import NameType, human_size, open_store, store_option
 from mbuild.cli.progress import renderer
 from mbuild.context import LocalContext
@@ -83,13 +83,14 @@ def build_command(
     """
     modelfile = _read_modelfile(file, folder)
     opened = open_store(ctx, store)
+    recipe, warnings = read_recipe(modelfile.data, modelfile.name, opened)
     request = Request(
-        modelfile.data,
-        modelfile.name,
+        recipe,
         LocalContext(modelfile.folder, opened),
         names or (_default_name(folder),),
         Options(link=link),
         use_cache=not no_cache,
+        warnings=warnings,
     )
     style = "quiet" if quiet else progress
     if dry_run:

@@ -112,11 +112,9 @@ def run(args: Sequence[str]) -> int:
     """Run a command line; the exit status."""
     _stop_on_sigterm()
     try:
-        cli.main(args=list(args), prog_name="mbuild", standalone_mode=False)
+        status = cli.main(args=list(args), prog_name="mbuild", standalone_mode=False)
         sys.stdout.flush()
-        return 0
-    except click.exceptions.Exit as error:
-        return error.exit_code
+        return status if isinstance(status, int) else 0
     except click.ClickException as error:
         error.show()
         return 2

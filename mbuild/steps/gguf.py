@@ -122,7 +122,7 @@ class MergeGGUF:
         """Merge and hash the shards side by side, so that each is read from disk once."""
         from mbuild.gguf.reader import open_gguf
         from mbuild.gguf.shards import merge
-        from mbuild.gguf.writer import write
+        from mbuild.gguf.writer import layout, write
 
         context.status("parsing GGUF")
         name = self.files[0].name
@@ -131,7 +131,7 @@ class MergeGGUF:
             shards = [stack.enter_context(open_gguf(file.path, name=file.name)) for file in opened]
             model = merge(shards)
             hashing = _Hashing(opened)
-            total = sum(tensor.nbytes for tensor in model.tensors)
+            total = layout(model).size
             writer = stack.enter_context(context.store.blobs.writer())
             with hashing:
                 write(
@@ -188,7 +188,8 @@ class _Hashing:
         if self._error is not None:
             raise self._error
         for file, digest, started in self._found:
-            context.store.database.remember_file(os.fstat(file.fd), digest, started)
+            now = os.fstat(file.fd)
+            context.store.database.remember_file(file.info, now, digest, started)
         return tuple(digest for _, digest, _ in self._found)
 
     def __enter__(self) -> _Hashing:
@@ -229,10 +230,10 @@ def _bring_in(context: StepContext, opened: OpenFile, *, link: bool) -> Blob:
         digest = hash_file(opened.fd, opened.size, context.report)
         opened.check_unchanged()
         if store.blobs.has(digest, opened.size):
-            store.database.remember_file(os.fstat(opened.fd), digest, started)
+            store.database.remember_file(opened.info, os.fstat(opened.fd), digest, started)
             return Blob(digest, opened.size, existed=True)
     blob = store.blobs.ingest(opened, link=link, progress=context.report)
-    store.database.remember_file(os.fstat(opened.fd), blob.digest, started)
+    store.database.remember_file(opened.info, os.fstat(opened.fd), blob.digest, started)
     return blob
 
 
@@ -250,8 +251,14 @@ def _facts(path: Path, name: str) -> ModelFacts:
     """Read a GGUF file's header; raises :class:`FormatError` naming the user's file."""
     from mbuild.gguf.facts import describe
     from mbuild.gguf.reader import open_gguf
+    from mbuild.gguf.shards import is_shard
 
     with open_gguf(path, name=name) as file:
+        if is_shard(file):
+            raise SourceError(
+                f"{name} is one shard of a split GGUF, under another name",
+                hint="keep the names that gguf-split gave the shards, and name the first",
+            )
         return describe(file)
 
 

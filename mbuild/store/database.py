@@ -100,8 +100,20 @@ class Database:
                 return Digest.parse(digest)
         return None
 
-    def remember_file(self, info: os.stat_result, digest: Digest, hashed_ns: int) -> None:
-        """Record a file's digest; ``hashed_ns`` is the time before its first byte was read."""
+    def remember_file(
+        self, before: os.stat_result, now: os.stat_result, digest: Digest, hashed_ns: int
+    ) -> None:
+        """Record a file's digest.
+
+        ``before`` is its ``stat`` at ``hashed_ns``, just before its first byte
+        was read, ``now`` the one after whatever was done with it. A hard link
+        moves the change time but not the content, which the unmoved
+        modification time then vouches for.
+        """
+        info = now
+        same = (before.st_size, before.st_mtime_ns) == (now.st_size, now.st_mtime_ns)
+        if same and before.st_ctime_ns != now.st_ctime_ns and not _racy(before, hashed_ns):
+            hashed_ns = now.st_ctime_ns + _COARSE_TICK_NS + 1
         row = (
             _signed(info.st_dev),
             _signed(info.st_ino),
