@@ -1,0 +1,116 @@
+"""The families that can be converted: one row each, found by the class name in config.json."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mbuild.convert.architectures.bert import BERT, DISTILBERT, ROBERTA, XLM_ROBERTA
+from mbuild.convert.architectures.cohere import COHERE2, COMMAND_R
+from mbuild.convert.architectures.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
+from mbuild.convert.architectures.ernie import ERNIE, ERNIE_MOE
+from mbuild.convert.architectures.exaone import EXAONE, EXAONE4
+from mbuild.convert.architectures.gemma import EMBEDDING_GEMMA, GEMMA, GEMMA2, GEMMA3
+from mbuild.convert.architectures.glm import GLM4
+from mbuild.convert.architectures.gpt import FALCON, GPT2, GPT_BIGCODE, GPT_NEOX, STARCODER2
+from mbuild.convert.architectures.gpt_oss import GPT_OSS
+from mbuild.convert.architectures.internlm import INTERNLM2, INTERNLM3
+from mbuild.convert.architectures.lfm2 import LFM2
+from mbuild.convert.architectures.llama import (
+    APERTUS,
+    ARCEE,
+    GRANITE,
+    GRANITE_MOE,
+    LLAMA,
+    LLAMA_MODEL,
+    MISTRAL,
+    MIXTRAL,
+    SMOLLM3,
+)
+from mbuild.convert.architectures.minicpm import MINICPM
+from mbuild.convert.architectures.nemotron import NEMOTRON
+from mbuild.convert.architectures.olmo import OLMO, OLMO2, OLMO3, OLMOE
+from mbuild.convert.architectures.phi import PHI2, PHI3
+from mbuild.convert.architectures.qwen import (
+    QWEN2,
+    QWEN2_MODEL,
+    QWEN2_MOE,
+    QWEN3,
+    QWEN3_MOE,
+    SEED_OSS,
+)
+from mbuild.convert.architectures.row import Architecture
+from mbuild.convert.architectures.stablelm import STABLELM
+from mbuild.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ARCHITECTURES: tuple[Architecture, ...] = (
+    LLAMA,
+    LLAMA_MODEL,
+    MISTRAL,
+    MIXTRAL,
+    ARCEE,
+    SMOLLM3,
+    APERTUS,
+    GRANITE,
+    GRANITE_MOE,
+    QWEN2,
+    QWEN2_MODEL,
+    QWEN3,
+    QWEN2_MOE,
+    QWEN3_MOE,
+    SEED_OSS,
+    GEMMA,
+    GEMMA2,
+    GEMMA3,
+    EMBEDDING_GEMMA,
+    PHI2,
+    PHI3,
+    BERT,
+    DISTILBERT,
+    ROBERTA,
+    XLM_ROBERTA,
+    COMMAND_R,
+    COHERE2,
+    DEEPSEEK_V2,
+    DEEPSEEK_V3,
+    FALCON,
+    GPT2,
+    GPT_BIGCODE,
+    GPT_NEOX,
+    STARCODER2,
+    GPT_OSS,
+    OLMO,
+    OLMO2,
+    OLMO3,
+    OLMOE,
+    STABLELM,
+    GLM4,
+    LFM2,
+    NEMOTRON,
+    INTERNLM2,
+    INTERNLM3,
+    MINICPM,
+    EXAONE,
+    EXAONE4,
+    ERNIE,
+    ERNIE_MOE,
+)
+
+
+def by_name() -> Mapping[str, Architecture]:
+    """Every class name that config.json may have, with its row."""
+    return {name: row for row in ARCHITECTURES for name in row.names}
+
+
+def find(name: str) -> Architecture:
+    """The row of a class; raises :class:`UnsupportedError` with the nearest names."""
+    from difflib import get_close_matches
+
+    rows = by_name()
+    if name in rows:
+        return rows[name]
+    near = get_close_matches(name, rows, n=5, cutoff=0.6)
+    hint = "near names that are: " + ", ".join(near) if near else "see the list of families"
+    raise UnsupportedError(f"checkpoints of {name[:100]!r} are not supported", hint=hint)

@@ -1,0 +1,209 @@
+"""A Hugging Face checkpoint, checked as a whole before anything is converted.
+
+``config.json`` names the family and the sizes, ``model*.safetensors`` hold the
+tensors, ``model.safetensors.index.json`` (where there are several) promises
+which. Nothing here depends on where the files lie: a checkpoint is a map from
+plain relative names to paths, which over the HTTP API are blobs.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mbuild.convert.architectures import find
+from mbuild.convert.safetensors import read_header
+from mbuild.convert.vocab.source import Files, parse_object
+from mbuild.errors import FormatError, SourceError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from mbuild.convert.architectures.row import Architecture
+    from mbuild.convert.safetensors import StoredTensor
+
+INDEX = "model.safetensors.index.json"
+INDEX_LIMIT = 100 << 20
+_NESTED = ("text_config", "llm_config", "lm_config", "language_config")
+_PICKLED = re.compile(r"^(pytorch_model|consolidated|model).*\.(bin|pth|pt|ckpt)$")
+_PART = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors$")
+_TO_SAFETENSORS = (
+    'convert them, in an environment with torch: python -c "from transformers import '
+    "AutoModelForCausalLM as M; M.from_pretrained('.').save_pretrained('.')\""
+)
+_QUANTIZED = ("fp8", "mxfp4")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint that can be converted.
+
+    Attributes:
+        name: the folder's name.
+        files: relative names and the paths to open.
+        config: config.json, a nested text_config laid over the root.
+        hf_arch: the class name that decides the family.
+        architecture: the family's row.
+        tensors: all tensors, ordered by their file's name, then their own.
+    """
+
+    name: str
+    files: Mapping[str, Path]
+    config: Mapping[str, Any]
+    hf_arch: str
+    architecture: Architecture
+    tensors: tuple[StoredTensor, ...]
+
+
+def open_checkpoint(name: str, files: Mapping[str, Path]) -> Checkpoint:
+    """Read the config and the headers of all shards, and check that they belong together.
+
+    Raises:
+        UnsupportedError: for a family without a row, before any shard is
+            opened; for pickled weights and unknown quantizations.
+        FormatError: for files whose content is wrong or does not fit together.
+        SourceError: for files that are missing or cannot be read.
+    """
+    small = Files(files)
+    root = small.json_object("config.json")
+    if root is None:
+        raise SourceError(
+            f"{name} has no config.json",
+            hint="a checkpoint is a folder with config.json and model*.safetensors",
+        )
+    hf_arch = _class_name(root)
+    architecture = find(hf_arch)
+    config = _flat(root)
+    _check_quantization(config, architecture.gguf)
+    tensors = _tensors(name, files, small)
+    return Checkpoint(name, dict(files), config, hf_arch, architecture, tensors)
+
+
+def _class_name(root: Mapping[str, Any]) -> str:
+    """The first of ``architectures``, a nested text_config's before the root's."""
+    nested = _nested(root)
+    names = nested.get("architectures") or root.get("architectures")
+    if not isinstance(names, list) or not names or not isinstance(names[0], str):
+        raise FormatError(
+            "config.json does not say which class it is of: architectures is missing",
+            hint='add the class name, such as "architectures": ["LlamaForCausalLM"]',
+        )
+    return names[0]
+
+
+def _nested(root: Mapping[str, Any]) -> Mapping[str, Any]:
+    for key in _NESTED:
+        if key in root:
+            if not isinstance(root[key], dict):
+                raise FormatError(f"config.json: {key} is not an object")
+            return root[key]  # type: ignore[no-any-return]
+    return {}
+
+
+def _flat(root: Mapping[str, Any]) -> dict[str, Any]:
+    return {**root, **_nested(root)}
+
+
+def _check_quantization(config: Mapping[str, Any], arch: str) -> None:
+    settings = config.get("quantization_config")
+    if settings is None:
+        return
+    if not isinstance(settings, dict):
+        raise FormatError("config.json: quantization_config is not an object")
+    method = settings.get("quant_method")
+    if method is None or (method in _QUANTIZED and (method != "mxfp4" or arch == "gpt-oss")):
+        return
+    raise UnsupportedError(
+        f"checkpoints quantized with {str(method)[:60]!r} are not supported",
+        hint="build from the original weights; --quantize makes them small",
+    )
+
+
+def _tensors(name: str, files: Mapping[str, Path], small: Files) -> tuple[StoredTensor, ...]:
+    promised = _read_index(files, small)
+    shards = sorted(set(promised.values())) if promised else _shard_names(name, files)
+    found: dict[str, StoredTensor] = {}
+    for shard in shards:
+        for tensor in read_header(files[shard], shard):
+            if tensor.name in found:
+                raise FormatError(
+                    f"tensor {tensor.name!r} is in two files: "
+                    f"{found[tensor.name].shard.name} and {shard}"
+                )
+            found[tensor.name] = tensor
+    if promised:
+        _check_promises(promised, found)
+    if not found:
+        raise FormatError(f"{name}: the checkpoint has no tensors")
+    return tuple(found.values())
+
+
+def _read_index(files: Mapping[str, Path], small: Files) -> dict[str, str]:
+    """The index's map from tensors to shards, empty where there is no index."""
+    if INDEX not in files:
+        return {}
+    index = parse_object(small.read(INDEX, INDEX_LIMIT), INDEX)
+    promised = index.get("weight_map")
+    if not isinstance(promised, dict) or not promised:
+        raise FormatError(f"{INDEX} has no weight_map")
+    for shard in set(_texts(promised.values())):
+        if not shard.endswith(".safetensors") or "/" in shard or "\\" in shard or "\0" in shard:
+            raise FormatError(
+                f"{INDEX} names the file {shard[:100]!r}, which is not a plain name of a shard"
+            )
+        if shard not in files:
+            raise SourceError(
+                f"{shard}, which {INDEX} names, is not there",
+                hint="the download is incomplete",
+            )
+    return promised
+
+
+def _texts(values: Iterable[Any]) -> Iterable[str]:
+    for value in values:
+        if not isinstance(value, str):
+            raise FormatError(f"{INDEX}: weight_map has a value that is not a file's name")
+        yield value
+
+
+def _check_promises(promised: Mapping[str, str], found: Mapping[str, StoredTensor]) -> None:
+    missing = sorted(promised.keys() - found.keys())
+    if missing:
+        raise FormatError(
+            f"tensor {missing[0]!r} is not in {promised[missing[0]]}, where {INDEX} has it"
+            + (f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""),
+            hint="a shard is from another download",
+        )
+    extra = sorted(found.keys() - promised.keys())
+    if extra:
+        raise FormatError(
+            f"{found[extra[0]].shard.name} has the tensor {extra[0]!r}, which {INDEX} does not "
+            "name",
+            hint="a shard is from another download",
+        )
+
+
+def _shard_names(name: str, files: Mapping[str, Path]) -> list[str]:
+    """The shards of a checkpoint without an index."""
+    plain = [file for file in sorted(files) if "/" not in file]
+    shards = [f for f in plain if f.startswith("model") and f.endswith(".safetensors")]
+    if not shards:
+        pickled = [file for file in plain if _PICKLED.match(file)]
+        if pickled:
+            raise UnsupportedError(
+                f"{name}: {pickled[0]} holds pickled weights, which can run any code when read",
+                hint=_TO_SAFETENSORS,
+            )
+        hint = "an adapter belongs to ADAPTER" if "adapter_config.json" in files else ""
+        raise SourceError(f"{name} has no model*.safetensors", hint=hint)
+    for shard in shards:
+        match = _PART.match(shard)
+        if match is None:
+            continue
+        for number in range(1, int(match["count"]) + 1):
+            part = f"{match['stem']}-{number:05d}-of-{match['count']}.safetensors"
+            if part not in files:
+                raise SourceError(f"{part} is not there", hint="the download is incomplete")
+    return shards

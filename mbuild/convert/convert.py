@@ -1,0 +1,248 @@
+"""A checkpoint as a GGUF model, equal to what llama.cpp's converter writes.
+
+Everything is decided from the headers: names, shapes, types, order, metadata.
+Weights are read when a tensor is loaded, one tensor at a time, from any
+thread. (Two families keep a few numbers as tensors that become metadata or
+must be zero; those are read at once.)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mbuild.convert.dequantize import dequantized
+from mbuild.convert.dtypes import OutType, encode
+from mbuild.convert.hyper import LAYER_NAMES, Hyper, as_integer, unified_rope
+from mbuild.convert.keys import merged, write
+from mbuild.convert.lazy import Lazy, Packed, stored
+from mbuild.convert.metadata import QUANTIZATION_VERSION, Parameters, general
+from mbuild.convert.rules import Stacker
+from mbuild.convert.safetensors import DType
+from mbuild.convert.shapes import check_shape
+from mbuild.convert.vocab import vocabulary
+from mbuild.convert.vocab.source import Files
+from mbuild.errors import FormatError, UnsupportedError
+from mbuild.gguf.model import KV, Model, Tensor
+from mbuild.gguf.types import GGMLType, ValueType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mbuild.convert.architectures.row import Architecture
+    from mbuild.convert.checkpoint import Checkpoint
+    from mbuild.convert.rules import Named
+
+MAX_DIMS = 4
+
+_TOWERS = re.compile(
+    r"^(mlp|vit\.|vpm\.|siglip2\.|conformer\.|merger\.|resampler\.|sound_encoder\."
+    r"|sound_projection\.|speech_embeddings\.)"
+    r"|visual\.|vision\.|audio\.|talker\.|vision_|audio_|token2wav\.|code2wav\.|projector\."
+    r"|pre_mm_projector_norm|image_newline|view_seperator|patch_embed|patch_merger\."
+    r"|patch_merge_mlp\.|model\.connector\."
+)
+"""Tensors of vision and audio towers, which a text model leaves out."""
+
+_UNUSED = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
+
+_ALWAYS_F32 = re.compile(
+    r"^(position_embd|token_types|blk\.\d+\.(ffn_gate_inp(_shexp)?|ssm_conv1d(_[qkv])?"
+    r"|shortconv\.conv|altup_correct_coef|altup_predict_coef|indexer\.proj))\.weight$"
+)
+"""Small matrices that llama.cpp keeps in full precision."""
+
+_GGML: dict[OutType, GGMLType] = {
+    OutType.F32: GGMLType.F32,
+    OutType.F16: GGMLType.F16,
+    OutType.BF16: GGMLType.BF16,
+    OutType.Q8_0: GGMLType.Q8_0,
+}
+
+
+def hyper_parameters(checkpoint: Checkpoint, outtype: OutType) -> Hyper:
+    """The checkpoint's hyper-parameters, completed with its family's defaults.
+
+    Raises :class:`FormatError` for a number of layers that its tensors cannot have.
+    """
+    row = checkpoint.architecture
+    config = row.hf.complete(checkpoint.config)
+    layers = next((config[name] for name in LAYER_NAMES if name in config), None)
+    blocks = as_integer(layers, "num_hidden_layers", low=1)
+    if blocks > len(checkpoint.tensors):
+        raise FormatError(
+            f"config.json has {blocks} layers, but the checkpoint only "
+            f"{len(checkpoint.tensors)} tensors",
+            hint="a shard is missing or config.json is not this checkpoint's",
+        )
+    arch = row.variant(config) if row.variant else row.gguf
+    rope = unified_rope(config)
+    return Hyper(arch, checkpoint.hf_arch, config, rope, blocks, outtype, Files(checkpoint.files))
+
+
+def resolve_outtype(outtype: OutType, tensors: Mapping[str, Lazy]) -> OutType:
+    """``auto`` becomes the type of the first matrix that is BF16 or F16, F16 if none is."""
+    if outtype is not OutType.AUTO:
+        return outtype
+    for lazy in tensors.values():
+        if len(lazy.shape) >= 2 and lazy.dtype in (DType.BF16, DType.F16):
+            return OutType.BF16 if lazy.dtype is DType.BF16 else OutType.F16
+    return OutType.F16
+
+
+def source_tensors(checkpoint: Checkpoint) -> dict[str, Lazy]:
+    """The checkpoint's tensors under the names that its family's rules know."""
+    row, result = checkpoint.architecture, dict[str, Lazy]()
+    for tensor in checkpoint.tensors:
+        name = _renamed(row, tensor.name)
+        if name is None:
+            continue
+        if name in result:
+            raise FormatError(f"two tensors are {name!r}: {tensor.name!r} is the second")
+        result[name] = stored(tensor)
+    return result
+
+
+def _renamed(row: Architecture, name: str) -> str | None:
+    for old, new in row.prefixes:
+        if name.startswith(old):
+            name = new + name[len(old) :]
+    for old, new in row.replaced:
+        name = name.replace(old, new)
+    if _TOWERS.search(name):
+        return None
+    name = name.replace("language_model.", "")
+    if name.endswith("e_score_correction_bias"):
+        name = name.removesuffix("_bias") + ".bias"
+    return name
+
+
+def model_tensors(
+    hp: Hyper, row: Architecture, tensors: Mapping[str, Lazy]
+) -> Iterator[tuple[str, Lazy | Packed]]:
+    """GGUF's names and the values to be stored under them, in the file's order.
+
+    Raises :class:`UnsupportedError` for a tensor that the family has no place
+    for, :class:`FormatError` for one that does not fit.
+    """
+    name_of = _name_map(hp)
+    if row.extra is not None:
+        for name, item in row.extra(hp, tensors):
+            yield name_of(name), item
+    stacker = Stacker(row.stacks, hp) if row.stacks else None
+    for name, lazy in dequantized(hp.config, tensors).items():
+        if name.endswith(_UNUSED) or _skipped(row, hp, name):
+            continue
+        for label, item in _transformed(row, stacker, hp, name, lazy):
+            yield name_of(label), item
+    if stacker is not None:
+        stacker.finish()
+
+
+def _transformed(
+    row: Architecture, stacker: Stacker | None, hp: Hyper, name: str, lazy: Lazy
+) -> Iterator[Named]:
+    for rule in row.rules:
+        if rule.pattern.search(name):
+            yield from rule.action(hp, name, lazy)
+            return
+    stacks = stacker.take(name, lazy) if stacker is not None else None
+    yield from [(name, lazy)] if stacks is None else stacks
+
+
+def _skipped(row: Architecture, hp: Hyper, name: str) -> bool:
+    return any(
+        re.search(test, name) is not None if isinstance(test, str) else test(hp, name)
+        for test in row.skip
+    )
+
+
+def _name_map(hp: Hyper) -> Callable[[str], str]:
+    import gguf
+
+    known = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
+    if hp.arch not in known:
+        raise UnsupportedError(
+            f"the installed gguf package does not know the architecture {hp.arch!r}",
+            hint="install a newer one: pip install --upgrade gguf",
+        )
+    table = gguf.get_tensor_name_map(known[hp.arch], hp.blocks)
+
+    def name_of(name: str) -> str:
+        found = table.get_name(name, try_suffixes=(".weight", ".bias"))
+        if found is None:
+            raise UnsupportedError(
+                f"tensor {name!r} has no place in a {hp.arch} model of {hp.blocks} layers",
+                hint="config.json may be another checkpoint's",
+            )
+        return found
+
+    return name_of
+
+
+def tensor_type(name: str, shape: tuple[int, ...], outtype: OutType) -> GGMLType:
+    """What a tensor is stored as: vectors, norms, biases and a few small matrices as F32,
+    a matrix whose rows are no whole blocks as F16, all others as asked for."""
+    if len(shape) <= 1 or name.endswith("_norm.weight") or not name.endswith(".weight"):
+        return GGMLType.F32
+    if _ALWAYS_F32.match(name):
+        return GGMLType.F32
+    if outtype is OutType.Q8_0 and shape[-1] % 32:
+        return GGMLType.F16
+    return _GGML[outtype]
+
+
+def _tensor(hp: Hyper, name: str, item: Lazy | Packed) -> Tensor:
+    dims = tuple(reversed(item.shape))
+    if len(dims) > MAX_DIMS:
+        raise FormatError(f"tensor {name} has {len(dims)} dimensions, more than {MAX_DIMS}")
+    if isinstance(item, Packed):
+        return Tensor(name, dims, item.type, partial(_stored, item))
+    check_shape(hp, name, item)
+    type_ = tensor_type(name, item.shape, hp.outtype)
+    return Tensor(name, dims, type_, partial(_encoded, item, type_))
+
+
+def _stored(item: Packed) -> Any:
+    return item.load()
+
+
+def _encoded(item: Lazy, type_: GGMLType) -> Any:
+    return encode(item.load(), item.dtype, type_)
+
+
+def convert(
+    checkpoint: Checkpoint, outtype: OutType = OutType.AUTO, *, pre: str | None = None
+) -> Model:
+    """The GGUF model of a checkpoint: metadata complete, tensors loaded on demand.
+
+    Args:
+        checkpoint: as :func:`~mbuild.convert.checkpoint.open_checkpoint` gives it.
+        outtype: what matrices are stored as; ``auto`` keeps BF16 or F16.
+        pre: the pre-tokenizer's name instead of the one that is found.
+
+    Raises:
+        FormatError: for files that contradict each other.
+        UnsupportedError: for what has no place in a GGUF file.
+    """
+    row = checkpoint.architecture
+    sources = source_tensors(checkpoint)
+    hp = hyper_parameters(checkpoint, resolve_outtype(outtype, sources))
+    tensors: dict[str, Tensor] = {}
+    for name, item in model_tensors(hp, row, sources):
+        if name in tensors:
+            raise FormatError(f"two tensors of the checkpoint are {name}")
+        tensors[name] = _tensor(hp, name, item)
+    parameters = Parameters.count((t.name, t.dims) for t in tensors.values())
+    entries = [KV("general.architecture", ValueType.STRING, hp.arch)]
+    entries += row.early(hp, sources) if row.early is not None else ()
+    entries += general(checkpoint.name, checkpoint.files, hp.arch, parameters)
+    entries += write(row.keys, hp)
+    entries.append(QUANTIZATION_VERSION)
+    config = {**checkpoint.config, "vocab_size": hp.config.get("vocab_size")}
+    if config["vocab_size"] is None:
+        del config["vocab_size"]
+    entries += vocabulary(checkpoint.files, config, checkpoint.hf_arch, pre=pre)
+    return Model(merged(entries), tuple(tensors.values()))

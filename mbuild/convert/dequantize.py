@@ -1,0 +1,89 @@
+"""FP8 checkpoints (DeepSeek V3's way): weights times the scales of their blocks, as float32."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mbuild.convert.dtypes import to_f32
+from mbuild.convert.lazy import Lazy
+from mbuild.convert.safetensors import DType
+from mbuild.errors import FormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+_SCALES = (("_scale_inv", ""), (".qscale_weight", ".weight"))
+"""Endings of the scales' names, and of the weight's in their place."""
+
+_UNUSED = ("activation_scale", ".qscale_act")
+
+
+def dequantized(config: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> Mapping[str, Lazy]:
+    """The tensors with every FP8 weight multiplied by its scales, and without the scales.
+
+    Raises :class:`FormatError` for scales that do not fit their weight.
+    """
+    settings = config.get("quantization_config")
+    if not isinstance(settings, dict) or settings.get("quant_method") != "fp8":
+        return tensors
+    block = _block(settings.get("weight_block_size"))
+    result = dict(tensors)
+    for name, scale in tensors.items():
+        if name.endswith(_UNUSED):
+            del result[name]
+        for ending, other in _SCALES:
+            if name.endswith(ending):
+                weight = name.removesuffix(ending) + other
+                if weight not in tensors:
+                    raise FormatError(f"{scale.origin} has no weight {weight!r}")
+                result[weight] = _scaled(tensors[weight], scale, block)
+                del result[name]
+    return result
+
+
+def _block(value: Any) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    if (
+        not isinstance(value, list)
+        or not 1 <= len(value) <= 2
+        or not all(type(size) is int and 0 < size < 1 << 20 for size in value)
+    ):
+        raise FormatError(f"config.json: weight_block_size is {str(value)[:60]}")
+    return tuple(value)
+
+
+def _scaled(weight: Lazy, scale: Lazy, block: tuple[int, ...] | None) -> Lazy:
+    _check_fit(weight, scale, block)
+
+    def load() -> Array:
+        factors = to_f32(scale.load(), scale.dtype)
+        for number, size in enumerate(block or ()):
+            axis = factors.ndim - len(block or ()) + number
+            factors = factors.repeat(size, axis=axis)
+        factors = factors[tuple(slice(size) for size in weight.shape[: factors.ndim])]
+        factors = factors.reshape(factors.shape + (1,) * (len(weight.shape) - factors.ndim))
+        values = to_f32(weight.load(), weight.dtype)
+        return values * factors
+
+    return Lazy(DType.F32, weight.shape, load, weight.origin)
+
+
+def _check_fit(weight: Lazy, scale: Lazy, block: Sequence[int] | None) -> None:
+    sizes = [1] * len(scale.shape)
+    if block is not None:
+        if len(scale.shape) < len(block):
+            raise FormatError(f"{scale.origin} has the shape {list(scale.shape)}")
+        sizes[len(sizes) - len(block) :] = block
+    fits = len(scale.shape) <= len(weight.shape) and all(
+        count == -(-dim // size) or (count == 1 and block is None)
+        for count, dim, size in zip(scale.shape, weight.shape, sizes, strict=False)
+    )
+    if not fits:
+        raise FormatError(
+            f"{scale.origin} of {list(scale.shape)} does not fit the weight of {list(weight.shape)}"
+        )

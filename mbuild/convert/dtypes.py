@@ -1,0 +1,259 @@
+"""Element types: from what a checkpoint stores to what GGUF stores, bit for bit.
+
+The arithmetic is that of llama.cpp's converter (numpy and torch on the CPU):
+everything but F16 and F32 becomes F32 on loading, which is exact for BF16 and
+the 8-bit floats; F16 and BF16 are made by rounding to nearest, ties to even;
+F16 overflows to infinity; a BF16 NaN is made quiet. Here the roundings are
+integer arithmetic over pieces that fit the processor's cache, because numpy's
+own casts to half precision run at 0.4 GB/s.
+
+Arrays in this module hold BF16 as ``uint16`` bit patterns and the 8-bit floats
+as ``uint8``; all other types are numpy's.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mbuild.convert.safetensors import DType
+from mbuild.errors import UnsupportedError
+from mbuild.gguf.types import GGMLType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+PIECE = 1 << 15
+"""Elements converted at a time: a few hundred kB of temporaries."""
+
+
+class OutType(StrEnum):
+    """What matrices are stored as; vectors are always F32."""
+
+    AUTO = "auto"
+    F32 = "f32"
+    F16 = "f16"
+    BF16 = "bf16"
+    Q8_0 = "q8_0"
+
+
+NUMPY: dict[DType, str] = {
+    DType.BOOL: "|b1",
+    DType.U8: "|u1",
+    DType.I8: "|i1",
+    DType.F8_E4M3: "|u1",
+    DType.F8_E5M2: "|u1",
+    DType.F8_E8M0: "|u1",
+    DType.I16: "<i2",
+    DType.U16: "<u2",
+    DType.F16: "<f2",
+    DType.BF16: "<u2",
+    DType.I32: "<i4",
+    DType.U32: "<u4",
+    DType.F32: "<f4",
+    DType.I64: "<i8",
+    DType.U64: "<u8",
+    DType.F64: "<f8",
+}
+"""How the bytes of a tensor are seen; a type that is missing cannot be converted."""
+
+
+def to_f32(values: Array, dtype: DType) -> Array:
+    """The values as float32, same shape: exact where float32 can hold them."""
+    if dtype is DType.F32:
+        return values
+    if dtype is DType.BF16:
+        wide = values.astype(np.uint32)
+        wide <<= np.uint32(16)
+        return wide.view(np.float32)
+    table = _EIGHT_BITS.get(dtype)
+    if table is not None:
+        codes: Array = table()[values]
+        return codes
+    if dtype not in NUMPY:
+        raise UnsupportedError(f"tensors of type {dtype} cannot be converted")
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
+
+
+def encode(values: Array, dtype: DType, target: GGMLType) -> Array:
+    """The stored bytes (uint8, one-dimensional) of values in GGUF's type ``target``.
+
+    ``target`` is F32, F16, BF16 or Q8_0 (rows a multiple of 32); little-endian.
+    The values' own memory is given back where nothing has to change.
+    """
+    flat = np.ascontiguousarray(values).reshape(-1)
+    direct = _DIRECT.get((dtype, target))
+    if direct is not None:
+        return direct(flat).view(np.uint8)
+    size, from_f32 = _FROM_F32[target]
+    out = np.empty(flat.size // 32 * 34 if size is None else flat.size * size, dtype=np.uint8)
+    at = 0
+    for start in range(0, flat.size, PIECE):
+        piece = from_f32(to_f32(flat[start : start + PIECE], dtype)).view(np.uint8).reshape(-1)
+        out[at : at + piece.size] = piece
+        at += piece.size
+    return out
+
+
+def f32_to_f16(values: Array) -> Array:
+    """Half-precision bit patterns (uint16) of float32 values, rounded to nearest even."""
+    bits = values.view(np.uint32)
+    magnitude = bits & np.uint32(0x7FFFFFFF)
+    half = magnitude >> np.uint32(13)
+    half &= np.uint32(1)
+    half += magnitude
+    half += np.uint32((0x0FFF - (112 << 23)) & 0xFFFFFFFF)  # rounds, and changes the bias
+    half >>= np.uint32(13)
+    out = half.astype(np.uint16)
+    out |= (bits >> np.uint32(16)).astype(np.uint16) & np.uint16(0x8000)
+    # Subnormal halves, overflow and NaN; 0x477FF000 is the first value that rounds to infinity.
+    odd = magnitude - np.uint32(0x38800000) >= np.uint32(0x477FF000 - 0x38800000)
+    if odd.any():
+        with np.errstate(all="ignore"):
+            out[odd] = values[odd].astype(np.float16).view(np.uint16)
+    return out
+
+
+def f32_to_bf16(values: Array) -> Array:
+    """BF16 bit patterns (uint16) of float32 values: nearest even, NaN made quiet."""
+    bits = values.view(np.uint32)
+    out = bits >> np.uint32(16)
+    out &= np.uint32(1)
+    out += np.uint32(0x7FFF)
+    nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+    out += bits  # wraps for NaN only, which is replaced
+    out >>= np.uint32(16)
+    if nan.any():
+        out[nan] = (bits[nan] >> np.uint32(16)) | np.uint32(0x40)
+    return out.astype(np.uint16)
+
+
+def f32_to_q8_0(values: Array) -> Array:
+    """Q8_0 blocks (uint8, 34 bytes for 32 values): the f16 scale, then 32 int8.
+
+    The scale is max/127; values round half away from zero (ggml's ``roundf``).
+    """
+    blocks = values.reshape(-1, 32)
+    out = np.empty((blocks.shape[0], 34), dtype=np.uint8)
+    with np.errstate(all="ignore"):
+        work = np.abs(blocks)
+        scale = work.max(axis=1, keepdims=True) / np.float32(127)
+        inverse = np.where(scale == 0, np.float32(0), np.float32(1) / scale)
+        inverse[np.isinf(inverse)] = np.nan  # as in the reference, where infinity minus itself is
+        np.multiply(blocks, inverse, out=work)
+        # Plus or minus the float below 0.5, so that 0.49999997 stays 0; the cast truncates.
+        half = work.view(np.uint32) & np.uint32(0x80000000)
+        half |= np.uint32(0x3EFFFFFF)
+        work += half.view(np.float32)
+        out[:, :2] = scale.astype(np.float16).view(np.uint8)
+        out[:, 2:] = work.astype(np.int8).view(np.uint8)
+    return out
+
+
+def _bf16_to_f16(values: Array) -> Array:
+    """BF16 to half: normal halves are a shift of the bits, the others come from a table."""
+    out = np.empty_like(values)
+    magnitude, sign = np.empty_like(values[:PIECE]), np.empty_like(values[:PIECE])
+    table: Array | None = None
+    for start in range(0, values.size, PIECE):
+        bits, half = values[start : start + PIECE], out[start : start + PIECE]
+        size, minus = magnitude[: bits.size], sign[: bits.size]
+        np.bitwise_and(bits, np.uint16(0x7FFF), out=size)
+        size -= np.uint16(112 << 7)  # the exponents' biases are 127 and 15
+        np.left_shift(size, np.uint16(3), out=half)
+        np.bitwise_and(bits, np.uint16(0x8000), out=minus)
+        half |= minus
+        # Exponents outside 1 to 30: the half is subnormal, zero, infinite or not a number.
+        size -= np.uint16(1 << 7)
+        odd = np.flatnonzero(size >= np.uint16(30 << 7))
+        if odd.size:
+            if table is None:
+                table = _half_table()
+            half[odd] = table[bits[odd]]
+    return out
+
+
+def _half_table() -> Array:
+    every = np.arange(1 << 16, dtype=np.uint32) << np.uint32(16)
+    with np.errstate(all="ignore"):
+        halves: Array = every.view(np.float32).astype(np.float16).view(np.uint16)
+    return halves
+
+
+def _bf16_quiet(values: Array) -> Array:
+    """BF16 as it is, but signalling NaNs made quiet, as a way through float32 does."""
+    signed = values.view(np.int16)
+    for start in range(0, values.size, PIECE):
+        piece = values[start : start + PIECE]
+        if piece.max() > 0xFF80 or signed[start : start + PIECE].max() > 0x7F80:
+            nan = (piece & np.uint16(0x7FFF)) > np.uint16(0x7F80)
+            if not values.flags.writeable:
+                values = values.copy()
+            values[start : start + PIECE][nan] |= np.uint16(0x40)
+    return values
+
+
+def _bf16_to_f32(values: Array) -> Array:
+    out = np.empty(values.size, dtype=np.uint32)
+    for start in range(0, values.size, PIECE):
+        part = out[start : start + PIECE]
+        part[:] = values[start : start + PIECE]
+        part <<= np.uint32(16)
+    return out
+
+
+def _as_is(values: Array) -> Array:
+    return values
+
+
+_DIRECT: dict[tuple[DType, GGMLType], Callable[[Array], Array]] = {
+    (DType.F32, GGMLType.F32): _as_is,
+    (DType.F16, GGMLType.F16): _as_is,
+    (DType.BF16, GGMLType.BF16): _bf16_quiet,
+    (DType.BF16, GGMLType.F16): _bf16_to_f16,
+    (DType.BF16, GGMLType.F32): _bf16_to_f32,
+}
+"""Pairs of types that need no way through float32."""
+
+_FROM_F32: dict[GGMLType, tuple[int | None, Callable[[Array], Array]]] = {
+    GGMLType.F32: (4, _as_is),
+    GGMLType.F16: (2, f32_to_f16),
+    GGMLType.BF16: (2, f32_to_bf16),
+    GGMLType.Q8_0: (None, f32_to_q8_0),
+}
+"""Bytes an element (None: blocks of 32 in 34) and the conversion."""
+
+
+def _f8_e4m3() -> Array:
+    """float8_e4m3fn: bias 7, three bits of fraction, no infinity, S.1111.111 is NaN."""
+    code = np.arange(256)
+    exponent, fraction = (code >> 3) & 15, code & 7
+    normal = (8 + fraction) * np.exp2(exponent - 10.0)
+    value = np.where(exponent == 0, fraction * 2.0**-9, normal)
+    value[(code & 0x7F) == 0x7F] = np.nan
+    return np.where(code < 128, value, -value).astype(np.float32)
+
+
+def _f8_e5m2() -> Array:
+    """float8_e5m2: the upper byte of a half."""
+    codes: Array = np.arange(256, dtype=np.uint16) << np.uint16(8)
+    return codes.view(np.float16).astype(np.float32)
+
+
+def _f8_e8m0() -> Array:
+    """float8_e8m0fnu: powers of two from 2^-127 to 2^127, 255 is NaN."""
+    value = np.exp2(np.arange(256) - 127.0)
+    value[255] = np.nan
+    return value.astype(np.float32)
+
+
+_EIGHT_BITS: dict[DType, Callable[[], Array]] = {
+    DType.F8_E4M3: _f8_e4m3,
+    DType.F8_E5M2: _f8_e5m2,
+    DType.F8_E8M0: _f8_e8m0,
+}

@@ -1,0 +1,166 @@
+"""A tensor on its way from checkpoint to model: its shape is known, its values are not yet read.
+
+Everything that decides names, shapes and types works on these, so that a whole
+conversion is checked before the first weight is read. A transform is a new
+:class:`Lazy` around the old one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mbuild.convert.safetensors import DType
+from mbuild.errors import FormatError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+
+    from mbuild.convert.safetensors import StoredTensor
+    from mbuild.gguf.types import GGMLType
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Lazy:
+    """Values of one tensor: type, shape (slowest dimension first) and how to get them.
+
+    ``load()`` gives an array of that shape whose elements are held as
+    :mod:`mbuild.convert.dtypes` says (BF16 as ``uint16``); it may be a view,
+    of any strides, and belongs to the caller. ``origin`` names the source for
+    messages.
+    """
+
+    dtype: DType
+    shape: tuple[int, ...]
+    load: Callable[[], Array]
+    origin: str
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    def move(self, shape: Sequence[int], change: Callable[[Array], Array]) -> Lazy:
+        """The same values elsewhere: ``change`` moves elements and never computes with them."""
+        return Lazy(self.dtype, tuple(shape), lambda: change(self.load()), self.origin)
+
+    def reshape(self, *shape: int) -> Lazy:
+        """The same values under another shape; raises :class:`FormatError` if it does not fit."""
+        if math.prod(shape) != self.size or min(shape, default=0) < 0:
+            raise FormatError(
+                f"{self.origin}: a tensor of shape {list(self.shape)} cannot be seen as "
+                f"{list(shape)}",
+                hint="the shape contradicts config.json",
+            )
+        return self.move(shape, lambda values: values.reshape(shape))
+
+    def transpose(self, *axes: int) -> Lazy:
+        """The axes in another order; raises :class:`FormatError` for another number of axes."""
+        self.need_dims(len(axes))
+        return self.move(
+            tuple(self.shape[axis] for axis in axes), lambda values: values.transpose(axes)
+        )
+
+    def slice(self, axis: int, start: int, stop: int | None = None, step: int = 1) -> Lazy:
+        """Some positions of one axis, by Python's slicing."""
+        cut = slice(start, stop, step)
+        index = (slice(None),) * (axis % len(self.shape)) + (cut,)
+        shape = list(self.shape)
+        shape[axis] = len(range(shape[axis])[cut])
+        return self.move(shape, lambda values: values[index])
+
+    def split(self, axis: int, sizes: Sequence[int]) -> list[Lazy]:
+        """Consecutive parts of one axis; raises :class:`FormatError` unless they fill it."""
+        if len(self.shape) < abs(axis) or self.shape[axis] != sum(sizes):
+            raise FormatError(
+                f"{self.origin}: shape {list(self.shape)} cannot be split into {list(sizes)}",
+                hint="the shape contradicts config.json",
+            )
+        parts, at = [], 0
+        for size in sizes:
+            parts.append(self.slice(axis, at, at + size))
+            at += size
+        return parts
+
+    def need_dims(self, count: int) -> None:
+        """Raise :class:`FormatError` unless there are that many dimensions."""
+        if len(self.shape) != count:
+            raise FormatError(
+                f"{self.origin} has the shape {list(self.shape)}; {count} dimensions are needed"
+            )
+
+    def compute(self, change: Callable[[Array], Array]) -> Lazy:
+        """Arithmetic, element by element, in F16 for F16 and in F32 for everything else."""
+        from mbuild.convert.dtypes import to_f32
+
+        if self.dtype is DType.F16:
+            return Lazy(self.dtype, self.shape, lambda: change(self.load()), self.origin)
+        return Lazy(
+            DType.F32, self.shape, lambda: change(to_f32(self.load(), self.dtype)), self.origin
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A tensor that is in GGUF's block format already: only bits were moved.
+
+    ``shape`` counts weights, slowest dimension first; ``load()`` gives the
+    stored bytes.
+    """
+
+    type: GGMLType
+    shape: tuple[int, ...]
+    load: Callable[[], Array]
+
+
+def stored(tensor: StoredTensor) -> Lazy:
+    """A tensor of a file; raises :class:`UnsupportedError` for a type without a number format."""
+    from mbuild.convert.dtypes import NUMPY
+
+    view = NUMPY.get(tensor.dtype)
+    if view is None:
+        raise UnsupportedError(
+            f"{tensor.shard.name}: tensor {tensor.name!r} has the type {tensor.dtype}, "
+            "which cannot be converted"
+        )
+    return Lazy(
+        tensor.dtype,
+        tensor.shape,
+        lambda: tensor.read().view(view).reshape(tensor.shape),
+        f"{tensor.shard.name}: tensor {tensor.name!r}",
+    )
+
+
+def stack(parts: Sequence[Lazy]) -> Lazy:
+    """Tensors of one shape under a new first axis; raises :class:`FormatError` if they differ."""
+    import numpy as np
+
+    first = parts[0]
+    for part in parts:
+        if part.shape != first.shape or part.dtype is not first.dtype:
+            raise FormatError(
+                f"{part.origin} ({part.dtype} {list(part.shape)}) does not go with "
+                f"{first.origin} ({first.dtype} {list(first.shape)})"
+            )
+
+    def load() -> Array:
+        head = parts[0].load()
+        out = np.empty((len(parts), *first.shape), dtype=head.dtype)
+        out[0] = head
+        for index, part in enumerate(parts[1:], start=1):
+            out[index] = part.load()
+        return out
+
+    return Lazy(first.dtype, (len(parts), *first.shape), load, first.origin)
+
+
+def constant(values: Sequence[float], origin: str) -> Lazy:
+    """A generated vector of F32."""
+    import numpy as np
+
+    return Lazy(DType.F32, (len(values),), lambda: np.array(values, dtype=np.float32), origin)
