@@ -139,4 +139,4 @@ def _after(
     elif rule.prefix is Prefix.FALSE_LAST and found.pieces:
         entries.boolean(PREFIX + "add_space_prefix", False)
     if rule.segments:
-        entries.add(segments(flat))
+        entries.add(segments(flat, rule))

@@ -23,7 +23,7 @@ from mbuild.convert.vocab.tokenizer_json import NAME
 from mbuild.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from mbuild.convert.vocab.tokenizer_json import AddedToken, TokenizerJson
 
@@ -60,7 +60,8 @@ def find_pre(
     for a pre-tokenizer that is not in the table.
     """
     first = ""
-    for spec in (_small(tokenizer, added), _whole(tokenizer, added)):
+    for make in (_small, _whole):
+        spec = make(tokenizer, added)
         if spec is None:
             continue
         answer = ask(spec, CHECK_TEXT, ())
@@ -155,15 +156,15 @@ def _forms() -> list[str]:
     return sorted({*normal, *spaced, *(_as_bytes(f" {text}") for text in normal)})
 
 
-def _occurrence() -> Callable[[str], bool]:
-    """A test whether a text occurs in any form of the check text."""
+def _occurrence() -> tuple[set[str], Callable[[str], bool]]:
+    """The short texts that occur in any form of the check text, and a test for longer ones."""
     forms = _forms()
     parts = {f[i:j] for f in forms for i in range(len(f)) for j in range(i + 1, i + 1 + LONGEST)}
 
     def occurs(text: str) -> bool:
-        return text in parts or (len(text) > LONGEST and any(text in form for form in forms))
+        return len(text) > LONGEST and any(text in form for form in forms)
 
-    return occurs
+    return parts, occurs
 
 
 def _small(tokenizer: TokenizerJson, added: Sequence[AddedToken]) -> str | None:
@@ -176,23 +177,27 @@ def _small(tokenizer: TokenizerJson, added: Sequence[AddedToken]) -> str | None:
     merges = model.get("merges")
     if not isinstance(merges, list):
         return None
-    needed = _occurrence()
-    vocab = {text: id_ for text, id_ in tokenizer.vocab.items() if needed(text)}
+    parts, occurs = _occurrence()
+    all_ = tokenizer.vocab.items()
+    vocab = {text: id_ for text, id_ in all_ if text in parts or occurs(text)}
+    merges = _making(vocab, merges)
     unknown = model.get("unk_token")
     always = [f"<0x{byte:02X}>" for byte in range(256)]
     always += [unknown] if isinstance(unknown, str) else []
     vocab |= {t: tokenizer.vocab[t] for t in always if t in tokenizer.vocab}
-    used = [token for token in added if needed(token.content)]
+    used = [token for token in added if token.content in parts or occurs(token.content)]
     vocab |= {token.content: token.id for token in used}
-    few = {"vocab": vocab, "merges": _needed_merges(merges, needed), "dropout": None}
-    return _spec(tokenizer, model | few, used)
+    return _spec(tokenizer, model | {"vocab": vocab, "merges": merges, "dropout": None}, used)
 
 
-def _needed_merges(merges: Sequence[Any], needed: Callable[[str], bool]) -> list[Any]:
-    """Merges, in either form, whose result can occur in the check text."""
-    if isinstance(merges[0] if merges else "", str):
-        return [merge for merge in merges if needed(merge.replace(" ", "", 1))]
-    return [pair for pair in merges if needed("".join(pair))]
+def _making(vocab: Mapping[str, int], merges: Sequence[Any]) -> list[Any]:
+    """The merges, in either form of the file, that make one of these tokens."""
+    try:
+        if isinstance(merges[0] if merges else "", str):
+            return [merge for merge in merges if merge.replace(" ", "", 1) in vocab]
+        return [pair for pair in merges if "".join(pair) in vocab]
+    except (AttributeError, TypeError):
+        raise FormatError(f"{NAME}: merges must be all texts or all pairs of texts") from None
 
 
 def _whole(tokenizer: TokenizerJson, added: Sequence[AddedToken]) -> str:

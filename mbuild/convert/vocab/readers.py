@@ -14,6 +14,7 @@ from mbuild.convert.vocab.older import older_tokenizer
 from mbuild.convert.vocab.pretokenizer import find_pre
 from mbuild.convert.vocab.rules import Reader
 from mbuild.convert.vocab.sentencepiece import UNIGRAM
+from mbuild.convert.vocab.source import TOKENIZER_LIMIT
 from mbuild.convert.vocab.special import PREFIX
 from mbuild.convert.vocab.spm import (
     ADDED_SCORE,
@@ -123,13 +124,13 @@ def _wordpiece(context: Context) -> Vocabulary:
         for text, type_ in zip(tokens.texts, tokens.types.tolist(), strict=True)
     ]
     pre = _pre(context, tokenizer, loaded)
-    first = [segments(context.config)]
+    first = [segments(context.config, context.rule)]
     return Vocabulary("bert", pre, Tokens(texts, tokens.types), first=first)
 
 
-def segments(config: Mapping[str, Any]) -> KV:
-    """The number of text segments; transformers' default is two."""
-    value = config.get("type_vocab_size", 2)
+def segments(config: Mapping[str, Any], rule: VocabRule) -> KV:
+    """The number of text segments."""
+    value = config.get("type_vocab_size", rule.default_segments)
     if type(value) is not int or not 0 <= value < 1 << 32:
         raise FormatError(f"config.json: type_vocab_size {value!r} is not a number of segments")
     return KV(PREFIX + "token_type_count", ValueType.UINT32, value)
@@ -157,8 +158,9 @@ def _llama_hf(context: Context) -> Vocabulary:
     ``LlamaHfVocab`` of gguf-py: ids must have no gaps, and special tokens are
     those that the configuration names.
     """
-    tokenizer = read_tokenizer_json(context.files)
-    if tokenizer is None or not _falls_back(tokenizer):
+    raw = context.files.json_object(NAME, TOKENIZER_LIMIT) or {}
+    tokenizer = read_tokenizer_json(context.files) if _falls_back(raw) else None
+    if tokenizer is None or tokenizer.type != "BPE":
         raise Unfit
     loaded = load_added(context.files, tokenizer.vocab, tokenizer.added)
     size = len(tokenizer.vocab)
@@ -177,11 +179,13 @@ def _llama_hf(context: Context) -> Vocabulary:
     return Vocabulary("llama", "default", table.freeze())
 
 
-def _falls_back(tokenizer: TokenizerJson) -> bool:
+def _falls_back(raw: Mapping[str, Any]) -> bool:
+    model, decoder = raw.get("model"), raw.get("decoder")
     return (
-        tokenizer.type == "BPE"
-        and tokenizer.model.get("byte_fallback") is True
-        and tokenizer.part("decoder").get("type") == "Sequence"
+        isinstance(model, dict)
+        and model.get("byte_fallback") is True
+        and isinstance(decoder, dict)
+        and decoder.get("type") == "Sequence"
     )
 
 
@@ -216,7 +220,7 @@ def _xlm_roberta(context: Context) -> Vocabulary:
         charsmap = _charsmap(tokenizer)
     middle = [
         KV(PREFIX + "add_space_prefix", ValueType.BOOL, flags[0]),
-        segments(context.config),
+        segments(context.config, context.rule),
         KV(PREFIX + "remove_extra_whitespaces", ValueType.BOOL, flags[1]),
     ]
     if charsmap:

@@ -49,7 +49,8 @@ class VocabRule:
     ids that are set unless known in a second look at the special tokens,
     ``flags_of_size`` to flags that are then set. ``eos_in_chat`` is a token
     that replaces eos when it is there. ``pre_names`` replaces names of
-    pre-tokenizers. ``segments`` writes the number of text segments last.
+    pre-tokenizers. ``segments`` writes the number of text segments last;
+    ``default_segments`` is that number where config.json has none.
     ``mask_at`` is the place of a mask token that tokenizer.model lacks.
     """
 
@@ -63,6 +64,7 @@ class VocabRule:
     eos_in_chat: str = ""
     pre_names: dict[str, str] = field(default_factory=dict)
     segments: bool = False
+    default_segments: int = 2
     mask_at: int = 0
 
 
@@ -181,6 +183,11 @@ VOCABULARIES: dict[str, VocabRule] = {
             "BertForMaskedLM",
             "CamembertModel",
             "BertForSequenceClassification",
+        ),
+        BERT,
+    ),
+    **dict.fromkeys(
+        (
             "DistilBertModel",
             "DistilBertForMaskedLM",
             "DistilBertForSequenceClassification",
@@ -188,7 +195,7 @@ VOCABULARIES: dict[str, VocabRule] = {
             "NeoBERTLMHead",
             "NeoBERTForSequenceClassification",
         ),
-        BERT,
+        VocabRule((Reader.WORDPIECE,), default_segments=1),
     ),
     **dict.fromkeys(
         ("RobertaModel", "RobertaForSequenceClassification"),
