@@ -24,7 +24,8 @@ _SHORT = {
     "\r": "\\r",
     "\t": "\\t",
 }
-_MAX_DEPTH = 500
+_MAX_DEPTH = 200
+_INTEGERS = range(-(2**63), 2**64)  # Go's int64 and uint64
 
 
 class JsonError(MbuildError):
@@ -37,7 +38,8 @@ def dumps(value: object, *, sort_keys: bool = False) -> bytes:
     Mappings with string keys, lists, tuples, strings, ints, floats, truth values
     and None. ``sort_keys`` gives the order of a Go map; without it a mapping keeps
     its order, as a struct does its fields. A float is printed as a float64. Raises
-    :class:`JsonError` for NaN, infinities, other types and nesting over 500 levels.
+    :class:`JsonError` for NaN, infinities, integers over 64 bits, other types and
+    nesting over 200 levels.
     """
     parts: list[str] = []
     _write(value, parts, sort_keys, 0)
@@ -53,14 +55,14 @@ def _write(value: object, parts: list[str], sort_keys: bool, depth: int) -> None
             parts.append({None: "null", True: "true", False: "false"}[value])
         case str():
             parts.append(_string(value))
-        case int():
+        case int() if value in _INTEGERS:
             parts.append(str(value))
         case float():
             parts.append(_number(value))
-        case Mapping():
-            _write_object(value, parts, sort_keys, depth)
         case list() | tuple():
             _write_array(value, parts, sort_keys, depth)
+        case Mapping():
+            _write_object(value, parts, sort_keys, depth)
         case _:
             raise JsonError(f"json: unsupported type: {type(value).__name__}")
 

@@ -87,7 +87,7 @@ def _bad_instruction(shape: str, offset: int) -> Description:
     start = offset + shape.startswith(HIDDEN, offset)
     end = _run(_FIRST_WORD, shape, start)
     word = shape[start:end]
-    if word.upper() in TYPES and not shape.startswith(HIDDEN, end):
+    if word.isascii() and word.upper() in TYPES and not shape.startswith(HIDDEN, end):
         message = f"{word.upper()} needs a value on the same line"
         hint = 'an empty value is written ""'
         return Description(start, end, message, "missing-value", hint)

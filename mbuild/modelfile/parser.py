@@ -43,6 +43,10 @@ MAX_BYTES = 16 * 2**20
 MAX_PROBLEMS = 20
 """How many broken lines one run reports."""
 
+# How many characters are read again after errors. An unclosed quote is looked for
+# to the end of the file, so a large file full of them would take quadratic time.
+_REREAD = 4 * 2**20
+
 # What Go's strings.TrimSpace takes off: Unicode's White_Space.
 _WHITE = "\t\n\v\f\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _FIRST_WHITE = re.compile(f"[{_WHITE}]")
@@ -53,7 +57,7 @@ _WORDS = "|".join(TYPES)
 # Where reading goes on: at a line that seems to start an instruction. Inside a
 # value that was never closed, only a whole instruction is taken for one.
 _LINE = f"(?<=[\r\n])[ \t]*+{HIDDEN}?+"
-_RESUME = re.compile(f"{_LINE}(?:(?ai:{_WORDS})(?![A-Za-z])|[A-Z]{{3,}}[ \t\r\n])")
+_RESUME = re.compile(f"{_LINE}(?:(?ai:{_WORDS})(?![A-Za-z])|[A-Z]{{3,}})")
 _RESUME_IN_VALUE = re.compile(f"{_LINE}(?ai:{_WORDS})[ \t]")
 
 
@@ -211,7 +215,8 @@ class _Reader:
         """Parse from line to line: on over what is broken, up to the limit of problems."""
         start: int | None = 0
         broken: list[int] = []
-        budget = MAX_BYTES  # characters to read again after errors: a quadratic worst case else
+        in_value = False  # behind a quote never closed: what looks like nothing is its text
+        budget = _REREAD
         while start is not None:
             try:
                 self._take(start, len(self.shape))
@@ -222,9 +227,11 @@ class _Reader:
                 # All before the broken line is whole: errors show on their own line.
                 self._take(start, broken[-1])
                 problem = self._problem(offset, error)
-                self.found.problems.append(problem)
-                resume = _RESUME_IN_VALUE if problem.code == "unclosed" else _RESUME
-                match = resume.search(self.shape, offset)
+                in_value = in_value or problem.code == "unclosed"
+                if not (in_value and problem.code == "unknown-instruction"):
+                    self.found.problems.append(problem)
+                resume = _RESUME_IN_VALUE if in_value else _RESUME
+                match = resume.search(self.shape, offset + 1)
                 start = match.start() if match else None
                 budget -= len(self.shape) - offset
                 if start is not None and (budget < 0 or len(broken) == MAX_PROBLEMS):
