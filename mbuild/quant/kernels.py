@@ -1,0 +1,198 @@
+"""The searched types' kernels, compiled by numba: tiles of as many blocks as lanes.
+
+A kernel takes a tile's values lane by lane, runs the search of every sub-block and
+the settling of the scales (:mod:`mbuild.quant.fits`) on all lanes at once, and then
+writes the blocks one after the other. There is one kernel per row of
+:mod:`mbuild.quant.specs`, all from the one text below.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from types import FunctionType, ModuleType
+from typing import Any
+
+import numba
+import numpy as np
+from numba.extending import register_jitable
+
+from mbuild.gguf.types import BLOCKS, GGMLType
+from mbuild.quant import emit, fits, search, specs
+from mbuild.quant.cache import KernelCache
+from mbuild.quant.lane_bytes import count, load_bf16, load_f32, load_u16, turn
+from mbuild.quant.ops import any_lane, bits, fill, load, store, whole
+from mbuild.quant.specs import Levels
+
+OPTIONS = {"nogil": True, "error_model": "numpy", "boundscheck": False}
+ROW = 16
+"""Values that the final choice of levels takes at once; every sub-block is a multiple."""
+
+_LEVELS = {
+    Levels.AFFINE: emit.affine_levels,
+    Levels.SYMMETRIC: emit.symmetric_levels,
+    Levels.DESCENT: emit.descent_levels,
+    Levels.TABLE: emit.table_levels,
+}
+_PACK = {
+    GGMLType.Q2_K: emit.q2_k,
+    GGMLType.Q3_K: emit.q3_k,
+    GGMLType.Q4_K: emit.q4_k,
+    GGMLType.Q5_K: emit.q5_k,
+    GGMLType.Q6_K: emit.q6_k,
+    GGMLType.Q4_0: emit.iq4_nl,
+    GGMLType.Q4_1: emit.q4_1,
+    GGMLType.Q5_0: emit.q5_0,
+    GGMLType.Q5_1: emit.q5_1,
+    GGMLType.IQ4_NL: emit.iq4_nl,
+    GGMLType.IQ4_XS: emit.iq4_xs,
+}
+
+
+def columns(x: Any, first: Any, stride: Any, n: Any, cols: Any) -> None:
+    """``cols[i, lane] = x[first + lane * stride + i]``."""
+    for lane in range(0, cols.shape[1], 8):
+        for i in range(0, n, 8):
+            turn(x, first + lane * stride + i, stride, cols, i, lane)
+
+
+def fetch(e: Any, source: Any, kind: Any, first: Any, x: Any) -> Any:
+    """Fill ``x`` with float32 from values ``first`` ... of the source bytes.
+
+    ``kind`` is the number of the source's tensor type (0 F32, 1 F16, 30 BF16), ``first``
+    a multiple of ``ROW``. Returns whether all are finite.
+    """
+    top = whole(e, 0x7F800000)
+    bad = top != top
+    start = first // ROW
+    rows = x.reshape(x.size // ROW, ROW)
+    if kind == 0:
+        for i in range(rows.shape[0]):
+            value = load_f32(e, source, start + i)
+            bad = bad | ((bits(value) & 0x7F800000) == top)
+            store(e, rows, i, value)
+    elif kind == 1:
+        for i in range(rows.shape[0]):
+            value = search.half_value(e, load_u16(e, source, start + i))
+            bad = bad | ((bits(value) & 0x7F800000) == top)
+            store(e, rows, i, value)
+    else:
+        for i in range(rows.shape[0]):
+            value = load_bf16(e, source, start + i)
+            bad = bad | ((bits(value) & 0x7F800000) == top)
+            store(e, rows, i, value)
+    return not any_lane(bad)
+
+
+@cache
+def allow(what: Any) -> None:
+    """Tell numba, once, that a function, or a module's functions, may become part of kernels."""
+    if not isinstance(what, ModuleType):
+        register_jitable(forceinline=True, **OPTIONS)(what)
+        return
+    for function in vars(what).values():
+        if isinstance(function, FunctionType) and function.__module__ == what.__name__:
+            allow(function)
+
+
+def compiled(function: Any, name: str) -> Any:
+    """A numba dispatcher for a kernel, its machine code kept on disk under ``name``."""
+    dispatcher = numba.njit(**OPTIONS)(function)
+    dispatcher._cache = KernelCache(name)
+    return dispatcher
+
+
+@cache
+def plain(type_: GGMLType) -> Any:
+    """kernel(w, e, source, kind, out): quantize without importances; returns the bad tile.
+
+    ``source`` and ``out`` are bytes, flat and contiguous, the source (of the type with
+    the number ``kind``) a whole number of tiles; ``w`` is the
+    :class:`mbuild.quant.lanes.Width` of a tile in blocks, ``e`` that of ``ROW``. The
+    result is -1, or the first tile that holds a NaN or an infinity, where work ended.
+    """
+    for text in (search, fits, emit, columns, fetch):
+        allow(text)
+    spec = specs.PLAIN[type_]
+    fit, settle, subs, n, nmax = spec.fit, spec.settle, spec.subs, spec.n, spec.nmax
+    choose, pack, size = _LEVELS[spec.levels], _PACK[type_], BLOCKS[type_].size
+    reals, wholes, levels_rows = specs.scratch_rows(spec)
+    block = subs * n
+
+    def kernel(w, e, source, kind, out):  # type: ignore[no-untyped-def]
+        lanes = count(w)
+        st = np.empty((reals, lanes), np.float32)
+        it = np.empty((wholes, lanes), np.int32)
+        cols = np.empty((n, lanes), np.float32)
+        ws = np.empty((32, lanes), np.float32)
+        ls = np.empty((levels_rows, lanes), np.float32)
+        levels = np.empty(block, np.uint8)
+        x = np.empty(lanes * block, np.float32)
+        rows = x.reshape(x.size // ROW, ROW)
+        for tile in range(out.size // (lanes * size)):
+            if not fetch(e, source, kind, tile * lanes * block, x):
+                return tile
+            for g in range(subs):
+                columns(x, g * n, block, n, cols)
+                fit(w, cols, cols, ws, ls, st, g, fill(w, 0.0))
+            settle(w, st, it, ws)
+            for b in range(lanes):
+                start = b * block // ROW
+                choose(e, rows, start, subs, n, nmax, st, ls, b, levels)
+                pack(levels, it, b, out, (tile * lanes + b) * size)
+        return -1
+
+    return compiled(kernel, f"plain-{type_.name}")
+
+
+@cache
+def weighted(type_: GGMLType) -> Any:
+    """kernel(w, e, source, kind, q, sigma2, out): as :func:`plain`, with importances.
+
+    ``q`` (float32) are the importances of every value of the source; ``sigma2`` (blocks,) the mean
+    squares of the rows, which only the types with a mean over the row read.
+    """
+    for text in (search, fits, emit, columns, fetch):
+        allow(text)
+    spec = specs.WEIGHTED[type_]
+    fit, settle, subs, n, nmax = spec.fit, spec.settle, spec.subs, spec.n, spec.nmax
+    choose, pack, size = _LEVELS[spec.levels], _PACK[type_], BLOCKS[type_].size
+    reals, wholes, levels_rows = specs.scratch_rows(spec)
+    block = subs * n
+    of_row = not spec.mean
+    once, twice = (np.float32(m) for m in spec.mean or (0, 0))
+
+    def kernel(w, e, source, kind, q, sigma2, out):  # type: ignore[no-untyped-def]
+        lanes = count(w)
+        st = np.empty((reals, lanes), np.float32)
+        it = np.empty((wholes, lanes), np.int32)
+        cols = np.empty((n, lanes), np.float32)
+        qs = np.empty((n, lanes), np.float32)
+        ws = np.empty((32, lanes), np.float32)
+        ls = np.empty((levels_rows, lanes), np.float32)
+        levels = np.empty(block, np.uint8)
+        x = np.empty(lanes * block, np.float32)
+        rows = x.reshape(x.size // ROW, ROW)
+        means = sigma2.reshape(sigma2.size // lanes, lanes)
+        for tile in range(out.size // (lanes * size)):
+            if not fetch(e, source, kind, tile * lanes * block, x):
+                return tile
+            total = fill(w, 0.0)
+            if of_row:
+                total = load(w, means, tile)
+            else:
+                for g in range(subs):
+                    columns(x, g * n, block, n, cols)
+                    total = search.sum_of_squares(w, cols, n, total)
+                total = total * fill(w, once) * fill(w, twice)
+            for g in range(subs):
+                columns(x, g * n, block, n, cols)
+                columns(q, tile * lanes * block + g * n, block, n, qs)
+                fit(w, cols, qs, ws, ls, st, g, total)
+            settle(w, st, it, ws)
+            for b in range(lanes):
+                start = b * block // ROW
+                choose(e, rows, start, subs, n, nmax, st, ls, b, levels)
+                pack(levels, it, b, out, (tile * lanes + b) * size)
+        return -1
+
+    return compiled(kernel, f"weighted-{type_.name}")

@@ -1,0 +1,259 @@
+"""Operations of compiled kernels alone: bytes in and out, and reductions over lanes.
+
+They complete :mod:`mbuild.quant.lanes` for the parts of a kernel that no search
+contains and that the numpy engine does on whole arrays instead. The Python
+functions exist to be named; numba gives them their code.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+
+from mbuild.quant.lanes import (
+    F32,
+    I1,
+    I8,
+    I16,
+    I32,
+    Mask,
+    Real,
+    Whole,
+    Width,
+    WidthType,
+    call,
+    constant,
+    data,
+    nothing,
+    register,
+)
+
+
+def count(w: Width) -> int:
+    """The number of lanes, a constant to the compiler."""
+    return w.lanes
+
+
+def store_bytes(w: Width, target: Any, start: int, value: Any) -> None:
+    """The low bytes of a whole vector, to ``target[start:]`` (uint8, one dimension)."""
+    raise NotImplementedError("only compiled kernels store bytes")
+
+
+def store_halves(w: Width, target: Any, start: int, value: Any) -> None:
+    """The low 16 bits of a whole vector, to the bytes ``target[start:]``."""
+    raise NotImplementedError("only compiled kernels store bytes")
+
+
+def store_words(w: Width, target: Any, start: int, value: Any) -> None:
+    """A whole vector, to the bytes ``target[start:]``."""
+    raise NotImplementedError("only compiled kernels store bytes")
+
+
+def store_nibbles(w: Width, target: Any, start: int, value: Any) -> None:
+    """Half as many bytes as lanes to ``target[start:]``: lane i low, lane i + half high."""
+    raise NotImplementedError("only compiled kernels store bytes")
+
+
+def store_bits(w: Width, target: Any, start: int, mask: Any) -> None:
+    """The mask's lanes as bits, lane 0 the lowest of the first byte, to ``target[start:]``."""
+    raise NotImplementedError("only compiled kernels store bytes")
+
+
+def load_f32(w: Width, source: Any, index: int) -> Any:
+    """Values ``index * lanes`` ... of ``source``, bytes (uint8) that hold float32."""
+    raise NotImplementedError("only compiled kernels load bytes")
+
+
+def load_bf16(w: Width, source: Any, index: int) -> Any:
+    """As :func:`load_f32`, from bytes that hold bfloat16."""
+    raise NotImplementedError("only compiled kernels load bytes")
+
+
+def load_u16(w: Width, source: Any, index: int) -> Any:
+    """As :func:`load_f32`, from bytes that hold 16-bit integers; a whole vector."""
+    raise NotImplementedError("only compiled kernels load bytes")
+
+
+def largest(value: Any) -> float:
+    """The largest magnitude among the lanes of a real vector without NaN."""
+    raise NotImplementedError("only compiled kernels reduce a vector")
+
+
+def greatest(value: Any) -> float:
+    """The greatest of the lanes of a real vector without NaN."""
+    raise NotImplementedError("only compiled kernels reduce a vector")
+
+
+def first_lane(mask: Any) -> int:
+    """The first lane in which the mask, which holds somewhere, holds."""
+    raise NotImplementedError("only compiled kernels reduce a vector")
+
+
+def turn(x: Any, start: int, stride: int, columns: Any, row: int, lane: int) -> None:
+    """Transpose 8 by 8: ``columns[row + i, lane + k] = x[start + k * stride + i]``."""
+    raise NotImplementedError("only compiled kernels transpose")
+
+
+def _turn(builder: Any, args: Any, sig: Any, context: Any) -> Any:
+    source = data(builder, context, sig.args[0], args[0])
+    target = data(builder, context, sig.args[3], args[3])
+    start, stride, row, lane = (
+        context.cast(builder, args[i], sig.args[i], types.intp) for i in (1, 2, 4, 5)
+    )
+    lanes = builder.extract_value(
+        context.make_array(sig.args[3])(context, builder, args[3]).shape, 1
+    )
+    vector = ir.VectorType(F32, 8)
+    size = ir.IntType(64)
+    values = []
+    for k in range(8):
+        at = builder.add(start, builder.mul(stride, size(k)))
+        place = builder.bitcast(builder.gep(source, [at]), vector.as_pointer())
+        values.append(builder.load(place, align=4))
+    # Three rounds of pairwise exchange: neighbours, neighbours' pairs, halves.
+    for distance in (1, 2, 4):
+        values = _exchange(builder, values, distance)
+    for i in range(8):
+        at = builder.add(builder.mul(builder.add(row, size(i)), lanes), lane)
+        place = builder.bitcast(builder.gep(target, [at]), vector.as_pointer())
+        builder.store(values[i], place, align=4)
+    return context.get_dummy_value()
+
+
+def _exchange(builder: Any, values: list[Any], distance: int) -> list[Any]:
+    """Swap, between vectors ``distance`` apart, the lanes that differ in that bit."""
+    turned = list(values)
+    for i in range(8):
+        if i & distance:
+            continue
+        first, second = values[i], values[i + distance]
+        low = [k if not k & distance else 8 + k - distance for k in range(8)]
+        high = [k + distance if not k & distance else 8 + k for k in range(8)]
+        for place, order in ((i, low), (i + distance, high)):
+            index = ir.Constant(ir.VectorType(I32, 8), order)
+            turned[place] = builder.shuffle_vector(first, second, index)
+    return turned
+
+
+def _take(builder: Any, args: Any, sig: Any, context: Any, element: Any) -> Any:
+    """Load a vector of ``element`` that need not be aligned."""
+    lanes = sig.args[0].lanes
+    base = data(builder, context, sig.args[1], args[1])
+    index = context.cast(builder, args[2], sig.args[2], types.intp)
+    vector = ir.VectorType(element, lanes)
+    places = builder.bitcast(base, vector.as_pointer())
+    return builder.load(builder.gep(places, [index]), align=1)
+
+
+def _load_f32(builder: Any, args: Any, sig: Any, context: Any) -> Any:
+    return _take(builder, args, sig, context, F32)
+
+
+def _load_u16(builder: Any, args: Any, sig: Any, context: Any) -> Any:
+    lanes = sig.args[0].lanes
+    return builder.zext(_take(builder, args, sig, context, I16), ir.VectorType(I32, lanes))
+
+
+def _load_bf16(builder: Any, args: Any, sig: Any, context: Any) -> Any:
+    lanes = sig.args[0].lanes
+    pattern = builder.shl(_load_u16(builder, args, sig, context), constant(lanes, 16))
+    return builder.bitcast(pattern, ir.VectorType(F32, lanes))
+
+
+def _put(builder: Any, args: Any, sig: Any, context: Any, value: Any) -> Any:
+    """Store ``value`` at byte ``args[2]`` of the array ``args[1]``."""
+    base = data(builder, context, sig.args[1], args[1])
+    start = context.cast(builder, args[2], sig.args[2], types.intp)
+    place = builder.bitcast(builder.gep(base, [start]), value.type.as_pointer())
+    builder.store(value, place, align=1)
+    return context.get_dummy_value()
+
+
+def _bytes(builder: Any, args: Any, sig: Any, context: Any) -> Any:
+    small = builder.trunc(args[3], ir.VectorType(I8, sig.args[0].lanes))
+    return _put(builder, args, sig, context, small)
+
+
+def _halves(builder: Any, args: Any, sig: Any, context: Any) -> Any:
+    small = builder.trunc(args[3], ir.VectorType(I16, sig.args[0].lanes))
+    return _put(builder, args, sig, context, small)
+
+
+def _words(builder: Any, args: Any, sig: Any, context: Any) -> Any:
+    return _put(builder, args, sig, context, args[3])
+
+
+def _lanes_from(builder: Any, value: Any, start: int, count: int) -> Any:
+    """Lanes ``start`` ... ``start + count - 1`` as a vector of their own."""
+    index = ir.Constant(ir.VectorType(I32, count), list(range(start, start + count)))
+    return builder.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), index)
+
+
+def _nibbles(builder: Any, args: Any, sig: Any, context: Any) -> Any:
+    half = sig.args[0].lanes // 2
+    low = builder.and_(_lanes_from(builder, args[3], 0, half), constant(half, 0x0F))
+    high = builder.shl(_lanes_from(builder, args[3], half, half), constant(half, 4))
+    small = builder.trunc(builder.or_(low, high), ir.VectorType(I8, half))
+    return _put(builder, args, sig, context, small)
+
+
+def _bits(builder: Any, args: Any, sig: Any, context: Any) -> Any:
+    packed = builder.bitcast(args[3], ir.IntType(sig.args[0].lanes))
+    return _put(builder, args, sig, context, packed)
+
+
+def _largest(builder: Any, args: Any, sig: Any, context: Any) -> Any:
+    lanes = sig.args[0].lanes
+    pattern = builder.bitcast(args[0], ir.VectorType(I32, lanes))
+    magnitude = builder.and_(pattern, constant(lanes, 0x7FFFFFFF))
+    top = call(builder, f"llvm.vector.reduce.smax.v{lanes}i32", I32, [magnitude])
+    return builder.bitcast(top, F32)
+
+
+def _greatest(builder: Any, args: Any, sig: Any, context: Any) -> Any:
+    value, lanes = args[0], sig.args[0].lanes
+    while lanes > 1:
+        lanes //= 2
+        low, high = (_lanes_from(builder, value, start, lanes) for start in (0, lanes))
+        value = builder.select(builder.fcmp_ordered(">", low, high), low, high)
+    return builder.extract_element(value, I32(0))
+
+
+def _first_lane(builder: Any, args: Any, sig: Any, context: Any) -> Any:
+    packed = builder.bitcast(args[0], ir.IntType(sig.args[0].lanes))
+    return builder.zext(builder.cttz(packed, I1(1)), ir.IntType(64))
+
+
+def _count(builder: Any, args: Any, sig: Any, context: Any) -> Any:
+    return context.get_constant(types.intp, sig.args[0].lanes)
+
+
+def _real_of(width: Any, *args: Any) -> Any:
+    return Real(width.lanes)
+
+
+_AT = (WidthType, types.Array, types.Integer)
+INSTRUCTIONS: tuple[tuple[Any, tuple[Any, ...], Any, Any], ...] = (
+    (largest, (Real,), lambda v: types.float32, _largest),
+    (greatest, (Real,), lambda v: types.float32, _greatest),
+    (first_lane, (Mask,), lambda m: types.intp, _first_lane),
+    (count, (WidthType,), lambda w: types.intp, _count),
+    (store_bytes, (*_AT, Whole), nothing, _bytes),
+    (store_halves, (*_AT, Whole), nothing, _halves),
+    (store_words, (*_AT, Whole), nothing, _words),
+    (store_nibbles, (*_AT, Whole), nothing, _nibbles),
+    (store_bits, (*_AT, Mask), nothing, _bits),
+    (load_f32, _AT, _real_of, _load_f32),
+    (load_bf16, _AT, _real_of, _load_bf16),
+    (load_u16, _AT, lambda w, *_: Whole(w.lanes), _load_u16),
+    (
+        turn,
+        (types.Array, types.Integer, types.Integer, types.Array, *[types.Integer] * 2),
+        nothing,
+        _turn,
+    ),
+)
+for _row in INSTRUCTIONS:
+    register(*_row)

@@ -1,0 +1,89 @@
+"""The table of types whose blocks are searched: sub-blocks, functions, levels.
+
+One row per type and whether importances are given; both engines run these rows.
+Types that take no search (Q4_0 ... Q8_0 without importances, the ternary types,
+MXFP4, casts) have functions of their own in each engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from mbuild.gguf.types import GGMLType
+from mbuild.quant import fits
+
+
+class Levels(Enum):
+    """How a value's level follows from a block's findings."""
+
+    AFFINE = 0
+    """round((x + BASE) / STEP); where STEP is 0 round((x - OFFSET) * INVERSE)."""
+    SYMMETRIC = 1
+    """round(x / STEP) + nmax; where STEP is 0 round(x * INVERSE) + OFFSET."""
+    DESCENT = 2
+    """As SYMMETRIC, but where STEP is 0 the search's levels themselves."""
+    TABLE = 3
+    """The non-linear level nearest to x * INVERSE."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """How blocks of one type are searched and settled.
+
+    A block is ``subs`` sub-blocks of ``n`` values. ``mean`` says how the sum of a
+    block's squares becomes the mean square that importances are combined with:
+    (sum * mean[0]) * mean[1]; where it is empty, the mean is over the whole row.
+    """
+
+    subs: int
+    n: int
+    nmax: int
+    levels: Levels
+    fit: Callable[..., None]
+    settle: Callable[..., None]
+    mean: tuple[float, ...] = (1.0, 1.0)
+
+
+_A, _S, _D, _T = Levels.AFFINE, Levels.SYMMETRIC, Levels.DESCENT, Levels.TABLE
+
+PLAIN: dict[GGMLType, Spec] = {
+    GGMLType.Q2_K: Spec(16, 16, 3, _A, fits.q2_k, fits.settle_q2_k),
+    GGMLType.Q3_K: Spec(16, 16, 4, _D, fits.q3_k, fits.settle_q3_k),
+    GGMLType.Q4_K: Spec(8, 32, 15, _A, fits.q4_k, fits.settle_k),
+    GGMLType.Q5_K: Spec(8, 32, 31, _A, fits.q5_k, fits.settle_k),
+    GGMLType.Q6_K: Spec(16, 16, 32, _S, fits.q6_k, fits.settle_q6_k),
+    GGMLType.IQ4_NL: Spec(1, 32, 15, _T, fits.iq4, fits.settle_iq4_nl),
+    GGMLType.IQ4_XS: Spec(8, 32, 15, _T, fits.iq4, fits.settle_iq4_xs),
+}
+"""Without importances."""
+
+_ROW: tuple[float, ...] = ()
+_ONE, _TWO, _NL = (1.0, 1 / 256), (2.0, 1 / 256), (1.0, 2 / 32)
+
+WEIGHTED: dict[GGMLType, Spec] = {
+    GGMLType.Q4_0: Spec(1, 32, 8, _S, fits.q4_0_weighted, fits.settle_single, _ROW),
+    GGMLType.Q4_1: Spec(1, 32, 15, _A, fits.q4_1_weighted, fits.settle_single, _ROW),
+    GGMLType.Q5_0: Spec(1, 32, 16, _S, fits.q5_0_weighted, fits.settle_single, _ROW),
+    GGMLType.Q5_1: Spec(1, 32, 31, _A, fits.q5_1_weighted, fits.settle_single, _ROW),
+    GGMLType.Q2_K: Spec(16, 16, 3, _A, fits.q2_k_weighted, fits.settle_q2_k_weighted, _ONE),
+    GGMLType.Q3_K: Spec(16, 16, 4, _D, fits.q3_k_weighted, fits.settle_q3_k_weighted, _TWO),
+    GGMLType.Q4_K: Spec(8, 32, 15, _A, fits.q4_k_weighted, fits.settle_q4_k_weighted, _TWO),
+    GGMLType.Q5_K: Spec(8, 32, 31, _A, fits.q5_k_weighted, fits.settle_q5_k_weighted, _TWO),
+    GGMLType.Q6_K: Spec(16, 16, 32, _S, fits.q6_k_weighted, fits.settle_q6_k),
+    GGMLType.IQ4_NL: Spec(1, 32, 15, _T, fits.iq4_weighted, fits.settle_iq4_nl, _NL),
+    GGMLType.IQ4_XS: Spec(8, 32, 15, _T, fits.iq4_weighted, fits.settle_iq4_xs, (1.0, 2 / 256)),
+}
+"""With importances."""
+
+
+def scratch_rows(spec: Spec) -> tuple[int, int, int]:
+    """Rows of the columns that a search needs: findings, whole ones, scratch."""
+    return fits.REAL_ROWS * spec.subs, fits.WHOLE_HEAD + 2 * spec.subs, spec.subs * spec.n
+
+
+def tables() -> Any:
+    """The table of the non-linear levels' indices; see :data:`mbuild.quant.fits.IQ4_INDEX`."""
+    return fits.IQ4_INDEX
