@@ -7,7 +7,6 @@ and https://go.dev/ref/spec#Lexical_elements.
 from __future__ import annotations
 
 import re
-from functools import cache
 from itertools import pairwise
 
 _ESCAPE = re.compile(
@@ -174,11 +173,11 @@ def _underscores_fit(text: str) -> bool:
     )
 
 
-@cache
-def _is_print(char: str) -> bool:
-    from mbuild.modelfile.printable import is_print
+def is_print(char: str) -> bool:
+    """What Go's ``strconv.IsPrint`` says of one character."""
+    from mbuild.modelfile import printable
 
-    return is_print(char)
+    return (char.isascii() and char.isprintable()) or printable.is_print(char)
 
 
 def quote(text: str) -> str:
@@ -190,7 +189,7 @@ def _quote_char(char: str) -> str:
     code = ord(char)
     if char in _QUOTED:
         return _QUOTED[char]
-    if _is_print(char):
+    if is_print(char):
         return char
     if 0xDC80 <= code <= 0xDCFF:
         return f"\\x{code - 0xDC00:02x}"
@@ -202,4 +201,4 @@ def _quote_char(char: str) -> str:
 def unicode_name(char: str) -> str:
     """A character as Go's ``%#U`` writes it: ``U+0022 '"'``."""
     number = f"U+{ord(char):04X}"
-    return f"{number} '{char}'" if _is_print(char) else number
+    return f"{number} '{char}'" if is_print(char) else number
