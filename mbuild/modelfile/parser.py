@@ -11,6 +11,7 @@ import codecs
 import re
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from typing import Any, cast
 
 from lark import Lark, Token, Transformer
@@ -40,6 +41,9 @@ PARSER_VERSION = 1
 MAX_BYTES = 16 * 2**20
 """The largest Modelfile that is read, in bytes."""
 
+MAX_STARTS = 100_000
+"""How many lines may look like an instruction or a comment; each costs some 30 us and 1 KB."""
+
 MAX_PROBLEMS = 20
 """How many broken lines one run reports."""
 
@@ -59,6 +63,7 @@ _WORDS = "|".join(TYPES)
 _LINE = f"(?<=[\r\n])[ \t]*+{HIDDEN}?+"
 _RESUME = re.compile(f"{_LINE}(?:(?ai:{_WORDS})(?![A-Za-z])|[A-Z]{{3,}})")
 _RESUME_IN_VALUE = re.compile(f"{_LINE}(?ai:{_WORDS})[ \t]")
+_STARTS = re.compile(f"{_LINE}(?:#|(?ai:{_WORDS})[ \t])")
 
 
 def parse(data: bytes, filename: str = "Modelfile") -> Modelfile:
@@ -73,7 +78,11 @@ def parse(data: bytes, filename: str = "Modelfile") -> Modelfile:
         message = f"the file has {len(data)} bytes, more than the {MAX_BYTES} that are read"
         raise ModelfileError([Problem(message, code="too-large", filename=filename)])
     text = decode(data)
-    found = _Reader(text).read()
+    reader = _Reader(text)
+    if next(islice(_STARTS.finditer(reader.shape), MAX_STARTS, None), None):
+        message = f"the file has more than {MAX_STARTS} instructions and comments"
+        raise ModelfileError([Problem(message, code="too-large", filename=filename)])
+    found = reader.read()
     if found.problems:
         whole = Modelfile(tuple(found.instructions))
         problems = sorted(found.problems + validate(whole), key=_position)
