@@ -206,7 +206,9 @@ def _text(store: Store, layer: Layer) -> str:
 
 def _json(store: Store, layer: Layer) -> Any:
     with suppress(ValueError, RecursionError):
-        return json.loads(store.blobs.read(layer.digest, _MAX_TEXT))
+        # Go reads every number of a params layer as a double: -0 is not 0.
+        parse_int = float if layer.media_type == PARAMS else int
+        return json.loads(store.blobs.read(layer.digest, _MAX_TEXT), parse_int=parse_int)
     raise DamagedError(f"blob {layer.digest} is not JSON", hint="build or pull the model again")
 
 
@@ -244,7 +246,7 @@ def as_json(store: Store, model: ModelView) -> dict[str, Any]:
         "context_length": header.context_length if header else None,
         "embedding_length": header.embedding_length if header else None,
         "capabilities": list(header.capabilities) if header else [],
-        "parameters": dict(model.parameters),
+        "parameters": {key: _plain(value) for key, value in model.parameters.items()},
         "template": model.template,
         "system": model.system,
         "messages": [dict(message) for message in model.messages],
@@ -252,6 +254,12 @@ def as_json(store: Store, model: ModelView) -> dict[str, Any]:
         "config": dict(model.config),
         "layers": [layer.to_json() for layer in model.stored.manifest.layers],
     }
+
+
+def _plain(value: Any) -> Any:
+    """A number as an int where it is whole."""
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < _INT_LIMIT
+    return int(value) if whole else value
 
 
 def _header(store: Store, model: ModelView) -> ModelFacts | None:
