@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -213,6 +214,34 @@ def _encoded(item: Lazy, type_: GGMLType) -> Any:
     return encode(item.load(), item.dtype, type_)
 
 
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A model without its general and tokenizer metadata.
+
+    ``early`` stands right after ``general.architecture``, ``keys`` between the
+    general and the tokenizer's entries.
+    """
+
+    hyper: Hyper
+    early: tuple[KV, ...]
+    keys: tuple[KV, ...]
+    tensors: tuple[Tensor, ...]
+
+
+def convert_body(checkpoint: Checkpoint, outtype: OutType = OutType.AUTO) -> Body:
+    """What the family's row decides; raises as :func:`convert` does."""
+    row = checkpoint.architecture
+    sources = source_tensors(checkpoint)
+    hp = hyper_parameters(checkpoint, resolve_outtype(outtype, sources))
+    tensors: dict[str, Tensor] = {}
+    for name, item in model_tensors(hp, row, sources):
+        if name in tensors:
+            raise FormatError(f"two tensors of the checkpoint are {name}")
+        tensors[name] = _tensor(hp, name, item)
+    early = tuple(row.early(hp, sources)) if row.early is not None else ()
+    return Body(hp, early, merged(write(row.keys, hp)), tuple(tensors.values()))
+
+
 def convert(
     checkpoint: Checkpoint, outtype: OutType = OutType.AUTO, *, pre: str | None = None
 ) -> Model:
@@ -227,22 +256,20 @@ def convert(
         FormatError: for files that contradict each other.
         UnsupportedError: for what has no place in a GGUF file.
     """
-    row = checkpoint.architecture
-    sources = source_tensors(checkpoint)
-    hp = hyper_parameters(checkpoint, resolve_outtype(outtype, sources))
-    tensors: dict[str, Tensor] = {}
-    for name, item in model_tensors(hp, row, sources):
-        if name in tensors:
-            raise FormatError(f"two tensors of the checkpoint are {name}")
-        tensors[name] = _tensor(hp, name, item)
-    parameters = Parameters.count((t.name, t.dims) for t in tensors.values())
-    entries = [KV("general.architecture", ValueType.STRING, hp.arch)]
-    entries += row.early(hp, sources) if row.early is not None else ()
-    entries += general(checkpoint.name, checkpoint.files, hp.arch, parameters)
-    entries += write(row.keys, hp)
-    entries.append(QUANTIZATION_VERSION)
-    config = {**checkpoint.config, "vocab_size": hp.config.get("vocab_size")}
-    if config["vocab_size"] is None:
-        del config["vocab_size"]
-    entries += vocabulary(checkpoint.files, config, checkpoint.hf_arch, pre=pre)
-    return Model(merged(entries), tuple(tensors.values()))
+    body = convert_body(checkpoint, outtype)
+    arch, files = body.hyper.arch, checkpoint.files
+    parameters = Parameters.count((t.name, t.dims) for t in body.tensors)
+    config = dict(checkpoint.config)
+    if body.hyper.config.get("vocab_size") is not None:
+        config["vocab_size"] = body.hyper.config["vocab_size"]
+    entries = merged(
+        (
+            KV("general.architecture", ValueType.STRING, arch),
+            *body.early,
+            *general(checkpoint.name, files, arch, parameters),
+            *body.keys,
+            QUANTIZATION_VERSION,
+            *vocabulary(files, config, checkpoint.hf_arch, pre=pre),
+        )
+    )
+    return Model(entries, body.tensors)

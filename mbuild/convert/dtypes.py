@@ -242,7 +242,8 @@ def _f8_e4m3() -> Array:
 def _f8_e5m2() -> Array:
     """float8_e5m2: the upper byte of a half."""
     codes: Array = np.arange(256, dtype=np.uint16) << np.uint16(8)
-    return codes.view(np.float16).astype(np.float32)
+    values: Array = codes.view(np.float16).astype(np.float32)
+    return values
 
 
 def _f8_e8m0() -> Array:

@@ -38,8 +38,8 @@ class Stack:
     """Tensors of one layer that become one tensor with a new first axis.
 
     Attributes:
-        pattern: has the groups ``layer``, ``index`` and, for several kinds,
-            ``part``.
+        pattern: has the group ``index`` and, where there are several, the
+            groups ``layer`` and ``part``.
         parts: the kinds, in the order in which their stacks come out.
         into: the stack's name, with ``{layer}`` and ``{part}``.
         count: how many there are of each kind.
@@ -191,14 +191,15 @@ class Stacker:
             part, index = groups.get("part", spec.parts[0]), int(groups["index"])
             if index >= count:
                 raise FormatError(f"{lazy.origin}: number {index} of {count} that config.json has")
-            waiting = self._waiting.setdefault((number, groups["layer"]), {})
+            layer = groups.get("layer", "")
+            waiting = self._waiting.setdefault((number, layer), {})
             waiting[part, index] = lazy
             if len(waiting) < count * len(spec.parts):
                 return []
-            del self._waiting[number, groups["layer"]]
+            del self._waiting[number, layer]
             return [
                 (
-                    spec.into.format(layer=groups["layer"], part=label),
+                    spec.into.format(layer=layer, part=label),
                     stack([waiting[label, i] for i in range(count)]),
                 )
                 for label in spec.parts

@@ -10,6 +10,7 @@ from mbuild.convert.architectures.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
 from mbuild.convert.architectures.ernie import ERNIE, ERNIE_MOE
 from mbuild.convert.architectures.exaone import EXAONE, EXAONE4
 from mbuild.convert.architectures.gemma import EMBEDDING_GEMMA, GEMMA, GEMMA2, GEMMA3
+from mbuild.convert.architectures.gemma3n import GEMMA3N
 from mbuild.convert.architectures.glm import GLM4
 from mbuild.convert.architectures.gpt import FALCON, GPT2, GPT_BIGCODE, GPT_NEOX, STARCODER2
 from mbuild.convert.architectures.gpt_oss import GPT_OSS
@@ -28,6 +29,7 @@ from mbuild.convert.architectures.llama import (
 )
 from mbuild.convert.architectures.minicpm import MINICPM
 from mbuild.convert.architectures.nemotron import NEMOTRON
+from mbuild.convert.architectures.nomic import NOMIC_BERT
 from mbuild.convert.architectures.olmo import OLMO, OLMO2, OLMO3, OLMOE
 from mbuild.convert.architectures.phi import PHI2, PHI3
 from mbuild.convert.architectures.qwen import (
@@ -65,12 +67,14 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     GEMMA2,
     GEMMA3,
     EMBEDDING_GEMMA,
+    GEMMA3N,
     PHI2,
     PHI3,
     BERT,
     DISTILBERT,
     ROBERTA,
     XLM_ROBERTA,
+    NOMIC_BERT,
     COMMAND_R,
     COHERE2,
     DEEPSEEK_V2,
