@@ -6,6 +6,7 @@ the build, with limits on processor time and memory. The parent starts this
 file with its own interpreter, writes one JSON request to standard input and
 reads one JSON answer from standard output. Nothing of mbuild is imported.
 
+Arguments: the limits, seconds of processor time and bytes of memory.
 Request: ``tokenizer`` (a tokenizer.json as text), ``text`` to encode (or
 null), ``decode`` (texts of tokens, to be put through the decoder one by one).
 Answer: ``ids`` (with the post-processor's special tokens), ``bare`` (without)
@@ -18,16 +19,12 @@ import json
 import sys
 from typing import Any
 
-CPU_SECONDS = 4
-MEMORY = 4 << 30
 
-
-def limit_resources() -> None:
-    """Bound this process; a system without one of the limits does without it."""
+def limit_resources(seconds: int, memory: int) -> None:
+    """Bound this process's processor time, and its memory in bytes, where the system can."""
     import resource
 
-    limits = ((resource.RLIMIT_CPU, CPU_SECONDS), (resource.RLIMIT_AS, MEMORY))
-    for which, value in limits:
+    for which, value in ((resource.RLIMIT_CPU, seconds), (resource.RLIMIT_AS, memory)):
         try:
             resource.setrlimit(which, (value, value))
         except (OSError, ValueError):
@@ -50,7 +47,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Answer one request."""
-    limit_resources()
+    limit_resources(*(int(limit) for limit in sys.argv[1:3]))
     try:
         result = answer(json.load(sys.stdin))
     except ImportError as error:

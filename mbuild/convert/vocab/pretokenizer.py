@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import unicodedata
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 CHILD = Path(__file__).with_name("encode.py")
 WALL_SECONDS = 60
 """Only a last resort on an overloaded machine: the child's limit is processor time."""
+SMALL_LIMITS = (2, 2 << 30)
+"""Seconds of processor time (0.1 are needed) and bytes of memory for the small copy."""
+WHOLE_LIMITS = (15, 4 << 30)
+"""The same for a whole file, which is asked only when the small copy did no harm."""
 LONGEST = 16
 """Longest run of characters whose parts are enumerated; longer tokens are searched for."""
 
@@ -49,9 +54,12 @@ def hash_of(ids: Sequence[int]) -> str:
 
 
 def find_pre(
-    tokenizer: TokenizerJson, added: Sequence[AddedToken], bos: int | None
-) -> tuple[str, str]:
-    """Name and hash of the pre-tokenizer.
+    tokenizer: TokenizerJson,
+    added: Sequence[AddedToken],
+    bos: int | None,
+    table: Mapping[str, str] = PRE_TOKENIZERS,
+) -> str:
+    """The pre-tokenizer's name in ``table``, which has names by hash.
 
     ``bos`` is the id of a token that the checkpoint's configuration puts
     before every text; it counts first, also where tokenizer.json itself does
@@ -60,15 +68,15 @@ def find_pre(
     for a pre-tokenizer that is not in the table.
     """
     first = ""
-    for make in (_small, _whole):
+    for make, limits in ((_small, SMALL_LIMITS), (_whole, WHOLE_LIMITS)):
         spec = make(tokenizer, added)
         if spec is None:
             continue
-        answer = ask(spec, CHECK_TEXT, ())
+        answer = ask(spec, CHECK_TEXT, (), limits)
         first = first or hash_of(answer.ids)
         for ids in _candidates(answer, bos):
-            if name := PRE_TOKENIZERS.get(digest := hash_of(ids)):
-                return name, digest
+            if name := table.get(hash_of(ids)):
+                return name
     raise UnsupportedError(
         f"{NAME}: unknown pre-tokenizer (hash {first})",
         hint="say which one it is with --pre NAME, for example --pre llama-bpe",
@@ -100,13 +108,23 @@ def decode_each(tokenizer: TokenizerJson, texts: Sequence[str]) -> list[str]:
     return ask(json.dumps(spec | {"post_processor": None}), None, texts).decoded
 
 
-def ask(tokenizer: str, text: str | None, decode: Sequence[str]) -> Answer:
+def ask(
+    tokenizer: str,
+    text: str | None,
+    decode: Sequence[str],
+    limits: tuple[int, int] = SMALL_LIMITS,
+) -> Answer:
     """Let the child encode and decode; raises :class:`FormatError` when it cannot."""
     request = json.dumps({"tokenizer": tokenizer, "text": text, "decode": [*decode]})
-    command = [sys.executable, "-P", str(CHILD)]
+    command = [sys.executable, "-P", str(CHILD), *map(str, limits)]
     try:
         done = subprocess.run(
-            command, input=request.encode(), capture_output=True, timeout=WALL_SECONDS, check=False
+            command,
+            input=request.encode(),
+            capture_output=True,
+            timeout=WALL_SECONDS,
+            check=False,
+            env=os.environ | {"RAYON_NUM_THREADS": "1"},
         )
     except subprocess.TimeoutExpired:
         raise FormatError(f"{NAME}: encoding the check text takes too long") from None

@@ -145,7 +145,7 @@ def _pre(context: Context, tokenizer: TokenizerJson, loaded: Loaded) -> str:
     if settings.get("add_bos_token") is True:
         text = token_text(settings.get("bos_token"))
         bos = loaded.added[text].id if text in loaded.added else None
-    name, _ = find_pre(tokenizer, [*loaded.added.values()], bos)
+    name = find_pre(tokenizer, [*loaded.added.values()], bos)
     return context.rule.pre_names.get(name, name)
 
 
