@@ -174,7 +174,8 @@ def copy(store: Store, source: ModelName, target: ModelName) -> None:
     """Give a model a second name, in place of any model that had it."""
     with _using(store):
         data = store.manifests.read_bytes(find(store, source).name)
-        assert data is not None
+        if data is None:  # removed since
+            raise NameNotFoundError(f"model {str(source)!r} not found")
         store.replace(store.manifests.resolve(target), data)
 
 

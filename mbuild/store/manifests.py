@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+_ATTEMPTS = 20  # of writing into a folder that others keep removing
+
 
 class StoredManifest(NamedTuple):
     """A manifest as it lies on disk; ``id`` is the SHA-256 of the file's bytes.
@@ -74,10 +76,17 @@ class Manifests:
         self._prepare()
         path = self._path(name)
         with store_errors(f"writing the manifest of {name}"):
-            make_directories(path.parent)
-            with TemporaryFile(self._temporary_folder) as file:
-                write_all(file.fd, data)
-                file.publish(path)
+            for attempt in range(_ATTEMPTS):
+                try:
+                    make_directories(path.parent)
+                    with TemporaryFile(self._temporary_folder) as file:
+                        write_all(file.fd, data)
+                        file.publish(path)
+                    return
+                except FileNotFoundError:
+                    # Whoever removed the last model there took the empty folder away.
+                    if attempt == _ATTEMPTS - 1:
+                        raise
 
     def remove(self, name: ModelName) -> None:
         """Remove a manifest and the folders that it leaves empty."""

@@ -13,6 +13,7 @@ from mbuild.store.database import Database
 from mbuild.store.files import make_directories, remove_stale, store_errors
 from mbuild.store.locks import Lock
 from mbuild.store.manifests import Manifests, StoredManifest
+from mbuild.store.uploads import Uploads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -58,6 +59,11 @@ class Store:
     def database(self) -> Database:
         """The cache."""
         return Database(self.private / "cache.db")
+
+    @cached_property
+    def uploads(self) -> Uploads:
+        """Blobs that were sent to the server and that no model uses yet."""
+        return Uploads(self.private / "uploads")
 
     def prepare(self) -> None:
         """Create the store's folders, once, before the first write."""
@@ -118,12 +124,13 @@ class Store:
     def collect_garbage(self) -> int:
         """Remove noted blobs that no manifest names, if nobody builds now; how many.
 
-        Nothing is removed while any manifest is unreadable: it might name them.
+        Fresh uploads stay, and stay noted. Nothing is removed while any
+        manifest is unreadable: it might name them.
         """
         if not self._lock.acquire(exclusive=True, timeout=0):
             return 0
         try:
-            candidates = set(self.database.garbage())
+            candidates = set(self.database.garbage()) - self.uploads.held().keys()
             used: set[Digest] = set()
             for stored in self.list():
                 if isinstance(stored, DamagedError):
