@@ -57,7 +57,7 @@ class Engine:
                 missing.append(step)
             else:
                 outcome.results[step] = result
-                yield StepFinished(numbers[step], step.label, True, 0.0, 0)
+                yield StepFinished(numbers[step], step.label, True, 0.0, 0, step.kind)
         if missing:
             yield from _Run(self, outcome, numbers, missing).events()
 
@@ -164,7 +164,8 @@ class _Run:
         if not cached:
             self._outcome.ran.add(step)
         written = sum(layer.size for layer in result.layers if layer.digest not in result.existed)
-        return StepFinished(self._numbers[step], step.label, cached, seconds, written)
+        number = self._numbers[step]
+        return StepFinished(number, step.label, cached, seconds, written, step.kind)
 
     def _work(self, step: Step) -> tuple[Result, bool, float]:
         """In a worker thread: the step's result, whether it was cached, and the seconds."""

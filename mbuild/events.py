@@ -47,13 +47,17 @@ class StepProgress(NamedTuple):
 
 
 class StepFinished(NamedTuple):
-    """A step has its result, from the cache or after ``seconds`` of work."""
+    """A step has its result, from the cache or after ``seconds`` of work.
+
+    ``kind`` is the step's (``import``, ``params``, ...).
+    """
 
     step: int
     label: str
     cached: bool
     seconds: float
     written: int
+    kind: str = ""
 
 
 class LayerReady(NamedTuple):
