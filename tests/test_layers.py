@@ -15,7 +15,8 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("steps", "engine", "lint", "context"),
     ("planner",),
     ("builder", "library"),
-    ("cli", "server"),
+    ("server",),
+    ("cli",),
     ("__main__",),
 )
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
