@@ -9,6 +9,10 @@ written under a temporary name and renamed, and carry a digest of their content;
 cannot be read or written is compiled again, silently.
 """
 
+# numba and llvmlite are typed in part or not at all.
+# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-call,no-untyped-def"
+# mypy: disable-error-code="call-overload,misc,no-any-return,attr-defined,untyped-decorator"
+
 from __future__ import annotations
 
 import contextlib

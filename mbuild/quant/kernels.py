@@ -6,6 +6,10 @@ writes the blocks one after the other. There is one kernel per row of
 :mod:`mbuild.quant.specs`, all from the one text below.
 """
 
+# numba and llvmlite are typed in part or not at all.
+# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-call,no-untyped-def"
+# mypy: disable-error-code="call-overload,misc,no-any-return,attr-defined,untyped-decorator"
+
 from __future__ import annotations
 
 from functools import cache
@@ -118,7 +122,7 @@ def plain(type_: GGMLType) -> Any:
     reals, wholes, levels_rows = specs.scratch_rows(spec)
     block = subs * n
 
-    def kernel(w, e, source, kind, out):  # type: ignore[no-untyped-def]
+    def kernel(w, e, source, kind, out):
         lanes = count(w)
         st = np.empty((reals, lanes), np.float32)
         it = np.empty((wholes, lanes), np.int32)
@@ -161,7 +165,7 @@ def weighted(type_: GGMLType) -> Any:
     of_row = not spec.mean
     once, twice = (np.float32(m) for m in spec.mean or (0, 0))
 
-    def kernel(w, e, source, kind, q, sigma2, out):  # type: ignore[no-untyped-def]
+    def kernel(w, e, source, kind, q, sigma2, out):
         lanes = count(w)
         st = np.empty((reals, lanes), np.float32)
         it = np.empty((wholes, lanes), np.int32)

@@ -5,6 +5,10 @@ contains and that the numpy engine does on whole arrays instead. The Python
 functions exist to be named; numba gives them their code.
 """
 
+# numba and llvmlite are typed in part or not at all.
+# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-call,no-untyped-def"
+# mypy: disable-error-code="call-overload,misc,no-any-return,attr-defined,untyped-decorator"
+
 from __future__ import annotations
 
 from typing import Any

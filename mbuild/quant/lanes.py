@@ -8,6 +8,10 @@ and nothing is contracted: each lane has the bits of the scalar program.
 Importing this module imports numba and registers the types with it.
 """
 
+# numba and llvmlite are typed in part or not at all.
+# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-call,no-untyped-def"
+# mypy: disable-error-code="call-overload,misc,no-any-return,attr-defined,untyped-decorator"
+
 from __future__ import annotations
 
 import operator

@@ -4,6 +4,10 @@ Importing this module imports numba; :mod:`mbuild.quant.quantize` does so when a
 quantization runs.
 """
 
+# numba and llvmlite are typed in part or not at all.
+# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-call,no-untyped-def"
+# mypy: disable-error-code="call-overload,misc,no-any-return,attr-defined,untyped-decorator"
+
 from __future__ import annotations
 
 from functools import cache

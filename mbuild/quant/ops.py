@@ -26,7 +26,7 @@ ROUNDER = 12582912.0
 """1.5 * 2**23: adding it leaves a float32's value, rounded half to even, in the mantissa."""
 
 
-def fill(w: Any, value: float) -> Any:
+def fill(w: Any, value: Any) -> Any:
     """A real vector that has ``value`` in every lane."""
     return np.float32(value)
 

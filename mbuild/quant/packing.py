@@ -32,14 +32,15 @@ def _columns(it: Whole, start: int, count: int) -> Bytes:
 def nibbles(levels: Bytes, group: int) -> Bytes:
     """Value i and value i + group/2 of each group share a byte, the first in the low half."""
     pairs = levels.reshape(len(levels), -1, 2, group // 2)
-    return ((pairs[:, :, 0] & 0x0F) | (pairs[:, :, 1] << 4)).reshape(len(levels), -1)
+    packed = (pairs[:, :, 0] & 0x0F) | (pairs[:, :, 1] << 4)
+    return packed.astype(np.uint8).reshape(len(levels), -1)
 
 
 def _quarters(levels: Bytes) -> Bytes:
     """Two bits each of values i, i + 32, i + 64, i + 96 of every 128 in a byte."""
     parts = (levels & 3).reshape(len(levels), 2, 4, 32)
     packed = parts[:, :, 0] | parts[:, :, 1] << 2 | parts[:, :, 2] << 4 | parts[:, :, 3] << 6
-    return packed.reshape(len(levels), -1)
+    return packed.astype(np.uint8).reshape(len(levels), -1)
 
 
 def high_bits(levels: Bytes, bit: int) -> Bytes:
@@ -95,7 +96,9 @@ def _q6_k(levels: Bytes, it: Whole) -> Bytes:
     # Values l, l + 64 of 128 share a byte of ql, then l + 32, l + 96.
     low = nibbles(levels, 128)
     scales = _columns(it, WHOLE_HEAD, 16)
-    return np.concatenate([low, _quarters(levels >> 4), scales, half(it[D])], axis=1)
+    return np.concatenate(
+        [low, _quarters((levels >> 4).astype(np.uint8)), scales, half(it[D])], axis=1
+    )
 
 
 def _iq4_nl(levels: Bytes, it: Whole) -> Bytes:

@@ -226,7 +226,7 @@ def _importances(imatrix: Reals | None, row_len: int, rows: int) -> Any:
     """A function that gives a task its importances and its rows' mean squares."""
     if imatrix is None:
         return None
-    table = np.ascontiguousarray(imatrix, np.float32).reshape(-1)
+    table: Any = np.ascontiguousarray(imatrix, np.float32).reshape(-1)
     matrices, rest = divmod(table.size, row_len)
     if rest or matrices == 0 or rows % matrices:
         raise UsageError(
@@ -240,10 +240,10 @@ def _importances(imatrix: Reals | None, row_len: int, rows: int) -> Any:
         owner = np.arange(first // row_len, last // row_len) // (rows // matrices)
         weights = table[owner].reshape(-1)
         per_row = row_len // BLOCKS[type_].weights
-        means = np.zeros(len(owner), np.float32)
+        means: Any = np.zeros(len(owner), np.float32)
         if not WEIGHTED[type_].mean:
             with np.errstate(all="ignore"):
-                values = widen(part, kind).reshape(-1, row_len)
+                values: Any = widen(part, kind).reshape(-1, row_len)
                 # accumulate() adds one by one, as the reference does; sum() would not.
                 sums = np.add.accumulate(values * values, axis=1, dtype=np.float32)
                 means = sums[:, -1] / np.float32(row_len)

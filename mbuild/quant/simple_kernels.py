@@ -1,5 +1,9 @@
 """Kernels of the types without a search, the casts and the checks, compiled by numba."""
 
+# numba and llvmlite are typed in part or not at all.
+# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-call,no-untyped-def"
+# mypy: disable-error-code="call-overload,misc,no-any-return,attr-defined,untyped-decorator"
+
 from __future__ import annotations
 
 import sys
@@ -57,8 +61,8 @@ def extreme_of(w: Any, x: Any, rows: Any, first: Any, count: Any, st: Any, b: An
         st[simple.TOP, b] = top
         st[simple.VALUE, b] = x[first * LANES + first_lane(absolute(value) == fill(w, top))]
     else:
-        top = np.float32(0.0)
-        for i in range(count):
+        top = largest(load(w, rows, first))
+        for i in range(1, count):
             top = max(top, largest(load(w, rows, first + i)))
         st[simple.TOP, b] = top
 
@@ -163,7 +167,7 @@ def kernel_of(type_: GGMLType) -> Any:
     measure = range_of if row.ranged else extreme_of
     write, size = _EMIT[type_], BLOCKS[type_].size
 
-    def kernel(w, e, source, kind, out):  # type: ignore[no-untyped-def]
+    def kernel(w, e, source, kind, out):
         st = np.empty((simple.ROWS, LANES), np.float32)
         it = np.empty((2, LANES), np.int32)
         levels = np.empty(count * LANES, np.uint8)
@@ -210,7 +214,7 @@ def cast_of(type_: GGMLType) -> Any:
         allow(text)
     put, size = _PUT[type_], BLOCKS[type_].size
 
-    def kernel(w, e, source, kind, out):  # type: ignore[no-untyped-def]
+    def kernel(w, e, source, kind, out):
         x = np.empty(LANES * LANES, np.float32)
         rows = x.reshape(LANES, LANES)
         for tile in range(out.size // (x.size * size)):
@@ -248,7 +252,7 @@ def mxfp4() -> Any:
     for text in (search, fetch, sys.modules[__name__]):
         allow(text)
 
-    def kernel(w, e, source, kind, out):  # type: ignore[no-untyped-def]
+    def kernel(w, e, source, kind, out):
         x = np.empty(LANES * LANES, np.float32)
         rows = x.reshape(LANES, LANES)
         for tile in range(out.size // (LANES * 17)):
