@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 CHILD = Path(__file__).with_name("encode.py")
 WALL_SECONDS = 60
 """Only a last resort on an overloaded machine: the child's limit is processor time."""
-SMALL_LIMITS = (2, 2 << 30)
+SMALL_LIMITS = (1, 2 << 30)
 """Seconds of processor time (0.1 are needed) and bytes of memory for the small copy."""
 WHOLE_LIMITS = (15, 4 << 30)
 """The same for a whole file, which is asked only when the small copy did no harm."""
