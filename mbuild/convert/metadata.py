@@ -204,8 +204,8 @@ def _fields(card: Mapping[str, Any], files: Files, folder: str, total: int) -> d
     fields: dict[str, str] = {}
     for key, names in _CARD_FIELDS:
         name = next((name for name in names if card.get(name) is not None), None)
-        if name is not None:
-            fields[key] = _joined(card[name])
+        if name is not None and (text := _joined(card[name])):
+            fields[key] = text
     path = (files.json_object("config.json") or {}).get("_name_or_path")
     if isinstance(path, str) and path.count("/") <= 1:
         _fill(fields, parse_name(path, total))
@@ -231,7 +231,7 @@ def _fill(fields: dict[str, str], name: Name) -> None:
 def _joined(value: object) -> str:
     """A card's value as one text; several licences are joined by commas."""
     if isinstance(value, list):
-        return ",".join(_scalar(item) for item in value)
+        return ",".join(text for item in value if (text := _scalar(item)))
     return _scalar(value)
 
 
