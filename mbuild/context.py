@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from mbuild.digest import Digest
 from mbuild.errors import (
     DamagedError,
     MissingFileError,
@@ -31,7 +32,33 @@ if TYPE_CHECKING:
 
     from mbuild.store import Store
 
-_CHECKPOINT_FILES = (".safetensors", ".json", ".model", ".txt", ".jinja", ".md")
+CHECKPOINT_FILES = frozenset(
+    {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors.index.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "tokenizer.model",
+        "sentencepiece.bpe.model",
+        "tekken.json",
+        "vocab.json",
+        "vocab.txt",
+        "merges.txt",
+        "added_tokens.json",
+        "special_tokens_map.json",
+        "chat_template.jinja",
+        "chat_template.json",
+        "modules.json",
+        "adapter_config.json",
+        "README.md",
+    }
+)
+"""What a conversion can read beside ``*.safetensors``; other files change nothing."""
+
+_FOLDERS = ("additional_chat_templates", "_Pooling")
+_FOLDER_FILES = (".jinja", "config.json")
+_CARD_LIMIT = 1 << 20
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _PATH_STARTS = ("./", "../", "/", "~", ".\\", "..\\", "\\")
 _PATH_ENDS = (".gguf", ".safetensors", *_PICKLES)
@@ -248,12 +275,33 @@ class LocalContext:
         return GGUFDirectory(model, tuple(self._gguf(folder / p, p) for p in projectors))
 
     def _checkpoint(self, folder: Path, value: str, names: Sequence[str]) -> CheckpointSource:
-        files: dict[str, SourceFile] = {}
+        """The files that a conversion reads; logs and the like are left out of it."""
+        wanted = [n for n in names if n in CHECKPOINT_FILES or n.endswith(".safetensors")]
         for name in names:
-            if name.endswith(_CHECKPOINT_FILES) and (folder / name).is_file():
-                check_inside(folder, name, value)
-                files[name] = self._file(folder / name, name)
+            if name.endswith(_FOLDERS) and (folder / name).is_dir():
+                inner = sorted(entry.name for entry in (folder / name).iterdir())
+                wanted += [f"{name}/{entry}" for entry in inner if entry.endswith(_FOLDER_FILES)]
+        files: dict[str, SourceFile] = {}
+        for name in wanted:
+            check_inside(folder, name, value)
+            files[name] = self._file(folder / name, name)
+        if "README.md" in files:
+            card = front_matter(folder / "README.md")
+            files["README.md"] = files["README.md"]._replace(digest=Digest.of(card))
         return CheckpointSource(Path(os.path.realpath(folder)).name, files)
+
+
+def front_matter(path: Path) -> bytes:
+    """The part of a model card that a conversion reads: the YAML between two ``---`` lines.
+
+    The card's text is for people, and changing it changes no model.
+    """
+    with path.open("rb") as file:
+        text = file.read(_CARD_LIMIT)
+    if not text.startswith(b"---"):
+        return b""
+    end = text.find(b"\n---", 3)
+    return text[:end] if end >= 0 else text
 
 
 def check_inside(folder: Path, name: str, value: str) -> None:

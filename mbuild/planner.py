@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild import gojson
-from mbuild.errors import UnsupportedError
 from mbuild.sources import (
     AdapterSource,
     CheckpointSource,
@@ -17,6 +16,8 @@ from mbuild.sources import (
 )
 from mbuild.steps import (
     AssembleManifest,
+    ConvertAdapter,
+    ConvertCheckpoint,
     ImportGGUF,
     MakeConfig,
     MergeGGUF,
@@ -25,7 +26,7 @@ from mbuild.steps import (
     Role,
 )
 from mbuild.store import Layer
-from mbuild.store.manifest import LICENSE, MESSAGES, PARAMS, SYSTEM, TEMPLATE
+from mbuild.store.manifest import LICENSE, MESSAGES, MODEL, PARAMS, SYSTEM, TEMPLATE
 
 if TYPE_CHECKING:
     from mbuild.digest import Digest
@@ -46,9 +47,15 @@ class Sources(NamedTuple):
 
 
 class Options(NamedTuple):
-    """What the command line adds to the Modelfile."""
+    """What the command line adds to the Modelfile.
+
+    ``outtype`` and ``pre`` are those of llama.cpp's converter: the type of a
+    converted checkpoint's matrices, and its pre-tokenizer's name.
+    """
 
     link: bool = False
+    outtype: str = "auto"
+    pre: str | None = None
 
 
 class Plan(NamedTuple):
@@ -59,17 +66,14 @@ class Plan(NamedTuple):
 
 
 def plan(recipe: Recipe, sources: Sources, options: Options) -> Plan:
-    """The steps that build a model, in Ollama's order of layers.
-
-    Raises :class:`UnsupportedError` for sources that cannot be built from.
-    """
+    """The steps that build a model, in Ollama's order of layers."""
     base = next((source for source in sources.models if isinstance(source, StoredModel)), None)
     entries = _Entries(base)
     for source in sources.models:
         for file in _files(source):
             entries.append(_weights(file, Role.MODEL, options))
     for adapter in sources.adapters:
-        entries.append(_weights(adapter, Role.ADAPTER, options))
+        entries.append(_adapter(adapter, entries, options))
     weights = entries.steps()
     for draft in sources.drafts:
         entries.append(_weights(draft, Role.DRAFT, options))
@@ -146,10 +150,17 @@ def _files(source: ModelSource) -> Sequence[GGUFSource | CheckpointSource]:
 def _weights(source: GGUFSource | CheckpointSource, role: Role, options: Options) -> Step:
     """The step that makes a layer of weights."""
     if isinstance(source, CheckpointSource):
-        raise UnsupportedError(
-            f"{source.name}: building from safetensors is not supported yet",
-            hint="convert it with llama.cpp's convert_hf_to_gguf.py and name the GGUF file",
-        )
+        return ConvertCheckpoint(source, options.outtype, options.pre)
     if len(source.files) > 1:
         return MergeGGUF(source.files, role)
     return ImportGGUF(source.files[0], role, options.link)
+
+
+def _adapter(source: AdapterSource, entries: _Entries, options: Options) -> Step:
+    """The step that makes an adapter's layer; a PEFT adapter is checked against the base."""
+    if isinstance(source, GGUFSource):
+        return _weights(source, Role.ADAPTER, options)
+    inherited = entries.inherited(MODEL)
+    if inherited:
+        return ConvertAdapter(source, inherited[0], ())
+    return ConvertAdapter(source, None, entries.steps()[:1])

@@ -207,7 +207,7 @@ def test_the_same_modelfile_gives_the_same_bytes_anywhere(mbuild: Run, project: 
             "PYTHONHASHSEED": seed,
             "OLLAMA_MODELS": str(store),
         }
-        done = mbuild("-t", "mario", "-q", folder, env=environment, umask=umask)
+        done = mbuild("-t", "mario", "--quiet", folder, env=environment, umask=umask)
         assert done.returncode == 0, done.stderr
         ids.add(done.stdout)
         files = [p for part in ("blobs", "manifests") for p in (store / part).rglob("*")]

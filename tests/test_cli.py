@@ -95,7 +95,7 @@ def test_every_spelling_of_a_stored_model_is_the_same(mbuild: Run, project: Path
     """Short, full and differently cased names of ``tiny`` give one manifest."""
     ids = set()
     for name in ("tiny", "TINY", "library/tiny:latest", "registry.ollama.ai/library/tiny"):
-        done = mbuild("-f", "-", "-t", "copy", "-q", input=f"FROM {name}\nSYSTEM s\n")
+        done = mbuild("-f", "-", "-t", "copy", "--quiet", input=f"FROM {name}\nSYSTEM s\n")
         assert done.returncode == 0, done.stderr
         ids.add(done.stdout)
     assert len(ids) == 1

@@ -183,10 +183,10 @@ def test_a_damaged_cache_costs_a_rebuild_only(mbuild: Run, tmp_path: Path, damag
     """Whatever happens to the cache's file, the build succeeds with the same model."""
     tiny_gguf(tmp_path / "model.gguf")
     (tmp_path / "Modelfile").write_text("FROM ./model.gguf\nSYSTEM old\nLICENSE MIT\n")
-    first = mbuild("-t", "mario", "-q")
+    first = mbuild("-t", "mario", "--quiet")
     assert first.returncode == 0, first.stderr
     damage(tmp_path / "store" / ".mbuild" / "cache.db")  # type: ignore[operator]
-    second = mbuild("-t", "mario", "-q")
+    second = mbuild("-t", "mario", "--quiet")
     assert (second.returncode, second.stdout) == (0, first.stdout), second.stderr
     third = mbuild("-t", "mario", "--progress", "json")
     assert json.loads(third.stdout.splitlines()[-1])["ran"] == 0

@@ -26,7 +26,7 @@ Examples:
   mbuild -t mario
   mbuild build -f personas/mario.Modelfile -t mario -t mario:v2
   mbuild --dry-run -t mario
-  mbuild -q -t mario                 print only the model's id
+  mbuild --quiet -t mario            print only the model's id
 """
 
 
@@ -60,7 +60,14 @@ class _Modelfile:
     default="auto",
     help="How to show what happens  [default: auto]",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Print only the model's id.")
+@click.option("--quiet", is_flag=True, help="Print only the model's id.")
+@click.option(
+    "--outtype",
+    type=click.Choice(["auto", "f32", "f16", "bf16", "q8_0"], case_sensitive=False),
+    default="auto",
+    help="Type of a converted checkpoint's matrices; auto keeps BF16 or F16  [default: auto]",
+)
+@click.option("--pre", metavar="NAME", help="A checkpoint's pre-tokenizer, if it is unknown.")
 @click.argument("folder", metavar="[CONTEXT]", default=".", type=click.Path(path_type=Path))
 @click.pass_context
 def build_command(
@@ -74,6 +81,8 @@ def build_command(
     link: bool,
     progress: str,
     quiet: bool,
+    outtype: str,
+    pre: str | None,
     folder: Path,
 ) -> None:
     """Build a model from a Modelfile.
@@ -88,7 +97,7 @@ def build_command(
         recipe,
         LocalContext(modelfile.folder, opened),
         names or (_default_name(folder),),
-        Options(link=link),
+        Options(link, outtype.lower(), pre),
         use_cache=not no_cache,
         warnings=warnings,
     )

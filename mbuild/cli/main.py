@@ -20,6 +20,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("mbuild.cli.models", "Show a model: details, parameters, template, license."),
     "cp": ("mbuild.cli.models", "Give a model a second name."),
     "rm": ("mbuild.cli.models", "Remove models, and what only they used."),
+    "du": ("mbuild.cli.disk", "Show what takes the disk, and what a prune would free."),
+    "prune": ("mbuild.cli.disk", "Remove what no model uses."),
+    "verify": ("mbuild.cli.disk", "Rehash models and blobs, and set damaged ones aside."),
     "fmt": ("mbuild.cli.language", "Rewrite a Modelfile in its canonical form."),
     "check": ("mbuild.cli.language", "Find mistakes in a Modelfile without building it."),
     "completion": ("mbuild.cli.completion", "Print the completion script for a shell."),
@@ -71,7 +74,7 @@ class Commands(click.Group):
 
 
 _GROUP_ONLY = {"--help", "-h", "--version"}
-_WITH_VALUE = {"-f", "--file", "-t", "--tag", "--store", "--progress"}
+_WITH_VALUE = {"-f", "--file", "-t", "--tag", "--store", "--progress", "--outtype", "--pre"}
 
 
 def _with_command(args: list[str]) -> list[str]:

@@ -4,9 +4,12 @@ from mbuild.steps.config import MakeConfig
 from mbuild.steps.gguf import ImportGGUF, MergeGGUF, Role
 from mbuild.steps.layers import MergeParameters, PutLayer
 from mbuild.steps.manifest import AssembleManifest
+from mbuild.steps.weights import ConvertAdapter, ConvertCheckpoint
 
 __all__ = [
     "AssembleManifest",
+    "ConvertAdapter",
+    "ConvertCheckpoint",
     "ImportGGUF",
     "MakeConfig",
     "MergeGGUF",

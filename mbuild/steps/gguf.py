@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mbuild.digest import Digest, DigestError
 from mbuild.errors import SourceError
 from mbuild.graph import Result, Step, StepContext
-from mbuild.sources import FileStamp, SourceFile
+from mbuild.sources import SourceFile
+from mbuild.steps.files import OpenFiles, open_source
+from mbuild.steps.models import as_json, read_facts, write_layer
 from mbuild.store import Layer
 from mbuild.store.copying import OpenFile, hash_file
 from mbuild.store.manifest import ADAPTER, DRAFT, MODEL, PROJECTOR
@@ -77,21 +79,21 @@ class ImportGGUF:
         """Check the file, bring it into the store, and read what it is from there."""
         context.status("parsing GGUF")
         with open_source(self.file) as opened:
-            _layer_type(self.role, _facts(opened.path, self.file.name), self.file.name)
+            _layer_type(self.role, read_facts(opened.path, self.file.name), self.file.name)
             blob = _bring_in(context, opened, link=self.link)
-        facts = _facts(context.store.blobs.path(blob.digest), self.file.name)
+        facts = read_facts(context.store.blobs.path(blob.digest), self.file.name)
         media_type = _layer_type(self.role, facts, self.file.name)
         origin = self.file.name if media_type == ADAPTER else ""
         layer = Layer(media_type, blob.digest, blob.size, origin)
         return Result(
             (layer,),
-            _as_json(facts, (blob.digest,)),
+            as_json(facts, {self.file.name: blob.digest}),
             frozenset((blob.digest,)) if blob.existed else frozenset(),
         )
 
     def learned(self, result: Result) -> Step:
         """The step with the digest that reading the file gave."""
-        digest = Digest.parse(result.facts["sources"][0])
+        digest = Digest.parse(result.facts["files"][self.file.name])
         return replace(self, file=self.file._replace(digest=digest))
 
 
@@ -119,97 +121,29 @@ class MergeGGUF:
         return {"sources": digests, "role": self.role.value}
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
-        """Merge and hash the shards side by side, so that each is read from disk once."""
+        """Merge; shards whose digest is not known are hashed beside it."""
         from mbuild.gguf.reader import open_gguf
         from mbuild.gguf.shards import merge
-        from mbuild.gguf.writer import layout, write
 
         context.status("parsing GGUF")
         name = self.files[0].name
         with ExitStack() as stack:
-            opened = [stack.enter_context(open_source(file)) for file in self.files]
-            shards = [stack.enter_context(open_gguf(file.path, name=file.name)) for file in opened]
-            model = merge(shards)
-            hashing = _Hashing(opened)
-            total = layout(model).size
-            writer = stack.enter_context(context.store.blobs.writer())
-            with hashing:
-                write(
-                    model,
-                    writer.write,
-                    workers=2,
-                    progress=lambda done: context.report(done, total),
-                )
-            digests = hashing.digests(context)
-            for file in opened:
-                file.check_unchanged()
-            blob = writer.commit()
-        facts = _facts(context.store.blobs.path(blob.digest), name)
-        layer = Layer(_layer_type(self.role, facts, name), blob.digest, blob.size)
-        existed = frozenset((blob.digest,)) if blob.existed else frozenset[Digest]()
-        return Result((layer,), _as_json(facts, digests), existed)
+            files = OpenFiles({file.name: file for file in self.files}, stack)
+            shards = [
+                stack.enter_context(open_gguf(path, name=shard))
+                for shard, path in files.paths.items()
+            ]
+            layer, existed = write_layer(context, merge(shards), MODEL, files)
+            digests = files.digests(context)
+        facts = read_facts(context.store.blobs.path(layer.digest), name)
+        layer = layer._replace(media_type=_layer_type(self.role, facts, name))
+        return Result((layer,), as_json(facts, digests), existed)
 
     def learned(self, result: Result) -> Step:
         """The step with the digests that reading the shards gave."""
-        digests = [Digest.parse(text) for text in result.facts["sources"]]
-        pairs = zip(self.files, digests, strict=True)
-        return replace(self, files=tuple(file._replace(digest=d) for file, d in pairs))
-
-
-class _Hashing:
-    """Hashes the shards in a thread beside the merge."""
-
-    def __init__(self, files: Sequence[OpenFile]) -> None:
-        import threading
-
-        self._files = files
-        self._stop = False
-        self._found: list[tuple[OpenFile, Digest, int]] = []
-        self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="mbuild-hash", daemon=True)
-
-    def _run(self) -> None:
-        try:
-            for file in self._files:
-                started = time.time_ns()
-                self._found.append((file, hash_file(file.fd, file.size, self._check), started))
-        except Exception as error:  # raised again by digests()
-            self._error = error
-
-    def _check(self, completed: int, total: int) -> None:
-        if self._stop:
-            raise SourceError("stopped")
-
-    def digests(self, context: StepContext) -> tuple[Digest, ...]:
-        """Wait for the digests, and remember them for the files."""
-        while self._thread.is_alive():
-            self._thread.join(0.1)
-            context.report(0, 0)
-        if self._error is not None:
-            raise self._error
-        for file, digest, started in self._found:
-            now = os.fstat(file.fd)
-            context.store.database.remember_file(file.info, now, digest, started)
-        return tuple(digest for _, digest, _ in self._found)
-
-    def __enter__(self) -> _Hashing:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: object, *exc: object) -> None:
-        if kind is not None:
-            self._stop = True
-            self._thread.join()
-
-
-def open_source(file: SourceFile) -> OpenFile:
-    """Open a file that the context resolved; it must still be the same."""
-    opened = OpenFile.open(file.path, file.name)
-    info = opened.info
-    if FileStamp(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns) != file.stamp:
-        opened.close()
-        raise SourceError(f"{file.name} changed since the build began", hint="build again")
-    return opened
+        found = result.facts["files"]
+        files = (f._replace(digest=Digest.parse(found[f.name])) for f in self.files)
+        return replace(self, files=tuple(files))
 
 
 def _bring_in(context: StepContext, opened: OpenFile, *, link: bool) -> Blob:
@@ -247,37 +181,9 @@ def _own_blob(folder: Path, opened: OpenFile) -> Digest | None:
     return digest if same else None
 
 
-def _facts(path: Path, name: str) -> ModelFacts:
-    """Read a GGUF file's header; raises :class:`FormatError` naming the user's file."""
-    from mbuild.gguf.facts import describe
-    from mbuild.gguf.reader import open_gguf
-    from mbuild.gguf.shards import is_shard
-
-    with open_gguf(path, name=name) as file:
-        if is_shard(file):
-            raise SourceError(
-                f"{name} is one shard of a split GGUF, under another name",
-                hint="keep the names that gguf-split gave the shards, and name the first",
-            )
-        return describe(file)
-
-
 def _layer_type(role: Role, facts: ModelFacts, name: str) -> str:
     media_type = _MEDIA_TYPES.get((role, facts.kind))
     if media_type is None:
         what = {"adapter": "a LoRA adapter", "model": "a model"}.get(facts.kind, "a projector")
         raise SourceError(f"{_WORDS[role]} {name}: it is {what}", hint=_HINTS[facts.kind])
     return media_type
-
-
-def _as_json(facts: ModelFacts, sources: Sequence[Digest]) -> dict[str, Any]:
-    """The facts that later steps and ``show`` need, in the words of Ollama's config."""
-    return {
-        "sources": [str(digest) for digest in sources],
-        "kind": str(facts.kind),
-        "model_format": "gguf",
-        "model_family": facts.architecture,
-        "model_families": list(facts.families),
-        "model_type": facts.parameter_size,
-        "file_type": facts.file_type,
-    }

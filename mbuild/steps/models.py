@@ -1,0 +1,67 @@
+"""GGUF models become layers; what their headers say becomes facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mbuild.digest import Digest
+from mbuild.errors import SourceError
+from mbuild.graph import StepContext
+from mbuild.steps.files import OpenFiles
+from mbuild.store import Layer
+
+if TYPE_CHECKING:
+    from mbuild.gguf.facts import ModelFacts
+    from mbuild.gguf.model import Model
+
+_WORKERS = 2
+
+
+def write_layer(
+    context: StepContext, model: Model, media_type: str, files: OpenFiles
+) -> tuple[Layer, frozenset[Digest]]:
+    """Stream a model into a blob, loading tensors on all cores; what it was if it existed."""
+    from mbuild.gguf.writer import layout, write
+
+    total = layout(model).size
+    with context.store.blobs.writer() as writer:
+        write(
+            model,
+            writer.write,
+            workers=_WORKERS,
+            progress=lambda done: context.report(done, total),
+        )
+        files.finish(context)
+        blob = writer.commit()
+    existed = frozenset((blob.digest,)) if blob.existed else frozenset[Digest]()
+    return Layer(media_type, blob.digest, blob.size), existed
+
+
+def read_facts(path: Path, name: str) -> ModelFacts:
+    """Read a GGUF file's header; raises :class:`FormatError` naming the user's file."""
+    from mbuild.gguf.facts import describe
+    from mbuild.gguf.reader import open_gguf
+    from mbuild.gguf.shards import is_shard
+
+    with open_gguf(path, name=name) as file:
+        if is_shard(file):
+            raise SourceError(
+                f"{name} is one shard of a split GGUF, under another name",
+                hint="keep the names that gguf-split gave the shards, and name the first",
+            )
+        return describe(file)
+
+
+def as_json(facts: ModelFacts, files: Mapping[str, Digest]) -> dict[str, Any]:
+    """The facts that later steps need, in the words of Ollama's config; files by digest."""
+    return {
+        "files": {name: str(digest) for name, digest in files.items()},
+        "kind": str(facts.kind),
+        "model_format": "gguf",
+        "model_family": facts.architecture,
+        "model_families": list(facts.families),
+        "model_type": facts.parameter_size,
+        "file_type": facts.file_type,
+    }
