@@ -202,7 +202,8 @@ def _placed(adapter: Adapter, base: Base) -> Iterator[tuple[str, Lazy]]:
             name = name_of(label)
             _check(base, name, item.shape, item.origin)
             yield name, item
-    stacks = (Stacker(base.row.stacks, base.hp), Stacker(base.row.stacks, base.hp))
+    used = [s for s in base.row.stacks if any(s.pattern.search(w) for w in adapter.pairs)]
+    stacks = (Stacker(used, base.hp), Stacker(used, base.hp))
     for weight, pair in adapter.pairs.items():
         pair = _scaled(adapter.config, weight, pair)
         for label, a, b in _factors(base, _known(base, weight), pair, stacks):
