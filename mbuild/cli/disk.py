@@ -1,0 +1,194 @@
+"""``mbuild du``, ``mbuild prune`` and ``mbuild verify``: looking after the disk."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from mbuild import library
+from mbuild.cli.common import NameType, human_size, open_store, store_option
+from mbuild.cli.meter import AgeType, SizeType, meter, table
+from mbuild.disk import Finding, Policy, Pruned, Usage, Verified, prune, usage, verify
+from mbuild.disk.inventory import Kind
+from mbuild.names import ModelName
+
+_FORMAT = click.option(
+    "--format",
+    "style",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="How to print  [default: text]",
+)
+
+_LEFTOVERS = {
+    Kind.TEMPORARY: "files under construction",
+    Kind.PARTIAL: "partial downloads",
+    Kind.OLD_CACHE: "old build caches",
+    Kind.DAMAGED: "damaged blobs set aside",
+}
+
+
+@click.command("du", epilog="\b\nExamples:\n  mbuild du\n  mbuild du --format json")
+@store_option
+@_FORMAT
+@click.pass_context
+def du_command(ctx: click.Context, *, store: str | None, style: str) -> None:
+    """Show what takes the disk: each model alone and shared, and what a prune would free.
+
+    OWN is what removing the model frees; SHARED is also used under other names.
+    """
+    used = usage(open_store(ctx, store))
+    if style == "json":
+        click.echo(json.dumps(used.to_json(), indent=2))
+        return
+    click.echo("\n".join(_usage_lines(used)))
+
+
+def _usage_lines(used: Usage) -> list[str]:
+    rows: list[tuple[str, ...]] = [("NAME", "OWN", "SHARED", "TOTAL")]
+    for model in used.models:
+        sizes = (human_size(size) for size in (model.own, model.shared, model.total))
+        missing = f"  ({model.missing} blobs missing)" if model.missing else ""
+        rows.append((model.name + missing, *sizes))
+    rows.append(("", "", "", ""))
+    rows.append(("models", "", "", human_size(used.used)))
+    rows.append(("blobs that no model uses", "", "", human_size(used.unused)))
+    rows.append(("build cache", "", "", human_size(used.cache)))
+    for kind, size in used.leftovers.items():
+        rows.append((_LEFTOVERS[kind], "", "", human_size(size)))
+    rows.append(("total", "", "", human_size(used.total)))
+    lines = table(rows, frozenset({1, 2, 3}))
+    if used.linked:
+        lines.append(f"\n{human_size(used.linked)} of it are hard links to files outside")
+    if used.unreadable:
+        lines.append(f"\nmbuild prune would remove nothing: {used.unreadable} manifests unreadable")
+    else:
+        lines.append(f"\nmbuild prune would free {human_size(used.prunable)}")
+    return lines
+
+
+PRUNE_EPILOG = """\
+\b
+Examples:
+  mbuild prune --dry-run
+  mbuild prune
+  mbuild prune --older 7d --keep 50GB
+"""
+
+
+@click.command("prune", epilog=PRUNE_EPILOG)
+@store_option
+@click.option("--keep", metavar="SIZE", type=SizeType(), default=0, help="Keep the newest SIZE.")
+@click.option("--older", metavar="AGE", type=AgeType(), help="Only what did not change for AGE.")
+@click.option("--damaged", is_flag=True, help="Also damaged blobs that verify set aside.")
+@click.option("--wait", is_flag=True, help="Wait for running builds instead of failing.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
+@_FORMAT
+@click.pass_context
+def prune_command(
+    ctx: click.Context,
+    *,
+    store: str | None,
+    keep: int,
+    older: float | None,
+    damaged: bool,
+    wait: bool,
+    dry_run: bool,
+    style: str,
+) -> None:
+    """Remove blobs that no model uses, and what killed programs left behind.
+
+    Nothing is removed while a build runs or a manifest is unreadable.
+    """
+    done = prune(
+        open_store(ctx, store),
+        Policy(keep, older, damaged),
+        dry_run=dry_run,
+        wait=wait,
+        on_wait=lambda: click.echo("waiting for running builds", err=True),
+    )
+    if style == "json":
+        click.echo(json.dumps({"dry_run": dry_run, **done.to_json()}, indent=2))
+        return
+    click.echo("\n".join(_pruned_lines(done, dry_run)))
+
+
+def _pruned_lines(done: Pruned, dry_run: bool) -> list[str]:
+    rows = [(f"blob {digest.short}", human_size(file.size)) for digest, file in done.blobs]
+    rows += [
+        (f"{left.kind.value} {left.file.path.name[:40]}", human_size(left.file.size))
+        for left in done.leftovers
+    ]
+    lines = table(rows, frozenset({1})) if rows else []
+    will = "would be removed" if dry_run else "removed"
+    if done.only_copies:
+        lines.append(f"{len(done.only_copies)} of them had no good copy in this store")
+    lines.append(f"{len(rows)} files {will}, {human_size(done.freed)} freed")
+    if done.kept:
+        size = human_size(sum(file.size for _, file in done.kept))
+        lines.append(f"{len(done.kept)} blobs that no model uses were kept, {size}")
+    if done.reason:
+        lines.append(f"  {done.reason}; --older 0s removes them all the same")
+    return lines
+
+
+VERIFY_EPILOG = """\
+\b
+Examples:
+  mbuild verify
+  mbuild verify mario
+  mbuild verify --dry-run --format json
+"""
+
+
+@click.command("verify", epilog=VERIFY_EPILOG)
+@click.argument("names", metavar="[NAME]...", type=NameType(), nargs=-1)
+@store_option
+@click.option("--dry-run", is_flag=True, help="Only report; leave damaged blobs in place.")
+@_FORMAT
+@click.pass_context
+def verify_command(
+    ctx: click.Context,
+    *,
+    names: tuple[ModelName, ...],
+    store: str | None,
+    dry_run: bool,
+    style: str,
+) -> int:
+    """Rehash what the store holds, or some models; tell what is damaged and how to heal it.
+
+    A damaged blob is moved to .mbuild/damaged/ in the store, so that the next
+    build, pull or import makes it again; nothing is deleted. Exits with 1 when
+    anything is wrong.
+    """
+    opened = open_store(ctx, store)
+    models = [library.find(opened, name) for name in names] if names else None
+    with meter("verifying") as show:
+        found = verify(opened, models, set_aside=not dry_run, progress=show)
+    if style == "json":
+        click.echo(json.dumps(found.to_json(), indent=2))
+    else:
+        click.echo("\n".join(_verified_lines(found)))
+    return 1 if found.findings else 0
+
+
+def _verified_lines(found: Verified) -> list[str]:
+    lines = []
+    for finding in found.findings:
+        lines += _finding_lines(finding)
+    if found.reason:
+        lines.append(f"not set aside: {found.reason}")
+    count = len(found.findings)
+    looked = f"{found.blobs} blobs of {found.models} models, {human_size(found.bytes)}"
+    result = f"{count} {'problem' if count == 1 else 'problems'}" if count else "all good"
+    return [*lines, f"{looked}: {result}"]
+
+
+def _finding_lines(finding: Finding) -> list[str]:
+    lines = [f"{finding.problem.value}: {finding.what}", f"  {finding.detail}"]
+    if finding.models:
+        lines.append(f"  used by {', '.join(finding.models)}")
+    if finding.set_aside:
+        lines.append(f"  set aside as {finding.set_aside}")
+    return [*lines, f"  to heal: {finding.heal}"]

@@ -1,0 +1,77 @@
+"""A bar for commands that read a lot and write nothing to tell of meanwhile."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import click
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+@contextmanager
+def meter(label: str) -> Iterator[Callable[[int, int], None]]:
+    """``show(done, total)`` draws a bar on a terminal's standard error, and elsewhere nothing."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    bar = click.progressbar(length=0, label=label, file=sys.stderr, show_pos=False)
+
+    def show(done: int, total: int) -> None:
+        bar.length = total
+        bar.update(done - bar.pos)
+
+    with bar:
+        yield show
+
+
+class SizeType(click.ParamType[int]):
+    """Bytes: ``50GB``, ``500M``, ``1.5TB``, ``1GiB`` or a plain number."""
+
+    name = "size"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Parse, or refuse as wrong usage."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", str(value), re.IGNORECASE)
+        if match is None or (match[3] and not match[2]):
+            self.fail(f"{value!r} is not a size such as 50GB or 1.5TB", param, ctx)
+        power = "_KMGT".index(match[2].upper() or "_")
+        unit = 1024**power if match[3] else _UNITS[match[2].upper()]
+        return int(float(match[1]) * unit)
+
+
+class AgeType(click.ParamType[float]):
+    """Seconds: ``7d``, ``12h``, ``90m``, ``2w``, ``0s``."""
+
+    name = "age"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Parse, or refuse as wrong usage."""
+        if isinstance(value, (int, float)):
+            return float(value)
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhdw])\s*", str(value), re.IGNORECASE)
+        if match is None:
+            self.fail(f"{value!r} is not an age such as 7d, 12h or 30m", param, ctx)
+        return float(match[1]) * _SECONDS[match[2].lower()]
+
+
+def table(rows: Sequence[tuple[str, ...]], right: frozenset[int] = frozenset()) -> list[str]:
+    """Lines of a table, its columns as wide as they need; those of ``right`` are flush right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "    ".join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,207 @@
+"""``prune``: remove what no model names and what killed programs left behind.
+
+Nothing goes while anybody builds (builders hold the store's lock together,
+a prune holds it alone), while any manifest is unreadable (it may name
+anything), or while Ollama seems to be at work in the store: it takes no lock,
+and names the blobs of a download only when all of them are there.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mbuild.digest import Digest, DigestError
+from mbuild.disk.inventory import (
+    ACTIVE_SECONDS,
+    FileInfo,
+    Inventory,
+    Kind,
+    Leftover,
+    take_inventory,
+)
+from mbuild.errors import DamagedError, StoreError
+from mbuild.store.files import remove_stale, store_errors
+from mbuild.store.locks import Lock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mbuild.store import Store
+
+
+class BusyError(StoreError):
+    """Somebody builds in the store, so nothing may be removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a prune may take.
+
+    ``keep``: bytes of unused blobs that stay, the last changed ones.
+    ``older``: seconds since the last change that make a file removable; None
+    means no limit for blobs and an hour for what other programs may be
+    writing. ``damaged``: also remove damaged blobs that were set aside and have
+    not been made again, perhaps the only copies there are.
+    """
+
+    keep: int = 0
+    older: float | None = None
+    damaged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What was removed (or would be): blobs, and leftovers; ``freed`` bytes in all.
+
+    ``kept`` are unused blobs that stayed, ``reason`` says why if not for the
+    policy; ``only_copies`` are removed files whose content is nowhere else in
+    the store.
+    """
+
+    blobs: tuple[tuple[Digest, FileInfo], ...]
+    leftovers: tuple[Leftover, ...]
+    kept: tuple[tuple[Digest, FileInfo], ...]
+    reason: str = ""
+    only_copies: tuple[str, ...] = ()
+
+    @property
+    def freed(self) -> int:
+        """Bytes that removing all of it frees."""
+        files = [file for _, file in self.blobs] + [left.file for left in self.leftovers]
+        return sum(file.freed for file in files)
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``mbuild prune --format json`` prints it."""
+        return {
+            "blobs": [{"digest": str(d), "bytes": file.size} for d, file in self.blobs],
+            "leftovers": [
+                {"kind": left.kind.value, "name": left.file.path.name, "bytes": left.file.size}
+                for left in self.leftovers
+            ],
+            "kept": [{"digest": str(d), "bytes": file.size} for d, file in self.kept],
+            "reason": self.reason,
+            "only_copies": list(self.only_copies),
+            "freed": self.freed,
+        }
+
+
+def choose(inventory: Inventory, policy: Policy, now: float) -> Pruned:
+    """What a prune under that policy removes from what is there."""
+    reason = "" if policy.older is not None else _foreign_work(inventory)
+    unused = list(inventory.unused.items())
+    left = sum(file.size for _, file in unused)
+    going, kept = [], []
+    for digest, file in unused:
+        old = policy.older is None or now - file.changed >= policy.older
+        if old and left > policy.keep and not reason:
+            going.append((digest, file))
+            left -= file.size
+        else:
+            kept.append((digest, file))
+    leftovers = tuple(x for x in inventory.leftovers if _removable(x, inventory, policy, now))
+    only = tuple(
+        x.file.path.name
+        for x in leftovers
+        if x.kind is Kind.DAMAGED and not _made_again(x, inventory)
+    )
+    return Pruned(tuple(going), leftovers, tuple(kept), reason, only)
+
+
+def _foreign_work(inventory: Inventory) -> str:
+    for leftover in inventory.leftovers:
+        if leftover.kind is Kind.PARTIAL and leftover.in_use:
+            return f"Ollama seems to be at work: {leftover.file.path.name} changed in the last hour"
+    return ""
+
+
+def _removable(leftover: Leftover, inventory: Inventory, policy: Policy, now: float) -> bool:
+    age = now - leftover.file.changed
+    match leftover.kind:
+        case Kind.TEMPORARY:
+            return not leftover.in_use
+        case Kind.PARTIAL:
+            return age >= (ACTIVE_SECONDS if policy.older is None else policy.older)
+        case Kind.OLD_CACHE:
+            return True
+        case Kind.DAMAGED:
+            return policy.damaged or _made_again(leftover, inventory)
+
+
+def _made_again(leftover: Leftover, inventory: Inventory) -> bool:
+    """Whether a damaged blob that was set aside has its place taken by a new one."""
+    with suppress(DigestError):
+        return Digest.parse(leftover.file.path.name[:71]) in inventory.blobs
+    return False
+
+
+def prune(
+    store: Store,
+    policy: Policy | None = None,
+    *,
+    dry_run: bool = False,
+    wait: bool = False,
+    on_wait: Callable[[], None] | None = None,
+    now: float | None = None,
+) -> Pruned:
+    """Remove what the policy allows, or with ``dry_run`` only tell.
+
+    ``wait`` waits for running builds (``on_wait`` is called once when that
+    takes a second); without it they raise :class:`BusyError`. Raises
+    :class:`DamagedError` while a manifest is unreadable; then, as after any
+    error, nothing was removed that is in use. ``now``: see ``take_inventory``.
+    """
+    policy = policy or Policy()
+    now = time.time() if now is None else now
+    if dry_run:
+        return choose(_checked(store, now), policy, now)
+    if not store.root.is_dir():
+        return Pruned((), (), ())
+    store.prepare()
+    lock = Lock(store.private / "lock")
+    with store_errors("locking the store"):
+        got = lock.acquire(exclusive=True, timeout=None if wait else 0, on_wait=on_wait)
+    if not got:
+        raise BusyError(
+            "a build is running in this store, so nothing was removed",
+            hint="wait until it is done, or let prune wait with --wait",
+        )
+    try:
+        chosen = choose(_checked(store, now), policy, now)
+        _remove(store, chosen)
+        return chosen
+    finally:
+        lock.release()
+        store.database.close()
+
+
+def _checked(store: Store, now: float) -> Inventory:
+    """The inventory of a store in which every manifest can be read."""
+    inventory = take_inventory(store, now)
+    if inventory.damaged:
+        messages = "; ".join(error.message for error in inventory.damaged)
+        raise DamagedError(
+            f"nothing was removed: {messages}",
+            hint="it may name any blob: build that model again, or remove it with mbuild rm",
+        )
+    if inventory.blobs and not store.manifests.folder.is_dir():
+        raise DamagedError(
+            f"nothing was removed: {store.manifests.folder} is not there",
+            hint="mount it, or make that folder if the store really has no models",
+        )
+    return inventory
+
+
+def _remove(store: Store, chosen: Pruned) -> None:
+    for digest, _ in chosen.blobs:
+        store.blobs.remove(digest)
+    store.database.clear_garbage(digest for digest, _ in chosen.blobs)
+    for leftover in chosen.leftovers:
+        if leftover.kind is not Kind.TEMPORARY:
+            with store_errors(f"removing {leftover.file.path.name}"):
+                leftover.file.path.unlink(missing_ok=True)
+    # Whether a temporary file's maker lives is looked at anew, under its lock.
+    for folder in {left.file.path.parent for left in chosen.leftovers}:
+        remove_stale(folder)
