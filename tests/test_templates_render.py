@@ -62,16 +62,34 @@ def run(text: str) -> str:
         ("{{ len .L }}{{ len .S }}{{ len .U }}{{ len .M }}", "3443"),
         ("{{ index .L 1 }}{{ index .M `a` }}{{ index .S 0 }}{{ index .M `z` }}", "b1116<no value>"),
         ("{{ slice .S 1 3 }}{{ slice .L 1 }}{{ slice .S }}", "ex[b c]text"),
-        ("{{ eq .N 3 4 }}{{ ne .S `x` }}{{ lt 1 2 }}{{ ge `b` `a` }}{{ le 2 2 }}{{ gt 1 2 }}", "true" * 5 + "false"),
+        (
+            "{{ eq .N 3 4 }}{{ ne .S `x` }}{{ lt 1 2 }}{{ ge `b` `a` }}{{ le 2 2 }}{{ gt 1 2 }}",
+            "true" * 5 + "false",
+        ),
         ("{{ eq .Missing 1 }}{{ eq .Nil nil }}{{ not .S }}", "falsetruefalse"),
         ("{{ .S | printf `%s-%d-%v-%q` `a` 1 true }}", 'a-1-true-"text"'),
-        ("{{ printf `%5d|%-5s|%05.1f|%x|%c|%U|%%|%t` 42 `ab` .F 255 65 65 true }}", "   42|ab   |002.5|ff|A|U+0041|%|true"),
+        (
+            "{{ printf `%5d|%-5s|%05.1f|%x|%c|%U|%%|%t` 42 `ab` .F 255 65 65 true }}",
+            "   42|ab   |002.5|ff|A|U+0041|%|true",
+        ),
         ("{{ printf `%d %s` `a` }}", "%!d(string=a) %!s(MISSING)"),
-        ("{{ printf `x` 1 `b` }}{{ printf `%z` 1 }}{{ printf `%` }}", "x%!(EXTRA int=1, string=b)%!z(int=1)%!(NOVERB)"),
-        ("{{ printf `%s %v %d` .L .M .L }}", "[a b c] map[a:1 b:2 ä:3] [%!d(string=a) %!d(string=b) %!d(string=c)]"),
+        (
+            "{{ printf `x` 1 `b` }}{{ printf `%z` 1 }}{{ printf `%` }}",
+            "x%!(EXTRA int=1, string=b)%!z(int=1)%!(NOVERB)",
+        ),
+        (
+            "{{ printf `%s %v %d` .L .M .L }}",
+            "[a b c] map[a:1 b:2 ä:3] [%!d(string=a) %!d(string=b) %!d(string=c)]",
+        ),
         ("{{ print 1 2 `a` `b` 3 }}|{{ println 1 `a` }}", "1 2ab3|1 a\n"),
-        ("{{ html .U }}{{ urlquery `a b&ü/` }}{{ js `'<\n` }}", "é&lt;&amp;a+b%26%C3%BC%2F\\'\\u003C\\u000A"),
-        ("{{ json .M }}{{ json .U }}{{ json .F }}{{ json .Nil }}", '{"a":1,"b":2,"ä":3}"é\\u003c\\u0026"2.5null'),
+        (
+            "{{ html .U }}{{ urlquery `a b&ü/` }}{{ js `'<\n` }}",
+            "é&lt;&amp;a+b%26%C3%BC%2F\\'\\u003C\\u000A",
+        ),
+        (
+            "{{ json .M }}{{ json .U }}{{ json .F }}{{ json .Nil }}",
+            '{"a":1,"b":2,"ä":3}"é\\u003c\\u0026"2.5null',
+        ),
         ("{{ (index .L 0) }}{{ (print .S).Foo }}", None),
         ("{{ .S.Foo }}", None),
         ("{{ .Missing.Foo }}", None),
@@ -94,7 +112,7 @@ def run(text: str) -> str:
         ("{{ call .S }}", None),
         ("{{ 18446744073709551615 }}", None),
     ],
-)  # fmt: skip
+)
 def test_execution(text: str, output: str | None) -> None:
     """What each construct writes; None where Go stops with an error."""
     if output is None:
@@ -251,8 +269,9 @@ def test_tools_print_as_json() -> None:
 def test_tools_can_be_ranged_over() -> None:
     """Functions, parameters and their types are fields."""
     template = parse(
-        "{{ range .Tools }}{{ .Function.Name }}({{ range $n, $p := .Function.Parameters.Properties }}"
-        "{{ $n }}:{{ $p.Type }}:{{ toTypeScriptType $p }};{{ end }}){{ end }}{{ len .Messages }}"
+        "{{ range .Tools }}{{ .Function.Name }}("
+        "{{ range $n, $p := .Function.Parameters.Properties }}{{ $n }}:{{ $p.Type }}"
+        ":{{ toTypeScriptType $p }};{{ end }}){{ end }}{{ len .Messages }}"
     )
     assert render(template, Values(tools=(TOOL,))) == (
         "f(a:string:string;b:[integer null]:number | null;c::any[] | Record<string, any>;)0"
