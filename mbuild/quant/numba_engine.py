@@ -49,6 +49,8 @@ class NumbaEngine:
         self._run(type_, nothing, 0, nothing, (reals, reals) if weighted else None)
 
     def _run(self, type_: GGMLType, source: Bytes, kind: int, out: Bytes, weights: Any) -> int:
+        # One signature for buffers that may be written and for those that may not.
+        source = source.view()
         source.flags.writeable = False
         if weights is not None and type_ in specs.WEIGHTED:
             kernel, width = kernels.weighted(type_), Width(self.lanes)

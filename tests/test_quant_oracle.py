@@ -1,0 +1,112 @@
+"""Every kernel gives, bit for bit, what ggml's ``ggml_quantize_chunk`` gives."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from quant_data import ALL, WEIGHTED, Reference, kinds
+
+from mbuild.gguf.types import BLOCKS, GGMLType
+from mbuild.quant.quantize import engine, fallback
+
+pytestmark = [
+    pytest.mark.oracle,
+    # Builds for other machines fuse multiplication and addition and give other bytes.
+    pytest.mark.skipif(
+        platform.machine().lower() not in ("x86_64", "amd64") or sys.platform != "linux",
+        reason="the reference's bytes are those of its x86-64 build",
+    ),
+]
+
+ROW = 1280
+COUNT = ROW * 104 * int(os.environ.get("MBUILD_QUANT_WEIGHTS", "1"))
+"""Weights of each of the 30 kinds: 4 million a type, times the environment's number."""
+
+
+@pytest.fixture(scope="module")
+def reference() -> Reference:
+    return Reference()
+
+
+def _blocks(using: Any, type_: GGMLType, x: Any, weights: Any = None) -> Any:
+    out = np.empty(x.size // BLOCKS[type_].weights * BLOCKS[type_].size, np.uint8)
+    assert using.blocks(type_, x.view(np.uint8), GGMLType.F32, out, weights)
+    return out.reshape(-1, BLOCKS[type_].size)
+
+
+def _differing(ours: Any, theirs: Any) -> int:
+    return int((ours != theirs).any(axis=1).sum())
+
+
+@pytest.mark.parametrize("type_", ALL, ids=lambda t: t.name)
+def test_a_type_equals_the_reference(reference: Reference, type_: GGMLType) -> None:
+    """Without importances no block of any kind of weights differs from ggml's."""
+    engine().prepare(type_, False)
+
+    def compare(kind: tuple[str, Any]) -> tuple[str, int]:
+        name, x = kind
+        return name, _differing(_blocks(engine(), type_, x), reference(type_, x, ROW))
+
+    with ThreadPoolExecutor(2) as pool:
+        found = dict(pool.map(compare, kinds(COUNT)))
+    assert len(found) == 30
+    assert not any(found.values()), found
+
+
+def importances(row: int, seed: int) -> dict[str, Any]:
+    """Three kinds of importances: even, concentrated on few columns, and half of them zero."""
+    r = np.random.default_rng(seed)
+    made = {
+        "even": r.random(row) ** 2,
+        "concentrated": r.random(row) ** 8 * 100,
+        "with zeros": r.random(row) * (r.random(row) < 0.5),
+    }
+    return {name: values.astype(np.float32) for name, values in made.items()}
+
+
+def given(type_: GGMLType, x: Any, q: Any) -> Any:
+    """The importances of every value and the rows' mean squares, as engines take them."""
+    with np.errstate(all="ignore"):
+        sums = np.add.accumulate((x * x).reshape(-1, ROW), axis=1, dtype=np.float32)[:, -1]
+        means = np.repeat(sums / np.float32(ROW), ROW // BLOCKS[type_].weights)
+    return np.tile(q, x.size // ROW), means
+
+
+@pytest.mark.parametrize("type_", WEIGHTED, ids=lambda t: t.name)
+def test_a_weighted_type_equals_the_reference(reference: Reference, type_: GGMLType) -> None:
+    """With an importance matrix no block differs from ggml's either."""
+    engine().prepare(type_, True)
+    found = {}
+    for name, x in kinds(ROW * 16, seed=1):
+        for weights, q in importances(ROW, 2).items():
+            ours = _blocks(engine(), type_, x, given(type_, x, q))
+            found[name, weights] = _differing(ours, reference(type_, x, ROW, q))
+    assert len(found) == 90
+    assert not any(found.values()), {k: v for k, v in found.items() if v}
+
+
+@pytest.mark.parametrize("type_", ALL, ids=lambda t: t.name)
+def test_numpy_equals_the_reference(reference: Reference, type_: GGMLType) -> None:
+    """The numpy engine gives ggml's bytes too."""
+    found = {
+        name: _differing(_blocks(fallback(), type_, x), reference(type_, x, ROW))
+        for name, x in kinds(ROW * 8, seed=3)
+    }
+    assert not any(found.values()), found
+
+
+def test_mxfp4_exponents_near_powers_of_two(reference: Reference) -> None:
+    """The exponent is that of ``log2f``, which rounds up just below a power of two."""
+    powers = np.exp2(np.arange(-140.0, 127.0)).astype(np.float32).view(np.int32)
+    near = (powers[:, None] + np.arange(-40, 5)).astype(np.int32).view(np.float32).reshape(-1)
+    x = np.zeros((near.size, 32), np.float32)
+    x[:, 3], x[:, 5] = near, near / 3
+    theirs = reference(GGMLType.MXFP4, x.reshape(-1), 32)
+    assert _differing(_blocks(fallback(), GGMLType.MXFP4, x.reshape(-1)), theirs) == 0
+    assert _differing(_blocks(engine(), GGMLType.MXFP4, x.reshape(-1)), theirs) == 0
