@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.digest import Digest, DigestError
 from mbuild.errors import DamagedError, FormatError
-from mbuild.store.files import TemporaryFile, store_errors, write_all
+from mbuild.store.files import (
+    TemporaryFile,
+    make_directories,
+    store_errors,
+    write_all,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,11 +42,23 @@ class BlobWriter:
     Use as a context manager; what is not committed leaves nothing behind.
     """
 
-    def __init__(self, blobs: Blobs) -> None:
+    def __init__(self, blobs: Blobs, partial: str = "") -> None:
         self._blobs = blobs
         self._hash = hashlib.sha256()
-        self._file = blobs.temporary()
+        self._partial = partial
+        self._file = blobs.temporary(partial)
         self.size = 0
+
+    def save(self) -> str:
+        """Make what was written so far durable; the file's place below the store's root."""
+        with store_errors("writing a blob"):
+            os.fsync(self._file.fd)
+        return self._file.path.relative_to(self._blobs.folder.parent).as_posix()
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of what was written so far."""
+        return Digest(self._hash.hexdigest())
 
     def write(self, data: Buffer) -> None:
         """Append bytes (anything with the buffer protocol)."""
@@ -53,7 +70,7 @@ class BlobWriter:
 
     def commit(self) -> Blob:
         """Publish the blob under its digest; raises :class:`StoreError` (disk full, ...)."""
-        return self._blobs.publish(self._file, Digest(self._hash.hexdigest()), self.size)
+        return self._blobs.publish(self._file, self.digest, self.size)
 
     def __enter__(self) -> BlobWriter:
         return self
@@ -101,9 +118,14 @@ class Blobs:
             raise DamagedError(f"blob {digest} is longer than {limit} bytes")
         return data
 
-    def writer(self) -> BlobWriter:
-        """Start a new blob."""
-        return BlobWriter(self)
+    def writer(self, partial: str = "") -> BlobWriter:
+        """Start a new blob.
+
+        With ``partial`` the unfinished file outlives a kill, for whoever knows
+        what lies where in it; a blob that is finished under the same prefix
+        removes it.
+        """
+        return BlobWriter(self, partial)
 
     def put(self, data: bytes) -> Blob:
         """Store bytes that are in memory; nothing is written when the blob is there."""
@@ -159,10 +181,18 @@ class Blobs:
             file.publish(self.path(digest))
         return Blob(digest, size, existed=False)
 
-    def temporary(self) -> TemporaryFile:
+    @property
+    def partial_folder(self) -> Path:
+        """Where unfinished files lie that a killed build leaves on purpose."""
+        return self._temporary_folder.with_name("partial")
+
+    def temporary(self, partial: str = "") -> TemporaryFile:
         """A new temporary file on the blobs' file system."""
         self._prepare()
         with store_errors("creating a temporary file in the store"):
+            if partial:
+                make_directories(self.partial_folder)
+                return TemporaryFile(self.partial_folder, partial)
             return TemporaryFile(self._temporary_folder)
 
     def remove(self, digest: Digest) -> None:
