@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("mbuild.cli.disk", "Rehash models and blobs, and set damaged ones aside."),
     "fmt": ("mbuild.cli.language", "Rewrite a Modelfile in its canonical form."),
     "check": ("mbuild.cli.language", "Find mistakes in a Modelfile without building it."),
+    "serve": ("mbuild.cli.serve", "Serve Ollama's API for building and managing models."),
     "completion": ("mbuild.cli.completion", "Print the completion script for a shell."),
 }
 """Every subcommand: where it is written, and the line that ``--help`` shows."""
@@ -74,7 +75,24 @@ class Commands(click.Group):
 
 
 _GROUP_ONLY = {"--help", "-h", "--version"}
-_WITH_VALUE = {"-f", "--file", "-t", "--tag", "--store", "--progress", "--outtype", "--pre"}
+_WITH_VALUE = {
+    "-f",
+    "--file",
+    "-t",
+    "--tag",
+    "--store",
+    "--progress",
+    "--outtype",
+    "--pre",
+    "-q",
+    "--quantize",
+    "--recipe",
+    "--imatrix",
+    "--output-tensor-type",
+    "--token-embedding-type",
+    "--tensor-type",
+    "--tensor-type-file",
+}
 
 
 def _with_command(args: list[str]) -> list[str]:

@@ -1,0 +1,57 @@
+"""``mbuild serve``: Ollama's model-management API over HTTP."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from mbuild.cli.common import open_store, store_option
+
+EPILOG = """\
+\b
+Examples:
+  mbuild serve                               on 127.0.0.1:11434, as Ollama
+  mbuild serve --port 11500 --upstream http://127.0.0.1:11434
+  MBUILD_TOKEN=secret mbuild serve --host 0.0.0.0
+"""
+
+
+@click.command("serve", epilog=EPILOG)
+@store_option
+@click.option("--host", metavar="HOST", help="Address to listen on  [default: 127.0.0.1]")
+@click.option("--port", metavar="PORT", type=int, help="Port  [default: 11434; 0: any free one]")
+@click.option("--token", metavar="TOKEN", help="Ask for Authorization: Bearer TOKEN.")
+@click.option("--insecure-no-auth", is_flag=True, help="Listen for other machines without token.")
+@click.option("--allow-host", metavar="NAME", multiple=True, help="Another name of this server.")
+@click.option("--upstream", metavar="URL", help="An Ollama or llama-server that runs the models.")
+@click.option("--builds", metavar="N", type=click.IntRange(1, 64), help="Builds at once [4]")
+@click.pass_context
+def serve_command(ctx: click.Context, /, *, store: str | None, **options: Any) -> None:
+    """Serve Ollama's API for building and managing models.
+
+    OLLAMA_HOST gives host and port, OLLAMA_ORIGINS further origins of web
+    pages, MBUILD_TOKEN the token. Only this machine is served unless there is
+    a token, or --insecure-no-auth.
+    """
+    from mbuild.server import run, security
+    from mbuild.server.app import Service
+    from mbuild.server.upstream import Upstream
+
+    host, port = security.parse_host(os.environ.get(security.HOST_VARIABLE, ""))
+    host = options["host"] or host
+    if options["port"] is not None:
+        port = security.parse_port(str(options["port"]))
+    token = options["token"] or os.environ.get(security.TOKEN_VARIABLE, "")
+    policy = security.make_policy(
+        host, token, options["allow_host"], insecure=options["insecure_no_auth"]
+    )
+    upstream = options["upstream"]
+    if upstream is not None:
+        upstream = Upstream.parse(upstream, drops_authorization=bool(token))
+    opened = open_store(ctx, store)
+    service = Service(opened.root, policy, upstream, options["builds"] or 0)
+    sock = run.listen(host, port)
+    line = f"mbuild serves {opened.root} on {run.url_of(sock)}"
+    run.serve(service, sock, lambda: click.echo(line, err=True))

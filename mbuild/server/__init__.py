@@ -1,0 +1,1 @@
+"""The HTTP server: Ollama's model-management API over the engine and the store."""

@@ -1,0 +1,250 @@
+"""The application: the way of every request, from the checks at the door to its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import posixpath
+import sys
+import traceback
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anyio import to_thread
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Match, Route
+
+from mbuild.errors import MbuildError
+from mbuild.server.blobs import sweep
+from mbuild.server.catalogue import Catalogue
+from mbuild.server.errors import Scrubber, status_of, text_of
+from mbuild.server.jobs import Jobs
+from mbuild.server.models import JSON_TYPE
+from mbuild.server.routes import ROUTES, Endpoint
+from mbuild.server.security import Policy, origin_headers
+from mbuild.store import Store
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from mbuild.server.upstream import Upstream
+
+BUILDS_AT_ONCE = 4
+"""Builds that run side by side; each uses several cores."""
+
+SWEEP_SECONDS = 900.0
+"""How often uploads that nothing uses are looked for."""
+
+_LINGER_BYTES = 1 << 20
+_LINGER_SECONDS = 1.0
+
+
+class Service:
+    """What handlers work with: the store, the builds, the list of models, the upstream."""
+
+    def __init__(
+        self, root: Path, policy: Policy, upstream: Upstream | None = None, builds: int = 0
+    ) -> None:
+        self._root = root.absolute()
+        self.policy = policy
+        self.upstream = upstream
+        self.jobs = Jobs(builds or BUILDS_AT_ONCE)
+        self.catalogue = Catalogue()
+        self.routes: Sequence[Endpoint] = ROUTES
+        self.scrub = Scrubber(self._root)
+
+    def store(self) -> Store:
+        """The store, for one piece of work: locks and caches are not shared between threads."""
+        return Store(self._root)
+
+    def error_text(self, error: BaseException) -> str:
+        """What a client is told of an error; of a bug only that there is one."""
+        if isinstance(error, MbuildError):
+            return self.scrub(text_of(error))
+        report(error)
+        return "internal error"
+
+
+def report(error: BaseException) -> None:
+    """Tell whoever runs the server about a bug, in one line."""
+    frame = traceback.extract_tb(error.__traceback__)[-1:]
+    where = f" at {frame[0].filename}:{frame[0].lineno}" if frame else ""
+    sys.stderr.write(f"internal error: {type(error).__name__}: {error}{where}\n")
+
+
+def make_app(service: Service) -> ASGIApp:
+    """The ASGI application of a service."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        sweeper = asyncio.ensure_future(_sweep(service))
+        try:
+            yield
+        finally:
+            service.jobs.cancel_all()
+            sweeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await sweeper
+
+    app = Starlette(routes=_routes(service), lifespan=lifespan)
+    app.router.redirect_slashes = False
+    return Door(service, app)
+
+
+async def _sweep(service: Service) -> None:
+    while True:
+        with suppress(MbuildError):
+            await to_thread.run_sync(sweep, service.store())
+        await asyncio.sleep(SWEEP_SECONDS)
+
+
+def _routes(service: Service) -> list[BaseRoute]:
+    """One route for each path, which picks the handler by the method."""
+    by_path: dict[str, dict[str, Endpoint]] = {}
+    for row in service.routes:
+        by_path.setdefault(row.path, {}).update(dict.fromkeys(row.methods, row))
+    known = [Route(path, _Dispatch(service, rows)) for path, rows in by_path.items()]
+    return [*known, Route("/{path:path}", _NotFound(by_path))]
+
+
+class _Dispatch:
+    """Answers one path: an ASGI application, so that Starlette leaves the methods to it."""
+
+    def __init__(self, service: Service, rows: Mapping[str, Endpoint]) -> None:
+        self._service = service
+        self._rows = rows
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
+        row = self._rows.get(request.method)
+        if row is None:
+            response: Response = PlainTextResponse(
+                "405 method not allowed", 405, {"Allow": ", ".join(sorted(self._rows))}
+            )
+        else:
+            response = await self._answer(row, request)
+        await response(scope, receive, send)
+
+    async def _answer(self, row: Endpoint, request: Request) -> Response:
+        try:
+            self._service.policy.check_token(request.headers.get("authorization", ""))
+            return await row.handler(self._service, request)
+        except ClientDisconnect:
+            return Response(status_code=499)
+        except MbuildError as error:
+            return error_response(row.path, status_of(error), self._service.error_text(error))
+        except Exception as error:
+            return error_response(row.path, 500, self._service.error_text(error))
+
+
+def error_response(path: str, status: int, text: str) -> Response:
+    """An error as Ollama's clients read it, below ``/v1`` as OpenAI's do."""
+    if not path.startswith("/v1/"):
+        return JSONResponse({"error": text}, status, media_type=JSON_TYPE)
+    kind = {400: "invalid_request_error", 404: "not_found_error"}.get(status, "api_error")
+    error = {"message": text, "type": kind, "param": None, "code": None}
+    return JSONResponse({"error": error}, status)
+
+
+class _NotFound:
+    """What no route answers: paths with doubled slashes or dots lead to the plain path."""
+
+    def __init__(self, paths: Mapping[str, object]) -> None:
+        self._routes = [Route(path, _NotFound._nothing) for path in paths]
+
+    @staticmethod
+    async def _nothing(request: Request) -> Response:
+        return Response()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raw = scope.get("raw_path", b"").decode("ascii", "replace") or scope["path"]
+        clean = posixpath.normpath("/" + raw.lstrip("/"))
+        response: Response = PlainTextResponse("404 page not found", 404)
+        if clean != raw and self._leads(scope, clean, raw):
+            response = RedirectResponse(clean, 307)
+            response.headers["content-length"] = "0"
+        await response(scope, receive, send)
+
+    def _leads(self, scope: Scope, clean: str, raw: str) -> bool:
+        """Whether the clean path has a route; one with dots in it is only made clean."""
+        there = {**scope, "path": clean}
+        return "/../" in raw or any(r.matches(there)[0] is not Match.NONE for r in self._routes)
+
+
+class Door:
+    """What every request passes: Host and Origin, before anything of it is read.
+
+    Also reads the rest of what a refused client is still sending, for a
+    moment, so that it finds the answer instead of a broken connection.
+    """
+
+    def __init__(self, service: Service, app: ASGIApp) -> None:
+        self._policy = service.policy
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request in, or answer it here."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        body = _Body(request, receive)
+        outgoing = _Outgoing(send, body, origin_headers(request.headers.get("origin", "")))
+        refusal = self._policy.refuse(request)
+        if refusal is None:
+            await self._app(scope, body.receive, outgoing.send)
+        elif refusal.status_code == 403:
+            await refusal(scope, body.receive, _Outgoing(send, body, {}).send)
+        else:
+            await refusal(scope, receive, send)
+
+
+class _Body:
+    """The request's body as it is read; knows whether the client has more to send."""
+
+    def __init__(self, request: Request, receive: Receive) -> None:
+        headers = request.headers
+        length = headers.get("content-length", "0")
+        self._receive = receive
+        self.pending = length != "0" or "transfer-encoding" in headers
+        self._waits = "expect" in headers  # it sends nothing until it is told to
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] != "http.request" or not message.get("more_body"):
+            self.pending = False
+        return message
+
+    async def drop(self) -> None:
+        """Read and forget a little of what still comes."""
+        if self._waits:
+            return
+        dropped = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER_SECONDS):
+                while self.pending and dropped < _LINGER_BYTES:
+                    dropped += len((await self.receive()).get("body", b""))
+
+
+class _Outgoing:
+    """The response as it is sent; its end waits while the client is still sending."""
+
+    def __init__(self, send: Send, body: _Body, headers: Mapping[str, str]) -> None:
+        self._send = send
+        self._body = body
+        self._headers = [(k.lower().encode(), v.encode("latin-1")) for k, v in headers.items()]
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = [*message.get("headers", []), *self._headers]
+            if self._body.pending:
+                headers.append((b"connection", b"close"))
+            message = {**message, "headers": headers}
+        elif self._body.pending and not message.get("more_body"):
+            await self._send({**message, "more_body": True})
+            await self._body.drop()
+            message = {"type": "http.response.body", "body": b"", "more_body": False}
+        await self._send(message)

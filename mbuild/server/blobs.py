@@ -1,0 +1,114 @@
+"""``/api/blobs/:digest``: uploads, hashed while they are written to disk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from anyio import to_thread
+from starlette.responses import Response
+
+from mbuild.digest import Digest
+from mbuild.errors import UsageError
+from mbuild.store.blobs import BlobWriter
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from mbuild.server.app import Service
+    from mbuild.store import Store
+
+_CHUNK = 1 << 20
+"""Bytes that are gathered before a thread hashes and writes them."""
+
+
+async def head(service: Service, request: Request) -> Response:
+    """200 when the blob is there, else 404; asking keeps an upload for another day."""
+    digest = Digest.parse(request.path_params["digest"])
+    store = service.store()
+    found = await to_thread.run_sync(_ask, store, digest)
+    return Response(status_code=200 if found else 404)
+
+
+def _ask(store: Store, digest: Digest) -> bool:
+    if store.blobs.size(digest) is None:
+        return False
+    store.uploads.refresh(digest)
+    return True
+
+
+async def upload(service: Service, request: Request) -> Response:
+    """Store a blob: 201 when it is new, 200 when it was there, 400 when its digest is another.
+
+    A blob that is there is not written again; its bytes are read and dropped,
+    because many clients cannot stop in the middle of sending.
+    """
+    text = request.path_params["digest"]
+    digest = Digest.parse(text)
+    store = service.store()
+    declared = request.headers.get("content-length", "")
+    length = int(declared) if declared.isdigit() else None
+    if await to_thread.run_sync(_mark_existing, store, digest, length):
+        async for _ in request.stream():
+            pass
+        return Response(status_code=200)
+    writer = await to_thread.run_sync(store.blobs.writer)
+    try:
+        await _receive(request, writer)
+        return await to_thread.run_sync(_commit, store, writer, digest, text)
+    finally:
+        writer.__exit__(None, None, None)
+
+
+async def _receive(request: Request, writer: BlobWriter) -> None:
+    pending = bytearray()
+    async for piece in request.stream():
+        pending += piece
+        if len(pending) >= _CHUNK:
+            await to_thread.run_sync(writer.write, pending)
+            pending = bytearray()
+    if pending:
+        await to_thread.run_sync(writer.write, pending)
+
+
+def _mark_existing(store: Store, digest: Digest, length: int | None) -> bool:
+    """Mark a blob that is there; one of another length than is sent is damaged and sent anew."""
+
+    def is_there() -> bool:
+        size = store.blobs.size(digest)
+        return size is not None and length in (None, size)
+
+    if not is_there():
+        return False
+    store.begin()  # no collector runs between the mark and the second look
+    try:
+        if not is_there():
+            return False
+        store.uploads.add(digest, is_new=False)
+        return True
+    finally:
+        store.end()
+
+
+def _commit(store: Store, writer: BlobWriter, digest: Digest, text: str) -> Response:
+    got = writer.digest
+    if got != digest:
+        raise UsageError(f'digest mismatch, expected "{text}", got "{got}"')
+    store.begin()
+    try:
+        is_new = store.blobs.size(digest) is None
+        store.uploads.add(digest, is_new=is_new)
+        writer.commit()
+        return Response(status_code=201 if is_new else 200)
+    finally:
+        store.end()
+
+
+def sweep(store: Store) -> None:
+    """Give up uploads that nothing used for a day; blocking."""
+    expired = store.uploads.expire()
+    if expired:
+        store.begin()
+        try:
+            store.discard(expired)
+        finally:
+            store.end()

@@ -1,0 +1,149 @@
+"""The handler of ``/api/create``: joins a build and sends its lines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Collection, Iterator
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from anyio import to_thread
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+
+from mbuild.builder import build
+from mbuild.digest import Digest
+from mbuild.errors import MbuildError
+from mbuild.events import BuildEvent, LayerReady
+from mbuild.server import shapes
+from mbuild.server.create import Creation, read_creation
+from mbuild.server.requests import read_json
+from mbuild.server.stream import Line, Lines, encode
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
+
+    from mbuild.server.app import Service
+    from mbuild.server.jobs import Job
+    from mbuild.store import Store
+
+ResultT = TypeVar("ResultT")
+
+STREAM_TYPE = "application/x-ndjson"
+
+
+async def create(service: Service, request: Request) -> Response:
+    """Build a model; a stream of lines, or with ``stream: false`` one answer at the end.
+
+    An error before the first line has its own status in both cases.
+    """
+    fields = await read_json(request, shapes.CREATE)
+    store = service.store()
+    creation = await to_thread.run_sync(read_creation, fields, store)
+    fresh = await to_thread.run_sync(_fresh, store, creation)
+    job = service.jobs.join(creation.key, lambda: _build(creation, service.store()))
+    lines = _lines(job, fresh)
+    try:
+        if fields.get("stream") is False:
+            await _until(_finish(lines), request)
+            return JSONResponse({"status": "success"})
+        return LineStream(service, await _until(anext(lines), request), lines)
+    except BaseException:
+        await lines.aclose()
+        raise
+
+
+def _fresh(store: Store, creation: Creation) -> set[Digest]:
+    """The named uploads that brought their blob into the store."""
+    held = store.uploads.held()
+    return {digest for digest in creation.uploads if held.get(digest)}
+
+
+def _build(creation: Creation, store: Store) -> Iterator[BuildEvent]:
+    """The build's events, in its own thread; afterwards the model vouches for its blobs."""
+    used: set[Digest] = set()
+    for event in build(creation.build_request(store), store):
+        if isinstance(event, LayerReady):
+            used.add(event.digest)
+        yield event
+    store.uploads.settle(used & creation.uploads)
+
+
+async def _lines(job: Job, fresh: Collection[Digest]) -> AsyncGenerator[Line, None]:
+    """The lines for one client; the last one again when nothing happens for long."""
+    lines = Lines(fresh)
+    async with aclosing(job.watch()) as events:
+        async for event in events:
+            for line in [lines.last] if event is None else lines.of(event):
+                yield line
+
+
+async def _finish(lines: AsyncGenerator[Line, None]) -> None:
+    async for _ in lines:
+        pass
+
+
+async def _until(work: Awaitable[ResultT], request: Request) -> ResultT:
+    """The work's result; it is cancelled when the client goes away first."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request.receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        await _cancel(task, gone)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _cancel(*tasks: asyncio.Future[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with suppress(asyncio.CancelledError, MbuildError, StopAsyncIteration):
+            await task
+
+
+class LineStream(Response):
+    """A response that sends each line when it comes, in one piece."""
+
+    media_type = STREAM_TYPE
+
+    def __init__(self, service: Service, first: Line, rest: AsyncGenerator[Line, None]) -> None:
+        super().__init__()
+        del self.headers["content-length"]
+        self._service = service
+        self._first = first
+        self._rest = rest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send until the build ends or the client goes away."""
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        sending = asyncio.ensure_future(self._send(start, send))
+        gone = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+        finally:
+            await _cancel(sending, gone)
+            await self._rest.aclose()
+
+    async def _send(self, start: dict[str, Any], send: Send) -> None:
+        await send(start)
+        line: Line | None = self._first
+        while line is not None:
+            await send({"type": "http.response.body", "body": encode(line), "more_body": True})
+            try:
+                line = await anext(self._rest, None)
+            except Exception as error:
+                line = {"error": self._service.error_text(error)}
+                await send({"type": "http.response.body", "body": encode(line), "more_body": True})
+                line = None
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,0 +1,178 @@
+"""What the server knows of the store's models: read once, looked at again when they change."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mbuild import library
+from mbuild.errors import MbuildError, SourceError
+from mbuild.names import DEFAULT_NAMESPACE, InvalidNameError, ModelName
+from mbuild.store.manifest import MODEL, PROJECTOR
+
+if TYPE_CHECKING:
+    from mbuild.library import ModelView
+    from mbuild.store import Store
+
+
+class Facts(NamedTuple):
+    """What a model's weights and template say, for lists and for ``show``."""
+
+    context_length: int
+    embedding_length: int
+    capabilities: tuple[str, ...]
+
+
+class Entry(NamedTuple):
+    """A model of the list: when it changed, and its JSON as ``/api/tags`` has it."""
+
+    name: ModelName
+    modified_ns: int
+    json: bytes
+
+
+class Catalogue:
+    """The list of models, kept while their manifests do not change. Safe for many threads.
+
+    A list with nothing new costs one ``stat`` a model. Weights are known by
+    their digest and read once.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entries: dict[str, tuple[tuple[int, ...], Entry | None]] = {}
+        self._headers: dict[str, Facts] = {}
+
+    def list(self, store: Store) -> list[Entry]:
+        """All models that can be read, last changed first."""
+        with self._lock:
+            found: dict[str, tuple[tuple[int, ...], Entry | None]] = {}
+            for path, stamp in _manifest_files(str(store.manifests.folder)):
+                known = self._entries.get(path)
+                if known is None or known[0] != stamp:
+                    known = (stamp, self._read(store, path))
+                found[path] = known
+            self._entries = found
+        entries = [entry for _, entry in found.values() if entry is not None]
+        entries.sort(key=lambda entry: (-entry.modified_ns, str(entry.name)))
+        return entries
+
+    def tags(self, store: Store) -> bytes:
+        """The body of ``/api/tags``."""
+        return b'{"models":[' + b",".join(entry.json for entry in self.list(store)) + b"]}"
+
+    def _read(self, store: Store, path: str) -> Entry | None:
+        """One entry of the list; None for what is no model or cannot be read."""
+        parts = path.split(os.sep)[-4:]
+        with suppress(MbuildError, InvalidNameError, OSError):
+            name = ModelName.parse(f"{parts[0]}/{parts[1]}/{parts[2]}:{parts[3]}")
+            if list(name.parts) != parts:
+                return None
+            view = library.view(store, name)
+            data = json.dumps(self._tag(store, view), separators=(",", ":"), ensure_ascii=False)
+            return Entry(name, view.stored.modified_ns, data.encode())
+        return None
+
+    def _tag(self, store: Store, view: ModelView) -> dict[str, Any]:
+        facts = self.facts(store, view)
+        name = str(view.stored.name)
+        details = dict(view.details)
+        if facts.context_length:
+            details["context_length"] = facts.context_length
+        if facts.embedding_length:
+            details["embedding_length"] = facts.embedding_length
+        return {
+            "name": name,
+            "model": name,
+            "modified_at": timestamp(view.stored.modified_ns),
+            "size": view.stored.size,
+            "digest": view.stored.id.hex,
+            "details": details,
+            "capabilities": list(facts.capabilities),
+        }
+
+    def facts(self, store: Store, view: ModelView) -> Facts:
+        """What a model can do, from its weights, its projectors, its template and its config."""
+        header = self._header(store, view)
+        found = list(header.capabilities)
+        if view.stored.manifest.of_kind(PROJECTOR):
+            found.append("vision")
+        found += _template_capabilities(view)
+        declared = view.config.get("capabilities")
+        if isinstance(declared, list):
+            found += [str(item) for item in declared]
+        lengths = {
+            key: view.config[key] if isinstance(view.config.get(key), int) else getattr(header, key)
+            for key in ("context_length", "embedding_length")
+        }
+        return Facts(**lengths, capabilities=tuple(dict.fromkeys(found)))
+
+    def _header(self, store: Store, view: ModelView) -> Facts:
+        from mbuild.gguf.facts import describe
+        from mbuild.gguf.reader import open_gguf
+
+        for layer in view.stored.manifest.of_kind(MODEL):
+            key = layer.digest.hex
+            if key in self._headers:
+                return self._headers[key]
+            with suppress(SourceError), open_gguf(store.blobs.path(layer.digest)) as file:
+                known = describe(file)
+                facts = Facts(known.context_length, known.embedding_length, known.capabilities)
+                return self._headers.setdefault(key, facts)
+        return Facts(0, 0, ())
+
+
+def _template_capabilities(view: ModelView) -> list[str]:
+    """What the template's variables show, by Ollama's names of them."""
+    if not view.template:
+        return []
+    from mbuild.templates.errors import TemplateError
+    from mbuild.templates.fields import identifiers
+    from mbuild.templates.gotemplate import parse
+
+    with suppress(TemplateError):
+        used = identifiers(parse(view.template))
+        return [word for variable, word in _CAPABILITIES.items() if variable in used]
+    return []
+
+
+_CAPABILITIES: Mapping[str, str] = {"tools": "tools", "suffix": "insert", "thinking": "thinking"}
+
+
+def owner(name: ModelName) -> str:
+    """Who owns a model in the words of ``/v1/models``: its namespace."""
+    return name.namespace or DEFAULT_NAMESPACE
+
+
+def timestamp(ns: int) -> str:
+    """Nanoseconds since 1970 as RFC 3339 in UTC, as Go writes a time: no zeros at its end."""
+    seconds, rest = divmod(ns, 1_000_000_000)
+    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    fraction = f".{rest:09d}".rstrip("0") if rest else ""
+    return f"{text}{fraction}Z"
+
+
+def _manifest_files(root: str) -> list[tuple[str, tuple[int, ...]]]:
+    """All files four folders below ``manifests/``, with what tells whether they changed."""
+    found: list[tuple[str, tuple[int, ...]]] = []
+    folders = [root]
+    for _ in range(3):
+        folders = [path for folder in folders for path in _entries(folder)]
+    for folder in folders:
+        for path in _entries(folder):
+            with suppress(OSError):
+                info = os.stat(path)
+                found.append((path, (info.st_ino, info.st_size, info.st_mtime_ns)))
+    return found
+
+
+def _entries(folder: str) -> list[str]:
+    try:
+        return [f"{folder}{os.sep}{name}" for name in os.listdir(folder)]
+    except OSError:
+        return []

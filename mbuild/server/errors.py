@@ -1,0 +1,86 @@
+"""Errors as the API answers them: one table of statuses, one form of text."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from mbuild.digest import DigestError
+from mbuild.errors import (
+    CancelledError,
+    MbuildError,
+    ModelfileError,
+    NameNotFoundError,
+    SourceError,
+    StoreError,
+    UsageError,
+)
+from mbuild.names import InvalidNameError
+from mbuild.server.requests import TooLargeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class UnsupportedHereError(MbuildError):
+    """Something that Ollama's API has and this server does not do."""
+
+
+class UnauthorizedError(MbuildError):
+    """The token is missing or wrong."""
+
+
+class UpstreamError(MbuildError):
+    """The server that requests are forwarded to cannot be reached."""
+
+
+STATUS: dict[type[MbuildError], int] = {
+    TooLargeError: 413,
+    UnauthorizedError: 401,
+    NameNotFoundError: 404,
+    UnsupportedHereError: 501,
+    UpstreamError: 502,
+    CancelledError: 503,
+    UsageError: 400,
+    ModelfileError: 400,
+    SourceError: 400,
+    DigestError: 400,
+    InvalidNameError: 400,
+    StoreError: 500,
+    MbuildError: 500,
+}
+"""The status of each kind of error; the first that fits counts."""
+
+
+def status_of(error: MbuildError) -> int:
+    """The HTTP status of an error."""
+    return next(status for kind, status in STATUS.items() if isinstance(error, kind))
+
+
+def text_of(error: MbuildError) -> str:
+    """What the ``error`` key says: the message, and the remedy where there is one."""
+    if isinstance(error, ModelfileError):
+        return "; ".join(
+            f"{problem.message} ({problem.suggestion})" if problem.suggestion else problem.message
+            for problem in error.problems
+        )
+    return f"{error.message} ({error.hint})" if error.hint else error.message
+
+
+class Scrubber:
+    """Takes the machine's paths out of texts that leave it."""
+
+    def __init__(self, root: Path) -> None:
+        spellings = {str(root.absolute()), os.path.realpath(root)}
+        home = os.path.expanduser("~")
+        names = [(spelling, "<store>") for spelling in spellings]
+        if len(home) > 1:
+            names.append((home, "<home>"))
+        self._names = sorted(names, key=lambda pair: -len(pair[0]))
+
+    def __call__(self, text: str) -> str:
+        """The text with the store's folder and the user's home replaced."""
+        for path, word in self._names:
+            if len(path) > 1:
+                text = text.replace(path, word)
+        return text

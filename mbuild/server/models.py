@@ -1,0 +1,202 @@
+"""``tags``, ``show``, ``copy``, ``delete``, ``ps`` and ``/v1/models``."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from anyio import to_thread
+from starlette.responses import JSONResponse, Response
+
+from mbuild import library
+from mbuild.errors import NameNotFoundError, SourceError, UsageError
+from mbuild.gguf.types import ValueType
+from mbuild.modelfile.formatter import quote
+from mbuild.modelfile.gonumber import shortest_float32
+from mbuild.server import shapes
+from mbuild.server.catalogue import owner, timestamp
+from mbuild.server.requests import model_name, parse_name, read_json
+from mbuild.store.manifest import MODEL, PROJECTOR
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from mbuild.gguf.reader import GGUFFile
+    from mbuild.library import ModelView
+    from mbuild.names import ModelName
+    from mbuild.server.app import Service
+    from mbuild.store import Store
+
+JSON_TYPE = "application/json; charset=utf-8"
+
+DEFAULT_TEMPLATE = "{{ .Prompt }}"
+"""What Ollama renders for a model without a template, and shows as its template."""
+
+
+async def tags(service: Service, request: Request) -> Response:
+    """The models, last changed first."""
+    body = await to_thread.run_sync(service.catalogue.tags, service.store())
+    return Response(body, media_type=JSON_TYPE)
+
+
+async def ps(service: Service, request: Request) -> Response:
+    """The running models: none, as nothing runs here."""
+    return JSONResponse({"models": []}, media_type=JSON_TYPE)
+
+
+async def show(service: Service, request: Request) -> Response:
+    """Everything about one model; ``verbose`` adds long lists of its metadata."""
+    fields = await read_json(request, shapes.SHOW)
+    text = model_name(fields)
+    if not text:
+        raise UsageError("model is required")
+    name = parse_name(text)
+    answer = await to_thread.run_sync(_show, service, name, fields)
+    return JSONResponse(answer, media_type=JSON_TYPE)
+
+
+def _show(service: Service, name: ModelName, fields: Mapping[str, Any]) -> dict[str, Any]:
+    store = service.store()
+    try:
+        view = library.view(store, name)
+    except NameNotFoundError as error:
+        raise NameNotFoundError(error.message) from None
+    system = str(fields.get("system") or view.system)
+    answer: dict[str, Any] = {
+        "license": "\n".join(view.licenses),
+        "modelfile": _modelfile(store, view, system),
+        "parameters": "\n".join(_parameter_lines(view)),
+        "template": view.template or DEFAULT_TEMPLATE,
+        "system": system,
+        "messages": [dict(message) for message in view.messages],
+        **{key: str(view.config.get(key) or "") for key in ("renderer", "parser", "requires")},
+    }
+    answer = {key: value for key, value in answer.items() if value}
+    answer["details"] = view.details
+    answer["model_info"] = {}
+    answer |= _header(store, view, verbose=bool(fields.get("verbose")))
+    answer["capabilities"] = list(service.catalogue.facts(store, view).capabilities)
+    answer["modified_at"] = timestamp(view.stored.modified_ns)
+    return answer
+
+
+def _modelfile(store: Store, view: ModelView, system: str) -> str:
+    """A Modelfile that this API builds the same model from: blobs by digest, no paths."""
+    text = library.modelfile_of(store, view)
+    for layer in view.stored.manifest.layers:
+        text = text.replace(quote(str(store.blobs.path(layer.digest))), f"@{layer.digest}")
+    if system != view.system:
+        old = f"SYSTEM {quote(view.system)}\n" if view.system else ""
+        text = text.replace(old, "") + f"SYSTEM {quote(system)}\n"
+    return text
+
+
+def _parameter_lines(view: ModelView) -> list[str]:
+    """Name and value of each parameter, the names in a column of 30 as in Ollama."""
+    lines = []
+    for key, value in sorted(view.parameters.items()):
+        for item in value if isinstance(value, list) else [value]:
+            lines.append(f"{key:<30} {_shown(item)}")
+    return lines
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _header(store: Store, view: ModelView, *, verbose: bool) -> dict[str, Any]:
+    """``model_info``, ``tensors`` and ``projector_info``, from the headers of the weights."""
+    from mbuild.gguf.reader import open_gguf
+
+    found: dict[str, Any] = {}
+    for kind, key in ((MODEL, "model_info"), (PROJECTOR, "projector_info")):
+        for layer in view.stored.manifest.of_kind(kind)[:1]:
+            with suppress(SourceError), open_gguf(store.blobs.path(layer.digest)) as file:
+                found[key] = model_info(file, verbose=verbose)
+                if kind == MODEL:
+                    found["tensors"] = [
+                        {"name": t.name, "type": t.type.name, "shape": list(t.dims)}
+                        for t in file.tensors
+                    ]
+    return found
+
+
+def model_info(file: GGUFFile, *, verbose: bool) -> dict[str, Any]:
+    """A GGUF's metadata as JSON, sorted; lists only when asked for, else null."""
+    from math import prod
+
+    info: dict[str, Any] = {
+        "general.parameter_count": sum(prod(tensor.dims) for tensor in file.tensors)
+    }
+    for key, entry in file.kvs.items():
+        if entry.type is not ValueType.ARRAY:
+            info[key] = _finite(entry.value)
+        elif verbose:
+            info[key] = [_finite(item) for item in entry.value]
+        else:
+            info[key] = None
+    return dict(sorted(info.items()))
+
+
+def _finite(value: Any) -> Any:
+    """A value that JSON has: numpy's as Python's, floats in few digits, NaN as null."""
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if not isinstance(value, float):
+        return value
+    return shortest_float32(value) if math.isfinite(value) else None
+
+
+async def copy(service: Service, request: Request) -> Response:
+    """Give a model a second name."""
+    fields = await read_json(request, shapes.COPY)
+    source, target = str(fields.get("source", "")), str(fields.get("destination", ""))
+    names = (
+        parse_name(source, f"source {json.dumps(source)} is invalid"),
+        parse_name(target, f"destination {json.dumps(target)} is invalid"),
+    )
+    try:
+        await to_thread.run_sync(library.copy, service.store(), *names)
+    except NameNotFoundError:
+        raise NameNotFoundError(f'model "{source}" not found') from None
+    return Response(status_code=200)
+
+
+async def delete(service: Service, request: Request) -> Response:
+    """Remove a model, and what only it used."""
+    fields = await read_json(request, shapes.DELETE)
+    text = model_name(fields)
+    if not text:
+        raise UsageError("model is required")
+    name = parse_name(text, f"name {json.dumps(text, ensure_ascii=False)} is invalid")
+    try:
+        await to_thread.run_sync(library.remove, service.store(), [name])
+    except NameNotFoundError:
+        raise NameNotFoundError(f"model '{text}' not found") from None
+    return Response(status_code=200)
+
+
+def _openai(name: str, modified_ns: int, owned_by: str) -> dict[str, Any]:
+    created = modified_ns // 1_000_000_000
+    return {"id": name, "object": "model", "created": created, "owned_by": owned_by}
+
+
+async def v1_models(service: Service, request: Request) -> Response:
+    """The models as OpenAI lists them."""
+    entries = await to_thread.run_sync(service.catalogue.list, service.store())
+    data = [_openai(str(e.name), e.modified_ns, owner(e.name)) for e in entries]
+    return JSONResponse({"object": "list", "data": data})
+
+
+async def v1_model(service: Service, request: Request) -> Response:
+    """One model as OpenAI shows it."""
+    text = request.path_params["model"]
+    stored = await to_thread.run_sync(library.find, service.store(), parse_name(text))
+    return JSONResponse(_openai(text, stored.modified_ns, owner(stored.name)))

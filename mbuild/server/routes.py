@@ -1,0 +1,85 @@
+"""Every endpoint, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from starlette.responses import JSONResponse, PlainTextResponse
+
+from mbuild import __version__
+from mbuild.server import blobs, building, inference, models, openapi, shapes
+from mbuild.server.shapes import Body
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from mbuild.server.app import Service
+
+Handler = Callable[["Service", "Request"], Awaitable["Response"]]
+
+
+class Endpoint(NamedTuple):
+    """One row: methods and path, the handler, the body if it has a JSON one.
+
+    ``binary``: the body is a blob's bytes.
+    """
+
+    methods: tuple[str, ...]
+    path: str
+    handler: Handler
+    summary: str
+    body: Body | None = None
+    binary: bool = False
+
+
+async def root(service: Service, request: Request) -> Response:
+    """Ollama's own words: clients look for them."""
+    return PlainTextResponse("Ollama is running")
+
+
+async def version(service: Service, request: Request) -> Response:
+    """The version of the API that clients may expect, and of this server."""
+    answer = {"version": API_VERSION, "mbuild": __version__}
+    return JSONResponse(answer, media_type=models.JSON_TYPE)
+
+
+async def status(service: Service, request: Request) -> Response:
+    """Ollama's cloud models are not here."""
+    answer = {"cloud": {"disabled": True, "source": "env"}}
+    return JSONResponse(answer, media_type=models.JSON_TYPE)
+
+
+API_VERSION = "0.32.15"
+"""The version of Ollama whose API this is; clients compare it with what they need."""
+
+GET = ("GET", "HEAD")
+
+ROUTES: tuple[Endpoint, ...] = (
+    Endpoint(GET, "/", root, "Says that the server runs"),
+    Endpoint(GET, "/api/version", version, "Versions of the API and of mbuild"),
+    Endpoint(GET, "/api/status", status, "Says that there are no cloud models"),
+    Endpoint(("POST",), "/api/create", building.create, "Build a model", shapes.CREATE),
+    Endpoint(("HEAD",), "/api/blobs/{digest}", blobs.head, "Ask for a blob"),
+    Endpoint(("POST",), "/api/blobs/{digest}", blobs.upload, "Upload a blob", binary=True),
+    Endpoint(GET, "/api/tags", models.tags, "List the models"),
+    Endpoint(("POST",), "/api/show", models.show, "Show a model", shapes.SHOW),
+    Endpoint(("POST",), "/api/copy", models.copy, "Copy a model", shapes.COPY),
+    Endpoint(("DELETE",), "/api/delete", models.delete, "Delete a model", shapes.DELETE),
+    Endpoint(("GET",), "/api/ps", inference.ps, "List the running models"),
+    Endpoint(("POST",), "/api/pull", inference.transfer, "Pull a model (not yet)", shapes.PULL),
+    Endpoint(("POST",), "/api/push", inference.transfer, "Push a model (not yet)", shapes.PULL),
+    Endpoint(("POST",), "/api/generate", inference.generate, "Unload, or run", shapes.GENERATE),
+    Endpoint(("POST",), "/api/chat", inference.chat, "Unload, or run", shapes.CHAT),
+    Endpoint(("POST",), "/api/embed", inference.forward, "Forwarded"),
+    Endpoint(("POST",), "/api/embeddings", inference.forward, "Forwarded"),
+    Endpoint(("GET",), "/v1/models", models.v1_models, "List the models as OpenAI does"),
+    Endpoint(("GET",), "/v1/models/{model:path}", models.v1_model, "Show one as OpenAI does"),
+    Endpoint(("POST",), "/v1/chat/completions", inference.forward, "Forwarded"),
+    Endpoint(("POST",), "/v1/completions", inference.forward, "Forwarded"),
+    Endpoint(("POST",), "/v1/embeddings", inference.forward, "Forwarded"),
+    Endpoint(("GET",), "/docs", openapi.docs, "This page"),
+    Endpoint(("GET",), "/openapi.json", openapi.document, "The OpenAPI document"),
+)
+"""Methods, path, handler, summary, body."""
