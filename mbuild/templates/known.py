@@ -4,9 +4,10 @@ The files under ``go/`` are written for this project, one a prompt format. A
 name may have several: chat templates that Ollama calls by one name differ in
 what they do with a system message or with line ends. In a file ``<%bos%>`` and
 ``<%eos%>`` stand for the model's tokens, ``<%hole%>`` for a text of the model's
-own, and ``<%hole-system%>`` for one that stands beside a system message. Order
-matters: the first that matches is taken. Names and stop texts of the formats
-that Ollama knows are Ollama's (v0.32, ``template/``).
+own, ``<%hole-system%>`` for one that stands beside a system message, and
+``<%start%>`` for what the text begins with, which may be the runtime's to write
+and so be missing. Order matters: the first that matches is taken. Names and stop
+texts of the formats that Ollama knows are Ollama's (v0.32, ``template/``).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import hashlib
 from dataclasses import dataclass
 from importlib.resources import files
 
-HOLES = {"<%hole%>": 0, "<%hole-system%>": 2}
+HOLES = {"<%start%>": 2, "<%hole-system%>": 2, "<%hole%>": 0}
 """Holes, and the place of the probe (mbuild.templates.probes.FINDING) that fills each."""
 
 
@@ -245,6 +246,24 @@ KNOWN: tuple[Known, ...] = (
     Known("glm-4.5", "glm-4.5", ("<|user|>", "<|observation|>", "<|endoftext|>")),
     Known("command-r7b", "command-r7b", ("<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>")),
     Known("kimi-k2", "kimi-k2-default-system-line", ("<|im_end|>",)),
+    Known("minimax-m2", "minimax-m2", ("[e~[",)),
+    Known("nemotron-3", "nemotron-3", ("<|im_end|>",)),
+    Known("nemotron-nano-2", "nemotron-nano-2", ("<SPECIAL_12>",)),
+    Known("reka", "reka", ("<sep>",)),
+    Known("spark", "spark", ("<｜end▁of▁sentence｜>",)),
+    Known("deepseek-v4", "deepseek-v4", ("<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>")),
+    Known("ling-3", "ling-3", ("<|role_end|>",)),
+    Known(
+        "functionary-3.1",
+        "functionary-3.1",
+        ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+    ),
+    Known("laguna", "laguna", ("</assistant>",)),
+    Known("laguna", "laguna-lines", ("</assistant>",)),
+    Known("hunyuan-3", "hunyuan-3", ("<｜hy_eos:opensource｜>",)),
+    Known("apertus", "apertus", ("<|assistant_end|>",)),
+    Known("solar-open", "solar-open", ("<|end|>",)),
+    Known("muse", "muse", ("<|eot|>",)),
     Known("phi-4", "phi-4", ("<|im_start|>", "<|im_end|>", "<|im_sep|>")),
     Known("glm-4", "glm-4", ("<|user|>", "<|observation|>", "<|endoftext|>")),
     Known("glm-4", "glm-4-lines", ("<|user|>", "<|observation|>", "<|endoftext|>")),

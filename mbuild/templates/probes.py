@@ -7,6 +7,7 @@ finds a template, the second, of other texts, lengths and days, proves it.
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,11 @@ class Probe:
     messages: tuple[Message, ...]
     date: str
     thinks: bool | None = None
+
+    @property
+    def day(self) -> datetime.date:
+        """The same day, for ``currentDate``."""
+        return datetime.date.fromisoformat(self.date)
 
     @property
     def generates(self) -> bool:
