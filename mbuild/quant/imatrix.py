@@ -8,20 +8,20 @@ the values are read when a file is opened; a tensor's importances when asked for
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mbuild.errors import FormatError
+from mbuild.gguf.cursor import Cursor
+from mbuild.gguf.encoding import SCALAR_SIZES
 from mbuild.gguf.files import FileBytes
-from mbuild.gguf.model import Tensor
-from mbuild.gguf.reader import read_header
-from mbuild.gguf.types import GGMLType
+from mbuild.gguf.types import ALIGNMENT, GGMLType, ValueType
 from mbuild.quant.metadata import Importances
 from mbuild.quant.rules import EXACT, Category
 
@@ -90,46 +90,104 @@ def open_imatrix(path: str | os.PathLike[str], *, name: str = "") -> Imatrix:
     return _open_binary(file)
 
 
+@dataclass(frozen=True, slots=True)
+class _Values:
+    """float32 values of a tensor in the file."""
+
+    file: FileBytes
+    start: int
+    count: int
+
+    def load(self) -> Reals:
+        return np.frombuffer(self.file.read(self.start, self.count * 4), "<f4")
+
+
 def _open_gguf(file: FileBytes) -> Imatrix:
-    header = read_header(file)
-    model = header.model()
-    parts: dict[str, dict[str, Tensor]] = {}
-    for tensor in model:
-        for suffix in (SUMS, COUNTS):
-            if tensor.name.endswith(suffix):
-                parts.setdefault(tensor.name.removesuffix(suffix), {})[suffix] = tensor
-    missing = [key for key in KEYS if model.get(key) is None]
-    if missing or not parts:
+    """A GGUF file without a model: the reader of models would refuse it."""
+    cursor = Cursor(file)
+    cursor.skip(4, "the magic")
+    version = cursor.u32("the version")
+    tensors, kvs = cursor.u64("the number of tensors"), cursor.u64("the number of entries")
+    if version not in (2, 3) or max(tensors, kvs) > 2 * MAX_ENTRIES:
+        raise cursor.fail(f"version {version}, {tensors} tensors, {kvs} entries", at=4)
+    held = dict(_metadata(cursor) for _ in range(kvs))
+    infos = [_info(cursor) for _ in range(tensors)]
+    missing = [key for key in KEYS if key not in held]
+    if missing or not infos:
         what = f"no {missing[0]}" if missing else "no sums of activations"
         raise FormatError(f"{file.name}: {what}: not an importance matrix")
+    alignment = held.get("general.alignment", ALIGNMENT)
+    if not isinstance(alignment, int) or not 0 < alignment <= 1 << 20:
+        raise FormatError(f"{file.name}: general.alignment is {alignment!r}")
+    start = -(-cursor.position // alignment) * alignment
+    parts: dict[str, dict[str, _Values]] = {}
+    for name, count, offset in infos:
+        if start + offset + 4 * count > file.size:
+            raise file.error(f"{name} does not lie in the file", start + offset)
+        for suffix in (SUMS, COUNTS):
+            if name.endswith(suffix):
+                found = parts.setdefault(name.removesuffix(suffix), {})
+                found[suffix] = _Values(file, start + offset, count)
     entries = {name: _gguf_entry(file.name, name, found) for name, found in parts.items()}
-    return Imatrix(file.name, entries, _chunks(model.get(KEYS[1])), _dataset(model.get(KEYS[0])))
+    chunks, dataset = held[KEYS[1]], held[KEYS[0]]
+    chunks = chunks if isinstance(chunks, int) else 0
+    return Imatrix(file.name, entries, chunks, dataset if isinstance(dataset, str) else None)
 
 
-def _chunks(value: Any) -> int:
-    return int(value) if isinstance(value, int) else 0
+def _metadata(cursor: Cursor) -> tuple[str, int | str | None]:
+    """Key and value of an entry: a UINT32, the first string of an array, or None."""
+    key = cursor.string("a metadata key", MAX_NAME).decode(errors="replace")
+    type_ = cursor.u32("a metadata type")
+    if type_ == ValueType.UINT32:
+        return key, cursor.u32(key)
+    if type_ == ValueType.STRING:
+        cursor.skip_strings(1, key)
+        return key, ""
+    if type_ != ValueType.ARRAY:
+        cursor.skip(_size(cursor, type_), key)
+        return key, None
+    element, count = cursor.u32(key), cursor.u64(key)
+    if element != ValueType.STRING:
+        cursor.skip(count * _size(cursor, element), key)
+        return key, None
+    if count * 8 > cursor.remaining:
+        raise cursor.fail(f"{key} claims {count} strings")
+    first = cursor.string(key, MAX_NAME).decode(errors="replace") if count else None
+    cursor.skip_strings(max(count - 1, 0), key)
+    return key, first
 
 
-def _dataset(value: Any) -> str | None:
-    """The first data set's name, if there is one."""
-    listed = isinstance(value, Sequence) and not isinstance(value, str)
-    return str(value[0]) if listed and len(value) else None
+def _size(cursor: Cursor, type_: int) -> int:
+    """Bytes of a scalar of this type."""
+    sizes = {int(known): size for known, size in SCALAR_SIZES.items()}
+    if type_ not in sizes:
+        raise cursor.fail(f"unknown metadata type {type_}")
+    return sizes[type_]
 
 
-def _gguf_entry(file: str, name: str, found: dict[str, Tensor]) -> Entry:
+def _info(cursor: Cursor) -> tuple[str, int, int]:
+    """Name, number of values and offset of a tensor, which is F32."""
+    name = cursor.string("a tensor's name", MAX_NAME).decode(errors="replace")
+    rank = cursor.u32("a tensor's rank")
+    if not 1 <= rank <= 4:
+        raise cursor.fail(f"{name} has {rank} dimensions")
+    count = math.prod(cursor.u64("a dimension") for _ in range(rank))
+    if cursor.u32("a tensor's type") != GGMLType.F32:
+        raise cursor.fail(f"{name}: sums and counts must be F32")
+    return name, count, cursor.u64("a tensor's offset")
+
+
+def _gguf_entry(file: str, name: str, found: dict[str, _Values]) -> Entry:
     if len(found) != 2:
         lone = SUMS if SUMS in found else COUNTS
         raise FormatError(f"{file}: {name} has {lone} only")
     sums, counts = found[SUMS], found[COUNTS]
-    if sums.type is not GGMLType.F32 or counts.type is not GGMLType.F32:
-        raise FormatError(f"{file}: {name}: sums and counts must be F32")
-    size, matrices = sums.nbytes // 4, counts.nbytes // 4
+    size, matrices = sums.count, counts.count
     if matrices == 0 or size % matrices:
         raise FormatError(f"{file}: {name}: {size} sums do not go with {matrices} counts")
 
     def load() -> Reals:
-        values = np.frombuffer(memoryview(sums.load()), "<f4").reshape(matrices, -1)
-        number = np.frombuffer(memoryview(counts.load()), "<f4")[:, None]
+        values, number = sums.load().reshape(matrices, -1), counts.load()[:, None]
         with np.errstate(all="ignore"):
             # Counts are whole numbers kept as float32; halves go away from zero.
             number = np.trunc(number + np.copysign(np.float32(0.5), number))

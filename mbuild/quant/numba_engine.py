@@ -52,6 +52,7 @@ class NumbaEngine:
         # One signature for buffers that may be written and for those that may not.
         source = source.view()
         source.flags.writeable = False
+        kind = int(kind)
         if weights is not None and type_ in specs.WEIGHTED:
             kernel, width = kernels.weighted(type_), Width(self.lanes)
             return int(kernel(width, self._rows, source, kind, *weights, out))

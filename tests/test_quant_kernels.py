@@ -1,0 +1,312 @@
+"""The engines: equal bytes whatever runs them, refusals, and what is kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from quant_data import ALL, SEARCHED, WEIGHTED, kinds, to_bf16
+
+from mbuild.errors import FormatError, UnsupportedError, UsageError
+from mbuild.gguf.types import BLOCKS, GGMLType
+from mbuild.quant.quantize import (
+    NotFiniteError,
+    engine,
+    engine_name,
+    fallback,
+    prepare,
+    quantize,
+    supported,
+)
+
+G = GGMLType
+numba = pytest.importorskip("numba")
+
+
+def _weights(count: int, seed: int = 0) -> np.ndarray[Any, Any]:
+    return (np.random.default_rng(seed).standard_normal(count) * 0.05).astype(np.float32)
+
+
+def test_numba_is_used_where_it_is_installed() -> None:
+    """No type silently runs on numpy: every kernel compiles."""
+    assert engine_name() == "numba"
+    for type_ in ALL:
+        assert engine().supports(type_, False)
+        engine().prepare(type_, False)
+    for type_ in WEIGHTED:
+        engine().prepare(type_, True)
+
+
+@pytest.mark.parametrize("type_", ALL, ids=lambda t: t.name)
+def test_numpy_gives_the_same_bytes(type_: GGMLType) -> None:
+    """The two engines agree on every kind of weights that can be quantized."""
+    count = 256 * 33
+    agreed = 0
+    for _, x in kinds(count, seed=5):
+        results = []
+        for using in (engine(), fallback()):
+            try:
+                results.append(quantize(type_, G.F32, x, 256, using=using).tobytes())
+            except NotFiniteError as error:
+                results.append(str(error).encode())
+        assert results[0] == results[1]
+        agreed += len(results[0]) == count // BLOCKS[type_].weights * BLOCKS[type_].size
+    assert agreed >= 20
+
+
+@pytest.mark.parametrize("type_", WEIGHTED, ids=lambda t: t.name)
+def test_numpy_gives_the_same_bytes_with_importances(type_: GGMLType) -> None:
+    """The two engines agree with an importance matrix, one per expert."""
+    q = np.random.default_rng(1).random((3, 512)).astype(np.float32)
+    x = _weights(512 * 15)
+    made = [
+        quantize(type_, G.F32, x, 512, imatrix=q, using=using).tobytes()
+        for using in (engine(), fallback())
+    ]
+    assert made[0] == made[1]
+    assert made[0] != quantize(type_, G.F32, x, 512).tobytes()
+    # Each expert's rows are quantized with its own importances.
+    alone = [
+        quantize(type_, G.F32, x[i * 2560 : (i + 1) * 2560], 512, imatrix=q[i]).tobytes()
+        for i in range(3)
+    ]
+    assert b"".join(alone) == made[0]
+
+
+@pytest.mark.parametrize("lanes", [8, 16, 32])
+def test_bytes_do_not_depend_on_the_width(lanes: int) -> None:
+    """Kernels of 8, 16 and 32 lanes give the same bytes, in one process."""
+    from mbuild.quant.numba_engine import NumbaEngine
+
+    narrow = NumbaEngine(lanes)
+    x = np.concatenate([values for name, values in kinds(256 * 7) if "huge" not in name])
+    x = x[np.abs(x) < 1e4].copy()
+    x = x[: x.size - x.size % 256]
+    for type_ in (G.Q4_K, G.Q6_K, G.IQ4_NL):
+        made = quantize(type_, G.F32, x, 256, using=narrow)
+        assert np.array_equal(made, quantize(type_, G.F32, x, 256, using=fallback()))
+
+
+def test_bytes_do_not_depend_on_threads_or_pieces() -> None:
+    """One, two or five threads, all rows or a few: the same bytes."""
+    row, x = 4352, _weights(4352 * 300)
+    q = np.random.default_rng(3).random(row).astype(np.float32)
+    for type_, weights in ((G.Q4_K, None), (G.Q8_0, None), (G.F16, None), (G.Q4_0, q)):
+        made = [
+            quantize(type_, G.F32, x, row, imatrix=weights, threads=threads).tobytes()
+            for threads in (1, 2, 5)
+        ]
+        assert made[0] == made[1] == made[2]
+        parts = [
+            quantize(type_, G.F32, x[at * row : (at + 7) * row], row, imatrix=weights).tobytes()
+            for at in range(0, 300, 7)
+        ]
+        assert b"".join(parts) == made[0]
+
+
+@pytest.mark.parametrize("type_", [G.Q4_K, G.Q3_K, G.Q8_0, G.Q5_1, G.TQ1_0, G.MXFP4])
+def test_sources_of_16_bits(type_: GGMLType) -> None:
+    """F16 and BF16 weights give what the same values in F32 give, wherever they lie."""
+    half = (_weights(256 * 50) * 1e-3).astype(np.float16)
+    half[:256] = np.arange(256).astype(np.uint16).view(np.float16)
+    assert np.array_equal(
+        quantize(type_, G.F16, half, 256), quantize(type_, G.F32, half.astype(np.float32), 256)
+    )
+    brain = to_bf16(_weights(256 * 50))
+    wide = (brain.astype(np.uint32) << 16).view(np.float32)
+    odd = memoryview(b"x" + brain.tobytes())[1:]
+    assert np.array_equal(quantize(type_, G.BF16, odd, 256), quantize(type_, G.F32, wide, 256))
+
+
+def test_casts_between_unquantized_types() -> None:
+    """F16 and BF16 round to nearest even, F32 is exact, the type itself is a copy."""
+    x = _weights(1000 * 3)
+    assert quantize(G.F16, G.F32, x, 1000).tobytes() == x.astype(np.float16).tobytes()
+    half = x.astype(np.float16)
+    assert quantize(G.F32, G.F16, half, 1000).tobytes() == half.astype(np.float32).tobytes()
+    assert quantize(G.F16, G.F16, half, 1000).tobytes() == half.tobytes()
+    back = quantize(G.BF16, G.F32, quantize(G.F32, G.BF16, to_bf16(x), 1000), 1000)
+    assert back.tobytes() == to_bf16(x).tobytes()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("type_", [G.Q4_K, G.Q8_0, G.F16, G.MXFP4, G.IQ4_XS])
+@pytest.mark.parametrize("source", [G.F32, G.F16, G.BF16])
+def test_what_is_not_finite_is_refused(bad: float, type_: GGMLType, source: GGMLType) -> None:
+    """NaN and infinity are refused with row and column, on both engines, in any tile."""
+    if type_ is source:
+        return
+    for index in (0, 256 * 70 + 3, 256 * 99 + 255):
+        x = _weights(256 * 100)
+        x[index] = bad
+        data: Any = {G.F32: x, G.F16: x.astype(np.float16), G.BF16: to_bf16(x)}[source]
+        for using in (engine(), fallback()):
+            with pytest.raises(NotFiniteError) as error:
+                quantize(type_, source, data, 256, using=using)
+            assert error.value.index == index
+            assert f"row {index // 256}, column {index % 256}" in error.value.message
+
+
+def test_the_first_bad_value_is_named_by_any_number_of_threads() -> None:
+    """Of several bad values in several pieces the first is reported."""
+    x = _weights(4096 * 1000)
+    x[[700_000, 3_900_000]] = np.nan
+    for threads in (1, 2, 4):
+        with pytest.raises(NotFiniteError) as error:
+            quantize(G.Q8_0, G.F32, x, 4096, threads=threads)
+        assert error.value.index == 700_000
+
+
+def test_scales_beyond_float16_are_refused() -> None:
+    """A block whose scale float16 cannot hold is refused, as llama-quantize refuses it."""
+    for type_ in (*SEARCHED, G.Q4_0, G.Q4_1, G.Q8_0, G.TQ2_0, G.F16):
+        x = _weights(512)
+        x[300] = 1e10
+        with pytest.raises(NotFiniteError, match="too large") as error:
+            quantize(type_, G.F32, x, 256)
+        assert 256 <= error.value.index <= 300
+
+
+def test_sizes_and_types_are_checked() -> None:
+    """Rows that do not divide, odd lengths and unknown types are errors of their own."""
+    x = _weights(1024)
+    with pytest.raises(FormatError, match="row of 128 values is not a multiple of 256"):
+        quantize(G.Q4_K, G.F32, x, 128)
+    with pytest.raises(FormatError, match="not whole rows"):
+        quantize(G.Q4_0, G.F32, x, 768)
+    with pytest.raises(FormatError):
+        quantize(G.Q4_0, G.F32, x, 0)
+    with pytest.raises(UnsupportedError, match="only supported for F16, BF16 and F32"):
+        quantize(G.Q4_0, G.Q8_0, x, 256)
+    with pytest.raises(UnsupportedError, match="cannot quantize to IQ1_S"):
+        quantize(G.IQ1_S, G.F32, x, 256)
+    with pytest.raises(UsageError, match="does not fit"):
+        quantize(G.Q4_K, G.F32, x, 256, imatrix=np.ones(255, np.float32))
+    assert quantize(G.Q4_K, G.F32, x[:0], 256).size == 0
+    assert not supported(G.IQ1_S)
+
+
+RMS = {
+    G.Q2_K: 0.35, G.Q3_K: 0.18, G.Q4_K: 0.085, G.Q5_K: 0.045, G.Q6_K: 0.025,
+    G.Q4_0: 0.12, G.Q4_1: 0.11, G.Q5_0: 0.06, G.Q5_1: 0.055, G.Q8_0: 0.008,
+    G.IQ4_NL: 0.1, G.IQ4_XS: 0.1, G.MXFP4: 0.16, G.TQ1_0: 0.95, G.TQ2_0: 0.95,
+}  # fmt: skip
+"""Root mean square error of normal weights, in units of their deviation."""
+
+
+@pytest.mark.parametrize("type_", RMS, ids=lambda t: t.name)
+def test_what_is_quantized_can_be_read_again(type_: GGMLType) -> None:
+    """The published dequantizers give the weights back within the type's error."""
+    gguf = pytest.importorskip("gguf")
+    x = _weights(256 * 256)
+    made = quantize(type_, G.F32, x, 256).reshape(256, -1)
+    back = gguf.quants.dequantize(made, gguf.GGMLQuantizationType(int(type_)))
+    error = np.sqrt(np.mean((back.reshape(-1) - x) ** 2)) / 0.05
+    assert RMS[type_] / 2 < error < RMS[type_]
+
+
+def test_nothing_is_contracted() -> None:
+    """The machine code of a search has vector arithmetic and no fused multiply-add."""
+    from llvmlite import binding
+
+    from mbuild.quant import kernels
+    from mbuild.quant.lanes import Width
+
+    if not binding.get_host_cpu_features().get("fma", False):
+        pytest.skip("this CPU has no fused multiply-add to be found")
+    text = kernels.plain(G.Q2_K).py_func
+    fresh = numba.njit(**kernels.OPTIONS)(text)
+    nothing = np.empty(0, np.uint8)
+    source = nothing.view()
+    source.flags.writeable = False
+    fresh(Width(8), Width(kernels.ROW), source, 0, nothing)
+    (assembly,) = fresh.inspect_asm().values()
+    assert "vmulps" in assembly
+    assert "vfmadd" not in assembly
+    assert "vfmsub" not in assembly
+    assert "vfnmadd" not in assembly
+
+
+PROGRAM = """
+import sys
+{before}
+import numpy as np
+from mbuild.gguf.types import GGMLType as G
+from mbuild.quant import quantize as q
+import hashlib
+assert "numba" not in sys.modules or sys.modules["numba"] is None
+x = (np.random.default_rng(0).standard_normal(256 * 40) * 0.05).astype(np.float32)
+made = q.quantize(G.{type}, G.F32, x, 256)
+print(q.engine_name(), hashlib.sha256(made.tobytes()).hexdigest())
+"""
+
+
+def _run(before: str = "", type_: GGMLType = G.Q5_0, **env: str) -> list[str]:
+    program = PROGRAM.format(before=before, type=type_.name)
+    root = str(Path(__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": root, **env},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    return done.stdout.split()
+
+
+def _expected(type_: GGMLType = G.Q5_0) -> str:
+    made = quantize(type_, G.F32, _weights(256 * 40), 256)
+    return hashlib.sha256(made.tobytes()).hexdigest()
+
+
+def test_without_numba() -> None:
+    """Where numba is missing the same bytes come from numpy, and nothing fails."""
+    before = "sys.modules['numba'] = None; sys.modules['llvmlite'] = None"
+    assert _run(before) == ["numpy", _expected()]
+
+
+def test_planning_loads_neither_numpy_nor_numba() -> None:
+    """Recipes and names come without the heavy modules."""
+    program = (
+        "import sys, mbuild.quant.recipes, mbuild.quant.types, mbuild.quant.metadata;"
+        "assert not {'numpy', 'numba'} & sys.modules.keys()"
+    )
+    root = str(Path(__file__).parent.parent)
+    subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": root}, check=True
+    )
+
+
+def test_compiled_code_is_kept(tmp_path: Path) -> None:
+    """A second process takes the machine code from the cache; a damaged entry is made anew."""
+    assert _run(XDG_CACHE_HOME=str(tmp_path)) == ["numba", _expected()]
+    (entry,) = (tmp_path / "mbuild" / "kernels").iterdir()
+    assert entry.stat().st_mode & 0o077 == 0
+    good, when = entry.read_bytes(), entry.stat().st_mtime_ns
+    assert _run(XDG_CACHE_HOME=str(tmp_path)) == ["numba", _expected()]
+    assert entry.stat().st_mtime_ns == when
+    for damaged in (good[:-1], good[:100] + bytes([good[100] ^ 1]) + good[101:], b""):
+        entry.write_bytes(damaged)
+        assert _run(XDG_CACHE_HOME=str(tmp_path)) == ["numba", _expected()]
+        assert entry.stat().st_size > len(good) // 2
+            assert entry.read_bytes() != damaged
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    """Where the cache's place is a file, kernels are compiled and work goes on."""
+    (tmp_path / "mbuild").write_text("in the way")
+    assert _run(XDG_CACHE_HOME=str(tmp_path)) == ["numba", _expected()]
+
+
+def test_preparing_reports_each_type() -> None:
+    """Before compiling, the type's name is told."""
+    told: list[str] = []
+    prepare([G.Q8_0, G.Q4_0], report=told.append)
+    assert told == ["Q8_0", "Q4_0"]
