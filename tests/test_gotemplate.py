@@ -137,6 +137,13 @@ def test_other_functions_can_be_given() -> None:
         parse("{{json .}}", functions={"print"})
 
 
+def test_the_nearest_function_is_suggested() -> None:
+    """A mistyped name brings the right one as a hint, in Go's own spelling."""
+    with pytest.raises(TemplateError) as caught:
+        parse("{{ prinft .X }}")
+    assert caught.value.hint == "did you mean printf?"
+
+
 @pytest.mark.parametrize(
     "text",
     [

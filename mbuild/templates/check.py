@@ -183,7 +183,8 @@ class _Checker:
         try:
             self._check_meaning(token)
         except ValueError as error:
-            raise TemplateError(line_of(token), str(error)) from None
+            hint = self._near_function(token) if kind == "IDENTIFIER" else ""
+            raise TemplateError(line_of(token), str(error), hint=hint) from None
         if kind == "_LPAREN":
             self._pipelines.append(_Pipeline(CONTEXTS[kind]))
         elif kind in CONTEXTS:
@@ -226,6 +227,12 @@ class _Checker:
                 raise ValueError(f"unexpected . after term {literals.quote(self._last_text)}")
         elif kind == "_LPAREN" and len(self._pipelines) > MAX_PARENTHESES:
             raise ValueError("max expression depth exceeded")
+
+    def _near_function(self, name: str) -> str:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name[:50], self._functions, 1)
+        return f"did you mean {near[0]}?" if near else ""
 
     def _check_variable(self, token: Token) -> None:
         name, frame = token.rstrip(GAP), self._frames[-1]
