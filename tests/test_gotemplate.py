@@ -140,8 +140,8 @@ def test_other_functions_can_be_given() -> None:
 def test_the_nearest_function_is_suggested() -> None:
     """A mistyped name brings the right one as a hint, in Go's own spelling."""
     with pytest.raises(TemplateError) as caught:
-        parse("{{ prinft .X }}")
-    assert caught.value.hint == "did you mean printf?"
+        parse("{{ jsson .X }}")
+    assert caught.value.hint == "did you mean json?"
 
 
 @pytest.mark.parametrize(

@@ -231,7 +231,7 @@ class _Checker:
     def _near_function(self, name: str) -> str:
         from difflib import get_close_matches
 
-        near = get_close_matches(name[:50], self._functions, 1)
+        near = get_close_matches(name[:50], sorted(self._functions), 1)
         return f"did you mean {near[0]}?" if near else ""
 
     def _check_variable(self, token: Token) -> None:
