@@ -205,6 +205,7 @@ def test_declared_sizes_allocate_nothing(name: str, size: Any, tmp_path: Path) -
         ("tokenizer.json", b"{", "not JSON"),
         ("tokenizer.json", b'{"a": "\xff"}', "not UTF-8"),
         ("tokenizer.json", b"1" * 10_000, "not JSON"),
+        ("tokenizer.json", b'{"a": "\\ud83d"}', "surrogate"),
         ("tokenizer.json", b"version https://git-lfs.github.com/spec/v1\n", "git-lfs"),
         ("tokenizer_config.json", b"[", "not JSON"),
         ("tokenizer_config.json", b'{"added_tokens_decoder": []}', "must be an object"),
@@ -269,6 +270,13 @@ def test_a_directory_in_a_files_place_is_refused(tmp_path: Path) -> None:
     files["tokenizer.model"] = tmp_path
     with pytest.raises(SourceError, match="not a regular file"):
         vocabulary(files, contents["config.json"], "LlamaForCausalLM")
+
+
+def test_escaped_characters_beyond_the_first_plane_are_text(tmp_path: Path) -> None:
+    """Both halves of a pair make one character."""
+    contents = case_files(BY_NAME["qwen_bpe"])
+    contents["tokenizer_config.json"] = '{"chat_template": "\\ud83d\\ude00"}'
+    assert _get(_read(tmp_path, contents, "Qwen3ForCausalLM"), "chat_template") == "\U0001f600"
 
 
 def test_errors_are_of_the_tree(tmp_path: Path) -> None:

@@ -130,8 +130,9 @@ def _after(
     entries: Entries,
     flat: Mapping[str, Any],
 ) -> None:
-    for name, flag in rule.flags_of_size.get(flat.get("vocab_size", 0), ()):
-        entries.boolean(ADD_KEYS[name], flag)
+    for size, flags in rule.flags_of_size.items():
+        for name, flag in flags if flat.get("vocab_size") == size else ():
+            entries.boolean(ADD_KEYS[name], flag)
     for name, id_ in rule.ids_after:
         entries.uint32(ID_KEYS[name], id_)
     if rule.prefix is Prefix.SETTINGS_LAST:

@@ -139,6 +139,7 @@ VOCABULARIES: dict[str, VocabRule] = {
         (
             "Qwen2ForCausalLM",
             "Qwen2Model",
+            "KORMoForCausalLM",
             "Qwen3ForCausalLM",
             "Qwen3Model",
             "DeepseekForCausalLM",

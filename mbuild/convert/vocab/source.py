@@ -104,6 +104,16 @@ def parse_object(data: bytes, name: str) -> dict[str, Any]:
         raise FormatError(f"{name}: nested too deeply") from None
     except ValueError as error:
         raise FormatError(f"{name}: not JSON: {error}") from error
+    if b"\\ud" in data or b"\\uD" in data:
+        _check_surrogates(value, name)
     if not isinstance(value, dict):
         raise FormatError(f"{name}: a JSON object is expected, not {type(value).__name__}")
     return value
+
+
+def _check_surrogates(value: object, name: str) -> None:
+    """JSON can escape half a character, which is no text that a file could hold."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise FormatError(f"{name}: a text has half of a surrogate pair") from None

@@ -111,19 +111,20 @@ def read_specials(
     return specials
 
 
-def _ids(tokenizer: Mapping[str, Any]) -> dict[str, int]:
+def _ids(tokenizer: Mapping[str, Any]) -> dict[str, object]:
     """Added tokens of tokenizer.json by text, the first of each."""
-    ids: dict[str, int] = {}
-    for token in tokenizer.get("added_tokens") or ():
+    ids: dict[str, object] = {}
+    entries = tokenizer.get("added_tokens")
+    for token in entries if isinstance(entries, list) else ():
         if isinstance(token, dict) and isinstance(text := token.get("content"), str):
-            ids.setdefault(text, token.get("id"))  # type: ignore[arg-type]
+            ids.setdefault(text, token.get("id"))
     return ids
 
 
 def _from_settings(
     specials: Specials,
     settings: Mapping[str, Any],
-    ids: Mapping[str, int],
+    ids: Mapping[str, object],
     names: tuple[str, ...],
     size: int | None,
 ) -> None:
