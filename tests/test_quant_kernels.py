@@ -296,7 +296,7 @@ def test_compiled_code_is_kept(tmp_path: Path) -> None:
         entry.write_bytes(damaged)
         assert _run(XDG_CACHE_HOME=str(tmp_path)) == ["numba", _expected()]
         assert entry.stat().st_size > len(good) // 2
-            assert entry.read_bytes() != damaged
+        assert entry.read_bytes() != damaged
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
