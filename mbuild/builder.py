@@ -24,6 +24,7 @@ from mbuild.events import (
     BuildFinished,
     BuildStarted,
     LayerReady,
+    ModelBuilt,
     Status,
     Warned,
     WritingManifest,
@@ -56,6 +57,11 @@ class Request(NamedTuple):
     options: Options = Options()
     use_cache: bool = True
     warnings: tuple[str, ...] = ()
+    variant_names: tuple[tuple[ModelName, ...], ...] = ()
+
+    def names_of(self, variant: int) -> tuple[ModelName, ...]:
+        """The names of one variant; ``variant_names`` where there are several."""
+        return self.variant_names[variant] if self.variant_names else self.names
 
 
 class PlannedStep(NamedTuple):
@@ -78,22 +84,25 @@ def build(request: Request, store: Store) -> Iterator[BuildEvent]:
         yield from waits
         for warning in request.warnings:
             yield Warned(warning)
-        planned = _plan(request)
-        yield BuildStarted(str(request.names[0]), len(in_order([planned.manifest])))
+        plans = _plan(request)
+        targets = [planned.manifest for planned in plans]
+        yield BuildStarted(str(request.names_of(0)[0]), len(in_order(targets)))
         outcome = Outcome()
-        yield from Engine(store, request.use_cache).run([planned.manifest], outcome)
-        data = outcome.results[planned.manifest].facts["manifest"].encode()
-        yield from _layers(planned, outcome)
-        for name in request.names:
-            yield WritingManifest(str(name))
-            _name(store, name, data)
-        yield _finished(request.names[0], Digest.of(data), outcome, started)
+        yield from Engine(store, request.use_cache).run(targets, outcome)
+        for number, planned in enumerate(plans):
+            data = outcome.results[planned.manifest].facts["manifest"].encode()
+            yield from _layers(planned, outcome)
+            for name in request.names_of(number):
+                yield WritingManifest(str(name))
+                _name(store, name, data)
+            yield ModelBuilt(str(request.names_of(number)[0]), Digest.of(data))
+        yield _finished(request, plans, outcome, started)
 
 
 def dry_run(request: Request, store: Store) -> list[PlannedStep]:
     """What :func:`build` would do, without writing anything."""
-    planned = _plan(request)
-    rows = Engine(store, request.use_cache).survey([planned.manifest])
+    targets = [planned.manifest for planned in _plan(request)]
+    rows = Engine(store, request.use_cache).survey(targets)
     return [
         PlannedStep(step.kind, step.label, cached, 0 if cached else _size(step))
         for step, cached in rows
@@ -129,7 +138,7 @@ def read_recipe(data: bytes, filename: str, store: Store) -> tuple[Recipe, tuple
     return asked, warnings
 
 
-def _plan(request: Request) -> Plan:
+def _plan(request: Request) -> tuple[Plan, ...]:
     sources = resolve(request.recipe, request.context)
     return plan(request.recipe, sources, request.options)
 
@@ -203,16 +212,19 @@ def _name(store: Store, name: ModelName, data: bytes) -> None:
         store.replace(stored, data)
 
 
-def _finished(name: ModelName, id_: Digest, outcome: Outcome, started: float) -> BuildFinished:
+def _finished(
+    request: Request, plans: Sequence[Plan], outcome: Outcome, started: float
+) -> BuildFinished:
     new: dict[Digest, Layer] = {
         layer.digest: layer
         for step in outcome.ran
         for layer in outcome.results[step].layers
         if layer.digest not in outcome.results[step].existed
     }
+    data = outcome.results[plans[0].manifest].facts["manifest"].encode()
     return BuildFinished(
-        str(name),
-        id_,
+        ", ".join(str(request.names_of(number)[0]) for number in range(len(plans))),
+        Digest.of(data),
         len(outcome.ran),
         len(outcome.results) - len(outcome.ran),
         sum(layer.size for layer in new.values()),

@@ -137,6 +137,10 @@ class LocalContext:
             raise SourceError(f"DRAFT {value}: no GGUF file there")
         return found
 
+    def named_file(self, path: str, name: str) -> SourceFile:
+        """A file that the command line names, from the current folder."""
+        return self._file(Path(path), name)
+
     def _path(self, value: str) -> Path:
         """As Ollama reads paths: ``~`` and ``~user``, absolute, or beside the Modelfile."""
         try:

@@ -91,16 +91,11 @@ class Engine:
                 return result._replace(existed=frozenset(layer.digest for layer in result.layers))
         return None
 
-    def execute(self, step: Step, context: StepContext, inputs: Sequence[Result]) -> Result:
-        """Run one step and record its result under its key."""
-        before = time.monotonic()
-        result = step.run(context, inputs)
+    def record(self, step: Step, inputs: Sequence[Result], result: Result) -> None:
+        """Keep a step's result under its key."""
         description = describe(step.learned(result), inputs)
         if description is not None:
             self.store.database.put(_RECORD, cache_key(description), result.to_json())
-            if time.monotonic() - before > _FLUSH_SECONDS:
-                self.store.database.flush()
-        return result
 
 
 class _Run:
@@ -135,31 +130,30 @@ class _Run:
             for step in self._graph
         }
         pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="mbuild-step")
-        running: dict[Future[Any], Step] = {}
+        running: dict[Future[Any], list[Step]] = {}
         try:
             ready = [step for step, count in waiting.items() if count == 0]
             while ready or running:
-                for step in ready:
-                    future = pool.submit(self._work, step)
-                    running[future] = step
+                for batch in _batches(ready):
+                    future = pool.submit(self._work, batch)
+                    running[future] = batch
                     future.add_done_callback(self._events.put)
                 ready = []
                 event = self._events.get()
                 if not isinstance(event, Future):
                     yield event
                     continue
-                step = running.pop(event)
-                yield self._finish(step, event)
-                for user in self._graph.successors(step):
-                    waiting[user] -= 1
-                    if waiting[user] == 0:
-                        ready.append(user)
+                for step, outcome in zip(running.pop(event), event.result(), strict=True):
+                    yield self._finish(step, *outcome)
+                    for user in self._graph.successors(step):
+                        waiting[user] -= 1
+                        if waiting[user] == 0:
+                            ready.append(user)
         finally:
             self._stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _finish(self, step: Step, future: Future[Any]) -> BuildEvent:
-        result, cached, seconds = future.result()
+    def _finish(self, step: Step, result: Result, cached: bool, seconds: float) -> BuildEvent:
         self._outcome.results[step] = result
         if not cached:
             self._outcome.ran.add(step)
@@ -167,14 +161,35 @@ class _Run:
         number = self._numbers[step]
         return StepFinished(number, step.label, cached, seconds, written, step.kind)
 
-    def _work(self, step: Step) -> tuple[Result, bool, float]:
-        """In a worker thread: the step's result, whether it was cached, and the seconds."""
-        results = self._outcome.results
-        cached = self._engine._look_up(step, results)
-        if cached is not None:  # its inputs had to run, but came out as before
-            return cached, True, 0.0
+    def _work(self, steps: Sequence[Step]) -> list[tuple[Result, bool, float]]:
+        """In a worker thread: each step's result, whether it was cached, and the seconds."""
+        engine, results = self._engine, self._outcome.results
+        # Steps whose inputs had to run may still be cached, if those came out as before.
+        found = {step: engine._look_up(step, results) for step in steps}
+        missing = [step for step in steps if found[step] is None]
+        before = time.monotonic()
+        made = self._make(missing) if missing else []
+        seconds = time.monotonic() - before
+        for step, result in zip(missing, made, strict=True):
+            engine.record(step, [results[source] for source in step.inputs], result)
+            found[step] = result
+        if seconds > _FLUSH_SECONDS:
+            engine.store.database.flush()
+        return [(r, s not in missing, seconds) for s, r in found.items() if r is not None]
+
+    def _make(self, steps: Sequence[Step]) -> list[Result]:
+        """Run one step, or several of one group together."""
+        for step in steps:
+            self._events.put(StepStarted(self._numbers[step], step.label))
+        context = self._context(steps[0])
+        if len(steps) > 1:
+            results: list[Result] = steps[0].run_together(steps, context)  # type: ignore[attr-defined]
+            return results
+        inputs = [self._outcome.results[source] for source in steps[0].inputs]
+        return [steps[0].run(context, inputs)]
+
+    def _context(self, step: Step) -> StepContext:
         number, label = self._numbers[step], step.label
-        self._events.put(StepStarted(number, label))
         last = 0.0
 
         def report(completed: int, total: int) -> None:
@@ -182,16 +197,21 @@ class _Run:
             if self._stop.is_set():
                 raise CancelledError("the build was stopped")
             now = time.monotonic()
-            if now - last >= _REPORT_SECONDS or completed >= total:
+            if total and (now - last >= _REPORT_SECONDS or completed >= total):
                 last = now
                 self._events.put(StepProgress(number, label, completed, total))
 
-        context = StepContext(
+        return StepContext(
             self._engine.store,
             report,
             lambda text: self._events.put(Status(text)),
             lambda text: self._events.put(Warned(text)),
         )
-        before = time.monotonic()
-        result = self._engine.execute(step, context, [results[s] for s in step.inputs])
-        return result, False, time.monotonic() - before
+
+
+def _batches(steps: Sequence[Step]) -> list[list[Step]]:
+    """Steps of one group together, all others alone."""
+    batches: dict[int, list[Step]] = {}
+    for step in steps:
+        batches.setdefault(id(step if step.group is None else step.group), []).append(step)
+    return list(batches.values())

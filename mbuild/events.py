@@ -79,8 +79,18 @@ class WritingManifest(NamedTuple):
     name: str
 
 
+class ModelBuilt(NamedTuple):
+    """One of the build's models has its name; ``id`` is its manifest's digest."""
+
+    name: str
+    id: Digest
+
+
 class BuildFinished(NamedTuple):
-    """The model is there. ``id`` is the manifest's digest, ``written`` bytes of new blobs."""
+    """All models are there.
+
+    ``name`` names them, ``id`` is the first one's, ``written`` bytes of new blobs.
+    """
 
     name: str
     id: Digest
@@ -99,6 +109,7 @@ BuildEvent = (
     | StepFinished
     | LayerReady
     | WritingManifest
+    | ModelBuilt
     | BuildFinished
 )
 """The closed union: a renderer that matches on all of them shows everything."""

@@ -73,6 +73,10 @@ class Step(Protocol):
     def inputs(self) -> tuple[Step, ...]:
         """The steps whose results this one needs."""
 
+    @property
+    def group(self) -> object | None:
+        """Steps of one group that have to run are run together, by ``run_together``."""
+
     def key_fields(self) -> Mapping[str, Any] | None:
         """What else decides the result, as JSON; None while a file has not been read yet."""
 
@@ -84,6 +88,19 @@ class Step(Protocol):
 
     def learned(self, result: Result) -> Step:
         """The same step once it has run: with the digests that it found by reading."""
+
+
+class BaseStep:
+    """What most steps have in common: no group, nothing to learn by running."""
+
+    @property
+    def group(self) -> object | None:
+        """No group."""
+        return None
+
+    def learned(self, result: Result) -> Any:
+        """The step itself: it knew everything."""
+        return self
 
 
 def canonical_json(value: Any) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild import gojson
+from mbuild.errors import UnsupportedError
 from mbuild.sources import (
     AdapterSource,
     CheckpointSource,
@@ -23,8 +24,11 @@ from mbuild.steps import (
     MergeGGUF,
     MergeParameters,
     PutLayer,
+    Quantization,
+    Quantize,
     Role,
 )
+from mbuild.steps.origins import CheckpointOrigin, GGUFOrigin, LayerOrigin, Origin
 from mbuild.store import Layer
 from mbuild.store.manifest import LICENSE, MESSAGES, MODEL, PARAMS, SYSTEM, TEMPLATE
 
@@ -50,12 +54,14 @@ class Options(NamedTuple):
     """What the command line adds to the Modelfile.
 
     ``outtype`` and ``pre`` are those of llama.cpp's converter: the type of a
-    converted checkpoint's matrices, and its pre-tokenizer's name.
+    converted checkpoint's matrices, and its pre-tokenizer's name. Each of
+    ``quantizations`` gives a model of its own; none gives one unquantized.
     """
 
     link: bool = False
     outtype: str = "auto"
     pre: str | None = None
+    quantizations: tuple[Quantization, ...] = ()
 
 
 class Plan(NamedTuple):
@@ -65,13 +71,35 @@ class Plan(NamedTuple):
     base: StoredModel | None
 
 
-def plan(recipe: Recipe, sources: Sources, options: Options) -> Plan:
-    """The steps that build a model, in Ollama's order of layers."""
+def plan(recipe: Recipe, sources: Sources, options: Options) -> tuple[Plan, ...]:
+    """The steps that build each variant, in Ollama's order of layers.
+
+    Variants of one source share its origin, so that it is read once for all.
+    """
     base = next((source for source in sources.models if isinstance(source, StoredModel)), None)
+    if not options.quantizations:
+        return (_plan(recipe, sources, options, base, None),)
+    origin = _origin(sources, base, options)
+    quantized = [Quantize(origin, quantization) for quantization in options.quantizations]
+    return tuple(_plan(recipe, sources, options, base, step) for step in quantized)
+
+
+def _plan(
+    recipe: Recipe,
+    sources: Sources,
+    options: Options,
+    base: StoredModel | None,
+    quantized: Quantize | None,
+) -> Plan:
+    """One variant's graph; ``quantized`` takes the place of the model's weights."""
     entries = _Entries(base)
-    for source in sources.models:
-        for file in _files(source):
-            entries.append(_weights(file, Role.MODEL, options))
+    if quantized is not None and base is not None:
+        entries.put_in_place(quantized, MODEL)
+    for number, source in enumerate(_files(sources.models)):
+        if quantized is not None and number == 0:
+            entries.append(quantized)
+        else:
+            entries.append(_weights(source, Role.MODEL, options))
     for adapter in sources.adapters:
         entries.append(_adapter(adapter, entries, options))
     weights = entries.steps()
@@ -80,6 +108,19 @@ def plan(recipe: Recipe, sources: Sources, options: Options) -> Plan:
     _add_texts(entries, recipe)
     config = MakeConfig(base.manifest.config if base else None, weights, recipe.config)
     return Plan(AssembleManifest(config, entries.all()), base)
+
+
+def _origin(sources: Sources, base: StoredModel | None, options: Options) -> Origin:
+    """What is quantized: the model's weights, never a projector or an adapter."""
+    if base is not None:
+        layers = base.manifest.of_kind(MODEL)
+        if len(layers) != 1:
+            raise UnsupportedError(f"{base.name} has {len(layers)} layers of weights, not one")
+        return LayerOrigin(layers[0])
+    source = _files(sources.models)[0]
+    if isinstance(source, CheckpointSource):
+        return CheckpointOrigin(source, options.outtype, options.pre)
+    return GGUFOrigin(source.files)
 
 
 class _Entries:
@@ -99,6 +140,10 @@ class _Entries:
         """Drop the layers of that type and add the step's at the end."""
         self._entries = [entry for entry in self._entries if entry[0] != media_type]
         self.append(step, media_type)
+
+    def put_in_place(self, step: Step, media_type: str) -> None:
+        """Put a step where the layer of that type stands."""
+        self._entries = [(m, step if m == media_type else e) for m, e in self._entries]
 
     def inherited(self, media_type: str) -> list[Layer]:
         """The base's layers of that type."""
@@ -138,13 +183,15 @@ def _digest(text: str) -> Digest:
     return Digest.of(text.encode())
 
 
-def _files(source: ModelSource) -> Sequence[GGUFSource | CheckpointSource]:
-    """The files of a source that is not a model of the store, weights first."""
-    if isinstance(source, StoredModel):
-        return ()
-    if isinstance(source, GGUFDirectory):
-        return (source.model, *source.projectors)
-    return (source,)
+def _files(models: Sequence[ModelSource]) -> list[GGUFSource | CheckpointSource]:
+    """The files among the sources, weights before projectors."""
+    files: list[GGUFSource | CheckpointSource] = []
+    for source in models:
+        if isinstance(source, GGUFDirectory):
+            files += (source.model, *source.projectors)
+        elif not isinstance(source, StoredModel):
+            files.append(source)
+    return files
 
 
 def _weights(source: GGUFSource | CheckpointSource, role: Role, options: Options) -> Step:

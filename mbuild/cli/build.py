@@ -6,12 +6,14 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
 from mbuild.builder import PlannedStep, Request, build, dry_run, read_recipe
-from mbuild.cli.common import NameType, human_size, open_store, store_option
+from mbuild.cli.common import TemplateType, human_size, open_store, store_option
 from mbuild.cli.progress import renderer
+from mbuild.cli.quantizing import quantizations, quantize_options, variant_names
 from mbuild.context import LocalContext
 from mbuild.errors import MissingFileError, SourceError, UsageError
 from mbuild.names import InvalidNameError, ModelName
@@ -26,6 +28,7 @@ Examples:
   mbuild -t mario
   mbuild build -f personas/mario.Modelfile -t mario -t mario:v2
   mbuild --dry-run -t mario
+  mbuild -q q4_K_M -q q8_0 -t mario  two models: mario:q4_K_M and mario:q8_0
   mbuild --quiet -t mario            print only the model's id
 """
 
@@ -47,10 +50,12 @@ class _Modelfile:
     "names",
     metavar="NAME",
     multiple=True,
-    type=NameType(),
-    help="Name of the result, may be given several times  [default: the folder's name]",
+    type=TemplateType(),
+    help="Name of the result, may be given several times  [default: the folder's name]."
+    " {quant} in it stands for the quantization.",
 )
 @store_option
+@quantize_options
 @click.option("--no-cache", is_flag=True, help="Run every step, cached or not.")
 @click.option("--dry-run", is_flag=True, help="Show which steps would run; write nothing.")
 @click.option("--link", is_flag=True, help="Hard-link GGUF files: they must not be edited again.")
@@ -72,9 +77,10 @@ class _Modelfile:
 @click.pass_context
 def build_command(
     ctx: click.Context,
+    /,
     *,
     file: str | None,
-    names: tuple[ModelName, ...],
+    names: tuple[str, ...],
     store: str | None,
     no_cache: bool,
     dry_run: bool,
@@ -84,6 +90,7 @@ def build_command(
     outtype: str,
     pre: str | None,
     folder: Path,
+    **quantizing: Any,
 ) -> None:
     """Build a model from a Modelfile.
 
@@ -93,13 +100,17 @@ def build_command(
     modelfile = _read_modelfile(file, folder)
     opened = open_store(ctx, store)
     recipe, warnings = read_recipe(modelfile.data, modelfile.name, opened)
+    context = LocalContext(modelfile.folder, opened)
+    variants = variant_names(names, quantizing["quantize"], "" if names else _default_name(folder))
+    quants = quantizations(context.named_file, **quantizing)
     request = Request(
         recipe,
-        LocalContext(modelfile.folder, opened),
-        names or (_default_name(folder),),
-        Options(link, outtype.lower(), pre),
+        context,
+        variants[0],
+        Options(link, outtype.lower(), pre, quants),
         use_cache=not no_cache,
         warnings=warnings,
+        variant_names=variants,
     )
     style = "quiet" if quiet else progress
     if dry_run:
@@ -137,10 +148,10 @@ def _limited(data: bytes, name: str) -> bytes:
     return data
 
 
-def _default_name(folder: Path) -> ModelName:
+def _default_name(folder: Path) -> str:
     name = folder.resolve().name
     try:
-        return ModelName.parse(name)
+        return str(ModelName.parse(name))
     except InvalidNameError:
         raise UsageError(
             f"the folder's name {name!r} is not a model's name", hint="give one with -t NAME"

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from mbuild.names import ModelName
+from mbuild.names import InvalidNameError, ModelName
 from mbuild.store import Store, default_store
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
@@ -42,7 +42,7 @@ class NameType(click.ParamType[ModelName]):
             return value
         try:
             return ModelName.parse(value)
-        except Exception as error:
+        except InvalidNameError as error:
             self.fail(str(error), param, ctx)
 
     def shell_complete(
@@ -63,3 +63,17 @@ def human_size(size: float) -> str:
             return f"{size:.{digits}f} {unit}"
         size /= 1000
     raise AssertionError
+
+
+class TemplateType(click.ParamType[str]):
+    """A model's name in which ``{quant}`` may stand for a quantization."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check it as if the quantization were there; refuse as wrong usage."""
+        try:
+            ModelName.parse(value.replace("{quant}", "q"))
+        except InvalidNameError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)

@@ -23,6 +23,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "du": ("mbuild.cli.disk", "Show what takes the disk, and what a prune would free."),
     "prune": ("mbuild.cli.disk", "Remove what no model uses."),
     "verify": ("mbuild.cli.disk", "Rehash models and blobs, and set damaged ones aside."),
+    "export": ("mbuild.cli.artifacts", "Write a model to GGUF, a directory or a tar archive."),
+    "import": ("mbuild.cli.artifacts", "Bring in models from a tar archive."),
     "fmt": ("mbuild.cli.language", "Rewrite a Modelfile in its canonical form."),
     "check": ("mbuild.cli.language", "Find mistakes in a Modelfile without building it."),
     "serve": ("mbuild.cli.serve", "Serve Ollama's API for building and managing models."),

@@ -20,6 +20,7 @@ from mbuild.events import (
     BuildEvent,
     BuildFinished,
     LayerReady,
+    ModelBuilt,
     Status,
     StepFinished,
     StepProgress,
@@ -88,7 +89,7 @@ def show_json(event: BuildEvent) -> None:
 
 def show_quiet(event: BuildEvent) -> None:
     """Nothing but the model's id at the end."""
-    if isinstance(event, BuildFinished):
+    if isinstance(event, ModelBuilt):
         click.echo(str(event.id))
     elif isinstance(event, Warned):
         show_plain(event)

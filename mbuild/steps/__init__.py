@@ -4,6 +4,7 @@ from mbuild.steps.config import MakeConfig
 from mbuild.steps.gguf import ImportGGUF, MergeGGUF, Role
 from mbuild.steps.layers import MergeParameters, PutLayer
 from mbuild.steps.manifest import AssembleManifest
+from mbuild.steps.quantize import Quantization, Quantize
 from mbuild.steps.weights import ConvertAdapter, ConvertCheckpoint
 
 __all__ = [
@@ -15,5 +16,7 @@ __all__ = [
     "MergeGGUF",
     "MergeParameters",
     "PutLayer",
+    "Quantization",
+    "Quantize",
     "Role",
 ]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from mbuild import gojson
 from mbuild.errors import DamagedError, SourceError
-from mbuild.graph import Result, Step, StepContext
+from mbuild.graph import BaseStep, Result, Step, StepContext
 from mbuild.steps.layers import MAX_SMALL_BLOB, put_layer
 from mbuild.store import Layer
 from mbuild.store.manifest import CONFIG_TYPE, MODEL
@@ -40,7 +40,7 @@ _PLATFORM = {"architecture": "amd64", "os": "linux"}
 
 
 @dataclass(frozen=True, eq=False)
-class MakeConfig:
+class MakeConfig(BaseStep):
     """The config of a model: its base's, or what its GGUF files say, and what was asked for.
 
     ``overrides`` holds ``renderer``, ``parser`` and ``requires`` where given.
@@ -70,10 +70,6 @@ class MakeConfig:
         merged.update(self.overrides)
         ordered = {key: merged[key] for key in KEY_ORDER if merged.get(key)}
         return put_layer(context, CONFIG_TYPE, gojson.dumps(ordered))
-
-    def learned(self, result: Result) -> Step:
-        """The step itself: it knew everything."""
-        return self
 
 
 def check_one_model(steps: Sequence[Step], results: Sequence[Result]) -> None:

@@ -75,6 +75,10 @@ class OpenFiles:
         """Every file's digest by name; new ones are remembered."""
         for name, (digest, started) in self._found.items():
             self._remember(context, self._opened[name], digest, started)
+        return self.known()
+
+    def known(self) -> dict[str, Digest]:
+        """Every file's digest by name, once :meth:`finish` has returned."""
         known = {name: file.digest for name, file in self._sources.items() if file.digest}
         return known | {name: digest for name, (digest, _) in self._found.items()}
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.digest import Digest, DigestError
 from mbuild.errors import SourceError
-from mbuild.graph import Result, Step, StepContext
+from mbuild.graph import BaseStep, Result, Step, StepContext
 from mbuild.sources import SourceFile
 from mbuild.steps.files import OpenFiles, open_source
 from mbuild.steps.models import as_json, read_facts, write_layer
@@ -48,7 +48,7 @@ _HINTS = {"adapter": "use ADAPTER for it", "model": "use FROM for it", "projecto
 
 
 @dataclass(frozen=True, eq=False)
-class ImportGGUF:
+class ImportGGUF(BaseStep):
     """One GGUF file becomes a layer with the same bytes.
 
     ``link``: hard-link the file instead of copying it (not part of the key:
@@ -98,7 +98,7 @@ class ImportGGUF:
 
 
 @dataclass(frozen=True, eq=False)
-class MergeGGUF:
+class MergeGGUF(BaseStep):
     """The shards of a split GGUF become one layer with all their tensors."""
 
     files: tuple[SourceFile, ...]

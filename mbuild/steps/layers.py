@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from mbuild import gojson
 from mbuild.errors import DamagedError
-from mbuild.graph import Result, Step, StepContext
+from mbuild.graph import BaseStep, Result, Step, StepContext
 from mbuild.store import Layer
 from mbuild.store.manifest import PARAMS
 
@@ -24,7 +24,7 @@ def put_layer(context: StepContext, media_type: str, data: bytes) -> Result:
 
 
 @dataclass(frozen=True, eq=False)
-class PutLayer:
+class PutLayer(BaseStep):
     """A text becomes a layer, byte for byte.
 
     ``text`` is stored as UTF-8; a lone surrogate cannot come from a file and is
@@ -55,13 +55,9 @@ class PutLayer:
         """Store the text."""
         return put_layer(context, self.media_type, self.text.encode())
 
-    def learned(self, result: Result) -> Step:
-        """The step itself: it knew everything."""
-        return self
-
 
 @dataclass(frozen=True, eq=False)
-class MergeParameters:
+class MergeParameters(BaseStep):
     """PARAMETER values laid over those of the base model, key by key.
 
     ``values`` hold ints, floats, bools, strings and lists of strings, as
@@ -86,10 +82,6 @@ class MergeParameters:
         merged = dict(read_parameters(context, self.base)) if self.base else {}
         merged.update(self.values)
         return put_layer(context, PARAMS, gojson.dumps(merged, sort_keys=True))
-
-    def learned(self, result: Result) -> Step:
-        """The step itself: it knew everything."""
-        return self
 
 
 def read_parameters(context: StepContext, layer: Layer) -> Mapping[str, Any]:

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mbuild.graph import Result, Step, StepContext
+from mbuild.graph import BaseStep, Result, Step, StepContext
 from mbuild.store import Layer, Manifest
 
 
 @dataclass(frozen=True, eq=False)
-class AssembleManifest:
+class AssembleManifest(BaseStep):
     """The manifest of a model, in memory: ``facts["manifest"]`` is its text.
 
     ``entries`` are the layers in order, inherited ones as they are, the others
@@ -44,7 +44,3 @@ class AssembleManifest:
             layers += (entry,) if isinstance(entry, Layer) else next(made).layers
         text = Manifest(config, tuple(layers)).encode().decode()
         return Result(facts={"manifest": text})
-
-    def learned(self, result: Result) -> Step:
-        """The step itself: it knew everything."""
-        return self

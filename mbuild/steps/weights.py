@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.digest import Digest
-from mbuild.graph import Result, Step, StepContext
+from mbuild.graph import BaseStep, Result, Step, StepContext
 from mbuild.sources import CheckpointSource
 from mbuild.steps.files import OpenFiles
 from mbuild.steps.models import as_json, read_facts, write_layer
@@ -26,7 +26,7 @@ README = "README.md"
 
 
 @dataclass(frozen=True, eq=False)
-class ConvertCheckpoint:
+class ConvertCheckpoint(BaseStep):
     """A Hugging Face checkpoint becomes a GGUF layer, as llama.cpp's converter makes it.
 
     ``outtype`` is ``auto``, ``f32``, ``f16``, ``bf16`` or ``q8_0``; ``pre``
@@ -74,7 +74,7 @@ class ConvertCheckpoint:
 
 
 @dataclass(frozen=True, eq=False)
-class ConvertAdapter:
+class ConvertAdapter(BaseStep):
     """A PEFT adapter becomes a GGUF adapter layer for the model that the input step makes.
 
     ``base`` is the layer of the base where it is in the store already.

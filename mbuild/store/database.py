@@ -11,6 +11,7 @@ import hashlib
 import os
 import sqlite3
 import sys
+import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -55,6 +56,7 @@ class Database:
         self._path = path
         self._connection: sqlite3.Connection | None = None
         self._pending: list[tuple[str, tuple[object, ...]]] = []
+        self._lock = threading.RLock()
 
     # Results of steps, and other values that a pure function of their key gave.
 
@@ -147,6 +149,10 @@ class Database:
 
     def flush(self) -> None:
         """Write what was recorded, in one transaction; a cache that cannot be written is not."""
+        with self._lock:
+            self._flush()
+
+    def _flush(self) -> None:
         pending, self._pending = self._pending, []
         if not pending:
             return
@@ -174,16 +180,17 @@ class Database:
             self._connection = None
 
     def _query(self, statement: str, values: tuple[object, ...]) -> list[tuple[object, ...]]:
-        if self._connection is None and not self._path.exists():
-            return []
-        try:
-            return self._connect().execute(statement, values).fetchall()
-        except sqlite3.OperationalError as error:
-            if _is_damage(error):
+        with self._lock:
+            if self._connection is None and not self._path.exists():
+                return []
+            try:
+                return self._connect().execute(statement, values).fetchall()
+            except sqlite3.OperationalError as error:
+                if _is_damage(error):
+                    self._set_aside()
+            except sqlite3.DatabaseError:
                 self._set_aside()
-        except sqlite3.DatabaseError:
-            self._set_aside()
-        return []
+            return []
 
     def _connect(self) -> sqlite3.Connection:
         if self._connection is None:

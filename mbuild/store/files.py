@@ -90,8 +90,8 @@ class TemporaryFile:
     reading and writing.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path, self.fd = _create(folder)
+    def __init__(self, folder: Path, prefix: str = "tmp-") -> None:
+        self.path, self.fd = _create(folder, prefix)
         self._open = True
 
     def publish(self, target: Path) -> None:
@@ -124,10 +124,10 @@ class TemporaryFile:
         self.discard()
 
 
-def _create(folder: Path) -> tuple[Path, int]:
+def _create(folder: Path, prefix: str) -> tuple[Path, int]:
     """A new locked file; made again if a cleaner took it before the lock was ours."""
     while True:
-        path = folder / f"tmp-{os.getpid()}-{os.urandom(6).hex()}"
+        path = folder / f"{prefix}{os.getpid()}-{os.urandom(6).hex()}"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         fd = os.open(path, flags, 0o600)
         if fcntl is None:
@@ -138,12 +138,12 @@ def _create(folder: Path) -> tuple[Path, int]:
         os.close(fd)
 
 
-def remove_stale(folder: Path) -> int:
-    """Remove the temporary files of makers that are gone; returns how many."""
+def remove_stale(folder: Path, prefix: str = "tmp-") -> int:
+    """Remove the files so called of makers that are gone; returns how many."""
     removed = 0
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith("tmp-"):
+            if entry.name.startswith(prefix):
                 removed += _remove_if_stale(entry.path)
     return removed
 
