@@ -1,8 +1,9 @@
 """Writes small checkpoints whose weights are a fixed function of their names.
 
 A specification (``tests/data/convert/*.json``) has the small files and, for
-each shard, names, types and shapes. The bytes are the same on every machine,
-so that what llama.cpp's converter made of them can be kept as digests.
+each shard, names with types and shapes (``BF16 80 64``). The bytes are the same
+on every machine, so that what llama.cpp's converter made of them (October
+2026, with transformers 5.23) can be kept as digests.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-
-ITEM = {"BF16": 2, "F16": 2, "F32": 4, "U8": 1, "F8_E4M3": 1, "I64": 8}
 
 
 def weights(name: str, dtype: str, shape: list[int]) -> bytes:
@@ -40,17 +39,25 @@ def weights(name: str, dtype: str, shape: list[int]) -> bytes:
     return (values.view("<u4") >> 16).astype("<u2").tobytes()
 
 
-def write_shard(path: Path, tensors: Mapping[str, tuple[str, list[int]]]) -> None:
-    """One safetensors file."""
+def write_shard(path: Path, tensors: Mapping[str, str]) -> None:
+    """One safetensors file of the given types and shapes."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     data = bytearray()
-    for name, (dtype, shape) in tensors.items():
+    for name, described in tensors.items():
+        dtype, *dims = described.split()
+        shape = [int(dim) for dim in dims]
         start = len(data)
         data += weights(name, dtype, shape)
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, len(data)]}
+    write_raw(path, header, bytes(data))
+
+
+def write_raw(path: Path, header: Mapping[str, Any], data: bytes = b"") -> Path:
+    """A safetensors file of exactly this header and data."""
     raw = json.dumps(header).encode()
     raw += b" " * (-len(raw) % 8)
     path.write_bytes(len(raw).to_bytes(8, "little") + raw + data)
+    return path
 
 
 def write_checkpoint(directory: Path, spec: Mapping[str, Any]) -> dict[str, Path]:

@@ -61,7 +61,8 @@ class HFConfig:
         theta: the RoPE base when the file has none; None: the class has no RoPE.
         partial: the rotary part of a head when the file has none.
         rope: RoPE parameters when the file has none.
-        nested: the class keeps RoPE parameters for each type of layer.
+        sliding_theta: the RoPE base of layers with a sliding window, for classes
+            that keep RoPE parameters for each type of layer.
     """
 
     model_type: str
@@ -72,7 +73,7 @@ class HFConfig:
     theta: float | None = 10000.0
     partial: float | None = None
     rope: Mapping[str, Any] = field(default_factory=dict)
-    nested: bool = False
+    sliding_theta: float | None = None
 
     def complete(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The config as transformers would have it; the given one is left as it is."""
@@ -100,13 +101,14 @@ class HFConfig:
         given = config.get("rope_scaling") or config.get("rope_parameters") or dict(self.rope)
         rope = dict(_mapping(given, "rope_parameters"))
         theta = config.get("rope_theta", self.theta)
-        if self.nested:
+        if self.sliding_theta is not None:
             return self._nested_rope(config, rope)
         partial = config.get("partial_rotary_factor", self.partial)
         name = "original_max_position_embeddings"
         original = config.get(name) if name in self.values else None
-        labels = set(config.get("layer_types") or ()) & set(LAYER_TYPES)
-        inner = [key for key in rope if key in labels]
+        kinds = config.get("layer_types")
+        inner = [key for key in LAYER_TYPES if isinstance(kinds, list) and key in kinds]
+        inner = [key for key in inner if key in rope]
         for key in inner:
             rope[key] = _standard(_mapping(rope[key], key), theta, partial, None, config)
         return rope if inner else _standard(rope, theta, partial, original, config)
@@ -119,7 +121,7 @@ class HFConfig:
         result = dict(rope)
         bases = (
             config.get("rope_theta", self.theta),
-            config.get("rope_local_base_freq", 10000.0),
+            config.get("rope_local_base_freq", self.sliding_theta),
         )
         for label, theta in zip(LAYER_TYPES, bases, strict=True):
             given = _mapping(rope.get(label) or {}, label)

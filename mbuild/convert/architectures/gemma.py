@@ -117,7 +117,7 @@ _GEMMA3_HF = HFConfig(
         "tie_word_embeddings": True,
     },
     theta=1e6,
-    nested=True,
+    sliding_theta=10000.0,
 )
 
 GEMMA3 = Architecture(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
@@ -51,19 +52,26 @@ def _sparsity(config: Mapping[str, Any]) -> list[float]:
 
 def _sparsity_scale(hp: Hyper) -> Iterator[KV]:
     """The standard normal's quantile of each layer's share of zeros; no zeros: minus infinity."""
-    import numpy as np
-
     shares = hp.value("activation_sparsity_pattern")
     if not isinstance(shares, list) or len(shares) != hp.blocks:
         raise FormatError("config.json: activation_sparsity_pattern is not one number a layer")
-    scales = []
-    for share in shares:
-        number = float(np.float32(as_number(share, "activation_sparsity_pattern")))
-        if not 0 <= number < 1:
-            raise FormatError(f"config.json: activation_sparsity_pattern has {number}")
-        scales.append(NormalDist().inv_cdf(number) if number else -np.inf)
+    scales = [_quantile(as_number(share, "activation_sparsity_pattern")) for share in shares]
     key = f"{hp.arch}.activation_sparsity_scale"
     yield KV(key, ValueType.ARRAY, scales, ValueType.FLOAT32)
+
+
+def _quantile(share: float) -> float:
+    """As torch computes it: the root of two times erfinv(2 share - 1), each step in float32."""
+    import numpy as np
+
+    f32 = np.float32
+    centred = f32(2) * f32(share) - f32(1)
+    if not -1 <= centred < 1:
+        raise FormatError(f"config.json: activation_sparsity_pattern has {share}")
+    if centred == -1:
+        return -math.inf
+    inverse = NormalDist().inv_cdf((float(centred) + 1) / 2) / math.sqrt(2)
+    return float(f32(inverse) * f32(math.sqrt(2)))
 
 
 def _padded(hp: Hyper, lazy: Lazy) -> Lazy:
@@ -125,7 +133,7 @@ GEMMA3N = Architecture(
         fills={"layer_types": _layer_types, "activation_sparsity_pattern": _sparsity},
         forced={"intermediate_size": _widths},
         theta=1e6,
-        nested=True,
+        sliding_theta=10000.0,
     ),
     rules=(
         each(r"embed_tokens\.weight$|embed_tokens_per_layer", _padded),

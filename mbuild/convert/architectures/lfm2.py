@@ -21,7 +21,9 @@ def _layer_types(config: Mapping[str, Any]) -> Any:
     count, attention = config.get("num_hidden_layers"), config.get("full_attn_idxs")
     if type(count) is not int or not 0 < count < 1 << 16:
         return None
-    chosen = range(count) if attention is None else attention
+    chosen = list(range(count)) if attention is None else attention
+    if not isinstance(chosen, list):
+        return None
     return ["full_attention" if layer in chosen else "conv" for layer in range(count)]
 
 

@@ -55,6 +55,8 @@ OLMO3 = replace(
         "olmo3",
         values={**_VALUES, "rms_norm_eps": 1e-5, "sliding_window": 4096},
         fills={"num_key_value_heads": heads},
+        theta=500000.0,
+        sliding_theta=500000.0,
     ),
 )
 
