@@ -1,0 +1,51 @@
+"""The table of how families' vocabularies are read is complete and consistent."""
+
+from __future__ import annotations
+
+import pytest
+
+from mbuild.convert.architectures import by_name
+from mbuild.convert.vocab.hashes import PRE_TOKENIZERS
+from mbuild.convert.vocab.readers import READERS
+from mbuild.convert.vocab.rules import BPE, VOCABULARIES, Reader, VocabRule
+from mbuild.convert.vocab.special import ADD_KEYS, ID_KEYS
+
+
+def test_every_reader_has_a_function_and_a_family() -> None:
+    """No way to read a vocabulary lacks its code, and none is there for nothing."""
+    assert READERS.keys() == set(Reader)
+    assert {r for rule in [BPE, *VOCABULARIES.values()] for r in rule.readers} == set(Reader)
+
+
+@pytest.mark.parametrize("class_", VOCABULARIES)
+def test_rows_name_things_that_exist(class_: str) -> None:
+    """Kinds of tokens have keys (or are the infill kinds, which GGUF dropped), names are known."""
+    rule = VOCABULARIES[class_]
+    assert rule.readers
+    assert len(set(rule.readers)) == len(rule.readers)
+    kinds = {name for name, _ in (*rule.ids_after, *rule.tokens)}
+    assert kinds <= ID_KEYS.keys()
+    flags = [*rule.flags_before, *(f for fs in rule.flags_of_size.values() for f in fs)]
+    assert {name for name, _ in flags} <= ADD_KEYS.keys()
+    second = {name for ids in rule.second_pass.values() for name, _ in ids}
+    assert second <= ID_KEYS.keys() | {"prefix", "suffix", "middle", "fsep"}
+    assert {*rule.pre_names, *rule.pre_names.values()} <= set(PRE_TOKENIZERS.values())
+
+
+def test_a_row_that_says_nothing_is_left_out() -> None:
+    """The default needs no row: a family is registered in one place only."""
+    assert VocabRule() not in VOCABULARIES.values()
+
+
+def test_rows_are_of_families_by_the_names_of_their_classes() -> None:
+    """A misspelled class name would silently be read as a byte-pair vocabulary."""
+    models = ("ForCausalLM", "Model", "ForMaskedLM", "ForConditionalGeneration", "LMHead")
+    more = ("ForSequenceClassification", "NeoBERT")
+    assert all(name.endswith((*models, *more)) for name in VOCABULARIES)
+    assert len(VOCABULARIES.keys() & by_name().keys()) > 40
+
+
+def test_deepseeks_pre_tokenizer_has_one_name() -> None:
+    """Whether or not a loader adds a BOS, DeepSeek's vocabularies are split by one expression."""
+    for name in ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"):
+        assert VOCABULARIES[name].pre_names == {"joyai-llm": "deepseek-v3"}
