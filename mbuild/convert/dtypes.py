@@ -247,8 +247,9 @@ def _f8_e5m2() -> Array:
 
 def _f8_e8m0() -> Array:
     """float8_e8m0fnu: powers of two from 2^-127 to 2^127, 255 is NaN."""
-    value: Array = np.exp2(np.arange(256) - 127.0).astype(np.float32)
-    value[255] = np.nan
+    exact = np.exp2(np.arange(256) - 127.0)
+    exact[255] = np.nan
+    value: Array = exact.astype(np.float32)
     return value
 
 
