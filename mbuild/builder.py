@@ -193,7 +193,7 @@ def _placed(error: MbuildError, item: Reference) -> MbuildError:
     return error
 
 
-def _layers(planned: Plan, outcome: Outcome) -> Iterator[LayerReady]:
+def _layers(planned: Plan, outcome: Outcome) -> Iterator[BuildEvent]:
     """One event for each layer of the manifest, in its order."""
     existed: set[Digest] = set()
     if planned.base:
@@ -201,8 +201,17 @@ def _layers(planned: Plan, outcome: Outcome) -> Iterator[LayerReady]:
     for result in outcome.results.values():
         existed |= result.existed
     data = outcome.results[planned.manifest].facts["manifest"].encode()
+    said = {
+        layer.digest: result.facts["announce"]
+        for result in outcome.results.values()
+        if "announce" in result.facts
+        for layer in result.layers
+    }
     for layer in Manifest.decode(data, "the new manifest").layers:
-        yield LayerReady(layer.digest, layer.media_type, layer.size, layer.digest in existed)
+        if layer.digest in said:
+            yield Status(said[layer.digest])
+        else:
+            yield LayerReady(layer.digest, layer.media_type, layer.size, layer.digest in existed)
 
 
 def _name(store: Store, name: ModelName, data: bytes) -> None:

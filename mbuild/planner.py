@@ -19,6 +19,7 @@ from mbuild.steps import (
     AssembleManifest,
     ConvertAdapter,
     ConvertCheckpoint,
+    DetectTemplate,
     ImportGGUF,
     MakeConfig,
     MergeGGUF,
@@ -105,7 +106,10 @@ def _plan(
     weights = entries.steps()
     for draft in sources.drafts:
         entries.append(_weights(draft, Role.DRAFT, options))
-    _add_texts(entries, recipe)
+    detected = (DetectTemplate(weights[:1]),) if base is None else ()
+    for step in detected:
+        entries.append(step, TEMPLATE)
+    _add_texts(entries, recipe, detected)
     config = MakeConfig(base.manifest.config if base else None, weights, recipe.config)
     return Plan(AssembleManifest(config, entries.all()), base)
 
@@ -158,7 +162,7 @@ class _Entries:
         return tuple(entry for _, entry in self._entries)
 
 
-def _add_texts(entries: _Entries, recipe: Recipe) -> None:
+def _add_texts(entries: _Entries, recipe: Recipe, detected: tuple[Step, ...]) -> None:
     """Template, system, licenses, parameters, messages: replaced, added or merged."""
     if recipe.template:
         entries.replace(PutLayer(TEMPLATE, recipe.template), TEMPLATE)
@@ -169,9 +173,9 @@ def _add_texts(entries: _Entries, recipe: Recipe) -> None:
         if _digest(text) not in carried:  # Ollama adds it again at every build
             entries.append(PutLayer(LICENSE, text), LICENSE)
     inherited = entries.inherited(PARAMS)
-    if recipe.parameters or inherited:
+    if recipe.parameters or inherited or detected:
         base = inherited[-1] if inherited else None
-        entries.replace(MergeParameters(recipe.parameters, base), PARAMS)
+        entries.replace(MergeParameters(recipe.parameters, base, detected), PARAMS)
     if recipe.messages:
         messages = [{"role": role, "content": content} for role, content in recipe.messages]
         entries.replace(PutLayer(MESSAGES, gojson.dumps(messages).decode()), MESSAGES)

@@ -5,12 +5,14 @@ from mbuild.steps.gguf import ImportGGUF, MergeGGUF, Role
 from mbuild.steps.layers import MergeParameters, PutLayer
 from mbuild.steps.manifest import AssembleManifest
 from mbuild.steps.quantize import Quantization, Quantize
+from mbuild.steps.template import DetectTemplate
 from mbuild.steps.weights import ConvertAdapter, ConvertCheckpoint
 
 __all__ = [
     "AssembleManifest",
     "ConvertAdapter",
     "ConvertCheckpoint",
+    "DetectTemplate",
     "ImportGGUF",
     "MakeConfig",
     "MergeGGUF",

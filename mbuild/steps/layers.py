@@ -58,19 +58,20 @@ class PutLayer(BaseStep):
 
 @dataclass(frozen=True, eq=False)
 class MergeParameters(BaseStep):
-    """PARAMETER values laid over those of the base model, key by key.
+    """PARAMETER values laid over those of the base model or of a detected template, key by key.
 
+    An input's ``facts["parameters"]`` are such values. Nothing to say, no layer.
     ``values`` hold ints, floats, bools, strings and lists of strings, as
     :mod:`mbuild.modelfile.parameters` makes them.
     """
 
     values: Mapping[str, Any]
     base: Layer | None
+    inputs: tuple[Step, ...] = ()
 
     kind: ClassVar[str] = "params"
     label: ClassVar[str] = "params"
     version: ClassVar[int] = 1
-    inputs: ClassVar[tuple[Step, ...]] = ()
 
     def key_fields(self) -> Mapping[str, Any]:
         """The values and the base's parameters."""
@@ -80,7 +81,11 @@ class MergeParameters(BaseStep):
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
         """Merge and store; numbers of the base come out as Go writes them."""
         merged = dict(read_parameters(context, self.base)) if self.base else {}
+        for result in inputs:
+            merged.update(result.facts.get("parameters", {}))
         merged.update(self.values)
+        if not merged:
+            return Result()
         return put_layer(context, PARAMS, gojson.dumps(merged, sort_keys=True))
 
 
