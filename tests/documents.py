@@ -32,7 +32,7 @@ def sessions(page: str) -> list[tuple[str, str]]:
     return found
 
 
-def documented(page: str, mbuild: object, folder: Path) -> None:
+def documented(page: str, folder: Path) -> None:
     """Run a page's commands in ``folder``, with ``mbuild`` on the path and the store ``store``."""
     program = folder / "bin" / "mbuild"
     program.parent.mkdir(exist_ok=True)

@@ -15,6 +15,7 @@ import pytest
 from conftest import Run
 from documents import documented
 from gguf_files import tiny_gguf
+from inprocess import in_process
 from stores import copy_tiny_store
 from test_faults import check_promise
 
@@ -37,6 +38,12 @@ PARAMETER temperature 0.5
 LICENSE MIT
 MESSAGE user hi
 """
+
+
+@pytest.fixture
+def mbuild(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The command line, in this process."""
+    return in_process(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -482,7 +489,7 @@ def test_verify_leaves_blobs_in_place_while_a_build_runs(store: Store) -> None:
 # What the documentation shows.
 
 
-def test_the_documented_session(mbuild: Run, tmp_path: Path) -> None:
+def test_the_documented_session(tmp_path: Path) -> None:
     """Each command of docs/disk.md prints what the page shows."""
     copy_tiny_store(tmp_path / "store")
-    documented("disk.md", mbuild, tmp_path)
+    documented("disk.md", tmp_path)

@@ -1,0 +1,119 @@
+"""``mbuild export`` and ``mbuild import``: models out of the store and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from mbuild import library
+from mbuild.artifacts import Layout, Options, Written, export, import_tar
+from mbuild.cli.common import NameType, human_size, open_store, store_option
+from mbuild.cli.meter import meter
+from mbuild.contents import reading
+from mbuild.digest import Digest
+from mbuild.errors import UsageError
+from mbuild.modelfile.formatter import quote
+from mbuild.names import ModelName
+from mbuild.store import Store
+
+EXPORT_EPILOG = """\
+\b
+Examples:
+  mbuild export mario -o mario.gguf
+  mbuild export mario -o mario/             GGUF, adapters, Modelfile, texts
+  mbuild export mario -o mario.tar          OCI image layout, for mbuild import
+  mbuild export mario --lmstudio -o ~/.lmstudio/models
+"""
+
+
+@click.command("export", epilog=EXPORT_EPILOG)
+@click.argument("name", type=NameType())
+@click.option("-o", "--output", metavar="PATH", required=True, help="FILE.gguf, FILE.tar or DIR.")
+@store_option
+@click.option("--lmstudio", is_flag=True, help="DIR/<namespace>/<model>/: LM Studio's layout.")
+@click.option("--raw", is_flag=True, help="The weights as stored, no settings put into them.")
+@click.option("--link", is_flag=True, help="Hard links to the store: they must not be edited.")
+@click.option("--force", is_flag=True, help="Replace files that exist.")
+@click.pass_context
+def export_command(
+    ctx: click.Context,
+    /,
+    *,
+    name: ModelName,
+    output: str,
+    store: str | None,
+    **flags: bool,
+) -> None:
+    """Write a model to a GGUF file, a directory or an OCI image layout.
+
+    Template, parameters and stop tokens go into the GGUF's metadata. Where the
+    file system can (XFS, btrfs), weights share their blocks with the store.
+    """
+    opened = open_store(ctx, store)
+    layout = _layout(output, lmstudio=flags["lmstudio"])
+    options = Options(layout, flags["raw"], flags["link"], flags["force"])
+    target = Path(output).expanduser()
+    with reading(opened), meter("exporting") as show:
+        stored = library.find(opened, name)
+
+        def modelfile(files: Mapping[Digest, str]) -> str:
+            return _modelfile(opened, stored.name, files)
+
+        written = export(opened, stored, target, options, modelfile, show)
+    for file in written:
+        click.echo(_line(file, flags["link"]))
+
+
+def _layout(output: str, *, lmstudio: bool) -> Layout:
+    if output.endswith((".gz", ".zst", ".zip", ".tgz", ".xz")):
+        raise UsageError(f"{output}: weights do not compress", hint="name a .tar")
+    ending = {".gguf": Layout.GGUF, ".tar": Layout.TAR}.get(Path(output).suffix.lower())
+    if lmstudio:
+        if ending is not None:
+            raise UsageError(f"--lmstudio makes a directory, not {output}")
+        return Layout.LMSTUDIO
+    return ending or Layout.DIRECTORY
+
+
+def _modelfile(store: Store, name: ModelName, files: Mapping[Digest, str]) -> str:
+    """The model's Modelfile with the exported files in place of the store's."""
+    text = library.modelfile_of(store, library.view(store, name))
+    for digest, file in files.items():
+        text = text.replace(quote(str(store.blobs.path(digest))), quote(f"./{file}"))
+    _, _, rest = text.partition("\n")
+    return f"# {name}, written by mbuild export\n{rest}"
+
+
+def _line(file: Written, link: bool) -> str:
+    if link and file.shared:
+        return f"{file.path}  {human_size(file.size)}, linked: do not edit it"
+    shared = f", {human_size(file.shared)} shared with the store" if file.shared else ""
+    return f"{file.path}  {human_size(file.size)}{shared}"
+
+
+IMPORT_EPILOG = """\
+\b
+Examples:
+  mbuild import mario.tar
+  mbuild import mario.tar -t luigi
+"""
+
+
+@click.command("import", epilog=IMPORT_EPILOG)
+@click.argument("file", metavar="FILE.tar", type=click.Path(path_type=Path))
+@click.option("-t", "--tag", "name", metavar="NAME", type=NameType(), help="Another name.")
+@store_option
+@click.pass_context
+def import_command(
+    ctx: click.Context, *, file: Path, name: ModelName | None, store: str | None
+) -> None:
+    """Bring in the models of an OCI image layout that mbuild export made.
+
+    Every blob is checked against its digest; a model has the id that it had.
+    """
+    with meter("importing") as show:
+        models = import_tar(file, open_store(ctx, store), name, show)
+    for model in models:
+        click.echo(f"imported {model.name}  {model.id.short}  {human_size(model.written)} written")
