@@ -255,3 +255,15 @@ def test_probes_can_be_said_in_go() -> None:
     for group in (FINDING, PROVING):
         assert {probe.generates for probe in group} == {True, False}
         assert any(probe.messages[0].role == "system" for probe in group)
+
+
+def test_a_beginning_of_sequence_that_the_runtime_does_not_add_counts() -> None:
+    """Where the model's tokenizer adds none, a ChatML token that is also BOS stays in the text."""
+    text = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    found = detect(text, "<|im_start|>", "<|im_end|>", adds_bos=False)
+    assert found is not None
+    assert found.name == "chatml"
+    assert detect(text, "<|im_start|>", "<|im_end|>") is None

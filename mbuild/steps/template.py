@@ -57,7 +57,8 @@ class DetectTemplate(BaseStep):
             text = file.get("tokenizer.chat_template")
             if not isinstance(text, str) or not text:
                 return Result()
-            found = _detect_once(context, text, _token(file, "bos"), _token(file, "eos"))
+            adds_bos = file.get("tokenizer.ggml.add_bos_token") is not False
+            found = _detect_once(context, text, _token(file, "bos"), _token(file, "eos"), adds_bos)
         if found is None:
             context.warn(
                 "the model's chat template is none that mbuild has a Go template for;"
@@ -80,18 +81,20 @@ def _token(file: GGUFFile, which: str) -> str:
     return str(tokens[number]) if known else ""
 
 
-def _detect_once(context: StepContext, text: str, bos: str, eos: str) -> _Found | None:
+def _detect_once(
+    context: StepContext, text: str, bos: str, eos: str, adds_bos: bool
+) -> _Found | None:
     """As ``detect``, remembering what a chat template came to: variants share it."""
     from mbuild.templates.detect import detect
 
-    made_of = json.dumps([__version__, text, bos, eos])
+    made_of = json.dumps([__version__, text, bos, eos, adds_bos])
     key = hashlib.sha256(made_of.encode()).hexdigest()
     database = context.store.database
     remembered = database.get(_RECORD, key)
     if remembered is not None:
         value = json.loads(remembered)
         return _Found(*value) if value else None
-    detected = detect(text, bos, eos)
+    detected = detect(text, bos, eos, adds_bos=adds_bos)
     found = _Found(detected.name, detected.template, list(detected.stop)) if detected else None
     database.put(_RECORD, key, json.dumps(found))
     return found

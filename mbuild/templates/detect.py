@@ -62,11 +62,14 @@ class Detected:
     stop: tuple[str, ...]
 
 
-def detect(chat_template: str, bos: str = "", eos: str = "") -> Detected | None:
+def detect(
+    chat_template: str, bos: str = "", eos: str = "", *, adds_bos: bool = True
+) -> Detected | None:
     """The Go template that gives the same prompts as the Jinja one, or None.
 
     ``bos`` and ``eos`` are the texts of the model's tokens that begin and end a
-    sequence. Nothing is raised: a template that is hostile, broken or beyond
+    sequence; ``adds_bos`` whether the runtime puts the first one there itself.
+    Nothing is raised: a template that is hostile, broken or beyond
     what Go's language can say is simply not detected.
     """
     if len(chat_template) > MAX_SIZE or "{{" in bos + eos:
@@ -75,7 +78,7 @@ def detect(chat_template: str, bos: str = "", eos: str = "") -> Detected | None:
     if exact is not None:
         return exact
     probes = (*FINDING, *PROVING)
-    wanted = expected_texts(chat_template, probes, bos, eos)
+    wanted = expected_texts(chat_template, probes, bos, eos, adds_bos=adds_bos)
     if wanted is None or wanted[0] is None or wanted[1] is None:
         return None
     for known in KNOWN:
@@ -97,9 +100,9 @@ def _by_digest(chat_template: str, bos: str, eos: str) -> Detected | None:
 
 
 def expected_texts(
-    chat_template: str, probes: Sequence[Probe], bos: str, eos: str
+    chat_template: str, probes: Sequence[Probe], bos: str, eos: str, *, adds_bos: bool = True
 ) -> list[str | None] | None:
-    """What the chat template makes of each probe, without the first ``bos``.
+    """What the chat template makes of each probe, without the ``bos`` that the runtime adds.
 
     None for a probe that it refuses; None as a whole where the child did not
     come to an end within its limits.
@@ -133,7 +136,8 @@ def expected_texts(
         texts = json.loads(done.stdout)
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
-    return [None if text is None else text.removeprefix(bos) for text in texts]
+    first = bos if adds_bos else ""
+    return [None if text is None else text.removeprefix(first) for text in texts]
 
 
 @lru_cache(maxsize=256)
