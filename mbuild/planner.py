@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild import gojson
 from mbuild.errors import UnsupportedError
@@ -177,8 +177,12 @@ def _add_texts(entries: _Entries, recipe: Recipe, detected: tuple[Step, ...]) ->
         base = inherited[-1] if inherited else None
         entries.replace(MergeParameters(recipe.parameters, base, detected), PARAMS)
     if recipe.messages:
-        messages = [{"role": role, "content": content} for role, content in recipe.messages]
+        messages = [_message(*message) for message in recipe.messages]
         entries.replace(PutLayer(MESSAGES, gojson.dumps(messages).decode()), MESSAGES)
+
+
+def _message(role: str, content: str, further: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    return {"role": role, "content": content, **(further or {})}
 
 
 def _digest(text: str) -> Digest:

@@ -29,7 +29,8 @@ class Recipe(NamedTuple):
 
     An empty TEMPLATE, SYSTEM, RENDERER or PARSER asks for nothing, as in
     Ollama. ``config`` holds ``renderer``, ``parser`` and ``requires`` where
-    given; ``messages`` are pairs of role and content.
+    given; ``messages`` are role and content, and where a program gave them (a
+    Modelfile cannot) a mapping of further keys: images, calls of tools.
     """
 
     models: tuple[Reference, ...]
@@ -39,7 +40,7 @@ class Recipe(NamedTuple):
     system: str = ""
     licenses: tuple[str, ...] = ()
     parameters: Mapping[str, Any] = {}
-    messages: tuple[tuple[str, str], ...] = ()
+    messages: tuple[tuple[Any, ...], ...] = ()
     config: Mapping[str, str] = {}
 
     @classmethod
@@ -96,7 +97,7 @@ class Recipe(NamedTuple):
             system,
             tuple(licenses),
             parameters,
-            tuple((role, content) for role, content in messages),
+            tuple(tuple(message) for message in messages),
             config,
         )
 
