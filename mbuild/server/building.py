@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Collection, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Iterator
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,9 +16,10 @@ from mbuild.digest import Digest
 from mbuild.errors import MbuildError
 from mbuild.events import BuildEvent, LayerReady
 from mbuild.server import shapes
+from mbuild.server.context import is_checkpoint
 from mbuild.server.create import Creation, read_creation
 from mbuild.server.requests import read_json
-from mbuild.server.stream import Line, Lines, encode
+from mbuild.server.stream import Line, Lines, Wording, encode
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -41,23 +42,25 @@ async def create(service: Service, request: Request) -> Response:
     fields = await read_json(request, shapes.CREATE)
     store = service.store()
     creation = await to_thread.run_sync(read_creation, fields, store)
-    fresh = await to_thread.run_sync(_fresh, store, creation)
+    wording = await to_thread.run_sync(_wording, store, creation)
     job = service.jobs.join(creation.key, lambda: _build(creation, service.store()))
-    lines = _lines(job, fresh)
+    lines = _lines(job, wording)
     try:
         if fields.get("stream") is False:
-            await _until(_finish(lines), request)
-            return JSONResponse({"status": "success"})
+            return JSONResponse(await _until(_last(lines), request))
         return LineStream(service, await _until(anext(lines), request), lines)
     except BaseException:
         await lines.aclose()
         raise
 
 
-def _fresh(store: Store, creation: Creation) -> set[Digest]:
-    """The named uploads that brought their blob into the store."""
+def _wording(store: Store, creation: Creation) -> Wording:
+    """What to say of the build, seen before it begins."""
     held = store.uploads.held()
-    return {digest for digest in creation.uploads if held.get(digest)}
+    fresh = {digest for digest in creation.files.values() if held.get(digest)}
+    adapters = {name.rpartition("/")[2] for name in creation.adapters}
+    opening = "converting model" if is_checkpoint(creation.files) else "parsing GGUF"
+    return Wording(fresh, adapters, opening if creation.files else "")
 
 
 def _build(creation: Creation, store: Store) -> Iterator[BuildEvent]:
@@ -70,18 +73,20 @@ def _build(creation: Creation, store: Store) -> Iterator[BuildEvent]:
     store.uploads.settle(used & creation.uploads)
 
 
-async def _lines(job: Job, fresh: Collection[Digest]) -> AsyncGenerator[Line, None]:
+async def _lines(job: Job, wording: Wording) -> AsyncGenerator[Line, None]:
     """The lines for one client; the last one again when nothing happens for long."""
-    lines = Lines(fresh)
+    lines = Lines(wording)
     async with aclosing(job.watch()) as events:
         async for event in events:
             for line in [lines.last] if event is None else lines.of(event):
                 yield line
 
 
-async def _finish(lines: AsyncGenerator[Line, None]) -> None:
-    async for _ in lines:
-        pass
+async def _last(lines: AsyncGenerator[Line, None]) -> Line:
+    last: Line = {}
+    async for line in lines:
+        last = line
+    return last
 
 
 async def _until(work: Awaitable[ResultT], request: Request) -> ResultT:

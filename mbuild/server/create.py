@@ -57,7 +57,8 @@ INFO: Mapping[str, tuple[str, type]] = {
 }
 """Keys of ``info``, and the keys of the model's config that they set, with their types."""
 
-_MESSAGE_EXTRAS = ("thinking", "images", "tool_calls", "tool_name", "tool_call_id")
+_FURTHER = ("thinking", "images", "tool_calls", "tool_name", "tool_call_id")
+"""What a message carries besides role and content, in the order of Ollama's api.Message."""
 
 
 class Creation(NamedTuple):
@@ -109,22 +110,28 @@ def read_creation(fields: Mapping[str, Any], store: Store) -> Creation:
     drafts = parse_files(fields.get("draft_files", {}))
     _check_sources(fields)
     if fields.get("from") or "files" in fields:
-        items = [
-            *_sources(fields, files, adapters, drafts, store),
-            *_texts(fields),
-            *_parameters(fields.get("parameters", {})),
-            *_messages(fields.get("messages", [])),
-        ]
-        modelfile, problems = Modelfile(tuple(items)), []
-        problems = lint.check_instructions(modelfile)
+        sources = _sources(fields, files, adapters, drafts, store)
+        recipe, warnings = _recipe(fields, sources)
     else:
         modelfile, problems = lint.check(fields["modelfile"].encode(), "modelfile")
-    if any(problem.severity is Severity.ERROR for problem in problems):
-        raise ModelfileError([p for p in problems if p.severity is Severity.ERROR])
-    recipe = Recipe.of(modelfile)
-    recipe = recipe._replace(config={**recipe.config, **_info(fields.get("info", {}))})
-    warnings = tuple(problem.message for problem in problems)
+        recipe, warnings = Recipe.of(modelfile), tuple(problem.message for problem in problems)
     return Creation(name, recipe, files, adapters, drafts, _options(fields), warnings)
+
+
+def _recipe(
+    fields: Mapping[str, Any], sources: Iterator[Instruction]
+) -> tuple[Recipe, tuple[str, ...]]:
+    """The request's instructions taken together, checked as a Modelfile's are."""
+    messages = fields.get("messages", [])
+    parameters = _parameters(fields.get("parameters", {}))
+    modelfile = Modelfile((*sources, *_texts(fields), *parameters, *_messages(messages)))
+    problems = lint.check_instructions(modelfile)
+    errors = [problem for problem in problems if problem.severity is Severity.ERROR]
+    if errors:
+        raise ModelfileError(errors)
+    recipe = _with_further(Recipe.of(modelfile), messages)
+    recipe = recipe._replace(config={**recipe.config, **_info(fields.get("info", {}))})
+    return recipe, tuple(problem.message for problem in problems)
 
 
 def _check_sources(fields: Mapping[str, Any]) -> None:
@@ -134,6 +141,8 @@ def _check_sources(fields: Mapping[str, Any]) -> None:
         raise UsageError(
             "neither 'from' or 'files' was specified", hint=hint if "path" in fields else ""
         )
+    if fields.get("adapters") == {}:
+        raise UsageError("unknown type", hint="'adapters' names no file")
     if fields.get("from") and fields.get("files"):
         raise UsageError("both 'from' and 'files' were specified", hint="keep the one you mean")
 
@@ -227,13 +236,35 @@ _TYPE_NAMES = {
 
 def _messages(values: list[Mapping[str, Any]]) -> Iterator[Message]:
     for value in values:
-        extra = next((key for key in _MESSAGE_EXTRAS if value.get(key)), None)
-        if extra is not None:
-            raise UsageError(
-                f"a message has {extra!r}, which a model cannot carry",
-                hint="a MESSAGE has a role and a content",
-            )
         yield Message(value.get("role", "").lower(), value.get("content", ""))
+
+
+def _with_further(recipe: Recipe, values: list[Mapping[str, Any]]) -> Recipe:
+    """The messages with what MESSAGE cannot say, in the order in which Go writes it."""
+    further = [
+        {key: _tool_calls(value[key]) for key in _FURTHER if value.get(key)} for value in values
+    ]
+    if not any(further):
+        return recipe
+    pairs = zip(recipe.messages, further, strict=True)
+    return recipe._replace(
+        messages=tuple((*message[:2], more) if more else message for message, more in pairs)
+    )
+
+
+def _tool_calls(value: Any) -> Any:
+    """Calls of tools with their keys as Go has them; any other value as it is."""
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        return value
+    calls = []
+    for item in value:
+        function = item.get("function")
+        function = function if isinstance(function, dict) else {}
+        call = {"id": item["id"]} if item.get("id") else {}
+        index, name = function.get("index") or 0, function.get("name") or ""
+        arguments = function.get("arguments") or {}
+        calls.append({**call, "function": {"index": index, "name": name, "arguments": arguments}})
+    return calls
 
 
 def _info(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -258,16 +289,15 @@ _MAX_INFO = 64 << 10
 
 
 def _options(fields: Mapping[str, Any]) -> Options:
-    """The build's options; what this planner has no option for is refused, not ignored."""
-    wanted = {
-        "quantize": fields.get("quantize") or fields.get("quantization") or "",
-        "draft_quantize": fields.get("draft_quantize") or "",
-    }
-    known: dict[str, Any] = {}
-    for key, value in wanted.items():
-        if not value:
-            continue
-        if key not in Options._fields:
-            raise UsageError(f"{key} {value!r} is not supported yet")
-        known[key] = value
-    return Options(**known)
+    """The build's options; raises :class:`UsageError` for a type that nobody knows."""
+    if fields.get("draft_quantize"):
+        raise UsageError(
+            "'draft_quantize' is not supported", hint="send a draft model that is quantized"
+        )
+    text = fields.get("quantize") or fields.get("quantization")
+    if not text:
+        return Options()
+    from mbuild.quant.types import file_type
+    from mbuild.steps import Quantization
+
+    return Options(quantizations=(Quantization(file_type(text).name),))

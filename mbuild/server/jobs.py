@@ -16,7 +16,7 @@ from contextlib import suppress
 
 from mbuild.errors import CancelledError
 from mbuild.events import BuildEvent, Status, StepProgress
-from mbuild.server.stream import HEARTBEAT_SECONDS, PROGRESS_SECONDS
+from mbuild.server.stream import HEARTBEAT_SECONDS, PATIENCE_SECONDS, PROGRESS_SECONDS
 
 Events = Callable[[], Iterator[BuildEvent]]
 """Starts a build; called in the build's thread."""
@@ -115,7 +115,7 @@ class Job:
         news = asyncio.Event()
         self._waiting.add(news)
         seen, seen_progress = 0, 0
-        due = asyncio.get_running_loop().time()
+        due = asyncio.get_running_loop().time() + PATIENCE_SECONDS
         try:
             while True:
                 news.clear()

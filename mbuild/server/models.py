@@ -71,8 +71,10 @@ def _show(service: Service, name: ModelName, fields: Mapping[str, Any]) -> dict[
         "parameters": "\n".join(_parameter_lines(view)),
         "template": view.template or DEFAULT_TEMPLATE,
         "system": system,
-        "messages": [dict(message) for message in view.messages],
-        **{key: str(view.config.get(key) or "") for key in ("renderer", "parser", "requires")},
+        "messages": [
+            {"role": message.get("role", ""), "content": message.get("content", "")}
+            for message in view.messages
+        ],
     }
     answer = {key: value for key, value in answer.items() if value}
     answer["details"] = view.details
@@ -80,6 +82,8 @@ def _show(service: Service, name: ModelName, fields: Mapping[str, Any]) -> dict[
     answer |= _header(store, view, verbose=bool(fields.get("verbose")))
     answer["capabilities"] = list(service.catalogue.facts(store, view).capabilities)
     answer["modified_at"] = timestamp(view.stored.modified_ns)
+    if view.config.get("requires"):
+        answer["requires"] = str(view.config["requires"])
     return answer
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from starlette.responses import JSONResponse, PlainTextResponse
 
-from mbuild import __version__
 from mbuild.server import blobs, building, inference, models, openapi, shapes
 from mbuild.server.shapes import Body
 
@@ -40,9 +39,8 @@ async def root(service: Service, request: Request) -> Response:
 
 
 async def version(service: Service, request: Request) -> Response:
-    """The version of the API that clients may expect, and of this server."""
-    answer = {"version": API_VERSION, "mbuild": __version__}
-    return JSONResponse(answer, media_type=models.JSON_TYPE)
+    """The version of the API that clients may expect; this server's own is in the documents."""
+    return JSONResponse({"version": API_VERSION}, media_type=models.JSON_TYPE)
 
 
 async def status(service: Service, request: Request) -> Response:
@@ -58,7 +56,7 @@ GET = ("GET", "HEAD")
 
 ROUTES: tuple[Endpoint, ...] = (
     Endpoint(GET, "/", root, "Says that the server runs"),
-    Endpoint(GET, "/api/version", version, "Versions of the API and of mbuild"),
+    Endpoint(GET, "/api/version", version, "Version of the API"),
     Endpoint(GET, "/api/status", status, "Says that there are no cloud models"),
     Endpoint(("POST",), "/api/create", building.create, "Build a model", shapes.CREATE),
     Endpoint(("HEAD",), "/api/blobs/{digest}", blobs.head, "Ask for a blob"),

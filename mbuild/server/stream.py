@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from mbuild.digest import Digest
 from mbuild.events import (
@@ -22,40 +22,67 @@ from mbuild.store.manifest import TEMPLATE
 PROGRESS_SECONDS = 0.1
 """Progress lines come no faster than this."""
 
+PATIENCE_SECONDS = 0.5
+"""Nobody needs to see the progress of a build that is over by then."""
+
 HEARTBEAT_SECONDS = 20.0
 """After this long without a line the last one is repeated: a client's proxy must not give up."""
 
+_VERIFYING = "verifying conversion"
+
 LINES_OF_STEPS: Mapping[str, tuple[str, str]] = {
-    "import": ("parsing GGUF", "verifying conversion"),
-    "merge": ("parsing GGUF", "verifying conversion"),
+    "import": ("parsing GGUF", _VERIFYING),
+    "merge": ("parsing GGUF", _VERIFYING),
+    "convert": ("converting model", _VERIFYING),
+    "convert-adapter": ("converting adapter", ""),
+    "quantize": ("", _VERIFYING),
 }
 """What Ollama says before and after a step of a kind, also when its result is cached.
 
-A running step says the first itself.
+A running step says the first itself; of a cached quantization the request
+tells what it began with.
 """
 
 _DETECTED = "using autodetected template"
+_QUANTIZING = "quantizing "
 
 Line = Mapping[str, Any]
+
+
+class Wording(NamedTuple):
+    """What the lines of a build depend on besides its events.
+
+    ``fresh``: uploaded blobs that no model used before, whose layers are new
+    though the store has them. ``adapters``: names of adapters' files, which
+    Ollama does not verify. ``opening``: how a quantization of the request's
+    files begins.
+    """
+
+    fresh: Collection[Digest] = ()
+    adapters: Collection[str] = ()
+    opening: str = ""
 
 
 class Lines:
     """Turns the events of one build into lines; keeps what must come later than it happens.
 
-    ``fresh`` are uploaded blobs that no model used before this build: their
-    layers are new, though the store has them.
+    Ollama has no line for a warning: the last line carries them all.
     """
 
-    def __init__(self, fresh: Collection[Digest]) -> None:
-        self._fresh = fresh
+    def __init__(self, wording: Wording) -> None:
+        self._wording = wording
+        self._quantizing = ""
         self._detected: list[str] = []
+        self.warnings: list[str] = []
         self.last: Line = {"status": "working"}
 
     def of(self, event: BuildEvent) -> list[Line]:
         """The lines of an event, perhaps none."""
         lines: list[Line] = [{"status": text} for text in self._texts(event)]
         if isinstance(event, StepProgress):
-            lines = [progress_line(event)]
+            lines = [progress_line(event, self._quantizing)]
+        elif isinstance(event, BuildFinished) and self.warnings:
+            lines = [{"status": "success", "warnings": self.warnings}]
         if lines:
             self.last = lines[-1]
         return lines
@@ -65,18 +92,25 @@ class Lines:
             case Status(text) if text.startswith(_DETECTED):
                 self._detected.append(text)  # Ollama says it with the template's layer
                 return []
+            case Status(text) if text.startswith(_QUANTIZING):
+                self._quantizing = text  # Ollama says it with how far it is
+                return []
             case Status(text):
                 return [text]
             case Warned(text):
-                return [f"warning: {text.removeprefix('warning: ')}"]
-            case StepFinished(kind=kind, cached=cached) if kind in LINES_OF_STEPS:
+                self.warnings.append(text.removeprefix("warning: "))
+                return []
+            case StepFinished(kind=kind, label=label, cached=cached) if kind in LINES_OF_STEPS:
                 before, after = LINES_OF_STEPS[kind]
-                return [before, after] if cached else [after]
+                before = before or self._wording.opening
+                if label.partition(" ")[2] in self._wording.adapters:
+                    after = ""
+                return [text for text in ((before, after) if cached else (after,)) if text]
             case LayerReady(digest, media_type, existing=existing):
                 detected, self._detected = self._detected, []
                 if media_type != TEMPLATE:
                     detected, self._detected = [], detected
-                new = not existing or digest in self._fresh
+                new = not existing or digest in self._wording.fresh
                 text = f"{'creating new' if new else 'using existing'} layer {digest}"
                 return [*detected, text]
             case WritingManifest():
@@ -86,10 +120,10 @@ class Lines:
         return []
 
 
-def progress_line(event: StepProgress) -> Line:
+def progress_line(event: StepProgress, quantizing: str = "") -> Line:
     """Progress of one step; both numbers are whole bytes."""
     return {
-        "status": event.label,
+        "status": quantizing if event.label.startswith("quantize ") and quantizing else event.label,
         "step": event.step,
         "total": int(event.total),
         "completed": int(event.completed),
