@@ -21,7 +21,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from mbuild.gguf.types import BLOCKS, GGMLType
-from mbuild.quant import emit, fits, search, specs
+from mbuild.quant import emit, fits, grid3, search, specs
 from mbuild.quant.cache import KernelCache
 from mbuild.quant.lane_bytes import count, load_bf16, load_f32, load_u16, turn
 from mbuild.quant.ops import any_lane, bits, fill, load, store, whole
@@ -36,6 +36,7 @@ _LEVELS = {
     Levels.SYMMETRIC: emit.symmetric_levels,
     Levels.DESCENT: emit.descent_levels,
     Levels.TABLE: emit.table_levels,
+    Levels.GRID: emit.grid_levels,
 }
 _PACK = {
     GGMLType.Q2_K: emit.q2_k,
@@ -49,6 +50,7 @@ _PACK = {
     GGMLType.Q5_1: emit.q5_1,
     GGMLType.IQ4_NL: emit.iq4_nl,
     GGMLType.IQ4_XS: emit.iq4_xs,
+    GGMLType.IQ3_S: emit.iq3_s,
 }
 
 
@@ -114,9 +116,11 @@ def plain(type_: GGMLType) -> Any:
     :class:`mbuild.quant.lanes.Width` of a tile in blocks, ``e`` that of ``ROW``. The
     result is -1, or the first tile that holds a NaN or an infinity, where work ended.
     """
-    for text in (search, fits, emit, columns, fetch):
+    for text in (search, fits, grid3, emit, columns, fetch):
         allow(text)
     spec = specs.PLAIN[type_]
+    if spec.levels is Levels.GRID:
+        grid3.build()
     fit, settle, subs, n, nmax = spec.fit, spec.settle, spec.subs, spec.n, spec.nmax
     choose, pack, size = _LEVELS[spec.levels], _PACK[type_], BLOCKS[type_].size
     reals, wholes, levels_rows = specs.scratch_rows(spec)
@@ -155,9 +159,11 @@ def weighted(type_: GGMLType) -> Any:
     ``q`` (float32) are the importances of every value of the source; ``sigma2`` (blocks,) the mean
     squares of the rows, which only the types with a mean over the row read.
     """
-    for text in (search, fits, emit, columns, fetch):
+    for text in (search, fits, grid3, emit, columns, fetch):
         allow(text)
     spec = specs.WEIGHTED[type_]
+    if spec.levels is Levels.GRID:
+        grid3.build()
     fit, settle, subs, n, nmax = spec.fit, spec.settle, spec.subs, spec.n, spec.nmax
     choose, pack, size = _LEVELS[spec.levels], _PACK[type_], BLOCKS[type_].size
     reals, wholes, levels_rows = specs.scratch_rows(spec)

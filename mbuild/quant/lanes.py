@@ -253,7 +253,10 @@ def _lookup(builder: Any, args: Any, sig: Any, context: Any) -> Any:
     result = ir.Constant(ir.VectorType(F32, lanes), ir.Undefined)
     for lane in range(lanes):
         index = builder.sext(builder.extract_element(args[2], I32(lane)), ir.IntType(64))
-        result = builder.insert_element(result, builder.load(builder.gep(base, [index])), I32(lane))
+        value = builder.load(builder.gep(base, [index]))
+        if value.type != F32:
+            value = builder.uitofp(value, F32)
+        result = builder.insert_element(result, value, I32(lane))
     return result
 
 

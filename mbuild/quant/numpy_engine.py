@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbuild.gguf.types import BLOCKS, GGMLType
-from mbuild.quant import fits, ops, specs
+from mbuild.quant import fits, grid3, ops, specs
 from mbuild.quant.packing import PACK, Bytes, nibbles
 from mbuild.quant.quantize import widen
 from mbuild.quant.search import place
@@ -30,6 +30,8 @@ def search(type_: GGMLType, x: Reals, q: Reals | None, sigma2: Reals | None) -> 
     block's row for those types that combine importances with it.
     """
     spec = (specs.PLAIN if q is None else specs.WEIGHTED)[type_]
+    if spec.levels is Levels.GRID:
+        grid3.build()
     rows, wholes, levels = specs.scratch_rows(spec)
     count = len(x)
     st = np.zeros((rows, count), np.float32)
@@ -67,6 +69,10 @@ def _levels(spec: Spec, x: Reals, st: Reals, ls: Reals) -> Any:
     nmax = spec.nmax
     if spec.levels is Levels.TABLE:
         return fits.IQ4_INDEX[place(WIDTH, x * inverse + x * inverse)]
+    if spec.levels is Levels.GRID:
+        values = ls[grid3.BEST :].T.reshape(x.shape).astype(np.int32)
+        empty = st[grid3.EMPTY * spec.subs : (grid3.EMPTY + 1) * spec.subs].T[:, :, None]
+        return ((values - 1) >> 1) | np.where(x >= 0, 0, 8) | (empty.astype(np.int32) << 4)
     if spec.levels is Levels.AFFINE:
         kept = ops.clamp(ops.nearest((x - offset) * inverse), 0, nmax)
         final = ops.clamp(ops.nearest((x + base) / step), 0, nmax)

@@ -112,5 +112,5 @@ def any_lane(mask: Any) -> bool:
 
 
 def lookup(w: Any, table: Any, index: Any) -> Any:
-    """Per lane ``table[index]`` of a one-dimensional float32 table."""
-    return table[index]
+    """Per lane ``table[index]`` of a one-dimensional table of float32 or uint8, as reals."""
+    return table[index].astype(np.float32)

@@ -47,6 +47,7 @@ SCALES: dict[GGMLType, tuple[int, ...]] = {
     GGMLType.Q6_K: (208,),
     GGMLType.IQ4_NL: (0,),
     GGMLType.IQ4_XS: (0,),
+    GGMLType.IQ3_S: (0,),
     GGMLType.TQ1_0: (52,),
     GGMLType.TQ2_0: (64,),
 }
@@ -132,6 +133,7 @@ def quantize(
     *,
     imatrix: Reals | None = None,
     threads: int = 1,
+    out: Bytes | None = None,
     using: Any = None,
 ) -> Bytes:
     """Rows of values of ``source_type`` as blocks of ``type_``: flat uint8.
@@ -139,7 +141,8 @@ def quantize(
     ``data`` holds whole rows of ``row_len`` values, little-endian, F32, F16 or BF16.
     ``imatrix`` are importances, float32, ``row_len`` of them, or ``row_len`` for each
     matrix of a tensor of several (experts), which then are equally many rows each.
-    ``using`` is an engine, by default :func:`engine`'s choice.
+    ``out`` is flat uint8 memory for the result, which is made if it is missing;
+    ``using`` an engine, by default :func:`engine`'s choice.
 
     Raises :class:`NotFiniteError` with the position of a NaN or an infinity, and where
     a block's scale does not fit float16; :class:`UnsupportedError` for other types;
@@ -150,11 +153,15 @@ def quantize(
         imatrix = None
     block, item = BLOCKS[type_], BLOCKS[source_type].size
     rows = raw.size // (row_len * item)
+    size = rows * row_len // block.weights * block.size
+    out = np.empty(size, np.uint8) if out is None else out
+    if out.size != size:
+        raise UsageError(f"{out.size} bytes of memory for {size} bytes of {type_.name}")
     if type_ is source_type:
-        return raw.copy()
+        out[:] = raw
+        return out
     chosen = using or _ready(type_, imatrix is not None)
     weights = _importances(imatrix, row_len, rows)
-    out = np.empty(rows * row_len // block.weights * block.size, np.uint8)
 
     def task(first: int, last: int) -> None:
         part = raw[first * item : last * item]
@@ -166,16 +173,20 @@ def quantize(
         _validate(type_, to, first)
 
     step = _step(row_len, block.weights, imatrix is not None)
-    bounds = range(0, rows * row_len, step)
-    spans = [(first, min(first + step, rows * row_len)) for first in bounds]
+    total = rows * row_len
+    _spread(task, [(at, min(at + step, total)) for at in range(0, total, step)], threads)
+    return out
+
+
+def _spread(task: Callable[[int, int], None], spans: list[tuple[int, int]], threads: int) -> None:
+    """Run the task on every span; the first span's error is the one that is raised."""
     if threads < 2 or len(spans) < 2:
         for span in spans:
             task(*span)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            # In order, so that of several bad places the first is named.
-            list(pool.map(lambda span: task(*span), spans))
-    return out
+        return
+    with ThreadPoolExecutor(min(threads, len(spans))) as pool:
+        for done in [pool.submit(task, *span) for span in spans]:
+            done.result()
 
 
 def _takes_importances(type_: GGMLType) -> bool:

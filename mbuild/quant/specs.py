@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 from mbuild.gguf.types import GGMLType
-from mbuild.quant import fits
+from mbuild.quant import fits, grid3
 
 
 class Levels(Enum):
@@ -27,6 +26,8 @@ class Levels(Enum):
     """As SYMMETRIC, but where STEP is 0 the search's levels themselves."""
     TABLE = 3
     """The non-linear level nearest to x * INVERSE."""
+    GRID = 4
+    """IQ3_S: those of the search, with the values' signs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ PLAIN: dict[GGMLType, Spec] = {
     GGMLType.Q6_K: Spec(16, 16, 32, _S, fits.q6_k, fits.settle_q6_k),
     GGMLType.IQ4_NL: Spec(1, 32, 15, _T, fits.iq4, fits.settle_iq4_nl),
     GGMLType.IQ4_XS: Spec(8, 32, 15, _T, fits.iq4, fits.settle_iq4_xs),
+    GGMLType.IQ3_S: Spec(8, 32, 7, Levels.GRID, grid3.fit, grid3.settle),
 }
 """Without importances."""
 
@@ -75,15 +77,12 @@ WEIGHTED: dict[GGMLType, Spec] = {
     GGMLType.Q6_K: Spec(16, 16, 32, _S, fits.q6_k_weighted, fits.settle_q6_k),
     GGMLType.IQ4_NL: Spec(1, 32, 15, _T, fits.iq4_weighted, fits.settle_iq4_nl, _NL),
     GGMLType.IQ4_XS: Spec(8, 32, 15, _T, fits.iq4_weighted, fits.settle_iq4_xs, (1.0, 2 / 256)),
+    GGMLType.IQ3_S: Spec(8, 32, 7, Levels.GRID, grid3.fit_weighted, grid3.settle, _TWO),
 }
 """With importances."""
 
 
 def scratch_rows(spec: Spec) -> tuple[int, int, int]:
     """Rows of the columns that a search needs: findings, whole ones, scratch."""
-    return fits.REAL_ROWS * spec.subs, fits.WHOLE_HEAD + 2 * spec.subs, spec.subs * spec.n
-
-
-def tables() -> Any:
-    """The table of the non-linear levels' indices; see :data:`mbuild.quant.fits.IQ4_INDEX`."""
-    return fits.IQ4_INDEX
+    levels = grid3.ROWS if spec.levels is Levels.GRID else spec.subs * spec.n
+    return fits.REAL_ROWS * spec.subs, fits.WHOLE_HEAD + 2 * spec.subs, levels

@@ -1,0 +1,140 @@
+"""Quantization kernels against ggml's, interleaved in one run; prints a Markdown table.
+
+    python benchmarks/quantize_kernels.py [--weights 16] [--repeats 5] [--types Q4_K,Q8_0]
+
+The reference is ``ggml_quantize_chunk`` of the PyPI package ``libggml-python``, driven
+by as many threads over pieces of the same rows; from F16 and BF16 it is given, as
+llama-quantize gives it, float32 that ggml's own conversion made within the measured
+time. Each figure is the median of the repeats, in millions of weights a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import libggml
+import numpy as np
+
+from mbuild.gguf.types import BLOCKS, GGMLType
+from mbuild.quant.quantize import engine_name, prepare, quantize
+
+G = GGMLType
+TYPES = "Q2_K,Q3_K,Q4_K,Q5_K,Q6_K,Q8_0,Q4_0,Q4_1,Q5_0,Q5_1,IQ4_NL,IQ4_XS,IQ3_S,TQ1_0,TQ2_0,MXFP4"
+ROW = 4096
+PIECE = 1 << 18
+WIDEN = {G.F16: "ggml_fp16_to_fp32_row", G.BF16: "ggml_bf16_to_fp32_row"}
+
+
+def load() -> Any:
+    folder = Path(libggml.__path__[0])
+    names = [p for p in folder.rglob("libggml-base.*") if p.suffix in (".so", ".dylib")]
+    lib = ctypes.CDLL(str(sorted(names)[0]))
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    lib.ggml_quantize_chunk.argtypes = [ctypes.c_int, pointer, pointer, *[number] * 3, pointer]
+    for name in WIDEN.values():
+        getattr(lib, name).argtypes = [pointer, pointer, number]
+    return lib
+
+
+def reference(lib: Any, type_: G, source: G, data: Any, out: Any, threads: int) -> None:
+    """ggml's functions over pieces of the rows, on ``threads`` threads."""
+    block = BLOCKS[type_]
+
+    def piece(first: int) -> None:
+        count = min(PIECE, data.size - first)
+        place = data.ctypes.data + first * data.itemsize
+        if source in WIDEN:
+            wide = np.empty(count, np.float32)
+            getattr(lib, WIDEN[source])(place, wide.ctypes.data, count)
+            place = wide.ctypes.data
+        to = out.ctypes.data + first // block.weights * block.size
+        lib.ggml_quantize_chunk(int(type_), place, to, 0, count // ROW, ROW, None)
+
+    starts = range(0, data.size, PIECE)
+    if threads == 1:
+        for first in starts:
+            piece(first)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(piece, starts))
+
+
+def timed(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def compare(
+    lib: Any, type_: G, source: G, data: Any, threads: int, repeats: int
+) -> tuple[float, float]:
+    """Median seconds of the reference and of this project's kernels, taken in turn."""
+    out = np.zeros(data.size // BLOCKS[type_].weights * BLOCKS[type_].size, np.uint8)
+    ours = quantize(type_, source, data, ROW, threads=threads)
+
+    def run() -> None:
+        quantize(type_, source, data, ROW, threads=threads, out=ours)
+
+    reference(lib, type_, source, data, out, threads)
+    if not np.array_equal(ours, out):
+        raise SystemExit(f"{type_.name} from {source.name}: bytes differ")
+    theirs, mine = [], []
+    for _ in range(repeats):
+        theirs.append(timed(lambda: reference(lib, type_, source, data, out, threads)))
+        mine.append(timed(run))
+    return statistics.median(theirs), statistics.median(mine)
+
+
+def machine() -> str:
+    """CPU name, its vector instructions, and what compiled the kernels."""
+    from llvmlite import binding
+
+    features = binding.get_host_cpu_features()
+    vectors = next((v for v in ("avx512f", "avx2", "sse2", "neon") if features.get(v)), "none")
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name} ({binding.get_host_cpu_name()}, {vectors}), {len(names)} cores, {engine_name()}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--weights", type=int, default=16, help="millions of weights")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--types", default=TYPES)
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--sources", default="F32,F16,BF16")
+    args = parser.parse_args()
+    lib = load()
+    rows = args.weights * 1_000_000 // ROW
+    weights = (np.random.default_rng(0).standard_normal(rows * ROW) * 0.05).astype(np.float32)
+    inputs = {
+        G.F32: weights,
+        G.F16: weights.astype(np.float16),
+        G.BF16: (weights.view(np.uint32) >> 16).astype(np.uint16),
+    }
+    print(f"{machine()}; {rows * ROW / 1e6:.1f} M normal weights, median of {args.repeats}\n")
+    print("| type | source | threads | ggml | mbuild | ratio |")
+    print("|---|---|---|---|---|---|")
+    for name in args.types.split(","):
+        type_ = G[name]
+        lib.ggml_quantize_init(int(type_))
+        prepare([type_])
+        for threads in map(int, args.threads.split(",")):
+            for source in (G[s] for s in args.sources.split(",")):
+                theirs, mine = compare(lib, type_, source, inputs[source], threads, args.repeats)
+                speed = [weights.size / seconds / 1e6 for seconds in (theirs, mine)]
+                row = f"{speed[0]:.1f} | {speed[1]:.1f} | {theirs / mine:.1f}"
+                print(f"| {name} | {source.name} | {threads} | {row} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
