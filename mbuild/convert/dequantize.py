@@ -61,16 +61,29 @@ def _scaled(weight: Lazy, scale: Lazy, block: tuple[int, ...] | None) -> Lazy:
     _check_fit(weight, scale, block)
 
     def load() -> Array:
+        import numpy as np
+
         factors = to_f32(scale.load(), scale.dtype)
-        for number, size in enumerate(block or ()):
-            axis = factors.ndim - len(block or ()) + number
-            factors = factors.repeat(size, axis=axis)
-        factors = factors[tuple(slice(size) for size in weight.shape[: factors.ndim])]
-        factors = factors.reshape(factors.shape + (1,) * (len(weight.shape) - factors.ndim))
-        values = to_f32(weight.load(), weight.dtype)
-        return values * factors
+        values = weight.load()
+        if block is None or values.ndim != 2 or len(block) != 2:
+            return to_f32(values, weight.dtype) * _spread(factors, block, weight.shape)
+        out = np.empty(weight.shape, dtype=np.float32)
+        for number, row in enumerate(factors):  # a row of blocks at a time: temporaries stay small
+            rows = slice(number * block[0], (number + 1) * block[0])
+            spread = row.repeat(block[1])[: weight.shape[1]]
+            np.multiply(to_f32(values[rows], weight.dtype), spread, out=out[rows])
+        return out
 
     return Lazy(DType.F32, weight.shape, load, weight.origin)
+
+
+def _spread(factors: Array, block: tuple[int, ...] | None, shape: tuple[int, ...]) -> Array:
+    """The scales, each as often as its block is long, with an axis for each of the weight's."""
+    sizes = block or ()
+    for number, size in enumerate(sizes):
+        factors = factors.repeat(size, axis=factors.ndim - len(sizes) + number)
+    factors = factors[tuple(slice(size) for size in shape[: factors.ndim])]
+    return factors.reshape(factors.shape + (1,) * (len(shape) - factors.ndim))
 
 
 def _check_fit(weight: Lazy, scale: Lazy, block: Sequence[int] | None) -> None:
