@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("mbuild.cli.models", "Show a model: details, parameters, template, license."),
     "cp": ("mbuild.cli.models", "Give a model a second name."),
     "rm": ("mbuild.cli.models", "Remove models, and what only they used."),
+    "diff": ("mbuild.cli.compare", "Show what differs between two models."),
     "du": ("mbuild.cli.disk", "Show what takes the disk, and what a prune would free."),
     "prune": ("mbuild.cli.disk", "Remove what no model uses."),
     "verify": ("mbuild.cli.disk", "Rehash models and blobs, and set damaged ones aside."),

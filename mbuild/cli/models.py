@@ -13,7 +13,7 @@ from mbuild.cli.common import NameType, human_size, open_store, store_option
 from mbuild.errors import UsageError
 from mbuild.library import ModelView
 from mbuild.names import ModelName
-from mbuild.store import StoredManifest
+from mbuild.store import Store, StoredManifest
 
 _AGES = ((86400 * 365, "year"), (86400 * 30, "month"), (86400, "day"), (3600, "hour"), (60, "min"))
 
@@ -64,6 +64,7 @@ Examples:
   mbuild show mario
   mbuild show mario --modelfile > Modelfile
   mbuild show mario --json
+  mbuild show mario --tensors --metadata
 """
 
 
@@ -75,6 +76,8 @@ Examples:
 @click.option("--system", is_flag=True, help="Only the system message.")
 @click.option("--parameters", is_flag=True, help="Only the parameters.")
 @click.option("--license", is_flag=True, help="Only the licenses.")
+@click.option("--tensors", is_flag=True, help="The tensors: names, types, shapes, sizes.")
+@click.option("--metadata", is_flag=True, help="The metadata in the weights' files.")
 @click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
 @click.pass_context
 def show_command(
@@ -85,6 +88,11 @@ def show_command(
     if len(asked) + as_json > 1:
         raise UsageError(f"--{asked[0]} cannot be combined with another part")
     opened = open_store(ctx, store)
+    if parts["tensors"] or parts["metadata"]:
+        if asked:
+            raise UsageError(f"--{asked[0]} cannot be combined with another part")
+        _show_inside(opened, name, as_json, parts)
+        return
     model = library.view(opened, name)
     if as_json:
         click.echo(json.dumps(library.as_json(opened, model), indent=2, ensure_ascii=False))
@@ -99,6 +107,18 @@ def show_command(
         click.echo(text, nl=not text.endswith("\n"))
     else:
         click.echo("\n".join(_overview(opened, model)))
+
+
+def _show_inside(store: Store, name: ModelName, as_json: bool, parts: dict[str, bool]) -> None:
+    """What ``--tensors`` and ``--metadata`` ask for."""
+    from mbuild.cli.compare import inside, inside_lines
+
+    layers = inside(store, library.find(store, name), parts)
+    click.echo(
+        json.dumps(layers, indent=2, ensure_ascii=False)
+        if as_json
+        else "\n".join(inside_lines(layers))
+    )
 
 
 def _overview(store: Any, model: ModelView) -> list[str]:

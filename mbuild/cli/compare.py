@@ -1,0 +1,217 @@
+"""``mbuild diff``, and the tensors and metadata of ``mbuild show``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mbuild import library
+from mbuild.cli.common import human_size, open_store, store_option
+from mbuild.cli.meter import meter, table
+from mbuild.compare import (
+    Change,
+    ModelDiff,
+    Side,
+    TensorDiff,
+    TensorFacts,
+    WeightsDiff,
+    gguf_side,
+    model_side,
+)
+from mbuild.compare import diff as compare
+from mbuild.contents import metadata_rows, open_layers, reading, tensor_rows
+from mbuild.names import ModelName
+from mbuild.store import Store, StoredManifest
+from mbuild.store.manifest import ADAPTER, DRAFT, MODEL, PROJECTOR
+
+_SHOWN = 100
+"""Characters of a value that are shown."""
+
+EPILOG = """\
+\b
+Examples:
+  mbuild diff mario luigi
+  mbuild diff mario luigi --quick           types and shapes, no weights are read
+  mbuild diff mario ./other.gguf --format json
+"""
+
+
+@click.command("diff", epilog=EPILOG)
+@click.argument("old", metavar="A")
+@click.argument("new", metavar="B")
+@store_option
+@click.option("--quick", is_flag=True, help="Compare tensors by type and shape only.")
+@click.option("--exit-code", is_flag=True, help="Exit with 1 when there are differences.")
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="How to print  [default: text]",
+)
+@click.pass_context
+def diff_command(
+    ctx: click.Context, /, *, old: str, new: str, store: str | None, style: str, **flags: bool
+) -> int:
+    """Show what differs between two models: layers, parameters, texts, metadata, tensors.
+
+    A and B are models of the store or GGUF files. For tensors of equal shape
+    the error of B's values against A's is given (relative RMS).
+    """
+    opened = open_store(ctx, store)
+    with reading(opened), meter("comparing") as show:
+        sides = _side(opened, old), _side(opened, new)
+        found = compare(*sides, values=not flags["quick"], progress=show)
+    if style == "json":
+        click.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+    else:
+        click.echo("\n".join(map(printable, _lines(found))))
+    return 1 if flags["exit_code"] and found.differ else 0
+
+
+def _side(store: Store, text: str) -> Side:
+    """A GGUF file when it ends so or is one, else a model's name."""
+    if text.endswith(".gguf") or text.startswith(("./", "../", "/", "~")):
+        return gguf_side(Path(text).expanduser())
+    return model_side(store, library.find(store, ModelName.parse(text)))
+
+
+def _lines(found: ModelDiff) -> list[str]:
+    lines = [f"--- {found.old}", f"+++ {found.new}"]
+    if not found.differ:
+        return [*lines, "no difference"]
+    lines += _section("Layers", [_digests(change) for change in found.layers])
+    lines += _section("Config", [_change(change) for change in found.config])
+    lines += _section("Parameters", [_change(change) for change in found.parameters])
+    for name, text in found.texts.items():
+        lines += _section(name.capitalize(), list(text))
+    for weights in found.weights:
+        lines += _weights(weights)
+    return lines
+
+
+def _section(title: str, lines: list[str]) -> list[str]:
+    return ["", title, *(f"  {line}" for line in lines)] if lines else []
+
+
+def _digests(change: Change) -> str:
+    old, new = (digest[7:19] if digest else "" for digest in (change.old, change.new))
+    return _line(change.key, old, new)
+
+
+def _change(change: Change) -> str:
+    old, new = (
+        "" if value is None else json.dumps(value, ensure_ascii=False)
+        for value in (change.old, change.new)
+    )
+    return _line(change.key, old, new)
+
+
+def _line(key: str, old: str, new: str) -> str:
+    if not old:
+        return f"+ {key}: {new}"
+    if not new:
+        return f"- {key}: {old}"
+    return f"~ {key}: {old} -> {new}"
+
+
+def _weights(weights: WeightsDiff) -> Iterator[str]:
+    title = f"Weights ({weights.kind})"
+    if weights.identical:
+        yield from _section(title, ["the same bytes"])
+        return
+    if weights.only:
+        yield from _section(title, ["+ only in B" if weights.only == "new" else "- only in A"])
+        return
+    yield from _section(f"{title}: metadata", [_metadata(change) for change in weights.metadata])
+    rows = [("", "NAME", "TYPE", "SHAPE", "REL RMS"), *map(_tensor, weights.tensors)]
+    count = len(weights.tensors)
+    summary = (
+        f"{weights.same} tensors are the same, {count} {'differs' if count == 1 else 'differ'}"
+    )
+    types = [_types(side) for side in weights.types]
+    summary += f" ({types[0]})" if types[0] == types[1] else f" ({types[0]} -> {types[1]})"
+    yield from _section(f"{title}: tensors", [summary, *(table(rows) if count else [])])
+
+
+def _types(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def _metadata(change: Change) -> str:
+    sides: list[Mapping[str, str]] = [change.old or {}, change.new or {}]
+    shown = [side.get("value", "") for side in sides]
+    if change.old and change.new and change.old["type"] != change.new["type"]:
+        shown = [f"{side['type']} {side['value']}" for side in sides]
+    elif shown[0] == shown[1]:  # a long array or text that differs further on
+        shown[1] = "(differs further on)"
+    return _line(change.key, shown[0], shown[1])
+
+
+def _tensor(tensor: TensorDiff) -> tuple[str, ...]:
+    old, new = tensor.old, tensor.new
+    if old is None or new is None:
+        facts = old or new
+        assert facts is not None
+        mark = "+" if old is None else "-"
+        return mark, tensor.name, facts.type, _shape(facts), ""
+    error = tensor.note if tensor.error is None else f"{tensor.error:.3g}"
+    types = old.type if old.type == new.type else f"{old.type} -> {new.type}"
+    shapes = _shape(old) if old.shape == new.shape else f"{_shape(old)} -> {_shape(new)}"
+    return "~", tensor.name, types, shapes, error
+
+
+def _shape(facts: TensorFacts) -> str:
+    return "x".join(map(str, facts.shape))
+
+
+# For ``mbuild show``.
+
+
+def inside(store: Store, stored: StoredManifest, parts: Mapping[str, bool]) -> list[dict[str, Any]]:
+    """Tensors and metadata, as far as asked for, of each GGUF layer of a model."""
+    found = []
+    with ExitStack() as stack:
+        stack.enter_context(reading(store))
+        for media_type in (MODEL, PROJECTOR, ADAPTER, DRAFT):
+            for layer, file in open_layers(store, stored, media_type):
+                row: dict[str, Any] = {"layer": layer.kind, "digest": str(layer.digest)}
+                if parts["metadata"]:
+                    row["metadata"] = metadata_rows(file)
+                if parts["tensors"]:
+                    row["tensors"] = tensor_rows(file)
+                found.append(row)
+    return found
+
+
+def inside_lines(layers: list[dict[str, Any]]) -> list[str]:
+    """The same for people."""
+    lines: list[str] = []
+    for layer in layers:
+        lines += [f"{layer['layer']}  {layer['digest'][7:19]}", ""]
+        keys = [(row["key"], row["type"], _value(row)) for row in layer.get("metadata", ())]
+        tensors = [
+            (row["name"], row["type"], "x".join(map(str, row["shape"])), human_size(row["bytes"]))
+            for row in layer.get("tensors", ())
+        ]
+        for rows, right in ((keys, frozenset[int]()), (tensors, frozenset({3}))):
+            if rows:
+                lines += [*(f"  {line}" for line in table(rows, right)), ""]
+    return [printable(line) for line in lines[:-1]]
+
+
+def _value(row: Mapping[str, Any]) -> str:
+    text = json.dumps(row["value"], ensure_ascii=False)
+    if "count" in row and row["count"] > len(row["value"]):
+        text = f"{text[:-1]}, ...]"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def printable(line: str) -> str:
+    """A line without what a terminal would obey: files come from anywhere."""
+    return "".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in line)

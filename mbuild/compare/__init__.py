@@ -1,0 +1,17 @@
+"""What differs between two models: layers, settings, texts, metadata, weights."""
+
+from mbuild.compare.models import Change, ModelDiff, WeightsDiff, diff
+from mbuild.compare.sides import Side, gguf_side, model_side
+from mbuild.compare.tensors import TensorDiff, TensorFacts
+
+__all__ = [
+    "Change",
+    "ModelDiff",
+    "Side",
+    "TensorDiff",
+    "TensorFacts",
+    "WeightsDiff",
+    "diff",
+    "gguf_side",
+    "model_side",
+]
