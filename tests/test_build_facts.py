@@ -51,7 +51,15 @@ def written(events: Events) -> object:
 def test_a_second_build_runs_nothing(mbuild: Run, project: Path) -> None:
     """Nothing changed, so every step is cached and the model keeps its id."""
     first, second = build(mbuild), build(mbuild)
-    assert ran(first) == ["config", "import model.gguf", "license", "manifest", "params", "system"]
+    assert ran(first) == [
+        "config",
+        "detect template",
+        "import model.gguf",
+        "license",
+        "manifest",
+        "params",
+        "system",
+    ]
     assert ran(second) == []
     assert first[-1]["id"] == second[-1]["id"]
 
@@ -89,13 +97,13 @@ def test_touching_the_gguf_rehashes_once_and_rebuilds_nothing(mbuild: Run, proje
 def test_changing_one_byte_of_the_gguf_rebuilds_what_depends_on_it(
     mbuild: Run, project: Path
 ) -> None:
-    """One byte of a tensor gives a new model layer; texts and parameters are untouched."""
+    """One byte of a tensor: a new model layer, looked into again; texts are untouched."""
     first = build(mbuild)
     data = bytearray((project / "model.gguf").read_bytes())
     data[-1] ^= 1
     (project / "model.gguf").write_bytes(data)
     events = build(mbuild)
-    assert ran(events) == ["config", "import model.gguf", "manifest"]
+    assert ran(events) == ["config", "detect template", "import model.gguf", "manifest"]
     assert events[-1]["id"] != first[-1]["id"]
 
 
@@ -158,7 +166,7 @@ def test_dry_run_tells_and_writes_nothing(mbuild: Run, project: Path) -> None:
     done = mbuild("--dry-run", "-t", "mario")
     assert done.returncode == 0, done.stderr
     assert "run     import model.gguf" in done.stdout
-    assert "mario:latest: 6 steps to run, 0 cached" in done.stdout
+    assert "mario:latest: 7 steps to run, 0 cached" in done.stdout
     assert not (project / "store").exists()
     build(mbuild)
     (project / "Modelfile").write_text(MODELFILE.replace("Mario", "Luigi"))

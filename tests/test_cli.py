@@ -42,7 +42,7 @@ def test_progress_says_ollamas_words_in_ollamas_order(mbuild: Run, project: Path
         "success",
     ]
     assert re.fullmatch(
-        r"built mario:latest in \d+\.\d s: 4 steps run, 0 cached, .* written", lines[-1]
+        r"built mario:latest in \d+\.\d s: 6 steps run, 0 cached, .* written", lines[-1]
     )
     again = mbuild("-t", "mario").stderr.splitlines()
     assert [line.partition(" sha256")[0] for line in again[:-1]] == [
@@ -350,7 +350,7 @@ def test_json_progress_is_one_event_a_line(mbuild: Run, project: Path) -> None:
     lines = [
         json.loads(line) for line in mbuild("-t", "m", "--progress", "json").stdout.split("\n")[:-1]
     ]
-    assert lines[0] == {"event": "BuildStarted", "name": "m:latest", "steps": 4}
+    assert lines[0] == {"event": "BuildStarted", "name": "m:latest", "steps": 6}
     assert lines[-1]["event"] == "BuildFinished"
     rows = json.loads(mbuild("list", "--json").stdout)
     assert "sha256:" + next(r["id"] for r in rows if r["name"] == "m:latest") == lines[-1]["id"]
