@@ -184,6 +184,8 @@ class Blobs:
     @property
     def partial_folder(self) -> Path:
         """Where unfinished files lie that a killed build leaves on purpose."""
+        if self._temporary_folder == self.folder:  # on a disk of its own
+            return self.folder
         return self._temporary_folder.with_name("partial")
 
     def temporary(self, partial: str = "") -> TemporaryFile:
