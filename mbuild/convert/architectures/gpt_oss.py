@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-_BLOCKS = re.compile(r"mlp\.experts\.(down_proj|gate_up_proj)_blocks$")
+_SCALES = re.compile(r"mlp\.experts\.(down_proj|gate_up_proj)_scales$")
 
 
 def _packed_experts(hp: Hyper, tensors: Mapping[str, Lazy]) -> Iterator[tuple[str, Packed]]:
     """MXFP4 experts: gate and up are the even and the odd rows of one tensor."""
-    for name, blocks in tensors.items():
-        match = _BLOCKS.search(name)
+    for name, scales in tensors.items():
+        match = _SCALES.search(name)
         if match is None:
             continue
-        scales = tensors.get(name.removesuffix("_blocks") + "_scales")
-        if scales is None or not _fit(blocks, scales):
+        blocks = tensors.get(name.removesuffix("_scales") + "_blocks")
+        if blocks is None or not _fit(blocks, scales):
             raise FormatError(
-                f"{blocks.origin} of {blocks.dtype} {list(blocks.shape)} has no scales that fit"
+                f"{scales.origin} of {scales.dtype} {list(scales.shape)} has no blocks that fit"
             )
         base = name.removesuffix(match[0])
         if match[1] == "down_proj":

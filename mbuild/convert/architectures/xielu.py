@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mbuild.convert.lazy import Lazy
 
 _PARAMETERS = ("alpha_n", "alpha_p", "beta", "eps")
+_PARAMETER = re.compile(r"\.layers\.(\d+)\.mlp\.act_fn\.(alpha_n|alpha_p|beta|eps)$")
 
 
 def xielu_keys(hp: Hyper, tensors: Mapping[str, Lazy]) -> Iterator[KV]:
@@ -24,17 +25,22 @@ def xielu_keys(hp: Hyper, tensors: Mapping[str, Lazy]) -> Iterator[KV]:
 
     Raises :class:`FormatError` if a layer has none or more than one number.
     """
-    for parameter in _PARAMETERS:
-        pattern = re.compile(rf"\.layers\.(\d+)\.mlp\.act_fn\.{parameter}$")
-        found = {int(m[1]): lazy for name, lazy in tensors.items() if (m := pattern.search(name))}
-        if not found:
+    complete: dict[str, list[tuple[int, Lazy]]] = {name: [] for name in _PARAMETERS}
+    for name, lazy in tensors.items():
+        match = _PARAMETER.search(name)
+        if match is not None:  # to the end: llama.cpp writes a key when its last layer was seen
+            layers = complete.pop(match[2])
+            complete[match[2]] = [*layers, (int(match[1]), lazy)]
+    for parameter, layers in complete.items():
+        if not layers:
             continue
-        if sorted(found) != list(range(hp.blocks)) or any(t.size != 1 for t in found.values()):
+        numbers = [layer for layer, _ in layers]
+        if sorted(numbers) != list(range(hp.blocks)) or any(t.size != 1 for _, t in layers):
             raise FormatError(
                 f"act_fn.{parameter} is not one number for each of {hp.blocks} layers"
             )
         values = [
             float(to_f32(lazy.load(), lazy.dtype).reshape(-1)[0])
-            for _, lazy in sorted(found.items())
+            for _, lazy in sorted(layers, key=lambda item: item[0])
         ]
         yield KV(f"xielu.{parameter}", ValueType.ARRAY, values, ValueType.FLOAT32)
