@@ -37,9 +37,9 @@ def set_up(*extras):
 def example():
     """Build the example from scratch, show it, and build it again with nothing to do."""
     set_up()
-    model = os.path.join(HERE, "examples", "tiny.gguf")
-    if not os.path.exists(model):
-        call(PYTHON, "examples/make_tiny_model.py", model)
+    models = os.path.join("examples", "models")
+    print("\n$ python examples/make_models.py examples/models", flush=True)
+    call(PYTHON, os.path.join("examples", "make_models.py"), models)
     build = [PYTHON, "-m", "mbuild", "--store", ".venv/example-store", "-f", "Modelfile.example"]
     print("\n$ mbuild -f Modelfile.example -t mario", flush=True)
     call(*build, "-t", "mario")
