@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from mbuild import __version__
@@ -33,6 +33,7 @@ from mbuild.graph import Step, in_order
 from mbuild.modelfile.recipe import RECIPE_VERSION, Recipe, Reference
 from mbuild.planner import Options, Plan, Sources, plan
 from mbuild.sources import ModelSource, StoredModel
+from mbuild.steps import PlannedTensor, Quantize, preview
 from mbuild.store import Layer, Manifest
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 SourceT = TypeVar("SourceT")
 
 _RECIPE = "recipe"
+_NOTICE_SECONDS = 1.0
 
 
 class Request(NamedTuple):
@@ -65,12 +67,16 @@ class Request(NamedTuple):
 
 
 class PlannedStep(NamedTuple):
-    """A step as ``--dry-run`` shows it; ``writes`` is bytes, None when nobody can know yet."""
+    """A step as ``--dry-run`` shows it; ``writes`` is bytes, None when nobody can know yet.
+
+    ``tensors`` are those of a quantization.
+    """
 
     kind: str
     label: str
     cached: bool
     writes: int | None
+    tensors: tuple[PlannedTensor, ...] = ()
 
 
 def build(request: Request, store: Store) -> Iterator[BuildEvent]:
@@ -79,9 +85,10 @@ def build(request: Request, store: Store) -> Iterator[BuildEvent]:
     Closing the iterator stops the build; nothing half done is left.
     """
     started = time.monotonic()
-    waits: list[BuildEvent] = []
-    with _using(store, lambda: waits.append(Status("waiting for another mbuild"))):
-        yield from waits
+    if not store.begin(timeout=_NOTICE_SECONDS):
+        yield Status("waiting for another mbuild, which is removing blobs")
+        store.begin()
+    try:
         for warning in request.warnings:
             yield Warned(warning)
         plans = _plan(request)
@@ -97,25 +104,22 @@ def build(request: Request, store: Store) -> Iterator[BuildEvent]:
                 _name(store, name, data)
             yield ModelBuilt(str(request.names_of(number)[0]), Digest.of(data))
         yield _finished(request, plans, outcome, started)
+    finally:
+        store.end()
 
 
 def dry_run(request: Request, store: Store) -> list[PlannedStep]:
     """What :func:`build` would do, without writing anything."""
     targets = [planned.manifest for planned in _plan(request)]
     rows = Engine(store, request.use_cache).survey(targets)
-    return [
-        PlannedStep(step.kind, step.label, cached, 0 if cached else _size(step))
-        for step, cached in rows
-    ]
+    return [_planned(step, cached, store) for step, cached in rows]
 
 
-@contextmanager
-def _using(store: Store, on_wait: Callable[[], None]) -> Iterator[None]:
-    store.begin(on_wait)
-    try:
-        yield
-    finally:
-        store.end()
+def _planned(step: Step, cached: bool, store: Store) -> PlannedStep:
+    if isinstance(step, Quantize):
+        tensors, size = preview(step, store)
+        return PlannedStep(step.kind, step.label, cached, 0 if cached else size, tensors)
+    return PlannedStep(step.kind, step.label, cached, 0 if cached else _size(step))
 
 
 def read_recipe(data: bytes, filename: str, store: Store) -> tuple[Recipe, tuple[str, ...]]:

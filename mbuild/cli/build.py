@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +20,9 @@ from mbuild.errors import MissingFileError, SourceError, UsageError
 from mbuild.names import InvalidNameError, ModelName
 from mbuild.planner import Options
 from mbuild.store.copying import OpenFile
+
+if TYPE_CHECKING:
+    from mbuild.steps import PlannedTensor
 
 MAX_MODELFILE_BYTES = 16 << 20
 
@@ -162,12 +166,23 @@ def _show_plan(name: ModelName, rows: list[PlannedStep], style: str) -> None:
     """The steps of a dry run: cached or to run, with the bytes that will be written."""
     if style == "json":
         for row in rows:
-            value = {"step": row.label, "kind": row.kind, "cached": row.cached}
+            value: dict[str, Any] = {"step": row.label, "kind": row.kind, "cached": row.cached}
+            if row.tensors:
+                value["tensors"] = [tensor._asdict() for tensor in row.tensors]
             click.echo(json.dumps({**value, "writes": row.writes}))
         return
     for row in rows:
         size = "" if row.cached or row.writes is None else f"  {human_size(row.writes)}"
         click.echo(f"{'cached' if row.cached else 'run   '}  {row.label}{size}")
+        _show_tensors(row.tensors)
     to_run = [row for row in rows if not row.cached]
     total = human_size(sum(row.writes or 0 for row in to_run))
     click.echo(f"{name}: {len(to_run)} steps to run, {len(rows) - len(to_run)} cached, {total}")
+
+
+def _show_tensors(tensors: Sequence[PlannedTensor]) -> None:
+    """A line for each tensor of a quantization: name, type before and after, new size."""
+    width = max((len(tensor.name) for tensor in tensors), default=0)
+    for name, before, after, size in tensors:
+        types = f"{before} -> {after}" if after != before else before
+        click.echo(f"          {name:<{width}}  {types:<16}  {human_size(size):>9}")

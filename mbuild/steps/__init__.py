@@ -4,7 +4,7 @@ from mbuild.steps.config import MakeConfig
 from mbuild.steps.gguf import ImportGGUF, MergeGGUF, Role
 from mbuild.steps.layers import MergeParameters, PutLayer
 from mbuild.steps.manifest import AssembleManifest
-from mbuild.steps.quantize import Quantization, Quantize
+from mbuild.steps.quantize import PlannedTensor, Quantization, Quantize, preview
 from mbuild.steps.template import DetectTemplate
 from mbuild.steps.weights import ConvertAdapter, ConvertCheckpoint
 
@@ -17,8 +17,10 @@ __all__ = [
     "MakeConfig",
     "MergeGGUF",
     "MergeParameters",
+    "PlannedTensor",
     "PutLayer",
     "Quantization",
     "Quantize",
     "Role",
+    "preview",
 ]

@@ -12,21 +12,25 @@ from mbuild.digest import Digest
 from mbuild.errors import FormatError
 from mbuild.graph import BaseStep, Result, Step, StepContext, canonical_json
 from mbuild.sources import SourceFile
-from mbuild.steps.files import OpenFiles
+from mbuild.steps.files import OpenFiles, open_source
 from mbuild.steps.models import as_json, read_facts
 from mbuild.steps.origins import Origin
 from mbuild.store import Layer
 from mbuild.store.manifest import MODEL
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mbuild.gguf.model import Model
     from mbuild.quant.imatrix import Imatrix
     from mbuild.quant.recipes import Options as RecipeOptions
     from mbuild.steps.tensors import Variant
+    from mbuild.store import Store
 
 QUANTIZER_VERSION = 1
 """Counts up when a recipe or a kernel gives other bytes."""
 
+_PATIENCE = 1.0  # seconds; kernels of the cache load in a tenth of that
 _IMATRIX = "\0imatrix"  # cannot be a file's name
 
 
@@ -166,11 +170,40 @@ def _write_variants(
 def _variant(
     step: Quantize, model: Model, files: OpenFiles, imatrix_name: str, context: StepContext
 ) -> Variant:
-    """What a step makes of the model: metadata, and each tensor's new type, in order."""
+    """What a step makes of the model, said and its kernels loaded."""
     from mbuild.gguf.facts import file_type_name
+    from mbuild.quant.types import file_type
+
+    variant = _planned(step, model, files.paths.get(imatrix_name))
+    source = file_type_name(model.get("general.file_type"))
+    target = file_type(step.quantization.file_type)
+    context.status(f"quantizing {source} model to {target.name}")
+    _load_kernels(variant, context)
+    return variant
+
+
+def _load_kernels(variant: Variant, context: StepContext) -> None:
+    """Before threads start; where they have to be compiled, that is said after a second."""
+    from threading import Timer
+
+    from mbuild.quant.quantize import prepare
+
+    changed = {new for tensor, new in variant.tensors if new is not tensor.type}
+    names = ", ".join(type_.name for type_ in sorted(changed))
+    text = f"compiling quantizers for {names} (once on this machine)"
+    timer = Timer(_PATIENCE, context.status, [text])
+    timer.start()
+    try:
+        prepare(sorted(changed), weighted=variant.imatrix is not None)
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+def _planned(step: Quantize, model: Model, imatrix_path: Path | None) -> Variant:
+    """Metadata, and each tensor's new type, in order; nothing is loaded but the imatrix."""
     from mbuild.quant.imatrix import open_imatrix
     from mbuild.quant.metadata import quantized
-    from mbuild.quant.quantize import prepare
     from mbuild.quant.recipes import plan
     from mbuild.quant.types import file_type
     from mbuild.steps.tensors import Variant
@@ -178,17 +211,49 @@ def _variant(
     quantization = step.quantization
     target = file_type(quantization.file_type)
     imatrix: Imatrix | None = None
-    if quantization.imatrix is not None:
-        imatrix = open_imatrix(files.paths[imatrix_name], name=quantization.imatrix.name)
-    planned = plan(model.tensors, model.get, target, quantization.options())
-    source = file_type_name(model.get("general.file_type"))
-    context.status(f"quantizing {source} model to {target.name}")
-    changed = {new for tensor, new in planned if new is not tensor.type}
-    prepare(sorted(changed), weighted=imatrix is not None)
-    about = imatrix.source(quantization.imatrix.name) if imatrix and quantization.imatrix else None
+    about = None
+    if quantization.imatrix is not None and imatrix_path is not None:
+        imatrix = open_imatrix(imatrix_path, name=quantization.imatrix.name)
+        about = imatrix.source(quantization.imatrix.name)
+    tensors = plan(model.tensors, model.get, target, quantization.options())
     made_of = canonical_json([step.origin.name, *map(str, quantization)])
     name = hashlib.sha256(made_of.encode()).hexdigest()[:16] + "-"
-    return Variant(name, tuple(planned), quantized(model.metadata, target, about), imatrix)
+    return Variant(name, tuple(tensors), quantized(model.metadata, target, about), imatrix)
+
+
+class PlannedTensor(NamedTuple):
+    """What a quantization will do with one tensor; ``size`` is its new size in bytes."""
+
+    name: str
+    before: str
+    after: str
+    size: int
+
+
+def preview(step: Quantize, store: Store) -> tuple[tuple[PlannedTensor, ...], int]:
+    """Each tensor's types and size in the order of the file, and the file's size in bytes.
+
+    Only headers are read, and nothing is written. Raises what running the step
+    would raise before it starts to quantize.
+    """
+    from mbuild.gguf.model import Model, Tensor
+    from mbuild.gguf.writer import layout
+
+    silent = StepContext(store, lambda done, total: None, lambda text: None, lambda text: None)
+    imatrix = step.quantization.imatrix
+    with ExitStack() as stack:
+        opened = {n: stack.enter_context(open_source(f)) for n, f in step.origin.files.items()}
+        paths = {name: file.path for name, file in opened.items()}
+        model = step.origin.open(silent, paths, stack)
+        at = stack.enter_context(open_source(imatrix)).path if imatrix else None
+        variant = _planned(step, model, at)
+        tensors = tuple(Tensor(t.name, t.dims, new, t.load) for t, new in variant.tensors)
+        laid_out = layout(Model(tuple(variant.metadata), tensors))
+        rows = tuple(
+            PlannedTensor(tensor.name, tensor.type.name, new.name, size)
+            for (tensor, new), size in zip(variant.tensors, laid_out.sizes, strict=True)
+        )
+    return rows, laid_out.size
 
 
 def not_finite(tensor: str, error: FormatError) -> FormatError:

@@ -155,6 +155,10 @@ def write_variants(
             blobs.append(lane.writer.commit())
             lane.record(f"blobs/{blobs[-1].digest.filename}")
     cache.flush()
+    reused = sum(len(lane.found) for lane in lanes)
+    if reused:
+        total = sum(lane.quantized for lane in lanes)
+        context.status(f"reused {reused} of {total} quantized tensors")
     return blobs
 
 
@@ -199,6 +203,7 @@ class _Lane:
         self._cache = cache
         self._done: dict[int, tuple[str, str]] = {}  # number: key, sha256 of the bytes
         self._saved = 0
+        self.found: set[int] = set()  # tensors that the cache had
         self.writer = writer
         self.report: Callable[[], None] = lambda: None
         # Few big tensors profit from threads inside, many variants from each other.
@@ -209,6 +214,11 @@ class _Lane:
         ]
         self.model = Model(tuple(variant.metadata), tuple(tensors))
         self.layout = layout(self.model)
+
+    @property
+    def quantized(self) -> int:
+        """How many tensors of the file have another type than the source's."""
+        return sum(new is not tensor.type for tensor, new in self._variant.tensors)
 
     def run(self) -> None:
         """Write the file; an error is kept for whoever started the lanes."""
@@ -254,6 +264,8 @@ class _Lane:
             data = cache.find(key)
             if data is None:
                 data = _quantized(tensor, new, shared.load(tensor), importances, self._threads)
+            else:
+                self.found.add(number)
             self._done[number] = (key, hashlib.sha256(data).hexdigest())
         shared.used(tensor)
         return data
