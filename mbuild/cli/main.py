@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("mbuild.cli.disk", "Rehash models and blobs, and set damaged ones aside."),
     "export": ("mbuild.cli.artifacts", "Write a model to GGUF, a directory or a tar archive."),
     "import": ("mbuild.cli.artifacts", "Bring in models from a tar archive."),
+    "import-recipe": ("mbuild.cli.recipe", "Print how to quantize as somebody else did."),
     "fmt": ("mbuild.cli.language", "Rewrite a Modelfile in its canonical form."),
     "check": ("mbuild.cli.language", "Find mistakes in a Modelfile without building it."),
     "serve": ("mbuild.cli.serve", "Serve Ollama's API for building and managing models."),
@@ -64,7 +65,7 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(COMMANDS[cmd_name][0])
-        command: click.Command = getattr(module, f"{cmd_name}_command")
+        command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -1,0 +1,83 @@
+"""``mbuild import-recipe``: how to quantize as somebody else did."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import click
+
+from mbuild.cli.compare import printable
+from mbuild.compare.recipe import Recipe, read_recipe
+
+EPILOG = """\
+\b
+Examples:
+  mbuild import-recipe theirs-Q4_K_M.gguf
+  mbuild import-recipe theirs-Q4_K_M.gguf --from ./llama-3.2-1b
+"""
+
+
+@click.command("import-recipe", epilog=EPILOG)
+@click.argument("file", metavar="FILE.gguf", type=click.Path(path_type=Path))
+@click.option("--from", "source", metavar="PATH", default="./SOURCE", help="The model to quantize.")
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="How to print  [default: text]",
+)
+def import_recipe_command(file: Path, source: str, style: str) -> int:
+    """Read the tensor types out of a quantized GGUF file; print what reproduces them.
+
+    Prints a Modelfile, with the command for it as a comment. Exits with 1 when
+    some tensor's type cannot be had.
+    """
+    recipe = read_recipe(file)
+    if style == "json":
+        click.echo(json.dumps(_value(recipe), indent=2, ensure_ascii=False))
+    else:
+        click.echo("\n".join(map(printable, _lines(recipe, file.name, source))))
+    return 1 if recipe.wrong else 0
+
+
+def _lines(recipe: Recipe, name: str, source: str) -> list[str]:
+    count = recipe.tensors
+    lines = [f"# The types of {name}: {count} tensors, {recipe}"]
+    if recipe.source:
+        lines.append(f"# The file says that it comes from {recipe.source}")
+    lines.append("#")
+    arguments = ["mbuild", *recipe.flags()]
+    if recipe.options.importances:
+        arguments += ["--imatrix", "IMATRIX"]
+    lines += [f"#   {line}" for line in _folded(arguments)]
+    lines += [f"# It gives another type to {tensor}" for tensor in recipe.wrong]
+    if not recipe.wrong:
+        lines.append(f"# It gives all {count} tensors the types that they have there.")
+    return [*lines, f"FROM {source}"]
+
+
+def _folded(arguments: list[str]) -> list[str]:
+    """The command on lines that a shell joins: each long option on its own."""
+    lines = [""]
+    for argument in arguments:
+        if argument == "--tensor-type":
+            lines[-1] += " \\"
+            lines.append("   ")
+        lines[-1] += (" " if lines[-1] else "") + shlex.quote(argument)
+    return lines
+
+
+def _value(recipe: Recipe) -> dict[str, object]:
+    options = recipe.options
+    return {
+        "file_type": str(recipe),
+        "flags": recipe.flags(),
+        "imatrix": options.importances,
+        "tensor_types": [[pattern, type_.name] for pattern, type_ in options.tensor_types],
+        "tensors": recipe.tensors,
+        "wrong": list(recipe.wrong),
+        "source": recipe.source,
+    }
