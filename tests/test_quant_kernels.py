@@ -195,7 +195,7 @@ def test_sizes_and_types_are_checked() -> None:
 RMS = {
     G.Q2_K: 0.35, G.Q3_K: 0.18, G.Q4_K: 0.085, G.Q5_K: 0.045, G.Q6_K: 0.025,
     G.Q4_0: 0.12, G.Q4_1: 0.11, G.Q5_0: 0.06, G.Q5_1: 0.055, G.Q8_0: 0.008,
-    G.IQ4_NL: 0.1, G.IQ4_XS: 0.1, G.MXFP4: 0.16, G.TQ1_0: 0.95, G.TQ2_0: 0.95,
+    G.IQ4_NL: 0.1, G.IQ4_XS: 0.1, G.IQ3_S: 0.2, G.MXFP4: 0.16, G.TQ1_0: 0.95, G.TQ2_0: 0.95,
 }  # fmt: skip
 """Root mean square error of normal weights, in units of their deviation."""
 

@@ -114,7 +114,11 @@ LAYERS = [
     for i in range(32)
     for name in ("attn_v", "attn_k", "attn_q", "attn_output", "ffn_down", "ffn_up", "attn_norm")
 ]
-MODEL = [*LAYERS, Tensor("token_embd.weight", (4096, 32000)), Tensor("output.weight", (4096, 32000))]
+MODEL = [
+    *LAYERS,
+    Tensor("token_embd.weight", (4096, 32000)),
+    Tensor("output.weight", (4096, 32000)),
+]
 
 
 def test_more_bits_in_a_real_depth() -> None:
@@ -231,7 +235,7 @@ def test_the_tables_are_complete() -> None:
     assert all(BLOCKS[to].weights < BLOCKS[of].weights for of, to in rules.FALLBACK.items())
     assert len({kind.number for kind in FILE_TYPES}) == len(FILE_TYPES)
     needed = {kind.default for kind in FILE_TYPES} - rules.NEEDS_IMPORTANCES
-    assert all(supported(type_) for type_ in needed - {G.IQ3_S})
+    assert all(supported(type_) for type_ in needed)
     assert category("blk.0.attn_qkv.weight") is category("blk.0.attn_kv_b.weight")
     assert set(SOURCES) == {G.F32, G.F16, G.BF16}
 

@@ -99,19 +99,19 @@ def q2_k(w: Any, xs: Any, qs: Any, ws: Any, ls: Any, st: Any, g: Any, sigma2: An
     """Weights are the magnitudes; absolute errors."""
     for i in range(16):
         store(w, ws, i, absolute(load(w, xs, i)))
-    _keep(w, st, 16, g, fit_affine(w, xs, ws, ls, 16, 3, -0.5, 0.1, 15, True))
+    _keep(w, st, 16, g, fit_affine(w, xs, ws, ls, 16, 3, (-0.5, 0.1, 15), True))
 
 
 def q4_k(w: Any, xs: Any, qs: Any, ws: Any, ls: Any, st: Any, g: Any, sigma2: Any) -> None:
     """16 levels above a minimum."""
     _rms_weights(w, xs, ws)
-    _keep(w, st, 8, g, fit_affine(w, xs, ws, ls, 32, 15, -1.0, 0.1, 20, False))
+    _keep(w, st, 8, g, fit_affine(w, xs, ws, ls, 32, 15, (-1.0, 0.1, 20), False))
 
 
 def q5_k(w: Any, xs: Any, qs: Any, ws: Any, ls: Any, st: Any, g: Any, sigma2: Any) -> None:
     """32 levels above a minimum."""
     _rms_weights(w, xs, ws)
-    _keep(w, st, 8, g, fit_affine(w, xs, ws, ls, 32, 31, -0.5, 0.1, 15, False))
+    _keep(w, st, 8, g, fit_affine(w, xs, ws, ls, 32, 31, (-0.5, 0.1, 15), False))
 
 
 def q3_k(w: Any, xs: Any, qs: Any, ws: Any, ls: Any, st: Any, g: Any, sigma2: Any) -> None:
@@ -134,19 +134,19 @@ def iq4(w: Any, xs: Any, qs: Any, ws: Any, ls: Any, st: Any, g: Any, sigma2: Any
 def q2_k_weighted(w: Any, xs: Any, qs: Any, ws: Any, ls: Any, st: Any, g: Any, sigma2: Any) -> None:
     """Q2_K with an importance matrix: squared errors, 37 trials."""
     store(w, st, WEIGHT * 16 + g, importance_weights(w, xs, qs, ws, 16, sigma2))
-    _keep(w, st, 16, g, fit_affine(w, xs, ws, ls, 16, 3, -0.9, 0.05, 36, False))
+    _keep(w, st, 16, g, fit_affine(w, xs, ws, ls, 16, 3, (-0.9, 0.05, 36), False))
 
 
 def q4_k_weighted(w: Any, xs: Any, qs: Any, ws: Any, ls: Any, st: Any, g: Any, sigma2: Any) -> None:
     """Q4_K with an importance matrix."""
     store(w, st, WEIGHT * 8 + g, importance_weights(w, xs, qs, ws, 32, sigma2))
-    _keep(w, st, 8, g, fit_affine(w, xs, ws, ls, 32, 15, -0.9, 0.05, 36, False))
+    _keep(w, st, 8, g, fit_affine(w, xs, ws, ls, 32, 15, (-0.9, 0.05, 36), False))
 
 
 def q5_k_weighted(w: Any, xs: Any, qs: Any, ws: Any, ls: Any, st: Any, g: Any, sigma2: Any) -> None:
     """Q5_K with an importance matrix."""
     store(w, st, WEIGHT * 8 + g, importance_weights(w, xs, qs, ws, 32, sigma2))
-    _keep(w, st, 8, g, fit_affine(w, xs, ws, ls, 32, 31, -0.9, 0.05, 36, False))
+    _keep(w, st, 8, g, fit_affine(w, xs, ws, ls, 32, 31, (-0.9, 0.05, 36), False))
 
 
 def q3_k_weighted(w: Any, xs: Any, qs: Any, ws: Any, ls: Any, st: Any, g: Any, sigma2: Any) -> None:
@@ -357,13 +357,13 @@ def q5_0_weighted(w: Any, xs: Any, qs: Any, ws: Any, ls: Any, st: Any, g: Any, s
 def q4_1_weighted(w: Any, xs: Any, qs: Any, ws: Any, ls: Any, st: Any, g: Any, sigma2: Any) -> None:
     """Q4_1 with an importance matrix."""
     importance_weights(w, xs, qs, ws, 32, sigma2)
-    _keep(w, st, 1, g, fit_affine(w, xs, ws, ls, 32, 15, -0.9, 0.05, 36, False))
+    _keep(w, st, 1, g, fit_affine(w, xs, ws, ls, 32, 15, (-0.9, 0.05, 36), False))
 
 
 def q5_1_weighted(w: Any, xs: Any, qs: Any, ws: Any, ls: Any, st: Any, g: Any, sigma2: Any) -> None:
     """Q5_1 with an importance matrix."""
     importance_weights(w, xs, qs, ws, 32, sigma2)
-    _keep(w, st, 1, g, fit_affine(w, xs, ws, ls, 32, 31, -0.9, 0.05, 36, False))
+    _keep(w, st, 1, g, fit_affine(w, xs, ws, ls, 32, 31, (-0.9, 0.05, 36), False))
 
 
 def iq4_weighted(w: Any, xs: Any, qs: Any, ws: Any, ls: Any, st: Any, g: Any, sigma2: Any) -> None:

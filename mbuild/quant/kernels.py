@@ -61,6 +61,15 @@ def columns(x: Any, first: Any, stride: Any, n: Any, cols: Any) -> None:
             turn(x, first + lane * stride + i, stride, cols, i, lane)
 
 
+def squares(w: Any, x: Any, subs: Any, n: Any, cols: Any) -> Any:
+    """The sums of the squares of a tile's blocks; ``cols`` is scratch."""
+    total = fill(w, 0.0)
+    for g in range(subs):
+        columns(x, g * n, subs * n, n, cols)
+        total = search.sum_of_squares(w, cols, n, total)
+    return total
+
+
 def fetch(e: Any, source: Any, kind: Any, first: Any, x: Any) -> Any:
     """Fill ``x`` with float32 from values ``first`` ... of the source bytes.
 
@@ -116,7 +125,7 @@ def plain(type_: GGMLType) -> Any:
     :class:`mbuild.quant.lanes.Width` of a tile in blocks, ``e`` that of ``ROW``. The
     result is -1, or the first tile that holds a NaN or an infinity, where work ended.
     """
-    for text in (search, fits, grid3, emit, columns, fetch):
+    for text in (search, fits, grid3, emit, columns, squares, fetch):
         allow(text)
     spec = specs.PLAIN[type_]
     if spec.levels is Levels.GRID:
@@ -159,7 +168,7 @@ def weighted(type_: GGMLType) -> Any:
     ``q`` (float32) are the importances of every value of the source; ``sigma2`` (blocks,) the mean
     squares of the rows, which only the types with a mean over the row read.
     """
-    for text in (search, fits, grid3, emit, columns, fetch):
+    for text in (search, fits, grid3, emit, columns, squares, fetch):
         allow(text)
     spec = specs.WEIGHTED[type_]
     if spec.levels is Levels.GRID:
@@ -186,14 +195,9 @@ def weighted(type_: GGMLType) -> Any:
         for tile in range(out.size // (lanes * size)):
             if not fetch(e, source, kind, tile * lanes * block, x):
                 return tile
-            total = fill(w, 0.0)
-            if of_row:
-                total = load(w, means, tile)
-            else:
-                for g in range(subs):
-                    columns(x, g * n, block, n, cols)
-                    total = search.sum_of_squares(w, cols, n, total)
-                total = total * fill(w, once) * fill(w, twice)
+            total = load(w, means, tile)
+            if not of_row:
+                total = squares(w, x, subs, n, cols) * fill(w, once) * fill(w, twice)
             for g in range(subs):
                 columns(x, g * n, block, n, cols)
                 columns(q, tile * lanes * block + g * n, block, n, qs)

@@ -139,8 +139,8 @@ def quantize(
     """Rows of values of ``source_type`` as blocks of ``type_``: flat uint8.
 
     ``data`` holds whole rows of ``row_len`` values, little-endian, F32, F16 or BF16.
-    ``imatrix`` are importances, float32, ``row_len`` of them, or ``row_len`` for each
-    matrix of a tensor of several (experts), which then are equally many rows each.
+    ``imatrix`` are float32 importances, ``row_len`` of them, or as many for each matrix
+    of a tensor of several (experts), which then are equally many rows each.
     ``out`` is flat uint8 memory for the result, which is made if it is missing;
     ``using`` an engine, by default :func:`engine`'s choice.
 
@@ -172,8 +172,7 @@ def quantize(
             _refuse(part, source_type, first, row_len)
         _validate(type_, to, first)
 
-    step = _step(row_len, block.weights, imatrix is not None)
-    total = rows * row_len
+    step, total = _step(row_len, block.weights, imatrix is not None), rows * row_len
     _spread(task, [(at, min(at + step, total)) for at in range(0, total, step)], threads)
     return out
 

@@ -92,27 +92,8 @@ def _affine_error(w: Any, xs: Any, ws: Any, ls: Any, n: int, scale: Any, low: An
     return error
 
 
-def fit_affine(
-    w: Any,
-    xs: Any,
-    ws: Any,
-    ls: Any,
-    n: Any,
-    nmax: Any,
-    rmin: Any,
-    rdelta: Any,
-    nstep: Any,
-    mad: Any,
-) -> Any:
-    """Scale and minimum for levels 0 ... ``nmax`` (make_qkx2_quants, make_qkx3_quants).
-
-    Starts from the least and the greatest value and tries ``nstep + 1`` inverse
-    scales; for each the weighted least squares give scale and minimum, which
-    replace the best when their error is smaller. The minimum accepted last is the
-    one that the next trial subtracts. Returns (scale, -minimum, inverse, offset):
-    the chosen levels are round((x - offset) * inverse). ``ls`` is scratch.
-    """
-    zero = fill(w, 0.0)
+def _affine_start(w: Any, xs: Any, ws: Any, n: Any) -> Any:
+    """(least value or 0, greatest value, sum of weights, sum of weighted values)."""
     low = load(w, xs, 0)
     high = low
     sum_w = load(w, ws, 0)
@@ -124,29 +105,51 @@ def fit_affine(
         high = select(x > high, x, high)
         sum_w = sum_w + weight
         sum_x = sum_x + weight * x
-    low = select(low > zero, zero, low)
+    zero = fill(w, 0.0)
+    return select(low > zero, zero, low), high, sum_w, sum_x
+
+
+def _affine_sums(
+    w: Any, xs: Any, ws: Any, ls: Any, n: Any, nmax: Any, inverse: Any, low: Any
+) -> Any:
+    """Levels into ``ls``; weighted sums of level, of level*level and of level*x."""
+    sum_l = fill(w, 0.0)
+    sum_l2 = sum_l
+    sum_xl = sum_l
+    for i in range(n):
+        x = load(w, xs, i)
+        level = real(clamp(nearest(inverse * (x - low)), 0, nmax))
+        store(w, ls, i, level)
+        weighted = load(w, ws, i) * level
+        sum_l = sum_l + weighted
+        sum_l2 = sum_l2 + weighted * level
+        sum_xl = sum_xl + weighted * x
+    return sum_l, sum_l2, sum_xl
+
+
+def fit_affine(w: Any, xs: Any, ws: Any, ls: Any, n: Any, nmax: Any, tries: Any, mad: Any) -> Any:
+    """Scale and minimum for levels 0 ... ``nmax`` (make_qkx2_quants, make_qkx3_quants).
+
+    Starts from the least and the greatest value and tries inverse scales that
+    ``tries`` gives (start, step, number of steps); for each the weighted least squares
+    give scale and minimum, which replace the best when their error is smaller. The
+    minimum accepted last is the one that the next trial subtracts. Returns (scale,
+    -minimum, inverse, offset): the chosen levels are round((x - offset) * inverse).
+    ``ls`` is scratch.
+    """
+    zero = fill(w, 0.0)
+    low, high, sum_w, sum_x = _affine_start(w, xs, ws, n)
     flat = high == low
     flat_low = low
     inverse = fill(w, nmax) / (high - low)
     scale = fill(w, 1.0) / inverse
     offset = low
-    for i in range(n):
-        store(w, ls, i, real(clamp(nearest(inverse * (load(w, xs, i) - low)), 0, nmax)))
+    _affine_sums(w, xs, ws, ls, n, nmax, inverse, low)
     best = _affine_error(w, xs, ws, ls, n, scale, low, mad)
-    for step in range(nstep + 1):
-        target = np.float32(rmin) + np.float32(rdelta) * np.float32(step) + np.float32(nmax)
+    for step in range(tries[2] + 1):
+        target = np.float32(tries[0]) + np.float32(tries[1]) * np.float32(step) + np.float32(nmax)
         trial = fill(w, target) / (high - low)
-        sum_l = zero
-        sum_l2 = zero
-        sum_xl = zero
-        for i in range(n):
-            x = load(w, xs, i)
-            level = real(clamp(nearest(trial * (x - low)), 0, nmax))
-            store(w, ls, i, level)
-            weighted = load(w, ws, i) * level
-            sum_l = sum_l + weighted
-            sum_l2 = sum_l2 + weighted * level
-            sum_xl = sum_xl + weighted * x
+        sum_l, sum_l2, sum_xl = _affine_sums(w, xs, ws, ls, n, nmax, trial, low)
         det = sum_w * sum_l2 - sum_l * sum_l
         new_scale = (sum_w * sum_xl - sum_x * sum_l) / det
         new_low = (sum_l2 * sum_x - sum_l * sum_xl) / det

@@ -67,9 +67,11 @@ def extreme_of(w: Any, x: Any, rows: Any, first: Any, count: Any, st: Any, b: An
         st[simple.TOP, b] = top
 
 
-def _truncated(w: Any, rows: Any, first: Any, nmax: Any, st: Any, b: Any) -> Any:
-    """Levels of the 32 values of a block that truncates."""
-    scaled = load(w, rows, first) - fill(w, st[simple.LOW, b])
+def _truncated(w: Any, rows: Any, first: Any, nmax: Any, ranged: Any, st: Any, b: Any) -> Any:
+    """Levels of the 32 values of a block that truncates; its LOW is 0 if not ``ranged``."""
+    scaled = load(w, rows, first)
+    if ranged:
+        scaled = scaled - fill(w, st[simple.LOW, b])
     scaled = scaled * fill(w, st[simple.INVERSE, b]) + fill(w, st[simple.SHIFT, b])
     return clamp(truncate(scaled), 0, nmax)
 
@@ -84,7 +86,7 @@ def q4_0(
 ) -> None:
     """One float16, 16 bytes of levels."""
     half(out, o, it[D, b])
-    store_nibbles(w, out, o + 2, _truncated(w, rows, first, 15, st, b))
+    store_nibbles(w, out, o + 2, _truncated(w, rows, first, 15, False, st, b))
 
 
 def q4_1(
@@ -93,7 +95,7 @@ def q4_1(
     """Two float16, 16 bytes of levels."""
     half(out, o, it[D, b])
     half(out, o + 2, it[DMIN, b])
-    store_nibbles(w, out, o + 4, _truncated(w, rows, first, 15, st, b))
+    store_nibbles(w, out, o + 4, _truncated(w, rows, first, 15, True, st, b))
 
 
 def q5_0(
@@ -101,7 +103,7 @@ def q5_0(
 ) -> None:
     """One float16, 32 high bits, 16 bytes of levels."""
     half(out, o, it[D, b])
-    level = _truncated(w, rows, first, 31, st, b)
+    level = _truncated(w, rows, first, 31, False, st, b)
     store_bits(w, out, o + 2, level > whole(w, 15))
     store_nibbles(w, out, o + 6, level)
 
@@ -112,7 +114,7 @@ def q5_1(
     """Two float16, 32 high bits, 16 bytes of levels."""
     half(out, o, it[D, b])
     half(out, o + 2, it[DMIN, b])
-    level = _truncated(w, rows, first, 31, st, b)
+    level = _truncated(w, rows, first, 31, True, st, b)
     store_bits(w, out, o + 4, level > whole(w, 15))
     store_nibbles(w, out, o + 8, level)
 
