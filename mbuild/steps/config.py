@@ -52,7 +52,7 @@ class MakeConfig(BaseStep):
 
     kind: ClassVar[str] = "config"
     label: ClassVar[str] = "config"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def key_fields(self) -> Mapping[str, Any]:
         """The base's config and the overrides; the files' facts come with the inputs."""
@@ -65,7 +65,7 @@ class MakeConfig(BaseStep):
         if self.base is None:
             check_one_model(self.inputs, inputs)
         for result in inputs:
-            _add_facts(merged, result.facts)
+            _add_facts(merged, result)
         merged.update(_PLATFORM)
         merged.update(self.overrides)
         ordered = {key: merged[key] for key in KEY_ORDER if merged.get(key)}
@@ -85,8 +85,14 @@ def check_one_model(steps: Sequence[Step], results: Sequence[Result]) -> None:
         )
 
 
-def _add_facts(config: dict[str, Any], facts: Mapping[str, Any]) -> None:
-    """Lay a GGUF file's facts under what the config has; families add up."""
+def _add_facts(config: dict[str, Any], result: Result) -> None:
+    """Lay a GGUF file's facts under what the config has; families add up.
+
+    New weights (a quantization of the base's) are of their own type.
+    """
+    facts = result.facts
+    if facts.get("file_type") and result.layers[0].media_type == MODEL:
+        config["file_type"] = facts["file_type"]
     for key in ("model_format", "model_family", "model_type", "file_type"):
         if facts.get(key) and not config.get(key):
             config[key] = facts[key]
