@@ -33,7 +33,14 @@ from mbuild.graph import Step, in_order
 from mbuild.modelfile.recipe import RECIPE_VERSION, Recipe, Reference
 from mbuild.planner import Options, Plan, Sources, plan
 from mbuild.sources import ModelSource, StoredModel
-from mbuild.steps import PlannedTensor, Quantize, preview
+from mbuild.steps import (
+    ConvertCheckpoint,
+    PlannedTensor,
+    Quantize,
+    preview,
+    unquantized_size,
+)
+from mbuild.steps.origins import CheckpointOrigin
 from mbuild.store import Layer, Manifest
 
 if TYPE_CHECKING:
@@ -119,6 +126,9 @@ def _planned(step: Step, cached: bool, store: Store) -> PlannedStep:
     if isinstance(step, Quantize):
         tensors, size = preview(step, store)
         return PlannedStep(step.kind, step.label, cached, 0 if cached else size, tensors)
+    if isinstance(step, ConvertCheckpoint) and not cached:
+        origin = CheckpointOrigin(step.source, step.outtype, step.pre)
+        return PlannedStep(step.kind, step.label, cached, unquantized_size(origin, store))
     return PlannedStep(step.kind, step.label, cached, 0 if cached else _size(step))
 
 

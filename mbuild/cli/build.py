@@ -14,7 +14,7 @@ import click
 from mbuild.builder import PlannedStep, Request, build, dry_run, read_recipe
 from mbuild.cli.common import TemplateType, human_size, open_store, store_option
 from mbuild.cli.progress import renderer
-from mbuild.cli.quantizing import quantizations, quantize_options, variant_names
+from mbuild.cli.quantizing import distinct, quantizations, quantize_options, variant_names
 from mbuild.context import LocalContext
 from mbuild.errors import MissingFileError, SourceError, UsageError
 from mbuild.names import InvalidNameError, ModelName
@@ -105,6 +105,7 @@ def build_command(
     opened = open_store(ctx, store)
     recipe, warnings = read_recipe(modelfile.data, modelfile.name, opened)
     context = LocalContext(modelfile.folder, opened)
+    quantizing["quantize"] = distinct(quantizing["quantize"])
     variants = variant_names(names, quantizing["quantize"], "" if names else _default_name(folder))
     quants = quantizations(context.named_file, **quantizing)
     request = Request(

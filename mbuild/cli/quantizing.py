@@ -53,6 +53,21 @@ def quantize_options(command: CommandT) -> CommandT:
     return command
 
 
+def distinct(quantize: Sequence[str]) -> tuple[str, ...]:
+    """The types that -q names, each once in its first spelling: ``Q8_0`` is ``q8_0``.
+
+    Raises :class:`UsageError` for unknown ones.
+    """
+    if not quantize:
+        return ()
+    from mbuild.quant.types import file_type
+
+    spelled: dict[str, str] = {}
+    for text in quantize:
+        spelled.setdefault(file_type(text).name, text)
+    return tuple(spelled.values())
+
+
 def quantizations(
     find: Callable[[str, str], SourceFile], *, quantize: Sequence[str], **options: Any
 ) -> tuple[Quantization, ...]:

@@ -4,7 +4,7 @@ from mbuild.steps.config import MakeConfig
 from mbuild.steps.gguf import ImportGGUF, MergeGGUF, Role
 from mbuild.steps.layers import MergeParameters, PutLayer
 from mbuild.steps.manifest import AssembleManifest
-from mbuild.steps.quantize import PlannedTensor, Quantization, Quantize, preview
+from mbuild.steps.quantize import PlannedTensor, Quantization, Quantize, preview, unquantized_size
 from mbuild.steps.template import DetectTemplate
 from mbuild.steps.weights import ConvertAdapter, ConvertCheckpoint
 
@@ -23,4 +23,5 @@ __all__ = [
     "Quantize",
     "Role",
     "preview",
+    "unquantized_size",
 ]

@@ -239,12 +239,9 @@ def preview(step: Quantize, store: Store) -> tuple[tuple[PlannedTensor, ...], in
     from mbuild.gguf.model import Model, Tensor
     from mbuild.gguf.writer import layout
 
-    silent = StepContext(store, lambda done, total: None, lambda text: None, lambda text: None)
     imatrix = step.quantization.imatrix
     with ExitStack() as stack:
-        opened = {n: stack.enter_context(open_source(f)) for n, f in step.origin.files.items()}
-        paths = {name: file.path for name, file in opened.items()}
-        model = step.origin.open(silent, paths, stack)
+        model = _open_quietly(step.origin, store, stack)
         at = stack.enter_context(open_source(imatrix)).path if imatrix else None
         variant = _planned(step, model, at)
         tensors = tuple(Tensor(t.name, t.dims, new, t.load) for t, new in variant.tensors)
@@ -254,6 +251,21 @@ def preview(step: Quantize, store: Store) -> tuple[tuple[PlannedTensor, ...], in
             for (tensor, new), size in zip(variant.tensors, laid_out.sizes, strict=True)
         )
     return rows, laid_out.size
+
+
+def unquantized_size(origin: Origin, store: Store) -> int:
+    """How long a source's unquantized GGUF file will be, in bytes, from its headers alone."""
+    from mbuild.gguf.writer import layout
+
+    with ExitStack() as stack:
+        return layout(_open_quietly(origin, store, stack)).size
+
+
+def _open_quietly(origin: Origin, store: Store, stack: ExitStack) -> Model:
+    """The model of an origin, without a word and without hashing files."""
+    silent = StepContext(store, lambda done, total: None, lambda text: None, lambda text: None)
+    opened = {name: stack.enter_context(open_source(f)) for name, f in origin.files.items()}
+    return origin.open(silent, {name: file.path for name, file in opened.items()}, stack)
 
 
 def not_finite(tensor: str, error: FormatError) -> FormatError:
