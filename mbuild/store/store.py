@@ -16,7 +16,7 @@ from mbuild.store.manifests import Manifests, StoredManifest
 from mbuild.store.uploads import Uploads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from mbuild.digest import Digest
     from mbuild.names import ModelName
@@ -74,16 +74,19 @@ class Store:
 
     # Users of the store.
 
-    def begin(self, on_wait: Callable[[], None] | None = None) -> None:
+    def begin(self, timeout: float | None = None) -> bool:
         """Start to build: until :meth:`end`, nothing that the build relies on is removed.
 
-        Also removes the temporary files of builds that were killed.
+        Also removes the temporary files of builds that were killed. Returns
+        False when somebody removed blobs for all of ``timeout`` seconds.
         """
         self.prepare()
         with store_errors("locking the store"):
-            self._lock.acquire(exclusive=False, on_wait=on_wait)
+            if not self._lock.acquire(exclusive=False, timeout=timeout):
+                return False
         for folder in {self.private / "tmp", self._temporary_for(self.root / "blobs")}:
             remove_stale(folder)
+        return True
 
     def end(self) -> None:
         """The build is over: write the cache, let go, and remove what nothing uses any more."""
