@@ -27,7 +27,7 @@ from mbuild.convert.vocab import vocabulary
 from mbuild.convert.vocab.source import Files
 from mbuild.errors import FormatError, UnsupportedError
 from mbuild.gguf.model import KV, Model, Tensor
-from mbuild.gguf.types import GGMLType, ValueType
+from mbuild.gguf.types import GGMLType, ValueType, tensor_nbytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -211,7 +211,16 @@ def _stored(item: Packed) -> Any:
 
 
 def _encoded(item: Lazy, type_: GGMLType) -> Any:
-    return encode(item.load(), item.dtype, type_)
+    if not item.parts:
+        return encode(item.load(), item.dtype, type_)
+    import numpy as np
+
+    # A stack of experts can be larger than memory is; one at a time needs room for one more.
+    out = np.empty(tensor_nbytes(type_, tuple(reversed(item.shape))), dtype=np.uint8)
+    size = out.size // len(item.parts)
+    for number, part in enumerate(item.parts):
+        out[number * size : (number + 1) * size] = encode(part.load(), part.dtype, type_)
+    return out
 
 
 @dataclass(frozen=True, slots=True)

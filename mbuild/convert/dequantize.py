@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.dtypes import to_f32
+from mbuild.convert.dtypes import PIECE, to_f32
 from mbuild.convert.lazy import Lazy
 from mbuild.convert.safetensors import DType
 from mbuild.errors import FormatError
@@ -68,10 +68,13 @@ def _scaled(weight: Lazy, scale: Lazy, block: tuple[int, ...] | None) -> Lazy:
         if block is None or values.ndim != 2 or len(block) != 2:
             return to_f32(values, weight.dtype) * _spread(factors, block, weight.shape)
         out = np.empty(weight.shape, dtype=np.float32)
-        for number, row in enumerate(factors):  # a row of blocks at a time: temporaries stay small
-            rows = slice(number * block[0], (number + 1) * block[0])
+        step = max(1, PIECE // 2 // max(weight.shape[1], 1))
+        for number, row in enumerate(factors):  # some rows at a time: temporaries stay small
             spread = row.repeat(block[1])[: weight.shape[1]]
-            np.multiply(to_f32(values[rows], weight.dtype), spread, out=out[rows])
+            end = min((number + 1) * block[0], weight.shape[0])
+            for start in range(number * block[0], end, step):
+                rows = slice(start, min(start + step, end))
+                np.multiply(to_f32(values[rows], weight.dtype), spread, out=out[rows])
         return out
 
     return Lazy(DType.F32, weight.shape, load, weight.origin)

@@ -32,13 +32,15 @@ class Lazy:
     ``load()`` gives an array of that shape whose elements are held as
     :mod:`mbuild.convert.dtypes` says (BF16 as ``uint16``); it may be a view,
     of any strides, and belongs to the caller. ``origin`` names the source for
-    messages.
+    messages. ``parts`` are what was stacked, in order, so that a stack of many
+    experts can be converted one by one.
     """
 
     dtype: DType
     shape: tuple[int, ...]
     load: Callable[[], Array]
     origin: str
+    parts: tuple[Lazy, ...] = ()
 
     @property
     def size(self) -> int:
@@ -156,7 +158,8 @@ def stack(parts: Sequence[Lazy]) -> Lazy:
             out[index] = part.load()
         return out
 
-    return Lazy(first.dtype, (len(parts), *first.shape), load, first.origin)
+    shape = (len(parts), *first.shape)
+    return Lazy(first.dtype, shape, load, first.origin, tuple(parts))
 
 
 def constant(values: Sequence[float], origin: str) -> Lazy:
