@@ -106,11 +106,9 @@ def test_a_weighted_type_equals_the_reference(reference: Reference, type_: GGMLT
 @pytest.mark.parametrize("type_", ALL, ids=lambda t: t.name)
 def test_numpy_equals_the_reference(reference: Reference, type_: GGMLType) -> None:
     """The numpy engine gives ggml's bytes too."""
-    found = {
-        name: _differing(_blocks(fallback(), type_, x), reference(type_, x, ROW))
-        for name, x in _kinds(type_, ROW * 8, 3)
-    }
-    assert not any(found.values()), found
+    x = np.concatenate([values for _, values in _kinds(type_, ROW * 8, 3)])
+    assert x.size >= ROW * 26
+    assert _differing(_blocks(fallback(), type_, x), reference(type_, x, ROW)) == 0
 
 
 def test_mxfp4_exponents_near_powers_of_two(reference: Reference) -> None:
