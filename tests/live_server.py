@@ -158,3 +158,15 @@ def lines_of(response: httpx.Response) -> list[dict[str, Any]]:
 def files_below(folder: Path) -> set[str]:
     """All files of a folder, by their paths in it."""
     return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+
+
+def example_models(folder: Path) -> Path:
+    """The models of the examples: ``tiny-chat``, ``tiny-lora``, ``tiny-embed``, ``tiny.gguf``."""
+    script = Path(__file__).parent.parent / "examples" / "make_models.py"
+    subprocess.run([sys.executable, str(script), str(folder)], check=True, timeout=120)
+    return folder
+
+
+def upload_folder(server: Server, folder: Path) -> dict[str, str]:
+    """Upload every file of a folder; names and digests as ``files`` takes them."""
+    return {path.name: server.upload(path.read_bytes()) for path in sorted(folder.iterdir())}

@@ -38,8 +38,8 @@ BUILDS_AT_ONCE = 4
 SWEEP_SECONDS = 900.0
 """How often uploads that nothing uses are looked for."""
 
-_LINGER_BYTES = 1 << 20
-_LINGER_SECONDS = 1.0
+_LINGER_BYTES = 64 << 20
+_LINGER_SECONDS = 2.0
 
 
 class Service:
