@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "mbuild"
@@ -59,3 +60,14 @@ def test_imports_point_upwards_only() -> None:
         and ROW_OF[name] >= ROW_OF[here]
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_architecture_shows_the_same_rows() -> None:
+    """The table in ARCHITECTURE.md is this one."""
+    text = (PACKAGE.parent / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    shown = [
+        tuple(re.findall(r"`(\w+)`", line))
+        for line in text.splitlines()
+        if re.match(r"\| \d \| `", line)
+    ]
+    assert shown == list(ROWS[:-1])
