@@ -8,6 +8,7 @@ line for any text. The commands run one after another in one folder; lines
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -44,6 +45,7 @@ def documented(page: str, folder: Path) -> None:
         "PATH": f"{program.parent}:/usr/bin:/bin",
         "HOME": str(folder),
         "OLLAMA_MODELS": str(folder / "store"),
+        "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"),
         "NO_COLOR": "1",
         "LC_ALL": "C.UTF-8",
     }

@@ -270,6 +270,35 @@ def test_prune_waits_for_ollama_which_takes_no_lock(store: Store, mbuild: Run) -
     assert set(store.blobs) == blobs
 
 
+def test_uploads_that_wait_to_be_named_stay(store: Store, mbuild: Run) -> None:
+    """A blob that a client sent is kept for a day, with or without --older."""
+    store.begin()
+    sent = store.blobs.put(b"sent").digest
+    store.uploads.add(sent, is_new=True)
+    store.end()
+    assert prune(store, Policy(older=0.0)).waiting == 1
+    done = mbuild("prune")
+    assert "1 were uploaded within a day" in done.stdout
+    assert usage(store).prunable == 0
+    store.uploads.settle([sent])
+    assert [digest for digest, _ in prune(store).blobs] == [sent]
+
+
+def test_unfinished_builds_are_leftovers(store: Store) -> None:
+    """What a killed build could go on from is removed, unless it is younger than --older."""
+    with store.blobs.writer("variant-") as writer:
+        writer.write(b"half of it")
+        assert prune(store).leftovers == ()  # its maker lives
+        place = store.root / writer.save()
+        copy = place.with_name("variant-1-dead")
+        copy.write_bytes(b"half of it")
+    assert usage(store).prunable == len(b"half of it")
+    assert prune(store, Policy(older=3600.0)).leftovers == ()
+    (leftover,) = prune(store).leftovers
+    assert leftover.file.path == copy
+    assert not copy.exists()
+
+
 def start(root: Path, *arguments: str | Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "mbuild", "--store", str(root), *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

@@ -23,6 +23,7 @@ _FORMAT = click.option(
 
 _LEFTOVERS = {
     Kind.TEMPORARY: "files under construction",
+    Kind.UNFINISHED: "unfinished builds",
     Kind.PARTIAL: "partial downloads",
     Kind.OLD_CACHE: "old build caches",
     Kind.DAMAGED: "damaged blobs set aside",
@@ -128,6 +129,8 @@ def _pruned_lines(done: Pruned, dry_run: bool) -> list[str]:
     if done.kept:
         size = human_size(sum(file.size for _, file in done.kept))
         lines.append(f"{len(done.kept)} blobs that no model uses were kept, {size}")
+    if done.waiting:
+        lines.append(f"  {done.waiting} were uploaded within a day and may still be asked for")
     if done.reason:
         lines.append(f"  {done.reason}; --older 0s removes them all the same")
     return lines

@@ -33,6 +33,7 @@ class Kind(StrEnum):
     """What a file is that is neither a blob nor a manifest."""
 
     TEMPORARY = "temporary"
+    UNFINISHED = "unfinished"
     PARTIAL = "partial"
     OLD_CACHE = "old cache"
     DAMAGED = "damaged"
@@ -72,13 +73,15 @@ class Inventory:
 
     ``users`` maps each blob that is named to the manifests' names; ``damaged``
     are manifests that cannot be read and therefore may name anything;
-    ``cache_bytes`` is the size of the build cache's file.
+    ``uploads`` are blobs that a client sent and that wait for the request that
+    names them; ``cache_bytes`` is the size of the build cache's file.
     """
 
     models: tuple[StoredManifest, ...]
     damaged: tuple[StoreError, ...]
     blobs: Mapping[Digest, FileInfo]
     users: Mapping[Digest, frozenset[str]]
+    uploads: frozenset[Digest]
     leftovers: tuple[Leftover, ...]
     cache_bytes: int
 
@@ -111,6 +114,7 @@ def take_inventory(store: Store, now: float) -> Inventory:
         tuple(damaged),
         _blobs(store),
         {digest: frozenset(names) for digest, names in users.items()},
+        frozenset(store.uploads.held()),
         tuple(_leftovers(store, now)),
         sum(_size(path) for path in store.private.glob("cache.db*") if "damaged" not in path.name),
     )
@@ -201,6 +205,9 @@ def _leftovers(store: Store, now: float) -> Iterator[Leftover]:
         for file in _files(folder):
             if file.path.name.startswith("tmp-"):
                 yield Leftover(Kind.TEMPORARY, file, _held(file.path))
+    if store.blobs.partial_folder != store.blobs.folder:
+        for file in _files(store.blobs.partial_folder):
+            yield Leftover(Kind.UNFINISHED, file, _held(file.path))
     for file in _files(store.blobs.folder):
         if _is_partial(file.path.name):
             yield Leftover(Kind.PARTIAL, file, now - file.changed < ACTIVE_SECONDS)

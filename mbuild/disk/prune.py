@@ -1,9 +1,10 @@
 """``prune``: remove what no model names and what killed programs left behind.
 
-Nothing goes while anybody builds (builders hold the store's lock together,
-a prune holds it alone), while any manifest is unreadable (it may name
-anything), or while Ollama seems to be at work in the store: it takes no lock,
-and names the blobs of a download only when all of them are there.
+Builders hold the store's lock together, a prune holds it alone, so nothing goes
+while anybody builds. Nothing goes while any manifest is unreadable (it may name
+anything), nor while Ollama seems to be at work in the store: it takes no lock,
+and names the blobs of a download only when all of them are there. What a client
+of the server has sent and not named yet stays for a day.
 """
 
 from __future__ import annotations
@@ -57,14 +58,16 @@ class Pruned:
     """What was removed (or would be): blobs, and leftovers; ``freed`` bytes in all.
 
     ``kept`` are unused blobs that stayed, ``reason`` says why if not for the
-    policy; ``only_copies`` are removed files whose content is nowhere else in
-    the store.
+    policy; ``waiting`` of them are uploads that wait for the request that names
+    them. ``only_copies`` are removed files whose content is nowhere else in the
+    store.
     """
 
     blobs: tuple[tuple[Digest, FileInfo], ...]
     leftovers: tuple[Leftover, ...]
     kept: tuple[tuple[Digest, FileInfo], ...]
     reason: str = ""
+    waiting: int = 0
     only_copies: tuple[str, ...] = ()
 
     @property
@@ -83,6 +86,7 @@ class Pruned:
             ],
             "kept": [{"digest": str(d), "bytes": file.size} for d, file in self.kept],
             "reason": self.reason,
+            "waiting_uploads": self.waiting,
             "only_copies": list(self.only_copies),
             "freed": self.freed,
         }
@@ -96,7 +100,8 @@ def choose(inventory: Inventory, policy: Policy, now: float) -> Pruned:
     going, kept = [], []
     for digest, file in unused:
         old = policy.older is None or now - file.changed >= policy.older
-        if old and left > policy.keep and not reason:
+        free = old and not reason and digest not in inventory.uploads
+        if free and left > policy.keep:
             going.append((digest, file))
             left -= file.size
         else:
@@ -107,7 +112,8 @@ def choose(inventory: Inventory, policy: Policy, now: float) -> Pruned:
         for x in leftovers
         if x.kind is Kind.DAMAGED and not _made_again(x, inventory)
     )
-    return Pruned(tuple(going), leftovers, tuple(kept), reason, only)
+    waiting = sum(digest in inventory.uploads for digest, _ in kept)
+    return Pruned(tuple(going), leftovers, tuple(kept), reason, waiting, only)
 
 
 def _foreign_work(inventory: Inventory) -> str:
@@ -124,6 +130,8 @@ def _removable(leftover: Leftover, inventory: Inventory, policy: Policy, now: fl
             return not leftover.in_use
         case Kind.PARTIAL:
             return age >= (ACTIVE_SECONDS if policy.older is None else policy.older)
+        case Kind.UNFINISHED:
+            return not leftover.in_use and (policy.older is None or age >= policy.older)
         case Kind.OLD_CACHE:
             return True
         case Kind.DAMAGED:
@@ -198,6 +206,7 @@ def _remove(store: Store, chosen: Pruned) -> None:
     for digest, _ in chosen.blobs:
         store.blobs.remove(digest)
     store.database.clear_garbage(digest for digest, _ in chosen.blobs)
+    store.uploads.expire()
     for leftover in chosen.leftovers:
         if leftover.kind is not Kind.TEMPORARY:
             with store_errors(f"removing {leftover.file.path.name}"):
