@@ -1,0 +1,213 @@
+"""What the whole-program benchmarks share: runs in turn, medians, peak memory, a Markdown table.
+
+Programs that are compared run in turn, so that a slow minute of the machine hits all of
+them. This process stays small: on Linux a child's peak memory never reads lower than that
+of the process it was started from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+MIB = 1 << 20
+MBUILD = (sys.executable, "-m", "mbuild")
+
+
+@dataclass(frozen=True)
+class Program:
+    """Commands that run one after the other and count as one; ``before`` is not measured."""
+
+    name: str
+    commands: Sequence[Sequence[str]]
+    before: Callable[[], object] = lambda: None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: wall and CPU time in seconds, the largest process's peak memory in bytes."""
+
+    wall: float
+    cpu: float
+    peak: int
+
+
+class Runs(list[Run]):
+    """The runs of one program."""
+
+    @property
+    def wall(self) -> float:
+        """Median wall time in seconds."""
+        return statistics.median(run.wall for run in self)
+
+    @property
+    def spread(self) -> str:
+        """Fastest to slowest."""
+        return f"{seconds(min(r.wall for r in self))} to {seconds(max(r.wall for r in self))}"
+
+    @property
+    def cpu(self) -> float:
+        """Median CPU time in seconds."""
+        return statistics.median(run.cpu for run in self)
+
+    @property
+    def peak(self) -> int:
+        """Largest peak memory in bytes."""
+        return max(run.peak for run in self)
+
+
+def run_once(program: Program) -> Run:
+    """Run a program; exits with its output when it fails."""
+    program.before()
+    environment = {**os.environ, **program.environment}
+    wall = cpu = 0.0
+    peak = 0
+    for command in program.commands:
+        with tempfile.TemporaryFile() as log:
+            started = time.perf_counter()
+            child = subprocess.Popen(
+                command, stdout=log, stderr=log, env=environment, cwd=program.folder
+            )
+            _, status, usage = os.wait4(child.pid, 0)
+            wall += time.perf_counter() - started
+            child.returncode = os.waitstatus_to_exitcode(status)
+            if child.returncode:
+                log.seek(0)
+                text = log.read().decode(errors="replace")[-4000:]
+                raise SystemExit(f"{program.name} failed: {' '.join(command)}\n{text}")
+        cpu += usage.ru_utime + usage.ru_stime
+        peak = max(peak, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+    return Run(wall, cpu, peak)
+
+
+def in_turn(programs: Sequence[Program], repeats: int, *, warm: bool = True) -> dict[str, Runs]:
+    """Run the programs in turn; a first round that is not counted warms all caches."""
+    found = {program.name: Runs() for program in programs}
+    for number in range(repeats + warm):
+        for program in programs:
+            run = run_once(program)
+            if number >= warm:
+                found[program.name].append(run)
+    return found
+
+
+def seconds(value: float) -> str:
+    """A time in a readable unit."""
+    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def mib(value: float) -> str:
+    """Bytes in MiB."""
+    return f"{value / MIB:.0f} MiB"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def machine() -> str:
+    """CPU, cores, memory, system, Python, date, and how busy the machine is."""
+    cpu, memory = platform.processor() or platform.machine(), ""
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), cpu)
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        memory = f", {total / (1 << 30):.0f} GiB"
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    return (
+        f"{time.strftime('%Y-%m-%d')}, {cpu}, {os.cpu_count()} cores{memory}, {platform.system()}, "
+        f"Python {platform.python_version()}; load before the run {load}"
+    )
+
+
+@contextmanager
+def work_folder(given: Path | None) -> Iterator[Path]:
+    """The folder for inputs and stores: the given one, which is kept, or a temporary one."""
+    if given is not None:
+        given.mkdir(parents=True, exist_ok=True)
+        yield given.resolve()
+        return
+    with tempfile.TemporaryDirectory(prefix="mbuild-benchmark-") as name:
+        yield Path(name)
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """The options that all benchmarks have."""
+    parser = argparse.ArgumentParser(description=description.strip().splitlines()[0])
+    parser.add_argument("--work", type=Path, help="folder to work in, kept for the next run")
+    parser.add_argument("--repeats", type=int, default=5, help="counted runs  [default: 5]")
+    return parser
+
+
+def generate(name: str, *args: object) -> None:
+    """Run ``inputs.py`` in a process of its own: it needs numpy and much memory."""
+    script = Path(__file__).with_name("inputs.py")
+    subprocess.run([sys.executable, str(script), name, *map(str, args)], check=True)
+
+
+def environment_with(folder: Path, *packages: str) -> Path | None:
+    """A virtual environment's Python with packages from PyPI; None, with a message, if not.
+
+    pip's own settings (``PIP_EXTRA_INDEX_URL``) choose torch's CPU wheels where PyPI has
+    others.
+    """
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    done = folder / "installed"
+    if done.exists() and done.read_text(encoding="utf-8") == " ".join(packages):
+        return python
+    commands = [
+        [sys.executable, "-m", "venv", str(folder)],
+        [str(python), "-m", "pip", "install", "--quiet", *packages],
+    ]
+    for command in commands:
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            print(f"skipped, {' '.join(packages)} cannot be installed: {result.stderr[-500:]}")
+            return None
+    done.write_text(" ".join(packages), encoding="utf-8")
+    return python
+
+
+def install_into(folder: Path, package: str) -> bool:
+    """Install a package and what it needs below ``folder``; False, with a message, if not."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder), package]
+    result = subprocess.run(pip, capture_output=True, text=True)
+    if result.returncode:
+        print(f"skipped, {package} cannot be installed: {result.stderr[-500:]}")
+        shutil.rmtree(folder, ignore_errors=True)
+    return result.returncode == 0
+
+
+def has_module(name: str) -> bool:
+    """Whether a module can be imported, without importing it."""
+    return importlib.util.find_spec(name) is not None
+
+
+def remover(*paths: Path) -> Callable[[], None]:
+    """A function that removes files and folders."""
+
+    def remove() -> None:
+        for path in paths:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    return remove
