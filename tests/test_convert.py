@@ -150,6 +150,22 @@ def test_shards_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
     assert sorted(listed(convert_body(checkpoint))) == sorted(case["gguf"])
 
 
+def test_defaults_are_those_of_the_model_type(tmp_path: Path) -> None:
+    """A class name with another family's model_type gets that one's defaults, as in transformers;
+    an unknown model_type gets none."""
+    found = {}
+    for model_type in ("llama", "mistral", "homemade"):
+        case = spec("llama_sparse")
+        case["files"]["config.json"]["model_type"] = model_type
+        case["files"]["config.json"]["num_key_value_heads"] = 4
+        body = convert_body(opened(tmp_path / model_type, case))
+        found[model_type] = {kv.key.removeprefix("llama."): kv.value for kv in body.keys}
+    assert found["llama"]["context_length"] == 2048
+    assert found["mistral"]["context_length"] == 131072
+    assert "context_length" not in found["homemade"]
+    assert "attention.key_length" not in found["homemade"]
+
+
 def test_per_head_norms_of_stablelm_are_stacked(tmp_path: Path) -> None:
     """One norm a head becomes a matrix with a row a head, as F32."""
     case = spec("stablelm")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mbuild.convert.architectures import config_class
 from mbuild.convert.dequantize import dequantized
 from mbuild.convert.dtypes import OutType, encode
 from mbuild.convert.hyper import LAYER_NAMES, Hyper, as_integer, unified_rope
@@ -69,7 +70,7 @@ def hyper_parameters(checkpoint: Checkpoint, outtype: OutType) -> Hyper:
     Raises :class:`FormatError` for a number of layers that its tensors cannot have.
     """
     row = checkpoint.architecture
-    config = row.hf.complete(checkpoint.config)
+    config = config_class(checkpoint.config.get("model_type")).complete(checkpoint.config)
     layers = next((config[name] for name in LAYER_NAMES if name in config), None)
     blocks = as_integer(layers, "num_hidden_layers", low=1)
     if blocks > len(checkpoint.tensors):

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mbuild.convert.architectures.bert import BERT, DISTILBERT, ROBERTA, XLM_ROBERTA
+from mbuild.convert.architectures.bert import (
+    BERT,
+    CAMEMBERT_HF,
+    DISTILBERT,
+    ROBERTA,
+    XLM_ROBERTA,
+)
 from mbuild.convert.architectures.cohere import COHERE2, COMMAND_R
 from mbuild.convert.architectures.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
 from mbuild.convert.architectures.ernie import ERNIE, ERNIE_MOE
@@ -21,6 +27,7 @@ from mbuild.convert.architectures.llama import (
     ARCEE,
     GRANITE,
     GRANITE_MOE,
+    GRANITE_MOE_SHARED_HF,
     LLAMA,
     LLAMA_MODEL,
     MISTRAL,
@@ -40,12 +47,14 @@ from mbuild.convert.architectures.qwen import (
     QWEN3_MOE,
     SEED_OSS,
 )
-from mbuild.convert.architectures.row import Architecture
+from mbuild.convert.architectures.row import NO_HF_CONFIG, Architecture
 from mbuild.convert.architectures.stablelm import STABLELM
 from mbuild.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from mbuild.convert.hyper import HFConfig
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     LLAMA,
@@ -101,6 +110,19 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     ERNIE,
     ERNIE_MOE,
 )
+
+
+CONFIGS: tuple[HFConfig, ...] = (
+    *(row.hf for row in ARCHITECTURES if row.hf.model_type),
+    CAMEMBERT_HF,
+    GRANITE_MOE_SHARED_HF,
+)
+"""The defaults of every ``model_type``: a checkpoint may name another family's class."""
+
+
+def config_class(model_type: object) -> HFConfig:
+    """The defaults of a ``model_type``, none for one that transformers does not have."""
+    return next((hf for hf in CONFIGS if hf.model_type == model_type), NO_HF_CONFIG)
 
 
 def by_name() -> Mapping[str, Architecture]:

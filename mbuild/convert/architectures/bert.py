@@ -128,3 +128,5 @@ XLM_ROBERTA = replace(
     names=("XLMRobertaModel", "XLMRobertaForSequenceClassification"),
     hf=replace(BERT.hf, model_type="xlm-roberta", values={**_VALUES, "pad_token_id": 1}),
 )
+
+CAMEMBERT_HF = replace(XLM_ROBERTA.hf, model_type="camembert")

@@ -198,3 +198,9 @@ GRANITE_MOE = replace(
         *ROTARY,
     ),
 )
+
+GRANITE_MOE_SHARED_HF = replace(
+    GRANITE_MOE.hf,
+    model_type="granitemoeshared",
+    values={**GRANITE_MOE.hf.values, "shared_intermediate_size": 0},
+)
