@@ -183,10 +183,10 @@ def test_too_many_layers_are_refused_quickly(tmp_path: Path) -> None:
     """A layer has a tensor at least, so the config cannot ask for a huge table of names."""
     case = spec()
     case["files"]["config.json"]["num_hidden_layers"] = 10**9
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(FormatError, match="layers"):
         convert_body(opened(tmp_path, case))
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_a_missing_expert_is_named(tmp_path: Path) -> None:
@@ -222,12 +222,12 @@ def survives_hostile_values(name: str, directory: Path, step: int) -> None:
             changed = {**config, key: value}
             text = json.dumps(changed) if value != 10**400 else big(config, key)
             (directory / "config.json").write_text(text)
-            start = time.monotonic()
+            start = time.process_time()
             try:
                 convert_body(open_checkpoint("tiny", files))
             except MbuildError:
                 pass
-            assert time.monotonic() - start < 1, (key, value)
+            assert time.process_time() - start < 1, (key, value)
 
 
 @pytest.mark.parametrize("name", MIXED)
