@@ -179,6 +179,11 @@ class Database:
             self._connection.close()
             self._connection = None
 
+    def __del__(self) -> None:
+        # A store that was only read has nobody who ends its use.
+        if self._connection is not None:
+            self._connection.close()
+
     def _query(self, statement: str, values: tuple[object, ...]) -> list[tuple[object, ...]]:
         with self._lock:
             if self._connection is None and not self._path.exists():
