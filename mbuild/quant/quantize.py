@@ -31,8 +31,8 @@ VERSION = 1
 SOURCES = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
 """The types that can be quantized."""
 
-CHUNK = 1 << 18
-"""Values that one task takes, give or take a row: some milliseconds of work."""
+CHUNK = 1 << 20
+"""Values that one task takes at most, give or take a row: some milliseconds of work."""
 
 SCALES: dict[GGMLType, tuple[int, ...]] = {
     GGMLType.Q4_0: (0,),
@@ -172,7 +172,8 @@ def quantize(
             _refuse(part, source_type, first, row_len)
         _validate(type_, to, first)
 
-    step, total = _step(row_len, block.weights, imatrix is not None), rows * row_len
+    total = rows * row_len
+    step = _step(row_len, block.weights, imatrix is not None, total // (4 * max(threads, 1)))
     _spread(task, [(at, min(at + step, total)) for at in range(0, total, step)], threads)
     return out
 
@@ -215,12 +216,14 @@ def _checked(type_: GGMLType, source_type: GGMLType, data: Any, row_len: int) ->
     return raw
 
 
-def _step(row_len: int, block: int, weighted: bool) -> int:
-    """Values a task takes: whole rows where importances repeat with them, else whole tiles."""
-    if weighted:
-        return max(1, CHUNK // row_len) * row_len
-    tile = 1024 * max(block, 32)
-    return max(1, CHUNK // tile) * tile
+def _step(row_len: int, block: int, weighted: bool, share: int) -> int:
+    """Values a task takes: whole rows where importances repeat with them, else whole tiles.
+
+    ``share`` values leave every thread several tasks.
+    """
+    size = min(CHUNK, max(share, CHUNK // 8))
+    tile = row_len if weighted else 1024 * max(block, 32)
+    return max(1, size // tile) * tile
 
 
 def widen(raw: Bytes, source_type: GGMLType) -> Reals:
