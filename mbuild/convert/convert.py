@@ -98,7 +98,7 @@ def source_tensors(checkpoint: Checkpoint) -> dict[str, Lazy]:
     """The checkpoint's tensors under the names that its family's rules know."""
     row, result = checkpoint.architecture, dict[str, Lazy]()
     for tensor in checkpoint.tensors:
-        name = _renamed(row, tensor.name)
+        name = renamed(row, tensor.name)
         if name is None:
             continue
         if name in result:
@@ -107,7 +107,7 @@ def source_tensors(checkpoint: Checkpoint) -> dict[str, Lazy]:
     return result
 
 
-def _renamed(row: Architecture, name: str) -> str | None:
+def renamed(row: Architecture, name: str) -> str | None:
     for old, new in row.prefixes:
         if name.startswith(old):
             name = new + name[len(old) :]
@@ -129,13 +129,13 @@ def model_tensors(
     Raises :class:`UnsupportedError` for a tensor that the family has no place
     for, :class:`FormatError` for one that does not fit.
     """
-    name_of = _name_map(hp)
+    name_of = name_map(hp)
     if row.extra is not None:
         for name, item in row.extra(hp, tensors):
             yield name_of(name), item
     stacker = Stacker(row.stacks, hp) if row.stacks else None
     for name, lazy in dequantized(hp.config, tensors).items():
-        if name.endswith(_UNUSED) or _skipped(row, hp, name):
+        if name.endswith(_UNUSED) or skipped(row, hp, name):
             continue
         for label, item in _transformed(row, stacker, hp, name, lazy):
             yield name_of(label), item
@@ -154,14 +154,14 @@ def _transformed(
     yield from [(name, lazy)] if stacks is None else stacks
 
 
-def _skipped(row: Architecture, hp: Hyper, name: str) -> bool:
+def skipped(row: Architecture, hp: Hyper, name: str) -> bool:
     return any(
         re.search(test, name) is not None if isinstance(test, str) else test(hp, name)
         for test in row.skip
     )
 
 
-def _name_map(hp: Hyper) -> Callable[[str], str]:
+def name_map(hp: Hyper) -> Callable[[str], str]:
     import gguf
 
     known = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}

@@ -19,9 +19,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.convert import (
-    _name_map,
-    _renamed,
-    _skipped,
+    name_map,
+    renamed,
+    skipped,
 )
 from mbuild.convert.dtypes import OutType, encode, to_f32
 from mbuild.convert.lazy import Lazy, stored
@@ -196,7 +196,7 @@ def _encoded(item: Lazy, type_: GGMLType) -> Any:
 
 def _placed(adapter: Adapter, base: Base) -> Iterator[tuple[str, Lazy]]:
     """GGUF's names and the values under them, in llama.cpp's order: vectors, then pairs."""
-    name_of = _name_map(base.hp)
+    name_of = name_map(base.hp)
     for weight, lazy in adapter.vectors.items():
         for label, item in _rows(base, _known(base, weight), lazy):
             name = name_of(label)
@@ -220,8 +220,8 @@ def _placed(adapter: Adapter, base: Base) -> Iterator[tuple[str, Lazy]]:
 
 def _known(base: Base, weight: str) -> str:
     """A weight's name as the family's rules know it."""
-    name = _renamed(base.row, weight)
-    if name is None or _skipped(base.row, base.hp, name):
+    name = renamed(base.row, weight)
+    if name is None or skipped(base.row, base.hp, name):
         raise FormatError(
             f"the adapter changes {weight!r}, which the base model does not have",
             hint="the adapter is another model's",
