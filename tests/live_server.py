@@ -34,7 +34,7 @@ class Server:
         self.root = root
         self.url = url
         self.port = int(url.rpartition(":")[2])
-        self.http = httpx.Client(base_url=url, timeout=60, trust_env=False)
+        self.http = httpx.Client(base_url=url, timeout=60, trust_env=False, verify=False)
 
     @property
     def store(self) -> Store:

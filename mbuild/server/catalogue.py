@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -47,24 +48,38 @@ class Catalogue:
         self._lock = threading.Lock()
         self._entries: dict[str, tuple[tuple[int, ...], Entry | None]] = {}
         self._headers: dict[str, Facts] = {}
+        self._tree = _Tree()
+        self._files: Sequence[tuple[str, tuple[int, ...]]] | None = None
+        self._answer: tuple[Sequence[Entry], bytes] = ([], b"")
 
-    def list(self, store: Store) -> list[Entry]:
+    def list(self, store: Store) -> Sequence[Entry]:
         """All models that can be read, last changed first."""
-        with self._lock:
-            found: dict[str, tuple[tuple[int, ...], Entry | None]] = {}
-            for path, stamp in _manifest_files(str(store.manifests.folder)):
-                known = self._entries.get(path)
-                if known is None or known[0] != stamp:
-                    known = (stamp, self._read(store, path))
-                found[path] = known
-            self._entries = found
-        entries = [entry for _, entry in found.values() if entry is not None]
-        entries.sort(key=lambda entry: (-entry.modified_ns, str(entry.name)))
-        return entries
+        return self._look(store)[0]
 
     def tags(self, store: Store) -> bytes:
         """The body of ``/api/tags``."""
-        return b'{"models":[' + b",".join(entry.json for entry in self.list(store)) + b"]}"
+        return self._look(store)[1]
+
+    def _look(self, store: Store) -> tuple[Sequence[Entry], bytes]:
+        """The list and its JSON, as before when no file changed."""
+        with self._lock:
+            files = self._tree.files(str(store.manifests.folder))
+            if files != self._files:
+                found: dict[str, tuple[tuple[int, ...], Entry | None]] = {}
+                for path, stamp in files:
+                    known = self._entries.get(path)
+                    if known is None or known[0] != stamp:
+                        known = (stamp, self._read(store, path))
+                    found[path] = known
+                # What cannot be read may be repaired without its manifest changing.
+                readable = all(entry is not None for _, entry in found.values())
+                self._files = files if readable else None
+                self._entries = {path: row for path, row in found.items() if row[1] is not None}
+                entries = [entry for _, entry in found.values() if entry is not None]
+                entries.sort(key=lambda entry: (-entry.modified_ns, str(entry.name)))
+                body = b'{"models":[' + b",".join(entry.json for entry in entries) + b"]}"
+                self._answer = (entries, body)
+            return self._answer
 
     def _read(self, store: Store, path: str) -> Entry | None:
         """One entry of the list; None for what is no model or cannot be read."""
@@ -144,6 +159,10 @@ def _template_capabilities(view: ModelView) -> list[str]:
 _CAPABILITIES: Mapping[str, str] = {"tools": "tools", "suffix": "insert", "thinking": "thinking"}
 
 
+_TICK_NS = 2_100_000_000
+"""A folder listed this shortly after it changed may change again without its time telling."""
+
+
 def owner(name: ModelName) -> str:
     """Who owns a model in the words of ``/v1/models``: its namespace."""
     return name.namespace or DEFAULT_NAMESPACE
@@ -157,22 +176,38 @@ def timestamp(ns: int) -> str:
     return f"{text}{fraction}Z"
 
 
-def _manifest_files(root: str) -> list[tuple[str, tuple[int, ...]]]:
-    """All files four folders below ``manifests/``, with what tells whether they changed."""
-    found: list[tuple[str, tuple[int, ...]]] = []
-    folders = [root]
-    for _ in range(3):
-        folders = [path for folder in folders for path in _entries(folder)]
-    for folder in folders:
-        for path in _entries(folder):
-            with suppress(OSError):
-                info = os.stat(path)
+class _Tree:
+    """The files four folders below ``manifests/``, each folder listed only when it changed."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[int, int, list[str]]] = {}
+
+    def files(self, root: str) -> list[tuple[str, tuple[int, ...]]]:
+        """All files, with what tells whether they changed: in place too, as Ollama writes."""
+        before, self._known = self._known, {}
+        folders = [root]
+        for _ in range(3):
+            folders = [path for folder in folders for path in self._entries(folder, before)]
+        found: list[tuple[str, tuple[int, ...]]] = []
+        for folder in folders:
+            for path in self._entries(folder, before):
+                try:
+                    info = os.stat(path)
+                except OSError:  # removed since
+                    continue
                 found.append((path, (info.st_ino, info.st_size, info.st_mtime_ns)))
-    return found
+        return found
 
-
-def _entries(folder: str) -> list[str]:
-    try:
-        return [f"{folder}{os.sep}{name}" for name in os.listdir(folder)]
-    except OSError:
-        return []
+    def _entries(self, folder: str, before: dict[str, tuple[int, int, list[str]]]) -> list[str]:
+        """The paths in a folder; what is no folder has none."""
+        try:
+            changed = os.stat(folder).st_mtime_ns
+            known = before.get(folder)
+            if known is None or known[0] != changed or known[1] < changed + _TICK_NS:
+                now = time.time_ns()
+                paths = [f"{folder}{os.sep}{name}" for name in os.listdir(folder)]
+                known = (changed, now, paths)
+        except OSError:
+            return []
+        self._known[folder] = known
+        return known[2]
