@@ -108,6 +108,7 @@ def source_tensors(checkpoint: Checkpoint) -> dict[str, Lazy]:
 
 
 def renamed(row: Architecture, name: str) -> str | None:
+    """A checkpoint's tensor name as the family's rules expect it; None for one left out."""
     for old, new in row.prefixes:
         if name.startswith(old):
             name = new + name[len(old) :]
@@ -155,6 +156,7 @@ def _transformed(
 
 
 def skipped(row: Architecture, hp: Hyper, name: str) -> bool:
+    """Whether the family has no use for a tensor of that name."""
     return any(
         re.search(test, name) is not None if isinstance(test, str) else test(hp, name)
         for test in row.skip
@@ -162,6 +164,7 @@ def skipped(row: Architecture, hp: Hyper, name: str) -> bool:
 
 
 def name_map(hp: Hyper) -> Callable[[str], str]:
+    """GGUF's name for a checkpoint's; the function raises :class:`UnsupportedError` if none."""
     import gguf
 
     known = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
