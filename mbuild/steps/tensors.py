@@ -6,11 +6,12 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mbuild.errors import CancelledError
+from mbuild.errors import CancelledError, MbuildError
 from mbuild.gguf.model import KV, Model, Tensor
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.gguf.writer import layout, write
@@ -177,7 +178,8 @@ def _run_lanes(lanes: Sequence[_Lane], shared: _Shared, report: Callable[[int], 
             report(sum(lane.writer.size for lane in lanes))
     except BaseException as error:
         shared.fail(error)
-        raise
+        if not isinstance(error, CancelledError):
+            raise
     finally:
         for thread in threads:
             thread.join()
@@ -228,6 +230,10 @@ class _Lane:
             self._shared.advance(self._index, len(self._variant.tensors))
         except BaseException as error:
             self._shared.fail(error)
+            if isinstance(self._shared.error, CancelledError):  # the user stopped the build
+                with suppress(MbuildError):
+                    self.record(self.writer.save(), self.writer.size)
+                    self._cache.flush()
             if self._index == 0:
                 raise
 

@@ -9,10 +9,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.digest import Digest, DigestError
-from mbuild.errors import DamagedError, FormatError
+from mbuild.errors import CancelledError, DamagedError, FormatError
 from mbuild.store.files import (
     TemporaryFile,
     make_directories,
+    remove_stale,
     store_errors,
     write_all,
 )
@@ -39,7 +40,8 @@ class Blob(NamedTuple):
 class BlobWriter:
     """A blob under construction: write its bytes in order, then commit.
 
-    Use as a context manager; what is not committed leaves nothing behind.
+    Use as a context manager; what is not committed leaves nothing behind, but
+    for the saved part of a named one when the build was stopped.
     """
 
     def __init__(self, blobs: Blobs, partial: str = "") -> None:
@@ -47,12 +49,14 @@ class BlobWriter:
         self._hash = hashlib.sha256()
         self._partial = partial
         self._file = blobs.temporary(partial)
+        self._saved = False
         self.size = 0
 
     def save(self) -> str:
         """Make what was written so far durable; the file's place below the store's root."""
         with store_errors("writing a blob"):
             os.fsync(self._file.fd)
+        self._saved = True
         return self._file.path.relative_to(self._blobs.folder.parent).as_posix()
 
     @property
@@ -69,14 +73,23 @@ class BlobWriter:
         self.size += len(view)
 
     def commit(self) -> Blob:
-        """Publish the blob under its digest; raises :class:`StoreError` (disk full, ...)."""
-        return self._blobs.publish(self._file, self.digest, self.size)
+        """Publish the blob under its digest; raises :class:`StoreError` (disk full, ...).
+
+        Earlier builds' unfinished files of the same name are not needed any more.
+        """
+        blob = self._blobs.publish(self._file, self.digest, self.size)
+        if self._partial:
+            remove_stale(self._blobs.partial_folder, self._partial)
+        return blob
 
     def __enter__(self) -> BlobWriter:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self._file.discard()
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        if self._saved and kind is not None and issubclass(kind, CancelledError):
+            self._file.leave()
+        else:
+            self._file.discard()
 
 
 class Blobs:

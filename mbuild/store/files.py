@@ -112,6 +112,10 @@ class TemporaryFile:
                 self.path.unlink()
         self._close()
 
+    def leave(self) -> None:
+        """Close the file and leave it where it is, for a later build."""
+        self._close()
+
     def _close(self) -> None:
         if self._open:
             self._open = False
