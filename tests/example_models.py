@@ -1,0 +1,68 @@
+"""The models of examples/make_models.py, in sizes that a test chooses, and edits of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import struct
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def generator(**sizes: int) -> ModuleType:
+    """The generator as a module of its own; ``sizes`` replace its constants (``LAYERS=4``)."""
+    spec = importlib.util.spec_from_file_location("make_models", EXAMPLES / "make_models.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name, value in sizes.items():
+        assert hasattr(module, name)
+        setattr(module, name, value)
+    return module
+
+
+def write_chat(folder: Path, **sizes: int) -> Path:
+    """The checkpoint ``tiny-chat`` in ``folder``."""
+    generator(**sizes).write_chat(folder)
+    age(folder)
+    return folder
+
+
+def age(folder: Path) -> None:
+    """Make files look old: the digest of one written just now is not relied upon."""
+    for path in folder.rglob("*"):
+        os.utime(path, ns=(10**18, 10**18))
+
+
+def change_tensors(shard: Path, *parts: str) -> list[str]:
+    """Flip a bit in each tensor whose name contains one of ``parts``; their names.
+
+    The lowest bit of a BF16 mantissa: every value stays finite.
+    """
+    data = bytearray(shard.read_bytes())
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    changed = [name for name in header if any(part in name for part in parts)]
+    for name in changed:
+        data[8 + length + header[name]["data_offsets"][0]] ^= 1
+    shard.write_bytes(data)
+    return changed
+
+
+def set_value(shard: Path, name: str, value: float) -> None:
+    """Put a number in the place of a BF16 tensor's first."""
+    data = bytearray(shard.read_bytes())
+    length = int.from_bytes(data[:8], "little")
+    start = 8 + length + json.loads(data[8 : 8 + length])[name]["data_offsets"][0]
+    data[start : start + 2] = struct.pack("<f", value)[2:]
+    shard.write_bytes(data)
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    """Replace values of a JSON object in a file."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
