@@ -262,6 +262,19 @@ def test_adapters_are_compared_in_order(mbuild: Run, tmp_path: Path) -> None:
     }
 
 
+def test_bad_files_are_one_clear_line(mbuild: Run, tmp_path: Path) -> None:
+    """Every hostile GGUF of the collection is refused by diff and import-recipe alike."""
+    tiny_gguf(tmp_path / "good.gguf")
+    folder = Path(__file__).parent / "data" / "bad_gguf"
+    bad = [path for path in sorted(folder.glob("*.gguf")) if path.name != "valid.gguf"]
+    assert len(bad) > 30
+    for path in bad:
+        for arguments in (["diff", path, "good.gguf"], ["import-recipe", path]):
+            done = mbuild(*arguments)
+            assert done.returncode == 1, (path.name, done.stdout)
+            assert done.stderr.startswith("error: "), (path.name, done.stderr)
+
+
 def test_show_lists_tensors_and_metadata(mbuild: Run, tmp_path: Path) -> None:
     """Each alone, both, and as JSON; not together with other parts."""
     tiny_gguf(tmp_path / "m.gguf", metadata={"evil\x1b[2J": "a\x9bb"})

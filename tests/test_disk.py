@@ -111,7 +111,7 @@ def test_du_counts_links_partials_and_missing_blobs(mbuild: Run, tmp_path: Path)
     assert value["linked"] == (tmp_path / "model.gguf").stat().st_size
     assert value["leftovers"]["partial"] == 100
     assert value["models"][0]["missing_blobs"] == 1
-    assert "(1 blobs missing)" in mbuild("du").stdout
+    assert "(1 blob missing)" in mbuild("du").stdout
 
 
 def test_du_of_an_empty_place_makes_nothing(mbuild: Run, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_prune_refuses_while_a_build_runs(store: Store, mbuild: Run) -> None:
     running.end()
     out, _ = waiting.communicate(timeout=30)
     assert waiting.returncode == 0
-    assert "1 files removed" in out
+    assert "1 file removed" in out
     assert not store.blobs.has(made, len("made but not named yet"))
 
 

@@ -737,12 +737,8 @@ def test_llama_cpp_loads_the_export_with_template_and_settings(mbuild: Run, tmp_
     xllamacpp = pytest.importorskip(
         "xllamacpp", reason="xllamacpp (llama.cpp for Python) is not installed"
     )
-    sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-    try:
-        import make_tiny_model as example
-    finally:
-        sys.path.pop(0)
-    subprocess.run([sys.executable, example.__file__, tmp_path / "tiny.gguf"], check=True)
+    copy_tiny_store(tmp_path / "store")
+    assert mbuild("export", "tiny", "--raw", "-o", "tiny.gguf").returncode == 0
     with open_gguf(tmp_path / "tiny.gguf") as file:
         model = file.model()
         template = entry(

@@ -235,6 +235,7 @@ def _link(job: _Job, layer: Layer, path: Path) -> Written:
         pass
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        temporary.unlink(missing_ok=True)
         os.link(os.path.realpath(source.path), temporary)
         temporary.replace(path)
     except OSError as error:

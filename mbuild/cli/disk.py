@@ -8,7 +8,7 @@ import click
 
 from mbuild import library
 from mbuild.cli.common import NameType, human_size, open_store, store_option
-from mbuild.cli.meter import AgeType, SizeType, meter, table
+from mbuild.cli.meter import AgeType, SizeType, counted, meter, table
 from mbuild.disk import Finding, Policy, Pruned, Usage, Verified, prune, usage, verify
 from mbuild.disk.inventory import Kind
 from mbuild.names import ModelName
@@ -50,7 +50,7 @@ def _usage_lines(used: Usage) -> list[str]:
     rows: list[tuple[str, ...]] = [("NAME", "OWN", "SHARED", "TOTAL")]
     for model in used.models:
         sizes = (human_size(size) for size in (model.own, model.shared, model.total))
-        missing = f"  ({model.missing} blobs missing)" if model.missing else ""
+        missing = f"  ({counted(model.missing, 'blob')} missing)" if model.missing else ""
         rows.append((model.name + missing, *sizes))
     rows.append(("", "", "", ""))
     rows.append(("models", "", "", human_size(used.used)))
@@ -63,7 +63,8 @@ def _usage_lines(used: Usage) -> list[str]:
     if used.linked:
         lines.append(f"\n{human_size(used.linked)} of it are hard links to files outside")
     if used.unreadable:
-        lines.append(f"\nmbuild prune would remove nothing: {used.unreadable} manifests unreadable")
+        unreadable = counted(used.unreadable, "manifest")
+        lines.append(f"\nmbuild prune would remove nothing: {unreadable} unreadable")
     else:
         lines.append(f"\nmbuild prune would free {human_size(used.prunable)}")
     return lines
@@ -125,10 +126,10 @@ def _pruned_lines(done: Pruned, dry_run: bool) -> list[str]:
     will = "would be removed" if dry_run else "removed"
     if done.only_copies:
         lines.append(f"{len(done.only_copies)} of them had no good copy in this store")
-    lines.append(f"{len(rows)} files {will}, {human_size(done.freed)} freed")
+    lines.append(f"{counted(len(rows), 'file')} {will}, {human_size(done.freed)} freed")
     if done.kept:
         size = human_size(sum(file.size for _, file in done.kept))
-        lines.append(f"{len(done.kept)} blobs that no model uses were kept, {size}")
+        lines.append(f"kept {counted(len(done.kept), 'blob')} that no model uses, {size}")
     if done.waiting:
         lines.append(f"  {done.waiting} were uploaded within a day and may still be asked for")
     if done.reason:
@@ -182,10 +183,9 @@ def _verified_lines(found: Verified) -> list[str]:
         lines += _finding_lines(finding)
     if found.reason:
         lines.append(f"not set aside: {found.reason}")
-    count = len(found.findings)
-    looked = f"{found.blobs} blobs of {found.models} models, {human_size(found.bytes)}"
-    result = f"{count} {'problem' if count == 1 else 'problems'}" if count else "all good"
-    return [*lines, f"{looked}: {result}"]
+    looked = f"{counted(found.blobs, 'blob')} of {counted(found.models, 'model')}"
+    result = counted(len(found.findings), "problem") if found.findings else "all good"
+    return [*lines, f"{looked}, {human_size(found.bytes)}: {result}"]
 
 
 def _finding_lines(finding: Finding) -> list[str]:
