@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mbuild.errors import DamagedError, StoreError
+from mbuild.errors import DamagedError, NameNotFoundError, StoreError
 from mbuild.store.blobs import Blobs
 from mbuild.store.database import Database
 from mbuild.store.files import make_directories, remove_stale, store_errors
@@ -153,7 +153,7 @@ class Store:
             return set()
         try:
             return {layer.digest for layer in self.manifests.read(name).manifest.blobs()}
-        except DamagedError:
+        except (DamagedError, NameNotFoundError):  # unreadable, or removed since
             return set()
 
     def _temporary_for(self, folder: Path) -> Path:
