@@ -102,6 +102,8 @@ class Store:
         for name in self.manifests.names():
             try:
                 yield self.manifests.read(name)
+            except NameNotFoundError:  # removed since its name was read
+                continue
             except DamagedError as error:
                 yield error
             except StoreError as error:
