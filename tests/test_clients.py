@@ -1,6 +1,6 @@
 """Other people's clients, as their registries have them, against ``mbuild serve``.
 
-They are installed once into ``.venv/clients`` (or ``MBUILD_CLIENTS``) and stay there.
+They are installed once (:mod:`installed`) and stay there.
 """
 
 from __future__ import annotations
@@ -11,23 +11,20 @@ import os
 import re
 import shutil
 import subprocess
-import venv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from gguf_files import tiny_gguf
+from installed import from_npm, from_pypi
 from live_server import LiveServer, Server, example_models, serving, serving_here, upload_folder
 
 from mbuild.builder import Request, build, read_recipe
 from mbuild.context import LocalContext
 from mbuild.names import ModelName
 
-ROOT = Path(__file__).parent.parent
 SCRIPTS = Path(__file__).parent / "clients"
-FOLDER = Path(os.environ.get("MBUILD_CLIENTS", ROOT / ".venv" / "clients"))
-
 PYPI = ("ollama", "langchain-ollama", "llama-index-llms-ollama", "litellm", "llm-ollama")
 NPM = ("ollama", "ollama-mcp")
 
@@ -37,15 +34,7 @@ pytestmark = pytest.mark.clients
 @pytest.fixture(scope="session")
 def client_python() -> Path:
     """The Python that has the clients of PyPI."""
-    place = FOLDER / "py"
-    python = place / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    done = place / "installed"
-    if not done.exists() or done.read_text() != " ".join(PYPI):
-        venv.create(place, with_pip=True)
-        pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        subprocess.run([*pip, *PYPI], check=True, timeout=1200)
-        done.write_text(" ".join(PYPI))
-    return python
+    return from_pypi("py", PYPI) / "python"
 
 
 @pytest.fixture(scope="session")
@@ -53,15 +42,7 @@ def node_modules() -> Path:
     """A folder whose ``node_modules`` has the clients of npm."""
     if not (shutil.which("node") and shutil.which("npm")):
         pytest.skip("node and npm are not installed")
-    place = FOLDER / "node"
-    done = place / "installed"
-    if not done.exists() or done.read_text() != " ".join(NPM):
-        place.mkdir(parents=True, exist_ok=True)
-        (place / "package.json").write_text('{"private": true}')
-        install = ["npm", "install", "--no-audit", "--no-fund", *NPM]
-        subprocess.run(install, cwd=place, check=True, timeout=600, capture_output=True)
-        done.write_text(" ".join(NPM))
-    return place
+    return from_npm("node", NPM)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,55 @@
+"""Programs that tests install once, into ``.venv/clients`` (or ``MBUILD_CLIENTS``)."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import venv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+FOLDER = Path(
+    os.environ.get("MBUILD_CLIENTS", Path(__file__).parent.parent / ".venv" / "clients")
+).absolute()
+
+
+def once(name: str, packages: Sequence[str], install: Callable[[Path], None]) -> Path:
+    """The folder of that name, installed unless it holds these packages already.
+
+    Test processes that run side by side wait for the one that installs.
+    """
+    place = FOLDER / name
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = place / "installed"
+        if not done.exists() or done.read_text() != " ".join(packages):
+            shutil.rmtree(place, ignore_errors=True)
+            install(place)
+            done.write_text(" ".join(packages))
+    return place
+
+
+def from_pypi(name: str, packages: Sequence[str]) -> Path:
+    """The ``bin`` folder of an environment with packages of PyPI."""
+
+    def install(place: Path) -> None:
+        venv.create(place, with_pip=True)
+        pip = [place / "bin" / "python", "-m", "pip", "install", "-q"]
+        subprocess.run([*pip, "--disable-pip-version-check", *packages], check=True, timeout=1200)
+
+    return once(name, packages, install) / "bin"
+
+
+def from_npm(name: str, packages: Sequence[str]) -> Path:
+    """A folder whose ``node_modules`` has packages of npm."""
+
+    def install(place: Path) -> None:
+        place.mkdir(parents=True)
+        (place / "package.json").write_text('{"private": true}')
+        command = ["npm", "install", "--no-audit", "--no-fund", *packages]
+        subprocess.run(command, cwd=place, check=True, timeout=600, capture_output=True)
+
+    return once(name, packages, install)
