@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mbuild.errors import CancelledError, MbuildError
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     import queue
     import threading
     from concurrent.futures import Future
+
+    import networkx
 
     from mbuild.store import Store
 
@@ -114,20 +117,25 @@ class _Run:
         self._engine = engine
         self._outcome = outcome
         self._numbers = numbers
-        self._graph = as_networkx(steps)
+        self._steps = steps
         self._events: queue.SimpleQueue[BuildEvent | Future[Any]] = queue.SimpleQueue()
         self._stop: threading.Event = threading.Event()
+
+    @cached_property
+    def _graph(self) -> networkx.DiGraph[Step]:
+        import networkx
+
+        graph = as_networkx(self._steps)
+        if not networkx.is_directed_acyclic_graph(graph):
+            raise MbuildError("the build graph has a cycle")
+        return graph
 
     def events(self) -> Iterator[BuildEvent]:
         from concurrent.futures import Future, ThreadPoolExecutor
 
-        import networkx
-
-        if not networkx.is_directed_acyclic_graph(self._graph):
-            raise MbuildError("the build graph has a cycle")
         waiting = {
             step: sum(source not in self._outcome.results for source in step.inputs)
-            for step in self._graph
+            for step in self._steps
         }
         pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="mbuild-step")
         running: dict[Future[Any], list[Step]] = {}
@@ -138,6 +146,7 @@ class _Run:
                     future = pool.submit(self._work, batch)
                     running[future] = batch
                     future.add_done_callback(self._events.put)
+                graph = self._graph  # networkx is loaded while the first steps run already
                 ready = []
                 event = self._events.get()
                 if not isinstance(event, Future):
@@ -145,7 +154,7 @@ class _Run:
                     continue
                 for step, outcome in zip(running.pop(event), event.result(), strict=True):
                     yield self._finish(step, *outcome)
-                    for user in self._graph.successors(step):
+                    for user in graph.successors(step):
                         waiting[user] -= 1
                         if waiting[user] == 0:
                             ready.append(user)
