@@ -217,6 +217,7 @@ def test_lines_are_ollamas() -> None:
     """Each event as Ollama says it; a detected template with its layer, warnings at the end."""
     lines = Lines(Wording(fresh={DIGEST}, adapters={"a.gguf"}, opening="parsing GGUF"))
     events: list[BuildEvent] = [
+        Status("reused 2 of 2 quantized tensors"),
         Warned("odd"),
         StepFinished(1, "import m.gguf", True, 0, 0, "import"),
         StepFinished(2, "import a.gguf", False, 0, 0, "import"),

@@ -6,6 +6,8 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from anyio import to_thread
+
 from mbuild.errors import MbuildError, UsageError
 from mbuild.names import InvalidNameError, ModelName
 from mbuild.server.shapes import Body, check
@@ -45,7 +47,10 @@ async def read_body(request: Request, limit: int = MAX_BODY) -> bytes:
 
 async def read_json(request: Request, body: Body) -> dict[str, Any]:
     """The body's fields, checked; the content type does not matter (curl sends a form's)."""
-    return check(body, parse_json(await read_body(request)))
+    data = await read_body(request)
+    if len(data) < _MANY:
+        return check(body, parse_json(data))
+    return await to_thread.run_sync(lambda: check(body, parse_json(data)))
 
 
 def parse_json(data: bytes) -> Any:

@@ -43,6 +43,9 @@ A running step says the first itself; of a cached quantization the request
 tells what it began with.
 """
 
+SAID = ("parsing GGUF", "converting ", "verifying ", "waiting ", "pulling ")
+"""How the statuses begin that clients get as they are; the others are for terminals."""
+
 _DETECTED = "using autodetected template"
 _QUANTIZING = "quantizing "
 
@@ -95,7 +98,7 @@ class Lines:
             case Status(text) if text.startswith(_QUANTIZING):
                 self._quantizing = text  # Ollama says it with how far it is
                 return []
-            case Status(text):
+            case Status(text) if text.startswith(SAID):
                 return [text]
             case Warned(text):
                 self.warnings.append(text.removeprefix("warning: "))
