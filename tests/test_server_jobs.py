@@ -24,7 +24,7 @@ from mbuild.events import (
 from mbuild.server import jobs as module
 from mbuild.server.jobs import QUEUED, Job, Jobs
 from mbuild.server.stream import Lines, Wording, encode
-from mbuild.store.manifest import MODEL, TEMPLATE
+from mbuild.store.manifest import MODEL, PARAMS
 
 DIGEST = Digest("0" * 64)
 
@@ -214,7 +214,7 @@ def test_a_silent_build_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_lines_are_ollamas() -> None:
-    """Each event as Ollama says it; a detected template with its layer, warnings at the end."""
+    """Each event as Ollama says it; warnings at the end."""
     lines = Lines(Wording(fresh={DIGEST}, adapters={"a.gguf"}, opening="parsing GGUF"))
     events: list[BuildEvent] = [
         Status("reused 2 of 2 quantized tensors"),
@@ -222,9 +222,9 @@ def test_lines_are_ollamas() -> None:
         StepFinished(1, "import m.gguf", True, 0, 0, "import"),
         StepFinished(2, "import a.gguf", False, 0, 0, "import"),
         StepFinished(3, "quantize m.gguf to Q8_0", True, 0, 0, "quantize"),
-        Status("using autodetected template chatml"),
         LayerReady(DIGEST, MODEL, 1, existing=True),
-        LayerReady(Digest("1" * 64), TEMPLATE, 1, existing=True),
+        Status("using autodetected template chatml"),
+        LayerReady(Digest("1" * 64), PARAMS, 1, existing=True),
         BuildFinished("m", DIGEST, 1, 0, 0, 0.0),
     ]
     assert [line for event in events for line in lines.of(event)] == [

@@ -17,7 +17,6 @@ from mbuild.events import (
     Warned,
     WritingManifest,
 )
-from mbuild.store.manifest import TEMPLATE
 
 PROGRESS_SECONDS = 0.1
 """Progress lines come no faster than this."""
@@ -43,10 +42,9 @@ A running step says the first itself; of a cached quantization the request
 tells what it began with.
 """
 
-SAID = ("parsing GGUF", "converting ", "verifying ", "waiting ", "pulling ")
+SAID = ("parsing GGUF", "converting ", "using autodetected ", "waiting ")
 """How the statuses begin that clients get as they are; the others are for terminals."""
 
-_DETECTED = "using autodetected template"
 _QUANTIZING = "quantizing "
 
 Line = Mapping[str, Any]
@@ -75,7 +73,6 @@ class Lines:
     def __init__(self, wording: Wording) -> None:
         self._wording = wording
         self._quantizing = ""
-        self._detected: list[str] = []
         self.warnings: list[str] = []
         self.last: Line = {"status": "working"}
 
@@ -92,9 +89,6 @@ class Lines:
 
     def _texts(self, event: BuildEvent) -> list[str]:
         match event:
-            case Status(text) if text.startswith(_DETECTED):
-                self._detected.append(text)  # Ollama says it with the template's layer
-                return []
             case Status(text) if text.startswith(_QUANTIZING):
                 self._quantizing = text  # Ollama says it with how far it is
                 return []
@@ -109,13 +103,9 @@ class Lines:
                 if label.partition(" ")[2] in self._wording.adapters:
                     after = ""
                 return [text for text in ((before, after) if cached else (after,)) if text]
-            case LayerReady(digest, media_type, existing=existing):
-                detected, self._detected = self._detected, []
-                if media_type != TEMPLATE:
-                    detected, self._detected = [], detected
+            case LayerReady(digest, existing=existing):
                 new = not existing or digest in self._wording.fresh
-                text = f"{'creating new' if new else 'using existing'} layer {digest}"
-                return [*detected, text]
+                return [f"{'creating new' if new else 'using existing'} layer {digest}"]
             case WritingManifest():
                 return ["writing manifest"]
             case BuildFinished():
