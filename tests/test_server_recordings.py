@@ -58,11 +58,22 @@ def small_model(type_: GGMLType, **metadata: Any) -> bytes:
     return gguf_bytes(tiny_model(metadata=metadata, tensors=tensors))
 
 
+CHAT_TEMPLATE = """\
+{%- for turn in messages -%}
+    <|im_start|>{{ turn.role }}
+{{ turn.content }}<|im_end|>
+{% endfor -%}
+{%- if add_generation_prompt -%}
+    <|im_start|>assistant
+{% endif -%}
+"""
+"""A template of our own for the format that Ollama calls chatml."""
+
 F16_MODEL = small_model(GGMLType.F16)
 KNOWN = {
     F16_BLOB: F16_MODEL,
     F32_BLOB: small_model(GGMLType.F32, **{"general.file_type": 0}),
-    CHATML_BLOB: small_model(GGMLType.F16, **{"general.name": "chat"}),
+    CHATML_BLOB: small_model(GGMLType.F16, **{"tokenizer.chat_template": CHAT_TEMPLATE}),
 }
 
 
