@@ -8,6 +8,8 @@ import os
 import signal
 import socket
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -57,7 +59,7 @@ def url_of(sock: socket.socket) -> str:
 def serve(service: Service, sock: socket.socket, ready: Callable[[], None]) -> None:
     """Serve until SIGINT or SIGTERM; ``ready`` is called once requests are answered.
 
-    Ends the process itself when a build does not stop in time.
+    Ends the process itself when some work does not stop in time.
     """
     config = uvicorn.Config(
         make_app(service),
@@ -72,9 +74,20 @@ def serve(service: Service, sock: socket.socket, ready: Callable[[], None]) -> N
         backlog=512,
     )
     asyncio.run(_Server(config, service, ready).serve(sockets=[sock]))
-    if not service.jobs.wait(STOP_SECONDS):
+    if not _all_ended(service):
         sys.stderr.flush()
         os._exit(0)
+
+
+def _all_ended(service: Service) -> bool:
+    """Whether builds and other work in threads ended in time; Python would wait for ever."""
+    end = time.monotonic() + STOP_SECONDS
+    ended = service.jobs.wait(STOP_SECONDS)
+    others = [t for t in threading.enumerate() if t is not threading.current_thread()]
+    for thread in others:
+        if not thread.daemon:
+            thread.join(max(0.0, end - time.monotonic()))
+    return ended and not any(t.is_alive() and not t.daemon for t in others)
 
 
 class _Server(uvicorn.Server):
