@@ -133,7 +133,9 @@ class Job:
                     continue
                 wait = due - now if fresh else HEARTBEAT_SECONDS
                 try:
-                    await asyncio.wait_for(news.wait(), wait)
+                    # Not wait_for, which can lose a cancellation (Python 3.11).
+                    async with asyncio.timeout(wait):
+                        await news.wait()
                 except TimeoutError:
                     if not fresh:
                         yield None
