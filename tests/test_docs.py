@@ -1,0 +1,121 @@
+"""The documentation of conversion, quantization and templates says what the program does."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from documents import DOCS, documented
+from example_models import edit_json, generator, settle
+
+from mbuild.cli.main import cli
+from mbuild.convert.architectures import ARCHITECTURES
+from mbuild.quant.quantize import supported
+from mbuild.quant.rules import NEEDS_IMPORTANCES
+from mbuild.quant.types import FILE_TYPES
+
+README = DOCS.parent / "README.md"
+
+
+@pytest.mark.parametrize("page", ["convert.md", "quantize.md", "templates.md"])
+def test_the_documented_session(page: str, tmp_path: Path) -> None:
+    """Each command of the page prints what the page shows."""
+    make, models = generator(), tmp_path / "work" / "models"
+    make.write_chat(models / "tiny-chat")
+    make.write_lora(models / "tiny-lora")
+    unknown_tokenizer(make, models / "unknown-tokenizer")
+    settle()
+    documented(page, tmp_path)
+
+
+def unknown_tokenizer(make: Any, folder: Path) -> None:
+    """The checkpoint with a byte-pair vocabulary that llama.cpp has no name for."""
+    make.write_chat(folder)
+    (folder / "tokenizer.model").unlink()
+    texts = [*(chr(33 + number) for number in range(94)), "hi"]
+    tokenizer = {
+        "added_tokens": [],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True},
+        "model": {
+            "type": "BPE",
+            "vocab": {text: number for number, text in enumerate(texts)},
+            "merges": ["h i"],
+        },
+    }
+    (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", **tokenizer}))
+    edit_json(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+
+
+def part(page: str, name: str) -> str:
+    """What stands between a page's markers."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    found = re.search(rf"<!-- {name}: .*? -->\n(.*?)\n<!-- end -->", text, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def families() -> str:
+    """The table of families: GGUF's name, and the class names in config.json."""
+    rows: dict[str, list[str]] = {}
+    for row in ARCHITECTURES:
+        rows.setdefault(row.gguf, []).extend(f"`{name}`" for name in row.names)
+    lines = [f"| `{gguf}` | {', '.join(names)} |" for gguf, names in sorted(rows.items())]
+    return "\n".join(["| GGUF | `architectures` in config.json |", "|---|---|", *lines])
+
+
+def types() -> str:
+    """The table of types: the name for -q, most tensors' type, and what it asks for."""
+    lines = []
+    for type_ in FILE_TYPES:
+        note = ""
+        if not supported(type_.default, weighted=True):
+            note = "not made"
+        elif type_.default in NEEDS_IMPORTANCES or type_.name == "Q2_K_S":
+            note = "needs `--imatrix`"
+        lines.append(f"| `{type_.name}` | {type_.default.name} | {note} |")
+    return "\n".join(["| `-q` | most tensors | |", "|---|---|---|", *lines])
+
+
+def test_all_families_are_documented() -> None:
+    """The table in docs/convert.md is the table in the code."""
+    assert part("convert.md", "families") == families()
+
+
+def test_all_types_are_documented() -> None:
+    """The table in docs/quantize.md is what -q takes."""
+    assert part("quantize.md", "types") == types()
+
+
+def test_all_options_are_documented() -> None:
+    """Each option that converts or quantizes is on its page."""
+    from mbuild.cli.quantizing import quantize_options
+
+    text = (DOCS / "quantize.md").read_text(encoding="utf-8")
+    command = click.command("x")(quantize_options(lambda **_: None))
+    assert len(command.params) > 8
+    for parameter in command.params:
+        assert any(name in text for name in parameter.opts), parameter.opts
+    assert {"--outtype", "--pre"} <= set(re.findall(r"--\w+", (DOCS / "convert.md").read_text()))
+
+
+def test_commands_in_the_readme_exist() -> None:
+    """Every ``mbuild`` command line of README.md names a command and options that there are."""
+    text = README.read_text(encoding="utf-8")
+    context = click.Context(cli)
+    lines = re.findall(r"^\$ mbuild((?: .*)?)$|`mbuild((?: [^`]*)?)`", text, re.MULTILINE)
+    assert lines
+    for line in lines:
+        words = shlex.split("".join(line).replace("[", " ").replace("]", " "), comments=True)
+        known = cli.get_command(context, words[0]) if words else None
+        known = known or cli.get_command(context, "build")
+        assert known is not None
+        options = {name for parameter in known.params for name in parameter.opts} | {"--help"}
+        for word in words:
+            if word.startswith("-") and word != "-":
+                assert word.split("=")[0].rstrip(".,") in options, line
