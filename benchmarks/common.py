@@ -40,11 +40,19 @@ class Program:
 
 @dataclass(frozen=True)
 class Run:
-    """One run: wall and CPU time in seconds, the largest process's peak memory in bytes."""
+    """One run: wall and CPU time in seconds, the largest process's peak memory in bytes.
 
-    wall: float
+    ``parts`` are the wall times of its commands.
+    """
+
+    parts: tuple[float, ...]
     cpu: float
     peak: int
+
+    @property
+    def wall(self) -> float:
+        """All commands together."""
+        return sum(self.parts)
 
 
 class Runs(list[Run]):
@@ -75,8 +83,8 @@ def run_once(program: Program) -> Run:
     """Run a program; exits with its output when it fails."""
     program.before()
     environment = {**os.environ, **program.environment}
-    wall = cpu = 0.0
-    peak = 0
+    parts: list[float] = []
+    cpu, peak = 0.0, 0
     for command in program.commands:
         with tempfile.TemporaryFile() as log:
             started = time.perf_counter()
@@ -84,7 +92,7 @@ def run_once(program: Program) -> Run:
                 command, stdout=log, stderr=log, env=environment, cwd=program.folder
             )
             _, status, usage = os.wait4(child.pid, 0)
-            wall += time.perf_counter() - started
+            parts.append(time.perf_counter() - started)
             child.returncode = os.waitstatus_to_exitcode(status)
             if child.returncode:
                 log.seek(0)
@@ -92,7 +100,7 @@ def run_once(program: Program) -> Run:
                 raise SystemExit(f"{program.name} failed: {' '.join(command)}\n{text}")
         cpu += usage.ru_utime + usage.ru_stime
         peak = max(peak, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
-    return Run(wall, cpu, peak)
+    return Run(tuple(parts), cpu, peak)
 
 
 def in_turn(programs: Sequence[Program], repeats: int, *, warm: bool = True) -> dict[str, Runs]:
@@ -103,6 +111,7 @@ def in_turn(programs: Sequence[Program], repeats: int, *, warm: bool = True) -> 
             run = run_once(program)
             if number >= warm:
                 found[program.name].append(run)
+            print(f"{program.name}: {run.wall:.2f} s", file=sys.stderr)
     return found
 
 
@@ -170,7 +179,7 @@ def environment_with(folder: Path, *packages: str) -> Path | None:
     """
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     done = folder / "installed"
-    if done.exists() and done.read_text(encoding="utf-8") == " ".join(packages):
+    if done.exists() and set(packages) <= set(done.read_text(encoding="utf-8").split()):
         return python
     commands = [
         [sys.executable, "-m", "venv", str(folder)],

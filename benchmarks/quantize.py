@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import filecmp
 import os
+import statistics
 from pathlib import Path
 
 from common import (
@@ -37,8 +38,9 @@ Q4_K_M = 15
 """Its number among llama.cpp's file types."""
 
 ONE, THREE, SMALL = "mbuild -q q4_K_M", "mbuild -q q4_K_M -q q5_K_M -q q8_0", "the same, 3 MB"
-THEIRS, ALONE = "convert_hf_to_gguf, llama-quantize", "llama-quantize alone, from BF16"
+THEIRS = "convert_hf_to_gguf, llama-quantize"
 REFERENCE = """
+import sys
 from cyllama.llama import llama_cpp
 options = llama_cpp.LlamaModelQuantizeParams()
 options.ftype, options.nthread = int(sys.argv[3]), int(sys.argv[4])
@@ -59,17 +61,16 @@ def ours(work: Path, name: str, source: Path, *types: str) -> Program:
     return Program(name, [command], remover(store), folder=folder)
 
 
-def reference(work: Path, source: Path) -> list[Program]:
-    """llama.cpp's two programs, and the second alone; none where they cannot be installed."""
+def reference(work: Path, source: Path) -> Program | None:
+    """llama.cpp's two programs; None where they cannot be installed."""
     python = environment_with(work / "llama.cpp", *PACKAGES, "cyllama==0.2.18")
     if python is None:
-        return []
+        return None
     whole, small = work / "theirs-bf16.gguf", work / "theirs.gguf"
     threads = str(os.cpu_count() or 1)
     command = [str(python), "-c", REFERENCE, str(whole), str(small), str(Q4_K_M), threads]
     both = [converter(python, source, whole), command]
-    # In turn, the second runs after the first has left its input behind.
-    return [Program(THEIRS, both, remover(small)), Program(ALONE, [command], remover(small))]
+    return Program(THEIRS, both, remover(whole, small))
 
 
 def same_bytes(work: Path) -> None:
@@ -101,17 +102,20 @@ def main() -> None:
         first = ours(work, ONE, source, "q4_K_M")
         run_once(first)  # compiles the kernels
         theirs = reference(work, source)
-        if theirs:
-            run_once(theirs[0])
-            run_once(first)
+        if theirs is not None:
+            run_once(theirs)
             same_bytes(work)
         three = ours(work, THREE, source, "q4_K_M", "q5_K_M", "q8_0")
         fixed = ours(work, SMALL, small, "q4_K_M")
-        runs = in_turn([first, three, fixed, *theirs], options.repeats)
+        programs = [first, three, fixed, *([theirs] if theirs else [])]
+        runs = in_turn(programs, options.repeats, warm=False)
         head = ["", "median", "range", "CPU", "both programs' time to it", "peak"]
         print(table(head, [row(name, runs) for name in runs]))
-        print(f"Three types in {runs[THREE].wall / runs[ONE].wall:.2f} times the time of one")
-        print(f"(bound 2). Limit of memory: {mib(LIMIT)}.")
+        print(f"Three types take {runs[THREE].wall / runs[ONE].wall:.2f} times as long as one")
+        print(f"(bound: 2). Limit of peak memory: {mib(LIMIT)}.")
+        if theirs is not None:
+            alone = statistics.median(run.parts[1] for run in runs[THEIRS])
+            print(f"llama-quantize alone took {seconds(alone)}, from the BF16 file.")
         remover(*work.glob("theirs*.gguf"), work / "store-quantized")()
 
 
