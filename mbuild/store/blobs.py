@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int], None]
 
 
+_WRITE_BACK = 16 << 20  # bytes written after which the system is told to begin with the disk
+
+
 class Blob(NamedTuple):
     """A stored blob; ``existed`` tells whether the store had it before."""
 
@@ -50,6 +53,7 @@ class BlobWriter:
         self._partial = partial
         self._file = blobs.temporary(partial)
         self._saved = False
+        self._started = 0
         self.size = 0
 
     def save(self) -> str:
@@ -71,6 +75,15 @@ class BlobWriter:
         with store_errors("writing a blob"):
             write_all(self._file.fd, view)
         self.size += len(view)
+        if self.size - self._started >= _WRITE_BACK:
+            self._start_write_back()
+
+    def _start_write_back(self) -> None:
+        """Without it the final fsync would wait for the whole file."""
+        from mbuild.store.copying import write_back
+
+        write_back()(self._file.fd, self._started, self.size - self._started)
+        self._started = self.size
 
     def commit(self) -> Blob:
         """Publish the blob under its digest; raises :class:`StoreError` (disk full, ...).

@@ -8,6 +8,7 @@ import stat
 import sys
 import threading
 from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.digest import Digest
@@ -195,7 +196,7 @@ class _Copier(threading.Thread):
 
     def _copy(self) -> None:
         done = 0
-        start_write_back = _write_back()
+        start_write_back = write_back()
         step = _kernel_copy if hasattr(os, "copy_file_range") else _user_copy
         while done < self._size and not self._stopped:
             want = min(_CHUNK, self._size - done)
@@ -215,7 +216,8 @@ class _Copier(threading.Thread):
             start_write_back(self._target, done - count, count)
 
 
-def _write_back() -> Callable[[int, int, int], object]:
+@cache
+def write_back() -> Callable[[int, int, int], object]:
     """Linux's way to start writing a range to disk without waiting for it; else nothing."""
     if sys.platform == "linux":
         import ctypes
