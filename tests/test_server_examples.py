@@ -1,4 +1,4 @@
-"""The examples in docs/api.md, each run exactly as it is written there."""
+"""The curl examples in README.md, each run exactly as it is written there."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from stores import copy_tiny_store
 from test_server_recordings import F16_MODEL
 
 ROOT = Path(__file__).parent.parent
-DOCUMENT = (ROOT / "docs" / "api.md").read_text()
+DOCUMENT = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(
     r"^### (.+?)\n(?:(?!^#).)*?```sh\n(.*?)```",
-    DOCUMENT.partition("## Examples")[2].partition("\n## ")[0],
+    DOCUMENT.partition("## Over HTTP")[2].partition("\n## ")[0],
     re.S | re.M,
 )
 
