@@ -284,6 +284,15 @@ def test_shapes_that_contradict_the_config_are_refused(
     refused(mbuild, tmp_path, "[345, 256]", "512")
 
 
+@pytest.mark.parametrize(("count", "words"), [(3, "no tensor is of layer 2"), (1, "layers.1.")])
+def test_layers_that_contradict_the_config_are_refused(
+    mbuild: Run, chat: Path, tmp_path: Path, count: int, words: str
+) -> None:
+    """More or fewer layers than config.json says: nothing could load such a model."""
+    edit_json(chat / "config.json", num_hidden_layers=count)
+    refused(mbuild, tmp_path, words)
+
+
 def test_a_link_that_leads_out_is_refused(mbuild: Run, chat: Path, tmp_path: Path) -> None:
     """A checkpoint from somebody else must not read other files."""
     (chat / "config.json").rename(tmp_path / "outside.json")

@@ -255,6 +255,17 @@ def convert_body(checkpoint: Checkpoint, outtype: OutType = OutType.AUTO) -> Bod
     return Body(hp, early, merged(write(row.keys, hp)), tuple(tensors.values()))
 
 
+def _check_layers(body: Body) -> None:
+    """Every layer that the config promises has tensors; no runtime loads a model otherwise."""
+    present = {t.name.split(".", 2)[1] for t in body.tensors if t.name.startswith("blk.")}
+    for layer in range(body.hyper.blocks):
+        if str(layer) not in present:
+            raise FormatError(
+                f"config.json says {body.hyper.blocks} layers, but no tensor is of layer {layer}",
+                hint="a shard is missing, or config.json is another checkpoint's",
+            )
+
+
 def convert(
     checkpoint: Checkpoint, outtype: OutType = OutType.AUTO, *, pre: str | None = None
 ) -> Model:
@@ -270,6 +281,7 @@ def convert(
         UnsupportedError: for what has no place in a GGUF file.
     """
     body = convert_body(checkpoint, outtype)
+    _check_layers(body)
     arch, files = body.hyper.arch, checkpoint.files
     parameters = Parameters.count((t.name, t.dims) for t in body.tensors)
     config = dict(checkpoint.config)
