@@ -187,7 +187,7 @@ def test_framing(server: LiveServer, request_: bytes) -> None:
 
 
 def test_a_length_and_chunks_at_once(server: LiveServer) -> None:
-    """The chunks count and the rest is not taken for a second request."""
+    """Refused, and the rest is not taken for a second request: the connection ends."""
     head = b"POST /api/show HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n"
     body = b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /api/tags HTTP/1.1\r\n\r\n"
     answer = server.raw(head + body)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from mbuild.errors import UsageError
 from mbuild.server.errors import UnauthorizedError
@@ -100,7 +100,18 @@ class Policy:
             raise UnauthorizedError("unauthorized", hint="send Authorization: Bearer TOKEN")
 
     def refuse(self, request: Request) -> Response | None:
-        """The answer to a request that must not be served: 403 without a body, or a preflight."""
+        """The answer to a request that must not be served: 403 without a body, or a preflight.
+
+        A request that gives its length twice, by Content-Length and by chunks,
+        ends its connection: where it ends is where another reader may see a
+        second request begin (RFC 9112, 6.1).
+        """
+        if "content-length" in request.headers and "transfer-encoding" in request.headers:
+            return JSONResponse(
+                {"error": "Content-Length and Transfer-Encoding exclude each other"},
+                status_code=400,
+                headers={"Connection": "close"},
+            )
         host = request.headers.get("host", "")
         origin = request.headers.get("origin", "")
         if not self.allows_host(host) or not self.allows_origin(origin, host):
