@@ -407,6 +407,13 @@ def test_own_recipes(mbuild: Run, chat: Path, tmp_path: Path) -> None:
     assert (types["output.weight"], types["token_embd.weight"]) == ("F16", "Q8_0")
 
 
+def test_types_that_nothing_makes_are_refused_early(mbuild: Run, chat: Path) -> None:
+    """A rule that names such a type fails in --dry-run already."""
+    done = mbuild("--dry-run", "-q", "q8_0", "--output-tensor-type", "q8_1")
+    assert done.returncode != 0
+    assert done.stderr.startswith("error: ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [

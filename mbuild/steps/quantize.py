@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from mbuild.digest import Digest
-from mbuild.errors import FormatError
+from mbuild.errors import FormatError, UnsupportedError
 from mbuild.graph import BaseStep, Result, Step, StepContext, canonical_json
 from mbuild.sources import SourceFile
 from mbuild.steps.files import OpenFiles, open_source
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mbuild.gguf.model import Model
+    from mbuild.gguf.types import GGMLType
     from mbuild.quant.imatrix import Imatrix
     from mbuild.quant.recipes import Options as RecipeOptions
     from mbuild.steps.tensors import Variant
@@ -216,9 +217,19 @@ def _planned(step: Quantize, model: Model, imatrix_path: Path | None) -> Variant
         imatrix = open_imatrix(imatrix_path, name=quantization.imatrix.name)
         about = imatrix.source(quantization.imatrix.name)
     tensors = plan(model.tensors, model.get, target, quantization.options())
+    _check_types({new for tensor, new in tensors if new is not tensor.type}, imatrix is not None)
     made_of = canonical_json([step.origin.name, *map(str, quantization)])
     name = hashlib.sha256(made_of.encode()).hexdigest()[:16] + "-"
     return Variant(name, tuple(tensors), quantized(model.metadata, target, about), imatrix)
+
+
+def _check_types(types: Collection[GGMLType], weighted: bool) -> None:
+    """Types that no kernel makes are refused before anything is read or written."""
+    from mbuild.quant.quantize import supported
+
+    for type_ in sorted(types):
+        if not supported(type_, weighted):
+            raise UnsupportedError(f"cannot quantize to {type_.name}")
 
 
 class PlannedTensor(NamedTuple):
