@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int], None]
 
 
+_PIECE = 1 << 20  # bytes that are still in the processor's cache when they are written
 _WRITE_BACK = 16 << 20  # bytes written after which the system is told to begin with the disk
 
 
@@ -71,9 +72,11 @@ class BlobWriter:
     def write(self, data: Buffer) -> None:
         """Append bytes (anything with the buffer protocol)."""
         view = memoryview(data).cast("B")
-        self._hash.update(view)
         with store_errors("writing a blob"):
-            write_all(self._file.fd, view)
+            for start in range(0, len(view), _PIECE):
+                piece = view[start : start + _PIECE]
+                self._hash.update(piece)
+                write_all(self._file.fd, piece)
         self.size += len(view)
         if self.size - self._started >= _WRITE_BACK:
             self._start_write_back()
