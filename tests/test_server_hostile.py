@@ -250,6 +250,7 @@ def test_bad_safetensors(server: LiveServer, path: Path) -> None:
         "{{",
         "{%" * 20_000,
         "x" * (2 << 20),
+        *(path.read_text() for path in sorted((DATA / "bad_jinja").glob("*.jinja"))),
     ],
     ids=lambda text: text[:30],
 )
