@@ -209,23 +209,27 @@ def _placed(error: MbuildError, item: Reference) -> MbuildError:
 
 def _layers(planned: Plan, outcome: Outcome) -> Iterator[BuildEvent]:
     """One event for each layer of the manifest, in its order."""
-    existed: set[Digest] = set()
-    if planned.base:
-        existed.update(layer.digest for layer in planned.base.manifest.layers)
-    for result in outcome.results.values():
-        existed |= result.existed
-    data = outcome.results[planned.manifest].facts["manifest"].encode()
+    # Of two steps that make the same blob at once only one finds it there.
+    new = {
+        layer.digest
+        for step in outcome.ran
+        for layer in outcome.results[step].layers
+        if layer.digest not in outcome.results[step].existed
+    }
     said = {
         layer.digest: result.facts["announce"]
         for result in outcome.results.values()
         if "announce" in result.facts
         for layer in result.layers
     }
+    data = outcome.results[planned.manifest].facts["manifest"].encode()
     for layer in Manifest.decode(data, "the new manifest").layers:
         if layer.digest in said:
             yield Status(said[layer.digest])
         else:
-            yield LayerReady(layer.digest, layer.media_type, layer.size, layer.digest in existed)
+            existing = layer.digest not in new
+            yield LayerReady(layer.digest, layer.media_type, layer.size, existing)
+            new.discard(layer.digest)
 
 
 def _name(store: Store, name: ModelName, data: bytes) -> None:
