@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Set up mbuild in .venv and run its example or its tests; needs only Python.
 
-    python3 run.py example     build Modelfile.example twice: once from scratch, once cached
-    python3 run.py test        run all tests
+python3 run.py example     build Modelfile.example twice: once from scratch, once cached
+python3 run.py test        run all tests
 """
 
 import os

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from stores import copy_tiny_store
+
 from mbuild.store import Store
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
