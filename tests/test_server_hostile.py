@@ -144,7 +144,7 @@ def test_bodies(server: LiveServer, body: bytes) -> None:
     answer = server.http.post("/api/create", content=body)
     assert 400 <= answer.status_code < 500
     check_refusal(server, answer)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 5
     assert not list((server.root / "manifests").rglob("x"))
 
 
@@ -260,6 +260,6 @@ def test_chat_templates_are_data(server: LiveServer, template: str) -> None:
     began = time.monotonic()
     answer = server.create(model="templated", files={"m.gguf": digest}, stream=False)
     assert answer.status_code in (200, 400)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 5
     assert "root:" not in server.http.post("/api/show", json={"model": "templated"}).text
     server.http.request("DELETE", "/api/delete", json={"model": "templated"})
