@@ -20,13 +20,15 @@ class Result(NamedTuple):
     """What a step made: layers in the store, and facts that later steps need.
 
     ``facts`` is JSON: it is kept in the cache, so that nothing has to be read
-    again to know it. ``existed`` names those layers that the store had before
-    the step ran; it is not part of the value.
+    again to know it. Neither of the last two is part of the value: ``existed``
+    names those layers that the store had before the step ran, ``files`` the
+    digests of the user's files that it read, for :meth:`Step.learned`.
     """
 
     layers: tuple[Layer, ...] = ()
     facts: Mapping[str, Any] = {}
     existed: frozenset[Digest] = frozenset()
+    files: Mapping[str, Digest] = {}
 
     def to_json(self) -> str:
         """The result as the cache keeps it."""

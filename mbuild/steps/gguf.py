@@ -87,13 +87,14 @@ class ImportGGUF(BaseStep):
         layer = Layer(media_type, blob.digest, blob.size, origin)
         return Result(
             (layer,),
-            as_json(facts, {self.file.name: blob.digest}),
+            as_json(facts),
             frozenset((blob.digest,)) if blob.existed else frozenset(),
+            {self.file.name: blob.digest},
         )
 
     def learned(self, result: Result) -> Step:
         """The step with the digest that reading the file gave."""
-        digest = Digest.parse(result.facts["files"][self.file.name])
+        digest = result.files[self.file.name]
         return replace(self, file=self.file._replace(digest=digest))
 
 
@@ -137,12 +138,11 @@ class MergeGGUF(BaseStep):
             digests = files.digests(context)
         facts = read_facts(context.store.blobs.path(layer.digest), name)
         layer = layer._replace(media_type=_layer_type(self.role, facts, name))
-        return Result((layer,), as_json(facts, digests), existed)
+        return Result((layer,), as_json(facts), existed, digests)
 
     def learned(self, result: Result) -> Step:
         """The step with the digests that reading the shards gave."""
-        found = result.facts["files"]
-        files = (f._replace(digest=Digest.parse(found[f.name])) for f in self.files)
+        files = (f._replace(digest=result.files[f.name]) for f in self.files)
         return replace(self, files=tuple(files))
 
 

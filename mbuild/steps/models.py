@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,10 +53,9 @@ def read_facts(path: Path, name: str) -> ModelFacts:
         return describe(file)
 
 
-def as_json(facts: ModelFacts, files: Mapping[str, Digest]) -> dict[str, Any]:
-    """The facts that later steps need, in the words of Ollama's config; files by digest."""
+def as_json(facts: ModelFacts) -> dict[str, Any]:
+    """The facts that later steps need, in the words of Ollama's config."""
     return {
-        "files": {name: str(digest) for name, digest in files.items()},
         "kind": str(facts.kind),
         "model_format": "gguf",
         "model_family": facts.architecture,

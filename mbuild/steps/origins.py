@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mbuild.digest import Digest
 from mbuild.graph import Result, StepContext
 from mbuild.sources import CheckpointSource, SourceFile
 from mbuild.steps.weights import CONVERTER_VERSION, checkpoint_fields, with_digests
@@ -85,9 +84,8 @@ class GGUFOrigin(NamedTuple):
 
     def learned(self, result: Result) -> GGUFOrigin:
         """With the digests that a step found."""
-        found = result.facts["files"]
         return GGUFOrigin(
-            tuple(f._replace(digest=f.digest or Digest.parse(found[f.name])) for f in self.sources)
+            tuple(f._replace(digest=f.digest or result.files[f.name]) for f in self.sources)
         )
 
 

@@ -136,14 +136,14 @@ class Quantize(BaseStep):
             if step.quantization.imatrix is not None:
                 used[_IMATRIX] = digests[f"{_IMATRIX}{number}"]
             known = frozenset((layer.digest,)) if existed else frozenset[Digest]()
-            results.append(Result((layer,), as_json(facts, used), known))
+            results.append(Result((layer,), as_json(facts), known, used))
         return results
 
     def learned(self, result: Result) -> Step:
         """The step with the digests that reading the files gave."""
         quantization = self.quantization
         if quantization.imatrix is not None:
-            digest = Digest.parse(result.facts["files"][_IMATRIX])
+            digest = result.files[_IMATRIX]
             imatrix = quantization.imatrix._replace(digest=digest)
             quantization = quantization._replace(imatrix=imatrix)
         return replace(self, origin=self.origin.learned(result), quantization=quantization)

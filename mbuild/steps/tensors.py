@@ -119,8 +119,7 @@ class TensorCache:
 def _fields_with(origin: Origin, files: Mapping[str, Digest]) -> Mapping[str, Any] | None:
     from mbuild.graph import Result
 
-    found = {name: str(digest) for name, digest in files.items()}
-    return origin.learned(Result(facts={"files": found})).fields()
+    return origin.learned(Result(files=files)).fields()
 
 
 def _digest(values: Array) -> str:

@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mbuild.digest import Digest
 from mbuild.graph import BaseStep, Result, Step, StepContext
 from mbuild.sources import CheckpointSource
 from mbuild.steps.files import OpenFiles
@@ -66,7 +65,7 @@ class ConvertCheckpoint(BaseStep):
             layer, existed = write_layer(context, model, MODEL, files)
             digests = files.digests(context)
         facts = read_facts(context.store.blobs.path(layer.digest), source.name)
-        return Result((layer,), as_json(facts, digests), existed)
+        return Result((layer,), as_json(facts), existed, digests)
 
     def learned(self, result: Result) -> Step:
         """The step with the digests that reading the files gave."""
@@ -116,7 +115,7 @@ class ConvertAdapter(BaseStep):
             digests = files.digests(context)
         facts = read_facts(context.store.blobs.path(layer.digest), source.name)
         named = layer._replace(origin=source.name)
-        return Result((named,), as_json(facts, digests), existed)
+        return Result((named,), as_json(facts), existed, digests)
 
     def learned(self, result: Result) -> Step:
         """The step with the digests that reading the files gave."""
@@ -133,9 +132,8 @@ def checkpoint_fields(source: CheckpointSource, **options: Any) -> Mapping[str, 
 
 def with_digests(source: CheckpointSource, result: Result) -> CheckpointSource:
     """A checkpoint with the digests that a step found."""
-    found = result.facts["files"]
     files = {
-        name: file._replace(digest=file.digest or Digest.parse(found[name]))
+        name: file._replace(digest=file.digest or result.files[name])
         for name, file in source.files.items()
     }
     return source._replace(files=files)
