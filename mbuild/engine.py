@@ -189,7 +189,8 @@ class _Run:
     def _make(self, steps: Sequence[Step]) -> list[Result]:
         """Run one step, or several of one group together."""
         for step in steps:
-            self._events.put(StepStarted(self._numbers[step], step.label))
+            leader = self._numbers[steps[0]]
+            self._events.put(StepStarted(self._numbers[step], step.label, leader))
         context = self._context(steps[0])
         if len(steps) > 1:
             results: list[Result] = steps[0].run_together(steps, context)  # type: ignore[attr-defined]

@@ -31,10 +31,15 @@ class Warned(NamedTuple):
 
 
 class StepStarted(NamedTuple):
-    """A step runs because the cache has no result for it; ``step`` is its number."""
+    """A step runs because the cache has no result for it; ``step`` is its number.
+
+    Steps that run together from one read tell their progress once: under the
+    number ``leader``, which is the step's own where it runs alone.
+    """
 
     step: int
     label: str
+    leader: int = 0
 
 
 class StepProgress(NamedTuple):
