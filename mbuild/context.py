@@ -83,11 +83,15 @@ class Context(Protocol):
 
 
 class LocalContext:
-    """Paths against the Modelfile's folder, names against the store."""
+    """Paths against the Modelfile's folder, names against the store.
 
-    def __init__(self, folder: Path, store: Store) -> None:
+    ``hash_files``: a file whose digest is not remembered is read, so that it is known.
+    """
+
+    def __init__(self, folder: Path, store: Store, *, hash_files: bool = False) -> None:
         self._folder = folder
         self._store = store
+        self._hash_files = hash_files
 
     def model(self, value: str) -> ModelSource:
         """A path that exists, else a model of the store."""
@@ -214,7 +218,25 @@ class LocalContext:
             raise SourceError(f"{name}: {error.strerror}") from None
         check_regular(info, name)
         stamp = FileStamp(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
-        return SourceFile(name, path, stamp, self._store.database.file_digest(info))
+        digest = self._store.database.file_digest(info)
+        if digest is None and self._hash_files:
+            digest = self._hash(path, name)
+        return SourceFile(name, path, stamp, digest)
+
+    def _hash(self, path: Path, name: str) -> Digest:
+        """Read a file for its digest, and remember it."""
+        import time
+
+        from mbuild.explain import keep_text
+        from mbuild.store.copying import OpenFile, hash_file
+
+        with OpenFile.open(path, name) as file:
+            started = time.time_ns()
+            digest = hash_file(file.fd, file.size, lambda done, total: None)
+            file.check_unchanged()
+            self._store.database.remember_file(file.info, os.fstat(file.fd), digest, started)
+        keep_text(self._store, path, digest)
+        return digest
 
     def _gguf(self, path: Path, name: str) -> GGUFSource:
         """A GGUF file; the first shard of a split one stands for all of them."""

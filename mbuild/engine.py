@@ -9,12 +9,24 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from enum import StrEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.errors import CancelledError, MbuildError
 from mbuild.events import BuildEvent, Status, StepFinished, StepProgress, StepStarted, Warned
-from mbuild.graph import Result, Step, StepContext, as_networkx, cache_key, describe, in_order
+from mbuild.graph import (
+    DESCRIPTION,
+    STEP,
+    Result,
+    Step,
+    StepContext,
+    as_networkx,
+    cache_key,
+    canonical_json,
+    describe,
+    in_order,
+)
 
 if TYPE_CHECKING:
     import queue
@@ -25,18 +37,53 @@ if TYPE_CHECKING:
 
     from mbuild.store import Store
 
-_RECORD = "step"
 _REPORT_SECONDS = 0.1
 _FLUSH_SECONDS = 0.2
 _WORKERS = 4
 
 
+class Run(NamedTuple):
+    """When a step ran: seconds since the clock's zero, and seconds of work."""
+
+    started: float
+    seconds: float
+
+
 class Outcome:
-    """What running a graph gave: every step's result, and which of them ran."""
+    """What running a graph gave: every step's result and key.
+
+    For those that ran also when they did, what was hashed for their keys, and
+    why there was no cached result, should no input have changed.
+    """
 
     def __init__(self) -> None:
         self.results: dict[Step, Result] = {}
-        self.ran: set[Step] = set()
+        self.keys: dict[Step, str] = {}
+        self.ran: dict[Step, Run] = {}
+        self.descriptions: dict[Step, dict[str, Any]] = {}
+        self.lost: dict[Step, str] = {}
+
+
+class State(StrEnum):
+    """What a build would do with a step."""
+
+    CACHED = "cached"
+    RUN = "run"
+    DEPENDS = "depends"
+    """It runs if a step that has to run before it comes out differently."""
+
+
+class Surveyed(NamedTuple):
+    """A step before a build; ``description`` is None while not all of it is known.
+
+    ``lost`` is why it has no cached result, should no input have changed.
+    """
+
+    step: Step
+    state: State
+    description: dict[str, Any] | None
+    key: str = ""
+    lost: str = ""
 
 
 class Engine:
@@ -55,37 +102,49 @@ class Engine:
         numbers = {step: number for number, step in enumerate(steps, start=1)}
         missing: list[Step] = []
         for step in steps:
-            result = self._look_up(step, outcome.results)
+            result, key = self._look_up(step, outcome.results)
             if result is None:
                 missing.append(step)
             else:
                 outcome.results[step] = result
+                outcome.keys[step] = key
                 yield StepFinished(numbers[step], step.label, True, 0.0, 0, step.kind)
         if missing:
             yield from _Run(self, outcome, numbers, missing).events()
 
-    def survey(self, targets: Sequence[Step]) -> list[tuple[Step, bool]]:
-        """Each step in order and whether its result is in the cache, without running any.
-
-        A step whose inputs would have to run first counts as not cached.
-        """
+    def survey(self, targets: Sequence[Step]) -> list[Surveyed]:
+        """What a build would do with each step, in order, without running any."""
         results: dict[Step, Result] = {}
-        rows: list[tuple[Step, bool]] = []
+        rows: list[Surveyed] = []
         for step in in_order(targets):
-            result = self._look_up(step, results)
+            result, _ = self._look_up(step, results)
             if result is not None:
                 results[step] = result
-            rows.append((step, result is not None))
+            if any(source not in results for source in step.inputs):
+                rows.append(Surveyed(step, State.DEPENDS, None))
+                continue
+            description = describe(step, [results[source] for source in step.inputs])
+            key = cache_key(description) if description else ""
+            state = State.RUN if result is None else State.CACHED
+            rows.append(Surveyed(step, state, description, key, self.lost(key)))
         return rows
 
-    def _look_up(self, step: Step, results: Mapping[Step, Result]) -> Result | None:
-        """The cached result of a step, if it is recorded and its layers are still there."""
+    def _look_up(self, step: Step, results: Mapping[Step, Result]) -> tuple[Result | None, str]:
+        """The cached result of a step, if it is recorded and its layers are still there.
+
+        With it the step's key, empty while that is not known.
+        """
         if not self.use_cache or any(source not in results for source in step.inputs):
-            return None
+            return None, ""
         description = describe(step, [results[source] for source in step.inputs])
         if description is None:
-            return None
-        text = self.store.database.get(_RECORD, cache_key(description))
+            return None, ""
+        key = cache_key(description)
+        return self.cached(key), key
+
+    def cached(self, key: str) -> Result | None:
+        """What is recorded under a key, if its layers are still there."""
+        text = self.store.database.get(STEP, key)
         if text is None:
             return None
         with suppress(ValueError, KeyError, TypeError, MbuildError):
@@ -94,11 +153,30 @@ class Engine:
                 return result._replace(existed=frozenset(layer.digest for layer in result.layers))
         return None
 
-    def record(self, step: Step, inputs: Sequence[Result], result: Result) -> None:
-        """Keep a step's result under its key."""
-        description = describe(step.learned(result), inputs)
-        if description is not None:
-            self.store.database.put(_RECORD, cache_key(description), result.to_json())
+    def lost(self, key: str) -> str:
+        """Why there is no result under a key: it was never there, or its layers are gone."""
+        text = self.store.database.get(STEP, key)
+        with suppress(ValueError, KeyError, TypeError, MbuildError):
+            for layer in Result.from_json(text or "").layers:
+                if not self.store.blobs.has(layer.digest, layer.size):
+                    return f"its layer {layer.digest.short} is missing from the store, or damaged"
+        return "the cache has no result of it any more"
+
+    def record(self, description: Mapping[str, Any], result: Result) -> str:
+        """Keep a step's result, and its description, under its key; returns the key."""
+        key = cache_key(description)
+        self.store.database.put(STEP, key, result.to_json())
+        self.store.database.put(DESCRIPTION, key, canonical_json(description))
+        return key
+
+
+class _Done(NamedTuple):
+    """A step's result and key, and when it ran, if it was not cached."""
+
+    result: Result
+    key: str
+    run: Run | None = None
+    description: dict[str, Any] | None = None
 
 
 class _Run:
@@ -152,8 +230,8 @@ class _Run:
                 if not isinstance(event, Future):
                     yield event
                     continue
-                for step, outcome in zip(running.pop(event), event.result(), strict=True):
-                    yield self._finish(step, *outcome)
+                for step, done in zip(running.pop(event), event.result(), strict=True):
+                    yield self._finish(step, done)
                     for user in graph.successors(step):
                         waiting[user] -= 1
                         if waiting[user] == 0:
@@ -162,29 +240,41 @@ class _Run:
             self._stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _finish(self, step: Step, result: Result, cached: bool, seconds: float) -> BuildEvent:
-        self._outcome.results[step] = result
-        if not cached:
-            self._outcome.ran.add(step)
-        written = sum(layer.size for layer in result.layers if layer.digest not in result.existed)
-        number = self._numbers[step]
-        return StepFinished(number, step.label, cached, seconds, written, step.kind)
+    def _finish(self, step: Step, done: _Done) -> BuildEvent:
+        outcome, number = self._outcome, self._numbers[step]
+        outcome.results[step], outcome.keys[step] = done.result, done.key
+        if done.run is None:
+            return StepFinished(number, step.label, True, 0.0, 0, step.kind)
+        outcome.ran[step] = done.run
+        if done.description is not None:
+            outcome.descriptions[step] = done.description
+        written = done.result.written
+        return StepFinished(number, step.label, False, done.run.seconds, written, step.kind)
 
-    def _work(self, steps: Sequence[Step]) -> list[tuple[Result, bool, float]]:
-        """In a worker thread: each step's result, whether it was cached, and the seconds."""
+    def _work(self, steps: Sequence[Step]) -> list[_Done]:
+        """In a worker thread: each step's result, from the cache or made now."""
         engine, results = self._engine, self._outcome.results
         # Steps whose inputs had to run may still be cached, if those came out as before.
         found = {step: engine._look_up(step, results) for step in steps}
-        missing = [step for step in steps if found[step] is None]
-        before = time.monotonic()
-        made = self._make(missing) if missing else []
-        seconds = time.monotonic() - before
-        for step, result in zip(missing, made, strict=True):
-            engine.record(step, [results[source] for source in step.inputs], result)
-            found[step] = result
-        if seconds > _FLUSH_SECONDS:
-            engine.store.database.flush()
-        return [(r, s not in missing, seconds) for s, r in found.items() if r is not None]
+        missing = [step for step, (result, _) in found.items() if result is None]
+        done = {step: _Done(r, key) for step, (r, key) in found.items() if r is not None}
+        if missing:
+            self._outcome.lost.update((step, engine.lost(found[step][1])) for step in missing)
+            before = time.monotonic()
+            made = self._make(missing)
+            run = Run(before, time.monotonic() - before)
+            for step, result in zip(missing, made, strict=True):
+                done[step] = self._record(step, result, run)
+            if run.seconds > _FLUSH_SECONDS:
+                engine.store.database.flush()
+        return [done[step] for step in steps]
+
+    def _record(self, step: Step, result: Result, run: Run) -> _Done:
+        """Keep a new result in the cache."""
+        inputs = [self._outcome.results[source] for source in step.inputs]
+        description = describe(step.learned(result), inputs)
+        key = "" if description is None else self._engine.record(description, result)
+        return _Done(result, key, run, description)
 
     def _make(self, steps: Sequence[Step]) -> list[Result]:
         """Run one step, or several of one group together."""

@@ -91,6 +91,19 @@ class ModelBuilt(NamedTuple):
     id: Digest
 
 
+class Reason(NamedTuple):
+    """Why one step ran: each input that differs from the last build's."""
+
+    label: str
+    texts: tuple[str, ...]
+
+
+class Explained(NamedTuple):
+    """Why the steps ran that ran; comes once, before the end, if any did."""
+
+    steps: tuple[Reason, ...]
+
+
 class BuildFinished(NamedTuple):
     """All models are there.
 
@@ -115,6 +128,7 @@ BuildEvent = (
     | LayerReady
     | WritingManifest
     | ModelBuilt
+    | Explained
     | BuildFinished
 )
 """The closed union: a renderer that matches on all of them shows everything."""

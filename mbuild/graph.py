@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from mbuild.store import Store
 
 
+STEP = "step"
+"""The kind of record under which the cache keeps a step's result, by its key."""
+
+DESCRIPTION = "description"
+"""The kind of record that keeps what was hashed for a key."""
+
+
 class Result(NamedTuple):
     """What a step made: layers in the store, and facts that later steps need.
 
@@ -29,6 +36,11 @@ class Result(NamedTuple):
     facts: Mapping[str, Any] = {}
     existed: frozenset[Digest] = frozenset()
     files: Mapping[str, Digest] = {}
+
+    @property
+    def written(self) -> int:
+        """Bytes of the layers that the store did not have before."""
+        return sum(layer.size for layer in self.layers if layer.digest not in self.existed)
 
     def to_json(self) -> str:
         """The result as the cache keeps it."""
@@ -79,6 +91,10 @@ class Step(Protocol):
     def group(self) -> object | None:
         """Steps of one group that have to run are run together, by ``run_together``."""
 
+    @property
+    def reads(self) -> int:
+        """Bytes of the user's files that it reads when it runs."""
+
     def key_fields(self) -> Mapping[str, Any] | None:
         """What else decides the result, as JSON; None while a file has not been read yet."""
 
@@ -93,12 +109,17 @@ class Step(Protocol):
 
 
 class BaseStep:
-    """What most steps have in common: no group, nothing to learn by running."""
+    """What most steps have in common: no file, no group, nothing to learn by running."""
 
     @property
     def group(self) -> object | None:
         """No group."""
         return None
+
+    @property
+    def reads(self) -> int:
+        """No bytes."""
+        return 0
 
     def learned(self, result: Result) -> Any:
         """The step itself: it knew everything."""

@@ -165,15 +165,15 @@ def test_dry_run_tells_and_writes_nothing(mbuild: Run, project: Path) -> None:
     """``--dry-run`` names the steps and bytes, and does not even make a store."""
     done = mbuild("--dry-run", "-t", "mario")
     assert done.returncode == 0, done.stderr
-    assert "run     import model.gguf" in done.stdout
+    assert "run      import model.gguf" in done.stdout
     assert "mario:latest: 7 steps to run, 0 cached" in done.stdout
     assert not (project / "store").exists()
     build(mbuild)
     (project / "Modelfile").write_text(MODELFILE.replace("Mario", "Luigi"))
     before = sorted((p, p.stat().st_mtime_ns) for p in (project / "store").rglob("*"))
     done = mbuild("--dry-run", "-t", "mario")
-    assert "cached  import model.gguf" in done.stdout
-    assert "run     system  14 B" in done.stdout
+    assert "cached   import model.gguf" in done.stdout
+    assert "run      system  writes 14 B" in done.stdout
     assert before == sorted((p, p.stat().st_mtime_ns) for p in (project / "store").rglob("*"))
 
 

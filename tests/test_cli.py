@@ -39,6 +39,8 @@ def test_progress_says_ollamas_words_in_ollamas_order(mbuild: Run, project: Path
         "creating new layer sha256:D",
         "creating new layer sha256:D",
         "writing manifest",
+        "ran import model.gguf, config, detect template, system, params, manifest:"
+        " not built before",
         "success",
     ]
     assert re.fullmatch(

@@ -112,9 +112,8 @@ def test_second_variant_reuses_equal_tensors(
     build(mbuild, "-q", "q4_K_M")
     types = {}
     for name in ("q4_K_M", "q4_K_S"):
-        row = json.loads(
-            mbuild("--dry-run", "--progress", "json", "-q", name).stdout.split("\n")[0]
-        )
+        planned = json.loads(mbuild("plan", "--format", "json", "-q", name).stdout)
+        row = planned["steps"][0]
         types[name] = {t["name"]: t["after"] for t in row["tensors"] if t["before"] != t["after"]}
     same = sum(types["q4_K_S"][name] == type_ for name, type_ in types["q4_K_M"].items())
     assert 0 < same < QUANTIZED
@@ -373,8 +372,8 @@ def test_dry_run_shows_each_tensor_and_writes_nothing(
     assert not (tmp_path / "store").exists()
     assert re.search(r"^ +blk\.0\.attn_q\.weight +BF16 -> Q4_K +37 KB$", done.stdout, re.MULTILINE)
     assert re.search(r"^ +blk\.0\.attn_norm\.weight +F32 +1\.0 KB$", done.stdout, re.MULTILINE)
-    rows = mbuild("--dry-run", "--progress", "json", "-q", "q4_K_M", "-t", "m").stdout.splitlines()
-    planned = json.loads(rows[0])
+    rows = mbuild("--dry-run", "--progress", "json", "-q", "q4_K_M", "-t", "m").stdout
+    planned = json.loads(rows)["steps"][0]
     build(mbuild, "-q", "q4_K_M")
     path = blob(tmp_path / "store", weights(mbuild, "m"))
     assert planned["writes"] == path.stat().st_size

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mbuild.builder import PlannedStep, Request, build, dry_run, read_recipe
-from mbuild.cli.common import TemplateType, human_size, open_store, store_option
+from mbuild.builder import Request, build, read_recipe
+from mbuild.cli.common import TemplateType, open_store, store_option
 from mbuild.cli.progress import renderer
 from mbuild.cli.quantizing import distinct, quantizations, quantize_options, variant_names
 from mbuild.context import LocalContext
+from mbuild.digest import Digest
 from mbuild.errors import MissingFileError, SourceError, UsageError
+from mbuild.history import Script
 from mbuild.names import InvalidNameError, ModelName
 from mbuild.planner import Options
 from mbuild.store.copying import OpenFile
 
 if TYPE_CHECKING:
-    from mbuild.steps import PlannedTensor
+    from mbuild.store import Store
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 MAX_MODELFILE_BYTES = 16 << 20
 
@@ -46,65 +49,64 @@ class _Modelfile:
     folder: Path
 
 
-@click.command("build", epilog=EPILOG)
-@click.option("-f", "--file", metavar="FILE", help="The Modelfile; - for standard input.")
-@click.option(
-    "-t",
-    "--tag",
-    "names",
-    metavar="NAME",
-    multiple=True,
-    type=TemplateType(),
-    help="Name of the result, may be given several times  [default: the folder's name]."
-    " {quant} in it stands for the quantization.",
+def build_options(command: CommandT) -> CommandT:
+    """The options that say what to build; a command with them calls :func:`asked_for`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.option("-f", "--file", metavar="FILE", help="The Modelfile; - for standard input."),
+    click.option(
+        "-t",
+        "--tag",
+        "names",
+        metavar="NAME",
+        multiple=True,
+        type=TemplateType(),
+        help="Name of the result, may be given several times  [default: the folder's name]."
+        " {quant} in it stands for the quantization.",
+    ),
+    store_option,
+    quantize_options,
+    click.option("--no-cache", is_flag=True, help="Run every step, cached or not."),
+    click.option("--link", is_flag=True, help="Hard-link GGUF files: they must not be edited."),
+    click.option(
+        "--outtype",
+        type=click.Choice(["auto", "f32", "f16", "bf16", "q8_0"], case_sensitive=False),
+        default="auto",
+        help="Type of a converted checkpoint's matrices; auto keeps BF16 or F16  [default: auto]",
+    ),
+    click.option("--pre", metavar="NAME", help="A checkpoint's pre-tokenizer, if it is unknown."),
+    click.argument("folder", metavar="[CONTEXT]", default=".", type=click.Path(path_type=Path)),
 )
-@store_option
-@quantize_options
-@click.option("--no-cache", is_flag=True, help="Run every step, cached or not.")
-@click.option("--dry-run", is_flag=True, help="Show which steps would run; write nothing.")
-@click.option("--link", is_flag=True, help="Hard-link GGUF files: they must not be edited again.")
-@click.option(
-    "--progress",
-    type=click.Choice(["auto", "tty", "plain", "json", "quiet"]),
-    default="auto",
-    help="How to show what happens  [default: auto]",
-)
-@click.option("--quiet", is_flag=True, help="Print only the model's id.")
-@click.option(
-    "--outtype",
-    type=click.Choice(["auto", "f32", "f16", "bf16", "q8_0"], case_sensitive=False),
-    default="auto",
-    help="Type of a converted checkpoint's matrices; auto keeps BF16 or F16  [default: auto]",
-)
-@click.option("--pre", metavar="NAME", help="A checkpoint's pre-tokenizer, if it is unknown.")
-@click.argument("folder", metavar="[CONTEXT]", default=".", type=click.Path(path_type=Path))
-@click.pass_context
-def build_command(
+
+
+def asked_for(
     ctx: click.Context,
-    /,
     *,
     file: str | None,
     names: tuple[str, ...],
     store: str | None,
     no_cache: bool,
-    dry_run: bool,
     link: bool,
-    progress: str,
-    quiet: bool,
     outtype: str,
     pre: str | None,
     folder: Path,
+    hash_files: bool = False,
     **quantizing: Any,
-) -> None:
-    """Build a model from a Modelfile.
+) -> tuple[Request, Store]:
+    """What the options of :func:`build_options` ask for, and the store.
 
-    Without -f the Modelfile is CONTEXT/Modelfile. Its paths start from its own
-    folder, those of a Modelfile from standard input from CONTEXT.
+    ``hash_files``: read files whose digest is not remembered, so that it is known
+    before the build. Raises :class:`MbuildError` for whatever is wrong with them.
     """
+    given = {**quantizing, "outtype": outtype.lower(), "pre": pre, "link": link}
     modelfile = _read_modelfile(file, folder)
     opened = open_store(ctx, store)
     recipe, warnings = read_recipe(modelfile.data, modelfile.name, opened)
-    context = LocalContext(modelfile.folder, opened)
+    context = LocalContext(modelfile.folder, opened, hash_files=hash_files)
     quantizing["quantize"] = distinct(quantizing["quantize"])
     variants = variant_names(names, quantizing["quantize"], "" if names else _default_name(folder))
     quants = quantizations(context.named_file, **quantizing)
@@ -116,17 +118,57 @@ def build_command(
         use_cache=not no_cache,
         warnings=warnings,
         variant_names=variants,
+        script=_script(modelfile, given),
     )
+    return request, opened
+
+
+_DEFAULTS = {"outtype": "auto", "recipe": "llama.cpp"}
+
+
+def _script(modelfile: _Modelfile, options: Mapping[str, Any]) -> Script:
+    """What the log keeps of a command line: the Modelfile, and the options that say something.
+
+    Files that options name are kept as whole paths.
+    """
+    said = {k: v for k, v in options.items() if v and v != _DEFAULTS.get(k)}
+    for name in ("imatrix", "tensor_type_file"):
+        if name in said:
+            said[name] = str(Path(said[name]).absolute())
+    folder = str(modelfile.folder.absolute())
+    return Script(modelfile.name, Digest.of(modelfile.data), folder, said)
+
+
+@click.command("build", epilog=EPILOG)
+@build_options
+@click.option("--dry-run", is_flag=True, help="Show which steps would run; write nothing.")
+@click.option(
+    "--progress",
+    type=click.Choice(["auto", "tty", "plain", "json", "quiet"]),
+    default="auto",
+    help="How to show what happens  [default: auto]",
+)
+@click.option("--quiet", is_flag=True, help="Print only the model's id.")
+@click.pass_context
+def build_command(
+    ctx: click.Context, /, *, dry_run: bool, progress: str, quiet: bool, **options: Any
+) -> None:
+    """Build a model from a Modelfile.
+
+    Without -f the Modelfile is CONTEXT/Modelfile. Its paths start from its own
+    folder, those of a Modelfile from standard input from CONTEXT.
+    """
+    request, store = asked_for(ctx, **options)
     style = "quiet" if quiet else progress
     if dry_run:
-        _show_plan(request.names[0], _rows(request, opened), style)
+        from mbuild.builder.forecast import forecast
+        from mbuild.cli.plan import show_steps
+
+        show_steps(forecast(request, store), "json" if style == "json" else "text")
         return
     with renderer(style) as show:
-        for event in build(request, opened):
+        for event in build(request, store):
             show(event)
-
-
-_rows = dry_run
 
 
 def _read_modelfile(file: str | None, folder: Path) -> _Modelfile:
@@ -161,29 +203,3 @@ def _default_name(folder: Path) -> str:
         raise UsageError(
             f"the folder's name {name!r} is not a model's name", hint="give one with -t NAME"
         ) from None
-
-
-def _show_plan(name: ModelName, rows: list[PlannedStep], style: str) -> None:
-    """The steps of a dry run: cached or to run, with the bytes that will be written."""
-    if style == "json":
-        for row in rows:
-            value: dict[str, Any] = {"step": row.label, "kind": row.kind, "cached": row.cached}
-            if row.tensors:
-                value["tensors"] = [tensor._asdict() for tensor in row.tensors]
-            click.echo(json.dumps({**value, "writes": row.writes}))
-        return
-    for row in rows:
-        size = "" if row.cached or row.writes is None else f"  {human_size(row.writes)}"
-        click.echo(f"{'cached' if row.cached else 'run   '}  {row.label}{size}")
-        _show_tensors(row.tensors)
-    to_run = [row for row in rows if not row.cached]
-    total = human_size(sum(row.writes or 0 for row in to_run))
-    click.echo(f"{name}: {len(to_run)} steps to run, {len(rows) - len(to_run)} cached, {total}")
-
-
-def _show_tensors(tensors: Sequence[PlannedTensor]) -> None:
-    """A line for each tensor of a quantization: name, type before and after, new size."""
-    width = max((len(tensor.name) for tensor in tensors), default=0)
-    for name, before, after, size in tensors:
-        types = f"{before} -> {after}" if after != before else before
-        click.echo(f"          {name:<{width}}  {types:<16}  {human_size(size):>9}")

@@ -16,6 +16,9 @@ from mbuild.errors import CancelledError, MbuildError, ModelfileError, UsageErro
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "build": ("mbuild.cli.build", "Build a model from a Modelfile (what mbuild does by default)."),
+    "plan": ("mbuild.cli.plan", "Show what a build would do and take."),
+    "explain": ("mbuild.cli.plan", "Say for every step why it will run, or that it is cached."),
+    "history": ("mbuild.cli.history", "List the last builds, or show one build's steps."),
     "list": ("mbuild.cli.models", "List the models of the store."),
     "show": ("mbuild.cli.models", "Show a model: details, parameters, template, license."),
     "cp": ("mbuild.cli.models", "Give a model a second name."),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,10 @@ from mbuild.digest import Digest
 from mbuild.events import (
     BuildEvent,
     BuildFinished,
+    Explained,
     LayerReady,
     ModelBuilt,
+    Reason,
     Status,
     StepFinished,
     StepProgress,
@@ -57,9 +59,19 @@ def line_of(event: BuildEvent) -> str | None:
             return f"{'using existing' if existing else 'creating new'} layer {digest}"
         case WritingManifest():
             return "writing manifest"
+        case Explained(steps):
+            return "\n".join(why_lines(steps))
         case BuildFinished():
             return "success"
     return None
+
+
+def why_lines(steps: Sequence[Reason]) -> list[str]:
+    """One line a step that ran, with the reason; steps of one reason share a line."""
+    labels: dict[tuple[str, ...], list[str]] = {}
+    for label, texts in steps:
+        labels.setdefault(texts, []).append(label)
+    return [f"ran {', '.join(names)}: {'; '.join(texts)}" for texts, names in labels.items()]
 
 
 def summary(event: BuildFinished) -> str:

@@ -68,6 +68,11 @@ class ImportGGUF(BaseStep):
         """What is imported."""
         return f"import {self.file.name}"
 
+    @property
+    def reads(self) -> int:
+        """The file's size."""
+        return self.file.stamp.size
+
     def key_fields(self) -> Mapping[str, Any] | None:
         """The file's digest, its role, and its name, which an adapter's layer carries."""
         if self.file.digest is None:
@@ -113,6 +118,11 @@ class MergeGGUF(BaseStep):
     def label(self) -> str:
         """What is merged."""
         return f"merge {self.files[0].name} and {len(self.files) - 1} more"
+
+    @property
+    def reads(self) -> int:
+        """The shards' sizes."""
+        return sum(file.stamp.size for file in self.files)
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The shards' digests in order, and the role."""

@@ -104,6 +104,11 @@ class Quantize(BaseStep):
         """What becomes what."""
         return f"quantize {self.origin.name} to {self.quantization.file_type}"
 
+    @property
+    def reads(self) -> int:
+        """The source's size; the importance matrix is small."""
+        return sum(file.stamp.size for file in self.origin.files.values())
+
     def key_fields(self) -> Mapping[str, Any] | None:
         """The description of the unquantized model, and the recipe with its options."""
         origin, options = self.origin.fields(), self.quantization.fields()
@@ -264,12 +269,16 @@ def preview(step: Quantize, store: Store) -> tuple[tuple[PlannedTensor, ...], in
     return rows, laid_out.size
 
 
-def unquantized_size(origin: Origin, store: Store) -> int:
-    """How long a source's unquantized GGUF file will be, in bytes, from its headers alone."""
+def unquantized_size(origin: Origin, store: Store) -> tuple[int, int]:
+    """How long a source's unquantized GGUF file will be, and its largest tensor, in bytes.
+
+    Only headers are read.
+    """
     from mbuild.gguf.writer import layout
 
     with ExitStack() as stack:
-        return layout(_open_quietly(origin, store, stack)).size
+        laid_out = layout(_open_quietly(origin, store, stack))
+        return laid_out.size, max(laid_out.sizes, default=0)
 
 
 def _open_quietly(origin: Origin, store: Store, stack: ExitStack) -> Model:

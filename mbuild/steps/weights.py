@@ -46,6 +46,11 @@ class ConvertCheckpoint(BaseStep):
         """What is converted."""
         return f"convert {self.source.name}"
 
+    @property
+    def reads(self) -> int:
+        """The files' sizes."""
+        return sum(file.stamp.size for file in self.source.files.values())
+
     def key_fields(self) -> Mapping[str, Any] | None:
         """The files that matter by digest, the folder's name and the options."""
         return checkpoint_fields(self.source, outtype=self.outtype, pre=self.pre)
@@ -90,6 +95,11 @@ class ConvertAdapter(BaseStep):
     def label(self) -> str:
         """What is converted."""
         return f"convert adapter {self.source.name}"
+
+    @property
+    def reads(self) -> int:
+        """The files' sizes."""
+        return sum(file.stamp.size for file in self.source.files.values())
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The adapter's files; the base comes by digest or with the inputs."""

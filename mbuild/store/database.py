@@ -56,12 +56,16 @@ class Database:
         self._path = path
         self._connection: sqlite3.Connection | None = None
         self._pending: list[tuple[str, tuple[object, ...]]] = []
+        self._unwritten: dict[tuple[str, str], str] = {}
         self._lock = threading.RLock()
 
     # Results of steps, and other values that a pure function of their key gave.
 
     def get(self, kind: str, key: str) -> str | None:
         """The value recorded under a key, if it is there and undamaged."""
+        unwritten = self._unwritten.get((kind, key))
+        if unwritten is not None:
+            return unwritten
         rows = self._query(
             "SELECT value, verify FROM records WHERE kind = ? AND key = ?", (kind, key)
         )
@@ -74,6 +78,7 @@ class Database:
         """Record a value; it is written by the next :meth:`flush`."""
         row = (kind, key, value, _verify(kind, key, value), time.time_ns())
         self._pending.append(("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?)", row))
+        self._unwritten[kind, key] = value
 
     # Digests of files that have not changed.
 
@@ -154,6 +159,7 @@ class Database:
 
     def _flush(self) -> None:
         pending, self._pending = self._pending, []
+        self._unwritten = {}
         if not pending:
             return
         for attempt in range(2):
