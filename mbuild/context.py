@@ -18,6 +18,7 @@ from mbuild.names import InvalidNameError, ModelName
 from mbuild.sources import (
     AdapterSource,
     CheckpointSource,
+    DraftSource,
     FileStamp,
     GGUFDirectory,
     GGUFSource,
@@ -78,7 +79,7 @@ class Context(Protocol):
     def adapter(self, value: str) -> AdapterSource:
         """What ADAPTER means; raises :class:`SourceError`."""
 
-    def draft(self, value: str) -> GGUFSource:
+    def draft(self, value: str) -> DraftSource:
         """What DRAFT means; raises :class:`SourceError`."""
 
 
@@ -131,15 +132,18 @@ class LocalContext:
             )
         return found
 
-    def draft(self, value: str) -> GGUFSource:
-        """A GGUF file."""
+    def draft(self, value: str) -> DraftSource:
+        """A GGUF file, or a directory with one or with a checkpoint."""
         path = self._existing("DRAFT", value)
         found = self._directory(path, value) if path.is_dir() else self._gguf(path, path.name)
         if isinstance(found, GGUFDirectory):
             found = found.model
-        if not isinstance(found, GGUFSource):
-            raise SourceError(f"DRAFT {value}: no GGUF file there")
-        return found
+        if isinstance(found, (GGUFSource, CheckpointSource)):
+            return found
+        raise SourceError(
+            f"DRAFT {value}: no model in that directory",
+            hint="it needs a .gguf file, or config.json with .safetensors files",
+        )
 
     def named_file(self, path: str, name: str) -> SourceFile:
         """A file that the command line names, from the current folder."""

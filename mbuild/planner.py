@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild import gojson
-from mbuild.errors import UnsupportedError
+from mbuild.errors import UnsupportedError, UsageError
 from mbuild.sources import (
     AdapterSource,
     CheckpointSource,
+    DraftSource,
     GGUFDirectory,
     GGUFSource,
     ModelSource,
@@ -48,7 +49,7 @@ class Sources(NamedTuple):
 
     models: tuple[ModelSource, ...]
     adapters: tuple[AdapterSource, ...] = ()
-    drafts: tuple[GGUFSource, ...] = ()
+    drafts: tuple[DraftSource, ...] = ()
 
 
 class Options(NamedTuple):
@@ -57,12 +58,14 @@ class Options(NamedTuple):
     ``outtype`` and ``pre`` are those of llama.cpp's converter: the type of a
     converted checkpoint's matrices, and its pre-tokenizer's name. Each of
     ``quantizations`` gives a model of its own; none gives one unquantized.
+    ``draft_quantization`` is what becomes of the drafts, the same in all of them.
     """
 
     link: bool = False
     outtype: str = "auto"
     pre: str | None = None
     quantizations: tuple[Quantization, ...] = ()
+    draft_quantization: Quantization | None = None
 
 
 class Plan(NamedTuple):
@@ -76,13 +79,17 @@ def plan(recipe: Recipe, sources: Sources, options: Options) -> tuple[Plan, ...]
     """The steps that build each variant, in Ollama's order of layers.
 
     Variants of one source share its origin, so that it is read once for all.
+    Raises :class:`UsageError` when a draft shall be quantized and there is none.
     """
+    if options.draft_quantization is not None and not sources.drafts:
+        raise UsageError("--draft-quantize requires a DRAFT model")
+    drafts = tuple(_draft(draft, options) for draft in sources.drafts)
     base = next((source for source in sources.models if isinstance(source, StoredModel)), None)
     if not options.quantizations:
-        return (_plan(recipe, sources, options, base, None),)
-    origin = _origin(sources, base, options)
+        return (_plan(recipe, sources, options, base, drafts),)
+    origin = _model_origin(sources, base, options)
     quantized = [Quantize(origin, quantization) for quantization in options.quantizations]
-    return tuple(_plan(recipe, sources, options, base, step) for step in quantized)
+    return tuple(_plan(recipe, sources, options, base, drafts, step) for step in quantized)
 
 
 def _plan(
@@ -90,7 +97,8 @@ def _plan(
     sources: Sources,
     options: Options,
     base: StoredModel | None,
-    quantized: Quantize | None,
+    drafts: tuple[Step, ...],
+    quantized: Quantize | None = None,
 ) -> Plan:
     """One variant's graph; ``quantized`` takes the place of the model's weights."""
     entries = _Entries(base)
@@ -101,27 +109,31 @@ def _plan(
             entries.append(quantized)
         else:
             entries.append(_weights(source, Role.MODEL, options))
-    for adapter in sources.adapters:
-        entries.append(_adapter(adapter, entries, options))
-    weights = entries.steps()
-    for draft in sources.drafts:
-        entries.append(_weights(draft, Role.DRAFT, options))
-    detected = (DetectTemplate(weights[:1]),) if base is None else ()
-    for step in detected:
-        entries.append(step, TEMPLATE)
+    models = entries.steps()
+    detected = (DetectTemplate(models[:1]),) if base is None else ()
+    for template in detected:
+        entries.append(template, TEMPLATE)
+    adapters = tuple(_adapter(adapter, entries, options) for adapter in sources.adapters)
+    for step in (*adapters, *drafts):
+        entries.append(step)
     _add_texts(entries, recipe, detected)
+    weights = (*models, *adapters, *drafts)
     config = MakeConfig(base.manifest.config if base else None, weights, recipe.config)
     return Plan(AssembleManifest(config, entries.all()), base)
 
 
-def _origin(sources: Sources, base: StoredModel | None, options: Options) -> Origin:
+def _model_origin(sources: Sources, base: StoredModel | None, options: Options) -> Origin:
     """What is quantized: the model's weights, never a projector or an adapter."""
     if base is not None:
         layers = base.manifest.of_kind(MODEL)
         if len(layers) != 1:
             raise UnsupportedError(f"{base.name} has {len(layers)} layers of weights, not one")
         return LayerOrigin(layers[0])
-    source = _files(sources.models)[0]
+    return _origin(_files(sources.models)[0], options)
+
+
+def _origin(source: GGUFSource | CheckpointSource, options: Options) -> Origin:
+    """The weights of a source, to be quantized."""
     if isinstance(source, CheckpointSource):
         return CheckpointOrigin(source, options.outtype, options.pre)
     return GGUFOrigin(source.files)
@@ -205,10 +217,17 @@ def _files(models: Sequence[ModelSource]) -> list[GGUFSource | CheckpointSource]
 def _weights(source: GGUFSource | CheckpointSource, role: Role, options: Options) -> Step:
     """The step that makes a layer of weights."""
     if isinstance(source, CheckpointSource):
-        return ConvertCheckpoint(source, options.outtype, options.pre)
+        return ConvertCheckpoint(source, options.outtype, options.pre, role)
     if len(source.files) > 1:
         return MergeGGUF(source.files, role)
     return ImportGGUF(source.files[0], role, options.link)
+
+
+def _draft(source: DraftSource, options: Options) -> Step:
+    """The step that makes a draft's layer."""
+    if options.draft_quantization is None:
+        return _weights(source, Role.DRAFT, options)
+    return Quantize(_origin(source, options), options.draft_quantization, Role.DRAFT)
 
 
 def _adapter(source: AdapterSource, entries: _Entries, options: Options) -> Step:

@@ -55,7 +55,7 @@ class GGUFDirectory(NamedTuple):
 
 
 class CheckpointSource(NamedTuple):
-    """FROM or ADAPTER a directory with safetensors: plain relative names to files."""
+    """FROM, ADAPTER or DRAFT a directory with safetensors: plain relative names to files."""
 
     name: str
     files: Mapping[str, SourceFile]
@@ -63,3 +63,4 @@ class CheckpointSource(NamedTuple):
 
 ModelSource = StoredModel | GGUFSource | GGUFDirectory | CheckpointSource
 AdapterSource = GGUFSource | CheckpointSource
+DraftSource = GGUFSource | CheckpointSource

@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gguf_files import gguf_bytes, tiny_model
+from gguf_files import gguf_bytes, tensor, tiny_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stores import copy_tiny_store
 
 from mbuild.builder import Request, build, read_recipe
+from mbuild.cli.quantizing import draft_quantization
 from mbuild.context import LocalContext
 from mbuild.errors import MbuildError, UsageError
+from mbuild.gguf.types import GGMLType
 from mbuild.modelfile.formatter import quote
 from mbuild.modelfile.parameters import PARAMETERS, Kind
 from mbuild.names import ModelName
+from mbuild.planner import Options
 from mbuild.server.create import parameter_texts, read_creation
 from mbuild.server.requests import parse_json
 from mbuild.server.shapes import CREATE, check
@@ -52,6 +55,7 @@ REQUESTS = st.fixed_dictionaries(
         "requires": st.sampled_from(["0.14.0", "v1.2.3"]),
         "renderer": st.just("qwen3-coder"),
         "parser": st.just("qwen3-coder"),
+        "draft_quantize": st.sampled_from(["", "q8_0", "F16"]),
     },
 )
 
@@ -59,6 +63,7 @@ REQUESTS = st.fixed_dictionaries(
 def as_modelfile(source: str, request: dict[str, Any]) -> str:
     """The Modelfile that says what a request says."""
     lines = [f"FROM {source}"]
+    lines += [f"DRAFT ./{name}" for name in request.get("draft_files", {})]
     for key in ("template", "system", "renderer", "parser", "requires"):
         if request.get(key):
             lines.append(f"{key.upper()} {quote(request[key])}")
@@ -72,11 +77,12 @@ def as_modelfile(source: str, request: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def built_from_text(text: str, folder: Path, store: Store) -> bytes:
+def built_from_text(text: str, folder: Path, store: Store, draft_type: str) -> bytes:
     """The manifest that the command line makes of a Modelfile."""
     name = ModelName.parse("by-text")
     recipe, _ = read_recipe(text.encode(), "Modelfile", store)
-    list(build(Request(recipe, LocalContext(folder, store), (name,)), store))
+    options = Options(draft_quantization=draft_quantization(draft_type))
+    list(build(Request(recipe, LocalContext(folder, store), (name,), options), store))
     return store.manifests.read_bytes(name) or b""
 
 
@@ -101,10 +107,15 @@ def test_request_and_modelfile_give_the_same_manifest(
             Path(folder, "m.gguf").write_bytes(data)
             store.prepare()
             source = {"files": {"m.gguf": str(store.blobs.put(data).digest)}}
+        if "draft_quantize" in request:
+            data = gguf_bytes(tiny_model(tensors=[tensor("token_embd.weight", (64, 4), GGMLType.F16)]))
+            Path(folder, "d.gguf").write_bytes(data)
+            source["draft_files"] = {"d.gguf": str(store.blobs.put(data).digest)}
+        request = {**request, **source}
         text = as_modelfile("./m.gguf" if from_file else "tiny", request)
-        expected = built_from_text(text, Path(folder), store)
+        expected = built_from_text(text, Path(folder), store, request.get("draft_quantize", ""))
         assert expected
-        assert built_from_json({"model": "by-json", **source, **request}, store) == expected
+        assert built_from_json({"model": "by-json", **request}, store) == expected
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,13 @@ import click
 from mbuild.builder import Request, build, read_recipe
 from mbuild.cli.common import TemplateType, open_store, store_option
 from mbuild.cli.progress import renderer
-from mbuild.cli.quantizing import distinct, quantizations, quantize_options, variant_names
+from mbuild.cli.quantizing import (
+    distinct,
+    draft_quantization,
+    quantizations,
+    quantize_options,
+    variant_names,
+)
 from mbuild.context import LocalContext
 from mbuild.digest import Digest
 from mbuild.errors import MissingFileError, SourceError, UsageError
@@ -107,6 +113,7 @@ def asked_for(
     opened = open_store(ctx, store)
     recipe, warnings = read_recipe(modelfile.data, modelfile.name, opened)
     context = LocalContext(modelfile.folder, opened, hash_files=hash_files)
+    draft = draft_quantization(quantizing.pop("draft_quantize"))
     quantizing["quantize"] = distinct(quantizing["quantize"])
     variants = variant_names(names, quantizing["quantize"], "" if names else _default_name(folder))
     quants = quantizations(context.named_file, **quantizing)
@@ -114,7 +121,7 @@ def asked_for(
         recipe,
         context,
         variants[0],
-        Options(link, outtype.lower(), pre, quants),
+        Options(link, outtype.lower(), pre, quants, draft),
         use_cache=not no_cache,
         warnings=warnings,
         variant_names=variants,

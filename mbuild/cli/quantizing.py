@@ -42,6 +42,7 @@ OPTIONS = (
     ),
     click.option("--tensor-type-file", metavar="FILE", help="A file of such rules."),
     click.option("--allow-requantize", is_flag=True, help="Quantize what is quantized already."),
+    click.option("--draft-quantize", metavar="TYPE", help="Quantize what DRAFT names."),
 )
 """All of them, in the order of ``--help``."""
 
@@ -100,6 +101,15 @@ def quantizations(
     )
     made.options()  # raises for types that nobody knows
     return tuple(made._replace(file_type=file_type(text).name) for text in quantize)
+
+
+def draft_quantization(text: str | None) -> Quantization | None:
+    """What ``--draft-quantize`` asks for; raises :class:`UsageError` for an unknown type."""
+    if not text:
+        return None
+    from mbuild.quant.types import file_type
+
+    return Quantization(file_type(text).name)
 
 
 def _text(path: str) -> str:

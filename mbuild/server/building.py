@@ -16,7 +16,7 @@ from mbuild.digest import Digest
 from mbuild.errors import MbuildError
 from mbuild.events import BuildEvent, LayerReady
 from mbuild.server import shapes
-from mbuild.server.context import is_checkpoint
+from mbuild.server.context import Files, is_checkpoint
 from mbuild.server.create import Creation, read_creation
 from mbuild.server.requests import read_json
 from mbuild.server.stream import Line, Lines, Wording, encode
@@ -59,8 +59,14 @@ def _wording(store: Store, creation: Creation) -> Wording:
     held = store.uploads.held()
     fresh = {digest for digest in creation.files.values() if held.get(digest)}
     adapters = {name.rpartition("/")[2] for name in creation.adapters}
-    opening = "converting model" if is_checkpoint(creation.files) else "parsing GGUF"
-    return Wording(fresh, adapters, opening if creation.files else "")
+    return Wording(fresh, adapters, _opening(creation.files), _opening(creation.drafts))
+
+
+def _opening(files: Files) -> str:
+    """How Ollama begins with a request's files."""
+    if not files:
+        return ""
+    return "converting model" if is_checkpoint(files) else "parsing GGUF"
 
 
 def _build(creation: Creation, store: Store) -> Iterator[BuildEvent]:

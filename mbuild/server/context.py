@@ -20,6 +20,7 @@ from mbuild.names import InvalidNameError, ModelName
 from mbuild.sources import (
     AdapterSource,
     CheckpointSource,
+    DraftSource,
     FileStamp,
     GGUFSource,
     ModelSource,
@@ -34,7 +35,7 @@ MAX_FILES = 1024
 """Files of one request; Ollama's limit since 0.34."""
 
 FOLDER = "."
-"""What FROM and ADAPTER say when the request's files together are a directory."""
+"""What FROM, ADAPTER and DRAFT say when the request's files together are a directory."""
 
 _MAGIC = b"GGUF"
 
@@ -125,10 +126,12 @@ class BlobContext:
             return self._checkpoint(self._adapters)
         return self._known("ADAPTER", value)
 
-    def draft(self, value: str) -> GGUFSource:
-        """A file of ``draft_files``, or a blob by its digest."""
+    def draft(self, value: str) -> DraftSource:
+        """A file of ``draft_files``, all of them as a directory, or a blob by its digest."""
         if value in self._drafts:
             return self._gguf(self._drafts, value)
+        if value == FOLDER and self._drafts:
+            return self._checkpoint(self._drafts)
         return self._known("DRAFT", value)
 
     def _known(self, word: str, value: str) -> GGUFSource:

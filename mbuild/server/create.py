@@ -35,6 +35,7 @@ from mbuild.server.context import FOLDER, BlobContext, Files, gguf_names, is_che
 from mbuild.server.requests import model_name, parse_name
 
 if TYPE_CHECKING:
+    from mbuild.steps import Quantization
     from mbuild.store import Store
 
 TEXTS: tuple[tuple[str, type[Template | System | Renderer | Parser | Requires]], ...] = (
@@ -162,7 +163,8 @@ def _sources(
         names = [FOLDER] if is_checkpoint(adapters) else gguf_names(adapters, store)
         yield from (Adapter(name) for name in names)
     if drafts:
-        yield from (Draft(name) for name in gguf_names(drafts, store))
+        names = [FOLDER] if is_checkpoint(drafts) else gguf_names(drafts, store)
+        yield from (Draft(name) for name in names)
 
 
 def _texts(fields: Mapping[str, Any]) -> Iterator[Instruction]:
@@ -290,14 +292,15 @@ _MAX_INFO = 64 << 10
 
 def _options(fields: Mapping[str, Any]) -> Options:
     """The build's options; raises :class:`UsageError` for a type that nobody knows."""
-    if fields.get("draft_quantize"):
-        raise UsageError(
-            "'draft_quantize' is not supported", hint="send a draft model that is quantized"
-        )
-    text = fields.get("quantize") or fields.get("quantization")
+    model = _quantization(fields.get("quantize") or fields.get("quantization"))
+    draft = _quantization(fields.get("draft_quantize"))
+    return Options(quantizations=(model,) if model else (), draft_quantization=draft)
+
+
+def _quantization(text: str | None) -> Quantization | None:
     if not text:
-        return Options()
+        return None
     from mbuild.quant.types import file_type
     from mbuild.steps import Quantization
 
-    return Options(quantizations=(Quantization(file_type(text).name),))
+    return Quantization(file_type(text).name)

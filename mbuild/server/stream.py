@@ -55,13 +55,14 @@ class Wording(NamedTuple):
 
     ``fresh``: uploaded blobs that no model used before, whose layers are new
     though the store has them. ``adapters``: names of adapters' files, which
-    Ollama does not verify. ``opening``: how a quantization of the request's
-    files begins.
+    Ollama does not verify. ``opening`` and ``draft_opening``: how a
+    quantization of the request's files, and of its draft's, begins.
     """
 
     fresh: Collection[Digest] = ()
     adapters: Collection[str] = ()
     opening: str = ""
+    draft_opening: str = ""
 
 
 class Lines:
@@ -98,10 +99,7 @@ class Lines:
                 self.warnings.append(text.removeprefix("warning: "))
                 return []
             case StepFinished(kind=kind, label=label, cached=cached) if kind in LINES_OF_STEPS:
-                before, after = LINES_OF_STEPS[kind]
-                before = before or self._wording.opening
-                if label.partition(" ")[2] in self._wording.adapters:
-                    after = ""
+                before, after = self._around(kind, label.partition(" ")[2])
                 return [text for text in ((before, after) if cached else (after,)) if text]
             case LayerReady(digest, existing=existing):
                 new = not existing or digest in self._wording.fresh
@@ -111,6 +109,17 @@ class Lines:
             case BuildFinished():
                 return ["success"]
         return []
+
+
+    def _around(self, kind: str, what: str) -> tuple[str, str]:
+        """What is said before and after a step; drafts are verified only where they change."""
+        before, after = LINES_OF_STEPS[kind]
+        is_draft = what.startswith("draft ")
+        if not before:
+            before = self._wording.draft_opening if is_draft else self._wording.opening
+        if what in self._wording.adapters or (is_draft and kind in ("import", "convert")):
+            after = ""
+        return before, after
 
 
 def progress_line(event: StepProgress, quantizing: str = "") -> Line:

@@ -12,7 +12,7 @@ from mbuild.errors import DamagedError, SourceError
 from mbuild.graph import BaseStep, Result, Step, StepContext
 from mbuild.steps.layers import MAX_SMALL_BLOB, put_layer
 from mbuild.store import Layer
-from mbuild.store.manifest import CONFIG_TYPE, MODEL
+from mbuild.store.manifest import CONFIG_TYPE, DRAFT, MODEL
 
 KEY_ORDER = (
     "model_format",
@@ -65,7 +65,10 @@ class MakeConfig(BaseStep):
         if self.base is None:
             check_one_model(self.inputs, inputs)
         for result in inputs:
-            _add_facts(merged, result)
+            if result.layers[0].media_type == DRAFT:
+                merged["draft"] = _draft_facts(result)
+            else:
+                _add_facts(merged, result)
         merged.update(_PLATFORM)
         merged.update(self.overrides)
         ordered = {key: merged[key] for key in KEY_ORDER if merged.get(key)}
@@ -99,6 +102,12 @@ def _add_facts(config: dict[str, Any], result: Result) -> None:
     families = list(config.get("model_families") or ())
     families += [f for f in facts.get("model_families", ()) if f not in families]
     config["model_families"] = families
+
+
+def _draft_facts(result: Result) -> Mapping[str, str]:
+    """What Ollama's config says of a draft (``model.Draft`` in types/model/config.go)."""
+    facts = result.facts
+    return {"model_format": facts["model_format"], "architecture": facts["model_family"]}
 
 
 def _read_config(context: StepContext, layer: Layer) -> Mapping[str, Any]:

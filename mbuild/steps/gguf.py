@@ -33,6 +33,20 @@ class Role(StrEnum):
     ADAPTER = "adapter"
     DRAFT = "draft"
 
+    @property
+    def media_type(self) -> str:
+        """The type of the layer that weights of that role are."""
+        return _MEDIA_TYPES[(self, "adapter" if self is Role.ADAPTER else "model")]
+
+    @property
+    def prefix(self) -> str:
+        """What tells a draft from the model in the label of a step."""
+        return "draft " if self is Role.DRAFT else ""
+
+    def fields(self) -> dict[str, str]:
+        """The role as part of a step's key; a model's weights are what steps usually make."""
+        return {} if self is Role.MODEL else {"role": self.value}
+
 
 _WORDS = {Role.MODEL: "FROM", Role.ADAPTER: "ADAPTER", Role.DRAFT: "DRAFT"}
 
@@ -66,7 +80,7 @@ class ImportGGUF(BaseStep):
     @property
     def label(self) -> str:
         """What is imported."""
-        return f"import {self.file.name}"
+        return f"import {self.role.prefix}{self.file.name}"
 
     @property
     def reads(self) -> int:
@@ -117,7 +131,7 @@ class MergeGGUF(BaseStep):
     @property
     def label(self) -> str:
         """What is merged."""
-        return f"merge {self.files[0].name} and {len(self.files) - 1} more"
+        return f"merge {self.role.prefix}{self.files[0].name} and {len(self.files) - 1} more"
 
     @property
     def reads(self) -> int:
@@ -189,6 +203,12 @@ def _own_blob(folder: Path, opened: OpenFile) -> Digest | None:
     except (DigestError, OSError):
         return None
     return digest if same else None
+
+
+def check_role(role: Role, facts: ModelFacts, name: str) -> None:
+    """Raise :class:`SourceError` unless a GGUF is weights of that role, and no projector."""
+    if _layer_type(role, facts, name) != role.media_type:
+        raise SourceError(f"{_WORDS[role]} {name}: it is a projector")
 
 
 def _layer_type(role: Role, facts: ModelFacts, name: str) -> str:

@@ -13,10 +13,10 @@ from mbuild.errors import FormatError, UnsupportedError
 from mbuild.graph import BaseStep, Result, Step, StepContext, canonical_json
 from mbuild.sources import SourceFile
 from mbuild.steps.files import OpenFiles, open_source
+from mbuild.steps.gguf import Role, check_role
 from mbuild.steps.models import as_json, read_facts
 from mbuild.steps.origins import Origin
 from mbuild.store import Layer
-from mbuild.store.manifest import MODEL
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,10 +85,12 @@ class Quantize(BaseStep):
     """A model becomes a quantized layer, with the bytes of llama-quantize.
 
     Steps that share ``origin`` (the same object) run together and read it once.
+    ``role`` says whether it is the model or its draft.
     """
 
     origin: Origin
     quantization: Quantization
+    role: Role = Role.MODEL
 
     kind: ClassVar[str] = "quantize"
     version: ClassVar[int] = QUANTIZER_VERSION
@@ -102,7 +104,7 @@ class Quantize(BaseStep):
     @property
     def label(self) -> str:
         """What becomes what."""
-        return f"quantize {self.origin.name} to {self.quantization.file_type}"
+        return f"quantize {self.role.prefix}{self.origin.name} to {self.quantization.file_type}"
 
     @property
     def reads(self) -> int:
@@ -114,7 +116,7 @@ class Quantize(BaseStep):
         origin, options = self.origin.fields(), self.quantization.fields()
         if origin is None or options is None:
             return None
-        return {"origin": origin, "quantization": options}
+        return {"origin": origin, "quantization": options, **self.role.fields()}
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
         """Quantize to this one variant."""
@@ -168,7 +170,7 @@ def _write_variants(
     blobs = write_variants(variants, model, cache, files, context)
     cache.remember_sources(steps[0].origin, files.known())
     return [
-        (step, Layer(MODEL, blob.digest, blob.size), blob.existed)
+        (step, Layer(step.role.media_type, blob.digest, blob.size), blob.existed)
         for step, blob in zip(steps, blobs, strict=True)
     ]
 
@@ -208,6 +210,7 @@ def _load_kernels(variant: Variant, context: StepContext) -> None:
 
 def _planned(step: Quantize, model: Model, imatrix_path: Path | None) -> Variant:
     """Metadata, and each tensor's new type, in order; nothing is loaded but the imatrix."""
+    from mbuild.gguf.facts import describe
     from mbuild.quant.imatrix import open_imatrix
     from mbuild.quant.metadata import quantized
     from mbuild.quant.recipes import plan
@@ -215,6 +218,7 @@ def _planned(step: Quantize, model: Model, imatrix_path: Path | None) -> Variant
     from mbuild.steps.tensors import Variant
 
     quantization = step.quantization
+    check_role(step.role, describe(model), step.origin.name)
     target = file_type(quantization.file_type)
     imatrix: Imatrix | None = None
     about = None

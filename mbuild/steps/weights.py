@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mbuild.graph import BaseStep, Result, Step, StepContext
 from mbuild.sources import CheckpointSource
 from mbuild.steps.files import OpenFiles
+from mbuild.steps.gguf import Role
 from mbuild.steps.models import as_json, read_facts, write_layer
 from mbuild.store import Layer
-from mbuild.store.manifest import ADAPTER, MODEL
+from mbuild.store.manifest import ADAPTER
 
 if TYPE_CHECKING:
     pass
@@ -30,12 +31,14 @@ class ConvertCheckpoint(BaseStep):
 
     ``outtype`` is ``auto``, ``f32``, ``f16``, ``bf16`` or ``q8_0``; ``pre``
     names the pre-tokenizer where it cannot be recognized. The folder's name is
-    part of the key, because ``general.name`` is made from it.
+    part of the key, because ``general.name`` is made from it. ``role`` says
+    whether it is the model or its draft.
     """
 
     source: CheckpointSource
     outtype: str
     pre: str | None
+    role: Role = Role.MODEL
 
     kind: ClassVar[str] = "convert"
     version: ClassVar[int] = CONVERTER_VERSION
@@ -44,7 +47,7 @@ class ConvertCheckpoint(BaseStep):
     @property
     def label(self) -> str:
         """What is converted."""
-        return f"convert {self.source.name}"
+        return f"convert {self.role.prefix}{self.source.name}"
 
     @property
     def reads(self) -> int:
@@ -53,7 +56,8 @@ class ConvertCheckpoint(BaseStep):
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The files that matter by digest, the folder's name and the options."""
-        return checkpoint_fields(self.source, outtype=self.outtype, pre=self.pre)
+        options = {"outtype": self.outtype, "pre": self.pre, **self.role.fields()}
+        return checkpoint_fields(self.source, **options)
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
         """Convert in one pass; files whose digest is not known are hashed beside it."""
@@ -67,7 +71,7 @@ class ConvertCheckpoint(BaseStep):
             files = OpenFiles(source.files, stack)
             checkpoint = open_checkpoint(source.name, files.paths)
             model = convert(checkpoint, OutType(self.outtype), pre=self.pre)
-            layer, existed = write_layer(context, model, MODEL, files)
+            layer, existed = write_layer(context, model, self.role.media_type, files)
             digests = files.digests(context)
         facts = read_facts(context.store.blobs.path(layer.digest), source.name)
         return Result((layer,), as_json(facts), existed, digests)
