@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gguf_files import gguf_bytes, tensor, tiny_model
+from gguf_files import gguf_bytes, tiny_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stores import copy_tiny_store
@@ -16,6 +16,7 @@ from mbuild.builder import Request, build, read_recipe
 from mbuild.cli.quantizing import draft_quantization
 from mbuild.context import LocalContext
 from mbuild.errors import MbuildError, UsageError
+from mbuild.gguf.model import Tensor
 from mbuild.gguf.types import GGMLType
 from mbuild.modelfile.formatter import quote
 from mbuild.modelfile.parameters import PARAMETERS, Kind
@@ -108,7 +109,8 @@ def test_request_and_modelfile_give_the_same_manifest(
             store.prepare()
             source = {"files": {"m.gguf": str(store.blobs.put(data).digest)}}
         if "draft_quantize" in request:
-            data = gguf_bytes(tiny_model(tensors=[tensor("token_embd.weight", (64, 4), GGMLType.F16)]))
+            zeros = Tensor("token_embd.weight", (64, 4), GGMLType.F16, lambda: bytes(512))
+            data = gguf_bytes(tiny_model(tensors=[zeros]))
             Path(folder, "d.gguf").write_bytes(data)
             source["draft_files"] = {"d.gguf": str(store.blobs.put(data).digest)}
         request = {**request, **source}

@@ -110,7 +110,6 @@ class Lines:
                 return ["success"]
         return []
 
-
     def _around(self, kind: str, what: str) -> tuple[str, str]:
         """What is said before and after a step; drafts are verified only where they change."""
         before, after = LINES_OF_STEPS[kind]
