@@ -1,0 +1,200 @@
+"""``mbuild lock`` writes ``Modelfile.lock``; ``mbuild build --locked`` holds a build to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mbuild.builder import Request, build, modelfile_text
+from mbuild.cli.build import asked_for, build_options, progress_options
+from mbuild.cli.progress import renderer
+from mbuild.errors import FormatError, MissingFileError, ModelfileError, UsageError
+from mbuild.lockfile import (
+    Drift,
+    Lock,
+    Place,
+    drift_of_inputs,
+    drift_of_results,
+    inputs,
+    results,
+    variants,
+)
+
+if TYPE_CHECKING:
+    from mbuild.history import Script
+    from mbuild.modelfile.instructions import Span
+    from mbuild.planner import Plan, Sources
+    from mbuild.store import Store
+
+MAX_LOCK_BYTES = 16 << 20
+
+EPILOG = """\
+\b
+Examples:
+  mbuild lock                        write ./Modelfile.lock
+  mbuild lock -q q4_K_M -q q8_0      lock two variants
+  mbuild lock -t mario               the same, and name the model
+  mbuild build --locked -t mario     build exactly what is locked, or nothing
+"""
+
+
+@click.command("lock", epilog=EPILOG)
+@build_options
+@progress_options
+@click.pass_context
+def lock_command(ctx: click.Context, /, *, style: str, **options: Any) -> None:
+    """Write down by digest what a build is made from, and what comes out.
+
+    The lock file lies beside the Modelfile and is called like it, with .lock
+    at the end. What is not built yet is built, so that the result is known; it
+    gets a name only with -t. mbuild build --locked then refuses to build from
+    anything else, and to name any other result.
+    """
+    request, store = asked_for(ctx, hash_files=True, **options)
+    path = lock_path(request.script)
+    writing = _Writing(request)
+    request = request._replace(gate=writing, named=bool(options["names"]))
+    with renderer(style) as show:
+        for event in build(request, store):
+            show(event)
+    text = Lock(writing.inputs, writing.results).to_text()
+    same = _read(path) == text
+    if not same:
+        _write(path, text)
+    if style != "quiet":
+        click.echo(f"{path} {'is up to date' if same else 'written'}", err=True)
+
+
+def locked(request: Request, store: Store) -> Request:
+    """The same request, held to its lock file.
+
+    Raises :class:`MissingFileError` when there is none and :class:`FormatError`
+    when it cannot be read.
+    """
+    path = lock_path(request.script)
+    text = _read(path)
+    if text is None:
+        raise MissingFileError(
+            f"--locked: there is no {path}", hint="write it with mbuild lock and the same options"
+        )
+    return request._replace(gate=_Locked(Lock.from_text(text, str(path)), path, request, store))
+
+
+def lock_path(script: Script | None) -> Path:
+    """Where a Modelfile's lock lies; raises :class:`UsageError` for standard input."""
+    if script is None or not script.is_file:
+        raise UsageError(
+            "a Modelfile from standard input has no lock file", hint="name a file with -f FILE"
+        )
+    return Path(f"{script.name}.lock")
+
+
+def _read(path: Path) -> str | None:
+    """A lock's text, or None when there is none."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    with suppress(UnicodeDecodeError):
+        if len(data) <= MAX_LOCK_BYTES:
+            return data.decode()
+    raise FormatError(f"{path} is not a lock file", hint="write it again with mbuild lock")
+
+
+def _write(path: Path, text: str) -> None:
+    """Put the lock in place in one piece; a link stays a link."""
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f"{target.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class _Writing:
+    """A gate that lets everything pass and keeps what a lock says of it."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self.inputs: dict[str, Any] = {}
+        self.results: dict[str, Any] = {}
+
+    def before(self, sources: Sources, plans: Sequence[Plan]) -> None:
+        """Keep what the build starts from."""
+        self.inputs = inputs(self._request.recipe, sources, self._request.options, plans)
+
+    def after(self, manifests: Sequence[bytes]) -> None:
+        """Keep what came out."""
+        self.results = results(self._request.options, manifests)
+
+
+class _Locked:
+    """A gate that lets pass what a lock says and nothing else."""
+
+    def __init__(self, lock: Lock, path: Path, request: Request, store: Store) -> None:
+        self._lock = lock
+        self._path = path
+        self._request = request
+        self._store = store
+
+    def before(self, sources: Sources, plans: Sequence[Plan]) -> None:
+        """Raise :class:`ModelfileError` for every input that drifted."""
+        options = self._request.options
+        now = inputs(self._request.recipe, sources, options, plans)
+        self._refuse(
+            drift_of_inputs(self._lock, now, variants(options)),
+            f"nothing was built: take the change back, or accept it with mbuild lock"
+            f" (which writes {self._path})",
+        )
+
+    def after(self, manifests: Sequence[bytes]) -> None:
+        """Raise :class:`ModelfileError` for every result that differs."""
+        self._refuse(
+            drift_of_results(self._lock, results(self._request.options, manifests)),
+            f"the inputs are those of {self._path}, which mbuild {self._lock.mbuild} wrote, the"
+            " result is not; nothing was named",
+        )
+
+    def _refuse(self, drifts: Sequence[Drift], hint: str) -> None:
+        if not drifts:
+            return
+        from mbuild.modelfile.instructions import Problem
+        from mbuild.modelfile.parser import decode
+
+        script = self._request.script
+        data = modelfile_text(script.text, self._store) if script else None
+        spans = _spans(data, [drift.place for drift in drifts])
+        text = "" if data is None else decode(data)
+        problems = [
+            Problem(drift.message, span, code="drift").located(text, script.name if script else "")
+            for drift, span in zip(drifts, spans, strict=True)
+        ]
+        last = problems[-1]
+        problems[-1] = Problem(
+            last.message, last.span, last.severity, last.code, hint, last.filename, last.line_text
+        )
+        raise ModelfileError(problems)
+
+
+def _spans(data: bytes | None, places: Iterable[Place]) -> list[Span | None]:
+    """Where the instructions of some places stand in a Modelfile, as far as they do."""
+    if data is None:
+        return [None for _ in places]
+    from mbuild.modelfile.instructions import TYPES, Parameter
+    from mbuild.modelfile.parser import parse
+
+    modelfile = parse(data, "")
+    found = []
+    for word, number, label in places:
+        items = [item for item in modelfile.instructions if item.word == word]
+        if word and issubclass(TYPES[word], Parameter):
+            items = [i for i in items if isinstance(i, Parameter) and i.name.lower() == label]
+        some = items[number : number + 1 or None]
+        found.append(some[0].span if some else None)
+    return found
