@@ -16,7 +16,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("explain",),
     ("steps", "engine", "lint", "context"),
     ("planner",),
-    ("builder", "library", "disk", "artifacts", "compare"),
+    ("builder", "library", "disk", "artifacts", "compare", "lockfile"),
     ("server",),
     ("cli",),
     ("__main__",),

@@ -80,10 +80,12 @@ def _build(
     recorder.begins(targets, outcome)
     yield BuildStarted(str(request.names_of(0)[0]), len(in_order(targets)))
     yield from Engine(store, request.use_cache).run(targets, outcome)
-    for number, planned in enumerate(plans):
-        data = outcome.results[planned.manifest].facts["manifest"].encode()
+    manifests = [outcome.results[target].facts["manifest"].encode() for target in targets]
+    if request.gate is not None:
+        request.gate.after(manifests)
+    for number, (planned, data) in enumerate(zip(plans, manifests, strict=True)):
         yield from _layers(planned, outcome)
-        for name in request.names_of(number):
+        for name in request.names_of(number) if request.named else ():
             yield WritingManifest(str(name))
             _name(store, name, data)
             models[str(name)] = Digest.of(data)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from mbuild import __version__
 from mbuild.digest import Digest
@@ -33,11 +33,22 @@ _RECIPE = "recipe"
 _MODELFILE = "modelfile"
 
 
+class Gate(Protocol):
+    """Looks at a build twice and may refuse it, by raising a :class:`MbuildError`."""
+
+    def before(self, sources: Sources, plans: Sequence[Plan]) -> None:
+        """Everything is found, nothing has run."""
+
+    def after(self, manifests: Sequence[bytes]) -> None:
+        """Every variant is built (their manifests' bytes), none has a name."""
+
+
 class Request(NamedTuple):
     """One build: what is asked for, where its paths lead, and what to name the result.
 
     ``warnings`` are shown before the build starts. ``script`` is what a person
-    wrote, for the log of builds; a program's request has none.
+    wrote, for the log of builds; a program's request has none. Where ``named`` is
+    False the names are only what to call the build.
     """
 
     recipe: Recipe
@@ -48,6 +59,8 @@ class Request(NamedTuple):
     warnings: tuple[str, ...] = ()
     variant_names: tuple[tuple[ModelName, ...], ...] = ()
     script: Script | None = None
+    gate: Gate | None = None
+    named: bool = True
 
     @property
     def all_names(self) -> tuple[str, ...]:
@@ -95,7 +108,10 @@ def plans_of(request: Request, store: Store) -> tuple[Plan, ...]:
         if request.script is not None:
             _locate(error, request.script, store)
         raise
-    return plan(request.recipe, sources, request.options)
+    plans = plan(request.recipe, sources, request.options)
+    if request.gate is not None:
+        request.gate.before(sources, plans)
+    return plans
 
 
 def resolve(recipe: Recipe, context: Context) -> Sources:

@@ -41,6 +41,7 @@ Examples:
   mbuild -t mario
   mbuild build -f personas/mario.Modelfile -t mario -t mario:v2
   mbuild --dry-run -t mario
+  mbuild --locked -t mario           what mbuild lock wrote down, or nothing
   mbuild -q q4_K_M -q q8_0 -t mario  two models: mario:q4_K_M and mario:q8_0
   mbuild --quiet -t mario            print only the model's id
 """
@@ -60,6 +61,19 @@ def build_options(command: CommandT) -> CommandT:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def progress_options(command: CommandT) -> CommandT:
+    """How to show a build: ``progress`` and ``quiet``;"""
+    progress = click.option(
+        "--progress",
+        type=click.Choice(["auto", "tty", "plain", "json", "quiet"]),
+        default="auto",
+        help="How to show what happens  [default: auto]",
+    )
+    return progress(
+        click.option("--quiet", is_flag=True, help="Print only the model's id.")(command)
+    )
 
 
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
@@ -149,23 +163,29 @@ def _script(modelfile: _Modelfile, options: Mapping[str, Any]) -> Script:
 @click.command("build", epilog=EPILOG)
 @build_options
 @click.option("--dry-run", is_flag=True, help="Show which steps would run; write nothing.")
-@click.option(
-    "--progress",
-    type=click.Choice(["auto", "tty", "plain", "json", "quiet"]),
-    default="auto",
-    help="How to show what happens  [default: auto]",
-)
-@click.option("--quiet", is_flag=True, help="Print only the model's id.")
+@click.option("--locked", is_flag=True, help="Build only what Modelfile.lock says, or fail.")
+@progress_options
 @click.pass_context
 def build_command(
-    ctx: click.Context, /, *, dry_run: bool, progress: str, quiet: bool, **options: Any
+    ctx: click.Context,
+    /,
+    *,
+    dry_run: bool,
+    locked: bool,
+    progress: str,
+    quiet: bool,
+    **options: Any,
 ) -> None:
     """Build a model from a Modelfile.
 
     Without -f the Modelfile is CONTEXT/Modelfile. Its paths start from its own
     folder, those of a Modelfile from standard input from CONTEXT.
     """
-    request, store = asked_for(ctx, **options)
+    request, store = asked_for(ctx, hash_files=locked, **options)
+    if locked:
+        from mbuild.cli.lock import held_to_lock
+
+        request = held_to_lock(request, store, options["file"])
     style = "quiet" if quiet else progress
     if dry_run:
         from mbuild.builder.forecast import forecast

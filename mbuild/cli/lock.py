@@ -24,6 +24,7 @@ from mbuild.lockfile import (
     results,
     variants,
 )
+from mbuild.names import InvalidNameError, ModelName
 
 if TYPE_CHECKING:
     from mbuild.history import Script
@@ -47,7 +48,7 @@ Examples:
 @build_options
 @progress_options
 @click.pass_context
-def lock_command(ctx: click.Context, /, *, style: str, **options: Any) -> None:
+def lock_command(ctx: click.Context, /, *, progress: str, quiet: bool, **options: Any) -> None:
     """Write down by digest what a build is made from, and what comes out.
 
     The lock file lies beside the Modelfile and is called like it, with .lock
@@ -55,10 +56,13 @@ def lock_command(ctx: click.Context, /, *, style: str, **options: Any) -> None:
     gets a name only with -t. mbuild build --locked then refuses to build from
     anything else, and to name any other result.
     """
+    named = bool(options["names"])
+    options["names"] = options["names"] or (_what_to_call(options["folder"]),)
     request, store = asked_for(ctx, hash_files=True, **options)
-    path = lock_path(request.script)
+    path = lock_path(request.script, options["file"])
+    style = "quiet" if quiet else progress
     writing = _Writing(request)
-    request = request._replace(gate=writing, named=bool(options["names"]))
+    request = request._replace(gate=writing, named=named)
     with renderer(style) as show:
         for event in build(request, store):
             show(event)
@@ -70,13 +74,21 @@ def lock_command(ctx: click.Context, /, *, style: str, **options: Any) -> None:
         click.echo(f"{path} {'is up to date' if same else 'written'}", err=True)
 
 
-def locked(request: Request, store: Store) -> Request:
+def _what_to_call(folder: Path) -> str:
+    """A build that is not named is called like its folder, if that is a name."""
+    try:
+        return str(ModelName.parse(folder.resolve().name))
+    except InvalidNameError:
+        return "unnamed"
+
+
+def held_to_lock(request: Request, store: Store, file: str | None) -> Request:
     """The same request, held to its lock file.
 
     Raises :class:`MissingFileError` when there is none and :class:`FormatError`
     when it cannot be read.
     """
-    path = lock_path(request.script)
+    path = lock_path(request.script, file)
     text = _read(path)
     if text is None:
         raise MissingFileError(
@@ -85,9 +97,9 @@ def locked(request: Request, store: Store) -> Request:
     return request._replace(gate=_Locked(Lock.from_text(text, str(path)), path, request, store))
 
 
-def lock_path(script: Script | None) -> Path:
+def lock_path(script: Script | None, file: str | None) -> Path:
     """Where a Modelfile's lock lies; raises :class:`UsageError` for standard input."""
-    if script is None or not script.is_file:
+    if script is None or file == "-":
         raise UsageError(
             "a Modelfile from standard input has no lock file", hint="name a file with -f FILE"
         )

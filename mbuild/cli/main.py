@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("mbuild.cli.plan", "Show what a build would do and take."),
     "explain": ("mbuild.cli.plan", "Say for every step why it will run, or that it is cached."),
     "history": ("mbuild.cli.history", "List the last builds, or show one build's steps."),
+    "lock": ("mbuild.cli.lock", "Write down what a build is made from and what comes out."),
     "list": ("mbuild.cli.models", "List the models of the store."),
     "show": ("mbuild.cli.models", "Show a model: details, parameters, template, license."),
     "cp": ("mbuild.cli.models", "Give a model a second name."),
