@@ -25,6 +25,7 @@ from mbuild.quant import emit, fits, grid3, search, specs
 from mbuild.quant.cache import KernelCache
 from mbuild.quant.lane_bytes import count, load_bf16, load_f32, load_u16, turn
 from mbuild.quant.ops import any_lane, bits, fill, load, store, whole
+from mbuild.quant.quantize import SCALES
 from mbuild.quant.specs import Levels
 
 OPTIONS = {"nogil": True, "error_model": "numpy", "boundscheck": False}
@@ -98,6 +99,24 @@ def fetch(e: Any, source: Any, kind: Any, first: Any, x: Any) -> Any:
     return not any_lane(bad)
 
 
+def beyond(half: Any) -> Any:
+    """Not 0 in the lanes whose float16 pattern is infinite or not a number."""
+    return ((half & 0x7FFF) + 0x0400) & 0x8000
+
+
+def infinite(w: Any, it: Any, scales: Any) -> Any:
+    """Not 0 in the lanes of blocks one of whose ``scales`` float16 scales is not finite."""
+    found = whole(w, 0)
+    for row in range(scales):
+        found = found | beyond(load(w, it, fits.D + row))
+    return found
+
+
+def done(w: Any, suspect: Any) -> Any:
+    """What a kernel that came to its end returns: -2 if something is suspect, else -1."""
+    return -2 if any_lane(suspect != whole(w, 0)) else -1
+
+
 @cache
 def allow(what: Any) -> None:
     """Tell numba, once, that a function, or a module's functions, may become part of kernels."""
@@ -123,9 +142,10 @@ def plain(type_: GGMLType) -> Any:
     ``source`` and ``out`` are bytes, flat and contiguous, the source (of the type with
     the number ``kind``) a whole number of tiles; ``w`` is the
     :class:`mbuild.quant.lanes.Width` of a tile in blocks, ``e`` that of ``ROW``. The
-    result is -1, or the first tile that holds a NaN or an infinity, where work ended.
+    result is -1, or -2 where a block's scale does not fit float16, or the first tile that
+    holds a NaN or an infinity, where work ended.
     """
-    for text in (search, fits, grid3, emit, columns, squares, fetch):
+    for text in (search, fits, grid3, emit, beyond, columns, done, fetch, infinite, squares):
         allow(text)
     spec = specs.PLAIN[type_]
     if spec.levels is Levels.GRID:
@@ -133,7 +153,7 @@ def plain(type_: GGMLType) -> Any:
     fit, settle, subs, n, nmax = spec.fit, spec.settle, spec.subs, spec.n, spec.nmax
     choose, pack, size = _LEVELS[spec.levels], _PACK[type_], BLOCKS[type_].size
     reals, wholes, levels_rows = specs.scratch_rows(spec)
-    block = subs * n
+    block, scales = subs * n, len(SCALES.get(type_, ()))
 
     def kernel(w, e, source, kind, out):
         lanes = count(w)
@@ -145,6 +165,7 @@ def plain(type_: GGMLType) -> Any:
         levels = np.empty(block, np.uint8)
         x = np.empty(lanes * block, np.float32)
         rows = x.reshape(x.size // ROW, ROW)
+        suspect = whole(w, 0)
         for tile in range(out.size // (lanes * size)):
             if not fetch(e, source, kind, tile * lanes * block, x):
                 return tile
@@ -152,11 +173,12 @@ def plain(type_: GGMLType) -> Any:
                 columns(x, g * n, block, n, cols)
                 fit(w, cols, cols, ws, ls, st, g, fill(w, 0.0))
             settle(w, st, it, ws)
+            suspect = suspect | infinite(w, it, scales)
             for b in range(lanes):
                 start = b * block // ROW
                 choose(e, rows, start, subs, n, nmax, st, ls, b, levels)
                 pack(levels, it, b, out, (tile * lanes + b) * size)
-        return -1
+        return done(w, suspect)
 
     return compiled(kernel, f"plain-{type_.name}")
 
@@ -168,7 +190,7 @@ def weighted(type_: GGMLType) -> Any:
     ``q`` (float32) are the importances of every value of the source; ``sigma2`` (blocks,) the mean
     squares of the rows, which only the types with a mean over the row read.
     """
-    for text in (search, fits, grid3, emit, columns, squares, fetch):
+    for text in (search, fits, grid3, emit, beyond, columns, done, fetch, infinite, squares):
         allow(text)
     spec = specs.WEIGHTED[type_]
     if spec.levels is Levels.GRID:
@@ -176,7 +198,7 @@ def weighted(type_: GGMLType) -> Any:
     fit, settle, subs, n, nmax = spec.fit, spec.settle, spec.subs, spec.n, spec.nmax
     choose, pack, size = _LEVELS[spec.levels], _PACK[type_], BLOCKS[type_].size
     reals, wholes, levels_rows = specs.scratch_rows(spec)
-    block = subs * n
+    block, scales = subs * n, len(SCALES.get(type_, ()))
     of_row = not spec.mean
     once, twice = (np.float32(m) for m in spec.mean or (0, 0))
 
@@ -192,6 +214,7 @@ def weighted(type_: GGMLType) -> Any:
         x = np.empty(lanes * block, np.float32)
         rows = x.reshape(x.size // ROW, ROW)
         means = sigma2.reshape(sigma2.size // lanes, lanes)
+        suspect = whole(w, 0)
         for tile in range(out.size // (lanes * size)):
             if not fetch(e, source, kind, tile * lanes * block, x):
                 return tile
@@ -203,10 +226,11 @@ def weighted(type_: GGMLType) -> Any:
                 columns(q, tile * lanes * block + g * n, block, n, qs)
                 fit(w, cols, qs, ws, ls, st, g, total)
             settle(w, st, it, ws)
+            suspect = suspect | infinite(w, it, scales)
             for b in range(lanes):
                 start = b * block // ROW
                 choose(e, rows, start, subs, n, nmax, st, ls, b, levels)
                 pack(levels, it, b, out, (tile * lanes + b) * size)
-        return -1
+        return done(w, suspect)
 
     return compiled(kernel, f"weighted-{type_.name}")

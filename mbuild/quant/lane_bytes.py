@@ -85,14 +85,33 @@ def largest(value: Any) -> float:
     raise NotImplementedError("only compiled kernels reduce a vector")
 
 
-def greatest(value: Any) -> float:
-    """The greatest of the lanes of a real vector without NaN."""
+def magnitudes(source: Any, first: int, columns: Any, row: int, lane: int) -> None:
+    """The largest magnitude of each of 8 rows of 32 values, to ``columns[row, lane:lane + 8]``.
+
+    ``source`` are bytes that hold float32, ``first`` the number of the first row. A row
+    with a NaN or an infinity gives one of them.
+    """
+    raise NotImplementedError("only compiled kernels reduce a vector")
+
+
+def ranges(source: Any, first: int, columns: Any, row: int, lane: int) -> Any:
+    """The greatest and the least of each of 8 rows of 32 values, to two rows of ``columns``.
+
+    As :func:`magnitudes`; the least go to ``row + 1``, and among zeros of both signs any
+    may be taken. Returns 8 real lanes that are not all finite if the values are not, and
+    perhaps if their sums are too large.
+    """
     raise NotImplementedError("only compiled kernels reduce a vector")
 
 
 def first_lane(mask: Any) -> int:
     """The first lane in which the mask, which holds somewhere, holds."""
     raise NotImplementedError("only compiled kernels reduce a vector")
+
+
+def lane_of(value: Any, lane: int) -> float:
+    """One lane of a real vector."""
+    raise NotImplementedError("only compiled kernels read a lane")
 
 
 def turn(x: Any, start: int, stride: int, columns: Any, row: int, lane: int) -> None:
@@ -216,18 +235,80 @@ def _largest(builder: Any, args: Any, sig: Any, context: Any) -> Any:
     return builder.bitcast(top, F32)
 
 
-def _greatest(builder: Any, args: Any, sig: Any, context: Any) -> Any:
-    value, lanes = args[0], sig.args[0].lanes
-    while lanes > 1:
-        lanes //= 2
-        low, high = (_lanes_from(builder, value, start, lanes) for start in (0, lanes))
-        value = builder.select(builder.fcmp_ordered(">", low, high), low, high)
-    return builder.extract_element(value, I32(0))
-
-
 def _first_lane(builder: Any, args: Any, sig: Any, context: Any) -> Any:
     packed = builder.bitcast(args[0], ir.IntType(sig.args[0].lanes))
     return builder.zext(builder.cttz(packed, I1(1)), ir.IntType(64))
+
+
+_EIGHT = ir.VectorType(F32, 8)
+_WHOLE_EIGHT = ir.VectorType(I32, 8)
+
+
+def _quarters(builder: Any, args: Any, sig: Any, context: Any) -> list[list[Any]]:
+    """Of each of 8 rows its 32 values as four vectors."""
+    base = data(builder, context, sig.args[0], args[0])
+    first = context.cast(builder, args[1], sig.args[1], types.intp)
+    places = builder.bitcast(base, _EIGHT.as_pointer())
+    start = builder.shl(first, first.type(2))
+    at = [builder.add(start, first.type(i)) for i in range(32)]
+    values = [builder.load(builder.gep(places, [i]), align=1) for i in at]
+    return [values[i : i + 4] for i in range(0, 32, 4)]
+
+
+def _fold(builder: Any, rows: list[Any], best: Any) -> Any:
+    """8 vectors of 8 lanes to one: lane i is what ``best`` leaves of vector i."""
+    # Three rounds that halve the number of vectors, by pairs of lanes, of 64 and 128 bits.
+    for low in ([0, 8, 1, 9, 4, 12, 5, 13], [0, 1, 8, 9, 4, 5, 12, 13], [0, 1, 2, 3, 8, 9, 10, 11]):
+        step = 4 if low[2] == 2 else 2
+        index = [ir.Constant(_WHOLE_EIGHT, [k + more for k in low]) for more in (0, step)]
+        pairs = zip(rows[::2], rows[1::2], strict=True)
+        rows = [best(*(builder.shuffle_vector(a, b, i) for i in index)) for a, b in pairs]
+    return rows[0]
+
+
+def _put_lanes(builder: Any, args: Any, sig: Any, context: Any, further: int, value: Any) -> None:
+    """Store 8 lanes to the columns ``args[2]`` at row ``args[3] + further``, lane ``args[4]``."""
+    array = context.make_array(sig.args[2])(context, builder, args[2])
+    row, lane = (context.cast(builder, args[i], sig.args[i], types.intp) for i in (3, 4))
+    row = builder.add(row, row.type(further))
+    at = builder.add(builder.mul(row, builder.extract_value(array.shape, 1)), lane)
+    place = builder.bitcast(builder.gep(array.data, [at]), value.type.as_pointer())
+    builder.store(value, place, align=4)
+
+
+def _magnitudes(builder: Any, args: Any, sig: Any, context: Any) -> Any:
+    def best(a: Any, b: Any) -> Any:
+        return call(builder, "llvm.smax.v8i32", _WHOLE_EIGHT, [a, b])
+
+    rows = []
+    for quarters in _quarters(builder, args, sig, context):
+        patterns = [builder.bitcast(value, _WHOLE_EIGHT) for value in quarters]
+        a, b, c, d = (builder.and_(p, constant(8, 0x7FFFFFFF)) for p in patterns)
+        rows.append(best(best(a, b), best(c, d)))
+    top = builder.bitcast(_fold(builder, rows, best), _EIGHT)
+    _put_lanes(builder, args, sig, context, 0, top)
+    return context.get_dummy_value()
+
+
+def _ranges(builder: Any, args: Any, sig: Any, context: Any) -> Any:
+    def chooser(sign: str) -> Any:
+        return lambda a, b: builder.select(builder.fcmp_ordered(sign, a, b), a, b)
+
+    rows = _quarters(builder, args, sig, context)
+    for further, sign in enumerate("><"):
+        best = chooser(sign)
+        found = [best(best(a, b), best(c, d)) for a, b, c, d in rows]
+        _put_lanes(builder, args, sig, context, further, _fold(builder, found, best))
+    total = ir.Constant(_EIGHT, [0.0] * 8)
+    for value in (value for row in rows for value in row):
+        total = builder.fadd(total, value)
+    return total
+
+
+def _lane_of(builder: Any, args: Any, sig: Any, context: Any) -> Any:
+    return builder.extract_element(
+        args[0], context.cast(builder, args[1], sig.args[1], types.int32)
+    )
 
 
 def _count(builder: Any, args: Any, sig: Any, context: Any) -> Any:
@@ -238,11 +319,14 @@ def _real_of(width: Any, *args: Any) -> Any:
     return Real(width.lanes)
 
 
+_ROWS = (types.Array, types.Integer, types.Array, types.Integer, types.Integer)
 _AT = (WidthType, types.Array, types.Integer)
 INSTRUCTIONS: tuple[tuple[Any, tuple[Any, ...], Any, Any], ...] = (
     (largest, (Real,), lambda v: types.float32, _largest),
-    (greatest, (Real,), lambda v: types.float32, _greatest),
     (first_lane, (Mask,), lambda m: types.intp, _first_lane),
+    (lane_of, (Real, types.Integer), lambda *_: types.float32, _lane_of),
+    (magnitudes, _ROWS, nothing, _magnitudes),
+    (ranges, _ROWS, lambda *_: Real(8), _ranges),
     (count, (WidthType,), lambda w: types.intp, _count),
     (store_bytes, (*_AT, Whole), nothing, _bytes),
     (store_halves, (*_AT, Whole), nothing, _halves),

@@ -199,13 +199,27 @@ def _nearest(builder: Any, args: Any, sig: Any, context: Any) -> Any:
     return builder.sub(mantissa, constant(lanes, 0x400000))
 
 
+def _limit(builder: Any, context: Any, value: Any, name: str, scalar: Any, kind: Any) -> Any:
+    """``value`` and one integer for all lanes through ``llvm.smin`` or ``llvm.smax``."""
+    lanes = value.type.count
+    limit = splat(builder, context.cast(builder, scalar, kind, types.int32), lanes)
+    return call(builder, f"llvm.{name}.v{lanes}i32", value.type, [value, limit])
+
+
+def _at_most(builder: Any, args: Any, sig: Any, context: Any) -> Any:
+    return _limit(builder, context, args[0], "smin", args[1], sig.args[1])
+
+
 def _clamp(builder: Any, args: Any, sig: Any, context: Any) -> Any:
+    value = _limit(builder, context, args[0], "smax", args[1], sig.args[1])
+    return _limit(builder, context, value, "smin", args[2], sig.args[2])
+
+
+def _away(builder: Any, args: Any, sig: Any, context: Any) -> Any:
     lanes = sig.args[0].lanes
-    value = args[0]
-    for scalar, kind, name in ((args[1], sig.args[1], "smax"), (args[2], sig.args[2], "smin")):
-        limit = splat(builder, context.cast(builder, scalar, kind, types.int32), lanes)
-        value = call(builder, f"llvm.{name}.v{lanes}i32", value.type, [value, limit])
-    return value
+    almost = ir.Constant(args[0].type, [ops.ALMOST_HALF] * lanes)
+    signed = call(builder, f"llvm.copysign.v{lanes}f32", args[0].type, [almost, args[0]])
+    return builder.fptosi(builder.fadd(args[0], signed), constant(lanes, 0).type)
 
 
 def _cast(method: str, element: Any) -> Callable[..., Any]:
@@ -300,13 +314,14 @@ INSTRUCTIONS: tuple[tuple[Any, tuple[Any, ...], Any, Any], ...] = (
     (ops.unbits, (Whole,), lambda v: Real(v.lanes), _cast("bitcast", F32)),
     (ops.real, (Whole,), lambda v: Real(v.lanes), _cast("sitofp", F32)),
     (ops.nearest, (Real,), lambda v: Whole(v.lanes), _nearest),
+    (ops.at_most, (Whole, types.Integer), lambda v, a: v, _at_most),
     (ops.clamp, (Whole, types.Integer, types.Integer), lambda v, a, b: v, _clamp),
     (ops.any_lane, (Mask,), lambda m: types.boolean, _any_lane),
     (ops.fill, (WidthType, types.Number), lambda w, v: Real(w.lanes), _fill(types.float32)),
     (ops.whole, (WidthType, types.Integer), lambda w, v: Whole(w.lanes), _fill(types.int32)),
     (ops.load, (WidthType, types.Array, types.Integer), _loaded, _load),
     (ops.store, (WidthType, types.Array, types.Integer, Lanes), nothing, _store),
-    (ops.away, (Real,), _same, _intrinsic("round")),
+    (ops.away, (Real,), lambda v: Whole(v.lanes), _away),
     (ops.lookup, (WidthType, types.Array, Whole), lambda w, t, i: Real(w.lanes), _lookup),
 )
 for _row in INSTRUCTIONS:

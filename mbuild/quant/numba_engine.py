@@ -10,18 +10,26 @@ quantization runs.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import numpy as np
 from llvmlite import binding
+from numba.core import types
 from numpy.typing import NDArray
 
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant import kernels, simple_kernels, specs
-from mbuild.quant.lanes import Width
+from mbuild.quant.lanes import Width, WidthType
+from mbuild.quant.quantize import Outcome
 
 Bytes = NDArray[np.uint8]
+
+_BYTES = types.Array(types.uint8, 1, "C")
+_SOURCE = types.Array(types.uint8, 1, "C", readonly=True)
+_REALS = types.Array(types.float32, 1, "C", readonly=True)
 
 
 @cache
@@ -36,6 +44,8 @@ class NumbaEngine:
     def __init__(self, lanes: int | None = None) -> None:
         self.lanes = lanes or native_lanes()
         self._rows = Width(kernels.ROW)
+        self._entries: dict[tuple[GGMLType, bool], tuple[Width, Callable[..., int]]] = {}
+        self._compiling = threading.Lock()
 
     def supports(self, type_: GGMLType, weighted: bool) -> bool:
         """Whether there is a kernel for this type."""
@@ -44,23 +54,34 @@ class NumbaEngine:
 
     def prepare(self, type_: GGMLType, weighted: bool) -> None:
         """Compile the kernel, or load it from the cache."""
-        nothing = np.empty(0, np.uint8)
-        reals = np.empty(0, np.float32)
-        self._run(type_, nothing, 0, nothing, (reals, reals) if weighted else None)
+        self._entry(type_, weighted and type_ in specs.WEIGHTED)
+
+    def _entry(self, type_: GGMLType, weighted: bool) -> tuple[Width, Callable[..., int]]:
+        """The compiled kernel and the width it takes.
+
+        It is called without numba's dispatcher, which would look at every argument: arrays
+        have to be flat and contiguous and of the right kind.
+        """
+        found = self._entries.get((type_, weighted))
+        if found is not None:
+            return found
+        with self._compiling:
+            width = Width(self.lanes)
+            if weighted:
+                kernel = kernels.weighted(type_)
+            elif type_ in specs.PLAIN:
+                kernel = kernels.plain(type_)
+            else:
+                kernel, width = simple_kernels.choose(type_), Width(simple_kernels.LANES)
+            reals = (_REALS, _REALS) if weighted else ()
+            widths = WidthType(width.lanes), WidthType(kernels.ROW)
+            entry = kernel.compile((*widths, _SOURCE, types.intp, *reals, _BYTES))
+            self._entries[type_, weighted] = width, entry
+        return self._entries[type_, weighted]
 
     def _run(self, type_: GGMLType, source: Bytes, kind: int, out: Bytes, weights: Any) -> int:
-        # One signature for buffers that may be written and for those that may not.
-        source = source.view()
-        source.flags.writeable = False
-        kind = int(kind)
-        if weights is not None and type_ in specs.WEIGHTED:
-            kernel, width = kernels.weighted(type_), Width(self.lanes)
-            return int(kernel(width, self._rows, source, kind, *weights, out))
-        if type_ in specs.PLAIN:
-            kernel, width = kernels.plain(type_), Width(self.lanes)
-        else:
-            kernel, width = simple_kernels.choose(type_), Width(simple_kernels.LANES)
-        return int(kernel(width, self._rows, source, kind, out))
+        width, entry = self._entry(type_, weights is not None)
+        return entry(width, self._rows, source, kind, *(weights or ()), out)
 
     def _tile(self, type_: GGMLType, weighted: bool) -> int:
         """Blocks of a tile."""
@@ -69,12 +90,14 @@ class NumbaEngine:
 
     def blocks(
         self, type_: GGMLType, source: Bytes, kind: GGMLType, out: Bytes, weights: Any = None
-    ) -> bool:
+    ) -> Outcome:
         """Quantize ``source`` (bytes of values of type ``kind``) into ``out`` (bytes of blocks).
 
-        ``weights`` is None, or (importances of every value, mean squares of every
-        block's row), float32. Returns whether all values are finite.
+        Both are flat and contiguous. ``weights`` is None, or (importances of every value,
+        mean squares of every block's row), float32.
         """
+        if type_ not in specs.WEIGHTED:
+            weights = None
         size, count = BLOCKS[type_].size, BLOCKS[type_].weights
         item = BLOCKS[kind].size
         tile = self._tile(type_, weights is not None)
@@ -82,11 +105,12 @@ class NumbaEngine:
         whole = blocks - blocks % tile
         values = whole * count
         parts = None if weights is None else (weights[0][:values], weights[1][:whole])
-        first = source[: values * item]
-        if whole and self._run(type_, first, kind, out[: whole * size], parts) >= 0:
-            return False
-        if whole == blocks:
-            return True
+        number, found = int(kind), -1
+        if whole:
+            first = source[: values * item]
+            found = self._run(type_, first, number, out[: whole * size], parts)
+        if whole == blocks or found >= 0:
+            return _OUTCOMES.get(found, Outcome.NOT_FINITE)
         padded = np.zeros(tile * count * item, np.uint8)
         padded[: len(source) - values * item] = source[values * item :]
         last = np.empty(tile * size, np.uint8)
@@ -95,6 +119,10 @@ class NumbaEngine:
                 np.resize(weights[0][values:], tile * count),
                 np.resize(weights[1][whole:], tile),
             )
-        good = self._run(type_, padded, kind, last, parts) < 0
+        rest = self._run(type_, padded, number, last, parts)
         out[whole * size :] = last[: (blocks - whole) * size]
-        return good
+        return _OUTCOMES.get(rest if rest >= 0 else min(found, rest), Outcome.NOT_FINITE)
+
+
+_OUTCOMES = {-1: Outcome.GOOD, -2: Outcome.SUSPECT}
+"""What a kernel returns; everything else is the number of a tile."""

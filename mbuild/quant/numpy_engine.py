@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant import fits, grid3, ops, specs
 from mbuild.quant.packing import PACK, Bytes, nibbles
-from mbuild.quant.quantize import widen
+from mbuild.quant.quantize import Outcome, widen
 from mbuild.quant.search import place
-from mbuild.quant.simple import INVERSE, LOW, SHIFT, SIMPLE, TOP, VALUE
+from mbuild.quant.simple import INVERSE, LOW, SHIFT, SIMPLE, TOP, VALUE, Measure
 from mbuild.quant.simple import ROWS as SIMPLE_ROWS
 from mbuild.quant.specs import Levels, Spec
 
@@ -89,7 +89,7 @@ def simple(type_: GGMLType, x: Reals) -> Bytes:
     row = SIMPLE[type_]
     st = np.zeros((SIMPLE_ROWS, len(x)), np.float32)
     it = np.zeros((fits.WHOLE_HEAD, len(x)), np.int32)
-    if row.ranged:
+    if row.measure is Measure.RANGE:
         st[TOP] = x[np.arange(len(x)), x.argmax(axis=1)]
         st[VALUE] = x[np.arange(len(x)), x.argmin(axis=1)]
     else:
@@ -102,7 +102,7 @@ def simple(type_: GGMLType, x: Reals) -> Bytes:
         if row.nmax:
             levels = ops.clamp(ops.truncate(scaled + st[SHIFT][:, None]), 0, row.nmax)
         else:
-            levels = ops.truncate(ops.away(scaled))
+            levels = ops.away(scaled)
     return PACK[type_](levels.astype(np.uint8), it)
 
 
@@ -172,11 +172,11 @@ class NumpyEngine:
 
     def blocks(
         self, type_: GGMLType, source: Bytes, kind: GGMLType, out: Bytes, weights: Any = None
-    ) -> bool:
-        """As :meth:`mbuild.quant.numba_engine.NumbaEngine.blocks`."""
+    ) -> Outcome:
+        """As :meth:`mbuild.quant.numba_engine.NumbaEngine.blocks`; looks at no scale."""
         x = widen(source, kind)
         if not np.isfinite(x).all():
-            return False
+            return Outcome.NOT_FINITE
         x = x.reshape(-1, BLOCKS[type_].weights)
         if weights is not None and type_ in specs.WEIGHTED:
             made = search(type_, x, weights[0].reshape(x.shape), weights[1])
@@ -187,4 +187,4 @@ class NumpyEngine:
         else:
             made = OTHERS[type_](x)
         out[:] = made.reshape(-1)
-        return True
+        return Outcome.SUSPECT

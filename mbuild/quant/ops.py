@@ -90,15 +90,23 @@ def floor(value: Any) -> Any:
     return np.floor(value)
 
 
+ALMOST_HALF = 0.49999997
+"""The float32 below one half: adding a half itself would carry this one to 1."""
+
+
 def away(value: Any) -> Any:
-    """Rounded to an integer, halves away from zero (C's ``roundf``), as a real vector."""
-    # The float32 below one half: adding a half itself would carry 0.49999997 to 1.
-    return np.trunc(value + np.copysign(np.float32(0.49999997), value))
+    """Rounded half away from zero (C's ``roundf``): a real vector within int32 as a whole one."""
+    return truncate(value + np.copysign(np.float32(ALMOST_HALF), value))
 
 
 def truncate(value: Any) -> Any:
     """A real vector within int32 as a whole vector, fractions cut off."""
     return np.asarray(value).astype(np.int32)
+
+
+def at_most(value: Any, high: int) -> Any:
+    """The whole vector limited to ``high``."""
+    return np.minimum(value, np.int32(high))
 
 
 def clamp(value: Any, low: int, high: int) -> Any:

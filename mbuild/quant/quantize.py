@@ -8,8 +8,9 @@ threads, on how the work is cut up, or on the machine.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from enum import IntEnum
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,16 @@ SCALES: dict[GGMLType, tuple[int, ...]] = {
     GGMLType.TQ2_0: (64,),
 }
 """Where a block's float16 scales are, to be checked as ``ggml_validate_row_data`` does."""
+
+
+class Outcome(IntEnum):
+    """What an engine found while it made blocks."""
+
+    NOT_FINITE = 0
+    """A value is infinite or not a number; what was made is worth nothing."""
+    GOOD = 1
+    SUSPECT = 2
+    """A block's scale is infinite or not a number, or nobody looked."""
 
 
 class NotFiniteError(FormatError):
@@ -155,7 +166,7 @@ def quantize(
     rows = raw.size // (row_len * item)
     size = rows * row_len // block.weights * block.size
     out = np.empty(size, np.uint8) if out is None else out
-    if out.size != size:
+    if out.shape != (size,) or out.dtype != np.uint8 or not out.flags.c_contiguous:
         raise UsageError(f"{out.size} bytes of memory for {size} bytes of {type_.name}")
     if type_ is source_type:
         out[:] = raw
@@ -167,10 +178,11 @@ def quantize(
         part = raw[first * item : last * item]
         to = out[first // block.weights * block.size : last // block.weights * block.size]
         given = None if weights is None else weights(first, last, part, source_type, type_)
-        good = chosen.blocks(type_, part, source_type, to, given)
-        if not good:
+        outcome = chosen.blocks(type_, part, source_type, to, given)
+        if outcome is Outcome.NOT_FINITE:
             _refuse(part, source_type, first, row_len)
-        _validate(type_, to, first)
+        elif outcome is Outcome.SUSPECT:
+            _validate(type_, to, first)
 
     total = rows * row_len
     step = _step(row_len, block.weights, imatrix is not None, total // (4 * max(threads, 1)))
@@ -179,14 +191,34 @@ def quantize(
 
 
 def _spread(task: Callable[[int, int], None], spans: list[tuple[int, int]], threads: int) -> None:
-    """Run the task on every span; the first span's error is the one that is raised."""
-    if threads < 2 or len(spans) < 2:
-        for span in spans:
-            task(*span)
-        return
-    with ThreadPoolExecutor(min(threads, len(spans))) as pool:
-        for done in [pool.submit(task, *span) for span in spans]:
-            done.result()
+    """Run the task on every span; the first span's error is the one that is raised.
+
+    The calling thread takes spans like the others. A pool would cost as much as a small
+    tensor's work.
+    """
+    waiting = iter(enumerate(spans))
+    errors: dict[int, BaseException] = {}
+
+    def work() -> None:
+        # Spans are taken in order, so all before one that fails have been taken too.
+        for number, span in waiting:
+            if errors:
+                return
+            try:
+                task(*span)
+            except BaseException as error:
+                errors[number] = error
+                return
+
+    count = min(threads, len(spans)) - 1
+    helpers = [threading.Thread(target=work, name="mbuild-quantize") for _ in range(count)]
+    for helper in helpers:
+        helper.start()
+    work()
+    for helper in helpers:
+        helper.join()
+    if errors:
+        raise errors[min(errors)]
 
 
 def _takes_importances(type_: GGMLType) -> bool:

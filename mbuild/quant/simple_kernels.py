@@ -16,11 +16,14 @@ from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant import emit, search, simple
 from mbuild.quant.emit import half
 from mbuild.quant.fits import DMIN, MXFP4_VALUES, D
-from mbuild.quant.kernels import allow, compiled, fetch
+from mbuild.quant.kernels import allow, beyond, compiled, done, fetch, infinite
 from mbuild.quant.lane_bytes import (
     first_lane,
-    greatest,
+    lane_of,
     largest,
+    load_f32,
+    magnitudes,
+    ranges,
     store_bits,
     store_bytes,
     store_halves,
@@ -29,119 +32,168 @@ from mbuild.quant.lane_bytes import (
 )
 from mbuild.quant.ops import (
     absolute,
+    any_lane,
+    at_most,
     away,
     bits,
-    clamp,
     fill,
     load,
     select,
+    store,
     truncate,
     unbits,
     whole,
 )
+from mbuild.quant.quantize import SCALES
+from mbuild.quant.simple import Measure
 
 MXFP4 = np.array(MXFP4_VALUES, np.float32)
 LANES = 32
 """Lanes of every kernel here: one block of 32 values, or 32 blocks' scales at once."""
 
 
-def range_of(w: Any, x: Any, rows: Any, first: Any, count: Any, st: Any, b: Any) -> None:
-    """TOP and VALUE of one block: the greatest and the (first) least value."""
-    value = load(w, rows, first)
-    least = -greatest(-value)
-    st[simple.TOP, b] = greatest(value)
-    st[simple.VALUE, b] = x[first * LANES + first_lane(value == fill(w, least))]
+def settle_sign(w: Any, source: Any, first: Any, b: Any, st: Any) -> None:
+    """VALUE of block ``b`` becomes the first of its values that have VALUE's magnitude."""
+    value = load_f32(w, source, first + b)
+    same = absolute(value) == absolute(fill(w, st[simple.VALUE, b]))
+    st[simple.VALUE, b] = lane_of(value, first_lane(same))
 
 
-def extreme_of(w: Any, x: Any, rows: Any, first: Any, count: Any, st: Any, b: Any) -> None:
-    """TOP and VALUE of one block: the largest magnitude and the first value that has it."""
+def measure_magnitude(w: Any, source: Any, first: Any, count: Any, st: Any) -> Any:
+    """TOP of 32 blocks: the largest magnitudes. Returns whether all values are finite."""
     if count == 1:
-        value = load(w, rows, first)
-        top = largest(value)
-        st[simple.TOP, b] = top
-        st[simple.VALUE, b] = x[first * LANES + first_lane(absolute(value) == fill(w, top))]
+        for b in range(0, LANES, 8):
+            magnitudes(source, first + b, st, simple.TOP, b)
     else:
-        top = largest(load(w, rows, first))
-        for i in range(1, count):
-            top = max(top, largest(load(w, rows, first + i)))
-        st[simple.TOP, b] = top
+        for b in range(LANES):
+            top = largest(load_f32(w, source, first + b * count))
+            for i in range(1, count):
+                top = max(top, largest(load_f32(w, source, first + b * count + i)))
+            st[simple.TOP, b] = top
+    return not any_lane(bits(load(w, st, simple.TOP)) > whole(w, 0x7F7FFFFF))
 
 
-def _truncated(w: Any, rows: Any, first: Any, nmax: Any, ranged: Any, st: Any, b: Any) -> Any:
+def measure_range(w: Any, source: Any, first: Any, count: Any, st: Any) -> Any:
+    """TOP and VALUE of 32 blocks: the greatest and the first least value; as above."""
+    if not _extremes(source, first, st) and not finite(w, source, first):
+        return False
+    least = load(w, st, simple.VALUE)
+    if any_lane(least == fill(w, 0.0)):
+        for b in range(LANES):
+            if st[simple.VALUE, b] == 0.0:
+                settle_sign(w, source, first, b, st)
+    return True
+
+
+def measure_extreme(w: Any, source: Any, first: Any, count: Any, st: Any) -> Any:
+    """TOP and VALUE of 32 blocks: the largest magnitude and the first such value; as above."""
+    if not _extremes(source, first, st) and not finite(w, source, first):
+        return False
+    high, low = load(w, st, simple.TOP), load(w, st, simple.VALUE)
+    above = high > -low
+    store(w, st, simple.TOP, select(above, high, -low))
+    store(w, st, simple.VALUE, select(above, high, low))
+    if any_lane((high == -low) & (high > fill(w, 0.0))):
+        for b in range(LANES):
+            settle_sign(w, source, first, b, st)
+    return True
+
+
+def _extremes(source: Any, first: Any, st: Any) -> Any:
+    """Greatest and least values; returns whether all are finite, perhaps falsely no."""
+    total = ranges(source, first, st, simple.TOP, 0)
+    for b in range(8, LANES, 8):
+        total = total + ranges(source, first + b, st, simple.TOP, b)
+    # A difference of infinities is no number, and unequal to itself.
+    rest = total - total
+    return not any_lane(rest != rest)
+
+
+def finite(w: Any, source: Any, first: Any) -> Any:
+    """Whether all values of 32 rows are finite."""
+    rest = fill(w, 0.0)
+    for b in range(LANES):
+        value = load_f32(w, source, first + b)
+        rest = rest + (value - value)
+    return not any_lane(rest != rest)
+
+
+def _truncated(w: Any, source: Any, at: Any, nmax: Any, ranged: Any, st: Any, b: Any) -> Any:
     """Levels of the 32 values of a block that truncates; its LOW is 0 if not ``ranged``."""
-    scaled = load(w, rows, first)
+    scaled = load_f32(w, source, at)
     if ranged:
         scaled = scaled - fill(w, st[simple.LOW, b])
     scaled = scaled * fill(w, st[simple.INVERSE, b]) + fill(w, st[simple.SHIFT, b])
-    return clamp(truncate(scaled), 0, nmax)
+    # No level is below zero.
+    return at_most(truncate(scaled), nmax)
 
 
-def _rounded(w: Any, rows: Any, first: Any, st: Any, b: Any) -> Any:
+def _rounded(w: Any, source: Any, at: Any, st: Any, b: Any) -> Any:
     """Levels of 32 values of a block that rounds."""
-    return truncate(away(load(w, rows, first) * fill(w, st[simple.INVERSE, b])))
+    return away(load_f32(w, source, at) * fill(w, st[simple.INVERSE, b]))
 
 
 def q4_0(
-    w: Any, rows: Any, first: Any, st: Any, it: Any, b: Any, levels: Any, out: Any, o: Any
+    w: Any, source: Any, at: Any, st: Any, it: Any, b: Any, levels: Any, out: Any, o: Any
 ) -> None:
     """One float16, 16 bytes of levels."""
     half(out, o, it[D, b])
-    store_nibbles(w, out, o + 2, _truncated(w, rows, first, 15, False, st, b))
+    store_nibbles(w, out, o + 2, _truncated(w, source, at, 15, False, st, b))
 
 
 def q4_1(
-    w: Any, rows: Any, first: Any, st: Any, it: Any, b: Any, levels: Any, out: Any, o: Any
+    w: Any, source: Any, at: Any, st: Any, it: Any, b: Any, levels: Any, out: Any, o: Any
 ) -> None:
     """Two float16, 16 bytes of levels."""
     half(out, o, it[D, b])
     half(out, o + 2, it[DMIN, b])
-    store_nibbles(w, out, o + 4, _truncated(w, rows, first, 15, True, st, b))
+    store_nibbles(w, out, o + 4, _truncated(w, source, at, 15, True, st, b))
 
 
 def q5_0(
-    w: Any, rows: Any, first: Any, st: Any, it: Any, b: Any, levels: Any, out: Any, o: Any
+    w: Any, source: Any, at: Any, st: Any, it: Any, b: Any, levels: Any, out: Any, o: Any
 ) -> None:
     """One float16, 32 high bits, 16 bytes of levels."""
     half(out, o, it[D, b])
-    level = _truncated(w, rows, first, 31, False, st, b)
+    level = _truncated(w, source, at, 31, False, st, b)
     store_bits(w, out, o + 2, level > whole(w, 15))
     store_nibbles(w, out, o + 6, level)
 
 
 def q5_1(
-    w: Any, rows: Any, first: Any, st: Any, it: Any, b: Any, levels: Any, out: Any, o: Any
+    w: Any, source: Any, at: Any, st: Any, it: Any, b: Any, levels: Any, out: Any, o: Any
 ) -> None:
     """Two float16, 32 high bits, 16 bytes of levels."""
     half(out, o, it[D, b])
     half(out, o + 2, it[DMIN, b])
-    level = _truncated(w, rows, first, 31, True, st, b)
+    level = _truncated(w, source, at, 31, True, st, b)
     store_bits(w, out, o + 4, level > whole(w, 15))
     store_nibbles(w, out, o + 8, level)
 
 
 def q8_0(
-    w: Any, rows: Any, first: Any, st: Any, it: Any, b: Any, levels: Any, out: Any, o: Any
+    w: Any, source: Any, at: Any, st: Any, it: Any, b: Any, levels: Any, out: Any, o: Any
 ) -> None:
     """One float16, 32 bytes of levels."""
     half(out, o, it[D, b])
-    store_bytes(w, out, o + 2, _rounded(w, rows, first, st, b))
+    store_bytes(w, out, o + 2, _rounded(w, source, at, st, b))
 
 
 def tq1_0(
-    w: Any, rows: Any, first: Any, st: Any, it: Any, b: Any, levels: Any, out: Any, o: Any
+    w: Any, source: Any, at: Any, st: Any, it: Any, b: Any, levels: Any, out: Any, o: Any
 ) -> None:
     """54 bytes of five ternary digits, one float16."""
     for i in range(8):
-        store_bytes(w, levels, i * LANES, _rounded(w, rows, first + i, st, b))
+        store_bytes(w, levels, i * LANES, _rounded(w, source, at + i, st, b))
     emit.tq1_0(levels, it, b, out, o)
 
 
 def tq2_0(
-    w: Any, rows: Any, first: Any, st: Any, it: Any, b: Any, levels: Any, out: Any, o: Any
+    w: Any, source: Any, at: Any, st: Any, it: Any, b: Any, levels: Any, out: Any, o: Any
 ) -> None:
     """64 bytes of four ternary digits, one float16."""
     for i in range(8):
-        store_bytes(w, levels, i * LANES, _rounded(w, rows, first + i, st, b))
+        store_bytes(w, levels, i * LANES, _rounded(w, source, at + i, st, b))
     emit.tq2_0(levels, it, b, out, o)
 
 
@@ -156,54 +208,71 @@ _EMIT = {
 }
 
 
+_MEASURE = {
+    Measure.MAGNITUDE: measure_magnitude,
+    Measure.EXTREME: measure_extreme,
+    Measure.RANGE: measure_range,
+}
+
+
 @cache
 def kernel_of(type_: GGMLType) -> Any:
     """kernel(w, e, source, kind, out), as :func:`mbuild.quant.kernels.plain` has it.
 
     ``w`` is the width ``LANES``, a tile 32 blocks.
     """
-    for text in (search, emit, simple, fetch, sys.modules[__name__]):
+    for text in (search, emit, simple, beyond, done, fetch, infinite, sys.modules[__name__]):
         allow(text)
     row = simple.SIMPLE[type_]
     scale, count = row.scale, row.weights // LANES
-    measure = range_of if row.ranged else extreme_of
-    write, size = _EMIT[type_], BLOCKS[type_].size
+    measure = _MEASURE[row.measure]
+    write, size, scales = _EMIT[type_], BLOCKS[type_].size, len(SCALES[type_])
 
     def kernel(w, e, source, kind, out):
         st = np.empty((simple.ROWS, LANES), np.float32)
         it = np.empty((2, LANES), np.int32)
         levels = np.empty(count * LANES, np.uint8)
         x = np.empty(LANES * count * LANES, np.float32)
-        rows = x.reshape(x.size // LANES, LANES)
+        wide = x.view(np.uint8)
+        suspect = whole(w, 0)
         for tile in range(out.size // (LANES * size)):
-            if not fetch(e, source, kind, tile * x.size, x):
+            values, first = source, tile * LANES * count
+            if kind != 0:
+                if not fetch(e, source, kind, tile * x.size, x):
+                    return tile
+                values, first = wide, 0
+            if not measure(w, values, first, count, st):
                 return tile
-            for b in range(LANES):
-                measure(w, x, rows, b * count, count, st, b)
             scale(w, st, it)
+            suspect = suspect | infinite(w, it, scales)
             for b in range(LANES):
                 at = (tile * LANES + b) * size
-                write(w, rows, b * count, st, it, b, levels, out, at)
-        return -1
+                write(w, values, first + b * count, st, it, b, levels, out, at)
+        return done(w, suspect)
 
     return compiled(kernel, f"simple-{type_.name}")
 
 
-def put_f16(w: Any, out: Any, o: Any, value: Any) -> None:
-    """float16, to nearest even."""
-    store_halves(w, out, o, search.half_bits(w, value))
+def put_f16(w: Any, out: Any, o: Any, value: Any) -> Any:
+    """float16, to nearest even; returns where it is infinite."""
+    half = search.half_bits(w, value)
+    store_halves(w, out, o, half)
+    return beyond(half)
 
 
-def put_bf16(w: Any, out: Any, o: Any, value: Any) -> None:
-    """bfloat16, to nearest even."""
+def put_bf16(w: Any, out: Any, o: Any, value: Any) -> Any:
+    """bfloat16, to nearest even; returns where it is infinite."""
     pattern = bits(value)
     odd = (pattern >> 16) & 1
-    store_halves(w, out, o, (pattern + odd + 0x7FFF) >> 16)
+    rounded = (pattern + odd + 0x7FFF) >> 16
+    store_halves(w, out, o, rounded)
+    return ((rounded & 0x7FFF) + 0x80) & 0x8000
 
 
-def put_f32(w: Any, out: Any, o: Any, value: Any) -> None:
+def put_f32(w: Any, out: Any, o: Any, value: Any) -> Any:
     """float32 as it is."""
     store_words(w, out, o, bits(value))
+    return whole(w, 0)
 
 
 _PUT = {GGMLType.F16: put_f16, GGMLType.BF16: put_bf16, GGMLType.F32: put_f32}
@@ -212,25 +281,27 @@ _PUT = {GGMLType.F16: put_f16, GGMLType.BF16: put_bf16, GGMLType.F32: put_f32}
 @cache
 def cast_of(type_: GGMLType) -> Any:
     """A kernel like :func:`kernel_of` for a type without blocks; a tile is 1024 values."""
-    for text in (search, fetch, sys.modules[__name__]):
+    for text in (search, beyond, done, fetch, sys.modules[__name__]):
         allow(text)
     put, size = _PUT[type_], BLOCKS[type_].size
 
     def kernel(w, e, source, kind, out):
         x = np.empty(LANES * LANES, np.float32)
         rows = x.reshape(LANES, LANES)
+        suspect = whole(w, 0)
         for tile in range(out.size // (x.size * size)):
             if not fetch(e, source, kind, tile * x.size, x):
                 return tile
             for i in range(LANES):
-                put(w, out, (tile * x.size + i * LANES) * size, load(w, rows, i))
-        return -1
+                at = (tile * x.size + i * LANES) * size
+                suspect = suspect | put(w, out, at, load(w, rows, i))
+        return done(w, suspect)
 
     return compiled(kernel, f"cast-{type_.name}")
 
 
-def write_mxfp4(w: Any, value: Any, out: Any, o: Any) -> None:
-    """One exponent, 16 bytes of levels."""
+def write_mxfp4(w: Any, value: Any, out: Any, o: Any) -> Any:
+    """One exponent, 16 bytes of levels; returns the exponent."""
     top = largest(value)
     exponent = 0
     if top > 0.0:
@@ -246,23 +317,26 @@ def write_mxfp4(w: Any, value: Any, out: Any, o: Any) -> None:
         best = select(better, whole(w, i), best)
         least = select(better, error, least)
     store_nibbles(w, out, o + 1, best)
+    return exponent
 
 
 @cache
 def mxfp4() -> Any:
     """A kernel like :func:`kernel_of` for MXFP4."""
-    for text in (search, fetch, sys.modules[__name__]):
+    for text in (search, beyond, done, fetch, sys.modules[__name__]):
         allow(text)
 
     def kernel(w, e, source, kind, out):
         x = np.empty(LANES * LANES, np.float32)
         rows = x.reshape(LANES, LANES)
+        top = 0
         for tile in range(out.size // (LANES * 17)):
             if not fetch(e, source, kind, tile * x.size, x):
                 return tile
             for b in range(LANES):
-                write_mxfp4(w, load(w, rows, b), out, (tile * LANES + b) * 17)
-        return -1
+                at = (tile * LANES + b) * 17
+                top = max(top, write_mxfp4(w, load(w, rows, b), out, at))
+        return -2 if top == 0xFF else -1
 
     return compiled(kernel, "simple-MXFP4")
 
