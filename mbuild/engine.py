@@ -52,7 +52,8 @@ class Run(NamedTuple):
 class Outcome:
     """What running a graph gave: every step's result and key.
 
-    For those that ran also when they did, what was hashed for their keys, and
+    ``begun`` says when steps began, by the monotonic clock, those that never ended
+    among them. For those that ran also when they did, what was hashed for their keys, and
     why there was no cached result, should no input have changed.
     """
 
@@ -60,6 +61,7 @@ class Outcome:
         self.results: dict[Step, Result] = {}
         self.keys: dict[Step, str] = {}
         self.ran: dict[Step, Run] = {}
+        self.begun: dict[Step, float] = {}
         self.descriptions: dict[Step, dict[str, Any]] = {}
         self.lost: dict[Step, str] = {}
 
@@ -261,6 +263,7 @@ class _Run:
         if missing:
             self._outcome.lost.update((step, engine.lost(found[step][1])) for step in missing)
             before = time.monotonic()
+            self._outcome.begun.update(dict.fromkeys(missing, before))
             made = self._make(missing)
             run = Run(before, time.monotonic() - before)
             for step, result in zip(missing, made, strict=True):

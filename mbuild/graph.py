@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from mbuild.digest import Digest
+from mbuild.sources import Material
 from mbuild.store import Layer
 
 if TYPE_CHECKING:
@@ -95,6 +96,10 @@ class Step(Protocol):
     def reads(self) -> int:
         """Bytes of the user's files that it reads when it runs."""
 
+    @property
+    def materials(self) -> tuple[Material, ...]:
+        """What it is made from that no step makes, for people: the key holds the contents."""
+
     def key_fields(self) -> Mapping[str, Any] | None:
         """What else decides the result, as JSON; None while a file has not been read yet."""
 
@@ -120,6 +125,11 @@ class BaseStep:
     def reads(self) -> int:
         """No bytes."""
         return 0
+
+    @property
+    def materials(self) -> tuple[Material, ...]:
+        """Nothing but its inputs."""
+        return ()
 
     def learned(self, result: Result) -> Any:
         """The step itself: it knew everything."""

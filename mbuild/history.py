@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.digest import Digest, DigestError
+from mbuild.sources import Material
 from mbuild.store import Layer
 
 if TYPE_CHECKING:
@@ -51,8 +52,9 @@ class StepRecord(NamedTuple):
     empty where the step never got one. ``status`` is ``cached``, ``ran``, or
     ``unfinished`` (it failed, was stopped, or never had its turn). ``reasons``
     say why it ran. ``started`` and ``seconds`` are seconds since the build's
-    start and of work; ``read`` and ``written`` are bytes of the user's files and
-    of new blobs.
+    start and of work, of an unfinished step until the build's end, both 0 if it
+    never had its turn; ``read`` and ``written`` are bytes of the user's files and
+    of new blobs. ``materials`` is what it is made from that no step makes.
     """
 
     kind: str
@@ -66,10 +68,12 @@ class StepRecord(NamedTuple):
     read: int = 0
     written: int = 0
     layers: tuple[Layer, ...] = ()
+    materials: tuple[Material, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As the log keeps it; what says nothing is left out."""
         value = {**self._asdict(), "layers": [layer.to_json() for layer in self.layers]}
+        value["materials"] = [material._asdict() for material in self.materials]
         value["started"], value["seconds"] = round(self.started, 4), round(self.seconds, 4)
         return {key: item for key, item in value.items() if item}
 
@@ -77,9 +81,10 @@ class StepRecord(NamedTuple):
     def from_json(cls, value: Mapping[str, Any]) -> StepRecord:
         """Read :meth:`to_json`'s value."""
         layers = tuple(Layer.from_json(layer) for layer in value.get("layers", ()))
+        materials = tuple(Material(**material) for material in value.get("materials", ()))
         given = {key: item for key, item in value.items() if key in cls._fields}
         tuples = {key: tuple(given.get(key, ())) for key in ("inputs", "reasons")}
-        return cls(**{"key": "", **given, **tuples, "layers": layers})
+        return cls(**{"key": "", **given, **tuples, "layers": layers, "materials": materials})
 
 
 class BuildRecord(NamedTuple):

@@ -20,6 +20,18 @@ class FileStamp(NamedTuple):
     mtime_ns: int
 
 
+class Material(NamedTuple):
+    """What a step is made from that no step makes: a file, a folder, or a model of the store.
+
+    ``name`` is what it is called, ``place`` its path, empty for a model, and
+    ``size`` the bytes of it that count.
+    """
+
+    name: str
+    place: str
+    size: int
+
+
 class SourceFile(NamedTuple):
     """A regular file that the user named.
 
@@ -31,6 +43,11 @@ class SourceFile(NamedTuple):
     path: Path
     stamp: FileStamp
     digest: Digest | None
+
+    @property
+    def material(self) -> Material:
+        """The file as what a step is made from."""
+        return Material(self.name, str(self.path), self.stamp.size)
 
 
 class StoredModel(NamedTuple):
@@ -59,6 +76,12 @@ class CheckpointSource(NamedTuple):
 
     name: str
     files: Mapping[str, SourceFile]
+
+    @property
+    def material(self) -> Material:
+        """The folder as what a step is made from."""
+        place = next((str(file.path.parent) for file in self.files.values()), "")
+        return Material(self.name, place, sum(file.stamp.size for file in self.files.values()))
 
 
 ModelSource = StoredModel | GGUFSource | GGUFDirectory | CheckpointSource

@@ -13,6 +13,7 @@ from mbuild.explain import Described, Explanation, explain
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.graph import Step
 from mbuild.history import BuildRecord, History
+from mbuild.sources import Material
 from mbuild.steps import (
     ConvertCheckpoint,
     PlannedTensor,
@@ -45,7 +46,8 @@ class PlannedStep(NamedTuple):
     bytes of the user's files and of new blobs, 0 for a cached step; ``writes`` is None
     when nobody can know yet. ``seconds`` is what such steps took on this
     machine, None while none ran. ``tensors`` are those of a quantization,
-    ``memory`` is in bytes.
+    ``memory`` is in bytes. ``key`` is empty while it is not known; ``materials``
+    is what the step is made from that no step makes.
     """
 
     kind: str
@@ -58,6 +60,8 @@ class PlannedStep(NamedTuple):
     memory: int = 0
     tensors: tuple[PlannedTensor, ...] = ()
     why: Explanation | None = None
+    key: str = ""
+    materials: tuple[Material, ...] = ()
 
     @property
     def cached(self) -> bool:
@@ -148,7 +152,11 @@ def forecast(request: Request, store: Store) -> Forecast:
     for row, explanation in zip(rows, why, strict=True):
         inputs = tuple(places[source] for source in row.step.inputs)
         planned = _planned(row, store, past, shared)
-        steps.append(planned._replace(inputs=inputs, why=explanation))
+        steps.append(
+            planned._replace(
+                inputs=inputs, why=explanation, key=row.key, materials=row.step.materials
+            )
+        )
     return Forecast(request.all_names, tuple(steps), base, _free(store.root))
 
 

@@ -61,7 +61,7 @@ class Recorder:
             result,
             error,
             self._request.script,
-            tuple(self._step(step, places) for step in order),
+            tuple(self._step(step, places)._replace(materials=step.materials) for step in order),
             __version__,
         )
         self._history.append(record)
@@ -72,7 +72,12 @@ class Recorder:
         result, run = outcome.results.get(step), outcome.ran.get(step)
         key = outcome.keys.get(step, "")
         if result is None:
-            return StepRecord(step.kind, step.label, key, inputs, "unfinished", read=step.reads)
+            record = StepRecord(step.kind, step.label, key, inputs, "unfinished", read=step.reads)
+            begun = outcome.begun.get(step)
+            if begun is None:
+                return record
+            took = time.monotonic() - begun
+            return record._replace(started=begun - self.clock, seconds=took)
         if run is None:
             return StepRecord(step.kind, step.label, key, inputs, "cached", layers=result.layers)
         return StepRecord(

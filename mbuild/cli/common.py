@@ -10,6 +10,7 @@ import click
 
 from mbuild.names import InvalidNameError, ModelName
 from mbuild.store import Store, default_store
+from mbuild.units import human_size as human_size
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -53,16 +54,6 @@ class NameType(click.ParamType[ModelName]):
 
         names = (str(name) for name in open_store(ctx, ctx.params.get("store")).manifests.names())
         return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
-
-
-def human_size(size: float) -> str:
-    """Bytes as Ollama prints them: powers of 1000, two or three digits."""
-    for unit in ("B", "KB", "MB", "GB", "TB"):
-        if size < 1000 or unit == "TB":
-            digits = 1 if unit != "B" and size < 10 else 0
-            return f"{size:.{digits}f} {unit}"
-        size /= 1000
-    raise AssertionError
 
 
 class TemplateType(click.ParamType[str]):

@@ -118,6 +118,7 @@ def _plan_json(planned: Forecast) -> dict[str, Any]:
             "state": step.state.value,
             "tensors": [tensor._asdict() for tensor in step.tensors],
             "why": list(step.why.texts()) if step.why else [],
+            "materials": [material._asdict() for material in step.materials],
         }
         for step in planned.steps
     ]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mbuild.digest import Digest, DigestError
 from mbuild.errors import SourceError
 from mbuild.graph import BaseStep, Result, Step, StepContext
-from mbuild.sources import SourceFile
+from mbuild.sources import Material, SourceFile
 from mbuild.steps.files import OpenFiles, open_source
 from mbuild.steps.models import as_json, read_facts, write_layer
 from mbuild.store import Layer
@@ -87,6 +87,11 @@ class ImportGGUF(BaseStep):
         """The file's size."""
         return self.file.stamp.size
 
+    @property
+    def materials(self) -> tuple[Material, ...]:
+        """The file."""
+        return (self.file.material,)
+
     def key_fields(self) -> Mapping[str, Any] | None:
         """The file's digest, its role, and its name, which an adapter's layer carries."""
         if self.file.digest is None:
@@ -137,6 +142,11 @@ class MergeGGUF(BaseStep):
     def reads(self) -> int:
         """The shards' sizes."""
         return sum(file.stamp.size for file in self.files)
+
+    @property
+    def materials(self) -> tuple[Material, ...]:
+        """The shards, under the name of the first."""
+        return (self.files[0].material._replace(size=self.reads),)
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The shards' digests in order, and the role."""

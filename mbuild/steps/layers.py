@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from mbuild import gojson
 from mbuild.errors import DamagedError
 from mbuild.graph import BaseStep, Result, Step, StepContext
+from mbuild.sources import Material
 from mbuild.store import Layer
 from mbuild.store.manifest import PARAMS
 
@@ -72,6 +73,11 @@ class MergeParameters(BaseStep):
     kind: ClassVar[str] = "params"
     label: ClassVar[str] = "params"
     version: ClassVar[int] = 1
+
+    @property
+    def materials(self) -> tuple[Material, ...]:
+        """The base model."""
+        return (Material(self.base.origin, "", 0),) if self.base and self.base.origin else ()
 
     def key_fields(self) -> Mapping[str, Any]:
         """The values and the base's parameters."""

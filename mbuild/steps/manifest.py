@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from mbuild.graph import BaseStep, Result, Step, StepContext
+from mbuild.sources import Material
 from mbuild.store import Layer, Manifest
 
 
@@ -29,6 +30,15 @@ class AssembleManifest(BaseStep):
     def inputs(self) -> tuple[Step, ...]:
         """The config's step, then the layers' steps in order."""
         return (self.config, *(e for e in self.entries if not isinstance(e, Layer)))
+
+    @property
+    def materials(self) -> tuple[Material, ...]:
+        """The models whose layers it inherits."""
+        sizes: dict[str, int] = {}
+        for entry in self.entries:
+            if isinstance(entry, Layer) and entry.origin:
+                sizes[entry.origin] = sizes.get(entry.origin, 0) + entry.size
+        return tuple(Material(name, "", size) for name, size in sizes.items())
 
     def key_fields(self) -> Mapping[str, Any]:
         """The inherited layers at their places; None stands for a step's layers."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.graph import Result, StepContext
-from mbuild.sources import CheckpointSource, SourceFile
+from mbuild.sources import CheckpointSource, Material, SourceFile
 from mbuild.steps.weights import CONVERTER_VERSION, checkpoint_fields, with_digests
 from mbuild.store import Layer
 
@@ -32,6 +32,11 @@ class CheckpointOrigin(NamedTuple):
     def files(self) -> Mapping[str, SourceFile]:
         """The files to open."""
         return self.source.files
+
+    @property
+    def material(self) -> Material:
+        """The folder."""
+        return self.source.material
 
     def fields(self) -> Mapping[str, Any] | None:
         """What decides the unquantized model: the description of its conversion."""
@@ -68,6 +73,12 @@ class GGUFOrigin(NamedTuple):
         """The files to open."""
         return {file.name: file for file in self.sources}
 
+    @property
+    def material(self) -> Material:
+        """The file, or the shards under the name of the first."""
+        size = sum(file.stamp.size for file in self.sources)
+        return self.sources[0].material._replace(size=size)
+
     def fields(self) -> Mapping[str, Any] | None:
         """The files' digests."""
         digests = [str(file.digest) for file in self.sources if file.digest is not None]
@@ -103,6 +114,11 @@ class LayerOrigin(NamedTuple):
     def files(self) -> Mapping[str, SourceFile]:
         """No file of the user's."""
         return {}
+
+    @property
+    def material(self) -> Material:
+        """The model that the layer belongs to."""
+        return Material(self.name, "", self.layer.size)
 
     def fields(self) -> Mapping[str, Any]:
         """The layer's digest: the same as of the file that it was imported from."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from mbuild.digest import Digest
 from mbuild.errors import FormatError, UnsupportedError
 from mbuild.graph import BaseStep, Result, Step, StepContext, canonical_json
-from mbuild.sources import SourceFile
+from mbuild.sources import Material, SourceFile
 from mbuild.steps.files import OpenFiles, open_source
 from mbuild.steps.gguf import Role, check_role
 from mbuild.steps.models import as_json, read_facts
@@ -110,6 +110,12 @@ class Quantize(BaseStep):
     def reads(self) -> int:
         """The source's size; the importance matrix is small."""
         return sum(file.stamp.size for file in self.origin.files.values())
+
+    @property
+    def materials(self) -> tuple[Material, ...]:
+        """The source, and the importance matrix."""
+        imatrix = self.quantization.imatrix
+        return (self.origin.material, *((imatrix.material,) if imatrix else ()))
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The description of the unquantized model, and the recipe with its options."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.graph import BaseStep, Result, Step, StepContext
-from mbuild.sources import CheckpointSource
+from mbuild.sources import CheckpointSource, Material
 from mbuild.steps.files import OpenFiles
 from mbuild.steps.gguf import Role
 from mbuild.steps.models import as_json, read_facts, write_layer
@@ -53,6 +53,11 @@ class ConvertCheckpoint(BaseStep):
     def reads(self) -> int:
         """The files' sizes."""
         return sum(file.stamp.size for file in self.source.files.values())
+
+    @property
+    def materials(self) -> tuple[Material, ...]:
+        """The folder."""
+        return (self.source.material,)
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The files that matter by digest, the folder's name and the options."""
@@ -104,6 +109,11 @@ class ConvertAdapter(BaseStep):
     def reads(self) -> int:
         """The files' sizes."""
         return sum(file.stamp.size for file in self.source.files.values())
+
+    @property
+    def materials(self) -> tuple[Material, ...]:
+        """The folder."""
+        return (self.source.material,)
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The adapter's files; the base comes by digest or with the inputs."""

@@ -1,0 +1,29 @@
+"""Sizes and times as people read them."""
+
+from __future__ import annotations
+
+
+def human_size(size: float) -> str:
+    """Bytes as Ollama prints them: powers of 1000, two or three digits."""
+    for unit in ("B", "KB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            digits = 1 if unit != "B" and size < 10 else 0
+            return f"{size:.{digits}f} {unit}"
+        size /= 1000
+    raise AssertionError
+
+
+def human_duration(seconds: float) -> str:
+    """A time span: ``4 ms``, ``0.21 s``, ``3.1 s``, ``48 s``, ``2 min 5 s``, ``1 h 12 min``."""
+    if seconds < 0.0995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 0.995:
+        return f"{seconds:.2f} s"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
