@@ -309,6 +309,7 @@ class _Run:
             report,
             lambda text: self._events.put(Status(text)),
             lambda text: self._events.put(Warned(text)),
+            self._engine.use_cache,
         )
 
 

@@ -56,7 +56,10 @@ class Result(NamedTuple):
 
 
 class StepContext(NamedTuple):
-    """What a running step may use: the store, and three ways to talk."""
+    """What a running step may use: the store, and three ways to talk.
+
+    Without ``use_cache`` it takes nothing from the cache that it can make.
+    """
 
     store: Store
     report: Callable[[int, int], None]
@@ -64,6 +67,7 @@ class StepContext(NamedTuple):
     stopped, so a step that reports often stops soon."""
     status: Callable[[str], None]
     warn: Callable[[str], None]
+    use_cache: bool = True
 
 
 class Step(Protocol):

@@ -350,6 +350,15 @@ def test_a_damaged_cached_tensor_is_a_miss(
     assert weights(mbuild, "m") == expected
 
 
+def test_no_cache_quantizes_every_tensor_again(mbuild: Run, chat: Path) -> None:
+    """``--no-cache`` takes no tensor from an earlier build, and comes to the same bytes."""
+    build(mbuild, "-q", "q8_0")
+    before = weights(mbuild, "m")
+    assert reused(build(mbuild, "-q", "q8_0", "--tensor-type", "attn_v=q6_K")) > 0
+    assert reused(build(mbuild, "-q", "q8_0", "--no-cache")) == 0
+    assert weights(mbuild, "m") == before
+
+
 def test_a_blob_that_is_gone_is_a_miss(mbuild: Run, chat: Path, tmp_path: Path) -> None:
     """Without the blob everything is made again, with the same bytes."""
     build(mbuild, "-q", "q8_0")

@@ -172,7 +172,7 @@ def _write_variants(
         _variant(step, model, files, f"{_IMATRIX}{number}", context)
         for number, step in enumerate(steps)
     ]
-    cache = TensorCache(context.store, steps[0].origin.fields())
+    cache = TensorCache(context.store, steps[0].origin.fields(), read=context.use_cache)
     blobs = write_variants(variants, model, cache, files, context)
     cache.remember_sources(steps[0].origin, files.known())
     return [

@@ -63,12 +63,16 @@ class TensorCache:
     A tensor's key is its source bytes' digest, its types, the importances used
     and the kernels' version. Its bytes lie in a blob or in the unfinished file
     of a build that was killed; they count only if their digest is right.
+    Without ``read`` nothing is found, only recorded.
     """
 
-    def __init__(self, store: Store, origin: Mapping[str, Any] | None) -> None:
+    def __init__(
+        self, store: Store, origin: Mapping[str, Any] | None, *, read: bool = True
+    ) -> None:
         self._store = store
+        self._read = read
         self._digests: dict[str, str] = {}
-        if origin is not None:
+        if read and origin is not None:
             known = store.database.get(_SOURCES, _key(origin))
             self._digests = json.loads(known) if known else {}
 
@@ -94,7 +98,7 @@ class TensorCache:
 
     def find(self, key: str) -> bytes | None:
         """A quantized tensor's bytes, if they are somewhere in the store and undamaged."""
-        text = self._store.database.get(_RECORD, key)
+        text = self._store.database.get(_RECORD, key) if self._read else None
         if text is None:
             return None
         try:
