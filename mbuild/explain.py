@@ -172,13 +172,20 @@ def _version(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]
 def _leaves(description: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
     """Fields and inputs as one flat mapping; an input is named by its kind."""
     leaves = dict(_flat(description["fields"], ()))
-    counts: dict[str, int] = {}
-    for source in description["inputs"]:
-        kind = source["kind"]
-        counts[kind] = counts.get(kind, 0) + 1
-        name = kind if counts[kind] == 1 else f"{kind} {counts[kind]}"
+    sources = description["inputs"]
+    for name, source in zip(_numbered([s["kind"] for s in sources]), sources, strict=True):
         leaves |= _result(name, source["result"])
     return leaves
+
+
+def _numbered(names: Sequence[str]) -> list[str]:
+    """Names of which each is there once: further ones are numbered, ``license 2``."""
+    counts: dict[str, int] = {}
+    found = []
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+        found.append(name if counts[name] == 1 else f"{name} {counts[name]}")
+    return found
 
 
 def _result(name: str, result: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
@@ -200,10 +207,10 @@ def _flat(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], 
         for key, item in value.items():
             yield from _flat(item, (*path, str(key)))
     elif path == ("entries",):
-        for number, entry in enumerate(value):
-            if entry is not None:
-                kind = entry["mediaType"].rpartition(".")[2]
-                yield (*path, f"{kind} {number + 1}"), entry["digest"]
+        kept = [entry for entry in value if entry is not None]
+        names = _numbered([entry["mediaType"].rpartition(".")[2] for entry in kept])
+        for name, entry in zip(names, kept, strict=True):
+            yield (*path, name), entry["digest"]
     elif isinstance(value, (list, tuple)) and value and all(_digests(str(v)) for v in value):
         for number, digest in enumerate(value, start=1):
             yield ((*path, str(number)) if len(value) > 1 else path), digest

@@ -29,6 +29,18 @@ MAX_BYTES = 8 << 20
 """A longer log loses its older half."""
 
 _CHUNK = 1 << 16
+_MODELFILE = "modelfile"
+
+
+def keep_modelfile(data: bytes, store: Store) -> None:
+    """Keep a Modelfile's bytes in the cache, under their digest."""
+    store.database.put(_MODELFILE, str(Digest.of(data)), data.decode("latin-1"))
+
+
+def modelfile_text(digest: Digest, store: Store) -> bytes | None:
+    """The bytes of a Modelfile that was built from this store before, if they are known."""
+    text = store.database.get(_MODELFILE, str(digest))
+    return None if text is None else text.encode("latin-1")
 
 
 class Script(NamedTuple):
@@ -206,6 +218,16 @@ class History:
             if other is None and script is not None and record.script is not None:
                 same = (record.script.folder, record.script.name) == (script.folder, script.name)
                 other = record if same else None
+        return other
+
+    def maker_of(self, name: str, identity: Digest) -> BuildRecord | None:
+        """The last build that gave a model of this id this name, or else any name."""
+        other = None
+        for record in self.newest_first():
+            if record.models.get(name) == identity:
+                return record
+            if other is None and identity in record.models.values():
+                other = record
         return other
 
     def _lines(self) -> Iterator[bytes]:

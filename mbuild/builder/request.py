@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from mbuild import __version__
-from mbuild.digest import Digest
 from mbuild.errors import (
     MbuildError,
     MissingFileError,
@@ -17,6 +16,7 @@ from mbuild.errors import (
     NameNotFoundError,
     SourceError,
 )
+from mbuild.history import keep_modelfile, modelfile_text
 from mbuild.modelfile.recipe import RECIPE_VERSION, Recipe, Reference
 from mbuild.planner import Options, Plan, Sources, plan
 from mbuild.sources import ModelSource, StoredModel
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 SourceT = TypeVar("SourceT")
 
 _RECIPE = "recipe"
-_MODELFILE = "modelfile"
 
 
 class Gate(Protocol):
@@ -90,14 +89,8 @@ def read_recipe(data: bytes, filename: str, store: Store) -> tuple[Recipe, tuple
     modelfile, problems = check(data, filename)
     asked, warnings = Recipe.of(modelfile), tuple(problem.message for problem in problems)
     store.database.put(_RECIPE, key, json.dumps([asked.to_json(), warnings]))
-    store.database.put(_MODELFILE, str(Digest.of(data)), data.decode("latin-1"))
+    keep_modelfile(data, store)
     return asked, warnings
-
-
-def modelfile_text(digest: Digest, store: Store) -> bytes | None:
-    """The bytes of a Modelfile that was built from this store before, if they are known."""
-    text = store.database.get(_MODELFILE, str(digest))
-    return None if text is None else text.encode("latin-1")
 
 
 def plans_of(request: Request, store: Store) -> tuple[Plan, ...]:

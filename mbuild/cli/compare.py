@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,14 @@ from mbuild import library
 from mbuild.cli.common import human_size, open_store, store_option
 from mbuild.cli.meter import meter, table
 from mbuild.compare import (
+    Cause,
     Change,
     ModelDiff,
     Side,
     TensorDiff,
     TensorFacts,
     WeightsDiff,
+    causes,
     gguf_side,
     model_side,
 )
@@ -67,10 +69,14 @@ def diff_command(
     with reading(opened), meter("comparing") as show:
         sides = _side(opened, old), _side(opened, new)
         found = compare(*sides, values=not flags["quick"], progress=show)
+        stored = [side.contents.stored if side.contents else None for side in sides]
+        made = causes(found, stored, opened)
     if style == "json":
-        click.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+        value = {**found.to_json(), "causes": [cause.to_json() for cause in made]}
+        click.echo(json.dumps(value, indent=2, ensure_ascii=False))
     else:
-        click.echo("\n".join(map(printable, _lines(found))))
+        lines = _lines(found) + _section("Written in", _causes(made))
+        click.echo("\n".join(map(printable, lines)))
     return 1 if flags["exit_code"] and found.differ else 0
 
 
@@ -93,6 +99,16 @@ def _lines(found: ModelDiff) -> list[str]:
     for weights in found.weights:
         lines += _weights(weights)
     return lines
+
+
+def _causes(made: Sequence[Cause]) -> list[str]:
+    """What differs, the side, and the line or option that said so."""
+    rows = []
+    for number, cause in enumerate(made):
+        repeated = number > 0 and made[number - 1].difference == cause.difference
+        name = "" if repeated else cause.difference
+        rows.append((name, cause.side, cause.place, cause.text[:_SHOWN]))
+    return table(rows) if rows else []
 
 
 def _section(title: str, lines: list[str]) -> list[str]:

@@ -93,7 +93,8 @@ def _total_line(planned: Forecast) -> str:
     text += f" ({human_size(planned.free)} free)"
     if planned.memory:
         text += f", up to {human_size(planned.memory)} of memory"
-    return text + (f", about {_duration(planned.seconds)}" if planned.seconds is not None else "")
+    seconds = planned.seconds
+    return text + (f", about {_duration(seconds)}" if seconds and seconds >= 0.1 else "")
 
 
 def _duration(seconds: float) -> str:

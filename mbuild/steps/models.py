@@ -25,6 +25,7 @@ def write_layer(
     from mbuild.gguf.writer import layout, write
 
     total = layout(model).size
+    context.store.blobs.check_room(total)
     with context.store.blobs.writer() as writer:
         write(
             model,

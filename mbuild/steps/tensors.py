@@ -152,6 +152,7 @@ def write_variants(
             for writer in [context.store.blobs.writer(variant.name)]
         ]
         total = sum(lane.layout.size for lane in lanes)
+        context.store.blobs.check_room(total)
         _run_lanes(lanes, shared, lambda done: context.report(done, total))
         files.finish(context)
         blobs = []

@@ -12,6 +12,7 @@ from mbuild.digest import Digest, DigestError
 from mbuild.errors import CancelledError, DamagedError, FormatError
 from mbuild.store.files import (
     TemporaryFile,
+    check_room,
     make_directories,
     remove_stale,
     store_errors,
@@ -146,6 +147,11 @@ class Blobs:
         if len(data) > limit:
             raise DamagedError(f"blob {digest} is longer than {limit} bytes")
         return data
+
+    def check_room(self, size: int) -> None:
+        """Raise :class:`StoreError` if blobs of so many bytes do not fit on the disk."""
+        self._prepare()
+        check_room(self.folder, size)
 
     def writer(self, partial: str = "") -> BlobWriter:
         """Start a new blob.

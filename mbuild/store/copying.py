@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.digest import Digest
 from mbuild.errors import FormatError, SourceError
+from mbuild.store.files import check_room
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,6 +105,7 @@ def copy_and_hash(source: int, target: int, size: int, progress: Progress) -> Di
     """
     if _reflink(source, target):
         return hash_file(target, size, progress)
+    check_room(target, size)
     copier = _Copier(source, target, size)
     copier.start()
     digest = hashlib.sha256()

@@ -46,6 +46,20 @@ def store_errors(doing: str) -> Iterator[None]:
         ) from error
 
 
+def check_room(folder: Path | int, size: int) -> None:
+    """Raise :class:`StoreError` if ``size`` bytes do not fit on a folder's or open file's disk."""
+    try:
+        found = os.fstatvfs(folder) if isinstance(folder, int) else os.statvfs(folder)
+    except (AttributeError, OSError):  # Windows; a folder that is not there yet
+        return
+    free = found.f_bavail * found.f_frsize
+    if size > free:
+        raise StoreError(
+            f"will not fit on this disk: {size:,} bytes to write, {free:,} bytes free",
+            hint=_REMEDIES[errno.ENOSPC],
+        )
+
+
 def make_directories(path: Path) -> None:
     """Create a folder and its parents, each durable and with mode 0755."""
     if path.is_dir():
