@@ -9,7 +9,6 @@ from contextlib import ExitStack
 
 from mbuild.digest import Digest
 from mbuild.errors import SourceError
-from mbuild.explain import keep_text
 from mbuild.graph import StepContext
 from mbuild.sources import FileStamp, SourceFile
 from mbuild.store.copying import OpenFile, hash_file
@@ -76,6 +75,8 @@ class OpenFiles:
         """Every file's digest by name; new ones are remembered."""
         for name, (digest, started) in self._found.items():
             self._remember(context, self._opened[name], digest, started)
+        from mbuild.explain import keep_text
+
         known = self.known()
         for name, digest in known.items():
             keep_text(context.store, self.paths[name], digest)
