@@ -192,6 +192,27 @@ def test_progress_comes_at_most_every_tenth_of_a_second() -> None:
     asyncio.run(scenario())
 
 
+def test_the_progress_of_a_finished_step_is_old_news() -> None:
+    """However long a build takes to end after its last event, that one stays the last."""
+    last = BuildFinished("m", DIGEST, 1, 0, 0, 0.0)
+    given = threading.Event()
+
+    def build() -> Iterator[BuildEvent]:
+        yield StepProgress(1, "step", 2, 2)
+        yield StepFinished(1, "step", False, 0, 0, "import")
+        yield last
+        given.wait(5)
+
+    async def scenario() -> None:
+        job, seen = Jobs(1).join("key", build), list[BuildEvent | None]()
+        asyncio.get_running_loop().call_later(module.PATIENCE_SECONDS + 0.2, given.set)
+        async for event in job.watch():
+            seen.append(event)
+        assert seen[-1] == last and not any(isinstance(e, StepProgress) for e in seen)
+
+    asyncio.run(scenario())
+
+
 def test_a_silent_build_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
     """After the heartbeat's time without news the last line comes again."""
     monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.05)
@@ -246,4 +267,6 @@ def test_progress_lines_have_whole_numbers() -> None:
     (line,) = lines.of(StepProgress(1, "quantize m to Q8_0", 5, 10))
     assert line["status"] == "quantizing F16 model to Q8_0"
     assert (line["completed"], line["total"]) == (5, 10)
+    assert lines.of(Status("quantizing BF16 model to Q4_0")) == []  # of the draft
+    assert lines.of(StepProgress(1, "quantize m to Q8_0", 6, 10))[0]["status"] == line["status"]
     assert encode({"status": "a\nb"}) == b'{"status":"a\\nb"}\n'

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import suppress
 
 from mbuild.errors import CancelledError
-from mbuild.events import BuildEvent, Status, StepProgress
+from mbuild.events import BuildEvent, Status, StepFinished, StepProgress
 from mbuild.server.stream import HEARTBEAT_SECONDS, PATIENCE_SECONDS, PROGRESS_SECONDS
 
 Events = Callable[[], Iterator[BuildEvent]]
@@ -93,6 +93,9 @@ class Job:
             self.progress_number += 1
         else:
             self.history.append(event)
+            finished = isinstance(event, StepFinished) and event.step
+            if self.progress is not None and finished == self.progress.step:
+                self.progress = None  # old news, which must not come after the build's last line
         self._wake()
 
     def _end(self, error: BaseException | None) -> None:

@@ -73,7 +73,7 @@ class Lines:
 
     def __init__(self, wording: Wording) -> None:
         self._wording = wording
-        self._quantizing = ""
+        self._quantizing: dict[str, str] = {}
         self.warnings: list[str] = []
         self.last: Line = {"status": "working"}
 
@@ -81,7 +81,7 @@ class Lines:
         """The lines of an event, perhaps none."""
         lines: list[Line] = [{"status": text} for text in self._texts(event)]
         if isinstance(event, StepProgress):
-            lines = [progress_line(event, self._quantizing)]
+            lines = [progress_line(event, self._quantizing.get(_last_word(event.label), ""))]
         elif isinstance(event, BuildFinished) and self.warnings:
             lines = [{"status": "success", "warnings": self.warnings}]
         if lines:
@@ -91,7 +91,7 @@ class Lines:
     def _texts(self, event: BuildEvent) -> list[str]:
         match event:
             case Status(text) if text.startswith(_QUANTIZING):
-                self._quantizing = text  # Ollama says it with how far it is
+                self._quantizing[_last_word(text)] = text  # Ollama says it with how far it is
                 return []
             case Status(text) if text.startswith(SAID):
                 return [text]
@@ -119,6 +119,11 @@ class Lines:
         if what in self._wording.adapters or (is_draft and kind in ("import", "convert")):
             after = ""
         return before, after
+
+
+def _last_word(text: str) -> str:
+    """The type that a model is quantized to, in a step's label and in Ollama's words for it."""
+    return text.rpartition(" ")[2]
 
 
 def progress_line(event: StepProgress, quantizing: str = "") -> Line:
