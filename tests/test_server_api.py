@@ -124,6 +124,65 @@ def test_the_text_of_a_modelfile(server: Server) -> None:
     assert server.http.post("/api/show", json={"name": "old"}).json()["system"] == "Hi"
 
 
+def test_fields_beside_the_text_of_a_modelfile(server: Server) -> None:
+    """They add to the text; beside ``from`` or ``files`` it is not read, as in Ollama."""
+    text = "FROM tiny\nSYSTEM old\nMESSAGE user one\nPARAMETER seed 1"
+    call = {"role": "assistant", "content": "two", "thinking": "hm"}
+    fields = {"system": "new", "messages": [call], "parameters": {"top_k": 2}, "license": "MIT"}
+    assert server.create(model="both", modelfile=text, stream=False, **fields).is_success
+    shown = server.http.post("/api/show", json={"model": "both"}).json()
+    assert (shown["system"], shown["license"]) == ("new", "MIT")
+    assert [message["content"] for message in shown["messages"]] == ["one", "two"]
+    assert "seed" in shown["parameters"] and "top_k" in shown["parameters"]
+    fields = {"model": "both", "from": "tiny", "modelfile": "FROM nope", "stream": False}
+    assert server.create(**fields).json() == {"status": "success"}
+    for broken in ("SYSTEM no source", 'FROM tiny\nSYSTEM """open', "FROM tiny\nPARAMETER x 1"):
+        assert server.create(model="both", modelfile=broken, stream=False).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"adapters": {}},
+        {"draft_files": {}},
+        {"remote_host": "http://localhost"},
+        {"info": {"context_length": -1}},
+        {"info": {"context_length": 1.5}},
+        {"info": {"capabilities": "tools"}},
+    ],
+)
+def test_what_cannot_be_meant_is_refused(server: Server, fields: dict[str, object]) -> None:
+    """Rather than that a model is built that is not what was asked for."""
+    answer = server.create(**{"model": "meant", "from": "tiny", "stream": False, **fields})
+    assert answer.status_code == 400 and answer.json()["error"]
+
+
+def test_files_of_two_kinds_are_refused(server: Server) -> None:
+    """Nobody knows which of them is the model."""
+    digest = server.upload(GGUF)
+    files = {"m.gguf": digest, "model.safetensors": digest, "config.json": digest}
+    answer = server.create(model="kinds", files=files, stream=False)
+    assert answer.status_code == 400 and "two kinds" in answer.json()["error"]
+
+
+def test_info_gives_ollamas_config(server: Server) -> None:
+    """Byte for byte what Ollama 0.32.15 stored for this request; its capabilities come first."""
+    info = {"model_family": "zzz", "context_length": 77, "base_name": "bb", "parameter_size": "1T"}
+    info |= {"quantization_level": "Q0", "embedding_length": 5, "capabilities": ["vision", "tools"]}
+    fields = {"model": "info", "from": "tiny", "stream": False, "info": info}
+    assert server.create(**fields).is_success
+    (name,) = _names("info")
+    config = server.store.manifests.read(name).manifest.config
+    assert server.store.blobs.read(config.digest, 4096) == (
+        b'{"model_format":"gguf","model_family":"zzz","model_families":["zzz","llama"],'
+        b'"model_type":"1T","file_type":"Q0","capabilities":["vision","tools"],'
+        b'"context_length":77,"embedding_length":5,"base_name":"bb","architecture":"amd64",'
+        b'"os":"linux"}\n'
+    )
+    shown = server.http.post("/api/show", json={"model": "info"}).json()
+    assert shown["capabilities"] == ["vision", "tools", "completion"]
+
+
 @pytest.mark.parametrize("word", ["FROM", "ADAPTER", "DRAFT"])
 @pytest.mark.parametrize("path", ["/etc/passwd", "./m.gguf", "~/m.gguf", "../../x"])
 def test_no_path_in_a_modelfile_is_opened(server: Server, word: str, path: str) -> None:

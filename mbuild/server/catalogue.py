@@ -114,13 +114,12 @@ class Catalogue:
     def facts(self, store: Store, view: ModelView) -> Facts:
         """What a model can do, from its weights, its projectors, its template and its config."""
         header = self._header(store, view)
-        found = list(header.capabilities)
+        declared = view.config.get("capabilities")
+        found = [str(item) for item in declared] if isinstance(declared, list) else []
+        found += header.capabilities
         if view.stored.manifest.of_kind(PROJECTOR):
             found.append("vision")
         found += _template_capabilities(view)
-        declared = view.config.get("capabilities")
-        if isinstance(declared, list):
-            found += [str(item) for item in declared]
         lengths = {
             key: view.config[key] if isinstance(view.config.get(key), int) else getattr(header, key)
             for key in ("context_length", "embedding_length")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild import gojson, lint
@@ -110,17 +110,13 @@ def read_creation(fields: Mapping[str, Any], store: Store) -> Creation:
     adapters = parse_files(fields.get("adapters", {}))
     drafts = parse_files(fields.get("draft_files", {}))
     _check_sources(fields)
-    if fields.get("from") or "files" in fields:
-        sources = _sources(fields, files, adapters, drafts, store)
-        recipe, warnings = _recipe(fields, sources)
-    else:
-        modelfile, problems = lint.check(fields["modelfile"].encode(), "modelfile")
-        recipe, warnings = Recipe.of(modelfile), tuple(problem.message for problem in problems)
+    sources = tuple(_sources(fields, files, adapters, drafts, store))
+    recipe, warnings = _recipe(fields, sources)
     return Creation(name, recipe, files, adapters, drafts, _options(fields), warnings)
 
 
 def _recipe(
-    fields: Mapping[str, Any], sources: Iterator[Instruction]
+    fields: Mapping[str, Any], sources: tuple[Instruction, ...]
 ) -> tuple[Recipe, tuple[str, ...]]:
     """The request's instructions taken together, checked as a Modelfile's are."""
     messages = fields.get("messages", [])
@@ -142,8 +138,11 @@ def _check_sources(fields: Mapping[str, Any]) -> None:
         raise UsageError(
             "neither 'from' or 'files' was specified", hint=hint if "path" in fields else ""
         )
-    if fields.get("adapters") == {}:
-        raise UsageError("unknown type", hint="'adapters' names no file")
+    for key in ("adapters", "draft_files"):
+        if fields.get(key) == {}:
+            raise UsageError("unknown type", hint=f"{key!r} names no file")
+    if fields.get("remote_host"):
+        raise UsageError("'remote_host' is not supported", hint="models that are built are here")
     if fields.get("from") and fields.get("files"):
         raise UsageError("both 'from' and 'files' were specified", hint="keep the one you mean")
 
@@ -151,20 +150,35 @@ def _check_sources(fields: Mapping[str, Any]) -> None:
 def _sources(
     fields: Mapping[str, Any], files: Files, adapters: Files, drafts: Files, store: Store
 ) -> Iterator[Instruction]:
-    """FROM, ADAPTER and DRAFT: a directory with safetensors is one, GGUF files are one each."""
+    """FROM, ADAPTER and DRAFT, or the text of a Modelfile in place of FROM."""
     if fields.get("from"):
         parse_name(fields["from"])
         yield From(fields["from"])
-    elif is_checkpoint(files):
-        yield From(FOLDER)
+    elif "files" in fields:
+        yield from (From(name) for name in _names(files, store))
     else:
-        yield from (From(name) for name in gguf_names(files, store))
+        from mbuild.modelfile.parser import parse
+
+        yield from parse(fields["modelfile"].encode(), "modelfile").instructions
     if adapters:
-        names = [FOLDER] if is_checkpoint(adapters) else gguf_names(adapters, store)
-        yield from (Adapter(name) for name in names)
+        yield from (Adapter(name) for name in _names(adapters, store))
     if drafts:
-        names = [FOLDER] if is_checkpoint(drafts) else gguf_names(drafts, store)
-        yield from (Draft(name) for name in names)
+        yield from (Draft(name) for name in _names(drafts, store))
+
+
+def _names(files: Files, store: Store) -> Sequence[str]:
+    """What names a request's files: a directory with safetensors is one, GGUF files are each.
+
+    Raises :class:`UsageError` for files that are both.
+    """
+    if not is_checkpoint(files):
+        return gguf_names(files, store)
+    gguf = next((name for name in files if name.endswith(".gguf")), None)
+    if gguf is not None:
+        raise UsageError(
+            "files of two kinds: safetensors and GGUF", hint=f"leave {gguf!r} out or send it alone"
+        )
+    return [FOLDER]
 
 
 def _texts(fields: Mapping[str, Any]) -> Iterator[Instruction]:
@@ -248,7 +262,8 @@ def _with_further(recipe: Recipe, values: list[Mapping[str, Any]]) -> Recipe:
     ]
     if not any(further):
         return recipe
-    pairs = zip(recipe.messages, further, strict=True)
+    plain = len(recipe.messages) - len(further)  # those of a Modelfile's text
+    pairs = zip(recipe.messages, [*({} for _ in range(plain)), *further], strict=True)
     return recipe._replace(
         messages=tuple((*message[:2], more) if more else message for message, more in pairs)
     )
@@ -283,6 +298,8 @@ def _info(values: Mapping[str, Any]) -> dict[str, Any]:
             fits = fits and all(isinstance(item, str) for item in value)
         if not fits or len(gojson.dumps(value)) > _MAX_INFO:
             raise UsageError(f"info: {key} must be of type {kind.__name__}")
+        if kind is int and value < 0:
+            raise UsageError(f"info: {key} must not be negative")
         found[target] = value
     return found
 

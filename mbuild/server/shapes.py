@@ -173,6 +173,7 @@ CREATE = Body(
         "info": OBJECT,
         "modelfile": STRING,
         "path": STRING,
+        "remote_host": STRING,
     },
     ("model",),
     {"model": "mario", "from": "tiny", "system": "You are Mario.", "stream": False},

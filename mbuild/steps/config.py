@@ -43,7 +43,8 @@ _PLATFORM = {"architecture": "amd64", "os": "linux"}
 class MakeConfig(BaseStep):
     """The config of a model: its base's, or what its GGUF files say, and what was asked for.
 
-    ``overrides`` holds ``renderer``, ``parser`` and ``requires`` where given.
+    ``overrides`` holds ``renderer``, ``parser`` and ``requires`` where given, and
+    what else a request sets.
     """
 
     base: Layer | None
@@ -52,7 +53,7 @@ class MakeConfig(BaseStep):
 
     kind: ClassVar[str] = "config"
     label: ClassVar[str] = "config"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def key_fields(self) -> Mapping[str, Any]:
         """The base's config and the overrides; the files' facts come with the inputs."""
@@ -70,6 +71,10 @@ class MakeConfig(BaseStep):
             else:
                 _add_facts(merged, result)
         merged.update(_PLATFORM)
+        if self.overrides.get("model_family"):  # Ollama puts it before what the files say
+            families = merged.get("model_families") or ()
+            family = self.overrides["model_family"]
+            merged["model_families"] = [family, *(f for f in families if f != family)]
         merged.update(self.overrides)
         ordered = {key: merged[key] for key in KEY_ORDER if merged.get(key)}
         return put_layer(context, CONFIG_TYPE, gojson.dumps(ordered))
