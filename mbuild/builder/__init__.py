@@ -2,5 +2,6 @@
 
 from mbuild.builder.build import build
 from mbuild.builder.request import Request, read_recipe, resolve
+from mbuild.history import modelfile_text
 
-__all__ = ["Request", "build", "read_recipe", "resolve"]
+__all__ = ["Request", "build", "modelfile_text", "read_recipe", "resolve"]
