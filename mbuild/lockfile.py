@@ -130,6 +130,7 @@ def inputs(
         "options": {
             "outtype": options.outtype,
             "pre": options.pre,
+            "draft_quantize": _type(options.draft_quantization),
             "quantize": {q.file_type: _quantization(q) for q in options.quantizations},
         },
         "steps": dict(_versions(plans)),
@@ -177,6 +178,11 @@ def _quantization(quantization: Quantization) -> dict[str, Any]:
     fields["imatrix"] = {imatrix.name: str(imatrix.digest)} if imatrix else None
     fields["tensor_types"] = [f"{pattern}={type_}" for pattern, type_ in quantization.tensor_types]
     return fields
+
+
+def _type(quantization: Quantization | None) -> str | None:
+    """Of a draft's quantization nothing but the type can be chosen."""
+    return quantization.file_type if quantization else None
 
 
 def _versions(plans: Sequence[Plan]) -> Iterator[tuple[str, int]]:
@@ -251,8 +257,8 @@ def locked_inputs(value: Mapping[str, Any], asked: Iterable[str]) -> dict[Place,
             flat[Place(word, number, "")] = str(text)
     for name, item in modelfile.get("parameters", {}).items():
         flat[Place("PARAMETER", -1, name)] = json.dumps(item)
-    for name in ("outtype", "pre"):
-        flat[Place("", -1, f"--{name}")] = json.dumps(options[name])
+    for name in ("outtype", "pre", "draft_quantize"):
+        flat[Place("", -1, f"--{name.replace('_', '-')}")] = json.dumps(options[name])
     for variant in asked:
         if variant != UNQUANTIZED:
             flat |= _flat_quantization(variant, options["quantize"][variant])

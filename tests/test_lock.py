@@ -21,6 +21,8 @@ from inprocess import in_process
 
 from mbuild.errors import FormatError
 from mbuild.lockfile import Lock, Place, drift_of_results
+from mbuild.planner import Options
+from mbuild.steps import Quantization
 
 MODELFILE = """\
 FROM ./chat
@@ -368,6 +370,14 @@ def test_a_lock_that_is_none_is_a_clear_error(
     assert message in done.stderr
     assert "mbuild lock" in done.stderr or "newer mbuild" in done.stderr
     assert "m:" not in mbuild("list").stdout
+
+
+def test_every_option_of_a_build_is_locked(locked: Path) -> None:
+    """A new option of the planner must be in the lock; only --link changes no bytes."""
+    options = json.loads((locked / "Modelfile.lock").read_text())["options"]
+    words = {"quantize": "quantizations", "draft_quantize": "draft_quantization"}
+    assert {words.get(name, name) for name in options} == {*Options._fields} - {"link"}
+    assert {*options["quantize"]["Q8_0"]} == {*Quantization._fields} - {"file_type"}
 
 
 def test_standard_input_cannot_be_locked(small: Path, mbuild: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -142,6 +143,35 @@ class TemporaryFile:
         self.discard()
 
 
+@contextmanager
+def temporary_folder(folder: Path, prefix: str = "tmp-") -> Iterator[Path]:
+    """A new folder that is gone afterwards, and held like a :class:`TemporaryFile` until then."""
+    import shutil
+
+    path, fd = _create_folder(folder, prefix)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        if fd >= 0:
+            os.close(fd)
+
+
+def _create_folder(folder: Path, prefix: str) -> tuple[Path, int]:
+    """A new locked folder; made again if a cleaner took it before the lock was ours."""
+    while True:
+        path = folder / f"{prefix}{os.getpid()}-{os.urandom(6).hex()}"
+        path.mkdir(mode=0o700)
+        if fcntl is None:
+            return path, -1
+        with suppress(FileNotFoundError):
+            fd = os.open(path, os.O_RDONLY)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if path.exists():
+                return path, fd
+            os.close(fd)
+
+
 def _create(folder: Path, prefix: str) -> tuple[Path, int]:
     """A new locked file; made again if a cleaner took it before the lock was ours."""
     while True:
@@ -157,7 +187,7 @@ def _create(folder: Path, prefix: str) -> tuple[Path, int]:
 
 
 def remove_stale(folder: Path, prefix: str = "tmp-") -> int:
-    """Remove the files so called of makers that are gone; returns how many."""
+    """Remove the files and folders so called of makers that are gone; returns how many."""
     removed = 0
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
@@ -176,7 +206,12 @@ def _remove_if_stale(path: str) -> bool:
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(path)
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            import shutil
+
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
         return True
     except OSError:
         return False
