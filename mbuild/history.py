@@ -48,13 +48,15 @@ class Script(NamedTuple):
 
     ``text`` is the digest of the Modelfile's bytes, which the cache keeps;
     ``folder`` where its paths start; ``options`` what the command line added
-    (the names of ``mbuild build``'s long options, only those that were given).
+    (the names of ``mbuild build``'s long options, only those that were given);
+    ``directory`` where the paths in them start.
     """
 
     name: str
     text: Digest
     folder: str
     options: Mapping[str, Any] = {}
+    directory: str = ""
 
 
 class StepRecord(NamedTuple):

@@ -18,7 +18,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("steps", "engine", "lint", "context"),
     ("planner",),
     ("builder", "library", "disk", "artifacts", "compare", "lockfile"),
-    ("server", "report"),
+    ("server", "report", "rebuild"),
     ("cli",),
     ("__main__",),
 )

@@ -48,7 +48,7 @@ Examples:
 
 
 @dataclass(frozen=True, slots=True)
-class _Modelfile:
+class ModelfileText:
     """A Modelfile's bytes, its name for messages, and the folder its paths start from."""
 
     data: bytes
@@ -123,7 +123,7 @@ def asked_for(
     before the build. Raises :class:`MbuildError` for whatever is wrong with them.
     """
     given = {**quantizing, "outtype": outtype.lower(), "pre": pre, "link": link}
-    modelfile = _read_modelfile(file, folder)
+    modelfile = read_modelfile(file, folder)
     opened = open_store(ctx, store)
     recipe, warnings = read_recipe(modelfile.data, modelfile.name, opened)
     context = LocalContext(modelfile.folder, opened, hash_files=hash_files)
@@ -147,17 +147,11 @@ def asked_for(
 _DEFAULTS = {"outtype": "auto", "recipe": "llama.cpp"}
 
 
-def _script(modelfile: _Modelfile, options: Mapping[str, Any]) -> Script:
-    """What the log keeps of a command line: the Modelfile, and the options that say something.
-
-    Files that options name are kept as whole paths.
-    """
+def _script(modelfile: ModelfileText, options: Mapping[str, Any]) -> Script:
+    """What the log keeps of a command line: the Modelfile, and the options that say something."""
     said = {k: v for k, v in options.items() if v and v != _DEFAULTS.get(k)}
-    for name in ("imatrix", "tensor_type_file"):
-        if name in said:
-            said[name] = str(Path(said[name]).absolute())
-    folder = str(modelfile.folder.absolute())
-    return Script(modelfile.name, Digest.of(modelfile.data), folder, said)
+    folder, directory = str(modelfile.folder.absolute()), str(Path.cwd())
+    return Script(modelfile.name, Digest.of(modelfile.data), folder, said, directory)
 
 
 @click.command("build", epilog=EPILOG)
@@ -198,10 +192,11 @@ def build_command(
             show(event)
 
 
-def _read_modelfile(file: str | None, folder: Path) -> _Modelfile:
+def read_modelfile(file: str | None, folder: Path) -> ModelfileText:
+    """The Modelfile that ``-f`` and the context name; raises :class:`SourceError`."""
     if file == "-":
         data = sys.stdin.buffer.read(MAX_MODELFILE_BYTES + 1)
-        return _Modelfile(_limited(data, "standard input"), "standard input", folder)
+        return ModelfileText(_limited(data, "standard input"), "standard input", folder)
     path = Path(file) if file else folder / "Modelfile"
     if not file and not path.exists():
         what = "no such folder" if not folder.is_dir() else "it has no Modelfile"
@@ -213,7 +208,7 @@ def _read_modelfile(file: str | None, folder: Path) -> _Modelfile:
             data = f.read(MAX_MODELFILE_BYTES + 1)
     except SourceError as error:
         raise type(error)(f"the Modelfile {error.message}", hint=error.hint) from None
-    return _Modelfile(_limited(data, str(path)), str(path), path.parent)
+    return ModelfileText(_limited(data, str(path)), str(path), path.parent)
 
 
 def _limited(data: bytes, name: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,7 +12,11 @@ from mbuild.cli.common import NameType, human_size, open_store, store_option
 from mbuild.cli.meter import AgeType, SizeType, counted, meter, table
 from mbuild.disk import Finding, Policy, Pruned, Usage, Verified, prune, usage, verify
 from mbuild.disk.inventory import Kind
+from mbuild.errors import UsageError
 from mbuild.names import ModelName
+
+if TYPE_CHECKING:
+    from mbuild.rebuild import Rebuilt
 
 _FORMAT = click.option(
     "--format",
@@ -143,6 +148,7 @@ Examples:
   mbuild verify
   mbuild verify mario
   mbuild verify --dry-run --format json
+  mbuild verify --rebuild mario      build it again elsewhere, compare bit for bit
 """
 
 
@@ -150,6 +156,8 @@ Examples:
 @click.argument("names", metavar="[NAME]...", type=NameType(), nargs=-1)
 @store_option
 @click.option("--dry-run", is_flag=True, help="Only report; leave damaged blobs in place.")
+@click.option("--rebuild", is_flag=True, help="Build the models again, and compare bit for bit.")
+@click.option("-f", "--file", metavar="FILE", help="The Modelfile to build again from.")
 @_FORMAT
 @click.pass_context
 def verify_command(
@@ -158,6 +166,8 @@ def verify_command(
     names: tuple[ModelName, ...],
     store: str | None,
     dry_run: bool,
+    rebuild: bool,
+    file: str | None,
     style: str,
 ) -> int:
     """Rehash what the store holds, or some models; tell what is damaged and how to heal it.
@@ -165,16 +175,41 @@ def verify_command(
     A damaged blob is moved to .mbuild/damaged/ in the store, so that the next
     build, pull or import makes it again; nothing is deleted. Exits with 1 when
     anything is wrong.
+
+    With --rebuild good models are also built again in a throw-away store, as the
+    last build made them, or as FILE and its lock file say; the two must be equal
+    to the last bit.
     """
+    if rebuild and not names:
+        raise UsageError("--rebuild needs the names of models")
+    if file is not None and not (rebuild and len(names) == 1):
+        raise UsageError("-f needs --rebuild and the name of one model")
     opened = open_store(ctx, store)
     models = [library.find(opened, name) for name in names] if names else None
     with meter("verifying") as show:
         found = verify(opened, models, set_aside=not dry_run, progress=show)
+    if rebuild and models and not found.findings:
+        from mbuild.cli.rebuild import rebuilt
+
+        again = [rebuilt(opened, stored, file, quiet=style == "json") for stored in models]
+        return _show_rebuilt(found, again, style)
     if style == "json":
         click.echo(json.dumps(found.to_json(), indent=2))
     else:
         click.echo("\n".join(_verified_lines(found)))
     return 1 if found.findings else 0
+
+
+def _show_rebuilt(found: Verified, again: list[Rebuilt], style: str) -> int:
+    from mbuild.cli.rebuild import rebuilt_json, rebuilt_lines
+
+    if style == "json":
+        rows = [rebuilt_json(each) for each in again]
+        click.echo(json.dumps({**found.to_json(), "rebuilt": rows}, indent=2))
+    else:
+        lines = [line for each in again for line in rebuilt_lines(each)]
+        click.echo("\n".join([*_verified_lines(found), *lines]))
+    return 1 if any(each.differences for each in again) else 0
 
 
 def _verified_lines(found: Verified) -> list[str]:

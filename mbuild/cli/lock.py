@@ -67,7 +67,7 @@ def lock_command(ctx: click.Context, /, *, progress: str, quiet: bool, **options
         for event in build(request, store):
             show(event)
     text = Lock(writing.inputs, writing.results).to_text()
-    same = _read(path) == text
+    same = read_lock(path) == text
     if not same:
         _write(path, text)
     if style != "quiet":
@@ -89,7 +89,7 @@ def held_to_lock(request: Request, store: Store, file: str | None) -> Request:
     when it cannot be read.
     """
     path = lock_path(request.script, file)
-    text = _read(path)
+    text = read_lock(path)
     if text is None:
         raise MissingFileError(
             f"--locked: there is no {path}", hint="write it with mbuild lock and the same options"
@@ -106,7 +106,7 @@ def lock_path(script: Script | None, file: str | None) -> Path:
     return Path(f"{script.name}.lock")
 
 
-def _read(path: Path) -> str | None:
+def read_lock(path: Path) -> str | None:
     """A lock's text, or None when there is none."""
     try:
         data = path.read_bytes()

@@ -54,6 +54,13 @@ def quantize_options(command: CommandT) -> CommandT:
     return command
 
 
+def defaults() -> dict[str, Any]:
+    """What each option is when it is not given, by its name in a command's arguments."""
+
+    command = quantize_options(click.Command("options"))
+    return dict(command.make_context("options", []).params)
+
+
 def distinct(quantize: Sequence[str]) -> tuple[str, ...]:
     """The types that -q names, each once in its first spelling: ``Q8_0`` is ``q8_0``.
 
