@@ -88,10 +88,10 @@ def build(mbuild: Run, *arguments: str) -> tuple[set[str], Changed]:
     events = [json.loads(line) for line in done.stdout.splitlines()]
     ran = {e["label"] for e in events if e["event"] == "StepFinished" and not e["cached"]}
     why = {
-        label: set(texts)
+        step["label"]: set(step["texts"])
         for event in events
         if event["event"] == "Explained"
-        for label, texts in event["steps"]
+        for step in event["steps"]
     }
     return ran, why
 

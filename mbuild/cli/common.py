@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,6 +55,16 @@ class NameType(click.ParamType[ModelName]):
 
         names = (str(name) for name in open_store(ctx, ctx.params.get("store")).manifests.names())
         return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
+
+
+def printable(line: str) -> str:
+    """A line without what a terminal would obey: names and texts come from anywhere."""
+    return "".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in line)
+
+
+def no_color() -> bool:
+    """Whether the user wants no colors (https://no-color.org)."""
+    return bool(os.environ.get("NO_COLOR"))
 
 
 class TemplateType(click.ParamType[str]):

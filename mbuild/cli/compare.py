@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from mbuild import library
-from mbuild.cli.common import human_size, open_store, store_option
+from mbuild.cli.common import human_size, open_store, printable, store_option
 from mbuild.cli.meter import meter, table
 from mbuild.compare import (
     Cause,
@@ -226,8 +226,3 @@ def _value(row: Mapping[str, Any]) -> str:
     if "count" in row and row["count"] > len(row["value"]):
         text = f"{text[:-1]}, ...]"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-
-def printable(line: str) -> str:
-    """A line without what a terminal would obey: files come from anywhere."""
-    return "".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in line)

@@ -148,7 +148,7 @@ def run(args: Sequence[str]) -> int:
         error.show()
         return 2
     except (click.Abort, KeyboardInterrupt):
-        click.echo("\nstopped; nothing was changed", err=True)
+        click.echo("stopped; nothing was changed", err=True)  # click has ended the line
         return EXIT_STATUS[KeyboardInterrupt]
     except BrokenPipeError:
         # Whoever read our output is gone; the interpreter must not try again.

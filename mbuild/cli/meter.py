@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import re
-import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
+
+from mbuild.cli.progress import is_terminal
+
+if TYPE_CHECKING:
+    from mbuild.cli.live import Row
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -15,18 +21,30 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 @contextmanager
 def meter(label: str) -> Iterator[Callable[[int, int], None]]:
-    """``show(done, total)`` draws a bar on a terminal's standard error, and elsewhere nothing."""
-    if not sys.stderr.isatty():
+    """``show(done, total)`` in bytes draws a bar on a terminal's standard error, else nothing."""
+    if not is_terminal():
         yield lambda done, total: None
         return
-    bar = click.progressbar(length=0, label=label, file=sys.stderr, show_pos=False)
+    from mbuild.cli.live import SHOWN_AFTER, Live, row
+    from mbuild.cli.rate import Rate
+
+    rate, started = Rate(), time.monotonic()
+
+    def rows() -> list[Row]:
+        now = time.monotonic()
+        shown = now - started >= SHOWN_AFTER and rate.total > 0
+        return [row(label, rate, now, now - started)] if shown else []
+
+    live = Live(rows)
 
     def show(done: int, total: int) -> None:
-        bar.length = total
-        bar.update(done - bar.pos)
+        with live.lock:
+            rate.update(time.monotonic(), done, total)
 
-    with bar:
+    try:
         yield show
+    finally:
+        live.close()
 
 
 class SizeType(click.ParamType[int]):

@@ -1,20 +1,23 @@
-"""Renderers of build events: a terminal's bars, plain lines, JSON lines, or only the id.
+"""Renderers of build events: a terminal's rows, plain lines, JSON lines, or only the id.
 
 Progress goes to standard error, as from ``ollama create`` and ``docker build``;
-what a program reads (JSON lines, the id) goes to standard output.
+what a program reads (JSON lines, the id) goes to standard output. What a bar needs
+is loaded when a step runs: a build with nothing to do prints its lines and is done.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mbuild.cli.common import human_size
+from mbuild.cli.common import no_color, printable
 from mbuild.digest import Digest
 from mbuild.events import (
     BuildEvent,
@@ -26,41 +29,65 @@ from mbuild.events import (
     Status,
     StepFinished,
     StepProgress,
+    StepStarted,
     Warned,
     WritingManifest,
 )
+from mbuild.units import human_duration, human_size
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from mbuild.cli.live import Live, Row
+    from mbuild.cli.rate import Rate
 
 Show = Callable[[BuildEvent], None]
+Clock = Callable[[], float]
+
+PLAIN_SECONDS = 10.0
+"""Seconds between two lines about one running step where there is no terminal."""
+
+_INDENT = 8
+_DIM, _BOLD, _YELLOW = "2", "1", "33"
+
+_TOLD_BY_ROWS = ("parsing ", "converting ", "quantizing ")
+"""How Ollama's lines begin that say what a running step's row says already."""
 
 
 @contextmanager
 def renderer(style: str) -> Iterator[Show]:
     """The renderer that ``--progress`` names, for the time of one build."""
     if style == "auto":
-        style = "tty" if sys.stderr.isatty() else "plain"
+        style = "tty" if is_terminal() else "plain"
     if style == "tty":
-        with _terminal() as show:
-            yield show
+        terminal = Terminal()
+        try:
+            yield terminal.show
+        finally:
+            terminal.close()
     else:
-        yield {"plain": show_plain, "json": show_json, "quiet": show_quiet}[style]
+        yield {"plain": Plain().show, "json": show_json, "quiet": show_quiet}[style]
+
+
+def is_terminal() -> bool:
+    """Whether standard error is a terminal on which a line can be written again."""
+    if not sys.stderr.isatty() or os.environ.get("TERM", "dumb") in ("dumb", "unknown", ""):
+        # The Windows Terminal sets no TERM.
+        return sys.stderr.isatty() and bool(os.environ.get("WT_SESSION"))
+    return True
 
 
 def line_of(event: BuildEvent) -> str | None:
     """The line that Ollama prints for an event, if it has one."""
     match event:
         case Status(text):
-            return text
+            return printable(text)
         case Warned(text):
-            return f"warning: {text.removeprefix('warning: ')}"
+            return f"warning: {printable(text.removeprefix('warning: '))}"
         case LayerReady(digest, existing=existing):
             return f"{'using existing' if existing else 'creating new'} layer {digest}"
         case WritingManifest():
             return "writing manifest"
         case Explained(steps):
-            return "\n".join(why_lines(steps))
+            return "\n".join(map(printable, why_lines(steps)))
         case BuildFinished():
             return "success"
     return None
@@ -76,106 +103,171 @@ def why_lines(steps: Sequence[Reason]) -> list[str]:
 
 def summary(event: BuildFinished) -> str:
     """The last line: what was built, how long it took, what was cached."""
+    seconds = event.seconds
     return (
-        f"built {event.name} in {event.seconds:.1f} s: {event.ran} steps run,"
-        f" {event.cached} cached, {human_size(event.written)} written"
+        f"built {event.name} in {f'{seconds:.1f} s' if seconds < 60 else human_duration(seconds)}:"
+        f" {event.ran}"
+        f" {'step' if event.ran == 1 else 'steps'} run, {event.cached} cached,"
+        f" {human_size(event.written)} written"
     )
 
 
-def show_plain(event: BuildEvent) -> None:
-    """One line an event, without control characters."""
-    line = line_of(event)
-    if line is not None:
-        click.echo(line, err=True)
-    if isinstance(event, BuildFinished):
-        click.echo(summary(event), err=True)
+class Plain:
+    """One line an event, without control characters: for logs.
+
+    A step that takes its time gets a line about its progress every ten seconds,
+    and one when it is done.
+    """
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._rates: dict[int, Rate] = {}
+        self._told: dict[int, float] = {}
+        self._said: set[int] = set()
+
+    def show(self, event: BuildEvent) -> None:
+        """Write what there is to write about an event."""
+        if isinstance(event, StepStarted):
+            self._told[event.step] = self._clock()
+        elif isinstance(event, StepProgress):
+            self._progress(event)
+        elif isinstance(event, StepFinished):
+            if event.step in self._said:
+                words = (f"{printable(event.label)}: done", *_effort(event))
+                click.echo(", ".join(words), err=True)
+        elif (line := line_of(event)) is not None:
+            click.echo(line, err=True)
+        if isinstance(event, BuildFinished):
+            click.echo(summary(event), err=True)
+
+    def _progress(self, event: StepProgress) -> None:
+        from mbuild.cli.rate import Rate
+
+        now = self._clock()
+        rate = self._rates.setdefault(event.step, Rate())
+        rate.update(now, event.completed, event.total)
+        if now - self._told.setdefault(event.step, now) < PLAIN_SECONDS:
+            return
+        from mbuild.cli.live import row
+
+        self._told[event.step] = now
+        self._said.add(event.step)
+        told = row(printable(event.label), rate, now, 0.0)
+        part = f"{int(told.part * 100)} %" if told.part is not None else ""
+        texts = (part, told.done, told.speed, told.remaining)
+        click.echo(f"{told.label}: {', '.join(text for text in texts if text)}", err=True)
 
 
 def show_json(event: BuildEvent) -> None:
     """One JSON object a line: ``event`` is the event's name, the rest its fields."""
-    value: dict[str, Any] = {"event": type(event).__name__}
-    for name, field in event._asdict().items():
-        value[name] = str(field) if isinstance(field, Digest) else field
-    click.echo(json.dumps(value))
+    click.echo(json.dumps({"event": type(event).__name__, **_jsonable(event)}))
+
+
+def _jsonable(value: Any) -> Any:
+    """Digests as texts, named tuples as objects, other sequences as arrays."""
+    if isinstance(value, Digest):
+        return str(value)
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {name: _jsonable(item) for name, item in value._asdict().items()}
+    return [_jsonable(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def show_quiet(event: BuildEvent) -> None:
-    """Nothing but the model's id at the end."""
+    """Nothing but each model's id at the end, and warnings."""
     if isinstance(event, ModelBuilt):
         click.echo(str(event.id))
     elif isinstance(event, Warned):
-        show_plain(event)
+        click.echo(line_of(event), err=True)
 
 
-@contextmanager
-def _terminal() -> Iterator[Show]:
-    """Lines as they come, and a bar for each step that takes its time.
+class Terminal:
+    """A row for each running step, what is finished above them, and a total at the end."""
 
-    rich is loaded when the first bar is needed: a build with nothing to do
-    prints its lines and is done.
-    """
-    bars = _Bars()
-    try:
-        yield bars.show
-    finally:
-        bars.close()
-
-
-class _Bars:
-    def __init__(self) -> None:
-        self._progress: Progress | None = None
-        self._tasks: dict[int, TaskID] = {}
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._live: Live | None = None
+        self._running: dict[int, tuple[StepStarted, float, Rate]] = {}
+        self._said: set[str] = set()
 
     def show(self, event: BuildEvent) -> None:
-        if isinstance(event, StepProgress):
-            self._advance(event)
-        elif isinstance(event, StepFinished) and event.step in self._tasks:
-            assert self._progress is not None
-            self._progress.remove_task(self._tasks.pop(event.step))
-        elif isinstance(event, BuildFinished):
-            self.close()
-            click.secho(summary(event), bold=True, err=True)
-        elif (line := line_of(event)) is not None:
-            self._print(line, dim=isinstance(event, LayerReady) and event.existing)
-
-    def _print(self, line: str, *, dim: bool) -> None:
-        if self._progress is None:
-            click.secho(line, dim=dim, err=True)
-        else:
-            self._progress.console.print(line, style="dim" if dim else None, highlight=False)
-
-    def _advance(self, event: StepProgress) -> None:
-        if self._progress is None:
-            self._progress = _new_progress()
-            self._progress.start()
-        if event.step not in self._tasks:
-            self._tasks[event.step] = self._progress.add_task(event.label, total=None)
-        total = event.total or None
-        self._progress.update(self._tasks[event.step], completed=event.completed, total=total)
+        """Write what there is to write about an event."""
+        match event:
+            case StepStarted():
+                self._start(event)
+            case StepProgress(step, _, completed, total) if step in self._running:
+                assert self._live is not None
+                with self._live.lock:
+                    self._running[step][2].update(self._clock(), completed, total)
+            case StepFinished():
+                self._finish(event)
+            case Warned():
+                self._write(str(line_of(event)), _YELLOW)
+            case Status():
+                self._status(event)
+            case ModelBuilt(name, id):
+                self._write(f"{'model':<{_INDENT}}{name}  {id.short}")
+            case Explained(steps):
+                for line in why_lines(steps):
+                    self._write(f"{'why':<{_INDENT}}{printable(line.removeprefix('ran '))}", _DIM)
+            case BuildFinished():
+                self.close()
+                self._write(summary(event), _BOLD)
 
     def close(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        """Take the rows away; the cursor stands where they began."""
+        if self._live is not None:
+            self._live.close()
+            self._live = None
+
+    def _start(self, event: StepStarted) -> None:
+        from mbuild.cli.live import Live
+        from mbuild.cli.rate import Rate
+
+        if self._live is None:
+            self._live = Live(self._rows)
+        with self._live.lock:
+            self._running[event.step] = event, self._clock(), Rate()
+
+    def _finish(self, event: StepFinished) -> None:
+        if self._live is not None:
+            with self._live.lock:
+                self._running.pop(event.step, None)
+        word, code = ("cached", _DIM) if event.cached else ("done", "")
+        effort = ", ".join(_effort(event))
+        line = f"{word:<{_INDENT}}{printable(event.label)}{'  ' if effort else ''}{effort}"
+        self._write(line, code)
+
+    def _status(self, event: Status) -> None:
+        """Each once, unless a row says it: variants of one model do much that is the same."""
+        if event.text in self._said or (self._running and event.text.startswith(_TOLD_BY_ROWS)):
+            return
+        self._said.add(event.text)
+        self._write(" " * _INDENT + printable(event.text), _DIM)
+
+    def _write(self, line: str, code: str = "") -> None:
+        if self._live is not None:
+            self._live.above(line, code)
+        else:
+            click.echo(line if no_color() or not code else f"\x1b[{code}m{line}\x1b[0m", err=True)
+
+    def _rows(self) -> list[Row]:
+        from mbuild.cli.live import SHOWN_AFTER, Row, row
+
+        now, rows = self._clock(), []
+        for event, started, rate in self._running.values():
+            if now - started < SHOWN_AFTER:
+                continue
+            label = printable(event.label).replace("\t", " ")
+            if event.leader not in (0, event.step) and event.leader in self._running:
+                leader = row(label, self._running[event.leader][2], now, 0.0)
+                rows.append(Row(label, leader.part, note="in the same pass"))
+            else:
+                rows.append(row(label, rate, now, now - started))
+        return rows
 
 
-def _new_progress() -> Progress:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
+def _effort(event: StepFinished) -> list[str]:
+    """How long a step took and what it wrote, as far as there is something to tell."""
+    seconds = human_duration(event.seconds) if event.seconds >= 0.05 else ""
+    written = f"{human_size(event.written)} written" if event.written else ""
+    return [text for text in (seconds, written) if text]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from mbuild.cli.compare import printable
+from mbuild.cli.common import printable
 from mbuild.compare.recipe import Recipe, read_recipe
 
 EPILOG = """\
