@@ -424,7 +424,7 @@ def test_a_build_with_nothing_to_do_loads_nothing(project: Path) -> None:
             assert finished(screen, process) == 0
             rows = screen.rows
             assert rows[0] == f"{'cached' if cached else 'done  '}  import model.gguf" or not cached
-            assert rows[-3].startswith("model   mario:latest  ")
+            assert any(row.startswith("model   mario:latest  ") for row in rows)
             assert f"{0 if cached else 6} steps run" in rows[-2]
             assert (rows[-1] == "[]") == cached
 
@@ -497,16 +497,16 @@ def test_a_terminal_that_folds_lines_anew(tmp_path: Path) -> None:
         return shown
 
     try:
-        for width in (110, 45, 90):
+        for width in (110, 45, 200):
             ask("resize-window", "-x", str(width), "-y", "20")
             time.sleep(0.3)
             shown = until(lambda shown: sum(" %" in row for row in shown) == 2)
             assert all(" %" in row or "quantizers" in row for row in shown), shown
         shown = until(lambda shown: shown and shown[-1].startswith("built m:q4_K_M, m:q8_0 in "))
         assert not any(" %" in row for row in shown), shown
-        assert all(re.match("done |model |built |  +using |  +compiling ", row) for row in shown), (
-            shown
-        )
+        assert all(
+            re.match("done |model |built |why |  +using |  +compiling ", row) for row in shown
+        ), shown
     finally:
         ask("kill-server")
 
