@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mbuild.builder import Request, build, modelfile_text
+from mbuild.builder import Request, build
 from mbuild.cli.build import asked_for, build_options, progress_options
 from mbuild.cli.progress import renderer
 from mbuild.errors import FormatError, MissingFileError, ModelfileError, UsageError
+from mbuild.history import modelfile_text
 from mbuild.lockfile import (
     Drift,
     Lock,
