@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -61,6 +62,7 @@ _FOLDERS = ("additional_chat_templates", "_Pooling")
 _FOLDER_FILES = (".jinja", "config.json")
 _CARD_LIMIT = 1 << 20
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_SHOWN = 500  # characters of a value in a message
 _PATH_STARTS = ("./", "../", "/", "~", ".\\", "..\\", "\\")
 _PATH_ENDS = (".gguf", ".safetensors", *_PICKLES)
 
@@ -99,7 +101,11 @@ class LocalContext:
         path = self._path(value)
         try:
             info = path.stat()
-        except (OSError, ValueError):
+        except ValueError:
+            return self._stored(value, path)
+        except OSError as error:
+            if os.path.islink(path) or error.errno in (errno.EACCES, errno.ELOOP):
+                raise SourceError(f"FROM {value}: {_unusable(path, error)}") from None
             return self._stored(value, path)
         if not os.path.isdir(path):
             check_regular(info, value)
@@ -161,7 +167,7 @@ class LocalContext:
         try:
             path.stat()
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not a path"
+            reason = _unusable(path, error) if isinstance(error, OSError) else "not a path"
             raise MissingFileError(f"{word} {value}: {reason}", hint=self._similar(path)) from None
         return path
 
@@ -176,7 +182,7 @@ class LocalContext:
             stored = self._store.manifests.read(ModelName.parse(value))
         except InvalidNameError as error:
             raise SourceError(
-                f"FROM {value!r} is neither a file nor a model's name", hint=error.hint
+                f"FROM {_short(value)!r} is neither a file nor a model's name", hint=error.hint
             ) from None
         except NameNotFoundError:
             raise NameNotFoundError(
@@ -319,6 +325,17 @@ class LocalContext:
             card = front_matter(folder / "README.md")
             files["README.md"] = files["README.md"]._replace(digest=Digest.of(card))
         return CheckpointSource(Path(os.path.realpath(folder)).name, files)
+
+
+def _unusable(path: Path, error: OSError) -> str:
+    """Why a path leads to no file."""
+    if error.errno == errno.ENOENT and os.path.islink(path):
+        return f"a link to {os.readlink(path)}, which is not there"
+    return error.strerror or str(error)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def front_matter(path: Path) -> bytes:

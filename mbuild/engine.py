@@ -156,7 +156,12 @@ class Engine:
         return None
 
     def lost(self, key: str) -> str:
-        """Why there is no result under a key: it was never there, or its layers are gone."""
+        """Why there is no result under a key: it was never there, or its layers are gone.
+
+        Without a key files had to be read for it, and nothing but that was the reason.
+        """
+        if not key:
+            return "its files had to be read, and are as they were"
         text = self.store.database.get(STEP, key)
         with suppress(ValueError, KeyError, TypeError, MbuildError):
             for layer in Result.from_json(text or "").layers:

@@ -19,6 +19,7 @@ _LIMITS = (
     ("model", 80, _FIRST | frozenset("-.")),
     ("tag", 80, _FIRST | frozenset("-.")),
 )
+_SHOWN = 500  # characters of a text that is no name
 
 
 class InvalidNameError(MbuildError):
@@ -49,7 +50,9 @@ class ModelName(NamedTuple):
         host, namespace, model = [DEFAULT_HOST, DEFAULT_NAMESPACE, ""][: 3 - len(parts)] + parts
         name = cls(host, namespace, model, tag)
         for value, (what, limit, allowed) in zip(name, _LIMITS, strict=True):
-            if value[:1] not in _FIRST or len(value) > limit or not allowed.issuperset(value):
+            if len(value) > limit:
+                raise _invalid(text, f"its {what} has {len(value)} characters, {limit} are allowed")
+            if value[:1] not in _FIRST or not allowed.issuperset(value):
                 raise _invalid(text, f"its {what} {value!r} is not allowed")
         return name
 
@@ -73,7 +76,8 @@ class ModelName(NamedTuple):
 
 
 def _invalid(text: str, why: str) -> InvalidNameError:
+    shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
     return InvalidNameError(
-        f"invalid model name {text!r}: {why}",
+        f"invalid model name {shown!r}: {why}",
         hint="a name is [host/][namespace/]model[:tag] of letters, digits, '_', '-' and '.'",
     )

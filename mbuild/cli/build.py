@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from mbuild.builder import Request, build, read_recipe
-from mbuild.cli.common import TemplateType, open_store, store_option
+from mbuild.cli.common import TemplateType, open_store, read_limited, store_option
 from mbuild.cli.progress import renderer
 from mbuild.cli.quantizing import (
     distinct,
@@ -26,14 +26,11 @@ from mbuild.errors import MissingFileError, SourceError, UsageError
 from mbuild.history import Script
 from mbuild.names import InvalidNameError, ModelName
 from mbuild.planner import Options
-from mbuild.store.copying import OpenFile
 
 if TYPE_CHECKING:
     from mbuild.store import Store
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
-
-MAX_MODELFILE_BYTES = 16 << 20
 
 EPILOG = """\
 \b
@@ -150,7 +147,10 @@ _DEFAULTS = {"outtype": "auto", "recipe": "llama.cpp"}
 def _script(modelfile: ModelfileText, options: Mapping[str, Any]) -> Script:
     """What the log keeps of a command line: the Modelfile, and the options that say something."""
     said = {k: v for k, v in options.items() if v and v != _DEFAULTS.get(k)}
-    folder, directory = str(modelfile.folder.absolute()), str(Path.cwd())
+    directory = ""
+    with suppress(OSError):  # it was removed
+        directory = str(Path.cwd())
+    folder = str(modelfile.folder.absolute())
     return Script(modelfile.name, Digest.of(modelfile.data), folder, said, directory)
 
 
@@ -195,8 +195,8 @@ def build_command(
 def read_modelfile(file: str | None, folder: Path) -> ModelfileText:
     """The Modelfile that ``-f`` and the context name; raises :class:`SourceError`."""
     if file == "-":
-        data = sys.stdin.buffer.read(MAX_MODELFILE_BYTES + 1)
-        return ModelfileText(_limited(data, "standard input"), "standard input", folder)
+        name = "standard input"
+        return ModelfileText(read_limited(None, name), name, folder)
     path = Path(file) if file else folder / "Modelfile"
     if not file and not path.exists():
         what = "no such folder" if not folder.is_dir() else "it has no Modelfile"
@@ -204,17 +204,10 @@ def read_modelfile(file: str | None, folder: Path) -> ModelfileText:
             f"{folder}: {what}", hint="name one with -f FILE, or see mbuild --help"
         )
     try:
-        with OpenFile.open(path, str(path)) as opened, open(opened.fd, "rb", closefd=False) as f:
-            data = f.read(MAX_MODELFILE_BYTES + 1)
+        data = read_limited(path, str(path))
     except SourceError as error:
         raise type(error)(f"the Modelfile {error.message}", hint=error.hint) from None
-    return ModelfileText(_limited(data, str(path)), str(path), path.parent)
-
-
-def _limited(data: bytes, name: str) -> bytes:
-    if len(data) > MAX_MODELFILE_BYTES:
-        raise SourceError(f"{name} is larger than {MAX_MODELFILE_BYTES >> 20} MiB")
-    return data
+    return ModelfileText(data, str(path), path.parent)
 
 
 def _default_name(folder: Path) -> str:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from mbuild.errors import MissingFileError, SourceError
 from mbuild.names import InvalidNameError, ModelName
 from mbuild.store import Store, default_store
 from mbuild.units import human_size as human_size
+
+MAX_TEXT_BYTES = 16 << 20
+"""The longest Modelfile, lock or list of rules that is read."""
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -65,6 +70,26 @@ def printable(line: str) -> str:
 def no_color() -> bool:
     """Whether the user wants no colors (https://no-color.org)."""
     return bool(os.environ.get("NO_COLOR"))
+
+
+def read_limited(path: Path | None, name: str) -> bytes:
+    """A small file's bytes, or standard input's (None); ``name`` is for messages.
+
+    Raises :class:`SourceError` for what is no regular file, :class:`MissingFileError`
+    for what is not there, and for more than :data:`MAX_TEXT_BYTES`.
+    """
+    from mbuild.store.copying import OpenFile
+
+    if path is None:
+        data = sys.stdin.buffer.read(MAX_TEXT_BYTES + 1)
+    elif not os.path.lexists(path):
+        raise MissingFileError(f"{name}: No such file or directory")
+    else:
+        with OpenFile.open(path, name) as opened, open(opened.fd, "rb", closefd=False) as file:
+            data = file.read(MAX_TEXT_BYTES + 1)
+    if len(data) > MAX_TEXT_BYTES:
+        raise SourceError(f"{name} is larger than {MAX_TEXT_BYTES >> 20} MiB")
+    return data
 
 
 class TemplateType(click.ParamType[str]):

@@ -5,24 +5,21 @@ from __future__ import annotations
 import difflib
 import json
 import os
-import sys
 from pathlib import Path
 
 import click
 
-from mbuild.errors import MissingFileError, ModelfileError
+from mbuild.cli.common import read_limited
+from mbuild.errors import ModelfileError
 from mbuild.lint import check
 from mbuild.modelfile.instructions import Problem, Severity
 
 
 def _read(file: str) -> bytes:
     if file == "-":
-        return sys.stdin.buffer.read()
+        return read_limited(None, "standard input")
     path = Path(file) / "Modelfile" if Path(file).is_dir() else Path(file)
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise MissingFileError(f"{path}: {error.strerror}") from None
+    return read_limited(path, str(path))
 
 
 FMT_EPILOG = """\

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import click
 
 from mbuild.builder import Request, build
 from mbuild.cli.build import asked_for, build_options, progress_options
+from mbuild.cli.common import read_limited
 from mbuild.cli.progress import renderer
 from mbuild.errors import FormatError, MissingFileError, ModelfileError, UsageError
 from mbuild.history import modelfile_text
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from mbuild.modelfile.instructions import Span
     from mbuild.planner import Plan, Sources
     from mbuild.store import Store
-
-MAX_LOCK_BYTES = 16 << 20
 
 EPILOG = """\
 \b
@@ -110,13 +108,13 @@ def lock_path(script: Script | None, file: str | None) -> Path:
 def read_lock(path: Path) -> str | None:
     """A lock's text, or None when there is none."""
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
+        return read_limited(path, str(path)).decode()
+    except MissingFileError:
         return None
-    with suppress(UnicodeDecodeError):
-        if len(data) <= MAX_LOCK_BYTES:
-            return data.decode()
-    raise FormatError(f"{path} is not a lock file", hint="write it again with mbuild lock")
+    except UnicodeDecodeError:
+        raise FormatError(
+            f"{path} is not a lock file", hint="write it again with mbuild lock"
+        ) from None
 
 
 def _write(path: Path, text: str) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from contextlib import suppress
+from typing import Any, NoReturn
 
 import click
 
@@ -45,6 +48,9 @@ EXIT_STATUS: dict[type[BaseException], int] = {
     MbuildError: 1,
 }
 """The status of each kind of error; the first that fits counts."""
+
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""What a file's name can do to a terminal: move its cursor, turn its text round."""
 
 EPILOG = """\
 \b
@@ -140,6 +146,7 @@ def cli(ctx: click.Context, store: str | None) -> None:
 def run(args: Sequence[str]) -> int:
     """Run a command line; the exit status."""
     _stop_on_sigterm()
+    _prepare_streams()
     try:
         status = cli.main(args=list(args), prog_name="mbuild", standalone_mode=False)
         sys.stdout.flush()
@@ -148,7 +155,7 @@ def run(args: Sequence[str]) -> int:
         error.show()
         return 2
     except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped; nothing was changed", err=True)  # click has ended the line
+        _say("stopped; nothing was changed")  # click has ended the line
         return EXIT_STATUS[KeyboardInterrupt]
     except BrokenPipeError:
         # Whoever read our output is gone; the interpreter must not try again.
@@ -159,21 +166,60 @@ def run(args: Sequence[str]) -> int:
         return next(status for kind, status in EXIT_STATUS.items() if isinstance(error, kind))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"error: {where}{error.strerror or error}", err=True)
+        _say(f"error: {where}{error.strerror or error}")
+        if not _here():
+            _say("  hint: the current folder does not exist any more")
         return 1
 
 
 def show_error(error: MbuildError) -> None:
     """Write an error to standard error: what, where, and what to do about it."""
     if isinstance(error, ModelfileError):
-        click.echo("\n".join(problem.render() for problem in error.problems), err=True)
+        _say("\n".join(problem.render() for problem in error.problems))
         return
     if error.problem is not None:
-        click.echo(error.problem.render(), err=True)
+        _say(error.problem.render())
         return
-    click.echo(f"error: {error.message}", err=True)
+    _say(f"error: {error.message}")
     if error.hint:
-        click.echo(f"  hint: {error.hint}", err=True)
+        _say(f"  hint: {error.hint}")
+
+
+def _say(text: str) -> None:
+    """A message on standard error, safe on a terminal; nobody may be there to read it."""
+    with suppress(OSError):
+        click.echo(_UNSAFE.sub(lambda found: repr(found[0])[1:-1], text), err=True)
+
+
+def _prepare_streams() -> None:
+    """Standard streams that are there and take any character, as UTF-8.
+
+    Without the first a file that is opened next, perhaps a blob, gets the number of
+    a closed stream, and what is printed goes into it.
+    """
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(fd)
+        sys.stdin = sys.stdin or _nowhere("r")
+        sys.stdout = sys.stdout or _nowhere("w")
+        sys.stderr = sys.stderr or _nowhere("w")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            errors = "backslashreplace" if stream.errors == "strict" else stream.errors
+            stream.reconfigure(encoding="utf-8", errors=errors)
+
+
+def _here() -> str:
+    """The current folder, "" if it was removed."""
+    with suppress(OSError):
+        return os.getcwd()
+    return ""
+
+
+def _nowhere(mode: str) -> Any:
+    """A stream that gives nothing and takes everything."""
+    return os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8")
 
 
 def _stop_on_sigterm() -> None:

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
-from mbuild.errors import MissingFileError, UsageError
+from mbuild.cli.common import read_limited
+from mbuild.errors import SourceError, UsageError
 from mbuild.names import DEFAULT_TAG, ModelName
 from mbuild.sources import SourceFile
 from mbuild.steps import Quantization
@@ -121,9 +122,9 @@ def draft_quantization(text: str | None) -> Quantization | None:
 
 def _text(path: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise MissingFileError(f"{path}: {error}") from None
+        return read_limited(Path(path), path).decode()
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path}: {error}") from None
 
 
 def variant_names(
@@ -134,6 +135,8 @@ def variant_names(
     One variant keeps its name; a tag that several would share gets the type
     appended: ``mario:v2`` becomes ``mario:v2-q4_K_M``.
     """
+    if not quantize and any("{quant}" in name for name in names):
+        raise UsageError("{quant} in a name stands for a type, and there is no --quantize")
     return tuple(
         tuple(_variant_name(name, quant, len(quantize)) for name in names or (default,))
         for quant in quantize or ("",)

@@ -92,8 +92,7 @@ class Database:
         for size, mtime_ns, ctime_ns, digest, hashed_ns in rows:
             same = (size, mtime_ns, ctime_ns) == (info.st_size, info.st_mtime_ns, info.st_ctime_ns)
             if same and not _racy(info, hashed_ns):
-                with suppress(DigestError):
-                    return Digest.parse(digest)
+                return _checked(info, digest)
         return None
 
     def known_before(self, info: os.stat_result) -> Digest | None:
@@ -102,10 +101,7 @@ class Database:
             "SELECT digest FROM files WHERE device = ? AND inode = ? AND size = ?",
             (_signed(info.st_dev), _signed(info.st_ino), info.st_size),
         )
-        for (digest,) in rows:
-            with suppress(DigestError):
-                return Digest.parse(digest)
-        return None
+        return _checked(info, rows[0][0]) if rows else None
 
     def remember_file(
         self, before: os.stat_result, now: os.stat_result, digest: Digest, hashed_ns: int
@@ -127,7 +123,7 @@ class Database:
             info.st_size,
             info.st_mtime_ns,
             info.st_ctime_ns,
-            str(digest),
+            f"{digest} {_vouched(info, digest)}",
             hashed_ns,
         )
         self._pending.append(("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", row))
@@ -258,6 +254,20 @@ def _signed(number: int) -> int:
 def _verify(kind: str, key: str, value: str) -> str:
     data = "\0".join((kind, key, value)).encode("utf-8", "replace")
     return hashlib.sha256(data).hexdigest()[:32]
+
+
+def _vouched(info: os.stat_result, digest: Digest) -> str:
+    """A check of a file's digest: a flipped bit must not make it another file's."""
+    return _verify("file", f"{info.st_dev} {info.st_ino} {info.st_size}", str(digest))
+
+
+def _checked(info: os.stat_result, text: object) -> Digest | None:
+    """A remembered digest, if its check is right."""
+    digest, _, check = str(text).partition(" ")
+    with suppress(DigestError):
+        parsed = Digest.parse(digest)
+        return parsed if check == _vouched(info, parsed) else None
+    return None
 
 
 def _is_damage(error: sqlite3.OperationalError) -> bool:

@@ -40,7 +40,8 @@ def store_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
+        name = error.filename2 or error.filename  # of a renaming the new name
+        where = f" {name}" if name else ""
         raise StoreError(
             f"{doing}:{where} {error.strerror or error}",
             hint=_REMEDIES.get(error.errno or 0, ""),

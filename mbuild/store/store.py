@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mbuild.errors import DamagedError, NameNotFoundError, StoreError
+from mbuild.errors import DamagedError, NameNotFoundError, StoreError, UsageError
 from mbuild.store.blobs import Blobs
 from mbuild.store.database import Database
 from mbuild.store.files import make_directories, remove_stale, store_errors
@@ -26,9 +26,18 @@ PRIVATE_FOLDER = ".mbuild"
 
 
 def default_store() -> Path:
-    """Where Ollama keeps its models: ``$OLLAMA_MODELS``, else ``~/.ollama/models``."""
+    """Where Ollama keeps its models: ``$OLLAMA_MODELS``, else ``~/.ollama/models``.
+
+    ``~`` is the home directory, as in a shell; Ollama makes a folder of that name.
+    Raises :class:`UsageError` where nobody knows the home directory.
+    """
     configured = os.environ.get(STORE_VARIABLE, "").strip().strip("\"'")
-    return Path(configured) if configured else Path("~/.ollama/models").expanduser()
+    try:
+        return Path(configured or "~/.ollama/models").expanduser()
+    except RuntimeError:
+        raise UsageError(
+            "there is no home directory to keep a store in", hint="name one with --store DIR"
+        ) from None
 
 
 class Store:
