@@ -23,7 +23,7 @@ def in_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
     def run(*arguments: str | Path, input: str = "") -> subprocess.CompletedProcess[str]:
         out, errors = io.StringIO(), io.StringIO()
-        handler = signal.getsignal(signal.SIGTERM)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         with (
             monkeypatch.context() as patch,
             contextlib.redirect_stdout(out),
@@ -32,7 +32,8 @@ def in_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         ):
             patch.setattr(sys, "stdin", standard_input)
             status = run_command_line([str(argument) for argument in arguments])
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         return subprocess.CompletedProcess(arguments, status, out.getvalue(), errors.getvalue())
 
     return run

@@ -279,6 +279,30 @@ def test_special_files_are_refused_at_once(mbuild: Run, tmp_path: Path) -> None:
 
 
 @POSIX
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_an_import_is_not_lost(tmp_path: Path, number: signal.Signals) -> None:
+    """It comes through once the module is there, and not in the middle of the import."""
+    (tmp_path / "slow.py").write_text(
+        f"import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(0.1)\nwhole = True\n"
+    )
+    code = (
+        "import sys, time\nfrom mbuild.cli import main\nmain._stop_on_signals()\n"
+        "try:\n    import slow\n    time.sleep(20)\n"
+        "except KeyboardInterrupt:\n    print(sys.modules['slow'].whole)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
+@POSIX
 def test_ctrl_c_stops_and_leaves_nothing_half_done(tmp_path: Path) -> None:
     """SIGINT and SIGTERM end a large import; its temporary file goes with it."""
     root = tmp_path / "store"

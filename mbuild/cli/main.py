@@ -10,7 +10,8 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NoReturn
+from types import FrameType
+from typing import Any
 
 import click
 
@@ -48,6 +49,8 @@ EXIT_STATUS: dict[type[BaseException], int] = {
     MbuildError: 1,
 }
 """The status of each kind of error; the first that fits counts."""
+
+_LOOK_AGAIN_SECONDS = 0.02
 
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """What a file's name can do to a terminal: move its cursor, turn its text round."""
@@ -145,7 +148,7 @@ def cli(ctx: click.Context, store: str | None) -> None:
 
 def run(args: Sequence[str]) -> int:
     """Run a command line; the exit status."""
-    _stop_on_sigterm()
+    _stop_on_signals()
     _prepare_streams()
     try:
         status = cli.main(args=list(args), prog_name="mbuild", standalone_mode=False)
@@ -222,10 +225,30 @@ def _nowhere(mode: str) -> Any:
     return os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8")
 
 
-def _stop_on_sigterm() -> None:
-    """SIGTERM stops as Ctrl-C does, so that files under construction are removed."""
+def _stop_on_signals() -> None:
+    """SIGTERM stops as Ctrl-C does, so that files under construction are removed.
 
-    def stop(number: int, frame: object) -> NoReturn:
+    Neither does while a module is imported, but right after: an exception in there
+    can get lost (CPython releases an import's locks in callbacks, which drop it) or
+    leave a lock behind, for which the build's threads would then wait forever.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if _importing(frame) and hasattr(signal, "setitimer"):
+            signal.signal(signal.SIGALRM, stop)
+            signal.setitimer(signal.ITIMER_REAL, _LOOK_AGAIN_SECONDS)
+            return
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not one to be ignored
+        signal.signal(signal.SIGINT, stop)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether the main thread is somewhere in an import."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
