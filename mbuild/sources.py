@@ -23,7 +23,7 @@ class FileStamp(NamedTuple):
 class Material(NamedTuple):
     """What a step is made from that no step makes: a file, a folder, or a model of the store.
 
-    ``name`` is what it is called, ``place`` its path, empty for a model, and
+    ``name`` is what it is called, ``place`` its whole path, empty for a model, and
     ``size`` the bytes of it that count.
     """
 
@@ -47,7 +47,7 @@ class SourceFile(NamedTuple):
     @property
     def material(self) -> Material:
         """The file as what a step is made from."""
-        return Material(self.name, str(self.path), self.stamp.size)
+        return Material(self.name, str(self.path.absolute()), self.stamp.size)
 
 
 class StoredModel(NamedTuple):
@@ -80,7 +80,7 @@ class CheckpointSource(NamedTuple):
     @property
     def material(self) -> Material:
         """The folder as what a step is made from."""
-        place = next((str(file.path.parent) for file in self.files.values()), "")
+        place = next((str(file.path.parent.absolute()) for file in self.files.values()), "")
         return Material(self.name, place, sum(file.stamp.size for file in self.files.values()))
 
 

@@ -14,7 +14,9 @@ def human_size(size: float) -> str:
 
 
 def human_duration(seconds: float) -> str:
-    """A time span: ``4 ms``, ``0.21 s``, ``3.1 s``, ``48 s``, ``2 min 5 s``, ``1 h 12 min``."""
+    """A time span: ``<1 ms``, ``4 ms``, ``3.1 s``, ``48 s``, ``2 min 5 s``, ``3 h 5 min``."""
+    if seconds < 0.0005:
+        return "<1 ms"
     if seconds < 0.0995:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 0.995:
@@ -39,3 +41,10 @@ def short_duration(seconds: float) -> str:
     if whole < 86400:
         return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
     return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
+
+
+def local_time(nanoseconds: int) -> str:
+    """A time since 1970 as a date and a time of this machine's zone."""
+    from datetime import datetime
+
+    return datetime.fromtimestamp(nanoseconds / 1e9).strftime("%Y-%m-%d %H:%M:%S")

@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import tarfile
 import venv
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -53,3 +54,18 @@ def from_npm(name: str, packages: Sequence[str]) -> Path:
         subprocess.run(command, cwd=place, check=True, timeout=600, capture_output=True)
 
     return once(name, packages, install)
+
+
+def packed(name: str, package: str) -> Path:
+    """The folder of one package of npm as it was published, without what it depends on."""
+
+    def install(place: Path) -> None:
+        place.mkdir(parents=True)
+        command = ["npm", "pack", "--silent", package]
+        subprocess.run(command, cwd=place, check=True, timeout=300, capture_output=True)
+        (archive,) = place.glob("*.tgz")
+        with tarfile.open(archive) as tar:
+            tar.extractall(place, filter="data")
+        archive.unlink()
+
+    return once(name, [package], install) / "package"

@@ -36,6 +36,32 @@ def open_store(ctx: click.Context, option: str | None) -> Store:
     return Store(Path(chosen).expanduser() if chosen else default_store())
 
 
+def write_output(path: Path | None, text: str) -> None:
+    """Write a text to standard output, or for a path that is not None or ``-`` to that file."""
+    if path is None or str(path) == "-":
+        click.echo(text, nl=False)
+    else:
+        write_file(path, text)
+
+
+def write_file(path: Path, text: str) -> None:
+    """Put a file in place in one piece; a link stays a link. Raises OSError."""
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():  # a device, or a folder: that is an error
+        target.write_text(text, encoding="utf-8", newline="\n")
+        return
+    temporary = target.with_name(f"{target.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.replace(target)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            error.errno, "there is no such folder", str(target.parent)
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 class NameType(click.ParamType[ModelName]):
     """A model's name; completes from the store."""
 

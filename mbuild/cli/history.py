@@ -8,9 +8,10 @@ from itertools import islice
 import click
 
 from mbuild.cli.common import human_size, open_store, store_option
-from mbuild.cli.plan import format_option, local_time
+from mbuild.cli.plan import format_option
 from mbuild.errors import UsageError
 from mbuild.history import BuildRecord, History, StepRecord
+from mbuild.units import local_time
 
 EPILOG = """\
 \b

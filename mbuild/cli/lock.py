@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import click
 
 from mbuild.builder import Request, build
 from mbuild.cli.build import asked_for, build_options, progress_options
-from mbuild.cli.common import read_limited
+from mbuild.cli.common import read_limited, write_file
 from mbuild.cli.progress import renderer
 from mbuild.errors import FormatError, MissingFileError, ModelfileError, UsageError
 from mbuild.history import modelfile_text
@@ -68,7 +67,7 @@ def lock_command(ctx: click.Context, /, *, progress: str, quiet: bool, **options
     text = Lock(writing.inputs, writing.results).to_text()
     same = read_lock(path) == text
     if not same:
-        _write(path, text)
+        write_file(path, text)
     if style != "quiet":
         click.echo(f"{path} {'is up to date' if same else 'written'}", err=True)
 
@@ -115,17 +114,6 @@ def read_lock(path: Path) -> str | None:
         raise FormatError(
             f"{path} is not a lock file", hint="write it again with mbuild lock"
         ) from None
-
-
-def _write(path: Path, text: str) -> None:
-    """Put the lock in place in one piece; a link stays a link."""
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f"{target.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class _Writing:

@@ -11,6 +11,7 @@ import click
 from mbuild.cli.build import asked_for, build_options
 from mbuild.cli.common import human_size
 from mbuild.engine import State
+from mbuild.units import local_time
 
 if TYPE_CHECKING:
     from mbuild.builder.forecast import Forecast, PlannedStep, Survey
@@ -169,13 +170,6 @@ def _compared(base: BuildRecord | None) -> str:
     if base is None:
         return "no earlier build to compare with"
     return f"compared with build {base.id} of {local_time(base.time)}"
-
-
-def local_time(nanoseconds: int) -> str:
-    """A time since 1970 as a date and a time of this machine's zone."""
-    from datetime import datetime
-
-    return datetime.fromtimestamp(nanoseconds / 1e9).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _explain_json(names: Sequence[str], surveyed: Survey) -> dict[str, Any]:

@@ -1,0 +1,84 @@
+"""``mbuild graph``: the steps of a build as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mbuild.cli.build import asked_for, build_options
+from mbuild.cli.common import open_store, write_output
+
+if TYPE_CHECKING:
+    from mbuild.picture import Picture
+
+EPILOG = """\
+\b
+Examples:
+  mbuild graph -t mario -o mario.svg
+  mbuild graph -q q4_K_M -q q8_0 -t mario --format mermaid
+  mbuild graph --format dot --build 6543f0a1 | dot -Tpdf -o build.pdf
+"""
+
+
+@click.command("graph", epilog=EPILOG)
+@build_options
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(["svg", "mermaid", "dot"]),
+    default="svg",
+    help="SVG, Mermaid's flowchart, or Graphviz's DOT  [default: svg]",
+)
+@click.option(
+    "-o", "--output", metavar="FILE", type=click.Path(path_type=Path), help="Write it to FILE."
+)
+@click.option("--build", metavar="ID", help="Draw a past build, as mbuild history names it.")
+@click.pass_context
+def graph_command(
+    ctx: click.Context,
+    /,
+    *,
+    style: str,
+    output: Path | None,
+    build: str | None,
+    **options: Any,
+) -> None:
+    """Draw the graph of a build: what is cached, what will run, sizes and times.
+
+    Of the build to be, as mbuild plan sees it, or with --build of a past one.
+    Without -o it goes to standard output.
+    """
+    picture = _past(ctx, build, options) if build is not None else _planned(ctx, options)
+    write_output(output, _written(picture, style))
+
+
+def _planned(ctx: click.Context, options: dict[str, Any]) -> Picture:
+    from mbuild.builder.forecast import forecast
+    from mbuild.report import picture_of_plan
+
+    request, store = asked_for(ctx, **options)
+    return picture_of_plan(forecast(request, store))
+
+
+def _past(ctx: click.Context, build: str, options: dict[str, Any]) -> Picture:
+    from mbuild.cli.history import find_build
+    from mbuild.history import History
+    from mbuild.report import picture_of_build
+
+    return picture_of_build(find_build(History(open_store(ctx, options["store"])), build))
+
+
+def _written(picture: Picture, style: str) -> str:
+    if style == "mermaid":
+        from mbuild.picture.mermaid import mermaid
+
+        return mermaid(picture)
+    if style == "dot":
+        from mbuild.picture.dot import dot
+
+        return dot(picture)
+    from mbuild.picture.svg import svg
+
+    return svg(picture)

@@ -1,0 +1,95 @@
+"""What is drawn: nodes with their looks, and edges from what is made first to what needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Role(StrEnum):
+    """What a node is."""
+
+    SOURCE = "source"
+    STEP = "step"
+    MODEL = "model"
+
+
+class Look(StrEnum):
+    """How a node looks, and the word for it in the legend."""
+
+    GIVEN = "given"
+    CACHED = "cached"
+    RUN = "to run"
+    RAN = "ran"
+    DEPENDS = "depends"
+    WAITED = "not reached"
+    FAILED = "did not finish"
+
+
+MEANINGS: dict[Look, str] = {
+    Look.GIVEN: "source",
+    Look.CACHED: "cached",
+    Look.RUN: "will run",
+    Look.RAN: "ran",
+    Look.DEPENDS: "runs if what comes before it changes",
+    Look.WAITED: "had not begun",
+    Look.FAILED: "did not finish",
+}
+"""What a legend says of each look."""
+
+
+class Node(NamedTuple):
+    """One box: a label, short facts under it, and in ``title`` all there is to say.
+
+    ``kind`` is the kind of step, or of source.
+    """
+
+    label: str
+    role: Role
+    look: Look
+    kind: str
+    facts: tuple[str, ...] = ()
+    title: str = ""
+
+
+class Picture(NamedTuple):
+    """A graph without cycles; an edge is a pair of places in ``nodes``.
+
+    ``title`` is its name and ``summary`` a sentence or two for those who do not see it.
+    """
+
+    title: str
+    summary: str
+    nodes: tuple[Node, ...]
+    edges: tuple[tuple[int, int], ...]
+
+
+def neighbours(count: int, edges: Sequence[tuple[int, int]]) -> tuple[list[list[int]], ...]:
+    """For each of ``count`` nodes those before it, and those after it, in the edges' order."""
+    before: list[list[int]] = [[] for _ in range(count)]
+    after: list[list[int]] = [[] for _ in range(count)]
+    for start, end in edges:
+        before[end].append(start)
+        after[start].append(end)
+    return before, after
+
+
+def topological(count: int, edges: Sequence[tuple[int, int]]) -> list[int]:
+    """The nodes, each after those before it, else by number; raises ValueError for a cycle."""
+    import heapq
+
+    before, after = neighbours(count, edges)
+    waiting = [len(nodes) for nodes in before]
+    ready = [node for node in range(count) if not waiting[node]]
+    order = []
+    while ready:
+        node = heapq.heappop(ready)
+        order.append(node)
+        for user in after[node]:
+            waiting[user] -= 1
+            if not waiting[user]:
+                heapq.heappush(ready, user)
+    if len(order) != count:
+        raise ValueError("the graph has a cycle")
+    return order
