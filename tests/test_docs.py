@@ -22,7 +22,10 @@ from mbuild.quant.types import FILE_TYPES
 README = DOCS.parent / "README.md"
 
 
-@pytest.mark.parametrize("page", ["convert.md", "explain.md", "quantize.md", "templates.md"])
+@pytest.mark.parametrize(
+    "page",
+    ["convert.md", "explain.md", "graph.md", "quantize.md", "report.md", "templates.md"],
+)
 def test_the_documented_session(page: str, tmp_path: Path) -> None:
     """Each command of the page prints what the page shows."""
     make, models = generator(), tmp_path / "work" / "models"
