@@ -80,6 +80,7 @@ class Browser:
 
     def pdf(self) -> bytes:
         """The page as it is printed on A4."""
+        self.command("Emulation.setEmulatedMedia", media="", features=[])
         done = self.command("Page.printToPDF", paperWidth=8.27, paperHeight=11.69)
         return base64.b64decode(done["data"])
 

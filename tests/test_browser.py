@@ -110,6 +110,28 @@ def test_axe_finds_nothing(browser: Browser, report: str, axe: str, view: str) -
     assert found["passes"] > 25
 
 
+def test_axe_finds_nothing_on_the_page_of_a_failed_build(
+    browser: Browser, drawn: Drawn, axe: str, tmp_path: Path
+) -> None:
+    """Errors, steps that did not finish or begin, and models that are gone are accessible too."""
+    *steps, failed, waited = drawn.record.steps
+    failed = failed._replace(status="unfinished", started=4.0, seconds=1.0)
+    waited = waited._replace(status="unfinished", started=0.0, seconds=0.0)
+    record = drawn.record._replace(
+        result="failed",
+        error="the disk is full\n  hint: mbuild prune",
+        models={},
+        steps=(*steps, failed, waited),
+    )
+    (tmp_path / "failed.html").write_text(page(record, drawn.store), encoding="utf-8")
+    for view in "phone", "desktop, dark":
+        browser.look(**VIEWS[view])
+        browser.open((tmp_path / "failed.html").as_uri())
+        browser.run(f"{axe};0")
+        found = browser.run("axe.run(document).then(r => r.violations.map(v => [v.id, v.help]))")
+        assert found == []
+
+
 def test_no_request_leaves_the_page(browser: Browser, report: str) -> None:
     """Opening the page asks for the page and for nothing else."""
     browser.open("about:blank")

@@ -123,6 +123,17 @@ def test_a_failed_build_shows_where_it_stopped(mbuild: Run, tmp_path: Path) -> N
     assert found["mario:latest"] == found["config"] == "waited"
 
 
+def test_a_build_without_steps_has_a_picture(mbuild: Run, tmp_path: Path) -> None:
+    """A build that ended before its graph was known is a title and no boxes, in every format."""
+    (tmp_path / "tiny.gguf").unlink()
+    assert mbuild("-t", "mario").returncode == 1
+    build = last_build(tmp_path)
+    assert looks(mbuild, "--build", build) == {}
+    document = xml.dom.minidom.parseString(mbuild("graph", "--build", build).stdout)
+    (text,) = document.getElementsByTagName("text")
+    assert "failed in" in text.firstChild.data  # type: ignore[union-attr]
+
+
 def test_output_goes_to_a_file_or_to_standard_output(mbuild: Run, tmp_path: Path) -> None:
     """-o writes the very text that is printed without it; - is standard output."""
     printed = mbuild("graph", "-t", "m").stdout
@@ -141,6 +152,11 @@ def test_wrong_usage_is_told(mbuild: Run) -> None:
     assert unknown.returncode == 2
     assert "no build 'ffff' in the history" in unknown.stderr
     assert mbuild("graph", "--format", "png").returncode == 2
+    both = mbuild("graph", "--build", "ffff", "-q", "q8_0")
+    assert both.returncode == 2
+    assert "--build draws a past build: --quantize says what to build" in both.stderr
+    folder = mbuild("graph", "--build", "ffff", "elsewhere")
+    assert "[CONTEXT] says what to build" in folder.stderr
 
 
 def test_drawing_writes_nothing(mbuild: Run, tmp_path: Path) -> None:

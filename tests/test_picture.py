@@ -161,7 +161,8 @@ def adapters(count: int) -> Picture:
     edges = []
     for number in range(count):
         source, step = len(nodes), len(nodes) + 1
-        nodes.append(node(f"lora-{number}", Look.GIVEN, "source", Role.SOURCE))
+        source_node = node(f"lora-{number}", Look.GIVEN, "source", Role.SOURCE)
+        nodes.append(source_node._replace(facts=("59 KB",)))
         nodes.append(node(f"convert lora-{number}", Look.CACHED, "convert-adapter"))
         edges += [(source, step), (0, step)]
     config, model = len(nodes), len(nodes) + 1
@@ -175,6 +176,7 @@ def test_two_hundred_adapters_are_one_box() -> None:
     picture = simplified(adapters(200))
     labels = [each.label for each in picture.nodes]
     assert labels == ["base", "lora-0 and 199 more", "convert lora-0 and 199 more", "config", "m"]
+    assert [each.facts for each in picture.nodes[1:3]] == [("59 KB each",), ("cached",)]
     assert "convert lora-39\nand 160 more" in picture.nodes[2].title
     assert picture.edges == ((0, 2), (1, 2), (2, 3), (3, 4))
     few = folded(reduced(adapters(8)))

@@ -12,9 +12,14 @@ from example_models import settle
 from gguf_files import tiny_gguf
 from inprocess import in_process
 
+from mbuild.builder import Request, build, read_recipe
+from mbuild.context import LocalContext
+from mbuild.events import StepStarted
 from mbuild.history import StepRecord
+from mbuild.names import ModelName
 from mbuild.picture import Look
 from mbuild.report.timeline import timeline
+from mbuild.store import Store
 
 MODELFILE = "FROM ./tiny.gguf\nSYSTEM You are {who}.\nPARAMETER temperature 0.5\n"
 
@@ -130,6 +135,19 @@ def test_a_failed_build_has_a_page(mbuild: Run, tmp_path: Path) -> None:
     assert "did not finish" in page.sections["timeline"]
     assert "the build ended before its turn" in page.sections["steps"]
     assert "It was not finished." in page.sections["layers"]
+
+
+def test_a_stopped_build_has_a_page(mbuild: Run, tmp_path: Path, tiny_store: Store) -> None:
+    """Whoever stops a build finds on its page how far it came."""
+    recipe, _ = read_recipe(b"FROM ./tiny.gguf\n", "Modelfile", tiny_store)
+    request = Request(recipe, LocalContext(tmp_path, tiny_store), (ModelName.parse("mario"),))
+    events = build(request, tiny_store)
+    assert any(isinstance(event, StepStarted) for event in events)
+    events.close()  # type: ignore[attr-defined]
+    page = report(mbuild)
+    assert "stopped" in page.sections["header"]
+    assert "not reached" in page.sections["steps"]
+    assert "not named" in page.sections["models"]
 
 
 def test_a_build_that_found_nothing_to_do_it_with_has_a_page(mbuild: Run, tmp_path: Path) -> None:

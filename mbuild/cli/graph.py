@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from mbuild.cli.build import asked_for, build_options
 from mbuild.cli.common import open_store, write_output
+from mbuild.errors import UsageError
 
 if TYPE_CHECKING:
     from mbuild.picture import Picture
@@ -63,11 +65,24 @@ def _planned(ctx: click.Context, options: dict[str, Any]) -> Picture:
 
 
 def _past(ctx: click.Context, build: str, options: dict[str, Any]) -> Picture:
+    """The picture of a build of the log; what else is asked for would have no effect on it."""
     from mbuild.cli.history import find_build
     from mbuild.history import History
     from mbuild.report import picture_of_build
 
+    for name in options.keys() - {"store"}:
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise UsageError(
+                f"--build draws a past build: {_written_as(ctx, name)} says what to build",
+                hint="leave one of them out",
+            )
     return picture_of_build(find_build(History(open_store(ctx, options["store"])), build))
+
+
+def _written_as(ctx: click.Context, name: str) -> str:
+    """What a parameter is called on the command line."""
+    found = next(p for p in ctx.command.params if p.name == name)
+    return found.opts[-1] if isinstance(found, click.Option) else found.make_metavar(ctx)
 
 
 def _written(picture: Picture, style: str) -> str:

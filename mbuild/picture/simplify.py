@@ -86,6 +86,7 @@ def _one_for(members: list[Node]) -> Node:
     names = [node.label for node in members[:_LISTED]]
     more = [f"and {len(members) - _LISTED} more"] if len(members) > _LISTED else []
     title = "\n".join([f"{len(members)} nodes that look alike:", *names, *more])
-    return first._replace(
-        label=f"{first.label} and {rest} more", facts=first.facts[:1], title=title
-    )
+    same = all(node.facts == first.facts for node in members)
+    each = (f"{fact} each" if any(map(str.isdigit, fact)) else fact for fact in first.facts)
+    facts = tuple(each) if same else ()
+    return first._replace(label=f"{first.label} and {rest} more", facts=facts, title=title)

@@ -16,6 +16,8 @@ from mbuild.report.timeline import timeline
 from mbuild.units import human_duration, human_size, local_time
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
+
     from mbuild.history import BuildRecord, Script
     from mbuild.store import Store
 
@@ -38,7 +40,12 @@ def page(record: BuildRecord, store: Store) -> str:
         lstrip_blocks=True,
         finalize=shown,
     )
-    environment.filters |= {"size": human_size, "duration": human_duration, "count": _count}
+    environment.filters |= {
+        "size": human_size,
+        "duration": human_duration,
+        "count": _count,
+        "arrows": _arrows,
+    }
     models = models_of(record, store)
     users = users_of_layers(store)
     drawing = svg(picture_of_build(record), inline=True) if record.steps else ""
@@ -67,6 +74,14 @@ def page(record: BuildRecord, store: Store) -> str:
 def _count(number: int) -> str:
     """A number with its thousands apart, by a space that does not break."""
     return f"{number:,}".replace(",", "\N{NO-BREAK SPACE}")
+
+
+def _arrows(text: str) -> Markup:
+    """A reason in which no arrow is torn apart by the end of a line."""
+    from markupsafe import Markup, escape
+
+    arrow = Markup('<span class="arrow">-&gt;</span>')
+    return arrow.join(escape(part) for part in printable(text).split("->"))
 
 
 def _options(script: Script | None) -> Iterator[str]:
