@@ -15,6 +15,7 @@ from gguf_files import tiny_gguf
 from inprocess import in_process
 
 from mbuild.digest import Digest
+from mbuild.names import ModelName
 from mbuild.store import Store
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX files and streams")
@@ -160,6 +161,17 @@ def test_a_tilde_in_the_environment_is_the_home_directory(
         assert mbuild("-t", "m").returncode == 0
     assert (project / "home/models/blobs").is_dir()
     assert not (project / "~").exists()
+
+
+@pytest.mark.parametrize("folds_case", [False, True])
+def test_a_name_has_the_spelling_of_the_store(tiny_store: Store, folds_case: bool) -> None:
+    """On every file system the same: a model's name, and so its id, is not the system's matter."""
+    resolve = tiny_store.manifests.resolve
+    tiny = ModelName.parse("tiny")
+    for spelling in ("tiny", "TINY", "Library/Tiny:LATEST", "REGISTRY.ollama.ai/library/tiny"):
+        assert resolve(ModelName.parse(spelling), folds_case=folds_case) == tiny
+    absent = ModelName.parse("Other:V1")
+    assert resolve(absent, folds_case=folds_case) == absent
 
 
 def test_a_folder_that_is_gone_is_told(project: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,6 +16,9 @@ from mbuild.store.manifest import MAX_MANIFEST_BYTES, Manifest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+FOLDS_CASE = sys.platform in ("darwin", "win32")
+"""Whether file systems here usually take ``A`` and ``a`` for one name."""
 
 _ATTEMPTS = 20  # of writing into a folder that others keep removing
 
@@ -44,12 +48,13 @@ class Manifests:
         self._temporary_folder = temporary_folder
         self._prepare = prepare
 
-    def resolve(self, name: ModelName) -> ModelName:
+    def resolve(self, name: ModelName, *, folds_case: bool = FOLDS_CASE) -> ModelName:
         """The spelling under which a name is stored, or the name itself.
 
-        Names that differ only in case are one model, as in Ollama.
+        Names that differ only in case are one model, as in Ollama. Where the file
+        system takes them for one, too, a file that is there tells nothing of its spelling.
         """
-        if self._path(name).is_file():
+        if not folds_case and self._path(name).is_file():
             return name
         folder, found = self.folder, []
         for part in name.parts:
