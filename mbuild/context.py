@@ -98,6 +98,7 @@ class LocalContext:
 
     def model(self, value: str) -> ModelSource:
         """A path that exists, else a model of the store."""
+        check_named("FROM", value)
         path = self._path(value)
         try:
             info = path.stat()
@@ -163,6 +164,7 @@ class LocalContext:
             return self._folder / value
 
     def _existing(self, word: str, value: str) -> Path:
+        check_named(word, value)
         path = self._path(value)
         try:
             path.stat()
@@ -336,6 +338,12 @@ def _unusable(path: Path, error: OSError) -> str:
 
 def _short(text: str) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def check_named(word: str, value: str) -> None:
+    """Refuse an empty value: as a path it would be the Modelfile's own folder."""
+    if not value.strip():
+        raise SourceError(f"{word} names nothing", hint="for the Modelfile's own folder write .")
 
 
 def front_matter(path: Path) -> bytes:

@@ -189,6 +189,18 @@ def test_a_folder_that_is_gone_is_told(project: Path) -> None:
     assert done.returncode == 0 or "the current folder does not exist any more" in done.stderr
 
 
+@pytest.mark.parametrize("value", ["", '""', '""""""', '" "'])
+def test_an_empty_value_is_no_folder(mbuild: Run, project: Path, value: str) -> None:
+    """It would be the Modelfile's own folder, with whatever GGUF file lies there."""
+    for lines, word in (("FROM", "FROM"), ("FROM ./model.gguf\nADAPTER", "ADAPTER")):
+        (project / "Modelfile").write_text(f"{lines} {value}\n")
+        done = mbuild("-t", "m")
+        assert done.returncode == 1
+        assert f"{word} names nothing" in done.stderr
+    (project / "Modelfile").write_text("FROM .\n")
+    assert mbuild("-t", "m").returncode == 0
+
+
 def test_a_name_for_variants_needs_a_variant(mbuild: Run, project: Path) -> None:
     """``{quant}`` without --quantize is wrong usage, not an empty name."""
     done = mbuild("-t", "m:{quant}")
