@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 
 
 def main() -> None:
     """Run the command line and exit with its status."""
-    from mbuild.cli.main import run
+    from mbuild.cli.main import STOPPED, run
 
-    sys.exit(run(sys.argv[1:]))
+    status = run(sys.argv[1:])
+    if status == STOPPED:
+        _leave(status)
+    sys.exit(status)
+
+
+def _leave(status: int) -> None:
+    """End the process at once if a thread goes on that nobody can stop (a compilation)."""
+    import threading
+
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if others:
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from quant_data import ALL, SEARCHED, WEIGHTED, kinds, to_bf16
 
-from mbuild.errors import FormatError, UnsupportedError, UsageError
+from mbuild.errors import CancelledError, FormatError, UnsupportedError, UsageError
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant.quantize import (
+    CHUNK,
     NotFiniteError,
     engine,
     engine_name,
@@ -157,6 +158,22 @@ def test_the_first_bad_value_is_named_by_any_number_of_threads() -> None:
         with pytest.raises(NotFiniteError) as error:
             quantize(G.Q8_0, G.F32, x, 4096, threads=threads)
         assert error.value.index == 700_000
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_tensor_can_be_stopped_in_the_middle(threads: int) -> None:
+    """``check`` is called before each piece of work, and what it raises ends the rest."""
+    data = np.ones(CHUNK * 6, np.float32)
+    calls: list[int] = []
+
+    def check() -> None:
+        calls.append(1)
+        if len(calls) >= 3:
+            raise CancelledError("stopped")
+
+    with pytest.raises(CancelledError):
+        quantize(GGMLType.Q8_0, GGMLType.F32, data, 1024, threads=threads, check=check)
+    assert 3 <= len(calls) <= 3 + threads
 
 
 def test_scales_beyond_float16_are_refused() -> None:

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -477,3 +478,26 @@ def test_an_interrupted_build_resumes(mbuild: Run, chat: Path, tmp_path: Path) -
     assert reused(build(mbuild, "-q", "q8_0")) >= 10
     files = [path for path in (tmp_path / "store").rglob("*") if is_large(path)]
     assert len(files) == 1, files
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_a_compilation_does_not_hold_up_ctrl_c(chat: Path, tmp_path: Path) -> None:
+    """Kernels take seconds each to compile, once; a stopped build does not wait for them."""
+    pytest.importorskip("numba")
+    kernels = tmp_path / "cache"
+    builder = subprocess.Popen(
+        [sys.executable, "-m", "mbuild", "--store", "store", "-t", "m", "-q", "q4_K_M"],
+        cwd=tmp_path,
+        env={**os.environ, "XDG_CACHE_HOME": str(kernels)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with builder:
+        assert builder.stderr is not None
+        assert any("compiling quantizers for Q4_K, Q6_K" in line for line in builder.stderr)
+        builder.send_signal(signal.SIGINT)
+        said = builder.stderr.read()
+    assert builder.returncode == 130
+    assert "stopped" in said
+    assert not list(kernels.rglob("*Q6_K*.bin")), "it waited for the last kernel"
+    assert not list((tmp_path / "store/manifests").iterdir())

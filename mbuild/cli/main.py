@@ -44,10 +44,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Every subcommand: where it is written, and the line that ``--help`` shows."""
 
+STOPPED = 130
+"""The status of what was stopped by a signal."""
+
 EXIT_STATUS: dict[type[BaseException], int] = {
     UsageError: 2,
-    CancelledError: 130,
-    KeyboardInterrupt: 130,
+    CancelledError: STOPPED,
+    KeyboardInterrupt: STOPPED,
     MbuildError: 1,
 }
 """The status of each kind of error; the first that fits counts."""

@@ -146,6 +146,7 @@ def quantize(
     threads: int = 1,
     out: Bytes | None = None,
     using: Any = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Bytes:
     """Rows of values of ``source_type`` as blocks of ``type_``: flat uint8.
 
@@ -153,7 +154,8 @@ def quantize(
     ``imatrix`` are float32 importances, ``row_len`` of them, or as many for each matrix
     of a tensor of several (experts), which then are equally many rows each.
     ``out`` is flat uint8 memory for the result, which is made if it is missing;
-    ``using`` an engine, by default :func:`engine`'s choice.
+    ``using`` an engine, by default :func:`engine`'s choice. ``check`` is called before each
+    piece of work, in the threads, and stops all of it by raising.
 
     Raises :class:`NotFiniteError` with the position of a NaN or an infinity, and where
     a block's scale does not fit float16; :class:`UnsupportedError` for other types;
@@ -175,6 +177,7 @@ def quantize(
     weights = _importances(imatrix, row_len, rows)
 
     def task(first: int, last: int) -> None:
+        check()
         part = raw[first * item : last * item]
         to = out[first // block.weights * block.size : last // block.weights * block.size]
         given = None if weights is None else weights(first, last, part, source_type, type_)

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 QUANTIZER_VERSION = 1
 """Counts up when a recipe or a kernel gives other bytes."""
 
+COMPILING = "mbuild-compile"
+"""The name of a thread that cannot be stopped, and may be left to the end of the process."""
+
+_POLL_SECONDS = 0.1
 _PATIENCE = 1.0  # seconds; kernels of the cache load in a tenth of that
 _IMATRIX = "\0imatrix"  # cannot be a file's name
 
@@ -197,8 +201,13 @@ def _variant(
 
 
 def _load_kernels(variant: Variant, context: StepContext) -> None:
-    """Before threads start; where they have to be compiled, that is said after a second."""
-    from threading import Timer
+    """Before threads start; where they have to be compiled, that is said after a second.
+
+    A compilation cannot be stopped. It has a thread of its own, which a stopped
+    build leaves behind and which does not hold up the end of the program.
+    """
+    from concurrent.futures import Future, wait
+    from threading import Thread, Timer
 
     from mbuild.quant.quantize import prepare
 
@@ -207,8 +216,20 @@ def _load_kernels(variant: Variant, context: StepContext) -> None:
     text = f"compiling quantizers for {names} (once on this machine)"
     timer = Timer(_PATIENCE, context.status, [text])
     timer.start()
+    done: Future[None] = Future()
+
+    def work() -> None:
+        try:
+            prepare(sorted(changed), weighted=variant.imatrix is not None)
+            done.set_result(None)
+        except BaseException as error:
+            done.set_exception(error)
+
+    Thread(target=work, name=COMPILING, daemon=True).start()
     try:
-        prepare(sorted(changed), weighted=variant.imatrix is not None)
+        while not wait([done], timeout=_POLL_SECONDS).done:
+            context.report(0, 0)
+        done.result()
     finally:
         timer.cancel()
         timer.join()

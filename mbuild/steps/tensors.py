@@ -211,6 +211,7 @@ class _Lane:
         self._saved = 0
         self.found: set[int] = set()  # tensors that the cache had
         self.writer = writer
+        self._check: Callable[[], None] = lambda: context.report(0, 0)
         self.report: Callable[[], None] = lambda: None
         # Few big tensors profit from threads inside, many variants from each other.
         self._threads = max(1, _CORES // shared.users)
@@ -273,33 +274,40 @@ class _Lane:
             key = cache.key(source, tensor, new, importances)
             data = cache.find(key)
             if data is None:
-                data = _quantized(tensor, new, shared.load(tensor), importances, self._threads)
+                data = self._quantized(tensor, new, importances)
             else:
                 self.found.add(number)
             self._done[number] = (key, hashlib.sha256(data).hexdigest())
         shared.used(tensor)
         return data
 
+    def _quantized(self, tensor: Tensor, new: GGMLType, importances: Array | None) -> Array:
+        """Quantize one tensor; a build that is stopped stops in the middle of it."""
+        from mbuild.steps.quantize import not_finite
 
-def _quantized(
-    tensor: Tensor, new: GGMLType, data: Array, importances: Array | None, threads: int
-) -> Array:
-    """Quantize one tensor; what is quantized already is decoded first."""
-    from mbuild.steps.quantize import not_finite
+        source, data = _readable(tensor, self._shared.load(tensor))
+        try:
+            return quantize(
+                new,
+                source,
+                data,
+                tensor.dims[0],
+                imatrix=importances,
+                threads=self._threads,
+                check=self._check,
+            )
+        except NotFiniteError as error:
+            raise not_finite(tensor.name, error) from error
 
-    source = tensor.type
-    if source not in SOURCES:
-        import gguf
 
-        kind = gguf.GGMLQuantizationType(int(source))
-        data, source = (
-            gguf.quants.dequantize(data.reshape(-1, _row_bytes(tensor)), kind),
-            (GGMLType.F32),
-        )
-    try:
-        return quantize(new, source, data, tensor.dims[0], imatrix=importances, threads=threads)
-    except NotFiniteError as error:
-        raise not_finite(tensor.name, error) from error
+def _readable(tensor: Tensor, data: Array) -> tuple[GGMLType, Array]:
+    """A tensor's values in a type that can be quantized: what is quantized already is decoded."""
+    if tensor.type in SOURCES:
+        return tensor.type, data
+    import gguf
+
+    kind = gguf.GGMLQuantizationType(int(tensor.type))
+    return GGMLType.F32, gguf.quants.dequantize(data.reshape(-1, _row_bytes(tensor)), kind)
 
 
 def _row_bytes(tensor: Tensor) -> int:
