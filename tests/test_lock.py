@@ -398,6 +398,19 @@ def test_the_lock_lies_beside_its_modelfile(small: Path, mbuild: Run) -> None:
     assert mbuild("build", "--locked", "-f", "../mario.Modelfile", "-t", "m").returncode == 0
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="symbolic links")
+def test_a_lock_that_is_a_link_stays_one(small: Path, mbuild: Run) -> None:
+    """Where the link leads, even to a file that is not there yet, the lock is written."""
+    path = small / "Modelfile.lock"
+    path.unlink()
+    path.symlink_to("locks")
+    assert "there is no Modelfile.lock" in mbuild("build", "--locked", "-t", "m").stderr
+    assert mbuild("lock").returncode == 0
+    assert path.is_symlink()
+    assert (small / "locks").is_file()
+    assert mbuild("build", "--locked", "-t", "m").returncode == 0
+
+
 def test_equal_projects_have_equal_locks(tmp_path: Path) -> None:
     """In another folder, time zone, locale, hash seed and umask: the same text, no path in it."""
     texts = []

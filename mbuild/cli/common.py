@@ -108,10 +108,14 @@ def read_limited(path: Path | None, name: str) -> bytes:
 
     if path is None:
         data = sys.stdin.buffer.read(MAX_TEXT_BYTES + 1)
-    elif not os.path.lexists(path):
-        raise MissingFileError(f"{name}: No such file or directory")
     else:
-        with OpenFile.open(path, name) as opened, open(opened.fd, "rb", closefd=False) as file:
+        try:
+            opened = OpenFile.open(path, name)
+        except SourceError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise MissingFileError(error.message) from None
+            raise
+        with opened, open(opened.fd, "rb", closefd=False) as file:
             data = file.read(MAX_TEXT_BYTES + 1)
     if len(data) > MAX_TEXT_BYTES:
         raise SourceError(f"{name} is larger than {MAX_TEXT_BYTES >> 20} MiB")

@@ -108,6 +108,7 @@ _WITH_VALUE = {
     "--pre",
     "-q",
     "--quantize",
+    "--draft-quantize",
     "--recipe",
     "--imatrix",
     "--output-tensor-type",
