@@ -58,6 +58,8 @@ def write_file(path: Path, text: str) -> None:
         raise FileNotFoundError(
             error.errno, "there is no such folder", str(target.parent)
         ) from None
+    except OSError as error:  # of the file that was asked for, not of the temporary one
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 

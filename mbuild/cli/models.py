@@ -53,7 +53,8 @@ def list_command(ctx: click.Context, *, store: str | None, as_json: bool) -> Non
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             click.echo("    ".join(cells).rstrip())
     for error in damaged:
-        click.echo(f"warning: {error.message}; {error.hint}", err=True)
+        hint = f"; {error.hint}" if error.hint else ""
+        click.echo(f"warning: {error.message}{hint}", err=True)
 
 
 _PARTS = ("modelfile", "template", "system", "parameters", "license")

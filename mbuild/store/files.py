@@ -162,7 +162,8 @@ def _create_folder(folder: Path, prefix: str) -> tuple[Path, int]:
     """A new locked folder; made again if a cleaner took it before the lock was ours."""
     while True:
         path = folder / f"{prefix}{os.getpid()}-{os.urandom(6).hex()}"
-        path.mkdir(mode=0o700)
+        with store_errors("creating a temporary folder in the store"):
+            path.mkdir(mode=0o700)
         if fcntl is None:
             return path, -1
         with suppress(FileNotFoundError):
