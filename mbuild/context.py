@@ -30,7 +30,7 @@ from mbuild.sources import (
 from mbuild.store.copying import check_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mbuild.store import Store
 
@@ -88,13 +88,22 @@ class Context(Protocol):
 class LocalContext:
     """Paths against the Modelfile's folder, names against the store.
 
-    ``hash_files``: a file whose digest is not remembered is read, so that it is known.
+    ``hash_files``: a file whose digest is not remembered is read, so that it is known;
+    ``on_read`` is told its name and its size in bytes before.
     """
 
-    def __init__(self, folder: Path, store: Store, *, hash_files: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        store: Store,
+        *,
+        hash_files: bool = False,
+        on_read: Callable[[str, int], None] = lambda name, size: None,
+    ) -> None:
         self._folder = folder
         self._store = store
         self._hash_files = hash_files
+        self._on_read = on_read
 
     def model(self, value: str) -> ModelSource:
         """A path that exists, else a model of the store."""
@@ -243,6 +252,7 @@ class LocalContext:
         from mbuild.store.copying import OpenFile, hash_file
 
         with OpenFile.open(path, name) as file:
+            self._on_read(name, file.size)
             started = time.time_ns()
             digest = hash_file(file.fd, file.size, lambda done, total: None)
             file.check_unchanged()

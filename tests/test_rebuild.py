@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -18,7 +19,10 @@ from example_models import generator, set_value, settle
 from gguf_files import tiny_gguf
 from inprocess import in_process
 
+from mbuild.context import LocalContext
 from mbuild.rebuild import first_difference, place_in_gguf
+from mbuild.store import Store
+from mbuild.store.files import temporary_folder
 
 
 @pytest.fixture
@@ -278,6 +282,33 @@ def test_a_stopped_rebuild_leaves_nothing(project: Path, mbuild: Run, how: signa
         assert len(leftovers(project)) == 1
         assert mbuild("-t", "mario", "--link").returncode == 0
     assert leftovers(project) == []
+
+
+def test_a_killed_rebuild_is_seen_and_pruned(project: Path, mbuild: Run) -> None:
+    """``du`` counts what it left behind, ``prune`` removes it; one that goes on is left alone."""
+    assert mbuild("-t", "mario").returncode == 0
+    left = project / "store/.mbuild/tmp/tmp-1-dead"
+    (left / "store/blobs").mkdir(parents=True)
+    (left / "store/blobs/sha256-x").write_bytes(bytes(5000))
+    with temporary_folder(left.parent) as running:
+        assert re.search("files under construction +5.0 KB", mbuild("du").stdout)
+        assert "5.0 KB freed" in mbuild("prune").stdout
+        assert running.is_dir()
+        assert os.listdir(left.parent) == [running.name]
+    assert leftovers(project) == []
+
+
+def test_files_that_are_read_beforehand_are_told(project: Path) -> None:
+    """Only those whose digest nobody remembers, with their sizes."""
+    store, told = Store(project / "store"), list[tuple[str, int]]()
+    store.prepare()
+    for _ in range(2):
+        context = LocalContext(
+            project, store, hash_files=True, on_read=lambda *file: told.append(file)
+        )
+        context.model("./model.gguf")
+        store.database.flush()
+    assert told == [("model.gguf", (project / "model.gguf").stat().st_size)]
 
 
 def test_the_first_difference_of_two_files(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from mbuild.builder import Request, build, read_recipe
-from mbuild.cli.common import TemplateType, open_store, read_limited, store_option
+from mbuild.cli.common import TemplateType, open_store, read_limited, say_reading, store_option
 from mbuild.cli.progress import renderer
 from mbuild.cli.quantizing import (
     distinct,
@@ -123,7 +123,7 @@ def asked_for(
     modelfile = read_modelfile(file, folder)
     opened = open_store(ctx, store)
     recipe, warnings = read_recipe(modelfile.data, modelfile.name, opened)
-    context = LocalContext(modelfile.folder, opened, hash_files=hash_files)
+    context = LocalContext(modelfile.folder, opened, hash_files=hash_files, on_read=say_reading)
     draft = draft_quantization(quantizing.pop("draft_quantize"))
     quantizing["quantize"] = distinct(quantizing["quantize"])
     variants = variant_names(names, quantizing["quantize"], "" if names else _default_name(folder))

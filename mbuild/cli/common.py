@@ -18,6 +18,9 @@ from mbuild.units import human_size as human_size
 MAX_TEXT_BYTES = 16 << 20
 """The longest Modelfile, lock or list of rules that is read."""
 
+_SLOW_TO_READ = 1 << 30
+"""Bytes that take a second or more."""
+
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
@@ -98,6 +101,12 @@ def printable(line: str) -> str:
 def no_color() -> bool:
     """Whether the user wants no colors (https://no-color.org)."""
     return bool(os.environ.get("NO_COLOR"))
+
+
+def say_reading(name: str, size: int) -> None:
+    """On a terminal: that a file is being read that takes its time."""
+    if size >= _SLOW_TO_READ and sys.stderr.isatty():
+        click.echo(f"reading {name}, {human_size(size)}", err=True)
 
 
 def read_limited(path: Path | None, name: str) -> bytes:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.builder import Request, modelfile_text, read_recipe
 from mbuild.cli.build import read_modelfile
+from mbuild.cli.common import say_reading
 from mbuild.cli.lock import held_to_lock, lock_path, read_lock
 from mbuild.cli.meter import counted
 from mbuild.cli.progress import renderer
@@ -84,7 +85,7 @@ def _from_log(store: Store, stored: StoredManifest) -> Request:
             hint="name it with -f FILE",
         )
     recipe, warnings = read_recipe(data, script.name, store)
-    context = LocalContext(Path(script.folder), store, hash_files=True)
+    context = LocalContext(Path(script.folder), store, hash_files=True, on_read=say_reading)
     options = _options(script, context)
     if options.quantizations:
         # All names of the first variant come before those of the second.
@@ -148,7 +149,7 @@ def _tuple(value: Any) -> Any:
 def _from_file(store: Store, stored: StoredManifest, file: str) -> Request:
     modelfile = read_modelfile(file, Path())
     recipe, warnings = read_recipe(modelfile.data, modelfile.name, store)
-    context = LocalContext(modelfile.folder, store, hash_files=True)
+    context = LocalContext(modelfile.folder, store, hash_files=True, on_read=say_reading)
     text = Digest.of(modelfile.data)
     script = Script(modelfile.name, text, str(modelfile.folder.absolute()))
     request = Request(recipe, context, (stored.name,), warnings=warnings, script=script)

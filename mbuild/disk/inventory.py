@@ -205,6 +205,8 @@ def _leftovers(store: Store, now: float) -> Iterator[Leftover]:
         for file in _files(folder):
             if file.path.name.startswith("tmp-"):
                 yield Leftover(Kind.TEMPORARY, file, _held(file.path))
+    for file in _folders(store.private / "tmp"):
+        yield Leftover(Kind.TEMPORARY, file, _held(file.path))
     if store.blobs.partial_folder != store.blobs.folder:
         for file in _files(store.blobs.partial_folder):
             yield Leftover(Kind.UNFINISHED, file, _held(file.path))
@@ -241,6 +243,17 @@ def _files(folder: Path) -> Iterator[FileInfo]:
                 info = (folder / name).lstat()
                 if stat.S_ISREG(info.st_mode):
                     yield FileInfo(folder / name, info)
+
+
+def _folders(folder: Path) -> Iterator[FileInfo]:
+    """The throw-away stores in a folder, each with the bytes of all files in it."""
+    with suppress(OSError):
+        for path in sorted(folder.glob("tmp-*")):
+            if path.is_dir():
+                found = FileInfo(path, path.stat())
+                sizes = (f.lstat() for f in path.rglob("*") if not f.is_dir())
+                found.size, found.links = sum(info.st_size for info in sizes), 1
+                yield found
 
 
 def _held(path: Path) -> bool:
