@@ -231,15 +231,16 @@ class _Run:
                     future = pool.submit(self._work, batch)
                     running[future] = batch
                     future.add_done_callback(self._events.put)
-                graph = self._graph  # networkx is loaded while the first steps run already
                 ready = []
                 event = self._events.get()
                 if not isinstance(event, Future):
                     yield event
+                    if isinstance(event, StepProgress):
+                        _ = self._graph  # networkx is loaded while compiled code works
                     continue
                 for step, done in zip(running.pop(event), event.result(), strict=True):
                     yield self._finish(step, done)
-                    for user in graph.successors(step):
+                    for user in self._graph.successors(step):
                         waiting[user] -= 1
                         if waiting[user] == 0:
                             ready.append(user)

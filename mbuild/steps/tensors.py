@@ -237,8 +237,8 @@ class _Lane:
             self._shared.fail(error)
             if isinstance(self._shared.error, CancelledError):  # the user stopped the build
                 with suppress(MbuildError):
-                    self.record(self.writer.save(), self.writer.size)
-                    self._cache.flush()
+                    self._save(self.writer.size)
+                    self.writer.wait()
             if self._index == 0:
                 raise
 
@@ -248,8 +248,16 @@ class _Lane:
             raise CancelledError("another variant failed")
         if done - self._saved >= _SAVE_BYTES:
             self._saved = done
-            self.record(self.writer.save(), done)
+            self._save(done)
+
+    def _save(self, done: int) -> None:
+        """Make what was written durable, and the tensors in it findable, beside the writing."""
+
+        def note(path: str) -> None:
+            self.record(path, done)
             self._cache.flush()
+
+        self.writer.save(note)
 
     def record(self, path: str, written: int | None = None) -> None:
         """Note where the finished tensors lie."""

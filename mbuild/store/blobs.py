@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.digest import Digest, DigestError
 from mbuild.errors import CancelledError, DamagedError, FormatError
+from mbuild.store.background import Background
 from mbuild.store.files import (
     TemporaryFile,
     check_room,
@@ -45,25 +46,39 @@ class Blob(NamedTuple):
 class BlobWriter:
     """A blob under construction: write its bytes in order, then commit.
 
-    Use as a context manager; what is not committed leaves nothing behind, but
-    for the saved part of a named one when the build was stopped.
+    What waits for the disk follows on a thread of its own. Hashing does not: bytes
+    are hashed and written while they are in the processor's cache. Use as a
+    context manager; what is not committed leaves nothing behind, but for the saved
+    part of a named one when the build was stopped.
     """
 
     def __init__(self, blobs: Blobs, partial: str = "") -> None:
         self._blobs = blobs
         self._hash = hashlib.sha256()
+        self._disk = Background("mbuild-disk")
         self._partial = partial
         self._file = blobs.temporary(partial)
         self._saved = False
         self._started = 0
         self.size = 0
 
-    def save(self) -> str:
-        """Make what was written so far durable; the file's place below the store's root."""
-        with store_errors("writing a blob"):
-            os.fsync(self._file.fd)
-        self._saved = True
-        return self._file.path.relative_to(self._blobs.folder.parent).as_posix()
+    def save(self, then: Callable[[str], object]) -> None:
+        """Make what was written so far durable, and call ``then``, both on another thread.
+
+        It is given the file's place below the store's root. See :meth:`wait`.
+        """
+
+        def save() -> None:
+            with store_errors("writing a blob"):
+                os.fsync(self._file.fd)
+            self._saved = True
+            then(self._file.path.relative_to(self._blobs.folder.parent).as_posix())
+
+        self._disk.put(save)
+
+    def wait(self) -> None:
+        """Wait until everything is durable that was to be saved."""
+        self._disk.wait()
 
     @property
     def digest(self) -> Digest:
@@ -86,7 +101,8 @@ class BlobWriter:
         """Without it the final fsync would wait for the whole file."""
         from mbuild.store.copying import write_back
 
-        write_back()(self._file.fd, self._started, self.size - self._started)
+        start, count = self._started, self.size - self._started
+        self._disk.put(lambda: write_back()(self._file.fd, start, count))
         self._started = self.size
 
     def commit(self) -> Blob:
@@ -94,6 +110,7 @@ class BlobWriter:
 
         Earlier builds' unfinished files of the same name are not needed any more.
         """
+        self.wait()
         blob = self._blobs.publish(self._file, self.digest, self.size)
         if self._partial:
             remove_stale(self._blobs.partial_folder, self._partial)
@@ -103,6 +120,7 @@ class BlobWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        self._disk.stop()
         if self._saved and kind is not None and issubclass(kind, CancelledError):
             self._file.leave()
         else:

@@ -8,11 +8,12 @@ import stat
 import sys
 import threading
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.digest import Digest
 from mbuild.errors import FormatError, SourceError
+from mbuild.store.background import Background
 from mbuild.store.files import check_room
 
 if TYPE_CHECKING:
@@ -197,8 +198,15 @@ class _Copier(threading.Thread):
                 self._changed.notify()
 
     def _copy(self) -> None:
+        disk = Background("mbuild-disk")
+        try:
+            self._copy_before(disk)
+            disk.wait()
+        finally:
+            disk.stop()
+
+    def _copy_before(self, disk: Background) -> None:
         done = 0
-        start_write_back = write_back()
         step = _kernel_copy if hasattr(os, "copy_file_range") else _user_copy
         while done < self._size and not self._stopped:
             want = min(_CHUNK, self._size - done)
@@ -215,7 +223,7 @@ class _Copier(threading.Thread):
             with self._changed:
                 self._done = done
                 self._changed.notify()
-            start_write_back(self._target, done - count, count)
+            disk.put(partial(write_back(), self._target, done - count, count))
 
 
 @cache
