@@ -14,10 +14,13 @@ import numpy as np
 
 from mbuild.quant import grid3
 from mbuild.quant.fits import BASE, DMIN, INVERSE, IQ4_INDEX, OFFSET, STEP, WHOLE_HEAD, D
-from mbuild.quant.lane_bytes import store_bytes
-from mbuild.quant.ops import clamp, fill, load, lookup, nearest, truncate
+from mbuild.quant.lane_bytes import load_bytes, store_bits, store_bytes, store_half
+from mbuild.quant.lanes import Width
+from mbuild.quant.ops import clamp, fill, load, lookup, nearest, truncate, whole
 from mbuild.quant.search import place
 
+W = Width(16)
+"""The lanes that levels are packed in."""
 PLACES = IQ4_INDEX.astype(np.float32)
 """The index of the nearest non-linear level for each half step, as a table of reals."""
 
@@ -99,24 +102,34 @@ def grid_levels(
 
 def half(out: Any, o: Any, pattern: Any) -> None:
     """The two bytes of a float16 pattern."""
-    out[o] = pattern & 0xFF
-    out[o + 1] = (pattern >> 8) & 0xFF
+    store_half(out, o, pattern)
 
 
 def _nibbles(levels: Any, out: Any, o: Any, groups: Any, size: Any) -> None:
     for p in range(groups):
-        for i in range(size):
-            low = levels[2 * size * p + i] & 0x0F
-            out[o + size * p + i] = low | (levels[2 * size * p + size + i] << 4)
+        for i in range(0, size, 16):
+            low = load_bytes(W, levels, 2 * size * p + i) & 0x0F
+            high = load_bytes(W, levels, 2 * size * p + size + i) << 4
+            store_bytes(W, out, o + size * p + i, low | high)
 
 
 def _quarters(levels: Any, shift: Any, out: Any, o: Any) -> None:
     for p in range(2):
-        for i in range(32):
-            at = 128 * p + i
-            low = ((levels[at] >> shift) & 3) | (((levels[at + 32] >> shift) & 3) << 2)
-            high = (((levels[at + 64] >> shift) & 3) << 4) | (levels[at + 96] >> shift) << 6
-            out[o + 32 * p + i] = low | high
+        for i in range(0, 32, 16):
+            packed = (load_bytes(W, levels, 128 * p + i) >> shift) & 3
+            for k in range(1, 4):
+                part = (load_bytes(W, levels, 128 * p + 32 * k + i) >> shift) & 3
+                packed = packed | (part << (2 * k))
+            store_bytes(W, out, o + 32 * p + i, packed)
+
+
+def _one_bit(levels: Any, shift: Any, out: Any, o: Any) -> None:
+    """What lies above ``shift`` in level i of each 32 becomes one bit of byte i."""
+    for i in range(0, 32, 16):
+        packed = load_bytes(W, levels, i) >> shift
+        for g in range(1, 8):
+            packed = packed | ((load_bytes(W, levels, 32 * g + i) >> shift) << g)
+        store_bytes(W, out, o + i, packed)
 
 
 def _sixes(it: Any, b: Any, out: Any, o: Any) -> None:
@@ -139,11 +152,7 @@ def q2_k(levels: Any, it: Any, b: Any, out: Any, o: Any) -> None:
 
 def q3_k(levels: Any, it: Any, b: Any, out: Any, o: Any) -> None:
     """32 bytes of high bits, 64 of low ones, 12 of scales, one float16."""
-    for i in range(32):
-        high = 0
-        for g in range(8):
-            high |= (levels[32 * g + i] >> 2) << g
-        out[o + i] = high
+    _one_bit(levels, 2, out, o)
     _quarters(levels, 0, out, o + 32)
     for g in range(8):
         low = it[WHOLE_HEAD + g, b] & 0x0F
@@ -169,11 +178,7 @@ def q5_k(levels: Any, it: Any, b: Any, out: Any, o: Any) -> None:
     half(out, o, it[D, b])
     half(out, o + 2, it[DMIN, b])
     _sixes(it, b, out, o + 4)
-    for i in range(32):
-        high = 0
-        for g in range(8):
-            high |= (levels[32 * g + i] >> 4) << g
-        out[o + 16 + i] = high
+    _one_bit(levels, 4, out, o + 16)
     _nibbles(levels, out, o + 48, 4, 32)
 
 
@@ -187,11 +192,8 @@ def q6_k(levels: Any, it: Any, b: Any, out: Any, o: Any) -> None:
 
 
 def _high_bits(levels: Any, out: Any, o: Any) -> None:
-    for k in range(4):
-        high = 0
-        for i in range(8):
-            high |= (levels[8 * k + i] >> 4) << i
-        out[o + k] = high
+    for i in range(0, 32, 16):
+        store_bits(W, out, o + i // 8, load_bytes(W, levels, i) > whole(W, 15))
 
 
 def iq4_nl(levels: Any, it: Any, b: Any, out: Any, o: Any) -> None:

@@ -122,7 +122,7 @@ def q3_k(w: Any, xs: Any, qs: Any, ws: Any, ls: Any, st: Any, g: Any, sigma2: An
 def q6_k(w: Any, xs: Any, qs: Any, ws: Any, ls: Any, st: Any, g: Any, sigma2: Any) -> None:
     """64 levels around zero, weights x*x."""
     _square_weights(w, xs, ws, 16)
-    _keep_symmetric(w, st, 16, g, fit_symmetric(w, xs, ws, ls, 16, 32))
+    _keep_symmetric(w, st, 16, g, fit_symmetric(w, xs, ws, ls, 16, 32, True))
 
 
 def iq4(w: Any, xs: Any, qs: Any, ws: Any, ls: Any, st: Any, g: Any, sigma2: Any) -> None:
@@ -152,7 +152,7 @@ def q5_k_weighted(w: Any, xs: Any, qs: Any, ws: Any, ls: Any, st: Any, g: Any, s
 def q3_k_weighted(w: Any, xs: Any, qs: Any, ws: Any, ls: Any, st: Any, g: Any, sigma2: Any) -> None:
     """Q3_K with an importance matrix: no descent, and levels kept in ``ls`` likewise."""
     store(w, st, WEIGHT * 16 + g, importance_weights(w, xs, qs, ws, 16, sigma2))
-    scale, inverse, shift = fit_symmetric(w, xs, ws, ls[g * 16 :], 16, 4)
+    scale, inverse, shift = fit_symmetric(w, xs, ws, ls[g * 16 :], 16, 4, True)
     store(w, st, SCALE * 16 + g, scale)
     for i in range(16):
         level = real(clamp(nearest(inverse * load(w, xs, i)), -4, 3))
@@ -161,7 +161,7 @@ def q3_k_weighted(w: Any, xs: Any, qs: Any, ws: Any, ls: Any, st: Any, g: Any, s
 
 def q6_k_weighted(w: Any, xs: Any, qs: Any, ws: Any, ls: Any, st: Any, g: Any, sigma2: Any) -> None:
     """Q6_K with an importance matrix: the importances are the weights."""
-    _keep_symmetric(w, st, 16, g, fit_symmetric(w, xs, qs, ls, 16, 32))
+    _keep_symmetric(w, st, 16, g, fit_symmetric(w, xs, qs, ls, 16, 32, True))
 
 
 def _largest(w: Any, st: Any, row: Any, count: Any) -> Any:
@@ -288,7 +288,7 @@ def settle_q3_k(w: Any, st: Any, it: Any, ws: Any) -> None:
 
 def settle_q3_k_weighted(w: Any, st: Any, it: Any, ws: Any) -> None:
     """6-bit scales by a weighted search of their own; stored plus 32."""
-    d, inverse, shift = fit_symmetric(w, st, st[WEIGHT * 16 :], ws, 16, 32)
+    d, inverse, shift = fit_symmetric(w, st, st[WEIGHT * 16 :], ws, 16, 32, False)
     for g in range(16):
         level = clamp(nearest(inverse * load(w, st, g)), -32, 31)
         store(w, it, WHOLE_HEAD + g, level + truncate(shift))
@@ -345,13 +345,13 @@ def settle_iq4_xs(w: Any, st: Any, it: Any, ws: Any) -> None:
 def q4_0_weighted(w: Any, xs: Any, qs: Any, ws: Any, ls: Any, st: Any, g: Any, sigma2: Any) -> None:
     """Q4_0 with an importance matrix: the search's levels are final."""
     importance_weights(w, xs, qs, ws, 32, sigma2)
-    _keep_symmetric(w, st, 1, g, fit_symmetric(w, xs, ws, ls, 32, 8))
+    _keep_symmetric(w, st, 1, g, fit_symmetric(w, xs, ws, ls, 32, 8, True))
 
 
 def q5_0_weighted(w: Any, xs: Any, qs: Any, ws: Any, ls: Any, st: Any, g: Any, sigma2: Any) -> None:
     """Q5_0 with an importance matrix."""
     importance_weights(w, xs, qs, ws, 32, sigma2)
-    _keep_symmetric(w, st, 1, g, fit_symmetric(w, xs, ws, ls, 32, 16))
+    _keep_symmetric(w, st, 1, g, fit_symmetric(w, xs, ws, ls, 32, 16, True))
 
 
 def q4_1_weighted(w: Any, xs: Any, qs: Any, ws: Any, ls: Any, st: Any, g: Any, sigma2: Any) -> None:

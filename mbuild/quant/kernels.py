@@ -23,7 +23,7 @@ from numba.extending import register_jitable
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant import emit, fits, grid3, search, specs
 from mbuild.quant.cache import KernelCache
-from mbuild.quant.lane_bytes import count, load_bf16, load_f32, load_u16, turn
+from mbuild.quant.lane_bytes import count, load_bf16, load_f32, load_u16, prefetch, turn
 from mbuild.quant.ops import any_lane, bits, fill, load, store, whole
 from mbuild.quant.quantize import SCALES
 from mbuild.quant.specs import Levels
@@ -99,6 +99,16 @@ def fetch(e: Any, source: Any, kind: Any, first: Any, x: Any) -> Any:
     return not any_lane(bad)
 
 
+def ahead(source: Any, kind: Any, first: Any, count: Any) -> None:
+    """Ask the memory for ``count`` values of the source from ``first`` on.
+
+    A search takes so long that the processor's own prefetching forgets where it was.
+    """
+    item = 4 if kind == 0 else 2
+    for at in range(first * item, (first + count) * item, 64):
+        prefetch(source, at)
+
+
 def beyond(half: Any) -> Any:
     """Not 0 in the lanes whose float16 pattern is infinite or not a number."""
     return ((half & 0x7FFF) + 0x0400) & 0x8000
@@ -145,7 +155,7 @@ def plain(type_: GGMLType) -> Any:
     result is -1, or -2 where a block's scale does not fit float16, or the first tile that
     holds a NaN or an infinity, where work ended.
     """
-    for text in (search, fits, grid3, emit, beyond, columns, done, fetch, infinite, squares):
+    for text in (search, fits, grid3, emit, ahead, beyond, columns, done, fetch, infinite, squares):
         allow(text)
     spec = specs.PLAIN[type_]
     if spec.levels is Levels.GRID:
@@ -170,6 +180,7 @@ def plain(type_: GGMLType) -> Any:
             if not fetch(e, source, kind, tile * lanes * block, x):
                 return tile
             for g in range(subs):
+                ahead(source, kind, (tile + 1) * lanes * block + g * lanes * n, lanes * n)
                 columns(x, g * n, block, n, cols)
                 fit(w, cols, cols, ws, ls, st, g, fill(w, 0.0))
             settle(w, st, it, ws)
@@ -190,7 +201,7 @@ def weighted(type_: GGMLType) -> Any:
     ``q`` (float32) are the importances of every value of the source; ``sigma2`` (blocks,) the mean
     squares of the rows, which only the types with a mean over the row read.
     """
-    for text in (search, fits, grid3, emit, beyond, columns, done, fetch, infinite, squares):
+    for text in (search, fits, grid3, emit, ahead, beyond, columns, done, fetch, infinite, squares):
         allow(text)
     spec = specs.WEIGHTED[type_]
     if spec.levels is Levels.GRID:
@@ -222,6 +233,7 @@ def weighted(type_: GGMLType) -> Any:
             if not of_row:
                 total = squares(w, x, subs, n, cols) * fill(w, once) * fill(w, twice)
             for g in range(subs):
+                ahead(source, kind, (tile + 1) * lanes * block + g * lanes * n, lanes * n)
                 columns(x, g * n, block, n, cols)
                 columns(q, tile * lanes * block + g * n, block, n, qs)
                 fit(w, cols, qs, ws, ls, st, g, total)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 
 from mbuild.quant.lanes import (
     F32,
@@ -63,6 +63,21 @@ def store_nibbles(w: Width, target: Any, start: int, value: Any) -> None:
 def store_bits(w: Width, target: Any, start: int, mask: Any) -> None:
     """The mask's lanes as bits, lane 0 the lowest of the first byte, to ``target[start:]``."""
     raise NotImplementedError("only compiled kernels store bytes")
+
+
+def store_half(target: Any, start: int, pattern: int) -> None:
+    """The low 16 bits of a number, to the bytes ``target[start:]``."""
+    raise NotImplementedError("only compiled kernels store bytes")
+
+
+def load_bytes(w: Width, source: Any, start: int) -> Any:
+    """The bytes ``source[start:]`` (uint8), one a lane; a whole vector."""
+    raise NotImplementedError("only compiled kernels load bytes")
+
+
+def prefetch(source: Any, start: int) -> None:
+    """Bring the line with byte ``start`` of ``source`` nearer; it may lie beyond the end."""
+    raise NotImplementedError("only compiled kernels prefetch")
 
 
 def load_f32(w: Width, source: Any, index: int) -> Any:
@@ -185,12 +200,40 @@ def _load_bf16(builder: Any, args: Any, sig: Any, context: Any) -> Any:
     return builder.bitcast(pattern, ir.VectorType(F32, lanes))
 
 
+def _byte(builder: Any, args: Any, sig: Any, context: Any, number: int) -> Any:
+    """The address of byte ``args[number + 1]`` of the array ``args[number]``."""
+    base = data(builder, context, sig.args[number], args[number])
+    start = context.cast(builder, args[number + 1], sig.args[number + 1], types.intp)
+    return builder.gep(base, [start])
+
+
 def _put(builder: Any, args: Any, sig: Any, context: Any, value: Any) -> Any:
     """Store ``value`` at byte ``args[2]`` of the array ``args[1]``."""
-    base = data(builder, context, sig.args[1], args[1])
-    start = context.cast(builder, args[2], sig.args[2], types.intp)
-    place = builder.bitcast(builder.gep(base, [start]), value.type.as_pointer())
-    builder.store(value, place, align=1)
+    place = _byte(builder, args, sig, context, 1)
+    builder.store(value, builder.bitcast(place, value.type.as_pointer()), align=1)
+    return context.get_dummy_value()
+
+
+def _store_half(builder: Any, args: Any, sig: Any, context: Any) -> Any:
+    pattern = builder.trunc(context.cast(builder, args[2], sig.args[2], types.int64), I16)
+    place = builder.bitcast(_byte(builder, args, sig, context, 0), I16.as_pointer())
+    builder.store(pattern, place, align=1)
+    return context.get_dummy_value()
+
+
+def _load_bytes(builder: Any, args: Any, sig: Any, context: Any) -> Any:
+    lanes = sig.args[0].lanes
+    small = ir.VectorType(I8, lanes)
+    place = builder.bitcast(_byte(builder, args, sig, context, 1), small.as_pointer())
+    return builder.zext(builder.load(place, align=1), ir.VectorType(I32, lanes))
+
+
+def _prefetch(builder: Any, args: Any, sig: Any, context: Any) -> Any:
+    place = _byte(builder, args, sig, context, 0)
+    kind = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+    # For reading, into the second level: the first is full of what is worked on.
+    builder.call(function, [place, I32(0), I32(2), I32(1)])
     return context.get_dummy_value()
 
 
@@ -333,6 +376,9 @@ INSTRUCTIONS: tuple[tuple[Any, tuple[Any, ...], Any, Any], ...] = (
     (store_words, (*_AT, Whole), nothing, _words),
     (store_nibbles, (*_AT, Whole), nothing, _nibbles),
     (store_bits, (*_AT, Mask), nothing, _bits),
+    (store_half, (types.Array, types.Integer, types.Integer), nothing, _store_half),
+    (load_bytes, _AT, lambda w, *_: Whole(w.lanes), _load_bytes),
+    (prefetch, (types.Array, types.Integer), nothing, _prefetch),
     (load_f32, _AT, _real_of, _load_f32),
     (load_bf16, _AT, _real_of, _load_bf16),
     (load_u16, _AT, lambda w, *_: Whole(w.lanes), _load_u16),

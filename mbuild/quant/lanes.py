@@ -21,6 +21,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.datamodel import models, register_default
+from numba.core.imputils import lower_constant
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import NativeValue, lower_builtin, typeof_impl, unbox
 
@@ -92,6 +93,11 @@ for _kind in (Real, Whole, Mask):
 @typeof_impl.register(Width)
 def _typeof_width(val: Width, c: Any) -> WidthType:
     return WidthType(val.lanes)
+
+
+@lower_constant(WidthType)
+def _constant_width(context: Any, builder: Any, typ: Any, value: Any) -> Any:
+    return context.get_dummy_value()
 
 
 @unbox(WidthType)
@@ -199,6 +205,20 @@ def _nearest(builder: Any, args: Any, sig: Any, context: Any) -> Any:
     return builder.sub(mantissa, constant(lanes, 0x400000))
 
 
+def _rounded(builder: Any, args: Any, sig: Any, context: Any) -> Any:
+    rounder = ir.Constant(args[0].type, [ops.ROUNDER] * sig.args[0].lanes)
+    return builder.fsub(builder.fadd(args[0], rounder), rounder)
+
+
+def _confine(builder: Any, args: Any, sig: Any, context: Any) -> Any:
+    value = args[0]
+    for number, sign in ((1, ">"), (2, "<")):
+        scalar = context.cast(builder, args[number], sig.args[number], types.float32)
+        limit = splat(builder, scalar, sig.args[0].lanes)
+        value = builder.select(builder.fcmp_ordered(sign, value, limit), value, limit)
+    return value
+
+
 def _limit(builder: Any, context: Any, value: Any, name: str, scalar: Any, kind: Any) -> Any:
     """``value`` and one integer for all lanes through ``llvm.smin`` or ``llvm.smax``."""
     lanes = value.type.count
@@ -304,6 +324,7 @@ INSTRUCTIONS: tuple[tuple[Any, tuple[Any, ...], Any, Any], ...] = (
     (operator.eq, (Whole, Whole), _mask_of, _plain("icmp_signed", "==")),
     (operator.and_, (Mask, Mask), _same, _plain("and_")),
     (operator.or_, (Mask, Mask), _same, _plain("or_")),
+    (operator.invert, (Mask,), _same, _plain("not_")),
     (ops.select, (Mask, Real, Real), lambda m, a, b: a, _plain("select")),
     (ops.select, (Mask, Whole, Whole), lambda m, a, b: a, _plain("select")),
     (ops.absolute, (Real,), _same, _intrinsic("fabs")),
@@ -314,6 +335,8 @@ INSTRUCTIONS: tuple[tuple[Any, tuple[Any, ...], Any, Any], ...] = (
     (ops.unbits, (Whole,), lambda v: Real(v.lanes), _cast("bitcast", F32)),
     (ops.real, (Whole,), lambda v: Real(v.lanes), _cast("sitofp", F32)),
     (ops.nearest, (Real,), lambda v: Whole(v.lanes), _nearest),
+    (ops.rounded, (Real,), _same, _rounded),
+    (ops.confine, (Real, types.Number, types.Number), lambda v, a, b: v, _confine),
     (ops.at_most, (Whole, types.Integer), lambda v, a: v, _at_most),
     (ops.clamp, (Whole, types.Integer, types.Integer), lambda v, a, b: v, _clamp),
     (ops.any_lane, (Mask,), lambda m: types.boolean, _any_lane),

@@ -16,8 +16,8 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from llvmlite import binding
 from numba.core import types
+from numba.core.registry import cpu_target
 from numpy.typing import NDArray
 
 from mbuild.gguf.types import BLOCKS, GGMLType
@@ -35,7 +35,9 @@ _REALS = types.Array(types.float32, 1, "C", readonly=True)
 @cache
 def native_lanes() -> int:
     """The width of the searches on this CPU: 32 lanes with AVX-512, else 16."""
-    return 32 if binding.get_host_cpu_features().get("avx512f", False) else 16
+    # What numba compiles for, which NUMBA_CPU_FEATURES may have narrowed.
+    features = cpu_target.target_context.codegen().magic_tuple()[2]
+    return 32 if "+avx512f" in features.split(",") else 16
 
 
 class NumbaEngine:

@@ -85,6 +85,16 @@ def nearest(value: Any) -> Any:
     return (bits(value + np.float32(ROUNDER)) & np.int32(0x7FFFFF)) - np.int32(0x400000)
 
 
+def rounded(value: Any) -> Any:
+    """Rounded half to even, as a real vector; only for magnitudes below 2**22."""
+    return (value + np.float32(ROUNDER)) - np.float32(ROUNDER)
+
+
+def confine(value: Any, low: float, high: float) -> Any:
+    """The real vector without NaN limited to ``low`` ... ``high``."""
+    return np.minimum(np.maximum(value, np.float32(low)), np.float32(high))
+
+
 def floor(value: Any) -> Any:
     """The greatest integer that is not above, as a real vector."""
     return np.floor(value)

@@ -22,6 +22,7 @@ from mbuild.quant.ops import (
     any_lane,
     bits,
     clamp,
+    confine,
     fill,
     floor,
     load,
@@ -29,6 +30,7 @@ from mbuild.quant.ops import (
     nearest,
     real,
     root,
+    rounded,
     select,
     store,
     truncate,
@@ -36,6 +38,8 @@ from mbuild.quant.ops import (
     whole,
 )
 
+LIMIT = 2.0**22
+"""Below it a product can be rounded as a real number; at it the reference's rounding wraps."""
 TINY = 1e-15
 """A sub-block whose magnitudes stay below this counts as zero (GROUP_MAX_EPS)."""
 
@@ -109,8 +113,19 @@ def _affine_start(w: Any, xs: Any, ws: Any, n: Any) -> Any:
     return select(low > zero, zero, low), high, sum_w, sum_x
 
 
+def _below(w: Any, value: Any) -> Any:
+    return absolute(value) < fill(w, LIMIT)
+
+
+def _level(value: Any, low: Any, high: Any, small: Any) -> Any:
+    """The rounded value, limited; ``small`` says that magnitudes stay below ``LIMIT``."""
+    if small:
+        return confine(rounded(value), low, high)
+    return real(clamp(nearest(value), low, high))
+
+
 def _affine_sums(
-    w: Any, xs: Any, ws: Any, ls: Any, n: Any, nmax: Any, inverse: Any, low: Any
+    w: Any, xs: Any, ws: Any, ls: Any, n: Any, nmax: Any, inverse: Any, low: Any, small: Any
 ) -> Any:
     """Levels into ``ls``; weighted sums of level, of level*level and of level*x."""
     sum_l = fill(w, 0.0)
@@ -118,7 +133,7 @@ def _affine_sums(
     sum_xl = sum_l
     for i in range(n):
         x = load(w, xs, i)
-        level = real(clamp(nearest(inverse * (x - low)), 0, nmax))
+        level = _level(inverse * (x - low), 0, nmax, small)
         store(w, ls, i, level)
         weighted = load(w, ws, i) * level
         sum_l = sum_l + weighted
@@ -144,12 +159,17 @@ def fit_affine(w: Any, xs: Any, ws: Any, ls: Any, n: Any, nmax: Any, tries: Any,
     inverse = fill(w, nmax) / (high - low)
     scale = fill(w, 1.0) / inverse
     offset = low
-    _affine_sums(w, xs, ws, ls, n, nmax, inverse, low)
+    _affine_sums(w, xs, ws, ls, n, nmax, inverse, low, False)
     best = _affine_error(w, xs, ws, ls, n, scale, low, mad)
     for step in range(tries[2] + 1):
         target = np.float32(tries[0]) + np.float32(tries[1]) * np.float32(step) + np.float32(nmax)
         trial = fill(w, target) / (high - low)
-        sum_l, sum_l2, sum_xl = _affine_sums(w, xs, ws, ls, n, nmax, trial, low)
+        # Rounding never reverses an order, so the ends show whether all products are small.
+        small = _below(w, trial * (high - low)) & _below(w, trial * (flat_low - low))
+        if any_lane(~(small | flat)):
+            sum_l, sum_l2, sum_xl = _affine_sums(w, xs, ws, ls, n, nmax, trial, low, False)
+        else:
+            sum_l, sum_l2, sum_xl = _affine_sums(w, xs, ws, ls, n, nmax, trial, low, True)
         det = sum_w * sum_l2 - sum_l * sum_l
         new_scale = (sum_w * sum_xl - sum_x * sum_l) / det
         new_low = (sum_l2 * sum_x - sum_l * sum_xl) / det
@@ -181,24 +201,27 @@ def _extreme(w: Any, xs: Any, n: int) -> Any:
     return largest, value
 
 
-def _symmetric_sums(w: Any, xs: Any, ws: Any, wx: Any, n: Any, nmax: Any, inverse: Any) -> Any:
+def _symmetric_sums(
+    w: Any, xs: Any, ws: Any, wx: Any, n: Any, nmax: Any, inverse: Any, small: Any
+) -> Any:
     """(sum of weight*x*level, sum of weight*level*level) of the levels at this inverse scale."""
     sum_lx = fill(w, 0.0)
     sum_l2 = fill(w, 0.0)
     for i in range(n):
-        level = real(clamp(nearest(inverse * load(w, xs, i)), -nmax, nmax - 1))
+        level = _level(inverse * load(w, xs, i), -nmax, nmax - 1, small)
         sum_lx = sum_lx + load(w, wx, i) * level
         sum_l2 = sum_l2 + load(w, ws, i) * level * level
     return sum_lx, sum_l2
 
 
-def fit_symmetric(w: Any, xs: Any, ws: Any, wx: Any, n: Any, nmax: Any) -> Any:
+def fit_symmetric(w: Any, xs: Any, ws: Any, wx: Any, n: Any, nmax: Any, small: Any) -> Any:
     """Scale for levels ``-nmax`` ... ``nmax - 1`` (make_qx_quants with rmse_type 1).
 
     Tries 19 inverse scales near ``-nmax / extreme`` and keeps the one with the best
     weighted least squares. Returns (scale, inverse, shift): the chosen levels are
     round(x * inverse) + shift, where shift is ``nmax`` or, in sub-blocks that count
-    as zero, 0. ``wx`` is scratch.
+    as zero, 0. ``wx`` is scratch. ``small`` says that all values are finite: products are
+    then at most ``nmax`` + 1, except in sub-blocks that count as zero.
     """
     zero = fill(w, 0.0)
     largest, extreme = _extreme(w, xs, n)
@@ -206,14 +229,14 @@ def fit_symmetric(w: Any, xs: Any, ws: Any, wx: Any, n: Any, nmax: Any) -> Any:
     for i in range(n):
         store(w, wx, i, load(w, ws, i) * load(w, xs, i))
     inverse = fill(w, -np.float32(nmax)) / extreme
-    sum_lx, sum_l2 = _symmetric_sums(w, xs, ws, wx, n, nmax, inverse)
+    sum_lx, sum_l2 = _symmetric_sums(w, xs, ws, wx, n, nmax, inverse, small)
     scale = select(sum_l2 != zero, sum_lx / sum_l2, zero)
     best = scale * sum_lx
     for step in range(18):
         # -9 ... 9 without 0
         at = np.float32(step - 9 + (step > 8))
         trial = fill(w, -(np.float32(nmax) + np.float32(0.1) * at)) / extreme
-        sum_lx, sum_l2 = _symmetric_sums(w, xs, ws, wx, n, nmax, trial)
+        sum_lx, sum_l2 = _symmetric_sums(w, xs, ws, wx, n, nmax, trial, small)
         better = (sum_l2 > zero) & (sum_lx * sum_lx > best * sum_l2)
         scale = select(better, sum_lx / sum_l2, scale)
         best = select(better, scale * sum_lx, best)
