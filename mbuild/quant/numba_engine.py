@@ -16,12 +16,13 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from numba import typeof
 from numba.core import types
 from numba.core.registry import cpu_target
 from numpy.typing import NDArray
 
 from mbuild.gguf.types import BLOCKS, GGMLType
-from mbuild.quant import kernels, simple_kernels, specs
+from mbuild.quant import grids, kernels, point_kernels, simple_kernels, specs
 from mbuild.quant.lanes import Width, WidthType
 from mbuild.quant.quantize import Outcome
 
@@ -69,6 +70,10 @@ class NumbaEngine:
             return found
         with self._compiling:
             width = Width(self.lanes)
+            spec = (specs.WEIGHTED if weighted else specs.PLAIN).get(type_)
+            if spec is not None and spec.levels is specs.Levels.POINTS:
+                self._entries[type_, weighted] = width, self._grid_entry(type_, weighted)
+                return self._entries[type_, weighted]
             if weighted:
                 kernel = kernels.weighted(type_)
             elif type_ in specs.PLAIN:
@@ -80,6 +85,18 @@ class NumbaEngine:
             entry = kernel.compile((*widths, _SOURCE, types.intp, *reals, _BYTES))
             self._entries[type_, weighted] = width, entry
         return self._entries[type_, weighted]
+
+    def _grid_entry(self, type_: GGMLType, weighted: bool) -> Callable[..., int]:
+        """As :meth:`_entry`, of a type on a grid: its kernel is given the grid's table."""
+        kernel, table = point_kernels.kernel(type_, weighted), grids.table(type_)
+        widths = WidthType(self.lanes), WidthType(kernels.ROW)
+        compiled = kernel.compile((*widths, typeof(table), _SOURCE, types.intp, _REALS, _BYTES))
+
+        def entry(width: Width, rows: Width, source: Bytes, kind: int, *rest: Any) -> int:
+            importances = rest[0] if weighted else np.empty(0, np.float32)
+            return int(compiled(width, rows, table, source, kind, importances, rest[-1]))
+
+        return entry
 
     def _run(self, type_: GGMLType, source: Bytes, kind: int, out: Bytes, weights: Any) -> int:
         width, entry = self._entry(type_, weights is not None)

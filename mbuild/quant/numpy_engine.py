@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbuild.gguf.types import BLOCKS, GGMLType
-from mbuild.quant import fits, grid3, ops, specs
+from mbuild.quant import fits, grid3, grids, ops, point_packing, specs
 from mbuild.quant.packing import PACK, Bytes, nibbles
 from mbuild.quant.quantize import Outcome, widen
 from mbuild.quant.search import place
@@ -30,6 +30,8 @@ def search(type_: GGMLType, x: Reals, q: Reals | None, sigma2: Reals | None) -> 
     block's row for those types that combine importances with it.
     """
     spec = (specs.PLAIN if q is None else specs.WEIGHTED)[type_]
+    if spec.levels is Levels.POINTS:
+        return points(type_, spec, x, q)
     if spec.levels is Levels.GRID:
         grid3.build()
     rows, wholes, levels = specs.scratch_rows(spec)
@@ -48,6 +50,25 @@ def search(type_: GGMLType, x: Reals, q: Reals | None, sigma2: Reals | None) -> 
         spec.settle(WIDTH, st, it, ws)
         chosen = _levels(spec, x.reshape(count, spec.subs, spec.n), st, ls)
     return PACK[type_](chosen.reshape(count, -1).astype(np.uint8), it)
+
+
+def points(type_: GGMLType, spec: Spec, x: Reals, q: Reals | None) -> Bytes:
+    """As :func:`search`, of the types on grids."""
+    count = len(x)
+    st = np.zeros((spec.subs, count), np.float32)
+    it = np.zeros((fits.WHOLE_HEAD + spec.subs, count), np.int32)
+    ls = np.zeros((specs.point_rows(type_), count), np.float32)
+    ints = np.zeros((32, count), np.int32)
+    table = grids.table(type_)
+    with np.errstate(all="ignore"):
+        xs = np.ascontiguousarray(x.T)
+        qs = xs if q is None else np.ascontiguousarray(q.T)
+        mean = _mean_square(spec, xs, None)
+        for g in range(spec.subs):
+            part = slice(g * spec.n, (g + 1) * spec.n)
+            spec.fit(WIDTH, table, xs[part], qs[part], ls, ints, st, g, mean)
+        spec.settle(WIDTH, table, st, it, ls)
+    return point_packing.PACK[type_](ls, it, table.numbers)
 
 
 def _mean_square(spec: Spec, xs: Reals, sigma2: Reals | None) -> Any:

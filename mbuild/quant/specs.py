@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from mbuild.gguf.types import GGMLType
-from mbuild.quant import fits, grid3
+from mbuild.quant import fits, grid3, points, ternary
 
 
 class Levels(Enum):
@@ -28,6 +28,8 @@ class Levels(Enum):
     """The non-linear level nearest to x * INVERSE."""
     GRID = 4
     """IQ3_S: those of the search, with the values' signs."""
+    POINTS = 5
+    """Codes of groups and their signs, which the search leaves in its scratch columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Spec:
     A block is ``subs`` sub-blocks of ``n`` values. ``mean`` says how the sum of a
     block's squares becomes the mean square that importances are combined with:
     (sum * mean[0]) * mean[1]; where it is empty, the mean is over the whole row.
+    Functions of types of POINTS are as :mod:`mbuild.quant.points` describes them.
     """
 
     subs: int
@@ -48,7 +51,15 @@ class Spec:
     mean: tuple[float, ...] = (1.0, 1.0)
 
 
-_A, _S, _D, _T = Levels.AFFINE, Levels.SYMMETRIC, Levels.DESCENT, Levels.TABLE
+_A, _S, _D, _T, _P = (
+    Levels.AFFINE,
+    Levels.SYMMETRIC,
+    Levels.DESCENT,
+    Levels.TABLE,
+    Levels.POINTS,
+)
+_ROW: tuple[float, ...] = ()
+_ONE, _TWO, _NL = (1.0, 1 / 256), (2.0, 1 / 256), (1.0, 2 / 32)
 
 PLAIN: dict[GGMLType, Spec] = {
     GGMLType.Q2_K: Spec(16, 16, 3, _A, fits.q2_k, fits.settle_q2_k),
@@ -59,11 +70,11 @@ PLAIN: dict[GGMLType, Spec] = {
     GGMLType.IQ4_NL: Spec(1, 32, 15, _T, fits.iq4, fits.settle_iq4_nl),
     GGMLType.IQ4_XS: Spec(8, 32, 15, _T, fits.iq4, fits.settle_iq4_xs),
     GGMLType.IQ3_S: Spec(8, 32, 7, Levels.GRID, grid3.fit, grid3.settle),
+    GGMLType.IQ1_M: Spec(16, 16, 2, _P, ternary.iq1_m, ternary.settle_iq1_m, _TWO),
+    GGMLType.IQ2_S: Spec(16, 16, 2, _P, points.iq2_s, points.settle_iq2_s, _TWO),
+    GGMLType.IQ3_XXS: Spec(8, 32, 7, _P, points.iq3_xxs, points.settle_iq3_xxs, _TWO),
 }
 """Without importances."""
-
-_ROW: tuple[float, ...] = ()
-_ONE, _TWO, _NL = (1.0, 1 / 256), (2.0, 1 / 256), (1.0, 2 / 32)
 
 WEIGHTED: dict[GGMLType, Spec] = {
     GGMLType.Q4_0: Spec(1, 32, 8, _S, fits.q4_0_weighted, fits.settle_single, _ROW),
@@ -78,6 +89,12 @@ WEIGHTED: dict[GGMLType, Spec] = {
     GGMLType.IQ4_NL: Spec(1, 32, 15, _T, fits.iq4_weighted, fits.settle_iq4_nl, _NL),
     GGMLType.IQ4_XS: Spec(8, 32, 15, _T, fits.iq4_weighted, fits.settle_iq4_xs, (1.0, 2 / 256)),
     GGMLType.IQ3_S: Spec(8, 32, 7, Levels.GRID, grid3.fit_weighted, grid3.settle, _TWO),
+    GGMLType.IQ1_S: Spec(8, 32, 2, _P, ternary.iq1_s, ternary.settle_iq1_s, _TWO),
+    GGMLType.IQ1_M: Spec(16, 16, 2, _P, ternary.iq1_m_weighted, ternary.settle_iq1_m, _TWO),
+    GGMLType.IQ2_XXS: Spec(8, 32, 2, _P, points.iq2_xxs, points.settle_iq2_xxs, _ONE),
+    GGMLType.IQ2_XS: Spec(16, 16, 2, _P, points.iq2_xs, points.settle_iq2_xs, _ONE),
+    GGMLType.IQ2_S: Spec(16, 16, 2, _P, points.iq2_s_weighted, points.settle_iq2_s, _TWO),
+    GGMLType.IQ3_XXS: Spec(8, 32, 7, _P, points.iq3_xxs_weighted, points.settle_iq3_xxs, _TWO),
 }
 """With importances."""
 
@@ -86,3 +103,9 @@ def scratch_rows(spec: Spec) -> tuple[int, int, int]:
     """Rows of the columns that a search needs: findings, whole ones, scratch."""
     levels = grid3.ROWS if spec.levels is Levels.GRID else spec.subs * spec.n
     return fits.REAL_ROWS * spec.subs, fits.WHOLE_HEAD + 2 * spec.subs, levels
+
+
+def point_rows(type_: GGMLType) -> int:
+    """Rows of the scratch columns that a type of POINTS needs."""
+    own = {GGMLType.IQ1_S: ternary.ROWS_S, GGMLType.IQ1_M: ternary.ROWS_M}
+    return own.get(type_, points.ROWS)

@@ -1,0 +1,97 @@
+"""The kernels of the types on grids, compiled by numba: as :mod:`mbuild.quant.kernels`.
+
+They differ in what a search gets (the grid's table, whole scratch columns) and in that
+blocks are written from the groups' codes, not from a level for each value.
+"""
+
+# numba and llvmlite are typed in part or not at all.
+# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-call,no-untyped-def"
+# mypy: disable-error-code="call-overload,misc,no-any-return,attr-defined,untyped-decorator"
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from mbuild.gguf.types import BLOCKS, GGMLType
+from mbuild.quant import emit, grids, kernels, lane_lists, point_emit, points, search, specs, ternary
+from mbuild.quant.fits import WHOLE_HEAD
+from mbuild.quant.kernels import OPTIONS, allow, columns, compiled, fetch, squares
+from mbuild.quant.lane_bytes import count
+from mbuild.quant.ops import fill
+
+PACK: dict[GGMLType, Any] = {
+    GGMLType.IQ1_S: point_emit.iq1_s,
+    GGMLType.IQ1_M: point_emit.iq1_m,
+    GGMLType.IQ2_XXS: point_emit.iq2_xxs,
+    GGMLType.IQ2_XS: point_emit.iq2_xs,
+    GGMLType.IQ2_S: point_emit.iq2_s,
+    GGMLType.IQ3_XXS: point_emit.iq3_xxs,
+}
+
+
+@cache
+def _allow_all() -> None:
+    for text in (search, points, ternary, emit, point_emit, columns, squares, fetch):
+        allow(text)
+    lane_lists.allow({"forceinline": True, **OPTIONS})
+
+
+@cache
+def plain(type_: GGMLType) -> Any:
+    """kernel(w, e, source, kind, out), as :func:`mbuild.quant.kernels.plain`."""
+    kernel, table = _kernel(type_, False), grids.table(type_)
+    nothing = np.empty(0, np.float32)
+
+    def run(w: Any, e: Any, source: Any, kind: int, out: Any) -> Any:
+        return kernel(w, e, table, source, kind, nothing, out)
+
+    return run
+
+
+@cache
+def weighted(type_: GGMLType) -> Any:
+    """kernel(w, e, source, kind, q, sigma2, out), as :func:`mbuild.quant.kernels.weighted`."""
+    kernel, table = _kernel(type_, True), grids.table(type_)
+
+    def run(w: Any, e: Any, source: Any, kind: int, q: Any, sigma2: Any, out: Any) -> Any:
+        return kernel(w, e, table, source, kind, q, out)
+
+    return run
+
+
+def _kernel(type_: GGMLType, importances: bool) -> Any:
+    _allow_all()
+    spec = (specs.WEIGHTED if importances else specs.PLAIN)[type_]
+    fit, settle, subs, n = spec.fit, spec.settle, spec.subs, spec.n
+    pack, size = PACK[type_], BLOCKS[type_].size
+    rows = specs.point_rows(type_)
+    once, twice = (np.float32(m) for m in spec.mean)
+    block = subs * n
+
+    def kernel(w, e, table, source, kind, q, out):
+        lanes = count(w)
+        st = np.empty((subs, lanes), np.float32)
+        it = np.empty((WHOLE_HEAD + subs, lanes), np.int32)
+        cols = np.empty((n, lanes), np.float32)
+        qs = np.empty((n, lanes), np.float32)
+        ls = np.empty((rows, lanes), np.float32)
+        ints = np.empty((32, lanes), np.int32)
+        x = np.empty(lanes * block, np.float32)
+        for tile in range(out.size // (lanes * size)):
+            if not fetch(e, source, kind, tile * lanes * block, x):
+                return tile
+            mean = squares(w, x, subs, n, cols) * fill(w, once) * fill(w, twice)
+            for g in range(subs):
+                columns(x, g * n, block, n, cols)
+                if importances:
+                    columns(q, tile * lanes * block + g * n, block, n, qs)
+                fit(w, table, cols, qs, ls, ints, st, g, mean)
+            settle(w, table, st, it, ls)
+            for b in range(lanes):
+                pack(ls, it, table.numbers, b, out, (tile * lanes + b) * size)
+        return -1
+
+    return compiled(kernel, f"{'weighted' if importances else 'plain'}-{type_.name}")
