@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from mbuild.gguf.types import BLOCKS, GGMLType
 
 G = GGMLType
 SIMPLE = [G.Q4_0, G.Q4_1, G.Q5_0, G.Q5_1, G.Q8_0, G.TQ1_0, G.TQ2_0, G.MXFP4]
-SEARCHED = [G.Q2_K, G.Q3_K, G.Q4_K, G.Q5_K, G.Q6_K, G.IQ4_NL, G.IQ4_XS, G.IQ3_S]
+GRIDS = [G.IQ1_M, G.IQ2_S, G.IQ3_XXS, G.IQ3_S]
+SEARCHED = [G.Q2_K, G.Q3_K, G.Q4_K, G.Q5_K, G.Q6_K, G.IQ4_NL, G.IQ4_XS, *GRIDS]
 CASTS = [G.F16, G.BF16]
-WEIGHTED = [G.Q4_0, G.Q4_1, G.Q5_0, G.Q5_1, *SEARCHED]
+ONLY_WEIGHTED = [G.IQ1_S, G.IQ2_XXS, G.IQ2_XS]
+WEIGHTED = [G.Q4_0, G.Q4_1, G.Q5_0, G.Q5_1, *SEARCHED, *ONLY_WEIGHTED]
 ALL = [*CASTS, *SIMPLE, *SEARCHED]
 
 
@@ -68,6 +71,33 @@ def kinds(count: int, seed: int = 0) -> Iterator[tuple[str, np.ndarray[Any, Any]
 def to_bf16(values: Any) -> np.ndarray[Any, Any]:
     """The upper halves of float32 patterns."""
     return (np.asarray(values, np.float32).view(np.uint32) >> 16).astype(np.uint16)
+
+
+def _string(text: str) -> bytes:
+    return struct.pack("<Q", len(text.encode())) + text.encode()
+
+
+def imatrix_bytes(values: dict[str, Any], keys: bool = True, type_: int = 0) -> bytes:
+    """An importance matrix in GGUF form, as llama-imatrix writes it.
+
+    ``values`` are sums (matrices, columns) and counts (matrices,) by the tensors' names.
+    """
+    kvs = [
+        _string("general.type") + struct.pack("<I", 8) + _string("imatrix"),
+        _string("imatrix.datasets") + struct.pack("<IIQ", 9, 8, 1) + _string("wiki.txt"),
+        _string("imatrix.chunk_count") + struct.pack("<II", 4, 40),
+        _string("imatrix.chunk_size") + struct.pack("<II", 4, 512),
+    ][: 4 if keys else 1]
+    infos, data = [], b""
+    for name, (sums, counts) in values.items():
+        shapes = {".in_sum2": (len(sums[0]), len(sums)), ".counts": (1, len(counts))}
+        for suffix, flat in ((".in_sum2", np.ravel(sums)), (".counts", np.ravel(counts))):
+            head = struct.pack("<IQQIQ", 2, *shapes[suffix], type_, len(data))
+            infos.append(_string(name + suffix) + head)
+            data += flat.astype("<f4").tobytes()
+            data += bytes(-len(data) % 32)
+    header = b"GGUF" + struct.pack("<IQQ", 3, len(infos), len(kvs)) + b"".join(kvs + infos)
+    return header + bytes(-len(header) % 32) + data
 
 
 class Reference:

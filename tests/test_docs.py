@@ -15,8 +15,9 @@ from example_models import edit_json, generator, settle
 
 from mbuild.cli.main import cli
 from mbuild.convert.architectures import ARCHITECTURES
+from mbuild.gguf.types import GGMLType
 from mbuild.quant.quantize import supported
-from mbuild.quant.rules import NEEDS_IMPORTANCES
+from mbuild.quant.rules import NEEDS_IMPORTANCES, ROWS
 from mbuild.quant.types import FILE_TYPES
 
 README = DOCS.parent / "README.md"
@@ -72,6 +73,12 @@ def families() -> str:
     return "\n".join(["| GGUF | `architectures` in config.json |", "|---|---|", *lines])
 
 
+def ruled(name: str) -> set[GGMLType]:
+    """The types that the recipe's rules give tensors under this file type."""
+    rows = [row for category in ROWS.values() for row in category]
+    return {type_ for names, _, type_ in rows if name in names.split()}
+
+
 def types() -> str:
     """The table of types: the name for -q, most tensors' type, and what it asks for."""
     lines = []
@@ -79,7 +86,7 @@ def types() -> str:
         note = ""
         if not supported(type_.default, weighted=True):
             note = "not made"
-        elif type_.default in NEEDS_IMPORTANCES or type_.name == "Q2_K_S":
+        elif type_.name == "Q2_K_S" or NEEDS_IMPORTANCES & {type_.default, *ruled(type_.name)}:
             note = "needs `--imatrix`"
         lines.append(f"| `{type_.name}` | {type_.default.name} | {note} |")
     return "\n".join(["| `-q` | most tensors | |", "|---|---|---|", *lines])

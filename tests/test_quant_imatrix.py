@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quant_data import imatrix_bytes
 
 from mbuild.errors import FormatError, MbuildError
 from mbuild.quant.imatrix import Imatrix, open_imatrix
@@ -19,30 +20,6 @@ VALUES = {
     "blk.0.ffn_down_exps.weight": ([[3.0, 6.0], [1.0, 1.0], [8.0, 4.0]], [3.0, 0.0, 4.0]),
 }
 """Sums per column and matrix, and counts per matrix."""
-
-
-def _string(text: str) -> bytes:
-    return struct.pack("<Q", len(text.encode())) + text.encode()
-
-
-def _gguf(values: dict[str, Any] = VALUES, keys: bool = True, type_: int = 0) -> bytes:
-    """An importance matrix in GGUF form, as llama-imatrix writes it."""
-    kvs = [
-        _string("general.type") + struct.pack("<I", 8) + _string("imatrix"),
-        _string("imatrix.datasets") + struct.pack("<IIQ", 9, 8, 1) + _string("wiki.txt"),
-        _string("imatrix.chunk_count") + struct.pack("<II", 4, 40),
-        _string("imatrix.chunk_size") + struct.pack("<II", 4, 512),
-    ][: 4 if keys else 1]
-    infos, data = [], b""
-    for name, (sums, counts) in values.items():
-        shapes = {".in_sum2": (len(sums[0]), len(sums)), ".counts": (1, len(counts))}
-        for suffix, flat in ((".in_sum2", np.ravel(sums)), (".counts", np.ravel(counts))):
-            head = struct.pack("<IQQIQ", 2, *shapes[suffix], type_, len(data))
-            infos.append(_string(name + suffix) + head)
-            data += flat.astype("<f4").tobytes()
-            data += bytes(-len(data) % 32)
-    header = b"GGUF" + struct.pack("<IQQ", 3, len(infos), len(kvs)) + b"".join(kvs + infos)
-    return header + bytes(-len(header) % 32) + data
 
 
 def _binary(trailer: bool = True) -> bytes:
@@ -63,7 +40,7 @@ def _open(tmp_path: Path, content: bytes) -> Imatrix:
 
 def test_a_gguf_matrix(tmp_path: Path) -> None:
     """Importances are sums over counts, per expert; an expert never used counts as 1."""
-    found = _open(tmp_path, _gguf())
+    found = _open(tmp_path, imatrix_bytes(VALUES))
     up = found.of("blk.0.ffn_up.weight", (4, 100))
     assert up is not None and up.tolist() == [[1.0, 2.0, 3.0, 4.5]]
     down = found.of("blk.0.ffn_down_exps.weight", (2, 100, 3))
@@ -92,7 +69,7 @@ def test_an_old_matrix(tmp_path: Path) -> None:
 def test_importances_that_do_not_fit(tmp_path: Path) -> None:
     """Another model's importances are refused, except of token embeddings."""
     values = VALUES | {"token_embd.weight": ([[1.0]], [1.0])}
-    found = _open(tmp_path, _gguf(values))
+    found = _open(tmp_path, imatrix_bytes(values))
     with pytest.raises(FormatError, match="4 importances for"):
         found.of("blk.0.ffn_up.weight", (5, 100))
     assert found.of("token_embd.weight", (4, 100)) is None
@@ -100,7 +77,7 @@ def test_importances_that_do_not_fit(tmp_path: Path) -> None:
 
 def test_importances_that_are_not_finite(tmp_path: Path) -> None:
     """NaN and infinity among importances are refused with the tensor's name."""
-    found = _open(tmp_path, _gguf({"a.weight": ([[1.0, float("nan")]], [1.0])}))
+    found = _open(tmp_path, imatrix_bytes({"a.weight": ([[1.0, float("nan")]], [1.0])}))
     with pytest.raises(FormatError, match=r"importance of a\.weight is not finite"):
         found.of("a.weight", (2, 1))
 
@@ -108,14 +85,14 @@ def test_importances_that_are_not_finite(tmp_path: Path) -> None:
 def test_files_that_are_no_importance_matrix(tmp_path: Path) -> None:
     """Missing keys, halves of pairs, other types and empty files are refused."""
     lone = {"a.weight": ([[1.0]], [1.0])}
-    cut = _gguf(lone).replace(b"a.weight.counts", b"a.weight.countz")
+    cut = imatrix_bytes(lone).replace(b"a.weight.counts", b"a.weight.countz")
     uneven = {"a.weight": ([[1.0, 2.0, 3.0]], [1.0, 1.0])}
     for content in (
-        _gguf(keys=False),
+        imatrix_bytes(VALUES, keys=False),
         cut,
-        _gguf(uneven),
-        _gguf({}),
-        _gguf(type_=26),
+        imatrix_bytes(uneven),
+        imatrix_bytes({}),
+        imatrix_bytes(VALUES, type_=26),
         b"",
         struct.pack("<i", 0),
         struct.pack("<i", -5),
@@ -128,7 +105,9 @@ def test_files_that_are_no_importance_matrix(tmp_path: Path) -> None:
             _open(tmp_path, content)
 
 
-@pytest.mark.parametrize("content", [_gguf()[:-20], _binary(trailer=False)], ids=["gguf", "binary"])
+@pytest.mark.parametrize(
+    "content", [imatrix_bytes(VALUES)[:-20], _binary(trailer=False)], ids=["gguf", "binary"]
+)
 def test_cut_short_at_any_byte(tmp_path: Path, content: bytes) -> None:
     """A file that ends early is an error wherever it ends."""
     for end in range(len(content)):
@@ -140,7 +119,7 @@ def test_cut_short_at_any_byte(tmp_path: Path, content: bytes) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(
-    start=st.sampled_from([_gguf(), _binary()]),
+    start=st.sampled_from([imatrix_bytes(VALUES), _binary()]),
     at=st.integers(0, 400),
     put=st.binary(min_size=1, max_size=8),
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from quant_data import ALL, SEARCHED, WEIGHTED, kinds, to_bf16
+from quant_data import ALL, ONLY_WEIGHTED, SEARCHED, WEIGHTED, kinds, to_bf16
 
 from mbuild.errors import CancelledError, FormatError, UnsupportedError, UsageError
 from mbuild.gguf.types import BLOCKS, GGMLType
@@ -67,7 +67,8 @@ def test_numpy_gives_the_same_bytes_with_importances(type_: GGMLType) -> None:
         for using in (engine(), fallback())
     ]
     assert made[0] == made[1]
-    assert made[0] != quantize(type_, G.F32, x, 512).tobytes()
+    if type_ not in ONLY_WEIGHTED:
+        assert made[0] != quantize(type_, G.F32, x, 512).tobytes()
     # Each expert's rows are quantized with its own importances.
     alone = [
         quantize(type_, G.F32, x[i * 2560 : (i + 1) * 2560], 512, imatrix=q[i]).tobytes()
@@ -85,7 +86,7 @@ def test_bytes_do_not_depend_on_the_width(lanes: int) -> None:
     x = np.concatenate([values for name, values in kinds(256 * 7) if "huge" not in name])
     x = x[np.abs(x) < 1e4].copy()
     x = x[: x.size - x.size % 256]
-    for type_ in (G.Q4_K, G.Q6_K, G.IQ4_NL):
+    for type_ in (G.Q4_K, G.Q6_K, G.IQ4_NL, G.IQ2_S):
         made = quantize(type_, G.F32, x, 256, using=narrow)
         assert np.array_equal(made, quantize(type_, G.F32, x, 256, using=fallback()))
 
@@ -178,11 +179,12 @@ def test_a_tensor_can_be_stopped_in_the_middle(threads: int) -> None:
 
 def test_scales_beyond_float16_are_refused() -> None:
     """A block whose scale float16 cannot hold is refused, as llama-quantize refuses it."""
-    for type_ in (*SEARCHED, G.Q4_0, G.Q4_1, G.Q8_0, G.TQ2_0, G.F16):
+    for type_ in (*SEARCHED, *ONLY_WEIGHTED, G.Q4_0, G.Q4_1, G.Q8_0, G.TQ2_0, G.F16):
         x = _weights(512)
         x[300] = 1e10
+        q = np.ones(256, np.float32) if type_ in ONLY_WEIGHTED else None
         with pytest.raises(NotFiniteError, match="too large") as error:
-            quantize(type_, G.F32, x, 256)
+            quantize(type_, G.F32, x, 256, imatrix=q)
         assert 256 <= error.value.index <= 300
 
 
@@ -197,11 +199,15 @@ def test_sizes_and_types_are_checked() -> None:
         quantize(G.Q4_0, G.F32, x, 0)
     with pytest.raises(UnsupportedError, match="only supported for F16, BF16 and F32"):
         quantize(G.Q4_0, G.Q8_0, x, 256)
-    with pytest.raises(UnsupportedError, match="cannot quantize to IQ1_S"):
+    with pytest.raises(UnsupportedError, match="cannot quantize to Q8_K"):
+        quantize(G.Q8_K, G.F32, x, 256)
+    with pytest.raises(UnsupportedError, match="IQ1_S needs an importance matrix") as error:
         quantize(G.IQ1_S, G.F32, x, 256)
+    assert error.value.hint == "give one with --imatrix FILE"
     with pytest.raises(UsageError, match="does not fit"):
         quantize(G.Q4_K, G.F32, x, 256, imatrix=np.ones(255, np.float32))
     assert quantize(G.Q4_K, G.F32, x[:0], 256).size == 0
+    assert supported(G.IQ1_S, weighted=True)
     assert not supported(G.IQ1_S)
 
 
@@ -209,6 +215,7 @@ RMS = {
     G.Q2_K: 0.35, G.Q3_K: 0.18, G.Q4_K: 0.085, G.Q5_K: 0.045, G.Q6_K: 0.025,
     G.Q4_0: 0.12, G.Q4_1: 0.11, G.Q5_0: 0.06, G.Q5_1: 0.055, G.Q8_0: 0.008,
     G.IQ4_NL: 0.1, G.IQ4_XS: 0.1, G.IQ3_S: 0.2, G.MXFP4: 0.16, G.TQ1_0: 0.95, G.TQ2_0: 0.95,
+    G.IQ1_S: 0.6, G.IQ1_M: 0.6, G.IQ2_XXS: 0.5, G.IQ2_XS: 0.45, G.IQ2_S: 0.4, G.IQ3_XXS: 0.3,
 }  # fmt: skip
 """Root mean square error of normal weights, in units of their deviation."""
 
@@ -218,7 +225,8 @@ def test_what_is_quantized_can_be_read_again(type_: GGMLType) -> None:
     """The published dequantizers give the weights back within the type's error."""
     gguf = pytest.importorskip("gguf")
     x = _weights(256 * 256)
-    made = quantize(type_, G.F32, x, 256).reshape(256, -1)
+    q = np.ones(256, np.float32) if type_ in ONLY_WEIGHTED else None
+    made = quantize(type_, G.F32, x, 256, imatrix=q).reshape(256, -1)
     back = gguf.quants.dequantize(made, gguf.GGMLQuantizationType(int(type_)))
     error = np.sqrt(np.mean((back.reshape(-1) - x) ** 2)) / 0.05
     assert RMS[type_] / 2 < error < RMS[type_]

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from quant_data import ALL, WEIGHTED, Reference, kinds
+from quant_data import ALL, GRIDS, ONLY_WEIGHTED, WEIGHTED, Reference, kinds
 
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant.quantize import engine, fallback
+
+G = GGMLType
 
 pytestmark = [
     pytest.mark.oracle,
@@ -26,7 +28,8 @@ pytestmark = [
 ]
 
 ROW = 1280
-COUNT = ROW * 104 * int(os.environ.get("MBUILD_QUANT_WEIGHTS", "1"))
+SCALE = int(os.environ.get("MBUILD_QUANT_WEIGHTS", "1"))
+COUNT = ROW * 104 * SCALE
 """Weights of each of the 30 kinds: 4 million a type, times the environment's number."""
 
 
@@ -36,11 +39,11 @@ def reference() -> Reference:
 
 
 def _kinds(type_: GGMLType, count: int, seed: int) -> Iterator[tuple[str, Any]]:
-    """All kinds of weights; of IQ3_S those whose squares float32 holds, fewer of them.
+    """All kinds of weights; of types on grids those whose squares float32 holds, fewer of them.
 
-    Elsewhere ggml's IQ3_S stops the process, and what it does is slow.
+    Elsewhere ggml stops the process, and what it does is slow.
     """
-    if type_ is not GGMLType.IQ3_S:
+    if type_ not in GRIDS and type_ not in ONLY_WEIGHTED:
         return kinds(count, seed)
     held = {"huge", "very huge", "largest", "mixed"}
     return (kind for kind in kinds(max(ROW, count // (8 * ROW) * ROW), seed) if kind[0] not in held)
@@ -94,11 +97,20 @@ def given(type_: GGMLType, x: Any, q: Any) -> Any:
 def test_a_weighted_type_equals_the_reference(reference: Reference, type_: GGMLType) -> None:
     """With an importance matrix no block differs from ggml's either."""
     engine().prepare(type_, True)
-    found = {}
-    for name, x in _kinds(type_, ROW * 16, 1):
-        for weights, q in importances(ROW, 2).items():
-            ours = _blocks(engine(), type_, x, given(type_, x, q))
-            found[name, weights] = _differing(ours, reference(type_, x, ROW, q))
+    # Types that need importances are looked at with them alone: a million weights of each.
+    rows = 88 if type_ in (G.IQ1_M, G.IQ2_S, G.IQ3_XXS, *ONLY_WEIGHTED) else 16
+
+    def compare(kind: tuple[str, Any]) -> list[tuple[tuple[str, str], int]]:
+        name, x = kind
+        return [
+            ((name, weights), _differing(ours, reference(type_, x, ROW, q)))
+            for weights, q in importances(ROW, 2).items()
+            for ours in [_blocks(engine(), type_, x, given(type_, x, q))]
+        ]
+
+    with ThreadPoolExecutor(2) as pool:
+        made = pool.map(compare, _kinds(type_, ROW * rows * SCALE, 1))
+        found = dict(pair for pairs in made for pair in pairs)
     assert len(found) >= 78
     assert not any(found.values()), {k: v for k, v in found.items() if v}
 

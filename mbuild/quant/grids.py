@@ -48,7 +48,7 @@ class Table(NamedTuple):
     """(codes,) the number of the point that has this code."""
 
 
-def _points(type_: GGMLType) -> NDArray[np.int64]:
+def _points(type_: GGMLType) -> Any:
     """The grid's levels, (points, values of a group)."""
     from gguf import quants
 

@@ -50,6 +50,14 @@ class Imatrix:
     chunks: int
     dataset: str | None
 
+    def has(self, tensor: str, dims: Sequence[int]) -> bool:
+        """Whether :meth:`of` will give importances for this tensor, or refuse to."""
+        entry = self.entries.get(tensor)
+        if entry is None:
+            return False
+        fits = entry.size == dims[0] * (dims[2] if len(dims) > 2 else 1)
+        return fits or EXACT.get(tensor) is not Category.TOKEN_EMBD
+
     def of(self, tensor: str, dims: Sequence[int]) -> Reals | None:
         """The importances of a tensor: (matrices, columns) float32, or None if there are none.
 

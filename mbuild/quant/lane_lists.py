@@ -9,6 +9,7 @@ which adds up its costs in the reference's order.
 # numba and llvmlite are typed in part or not at all.
 # mypy: disable-error-code="import-untyped,import-not-found,no-untyped-call,no-untyped-def"
 # mypy: disable-error-code="call-overload,misc,no-any-return,attr-defined,untyped-decorator"
+# mypy: disable-error-code="arg-type"
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ from mbuild.quant.ops import fill, select, whole
 
 
 @intrinsic
-def chunk_width(typingctx: Any) -> Any:
+def _chunk_width(typingctx: Any) -> Any:
     """The width of a chunk of neighbours."""
 
     def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -79,7 +80,7 @@ def _pick_8(e: Any, near: Any, i: Any, ls: Any, row: Any, lane: Any) -> Any:
 
 def closest(w: Any, grid: Any, ls: Any, spot: Any, code: Any, costs: Any, size: Any) -> None:
     """As :func:`mbuild.quant.grids.closest`."""
-    e = chunk_width()
+    e: Any = _chunk_width()  # type: ignore[call-arg]
     for lane in range(count(w)):
         at = int(ls[spot, lane])
         chunks = grid.chunks[at]

@@ -16,7 +16,16 @@ from typing import Any
 import numpy as np
 
 from mbuild.gguf.types import BLOCKS, GGMLType
-from mbuild.quant import emit, grids, kernels, lane_lists, point_emit, points, search, specs, ternary
+from mbuild.quant import (
+    emit,
+    grids,
+    lane_lists,
+    point_emit,
+    points,
+    search,
+    specs,
+    ternary,
+)
 from mbuild.quant.fits import WHOLE_HEAD
 from mbuild.quant.kernels import OPTIONS, allow, columns, compiled, fetch, squares
 from mbuild.quant.lane_bytes import count

@@ -48,6 +48,7 @@ SCALES: dict[GGMLType, tuple[int, ...]] = {
     GGMLType.Q6_K: (208,),
     GGMLType.IQ4_NL: (0,),
     GGMLType.IQ4_XS: (0,),
+    GGMLType.IQ1_S: (0,),
     GGMLType.IQ2_XXS: (0,),
     GGMLType.IQ2_XS: (0,),
     GGMLType.IQ2_S: (0,),
@@ -110,6 +111,15 @@ def supported(type_: GGMLType, weighted: bool = False) -> bool:
     return bool(fallback().supports(type_, weighted))
 
 
+def unsupported(type_: GGMLType) -> UnsupportedError:
+    """The error for a type that is not made, or not without importances."""
+    if supported(type_, weighted=True):
+        return UnsupportedError(
+            f"{type_.name} needs an importance matrix", hint="give one with --imatrix FILE"
+        )
+    return UnsupportedError(f"cannot quantize to {type_.name}")
+
+
 def prepare(
     types: Sequence[GGMLType],
     *,
@@ -163,9 +173,9 @@ def quantize(
 
     Raises :class:`NotFiniteError` with the position of a NaN or an infinity, and where
     a block's scale does not fit float16; :class:`UnsupportedError` for other types;
-    :class:`FormatError` where sizes do not fit.
+    or one that needs importances and gets none; :class:`FormatError` where sizes do not fit.
     """
-    raw = _checked(type_, source_type, data, row_len)
+    raw = _checked(type_, source_type, data, row_len, imatrix is not None)
     if imatrix is not None and not _takes_importances(type_):
         imatrix = None
     block, item = BLOCKS[type_], BLOCKS[source_type].size
@@ -234,15 +244,17 @@ def _takes_importances(type_: GGMLType) -> bool:
     return type_ in WEIGHTED
 
 
-def _checked(type_: GGMLType, source_type: GGMLType, data: Any, row_len: int) -> Bytes:
+def _checked(
+    type_: GGMLType, source_type: GGMLType, data: Any, row_len: int, weighted: bool
+) -> Bytes:
     """The data as flat bytes, sizes and types found to fit."""
     if source_type not in SOURCES:
         raise UnsupportedError(
             "quantization is only supported for F16, BF16 and F32 models",
             hint=f"{source_type.name} is quantized already; --allow-requantize decodes it first",
         )
-    if not supported(type_):
-        raise UnsupportedError(f"cannot quantize to {type_.name}")
+    if not supported(type_, weighted):
+        raise unsupported(type_)
     if isinstance(data, np.ndarray):
         raw = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
     else:
@@ -321,8 +333,12 @@ def _validate(type_: GGMLType, blocks: Bytes, first: int) -> None:
     if type_ is GGMLType.F16:
         _reject(type_, first, 1, (blocks[1::2] & 0x7C) == 0x7C)
     elif type_ is GGMLType.BF16:
-        pattern = np.frombuffer(blocks, "<u2")
-        _reject(type_, first, 1, (pattern & 0x7F80) == 0x7F80)
+        halves = np.frombuffer(blocks, "<u2")
+        _reject(type_, first, 1, (halves & 0x7F80) == 0x7F80)
+    elif type_ is GGMLType.IQ1_M:
+        # The float16's highest four bits are those of the last word of scales.
+        pattern = (blocks[55 :: block.size] & 0xF0) | (blocks[53 :: block.size] >> 4)
+        _reject(type_, first, block.weights, (pattern & 0x7C) == 0x7C)
     elif type_ is GGMLType.MXFP4:
         _reject(type_, first, block.weights, blocks[:: block.size] == 0xFF)
 

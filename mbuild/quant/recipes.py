@@ -170,13 +170,15 @@ def _check(tensor: Described, new: GGMLType, file_type: FileType, options: Optio
         raise UnsupportedError(
             f"{tensor.name}: rows of {row} values do not divide into the {block} of {new.name}"
         )
-    if not options.importances and _needs_importances(tensor.name, new, file_type):
+    if not options.importances and needs_importances(tensor.name, new, file_type):
         raise UnsupportedError(
-            f"{tensor.name}: {new.name} needs an importance matrix", hint="give one with --imatrix"
+            f"{tensor.name}: {new.name} needs an importance matrix",
+            hint="give one with --imatrix FILE",
         )
 
 
-def _needs_importances(name: str, new: GGMLType, file_type: FileType) -> bool:
+def needs_importances(name: str, new: GGMLType, file_type: FileType) -> bool:
+    """Whether llama-quantize gives a tensor this type only with importances for it."""
     if name in rules.EXACT:
         return False
     small = new is GGMLType.Q2_K and file_type.name == "Q2_K_S"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -21,10 +21,11 @@ from mbuild.store import Layer
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mbuild.gguf.model import Model
+    from mbuild.gguf.model import Model, Tensor
     from mbuild.gguf.types import GGMLType
     from mbuild.quant.imatrix import Imatrix
     from mbuild.quant.recipes import Options as RecipeOptions
+    from mbuild.quant.types import FileType
     from mbuild.steps.tensors import Variant
     from mbuild.store import Store
 
@@ -253,19 +254,28 @@ def _planned(step: Quantize, model: Model, imatrix_path: Path | None) -> Variant
         imatrix = open_imatrix(imatrix_path, name=quantization.imatrix.name)
         about = imatrix.source(quantization.imatrix.name)
     tensors = plan(model.tensors, model.get, target, quantization.options())
-    _check_types({new for tensor, new in tensors if new is not tensor.type}, imatrix is not None)
+    for tensor, new in tensors:
+        if new is not tensor.type:
+            _check_type(tensor, new, target, imatrix)
     made_of = canonical_json([step.origin.name, *map(str, quantization)])
     name = hashlib.sha256(made_of.encode()).hexdigest()[:16] + "-"
     return Variant(name, tuple(tensors), quantized(model.metadata, target, about), imatrix)
 
 
-def _check_types(types: Collection[GGMLType], weighted: bool) -> None:
-    """Types that no kernel makes are refused before anything is read or written."""
-    from mbuild.quant.quantize import supported
+def _check_type(tensor: Tensor, new: GGMLType, target: FileType, imatrix: Imatrix | None) -> None:
+    """What cannot be made is refused, by the tensor's name, before anything is read or written."""
+    from mbuild.quant.quantize import supported, unsupported
+    from mbuild.quant.recipes import needs_importances
 
-    for type_ in sorted(types):
-        if not supported(type_, weighted):
-            raise UnsupportedError(f"cannot quantize to {type_.name}")
+    weighted = imatrix is not None and imatrix.has(tensor.name, tensor.dims)
+    if imatrix is not None and not weighted and needs_importances(tensor.name, new, target):
+        raise UnsupportedError(
+            f"{tensor.name}: {imatrix.name} has no importances for it, which {new.name} needs",
+            hint="use the importance matrix of this very model, or another type: --tensor-type",
+        )
+    if not supported(new, weighted):
+        error = unsupported(new)
+        raise UnsupportedError(f"{tensor.name}: {error.message}", hint=error.hint)
 
 
 class PlannedTensor(NamedTuple):
