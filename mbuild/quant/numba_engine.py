@@ -72,8 +72,8 @@ class NumbaEngine:
             width = Width(self.lanes)
             spec = (specs.WEIGHTED if weighted else specs.PLAIN).get(type_)
             if spec is not None and spec.levels is specs.Levels.POINTS:
-                self._entries[type_, weighted] = width, self._grid_entry(type_, weighted)
-                return self._entries[type_, weighted]
+                found = width, self._grid_entry(type_, weighted)
+                return self._entries.setdefault((type_, weighted), found)
             if weighted:
                 kernel = kernels.weighted(type_)
             elif type_ in specs.PLAIN:

@@ -18,7 +18,6 @@ import numpy as np
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant import (
     emit,
-    grids,
     lane_lists,
     point_emit,
     points,
@@ -27,9 +26,19 @@ from mbuild.quant import (
     ternary,
 )
 from mbuild.quant.fits import WHOLE_HEAD
-from mbuild.quant.kernels import OPTIONS, allow, columns, compiled, fetch, squares
+from mbuild.quant.kernels import (
+    OPTIONS,
+    allow,
+    beyond,
+    columns,
+    compiled,
+    done,
+    fetch,
+    infinite,
+    squares,
+)
 from mbuild.quant.lane_bytes import count
-from mbuild.quant.ops import fill
+from mbuild.quant.ops import fill, whole
 
 PACK: dict[GGMLType, Any] = {
     GGMLType.IQ1_S: point_emit.iq1_s,
@@ -41,37 +50,23 @@ PACK: dict[GGMLType, Any] = {
 }
 
 
+_HELPERS = (beyond, columns, done, fetch, infinite, squares)
+
+
 @cache
 def _allow_all() -> None:
-    for text in (search, points, ternary, emit, point_emit, columns, squares, fetch):
+    for text in (search, points, ternary, emit, point_emit, *_HELPERS):
         allow(text)
     lane_lists.allow({"forceinline": True, **OPTIONS})
 
 
 @cache
-def plain(type_: GGMLType) -> Any:
-    """kernel(w, e, source, kind, out), as :func:`mbuild.quant.kernels.plain`."""
-    kernel, table = _kernel(type_, False), grids.table(type_)
-    nothing = np.empty(0, np.float32)
+def kernel(type_: GGMLType, importances: bool) -> Any:
+    """kernel(w, e, table, source, kind, q, out), as :func:`mbuild.quant.kernels.weighted`.
 
-    def run(w: Any, e: Any, source: Any, kind: int, out: Any) -> Any:
-        return kernel(w, e, table, source, kind, nothing, out)
-
-    return run
-
-
-@cache
-def weighted(type_: GGMLType) -> Any:
-    """kernel(w, e, source, kind, q, sigma2, out), as :func:`mbuild.quant.kernels.weighted`."""
-    kernel, table = _kernel(type_, True), grids.table(type_)
-
-    def run(w: Any, e: Any, source: Any, kind: int, q: Any, sigma2: Any, out: Any) -> Any:
-        return kernel(w, e, table, source, kind, q, out)
-
-    return run
-
-
-def _kernel(type_: GGMLType, importances: bool) -> Any:
+    ``table`` is the grid's :class:`mbuild.quant.grids.Table`; without ``importances`` the
+    ``q`` are not looked at.
+    """
     _allow_all()
     spec = (specs.WEIGHTED if importances else specs.PLAIN)[type_]
     fit, settle, subs, n = spec.fit, spec.settle, spec.subs, spec.n
@@ -80,7 +75,7 @@ def _kernel(type_: GGMLType, importances: bool) -> Any:
     once, twice = (np.float32(m) for m in spec.mean)
     block = subs * n
 
-    def kernel(w, e, table, source, kind, q, out):
+    def run(w, e, table, source, kind, q, out):
         lanes = count(w)
         st = np.empty((subs, lanes), np.float32)
         it = np.empty((WHOLE_HEAD + subs, lanes), np.int32)
@@ -89,6 +84,7 @@ def _kernel(type_: GGMLType, importances: bool) -> Any:
         ls = np.empty((rows, lanes), np.float32)
         ints = np.empty((32, lanes), np.int32)
         x = np.empty(lanes * block, np.float32)
+        suspect = whole(w, 0)
         for tile in range(out.size // (lanes * size)):
             if not fetch(e, source, kind, tile * lanes * block, x):
                 return tile
@@ -99,8 +95,9 @@ def _kernel(type_: GGMLType, importances: bool) -> Any:
                     columns(q, tile * lanes * block + g * n, block, n, qs)
                 fit(w, table, cols, qs, ls, ints, st, g, mean)
             settle(w, table, st, it, ls)
+            suspect = suspect | infinite(w, it, 1)
             for b in range(lanes):
                 pack(ls, it, table.numbers, b, out, (tile * lanes + b) * size)
-        return -1
+        return done(w, suspect)
 
-    return compiled(kernel, f"{'weighted' if importances else 'plain'}-{type_.name}")
+    return compiled(run, f"{'weighted' if importances else 'plain'}-{type_.name}")
