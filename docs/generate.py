@@ -1,0 +1,89 @@
+"""Write what the documentation takes from the code: docs/cli.md and docs/progress.schema.json.
+
+python docs/generate.py
+"""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mbuild import events
+from mbuild.cli.main import COMMANDS, cli
+from mbuild.digest import Digest
+
+DOCS = Path(__file__).parent
+COMMAND = "python docs/generate.py"
+
+
+def pages() -> dict[str, str]:
+    """Each generated file's name and text."""
+    return {"cli.md": command_line(), "progress.schema.json": json.dumps(schema(), indent=2) + "\n"}
+
+
+def command_line() -> str:
+    """Every command's ``--help``."""
+    parts = [f"# The command line\n\n<!-- written by {COMMAND} -->\n"]
+    parts.append(f"```text\n{_help(cli, 'mbuild', None)}\n```\n")
+    group = click.Context(cli, info_name="mbuild")
+    for name in COMMANDS:
+        command = cli.get_command(group, name)
+        assert command is not None
+        parts.append(f"## `mbuild {name}`\n\n```text\n{_help(command, name, group)}\n```\n")
+    return "\n".join(parts)
+
+
+def _help(command: click.Command, name: str, parent: click.Context | None) -> str:
+    settings = {"help_option_names": ["-h", "--help"], "terminal_width": 88}
+    return command.get_help(click.Context(command, info_name=name, parent=parent, **settings))
+
+
+def schema() -> dict[str, Any]:
+    """A JSON Schema of one line of ``--progress json``, from the events' fields."""
+    kinds = typing.get_args(events.BuildEvent)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "One line of mbuild --progress json",
+        "oneOf": [_object(kind, {"event": {"const": kind.__name__}}) for kind in kinds],
+    }
+
+
+def _object(kind: type, first: dict[str, Any]) -> dict[str, Any]:
+    fields = {name: _type(hint) for name, hint in typing.get_type_hints(kind).items()}
+    return {
+        "description": " ".join((kind.__doc__ or "").split()),
+        "type": "object",
+        "properties": {**first, **fields},
+        "required": [*first, *fields],
+    }
+
+
+def _type(hint: Any) -> dict[str, Any]:
+    simple = {str: "string", int: "integer", float: "number", bool: "boolean"}
+    if hint in simple:
+        return {"type": simple[hint]}
+    if hint is Digest:
+        return {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"}
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        parts = typing.get_args(hint)
+        return {
+            "anyOf": [{"type": "null"} if part is type(None) else _type(part) for part in parts]
+        }
+    if typing.get_origin(hint) is tuple:
+        return {"type": "array", "items": _type(typing.get_args(hint)[0])}
+    return _object(hint, {})
+
+
+def main() -> None:
+    """Write the files."""
+    for name, text in pages().items():
+        (DOCS / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
