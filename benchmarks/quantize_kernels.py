@@ -5,7 +5,8 @@
 The reference is ``ggml_quantize_chunk`` of the PyPI package ``libggml-python``, driven
 by as many threads over pieces of the same rows; from F16 and BF16 it is given, as
 llama-quantize gives it, float32 that ggml's own conversion made within the measured
-time. Each figure is the median of the repeats, in millions of weights a second.
+time. Types that need an importance matrix get one. Each figure is the median of the
+repeats, in millions of weights a second.
 """
 
 from __future__ import annotations
@@ -25,9 +26,13 @@ import numpy as np
 
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant.quantize import engine_name, prepare, quantize
+from mbuild.quant.rules import NEEDS_IMPORTANCES
 
 G = GGMLType
-TYPES = "Q2_K,Q3_K,Q4_K,Q5_K,Q6_K,Q8_0,Q4_0,Q4_1,Q5_0,Q5_1,IQ4_NL,IQ4_XS,IQ3_S,TQ1_0,TQ2_0,MXFP4"
+TYPES = (
+    "Q2_K,Q3_K,Q4_K,Q5_K,Q6_K,Q8_0,Q4_0,Q4_1,Q5_0,Q5_1,IQ4_NL,IQ4_XS,IQ3_S,TQ1_0,TQ2_0,MXFP4,"
+    "IQ3_XXS,IQ2_S,IQ2_XS,IQ2_XXS,IQ1_M,IQ1_S"
+)
 ROW = 4096
 PIECE = 1 << 18
 WIDEN = {G.F16: "ggml_fp16_to_fp32_row", G.BF16: "ggml_bf16_to_fp32_row"}
@@ -44,9 +49,17 @@ def load() -> Any:
     return lib
 
 
+def importances(type_: G) -> Any:
+    """Importances for a row, of the types that users only get with an importance matrix."""
+    if type_ not in NEEDS_IMPORTANCES:
+        return None
+    return (np.random.default_rng(1).random(ROW) ** 2).astype(np.float32)
+
+
 def reference(lib: Any, type_: G, source: G, data: Any, out: Any, threads: int) -> None:
     """ggml's functions over pieces of the rows, on ``threads`` threads."""
-    block = BLOCKS[type_]
+    block, q = BLOCKS[type_], importances(type_)
+    given = None if q is None else q.ctypes.data
 
     def piece(first: int) -> None:
         count = min(PIECE, data.size - first)
@@ -56,7 +69,7 @@ def reference(lib: Any, type_: G, source: G, data: Any, out: Any, threads: int) 
             getattr(lib, WIDEN[source])(place, wide.ctypes.data, count)
             place = wide.ctypes.data
         to = out.ctypes.data + first // block.weights * block.size
-        lib.ggml_quantize_chunk(int(type_), place, to, 0, count // ROW, ROW, None)
+        lib.ggml_quantize_chunk(int(type_), place, to, 0, count // ROW, ROW, given)
 
     starts = range(0, data.size, PIECE)
     if threads == 1:
@@ -78,10 +91,11 @@ def compare(
 ) -> tuple[float, float]:
     """Median seconds of the reference and of this project's kernels, taken in turn."""
     out = np.zeros(data.size // BLOCKS[type_].weights * BLOCKS[type_].size, np.uint8)
-    ours = quantize(type_, source, data, ROW, threads=threads)
+    q = importances(type_)
+    ours = quantize(type_, source, data, ROW, imatrix=q, threads=threads)
 
     def run() -> None:
-        quantize(type_, source, data, ROW, threads=threads, out=ours)
+        quantize(type_, source, data, ROW, imatrix=q, threads=threads, out=ours)
 
     reference(lib, type_, source, data, out, threads)
     if not np.array_equal(ours, out):
@@ -127,7 +141,7 @@ def main() -> None:
     for name in args.types.split(","):
         type_ = G[name]
         lib.ggml_quantize_init(int(type_))
-        prepare([type_])
+        prepare([type_], weighted=type_ in NEEDS_IMPORTANCES)
         for threads in map(int, args.threads.split(",")):
             for source in (G[s] for s in args.sources.split(",")):
                 theirs, mine = compare(lib, type_, source, inputs[source], threads, args.repeats)
