@@ -364,3 +364,14 @@ def test_json_progress_is_one_event_a_line(mbuild: Run, project: Path) -> None:
     assert lines[-1]["event"] == "BuildFinished"
     rows = json.loads(mbuild("list", "--json").stdout)
     assert "sha256:" + next(r["id"] for r in rows if r["name"] == "m:latest") == lines[-1]["id"]
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("buidl", "build"), ("pruen", "prune")])
+def test_a_mistyped_command_is_recognized(
+    mbuild: Run, project: Path, typed: str, meant: str
+) -> None:
+    """What names no command is a folder; where there is none, a near command is proposed."""
+    done = mbuild(typed)
+    assert done.returncode == 1
+    assert f"did you mean mbuild {meant}?" in done.stderr
+    assert "did you mean" not in mbuild("some/where").stderr

@@ -511,6 +511,20 @@ def test_a_terminal_that_folds_lines_anew(tmp_path: Path) -> None:
         ask("kill-server")
 
 
+def test_commands_that_read_a_lot_have_a_row_too(tmp_path: Path) -> None:
+    """verify, export, import and diff: one row while they run, none when they are done."""
+    code = (
+        "import time\nfrom mbuild.cli.meter import meter\nwith meter('verifying') as show:\n"
+        " for part in range(18):\n  show(part * 50_000_000, 1_000_000_000)\n  time.sleep(0.1)\n"
+        "print('all good')"
+    )
+    with program(["-c", code], tmp_path, environment(tmp_path)) as (screen, process):
+        rows = screen.until(lambda rows: any("left" in row for row in rows))
+        assert re.match(r" +\d+ %  verifying  .* 0\.\d/1\.0 GB .* s left$", rows[0])
+        assert finished(screen, process) == 0
+        assert screen.rows == ["all good"]
+
+
 # --- logs, programs, and quiet ---------------------------------------------------------
 
 

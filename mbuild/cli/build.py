@@ -200,14 +200,24 @@ def read_modelfile(file: str | None, folder: Path) -> ModelfileText:
     path = Path(file) if file else folder / "Modelfile"
     if not file and not path.exists():
         what = "no such folder" if not folder.is_dir() else "it has no Modelfile"
-        raise MissingFileError(
-            f"{folder}: {what}", hint="name one with -f FILE, or see mbuild --help"
-        )
+        hint = "name one with -f FILE, or see mbuild --help"
+        if not folder.exists() and (near := _command_like(str(folder))):
+            hint = f"did you mean mbuild {near}?"
+        raise MissingFileError(f"{folder}: {what}", hint=hint)
     try:
         data = read_limited(path, str(path))
     except SourceError as error:
         raise type(error)(f"the Modelfile {error.message}", hint=error.hint) from None
     return ModelfileText(data, str(path), path.parent)
+
+
+def _command_like(word: str) -> str:
+    """The command that a mistyped one was meant to be: what names none is taken for a folder."""
+    from difflib import get_close_matches
+
+    from mbuild.cli.main import COMMANDS
+
+    return next(iter(get_close_matches(word, COMMANDS, 1, 0.7)), "")
 
 
 def _default_name(folder: Path) -> str:
