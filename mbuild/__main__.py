@@ -21,8 +21,9 @@ def _leave(status: int) -> None:
     """End the process at once if a thread goes on that nobody can stop (a compilation)."""
     import threading
 
-    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
-    if others:
+    from mbuild.graph import UNSTOPPABLE
+
+    if any(thread.name == UNSTOPPABLE for thread in threading.enumerate()):
         with suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _NOTICE_SECONDS = 1.0
 
 
-def build(request: Request, store: Store) -> Iterator[BuildEvent]:
+def build(request: Request, store: Store) -> Generator[BuildEvent, None, None]:
     """Build and name the model; raises :class:`MbuildError` for everything that can go wrong.
 
     Closing the iterator stops the build; nothing half done is left.

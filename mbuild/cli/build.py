@@ -12,7 +12,7 @@ import click
 
 from mbuild.builder import Request, build, read_recipe
 from mbuild.cli.common import TemplateType, open_store, read_limited, say_reading, store_option
-from mbuild.cli.progress import renderer
+from mbuild.cli.progress import follow
 from mbuild.cli.quantizing import (
     distinct,
     draft_quantization,
@@ -187,9 +187,7 @@ def build_command(
 
         show_steps(forecast(request, store), "json" if style == "json" else "text")
         return
-    with renderer(style) as show:
-        for event in build(request, store):
-            show(event)
+    follow(build(request, store), style)
 
 
 def read_modelfile(file: str | None, folder: Path) -> ModelfileText:

@@ -11,7 +11,7 @@ import click
 from mbuild.builder import Request, build
 from mbuild.cli.build import asked_for, build_options, progress_options
 from mbuild.cli.common import read_limited, write_file
-from mbuild.cli.progress import renderer
+from mbuild.cli.progress import follow
 from mbuild.errors import FormatError, MissingFileError, ModelfileError, UsageError
 from mbuild.history import modelfile_text
 from mbuild.lockfile import (
@@ -61,9 +61,7 @@ def lock_command(ctx: click.Context, /, *, progress: str, quiet: bool, **options
     style = "quiet" if quiet else progress
     writing = _Writing(request)
     request = request._replace(gate=writing, named=named)
-    with renderer(style) as show:
-        for event in build(request, store):
-            show(event)
+    follow(build(request, store), style)
     text = Lock(writing.inputs, writing.results).to_text()
     same = read_lock(path) == text
     if not same:

@@ -11,8 +11,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -65,6 +65,13 @@ def renderer(style: str) -> Iterator[Show]:
             terminal.close()
     else:
         yield {"plain": Plain().show, "json": show_json, "quiet": show_quiet}[style]
+
+
+def follow(events: Generator[BuildEvent, None, None], style: str) -> None:
+    """Show a build; whatever ends this has ended the build, too, with its threads and files."""
+    with renderer(style) as show, closing(events):
+        for event in events:
+            show(event)
 
 
 def is_terminal() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,7 @@ def rebuilt(
     """
     request = _from_log(store, stored) if file is None else _from_file(store, stored, file)
     building = rebuild(request, stored, store)
-    with renderer("auto") as show:
+    with renderer("auto") as show, closing(building):
         while True:
             try:
                 event = next(building)

@@ -149,8 +149,9 @@ def temporary_folder(folder: Path, prefix: str = "tmp-") -> Iterator[Path]:
     """A new folder that is gone afterwards, and held like a :class:`TemporaryFile` until then."""
     import shutil
 
-    path, fd = _create_folder(folder, prefix)
-    try:
+    path, fd = folder / f"{prefix}{os.getpid()}-{os.urandom(6).hex()}", -1
+    try:  # a signal right after the folder is made must find it in here
+        fd = _make_and_hold(path)
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
@@ -158,19 +159,18 @@ def temporary_folder(folder: Path, prefix: str = "tmp-") -> Iterator[Path]:
             os.close(fd)
 
 
-def _create_folder(folder: Path, prefix: str) -> tuple[Path, int]:
-    """A new locked folder; made again if a cleaner took it before the lock was ours."""
+def _make_and_hold(path: Path) -> int:
+    """Make a folder and lock it; again if a cleaner took it before the lock was ours."""
     while True:
-        path = folder / f"{prefix}{os.getpid()}-{os.urandom(6).hex()}"
         with store_errors("creating a temporary folder in the store"):
             path.mkdir(mode=0o700)
         if fcntl is None:
-            return path, -1
+            return -1
         with suppress(FileNotFoundError):
             fd = os.open(path, os.O_RDONLY)
             fcntl.flock(fd, fcntl.LOCK_EX)
             if path.exists():
-                return path, fd
+                return fd
             os.close(fd)
 
 
