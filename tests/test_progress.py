@@ -38,6 +38,8 @@ from mbuild.events import (
     StepStarted,
     Warned,
 )
+from mbuild.gguf.types import GGMLType
+from mbuild.quant.quantize import prepare
 from mbuild.units import short_duration
 
 ID = Digest.of(b"model")
@@ -468,6 +470,7 @@ def test_a_terminal_that_folds_lines_anew(tmp_path: Path) -> None:
     """tmux folds the rows when it becomes narrower: they are erased all the same."""
     write_chat(tmp_path / "chat", WIDTH=1024, HIDDEN=2816, LAYERS=12, HEADS=16)
     (tmp_path / "Modelfile").write_text("FROM ./chat\n")
+    prepare([GGMLType.Q4_K, GGMLType.Q6_K, GGMLType.Q8_0], weighted=False)  # compiled by now
     tmux = ["tmux", "-S", str(tmp_path / "tmux")]
 
     def ask(*arguments: str) -> str:

@@ -468,6 +468,7 @@ def test_the_variant_that_fails_says_why(mbuild: Run, chat: Path, tmp_path: Path
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_an_interrupted_build_resumes(mbuild: Run, chat: Path, tmp_path: Path) -> None:
     """Ctrl-C: status 130 soon, no model, no traceback, and what was made is not lost."""
+    write_chat(chat, LAYERS=12)  # enough to do after the signal, on a busy machine too
     code = CHILD.replace("SIGKILL", "SIGINT").replace("256 << 10", "1 << 40")
     started = time.monotonic()
     done = in_child(tmp_path, code, "20", "-t", "m", "-q", "q8_0")

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -22,6 +22,11 @@ _SLOW_TO_READ = 1 << 30
 """Bytes that take a second or more."""
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+if TYPE_CHECKING:
+    ParamType = click.ParamType[Any]
+else:
+    ParamType = click.ParamType  # generic only in newer versions of click
 
 
 def store_option(command: CommandT) -> CommandT:
@@ -67,7 +72,7 @@ def write_file(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-class NameType(click.ParamType[ModelName]):
+class NameType(ParamType):
     """A model's name; completes from the store."""
 
     name = "name"
@@ -133,7 +138,7 @@ def read_limited(path: Path | None, name: str) -> bytes:
     return data
 
 
-class TemplateType(click.ParamType[str]):
+class TemplateType(ParamType):
     """A model's name in which ``{quant}`` may stand for a quantization."""
 
     name = "name"

@@ -82,7 +82,7 @@ def _past(ctx: click.Context, build: str, options: dict[str, Any]) -> Picture:
 def _written_as(ctx: click.Context, name: str) -> str:
     """What a parameter is called on the command line."""
     found = next(p for p in ctx.command.params if p.name == name)
-    return found.opts[-1] if isinstance(found, click.Option) else found.make_metavar(ctx)
+    return found.opts[-1] if isinstance(found, click.Option) else str(found.metavar)
 
 
 def _written(picture: Picture, style: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mbuild.cli.common import ParamType
 from mbuild.cli.progress import is_terminal
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def meter(label: str) -> Iterator[Callable[[int, int], None]]:
         live.close()
 
 
-class SizeType(click.ParamType[int]):
+class SizeType(ParamType):
     """Bytes: ``50GB``, ``500M``, ``1.5TB``, ``1GiB`` or a plain number."""
 
     name = "size"
@@ -66,7 +67,7 @@ class SizeType(click.ParamType[int]):
         return int(float(match[1]) * unit)
 
 
-class AgeType(click.ParamType[float]):
+class AgeType(ParamType):
     """Seconds: ``7d``, ``12h``, ``90m``, ``2w``, ``0s``."""
 
     name = "age"
