@@ -33,7 +33,7 @@ QUANTIZER_VERSION = 1
 """Counts up when a recipe or a kernel gives other bytes."""
 
 _POLL_SECONDS = 0.1
-_PATIENCE = 1.0  # seconds; kernels of the cache load in a tenth of that
+_PATIENCE = 3.0  # seconds; kernels of the cache load in a fraction of that
 _IMATRIX = "\0imatrix"  # cannot be a file's name
 
 
@@ -199,7 +199,7 @@ def _variant(
 
 
 def _load_kernels(variant: Variant, context: StepContext) -> None:
-    """Before threads start; where they have to be compiled, that is said after a second.
+    """Before threads start; where they have to be compiled, that is said after a while.
 
     A compilation cannot be stopped. It has a thread of its own, which a stopped
     build leaves behind and which does not hold up the end of the program.
