@@ -57,7 +57,7 @@ def test_every_event_is_explained() -> None:
             assert f"`{field}`" in row, (name, field)
 
 
-@pytest.mark.parametrize("page", ["progress.md", "store.md"])
+@pytest.mark.parametrize("page", ["progress.md", "store.md", "models.md", "modelfile.md"])
 def test_the_documented_session(page: str, tmp_path: Path) -> None:
     """Each command of the page prints what the page shows."""
     copy_tiny_store(tmp_path / "store")
