@@ -7,6 +7,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -29,13 +30,19 @@ pytestmark = [
 
 ROW = 1280
 SCALE = int(os.environ.get("MBUILD_QUANT_WEIGHTS", "1"))
-COUNT = ROW * 104 * SCALE
-"""Weights of each of the 30 kinds: 4 million a type, times the environment's number."""
+COUNT = ROW * 264 * SCALE
+"""Weights of each of the 30 kinds: 10 million a type, times the environment's number."""
 
 
 @pytest.fixture(scope="module")
 def reference() -> Reference:
     return Reference()
+
+
+@cache
+def _drawn(count: int, seed: int) -> tuple[tuple[str, Any], ...]:
+    """All kinds of weights, drawn once for all types."""
+    return tuple(kinds(count, seed))
 
 
 def _kinds(type_: GGMLType, count: int, seed: int) -> Iterator[tuple[str, Any]]:
@@ -44,9 +51,10 @@ def _kinds(type_: GGMLType, count: int, seed: int) -> Iterator[tuple[str, Any]]:
     Elsewhere ggml stops the process, and what it does is slow.
     """
     if type_ not in GRIDS and type_ not in ONLY_WEIGHTED:
-        return kinds(count, seed)
+        return iter(_drawn(count, seed))
     held = {"huge", "very huge", "largest", "mixed"}
-    return (kind for kind in kinds(max(ROW, count // (8 * ROW) * ROW), seed) if kind[0] not in held)
+    fewer = max(1, min(16 * SCALE, count // (8 * ROW))) * ROW
+    return (kind for kind in _drawn(fewer, seed) if kind[0] not in held)
 
 
 def _blocks(using: Any, type_: GGMLType, x: Any, weights: Any = None) -> Any:
