@@ -84,8 +84,8 @@ class Forecast(NamedTuple):
     @property
     def reads(self) -> int:
         """Bytes of the user's files to read; variants share one read."""
-        groups = {(step.reads, step.label.partition(" to ")[0]) for step in self.to_run}
-        return sum(reads for reads, _ in groups)
+        used = {material for step in self.to_run for material in step.materials}
+        return sum(material.size for material in used if material.place)
 
     @property
     def writes(self) -> int:

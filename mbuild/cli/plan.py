@@ -11,7 +11,7 @@ import click
 from mbuild.cli.build import asked_for, build_options
 from mbuild.cli.common import human_size
 from mbuild.engine import State
-from mbuild.units import local_time
+from mbuild.units import human_duration, local_time
 
 if TYPE_CHECKING:
     from mbuild.builder.forecast import Forecast, PlannedStep, Survey
@@ -81,7 +81,7 @@ def _step_line(step: PlannedStep) -> str:
         if step.writes:
             facts.append(f"writes {human_size(step.writes)}")
         if step.seconds and step.seconds >= 0.1:
-            facts.append(f"about {_duration(step.seconds)}")
+            facts.append(f"about {human_duration(step.seconds)}")
     return f"{_WORDS[step.state]:<7}  {step.label}{'  ' if facts else ''}{', '.join(facts)}"
 
 
@@ -95,14 +95,7 @@ def _total_line(planned: Forecast) -> str:
     if planned.memory:
         text += f", up to {human_size(planned.memory)} of memory"
     seconds = planned.seconds
-    return text + (f", about {_duration(seconds)}" if seconds and seconds >= 0.1 else "")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return text + (f", about {human_duration(seconds)}" if seconds and seconds >= 0.1 else "")
 
 
 def _show_tensors(tensors: Sequence[PlannedTensor]) -> None:
