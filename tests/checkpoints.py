@@ -9,7 +9,9 @@ on every machine, so that what llama.cpp's converter made of them (October
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,3 +81,51 @@ def files_of(directory: Path) -> dict[str, Path]:
         for path in sorted(directory.rglob("*"))
         if path.is_file()
     }
+
+
+LAYER, EXPERT = r"\.(?:layers|h)\.(\d+)\.", r"\.experts\.(\d+)\."
+COUNTS = {
+    LAYER: ("num_hidden_layers", "n_layer"),
+    EXPERT: ("num_local_experts", "num_experts"),
+}
+"""Where a tensor's name has its layer or expert, and what a config calls their count."""
+
+
+def resized(
+    spec: Mapping[str, Any], sizes: Mapping[int, int], layers: int = 0, experts: int = 0
+) -> dict[str, Any]:
+    """A specification of a larger or smaller model of the same family, without results.
+
+    ``sizes`` replaces numbers wherever they are a tensor's dimension or a number of the config
+    (the generated models' numbers tell what they are: 64 is the hidden size, 96 that of the
+    feed-forward layers). The layers and experts there are stand, in turn, for the wanted number.
+    """
+    config = {
+        key: sizes.get(value, value) if type(value) is int else value
+        for key, value in spec["files"]["config.json"].items()
+    }
+    tensors = {name: type_ for shard in spec["tensors"].values() for name, type_ in shard.items()}
+    for pattern, count in ((LAYER, layers), (EXPERT, experts)):
+        if count:
+            tensors = _repeated(tensors, pattern, count)
+            (key,) = [key for key in COUNTS[pattern] if key in config]
+            lists = [k for k, v in config.items() if isinstance(v, list) and len(v) == config[key]]
+            config |= {k: list(itertools.islice(itertools.cycle(config[k]), count)) for k in lists}
+            config[key] = count
+    for name, described in tensors.items():
+        dtype, *dims = described.split()
+        tensors[name] = " ".join([dtype, *(str(sizes.get(int(d), int(d))) for d in dims)])
+    files = {**spec["files"], "config.json": config}
+    return {"files": files, "tensors": {"model.safetensors": tensors}}
+
+
+def _repeated(tensors: Mapping[str, str], pattern: str, count: int) -> dict[str, str]:
+    """The tensors, those of layer (or expert) 0, 1 and so on again until there are ``count``."""
+    found = {name: re.search(pattern, name) for name in tensors}
+    numbers = {int(match[1]) for match in found.values() if match}
+    made = {name: tensors[name] for name, match in found.items() if not match}
+    for number in range(count):
+        for name, match in found.items():
+            if match and int(match[1]) == number % len(numbers):
+                made[f"{name[: match.start(1)]}{number}{name[match.end(1) :]}"] = tensors[name]
+    return made

@@ -6,10 +6,13 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import venv
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import pytest
 
 FOLDER = Path(
     os.environ.get("MBUILD_CLIENTS", Path(__file__).parent.parent / ".venv" / "clients")
@@ -69,3 +72,19 @@ def packed(name: str, package: str) -> Path:
         archive.unlink()
 
     return once(name, [package], install) / "package"
+
+
+def wheels(name: str, packages: Sequence[str]) -> Path:
+    """A folder for ``PYTHONPATH`` with wheels of PyPI; skips the test where there are none."""
+
+    def install(place: Path) -> None:
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        options = ["--no-deps", "--only-binary", ":all:", "--target", str(place)]
+        done = subprocess.run(
+            [*pip, *options, *packages], capture_output=True, text=True, timeout=300
+        )
+        if "No matching distribution" in done.stderr:
+            pytest.skip(f"there is no wheel of {' '.join(packages)} for this machine")
+        assert done.returncode == 0, done.stderr
+
+    return once(name, packages, install)

@@ -16,6 +16,7 @@ from checkpoints import write_checkpoint
 from conftest import Run
 from example_models import generator, write_chat
 from inprocess import in_process
+from llama_runs import BPE, SPM, embed, generate, write_vocabulary
 
 pytestmark = [
     pytest.mark.oracle,
@@ -26,57 +27,6 @@ pytestmark = [
 
 DATA = Path(__file__).parent / "data" / "convert"
 Reals = np.ndarray[Any, np.dtype[np.float32]]
-
-# In a process of its own: a model that llama.cpp cannot run may abort it.
-CHILD = """
-import json, sys
-import xllamacpp
-
-job = json.load(sys.stdin)
-params = xllamacpp.CommonParams()
-params.model.path = job["model"]
-for path in job["adapters"]:
-    lora = xllamacpp.CommonAdapterLoraInfo()
-    lora.path, lora.scale = path, 1.0
-    params.lora_adapters = [lora]
-params.n_ctx, params.n_parallel, params.n_gpu_layers, params.port = 64, 1, 0, 0
-params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
-params.warmup, params.embedding = False, job["texts"] is not None
-server = xllamacpp.Server(params)
-if job["texts"] is not None:
-    answer = server.handle_embeddings({"input": job["texts"], "model": "m"})
-    json.dump([row["embedding"] for row in answer["data"]], sys.stdout)
-else:
-    asked = {"n_predict": 8, "temperature": 0, "n_probs": 10, "ignore_eos": True}
-    answer = server.handle_completions({"prompt": job["prompt"], **asked})
-    json.dump(answer["choices"][0]["logprobs"]["content"], sys.stdout)
-"""
-
-
-def in_llama_cpp(
-    model: Path,
-    *,
-    prompt: tuple[int, ...] = (5, 6, 7, 8),
-    texts: list[str] | None = None,
-    adapters: tuple[Path, ...] = (),
-) -> Any:
-    """The greedy tokens of a model after a prompt of token ids, or the texts' embeddings."""
-    job = {
-        "model": str(model),
-        "prompt": prompt,
-        "texts": texts,
-        "adapters": [str(path) for path in adapters],
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD],
-        input=json.dumps(job),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
 
 
 def check_generation(steps: list[dict[str, Any]]) -> list[int]:
@@ -111,39 +61,6 @@ def build(mbuild: Run, folder: Path, text: str, *arguments: str) -> dict[str, Pa
     }
 
 
-def byte_level_tokenizer(count: int) -> dict[str, Any]:
-    """A tokenizer.json of single bytes in GPT-2's notation, and one merge."""
-    texts = [*(chr(33 + number) for number in range(count - 2)), "hi", "<|endoftext|>"]
-    vocab = {text: number for number, text in enumerate(texts)}
-    return {
-        "version": "1.0",
-        "added_tokens": [
-            {
-                "id": count - 1,
-                "content": "<|endoftext|>",
-                "special": True,
-                **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False),
-            }
-        ],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
-        "decoder": {"type": "ByteLevel"},
-        "post_processor": None,
-        "model": {"type": "BPE", "vocab": vocab, "merges": ["h i"]},
-    }
-
-
-BPE = [
-    *("qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "falcon_7b", "falcon_40b", "gpt2", "gpt_neox"),
-    *("olmo", "olmo2", "stablelm", "starcoder2", "command_r", "cohere2", "granite", "granite_moe"),
-    *("smollm3", "deepseek_v3", "gpt_oss", "lfm2", "apertus", "seed_oss", "exaone4", "llama3"),
-]
-SPM = [
-    *("llama", "mistral", "mixtral", "gemma", "gemma2", "gemma3", "internlm2", "minicpm"),
-    *("ernie4_5", "nemotron"),
-]
-
-
 @pytest.mark.parametrize("family", [*BPE, *SPM])
 def test_a_family_loads_and_generates(mbuild: Run, tmp_path: Path, family: str) -> None:
     """Checkpoint to GGUF to greedy tokens: finite logits, the likeliest token first."""
@@ -151,17 +68,9 @@ def test_a_family_loads_and_generates(mbuild: Run, tmp_path: Path, family: str) 
     folder = tmp_path / "model"
     write_checkpoint(folder, spec)
     size = spec["files"]["config.json"].get("vocab_size", 80)
-    if family in BPE:
-        (folder / "tokenizer.json").write_text(json.dumps(byte_level_tokenizer(size)))
-        settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}
-    else:
-        make = generator()
-        pieces = [*make.CHAT[:3], *((chr(0x100 + i), make.NORMAL) for i in range(size - 3))]
-        (folder / "tokenizer.model").write_bytes(make.sentencepiece(pieces, model_type=2))
-        settings = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    write_vocabulary(folder, family, size)
     made = build(mbuild, tmp_path, "FROM ./model\n", "--pre", "gpt-2")
-    assert max(check_generation(in_llama_cpp(made["model"]))) < size
+    assert max(check_generation(generate(made["model"])[0])) < size
 
 
 def test_quantized_models_generate(mbuild: Run, tmp_path: Path) -> None:
@@ -170,7 +79,7 @@ def test_quantized_models_generate(mbuild: Run, tmp_path: Path) -> None:
     tokens = {}
     for type_ in ("", "q8_0", "q4_K_M"):
         made = build(mbuild, tmp_path, "FROM ./chat\n", *(["-q", type_] if type_ else []))
-        tokens[type_] = check_generation(in_llama_cpp(made["model"]))
+        tokens[type_] = check_generation(generate(made["model"])[0])
     assert tokens["q8_0"][0] == tokens[""][0]
 
 
@@ -179,8 +88,8 @@ def test_an_adapter_applies(mbuild: Run, tmp_path: Path) -> None:
     write_chat(tmp_path / "chat")
     generator().write_lora(tmp_path / "lora")
     made = build(mbuild, tmp_path, "FROM ./chat\nADAPTER ./lora\n")
-    without = in_llama_cpp(made["model"])
-    adapted = in_llama_cpp(made["model"], adapters=(made["adapter"],))
+    (without,) = generate(made["model"])
+    (adapted,) = generate(made["model"], adapters=[made["adapter"]])
     check_generation(adapted)
     assert adapted[0]["top_logprobs"] != without[0]["top_logprobs"]
 
@@ -189,9 +98,7 @@ def test_an_embedding_model_embeds(mbuild: Run, tmp_path: Path) -> None:
     """Unit vectors of the model's width: equal for equal texts, others for others."""
     generator().write_embed(tmp_path / "embed")
     made = build(mbuild, tmp_path, "FROM ./embed\n")
-    first, again, other = np.array(
-        in_llama_cpp(made["model"], texts=["hello world", "hello world", "mario"])
-    )
+    first, again, other = np.array(embed(made["model"], ["hello world", "hello world", "mario"]))
     assert first.shape == (64,)
     assert np.isfinite(first).all()
     assert abs(np.linalg.norm(first) - 1) < 1e-4
@@ -275,7 +182,7 @@ def test_a_real_embedding_model_embeds_as_its_weights_do(
     from tokenizers import Tokenizer
 
     made = build(mbuild, tmp_path, f"FROM {minilm}\n", *arguments)
-    embedded = np.array(in_llama_cpp(made["model"], texts=TEXTS))
+    embedded = np.array(embed(made["model"], TEXTS))
     tokenizer = Tokenizer.from_file(str(minilm / "tokenizer.json"))
     tokenizer.no_padding()
     tensors = load_file(minilm / "model.safetensors")

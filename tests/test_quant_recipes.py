@@ -165,6 +165,23 @@ def test_options_of_llama_quantize() -> None:
     assert _types(MODEL, "q4_k_m", leave_output_tensor=True)["output.weight"] is G.BF16
 
 
+def test_named_types_that_llama_quantize_does_not_look_at() -> None:
+    """``--pure`` ignores patterns; a tied output takes even F32, whose number is 0."""
+    named = (parse_tensor_type("attn_v=q8_0"),)
+    pure = _types(MODEL, "q4_k_m", pure=True, tensor_types=named)
+    assert pure["blk.3.attn_v.weight"] is G.Q4_K
+    tied = _types(MODEL[:-1], "q4_k_m", output_tensor_type=G.F32)
+    assert tied["token_embd.weight"] is G.F32
+
+
+def test_named_classes_in_patterns() -> None:
+    """``[[:digit:]]`` means in a pattern what it means to llama-quantize."""
+    named = (parse_tensor_type(r"^blk\.[[:digit:]]\.attn_v=q8_0"),)
+    types = _types(MODEL, "q4_k_s", tensor_types=named)
+    eight = [name for name, type_ in types.items() if type_ is G.Q8_0]
+    assert eight == [f"blk.{i}.attn_v.weight" for i in range(10)]
+
+
 def test_malformed_tensor_types() -> None:
     """A tensor type without name, sign or type, or with a bad expression, is refused."""
     for text in ("attn_v", "=q8_0", "attn_v=", "attn_v=q9", "(=q8_0", "*=q8_0"):

@@ -7,6 +7,7 @@ are the tables of :mod:`mbuild.quant.rules`. Nothing is quantized here.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -45,8 +46,9 @@ class Options:
     """The switches of ``llama-quantize`` that change a plan.
 
     ``tensor_types`` are regular expressions and the type of tensors whose name they
-    are found in, the first that fits deciding. ``recipe`` is ``llama.cpp`` or
-    ``ollama``. ``importances`` says whether an importance matrix will be used.
+    are found in, the first that fits deciding; with ``pure`` they are not looked at.
+    ``recipe`` is ``llama.cpp`` or ``ollama``. ``importances`` says whether an importance
+    matrix will be used.
     """
 
     pure: bool = False
@@ -221,7 +223,9 @@ class _State:
         mine = self.facts.architecture
         if not quantizable(tensor.name, tensor.dims, mine, options.leave_output_tensor):
             return tensor.type
-        named = next((t for p, t in self.patterns if p.search(tensor.name)), None)
+        named = None
+        if not options.pure:  # llama-quantize does not look at the patterns then
+            named = next((t for p, t in self.patterns if p.search(tensor.name)), None)
         # The table of per-layer embeddings is large; a pattern may name it apart.
         apart = tensor.name == "per_layer_token_embd.weight" and named is not None
         if options.token_embedding_type is not None and kind is Category.TOKEN_EMBD and not apart:
@@ -242,7 +246,8 @@ class _State:
         if any(part in tensor.name for part in wanted):
             return GGMLType.Q8_0
         if kind is Category.OUTPUT or (self.tied and kind is Category.TOKEN_EMBD):
-            return self.options.output_tensor_type or self._output(tensor.dims[0])
+            asked = self.options.output_tensor_type
+            return self._output(tensor.dims[0]) if asked is None else asked
         if name == "MXFP4_MOE":
             return self._experts_only(tensor, kind)
         place = self._place(tensor, kind)
@@ -300,9 +305,20 @@ class _State:
         return int(found[1])
 
 
+_CLASSES = {
+    **{"alnum": "a-z0-9", "alpha": "a-z", "digit": "0-9", "lower": "a-z", "space": r"\s"},
+    **{"upper": "A-Z", "xdigit": "0-9a-f", "d": "0-9", "s": r"\s", "w": "a-z0-9_"},
+}
+"""Named classes of characters, which the reference's expressions have and Python's have not."""
+
+
 def _compile(text: str) -> re.Pattern[str]:
+    """A regular expression as ``std::regex`` reads it, as far as Python reads it otherwise."""
+    known = re.sub(r"\[:(\w+):\]", lambda found: _CLASSES.get(found[1], found[0]), text)
     try:
-        return re.compile(text)
+        with warnings.catch_warnings():  # of what a later Python may read otherwise
+            warnings.simplefilter("ignore", FutureWarning)
+            return re.compile(known)
     except (re.error, OverflowError, RecursionError) as error:
         raise UsageError(f"{text[:64]!r} is no regular expression: {error}") from error
 

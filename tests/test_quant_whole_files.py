@@ -1,0 +1,240 @@
+"""Whole files are llama-quantize's, byte for byte: metadata, order, every tensor's type and data.
+
+The reference is llama.cpp's ``llama_model_quantize`` itself, over the unquantized model that
+mbuild makes of the same generated checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from checkpoints import resized, write_checkpoint
+from inprocess import in_process
+from installed import wheels
+from llama_quantize import PACKAGE, Job, Refused, quantize
+from llama_runs import write_vocabulary
+from quant_data import imatrix_bytes
+
+from mbuild.gguf.reader import open_gguf
+from mbuild.gguf.types import GGMLType
+from mbuild.quant.types import file_type
+
+G = GGMLType
+
+pytestmark = [
+    pytest.mark.oracle,
+    # Builds for other machines fuse multiplication and addition and give other bytes.
+    pytest.mark.skipif(
+        platform.machine().lower() not in ("x86_64", "amd64") or sys.platform != "linux",
+        reason="the reference's bytes are those of its x86-64 build",
+    ),
+]
+
+DATA = Path(__file__).parent / "data" / "convert"
+
+
+class Family(NamedTuple):
+    """A generated checkpoint in sizes that the rules tell apart."""
+
+    name: str
+    sizes: dict[int, int]
+    layers: int
+    experts: int = 0
+
+
+FAMILIES = {
+    # Four heads share their keys and values; a sixteenth of 16 layers is one.
+    "grouped": Family("llama", {4: 8, 16: 32, 64: 256, 32: 64, 96: 256}, 16),
+    # Rows of 64 and 96, which K types do not divide.
+    "narrow": Family("llama", {}, 9),
+    # Rows of 84, which nothing divides.
+    "odd": Family("llama", {96: 84}, 3),
+    "8 experts": Family("mixtral", {64: 256, 32: 64, 96: 256}, 2, 8),
+    "3 experts": Family("mixtral", {64: 256, 32: 64, 96: 256}, 3),
+    "tied": Family("qwen2", {64: 256, 32: 128, 96: 256}, 9),
+    # Queries, keys and values in one tensor, four heads to each key; Falcon has rules of its own.
+    "falcon": Family("falcon_40b", {64: 256, 96: 384}, 16),
+    "fused": Family("phi3", {64: 256, 128: 512, 96: 256, 192: 512}, 8),
+}
+K_TYPES = ["Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K"]
+SMALL_BLOCKS = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]
+SLOW = ["IQ4_NL", "IQ4_XS"]
+OTHERS = ["TQ1_0", "TQ2_0", "MXFP4_MOE", "F16", "F32"]
+TYPES = {
+    "odd": [*K_TYPES, "IQ4_XS", "TQ1_0", "TQ2_0"],
+    "grouped": [*K_TYPES, "Q8_0"],
+    "falcon": [*K_TYPES, "Q4_0"],
+    "fused": [*K_TYPES, *SMALL_BLOCKS],
+}
+"""The types of families that do not get them all: what fits, and what has rules for them."""
+EVERY = [*K_TYPES, *SMALL_BLOCKS, *SLOW, *OTHERS]
+WEIGHTED = ["Q2_K_S", "IQ2_XXS", "IQ3_XS", "IQ3_M", "Q4_0", "Q5_0", "Q4_K_M", "Q2_K", "IQ4_XS"]
+"""Types that need importances or make something else of them."""
+
+ATTN = r"blk\.[02]\.attn_(q|k)"
+OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "pure": (["--pure"], {"pure": True}),
+    "tensor types": (
+        ["--tensor-type", "attn_v=q8_0", "--tensor-type", f"{ATTN}=f16", "--tensor-type", "q=q6_K"],
+        {"tensor_types": [("attn_v", G.Q8_0), (ATTN, G.F16), ("q", G.Q6_K)]},
+    ),
+    "output": (["--output-tensor-type", "f32"], {"output_tensor_type": G.F32}),
+    "embedding": (["--token-embedding-type", "q5_1"], {"token_embedding_type": G.Q5_1}),
+    "left": (["--leave-output-tensor"], {"leave_output_tensor": True}),
+    "several": (
+        ["--pure", "--output-tensor-type", "f16", "--tensor-type", "ffn_(up|down)=q3_K"],
+        {"pure": True, "output_tensor_type": G.F16, "tensor_types": [("ffn_(up|down)", G.Q3_K)]},
+    ),
+}
+"""What the command line is told, and what the reference."""
+
+
+class Model(NamedTuple):
+    """A checkpoint in a folder, and its unquantized model, from which the reference starts."""
+
+    folder: Path
+    unquantized: Path
+    layer: Callable[..., list[Path]]
+
+    def compare(
+        self, types: Sequence[str], words: Sequence[str] = (), job: Mapping[str, Any] | None = None
+    ) -> list[str]:
+        """Quantize both ways; what differs."""
+        ours = self.layer(types, *words)
+        theirs = [self.folder / f"{type_}.gguf" for type_ in types]
+        source = str(self.unquantized)
+        numbers = [file_type(type_).number for type_ in types]
+        rows = zip(theirs, numbers, strict=True)
+        jobs = [Job(source, str(target), number, **(job or {})) for target, number in rows]
+        quantize(jobs, path=wheels("cyllama", [PACKAGE]))
+        found = zip(types, ours, theirs, strict=True)
+        return [f"{type_}: {line}" for type_, a, b in found for line in differences(a, b)]
+
+
+def differences(ours: Path, theirs: Path) -> list[str]:
+    """What differs between two files; empty if their bytes are the same."""
+    if ours.read_bytes() == theirs.read_bytes():
+        return []
+    described = []
+    for path in (ours, theirs):
+        with open_gguf(path) as file:
+            model = file.model()
+            lines = [f"{kv.key} = {kv.value}" for kv in model.metadata]
+            lines += [f"{t.name} {t.type.name} {t.dims}" for t in model.tensors]
+            described.append((lines, {t.name: bytes(t.load()) for t in model.tensors}))
+    (a, data), (b, other) = described
+    found = [f"-{line}" for line in b if line not in a]
+    found += [f"+{line}" for line in a if line not in b]
+    found += [f"bytes of {name}" for name in data if data[name] != other.get(name)]
+    return found or ["the order or the padding"]
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Model]:
+    """Generates a checkpoint and builds it without quantization."""
+    mbuild = in_process(tmp_path, monkeypatch)
+
+    def layers(types: Sequence[str], *words: str) -> list[Path]:
+        asked = [word for type_ in types for word in ("-q", type_)]
+        done = mbuild("-t", "m:{quant}" if types else "m", "--pre", "gpt-2", *asked, *words)
+        assert done.returncode == 0, done.stderr
+        return [_weights(tmp_path / "store", tag) for tag in types or ["latest"]]
+
+    def make(name: str) -> Model:
+        family = FAMILIES[name]
+        spec = json.loads((DATA / f"{family.name}.json").read_text())
+        spec = resized(spec, family.sizes, family.layers, family.experts)
+        write_checkpoint(tmp_path / "checkpoint", spec)
+        write_vocabulary(tmp_path / "checkpoint", family.name, 80)
+        (tmp_path / "Modelfile").write_text("FROM ./checkpoint\n")
+        return Model(tmp_path, layers([])[0], layers)
+
+    return make
+
+
+def _weights(store: Path, tag: str) -> Path:
+    manifest = store / "manifests/registry.ollama.ai/library/m" / tag
+    (layer,) = [
+        layer
+        for layer in json.loads(manifest.read_text())["layers"]
+        if layer["mediaType"].endswith(".model")
+    ]
+    return store / "blobs" / str(layer["digest"]).replace(":", "-")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_type(model: Callable[[str], Model], name: str) -> None:
+    """Of each family all file types that need no importance matrix give llama-quantize's file."""
+    assert model(name).compare(TYPES.get(name, EVERY)) == []
+
+
+@pytest.mark.parametrize("name", ["3 experts", "tied"])
+@pytest.mark.parametrize("option", OPTIONS)
+def test_options(model: Callable[[str], Model], name: str, option: str) -> None:
+    """The options that change a recipe change it as llama-quantize's do."""
+    words, job = OPTIONS[option]
+    assert model(name).compare(["Q4_K_M", "Q3_K_L", "Q8_0"], words, job) == []
+
+
+@pytest.mark.parametrize("option", ["tensor types", "output", "embedding", "left"])
+def test_options_where_rows_do_not_divide(model: Callable[[str], Model], option: str) -> None:
+    """Types that options name fall back as in llama-quantize where rows do not divide."""
+    words, job = OPTIONS[option]
+    assert model("odd").compare(["Q4_K_M", "Q3_K_L"], words, job) == []
+
+
+@pytest.mark.parametrize(
+    ("type_", "words", "job", "said", "kept"),
+    [
+        ("Q8_0", [], {}, "no tensor type fallback is defined for type q8_0", "F16"),
+        ("Q4_K_M", ["--pure"], {"pure": True}, "row size not divisible by block size", "Q5_0"),
+    ],
+)
+def test_where_the_reference_stops(
+    model: Callable[[str], Model],
+    type_: str,
+    words: list[str],
+    job: dict[str, Any],
+    said: str,
+    kept: str,
+) -> None:
+    """Rows that have no type there get one here, which is a documented difference."""
+    made = model("odd")
+    with pytest.raises(Refused, match=said):
+        made.compare([type_], words, job)
+    with open_gguf(made.layer([type_], *words)[0]) as file:
+        types = {tensor.name: tensor.type.name for tensor in file.tensors}
+    assert types["blk.0.ffn_down.weight" if kept == "F16" else "blk.0.ffn_up.weight"] == kept
+
+
+@pytest.mark.parametrize("name", ["3 experts", "narrow"])
+def test_an_importance_matrix(model: Callable[[str], Model], name: str) -> None:
+    """With an importance matrix too, for types that need one and for types that use one."""
+    made = model(name)
+    with open_gguf(made.unquantized) as file:
+        shapes = {t.name: (t.dims[0], t.dims[2] if len(t.dims) > 2 else 1) for t in file.tensors}
+    r = np.random.default_rng(0)
+    sums = {
+        name: (r.random(size[::-1]) ** 2).astype(np.float32)
+        for name, size in shapes.items()
+        if "blk." in name and name.endswith("weight") and "norm" not in name
+    }
+    path = made.folder / "importances.gguf"
+    path.write_bytes(imatrix_bytes({n: (s, np.ones(len(s))) for n, s in sums.items()}))
+    job = {
+        "importances": {n: s.reshape(-1).tolist() for n, s in sums.items()},
+        "metadata": {
+            "quantize.imatrix.file": str(path),
+            "quantize.imatrix.dataset": "wiki.txt",
+            "quantize.imatrix.entries_count": len(sums),
+            "quantize.imatrix.chunks_count": 40,
+        },
+    }
+    assert made.compare(WEIGHTED, ["--imatrix", str(path)], job) == []
