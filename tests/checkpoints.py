@@ -12,13 +12,14 @@ import hashlib
 import itertools
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from llama_runs import write_vocabulary
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+DATA = Path(__file__).parent / "data" / "convert"
 
 
 def weights(name: str, dtype: str, shape: list[int]) -> bytes:
@@ -129,3 +130,37 @@ def _repeated(tensors: Mapping[str, str], pattern: str, count: int) -> dict[str,
             if match and int(match[1]) == number % len(numbers):
                 made[f"{name[: match.start(1)]}{number}{name[match.end(1) :]}"] = tensors[name]
     return made
+
+
+class Family(NamedTuple):
+    """A generated family in other sizes (:func:`resized`)."""
+
+    name: str
+    sizes: Mapping[int, int]
+    layers: int = 0
+    experts: int = 0
+
+
+FAMILIES = {
+    # Four heads share their keys and values; a sixteenth of 16 layers is one.
+    "grouped": Family("llama", {4: 8, 16: 32, 64: 256, 32: 64, 96: 256}, 16),
+    # Rows of 64 and 96, which K types do not divide.
+    "narrow": Family("llama", {}, 9),
+    # Rows of 84, which nothing divides.
+    "odd": Family("llama", {96: 84}, 3),
+    "8 experts": Family("mixtral", {3: 8, 4: 8, 64: 256, 32: 64, 96: 256}, 2, 8),
+    "3 experts": Family("mixtral", {64: 256, 32: 128, 96: 256}, 3),
+    "tied": Family("qwen2", {64: 256, 32: 128, 96: 256}, 9),
+    # Queries, keys and values in one tensor, four heads to each key; Falcon has rules of its own.
+    "falcon": Family("falcon_40b", {64: 256, 96: 384, 256: 1024}, 16),
+    "fused": Family("phi3", {64: 256, 128: 512, 96: 256, 192: 512}, 8),
+}
+"""Sizes that the rules of quantization tell apart."""
+
+
+def write_family(directory: Path, family: Family) -> dict[str, Path]:
+    """The checkpoint with a vocabulary; its files as :func:`write_checkpoint` gives them."""
+    spec = json.loads((DATA / f"{family.name}.json").read_text())
+    write_checkpoint(directory, resized(spec, family.sizes, family.layers, family.experts))
+    write_vocabulary(directory, family.name, spec["files"]["config.json"].get("vocab_size", 80))
+    return files_of(directory)

@@ -34,6 +34,8 @@ def byte_level_tokenizer(count: int) -> dict[str, Any]:
     """A tokenizer.json of single bytes in GPT-2's notation, and one merge."""
     texts = [*(chr(33 + number) for number in range(count - 2)), "hi", "<|endoftext|>"]
     vocab = {text: number for number, text in enumerate(texts)}
+    bytewise = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    bytewise["use_regex"] = True
     return {
         "version": "1.0",
         "added_tokens": [
@@ -45,8 +47,8 @@ def byte_level_tokenizer(count: int) -> dict[str, Any]:
             }
         ],
         "normalizer": None,
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
-        "decoder": {"type": "ByteLevel"},
+        "pre_tokenizer": bytewise,
+        "decoder": bytewise,
         "post_processor": None,
         "model": {"type": "BPE", "vocab": vocab, "merges": ["h i"]},
     }

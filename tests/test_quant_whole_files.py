@@ -15,11 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from checkpoints import resized, write_checkpoint
+from checkpoints import FAMILIES, write_family
 from inprocess import in_process
 from installed import wheels
 from llama_quantize import PACKAGE, Job, Refused, quantize
-from llama_runs import write_vocabulary
 from quant_data import imatrix_bytes
 
 from mbuild.gguf.reader import open_gguf
@@ -37,32 +36,6 @@ pytestmark = [
     ),
 ]
 
-DATA = Path(__file__).parent / "data" / "convert"
-
-
-class Family(NamedTuple):
-    """A generated checkpoint in sizes that the rules tell apart."""
-
-    name: str
-    sizes: dict[int, int]
-    layers: int
-    experts: int = 0
-
-
-FAMILIES = {
-    # Four heads share their keys and values; a sixteenth of 16 layers is one.
-    "grouped": Family("llama", {4: 8, 16: 32, 64: 256, 32: 64, 96: 256}, 16),
-    # Rows of 64 and 96, which K types do not divide.
-    "narrow": Family("llama", {}, 9),
-    # Rows of 84, which nothing divides.
-    "odd": Family("llama", {96: 84}, 3),
-    "8 experts": Family("mixtral", {64: 256, 32: 64, 96: 256}, 2, 8),
-    "3 experts": Family("mixtral", {64: 256, 32: 64, 96: 256}, 3),
-    "tied": Family("qwen2", {64: 256, 32: 128, 96: 256}, 9),
-    # Queries, keys and values in one tensor, four heads to each key; Falcon has rules of its own.
-    "falcon": Family("falcon_40b", {64: 256, 96: 384}, 16),
-    "fused": Family("phi3", {64: 256, 128: 512, 96: 256, 192: 512}, 8),
-}
 K_TYPES = ["Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K"]
 SMALL_BLOCKS = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]
 SLOW = ["IQ4_NL", "IQ4_XS"]
@@ -70,7 +43,7 @@ OTHERS = ["TQ1_0", "TQ2_0", "MXFP4_MOE", "F16", "F32"]
 TYPES = {
     "odd": [*K_TYPES, "IQ4_XS", "TQ1_0", "TQ2_0"],
     "grouped": [*K_TYPES, "Q8_0"],
-    "falcon": [*K_TYPES, "Q4_0"],
+    "falcon": ["Q2_K", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_M"],
     "fused": [*K_TYPES, *SMALL_BLOCKS],
 }
 """The types of families that do not get them all: what fits, and what has rules for them."""
@@ -148,11 +121,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Mo
         return [_weights(tmp_path / "store", tag) for tag in types or ["latest"]]
 
     def make(name: str) -> Model:
-        family = FAMILIES[name]
-        spec = json.loads((DATA / f"{family.name}.json").read_text())
-        spec = resized(spec, family.sizes, family.layers, family.experts)
-        write_checkpoint(tmp_path / "checkpoint", spec)
-        write_vocabulary(tmp_path / "checkpoint", family.name, 80)
+        write_family(tmp_path / "checkpoint", FAMILIES[name])
         (tmp_path / "Modelfile").write_text("FROM ./checkpoint\n")
         return Model(tmp_path, layers([])[0], layers)
 
