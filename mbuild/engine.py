@@ -1,7 +1,7 @@
 """Runs a graph of steps: cached ones from the cache, the others as soon as they can.
 
 The engine knows no kind of step. A build with nothing to do stays in
-:func:`_look_up` and loads neither networkx nor threads.
+:func:`_look_up` and starts no thread.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.errors import CancelledError, MbuildError
@@ -21,7 +20,6 @@ from mbuild.graph import (
     Result,
     Step,
     StepContext,
-    as_networkx,
     cache_key,
     canonical_json,
     describe,
@@ -32,8 +30,6 @@ if TYPE_CHECKING:
     import queue
     import threading
     from concurrent.futures import Future
-
-    import networkx
 
     from mbuild.store import Store
 
@@ -206,22 +202,18 @@ class _Run:
         self._events: queue.SimpleQueue[BuildEvent | Future[Any]] = queue.SimpleQueue()
         self._stop: threading.Event = threading.Event()
 
-    @cached_property
-    def _graph(self) -> networkx.DiGraph[Step]:
-        import networkx
-
-        graph = as_networkx(self._steps)
-        if not networkx.is_directed_acyclic_graph(graph):
-            raise MbuildError("the build graph has a cycle")
-        return graph
-
     def events(self) -> Iterator[BuildEvent]:
         from concurrent.futures import Future, ThreadPoolExecutor
 
-        waiting = {
-            step: sum(source not in self._outcome.results for source in step.inputs)
+        needs = {
+            step: [source for source in step.inputs if source not in self._outcome.results]
             for step in self._steps
         }
+        waiting = {step: len(inputs) for step, inputs in needs.items()}
+        users: dict[Step, list[Step]] = {step: [] for step in self._steps}
+        for step, inputs in needs.items():
+            for source in inputs:
+                users[source].append(step)
         pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="mbuild-step")
         running: dict[Future[Any], list[Step]] = {}
         try:
@@ -235,12 +227,10 @@ class _Run:
                 event = self._events.get()
                 if not isinstance(event, Future):
                     yield event
-                    if isinstance(event, StepProgress):
-                        _ = self._graph  # networkx is loaded while compiled code works
                     continue
                 for step, done in zip(running.pop(event), event.result(), strict=True):
                     yield self._finish(step, done)
-                    for user in self._graph.successors(step):
+                    for user in users[step]:
                         waiting[user] -= 1
                         if waiting[user] == 0:
                             ready.append(user)

@@ -12,8 +12,6 @@ from mbuild.sources import Material
 from mbuild.store import Layer
 
 if TYPE_CHECKING:
-    import networkx
-
     from mbuild.store import Store
 
 
@@ -193,14 +191,3 @@ def in_order(targets: Sequence[Step]) -> tuple[Step, ...]:
             stack.append((step, True))
             stack.extend((source, False) for source in reversed(step.inputs))
     return tuple(order)
-
-
-def as_networkx(steps: Sequence[Step]) -> networkx.DiGraph[Step]:
-    """The steps as a networkx graph, an edge from each input among them to its user."""
-    import networkx
-
-    graph: networkx.DiGraph[Step] = networkx.DiGraph()
-    graph.add_nodes_from(steps)
-    nodes = set(steps)
-    graph.add_edges_from((s, step) for step in steps for s in step.inputs if s in nodes)
-    return graph

@@ -290,7 +290,7 @@ def test_unfinished_builds_are_leftovers(store: Store) -> None:
         writer.write(b"half of it")
         assert prune(store).leftovers == ()  # its maker lives
         saved: list[str] = []
-        writer.save(saved.append)
+        writer.save(lambda place, written: saved.append(place))
         writer.wait()
         place = store.root / saved[0]
         copy = place.with_name("variant-1-dead")

@@ -20,6 +20,7 @@ import numpy as np
 
 from mbuild.convert.safetensors import DType
 from mbuild.errors import UnsupportedError
+from mbuild.gguf.memory import room
 from mbuild.gguf.types import GGMLType
 
 if TYPE_CHECKING:
@@ -85,17 +86,26 @@ def encode(values: Array, dtype: DType, target: GGMLType) -> Array:
     ``target`` is F32, F16, BF16 or Q8_0 (rows a multiple of 32); little-endian.
     The values' own memory is given back where nothing has to change.
     """
-    flat = np.ascontiguousarray(values).reshape(-1)
+    flat = _contiguous(values).reshape(-1)
     direct = _DIRECT.get((dtype, target))
     if direct is not None:
         return direct(flat).view(np.uint8)
     size, from_f32 = _FROM_F32[target]
-    out = np.empty(flat.size // 32 * 34 if size is None else flat.size * size, dtype=np.uint8)
+    out = room(flat.size // 32 * 34 if size is None else flat.size * size)
     at = 0
     for start in range(0, flat.size, PIECE):
         piece = from_f32(to_f32(flat[start : start + PIECE], dtype)).view(np.uint8).reshape(-1)
         out[at : at + piece.size] = piece
         at += piece.size
+    return out
+
+
+def _contiguous(values: Array) -> Array:
+    """The values in the order of their indices, in their own memory if they lie so already."""
+    if values.flags.c_contiguous:
+        return values
+    out = room(values.nbytes).view(values.dtype).reshape(values.shape)
+    np.copyto(out, values)
     return out
 
 
@@ -202,7 +212,7 @@ def _bf16_quiet(values: Array) -> Array:
 
 
 def _bf16_to_f32(values: Array) -> Array:
-    out = np.empty(values.size, dtype=np.uint32)
+    out = room(4 * values.size).view(np.uint32)
     for start in range(0, values.size, PIECE):
         part = out[start : start + PIECE]
         part[:] = values[start : start + PIECE]

@@ -140,7 +140,7 @@ def stored(tensor: StoredTensor) -> Lazy:
 
 def stack(parts: Sequence[Lazy]) -> Lazy:
     """Tensors of one shape under a new first axis; raises :class:`FormatError` if they differ."""
-    import numpy as np
+    from mbuild.gguf.memory import room
 
     first = parts[0]
     for part in parts:
@@ -152,7 +152,7 @@ def stack(parts: Sequence[Lazy]) -> Lazy:
 
     def load() -> Array:
         head = parts[0].load()
-        out = np.empty((len(parts), *first.shape), dtype=head.dtype)
+        out = room(len(parts) * head.nbytes).view(head.dtype).reshape(len(parts), *first.shape)
         out[0] = head
         for index, part in enumerate(parts[1:], start=1):
             out[index] = part.load()

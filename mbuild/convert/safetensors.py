@@ -126,9 +126,9 @@ class StoredTensor:
         Raises :class:`FormatError` when the file is no longer the one that was
         opened, :class:`SourceError` when it cannot be read.
         """
-        import numpy as np
+        from mbuild.gguf.memory import room
 
-        data = np.empty(self.nbytes, dtype=np.uint8)
+        data = room(self.nbytes)
         try:
             fd = os.open(self.shard.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:

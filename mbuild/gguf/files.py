@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mbuild.errors import FormatError, SourceError
+from mbuild.gguf.memory import SMALL, room
 
 _MAX_READ = 1 << 30
 """One read's size in bytes; macOS refuses 2 GiB and more, Linux shortens it."""
@@ -91,16 +92,29 @@ class FileBytes:
                 if not more:
                     break
                 data += more
-            info = os.fstat(self._fd)
         except OSError as error:
-            raise SourceError(f"{self.name}: cannot be read: {error.strerror}") from error
-        if len(data) != count or (info.st_size, info.st_mtime_ns) != (self.size, self._mtime):
-            raise self.error(
-                f"changed while reading ({len(data)} of {count} bytes)",
-                offset,
-                hint="build again when nothing writes to the file any more",
-            )
+            raise self._unreadable(error) from error
+        self._check_same(offset, count, len(data))
         return data
+
+    def fill(self, offset: int, view: memoryview) -> None:
+        """As :meth:`read`, into memory that is there."""
+        done = 0
+        try:
+            while done < len(view):
+                part = view[done : done + _MAX_READ]
+                if hasattr(os, "preadv"):
+                    got = os.preadv(self._fd, [part], offset + done)
+                else:
+                    data = self._read_once(offset + done, len(part))
+                    got = len(data)
+                    part[:got] = data
+                if not got:
+                    break
+                done += got
+        except OSError as error:
+            raise self._unreadable(error) from error
+        self._check_same(offset, len(view), done)
 
     def _read_once(self, offset: int, count: int) -> bytes:
         if _HAS_PREAD:
@@ -108,6 +122,21 @@ class FileBytes:
         with _SEEK_LOCK:  # Windows has no positional read
             os.lseek(self._fd, offset, os.SEEK_SET)
             return os.read(self._fd, count)
+
+    def _check_same(self, offset: int, count: int, got: int) -> None:
+        try:
+            info = os.fstat(self._fd)
+        except OSError as error:
+            raise self._unreadable(error) from error
+        if got != count or (info.st_size, info.st_mtime_ns) != (self.size, self._mtime):
+            raise self.error(
+                f"changed while reading ({got} of {count} bytes)",
+                offset,
+                hint="build again when nothing writes to the file any more",
+            )
+
+    def _unreadable(self, error: OSError) -> SourceError:
+        return SourceError(f"{self.name}: cannot be read: {error.strerror}")
 
     def error(self, message: str, offset: int, *, hint: str = "") -> FormatError:
         """An error about this file that names the byte it is about."""
@@ -126,9 +155,13 @@ class FileRange:
     start: int
     count: int
 
-    def __call__(self) -> bytes:
+    def __call__(self) -> bytes | memoryview:
         """All the bytes; raises :class:`FormatError` if the file changed."""
-        return self.file.read(self.start, self.count)
+        if self.count < SMALL:
+            return self.file.read(self.start, self.count)
+        data = room(self.count).data
+        self.file.fill(self.start, data)
+        return data
 
     def pieces(self, size: int) -> Iterator[FileRange]:
         """The range cut into ranges of at most ``size`` bytes, in order."""

@@ -18,6 +18,7 @@ from mbuild.gguf.checks import valid_alignment
 from mbuild.gguf.encoding import U32, U64, encode_string
 from mbuild.gguf.files import FileRange
 from mbuild.gguf.foreign import MAGIC
+from mbuild.gguf.memory import reused
 from mbuild.gguf.model import Model, Tensor
 from mbuild.gguf.types import ALIGNMENT, ValueType
 
@@ -141,14 +142,15 @@ def write(
 
     emit(memoryview(plan.header))
     loader = _Loader(_jobs(model, plan), max(1, workers))
-    try:
-        loader.start()
-        for index, job in enumerate(loader.jobs):
-            emit(loader.take(index))
-            loader.release(job.size)
-            emit(memoryview(bytes(job.padding)))
-    finally:
-        loader.stop()
+    with reused():
+        try:
+            loader.start()
+            for index, job in enumerate(loader.jobs):
+                emit(loader.take(index))
+                loader.release(job.size)
+                emit(memoryview(bytes(job.padding)))
+        finally:
+            loader.stop()
     return plan
 
 

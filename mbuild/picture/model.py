@@ -77,19 +77,12 @@ def neighbours(count: int, edges: Sequence[tuple[int, int]]) -> tuple[list[list[
 
 def topological(count: int, edges: Sequence[tuple[int, int]]) -> list[int]:
     """The nodes, each after those before it, else by number; raises ValueError for a cycle."""
-    import heapq
+    import networkx
 
-    before, after = neighbours(count, edges)
-    waiting = [len(nodes) for nodes in before]
-    ready = [node for node in range(count) if not waiting[node]]
-    order = []
-    while ready:
-        node = heapq.heappop(ready)
-        order.append(node)
-        for user in after[node]:
-            waiting[user] -= 1
-            if not waiting[user]:
-                heapq.heappush(ready, user)
-    if len(order) != count:
-        raise ValueError("the graph has a cycle")
-    return order
+    graph: networkx.DiGraph[int] = networkx.DiGraph()
+    graph.add_nodes_from(range(count))
+    graph.add_edges_from(edges)
+    try:
+        return list(networkx.lexicographical_topological_sort(graph))
+    except networkx.NetworkXUnfeasible as error:
+        raise ValueError("the graph has a cycle") from error

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbuild.errors import FormatError, UnsupportedError, UsageError
+from mbuild.gguf.memory import room
 from mbuild.gguf.types import BLOCKS, GGMLType
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def quantize(
     block, item = BLOCKS[type_], BLOCKS[source_type].size
     rows = raw.size // (row_len * item)
     size = rows * row_len // block.weights * block.size
-    out = np.empty(size, np.uint8) if out is None else out
+    out = room(size) if out is None else out
     if out.shape != (size,) or out.dtype != np.uint8 or not out.flags.c_contiguous:
         raise UsageError(f"{out.size} bytes of memory for {size} bytes of {type_.name}")
     if type_ is source_type:

@@ -237,7 +237,7 @@ class _Lane:
             self._shared.fail(error)
             if isinstance(self._shared.error, CancelledError):  # the user stopped the build
                 with suppress(MbuildError):
-                    self._save(self.writer.size)
+                    self._save()
                     self.writer.wait()
             if self._index == 0:
                 raise
@@ -248,13 +248,13 @@ class _Lane:
             raise CancelledError("another variant failed")
         if done - self._saved >= _SAVE_BYTES:
             self._saved = done
-            self._save(done)
+            self._save()
 
-    def _save(self, done: int) -> None:
+    def _save(self) -> None:
         """Make what was written durable, and the tensors in it findable, beside the writing."""
 
-        def note(path: str) -> None:
-            self.record(path, done)
+        def note(path: str, written: int) -> None:
+            self.record(path, written)
             self._cache.flush()
 
         self.writer.save(note)

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.digest import Digest, DigestError
 from mbuild.errors import CancelledError, DamagedError, FormatError
-from mbuild.store.background import Background
+from mbuild.store.blocks import BLOCK, Blocks
 from mbuild.store.files import (
     TemporaryFile,
     check_room,
     make_directories,
     remove_stale,
     store_errors,
-    write_all,
 )
 
 if TYPE_CHECKING:
@@ -31,8 +30,7 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int], None]
 
 
-_PIECE = 1 << 20  # bytes that are still in the processor's cache when they are written
-_WRITE_BACK = 16 << 20  # bytes written after which the system is told to begin with the disk
+_PIECE = 256 << 10  # bytes that are still in the processor's cache when they are copied
 
 
 class Blob(NamedTuple):
@@ -46,39 +44,42 @@ class Blob(NamedTuple):
 class BlobWriter:
     """A blob under construction: write its bytes in order, then commit.
 
-    What waits for the disk follows on a thread of its own. Hashing does not: bytes
-    are hashed and written while they are in the processor's cache. Use as a
-    context manager; what is not committed leaves nothing behind, but for the saved
-    part of a named one when the build was stopped.
+    The disk is waited for on another thread. Hashing is done here, while the bytes
+    are in the processor's cache. Use as a context manager; what is not committed
+    leaves nothing behind, but for the saved part of a named one when the build was
+    stopped.
     """
 
     def __init__(self, blobs: Blobs, partial: str = "") -> None:
         self._blobs = blobs
         self._hash = hashlib.sha256()
-        self._disk = Background("mbuild-disk")
         self._partial = partial
         self._file = blobs.temporary(partial)
+        self._blocks = Blocks(self._file.fd)
+        self._block: memoryview | None = None
+        self._filled = 0
         self._saved = False
-        self._started = 0
         self.size = 0
 
-    def save(self, then: Callable[[str], object]) -> None:
+    def save(self, then: Callable[[str, int], object]) -> None:
         """Make what was written so far durable, and call ``then``, both on another thread.
 
-        It is given the file's place below the store's root. See :meth:`wait`.
+        It is given the file's place below the store's root, and how many bytes of the
+        file are durable. See :meth:`wait`.
         """
 
-        def save() -> None:
+        def save(written: int) -> None:
             with store_errors("writing a blob"):
                 os.fsync(self._file.fd)
             self._saved = True
-            then(self._file.path.relative_to(self._blobs.folder.parent).as_posix())
+            place = self._file.path.relative_to(self._blobs.folder.parent).as_posix()
+            then(place, written)
 
-        self._disk.put(save)
+        self._blocks.then(bytes(self._block[: self._filled]) if self._block else b"", save)
 
     def wait(self) -> None:
         """Wait until everything is durable that was to be saved."""
-        self._disk.wait()
+        self._blocks.wait()
 
     @property
     def digest(self) -> Digest:
@@ -88,29 +89,26 @@ class BlobWriter:
     def write(self, data: Buffer) -> None:
         """Append bytes (anything with the buffer protocol)."""
         view = memoryview(data).cast("B")
-        with store_errors("writing a blob"):
-            for start in range(0, len(view), _PIECE):
-                piece = view[start : start + _PIECE]
-                self._hash.update(piece)
-                write_all(self._file.fd, piece)
         self.size += len(view)
-        if self.size - self._started >= _WRITE_BACK:
-            self._start_write_back()
-
-    def _start_write_back(self) -> None:
-        """Without it the final fsync would wait for the whole file."""
-        from mbuild.store.copying import write_back
-
-        start, count = self._started, self.size - self._started
-        self._disk.put(lambda: write_back()(self._file.fd, start, count))
-        self._started = self.size
+        with store_errors("writing a blob"):
+            while view:
+                block = self._block = self._block or self._blocks.take()
+                piece = view[: min(_PIECE, BLOCK - self._filled)]
+                view = view[len(piece) :]
+                self._hash.update(piece)
+                block[self._filled : self._filled + len(piece)] = piece
+                self._filled += len(piece)
+                if self._filled == BLOCK:
+                    self._blocks.put(block, BLOCK)
+                    self._block, self._filled = None, 0
 
     def commit(self) -> Blob:
         """Publish the blob under its digest; raises :class:`StoreError` (disk full, ...).
 
         Earlier builds' unfinished files of the same name are not needed any more.
         """
-        self.wait()
+        with store_errors("writing a blob"):
+            self._blocks.finish(self._block, self._filled)
         blob = self._blobs.publish(self._file, self.digest, self.size)
         if self._partial:
             remove_stale(self._blobs.partial_folder, self._partial)
@@ -120,7 +118,7 @@ class BlobWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
-        self._disk.stop()
+        self._blocks.stop()
         if self._saved and kind is not None and issubclass(kind, CancelledError):
             self._file.leave()
         else:

@@ -8,23 +8,22 @@ import stat
 import sys
 import threading
 from contextlib import suppress
-from functools import cache, partial
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.digest import Digest
-from mbuild.errors import FormatError, SourceError
-from mbuild.store.background import Background
+from mbuild.errors import CancelledError, FormatError, SourceError
+from mbuild.store.blocks import Blocks
 from mbuild.store.files import check_room
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     Progress = Callable[[int, int], None]
 
-_CHUNK = 8 << 20
+_PIECE = 256 << 10  # bytes that stay in the processor's cache until they are hashed
 _FICLONE = 0x40049409  # linux/fs.h
-_SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
 
 
 class OpenFile(NamedTuple):
@@ -94,59 +93,61 @@ def check_regular(info: os.stat_result, name: str) -> None:
 def hash_file(fd: int, size: int, progress: Progress) -> Digest:
     """The digest of a file's first ``size`` bytes, read with pread in fixed memory."""
     digest = hashlib.sha256()
-    _hash_range(fd, 0, size, digest.update, lambda done: progress(done, size))
+    room = memoryview(bytearray(min(_PIECE, max(size, 1))))
+    done = 0
+    while done < size:
+        count = _fill(fd, room[: size - done], done)
+        digest.update(room[:count])
+        done += count
+        progress(done, size)
     return Digest(digest.hexdigest())
 
 
 def copy_and_hash(source: int, target: int, size: int, progress: Progress) -> Digest:
-    """Copy ``size`` bytes and return the digest of what the copy holds.
+    """Copy ``size`` bytes into an empty file and return the digest of what was written.
 
-    The copy is what gets hashed, not the source, so that a file which changes
-    meanwhile can never leave a blob under a wrong name.
+    The very bytes that are written are hashed, so that a source which changes
+    meanwhile can never leave a blob under a wrong name. One thread reads, this
+    one hashes, another one writes.
     """
     if _reflink(source, target):
         return hash_file(target, size, progress)
     check_room(target, size)
-    copier = _Copier(source, target, size)
-    copier.start()
+    blocks = Blocks(target)
+    reader = _Reader(source, size, blocks)
     digest = hashlib.sha256()
     done = 0
     try:
-        while done < size:
-            ready = copier.wait_beyond(done)
-            _hash_range(target, done, ready, digest.update, lambda at: progress(at, size))
-            done = ready
+        reader.start()
+        for block, count in reader.read():
+            digest.update(block[:count])
+            blocks.put(block, count)
+            done += count
+            progress(done, size)
+        blocks.finish(None, 0)
     finally:
-        copier.stop()
+        blocks.stop()
+        reader.join()
     return Digest(digest.hexdigest())
 
 
-def _hash_range(
-    fd: int, start: int, end: int, update: Callable[[memoryview], None], at: Callable[[int], None]
-) -> None:
-    buffer = bytearray(min(_CHUNK, max(end - start, 1)))
-    view = memoryview(buffer)
-    while start < end:
-        want = min(len(buffer), end - start)
-        count = _read_at(fd, view[:want], start)
-        if count == 0:
-            raise FormatError("the file became shorter while it was read")
-        update(view[:count])
-        start += count
-        at(start)
-
-
-def _read_at(fd: int, view: memoryview, offset: int) -> int:
+def _fill(fd: int, view: memoryview, offset: int) -> int:
+    """Read at a place of a file as much as there is room for; at least one byte."""
     if hasattr(os, "preadv"):
-        return os.preadv(fd, [view], offset)
-    data = os.pread(fd, len(view), offset) if hasattr(os, "pread") else _seek_read(fd, view, offset)
-    view[: len(data)] = data
-    return len(data)
+        count = os.preadv(fd, [view], offset)
+    else:
+        read = os.pread if hasattr(os, "pread") else _seek_read
+        data = read(fd, len(view), offset)
+        count = len(data)
+        view[:count] = data
+    if count == 0:
+        raise FormatError("the file became shorter while it was read")
+    return count
 
 
-def _seek_read(fd: int, view: memoryview, offset: int) -> bytes:
+def _seek_read(fd: int, count: int, offset: int) -> bytes:
     os.lseek(fd, offset, os.SEEK_SET)
-    return os.read(fd, len(view))
+    return os.read(fd, count)
 
 
 def _reflink(source: int, target: int) -> bool:
@@ -161,97 +162,34 @@ def _reflink(source: int, target: int) -> bool:
     return False
 
 
-class _Copier(threading.Thread):
-    """Copies in the background and tells how far it is; starts write-back on its way.
+class _Reader(threading.Thread):
+    """Reads a file into blocks, ahead of whoever uses :meth:`read`."""
 
-    Without the early write-back the final fsync would wait for the whole file.
-    """
+    def __init__(self, fd: int, size: int, blocks: Blocks) -> None:
+        super().__init__(name="mbuild-read", daemon=True)
+        self._fd, self._size, self._blocks = fd, size, blocks
+        self._full: SimpleQueue[tuple[memoryview, int] | Exception] = SimpleQueue()
 
-    def __init__(self, source: int, target: int, size: int) -> None:
-        super().__init__(name="mbuild-copy", daemon=True)
-        self._source, self._target, self._size = source, target, size
-        self._changed = threading.Condition()
-        self._done = 0
-        self._stopped = False
-        self._error: OSError | FormatError | None = None
-
-    def wait_beyond(self, offset: int) -> int:
-        """Wait until more than ``offset`` bytes are copied; how many are."""
-        with self._changed:
-            while self._done <= offset and self._error is None:
-                self._changed.wait()
-            if self._error is not None:
-                raise self._error
-            return self._done
-
-    def stop(self) -> None:
-        """End the copying, finished or not, and wait for the thread."""
-        self._stopped = True
-        self.join()
+    def read(self) -> Iterator[tuple[memoryview, int]]:
+        """Blocks in order, and how many bytes are in them; raises what reading raised."""
+        done = 0
+        while done < self._size:
+            found = self._full.get()
+            if isinstance(found, Exception):
+                raise found
+            done += found[1]
+            yield found
 
     def run(self) -> None:
-        try:
-            self._copy()
-        except (OSError, FormatError) as error:
-            with self._changed:
-                self._error = error
-                self._changed.notify()
-
-    def _copy(self) -> None:
-        disk = Background("mbuild-disk")
-        try:
-            self._copy_before(disk)
-            disk.wait()
-        finally:
-            disk.stop()
-
-    def _copy_before(self, disk: Background) -> None:
         done = 0
-        step = _kernel_copy if hasattr(os, "copy_file_range") else _user_copy
-        while done < self._size and not self._stopped:
-            want = min(_CHUNK, self._size - done)
-            try:
-                count = step(self._source, self._target, want, done)
-            except OSError:
-                if step is _user_copy:
-                    raise
-                step = _user_copy  # EXDEV, ENOSYS, EINVAL: not between these file systems
-                continue
-            if count == 0:
-                raise FormatError("the file became shorter while it was read")
-            done += count
-            with self._changed:
-                self._done = done
-                self._changed.notify()
-            disk.put(partial(write_back(), self._target, done - count, count))
-
-
-@cache
-def write_back() -> Callable[[int, int, int], object]:
-    """Linux's way to start writing a range to disk without waiting for it; else nothing."""
-    if sys.platform == "linux":
-        import ctypes
-
-        with suppress(OSError, AttributeError):
-            call = ctypes.CDLL(None).sync_file_range
-            call.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
-            return lambda fd, offset, count: call(fd, offset, count, _SYNC_FILE_RANGE_WRITE)
-    return lambda fd, offset, count: None
-
-
-def _kernel_copy(source: int, target: int, count: int, offset: int) -> int:
-    return os.copy_file_range(source, target, count, offset, offset)
-
-
-def _user_copy(source: int, target: int, count: int, offset: int) -> int:
-    data = memoryview(bytearray(count))
-    got = _read_at(source, data, offset)
-    view = data[:got]
-    while view:
-        if hasattr(os, "pwrite"):
-            written = os.pwrite(target, view, offset)
-        else:
-            os.lseek(target, offset, os.SEEK_SET)
-            written = os.write(target, view)
-        view, offset = view[written:], offset + written
-    return got
+        try:
+            while done < self._size:
+                block = self._blocks.take()
+                room = block[: self._size - done]
+                count = 0
+                while count < len(room):
+                    count += _fill(self._fd, room[count:], done + count)
+                done += count
+                self._full.put((block, count))
+        except (OSError, FormatError, CancelledError) as error:
+            self._full.put(error)

@@ -1,0 +1,134 @@
+"""Large files written block by block on a thread, past the system's page cache where that can be.
+
+Copying a gigabyte into the page cache and waiting for it to get from there to the disk
+costs a core most of the time that hashing it does, and pushes out what others need. A
+direct write costs next to nothing, and what it has written is on the disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from contextlib import suppress
+from functools import partial
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from mbuild.errors import CancelledError
+from mbuild.store.background import Background
+from mbuild.store.files import write_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+BLOCK = 4 << 20
+"""Bytes of a block; it starts at a page, as direct writing wants."""
+
+_BLOCKS = 4
+_ALIGNMENT = 4096  # what direct writes have to begin and end at; the strictest disks' sector
+_DIRECT = getattr(os, "O_DIRECT", 0)
+
+
+class Blocks:
+    """Memory on its way to an empty file: one thread fills blocks, another writes them in order.
+
+    Used as take, fill, put. An error of the writing (``OSError``) is raised by every
+    later put and wait.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._disk = Background("mbuild-disk")
+        self._free: SimpleQueue[memoryview | None] = SimpleQueue()
+        self._made = 0
+        self._direct = _set_direct(fd, True)
+        self.written = 0
+
+    def take(self) -> memoryview:
+        """A block of :data:`BLOCK` bytes with anything in it, once there is one."""
+        if self._free.empty() and self._made < _BLOCKS:
+            self._made += 1
+            return memoryview(mmap.mmap(-1, BLOCK))
+        block = self._free.get()
+        if block is None:
+            self._free.put(None)
+            raise CancelledError("the writing was stopped")
+        return block
+
+    def put(self, block: memoryview, count: int) -> None:
+        """Write the first bytes of a block; all but the file's last block are full ones."""
+        self._disk.put(partial(self._write_and_free, block, count))
+
+    def then(self, begun: bytes, task: Callable[[int], object]) -> None:
+        """Do something once what was put so far is written, with ``begun`` behind it.
+
+        That is the beginning of the next block, which is written again with the whole
+        block later. The task is given how many bytes of the file have been written.
+        """
+
+        def write_and_do() -> None:
+            direct = self._direct
+            self._leave_direct()
+            write_all(self._fd, begun)
+            os.lseek(self._fd, self.written, os.SEEK_SET)
+            self._direct = direct and _set_direct(self._fd, True)
+            task(self.written + len(begun))
+
+        self._disk.put(write_and_do)
+
+    def wait(self) -> None:
+        """Wait until all that was put is written."""
+        self._disk.wait()
+
+    def finish(self, block: memoryview | None, count: int) -> None:
+        """Wait for everything, and write the last bytes, here."""
+        self.wait()
+        if block is not None:
+            self._write(block[:count])
+        self._leave_direct()
+
+    def stop(self) -> None:
+        """Drop what waits."""
+        self._disk.stop()
+        self._free.put(None)
+
+    def _write_and_free(self, block: memoryview, count: int) -> None:
+        try:
+            self._write(block[:count])
+        finally:
+            self._free.put(block)
+
+    def _write(self, data: memoryview) -> None:
+        if self._direct and len(data) % _ALIGNMENT:
+            self._leave_direct()
+        try:
+            write_all(self._fd, data)
+        except OSError as error:
+            if not self._direct or error.errno != errno.EINVAL:
+                raise
+            # Not on this file system after all, or no more than a part was taken.
+            done = os.lseek(self._fd, 0, os.SEEK_CUR) - self.written
+            self._leave_direct()
+            write_all(self._fd, data[done:])
+        self.written += len(data)
+
+    def _leave_direct(self) -> None:
+        if self._direct:
+            self._direct = not _set_direct(self._fd, False)
+
+
+def _set_direct(fd: int, on: bool) -> bool:
+    """Switch direct writing on or off (Linux); whether that was done."""
+    if fcntl is None or not _DIRECT:
+        return False
+    with suppress(OSError):
+        flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags | _DIRECT if on else flags & ~_DIRECT)
+        return True
+    return False
