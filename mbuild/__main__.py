@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 
 _OBJECTS_BETWEEN_COLLECTIONS = 100_000
+_SWITCH_SECONDS = 0.0005
 
 
 def main() -> None:
@@ -15,6 +16,9 @@ def main() -> None:
     # Loading the larger libraries makes many objects and no garbage: with Python's own
     # threshold of 700 a third of that time goes into looking for some.
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+    # A thread that hashes needs the interpreter for a moment every millisecond. By default it
+    # waits 5 ms for one that is busy in it, such as that which loads modules.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     # numpy's threads for matrix products, of which there are none here, spin when they start.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from mbuild.cli.main import run

@@ -27,6 +27,7 @@ from mbuild.convert.shapes import check_shape
 from mbuild.convert.vocab import vocabulary
 from mbuild.convert.vocab.source import Files
 from mbuild.errors import FormatError, UnsupportedError
+from mbuild.gguf.memory import room
 from mbuild.gguf.model import KV, Model, Tensor
 from mbuild.gguf.types import GGMLType, ValueType, tensor_nbytes
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from mbuild.convert.rules import Named
 
 MAX_DIMS = 4
+_WIDEST = 4  # bytes of the widest element
 
 _TOWERS = re.compile(
     r"^(mlp|vit\.|vpm\.|siglip2\.|conformer\.|merger\.|resampler\.|sound_encoder\."
@@ -207,24 +209,51 @@ def _tensor(hp: Hyper, name: str, item: Lazy | Packed) -> Tensor:
         return Tensor(name, dims, item.type, partial(_stored, item))
     check_shape(hp, name, item)
     type_ = tensor_type(name, item.shape, hp.outtype)
-    return Tensor(name, dims, type_, partial(_encoded, item, type_))
+    return Tensor(name, dims, type_, Encoded(item, type_, 0, item.size))
 
 
 def _stored(item: Packed) -> Any:
     return item.load()
 
 
-def _encoded(item: Lazy, type_: GGMLType) -> Any:
-    if not item.parts:
-        return encode(item.load(), item.dtype, type_)
-    import numpy as np
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A tensor's ``load``: values as GGUF's type ``type``, those from ``start`` to ``stop``.
 
-    # A stack of experts can be larger than memory is; one at a time needs room for one more.
-    out = np.empty(tensor_nbytes(type_, tuple(reversed(item.shape))), dtype=np.uint8)
-    size = out.size // len(item.parts)
-    for number, part in enumerate(item.parts):
-        out[number * size : (number + 1) * size] = encode(part.load(), part.dtype, type_)
-    return out
+    The places are flat indices, multiples of 32 but for the last. The writer
+    takes a large tensor in pieces, so that it is not in memory whole.
+    """
+
+    item: Lazy
+    type: GGMLType
+    start: int
+    stop: int
+
+    @property
+    def count(self) -> int:
+        """Bytes of the result."""
+        return tensor_nbytes(self.type, (self.stop - self.start,))
+
+    def __call__(self) -> Any:
+        """The bytes, as a flat array."""
+        item = self.item
+        if item.part is not None:
+            return encode(item.part(self.start, self.stop), item.dtype, self.type)
+        if not item.parts:
+            return encode(item.load(), item.dtype, self.type)
+        # A stack of experts can be larger than memory is; one at a time needs room for one more.
+        out = room(self.count)
+        size = out.size // len(item.parts)
+        for number, part in enumerate(item.parts):
+            out[number * size : (number + 1) * size] = encode(part.load(), part.dtype, self.type)
+        return out
+
+    def pieces(self, size: int) -> Iterator[Encoded]:
+        """The tensor as loads of at most ``size`` bytes, in order, as far as it can be cut."""
+        for part in self.item.parts or (self.item,):
+            step = part.size if part.part is None else size // _WIDEST
+            for start in range(0, part.size, step):
+                yield Encoded(part, self.type, start, min(start + step, part.size))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ conversion is checked before the first weight is read. A transform is a new
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.safetensors import DType
+from mbuild.convert.safetensors import BITS, DType
 from mbuild.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ class Lazy:
     :mod:`mbuild.convert.dtypes` says (BF16 as ``uint16``); it may be a view,
     of any strides, and belongs to the caller. ``origin`` names the source for
     messages. ``parts`` are what was stacked, in order, so that a stack of many
-    experts can be converted one by one.
+    experts can be converted one by one. Where values are needed in the order in
+    which they are stored, ``part(start, stop)`` gives those between two flat
+    indices, one-dimensional, so that a tensor need not be in memory whole.
     """
 
     dtype: DType
@@ -41,6 +43,7 @@ class Lazy:
     load: Callable[[], Array]
     origin: str
     parts: tuple[Lazy, ...] = ()
+    part: Callable[[int, int], Array] | None = None
 
     @property
     def size(self) -> int:
@@ -59,7 +62,8 @@ class Lazy:
                 f"{list(shape)}",
                 hint="the shape contradicts config.json",
             )
-        return self.move(shape, lambda values: values.reshape(shape))
+        same = self.move(shape, lambda values: values.reshape(shape))
+        return replace(same, part=self.part)
 
     def transpose(self, *axes: int) -> Lazy:
         """The axes in another order; raises :class:`FormatError` for another number of axes."""
@@ -100,10 +104,16 @@ class Lazy:
         """Arithmetic, element by element, in F16 for F16 and in F32 for everything else."""
         from mbuild.convert.dtypes import to_f32
 
-        if self.dtype is DType.F16:
-            return Lazy(self.dtype, self.shape, lambda: change(self.load()), self.origin)
+        def changed(values: Array) -> Array:
+            return change(values if self.dtype is DType.F16 else to_f32(values, self.dtype))
+
+        cut = self.part
         return Lazy(
-            DType.F32, self.shape, lambda: change(to_f32(self.load(), self.dtype)), self.origin
+            self.dtype if self.dtype is DType.F16 else DType.F32,
+            self.shape,
+            lambda: changed(self.load()),
+            self.origin,
+            part=None if cut is None else lambda start, stop: changed(cut(start, stop)),
         )
 
 
@@ -130,11 +140,13 @@ def stored(tensor: StoredTensor) -> Lazy:
             f"{tensor.shard.name}: tensor {tensor.name!r} has the type {tensor.dtype}, "
             "which cannot be converted"
         )
+    size = BITS[tensor.dtype] // 8
     return Lazy(
         tensor.dtype,
         tensor.shape,
         lambda: tensor.read().view(view).reshape(tensor.shape),
         f"{tensor.shard.name}: tensor {tensor.name!r}",
+        part=lambda start, stop: tensor.read(start * size, stop * size).view(view),
     )
 
 

@@ -120,15 +120,15 @@ class StoredTensor:
     offset: int
     nbytes: int
 
-    def read(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """The stored bytes, one-dimensional; from any thread.
+    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """The stored bytes, or those from ``start`` to ``stop``, one-dimensional; from any thread.
 
         Raises :class:`FormatError` when the file is no longer the one that was
         opened, :class:`SourceError` when it cannot be read.
         """
         from mbuild.gguf.memory import room
 
-        data = room(self.nbytes)
+        data = room((self.nbytes if stop is None else stop) - start)
         try:
             fd = os.open(self.shard.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -136,7 +136,7 @@ class StoredTensor:
         try:
             if _identity(os.fstat(fd)) != self.shard.identity:
                 raise _changed(self.shard.name)
-            _fill(fd, self.offset, data.data, self.shard.name)
+            _fill(fd, self.offset + start, data.data, self.shard.name)
         except OSError as error:
             raise _unreadable(self.shard.name, error) from error
         finally:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from mbuild.gguf.encoding import U32, decode_value, encode_entry, encode_string
 from mbuild.gguf.files import FileBytes
@@ -91,6 +91,21 @@ class RawKV:
     def encode(self) -> bytes:
         """The entry as it stands in the file."""
         return b"".join((encode_string(self.key), U32.pack(self.type), self.raw()))
+
+
+@runtime_checkable
+class InPieces(Protocol):
+    """A tensor's ``load`` that can also give the bytes piece by piece."""
+
+    @property
+    def count(self) -> int:
+        """Bytes that calling it gives."""
+
+    def __call__(self) -> Buffer:
+        """All the bytes."""
+
+    def pieces(self, size: int) -> Iterator[InPieces]:
+        """Loads of at most about ``size`` bytes that give the same one after another."""
 
 
 @dataclass(frozen=True, slots=True)

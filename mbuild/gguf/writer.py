@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from mbuild.errors import FormatError
 from mbuild.gguf.checks import valid_alignment
 from mbuild.gguf.encoding import U32, U64, encode_string
-from mbuild.gguf.files import FileRange
 from mbuild.gguf.foreign import MAGIC
 from mbuild.gguf.memory import reused
-from mbuild.gguf.model import Model, Tensor
+from mbuild.gguf.model import InPieces, Model, Tensor
 from mbuild.gguf.types import ALIGNMENT, ValueType
 
 if TYPE_CHECKING:
@@ -117,18 +116,19 @@ def write(
     *,
     workers: int = 1,
     progress: Callable[[int], None] | None = None,
+    plan: Layout | None = None,
 ) -> Layout:
     """Write a model to ``sink``, in order, in pieces of at most 8 MiB.
 
     ``workers`` threads load tensors ahead of the calling thread, which alone
     calls ``sink`` and ``progress`` (with the bytes written so far). Loaded and
     not yet written are at most two of the largest tensors and 16 MiB at any
-    time; a tensor that is copied from a file counts as pieces of 8 MiB.
+    time; a tensor that can be loaded in pieces counts as pieces of 8 MiB.
     Whatever is raised, by a load, by the sink or by Ctrl-C, ends the writing at
     once and is raised here; a load that is running then is left to end by
-    itself, its result dropped. Returns the layout.
+    itself, its result dropped. Returns the layout, ``plan`` where that is known.
     """
-    plan = layout(model)
+    plan = plan or layout(model)
     written = 0
 
     def emit(data: memoryview) -> None:
@@ -178,7 +178,7 @@ def _jobs(model: Model, plan: Layout) -> list[_Job]:
     for tensor, size in zip(model.tensors, plan.sizes, strict=True):
         padding = _padded(size, plan.alignment) - size
         # A range of another length than the tensor's goes whole, to be refused.
-        if isinstance(tensor.load, FileRange) and tensor.load.count == size > 0:
+        if isinstance(tensor.load, InPieces) and tensor.load.count == size > 0:
             pieces = list(tensor.load.pieces(SLICE))
             jobs += [_Job(tensor.name, piece, piece.count, 0) for piece in pieces[:-1]]
             jobs.append(_Job(tensor.name, pieces[-1], pieces[-1].count, padding))

@@ -24,7 +24,8 @@ def write_layer(
     """Stream a model into a blob, loading tensors on all cores; what it was if it existed."""
     from mbuild.gguf.writer import layout, write
 
-    total = layout(model).size
+    plan = layout(model)
+    total = plan.size
     context.store.blobs.check_room(total)
     with context.store.blobs.writer() as writer:
         write(
@@ -32,6 +33,7 @@ def write_layer(
             writer.write,
             workers=_WORKERS,
             progress=lambda done: context.report(done, total),
+            plan=plan,
         )
         files.finish(context)
         blob = writer.commit()

@@ -231,7 +231,13 @@ class _Lane:
         """Write the file; an error is kept for whoever started the lanes."""
         try:
             workers = _CORES if self._shared.users == 1 else 1
-            write(self.model, self.writer.write, workers=workers, progress=self._progress)
+            write(
+                self.model,
+                self.writer.write,
+                workers=workers,
+                progress=self._progress,
+                plan=self.layout,
+            )
             self._shared.advance(self._index, len(self._variant.tensors))
         except BaseException as error:
             self._shared.fail(error)

@@ -66,14 +66,14 @@ class ConvertCheckpoint(BaseStep):
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
         """Convert in one pass; files whose digest is not known are hashed beside it."""
-        from mbuild.convert.checkpoint import open_checkpoint
-        from mbuild.convert.convert import convert
-        from mbuild.convert.dtypes import OutType
-
         context.status("converting model")
         source = self.source
         with ExitStack() as stack:
-            files = OpenFiles(source.files, stack)
+            files = OpenFiles(source.files, stack)  # hashing begins while modules are loaded
+            from mbuild.convert.checkpoint import open_checkpoint
+            from mbuild.convert.convert import convert
+            from mbuild.convert.dtypes import OutType
+
             checkpoint = open_checkpoint(source.name, files.paths)
             model = convert(checkpoint, OutType(self.outtype), pre=self.pre)
             layer, existed = write_layer(context, model, self.role.media_type, files)
