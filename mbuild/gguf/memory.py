@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 SMALL = 1 << 20
 """Bytes below which Python's own allocator does better."""
 
+_LARGE = 64 << 20  # bytes of blocks that are not kept: a model has few tensors of that size
+_IDLE = 96 << 20  # bytes that are kept while nobody uses them
+
 _PRIVATE: dict[str, int] = (
     {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 )
@@ -57,6 +60,8 @@ class _Pool:
             while self._returned:
                 self._free.append(self._returned.popleft())
             self._free.sort(key=len)
+            while sum(map(len, self._free)) > _IDLE:
+                self._free.pop()
             for index, block in enumerate(self._free):
                 if len(block) >= count:
                     return self._free.pop(index)
@@ -67,8 +72,8 @@ class _Pool:
             raise MemoryError(f"{count} bytes of memory cannot be had") from error
 
     def give(self, block: mmap.mmap) -> None:
-        """Take a block back; dropped where nobody holds the pool."""
-        if self._holders:
+        """Take a block back; dropped where nobody holds the pool, or if it is a large one."""
+        if self._holders and len(block) <= _LARGE:
             self._returned.append(block)
 
 
