@@ -80,9 +80,9 @@ def test_numpy_gives_the_same_bytes_with_importances(type_: GGMLType) -> None:
 @pytest.mark.parametrize("lanes", [8, 16, 32])
 def test_bytes_do_not_depend_on_the_width(lanes: int) -> None:
     """Kernels of 8, 16 and 32 lanes give the same bytes, in one process."""
-    from mbuild.quant.numba_engine import NumbaEngine
+    from mbuild.quant.compiled_engine import CompiledEngine
 
-    narrow = NumbaEngine(lanes)
+    narrow = CompiledEngine(lanes)
     x = np.concatenate([values for name, values in kinds(256 * 7) if "huge" not in name])
     x = x[np.abs(x) < 1e4].copy()
     x = x[: x.size - x.size % 256]
@@ -236,18 +236,13 @@ def test_nothing_is_contracted() -> None:
     """The machine code of a search has vector arithmetic and no fused multiply-add."""
     from llvmlite import binding
 
-    from mbuild.quant import kernels
-    from mbuild.quant.lanes import Width
+    from mbuild.quant import compiler, specs
 
     if not binding.get_host_cpu_features().get("fma", False):
         pytest.skip("this CPU has no fused multiply-add to be found")
-    text = kernels.plain(G.Q2_K).py_func
-    fresh = numba.njit(**kernels.OPTIONS)(text)
-    nothing = np.empty(0, np.uint8)
-    source = nothing.view()
-    source.flags.writeable = False
-    fresh(Width(8), Width(kernels.ROW), source, 0, nothing)
-    (assembly,) = fresh.inspect_asm().values()
+    kernel = specs.kernel(G.Q2_K, False, 8)
+    assert kernel is not None
+    assembly = compiler.library(kernel).get_asm_str()
     assert "vmulps" in assembly
     assert "vfmadd" not in assembly
     assert "vfmsub" not in assembly

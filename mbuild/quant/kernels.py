@@ -16,21 +16,18 @@ from functools import cache
 from types import FunctionType, ModuleType
 from typing import Any
 
-import numba
 import numpy as np
 from numba.extending import register_jitable
 
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant import emit, fits, grid3, search, specs
-from mbuild.quant.cache import KernelCache
+from mbuild.quant.lane_arrays import as_rows, flat_reals, octets, reals, wholes
 from mbuild.quant.lane_bytes import count, load_bf16, load_f32, load_u16, prefetch, turn
 from mbuild.quant.ops import any_lane, bits, fill, load, store, whole
-from mbuild.quant.quantize import SCALES
-from mbuild.quant.specs import Levels
+from mbuild.quant.specs import ROW, SCALES, Levels
 
-OPTIONS = {"nogil": True, "error_model": "numpy", "boundscheck": False}
-ROW = 16
-"""Values that the final choice of levels takes at once; every sub-block is a multiple."""
+OPTIONS = {"error_model": "numpy", "boundscheck": False, "_nrt": False}
+"""numba's, for all code of kernels: nothing raises, nothing needs numba's run-time library."""
 
 _LEVELS = {
     Levels.AFFINE: emit.affine_levels,
@@ -80,7 +77,7 @@ def fetch(e: Any, source: Any, kind: Any, first: Any, x: Any) -> Any:
     top = whole(e, 0x7F800000)
     bad = top != top
     start = first // ROW
-    rows = x.reshape(x.size // ROW, ROW)
+    rows = as_rows(x, ROW)
     if kind == 0:
         for i in range(rows.shape[0]):
             value = load_f32(e, source, start + i)
@@ -138,13 +135,6 @@ def allow(what: Any) -> None:
             allow(function)
 
 
-def compiled(function: Any, name: str) -> Any:
-    """A numba dispatcher for a kernel, its machine code kept on disk under ``name``."""
-    dispatcher = numba.njit(**OPTIONS)(function)
-    dispatcher._cache = KernelCache(name)
-    return dispatcher
-
-
 @cache
 def plain(type_: GGMLType) -> Any:
     """kernel(w, e, source, kind, out): quantize without importances; returns the bad tile.
@@ -162,19 +152,19 @@ def plain(type_: GGMLType) -> Any:
         grid3.build()
     fit, settle, subs, n, nmax = spec.fit, spec.settle, spec.subs, spec.n, spec.nmax
     choose, pack, size = _LEVELS[spec.levels], _PACK[type_], BLOCKS[type_].size
-    reals, wholes, levels_rows = specs.scratch_rows(spec)
+    real_rows, whole_rows, levels_rows = specs.scratch_rows(spec)
     block, scales = subs * n, len(SCALES.get(type_, ()))
 
     def kernel(w, e, source, kind, out):
         lanes = count(w)
-        st = np.empty((reals, lanes), np.float32)
-        it = np.empty((wholes, lanes), np.int32)
-        cols = np.empty((n, lanes), np.float32)
-        ws = np.empty((32, lanes), np.float32)
-        ls = np.empty((levels_rows, lanes), np.float32)
-        levels = np.empty(block, np.uint8)
-        x = np.empty(lanes * block, np.float32)
-        rows = x.reshape(x.size // ROW, ROW)
+        st = reals(w, real_rows)
+        it = wholes(w, whole_rows)
+        cols = reals(w, n)
+        ws = reals(w, 32)
+        ls = reals(w, levels_rows)
+        levels = octets(block)
+        x = flat_reals(w, block)
+        rows = as_rows(x, ROW)
         suspect = whole(w, 0)
         for tile in range(out.size // (lanes * size)):
             if not fetch(e, source, kind, tile * lanes * block, x):
@@ -191,7 +181,7 @@ def plain(type_: GGMLType) -> Any:
                 pack(levels, it, b, out, (tile * lanes + b) * size)
         return done(w, suspect)
 
-    return compiled(kernel, f"plain-{type_.name}")
+    return kernel
 
 
 @cache
@@ -208,23 +198,23 @@ def weighted(type_: GGMLType) -> Any:
         grid3.build()
     fit, settle, subs, n, nmax = spec.fit, spec.settle, spec.subs, spec.n, spec.nmax
     choose, pack, size = _LEVELS[spec.levels], _PACK[type_], BLOCKS[type_].size
-    reals, wholes, levels_rows = specs.scratch_rows(spec)
+    real_rows, whole_rows, levels_rows = specs.scratch_rows(spec)
     block, scales = subs * n, len(SCALES.get(type_, ()))
     of_row = not spec.mean
     once, twice = (np.float32(m) for m in spec.mean or (0, 0))
 
     def kernel(w, e, source, kind, q, sigma2, out):
         lanes = count(w)
-        st = np.empty((reals, lanes), np.float32)
-        it = np.empty((wholes, lanes), np.int32)
-        cols = np.empty((n, lanes), np.float32)
-        qs = np.empty((n, lanes), np.float32)
-        ws = np.empty((32, lanes), np.float32)
-        ls = np.empty((levels_rows, lanes), np.float32)
-        levels = np.empty(block, np.uint8)
-        x = np.empty(lanes * block, np.float32)
-        rows = x.reshape(x.size // ROW, ROW)
-        means = sigma2.reshape(sigma2.size // lanes, lanes)
+        st = reals(w, real_rows)
+        it = wholes(w, whole_rows)
+        cols = reals(w, n)
+        qs = reals(w, n)
+        ws = reals(w, 32)
+        ls = reals(w, levels_rows)
+        levels = octets(block)
+        x = flat_reals(w, block)
+        rows = as_rows(x, ROW)
+        means = as_rows(sigma2, lanes)
         suspect = whole(w, 0)
         for tile in range(out.size // (lanes * size)):
             if not fetch(e, source, kind, tile * lanes * block, x):
@@ -245,4 +235,4 @@ def weighted(type_: GGMLType) -> Any:
                 pack(levels, it, b, out, (tile * lanes + b) * size)
         return done(w, suspect)
 
-    return compiled(kernel, f"weighted-{type_.name}")
+    return kernel

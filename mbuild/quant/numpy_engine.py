@@ -194,7 +194,7 @@ class NumpyEngine:
     def blocks(
         self, type_: GGMLType, source: Bytes, kind: GGMLType, out: Bytes, weights: Any = None
     ) -> Outcome:
-        """As :meth:`mbuild.quant.numba_engine.NumbaEngine.blocks`; looks at no scale."""
+        """As :meth:`mbuild.quant.compiled_engine.CompiledEngine.blocks`; looks at no scale."""
         x = widen(source, kind)
         if not np.isfinite(x).all():
             return Outcome.NOT_FINITE

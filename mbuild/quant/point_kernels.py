@@ -31,12 +31,12 @@ from mbuild.quant.kernels import (
     allow,
     beyond,
     columns,
-    compiled,
     done,
     fetch,
     infinite,
     squares,
 )
+from mbuild.quant.lane_arrays import flat_reals, reals, wholes
 from mbuild.quant.lane_bytes import count
 from mbuild.quant.ops import fill, whole
 
@@ -71,19 +71,19 @@ def kernel(type_: GGMLType, importances: bool) -> Any:
     spec = (specs.WEIGHTED if importances else specs.PLAIN)[type_]
     fit, settle, subs, n = spec.fit, spec.settle, spec.subs, spec.n
     pack, size = PACK[type_], BLOCKS[type_].size
-    rows = specs.point_rows(type_)
+    rows, whole_rows = specs.point_rows(type_), WHOLE_HEAD + spec.subs
     once, twice = (np.float32(m) for m in spec.mean)
     block = subs * n
 
     def run(w, e, table, source, kind, q, out):
         lanes = count(w)
-        st = np.empty((subs, lanes), np.float32)
-        it = np.empty((WHOLE_HEAD + subs, lanes), np.int32)
-        cols = np.empty((n, lanes), np.float32)
-        qs = np.empty((n, lanes), np.float32)
-        ls = np.empty((rows, lanes), np.float32)
-        ints = np.empty((32, lanes), np.int32)
-        x = np.empty(lanes * block, np.float32)
+        st = reals(w, subs)
+        it = wholes(w, whole_rows)
+        cols = reals(w, n)
+        qs = reals(w, n)
+        ls = reals(w, rows)
+        ints = wholes(w, 32)
+        x = flat_reals(w, block)
         suspect = whole(w, 0)
         for tile in range(out.size // (lanes * size)):
             if not fetch(e, source, kind, tile * lanes * block, x):
@@ -100,4 +100,4 @@ def kernel(type_: GGMLType, importances: bool) -> Any:
                 pack(ls, it, table.numbers, b, out, (tile * lanes + b) * size)
         return done(w, suspect)
 
-    return compiled(run, f"{'weighted' if importances else 'plain'}-{type_.name}")
+    return run

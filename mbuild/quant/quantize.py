@@ -36,30 +36,6 @@ SOURCES = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
 CHUNK = 1 << 20
 """Values that one task takes at most, give or take a row: some milliseconds of work."""
 
-SCALES: dict[GGMLType, tuple[int, ...]] = {
-    GGMLType.Q4_0: (0,),
-    GGMLType.Q4_1: (0, 2),
-    GGMLType.Q5_0: (0,),
-    GGMLType.Q5_1: (0, 2),
-    GGMLType.Q8_0: (0,),
-    GGMLType.Q2_K: (80, 82),
-    GGMLType.Q3_K: (108,),
-    GGMLType.Q4_K: (0, 2),
-    GGMLType.Q5_K: (0, 2),
-    GGMLType.Q6_K: (208,),
-    GGMLType.IQ4_NL: (0,),
-    GGMLType.IQ4_XS: (0,),
-    GGMLType.IQ1_S: (0,),
-    GGMLType.IQ2_XXS: (0,),
-    GGMLType.IQ2_XS: (0,),
-    GGMLType.IQ2_S: (0,),
-    GGMLType.IQ3_XXS: (0,),
-    GGMLType.IQ3_S: (0,),
-    GGMLType.TQ1_0: (52,),
-    GGMLType.TQ2_0: (64,),
-}
-"""Where a block's float16 scales are, to be checked as ``ggml_validate_row_data`` does."""
-
 
 class Outcome(IntEnum):
     """What an engine found while it made blocks."""
@@ -86,9 +62,9 @@ class NotFiniteError(FormatError):
 def engine() -> Any:
     """The compiled engine, or the numpy engine where numba cannot be loaded."""
     try:
-        from mbuild.quant.numba_engine import NumbaEngine
+        from mbuild.quant.compiled_engine import CompiledEngine
 
-        return NumbaEngine()
+        return CompiledEngine()
     except Exception:
         # A missing or broken numba or LLVM fails in many ways; all have one remedy.
         return fallback()
@@ -327,6 +303,8 @@ def _refuse(part: Bytes, source_type: GGMLType, first: int, row_len: int) -> Non
 
 def _validate(type_: GGMLType, blocks: Bytes, first: int) -> None:
     """Raise if a block's scale is infinite or not a number, as llama-quantize does."""
+    from mbuild.quant.specs import SCALES
+
     block = BLOCKS[type_]
     for offset in SCALES.get(type_, ()):
         high = blocks[offset + 1 :: block.size]

@@ -27,6 +27,8 @@ from mbuild.quant.search import half_bits
 
 TOP, VALUE, INVERSE, LOW, SHIFT = range(5)
 ROWS = 5
+LANES = 32
+"""Lanes of the kernels of types without a search: a block of 32 values, or 32 blocks' scales."""
 INFINITE = 2.0**127 * 2
 
 

@@ -16,7 +16,15 @@ from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant import emit, search, simple
 from mbuild.quant.emit import half
 from mbuild.quant.fits import DMIN, MXFP4_VALUES, D
-from mbuild.quant.kernels import allow, beyond, compiled, done, fetch, infinite
+from mbuild.quant.kernels import allow, beyond, done, fetch, infinite
+from mbuild.quant.lane_arrays import (
+    as_bytes,
+    as_rows,
+    flat_reals,
+    octets,
+    reals,
+    wholes,
+)
 from mbuild.quant.lane_bytes import (
     first_lane,
     lane_of,
@@ -44,12 +52,10 @@ from mbuild.quant.ops import (
     unbits,
     whole,
 )
-from mbuild.quant.quantize import SCALES
-from mbuild.quant.simple import Measure
+from mbuild.quant.simple import LANES, ROWS, Measure
+from mbuild.quant.specs import SCALES
 
 MXFP4 = np.array(MXFP4_VALUES, np.float32)
-LANES = 32
-"""Lanes of every kernel here: one block of 32 values, or 32 blocks' scales at once."""
 
 
 def settle_sign(w: Any, source: Any, first: Any, b: Any, st: Any) -> None:
@@ -224,16 +230,16 @@ def kernel_of(type_: GGMLType) -> Any:
     for text in (search, emit, simple, beyond, done, fetch, infinite, sys.modules[__name__]):
         allow(text)
     row = simple.SIMPLE[type_]
-    scale, count = row.scale, row.weights // LANES
+    scale, block, count = row.scale, row.weights, row.weights // LANES
     measure = _MEASURE[row.measure]
     write, size, scales = _EMIT[type_], BLOCKS[type_].size, len(SCALES[type_])
 
     def kernel(w, e, source, kind, out):
-        st = np.empty((simple.ROWS, LANES), np.float32)
-        it = np.empty((2, LANES), np.int32)
-        levels = np.empty(count * LANES, np.uint8)
-        x = np.empty(LANES * count * LANES, np.float32)
-        wide = x.view(np.uint8)
+        st = reals(w, ROWS)
+        it = wholes(w, 2)
+        levels = octets(block)
+        x = flat_reals(w, block)
+        wide = as_bytes(x)
         suspect = whole(w, 0)
         for tile in range(out.size // (LANES * size)):
             values, first = source, tile * LANES * count
@@ -250,7 +256,7 @@ def kernel_of(type_: GGMLType) -> Any:
                 write(w, values, first + b * count, st, it, b, levels, out, at)
         return done(w, suspect)
 
-    return compiled(kernel, f"simple-{type_.name}")
+    return kernel
 
 
 def put_f16(w: Any, out: Any, o: Any, value: Any) -> Any:
@@ -286,8 +292,8 @@ def cast_of(type_: GGMLType) -> Any:
     put, size = _PUT[type_], BLOCKS[type_].size
 
     def kernel(w, e, source, kind, out):
-        x = np.empty(LANES * LANES, np.float32)
-        rows = x.reshape(LANES, LANES)
+        x = flat_reals(w, LANES)
+        rows = as_rows(x, LANES)
         suspect = whole(w, 0)
         for tile in range(out.size // (x.size * size)):
             if not fetch(e, source, kind, tile * x.size, x):
@@ -297,7 +303,7 @@ def cast_of(type_: GGMLType) -> Any:
                 suspect = suspect | put(w, out, at, load(w, rows, i))
         return done(w, suspect)
 
-    return compiled(kernel, f"cast-{type_.name}")
+    return kernel
 
 
 def write_mxfp4(w: Any, value: Any, out: Any, o: Any) -> Any:
@@ -327,8 +333,8 @@ def mxfp4() -> Any:
         allow(text)
 
     def kernel(w, e, source, kind, out):
-        x = np.empty(LANES * LANES, np.float32)
-        rows = x.reshape(LANES, LANES)
+        x = flat_reals(w, LANES)
+        rows = as_rows(x, LANES)
         top = 0
         for tile in range(out.size // (LANES * 17)):
             if not fetch(e, source, kind, tile * x.size, x):
@@ -338,7 +344,7 @@ def mxfp4() -> Any:
                 top = max(top, write_mxfp4(w, load(w, rows, b), out, at))
         return -2 if top == 0xFF else -1
 
-    return compiled(kernel, "simple-MXFP4")
+    return kernel
 
 
 def choose(type_: GGMLType) -> Any:
@@ -346,13 +352,3 @@ def choose(type_: GGMLType) -> Any:
     if type_ in _PUT:
         return cast_of(type_)
     return mxfp4() if type_ is GGMLType.MXFP4 else kernel_of(type_)
-
-
-def supports(type_: GGMLType) -> bool:
-    """Whether this module has a kernel for the type."""
-    return type_ in _PUT or type_ in _EMIT or type_ is GGMLType.MXFP4
-
-
-def tile_of(type_: GGMLType) -> int:
-    """Blocks of a tile."""
-    return LANES * LANES if type_ in _PUT else LANES

@@ -1,8 +1,9 @@
-"""The table of types whose blocks are searched: sub-blocks, functions, levels.
+"""The table of types whose blocks are searched, and what the kernels of all types are.
 
-One row per type and whether importances are given; both engines run these rows.
-Types that take no search (Q4_0 ... Q8_0 without importances, the ternary types,
-MXFP4, casts) have functions of their own in each engine.
+One row per type and whether importances are given: sub-blocks, functions, levels; both
+engines run these rows. Types that take no search (Q4_0 ... Q8_0 without importances,
+the ternary types, MXFP4, casts) have functions of their own in each engine. What is to
+be known of a kernel to call it stands here too, so that nobody loads numba for that.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from mbuild.gguf.types import GGMLType
-from mbuild.quant import fits, grid3, points, ternary
+from mbuild.quant import fits, grid3, points, simple, ternary
 
 
 class Levels(Enum):
@@ -109,3 +111,75 @@ def point_rows(type_: GGMLType) -> int:
     """Rows of the scratch columns that a type of POINTS needs."""
     own = {GGMLType.IQ1_S: ternary.ROWS_S, GGMLType.IQ1_M: ternary.ROWS_M}
     return own.get(type_, points.ROWS)
+
+
+ROW = 16
+"""Values that the final choice of levels takes at once; every sub-block is a multiple."""
+
+SCALES: dict[GGMLType, tuple[int, ...]] = {
+    GGMLType.Q4_0: (0,),
+    GGMLType.Q4_1: (0, 2),
+    GGMLType.Q5_0: (0,),
+    GGMLType.Q5_1: (0, 2),
+    GGMLType.Q8_0: (0,),
+    GGMLType.Q2_K: (80, 82),
+    GGMLType.Q3_K: (108,),
+    GGMLType.Q4_K: (0, 2),
+    GGMLType.Q5_K: (0, 2),
+    GGMLType.Q6_K: (208,),
+    GGMLType.IQ4_NL: (0,),
+    GGMLType.IQ4_XS: (0,),
+    GGMLType.IQ1_S: (0,),
+    GGMLType.IQ2_XXS: (0,),
+    GGMLType.IQ2_XS: (0,),
+    GGMLType.IQ2_S: (0,),
+    GGMLType.IQ3_XXS: (0,),
+    GGMLType.IQ3_S: (0,),
+    GGMLType.TQ1_0: (52,),
+    GGMLType.TQ2_0: (64,),
+}
+"""Where a block's float16 scales are, to be checked as ``ggml_validate_row_data`` does."""
+
+CASTS = (GGMLType.F16, GGMLType.BF16, GGMLType.F32)
+"""Types without blocks."""
+
+
+class Kernel(NamedTuple):
+    """Which compiled function makes blocks of a type; what is to be known to call it."""
+
+    type_: GGMLType
+    lanes: int
+    spec: Spec | None = None
+    """The search, of the types that have one."""
+    weighted: bool = False
+    """Whether importances are given."""
+
+    @property
+    def on_grid(self) -> bool:
+        """Whether it is given a grid's table."""
+        return self.spec is not None and self.spec.levels is Levels.POINTS
+
+    @property
+    def tile(self) -> int:
+        """Blocks that it makes at once: it is called with whole tiles."""
+        return self.lanes * simple.LANES if self.type_ in CASTS else self.lanes
+
+    @property
+    def name(self) -> str:
+        """Unlike that of every other kernel, and a name in C."""
+        kind = "weighted" if self.weighted else "plain"
+        return f"{kind}_{self.type_.name}_{self.lanes}"
+
+
+def kernel(type_: GGMLType, weighted: bool, lanes: int) -> Kernel | None:
+    """The kernel of a type, in ``lanes`` lanes if the type is searched; None if there is none.
+
+    Types that do not take importances have the same one with and without them.
+    """
+    if weighted and type_ in WEIGHTED:
+        return Kernel(type_, lanes, WEIGHTED[type_], True)
+    if type_ in PLAIN:
+        return Kernel(type_, lanes, PLAIN[type_])
+    if type_ in simple.SIMPLE or type_ in CASTS or type_ is GGMLType.MXFP4:
+        return Kernel(type_, simple.LANES)
+    return None

@@ -1,0 +1,65 @@
+"""Machine code from an object file, loaded by LLVM alone and called through ctypes.
+
+Importing this module imports llvmlite, and no numba.
+"""
+
+# llvmlite is not typed.
+# mypy: disable-error-code="import-untyped,no-untyped-call"
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+from llvmlite import binding
+
+
+@cache
+def _machine() -> Any:
+    """LLVM's target for this process."""
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    return binding.Target.from_triple(binding.get_process_triple())
+
+
+def load(code: bytes, name: str) -> Callable[..., int]:
+    """The function ``name`` of an object file, which takes integers and numpy arrays.
+
+    They become the words that :mod:`mbuild.quant.compiler` describes; nothing is checked.
+    Arrays have to be flat, contiguous and of the right kind. The GIL is released during
+    a call. An object file that calls what this process does not have ends the process.
+    Raises RuntimeError where LLVM cannot read the file or the function is not in it.
+    """
+    # An engine of its own for each file, so that functions of the same name do not meet.
+    engine = binding.create_mcjit_compiler(
+        binding.parse_assembly(""), _machine().create_target_machine(jit=True)
+    )
+    engine.add_object_file(binding.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    address = engine.get_function_address(name)
+    # The code stays in memory to the process's end; threads may run in it even then.
+    engine.detach()
+    if not address:
+        raise RuntimeError(f"no function {name} in the object file")
+    function = ctypes.CFUNCTYPE(ctypes.c_int64)(address)
+
+    def call(*arguments: Any) -> int:
+        words = [word for argument in arguments for word in _words(argument)]
+        return int(function(*words))
+
+    return call
+
+
+def _words(argument: Any) -> Iterator[Any]:
+    """The C arguments of a Python value."""
+    if isinstance(argument, np.ndarray):
+        yield ctypes.c_void_p(argument.ctypes.data)
+        yield ctypes.c_int64(argument.size)
+    elif isinstance(argument, tuple):
+        for part in argument:
+            yield from _words(part)
+    else:
+        yield ctypes.c_int64(argument)
