@@ -300,27 +300,6 @@ def test_planning_loads_neither_numpy_nor_numba() -> None:
     )
 
 
-def test_compiled_code_is_kept(tmp_path: Path) -> None:
-    """A second process takes the machine code from the cache; a damaged entry is made anew."""
-    assert _run(XDG_CACHE_HOME=str(tmp_path)) == ["numba", _expected()]
-    (entry,) = (tmp_path / "mbuild" / "kernels").iterdir()
-    assert entry.stat().st_mode & 0o077 == 0
-    good, when = entry.read_bytes(), entry.stat().st_mtime_ns
-    assert _run(XDG_CACHE_HOME=str(tmp_path)) == ["numba", _expected()]
-    assert entry.stat().st_mtime_ns == when
-    for damaged in (good[:100] + bytes([good[100] ^ 1]) + good[101:], b""):
-        entry.write_bytes(damaged)
-        assert _run(XDG_CACHE_HOME=str(tmp_path)) == ["numba", _expected()]
-        assert entry.stat().st_size > len(good) // 2
-        assert entry.read_bytes() != damaged
-
-
-def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
-    """Where the cache's place is a file, kernels are compiled and work goes on."""
-    (tmp_path / "mbuild").write_text("in the way")
-    assert _run(XDG_CACHE_HOME=str(tmp_path)) == ["numba", _expected()]
-
-
 def test_preparing_reports_each_type() -> None:
     """Before compiling, the type's name is told."""
     told: list[str] = []

@@ -30,8 +30,9 @@ def load(code: bytes, name: str) -> Callable[..., int]:
 
     They become the words that :mod:`mbuild.quant.compiler` describes; nothing is checked.
     Arrays have to be flat, contiguous and of the right kind. The GIL is released during
-    a call. An object file that calls what this process does not have ends the process.
-    Raises RuntimeError where LLVM cannot read the file or the function is not in it.
+    a call. Only what the compiler made may be given: LLVM ends the process where a file is
+    no object file or calls what the process does not have. Raises RuntimeError where the
+    function is not in it.
     """
     # An engine of its own for each file, so that functions of the same name do not meet.
     engine = binding.create_mcjit_compiler(
