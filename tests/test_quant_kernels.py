@@ -282,9 +282,10 @@ def _expected(type_: GGMLType = G.Q5_0) -> str:
     return hashlib.sha256(made.tobytes()).hexdigest()
 
 
-def test_without_numba() -> None:
-    """Where numba is missing the same bytes come from numpy, and nothing fails."""
-    before = "sys.modules['numba'] = None; sys.modules['llvmlite'] = None"
+@pytest.mark.parametrize("missing", [("numba",), ("numba", "llvmlite")], ids=str)
+def test_without_numba(missing: tuple[str, ...]) -> None:
+    """Where numba, or all of it, is missing the same bytes come from numpy, and nothing fails."""
+    before = "; ".join(f"sys.modules[{name!r}] = None" for name in missing)
     assert _run(before) == ["numpy", _expected()]
 
 
