@@ -9,7 +9,7 @@ Importing this module imports llvmlite, and no numba.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -48,19 +48,22 @@ def load(code: bytes, name: str) -> Callable[..., int]:
     function = ctypes.CFUNCTYPE(ctypes.c_int64)(address)
 
     def call(*arguments: Any) -> int:
-        words = [word for argument in arguments for word in _words(argument)]
+        words: list[Any] = []
+        for argument in arguments:
+            _append(words, argument)
         return int(function(*words))
 
     return call
 
 
-def _words(argument: Any) -> Iterator[Any]:
-    """The C arguments of a Python value."""
+def _append(words: list[Any], argument: Any) -> None:
+    """Add the C arguments of a Python value."""
     if isinstance(argument, np.ndarray):
-        yield ctypes.c_void_p(argument.ctypes.data)
-        yield ctypes.c_int64(argument.size)
+        # ``ctypes.data`` takes twice as long, which is felt: a call is some 0.2 ms of work.
+        words.append(ctypes.c_void_p(argument.__array_interface__["data"][0]))
+        words.append(ctypes.c_int64(argument.size))
     elif isinstance(argument, tuple):
         for part in argument:
-            yield from _words(part)
+            _append(words, part)
     else:
-        yield ctypes.c_int64(argument)
+        words.append(ctypes.c_int64(argument))
