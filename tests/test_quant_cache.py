@@ -5,17 +5,14 @@ from __future__ import annotations
 import ast
 import hashlib
 import os
-import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from quant_data import ALL, WEIGHTED
 
 from mbuild.gguf.types import GGMLType
-from mbuild.quant import specs
 from mbuild.quant.quantize import engine, fallback, quantize
 
 pytest.importorskip("numba")
@@ -228,37 +225,6 @@ def test_no_source_of_kernels_is_forgotten() -> None:
             seen.add(name)
             waiting += _imported(cache.PACKAGE / f"{name}.py")
     assert sorted(seen - {"errors"}) == list(cache.SOURCES)
-
-
-def _undefined(code: bytes) -> set[str]:
-    """Names that an ELF object file (64 bits, little-endian) takes from elsewhere."""
-    start, size, count = *struct.unpack_from("<Q", code, 40), *struct.unpack_from("<HH", code, 58)
-    sections = [struct.unpack_from("<IIQQQQIIQQ", code, start + i * size) for i in range(count)]
-    (table,) = (section for section in sections if section[1] == 2)
-    names = sections[table[6]][4]
-    found = set()
-    for at in range(table[4], table[4] + table[5], 24):
-        name, _, _, section = struct.unpack_from("<IBBH", code, at)
-        if name and section == 0:
-            found.add(code[names + name : code.index(b"\0", names + name)].decode())
-    return found
-
-
-def test_kernels_need_nothing_of_numba() -> None:
-    """All that the object files of all types leave undefined is in the C library."""
-    used: set[str] = set()
-    for weighted, types in ((False, ALL), (True, WEIGHTED)):
-        for type_ in types:
-            engine().prepare(type_, weighted)
-            kernel = specs.kernel(type_, weighted, target.native_lanes())
-            assert kernel is not None
-            code = cache.read(kernel.name)
-            assert code is not None
-            if not code.startswith(b"\x7fELF\x02\x01"):
-                pytest.skip("only 64-bit little-endian ELF files are looked into")
-            used |= _undefined(code)
-    assert "log2" in used
-    assert used <= {"log2", "memcpy", "memset", "memmove"}
 
 
 def test_a_function_that_is_not_there() -> None:

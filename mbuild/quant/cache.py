@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -88,6 +87,8 @@ def read(name: str) -> bytes | None:
 
 def write(name: str, code: bytes) -> None:
     """Keep the object file of a kernel, if the directory can be written."""
+    import tempfile
+
     key_ = key(name)
     path = _path(name, key_)
     with contextlib.suppress(OSError):
