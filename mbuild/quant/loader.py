@@ -19,7 +19,8 @@ from llvmlite import binding
 
 @cache
 def _machine() -> Any:
-    """LLVM's target for this process."""
+    """LLVM's target for this process; raises OSError where memory cannot be made executable."""
+    binding.check_jit_execution()
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     return binding.Target.from_triple(binding.get_process_triple())
