@@ -34,6 +34,9 @@ ROW = 1280
 COUNT = ROW * 256
 """Weights of one kind in a round."""
 
+ABORTS = {"IQ3_S": ("huge", "very huge", "largest", "mixed")}
+"""Kinds with values so large that an assertion of ggml fails, which ends the process."""
+
 
 def near_ties(count: int, seed: int) -> Iterator[tuple[str, Any]]:
     """Values at, just below and just above the middles between even levels."""
@@ -88,7 +91,11 @@ def main() -> None:
             tasks = []
             for kind in weights(seed):
                 names.add(kind[0])
-                tasks += [(t.name, pool.submit(compare, reference, t, kind)) for t in types]
+                tasks += [
+                    (t.name, pool.submit(compare, reference, t, kind))
+                    for t in types
+                    if kind[0] not in ABORTS.get(t.name, ())
+                ]
             for name, task in tasks:
                 totals[name] += task.result()
             seed += 1
