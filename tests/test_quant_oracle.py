@@ -48,12 +48,15 @@ def _drawn(count: int, seed: int) -> tuple[tuple[str, Any], ...]:
 def _kinds(type_: GGMLType, count: int, seed: int) -> Iterator[tuple[str, Any]]:
     """All kinds of weights; of types on grids those whose squares float32 holds, fewer of them.
 
-    Elsewhere ggml stops the process, and what it does is slow.
+    Elsewhere ggml stops the process, and what it does is slow. IQ3_S, the one of these that
+    users get without an importance matrix, has its ten million where that is asked for.
     """
     if type_ not in GRIDS and type_ not in ONLY_WEIGHTED:
         return iter(_drawn(count, seed))
     held = {"huge", "very huge", "largest", "mixed"}
     fewer = max(1, min(16 * SCALE, count // (8 * ROW))) * ROW
+    if type_ is G.IQ3_S and count == COUNT:
+        fewer = ROW * 304 * SCALE
     return (kind for kind in _drawn(fewer, seed) if kind[0] not in held)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], None]
 
-_PIECE = 1 << 20  # bytes that stay in the processor's cache until they are hashed
+_PIECE = 4 << 20  # large enough to be hashed in peace beside a thread that loads modules
 _FICLONE = 0x40049409  # linux/fs.h
 
 
