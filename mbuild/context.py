@@ -26,6 +26,7 @@ from mbuild.sources import (
     ModelSource,
     SourceFile,
     StoredModel,
+    digest_algorithm,
 )
 from mbuild.store.copying import check_regular
 
@@ -254,7 +255,8 @@ class LocalContext:
         with OpenFile.open(path, name) as file:
             self._on_read(name, file.size)
             started = time.time_ns()
-            digest = hash_file(file.fd, file.size, lambda done, total: None)
+            kind = digest_algorithm(name)
+            digest = hash_file(file.fd, file.size, lambda done, total: None, kind)
             file.check_unchanged()
             self._store.database.remember_file(file.info, os.fstat(file.fd), digest, started)
         keep_text(self._store, path, digest)

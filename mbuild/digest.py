@@ -1,4 +1,4 @@
-"""SHA-256 digests: parsed once at the edge, never bare strings inside."""
+"""Digests: parsed once at the edge, never bare strings inside."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import hashlib
 from typing import NamedTuple
 
 from mbuild.errors import MbuildError
+
+BLAKE3 = "blake3"
 
 _HEX = frozenset("0123456789abcdef")
 
@@ -15,17 +17,18 @@ class DigestError(MbuildError):
 
 
 class Digest(NamedTuple):
-    """The SHA-256 of some bytes.
+    """The SHA-256 of some bytes, or the BLAKE3 of a file that is only read.
 
     ``hex`` is 64 lower-case hexadecimal digits. Written ``sha256:<hex>`` in
     JSON and on screens, ``sha256-<hex>`` as a file name (Ollama's layout).
     """
 
     hex: str
+    algorithm: str = "sha256"
 
     @classmethod
     def parse(cls, text: object) -> Digest:
-        """Read either spelling; raises :class:`DigestError` for anything else.
+        """Read either spelling of a SHA-256; raises :class:`DigestError` for anything else.
 
         Upper-case hexadecimal is refused: two spellings of one digest would be
         two files.
@@ -37,6 +40,13 @@ class Digest(NamedTuple):
         raise DigestError("invalid digest format")
 
     @classmethod
+    def parse_any(cls, text: str) -> Digest:
+        """Read what ``str()`` gave of a digest of either kind; raises :class:`DigestError`."""
+        if text.startswith(f"{BLAKE3}:"):
+            return cls.parse(text.replace(BLAKE3, "sha256", 1))._replace(algorithm=BLAKE3)
+        return cls.parse(text)
+
+    @classmethod
     def of(cls, data: bytes) -> Digest:
         """The digest of bytes that are in memory."""
         return cls(hashlib.sha256(data).hexdigest())
@@ -44,7 +54,7 @@ class Digest(NamedTuple):
     @property
     def filename(self) -> str:
         """The name of the blob's file under ``blobs/``."""
-        return f"sha256-{self.hex}"
+        return f"{self.algorithm}-{self.hex}"
 
     @property
     def short(self) -> str:
@@ -52,4 +62,4 @@ class Digest(NamedTuple):
         return self.hex[:12]
 
     def __str__(self) -> str:
-        return f"sha256:{self.hex}"
+        return f"{self.algorithm}:{self.hex}"

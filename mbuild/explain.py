@@ -316,8 +316,8 @@ def _shown(value: Any) -> str:
 
 
 def _digests(text: str) -> bool:
-    return text.startswith("sha256:") and all(
-        len(part) == 71 and part.startswith("sha256:") for part in text.split(", ")
+    return all(
+        len(part) == 71 and part.startswith(("sha256:", "blake3:")) for part in text.split(", ")
     )
 
 

@@ -123,7 +123,7 @@ def modelfile(old: str, new: str) -> Callable[[Path], None]:
 
 
 CHANGES: list[tuple[str, Callable[[Path], None], list[str], str, list[str]]] = [
-    ("weights", flip("chat/model.safetensors"), [], "model.safetensors changed: sha256:", [":1:1"]),
+    ("weights", flip("chat/model.safetensors"), [], "model.safetensors changed: blake3:", [":1:1"]),
     (
         "config",
         lambda p: edit_json(p / "chat/config.json", rope_theta=5.0),
@@ -149,14 +149,14 @@ CHANGES: list[tuple[str, Callable[[Path], None], list[str], str, list[str]]] = [
         "adapter",
         flip("lora/adapter_model.safetensors"),
         [],
-        "adapter_model.safetensors changed: sha256:",
+        "adapter_model.safetensors changed: blake3:",
         [":2:1"],
     ),
     (
         "adapter removed",
         modelfile("ADAPTER ./lora\n", ""),
         [],
-        "adapter_model.safetensors is in the lock file (sha256:",
+        "adapter_model.safetensors is in the lock file (blake3:",
         [],
     ),
     ("template", modelfile("{{ .Prompt }}", "{{ .Prompt }}!"), [], "TEMPLATE changed: ", [":3:1"]),
@@ -220,7 +220,7 @@ CHANGES: list[tuple[str, Callable[[Path], None], list[str], str, list[str]]] = [
         "version of a step",
         edit_lock(lambda lock: lock["steps"].update(quantize=0)),
         [],
-        "the version of the step 'quantize' changed: 0 in the lock file, 1 now",
+        "the version of the step 'quantize' changed: 0 in the lock file, 2 now",
         [],
     ),
 ]

@@ -49,7 +49,8 @@ class OpenFiles:
             for name, file in self._opened.items():
                 if self._sources[name].digest is None:
                     started = time.time_ns()
-                    self._found[name] = (hash_file(file.fd, file.size, self._check), started)
+                    kind = self._sources[name].algorithm
+                    self._found[name] = (hash_file(file.fd, file.size, self._check, kind), started)
         except Exception as error:  # raised again by finish()
             self._error = error
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int], None]
 
 
-_PIECE = 1 << 20  # bytes that are still in the processor's cache when they are copied
+_PIECE = 256 << 10  # bytes that are still in the processor's cache when they are copied
 
 
 class Blob(NamedTuple):

@@ -9,9 +9,9 @@ import sys
 import threading
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mbuild.digest import Digest
+from mbuild.digest import BLAKE3, Digest
 from mbuild.errors import CancelledError, FormatError, SourceError
 from mbuild.store.blocks import Blocks
 from mbuild.store.files import check_room
@@ -90,9 +90,9 @@ def check_regular(info: os.stat_result, name: str) -> None:
         raise SourceError(f"{name} is {what}, not a regular file")
 
 
-def hash_file(fd: int, size: int, progress: Progress) -> Digest:
+def hash_file(fd: int, size: int, progress: Progress, algorithm: str = "sha256") -> Digest:
     """The digest of a file's first ``size`` bytes, read with pread in fixed memory."""
-    digest = hashlib.sha256()
+    digest = _hashing(algorithm)
     room = memoryview(bytearray(min(_PIECE, max(size, 1))))
     done = 0
     while done < size:
@@ -100,7 +100,15 @@ def hash_file(fd: int, size: int, progress: Progress) -> Digest:
         digest.update(room[:count])
         done += count
         progress(done, size)
-    return Digest(digest.hexdigest())
+    return Digest(digest.hexdigest(), algorithm)
+
+
+def _hashing(algorithm: str) -> Any:
+    if algorithm == BLAKE3:
+        from blake3 import blake3
+
+        return blake3()
+    return hashlib.new(algorithm)
 
 
 def copy_and_hash(source: int, target: int, size: int, progress: Progress) -> Digest:

@@ -265,7 +265,7 @@ def _checked(info: os.stat_result, text: object) -> Digest | None:
     """A remembered digest, if its check is right."""
     digest, _, check = str(text).partition(" ")
     with suppress(DigestError):
-        parsed = Digest.parse(digest)
+        parsed = Digest.parse_any(digest)
         return parsed if check == _vouched(info, parsed) else None
     return None
 
