@@ -468,9 +468,11 @@ def test_no_control_characters_where_none_are_understood(
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 def test_a_terminal_that_folds_lines_anew(tmp_path: Path) -> None:
     """tmux folds the rows when it becomes narrower: they are erased all the same."""
-    write_chat(tmp_path / "chat", WIDTH=1024, HIDDEN=2816, LAYERS=12, HEADS=16)
+    write_chat(tmp_path / "chat", WIDTH=1024, HIDDEN=2816, LAYERS=20, HEADS=16)
     (tmp_path / "Modelfile").write_text("FROM ./chat\n")
-    prepare([GGMLType.Q4_K, GGMLType.Q6_K, GGMLType.Q8_0], weighted=False)  # compiled by now
+    prepare(
+        [GGMLType.IQ4_NL, GGMLType.Q5_K, GGMLType.Q6_K, GGMLType.Q8_0], weighted=False
+    )  # compiled by now
     tmux = ["tmux", "-S", str(tmp_path / "tmux")]
 
     def ask(*arguments: str) -> str:
@@ -482,7 +484,7 @@ def test_a_terminal_that_folds_lines_anew(tmp_path: Path) -> None:
         return [row for row in shown if row and not row.isdecimal()]
 
     # tmux moves rows at the top of its screen into the history when it folds them.
-    command = f"seq 15; {sys.executable} -m mbuild -t m -q q4_K_M -q q8_0; sleep 60"
+    command = f"seq 15; {sys.executable} -m mbuild -t m -q iq4_nl -q q8_0; sleep 60"
     variables = environment(tmp_path, TERM="screen", NO_COLOR="1")
     size = ("-x", "110", "-y", "20")
     subprocess.run(
@@ -505,7 +507,7 @@ def test_a_terminal_that_folds_lines_anew(tmp_path: Path) -> None:
             time.sleep(0.3)
             shown = until(lambda shown: sum(" %" in row for row in shown) == 2)
             assert all(re.search(" %|quantizers|machine", row) for row in shown), shown
-        shown = until(lambda shown: shown and shown[-1].startswith("built m:q4_K_M, m:q8_0 in "))
+        shown = until(lambda shown: shown and shown[-1].startswith("built m:iq4_nl, m:q8_0 in "))
         assert not any(" %" in row for row in shown), shown
         known = re.compile("done |cached |model |built |why |  +using |  +compiling ")
         assert [row for row in shown if not known.match(row)] == []

@@ -24,6 +24,9 @@ from mbuild.quant.types import FILE_TYPES, FileType
 _ROUNDS = 8
 """How often what is still wrong is named: naming a tensor shifts the count of its kind."""
 
+_APART = ("output.weight", "token_embd.weight")
+"""Tensors that have options of their own."""
+
 _LAYER = re.compile(r"blk\.([0-9]+)\.(.+)", re.DOTALL)
 
 
@@ -118,7 +121,9 @@ def _best(
     best: tuple[int, FileType, Options] | None = None
     for type_, options in _candidates(types, get):
         wrong = _wrong(rows, get, type_, options)
-        if wrong is not None and (best is None or len(wrong) < best[0]):
+        if wrong is None or (options.pure and any(row.name not in _APART for row in wrong)):
+            continue  # beside --pure no --tensor-type counts that could put it right
+        if best is None or len(wrong) < best[0]:
             best = len(wrong), type_, options
             if not wrong:
                 break
