@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mbuild.errors import MbuildError
 
@@ -14,6 +14,15 @@ _HEX = frozenset("0123456789abcdef")
 
 class DigestError(MbuildError):
     """A text that is not a sha256 digest."""
+
+
+def hashing(algorithm: str) -> Any:
+    """An object that is fed with ``update()`` and asked for the ``hexdigest()``."""
+    if algorithm == BLAKE3:
+        from blake3 import blake3
+
+        return blake3()
+    return hashlib.new(algorithm)
 
 
 class Digest(NamedTuple):

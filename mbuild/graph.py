@@ -53,10 +53,6 @@ class Result(NamedTuple):
         return cls(tuple(Layer.from_json(v) for v in value["layers"]), value["facts"])
 
 
-UNSTOPPABLE = "mbuild-unstoppable"
-"""The name of a daemon thread that a stopped step leaves behind: the process may end over it."""
-
-
 class StepContext(NamedTuple):
     """What a running step may use: the store, and three ways to talk.
 

@@ -55,11 +55,6 @@ class SourceFile(NamedTuple):
     digest: Digest | None
 
     @property
-    def algorithm(self) -> str:
-        """See :func:`digest_algorithm`."""
-        return digest_algorithm(self.name)
-
-    @property
     def material(self) -> Material:
         """The file as what a step is made from."""
         return Material(self.name, str(self.path.absolute()), self.stamp.size)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -12,21 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from quant_data import ALL, GRIDS, ONLY_WEIGHTED, WEIGHTED, Reference, kinds
+from quant_data import ALL, GRIDS, ONLY_WEIGHTED, WEIGHTED, X86_REFERENCE, Reference, kinds
 
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant.quantize import engine, fallback
 
 G = GGMLType
 
-pytestmark = [
-    pytest.mark.oracle,
-    # Builds for other machines fuse multiplication and addition and give other bytes.
-    pytest.mark.skipif(
-        platform.machine().lower() not in ("x86_64", "amd64") or sys.platform != "linux",
-        reason="the reference's bytes are those of its x86-64 build",
-    ),
-]
+pytestmark = X86_REFERENCE
 
 ROW = 1280
 SCALE = int(os.environ.get("MBUILD_QUANT_WEIGHTS", "1"))

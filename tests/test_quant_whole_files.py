@@ -7,8 +7,6 @@ mbuild makes of the same generated checkpoint.
 from __future__ import annotations
 
 import json
-import platform
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +17,7 @@ from checkpoints import FAMILIES, write_family
 from inprocess import in_process
 from installed import wheels
 from llama_quantize import PACKAGE, Job, Refused, quantize
-from quant_data import imatrix_bytes
+from quant_data import X86_REFERENCE, imatrix_bytes
 
 from mbuild.gguf.reader import open_gguf
 from mbuild.gguf.types import GGMLType
@@ -27,14 +25,7 @@ from mbuild.quant.types import file_type
 
 G = GGMLType
 
-pytestmark = [
-    pytest.mark.oracle,
-    # Builds for other machines fuse multiplication and addition and give other bytes.
-    pytest.mark.skipif(
-        platform.machine().lower() not in ("x86_64", "amd64") or sys.platform != "linux",
-        reason="the reference's bytes are those of its x86-64 build",
-    ),
-]
+pytestmark = X86_REFERENCE
 
 K_TYPES = ["Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K"]
 SMALL_BLOCKS = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from mbuild.digest import Digest
 from mbuild.errors import SourceError
 from mbuild.graph import StepContext
-from mbuild.sources import FileStamp, SourceFile
+from mbuild.sources import FileStamp, SourceFile, digest_algorithm
 from mbuild.store.copying import OpenFile, hash_file
 
 
@@ -49,7 +49,7 @@ class OpenFiles:
             for name, file in self._opened.items():
                 if self._sources[name].digest is None:
                     started = time.time_ns()
-                    kind = self._sources[name].algorithm
+                    kind = digest_algorithm(file.name)
                     self._found[name] = (hash_file(file.fd, file.size, self._check, kind), started)
         except Exception as error:  # raised again by finish()
             self._error = error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from mbuild.digest import Digest
 from mbuild.errors import FormatError, UnsupportedError
-from mbuild.graph import UNSTOPPABLE, BaseStep, Result, Step, StepContext, canonical_json
+from mbuild.graph import BaseStep, Result, Step, StepContext, canonical_json
 from mbuild.sources import Material, SourceFile
 from mbuild.steps.files import OpenFiles, open_source
 from mbuild.steps.gguf import Role, check_role
@@ -223,7 +223,7 @@ def _load_kernels(variant: Variant, context: StepContext) -> None:
         except BaseException as error:
             done.set_exception(error)
 
-    Thread(target=work, name=UNSTOPPABLE, daemon=True).start()
+    Thread(target=work, name="mbuild-compile", daemon=True).start()
     try:
         while not wait([done], timeout=_POLL_SECONDS).done:
             context.report(0, 0)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from mbuild.digest import BLAKE3, hashing
 from mbuild.errors import CancelledError, MbuildError
 from mbuild.gguf.model import KV, Model, Tensor
 from mbuild.gguf.types import BLOCKS, GGMLType
@@ -130,11 +131,10 @@ def _fields_with(origin: Origin, files: Mapping[str, Digest]) -> Mapping[str, An
 
 
 def _digest(data: Array | bytes) -> str:
-    from blake3 import blake3
-
-    flat = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
-    found: str = blake3(np.ascontiguousarray(flat).view(np.uint8).reshape(-1).data).hexdigest()
-    return found
+    state = hashing(BLAKE3)
+    flat = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else np.ascontiguousarray(data)
+    state.update(flat.reshape(-1).view(np.uint8).data)
+    return str(state.hexdigest())
 
 
 def _key(value: Any) -> str:

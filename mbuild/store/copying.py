@@ -9,9 +9,9 @@ import sys
 import threading
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from mbuild.digest import BLAKE3, Digest
+from mbuild.digest import Digest, hashing
 from mbuild.errors import CancelledError, FormatError, SourceError
 from mbuild.store.blocks import Blocks
 from mbuild.store.files import check_room
@@ -92,7 +92,7 @@ def check_regular(info: os.stat_result, name: str) -> None:
 
 def hash_file(fd: int, size: int, progress: Progress, algorithm: str = "sha256") -> Digest:
     """The digest of a file's first ``size`` bytes, read with pread in fixed memory."""
-    digest = _hashing(algorithm)
+    digest = hashing(algorithm)
     room = memoryview(bytearray(min(_PIECE, max(size, 1))))
     done = 0
     while done < size:
@@ -101,14 +101,6 @@ def hash_file(fd: int, size: int, progress: Progress, algorithm: str = "sha256")
         done += count
         progress(done, size)
     return Digest(digest.hexdigest(), algorithm)
-
-
-def _hashing(algorithm: str) -> Any:
-    if algorithm == BLAKE3:
-        from blake3 import blake3
-
-        return blake3()
-    return hashlib.new(algorithm)
 
 
 def copy_and_hash(source: int, target: int, size: int, progress: Progress) -> Digest:
