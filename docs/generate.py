@@ -14,11 +14,25 @@ from typing import Any
 import click
 
 from mbuild import events
-from mbuild.cli.main import COMMANDS, cli
+from mbuild.cli.main import COMMANDS, STOPPED, cli
+from mbuild.cli.main import EXIT_STATUS as EXIT
 from mbuild.digest import Digest
+from mbuild.errors import MbuildError, UsageError
 
 DOCS = Path(__file__).parent
 COMMAND = "python docs/generate.py"
+
+EXIT_STATUS = f"""\
+## Exit status
+
+| status | meaning |
+|---|---|
+| 0 | done |
+| {EXIT[MbuildError]} | it failed, or a model, a build or a file that was named is not there; \
+`check`, `verify` and `diff --exit-code` found something |
+| {EXIT[UsageError]} | the command line is wrong; nothing was tried |
+| {STOPPED} | stopped by a signal |
+"""
 
 
 def pages() -> dict[str, str]:
@@ -35,7 +49,7 @@ def command_line() -> str:
         command = cli.get_command(group, name)
         assert command is not None
         parts.append(f"## `mbuild {name}`\n\n```text\n{_help(command, name, group)}\n```\n")
-    return "\n".join(parts)
+    return "\n".join([*parts, EXIT_STATUS])
 
 
 def _help(command: click.Command, name: str, parent: click.Context | None) -> str:

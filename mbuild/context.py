@@ -30,6 +30,7 @@ from mbuild.sources import (
     digest_algorithm,
 )
 from mbuild.store.copying import check_regular
+from mbuild.store.place import about_absent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -141,7 +142,7 @@ class LocalContext:
         path = self._existing("ADAPTER", value)
         if not path.is_dir():
             return self._gguf(path, path.name)
-        found = self._directory(path, value)
+        found = self._directory(path, value, "adapter")
         if isinstance(found, GGUFDirectory):
             found = found.model
         if not isinstance(found, (GGUFSource, CheckpointSource)):
@@ -169,11 +170,19 @@ class LocalContext:
         return self._hashed_first([self._file(Path(path), name)])[0]
 
     def _path(self, value: str) -> Path:
-        """As Ollama reads paths: ``~`` and ``~user``, absolute, or beside the Modelfile."""
+        """As Ollama reads paths: ``~`` and ``~user``, absolute, or beside the Modelfile.
+
+        ``@sha256:...`` is a blob of the store, as in a request and in the answer to one.
+        """
         try:
-            return self._folder / Path(value).expanduser()
+            path = self._folder / Path(value).expanduser()
         except (RuntimeError, ValueError):  # no such user
-            return self._folder / value
+            path = self._folder / value
+        if "sha256" not in path.name:
+            return path
+        from mbuild.folders import blob_path
+
+        return blob_path(value, path, self._store)
 
     def _existing(self, word: str, value: str) -> Path:
         check_named(word, value)
@@ -188,6 +197,8 @@ class LocalContext:
     # Models of the store.
 
     def _stored(self, value: str, path: Path) -> StoredModel:
+        if value.startswith("@"):
+            raise MissingFileError(f"FROM {value}: the store has no such blob")
         if is_path(value):
             raise MissingFileError(
                 f"FROM {value}: no such file or directory", hint=self._similar(path)
@@ -201,7 +212,7 @@ class LocalContext:
         except NameNotFoundError:
             raise NameNotFoundError(
                 f"FROM {value}: no such model in the store, and no such file",
-                hint=self._near_names(value),
+                hint=about_absent(self._store, value),
             ) from None
         for layer in stored.manifest.blobs():
             if not self._store.blobs.has(layer.digest, layer.size):
@@ -210,17 +221,6 @@ class LocalContext:
                     hint="build or pull that model again",
                 )
         return StoredModel(stored.name, stored.id, stored.manifest)
-
-    def _near_names(self, value: str) -> str:
-        names = sorted(str(name) for name in self._store.manifests.names())
-        short = {name.removesuffix(":latest"): name for name in names}
-        import difflib
-
-        near = difflib.get_close_matches(value, [*names, *short], n=5, cutoff=0.5)
-        found = list(dict.fromkeys(short.get(name, name) for name in near))
-        if found:
-            return "did you mean " + ", ".join(found) + "?"
-        return f"the store has {len(names)} models" if names else "the store has no models yet"
 
     @staticmethod
     def _similar(path: Path) -> str:
@@ -317,7 +317,7 @@ class LocalContext:
             self._hashed_first([self._file(path.parent / s, s) for s in shard.siblings])
         )
 
-    def _directory(self, folder: Path, value: str) -> ModelSource | None:
+    def _directory(self, folder: Path, value: str, wanted: str = "model") -> ModelSource | None:
         """The model in a directory: safetensors before GGUF, as in Ollama; None if none."""
         try:
             names = sorted(entry.name for entry in folder.iterdir())
@@ -327,7 +327,7 @@ class LocalContext:
             return self._checkpoint(folder, value, names)
         ggufs = [name for name in names if name.lower().endswith(".gguf")]
         if ggufs:
-            return self._gguf_directory(folder, value, ggufs)
+            return self._gguf_directory(folder, value, ggufs, wanted)
         pickles = [name for name in names if name.endswith(_PICKLES)]
         if pickles:
             raise UnsupportedError(
@@ -337,21 +337,22 @@ class LocalContext:
             )
         return None
 
-    def _gguf_directory(self, folder: Path, value: str, names: Sequence[str]) -> ModelSource:
+    def _gguf_directory(
+        self, folder: Path, value: str, names: Sequence[str], wanted: str
+    ) -> ModelSource:
+        from mbuild.folders import choose_ggufs, kind_of
         from mbuild.gguf.shards import parse_shard_name
 
-        firsts = [n for n in names if not (s := parse_shard_name(n)) or s.number == 1]
-        projectors = [name for name in firsts if "mmproj" in name.lower()]
-        models = [name for name in firsts if name not in projectors]
-        if len(models) != 1:
-            found = ", ".join(models or firsts or names)
-            raise SourceError(
-                f"{value} holds {len(models)} models: {found}",
-                hint="name the GGUF file that you mean",
-            )
         for name in names:
             check_inside(folder, name, value)
-        model = self._gguf(folder / models[0], models[0])
+        firsts = [n for n in names if not (s := parse_shard_name(n)) or s.number == 1]
+        chosen, projectors = choose_ggufs(
+            value,
+            firsts or names,
+            lambda name: kind_of(self._file(folder / name, name), self._store),
+            wanted,
+        )
+        model = self._gguf(folder / chosen, chosen)
         if not projectors:
             return model
         return GGUFDirectory(model, tuple(self._gguf(folder / p, p) for p in projectors))

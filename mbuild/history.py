@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mbuild.digest import Digest, DigestError
 from mbuild.sources import Material
 from mbuild.store import Layer
+from mbuild.store.files import inherit, open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -188,8 +189,9 @@ class History:
         """
         line = json.dumps(record.to_json(), separators=(",", ":")) + "\n"
         with suppress(OSError):
-            fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
             try:
+                inherit(fd, self._path.parent)
                 size = os.fstat(fd).st_size
                 torn = size and os.pread(fd, 1, size - 1) != b"\n"  # its maker was killed
                 size += os.write(fd, (b"\n" if torn else b"") + line.encode())
@@ -244,10 +246,10 @@ class History:
     def _lines(self) -> Iterator[bytes]:
         """The file's lines from the last to the first, read in pieces from its end."""
         try:
-            file = self._path.open("rb")
+            fd, _ = open_regular(self._path)
         except OSError:
             return
-        with file:
+        with open(fd, "rb") as file:
             position = file.seek(0, os.SEEK_END)
             rest = b""
             while position > 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild import gojson
-from mbuild.errors import DamagedError, NameNotFoundError, SourceError, StoreError
+from mbuild.errors import DamagedError, ModelfileError, NameNotFoundError, SourceError, StoreError
 from mbuild.modelfile.formatter import quote
 from mbuild.modelfile.instructions import ROLES
 from mbuild.modelfile.parameters import PARAMETERS, Kind
@@ -27,6 +28,7 @@ from mbuild.store.manifest import (
     TEMPLATE,
     Manifest,
 )
+from mbuild.store.place import about_absent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,26 +70,24 @@ class ModelView:
 
 
 def find(store: Store, name: ModelName) -> StoredManifest:
-    """A model's manifest; raises :class:`NameNotFoundError` with near names as the hint."""
+    """A model's manifest; raises :class:`NameNotFoundError` with a hint, where there is one."""
     try:
         return store.manifests.read(name)
     except NameNotFoundError as error:
-        import difflib
-
-        names = [str(stored) for stored in store.manifests.names()]
-        near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
-        hint = "did you mean " + ", ".join(near) + "?" if near else ""
-        raise NameNotFoundError(error.message, hint=hint) from None
+        raise NameNotFoundError(error.message, hint=about_absent(store, str(name))) from None
 
 
-def list_models(store: Store) -> tuple[list[StoredManifest], list[DamagedError]]:
-    """All models, last changed first, and what could not be read."""
+def list_models(store: Store, start: str = "") -> tuple[list[StoredManifest], list[DamagedError]]:
+    """All models, last changed first, and what could not be read.
+
+    With ``start`` only the models whose names begin so, in any case, as ``ollama list`` does.
+    """
     models: list[StoredManifest] = []
     damaged: list[DamagedError] = []
     for item in store.list():
         if isinstance(item, DamagedError):
             damaged.append(item)
-        else:
+        elif str(item.name).lower().startswith(start.lower()):
             models.append(item)
     models.sort(key=lambda stored: (-stored.modified_ns, str(stored.name)))
     return models, damaged
@@ -131,7 +131,7 @@ def modelfile_of(store: Store, model: ModelView) -> str:
         ("DRAFT", DRAFT),
     ):
         for layer in manifest.of_kind(media_type):
-            lines.append(f"{word} {quote(str(store.blobs.path(layer.digest)))}")
+            lines.append(f"{word} {_blob(store, layer)}")
     if model.template:
         lines.append(f"TEMPLATE {quote(model.template)}")
     if model.system:
@@ -144,6 +144,14 @@ def modelfile_of(store: Store, model: ModelView) -> str:
     lines += [f"LICENSE {quote(text)}" for text in model.licenses]
     lines += [_message(message) for message in model.messages]
     return "\n".join(lines) + "\n"
+
+
+def _blob(store: Store, layer: Layer) -> str:
+    """A layer's file as a Modelfile names it: by its path, else by its digest."""
+    try:
+        return quote(os.path.abspath(store.blobs.path(layer.digest)))
+    except ModelfileError:  # a path that is no text
+        return f"@{layer.digest}"
 
 
 def _parameter(name: str, value: Any) -> list[str]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.errors import MbuildError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
@@ -73,6 +76,25 @@ class ModelName(NamedTuple):
         if self.namespace != DEFAULT_NAMESPACE:
             return f"{self.namespace}/{self.model}:{self.tag}"
         return f"{self.model}:{self.tag}"
+
+
+def near_names(wanted: str, names: Iterable[str]) -> str:
+    """A hint with the names that are like one that is not there, "" if none is.
+
+    First the other tags of the same model. ``:latest`` makes no two names alike.
+    """
+    import difflib
+
+    def short(name: str) -> str:
+        return name.removesuffix(f":{DEFAULT_TAG}")
+
+    shorts = {short(name): name for name in sorted(names)}
+    asked = short(wanted).lower()
+    tags = [name for name in shorts if name.partition(":")[0].lower() == asked.partition(":")[0]]
+    alike = {name.lower(): name for name in shorts}
+    near = [alike[found] for found in difflib.get_close_matches(asked, alike, n=3, cutoff=0.6)]
+    found = list(dict.fromkeys([*tags[:3], *near]))[:3]
+    return "did you mean " + ", ".join(shorts[name] for name in found) + "?" if found else ""
 
 
 def _invalid(text: str, why: str) -> InvalidNameError:

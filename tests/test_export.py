@@ -643,7 +643,7 @@ def test_existing_files_are_kept_unless_forced(mbuild: Run, project: Path) -> No
     for output in ("mario.gguf", "mario.tar"):
         (project / output).write_text("mine")
         done = mbuild("export", "mario", "-o", output)
-        assert done.returncode == 2
+        assert done.returncode == 1
         assert "--force" in done.stderr
         assert (project / output).read_text() == "mine"
         ok(mbuild("export", "mario", "-o", output, "--force"))

@@ -13,7 +13,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("digest", "names", "gojson", "units"),
     ("events", "modelfile", "gguf", "store", "picture"),
     ("sources",),
-    ("contents", "quant", "convert", "templates", "graph", "history"),
+    ("contents", "quant", "convert", "templates", "graph", "history", "folders"),
     ("explain",),
     ("steps", "engine", "lint", "context"),
     ("planner",),

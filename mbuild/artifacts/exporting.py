@@ -20,7 +20,7 @@ from mbuild.artifacts.sharing import Target, checked, writing
 from mbuild.artifacts.tar import END, header, padding
 from mbuild.contents import Contents, read_contents
 from mbuild.digest import Digest
-from mbuild.errors import DamagedError, StoreError, UnsupportedError, UsageError
+from mbuild.errors import DamagedError, MbuildError, StoreError, UnsupportedError, UsageError
 from mbuild.store.copying import OpenFile
 from mbuild.store.manifest import ADAPTER, DRAFT, MODEL, PROJECTOR
 
@@ -87,7 +87,7 @@ def export(
     """Write a model to ``target``: a file, or for the directory layouts a folder.
 
     ``modelfile``, for a directory, writes a Modelfile given the file name of
-    each layer that was exported. Raises :class:`UsageError` for a file that
+    each layer that was exported. Raises :class:`MbuildError` for a file that
     exists, :class:`UnsupportedError` for weights that are not GGUF,
     :class:`DamagedError` for a blob that is not what its digest says,
     :class:`StoreError` where the system says no. The caller holds the store
@@ -150,7 +150,7 @@ def _file_names(job: _Job, target: Path) -> list[tuple[Layer, Path]]:
 
 def _check_free(job: _Job, path: Path) -> None:
     if path.is_dir() or (os.path.lexists(path) and not job.options.overwrite):
-        raise UsageError(f"{path} exists", hint="name another place, or replace it with --force")
+        raise MbuildError(f"{path} exists", hint="name another place, or replace it with --force")
 
 
 def _texts(contents: Contents, modelfile: str) -> dict[str, str]:

@@ -41,7 +41,18 @@ def store_option(command: CommandT) -> CommandT:
 def open_store(ctx: click.Context, option: str | None) -> Store:
     """The store that the options, the environment or the default name."""
     chosen = option or ctx.find_root().obj
-    return Store(Path(chosen).expanduser() if chosen else default_store())
+    return Store(Path(chosen).expanduser() if chosen else default_store(), _warn_once(set()))
+
+
+def _warn_once(said: set[str]) -> Callable[[str], None]:
+    """A store's warnings on standard error, each once."""
+
+    def warn(text: str) -> None:
+        if text not in said:
+            said.add(text)
+            click.echo(f"warning: {printable(text)}", err=True)
+
+    return warn
 
 
 def write_output(path: Path | None, text: str) -> None:

@@ -32,6 +32,7 @@ _LEFTOVERS = {
     Kind.PARTIAL: "partial downloads",
     Kind.OLD_CACHE: "old build caches",
     Kind.DAMAGED: "damaged blobs set aside",
+    Kind.STRAY: "what is no blob but called like one",
 }
 
 

@@ -9,7 +9,7 @@ import click
 
 from mbuild.cli.common import human_size, open_store, store_option
 from mbuild.cli.plan import format_option
-from mbuild.errors import UsageError
+from mbuild.errors import NameNotFoundError, UsageError
 from mbuild.history import BuildRecord, History, StepRecord
 from mbuild.units import local_time
 
@@ -59,12 +59,15 @@ def history_command(
 
 
 def find_build(history: History, start: str) -> BuildRecord:
-    """The one build whose id begins so; raises :class:`UsageError` for none or several."""
+    """The one build whose id begins so; raises :class:`NameNotFoundError` for none.
+
+    Raises :class:`UsageError` where several do.
+    """
     found = history.find(start)
     if len(found) == 1:
         return found[0]
     if not found:
-        raise UsageError(f"no build {start!r} in the history", hint="see mbuild history")
+        raise NameNotFoundError(f"no build {start!r} in the history", hint="see mbuild history")
     ids = ", ".join(record.id for record in found[:5])
     raise UsageError(f"{start!r} is the beginning of {len(found)} builds: {ids}")
 

@@ -32,13 +32,17 @@ def _row(stored: StoredManifest, now: float) -> tuple[str, str, str, str]:
     return str(stored.name), stored.id.short, human_size(stored.size), age
 
 
-@click.command("list", epilog="\b\nExamples:\n  mbuild list\n  mbuild list --json")
+@click.command(
+    "list", epilog="\b\nExamples:\n  mbuild list\n  mbuild list mario\n  mbuild list --json"
+)
+@click.argument("start", metavar="[NAME]", default="")
 @store_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON array.")
 @click.pass_context
-def list_command(ctx: click.Context, *, store: str | None, as_json: bool) -> None:
-    """List the models of the store, the last changed first."""
-    models, damaged = library.list_models(open_store(ctx, store))
+def list_command(ctx: click.Context, *, start: str, store: str | None, as_json: bool) -> None:
+    """List the models of the store, the last changed first; with NAME those that begin so."""
+    opened = open_store(ctx, store)
+    models, damaged = library.list_models(opened, start)
     if as_json:
         rows = [
             {"name": str(m.name), "id": m.id.hex, "size": m.size, "modified_ns": m.modified_ns}
@@ -52,6 +56,10 @@ def list_command(ctx: click.Context, *, store: str | None, as_json: bool) -> Non
         for row in table:
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             click.echo("    ".join(cells).rstrip())
+    if not (models or damaged or start):
+        from mbuild.store.place import about_empty
+
+        click.echo(f"hint: {about_empty(opened.root)}", err=True)
     for error in damaged:
         hint = f"; {error.hint}" if error.hint else ""
         click.echo(f"warning: {error.message}{hint}", err=True)

@@ -21,7 +21,7 @@ from mbuild.cli.quantizing import (
 )
 from mbuild.context import LocalContext
 from mbuild.digest import Digest
-from mbuild.errors import UsageError
+from mbuild.errors import NameNotFoundError, UsageError
 from mbuild.events import BuildFinished, Explained, LayerReady, ModelBuilt, WritingManifest
 from mbuild.history import History, Script
 from mbuild.lockfile import UNQUANTIZED, Lock
@@ -44,7 +44,7 @@ def rebuilt(
 
     Without ``file`` as the log says that it was built; else from that Modelfile,
     with the options of its lock file if it has one. Raises :class:`UsageError`
-    where neither tells how.
+    where neither tells how, and :class:`NameNotFoundError` where the log knows no such build.
     """
     request = _from_log(store, stored) if file is None else _from_file(store, stored, file)
     building = rebuild(request, stored, store)
@@ -118,7 +118,7 @@ def _record_of(store: Store, stored: StoredManifest) -> tuple[BuildRecord, int]:
             f" {other.short} built last",
             hint="name the Modelfile that it is from with -f FILE",
         )
-    raise UsageError(
+    raise NameNotFoundError(
         f"no build of {stored.name} is in the history of this store",
         hint="name the Modelfile that it is from with -f FILE",
     )

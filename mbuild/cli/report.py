@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from mbuild.cli.common import open_store, store_option, write_output
-from mbuild.errors import UsageError
+from mbuild.errors import NameNotFoundError
 
 EPILOG = """\
 \b
@@ -46,7 +46,9 @@ def report_command(
     history = History(opened)
     record = find_build(history, build) if build else next(history.newest_first(), None)
     if record is None:
-        raise UsageError("nothing was built in this store yet", hint="build something: mbuild -t x")
+        raise NameNotFoundError(
+            "nothing was built in this store yet", hint="build something: mbuild -t x"
+        )
     path = output or Path(f"build-{record.id}.html")
     write_output(path, page(record, opened))
     if str(path) != "-":

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from mbuild.cli.common import open_store, store_option
+from mbuild.store.place import check_place
 
 EPILOG = """\
 \b
@@ -51,6 +52,9 @@ def serve_command(ctx: click.Context, /, *, store: str | None, **options: Any) -
     if upstream is not None:
         upstream = Upstream.parse(upstream, drops_authorization=bool(token))
     opened = open_store(ctx, store)
+    if not opened.root.is_dir():
+        opened.prepare()
+    check_place(opened.root)
     service = Service(opened.root, policy, upstream, options["builds"] or 0)
     sock = run.listen(host, port)
     line = f"mbuild serves {opened.root} on {run.url_of(sock)}"

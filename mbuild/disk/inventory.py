@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -12,16 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mbuild.digest import Digest, DigestError
+from mbuild.disk.strays import is_removable
 from mbuild.errors import DamagedError, NameNotFoundError, StoreError
+from mbuild.store.files import is_held, open_regular
 from mbuild.store.manifest import MAX_MANIFEST_BYTES, Manifest
+from mbuild.store.place import check_place
 
 if TYPE_CHECKING:
     from mbuild.store import Store, StoredManifest
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 ACTIVE_SECONDS = 3600.0
 """A file of another program that changed in the last hour counts as in use: Ollama's own rule."""
@@ -37,6 +36,7 @@ class Kind(StrEnum):
     PARTIAL = "partial"
     OLD_CACHE = "old cache"
     DAMAGED = "damaged"
+    STRAY = "stray"
 
 
 class FileInfo:
@@ -99,6 +99,7 @@ def take_inventory(store: Store, now: float) -> Inventory:
 
     Raises :class:`StoreError` for a folder that cannot be listed.
     """
+    check_place(store.root)
     models: list[StoredManifest] = []
     damaged: list[StoreError] = []
     users: dict[Digest, set[str]] = {}
@@ -109,7 +110,7 @@ def take_inventory(store: Store, now: float) -> Inventory:
         models.append(item)
         for layer in item.manifest.blobs():
             users.setdefault(layer.digest, set()).add(str(item.name))
-    damaged += _other_manifests(store, {str(m.name) for m in models}, users)
+    damaged += _other_manifests(store, users)
     models.sort(key=lambda stored: str(stored.name))
     return Inventory(
         tuple(models),
@@ -124,19 +125,19 @@ def take_inventory(store: Store, now: float) -> Inventory:
 
 
 def read_manifests(store: Store) -> Iterator[StoredManifest | StoreError]:
-    """Every model; in place of an unreadable manifest its error; one that just went is passed."""
-    for name in store.manifests.names():
+    """Every model; in place of what cannot be read its error; one that just went is passed."""
+    unlisted: list[StoreError] = []
+    for name in store.manifests.names(unlisted.append):
         try:
             yield store.manifests.read(name)
         except NameNotFoundError:
             continue
         except StoreError as error:
             yield error
+    yield from unlisted
 
 
-def _other_manifests(
-    store: Store, known: set[str], users: dict[Digest, set[str]]
-) -> Iterator[DamagedError]:
+def _other_manifests(store: Store, users: dict[Digest, set[str]]) -> Iterator[DamagedError]:
     """Count in what :meth:`Store.list` passes over, because a blob must not be missed.
 
     These are manifests whose file names are no models' names, and other folders
@@ -145,7 +146,7 @@ def _other_manifests(
     for folder in sorted(store.root.glob("manifests*")):
         ours = folder.name == "manifests"
         for path in _walk(folder, _MAX_DEPTH):
-            if ours and _named(store, path) in known:
+            if ours and _is_named(store, path):
                 continue
             try:
                 manifest = Manifest.decode(_read(path), str(path))
@@ -154,24 +155,27 @@ def _other_manifests(
                     yield error
                 continue
             except OSError as error:
-                yield DamagedError(f"{path}: {error.strerror}", hint="mount or remove it")
+                if error.errno != errno.EINVAL:  # a pipe or a device is nobody's manifest
+                    yield DamagedError(f"{path}: {error.strerror}", hint="mount or remove it")
                 continue
             for layer in manifest.blobs():
                 users.setdefault(layer.digest, set()).add(str(path))
 
 
-def _named(store: Store, path: Path) -> str:
+def _is_named(store: Store, path: Path) -> bool:
+    """Whether a file lies where a model's manifest does: :func:`read_manifests` has read it."""
     from mbuild.names import InvalidNameError, ModelName
 
     parts = path.relative_to(store.manifests.folder).parts
     if len(parts) == 4:
         with suppress(InvalidNameError):
-            return str(ModelName.parse("/".join(parts[:3]) + ":" + parts[3]))
-    return ""
+            return ModelName.parse("/".join(parts[:3]) + ":" + parts[3]).parts == parts
+    return False
 
 
 def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
+    fd, _ = open_regular(path)
+    with open(fd, "rb") as file:
         return file.read(MAX_MANIFEST_BYTES + 1)
 
 
@@ -208,12 +212,12 @@ def _leftovers(store: Store, now: float) -> Iterator[Leftover]:
     for folder in (store.private / "tmp", store.blobs.folder, store.manifests.folder):
         for file in _files(folder):
             if file.path.name.startswith("tmp-"):
-                yield Leftover(Kind.TEMPORARY, file, _held(file.path))
+                yield Leftover(Kind.TEMPORARY, file, is_held(file.path))
     for file in _folders(store.private / "tmp"):
-        yield Leftover(Kind.TEMPORARY, file, _held(file.path))
+        yield Leftover(Kind.TEMPORARY, file, is_held(file.path))
     if store.blobs.partial_folder != store.blobs.folder:
         for file in _files(store.blobs.partial_folder):
-            yield Leftover(Kind.UNFINISHED, file, _held(file.path))
+            yield Leftover(Kind.UNFINISHED, file, is_held(file.path))
     for file in _files(store.blobs.folder):
         if _is_partial(file.path.name):
             yield Leftover(Kind.PARTIAL, file, now - file.changed < ACTIVE_SECONDS)
@@ -222,6 +226,10 @@ def _leftovers(store: Store, now: float) -> Iterator[Leftover]:
             yield Leftover(Kind.OLD_CACHE, file, in_use=False)
     for file in _files(store.private / DAMAGED_FOLDER):
         yield Leftover(Kind.DAMAGED, file, in_use=False)
+    for path, info in store.blobs.strays():
+        stray = FileInfo(path, info)
+        stray.size = 0
+        yield Leftover(Kind.STRAY, stray, in_use=not is_removable(path))
 
 
 DAMAGED_FOLDER = "damaged"
@@ -230,7 +238,7 @@ DAMAGED_FOLDER = "damaged"
 
 def _is_partial(name: str) -> bool:
     """Whether a name in ``blobs/`` is a download or a temporary file of Ollama's."""
-    if not name.startswith("sha256-"):
+    if not name.startswith(("sha256-", "sha256:")):  # with a colon before Ollama 0.1.32
         return False
     try:
         Digest.parse(name)
@@ -258,23 +266,6 @@ def _folders(folder: Path) -> Iterator[FileInfo]:
                 sizes = (f.lstat() for f in path.rglob("*") if not f.is_dir())
                 found.size, found.links = sum(info.st_size for info in sizes), 1
                 yield found
-
-
-def _held(path: Path) -> bool:
-    """Whether the maker of a temporary file lives: it holds a lock on it."""
-    if fcntl is None:
-        return True  # Windows refuses to remove a file that is open; nothing tells beforehand
-    try:
-        fd = os.open(path, os.O_RDONLY)
-    except OSError:
-        return True
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(fd)
-    return False
 
 
 def _size(path: Path) -> int:

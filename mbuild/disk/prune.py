@@ -25,7 +25,8 @@ from mbuild.disk.inventory import (
 )
 from mbuild.errors import DamagedError, StoreError
 from mbuild.store.files import remove_stale, store_errors
-from mbuild.store.locks import Lock
+from mbuild.store.locks import Lock, NoLocksError
+from mbuild.store.place import check_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -161,8 +162,15 @@ def _removable(leftover: Leftover, inventory: Inventory, policy: Policy, now: fl
             return False  # what the cache keeps, within its budget
         case Kind.OLD_CACHE:
             return True
+        case Kind.STRAY:
+            return not leftover.in_use and not _is_needed(leftover, inventory)
         case Kind.DAMAGED:
             return policy.damaged or _made_again(leftover, inventory)
+
+
+def _is_needed(leftover: Leftover, inventory: Inventory) -> bool:
+    """Whether a model names the blob in whose place a stray lies: a link to an absent drive."""
+    return Digest.parse(leftover.file.path.name) in inventory.users
 
 
 def _made_again(leftover: Leftover, inventory: Inventory) -> bool:
@@ -192,12 +200,18 @@ def prune(
     now = time.time() if now is None else now
     if dry_run:
         return choose(_checked(store, now), policy, now)
+    check_place(store.root)
     if not store.root.is_dir():
         return Pruned((), (), ())
     store.prepare()
     lock = Lock(store.private / "lock")
     with store_errors("locking the store"):
-        got = lock.acquire(exclusive=True, timeout=None if wait else 0, on_wait=on_wait)
+        try:
+            got = lock.acquire(exclusive=True, timeout=None if wait else 0, on_wait=on_wait)
+        except NoLocksError:
+            if policy.older is None:  # with an age the user says what nobody needs
+                raise
+            got = True
     if not got:
         raise BusyError(
             "a build is running in this store, so nothing was removed",
@@ -238,6 +252,10 @@ def _remove(store: Store, chosen: Pruned) -> None:
     for leftover in chosen.leftovers:
         if leftover.kind is not Kind.TEMPORARY:
             with store_errors(f"removing {leftover.file.path.name}"):
+                if leftover.kind is Kind.STRAY and not leftover.file.path.is_symlink():
+                    with suppress(OSError):
+                        leftover.file.path.rmdir()
+                        continue
                 leftover.file.path.unlink(missing_ok=True)
     # Whether a temporary file's maker lives is looked at anew, under its lock.
     for folder in {left.file.path.parent for left in chosen.leftovers}:

@@ -10,10 +10,8 @@ out to be the only copy can be moved back.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -24,11 +22,17 @@ from typing import TYPE_CHECKING, Any
 from mbuild.contents import reading
 from mbuild.digest import Digest
 from mbuild.disk.inventory import DAMAGED_FOLDER, read_manifests
+from mbuild.disk.strays import free_name, is_removable, rename, set_apart, unreadable
 from mbuild.errors import CancelledError, DamagedError, MbuildError, StoreError
 from mbuild.store.copying import OpenFile, hash_file
-from mbuild.store.files import fsync_directory, make_directories
+from mbuild.store.files import (
+    fsync_directory,
+    kind_of,
+    make_directories,
+)
 from mbuild.store.locks import Lock
 from mbuild.store.manifest import ADAPTER, CONFIG_TYPE, MANIFEST_TYPE
+from mbuild.store.place import check_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,6 +121,7 @@ class _Looked:
     info: os.stat_result | None
     problem: Problem | None
     detail: str = ""
+    heal: str = ""
 
 
 def verify(
@@ -134,11 +139,13 @@ def verify(
     Damaged blobs are set aside unless ``set_aside`` is False, the store is
     read-only or somebody builds for more than ``wait_seconds``.
     """
+    check_place(store.root)
     with reading(store):
         chosen, findings = (models, []) if models is not None else _all_models(store)
         users = _users(chosen)
         places = {digest: store.blobs.path(digest) for digest in users}
         if models is None:
+            findings += _strays(store, users)
             kept = {blob.digest: blob.path for blob in store.kept.unnamed()}
             places = {**kept, **{d: store.blobs.path(d) for d in store.blobs}, **places}
         looked = _hash_all(store, places, workers or os.cpu_count() or 1, progress)
@@ -165,8 +172,10 @@ def _all_models(store: Store) -> tuple[list[StoredManifest], list[Finding]]:
     findings: list[Finding] = []
     for item in read_manifests(store):
         if isinstance(item, StoreError):
-            heal = "build or pull that model again, or remove it with mbuild rm"
-            findings.append(Finding(Problem.MANIFEST, "manifest", item.message, (), heal))
+            heal = item.hint or "build or pull that model again, or remove it with mbuild rm"
+            damaged = isinstance(item, DamagedError)
+            problem = Problem.MANIFEST if damaged else Problem.UNREADABLE
+            findings.append(Finding(problem, "manifest", item.message, (), heal))
         else:
             chosen.append(item)
     return sorted(chosen, key=lambda stored: str(stored.name)), findings
@@ -234,7 +243,19 @@ def _look(store: Store, digest: Digest, path: Path, at: Progress) -> _Looked:
     except CancelledError:
         raise
     except (MbuildError, OSError) as error:
-        return _Looked(digest, path, None, Problem.UNREADABLE, str(error))
+        return _Looked(digest, path, None, Problem.UNREADABLE, *unreadable(path, error))
+
+
+def _strays(
+    store: Store, users: dict[Digest, list[tuple[StoredManifest, Layer]]]
+) -> Iterable[Finding]:
+    """What has a blob's name, is none, and belongs to no model."""
+    for path, info in store.blobs.strays():
+        digest = Digest.parse(path.name)
+        if digest not in users:
+            what = f"{path.name} is {kind_of(info.st_mode)}"
+            heal = _heal([], []) if is_removable(path) else set_apart(path)
+            yield Finding(Problem.UNREADABLE, str(digest), f"{what}, not a blob", (), heal)
 
 
 # What is wrong, and how to heal it.
@@ -247,7 +268,8 @@ def _finding(item: _Looked, users: dict[Digest, list[tuple[StoredManifest, Layer
     # Of an adapter's layer the origin is a file's name, of any other a model's.
     origins = sorted({x.origin for _, x in uses if x.origin and x.media_type != ADAPTER})
     assert item.problem is not None
-    return Finding(item.problem, str(item.digest), item.detail, models, _heal(names, origins))
+    heal = item.heal or _heal(names, origins)
+    return Finding(item.problem, str(item.digest), item.detail, models, heal)
 
 
 def _heal(names: Sequence[str], origins: Sequence[str]) -> str:
@@ -351,27 +373,10 @@ def _move(store: Store, item: _Looked) -> str:
         if same == (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns):
             folder = store.private / DAMAGED_FOLDER
             make_directories(folder)
-            target = _free_name(folder, path.name)
-            _rename(path, target)
+            target = free_name(folder, path.name)
+            rename(path, target)
             store.kept.remove_link(item.digest, info)
             fsync_directory(folder)
             fsync_directory(path.parent)
             return str(target.relative_to(store.root))
     return ""
-
-
-def _rename(path: Path, target: Path) -> None:
-    try:
-        path.rename(target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        shutil.copyfile(path, target)  # blobs/ is a link to another disk
-        path.unlink()
-
-
-def _free_name(folder: Path, name: str) -> Path:
-    number = 1
-    while (folder / f"{name}.{number}").exists():
-        number += 1
-    return folder / f"{name}.{number}"

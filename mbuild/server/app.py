@@ -55,10 +55,17 @@ class Service:
         self.catalogue = Catalogue()
         self.routes: Sequence[Endpoint] = ROUTES
         self.scrub = Scrubber(self._root)
+        self._warned: set[str] = set()
 
     def store(self) -> Store:
         """The store, for one piece of work: locks and caches are not shared between threads."""
-        return Store(self._root)
+        return Store(self._root, self._warn)
+
+    def _warn(self, text: str) -> None:
+        """Say on standard error, once, what works less well in this store."""
+        if text not in self._warned:
+            self._warned.add(text)
+            sys.stderr.write(f"warning: {text}\n")
 
     def error_text(self, error: BaseException) -> str:
         """What a client is told of an error; of a bug only that there is one."""

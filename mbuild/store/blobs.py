@@ -9,14 +9,20 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.digest import Digest, DigestError
-from mbuild.errors import CancelledError, DamagedError, FormatError
+from mbuild.errors import CancelledError, DamagedError, FormatError, StoreError
 from mbuild.store.blocks import BLOCK, Blocks
 from mbuild.store.files import (
     TemporaryFile,
     check_room,
+    inherit,
+    is_dangling,
+    leads_nowhere,
     make_directories,
+    may_not_read,
+    open_regular,
     remove_stale,
     store_errors,
+    sync,
 )
 
 if TYPE_CHECKING:
@@ -74,7 +80,7 @@ class BlobWriter:
 
         def save(written: int) -> None:
             with store_errors("writing a blob"):
-                os.fsync(self._file.fd)
+                sync(self._file.fd)
             self._saved = True
             place = self._file.path.relative_to(self._blobs.folder.parent).as_posix()
             then(place, written)
@@ -147,27 +153,55 @@ class Blobs:
 
     def path(self, digest: Digest) -> Path:
         """Where the blob of that digest lies, or would lie."""
-        return self.folder / digest.filename
+        path = self.folder / digest.filename
+        if not os.path.lexists(path):
+            old = self._old_path(digest)
+            if os.path.lexists(old):
+                return old
+        return path
+
+    def _old_path(self, digest: Digest) -> Path:
+        """Where an Ollama before 0.1.32 put the blob; today's renames it at its start."""
+        return self.folder / str(digest)
 
     def size(self, digest: Digest) -> int | None:
-        """Bytes of a stored blob, or None when it is not there."""
+        """Bytes of a stored blob, or None when it is not there.
+
+        Raises :class:`StoreError` where nobody may look.
+        """
+        info = self._stat(self.folder / digest.filename) or self._stat(self._old_path(digest))
+        return info.st_size if info is not None and stat.S_ISREG(info.st_mode) else None
+
+    def _stat(self, path: Path) -> os.stat_result | None:
         try:
-            info = os.stat(self.path(digest))
+            return os.stat(path)
+        except PermissionError as error:
+            raise self._denied(error) from error
         except OSError:
             return None
-        return info.st_size if stat.S_ISREG(info.st_mode) else None
 
     def has(self, digest: Digest, size: int) -> bool:
         """Whether the blob is there with that size (its content is not read)."""
         return self.size(digest) == size
 
     def read(self, digest: Digest, limit: int) -> bytes:
-        """A small blob's content; raises :class:`DamagedError` when it is gone or too long."""
+        """A small blob's content; raises :class:`DamagedError` when it is gone or too long.
+
+        Raises :class:`StoreError` for one that this user may not read.
+        """
         path = self.path(digest)
         try:
-            with path.open("rb") as file:
+            fd, _ = open_regular(path)
+            with open(fd, "rb") as file:
                 data = file.read(limit + 1)
+        except PermissionError as error:
+            raise StoreError(
+                f"blob {digest} cannot be read: {error.strerror}", hint=may_not_read(path)
+            ) from error
         except OSError as error:
+            link = next((p for p in (self.folder, path) if is_dangling(p)), None)
+            if link is not None:
+                raise leads_nowhere(link) from error
             raise DamagedError(
                 f"blob {digest} cannot be read: {error.strerror}",
                 hint="build or pull the models that use it again",
@@ -227,7 +261,7 @@ class Blobs:
     def _hard_link(self, source: OpenFile, digest: Digest) -> bool:
         """Give the user's own file a second name; False where that cannot be done."""
         self._prepare()
-        target = self.path(digest)
+        target = self.folder / digest.filename
         with suppress(OSError):
             target.unlink(missing_ok=True)  # only ever a damaged one
             os.link(os.path.realpath(source.path), target)
@@ -244,7 +278,10 @@ class Blobs:
         with store_errors(f"publishing blob {digest.short}"):
             if os.fstat(file.fd).st_size != size:
                 raise FormatError(f"{os.fstat(file.fd).st_size} bytes written, not {size}")
-            file.publish(self.path(digest))
+            target = self.folder / digest.filename
+            with suppress(OSError):  # an empty folder that something left there
+                target.rmdir()
+            file.publish(target)
         return Blob(digest, size, existed=False)
 
     @property
@@ -258,22 +295,45 @@ class Blobs:
         """A new temporary file on the blobs' file system."""
         self._prepare()
         with store_errors("creating a temporary file in the store"):
+            folder = self.partial_folder if partial else self._temporary_folder
             if partial:
-                make_directories(self.partial_folder)
-                return TemporaryFile(self.partial_folder, partial)
-            return TemporaryFile(self._temporary_folder)
+                make_directories(folder)
+            file = TemporaryFile(folder, partial or "tmp-")
+            inherit(file.fd, self.folder)
+            return file
 
     def remove(self, digest: Digest) -> None:
         """Remove a blob; the caller holds the store's lock alone and knows that it is unused."""
         with store_errors(f"removing blob {digest.short}"):
-            self.path(digest).unlink(missing_ok=True)
+            (self.folder / digest.filename).unlink(missing_ok=True)
+            self._old_path(digest).unlink(missing_ok=True)
 
     def __iter__(self) -> Iterator[Digest]:
-        """The digests of all stored blobs, in no particular order."""
+        """The digests of all stored blobs, each once, in no particular order."""
+        return iter({digest for _, digest, info in self._entries() if stat.S_ISREG(info.st_mode)})
+
+    def strays(self) -> Iterator[tuple[Path, os.stat_result]]:
+        """What has a blob's name and is none: folders, pipes, links that lead nowhere."""
+        for path, _, info in self._entries():
+            if not stat.S_ISREG(info.st_mode):
+                yield path, info
+
+    def _entries(self) -> Iterator[tuple[Path, Digest, os.stat_result]]:
+        """All that has a blob's name, with the ``stat`` of what it leads to."""
         try:
             names = os.listdir(self.folder)
         except FileNotFoundError:
             return
+        except PermissionError as error:
+            raise self._denied(error) from error
         for name in names:
-            with suppress(DigestError):
-                yield Digest.parse(name)
+            with suppress(DigestError, FileNotFoundError):
+                digest, path = Digest.parse(name), self.folder / name
+                info = self._stat(path)
+                yield path, digest, os.lstat(path) if info is None else info
+
+    def _denied(self, error: OSError) -> StoreError:
+        return StoreError(
+            f"the blobs in {self.folder} cannot be looked at: {error.strerror}",
+            hint=may_not_read(self.folder),
+        )

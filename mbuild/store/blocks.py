@@ -7,7 +7,6 @@ direct write costs next to nothing, and what it has written is on the disk.
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
 from contextlib import suppress
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from mbuild.errors import CancelledError
 from mbuild.store.background import Background
-from mbuild.store.files import write_all
+from mbuild.store.files import NO_SUPPORT, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,7 +109,7 @@ class Blocks:
         try:
             write_all(self._fd, data)
         except OSError as error:
-            if not self._direct or error.errno != errno.EINVAL:
+            if not self._direct or error.errno not in NO_SUPPORT:
                 raise
             # Not on this file system after all, or no more than a part was taken.
             done = os.lseek(self._fd, 0, os.SEEK_CUR) - self.written

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mbuild.digest import Digest, hashing
 from mbuild.errors import CancelledError, FormatError, SourceError
 from mbuild.store.blocks import Blocks
-from mbuild.store.files import check_room
+from mbuild.store.files import check_room, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -96,19 +96,10 @@ class OpenFile(NamedTuple):
         self.close()
 
 
-_KINDS = (
-    (stat.S_ISDIR, "a directory"),
-    (stat.S_ISFIFO, "a named pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
-
-
 def check_regular(info: os.stat_result, name: str) -> None:
     """Raise :class:`SourceError` saying what a file is when it is not a regular one."""
-    if not stat.S_ISREG(info.st_mode):
-        what = next((text for test, text in _KINDS if test(info.st_mode)), "something else")
+    what = kind_of(info.st_mode)
+    if what:
         raise SourceError(f"{name} is {what}, not a regular file")
 
 

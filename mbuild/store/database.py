@@ -14,13 +14,16 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mbuild.digest import Digest, DigestError
+from mbuild.store.files import NO_LOCKS, inherit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
+
+T = TypeVar("T")
 
 SCHEMA_VERSION = 1
 
@@ -40,7 +43,8 @@ PRAGMA user_version = {SCHEMA_VERSION};
 COMMIT;
 """
 
-_BUSY_SECONDS = 30.0
+_BUSY_SECONDS = 5.0  # of waiting for other processes, whose writing takes milliseconds
+_BUSY_SLICE = 0.1  # signals are looked at only between two calls of SQLite
 
 _CONTENT = "content"
 """The kind of record of a user's file that was read: its size and its digest are the key."""
@@ -55,8 +59,11 @@ _COARSE_TICK_NS = 2_000_000_000
 class Database:
     """The file ``cache.db``. Opened on first use; safe for many processes and threads."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, warn: Callable[[str], object] = lambda text: None) -> None:
+        """``warn`` is told, once, if the cache has to be done without."""
         self._path = path
+        self._warn = warn
+        self._off = False
         self._connection: sqlite3.Connection | None = None
         self._pending: list[tuple[str, tuple[object, ...]]] = []
         self._unwritten: dict[tuple[str, str], str] = {}
@@ -177,14 +184,17 @@ class Database:
     def _flush(self) -> None:
         pending, self._pending = self._pending, []
         self._unwritten = {}
-        if not pending:
+        if not pending or self._off:
             return
+
+        def write() -> None:
+            with self._connect() as connection:
+                for statement, row in pending:
+                    connection.execute(statement, row)
+
         for attempt in range(2):
             try:
-                connection = self._connect()
-                with connection:
-                    for statement, row in pending:
-                        connection.execute(statement, row)
+                self._patiently(write)
                 return
             except sqlite3.OperationalError as error:
                 if not _is_damage(error):
@@ -209,16 +219,39 @@ class Database:
 
     def _query(self, statement: str, values: tuple[object, ...]) -> list[tuple[object, ...]]:
         with self._lock:
-            if self._connection is None and not self._path.exists():
+            if self._off or (self._connection is None and not os.path.isfile(self._path)):
                 return []
             try:
-                return self._connect().execute(statement, values).fetchall()
+                return self._patiently(
+                    lambda: self._connect().execute(statement, values).fetchall()
+                )
             except sqlite3.OperationalError as error:
                 if _is_damage(error):
                     self._set_aside()
             except sqlite3.DatabaseError:
                 self._set_aside()
             return []
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        """Do something again while another process has the file locked, for a short time.
+
+        Where nobody can lock it, as on some network drives, SQLite says the same: then, and
+        when the time is over, the cache is done without from now on.
+        """
+        deadline = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                return work()
+            except sqlite3.OperationalError as error:
+                reason = _no_locks(self._path.parent, error)
+                if not reason and "locked" not in str(error):
+                    raise
+                if not reason and time.monotonic() < deadline:
+                    continue
+                reason = reason or f"another process has locked it for {_BUSY_SECONDS:.0f} s"
+                self._off = True
+                self._warn(f"going on without the build cache {self._path}: {reason}")
+                raise
 
     def _connect(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -233,7 +266,7 @@ class Database:
         return self._connection
 
     def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, check_same_thread=False)
+        connection = sqlite3.connect(self._path, timeout=_BUSY_SLICE, check_same_thread=False)
         connection.text_factory = lambda data: data.decode("utf-8", "replace")
         return connection
 
@@ -241,6 +274,7 @@ class Database:
         assert self._connection is not None
         try:
             self._connection.executescript(_SCHEMA)
+            inherit(self._path, self._path.parent)
         except sqlite3.OperationalError:
             # Another process made the tables between our look and our try.
             self._connection.rollback()
@@ -289,6 +323,25 @@ def _checked(info: os.stat_result, text: object) -> Digest | None:
         parsed = Digest.parse_any(digest)
         return parsed if check == _vouched(info, parsed) else None
     return None
+
+
+def _no_locks(folder: Path, error: sqlite3.OperationalError) -> str:
+    """Why a database in that folder cannot be locked, "" if it can or nothing tells.
+
+    Tried on a file of its own: closing the database's would drop the locks of other threads.
+    """
+    if sys.platform == "win32" or not any(w in str(error) for w in ("lock", "I/O", "denied")):
+        return ""
+    import fcntl
+    import tempfile
+
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as refused:
+        if refused.errno in NO_LOCKS:
+            return f"the file system has no locks for it ({refused.strerror})"
+    return ""
 
 
 def _is_damage(error: sqlite3.OperationalError) -> bool:

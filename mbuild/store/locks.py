@@ -3,15 +3,20 @@
 ``flock`` and not age or process ids decides, so a lock is free the moment its
 holder dies. Windows has no shared file locks in Python; there every holder is
 alone for as long as it holds (builds of one store run one after another).
+
+On a file system without locks builders go on without one; nobody is alone there, so
+nothing is removed unless the user says that nothing runs.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from typing import TYPE_CHECKING
 
 from mbuild.errors import StoreError
+from mbuild.store.files import NO_LOCKS, inherit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,12 +32,18 @@ _POLL_SECONDS = 0.02
 _NOTICE_SECONDS = 1.0
 
 
+class NoLocksError(StoreError):
+    """The file system has no locks, so nobody can be alone in the store."""
+
+
 class Lock:
     """An advisory lock on one file, shared or exclusive, released by ``release`` or death."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._fd = -1
+        self.missing = False
+        """Whether the file system has no locks, as far as was tried."""
 
     @property
     def held(self) -> bool:
@@ -49,12 +60,13 @@ class Lock:
         """Take the lock, waiting up to ``timeout`` seconds (None: as long as it takes).
 
         ``on_wait`` is called once when the wait has lasted a second. Returns
-        False when the time ran out.
+        False when the time ran out. Where the file system has no locks a builder
+        gets none (see ``missing``); for being alone :class:`NoLocksError` is raised.
         """
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        fd = self._open()
         start = time.monotonic()
         try:
-            while not _try_lock(fd, exclusive=exclusive):
+            while not self._try_lock(fd, exclusive=exclusive):
                 waited = time.monotonic() - start
                 if timeout is not None and waited >= timeout:
                     return False
@@ -76,18 +88,30 @@ class Lock:
             os.close(self._fd)
             self._fd = -1
 
+    def _open(self) -> int:
+        try:
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+        except PermissionError:  # made by another user; to read it is enough for a lock
+            return os.open(self._path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        inherit(fd, self._path.parent)
+        return fd
 
-def _try_lock(fd: int, *, exclusive: bool) -> bool:
-    try:
-        if fcntl is None:
-            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError as error:
-        raise StoreError(
-            f"cannot lock the store: {error.strerror}",
-            hint="the store's file system must support flock",
-        ) from error
-    return True
+    def _try_lock(self, fd: int, *, exclusive: bool) -> bool:
+        try:
+            if fcntl is None:
+                msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES):
+                return False
+            if error.errno not in NO_LOCKS:
+                raise StoreError(f"cannot lock the store: {error.strerror}") from error
+            self.missing = True
+            if exclusive:
+                raise NoLocksError(
+                    "the store's file system has no locks, so nobody can tell whether a build"
+                    " is running",
+                    hint="when none is: mbuild prune --older 0s",
+                ) from error
+        return True

@@ -40,8 +40,16 @@ class Layer(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """The last word of the media type: ``model``, ``template``, ``params`` and so on."""
-        return self.media_type.rpartition(".")[2]
+        """What the layer is, in a word: ``model``, ``template``, ``params``, ``config`` and so on.
+
+        The last word of the media type that is not its version (``v1+json``).
+        """
+        if self.media_type == CONFIG_TYPE:
+            return "config"
+        words = self.media_type.removesuffix("+json").rpartition("/")[2].split(".")
+        while len(words) > 1 and words[-1][:1] == "v" and words[-1][1:].isdigit():
+            words.pop()
+        return words[-1]
 
     def to_json(self) -> dict[str, Any]:
         """The layer as Ollama orders its keys."""
@@ -90,10 +98,14 @@ class Manifest(NamedTuple):
     @classmethod
     def decode(cls, data: bytes, where: str) -> Manifest:
         """Read a manifest's bytes; raises :class:`DamagedError` naming ``where``."""
+        hint = "build or pull the model again, or delete the file"
+        if not data.strip(b" \t\r\n\0"):
+            how = "is empty" if not data else "holds nothing but zeros or spaces"
+            raise DamagedError(f"{where} {how}", hint=hint)
         try:
             if len(data) > MAX_MANIFEST_BYTES:
                 raise ValueError(f"{len(data)} bytes, the limit is {MAX_MANIFEST_BYTES}")
-            value = json.loads(data)
+            value = _parse(data)
             if not isinstance(value, dict) or not isinstance(value.get("layers"), list):
                 raise ValueError("no layers")
             if len(value["layers"]) > MAX_LAYERS:
@@ -101,10 +113,7 @@ class Manifest(NamedTuple):
             layers = tuple(Layer.from_json(layer) for layer in value["layers"])
             return cls(Layer.from_json(value.get("config")), layers)
         except (ValueError, RecursionError, DigestError) as error:
-            raise DamagedError(
-                f"{where} is not a manifest: {error}",
-                hint="build or pull the model again, or delete the file",
-            ) from None
+            raise DamagedError(f"{where} is not a manifest: {error}", hint=hint) from None
 
     def blobs(self) -> tuple[Layer, ...]:
         """The config and every layer: all blobs that the model needs."""
@@ -113,3 +122,15 @@ class Manifest(NamedTuple):
     def of_kind(self, media_type: str) -> tuple[Layer, ...]:
         """The layers of one media type, in order."""
         return tuple(layer for layer in self.layers if layer.media_type == media_type)
+
+
+def _parse(data: bytes) -> Any:
+    """JSON's value; raises ValueError that says what it is instead."""
+    try:
+        return json.loads(data)
+    except UnicodeDecodeError:
+        raise ValueError("its bytes are not text") from None
+    except json.JSONDecodeError as error:
+        if error.pos >= len(error.doc.rstrip()):
+            raise ValueError(f"it ends in the middle, after {len(data)} bytes") from None
+        raise ValueError(f"it is not JSON (line {error.lineno}, column {error.colno})") from None

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import suppress
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.digest import Digest
 from mbuild.errors import DamagedError, NameNotFoundError, StoreError
 from mbuild.names import InvalidNameError, ModelName
-from mbuild.store.files import TemporaryFile, make_directories, store_errors, write_all
+from mbuild.store.files import (
+    TemporaryFile,
+    inherit,
+    leads_nowhere,
+    make_directories,
+    may_not_read,
+    open_regular,
+    store_errors,
+    write_all,
+)
 from mbuild.store.manifest import MAX_MANIFEST_BYTES, Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-FOLDS_CASE = sys.platform in ("darwin", "win32")
-"""Whether file systems here usually take ``A`` and ``a`` for one name."""
 
 _ATTEMPTS = 20  # of writing into a folder that others keep removing
 
@@ -48,13 +54,23 @@ class Manifests:
         self._temporary_folder = temporary_folder
         self._prepare = prepare
 
-    def resolve(self, name: ModelName, *, folds_case: bool = FOLDS_CASE) -> ModelName:
+    @cached_property
+    def folds_case(self) -> bool:
+        """Whether the file system takes ``A`` and ``a`` for one name.
+
+        So do those of Windows and macOS, and such drives (exFAT, SMB, WSL) on any system.
+        """
+        return os.path.exists(self.folder.with_name(self.folder.name.swapcase()))
+
+    def resolve(self, name: ModelName, *, folds_case: bool | None = None) -> ModelName:
         """The spelling under which a name is stored, or the name itself.
 
         Names that differ only in case are one model, as in Ollama. Where the file
         system takes them for one, too, a file that is there tells nothing of its spelling.
+        ``folds_case``: see the property; None asks it.
         """
-        if not folds_case and self._path(name).is_file():
+        folds = self.folds_case if folds_case is None else folds_case
+        if not folds and os.path.isfile(self._path(name)):
             return name
         folder, found = self.folder, []
         for part in name.parts:
@@ -73,8 +89,11 @@ class Manifests:
         return StoredManifest(stored, Digest.of(data), manifest, modified_ns)
 
     def read_bytes(self, name: ModelName) -> bytes | None:
-        """The manifest file's bytes, or None when there is none."""
-        return self._read_file(name)[0]
+        """The manifest file's bytes, or None when there is none, and no file in its place."""
+        try:
+            return self._read_file(name)[0]
+        except DamagedError:
+            return None
 
     def write(self, name: ModelName, data: bytes) -> None:
         """Put a manifest in place of any old one: readers see one or the other, whole."""
@@ -85,6 +104,7 @@ class Manifests:
                 try:
                     make_directories(path.parent)
                     with TemporaryFile(self._temporary_folder) as file:
+                        inherit(file.fd, path.parent)
                         write_all(file.fd, data)
                         file.publish(path)
                     return
@@ -104,12 +124,17 @@ class Manifests:
             except OSError:
                 return
 
-    def names(self) -> Iterator[ModelName]:
-        """The names of all files that can be manifests, in no particular order."""
-        for host in _folders(self.folder):
-            for namespace in _folders(host):
-                for model in _folders(namespace):
-                    for tag in _files(model):
+    def names(
+        self, unlisted: Callable[[StoreError], object] = lambda error: None
+    ) -> Iterator[ModelName]:
+        """The names of all files that can be manifests, in no particular order.
+
+        ``unlisted`` is told of each folder that cannot be listed: it may hold any model.
+        """
+        for host in _folders(self.folder, unlisted):
+            for namespace in _folders(host, unlisted):
+                for model in _folders(namespace, unlisted):
+                    for tag in _entries(model, unlisted, folders=False):
                         with suppress(InvalidNameError):
                             yield _checked(host, namespace, model, tag)
 
@@ -117,16 +142,27 @@ class Manifests:
         return self.folder.joinpath(*name.parts)
 
     def _read_file(self, name: ModelName) -> tuple[bytes | None, int]:
+        path = self._path(name)
         try:
-            fd = os.open(self._path(name), os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            fd, info = open_regular(path)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            if os.path.islink(path):
+                error = leads_nowhere(path)
+                raise DamagedError(f"the manifest of {name}: {error}", hint=error.hint) from None
             return None, 0
+        except PermissionError as error:
+            raise StoreError(
+                f"the manifest of {name} cannot be read: {error.strerror}",
+                hint=may_not_read(path),
+            ) from error
         except OSError as error:
-            raise StoreError(f"the manifest of {name} cannot be read: {error.strerror}") from error
+            raise DamagedError(
+                f"the manifest of {name} cannot be read: {error.strerror}",
+                hint="remove it with mbuild rm, and build or pull the model again",
+            ) from error
         try:
-            info = os.fstat(fd)
             return os.read(fd, MAX_MANIFEST_BYTES + 1), info.st_mtime_ns
-        except OSError as error:  # a directory where the file should be
+        except OSError as error:
             raise DamagedError(f"the manifest of {name}: {error.strerror}") from error
         finally:
             os.close(fd)
@@ -149,11 +185,24 @@ def _spelling_in(folder: Path, part: str) -> str:
     return part
 
 
-def _folders(folder: Path) -> Iterator[Path]:
-    with suppress(OSError), os.scandir(folder) as entries:
-        yield from (folder / entry.name for entry in entries if entry.is_dir())
+def _folders(folder: Path, unlisted: Callable[[StoreError], object]) -> Iterator[Path]:
+    return (folder / name for name in _entries(folder, unlisted, folders=True))
 
 
-def _files(folder: Path) -> Iterator[str]:
-    with suppress(OSError), os.scandir(folder) as entries:
-        yield from (entry.name for entry in entries if entry.is_file())
+def _entries(
+    folder: Path, unlisted: Callable[[StoreError], object], *, folders: bool
+) -> Iterator[str]:
+    """The names of the folders in a folder, or of all else, links that lead nowhere too."""
+    try:
+        with os.scandir(folder) as entries:
+            yield from (entry.name for entry in entries if entry.is_dir() is folders)
+    except FileNotFoundError:  # removed meanwhile, or no model was ever built
+        if os.path.islink(folder):
+            unlisted(leads_nowhere(folder))
+    except OSError as error:
+        unlisted(
+            StoreError(
+                f"{folder} cannot be listed: {error.strerror}",
+                hint=may_not_read(folder) if isinstance(error, PermissionError) else "",
+            )
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -10,13 +12,14 @@ from mbuild.errors import DamagedError, NameNotFoundError, StoreError
 from mbuild.store.blobs import Blobs
 from mbuild.store.database import Database
 from mbuild.store.environment import keep_budget
-from mbuild.store.files import make_directories, remove_stale, store_errors
-from mbuild.store.locks import Lock
+from mbuild.store.files import remove_stale, store_errors
+from mbuild.store.locks import Lock, NoLocksError
 from mbuild.store.manifests import Manifests, StoredManifest
+from mbuild.store.place import check_place, make_store
 from mbuild.store.uploads import Uploads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from mbuild.names import ModelName
@@ -38,8 +41,10 @@ class Store:
     removes what it does not know from ``blobs/``.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, warn: Callable[[str], object] = lambda text: None) -> None:
+        """``warn`` is told what works less well here, in a sentence."""
         self.root = root
+        self._warn = warn
         self.private = root / PRIVATE_FOLDER
         self._lock = Lock(self.private / "lock")
 
@@ -68,7 +73,7 @@ class Store:
     @cached_property
     def database(self) -> Database:
         """The cache."""
-        return Database(self.private / "cache.db")
+        return Database(self.private / "cache.db", self._warn)
 
     @cached_property
     def uploads(self) -> Uploads:
@@ -77,10 +82,10 @@ class Store:
 
     def prepare(self) -> None:
         """Create the store's folders, once, before the first write."""
-        with store_errors("creating the store"):
-            for folder in ("blobs", "manifests"):
-                make_directories(self.root / folder)
-            make_directories(self.private / "tmp")
+        folders = (self.root / "blobs", self.root / "manifests", self.private / "tmp")
+        if all(map(os.path.isdir, folders)):
+            return
+        make_store(self.root, folders)
 
     # Users of the store.
 
@@ -96,6 +101,11 @@ class Store:
         with store_errors("locking the store"):
             if not self._lock.acquire(exclusive=False, timeout=timeout):
                 return False
+        if self._lock.missing:
+            self._warn(
+                f"the file system of {self.root} has no locks: remove nothing there while a"
+                " build runs"
+            )
         for folder in {self.private / "tmp", self._temporary_for(self.root / "blobs")}:
             remove_stale(folder)
         return True
@@ -133,7 +143,9 @@ class Store:
 
     def list(self) -> Iterator[StoredManifest | DamagedError]:
         """Every model, in no particular order; in place of an unreadable manifest its error."""
-        for name in self.manifests.names():
+        check_place(self.root)
+        unlisted: list[StoreError] = []
+        for name in self.manifests.names(unlisted.append):
             try:
                 yield self.manifests.read(name)
             except NameNotFoundError:  # removed since its name was read
@@ -142,6 +154,7 @@ class Store:
                 yield error
             except StoreError as error:
                 yield DamagedError(error.message, hint=error.hint)
+        yield from (DamagedError(error.message, hint=error.hint) for error in unlisted)
 
     def replace(self, name: ModelName, data: bytes) -> Digest | None:
         """Write a model's manifest; blobs that only the old one used become garbage.
@@ -191,10 +204,15 @@ class Store:
         """Remove noted blobs that no manifest names, if nobody builds now; how many.
 
         Those that a build made stay usable as :attr:`kept`. Fresh uploads stay, and stay
-        noted. Nothing is removed while any manifest is unreadable: it might name them.
+        noted; so does what this user may not remove. Nothing is removed while any manifest
+        is unreadable: it might name them.
         """
-        if not self._lock.acquire(exclusive=True, timeout=0):
-            return 0
+        with suppress(NoLocksError):
+            if self._lock.acquire(exclusive=True, timeout=0):
+                return self._collect()
+        return 0
+
+    def _collect(self) -> int:
         try:
             candidates = set(self.database.garbage()) - self.uploads.held().keys()
             used: set[Digest] = set()
@@ -202,13 +220,15 @@ class Store:
                 if isinstance(stored, DamagedError):
                     return 0
                 used.update(layer.digest for layer in stored.manifest.blobs())
-            unused = candidates - used
-            for digest in unused:
-                with store_errors(f"removing blob {digest.short}"):
+            removed: set[Digest] = set()
+            for digest in candidates - used:
+                with suppress(OSError, StoreError):
                     self.kept.release(digest)
-            self.database.clear_garbage(candidates)
+                    self.blobs.remove(digest)  # an old Ollama's spelling of it, too
+                    removed.add(digest)
+            self.database.clear_garbage(removed | (candidates & used))
             self.database.flush()
-            return len(unused)
+            return len(removed)
         finally:
             self._lock.release()
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.digest import Digest, DigestError
-from mbuild.store.files import make_directories, store_errors
+from mbuild.store.files import inherit, make_directories, store_errors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +49,9 @@ class Uploads:
         with store_errors("marking an upload"):
             make_directories(self._folder)
             name = f"{digest.filename}.{kind}.{os.urandom(6).hex()}"
-            os.close(os.open(self._folder / name, os.O_CREAT | os.O_WRONLY, 0o644))
+            fd = os.open(self._folder / name, os.O_CREAT | os.O_WRONLY, 0o666)
+            inherit(fd, self._folder)
+            os.close(fd)
 
     def refresh(self, digest: Digest) -> None:
         """Somebody asked whether the blob is there: its marks last another day."""
