@@ -119,7 +119,11 @@ def take_inventory(store: Store, now: float) -> Inventory:
         {digest: frozenset(names) for digest, names in users.items()},
         frozenset(store.uploads.held()),
         tuple(_leftovers(store, now)),
-        {blob.digest: FileInfo(blob.path, blob.path.stat()) for blob in store.kept.unnamed()},
+        {
+            blob.digest: FileInfo(blob.path, blob.path.stat())
+            for blob in store.kept.unnamed()
+            if blob.digest not in users  # a model's blob that lies elsewhere, or is gone
+        },
         sum(_size(path) for path in store.private.glob("cache.db*") if "damaged" not in path.name),
     )
 

@@ -231,9 +231,11 @@ def _checked(store: Store, now: float) -> Inventory:
     inventory = take_inventory(store, now)
     if inventory.damaged:
         messages = "; ".join(error.message for error in inventory.damaged)
+        denied = (e.hint for e in inventory.damaged if not isinstance(e, DamagedError))
         raise DamagedError(
             f"nothing was removed: {messages}",
-            hint="it may name any blob: build that model again, or remove it with mbuild rm",
+            hint=next(denied, "")
+            or "it may name any blob: build that model again, or remove it with mbuild rm",
         )
     if inventory.blobs and not store.manifests.folder.is_dir():
         raise DamagedError(

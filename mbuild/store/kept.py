@@ -166,6 +166,7 @@ class Kept:
             if info is None:
                 continue
             blob = _regular(self._blobs / digest.filename)
+            blob = blob or _regular(self._blobs / str(digest))  # Ollama's spelling of old
             if blob is None or blob.st_size != info.st_size:
                 changed = max(info.st_mtime, info.st_ctime)
                 found.append(KeptBlob(digest, path, info.st_size, changed, info.st_nlink))

@@ -131,6 +131,7 @@ def _parse(data: bytes) -> Any:
     except UnicodeDecodeError:
         raise ValueError("its bytes are not text") from None
     except json.JSONDecodeError as error:
-        if error.pos >= len(error.doc.rstrip()):
+        cut = error.msg.startswith("Unterminated string")
+        if cut or error.pos >= len(error.doc.rstrip()):
             raise ValueError(f"it ends in the middle, after {len(data)} bytes") from None
         raise ValueError(f"it is not JSON (line {error.lineno}, column {error.colno})") from None
