@@ -197,7 +197,7 @@ class LocalContext:
     # Models of the store.
 
     def _stored(self, value: str, path: Path) -> StoredModel:
-        if value.startswith("@"):
+        if value.startswith("@sha256"):
             raise MissingFileError(f"FROM {value}: the store has no such blob")
         if is_path(value):
             raise MissingFileError(
