@@ -242,7 +242,7 @@ DAMAGED_FOLDER = "damaged"
 
 def _is_partial(name: str) -> bool:
     """Whether a name in ``blobs/`` is a download or a temporary file of Ollama's."""
-    if not name.startswith(("sha256-", "sha256:")):  # with a colon before Ollama 0.1.32
+    if not name.startswith(("sha256-", "sha256:")):  # with a colon before April 2024
         return False
     try:
         Digest.parse(name)

@@ -161,7 +161,7 @@ class Blobs:
         return path
 
     def _old_path(self, digest: Digest) -> Path:
-        """Where an Ollama before 0.1.32 put the blob; today's renames it at its start."""
+        """Where an Ollama before April 2024 put the blob; today's renames it at its start."""
         return self.folder / str(digest)
 
     def size(self, digest: Digest) -> int | None:
