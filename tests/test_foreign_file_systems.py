@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import signal
 import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,6 +56,17 @@ def built(project: Path, mbuild: Run) -> Path:
 def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The library that makes calls fail."""
     return build_faults(tmp_path_factory.mktemp("faults"))
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A project in a folder that other users reach; those of pytest are closed to them."""
+    folder = Path(tempfile.mkdtemp(prefix="mbuild-"))
+    folder.chmod(0o777)
+    tiny_gguf(folder / "model.gguf")
+    (folder / "Modelfile").write_text("FROM ./model.gguf\nSYSTEM hi\n")
+    yield folder
+    shutil.rmtree(folder)
 
 
 def blob_of(project: Path, media: str) -> Path:
@@ -204,21 +218,20 @@ def test_files_follow_the_umask(project: Path, umask: int) -> None:
 
 @POSIX
 @pytest.mark.parametrize("umask", [0o022, 0o077])
-def test_root_leaves_to_the_owner_what_it_builds(project: Path, umask: int) -> None:
+def test_root_leaves_to_the_owner_what_it_builds(shared: Path, umask: int) -> None:
     """In the store of Ollama's service its user can change and remove whatever root built."""
     owner = as_user()
-    store = project / "store"
+    store = shared / "store"
     store.mkdir(mode=0o755)
     os.chown(store, OTHER, OTHER)
-    tmp_open(project)
     before = os.umask(umask)
     try:
-        assert caller(project)("-t", "team/new").returncode == 0
-        assert caller(project)("cp", "team/new", "b").returncode == 0
+        assert caller(shared)("-t", "team/new").returncode == 0
+        assert caller(shared)("cp", "team/new", "b").returncode == 0
     finally:
         os.umask(before)
     assert {path.lstat().st_uid for path in store.rglob("*")} == {OTHER}
-    theirs = caller(project, owner)
+    theirs = caller(shared, owner)
     assert theirs("-t", "a").returncode == 0
     done = theirs("rm", "a", "b", "team/new")
     assert (done.returncode, done.stderr) == (0, "")
@@ -227,19 +240,18 @@ def test_root_leaves_to_the_owner_what_it_builds(project: Path, umask: int) -> N
 
 
 @POSIX
-def test_a_group_shares_a_store(project: Path) -> None:
+def test_a_group_shares_a_store(shared: Path) -> None:
     """In a folder with the setgid bit all its members can build, replace and remove."""
     group = 54000
-    store = project / "store"
+    store = shared / "store"
     store.mkdir()
     os.chown(store, OTHER, group) if os.geteuid() == 0 else None
     store.chmod(0o2775)
-    members = [caller(project, as_user(OTHER + number, group)) for number in (1, 2)]
-    tmp_open(project)
+    members = [caller(shared, as_user(OTHER + number, group)) for number in (1, 2)]
     before = os.umask(0o077)
     try:
         assert members[0]("-t", "a").returncode == 0
-        (project / "Modelfile").write_text("FROM a\nSYSTEM other\n")
+        (shared / "Modelfile").write_text("FROM a\nSYSTEM other\n")
         for member in reversed(members):
             done = member("-t", "a", "--quiet")
             assert done.returncode == 0, done.stderr
@@ -247,14 +259,6 @@ def test_a_group_shares_a_store(project: Path) -> None:
     finally:
         os.umask(before)
     assert check_promise(store) == 0
-
-
-def tmp_open(folder: Path) -> None:
-    """Let other users reach a test's folder."""
-    folder.chmod(0o777)
-    for parent in folder.parents:
-        if parent.stat().st_uid == os.geteuid() and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o055)
 
 
 @POSIX
