@@ -81,4 +81,6 @@ def test_a_store_on_two_disks_is_written_in_one_piece(mbuild: Run, tmp_path: Pat
         (tmp_path / "store" / "blobs").symlink_to(blobs)
         done = mbuild("-t", "m")
         assert done.returncode == 0, done.stderr
-        assert all(p.name.startswith("sha256-") for p in Path(blobs).iterdir())
+        names = {p.name for p in Path(blobs).iterdir()}
+        # What the cache keeps has to be on the same disk; Ollama cannot remove a folder.
+        assert all(name.startswith("sha256-") for name in names - {".mbuild-kept"})
