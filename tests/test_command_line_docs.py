@@ -24,6 +24,7 @@ from documents import DOCS, documented
 from example_models import generator, settle
 from gguf_files import tiny_gguf
 from inprocess import in_process
+from programs import missing
 from stores import copy_tiny_store
 
 from mbuild.cli.main import COMMANDS, EPILOG, cli
@@ -156,13 +157,6 @@ def test_the_examples_of_help_run(
         assert status == 0, f"$ {line}\n{output}"
     if left_out:
         pytest.skip("; ".join(left_out))
-
-
-def missing(line: str) -> str:
-    """The first program of a line's pipes that this machine lacks, or an empty string."""
-    programs = [part.split()[0] for part in re.split(r"[|;]|&&", line) if part.strip()]
-    absent = (name for name in programs if name != "mbuild" and "=" not in name)
-    return next((name for name in absent if shutil.which(name) is None), "")
 
 
 def shell(work: Path) -> dict[str, str]:
