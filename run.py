@@ -5,10 +5,13 @@ python3 run.py example     build Modelfile.example twice: once from scratch, onc
 python3 run.py test        run all tests
 """
 
+from __future__ import print_function
+
 import os
 import subprocess
 import sys
 
+OLDEST = (3, 11)
 HERE = os.path.dirname(os.path.abspath(__file__))
 VENV = os.path.join(HERE, ".venv")
 BIN = os.path.join(VENV, "Scripts" if os.name == "nt" else "bin")
@@ -22,16 +25,49 @@ def call(*command, **options):
         sys.exit(status)
 
 
+def works(*command):
+    """Whether a command can be run and succeeds, with nothing shown."""
+    try:
+        with open(os.devnull, "w") as nothing:
+            return subprocess.call(command, stdout=nothing, stderr=nothing) == 0
+    except OSError:
+        return False
+
+
+def newer_python():
+    """The name of a Python on the path that is new enough, or an empty string."""
+    names = ["python3.%d" % minor for minor in range(19, OLDEST[1] - 1, -1)]
+    return next((name for name in names if works(name, "-c", "")), "")
+
+
+def demand_python():
+    """Stop with a remedy if this Python is too old, or cannot make a virtual environment."""
+    this = "Python %d.%d.%d (%s)" % (sys.version_info[:3] + (sys.executable,))
+    if sys.version_info[:2] < OLDEST:
+        name = newer_python()
+        remedy = "this machine has one: %s run.py" % name if name else "install a newer one"
+        sys.exit("mbuild needs Python 3.11 or newer, and this is %s; %s" % (this, remedy))
+    from importlib.util import find_spec
+
+    missing = [name for name in ("venv", "ensurepip") if find_spec(name) is None]
+    if missing:
+        sys.exit(
+            "%s has no module %s, which a virtual environment needs.\n"
+            "On Debian and Ubuntu: apt install python3-venv\n"
+            "(python%d.%d-venv if this is not the system's own Python)"
+            % ((this, " and no module ".join(missing)) + sys.version_info[:2])
+        )
+
+
 def set_up(*extras):
     """Make the virtual environment, once, and install mbuild into it."""
-    if sys.version_info < (3, 11):
-        sys.exit("mbuild needs Python 3.11 or newer, this is %s" % sys.version.split()[0])
-    if not os.path.exists(PYTHON):
+    if not works(PYTHON, "-c", "import pip"):
+        demand_python()
         print("setting up .venv", flush=True)
         call(sys.executable, "-m", "venv", VENV)
     install = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    call(*install, "--upgrade", "pip>=25.1")
-    call(*install, "--editable", ".", *extras)
+    call(*install + ["--upgrade", "pip>=25.1"])
+    call(*install + ["--editable", "."] + list(extras))
 
 
 def example():
@@ -40,19 +76,20 @@ def example():
     models = os.path.join("examples", "models")
     print("\n$ python examples/make_models.py examples/models", flush=True)
     call(PYTHON, os.path.join("examples", "make_models.py"), models)
-    build = [PYTHON, "-m", "mbuild", "--store", ".venv/example-store", "-f", "Modelfile.example"]
+    build = [PYTHON, "-m", "mbuild", "--store", ".venv/example-store", "-t", "mario"]
+    build += ["-f", "Modelfile.example"]
     print("\n$ mbuild -f Modelfile.example -t mario", flush=True)
-    call(*build, "-t", "mario")
+    call(*build)
     print("\n$ mbuild show mario", flush=True)
     call(PYTHON, "-m", "mbuild", "show", "mario", "--store", ".venv/example-store")
     print("\n$ mbuild -f Modelfile.example -t mario      # again: nothing changed", flush=True)
-    call(*build, "-t", "mario")
+    call(*build)
 
 
 def test():
     """Run all tests."""
     set_up("--group", "dev")
-    call(PYTHON, "-m", "pytest", *sys.argv[2:])
+    call(*[PYTHON, "-m", "pytest"] + sys.argv[2:])
 
 
 if __name__ == "__main__":

@@ -9,9 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from stores import copy_tiny_store
 
 from mbuild.store import Store
+
+# By the clock an example takes as long as the machine is busy, and the first one loads what
+# the others find loaded. Tests of speed measure the processor's time.
+settings.register_profile("mbuild", deadline=None)
+settings.load_profile("mbuild")
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

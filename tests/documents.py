@@ -14,6 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from programs import need
+
 DOCS = Path(__file__).parent.parent / "docs"
 
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -45,7 +47,7 @@ def documented(page: str, folder: Path, *, without: str = "") -> None:
     work = folder / "work"
     work.mkdir(exist_ok=True)
     environment = {
-        "PATH": f"{program.parent}:/usr/bin:/bin",
+        "PATH": f"{program.parent}:{os.environ['PATH']}",
         "HOME": str(folder),
         "OLLAMA_MODELS": str(folder / "store"),
         "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"),
@@ -53,6 +55,7 @@ def documented(page: str, folder: Path, *, without: str = "") -> None:
         "LC_ALL": "C.UTF-8",
     }
     environment.pop(without, "")
+    need("sh", "sed", "grep")
     commands = sessions(page)
     assert commands, f"{page} shows no command"
     for command, expected in commands:

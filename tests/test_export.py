@@ -22,6 +22,7 @@ from conftest import Run
 from documents import documented
 from gguf_files import entry, gguf_bytes, tiny_gguf, tiny_model
 from inprocess import in_process
+from programs import need
 from stores import copy_tiny_store
 from test_faults import check_promise
 
@@ -685,8 +686,9 @@ def test_models_without_gguf_leave_as_tar_only(tmp_path: Path, mbuild: Run) -> N
 @pytest.fixture
 def reflink_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system that shares extents."""
-    if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("mkfs.xfs") is None:
-        pytest.skip("needs root, Linux and mkfs.xfs")
+    need("mkfs.xfs", "mount", "umount")
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("needs root on Linux")
     image, place = tmp_path / "disk.img", tmp_path / "disk"
     place.mkdir()
     with image.open("wb") as file:

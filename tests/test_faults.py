@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from conftest import Run
 from gguf_files import tiny_gguf
+from programs import need
 
 from mbuild.digest import Digest
 from mbuild.errors import DamagedError
@@ -91,6 +92,7 @@ def test_builders_that_are_not_killed_all_succeed(tmp_path: Path) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of one MiB."""
+    need("mount", "umount")
     place = tmp_path / "disk"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
@@ -327,6 +329,7 @@ def test_a_read_only_store_can_be_listed_and_says_so_when_built_into(
     mbuild: Run, tmp_path: Path
 ) -> None:
     """Reading needs no lock and no cache; building names the folder and the remedy."""
+    need("mount", "umount")
     tiny_gguf(tmp_path / "model.gguf")
     (tmp_path / "Modelfile").write_text("FROM ./model.gguf\nSYSTEM old\n")
     assert mbuild("-t", "mario").returncode == 0

@@ -14,6 +14,7 @@ from conftest import Run
 from example_models import settle
 from gguf_files import tiny_gguf
 from inprocess import in_process
+from programs import need
 
 from mbuild import history
 from mbuild.digest import Digest
@@ -203,6 +204,7 @@ def test_plans_learn_from_the_past(mbuild: Run, tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting needs root")
 def test_a_plan_tells_what_will_not_fit(mbuild: Run, tmp_path: Path) -> None:
     """On a disk with too little room the plan says so, with status 1; a build leaves no weights."""
+    need("mount", "umount")
     (tmp_path / "model.gguf").write_bytes((tmp_path / "model.gguf").read_bytes() + bytes(200_000))
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -292,6 +292,7 @@ def test_damaged_json_is_named(text: str) -> None:
         Modelfile.from_json(text)
 
 
+@pytest.mark.skipif(sys.platform == "emscripten", reason="Pyodide starts no processes")
 def test_reading_a_cached_form_imports_nothing_heavy() -> None:
     """Instructions and parameters load neither lark nor numpy nor difflib."""
     code = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,6 +111,39 @@ def test_an_error_reaches_the_one_who_fills(fd: int, monkeypatch: pytest.MonkeyP
     with pytest.raises(OSError, match="No space left"):
         writing.wait()
     writing.stop()
+
+
+@pytest.mark.parametrize("where", ["a block", "a task between blocks"])
+def test_who_waits_for_a_block_hears_of_an_error(
+    fd: int, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """All blocks wait to be written when the writing ends: none of them comes back ever."""
+    filled, raised = threading.Event(), []
+
+    def full(*arguments: object) -> None:
+        filled.wait(10)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def fill() -> None:
+        for _ in range(2):  # were the failed block handed out, the second would wait for ever
+            try:
+                writing.take()
+            except OSError as error:
+                raised.append(error.errno)
+
+    if where == "a block":
+        monkeypatch.setattr(blocks, "write_all", full)
+    writing = Blocks(fd)
+    if where != "a block":
+        writing.then(b"", full)
+    for _ in range(blocks._BLOCKS):
+        writing.put(writing.take(), BLOCK)
+    filler = threading.Thread(target=fill, daemon=True)
+    filler.start()
+    filled.set()
+    filler.join(10)
+    writing.stop()
+    assert raised == [errno.ENOSPC] * 2
 
 
 def test_the_error_of_a_blob_is_the_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ class Blocks:
     """Memory on its way to an empty file: one thread fills blocks, another writes them in order.
 
     Used as take, fill, put. An error of the writing (``OSError``) is raised by every
-    later put and wait.
+    later take, put and wait.
     """
 
     def __init__(self, fd: int) -> None:
@@ -46,6 +46,7 @@ class Blocks:
         self._disk = Background("mbuild-disk")
         self._free: SimpleQueue[memoryview | None] = SimpleQueue()
         self._made = 0
+        self._error: BaseException | None = None
         self._direct = _set_direct(fd, True)
         self.written = 0
 
@@ -57,12 +58,12 @@ class Blocks:
         block = self._free.get()
         if block is None:
             self._free.put(None)
-            raise CancelledError("the writing was stopped")
+            raise self._error or CancelledError("the writing was stopped")
         return block
 
     def put(self, block: memoryview, count: int) -> None:
         """Write the first bytes of a block; all but the file's last block are full ones."""
-        self._disk.put(partial(self._write_and_free, block, count))
+        self._disk.put(partial(self._attempt, partial(self._write_and_free, block, count)))
 
     def then(self, begun: bytes, task: Callable[[int], object]) -> None:
         """Do something once what was put so far is written, with ``begun`` behind it.
@@ -79,7 +80,7 @@ class Blocks:
             self._direct = direct and _set_direct(self._fd, True)
             task(self.written + len(begun))
 
-        self._disk.put(write_and_do)
+        self._disk.put(partial(self._attempt, write_and_do))
 
     def wait(self) -> None:
         """Wait until all that was put is written."""
@@ -98,10 +99,17 @@ class Blocks:
         self._free.put(None)
 
     def _write_and_free(self, block: memoryview, count: int) -> None:
+        self._write(block[:count])
+        self._free.put(block)
+
+    def _attempt(self, task: Callable[[], None]) -> None:
         try:
-            self._write(block[:count])
-        finally:
-            self._free.put(block)
+            task()
+        except BaseException as error:
+            # No block comes back any more: whoever waits for one is to hear why.
+            self._error = error
+            self._free.put(None)
+            raise
 
     def _write(self, data: memoryview) -> None:
         if self._direct and len(data) % _ALIGNMENT:
