@@ -17,6 +17,20 @@ from mbuild.errors import (
     UnsupportedError,
 )
 from mbuild.names import InvalidNameError, ModelName
+from mbuild.places import (
+    CHECKPOINT_FILES,
+    PICKLES,
+    blob_spelled,
+    check_inside,
+    check_named,
+    front_matter,
+    is_path,
+    is_projector,
+    refuse_adapter,
+    refuse_part,
+    short,
+    unusable,
+)
 from mbuild.sources import (
     AdapterSource,
     CheckpointSource,
@@ -36,42 +50,8 @@ if TYPE_CHECKING:
 
     from mbuild.store import Store
 
-CHECKPOINT_FILES = frozenset(
-    {
-        "config.json",
-        "generation_config.json",
-        "model.safetensors.index.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "tokenizer.model",
-        "sentencepiece.bpe.model",
-        "tekken.json",
-        "vocab.json",
-        "vocab.txt",
-        "merges.txt",
-        "added_tokens.json",
-        "special_tokens_map.json",
-        "chat_template.jinja",
-        "chat_template.json",
-        "modules.json",
-        "adapter_config.json",
-        "README.md",
-    }
-)
-"""What a conversion can read beside ``*.safetensors``; other files change nothing."""
-
 _FOLDERS = ("additional_chat_templates", "_Pooling")
 _FOLDER_FILES = (".jinja", "config.json")
-_CARD_LIMIT = 1 << 20
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_SHOWN = 500  # characters of a value in a message
-_PATH_STARTS = ("./", "../", "/", "~", ".\\", "..\\", "\\")
-_PATH_ENDS = (".gguf", ".safetensors", *_PICKLES)
-
-
-def is_path(value: str) -> bool:
-    """Whether a FROM value can only mean a path, not a model's name."""
-    return value in (".", "..") or value.startswith(_PATH_STARTS) or value.endswith(_PATH_ENDS)
 
 
 class Context(Protocol):
@@ -111,6 +91,8 @@ class LocalContext:
     def model(self, value: str) -> ModelSource:
         """A path that exists, else a model of the store."""
         check_named("FROM", value)
+        if (blob := self._blob("FROM", value)) is not None:
+            return blob
         path = self._path(value)
         try:
             info = path.stat()
@@ -118,28 +100,36 @@ class LocalContext:
             return self._stored(value, path)
         except OSError as error:
             if os.path.islink(path) or error.errno in (errno.EACCES, errno.ELOOP):
-                raise SourceError(f"FROM {value}: {_unusable(path, error)}") from None
+                raise SourceError(f"FROM {value}: {unusable(path, error)}") from None
             return self._stored(value, path)
         if not os.path.isdir(path):
             check_regular(info, value)
+            refuse_part("FROM", value, path)
             return self._gguf(path, path.name)
         found = self._directory(path, value)
         if found is not None:
+            refuse_adapter(value, found)
             return found
         if not is_path(value):  # a folder that only happens to have the model's name
             try:
                 return self._stored(value, path)
             except (NameNotFoundError, SourceError):
                 pass
+        from mbuild.remedies import inside
+
         raise SourceError(
             f"FROM {value}: no model in that directory",
-            hint="it needs a .gguf file, or config.json with .safetensors files",
+            hint=inside(path, value)
+            or "it needs a .gguf file, or config.json with .safetensors files",
         )
 
     def adapter(self, value: str) -> AdapterSource:
         """A GGUF file, or a directory with a PEFT adapter."""
+        if (blob := self._blob("ADAPTER", value)) is not None:
+            return blob
         path = self._existing("ADAPTER", value)
         if not path.is_dir():
+            refuse_part("ADAPTER", value, path)
             return self._gguf(path, path.name)
         found = self._directory(path, value)
         if isinstance(found, GGUFDirectory):
@@ -153,6 +143,8 @@ class LocalContext:
 
     def draft(self, value: str) -> DraftSource:
         """A GGUF file, or a directory with one or with a checkpoint."""
+        if (blob := self._blob("DRAFT", value)) is not None:
+            return blob
         path = self._existing("DRAFT", value)
         found = self._directory(path, value) if path.is_dir() else self._gguf(path, path.name)
         if isinstance(found, GGUFDirectory):
@@ -171,7 +163,7 @@ class LocalContext:
     def _path(self, value: str) -> Path:
         """As Ollama reads paths: ``~`` and ``~user``, absolute, or beside the Modelfile."""
         try:
-            return self._folder / Path(value).expanduser()
+            return blob_spelled(self._folder / Path(value).expanduser())
         except (RuntimeError, ValueError):  # no such user
             return self._folder / value
 
@@ -181,27 +173,59 @@ class LocalContext:
         try:
             path.stat()
         except (OSError, ValueError) as error:
-            reason = _unusable(path, error) if isinstance(error, OSError) else "not a path"
-            raise MissingFileError(f"{word} {value}: {reason}", hint=self._similar(path)) from None
+            reason = unusable(path, error) if isinstance(error, OSError) else "not a path"
+            hint = self._missing(value, path)
+            raise MissingFileError(f"{word} {value}: {reason}", hint=hint) from None
         return path
+
+    def _missing(self, value: str, path: Path) -> str:
+        """What to do about a path that leads nowhere."""
+        from mbuild.remedies import missing
+
+        with suppress(DigestError):
+            if self._store.blobs.size(digest := Digest.parse(path.name)) is not None:
+                return f"this store has that blob: write @{digest}"
+        return missing(self._folder, value)
+
+    def _blob(self, word: str, value: str) -> GGUFSource | None:
+        """The blob that ``@sha256:...`` names, as the API's ``show`` writes it; None for others."""
+        try:
+            digest = Digest.parse(value.removeprefix("@"))
+        except DigestError:
+            if not value.startswith("@"):
+                return None
+            raise SourceError(
+                f"{word} {short(value)}: not a digest", hint="write @sha256: and 64 digits"
+            ) from None
+        if self._store.blobs.size(digest) is not None:
+            return self._gguf(self._store.blobs.path(digest), digest.filename)
+        if not value.startswith("@"):
+            return None
+        raise MissingFileError(
+            f"{word} {value}: the store has no such blob", hint="name the file or the model itself"
+        )
 
     # Models of the store.
 
     def _stored(self, value: str, path: Path) -> StoredModel:
         if is_path(value):
             raise MissingFileError(
-                f"FROM {value}: no such file or directory", hint=self._similar(path)
+                f"FROM {value}: no such file or directory", hint=self._missing(value, path)
             )
         try:
             stored = self._store.manifests.read(ModelName.parse(value))
         except InvalidNameError as error:
+            from mbuild.remedies import whole_line
+
+            whole = whole_line(value)
             raise SourceError(
-                f"FROM {_short(value)!r} is neither a file nor a model's name", hint=error.hint
+                f"FROM {short(value)!r} is neither a file nor a model's name",
+                hint=whole[1] if whole else error.hint,
             ) from None
         except NameNotFoundError:
             raise NameNotFoundError(
                 f"FROM {value}: no such model in the store, and no such file",
-                hint=self._near_names(value),
+                hint=self._not_there(value),
             ) from None
         for layer in stored.manifest.blobs():
             if not self._store.blobs.has(layer.digest, layer.size):
@@ -211,27 +235,14 @@ class LocalContext:
                 )
         return StoredModel(stored.name, stored.id, stored.manifest)
 
-    def _near_names(self, value: str) -> str:
-        names = sorted(str(name) for name in self._store.manifests.names())
-        short = {name.removesuffix(":latest"): name for name in names}
-        import difflib
+    def _not_there(self, value: str) -> str:
+        """What to do about a model that the store does not have."""
+        from mbuild.remedies import did_you_mean, near_names, obtain
 
-        near = difflib.get_close_matches(value, [*names, *short], n=5, cutoff=0.5)
-        found = list(dict.fromkeys(short.get(name, name) for name in near))
-        if found:
-            return "did you mean " + ", ".join(found) + "?"
-        return f"the store has {len(names)} models" if names else "the store has no models yet"
-
-    @staticmethod
-    def _similar(path: Path) -> str:
-        try:
-            names = [entry.name for entry in path.parent.iterdir()]
-        except OSError:
-            return f"the folder {path.parent.name} does not exist"
-        import difflib
-
-        near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.6)
-        return "did you mean " + ", ".join(near) + "?" if near else ""
+        names = [str(name) for name in self._store.manifests.names()]
+        near = did_you_mean(near_names(value, names))
+        count = f"the store has {len(names)} models" if names else "the store has no models yet"
+        return f"{near or f'{count};'} {obtain(value)}"
 
     # Files.
 
@@ -328,7 +339,7 @@ class LocalContext:
         ggufs = [name for name in names if name.lower().endswith(".gguf")]
         if ggufs:
             return self._gguf_directory(folder, value, ggufs)
-        pickles = [name for name in names if name.endswith(_PICKLES)]
+        pickles = [name for name in names if name.endswith(PICKLES)]
         if pickles:
             raise UnsupportedError(
                 f"{value}/{pickles[0]} is a pickle, which can run code when it is read",
@@ -343,6 +354,9 @@ class LocalContext:
         firsts = [n for n in names if not (s := parse_shard_name(n)) or s.number == 1]
         projectors = [name for name in firsts if "mmproj" in name.lower()]
         models = [name for name in firsts if name not in projectors]
+        if len(models) != 1:  # names do not tell
+            projectors = [name for name in firsts if is_projector(folder / name)]
+            models = [name for name in firsts if name not in projectors]
         if len(models) != 1:
             found = ", ".join(models or firsts or names)
             raise SourceError(
@@ -373,50 +387,3 @@ class LocalContext:
         hashed = self._hashed_first(tuple(files.values()))
         named = Path(os.path.realpath(folder)).name
         return CheckpointSource(named, dict(zip(files, hashed, strict=True)))
-
-
-def _unusable(path: Path, error: OSError) -> str:
-    """Why a path leads to no file."""
-    if error.errno == errno.ENOENT and os.path.islink(path):
-        return f"a link to {os.readlink(path)}, which is not there"
-    return error.strerror or str(error)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-
-def check_named(word: str, value: str) -> None:
-    """Refuse an empty value: as a path it would be the Modelfile's own folder."""
-    if not value.strip():
-        raise SourceError(f"{word} names nothing", hint="for the Modelfile's own folder write .")
-
-
-def front_matter(path: Path) -> bytes:
-    """The part of a model card that a conversion reads: the YAML between two ``---`` lines.
-
-    The card's text is for people, and changing it changes no model.
-    """
-    with path.open("rb") as file:
-        text = file.read(_CARD_LIMIT)
-    if not text.startswith(b"---"):
-        return b""
-    end = text.find(b"\n---", 3)
-    return text[:end] if end >= 0 else text
-
-
-def check_inside(folder: Path, name: str, value: str) -> None:
-    """Refuse a link that leaves a model's directory, but for a Hugging Face cache's blobs.
-
-    There ``snapshots/<revision>/<file>`` links to ``../../blobs/<digest>``.
-    """
-    real = Path(os.path.realpath(folder / name))
-    root = Path(os.path.realpath(folder))
-    allowed = [root]
-    if root.parent.name == "snapshots":
-        allowed.append(root.parent.parent / "blobs")
-    if not any(real.is_relative_to(place) for place in allowed):
-        raise SourceError(
-            f"{value}/{name} is a link that leads out of the directory",
-            hint="copy the file there, or name it directly",
-        )

@@ -72,11 +72,10 @@ def find(store: Store, name: ModelName) -> StoredManifest:
     try:
         return store.manifests.read(name)
     except NameNotFoundError as error:
-        import difflib
+        from mbuild.remedies import did_you_mean, near_names
 
         names = [str(stored) for stored in store.manifests.names()]
-        near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
-        hint = "did you mean " + ", ".join(near) + "?" if near else ""
+        hint = did_you_mean(near_names(str(name), names)[:3])
         raise NameNotFoundError(error.message, hint=hint) from None
 
 
@@ -131,7 +130,7 @@ def modelfile_of(store: Store, model: ModelView) -> str:
         ("DRAFT", DRAFT),
     ):
         for layer in manifest.of_kind(media_type):
-            lines.append(f"{word} {quote(str(store.blobs.path(layer.digest)))}")
+            lines.append(f"{word} {quote(str(store.blobs.path(layer.digest).absolute()))}")
     if model.template:
         lines.append(f"TEMPLATE {quote(model.template)}")
     if model.system:

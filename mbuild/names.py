@@ -53,7 +53,7 @@ class ModelName(NamedTuple):
             if len(value) > limit:
                 raise _invalid(text, f"its {what} has {len(value)} characters, {limit} are allowed")
             if value[:1] not in _FIRST or not allowed.issuperset(value):
-                raise _invalid(text, f"its {what} {value!r} is not allowed")
+                raise _invalid(text, _not_allowed(what, value, limit, allowed))
         return name
 
     @property
@@ -75,9 +75,19 @@ class ModelName(NamedTuple):
         return f"{self.model}:{self.tag}"
 
 
+def _not_allowed(what: str, value: str, limit: int, allowed: frozenset[str]) -> str:
+    """Why a part is not one: what it may hold, and how many characters."""
+    if not value:
+        return f"its {what} is empty"
+    signs = ", ".join(f"'{sign}'" for sign in "_-.:" if sign in allowed)
+    rule = f"letters, digits, {signs}, at most {limit} of them, and no sign but '_' first"
+    return f"its {what} {value!r} holds other characters than allowed: {rule}"
+
+
 def _invalid(text: str, why: str) -> InvalidNameError:
     shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
     return InvalidNameError(
         f"invalid model name {shown!r}: {why}",
-        hint="a name is [host/][namespace/]model[:tag] of letters, digits, '_', '-' and '.'",
+        hint="a name is [host/][namespace/]model[:tag] of letters, digits, '_', '-' and '.',"
+        " at most 80 in each part",
     )

@@ -17,7 +17,6 @@ from mbuild.errors import MbuildError, ModelfileError
 from mbuild.lint import check
 from mbuild.modelfile.instructions import Problem, Severity
 
-
 MODELFILE = "Modelfile"
 
 

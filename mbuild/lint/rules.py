@@ -18,9 +18,7 @@ from mbuild.modelfile.instructions import (
     System,
     Template,
 )
-
-_STAGE = re.compile(r"(\S+)\s+AS\s+[A-Za-z0-9_.-]+\s*", re.IGNORECASE)
-_COMMENT = re.compile(r"(\S.*?)\s+(?:#|//).*", re.S)
+from mbuild.remedies import whole_line
 
 
 def _hidden(modelfile: Modelfile) -> Iterator[Problem]:
@@ -67,22 +65,10 @@ def _adapters_without_effect(modelfile: Modelfile) -> Iterator[Problem]:
 def _more_than_a_name(modelfile: Modelfile) -> Iterator[Problem]:
     """FROM takes its whole line: stages of a Dockerfile and comments become part of the name."""
     for item in modelfile.every(From):
-        if match := _STAGE.fullmatch(item.plain):
-            yield Problem(
-                f"FROM takes the whole line for the model's name: {item.plain!r}",
-                item.span,
-                Severity.WARNING,
-                "from-stage",
-                f"stages are Docker's, a Modelfile builds one model: write FROM {match[1]}",
-            )
-        elif match := _COMMENT.fullmatch(item.plain):
-            yield Problem(
-                f"FROM takes the whole line for the model's name: {item.plain!r}",
-                item.span,
-                Severity.WARNING,
-                "comment-in-value",
-                f"a comment needs a line of its own: write FROM {match[1]}",
-            )
+        found = whole_line(item.plain)
+        if found is not None:
+            message = f"FROM takes the whole line for the model's name: {item.plain!r}"
+            yield Problem(message, item.span, Severity.WARNING, *found)
 
 
 RULES: tuple[Callable[[Modelfile], Iterator[Problem]], ...] = (

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Container
 from dataclasses import dataclass
 
-from mbuild.modelfile.foreign import DOCKER
+from mbuild.modelfile.foreign import DOCKER, MODCTL
 from mbuild.modelfile.instructions import ROLES, TYPES, Instruction
 from mbuild.modelfile.parameters import PARAMETERS
 from mbuild.modelfile.printable import HIDDEN
@@ -24,11 +24,7 @@ _MODCTL_HINT = "this is modctl's Modelfile format (CNCF ModelPack), not Ollama's
 _DOCKER_HINT = "this is an instruction of Dockerfiles; a Modelfile has none like it"
 _FOREIGN_WORDS: dict[str, str] = {
     **dict.fromkeys(DOCKER.split(), _DOCKER_HINT),
-    **dict.fromkeys(
-        "NAME ARCH FAMILY FORMAT PARAMSIZE PRECISION QUANTIZATION CONFIG MODEL CODE DATASET"
-        " DOC".split(),
-        _MODCTL_HINT,
-    ),
+    **dict.fromkeys(MODCTL.split(), _MODCTL_HINT),
 }
 _WORDS: dict[str, str] = {
     "PROMPT": "older versions of Ollama had it; TEMPLATE says where the prompt stands",
@@ -81,7 +77,7 @@ def _not_a_space(text: str, shape: str, offset: int, kind: str) -> Description |
     end = _run(_FIRST_WORD, shape, start)
     word = shape[start:end]
     known = {"FROM": word.upper() in TYPES, "ROLE": word in ROLES, "NAME": word in PARAMETERS}
-    if kind == "FROM" and start > offset + 1 or (start > offset and not known[kind]):
+    if (kind == "FROM" and start > offset + 1) or (start > offset and not known[kind]):
         what = f"{name_of(text[offset])} stands where an instruction starts"
         return Description(offset, start, what, "not-a-space", "remove it")
     if not (known[kind] and word.isascii() and shape.startswith(HIDDEN, end)):
@@ -107,7 +103,9 @@ def _bad_role(shape: str, offset: int) -> Description:
     role = _clipped(shape[offset:end])
     message = 'message role must be one of "system", "user", or "assistant"'
     near = difflib.get_close_matches(role.lower(), ROLES, n=1)
-    hint = f"did you mean {near[0]}?" if near else "write MESSAGE ROLE TEXT, one space before the role"
+    hint = "write MESSAGE ROLE TEXT, with one space before ROLE"
+    if near:
+        hint = f"did you mean {near[0]}?"
     if role in ROLES:
         hint = f"the text must stand on the same line: MESSAGE {role} TEXT"
     return Description(offset, end, message, "bad-role", hint)

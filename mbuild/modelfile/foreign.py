@@ -18,7 +18,8 @@ DOCKER = (
 """Instructions that a Dockerfile has and a Modelfile has not."""
 
 _OWN = "PARAMETER|TEMPLATE|SYSTEM|ADAPTER|MESSAGE|LICENSE|RENDERER|PARSER|REQUIRES|DRAFT"
-_MODCTL = "NAME ARCH FAMILY FORMAT PARAMSIZE PRECISION QUANTIZATION CONFIG MODEL CODE DATASET DOC"
+MODCTL = "NAME ARCH FAMILY FORMAT PARAMSIZE PRECISION QUANTIZATION CONFIG MODEL CODE DATASET DOC"
+"""Instructions of modctl's Modelfile (CNCF ModelPack), whose format shares only the name."""
 
 
 class Kind(NamedTuple):
@@ -82,11 +83,11 @@ KINDS: tuple[Kind, ...] = (
         _one_of("RUN CMD COPY ADD ENTRYPOINT WORKDIR EXPOSE"),
         "a Dockerfile, not a Modelfile",
         "docker build is for this one; a Modelfile has FROM with a model, PARAMETER, SYSTEM",
-        _one_of(_OWN.replace("|", " ") + " " + _MODCTL),
+        _one_of(_OWN.replace("|", " ") + " " + MODCTL),
     ),
     Kind(
         rb"(?m)^[ \t]*(?:%s)[ \t].*\n(?:.*\n)*?[ \t]*(?:%s)[ \t]"
-        % ((_MODCTL.replace(" ", "|").encode(),) * 2),
+        % ((MODCTL.replace(" ", "|").encode(),) * 2),
         "modctl's Modelfile (CNCF ModelPack), not Ollama's",
         "modctl build is for this one; a Modelfile of Ollama begins with FROM",
         _one_of(_OWN.replace("|", " ") + " FROM"),
@@ -102,9 +103,8 @@ def recognise(data: bytes, name: str) -> tuple[str, str] | None:
     """
     head = data[:HEAD]
     for kind in KINDS:
-        if re.match(kind.pattern, head) or (
-            kind.pattern.startswith(b"(?m)") and re.search(kind.pattern, head)
-        ):
-            if not re.search(kind.unless, head):
-                return kind.what, kind.hint.format(name=name)
+        anywhere = kind.pattern.startswith(b"(?m)")
+        found = re.search(kind.pattern, head) if anywhere else re.match(kind.pattern, head)
+        if found and not re.search(kind.unless, head):
+            return kind.what, kind.hint.format(name=name)
     return None
