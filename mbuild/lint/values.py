@@ -67,7 +67,7 @@ _ESCAPE = re.compile(r"\\(?:[nrt](?![a-z])|u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2})")
 _ESCAPE_IN_TEXT = re.compile(r"""(?<=[^\s\\"'`(])\\n(?![a-z])""")
 _COMMENT = re.compile(r"\S+\s+#\s+\S.*")
 PATH = re.compile(
-    r"(?:\.{1,2}[\\/]|~/)\S+|[\w.~/\\:-]+\.(?:txt|text|md|rst|jinja2?|j2|tmpl|gotmpl|prompt)"
+    r"(?:\.{1,2}[\\/]|~/)\S+|(?!\w+://)[\w.~/\\:-]+\.(?:txt|text|md|rst|jinja2?|j2|tmpl|gotmpl|prompt)"
 )
 
 

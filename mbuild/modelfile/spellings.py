@@ -15,7 +15,7 @@ from mbuild.modelfile.parameters import DEPRECATED, PARAMETERS, Kind
 from mbuild.modelfile.printable import visible
 
 REMOVED: dict[str, str] = {
-    "tfs_z": "min_p and top_p do its work",
+    "tfs_z": "its samplers do without it",
     "rope_frequency_base": "the model's own metadata says it",
     "rope_frequency_scale": "the model's own metadata says it",
     "num_gqa": "the model's own metadata says it",
