@@ -119,11 +119,12 @@ def _bad_name(shape: str, offset: int) -> Description:
     else:
         message = f'"{name}" cannot be a parameter\'s name'
         hint = "names are made of letters, digits and underscores"
-    near = known_parameter(name) or next(
-        iter(difflib.get_close_matches(name.lower(), PARAMETERS, n=1)), ""
-    )
+    plain = re.split("[=:]", name, maxsplit=1)[0]
+    value = name[len(plain) + 1 :] or "VALUE"
+    close = difflib.get_close_matches(plain.lower(), PARAMETERS, n=1)
+    near = known_parameter(plain) or next(iter(close), "")
     if near in PARAMETERS:
-        hint += f": PARAMETER {near} VALUE"
+        hint += f": PARAMETER {near} {value}"
     return Description(offset, end, message, "bad-name", hint)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Callable
 
 from mbuild.modelfile.gonumber import parse_bool, parse_float32, parse_int
@@ -117,6 +118,7 @@ def meant_parameter(name: str) -> str:
 
 _PARSERS = {Kind.INT: parse_int, Kind.FLOAT: parse_float32, Kind.BOOL: parse_bool}
 _QUOTES = "\"'`\u201c\u201d\u201e\u201f\u2018\u2019\u201a\u201b\u00ab\u00bb\u2039\u203a"
+_DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212"), "-")
 _COMMENT = re.compile(r"\s+(?:#|//|;|--|<!--|/\*|\().*", re.S)
 _THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:([ ,._'\u202f\u2019])[0-9]{3})(?:\1[0-9]{3})*")
 _WHOLE = re.compile(r"([+-]?[0-9]+)[.,]0*")
@@ -193,7 +195,7 @@ _READINGS: tuple[Callable[[Kind, str], str], ...] = (
 def meant_value(name: str, text: str) -> str:
     """What to write instead of a number or truth value that Ollama refuses, or nothing."""
     kind = PARAMETERS[name]
-    shown = visible(text).strip()
+    shown = unicodedata.normalize("NFKC", visible(text)).translate(_DASHES).strip()
     bare = _COMMENT.sub("", shown)
     meant = _reading(kind, bare.lstrip("=:").strip().strip(_QUOTES).rstrip(",;"))
     if not meant:
