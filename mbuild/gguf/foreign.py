@@ -41,8 +41,14 @@ FOREIGN: tuple[Foreign, ...] = (
         rb"(?i)\s*(?:entry|repository|revision|model|file|page|object|resource|not)? ?not found\b"
         rb"|\s*(?:40[0-9]|50[0-9])\b|\s*(?:invalid (?:username|credentials)|unauthorized|forbidden)"
         rb"|\s*access (?:to|denied)|\s*(?:internal server error|bad gateway|too many requests)"
-        rb"|\s*(?:error|{\s*\"(?:error|message|detail)\")",
+        rb"|\s*error\b",
         "a server's error message, not a model: the download failed",
+        "download it again, and check the address and whether it needs a login",
+        FormatError,
+    ),
+    Foreign(
+        rb'\s*\{\s*"(?:error|message|detail|errors)"',
+        "JSON text, a server's error message and not a model: the download failed",
         "download it again, and check the address and whether it needs a login",
         FormatError,
     ),
