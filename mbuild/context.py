@@ -135,9 +135,12 @@ class LocalContext:
         if isinstance(found, GGUFDirectory):
             found = found.model
         if not isinstance(found, (GGUFSource, CheckpointSource)):
+            from mbuild.remedies import inside
+
             raise SourceError(
                 f"ADAPTER {value}: no adapter in that directory",
-                hint="it needs a .gguf file, or adapter_config.json with adapter_model.safetensors",
+                hint=inside(path, value, "ADAPTER")
+                or "it needs a .gguf file, or adapter_config.json with adapter_model.safetensors",
             )
         return found
 
@@ -151,9 +154,12 @@ class LocalContext:
             found = found.model
         if isinstance(found, (GGUFSource, CheckpointSource)):
             return found
+        from mbuild.remedies import inside
+
         raise SourceError(
             f"DRAFT {value}: no model in that directory",
-            hint="it needs a .gguf file, or config.json with .safetensors files",
+            hint=inside(path, value, "DRAFT")
+            or "it needs a .gguf file, or config.json with .safetensors files",
         )
 
     def named_file(self, path: str, name: str) -> SourceFile:

@@ -103,16 +103,16 @@ def entries(folder: Path) -> list[str] | None:
         return None
 
 
-def inside(folder: Path, value: str) -> str:
+def inside(folder: Path, value: str, word: str = "FROM") -> str:
     """Where the model is that a folder itself does not hold: in a folder of it; or nothing."""
     snapshots = folder / "snapshots"
     if snapshots.is_dir():  # the root of a model in the Hugging Face cache
         folder, value = snapshots, f"{value.rstrip('/')}/snapshots"
-    found = [name for name in entries(folder) or () if holds_model(folder / name)]
+    found = [name for name in entries(folder) or () if holds_model(folder / name, word)]
     main = _main_revision(snapshots) if folder == snapshots else ""
     if main in found:
         found = [main]
-    return did_you_mean([f"FROM {value.rstrip('/')}/{name}" for name in found[:3]])
+    return did_you_mean([f"{word} {value.rstrip('/')}/{name}" for name in found[:3]])
 
 
 def _main_revision(snapshots: Path) -> str:
@@ -123,16 +123,21 @@ def _main_revision(snapshots: Path) -> str:
         return ""
 
 
-def holds_model(folder: Path) -> bool:
-    """Whether a folder looks like one that FROM can name."""
+def holds_model(folder: Path, word: str = "FROM") -> bool:
+    """Whether a folder looks like one that FROM, ADAPTER or DRAFT can name."""
     names = entries(folder) or []
     if any(name.lower().endswith(".gguf") for name in names):
         return True
-    return "config.json" in names and any(name.endswith(".safetensors") for name in names)
+    config = "adapter_config.json" if word == "ADAPTER" else "config.json"
+    return config in names and any(name.endswith(".safetensors") for name in names)
 
 
 def offers(folder: Path) -> str:
     """What to build in a folder that has no Modelfile, by what lies there."""
+    if folder.is_file():
+        is_model = folder.suffix.lower() == ".gguf"
+        what = f"write FROM {folder} into a Modelfile" if is_model else f"name it with -f {folder}"
+        return f"it is a file, not a folder: {what}"
     names = entries(folder) or []
     modelfiles = [name for name in names if "modelfile" in name.lower() and "lock" not in name]
     if modelfiles:

@@ -94,6 +94,7 @@ ERRORS = [
         [],
     ),
     ('SYSTEM "say "hi"\nand "bye"', ['the " on line 2 ended the value'], []),
+    ('PARAMETER stop "a" # one', ["a comment needs a line of its own"], []),
     ("SYSTEM You are\nkind.", ["the value of SYSTEM ended with line 2"], []),
     ('SYSTEM """a\n"""\nSYTEM """b\nc"""', ["did you mean SYSTEM?"], ["ended"]),
     # Templates.
@@ -149,6 +150,8 @@ WARNINGS = [
     ('TEMPLATE "{{ .System }}\\nUser: {{ .Prompt }}"', "escape-in-value"),
     ("PARAMETER stop <|im_end|> # the end", "comment-in-value"),
     ("FROM tiny # my model", "comment-in-value"),
+    ('PARAMETER stop "a" # one\nPARAMETER stop "b"', "comment-in-value"),
+    ('SYSTEM "Be kind." # always\nPARAMETER stop "b"', "comment-in-value"),
     ("FROM ./m.gguf AS base", "from-stage"),
     ("PARAMETER num_ctx 99999999999999", "odd-value"),
     ("PARAMETER num_ctx -5", "odd-value"),
@@ -292,3 +295,6 @@ def test_a_name_and_a_file_in_from(tmp_path: Path) -> None:
     assert [p.code for p in problems(text, tmp_path)] == ["from-name-and-file"]
     (tmp_path / "tiny").write_bytes(b"GGUF")
     assert problems(text, tmp_path) == []
+    (tmp_path / "vision").mkdir()
+    found = problems("FROM other\nFROM vision\n", tmp_path)
+    assert [p.code for p in found] == ["from-name-and-file"]

@@ -105,6 +105,9 @@ def test_the_root_of_a_model_in_the_hugging_face_cache(run: Run, tmp_path: Path)
     said = refused(run, "FROM ./models--o--m\n")
     assert "FROM ./models--o--m/snapshots/bbb?" in said
     assert "aaa" not in said
+    assert "ADAPTER models--o--m/snapshots/bbb?" in refused(
+        run, "FROM tiny\nADAPTER models--o--m\n"
+    )
     (tmp_path / "outer").mkdir()
     (tmp_path / "sub").rename(tmp_path / "outer" / "inner")
     assert "did you mean FROM outer/inner?" in refused(run, "FROM outer/\n")

@@ -38,7 +38,10 @@ def check(
     if folder is not None:
         from mbuild.lint import paths
 
-        found += paths.check(modelfile, folder)
+        seen = paths.check(modelfile, folder)
+        if any(problem.code == paths.NAME_AND_FILE for problem in seen):
+            found = [problem for problem in found if problem.code != "hidden-from"]
+        found += seen
     problems = [problem.located(text, filename) for problem in found]
     problems.sort(key=lambda p: p.span.start if p.span else 0)
     if any(problem.severity is Severity.ERROR for problem in problems):

@@ -18,6 +18,8 @@ from mbuild.modelfile.instructions import (
     Template,
 )
 
+NAME_AND_FILE = "from-name-and-file"
+
 _LONGEST = 255  # characters of a text that could be a file's name
 
 
@@ -44,7 +46,7 @@ def _names_beside_files(modelfile: Modelfile, folder: Path) -> Iterator[Problem]
                 " a build takes one model's name, or files",
                 item.span,
                 Severity.WARNING,
-                "from-name-and-file",
+                NAME_AND_FILE,
                 "name the model's file here too, or remove one of the lines",
             )
 

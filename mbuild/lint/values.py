@@ -66,6 +66,7 @@ _SEVERAL_QUOTED = re.compile(r'[^"\n]+(?:"(?:[ \t]*,[ \t]*|[ \t]+)"[^"\n]+)+')
 _ESCAPE = re.compile(r"\\(?:[nrt](?![a-z])|u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2})")
 _ESCAPE_IN_TEXT = re.compile(r"""(?<=[^\s\\"'`(])\\n(?![a-z])""")
 _COMMENT = re.compile(r"\S+\s+#\s+\S.*")
+_COMMENT_BEHIND_QUOTE = re.compile(r'[^"\n]*"[ \t]+(?:#|//)[^\n]*\n')
 PATH = re.compile(
     r"(?:\.{1,2}[\\/]|~/)\S+|(?!\w+://)[\w.~/\\:-]+\.(?:txt|text|md|rst|jinja2?|j2|tmpl|gotmpl|prompt)"
 )
@@ -183,12 +184,14 @@ def _carriage_returns(modelfile: Modelfile) -> Iterator[Problem]:
 
 
 def _comments(modelfile: Modelfile) -> Iterator[Problem]:
-    for item, text in _texts(modelfile):
-        if _COMMENT.fullmatch(text.strip()):
+    """A comment behind a value; behind a quoted one the value goes on to the next quote."""
+    for item, text in _texts(modelfile, System, Template, License, Message):
+        is_stop = isinstance(item, Parameter)
+        if _COMMENT_BEHIND_QUOTE.match(text) or (is_stop and _COMMENT.fullmatch(text.strip())):
             yield _warn(
                 item,
                 "comment-in-value",
-                "what looks like a comment is part of this stop text",
+                f"what looks like a comment is part of the value of {named(item)}",
                 "a comment needs a line of its own",
             )
 

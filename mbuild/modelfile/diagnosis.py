@@ -133,6 +133,9 @@ def _unclosed(shape: str, offset: int) -> Description:
     quotes = '"""' if _TRIPLE.match(shape, start) else '"'
     message = f"the value that {quotes} opens is never closed"
     hint = f"{quotes} ends a value only as the last thing on its line; there are no escapes"
+    line = shape[start : min(i for i in (shape.find("\n", start), len(shape)) if i >= 0)]
+    if re.search(r'"[ \t]+(?:#|//)', line[len(quotes) :]):
+        hint = "a comment needs a line of its own"
     return Description(start, start + len(quotes), message, "unclosed", hint)
 
 
