@@ -38,7 +38,7 @@ Examples:
   mbuild fmt Modelfile               print it in canonical form
   mbuild fmt -w Modelfile            rewrite the file
   mbuild fmt --check Modelfile       exit 1 if it is not in canonical form
-  mbuild fmt --check a/Modelfile b/Modelfile
+  mbuild fmt --check Modelfile Modelfile.dev
 """
 
 
@@ -98,7 +98,7 @@ CHECK_EPILOG = """\
 \b
 Examples:
   mbuild check Modelfile
-  mbuild check a/Modelfile b/Modelfile
+  mbuild check Modelfile Modelfile.dev
   mbuild check --format json Modelfile
 
 With GITHUB_ACTIONS set, --format is github: annotations in a pull request.
