@@ -100,8 +100,6 @@ Examples:
   mbuild check Modelfile
   mbuild check Modelfile Modelfile.dev
   mbuild check --format json Modelfile
-
-With GITHUB_ACTIONS set, --format is github: annotations in a pull request.
 """
 
 STYLES = ("text", "json", "github")
