@@ -15,7 +15,7 @@ from mbuild.lint import rules, templates, values
 from mbuild.modelfile.instructions import Modelfile, Problem, Severity
 
 RULES: tuple[Callable[[Modelfile], Iterator[Problem]], ...] = (
-    *templates.RULES,
+    templates.check,
     *rules.RULES,
     *values.RULES,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.modelfile.instructions import Modelfile, Problem, Severity, System, Template
 from mbuild.modelfile.printable import visible
@@ -57,22 +57,19 @@ def is_jinja(text: str) -> bool:
     return bool(_STATEMENT.search(text) or _EXPRESSION.search(text))
 
 
-def _parsed(modelfile: Modelfile) -> tuple[Template, Parsed] | None:
-    """The template that counts, if there is one and it parses."""
-    last = modelfile.last(Template)
-    if last is None or not visible(last.value):
-        return None
-    from mbuild.templates.errors import TemplateError
-    from mbuild.templates.gotemplate import parse
+class Found(NamedTuple):
+    """The template that counts, as written and parsed, and the Modelfile that it stands in."""
 
-    try:
-        return last, parse(last.value)
-    except TemplateError:
-        return None
+    modelfile: Modelfile
+    item: Template
+    tree: Parsed
 
 
-def _errors(modelfile: Modelfile) -> Iterator[Problem]:
-    """The template that counts must parse; one that another hides need not, as in Ollama."""
+def check(modelfile: Modelfile) -> Iterator[Problem]:
+    """What is wrong with the template that counts; one that another hides need not parse.
+
+    It is parsed once, for that of a long one takes seconds.
+    """
     last = modelfile.last(Template)
     if last is None or not last.value:
         return
@@ -80,11 +77,15 @@ def _errors(modelfile: Modelfile) -> Iterator[Problem]:
     from mbuild.templates.gotemplate import parse
 
     try:
-        parse(last.value)
+        found = Found(modelfile, last, parse(last.value))
     except TemplateError as error:
         hint = _JINJA_HINT if is_jinja(last.value) else _field_hint(error.reason) or error.hint
         message = f"template error: {error.message}"
         yield Problem(message, last.span, code="template", suggestion=hint)
+        return
+    if visible(last.value):
+        for rule in ABOUT_TREES:
+            yield from rule(found)
 
 
 def _field_hint(reason: str) -> str:
@@ -103,13 +104,13 @@ def _meant(name: str) -> str:
     return next(iter(difflib.get_close_matches(name, FIELDS, 1, 0.7)), "")
 
 
-def _without_system(modelfile: Modelfile) -> Iterator[Problem]:
-    found, system = _parsed(modelfile), modelfile.last(System)
-    if found is None or system is None or not system.value:
+def _without_system(found: Found) -> Iterator[Problem]:
+    system = found.modelfile.last(System)
+    if system is None or not system.value:
         return
     from mbuild.templates.fields import references
 
-    template, tree = found
+    _, template, tree = found
     if not references(tree) & {"System", "Messages"}:
         yield Problem(
             "TEMPLATE uses neither .System nor .Messages, so SYSTEM has no effect",
@@ -120,14 +121,11 @@ def _without_system(modelfile: Modelfile) -> Iterator[Problem]:
         )
 
 
-def _without_prompt(modelfile: Modelfile) -> Iterator[Problem]:
+def _without_prompt(found: Found) -> Iterator[Problem]:
     """Neither the prompt nor the conversation: the model never sees what was asked."""
-    found = _parsed(modelfile)
-    if found is None:
-        return
     from mbuild.templates.fields import identifiers
 
-    template, tree = found
+    _, template, tree = found
     if identifiers(tree) & {"prompt", "messages"}:
         return
     text = template.value
@@ -145,14 +143,11 @@ def _without_prompt(modelfile: Modelfile) -> Iterator[Problem]:
     )
 
 
-def _unknown_fields(modelfile: Modelfile) -> Iterator[Problem]:
+def _unknown_fields(found: Found) -> Iterator[Problem]:
     """Fields that Ollama does not give a template: they come out empty, or end the prompt."""
-    found = _parsed(modelfile)
-    if found is None:
-        return
     from mbuild.templates.fields import own_references
 
-    template, tree = found
+    _, template, tree = found
     for name in sorted(own_references(tree) - set(FIELDS)):
         meant = _meant(name)
         hint = f"did you mean .{meant}?" if meant else f"the fields are .{', .'.join(FIELDS)}"
@@ -165,24 +160,22 @@ def _unknown_fields(modelfile: Modelfile) -> Iterator[Problem]:
         )
 
 
-def _jinja_inside(modelfile: Modelfile) -> Iterator[Problem]:
+def _jinja_inside(found: Found) -> Iterator[Problem]:
     """Statements of Jinja in a template that Go reads: they reach the model as they are."""
-    found = _parsed(modelfile)
-    if found is None or not _STATEMENT.search(_ACTION.sub("", found[0].value)):
+    if not _STATEMENT.search(_ACTION.sub("", found.item.value)):
         return
     message = f"TEMPLATE holds {{% ... %}}, which Go takes for text: {_JINJA}"
-    yield Problem(message, found[0].span, Severity.WARNING, "template-jinja", _JINJA_HINT)
+    yield Problem(message, found.item.span, Severity.WARNING, "template-jinja", _JINJA_HINT)
 
 
-def _escapes(modelfile: Modelfile) -> Iterator[Problem]:
+def _escapes(found: Found) -> Iterator[Problem]:
     """A backslash and an n in a template of one line, outside actions: two letters to the model."""
-    found = _parsed(modelfile)
-    if found is None or "\n" in found[0].value.strip():
+    if "\n" in found.item.value.strip():
         return
-    if _ESCAPE.search(_ACTION.sub("", found[0].value)):
+    if _ESCAPE.search(_ACTION.sub("", found.item.value)):
         yield Problem(
             "TEMPLATE holds \\n as a backslash and a letter: there are no escapes",
-            found[0].span,
+            found.item.span,
             Severity.WARNING,
             "escape-in-value",
             'put the template between """ and write real line ends',
@@ -195,14 +188,18 @@ def execution(modelfile: Modelfile) -> Iterator[Problem]:
     Left out where strangers send templates: it can take as long as the limits of
     mbuild.templates.execute let it.
     """
-    found = _parsed(modelfile)
-    if found is None:
+    template = modelfile.last(Template)
+    if template is None or not visible(template.value):
         return
     from mbuild.templates.conversation import Message, Values
-    from mbuild.templates.errors import RenderError
+    from mbuild.templates.errors import RenderError, TemplateError
+    from mbuild.templates.gotemplate import parse
     from mbuild.templates.render import render
 
-    template, tree = found
+    try:
+        tree = parse(template.value)
+    except TemplateError:
+        return
     talk = (Message("system", "Be kind."), Message("user", "Hi"))
     answered = (*talk, Message("assistant", "Hello"), Message("user", "Bye"))
     for messages in (talk, answered):
@@ -222,8 +219,7 @@ def execution(modelfile: Modelfile) -> Iterator[Problem]:
 
 _LIMIT = re.compile("more than|deeper than|too deep")
 
-RULES: tuple[Callable[[Modelfile], Iterator[Problem]], ...] = (
-    _errors,
+ABOUT_TREES: tuple[Callable[[Found], Iterator[Problem]], ...] = (
     _without_system,
     _without_prompt,
     _unknown_fields,
