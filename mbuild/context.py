@@ -17,6 +17,18 @@ from mbuild.errors import (
     UnsupportedError,
 )
 from mbuild.names import InvalidNameError, ModelName
+from mbuild.places import (
+    CHECKPOINT_FILES,
+    PICKLES,
+    check_inside,
+    check_named,
+    front_matter,
+    is_path,
+    refuse_adapter,
+    refuse_part,
+    short,
+    unusable,
+)
 from mbuild.sources import (
     AdapterSource,
     CheckpointSource,
@@ -37,42 +49,8 @@ if TYPE_CHECKING:
 
     from mbuild.store import Store
 
-CHECKPOINT_FILES = frozenset(
-    {
-        "config.json",
-        "generation_config.json",
-        "model.safetensors.index.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "tokenizer.model",
-        "sentencepiece.bpe.model",
-        "tekken.json",
-        "vocab.json",
-        "vocab.txt",
-        "merges.txt",
-        "added_tokens.json",
-        "special_tokens_map.json",
-        "chat_template.jinja",
-        "chat_template.json",
-        "modules.json",
-        "adapter_config.json",
-        "README.md",
-    }
-)
-"""What a conversion can read beside ``*.safetensors``; other files change nothing."""
-
 _FOLDERS = ("additional_chat_templates", "_Pooling")
 _FOLDER_FILES = (".jinja", "config.json")
-_CARD_LIMIT = 1 << 20
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_SHOWN = 500  # characters of a value in a message
-_PATH_STARTS = ("./", "../", "/", "~", ".\\", "..\\", "\\")
-_PATH_ENDS = (".gguf", ".safetensors", *_PICKLES)
-
-
-def is_path(value: str) -> bool:
-    """Whether a FROM value can only mean a path, not a model's name."""
-    return value in (".", "..") or value.startswith(_PATH_STARTS) or value.endswith(_PATH_ENDS)
 
 
 class Context(Protocol):
@@ -112,6 +90,8 @@ class LocalContext:
     def model(self, value: str) -> ModelSource:
         """A path that exists, else a model of the store."""
         check_named("FROM", value)
+        if (blob := self._blob("FROM", value)) is not None:
+            return blob
         path = self._path(value)
         try:
             info = path.stat()
@@ -119,50 +99,66 @@ class LocalContext:
             return self._stored(value, path)
         except OSError as error:
             if os.path.islink(path) or error.errno in (errno.EACCES, errno.ELOOP):
-                raise SourceError(f"FROM {value}: {_unusable(path, error)}") from None
+                raise SourceError(f"FROM {value}: {unusable(path, error)}") from None
             return self._stored(value, path)
         if not os.path.isdir(path):
             check_regular(info, value)
+            refuse_part("FROM", value, path)
             return self._gguf(path, path.name)
         found = self._directory(path, value)
         if found is not None:
+            refuse_adapter(value, found)
             return found
         if not is_path(value):  # a folder that only happens to have the model's name
             try:
                 return self._stored(value, path)
             except (NameNotFoundError, SourceError):
                 pass
+        from mbuild.remedies import inside
+
         raise SourceError(
             f"FROM {value}: no model in that directory",
-            hint="it needs a .gguf file, or config.json with .safetensors files",
+            hint=inside(path, value)
+            or "it needs a .gguf file, or config.json with .safetensors files",
         )
 
     def adapter(self, value: str) -> AdapterSource:
         """A GGUF file, or a directory with a PEFT adapter."""
+        if (blob := self._blob("ADAPTER", value)) is not None:
+            return blob
         path = self._existing("ADAPTER", value)
         if not path.is_dir():
+            refuse_part("ADAPTER", value, path)
             return self._gguf(path, path.name)
         found = self._directory(path, value, "adapter")
         if isinstance(found, GGUFDirectory):
             found = found.model
         if not isinstance(found, (GGUFSource, CheckpointSource)):
+            from mbuild.remedies import inside
+
             raise SourceError(
                 f"ADAPTER {value}: no adapter in that directory",
-                hint="it needs a .gguf file, or adapter_config.json with adapter_model.safetensors",
+                hint=inside(path, value, "ADAPTER")
+                or "it needs a .gguf file, or adapter_config.json with adapter_model.safetensors",
             )
         return found
 
     def draft(self, value: str) -> DraftSource:
         """A GGUF file, or a directory with one or with a checkpoint."""
+        if (blob := self._blob("DRAFT", value)) is not None:
+            return blob
         path = self._existing("DRAFT", value)
         found = self._directory(path, value) if path.is_dir() else self._gguf(path, path.name)
         if isinstance(found, GGUFDirectory):
             found = found.model
         if isinstance(found, (GGUFSource, CheckpointSource)):
             return found
+        from mbuild.remedies import inside
+
         raise SourceError(
             f"DRAFT {value}: no model in that directory",
-            hint="it needs a .gguf file, or config.json with .safetensors files",
+            hint=inside(path, value, "DRAFT")
+            or "it needs a .gguf file, or config.json with .safetensors files",
         )
 
     def named_file(self, path: str, name: str) -> SourceFile:
@@ -190,29 +186,56 @@ class LocalContext:
         try:
             path.stat()
         except (OSError, ValueError) as error:
-            reason = _unusable(path, error) if isinstance(error, OSError) else "not a path"
-            raise MissingFileError(f"{word} {value}: {reason}", hint=self._similar(path)) from None
+            reason = unusable(path, error) if isinstance(error, OSError) else "not a path"
+            hint = self._missing(value, path)
+            raise MissingFileError(f"{word} {value}: {reason}", hint=hint) from None
         return path
+
+    def _missing(self, value: str, path: Path) -> str:
+        """What to do about a path that leads nowhere."""
+        from mbuild.remedies import missing
+
+        return missing(self._folder, value)
+
+    def _blob(self, word: str, value: str) -> GGUFSource | None:
+        """The blob that ``@sha256:...`` names, as the API's ``show`` writes it; None for others."""
+        try:
+            digest = Digest.parse(value.removeprefix("@"))
+        except DigestError:
+            if not value.startswith(("@sha256:", "@sha256-")):
+                return None
+            raise SourceError(
+                f"{word} {short(value)} is not a digest", hint="write @sha256: and 64 digits"
+            ) from None
+        if self._store.blobs.size(digest) is not None:
+            return self._gguf(self._store.blobs.path(digest), digest.filename)
+        if not value.startswith("@"):
+            return None
+        raise MissingFileError(
+            f"{word} {value}: the store has no such blob", hint="name the file or the model itself"
+        )
 
     # Models of the store.
 
     def _stored(self, value: str, path: Path) -> StoredModel:
-        if value.startswith("@sha256"):
-            raise MissingFileError(f"FROM {value}: the store has no such blob")
         if is_path(value):
             raise MissingFileError(
-                f"FROM {value}: no such file or directory", hint=self._similar(path)
+                f"FROM {value}: no such file or directory", hint=self._missing(value, path)
             )
         try:
             stored = self._store.manifests.read(ModelName.parse(value))
         except InvalidNameError as error:
+            from mbuild.remedies import whole_line
+
+            whole = whole_line(value)
             raise SourceError(
-                f"FROM {_short(value)!r} is neither a file nor a model's name", hint=error.hint
+                f"FROM {short(value)!r} is neither a file nor a model's name",
+                hint=whole[1] if whole else error.hint,
             ) from None
         except NameNotFoundError:
             raise NameNotFoundError(
                 f"FROM {value}: no such model in the store, and no such file",
-                hint=about_absent(self._store, value),
+                hint=self._not_there(value),
             ) from None
         for layer in stored.manifest.blobs():
             if not self._store.blobs.has(layer.digest, layer.size):
@@ -222,16 +245,13 @@ class LocalContext:
                 )
         return StoredModel(stored.name, stored.id, stored.manifest)
 
-    @staticmethod
-    def _similar(path: Path) -> str:
-        try:
-            names = [entry.name for entry in path.parent.iterdir()]
-        except OSError:
-            return f"the folder {path.parent.name} does not exist"
-        import difflib
+    def _not_there(self, value: str) -> str:
+        """What to do about a model that the store does not have."""
+        from mbuild.remedies import obtain
 
-        near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.6)
-        return "did you mean " + ", ".join(near) + "?" if near else ""
+        count = sum(1 for _ in self._store.manifests.names())
+        found = about_absent(self._store, value) or f"the store has {count} models"
+        return f"{found}{'' if found.endswith('?') else ';'} {obtain(value)}"
 
     # Files.
 
@@ -328,7 +348,7 @@ class LocalContext:
         ggufs = [name for name in names if name.lower().endswith(".gguf")]
         if ggufs:
             return self._gguf_directory(folder, value, ggufs, wanted)
-        pickles = [name for name in names if name.endswith(_PICKLES)]
+        pickles = [name for name in names if name.endswith(PICKLES)]
         if pickles:
             raise UnsupportedError(
                 f"{value}/{pickles[0]} is a pickle, which can run code when it is read",
@@ -374,50 +394,3 @@ class LocalContext:
         hashed = self._hashed_first(tuple(files.values()))
         named = Path(os.path.realpath(folder)).name
         return CheckpointSource(named, dict(zip(files, hashed, strict=True)))
-
-
-def _unusable(path: Path, error: OSError) -> str:
-    """Why a path leads to no file."""
-    if error.errno == errno.ENOENT and os.path.islink(path):
-        return f"a link to {os.readlink(path)}, which is not there"
-    return error.strerror or str(error)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-
-def check_named(word: str, value: str) -> None:
-    """Refuse an empty value: as a path it would be the Modelfile's own folder."""
-    if not value.strip():
-        raise SourceError(f"{word} names nothing", hint="for the Modelfile's own folder write .")
-
-
-def front_matter(path: Path) -> bytes:
-    """The part of a model card that a conversion reads: the YAML between two ``---`` lines.
-
-    The card's text is for people, and changing it changes no model.
-    """
-    with path.open("rb") as file:
-        text = file.read(_CARD_LIMIT)
-    if not text.startswith(b"---"):
-        return b""
-    end = text.find(b"\n---", 3)
-    return text[:end] if end >= 0 else text
-
-
-def check_inside(folder: Path, name: str, value: str) -> None:
-    """Refuse a link that leaves a model's directory, but for a Hugging Face cache's blobs.
-
-    There ``snapshots/<revision>/<file>`` links to ``../../blobs/<digest>``.
-    """
-    real = Path(os.path.realpath(folder / name))
-    root = Path(os.path.realpath(folder))
-    allowed = [root]
-    if root.parent.name == "snapshots":
-        allowed.append(root.parent.parent / "blobs")
-    if not any(real.is_relative_to(place) for place in allowed):
-        raise SourceError(
-            f"{value}/{name} is a link that leads out of the directory",
-            hint="copy the file there, or name it directly",
-        )

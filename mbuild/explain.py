@@ -203,7 +203,7 @@ def canonical(value: Any) -> str:
 
 def _flat(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Leaves of nested mappings; layers, and lists that are values, stay whole."""
-    if isinstance(value, Mapping) and value and "mediaType" not in value:
+    if isinstance(value, Mapping) and "mediaType" not in value:
         for key, item in value.items():
             yield from _flat(item, (*path, str(key)))
     elif path == ("entries",):

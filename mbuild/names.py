@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mbuild.errors import MbuildError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
@@ -22,6 +22,7 @@ _LIMITS = (
     ("model", 80, _FIRST | frozenset("-.")),
     ("tag", 80, _FIRST | frozenset("-.")),
 )
+_PREFIX = 3  # letters that a name begins with to be near a longer one
 _SHOWN = 500  # characters of a text that is no name
 
 
@@ -56,7 +57,7 @@ class ModelName(NamedTuple):
             if len(value) > limit:
                 raise _invalid(text, f"its {what} has {len(value)} characters, {limit} are allowed")
             if value[:1] not in _FIRST or not allowed.issuperset(value):
-                raise _invalid(text, f"its {what} {value!r} is not allowed")
+                raise _invalid(text, _not_allowed(what, value, limit, allowed))
         return name
 
     @property
@@ -78,28 +79,43 @@ class ModelName(NamedTuple):
         return f"{self.model}:{self.tag}"
 
 
-def near_names(wanted: str, names: Iterable[str]) -> str:
-    """A hint with the names that are like one that is not there, "" if none is.
+def near_names(value: str, names: Iterable[str]) -> list[str]:
+    """Up to five names of models like a value, the likest first.
 
-    First the other tags of the same model. ``:latest`` makes no two names alike.
+    Their models have to be alike: a tag, which may be ``latest``, says nothing.
     """
     import difflib
 
-    def short(name: str) -> str:
-        return name.removesuffix(f":{DEFAULT_TAG}")
+    model = value.partition(":")[0].lower()
+    by_model: dict[str, list[str]] = {}
+    for name in names:
+        by_model.setdefault(name.rpartition(":")[0].lower(), []).append(name)
+    near = difflib.get_close_matches(model, by_model, n=5, cutoff=0.6)
+    if len(model) >= _PREFIX:
+        near += [other for other in sorted(by_model) if other.startswith(model)]
+    found = [name for other in dict.fromkeys(near) for name in sorted(by_model[other])]
+    found.sort(key=lambda name: -difflib.SequenceMatcher(None, value, name).ratio())
+    return found[:5]
 
-    shorts = {short(name): name for name in sorted(names)}
-    asked = short(wanted).lower()
-    tags = [name for name in shorts if name.partition(":")[0].lower() == asked.partition(":")[0]]
-    alike = {name.lower(): name for name in shorts}
-    near = [alike[found] for found in difflib.get_close_matches(asked, alike, n=3, cutoff=0.6)]
-    found = list(dict.fromkeys([*tags[:3], *near]))[:3]
-    return "did you mean " + ", ".join(shorts[name] for name in found) + "?" if found else ""
+
+def did_you_mean(names: Sequence[str]) -> str:
+    """The question, or nothing."""
+    return "did you mean " + ", ".join(names) + "?" if names else ""
+
+
+def _not_allowed(what: str, value: str, limit: int, allowed: frozenset[str]) -> str:
+    """Why a part is not one: what it may hold, and how many characters."""
+    if not value:
+        return f"its {what} is empty"
+    signs = ", ".join(f"'{sign}'" for sign in "_-.:" if sign in allowed)
+    rule = f"letters, digits, {signs}, at most {limit} of them, and no sign but '_' first"
+    return f"its {what} {value!r} holds other characters than allowed: {rule}"
 
 
 def _invalid(text: str, why: str) -> InvalidNameError:
     shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
     return InvalidNameError(
         f"invalid model name {shown!r}: {why}",
-        hint="a name is [host/][namespace/]model[:tag] of letters, digits, '_', '-' and '.'",
+        hint="a name is [host/][namespace/]model[:tag] of letters, digits, '_', '-' and '.',"
+        " at most 80 in each part",
     )

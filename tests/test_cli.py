@@ -195,8 +195,8 @@ def test_directories_projectors_adapters_and_drafts(mbuild: Run, project: Path) 
     assert "vision holds 2 models" in mbuild("-f", "-", "-t", "x", input="FROM ./vision\n").stderr
 
 
-def test_links_of_a_hugging_face_cache_work_and_others_do_not(mbuild: Run, project: Path) -> None:
-    """snapshots/ may link to the cache's own blobs/; a link that leads elsewhere is refused."""
+def test_links_of_weights_work(mbuild: Run, project: Path) -> None:
+    """A Hugging Face cache's links to its blobs/, and links to a drive with more room."""
     cache = project / "models--a--b"
     snapshot = cache / "snapshots" / "123"
     snapshot.mkdir(parents=True)
@@ -208,8 +208,7 @@ def test_links_of_a_hugging_face_cache_work_and_others_do_not(mbuild: Run, proje
     out.mkdir()
     (out / "model.gguf").symlink_to(project / "model.gguf")
     done = mbuild("-f", "-", "-t", "x", input="FROM ./out\n")
-    assert done.returncode == 1
-    assert "leads out of the directory" in done.stderr
+    assert done.returncode == 0, done.stderr
 
 
 def test_foreign_files_are_refused_by_what_they_are(mbuild: Run, project: Path) -> None:

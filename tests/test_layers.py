@@ -14,7 +14,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("events", "modelfile", "gguf", "store", "picture"),
     ("sources",),
     ("contents", "quant", "convert", "templates", "graph", "history", "folders"),
-    ("explain",),
+    ("explain", "remedies", "places"),
     ("steps", "engine", "lint", "context"),
     ("planner",),
     ("builder", "library", "disk", "artifacts", "compare", "lockfile"),

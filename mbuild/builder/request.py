@@ -177,7 +177,7 @@ def _one_kind(
     if len(stored) != len(models):
         error = SourceError(
             f"FROM names both the model {stored[-1].name} and a file",
-            hint="keep the one that the model shall be built from",
+            hint="keep the one to build from",
         )
         raise _placed(error, named[-1])
     return (stored[-1],)

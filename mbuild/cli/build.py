@@ -200,7 +200,9 @@ def read_modelfile(file: str | None, folder: Path) -> ModelfileText:
     path = Path(file) if file else folder / "Modelfile"
     if not file and not path.exists():
         what = "no such folder" if not folder.is_dir() else "it has no Modelfile"
-        hint = "name one with -f FILE, or see mbuild --help"
+        from mbuild.remedies import offers
+
+        hint = offers(folder)
         if not folder.exists() and (near := _command_like(str(folder))):
             hint = f"did you mean mbuild {near}?"
         raise MissingFileError(f"{folder}: {what}", hint=hint)

@@ -145,7 +145,15 @@ def read_limited(path: Path | None, name: str) -> bytes:
         with opened, open(opened.fd, "rb", closefd=False) as file:
             data = file.read(MAX_TEXT_BYTES + 1)
     if len(data) > MAX_TEXT_BYTES:
-        raise SourceError(f"{name} is larger than {MAX_TEXT_BYTES >> 20} MiB")
+        from mbuild.modelfile.foreign import recognise
+
+        found = recognise(data, Path(name).name)
+        message = f"{name} is larger than {MAX_TEXT_BYTES >> 20} MiB"
+        raise (
+            SourceError(f"{message}: it is {found[0]}", hint=found[1])
+            if found
+            else SourceError(message)
+        )
     return data
 
 

@@ -5,21 +5,31 @@ from __future__ import annotations
 import difflib
 import json
 import os
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import click
 
 from mbuild.cli.common import read_limited
-from mbuild.errors import ModelfileError
+from mbuild.cli.main import show_error
+from mbuild.errors import MbuildError, ModelfileError
 from mbuild.lint import check
 from mbuild.modelfile.instructions import Problem, Severity
+
+MODELFILE = "Modelfile"
 
 
 def _read(file: str) -> bytes:
     if file == "-":
         return read_limited(None, "standard input")
-    path = Path(file) / "Modelfile" if Path(file).is_dir() else Path(file)
+    path = _path(file)
     return read_limited(path, str(path))
+
+
+def _path(file: str) -> Path:
+    """The Modelfile that an argument names: a folder stands for the one in it."""
+    return Path(file) / MODELFILE if Path(file).is_dir() else Path(file)
 
 
 FMT_EPILOG = """\
@@ -28,15 +38,36 @@ Examples:
   mbuild fmt Modelfile               print it in canonical form
   mbuild fmt -w Modelfile            rewrite the file
   mbuild fmt --check Modelfile       exit 1 if it is not in canonical form
+  mbuild fmt --check Modelfile Modelfile.dev
 """
 
 
 @click.command("fmt", epilog=FMT_EPILOG)
-@click.argument("file", default="Modelfile")
-@click.option("-w", "--write", is_flag=True, help="Rewrite the file instead of printing.")
+@click.argument("files", metavar="[FILE]...", nargs=-1)
+@click.option("-w", "--write", is_flag=True, help="Rewrite the files instead of printing.")
 @click.option("--check", "only_check", is_flag=True, help="Print a diff; exit 1 if there is one.")
-def fmt_command(*, file: str, write: bool, only_check: bool) -> None:
-    """Print a Modelfile in its canonical form; it builds the same model."""
+def fmt_command(*, files: tuple[str, ...], write: bool, only_check: bool) -> None:
+    """Print Modelfiles in their canonical form; they build the same models."""
+    each = partial(_fmt, write=write, only_check=only_check)
+    raise click.exceptions.Exit(_worst(files or (MODELFILE,), each))
+
+
+def _worst(files: Sequence[str], work: Callable[[str], bool]) -> int:
+    """The status after work on each file; what is wrong with one does not hide the others."""
+    good = True
+    for file in files:
+        try:
+            good &= work(file)
+        except MbuildError as error:
+            if len(files) == 1:
+                raise
+            show_error(error)
+            good = False
+    return 0 if good else 1
+
+
+def _fmt(file: str, *, write: bool, only_check: bool) -> bool:
+    """Format one file; False if it was to be canonical and is not."""
     from mbuild.modelfile.formatter import format
     from mbuild.modelfile.parser import decode, parse
 
@@ -46,12 +77,13 @@ def fmt_command(*, file: str, write: bool, only_check: bool) -> None:
         old, new = decode(data).splitlines(True), formatted.splitlines(True)
         diff = "".join(difflib.unified_diff(old, new, file, f"{file} (formatted)"))
         click.echo(diff, nl=False)
-        raise click.exceptions.Exit(1 if data != formatted.encode() else 0)
+        return data == formatted.encode()
     if write and file != "-":
         if data != formatted.encode():
-            _rewrite(Path(file) / "Modelfile" if Path(file).is_dir() else Path(file), formatted)
+            _rewrite(_path(file), formatted)
     else:
         click.echo(formatted, nl=False)
+    return True
 
 
 def _rewrite(path: Path, text: str) -> None:
@@ -66,28 +98,70 @@ CHECK_EPILOG = """\
 \b
 Examples:
   mbuild check Modelfile
+  mbuild check Modelfile Modelfile.dev
   mbuild check --format json Modelfile
 """
 
+STYLES = ("text", "json", "github")
+
 
 @click.command("check", epilog=CHECK_EPILOG)
-@click.argument("file", default="Modelfile")
-@click.option("--format", "style", type=click.Choice(["text", "json"]), default="text")
-def check_command(*, file: str, style: str) -> None:
-    """Find mistakes in a Modelfile without building it; exit 1 if there are errors."""
+@click.argument("files", metavar="[FILE]...", nargs=-1)
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(STYLES),
+    help="How to print what is found  [default: text; github where GITHUB_ACTIONS is set]",
+)
+def check_command(*, files: tuple[str, ...], style: str | None) -> None:
+    """Find mistakes in Modelfiles without building them; exit 1 if there are errors."""
+    style = style or ("github" if os.environ.get("GITHUB_ACTIONS") == "true" else "text")
+    found: list[Problem] = []
+    status = _worst(files or (MODELFILE,), partial(_check, style=style, found=found))
+    if style == "json":
+        click.echo(json.dumps([_as_json(problem) for problem in found], indent=2))
+    raise click.exceptions.Exit(status)
+
+
+def _check(file: str, *, style: str, found: list[Problem]) -> bool:
+    """Check one file and print what is wrong; False if there are errors."""
+    data = _read(file)
+    folder = Path() if file == "-" else _path(file).parent
     try:
-        problems = check(_read(file), file)[1]
+        problems = check(data, file, folder)[1]
     except ModelfileError as error:
         problems = list(error.problems)
+    found += problems
     errors = sum(problem.severity is Severity.ERROR for problem in problems)
-    if style == "json":
-        click.echo(json.dumps([_as_json(problem) for problem in problems], indent=2))
-    else:
-        for problem in problems:
-            click.echo(problem.render() + "\n")
-        warnings = len(problems) - errors
-        click.echo(f"{file}: {errors} errors, {warnings} warnings")
-    raise click.exceptions.Exit(1 if errors else 0)
+    for problem in problems if style != "json" else ():
+        click.echo(_annotation(problem) if style == "github" else problem.render() + "\n")
+    if style != "json":
+        warnings = _count(len(problems) - errors, "warning")
+        click.echo(f"{file}: {_count(errors, 'error')}, {warnings}")
+    return not errors
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def _annotation(problem: Problem) -> str:
+    """A workflow command of GitHub Actions, which marks the line in a pull request.
+
+    Format: https://docs.github.com/actions/reference/workflows-and-actions/workflow-commands
+    """
+    place = {"file": str(_path(problem.filename)) if problem.filename else MODELFILE}
+    if problem.span is not None:
+        place |= {"line": str(problem.span.line), "col": str(problem.span.column)}
+    place["title"] = f"mbuild {problem.code}" if problem.code else "mbuild"
+    values = ",".join(f"{key}={_escaped(value, ':,')}" for key, value in place.items())
+    hint = f" ({problem.suggestion})" if problem.suggestion else ""
+    return f"::{problem.severity.value} {values}::{_escaped(problem.message + hint)}"
+
+
+def _escaped(text: str, further: str = "") -> str:
+    """A text as a workflow command carries it: what would end it is written as %XX."""
+    return "".join(f"%{ord(c):02X}" if c in f"%\r\n{further}" else c for c in text)
 
 
 def _as_json(problem: Problem) -> dict[str, object]:

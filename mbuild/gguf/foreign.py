@@ -38,6 +38,27 @@ FOREIGN: tuple[Foreign, ...] = (
         FormatError,
     ),
     Foreign(
+        rb"(?i)\s*(?:entry|repository|revision|model|file|page|object|resource|not)? ?not found\b"
+        rb"|\s*(?:40[0-9]|50[0-9])\b|\s*(?:invalid (?:username|credentials)|unauthorized|forbidden)"
+        rb"|\s*access (?:to|denied)|\s*(?:internal server error|bad gateway|too many requests)"
+        rb"|\s*error\b",
+        "a server's error message, not a model: the download failed",
+        "download it again, and check the address and whether it needs a login",
+        FormatError,
+    ),
+    Foreign(
+        rb'\s*\{\s*"(?:error|message|detail|errors)"',
+        "JSON text, a server's error message and not a model: the download failed",
+        "download it again, and check the address and whether it needs a login",
+        FormatError,
+    ),
+    Foreign(
+        rb"\s*<(?:\?xml|error\b)",
+        "an XML document, not a model: perhaps a server's error message",
+        "download it again, and check that the link is still valid",
+        FormatError,
+    ),
+    Foreign(
         rb"FUGG",
         "a big-endian GGUF file",
         "convert it with gguf-convert-endian of the gguf package",
@@ -89,7 +110,16 @@ def refuse_foreign(file: FileBytes, head: bytes) -> None:
         if re.match(kind.pattern, head, re.S):
             raise kind.error(f"{file.name}: {kind.what}", hint=kind.hint)
     raise file.error(
-        f"not a GGUF file: it starts with {head[:4]!r}, not {MAGIC!r}",
+        f"not a GGUF file: it starts with {_shown(head)}, not with {MAGIC.decode()}",
         0,
         hint="name a file in GGUF format",
     )
+
+
+def _shown(head: bytes) -> str:
+    """The start of a file for people: its text, else its first bytes in hexadecimal."""
+    line = head.split(b"\n", 1)[0][:40]
+    text = line.decode("ascii", "replace").rstrip("\r")
+    if len(text) > 3 and text.isprintable() and text.isascii():
+        return f"the text {text!r}"
+    return "the bytes " + head[:4].hex(" ")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Container
 from dataclasses import dataclass
 
-from mbuild.modelfile.instructions import ROLES, TYPES
+from mbuild.modelfile.foreign import DOCKER, MODCTL
+from mbuild.modelfile.instructions import ROLES, TYPES, Instruction
 from mbuild.modelfile.parameters import PARAMETERS
 from mbuild.modelfile.printable import HIDDEN
+from mbuild.modelfile.spellings import known_parameter, meant_parameter
 
 _FIRST_WORD = re.compile(f"[^ \t\r\n{HIDDEN}]*")
 _LETTERS = re.compile("[A-Za-z]*")
@@ -17,11 +20,31 @@ _INDENTED_LETTERS = re.compile(f"[ \t{HIDDEN}]*([A-Za-z]*)")
 _TRIPLE = re.compile(f'"{HIDDEN}*"{HIDDEN}*"')
 _SHOWN = 60  # characters of a word that a message quotes
 
-# Words of modctl's Modelfile (CNCF ModelPack), whose format shares only the name.
-_MODCTL = frozenset(
-    {"NAME", "ARCH", "FAMILY", "FORMAT", "PARAMSIZE", "PRECISION", "QUANTIZATION"}
-    | {"CONFIG", "MODEL", "CODE", "DATASET", "DOC"}
-)
+_MODCTL_HINT = "this is modctl's Modelfile format (CNCF ModelPack), not Ollama's"
+_DOCKER_HINT = "this is an instruction of Dockerfiles; a Modelfile has none like it"
+_FOREIGN_WORDS: dict[str, str] = {
+    **dict.fromkeys(DOCKER.split(), _DOCKER_HINT),
+    **dict.fromkeys(MODCTL.split(), _MODCTL_HINT),
+}
+_WORDS: dict[str, str] = {
+    "PROMPT": "older versions of Ollama had it; TEMPLATE says where the prompt stands",
+    "EMBED": "older versions of Ollama had it; put the text into SYSTEM, or into each request",
+    "USER": "did you mean MESSAGE user?",
+    "ASSISTANT": "did you mean MESSAGE assistant?",
+    "HUMAN": "did you mean MESSAGE user?",
+    "BOT": "did you mean MESSAGE assistant?",
+    "AI": "did you mean MESSAGE assistant?",
+    "BASE": "did you mean FROM?",
+    "IMPORT": "did you mean FROM?",
+    "LORA": "did you mean ADAPTER?",
+    "PROJECTOR": "a projector is one more FROM line",
+    "MMPROJ": "a projector is one more FROM line",
+    "INCLUDE": "a Modelfile cannot include another file",
+    "DESCRIPTION": "write it as a comment, behind a #",
+    "TAG": "mbuild --tag gives the name",
+    "QUANTIZE": "mbuild --quantize gives the type",
+}
+"""Words that are no instructions but look like some, and what to do, by their upper case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +58,38 @@ class Description:
     suggestion: str
 
 
-def describe(shape: str, offset: int, expected: Container[str]) -> Description:
-    """Describe an error at an offset of the prepared text.
+def describe(text: str, shape: str, offset: int, expected: Container[str]) -> Description:
+    """Describe an error at an offset of the text, of which ``shape`` is the prepared form.
 
     ``expected`` holds the names of the terminals that the grammar would have taken.
     """
     kind = next((t for t in _DESCRIBE if t in expected), "FROM")
+    if kind != "BARE" and (hidden := _not_a_space(text, shape, offset, kind)):
+        return hidden
     return _DESCRIBE[kind](shape, offset)
+
+
+def _not_a_space(text: str, shape: str, offset: int, kind: str) -> Description | None:
+    """A character that looks like a space, or like nothing, where a space has to stand."""
+    start = offset
+    while kind == "FROM" and shape.startswith(HIDDEN, start):
+        start += 1
+    end = _run(_FIRST_WORD, shape, start)
+    word = shape[start:end]
+    known = {"FROM": word.upper() in TYPES, "ROLE": word in ROLES, "NAME": word in PARAMETERS}
+    if (kind == "FROM" and start > offset + 1) or (start > offset and not known[kind]):
+        what = f"{name_of(text[offset])} stands where an instruction starts"
+        return Description(offset, start, what, "not-a-space", "remove it")
+    if not (known[kind] and word.isascii() and shape.startswith(HIDDEN, end)):
+        return None
+    what = f"{name_of(text[end])} follows {word}, where a space has to stand"
+    return Description(start, end + 1, what, "not-a-space", "write an ordinary space there")
+
+
+def name_of(char: str) -> str:
+    """A character by its number and its Unicode name: ``U+00A0 (no-break space)``."""
+    name = unicodedata.name(char, "a character that cannot be seen").lower()
+    return f"U+{ord(char):04X} ({name})"
 
 
 def meant_instruction(shape: str, offset: int) -> str | None:
@@ -55,7 +103,9 @@ def _bad_role(shape: str, offset: int) -> Description:
     role = _clipped(shape[offset:end])
     message = 'message role must be one of "system", "user", or "assistant"'
     near = difflib.get_close_matches(role.lower(), ROLES, n=1)
-    hint = f"did you mean {near[0]}?" if near else "one blank, then the role, a blank, the text"
+    hint = "write MESSAGE ROLE TEXT, with one space before ROLE"
+    if near:
+        hint = f"did you mean {near[0]}?"
     if role in ROLES:
         hint = f"the text must stand on the same line: MESSAGE {role} TEXT"
     return Description(offset, end, message, "bad-role", hint)
@@ -69,9 +119,12 @@ def _bad_name(shape: str, offset: int) -> Description:
     else:
         message = f'"{name}" cannot be a parameter\'s name'
         hint = "names are made of letters, digits and underscores"
-    near = difflib.get_close_matches(name.lower(), PARAMETERS, n=1)
-    if near:
-        hint += f": PARAMETER {near[0]} VALUE"
+    plain = re.split("[=:]", name, maxsplit=1)[0]
+    value = name[len(plain) + 1 :] or "VALUE"
+    close = difflib.get_close_matches(plain.lower(), PARAMETERS, n=1)
+    near = known_parameter(plain) or next(iter(close), "")
+    if near in PARAMETERS:
+        hint += f": PARAMETER {near} {value}"
     return Description(offset, end, message, "bad-name", hint)
 
 
@@ -80,6 +133,9 @@ def _unclosed(shape: str, offset: int) -> Description:
     quotes = '"""' if _TRIPLE.match(shape, start) else '"'
     message = f"the value that {quotes} opens is never closed"
     hint = f"{quotes} ends a value only as the last thing on its line; there are no escapes"
+    line = shape[start : min(i for i in (shape.find("\n", start), len(shape)) if i >= 0)]
+    if re.search(r'"[ \t]+(?:#|//)', line[len(quotes) :]):
+        hint = "a comment needs a line of its own"
     return Description(start, start + len(quotes), message, "unclosed", hint)
 
 
@@ -91,15 +147,58 @@ def _bad_instruction(shape: str, offset: int) -> Description:
         message = f"{word.upper()} needs a value on the same line"
         hint = 'an empty value is written ""'
         return Description(start, end, message, "missing-value", hint)
-    if not word:
-        message = "a character that cannot be seen stands where an instruction starts"
-        return Description(offset, start, message, "unknown-instruction", "remove it")
     message = f'unknown instruction "{_clipped(word)}"'
+    return Description(start, end, message, "unknown-instruction", _hint_for(word))
+
+
+def value_ended(shape: str, item: Instruction, line: int, region: str, hint: str) -> str:
+    """That a text is no instruction because the value before it ended early, or nothing.
+
+    ``item`` is the instruction before, ``line`` the text's line, ``region`` the text
+    from there to the next instruction, ``hint`` what is said of it otherwise.
+    """
+    span = item.span
+    if span is None:
+        return ""
+    first = region.split("\n", 1)[0]
+    near = _nearest_word(first.lstrip(" \t").split(" ", 1)[0])
+    opening = shape[span.value : span.value + 8]
+    quote = '"""' if _TRIPLE.match(opening) else '"' if opening.startswith('"') else ""
+    if quote and quote in region and not (near and quote in first):
+        return (
+            f"the {quote} on line {span.last_line} ended the value that {item.word} opened on line"
+            f" {span.line}: a value between {quote} cannot hold {quote} as the last thing on a line"
+        )
+    follows = line == span.last_line + 1 and hint.startswith("one of ")
+    if not quote and follows and item.word in _TEXTS:
+        return f'the value of {item.word} ended with line {span.line}: put longer texts between """'
+    return ""
+
+
+_TEXTS = frozenset(("SYSTEM", "TEMPLATE", "LICENSE", "MESSAGE"))
+
+
+def _hint_for(word: str) -> str:
+    """What was probably meant by a word that is no instruction."""
+    if word == '"""':
+        return "no value is open here"
     near = _nearest_word(word)
-    hint = f"did you mean {near}?" if near else f"one of {', '.join(TYPES)}"
-    if word in _MODCTL:
-        hint = "this is modctl's Modelfile format (CNCF ModelPack), not Ollama's"
-    return Description(start, end, message, "unknown-instruction", hint)
+    odd = next((char for char in word if not char.isascii()), "")
+    if odd and not any(char.isascii() and char.isalpha() for char in word):
+        folded = unicodedata.normalize("NFKC", word)
+        near = folded.upper() if folded.upper() in TYPES else None
+    if odd and near:
+        return f"did you mean {near}? {odd} is {name_of(odd)}"
+    letters = _LETTERS.match(word)
+    hint = _WORDS.get(letters[0].upper() if letters else "") or _FOREIGN_WORDS.get(word)
+    if hint:
+        return hint
+    name = re.split("[:=]", word, maxsplit=1)[0]
+    if known := known_parameter(name):
+        if known in PARAMETERS:
+            return f"did you mean PARAMETER {known}?"
+        return meant_parameter(name) or f"{known} is a parameter without effect: remove the line"
+    return f"did you mean {near}?" if near else f"one of {', '.join(TYPES)}"
 
 
 # By a terminal that the grammar would have taken, most telling first.

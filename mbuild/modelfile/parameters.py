@@ -103,7 +103,10 @@ def coerce(name: str, text: str, span: Span | None = None) -> int | float | bool
     except ValueError as error:
         where = span.part(span.value, span.end) if span else None
         message = f"invalid {kind.value} value [{_quoted(text)}]"
-        hint = f"{name}: {error}"
+        from mbuild.modelfile.spellings import meant_value
+
+        meant = meant_value(name, text)
+        hint = f"{name}: {error}; {meant}" if meant else f"{name}: {error}"
         raise ModelfileError(
             [Problem(message, where, code="bad-value", suggestion=hint)]
         ) from error
@@ -183,10 +186,9 @@ def _check(item: Parameter, is_final: bool) -> list[Problem]:
 
 
 def _unknown(name: str, span: Span | None) -> Problem:
-    import difflib
+    from mbuild.modelfile.spellings import meant_parameter
 
-    near = difflib.get_close_matches(name[:_QUOTED].lower(), PARAMETERS, n=1)
-    hint = f"did you mean {near[0]}?" if near else ""
+    hint = meant_parameter(name[:_QUOTED])
     if not name:
         hint = "exactly one blank stands between PARAMETER and the name"
     message = f"unknown parameter '{_quoted(name)}'"

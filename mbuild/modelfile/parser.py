@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import codecs
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
+from pathlib import PurePath
 from typing import Any, cast
 
 from lark import Lark, Token, Transformer
@@ -19,7 +20,8 @@ from lark.exceptions import UnexpectedInput
 
 from mbuild.errors import ModelfileError
 from mbuild.grammars import grammar_text
-from mbuild.modelfile.diagnosis import describe, meant_instruction
+from mbuild.modelfile.diagnosis import describe, meant_instruction, value_ended
+from mbuild.modelfile.foreign import HEAD, recognise
 from mbuild.modelfile.instructions import (
     TYPES,
     Comment,
@@ -84,10 +86,22 @@ def parse(data: bytes, filename: str = "Modelfile") -> Modelfile:
         raise ModelfileError([Problem(message, code="too-large", filename=filename)])
     found = reader.read()
     if found.problems:
+        if (problem := _foreign(data, filename, found.problems)) is not None:
+            raise ModelfileError([problem.located(text, filename)])
         whole = Modelfile(tuple(found.instructions))
         problems = sorted(found.problems + validate(whole), key=_position)
         raise ModelfileError([problem.located(text, filename) for problem in problems])
     return Modelfile(tuple(found.instructions), tuple(found.comments))
+
+
+def _foreign(data: bytes, filename: str, problems: list[Problem]) -> Problem | None:
+    """One problem in place of all for a file that is something else."""
+    found = recognise(data, PurePath(filename).name)
+    if found is None:
+        return None
+    span = next((p.span for p in problems if p.code == "unknown-instruction"), None)
+    readable = span if data[:HEAD].isascii() else None
+    return Problem(f"this is {found[0]}", readable, code="foreign-file", suggestion=found[1])
 
 
 def decode(data: bytes) -> str:
@@ -235,7 +249,7 @@ class _Reader:
                 broken.append(self.lines.at(offset)[1])
                 # All before the broken line is whole: errors show on their own line.
                 self._take(start, broken[-1])
-                problem = self._problem(offset, error)
+                problem = self._after_value(self._problem(offset, error), offset, broken)
                 in_value = in_value or problem.code == "unclosed"
                 if not (in_value and problem.code == "unknown-instruction"):
                     self.found.problems.append(problem)
@@ -248,6 +262,20 @@ class _Reader:
                     return self.found
         self._demand_from(broken)
         return self.found
+
+    def _after_value(self, problem: Problem, offset: int, broken: list[int]) -> Problem:
+        """The problem with a better hint, where it lies in the rest of a value."""
+        last = self.found.instructions[-1] if self.found.instructions else None
+        where = problem.span
+        if last is None or last.span is None or where is None:
+            return problem
+        between = len(broken) > 1 and broken[-2] >= last.span.start
+        if problem.code != "unknown-instruction" or between:
+            return problem
+        following = _RESUME.search(self.shape, offset + 1)
+        region = self.shape[broken[-1] : following.start() if following else len(self.shape)]
+        hint = value_ended(self.shape, last, where.line, region, problem.suggestion)
+        return replace(problem, suggestion=hint) if hint else problem
 
     def _take(self, start: int, end: int) -> None:
         """Parse a part of the text that begins where an instruction may."""
@@ -299,6 +327,6 @@ class _Reader:
     def _problem(self, offset: int, error: UnexpectedInput) -> Problem:
         allowed = getattr(error, "allowed", None) or getattr(error, "expected", ())
         expected = cast("set[str]", allowed)
-        found = describe(self.shape, offset, expected)
+        found = describe(self.text, self.shape, offset, expected)
         span = self._span(found.start, found.end, found.start)
         return Problem(found.message, span, Severity.ERROR, found.code, found.suggestion)

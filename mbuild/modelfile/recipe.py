@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from mbuild.modelfile.instructions import Modelfile, Span
 
-RECIPE_VERSION = 1
-"""Counts up when the same Modelfile would give another recipe."""
+RECIPE_VERSION = 2
+"""Counts up when the same Modelfile would give another recipe, or other warnings."""
 
 
 class Reference(NamedTuple):

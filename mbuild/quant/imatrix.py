@@ -29,6 +29,7 @@ Reals = NDArray[np.float32]
 
 MAX_ENTRIES = 65_536
 MAX_NAME = 1024
+_START = 64  # bytes that tell a text file
 SUMS, COUNTS = ".in_sum2", ".counts"
 KEYS = ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size")
 
@@ -210,7 +211,12 @@ def _open_binary(file: FileBytes) -> Imatrix:
     """The old form: a count, then per entry name, calls, number of values, values."""
     (count,) = _ints(file, 0, 1)
     if not 1 <= count <= MAX_ENTRIES:
-        raise file.error(f"{count} entries: neither a GGUF nor an old importance matrix", 0)
+        start = file.read(0, min(_START, file.size))
+        what = "a text file" if start.isascii() and b"\0" not in start else "an unknown format"
+        raise FormatError(
+            f"{file.name}: {what}, not an importance matrix",
+            hint="name the file that llama-imatrix wrote: imatrix.gguf, or imatrix.dat of old",
+        )
     entries: dict[str, Entry] = {}
     at = 4
     for _ in range(count):

@@ -159,6 +159,16 @@ def plan(
     return planned
 
 
+def unused(tensors: Sequence[Described], options: Options) -> list[str]:
+    """The patterns of ``tensor_types`` that fit no tensor's name, with their types."""
+    names = [tensor.name for tensor in tensors]
+    return [
+        f"{pattern}={type_.name}"
+        for pattern, type_ in options.tensor_types
+        if not any(map(_compile(pattern).search, names))
+    ]
+
+
 def _check(tensor: Described, new: GGMLType, file_type: FileType, options: Options) -> None:
     if new is tensor.type:
         return

@@ -204,6 +204,7 @@ class Door:
         if refusal is None:
             await self._app(scope, body.receive, outgoing.send)
         elif refusal.status_code == 403:
+            self._policy.log_refusal(request)
             await refusal(scope, body.receive, _Outgoing(send, body, {}).send)
         else:
             await refusal(scope, receive, send)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from mbuild.context import is_path
 from mbuild.digest import Digest, DigestError
 from mbuild.errors import (
     DamagedError,
@@ -17,6 +16,7 @@ from mbuild.errors import (
 )
 from mbuild.modelfile.printable import visible
 from mbuild.names import InvalidNameError, ModelName
+from mbuild.places import is_path
 from mbuild.sources import (
     AdapterSource,
     CheckpointSource,
@@ -36,6 +36,9 @@ MAX_FILES = 1024
 
 FOLDER = "."
 """What FROM, ADAPTER and DRAFT say when the request's files together are a directory."""
+
+UPLOAD_HINT = "upload the file: POST /api/blobs/sha256:DIGEST, and name it in 'files'"
+"""What a client does instead of naming a path: no file is opened because a request names it."""
 
 _MAGIC = b"GGUF"
 
@@ -150,7 +153,7 @@ class BlobContext:
             if is_path(value):
                 raise UsageError(
                     f"{word} {value}: no file is opened because a request names it",
-                    hint="upload it to /api/blobs and name its digest",
+                    hint=UPLOAD_HINT,
                 ) from None
             return None
         return GGUFSource((self._file(digest, f"{word} {digest}"),))

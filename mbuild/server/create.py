@@ -30,9 +30,19 @@ from mbuild.modelfile.instructions import (
 from mbuild.modelfile.parameters import PARAMETERS, Kind
 from mbuild.modelfile.recipe import Recipe
 from mbuild.names import ModelName
+from mbuild.places import is_path
 from mbuild.planner import Options
-from mbuild.server.context import FOLDER, BlobContext, Files, gguf_names, is_checkpoint, parse_files
+from mbuild.server.context import (
+    FOLDER,
+    UPLOAD_HINT,
+    BlobContext,
+    Files,
+    gguf_names,
+    is_checkpoint,
+    parse_files,
+)
 from mbuild.server.requests import model_name, parse_name
+from mbuild.server.shapes import UNREAD
 
 if TYPE_CHECKING:
     from mbuild.steps import Quantization
@@ -112,6 +122,7 @@ def read_creation(fields: Mapping[str, Any], store: Store) -> Creation:
     _check_sources(fields)
     sources = tuple(_sources(fields, files, adapters, drafts, store))
     recipe, warnings = _recipe(fields, sources)
+    warnings = (*fields.get(UNREAD, ()), *warnings)
     return Creation(name, recipe, files, adapters, drafts, _options(fields), warnings)
 
 
@@ -152,7 +163,7 @@ def _sources(
 ) -> Iterator[Instruction]:
     """FROM, ADAPTER and DRAFT, or the text of a Modelfile in place of FROM."""
     if fields.get("from"):
-        parse_name(fields["from"])
+        _check_from(fields["from"])
         yield From(fields["from"])
     elif "files" in fields:
         yield from (From(name) for name in _names(files, store))
@@ -164,6 +175,16 @@ def _sources(
         yield from (Adapter(name) for name in _names(adapters, store))
     if drafts:
         yield from (Draft(name) for name in _names(drafts, store))
+
+
+def _check_from(value: str) -> None:
+    """``from`` is a model's name; raises :class:`UsageError` with what to do about a path."""
+    try:
+        parse_name(value)
+    except UsageError as error:
+        if not is_path(value) and "/" not in value and "\\" not in value:
+            raise
+        raise UsageError(error.message, hint=UPLOAD_HINT) from None
 
 
 def _names(files: Files, store: Store) -> Sequence[str]:

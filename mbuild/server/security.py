@@ -7,6 +7,7 @@ import ipaddress
 import os
 import re
 import socket
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -54,6 +55,8 @@ _ALLOWED_HEADERS = (
     "x-stainless-poll-helper,x-stainless-retry-count,x-stainless-runtime,"
     "x-stainless-runtime-version,x-stainless-timeout"
 )
+_LOGGED = 100  # different refusals in the log: strangers choose the names
+_LOGGED_LENGTH = 200
 _PREFLIGHT_SECONDS = "43200"
 
 
@@ -61,13 +64,15 @@ _PREFLIGHT_SECONDS = "43200"
 class Policy:
     """Who may ask: names of this server, origins of pages, and the token if there is one.
 
-    ``bound`` is the address that the server listens on.
+    ``bound`` is the address that the server listens on, ``logged`` the refusals that
+    were written to the log.
     """
 
     bound: str = DEFAULT_HOST
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = DEFAULT_ORIGINS
     token: str = field(default="", repr=False)
+    logged: set[str] = field(default_factory=set, repr=False, compare=False)
 
     def allows_host(self, header: str) -> bool:
         """Whether a Host header names this machine; a name that a stranger chose does not.
@@ -119,6 +124,19 @@ class Policy:
         if request.method == "OPTIONS" and "access-control-request-method" in request.headers:
             return Response(status_code=204, headers=_preflight(origin))
         return None
+
+    def log_refusal(self, request: Request) -> None:
+        """Write to the log which Host or Origin was refused and what allows it, each once."""
+        host, origin = request.headers.get("host", ""), request.headers.get("origin", "")
+        if not self.allows_host(host):
+            name = ascii(host_of(host)[:_LOGGED_LENGTH])[1:-1]
+            line = f"refused a request for the host {name}: to allow it, --allow-host {name}"
+        else:
+            name = ascii(origin[:_LOGGED_LENGTH])[1:-1]
+            line = f"refused a page of {name}: to allow it, {ORIGINS_VARIABLE}={name}"
+        if line not in self.logged and len(self.logged) < _LOGGED:
+            self.logged.add(line)
+            sys.stderr.write(f"{line}\n")
 
 
 def _pattern(origin: str) -> str:

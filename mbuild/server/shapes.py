@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from mbuild.errors import UsageError
+from mbuild.modelfile.parameters import PARAMETERS
 
 Check = Callable[[Any, str], None]
 """Checks a value; is given the name of its field for messages."""
@@ -24,13 +25,22 @@ class Type(NamedTuple):
     check: Check
 
 
+UNREAD = "unread fields"
+"""The key below which :func:`check` puts what to say of fields that are not read."""
+
+
 class Body(NamedTuple):
-    """A request's body: Go's name of it, its fields, and which of them a client must give."""
+    """A request's body: Go's name of it, its fields, and which of them a client must give.
+
+    ``meant``: of names that clients write by mistake, the field that has it. Where there
+    are some, a field that is not read and is like one that is does not pass in silence.
+    """
 
     name: str
     fields: Mapping[str, Type]
     required: tuple[str, ...] = ()
     example: Mapping[str, Any] = {}
+    meant: Mapping[str, str] = {}
 
 
 _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
@@ -177,6 +187,29 @@ CREATE = Body(
     },
     ("model",),
     {"model": "mario", "from": "tiny", "system": "You are Mario.", "stream": False},
+    {
+        "options": "parameters",
+        "params": "parameters",
+        "option": "parameters",
+        "settings": "parameters",
+        **dict.fromkeys(PARAMETERS, "parameters"),
+        "systemprompt": "system",
+        "systemmessage": "system",
+        "base": "from",
+        "basemodel": "from",
+        "file": "files",
+        "blobs": "files",
+        "lora": "adapters",
+        "draft": "draft_files",
+        "quant": "quantize",
+        "quantise": "quantize",
+        "quantizelevel": "quantize",
+        "quantizationlevel": "quantize",
+        "licence": "license",
+        "history": "messages",
+        "prompttemplate": "template",
+        "chattemplate": "template",
+    },
 )
 SHOW = Body(
     "ShowRequest",
@@ -215,7 +248,7 @@ def check(body: Body, value: Any) -> dict[str, Any]:
     """The body's known fields, in lower case as Go matches them, without nulls.
 
     Null is an empty body. Raises :class:`UsageError` with Go's text for a
-    value of the wrong type; fields that nobody knows are ignored.
+    value of the wrong type; fields that nobody knows are ignored, but see :data:`UNREAD`.
     """
     if value is None:
         return {}
@@ -230,4 +263,21 @@ def check(body: Body, value: Any) -> dict[str, Any]:
         if kind is not None and item is not None:
             kind.check(item, f"{body.name}.{name}")
             found[name] = item
+    if body.meant and (unread := [text for key in value if (text := _unread(body, key))]):
+        found[UNREAD] = unread
     return found
+
+
+def _unread(body: Body, key: str) -> str:
+    """What to say of a field that is not read and is like one that is; else nothing."""
+    if key.lower() in body.fields:
+        return ""
+    from difflib import get_close_matches
+
+    plain = key[:_LONGEST].lower().replace("_", "").replace("-", "")
+    meant = body.meant.get(key.lower()) or body.meant.get(plain)
+    meant = meant or next(iter(get_close_matches(plain, body.fields, 1, 0.8)), "")
+    return f"the field {key!r} is not read: did you mean {meant!r}?" if meant else ""
+
+
+_LONGEST = 40  # characters of a field's name that are compared

@@ -58,7 +58,11 @@ _MEDIA_TYPES = {
 }
 """Which layer a file of each kind gives; what is not listed is an error."""
 
-_HINTS = {"adapter": "use ADAPTER for it", "model": "use FROM for it", "projector": ""}
+_HINTS = {
+    "adapter": "use ADAPTER for it",
+    "model": "use FROM for it",
+    "projector": "use FROM for it, beside the FROM of its model",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +215,10 @@ def _own_blob(folder: Path, opened: OpenFile) -> Digest | None:
 def check_role(role: Role, facts: ModelFacts, name: str) -> None:
     """Raise :class:`SourceError` unless a GGUF is weights of that role, and no projector."""
     if _layer_type(role, facts, name) != role.media_type:
-        raise SourceError(f"{_WORDS[role]} {name}: it is a projector")
+        raise SourceError(
+            f"{_WORDS[role]} {name}: it is a projector",
+            hint="name the model in the first FROM, the projector in a second one",
+        )
 
 
 def _layer_type(role: Role, facts: ModelFacts, name: str) -> str:

@@ -188,9 +188,13 @@ def _variant(
 ) -> Variant:
     """What a step makes of the model, said and its kernels loaded."""
     from mbuild.gguf.facts import file_type_name
+    from mbuild.quant.recipes import unused
     from mbuild.quant.types import file_type
 
     variant = _planned(step, model, files.paths.get(imatrix_name))
+    for rule in unused(model.tensors, step.quantization.options()):
+        example = model.tensors[0].name if model.tensors else ""
+        context.warn(f"--tensor-type {rule} fits no tensor; a name is for example {example}")
     source = file_type_name(model.get("general.file_type"))
     target = file_type(step.quantization.file_type)
     context.status(f"quantizing {source} model to {target.name}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mbuild.errors import DamagedError, StoreError
-from mbuild.names import near_names
+from mbuild.names import did_you_mean, near_names
 from mbuild.store.files import (
     is_dangling,
     kind_of,
@@ -96,7 +96,7 @@ def about_absent(store: Store, wanted: str) -> str:
     names = [str(name) for name in store.manifests.names()]
     if not names:
         return about_empty(store.root)
-    return _about_id(store, wanted) or near_names(wanted, names)
+    return _about_id(store, wanted) or did_you_mean(near_names(wanted, names)[:3])
 
 
 def _about_id(store: Store, wanted: str) -> str:

@@ -48,6 +48,11 @@ def references(template: Template) -> frozenset[str]:
     return frozenset(found)
 
 
+def own_references(template: Template) -> frozenset[str]:
+    """As :func:`references`, but for the fields in defined templates, whose value is not known."""
+    return frozenset(_fields_of_dot(template.body))
+
+
 def _fields_of_dot(nodes: Iterable[Node]) -> set[str]:
     found: set[str] = set()
     other: set[int] = set()

@@ -133,4 +133,7 @@ class _Cut:
 
 
 def _cut(nodes: Sequence[Node]) -> tuple[Node, ...]:
-    return _Cut().nodes(nodes)
+    try:
+        return _Cut().nodes(nodes)
+    except RecursionError:
+        raise RenderError("the template nests too deep") from None

@@ -1,0 +1,59 @@
+"""Everything that can be known to be wrong with a Modelfile without building it.
+
+``rules`` looks at instructions beside each other, ``values`` at single values,
+``templates`` into TEMPLATE, ``paths`` at what the user's folder holds. A file that
+Ollama takes gets warnings only: it builds the same bytes as there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from mbuild.errors import ModelfileError
+from mbuild.lint import rules, templates, values
+from mbuild.modelfile.instructions import Modelfile, Problem, Severity
+
+RULES: tuple[Callable[[Modelfile], Iterator[Problem]], ...] = (
+    templates.check,
+    *rules.RULES,
+    *values.RULES,
+)
+"""What is checked beyond the language itself; one row a rule."""
+
+
+def check(
+    data: bytes, filename: str, folder: Path | None = None
+) -> tuple[Modelfile, list[Problem]]:
+    """Parse and check a Modelfile; returns it with its warnings.
+
+    ``folder`` is where its paths start from; without one no folder is looked at.
+    Raises :class:`ModelfileError` with all problems if any of them is an error.
+    """
+    from mbuild.modelfile.parser import decode, parse
+
+    modelfile = parse(data, filename)
+    text = decode(data)
+    found = [*check_instructions(modelfile), *templates.execution(modelfile)]
+    if folder is not None:
+        from mbuild.lint import paths
+
+        seen = paths.check(modelfile, folder)
+        if any(problem.code == paths.NAME_AND_FILE for problem in seen):
+            found = [problem for problem in found if problem.code != "hidden-from"]
+        found += seen
+    problems = [problem.located(text, filename) for problem in found]
+    problems.sort(key=lambda p: p.span.start if p.span else 0)
+    if any(problem.severity is Severity.ERROR for problem in problems):
+        raise ModelfileError(problems)
+    return modelfile, problems
+
+
+def check_instructions(modelfile: Modelfile) -> list[Problem]:
+    """All problems of parsed instructions, wherever they came from."""
+    from mbuild.modelfile.parameters import validate
+
+    problems = validate(modelfile)
+    for rule in RULES:
+        problems += rule(modelfile)
+    return problems

@@ -1,0 +1,229 @@
+"""What TEMPLATE says that no model will ever see, or that ends its first prompt."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from mbuild.modelfile.instructions import Modelfile, Problem, Severity, System, Template
+from mbuild.modelfile.printable import visible
+
+if TYPE_CHECKING:
+    from mbuild.templates.nodes import Template as Parsed
+
+FIELDS = (
+    "System",
+    "Prompt",
+    "Response",
+    "Suffix",
+    "Messages",
+    "Tools",
+    "Think",
+    "ThinkLevel",
+    "IsThinkSet",
+)
+"""What Ollama gives a template (v0.32, ``template/template.go``)."""
+
+_OLD_FIELDS = {"First": "older versions of Ollama had it: leave the condition out"}
+_MEANT_FIELDS = {
+    **dict.fromkeys(("Input", "Instruction", "User", "Question", "Query", "Text"), "Prompt"),
+    **dict.fromkeys(("SystemPrompt", "Sys", "SystemMessage"), "System"),
+    **dict.fromkeys(("Output", "Answer", "Assistant", "Completion"), "Response"),
+    **dict.fromkeys(("History", "Conversation", "Chat"), "Messages"),
+}
+"""Names that other programs have for the same."""
+
+_STATEMENT = re.compile(
+    r"\{%[-+]?\s*(?:for|if|elif|else|endif|endfor|set|macro|endmacro|block|raw|generation)\b"
+)
+_EXPRESSION = re.compile(
+    r"\{\{-?\s*(?:(?:bos_token|eos_token|messages|message|tools|raise_exception)\b"
+    r"|[A-Za-z_]\w*(?:\[['\"]|\.[a-z_]+\b|\s*\|\s*(?:trim|tojson|upper|lower|safe)\b))"
+)
+_ACTION = re.compile(r"\{\{.*?\}\}", re.S)
+_BRACES = re.compile(r"(?<!\{)(\{|\$\{|\{\{\{)\s*\.?\s*(?:prompt|system|input|messages)\b", re.I)
+_ESCAPE = re.compile(r"\\[nrt](?![a-z])")
+_JINJA = "this is a Jinja template, and TEMPLATE is Go's text/template"
+_JINJA_HINT = (
+    f"{_JINJA}: leave TEMPLATE out (the chat template of the model's own metadata is used)"
+    " or write it in Go's"
+)
+
+
+def is_jinja(text: str) -> bool:
+    """Whether a template is written in the language of Hugging Face's chat templates."""
+    return bool(_STATEMENT.search(text) or _EXPRESSION.search(text))
+
+
+class Found(NamedTuple):
+    """The template that counts, as written and parsed, and the Modelfile that it stands in."""
+
+    modelfile: Modelfile
+    item: Template
+    tree: Parsed
+
+
+def check(modelfile: Modelfile) -> Iterator[Problem]:
+    """What is wrong with the template that counts; one that another hides need not parse.
+
+    It is parsed once, for that of a long one takes seconds.
+    """
+    last = modelfile.last(Template)
+    if last is None or not last.value:
+        return
+    from mbuild.templates.errors import TemplateError
+    from mbuild.templates.gotemplate import parse
+
+    try:
+        found = Found(modelfile, last, parse(last.value))
+    except TemplateError as error:
+        hint = _JINJA_HINT if is_jinja(last.value) else _field_hint(error.reason) or error.hint
+        message = f"template error: {error.message}"
+        yield Problem(message, last.span, code="template", suggestion=hint)
+        return
+    if visible(last.value):
+        for rule in ABOUT_TREES:
+            yield from rule(found)
+
+
+def _field_hint(reason: str) -> str:
+    """``{{ prompt }}`` is a function for Go; the field has a dot before it."""
+    match = re.match(r'function "(\w+)" not defined', reason)
+    name = _meant(match[1]) if match else ""
+    return f"did you mean .{name}?" if name else ""
+
+
+def _meant(name: str) -> str:
+    """The field that a name was meant to be, or nothing."""
+    by_lower = {field.lower(): field for field in FIELDS}
+    by_lower |= {other.lower(): field for other, field in _MEANT_FIELDS.items()}
+    if found := by_lower.get(name.lower().replace("_", "")):
+        return found
+    return next(iter(difflib.get_close_matches(name, FIELDS, 1, 0.7)), "")
+
+
+def _without_system(found: Found) -> Iterator[Problem]:
+    system = found.modelfile.last(System)
+    if system is None or not system.value:
+        return
+    from mbuild.templates.fields import references
+
+    _, template, tree = found
+    if not references(tree) & {"System", "Messages"}:
+        yield Problem(
+            "TEMPLATE uses neither .System nor .Messages, so SYSTEM has no effect",
+            template.span,
+            Severity.WARNING,
+            "template-ignores-system",
+            "add {{ .System }} where the system message belongs",
+        )
+
+
+def _without_prompt(found: Found) -> Iterator[Problem]:
+    """Neither the prompt nor the conversation: the model never sees what was asked."""
+    from mbuild.templates.fields import identifiers
+
+    _, template, tree = found
+    if identifiers(tree) & {"prompt", "messages"}:
+        return
+    text = template.value
+    hint = "add {{ .Prompt }} where the user's text belongs"
+    if is_jinja(text):
+        hint = _JINJA_HINT
+    elif _BRACES.search(_ACTION.sub("", text)):
+        hint = "fields stand between two braces, with a dot: {{ .Prompt }}"
+    yield Problem(
+        "TEMPLATE uses neither .Prompt nor .Messages, so the model never sees what was asked",
+        template.span,
+        Severity.WARNING,
+        "template-ignores-prompt",
+        hint,
+    )
+
+
+def _unknown_fields(found: Found) -> Iterator[Problem]:
+    """Fields that Ollama does not give a template: they come out empty, or end the prompt."""
+    from mbuild.templates.fields import own_references
+
+    _, template, tree = found
+    for name in sorted(own_references(tree) - set(FIELDS)):
+        meant = _meant(name)
+        hint = f"did you mean .{meant}?" if meant else f"the fields are .{', .'.join(FIELDS)}"
+        yield Problem(
+            f"TEMPLATE uses .{name}, and Ollama has no such field",
+            template.span,
+            Severity.WARNING,
+            "template-unknown-field",
+            _OLD_FIELDS.get(name, hint),
+        )
+
+
+def _jinja_inside(found: Found) -> Iterator[Problem]:
+    """Statements of Jinja in a template that Go reads: they reach the model as they are."""
+    if not _STATEMENT.search(_ACTION.sub("", found.item.value)):
+        return
+    message = f"TEMPLATE holds {{% ... %}}, which Go takes for text: {_JINJA}"
+    yield Problem(message, found.item.span, Severity.WARNING, "template-jinja", _JINJA_HINT)
+
+
+def _escapes(found: Found) -> Iterator[Problem]:
+    """A backslash and an n in a template of one line, outside actions: two letters to the model."""
+    if "\n" in found.item.value.strip():
+        return
+    if _ESCAPE.search(_ACTION.sub("", found.item.value)):
+        yield Problem(
+            "TEMPLATE holds \\n as a backslash and a letter: there are no escapes",
+            found.item.span,
+            Severity.WARNING,
+            "escape-in-value",
+            'put the template between """ and write real line ends',
+        )
+
+
+def execution(modelfile: Modelfile) -> Iterator[Problem]:
+    """A template that parses and fails on a plain conversation; it is executed for this.
+
+    Left out where strangers send templates: it can take as long as the limits of
+    mbuild.templates.execute let it.
+    """
+    template = modelfile.last(Template)
+    if template is None or not visible(template.value):
+        return
+    from mbuild.templates.conversation import Message, Values
+    from mbuild.templates.errors import RenderError, TemplateError
+    from mbuild.templates.gotemplate import parse
+    from mbuild.templates.render import render
+
+    try:
+        tree = parse(template.value)
+    except TemplateError:
+        return
+    talk = (Message("system", "Be kind."), Message("user", "Hi"))
+    answered = (*talk, Message("assistant", "Hello"), Message("user", "Bye"))
+    for messages in (talk, answered):
+        try:
+            render(tree, Values(messages))
+        except RenderError as error:
+            if not _LIMIT.search(error.message):
+                yield Problem(
+                    f"TEMPLATE fails at the first prompt: {error.message}",
+                    template.span,
+                    Severity.WARNING,
+                    "template-fails",
+                    f"the fields are .{', .'.join(FIELDS)}; a message has .Role and .Content",
+                )
+            return
+
+
+_LIMIT = re.compile("more than|deeper than|too deep")
+
+ABOUT_TREES: tuple[Callable[[Found], Iterator[Problem]], ...] = (
+    _without_system,
+    _without_prompt,
+    _unknown_fields,
+    _jinja_inside,
+    _escapes,
+)
+"""One row a rule."""
