@@ -57,14 +57,11 @@ class Described:
 
 
 def check_layout(model: Described, tokens: int | None) -> None:
-    """Raise :class:`FormatError` unless llama.cpp finds every tensor, of the right shape, and no other.
+    """Raise :class:`FormatError` unless llama.cpp finds every tensor, well shaped, and no other.
 
     ``tokens`` is the size of the vocabulary as far as config.json says it.
-    Raises nothing for an architecture that has no layout.
     """
-    layout = LAYOUTS.get(model.arch)
-    if layout is None:
-        return
+    layout = LAYOUTS[model.arch]
     sizes = model.sizes({} if tokens is None else {"tokens": tokens})
     _check_numbers(model, layout, sizes)
     places = dict(_places(layout, sizes, model.blocks))
@@ -82,18 +79,14 @@ def check_vocabulary(model: Described, tokens: int, types: int | None) -> None:
 
     ``tokens`` and ``types`` are the counts that the metadata got.
     """
-    layout = LAYOUTS.get(model.arch)
-    if layout is None:
-        return
+    layout = LAYOUTS[model.arch]
     sizes = model.sizes({"tokens": tokens} | ({} if types is None else {"types": types}))
     for slot in layout.model:
         if slot.name in model.shapes and {"tokens", "types"} & set(slot.dims):
             _check_shape(model, sizes, slot.name, slot, 0)
 
 
-def _places(
-    layout: Layout, sizes: Sizes, blocks: int
-) -> Iterable[tuple[str, tuple[Slot, int]]]:
+def _places(layout: Layout, sizes: Sizes, blocks: int) -> Iterable[tuple[str, tuple[Slot, int]]]:
     for slot in layout.model:
         yield slot.name, (slot, 0)
     for layer in range(blocks):

@@ -137,7 +137,7 @@ class Sizes:
         return int(found[layer]) if 0 <= layer < len(found) else 0
 
     def dim(self, expression: str, layer: int) -> int | None:
-        """A sum of products of sizes and numbers such as ``heads*key+2``; None if one is unknown."""
+        """A sum of products of sizes and numbers, ``heads*key+2``; None if one is unknown."""
         total = 0
         for product in expression.split("+"):
             factors = [self._factor(factor, layer) for factor in product.split("*")]
