@@ -9,8 +9,8 @@ must be zero; those are read at once.)
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 MAX_DIMS = 4
 _WIDEST = 4  # bytes of the widest element
+_SAMPLE, _SAMPLES = 4096, 64
+"""Elements that are compared in one place of two matrices, and in how many places."""
 
 _TOWERS = re.compile(
     r"^(mlp|vit\.|vpm\.|siglip2\.|conformer\.|merger\.|resampler\.|sound_encoder\."
@@ -314,15 +316,45 @@ def convert_body(checkpoint: Checkpoint, outtype: OutType = OutType.AUTO) -> Bod
     return Body(hp, early, keys, tensors, described)
 
 
-def _check(body: Body) -> None:
+def _check(body: Body) -> list[str]:
     """What llama.cpp would not load is refused, and so is what config.json contradicts."""
     # Gemma 3's embedding has as many rows as the tokenizer has tokens, whatever the config says.
-    padded = body.hyper.arch in _PADDED
-    check_layout(body.described, None if padded else body.hyper.optional_integer("vocab_size"))
+    hp = body.hyper
+    tokens = None if hp.arch in _PADDED else hp.optional_integer("vocab_size")
+    warnings = check_layout(body.described, tokens)
+    if hp.config.get("tie_word_embeddings") is True and _has_other_head(body.tensors):
+        warnings.append(
+            "config.json says tie_word_embeddings: true, but the checkpoint has an output matrix"
+            f" ({body.described.origins['output.weight']}) that is not the embedding; it is kept"
+        )
+    return warnings
+
+
+def _has_other_head(tensors: Sequence[Tensor]) -> bool:
+    """Whether the output matrix and the embedding are two: told from a few rows here and there."""
+    loads = {t.name: t.load for t in tensors if t.name in ("output.weight", "token_embd.weight")}
+    head, embedding = loads.get("output.weight"), loads.get("token_embd.weight")
+    if not isinstance(head, Encoded) or not isinstance(embedding, Encoded):
+        return False
+    if head.item.shape != embedding.item.shape or not head.item.part or not embedding.item.part:
+        return head.item.shape != embedding.item.shape
+    size = head.item.size
+    for start in range(0, size, max(_SAMPLE, size // _SAMPLES // _SAMPLE * _SAMPLE)):
+        stop = min(start + _SAMPLE, size)
+        one, other = (
+            replace(load, type=GGMLType.F32, start=start, stop=stop)() for load in (head, embedding)
+        )
+        if one.tobytes() != other.tobytes():
+            return True
+    return False
 
 
 def convert(
-    checkpoint: Checkpoint, outtype: OutType = OutType.AUTO, *, pre: str | None = None
+    checkpoint: Checkpoint,
+    outtype: OutType = OutType.AUTO,
+    *,
+    pre: str | None = None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Model:
     """The GGUF model of a checkpoint: metadata complete, tensors loaded on demand.
 
@@ -330,13 +362,15 @@ def convert(
         checkpoint: as :func:`~mbuild.convert.checkpoint.open_checkpoint` gives it.
         outtype: what matrices are stored as; ``auto`` keeps BF16 or F16.
         pre: the pre-tokenizer's name instead of the one that is found.
+        warn: told of what was put right, left out or will not load.
 
     Raises:
         FormatError: for files that contradict each other.
         UnsupportedError: for what has no place in a GGUF file.
     """
     body = convert_body(checkpoint, outtype)
-    _check(body)
+    for warning in (*checkpoint.warnings, *_check(body)):
+        warn(warning)
     arch, files = body.hyper.arch, checkpoint.files
     parameters = Parameters.count((t.name, t.dims) for t in body.tensors)
     config = dict(checkpoint.config)

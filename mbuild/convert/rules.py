@@ -195,7 +195,10 @@ class Stacker:
             groups = match.groupdict()
             part, index = groups.get("part", spec.parts[0]), int(groups["index"])
             if index >= count:
-                raise FormatError(f"{lazy.origin}: number {index} of {count} that config.json has")
+                raise FormatError(
+                    f"{lazy.origin}: number {index}, but config.json has {count} (from 0)",
+                    hint="correct the number of experts in config.json",
+                )
             layer = groups.get("layer", "")
             waiting = self._waiting.setdefault((number, layer), {})
             waiting[part, index] = lazy
