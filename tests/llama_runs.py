@@ -85,6 +85,34 @@ def embed(model: Path, texts: Sequence[str]) -> list[list[float]]:
     return _run({"model": str(model), "adapters": [], "texts": list(texts)})  # type: ignore[no-any-return]
 
 
+def loadable(models: Sequence[Path]) -> dict[Path, bool]:
+    """Which models llama.cpp loads; one that aborts the process is none of them."""
+    found: dict[Path, bool] = {}
+    while left := [path for path in models if path not in found]:
+        done = subprocess.run(
+            [sys.executable, __file__, "load"],
+            input="\n".join(str(path) for path in left),
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        lines = [line.split(" ", 1) for line in done.stdout.splitlines()]
+        answers = [(Path(line[1]), line[0]) for line in lines if line[0] in ("yes", "no")]
+        found |= {path: answer == "yes" for path, answer in answers}
+        if len(answers) < len(left):
+            found[left[len(answers)]] = False
+    return found
+
+
+def _load(path: str) -> str:
+    try:
+        answer({"model": path, "adapters": [], "prompts": []})
+    except Exception:
+        return "no"
+    return "yes"
+
+
 def _run(job: Mapping[str, Any]) -> Any:
     done = subprocess.run(
         [sys.executable, __file__],
@@ -120,5 +148,8 @@ def answer(job: Mapping[str, Any]) -> Any:
     return [one["choices"][0]["logprobs"]["content"] for one in made]
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and sys.argv[1:] == ["load"]:
+    for line in sys.stdin.read().splitlines():
+        print(_load(line), line, flush=True)
+elif __name__ == "__main__":
     json.dump(answer(json.load(sys.stdin)), sys.stdout)
