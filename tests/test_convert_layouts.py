@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import DATA, Family, write_checkpoint, write_family
+from checkpoints import DATA, Family, write_checkpoint, write_family, write_shard
 from llama_runs import BPE, SPM, loadable
 
 from mbuild.convert.architectures import ARCHITECTURES
@@ -22,6 +22,7 @@ from mbuild.convert.convert import convert, convert_body
 from mbuild.convert.layouts import LAYOUTS, check_layout, check_vocabulary
 from mbuild.convert.layouts.check import Described
 from mbuild.convert.layouts.sizes import SIZES, Sizes
+from mbuild.convert.safetensors import read_header
 from mbuild.errors import FormatError, MbuildError, UnsupportedError
 from mbuild.gguf.model import Model, Tensor
 from mbuild.gguf.types import GGMLType
@@ -49,7 +50,7 @@ def spec(name: str = "llama") -> dict[str, Any]:
     return json.loads((DATA / f"{name}.json").read_text())  # type: ignore[no-any-return]
 
 
-def refusal(folder: Path, case: dict[str, Any]) -> FormatError | UnsupportedError:
+def refusal(folder: Path, case: dict[str, Any]) -> MbuildError:
     """What converting says, which must be before the vocabulary: there is none."""
     with pytest.raises((FormatError, UnsupportedError)) as caught:
         convert(open_checkpoint("tiny", write_checkpoint(folder / "tiny", case)))
@@ -144,17 +145,47 @@ def test_a_missing_head_is_missing_unless_the_embedding_is_tied(tmp_path: Path) 
     assert checked(tmp_path / "no head at all", case) == []
 
 
-def test_a_head_that_is_not_the_tied_embedding_is_told(tmp_path: Path) -> None:
-    """transformers would take the embedding, llama.cpp takes the head."""
-    write_family(tmp_path / "m", Family("llama", {}))
-    config = json.loads((tmp_path / "m/config.json").read_text())
-    config["tie_word_embeddings"] = True
-    (tmp_path / "m/config.json").write_text(json.dumps(config))
+def built(folder: Path, family: str, tied: bool | None, head: str) -> tuple[list[str], Model]:
+    """A family's model with a head that is ``own`` or ``equal`` to the embedding; its warnings."""
+    directory = folder / f"{tied}-{head}"
+    write_family(directory, Family(family, {}))
+    config = json.loads((directory / "config.json").read_text())
+    config.pop("tie_word_embeddings", None)
+    config |= {} if tied is None else {"tie_word_embeddings": tied}
+    (directory / "config.json").write_text(json.dumps(config))
+    path = directory / "model.safetensors"
+    shard = spec(family)["tensors"]["model.safetensors"]
+    write_shard(path, {**shard, "lm_head.weight": shard["model.embed_tokens.weight"]})
+    if head == "equal":
+        tensors = {tensor.name: tensor for tensor in read_header(path, path.name)}
+        data = bytearray(path.read_bytes())
+        source, target = tensors["model.embed_tokens.weight"], tensors["lm_head.weight"]
+        data[target.offset : target.offset + target.nbytes] = data[
+            source.offset : source.offset + source.nbytes
+        ]
+        path.write_bytes(data)
     said: list[str] = []
-    files = {path.name: path for path in (tmp_path / "m").iterdir()}
-    model = convert(open_checkpoint("m", files), warn=said.append)
-    assert "output.weight" in {tensor.name for tensor in model.tensors}
-    assert len(said) == 1 and "lm_head.weight" in said[0] and "tie_word_embeddings" in said[0]
+    checkpoint = open_checkpoint("m", {path.name: path for path in directory.iterdir()})
+    return said, convert(checkpoint, pre="gpt-2", warn=said.append)
+
+
+def test_a_head_beside_a_tied_embedding(tmp_path: Path) -> None:
+    """Equal ones are one matrix twice; of others llama.cpp takes the head where it can."""
+    for family, kept in (("llama", True), ("gemma", False), ("command_r", False)):
+        folder = tmp_path / family
+        said, model = built(folder, family, True, "equal")
+        assert said == []
+        assert ("output.weight" in {tensor.name for tensor in model.tensors}) is kept
+        said, model = built(folder, family, True, "own")
+        assert len(said) == 1 and "lm_head.weight" in said[0]
+        assert ("it is kept" in said[0]) is kept
+        assert ("output.weight" in {tensor.name for tensor in model.tensors}) is kept
+        if kept:
+            assert built(folder, family, False, "own")[0] == []
+            assert built(folder, family, None, "own")[0] == []
+        else:
+            with pytest.raises(UnsupportedError, match="tie_word_embeddings: false"):
+                built(folder, family, False, "own")
 
 
 @pytest.mark.parametrize(

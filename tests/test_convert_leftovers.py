@@ -232,6 +232,17 @@ def test_an_fp8_weight_without_its_scale_is_refused(tmp_path: Path) -> None:
         opened(tmp_path, case)
 
 
+def test_fp8_weights_without_any_scale_are_told(tmp_path: Path) -> None:
+    """Cast and not scaled: the values are what they are."""
+    case = spec()
+    for layer in range(2):
+        case["tensors"]["model.safetensors"][f"model.layers.{layer}.mlp.up_proj.weight"] = (
+            "F8_E4M3 96 64"
+        )
+    (warning,) = opened(tmp_path, case).warnings
+    assert "F8_E4M3" in warning and "no scales" in warning
+
+
 # --- folders and files that are another thing ---
 
 
@@ -242,6 +253,14 @@ def test_a_folder_of_an_adapter_says_adapter(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"no config\.json") as caught:
         open_checkpoint("lora", {"adapter_config.json": path})
     assert "ADAPTER" in caught.value.hint
+
+
+def test_an_adapter_beside_the_model_is_not_applied_and_told(tmp_path: Path) -> None:
+    """A folder of a training run often has both."""
+    case = spec()
+    case["files"]["adapter_config.json"] = {}
+    (warning,) = opened(tmp_path, case).warnings
+    assert "ADAPTER" in warning
 
 
 def test_tiktokens_tokenizer_model_is_passed_over(tmp_path: Path) -> None:

@@ -9,14 +9,15 @@ must be zero; those are read at once.)
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.architectures import config_class
 from mbuild.convert.dequantize import dequantized
 from mbuild.convert.dtypes import OutType, encode
+from mbuild.convert.head import check_head
 from mbuild.convert.hyper import LAYER_NAMES, Hyper, as_integer, unified_rope
 from mbuild.convert.keys import merged, write
 from mbuild.convert.layouts import check_layout, check_vocabulary
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
 
 MAX_DIMS = 4
 _WIDEST = 4  # bytes of the widest element
-_SAMPLE, _SAMPLES = 4096, 64
-"""Elements that are compared in one place of two matrices, and in how many places."""
 
 _TOWERS = re.compile(
     r"^(mlp|vit\.|vpm\.|siglip2\.|conformer\.|merger\.|resampler\.|sound_encoder\."
@@ -279,7 +278,8 @@ class Body:
     """A model without its general and tokenizer metadata.
 
     ``early`` stands right after ``general.architecture``, ``keys`` between the
-    general and the tokenizer's entries.
+    general and the tokenizer's entries. ``head`` and ``embedding`` are the
+    checkpoint's, whether the model has both or not.
     """
 
     hyper: Hyper
@@ -287,6 +287,8 @@ class Body:
     keys: tuple[KV, ...]
     tensors: tuple[Tensor, ...]
     described: Described
+    head: Lazy | None
+    embedding: Lazy | None
 
 
 def convert_body(checkpoint: Checkpoint, outtype: OutType = OutType.AUTO) -> Body:
@@ -313,7 +315,8 @@ def convert_body(checkpoint: Checkpoint, outtype: OutType = OutType.AUTO) -> Bod
         {name: item.origin for name, item in items.items()},
     )
     tensors = tuple(_tensor(hp, name, item) for name, item in items.items())
-    return Body(hp, early, keys, tensors, described)
+    head, embedding = sources.get("lm_head.weight"), sources.get("model.embed_tokens.weight")
+    return Body(hp, early, keys, tensors, described, head, embedding)
 
 
 def _check(body: Body) -> list[str]:
@@ -321,32 +324,9 @@ def _check(body: Body) -> list[str]:
     # Gemma 3's embedding has as many rows as the tokenizer has tokens, whatever the config says.
     hp = body.hyper
     tokens = None if hp.arch in _PADDED else hp.optional_integer("vocab_size")
-    warnings = check_layout(body.described, tokens)
-    if hp.config.get("tie_word_embeddings") is True and _has_other_head(body.tensors):
-        warnings.append(
-            "config.json says tie_word_embeddings: true, but the checkpoint has an output matrix"
-            f" ({body.described.origins['output.weight']}) that is not the embedding; it is kept"
-        )
-    return warnings
-
-
-def _has_other_head(tensors: Sequence[Tensor]) -> bool:
-    """Whether the output matrix and the embedding are two: told from a few rows here and there."""
-    loads = {t.name: t.load for t in tensors if t.name in ("output.weight", "token_embd.weight")}
-    head, embedding = loads.get("output.weight"), loads.get("token_embd.weight")
-    if not isinstance(head, Encoded) or not isinstance(embedding, Encoded):
-        return False
-    if head.item.shape != embedding.item.shape or not head.item.part or not embedding.item.part:
-        return head.item.shape != embedding.item.shape
-    size = head.item.size
-    for start in range(0, size, max(_SAMPLE, size // _SAMPLES // _SAMPLE * _SAMPLE)):
-        stop = min(start + _SAMPLE, size)
-        one, other = (
-            replace(load, type=GGMLType.F32, start=start, stop=stop)() for load in (head, embedding)
-        )
-        if one.tobytes() != other.tobytes():
-            return True
-    return False
+    kept = "output.weight" in body.described.shapes
+    heads = check_head(hp, kept, body.head, body.embedding)
+    return [*check_layout(body.described, tokens), *heads]
 
 
 def convert(
