@@ -7,6 +7,7 @@ run may abort it. It reads a job as JSON from standard input.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -94,7 +95,7 @@ def loadable(models: Sequence[Path]) -> dict[Path, bool]:
             input="\n".join(str(path) for path in left),
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=120,
             check=False,
         )
         lines = [line.split(" ", 1) for line in done.stdout.splitlines()]
@@ -105,12 +106,20 @@ def loadable(models: Sequence[Path]) -> dict[Path, bool]:
     return found
 
 
-def _load(path: str) -> str:
-    try:
-        answer({"model": path, "adapters": [], "prompts": []})
-    except Exception:
-        return "no"
-    return "yes"
+def load_all(paths: Sequence[str]) -> None:
+    """Print for each model whether it loads, and end the process.
+
+    No server is taken down: one that has hardly begun can hang then.
+    """
+    alive = []
+    for path in paths:
+        try:
+            alive.append(server({"model": path, "adapters": []}))
+        except Exception:
+            print("no", path, flush=True)
+        else:
+            print("yes", path, flush=True)
+    os._exit(0)
 
 
 def _run(job: Mapping[str, Any]) -> Any:
@@ -126,8 +135,8 @@ def _run(job: Mapping[str, Any]) -> Any:
     return json.loads(done.stdout)
 
 
-def answer(job: Mapping[str, Any]) -> Any:
-    """What :func:`generate` or :func:`embed` asks for, in this process."""
+def server(job: Mapping[str, Any]) -> Any:
+    """A job's model, loaded in this process."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -139,17 +148,21 @@ def answer(job: Mapping[str, Any]) -> Any:
     params.n_ctx, params.n_parallel, params.n_gpu_layers, params.port = 64, 1, 0, 0
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.warmup, params.embedding = False, "texts" in job
-    server = xllamacpp.Server(params)
+    return xllamacpp.Server(params)
+
+
+def answer(job: Mapping[str, Any]) -> Any:
+    """What :func:`generate` or :func:`embed` asks for, in this process."""
+    loaded = server(job)
     if "texts" in job:
-        found = server.handle_embeddings({"input": job["texts"], "model": "m"})
+        found = loaded.handle_embeddings({"input": job["texts"], "model": "m"})
         return [row["embedding"] for row in found["data"]]
     asked = {"n_predict": job["count"], "temperature": 0, "n_probs": 10, "ignore_eos": True}
-    made = [server.handle_completions({"prompt": p, **asked}) for p in job["prompts"]]
+    made = [loaded.handle_completions({"prompt": p, **asked}) for p in job["prompts"]]
     return [one["choices"][0]["logprobs"]["content"] for one in made]
 
 
 if __name__ == "__main__" and sys.argv[1:] == ["load"]:
-    for line in sys.stdin.read().splitlines():
-        print(_load(line), line, flush=True)
+    load_all(sys.stdin.read().splitlines())
 elif __name__ == "__main__":
     json.dump(answer(json.load(sys.stdin)), sys.stdout)

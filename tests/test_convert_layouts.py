@@ -266,6 +266,20 @@ def test_a_contradiction_is_named_with_both_values(
     assert [text for text in says if text not in message] == []
 
 
+def test_a_shape_that_no_rule_can_take_is_named_with_the_numbers_asked_for(tmp_path: Path) -> None:
+    """Rules that take a tensor apart see a contradiction first."""
+    for family, key, value in (
+        ("deepseek_v3", "v_head_dim", 9),
+        ("internlm2", "num_key_value_heads", 3),
+        ("llama", "num_attention_heads", 5),
+        ("gpt_neox", "num_attention_heads", 5),
+    ):
+        case = spec(family)
+        case["files"]["config.json"][key] = value
+        case["files"]["config.json"].pop("head_dim", None)
+        assert f"{key} {value}" in refusal(tmp_path / family, case).hint
+
+
 def test_a_transposed_matrix_is_called_so(tmp_path: Path) -> None:
     """Saved by a framework that keeps matrices the other way round."""
     case = spec()

@@ -25,7 +25,7 @@ from mbuild.convert.layouts.check import Described
 from mbuild.convert.lazy import Lazy, Packed, stored
 from mbuild.convert.leftovers import INTEGERS, UNQUANTIZED
 from mbuild.convert.metadata import QUANTIZATION_VERSION, Parameters, general
-from mbuild.convert.rules import Stacker
+from mbuild.convert.rules import Stacker, applied
 from mbuild.convert.safetensors import DType
 from mbuild.convert.vocab import vocabulary
 from mbuild.convert.vocab.source import Files
@@ -164,7 +164,7 @@ def _transformed(
 ) -> Iterator[Named]:
     for rule in row.rules:
         if rule.pattern.search(name):
-            yield from rule.action(hp, name, lazy)
+            yield from applied(rule, hp, name, lazy)
             return
     stacks = stacker.take(name, lazy) if stacker is not None else None
     yield from [(name, lazy)] if stacks is None else stacks

@@ -186,7 +186,7 @@ def _check_shape(model: Described, sizes: Sizes, name: str, slot: Slot, layer: i
     used = dict.fromkeys(n for at in wrong for n in sizes.names(expressions[at]) if n in SIZES)
     asked = [value if value is not None else "any" for value in dims]
     turned = list(reversed(shape)) == dims
-    values = ", ".join(sizes.described(size, layer) for size in used)
+    values = ", ".join(dict.fromkeys(sizes.described(size, layer) for size in used))
     raise FormatError(
         f"{model.origins[name]} has the shape {list(shape)} as {name}, but config.json asks "
         f"for {asked}: {values}".replace("'any'", "any"),
