@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from mbuild.digest import Digest
+from mbuild.digest import Digest, DigestError
 from mbuild.errors import (
     DamagedError,
     MissingFileError,
@@ -89,7 +90,8 @@ class Context(Protocol):
 class LocalContext:
     """Paths against the Modelfile's folder, names against the store.
 
-    ``hash_files``: a file whose digest is not remembered is read, so that it is known;
+    ``hash_files``: every file whose digest is not remembered is read, so that it is known,
+    not only those that a cached result can exist for;
     ``on_read`` is told its name and its size in bytes before.
     """
 
@@ -164,7 +166,7 @@ class LocalContext:
 
     def named_file(self, path: str, name: str) -> SourceFile:
         """A file that the command line names, from the current folder."""
-        return self._file(Path(path), name)
+        return self._hashed_first([self._file(Path(path), name)])[0]
 
     def _path(self, value: str) -> Path:
         """As Ollama reads paths: ``~`` and ``~user``, absolute, or beside the Modelfile."""
@@ -239,38 +241,66 @@ class LocalContext:
         except OSError as error:
             raise SourceError(f"{name}: {error.strerror}") from None
         check_regular(info, name)
-        stamp = FileStamp(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
-        digest = self._store.database.file_digest(info)
-        if digest is None and self._hash_files:
-            digest = self._hash(path, name)
-        return SourceFile(name, path, stamp, digest)
+        own = self._blob_named(path)
+        digest = own or self._store.database.file_digest(info)
+        return SourceFile(name, path, FileStamp.of(info, is_blob=own is not None), digest)
 
-    def _hash(self, path: Path, name: str) -> Digest:
-        """Read a file for its digest, and remember it."""
+    def _blob_named(self, path: Path) -> Digest | None:
+        """The digest in the name of a file that is a blob of this very store."""
+        if not path.name.startswith("sha256-"):
+            return None
+        with suppress(DigestError, OSError):
+            digest = Digest.parse(path.name)
+            if os.path.samefile(path.parent, self._store.blobs.folder):
+                return digest
+        return None
+
+    def _hashed_first(self, files: Sequence[SourceFile]) -> tuple[SourceFile, ...]:
+        """The files, those read now whose digest decides whether anything has to run.
+
+        A file that was touched, copied or checked out anew has no remembered digest,
+        but most likely a content that was built before. Hashing costs less than any
+        step, so it comes first where a result can exist: if files of these sizes were
+        read before, and until one turns out to be new.
+        """
+        unknown = sorted((f for f in files if f.digest is None), key=lambda f: f.stamp.size)
+        known = self._store.database.content_known
+        if not self._hash_files and not all(known(file.stamp.size) for file in unknown):
+            return tuple(files)
+        found: dict[str, Digest] = {}
+        for file in unknown:
+            found[file.name], is_new = self._hash(file)
+            if is_new and not self._hash_files:
+                break
+        return tuple(file._replace(digest=found.get(file.name, file.digest)) for file in files)
+
+    def _hash(self, source: SourceFile) -> tuple[Digest, bool]:
+        """Read a file for its digest, and remember it; whether no such content was read before."""
         import time
 
         from mbuild.explain import keep_text
         from mbuild.store.copying import OpenFile, hash_file
 
-        with OpenFile.open(path, name) as file:
-            self._on_read(name, file.size)
+        with OpenFile.open(source.path, source.name) as file:
+            self._on_read(source.name, file.size)
             started = time.time_ns()
-            kind = digest_algorithm(name)
+            kind = digest_algorithm(source.name)
             digest = hash_file(file.fd, file.size, lambda done, total: None, kind)
             file.check_unchanged()
-            self._store.database.remember_file(file.info, os.fstat(file.fd), digest, started)
-        keep_text(self._store, path, digest)
-        return digest
+            is_new = not self._store.database.content_known(file.size, digest)
+            self._store.database.remember_file(file.info, digest, started)
+        keep_text(self._store, source.name, source.path, digest)
+        return digest, is_new
 
     def _gguf(self, path: Path, name: str) -> GGUFSource:
         """A GGUF file; the first shard of a split one stands for all of them."""
         if "-of-" not in path.name:
-            return GGUFSource((self._file(path, name),))
+            return GGUFSource(self._hashed_first([self._file(path, name)]))
         from mbuild.gguf.shards import missing_shards, parse_shard_name
 
         shard = parse_shard_name(path.name)
         if shard is None or shard.count == 1:
-            return GGUFSource((self._file(path, name),))
+            return GGUFSource(self._hashed_first([self._file(path, name)]))
         if shard.number != 1:
             raise SourceError(
                 f"{name} is not the first of {shard.count} shards",
@@ -283,7 +313,9 @@ class LocalContext:
                 f" {', '.join(missing[:3])}",
                 hint="download or copy all shards into one folder",
             )
-        return GGUFSource(tuple(self._file(path.parent / s, s) for s in shard.siblings))
+        return GGUFSource(
+            self._hashed_first([self._file(path.parent / s, s) for s in shard.siblings])
+        )
 
     def _directory(self, folder: Path, value: str) -> ModelSource | None:
         """The model in a directory: safetensors before GGUF, as in Ollama; None if none."""
@@ -338,7 +370,9 @@ class LocalContext:
         if "README.md" in files:
             card = front_matter(folder / "README.md")
             files["README.md"] = files["README.md"]._replace(digest=Digest.of(card))
-        return CheckpointSource(Path(os.path.realpath(folder)).name, files)
+        hashed = self._hashed_first(tuple(files.values()))
+        named = Path(os.path.realpath(folder)).name
+        return CheckpointSource(named, dict(zip(files, hashed, strict=True)))
 
 
 def _unusable(path: Path, error: OSError) -> str:

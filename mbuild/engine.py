@@ -115,7 +115,7 @@ class Engine:
         results: dict[Step, Result] = {}
         rows: list[Surveyed] = []
         for step in in_order(targets):
-            result, _ = self._look_up(step, results)
+            result, _ = self._look_up(step, results, bring=False)
             if result is not None:
                 results[step] = result
             if any(source not in results for source in step.inputs):
@@ -127,10 +127,13 @@ class Engine:
             rows.append(Surveyed(step, state, description, key, self.lost(key)))
         return rows
 
-    def _look_up(self, step: Step, results: Mapping[Step, Result]) -> tuple[Result | None, str]:
+    def _look_up(
+        self, step: Step, results: Mapping[Step, Result], bring: bool = True
+    ) -> tuple[Result | None, str]:
         """The cached result of a step, if it is recorded and its layers are still there.
 
-        With it the step's key, empty while that is not known.
+        With it the step's key, empty while that is not known. Layers that only the cache
+        keeps are brought back, unless nothing is to be written.
         """
         if not self.use_cache or any(source not in results for source in step.inputs):
             return None, ""
@@ -138,16 +141,17 @@ class Engine:
         if description is None:
             return None, ""
         key = cache_key(description)
-        return self.cached(key), key
+        return self._cached(key, bring), key
 
-    def cached(self, key: str) -> Result | None:
-        """What is recorded under a key, if its layers are still there."""
+    def _cached(self, key: str, bring: bool) -> Result | None:
+        """What is recorded under a key, if its layers are still there; ``bring`` them back."""
         text = self.store.database.get(STEP, key)
         if text is None:
             return None
+        there = self.store.bring if bring else self.store.has
         with suppress(ValueError, KeyError, TypeError, MbuildError):
             result = Result.from_json(text)
-            if all(self.store.blobs.has(layer.digest, layer.size) for layer in result.layers):
+            if all(there(layer.digest, layer.size) for layer in result.layers):
                 return result._replace(existed=frozenset(layer.digest for layer in result.layers))
         return None
 
@@ -157,16 +161,25 @@ class Engine:
         Without a key files had to be read for it, and nothing but that was the reason.
         """
         if not key:
-            return "its files had to be read, and are as they were"
+            return "its inputs were read again, and are unchanged"
         text = self.store.database.get(STEP, key)
         with suppress(ValueError, KeyError, TypeError, MbuildError):
             for layer in Result.from_json(text or "").layers:
-                if not self.store.blobs.has(layer.digest, layer.size):
-                    return f"its layer {layer.digest.short} is missing from the store, or damaged"
-        return "the cache has no result of it any more"
+                size = self.store.blobs.size(layer.digest)
+                if size is not None and size != layer.size:
+                    return f"its layer {layer.digest.short} is damaged: {size} bytes long"
+                if size is None:
+                    return f"its cached layer {layer.digest.short} was removed"
+        return "its cached result was removed"
 
     def record(self, description: Mapping[str, Any], result: Result) -> str:
-        """Keep a step's result, and its description, under its key; returns the key."""
+        """Keep a step's result, and its description, under its key; returns the key.
+
+        The layers that it made outlive the models that name them.
+        """
+        for layer in result.layers:
+            if layer.digest not in result.existed:
+                self.store.kept.add(layer.digest)
         key = cache_key(description)
         self.store.database.put(STEP, key, result.to_json())
         self.store.database.put(DESCRIPTION, key, canonical_json(description))

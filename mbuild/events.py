@@ -84,6 +84,13 @@ class WritingManifest(NamedTuple):
     name: str
 
 
+class Replaced(NamedTuple):
+    """A name that another model had before, whose ``id`` was this."""
+
+    name: str
+    id: Digest
+
+
 class ModelBuilt(NamedTuple):
     """One of the build's models has its name; ``id`` is its manifest's digest."""
 
@@ -127,6 +134,7 @@ BuildEvent = (
     | StepFinished
     | LayerReady
     | WritingManifest
+    | Replaced
     | ModelBuilt
     | Explained
     | BuildFinished

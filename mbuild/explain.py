@@ -31,9 +31,9 @@ _SHOWN = 40
 _MOST = 12
 
 
-def keep_text(store: Store, path: Path, digest: Digest) -> None:
+def keep_text(store: Store, name: str, path: Path, digest: Digest) -> None:
     """Keep a small JSON file's text, so that a later build can tell which value changed."""
-    if path.suffix != ".json" or store.database.get(TEXT, str(digest)) is not None:
+    if not name.endswith(".json") or store.database.get(TEXT, str(digest)) is not None:
         return
     try:
         with path.open("rb") as file:

@@ -222,6 +222,15 @@ class History:
                 other = record if same else None
         return other
 
+    def made_from(self, script: Script, name: str, identity: Digest) -> bool:
+        """Whether a build from this Modelfile gave the model of this id that name."""
+        return any(
+            record.models.get(name) == identity
+            and record.script is not None
+            and (record.script.folder, record.script.name) == (script.folder, script.name)
+            for record in self.newest_first()
+        )
+
     def maker_of(self, name: str, identity: Digest) -> BuildRecord | None:
         """The last build that gave a model of this id this name, or else any name."""
         other = None

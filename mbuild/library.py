@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild import gojson
 from mbuild.errors import DamagedError, NameNotFoundError, SourceError, StoreError
@@ -24,11 +25,13 @@ from mbuild.store.manifest import (
     PROMPT,
     SYSTEM,
     TEMPLATE,
+    Manifest,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mbuild.digest import Digest
     from mbuild.gguf.facts import ModelFacts
     from mbuild.names import ModelName
     from mbuild.store import Layer, Store, StoredManifest
@@ -170,26 +173,111 @@ def _message(message: Mapping[str, Any]) -> str:
     return f"# MESSAGE {json.dumps(message, sort_keys=True)}"
 
 
-def copy(store: Store, source: ModelName, target: ModelName) -> None:
-    """Give a model a second name, in place of any model that had it."""
+def copy(store: Store, source: ModelName, target: ModelName) -> Digest | None:
+    """Give a model a second name, in place of any model that had it.
+
+    ``source`` can also be the beginning of an id, at least four digits: that of a model
+    of the store, or of one that was overwritten or removed and is still in the cache.
+    Returns the id of the model that ``target`` named before, if that was another one.
+    """
     with _using(store):
+        data = _manifest_of(store, source)
+        stored = store.manifests.resolve(target)
+        if data == store.manifests.read_bytes(stored):
+            return None
+        return store.replace(stored, data)
+
+
+_ID_DIGITS = re.compile(r"[0-9a-f]{4,64}")
+
+
+def _manifest_of(store: Store, source: ModelName) -> bytes:
+    """The manifest of a model by its name, else by its id; its blobs are brought back."""
+    try:
         data = store.manifests.read_bytes(find(store, source).name)
-        if data is None:  # removed since
-            raise NameNotFoundError(f"model {str(source)!r} not found")
-        store.replace(store.manifests.resolve(target), data)
+    except NameNotFoundError:
+        start = source.model
+        if str(source) != f"{start}:latest" or not _ID_DIGITS.fullmatch(start):
+            raise
+        found = store.earlier(start)
+        if not found:
+            raise
+        if len(found) > 1:
+            ids = ", ".join(sorted(identity[:12] for identity in found))
+            raise NameNotFoundError(
+                f"{len(found)} models have ids that begin with {start}: {ids}",
+                hint="write more of its digits",
+            ) from None
+        ((identity, data),) = found.items()
+        _bring_back(store, identity, data)
+    if data is None:  # removed since
+        raise NameNotFoundError(f"model {str(source)!r} not found")
+    return data
 
 
-def remove(store: Store, names: Sequence[ModelName]) -> None:
-    """Remove models, all or none of them when a name is unknown, and what only they used."""
-    found = []
+def _bring_back(store: Store, identity: str, data: bytes) -> None:
+    """Give the blobs of an earlier model their names again, or say which are gone."""
+    for layer in Manifest.decode(data, f"the manifest of {identity[:12]}").blobs():
+        if not store.bring(layer.digest, layer.size):
+            raise NameNotFoundError(
+                f"the model {identity[:12]} cannot be had again: its {layer.kind} layer"
+                f" {layer.digest.short} was removed from the cache",
+                hint="build it again",
+            )
+
+
+class Removed(NamedTuple):
+    """A model that was removed; ``kept`` bytes of it stay in the cache, ``freed`` bytes went.
+
+    ``waiting`` bytes go when the builds that run in the store have ended.
+    """
+
+    name: ModelName
+    id: Digest | None
+    kept: int
+    freed: int
+    waiting: int
+
+
+def remove(store: Store, names: Sequence[ModelName], *, purge: bool = False) -> list[Removed]:
+    """Remove models, all or none of them when a name is unknown, and what only they used.
+
+    What a build made stays in the cache, within its budget, unless ``purge`` is set.
+    """
+    found: list[tuple[ModelName, Digest | None]] = []
     for name in names:
         try:
-            found.append(find(store, name).name)
+            stored = find(store, name)
+            found.append((stored.name, stored.id))
         except DamagedError:
-            found.append(store.manifests.resolve(name))
+            found.append((store.manifests.resolve(name), None))
+    layers: list[tuple[ModelName, Digest | None, dict[Digest, int]]] = []
     with _using(store):
-        for name in found:
-            store.remove(name)
+        for name, identity in found:
+            digests = store.remove(name)
+            layers.append((name, identity, {d: store.blobs.size(d) or 0 for d in digests}))
+    gone: set[Digest] = set()
+    removed = []
+    for name, identity, sizes in layers:
+        only_its = {d: size for d, size in sizes.items() if d not in gone}
+        gone |= only_its.keys()
+        removed.append(_account(store, name, identity, only_its, purge))
+    return removed
+
+
+def _account(
+    store: Store, name: ModelName, identity: Digest | None, sizes: Mapping[Digest, int], purge: bool
+) -> Removed:
+    """Where the bytes of a removed model are now; with ``purge`` they are kept no longer."""
+    waiting = set(store.database.garbage())
+    unnamed = [d for d in sizes if store.blobs.size(d) is None]
+    kept = store.kept.size_of(unnamed)
+    total = sum(sizes[digest] for digest in unnamed)
+    if purge:
+        store.kept.remove([*unnamed, *(digest for digest in sizes if digest in waiting)])
+        kept = 0
+    left = sum(size for digest, size in sizes.items() if digest in waiting)
+    return Removed(name, identity, kept, total - kept, left)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -12,12 +13,27 @@ from mbuild.store import Manifest
 
 
 class FileStamp(NamedTuple):
-    """What identifies a file's content as long as nobody touches it."""
+    """What identifies a file's content as long as nobody touches it.
+
+    ``ctime_ns`` is None for a blob of the store: its name vouches for its content,
+    and mbuild itself moves its change time by linking it.
+    """
 
     device: int
     inode: int
     size: int
     mtime_ns: int
+    ctime_ns: int | None
+
+    @classmethod
+    def of(cls, info: os.stat_result, *, is_blob: bool = False) -> FileStamp:
+        """The stamp of a file with that ``stat``."""
+        ctime_ns = None if is_blob else info.st_ctime_ns
+        return cls(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, ctime_ns)
+
+    def fits(self, info: os.stat_result) -> bool:
+        """Whether a file with that ``stat`` is the same, untouched."""
+        return FileStamp.of(info, is_blob=self.ctime_ns is None) == self
 
 
 class Material(NamedTuple):

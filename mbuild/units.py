@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+_SIZE = r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i)?B?\s*"
+
 
 def human_size(size: float) -> str:
     """Bytes as Ollama prints them: powers of 1000, two or three digits."""
@@ -11,6 +15,15 @@ def human_size(size: float) -> str:
             return f"{size:.{digits}f} {unit}"
         size /= 1000
     raise AssertionError
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``50GB``, ``500M``, ``1.5TB``, ``1GiB`` or a plain number; raises ValueError."""
+    match = re.fullmatch(_SIZE, text, re.IGNORECASE)
+    if match is None or (match[3] and not match[2]):
+        raise ValueError(f"{text!r} is not a size such as 50GB or 1.5TB")
+    power = "_KMGT".index(match[2].upper() or "_")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
 def human_duration(seconds: float) -> str:

@@ -33,8 +33,11 @@ def sessions(page: str) -> list[tuple[str, str]]:
     return found
 
 
-def documented(page: str, folder: Path) -> None:
-    """Run a page's commands in ``folder``, with ``mbuild`` on the path and the store ``store``."""
+def documented(page: str, folder: Path, *, without: str = "") -> None:
+    """Run a page's commands in ``folder``, with ``mbuild`` on the path and the store ``store``.
+
+    ``without`` is an environment variable that the page does not expect.
+    """
     program = folder / "bin" / "mbuild"
     program.parent.mkdir(exist_ok=True)
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m mbuild "$@"\n')
@@ -49,6 +52,7 @@ def documented(page: str, folder: Path) -> None:
         "NO_COLOR": "1",
         "LC_ALL": "C.UTF-8",
     }
+    environment.pop(without, "")
     commands = sessions(page)
     assert commands, f"{page} shows no command"
     for command, expected in commands:

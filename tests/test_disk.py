@@ -278,7 +278,7 @@ def test_uploads_that_wait_to_be_named_stay(store: Store, mbuild: Run) -> None:
     store.end()
     assert prune(store, Policy(older=0.0)).waiting == 1
     done = mbuild("prune")
-    assert "1 were uploaded within a day" in done.stdout
+    assert "1 recent upload kept for a day" in done.stdout
     assert usage(store).prunable == 0
     store.uploads.settle([sent])
     assert [digest for digest, _ in prune(store).blobs] == [sent]

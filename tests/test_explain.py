@@ -321,8 +321,9 @@ def test_a_lost_layer_and_a_lost_cache_are_told_from_a_change(mbuild: Run, proje
         p for p in (project / "store/blobs").iterdir() if p.read_bytes() == b"You are Mario."
     ]
     system.unlink()
+    (project / "store/.mbuild/kept" / system.name).unlink()
     (note,) = named(explained(mbuild))["system"]
-    assert note == f"its layer {system.name[7:19]} is missing from the store, or damaged"
+    assert note == f"its cached layer {system.name[7:19]} was removed"
     assert build(mbuild)[1] == {"system": {note}}
     (project / "store/.mbuild/cache.db").unlink()
     assert named(explained(mbuild))["system"] == {"nothing is known of it from the last build"}

@@ -167,12 +167,16 @@ def test_killed_build_resumes(mbuild: Run, tmp_path: Path, monkeypatch: pytest.M
     found = reused(build(mbuild, "-q", "q8_0"))
     assert total * 0.75 < found < at
     assert weights(mbuild, "m") == from_scratch(mbuild, tmp_path, monkeypatch, "-q", "q8_0")
-    files = [path for path in (tmp_path / "store").rglob("*") if is_large(path)]
-    assert len(files) == 1, files
+    assert len(large_files(tmp_path / "store")) == 1
 
 
 def is_large(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 1 << 20
+
+
+def large_files(store: Path) -> set[int]:
+    """The inodes of a store's large files: the cache keeps a blob as a second name of it."""
+    return {path.stat().st_ino for path in store.rglob("*") if is_large(path)}
 
 
 def test_a_damaged_unfinished_file_is_a_miss(
@@ -477,8 +481,7 @@ def test_an_interrupted_build_resumes(mbuild: Run, chat: Path, tmp_path: Path) -
     assert time.monotonic() - started < 60
     assert not (tmp_path / "store/manifests/registry.ollama.ai/library/m").exists()
     assert reused(build(mbuild, "-q", "q8_0")) >= 10
-    files = [path for path in (tmp_path / "store").rglob("*") if is_large(path)]
-    assert len(files) == 1, files
+    assert len(large_files(tmp_path / "store")) == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")

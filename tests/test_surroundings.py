@@ -234,10 +234,10 @@ def test_a_flipped_digest_of_a_file_is_not_believed(mbuild: Run, project: Path) 
     assert str(before) in (project / "Modelfile.lock").read_text()
 
 
-def test_a_step_that_only_had_to_read_its_file_says_so(mbuild: Run, project: Path) -> None:
+def test_a_touched_file_is_hashed_and_nothing_runs(mbuild: Run, project: Path) -> None:
     """A file with the same content but a new name or new times is no change."""
     time.sleep(0.03)
     assert mbuild("-t", "m").returncode == 0
     os.utime(project / "model.gguf", ns=(1, 1))
     done = mbuild("-t", "m", "--progress", "plain")
-    assert "ran import model.gguf: its files had to be read, and are as they were" in done.stderr
+    assert ": 0 steps run," in done.stderr

@@ -10,7 +10,7 @@ from mbuild.builder.recording import Recorder
 from mbuild.builder.request import Request, plans_of
 from mbuild.digest import Digest
 from mbuild.engine import Engine, Outcome
-from mbuild.errors import CancelledError
+from mbuild.errors import CancelledError, DamagedError
 from mbuild.events import (
     BuildEvent,
     BuildFinished,
@@ -19,6 +19,7 @@ from mbuild.events import (
     LayerReady,
     ModelBuilt,
     Reason,
+    Replaced,
     Status,
     Warned,
     WritingManifest,
@@ -87,8 +88,10 @@ def _build(
         yield from _layers(planned, outcome)
         for name in request.names_of(number) if request.named else ():
             yield WritingManifest(str(name))
-            _name(store, name, data)
+            replaced = _name(store, name, data)
             models[str(name)] = Digest.of(data)
+            if replaced is not None:
+                yield Replaced(str(name), replaced)
         yield ModelBuilt(str(request.names_of(number)[0]), Digest.of(data))
     return _finished(request, plans, outcome, recorder.clock)
 
@@ -118,11 +121,21 @@ def _layers(planned: Plan, outcome: Outcome) -> Iterator[BuildEvent]:
             new.discard(layer.digest)
 
 
-def _name(store: Store, name: ModelName, data: bytes) -> None:
-    """Give the model its name, unless it has it already."""
+def _name(store: Store, name: ModelName, data: bytes) -> Digest | None:
+    """Give the model its name, unless it has it already; the id of the one that had it.
+
+    Ollama removes blobs that no manifest names when it starts, and may have done so since
+    the steps ended: those that the cache keeps are brought back before they are named.
+    """
     stored = store.manifests.resolve(name)
-    if store.manifests.read_bytes(stored) != data:
-        store.replace(stored, data)
+    if store.manifests.read_bytes(stored) == data:
+        return None
+    for layer in Manifest.decode(data, "the new manifest").blobs():
+        if not store.bring(layer.digest, layer.size):
+            raise DamagedError(
+                f"layer {layer.digest} was removed while the build ran", hint="build again"
+            )
+    return store.replace(stored, data)
 
 
 def _finished(

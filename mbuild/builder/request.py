@@ -9,12 +9,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from mbuild import __version__
+from mbuild.digest import Digest
 from mbuild.errors import (
     MbuildError,
     MissingFileError,
     ModelfileError,
     NameNotFoundError,
     SourceError,
+    UsageError,
 )
 from mbuild.history import keep_modelfile, modelfile_text
 from mbuild.modelfile.recipe import RECIPE_VERSION, Recipe, Reference
@@ -91,6 +93,27 @@ def read_recipe(data: bytes, filename: str, store: Store) -> tuple[Recipe, tuple
     store.database.put(_RECIPE, key, json.dumps([asked.to_json(), warnings]))
     keep_modelfile(data, store)
     return asked, warnings
+
+
+def check_unasked_names(request: Request, store: Store) -> None:
+    """Refuse to replace what nobody named: raises :class:`UsageError`.
+
+    A build without ``-t`` takes its folder's name if that is free, or if the model that
+    has it was built from this very Modelfile.
+    """
+    from mbuild.history import History
+
+    for number in range(max(1, len(request.variant_names))):
+        for name in request.names_of(number):
+            stored = store.manifests.resolve(name)
+            data = store.manifests.read_bytes(stored)
+            if data is None or request.script is None:
+                continue
+            if not History(store).made_from(request.script, str(name), Digest.of(data)):
+                raise UsageError(
+                    f"the store has a model {stored} that was not built from this Modelfile",
+                    hint=f"name the result with -t NAME; -t {name} replaces that model",
+                )
 
 
 def plans_of(request: Request, store: Store) -> tuple[Plan, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mbuild.builder import Request, build, read_recipe
+from mbuild.builder import Request, build, check_unasked_names, read_recipe
 from mbuild.cli.common import TemplateType, open_store, read_limited, say_reading, store_option
 from mbuild.cli.progress import follow
 from mbuild.cli.quantizing import (
@@ -176,6 +176,8 @@ def build_command(
     folder, those of a Modelfile from standard input from CONTEXT.
     """
     request, store = asked_for(ctx, hash_files=locked, **options)
+    if not options["names"]:
+        check_unasked_names(request, store)
     if locked:
         from mbuild.cli.lock import held_to_lock
 

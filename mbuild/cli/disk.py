@@ -59,8 +59,9 @@ def _usage_lines(used: Usage) -> list[str]:
         rows.append((model.name + missing, *sizes))
     rows.append(("", "", "", ""))
     rows.append(("models", "", "", human_size(used.used)))
+    rows.append(("results kept for later builds", "", "", human_size(used.kept)))
     rows.append(("blobs that no model uses", "", "", human_size(used.unused)))
-    rows.append(("build cache", "", "", human_size(used.cache)))
+    rows.append(("index of the cache", "", "", human_size(used.cache)))
     for kind, size in used.leftovers.items():
         rows.append((_LEFTOVERS[kind], "", "", human_size(size)))
     rows.append(("total", "", "", human_size(used.total)))
@@ -72,7 +73,15 @@ def _usage_lines(used: Usage) -> list[str]:
         lines.append(f"\nmbuild prune would remove nothing: {unreadable} unreadable")
     else:
         lines.append(f"\nmbuild prune would free {human_size(used.prunable)}")
+        lines += [f"  {text}" for text in _stays(used.waiting, used.reason)]
+    lines.append(f"the cache keeps up to {human_size(used.budget)}; MBUILD_KEEP=SIZE changes that")
     return lines
+
+
+def _stays(waiting: int, reason: str) -> list[str]:
+    """Why blobs that no model uses stay where they are."""
+    texts = [f"{counted(waiting, 'recent upload')} kept for a day"] if waiting else []
+    return texts + ([f"{reason}; --older 0s removes them all the same"] if reason else [])
 
 
 PRUNE_EPILOG = """\
@@ -104,9 +113,10 @@ def prune_command(
     dry_run: bool,
     style: str,
 ) -> None:
-    """Remove blobs that no model uses, and what killed programs left behind.
+    """Remove what no model uses: cached results, other blobs, leftovers of interrupted builds.
 
-    Nothing is removed while a build runs or a manifest is unreadable.
+    --keep is the same budget as MBUILD_KEEP, which every build keeps to. Nothing is
+    removed while a build runs or a manifest is unreadable.
     """
     done = prune(
         open_store(ctx, store),
@@ -122,7 +132,10 @@ def prune_command(
 
 
 def _pruned_lines(done: Pruned, dry_run: bool) -> list[str]:
-    rows = [(f"blob {digest.short}", human_size(file.size)) for digest, file in done.blobs]
+    rows = [
+        (f"{'result' if d in done.cached else 'blob'} {d.short}", human_size(file.size))
+        for d, file in done.blobs
+    ]
     rows += [
         (f"{left.kind.value} {left.file.path.name[:40]}", human_size(left.file.size))
         for left in done.leftovers
@@ -135,11 +148,7 @@ def _pruned_lines(done: Pruned, dry_run: bool) -> list[str]:
     if done.kept:
         size = human_size(sum(file.size for _, file in done.kept))
         lines.append(f"kept {counted(len(done.kept), 'blob')} that no model uses, {size}")
-    if done.waiting:
-        lines.append(f"  {done.waiting} were uploaded within a day and may still be asked for")
-    if done.reason:
-        lines.append(f"  {done.reason}; --older 0s removes them all the same")
-    return lines
+    return lines + [f"  {text}" for text in _stays(done.waiting, done.reason)]
 
 
 VERIFY_EPILOG = """\

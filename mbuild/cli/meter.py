@@ -12,11 +12,11 @@ import click
 
 from mbuild.cli.common import ParamType
 from mbuild.cli.progress import is_terminal
+from mbuild.units import parse_size
 
 if TYPE_CHECKING:
     from mbuild.cli.live import Row
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
@@ -59,12 +59,10 @@ class SizeType(ParamType):
         """Parse, or refuse as wrong usage."""
         if isinstance(value, int):
             return value
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", str(value), re.IGNORECASE)
-        if match is None or (match[3] and not match[2]):
-            self.fail(f"{value!r} is not a size such as 50GB or 1.5TB", param, ctx)
-        power = "_KMGT".index(match[2].upper() or "_")
-        unit = 1024**power if match[3] else _UNITS[match[2].upper()]
-        return int(float(match[1]) * unit)
+        try:
+            return parse_size(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class AgeType(ParamType):

@@ -11,7 +11,7 @@ import click
 from mbuild import library
 from mbuild.cli.common import NameType, human_size, open_store, store_option
 from mbuild.errors import UsageError
-from mbuild.library import ModelView
+from mbuild.library import ModelView, Removed
 from mbuild.names import ModelName
 from mbuild.store import Store, StoredManifest
 
@@ -158,7 +158,15 @@ def _number(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-@click.command("cp", epilog="\b\nExamples:\n  mbuild cp mario mario:backup")
+CP_EPILOG = """\
+\b
+Examples:
+  mbuild cp mario mario:backup
+  mbuild cp 70d364a76ddf mario       an earlier build, by its id
+"""
+
+
+@click.command("cp", epilog=CP_EPILOG)
 @click.argument("source", type=NameType())
 @click.argument("target", type=NameType())
 @store_option
@@ -166,17 +174,53 @@ def _number(value: object) -> object:
 def cp_command(
     ctx: click.Context, *, source: ModelName, target: ModelName, store: str | None
 ) -> None:
-    """Give a model a second name; no weights are copied."""
-    library.copy(open_store(ctx, store), source, target)
-    click.echo(f"copied '{source}' to '{target}'")
+    """Give a model a second name; no weights are copied.
+
+    SOURCE can also be an id, or its beginning: that of an earlier build, too, which was
+    overwritten or removed and is still in the cache.
+    """
+    opened = open_store(ctx, store)
+    is_name = opened.manifests.read_bytes(opened.manifests.resolve(source)) is not None
+    replaced = library.copy(opened, source, target)
+    click.echo(f"copied '{source if is_name else source.model}' to '{target}'")
+    if replaced is not None:
+        click.echo(f"replaced {target} (was {replaced.short})", err=True)
 
 
-@click.command("rm", epilog="\b\nExamples:\n  mbuild rm mario mario:v2")
+RM_EPILOG = """\
+\b
+Examples:
+  mbuild rm mario:v2
+  mbuild rm --purge mario            keep nothing of it in the cache
+"""
+
+
+@click.command("rm", epilog=RM_EPILOG)
 @click.argument("names", type=NameType(), nargs=-1, required=True)
 @store_option
+@click.option("--purge", is_flag=True, help="Free its disk space now: keep nothing in the cache.")
 @click.pass_context
-def rm_command(ctx: click.Context, *, names: tuple[ModelName, ...], store: str | None) -> None:
-    """Remove models, and the blobs that only they used."""
-    library.remove(open_store(ctx, store), names)
-    for name in names:
-        click.echo(f"deleted '{name}'")
+def rm_command(
+    ctx: click.Context, *, names: tuple[ModelName, ...], store: str | None, purge: bool
+) -> None:
+    """Remove models. What a build made of them stays in the cache, within its budget.
+
+    The same build, or mbuild cp ID NAME, brings them back at once.
+    """
+    for asked, removed in zip(
+        names, library.remove(open_store(ctx, store), names, purge=purge), strict=True
+    ):
+        click.echo(f"deleted '{asked}'{_where_bytes_went(removed)}")
+
+
+def _where_bytes_went(removed: Removed) -> str:
+    texts = []
+    if removed.id is not None:
+        texts.append(f"was {removed.id.short}")
+    if removed.kept:
+        texts.append(f"{human_size(removed.kept)} kept in the cache")
+    if removed.freed:
+        texts.append(f"{human_size(removed.freed)} freed")
+    if removed.waiting:
+        texts.append(f"{human_size(removed.waiting)} to be freed when the running builds end")
+    return f" ({', '.join(texts)})" if texts else ""

@@ -26,6 +26,7 @@ from mbuild.events import (
     LayerReady,
     ModelBuilt,
     Reason,
+    Replaced,
     Status,
     StepFinished,
     StepProgress,
@@ -93,6 +94,8 @@ def line_of(event: BuildEvent) -> str | None:
             return f"{'using existing' if existing else 'creating new'} layer {digest}"
         case WritingManifest():
             return "writing manifest"
+        case Replaced(name, id):
+            return f"replaced {name} (was {id.short})"
         case Explained(steps):
             return "\n".join(map(printable, why_lines(steps)))
         case BuildFinished():
@@ -211,6 +214,8 @@ class Terminal:
                 self._write(str(line_of(event)), _YELLOW)
             case Status():
                 self._status(event)
+            case Replaced():
+                self._write(" " * _INDENT + str(line_of(event)), _DIM)
             case ModelBuilt(name, id):
                 self._write(f"{'model':<{_INDENT}}{name}  {id.short}")
             case Explained(steps):

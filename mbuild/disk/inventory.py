@@ -74,7 +74,8 @@ class Inventory:
     ``users`` maps each blob that is named to the manifests' names; ``damaged``
     are manifests that cannot be read and therefore may name anything;
     ``uploads`` are blobs that a client sent and that wait for the request that
-    names them; ``cache_bytes`` is the size of the build cache's file.
+    names them; ``kept`` are results of builds that only the cache keeps;
+    ``cache_bytes`` is the size of the cache's index.
     """
 
     models: tuple[StoredManifest, ...]
@@ -83,6 +84,7 @@ class Inventory:
     users: Mapping[Digest, frozenset[str]]
     uploads: frozenset[Digest]
     leftovers: tuple[Leftover, ...]
+    kept: Mapping[Digest, FileInfo]
     cache_bytes: int
 
     @property
@@ -116,6 +118,7 @@ def take_inventory(store: Store, now: float) -> Inventory:
         {digest: frozenset(names) for digest, names in users.items()},
         frozenset(store.uploads.held()),
         tuple(_leftovers(store, now)),
+        {blob.digest: FileInfo(blob.path, blob.path.stat()) for blob in store.kept.unnamed()},
         sum(_size(path) for path in store.private.glob("cache.db*") if "damaged" not in path.name),
     )
 
@@ -197,6 +200,7 @@ def _blobs(store: Store) -> dict[Digest, FileInfo]:
             info = path.stat()
             if stat.S_ISREG(info.st_mode):
                 found[digest] = FileInfo(path, info)
+                found[digest].links -= store.kept.links_to(digest, info)
     return found
 
 

@@ -1,4 +1,4 @@
-"""``prune``: remove what no model names and what killed programs left behind.
+"""``prune``: remove what no model names, the cache's results too, and leftovers of killed programs.
 
 Builders hold the store's lock together, a prune holds it alone, so nothing goes
 while anybody builds. Nothing goes while any manifest is unreadable (it may name
@@ -41,7 +41,8 @@ class BusyError(StoreError):
 class Policy:
     """What a prune may take.
 
-    ``keep``: bytes of unused blobs that stay, the last changed ones.
+    ``keep``: bytes that stay of what no model uses, the last changed: results that the
+    cache keeps, unfinished builds and other blobs together.
     ``older``: seconds since the last change that make a file removable; None
     means no limit for blobs and an hour for what other programs may be
     writing. ``damaged``: also remove damaged blobs that were set aside and have
@@ -57,6 +58,7 @@ class Policy:
 class Pruned:
     """What was removed (or would be): blobs, and leftovers; ``freed`` bytes in all.
 
+    ``cached`` are those of the blobs that only the cache kept.
     ``kept`` are unused blobs that stayed, ``reason`` says why if not for the
     policy; ``waiting`` of them are uploads that wait for the request that names
     them. ``only_copies`` are removed files whose content is nowhere else in the
@@ -69,6 +71,7 @@ class Pruned:
     reason: str = ""
     waiting: int = 0
     only_copies: tuple[str, ...] = ()
+    cached: frozenset[Digest] = frozenset()
 
     @property
     def freed(self) -> int:
@@ -79,7 +82,10 @@ class Pruned:
     def to_json(self) -> dict[str, Any]:
         """As ``mbuild prune --format json`` prints it."""
         return {
-            "blobs": [{"digest": str(d), "bytes": file.size} for d, file in self.blobs],
+            "blobs": [
+                {"digest": str(d), "bytes": file.size, "cached": d in self.cached}
+                for d, file in self.blobs
+            ],
             "leftovers": [
                 {"kind": left.kind.value, "name": left.file.path.name, "bytes": left.file.size}
                 for left in self.leftovers
@@ -95,25 +101,46 @@ class Pruned:
 def choose(inventory: Inventory, policy: Policy, now: float) -> Pruned:
     """What a prune under that policy removes from what is there."""
     reason = "" if policy.older is not None else _foreign_work(inventory)
-    unused = list(inventory.unused.items())
-    left = sum(file.size for _, file in unused)
     going, kept = [], []
-    for digest, file in unused:
+    unfinished: set[FileInfo] = set()
+    rows = _by_age(inventory)
+    left = sum(file.size for _, file in rows)
+    for digest, file in rows:
         old = policy.older is None or now - file.changed >= policy.older
-        free = old and not reason and digest not in inventory.uploads
-        if free and left > policy.keep:
-            going.append((digest, file))
+        free = old and (digest is None or digest in inventory.kept or not reason)
+        if free and digest not in inventory.uploads and left > policy.keep:
             left -= file.size
-        else:
+            if digest is None:
+                unfinished.add(file)
+            else:
+                going.append((digest, file))
+        elif digest is not None:
             kept.append((digest, file))
-    leftovers = tuple(x for x in inventory.leftovers if _removable(x, inventory, policy, now))
+    leftovers = tuple(
+        x
+        for x in inventory.leftovers
+        if x.file in unfinished or _removable(x, inventory, policy, now)
+    )
     only = tuple(
         x.file.path.name
         for x in leftovers
         if x.kind is Kind.DAMAGED and not _made_again(x, inventory)
     )
     waiting = sum(digest in inventory.uploads for digest, _ in kept)
-    return Pruned(tuple(going), leftovers, tuple(kept), reason, waiting, only)
+    cached = frozenset(digest for digest, _ in going if digest in inventory.kept)
+    return Pruned(tuple(going), leftovers, tuple(kept), reason, waiting, only, cached)
+
+
+def _by_age(inventory: Inventory) -> list[tuple[Digest | None, FileInfo]]:
+    """All that a budget is for, the longest unchanged first; no digest for unfinished builds."""
+    rows: list[tuple[Digest | None, FileInfo]] = [*inventory.unused.items()]
+    rows += inventory.kept.items()
+    rows += [
+        (None, left.file)
+        for left in inventory.leftovers
+        if left.kind is Kind.UNFINISHED and not left.in_use
+    ]
+    return sorted(rows, key=lambda row: (row[1].changed, row[0] or ()))
 
 
 def _foreign_work(inventory: Inventory) -> str:
@@ -131,7 +158,7 @@ def _removable(leftover: Leftover, inventory: Inventory, policy: Policy, now: fl
         case Kind.PARTIAL:
             return age >= (ACTIVE_SECONDS if policy.older is None else policy.older)
         case Kind.UNFINISHED:
-            return not leftover.in_use and (policy.older is None or age >= policy.older)
+            return False  # what the cache keeps, within its budget
         case Kind.OLD_CACHE:
             return True
         case Kind.DAMAGED:
@@ -204,6 +231,7 @@ def _checked(store: Store, now: float) -> Inventory:
 
 def _remove(store: Store, chosen: Pruned) -> None:
     for digest, _ in chosen.blobs:
+        store.kept.remove([digest])
         store.blobs.remove(digest)
     store.database.clear_garbage(digest for digest, _ in chosen.blobs)
     store.uploads.expire()

@@ -38,26 +38,34 @@ class ModelUsage:
 class Usage:
     """Where a store's bytes are.
 
-    ``used`` and ``unused`` are blobs that some model, or none, names;
+    ``used`` and ``unused`` are blobs that some model, or none, names; ``kept`` are results
+    of builds that only the cache keeps, ``budget`` how many bytes it may keep, unfinished
+    builds among them; ``cache`` is its index;
     ``leftovers`` the bytes of each kind of leftover; ``linked`` the bytes of
     blobs that are a user's own file under a second name (``--link``) and so
     cost nothing. ``prunable`` is what a prune would free now; it frees nothing
     while ``unreadable``, the number of manifests that cannot be read, is not 0.
+    ``waiting`` uploads of the last day stay, and whatever ``reason`` tells of.
     """
 
     models: tuple[ModelUsage, ...]
     used: int
     unused: int
+    kept: int
+    budget: int
     cache: int
     leftovers: Mapping[Kind, int]
     linked: int
     prunable: int
     unreadable: int
+    waiting: int
+    reason: str
 
     @property
     def total(self) -> int:
         """All bytes of the store."""
-        return self.used + self.unused + self.cache + sum(self.leftovers.values())
+        blobs = self.used + self.unused + self.kept
+        return blobs + self.cache + sum(self.leftovers.values())
 
     def to_json(self) -> dict[str, Any]:
         """As ``mbuild du --format json`` prints it; bytes everywhere."""
@@ -74,12 +82,16 @@ class Usage:
             ],
             "used": self.used,
             "unused": self.unused,
+            "kept": self.kept,
+            "keep_budget": self.budget,
             "cache": self.cache,
             "leftovers": {kind.value: self.leftovers.get(kind, 0) for kind in Kind},
             "linked": self.linked,
             "total": self.total,
             "prunable": self.prunable,
             "unreadable_manifests": self.unreadable,
+            "waiting_uploads": self.waiting,
+            "reason": self.reason,
         }
 
 
@@ -91,15 +103,20 @@ def usage(store: Store, now: float | None = None) -> Usage:
     leftovers: dict[Kind, int] = {}
     for leftover in inventory.leftovers:
         leftovers[leftover.kind] = leftovers.get(leftover.kind, 0) + leftover.file.size
+    pruned = choose(inventory, Policy(), now)
     return Usage(
         tuple(_model(inventory, stored) for stored in inventory.models),
         sum(file.size for file in inventory.blobs.values()) - unused,
         unused,
+        sum(file.size for file in inventory.kept.values()),
+        store.kept.budget(),
         inventory.cache_bytes,
         leftovers,
         sum(file.size for file in inventory.blobs.values() if file.links > 1),
-        0 if inventory.damaged else choose(inventory, Policy(), now).freed,
+        0 if inventory.damaged else pruned.freed,
         len(inventory.damaged),
+        pruned.waiting,
+        pruned.reason,
     )
 
 

@@ -14,7 +14,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -113,6 +113,7 @@ class _Looked:
     """A blob after hashing: its ``stat`` then, and what is wrong ("" for a good one)."""
 
     digest: Digest
+    path: Path
     info: os.stat_result | None
     problem: Problem | None
     detail: str = ""
@@ -136,8 +137,11 @@ def verify(
     with reading(store):
         chosen, findings = (models, []) if models is not None else _all_models(store)
         users = _users(chosen)
-        digests = set(users) if models is not None else set(users) | set(store.blobs)
-        looked = _hash_all(store, sorted(digests), workers or os.cpu_count() or 1, progress)
+        places = {digest: store.blobs.path(digest) for digest in users}
+        if models is None:
+            kept = {blob.digest: blob.path for blob in store.kept.unnamed()}
+            places = {**kept, **{d: store.blobs.path(d) for d in store.blobs}, **places}
+        looked = _hash_all(store, places, workers or os.cpu_count() or 1, progress)
         for model in chosen:
             findings += _manifest_problems(store, model)
     findings += _wrong_sizes(looked, users)
@@ -180,14 +184,14 @@ def _users(models: Iterable[StoredManifest]) -> dict[Digest, list[tuple[StoredMa
 
 
 def _hash_all(
-    store: Store, digests: Sequence[Digest], workers: int, progress: Progress
+    store: Store, places: Mapping[Digest, Path], workers: int, progress: Progress
 ) -> list[_Looked]:
     """Hash blobs side by side, the largest first, so that no core idles at the end."""
     from concurrent.futures import ThreadPoolExecutor, wait
 
-    sizes = {digest: store.blobs.size(digest) or 0 for digest in digests}
-    order = sorted(digests, key=lambda digest: (-sizes[digest], digest))
-    total, done, stopped = sum(sizes.values()), dict.fromkeys(digests, 0), [False]
+    sizes = {digest: _size(path) for digest, path in places.items()}
+    order = sorted(places, key=lambda digest: (-sizes[digest], digest))
+    total, done, stopped = sum(sizes.values()), dict.fromkeys(places, 0), [False]
 
     def look(digest: Digest) -> _Looked:
         def at(completed: int, _: int) -> None:
@@ -195,7 +199,7 @@ def _hash_all(
             if stopped[0]:
                 raise CancelledError("stopped")
 
-        return _look(store, digest, at)
+        return _look(store, digest, places[digest], at)
 
     pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="mbuild-verify")
     try:
@@ -209,23 +213,28 @@ def _hash_all(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _look(store: Store, digest: Digest, at: Progress) -> _Looked:
-    path = store.blobs.path(digest)
+def _size(path: Path) -> int:
+    with suppress(OSError):
+        return path.stat().st_size
+    return 0
+
+
+def _look(store: Store, digest: Digest, path: Path, at: Progress) -> _Looked:
     if not os.path.lexists(path):
-        return _Looked(digest, None, Problem.MISSING, "no such file in blobs/")
+        return _Looked(digest, path, None, Problem.MISSING, "no such file in blobs/")
     try:
         with OpenFile.open(path, path.name) as file:
             found = hash_file(file.fd, file.size, at)
             if found == digest:
-                return _Looked(digest, file.info, None)
+                return _Looked(digest, path, file.info, None)
             detail = f"{file.size} bytes whose digest is {found}"
-            if file.info.st_nlink > 1:
+            if file.info.st_nlink - store.kept.links_to(digest, file.info) > 1:
                 detail += "; the file has other names: it was linked, and then edited"
-            return _Looked(digest, file.info, Problem.CONTENT, detail)
+            return _Looked(digest, path, file.info, Problem.CONTENT, detail)
     except CancelledError:
         raise
     except (MbuildError, OSError) as error:
-        return _Looked(digest, None, Problem.UNREADABLE, str(error))
+        return _Looked(digest, path, None, Problem.UNREADABLE, str(error))
 
 
 # What is wrong, and how to heal it.
@@ -332,7 +341,7 @@ def _set_aside(
 
 def _move(store: Store, item: _Looked) -> str:
     """Move one blob, if it is still the file that was hashed; where it is now."""
-    path = store.blobs.path(item.digest)
+    path = item.path
     if item.problem is not Problem.CONTENT or item.info is None:
         return ""
     with suppress(FileNotFoundError):
@@ -344,6 +353,7 @@ def _move(store: Store, item: _Looked) -> str:
             make_directories(folder)
             target = _free_name(folder, path.name)
             _rename(path, target)
+            store.kept.remove_link(item.digest, info)
             fsync_directory(folder)
             fsync_directory(path.parent)
             return str(target.relative_to(store.root))

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from mbuild.quant.target import description
+from mbuild.store.environment import home_folder
 
 PACKAGE = Path(__file__).parent.parent
 SOURCES = (
@@ -46,7 +47,13 @@ _DIGEST = hashlib.sha256().digest_size
 
 
 def directory() -> Path:
-    """Where entries lie: ``$XDG_CACHE_HOME/mbuild/kernels`` (by default below ``~/.cache``)."""
+    """Where entries lie: ``$MBUILD_HOME/kernels``, else ``$XDG_CACHE_HOME/mbuild/kernels``.
+
+    ``$XDG_CACHE_HOME`` is ``~/.cache`` where it is not set.
+    """
+    ours = home_folder()
+    if ours is not None:
+        return ours.absolute() / "kernels"
     home = os.environ.get("XDG_CACHE_HOME", "")
     base = Path(home) if os.path.isabs(home) else Path.home() / ".cache"
     return base / "mbuild" / "kernels"

@@ -178,8 +178,7 @@ class BlobContext:
             raise MissingFileError(
                 f"{name}: blob {digest} is not there", hint=f"POST it to /api/blobs/{digest}"
             ) from None
-        stamp = FileStamp(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
-        return SourceFile(name, path, stamp, digest)
+        return SourceFile(name, path, FileStamp.of(info, is_blob=True), digest)
 
     def _gguf(self, files: Files, name: str) -> GGUFSource:
         """One file, or all shards of a split one, which lie in one folder of the request."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -10,15 +9,14 @@ from contextlib import ExitStack
 from mbuild.digest import Digest
 from mbuild.errors import SourceError
 from mbuild.graph import StepContext
-from mbuild.sources import FileStamp, SourceFile, digest_algorithm
+from mbuild.sources import SourceFile, digest_algorithm
 from mbuild.store.copying import OpenFile, hash_file
 
 
 def open_source(file: SourceFile) -> OpenFile:
     """Open a file that the context resolved; it must still be the same."""
     opened = OpenFile.open(file.path, file.name)
-    info = opened.info
-    if FileStamp(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns) != file.stamp:
+    if not file.stamp.fits(opened.info):
         opened.close()
         raise SourceError(f"{file.name} changed since the build began", hint="build again")
     return opened
@@ -28,7 +26,8 @@ class OpenFiles:
     """A source's files, open, while those without a digest are hashed in a thread.
 
     The conversion and the hashing read the same pages at about the same time,
-    so that a file comes from the disk once.
+    so that a file comes from the disk once. ``paths`` are what to read: they lead to
+    the very files that are hashed, whatever their names come to mean meanwhile.
     """
 
     def __init__(self, files: Mapping[str, SourceFile], stack: ExitStack) -> None:
@@ -36,7 +35,7 @@ class OpenFiles:
 
         self._sources = files
         self._opened = {name: stack.enter_context(open_source(f)) for name, f in files.items()}
-        self.paths = {name: file.path for name, file in self._opened.items()}
+        self.paths = {name: file.reading_path for name, file in self._opened.items()}
         self._found: dict[str, tuple[Digest, int]] = {}
         self._error: Exception | None = None
         self._stop = False
@@ -69,26 +68,21 @@ class OpenFiles:
             context.report(0, 0)
         if self._error is not None:
             raise self._error
-        for file in self._opened.values():
-            file.check_unchanged()
+        for name, file in self._opened.items():
+            file.check_unchanged(change_time=self._sources[name].stamp.ctime_ns is not None)
 
     def digests(self, context: StepContext) -> dict[str, Digest]:
         """Every file's digest by name; new ones are remembered."""
         for name, (digest, started) in self._found.items():
-            self._remember(context, self._opened[name], digest, started)
+            context.store.database.remember_file(self._opened[name].info, digest, started)
         from mbuild.explain import keep_text
 
         known = self.known()
         for name, digest in known.items():
-            keep_text(context.store, self.paths[name], digest)
+            keep_text(context.store, name, self.paths[name], digest)
         return known
 
     def known(self) -> dict[str, Digest]:
         """Every file's digest by name, once :meth:`finish` has returned."""
         known = {name: file.digest for name, file in self._sources.items() if file.digest}
         return known | {name: digest for name, (digest, _) in self._found.items()}
-
-    @staticmethod
-    def _remember(context: StepContext, file: OpenFile, digest: Digest, started: int) -> None:
-        now = os.fstat(file.fd)
-        context.store.database.remember_file(file.info, now, digest, started)

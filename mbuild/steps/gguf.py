@@ -18,7 +18,7 @@ from mbuild.sources import Material, SourceFile
 from mbuild.steps.files import OpenFiles, open_source
 from mbuild.steps.models import as_json, read_facts, write_layer
 from mbuild.store import Layer
-from mbuild.store.copying import OpenFile, hash_file
+from mbuild.store.copying import OpenFile
 from mbuild.store.manifest import ADAPTER, DRAFT, MODEL, PROJECTOR
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class ImportGGUF(BaseStep):
         """Check the file, bring it into the store, and read what it is from there."""
         context.status("parsing GGUF")
         with open_source(self.file) as opened:
-            _layer_type(self.role, read_facts(opened.path, self.file.name), self.file.name)
+            _layer_type(self.role, read_facts(opened.reading_path, self.file.name), self.file.name)
             blob = _bring_in(context, opened, link=self.link)
         facts = read_facts(context.store.blobs.path(blob.digest), self.file.name)
         media_type = _layer_type(self.role, facts, self.file.name)
@@ -181,11 +181,7 @@ class MergeGGUF(BaseStep):
 
 
 def _bring_in(context: StepContext, opened: OpenFile, *, link: bool) -> Blob:
-    """Bring a file into the store, reading it once, and remember its digest.
-
-    A file that was touched but has its old size most likely has its old
-    content: then it is hashed first, and copied only when that guess was wrong.
-    """
+    """Bring a file into the store, reading it once, and remember its digest."""
     from mbuild.store.blobs import Blob
 
     store = context.store
@@ -193,15 +189,12 @@ def _bring_in(context: StepContext, opened: OpenFile, *, link: bool) -> Blob:
     if own is not None:
         return Blob(own, opened.size, existed=True)
     started = time.time_ns()
-    before = store.database.known_before(opened.info)
-    if before is not None and store.blobs.has(before, opened.size):
-        digest = hash_file(opened.fd, opened.size, context.report)
-        opened.check_unchanged()
-        if store.blobs.has(digest, opened.size):
-            store.database.remember_file(opened.info, os.fstat(opened.fd), digest, started)
-            return Blob(digest, opened.size, existed=True)
     blob = store.blobs.ingest(opened, link=link, progress=context.report)
-    store.database.remember_file(opened.info, os.fstat(opened.fd), blob.digest, started)
+    if blob.linked:
+        now = os.fstat(opened.fd)
+        store.database.remember_linked(opened.info, now, blob.digest, started)
+    else:
+        store.database.remember_file(opened.info, blob.digest, started)
     return blob
 
 

@@ -102,22 +102,29 @@ class TensorCache:
 
     def find(self, key: str) -> bytes | None:
         """A quantized tensor's bytes, if they are somewhere in the store and undamaged."""
-        text = self._store.database.get(_RECORD, key) if self._read else None
-        if text is None:
-            return None
-        try:
-            found = Found(*json.loads(text))
-            with (self._store.root / found.path).open("rb") as file:
+        places = self._store.database.find(_RECORD, key) if self._read else []
+        for place, text in places:
+            with suppress(ValueError, TypeError):
+                found = Found(*json.loads(text))
+                data = self._bytes_at(found)
+                if data is None:
+                    self._store.database.forget(_RECORD, place)
+                elif len(data) == found.size and _digest(data) == found.digest:
+                    return data
+        return None
+
+    def _bytes_at(self, found: Found) -> bytes | None:
+        """What lies at a place; None when the file is gone, under its name and as a kept one."""
+        path = self._store.root / found.path
+        for file_path in (path, self._store.kept.folder / path.name):
+            with suppress(OSError), file_path.open("rb") as file:
                 file.seek(found.offset)
-                data = file.read(found.size)
-        except (OSError, ValueError, TypeError):
-            return None
-        good = len(data) == found.size and _digest(data) == found.digest
-        return data if good else None
+                return file.read(found.size)
+        return None
 
     def record(self, key: str, found: Found) -> None:
-        """Note where a quantized tensor lies; written by the next flush."""
-        self._store.database.put(_RECORD, key, json.dumps(found))
+        """Note a place where a quantized tensor lies, beside others; written by the next flush."""
+        self._store.database.put(_RECORD, f"{key} {found.path}", json.dumps(found))
 
     def flush(self) -> None:
         """Write what was noted."""

@@ -34,11 +34,15 @@ _PIECE = 256 << 10  # bytes that are still in the processor's cache when they ar
 
 
 class Blob(NamedTuple):
-    """A stored blob; ``existed`` tells whether the store had it before."""
+    """A stored blob; ``existed`` tells whether the store had it before.
+
+    ``linked``: it is the user's own file under a second name.
+    """
 
     digest: Digest
     size: int
     existed: bool
+    linked: bool = False
 
 
 class BlobWriter:
@@ -128,10 +132,18 @@ class BlobWriter:
 class Blobs:
     """The folder ``blobs/`` of a store."""
 
-    def __init__(self, folder: Path, temporary_folder: Path, prepare: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        temporary_folder: Path,
+        prepare: Callable[[], None],
+        make_room: Callable[[int], object],
+    ) -> None:
+        """``make_room`` is called with the bytes that are about to be written."""
         self.folder = folder
         self._temporary_folder = temporary_folder
         self._prepare = prepare
+        self._make_room = make_room
 
     def path(self, digest: Digest) -> Path:
         """Where the blob of that digest lies, or would lie."""
@@ -167,6 +179,7 @@ class Blobs:
     def check_room(self, size: int) -> None:
         """Raise :class:`StoreError` if blobs of so many bytes do not fit on the disk."""
         self._prepare()
+        self._make_room(size)
         check_room(self.folder, size)
 
     def writer(self, partial: str = "") -> BlobWriter:
@@ -183,6 +196,7 @@ class Blobs:
         digest = Digest.of(data)
         if self.has(digest, len(data)):
             return Blob(digest, len(data), existed=True)
+        self._make_room(len(data))
         with self.writer() as writer:
             writer.write(data)
             return writer.commit()
@@ -203,7 +217,8 @@ class Blobs:
             if self.has(digest, source.size):
                 return Blob(digest, source.size, existed=True)
             if self._hard_link(source, digest):
-                return Blob(digest, source.size, existed=False)
+                return Blob(digest, source.size, existed=False, linked=True)
+        self._make_room(source.size)
         with store_errors(f"importing {source.name}"), self.temporary() as file:
             digest = copy_and_hash(source.fd, file.fd, source.size, progress)
             source.check_unchanged()

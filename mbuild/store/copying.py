@@ -54,10 +54,32 @@ class OpenFile(NamedTuple):
         """Bytes in the file when it was opened."""
         return self.info.st_size
 
-    def check_unchanged(self) -> None:
-        """Raise :class:`FormatError` when the file is not what it was when it was opened."""
-        now = os.fstat(self.fd)
-        if (now.st_size, now.st_mtime_ns) != (self.info.st_size, self.info.st_mtime_ns):
+    @property
+    def reading_path(self) -> Path:
+        """A path that opens this very file, even if its name has been given to another one.
+
+        Linux has such paths; elsewhere it is the file's own, and
+        :meth:`check_unchanged` finds out.
+        """
+        path = type(self.path)(f"/proc/self/fd/{self.fd}")
+        return path if sys.platform == "linux" and path.exists() else self.path
+
+    def check_unchanged(self, *, change_time: bool = True) -> None:
+        """Raise :class:`FormatError` when the file is not what it was when it was opened.
+
+        Its name must lead to the same file, and its size and times must be as they were.
+        The change time counts, because every program can set the other one back; not so
+        (``change_time=False``) of a blob, which mbuild itself links.
+        """
+        try:
+            at_path = os.stat(self.path)
+        except OSError:
+            at_path = None
+        now, then = os.fstat(self.fd), self.info
+        same = (now.st_size, now.st_mtime_ns) == (then.st_size, then.st_mtime_ns)
+        if change_time and now.st_ctime_ns != then.st_ctime_ns:
+            same = False
+        if not same or at_path is None or not os.path.samestat(at_path, then):
             raise FormatError(
                 f"{self.name} changed while it was read",
                 hint="wait until whatever writes it is done, then build again",

@@ -42,6 +42,9 @@ COMMIT;
 
 _BUSY_SECONDS = 30.0
 
+_CONTENT = "content"
+"""The kind of record of a user's file that was read: its size and its digest are the key."""
+
 # A file that was written this shortly before it was hashed may be written again
 # without its times changing (git's "racy" rule): clocks of file systems tick
 # every few milliseconds, those that store whole seconds every two seconds.
@@ -80,6 +83,20 @@ class Database:
         self._pending.append(("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?)", row))
         self._unwritten[kind, key] = value
 
+    def forget(self, kind: str, key: str) -> None:
+        """Drop a record with the next :meth:`flush`."""
+        self._unwritten.pop((kind, key), None)
+        self._pending.append(("DELETE FROM records WHERE kind = ? AND key = ?", (kind, key)))
+
+    def find(self, kind: str, start: str) -> list[tuple[str, str]]:
+        """Keys that begin with ``start``, and their values, of what is written and undamaged."""
+        rows = self._query(
+            "SELECT key, value, verify FROM records WHERE kind = ? AND key >= ? AND key < ?",
+            (kind, start, start + "\U0010ffff"),
+        )
+        texts = [(str(key), str(value), verify) for key, value, verify in rows]
+        return [(key, value) for key, value, verify in texts if verify == _verify(kind, key, value)]
+
     # Digests of files that have not changed.
 
     def file_digest(self, info: os.stat_result) -> Digest | None:
@@ -95,28 +112,20 @@ class Database:
                 return _checked(info, digest)
         return None
 
-    def known_before(self, info: os.stat_result) -> Digest | None:
-        """What the file's digest was when it last was hashed, if it had the same size."""
-        rows = self._query(
-            "SELECT digest FROM files WHERE device = ? AND inode = ? AND size = ?",
-            (_signed(info.st_dev), _signed(info.st_ino), info.st_size),
-        )
-        return _checked(info, rows[0][0]) if rows else None
+    def content_known(self, size: int, digest: Digest | None = None) -> bool:
+        """Whether a user's file of that size, or of that very content, was read before.
 
-    def remember_file(
-        self, before: os.stat_result, now: os.stat_result, digest: Digest, hashed_ns: int
-    ) -> None:
-        """Record a file's digest.
-
-        ``before`` is its ``stat`` at ``hashed_ns``, just before its first byte
-        was read, ``now`` the one after whatever was done with it. A hard link
-        moves the change time but not the content, which the unmoved
-        modification time then vouches for.
+        Then a result for it can exist, and it pays to hash a file before it is used.
         """
-        info = now
-        same = (before.st_size, before.st_mtime_ns) == (now.st_size, now.st_mtime_ns)
-        if same and before.st_ctime_ns != now.st_ctime_ns and not _racy(before, hashed_ns):
-            hashed_ns = now.st_ctime_ns + _COARSE_TICK_NS + 1
+        start = f"{size} " if digest is None else f"{size} {digest}"
+        return bool(self.find(_CONTENT, start)) or (_CONTENT, start) in self._unwritten
+
+    def remember_file(self, info: os.stat_result, digest: Digest, hashed_ns: int) -> None:
+        """Record a file's digest; ``info`` is its ``stat`` at ``hashed_ns``.
+
+        That is just before its first byte was read.
+        """
+        self.put(_CONTENT, f"{info.st_size} {digest}", "")
         row = (
             _signed(info.st_dev),
             _signed(info.st_ino),
@@ -127,6 +136,18 @@ class Database:
             hashed_ns,
         )
         self._pending.append(("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", row))
+
+    def remember_linked(
+        self, before: os.stat_result, now: os.stat_result, digest: Digest, hashed_ns: int
+    ) -> None:
+        """As :meth:`remember_file`, of a file that this process has hard-linked since.
+
+        ``before`` is its ``stat`` at ``hashed_ns``, ``now`` the one after the link, which
+        moved the change time and not the content.
+        """
+        trusted = not _racy(before, hashed_ns)
+        linked_ns = now.st_ctime_ns + _COARSE_TICK_NS + 1
+        self.remember_file(now, digest, linked_ns if trusted else hashed_ns)
 
     # Blobs that lost a model and wait for a moment without builders.
 

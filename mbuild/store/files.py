@@ -48,14 +48,19 @@ def store_errors(doing: str) -> Iterator[None]:
         ) from error
 
 
-def check_room(folder: Path | int, size: int) -> None:
-    """Raise :class:`StoreError` if ``size`` bytes do not fit on a folder's or open file's disk."""
+def free_bytes(folder: Path | int) -> int | None:
+    """Bytes free on a folder's or open file's disk; None where nothing tells."""
     try:
         found = os.fstatvfs(folder) if isinstance(folder, int) else os.statvfs(folder)
     except (AttributeError, OSError):  # Windows; a folder that is not there yet
-        return
-    free = found.f_bavail * found.f_frsize
-    if size > free:
+        return None
+    return found.f_bavail * found.f_frsize
+
+
+def check_room(folder: Path | int, size: int) -> None:
+    """Raise :class:`StoreError` if ``size`` bytes do not fit on a folder's or open file's disk."""
+    free = free_bytes(folder)
+    if free is not None and size > free:
         raise StoreError(
             f"will not fit on this disk: {size:,} bytes to write, {free:,} bytes free",
             hint=_REMEDIES[errno.ENOSPC],

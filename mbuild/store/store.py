@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mbuild.errors import DamagedError, NameNotFoundError, StoreError, UsageError
+from mbuild.digest import Digest
+from mbuild.errors import DamagedError, NameNotFoundError, StoreError
 from mbuild.store.blobs import Blobs
 from mbuild.store.database import Database
+from mbuild.store.environment import keep_budget
 from mbuild.store.files import make_directories, remove_stale, store_errors
 from mbuild.store.locks import Lock
 from mbuild.store.manifests import Manifests, StoredManifest
@@ -17,27 +17,17 @@ from mbuild.store.uploads import Uploads
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
-    from mbuild.digest import Digest
     from mbuild.names import ModelName
+    from mbuild.store.kept import Kept
 
-STORE_VARIABLE = "OLLAMA_MODELS"
 PRIVATE_FOLDER = ".mbuild"
 
+MANIFEST = "manifest"
+"""The kind of record that keeps a model's manifest by its id, beyond its name."""
 
-def default_store() -> Path:
-    """Where Ollama keeps its models: ``$OLLAMA_MODELS``, else ``~/.ollama/models``.
-
-    ``~`` is the home directory, as in a shell; Ollama makes a folder of that name.
-    Raises :class:`UsageError` where nobody knows the home directory.
-    """
-    configured = os.environ.get(STORE_VARIABLE, "").strip().strip("\"'")
-    try:
-        return Path(configured or "~/.ollama/models").expanduser()
-    except RuntimeError:
-        raise UsageError(
-            "there is no home directory to keep a store in", hint="name one with --store DIR"
-        ) from None
+_SLACK = 1 << 20  # bytes that the cache's own files may grow by while a blob is written
 
 
 class Store:
@@ -56,7 +46,18 @@ class Store:
     @cached_property
     def blobs(self) -> Blobs:
         """The blobs."""
-        return Blobs(self.root / "blobs", self._temporary_for(self.root / "blobs"), self.prepare)
+        folder = self.root / "blobs"
+        return Blobs(folder, self._temporary_for(folder), self.prepare, self._make_room)
+
+    @cached_property
+    def kept(self) -> Kept:
+        """What builds made and no model names any more."""
+        from mbuild.store.kept import Kept
+
+        blobs = self.root / "blobs"
+        elsewhere = self._temporary_for(blobs) == blobs  # a link to another disk
+        folder = blobs / ".mbuild-kept" if elsewhere else self.private / "kept"
+        return Kept(folder, blobs, self.database)
 
     @cached_property
     def manifests(self) -> Manifests:
@@ -87,8 +88,10 @@ class Store:
         """Start to build: until :meth:`end`, nothing that the build relies on is removed.
 
         Also removes the temporary files of builds that were killed. Returns
-        False when somebody removed blobs for all of ``timeout`` seconds.
+        False when somebody removed blobs for all of ``timeout`` seconds. Raises
+        :class:`UsageError` when ``MBUILD_KEEP`` is no size.
         """
+        keep_budget()
         self.prepare()
         with store_errors("locking the store"):
             if not self._lock.acquire(exclusive=False, timeout=timeout):
@@ -98,11 +101,33 @@ class Store:
         return True
 
     def end(self) -> None:
-        """The build is over: write the cache, let go, and remove what nothing uses any more."""
+        """The build is over: let go, remove what nothing uses any more, and write the cache.
+
+        What is kept beyond its last model is brought within its budget.
+        """
         self._lock.release()
         if self.database.garbage():
             self.collect_garbage()
+        if "kept" in self.__dict__:
+            self.kept.trim()
         self.database.close()
+
+    # Blobs, those among them that only the cache keeps.
+
+    def has(self, digest: Digest, size: int) -> bool:
+        """Whether a blob of that size is there or can be brought back at once."""
+        return self.blobs.has(digest, size) or self.kept.has(digest, size)
+
+    def bring(self, digest: Digest, size: int) -> bool:
+        """Make sure that a blob has its name under ``blobs/``; False when it is gone.
+
+        The caller is between :meth:`begin` and :meth:`end`.
+        """
+        return self.blobs.has(digest, size) or self.kept.restore(digest, size)
+
+    def _make_room(self, size: int) -> int:
+        """Give up what is kept where the disk has no room for ``size`` bytes."""
+        return self.kept.make_room(size + _SLACK)
 
     # Models.
 
@@ -118,17 +143,44 @@ class Store:
             except StoreError as error:
                 yield DamagedError(error.message, hint=error.hint)
 
-    def replace(self, name: ModelName, data: bytes) -> None:
-        """Write a model's manifest; blobs that only the old one used become garbage."""
+    def replace(self, name: ModelName, data: bytes) -> Digest | None:
+        """Write a model's manifest; blobs that only the old one used become garbage.
+
+        Returns the id of the model that had the name, if there was one. Both manifests
+        are remembered by their ids (:meth:`earlier`).
+        """
+        before = self._remembered(name)
         old = self._blobs_of(name)
         self.manifests.write(name, data)
+        self.database.put(MANIFEST, Digest.of(data).hex, data.decode("utf-8", "replace"))
         self.discard(old - self._blobs_of(name))
+        return before
 
-    def remove(self, name: ModelName) -> None:
-        """Remove a model; blobs that only it used become garbage."""
+    def remove(self, name: ModelName) -> set[Digest]:
+        """Remove a model; blobs that only it used become garbage. Returns the model's blobs."""
+        self._remembered(name)
         old = self._blobs_of(name)
         self.manifests.remove(name)
         self.discard(old)
+        return old
+
+    def earlier(self, start: str) -> dict[str, bytes]:
+        """The manifests of this store's present and past models whose ids begin so, by id."""
+        found = {key: text.encode() for key, text in self.database.find(MANIFEST, start)}
+        for name in self.manifests.names():
+            data = self.manifests.read_bytes(name)
+            if data is not None and (identity := Digest.of(data).hex).startswith(start):
+                found[identity] = data
+        return found
+
+    def _remembered(self, name: ModelName) -> Digest | None:
+        """The id of a model that is about to go, its manifest remembered by it."""
+        data = self.manifests.read_bytes(name)
+        if data is None:
+            return None
+        identity = Digest.of(data)
+        self.database.put(MANIFEST, identity.hex, data.decode("utf-8", "replace"))
+        return identity
 
     def discard(self, digests: Iterable[Digest]) -> None:
         """Note blobs that may be unused; :meth:`collect_garbage` looks at them."""
@@ -138,8 +190,8 @@ class Store:
     def collect_garbage(self) -> int:
         """Remove noted blobs that no manifest names, if nobody builds now; how many.
 
-        Fresh uploads stay, and stay noted. Nothing is removed while any
-        manifest is unreadable: it might name them.
+        Those that a build made stay usable as :attr:`kept`. Fresh uploads stay, and stay
+        noted. Nothing is removed while any manifest is unreadable: it might name them.
         """
         if not self._lock.acquire(exclusive=True, timeout=0):
             return 0
@@ -152,7 +204,8 @@ class Store:
                 used.update(layer.digest for layer in stored.manifest.blobs())
             unused = candidates - used
             for digest in unused:
-                self.blobs.remove(digest)
+                with store_errors(f"removing blob {digest.short}"):
+                    self.kept.release(digest)
             self.database.clear_garbage(candidates)
             self.database.flush()
             return len(unused)
