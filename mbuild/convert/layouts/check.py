@@ -223,17 +223,18 @@ def _check_together(model: Described, places: Mapping[str, tuple[Slot, int]]) ->
         missing = [name for name in names if name not in model.shapes]
         if not missing:
             continue
-        source = Origins(model.arch, model.blocks, model.origins).source(missing[0])
+        said = next((f for f in _FLAGS.get(label, ()) if model.config.get(f) is True), None)
         if len(missing) < len(names):
             there = next(name for name in names if name in model.shapes)
-            raise FormatError(
-                f"tensor {source!r} is missing, but {model.origins[there]} is there",
-                hint=_OTHER_CONFIG,
-            )
-        said = next((f for f in _FLAGS.get(label, ()) if model.config.get(f) is True), None)
-        if said or (label == "qkv" and model.hf_arch in _BIASED):
-            why = f"config.json says {said}: true" if said else f"every {model.hf_arch} has it"
-            raise FormatError(f"tensor {source!r} is missing, but {why}", hint=_OTHER_CONFIG)
+            why = f"{model.origins[there]} is there"
+        elif said:
+            why = f"config.json says {said}: true"
+        elif label == "qkv" and model.hf_arch in _BIASED:
+            why = f"every {model.hf_arch} has it"
+        else:
+            continue
+        source = Origins(model.arch, model.blocks, model.origins).source(missing[0])
+        raise FormatError(f"tensor {source!r} is missing, but {why}", hint=_OTHER_CONFIG)
 
 
 def _check_no_other(model: Described, places: Mapping[str, tuple[Slot, int]]) -> None:
