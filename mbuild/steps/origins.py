@@ -51,7 +51,7 @@ class CheckpointOrigin(NamedTuple):
 
         context.status("converting model")
         checkpoint = open_checkpoint(self.source.name, paths)
-        return convert(checkpoint, OutType(self.outtype), pre=self.pre)
+        return convert(checkpoint, OutType(self.outtype), pre=self.pre, warn=context.warn)
 
     def learned(self, result: Result) -> CheckpointOrigin:
         """With the digests that a step found."""
