@@ -19,7 +19,7 @@ from typing import NamedTuple, TextIO
 
 from rich.cells import cell_len
 
-from mbuild.cli.common import no_color
+from mbuild.cli.common import color_on
 from mbuild.cli.rate import Rate
 from mbuild.units import human_size, short_duration
 
@@ -285,7 +285,7 @@ def look_of(stream: TextIO) -> Look:
         columns or _number("COLUMNS", 80),
         lines or _number("LINES", 24),
         LINES if _can_encode(stream) else ASCII,
-        not no_color(),
+        color_on(stream),
     )
 
 

@@ -77,6 +77,19 @@ def distinct(quantize: Sequence[str]) -> tuple[str, ...]:
     return tuple(spelled.values())
 
 
+def file_type_name(text: str) -> str:
+    """``Q4_K_M`` for any spelling of it; raises :class:`UsageError`."""
+    from mbuild.quant.types import file_type
+
+    return file_type(text).name
+
+
+def spelled(name: str) -> str:
+    """A file type as people and tags spell it: ``q4_K_M`` for ``Q4_K_M``, ``bf16`` for ``BF16``."""
+    letters = len(name) - len(name.lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
+    return name[:letters].lower() + name[letters:]
+
+
 def quantizations(
     find: Callable[[str, str], SourceFile], *, quantize: Sequence[str], **options: Any
 ) -> tuple[Quantization, ...]:
