@@ -17,7 +17,7 @@ from gguf_files import tiny_gguf, tiny_shards
 from stores import copy_tiny_store
 
 from mbuild.cli.build import build_command
-from mbuild.cli.main import _WITH_VALUE, COMMANDS
+from mbuild.cli.main import WITH_VALUE, COMMANDS
 
 MODELFILE = "FROM ./model.gguf\nSYSTEM You are Mario.\n"
 
@@ -323,7 +323,7 @@ def test_every_command_has_help_with_an_example(mbuild: Run, command: str) -> No
 def test_options_with_values_are_known_before_the_subcommand() -> None:
     """``mbuild -t list`` builds a model called list: the value is not taken for a subcommand."""
     options = [p for p in build_command.params if isinstance(p, click.Option) and not p.is_flag]
-    assert {name for option in options for name in option.opts} <= _WITH_VALUE
+    assert {name for option in options for name in option.opts} <= WITH_VALUE
 
 
 def test_help_lists_every_command(mbuild: Run) -> None:

@@ -62,12 +62,12 @@ def build_options(command: CommandT) -> CommandT:
 
 
 def progress_options(command: CommandT) -> CommandT:
-    """How to show a build: ``progress`` and ``quiet``;"""
+    """How to show a build: ``progress`` and ``quiet``."""
     progress = click.option(
         "--progress",
         type=click.Choice(["auto", "tty", "plain", "json", "quiet"]),
         default="auto",
-        help="How to show what happens  [default: auto]",
+        help="Progress style  [default: auto]",
     )
     return progress(
         click.option("--quiet", is_flag=True, help="Print only the model's id.")(command)
@@ -89,7 +89,11 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     store_option,
     quantize_options,
     click.option("--no-cache", is_flag=True, help="Run every step, cached or not."),
-    click.option("--link", is_flag=True, help="Hard-link GGUF files: they must not be edited."),
+    click.option(
+        "--link",
+        is_flag=True,
+        help="Hard-link GGUF files instead of copying; do not edit them after.",
+    ),
     click.option(
         "--outtype",
         type=click.Choice(["auto", "f32", "f16", "bf16", "q8_0"], case_sensitive=False),
@@ -159,7 +163,11 @@ def _script(modelfile: ModelfileText, options: Mapping[str, Any]) -> Script:
 @click.command("build", epilog=EPILOG)
 @build_options
 @click.option("--dry-run", is_flag=True, help="Show which steps would run; write nothing.")
-@click.option("--locked", is_flag=True, help="Build only what Modelfile.lock says, or fail.")
+@click.option(
+    "--locked",
+    is_flag=True,
+    help="Build exactly what Modelfile.lock says, with its options, or fail.",
+)
 @progress_options
 @click.pass_context
 def build_command(

@@ -152,7 +152,7 @@ def _line(item: Row, shape: _Shape, look: Look) -> str:
 
 
 def _percent(item: Row) -> str:
-    return f"{int(item.part * 100):4} %" if item.part is not None else f"{item.elapsed:>6}"
+    return f"{int(item.part * 100):5}%" if item.part is not None else f"{item.elapsed:>6}"
 
 
 def _cells(fields: Sequence[str]) -> int:

@@ -57,12 +57,12 @@ Examples:
 @progress_options
 @click.pass_context
 def lock_command(ctx: click.Context, /, *, progress: str, quiet: bool, **options: Any) -> None:
-    """Write down by digest what a build is made from, and what comes out.
+    """Pin a build's inputs and results, by digest, in Modelfile.lock.
 
     The lock file lies beside the Modelfile and is called like it, with .lock
     at the end. What is not built yet is built, so that the result is known; it
-    gets a name only with -t. mbuild build --locked then refuses to build from
-    anything else, and to name any other result.
+    gets a name only with -t. mbuild build --locked then builds what is locked,
+    with the same options, and refuses anything else.
     """
     style = "quiet" if quiet else progress
     with failures(style):

@@ -21,23 +21,23 @@ from mbuild.errors import CancelledError, MbuildError, ModelfileError, UsageErro
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "build": ("mbuild.cli.build", "Build a model from a Modelfile (what mbuild does by default)."),
-    "plan": ("mbuild.cli.plan", "Show what a build would do and take."),
-    "explain": ("mbuild.cli.plan", "Say for every step why it will run, or that it is cached."),
+    "plan": ("mbuild.cli.plan", "Preview a build: steps, bytes, memory, time."),
+    "explain": ("mbuild.cli.plan", "Explain why each step will run or is cached."),
     "graph": ("mbuild.cli.graph", "Draw a build's steps: SVG, Mermaid or DOT."),
     "history": ("mbuild.cli.history", "List the last builds, or show one build's steps."),
-    "lock": ("mbuild.cli.lock", "Write down what a build is made from and what comes out."),
+    "lock": ("mbuild.cli.lock", "Pin a build's inputs and results in Modelfile.lock."),
     "report": ("mbuild.cli.report", "Write a page about a build: graph, times, layers, tensors."),
     "list": ("mbuild.cli.models", "List the models of the store."),
     "show": ("mbuild.cli.models", "Show a model: details, parameters, template, license."),
     "cp": ("mbuild.cli.models", "Give a model a second name."),
     "rm": ("mbuild.cli.models", "Remove models, and what only they used."),
     "diff": ("mbuild.cli.compare", "Show what differs between two models."),
-    "du": ("mbuild.cli.disk", "Show what takes the disk, and what a prune would free."),
+    "du": ("mbuild.cli.disk", "Show disk use, and what prune would free."),
     "prune": ("mbuild.cli.disk", "Remove what no model uses."),
-    "verify": ("mbuild.cli.disk", "Rehash models and blobs, and set damaged ones aside."),
+    "verify": ("mbuild.cli.disk", "Check every digest; quarantine damaged blobs."),
     "export": ("mbuild.cli.artifacts", "Write a model to GGUF, a directory or a tar archive."),
-    "import": ("mbuild.cli.artifacts", "Bring in models from a tar archive."),
-    "import-recipe": ("mbuild.cli.recipe", "Print how to quantize as somebody else did."),
+    "import": ("mbuild.cli.artifacts", "Import models from a tar archive."),
+    "import-recipe": ("mbuild.cli.recipe", "Recover the quantization flags of a GGUF file."),
     "fmt": ("mbuild.cli.language", "Rewrite a Modelfile in its canonical form."),
     "check": ("mbuild.cli.language", "Find mistakes in a Modelfile without building it."),
     "serve": ("mbuild.cli.serve", "Serve Ollama's API for building and managing models."),
@@ -63,8 +63,9 @@ EPILOG = """\
 \b
 Examples:
   mbuild -t mario                    build ./Modelfile, name it mario
-  mbuild -f Modelfile.dev -t mario:dev ../models
-  echo "FROM tiny" | mbuild -f - -t copy-of-tiny
+  mbuild -f Modelfile.dev -t mario:dev
+  mbuild -f dev.Modelfile -t mario ../models   its paths start from ../models
+  echo "FROM tiny" | mbuild -t copy-of-tiny -
   mbuild list
   mbuild show mario --modelfile
 """
@@ -83,7 +84,32 @@ class Commands(click.Group):
             return None
         module = importlib.import_module(COMMANDS[cmd_name][0])
         command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
+        if ctx.resilient_parsing:
+            from mbuild.cli.completion import prepared
+
+            return prepared(command, cmd_name)
         return command
+
+    def shell_complete(
+        self, ctx: click.Context, incomplete: str
+    ) -> list[click.shell_completion.CompletionItem]:
+        """Commands, what begins a build (its options, a folder), and mbuild's own options."""
+        from click.shell_completion import CompletionItem
+
+        found = [
+            CompletionItem(name, help=text)
+            for name, (_, text) in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        build = self.get_command(ctx, "build")
+        assert build is not None
+        below = click.Context(build, ctx, "build", resilient_parsing=True)
+        found += build.shell_complete(below, incomplete)
+        if not incomplete.startswith("-"):
+            found.append(CompletionItem(incomplete, type="dir"))
+        said = {item.value for item in found}
+        own = click.Command.shell_complete(self, ctx, incomplete)
+        return found + [item for item in own if item.value not in said]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The commands with their lines, from the table alone."""
@@ -151,6 +177,12 @@ def _for_completion(args: list[str]) -> list[str]:
     position = _first_word(args)
     if position is None or (position < len(args) and args[position] in COMMANDS):
         return args
+    if position < len(args) and not os.path.isdir(args[position]):
+        from mbuild.cli.words import ALIASES
+
+        word = args[position]
+        if (meant := ALIASES.get((word,), ("build",) if word == "create" else None)) is not None:
+            return [*args[:position], *meant, *args[position + 1 :]]
     only_store = all(option.startswith("--store") for option in _options(args[:position]))
     return args if position >= len(args) and only_store else ["build", *args]
 
@@ -201,6 +233,8 @@ def run(args: Sequence[str]) -> int:
     """Run a command line; the exit status."""
     _stop_on_signals()
     _prepare_streams()
+    if "_MBUILD_COMPLETE" in os.environ:
+        importlib.import_module("mbuild.cli.completion")  # what click's own scripts lack
     try:
         status = cli.main(args=list(args), prog_name="mbuild", standalone_mode=False)
         sys.stdout.flush()
@@ -261,7 +295,7 @@ def _say(text: str) -> None:
     color = color_on(sys.stderr)
     if color:
         for pattern, code in _COLORS:
-            text = pattern.sub(rf"\1\x1b[{code}m\2\x1b[0m", text)
+            text = pattern.sub(f"\\1\x1b[{code}m\\2\x1b[0m", text)
     with suppress(OSError):
         click.echo(text, err=True, color=color)
 

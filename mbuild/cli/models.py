@@ -69,9 +69,8 @@ def list_command(
         click.echo(json.dumps(rows, indent=2))
     else:
         now = time.time()
-        rows = [_row(stored, now) for stored in models]
-        width = columns_of()
-        click.echo("\n".join(_narrow(rows, width) if width else _wide(rows)))
+        table, width = [_row(stored, now) for stored in models], columns_of()
+        click.echo("\n".join(_narrow(table, width) if width else _wide(table)))
     if not (models or damaged or start):
         from mbuild.store.place import about_empty
 
@@ -82,6 +81,8 @@ def list_command(
 
 
 _HEAD = ("NAME", "ID", "SIZE", "MODIFIED")
+_DROPPED = {"ID": 2, "MODIFIED": 1}
+"""The columns that a narrow terminal does without, the highest number first."""
 
 
 def _wide(rows: Sequence[tuple[str, ...]]) -> list[str]:
@@ -98,11 +99,8 @@ def _narrow(rows: Sequence[tuple[str, ...]], width: int) -> list[str]:
     """The table as it fits on a terminal."""
     from mbuild.cli.screen import Column, fitted
 
-    drops = (0, 2, 0, 1)
-    columns = [
-        Column(head, drop, 0 if n else 16)
-        for n, (head, drop) in enumerate(zip(_HEAD, drops, strict=True))
-    ]
+    name, *others = _HEAD
+    columns = [Column(name, least=16), *(Column(head, _DROPPED.get(head, 0)) for head in others)]
     return fitted(columns, rows, width, gap=4)
 
 

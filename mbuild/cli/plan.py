@@ -171,9 +171,8 @@ def explain_command(ctx: click.Context, /, *, style: str, **options: Any) -> Non
         click.echo(json.dumps(_explain_json(request.all_names, surveyed), indent=2))
         return
     width = columns_of()
-    click.echo(
-        "\n".join(wrapped(f"{', '.join(request.all_names)}: {_compared(surveyed.base)}", width))
-    )
+    head = f"{', '.join(request.all_names)}: {_compared(surveyed.base)}"
+    click.echo("\n".join(wrapped(head, width, _INDENT, "")))
     for row, why in zip(surveyed.rows, surveyed.why, strict=True):
         texts = why.texts() if why else ()
         first, *rest = texts if surveyed.base is not None and texts else ("",)

@@ -47,8 +47,6 @@ PLAIN_SECONDS = 10.0
 """Seconds between two lines about one running step where there is no terminal."""
 
 _INDENT = 8
-_NARROW = 60
-"""Characters that fit on any terminal."""
 
 _DIM, _BOLD, _YELLOW = "2", "1", "33"
 
@@ -177,7 +175,7 @@ class Plain:
         self._told[event.step] = now
         self._said.add(event.step)
         told = row(printable(event.label), rate, now, 0.0)
-        part = f"{int(told.part * 100)} %" if told.part is not None else ""
+        part = f"{int(told.part * 100)}%" if told.part is not None else ""
         texts = (part, told.done, told.speed, told.remaining)
         click.echo(f"{told.label}: {', '.join(text for text in texts if text)}", err=True)
 
@@ -288,13 +286,14 @@ class Terminal:
 
     def _write(self, line: str, code: str = "", indent: str = " " * _INDENT) -> None:
         """Write a line; one that is too long for the terminal is wrapped between words."""
-        if len(line) >= _NARROW:
-            from mbuild.cli.screen import wrapped
-
-            for part in wrapped(line[_INDENT:], columns_of(sys.stderr), indent, line[:_INDENT]):
-                self._put(part, code)
-        else:
+        columns = columns_of(sys.stderr)
+        if not columns or (len(line) <= columns and line.isascii()):
             self._put(line, code)
+            return
+        from mbuild.cli.screen import wrapped
+
+        for part in wrapped(line[_INDENT:], columns, indent, line[:_INDENT]):
+            self._put(part, code)
 
     def _put(self, line: str, code: str) -> None:
         if self._live is not None:
