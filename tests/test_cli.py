@@ -17,7 +17,7 @@ from gguf_files import tiny_gguf, tiny_shards
 from stores import copy_tiny_store
 
 from mbuild.cli.build import build_command
-from mbuild.cli.main import WITH_VALUE, COMMANDS
+from mbuild.cli.main import COMMANDS, WITH_VALUE
 
 MODELFILE = "FROM ./model.gguf\nSYSTEM You are Mario.\n"
 
@@ -41,8 +41,6 @@ def test_progress_says_ollamas_words_in_ollamas_order(mbuild: Run, project: Path
         "creating new layer sha256:D",
         "creating new layer sha256:D",
         "writing manifest",
-        "ran import model.gguf, config, detect template, system, params, manifest:"
-        " not built before",
         "success",
     ]
     assert re.fullmatch(
@@ -143,7 +141,7 @@ def test_exit_statuses(mbuild: Run, project: Path) -> None:
     assert mbuild(project / "bad name!").returncode == 2
     empty = project / "empty"
     empty.mkdir()
-    assert "it has no Modelfile" in mbuild(empty).stderr
+    assert "error: no Modelfile in" in mbuild(empty).stderr
 
 
 def test_split_gguf_is_merged_into_one_layer(mbuild: Run, project: Path) -> None:
@@ -370,8 +368,10 @@ def test_json_progress_is_one_event_a_line(mbuild: Run, project: Path) -> None:
 def test_a_mistyped_command_is_recognized(
     mbuild: Run, project: Path, typed: str, meant: str
 ) -> None:
-    """What names no command is a folder; where there is none, a near command is proposed."""
-    done = mbuild(typed)
-    assert done.returncode == 1
-    assert f"did you mean mbuild {meant}?" in done.stderr
+    """A word that is no folder is no command; a near one is proposed, further words or not."""
+    for further in ((), ("mario",), ("--help",), ("-t", "x")):
+        done = mbuild(typed, *further)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"error: unknown command '{typed}'\n")
+        assert f"did you mean mbuild {meant}?" in done.stderr
     assert "did you mean" not in mbuild("some/where").stderr

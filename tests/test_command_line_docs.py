@@ -199,7 +199,7 @@ def test_the_examples_of_serve_run(tmp_path: Path) -> None:
         try:
             assert process.stderr is not None
             first = process.stderr.readline()
-            assert first.startswith("mbuild serves "), first + process.stderr.read()
+            assert first.startswith("serving "), first + process.stderr.read()
         finally:
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=30)

@@ -377,12 +377,15 @@ def test_a_blob_that_is_gone_is_a_miss(mbuild: Run, chat: Path, tmp_path: Path) 
 # What the options do.
 
 
-def test_dry_run_shows_each_tensor_and_writes_nothing(
-    mbuild: Run, chat: Path, tmp_path: Path
-) -> None:
+def test_plan_shows_each_tensor_and_writes_nothing(mbuild: Run, chat: Path, tmp_path: Path) -> None:
     """Names, types before and after and sizes are those of the file that a build then makes."""
-    done = mbuild("--dry-run", "-q", "q4_K_M", "-t", "m")
+    done = mbuild("plan", "--tensors", "-q", "q4_K_M", "-t", "m")
     assert done.returncode == 0, done.stderr
+    short = mbuild("--dry-run", "-q", "q4_K_M", "-t", "m").stdout
+    assert re.search(
+        r"^ +\d+ tensors: \d+ to Q4_K, \d+ to Q6_K, \d+ stay F32$", short, re.MULTILINE
+    )
+    assert "blk.0" not in short
     assert not (tmp_path / "store").exists()
     assert re.search(r"^ +blk\.0\.attn_q\.weight +BF16 -> Q4_K +37 KB$", done.stdout, re.MULTILINE)
     assert re.search(r"^ +blk\.0\.attn_norm\.weight +F32 +1\.0 KB$", done.stdout, re.MULTILINE)

@@ -263,9 +263,13 @@ def read_modelfile(file: str | None, folder: Path | None) -> ModelfileText:
             hint="leave one of them out",
         )
     if folder is not None and str(folder) != "-" and not folder.is_dir():
-        what = "it is a file, not a folder" if folder.exists() else "no such folder"
-        hint = f"mbuild -f {folder}" if folder.exists() else "mbuild --help says what can be built"
-        raise MissingFileError(f"{folder}: {what}", hint=hint)
+        if folder.exists():
+            from mbuild.cli.words import not_a_folder
+
+            raise not_a_folder(str(folder))
+        raise MissingFileError(
+            f"{folder}: no such folder", hint="mbuild --help says what can be built"
+        )
     start = context_folder(folder)
     if from_stdin(file, folder):
         name = "standard input"

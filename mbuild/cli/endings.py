@@ -35,7 +35,7 @@ def interrupted(store: Store, names: Sequence[str]) -> CancelledError:
     made = ", ".join(name for name in names if name)
     kept = _kept(store)
     words = f"{made} was built, nothing else" if made else "no model was changed"
-    more = f"; {human_size(kept)} of finished work kept for the next build" if kept else ""
+    more = f"; {human_size(kept)} of finished work kept" if kept else ""
     return CancelledError(f"interrupted: {words}{more}")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from mbuild import __version__
-from mbuild.cli.common import color_on
+from mbuild.cli.common import color_on, columns_of
 from mbuild.errors import CancelledError, MbuildError, ModelfileError, UsageError
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -234,7 +234,7 @@ def run(args: Sequence[str]) -> int:
     _stop_on_signals()
     _prepare_streams()
     if "_MBUILD_COMPLETE" in os.environ:
-        importlib.import_module("mbuild.cli.completion")  # what click's own scripts lack
+        importlib.import_module("mbuild.cli.completion").prepared(cli, "")
     try:
         status = cli.main(args=list(args), prog_name="mbuild", standalone_mode=False)
         sys.stdout.flush()
@@ -292,12 +292,26 @@ def show_error(error: MbuildError) -> None:
 def _say(text: str) -> None:
     """A message on standard error, safe on a terminal; nobody may be there to read it."""
     text = _UNSAFE.sub(lambda found: repr(found[0])[1:-1], text)
+    columns = columns_of(sys.stderr)
+    if columns and any(len(line) > columns for line in text.splitlines()):
+        text = "\n".join(part for line in text.splitlines() for part in _parts(line, columns))
     color = color_on(sys.stderr)
     if color:
         for pattern, code in _COLORS:
             text = pattern.sub(f"\\1\x1b[{code}m\\2\x1b[0m", text)
     with suppress(OSError):
         click.echo(text, err=True, color=color)
+
+
+def _parts(line: str, columns: int) -> list[str]:
+    """A line of a message as a terminal has room for it; source text stays as it is."""
+    from mbuild.cli.screen import wrapped
+
+    text = line.lstrip(" ")
+    indent = line[: len(line) - len(text)]
+    if re.match(r" *\d* \|", line):
+        return [line]
+    return wrapped(text, columns, indent + "  ", indent)
 
 
 _COLORS = (

@@ -140,15 +140,18 @@ def unknown(args: Sequence[str], commands: Sequence[str]) -> UsageError:
         said = " ".join(args[:2])
         return UsageError(f"unknown command {said!r}", hint=f"mbuild knows {', '.join(pairs)}")
     if os.path.isfile(word):
-        what = "a model: write FROM ./{0} into a Modelfile" if _is_gguf(word) else "mbuild -f {0}"
-        return UsageError(f"{word!r} is a file, not a folder", hint=what.format(word))
+        return not_a_folder(word)
     near = next(iter(get_close_matches(word.lower(), [*commands, *known_words()], 1, _NEAR)), "")
     hint = f"did you mean mbuild {near}?" if near else "mbuild --help lists the commands"
     return UsageError(f"unknown command {word!r}", hint=hint)
 
 
-def _is_gguf(path: str) -> bool:
-    return path.lower().endswith(".gguf")
+def not_a_folder(path: str) -> UsageError:
+    """The error about a file that stands where the folder to build would: how to use it."""
+    hint = f"mbuild -f {path}"
+    if path.lower().endswith(".gguf"):
+        hint = f"write FROM {path if _is_path(path) else f'./{path}'} into a Modelfile"
+    return UsageError(f"{path} is a file, not a folder", hint=hint)
 
 
 def _is_path(word: str) -> bool:
@@ -190,10 +193,10 @@ def _help(args: Sequence[str], commands: Sequence[str]) -> list[str]:
     """``help COMMAND`` as ``COMMAND --help``."""
     if not args:
         return ["--help"]
-    if args[0] in commands:
-        return [args[0], "--help"]
+    if args[0] in commands or args[0] == "create":
+        return ["build" if args[0] == "create" else args[0], "--help"]
     other = translated(args, commands)
-    if other[0] == "build" and tuple(args[:1]) != ("create",):  # a folder is no command
+    if other == ["build", *args]:  # a folder is no command
         raise unknown(args, commands)
     return other if other[0] in _GROUP_HELP else [other[0], "--help"]
 
