@@ -345,8 +345,7 @@ def test_completion_scripts(mbuild: Run, project: Path, shell: str) -> None:
         **os.environ,
         "OLLAMA_MODELS": str(project / "store"),
         "_MBUILD_COMPLETE": "bash_complete",
-        "COMP_WORDS": "mbuild show ti",
-        "COMP_CWORD": "2",
+        "COMP_LINE": "mbuild show ti",
     }
     command = [sys.executable, "-m", "mbuild"]
     completed = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -134,7 +134,7 @@ def flip(name: str, tensor: str) -> Edit:
 
 Q = ("-q", "q4_K_M")
 NEW = "new step"
-FROM_WORDS = {"now quantized (-q)": "step", "a checkpoint instead of a GGUF file": "step"}
+FROM_WORDS = {"now quantized (-q)": "step", "a GGUF file instead of a checkpoint": "step"}
 """How people are told of the input ``step``, which has no name in their words."""
 
 CHANGES: dict[str, tuple[Edit, tuple[str, ...], tuple[str, ...], Changed]] = {

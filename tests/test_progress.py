@@ -303,7 +303,7 @@ def test_rows_while_it_runs_and_nothing_left_over(width: int, clock: Time) -> No
             assert rows == FINAL
         words = {word for line in FINAL for word in line.split() if cell_len(word) <= width - 8}
         assert words <= {word for row in rows for word in row.split()}  # none was cut in two
-        assert screen.cursor == (0, len(rows))
+        assert screen.cursor == (0, min(len(rows), 23))
 
 
 def test_resizing_leaves_nothing_behind(clock: Time) -> None:
@@ -504,7 +504,7 @@ def test_a_terminal_that_folds_lines_anew(tmp_path: Path) -> None:
             ask("resize-window", "-x", str(width), "-y", "20")
             time.sleep(0.3)
             shown = until(lambda shown: sum("%" in row for row in shown) == 2)
-            assert all(re.search(" %|quantizers|machine", row) for row in shown), shown
+            assert all(re.search("%|quantizers|machine", row) for row in shown), shown
         shown = until(lambda shown: shown and shown[-1].startswith("built m:iq4_nl, m:q8_0 in "))
         assert not any("%" in row for row in shown), shown
         known = re.compile("done |cached |model |built |why |  +using |  +compiling ")
