@@ -64,7 +64,7 @@ EPILOG = """\
 Examples:
   mbuild -t mario                    build ./Modelfile, name it mario
   mbuild -f Modelfile.dev -t mario:dev
-  mbuild -f dev.Modelfile -t mario ../models   its paths start from ../models
+  mbuild -f Modelfile.dev -t mario ../models   its paths start from ../models
   echo "FROM tiny" | mbuild -t copy-of-tiny -
   mbuild list
   mbuild show mario --modelfile

@@ -80,7 +80,7 @@ def show_steps(planned: Forecast, style: str, *, tensors: bool = False) -> None:
         say(_step_text(step), _WORDS[step.state])
         if tensors:
             _show_tensors(step.tensors)
-        elif step.tensors:
+        elif step.tensors and not step.cached:
             say(_counts(step.tensors))
 
 
