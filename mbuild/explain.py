@@ -61,11 +61,12 @@ class Change(NamedTuple):
         """``name old -> new``, digests and texts cut to what tells them apart."""
         if self.name == STEP:
             return _STEPS.get((self.old, self.new), f"{self.new} instead of {self.old}")
-        if self.old is MISSING:
-            return f"{self.name} {_shown(self.new)} is new"
-        if self.new is MISSING:
-            return f"{self.name} {_shown(self.old)} is gone"
-        return f"{self.name} {_pair(self.old, self.new)}"
+        old, new = _as_written(self.name, self.old), _as_written(self.name, self.new)
+        if old is MISSING:
+            return f"{self.name} {_shown(new)} is new"
+        if new is MISSING:
+            return f"{self.name} {_shown(old)} is gone"
+        return f"{self.name} {_pair(old, new)}"
 
     def to_json(self) -> dict[str, Any]:
         """Both values whole; a side that has none is left out."""
@@ -328,6 +329,12 @@ def _parsed(digest: Any, read_text: ReadText) -> Any:
         return None if text is None else json.loads(text)
     except (ValueError, RecursionError):
         return None
+
+
+def _as_written(name: str, value: Any) -> Any:
+    """A parameter's value as Modelfiles have it: numbers are kept as Go's floats, 5 as 5.0."""
+    whole = isinstance(value, float) and value.is_integer()
+    return int(value) if whole and name.startswith("parameter ") else value
 
 
 def _pair(old: Any, new: Any) -> str:

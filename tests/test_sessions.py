@@ -119,10 +119,13 @@ def shown(line: str, folder: Path, width: int) -> list[str]:
     return in_order([row for row in rows if "compiling quantizers" not in row])
 
 
+_STEP = re.compile(r"(done    |cached  )\S")
+
+
 def in_order(rows: list[str]) -> list[str]:
     """Rows of steps that ran side by side in the order of their names."""
     found: list[str] = []
-    for done, some in itertools.groupby(rows, lambda row: row.startswith("done    ")):
+    for done, some in itertools.groupby(rows, lambda row: bool(_STEP.match(row))):
         block = list(some)
         found += sorted(block) if done else block
     return found
