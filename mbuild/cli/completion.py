@@ -100,6 +100,7 @@ VALUES: dict[tuple[str, str], tuple[Words | None, str]] = {
     ("", "names"): (models, ""),
     ("", "name"): (models, ""),
     ("", "build"): (builds, ""),
+    ("list", "start"): (models, ""),
     ("cp", "source"): (models, ""),
     ("cp", "target"): (models, ""),
     ("diff", "old"): (models, FILE),
