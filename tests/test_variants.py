@@ -109,7 +109,7 @@ def test_a_model_names_its_last_build(mbuild: Run) -> None:
     assert mbuild("-t", "v", *TWO[2:]).returncode == 0
     assert "v:q4_0" in mbuild("history", "v").stdout
     unknown = mbuild("history", "nope")
-    assert unknown.returncode == 2
+    assert unknown.returncode == 1
     assert "none of a model of that name" in unknown.stderr
 
 
@@ -162,7 +162,7 @@ def test_quantizations_are_exported_side_by_side(mbuild: Run, project: Path) -> 
     assert "FROM ./m-q8_0.gguf" in (project / "hub" / "m-q8_0.Modelfile").read_text()
     assert "FROM ./m-q4_0.gguf" in (project / "hub" / "Modelfile").read_text()
     again = mbuild("export", "m:q8_0", "-o", "hub/")
-    assert again.returncode == 2
+    assert again.returncode == 1
     assert "hub/m-q8_0.gguf exists" in again.stderr
 
 
@@ -173,7 +173,7 @@ def test_another_system_prompt_is_not_written_over(mbuild: Run, project: Path) -
     assert mbuild("-t", "n").returncode == 0
     assert mbuild("export", "m", "-o", "hub/").returncode == 0
     refused = mbuild("export", "n", "-o", "hub/")
-    assert refused.returncode == 2
+    assert refused.returncode == 1
     assert "hub/system exists" in refused.stderr
     assert not (project / "hub" / "n.gguf").exists()
 
