@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from mbuild import events
-from mbuild.cli.main import COMMANDS, STOPPED, cli
+from mbuild.cli.main import COMMANDS, cli
 from mbuild.cli.main import EXIT_STATUS as EXIT
 from mbuild.digest import Digest
 from mbuild.errors import MbuildError, UsageError
@@ -31,7 +31,7 @@ EXIT_STATUS = f"""\
 | {EXIT[MbuildError]} | it failed, or a model, a build or a file that was named is not there; \
 `check`, `verify` and `diff --exit-code` found something |
 | {EXIT[UsageError]} | the command line is wrong; nothing was tried |
-| {STOPPED} | stopped by a signal |
+| 130, 143 | stopped by Ctrl-C, by SIGTERM |
 """
 
 

@@ -1,7 +1,8 @@
 """What a build tells the world while it runs.
 
 Steps report to the engine, the engine yields these values, and one renderer
-per front end shows them. A failure is an exception, not an event.
+per front end shows them. A failure is an exception; only programs that read
+events get one about it.
 """
 
 from __future__ import annotations
@@ -92,10 +93,15 @@ class Replaced(NamedTuple):
 
 
 class ModelBuilt(NamedTuple):
-    """One of the build's models has its name; ``id`` is its manifest's digest."""
+    """One of the build's models is there; ``id`` is its manifest's digest.
+
+    ``name`` is the first that it has, empty where the build gives none; ``size`` the bytes
+    of its layers.
+    """
 
     name: str
     id: Digest
+    size: int = 0
 
 
 class Reason(NamedTuple):
@@ -114,7 +120,8 @@ class Explained(NamedTuple):
 class BuildFinished(NamedTuple):
     """All models are there.
 
-    ``name`` names them, ``id`` is the first one's, ``written`` bytes of new blobs.
+    ``name`` names them, empty where the build gives no names; ``id`` is the first one's,
+    ``written`` bytes of new blobs.
     """
 
     name: str
@@ -123,6 +130,32 @@ class BuildFinished(NamedTuple):
     cached: int
     written: int
     seconds: float
+
+
+class Failure(NamedTuple):
+    """One thing that is wrong, and what to do about it, if anybody knows.
+
+    ``file`` is the Modelfile, ``line`` and ``column`` count from 1; empty and 0 where the
+    problem has no place in one. ``code`` is a name for programs, perhaps empty.
+    """
+
+    message: str
+    hint: str = ""
+    file: str = ""
+    line: int = 0
+    column: int = 0
+    code: str = ""
+
+
+class BuildFailed(NamedTuple):
+    """The build has ended without its models; nothing comes after it.
+
+    ``reason`` is ``failed``, or ``stopped`` when a signal ended it. ``problems`` say what is
+    wrong, each by itself; there are none where it was stopped.
+    """
+
+    reason: str
+    problems: tuple[Failure, ...]
 
 
 BuildEvent = (
@@ -138,5 +171,6 @@ BuildEvent = (
     | ModelBuilt
     | Explained
     | BuildFinished
+    | BuildFailed
 )
 """The closed union: a renderer that matches on all of them shows everything."""

@@ -27,6 +27,11 @@ ReadText = Callable[[str], str | None]
 """The text of a small file by its digest, if it was kept."""
 
 MISSING = object()
+STEP = "step"
+"""The input that differs where another kind of step makes the weights."""
+UNSEEN = "input changed"
+"""Why a step runs where what changed has no words."""
+
 _SHOWN = 40
 _MOST = 12
 
@@ -54,16 +59,27 @@ class Change(NamedTuple):
 
     def __str__(self) -> str:
         """``name old -> new``, digests and texts cut to what tells them apart."""
-        if self.old is MISSING:
-            return f"{self.name} {_shown(self.new)} is new"
-        if self.new is MISSING:
-            return f"{self.name} {_shown(self.old)} is gone"
-        return f"{self.name} {_pair(self.old, self.new)}"
+        if self.name == STEP:
+            return _STEPS.get((self.old, self.new), f"{self.new} instead of {self.old}")
+        old, new = _as_written(self.name, self.old), _as_written(self.name, self.new)
+        if old is MISSING:
+            return f"{self.name} {_shown(new)} is new"
+        if new is MISSING:
+            return f"{self.name} {_shown(old)} is gone"
+        return f"{self.name} {_pair(old, new)}"
 
     def to_json(self) -> dict[str, Any]:
         """Both values whole; a side that has none is left out."""
         value = {"input": self.name, "old": self.old, "new": self.new}
         return {key: item for key, item in value.items() if item is not MISSING}
+
+
+_STEPS = {
+    **{(kind, "quantize"): "now quantized (-q)" for kind in ("import", "merge", "convert")},
+    **{("quantize", kind): "no longer quantized (-q)" for kind in ("import", "merge", "convert")},
+    ("import", "convert"): "a checkpoint instead of a GGUF file",
+    ("convert", "import"): "a GGUF file instead of a checkpoint",
+}
 
 
 class Described(NamedTuple):
@@ -109,11 +125,11 @@ def explain(new: Sequence[Described], old: Sequence[Described], store: Store) ->
 
 def _explanation(step: Described, before: Described | None, read_text: ReadText) -> Explanation:
     if before is None:
-        return Explanation(note="it is new in this model")
+        return Explanation(note="new step")
     if step.description is None or before.description is None:
-        return Explanation(note="nothing is known of it from the last build")
+        return Explanation(note="the last build kept nothing to compare with")
     found = changes(before.description, step.description, read_text)
-    return Explanation(found, "" if found else step.lost)
+    return Explanation(found, "" if found else step.lost or UNSEEN)
 
 
 def match(new: Sequence[Described], old: Sequence[Described]) -> list[Described | None]:
@@ -154,9 +170,9 @@ def changes(
 ) -> tuple[Change, ...]:
     """Every input that differs between two descriptions; none if they are equal."""
     if old["kind"] != new["kind"]:
-        return (Change("step", old["kind"], new["kind"]),)
+        return (Change(STEP, old["kind"], new["kind"]),)
     found = list(_version(old, new))
-    a, b = _leaves(old), _leaves(json.loads(canonical(new)))
+    a, b = _one_weights(_leaves(old), _leaves(json.loads(canonical(new))))
     for path in dict.fromkeys((*a, *b)):
         before, after = a.get(path, MISSING), b.get(path, MISSING)
         if before != after:
@@ -169,11 +185,33 @@ def _version(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]
         yield Change(f"mbuild's version of the step {new['kind']}", old["version"], new["version"])
 
 
+_Leaves = dict[tuple[str, ...], Any]
+
+
+def _one_weights(old: _Leaves, new: _Leaves) -> tuple[_Leaves, _Leaves]:
+    """The same leaves; weights that another kind of step makes now are one input, not two."""
+    gone = [path for path in old if path not in new and path[-1] in _WEIGHTS]
+    added = [path for path in new if path not in old and path[-1] in _WEIGHTS]
+    if len(gone) != 1 or len(added) != 1:
+        return old, new
+    both = ("inputs", "weights")
+    return (
+        {both if path == gone[0] else path: value for path, value in old.items()},
+        {both if path == added[0] else path: value for path, value in new.items()},
+    )
+
+
 def _leaves(description: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
-    """Fields and inputs as one flat mapping; an input is named by its kind."""
+    """Fields and inputs as one flat mapping; an input is named by its kind.
+
+    What is empty or not there says nothing: it has no leaf.
+    """
     leaves = dict(_flat(description["fields"], ()))
+    if leaves.get(_BASE) is None:
+        leaves.pop(_BASE, None)
     sources = description["inputs"]
-    for name, source in zip(_numbered([s["kind"] for s in sources]), sources, strict=True):
+    names = _numbered([_INPUTS.get(s["kind"], s["kind"]) for s in sources])
+    for name, source in zip(names, sources, strict=True):
         leaves |= _result(name, source["result"])
     return leaves
 
@@ -193,7 +231,7 @@ def _result(name: str, result: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
     layers = [layer["digest"] for layer in result["layers"]]
     if layers:
         return {("inputs", name): ", ".join(layers)}
-    return {("inputs", name): canonical(result["facts"]) if result["facts"] else "nothing"}
+    return {("inputs", name): canonical(result["facts"])} if result["facts"] else {}
 
 
 def canonical(value: Any) -> str:
@@ -217,6 +255,10 @@ def _flat(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], 
     else:
         yield path, value
 
+
+_BASE = ("base",)
+_INPUTS = {"detect-template": "detected template", "convert-adapter": "adapter"}
+"""What a step's result is called where it is another step's input, if not like its kind."""
 
 _NAMES: dict[tuple[str, ...], str] = {
     ("text",): "text",
@@ -287,6 +329,12 @@ def _parsed(digest: Any, read_text: ReadText) -> Any:
         return None if text is None else json.loads(text)
     except (ValueError, RecursionError):
         return None
+
+
+def _as_written(name: str, value: Any) -> Any:
+    """A parameter's value as Modelfiles have it: numbers are kept as Go's floats, 5 as 5.0."""
+    whole = isinstance(value, float) and value.is_integer()
+    return int(value) if whole and name.startswith("parameter ") else value
 
 
 def _pair(old: Any, new: Any) -> str:

@@ -138,6 +138,11 @@ class BaseStep:
         return self
 
 
+def variant_label(text: str, variant: str) -> str:
+    """A step's label; where a build makes several variants with the one that it is for."""
+    return f"{text} for {variant}" if variant else text
+
+
 def canonical_json(value: Any) -> str:
     """One text for one value: sorted keys, no spaces, no escapes that depend on anything."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

@@ -170,6 +170,13 @@ def new_id() -> str:
     return f"{int(time.time()):08x}{os.urandom(2).hex()}"
 
 
+def _nearness(a: Script, b: Script) -> int:
+    """How much two builds have in common: 0 nothing, 1 the Modelfile, 2 what ``-q`` says too."""
+    if (a.folder, a.name) != (b.folder, b.name):
+        return 0
+    return 2 if list(a.options.get("quantize", ())) == list(b.options.get("quantize", ())) else 1
+
+
 class History:
     """The log of a store's builds."""
 
@@ -211,17 +218,21 @@ class History:
         return [record for record in self.newest_first() if record.id.startswith(start)]
 
     def last_of(self, names: tuple[str, ...], script: Script | None = None) -> BuildRecord | None:
-        """The last good build of a model of one of these names, else of this Modelfile."""
+        """The last good build of a model of one of these names, else of this Modelfile.
+
+        Of several of the Modelfile one with the same ``-q`` comes before others.
+        """
         wanted = set(names)
-        other = None
+        other, nearest = None, 0
         for record in self.newest_first():
             if record.result != "built":
                 continue
             if wanted & record.models.keys():
                 return record
-            if other is None and script is not None and record.script is not None:
-                same = (record.script.folder, record.script.name) == (script.folder, script.name)
-                other = record if same else None
+            if script is not None and record.script is not None:
+                near = _nearness(record.script, script)
+                if near > nearest:
+                    other, nearest = record, near
         return other
 
     def made_from(self, script: Script, name: str, identity: Digest) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild import gojson
@@ -89,7 +89,28 @@ def plan(recipe: Recipe, sources: Sources, options: Options) -> tuple[Plan, ...]
         return (_plan(recipe, sources, options, base, drafts),)
     origin = _model_origin(sources, base, options)
     quantized = [Quantize(origin, quantization) for quantization in options.quantizations]
-    return tuple(_plan(recipe, sources, options, base, drafts, step) for step in quantized)
+    once = _Once() if len(quantized) > 1 else None
+    return tuple(_plan(recipe, sources, options, base, drafts, step, once) for step in quantized)
+
+
+class _Once:
+    """Of steps that are equal in all variants only the first: it is run and shown once."""
+
+    def __init__(self) -> None:
+        self._made: list[Step] = []
+
+    def __call__(self, step: Step) -> Step:
+        """The step that was made first of all that are like this one."""
+        for other in self._made:
+            if type(other) is type(step) and vars(other) == vars(step):
+                return other
+        self._made.append(step)
+        return step
+
+
+def _each(step: Step) -> Step:
+    """The step itself, where there is one variant."""
+    return step
 
 
 def _plan(
@@ -99,8 +120,14 @@ def _plan(
     base: StoredModel | None,
     drafts: tuple[Step, ...],
     quantized: Quantize | None = None,
+    once: _Once | None = None,
 ) -> Plan:
-    """One variant's graph; ``quantized`` takes the place of the model's weights."""
+    """One variant's graph; ``quantized`` takes the place of the model's weights.
+
+    With ``once`` there are several: what depends on the variant has its name in its label.
+    """
+    variant = quantized.quantization.file_type if quantized and once else ""
+    share = once or _each
     entries = _Entries(base)
     if quantized is not None and base is not None:
         entries.put_in_place(quantized, MODEL)
@@ -108,18 +135,20 @@ def _plan(
         if quantized is not None and number == 0:
             entries.append(quantized)
         else:
-            entries.append(_weights(source, Role.MODEL, options))
+            entries.append(share(_weights(source, Role.MODEL, options)))
     models = entries.steps()
-    detected = (DetectTemplate(models[:1]),) if base is None else ()
+    detected = (DetectTemplate(models[:1], variant),) if base is None else ()
     for template in detected:
         entries.append(template, TEMPLATE)
-    adapters = tuple(_adapter(adapter, entries, options) for adapter in sources.adapters)
+    adapters = tuple(
+        share(_adapter(adapter, entries, options, variant)) for adapter in sources.adapters
+    )
     for step in (*adapters, *drafts):
         entries.append(step)
-    _add_texts(entries, recipe, detected)
+    _add_texts(entries, recipe, detected, share, variant)
     weights = (*models, *adapters, *drafts)
-    config = MakeConfig(base.manifest.config if base else None, weights, recipe.config)
-    return Plan(AssembleManifest(config, entries.all()), base)
+    config = MakeConfig(base.manifest.config if base else None, weights, recipe.config, variant)
+    return Plan(AssembleManifest(config, entries.all(), variant), base)
 
 
 def _model_origin(sources: Sources, base: StoredModel | None, options: Options) -> Origin:
@@ -174,23 +203,31 @@ class _Entries:
         return tuple(entry for _, entry in self._entries)
 
 
-def _add_texts(entries: _Entries, recipe: Recipe, detected: tuple[Step, ...]) -> None:
+def _add_texts(
+    entries: _Entries,
+    recipe: Recipe,
+    detected: tuple[Step, ...],
+    share: Callable[[Step], Step],
+    variant: str,
+) -> None:
     """Template, system, licenses, parameters, messages: replaced, added or merged."""
     if recipe.template:
-        entries.replace(PutLayer(TEMPLATE, recipe.template), TEMPLATE)
+        entries.replace(share(PutLayer(TEMPLATE, recipe.template)), TEMPLATE)
     if recipe.system:
-        entries.replace(PutLayer(SYSTEM, recipe.system), SYSTEM)
+        entries.replace(share(PutLayer(SYSTEM, recipe.system)), SYSTEM)
     carried = {layer.digest for layer in entries.inherited(LICENSE)}
     for text in recipe.licenses:
         if _digest(text) not in carried:  # Ollama adds it again at every build
-            entries.append(PutLayer(LICENSE, text), LICENSE)
+            entries.append(share(PutLayer(LICENSE, text)), LICENSE)
     inherited = entries.inherited(PARAMS)
     if recipe.parameters or inherited or detected:
         base = inherited[-1] if inherited else None
-        entries.replace(MergeParameters(recipe.parameters, base, detected), PARAMS)
+        merged = MergeParameters(recipe.parameters, base, detected, variant if detected else "")
+        entries.replace(share(merged), PARAMS)
     if recipe.messages:
         messages = [_message(*message) for message in recipe.messages]
-        entries.replace(PutLayer(MESSAGES, gojson.dumps(messages).decode()), MESSAGES)
+        text = gojson.dumps(messages).decode()
+        entries.replace(share(PutLayer(MESSAGES, text)), MESSAGES)
 
 
 def _message(role: str, content: str, further: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -230,11 +267,11 @@ def _draft(source: DraftSource, options: Options) -> Step:
     return Quantize(_origin(source, options), options.draft_quantization, Role.DRAFT)
 
 
-def _adapter(source: AdapterSource, entries: _Entries, options: Options) -> Step:
+def _adapter(source: AdapterSource, entries: _Entries, options: Options, variant: str) -> Step:
     """The step that makes an adapter's layer; a PEFT adapter is checked against the base."""
     if isinstance(source, GGUFSource):
         return _weights(source, Role.ADAPTER, options)
     inherited = entries.inherited(MODEL)
     if inherited:
         return ConvertAdapter(source, inherited[0], ())
-    return ConvertAdapter(source, None, entries.steps()[:1])
+    return ConvertAdapter(source, None, entries.steps()[:1], variant)

@@ -17,7 +17,7 @@ from gguf_files import tiny_gguf, tiny_shards
 from stores import copy_tiny_store
 
 from mbuild.cli.build import build_command
-from mbuild.cli.main import _WITH_VALUE, COMMANDS
+from mbuild.cli.main import COMMANDS, WITH_VALUE
 
 MODELFILE = "FROM ./model.gguf\nSYSTEM You are Mario.\n"
 
@@ -41,8 +41,6 @@ def test_progress_says_ollamas_words_in_ollamas_order(mbuild: Run, project: Path
         "creating new layer sha256:D",
         "creating new layer sha256:D",
         "writing manifest",
-        "ran import model.gguf, config, detect template, system, params, manifest:"
-        " not built before",
         "success",
     ]
     assert re.fullmatch(
@@ -143,7 +141,7 @@ def test_exit_statuses(mbuild: Run, project: Path) -> None:
     assert mbuild(project / "bad name!").returncode == 2
     empty = project / "empty"
     empty.mkdir()
-    assert "it has no Modelfile" in mbuild(empty).stderr
+    assert "error: no Modelfile in" in mbuild(empty).stderr
 
 
 def test_split_gguf_is_merged_into_one_layer(mbuild: Run, project: Path) -> None:
@@ -322,7 +320,7 @@ def test_every_command_has_help_with_an_example(mbuild: Run, command: str) -> No
 def test_options_with_values_are_known_before_the_subcommand() -> None:
     """``mbuild -t list`` builds a model called list: the value is not taken for a subcommand."""
     options = [p for p in build_command.params if isinstance(p, click.Option) and not p.is_flag]
-    assert {name for option in options for name in option.opts} <= _WITH_VALUE
+    assert {name for option in options for name in option.opts} <= WITH_VALUE
 
 
 def test_help_lists_every_command(mbuild: Run) -> None:
@@ -346,8 +344,7 @@ def test_completion_scripts(mbuild: Run, project: Path, shell: str) -> None:
         **os.environ,
         "OLLAMA_MODELS": str(project / "store"),
         "_MBUILD_COMPLETE": "bash_complete",
-        "COMP_WORDS": "mbuild show ti",
-        "COMP_CWORD": "2",
+        "COMP_LINE": "mbuild show ti",
     }
     command = [sys.executable, "-m", "mbuild"]
     completed = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -369,8 +366,10 @@ def test_json_progress_is_one_event_a_line(mbuild: Run, project: Path) -> None:
 def test_a_mistyped_command_is_recognized(
     mbuild: Run, project: Path, typed: str, meant: str
 ) -> None:
-    """What names no command is a folder; where there is none, a near command is proposed."""
-    done = mbuild(typed)
-    assert done.returncode == 1
-    assert f"did you mean mbuild {meant}?" in done.stderr
+    """A word that is no folder is no command; a near one is proposed, further words or not."""
+    for further in ((), ("mario",), ("--help",), ("-t", "x")):
+        done = mbuild(typed, *further)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"error: unknown command '{typed}'\n")
+        assert f"did you mean mbuild {meant}?" in done.stderr
     assert "did you mean" not in mbuild("some/where").stderr

@@ -292,12 +292,35 @@ def test_what_changes_no_result_is_no_drift(
 
 
 def test_one_of_several_locked_variants_can_be_built_alone(locked: Path, mbuild: Run) -> None:
-    """The others are not asked for; one that is not locked is refused."""
+    """Without -q all are built, with it those that it names; one that is not locked is refused."""
     assert mbuild("lock", "-q", "q8_0", "-q", "q4_0").returncode == 0
     one = mbuild("build", "--locked", "-q", "q4_0", "-t", "m")
     assert one.returncode == 0, one.stderr
-    none = mbuild("build", "--locked", "-t", "m")
-    assert "the unquantized model is not in the lock file: it has Q4_0, Q8_0" in none.stderr
+    everything = mbuild("build", "--locked", "-t", "m")
+    assert everything.returncode == 0, everything.stderr
+    assert "built m:q4_0, m:q8_0 in" in everything.stderr
+    none = mbuild("build", "--locked", "-q", "q5_0", "-t", "m")
+    assert "-q Q5_0 is not in the lock file: it has Q4_0, Q8_0" in none.stderr
+
+
+def test_a_lock_brings_its_options(locked: Path, mbuild: Run) -> None:
+    """What the command line does not say, the lock says; what it says otherwise is drift."""
+    options = ("--outtype", "f32", "-q", "q4_K_M", "--pure", "--tensor-type", "attn_v=q8_0")
+    assert mbuild("lock", *options).returncode == 0
+    done = mbuild("build", "--locked", "-t", "m")
+    assert done.returncode == 0, done.stderr
+    drift = mbuild("build", "--locked", "-t", "m", "--outtype", "f16")
+    assert '--outtype changed: "f32" in the lock file, "f16" now' in drift.stderr
+
+
+def test_a_lock_without_names_prints_none(locked: Path, mbuild: Run) -> None:
+    """The names that variants would have are not there, so nothing says that they were built."""
+    done = mbuild("lock", "-q", "q8_0", "-q", "q4_0")
+    assert done.returncode == 0, done.stderr
+    assert "q8_0," not in done.stderr
+    assert "built the model, which gets no name, in" in done.stderr
+    events = mbuild("lock", "-q", "q8_0", "--progress", "json").stdout.splitlines()
+    assert {json.loads(e)["name"] for e in events if "ModelBuilt" in e} == {""}
 
 
 def test_a_stored_model_is_locked_by_its_manifest(tmp_path: Path, mbuild: Run) -> None:

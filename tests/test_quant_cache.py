@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 
 from mbuild.gguf.types import GGMLType
+from mbuild.graph import StepContext
 from mbuild.quant.quantize import engine, fallback, quantize
+from mbuild.steps.quantize import _say_compiling
+from mbuild.store import Store
 
 pytest.importorskip("numba")
 
@@ -234,3 +237,19 @@ def test_a_function_that_is_not_there() -> None:
     assert code is not None
     with pytest.raises(RuntimeError, match="no function plain_F32_32"):
         loader.load(code, "plain_F32_32")
+
+
+def test_where_kernels_can_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder that is there or can be made; not below a file, as HOME=/dev/null has it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new"))
+    assert cache.is_writable()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert not cache.is_writable()
+    said: list[str] = []
+    context = StepContext(
+        Store(tmp_path), lambda done, total: None, said.append, lambda text: said.append(text)
+    )
+    _say_compiling("Q4_K", context)
+    assert said[0] == "compiling quantizers for Q4_K"
+    assert f"cannot be kept in {tmp_path}/file/mbuild/kernels: each build" in said[1]

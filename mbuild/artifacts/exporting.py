@@ -34,6 +34,13 @@ _ALIGNED_FROM = 64 << 10
 """Bytes from which a blob in a tar starts with a block, to share its extents."""
 
 
+MODELFILE = "Modelfile"
+WRITTEN_BY = ", written by mbuild export"
+"""How the first line of a Modelfile ends that an export made."""
+
+_LONGEST = 16 << 20
+
+
 class Layout(StrEnum):
     """What an export makes."""
 
@@ -107,12 +114,12 @@ def export(
             raise UsageError("--link makes no tar archive", hint="leave --link out")
         return [_write_tar(job, target)]
     files = _file_names(job, target)
-    found = [_write_layer(job, layer, path) for layer, path in files]
+    texts: dict[Path, str] = {}
     if options.layout is Layout.DIRECTORY:
         names = {layer.digest: path.name for layer, path in files}
-        texts = _texts(job.contents, modelfile(names) if modelfile else "")
-        found += [_write_text(job, target / name, text) for name, text in texts.items()]
-    return found
+        texts = _beside(job, target, _texts(job.contents, modelfile(names) if modelfile else ""))
+    found = [_write_layer(job, layer, path) for layer, path in files]
+    return found + [_write_text(job, path, text) for path, text in texts.items()]
 
 
 # Which files.
@@ -125,8 +132,7 @@ def _file_names(job: _Job, target: Path) -> list[tuple[Layer, Path]]:
         raise UnsupportedError(
             f"{name} has no GGUF weights", hint="export it to a .tar, which takes any model"
         )
-    stem = name.model if name.tag == "latest" else f"{name.model}-{name.tag}"
-    folder = target
+    folder, stem = target, _stem(job)
     if job.options.layout is Layout.LMSTUDIO:
         folder = target / name.namespace / name.model
     elif job.options.layout is Layout.GGUF:
@@ -148,6 +154,12 @@ def _file_names(job: _Job, target: Path) -> list[tuple[Layer, Path]]:
     return files
 
 
+def _stem(job: _Job) -> str:
+    """What the files of a model in a folder begin with."""
+    name = job.contents.stored.name
+    return name.model if name.tag == "latest" else f"{name.model}-{name.tag}"
+
+
 def _check_free(job: _Job, path: Path) -> None:
     if path.is_dir() or (os.path.lexists(path) and not job.options.overwrite):
         raise MbuildError(f"{path} exists", hint="name another place, or replace it with --force")
@@ -162,7 +174,7 @@ def _texts(contents: Contents, modelfile: str) -> dict[str, str]:
     from mbuild import gojson
 
     texts = {
-        "Modelfile": modelfile,
+        MODELFILE: modelfile,
         "template": contents.template,
         "system": contents.system,
         "params": gojson.dumps(dict(contents.parameters)).decode() if contents.parameters else "",
@@ -170,6 +182,34 @@ def _texts(contents: Contents, modelfile: str) -> dict[str, str]:
     for number, text in enumerate(contents.licenses, start=1):
         texts["LICENSE" if number == 1 else f"LICENSE-{number}"] = text
     return {name: text for name, text in texts.items() if text}
+
+
+def _beside(job: _Job, folder: Path, texts: Mapping[str, str]) -> dict[Path, str]:
+    """Where each text goes; those that are there already are left out.
+
+    A folder can hold several quantizations of a model, as repositories do: the Modelfile
+    of a further one is called like its weights.
+    """
+    found: dict[Path, str] = {}
+    for name, text in texts.items():
+        path = folder / name
+        there = "" if job.options.overwrite else _text_of(path)
+        if there == text:
+            continue
+        if name == MODELFILE and there.partition("\n")[0].endswith(WRITTEN_BY):
+            path = folder / f"{_stem(job)}.{MODELFILE}"
+        _check_free(job, path)
+        found[path] = text
+    return found
+
+
+def _text_of(path: Path) -> str:
+    """A small file's text, "" where there is none."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_LONGEST + 1).decode()
+    except (OSError, ValueError):
+        return ""
 
 
 def _write_text(job: _Job, path: Path, text: str) -> Written:

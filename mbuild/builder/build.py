@@ -63,7 +63,7 @@ def _recorded(request: Request, store: Store, recorder: Recorder) -> Iterator[Bu
         recorder.ends("stopped", models=models)
         raise
     recorder.ends("built", models=models)
-    if recorder.reasons:
+    if recorder.reasons and not recorder.first:
         rows = recorder.reasons.items()
         yield Explained(tuple(Reason(step.label, texts) for step, texts in rows))
     yield finished
@@ -92,7 +92,9 @@ def _build(
             models[str(name)] = Digest.of(data)
             if replaced is not None:
                 yield Replaced(str(name), replaced)
-        yield ModelBuilt(str(request.names_of(number)[0]), Digest.of(data))
+        named = str(request.names_of(number)[0]) if request.named else ""
+        size = sum(layer.size for layer in Manifest.decode(data, "the new manifest").layers)
+        yield ModelBuilt(named, Digest.of(data), size)
     return _finished(request, plans, outcome, recorder.clock)
 
 
@@ -149,7 +151,9 @@ def _finished(
     }
     data = outcome.results[plans[0].manifest].facts["manifest"].encode()
     return BuildFinished(
-        ", ".join(str(request.names_of(number)[0]) for number in range(len(plans))),
+        ", ".join(str(request.names_of(number)[0]) for number in range(len(plans)))
+        if request.named
+        else "",
         Digest.of(data),
         len(outcome.ran),
         len(outcome.results) - len(outcome.ran),

@@ -6,7 +6,7 @@ import statistics
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from mbuild.builder.recording import FIRST, described
+from mbuild.builder.recording import FIRST, ancestor, described
 from mbuild.builder.request import Request, plans_of
 from mbuild.engine import Engine, State, Surveyed
 from mbuild.explain import Described, Explanation, explain
@@ -37,6 +37,10 @@ _BASE_MEMORY = 160 << 20
 
 _IN_FLIGHT = 3
 """Tensors of the largest size that are in memory at once: read, transformed, written."""
+
+
+MAYBE = "only if its input changes"
+"""Why a step may run whose input is not known yet."""
 
 
 class PlannedStep(NamedTuple):
@@ -129,7 +133,7 @@ def survey(request: Request, store: Store) -> Survey:
     """Look every step up in the cache, and compare with the last build of the model."""
     targets = [planned.manifest for planned in plans_of(request, store)]
     rows = tuple(Engine(store, request.use_cache).survey(targets))
-    base = History(store).last_of(request.all_names, request.script)
+    base = ancestor(request, History(store))
     if base is None:
         reasons = [Explanation(note=FIRST)] * len(rows)
     else:
@@ -165,7 +169,7 @@ def _applies(row: Surveyed, reason: Explanation, request: Request) -> Explanatio
     if row.state is State.CACHED:
         return None
     if row.state is State.DEPENDS:
-        return Explanation(note="if what comes before it comes out differently")
+        return Explanation(note=MAYBE)
     if not request.use_cache and not reason.changes:
         return Explanation(note="--no-cache")
     return reason

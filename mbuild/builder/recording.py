@@ -48,6 +48,11 @@ class Recorder:
             self._reasons = _why(self._request, order, self._outcome, self._store, self._history)
         return self._reasons
 
+    @property
+    def first(self) -> bool:
+        """Whether there is no earlier build of the model: nobody asks why it is built."""
+        return set(self.reasons.values()) == {(FIRST,)}
+
     def ends(self, result: str, error: str = "", models: Mapping[str, Digest] = {}) -> None:
         """Add the build to the log."""
         order = in_order(self._targets)
@@ -95,6 +100,11 @@ class Recorder:
         )
 
 
+def ancestor(request: Request, history: History) -> BuildRecord | None:
+    """The build that a request's is compared with; a build without names has only a Modelfile."""
+    return history.last_of(request.all_names if request.named else (), request.script)
+
+
 def described(record: BuildRecord, store: Store) -> list[Described]:
     """The steps of an earlier build with what was hashed for their keys, where it is kept."""
     from mbuild.explain import Described
@@ -113,7 +123,7 @@ def _why(
     ran = [step for step in order if step in outcome.ran]
     if not ran:
         return {}
-    before = history.last_of(request.all_names, request.script)
+    before = ancestor(request, history)
     if before is None:
         return dict.fromkeys(ran, (FIRST,))
     from mbuild.explain import Described, explain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import click
 
 from mbuild import library
 from mbuild.artifacts import Layout, Options, Written, export, import_tar
+from mbuild.artifacts.exporting import WRITTEN_BY
 from mbuild.cli.common import NameType, human_size, open_store, store_option
 from mbuild.cli.meter import meter
 from mbuild.contents import reading
@@ -34,7 +36,11 @@ Examples:
 @store_option
 @click.option("--lmstudio", is_flag=True, help="DIR/<namespace>/<model>/: LM Studio's layout.")
 @click.option("--raw", is_flag=True, help="The weights as stored, no settings put into them.")
-@click.option("--link", is_flag=True, help="Hard links to the store: they must not be edited.")
+@click.option(
+    "--link",
+    is_flag=True,
+    help="Hard-link to the store instead of copying; do not edit the files after.",
+)
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 @click.pass_context
 def export_command(
@@ -74,7 +80,16 @@ def _layout(output: str, *, lmstudio: bool) -> Layout:
         if ending is not None:
             raise UsageError(f"--lmstudio makes a directory, not {output}")
         return Layout.LMSTUDIO
+    if ending is None and _ENDING.search(output) and not Path(output).expanduser().is_dir():
+        raise UsageError(
+            f"{output}: an export is a .gguf file, a .tar archive or a folder",
+            hint=f"for a folder of that name write {output}/",
+        )
     return ending or Layout.DIRECTORY
+
+
+_ENDING = re.compile(r"\.[A-Za-z]\w*$")
+"""How a file's name ends; ``llama-3.2`` and ``mario/`` do not end so."""
 
 
 def _modelfile(store: Store, name: ModelName, files: Mapping[Digest, str]) -> str:
@@ -83,7 +98,7 @@ def _modelfile(store: Store, name: ModelName, files: Mapping[Digest, str]) -> st
     for digest, file in files.items():
         text = text.replace(quote(str(store.blobs.path(digest))), quote(f"./{file}"))
     _, _, rest = text.partition("\n")
-    return f"# {name}, written by mbuild export\n{rest}"
+    return f"# {name}{WRITTEN_BY}\n{rest}"
 
 
 def _line(file: Written, link: bool) -> str:
@@ -103,13 +118,15 @@ Examples:
 
 @click.command("import", epilog=IMPORT_EPILOG)
 @click.argument("file", metavar="FILE.tar", type=click.Path(path_type=Path))
-@click.option("-t", "--tag", "name", metavar="NAME", type=NameType(), help="Another name.")
+@click.option(
+    "-t", "--tag", "name", metavar="NAME", type=NameType(), help="Import it under another name."
+)
 @store_option
 @click.pass_context
 def import_command(
     ctx: click.Context, *, file: Path, name: ModelName | None, store: str | None
 ) -> None:
-    """Bring in the models of an OCI image layout that mbuild export made.
+    """Import the models of an OCI image layout that mbuild export made.
 
     Every blob is checked against its digest; a model has the id that it had.
     """

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +12,7 @@ import click
 
 from mbuild.builder import Request, build, check_unasked_names, read_recipe
 from mbuild.cli.common import TemplateType, open_store, read_limited, say_reading, store_option
-from mbuild.cli.progress import follow
+from mbuild.cli.progress import failures, follow
 from mbuild.cli.quantizing import (
     distinct,
     draft_quantization,
@@ -23,6 +23,7 @@ from mbuild.cli.quantizing import (
 from mbuild.context import LocalContext
 from mbuild.digest import Digest
 from mbuild.errors import MissingFileError, SourceError, UsageError
+from mbuild.events import BuildEvent, BuildFinished, ModelBuilt
 from mbuild.history import Script
 from mbuild.names import InvalidNameError, ModelName
 from mbuild.planner import Options
@@ -61,12 +62,12 @@ def build_options(command: CommandT) -> CommandT:
 
 
 def progress_options(command: CommandT) -> CommandT:
-    """How to show a build: ``progress`` and ``quiet``;"""
+    """How to show a build: ``progress`` and ``quiet``."""
     progress = click.option(
         "--progress",
         type=click.Choice(["auto", "tty", "plain", "json", "quiet"]),
         default="auto",
-        help="How to show what happens  [default: auto]",
+        help="Progress style  [default: auto]",
     )
     return progress(
         click.option("--quiet", is_flag=True, help="Print only the model's id.")(command)
@@ -88,7 +89,11 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     store_option,
     quantize_options,
     click.option("--no-cache", is_flag=True, help="Run every step, cached or not."),
-    click.option("--link", is_flag=True, help="Hard-link GGUF files: they must not be edited."),
+    click.option(
+        "--link",
+        is_flag=True,
+        help="Hard-link GGUF files instead of copying; do not edit them after.",
+    ),
     click.option(
         "--outtype",
         type=click.Choice(["auto", "f32", "f16", "bf16", "q8_0"], case_sensitive=False),
@@ -96,7 +101,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Type of a converted checkpoint's matrices; auto keeps BF16 or F16  [default: auto]",
     ),
     click.option("--pre", metavar="NAME", help="A checkpoint's pre-tokenizer, if it is unknown."),
-    click.argument("folder", metavar="[CONTEXT]", default=".", type=click.Path(path_type=Path)),
+    click.argument("folder", metavar="[CONTEXT]", required=False, type=click.Path(path_type=Path)),
 )
 
 
@@ -110,7 +115,7 @@ def asked_for(
     link: bool,
     outtype: str,
     pre: str | None,
-    folder: Path,
+    folder: Path | None,
     hash_files: bool = False,
     **quantizing: Any,
 ) -> tuple[Request, Store]:
@@ -126,7 +131,8 @@ def asked_for(
     context = LocalContext(modelfile.folder, opened, hash_files=hash_files, on_read=say_reading)
     draft = draft_quantization(quantizing.pop("draft_quantize"))
     quantizing["quantize"] = distinct(quantizing["quantize"])
-    variants = variant_names(names, quantizing["quantize"], "" if names else _default_name(folder))
+    default = "" if names else _default_name(context_folder(folder))
+    variants = variant_names(names, quantizing["quantize"], default)
     quants = quantizations(context.named_file, **quantizing)
     request = Request(
         recipe,
@@ -157,7 +163,11 @@ def _script(modelfile: ModelfileText, options: Mapping[str, Any]) -> Script:
 @click.command("build", epilog=EPILOG)
 @build_options
 @click.option("--dry-run", is_flag=True, help="Show which steps would run; write nothing.")
-@click.option("--locked", is_flag=True, help="Build only what Modelfile.lock says, or fail.")
+@click.option(
+    "--locked",
+    is_flag=True,
+    help="Build exactly what Modelfile.lock says, with its options, or fail.",
+)
 @progress_options
 @click.pass_context
 def build_command(
@@ -172,54 +182,116 @@ def build_command(
 ) -> None:
     """Build a model from a Modelfile.
 
-    Without -f the Modelfile is CONTEXT/Modelfile. Its paths start from its own
-    folder, those of a Modelfile from standard input from CONTEXT.
+    Without -f the Modelfile is CONTEXT/Modelfile. Its paths start from CONTEXT,
+    as for docker build, or from the Modelfile's own folder where no CONTEXT is
+    given, as for ollama create. With - as CONTEXT the Modelfile is read from
+    standard input, and its paths start from the current folder.
     """
+    style = "quiet" if quiet else progress
+    with failures(style):
+        request, store = _request(ctx, options, locked=locked)
+        if dry_run:
+            from mbuild.builder.forecast import forecast
+            from mbuild.cli.plan import show_steps
+
+            show_steps(forecast(request, store), "json" if style == "json" else "text")
+        else:
+            run(request, store, style)
+
+
+def _request(
+    ctx: click.Context, options: Mapping[str, Any], *, locked: bool
+) -> tuple[Request, Store]:
+    """What is asked for; with ``locked`` what the lock file says, held to it."""
+    if locked:
+        from mbuild.cli.lock import held_to_lock, with_locked_options
+
+        options = with_locked_options(ctx, options)
     request, store = asked_for(ctx, hash_files=locked, **options)
     if not options["names"]:
         check_unasked_names(request, store)
     if locked:
-        from mbuild.cli.lock import held_to_lock
-
-        request = held_to_lock(request, store, options["file"])
-    style = "quiet" if quiet else progress
-    if dry_run:
-        from mbuild.builder.forecast import forecast
-        from mbuild.cli.plan import show_steps
-
-        show_steps(forecast(request, store), "json" if style == "json" else "text")
-        return
-    follow(build(request, store), style)
+        stdin = from_stdin(options["file"], options["folder"])
+        request = held_to_lock(request, store, stdin=stdin)
+    return request, store
 
 
-def read_modelfile(file: str | None, folder: Path) -> ModelfileText:
-    """The Modelfile that ``-f`` and the context name; raises :class:`SourceError`."""
-    if file == "-":
+def run(request: Request, store: Store, style: str) -> None:
+    """Build, showing it; raises what the build raises, and :class:`Interrupted` for a signal."""
+    names: list[str] = []
+    try:
+        follow(_watched(build(request, store), request, store, names), style)
+    except KeyboardInterrupt:
+        from mbuild.cli.endings import interrupted
+
+        raise interrupted(store, names) from None
+
+
+def _watched(
+    events: Generator[BuildEvent, None, None], request: Request, store: Store, names: list[str]
+) -> Generator[BuildEvent, None, None]:
+    """The events; ``names`` fills with the models that are there, and a note comes at the end."""
+    with closing(events):
+        for event in events:
+            if isinstance(event, ModelBuilt):
+                names.append(event.name)
+            elif isinstance(event, BuildFinished) and len(request.variant_names) > 1:
+                from mbuild.cli.endings import left_behind
+
+                yield from left_behind(request, store)
+            yield event
+
+
+def from_stdin(file: str | None, folder: Path | None) -> bool:
+    """Whether ``-f`` or the context says that the Modelfile comes from standard input."""
+    return "-" in (file, str(folder))
+
+
+def context_folder(folder: Path | None) -> Path:
+    """The folder that a context names; the current one where there is none."""
+    return Path(".") if folder is None or str(folder) == "-" else folder
+
+
+def read_modelfile(file: str | None, folder: Path | None) -> ModelfileText:
+    """The Modelfile that ``-f`` and the context name, and where its paths start.
+
+    Raises :class:`SourceError`, and :class:`UsageError` for a context that is no folder.
+    """
+    if str(folder) == "-" and file not in (None, "-"):
+        raise UsageError(
+            f"the Modelfile is {file}, or it comes from standard input (-), not both",
+            hint="leave one of them out",
+        )
+    if folder is not None and str(folder) != "-" and not folder.is_dir():
+        if folder.exists():
+            from mbuild.cli.words import not_a_folder
+
+            raise not_a_folder(str(folder))
+        raise MissingFileError(
+            f"{folder}: no such folder", hint="mbuild --help says what can be built"
+        )
+    start = context_folder(folder)
+    if from_stdin(file, folder):
         name = "standard input"
-        return ModelfileText(read_limited(None, name), name, folder)
-    path = Path(file) if file else folder / "Modelfile"
-    if not file and not path.exists():
-        what = "no such folder" if not folder.is_dir() else "it has no Modelfile"
-        from mbuild.remedies import offers
-
-        hint = offers(folder)
-        if not folder.exists() and (near := _command_like(str(folder))):
-            hint = f"did you mean mbuild {near}?"
-        raise MissingFileError(f"{folder}: {what}", hint=hint)
+        return ModelfileText(read_limited(None, name), name, start)
+    path = Path(file) if file else start / "Modelfile"
+    if not path.exists() and not path.is_symlink():
+        raise _no_modelfile(file, start)
     try:
         data = read_limited(path, str(path))
     except SourceError as error:
         raise type(error)(f"the Modelfile {error.message}", hint=error.hint) from None
-    return ModelfileText(data, str(path), path.parent)
+    return ModelfileText(data, str(path), path.parent if folder is None else folder)
 
 
-def _command_like(word: str) -> str:
-    """The command that a mistyped one was meant to be: what names none is taken for a folder."""
-    from difflib import get_close_matches
+def _no_modelfile(file: str | None, folder: Path) -> MissingFileError:
+    """The error about a Modelfile that is not there."""
+    if file:
+        return MissingFileError(f"no such Modelfile: {file}", hint="name the file with -f FILE")
+    where = "the current folder" if folder == Path(".") else str(folder)
+    from mbuild.remedies import offers
 
-    from mbuild.cli.main import COMMANDS
-
-    return next(iter(get_close_matches(word, COMMANDS, 1, 0.7)), "")
+    return MissingFileError(f"no Modelfile in {where}", hint=offers(folder))
 
 
 def _default_name(folder: Path) -> str:
@@ -228,5 +300,6 @@ def _default_name(folder: Path) -> str:
         return str(ModelName.parse(name))
     except InvalidNameError:
         raise UsageError(
-            f"the folder's name {name!r} is not a model's name", hint="give one with -t NAME"
+            f"cannot make a model name from the folder name {name!r}",
+            hint="give one with -t NAME",
         ) from None

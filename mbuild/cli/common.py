@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
@@ -36,6 +37,11 @@ def store_option(command: CommandT) -> CommandT:
         metavar="DIR",
         help="The store's folder  [default: $OLLAMA_MODELS, else ~/.ollama/models]",
     )(command)
+
+
+format_option = click.option(
+    "--format", "style", type=click.Choice(["text", "json"]), default="text", help="Text or JSON."
+)
 
 
 def open_store(ctx: click.Context, option: str | None) -> Store:
@@ -114,9 +120,27 @@ def printable(line: str) -> str:
     return "".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in line)
 
 
-def no_color() -> bool:
-    """Whether the user wants no colors (https://no-color.org)."""
-    return bool(os.environ.get("NO_COLOR"))
+def columns_of(stream: TextIO | None = None) -> int:
+    """How many cells a line on a terminal has (standard output's); 0: no terminal, no limit."""
+    stream = sys.stdout if stream is None else stream
+    with suppress(OSError, ValueError, AttributeError):
+        if stream.isatty():
+            return os.get_terminal_size(stream.fileno()).columns
+    return 0
+
+
+def color_on(stream: TextIO) -> bool:
+    """Whether to write colors to a stream: to a terminal, unless the environment says otherwise.
+
+    NO_COLOR (https://no-color.org) comes before FORCE_COLOR (https://force-color.org), and
+    those before CLICOLOR_FORCE and CLICOLOR (https://bixense.com/clicolors).
+    """
+    said = os.environ.get
+    if said("NO_COLOR"):
+        return False
+    if said("FORCE_COLOR", "0") not in ("", "0") or said("CLICOLOR_FORCE", "0") not in ("", "0"):
+        return True
+    return said("CLICOLOR") != "0" and said("TERM") != "dumb" and stream.isatty()
 
 
 def say_reading(name: str, size: int) -> None:

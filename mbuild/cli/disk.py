@@ -180,7 +180,7 @@ def verify_command(
     file: str | None,
     style: str,
 ) -> int:
-    """Rehash what the store holds, or some models; tell what is damaged and how to heal it.
+    """Rehash what the store holds, or some models; report damage and how to repair it.
 
     A damaged blob is moved to .mbuild/damaged/ in the store, so that the next
     build, pull or import makes it again; nothing is deleted. Exits with 1 when

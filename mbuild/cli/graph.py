@@ -36,7 +36,7 @@ Examples:
 @click.option(
     "-o", "--output", metavar="FILE", type=click.Path(path_type=Path), help="Write it to FILE."
 )
-@click.option("--build", metavar="ID", help="Draw a past build, as mbuild history names it.")
+@click.option("--build", metavar="BUILD", help="Draw a past build: its id, or its model.")
 @click.pass_context
 def graph_command(
     ctx: click.Context,

@@ -7,16 +7,21 @@ from itertools import islice
 
 import click
 
-from mbuild.cli.common import human_size, open_store, store_option
-from mbuild.cli.plan import format_option
+from mbuild.builder.recording import FIRST
+from mbuild.cli.common import columns_of, format_option, human_size, open_store, store_option
+from mbuild.cli.screen import Column, fitted, wrapped
 from mbuild.errors import NameNotFoundError, UsageError
-from mbuild.history import BuildRecord, History, StepRecord
+from mbuild.history import BuildRecord, History
+from mbuild.names import InvalidNameError, ModelName
 from mbuild.units import local_time
+
+_INDENT = " " * 10
 
 EPILOG = """\
 \b
 Examples:
   mbuild history
+  mbuild history mario               the last build of that model
   mbuild history --last 3 --format json
   mbuild history $(mbuild history --last 1 --format json | jq -r .id)
 """
@@ -35,7 +40,8 @@ def history_command(
 ) -> None:
     """List the last builds, the newest first, or show one build's steps.
 
-    BUILD is a build's id or its beginning. JSON is one object a line for a list.
+    BUILD is a build's id or its beginning, or a model's name: its last build.
+    JSON is one object a line for a list.
     """
     history = History(open_store(ctx, store))
     if build is not None:
@@ -50,32 +56,63 @@ def history_command(
         for record in records:
             click.echo(json.dumps(record.to_json()))
         return
-    rows = [_row(record) for record in records]
-    head = ("BUILD", "WHEN", "MODEL", "RESULT", "STEPS", "WRITTEN", "TIME")
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    for row in [head, *rows]:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("   ".join(cells).rstrip())
+    for line in fitted(_COLUMNS, [_row(record) for record in records], columns_of()):
+        click.echo(line)
 
 
-def find_build(history: History, start: str) -> BuildRecord:
-    """The one build whose id begins so; raises :class:`NameNotFoundError` for none.
+_COLUMNS = (
+    Column("BUILD"),
+    Column("WHEN"),
+    Column("MODEL", least=16),
+    Column("RESULT"),
+    Column("STEPS", drop=2),
+    Column("WRITTEN", drop=3),
+    Column("TIME", drop=1),
+)
 
-    Raises :class:`UsageError` where several do.
+
+def find_build(history: History, text: str) -> BuildRecord:
+    """The one build whose id begins so, or the last one of the model of that name.
+
+    Raises :class:`NameNotFoundError` for none and :class:`UsageError` for several.
     """
-    found = history.find(start)
+    found = history.find(text)
     if len(found) == 1:
         return found[0]
+    named = _last_of(history, text)
+    if named is not None:
+        return named
     if not found:
-        raise NameNotFoundError(f"no build {start!r} in the history", hint="see mbuild history")
+        raise NameNotFoundError(
+            f"no build {text!r} in the history, and none of a model of that name",
+            hint="see mbuild history",
+        )
     ids = ", ".join(record.id for record in found[:5])
-    raise UsageError(f"{start!r} is the beginning of {len(found)} builds: {ids}")
+    raise UsageError(f"{text!r} is the beginning of {len(found)} builds: {ids}")
+
+
+def _last_of(history: History, text: str) -> BuildRecord | None:
+    """The last build that gave a model this name; without a tag, else any of the model's tags."""
+    try:
+        name = ModelName.parse(text)
+    except InvalidNameError:
+        return None
+    other = None
+    tagged = text.rfind(":") > text.rfind("/")
+    for record in history.newest_first():
+        for built in record.names:
+            parsed = ModelName.parse(built)
+            if parsed.key == name.key:
+                return record
+            if other is None and not tagged and parsed.key[:-1] == name.key[:-1]:
+                other = record
+    return other
 
 
 def _row(record: BuildRecord) -> tuple[str, ...]:
     return (
         record.id,
-        local_time(record.time),
+        local_time(record.time)[:16],  # no seconds
         record.names[0] if len(record.names) == 1 else f"{record.names[0]} ...",
         record.result,
         f"{record.ran} run, {record.cached} cached",
@@ -85,26 +122,29 @@ def _row(record: BuildRecord) -> tuple[str, ...]:
 
 
 def _show_build(record: BuildRecord) -> None:
-    click.echo(f"build     {record.id}, {local_time(record.time)}, mbuild {record.version}")
+    width = columns_of()
+
+    def say(text: str, first: str = "") -> None:
+        for line in wrapped(text, width, _INDENT, f"{first:<{len(_INDENT)}}"):
+            click.echo(line)
+
+    say(f"{record.id}, {local_time(record.time)}, mbuild {record.version}", "build")
     if record.script is not None:
-        click.echo(f"from      {record.script.name} in {record.script.folder}")
+        say(f"{record.script.name} in {record.script.folder}", "from")
         for name, value in record.script.options.items():
             values = value if isinstance(value, list) else [value]
             for each in values:
                 shown = "" if each is True else f" {each}"
-                click.echo(f"          --{name.replace('_', '-')}{shown}")
-    click.echo(f"result    {record.result} in {record.seconds:.1f} s")
+                say(f"--{name.replace('_', '-')}{shown}")
+    say(f"{record.result} in {record.seconds:.1f} s", "result")
     if record.error:
-        click.echo(f"          {record.error}")
+        say(record.error)
     for name in record.names:
         identity = record.models.get(name)
-        click.echo(f"model     {name}{f'  {identity.short}' if identity else '  not named'}")
+        say(f"{name}{f'  {identity.short}' if identity else '  not named'}", "model")
     for step in record.steps:
-        _show_step(step)
-
-
-def _show_step(step: StepRecord) -> None:
-    facts = f"  {step.seconds:.2f} s, {human_size(step.written)}" if step.status == "ran" else ""
-    click.echo(f"{step.status:<10}{step.label}{facts}")
-    for reason in step.reasons:
-        click.echo(f"          {reason}")
+        ran = step.status == "ran"
+        facts = f"  {step.seconds:.2f} s, {human_size(step.written)}" if ran else ""
+        say(f"{step.label}{facts}", step.status)
+        for reason in step.reasons if step.reasons != (FIRST,) else ():
+            say(reason)

@@ -19,7 +19,7 @@ from typing import NamedTuple, TextIO
 
 from rich.cells import cell_len
 
-from mbuild.cli.common import no_color
+from mbuild.cli.common import color_on
 from mbuild.cli.rate import Rate
 from mbuild.units import human_size, short_duration
 
@@ -152,7 +152,7 @@ def _line(item: Row, shape: _Shape, look: Look) -> str:
 
 
 def _percent(item: Row) -> str:
-    return f"{int(item.part * 100):4} %" if item.part is not None else f"{item.elapsed:>6}"
+    return f"{int(item.part * 100):5}%" if item.part is not None else f"{item.elapsed:>6}"
 
 
 def _cells(fields: Sequence[str]) -> int:
@@ -285,7 +285,7 @@ def look_of(stream: TextIO) -> Look:
         columns or _number("COLUMNS", 80),
         lines or _number("LINES", 24),
         LINES if _can_encode(stream) else ASCII,
-        not no_color(),
+        color_on(stream),
     )
 
 

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from mbuild.builder import Request, build
-from mbuild.cli.build import asked_for, build_options, progress_options
+from mbuild.builder import Request
+from mbuild.cli.build import (
+    asked_for,
+    build_options,
+    context_folder,
+    from_stdin,
+    progress_options,
+    run,
+)
 from mbuild.cli.common import read_limited, write_file
-from mbuild.cli.progress import follow
+from mbuild.cli.progress import failures
+from mbuild.cli.quantizing import distinct, file_type_name, spelled
 from mbuild.errors import FormatError, MissingFileError, ModelfileError, UsageError
 from mbuild.history import modelfile_text
 from mbuild.lockfile import (
+    UNQUANTIZED,
     Drift,
     Lock,
     Place,
@@ -47,21 +57,27 @@ Examples:
 @progress_options
 @click.pass_context
 def lock_command(ctx: click.Context, /, *, progress: str, quiet: bool, **options: Any) -> None:
-    """Write down by digest what a build is made from, and what comes out.
+    """Pin a build's inputs and results, by digest, in Modelfile.lock.
 
     The lock file lies beside the Modelfile and is called like it, with .lock
     at the end. What is not built yet is built, so that the result is known; it
-    gets a name only with -t. mbuild build --locked then refuses to build from
-    anything else, and to name any other result.
+    gets a name only with -t. mbuild build --locked then builds what is locked,
+    with the same options, and refuses anything else.
     """
-    named = bool(options["names"])
-    options["names"] = options["names"] or (_what_to_call(options["folder"]),)
-    request, store = asked_for(ctx, hash_files=True, **options)
-    path = lock_path(request.script, options["file"])
     style = "quiet" if quiet else progress
+    with failures(style):
+        _lock(ctx, style, options)
+
+
+def _lock(ctx: click.Context, style: str, options: dict[str, Any]) -> None:
+    """Build what is asked for, and write down what it is made from and what came out."""
+    named = bool(options["names"])
+    options["names"] = options["names"] or (_what_to_call(context_folder(options["folder"])),)
+    request, store = asked_for(ctx, hash_files=True, **options)
+    path = lock_path(request.script, from_stdin(options["file"], options["folder"]))
     writing = _Writing(request)
     request = request._replace(gate=writing, named=named)
-    follow(build(request, store), style)
+    run(request, store, style)
     text = Lock(writing.inputs, writing.results).to_text()
     same = read_lock(path) == text
     if not same:
@@ -78,13 +94,50 @@ def _what_to_call(folder: Path) -> str:
         return "unnamed"
 
 
-def held_to_lock(request: Request, store: Store, file: str | None) -> Request:
+def with_locked_options(ctx: click.Context, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A command's options, and from the lock file what the command line does not say.
+
+    So ``--locked`` builds all that is locked, or of several variants those that ``-q`` names.
+    """
+    given = dict(options)
+    script = Path(given["file"] or context_folder(given["folder"]) / "Modelfile")
+    if from_stdin(given["file"], given["folder"]):
+        return given
+    path = script.with_name(f"{script.name}.lock")
+    text = read_lock(path)
+    if text is None:
+        return given
+    lock = Lock.from_text(text, str(path))
+    said = {name for name in given if ctx.get_parameter_source(name) in _SAID}
+    locked = locked_options(lock, distinct(given["quantize"]) or tuple(lock.results))
+    return {**given, **{name: value for name, value in locked.items() if name not in said}}
+
+
+_SAID = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+
+
+def locked_options(lock: Lock, variants: Sequence[str]) -> dict[str, Any]:
+    """The options of ``mbuild build`` that ask for some variants of a lock, by their names."""
+    options = lock.inputs["options"]
+    found = {name: options[name] for name in ("outtype", "pre", "draft_quantize")}
+    quantized = [file_type_name(name) for name in variants if name != UNQUANTIZED]
+    fields = next((options["quantize"][n] for n in quantized if n in options["quantize"]), None)
+    if fields is None:
+        return found
+    found |= {name: value for name, value in fields.items() if name != "tensor_types"}
+    found["tensor_type"] = tuple(fields["tensor_types"])
+    found["imatrix"] = next(iter(fields["imatrix"] or ()), None)
+    found["quantize"] = tuple(spelled(name) for name in quantized)
+    return found
+
+
+def held_to_lock(request: Request, store: Store, *, stdin: bool = False) -> Request:
     """The same request, held to its lock file.
 
     Raises :class:`MissingFileError` when there is none and :class:`FormatError`
     when it cannot be read.
     """
-    path = lock_path(request.script, file)
+    path = lock_path(request.script, stdin)
     text = read_lock(path)
     if text is None:
         raise MissingFileError(
@@ -93,9 +146,9 @@ def held_to_lock(request: Request, store: Store, file: str | None) -> Request:
     return request._replace(gate=_Locked(Lock.from_text(text, str(path)), path, request, store))
 
 
-def lock_path(script: Script | None, file: str | None) -> Path:
+def lock_path(script: Script | None, stdin: bool) -> Path:
     """Where a Modelfile's lock lies; raises :class:`UsageError` for standard input."""
-    if script is None or file == "-":
+    if script is None or stdin:
         raise UsageError(
             "a Modelfile from standard input has no lock file", hint="name a file with -f FILE"
         )

@@ -16,27 +16,28 @@ from typing import Any
 import click
 
 from mbuild import __version__
+from mbuild.cli.common import color_on, columns_of
 from mbuild.errors import CancelledError, MbuildError, ModelfileError, UsageError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "build": ("mbuild.cli.build", "Build a model from a Modelfile (what mbuild does by default)."),
-    "plan": ("mbuild.cli.plan", "Show what a build would do and take."),
-    "explain": ("mbuild.cli.plan", "Say for every step why it will run, or that it is cached."),
+    "plan": ("mbuild.cli.plan", "Preview a build: steps, bytes, memory, time."),
+    "explain": ("mbuild.cli.plan", "Explain why each step will run or is cached."),
     "graph": ("mbuild.cli.graph", "Draw a build's steps: SVG, Mermaid or DOT."),
     "history": ("mbuild.cli.history", "List the last builds, or show one build's steps."),
-    "lock": ("mbuild.cli.lock", "Write down what a build is made from and what comes out."),
+    "lock": ("mbuild.cli.lock", "Pin a build's inputs and results in Modelfile.lock."),
     "report": ("mbuild.cli.report", "Write a page about a build: graph, times, layers, tensors."),
     "list": ("mbuild.cli.models", "List the models of the store."),
     "show": ("mbuild.cli.models", "Show a model: details, parameters, template, license."),
     "cp": ("mbuild.cli.models", "Give a model a second name."),
     "rm": ("mbuild.cli.models", "Remove models, and what only they used."),
     "diff": ("mbuild.cli.compare", "Show what differs between two models."),
-    "du": ("mbuild.cli.disk", "Show what takes the disk, and what a prune would free."),
+    "du": ("mbuild.cli.disk", "Show disk use, and what prune would free."),
     "prune": ("mbuild.cli.disk", "Remove what no model uses."),
-    "verify": ("mbuild.cli.disk", "Rehash models and blobs, and set damaged ones aside."),
+    "verify": ("mbuild.cli.disk", "Check every digest; quarantine damaged blobs."),
     "export": ("mbuild.cli.artifacts", "Write a model to GGUF, a directory or a tar archive."),
-    "import": ("mbuild.cli.artifacts", "Bring in models from a tar archive."),
-    "import-recipe": ("mbuild.cli.recipe", "Print how to quantize as somebody else did."),
+    "import": ("mbuild.cli.artifacts", "Import models from a tar archive."),
+    "import-recipe": ("mbuild.cli.recipe", "Recover the quantization flags of a GGUF file."),
     "fmt": ("mbuild.cli.language", "Rewrite a Modelfile in its canonical form."),
     "check": ("mbuild.cli.language", "Find mistakes in a Modelfile without building it."),
     "serve": ("mbuild.cli.serve", "Serve Ollama's API for building and managing models."),
@@ -44,13 +45,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Every subcommand: where it is written, and the line that ``--help`` shows."""
 
-STOPPED = 130
-"""The status of what was stopped by a signal."""
+_SIGNALS: list[int] = []
+"""The signals that came and ended the command."""
 
 EXIT_STATUS: dict[type[BaseException], int] = {
     UsageError: 2,
-    CancelledError: STOPPED,
-    KeyboardInterrupt: STOPPED,
     MbuildError: 1,
 }
 """The status of each kind of error; the first that fits counts."""
@@ -64,8 +63,9 @@ EPILOG = """\
 \b
 Examples:
   mbuild -t mario                    build ./Modelfile, name it mario
-  mbuild -f Modelfile.dev -t mario:dev ../models
-  echo "FROM tiny" | mbuild -f - -t copy-of-tiny
+  mbuild -f Modelfile.dev -t mario:dev
+  mbuild -f Modelfile.dev -t mario ../models   its paths start from ../models
+  echo "FROM tiny" | mbuild -t copy-of-tiny -
   mbuild list
   mbuild show mario --modelfile
 """
@@ -84,7 +84,32 @@ class Commands(click.Group):
             return None
         module = importlib.import_module(COMMANDS[cmd_name][0])
         command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
+        if ctx.resilient_parsing:
+            from mbuild.cli.completion import prepared
+
+            return prepared(command, cmd_name)
         return command
+
+    def shell_complete(
+        self, ctx: click.Context, incomplete: str
+    ) -> list[click.shell_completion.CompletionItem]:
+        """Commands, what begins a build (its options, a folder), and mbuild's own options."""
+        from click.shell_completion import CompletionItem
+
+        found = [
+            CompletionItem(name, help=text)
+            for name, (_, text) in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        build = self.get_command(ctx, "build")
+        assert build is not None
+        below = click.Context(build, ctx, "build", resilient_parsing=True)
+        found += build.shell_complete(below, incomplete)
+        if not incomplete.startswith("-"):
+            found.append(CompletionItem(incomplete, type="dir"))
+        said = {item.value for item in found}
+        own = click.Command.shell_complete(self, ctx, incomplete)
+        return found + [item for item in own if item.value not in said]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The commands with their lines, from the table alone."""
@@ -92,12 +117,17 @@ class Commands(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put ``build`` in front of what names no subcommand."""
+        """Put ``build`` in front of what names no subcommand.
+
+        A word that nobody knows is an error, but not while a shell completes it.
+        """
+        if ctx.resilient_parsing:
+            return super().parse_args(ctx, args and _for_completion(args))
         return super().parse_args(ctx, _with_command(args))
 
 
 _GROUP_ONLY = {"--help", "-h", "--version"}
-_WITH_VALUE = {
+WITH_VALUE = {
     "-f",
     "--file",
     "-t",
@@ -115,19 +145,66 @@ _WITH_VALUE = {
     "--token-embedding-type",
     "--tensor-type",
     "--tensor-type-file",
+    "--format",
+    "-o",
+    "--output",
+    "--build",
 }
+"""The options of build, and of what takes the same ones, that an argument follows."""
 
 
 def _with_command(args: list[str]) -> list[str]:
-    """The arguments with their subcommand after the options that come before it."""
+    """The arguments with their subcommand after the options that come before it.
+
+    A word after options of a build is where to build; after ``--store`` or nothing it is
+    a command, or one of another tool's, or unknown.
+    """
+    position = _first_word(args)
+    if position is None:
+        return args
+    if position < len(args):
+        if args[position] in COMMANDS:
+            return args
+        if all(option.startswith("--store") for option in _options(args[:position])):
+            from mbuild.cli.words import translated
+
+            return [*args[:position], *translated(args[position:], list(COMMANDS))]
+    return ["build", *args]
+
+
+def _for_completion(args: list[str]) -> list[str]:
+    """As :func:`_with_command`, but what is no command is taken for a build's arguments."""
+    position = _first_word(args)
+    if position is None or (position < len(args) and args[position] in COMMANDS):
+        return args
+    if position < len(args) and not os.path.isdir(args[position]):
+        from mbuild.cli.words import ALIASES
+
+        word = args[position]
+        if (meant := ALIASES.get((word,), ("build",) if word == "create" else None)) is not None:
+            return [*args[:position], *meant, *args[position + 1 :]]
+    only_store = all(option.startswith("--store") for option in _options(args[:position]))
+    return args if position >= len(args) and only_store else ["build", *args]
+
+
+def _first_word(args: list[str]) -> int | None:
+    """Where the first argument is that is no option and no option's value.
+
+    None where an option of mbuild's own, such as ``--help``, comes before it.
+    """
     position = 0
     while position < len(args) and args[position].startswith("-") and args[position] != "-":
         if args[position] in _GROUP_ONLY:
-            return args
-        position += 2 if args[position] in _WITH_VALUE else 1
-    if position < len(args) and args[position] in COMMANDS:
-        return args
-    return ["build", *args]
+            return None
+        position += 2 if args[position] in WITH_VALUE else 1
+    return position
+
+
+def _options(args: list[str]) -> list[str]:
+    """The options among the arguments before the first word, without their values."""
+    return [
+        arg for number, arg in enumerate(args) if number == 0 or args[number - 1] not in WITH_VALUE
+    ]
 
 
 @click.group(
@@ -156,16 +233,23 @@ def run(args: Sequence[str]) -> int:
     """Run a command line; the exit status."""
     _stop_on_signals()
     _prepare_streams()
+    if "_MBUILD_COMPLETE" in os.environ:
+        importlib.import_module("mbuild.cli.completion").prepared(cli, "")
     try:
         status = cli.main(args=list(args), prog_name="mbuild", standalone_mode=False)
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except click.ClickException as error:
-        error.show()
+        text = io.StringIO()
+        error.show(text)
+        _say(text.getvalue().rstrip("\n"))
         return 2
     except (click.Abort, KeyboardInterrupt):
-        _say("stopped; nothing was changed")  # click has ended the line
-        return EXIT_STATUS[KeyboardInterrupt]
+        _say("interrupted")  # click has ended the line
+        return _stopped()
+    except CancelledError as error:
+        _say(error.message)
+        return _stopped()
     except BrokenPipeError:
         # Whoever read our output is gone; the interpreter must not try again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -179,25 +263,65 @@ def run(args: Sequence[str]) -> int:
         if not _here():
             _say("  hint: the current folder does not exist any more")
         return 1
+    except MemoryError:
+        _say("error: there is not enough memory")
+        return 1
+    except Exception as error:
+        from mbuild.cli.endings import bug
+
+        _say(bug(error, args))
+        return 1
 
 
 def show_error(error: MbuildError) -> None:
     """Write an error to standard error: what, where, and what to do about it."""
     if isinstance(error, ModelfileError):
         _say("\n".join(problem.render() for problem in error.problems))
-        return
-    if error.problem is not None:
+    elif error.problem is not None:
         _say(error.problem.render())
-        return
-    _say(f"error: {error.message}")
-    if error.hint:
-        _say(f"  hint: {error.hint}")
+    else:
+        _say(f"error: {error.message}")
+        if error.hint:
+            _say(f"  hint: {error.hint}")
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        from mbuild.cli.endings import workflow_commands
+
+        _say("\n".join(workflow_commands(error)))
 
 
 def _say(text: str) -> None:
     """A message on standard error, safe on a terminal; nobody may be there to read it."""
+    text = _UNSAFE.sub(lambda found: repr(found[0])[1:-1], text)
+    columns = columns_of(sys.stderr)
+    if columns and any(len(line) > columns for line in text.splitlines()):
+        text = "\n".join(part for line in text.splitlines() for part in _parts(line, columns))
+    color = color_on(sys.stderr)
+    if color:
+        for pattern, code in _COLORS:
+            text = pattern.sub(f"\\1\x1b[{code}m\\2\x1b[0m", text)
     with suppress(OSError):
-        click.echo(_UNSAFE.sub(lambda found: repr(found[0])[1:-1], text), err=True)
+        click.echo(text, err=True, color=color)
+
+
+def _parts(line: str, columns: int) -> list[str]:
+    """A line of a message as a terminal has room for it; source text stays as it is."""
+    from mbuild.cli.screen import wrapped
+
+    text = line.lstrip(" ")
+    indent = line[: len(line) - len(text)]
+    if re.match(r" *\d* \|", line):
+        return [line]
+    return wrapped(text, columns, indent + "  ", indent)
+
+
+_COLORS = (
+    (re.compile(r"^()([Ee]rror:)", re.MULTILINE), "1;31"),
+    (re.compile(r"^()(warning:)", re.MULTILINE), "1;33"),
+    (re.compile(r"^(  )(hint:)", re.MULTILINE), "36"),
+    (re.compile(r"^(  )(--> .*)$", re.MULTILINE), "2"),
+    (re.compile(r"^( *\|\s+)(\^+)$", re.MULTILINE), "1;31"),
+)
+"""What is painted in messages: the word that begins a line, the place, and the caret."""
 
 
 def _prepare_streams() -> None:
@@ -244,11 +368,17 @@ def _stop_on_signals() -> None:
             signal.signal(signal.SIGALRM, stop)
             signal.setitimer(signal.ITIMER_REAL, _LOOK_AGAIN_SECONDS)
             return
+        _SIGNALS.append(number)
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not one to be ignored
         signal.signal(signal.SIGINT, stop)
+
+
+def _stopped() -> int:
+    """The status of what a signal stopped, as shells have it: 130 for Ctrl-C, 143 for SIGTERM."""
+    return 128 + (_SIGNALS.pop() if _SIGNALS else signal.SIGINT)
 
 
 def _importing(frame: FrameType | None) -> bool:

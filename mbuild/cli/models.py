@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from mbuild import library
-from mbuild.cli.common import NameType, human_size, open_store, store_option
+from mbuild.cli.common import (
+    NameType,
+    columns_of,
+    format_option,
+    human_size,
+    open_store,
+    store_option,
+)
 from mbuild.errors import UsageError
 from mbuild.library import ModelView, Removed
 from mbuild.names import ModelName
@@ -32,18 +40,28 @@ def _row(stored: StoredManifest, now: float) -> tuple[str, str, str, str]:
     return str(stored.name), stored.id.short, human_size(stored.size), age
 
 
-@click.command(
-    "list", epilog="\b\nExamples:\n  mbuild list\n  mbuild list mario\n  mbuild list --json"
-)
+LIST_EPILOG = """\
+\b
+Examples:
+  mbuild list
+  mbuild list mario
+  mbuild list --format json
+"""
+
+
+@click.command("list", epilog=LIST_EPILOG)
 @click.argument("start", metavar="[NAME]", default="")
 @store_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON array.")
+@format_option
+@click.option("--json", "as_json", is_flag=True, hidden=True)
 @click.pass_context
-def list_command(ctx: click.Context, *, start: str, store: str | None, as_json: bool) -> None:
+def list_command(
+    ctx: click.Context, *, start: str, store: str | None, style: str, as_json: bool
+) -> None:
     """List the models of the store, the last changed first; with NAME those that begin so."""
     opened = open_store(ctx, store)
     models, damaged = library.list_models(opened, start)
-    if as_json:
+    if as_json or style == "json":
         rows = [
             {"name": str(m.name), "id": m.id.hex, "size": m.size, "modified_ns": m.modified_ns}
             for m in models
@@ -51,11 +69,8 @@ def list_command(ctx: click.Context, *, start: str, store: str | None, as_json: 
         click.echo(json.dumps(rows, indent=2))
     else:
         now = time.time()
-        table = [("NAME", "ID", "SIZE", "MODIFIED"), *(_row(stored, now) for stored in models)]
-        widths = [max(len(row[i]) for row in table) for i in range(4)]
-        for row in table:
-            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            click.echo("    ".join(cells).rstrip())
+        table, width = [_row(stored, now) for stored in models], columns_of()
+        click.echo("\n".join(_narrow(table, width) if width else _wide(table)))
     if not (models or damaged or start):
         from mbuild.store.place import about_empty
 
@@ -65,6 +80,30 @@ def list_command(ctx: click.Context, *, start: str, store: str | None, as_json: 
         click.echo(f"warning: {error.message}{hint}", err=True)
 
 
+_HEAD = ("NAME", "ID", "SIZE", "MODIFIED")
+_DROPPED = {"ID": 2, "MODIFIED": 1}
+"""The columns that a narrow terminal does without, the highest number first."""
+
+
+def _wide(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """The table with columns as wide as they need."""
+    table = [_HEAD, *rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(_HEAD))]
+    return [
+        "    ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in table
+    ]
+
+
+def _narrow(rows: Sequence[tuple[str, ...]], width: int) -> list[str]:
+    """The table as it fits on a terminal."""
+    from mbuild.cli.screen import Column, fitted
+
+    name, *others = _HEAD
+    columns = [Column(name, least=16), *(Column(head, _DROPPED.get(head, 0)) for head in others)]
+    return fitted(columns, rows, width, gap=4)
+
+
 _PARTS = ("modelfile", "template", "system", "parameters", "license")
 
 SHOW_EPILOG = """\
@@ -72,7 +111,7 @@ SHOW_EPILOG = """\
 Examples:
   mbuild show mario
   mbuild show mario --modelfile > Modelfile
-  mbuild show mario --json
+  mbuild show mario --format json
   mbuild show mario --tensors --metadata
 """
 
@@ -87,12 +126,24 @@ Examples:
 @click.option("--license", is_flag=True, help="Only the licenses.")
 @click.option("--tensors", is_flag=True, help="The tensors: names, types, shapes, sizes.")
 @click.option("--metadata", is_flag=True, help="The metadata in the weights' files.")
-@click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
+@format_option
+@click.option("--json", "as_json", is_flag=True, hidden=True)
 @click.pass_context
 def show_command(
-    ctx: click.Context, /, *, name: ModelName, store: str | None, as_json: bool, **parts: bool
+    ctx: click.Context,
+    /,
+    *,
+    name: ModelName,
+    store: str | None,
+    style: str,
+    as_json: bool,
+    **parts: bool,
 ) -> None:
-    """Show a model: details, parameters, template, system message, license."""
+    """Show a model: details, parameters, template, system message, license.
+
+    JSON has all of it in one object.
+    """
+    as_json = as_json or style == "json"
     asked = [part for part in _PARTS if parts[part]]
     if len(asked) + as_json > 1:
         raise UsageError(f"--{asked[0]} cannot be combined with another part")
@@ -115,7 +166,12 @@ def show_command(
         }[asked[0]]()
         click.echo(text, nl=not text.endswith("\n"))
     else:
-        click.echo("\n".join(_overview(opened, model)))
+        lines, width = _overview(opened, model), columns_of()
+        if width:
+            from mbuild.cli.screen import wrapped
+
+            lines = [part for line in lines for part in wrapped(*_indented(line, width))]
+        click.echo("\n".join(lines))
 
 
 def _show_inside(store: Store, name: ModelName, as_json: bool, parts: dict[str, bool]) -> None:
@@ -145,6 +201,13 @@ def _overview(store: Any, model: ModelView) -> list[str]:
     lines += _section("Messages", [f"{m.get('role')}: {m.get('content')}" for m in model.messages])
     lines += _section("License", [text.strip().partition("\n")[0] for text in model.licenses])
     return lines[:-1]
+
+
+def _indented(line: str, width: int) -> tuple[str, int, str, str]:
+    """A line's text, and what stands before it and the lines that it may need more."""
+    text = line.lstrip(" ")
+    indent = line[: len(line) - len(text)]
+    return text, width, indent + "  ", indent
 
 
 def _section(title: str, lines: list[str]) -> list[str]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mbuild.cli.build import asked_for, build_options
-from mbuild.cli.common import human_size
+from mbuild.cli.common import columns_of, format_option, human_size
+from mbuild.cli.meter import counted
+from mbuild.cli.screen import wrapped
 from mbuild.engine import State
 from mbuild.units import human_duration, local_time
 
@@ -22,6 +25,7 @@ PLAN_EPILOG = """\
 \b
 Examples:
   mbuild plan -t mario
+  mbuild plan -q q4_K_M -t mario --tensors
   mbuild plan -q q4_K_M -q q8_0 -t mario --format json
 """
 
@@ -32,29 +36,27 @@ Examples:
   mbuild explain -q q4_K_M -t mario --format json
 """
 
-_WORDS = {State.CACHED: "cached", State.RUN: "run", State.DEPENDS: "depends"}
-
-format_option = click.option(
-    "--format", "style", type=click.Choice(["text", "json"]), default="text", help="Text or JSON."
-)
+_WORDS = {State.CACHED: "cached", State.RUN: "run", State.DEPENDS: "maybe"}
+_INDENT = " " * 9
 
 
 @click.command("plan", epilog=PLAN_EPILOG)
 @build_options
+@click.option("--tensors", is_flag=True, help="List each tensor that is quantized.")
 @format_option
 @click.pass_context
-def plan_command(ctx: click.Context, /, *, style: str, **options: Any) -> None:
-    """Show what a build would do and take; write nothing.
+def plan_command(ctx: click.Context, /, *, style: str, tensors: bool, **options: Any) -> None:
+    """Preview a build: steps, bytes, memory and time; write nothing.
 
-    The steps in order, cached or not; bytes to read and write, memory, and time
-    as such steps took on this machine before. Exit status 1 if the disk has no
+    First the sums, then the steps in order, cached or not. Times are those that
+    such steps took on this machine before. Exit status 1 if the disk has no
     room for it.
     """
     from mbuild.builder.forecast import forecast
 
     request, store = asked_for(ctx, **options)
     planned = forecast(request, store)
-    show_steps(planned, style)
+    show_steps(planned, style, tensors=tensors)
     if not planned.fits:
         if style == "text":
             need, free = human_size(planned.writes), human_size(planned.free)
@@ -62,18 +64,27 @@ def plan_command(ctx: click.Context, /, *, style: str, **options: Any) -> None:
         ctx.exit(1)
 
 
-def show_steps(planned: Forecast, style: str) -> None:
-    """A forecast as lines of text, or as one JSON object."""
+def show_steps(planned: Forecast, style: str, *, tensors: bool = False) -> None:
+    """A forecast as lines of text, or as one JSON object; with a line for each tensor if asked."""
     if style == "json":
         click.echo(json.dumps(_plan_json(planned), indent=2))
         return
+    width = columns_of()
+
+    def say(text: str, first: str = "") -> None:
+        for line in wrapped(text, width, _INDENT, f"{first:<{len(_INDENT)}}" if first else None):
+            click.echo(line)
+
+    say(_total_line(planned), f"{', '.join(planned.names)}: ")
     for step in planned.steps:
-        click.echo(_step_line(step))
-        _show_tensors(step.tensors)
-    click.echo(_total_line(planned))
+        say(_step_text(step), _WORDS[step.state])
+        if tensors:
+            _show_tensors(step.tensors)
+        elif step.tensors and not step.cached:
+            say(_counts(step.tensors))
 
 
-def _step_line(step: PlannedStep) -> str:
+def _step_text(step: PlannedStep) -> str:
     facts = []
     if not step.cached:
         if step.reads:
@@ -82,12 +93,21 @@ def _step_line(step: PlannedStep) -> str:
             facts.append(f"writes {human_size(step.writes)}")
         if step.seconds and step.seconds >= 0.1:
             facts.append(f"about {human_duration(step.seconds)}")
-    return f"{_WORDS[step.state]:<7}  {step.label}{'  ' if facts else ''}{', '.join(facts)}"
+    return f"{step.label}{'  ' if facts else ''}{', '.join(facts)}"
+
+
+def _counts(tensors: Sequence[PlannedTensor]) -> str:
+    """How many tensors get which type, and those that keep theirs."""
+    made = Counter(tensor.after for tensor in tensors if tensor.after != tensor.before)
+    kept = Counter(tensor.after for tensor in tensors if tensor.after == tensor.before)
+    texts = [f"{number} to {type_}" for type_, number in made.most_common()]
+    texts += [f"{number} stay {type_}" for type_, number in kept.most_common()]
+    return f"{counted(len(tensors), 'tensor')}: {', '.join(texts)}"
 
 
 def _total_line(planned: Forecast) -> str:
     runs = len(planned.to_run)
-    text = f"{planned.names[0]}: {runs} steps to run, {len(planned.steps) - runs} cached"
+    text = f"{counted(runs, 'step')} to run, {len(planned.steps) - runs} cached"
     if not runs:
         return text
     text += f", {human_size(planned.reads)} to read, {human_size(planned.writes)} to write"
@@ -135,7 +155,7 @@ def _plan_json(planned: Forecast) -> dict[str, Any]:
 @format_option
 @click.pass_context
 def explain_command(ctx: click.Context, /, *, style: str, **options: Any) -> None:
-    """Say for every step whether it is cached, and for one that will run, why.
+    """Explain why each step will run or is cached.
 
     Every input that changed since the last build of the model, old and new,
     taken from the very values that decide. Files are read if nobody knows yet
@@ -150,13 +170,20 @@ def explain_command(ctx: click.Context, /, *, style: str, **options: Any) -> Non
     if style == "json":
         click.echo(json.dumps(_explain_json(request.all_names, surveyed), indent=2))
         return
-    click.echo(f"{request.all_names[0]}: {_compared(surveyed.base)}")
+    width = columns_of()
+    head = f"{', '.join(request.all_names)}: {_compared(surveyed.base)}"
+    click.echo("\n".join(wrapped(head, width, _INDENT, "")))
     for row, why in zip(surveyed.rows, surveyed.why, strict=True):
         texts = why.texts() if why else ()
-        first, *rest = texts or ("",)
-        lines = [f"{_WORDS[row.state]:<7}  {row.step.label}{': ' if first else ''}{first}"]
-        indent = " " * (len(row.step.label) + 11)
-        click.echo("\n".join([*lines, *(indent + text for text in rest)]))
+        first, *rest = texts if surveyed.base is not None and texts else ("",)
+        text = f"{row.step.label}{': ' if first else ''}{first}"
+        lines = wrapped(text, width, _INDENT, f"{_WORDS[row.state]:<{len(_INDENT)}}")
+        indent = " " * (len(row.step.label) + len(_INDENT) + 2)
+        if width and len(indent) > width // 2:
+            indent = _INDENT
+        for each in rest:
+            lines += wrapped(each, width, indent)
+        click.echo("\n".join(lines))
 
 
 def _compared(base: BuildRecord | None) -> str:

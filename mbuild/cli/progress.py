@@ -12,12 +12,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mbuild.cli.common import no_color, printable
+from mbuild.cli.common import color_on, columns_of, printable
 from mbuild.digest import Digest
 from mbuild.events import (
     BuildEvent,
@@ -47,6 +47,7 @@ PLAIN_SECONDS = 10.0
 """Seconds between two lines about one running step where there is no terminal."""
 
 _INDENT = 8
+
 _DIM, _BOLD, _YELLOW = "2", "1", "33"
 
 _TOLD_BY_ROWS = ("parsing ", "converting ", "quantizing ")
@@ -111,11 +112,17 @@ def why_lines(steps: Sequence[Reason]) -> list[str]:
     return [f"ran {', '.join(names)}: {'; '.join(texts)}" for texts, names in labels.items()]
 
 
+def model_text(event: ModelBuilt) -> str:
+    """A model's name, id and size."""
+    return f"{event.name or '(no name)'}  {event.id.short}  {human_size(event.size)}"
+
+
 def summary(event: BuildFinished) -> str:
     """The last line: what was built, how long it took, what was cached."""
     seconds = event.seconds
+    name = event.name or "the model, which gets no name,"
     return (
-        f"built {event.name} in {f'{seconds:.1f} s' if seconds < 60 else human_duration(seconds)}:"
+        f"built {name} in {f'{seconds:.1f} s' if seconds < 60 else human_duration(seconds)}:"
         f" {event.ran}"
         f" {'step' if event.ran == 1 else 'steps'} run, {event.cached} cached,"
         f" {human_size(event.written)} written"
@@ -134,6 +141,7 @@ class Plain:
         self._rates: dict[int, Rate] = {}
         self._told: dict[int, float] = {}
         self._said: set[int] = set()
+        self._models: list[ModelBuilt] = []
 
     def show(self, event: BuildEvent) -> None:
         """Write what there is to write about an event."""
@@ -145,9 +153,13 @@ class Plain:
             if event.step in self._said:
                 words = (f"{printable(event.label)}: done", *_effort(event))
                 click.echo(", ".join(words), err=True)
+        elif isinstance(event, ModelBuilt):
+            self._models.append(event)
         elif (line := line_of(event)) is not None:
             click.echo(line, err=True)
         if isinstance(event, BuildFinished):
+            for model in self._models if len(self._models) > 1 else ():
+                click.echo(f"model {model_text(model)}", err=True)
             click.echo(summary(event), err=True)
 
     def _progress(self, event: StepProgress) -> None:
@@ -163,7 +175,7 @@ class Plain:
         self._told[event.step] = now
         self._said.add(event.step)
         told = row(printable(event.label), rate, now, 0.0)
-        part = f"{int(told.part * 100)} %" if told.part is not None else ""
+        part = f"{int(told.part * 100)}%" if told.part is not None else ""
         texts = (part, told.done, told.speed, told.remaining)
         click.echo(f"{told.label}: {', '.join(text for text in texts if text)}", err=True)
 
@@ -188,6 +200,22 @@ def show_quiet(event: BuildEvent) -> None:
         click.echo(str(event.id))
     elif isinstance(event, Warned):
         click.echo(line_of(event), err=True)
+
+
+@contextmanager
+def failures(style: str) -> Iterator[None]:
+    """For programs that read events: one about whatever ends a build without its models."""
+    try:
+        yield
+    except click.exceptions.Exit:
+        raise
+    except BaseException as error:
+        if style == "json":
+            from mbuild.cli.endings import failed
+
+            with suppress(OSError):
+                show_json(failed(error))
+        raise
 
 
 class Terminal:
@@ -216,14 +244,14 @@ class Terminal:
                 self._status(event)
             case Replaced():
                 self._write(" " * _INDENT + str(line_of(event)), _DIM)
-            case ModelBuilt(name, id):
-                self._write(f"{'model':<{_INDENT}}{name}  {id.short}")
+            case ModelBuilt():
+                self._write(f"{'model':<{_INDENT}}{model_text(event)}")
             case Explained(steps):
                 for line in why_lines(steps):
                     self._write(f"{'why':<{_INDENT}}{printable(line.removeprefix('ran '))}", _DIM)
             case BuildFinished():
                 self.close()
-                self._write(summary(event), _BOLD)
+                self._write(summary(event), _BOLD, indent="")
 
     def close(self) -> None:
         """Take the rows away; the cursor stands where they began."""
@@ -256,11 +284,23 @@ class Terminal:
         self._said.add(event.text)
         self._write(" " * _INDENT + printable(event.text), _DIM)
 
-    def _write(self, line: str, code: str = "") -> None:
+    def _write(self, line: str, code: str = "", indent: str = " " * _INDENT) -> None:
+        """Write a line; one that is too long for the terminal is wrapped between words."""
+        columns = columns_of(sys.stderr)
+        if not columns or (len(line) <= columns and line.isascii()):
+            self._put(line, code)
+            return
+        from mbuild.cli.screen import wrapped
+
+        for part in wrapped(line[_INDENT:], columns, indent, line[:_INDENT]):
+            self._put(part, code)
+
+    def _put(self, line: str, code: str) -> None:
         if self._live is not None:
             self._live.above(line, code)
         else:
-            click.echo(line if no_color() or not code else f"\x1b[{code}m{line}\x1b[0m", err=True)
+            color = bool(code) and color_on(sys.stderr)
+            click.echo(f"\x1b[{code}m{line}\x1b[0m" if color else line, err=True, color=color)
 
     def _rows(self) -> list[Row]:
         from mbuild.cli.live import SHOWN_AFTER, Row, row

@@ -31,7 +31,7 @@ OPTIONS = (
         help="Whose rules choose each tensor's type  [default: llama.cpp]",
     ),
     click.option("--imatrix", metavar="FILE", help="Importance matrix (GGUF or the old format)."),
-    click.option("--pure", is_flag=True, help="The one type for all tensors."),
+    click.option("--pure", is_flag=True, help="Use one type for all tensors."),
     click.option("--leave-output-tensor", is_flag=True, help="Do not quantize output.weight."),
     click.option("--output-tensor-type", metavar="TYPE", help="Type of output.weight."),
     click.option("--token-embedding-type", metavar="TYPE", help="Type of token_embd.weight."),
@@ -75,6 +75,19 @@ def distinct(quantize: Sequence[str]) -> tuple[str, ...]:
     for text in quantize:
         spelled.setdefault(file_type(text).name, text)
     return tuple(spelled.values())
+
+
+def file_type_name(text: str) -> str:
+    """``Q4_K_M`` for any spelling of it; raises :class:`UsageError`."""
+    from mbuild.quant.types import file_type
+
+    return file_type(text).name
+
+
+def spelled(name: str) -> str:
+    """A file type as people and tags spell it: ``q4_K_M`` for ``Q4_K_M``, ``bf16`` for ``BF16``."""
+    letters = len(name) - len(name.lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
+    return name[:letters].lower() + name[letters:]
 
 
 def quantizations(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mbuild.builder import Request, modelfile_text, read_recipe
 from mbuild.cli.build import read_modelfile
 from mbuild.cli.common import say_reading
-from mbuild.cli.lock import held_to_lock, lock_path, read_lock
+from mbuild.cli.lock import held_to_lock, lock_path, locked_options, read_lock
 from mbuild.cli.meter import counted
 from mbuild.cli.progress import renderer
 from mbuild.cli.quantizing import (
@@ -24,7 +23,7 @@ from mbuild.digest import Digest
 from mbuild.errors import NameNotFoundError, UsageError
 from mbuild.events import BuildFinished, Explained, LayerReady, ModelBuilt, WritingManifest
 from mbuild.history import History, Script
-from mbuild.lockfile import UNQUANTIZED, Lock
+from mbuild.lockfile import Lock
 from mbuild.planner import Options
 from mbuild.rebuild import Rebuilt, Unchanged, rebuild
 
@@ -148,7 +147,7 @@ def _tuple(value: Any) -> Any:
 
 
 def _from_file(store: Store, stored: StoredManifest, file: str) -> Request:
-    modelfile = read_modelfile(file, Path())
+    modelfile = read_modelfile(file, None)
     recipe, warnings = read_recipe(modelfile.data, modelfile.name, store)
     context = LocalContext(modelfile.folder, store, hash_files=True, on_read=say_reading)
     text = Digest.of(modelfile.data)
@@ -156,12 +155,12 @@ def _from_file(store: Store, stored: StoredManifest, file: str) -> Request:
     request = Request(recipe, context, (stored.name,), warnings=warnings, script=script)
     if file == "-":
         return request
-    path = lock_path(script, file)
+    path = lock_path(script, stdin=False)
     locked = read_lock(path)
     if locked is None:
         return request
     options = _locked_options(Lock.from_text(locked, str(path)), stored, context, path)
-    return held_to_lock(request._replace(options=options), store, file)
+    return held_to_lock(request._replace(options=options), store)
 
 
 def _locked_options(
@@ -175,26 +174,10 @@ def _locked_options(
             f"none of the variants in {path} is {stored.name}: {', '.join(lock.results)}",
             hint="it was built from something else",
         )
-    options = lock.inputs["options"]
-    quants: Mapping[str, Any] = options["quantize"]
-    given = {**defaults(), "quantize": (), "tensor_type": ()}
-    if chosen[0] != UNQUANTIZED:
-        fields = dict(quants[chosen[0]])
-        given |= {
-            **{key: value for key, value in fields.items() if key in given},
-            "quantize": (chosen[0],),
-            "tensor_type": tuple(fields["tensor_types"]),
-            "imatrix": next(iter(fields["imatrix"] or ()), None),
-        }
-    draft = draft_quantization(options["draft_quantize"])
-    given.pop("draft_quantize", None)
-    return Options(
-        False,
-        options["outtype"],
-        options["pre"],
-        quantizations(context.named_file, **given),
-        draft,
-    )
+    given = {**defaults(), **locked_options(lock, chosen)}
+    outtype, pre = given.pop("outtype"), given.pop("pre")
+    draft = draft_quantization(given.pop("draft_quantize"))
+    return Options(False, outtype, pre, quantizations(context.named_file, **given), draft)
 
 
 def rebuilt_json(found: Rebuilt) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``mbuild import-recipe``: how to quantize as somebody else did."""
+"""``mbuild import-recipe``: the flags that a GGUF file was quantized with."""
 
 from __future__ import annotations
 

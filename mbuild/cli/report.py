@@ -13,13 +13,14 @@ EPILOG = """\
 \b
 Examples:
   mbuild report                      the last build, to ./build-ID.html
+  mbuild report mario                the last build of that model
   mbuild report 6543f0a1 -o mario.html
   mbuild report -o - > last.html
 """
 
 
 @click.command("report", epilog=EPILOG)
-@click.argument("build", metavar="[ID]", required=False)
+@click.argument("build", metavar="[BUILD]", required=False)
 @click.option(
     "-o",
     "--output",
@@ -32,11 +33,13 @@ Examples:
 def report_command(
     ctx: click.Context, /, *, build: str | None, output: Path | None, store: str | None
 ) -> None:
-    """Write one HTML page about a build: the last one, or the one that ID begins.
+    """Write one HTML page about a build: the last one, or the one that BUILD names.
+
+    BUILD is a build's id or its beginning, or a model's name: its last build.
 
     What was built, the graph, when each step ran and why, the layers and which
     other models share them, tensor types and sizes, parameters and texts. The
-    page is complete in itself: it has no scripts and asks nothing of a network.
+    page is complete in itself: it has no scripts and loads nothing from the network.
     """
     from mbuild.cli.history import find_build
     from mbuild.history import History

@@ -24,8 +24,8 @@ Examples:
 @click.option("--host", metavar="HOST", help="Address to listen on  [default: 127.0.0.1]")
 @click.option("--port", metavar="PORT", type=int, help="Port  [default: 11434; 0: any free one]")
 @click.option("--token", metavar="TOKEN", help="Ask for Authorization: Bearer TOKEN.")
-@click.option("--insecure-no-auth", is_flag=True, help="Listen for other machines without token.")
-@click.option("--allow-host", metavar="NAME", multiple=True, help="Another name of this server.")
+@click.option("--insecure-no-auth", is_flag=True, help="Accept other machines without a token.")
+@click.option("--allow-host", metavar="NAME", multiple=True, help="Accept this host name too.")
 @click.option("--upstream", metavar="URL", help="An Ollama or llama-server that runs the models.")
 @click.option("--builds", metavar="N", type=click.IntRange(1, 64), help="Builds at once [4]")
 @click.pass_context
@@ -57,5 +57,5 @@ def serve_command(ctx: click.Context, /, *, store: str | None, **options: Any) -
     check_place(opened.root)
     service = Service(opened.root, policy, upstream, options["builds"] or 0)
     sock = run.listen(host, port)
-    line = f"mbuild serves {opened.root} on {run.url_of(sock)}"
+    line = f"serving {opened.root} on {run.url_of(sock)}"
     run.serve(service, sock, lambda: click.echo(line, err=True))

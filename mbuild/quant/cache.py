@@ -59,6 +59,15 @@ def directory() -> Path:
     return base / "mbuild" / "kernels"
 
 
+def is_writable() -> bool:
+    """Whether entries can be kept: the folder, or what it will lie in, can be written."""
+    with contextlib.suppress(OSError):
+        for place in (directory(), *directory().parents):
+            if os.path.lexists(place):
+                return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+    return False
+
+
 @cache
 def _sources() -> bytes:
     """A digest of the texts of :data:`SOURCES`."""

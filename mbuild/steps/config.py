@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from mbuild import gojson
 from mbuild.errors import DamagedError, SourceError
-from mbuild.graph import BaseStep, Result, Step, StepContext
+from mbuild.graph import BaseStep, Result, Step, StepContext, variant_label
 from mbuild.steps.layers import MAX_SMALL_BLOB, put_layer
 from mbuild.store import Layer
 from mbuild.store.manifest import CONFIG_TYPE, DRAFT, MODEL
@@ -50,10 +50,15 @@ class MakeConfig(BaseStep):
     base: Layer | None
     inputs: tuple[Step, ...]
     overrides: Mapping[str, str]
+    variant: str = ""
 
     kind: ClassVar[str] = "config"
-    label: ClassVar[str] = "config"
     version: ClassVar[int] = 3
+
+    @property
+    def label(self) -> str:
+        """What is made, and for which of several variants."""
+        return variant_label("config", self.variant)
 
     def key_fields(self) -> Mapping[str, Any]:
         """The base's config and the overrides; the files' facts come with the inputs."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from mbuild import gojson
 from mbuild.errors import DamagedError
-from mbuild.graph import BaseStep, Result, Step, StepContext
+from mbuild.graph import BaseStep, Result, Step, StepContext, variant_label
 from mbuild.sources import Material
 from mbuild.store import Layer
 from mbuild.store.manifest import PARAMS
@@ -69,10 +69,15 @@ class MergeParameters(BaseStep):
     values: Mapping[str, Any]
     base: Layer | None
     inputs: tuple[Step, ...] = ()
+    variant: str = ""
 
     kind: ClassVar[str] = "params"
-    label: ClassVar[str] = "params"
     version: ClassVar[int] = 1
+
+    @property
+    def label(self) -> str:
+        """What is made, and for which of several variants."""
+        return variant_label("params", self.variant)
 
     @property
     def materials(self) -> tuple[Material, ...]:

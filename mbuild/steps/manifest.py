@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mbuild.graph import BaseStep, Result, Step, StepContext
+from mbuild.graph import BaseStep, Result, Step, StepContext, variant_label
 from mbuild.sources import Material
 from mbuild.store import Layer, Manifest
 
@@ -21,10 +21,15 @@ class AssembleManifest(BaseStep):
 
     config: Step
     entries: tuple[Layer | Step, ...]
+    variant: str = ""
 
     kind: ClassVar[str] = "manifest"
-    label: ClassVar[str] = "manifest"
     version: ClassVar[int] = 1
+
+    @property
+    def label(self) -> str:
+        """What is made, and for which of several variants."""
+        return variant_label("manifest", self.variant)
 
     @property
     def inputs(self) -> tuple[Step, ...]:

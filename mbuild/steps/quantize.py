@@ -202,6 +202,20 @@ def _variant(
     return variant
 
 
+def _say_compiling(names: str, context: StepContext) -> None:
+    """That quantizers are compiled, and whether the next build has them."""
+    from mbuild.quant import cache
+
+    if cache.is_writable():
+        context.status(f"compiling quantizers for {names} (once on this machine)")
+        return
+    context.status(f"compiling quantizers for {names}")
+    context.warn(
+        f"compiled quantizers cannot be kept in {cache.directory()}: each build compiles them"
+        " again; set XDG_CACHE_HOME to a folder that can be written"
+    )
+
+
 def _load_kernels(variant: Variant, context: StepContext) -> None:
     """Before threads start; where they have to be compiled, that is said after a while.
 
@@ -215,8 +229,7 @@ def _load_kernels(variant: Variant, context: StepContext) -> None:
 
     changed = {new for tensor, new in variant.tensors if new is not tensor.type}
     names = ", ".join(type_.name for type_ in sorted(changed))
-    text = f"compiling quantizers for {names} (once on this machine)"
-    timer = Timer(_PATIENCE, context.status, [text])
+    timer = Timer(_PATIENCE, _say_compiling, [names, context])
     timer.start()
     done: Future[None] = Future()
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from mbuild import __version__
-from mbuild.graph import BaseStep, Result, Step, StepContext
+from mbuild.graph import BaseStep, Result, Step, StepContext, variant_label
 from mbuild.steps.layers import put_layer
 from mbuild.store.manifest import MODEL, TEMPLATE
 
@@ -36,10 +36,15 @@ class DetectTemplate(BaseStep):
     """
 
     inputs: tuple[Step, ...]
+    variant: str = ""
 
     kind: ClassVar[str] = "detect-template"
-    label: ClassVar[str] = "detect template"
     version: ClassVar[int] = 1
+
+    @property
+    def label(self) -> str:
+        """What is made, and for which of several variants."""
+        return variant_label("detect template", self.variant)
 
     def key_fields(self) -> Mapping[str, Any]:
         """The templates known to this version; the model comes with the inputs."""

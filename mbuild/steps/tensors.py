@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -177,7 +177,10 @@ def write_variants(
     reused = sum(len(lane.found) for lane in lanes)
     if reused:
         total = sum(lane.quantized for lane in lanes)
+        made = dict.fromkeys(name for lane in lanes for name in lane.made)
         context.status(f"reused {reused} of {total} quantized tensors")
+        if 0 < len(made) <= _NAMED:
+            context.status(f"quantized anew: {', '.join(made)}")
     return blobs
 
 
@@ -203,6 +206,10 @@ def _run_lanes(lanes: Sequence[_Lane], shared: _Shared, report: Callable[[int], 
             thread.join()
     if shared.error is not None:
         raise shared.error
+
+
+_NAMED = 4
+"""So many tensors are named that a build did not find in the cache; more are only counted."""
 
 
 class _Lane:
@@ -235,6 +242,13 @@ class _Lane:
         ]
         self.model = Model(tuple(variant.metadata), tuple(tensors))
         self.layout = layout(self.model)
+
+    @property
+    def made(self) -> Iterator[str]:
+        """The names of the tensors that were quantized now: the source's are new, or changed."""
+        for number, (tensor, new) in enumerate(self._variant.tensors):
+            if new is not tensor.type and number not in self.found:
+                yield tensor.name
 
     @property
     def quantized(self) -> int:

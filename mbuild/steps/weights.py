@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mbuild.graph import BaseStep, Result, Step, StepContext
+from mbuild.graph import BaseStep, Result, Step, StepContext, variant_label
 from mbuild.sources import CheckpointSource, Material
 from mbuild.steps.files import OpenFiles
 from mbuild.steps.gguf import Role
@@ -97,14 +97,15 @@ class ConvertAdapter(BaseStep):
     source: CheckpointSource
     base: Layer | None
     inputs: tuple[Step, ...]
+    variant: str = ""
 
     kind: ClassVar[str] = "convert-adapter"
     version: ClassVar[int] = CONVERTER_VERSION
 
     @property
     def label(self) -> str:
-        """What is converted."""
-        return f"convert adapter {self.source.name}"
+        """What is converted, and for which of several variants."""
+        return variant_label(f"convert adapter {self.source.name}", self.variant)
 
     @property
     def reads(self) -> int:

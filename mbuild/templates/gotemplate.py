@@ -8,6 +8,7 @@ walk refuses a ``{{template "name"}}`` that passes no value.
 from __future__ import annotations
 
 from functools import cache
+from threading import Lock
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -45,8 +46,18 @@ class _Faults:
         return stream
 
 
-@cache
+_LOCK = Lock()
+"""Held while lark reads a grammar: it evaluates literals, and in CPython 3.11 two threads that do
+so at once can fail with "AST constructor recursion depth mismatch" (gh-106905)."""
+
+
 def _lark() -> Lark:
+    with _LOCK:
+        return _parser()
+
+
+@cache
+def _parser() -> Lark:
     from lark import Lark
 
     from mbuild.grammars import grammar_text

@@ -1,0 +1,182 @@
+"""How a command ends that does not go well: stopped, failed, or by a fault of mbuild itself.
+
+Loaded only then.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from mbuild import __version__
+from mbuild.errors import CancelledError, MbuildError, ModelfileError
+from mbuild.events import BuildFailed, Failure, Warned
+from mbuild.names import DEFAULT_TAG, ModelName
+from mbuild.units import human_size
+
+if TYPE_CHECKING:
+    from mbuild.builder import Request
+    from mbuild.store import Store
+
+TRACEBACK_VARIABLE = "MBUILD_TRACEBACK"
+"""Set to 1, an internal error prints its traceback instead of writing it to a file."""
+
+_BLOCK = 512
+
+
+def interrupted(store: Store, names: Sequence[str]) -> CancelledError:
+    """What a build that a signal ended says: which models are there, and what is kept of it."""
+    made = ", ".join(name for name in names if name)
+    kept = _kept(store)
+    words = f"{made} was built, nothing else" if made else "no model was changed"
+    more = f"; {human_size(kept)} of finished work kept" if kept else ""
+    return CancelledError(f"interrupted: {words}{more}")
+
+
+def _kept(store: Store) -> int:
+    """Bytes on the disk of unfinished files that the next build goes on with."""
+    size = 0
+    with suppress(OSError):
+        for entry in os.scandir(store.blobs.partial_folder):
+            found = entry.stat(follow_symlinks=False)
+            size += min(found.st_size, getattr(found, "st_blocks", 0) * _BLOCK or found.st_size)
+    return size
+
+
+def left_behind(request: Request, store: Store) -> Iterator[Warned]:
+    """A warning for each name that the variants took their tags beside, and that is older."""
+    said: set[ModelName] = set()
+    groups = request.variant_names
+    built = {name for group in groups for name in group}
+    for group, quantization in zip(groups, request.options.quantizations, strict=True):
+        for name in group:
+            plain = _without(name, quantization.file_type)
+            if plain is None or plain in said | built:
+                continue
+            said.add(plain)
+            if _differs(store, plain, built):
+                yield Warned(
+                    f"{plain} was not built now: it is still the model of an earlier build"
+                    f" (mbuild cp {name} {plain} would replace it)"
+                )
+
+
+def _without(name: ModelName, file_type: str) -> ModelName | None:
+    """The name that got the type as its tag or behind it; None where it did not."""
+    tag = name.tag.lower()
+    if tag == file_type.lower():
+        return name._replace(tag=DEFAULT_TAG)
+    if tag.endswith(f"-{file_type.lower()}"):
+        return name._replace(tag=name.tag[: -len(file_type) - 1])
+    return None
+
+
+def _differs(store: Store, plain: ModelName, built: set[ModelName]) -> bool:
+    """Whether there is a model of that name which is none of those that were built."""
+    with suppress(MbuildError):
+        read = store.manifests.read_bytes
+        data = read(store.manifests.resolve(plain))
+        return data is not None and all(
+            data != read(store.manifests.resolve(name)) for name in built
+        )
+    return False
+
+
+def failed(error: BaseException) -> BuildFailed:
+    """The event about a build's end, for programs."""
+    if isinstance(error, (KeyboardInterrupt, CancelledError)):
+        return BuildFailed("stopped", ())
+    problems: Sequence[Any] = ()
+    if isinstance(error, ModelfileError):
+        problems = error.problems
+    elif isinstance(error, MbuildError) and error.problem is not None:
+        problems = (error.problem,)
+    if problems:
+        return BuildFailed("failed", tuple(map(_failure, problems)))
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        return BuildFailed("failed", (Failure(f"{place}{error.strerror or error}"),))
+    return BuildFailed("failed", (Failure(str(error), getattr(error, "hint", "")),))
+
+
+def _failure(problem: Any) -> Failure:
+    line, column = (problem.span.line, problem.span.column) if problem.span else (0, 0)
+    return Failure(
+        problem.message, problem.suggestion, problem.filename, line, column, problem.code
+    )
+
+
+# For GitHub's log (https://docs.github.com/actions/reference/workflow-commands-for-github-actions).
+
+
+def workflow_commands(error: MbuildError) -> Iterator[str]:
+    """Lines that mark the places of an error in GitHub's view of the files."""
+    for problem in failed(error).problems:
+        fields = {"file": _from_workspace(problem.file), "line": problem.line}
+        fields |= {"col": problem.column, "title": "mbuild"}
+        given = ",".join(f"{key}={_property(value)}" for key, value in fields.items() if value)
+        text = f"{problem.message}\nhint: {problem.hint}" if problem.hint else problem.message
+        yield f"::error {given}::{_data(text)}"
+
+
+def _from_workspace(file: str) -> str:
+    """A file's path from the root of the repository, as GitHub names files."""
+    root = os.environ.get("GITHUB_WORKSPACE", "")
+    if not file or not root or not os.path.exists(file):
+        return file
+    path = os.path.relpath(os.path.realpath(file), os.path.realpath(root))
+    return file if path.startswith("..") else path
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(value: object) -> str:
+    return _data(str(value)).replace(":", "%3A").replace(",", "%2C")
+
+
+# Faults of mbuild itself.
+
+
+def bug(error: Exception, arguments: Sequence[str]) -> str:
+    """What to say of an error that mbuild did not expect, and where its traceback is."""
+    trace = "".join(traceback.format_exception(error))
+    facts = (
+        f"mbuild {__version__}, Python {platform.python_version()}, {platform.platform()}\n"
+        f"command line: mbuild {' '.join(arguments)}\n"
+    )
+    what = " ".join(str(error).split())[:200]
+    name = type(error).__name__
+    lines = [f"error: internal error: {name}: {what}" if what else f"error: internal error: {name}"]
+    lines.append("  This is a bug in mbuild, not in what you build.")
+    if os.environ.get(TRACEBACK_VARIABLE, "0") not in ("", "0"):
+        return "\n".join([trace, facts, *lines, "  hint: report it with the lines above"])
+    path = _written(f"{facts}\n{trace}")
+    if path:
+        remedy = f"report it with {path}, which holds the traceback and the versions"
+    else:
+        remedy = f"report it with what {TRACEBACK_VARIABLE}=1 prints"
+    return "\n".join([*lines, f"  hint: {remedy}"])
+
+
+def _written(text: str) -> str:
+    """A new temporary file's path, "" where none can be written."""
+    with suppress(OSError):
+        fd, path = tempfile.mkstemp(prefix="mbuild-", suffix=".txt")
+        with os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+        return path
+    return ""
+
+
+def flush_output() -> None:
+    """Write what standard output still holds, so that it comes before what is said next."""
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
