@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.architectures import find
+from mbuild.convert.leftovers import weights_alone
 from mbuild.convert.safetensors import read_header
 from mbuild.convert.vocab.source import Files, parse_object
+from mbuild.convert.wrappers import unwrapped
 from mbuild.errors import FormatError, SourceError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -33,7 +35,6 @@ _TO_SAFETENSORS = (
     'convert them, in an environment with torch: python -c "from transformers import '
     "AutoModelForCausalLM as M; M.from_pretrained('.').save_pretrained('.')\""
 )
-_QUANTIZED = ("fp8", "mxfp4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,8 @@ class Checkpoint:
         config: config.json, a nested text_config laid over the root.
         hf_arch: the class name that decides the family.
         architecture: the family's row.
-        tensors: all tensors, ordered by their file's name, then their own.
+        tensors: the weights, ordered by their file's name, then their own.
+        warnings: what was put right or left out, one sentence each.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Checkpoint:
     hf_arch: str
     architecture: Architecture
     tensors: tuple[StoredTensor, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def open_checkpoint(name: str, files: Mapping[str, Path]) -> Checkpoint:
@@ -69,16 +72,20 @@ def open_checkpoint(name: str, files: Mapping[str, Path]) -> Checkpoint:
     small = Files(files)
     root = small.json_object("config.json")
     if root is None:
-        raise SourceError(
-            f"{name} has no config.json",
-            hint="a checkpoint is a folder with config.json and model*.safetensors",
-        )
+        raise SourceError(f"{name} has no config.json", hint=_what_it_is(files))
     hf_arch = _class_name(root)
     architecture = find(hf_arch)
     config = _flat(root)
-    _check_quantization(config, architecture.gguf)
-    tensors = _tensors(name, files, small)
-    return Checkpoint(name, dict(files), config, hf_arch, architecture, tensors)
+    stored, renamed = unwrapped(_tensors(name, files, small))
+    tensors, config, more = weights_alone(stored, config, architecture.gguf)
+    warnings = (*renamed, *more)
+    return Checkpoint(name, dict(files), config, hf_arch, architecture, tensors, warnings)
+
+
+def _what_it_is(files: Mapping[str, Path]) -> str:
+    if "adapter_config.json" in files:
+        return "it is a LoRA adapter: name it with ADAPTER, and its base model with FROM"
+    return "a checkpoint is a folder with config.json and model*.safetensors"
 
 
 def _class_name(root: Mapping[str, Any]) -> str:
@@ -104,21 +111,6 @@ def _nested(root: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _flat(root: Mapping[str, Any]) -> dict[str, Any]:
     return {**root, **_nested(root)}
-
-
-def _check_quantization(config: Mapping[str, Any], arch: str) -> None:
-    settings = config.get("quantization_config")
-    if settings is None:
-        return
-    if not isinstance(settings, dict):
-        raise FormatError("config.json: quantization_config is not an object")
-    method = settings.get("quant_method")
-    if method is None or (method in _QUANTIZED and (method != "mxfp4" or arch == "gpt-oss")):
-        return
-    raise UnsupportedError(
-        f"checkpoints quantized with {str(method)[:60]!r} are not supported",
-        hint="build from the original weights; --quantize makes them small",
-    )
 
 
 def _tensors(name: str, files: Mapping[str, Path], small: Files) -> tuple[StoredTensor, ...]:

@@ -19,11 +19,13 @@ from mbuild.convert.dequantize import dequantized
 from mbuild.convert.dtypes import OutType, encode
 from mbuild.convert.hyper import LAYER_NAMES, Hyper, as_integer, unified_rope
 from mbuild.convert.keys import merged, write
+from mbuild.convert.layouts import check_layout, check_vocabulary
+from mbuild.convert.layouts.check import Described
 from mbuild.convert.lazy import Lazy, Packed, stored
+from mbuild.convert.leftovers import INTEGERS, UNQUANTIZED
 from mbuild.convert.metadata import QUANTIZATION_VERSION, Parameters, general
 from mbuild.convert.rules import Stacker
 from mbuild.convert.safetensors import DType
-from mbuild.convert.shapes import check_shape
 from mbuild.convert.vocab import vocabulary
 from mbuild.convert.vocab.source import Files
 from mbuild.errors import FormatError, UnsupportedError
@@ -52,11 +54,16 @@ _TOWERS = re.compile(
 
 _UNUSED = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
 
+_LAYER = re.compile(r"\.(?:layers|layer|h|blocks)\.(\d+)\.")
+
 _ALWAYS_F32 = re.compile(
     r"^(position_embd|token_types|blk\.\d+\.(ffn_gate_inp(_shexp)?|ssm_conv1d(_[qkv])?"
     r"|shortconv\.conv|altup_correct_coef|altup_predict_coef|indexer\.proj))\.weight$"
 )
 """Small matrices that llama.cpp keeps in full precision."""
+
+_PADDED = ("gemma3", "gemma3n", "gemma-embedding")
+"""Families whose embedding has another number of rows than the config's vocab_size."""
 
 _GGML: dict[OutType, GGMLType] = {
     OutType.F32: GGMLType.F32,
@@ -140,6 +147,11 @@ def model_tensors(
     for name, lazy in dequantized(hp.config, tensors).items():
         if name.endswith(_UNUSED) or skipped(row, hp, name):
             continue
+        if lazy.dtype in INTEGERS:
+            raise UnsupportedError(
+                f"{lazy.origin} holds integers ({lazy.dtype}) without scales: it is quantized",
+                hint=UNQUANTIZED,
+            )
         for label, item in _transformed(row, stacker, hp, name, lazy):
             yield name_of(label), item
     if stacker is not None:
@@ -180,9 +192,14 @@ def name_map(hp: Hyper) -> Callable[[str], str]:
     def name_of(name: str) -> str:
         found = table.get_name(name, try_suffixes=(".weight", ".bias"))
         if found is None:
+            layer = _LAYER.search(name)
+            beyond = layer is not None and int(layer[1]) >= hp.blocks
             raise UnsupportedError(
                 f"tensor {name!r} has no place in a {hp.arch} model of {hp.blocks} layers",
-                hint="config.json may be another checkpoint's",
+                hint="num_hidden_layers in config.json is too small"
+                if beyond
+                else "config.json may be another checkpoint's, or the training added a layer"
+                " that llama.cpp does not know",
             )
         return found
 
@@ -207,7 +224,6 @@ def _tensor(hp: Hyper, name: str, item: Lazy | Packed) -> Tensor:
         raise FormatError(f"tensor {name} has {len(dims)} dimensions, more than {MAX_DIMS}")
     if isinstance(item, Packed):
         return Tensor(name, dims, item.type, partial(_stored, item))
-    check_shape(hp, name, item)
     type_ = tensor_type(name, item.shape, hp.outtype)
     return Tensor(name, dims, type_, Encoded(item, type_, 0, item.size))
 
@@ -268,6 +284,7 @@ class Body:
     early: tuple[KV, ...]
     keys: tuple[KV, ...]
     tensors: tuple[Tensor, ...]
+    described: Described
 
 
 def convert_body(checkpoint: Checkpoint, outtype: OutType = OutType.AUTO) -> Body:
@@ -275,24 +292,33 @@ def convert_body(checkpoint: Checkpoint, outtype: OutType = OutType.AUTO) -> Bod
     row = checkpoint.architecture
     sources = source_tensors(checkpoint)
     hp = hyper_parameters(checkpoint, resolve_outtype(outtype, sources))
-    tensors: dict[str, Tensor] = {}
+    items: dict[str, Lazy | Packed] = {}
     for name, item in model_tensors(hp, row, sources):
-        if name in tensors:
-            raise FormatError(f"two tensors of the checkpoint are {name}")
-        tensors[name] = _tensor(hp, name, item)
-    early = tuple(row.early(hp, sources)) if row.early is not None else ()
-    return Body(hp, early, merged(write(row.keys, hp)), tuple(tensors.values()))
-
-
-def _check_layers(body: Body) -> None:
-    """Every layer that the config promises has tensors; no runtime loads a model otherwise."""
-    present = {t.name.split(".", 2)[1] for t in body.tensors if t.name.startswith("blk.")}
-    for layer in range(body.hyper.blocks):
-        if str(layer) not in present:
+        if name in items:
             raise FormatError(
-                f"config.json says {body.hyper.blocks} layers, but no tensor is of layer {layer}",
-                hint="a shard is missing, or config.json is another checkpoint's",
+                f"two tensors of the checkpoint are {name}: {items[name].origin} and {item.origin}"
             )
+        items[name] = item
+    early = tuple(row.early(hp, sources)) if row.early is not None else ()
+    keys = merged(write(row.keys, hp))
+    described = Described(
+        hp.arch,
+        hp.hf_arch,
+        hp.blocks,
+        checkpoint.config,
+        (*early, *keys),
+        {name: item.shape for name, item in items.items()},
+        {name: item.origin for name, item in items.items()},
+    )
+    tensors = tuple(_tensor(hp, name, item) for name, item in items.items())
+    return Body(hp, early, keys, tensors, described)
+
+
+def _check(body: Body) -> None:
+    """What llama.cpp would not load is refused, and so is what config.json contradicts."""
+    # Gemma 3's embedding has as many rows as the tokenizer has tokens, whatever the config says.
+    padded = body.hyper.arch in _PADDED
+    check_layout(body.described, None if padded else body.hyper.optional_integer("vocab_size"))
 
 
 def convert(
@@ -310,7 +336,7 @@ def convert(
         UnsupportedError: for what has no place in a GGUF file.
     """
     body = convert_body(checkpoint, outtype)
-    _check_layers(body)
+    _check(body)
     arch, files = body.hyper.arch, checkpoint.files
     parameters = Parameters.count((t.name, t.dims) for t in body.tensors)
     config = dict(checkpoint.config)
@@ -325,5 +351,11 @@ def convert(
             QUANTIZATION_VERSION,
             *vocabulary(files, config, checkpoint.hf_arch, pre=pre),
         )
+    )
+    values = {kv.key: kv.value for kv in entries}
+    check_vocabulary(
+        body.described,
+        len(values.get("tokenizer.ggml.tokens") or ()),
+        values.get("tokenizer.ggml.token_type_count"),
     )
     return Model(entries, body.tensors)

@@ -122,12 +122,13 @@ class Packed:
     """A tensor that is in GGUF's block format already: only bits were moved.
 
     ``shape`` counts weights, slowest dimension first; ``load()`` gives the
-    stored bytes.
+    stored bytes; ``origin`` names the source for messages.
     """
 
     type: GGMLType
     shape: tuple[int, ...]
     load: Callable[[], Array]
+    origin: str
 
 
 def stored(tensor: StoredTensor) -> Lazy:

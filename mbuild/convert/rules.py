@@ -114,15 +114,18 @@ def halves(axis: int) -> Callable[[Hyper, Lazy], list[Lazy]]:
     return change
 
 
-def rotary(lazy: Lazy, heads: int) -> Lazy:
+def rotary(lazy: Lazy, heads: int, key: str = "num_attention_heads") -> Lazy:
     """Rows of each head from Hugging Face's RoPE order (all first halves, then all second
     halves of the pairs) to GGML's (pairs side by side): (h, 2, d/2) becomes (h, d/2, 2).
+
+    ``key`` is what config.json calls the number of heads. Raises :class:`FormatError`
+    for rows that are not so many heads.
     """
     rows, rest = lazy.shape[0] if lazy.shape else 0, lazy.shape[1:]
     if rows == 0 or rows % (2 * heads):
         raise FormatError(
             f"{lazy.origin}: {rows} rows are not {heads} heads of an even width",
-            hint="the shape contradicts config.json",
+            hint=f"the shape contradicts config.json, where {key} is {heads}",
         )
     return lazy.move(
         lazy.shape,
@@ -132,15 +135,17 @@ def rotary(lazy: Lazy, heads: int) -> Lazy:
     )
 
 
+KV_HEADS = "num_key_value_heads"
+
 ROTARY: tuple[Rule, ...] = (
     each(r"q_proj\.(weight|bias)$", lambda hp, lazy: rotary(lazy, hp.heads)),
-    each(r"k_proj\.(weight|bias)$", lambda hp, lazy: rotary(lazy, hp.kv_heads)),
+    each(r"k_proj\.(weight|bias)$", lambda hp, lazy: rotary(lazy, hp.kv_heads, KV_HEADS)),
 )
 """The RoPE permutation of separate query and key projections."""
 
 ROTARY_WEIGHTS: tuple[Rule, ...] = (
     each(r"q_proj\.weight$", lambda hp, lazy: rotary(lazy, hp.heads)),
-    each(r"k_proj\.weight$", lambda hp, lazy: rotary(lazy, hp.kv_heads)),
+    each(r"k_proj\.weight$", lambda hp, lazy: rotary(lazy, hp.kv_heads, KV_HEADS)),
 )
 """The same for families whose biases llama.cpp leaves in their order."""
 

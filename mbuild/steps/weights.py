@@ -75,6 +75,8 @@ class ConvertCheckpoint(BaseStep):
             from mbuild.convert.dtypes import OutType
 
             checkpoint = open_checkpoint(source.name, files.paths)
+            for warning in checkpoint.warnings:
+                context.warn(warning)
             model = convert(checkpoint, OutType(self.outtype), pre=self.pre)
             layer, existed = write_layer(context, model, self.role.media_type, files)
             digests = files.digests(context)

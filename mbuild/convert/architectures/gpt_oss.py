@@ -76,7 +76,7 @@ def _repacked(blocks: Lazy, scales: Lazy) -> Packed:
             out[expert, ..., 2::2] = high[..., :8] | (high[..., 8:] << 4)
         return out.reshape(-1)
 
-    return Packed(GGMLType.MXFP4, (experts, rows, count * 32), load)
+    return Packed(GGMLType.MXFP4, (experts, rows, count * 32), load, blocks.origin)
 
 
 def _gate_up(hp: Hyper, name: str, lazy: Lazy) -> list[Named]:

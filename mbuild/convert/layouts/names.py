@@ -1,0 +1,75 @@
+"""The checkpoint's name of a tensor that is not there, for messages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+_QUOTED = re.compile(r"tensor '([^']+)'$")
+_LAYER = re.compile(r"^blk\.(\d+)\.")
+_HEADS = {"gptneox": "embed_out", "internlm2": "output"}
+_HEAD = "lm_head"
+"""The output matrix, which stands beside the model's other tensors and is like none of them."""
+
+
+class Origins:
+    """Where a model's tensors come from.
+
+    Args:
+        arch: GGUF's name of the architecture.
+        blocks: the number of layers.
+        origins: GGUF's names, and what messages say of the tensor.
+    """
+
+    def __init__(self, arch: str, blocks: int, origins: Mapping[str, str]) -> None:
+        self._arch, self._blocks, self._origins = arch, blocks, origins
+
+    def source(self, name: str) -> str:
+        """What the checkpoint would call a tensor, or GGUF's name where that is not known."""
+        return self._like_another_layer(name) or self._from_table(name) or name
+
+    def _like_another_layer(self, name: str) -> str:
+        match = _LAYER.match(name)
+        if match is None:
+            return ""
+        tail = name[match.end() :]
+        for other, origin in self._origins.items():
+            found = _LAYER.match(other)
+            if found is None or other[found.end() :] != tail:
+                continue
+            source = _source_name(origin)
+            if source and f".{found[1]}." in source:
+                return source.replace(f".{found[1]}.", f".{match[1]}.", 1)
+        return ""
+
+    def _from_table(self, name: str) -> str:
+        """Of the names that the ``gguf`` package knows, the one most like those there are."""
+        import gguf
+
+        arches = {text: arch for arch, text in gguf.MODEL_ARCH_NAMES.items()}
+        if self._arch not in arches:
+            return ""
+        base, _, suffix = name.rpartition(".")
+        table = gguf.get_tensor_name_map(arches[self._arch], self._blocks)
+        sources = [_source_name(origin) for origin in self._origins.values()]
+        names = [n for n, found in table.mapping.items() if found[1] == base and n != base]
+        if not names:
+            return ""
+        head = _HEADS.get(self._arch, _HEAD)
+        best = max(names, key=lambda n: (n == head, max(_common(n, s) for s in sources)))
+        return f"{best}.{suffix}"
+
+
+def _source_name(origin: str) -> str:
+    match = _QUOTED.search(origin)
+    return match[1] if match else ""
+
+
+def _common(first: str, second: str) -> int:
+    """How many components two names have in common from the start."""
+    count = 0
+    for one, other in zip(first.split("."), second.split("."), strict=False):
+        if one != other:
+            break
+        count += 1
+    return count
