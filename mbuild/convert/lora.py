@@ -23,12 +23,13 @@ from mbuild.convert.convert import (
     renamed,
     skipped,
 )
-from mbuild.convert.dtypes import OutType, encode, to_f32
+from mbuild.convert.dtypes import OutType, to_f32
 from mbuild.convert.lazy import Lazy, stored
 from mbuild.convert.loraconfig import LoraConfig, read_config
 from mbuild.convert.metadata import QUANTIZATION_VERSION, Parameters, general
 from mbuild.convert.rules import Stacker
 from mbuild.convert.safetensors import DType, read_header
+from mbuild.convert.values import encode_checked
 from mbuild.convert.vocab.source import Files
 from mbuild.errors import FormatError, SourceError, UnsupportedError
 from mbuild.gguf.model import KV, Model, Tensor
@@ -191,7 +192,7 @@ def _tensor(name: str, item: Lazy, outtype: OutType) -> Tensor:
 
 
 def _encoded(item: Lazy, type_: GGMLType) -> Any:
-    return encode(item.load(), item.dtype, type_)
+    return encode_checked(item.load(), item.dtype, type_, item.origin)
 
 
 def _placed(adapter: Adapter, base: Base) -> Iterator[tuple[str, Lazy]]:
