@@ -330,7 +330,11 @@ def _check(body: Body) -> None:
 
 
 def convert(
-    checkpoint: Checkpoint, outtype: OutType = OutType.AUTO, *, pre: str | None = None
+    checkpoint: Checkpoint,
+    outtype: OutType = OutType.AUTO,
+    *,
+    pre: str | None = None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Model:
     """The GGUF model of a checkpoint: metadata complete, tensors loaded on demand.
 
@@ -338,6 +342,7 @@ def convert(
         checkpoint: as :func:`~mbuild.convert.checkpoint.open_checkpoint` gives it.
         outtype: what matrices are stored as; ``auto`` keeps BF16 or F16.
         pre: the pre-tokenizer's name instead of the one that is found.
+        warn: is told what GGUF cannot say and what is left out.
 
     Raises:
         FormatError: for files that contradict each other.
@@ -357,7 +362,7 @@ def convert(
             *general(checkpoint.name, files, arch, parameters),
             *body.keys,
             QUANTIZATION_VERSION,
-            *vocabulary(files, config, checkpoint.hf_arch, pre=pre),
+            *vocabulary(files, config, checkpoint.hf_arch, pre=pre, warn=warn),
         )
     )
     values = {kv.key: kv.value for kv in entries}

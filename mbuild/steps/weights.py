@@ -18,7 +18,7 @@ from mbuild.store.manifest import ADAPTER
 if TYPE_CHECKING:
     pass
 
-CONVERTER_VERSION = 1
+CONVERTER_VERSION = 2
 """Counts up when the same checkpoint would come out as other bytes."""
 
 _WORKERS = 2
@@ -77,7 +77,7 @@ class ConvertCheckpoint(BaseStep):
             checkpoint = open_checkpoint(source.name, files.paths)
             for warning in checkpoint.warnings:
                 context.warn(warning)
-            model = convert(checkpoint, OutType(self.outtype), pre=self.pre)
+            model = convert(checkpoint, OutType(self.outtype), pre=self.pre, warn=context.warn)
             layer, existed = write_layer(context, model, self.role.media_type, files)
             digests = files.digests(context)
         facts = read_facts(context.store.blobs.path(layer.digest), source.name)

@@ -91,9 +91,7 @@ def check_vocabulary(model: Described, tokens: int, types: int | None) -> None:
             _check_shape(model, sizes, slot.name, slot, 0)
 
 
-def _places(
-    layout: Layout, sizes: Sizes, blocks: int
-) -> Iterable[tuple[str, tuple[Slot, int]]]:
+def _places(layout: Layout, sizes: Sizes, blocks: int) -> Iterable[tuple[str, tuple[Slot, int]]]:
     for slot in layout.model:
         yield slot.name, (slot, 0)
     for layer in range(blocks):

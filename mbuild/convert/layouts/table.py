@@ -35,9 +35,7 @@ GRANITE = replace(
 )
 
 _GEMMA_NORMS = Group((*p.NORMS, *p.POST_NORMS))
-_GEMMA3 = replace(
-    _DENSE, layers=(_GEMMA_NORMS, Group((*p.separate(), *p.QK_NORM, *p.GATED)))
-)
+_GEMMA3 = replace(_DENSE, layers=(_GEMMA_NORMS, Group((*p.separate(), *p.QK_NORM, *p.GATED))))
 
 GEMMA3N = replace(
     _GEMMA3,
@@ -194,9 +192,7 @@ _FUSED_WITH_BIAS = (
     *p.required(p.PLAIN_BIAS),
 )
 GPT_NEOX = Layout((*p.UNTIED, *p.OUTPUT_NORM_BIAS), (Group(_FUSED_WITH_BIAS),), EPS)
-GPT2 = Layout(
-    (*p.USUAL, *p.OUTPUT_NORM_BIAS, *p.POSITIONS), (Group(_FUSED_WITH_BIAS),), EPS
-)
+GPT2 = Layout((*p.USUAL, *p.OUTPUT_NORM_BIAS, *p.POSITIONS), (Group(_FUSED_WITH_BIAS),), EPS)
 
 FALCON = Layout(
     (*p.USUAL, *p.OUTPUT_NORM_BIAS),
@@ -258,11 +254,7 @@ _BIASED = (*p.ATTN_NORM, *p.ATTN_NORM_BIAS, *p.WIDE)
 
 NEMOTRON = Layout(
     (*p.UNTIED, *p.OUTPUT_NORM_BIAS),
-    (
-        Group(
-            (*_BIASED, *p.OUTPUT_BIAS, *p.FFN_NORM, *p.FFN_NORM_BIAS, *p.PLAIN, *p.PLAIN_BIAS)
-        ),
-    ),
+    (Group((*_BIASED, *p.OUTPUT_BIAS, *p.FFN_NORM, *p.FFN_NORM_BIAS, *p.PLAIN, *p.PLAIN_BIAS)),),
     EPS,
 )
 STARCODER2 = Layout(
@@ -322,9 +314,7 @@ STABLELM = Layout(
 )
 
 _QWEN2_LAYER = (*p.NORMS, *p.WIDE)
-QWEN2 = Layout(
-    (*p.USUAL, *slots("? output.bias tokens")), (Group((*_QWEN2_LAYER, *p.GATED)),), RMS
-)
+QWEN2 = Layout((*p.USUAL, *slots("? output.bias tokens")), (Group((*_QWEN2_LAYER, *p.GATED)),), RMS)
 QWEN2_MOE = Layout(
     p.UNTIED,
     (
@@ -342,20 +332,12 @@ QWEN3_MOE = Layout(
 
 OLMO2 = Layout(
     p.UNTIED,
-    (
-        Group(
-            (*p.WIDE, *p.POST_NORMS, *slots("attn_q_norm width\nattn_k_norm kv*key"), *p.GATED)
-        ),
-    ),
+    (Group((*p.WIDE, *p.POST_NORMS, *slots("attn_q_norm width\nattn_k_norm kv*key"), *p.GATED)),),
     RMS,
 )
 OLMOE = Layout(
     p.UNTIED,
-    (
-        Group(
-            (*p.NORMS, *p.WIDE, *slots("attn_q_norm width\nattn_k_norm width"), *p.experts())
-        ),
-    ),
+    (Group((*p.NORMS, *p.WIDE, *slots("attn_q_norm width\nattn_k_norm width"), *p.experts())),),
     RMS,
 )
 
@@ -365,9 +347,7 @@ LAYOUTS: Mapping[str, Layout] = {
         (Group((*p.NORMS, *p.separate(), *p.OUTPUT_BIAS, *p.QK_NORM, *p.PLAIN)),),
         (*RMS, "xielu.alpha_n", "xielu.alpha_p", "xielu.beta", "xielu.eps"),
     ),
-    "arcee": Layout(
-        (*p.USUAL, *p.ROPE_FREQS), (Group((*p.NORMS, *p.separate(), *p.PLAIN)),), RMS
-    ),
+    "arcee": Layout((*p.USUAL, *p.ROPE_FREQS), (Group((*p.NORMS, *p.separate(), *p.PLAIN)),), RMS),
     "bert": BERT,
     "cohere2": Layout(
         p.TIED,
