@@ -431,7 +431,7 @@ def test_malformed_adapters_are_refused(
 def test_settings_that_cannot_be_are_refused(
     config: dict[str, Any], error: type[SourceError], message: str, tmp_path: Path
 ) -> None:
-    """The config is checked value by value; patterns are never run as regular expressions."""
+    """The config is checked value by value; a pattern that could take forever is never run."""
     files = _adapter_files(tmp_path, _factors(ATTENTION), **config)
     with pytest.raises(error, match=message):
         open_adapter("a", files)
