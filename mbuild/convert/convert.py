@@ -26,6 +26,7 @@ from mbuild.convert.leftovers import INTEGERS, UNQUANTIZED
 from mbuild.convert.metadata import QUANTIZATION_VERSION, Parameters, general
 from mbuild.convert.rules import Stacker
 from mbuild.convert.safetensors import DType
+from mbuild.convert.unsaid import unsaid
 from mbuild.convert.values import check_mxfp4, encode_checked
 from mbuild.convert.vocab import vocabulary
 from mbuild.convert.vocab.source import Files
@@ -366,6 +367,8 @@ def convert(
         )
     )
     values = {kv.key: kv.value for kv in entries}
+    for text in unsaid(body.hyper, values.keys(), {tensor.name for tensor in body.tensors}):
+        warn(text)
     check_vocabulary(
         body.described,
         len(values.get("tokenizer.ggml.tokens") or ()),
