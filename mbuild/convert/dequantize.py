@@ -29,6 +29,7 @@ def dequantized(config: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> Mappi
 
     Raises :class:`UnsupportedError` for formats that are not read, and
     :class:`FormatError` for scales that do not fit their weight.
+    """
     settings = config.get("quantization_config")
     method = settings.get("quant_method") if isinstance(settings, dict) else None
     if not isinstance(settings, dict) or method not in ("fp8", "gptq", "compressed-tensors"):
