@@ -42,8 +42,9 @@ def gptq(settings: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> dict[str, 
     for name in tensors:
         if name.endswith(".qweight"):
             base = name.removesuffix("qweight")
-            parts = [_take(result, base + part) for part in ("qweight", "qzeros", "scales")]
-            made[base + "weight"] = _gptq(*parts, _take(result, base + "g_idx"), bits, plus)
+            names = (base + part for part in ("qweight", "qzeros", "scales", "g_idx"))
+            codes, zeros, scales, groups = (_take(result, name) for name in names)
+            made[base + "weight"] = _gptq(codes, zeros, scales, groups, bits, plus)
     return result | made
 
 
