@@ -25,6 +25,8 @@ DATA = Path(__file__).parent / "data" / "convert"
 def weights(name: str, dtype: str, shape: list[int]) -> bytes:
     """Little-endian values in (-0.125, 0.125), about 1 for norms, small positive for scales."""
     count = int(np.prod(shape, dtype=np.int64))
+    if dtype in ("I8", "I16", "I32"):
+        return hashlib.shake_256(name.encode()).digest(count * int(dtype[1:]) // 8)
     if dtype in ("U8", "F8_E4M3"):
         raw = hashlib.shake_256(name.encode()).digest(count)
         # 0x7F and 0xFF are NaN in F8_E4M3, and no scale of published weights.

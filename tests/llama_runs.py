@@ -7,6 +7,7 @@ run may abort it. It reads a job as JSON from standard input.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -85,6 +86,42 @@ def embed(model: Path, texts: Sequence[str]) -> list[list[float]]:
     return _run({"model": str(model), "adapters": [], "texts": list(texts)})  # type: ignore[no-any-return]
 
 
+def loadable(models: Sequence[Path]) -> dict[Path, bool]:
+    """Which models llama.cpp loads; one that aborts the process is none of them."""
+    found: dict[Path, bool] = {}
+    while left := [path for path in models if path not in found]:
+        done = subprocess.run(
+            [sys.executable, __file__, "load"],
+            input="\n".join(str(path) for path in left),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        lines = [line.split(" ", 1) for line in done.stdout.splitlines()]
+        answers = [(Path(line[1]), line[0]) for line in lines if line[0] in ("yes", "no")]
+        found |= {path: answer == "yes" for path, answer in answers}
+        if len(answers) < len(left):
+            found[left[len(answers)]] = False
+    return found
+
+
+def load_all(paths: Sequence[str]) -> None:
+    """Print for each model whether it loads, and end the process.
+
+    No server is taken down: one that has hardly begun can hang then.
+    """
+    alive = []
+    for path in paths:
+        try:
+            alive.append(server({"model": path, "adapters": []}))
+        except Exception:
+            print("no", path, flush=True)
+        else:
+            print("yes", path, flush=True)
+    os._exit(0)
+
+
 def _run(job: Mapping[str, Any]) -> Any:
     done = subprocess.run(
         [sys.executable, __file__],
@@ -98,8 +135,8 @@ def _run(job: Mapping[str, Any]) -> Any:
     return json.loads(done.stdout)
 
 
-def answer(job: Mapping[str, Any]) -> Any:
-    """What :func:`generate` or :func:`embed` asks for, in this process."""
+def server(job: Mapping[str, Any]) -> Any:
+    """A job's model, loaded in this process."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -111,14 +148,21 @@ def answer(job: Mapping[str, Any]) -> Any:
     params.n_ctx, params.n_parallel, params.n_gpu_layers, params.port = 64, 1, 0, 0
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.warmup, params.embedding = False, "texts" in job
-    server = xllamacpp.Server(params)
+    return xllamacpp.Server(params)
+
+
+def answer(job: Mapping[str, Any]) -> Any:
+    """What :func:`generate` or :func:`embed` asks for, in this process."""
+    loaded = server(job)
     if "texts" in job:
-        found = server.handle_embeddings({"input": job["texts"], "model": "m"})
+        found = loaded.handle_embeddings({"input": job["texts"], "model": "m"})
         return [row["embedding"] for row in found["data"]]
     asked = {"n_predict": job["count"], "temperature": 0, "n_probs": 10, "ignore_eos": True}
-    made = [server.handle_completions({"prompt": p, **asked}) for p in job["prompts"]]
+    made = [loaded.handle_completions({"prompt": p, **asked}) for p in job["prompts"]]
     return [one["choices"][0]["logprobs"]["content"] for one in made]
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and sys.argv[1:] == ["load"]:
+    load_all(sys.stdin.read().splitlines())
+elif __name__ == "__main__":
     json.dump(answer(json.load(sys.stdin)), sys.stdout)

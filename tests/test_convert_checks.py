@@ -12,7 +12,7 @@ from checkpoints import write_checkpoint
 
 from mbuild.convert.architectures import ARCHITECTURES, by_name, find
 from mbuild.convert.checkpoint import open_checkpoint
-from mbuild.convert.convert import convert_body
+from mbuild.convert.convert import convert, convert_body
 from mbuild.convert.hyper import HFConfig
 from mbuild.convert.keys import Key
 from mbuild.convert.vocab.source import Files
@@ -159,6 +159,8 @@ def test_unknown_quantizations_are_refused(method: Any, tmp_path: Path) -> None:
     """MXFP4 is known for GPT-OSS only."""
     case = spec()
     case["files"]["config.json"]["quantization_config"] = {"quant_method": method}
+    shard = case["tensors"]["model.safetensors"]
+    shard["model.layers.0.mlp.up_proj.weight"] = "U8 96 32"
     with pytest.raises(UnsupportedError, match=str(method)):
         opened(tmp_path, case)
 
@@ -175,7 +177,7 @@ def test_shapes_that_contradict_the_config_are_refused(tmp_path: Path) -> None:
         case["files"]["config.json"][key] = value
         case["files"]["config.json"].pop("head_dim", None)
         with pytest.raises(FormatError) as caught:
-            convert_body(opened(tmp_path / str(number), case))
+            convert(opened(tmp_path / str(number), case))
         assert "safetensors" in caught.value.message
 
 

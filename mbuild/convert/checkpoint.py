@@ -79,6 +79,8 @@ def open_checkpoint(name: str, files: Mapping[str, Path]) -> Checkpoint:
     stored, renamed = unwrapped(_tensors(name, files, small))
     tensors, config, more = weights_alone(stored, config, architecture.gguf)
     warnings = (*renamed, *more)
+    if "adapter_config.json" in files:
+        warnings += ("the adapter that lies beside the model is not applied; ADAPTER names one",)
     return Checkpoint(name, dict(files), config, hf_arch, architecture, tensors, warnings)
 
 
@@ -122,7 +124,8 @@ def _tensors(name: str, files: Mapping[str, Path], small: Files) -> tuple[Stored
             if tensor.name in found:
                 raise FormatError(
                     f"tensor {tensor.name!r} is in two files: "
-                    f"{found[tensor.name].shard.name} and {shard}"
+                    f"{found[tensor.name].shard.name} and {shard}",
+                    hint="one of them is left over from an earlier save",
                 )
             found[tensor.name] = tensor
     if promised:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mbuild.convert.architectures import config_class
 from mbuild.convert.dequantize import dequantized
 from mbuild.convert.dtypes import OutType
+from mbuild.convert.head import check_head
 from mbuild.convert.hyper import LAYER_NAMES, Hyper, as_integer, unified_rope
 from mbuild.convert.keys import merged, write
 from mbuild.convert.layouts import check_layout, check_vocabulary
@@ -24,7 +25,7 @@ from mbuild.convert.layouts.check import Described
 from mbuild.convert.lazy import Lazy, Packed, stored
 from mbuild.convert.leftovers import INTEGERS, UNQUANTIZED
 from mbuild.convert.metadata import QUANTIZATION_VERSION, Parameters, general
-from mbuild.convert.rules import Stacker
+from mbuild.convert.rules import Stacker, applied
 from mbuild.convert.safetensors import DType
 from mbuild.convert.unsaid import unsaid
 from mbuild.convert.values import check_mxfp4, encode_checked
@@ -165,7 +166,7 @@ def _transformed(
 ) -> Iterator[Named]:
     for rule in row.rules:
         if rule.pattern.search(name):
-            yield from rule.action(hp, name, lazy)
+            yield from applied(rule, hp, name, lazy)
             return
     stacks = stacker.take(name, lazy) if stacker is not None else None
     yield from [(name, lazy)] if stacks is None else stacks
@@ -286,7 +287,8 @@ class Body:
     """A model without its general and tokenizer metadata.
 
     ``early`` stands right after ``general.architecture``, ``keys`` between the
-    general and the tokenizer's entries.
+    general and the tokenizer's entries. ``head`` and ``embedding`` are the
+    checkpoint's, whether the model has both or not.
     """
 
     hyper: Hyper
@@ -294,6 +296,8 @@ class Body:
     keys: tuple[KV, ...]
     tensors: tuple[Tensor, ...]
     described: Described
+    head: Lazy | None
+    embedding: Lazy | None
 
 
 def convert_body(checkpoint: Checkpoint, outtype: OutType = OutType.AUTO) -> Body:
@@ -320,14 +324,18 @@ def convert_body(checkpoint: Checkpoint, outtype: OutType = OutType.AUTO) -> Bod
         {name: item.origin for name, item in items.items()},
     )
     tensors = tuple(_tensor(hp, name, item) for name, item in items.items())
-    return Body(hp, early, keys, tensors, described)
+    head, embedding = sources.get("lm_head.weight"), sources.get("model.embed_tokens.weight")
+    return Body(hp, early, keys, tensors, described, head, embedding)
 
 
-def _check(body: Body) -> None:
+def _check(body: Body) -> list[str]:
     """What llama.cpp would not load is refused, and so is what config.json contradicts."""
     # Gemma 3's embedding has as many rows as the tokenizer has tokens, whatever the config says.
-    padded = body.hyper.arch in _PADDED
-    check_layout(body.described, None if padded else body.hyper.optional_integer("vocab_size"))
+    hp = body.hyper
+    tokens = None if hp.arch in _PADDED else hp.optional_integer("vocab_size")
+    kept = "output.weight" in body.described.shapes
+    heads = check_head(hp, kept, body.head, body.embedding)
+    return [*check_layout(body.described, tokens), *heads]
 
 
 def convert(
@@ -343,14 +351,15 @@ def convert(
         checkpoint: as :func:`~mbuild.convert.checkpoint.open_checkpoint` gives it.
         outtype: what matrices are stored as; ``auto`` keeps BF16 or F16.
         pre: the pre-tokenizer's name instead of the one that is found.
-        warn: is told what GGUF cannot say and what is left out.
+        warn: told of what was put right or left out, and of what GGUF cannot say.
 
     Raises:
         FormatError: for files that contradict each other.
         UnsupportedError: for what has no place in a GGUF file.
     """
     body = convert_body(checkpoint, outtype)
-    _check(body)
+    for warning in (*checkpoint.warnings, *_check(body)):
+        warn(warning)
     arch, files = body.hyper.arch, checkpoint.files
     parameters = Parameters.count((t.name, t.dims) for t in body.tensors)
     config = dict(checkpoint.config)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
 
 
+CONTRADICTS = "the shape contradicts config.json"
+
+
 @dataclass(frozen=True, slots=True)
 class Lazy:
     """Values of one tensor: type, shape (slowest dimension first) and how to get them.
@@ -60,7 +63,7 @@ class Lazy:
             raise FormatError(
                 f"{self.origin}: a tensor of shape {list(self.shape)} cannot be seen as "
                 f"{list(shape)}",
-                hint="the shape contradicts config.json",
+                hint=CONTRADICTS,
             )
         same = self.move(shape, lambda values: values.reshape(shape))
         return replace(same, part=self.part)
@@ -85,7 +88,7 @@ class Lazy:
         if len(self.shape) < abs(axis) or self.shape[axis] != sum(sizes):
             raise FormatError(
                 f"{self.origin}: shape {list(self.shape)} cannot be split into {list(sizes)}",
-                hint="the shape contradicts config.json",
+                hint=CONTRADICTS,
             )
         parts, at = [], 0
         for size in sizes:

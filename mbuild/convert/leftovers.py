@@ -273,7 +273,7 @@ def weights_alone(
                 f"config.json says that the model is quantized{said}, but no weight is;"
                 " quantization_config is ignored"
             )
-    _check_scales(kept)
+    warnings += _check_scales(kept)
     return kept, checked, warnings
 
 
@@ -326,8 +326,8 @@ def _has_float_weight(row: Leftover, name: str, stored: Mapping[str, StoredTenso
     return weight is not None and weight.dtype in _FLOATS
 
 
-def _check_scales(tensors: Sequence[StoredTensor]) -> None:
-    """Of 8-bit floats either every matrix has a scale or none has."""
+def _check_scales(tensors: Sequence[StoredTensor]) -> list[str]:
+    """Of 8-bit floats either every matrix has a scale or none has, which is worth a warning."""
     eight = [t for t in tensors if t.dtype in _EIGHT_BITS and len(t.shape) == 2]
     names = {tensor.name for tensor in tensors} if eight else set()
     without = [
@@ -343,3 +343,6 @@ def _check_scales(tensors: Sequence[StoredTensor]) -> None:
             "scale, but other weights have one",
             hint="a shard is missing or damaged: download or save the checkpoint again",
         )
+    if without:
+        return [f"weights of type {without[0].dtype} have no scales and are taken as they are"]
+    return []

@@ -8,11 +8,12 @@ package's table knows for the architecture. All transforms are lazy.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.lazy import Lazy, stack
+from mbuild.convert.lazy import CONTRADICTS, Lazy, stack
 from mbuild.errors import FormatError
 
 if TYPE_CHECKING:
@@ -49,6 +50,37 @@ class Stack:
     parts: tuple[str, ...]
     into: str
     count: Callable[[Hyper], int]
+
+
+class _Asked(dict[str, Any]):
+    """A config that notes which of its numbers are asked for."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__(config)
+        self.found: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        self.found[name] = value
+        return value
+
+
+def applied(rule: Rule, hp: Hyper, name: str, lazy: Lazy) -> list[Named]:
+    """What a rule makes of a tensor.
+
+    Raises :class:`FormatError` for a shape that contradicts config.json, with the numbers of
+    config.json that the rule has asked for.
+    """
+    try:
+        return list(rule.action(hp, name, lazy))
+    except FormatError as error:
+        if error.hint != CONTRADICTS:
+            raise
+        asked = _Asked(hp.config)
+        with suppress(FormatError):
+            list(rule.action(replace(hp, config=asked), name, lazy))
+        numbers = ", ".join(f"{key} {str(value)[:20]}" for key, value in asked.found.items())
+        raise FormatError(error.message, hint=f"{CONTRADICTS} ({numbers})") from error
 
 
 def each(pattern: str, change: Change) -> Rule:
@@ -114,18 +146,15 @@ def halves(axis: int) -> Callable[[Hyper, Lazy], list[Lazy]]:
     return change
 
 
-def rotary(lazy: Lazy, heads: int, key: str = "num_attention_heads") -> Lazy:
+def rotary(lazy: Lazy, heads: int) -> Lazy:
     """Rows of each head from Hugging Face's RoPE order (all first halves, then all second
     halves of the pairs) to GGML's (pairs side by side): (h, 2, d/2) becomes (h, d/2, 2).
-
-    ``key`` is what config.json calls the number of heads. Raises :class:`FormatError`
-    for rows that are not so many heads.
     """
     rows, rest = lazy.shape[0] if lazy.shape else 0, lazy.shape[1:]
     if rows == 0 or rows % (2 * heads):
         raise FormatError(
             f"{lazy.origin}: {rows} rows are not {heads} heads of an even width",
-            hint=f"the shape contradicts config.json, where {key} is {heads}",
+            hint=CONTRADICTS,
         )
     return lazy.move(
         lazy.shape,
@@ -135,17 +164,15 @@ def rotary(lazy: Lazy, heads: int, key: str = "num_attention_heads") -> Lazy:
     )
 
 
-KV_HEADS = "num_key_value_heads"
-
 ROTARY: tuple[Rule, ...] = (
     each(r"q_proj\.(weight|bias)$", lambda hp, lazy: rotary(lazy, hp.heads)),
-    each(r"k_proj\.(weight|bias)$", lambda hp, lazy: rotary(lazy, hp.kv_heads, KV_HEADS)),
+    each(r"k_proj\.(weight|bias)$", lambda hp, lazy: rotary(lazy, hp.kv_heads)),
 )
 """The RoPE permutation of separate query and key projections."""
 
 ROTARY_WEIGHTS: tuple[Rule, ...] = (
     each(r"q_proj\.weight$", lambda hp, lazy: rotary(lazy, hp.heads)),
-    each(r"k_proj\.weight$", lambda hp, lazy: rotary(lazy, hp.kv_heads, KV_HEADS)),
+    each(r"k_proj\.weight$", lambda hp, lazy: rotary(lazy, hp.kv_heads)),
 )
 """The same for families whose biases llama.cpp leaves in their order."""
 
@@ -195,7 +222,10 @@ class Stacker:
             groups = match.groupdict()
             part, index = groups.get("part", spec.parts[0]), int(groups["index"])
             if index >= count:
-                raise FormatError(f"{lazy.origin}: number {index} of {count} that config.json has")
+                raise FormatError(
+                    f"{lazy.origin}: number {index}, but config.json has {count} (from 0)",
+                    hint="correct the number of experts in config.json",
+                )
             layer = groups.get("layer", "")
             waiting = self._waiting.setdefault((number, layer), {})
             waiting[part, index] = lazy

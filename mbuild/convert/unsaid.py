@@ -27,7 +27,7 @@ _ONLY_SILU = ("llama", "qwen2", "qwen3", "qwen2moe", "qwen3moe", "olmo2", "grani
 
 
 def unsaid(hp: Hyper, keys: Collection[str], tensors: Collection[str]) -> Iterator[str]:
-    """A warning for each setting that is lost; ``keys`` and ``tensors`` are the GGUF file's names."""
+    """A warning for each setting that is lost; keys' and tensors' names are the GGUF file's."""
     yield from _rope(hp, keys, tensors)
     window = hp.config.get("sliding_window")
     longest = hp.config.get("max_position_embeddings")

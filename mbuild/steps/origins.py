@@ -51,8 +51,6 @@ class CheckpointOrigin(NamedTuple):
 
         context.status("converting model")
         checkpoint = open_checkpoint(self.source.name, paths)
-        for warning in checkpoint.warnings:
-            context.warn(warning)
         return convert(checkpoint, OutType(self.outtype), pre=self.pre, warn=context.warn)
 
     def learned(self, result: Result) -> CheckpointOrigin:

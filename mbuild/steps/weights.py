@@ -75,9 +75,8 @@ class ConvertCheckpoint(BaseStep):
             from mbuild.convert.dtypes import OutType
 
             checkpoint = open_checkpoint(source.name, files.paths)
-            for warning in checkpoint.warnings:
-                context.warn(warning)
-            model = convert(checkpoint, OutType(self.outtype), pre=self.pre, warn=context.warn)
+            outtype = OutType(self.outtype)
+            model = convert(checkpoint, outtype, pre=self.pre, warn=context.warn)
             layer, existed = write_layer(context, model, self.role.media_type, files)
             digests = files.digests(context)
         facts = read_facts(context.store.blobs.path(layer.digest), source.name)

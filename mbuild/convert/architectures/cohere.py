@@ -47,6 +47,7 @@ COMMAND_R = Architecture(
         ROPE_SCALING_NONE,
     ),
     hf=HFConfig("cohere", values=_VALUES, fills={"num_key_value_heads": heads}, theta=500000.0),
+    skip=(r"^lm_head\.weight$",),
 )
 
 
@@ -79,4 +80,5 @@ COHERE2 = Architecture(
         forced={"head_dim": head_width},
     ),
     rules=(Rule(re.compile(r"\.bias$"), _zero_bias),),
+    skip=(r"^lm_head\.weight$",),
 )

@@ -22,6 +22,7 @@ from mbuild.convert.keys import (
     file_type,
     u32,
 )
+from mbuild.convert.lazy import CONTRADICTS
 from mbuild.convert.rules import each, transposed
 from mbuild.errors import FormatError
 
@@ -98,7 +99,7 @@ def _regrouped(groups: int, per_group: tuple[int, ...], lazy: Lazy) -> Lazy:
     if rows == 0 or rows % (groups * total):
         raise FormatError(
             f"{lazy.origin}: {rows} rows are not {groups} groups of {total} heads",
-            hint="the shape contradicts config.json",
+            hint=CONTRADICTS,
         )
     bounds = [sum(per_group[:i]) for i in range(len(per_group) + 1)]
     rest = lazy.shape[1:]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.layouts.names import Origins
-from mbuild.convert.layouts.sizes import SIZES, Sizes
+from mbuild.convert.layouts.parts import LAYER_EPSILON, RMS_EPSILON
+from mbuild.convert.layouts.sizes import LAUREL_RANK, SIZES, Sizes
 from mbuild.convert.layouts.table import LAYOUTS
 from mbuild.errors import FormatError
 
@@ -30,6 +31,13 @@ _FLAGS = {"qkv": ("attention_bias", "qkv_bias"), "mlp": ("mlp_bias",)}
 _BIASED = ("Qwen2ForCausalLM", "Qwen2Model", "Qwen2MoeForCausalLM")
 """Classes whose queries, keys and values always have biases."""
 
+
+_UNTIED = (
+    *("llama", "mistral", "mixtral", "arcee", "apertus", "granite", "granitemoe", "nemotron"),
+    *("qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "phi", "phi3", "stablelm", "glm4"),
+    *("olmo", "olmo2", "olmo3", "olmoe", "deepseek_v2", "deepseek_v3", "gpt_neox", "exaone4"),
+)
+"""Values of model_type for which transformers takes a missing tie_word_embeddings as false."""
 
 _WITH_HEAD = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
@@ -56,16 +64,15 @@ class Described:
         return Sizes(self.arch, self.entries, self.config, {**given, "fused": fused})
 
 
-def check_layout(model: Described, tokens: int | None) -> None:
-    """Raise :class:`FormatError` unless llama.cpp finds every tensor, of the right shape, and no other.
+def check_layout(model: Described, tokens: int | None) -> list[str]:
+    """Raise :class:`FormatError` unless llama.cpp finds every tensor, well shaped, and no other.
 
-    ``tokens`` is the size of the vocabulary as far as config.json says it.
-    Raises nothing for an architecture that has no layout.
+    ``tokens`` is the size of the vocabulary as far as config.json says it. Gives warnings
+    of what llama.cpp's converter writes all the same, and its loader does not take.
     """
-    layout = LAYOUTS.get(model.arch)
-    if layout is None:
-        return
+    layout = LAYOUTS[model.arch]
     sizes = model.sizes({} if tokens is None else {"tokens": tokens})
+    warnings = _check_keys(model, layout)
     _check_numbers(model, layout, sizes)
     places = dict(_places(layout, sizes, model.blocks))
     _check_present(model, places)
@@ -75,6 +82,10 @@ def check_layout(model: Described, tokens: int | None) -> None:
     _check_together(model, places)
     _check_no_other(model, places)
     _check_head(model, layout)
+    rank = sizes.value("laurel", 0)
+    if model.arch == "gemma3n" and rank != LAUREL_RANK:
+        warnings.append(f"llama.cpp loads a laurel_rank of {LAUREL_RANK} only, not {rank}")
+    return warnings
 
 
 def check_vocabulary(model: Described, tokens: int, types: int | None) -> None:
@@ -82,9 +93,7 @@ def check_vocabulary(model: Described, tokens: int, types: int | None) -> None:
 
     ``tokens`` and ``types`` are the counts that the metadata got.
     """
-    layout = LAYOUTS.get(model.arch)
-    if layout is None:
-        return
+    layout = LAYOUTS[model.arch]
     sizes = model.sizes({"tokens": tokens} | ({} if types is None else {"types": types}))
     for slot in layout.model:
         if slot.name in model.shapes and {"tokens", "types"} & set(slot.dims):
@@ -99,15 +108,30 @@ def _places(layout: Layout, sizes: Sizes, blocks: int) -> Iterable[tuple[str, tu
             yield f"blk.{layer}.{slot.name}", (slot, layer)
 
 
+def _check_keys(model: Described, layout: Layout) -> list[str]:
+    """The metadata that llama.cpp stops without."""
+    keys = {kv.key.removeprefix(f"{model.arch}.") for kv in model.entries}
+    warnings = []
+    for key in ("context_length", "embedding_length", *layout.keys):
+        if key in keys:
+            continue
+        if (
+            key == RMS_EPSILON and LAYER_EPSILON in keys
+        ):  # what llama.cpp's converter makes of EXAONE 3
+            warnings.append(
+                f"llama.cpp cannot load a model without {model.arch}.{key};"
+                " add rms_norm_eps to config.json"
+            )
+            continue
+        raise FormatError(
+            f"config.json has nothing that makes {model.arch}.{key}, which llama.cpp needs",
+            hint="config.json is not complete: take it from the base model",
+        )
+    return warnings
+
+
 def _check_numbers(model: Described, layout: Layout, sizes: Sizes) -> None:
     """The conditions under which llama.cpp stops before it looks at a tensor."""
-    keys = {kv.key for kv in model.entries}
-    for key in ("context_length", "embedding_length", *layout.keys):
-        if f"{model.arch}.{key}" not in keys:
-            raise FormatError(
-                f"config.json has nothing that makes {model.arch}.{key}, which llama.cpp needs",
-                hint="config.json is not complete: take it from the base model",
-            )
     if model.blocks > MAX_LAYERS:
         raise FormatError(f"{model.blocks} layers are more than llama.cpp's {MAX_LAYERS}")
     experts, used = sizes.value("experts", 0) or 0, sizes.value("used", 0) or 0
@@ -162,7 +186,7 @@ def _check_shape(model: Described, sizes: Sizes, name: str, slot: Slot, layer: i
     used = dict.fromkeys(n for at in wrong for n in sizes.names(expressions[at]) if n in SIZES)
     asked = [value if value is not None else "any" for value in dims]
     turned = list(reversed(shape)) == dims
-    values = ", ".join(sizes.described(size, layer) for size in used)
+    values = ", ".join(dict.fromkeys(sizes.described(size, layer) for size in used))
     raise FormatError(
         f"{model.origins[name]} has the shape {list(shape)} as {name}, but config.json asks "
         f"for {asked}: {values}".replace("'any'", "any"),
@@ -199,17 +223,18 @@ def _check_together(model: Described, places: Mapping[str, tuple[Slot, int]]) ->
         missing = [name for name in names if name not in model.shapes]
         if not missing:
             continue
-        source = Origins(model.arch, model.blocks, model.origins).source(missing[0])
+        said = next((f for f in _FLAGS.get(label, ()) if model.config.get(f) is True), None)
         if len(missing) < len(names):
             there = next(name for name in names if name in model.shapes)
-            raise FormatError(
-                f"tensor {source!r} is missing, but {model.origins[there]} is there",
-                hint=_OTHER_CONFIG,
-            )
-        said = next((f for f in _FLAGS.get(label, ()) if model.config.get(f) is True), None)
-        if said or (label == "qkv" and model.hf_arch in _BIASED):
-            why = f"config.json says {said}: true" if said else f"every {model.hf_arch} has it"
-            raise FormatError(f"tensor {source!r} is missing, but {why}", hint=_OTHER_CONFIG)
+            why = f"{model.origins[there]} is there"
+        elif said:
+            why = f"config.json says {said}: true"
+        elif label == "qkv" and model.hf_arch in _BIASED:
+            why = f"every {model.hf_arch} has it"
+        else:
+            continue
+        source = Origins(model.arch, model.blocks, model.origins).source(missing[0])
+        raise FormatError(f"tensor {source!r} is missing, but {why}", hint=_OTHER_CONFIG)
 
 
 def _check_no_other(model: Described, places: Mapping[str, tuple[Slot, int]]) -> None:
@@ -228,9 +253,14 @@ def _check_head(model: Described, layout: Layout) -> None:
     embeds = any(kv.key == f"{model.arch}.pooling_type" for kv in model.entries)
     if layout.tied or "output.weight" in model.shapes or embeds:
         return
-    if model.config.get("tie_word_embeddings") is False and model.hf_arch.endswith(_WITH_HEAD):
+    said = model.config.get("tie_word_embeddings")
+    if said is None and model.config.get("model_type") in _UNTIED:
+        said, why = False, "does not say tie_word_embeddings, which is false for this model_type"
+    else:
+        why = "says tie_word_embeddings: false"
+    if said is False and model.hf_arch.endswith(_WITH_HEAD):
         source = Origins(model.arch, model.blocks, model.origins).source("output.weight")
         raise FormatError(
-            f"tensor {source!r} is missing, and config.json says tie_word_embeddings: false",
-            hint="a shard is missing, or tie_word_embeddings has to be true",
+            f"tensor {source!r} is missing, and config.json {why}",
+            hint="a shard is missing; or the embedding is meant, and tie_word_embeddings is true",
         )

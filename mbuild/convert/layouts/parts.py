@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from mbuild.convert.layouts.sizes import Sizes
 
 
+RMS_EPSILON = "attention.layer_norm_rms_epsilon"
+LAYER_EPSILON = "attention.layer_norm_epsilon"
+
+
 def some(name: str) -> Where:
     """Layers of a model in which a size is not zero."""
     return lambda sizes, layer: bool(sizes.value(name, layer))

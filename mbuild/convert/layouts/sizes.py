@@ -47,6 +47,10 @@ def _expert_width(sizes: Sizes, layer: int) -> int | None:
     return (sizes.value("ff", layer) or 0) // used if used else None
 
 
+def _laurel(sizes: Sizes, layer: int) -> int | None:
+    return sizes.given("laurel_rank", LAUREL_RANK)
+
+
 _FEED_FORWARD = ("intermediate_size", "n_inner", "hidden_dim", "block_ff_dim")
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
@@ -93,7 +97,7 @@ SIZES: Mapping[str, Size] = {
     "kernel": Size("shortconv.l_cache", ("conv_L_cache",)),
     "altup": Size("altup.num_inputs", ("altup_num_inputs",)),
     "per_layer": Size("embedding_length_per_layer_input", ("hidden_size_per_layer_input",)),
-    "laurel": Size("laurel_rank", ("laurel_rank",), lambda sizes, layer: LAUREL_RANK),
+    "laurel": Size("laurel_rank", ("laurel_rank",), _laurel),
     "labels": Size("classifier.output_labels", ("id2label",), lambda sizes, layer: 1),
     "tokens": Size(":tokenizer.ggml.tokens", ("vocab_size",), lambda sizes, layer: None),
     "types": Size(
@@ -119,13 +123,13 @@ class Sizes:
         config: Mapping[str, Any],
         given: Mapping[str, int] | None = None,
     ) -> None:
-        self._config, self._given = config, given or {}
+        self._config, self._sizes = config, given or {}
         self._values = {kv.key.removeprefix(f"{arch}."): kv.value for kv in entries}
 
     def value(self, name: str, layer: int) -> int | None:
         """A size in one layer, None where it is not known."""
-        if name in self._given:
-            return self._given[name]
+        if name in self._sizes:
+            return self._sizes[name]
         size = SIZES[name]
         found = self._values.get(size.key.removeprefix(":"))
         if found is None:
@@ -136,8 +140,13 @@ class Sizes:
             return len(found)
         return int(found[layer]) if 0 <= layer < len(found) else 0
 
+    def given(self, name: str, default: int) -> int:
+        """A number of config.json that no metadata has."""
+        value = self._config.get(name)
+        return value if type(value) is int else default
+
     def dim(self, expression: str, layer: int) -> int | None:
-        """A sum of products of sizes and numbers such as ``heads*key+2``; None if one is unknown."""
+        """A sum of products of sizes and numbers, ``heads*key+2``; None if one is unknown."""
         total = 0
         for product in expression.split("+"):
             factors = [self._factor(factor, layer) for factor in product.split("*")]

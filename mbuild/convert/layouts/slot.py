@@ -45,7 +45,6 @@ class Layout:
         layers: those of each layer.
         keys: metadata that llama.cpp needs, without the architecture's name.
         one_head: a head's rotary part is the whole head; nothing else is loaded.
-        tied: the embedding is always the output matrix too.
     """
 
     model: tuple[Slot, ...]

@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.layouts import parts as p
+from mbuild.convert.layouts.encoders import BERT, NOMIC, NOMIC_MOE
 from mbuild.convert.layouts.slot import Group, Layout, slots
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-RMS = ("attention.layer_norm_rms_epsilon",)
-EPS = ("attention.layer_norm_epsilon",)
+RMS, EPS = (p.RMS_EPSILON,), (p.LAYER_EPSILON,)
 
 _MOE_OR_DENSE = (
     Group((*p.GATED, *p.GATED_BIAS), p.none("experts")),
@@ -67,52 +67,6 @@ GEMMA3N = replace(
             """)
         ),
     ),
-)
-
-_BERT_MODEL = slots("""
-    token_embd width tokens
-    ? token_types width types
-    token_embd_norm width
-    token_embd_norm.bias width
-""")
-_BERT_NORMS = slots("""
-    attn_output_norm width
-    attn_output_norm.bias width
-    layer_output_norm width
-    layer_output_norm.bias width
-""")
-_BERT_LAYER = (*p.EITHER, Group((*p.OUTPUT_BIAS, *_BERT_NORMS)))
-
-BERT = Layout(
-    (
-        *_BERT_MODEL,
-        *p.POSITIONS,
-        *slots("""
-            ?cls cls width width
-            ?cls cls.bias width
-            ?cls.output cls.output width labels
-            ?cls.output cls.output.bias labels
-        """),
-    ),
-    (*_BERT_LAYER, Group((*p.PLAIN, *p.PLAIN_BIAS))),
-    EPS,
-)
-NOMIC = Layout(_BERT_MODEL, (*_BERT_LAYER, Group((*p.GATED, *p.PLAIN_BIAS))), EPS)
-NOMIC_MOE = Layout(
-    _BERT_MODEL,
-    (
-        *_BERT_LAYER,
-        Group((*p.PLAIN, *p.PLAIN_BIAS), p.not_alternate),
-        Group(
-            slots("""
-                ffn_gate_inp width experts
-                ffn_up_exps width ff experts
-                ffn_down_exps ff width experts
-            """),
-            p.alternate,
-        ),
-    ),
-    EPS,
 )
 
 COMMAND_R = Layout(

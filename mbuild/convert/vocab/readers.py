@@ -18,9 +18,9 @@ from mbuild.convert.vocab.source import TOKENIZER_LIMIT
 from mbuild.convert.vocab.special import PREFIX
 from mbuild.convert.vocab.spm import (
     ADDED_SCORE,
-    MODEL,
     PADDING_SCORE,
     Table,
+    has_pieces,
     internlm2_tokens,
     phi3_tokens,
     read_pieces,
@@ -78,7 +78,7 @@ class Vocabulary:
 
 
 def _sentencepiece(context: Context) -> Vocabulary:
-    if MODEL not in context.files:
+    if not has_pieces(context.files):
         raise Unfit
     tokens = sentencepiece_tokens(context.files, context.config, context.warn)
     return Vocabulary("llama", "default", tokens, pieces=True)
@@ -86,14 +86,14 @@ def _sentencepiece(context: Context) -> Vocabulary:
 
 def _phi3(context: Context) -> Vocabulary:
     class_ = (context.files.json_object(CONFIG) or {}).get("tokenizer_class")
-    if MODEL not in context.files or class_ == "GPT2Tokenizer":
+    if not has_pieces(context.files) or class_ == "GPT2Tokenizer":
         raise Unfit
     tokens = phi3_tokens(context.files, context.config, context.warn)
     return Vocabulary("llama", "default", tokens, pieces=True)
 
 
 def _internlm2(context: Context) -> Vocabulary:
-    if MODEL not in context.files:
+    if not has_pieces(context.files):
         raise Unfit
     tokens = internlm2_tokens(context.files, context.config, context.warn)
     return Vocabulary("llama", "default", tokens, pieces=True)

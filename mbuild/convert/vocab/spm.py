@@ -6,6 +6,7 @@ pieces and with the tokens that other files add to them.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,27 @@ if TYPE_CHECKING:
 MODEL = "tokenizer.model"
 TOKENIZER = "tokenizer.json"
 _SHOWN = 3
+_TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+=* \d+\r?\n")
 ADDED_SCORE = -1000.0
 PADDING_SCORE = -10000.0
+
+
+def has_pieces(files: Files) -> bool:
+    """Whether there is a tokenizer.model with pieces.
+
+    Llama 3 calls a file of tiktoken's by the same name (lines of base64 and a rank). It is
+    passed over where tokenizer.json has the vocabulary; otherwise :class:`FormatError`.
+    """
+    if MODEL not in files:
+        return False
+    if not _TIKTOKEN.match(files.read(MODEL, TOKENIZER_LIMIT)):
+        return True
+    if "tokenizer.json" in files:
+        return False
+    raise FormatError(
+        "tokenizer.model is a file of tiktoken's, not of SentencePiece's",
+        hint="put the base model's tokenizer.json beside it",
+    )
 
 
 @dataclass(slots=True)
