@@ -165,11 +165,12 @@ def test_options_of_llama_quantize() -> None:
     assert _types(MODEL, "q4_k_m", leave_output_tensor=True)["output.weight"] is G.BF16
 
 
-def test_named_types_that_llama_quantize_does_not_look_at() -> None:
-    """``--pure`` ignores patterns; a tied output takes even F32, whose number is 0."""
+def test_named_types_count_beside_pure() -> None:
+    """``--pure`` leaves patterns their tensors; a tied output takes even F32, whose number is 0."""
     named = (parse_tensor_type("attn_v=q8_0"),)
     pure = _types(MODEL, "q4_k_m", pure=True, tensor_types=named)
-    assert pure["blk.3.attn_v.weight"] is G.Q4_K
+    assert pure["blk.3.attn_v.weight"] is G.Q8_0
+    assert pure["blk.3.attn_q.weight"] is G.Q4_K
     tied = _types(MODEL[:-1], "q4_k_m", output_tensor_type=G.F32)
     assert tied["token_embd.weight"] is G.F32
 

@@ -31,7 +31,11 @@ OPTIONS = (
         help="Whose rules choose each tensor's type  [default: llama.cpp]",
     ),
     click.option("--imatrix", metavar="FILE", help="Importance matrix (GGUF or the old format)."),
-    click.option("--pure", is_flag=True, help="Use one type for all tensors."),
+    click.option(
+        "--pure",
+        is_flag=True,
+        help="Use one type for all tensors but those that --tensor-type names.",
+    ),
     click.option("--leave-output-tensor", is_flag=True, help="Do not quantize output.weight."),
     click.option("--output-tensor-type", metavar="TYPE", help="Type of output.weight."),
     click.option("--token-embedding-type", metavar="TYPE", help="Type of token_embd.weight."),

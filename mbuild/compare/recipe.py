@@ -122,7 +122,7 @@ def _best(
     for type_, options in _candidates(types, get):
         wrong = _wrong(rows, get, type_, options)
         if wrong is None or (options.pure and any(row.name not in _APART for row in wrong)):
-            continue  # beside --pure no --tensor-type counts that could put it right
+            continue  # older llama-quantize took no --tensor-type beside --pure
         if best is None or len(wrong) < best[0]:
             best = len(wrong), type_, options
             if not wrong:

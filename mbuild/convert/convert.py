@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.architectures import config_class
 from mbuild.convert.dequantize import dequantized
-from mbuild.convert.dtypes import OutType, encode
+from mbuild.convert.dtypes import OutType
 from mbuild.convert.head import check_head
 from mbuild.convert.hyper import LAYER_NAMES, Hyper, as_integer, unified_rope
 from mbuild.convert.keys import merged, write
@@ -27,6 +27,8 @@ from mbuild.convert.leftovers import INTEGERS, UNQUANTIZED
 from mbuild.convert.metadata import QUANTIZATION_VERSION, Parameters, general
 from mbuild.convert.rules import Stacker, applied
 from mbuild.convert.safetensors import DType
+from mbuild.convert.unsaid import unsaid
+from mbuild.convert.values import check_mxfp4, encode_checked
 from mbuild.convert.vocab import vocabulary
 from mbuild.convert.vocab.source import Files
 from mbuild.errors import FormatError, UnsupportedError
@@ -226,11 +228,12 @@ def _tensor(hp: Hyper, name: str, item: Lazy | Packed) -> Tensor:
     if isinstance(item, Packed):
         return Tensor(name, dims, item.type, partial(_stored, item))
     type_ = tensor_type(name, item.shape, hp.outtype)
-    return Tensor(name, dims, type_, Encoded(item, type_, 0, item.size))
+    return Tensor(name, dims, type_, Encoded(name, item, type_, 0, item.size))
 
 
 def _stored(item: Packed) -> Any:
-    return item.load()
+    blocks = item.load()
+    return check_mxfp4(blocks, item.origin) if item.type is GGMLType.MXFP4 else blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,9 +241,11 @@ class Encoded:
     """A tensor's ``load``: values as GGUF's type ``type``, those from ``start`` to ``stop``.
 
     The places are flat indices, multiples of 32 but for the last. The writer
-    takes a large tensor in pieces, so that it is not in memory whole.
+    takes a large tensor in pieces, so that it is not in memory whole. ``name``
+    is GGUF's, for messages.
     """
 
+    name: str
     item: Lazy
     type: GGMLType
     start: int
@@ -252,25 +257,29 @@ class Encoded:
         return tensor_nbytes(self.type, (self.stop - self.start,))
 
     def __call__(self) -> Any:
-        """The bytes, as a flat array."""
+        """The bytes, as a flat array; raises :class:`FormatError` for what is not finite."""
         item = self.item
         if item.part is not None:
-            return encode(item.part(self.start, self.stop), item.dtype, self.type)
+            return self._encoded(item, item.part(self.start, self.stop), self.start)
         if not item.parts:
-            return encode(item.load(), item.dtype, self.type)
+            return self._encoded(item, item.load())
         # A stack of experts can be larger than memory is; one at a time needs room for one more.
         out = room(self.count)
         size = out.size // len(item.parts)
         for number, part in enumerate(item.parts):
-            out[number * size : (number + 1) * size] = encode(part.load(), part.dtype, self.type)
+            out[number * size : (number + 1) * size] = self._encoded(part, part.load())
         return out
+
+    def _encoded(self, item: Lazy, values: Any, start: int = 0) -> Any:
+        origin = f"{item.origin} ({self.name})"
+        return encode_checked(values, item.dtype, self.type, origin, start)
 
     def pieces(self, size: int) -> Iterator[Encoded]:
         """The tensor as loads of at most ``size`` bytes, in order, as far as it can be cut."""
         for part in self.item.parts or (self.item,):
             step = part.size if part.part is None else size // _WIDEST
             for start in range(0, part.size, step):
-                yield Encoded(part, self.type, start, min(start + step, part.size))
+                yield Encoded(self.name, part, self.type, start, min(start + step, part.size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,7 +351,7 @@ def convert(
         checkpoint: as :func:`~mbuild.convert.checkpoint.open_checkpoint` gives it.
         outtype: what matrices are stored as; ``auto`` keeps BF16 or F16.
         pre: the pre-tokenizer's name instead of the one that is found.
-        warn: told of what was put right, left out or will not load.
+        warn: told of what was put right or left out, and of what GGUF cannot say.
 
     Raises:
         FormatError: for files that contradict each other.
@@ -363,10 +372,12 @@ def convert(
             *general(checkpoint.name, files, arch, parameters),
             *body.keys,
             QUANTIZATION_VERSION,
-            *vocabulary(files, config, checkpoint.hf_arch, pre=pre),
+            *vocabulary(files, config, checkpoint.hf_arch, pre=pre, warn=warn),
         )
     )
     values = {kv.key: kv.value for kv in entries}
+    for text in unsaid(body.hyper, values.keys(), {tensor.name for tensor in body.tensors}):
+        warn(text)
     check_vocabulary(
         body.described,
         len(values.get("tokenizer.ggml.tokens") or ()),

@@ -1,4 +1,4 @@
-"""FP8 checkpoints (DeepSeek V3's way): weights times the scales of their blocks, as float32."""
+"""Quantized checkpoints: weights times their scales, as float32."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.dtypes import PIECE, to_f32
 from mbuild.convert.lazy import Lazy
+from mbuild.convert.leftovers import DEQUANTIZE
+from mbuild.convert.packed import gptq, pack_quantized
 from mbuild.convert.safetensors import DType
-from mbuild.errors import FormatError
+from mbuild.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,21 +18,57 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-_SCALES = (("_scale_inv", ""), (".qscale_weight", ".weight"))
+_SCALES = (("_scale_inv", ""), (".weight_scale", ".weight"), (".qscale_weight", ".weight"))
 """Endings of the scales' names, and of the weight's in their place."""
 
 _UNUSED = ("activation_scale", ".qscale_act")
 
 
 def dequantized(config: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> Mapping[str, Lazy]:
-    """The tensors with every FP8 weight multiplied by its scales, and without the scales.
+    """The tensors with every quantized weight multiplied by its scales, and without the scales.
 
-    Raises :class:`FormatError` for scales that do not fit their weight.
+    Raises :class:`UnsupportedError` for formats that are not read, and
+    :class:`FormatError` for scales that do not fit their weight.
     """
     settings = config.get("quantization_config")
-    if not isinstance(settings, dict) or settings.get("quant_method") != "fp8":
+    method = settings.get("quant_method") if isinstance(settings, dict) else None
+    if not isinstance(settings, dict) or method not in ("fp8", "gptq", "compressed-tensors"):
         return tensors
-    block = _block(settings.get("weight_block_size"))
+    if method == "gptq":
+        return gptq(settings, tensors)
+    if method == "fp8":
+        return _multiplied(tensors, _block(settings.get("weight_block_size")))
+    weights = _weights(settings)
+    if settings.get("format") == "pack-quantized":
+        return pack_quantized(weights, tensors)
+    return _multiplied(tensors, _block(weights.get("block_structure")))
+
+
+_SCALED = ("float-quantized", "int-quantized", "naive-quantized")
+
+
+def _weights(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What compressed-tensors says of its weights; refused unless there is one group of a format
+    that is read."""
+    format_, groups = settings.get("format"), settings.get("config_groups")
+    listed = list(groups.values()) if isinstance(groups, dict) else []
+    weights = listed[0].get("weights") if listed and isinstance(listed[0], dict) else None
+    known = format_ in (*_SCALED, "pack-quantized")
+    if not known or len(listed) != 1 or not isinstance(weights, dict):
+        raise UnsupportedError(
+            f"config.json: the format {str(format_)[:40]!r} of compressed-tensors with "
+            f"{len(listed)} groups is not supported",
+            hint=DEQUANTIZE,
+        )
+    if weights.get("symmetric") is False:
+        raise UnsupportedError(
+            "config.json: weights of compressed-tensors with zero points are not supported",
+            hint=DEQUANTIZE,
+        )
+    return weights
+
+
+def _multiplied(tensors: Mapping[str, Lazy], block: tuple[int, ...] | None) -> Mapping[str, Lazy]:
     result = dict(tensors)
     for name, scale in tensors.items():
         if name.endswith(_UNUSED):

@@ -80,24 +80,81 @@ def to_f32(values: Array, dtype: DType) -> Array:
         return values.astype(np.float32)
 
 
-def encode(values: Array, dtype: DType, target: GGMLType) -> Array:
+class NotFinite(ValueError):
+    """A value is infinite or not a number, or would be in the type that is asked for.
+
+    ``index`` is its flat place, ``value`` what the source holds there.
+    """
+
+    def __init__(self, index: int, value: float) -> None:
+        super().__init__(index, value)
+        self.index, self.value = index, value
+
+
+def encode(values: Array, dtype: DType, target: GGMLType, *, finite: bool = False) -> Array:
     """The stored bytes (uint8, one-dimensional) of values in GGUF's type ``target``.
 
     ``target`` is F32, F16, BF16 or Q8_0 (rows a multiple of 32); little-endian.
-    The values' own memory is given back where nothing has to change.
+    The values' own memory is given back where nothing has to change. With
+    ``finite`` every result has to be a finite number: the first that is none
+    raises :class:`NotFinite`. The check is part of the pass over each piece.
     """
     flat = _contiguous(values).reshape(-1)
     direct = _DIRECT.get((dtype, target))
     if direct is not None:
-        return direct(flat).view(np.uint8)
+        return direct(flat, finite).view(np.uint8)
     size, from_f32 = _FROM_F32[target]
     out = room(flat.size // 32 * 34 if size is None else flat.size * size)
     at = 0
     for start in range(0, flat.size, PIECE):
-        piece = from_f32(to_f32(flat[start : start + PIECE], dtype)).view(np.uint8).reshape(-1)
+        source = flat[start : start + PIECE]
+        made = from_f32(to_f32(source, dtype))
+        if finite:
+            _check_made(made, source, dtype, target, start)
+        piece = made.view(np.uint8).reshape(-1)
         out[at : at + piece.size] = piece
         at += piece.size
     return out
+
+
+_INFINITE: dict[int, int] = {2: 0x7F80, 4: 0x7F800000}
+"""Infinity's bits in BF16 and F32, by their bytes; what is above is not a number."""
+_F16_INFINITE = 0x7C00
+
+
+def _beyond(bits: Array, limit: int) -> bool:
+    """Whether unsigned integers hold a bit pattern from ``limit`` on, with either sign.
+
+    Two maxima, as signed and as unsigned numbers, are the fastest pass that numpy has.
+    """
+    sign = 1 << (8 * bits.itemsize - 1)
+    signed = bits.view(np.dtype(f"i{bits.itemsize}"))
+    return bool(bits.size) and bool(signed.max() >= limit or bits.max() >= sign + limit)
+
+
+def _first_beyond(bits: Array, limit: int) -> int:
+    mask = (1 << (8 * bits.itemsize - 1)) - 1
+    return int(np.flatnonzero((bits & bits.dtype.type(mask)) >= limit)[0])
+
+
+def _check_made(made: Array, source: Array, dtype: DType, target: GGMLType, start: int) -> None:
+    """Raise :class:`NotFinite` for what one piece, from the flat place ``start`` on, became."""
+    if target is GGMLType.Q8_0:
+        bits, each = made[:, :2].copy().view(np.uint16).reshape(-1), 32
+    else:
+        bits, each = made.reshape(-1).view(f"u{made.itemsize}"), 1
+    half = target in (GGMLType.F16, GGMLType.Q8_0)
+    limit = _F16_INFINITE if half else _INFINITE[bits.itemsize]
+    if not _beyond(bits, limit):
+        return
+    index = _first_beyond(bits, limit) * each
+    values = _as_doubles(source[index : index + each], dtype)
+    worst = int(np.argmax(np.where(np.isfinite(values), np.abs(values), np.inf)))
+    raise NotFinite(start + index + worst, float(values[worst]))
+
+
+def _as_doubles(values: Array, dtype: DType) -> Array:
+    return values if dtype is DType.F64 else to_f32(values, dtype).astype(np.float64)
 
 
 def _contiguous(values: Array) -> Array:
@@ -164,7 +221,7 @@ def f32_to_q8_0(values: Array) -> Array:
     return out
 
 
-def _bf16_to_f16(values: Array) -> Array:
+def _bf16_to_f16(values: Array, finite: bool) -> Array:
     """BF16 to half: normal halves are a shift of the bits, the others come from a table.
 
     In the values' own memory where that can be written.
@@ -184,6 +241,9 @@ def _bf16_to_f16(values: Array) -> Array:
         if odd.size and table is None:
             table = _half_table()
         others = table[bits[odd]] if table is not None else odd
+        if finite and odd.size and _beyond(others.view(np.uint16), _F16_INFINITE):
+            index = int(odd[_first_beyond(others, _F16_INFINITE)])
+            raise NotFinite(start + index, _value(bits, index, DType.BF16))
         half = out[start : start + PIECE]
         np.left_shift(size, np.uint16(3), out=half)
         half |= sign
@@ -198,12 +258,17 @@ def _half_table() -> Array:
     return halves
 
 
-def _bf16_quiet(values: Array) -> Array:
+def _value(values: Array, index: int, dtype: DType) -> float:
+    return float(_as_doubles(values[index : index + 1], dtype)[0])
+
+
+def _bf16_quiet(values: Array, finite: bool) -> Array:
     """BF16 as it is, but signalling NaNs made quiet, as a way through float32 does."""
-    signed = values.view(np.int16)
+    if finite:
+        return _as_is(values, finite)
     for start in range(0, values.size, PIECE):
         piece = values[start : start + PIECE]
-        if piece.max() > 0xFF80 or signed[start : start + PIECE].max() > 0x7F80:
+        if _beyond(piece, 0x7F81):
             nan = (piece & np.uint16(0x7FFF)) > np.uint16(0x7F80)
             if not values.flags.writeable:
                 values = values.copy()
@@ -211,20 +276,41 @@ def _bf16_quiet(values: Array) -> Array:
     return values
 
 
-def _bf16_to_f32(values: Array) -> Array:
+def _bf16_to_f32(values: Array, finite: bool) -> Array:
     out = room(4 * values.size).view(np.uint32)
     for start in range(0, values.size, PIECE):
+        if finite:
+            _check_stored(values, start)
         part = out[start : start + PIECE]
         part[:] = values[start : start + PIECE]
         part <<= np.uint32(16)
     return out
 
 
-def _as_is(values: Array) -> Array:
+def _check_stored(values: Array, start: int) -> None:
+    """Raise :class:`NotFinite` for a piece of F32, F16 or (as ``uint16``) BF16."""
+    piece = values[start : start + PIECE]
+    half = piece.dtype == np.float16
+    limit = _F16_INFINITE if half else _INFINITE[piece.itemsize]
+    bits = piece.view(f"u{piece.itemsize}")
+    if _beyond(bits, limit):
+        index = _first_beyond(bits, limit)
+        dtype = DType.F32 if piece.itemsize == 4 else DType.F16 if half else DType.BF16
+        raise NotFinite(start + index, _value(piece, index, dtype))
+
+
+def _as_is(values: Array, finite: bool) -> Array:
+    if finite:
+        for start in range(0, values.size, PIECE):
+            _check_stored(values, start)
     return values
 
 
-_DIRECT: dict[tuple[DType, GGMLType], Callable[[Array], Array]] = {
+def _same(values: Array) -> Array:
+    return values
+
+
+_DIRECT: dict[tuple[DType, GGMLType], Callable[[Array, bool], Array]] = {
     (DType.F32, GGMLType.F32): _as_is,
     (DType.F16, GGMLType.F16): _as_is,
     (DType.BF16, GGMLType.BF16): _bf16_quiet,
@@ -234,7 +320,7 @@ _DIRECT: dict[tuple[DType, GGMLType], Callable[[Array], Array]] = {
 """Pairs of types that need no way through float32."""
 
 _FROM_F32: dict[GGMLType, tuple[int | None, Callable[[Array], Array]]] = {
-    GGMLType.F32: (4, _as_is),
+    GGMLType.F32: (4, _same),
     GGMLType.F16: (2, f32_to_f16),
     GGMLType.BF16: (2, f32_to_bf16),
     GGMLType.Q8_0: (None, f32_to_q8_0),

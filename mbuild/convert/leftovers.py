@@ -234,7 +234,7 @@ LEFTOVERS: tuple[Leftover, ...] = (
 )
 """The first row whose pattern is found counts."""
 
-SUPPORTED = ("fp8", "mxfp4")
+SUPPORTED = ("fp8", "mxfp4", "gptq", "compressed-tensors")
 """Values of quant_method whose weights are read."""
 
 _FLOATS = (DType.F16, DType.BF16, DType.F32, DType.F64)

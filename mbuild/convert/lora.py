@@ -23,19 +23,20 @@ from mbuild.convert.convert import (
     renamed,
     skipped,
 )
-from mbuild.convert.dtypes import OutType, encode, to_f32
+from mbuild.convert.dtypes import OutType, to_f32
 from mbuild.convert.lazy import Lazy, stored
 from mbuild.convert.loraconfig import LoraConfig, read_config
 from mbuild.convert.metadata import QUANTIZATION_VERSION, Parameters, general
 from mbuild.convert.rules import Stacker
 from mbuild.convert.safetensors import DType, read_header
+from mbuild.convert.values import encode_checked
 from mbuild.convert.vocab.source import Files
 from mbuild.errors import FormatError, SourceError, UnsupportedError
 from mbuild.gguf.model import KV, Model, Tensor
 from mbuild.gguf.types import GGMLType, ValueType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from mbuild.convert.lorabase import Base
@@ -43,7 +44,11 @@ if TYPE_CHECKING:
 WEIGHTS = "adapter_model.safetensors"
 _PICKLED = "adapter_model.bin"
 _PREFIX = "base_model.model."
-_FACTOR = re.compile(r"\.lora_(?:(?P<kind>[AB])\.weight|embedding_(?P<embedding>[AB]))$")
+_FACTOR = re.compile(
+    r"\.lora_(?:(?P<kind>[AB])(?:\.(?P<adapter>\w+))?\.weight"
+    r"|embedding_(?P<embedding>[AB])(?:\.(?P<named>\w+))?)$"
+)
+"""A factor's name; PEFT leaves the adapter's own name (``default``) out when it saves."""
 _EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight", "modules_to_save.")
 
 _PROBE = 1_000_003
@@ -87,15 +92,17 @@ class Adapter:
     vectors: Mapping[str, Lazy]
 
 
-def open_adapter(name: str, files: Mapping[str, Path]) -> Adapter:
-    """Read an adapter's config and the headers of its weights.
+def open_adapter(
+    name: str, files: Mapping[str, Path], warn: Callable[[str], None] = lambda text: None
+) -> Adapter:
+    """Read an adapter's config and the headers of its weights; ``warn`` is told what is lost.
 
     ``files`` maps names relative to the adapter's folder to readable files.
     Raises :class:`UnsupportedError` for another kind of adapter, for pickled
     weights and for whole weights among the factors, :class:`SourceError` for
     missing files and :class:`FormatError` for malformed ones.
     """
-    config = read_config(name, Files(files))
+    config = read_config(name, Files(files), warn)
     if WEIGHTS not in files:
         if _PICKLED in files:
             raise UnsupportedError(
@@ -104,6 +111,7 @@ def open_adapter(name: str, files: Mapping[str, Path]) -> Adapter:
             )
         raise SourceError(f"{name} has no {WEIGHTS}")
     factors: dict[str, dict[str, Lazy]] = {}
+    adapters: set[str] = set()
     vectors: dict[str, Lazy] = {}
     for tensor in sorted(read_header(files[WEIGHTS], WEIGHTS), key=lambda t: t.offset):
         base = tensor.name.replace(_PREFIX, "")
@@ -111,6 +119,13 @@ def open_adapter(name: str, files: Mapping[str, Path]) -> Adapter:
         if match is not None:
             weight = base[: match.start()] + ".weight"
             kind = match["kind"] or f"embedding {match['embedding']}"
+            adapters.add(match["adapter"] or match["named"] or "")
+            if len(adapters) > 1:
+                raise UnsupportedError(
+                    f"{WEIGHTS} holds several adapters: {', '.join(map(repr, sorted(adapters)))}",
+                    hint="save one of them alone:"
+                    " model.save_pretrained(FOLDER, selected_adapters=[NAME])",
+                )
             factors.setdefault(weight, {})[kind] = stored(tensor)
         elif ".base_layer.weight" in base:
             continue
@@ -120,6 +135,11 @@ def open_adapter(name: str, files: Mapping[str, Path]) -> Adapter:
             raise _unexpected(tensor.name)
     if not factors:
         raise FormatError(f"{WEIGHTS}: no LoRA tensors")
+    if vectors:
+        warn(
+            f"{WEIGHTS}: {next(iter(vectors))} and {len(vectors) - 1} more are whole weights, which"
+            " llama.cpp does not apply: merge the adapter into its base to keep them"
+        )
     pairs = {weight: _pair(weight, kinds) for weight, kinds in factors.items()}
     return Adapter(name, dict(files), config, pairs, vectors)
 
@@ -191,7 +211,7 @@ def _tensor(name: str, item: Lazy, outtype: OutType) -> Tensor:
 
 
 def _encoded(item: Lazy, type_: GGMLType) -> Any:
-    return encode(item.load(), item.dtype, type_)
+    return encode_checked(item.load(), item.dtype, type_, item.origin)
 
 
 def _placed(adapter: Adapter, base: Base) -> Iterator[tuple[str, Lazy]]:
@@ -232,6 +252,12 @@ def _known(base: Base, weight: str) -> str:
 def _check(base: Base, name: str, shape: tuple[int, ...], origin: str) -> None:
     """Raise :class:`FormatError` unless the base has a tensor of that name and shape."""
     dims = base.tensors.get(name)
+    if dims is None and name == "output.weight":
+        raise FormatError(
+            f"{origin}: the base model has no tensor {name}: it ties the output to the embeddings",
+            hint="llama.cpp cannot load an adapter of a tied output: merge the adapter into its"
+            " base (model.merge_and_unload()) and build that",
+        )
     if dims is None:
         raise FormatError(
             f"{origin}: the base model has no tensor {name}", hint="the adapter is another model's"

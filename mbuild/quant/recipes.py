@@ -46,7 +46,7 @@ class Options:
     """The switches of ``llama-quantize`` that change a plan.
 
     ``tensor_types`` are regular expressions and the type of tensors whose name they
-    are found in, the first that fits deciding; with ``pure`` they are not looked at.
+    are found in, the first that fits deciding, beside ``pure`` too.
     ``recipe`` is ``llama.cpp`` or ``ollama``. ``importances`` says whether an importance
     matrix will be used.
     """
@@ -233,9 +233,7 @@ class _State:
         mine = self.facts.architecture
         if not quantizable(tensor.name, tensor.dims, mine, options.leave_output_tensor):
             return tensor.type
-        named = None
-        if not options.pure:  # llama-quantize does not look at the patterns then
-            named = next((t for p, t in self.patterns if p.search(tensor.name)), None)
+        named = next((t for p, t in self.patterns if p.search(tensor.name)), None)
         # The table of per-layer embeddings is large; a pattern may name it apart.
         apart = tensor.name == "per_layer_token_embd.weight" and named is not None
         if options.token_embedding_type is not None and kind is Category.TOKEN_EMBD and not apart:

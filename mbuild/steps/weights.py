@@ -18,7 +18,7 @@ from mbuild.store.manifest import ADAPTER
 if TYPE_CHECKING:
     pass
 
-CONVERTER_VERSION = 1
+CONVERTER_VERSION = 2
 """Counts up when the same checkpoint would come out as other bytes."""
 
 _WORKERS = 2
@@ -135,7 +135,7 @@ class ConvertAdapter(BaseStep):
             path = context.store.blobs.path(base.digest)
             header = stack.enter_context(open_gguf(path, name="the base model"))
             files = OpenFiles(source.files, stack)
-            adapter = open_adapter(source.name, files.paths)
+            adapter = open_adapter(source.name, files.paths, context.warn)
             model = convert_adapter(adapter, base_of_model(header.model()))
             layer, existed = write_layer(context, model, ADAPTER, files)
             digests = files.digests(context)

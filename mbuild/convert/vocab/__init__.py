@@ -18,7 +18,7 @@ from mbuild.convert.vocab.rules import BPE, VOCABULARIES, Prefix, Reader, VocabR
 from mbuild.convert.vocab.source import Files
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from mbuild.gguf.model import KV
@@ -27,7 +27,12 @@ __all__ = ["VOCABULARIES", "Prefix", "Reader", "VocabRule", "vocabulary"]
 
 
 def vocabulary(
-    files: Mapping[str, Path], config: Mapping[str, Any], arch: str, *, pre: str | None = None
+    files: Mapping[str, Path],
+    config: Mapping[str, Any],
+    arch: str,
+    *,
+    pre: str | None = None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> list[KV]:
     """All ``tokenizer.*`` entries of a checkpoint.
 
@@ -35,8 +40,9 @@ def vocabulary(
     files, ``config`` is config.json (with or without a nested text_config
     laid over it), ``arch`` the class name in its ``architectures``; a class
     without a row in :data:`VOCABULARIES` has a byte-pair tokenizer.json.
-    ``pre`` names the pre-tokenizer instead of looking for it. Arrays of types
-    are int32 and scores float32 numpy arrays; all else is plain Python.
+    ``pre`` names the pre-tokenizer instead of looking for it. ``warn`` is told
+    of tokens that are dropped, and of files that disagree. Arrays of types are
+    int32 and scores float32 numpy arrays; all else is plain Python.
 
     Raises :class:`~mbuild.errors.FormatError` for malformed or hostile files,
     :class:`~mbuild.errors.SourceError` when no vocabulary is there, and
@@ -44,4 +50,4 @@ def vocabulary(
     message has the hash, its hint the way to name one.
     """
     rule = VOCABULARIES.get(arch, BPE)
-    return vocabulary_entries(Files(files), config, rule, pre)
+    return vocabulary_entries(Files(files), config, rule, pre, warn)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mbuild.convert.vocab.doubts import doubts
 from mbuild.convert.vocab.entries import Entries
 from mbuild.convert.vocab.loader import CONFIG
 from mbuild.convert.vocab.readers import READERS, Context, Unfit, Vocabulary, segments
 from mbuild.convert.vocab.rules import Prefix
 from mbuild.convert.vocab.special import ADD_KEYS, ID_KEYS, PREFIX, Specials, read_specials
-from mbuild.convert.vocab.spm import declared_tokens, read_pieces
+from mbuild.convert.vocab.spm import MODEL, declared_tokens, read_pieces
 from mbuild.errors import FormatError, SourceError, UnsupportedError
 from mbuild.gguf.types import ValueType
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from mbuild.convert.vocab.rules import VocabRule
     from mbuild.convert.vocab.source import Files
@@ -22,13 +23,17 @@ if TYPE_CHECKING:
 
 
 def vocabulary_entries(
-    files: Files, config: Mapping[str, Any], rule: VocabRule, pre: str | None
+    files: Files,
+    config: Mapping[str, Any],
+    rule: VocabRule,
+    pre: str | None,
+    warn: Callable[[str], None],
 ) -> list[KV]:
     """See :func:`mbuild.convert.vocab.vocabulary`."""
     nested = config.get("text_config")
     flat = {**config, **nested} if isinstance(nested, dict) else config
     original = files.json_object("config.json") or config
-    found = _read(Context(files, flat, rule, pre))
+    found = _read(Context(files, flat, rule, pre, warn))
     entries = Entries()
     for name, flag in rule.flags_before:
         entries.boolean(ADD_KEYS[name], flag)
@@ -39,6 +44,8 @@ def vocabulary_entries(
     _write_tokens(entries, found)
     _middle(files, rule, found, entries)
     specials = _specials(files, original, rule, found)
+    for text in doubts(specials, found.tokens, files.json_object(CONFIG) or {}):
+        warn(text)
     specials.write(entries)
     _second_pass(files, original, rule, entries, flat)
     _after(files, rule, found, entries, flat)
@@ -57,7 +64,15 @@ def _read(context: Context) -> Vocabulary:
             hint="use the checkpoint's Hugging Face form, which has a tokenizer.json",
         )
     wanted = " or ".join(dict.fromkeys(reader.value for reader in context.rule.readers))
-    raise SourceError(f"the checkpoint has no usable vocabulary: {wanted} is needed")
+    only = "tokenizer.json" in context.files and MODEL not in context.files
+    raise SourceError(
+        f"the checkpoint has no usable vocabulary: {wanted} is needed",
+        hint="tokenizer.json alone does not have the scores of this family's vocabulary: copy"
+        " tokenizer.model from the base model into the folder; tokens that tokenizer.json adds"
+        " are taken from there"
+        if only
+        else "copy the tokenizer's files from the base model into the folder",
+    )
 
 
 def _write_tokens(entries: Entries, found: Vocabulary) -> None:
@@ -92,7 +107,9 @@ def _specials(
     files: Files, config: Mapping[str, Any], rule: VocabRule, found: Vocabulary
 ) -> Specials:
     size = len(found.tokens.texts) if found.bounded else None
-    specials = read_specials(files, config, merges=found.merges, size=size)
+    specials = read_specials(
+        files, config, merges=found.merges, size=size, renumbered=found.renumbered
+    )
     if rule.tokens:
         ids = {text: id_ for id_, text in enumerate(found.tokens.texts)}
         for name, text in rule.tokens:

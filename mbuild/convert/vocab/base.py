@@ -81,7 +81,9 @@ def base_tokens(tokenizer: TokenizerJson, loaded: Loaded, config: Mapping[str, A
     if known[top] >= size:
         raise FormatError(
             f"tokenizer.json: token {top!r} has the id {known[top]}, "
-            f"but config.json declares a vocabulary of {size}"
+            f"but config.json declares a vocabulary of {size}",
+            hint="the model has no row for the token: save the tokenizer that the model was trained"
+            " with, or set vocab_size to the number of rows of the embedding",
         )
     texts = [""] * size
     types = np.full(size, TokenType.NORMAL, np.int32)

@@ -52,6 +52,7 @@ class Context:
     config: Mapping[str, Any]
     rule: VocabRule
     pre: str | None
+    warn: Callable[[str], None] = lambda text: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,8 @@ class Vocabulary:
     ``first`` and ``middle`` are entries before all others and before the
     special tokens, ``merges`` whether merges belong to the model, ``bounded``
     whether special ids beyond the vocabulary are dropped, ``pieces`` whether
-    it came from tokenizer.model.
+    it came from tokenizer.model. ``renumbered`` has the added tokens whose id
+    is another than tokenizer.json says.
     """
 
     model: str
@@ -72,12 +74,13 @@ class Vocabulary:
     pieces: bool = False
     first: Sequence[KV] = field(default=())
     middle: Sequence[KV] = field(default=())
+    renumbered: Mapping[str, int] = field(default_factory=dict)
 
 
 def _sentencepiece(context: Context) -> Vocabulary:
     if not has_pieces(context.files):
         raise Unfit
-    tokens = sentencepiece_tokens(context.files, context.config)
+    tokens = sentencepiece_tokens(context.files, context.config, context.warn)
     return Vocabulary("llama", "default", tokens, pieces=True)
 
 
@@ -85,14 +88,14 @@ def _phi3(context: Context) -> Vocabulary:
     class_ = (context.files.json_object(CONFIG) or {}).get("tokenizer_class")
     if not has_pieces(context.files) or class_ == "GPT2Tokenizer":
         raise Unfit
-    tokens = phi3_tokens(context.files, context.config)
+    tokens = phi3_tokens(context.files, context.config, context.warn)
     return Vocabulary("llama", "default", tokens, pieces=True)
 
 
 def _internlm2(context: Context) -> Vocabulary:
     if not has_pieces(context.files):
         raise Unfit
-    tokens = internlm2_tokens(context.files, context.config)
+    tokens = internlm2_tokens(context.files, context.config, context.warn)
     return Vocabulary("llama", "default", tokens, pieces=True)
 
 
@@ -103,15 +106,30 @@ def _tokenizer(context: Context, default_class: str = "") -> tuple[TokenizerJson
         tokenizer = older_tokenizer(context.files, default_class)
     if tokenizer is None or tokenizer.type == "Unigram":
         raise Unfit
+    _warn_of_numbers(context, tokenizer)
     added = tokenizer.added
     return tokenizer, load_added(context.files, tokenizer.vocab, added, default_class)
+
+
+def _warn_of_numbers(context: Context, tokenizer: TokenizerJson) -> None:
+    for text, said in tokenizer.renumbered.items():
+        id_ = next(token.id for token in tokenizer.added if token.content == text)
+        context.warn(
+            f"{NAME}: the added token {text!r} has the id {said}, but loading the file gives it"
+            f" {id_}, which is what the model gets"
+        )
+
+
+def _moved(tokenizer: TokenizerJson) -> dict[str, int]:
+    return {t.content: t.id for t in tokenizer.added if t.content in tokenizer.renumbered}
 
 
 def _bpe(context: Context) -> Vocabulary:
     tokenizer, loaded = _tokenizer(context)
     tokens = base_tokens(tokenizer, loaded, context.config)
     pre = _pre(context, tokenizer, loaded)
-    return Vocabulary("gpt2", pre, tokens, merges=True, bounded=False)
+    moved = _moved(tokenizer)
+    return Vocabulary("gpt2", pre, tokens, merges=True, bounded=False, renumbered=moved)
 
 
 def _wordpiece(context: Context) -> Vocabulary:
@@ -125,7 +143,8 @@ def _wordpiece(context: Context) -> Vocabulary:
     ]
     pre = _pre(context, tokenizer, loaded)
     first = [segments(context.config, context.rule)]
-    return Vocabulary("bert", pre, Tokens(texts, tokens.types), first=first)
+    moved = _moved(tokenizer)
+    return Vocabulary("bert", pre, Tokens(texts, tokens.types), first=first, renumbered=moved)
 
 
 def segments(config: Mapping[str, Any], rule: VocabRule) -> KV:
@@ -162,6 +181,7 @@ def _llama_hf(context: Context) -> Vocabulary:
     tokenizer = read_tokenizer_json(context.files) if _falls_back(raw) else None
     if tokenizer is None or tokenizer.type != "BPE":
         raise Unfit
+    _warn_of_numbers(context, tokenizer)
     loaded = load_added(context.files, tokenizer.vocab, tokenizer.added)
     size = len(tokenizer.vocab)
     texts = [""] * size
@@ -176,7 +196,7 @@ def _llama_hf(context: Context) -> Vocabulary:
         texts.append(token.content)
         types.append(TokenType.CONTROL if special else TokenType.USER_DEFINED)
     table = Table(texts, [ADDED_SCORE] * len(texts), types)
-    return Vocabulary("llama", "default", table.freeze())
+    return Vocabulary("llama", "default", table.freeze(), renumbered=_moved(tokenizer))
 
 
 def _falls_back(raw: Mapping[str, Any]) -> bool:

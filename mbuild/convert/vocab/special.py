@@ -8,6 +8,7 @@ added tokens; ``<name>_token_id`` of config.json (whole numbers only).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.vocab.loader import CONFIG, SPECIAL_NAMES, token_text
@@ -52,6 +53,7 @@ class Specials:
     ids: dict[str, int] = field(default_factory=dict)
     add: dict[str, bool] = field(default_factory=dict)
     template: Template | None = None
+    dropped: dict[str, int] = field(default_factory=dict)
     normalizer: dict[str, bool] = field(default_factory=dict)
 
     def set_default(self, name: str, id_: object, size: int | None = None) -> None:
@@ -62,6 +64,8 @@ class Specials:
             raise FormatError(f"{name}_token_id: {id_} is not a token")
         if size is None or id_ < size:
             self.ids.setdefault(name, id_)
+        else:
+            self.dropped.setdefault(name, id_)
 
     def write(self, entries: Entries) -> None:
         """Set all entries in gguf-py's order."""
@@ -86,12 +90,14 @@ def read_specials(
     merges: bool = False,
     names: tuple[str, ...] = SPECIAL_NAMES,
     size: int | None = None,
+    renumbered: Mapping[str, int] = MappingProxyType({}),
 ) -> Specials:
     """Collect the special tokens.
 
     ``config`` is config.json, ``names`` the kinds to look for, ``size`` the
     number of tokens, beyond which an id is dropped, ``merges`` whether a BPE
-    model's merges are wanted.
+    model's merges are wanted, ``renumbered`` the ids of added tokens that have
+    another one than tokenizer.json says.
     """
     specials = Specials()
     tokenizer = files.json_object("tokenizer.json", TOKENIZER_LIMIT) or {}
@@ -104,7 +110,7 @@ def read_specials(
         names = PostProcessor(settings, specials.add, names).read(tokenizer.get("post_processor"))
     if settings:
         specials.template = chat_template(files, settings)
-        _from_settings(specials, settings, _ids(tokenizer), names, size)
+        _from_settings(specials, settings, {**_ids(tokenizer), **renumbered}, names, size)
     _from_config(specials, config, names, size)
     if merges and not specials.merges and "merges.txt" in files:
         specials.merges = merges_txt(files)

@@ -7,7 +7,7 @@ when it loads the file. Anything else is a :class:`FormatError`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.vocab.source import TOKENIZER_LIMIT
@@ -65,7 +65,8 @@ class TokenizerJson:
     """A checked tokenizer.json.
 
     ``vocab`` maps texts to ids; for a Unigram model ``pieces`` holds texts and
-    scores in id order. ``added`` is in file order. ``raw`` is the whole file.
+    scores in id order. ``added`` is in file order; ``renumbered`` has the ids that
+    the file gives to those that get another. ``raw`` is the whole file.
     """
 
     raw: dict[str, Any]
@@ -73,6 +74,7 @@ class TokenizerJson:
     vocab: dict[str, int]
     pieces: list[tuple[str, float]]
     added: list[AddedToken]
+    renumbered: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def model(self) -> dict[str, Any]:
@@ -106,7 +108,8 @@ def read_tokenizer_json(files: Files) -> TokenizerJson | None:
         vocab = check_vocab(model.get("vocab"), NAME)
     else:
         raise FormatError(f"{NAME}: unknown model type {type_!r}")
-    return TokenizerJson(raw, type_, vocab, pieces, read_added(raw, vocab))
+    added, renumbered = read_added(raw, vocab)
+    return TokenizerJson(raw, type_, vocab, pieces, added, renumbered)
 
 
 def _guess_type(model: Mapping[str, Any]) -> str:
@@ -154,35 +157,48 @@ def _unigram(vocab: object) -> list[tuple[str, float]]:
     return pieces
 
 
-def read_added(raw: Mapping[str, Any], vocab: Mapping[str, int]) -> list[AddedToken]:
-    """The added tokens, each with the id that loading the file gives it.
+def read_added(
+    raw: Mapping[str, Any], vocab: Mapping[str, int]
+) -> tuple[list[AddedToken], dict[str, int]]:
+    """The added tokens, each with the id that loading the file gives it, and other ids it says.
 
     A text of the vocabulary keeps its id there; others are numbered on from
     the vocabulary's length, in the order of the file, whatever the file says
-    (tokenizers 0.23). A file that says something else is inconsistent.
+    (tokenizers 0.23). So a gap in the ids is closed. Raises :class:`FormatError` for a
+    token that is there twice, and for an id that is another token's or far away.
     """
     entries = raw.get("added_tokens")
     if entries is None:
-        return []
+        return [], {}
     if not isinstance(entries, list):
         raise FormatError(f"{NAME}: added_tokens must be a list")
     added: list[AddedToken] = []
+    renumbered: dict[str, int] = {}
     seen: set[str] = set()
     following = len(vocab)
     for entry in entries:
         if not isinstance(entry, dict) or type(id_ := entry.get("id")) is not int:
             raise FormatError(f"{NAME}: added token {len(added)} has no whole number as its id")
         token = AddedToken.read(id_, entry, entry.get("special") is True, NAME)
-        expected = vocab.get(token.content, following)
-        if token.content in seen or id_ != expected:
+        if token.content in seen:
             raise FormatError(
-                f"{NAME}: added token {token.content!r} has the id {id_}, but "
-                + ("is there already" if token.content in seen else f"{expected} is next")
+                f"{NAME}: added token {token.content!r} has the id {id_}, but is there already",
+                hint="remove the second entry from added_tokens",
             )
+        expected = vocab.get(token.content, following)
+        gap = token.content not in vocab and expected < id_ < 10 * len(vocab)
+        if id_ != expected and not gap:
+            raise FormatError(
+                f"{NAME}: added token {token.content!r} has the id {id_}, but {expected} is next",
+                hint="save the tokenizer again: AutoTokenizer.from_pretrained(FOLDER)"
+                ".save_pretrained(FOLDER)",
+            )
+        if gap:
+            renumbered[token.content] = id_
         following += token.content not in vocab
         seen.add(token.content)
-        added.append(token)
-    return added
+        added.append(replace(token, id=expected))
+    return added, renumbered
 
 
 def read_merges(model: Mapping[str, Any]) -> list[str]:
