@@ -1,6 +1,6 @@
 """Writes the inputs of the benchmarks; run by ``common.generate`` in a process of its own.
 
-python benchmarks/inputs.py checkpoint FOLDER
+python benchmarks/inputs.py checkpoint FOLDER [LAYERS]
 python benchmarks/inputs.py gguf FILE MEGABYTES
 python benchmarks/inputs.py store FOLDER MODELS
 """
@@ -38,7 +38,7 @@ CONFIG = {
 }
 
 
-def tensors() -> dict[str, list[int]]:
+def tensors(layers: int) -> dict[str, list[int]]:
     """Names and shapes, in the order of the layers."""
     narrow = HIDDEN // HEADS * KV_HEADS
     layer = {
@@ -56,7 +56,7 @@ def tensors() -> dict[str, list[int]]:
         "model.embed_tokens.weight": [VOCABULARY, HIDDEN],
         **{
             f"model.layers.{number}.{name}.weight": shape
-            for number in range(LAYERS)
+            for number in range(layers)
             for name, shape in layer.items()
         },
         "model.norm.weight": [HIDDEN],
@@ -73,15 +73,16 @@ def bf16(random: np.random.Generator, shape: list[int]) -> Any:
     return (values.view(np.uint32) >> 16).astype(np.uint16)
 
 
-def write_checkpoint(folder: Path) -> None:
-    """A Hugging Face checkpoint with a SentencePiece tokenizer."""
+def write_checkpoint(folder: Path, layers: int = LAYERS) -> None:
+    """A Hugging Face checkpoint with a SentencePiece tokenizer, of 29 million weights a layer."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(CONFIG, indent=2), encoding="utf-8")
+    config = {**CONFIG, "num_hidden_layers": layers}
+    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     settings = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     (folder / "tokenizer.model").write_bytes(sentencepiece_model())
     random = np.random.default_rng(0)
-    shapes, places = tensors(), {}
+    shapes, places = tensors(layers), {}
     names = list(shapes)
     cuts = [names[:40], names[40:95], names[95:]]
     for number, shard in enumerate(cuts, 1):

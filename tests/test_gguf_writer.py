@@ -23,7 +23,8 @@ from mbuild.gguf.encoding import SCALAR_CODES, SCALAR_SIZES
 from mbuild.gguf.model import KV, Model, Tensor
 from mbuild.gguf.reader import open_gguf
 from mbuild.gguf.types import BLOCKS, GGMLType, ValueType, tensor_nbytes
-from mbuild.gguf.writer import AHEAD, SLICE, layout, write
+from mbuild.gguf.writer import SLICE, layout, write
+from mbuild.work.ahead import budget
 
 ARCH = KV("general.architecture", ValueType.STRING, "llama")
 
@@ -179,7 +180,7 @@ def test_progress_counts_every_byte_and_pieces_are_small() -> None:
 
 
 def test_tensors_in_flight_are_bounded() -> None:
-    """With many workers and a slow sink, loaded bytes stay within two tensors and the budget."""
+    """With many workers and a slow sink, loaded bytes stay within the budget."""
     size = 4 << 20
     lock = threading.Lock()
     alive = peak = 0
@@ -200,7 +201,7 @@ def test_tensors_in_flight_are_bounded() -> None:
 
     model = Model((ARCH,), tuple(Tensor(f"t{i}", (size,), GGMLType.I8, load) for i in range(40)))
     write(model, sink, workers=16)
-    assert size < peak <= 2 * size + AHEAD
+    assert size < peak <= budget(16, size)
     assert alive == 0
 
 
@@ -209,7 +210,7 @@ class Boom(Exception):
 
 
 def _threads() -> list[threading.Thread]:
-    return [t for t in threading.enumerate() if t.name.startswith("gguf-load")]
+    return [t for t in threading.enumerate() if t.name.startswith("mbuild-work")]
 
 
 @pytest.mark.parametrize("error", [Boom, KeyboardInterrupt, MemoryError])
@@ -382,7 +383,7 @@ def test_large_tensors_are_copied_piece_by_piece(tmp_path: Path) -> None:
     write(open_gguf(path).model(), seen.update, workers=4)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 2 * SLICE + AHEAD + (8 << 20)
+    assert peak < budget(4, SLICE) + (8 << 20)
     assert seen.digest() == hashlib.sha256(path.read_bytes()).digest()
 
 

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "mbuild"
 
 ROWS: tuple[tuple[str, ...], ...] = (
     ("errors", "grammars"),
-    ("digest", "names", "gojson", "units"),
+    ("digest", "names", "gojson", "units", "work"),
     ("events", "modelfile", "gguf", "store", "picture"),
     ("sources",),
     ("contents", "quant", "convert", "templates", "graph", "history", "folders"),

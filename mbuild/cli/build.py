@@ -27,6 +27,7 @@ from mbuild.events import BuildEvent, BuildFinished, ModelBuilt
 from mbuild.history import Script
 from mbuild.names import InvalidNameError, ModelName
 from mbuild.planner import Options
+from mbuild.work import use_threads
 
 if TYPE_CHECKING:
     from mbuild.store import Store
@@ -90,6 +91,12 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     quantize_options,
     click.option("--no-cache", is_flag=True, help="Run every step, cached or not."),
     click.option(
+        "--threads",
+        metavar="N",
+        type=click.IntRange(min=1),
+        help="Compute on N threads  [default: $MBUILD_THREADS, else all that there are]",
+    ),
+    click.option(
         "--link",
         is_flag=True,
         help="Hard-link GGUF files instead of copying; do not edit them after.",
@@ -116,6 +123,7 @@ def asked_for(
     outtype: str,
     pre: str | None,
     folder: Path | None,
+    threads: int | None,
     hash_files: bool = False,
     **quantizing: Any,
 ) -> tuple[Request, Store]:
@@ -124,6 +132,8 @@ def asked_for(
     ``hash_files``: read files whose digest is not remembered, so that it is known
     before the build. Raises :class:`MbuildError` for whatever is wrong with them.
     """
+    if threads is not None:
+        use_threads(threads)
     given = {**quantizing, "outtype": outtype.lower(), "pre": pre, "link": link}
     modelfile = read_modelfile(file, folder)
     opened = open_store(ctx, store)

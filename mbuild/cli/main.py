@@ -128,6 +128,7 @@ class Commands(click.Group):
 
 _GROUP_ONLY = {"--help", "-h", "--version"}
 WITH_VALUE = {
+    "--threads",
     "-f",
     "--file",
     "-t",

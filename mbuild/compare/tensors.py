@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.errors import CancelledError
 from mbuild.gguf.types import BLOCKS, GGMLType
+from mbuild.work import cores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -103,7 +103,7 @@ def compare_tensors(
         if stopped[0]:
             raise CancelledError("stopped")
 
-    pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="mbuild-diff")
+    pool = ThreadPoolExecutor(cores(), thread_name_prefix="mbuild-diff")
     try:
         both = [
             pool.submit(_compare, (old, a), (new, b), values, tick)

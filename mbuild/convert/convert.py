@@ -34,7 +34,7 @@ from mbuild.convert.vocab.source import Files
 from mbuild.errors import FormatError, UnsupportedError
 from mbuild.gguf.memory import room
 from mbuild.gguf.model import KV, Model, Tensor
-from mbuild.gguf.types import GGMLType, ValueType, tensor_nbytes
+from mbuild.gguf.types import BLOCKS, GGMLType, ValueType, tensor_nbytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -274,12 +274,19 @@ class Encoded:
         origin = f"{item.origin} ({self.name})"
         return encode_checked(values, item.dtype, self.type, origin, start)
 
-    def pieces(self, size: int) -> Iterator[Encoded]:
-        """The tensor as loads of at most ``size`` bytes, in order, as far as it can be cut."""
+    def pieces(self, size: int, row: int = 1) -> Iterator[Encoded]:
+        """The tensor as loads of at most ``size`` bytes, in order, as far as it can be cut.
+
+        They begin and end with rows of ``row`` bytes of the result, or with blocks of 32.
+        """
+        block = BLOCKS[self.type]
+        values = max(row // block.size * block.weights, 32)
         for part in self.item.parts or (self.item,):
-            step = part.size if part.part is None else size // _WIDEST
-            for start in range(0, part.size, step):
-                yield Encoded(self.name, part, self.type, start, min(start + step, part.size))
+            first, last = (self.start, self.stop) if part is self.item else (0, part.size)
+            step = max(size // _WIDEST // values, 1) * values
+            step = step if part.part is not None else part.size
+            for start in range(first, last, step):
+                yield Encoded(self.name, part, self.type, start, min(start + step, last))
 
 
 @dataclass(frozen=True, slots=True)

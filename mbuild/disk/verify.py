@@ -33,6 +33,7 @@ from mbuild.store.files import (
 from mbuild.store.locks import Lock
 from mbuild.store.manifest import ADAPTER, CONFIG_TYPE, MANIFEST_TYPE
 from mbuild.store.place import check_place
+from mbuild.work import cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,7 +149,7 @@ def verify(
             findings += _strays(store, users)
             kept = {blob.digest: blob.path for blob in store.kept.unnamed()}
             places = {**kept, **{d: store.blobs.path(d) for d in store.blobs}, **places}
-        looked = _hash_all(store, places, workers or os.cpu_count() or 1, progress)
+        looked = _hash_all(store, places, workers or cores(), progress)
         for model in chosen:
             findings += _manifest_problems(store, model)
     findings += _wrong_sizes(looked, users)

@@ -163,10 +163,11 @@ class FileRange:
         self.file.fill(self.start, data)
         return data
 
-    def pieces(self, size: int) -> Iterator[FileRange]:
-        """The range cut into ranges of at most ``size`` bytes, in order."""
-        for at in range(0, self.count, size):
-            yield FileRange(self.file, self.start + at, min(size, self.count - at))
+    def pieces(self, size: int, row: int = 1) -> Iterator[FileRange]:
+        """The range cut into ranges of at most ``size`` bytes (or one row), in order."""
+        step = max(size // row, 1) * row
+        for at in range(0, self.count, step):
+            yield FileRange(self.file, self.start + at, min(step, self.count - at))
 
 
 def not_regular(name: str, mode: int) -> FormatError:

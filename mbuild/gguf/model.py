@@ -104,8 +104,11 @@ class InPieces(Protocol):
     def __call__(self) -> Buffer:
         """All the bytes."""
 
-    def pieces(self, size: int) -> Iterator[InPieces]:
-        """Loads of at most about ``size`` bytes that give the same one after another."""
+    def pieces(self, size: int, row: int = 1) -> Iterator[InPieces]:
+        """Loads of at most about ``size`` bytes that give the same one after another.
+
+        Each begins and ends with a row of ``row`` bytes, if all of them do.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ Equal models give equal bytes, whatever the number of workers.
 from __future__ import annotations
 
 import struct
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,16 +19,15 @@ from mbuild.gguf.foreign import MAGIC
 from mbuild.gguf.memory import reused
 from mbuild.gguf.model import InPieces, Model, Tensor
 from mbuild.gguf.types import ALIGNMENT, ValueType
+from mbuild.work import cores
+from mbuild.work.ahead import Ahead, Job, budget
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 VERSION = 3
-AHEAD = 16 << 20
-"""Bytes of small tensors that may be loaded ahead, besides two of the largest."""
 SLICE = 8 << 20
 """Largest piece in bytes that a sink is handed: progress and Ctrl-C are this fine."""
-_JOIN_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +63,15 @@ def layout(model: Model) -> Layout:
     for tensor, size in zip(model.tensors, sizes, strict=True):
         relative.append(end)
         parts.append(_encode_info(tensor, end))
-        end = _padded(end + size, alignment)
+        end = padded(end + size, alignment)
     header = b"".join(parts)
-    header += bytes(_padded(len(header), alignment) - len(header))
+    header += bytes(padded(len(header), alignment) - len(header))
     offsets = tuple(len(header) + offset for offset in relative)
     return Layout(header, offsets, sizes, alignment, len(header) + end)
 
 
-def _padded(size: int, alignment: int) -> int:
+def padded(size: int, alignment: int) -> int:
+    """A size with what fills it up to a multiple of the alignment."""
     return -(-size // alignment) * alignment
 
 
@@ -114,16 +113,16 @@ def write(
     model: Model,
     sink: Callable[[Buffer], None],
     *,
-    workers: int = 1,
+    workers: int | None = None,
     progress: Callable[[int], None] | None = None,
     plan: Layout | None = None,
 ) -> Layout:
     """Write a model to ``sink``, in order, in pieces of at most 8 MiB.
 
-    ``workers`` threads load tensors ahead of the calling thread, which alone
-    calls ``sink`` and ``progress`` (with the bytes written so far). Loaded and
-    not yet written are at most two of the largest tensors and 16 MiB at any
-    time; a tensor that can be loaded in pieces counts as pieces of 8 MiB.
+    ``workers`` threads (by default one a core) load tensors ahead of the calling thread,
+    which alone calls ``sink`` and ``progress`` (with the bytes written so far). What is
+    loaded and not yet written is within a budget (:func:`mbuild.work.ahead.budget`), but
+    for a tensor that is larger and cannot be loaded in pieces.
     Whatever is raised, by a load, by the sink or by Ctrl-C, ends the writing at
     once and is raised here; a load that is running then is left to end by
     itself, its result dropped. Returns the layout, ``plan`` where that is known.
@@ -141,20 +140,24 @@ def write(
                 progress(written)
 
     emit(memoryview(plan.header))
-    loader = _Loader(_jobs(model, plan), max(1, workers))
+    loads = _loads(model, plan)
+    threads = cores() if workers is None else max(1, workers)
+    largest = max((load.size for load in loads), default=0)
+    jobs = [Job(load.run, load.size) for load in loads]
+    ahead = Ahead(jobs, threads, budget(threads, largest))
     with reused():
         try:
-            loader.start()
-            for index, job in enumerate(loader.jobs):
-                emit(loader.take(index))
-                loader.release(job.size)
-                emit(memoryview(bytes(job.padding)))
+            ahead.start()
+            for index, load in enumerate(loads):
+                emit(ahead.take(index))
+                ahead.done(index)
+                emit(memoryview(bytes(load.padding)))
         finally:
-            loader.stop()
+            ahead.stop()
     return plan
 
 
-class _Job(NamedTuple):
+class _Load(NamedTuple):
     """A load: all of a tensor or a piece of one, and how many zeros follow it."""
 
     name: str
@@ -173,94 +176,15 @@ class _Job(NamedTuple):
             return memoryview(view.tobytes())
 
 
-def _jobs(model: Model, plan: Layout) -> list[_Job]:
-    jobs: list[_Job] = []
+def _loads(model: Model, plan: Layout) -> list[_Load]:
+    loads: list[_Load] = []
     for tensor, size in zip(model.tensors, plan.sizes, strict=True):
-        padding = _padded(size, plan.alignment) - size
+        padding = padded(size, plan.alignment) - size
         # A range of another length than the tensor's goes whole, to be refused.
         if isinstance(tensor.load, InPieces) and tensor.load.count == size > 0:
             pieces = list(tensor.load.pieces(SLICE))
-            jobs += [_Job(tensor.name, piece, piece.count, 0) for piece in pieces[:-1]]
-            jobs.append(_Job(tensor.name, pieces[-1], pieces[-1].count, padding))
+            loads += [_Load(tensor.name, piece, piece.count, 0) for piece in pieces[:-1]]
+            loads.append(_Load(tensor.name, pieces[-1], pieces[-1].count, padding))
         else:
-            jobs.append(_Job(tensor.name, tensor.load, size, padding))
-    return jobs
-
-
-class _Loader:
-    """Threads that run loads in order, ahead of one consumer, within a budget of bytes."""
-
-    def __init__(self, jobs: Sequence[_Job], workers: int) -> None:
-        self.jobs = jobs
-        self._budget = 2 * max((job.size for job in jobs), default=0) + AHEAD
-        self._changed = threading.Condition()
-        self._next = 0
-        self._held = 0
-        self._ready: dict[int, memoryview] = {}
-        self._failure: BaseException | None = None
-        self._stopped = False
-        # Daemons: a load in a compiled kernel cannot be interrupted and must
-        # not keep the process from ending.
-        self._threads = [
-            threading.Thread(target=self._work, name=f"gguf-load-{n}", daemon=True)
-            for n in range(min(workers, len(jobs)))
-        ]
-
-    def start(self) -> None:
-        """Begin to load."""
-        for thread in self._threads:
-            thread.start()
-
-    def take(self, index: int) -> memoryview:
-        """The bytes of a job, when they are loaded; raises what any load raised."""
-        with self._changed:
-            while index not in self._ready and self._failure is None:
-                self._changed.wait()
-            if self._failure is not None:
-                raise self._failure
-            return self._ready.pop(index)
-
-    def release(self, size: int) -> None:
-        """Give back the budget of bytes that are written."""
-        with self._changed:
-            self._held -= size
-            self._changed.notify_all()
-
-    def stop(self) -> None:
-        """Let no further load start, and wait a moment for the running ones."""
-        with self._changed:
-            self._stopped = True
-            self._ready.clear()
-            self._changed.notify_all()
-        for thread in self._threads:
-            if thread.ident is not None:
-                thread.join(_JOIN_SECONDS / len(self._threads))
-
-    def _work(self) -> None:
-        while (index := self._claim()) is not None:
-            try:
-                data = self.jobs[index].run()
-            except BaseException as error:
-                with self._changed:
-                    self._failure = self._failure or error
-                    self._stopped = True
-                    self._changed.notify_all()
-                return
-            with self._changed:
-                if not self._stopped:
-                    self._ready[index] = data
-                self._changed.notify_all()
-            del data
-
-    def _claim(self) -> int | None:
-        """The next job to run, once the budget has room; ``None`` when there is no more."""
-        with self._changed:
-            while not self._stopped and self._next < len(self.jobs):
-                size = self.jobs[self._next].size
-                if self._held == 0 or self._held + size <= self._budget:
-                    index = self._next
-                    self._next += 1
-                    self._held += size
-                    return index
-                self._changed.wait()
-            return None
+            loads.append(_Load(tensor.name, tensor.load, size, padding))
+    return loads

@@ -135,6 +135,7 @@ def quantize(
     *,
     imatrix: Reals | None = None,
     threads: int = 1,
+    first_row: int = 0,
     out: Bytes | None = None,
     using: Any = None,
     check: Callable[[], None] = lambda: None,
@@ -144,6 +145,7 @@ def quantize(
     ``data`` holds whole rows of ``row_len`` values, little-endian, F32, F16 or BF16.
     ``imatrix`` are float32 importances, ``row_len`` of them, or as many for each matrix
     of a tensor of several (experts), which then are equally many rows each.
+    ``first_row`` says which row of the tensor the first one is, for errors.
     ``out`` is flat uint8 memory for the result, which is made if it is missing;
     ``using`` an engine, by default :func:`engine`'s choice. ``check`` is called before each
     piece of work, in the threads, and stops all of it by raising.
@@ -167,6 +169,8 @@ def quantize(
     chosen = using or _ready(type_, imatrix is not None)
     weights = _importances(imatrix, row_len, rows)
 
+    begin = first_row * row_len
+
     def task(first: int, last: int) -> None:
         check()
         part = raw[first * item : last * item]
@@ -174,9 +178,9 @@ def quantize(
         given = None if weights is None else weights(first, last, part, source_type, type_)
         outcome = chosen.blocks(type_, part, source_type, to, given)
         if outcome is Outcome.NOT_FINITE:
-            _refuse(part, source_type, first, row_len)
+            _refuse(part, source_type, begin + first, row_len)
         elif outcome is Outcome.SUSPECT:
-            _validate(type_, to, first)
+            _validate(type_, to, begin + first)
 
     total = rows * row_len
     step = _step(row_len, block.weights, imatrix is not None, total // (4 * max(threads, 1)))

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from mbuild.gguf.facts import ModelFacts
     from mbuild.gguf.model import Model
 
-_WORKERS = 2
-
 
 def write_layer(
     context: StepContext, model: Model, media_type: str, files: OpenFiles
@@ -31,7 +29,6 @@ def write_layer(
         write(
             model,
             writer.write,
-            workers=_WORKERS,
             progress=lambda done: context.report(done, total),
             plan=plan,
         )

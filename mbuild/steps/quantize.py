@@ -168,13 +168,13 @@ def _write_variants(
     steps: Sequence[Quantize], model: Model, files: OpenFiles, context: StepContext
 ) -> list[tuple[Quantize, Layer, bool]]:
     """Write all variants side by side."""
-    from mbuild.steps.tensors import TensorCache, write_variants
+    from mbuild.steps.tensors import RangeCache, write_variants
 
     variants = [
         _variant(step, model, files, f"{_IMATRIX}{number}", context)
         for number, step in enumerate(steps)
     ]
-    cache = TensorCache(context.store, steps[0].origin.fields(), read=context.use_cache)
+    cache = RangeCache(context.store, steps[0].origin.fields(), read=context.use_cache)
     blobs = write_variants(variants, model, cache, files, context)
     cache.remember_sources(steps[0].origin, files.known())
     return [

@@ -1,4 +1,11 @@
-"""Tensors through the quantizer: loaded once for all variants, looked up before they are made."""
+"""Tensors through the quantizer, by ranges of rows: read once for all variants, looked up first.
+
+A range is some rows of a source tensor, about 16 MiB of them: the unit of work. It is read,
+digested, looked up for each variant and quantized where no variant before had it, on one
+of the threads; the results are taken in the order of the file by one thread a variant,
+which digests the file and hands it to the disk. So everything overlaps, a huge tensor is
+cut and needs no more memory than others, and a model of small tensors keeps all cores busy.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +13,22 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from mbuild.digest import BLAKE3, hashing
 from mbuild.errors import CancelledError, MbuildError
-from mbuild.gguf.model import KV, Model, Tensor
+from mbuild.gguf.memory import reused
+from mbuild.gguf.model import KV, InPieces, Model, Tensor
 from mbuild.gguf.types import BLOCKS, GGMLType
-from mbuild.gguf.writer import layout, write
+from mbuild.gguf.writer import SLICE, layout, padded
 from mbuild.graph import StepContext, canonical_json
 from mbuild.quant.quantize import SOURCES, VERSION, NotFiniteError, quantize
+from mbuild.work import cores
+from mbuild.work.ahead import Ahead, Job, budget
 
 if TYPE_CHECKING:
     from mbuild.digest import Digest
@@ -28,11 +39,13 @@ if TYPE_CHECKING:
     from mbuild.store import Store
     from mbuild.store.blobs import Blob, BlobWriter
 
-_AHEAD = 2  # tensors that the fastest variant may be ahead of the slowest
-_RECORD = "tensor"
-_SOURCES = "source-tensors"
-_SAVE_BYTES = 128 << 20  # output after which finished tensors are made durable
-_CORES = 2
+RANGE = 16 << 20
+"""Bytes of a source tensor that are worked on at once: some hundredths of a second's work."""
+
+_RECORD = "range"
+_SOURCES = "source-ranges"
+_NAMED = 4  # tensors that were not in the cache are named if they are so few
+_SAVE_BYTES = 128 << 20  # output after which finished ranges are made durable
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -50,7 +63,7 @@ class Variant(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Where the bytes of a quantized tensor lie: in which file of the store, and their digest."""
+    """Where the bytes of a quantized range lie: in which file of the store, and their digest."""
 
     path: str
     offset: int
@@ -58,14 +71,14 @@ class Found(NamedTuple):
     digest: str
 
 
-class TensorCache:
-    """Remembers quantized tensors by what they were made of, and source tensors' digests.
+class RangeCache:
+    """Remembers quantized ranges by what they were made of, and source ranges' digests.
 
-    Digests of tensors never leave this cache, so they are BLAKE3, which takes a third of
+    Digests of ranges never leave this cache, so they are BLAKE3, which takes a third of
     the time that SHA-256 does: each source byte is hashed twice, as part of its file too.
 
-    A tensor's key is its source bytes' digest, its types, the importances used
-    and the kernels' version. Its bytes lie in a blob or in the unfinished file
+    A range's key is its source bytes' digest, its types, the importances used
+    and the kernels' version. Its bytes lie in blobs or in the unfinished file
     of a build that was killed; they count only if their digest is right.
     Without ``read`` nothing is found, only recorded.
     """
@@ -77,31 +90,34 @@ class TensorCache:
         self._read = read
         self._digests: dict[str, str] = {}
         if read and origin is not None:
-            known = store.database.get(_SOURCES, _key(origin))
+            known = store.database.get(_SOURCES, _key([origin, RANGE]))
             self._digests = json.loads(known) if known else {}
 
-    def source_digest(self, tensor: Tensor, load: Callable[[], Array]) -> str:
-        """The digest of a tensor's bytes, remembered or from loading it."""
-        known = self._digests.get(tensor.name)
+    def source_digest(self, part: Range, load: Callable[[], Array]) -> str:
+        """The digest of a range's bytes, remembered or from loading it."""
+        name = f"{part.first} {part.tensor.name}"
+        known = self._digests.get(name)
         if known is None:
             known = _digest(load())
-            self._digests[tensor.name] = known
+            self._digests[name] = known
         return known
 
     def remember_sources(self, origin: Origin, files: Mapping[str, Digest]) -> None:
-        """Keep the source tensors' digests under the origin's own description."""
+        """Keep the source ranges' digests under the origin's own description."""
         fields = _fields_with(origin, files)
         if fields is not None:
-            self._store.database.put(_SOURCES, _key(fields), canonical_json(self._digests))
+            key = _key([fields, RANGE])
+            self._store.database.put(_SOURCES, key, canonical_json(self._digests))
 
-    def key(self, source: str, tensor: Tensor, new: GGMLType, importances: Array | None) -> str:
-        """The key of one quantized tensor."""
+    def key(self, source: str, part: Range, new: GGMLType, importances: Array | None) -> str:
+        """The key of one quantized range."""
         weights = importances if importances is None else _digest(importances)
+        tensor = part.tensor
         made_of = [source, tensor.type.name, new.name, tensor.dims[0], weights, VERSION]
-        return _key({"tensor": made_of})
+        return _key({"range": made_of})
 
-    def find(self, key: str) -> bytes | None:
-        """A quantized tensor's bytes, if they are somewhere in the store and undamaged."""
+    def find(self, key: str) -> Made | None:
+        """A quantized range, if its bytes are somewhere in the store and undamaged."""
         places = self._store.database.find(_RECORD, key) if self._read else []
         for place, text in places:
             with suppress(ValueError, TypeError):
@@ -110,7 +126,7 @@ class TensorCache:
                 if data is None:
                     self._store.database.forget(_RECORD, place)
                 elif len(data) == found.size and _digest(data) == found.digest:
-                    return data
+                    return Made(data, key, found.digest, found=True)
         return None
 
     def _bytes_at(self, found: Found) -> bytes | None:
@@ -123,7 +139,7 @@ class TensorCache:
         return None
 
     def record(self, key: str, found: Found) -> None:
-        """Note a place where a quantized tensor lies, beside others; written by the next flush."""
+        """Note a place where a quantized range lies, beside others; written by the next flush."""
         self._store.database.put(_RECORD, f"{key} {found.path}", json.dumps(found))
 
     def flush(self) -> None:
@@ -148,144 +164,315 @@ def _key(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
+class Range(NamedTuple):
+    """Some rows of a source tensor, the unit of work.
+
+    ``number`` is the tensor's; ``first`` and ``size`` are bytes of the tensor, whole rows
+    of it; ``load`` gives them. ``last`` tells that the tensor ends here. Where the tensor is
+    several matrices (experts), a range lies within one of them or is some whole ones.
+    """
+
+    number: int
+    tensor: Tensor
+    load: Callable[[], Any]
+    first: int
+    size: int
+    last: bool
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """The first row and how many there are."""
+        row = _row_bytes(self.tensor)
+        return self.first // row, self.size // row
+
+
+def ranges_of(number: int, tensor: Tensor) -> Iterator[Range]:
+    """A tensor's ranges in order: of about :data:`RANGE` bytes, as far as it can be cut."""
+    pieces = list(_pieces(tensor))
+    if not pieces:
+        yield Range(number, tensor, tensor.load, 0, tensor.nbytes, last=True)
+    for place, (first, piece) in enumerate(pieces, start=1):
+        yield Range(number, tensor, piece, first, piece.count, last=place == len(pieces))
+
+
+def _pieces(tensor: Tensor) -> Iterator[tuple[int, InPieces]]:
+    """Loads of a tensor's parts and where they begin: cut at matrices, then at rows."""
+    if not isinstance(tensor.load, InPieces) or not tensor.nbytes:
+        return
+    row = _row_bytes(tensor)
+    matrix = row * tensor.dims[1] if len(tensor.dims) > 2 else tensor.nbytes
+    at = 0
+    for whole in tensor.load.pieces(matrix, matrix):
+        for piece in whole.pieces(RANGE, row):
+            yield at, piece
+            at += piece.count
+
+
+class Made(NamedTuple):
+    """One variant's result of a range; without a key it is the source's bytes as they are."""
+
+    data: Any
+    key: str = ""
+    digest: str = ""
+    found: bool = False
+
+
 def write_variants(
     variants: Sequence[Variant],
     model: Model,
-    cache: TensorCache,
+    cache: RangeCache,
     files: OpenFiles,
     context: StepContext,
 ) -> list[Blob]:
-    """Write every variant's file in its own thread, all fed by one pass over the source."""
-    from contextlib import ExitStack
-
-    shared = _Shared(len(variants))
+    """Write every variant's file on its own thread, all fed by one pass over the source."""
+    work = _Work(variants, cache, context)
     with ExitStack() as stack:
         lanes = [
-            _Lane(index, variant, shared, cache, context, stack.enter_context(writer))
+            _Lane(index, variant, work, cache, stack.enter_context(writer))
             for index, variant in enumerate(variants)
             for writer in [context.store.blobs.writer(variant.name)]
         ]
         total = sum(lane.layout.size for lane in lanes)
         context.store.blobs.check_room(total)
-        _run_lanes(lanes, shared, lambda done: context.report(done, total))
+        _run_lanes(lanes, work, lambda done: context.report(done, total))
         files.finish(context)
         blobs = []
         for lane in lanes:
             blobs.append(lane.writer.commit())
             lane.record(f"blobs/{blobs[-1].digest.filename}")
     cache.flush()
-    reused = sum(len(lane.found) for lane in lanes)
-    if reused:
+    reused_count = sum(len(lane.found) for lane in lanes)
+    if reused_count:
         total = sum(lane.quantized for lane in lanes)
+        context.status(f"reused {reused_count} of {total} quantized tensors")
         made = dict.fromkeys(name for lane in lanes for name in lane.made)
-        context.status(f"reused {reused} of {total} quantized tensors")
         if 0 < len(made) <= _NAMED:
             context.status(f"quantized anew: {', '.join(made)}")
     return blobs
 
 
-def _run_lanes(lanes: Sequence[_Lane], shared: _Shared, report: Callable[[int], None]) -> None:
+def _run_lanes(lanes: Sequence[_Lane], work: _Work, report: Callable[[int], None]) -> None:
     """Run all lanes to their ends; the first error stops the others and is raised."""
     threads = [threading.Thread(target=lane.run, name="mbuild-variant") for lane in lanes[1:]]
     lanes[0].report = lambda: report(sum(lane.writer.size for lane in lanes))
-    for thread in threads:
-        thread.start()
-    try:
-        lanes[0].run()
-        while any(thread.is_alive() for thread in threads) and shared.error is None:
-            threads[-1].join(0.1)
-            for thread in threads:
-                thread.join(0.01)
-            report(sum(lane.writer.size for lane in lanes))
-    except BaseException as error:
-        shared.fail(error)
-        if not isinstance(error, CancelledError):
-            raise
-    finally:
+    with reused():
+        work.ahead.start()
         for thread in threads:
-            thread.join()
-    if shared.error is not None:
-        raise shared.error
+            thread.start()
+        try:
+            lanes[0].run()
+            while any(thread.is_alive() for thread in threads):
+                threads[-1].join(0.1)
+                for thread in threads:
+                    thread.join(0.01)
+                if work.error is None:
+                    report(sum(lane.writer.size for lane in lanes))
+        except BaseException as error:
+            work.fail(error)
+        finally:
+            for thread in threads:
+                thread.join()
+            work.ahead.stop()
+    if work.error is not None:
+        raise work.error
 
 
-_NAMED = 4
-"""So many tensors are named that a build did not find in the cache; more are only counted."""
+class _Work:
+    """What is made of each range, for all variants at once."""
+
+    def __init__(
+        self, variants: Sequence[Variant], cache: RangeCache, context: StepContext
+    ) -> None:
+        self.error: BaseException | None = None
+        self._variants = variants
+        self._cache = cache
+        self._context = context
+        self._threads = cores()
+        sources = [tensor for tensor, _ in variants[0].tensors]
+        self.ranges = [r for number, each in enumerate(sources) for r in ranges_of(number, each)]
+        jobs = [Job(partial(self._make, part), self._size(part)) for part in self.ranges]
+        largest = max((job.size for job in jobs), default=0)
+        limit = budget(self._threads, largest)
+        self.ahead: Ahead[tuple[Made, ...]] = Ahead(jobs, self._threads, limit, len(variants))
+
+    def fail(self, error: BaseException) -> None:
+        """Stop all work; the first error counts."""
+        if self.error is None:
+            self.error = error
+        self.ahead.fail(error)
+
+    def _check(self) -> None:
+        """Called between pieces of work: raises when the build was stopped, or has failed."""
+        self._context.report(0, 0)
+        if self.ahead.stopping:
+            raise CancelledError("other work failed")
+
+    def _types(self, part: Range) -> list[GGMLType]:
+        return [variant.tensors[part.number][1] for variant in self._variants]
+
+    def _size(self, part: Range) -> int:
+        """Bytes that a range takes while it is worked on: its source and its results."""
+        source, (_, rows) = part.tensor.type, part.rows
+        changed = {new for new in self._types(part) if new is not source}
+        size = part.size + sum(rows * _bytes_of_row(part.tensor, new) for new in changed)
+        if changed and source not in SOURCES:
+            size += rows * _bytes_of_row(part.tensor, GGMLType.F32)
+        return size
+
+    def _make(self, part: Range) -> tuple[Made, ...]:
+        """A range for every variant: as it is, as found, or quantized now."""
+        self._check()
+        source = _Loaded(part)
+        made: list[Made] = []
+        for variant, new in zip(self._variants, self._types(part), strict=True):
+            if new is part.tensor.type:
+                made.append(Made(source.load()))
+            else:
+                made.append(self._changed(part, new, variant.imatrix, source))
+        return tuple(made)
+
+    def _changed(
+        self, part: Range, new: GGMLType, imatrix: Imatrix | None, source: _Loaded
+    ) -> Made:
+        importances = _importances(part, imatrix)
+        key = self._cache.key(self._cache.source_digest(part, source.load), part, new, importances)
+        found = self._cache.find(key)
+        if found is not None:
+            return found
+        made = self._quantized(part, new, importances, source.load())
+        return Made(made, key, _digest(made))
+
+    def _quantized(
+        self, part: Range, new: GGMLType, importances: Array | None, data: Array
+    ) -> Array:
+        """Quantize a range; a build that is stopped stops in the middle of it.
+
+        A tensor that cannot be cut is one range, however large: then it is spread.
+        """
+        from mbuild.steps.quantize import not_finite
+
+        type_, values = _readable(part.tensor, data)
+        try:
+            return quantize(
+                new,
+                type_,
+                values,
+                part.tensor.dims[0],
+                imatrix=importances,
+                threads=max(1, min(self._threads, part.size // (2 * RANGE))),
+                first_row=part.rows[0],
+                check=self._check,
+            )
+        except NotFiniteError as error:
+            raise not_finite(part.tensor.name, error) from error
+
+
+def _importances(part: Range, imatrix: Imatrix | None) -> Array | None:
+    """The importances of a range: of a tensor of several matrices those of its own."""
+    every = imatrix.of(part.tensor.name, part.tensor.dims) if imatrix else None
+    if every is None or len(part.tensor.dims) < 3:
+        return every
+    table = every.reshape(-1, part.tensor.dims[0])
+    if len(table) == 1:
+        return every
+    rows = int(np.prod(part.tensor.dims[1:])) // len(table)
+    first, count = part.rows
+    return table[first // rows : -(-(first + count) // rows)].reshape(-1)
+
+
+class _Loaded:
+    """A range's bytes, loaded when they are first asked for."""
+
+    def __init__(self, part: Range) -> None:
+        self._part = part
+        self._data: Array | None = None
+
+    def load(self) -> Array:
+        """The bytes, flat."""
+        if self._data is None:
+            self._data = np.frombuffer(memoryview(self._part.load()).cast("B"), np.uint8)
+        return self._data
 
 
 class _Lane:
-    """One variant's way: its tensors, made or found, written in order."""
+    """One variant's way: its ranges, made or found, written in order."""
 
     def __init__(
         self,
         index: int,
         variant: Variant,
-        shared: _Shared,
-        cache: TensorCache,
-        context: StepContext,
+        work: _Work,
+        cache: RangeCache,
         writer: BlobWriter,
     ) -> None:
         self._index = index
         self._variant = variant
-        self._shared = shared
+        self._work = work
         self._cache = cache
-        self._done: dict[int, tuple[str, str]] = {}  # number: key, digest of the bytes
+        self._done: list[tuple[str, Found]] = []  # keys, and places but for the file's name
         self._saved = 0
-        self.found: set[int] = set()  # tensors that the cache had
+        self._made: set[int] = set()  # tensors of which something had to be quantized
         self.writer = writer
-        self._check: Callable[[], None] = lambda: context.report(0, 0)
         self.report: Callable[[], None] = lambda: None
-        # Few big tensors profit from threads inside, many variants from each other.
-        self._threads = max(1, _CORES // shared.users)
-        tensors = [
-            Tensor(tensor.name, tensor.dims, new, self._maker(number, tensor, new))
-            for number, (tensor, new) in enumerate(variant.tensors)
-        ]
-        self.model = Model(tuple(variant.metadata), tuple(tensors))
-        self.layout = layout(self.model)
-
-    @property
-    def made(self) -> Iterator[str]:
-        """The names of the tensors that were quantized now: the source's are new, or changed."""
-        for number, (tensor, new) in enumerate(self._variant.tensors):
-            if new is not tensor.type and number not in self.found:
-                yield tensor.name
+        tensors = [Tensor(t.name, t.dims, new, t.load) for t, new in variant.tensors]
+        self.layout = layout(Model(tuple(variant.metadata), tuple(tensors)))
 
     @property
     def quantized(self) -> int:
         """How many tensors of the file have another type than the source's."""
         return sum(new is not tensor.type for tensor, new in self._variant.tensors)
 
+    @property
+    def made(self) -> Iterator[str]:
+        """The names of the tensors of which something was quantized now."""
+        return (self._variant.tensors[number][0].name for number in sorted(self._made))
+
+    @property
+    def found(self) -> set[int]:
+        """The tensors that the cache had whole."""
+        changed = {n for n, (t, new) in enumerate(self._variant.tensors) if new is not t.type}
+        return changed - self._made
+
     def run(self) -> None:
         """Write the file; an error is kept for whoever started the lanes."""
         try:
-            workers = _CORES if self._shared.users == 1 else 1
-            write(
-                self.model,
-                self.writer.write,
-                workers=workers,
-                progress=self._progress,
-                plan=self.layout,
-            )
-            self._shared.advance(self._index, len(self._variant.tensors))
+            self._write(memoryview(self.layout.header))
+            for number, part in enumerate(self._work.ranges):
+                made = self._work.ahead.take(number)[self._index]
+                self._note(part, made)
+                self._write(memoryview(made.data).cast("B"))
+                if part.last:
+                    size = self.layout.sizes[part.number]
+                    self._write(memoryview(bytes(padded(size, self.layout.alignment) - size)))
+                del made
+                self._work.ahead.done(number)
         except BaseException as error:
-            self._shared.fail(error)
-            if isinstance(self._shared.error, CancelledError):  # the user stopped the build
+            self._work.fail(error)
+            if isinstance(self._work.error, CancelledError):  # the user stopped the build
                 with suppress(MbuildError):
                     self._save()
                     self.writer.wait()
-            if self._index == 0:
-                raise
 
-    def _progress(self, done: int) -> None:
-        self.report()
-        if self._shared.error is not None:
-            raise CancelledError("another variant failed")
-        if done - self._saved >= _SAVE_BYTES:
-            self._saved = done
+    def _note(self, part: Range, made: Made) -> None:
+        """Remember where a quantized range will lie in the file."""
+        if made.key:
+            place = Found("", self.writer.size, memoryview(made.data).nbytes, made.digest)
+            self._done.append((made.key, place))
+            if not made.found:
+                self._made.add(part.number)
+
+    def _write(self, data: memoryview) -> None:
+        for start in range(0, len(data), SLICE):
+            self.writer.write(data[start : start + SLICE])
+            self.report()
+            if self._work.error is not None:
+                raise CancelledError("another variant failed")
+        if self.writer.size - self._saved >= _SAVE_BYTES:
+            self._saved = self.writer.size
             self._save()
 
     def _save(self) -> None:
-        """Make what was written durable, and the tensors in it findable, beside the writing."""
+        """Make what was written durable, and the ranges in it findable, beside the writing."""
 
         def note(path: str, written: int) -> None:
             self.record(path, written)
@@ -294,52 +481,10 @@ class _Lane:
         self.writer.save(note)
 
     def record(self, path: str, written: int | None = None) -> None:
-        """Note where the finished tensors lie."""
-        for number, (key, digest) in list(self._done.items()):
-            offset, size = self.layout.offsets[number], self.layout.sizes[number]
-            if written is None or offset + size <= written:
-                self._cache.record(key, Found(path, offset, size, digest))
-
-    def _maker(self, number: int, tensor: Tensor, new: GGMLType) -> Callable[[], Any]:
-        return lambda: self._make(number, tensor, new)
-
-    def _make(self, number: int, tensor: Tensor, new: GGMLType) -> Any:
-        """A tensor's new bytes: as they are, as found, or quantized now."""
-        shared, cache = self._shared, self._cache
-        shared.advance(self._index, number)
-        if new is tensor.type:
-            data: Any = shared.load(tensor)
-        else:
-            imatrix = self._variant.imatrix
-            importances = imatrix.of(tensor.name, tensor.dims) if imatrix else None
-            source = cache.source_digest(tensor, lambda: shared.load(tensor))
-            key = cache.key(source, tensor, new, importances)
-            data = cache.find(key)
-            if data is None:
-                data = self._quantized(tensor, new, importances)
-            else:
-                self.found.add(number)
-            self._done[number] = (key, _digest(data))
-        shared.used(tensor)
-        return data
-
-    def _quantized(self, tensor: Tensor, new: GGMLType, importances: Array | None) -> Array:
-        """Quantize one tensor; a build that is stopped stops in the middle of it."""
-        from mbuild.steps.quantize import not_finite
-
-        source, data = _readable(tensor, self._shared.load(tensor))
-        try:
-            return quantize(
-                new,
-                source,
-                data,
-                tensor.dims[0],
-                imatrix=importances,
-                threads=self._threads,
-                check=self._check,
-            )
-        except NotFiniteError as error:
-            raise not_finite(tensor.name, error) from error
+        """Note where the finished ranges lie."""
+        for key, place in list(self._done):
+            if written is None or place.offset + place.size <= written:
+                self._cache.record(key, place._replace(path=path))
 
 
 def _readable(tensor: Tensor, data: Array) -> tuple[GGMLType, Array]:
@@ -353,58 +498,9 @@ def _readable(tensor: Tensor, data: Array) -> tuple[GGMLType, Array]:
 
 
 def _row_bytes(tensor: Tensor) -> int:
-    block = BLOCKS[tensor.type]
+    return _bytes_of_row(tensor, tensor.type)
+
+
+def _bytes_of_row(tensor: Tensor, type_: GGMLType) -> int:
+    block = BLOCKS[type_]
     return tensor.dims[0] // block.weights * block.size
-
-
-class _Shared:
-    """Source tensors, each loaded once and kept until every variant has used it."""
-
-    def __init__(self, users: int) -> None:
-        self.users = users
-        self.error: BaseException | None = None
-        self._changed = threading.Condition()
-        self._at = [0] * users
-        self._loaded: dict[str, Array | None] = {}
-        self._uses: dict[str, int] = {}
-
-    def advance(self, lane: int, number: int) -> None:
-        """A lane comes to a tensor; it waits while it is too far ahead of the slowest."""
-        with self._changed:
-            self._at[lane] = max(self._at[lane], number)
-            self._changed.notify_all()
-            while self.error is None and number > min(self._at) + _AHEAD and self.users > 1:
-                self._changed.wait(0.5)
-            if self.error is not None:
-                raise CancelledError("another variant failed")
-
-    def load(self, tensor: Tensor) -> Array:
-        """A tensor's bytes; the first lane that asks loads them, the others wait."""
-        with self._changed:
-            while tensor.name in self._loaded and self._loaded[tensor.name] is None:
-                self._changed.wait(0.5)
-                if self.error is not None:
-                    raise CancelledError("another variant failed")
-            found = self._loaded.get(tensor.name)
-            if found is not None:
-                return found
-            self._loaded[tensor.name] = None
-        data = np.frombuffer(memoryview(tensor.load()).cast("B"), np.uint8)
-        with self._changed:
-            self._loaded[tensor.name] = data
-            self._changed.notify_all()
-        return data
-
-    def used(self, tensor: Tensor) -> None:
-        """A lane is done with a tensor; the last one lets it go."""
-        with self._changed:
-            self._uses[tensor.name] = self._uses.get(tensor.name, 0) + 1
-            if self._uses[tensor.name] == self.users:
-                self._loaded.pop(tensor.name, None)
-
-    def fail(self, error: BaseException) -> None:
-        """Stop all lanes; the first error counts."""
-        with self._changed:
-            if self.error is None:
-                self.error = error
-            self._changed.notify_all()

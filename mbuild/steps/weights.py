@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 CONVERTER_VERSION = 2
 """Counts up when the same checkpoint would come out as other bytes."""
 
-_WORKERS = 2
 README = "README.md"
 
 

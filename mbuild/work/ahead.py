@@ -1,0 +1,147 @@
+"""Work that is done ahead of whoever needs it, on all cores, in order, within a budget of bytes.
+
+A job is run on one of the threads, and its result is taken, job by job in their order, by
+one or several consumers. What is being made and not yet taken by all of them is within the
+budget, so that a slow consumer (a disk, a digest that cannot be made in parallel) holds
+the work up instead of filling the memory.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+from mbuild.errors import CancelledError
+
+ValueT = TypeVar("ValueT")
+
+_JOIN_SECONDS = 0.2
+_LEAST = 16 << 20
+_MOST_A_THREAD = 64 << 20
+
+
+class Job(NamedTuple, Generic[ValueT]):
+    """Something to make: ``size`` is what making and holding it takes, in bytes."""
+
+    run: Callable[[], ValueT]
+    size: int
+
+
+def budget(threads: int, largest: int) -> int:
+    """Bytes in flight that keep so many threads busy with jobs of at most ``largest`` bytes.
+
+    That is two jobs a thread, as long as they are small ones.
+    """
+    return _LEAST + max(2 * largest, threads * min(2 * largest, _MOST_A_THREAD))
+
+
+class Ahead(Generic[ValueT]):
+    """Threads that run jobs in order, ahead of ``consumers`` that each take every result.
+
+    A job that is larger than the budget runs when nothing else is held. The error of a job
+    that fails is raised wherever a result is taken, at once, whatever still runs.
+    """
+
+    def __init__(
+        self, jobs: Sequence[Job[ValueT]], threads: int, limit: int, consumers: int = 1
+    ) -> None:
+        self._jobs = jobs
+        self._limit = limit
+        self._consumers = consumers
+        self._changed = threading.Condition()
+        self._next = 0
+        self._held = 0
+        self._ready: dict[int, ValueT] = {}
+        self._left: dict[int, int] = {}
+        self._failed: dict[int, BaseException] = {}
+        self._stopped = False
+        # Daemons: a job in compiled code cannot be interrupted and must not keep the
+        # process from ending.
+        self._threads = [
+            threading.Thread(target=self._work, name=f"mbuild-work-{number}", daemon=True)
+            for number in range(min(threads, len(jobs)))
+        ]
+
+    def start(self) -> None:
+        """Begin to work."""
+        for thread in self._threads:
+            thread.start()
+
+    def take(self, index: int) -> ValueT:
+        """The result of a job, once it is there; every consumer calls it once for each.
+
+        Raises what the first job that failed raised, and :class:`CancelledError` after
+        :meth:`stop`.
+        """
+        with self._changed:
+            while index not in self._ready:
+                self._raise()
+                self._changed.wait()
+            return self._ready[index]
+
+    def done(self, index: int) -> None:
+        """A consumer needs this result no longer; after the last one its bytes are free."""
+        with self._changed:
+            left = self._left.get(index, self._consumers) - 1
+            self._left[index] = left
+            if left == 0:
+                self._ready.pop(index, None)
+                del self._left[index]
+                self._held -= self._jobs[index].size
+                self._changed.notify_all()
+
+    def fail(self, error: BaseException) -> None:
+        """A consumer gives up: everybody stops, with its error unless a job failed before."""
+        with self._changed:
+            self._failed.setdefault(len(self._jobs), error)
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Let no further job start, and wait a moment for those that run."""
+        with self._changed:
+            self._stopped = True
+            self._ready.clear()
+            self._changed.notify_all()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(_JOIN_SECONDS / len(self._threads))
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a job that runs may as well end."""
+        return self._stopped or bool(self._failed)
+
+    def _raise(self) -> None:
+        if self._failed:
+            raise self._failed[min(self._failed)]
+        if self._stopped:
+            raise CancelledError("the work was stopped")
+
+    def _work(self) -> None:
+        while (index := self._claim()) is not None:
+            try:
+                value = self._jobs[index].run()
+            except BaseException as error:
+                with self._changed:
+                    self._failed[index] = error
+                    self._changed.notify_all()
+                return
+            with self._changed:
+                if not self._stopped:
+                    self._ready[index] = value
+                self._changed.notify_all()
+            del value
+
+    def _claim(self) -> int | None:
+        """The next job to run, once the budget has room; None when there is no more."""
+        with self._changed:
+            while not self.stopping and self._next < len(self._jobs):
+                size = self._jobs[self._next].size
+                if self._held == 0 or self._held + size <= self._limit:
+                    index = self._next
+                    self._next += 1
+                    self._held += size
+                    return index
+                self._changed.wait()
+            return None

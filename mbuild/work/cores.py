@@ -1,0 +1,82 @@
+"""How many threads may compute at once: what the system gives this process, or what was asked."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from mbuild.errors import UsageError
+
+THREADS_VARIABLE = "MBUILD_THREADS"
+"""The environment variable for how many threads compute; ``--threads`` goes before it."""
+
+_asked: int | None = None
+
+
+def use_threads(count: int | None) -> None:
+    """Let this process compute on so many threads; None: as many as the system gives it."""
+    global _asked
+    _asked = count
+
+
+def cores() -> int:
+    """Threads that may compute at once, at least one.
+
+    ``--threads``, else ``MBUILD_THREADS``, else the processors that this process may run on,
+    within the CPU time that its control group has (a container's ``--cpus``). Raises
+    :class:`UsageError` for a variable that is no such number.
+    """
+    if _asked is not None:
+        return _asked
+    text = os.environ.get(THREADS_VARIABLE, "").strip()
+    if text:
+        if not text.isdecimal() or not int(text):
+            raise UsageError(
+                f"{THREADS_VARIABLE}={text!r} is not a number of threads",
+                hint=f"write for example {THREADS_VARIABLE}=8",
+            )
+        return int(text)
+    return max(1, min(_processors(), _quota(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))))
+
+
+def _processors() -> int:
+    """The processors that the scheduler may put this process on."""
+    if hasattr(os, "sched_getaffinity"):
+        with suppress(OSError):
+            return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _quota(groups: Path, own: Path) -> int:
+    """Processors' worth of time that the control groups grant, rounded up; many without a limit.
+
+    Version 2 has ``cpu.max`` (``200000 100000``, or ``max``) in each group up to the root,
+    version 1 ``cpu.cfs_quota_us`` and ``cpu.cfs_period_us``: Linux's cgroup-v2.rst and
+    sched-bwc.rst.
+    """
+    least = 1 << 16
+    for folder in _groups(groups, own):
+        with suppress(OSError, ValueError):
+            quota, period = (folder / "cpu.max").read_text().split()
+            if quota != "max":
+                least = min(least, -(-int(quota) // int(period)))
+        with suppress(OSError, ValueError, ZeroDivisionError):
+            micros = int((folder / "cpu.cfs_quota_us").read_text())
+            if micros > 0:
+                least = min(least, -(-micros // int((folder / "cpu.cfs_period_us").read_text())))
+    return max(1, least)
+
+
+def _groups(root: Path, own: Path) -> list[Path]:
+    """This process's control group and those around it, for both versions."""
+    found = []
+    with suppress(OSError):
+        for line in own.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            top = root / "cpu" if controllers else root
+            place = top / path.lstrip("/")
+            found += [place, *(up for up in place.parents if up.is_relative_to(top))]
+    return found
