@@ -1,0 +1,240 @@
+"""One build on 1, 2, 4 ... threads up to the machine's cores, against llama-quantize on as many.
+
+    python benchmarks/cores.py [--layers 16] [--repeats 3] [--work FOLDER]
+
+The checkpoint is that of ``convert.py`` with so many layers (1.2 GB with 16, 6.2 GB with 101).
+Each row builds it to Q4_K_M with an empty store and ``--threads N``; llama-quantize starts
+from the finished BF16 GGUF file, is ``llama_model_quantize`` of PyPI's ``llama-cpp-py-sync``,
+and is left out where that cannot be had. Then, on all cores: three types in one build, the
+conversion alone against ``cp`` and ``sync`` and against a SHA-256 of the same bytes in memory,
+and the kernels alone. All files made by one command have one digest, or the program stops.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from common import (
+    MBUILD,
+    Program,
+    Runs,
+    arguments,
+    generate,
+    has_module,
+    in_turn,
+    install_into,
+    machine,
+    mib,
+    remover,
+    run_once,
+    seconds,
+    table,
+    work_folder,
+)
+
+PACKAGE, MODULE = "llama-cpp-py-sync==0.11739", "llama_cpp_py_sync"
+Q4_K_M = 15
+"""Its number among llama.cpp's file types."""
+
+THREE = ("q4_K_M", "q5_K_M", "q8_0")
+KERNELS = ("Q4_K", "Q6_K", "Q8_0")
+ROW, PIECE, WEIGHTS = 4096, 1 << 23, 1 << 27
+
+
+def ladder() -> list[int]:
+    """1, 2, 4 ... and the number of cores."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    powers = [1 << n for n in range(16) if 1 << n < (count or 1)]
+    return [*powers, count or 1]
+
+
+def build(work: Path, name: str, threads: int, *types: str) -> Program:
+    """A build with an empty store."""
+    store, folder = work / "store-cores", work / "from-checkpoint"
+    folder.mkdir(exist_ok=True)
+    (folder / "Modelfile").write_text("FROM ../checkpoint\n", encoding="utf-8")
+    options = [word for type_ in types for word in ("-q", type_)]
+    command = (*MBUILD, "--store", str(store), "-t", "m", "--progress", "plain", *options)
+    return Program(name, [(*command, "--threads", str(threads))], remover(store), folder=folder)
+
+
+def quantized_by_llama_cpp(work: Path, threads: int, wheel: Path | None) -> Program:
+    """llama-quantize, as a function of the wheel, in a process of its own."""
+    paths = [str(wheel)] if wheel else []
+    return Program(
+        f"llama-quantize, {threads}",
+        [
+            [
+                sys.executable,
+                __file__,
+                "--child",
+                str(work / "whole.gguf"),
+                str(work / "theirs.gguf"),
+                str(threads),
+            ]
+        ],
+        remover(work / "theirs.gguf"),
+        {"PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])},
+    )
+
+
+def child(source: str, target: str, threads: str) -> None:
+    """What that process does: ``llama_model_quantize`` through ctypes (llama.h)."""
+    import llama_cpp_py_sync  # type: ignore[import-not-found]
+
+    folder = Path(llama_cpp_py_sync.__file__).parent
+    names = [p for p in folder.rglob("*") if p.name.startswith(("libllama.", "llama.dll"))]
+    library = ctypes.CDLL(str(sorted(names)[0]), mode=ctypes.RTLD_GLOBAL)
+
+    class Parameters(ctypes.Structure):
+        _fields_ = (
+            ("nthread", ctypes.c_int32),
+            ("ftype", ctypes.c_int),
+            ("rest", ctypes.c_byte * 256),
+        )
+
+    library.llama_model_quantize_default_params.restype = Parameters
+    parameters = library.llama_model_quantize_default_params()
+    parameters.nthread, parameters.ftype = int(threads), Q4_K_M
+    library.llama_model_quantize.restype = ctypes.c_uint32
+    library.llama_model_quantize.argtypes = [
+        ctypes.c_char_p,
+        ctypes.c_char_p,
+        ctypes.POINTER(Parameters),
+    ]
+    status = library.llama_model_quantize(
+        source.encode(), target.encode(), ctypes.byref(parameters)
+    )
+    raise SystemExit(int(status))
+
+
+def weights_of(work: Path) -> Path:
+    """The largest blob of the last build."""
+    return max((work / "store-cores/blobs").iterdir(), key=lambda path: path.stat().st_size)
+
+
+def rows(found: dict[str, Runs], counts: Sequence[int]) -> list[list[str]]:
+    """A line for each number of threads."""
+    first = found["mbuild, 1"].wall
+    lines = []
+    for count in counts:
+        ours, theirs = found[f"mbuild, {count}"], found.get(f"llama-quantize, {count}")
+        ratio = [seconds(theirs.wall), f"{theirs.wall / ours.wall:.1f}"] if theirs else ["", ""]
+        speed = f"{first / ours.wall:.1f}"
+        cells = [str(count), seconds(ours.wall), speed, seconds(ours.cpu), mib(ours.peak), *ratio]
+        lines.append(cells)
+    return lines
+
+
+def sha256(path: Path) -> float:
+    """Seconds for a SHA-256 of a file's bytes, once they are in memory."""
+    with path.open("rb") as file:
+        while file.read(1 << 24):
+            pass
+    state, total = hashlib.sha256(), 0.0
+    with path.open("rb") as file:
+        while data := file.read(1 << 26):
+            started = time.perf_counter()
+            state.update(data)
+            total += time.perf_counter() - started
+    return total
+
+
+def copied(source: Path, target: Path) -> float:
+    """Seconds for ``cp`` and ``sync`` of a file that is in memory."""
+    target.unlink(missing_ok=True)
+    started = time.perf_counter()
+    subprocess.run(["cp", str(source), str(target)], check=True)
+    subprocess.run(["sync", str(target)], check=True)
+    return time.perf_counter() - started
+
+
+def kernels(counts: Sequence[int]) -> list[list[str]]:
+    """Millions of weights a second from BF16, by ranges as a build takes them."""
+    import numpy as np
+
+    from mbuild.gguf.types import GGMLType
+    from mbuild.quant.quantize import prepare, quantize
+
+    values = np.random.default_rng(0).standard_normal(PIECE, dtype=np.float32) * np.float32(0.02)
+    piece: Any = (values.view(np.uint32) >> 16).astype(np.uint16)
+    lines = []
+    for name in KERNELS:
+        type_ = GGMLType[name]
+        prepare([type_])
+        work = partial(quantize, type_, GGMLType.BF16, piece, ROW)
+        speeds = [_speed(work, count) for count in counts]
+        scale = f"{speeds[-1] / speeds[0]:.1f}"
+        lines.append([name, *(f"{speed:,.0f}" for speed in speeds), scale])
+    return lines
+
+
+def _speed(work: Callable[[], object], threads: int) -> float:
+    """The best of three: millions of weights a second on so many threads."""
+    jobs, best = max(threads * 4, WEIGHTS // PIECE), 0.0
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(3):
+            started = time.perf_counter()
+            for future in [pool.submit(work) for _ in range(jobs)]:
+                future.result()
+            best = max(best, jobs * PIECE / (time.perf_counter() - started) / 1e6)
+    return best
+
+
+def main() -> None:
+    """Everything in turn; one table each."""
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--layers", type=int, default=16, help="of the checkpoint  [default: 16]")
+    options = parser.parse_args()
+    counts = ladder()
+    print(f"{machine()}; medians of {options.repeats}\n")
+    with work_folder(options.work) as work:
+        if not (work / "checkpoint").exists():
+            generate("checkpoint", work / "checkpoint", options.layers)
+        convert = build(work, "convert", counts[-1])
+        run_once(convert)
+        weights_of(work).rename(work / "whole.gguf")
+        run_once(build(work, "warm", counts[-1], *THREE))  # compiles the kernels
+        programs = [build(work, f"mbuild, {n}", n, "q4_K_M") for n in counts]
+        wheel: Path | None = None
+        if not has_module(MODULE):
+            wheel = work / "llama.cpp"
+            wheel = wheel if wheel.exists() or install_into(wheel, PACKAGE) else None
+        if wheel or has_module(MODULE):
+            programs += [quantized_by_llama_cpp(work, n, wheel) for n in counts[-2:]]
+        found = in_turn(programs, options.repeats, warm=False)
+        head = ["threads", "Q4_K_M", "times 1 thread", "CPU", "peak", "llama-quantize", "ratio"]
+        print(table(head, rows(found, counts)))
+        one, three = (
+            build(work, "one", counts[-1], "q4_K_M"),
+            build(work, "three", counts[-1], *THREE),
+        )
+        pair = in_turn([one, three, convert], options.repeats, warm=False)
+        ratio = pair["three"].wall / pair["one"].wall
+        print(f"Three types: {seconds(pair['three'].wall)}, {ratio:.2f} times one (bound: 1.7).")
+        limits = [copied(work / "whole.gguf", work / "copy.gguf") for _ in range(options.repeats)]
+        digest, copy = sha256(work / "whole.gguf"), sorted(limits)[len(limits) // 2]
+        slower = pair["convert"].wall / max(digest, copy)
+        print(
+            f"Conversion: {seconds(pair['convert'].wall)}; cp and sync {seconds(copy)}, SHA-256"
+            f" {seconds(digest)}: {slower:.2f} times the slower (bound: 1.15).\n"
+        )
+        head = ["M weights/s", *map(str, counts), f"{counts[-1]} to 1"]
+        print(table(head, kernels(counts)))
+        remover(work / "store-cores", *work.glob("*.gguf"))()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        child(*sys.argv[2:])
+    main()
