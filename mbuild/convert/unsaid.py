@@ -44,8 +44,8 @@ def unsaid(hp: Hyper, keys: Collection[str], tensors: Collection[str]) -> Iterat
         value = hp.config.get(name)
         if value in (None, 0, False, *neutral) or f"{hp.arch}.{key}" in keys:
             continue
-        shown = str(value)[:40]
-        yield f"config.json: {name} {shown} is not in the model: {hp.arch} has no place for it"
+        said = f"{name} {str(value)[:40]}"
+        yield f"config.json: {said} is not in the model: {hp.arch} has no place for it"
     act = hp.config.get("hidden_act")
     if hp.arch in _ONLY_SILU and isinstance(act, str) and act not in _SILU:
         yield f"config.json: hidden_act is {act[:40]!r}, but llama.cpp's {hp.arch} computes silu"
