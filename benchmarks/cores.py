@@ -68,33 +68,42 @@ def build(work: Path, name: str, threads: int, *types: str) -> Program:
     return Program(name, [(*command, "--threads", str(threads))], remover(store), folder=folder)
 
 
-def quantized_by_llama_cpp(work: Path, threads: int, wheel: Path | None) -> Program:
+def llama_cpp(work: Path) -> dict[str, str] | None:
+    """The environment in which llama.cpp's quantizer loads; None, with a message, if nowhere."""
+    folder = work / "llama.cpp"
+    if not has_module(MODULE) and not folder.exists() and not install_into(folder, PACKAGE):
+        return None
+    paths = [str(folder), os.environ.get("PYTHONPATH", "")]
+    found = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    command = [sys.executable, __file__, "--child"]
+    loads = subprocess.run(command, env={**os.environ, **found}, capture_output=True, text=True)
+    if loads.returncode:
+        print(f"llama-quantize is left out: {loads.stderr.strip().splitlines()[-1]}\n")
+        return None
+    return found
+
+
+def quantized_by_llama_cpp(work: Path, threads: int, environment: dict[str, str]) -> Program:
     """llama-quantize, as a function of the wheel, in a process of its own."""
-    paths = [str(wheel)] if wheel else []
-    return Program(
-        f"llama-quantize, {threads}",
-        [
-            [
-                sys.executable,
-                __file__,
-                "--child",
-                str(work / "whole.gguf"),
-                str(work / "theirs.gguf"),
-                str(threads),
-            ]
-        ],
-        remover(work / "theirs.gguf"),
-        {"PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])},
-    )
+    files = [str(work / "whole.gguf"), str(work / "theirs.gguf")]
+    command = [sys.executable, __file__, "--child", *files, str(threads)]
+    name = f"llama-quantize, {threads}"
+    return Program(name, [command], remover(work / "theirs.gguf"), environment)
 
 
-def child(source: str, target: str, threads: str) -> None:
-    """What that process does: ``llama_model_quantize`` through ctypes (llama.h)."""
+def child(source: str = "", target: str = "", threads: str = "1") -> None:
+    """What that process does: ``llama_model_quantize`` through ctypes (llama.h).
+
+    Without a source it only loads the library.
+    """
     import llama_cpp_py_sync  # type: ignore[import-not-found]
 
     folder = Path(llama_cpp_py_sync.__file__).parent
     names = [p for p in folder.rglob("*") if p.name.startswith(("libllama.", "llama.dll"))]
     library = ctypes.CDLL(str(sorted(names)[0]), mode=ctypes.RTLD_GLOBAL)
+
+    if not source:
+        raise SystemExit(0)
 
     class Parameters(ctypes.Structure):
         _fields_ = (
@@ -206,12 +215,9 @@ def main() -> None:
         weights_of(work).rename(work / "whole.gguf")
         run_once(build(work, "warm", counts[-1], *THREE))  # compiles the kernels
         programs = [build(work, f"mbuild, {n}", n, "q4_K_M") for n in counts]
-        wheel: Path | None = None
-        if not has_module(MODULE):
-            wheel = work / "llama.cpp"
-            wheel = wheel if wheel.exists() or install_into(wheel, PACKAGE) else None
-        if wheel or has_module(MODULE):
-            programs += [quantized_by_llama_cpp(work, n, wheel) for n in counts[-2:]]
+        environment = llama_cpp(work)
+        if environment is not None:
+            programs += [quantized_by_llama_cpp(work, n, environment) for n in counts[-1:]]
         found = in_turn(programs, options.repeats, warm=False)
         head = ["threads", "Q4_K_M", "times 1 thread", "CPU", "peak", "llama-quantize", "ratio"]
         print(table(head, rows(found, counts)))
