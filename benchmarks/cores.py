@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -96,9 +97,9 @@ def child(source: str = "", target: str = "", threads: str = "1") -> None:
 
     Without a source it only loads the library.
     """
-    import llama_cpp_py_sync  # type: ignore[import-not-found]
-
-    folder = Path(llama_cpp_py_sync.__file__).parent
+    spec = importlib.util.find_spec(MODULE)
+    assert spec is not None and spec.origin is not None
+    folder = Path(spec.origin).parent
     names = [p for p in folder.rglob("*") if p.name.startswith(("libllama.", "llama.dll"))]
     library = ctypes.CDLL(str(sorted(names)[0]), mode=ctypes.RTLD_GLOBAL)
 

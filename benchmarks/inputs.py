@@ -206,7 +206,7 @@ def main() -> None:
     kind, path, *rest = sys.argv[1:]
     target = Path(path)
     if kind == "checkpoint":
-        write_checkpoint(target)
+        write_checkpoint(target, *map(int, rest))
     elif kind == "store":
         fill_store(target, int(rest[0]))
     else:
