@@ -85,6 +85,13 @@ def flat_reals(typingctx: Any, w: Any, count: Any) -> Any:
 
 
 @_known
+def flat_wholes(typingctx: Any, count: Any) -> Any:
+    """``count`` int32, flat."""
+    kind, build = _on_stack(types.int32, count.literal_value)
+    return kind(count), build
+
+
+@_known
 def octets(typingctx: Any, count: Any) -> Any:
     """``count`` bytes, flat."""
     kind, build = _on_stack(types.uint8, count.literal_value)

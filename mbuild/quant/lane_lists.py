@@ -65,20 +65,7 @@ def _pick_3(e: Any, near: Any, i: Any, ls: Any, row: Any, lane: Any) -> Any:
     return select((near & (2 << 2 * i)) != none, fill(e, ls[row + 2, lane]), cost)
 
 
-def _pick_8(e: Any, near: Any, i: Any, ls: Any, row: Any, lane: Any) -> Any:
-    """The costs of value ``i`` in neighbours of eight levels."""
-    none = whole(e, 0)
-    first = (near & (1 << 3 * i)) != none
-    second = (near & (2 << 3 * i)) != none
-    a = select(first, fill(e, ls[row + 1, lane]), fill(e, ls[row, lane]))
-    b = select(first, fill(e, ls[row + 3, lane]), fill(e, ls[row + 2, lane]))
-    c = select(first, fill(e, ls[row + 5, lane]), fill(e, ls[row + 4, lane]))
-    d = select(first, fill(e, ls[row + 7, lane]), fill(e, ls[row + 6, lane]))
-    low, high = select(second, b, a), select(second, d, c)
-    return select((near & (4 << 3 * i)) != none, high, low)
-
-
-def closest(w: Any, grid: Any, ls: Any, spot: Any, code: Any, costs: Any, size: Any) -> None:
+def closest(w: Any, grid: Any, ls: Any, spot: Any, code: Any, costs: Any) -> None:
     """As :func:`mbuild.quant.grids.closest`."""
     e: Any = _chunk_width()  # type: ignore[call-arg]
     for lane in range(count(w)):
@@ -92,11 +79,8 @@ def closest(w: Any, grid: Any, ls: Any, spot: Any, code: Any, costs: Any, size: 
         for chunk in range(chunks):
             near = load_u16(e, grid.codes, start + chunk)
             total = fill(e, 0.0)
-            for i in range(size):
-                if size == 8:
-                    total = total + _pick_3(e, near, i, ls, costs + 3 * i, lane)
-                else:
-                    total = total + _pick_8(e, near, i, ls, costs + 8 * i, lane)
+            for i in range(8):
+                total = total + _pick_3(e, near, i, ls, costs + 3 * i, lane)
             nearer = total < best
             best = select(nearer, total, best)
             where = select(nearer, fill(e, chunk), where)
@@ -112,5 +96,5 @@ def closest(w: Any, grid: Any, ls: Any, spot: Any, code: Any, costs: Any, size: 
 
 def allow(options: dict[str, Any]) -> None:
     """Tell numba that this is what the search text means by :func:`grids.closest`."""
-    for function, meaning in ((_pick_3, _pick_3), (_pick_8, _pick_8), (grids.closest, closest)):
+    for function, meaning in ((_pick_3, _pick_3), (grids.closest, closest)):
         overload(function, jit_options=options, strict=False)(lambda *_, chosen=meaning: chosen)
