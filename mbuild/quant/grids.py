@@ -38,7 +38,7 @@ HALF = 8
 STEPS = 32
 """Rows that one group takes in columns of spots: one for each scale that is tried."""
 MOVED = 1 << 16
-"""Added to the code of a group whose levels were not on the grid."""
+"""Added to the code of a group whose levels were not on the grid; bits above it mean nothing."""
 
 
 class Shape(NamedTuple):

@@ -85,10 +85,10 @@ def flat_reals(typingctx: Any, w: Any, count: Any) -> Any:
 
 
 @_known
-def flat_wholes(typingctx: Any, count: Any) -> Any:
-    """``count`` int32, flat."""
-    kind, build = _on_stack(types.int32, count.literal_value)
-    return kind(count), build
+def flat_wholes(typingctx: Any, w: Any, count: Any) -> Any:
+    """``count`` int32 of every lane, flat."""
+    kind, build = _on_stack(types.int32, count.literal_value * w.lanes)
+    return kind(w, count), build
 
 
 @_known

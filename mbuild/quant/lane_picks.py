@@ -56,6 +56,11 @@ def load_both(w: Width, source: Any, index: int) -> Any:
     raise NotImplementedError("only compiled kernels load bytes")
 
 
+def load_half(source: Any, start: int) -> int:
+    """The 16-bit integer at byte ``start`` of the bytes ``source``."""
+    raise NotImplementedError("only compiled kernels load bytes")
+
+
 def halves(w: Width, low: float, high: float) -> Any:
     """A real vector that has ``low`` in its first half and ``high`` in its second."""
     raise NotImplementedError("only compiled kernels make halves")
@@ -88,6 +93,11 @@ def unpacked(w: Width, number: int) -> Any:
 
 def lowest(number: int) -> int:
     """The number of the lowest bit that is set, in a number that is not 0."""
+    raise NotImplementedError("only compiled kernels count bits")
+
+
+def ones(number: int) -> int:
+    """How many bits of a number are set."""
     raise NotImplementedError("only compiled kernels count bits")
 
 
@@ -169,9 +179,16 @@ def _load_both(builder: Any, args: Any, sig: Any, context: Any) -> Any:
     return builder.zext(_shuffle(builder, eight, [*range(8)] * 2), ir.VectorType(I32, 16))
 
 
+def _load_half(builder: Any, args: Any, sig: Any, context: Any) -> Any:
+    start = context.cast(builder, args[1], sig.args[1], types.intp)
+    place = builder.gep(data(builder, context, sig.args[0], args[0]), [start])
+    return builder.zext(builder.load(builder.bitcast(place, I16.as_pointer()), align=2), I64)
+
+
 def _halves(builder: Any, args: Any, sig: Any, context: Any) -> Any:
     scalars = [context.cast(builder, args[i], sig.args[i], types.float32) for i in (1, 2)]
-    return _join(builder, *(splat(builder, scalar, 8) for scalar in scalars))
+    first = ir.Constant(ir.VectorType(ir.IntType(1), 16), [1] * 8 + [0] * 8)
+    return builder.select(first, *(splat(builder, scalar, 16) for scalar in scalars))
 
 
 def _cycle(builder: Any, args: Any, sig: Any, context: Any) -> Any:
@@ -206,6 +223,10 @@ def _unpacked(builder: Any, args: Any, sig: Any, context: Any) -> Any:
 def _lowest(builder: Any, args: Any, sig: Any, context: Any) -> Any:
     number = context.cast(builder, args[0], sig.args[0], types.int64)
     return builder.cttz(number, ir.IntType(1)(1))
+
+
+def _ones(builder: Any, args: Any, sig: Any, context: Any) -> Any:
+    return builder.ctpop(context.cast(builder, args[0], sig.args[0], types.int64))
 
 
 def _place(builder: Any, args: Any, sig: Any, context: Any) -> Any:
@@ -252,6 +273,7 @@ INSTRUCTIONS: tuple[tuple[Any, tuple[Any, ...], Any, Any], ...] = (
     (pick4, (Real, Whole), lambda t, i: t, _pick4),
     (pick8, (Real, Whole), lambda t, i: t, _pick8),
     (load_both, _WORDS, _whole_of, _load_both),
+    (load_half, (types.Array, types.Integer), lambda *_: types.int64, _load_half),
     (halves, (WidthType, *[types.Number] * 2), lambda w, *_: Real(w.lanes), _halves),
     (cycle, (WidthType, *[types.IntegerLiteral] * 3), _whole_of, _cycle),
     (upper, (WidthType, types.Integer), _whole_of, _upper),
@@ -259,6 +281,7 @@ INSTRUCTIONS: tuple[tuple[Any, tuple[Any, ...], Any, Any], ...] = (
     (packed, (Mask,), lambda m: types.int64, _packed),
     (unpacked, (WidthType, types.Integer), lambda w, n: Mask(w.lanes), _unpacked),
     (lowest, (types.Integer,), lambda n: types.int64, _lowest),
+    (ones, (types.Integer,), lambda n: types.int64, _ones),
     (take, _WORDS, _whole_of, _take),
     (put, (*_WORDS, Whole), nothing, _put),
     (

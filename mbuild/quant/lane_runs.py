@@ -37,7 +37,9 @@ from mbuild.quant.lane_picks import (
     halves,
     least_of_half,
     load_both,
+    load_half,
     lowest,
+    ones,
     packed,
     pick4,
     pick8,
@@ -48,30 +50,35 @@ from mbuild.quant.lane_picks import (
     upper,
 )
 from mbuild.quant.lanes import Width
-from mbuild.quant.ops import fill, load, real, select, store, whole
+from mbuild.quant.ops import absolute, fill, load, real, select, store, whole
 
 MARGIN = 2e-5
 """The lead of the nearest neighbour that decides a run, in units of sum(r * (s * q + x)**2)."""
 LEAST = 1e-30
 """Below it units of the last place are those of denormal numbers, and no lead is trusted."""
+CLEAR = MOVED << 1
+"""Added to a code that is in the lead."""
 E = Width(16)
 LINE = Width(STEPS)
-ROOM = 8 * (STEPS + 8)
-"""Spots of eight lanes, and room to read beyond the last one."""
-NEAR, CLEAR = 0, 32
-"""Places in a run's notes: of each step that was looked at the code, and whether its lead is
-enough."""
+ROOM = STEPS + 8
+"""Steps of a lane and, all lanes together, room to read beyond the last one."""
+STEP = STEPS - 1
+LAST, LANE, SPOT = 5, 10, 16
+"""A step's bits in an item of the queue: the first step, the last one, the lane, the spot."""
 
 
-def _unit(grid: Any, ls: Any, k: Any, lane: Any, scale: Any, form: Any, rows: Any) -> Any:
-    """sum(r * (s * q + x)**2) of group ``k``, for q beyond the greatest."""
-    total = np.float32(0)
-    reach = scale * np.float32(2 * form.levels)
+def _leads(
+    w: Any, ls: Any, leads: Any, k: Any, steps: Any, form: Any, scales: Any, rows: Any
+) -> None:
+    """The leads of group ``k`` that are enough, for levels' values beyond the greatest."""
+    total = fill(w, 0.0)
+    first, last = load(w, ls, scales), load(w, ls, scales + steps - 1)
     for i in range(form.size):
-        x = ls[rows[0] + form.size * k + i, lane]
-        far = reach + abs(x)
-        total += ls[rows[1] + form.size * k + i, lane] * far * far
-    return total
+        far = first * fill(w, 2 * form.levels) + absolute(load(w, ls, rows[0] + form.size * k + i))
+        total = total + load(w, ls, rows[1] + form.size * k + i) * far * far
+    lead = total * fill(w, MARGIN)
+    trusted = (lead > fill(w, LEAST)) & (last > fill(w, LEAST))
+    store(w, leads, 0, select(trusted, lead, fill(w, np.inf)))
 
 
 def _costs(ls: Any, ts: Any, k: Any, lane: Any, low: Any, high: Any, form: Any, rows: Any) -> None:
@@ -104,15 +111,16 @@ def _total(ts: Any, near: Any, form: Any) -> Any:
 
 
 def _look(grid: Any, ts: Any, start: Any, chunks: Any, lead: Any, form: Any) -> Any:
-    """(place in the list of the nearest at the first scale, at the second, leads of both).
+    """(code of the nearest point at the first scale, at the second), plus MOVED.
 
-    Of the leads bit 0 and bit 1 say whether they are larger than ``lead``. Of equal costs the
-    first in the list is the nearest.
+    Both have CLEAR too, or none. Of equal costs the first in the list is the nearest.
     """
-    best = fill(E, np.inf)
-    second = best
-    where = fill(E, 0.0)
-    for chunk in range(chunks):
+    infinite, zero = fill(E, np.inf), fill(E, 0.0)
+    total = _total(ts, load_both(E, grid.codes, start), form)
+    best = select(total < infinite, total, infinite)
+    second = infinite
+    where = zero
+    for chunk in range(1, chunks):
         total = _total(ts, load_both(E, grid.codes, start + chunk), form)
         nearer = total < best
         second = select(nearer, best, select(total < second, total, second))
@@ -121,136 +129,143 @@ def _look(grid: Any, ts: Any, start: Any, chunks: Any, lead: Any, form: Any) -> 
     least = least_of_half(best)
     equal = best == least
     limit = least + fill(E, lead)
-    near = packed(best <= limit)
-    beside = packed(second <= limit)
+    # At each of the scales one neighbour at least is not beyond the limit.
+    near = ones(packed(best <= limit))
     if chunks > 1:
+        near += packed(second <= limit)
         rank = where * fill(E, 8.0) + real(cycle(E, 0, 1, 8))
-        rank = least_of_half(select(equal, rank, fill(E, np.inf)))
+        rank = least_of_half(select(equal, rank, infinite))
         low, high = np.int64(lane_of(rank, 0)), np.int64(lane_of(rank, 8))
     else:
         found = packed(equal)
         low, high = lowest(found), lowest(found >> 8)
-    near_low, near_high = near & 255, near >> 8
-    clear = 0
-    if near_low != 0 and (near_low & (near_low - 1)) == 0 and (beside & 255) == 0:
-        clear = 1
-    if near_high != 0 and (near_high & (near_high - 1)) == 0 and (beside >> 8) == 0:
-        clear |= 2
-    return low, high, clear
+    mark = MOVED + CLEAR if near == 2 else MOVED
+    return _code(grid, start, low) + mark, _code(grid, start, high) + mark
 
 
 def _code(grid: Any, start: Any, place: Any) -> Any:
-    at = 2 * (start * HALF + place)
-    return np.int32(grid.codes[at]) + (np.int32(grid.codes[at + 1]) << 8)
+    return load_half(grid.codes, 2 * (start * HALF + place))
 
 
-def _between(first: Any, last: Any) -> Any:
-    """The bits of steps ``first`` ... ``last`` - 1."""
-    return (np.int64(1) << last) - (np.int64(1) << first)
+def _from(step: Any) -> Any:
+    """The steps from this one on; what they get, later runs overwrite beyond this one's end."""
+    return unpacked(LINE, -(np.int64(1) << step))
 
 
-def _run(
+def _runs(
     grid: Any,
     ls: Any,
     ts: Any,
-    notes: Any,
-    spot: Any,
-    made: Any,
-    a: Any,
-    b: Any,
-    k: Any,
+    line: Any,
     lane: Any,
+    steps: Any,
     lead: Any,
+    queue: Any,
+    n: Any,
+    k: Any,
     form: Any,
     scales: Any,
     rows: Any,
 ) -> Any:
-    """``made`` with the codes of the steps ``a`` ... ``b``, over which the spot is one."""
-    start, chunks = grid.starts[spot], grid.chunks[spot]
-    if chunks == 0:
-        return select(unpacked(LINE, _between(a, b + 1)), whole(LINE, _code(grid, start, 0)), made)
-    known = np.int64(0)
-    at, first, second = a, a, b
-    while True:
-        _costs(ls, ts, k, lane, ls[scales + first, lane], ls[scales + second, lane], form, rows)
-        low, high, clear = _look(grid, ts, start, chunks, lead, form)
-        notes[NEAR + first] = _code(grid, start, low) + MOVED
-        notes[NEAR + second] = _code(grid, start, high) + MOVED
-        notes[CLEAR + first] = clear & 1
-        notes[CLEAR + second] = clear >> 1
-        known |= (np.int64(1) << first) | (np.int64(1) << second)
-        following = b
-        while at < b:
-            following = at + 1 + lowest(known >> (at + 1))
-            same = notes[NEAR + at] == notes[NEAR + following]
-            if following > at + 1 and not (
-                same and notes[CLEAR + at] + notes[CLEAR + following] == 2
-            ):
-                break
-            made = select(
-                unpacked(LINE, _between(at, following)), whole(LINE, notes[NEAR + at]), made
-            )
-            at = following
-        if at >= b:
-            break
-        first = (at + following) >> 1
-        second = first + 1 if first + 1 < following else first
-    return select(unpacked(LINE, _between(b, b + 1)), whole(LINE, notes[NEAR + b]), made)
+    """Give each step of a lane the code of its run; queue those runs that are to be cut.
+
+    They are queued from place ``n`` on; returns the next place.
+    """
+    at = STEPS * lane
+    last = steps - 1
+    made = take(LINE, line, at)
+    ends = packed(made != take(LINE, line, at + 1))
+    ends = (ends & ((np.int64(1) << last) - 1)) | (np.int64(1) << last)
+    first = np.int64(0)
+    while ends != 0:
+        b = lowest(ends)
+        ends &= ends - 1
+        spot = np.int64(line[at + first])
+        start, chunks = np.int64(grid.starts[spot]), np.int64(grid.chunks[spot])
+        if chunks == 0:
+            made = select(_from(first), whole(LINE, _code(grid, start, 0)), made)
+        else:
+            _costs(ls, ts, k, lane, ls[scales + first, lane], ls[scales + b, lane], form, rows)
+            low, high = _look(grid, ts, start, chunks, lead, form)
+            made = select(_from(first), whole(LINE, low), made)
+            made = select(_from(b), whole(LINE, high), made)
+            queue[n] = first | (b << LAST) | (lane << LANE) | (spot << SPOT)
+            n += _unlike(low, high, b - first)
+        first = b + 1
+    put(LINE, line, at, made)
+    return n
 
 
-def _line(
+def _unlike(one: Any, other: Any, apart: Any) -> Any:
+    """1 if the codes between two steps do not follow from those at the two, else 0."""
+    return 1 if (apart > 1) & ((one != other) | ((one & CLEAR) == 0)) else 0
+
+
+def _cut(
     grid: Any,
     ls: Any,
     ts: Any,
-    notes: Any,
     line: Any,
-    at: Any,
+    leads: Any,
+    queue: Any,
+    n: Any,
     k: Any,
-    lane: Any,
-    steps: Any,
     form: Any,
     scales: Any,
     rows: Any,
 ) -> None:
-    """Spots ``line[at:]`` of one group of one lane, over the steps, become codes."""
-    spots = take(LINE, line, at)
-    last = steps - 1
-    ends = packed(spots != take(LINE, line, at + 1))
-    ends = (ends & _between(0, last)) | (np.int64(1) << last)
-    lead = _unit(grid, ls, k, lane, ls[scales, lane], form, rows) * np.float32(MARGIN)
-    if not (lead > np.float32(LEAST) and ls[scales + last, lane] > np.float32(LEAST)):
-        lead = np.float32(np.inf)
-    made = spots
-    a = np.int64(0)
-    while ends != 0:
-        b = lowest(ends)
-        ends &= ends - 1
-        spot = line[at + a]
-        made = _run(grid, ls, ts, notes, spot, made, a, b, k, lane, lead, form, scales, rows)
-        a = b + 1
-    put(LINE, line, at, made)
+    """Look at the middle of the ``n`` runs in the queue, and of the parts that need it too."""
+    i = 0
+    while i < n:
+        item = np.int64(queue[i])
+        i += 1
+        first, last = item & STEP, (item >> LAST) & STEP
+        lane, spot = (item >> LANE) & STEP, item >> SPOT
+        a = (first + last) >> 1
+        b = min(a + 1, last - 1)
+        _costs(ls, ts, k, lane, ls[scales + a, lane], ls[scales + b, lane], form, rows)
+        start, chunks = np.int64(grid.starts[spot]), np.int64(grid.chunks[spot])
+        low, high = _look(grid, ts, start, chunks, leads[0, lane], form)
+        at = STEPS * lane
+        made = take(LINE, line, at)
+        chosen = unpacked(LINE, (np.int64(1) << last) - (np.int64(1) << b))
+        made = select(chosen, whole(LINE, high), made)
+        if a != b:
+            made = select(unpacked(LINE, np.int64(1) << a), whole(LINE, low), made)
+        one, other = line[at + first], line[at + last]
+        put(LINE, line, at, made)
+        base = item & ~np.int64((1 << LANE) - 1)
+        queue[n] = base | first | (a << LAST)
+        n += _unlike(one, low, a - first)
+        queue[n] = base | b | (last << LAST)
+        n += _unlike(high, other, last - b)
 
 
 def move(
     w: Any, grid: Any, ls: Any, ints: Any, group: Any, steps: Any, form: Any, scales: Any, rows: Any
 ) -> None:
     """As :func:`mbuild.quant.grids.move`."""
-    line = flat_wholes(ROOM)
-    notes = flat_wholes(64)
+    line = flat_wholes(w, ROOM)
+    queue = flat_wholes(w, ROOM)
+    leads = reals(w, 1)
     ts = reals(E, 8)
+    _leads(w, ls, leads, group, steps, form, scales, rows)
+    n = np.int64(0)
     for first in range(0, count(w), 8):
         for step in range(0, steps, 8):
-            turn_back(ints, STEPS * group + step, first, line, step, STEPS)
-        for lane in range(8):
-            at = STEPS * lane
-            _line(
-                grid, ls, ts, notes, line, at, group, first + lane, steps, form, scales, rows
-            )
+            turn_back(ints, STEPS * group + step, first, line, STEPS * first + step, STEPS)
+    for lane in range(count(w)):
+        lead = leads[0, lane]
+        n = _runs(
+            grid, ls, ts, line, lane, steps, lead, queue, n, group, form, scales, rows
+        )
+    _cut(grid, ls, ts, line, leads, queue, n, group, form, scales, rows)
+    for first in range(0, count(w), 8):
         for step in range(0, steps, 8):
-            turn(line, step, STEPS, ints, STEPS * group + step, first)
+            turn(line, STEPS * first + step, STEPS, ints, STEPS * group + step, first)
 
 
-_TEXT = (_unit, _costs, _total, _look, _code, _between, _run, _line)
+_TEXT = (_leads, _costs, _total, _look, _code, _from, _runs, _unlike, _cut)
 
 
 def allow(options: dict[str, Any]) -> None:

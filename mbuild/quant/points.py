@@ -186,7 +186,7 @@ def _search(
         scale = select(better, sum_qx / sum_q2, scale)
         best = select(better, scale * sum_qx, best)
         for k in range(groups):
-            new = real(load(w, ints, STEPS * k + step))
+            new = real(load(w, ints, STEPS * k + step) & (2 * MOVED - 1))
             store(w, ls, first + k, select(better, new, load(w, ls, first + k)))
     return scale
 
