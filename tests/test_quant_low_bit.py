@@ -146,7 +146,8 @@ def test_neighbours_are_the_nearest_points(type_: GGMLType) -> None:
         combination = spot // levels ** np.arange(size) % levels
         distances = ((points - combination) ** 2).sum(axis=1)
         limit = np.unique(distances)[: RINGS[type_]].max()
-        first, count = grid.starts[lists + spot] * chunk, grid.chunks[lists + spot] * chunk
+        first = (grid.lists[lists + spot] >> 6) * chunk
+        count = (grid.lists[lists + spot] & 63) * chunk
         found = near[first : first + count]
         if distances.min() == 0:
             assert count == 0
@@ -171,11 +172,11 @@ def test_shortened_lists_hold_the_nearest_points(type_: GGMLType) -> None:
     size, levels, bits = shape(type_)
     near, shifts = grid.codes.view("<u2").astype(np.int64), bits * np.arange(size)
     random = np.random.default_rng(0)
-    off = np.flatnonzero(grid.chunks[: levels**size])
+    off = np.flatnonzero(grid.lists[: levels**size] & 63)
     lengths = []
 
     def costs(spot: int, values: Any, weights: Any) -> tuple[Any, Any]:
-        first, count = grid.starts[spot] * HALF, grid.chunks[spot] * HALF
+        first, count = (grid.lists[spot] >> 6) * HALF, (grid.lists[spot] & 63) * HALF
         codes = near[first : first + count]
         found = (codes[:, None] >> shifts) & ((1 << bits) - 1)
         distances = (weights * (2 * found + 1 - values) ** 2).sum(axis=1)

@@ -65,10 +65,9 @@ class Table(NamedTuple):
     neighbours that can be the nearest one, in place ``spots + spot`` all.
     """
 
-    starts: NDArray[np.int32]
-    """The first chunk of a combination's neighbours; of a point of the grid, that of its code."""
-    chunks: NDArray[np.int32]
-    """How many chunks these are; none for a point of the grid."""
+    lists: NDArray[np.int32]
+    """The first chunk of a combination's neighbours times 64, plus how many chunks these are:
+    none for a point of the grid, where the chunk holds its code."""
     codes: NDArray[np.uint8]
     """The neighbours' codes, nearest first, then in the grid's order: 16-bit integers."""
     numbers: NDArray[np.uint16]
@@ -164,11 +163,11 @@ def table(type_: GGMLType) -> Table:
             able[spot] = _fill(codes[chosen], chunk, spare)
     lists = full if chunk == CHUNK else able + full
     counts = np.array([len(row) // chunk for row in lists], np.int32)
+    on_grid = np.resize(held, counts.size) >= 0
     numbers = np.zeros(int(codes.max()) + 1, np.uint16)
     numbers[codes] = np.arange(len(codes))
     return Table(
-        (np.cumsum(counts) - counts).astype(np.int32),
-        np.where(np.resize(held, counts.size) < 0, counts, 0).astype(np.int32),
+        (((np.cumsum(counts) - counts) << 6) + np.where(on_grid, 0, counts)).astype(np.int32),
         np.concatenate(lists).astype("<u2").view(np.uint8),
         numbers,
     )
@@ -180,10 +179,10 @@ def _nearest(grid: Table, chunk: int, lanes: Any, spots: Any, cost: Any) -> Any:
     ``cost(lane, codes)`` gives the float32 costs of neighbours; of equal ones the first
     counts, and what is no number costs infinity.
     """
-    counts = grid.chunks[spots] * chunk
+    counts = (grid.lists[spots] & 63) * chunk
     starts = np.cumsum(counts) - counts
     lane = np.repeat(lanes, counts)
-    first = grid.starts[spots].astype(np.int64) * chunk
+    first = (grid.lists[spots] >> 6).astype(np.int64) * chunk
     near = grid.codes.view("<u2")[np.arange(lane.size) + np.repeat(first - starts, counts)]
     near = near.astype(np.int64)
     total = cost(lane, near)
@@ -210,7 +209,7 @@ def closest(w: Any, grid: Any, ls: Any, spot: Any, code: Any, costs: Any) -> Non
         return total
 
     spots = ls[spot].astype(np.int64)
-    lanes = np.flatnonzero(grid.chunks[spots])
+    lanes = np.flatnonzero(grid.lists[spots] & 63)
     if lanes.size:
         ls[code, lanes] = _nearest(grid, CHUNK, lanes, spots[lanes], cost)
 
@@ -242,8 +241,8 @@ def move(
             return total
 
         spots = ints[STEPS * group + step] % form.spots + form.spots
-        codes = grid.codes.view("<u2")[grid.starts[spots].astype(np.int64) * HALF].astype(np.int32)
-        lanes = np.flatnonzero(grid.chunks[spots])
+        codes = grid.codes.view("<u2")[(grid.lists[spots] >> 6) * HALF].astype(np.int32)
+        lanes = np.flatnonzero(grid.lists[spots] & 63)
         if lanes.size:
             codes[lanes] = _nearest(grid, HALF, lanes, spots[lanes], cost) + MOVED
         ints[STEPS * group + step] = codes

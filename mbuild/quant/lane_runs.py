@@ -30,7 +30,7 @@ from numba.extending import overload
 
 from mbuild.quant import grids
 from mbuild.quant.grids import FOUR, HALF, MOVED, STEPS
-from mbuild.quant.lane_arrays import flat_wholes, reals
+from mbuild.quant.lane_arrays import flat_longs, flat_wholes, reals
 from mbuild.quant.lane_bytes import count, lane_of, turn
 from mbuild.quant.lane_picks import (
     cycle,
@@ -63,8 +63,9 @@ LINE = Width(STEPS)
 ROOM = STEPS + 8
 """Steps of a lane and, all lanes together, room to read beyond the last one."""
 STEP = STEPS - 1
-LAST, LANE, SPOT = 5, 10, 16
-"""A step's bits in an item of the queue: the first step, the last one, the lane, the spot."""
+LAST, CUT, LANE, SPOT = 5, 10, 15, 20
+"""Where the parts of an item of the queue begin: the first step, the last one, the one to look
+at next, the lane, the spot."""
 
 
 def _leads(
@@ -111,9 +112,11 @@ def _total(ts: Any, near: Any, form: Any) -> Any:
 
 
 def _look(grid: Any, ts: Any, start: Any, chunks: Any, lead: Any, form: Any) -> Any:
-    """(code of the nearest point at the first scale, at the second), plus MOVED.
+    """(code of the nearest point at the first scale, at the second, share).
 
-    Both have CLEAR too, or none. Of equal costs the first in the list is the nearest.
+    To the codes MOVED is added, and CLEAR to both or to none. Of equal costs the first in the
+    list is the nearest. The share of the way from the first scale to the second is where one
+    of the two points may become nearer than the other, if they are two.
     """
     infinite, zero = fill(E, np.inf), fill(E, 0.0)
     total = _total(ts, load_both(E, grid.codes, start), form)
@@ -140,11 +143,20 @@ def _look(grid: Any, ts: Any, start: Any, chunks: Any, lead: Any, form: Any) -> 
         found = packed(equal)
         low, high = lowest(found), lowest(found >> 8)
     mark = MOVED + CLEAR if near == 2 else MOVED
-    return _code(grid, start, low) + mark, _code(grid, start, high) + mark
+    excess_low = lane_of(best, high & 7) - lane_of(least, 0)
+    excess_high = lane_of(best, (low & 7) + 8) - lane_of(least, 8)
+    share = excess_low / (excess_low + excess_high)
+    return _code(grid, start, low) + mark, _code(grid, start, high) + mark, share
 
 
 def _code(grid: Any, start: Any, place: Any) -> Any:
     return load_half(grid.codes, 2 * (start * HALF + place))
+
+
+def _listed(grid: Any, spot: Any) -> Any:
+    """(first chunk of a combination's neighbours, how many chunks)."""
+    listed = np.int64(grid.lists[spot])
+    return listed >> 6, listed & 63
 
 
 def _from(step: Any) -> Any:
@@ -181,19 +193,27 @@ def _runs(
         b = lowest(ends)
         ends &= ends - 1
         spot = np.int64(line[at + first])
-        start, chunks = np.int64(grid.starts[spot]), np.int64(grid.chunks[spot])
+        start, chunks = _listed(grid, spot)
         if chunks == 0:
             made = select(_from(first), whole(LINE, _code(grid, start, 0)), made)
         else:
             _costs(ls, ts, k, lane, ls[scales + first, lane], ls[scales + b, lane], form, rows)
-            low, high = _look(grid, ts, start, chunks, lead, form)
+            low, high, share = _look(grid, ts, start, chunks, lead, form)
             made = select(_from(first), whole(LINE, low), made)
             made = select(_from(b), whole(LINE, high), made)
-            queue[n] = first | (b << LAST) | (lane << LANE) | (spot << SPOT)
+            middle = _middle(first, b, share)
+            queue[n] = first | (b << LAST) | (middle << CUT) | (lane << LANE) | (spot << SPOT)
             n += _unlike(low, high, b - first)
         first = b + 1
     put(LINE, line, at, made)
     return n
+
+
+def _middle(first: Any, last: Any, share: Any) -> Any:
+    """The step after ``first`` at this share of the way to ``last``, or half-way."""
+    if not (share >= np.float32(0) and share <= np.float32(1)):
+        share = np.float32(0.5)
+    return max(first + np.int64(share * np.float32(last - first)), first + 1)
 
 
 def _unlike(one: Any, other: Any, apart: Any) -> Any:
@@ -221,11 +241,11 @@ def _cut(
         i += 1
         first, last = item & STEP, (item >> LAST) & STEP
         lane, spot = (item >> LANE) & STEP, item >> SPOT
-        a = (first + last) >> 1
+        a = min((item >> CUT) & STEP, last - 1)
         b = min(a + 1, last - 1)
         _costs(ls, ts, k, lane, ls[scales + a, lane], ls[scales + b, lane], form, rows)
-        start, chunks = np.int64(grid.starts[spot]), np.int64(grid.chunks[spot])
-        low, high = _look(grid, ts, start, chunks, leads[0, lane], form)
+        start, chunks = _listed(grid, spot)
+        low, high, _ = _look(grid, ts, start, chunks, leads[0, lane], form)
         at = STEPS * lane
         made = take(LINE, line, at)
         chosen = unpacked(LINE, (np.int64(1) << last) - (np.int64(1) << b))
@@ -235,9 +255,9 @@ def _cut(
         one, other = line[at + first], line[at + last]
         put(LINE, line, at, made)
         base = item & ~np.int64((1 << LANE) - 1)
-        queue[n] = base | first | (a << LAST)
+        queue[n] = base | first | (a << LAST) | (((first + a) >> 1) << CUT)
         n += _unlike(one, low, a - first)
-        queue[n] = base | b | (last << LAST)
+        queue[n] = base | b | (last << LAST) | (((b + last) >> 1) << CUT)
         n += _unlike(high, other, last - b)
 
 
@@ -246,7 +266,7 @@ def move(
 ) -> None:
     """As :func:`mbuild.quant.grids.move`."""
     line = flat_wholes(w, ROOM)
-    queue = flat_wholes(w, ROOM)
+    queue = flat_longs(w, ROOM)
     leads = reals(w, 1)
     ts = reals(E, 8)
     _leads(w, ls, leads, group, steps, form, scales, rows)
@@ -265,7 +285,7 @@ def move(
             turn(line, STEPS * first + step, STEPS, ints, STEPS * group + step, first)
 
 
-_TEXT = (_leads, _costs, _total, _look, _code, _from, _runs, _unlike, _cut)
+_TEXT = (_leads, _costs, _total, _look, _code, _listed, _from, _runs, _unlike, _middle, _cut)
 
 
 def allow(options: dict[str, Any]) -> None:
