@@ -175,14 +175,14 @@ def _load_both(builder: Any, args: Any, sig: Any, context: Any) -> Any:
     base = data(builder, context, sig.args[1], args[1])
     index = context.cast(builder, args[2], sig.args[2], types.intp)
     places = builder.bitcast(base, ir.VectorType(I16, 8).as_pointer())
-    eight = builder.load(builder.gep(places, [index]), align=16)
+    eight = builder.load(builder.gep(places, [index]), align=1)
     return builder.zext(_shuffle(builder, eight, [*range(8)] * 2), ir.VectorType(I32, 16))
 
 
 def _load_half(builder: Any, args: Any, sig: Any, context: Any) -> Any:
     start = context.cast(builder, args[1], sig.args[1], types.intp)
     place = builder.gep(data(builder, context, sig.args[0], args[0]), [start])
-    return builder.zext(builder.load(builder.bitcast(place, I16.as_pointer()), align=2), I64)
+    return builder.zext(builder.load(builder.bitcast(place, I16.as_pointer()), align=1), I64)
 
 
 def _halves(builder: Any, args: Any, sig: Any, context: Any) -> Any:
