@@ -155,10 +155,10 @@ def table(type_: GGMLType) -> Table:
     chunk = CHUNK if type_ is GGMLType.IQ1_S else HALF
     full = [_fill(np.array([code]), chunk, code) for code in held]
     able = list(full)
-    for spot, numbers in zip(apart, near, strict=True):
-        full[spot] = _fill(codes[numbers], chunk, codes[numbers[0]])
+    for spot, listed in zip(apart, near, strict=True):
+        full[spot] = _fill(codes[listed], chunk, codes[listed[0]])
         if chunk == HALF:
-            chosen = numbers[_able(points[numbers] - spots[spot])]
+            chosen = listed[_able(points[listed] - spots[spot])]
             spare = _useless(points[chosen], spots[spot], form)
             able[spot] = _fill(codes[chosen], chunk, spare)
     lists = full if chunk == CHUNK else able + full

@@ -11,8 +11,8 @@ s * (s * a + b): the second factor is linear, and positive between two scales at
 So whoever is the nearest at both ends is so in between. That holds for real numbers; the sums
 of float32 differ from them by less than 15 units of the last place (2**-24) of
 ``sum(r * (s * q + x)**2)``, for the greatest s and q. Over a run scales differ by less than 1.6, so
-that a lead of 60 such units at the ends leaves the order of the sums in between as it is.
-MARGIN asks for five times that. Where the lead is smaller, or another point is the nearest at
+that a lead of 80 such units at the ends leaves the order of the sums in between as it is.
+MARGIN asks for four times that. Where the lead is smaller, or another point is the nearest at
 the other end, the run is cut in two.
 """
 
@@ -138,7 +138,8 @@ def _look(grid: Any, ts: Any, start: Any, chunks: Any, lead: Any, form: Any) -> 
         near += packed(second <= limit)
         rank = where * fill(E, 8.0) + real(cycle(E, 0, 1, 8))
         rank = least_of_half(select(equal, rank, infinite))
-        low, high = np.int64(lane_of(rank, 0)), np.int64(lane_of(rank, 8))
+        low: Any = np.int64(lane_of(rank, 0))
+        high: Any = np.int64(lane_of(rank, 8))
     else:
         found = packed(equal)
         low, high = lowest(found), lowest(found >> 8)
@@ -188,7 +189,7 @@ def _runs(
     made = take(LINE, line, at)
     ends = packed(made != take(LINE, line, at + 1))
     ends = (ends & ((np.int64(1) << last) - 1)) | (np.int64(1) << last)
-    first = np.int64(0)
+    first: Any = np.int64(0)
     while ends != 0:
         b = lowest(ends)
         ends &= ends - 1
@@ -276,9 +277,7 @@ def move(
             turn_back(ints, STEPS * group + step, first, line, STEPS * first + step, STEPS)
     for lane in range(count(w)):
         lead = leads[0, lane]
-        n = _runs(
-            grid, ls, ts, line, lane, steps, lead, queue, n, group, form, scales, rows
-        )
+        n = _runs(grid, ls, ts, line, lane, steps, lead, queue, n, group, form, scales, rows)
     _cut(grid, ls, ts, line, leads, queue, n, group, form, scales, rows)
     for first in range(0, count(w), 8):
         for step in range(0, steps, 8):

@@ -191,9 +191,7 @@ def _search(
     return scale
 
 
-def _settle_groups(
-    w: Any, grid: Any, ls: Any, ints: Any, first: Any, scale: Any, form: Any
-) -> Any:
+def _settle_groups(w: Any, grid: Any, ls: Any, ints: Any, first: Any, scale: Any, form: Any) -> Any:
     """Move groups once more, at the scale found, and take MOVED off; returns the new scale."""
     zero, moved = fill(w, 0.0), fill(w, MOVED)
     some = scale > zero
