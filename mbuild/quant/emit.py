@@ -223,22 +223,28 @@ def q5_1(levels: Any, it: Any, b: Any, out: Any, o: Any) -> None:
     _nibbles(levels, out, o + 8, 1, 16)
 
 
-def _trits(levels: Any, start: Any, stride: Any, digits: Any, count: Any, out: Any, o: Any) -> None:
-    for i in range(count):
-        number = 0
-        for digit in range(digits):
-            number = number * 3 + ((levels[start + digit * stride + i] + 1) & 3)
-        if digits == 4:
-            number = number * 3
-        # Rounded up, so that multiplying by 3 gives the digits back.
-        out[o + i] = (number * 256 + 242) // 243
+def _trits(levels: Any, start: Any, stride: Any, count: Any, out: Any, o: Any) -> None:
+    """Five digits a byte, of values ``stride`` apart; ``count`` bytes, a multiple of 16."""
+    for i in range(0, count, 16):
+        number = whole(W, 0)
+        for digit in range(5):
+            level = (load_bytes(W, levels, start + digit * stride + i) + 1) & 3
+            number = number + number + number + level
+        # (256 n + 242) // 243: rounded up, so that multiplying by 3 gives the digits back.
+        rest = (number << 3) + (number << 2) + number + 242
+        quotient = ((rest << 8) + (rest << 3) + (rest << 2) + (rest << 1)) >> 16
+        store_bytes(W, out, o + i, number + quotient)
 
 
 def tq1_0(levels: Any, it: Any, b: Any, out: Any, o: Any) -> None:
     """Five ternary digits a byte: of 160 values, of 80, and four of the last 16."""
-    _trits(levels, 0, 32, 5, 32, out, o)
-    _trits(levels, 160, 16, 5, 16, out, o + 32)
-    _trits(levels, 240, 4, 4, 4, out, o + 48)
+    _trits(levels, 0, 32, 32, out, o)
+    _trits(levels, 160, 16, 16, out, o + 32)
+    for i in range(4):
+        number = 0
+        for digit in range(4):
+            number = number * 3 + ((levels[240 + 4 * digit + i] + 1) & 3)
+        out[o + 48 + i] = (number * 3 * 256 + 242) // 243
     half(out, o + 52, it[D, b])
 
 
