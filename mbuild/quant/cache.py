@@ -24,6 +24,7 @@ SOURCES = (
     "quant/compiler",
     "quant/emit",
     "quant/fits",
+    "quant/forms",
     "quant/grids",
     "quant/kernels",
     "quant/lane_arrays",

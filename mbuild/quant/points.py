@@ -16,14 +16,16 @@ rows SIGN ..., and the sub-block's scale in row ``g`` of ``st``. A settle functi
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from mbuild.quant.fits import WHOLE_HEAD, D
+from mbuild.quant.forms import ALL, EACH, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS
 from mbuild.quant.grids import MOVED, STEPS, move
 from mbuild.quant.ops import (
     absolute,
+    any_lane,
     clamp,
     confine,
     fill,
@@ -31,12 +33,13 @@ from mbuild.quant.ops import (
     nearest,
     real,
     root,
+    rounded,
     select,
     store,
     truncate,
     whole,
 )
-from mbuild.quant.search import fit_positive, half_bits, importance_weights
+from mbuild.quant.search import LIMIT, fit_positive, half_bits, importance_weights
 
 CODE, SIGN = 0, 64
 """Rows of the scratch columns that the blocks are written from: 64 codes, 32 bytes of signs."""
@@ -44,46 +47,13 @@ VALUE, WEIGHT, ROOT, PRODUCT = 96, 128, 160, 192
 """Magnitudes, weights, the weights' roots, and weight * magnitude of a sub-block."""
 SCALES = 224
 """The scales that are tried."""
-ROWS = SCALES + STEPS
+REACH = SCALES + STEPS
+"""The largest magnitude, that of a value which stays negative included."""
+ROWS = REACH + 1
 WHOLE_ROWS = 8 * STEPS
 """Rows of the whole columns: a group's spots, and then codes, at each step."""
 CERTAIN = 0.4995
 """A value so near to its level has no other that costs less, however the costs are rounded."""
-EACH, ANY, ALL = 0, 1, 2
-"""Which groups move once more at the scale found: those that were not on the grid, all if one
-was not, or all."""
-
-
-class Form(NamedTuple):
-    """How a sub-block of ``n`` values is searched.
-
-    Groups of ``size`` values have ``levels`` levels of ``bits`` bits; inverse scales
-    (top + width * step) / largest value are tried for ``steps`` steps to either side.
-    Magnitudes below ``tiny`` count as zero; ``even`` types keep seven signs of eight.
-    Codes start as ``start``, an empty sub-block gets the codes ``empty``.
-    """
-
-    n: int
-    size: int
-    levels: int
-    bits: int
-    spots: int
-    top: int
-    steps: int
-    width: float
-    tiny: float
-    even: bool
-    again: int
-    start: int = 0
-    empty: int = 0
-
-
-IQ2_XXS = Form(32, 8, 3, 2, 6561, 5, 6, 0.1, 1e-15, True, ALL)
-IQ2_XS = Form(16, 8, 3, 2, 6561, 5, 9, 0.1, 1e-15, True, EACH)
-IQ2_S = Form(16, 8, 3, 2, 6561, 5, 9, 0.1, 1e-8, False, EACH)
-IQ3_XXS = Form(32, 4, 8, 4, 4096, 15, 15, 0.2, 1e-8, True, EACH)
-IQ3_S = Form(32, 4, 8, 4, 4096, 15, 9, 0.2, 1e-45, False, ANY, MOVED, -1)
-"""Without a better scale its groups count as moved; an empty sub-block has no points."""
 
 
 def _fold(w: Any, xs: Any, ls: Any, g: Any, form: Any) -> None:
@@ -119,20 +89,39 @@ def _fold(w: Any, xs: Any, ls: Any, g: Any, form: Any) -> None:
         store(w, ls, SIGN + g * (form.n // 8) + k, real(signs))
 
 
-def _find(w: Any, ls: Any, ints: Any, k: Any, step: Any, inverse: Any, form: Any) -> None:
+def _level(ratio: Any, top: Any, small: Any) -> Any:
+    """The nearest level; ``small`` says that magnitudes stay below ``LIMIT``."""
+    if small:
+        return rounded(confine(ratio, 0, top))
+    return real(clamp(nearest(ratio), 0, top))
+
+
+def _find(
+    w: Any, ls: Any, ints: Any, k: Any, step: Any, inverse: Any, form: Any, small: Any
+) -> None:
     """The spot of group ``k`` at this scale, for :func:`mbuild.quant.grids.move`."""
-    one, half, zero = fill(w, 1.0), fill(w, 0.5), fill(w, 0.0)
-    spot, apart = zero, zero
+    one, half = fill(w, 1.0), fill(w, 0.5)
+    spot = apart = fill(w, 0.0)
     place = np.float32(1)
     for i in range(form.size):
         ratio = half * (inverse * load(w, ls, VALUE + form.size * k + i) - one)
-        level = real(clamp(nearest(ratio), 0, form.levels - 1))
+        level = _level(ratio, form.levels - 1, small)
         distance = absolute(confine(ratio, 0, form.levels - 1) - level)
         apart = select(apart > distance, apart, distance)
         spot = spot + level * fill(w, place)
         place = place * np.float32(form.levels)
     unsure = spot + fill(w, form.spots)
     store(w, ints, STEPS * k + step, truncate(select(apart < fill(w, CERTAIN), spot, unsure)))
+
+
+def _find_all(w: Any, ls: Any, ints: Any, step: Any, inverse: Any, reach: Any, form: Any) -> None:
+    """The spots of all groups at this scale; no value's magnitude is above ``reach``."""
+    if any_lane(~(absolute(inverse * reach) < fill(w, LIMIT))):
+        for k in range(form.n // form.size):
+            _find(w, ls, ints, k, step, inverse, form, False)
+    else:
+        for k in range(form.n // form.size):
+            _find(w, ls, ints, k, step, inverse, form, True)
 
 
 def _sums(w: Any, ls: Any, ints: Any, step: Any, form: Any) -> Any:
@@ -152,11 +141,14 @@ def _sums(w: Any, ls: Any, ints: Any, step: Any, form: Any) -> Any:
 def _largest(w: Any, ls: Any, n: Any) -> Any:
     """The largest value; roots and products of the weights are made on the way."""
     largest = load(w, ls, VALUE)
+    reach = absolute(largest)
     for i in range(n):
         x, weight = load(w, ls, VALUE + i), load(w, ls, WEIGHT + i)
         largest = select(largest > x, largest, x)
+        reach = select(reach > absolute(x), reach, absolute(x))
         store(w, ls, ROOT + i, root(weight))
         store(w, ls, PRODUCT + i, weight * x)
+    store(w, ls, REACH, reach)
     return largest
 
 
@@ -174,8 +166,7 @@ def _search(
         at = np.float32(step - form.steps)
         inverse = fill(w, np.float32(form.top) + at * np.float32(form.width)) / largest
         store(w, ls, SCALES + step, one / inverse)
-        for k in range(groups):
-            _find(w, ls, ints, k, step, inverse, form)
+        _find_all(w, ls, ints, step, inverse, load(w, ls, REACH), form)
     for k in range(groups):
         move(w, grid, ls, ints, k, steps, form, SCALES, (VALUE, ROOT))
         store(w, ls, first + k, fill(w, form.start))
@@ -202,8 +193,8 @@ def _settle_groups(w: Any, grid: Any, ls: Any, ints: Any, first: Any, scale: Any
         again = zero == zero
     again = again & some
     store(w, ls, SCALES, scale)
+    _find_all(w, ls, ints, 0, fill(w, 1.0) / scale, load(w, ls, REACH), form)
     for k in range(form.n // form.size):
-        _find(w, ls, ints, k, 0, fill(w, 1.0) / scale, form)
         replaced = again
         if form.again == EACH:
             replaced = some & (load(w, ls, first + k) >= moved)
@@ -232,6 +223,12 @@ def _keep(w: Any, ls: Any, st: Any, g: Any, scale: Any, empty: Any, form: Any) -
     for k in range(form.n // form.size):
         row = CODE + g * (form.n // form.size) + k
         store(w, ls, row, select(empty, fill(w, form.empty), load(w, ls, row)))
+
+
+def _square_weights(w: Any, xs: Any, ls: Any) -> None:
+    for i in range(32):
+        x = load(w, xs, i)
+        store(w, ls, WEIGHT + i, x * x)
 
 
 def _fit(w: Any, grid: Any, xs: Any, ls: Any, ints: Any, st: Any, g: Any, form: Any) -> None:
@@ -291,9 +288,7 @@ def iq3_xxs(
     w: Any, grid: Any, xs: Any, qs: Any, ls: Any, ints: Any, st: Any, g: Any, sigma2: Any
 ) -> None:
     """Without importances: weights x*x."""
-    for i in range(32):
-        x = load(w, xs, i)
-        store(w, ls, WEIGHT + i, x * x)
+    _square_weights(w, xs, ls)
     _fit(w, grid, xs, ls, ints, st, g, IQ3_XXS)
 
 
@@ -309,9 +304,7 @@ def iq3_s(
     w: Any, grid: Any, xs: Any, qs: Any, ls: Any, ints: Any, st: Any, g: Any, sigma2: Any
 ) -> None:
     """Without importances: weights x*x."""
-    for i in range(32):
-        x = load(w, xs, i)
-        store(w, ls, WEIGHT + i, x * x)
+    _square_weights(w, xs, ls)
     _fit(w, grid, xs, ls, ints, st, g, IQ3_S)
 
 

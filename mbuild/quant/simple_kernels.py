@@ -309,7 +309,7 @@ def cast_of(type_: GGMLType) -> Any:
 def write_mxfp4(w: Any, value: Any, out: Any, o: Any) -> Any:
     """One exponent, 16 bytes of levels; returns the exponent."""
     top = largest(value)
-    exponent = 0
+    exponent: Any = 0
     pattern = np.float32(top).view(np.int32)
     if pattern > 0x00800000 and (pattern & 0x7FFFFF) < 0x7FFF00:
         exponent = ((pattern >> 23) - 2) & 0xFF
