@@ -159,3 +159,21 @@ def test_other_instructions_give_the_same_bytes(cpu: str, tmp_path: Path) -> Non
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "16"
+
+
+KEPT = """
+import sys
+import numpy as np
+from mbuild.gguf.types import GGMLType as G
+from mbuild.quant.quantize import quantize
+quantize(G.IQ3_S, G.F32, np.linspace(-1, 1, 8192, dtype=np.float32), 256)
+print("gguf" in sys.modules, "numba" in sys.modules)
+"""
+
+
+def test_a_kept_kernel_has_its_table() -> None:
+    """A process that finds the kernel on disk makes no table: it loads no points, and no numba."""
+    pytest.importorskip("numba")
+    engine().prepare(G.IQ3_S, False)
+    done = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
