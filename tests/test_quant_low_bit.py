@@ -14,7 +14,7 @@ from quant_data import Reference, imatrix_bytes
 
 from mbuild.gguf.reader import open_gguf
 from mbuild.gguf.types import GGMLType
-from mbuild.quant.grids import RINGS, table
+from mbuild.quant.grids import CHUNK, HALF, RINGS, shape, table
 from mbuild.quant.imatrix import open_imatrix
 from mbuild.quant.recipes import Options, plan
 from mbuild.quant.types import FILE_TYPES
@@ -133,23 +133,66 @@ def test_a_tensor_without_importances_is_named(mbuild: Run, source: Path, tmp_pa
 def test_neighbours_are_the_nearest_points(type_: GGMLType) -> None:
     """A point has no neighbours; any other combination has all points of the least distances."""
     grid = table(type_)
-    size, levels, bits = (4, 8, 3) if type_ is G.IQ3_XXS else (8, 3, 2)
+    size, levels, bits = shape(type_)
     shifts = bits * np.arange(size)
     codes = np.flatnonzero(grid.numbers)
     codes = np.concatenate([[0], codes])
     assert len(codes) in (256, 512, 1024, 2048)
     assert sorted(grid.numbers[codes]) == list(range(len(codes)))
     points = (codes[:, None] >> shifts) & ((1 << bits) - 1)
+    chunk, lists = (CHUNK, 0) if type_ in (G.IQ1_S, G.IQ1_M) else (HALF, levels**size)
+    near = grid.codes.view("<u2")
     for spot in np.random.default_rng(0).integers(0, levels**size, 50):
         combination = spot // levels ** np.arange(size) % levels
         distances = ((points - combination) ** 2).sum(axis=1)
         limit = np.unique(distances)[: RINGS[type_]].max()
-        first, count = grid.starts[spot] * 16, grid.chunks[spot] * 16
-        found = grid.codes.view("<u2")[first : first + count]
+        first = (grid.lists[lists + spot] >> 6) * chunk
+        count = (grid.lists[lists + spot] & 63) * chunk
+        found = near[first : first + count]
         if distances.min() == 0:
             assert count == 0
+            assert near[first] == codes[distances.argmin()]
         else:
             assert set(found) == set(codes[distances <= limit])
-            near = dict(zip(codes, distances, strict=True))
-            listed = [near[code] for code in found[: len(set(found))]]
+            of = dict(zip(codes, distances, strict=True))
+            listed = [of[code] for code in found[: len(set(found))]]
             assert listed == sorted(listed)
+
+
+SHORT = [type_ for type_ in RINGS if type_ not in (G.IQ1_S, G.IQ1_M)]
+
+
+@pytest.mark.parametrize("type_", SHORT, ids=lambda t: t.name)
+def test_shortened_lists_hold_the_nearest_points(type_: GGMLType) -> None:
+    """Whatever values a combination stands for and their weights: its short list has the nearest.
+
+    What fills a list up costs more than its nearest neighbour.
+    """
+    grid = table(type_)
+    size, levels, bits = shape(type_)
+    near, shifts = grid.codes.view("<u2").astype(np.int64), bits * np.arange(size)
+    random = np.random.default_rng(0)
+    off = np.flatnonzero(grid.lists[: levels**size] & 63)
+    lengths = []
+
+    def costs(spot: int, values: Any, weights: Any) -> tuple[Any, Any]:
+        first, count = (grid.lists[spot] >> 6) * HALF, (grid.lists[spot] & 63) * HALF
+        codes = near[first : first + count]
+        found = (codes[:, None] >> shifts) & ((1 << bits) - 1)
+        distances = (weights * (2 * found + 1 - values) ** 2).sum(axis=1)
+        return codes, np.where((found < levels).all(axis=1), distances, np.inf)
+
+    for spot in random.choice(off, 300, replace=False):
+        combination = spot // levels ** np.arange(size) % levels
+        for _ in range(5):
+            values = 2 * combination + 1 + random.uniform(-0.999, 0.999, size)
+            # The first and the last level stand for all that lies beyond, too.
+            values = np.where(combination == levels - 1, values + random.random(size), values)
+            weights = random.random(size) ** 3
+            codes, short = costs(spot, values, weights)
+            all_codes, whole = costs(levels**size + spot, values, weights)
+            assert short.min() == whole.min()
+            assert codes[short.argmin()] == all_codes[whole.argmin()]
+            assert (short == short.min()).sum() == 1
+        lengths.append((len(codes), len(all_codes)))
+    assert (np.mean(lengths, axis=0) @ [1, -1]) <= 0

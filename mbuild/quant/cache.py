@@ -24,12 +24,14 @@ SOURCES = (
     "quant/compiler",
     "quant/emit",
     "quant/fits",
-    "quant/grid3",
+    "quant/forms",
     "quant/grids",
     "quant/kernels",
     "quant/lane_arrays",
     "quant/lane_bytes",
     "quant/lane_lists",
+    "quant/lane_picks",
+    "quant/lane_runs",
     "quant/lanes",
     "quant/ops",
     "quant/point_emit",
@@ -39,6 +41,7 @@ SOURCES = (
     "quant/simple",
     "quant/simple_kernels",
     "quant/specs",
+    "quant/target",
     "quant/ternary",
 )
 """Modules whose text can change a kernel's code: the compiler and all that it imports."""

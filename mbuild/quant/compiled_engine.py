@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mbuild.gguf.types import BLOCKS, GGMLType
-from mbuild.quant import cache, grids, loader, specs, target
+from mbuild.quant import cache, loader, specs, target
 from mbuild.quant.quantize import Outcome
 from mbuild.quant.specs import Kernel
 
@@ -69,8 +68,6 @@ class CompiledEngine:
                 if kernel is None:
                     raise KeyError(type_)
                 call = machine_code(kernel)
-                if kernel.on_grid:
-                    call = partial(call, grids.table(type_))
                 self._entries[type_, weighted] = kernel, call
         return self._entries[type_, weighted]
 

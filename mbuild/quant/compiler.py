@@ -6,7 +6,7 @@ this process as in later ones.
 
 The C function of a kernel returns int64. Its parameters are the kernel's, without the
 widths: an integer is an int64, an array an address and an int64, the number of its
-elements; of a table come its arrays in turn.
+elements.
 """
 
 # numba and llvmlite are typed in part or not at all.
@@ -28,7 +28,6 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
 from mbuild.quant import kernels, point_kernels, simple_kernels
-from mbuild.quant.grids import Table
 from mbuild.quant.lane_arrays import array_at
 from mbuild.quant.lanes import WidthType
 from mbuild.quant.specs import ROW, Kernel
@@ -36,9 +35,6 @@ from mbuild.quant.specs import ROW, Kernel
 _BYTES = types.Array(types.uint8, 1, "C")
 _SOURCE = types.Array(types.uint8, 1, "C", readonly=True)
 _REALS = types.Array(types.float32, 1, "C", readonly=True)
-_WHOLES = types.Array(types.int32, 1, "C", readonly=True)
-_NUMBERS = types.Array(types.uint16, 1, "C", readonly=True)
-_TABLE = types.NamedTuple((_WHOLES, _WHOLES, _SOURCE, _NUMBERS), Table)
 _WORD = ir.IntType(64)
 
 
@@ -62,7 +58,7 @@ def _text(kernel: Kernel) -> tuple[Any, tuple[Any, ...]]:
     widths = WidthType(kernel.lanes), WidthType(ROW)
     if kernel.on_grid:
         text = point_kernels.kernel(kernel.type_, kernel.weighted)
-        return text, (*widths, _TABLE, _SOURCE, types.int64, _REALS, _BYTES)
+        return text, (*widths, _SOURCE, types.int64, _REALS, _BYTES)
     if kernel.weighted:
         text = kernels.weighted(kernel.type_)
         return text, (*widths, _SOURCE, types.int64, _REALS, _REALS, _BYTES)
@@ -122,8 +118,6 @@ def _words(kind: Any) -> list[Any]:
         return []
     if isinstance(kind, types.Array):
         return [ir.IntType(8).as_pointer(), _WORD]
-    if isinstance(kind, types.NamedTuple):
-        return [word for part in kind for word in _words(part)]
     return [_WORD]
 
 
@@ -134,9 +128,6 @@ def _from_words(context: Any, builder: Any, kind: Any, words: Iterator[Any]) -> 
     if isinstance(kind, types.Array):
         place, count = next(words), next(words)
         return array_at(context, builder, kind, place, [count])
-    if isinstance(kind, types.NamedTuple):
-        parts = [_from_words(context, builder, part, words) for part in kind]
-        return context.make_tuple(builder, kind, parts)
     return next(words)
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from mbuild.quant import grid3
 from mbuild.quant.fits import BASE, DMIN, INVERSE, IQ4_INDEX, OFFSET, STEP, WHOLE_HEAD, D
 from mbuild.quant.lane_bytes import load_bytes, store_bits, store_bytes, store_half
 from mbuild.quant.lanes import Width
@@ -85,19 +84,6 @@ def table_levels(
             value = load(e, x, first + g * (n // 16) + i) * inverse
             level = lookup(e, PLACES, place(e, value + value))
             store_bytes(e, levels, g * n + i * 16, truncate(level))
-
-
-def grid_levels(
-    e: Any, x: Any, first: Any, subs: Any, n: Any, nmax: Any, st: Any, ls: Any, b: Any, levels: Any
-) -> None:
-    """Levels in three bits, the sign in the next, and one that marks an empty sub-block."""
-    for g in range(subs):
-        empty = int(st[grid3.EMPTY * subs + g, b]) << 4
-        for i in range(n):
-            level = (int(ls[grid3.BEST + g * n + i, b]) - 1) >> 1
-            at = g * n + i
-            sign = 0 if x[first + at // 16, at % 16] >= 0.0 else 8
-            levels[at] = level | sign | empty
 
 
 def half(out: Any, o: Any, pattern: Any) -> None:
@@ -237,22 +223,28 @@ def q5_1(levels: Any, it: Any, b: Any, out: Any, o: Any) -> None:
     _nibbles(levels, out, o + 8, 1, 16)
 
 
-def _trits(levels: Any, start: Any, stride: Any, digits: Any, count: Any, out: Any, o: Any) -> None:
-    for i in range(count):
-        number = 0
-        for digit in range(digits):
-            number = number * 3 + ((levels[start + digit * stride + i] + 1) & 3)
-        if digits == 4:
-            number = number * 3
-        # Rounded up, so that multiplying by 3 gives the digits back.
-        out[o + i] = (number * 256 + 242) // 243
+def _trits(levels: Any, start: Any, stride: Any, count: Any, out: Any, o: Any) -> None:
+    """Five digits a byte, of values ``stride`` apart; ``count`` bytes, a multiple of 16."""
+    for i in range(0, count, 16):
+        number = whole(W, 0)
+        for digit in range(5):
+            level = (load_bytes(W, levels, start + digit * stride + i) + 1) & 3
+            number = number + number + number + level
+        # (256 n + 242) // 243: rounded up, so that multiplying by 3 gives the digits back.
+        rest = (number << 3) + (number << 2) + number + 242
+        quotient = ((rest << 8) + (rest << 3) + (rest << 2) + (rest << 1)) >> 16
+        store_bytes(W, out, o + i, number + quotient)
 
 
 def tq1_0(levels: Any, it: Any, b: Any, out: Any, o: Any) -> None:
     """Five ternary digits a byte: of 160 values, of 80, and four of the last 16."""
-    _trits(levels, 0, 32, 5, 32, out, o)
-    _trits(levels, 160, 16, 5, 16, out, o + 32)
-    _trits(levels, 240, 4, 4, 4, out, o + 48)
+    _trits(levels, 0, 32, 32, out, o)
+    _trits(levels, 160, 16, 16, out, o + 32)
+    for i in range(4):
+        number = 0
+        for digit in range(4):
+            number = number * 3 + ((levels[240 + 4 * digit + i] + 1) & 3)
+        out[o + 48 + i] = (number * 3 * 256 + 242) // 243
     half(out, o + 52, it[D, b])
 
 
@@ -262,30 +254,3 @@ def tq2_0(levels: Any, it: Any, b: Any, out: Any, o: Any) -> None:
         levels[i] = (levels[i] + 1) & 3
     _quarters(levels, 0, out, o)
     half(out, o + 64, it[D, b])
-
-
-def iq3_s(levels: Any, it: Any, b: Any, out: Any, o: Any) -> None:
-    """One float16, 64 low bytes of points, 8 of high bits, 32 of signs, 4 of scales.
-
-    An empty sub-block takes no place among points and signs: those after it move up.
-    """
-    half(out, o, it[D, b])
-    for i in range(2, 106):
-        out[o + i] = 0
-    at = 0
-    for g in range(8):
-        if levels[g * 32] & 16:
-            continue
-        for k in range(8):
-            spot, sign = 0, 0
-            for i in range(4):
-                level = levels[g * 32 + k * 4 + i]
-                spot |= (level & 7) << (3 * i)
-                sign |= ((level >> 3) & 1) << (4 * (k % 2) + i)
-            point = grid3.NUMBER[spot]
-            out[o + 2 + at * 8 + k] = point & 0xFF
-            out[o + 66 + g] |= (point >> 8) << k
-            out[o + 74 + at * 4 + k // 2] |= sign
-        at += 1
-    for g in range(4):
-        out[o + 106 + g] = it[WHOLE_HEAD + 2 * g, b] | (it[WHOLE_HEAD + 2 * g + 1, b] << 4)

@@ -20,7 +20,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from mbuild.gguf.types import BLOCKS, GGMLType
-from mbuild.quant import emit, fits, grid3, search, specs
+from mbuild.quant import emit, fits, search, specs
 from mbuild.quant.lane_arrays import as_rows, flat_reals, octets, reals, wholes
 from mbuild.quant.lane_bytes import count, load_bf16, load_f32, load_u16, prefetch, turn
 from mbuild.quant.ops import any_lane, bits, fill, load, store, whole
@@ -34,7 +34,6 @@ _LEVELS = {
     Levels.SYMMETRIC: emit.symmetric_levels,
     Levels.DESCENT: emit.descent_levels,
     Levels.TABLE: emit.table_levels,
-    Levels.GRID: emit.grid_levels,
 }
 _PACK = {
     GGMLType.Q2_K: emit.q2_k,
@@ -48,7 +47,6 @@ _PACK = {
     GGMLType.Q5_1: emit.q5_1,
     GGMLType.IQ4_NL: emit.iq4_nl,
     GGMLType.IQ4_XS: emit.iq4_xs,
-    GGMLType.IQ3_S: emit.iq3_s,
 }
 
 
@@ -145,11 +143,9 @@ def plain(type_: GGMLType) -> Any:
     result is -1, or -2 where a block's scale does not fit float16, or the first tile that
     holds a NaN or an infinity, where work ended.
     """
-    for text in (search, fits, grid3, emit, ahead, beyond, columns, done, fetch, infinite, squares):
+    for text in (search, fits, emit, ahead, beyond, columns, done, fetch, infinite, squares):
         allow(text)
     spec = specs.PLAIN[type_]
-    if spec.levels is Levels.GRID:
-        grid3.build()
     fit, settle, subs, n, nmax = spec.fit, spec.settle, spec.subs, spec.n, spec.nmax
     choose, pack, size = _LEVELS[spec.levels], _PACK[type_], BLOCKS[type_].size
     real_rows, whole_rows, levels_rows = specs.scratch_rows(spec)
@@ -191,11 +187,9 @@ def weighted(type_: GGMLType) -> Any:
     ``q`` (float32) are the importances of every value of the source; ``sigma2`` (blocks,) the mean
     squares of the rows, which only the types with a mean over the row read.
     """
-    for text in (search, fits, grid3, emit, ahead, beyond, columns, done, fetch, infinite, squares):
+    for text in (search, fits, emit, ahead, beyond, columns, done, fetch, infinite, squares):
         allow(text)
     spec = specs.WEIGHTED[type_]
-    if spec.levels is Levels.GRID:
-        grid3.build()
     fit, settle, subs, n, nmax = spec.fit, spec.settle, spec.subs, spec.n, spec.nmax
     choose, pack, size = _LEVELS[spec.levels], _PACK[type_], BLOCKS[type_].size
     real_rows, whole_rows, levels_rows = specs.scratch_rows(spec)

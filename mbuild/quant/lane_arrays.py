@@ -85,6 +85,20 @@ def flat_reals(typingctx: Any, w: Any, count: Any) -> Any:
 
 
 @_known
+def flat_wholes(typingctx: Any, w: Any, count: Any) -> Any:
+    """``count`` int32 of every lane, flat."""
+    kind, build = _on_stack(types.int32, count.literal_value * w.lanes)
+    return kind(w, count), build
+
+
+@_known
+def flat_longs(typingctx: Any, w: Any, count: Any) -> Any:
+    """``count`` int64 of every lane, flat."""
+    kind, build = _on_stack(types.int64, count.literal_value * w.lanes)
+    return kind(w, count), build
+
+
+@_known
 def octets(typingctx: Any, count: Any) -> Any:
     """``count`` bytes, flat."""
     kind, build = _on_stack(types.uint8, count.literal_value)

@@ -152,7 +152,7 @@ def _turn(builder: Any, args: Any, sig: Any, context: Any) -> Any:
         values.append(builder.load(place, align=4))
     # Three rounds of pairwise exchange: neighbours, neighbours' pairs, halves.
     for distance in (1, 2, 4):
-        values = _exchange(builder, values, distance)
+        values = exchange(builder, values, distance)
     for i in range(8):
         at = builder.add(builder.mul(builder.add(row, size(i)), lanes), lane)
         place = builder.bitcast(builder.gep(target, [at]), vector.as_pointer())
@@ -160,7 +160,7 @@ def _turn(builder: Any, args: Any, sig: Any, context: Any) -> Any:
     return context.get_dummy_value()
 
 
-def _exchange(builder: Any, values: list[Any], distance: int) -> list[Any]:
+def exchange(builder: Any, values: list[Any], distance: int) -> list[Any]:
     """Swap, between vectors ``distance`` apart, the lanes that differ in that bit."""
     turned = list(values)
     for i in range(8):

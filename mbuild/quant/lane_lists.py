@@ -22,9 +22,11 @@ from numba.extending import intrinsic, overload
 
 from mbuild.quant import grids
 from mbuild.quant.grids import CHUNK
+from mbuild.quant.lane_arrays import reals
 from mbuild.quant.lane_bytes import count, first_lane, load_u16
+from mbuild.quant.lane_picks import cycle, pick4
 from mbuild.quant.lanes import I32, Real, WidthType, register
-from mbuild.quant.ops import fill, select, whole
+from mbuild.quant.ops import fill, load, select, store, whole
 
 
 @intrinsic
@@ -58,45 +60,27 @@ def _least(builder: Any, args: Any, sig: Any, context: Any) -> Any:
 register(least, (Real,), lambda v: types.float32, _least)
 
 
-def _pick_3(e: Any, near: Any, i: Any, ls: Any, row: Any, lane: Any) -> Any:
-    """The costs of value ``i`` in neighbours of three levels."""
-    none = whole(e, 0)
-    cost = select((near & (1 << 2 * i)) != none, fill(e, ls[row + 1, lane]), fill(e, ls[row, lane]))
-    return select((near & (2 << 2 * i)) != none, fill(e, ls[row + 2, lane]), cost)
-
-
-def _pick_8(e: Any, near: Any, i: Any, ls: Any, row: Any, lane: Any) -> Any:
-    """The costs of value ``i`` in neighbours of eight levels."""
-    none = whole(e, 0)
-    first = (near & (1 << 3 * i)) != none
-    second = (near & (2 << 3 * i)) != none
-    a = select(first, fill(e, ls[row + 1, lane]), fill(e, ls[row, lane]))
-    b = select(first, fill(e, ls[row + 3, lane]), fill(e, ls[row + 2, lane]))
-    c = select(first, fill(e, ls[row + 5, lane]), fill(e, ls[row + 4, lane]))
-    d = select(first, fill(e, ls[row + 7, lane]), fill(e, ls[row + 6, lane]))
-    low, high = select(second, b, a), select(second, d, c)
-    return select((near & (4 << 3 * i)) != none, high, low)
-
-
-def closest(w: Any, grid: Any, ls: Any, spot: Any, code: Any, costs: Any, size: Any) -> None:
+def closest(w: Any, grid: Any, ls: Any, spot: Any, code: Any, costs: Any) -> None:
     """As :func:`mbuild.quant.grids.closest`."""
     e: Any = _chunk_width()  # type: ignore[call-arg]
+    tables = reals(e, 8)
+    level = cycle(e, 0, 1, 4)
     for lane in range(count(w)):
         at = int(ls[spot, lane])
-        chunks = grid.chunks[at]
+        start, chunks = grid.lists[at] >> 6, grid.lists[at] & 63
         if chunks == 0:
             continue
-        start = grid.starts[at]
+        for i in range(8):
+            row = costs + 3 * i
+            low = select(level == whole(e, 0), fill(e, ls[row, lane]), fill(e, ls[row + 1, lane]))
+            store(e, tables, i, select(level == whole(e, 2), fill(e, ls[row + 2, lane]), low))
         best = fill(e, np.inf)
         where = fill(e, 0.0)
         for chunk in range(chunks):
             near = load_u16(e, grid.codes, start + chunk)
-            total = fill(e, 0.0)
-            for i in range(size):
-                if size == 8:
-                    total = total + _pick_3(e, near, i, ls, costs + 3 * i, lane)
-                else:
-                    total = total + _pick_8(e, near, i, ls, costs + 8 * i, lane)
+            total = pick4(load(e, tables, 0), near)
+            for i in range(1, 8):
+                total = total + pick4(load(e, tables, i), near >> (2 * i))
             nearer = total < best
             best = select(nearer, total, best)
             where = select(nearer, fill(e, chunk), where)
@@ -112,5 +96,4 @@ def closest(w: Any, grid: Any, ls: Any, spot: Any, code: Any, costs: Any, size: 
 
 def allow(options: dict[str, Any]) -> None:
     """Tell numba that this is what the search text means by :func:`grids.closest`."""
-    for function, meaning in ((_pick_3, _pick_3), (_pick_8, _pick_8), (grids.closest, closest)):
-        overload(function, jit_options=options, strict=False)(lambda *_, chosen=meaning: chosen)
+    overload(grids.closest, jit_options=options, strict=False)(lambda *_: closest)

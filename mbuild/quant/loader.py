@@ -63,8 +63,5 @@ def _append(words: list[Any], argument: Any) -> None:
         # ``ctypes.data`` takes twice as long, which is felt: a call is some 0.2 ms of work.
         words.append(ctypes.c_void_p(argument.__array_interface__["data"][0]))
         words.append(ctypes.c_int64(argument.size))
-    elif isinstance(argument, tuple):
-        for part in argument:
-            _append(words, part)
     else:
         words.append(ctypes.c_int64(argument))

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbuild.gguf.types import BLOCKS, GGMLType
-from mbuild.quant import fits, grid3, grids, ops, point_packing, specs
+from mbuild.quant import fits, grids, ops, point_packing, specs
 from mbuild.quant.packing import PACK, Bytes, nibbles
+from mbuild.quant.points import WHOLE_ROWS
 from mbuild.quant.quantize import Outcome, widen
 from mbuild.quant.search import place
 from mbuild.quant.simple import INVERSE, LOW, SHIFT, SIMPLE, TOP, VALUE, Measure
@@ -32,8 +33,6 @@ def search(type_: GGMLType, x: Reals, q: Reals | None, sigma2: Reals | None) -> 
     spec = (specs.PLAIN if q is None else specs.WEIGHTED)[type_]
     if spec.levels is Levels.POINTS:
         return points(type_, spec, x, q)
-    if spec.levels is Levels.GRID:
-        grid3.build()
     rows, wholes, levels = specs.scratch_rows(spec)
     count = len(x)
     st = np.zeros((rows, count), np.float32)
@@ -58,7 +57,7 @@ def points(type_: GGMLType, spec: Spec, x: Reals, q: Reals | None) -> Bytes:
     st = np.zeros((spec.subs, count), np.float32)
     it = np.zeros((fits.WHOLE_HEAD + spec.subs, count), np.int32)
     ls = np.zeros((specs.point_rows(type_), count), np.float32)
-    ints = np.zeros((32, count), np.int32)
+    ints = np.zeros((WHOLE_ROWS, count), np.int32)
     table = grids.table(type_)
     with np.errstate(all="ignore"):
         xs = np.ascontiguousarray(x.T)
@@ -90,10 +89,6 @@ def _levels(spec: Spec, x: Reals, st: Reals, ls: Reals) -> Any:
     nmax = spec.nmax
     if spec.levels is Levels.TABLE:
         return fits.IQ4_INDEX[place(WIDTH, x * inverse + x * inverse)]
-    if spec.levels is Levels.GRID:
-        values = ls[grid3.BEST :].T.reshape(x.shape).astype(np.int32)
-        empty = st[grid3.EMPTY * spec.subs : (grid3.EMPTY + 1) * spec.subs].T[:, :, None]
-        return ((values - 1) >> 1) | np.where(x >= 0, 0, 8) | (empty.astype(np.int32) << 4)
     if spec.levels is Levels.AFFINE:
         kept = ops.clamp(ops.nearest((x - offset) * inverse), 0, nmax)
         final = ops.clamp(ops.nearest((x + base) / step), 0, nmax)

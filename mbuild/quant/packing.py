@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbuild.gguf.types import GGMLType
-from mbuild.quant import grid3
 from mbuild.quant.fits import DMIN, WHOLE_HEAD, D
 
 Bytes = NDArray[np.uint8]
@@ -152,24 +151,6 @@ def _tq2_0(levels: Bytes, it: Whole) -> Bytes:
     return np.concatenate([_quarters(levels + np.uint8(1)), half(it[D])], axis=1)
 
 
-def _iq3_s(levels: Bytes, it: Whole) -> Bytes:
-    """An empty sub-block takes no place among points and signs: those after it move up."""
-    groups = (levels & 7).reshape(-1, 8, 8, 4).astype(np.int32)
-    points = grid3.NUMBER[(groups << (3 * np.arange(4))).sum(axis=3)]
-    signs = np.packbits((levels >> 3) & 1, axis=1, bitorder="little").reshape(-1, 8, 4)
-    full = levels.reshape(-1, 8, 32)[:, :, 0] & 16 == 0
-    order = np.argsort(~full, axis=1, kind="stable")[:, :, None]
-    count = full.sum(axis=1)[:, None, None]
-    kept = np.arange(8)[None, :, None] < count
-    low = np.where(kept, np.take_along_axis((points & 0xFF).astype(np.uint8), order, 1), 0)
-    high = np.where(full, ((points >> 8) << np.arange(8)).sum(axis=2), 0)
-    signs = np.where(kept, np.take_along_axis(signs, order, 1), 0)
-    scales = nibbles(_columns(it, WHOLE_HEAD, 8), 2)
-    size = len(levels)
-    parts = [low.reshape(size, -1), high, signs.reshape(size, -1), scales]
-    return np.concatenate([half(it[D]), *(p.astype(np.uint8) for p in parts)], axis=1)
-
-
 PACK: dict[GGMLType, Callable[[Bytes, Whole], Bytes]] = {
     GGMLType.Q2_K: _q2_k,
     GGMLType.Q3_K: _q3_k,
@@ -182,7 +163,6 @@ PACK: dict[GGMLType, Callable[[Bytes, Whole], Bytes]] = {
     GGMLType.Q5_1: _q5_1,
     GGMLType.IQ4_NL: _iq4_nl,
     GGMLType.IQ4_XS: _iq4_xs,
-    GGMLType.IQ3_S: _iq3_s,
     GGMLType.Q8_0: _q8_0,
     GGMLType.TQ1_0: _tq1_0,
     GGMLType.TQ2_0: _tq2_0,

@@ -79,6 +79,31 @@ def iq3_xxs(ls: Any, it: Any, numbers: Any, b: Any, out: Any, o: Any) -> None:
         _word(ls, it, g, b, out, o + 66 + 4 * g)
 
 
+def iq3_s(ls: Any, it: Any, numbers: Any, b: Any, out: Any, o: Any) -> None:
+    """One float16, 64 low bytes of points, 8 of high bits, 32 of signs, 4 of scales.
+
+    An empty sub-block takes no place among points and signs: those after it move up.
+    """
+    half(out, o, it[D, b])
+    for i in range(2, 106):
+        out[o + i] = 0
+    at = 0
+    for g in range(8):
+        if ls[CODE + 8 * g, b] < 0.0:
+            continue
+        high = 0
+        for k in range(8):
+            number = point(ls, numbers, 8 * g + k, b)
+            out[o + 2 + at * 8 + k] = number & 0xFF
+            high |= (number >> 8) << k
+        out[o + 66 + g] = high
+        for k in range(4):
+            out[o + 74 + at * 4 + k] = int(ls[SIGN + 4 * g + k, b])
+        at += 1
+    for g in range(4):
+        out[o + 106 + g] = it[WHOLE_HEAD + 2 * g, b] | (it[WHOLE_HEAD + 2 * g + 1, b] << 4)
+
+
 def iq1_s(ls: Any, it: Any, numbers: Any, b: Any, out: Any, o: Any) -> None:
     """One float16, 32 low bytes of points, 8 words: four times three high bits, scale, shift."""
     half(out, o, it[D, b])

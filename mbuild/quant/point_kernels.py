@@ -18,7 +18,9 @@ import numpy as np
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant import (
     emit,
+    grids,
     lane_lists,
+    lane_runs,
     point_emit,
     points,
     search,
@@ -47,6 +49,7 @@ PACK: dict[GGMLType, Any] = {
     GGMLType.IQ2_XS: point_emit.iq2_xs,
     GGMLType.IQ2_S: point_emit.iq2_s,
     GGMLType.IQ3_XXS: point_emit.iq3_xxs,
+    GGMLType.IQ3_S: point_emit.iq3_s,
 }
 
 
@@ -58,31 +61,34 @@ def _allow_all() -> None:
     for text in (search, points, ternary, emit, point_emit, *_HELPERS):
         allow(text)
     lane_lists.allow({"forceinline": True, **OPTIONS})
+    lane_runs.allow({"forceinline": True, **OPTIONS})
 
 
 @cache
 def kernel(type_: GGMLType, importances: bool) -> Any:
-    """kernel(w, e, table, source, kind, q, out), as :func:`mbuild.quant.kernels.weighted`.
+    """kernel(w, e, source, kind, q, out), as :func:`mbuild.quant.kernels.weighted`.
 
-    ``table`` is the grid's :class:`mbuild.quant.grids.Table`; without ``importances`` the
-    ``q`` are not looked at.
+    Without ``importances`` the ``q`` are not looked at. The grid's table is among the
+    kernel's constants.
     """
     _allow_all()
     spec = (specs.WEIGHTED if importances else specs.PLAIN)[type_]
     fit, settle, subs, n = spec.fit, spec.settle, spec.subs, spec.n
     pack, size = PACK[type_], BLOCKS[type_].size
     rows, whole_rows = specs.point_rows(type_), WHOLE_HEAD + spec.subs
+    whole_scratch = points.WHOLE_ROWS
     once, twice = (np.float32(m) for m in spec.mean)
     block = subs * n
+    table = grids.table(type_)
 
-    def run(w, e, table, source, kind, q, out):
+    def run(w, e, source, kind, q, out):
         lanes = count(w)
         st = reals(w, subs)
         it = wholes(w, whole_rows)
         cols = reals(w, n)
         qs = reals(w, n)
         ls = reals(w, rows)
-        ints = wholes(w, 32)
+        ints = wholes(w, whole_scratch)
         x = flat_reals(w, block)
         suspect = whole(w, 0)
         for tile in range(out.size // (lanes * size)):

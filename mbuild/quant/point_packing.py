@@ -21,7 +21,8 @@ from mbuild.quant.points import CODE, SIGN
 
 def _points(ls: Any, numbers: Any, count: int) -> Any:
     """The groups' point numbers, (blocks, count)."""
-    return numbers[np.ascontiguousarray(ls[CODE : CODE + count].T).astype(np.int64)]
+    codes = np.ascontiguousarray(ls[CODE : CODE + count].T).astype(np.int64)
+    return numbers[np.maximum(codes, 0)]
 
 
 def _signs(ls: Any) -> Any:
@@ -63,6 +64,21 @@ def _iq3_xxs(ls: Any, it: Whole, numbers: Any) -> Bytes:
     return np.concatenate([half(it[D]), points, _words(ls, it).astype("<u4").view(np.uint8)], 1)
 
 
+def _iq3_s(ls: Any, it: Whole, numbers: Any) -> Bytes:
+    """An empty sub-block takes no place among points and signs: those after it move up."""
+    points = _points(ls, numbers, 64).reshape(-1, 8, 8)
+    full = np.ascontiguousarray(ls[CODE : CODE + 64 : 8].T) >= 0
+    order = np.argsort(~full, axis=1, kind="stable")[:, :, None]
+    kept = np.arange(8)[None, :, None] < full.sum(axis=1)[:, None, None]
+    low = np.where(kept, np.take_along_axis(points & 0xFF, order, 1), 0)
+    high = np.where(full, ((points >> 8) << np.arange(8)).sum(axis=2), 0)
+    signs = np.where(kept, np.take_along_axis(_signs(ls).reshape(-1, 8, 4), order, 1), 0)
+    size = len(points)
+    scales = nibbles(_scales(it, 8).astype(np.uint8), 2)
+    parts = [half(it[D]), low.reshape(size, -1), high, signs.reshape(size, -1), scales]
+    return np.concatenate([p.astype(np.uint8) for p in parts], axis=1)
+
+
 def _iq1_s(ls: Any, it: Whole, numbers: Any) -> Bytes:
     points = _points(ls, numbers, 32)
     high = ((points >> 8).reshape(-1, 8, 4) << np.arange(0, 12, 3)).sum(axis=2)
@@ -88,5 +104,6 @@ PACK: dict[GGMLType, Callable[[Any, Whole, Any], Bytes]] = {
     GGMLType.IQ2_XS: _iq2_xs,
     GGMLType.IQ2_S: _iq2_s,
     GGMLType.IQ3_XXS: _iq3_xxs,
+    GGMLType.IQ3_S: _iq3_s,
 }
 """Scratch and whole columns to blocks, per type."""

@@ -1,11 +1,11 @@
-"""IQ2_XXS, IQ2_XS, IQ2_S and IQ3_XXS: magnitudes on a grid of points, signs apart.
+"""IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS and IQ3_S: magnitudes on a grid of points, signs apart.
 
-As in :mod:`mbuild.quant.grid3` a sub-block's magnitudes get odd multiples of a scale,
-and each group of eight (IQ3_XXS: four) is moved to a point of the type's grid; scales
-near the largest value's are tried. Three of the types keep only seven signs of eight:
-where an odd number of values is negative, the value that costs least changes its sign.
-Written once for both engines (:mod:`mbuild.quant.ops`), after
-``quantize_row_iq2_xxs_impl`` and its siblings in ``ggml-quants.c``.
+A sub-block's magnitudes get levels that stand for odd multiples of a scale, and each group
+of eight (IQ3: four) is moved to a point of the type's grid; scales near the largest
+value's are tried. Three of the types keep only seven signs of eight: where an odd number of
+values is negative, the value that costs least changes its sign. Written once for both
+engines (:mod:`mbuild.quant.ops`), after ``quantize_row_iq2_xxs_impl`` and its siblings in
+``ggml-quants.c``.
 
 A fit takes (w, grid, xs, qs, ls, ints, st, g, sigma2): the table of the grid, values,
 importances, real and whole scratch columns, findings, sub-block, mean square. It
@@ -16,60 +16,44 @@ rows SIGN ..., and the sub-block's scale in row ``g`` of ``st``. A settle functi
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from mbuild.quant.fits import WHOLE_HEAD, D
-from mbuild.quant.grids import closest
+from mbuild.quant.forms import ALL, EACH, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS
+from mbuild.quant.grids import MOVED, STEPS, move
 from mbuild.quant.ops import (
     absolute,
+    any_lane,
     clamp,
+    confine,
     fill,
     load,
     nearest,
     real,
     root,
+    rounded,
     select,
     store,
     truncate,
     whole,
 )
-from mbuild.quant.search import fit_positive, half_bits, importance_weights
+from mbuild.quant.search import LIMIT, fit_positive, half_bits, importance_weights
 
 CODE, SIGN = 0, 64
 """Rows of the scratch columns that the blocks are written from: 64 codes, 32 bytes of signs."""
 VALUE, WEIGHT, ROOT, PRODUCT = 96, 128, 160, 192
 """Magnitudes, weights, the weights' roots, and weight * magnitude of a sub-block."""
-COST, SPOT, TRIAL, MOVED, OFF = 224, 256, 257, 265, 273
-"""Costs of a group's levels, its spot, a trial's codes and whether they were off the grid,
-and the same of the best trial."""
-ROWS = 281
-
-
-class Form(NamedTuple):
-    """How a sub-block of ``n`` values is searched.
-
-    Groups of ``size`` values have ``levels`` levels of ``bits`` bits; inverse scales
-    (top + width * step) / largest value are tried for ``steps`` steps to either side.
-    Magnitudes below ``tiny`` count as zero; ``even`` types keep seven signs of eight.
-    """
-
-    n: int
-    size: int
-    levels: int
-    bits: int
-    top: int
-    steps: int
-    width: float
-    tiny: float
-    even: bool
-
-
-IQ2_XXS = Form(32, 8, 3, 2, 5, 6, 0.1, 1e-15, True)
-IQ2_XS = Form(16, 8, 3, 2, 5, 9, 0.1, 1e-15, True)
-IQ2_S = Form(16, 8, 3, 2, 5, 9, 0.1, 1e-8, False)
-IQ3_XXS = Form(32, 4, 8, 3, 15, 15, 0.2, 1e-8, True)
+SCALES = 224
+"""The scales that are tried."""
+REACH = SCALES + STEPS
+"""The largest magnitude, that of a value which stays negative included."""
+ROWS = REACH + 1
+WHOLE_ROWS = 8 * STEPS
+"""Rows of the whole columns: a group's spots, and then codes, at each step."""
+CERTAIN = 0.4995
+"""A value so near to its level has no other that costs less, however the costs are rounded."""
 
 
 def _fold(w: Any, xs: Any, ls: Any, g: Any, form: Any) -> None:
@@ -105,40 +89,50 @@ def _fold(w: Any, xs: Any, ls: Any, g: Any, form: Any) -> None:
         store(w, ls, SIGN + g * (form.n // 8) + k, real(signs))
 
 
-def _place(w: Any, grid: Any, ls: Any, k: Any, inverse: Any, scale: Any, to: Any, form: Any) -> Any:
-    """The code of the point that group ``k`` is moved to at this scale, into row ``to``.
+def _level(ratio: Any, top: Any, small: Any) -> Any:
+    """The nearest level; ``small`` says that magnitudes stay below ``LIMIT``."""
+    if small:
+        return rounded(confine(ratio, 0, top))
+    return real(clamp(nearest(ratio), 0, top))
 
-    Returns the lanes in which the levels nearest to the values were not on the grid.
-    """
+
+def _find(
+    w: Any, ls: Any, ints: Any, k: Any, step: Any, inverse: Any, form: Any, small: Any
+) -> None:
+    """The spot of group ``k`` at this scale, for :func:`mbuild.quant.grids.move`."""
     one, half = fill(w, 1.0), fill(w, 0.5)
-    code, spot = whole(w, 0), fill(w, 0.0)
+    spot = apart = fill(w, 0.0)
     place = np.float32(1)
     for i in range(form.size):
-        x = load(w, ls, VALUE + form.size * k + i)
-        weight = load(w, ls, ROOT + form.size * k + i)
-        level = clamp(nearest(half * (inverse * x - one)), 0, form.levels - 1)
-        code = code | (level << (form.bits * i))
-        spot = spot + real(level) * fill(w, place)
+        ratio = half * (inverse * load(w, ls, VALUE + form.size * k + i) - one)
+        level = _level(ratio, form.levels - 1, small)
+        distance = absolute(confine(ratio, 0, form.levels - 1) - level)
+        apart = select(apart > distance, apart, distance)
+        spot = spot + level * fill(w, place)
         place = place * np.float32(form.levels)
-        for j in range(form.levels):
-            difference = scale * fill(w, 2 * j + 1) - x
-            store(w, ls, COST + form.levels * i + j, weight * difference * difference)
-    store(w, ls, SPOT, spot)
-    store(w, ls, to, real(code))
-    closest(w, grid, ls, SPOT, to, COST, form.size)
-    return load(w, ls, to) != real(code)
+    unsure = spot + fill(w, form.spots)
+    store(w, ints, STEPS * k + step, truncate(select(apart < fill(w, CERTAIN), spot, unsure)))
 
 
-def _sums(w: Any, ls: Any, at: Any, form: Any) -> Any:
-    """(sum of weight*x*value, sum of weight*value*value) of the groups' codes in rows ``at``."""
+def _find_all(w: Any, ls: Any, ints: Any, step: Any, inverse: Any, reach: Any, form: Any) -> None:
+    """The spots of all groups at this scale; no value's magnitude is above ``reach``."""
+    if any_lane(~(absolute(inverse * reach) < fill(w, LIMIT))):
+        for k in range(form.n // form.size):
+            _find(w, ls, ints, k, step, inverse, form, False)
+    else:
+        for k in range(form.n // form.size):
+            _find(w, ls, ints, k, step, inverse, form, True)
+
+
+def _sums(w: Any, ls: Any, ints: Any, step: Any, form: Any) -> Any:
+    """(sum of weight*x*value, sum of weight*value*value) of the groups' codes at this step."""
     sum_qx, sum_q2 = fill(w, 0.0), fill(w, 0.0)
-    one = fill(w, 1.0)
+    twice_level = 14 if form.levels == 8 else 6
     for k in range(form.n // form.size):
-        code = truncate(load(w, ls, at + k))
+        twice = load(w, ints, STEPS * k + step) << 1
         for i in range(form.size):
             row = form.size * k + i
-            level = real((code >> (form.bits * i)) & ((1 << form.bits) - 1))
-            value = level + level + one
+            value = real(((twice >> (form.bits * i)) & twice_level) | whole(w, 1))
             sum_qx = sum_qx + load(w, ls, PRODUCT + row) * value
             sum_q2 = sum_q2 + load(w, ls, WEIGHT + row) * value * value
     return sum_qx, sum_q2
@@ -147,56 +141,71 @@ def _sums(w: Any, ls: Any, at: Any, form: Any) -> Any:
 def _largest(w: Any, ls: Any, n: Any) -> Any:
     """The largest value; roots and products of the weights are made on the way."""
     largest = load(w, ls, VALUE)
+    reach = absolute(largest)
     for i in range(n):
         x, weight = load(w, ls, VALUE + i), load(w, ls, WEIGHT + i)
         largest = select(largest > x, largest, x)
+        reach = select(reach > absolute(x), reach, absolute(x))
         store(w, ls, ROOT + i, root(weight))
         store(w, ls, PRODUCT + i, weight * x)
+    store(w, ls, REACH, reach)
     return largest
 
 
-def _search(w: Any, grid: Any, ls: Any, first: Any, largest: Any, scale: Any, form: Any) -> Any:
+def _search(
+    w: Any, grid: Any, ls: Any, ints: Any, first: Any, largest: Any, scale: Any, form: Any
+) -> Any:
     """The best scale around ``top / largest``, its codes in rows ``first`` ...; returns it.
 
-    ``scale`` is the scale to start from. OFF tells of each group whether it was moved.
+    ``scale`` is the scale to start from. MOVED is in the codes of groups that were not on
+    the grid.
     """
     zero, one = fill(w, 0.0), fill(w, 1.0)
-    groups = form.n // form.size
-    for k in range(groups):
-        store(w, ls, first + k, zero)
-        store(w, ls, OFF + k, zero)
-    best = zero
-    for step in range(2 * form.steps + 1):
+    groups, steps = form.n // form.size, 2 * form.steps + 1
+    for step in range(steps):
         at = np.float32(step - form.steps)
-        target = np.float32(form.top) + at * np.float32(form.width)
-        inverse = fill(w, target) / largest
-        trial = one / inverse
-        for k in range(groups):
-            off = _place(w, grid, ls, k, inverse, trial, TRIAL + k, form)
-            store(w, ls, MOVED + k, select(off, one, zero))
-        sum_qx, sum_q2 = _sums(w, ls, TRIAL, form)
+        inverse = fill(w, np.float32(form.top) + at * np.float32(form.width)) / largest
+        store(w, ls, SCALES + step, one / inverse)
+        _find_all(w, ls, ints, step, inverse, load(w, ls, REACH), form)
+    for k in range(groups):
+        move(w, grid, ls, ints, k, steps, form, SCALES, (VALUE, ROOT))
+        store(w, ls, first + k, fill(w, form.start))
+    best = zero
+    for step in range(steps):
+        sum_qx, sum_q2 = _sums(w, ls, ints, step, form)
         better = (sum_q2 > zero) & (sum_qx * sum_qx > best * sum_q2)
         scale = select(better, sum_qx / sum_q2, scale)
         best = select(better, scale * sum_qx, best)
         for k in range(groups):
-            for kept, new in ((first, TRIAL), (OFF, MOVED)):
-                chosen = select(better, load(w, ls, new + k), load(w, ls, kept + k))
-                store(w, ls, kept + k, chosen)
+            new = real(load(w, ints, STEPS * k + step) & (2 * MOVED - 1))
+            store(w, ls, first + k, select(better, new, load(w, ls, first + k)))
     return scale
 
 
-def _settle_groups(w: Any, grid: Any, ls: Any, first: Any, scale: Any, form: Any) -> Any:
-    """Place the groups that OFF marks once more, at the scale found; returns the new scale."""
-    zero, one = fill(w, 0.0), fill(w, 1.0)
+def _settle_groups(w: Any, grid: Any, ls: Any, ints: Any, first: Any, scale: Any, form: Any) -> Any:
+    """Move groups once more, at the scale found, and take MOVED off; returns the new scale."""
+    zero, moved = fill(w, 0.0), fill(w, MOVED)
+    some = scale > zero
     again = zero != zero
-    inverse = one / scale
     for k in range(form.n // form.size):
-        replaced = (scale > zero) & (load(w, ls, OFF + k) > zero)
-        again = again | replaced
-        _place(w, grid, ls, k, inverse, scale, TRIAL + k, form)
-        chosen = select(replaced, load(w, ls, TRIAL + k), load(w, ls, first + k))
-        store(w, ls, first + k, chosen)
-    sum_qx, sum_q2 = _sums(w, ls, first, form)
+        again = again | (load(w, ls, first + k) >= moved)
+    if form.again == ALL:
+        again = zero == zero
+    again = again & some
+    store(w, ls, SCALES, scale)
+    _find_all(w, ls, ints, 0, fill(w, 1.0) / scale, load(w, ls, REACH), form)
+    for k in range(form.n // form.size):
+        replaced = again
+        if form.again == EACH:
+            replaced = some & (load(w, ls, first + k) >= moved)
+        # Spot 0 is a point of every grid, and no search.
+        store(w, ints, STEPS * k, select(replaced, load(w, ints, STEPS * k), whole(w, 0)))
+        move(w, grid, ls, ints, k, 1, form, SCALES, (VALUE, ROOT))
+        kept = truncate(load(w, ls, first + k))
+        code = select(replaced, load(w, ints, STEPS * k), kept) & (MOVED - 1)
+        store(w, ints, STEPS * k, code)
+        store(w, ls, first + k, real(code))
+    sum_qx, sum_q2 = _sums(w, ls, ints, 0, form)
     return select(again & (sum_q2 > zero), sum_qx / sum_q2, scale)
 
 
@@ -213,16 +222,22 @@ def _keep(w: Any, ls: Any, st: Any, g: Any, scale: Any, empty: Any, form: Any) -
         store(w, ls, row, select(empty, zero, signs))
     for k in range(form.n // form.size):
         row = CODE + g * (form.n // form.size) + k
-        store(w, ls, row, select(empty, zero, load(w, ls, row)))
+        store(w, ls, row, select(empty, fill(w, form.empty), load(w, ls, row)))
 
 
-def _fit(w: Any, grid: Any, xs: Any, ls: Any, st: Any, g: Any, form: Any) -> None:
+def _square_weights(w: Any, xs: Any, ls: Any) -> None:
+    for i in range(32):
+        x = load(w, xs, i)
+        store(w, ls, WEIGHT + i, x * x)
+
+
+def _fit(w: Any, grid: Any, xs: Any, ls: Any, ints: Any, st: Any, g: Any, form: Any) -> None:
     """Everything but IQ2_XXS, the weights given."""
     _fold(w, xs, ls, g, form)
     largest = _largest(w, ls, form.n)
     first = CODE + g * (form.n // form.size)
-    scale = _search(w, grid, ls, first, largest, largest / fill(w, form.top), form)
-    scale = _settle_groups(w, grid, ls, first, scale, form)
+    scale = _search(w, grid, ls, ints, first, largest, largest / fill(w, form.top), form)
+    scale = _settle_groups(w, grid, ls, ints, first, scale, form)
     _keep(w, ls, st, g, scale, largest < fill(w, form.tiny), form)
 
 
@@ -237,10 +252,8 @@ def iq2_xxs(
     scale = fit_positive(w, ls[VALUE:], ls[WEIGHT:], ints, 32, 4)
     reach = scale * fill(w, 3.0)
     empty = (largest < fill(w, IQ2_XXS.tiny)) | (reach <= zero)
-    scale = _search(w, grid, ls, CODE + 4 * g, reach, scale, IQ2_XXS)
-    for k in range(4):
-        store(w, ls, OFF + k, fill(w, 1.0))
-    scale = _settle_groups(w, grid, ls, CODE + 4 * g, scale, IQ2_XXS)
+    scale = _search(w, grid, ls, ints, CODE + 4 * g, reach, scale, IQ2_XXS)
+    scale = _settle_groups(w, grid, ls, ints, CODE + 4 * g, scale, IQ2_XXS)
     _keep(w, ls, st, g, scale, empty, IQ2_XXS)
 
 
@@ -249,7 +262,7 @@ def iq2_xs(
 ) -> None:
     """16 sub-blocks, 512 points."""
     importance_weights(w, xs, qs, ls[WEIGHT:], 16, sigma2)
-    _fit(w, grid, xs, ls, st, g, IQ2_XS)
+    _fit(w, grid, xs, ls, ints, st, g, IQ2_XS)
 
 
 def iq2_s(
@@ -260,7 +273,7 @@ def iq2_s(
     for i in range(16):
         x = load(w, xs, i)
         store(w, ls, WEIGHT + i, part + x * x)
-    _fit(w, grid, xs, ls, st, g, IQ2_S)
+    _fit(w, grid, xs, ls, ints, st, g, IQ2_S)
 
 
 def iq2_s_weighted(
@@ -268,17 +281,15 @@ def iq2_s_weighted(
 ) -> None:
     """16 sub-blocks, 1,024 points, all signs kept."""
     importance_weights(w, xs, qs, ls[WEIGHT:], 16, sigma2)
-    _fit(w, grid, xs, ls, st, g, IQ2_S)
+    _fit(w, grid, xs, ls, ints, st, g, IQ2_S)
 
 
 def iq3_xxs(
     w: Any, grid: Any, xs: Any, qs: Any, ls: Any, ints: Any, st: Any, g: Any, sigma2: Any
 ) -> None:
     """Without importances: weights x*x."""
-    for i in range(32):
-        x = load(w, xs, i)
-        store(w, ls, WEIGHT + i, x * x)
-    _fit(w, grid, xs, ls, st, g, IQ3_XXS)
+    _square_weights(w, xs, ls)
+    _fit(w, grid, xs, ls, ints, st, g, IQ3_XXS)
 
 
 def iq3_xxs_weighted(
@@ -286,7 +297,23 @@ def iq3_xxs_weighted(
 ) -> None:
     """8 sub-blocks, 256 points of four values."""
     importance_weights(w, xs, qs, ls[WEIGHT:], 32, sigma2)
-    _fit(w, grid, xs, ls, st, g, IQ3_XXS)
+    _fit(w, grid, xs, ls, ints, st, g, IQ3_XXS)
+
+
+def iq3_s(
+    w: Any, grid: Any, xs: Any, qs: Any, ls: Any, ints: Any, st: Any, g: Any, sigma2: Any
+) -> None:
+    """Without importances: weights x*x."""
+    _square_weights(w, xs, ls)
+    _fit(w, grid, xs, ls, ints, st, g, IQ3_S)
+
+
+def iq3_s_weighted(
+    w: Any, grid: Any, xs: Any, qs: Any, ls: Any, ints: Any, st: Any, g: Any, sigma2: Any
+) -> None:
+    """8 sub-blocks, 512 points of four values, all signs kept."""
+    importance_weights(w, xs, qs, ls[WEIGHT:], 32, sigma2)
+    _fit(w, grid, xs, ls, ints, st, g, IQ3_S)
 
 
 def odd_scales(w: Any, st: Any, it: Any, subs: Any, last: Any, factor: Any) -> Any:
@@ -334,3 +361,8 @@ def settle_iq2_s(w: Any, grid: Any, st: Any, it: Any, ls: Any) -> None:
 def settle_iq3_xxs(w: Any, grid: Any, st: Any, it: Any, ls: Any) -> None:
     """8 scales in four bits."""
     _settle(w, st, it, ls, 8, 1.0125)
+
+
+def settle_iq3_s(w: Any, grid: Any, st: Any, it: Any, ls: Any) -> None:
+    """8 scales in four bits; points and signs of a block without scales stay."""
+    odd_scales(w, st, it, 8, 15, 1.033)

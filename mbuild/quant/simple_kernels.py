@@ -309,20 +309,26 @@ def cast_of(type_: GGMLType) -> Any:
 def write_mxfp4(w: Any, value: Any, out: Any, o: Any) -> Any:
     """One exponent, 16 bytes of levels; returns the exponent."""
     top = largest(value)
-    exponent = 0
-    if top > 0.0:
+    exponent: Any = 0
+    pattern = np.float32(top).view(np.int32)
+    if pattern > 0x00800000 and (pattern & 0x7FFFFF) < 0x7FFF00:
+        exponent = ((pattern >> 23) - 2) & 0xFF
+    elif top > 0.0:
         # float32 rounds up to the next integer just below a power of two, as log2f does.
         exponent = (int(np.floor(np.float32(np.log2(np.float64(top))))) + 125) & 0xFF
     out[o] = exponent
     scale = unbits(whole(w, 0x00200000 << exponent if exponent < 2 else (exponent - 1) << 23))
     best = whole(w, 0)
-    least = absolute(fill(w, 0.0) * scale - value)
-    for i in range(1, 16):
-        error = absolute(fill(w, MXFP4[i]) * scale - value)
+    # A level of the other sign is never nearer than 0, and those of both signs are alike.
+    magnitude = absolute(value)
+    least = magnitude
+    for i in range(1, 8):
+        error = absolute(fill(w, MXFP4[i]) * scale - magnitude)
         better = error < least
         best = select(better, whole(w, i), best)
         least = select(better, error, least)
-    store_nibbles(w, out, o + 1, best)
+    below = (value < fill(w, 0.0)) & (best != whole(w, 0))
+    store_nibbles(w, out, o + 1, select(below, best + 8, best))
     return exponent
 
 

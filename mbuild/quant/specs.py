@@ -14,7 +14,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from mbuild.gguf.types import GGMLType
-from mbuild.quant import fits, grid3, points, simple, ternary
+from mbuild.quant import fits, points, simple, ternary
 
 
 class Levels(Enum):
@@ -28,9 +28,7 @@ class Levels(Enum):
     """As SYMMETRIC, but where STEP is 0 the search's levels themselves."""
     TABLE = 3
     """The non-linear level nearest to x * INVERSE."""
-    GRID = 4
-    """IQ3_S: those of the search, with the values' signs."""
-    POINTS = 5
+    POINTS = 4
     """Codes of groups and their signs, which the search leaves in its scratch columns."""
 
 
@@ -71,7 +69,7 @@ PLAIN: dict[GGMLType, Spec] = {
     GGMLType.Q6_K: Spec(16, 16, 32, _S, fits.q6_k, fits.settle_q6_k),
     GGMLType.IQ4_NL: Spec(1, 32, 15, _T, fits.iq4, fits.settle_iq4_nl),
     GGMLType.IQ4_XS: Spec(8, 32, 15, _T, fits.iq4, fits.settle_iq4_xs),
-    GGMLType.IQ3_S: Spec(8, 32, 7, Levels.GRID, grid3.fit, grid3.settle),
+    GGMLType.IQ3_S: Spec(8, 32, 7, _P, points.iq3_s, points.settle_iq3_s, _TWO),
     GGMLType.IQ1_M: Spec(16, 16, 2, _P, ternary.iq1_m, ternary.settle_iq1_m, _TWO),
     GGMLType.IQ2_S: Spec(16, 16, 2, _P, points.iq2_s, points.settle_iq2_s, _TWO),
     GGMLType.IQ3_XXS: Spec(8, 32, 7, _P, points.iq3_xxs, points.settle_iq3_xxs, _TWO),
@@ -90,7 +88,7 @@ WEIGHTED: dict[GGMLType, Spec] = {
     GGMLType.Q6_K: Spec(16, 16, 32, _S, fits.q6_k_weighted, fits.settle_q6_k),
     GGMLType.IQ4_NL: Spec(1, 32, 15, _T, fits.iq4_weighted, fits.settle_iq4_nl, _NL),
     GGMLType.IQ4_XS: Spec(8, 32, 15, _T, fits.iq4_weighted, fits.settle_iq4_xs, (1.0, 2 / 256)),
-    GGMLType.IQ3_S: Spec(8, 32, 7, Levels.GRID, grid3.fit_weighted, grid3.settle, _TWO),
+    GGMLType.IQ3_S: Spec(8, 32, 7, _P, points.iq3_s_weighted, points.settle_iq3_s, _TWO),
     GGMLType.IQ1_S: Spec(8, 32, 2, _P, ternary.iq1_s, ternary.settle_iq1_s, _TWO),
     GGMLType.IQ1_M: Spec(16, 16, 2, _P, ternary.iq1_m_weighted, ternary.settle_iq1_m, _TWO),
     GGMLType.IQ2_XXS: Spec(8, 32, 2, _P, points.iq2_xxs, points.settle_iq2_xxs, _ONE),
@@ -103,8 +101,7 @@ WEIGHTED: dict[GGMLType, Spec] = {
 
 def scratch_rows(spec: Spec) -> tuple[int, int, int]:
     """Rows of the columns that a search needs: findings, whole ones, scratch."""
-    levels = grid3.ROWS if spec.levels is Levels.GRID else spec.subs * spec.n
-    return fits.REAL_ROWS * spec.subs, fits.WHOLE_HEAD + 2 * spec.subs, levels
+    return fits.REAL_ROWS * spec.subs, fits.WHOLE_HEAD + 2 * spec.subs, spec.subs * spec.n
 
 
 def point_rows(type_: GGMLType) -> int:
@@ -156,7 +153,7 @@ class Kernel(NamedTuple):
 
     @property
     def on_grid(self) -> bool:
-        """Whether it is given a grid's table."""
+        """Whether its points lie on a grid: it has a place for importances in any case."""
         return self.spec is not None and self.spec.levels is Levels.POINTS
 
     @property

@@ -135,7 +135,7 @@ def _place(w: Any, grid: Any, xs: Any, ls: Any, k: Any, row: Any, scale: Any, de
             difference = scale * (fill(w, j - 1) + delta) - x
             store(w, ls, COST + 3 * i + j, weight * difference * difference)
     store(w, ls, SPOT, spot)
-    closest(w, grid, ls, SPOT, row, COST, 8)
+    closest(w, grid, ls, SPOT, row, COST)
     return load(w, ls, row) != real(code)
 
 
