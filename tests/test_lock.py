@@ -23,6 +23,7 @@ from mbuild.errors import FormatError
 from mbuild.lockfile import Lock, Place, drift_of_results
 from mbuild.planner import Options
 from mbuild.steps import Quantization
+from mbuild.steps.quantize import QUANTIZER_VERSION
 
 MODELFILE = """\
 FROM ./chat
@@ -220,7 +221,7 @@ CHANGES: list[tuple[str, Callable[[Path], None], list[str], str, list[str]]] = [
         "version of a step",
         edit_lock(lambda lock: lock["steps"].update(quantize=0)),
         [],
-        "the version of the step 'quantize' changed: 0 in the lock file, 2 now",
+        f"the version of the step 'quantize' changed: 0 in the lock file, {QUANTIZER_VERSION} now",
         [],
     ),
 ]

@@ -88,6 +88,7 @@ FILE, FOLDER = "file", "dir"
 
 VALUES: dict[tuple[str, str], tuple[Words | None, str]] = {
     ("", "file"): (None, FILE),
+    ("", "files"): (None, FILE),
     ("", "folder"): (None, FOLDER),
     ("", "store"): (None, FOLDER),
     ("", "output"): (None, FILE),
