@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from mbuild.work import cores
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -23,7 +25,9 @@ SMALL = 1 << 20
 """Bytes below which Python's own allocator does better."""
 
 _LARGE = 64 << 20  # bytes of blocks that are not kept: a model has few tensors of that size
-_IDLE = 96 << 20  # bytes that are kept while nobody uses them
+_IDLE = 96 << 20  # bytes that are kept while nobody uses them, and of each thread's:
+_IDLE_A_THREAD = 24 << 20
+_STEP = 1 << 20  # sizes are multiples of it, so that nearly equal requests share blocks
 
 _PRIVATE: dict[str, int] = (
     {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
@@ -31,12 +35,13 @@ _PRIVATE: dict[str, int] = (
 
 
 class _Pool:
-    """Blocks of memory that nobody uses at the moment; of any thread."""
+    """Blocks of memory that nobody uses at the moment, by their size; of any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._holders = 0
-        self._free: list[mmap.mmap] = []
+        self._limit = _IDLE
+        self._free: dict[int, list[mmap.mmap]] = {}
         # Where blocks come back: from wherever an array's last use ends, be it in the
         # middle of take(), so without a lock.
         self._returned: deque[mmap.mmap] = deque()
@@ -45,6 +50,7 @@ class _Pool:
     def held(self) -> Iterator[None]:
         with self._lock:
             self._holders += 1
+            self._limit = _IDLE + _IDLE_A_THREAD * cores()
         try:
             yield
         finally:
@@ -55,21 +61,31 @@ class _Pool:
                     self._returned.clear()
 
     def take(self, count: int) -> mmap.mmap:
-        """The smallest free block with so much room, or a new one in the place of all smaller."""
+        """A free block with so much room and at most twice as much, or a new one."""
+        size = -(-count // _STEP) * _STEP
         with self._lock:
             while self._returned:
-                self._free.append(self._returned.popleft())
-            self._free.sort(key=len)
-            while sum(map(len, self._free)) > _IDLE:
-                self._free.pop()
-            for index, block in enumerate(self._free):
-                if len(block) >= count:
-                    return self._free.pop(index)
-            self._free.clear()
+                block = self._returned.popleft()
+                self._free.setdefault(len(block), []).append(block)
+            for length in sorted(self._free):
+                if size <= length <= 2 * size:
+                    return self._taken(length)
+            idle = sum(length * len(blocks) for length, blocks in self._free.items())
+            for length in sorted(self._free, key=lambda length: -len(self._free[length]) * length):
+                while idle + size > self._limit and length in self._free:
+                    self._taken(length)
+                    idle -= length
         try:
-            return mmap.mmap(-1, count, **_PRIVATE)
+            return mmap.mmap(-1, size, **_PRIVATE)
         except OSError as error:
             raise MemoryError(f"{count} bytes of memory cannot be had") from error
+
+    def _taken(self, length: int) -> mmap.mmap:
+        blocks = self._free[length]
+        block = blocks.pop()
+        if not blocks:
+            del self._free[length]
+        return block
 
     def give(self, block: mmap.mmap) -> None:
         """Take a block back; dropped where nobody holds the pool, or if it is a large one."""

@@ -24,6 +24,7 @@ from mbuild.store.files import (
     store_errors,
     sync,
 )
+from mbuild.work import cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int], None]
 
 
+_FEW = 2  # cores that are busy enough with making the bytes and digesting them
 _PIECE = 256 << 10  # bytes that are still in the processor's cache when they are copied
 
 
@@ -54,8 +56,8 @@ class Blob(NamedTuple):
 class BlobWriter:
     """A blob under construction: write its bytes in order, then commit.
 
-    The disk is waited for on another thread. Hashing is done here, while the bytes
-    are in the processor's cache. Use as a context manager; what is not committed
+    The disk is waited for on another thread. With cores to spare one more digests the
+    bytes; without, that is done here, while they are in the processor's cache. Use as a context manager; what is not committed
     leaves nothing behind, but for the saved part of a named one when the build was
     stopped.
     """
@@ -65,7 +67,8 @@ class BlobWriter:
         self._hash = hashlib.sha256()
         self._partial = partial
         self._file = blobs.temporary(partial)
-        self._blocks = Blocks(self._file.fd)
+        self._beside = cores() > _FEW
+        self._blocks = Blocks(self._file.fd, self._hash.update if self._beside else None)
         self._block: memoryview | None = None
         self._filled = 0
         self._saved = False
@@ -94,7 +97,11 @@ class BlobWriter:
     @property
     def digest(self) -> Digest:
         """The digest of what was written so far."""
-        return Digest(self._hash.hexdigest())
+        self._blocks.seen()
+        state = self._hash.copy()
+        if self._beside and self._block is not None:
+            state.update(self._block[: self._filled])
+        return Digest(state.hexdigest())
 
     def write(self, data: Buffer) -> None:
         """Append bytes (anything with the buffer protocol)."""
@@ -105,7 +112,8 @@ class BlobWriter:
                 block = self._block = self._block or self._blocks.take()
                 piece = view[: min(_PIECE, BLOCK - self._filled)]
                 view = view[len(piece) :]
-                self._hash.update(piece)
+                if not self._beside:
+                    self._hash.update(piece)
                 block[self._filled : self._filled + len(piece)] = piece
                 self._filled += len(piece)
                 if self._filled == BLOCK:
@@ -119,6 +127,7 @@ class BlobWriter:
         """
         with store_errors("writing a blob"):
             self._blocks.finish(self._block, self._filled)
+            self._block = None  # its bytes are digested with the others now
         blob = self._blobs.publish(self._file, self.digest, self.size)
         if self._partial:
             remove_stale(self._blobs.partial_folder, self._partial)

@@ -1,4 +1,4 @@
-"""Large files written block by block on a thread, past the system's page cache where that can be.
+"""Large files digested and written block by block on two threads, past the page cache if possible.
 
 Copying a gigabyte into the page cache and waiting for it to get from there to the disk
 costs a core most of the time that hashing it does, and pushes out what others need. A
@@ -29,20 +29,23 @@ except ImportError:  # Windows
 BLOCK = 4 << 20
 """Bytes of a block; it starts at a page, as direct writing wants."""
 
-_BLOCKS = 4
+_BLOCKS = 6
 _ALIGNMENT = 4096  # what direct writes have to begin and end at; the strictest disks' sector
 _DIRECT = getattr(os, "O_DIRECT", 0)
 
 
 class Blocks:
-    """Memory on its way to an empty file: one thread fills blocks, another writes them in order.
+    """Memory on its way to an empty file: one thread fills blocks, others take them in order.
 
-    Used as take, fill, put. An error of the writing (``OSError``) is raised by every
+    Used as take, fill, put. ``look`` sees the bytes of each block on a thread of its own,
+    before another one writes it. An error of the writing (``OSError``) is raised by every
     later take, put and wait.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, look: Callable[[memoryview], object] | None = None) -> None:
         self._fd = fd
+        self._look = look
+        self._eyes = Background("mbuild-digest")
         self._disk = Background("mbuild-disk")
         self._free: SimpleQueue[memoryview | None] = SimpleQueue()
         self._made = 0
@@ -63,7 +66,26 @@ class Blocks:
 
     def put(self, block: memoryview, count: int) -> None:
         """Write the first bytes of a block; all but the file's last block are full ones."""
-        self._disk.put(partial(self._attempt, partial(self._write_and_free, block, count)))
+        self._pass_on(partial(self._write_and_free, block, count), block[:count])
+
+    def _pass_on(self, work: Callable[[], object], seen: memoryview | None = None) -> None:
+        """Have the disk's thread do something, after ``look`` has seen the bytes."""
+        task = partial(self._attempt, work)
+        if self._look is None:
+            self._disk.put(task)
+            return
+        look = self._look
+
+        def see() -> None:
+            if seen is not None:
+                look(seen)
+            self._disk.put(task)
+
+        self._eyes.put(see)
+
+    def seen(self) -> None:
+        """Wait until ``look`` has seen everything that was put."""
+        self._eyes.wait()
 
     def then(self, begun: bytes, task: Callable[[int], object]) -> None:
         """Do something once what was put so far is written, with ``begun`` behind it.
@@ -80,21 +102,25 @@ class Blocks:
             self._direct = direct and _set_direct(self._fd, True)
             task(self.written + len(begun))
 
-        self._disk.put(partial(self._attempt, write_and_do))
+        self._pass_on(write_and_do)
 
     def wait(self) -> None:
         """Wait until all that was put is written."""
+        self._eyes.wait()
         self._disk.wait()
 
     def finish(self, block: memoryview | None, count: int) -> None:
         """Wait for everything, and write the last bytes, here."""
         self.wait()
         if block is not None:
+            if self._look is not None:
+                self._look(block[:count])
             self._write(block[:count])
         self._leave_direct()
 
     def stop(self) -> None:
         """Drop what waits."""
+        self._eyes.stop()
         self._disk.stop()
         self._free.put(None)
 
@@ -102,7 +128,7 @@ class Blocks:
         self._write(block[:count])
         self._free.put(block)
 
-    def _attempt(self, task: Callable[[], None]) -> None:
+    def _attempt(self, task: Callable[[], object]) -> None:
         try:
             task()
         except BaseException as error:
