@@ -151,11 +151,11 @@ sys.exit(run(sys.argv[2:]))
 
 
 def in_child(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python code in a process of its own, on the same store."""
+    """Run Python code in a process of its own, on the same store, on two threads."""
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *arguments],
         cwd=folder,
-        env={**os.environ, "OLLAMA_MODELS": str(folder / "store")},
+        env={**os.environ, "OLLAMA_MODELS": str(folder / "store"), "MBUILD_THREADS": "2"},
         capture_output=True,
         text=True,
         timeout=300,

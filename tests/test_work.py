@@ -95,6 +95,29 @@ def test_a_job_that_fails_is_raised_while_others_run() -> None:
     assert len(begun) < 50
 
 
+def test_jobs_that_end_because_another_failed_do_not_hide_its_error() -> None:
+    """What looks at ``stopping`` and gives up comes earlier in order, and later in time."""
+    begun = threading.Event()
+
+    def gives_up() -> int:
+        begun.set()
+        while not ahead.stopping:
+            time.sleep(0.001)
+        raise CancelledError("other work failed")
+
+    def fail() -> int:
+        begun.wait(30)
+        raise Boom
+
+    ahead: Ahead[int] = Ahead([Job(gives_up, 1), Job(fail, 1)], 2, 10)
+    ahead.start()
+    with pytest.raises(Boom):
+        ahead.take(0)
+    ahead.stop()
+    with pytest.raises(Boom):
+        ahead.take(1)
+
+
 def test_who_takes_after_the_end_is_told_so() -> None:
     """A consumer that waits when the work is stopped is not left waiting."""
     ahead: Ahead[int] = Ahead([Job(lambda: time.sleep(0.05) or 1, 1)], 1, 10)

@@ -27,7 +27,6 @@ from mbuild.events import BuildEvent, BuildFinished, ModelBuilt
 from mbuild.history import Script
 from mbuild.names import InvalidNameError, ModelName
 from mbuild.planner import Options
-from mbuild.work import use_threads
 
 if TYPE_CHECKING:
     from mbuild.store import Store
@@ -133,6 +132,8 @@ def asked_for(
     before the build. Raises :class:`MbuildError` for whatever is wrong with them.
     """
     if threads is not None:
+        from mbuild.work.cores import use_threads
+
         use_threads(threads)
     given = {**quantizing, "outtype": outtype.lower(), "pre": pre, "link": link}
     modelfile = read_modelfile(file, folder)

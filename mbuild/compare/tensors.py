@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.errors import CancelledError
 from mbuild.gguf.types import BLOCKS, GGMLType
-from mbuild.work import cores
+from mbuild.work.cores import cores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -33,7 +33,7 @@ from mbuild.store.files import (
 from mbuild.store.locks import Lock
 from mbuild.store.manifest import ADAPTER, CONFIG_TYPE, MANIFEST_TYPE
 from mbuild.store.place import check_place
-from mbuild.work import cores
+from mbuild.work.cores import cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from mbuild.work import cores
+from mbuild.work.cores import cores
 
 if TYPE_CHECKING:
     import numpy as np

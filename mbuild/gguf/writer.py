@@ -19,8 +19,8 @@ from mbuild.gguf.foreign import MAGIC
 from mbuild.gguf.memory import reused
 from mbuild.gguf.model import InPieces, Model, Tensor
 from mbuild.gguf.types import ALIGNMENT, ValueType
-from mbuild.work import cores
 from mbuild.work.ahead import Ahead, Job, budget
+from mbuild.work.cores import cores
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

@@ -27,8 +27,8 @@ from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.gguf.writer import SLICE, layout, padded
 from mbuild.graph import StepContext, canonical_json
 from mbuild.quant.quantize import SOURCES, VERSION, NotFiniteError, quantize
-from mbuild.work import cores
 from mbuild.work.ahead import Ahead, Job, budget
+from mbuild.work.cores import cores
 
 if TYPE_CHECKING:
     from mbuild.digest import Digest

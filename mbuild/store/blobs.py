@@ -24,7 +24,6 @@ from mbuild.store.files import (
     store_errors,
     sync,
 )
-from mbuild.work import cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,9 +56,9 @@ class BlobWriter:
     """A blob under construction: write its bytes in order, then commit.
 
     The disk is waited for on another thread. With cores to spare one more digests the
-    bytes; without, that is done here, while they are in the processor's cache. Use as a context manager; what is not committed
-    leaves nothing behind, but for the saved part of a named one when the build was
-    stopped.
+    bytes; without, that is done here, while they are in the processor's cache. Use as a
+    context manager; what is not committed leaves nothing behind, but for the saved part
+    of a named one when the build was stopped.
     """
 
     def __init__(self, blobs: Blobs, partial: str = "") -> None:
@@ -67,6 +66,8 @@ class BlobWriter:
         self._hash = hashlib.sha256()
         self._partial = partial
         self._file = blobs.temporary(partial)
+        from mbuild.work.cores import cores
+
         self._beside = cores() > _FEW
         self._blocks = Blocks(self._file.fd, self._hash.update if self._beside else None)
         self._block: memoryview | None = None

@@ -54,7 +54,7 @@ class Ahead(Generic[ValueT]):
         self._held = 0
         self._ready: dict[int, ValueT] = {}
         self._left: dict[int, int] = {}
-        self._failed: dict[int, BaseException] = {}
+        self._error: BaseException | None = None
         self._stopped = False
         # Daemons: a job in compiled code cannot be interrupted and must not keep the
         # process from ending.
@@ -94,7 +94,7 @@ class Ahead(Generic[ValueT]):
     def fail(self, error: BaseException) -> None:
         """A consumer gives up: everybody stops, with its error unless a job failed before."""
         with self._changed:
-            self._failed.setdefault(len(self._jobs), error)
+            self._error = self._error or error
             self._changed.notify_all()
 
     def stop(self) -> None:
@@ -110,11 +110,11 @@ class Ahead(Generic[ValueT]):
     @property
     def stopping(self) -> bool:
         """Whether a job that runs may as well end."""
-        return self._stopped or bool(self._failed)
+        return self._stopped or self._error is not None
 
     def _raise(self) -> None:
-        if self._failed:
-            raise self._failed[min(self._failed)]
+        if self._error is not None:
+            raise self._error
         if self._stopped:
             raise CancelledError("the work was stopped")
 
@@ -124,7 +124,8 @@ class Ahead(Generic[ValueT]):
                 value = self._jobs[index].run()
             except BaseException as error:
                 with self._changed:
-                    self._failed[index] = error
+                    # Jobs that end because of an error fail after it, and do not count.
+                    self._error = self._error or error
                     self._changed.notify_all()
                 return
             with self._changed:
