@@ -22,7 +22,7 @@ import httpx
 import uvicorn
 
 from mbuild.server import run
-from mbuild.server.app import Service, make_app
+from mbuild.server.app import Service
 from mbuild.server.security import Policy
 from mbuild.store import Store
 
@@ -112,7 +112,7 @@ def serving_here(root: Path, **options: Any) -> Iterator[Server]:
     """A server in a thread of this process; ``options`` as for :class:`Service`."""
     service = Service(root, options.pop("policy", Policy()), **options)
     sock = run.listen("127.0.0.1", 0)
-    config = uvicorn.Config(make_app(service), http="h11", ws="none", log_config=None)
+    config = run.configuration(service)
     config.timeout_graceful_shutdown = 1
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: server.run(sockets=[sock]), daemon=True)

@@ -17,6 +17,7 @@ import uvicorn
 
 from mbuild.errors import UsageError
 from mbuild.server.app import Service, make_app
+from mbuild.server.connections import BACKLOG, AcceptErrors, Connection, raise_file_limit
 
 GRACE_SECONDS = 2
 """How long answers under way may take to end after a signal."""
@@ -37,7 +38,7 @@ def listen(host: str, port: int) -> socket.socket:
         if sys.platform != "win32":  # there it would let two servers have one port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
-        sock.listen(512)
+        sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:
@@ -56,14 +57,11 @@ def url_of(sock: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(service: Service, sock: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until SIGINT or SIGTERM; ``ready`` is called once requests are answered.
-
-    Ends the process itself when some work does not stop in time.
-    """
-    config = uvicorn.Config(
+def configuration(service: Service) -> uvicorn.Config:
+    """How uvicorn serves a service."""
+    return uvicorn.Config(
         make_app(service),
-        http="h11",
+        http=Connection,
         ws="none",
         log_config=None,
         access_log=False,
@@ -71,8 +69,17 @@ def serve(service: Service, sock: socket.socket, ready: Callable[[], None]) -> N
         proxy_headers=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
         timeout_keep_alive=75,
-        backlog=512,
+        backlog=BACKLOG,
     )
+
+
+def serve(service: Service, sock: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve until SIGINT or SIGTERM; ``ready`` is called once requests are answered.
+
+    Ends the process itself when some work does not stop in time.
+    """
+    Connection.limit = raise_file_limit()
+    config = configuration(service)
     asyncio.run(_Server(config, service, ready).serve(sockets=[sock]))
     if not _all_ended(service):
         sys.stderr.flush()
@@ -100,6 +107,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to listen, and say so."""
+        asyncio.get_running_loop().set_exception_handler(AcceptErrors())
         await super().startup(sockets)
         self._ready()
 
