@@ -12,6 +12,7 @@
     ├── NameNotFoundError     no model of that name in the store
     ├── StoreError            the store cannot be read or written
     │   └── DamagedError      ... because its content is not what its name says
+    ├── BusyError             somebody else holds the store for too long
     └── CancelledError        the build was stopped on purpose
 
 A message says what is wrong and quotes the value; ``hint`` says what to do
@@ -81,6 +82,10 @@ class StoreError(MbuildError):
 
 class DamagedError(StoreError):
     """Something in the store does not have the content that its name promises."""
+
+
+class BusyError(MbuildError):
+    """Somebody else holds the store for longer than the caller wants to wait."""
 
 
 class CancelledError(MbuildError):

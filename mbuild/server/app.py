@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anyio import to_thread
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
@@ -22,6 +21,7 @@ from mbuild.server.blobs import sweep
 from mbuild.server.catalogue import Catalogue
 from mbuild.server.errors import Scrubber, status_of, text_of
 from mbuild.server.jobs import Jobs
+from mbuild.server.locking import PATIENCE_SECONDS, Locking
 from mbuild.server.models import JSON_TYPE
 from mbuild.server.routes import ROUTES, Endpoint
 from mbuild.server.security import Policy, origin_headers
@@ -38,6 +38,9 @@ BUILDS_AT_ONCE = 4
 SWEEP_SECONDS = 900.0
 """How often uploads that nothing uses are looked for."""
 
+RETRY_SECONDS = "10"
+"""What a client is told to wait before it tries again."""
+
 _LINGER_BYTES = 64 << 20
 _LINGER_SECONDS = 2.0
 
@@ -52,14 +55,18 @@ class Service:
         self.policy = policy
         self.upstream = upstream
         self.jobs = Jobs(builds or BUILDS_AT_ONCE)
+        self.locking = Locking()
         self.catalogue = Catalogue()
         self.routes: Sequence[Endpoint] = ROUTES
         self.scrub = Scrubber(self._root)
         self._warned: set[str] = set()
 
-    def store(self) -> Store:
-        """The store, for one piece of work: locks and caches are not shared between threads."""
-        return Store(self._root, self._warn)
+    def store(self, patience: float | None = None) -> Store:
+        """The store, for one piece of work: locks and caches are not shared between threads.
+
+        ``patience``: seconds to wait for its lock, None for as long as it takes.
+        """
+        return Store(self._root, self._warn, patience)
 
     def _warn(self, text: str) -> None:
         """Say on standard error, once, what works less well in this store."""
@@ -104,7 +111,7 @@ def make_app(service: Service) -> ASGIApp:
 async def _sweep(service: Service) -> None:
     while True:
         with suppress(MbuildError):
-            await to_thread.run_sync(sweep, service.store())
+            await service.locking.run(sweep, service.store(PATIENCE_SECONDS))
         await asyncio.sleep(SWEEP_SECONDS)
 
 
@@ -142,7 +149,11 @@ class _Dispatch:
         except ClientDisconnect:
             return Response(status_code=499)
         except MbuildError as error:
-            return error_response(row.path, status_of(error), self._service.error_text(error))
+            status = status_of(error)
+            response = error_response(row.path, status, self._service.error_text(error))
+            if status == 503:
+                response.headers["Retry-After"] = RETRY_SECONDS
+            return response
         except Exception as error:
             return error_response(row.path, 500, self._service.error_text(error))
 

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from mbuild.digest import Digest
 from mbuild.errors import UsageError
+from mbuild.server.locking import PATIENCE_SECONDS
 from mbuild.store.blobs import BlobWriter
 
 if TYPE_CHECKING:
@@ -44,17 +45,17 @@ async def upload(service: Service, request: Request) -> Response:
     """
     text = request.path_params["digest"]
     digest = Digest.parse(text)
-    store = service.store()
+    store = service.store(PATIENCE_SECONDS)
     declared = request.headers.get("content-length", "")
     length = int(declared) if declared.isdigit() else None
-    if await to_thread.run_sync(_mark_existing, store, digest, length):
+    if await service.locking.run(_mark_existing, store, digest, length):
         async for _ in request.stream():
             pass
         return Response(status_code=200)
     writer = await to_thread.run_sync(store.blobs.writer)
     try:
         await _receive(request, writer)
-        return await to_thread.run_sync(_commit, store, writer, digest, text)
+        return await service.locking.run(_commit, store, writer, digest, text)
     finally:
         writer.__exit__(None, None, None)
 

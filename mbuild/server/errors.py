@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mbuild.digest import DigestError
 from mbuild.errors import (
+    BusyError,
     CancelledError,
     MbuildError,
     ModelfileError,
@@ -41,6 +42,7 @@ STATUS: dict[type[MbuildError], int] = {
     UnsupportedHereError: 501,
     UpstreamError: 502,
     CancelledError: 503,
+    BusyError: 503,
     UsageError: 400,
     ModelfileError: 400,
     SourceError: 400,
@@ -52,6 +54,10 @@ STATUS: dict[type[MbuildError], int] = {
 """The status of each kind of error; the first that fits counts."""
 
 
+MAX_PROBLEMS = 20
+"""Problems that one answer names."""
+
+
 def status_of(error: MbuildError) -> int:
     """The HTTP status of an error."""
     return next(status for kind, status in STATUS.items() if isinstance(error, kind))
@@ -60,10 +66,12 @@ def status_of(error: MbuildError) -> int:
 def text_of(error: MbuildError) -> str:
     """What the ``error`` key says: the message, and the remedy where there is one."""
     if isinstance(error, ModelfileError):
-        return "; ".join(
+        texts = [
             f"{problem.message} ({problem.suggestion})" if problem.suggestion else problem.message
-            for problem in error.problems
-        )
+            for problem in error.problems[:MAX_PROBLEMS]
+        ]
+        more = len(error.problems) - MAX_PROBLEMS
+        return "; ".join([*texts, f"and {more} more problems"] if more > 0 else texts)
     return f"{error.message} ({error.hint})" if error.hint else error.message
 
 

@@ -18,6 +18,7 @@ from mbuild.modelfile.formatter import quote
 from mbuild.modelfile.gonumber import shortest_float32
 from mbuild.server import shapes
 from mbuild.server.catalogue import owner, timestamp
+from mbuild.server.locking import PATIENCE_SECONDS
 from mbuild.server.requests import model_name, parse_name, read_json
 from mbuild.store.manifest import MODEL, PROJECTOR
 
@@ -167,7 +168,7 @@ async def copy(service: Service, request: Request) -> Response:
         parse_name(target, f"destination {json.dumps(target)} is invalid"),
     )
     try:
-        await to_thread.run_sync(library.copy, service.store(), *names)
+        await service.locking.run(library.copy, service.store(PATIENCE_SECONDS), *names)
     except NameNotFoundError:
         raise NameNotFoundError(f'model "{source}" not found') from None
     return Response(status_code=200)
@@ -181,7 +182,7 @@ async def delete(service: Service, request: Request) -> Response:
         raise UsageError("model is required")
     name = parse_name(text, f"name {json.dumps(text, ensure_ascii=False)} is invalid")
     try:
-        await to_thread.run_sync(library.remove, service.store(), [name])
+        await service.locking.run(library.remove, service.store(PATIENCE_SECONDS), [name])
     except NameNotFoundError:
         raise NameNotFoundError(f"model '{text}' not found") from None
     return Response(status_code=200)

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from mbuild.digest import Digest
-from mbuild.errors import DamagedError, NameNotFoundError, StoreError
+from mbuild.errors import BusyError, DamagedError, NameNotFoundError, StoreError
 from mbuild.store.blobs import Blobs
 from mbuild.store.database import Database
 from mbuild.store.environment import keep_budget
@@ -41,9 +41,18 @@ class Store:
     removes what it does not know from ``blobs/``.
     """
 
-    def __init__(self, root: Path, warn: Callable[[str], object] = lambda text: None) -> None:
-        """``warn`` is told what works less well here, in a sentence."""
+    def __init__(
+        self,
+        root: Path,
+        warn: Callable[[str], object] = lambda text: None,
+        patience: float | None = None,
+    ) -> None:
+        """``warn`` is told what works less well here, in a sentence.
+
+        ``patience``: seconds that :meth:`begin` waits where it is given no timeout.
+        """
         self.root = root
+        self._patience = patience
         self._warn = warn
         self.private = root / PRIVATE_FOLDER
         self._lock = Lock(self.private / "lock")
@@ -94,12 +103,18 @@ class Store:
 
         Also removes the temporary files of builds that were killed. Returns
         False when somebody removed blobs for all of ``timeout`` seconds. Raises
-        :class:`UsageError` when ``MBUILD_KEEP`` is no size.
+        :class:`BusyError` when the store's patience ended, and :class:`UsageError` when
+        ``MBUILD_KEEP`` is no size.
         """
         keep_budget()
         self.prepare()
         with store_errors("locking the store"):
-            if not self._lock.acquire(exclusive=False, timeout=timeout):
+            patience = self._patience if timeout is None else timeout
+            if not self._lock.acquire(exclusive=False, timeout=patience):
+                if timeout is None:
+                    raise BusyError(
+                        "another mbuild is removing blobs from the store", hint="try again later"
+                    )
                 return False
         if self._lock.missing:
             self._warn(
