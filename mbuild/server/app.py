@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -208,6 +209,7 @@ class Door:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope = _origin_form(scope)
         request = Request(scope)
         body = _Body(request, receive)
         outgoing = _Outgoing(send, body, origin_headers(request.headers.get("origin", "")))
@@ -219,6 +221,22 @@ class Door:
             await refusal(scope, body.receive, _Outgoing(send, body, {}).send)
         else:
             await refusal(scope, receive, send)
+
+
+def _origin_form(scope: Scope) -> Scope:
+    """A request whose target is a whole URL, as one for its path on its host (RFC 9112, 3.2.2)."""
+    scheme, found, rest = scope.get("raw_path", b"").partition(b"://")
+    authority, _, path = rest.partition(b"/")
+    is_url = found and scheme.lower() in (b"http", b"https")
+    if not is_url or not authority or b"@" in authority:
+        return scope
+    headers = [(key, value) for key, value in scope["headers"] if key != b"host"]
+    return {
+        **scope,
+        "raw_path": b"/" + path,
+        "path": "/" + unquote(path.decode("ascii")),
+        "headers": [*headers, (b"host", authority)],
+    }
 
 
 class _Body:

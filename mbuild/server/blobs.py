@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 from anyio import to_thread
@@ -9,6 +10,7 @@ from starlette.responses import Response
 
 from mbuild.digest import Digest
 from mbuild.errors import UsageError
+from mbuild.server.errors import NoRoomError
 from mbuild.server.locking import PATIENCE_SECONDS
 from mbuild.store.blobs import BlobWriter
 
@@ -52,12 +54,26 @@ async def upload(service: Service, request: Request) -> Response:
         async for _ in request.stream():
             pass
         return Response(status_code=200)
+    await to_thread.run_sync(_check_room, store, length)
     writer = await to_thread.run_sync(store.blobs.writer)
     try:
         await _receive(request, writer)
         return await service.locking.run(_commit, store, writer, digest, text)
     finally:
         writer.__exit__(None, None, None)
+
+
+def _check_room(store: Store, length: int | None) -> None:
+    """Raise :class:`NoRoomError` for a file that the disk cannot hold."""
+    if length is None:
+        return
+    store.prepare()
+    free = shutil.disk_usage(store.root / "blobs").free
+    if length > free:
+        raise NoRoomError(
+            f"the file has {length} bytes, and the store's disk has room for {free}",
+            hint="free some space on the server: mbuild prune",
+        )
 
 
 async def _receive(request: Request, writer: BlobWriter) -> None:

@@ -27,13 +27,14 @@ from mbuild.modelfile.instructions import (
     System,
     Template,
 )
-from mbuild.modelfile.parameters import PARAMETERS, Kind
+from mbuild.modelfile.parameters import DEPRECATED, PARAMETERS, Kind
 from mbuild.modelfile.recipe import Recipe
 from mbuild.names import ModelName
 from mbuild.places import is_path
 from mbuild.planner import Options
 from mbuild.server.context import (
     FOLDER,
+    MAX_FILES,
     UPLOAD_HINT,
     BlobContext,
     Files,
@@ -41,6 +42,7 @@ from mbuild.server.context import (
     is_checkpoint,
     parse_files,
 )
+from mbuild.server.errors import MAX_PROBLEMS
 from mbuild.server.requests import model_name, parse_name
 from mbuild.server.shapes import UNREAD
 
@@ -70,6 +72,15 @@ INFO: Mapping[str, tuple[str, type]] = {
 
 _FURTHER = ("thinking", "images", "tool_calls", "tool_name", "tool_call_id")
 """What a message carries besides role and content, in the order of Ollama's api.Message."""
+
+
+MAX_LICENSES = 1024
+"""Licenses of one request: each is a layer, with a file of its own."""
+
+MAX_TEXT = {"system": 1 << 20, "license": 4 << 20, "messages": 16 << 20}
+"""Characters of a field's texts together. Every answer of ``/api/show`` holds them, twice."""
+
+_NAMED = 100  # characters of a name that an error repeats
 
 
 class Creation(NamedTuple):
@@ -120,6 +131,7 @@ def read_creation(fields: Mapping[str, Any], store: Store) -> Creation:
     adapters = parse_files(fields.get("adapters", {}))
     drafts = parse_files(fields.get("draft_files", {}))
     _check_sources(fields)
+    _check_amounts(fields)
     sources = tuple(_sources(fields, files, adapters, drafts, store))
     recipe, warnings = _recipe(fields, sources)
     warnings = (*fields.get(UNREAD, ()), *warnings)
@@ -132,6 +144,12 @@ def _recipe(
     """The request's instructions taken together, checked as a Modelfile's are."""
     messages = fields.get("messages", [])
     parameters = _parameters(fields.get("parameters", {}))
+    models = sum(isinstance(item, From) for item in sources)
+    if models > MAX_FILES:
+        raise UsageError(f"{models} FROM lines, the limit is {MAX_FILES}")
+    licenses = sum(isinstance(item, License) for item in sources)
+    if licenses > MAX_LICENSES:
+        raise UsageError(f"{licenses} licenses, the limit is {MAX_LICENSES}")
     modelfile = Modelfile((*sources, *_texts(fields), *parameters, *_messages(messages)))
     problems = lint.check_instructions(modelfile)
     errors = [problem for problem in problems if problem.severity is Severity.ERROR]
@@ -156,6 +174,32 @@ def _check_sources(fields: Mapping[str, Any]) -> None:
         raise UsageError("'remote_host' is not supported", hint="models that are built are here")
     if fields.get("from") and fields.get("files"):
         raise UsageError("both 'from' and 'files' were specified", hint="keep the one you mean")
+
+
+def _check_amounts(fields: Mapping[str, Any]) -> None:
+    """Raise :class:`UsageError` for more than a model can hold, before anything is written."""
+    licenses = fields.get("license", [])
+    licenses = [licenses] if isinstance(licenses, str) else licenses
+    if len(licenses) > MAX_LICENSES:
+        raise UsageError(f"{len(licenses)} licenses, the limit is {MAX_LICENSES}")
+    contents = [message.get("content") or "" for message in fields.get("messages", [])]
+    for what, texts in (
+        ("system", [fields.get("system", "")]),
+        ("license", [text or "" for text in licenses]),
+        ("messages", contents),
+    ):
+        length = sum(map(len, texts))
+        if length > MAX_TEXT[what]:
+            raise UsageError(
+                f"{what!r} has {length} characters, the limit is {MAX_TEXT[what]}",
+                hint="shorten it",
+            )
+    unknown = [
+        n for n in fields.get("parameters", {}) if n not in PARAMETERS and n not in DEPRECATED
+    ]
+    if len(unknown) > MAX_PROBLEMS:
+        named = ", ".join(repr(name[:_NAMED]) for name in unknown[:MAX_PROBLEMS])
+        raise UsageError(f"{len(unknown)} unknown parameters: {named} and others")
 
 
 def _sources(

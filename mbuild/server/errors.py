@@ -35,6 +35,10 @@ class UpstreamError(MbuildError):
     """The server that requests are forwarded to cannot be reached."""
 
 
+class NoRoomError(MbuildError):
+    """The disk has less room than a request announces to send."""
+
+
 STATUS: dict[type[MbuildError], int] = {
     TooLargeError: 413,
     UnauthorizedError: 401,
@@ -43,6 +47,7 @@ STATUS: dict[type[MbuildError], int] = {
     UpstreamError: 502,
     CancelledError: 503,
     BusyError: 503,
+    NoRoomError: 507,
     UsageError: 400,
     ModelfileError: 400,
     SourceError: 400,

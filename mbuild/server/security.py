@@ -30,7 +30,11 @@ TOKEN_VARIABLE = "MBUILD_TOKEN"
 _SCHEME_PORTS = {"http": 80, "https": 443}
 
 _LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
-"""Names that no public name server answers for, so that no stranger can rebind them."""
+"""Names that no public name server answers for, so that no stranger can rebind them.
+
+Of ``.local`` anybody in the same network can claim a name (multicast DNS); it is taken
+all the same, as by Ollama, because machines without another name are reached by it.
+"""
 
 DEFAULT_ORIGINS = (
     *(
@@ -57,6 +61,12 @@ _ALLOWED_HEADERS = (
 )
 _LOGGED = 100  # different refusals in the log: strangers choose the names
 _LOGGED_LENGTH = 200
+_NO_ORIGIN = re.compile(r"[/@\\?#\s]")
+"""What no browser sends after an origin's scheme (RFC 6454, 6.2): users, paths, queries."""
+
+_PORT = re.compile(r"^(?!https?://)|^https?://(\[[^\]]*\]|[^:\[\]]*)(:[0-9]{1,5})?$", re.I)
+"""A port is a number; other schemes (``app://``) have what their programs like."""
+
 _PREFLIGHT_SECONDS = "43200"
 
 
@@ -93,6 +103,8 @@ class Policy:
         """Whether a page of that origin may ask; requests that no page makes have none."""
         if not origin or origin.lower() in (f"http://{host}".lower(), f"https://{host}".lower()):
             return True
+        if _NO_ORIGIN.search(origin.partition("://")[2]) or not _PORT.search(origin):
+            return False
         return any(fnmatchcase(origin.lower(), _pattern(allowed)) for allowed in self.origins)
 
     def check_token(self, authorization: str) -> None:
@@ -117,6 +129,9 @@ class Policy:
                 status_code=400,
                 headers={"Connection": "close"},
             )
+        if request.headers.get("expect", "100-continue").lower() != "100-continue":
+            text = "the only expectation that can be met is 100-continue"
+            return JSONResponse({"error": text}, status_code=417, headers={"Connection": "close"})
         host = request.headers.get("host", "")
         origin = request.headers.get("origin", "")
         if not self.allows_host(host) or not self.allows_origin(origin, host):
@@ -208,6 +223,11 @@ def make_policy(host: str, token: str, allowed: Iterable[str], *, insecure: bool
         raise UsageError(
             f"{host} can be reached from other machines, and there is no token",
             hint=f"set --token or {TOKEN_VARIABLE}, or say --insecure-no-auth",
+        )
+    if not token.isascii() or not token.isprintable():
+        raise UsageError(
+            "the token holds characters that no HTTP header carries",
+            hint="use letters, digits and signs of ASCII",
         )
     origins = [o.strip() for o in os.environ.get(ORIGINS_VARIABLE, "").split(",") if o.strip()]
     hosts = tuple(host_of(name) for name in allowed)

@@ -8,6 +8,7 @@ from the same tables.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 from mbuild.errors import UsageError
@@ -263,7 +264,8 @@ def check(body: Body, value: Any) -> dict[str, Any]:
         if kind is not None and item is not None:
             kind.check(item, f"{body.name}.{name}")
             found[name] = item
-    if body.meant and (unread := [text for key in value if (text := _unread(body, key))]):
+    keys = islice(value, MAX_UNREAD)
+    if body.meant and (unread := [text for key in keys if (text := _unread(body, key))]):
         found[UNREAD] = unread
     return found
 
@@ -279,5 +281,8 @@ def _unread(body: Body, key: str) -> str:
     meant = meant or next(iter(get_close_matches(plain, body.fields, 1, 0.8)), "")
     return f"the field {key!r} is not read: did you mean {meant!r}?" if meant else ""
 
+
+MAX_UNREAD = 200
+"""Fields of a body that are compared with those that are read."""
 
 _LONGEST = 40  # characters of a field's name that are compared
