@@ -77,7 +77,17 @@ class LiveServer(Server):
             stderr=subprocess.PIPE,
             env={**clean, **environment},
         )
-        super().__init__(store, self._wait())
+        url = self._wait()
+        self._errors: list[bytes] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        super().__init__(store, url)
+
+    def _read(self) -> None:
+        """Take what the server says: it must not wait for a reader."""
+        assert self.process.stderr is not None
+        with self.process.stderr as pipe:
+            self._errors += iter(lambda: pipe.read(4096), b"")
 
     def _wait(self) -> str:
         assert self.process.stderr is not None
@@ -95,8 +105,9 @@ class LiveServer(Server):
         """End it; the exit status and what it wrote to standard error since it began."""
         self.http.close()
         self.process.send_signal(number)
-        _, errors = self.process.communicate(timeout=30)
-        return self.process.returncode, errors.decode()
+        self.process.wait(30)
+        self._reader.join(10)
+        return self.process.returncode, b"".join(self._errors).decode()
 
     def memory(self) -> int:
         """Resident bytes of the server (Linux), 0 where that cannot be known."""

@@ -28,6 +28,12 @@ Examples:
 @click.option("--allow-host", metavar="NAME", multiple=True, help="Accept this host name too.")
 @click.option("--upstream", metavar="URL", help="An Ollama or llama-server that runs the models.")
 @click.option("--builds", metavar="N", type=click.IntRange(1, 64), help="Builds at once [4]")
+@click.option(
+    "--log",
+    type=click.Choice(["text", "json", "off"]),
+    default="text",
+    help="One line a request on standard error  [default: text]",
+)
 @click.pass_context
 def serve_command(ctx: click.Context, /, *, store: str | None, **options: Any) -> None:
     """Serve Ollama's API for building and managing models.
@@ -55,7 +61,7 @@ def serve_command(ctx: click.Context, /, *, store: str | None, **options: Any) -
     if not opened.root.is_dir():
         opened.prepare()
     check_place(opened.root)
-    service = Service(opened.root, policy, upstream, options["builds"] or 0)
+    service = Service(opened.root, policy, upstream, options["builds"] or 0, options["log"])
     sock = run.listen(host, port)
     line = f"serving {opened.root} on {run.url_of(sock)}"
     run.serve(service, sock, lambda: click.echo(line, err=True))

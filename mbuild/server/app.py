@@ -24,6 +24,7 @@ from mbuild.server.errors import Scrubber, status_of, text_of
 from mbuild.server.jobs import Jobs
 from mbuild.server.locking import PATIENCE_SECONDS, Locking
 from mbuild.server.models import JSON_TYPE
+from mbuild.server.requestlog import RequestLog
 from mbuild.server.routes import ROUTES, Endpoint
 from mbuild.server.security import Policy, origin_headers
 from mbuild.store import Store
@@ -50,13 +51,20 @@ class Service:
     """What handlers work with: the store, the builds, the list of models, the upstream."""
 
     def __init__(
-        self, root: Path, policy: Policy, upstream: Upstream | None = None, builds: int = 0
+        self,
+        root: Path,
+        policy: Policy,
+        upstream: Upstream | None = None,
+        builds: int = 0,
+        log: str = "off",
     ) -> None:
+        """``log``: one of :data:`mbuild.server.requestlog.FORMS`."""
         self._root = root.absolute()
         self.policy = policy
         self.upstream = upstream
         self.jobs = Jobs(builds or BUILDS_AT_ONCE)
         self.locking = Locking()
+        self.log = log
         self.catalogue = Catalogue()
         self.routes: Sequence[Endpoint] = ROUTES
         self.scrub = Scrubber(self._root)
@@ -106,7 +114,7 @@ def make_app(service: Service) -> ASGIApp:
 
     app = Starlette(routes=_routes(service), lifespan=lifespan)
     app.router.redirect_slashes = False
-    return Door(service, app)
+    return RequestLog(Door(service, app), service.log)
 
 
 async def _sweep(service: Service) -> None:
