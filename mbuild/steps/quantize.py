@@ -168,7 +168,8 @@ def _write_variants(
     steps: Sequence[Quantize], model: Model, files: OpenFiles, context: StepContext
 ) -> list[tuple[Quantize, Layer, bool]]:
     """Write all variants side by side."""
-    from mbuild.steps.tensors import RangeCache, write_variants
+    from mbuild.steps.ranges import RangeCache
+    from mbuild.steps.tensors import write_variants
 
     variants = [
         _variant(step, model, files, f"{_IMATRIX}{number}", context)
