@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 
 from mbuild.artifacts.oci import INDEX_FILE, LAYOUT, LAYOUT_FILE, blob_name, encode_index
 from mbuild.artifacts.settings import aligned, with_settings
-from mbuild.artifacts.sharing import Target, checked, writing
+from mbuild.artifacts.sharing import Target, checked, clear_leftovers, writing
 from mbuild.artifacts.tar import END, header, padding
 from mbuild.contents import Contents, read_contents
 from mbuild.digest import Digest
 from mbuild.errors import DamagedError, MbuildError, StoreError, UnsupportedError, UsageError
 from mbuild.store.copying import OpenFile
+from mbuild.store.files import temporary_folder
 from mbuild.store.manifest import ADAPTER, DRAFT, MODEL, PROJECTOR
 
 if TYPE_CHECKING:
@@ -273,13 +274,12 @@ def _link(job: _Job, layer: Layer, path: Path) -> Written:
     """Give the blob a second name."""
     with _blob(job, layer) as (source, _):
         pass
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.unlink(missing_ok=True)
-        os.link(os.path.realpath(source.path), temporary)
-        temporary.replace(path)
+        with temporary_folder(path.parent, clear_leftovers(path)) as folder:
+            temporary = folder / "linked"
+            os.link(os.path.realpath(source.path), temporary)
+            temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise StoreError(
             f"{path} cannot be a hard link to the store: {error.strerror}",
             hint="choose a place on the store's disk, or leave --link out",

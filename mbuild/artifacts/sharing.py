@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from mbuild.errors import CancelledError, DamagedError, FormatError, StoreError
 from mbuild.store.copying import OpenFile, hash_file
-from mbuild.store.files import TemporaryFile, write_all
+from mbuild.store.files import TemporaryFile, remove_stale, write_all
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,6 +32,9 @@ BLOCK = 4096
 _FICLONERANGE = 0x4020940D  # linux/fs.h
 _PIECE = 8 << 20
 
+_MAX_NAME = 200
+"""Bytes of an output's name in a temporary one, which file systems limit to 255."""
+
 
 def _nothing(count: int) -> None:
     return None
@@ -44,6 +47,18 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror or error}") from error
+
+
+def clear_leftovers(path: Path) -> str:
+    """Remove what killed exports to ``path`` left beside it.
+
+    Returns how the names of temporary files and folders of such an export begin. What an
+    export that still runs has there is locked, and stays.
+    """
+    name = os.fsencode(path.name)[:_MAX_NAME].decode(errors="ignore")
+    prefix = f".{name}.mbuild-tmp-"
+    remove_stale(path.parent, prefix)
+    return prefix
 
 
 class Target:
@@ -60,9 +75,13 @@ class Target:
 
     @classmethod
     def beside(cls, path: Path) -> Target:
-        """One that will be renamed to ``path``, which its folder must have room for."""
+        """One that will be renamed to ``path``, which its folder must have room for.
+
+        What killed exports to the same path left there goes first.
+        """
+        prefix = clear_leftovers(path)
         with writing(path):
-            return cls(TemporaryFile(path.parent))
+            return cls(TemporaryFile(path.parent, prefix))
 
     @property
     def fd(self) -> int:

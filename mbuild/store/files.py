@@ -296,7 +296,7 @@ def temporary_folder(folder: Path, prefix: str = "tmp-") -> Iterator[Path]:
 def _make_and_hold(path: Path) -> int:
     """Make a folder and lock it; again if a cleaner took it before the lock was ours."""
     while True:
-        with store_errors("creating a temporary folder in the store"):
+        with store_errors("creating a temporary folder"):
             path.mkdir(mode=0o700)
         if fcntl is None:
             return -1
