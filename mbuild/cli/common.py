@@ -117,7 +117,43 @@ class NameType(ParamType):
 
 def printable(line: str) -> str:
     """A line without what a terminal would obey: names and texts come from anywhere."""
+    if line.isprintable():
+        return line
     return "".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in line)
+
+
+def write_text(text: str) -> None:
+    """Write a model's or a file's text to standard output.
+
+    A program gets it as it is, a terminal each line :func:`printable`.
+    """
+    if sys.stdout.isatty():
+        lines = text.replace("\r\n", "\n").split("\n")
+        text = "\n".join(map(printable, lines))
+    click.echo(text, nl=False, color=True)  # else click leaves escape sequences out
+
+
+def write_json(value: object) -> None:
+    """Write a value to standard output as JSON in which every character can be shown.
+
+    What a terminal would obey is escaped as JSON has it, so that it means the same.
+    """
+    import json
+
+    lines = json.dumps(value, indent=2, ensure_ascii=False).split("\n")
+    click.echo("\n".join(map(_printable_json, lines)))
+
+
+def _printable_json(line: str) -> str:
+    """A line of JSON, which has such characters in its strings only."""
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else _json_escape(c) for c in line)
+
+
+def _json_escape(char: str) -> str:
+    units = char.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
 
 
 def columns_of(stream: TextIO | None = None) -> int:

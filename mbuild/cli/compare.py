@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from mbuild import library
-from mbuild.cli.common import human_size, open_store, printable, store_option
+from mbuild.cli.common import human_size, open_store, printable, store_option, write_json
 from mbuild.cli.meter import meter, table
 from mbuild.compare import (
     Cause,
@@ -73,7 +73,7 @@ def diff_command(
         made = causes(found, stored, opened)
     if style == "json":
         value = {**found.to_json(), "causes": [cause.to_json() for cause in made]}
-        click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+        write_json(value)
     else:
         lines = _lines(found) + _section("Written in", _causes(made))
         click.echo("\n".join(map(printable, lines)))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from mbuild.cli.common import read_limited
+from mbuild.cli.common import read_limited, write_text
 from mbuild.cli.main import show_error
 from mbuild.errors import MbuildError, ModelfileError
 from mbuild.lint import check
@@ -76,13 +76,13 @@ def _fmt(file: str, *, write: bool, only_check: bool) -> bool:
     if only_check:
         old, new = decode(data).splitlines(True), formatted.splitlines(True)
         diff = "".join(difflib.unified_diff(old, new, file, f"{file} (formatted)"))
-        click.echo(diff, nl=False)
+        write_text(diff)
         return data == formatted.encode()
     if write and file != "-":
         if data != formatted.encode():
             _rewrite(_path(file), formatted)
     else:
-        click.echo(formatted, nl=False)
+        write_text(formatted)
     return True
 
 

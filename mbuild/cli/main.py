@@ -56,7 +56,7 @@ EXIT_STATUS: dict[type[BaseException], int] = {
 
 _LOOK_AGAIN_SECONDS = 0.02
 
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """What a file's name can do to a terminal: move its cursor, turn its text round."""
 
 EPILOG = """\

@@ -16,7 +16,10 @@ from mbuild.cli.common import (
     format_option,
     human_size,
     open_store,
+    printable,
     store_option,
+    write_json,
+    write_text,
 )
 from mbuild.errors import UsageError
 from mbuild.library import ModelView, Removed
@@ -155,7 +158,7 @@ def show_command(
         return
     model = library.view(opened, name)
     if as_json:
-        click.echo(json.dumps(library.as_json(opened, model), indent=2, ensure_ascii=False))
+        write_json(library.as_json(opened, model))
     elif asked:
         text = {
             "modelfile": lambda: library.modelfile_of(opened, model),
@@ -164,9 +167,9 @@ def show_command(
             "parameters": lambda: "\n".join(_parameter_lines(model)),
             "license": lambda: "\n".join(model.licenses),
         }[asked[0]]()
-        click.echo(text, nl=not text.endswith("\n"))
+        write_text(text if text.endswith("\n") else f"{text}\n")
     else:
-        lines, width = _overview(opened, model), columns_of()
+        lines, width = [*map(printable, _overview(opened, model))], columns_of()
         if width:
             from mbuild.cli.screen import wrapped
 
@@ -179,11 +182,10 @@ def _show_inside(store: Store, name: ModelName, as_json: bool, parts: dict[str, 
     from mbuild.cli.compare import inside, inside_lines
 
     layers = inside(store, library.find(store, name), parts)
-    click.echo(
-        json.dumps(layers, indent=2, ensure_ascii=False)
-        if as_json
-        else "\n".join(inside_lines(layers))
-    )
+    if as_json:
+        write_json(layers)
+    else:
+        click.echo("\n".join(inside_lines(layers)))
 
 
 def _overview(store: Any, model: ModelView) -> list[str]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 
 import click
 
-from mbuild.cli.common import printable
+from mbuild.cli.common import printable, write_json
 from mbuild.compare.recipe import Recipe, read_recipe
 
 EPILOG = """\
@@ -37,7 +36,7 @@ def import_recipe_command(file: Path, source: str, style: str) -> int:
     """
     recipe = read_recipe(file)
     if style == "json":
-        click.echo(json.dumps(_value(recipe), indent=2, ensure_ascii=False))
+        write_json(_value(recipe))
     else:
         click.echo("\n".join(map(printable, _lines(recipe, file.name, source))))
     return 1 if recipe.wrong else 0
