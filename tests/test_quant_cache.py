@@ -15,7 +15,7 @@ import pytest
 from mbuild.gguf.types import GGMLType
 from mbuild.graph import StepContext
 from mbuild.quant.quantize import engine, fallback, quantize
-from mbuild.steps.quantize import _say_compiling
+from mbuild.steps.quantize import _say_compiling, _warn_of_cache
 from mbuild.store import Store
 
 pytest.importorskip("numba")
@@ -148,7 +148,10 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
 def test_the_key_follows_all_that_decides_the_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kernel, CPU, its features, numba's settings and versions, sources: each is in the key."""
+    """Kernel, CPU, its features, numba's settings and versions, sources: each is in the key.
+
+    A file of settings in the working directory is not: nobody reads it.
+    """
     monkeypatch.chdir(tmp_path)
     for name in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_OPT"):
         monkeypatch.delenv(name, raising=False)
@@ -163,8 +166,8 @@ def test_the_key_follows_all_that_decides_the_code(
     ):
         monkeypatch.setenv(name, value)
         keys.append(cache.key("plain_Q4_K_32"))
-    (tmp_path / target.SETTINGS).write_text("opt: 0\n")
-    keys.append(cache.key("plain_Q4_K_32"))
+    (tmp_path / ".numba_config.yaml").write_text("opt: 0\n")
+    assert cache.key("plain_Q4_K_32") == keys[-1]
     monkeypatch.setattr(target, "_host", lambda: ("x86_64", "another", "+sse2"))
     keys.append(cache.key("plain_Q4_K_32"))
     monkeypatch.setattr(target, "compilers", lambda: "others")
@@ -251,5 +254,116 @@ def test_where_kernels_can_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         Store(tmp_path), lambda done, total: None, said.append, lambda text: said.append(text)
     )
     _say_compiling("Q4_K", context)
-    assert said[0] == "compiling quantizers for Q4_K"
+    assert said == ["compiling quantizers for Q4_K"]
+    _warn_of_cache(context)
+    _warn_of_cache(context)
+    assert len(said) == 2  # the warning came once
     assert f"cannot be kept in {tmp_path}/file/mbuild/kernels: each build" in said[1]
+
+
+OTHERS = {
+    "a file that the group may write": lambda file: file.chmod(0o620),
+    "a file that all may write": lambda file: file.chmod(0o666),
+    "a folder that the group may write": lambda file: file.parent.chmod(0o770),
+    "a folder that all may write": lambda file: file.parent.chmod(0o777),
+    "a link to an own file": lambda file: _linked(file),
+    "a folder that is a link": lambda file: _linked(file.parent),
+    "a pipe": lambda file: (file.unlink(), os.mkfifo(file, 0o600)),
+}
+
+
+def _linked(path: Path) -> None:
+    """Put a link to what lies at a path in its place."""
+    path.symlink_to(path.rename(path.with_name("elsewhere")))
+
+
+def _kept_in(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An entry that is written below a folder, and read again."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    cache.write(name, b"code")
+    assert cache.read(name) == b"code"
+    assert cache.problem() == ""
+    (entry,) = _entries(folder)
+    return entry
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_what_others_can_have_put_there_is_not_read(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Entries are run: they count only where nobody else can write, and no link leads on."""
+    OTHERS[kind](_kept_in(tmp_path, "plain_Q5_0_32", monkeypatch))
+    assert cache.read("plain_Q5_0_32") is None
+    if "folder" in kind:
+        assert "are not used, because" in cache.problem()
+        assert "chmod 700" in cache.problem() and "XDG_CACHE_HOME" in cache.problem()
+        cache.write("plain_Q5_0_16", b"code")
+        assert len(_entries(tmp_path)) == 1  # nothing is put where it would not be read
+    else:
+        cache.write("plain_Q5_0_32", b"code")
+        assert cache.read("plain_Q5_0_32") == b"code"
+
+
+def test_a_way_over_anothers_link_is_not_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An own link to another disk is; whoever made a link decides where it leads."""
+    _kept_in(tmp_path, "plain_Q5_0_32", monkeypatch)
+    _linked(tmp_path / "mbuild")
+    assert cache.read("plain_Q5_0_32") == b"code"
+    if os.getuid() != 0:
+        pytest.skip("giving a link to another user needs root")
+    os.lchown(tmp_path / "mbuild", 54321, 54321)
+    assert cache.read("plain_Q5_0_32") is None
+    assert "is a link of another user" in cache.problem()
+
+
+def test_mbuild_home_has_the_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a folder for caches is set, and the remedy names that variable."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    monkeypatch.setenv("MBUILD_HOME", str(tmp_path / "home"))
+    cache.write("plain_Q5_0_32", b"code")
+    assert cache.read("plain_Q5_0_32") == b"code"
+    assert cache.directory() == tmp_path / "home" / "kernels"
+    cache.directory().chmod(0o777)
+    assert "set MBUILD_HOME to" in cache.problem()
+
+
+LOADS = """
+import sys, warnings
+warnings.simplefilter("error")
+{first}
+from mbuild.quant.isolation import import_numba
+opened = []
+sys.addaudithook(lambda event, a: event == "open" and opened.append(str(a[0])))
+import_numba()
+import numba
+from numba.core import config
+config.reload_config()
+import yaml
+print(int(config.OPT), config.CPU_NAME, any(".numba_config" in name for name in opened))
+"""
+
+
+@pytest.mark.parametrize("first", ["", "import numba"], ids=["anew", "imported before"])
+def test_settings_in_the_working_directory_are_not_taken(first: str, tmp_path: Path) -> None:
+    """A downloaded folder's file decides nothing, is not even opened; the environment decides."""
+    (tmp_path / ".numba_config.yaml").write_text("opt: 0\ncpu_name: generic\n")
+    done = subprocess.run(
+        [sys.executable, "-c", LOADS.format(first=first)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_OPT": "2"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2 None False\n", "")
+
+
+def test_no_kernel_is_compiled_by_a_folders_settings(tmp_path: Path) -> None:
+    """Beside such a file the same bytes come out, and later runs elsewhere find them kept."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / ".numba_config.yaml").write_text("disable_jit: 1\nopt: 0\n")
+    before = f"import os; os.chdir({str(tmp_path / 'model')!r})"
+    assert _ended(_start(tmp_path, before)) == _expected(numba=True)
+    assert _ended(_start(tmp_path)) == _expected(numba=False)

@@ -4,19 +4,21 @@ An entry is an object file (:mod:`mbuild.quant.compiler`) behind a digest. Its n
 a digest of all that decides the code: the sources that kernels are made of, the versions
 of Python, numba and LLVM, the CPU with its features, and the kernel's own name, which
 tells the type and the number of lanes. Entries are written under a temporary name and
-renamed; what cannot be read or written is compiled again, silently.
+renamed; what cannot be read or written is compiled again (:func:`problem` says why).
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import stat
 from functools import cache
 from pathlib import Path
 
 from mbuild.quant.target import description
-from mbuild.store.environment import home_folder
+from mbuild.store.environment import HOME_VARIABLE, home_folder
 
 PACKAGE = Path(__file__).parent.parent
 SOURCES = (
@@ -71,6 +73,57 @@ def is_writable() -> bool:
     return False
 
 
+def problem() -> str:
+    """Why entries are not kept or not used, in words and with a remedy; "" if they are."""
+    again = "each build compiles them again"
+    other = f"set {'XDG_CACHE_HOME' if home_folder() is None else HOME_VARIABLE} to"
+    if not is_writable():
+        return (
+            f"compiled quantizers cannot be kept in {directory()}: {again};"
+            f" {other} a folder that can be written"
+        )
+    try:
+        os.close(_open_folder())
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return (
+            f"compiled quantizers in {directory()} are not used, because {error.strerror}: "
+            f"{again}; let only yourself write there (chmod 700), or {other} another folder"
+        )
+    return ""
+
+
+def _open_folder() -> int:
+    """A descriptor of the folder of entries.
+
+    What lies there is run, so the folder has to be the user's own, for nobody else to write,
+    no link, and not led to by a link that somebody else made. Raises OSError.
+    """
+    folder = directory()
+    for place in (folder, *folder.parents):
+        info = os.lstat(place)
+        if stat.S_ISLNK(info.st_mode) and (place == folder or info.st_uid not in (0, os.getuid())):
+            whose = "a link" if place == folder else "a link of another user"
+            raise PermissionError(errno.EACCES, f"{place} is {whose}", str(folder))
+    return _open_own("the folder", folder, os.O_DIRECTORY)
+
+
+def _open_own(what: str, path: str | Path, flags: int, folder: int | None = None) -> int:
+    """Open what only this user can have written; raises OSError, also for a link."""
+    flags |= os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+    fd = os.open(path, flags, dir_fd=folder)
+    info = os.fstat(fd)
+    if info.st_uid != os.getuid():
+        trouble = "belongs to another user"
+    elif info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        trouble = "can be written by others"
+    else:
+        return fd
+    os.close(fd)
+    raise PermissionError(errno.EACCES, f"{what} {trouble}", str(path))
+
+
 @cache
 def _sources() -> bytes:
     """A digest of the texts of :data:`SOURCES`."""
@@ -91,12 +144,19 @@ def _path(name: str, key_: bytes) -> Path:
 
 
 def read(name: str) -> bytes | None:
-    """The object file of a kernel, or None if there is none that is sound and the user's own."""
+    """The object file of a kernel, or None if there is none that is sound and the user's own.
+
+    Whoever can write an entry can have any code run: the digest in it is no secret. So it
+    counts only where nobody else can have put it there (see :func:`problem`).
+    """
     key_ = key(name)
     try:
-        with _path(name, key_).open("rb") as file:
-            if os.fstat(file.fileno()).st_uid != os.getuid():
-                return None
+        folder = _open_folder()
+        try:
+            entry = _open_own("the file", _path(name, key_).name, 0, folder)
+        finally:
+            os.close(folder)
+        with open(entry, "rb") as file:
             content = file.read()
     except OSError:
         return None
@@ -105,13 +165,14 @@ def read(name: str) -> bytes | None:
 
 
 def write(name: str, code: bytes) -> None:
-    """Keep the object file of a kernel, if the directory can be written."""
+    """Keep the object file of a kernel, if the directory can be written and is the user's own."""
     import tempfile
 
     key_ = key(name)
     path = _path(name, key_)
     with contextlib.suppress(OSError):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(_open_folder())
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
         try:
             with os.fdopen(handle, "wb") as file:

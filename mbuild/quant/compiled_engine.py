@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbuild.gguf.types import BLOCKS, GGMLType
-from mbuild.quant import cache, loader, specs, target
+from mbuild.quant import cache, isolation, loader, specs, target
 from mbuild.quant.quantize import Outcome
 from mbuild.quant.specs import Kernel
 
@@ -26,6 +26,7 @@ def machine_code(kernel: Kernel) -> Callable[..., int]:
     """The kernel's C function, from the cache or compiled now."""
     code = cache.read(kernel.name)
     if code is None:
+        isolation.import_numba()
         from mbuild.quant import compiler
 
         code = compiler.object_code(kernel)

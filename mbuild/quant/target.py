@@ -17,9 +17,6 @@ from pathlib import Path
 import llvmlite
 from llvmlite import binding
 
-SETTINGS = Path(".numba_config.yaml")
-"""Where numba looks for settings beside the environment: in the working directory."""
-
 
 @cache
 def compilers() -> str:
@@ -53,8 +50,7 @@ def description() -> str:
     change the optimization.
     """
     settings = sorted(item for item in os.environ.items() if item[0].startswith("NUMBA_"))
-    file = SETTINGS.read_bytes() if SETTINGS.is_file() else b""
-    return repr((compilers(), _host(), settings, file))
+    return repr((compilers(), _host(), settings))
 
 
 def features() -> str:

@@ -207,14 +207,22 @@ def _say_compiling(names: str, context: StepContext) -> None:
     """That quantizers are compiled, and whether the next build has them."""
     from mbuild.quant import cache
 
-    if cache.is_writable():
-        context.status(f"compiling quantizers for {names} (once on this machine)")
-        return
-    context.status(f"compiling quantizers for {names}")
-    context.warn(
-        f"compiled quantizers cannot be kept in {cache.directory()}: each build compiles them"
-        " again; set XDG_CACHE_HOME to a folder that can be written"
-    )
+    once = "" if cache.problem() else " (once on this machine)"
+    context.status(f"compiling quantizers for {names}{once}")
+
+
+def _warn_of_cache(context: StepContext) -> None:
+    """That compiled quantizers are not kept, and why; once in a process, which then has them."""
+    from mbuild.quant import cache
+    from mbuild.quant.quantize import engine_name
+
+    problem = cache.problem() if engine_name() == "numba" else ""
+    if problem and problem not in _WARNED:
+        _WARNED.add(problem)
+        context.warn(problem)
+
+
+_WARNED: set[str] = set()
 
 
 def _load_kernels(variant: Variant, context: StepContext) -> None:
@@ -249,6 +257,8 @@ def _load_kernels(variant: Variant, context: StepContext) -> None:
     finally:
         timer.cancel()
         timer.join()
+    if changed:
+        _warn_of_cache(context)
 
 
 def _planned(step: Quantize, model: Model, imatrix_path: Path | None) -> Variant:
