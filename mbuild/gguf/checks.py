@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Protocol
 
 from mbuild.errors import FormatError
 from mbuild.gguf.cursor import DAMAGED
 from mbuild.gguf.files import FileBytes
-from mbuild.gguf.model import RawKV
+from mbuild.gguf.model import Entry, RawKV
 from mbuild.gguf.types import ALIGNMENT, ValueType
 
 ARCHITECTURE = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
@@ -93,6 +93,46 @@ def check_alignment(file: FileBytes, kvs: Mapping[str, RawKV]) -> int:
             entry.start,
         )
     return value
+
+
+def check_key(key: str) -> str:
+    """What is wrong with a metadata key, "" for nothing.
+
+    llama.cpp looks keys up as C strings, which end with a NUL: with one inside, two keys are
+    one to it and two to others, and each program reads another model.
+    """
+    if "\0" in key:
+        return "has a NUL, at which llama.cpp takes it to end"
+    return "" if key.isprintable() else "has characters that cannot be printed"
+
+
+_READ = frozenset({"general", "tokenizer", "adapter", "split"})
+"""What keys begin with that programs act on, besides the architecture's name."""
+
+
+def with_nul(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """The texts that have a NUL, at which llama.cpp takes them to end while others read on.
+
+    Of keys that no program acts on it is no matter, nor in items of arrays: there are real
+    vocabularies with a token that is one NUL.
+    """
+    texts = [entry for entry in entries if entry.type is ValueType.STRING]
+    named = next((entry for entry in texts if entry.key == "general.architecture"), None)
+    begins = _READ | ({str(named.value)} if named else set())
+    for entry in texts:
+        if entry.key.partition(".")[0] in begins and "\0" in entry.value:
+            yield entry
+
+
+def check_texts(file: FileBytes, kvs: Mapping[str, RawKV]) -> None:
+    """Raise :class:`FormatError` for a text with a NUL; see :func:`with_nul`."""
+    for entry in with_nul(kvs.values()):
+        raise file.error(
+            f"the text of {entry.key} has a NUL, at which llama.cpp takes it to end",
+            kvs[entry.key].start,
+            hint="programs would run different models; set the key anew with "
+            "gguf-set-metadata of the gguf package, or convert the checkpoint again",
+        )
 
 
 def _architecture(file: FileBytes, kvs: Mapping[str, RawKV]) -> str | None:
@@ -199,6 +239,40 @@ def place_tensors(
             )
     _check_overlap(file, infos)
     return [data_start + info.offset for info in infos]
+
+
+class Located(Protocol):
+    """What the order of a file's data needs of a tensor."""
+
+    @property
+    def name(self) -> str:
+        """The tensor's name."""
+
+    @property
+    def offset(self) -> int:
+        """Where its data begin, from the start of the file."""
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that it takes."""
+
+
+def check_order(name: str, tensors: Sequence[Located], data_start: int, alignment: int) -> None:
+    """Raise :class:`FormatError` unless each tensor follows the one before, as ggml demands.
+
+    The data of the first begin where data can begin, those of each other one where the one
+    before it in the header ends, rounded up to the alignment (``gguf_init_from_file``).
+    """
+    expected = data_start
+    for tensor in tensors:
+        if tensor.offset != expected:
+            raise FormatError(
+                f"{name}: tensor {tensor.name!r} begins {tensor.offset - data_start} bytes into "
+                f"the data, not {expected - data_start}, where the one before it ends",
+                hint="llama.cpp loads no file with gaps or another order; gguf-new-metadata of "
+                "the gguf package writes it anew without, and so does mbuild -q",
+            )
+        expected += -(-tensor.nbytes // alignment) * alignment
 
 
 def _check_overlap(file: FileBytes, infos: Sequence[Placed]) -> None:

@@ -16,7 +16,14 @@ from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple
 
 from mbuild.errors import FormatError, UnsupportedError
-from mbuild.gguf.checks import check_alignment, check_metadata, check_tensor_name, place_tensors
+from mbuild.gguf.checks import (
+    check_alignment,
+    check_key,
+    check_metadata,
+    check_tensor_name,
+    check_texts,
+    place_tensors,
+)
 from mbuild.gguf.cursor import DAMAGED, MAX_STRING, Cursor
 from mbuild.gguf.encoding import SCALAR_SIZES
 from mbuild.gguf.files import FileBytes, FileRange
@@ -130,6 +137,7 @@ def read_header(file: FileBytes) -> GGUFFile:
     infos = [_read_tensor(cursor) for _ in range(n_tensors)]
     data_start = -(-cursor.position // alignment) * alignment
     placed = place_tensors(file, infos, data_start, alignment)
+    check_texts(file, kvs)
     check_metadata(file, kvs)
     return GGUFFile(
         name=file.name,
@@ -206,6 +214,12 @@ def _read_key(cursor: Cursor) -> str:
         raise cursor.fail(f"metadata key {raw[:80]!r} is not UTF-8", at=at) from None
     if not key:
         raise cursor.fail("empty metadata key", at=at)
+    if problem := check_key(key):
+        raise cursor.fail(
+            f"metadata key {short(key)} {problem}",
+            at=at,
+            hint="programs would read different models; convert the original checkpoint again",
+        )
     return key
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.errors import FormatError
-from mbuild.gguf.checks import valid_alignment
+from mbuild.gguf.checks import check_key, valid_alignment, with_nul
 from mbuild.gguf.encoding import U32, U64, encode_string
 from mbuild.gguf.foreign import MAGIC
 from mbuild.gguf.memory import reused
@@ -50,10 +50,12 @@ def layout(model: Model) -> Layout:
     """Lay a model out; nothing is loaded but raw metadata.
 
     Raises :class:`FormatError` for a key or tensor name that occurs twice, a
-    value that does not fit its type, a name over 63 bytes or a bad alignment.
+    value that does not fit its type, a key or text that llama.cpp would cut at a NUL, a
+    name over 63 bytes or a bad alignment.
     """
     _refuse_twice("metadata key", [kv.key for kv in model.metadata])
     _refuse_twice("tensor", [t.name for t in model.tensors])
+    _refuse_odd(model)
     alignment = _alignment(model)
     sizes = tuple(t.nbytes for t in model.tensors)
     parts = [MAGIC, struct.pack("<IQQ", VERSION, len(model.tensors), len(model.metadata))]
@@ -79,6 +81,18 @@ def _refuse_twice(what: str, names: Sequence[str]) -> None:
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise FormatError(f"{what} {twice!r} occurs twice in the model")
+
+
+def _refuse_odd(model: Model) -> None:
+    """Keys and texts of which llama.cpp would read only the beginning; the reader refuses them."""
+    for kv in model.metadata:
+        if problem := check_key(kv.key):
+            raise FormatError(f"metadata key {kv.key!r} {problem}")
+    for kv in with_nul(model.metadata):
+        raise FormatError(
+            f"the text of {kv.key} has a NUL, at which llama.cpp takes it to end",
+            hint="take it out of the file that the text comes from",
+        )
 
 
 def _alignment(model: Model) -> int:

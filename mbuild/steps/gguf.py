@@ -16,7 +16,7 @@ from mbuild.errors import SourceError
 from mbuild.graph import BaseStep, Result, Step, StepContext
 from mbuild.sources import Material, SourceFile
 from mbuild.steps.files import OpenFiles, open_source
-from mbuild.steps.models import as_json, read_facts, write_layer
+from mbuild.steps.models import as_json, check_loadable, read_facts, write_layer
 from mbuild.store import Layer
 from mbuild.store.copying import OpenFile
 from mbuild.store.manifest import ADAPTER, DRAFT, MODEL, PROJECTOR
@@ -108,6 +108,7 @@ class ImportGGUF(BaseStep):
         context.status("parsing GGUF")
         with open_source(self.file) as opened:
             _layer_type(self.role, read_facts(opened.reading_path, self.file.name), self.file.name)
+            check_loadable(opened.reading_path, self.file.name)
             blob = _bring_in(context, opened, link=self.link)
         facts = read_facts(context.store.blobs.path(blob.digest), self.file.name)
         media_type = _layer_type(self.role, facts, self.file.name)
@@ -161,6 +162,7 @@ class MergeGGUF(BaseStep):
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
         """Merge; shards whose digest is not known are hashed beside it."""
+        from mbuild.gguf.hyperparameters import check_hyperparameters
         from mbuild.gguf.reader import open_gguf
         from mbuild.gguf.shards import merge
 
@@ -172,7 +174,9 @@ class MergeGGUF(BaseStep):
                 stack.enter_context(open_gguf(path, name=shard))
                 for shard, path in files.paths.items()
             ]
-            layer, existed = write_layer(context, merge(shards), MODEL, files)
+            model = merge(shards)
+            check_hyperparameters(model.metadata, name)
+            layer, existed = write_layer(context, model, MODEL, files)
             digests = files.digests(context)
         facts = read_facts(context.store.blobs.path(layer.digest), name)
         layer = layer._replace(media_type=_layer_type(self.role, facts, name))

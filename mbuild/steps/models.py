@@ -53,6 +53,17 @@ def read_facts(path: Path, name: str) -> ModelFacts:
         return describe(file)
 
 
+def check_loadable(path: Path, name: str) -> None:
+    """Raise :class:`FormatError` for a GGUF file that no program loads as it is."""
+    from mbuild.gguf.checks import check_order
+    from mbuild.gguf.hyperparameters import check_hyperparameters
+    from mbuild.gguf.reader import open_gguf
+
+    with open_gguf(path, name=name) as file:
+        check_order(name, file.tensors, file.data_start, file.alignment)
+        check_hyperparameters(file.kvs.values(), name)
+
+
 def as_json(facts: ModelFacts) -> dict[str, Any]:
     """The facts that later steps need, in the words of Ollama's config."""
     return {

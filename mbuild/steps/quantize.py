@@ -264,6 +264,7 @@ def _load_kernels(variant: Variant, context: StepContext) -> None:
 def _planned(step: Quantize, model: Model, imatrix_path: Path | None) -> Variant:
     """Metadata, and each tensor's new type, in order; nothing is loaded but the imatrix."""
     from mbuild.gguf.facts import describe
+    from mbuild.gguf.hyperparameters import check_hyperparameters
     from mbuild.quant.imatrix import open_imatrix
     from mbuild.quant.metadata import quantized
     from mbuild.quant.recipes import plan
@@ -272,6 +273,7 @@ def _planned(step: Quantize, model: Model, imatrix_path: Path | None) -> Variant
 
     quantization = step.quantization
     check_role(step.role, describe(model), step.origin.name)
+    check_hyperparameters(model.metadata, step.origin.name)
     target = file_type(quantization.file_type)
     imatrix: Imatrix | None = None
     about = None

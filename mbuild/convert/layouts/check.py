@@ -12,16 +12,11 @@ from mbuild.convert.layouts.parts import LAYER_EPSILON, RMS_EPSILON
 from mbuild.convert.layouts.sizes import LAUREL_RANK, SIZES, Sizes
 from mbuild.convert.layouts.table import LAYOUTS
 from mbuild.errors import FormatError
+from mbuild.gguf.hyperparameters import MAX_EXPERTS, MAX_LAYERS
 
 if TYPE_CHECKING:
     from mbuild.convert.layouts.slot import Layout, Slot
     from mbuild.gguf.model import KV
-
-MAX_LAYERS = 512
-"""``LLAMA_MAX_LAYERS`` of llama.cpp."""
-
-MAX_EXPERTS = 1024
-"""``LLAMA_MAX_EXPERTS`` of llama.cpp."""
 
 _LAYER = re.compile(r"^blk\.(\d+)\.(.+)$")
 _OTHER_CONFIG = "a shard is missing, or config.json is another checkpoint's"
