@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -122,14 +123,24 @@ def printable(line: str) -> str:
     return "".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in line)
 
 
+UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""What a text can do to a terminal: move its cursor, turn its text round, end a line."""
+
+
+def harmless(text: str) -> str:
+    """A text of many lines without what a terminal would obey; joiners and wide spaces stay."""
+    return UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 def write_text(text: str) -> None:
     """Write a model's or a file's text to standard output.
 
-    A program gets it as it is, a terminal each line :func:`printable`.
+    A program gets it as it is, a terminal what is :func:`harmless`.
     """
     if sys.stdout.isatty():
-        lines = text.replace("\r\n", "\n").split("\n")
-        text = "\n".join(map(printable, lines))
+        text = harmless(text.replace("\r\n", "\n"))
     click.echo(text, nl=False, color=True)  # else click leaves escape sequences out
 
 
@@ -140,20 +151,8 @@ def write_json(value: object) -> None:
     """
     import json
 
-    lines = json.dumps(value, indent=2, ensure_ascii=False).split("\n")
-    click.echo("\n".join(map(_printable_json, lines)))
-
-
-def _printable_json(line: str) -> str:
-    """A line of JSON, which has such characters in its strings only."""
-    if line.isprintable():
-        return line
-    return "".join(c if c.isprintable() else _json_escape(c) for c in line)
-
-
-def _json_escape(char: str) -> str:
-    units = char.encode("utf-16-be", "surrogatepass").hex()
-    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    click.echo(UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def columns_of(stream: TextIO | None = None) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from mbuild import __version__
-from mbuild.cli.common import color_on, columns_of
+from mbuild.cli.common import color_on, columns_of, harmless
 from mbuild.errors import CancelledError, MbuildError, ModelfileError, UsageError
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -55,9 +55,6 @@ EXIT_STATUS: dict[type[BaseException], int] = {
 """The status of each kind of error; the first that fits counts."""
 
 _LOOK_AGAIN_SECONDS = 0.02
-
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-"""What a file's name can do to a terminal: move its cursor, turn its text round."""
 
 EPILOG = """\
 \b
@@ -292,7 +289,7 @@ def show_error(error: MbuildError) -> None:
 
 def _say(text: str) -> None:
     """A message on standard error, safe on a terminal; nobody may be there to read it."""
-    text = _UNSAFE.sub(lambda found: repr(found[0])[1:-1], text)
+    text = harmless(text)
     columns = columns_of(sys.stderr)
     if columns and any(len(line) > columns for line in text.splitlines()):
         text = "\n".join(part for line in text.splitlines() for part in _parts(line, columns))

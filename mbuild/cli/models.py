@@ -14,9 +14,9 @@ from mbuild.cli.common import (
     NameType,
     columns_of,
     format_option,
+    harmless,
     human_size,
     open_store,
-    printable,
     store_option,
     write_json,
     write_text,
@@ -169,7 +169,7 @@ def show_command(
         }[asked[0]]()
         write_text(text if text.endswith("\n") else f"{text}\n")
     else:
-        lines, width = [*map(printable, _overview(opened, model))], columns_of()
+        lines, width = [*map(harmless, _overview(opened, model))], columns_of()
         if width:
             from mbuild.cli.screen import wrapped
 
