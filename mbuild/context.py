@@ -296,14 +296,12 @@ class LocalContext:
 
     def _hash(self, source: SourceFile) -> tuple[Digest, bool]:
         """Read a file for its digest, and remember it; whether no such content was read before."""
-        import time
-
         from mbuild.explain import keep_text
         from mbuild.store.copying import OpenFile, hash_file
 
         with OpenFile.open(source.path, source.name) as file:
             self._on_read(source.name, file.size)
-            started = time.time_ns()
+            started = file.start_of_hashing()
             kind = digest_algorithm(source.name)
             digest = hash_file(file.fd, file.size, lambda done, total: None, kind)
             file.check_unchanged()

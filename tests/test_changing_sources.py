@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +14,14 @@ from typing import Any
 import pytest
 from conftest import Run
 from example_models import generator, settle
+from gguf_files import tiny_gguf
 from inprocess import in_process
 from test_explain import write_imatrix
 
 from mbuild.names import ModelName
 from mbuild.steps import files as step_files
 from mbuild.store import Store
+from mbuild.store.copying import OpenFile
 from mbuild.store.manifest import ADAPTER, MODEL
 
 Change = Callable[[Path], object]
@@ -150,3 +155,55 @@ def test_a_link_that_mbuild_made_is_no_change(mbuild: Run, project: Path) -> Non
     assert ": 0 steps run," not in first
     assert ": 0 steps run," in second
     assert (project / "x.gguf").stat().st_nlink == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who has a file open")
+def test_a_file_that_is_mapped_for_writing_is_hashed_by_each_build(
+    mbuild: Run, project: Path
+) -> None:
+    """Writes through a mapping can move no time; while there is one, no digest is relied on."""
+    weights = tiny_gguf(project / "mapped.gguf")
+    (project / "Modelfile").write_text("FROM ./mapped.gguf\n")
+    settle()
+    ids = []
+    with weights.open("r+b") as file:
+        mapping = mmap.mmap(file.fileno(), 0)
+    with mapping:
+        for byte in (1, 2, 3):
+            mapping[-40] = byte
+            settle()
+            info = os.stat(weights)
+            done = mbuild("-t", "m", "--quiet")
+            assert done.returncode == 0, done.stderr
+            assert done.stdout not in ids
+            ids.append(done.stdout)
+            mapping[-40] = byte + 1  # in the same period: the times stay
+            assert os.stat(weights).st_ctime_ns == info.st_ctime_ns
+            assert Store(project / "store").database.file_digest(info) is None
+    settle()
+    assert mbuild("-t", "m", "--quiet").returncode == 0  # nobody writes: now it is remembered
+    assert Store(project / "store").database.file_digest(os.stat(weights)) is not None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who has a file open")
+def test_asking_who_writes_disturbs_nobody(tmp_path: Path) -> None:
+    """A writer that opens the file meanwhile goes on, and no signal ends this process."""
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            path.open("r+b").close()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        with OpenFile.open(path, "file") as file:
+            found = {file.start_of_hashing() > 0 for _ in range(3000)}
+    finally:
+        stop.set()
+        writer.join()
+    assert True in found
+    with OpenFile.open(path, "file") as file, path.open("r+b"):
+        assert file.start_of_hashing() == 0

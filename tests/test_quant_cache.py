@@ -7,6 +7,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,7 @@ def test_a_kept_kernel_runs_without_numba(kept: Path) -> None:
     assert _entries(kept) == [entry]
 
 
-DAMAGES = {
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "a changed byte": lambda good: good[:100] + bytes([good[100] ^ 1]) + good[101:],
     "cut off": lambda good: good[: len(good) // 2],
     "empty": lambda good: b"",
@@ -261,15 +262,21 @@ def test_where_kernels_can_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert f"cannot be kept in {tmp_path}/file/mbuild/kernels: each build" in said[1]
 
 
-OTHERS = {
+OTHERS: dict[str, Callable[[Path], None]] = {
     "a file that the group may write": lambda file: file.chmod(0o620),
     "a file that all may write": lambda file: file.chmod(0o666),
     "a folder that the group may write": lambda file: file.parent.chmod(0o770),
     "a folder that all may write": lambda file: file.parent.chmod(0o777),
     "a link to an own file": lambda file: _linked(file),
     "a folder that is a link": lambda file: _linked(file.parent),
-    "a pipe": lambda file: (file.unlink(), os.mkfifo(file, 0o600)),
+    "a pipe": lambda file: _piped(file),
 }
+
+
+def _piped(path: Path) -> None:
+    """Put a pipe in the place of what lies at a path."""
+    path.unlink()
+    os.mkfifo(path, 0o600)
 
 
 def _linked(path: Path) -> None:

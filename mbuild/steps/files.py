@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 
@@ -47,7 +46,7 @@ class OpenFiles:
         try:
             for name, file in self._opened.items():
                 if self._sources[name].digest is None:
-                    started = time.time_ns()
+                    started = file.start_of_hashing()
                     kind = digest_algorithm(file.name)
                     self._found[name] = (hash_file(file.fd, file.size, self._check, kind), started)
         except Exception as error:  # raised again by finish()

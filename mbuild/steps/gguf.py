@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -196,7 +195,7 @@ def _bring_in(context: StepContext, opened: OpenFile, *, link: bool) -> Blob:
     own = _own_blob(store.blobs.folder, opened)
     if own is not None:
         return Blob(own, opened.size, existed=True)
-    started = time.time_ns()
+    started = opened.start_of_hashing()
     blob = store.blobs.ingest(opened, link=link, progress=context.report)
     if blob.linked:
         now = os.fstat(opened.fd)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import stat
 import sys
 import threading
+import time
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,6 +26,27 @@ if TYPE_CHECKING:
 
 _PIECE = 4 << 20  # large enough to be hashed in peace beside a thread that loads modules
 _FICLONE = 0x40049409  # linux/fs.h
+
+
+def _is_open_for_writing(fd: int) -> bool:
+    """Whether any program has the file of a descriptor open or mapped for writing.
+
+    Linux tells its owner: then it grants no lease for reading (``fcntl(2)``, Leases). False
+    where nobody tells.
+    """
+    if sys.platform != "linux":
+        return False
+    import fcntl
+
+    with suppress(OSError):
+        # The signal to whom a lease stands in the way; the usual one would end the process.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        except BlockingIOError:
+            return True
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
 
 
 class OpenFile(NamedTuple):
@@ -63,6 +86,14 @@ class OpenFile(NamedTuple):
         """
         path = type(self.path)(f"/proc/self/fd/{self.fd}")
         return path if sys.platform == "linux" and path.exists() else self.path
+
+    def start_of_hashing(self) -> int:
+        """The time for :meth:`Database.remember_file`, just before the first byte is hashed.
+
+        It is 0, so that the digest is not relied on later, while another program has the file
+        open for writing: through a shared mapping it can write without moving a time.
+        """
+        return 0 if _is_open_for_writing(self.fd) else time.time_ns()
 
     def check_unchanged(self, *, change_time: bool = True) -> None:
         """Raise :class:`FormatError` when the file is not what it was when it was opened.
