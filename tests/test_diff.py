@@ -277,7 +277,7 @@ def test_bad_files_are_one_clear_line(mbuild: Run, tmp_path: Path) -> None:
 
 def test_show_lists_tensors_and_metadata(mbuild: Run, tmp_path: Path) -> None:
     """Each alone, both, and as JSON; not together with other parts."""
-    tiny_gguf(tmp_path / "m.gguf", metadata={"evil\x1b[2J": "a\x9bb"})
+    tiny_gguf(tmp_path / "m.gguf", metadata={"evil": "\x1b[2Ja\x9bb"})
     assert mbuild("-f", "-", "-t", "m", input="FROM ./m.gguf\n").returncode == 0
     tensors = mbuild("show", "m", "--tensors").stdout
     assert "blk.0.attn_q.weight       Q8_0    64x3    204 B\n" in tensors
