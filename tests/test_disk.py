@@ -479,7 +479,7 @@ def test_a_damaged_base_is_refused_and_healed_at_its_source(mbuild: Run, tmp_pat
     blob.write_bytes(data)
     done = mbuild("verify", "child")
     assert done.returncode == 1
-    assert "it came from tiny:latest: first heal that" in done.stdout
+    assert "it came from tiny:latest: repair that first" in done.stdout
     done = mbuild("-t", "child")
     assert done.returncode == 1
     assert "missing or damaged" in done.stderr

@@ -288,7 +288,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "pax sparse": (lambda: pax(b"22 GNU.sparse.major=1\n"), "sparse"),
     "twice": (
         lambda: archive(model_files())[:-1024] + archive(model_files()),
-        "is in it twice",
+        "is in the archive twice",
     ),
     "huge size": (lambda: claims(b"77777777777\0"), "cut short"),
     "base 256": (lambda: claims(b"\x80" + b"\xff" * 11), "size"),
@@ -387,7 +387,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "layer size": (lambda: archive(model_files(layer("size", 15))), "the manifest says 15"),
     "negative layer": (lambda: archive(model_files(layer("size", -1))), "layer size -1"),
-    "swapped": (lambda: swapped(b"You are Mario.", b"You are Wario."), "another digest"),
+    "swapped": (lambda: swapped(b"You are Mario.", b"You are Wario."), "does not match its digest"),
     "longer": (lambda: swapped(b"You are Mario.", b"You are Mario!!"), "the manifest says 14"),
     "cut": (lambda: archive(model_files())[:520], "ends 22 bytes past it"),
     "cut between files": (lambda: archive(model_files())[:1024], "no index.json"),

@@ -373,7 +373,7 @@ def test_a_weight_that_is_taken_apart_is_refused(tmp_path: Path) -> None:
     }  # fmt: skip
     factors = _factors({"model.layers.0.self_attn.kv_b_proj": (32, 8)})
     base = _checkpoint(tmp_path / "b", "DeepseekV2ForCausalLM", config, _products(factors))
-    with pytest.raises(UnsupportedError, match="in another form"):
+    with pytest.raises(UnsupportedError, match="in a different form"):
         _convert(tmp_path / "a", base, factors)
 
 
