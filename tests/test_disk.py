@@ -222,7 +222,7 @@ def test_prune_refuses_a_store_whose_manifests_are_not_there(store: Store, tmp_p
     """A missing or dangling ``manifests`` is an unmounted disk, not a store without models."""
     manifests = store.root / "manifests"
     manifests.rename(tmp_path / "elsewhere")
-    with pytest.raises(DamagedError, match="is not there|does not exist"):
+    with pytest.raises(DamagedError, match=r"is not there|does not exist"):
         prune(Store(store.root), dry_run=True)
     manifests.symlink_to(tmp_path / "gone")
     with pytest.raises(StoreError, match=r"cannot be listed|does not exist"):
