@@ -134,6 +134,20 @@ def test_every_line_is_tested() -> None:
 
 @pytest.mark.slow
 @pytest.mark.clients
+def test_after_try_it_there_is_a_command(checkout: Path, tmp_path: Path) -> None:
+    """The lines of "Try it", in one shell: the second build is cached, and ``mbuild`` is found."""
+    text = (ROOT / "README.md").read_text().partition("\n## Try it\n")[2]
+    (block,) = re.findall(r"```sh\n(.*?)```", text.partition("\n## ")[0], re.DOTALL)
+    variables = environment(home=tmp_path)
+    said = shell(f"set -e\n{block}command -v mbuild\nmbuild --version", checkout, variables)
+    assert "built mario:latest in" in said
+    assert ": 0 steps run, " in said
+    assert f"\nmbuild {__version__}\n" in said
+    assert str(checkout / ".venv" / "bin" / "mbuild") in said
+
+
+@pytest.mark.slow
+@pytest.mark.clients
 def test_pip_installs_the_checkout_and_the_wheel(
     checkout: Path, wheel: Path, tmp_path: Path
 ) -> None:
