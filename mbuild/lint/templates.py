@@ -174,7 +174,7 @@ def _escapes(found: Found) -> Iterator[Problem]:
         return
     if _ESCAPE.search(_ACTION.sub("", found.item.value)):
         yield Problem(
-            "TEMPLATE holds \\n as a backslash and a letter: there are no escapes",
+            "TEMPLATE holds \\n as a backslash and a letter: a Modelfile has no escape sequences",
             found.item.span,
             Severity.WARNING,
             "escape-in-value",

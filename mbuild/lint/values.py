@@ -166,7 +166,8 @@ def _escapes(modelfile: Modelfile) -> Iterator[Problem]:
             yield _warn(
                 item,
                 "escape-in-value",
-                f"{named(item)} holds {match[0]} as a backslash and letters: there are no escapes",
+                f"{named(item)} holds {match[0]} as a backslash and letters: a Modelfile has no"
+                " escape sequences",
                 'put the value between """ and write real line ends in it',
             )
 

@@ -133,7 +133,7 @@ def _unclosed(shape: str, offset: int) -> Description:
     start = shape.index('"', offset)
     quotes = '"""' if _TRIPLE.match(shape, start) else '"'
     message = f"the value that {quotes} opens is never closed"
-    hint = f"{quotes} ends a value only as the last thing on its line; there are no escapes"
+    hint = f"{quotes} ends a value only at the end of its line; there are no escape sequences"
     line = shape[start : min(i for i in (shape.find("\n", start), len(shape)) if i >= 0)]
     if re.search(r'"[ \t]+(?:#|//)', line[len(quotes) :]):
         hint = "a comment needs a line of its own"

@@ -57,11 +57,11 @@ _MEANT: dict[str, str] = {
 _FOREIGN = {name: meant for meant, names in _MEANT.items() for name in names.split()}
 
 _ELSEWHERE: dict[str, str] = {
-    "system": "the system message is an instruction of its own: SYSTEM TEXT",
-    "template": "the template is an instruction of its own: TEMPLATE TEXT",
-    "adapter": "an adapter is an instruction of its own: ADAPTER FILE",
-    "license": "a license is an instruction of its own: LICENSE TEXT",
-    "role": "a turn is an instruction of its own: MESSAGE ROLE TEXT",
+    "system": "the system message has its own instruction: SYSTEM TEXT",
+    "template": "the template has its own instruction: TEMPLATE TEXT",
+    "adapter": "an adapter has its own instruction: ADAPTER FILE",
+    "license": "a license has its own instruction: LICENSE TEXT",
+    "role": "a turn has its own instruction: MESSAGE ROLE TEXT",
     "prompt": "it belongs in a request, not in the model",
     "stream": "it belongs in a request, not in the model",
     "format": "it belongs in a request, not in the model",
