@@ -15,10 +15,10 @@ models of these families loads and runs them.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import struct
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,11 @@ CHAT_TEMPLATE = """\
 
 def main() -> None:
     """Write all models into the folder that the command line names."""
-    folder = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where to write the models")
+    folder = parser.parse_args().folder
     write_chat(folder / "tiny-chat")
     write_lora(folder / "tiny-lora")
     write_embed(folder / "tiny-embed")

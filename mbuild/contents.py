@@ -120,7 +120,7 @@ def open_layers(
         if not store.blobs.has(layer.digest, layer.size):
             raise DamagedError(
                 f"{stored.name}: its blob {layer.digest} is missing or cut short",
-                hint="mbuild verify tells how to heal it",
+                hint="mbuild verify reports how to repair it",
             )
         with open_gguf(path, name=f"{stored.name} ({layer.kind})") as file:
             yield layer, file

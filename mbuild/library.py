@@ -214,7 +214,7 @@ def _manifest_of(store: Store, source: ModelName) -> bytes:
             ids = ", ".join(sorted(identity[:12] for identity in found))
             raise NameNotFoundError(
                 f"{len(found)} models have ids that begin with {start}: {ids}",
-                hint="write more of its digits",
+                hint="give more of its digits",
             ) from None
         ((identity, data),) = found.items()
         _bring_back(store, identity, data)
@@ -228,7 +228,7 @@ def _bring_back(store: Store, identity: str, data: bytes) -> None:
     for layer in Manifest.decode(data, f"the manifest of {identity[:12]}").blobs():
         if not store.bring(layer.digest, layer.size):
             raise NameNotFoundError(
-                f"the model {identity[:12]} cannot be had again: its {layer.kind} layer"
+                f"the model {identity[:12]} cannot be restored: its {layer.kind} layer"
                 f" {layer.digest.short} was removed from the cache",
                 hint="build it again",
             )

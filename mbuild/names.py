@@ -50,7 +50,7 @@ class ModelName(NamedTuple):
             rest, _, tag = rest.rpartition(":")
         parts = rest.split("/")
         if len(parts) > 3:
-            raise _invalid(text, "it has more than host/namespace/model")
+            raise _invalid(text, "it has more parts than host/namespace/model")
         host, namespace, model = [DEFAULT_HOST, DEFAULT_NAMESPACE, ""][: 3 - len(parts)] + parts
         name = cls(host, namespace, model, tag)
         for value, (what, limit, allowed) in zip(name, _LIMITS, strict=True):
@@ -108,8 +108,8 @@ def _not_allowed(what: str, value: str, limit: int, allowed: frozenset[str]) -> 
     if not value:
         return f"its {what} is empty"
     signs = ", ".join(f"'{sign}'" for sign in "_-.:" if sign in allowed)
-    rule = f"letters, digits, {signs}, at most {limit} of them, and no sign but '_' first"
-    return f"its {what} {value!r} holds other characters than allowed: {rule}"
+    rule = f"letters, digits, {signs} (at most {limit}), and starts with a letter, a digit or '_'"
+    return f"its {what} {value!r} is not allowed: a {what} has only {rule}"
 
 
 def _invalid(text: str, why: str) -> InvalidNameError:

@@ -49,7 +49,7 @@ def is_path(value: str) -> bool:
 def unusable(path: Path, error: OSError) -> str:
     """Why a path leads to no file."""
     if error.errno == errno.ENOENT and os.path.islink(path):
-        return f"a link to {os.readlink(path)}, which is not there"
+        return f"a link to {os.readlink(path)}, which does not exist"
     return error.strerror or str(error)
 
 
@@ -92,7 +92,7 @@ def check_inside(folder: Path, name: str, value: str) -> None:
     same = real.name == name.rpartition("/")[2]
     if not (weights or cached or same or real.is_relative_to(root)):
         raise SourceError(
-            f"{value}/{name} is a link that leads out of the directory, to a file of another name",
+            f"{value}/{name} is a link to a file of another name outside the directory",
             hint="copy the file there, or name it directly",
         )
 

@@ -162,8 +162,8 @@ class Unchanged:
             if changes:
                 raise SourceError(
                     f"{step.label}: {'; '.join(map(str, changes))}",
-                    hint="what the model was built from has changed since: bring it back, or"
-                    " build the model again",
+                    hint="the model's inputs have changed since: restore them, or build the"
+                    " model again",
                 )
 
     def after(self, manifests: Sequence[bytes]) -> None:

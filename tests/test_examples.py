@@ -44,6 +44,21 @@ def test_each_example_builds(mbuild: Run) -> None:
         assert name in listed
 
 
+def test_the_generator_has_help(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``--help`` is printed, a missing folder is named, and neither writes a model."""
+    monkeypatch.chdir(tmp_path)
+    for arguments, status in ((["--help"], 0), ([], 2), (["--folder", "x"], 2)):
+        monkeypatch.setattr("sys.argv", ["make_models.py", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            generator().main()
+        assert ended.value.code == status
+        said = capsys.readouterr()
+        assert "usage: make_models.py [-h] FOLDER" in said.out + said.err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_each_folder_is_in_the_readme() -> None:
     """No example without a command, and no Modelfile that the linter complains about."""
     folders = {path.parent.name for path in EXAMPLES.glob("*/Modelfile")}

@@ -303,7 +303,7 @@ def test_what_may_not_be_read_is_a_matter_of_rights(
             assert done.returncode == (0 if command == "list" and denied != "store" else 1), said
             assert "Permission denied" in said
             assert "it belongs to" in said or "make it readable" in said
-            assert "pull" not in said.replace("to heal: it belongs", "")
+            assert "pull" not in said.replace("to repair: it belongs", "")
     finally:
         path.chmod(mode)
 

@@ -64,7 +64,7 @@ def test_links_to_absent_drives_are_named(built: Path, mbuild: Run, link: str) -
     for command in ("list", "show a", "rm a", "cp a b", "du", "prune", "verify", "-t c"):
         done = mbuild("--store", store, *command.split())
         assert done.returncode == 1, command
-        assert "is a link to /nowhere/mounted, which is not there" in done.stderr, command
+        assert "is a link to /nowhere/mounted, which does not exist" in done.stderr, command
         assert "mount the disk" in done.stderr
     assert not Path("/nowhere").exists()
 
@@ -77,11 +77,11 @@ def test_a_blob_on_an_absent_drive_is_not_pruned(built: Path, mbuild: Run) -> No
     blob.symlink_to("/nowhere/blob")
     found = mbuild("verify", "--dry-run")
     assert found.returncode == 1
-    assert "which is not there" in found.stdout and "mount the disk" in found.stdout
+    assert "which does not exist" in found.stdout and "mount the disk" in found.stdout
     assert mbuild("prune").returncode == 0
     assert blob.is_symlink()
     shown = mbuild("show", "a")
-    assert "is a link to /nowhere/blob, which is not there" in shown.stderr
+    assert "is a link to /nowhere/blob, which does not exist" in shown.stderr
 
 
 @pytest.mark.parametrize("where", ["file", "file/below", "/proc/nope", "/dev/null/x"])

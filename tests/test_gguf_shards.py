@@ -117,7 +117,7 @@ def test_a_hostile_count_is_answered_briefly(tmp_path: Path) -> None:
     ("changes", "says"),
     [
         ({"split_count": 3}, "split.count is 3, but 2 in"),
-        ({"split_count": 0}, "split.count is 0, so it is no shard"),
+        ({"split_count": 0}, "split.count is 0, so it is not a shard"),
         ({"split_no": 0}, "says shard 1 of 2, the name says 2 of 2"),
         ({"split_no": 7}, "split.no is 7, not 0 to 1"),
         ({"split_tensors_count": 6}, "split.tensors.count is 6, but the shards hold 5"),

@@ -118,7 +118,7 @@ def test_errors(line: str, words: list[str], not_words: list[str]) -> None:
 NO_BREAK = [
     ("FROM\u00a0tiny\n", "U+00A0 (no-break space) follows FROM"),
     ("FROM\u2007tiny\n", "U+2007 (figure space) follows FROM"),
-    ("\u00a0\u00a0FROM tiny\n", "U+00A0 (no-break space) stands where an instruction starts"),
+    ("\u00a0\u00a0FROM tiny\n", "U+00A0 (no-break space) stands where an instruction should start"),
 ]
 
 

@@ -319,7 +319,7 @@ def test_a_lock_without_names_prints_none(locked: Path, mbuild: Run) -> None:
     done = mbuild("lock", "-q", "q8_0", "-q", "q4_0")
     assert done.returncode == 0, done.stderr
     assert "q8_0," not in done.stderr
-    assert "built the model, which gets no name, in" in done.stderr
+    assert "built the model, without a name, in" in done.stderr
     events = mbuild("lock", "-q", "q8_0", "--progress", "json").stdout.splitlines()
     assert {json.loads(e)["name"] for e in events if "ModelBuilt" in e} == {""}
 

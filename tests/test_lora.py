@@ -373,7 +373,7 @@ def test_a_weight_that_is_taken_apart_is_refused(tmp_path: Path) -> None:
     }  # fmt: skip
     factors = _factors({"model.layers.0.self_attn.kv_b_proj": (32, 8)})
     base = _checkpoint(tmp_path / "b", "DeepseekV2ForCausalLM", config, _products(factors))
-    with pytest.raises(UnsupportedError, match="in another form"):
+    with pytest.raises(UnsupportedError, match="in a different form"):
         _convert(tmp_path / "a", base, factors)
 
 
@@ -394,9 +394,9 @@ def test_incomplete_experts_are_refused(tmp_path: Path) -> None:
         ({f"{Q}.lora_A.weight": (3, 16), f"{Q}.lora_B.weight": (16, 4)}, "cannot be multiplied"),
         ({f"{Q}.lora_A.weight": (3,), f"{Q}.lora_B.weight": (16, 3)}, "cannot be multiplied"),
         ({f"{Q}.lora_A.weight": (0, 16), f"{Q}.lora_B.weight": (16, 0)}, "cannot be multiplied"),
-        ({f"{Q}.bias": (16,)}, "neither factor"),
-        ({f"{Q}.lora_magnitude_vector": (16,)}, "neither factor"),
-        ({"base_model.model.lm_head.weight": (40, 16)}, "neither factor"),
+        ({f"{Q}.bias": (16,)}, "not a factor"),
+        ({f"{Q}.lora_magnitude_vector": (16,)}, "not a factor"),
+        ({"base_model.model.lm_head.weight": (40, 16)}, "not a factor"),
     ],
 )
 def test_malformed_adapters_are_refused(
@@ -422,7 +422,7 @@ def test_malformed_adapters_are_refused(
         ({"lora_alpha": float("nan")}, FormatError, "lora_alpha is nan"),
         ({"lora_alpha": 10**400}, FormatError, "lora_alpha"),
         ({"alpha_pattern": []}, FormatError, "alpha_pattern"),
-        ({"alpha_pattern": {"(a+)+$": 1}}, UnsupportedError, "no module's name"),
+        ({"alpha_pattern": {"(a+)+$": 1}}, UnsupportedError, "not a module's name"),
         ({"alpha_pattern": {"q_proj": 0}}, FormatError, "alpha_pattern is 0"),
         ({"alora_invocation_tokens": [-1]}, FormatError, "list of token ids"),
         ({"alora_invocation_tokens": "ab"}, FormatError, "list of token ids"),

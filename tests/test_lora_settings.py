@@ -74,7 +74,7 @@ def test_a_hostile_name_takes_no_time(tmp_path: Path) -> None:
 
 def test_a_pattern_that_is_no_expression_is_refused(tmp_path: Path) -> None:
     """An open bracket is an error with a remedy, not a traceback."""
-    with pytest.raises(FormatError, match="no regular expression"):
+    with pytest.raises(FormatError, match="not a regular expression"):
         _read(tmp_path, alpha_pattern={"q_[proj": 1})
 
 

@@ -213,7 +213,7 @@ def test_fall_back_where_rows_do_not_divide() -> None:
     found = {q: list(_types(tensors, q).values()) for q in ("q4_k_m", "q5_k_m", "q6_k", "q2_k")}
     assert [types[0] for types in found.values()] == [G.Q5_0, G.Q5_1, G.Q8_0, G.Q4_0]
     assert {types[1] for types in found.values()} == {G.F16}
-    with pytest.raises(UnsupportedError, match="do not divide"):
+    with pytest.raises(UnsupportedError, match="are not a multiple"):
         _types([Tensor("output.weight", (4098, 8))], "q8_0", output_tensor_type=G.Q4_K)
 
 

@@ -110,7 +110,7 @@ def test_a_retrained_tensor_is_named(mbuild: Run, chat: Path) -> None:
     """Where a few tensors changed, the build says which; of a whole layer only the number."""
     build(mbuild, "-q", "q8_0")
     assert len(change_tensors(chat / "model.safetensors", "layers.2.mlp.down_proj")) == 1
-    assert "\nquantized anew: blk.2.ffn_down.weight\n" in build(mbuild, "-q", "q8_0")
+    assert "\nnewly quantized: blk.2.ffn_down.weight\n" in build(mbuild, "-q", "q8_0")
     change_tensors(chat / "model.safetensors", "layers.")
     assert "quantized anew" not in build(mbuild, "-q", "q8_0")
 

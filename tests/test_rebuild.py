@@ -153,7 +153,7 @@ def test_sources_that_changed_are_named(chat: Path, mbuild: Run) -> None:
     assert done.returncode == 1
     assert "tokenizer_config.json" in done.stderr
     assert "->" in done.stderr
-    assert "has changed since" in done.stderr
+    assert "have changed since" in done.stderr
     adapter = chat / "lora/adapter_model.safetensors"
     config.write_text(config.read_text()[:-1])
     adapter.write_bytes(adapter.read_bytes()[:-1] + b"x")

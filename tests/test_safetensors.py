@@ -104,7 +104,7 @@ def test_a_hundred_thousand_tensors_take_a_moment(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "data", "message"),
     [
-        ({"a": entry([1], 0, 4), "b": entry([1], 8, 12)}, b"0" * 12, "hole"),
+        ({"a": entry([1], 0, 4), "b": entry([1], 8, 12)}, b"0" * 12, "gap"),
         ({"a\0": entry([1], 0, 4)}, b"0000", "NUL"),
         ({"a" * 256: entry([1], 0, 4)}, b"0000", "longer"),
         ({"a": entry([1], 0, 4, "F33")}, b"0000", "F33"),

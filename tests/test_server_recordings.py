@@ -193,7 +193,7 @@ def mismatch(exchange: dict[str, Any], response: httpx.Response) -> str:
 
 TYPES = "parameters are checked: names and types"
 EARLY = "an error known before the build begins has its status, streaming or not"
-NO_PATHS = "no path of the machine is told"
+NO_PATHS = "paths on the server are never shown"
 NAMES = "names of files are plain relative paths on every system"
 LEVELS = "every type of llama-quantize is known, by its names"
 STORED = "an uploaded GGUF file is the layer, byte for byte; Ollama rewrites it"
@@ -210,11 +210,11 @@ DIFFERENCES: dict[tuple[str, str], Difference] = {
         200, "one model has one file of weights", "FROM gives 2 models"
     ),
     ("03-create-from-model", 'license ["",null]'): Difference(
-        200, "layers that no model uses any more are removed at once", "creating new layer"
+        200, "layers that no model uses leave `blobs/` at once", "creating new layer"
     ),
     **{
         ("03-create-from-model", f"license {what}"): Difference(
-            400, "what a request asks wrongly is 400, not 500"
+            400, "a wrong request gets 400, not 500"
         )
         for what in ("an object", "a number", "a list of numbers")
     },
@@ -239,7 +239,9 @@ DIFFERENCES: dict[tuple[str, str], Difference] = {
         )
     },
     **{
-        ("04-parameters", f"parameters {what}"): Difference(200, "null is not given", "success")
+        ("04-parameters", f"parameters {what}"): Difference(
+            200, "null counts as not given", "success"
+        )
         for what in ('{"stop": null}', '{"temperature": null}')
     },
     ("04-parameters", 'parameters {"mirostat": 1}'): Difference(
@@ -274,7 +276,7 @@ DIFFERENCES: dict[tuple[str, str], Difference] = {
         for what in ("mxfp4", "nope", "q4", "int4", "nvfp4", "mxfp8")
     },
     ("07-quantize", "from a model already quantized"): Difference(
-        400, "what a request asks wrongly is 400, not 500"
+        400, "a wrong request gets 400, not 500"
     ),
     ("07-quantize", "from a model already quantized to that type"): Difference(
         200, "a model that has the type asked for is taken as it is", "using existing layer"

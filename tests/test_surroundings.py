@@ -94,7 +94,7 @@ def test_links_that_lead_nowhere_say_so(mbuild: Run, project: Path) -> None:
         (project / "Modelfile").write_text(f"{instruction} ./circle\n")
         assert f"{word} ./circle: Too many levels of symbolic links" in mbuild("-t", "m").stderr
         (project / "Modelfile").write_text(f"{instruction} ./gone\n")
-        message = f"{word} ./gone: a link to elsewhere.gguf, which is not there"
+        message = f"{word} ./gone: a link to elsewhere.gguf, which does not exist"
         assert message in mbuild("-t", "m").stderr
 
 
@@ -186,7 +186,7 @@ def test_a_folder_that_is_gone_is_told(project: Path) -> None:
         ["sh", "-c", command, modelfile], cwd=project, capture_output=True, text=True, check=False
     )
     assert "Traceback" not in done.stderr
-    assert done.returncode == 0 or "the current folder does not exist any more" in done.stderr
+    assert done.returncode == 0 or "the current folder no longer exists" in done.stderr
 
 
 @pytest.mark.parametrize("value", ["", '""', '""""""', '" "'])

@@ -78,17 +78,17 @@ def test_the_name_that_variants_leave_behind_is_told(mbuild: Run, project: Path)
     assert mbuild("-t", "m").returncode == 0
     (project / "Modelfile").write_text("FROM ./chat\nSYSTEM You are Luigi.\n")
     said = mbuild(*TWO).stderr
-    assert "warning: m:latest was not built now" in said
+    assert "warning: m:latest was not rebuilt" in said
     assert mbuild("cp", "m:q4_0", "m").returncode == 0
-    assert "was not built now" not in mbuild(*TWO).stderr
+    assert "was not rebuilt" not in mbuild(*TWO).stderr
     assert mbuild("rm", "m").returncode == 0
-    assert "was not built now" not in mbuild(*TWO).stderr
+    assert "was not rebuilt" not in mbuild(*TWO).stderr
 
 
 def test_a_tag_that_variants_leave_behind_is_told(mbuild: Run) -> None:
     """The same of a tag that got the type behind it: ``m:v2`` beside ``m:v2-q4_0``."""
     assert mbuild("-t", "m:v2").returncode == 0
-    assert "m:v2 was not built now" in mbuild("-t", "m:v2", *TWO[2:]).stderr
+    assert "m:v2 was not rebuilt" in mbuild("-t", "m:v2", *TWO[2:]).stderr
 
 
 def test_a_model_names_its_last_build(mbuild: Run) -> None:
@@ -110,7 +110,7 @@ def test_a_model_names_its_last_build(mbuild: Run) -> None:
     assert "v:q4_0" in mbuild("history", "v").stdout
     unknown = mbuild("history", "nope")
     assert unknown.returncode == 1
-    assert "none of a model of that name" in unknown.stderr
+    assert "no build of a model of that name" in unknown.stderr
 
 
 def test_the_first_of_a_variant_is_compared_with_its_modelfile(mbuild: Run) -> None:

@@ -134,7 +134,7 @@ def test_tekken_alone_is_named(tmp_path: Path) -> None:
 def test_unigram_is_no_byte_pair_vocabulary(tmp_path: Path) -> None:
     """A Unigram tokenizer.json is for XLM-RoBERTa's reader only."""
     contents = case_files(BY_NAME["xlm_roberta_json"])
-    with pytest.raises(SourceError, match="no usable vocabulary"):
+    with pytest.raises(SourceError, match="no usable tokenizer"):
         _read(tmp_path, contents, "GPT2LMHeadModel")
 
 

@@ -112,7 +112,7 @@ def export(
     job = _Job(store, read_contents(store, stored), options, tick)
     if options.layout is Layout.TAR:
         if options.link:
-            raise UsageError("--link makes no tar archive", hint="leave --link out")
+            raise UsageError("--link cannot make a tar archive", hint="leave --link out")
         return [_write_tar(job, target)]
     files = _file_names(job, target)
     texts: dict[Path, str] = {}
@@ -231,7 +231,7 @@ def _blob(job: _Job, layer: Layer) -> Iterator[tuple[OpenFile, Callable[[], None
     if not store.blobs.has(layer.digest, layer.size):
         raise DamagedError(
             f"{name}: its blob {layer.digest} ({layer.kind}) is missing or cut short",
-            hint="mbuild verify tells how to heal it",
+            hint="mbuild verify reports how to repair it",
         )
     with (
         OpenFile.open(store.blobs.path(layer.digest), f"{name} ({layer.kind})") as source,
@@ -295,7 +295,7 @@ def _write_tar(job: _Job, path: Path) -> Written:
     stored = job.contents.stored
     data = job.store.manifests.read_bytes(stored.name)
     if data is None or Digest.of(data) != stored.id:
-        raise StoreError(f"{stored.name} was changed meanwhile", hint="export it again")
+        raise StoreError(f"{stored.name} changed during the export", hint="export it again")
     small = {
         LAYOUT_FILE: LAYOUT,
         INDEX_FILE: encode_index([(stored.name, data)]),

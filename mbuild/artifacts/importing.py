@@ -119,7 +119,7 @@ class _Archive:
             raise FormatError(f"{self.where(name)} is missing (a manifest)", hint=_INCOMPLETE)
         if member is None:
             raise FormatError(
-                f"{self.file.name}: no {name} in it, so it is no OCI image layout",
+                f"{self.file.name}: no {name} in it, so it is not an OCI image layout",
                 hint="make one with mbuild export NAME -o FILE.tar",
             )
         if member.size > limit:
@@ -152,7 +152,9 @@ def _model(archive: _Archive, entry: Entry, name: ModelName | None) -> _Model:
     place = blob_name(entry.digest)
     data = archive.read(place, MAX_MANIFEST_BYTES)
     if len(data) != entry.size or Digest.of(data) != entry.digest:
-        raise FormatError(f"{archive.where(place)}: its bytes have another digest", hint=_DAMAGED)
+        raise FormatError(
+            f"{archive.where(place)}: its content does not match its digest", hint=_DAMAGED
+        )
     manifest = decode_model(data, archive.where(place))
     name = name or parse_name(entry.name, archive.where(INDEX_FILE))
     return _Model(name, data, manifest)
@@ -203,7 +205,8 @@ def _bring_in(
             finished += 2 * layer.size
             if digest != layer.digest:
                 raise FormatError(
-                    f"{archive.where(blob_name(layer.digest))}: its bytes have another digest",
+                    f"{archive.where(blob_name(layer.digest))}: its content does not match"
+                    " its digest",
                     hint=_DAMAGED,
                 )
             # Not Blobs.publish, which takes a damaged blob of the right size for good.

@@ -191,6 +191,6 @@ def checked(
         show()
         if future.result() != digest:
             raise DamagedError(
-                f"blob {digest} is damaged: its bytes have another digest",
-                hint="mbuild verify tells which models it belongs to and how to heal it",
+                f"blob {digest} is damaged: its content does not match its digest",
+                hint="mbuild verify reports which models use it and how to repair it",
             )

@@ -128,7 +128,7 @@ def scan(file: OpenFile) -> dict[str, Member]:
     found: dict[str, Member] = {}
     for name, member in _members(file):
         if name in found:
-            raise FormatError(f"{file.name}: {name!r} is in it twice")
+            raise FormatError(f"{file.name}: {name!r} is in the archive twice")
         found[name] = member
     if not found:
         raise FormatError(f"{file.name}: no file in it")
@@ -252,7 +252,7 @@ def _name(block: bytes) -> str:
 def _check_name(file: OpenFile, name: str) -> str:
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
-        raise FormatError(f"{file.name}: the name {name[:80]!r} leads out of the archive")
+        raise FormatError(f"{file.name}: the name {name[:80]!r} points outside the archive")
     return "/".join(parts)
 
 

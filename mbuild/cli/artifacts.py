@@ -35,13 +35,13 @@ Examples:
 @click.option("-o", "--output", metavar="PATH", required=True, help="FILE.gguf, FILE.tar or DIR.")
 @store_option
 @click.option("--lmstudio", is_flag=True, help="DIR/<namespace>/<model>/: LM Studio's layout.")
-@click.option("--raw", is_flag=True, help="The weights as stored, no settings put into them.")
+@click.option("--raw", is_flag=True, help="Write the weights as stored, without adding settings.")
 @click.option(
     "--link",
     is_flag=True,
     help="Hard-link to the store instead of copying; do not edit the files after.",
 )
-@click.option("--force", is_flag=True, help="Replace files that exist.")
+@click.option("--force", is_flag=True, help="Replace existing files.")
 @click.pass_context
 def export_command(
     ctx: click.Context,

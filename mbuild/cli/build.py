@@ -83,7 +83,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         metavar="NAME",
         multiple=True,
         type=TemplateType(),
-        help="Name of the result, may be given several times  [default: the folder's name]."
+        help="Name of the result; repeat it for several names  [default: the folder's name]."
         " {quant} in it stands for the quantization.",
     ),
     store_option,
@@ -93,7 +93,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--threads",
         metavar="N",
         type=click.IntRange(min=1),
-        help="Compute on N threads  [default: $MBUILD_THREADS, else all that there are]",
+        help="Compute on N threads  [default: $MBUILD_THREADS, else all cores]",
     ),
     click.option(
         "--link",
@@ -106,7 +106,9 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         default="auto",
         help="Type of a converted checkpoint's matrices; auto keeps BF16 or F16  [default: auto]",
     ),
-    click.option("--pre", metavar="NAME", help="A checkpoint's pre-tokenizer, if it is unknown."),
+    click.option(
+        "--pre", metavar="NAME", help="Pre-tokenizer, where mbuild does not know the tokenizer."
+    ),
     click.argument("folder", metavar="[CONTEXT]", required=False, type=click.Path(path_type=Path)),
 )
 
@@ -270,8 +272,8 @@ def read_modelfile(file: str | None, folder: Path | None) -> ModelfileText:
     """
     if str(folder) == "-" and file not in (None, "-"):
         raise UsageError(
-            f"the Modelfile is {file}, or it comes from standard input (-), not both",
-            hint="leave one of them out",
+            f"the Modelfile comes from {file} or from standard input (-), not both",
+            hint="leave one out",
         )
     if folder is not None and str(folder) != "-" and not folder.is_dir():
         if folder.exists():

@@ -36,7 +36,8 @@ def store_option(command: CommandT) -> CommandT:
     return click.option(
         "--store",
         metavar="DIR",
-        help="The store's folder  [default: $OLLAMA_MODELS, else ~/.ollama/models]",
+        help="The store's folder  [default: $OLLAMA_MODELS, else $MBUILD_HOME/models, else"
+        " ~/.ollama/models]",
     )(command)
 
 

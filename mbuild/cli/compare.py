@@ -38,7 +38,7 @@ EPILOG = """\
 \b
 Examples:
   mbuild diff mario luigi
-  mbuild diff mario luigi --quick           types and shapes, no weights are read
+  mbuild diff mario luigi --quick           types and shapes only, reads no weights
   mbuild diff mario ./other.gguf --format json
 """
 
@@ -54,7 +54,7 @@ Examples:
     "style",
     type=click.Choice(["text", "json"]),
     default="text",
-    help="How to print  [default: text]",
+    help="Output format  [default: text]",
 )
 @click.pass_context
 def diff_command(

@@ -23,7 +23,7 @@ _FORMAT = click.option(
     "style",
     type=click.Choice(["text", "json"]),
     default="text",
-    help="How to print  [default: text]",
+    help="Output format  [default: text]",
 )
 
 _LEFTOVERS = {
@@ -32,7 +32,7 @@ _LEFTOVERS = {
     Kind.PARTIAL: "partial downloads",
     Kind.OLD_CACHE: "old build caches",
     Kind.DAMAGED: "damaged blobs set aside",
-    Kind.STRAY: "what is no blob but called like one",
+    Kind.STRAY: "not blobs, but named like blobs",
 }
 
 
@@ -41,7 +41,7 @@ _LEFTOVERS = {
 @_FORMAT
 @click.pass_context
 def du_command(ctx: click.Context, *, store: str | None, style: str) -> None:
-    """Show what takes the disk: each model alone and shared, and what a prune would free.
+    """Show disk use: each model alone and shared, and what prune would free.
 
     OWN is what removing the model frees; SHARED is also used under other names.
     """
@@ -68,7 +68,9 @@ def _usage_lines(used: Usage) -> list[str]:
     rows.append(("total", "", "", human_size(used.total)))
     lines = table(rows, frozenset({1, 2, 3}))
     if used.linked:
-        lines.append(f"\n{human_size(used.linked)} of it are hard links to files outside")
+        lines.append(
+            f"\n{human_size(used.linked)} of that are hard links to files outside the store"
+        )
     if used.unreadable:
         unreadable = counted(used.unreadable, "manifest")
         lines.append(f"\nmbuild prune would remove nothing: {unreadable} unreadable")
@@ -82,7 +84,7 @@ def _usage_lines(used: Usage) -> list[str]:
 def _stays(waiting: int, reason: str) -> list[str]:
     """Why blobs that no model uses stay where they are."""
     texts = [f"{counted(waiting, 'recent upload')} kept for a day"] if waiting else []
-    return texts + ([f"{reason}; --older 0s removes them all the same"] if reason else [])
+    return texts + ([f"{reason}; --older 0s removes them anyway"] if reason else [])
 
 
 PRUNE_EPILOG = """\
@@ -96,9 +98,17 @@ Examples:
 
 @click.command("prune", epilog=PRUNE_EPILOG)
 @store_option
-@click.option("--keep", metavar="SIZE", type=SizeType(), default=0, help="Keep the newest SIZE.")
-@click.option("--older", metavar="AGE", type=AgeType(), help="Only what did not change for AGE.")
-@click.option("--damaged", is_flag=True, help="Also damaged blobs that verify set aside.")
+@click.option(
+    "--keep",
+    metavar="SIZE",
+    type=SizeType(),
+    default=0,
+    help="Keep the newest of them, up to SIZE.",
+)
+@click.option(
+    "--older", metavar="AGE", type=AgeType(), help="Remove only what has not changed for AGE."
+)
+@click.option("--damaged", is_flag=True, help="Also remove damaged blobs that verify set aside.")
 @click.option("--wait", is_flag=True, help="Wait for running builds instead of failing.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
 @_FORMAT
@@ -166,8 +176,8 @@ Examples:
 @click.argument("names", metavar="[NAME]...", type=NameType(), nargs=-1)
 @store_option
 @click.option("--dry-run", is_flag=True, help="Only report; leave damaged blobs in place.")
-@click.option("--rebuild", is_flag=True, help="Build the models again, and compare bit for bit.")
-@click.option("-f", "--file", metavar="FILE", help="The Modelfile to build again from.")
+@click.option("--rebuild", is_flag=True, help="Rebuild the models and compare them bit for bit.")
+@click.option("-f", "--file", metavar="FILE", help="The Modelfile to rebuild from.")
 @_FORMAT
 @click.pass_context
 def verify_command(
@@ -183,7 +193,7 @@ def verify_command(
     """Rehash what the store holds, or some models; report damage and how to repair it.
 
     A damaged blob is moved to .mbuild/damaged/ in the store, so that the next
-    build, pull or import makes it again; nothing is deleted. Exits with 1 when
+    build, pull or import makes it again; verify deletes nothing. Exits with 1 when
     anything is wrong.
 
     With --rebuild good models are also built again in a throw-away store, as the
@@ -239,4 +249,4 @@ def _finding_lines(finding: Finding) -> list[str]:
         lines.append(f"  used by {', '.join(finding.models)}")
     if finding.set_aside:
         lines.append(f"  set aside as {finding.set_aside}")
-    return [*lines, f"  to heal: {finding.heal}"]
+    return [*lines, f"  to repair: {finding.heal}"]

@@ -62,7 +62,7 @@ def left_behind(request: Request, store: Store) -> Iterator[Warned]:
             said.add(plain)
             if _differs(store, plain, built):
                 yield Warned(
-                    f"{plain} was not built now: it is still the model of an earlier build"
+                    f"{plain} was not rebuilt: it is still the model of an earlier build"
                     f" (mbuild cp {name} {plain} would replace it)"
                 )
 

@@ -74,7 +74,7 @@ def _past(ctx: click.Context, build: str, options: dict[str, Any]) -> Picture:
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise UsageError(
                 f"--build draws a past build: {_written_as(ctx, name)} says what to build",
-                hint="leave one of them out",
+                hint="leave one out",
             )
     return picture_of_build(find_build(History(open_store(ctx, options["store"])), build))
 

@@ -84,11 +84,11 @@ def find_build(history: History, text: str) -> BuildRecord:
         return named
     if not found:
         raise NameNotFoundError(
-            f"no build {text!r} in the history, and none of a model of that name",
+            f"no build {text!r} in the history, and no build of a model of that name",
             hint="see mbuild history",
         )
     ids = ", ".join(record.id for record in found[:5])
-    raise UsageError(f"{text!r} is the beginning of {len(found)} builds: {ids}")
+    raise UsageError(f"{text!r} matches {len(found)} builds: {ids}")
 
 
 def _last_of(history: History, text: str) -> BuildRecord | None:

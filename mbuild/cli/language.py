@@ -111,7 +111,7 @@ STYLES = ("text", "json", "github")
     "--format",
     "style",
     type=click.Choice(STYLES),
-    help="How to print what is found  [default: text; github where GITHUB_ACTIONS is set]",
+    help="Output format  [default: text; github where GITHUB_ACTIONS is set]",
 )
 def check_command(*, files: tuple[str, ...], style: str | None) -> None:
     """Find mistakes in Modelfiles without building them; exit 1 if there are errors."""

@@ -199,7 +199,7 @@ class _Locked:
         now = inputs(self._request.recipe, sources, options, plans)
         self._refuse(
             drift_of_inputs(self._lock, now, variants(options)),
-            f"nothing was built: take the change back, or accept it with mbuild lock"
+            f"nothing was built: undo the change, or accept it with mbuild lock"
             f" (which writes {self._path})",
         )
 

@@ -215,7 +215,8 @@ def _options(args: list[str]) -> list[str]:
 @click.option(
     "--store",
     metavar="DIR",
-    help="The store's folder  [default: $OLLAMA_MODELS, else ~/.ollama/models]",
+    help="The store's folder  [default: $OLLAMA_MODELS, else $MBUILD_HOME/models, else"
+    " ~/.ollama/models]",
 )
 @click.pass_context
 def cli(ctx: click.Context, store: str | None) -> None:
@@ -259,7 +260,7 @@ def run(args: Sequence[str]) -> int:
         where = f"{error.filename}: " if error.filename else ""
         _say(f"error: {where}{error.strerror or error}")
         if not _here():
-            _say("  hint: the current folder does not exist any more")
+            _say("  hint: the current folder no longer exists")
         return 1
     except MemoryError:
         _say("error: there is not enough memory")

@@ -61,7 +61,7 @@ Examples:
 def list_command(
     ctx: click.Context, *, start: str, store: str | None, style: str, as_json: bool
 ) -> None:
-    """List the models of the store, the last changed first; with NAME those that begin so."""
+    """List the models of the store, the last changed first; with NAME only names that begin so."""
     opened = open_store(ctx, store)
     models, damaged = library.list_models(opened, start)
     if as_json or style == "json":
@@ -247,7 +247,7 @@ Examples:
 def cp_command(
     ctx: click.Context, *, source: ModelName, target: ModelName, store: str | None
 ) -> None:
-    """Give a model a second name; no weights are copied.
+    """Give a model a second name without copying weights.
 
     SOURCE can also be an id, or its beginning: that of an earlier build, too, which was
     overwritten or removed and is still in the cache.

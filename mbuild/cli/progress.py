@@ -120,7 +120,7 @@ def model_text(event: ModelBuilt) -> str:
 def summary(event: BuildFinished) -> str:
     """The last line: what was built, how long it took, what was cached."""
     seconds = event.seconds
-    name = event.name or "the model, which gets no name,"
+    name = event.name or "the model, without a name,"
     return (
         f"built {name} in {f'{seconds:.1f} s' if seconds < 60 else human_duration(seconds)}:"
         f" {event.ran}"

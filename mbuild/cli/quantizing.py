@@ -22,7 +22,7 @@ OPTIONS = (
         "--quantize",
         metavar="TYPE",
         multiple=True,
-        help="Quantize, for example to q4_K_M; several times: several models from one read.",
+        help="Quantize, for example to q4_K_M; repeat it to build several models from one read.",
     ),
     click.option(
         "--recipe",
@@ -34,7 +34,7 @@ OPTIONS = (
     click.option(
         "--pure",
         is_flag=True,
-        help="Use one type for all tensors but those that --tensor-type names.",
+        help="Use one type for all tensors except those that --tensor-type matches.",
     ),
     click.option("--leave-output-tensor", is_flag=True, help="Do not quantize output.weight."),
     click.option("--output-tensor-type", metavar="TYPE", help="Type of output.weight."),
@@ -43,11 +43,13 @@ OPTIONS = (
         "--tensor-type",
         metavar="REGEX=TYPE",
         multiple=True,
-        help="Type of the tensors whose name matches; the first that fits counts.",
+        help="Type of the tensors whose name matches; the first match counts.",
     ),
-    click.option("--tensor-type-file", metavar="FILE", help="A file of such rules."),
-    click.option("--allow-requantize", is_flag=True, help="Quantize what is quantized already."),
-    click.option("--draft-quantize", metavar="TYPE", help="Quantize what DRAFT names."),
+    click.option("--tensor-type-file", metavar="FILE", help="A file of --tensor-type rules."),
+    click.option(
+        "--allow-requantize", is_flag=True, help="Requantize tensors that are already quantized."
+    ),
+    click.option("--draft-quantize", metavar="TYPE", help="Quantize the DRAFT model to TYPE."),
 )
 """All of them, in the order of ``--help``."""
 
@@ -153,7 +155,7 @@ def variant_names(
     appended: ``mario:v2`` becomes ``mario:v2-q4_K_M``.
     """
     if not quantize and any("{quant}" in name for name in names):
-        raise UsageError("{quant} in a name stands for a type, and there is no --quantize")
+        raise UsageError("{quant} in a name stands for a type, but there is no --quantize")
     return tuple(
         tuple(_variant_name(name, quant, len(quantize)) for name in names or (default,))
         for quant in quantize or ("",)

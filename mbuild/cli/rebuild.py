@@ -81,7 +81,7 @@ def _from_log(store: Store, stored: StoredManifest) -> Request:
     data = modelfile_text(script.text, store) if script is not None else None
     if script is None or data is None:
         raise UsageError(
-            f"{stored.name}: the Modelfile that it was built from is not remembered",
+            f"{stored.name}: the history does not have the Modelfile that it was built from",
             hint="name it with -f FILE",
         )
     recipe, warnings = read_recipe(data, script.name, store)
@@ -115,11 +115,11 @@ def _record_of(store: Store, stored: StoredManifest) -> tuple[BuildRecord, int]:
         raise UsageError(
             f"{stored.name} is not what was built under that name: {stored.id.short} in the store,"
             f" {other.short} built last",
-            hint="name the Modelfile that it is from with -f FILE",
+            hint="name its Modelfile with -f FILE",
         )
     raise NameNotFoundError(
         f"no build of {stored.name} is in the history of this store",
-        hint="name the Modelfile that it is from with -f FILE",
+        hint="name its Modelfile with -f FILE",
     )
 
 

@@ -26,13 +26,13 @@ Examples:
     "style",
     type=click.Choice(["text", "json"]),
     default="text",
-    help="How to print  [default: text]",
+    help="Output format  [default: text]",
 )
 def import_recipe_command(file: Path, source: str, style: str) -> int:
     """Read the tensor types out of a quantized GGUF file; print what reproduces them.
 
     Prints a Modelfile, with the command for it as a comment. Exits with 1 when
-    some tensor's type cannot be had.
+    some tensor's type cannot be reproduced.
     """
     recipe = read_recipe(file)
     if style == "json":

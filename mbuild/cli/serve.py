@@ -23,16 +23,23 @@ Examples:
 @store_option
 @click.option("--host", metavar="HOST", help="Address to listen on  [default: 127.0.0.1]")
 @click.option("--port", metavar="PORT", type=int, help="Port  [default: 11434; 0: any free one]")
-@click.option("--token", metavar="TOKEN", help="Ask for Authorization: Bearer TOKEN.")
+@click.option("--token", metavar="TOKEN", help="Require Authorization: Bearer TOKEN.")
 @click.option("--insecure-no-auth", is_flag=True, help="Accept other machines without a token.")
 @click.option("--allow-host", metavar="NAME", multiple=True, help="Accept this host name too.")
-@click.option("--upstream", metavar="URL", help="An Ollama or llama-server that runs the models.")
-@click.option("--builds", metavar="N", type=click.IntRange(1, 64), help="Builds at once [4]")
+@click.option(
+    "--upstream", metavar="URL", help="Address of an Ollama or llama-server that runs the models."
+)
+@click.option(
+    "--builds",
+    metavar="N",
+    type=click.IntRange(1, 64),
+    help="How many builds may run at once  [default: 4]",
+)
 @click.option(
     "--log",
     type=click.Choice(["text", "json", "off"]),
     default="text",
-    help="One line a request on standard error  [default: text]",
+    help="One line for each request on standard error  [default: text]",
 )
 @click.pass_context
 def serve_command(ctx: click.Context, /, *, store: str | None, **options: Any) -> None:

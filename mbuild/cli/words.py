@@ -40,9 +40,9 @@ ALIASES: dict[tuple[str, ...], tuple[str, ...]] = {
 """What Docker, Ollama and others call a command of mbuild that takes the same arguments."""
 
 _OLLAMA = "mbuild builds models; Ollama runs them from the same store"
-_SERVER = "mbuild builds models; what runs is a matter of Ollama's server"
+_SERVER = "mbuild builds models; Ollama's server runs them"
 _ACCOUNT = "mbuild has no accounts: it sends nothing and fetches nothing"
-_PRUNE = "what no model uses is removed by mbuild prune"
+_PRUNE = "mbuild prune removes what no model uses"
 _BUILDING = "mbuild does that while it builds"
 
 ELSEWHERE: dict[tuple[str, ...], tuple[str, str]] = {
@@ -51,7 +51,7 @@ ELSEWHERE: dict[tuple[str, ...], tuple[str, str]] = {
     ("generate",): (_OLLAMA, "ollama run {}"),
     ("exec",): (_OLLAMA, "ollama run {}"),
     ("pull",): (
-        "mbuild does not download; what Ollama pulls lies in the same store",
+        "mbuild does not download; what Ollama pulls is in the same store",
         "ollama pull {0}, or for a checkpoint: hf download REPOSITORY --local-dir FOLDER",
     ),
     ("push",): (
@@ -62,7 +62,7 @@ ELSEWHERE: dict[tuple[str, ...], tuple[str, str]] = {
     ("ps",): (_SERVER, "ollama ps; the models of the store: mbuild list"),
     ("stop",): (_SERVER, "ollama stop {}"),
     ("kill",): (_SERVER, "ollama stop {}"),
-    ("logs",): (_SERVER, "what was built is in mbuild history"),
+    ("logs",): (_SERVER, "mbuild history lists the builds"),
     ("login",): (_ACCOUNT, "ollama signin, or hf auth login"),
     ("signin",): (_ACCOUNT, "ollama signin"),
     ("logout",): (_ACCOUNT, "ollama signout, or hf auth logout"),
@@ -76,11 +76,11 @@ ELSEWHERE: dict[tuple[str, ...], tuple[str, str]] = {
     ("image", "load"): ("mbuild import brings in a file", "mbuild import FILE.tar"),
     ("image", "pull"): ("mbuild does not download", "ollama pull {0}"),
     ("image", "push"): ("mbuild does not upload", "ollama push {}"),
-    ("image", "prune"): (_PRUNE, "mbuild prune --dry-run shows what would go"),
-    ("system", "prune"): (_PRUNE, "mbuild prune --dry-run shows what would go"),
-    ("builder", "prune"): (_PRUNE, "mbuild prune --dry-run shows what would go"),
-    ("buildx", "prune"): (_PRUNE, "mbuild prune --dry-run shows what would go"),
-    ("clean",): (_PRUNE, "mbuild prune --dry-run shows what would go"),
+    ("image", "prune"): (_PRUNE, "mbuild prune --dry-run shows what would be removed"),
+    ("system", "prune"): (_PRUNE, "mbuild prune --dry-run shows what would be removed"),
+    ("builder", "prune"): (_PRUNE, "mbuild prune --dry-run shows what would be removed"),
+    ("buildx", "prune"): (_PRUNE, "mbuild prune --dry-run shows what would be removed"),
+    ("clean",): (_PRUNE, "mbuild prune --dry-run shows what would be removed"),
     ("quantize",): (_BUILDING, "mbuild -q q4_K_M -t NAME"),
     ("convert",): (_BUILDING, "write FROM ./FOLDER into a Modelfile, then mbuild -t NAME"),
     ("init",): (

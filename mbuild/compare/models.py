@@ -168,7 +168,7 @@ def _messages(contents: Contents) -> str:
 def _unified(old: list[str], new: list[str]) -> list[str]:
     """Lines of a unified diff without its two file lines; texts that differ in line ends say so."""
     lines = list(difflib.unified_diff(old, new, lineterm=""))[2:]
-    return lines or ["(they differ in line ends only)"]
+    return lines or ["(they differ only in their line endings)"]
 
 
 def _weights(

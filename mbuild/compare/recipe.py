@@ -108,7 +108,7 @@ def infer(tensors: Sequence[Described], get: Callable[..., Any]) -> Recipe:
         if others is not None and (found is None or others[0] < found[0]):
             found = others
     if found is None:
-        raise SourceError("no file type comes near the tensors' types")
+        raise SourceError("no file type is close to the tensors' types")
     _, type_, options = found
     options, left = _named(rows, get, type_, options)
     return Recipe(type_, options, len(rows), tuple(row.name for row in left))

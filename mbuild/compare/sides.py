@@ -45,7 +45,7 @@ def model_side(store: Store, stored: StoredManifest) -> Side:
             if not store.blobs.has(layer.digest, layer.size):
                 raise DamagedError(
                     f"{stored.name}: its {layer.kind} {layer.digest} is missing or cut short",
-                    hint="mbuild verify tells how to heal it",
+                    hint="mbuild verify reports how to repair it",
                 )
             kind = layer.kind if number == 1 else f"{layer.kind} {number}"
             path = store.blobs.path(layer.digest)

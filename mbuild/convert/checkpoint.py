@@ -80,7 +80,9 @@ def open_checkpoint(name: str, files: Mapping[str, Path]) -> Checkpoint:
     tensors, config, more = weights_alone(stored, config, architecture.gguf)
     warnings = (*renamed, *more)
     if "adapter_config.json" in files:
-        warnings += ("the adapter that lies beside the model is not applied; ADAPTER names one",)
+        warnings += (
+            "the adapter beside the model is not applied: to apply it, name it with ADAPTER",
+        )
     return Checkpoint(name, dict(files), config, hf_arch, architecture, tensors, warnings)
 
 
@@ -96,7 +98,7 @@ def _class_name(root: Mapping[str, Any]) -> str:
     names = nested.get("architectures") or root.get("architectures")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
         raise FormatError(
-            "config.json does not say which class it is of: architectures is missing",
+            "config.json does not name the model's class: architectures is missing",
             hint='add the class name, such as "architectures": ["LlamaForCausalLM"]',
         )
     return names[0]
@@ -146,7 +148,7 @@ def _read_index(files: Mapping[str, Path], small: Files) -> dict[str, str]:
     for shard in set(_texts(promised.values())):
         if not shard.endswith(".safetensors") or "/" in shard or "\\" in shard or "\0" in shard:
             raise FormatError(
-                f"{INDEX} names the file {shard[:100]!r}, which is not a plain name of a shard"
+                f"{INDEX} names the file {shard[:100]!r}, which is not a plain file name"
             )
         if shard not in files:
             raise SourceError(
@@ -188,10 +190,11 @@ def _shard_names(name: str, files: Mapping[str, Path]) -> list[str]:
         pickled = [file for file in plain if _PICKLED.match(file)]
         if pickled:
             raise UnsupportedError(
-                f"{name}: {pickled[0]} holds pickled weights, which can run any code when read",
+                f"{name}: {pickled[0]} holds pickled weights, which can run any code when they"
+                " are read",
                 hint=_TO_SAFETENSORS,
             )
-        hint = "an adapter belongs to ADAPTER" if "adapter_config.json" in files else ""
+        hint = "it is an adapter: name it with ADAPTER" if "adapter_config.json" in files else ""
         raise SourceError(f"{name} has no model*.safetensors", hint=hint)
     for shard in shards:
         match = _PART.match(shard)

@@ -89,7 +89,7 @@ def hyper_parameters(checkpoint: Checkpoint, outtype: OutType) -> Hyper:
         raise FormatError(
             f"config.json has {blocks} layers, but the checkpoint only "
             f"{len(checkpoint.tensors)} tensors",
-            hint="a shard is missing or config.json is not this checkpoint's",
+            hint="a shard is missing, or config.json belongs to another checkpoint",
         )
     arch = row.variant(config) if row.variant else row.gguf
     rope = unified_rope(config)
@@ -201,7 +201,7 @@ def name_map(hp: Hyper) -> Callable[[str], str]:
                 f"tensor {name!r} has no place in a {hp.arch} model of {hp.blocks} layers",
                 hint="num_hidden_layers in config.json is too small"
                 if beyond
-                else "config.json may be another checkpoint's, or the training added a layer"
+                else "config.json may belong to another checkpoint, or the training added a layer"
                 " that llama.cpp does not know",
             )
         return found

@@ -61,8 +61,8 @@ class Lazy:
         """The same values under another shape; raises :class:`FormatError` if it does not fit."""
         if math.prod(shape) != self.size or min(shape, default=0) < 0:
             raise FormatError(
-                f"{self.origin}: a tensor of shape {list(self.shape)} cannot be seen as "
-                f"{list(shape)}",
+                f"{self.origin}: a tensor of shape {list(self.shape)} cannot be reshaped to"
+                f" {list(shape)}",
                 hint=CONTRADICTS,
             )
         same = self.move(shape, lambda values: values.reshape(shape))

@@ -47,7 +47,7 @@ UNQUANTIZED = (
 )
 MLX = (
     "dequantize it: mlx_lm.convert --hf-path FOLDER --mlx-path NEW --dequantize"
-    " (of an adapter: mlx_lm.fuse --dequantize); --quantize makes the result small"
+    " (for an adapter: mlx_lm.fuse --dequantize); --quantize makes the result small"
 )
 
 REMEDIES: Mapping[str, str] = {
@@ -216,19 +216,19 @@ LEFTOVERS: tuple[Leftover, ...] = (
     ),
     _row(
         r"^(?:v_head|value_head|reward_head|critic_head|regression_head|score|rm_head)\.",
-        "a value or reward head, which a language model has no use for",
+        "a value or reward head, which a language model does not use",
         Verdict.DROP,
     ),
     _row(r"^medusa_heads?\.", "a head of Medusa for speculative decoding", Verdict.DROP),
     _row(
         r"^(?:optimizer|optim|lr_scheduler|scheduler|scaler)\.|^(?:model_)?ema\."
         r"|(?:^|\.)(?:exp_avg|exp_avg_sq|max_exp_avg_sq|momentum_buffer|num_batches_tracked)$",
-        "a state of the training",
+        "training state",
         Verdict.DROP,
     ),
     _row(
         r"\.(?:cos_cached|sin_cached|original_inv_freq|causal_mask|attn_mask)$|^rope\.freqs$",
-        "a buffer that is computed anew",
+        "a buffer that is recomputed",
         Verdict.DROP,
     ),
 )
@@ -344,5 +344,5 @@ def _check_scales(tensors: Sequence[StoredTensor]) -> list[str]:
             hint="a shard is missing or damaged: download or save the checkpoint again",
         )
     if without:
-        return [f"weights of type {without[0].dtype} have no scales and are taken as they are"]
+        return [f"weights of type {without[0].dtype} have no scales and are used as they are"]
     return []

@@ -106,7 +106,8 @@ def open_adapter(
     if WEIGHTS not in files:
         if _PICKLED in files:
             raise UnsupportedError(
-                f"{name}: {_PICKLED} holds pickled weights, which can run any code when read",
+                f"{name}: {_PICKLED} holds pickled weights, which can run any code when they"
+                " are read",
                 hint="save the adapter again with a current peft: it writes safetensors",
             )
         raise SourceError(f"{name} has no {WEIGHTS}")
@@ -147,8 +148,9 @@ def open_adapter(
 def _unexpected(name: str) -> UnsupportedError:
     whole = any(text in name for text in _EMBEDDINGS)
     return UnsupportedError(
-        f"{WEIGHTS}: {name!r} is neither factor of a LoRA pair",
-        hint="the adapter has whole weights (new tokens?): merge it into its base and build that"
+        f"{WEIGHTS}: {name!r} is not a factor of a LoRA pair",
+        hint="the adapter has whole weights (new tokens?): merge it into its base model and"
+        " build that"
         if whole
         else "only LoRA adapters without biases or magnitudes can be converted",
     )
@@ -244,7 +246,7 @@ def _known(base: Base, weight: str) -> str:
     if name is None or skipped(base.row, base.hp, name):
         raise FormatError(
             f"the adapter changes {weight!r}, which the base model does not have",
-            hint="the adapter is another model's",
+            hint="this adapter was trained for another base model",
         )
     return name
 
@@ -260,13 +262,14 @@ def _check(base: Base, name: str, shape: tuple[int, ...], origin: str) -> None:
         )
     if dims is None:
         raise FormatError(
-            f"{origin}: the base model has no tensor {name}", hint="the adapter is another model's"
+            f"{origin}: the base model has no tensor {name}",
+            hint="this adapter was trained for another base model",
         )
     if tuple(reversed(shape)) != dims:
         raise FormatError(
             f"{origin}: the adapter is for a {name} of shape {list(shape)}, "
             f"but the base model's is {list(reversed(dims))}",
-            hint="the adapter is another model's",
+            hint="this adapter was trained for another base model",
         )
 
 
@@ -328,7 +331,7 @@ def _ruled(base: Base, name: str, pair: Pair) -> list[tuple[str, Lazy, Lazy]]:
         return [(name, pair.a, b)]
     if not shapes or any(len(shape) != 2 or shape[1] != _PROBE for shape in shapes):
         raise UnsupportedError(
-            f"the adapter changes {name!r}, which {base.hp.arch} models store in another form",
-            hint="merge the adapter into its base and build that",
+            f"the adapter changes {name!r}, which {base.hp.arch} models store in a different form",
+            hint="merge the adapter into its base model and build that",
         )
     return [(label, pair.a, item) for label, item in _rows(base, name, b)]

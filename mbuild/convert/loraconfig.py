@@ -86,7 +86,7 @@ _ONLY_MERGED: tuple[tuple[str, tuple[object, ...], str], ...] = (
     ("lora_bias", (), "an adapter whose B has a bias"),
     ("layer_replication", (), "an adapter that repeats layers"),
     ("trainable_token_indices", (), "an adapter that trains single tokens"),
-    ("target_parameters", (), "an adapter of parameters that are no layers"),
+    ("target_parameters", (), "an adapter of parameters that are not layers"),
     ("use_bdlora", (), "a block-diagonal LoRA"),
     ("arrow_config", (), "a router of several adapters (Arrow)"),
     ("use_qalora", (), "a quantization-aware LoRA (QALoRA)"),
@@ -135,7 +135,7 @@ def _check_kind(config: Mapping[str, Any], warn: Callable[[str], None]) -> None:
     _check_start(config, warn)
     for name, neutral, what in _ONLY_MERGED:
         if config.get(name) not in (None, False, [], {}, "", *neutral):
-            raise UnsupportedError(f"{CONFIG}: {name}: {what} has no form in GGUF", hint=_MERGE)
+            raise UnsupportedError(f"{CONFIG}: {name}: GGUF cannot express {what}", hint=_MERGE)
     for name, value in config.items():
         if name not in _KNOWN and value not in (None, False, [], {}, ""):
             warn(f"{CONFIG}: {name} is not known to mbuild; its effect, if any, is lost")
@@ -172,7 +172,7 @@ def _expression(key: str) -> re.Pattern[str]:
     endless = len(_ENDLESS.findall(key)) > _ENDLESS_LIMIT
     if len(key) > _PATTERN_LIMIT or endless or _REPEATED.search(key):
         raise UnsupportedError(
-            f"{CONFIG}: alpha_pattern: {key[:60]!r} is no module's name, and as a regular"
+            f"{CONFIG}: alpha_pattern: {key[:60]!r} is not a module's name, and as a regular"
             " expression it can take too long",
             hint="name the modules, one key each, or use a simpler expression",
         )
@@ -180,8 +180,8 @@ def _expression(key: str) -> re.Pattern[str]:
         return re.compile(rf"(?:.*\.)?(?:{key})$", re.DOTALL)
     except (re.error, OverflowError, RecursionError) as error:
         raise FormatError(
-            f"{CONFIG}: alpha_pattern: {key[:60]!r} is no regular expression: {error}",
-            hint="name the modules, such as q_proj, or give a regular expression of Python's",
+            f"{CONFIG}: alpha_pattern: {key[:60]!r} is not a regular expression: {error}",
+            hint="name the modules, such as q_proj, or give a Python regular expression",
         ) from error
 
 

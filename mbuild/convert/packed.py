@@ -34,7 +34,8 @@ def gptq(settings: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> dict[str, 
     bits = settings.get("bits")
     if bits not in (2, 4, 8):
         raise UnsupportedError(
-            f"config.json: GPTQ of {str(bits)[:20]} bits is not supported, only of 2, 4 and 8",
+            f"config.json: GPTQ of {str(bits)[:20]} bits is not supported, only 2, 4 and 8"
+            " bits are",
             hint=UNQUANTIZED,
         )
     plus = 1 if settings.get("checkpoint_format", "gptq") == "gptq" else 0
@@ -51,7 +52,7 @@ def gptq(settings: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> dict[str, 
 def _take(tensors: dict[str, Lazy], name: str) -> Lazy:
     if name not in tensors:
         raise FormatError(
-            f"tensor {name!r} is missing, which belongs to a weight that GPTQ quantized",
+            f"tensor {name!r} of a weight that GPTQ quantized is missing",
             hint="a shard is missing: download or save the checkpoint again",
         )
     return tensors.pop(name)
@@ -74,7 +75,7 @@ def _gptq(codes: Lazy, zeros: Lazy, scales: Lazy, groups: Lazy, bits: int, plus:
             f"{codes.origin} of {list(codes.shape)} does not fit its scales of "
             f"{list(scales.shape)}, zeros of {list(zeros.shape)} and groups of "
             f"{list(groups.shape)}",
-            hint="bits in quantization_config may be another checkpoint's",
+            hint="quantization_config may belong to another checkpoint",
         )
 
     def load() -> Array:
@@ -82,7 +83,7 @@ def _gptq(codes: Lazy, zeros: Lazy, scales: Lazy, groups: Lazy, bits: int, plus:
 
         index = groups.load().astype(np.int64)
         if index.size and not 0 <= int(index.min()) <= int(index.max()) < count:
-            raise FormatError(f"{groups.origin} names a group that is not there")
+            raise FormatError(f"{groups.origin} names a group that does not exist")
         shifts = np.arange(0, _WORD, bits, dtype=np.uint32)
         mask = np.uint32((1 << bits) - 1)
         words = zeros.load().view(np.uint32)
@@ -131,7 +132,7 @@ def _unpacked(codes: Lazy, scale: Lazy, bits: int) -> Lazy:
     if not groups or scale.shape[0] != rows or width % groups or codes.dtype is not DType.I32:
         raise FormatError(
             f"{codes.origin} of {list(codes.shape)} does not fit its scale of {list(scale.shape)}",
-            hint="num_bits in quantization_config may be another checkpoint's",
+            hint="quantization_config may belong to another checkpoint",
         )
 
     def load() -> Array:

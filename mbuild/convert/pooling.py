@@ -35,7 +35,7 @@ def pooling(hp: Hyper) -> Iterator[KV]:
     name = f"{folder}/config.json" if folder else "config.json"
     settings = hp.files.json_object(name)
     if settings is None:
-        raise FormatError(f"modules.json names {name}, which is not there")
+        raise FormatError(f"modules.json names {name}, which is missing")
     mode = next((kind for flag, kind in _FLAGS.items() if settings.get(flag)), None)
     mode = mode or settings.get("pooling_mode")
     if not isinstance(mode, str) or mode not in POOLING:

@@ -250,5 +250,5 @@ class Stacker:
             )
             raise FormatError(
                 f"layer {layer} has no {missing[0]} number {missing[1]} of {count}",
-                hint="a shard is missing or config.json is not this checkpoint's",
+                hint="a shard is missing, or config.json belongs to another checkpoint",
             )

@@ -6,7 +6,7 @@ each name to ``dtype``, ``shape`` and ``data_offsets`` (begin and end, counted
 from the end of the header). The rules are those of the reference
 implementation (0.8); two things the format forbids and that one lets pass are
 refused here as well: a header that does not start with ``{`` and a name that
-stands there twice.
+occurs twice.
 
 Files belong to the user and may change at any time, so nothing is mapped into
 memory (a truncated mapping kills the process): every read is a ``pread`` of a
@@ -241,7 +241,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise FormatError(f"{twice!r} stands there twice")
+        raise FormatError(f"{twice!r} occurs twice")
     return result
 
 
@@ -260,7 +260,7 @@ def _tensor(shard: Shard, key: str, entry: Any, start: int) -> StoredTensor:
     shape = _integers(entry.get("shape"), f"{where}: shape")
     offsets = _integers(entry.get("data_offsets"), f"{where}: data_offsets")
     if len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise FormatError(f"{where}: data_offsets {list(offsets)} are not a begin and an end")
+        raise FormatError(f"{where}: data_offsets {list(offsets)} are not a start and an end")
     bits = BITS[dtype]
     for dim in shape:
         bits *= dim
@@ -299,7 +299,7 @@ def _check_layout(tensors: list[StoredTensor], start: int, size: int, name: str)
     at = start
     for tensor in sorted(tensors, key=lambda t: (t.offset, t.nbytes)):
         if tensor.offset != at:
-            what = "overlaps the one before" if tensor.offset < at else "leaves a hole before it"
+            what = "overlaps the one before" if tensor.offset < at else "leaves a gap before it"
             raise FormatError(f"{name}: the data of tensor {tensor.name!r} {what}")
         at += tensor.nbytes
     if at != size:

@@ -38,7 +38,7 @@ def unsaid(hp: Hyper, keys: Collection[str], tensors: Collection[str]) -> Iterat
     if used and shorter and f"{hp.arch}.attention.sliding_window" not in keys:
         yield (
             f"config.json: sliding_window {window} is not in the model: llama.cpp's {hp.arch}"
-            " attends to all tokens, so longer texts come out otherwise than in training"
+            " attends to all tokens, so the results for longer texts differ from training"
         )
     for name, key, neutral in _FACTORS:
         value = hp.config.get(name)

@@ -63,7 +63,7 @@ def unwrapped(tensors: Sequence[StoredTensor]) -> tuple[tuple[StoredTensor, ...]
 
 
 def _said(prefix: str, count: int, maker: str) -> str:
-    return f"the prefix {prefix} ({maker}) is taken off the names of {count} tensors"
+    return f"the prefix {prefix} ({maker}) is removed from the names of {count} tensors"
 
 
 def _outer(names: Iterable[str]) -> str:

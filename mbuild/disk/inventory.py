@@ -191,7 +191,7 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
     except OSError as error:
         raise StoreError(
             f"{folder} cannot be listed: {error.strerror}",
-            hint="make it readable (or mount the disk that it lies on)",
+            hint="make it readable (or mount the disk that it is on)",
         ) from error
     for entry in found:
         if not entry.is_dir():

@@ -240,7 +240,7 @@ def _checked(store: Store, now: float) -> Inventory:
     if inventory.blobs and not store.manifests.folder.is_dir():
         raise DamagedError(
             f"nothing was removed: {store.manifests.folder} is not there",
-            hint="mount it, or make that folder if the store really has no models",
+            hint="mount it, or create that folder if the store really has no models",
         )
     return inventory
 

@@ -278,7 +278,7 @@ def _heal(names: Sequence[str], origins: Sequence[str]) -> str:
         return "no model needs it: mbuild prune removes it"
     text = f"build {' or '.join(names)} again (or ollama pull, or mbuild import)"
     if origins:
-        text += f"; it came from {', '.join(origins)}: first heal that"
+        text += f"; it came from {', '.join(origins)}: repair that first"
     return text
 
 
@@ -348,7 +348,7 @@ def _set_aside(
     try:
         store.prepare()
         if not lock.acquire(exclusive=True, timeout=seconds):
-            return list(findings), "a build is running in this store; verify again after it"
+            return list(findings), "a build is running in this store: verify again after it"
         try:
             return [
                 replace(finding, set_aside=_move(store, item))

@@ -78,7 +78,7 @@ class _Pool:
         try:
             return mmap.mmap(-1, size, **_PRIVATE)
         except OSError as error:
-            raise MemoryError(f"{count} bytes of memory cannot be had") from error
+            raise MemoryError(f"{count} bytes of memory cannot be allocated") from error
 
     def _taken(self, length: int) -> mmap.mmap:
         blocks = self._free[length]

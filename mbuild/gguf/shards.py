@@ -131,7 +131,7 @@ def _common_count(files: Sequence[GGUFFile]) -> int:
     for file, count in zip(files, counts, strict=True):
         if count is None or count < 1:
             raise FormatError(
-                f"{file.name}: {COUNT} is {count}, so it is no shard of a split model",
+                f"{file.name}: {COUNT} is {count}, so it is not a shard of a split model",
                 hint="give the shards of one model, and nothing else",
             )
         if count != counts[0]:

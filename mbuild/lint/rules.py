@@ -53,7 +53,7 @@ def _adapters_without_effect(modelfile: Modelfile) -> Iterator[Problem]:
         path = posixpath.normpath(adapter.plain.strip())
         if path in seen:
             yield Problem(
-                f"ADAPTER {adapter.plain} is named twice; the second has no effect of its own",
+                f"ADAPTER {adapter.plain} is named twice; the second has no effect",
                 adapter.span,
                 Severity.WARNING,
                 "adapter-without-effect",

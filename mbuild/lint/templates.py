@@ -26,7 +26,7 @@ FIELDS = (
 )
 """What Ollama gives a template (v0.32, ``template/template.go``)."""
 
-_OLD_FIELDS = {"First": "older versions of Ollama had it: leave the condition out"}
+_OLD_FIELDS = {"First": "only older versions of Ollama have it: leave the condition out"}
 _MEANT_FIELDS = {
     **dict.fromkeys(("Input", "Instruction", "User", "Question", "Query", "Text"), "Prompt"),
     **dict.fromkeys(("SystemPrompt", "Sys", "SystemMessage"), "System"),
@@ -133,7 +133,7 @@ def _without_prompt(found: Found) -> Iterator[Problem]:
     if is_jinja(text):
         hint = _JINJA_HINT
     elif _BRACES.search(_ACTION.sub("", text)):
-        hint = "fields stand between two braces, with a dot: {{ .Prompt }}"
+        hint = "a field is written between double braces, with a dot: {{ .Prompt }}"
     yield Problem(
         "TEMPLATE uses neither .Prompt nor .Messages, so the model never sees what was asked",
         template.span,
@@ -174,7 +174,7 @@ def _escapes(found: Found) -> Iterator[Problem]:
         return
     if _ESCAPE.search(_ACTION.sub("", found.item.value)):
         yield Problem(
-            "TEMPLATE holds \\n as a backslash and a letter: there are no escapes",
+            "TEMPLATE holds \\n as a backslash and a letter: a Modelfile has no escape sequences",
             found.item.span,
             Severity.WARNING,
             "escape-in-value",

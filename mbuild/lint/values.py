@@ -120,7 +120,7 @@ def _quotes(modelfile: Modelfile) -> Iterator[Problem]:
             item,
             "quotes-in-value",
             f"the quotes {first} and {last} are part of the value of {named(item)}",
-            'only the straight quotes " and """ are left out',
+            'only the straight quotes " and """ are removed',
         )
 
 
@@ -142,7 +142,7 @@ def _lists(modelfile: Modelfile) -> Iterator[Problem]:
             yield _warn(
                 item,
                 "list-in-value",
-                "this list is one stop text, taken letter by letter",
+                "this list becomes one stop text, taken literally",
                 "write one line for each: PARAMETER stop TEXT",
             )
 
@@ -166,7 +166,8 @@ def _escapes(modelfile: Modelfile) -> Iterator[Problem]:
             yield _warn(
                 item,
                 "escape-in-value",
-                f"{named(item)} holds {match[0]} as a backslash and letters: there are no escapes",
+                f"{named(item)} holds {match[0]} as a backslash and letters: a Modelfile has no"
+                " escape sequences",
                 'put the value between """ and write real line ends in it',
             )
 
@@ -177,9 +178,9 @@ def _carriage_returns(modelfile: Modelfile) -> Iterator[Problem]:
             yield _warn(
                 item,
                 "carriage-return",
-                f"the value of {named(item)} holds carriage returns (line ends of Windows):"
+                f"the value of {named(item)} holds carriage returns (Windows line endings):"
                 " they reach the model and change its id",
-                "save the file with line ends of Unix (LF)",
+                "save the file with Unix line endings (LF)",
             )
 
 
@@ -212,7 +213,7 @@ def _ranges(modelfile: Modelfile) -> Iterator[Problem]:
         yield _warn(
             item,
             "odd-value",
-            f"{item.name} {item.plain} is beyond what it can mean",
+            f"{item.name} {item.plain} is outside its meaningful range",
             f"{item.name} lies between {limits.low:,} and {limits.high:,}",
         )
 

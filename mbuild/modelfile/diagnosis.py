@@ -27,8 +27,9 @@ _FOREIGN_WORDS: dict[str, str] = {
     **dict.fromkeys(MODCTL.split(), _MODCTL_HINT),
 }
 _WORDS: dict[str, str] = {
-    "PROMPT": "older versions of Ollama had it; TEMPLATE says where the prompt stands",
-    "EMBED": "older versions of Ollama had it; put the text into SYSTEM, or into each request",
+    "PROMPT": "only older versions of Ollama have it: TEMPLATE says where the prompt goes",
+    "EMBED": "only older versions of Ollama have it: put the text into SYSTEM, or into"
+    " each request",
     "USER": "did you mean MESSAGE user?",
     "ASSISTANT": "did you mean MESSAGE assistant?",
     "HUMAN": "did you mean MESSAGE user?",
@@ -70,7 +71,7 @@ def describe(text: str, shape: str, offset: int, expected: Container[str]) -> De
 
 
 def _not_a_space(text: str, shape: str, offset: int, kind: str) -> Description | None:
-    """A character that looks like a space, or like nothing, where a space has to stand."""
+    """A character that looks like a space, or like nothing, where a space is needed."""
     start = offset
     while kind == "FROM" and shape.startswith(HIDDEN, start):
         start += 1
@@ -78,17 +79,17 @@ def _not_a_space(text: str, shape: str, offset: int, kind: str) -> Description |
     word = shape[start:end]
     known = {"FROM": word.upper() in TYPES, "ROLE": word in ROLES, "NAME": word in PARAMETERS}
     if (kind == "FROM" and start > offset + 1) or (start > offset and not known[kind]):
-        what = f"{name_of(text[offset])} stands where an instruction starts"
+        what = f"{name_of(text[offset])} stands where an instruction should start"
         return Description(offset, start, what, "not-a-space", "remove it")
     if not (known[kind] and word.isascii() and shape.startswith(HIDDEN, end)):
         return None
-    what = f"{name_of(text[end])} follows {word}, where a space has to stand"
+    what = f"{name_of(text[end])} follows {word}, where a space is needed"
     return Description(start, end + 1, what, "not-a-space", "write an ordinary space there")
 
 
 def name_of(char: str) -> str:
     """A character by its number and its Unicode name: ``U+00A0 (no-break space)``."""
-    name = unicodedata.name(char, "a character that cannot be seen").lower()
+    name = unicodedata.name(char, "an invisible character").lower()
     return f"U+{ord(char):04X} ({name})"
 
 
@@ -132,7 +133,7 @@ def _unclosed(shape: str, offset: int) -> Description:
     start = shape.index('"', offset)
     quotes = '"""' if _TRIPLE.match(shape, start) else '"'
     message = f"the value that {quotes} opens is never closed"
-    hint = f"{quotes} ends a value only as the last thing on its line; there are no escapes"
+    hint = f"{quotes} ends a value only at the end of its line; there are no escape sequences"
     line = shape[start : min(i for i in (shape.find("\n", start), len(shape)) if i >= 0)]
     if re.search(r'"[ \t]+(?:#|//)', line[len(quotes) :]):
         hint = "a comment needs a line of its own"

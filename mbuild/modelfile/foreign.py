@@ -82,14 +82,14 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         _one_of("RUN CMD COPY ADD ENTRYPOINT WORKDIR EXPOSE"),
         "a Dockerfile, not a Modelfile",
-        "docker build is for this one; a Modelfile has FROM with a model, PARAMETER, SYSTEM",
+        "build it with docker build; a Modelfile has FROM with a model, PARAMETER, SYSTEM",
         _one_of(_OWN.replace("|", " ") + " " + MODCTL),
     ),
     Kind(
         rb"(?m)^[ \t]*(?:%s)[ \t].*\n(?:.*\n)*?[ \t]*(?:%s)[ \t]"
         % ((MODCTL.replace(" ", "|").encode(),) * 2),
         "modctl's Modelfile (CNCF ModelPack), not Ollama's",
-        "modctl build is for this one; a Modelfile of Ollama begins with FROM",
+        "build it with modctl build; Ollama's Modelfile begins with FROM",
         _one_of(_OWN.replace("|", " ") + " FROM"),
     ),
 )

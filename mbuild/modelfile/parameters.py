@@ -190,7 +190,7 @@ def _unknown(name: str, span: Span | None) -> Problem:
 
     hint = meant_parameter(name[:_QUOTED])
     if not name:
-        hint = "exactly one blank stands between PARAMETER and the name"
+        hint = "write exactly one space between PARAMETER and the name"
     message = f"unknown parameter '{_quoted(name)}'"
     return Problem(message, _name_span(span, name), code="unknown-parameter", suggestion=hint)
 

@@ -320,7 +320,7 @@ class _Reader:
         self.found.problems.append(Problem("no FROM line", code="missing-from", suggestion=hint))
 
     def _stop(self, start: int) -> None:
-        message = "too much is wrong here; the rest of the file was not looked at"
+        message = "too many errors; the rest of the file was not checked"
         span = self._span(start, start, start)
         self.found.problems.append(Problem(message, span, code="too-many-problems"))
 

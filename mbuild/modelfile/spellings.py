@@ -16,12 +16,12 @@ from mbuild.modelfile.parameters import DEPRECATED, PARAMETERS, Kind
 from mbuild.modelfile.printable import visible
 
 REMOVED: dict[str, str] = {
-    "tfs_z": "its samplers do without it",
+    "tfs_z": "its samplers no longer use it",
     "rope_frequency_base": "the model's own metadata says it",
     "rope_frequency_scale": "the model's own metadata says it",
     "num_gqa": "the model's own metadata says it",
     "embedding_only": "the model's own metadata says it",
-    "numa": "it is a matter of the machine, not of the model",
+    "numa": "it depends on the machine, not on the model",
 }
 """Parameters that older versions of Ollama had and today's refuses, and what became of them."""
 
@@ -57,30 +57,30 @@ _MEANT: dict[str, str] = {
 _FOREIGN = {name: meant for meant, names in _MEANT.items() for name in names.split()}
 
 _ELSEWHERE: dict[str, str] = {
-    "system": "the system message is an instruction of its own: SYSTEM TEXT",
-    "template": "the template is an instruction of its own: TEMPLATE TEXT",
-    "adapter": "an adapter is an instruction of its own: ADAPTER FILE",
-    "license": "a license is an instruction of its own: LICENSE TEXT",
-    "role": "a turn is an instruction of its own: MESSAGE ROLE TEXT",
-    "prompt": "a request carries it, not the model",
-    "stream": "a request carries it, not the model",
-    "format": "a request carries it, not the model",
-    "response_format": "a request carries it, as format, not the model",
-    "think": "a request carries it, not the model",
-    "reasoning_effort": "a request carries it, as think, not the model",
-    "tools": "a request carries it, not the model",
-    "logprobs": "a request carries it, not the model",
-    "keep_alive": "a request carries it, or OLLAMA_KEEP_ALIVE for the server",
-    "num_parallel": "the server has it: OLLAMA_NUM_PARALLEL",
-    "n_parallel": "the server has it: OLLAMA_NUM_PARALLEL",
-    "parallel": "the server has it: OLLAMA_NUM_PARALLEL",
-    "flash_attention": "the server has it: OLLAMA_FLASH_ATTENTION",
-    "flash_attn": "the server has it: OLLAMA_FLASH_ATTENTION",
-    "kv_cache_type": "the server has it: OLLAMA_KV_CACHE_TYPE",
-    "cache_type_k": "the server has it: OLLAMA_KV_CACHE_TYPE",
-    "cache_type_v": "the server has it: OLLAMA_KV_CACHE_TYPE",
-    "quantize": "the build has it: mbuild --quantize TYPE",
-    "quantization": "the build has it: mbuild --quantize TYPE",
+    "system": "the system message has its own instruction: SYSTEM TEXT",
+    "template": "the template has its own instruction: TEMPLATE TEXT",
+    "adapter": "an adapter has its own instruction: ADAPTER FILE",
+    "license": "a license has its own instruction: LICENSE TEXT",
+    "role": "a turn has its own instruction: MESSAGE ROLE TEXT",
+    "prompt": "it belongs in a request, not in the model",
+    "stream": "it belongs in a request, not in the model",
+    "format": "it belongs in a request, not in the model",
+    "response_format": "it belongs in a request, as format, not in the model",
+    "think": "it belongs in a request, not in the model",
+    "reasoning_effort": "it belongs in a request, as think, not in the model",
+    "tools": "it belongs in a request, not in the model",
+    "logprobs": "it belongs in a request, not in the model",
+    "keep_alive": "it belongs in a request, or for the server in OLLAMA_KEEP_ALIVE",
+    "num_parallel": "it is a setting of the server: OLLAMA_NUM_PARALLEL",
+    "n_parallel": "it is a setting of the server: OLLAMA_NUM_PARALLEL",
+    "parallel": "it is a setting of the server: OLLAMA_NUM_PARALLEL",
+    "flash_attention": "it is a setting of the server: OLLAMA_FLASH_ATTENTION",
+    "flash_attn": "it is a setting of the server: OLLAMA_FLASH_ATTENTION",
+    "kv_cache_type": "it is a setting of the server: OLLAMA_KV_CACHE_TYPE",
+    "cache_type_k": "it is a setting of the server: OLLAMA_KV_CACHE_TYPE",
+    "cache_type_v": "it is a setting of the server: OLLAMA_KV_CACHE_TYPE",
+    "quantize": "it is an option of the build: mbuild --quantize TYPE",
+    "quantization": "it is an option of the build: mbuild --quantize TYPE",
 }
 """What is no parameter of a model but stands somewhere else."""
 
@@ -105,9 +105,9 @@ def meant_parameter(name: str) -> str:
     """What to say of a parameter that Ollama does not know; empty where nothing is alike."""
     plain = plain_name(name)
     if plain in REMOVED:
-        return f"older versions of Ollama had it; {REMOVED[plain]}: remove the line"
+        return f"only older versions of Ollama have it; {REMOVED[plain]}: remove the line"
     if plain in _ELSEWHERE:
-        return f"it is no parameter of a model: {_ELSEWHERE[plain]}"
+        return f"it is not a model parameter: {_ELSEWHERE[plain]}"
     if plain in PARAMETERS or plain in _FOREIGN:
         return f"did you mean {_FOREIGN.get(plain, plain)}?"
     near = difflib.get_close_matches(plain, PARAMETERS, n=1)

@@ -32,7 +32,7 @@ MEANINGS: dict[Look, str] = {
     Look.CACHED: "cached",
     Look.RUN: "will run",
     Look.RAN: "ran",
-    Look.DEPENDS: "runs if what comes before it changes",
+    Look.DEPENDS: "runs only if its input changes",
     Look.WAITED: "had not begun",
     Look.FAILED: "did not finish",
 }

@@ -75,7 +75,7 @@ class Imatrix:
             raise FormatError(
                 f"{self.name}: {entry.size} importances for {tensor}, "
                 f"which has {columns} columns and {matrices} matrices",
-                hint="use the importance matrix of this very model",
+                hint="use the importance matrix of this model",
             )
         values = entry.load()
         if not np.isfinite(values).all():
@@ -132,7 +132,7 @@ def _open_gguf(file: FileBytes) -> Imatrix:
     parts: dict[str, dict[str, _Values]] = {}
     for name, count, offset in infos:
         if start + offset + 4 * count > file.size:
-            raise file.error(f"{name} does not lie in the file", start + offset)
+            raise file.error(f"{name} lies outside the file", start + offset)
         for suffix in (SUMS, COUNTS):
             if name.endswith(suffix):
                 found = parts.setdefault(name.removesuffix(suffix), {})
@@ -215,7 +215,7 @@ def _open_binary(file: FileBytes) -> Imatrix:
         what = "a text file" if start.isascii() and b"\0" not in start else "an unknown format"
         raise FormatError(
             f"{file.name}: {what}, not an importance matrix",
-            hint="name the file that llama-imatrix wrote: imatrix.gguf, or imatrix.dat of old",
+            hint="name the file that llama-imatrix wrote: imatrix.gguf, or the older imatrix.dat",
         )
     entries: dict[str, Entry] = {}
     at = 4

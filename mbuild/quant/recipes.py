@@ -180,7 +180,8 @@ def _check(tensor: Described, new: GGMLType, file_type: FileType, options: Optio
     row, block = tensor.dims[0], BLOCKS[new].weights
     if row % block:
         raise UnsupportedError(
-            f"{tensor.name}: rows of {row} values do not divide into the {block} of {new.name}"
+            f"{tensor.name}: rows of {row} values are not a multiple of {block}, the block of"
+            f" {new.name}"
         )
     if not options.importances and needs_importances(tensor.name, new, file_type):
         raise UnsupportedError(
@@ -328,7 +329,7 @@ def _compile(text: str) -> re.Pattern[str]:
             warnings.simplefilter("ignore", FutureWarning)
             return re.compile(known)
     except (re.error, OverflowError, RecursionError) as error:
-        raise UsageError(f"{text[:64]!r} is no regular expression: {error}") from error
+        raise UsageError(f"{text[:64]!r} is not a regular expression: {error}") from error
 
 
 def _fitting(new: GGMLType, row: int) -> GGMLType:

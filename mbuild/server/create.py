@@ -171,9 +171,11 @@ def _check_sources(fields: Mapping[str, Any]) -> None:
         if fields.get(key) == {}:
             raise UsageError("unknown type", hint=f"{key!r} names no file")
     if fields.get("remote_host"):
-        raise UsageError("'remote_host' is not supported", hint="models that are built are here")
+        raise UsageError(
+            "'remote_host' is not supported", hint="mbuild builds models on this machine only"
+        )
     if fields.get("from") and fields.get("files"):
-        raise UsageError("both 'from' and 'files' were specified", hint="keep the one you mean")
+        raise UsageError("both 'from' and 'files' were specified", hint="leave one out")
 
 
 def _check_amounts(fields: Mapping[str, Any]) -> None:

@@ -195,7 +195,9 @@ def _variant(
     variant = _planned(step, model, files.paths.get(imatrix_name))
     for rule in unused(model.tensors, step.quantization.options()):
         example = model.tensors[0].name if model.tensors else ""
-        context.warn(f"--tensor-type {rule} fits no tensor; a name is for example {example}")
+        context.warn(
+            f"--tensor-type {rule} matches no tensor; a tensor is named, for example, {example}"
+        )
     source = file_type_name(model.get("general.file_type"))
     target = file_type(step.quantization.file_type)
     context.status(f"quantizing {source} model to {target.name}")
@@ -298,7 +300,7 @@ def _check_type(tensor: Tensor, new: GGMLType, target: FileType, imatrix: Imatri
     if imatrix is not None and not weighted and needs_importances(tensor.name, new, target):
         raise UnsupportedError(
             f"{tensor.name}: {imatrix.name} has no importances for it, which {new.name} needs",
-            hint="use the importance matrix of this very model, or another type: --tensor-type",
+            hint="use the importance matrix of this model, or another type: --tensor-type",
         )
     if not supported(new, weighted):
         error = unsupported(new)

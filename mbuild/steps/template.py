@@ -66,8 +66,8 @@ class DetectTemplate(BaseStep):
             found = _detect_once(context, text, _token(file, "bos"), _token(file, "eos"), adds_bos)
         if found is None:
             context.warn(
-                "the model's chat template is none that mbuild has a Go template for;"
-                " it stays in the GGUF file, and TEMPLATE can give one"
+                "no Go template matches this model's chat template; it stays in the GGUF file."
+                " Add TEMPLATE to set one"
             )
             return Result()
         result = put_layer(context, TEMPLATE, found.text.encode())

@@ -92,7 +92,7 @@ def write_variants(
         context.status(f"reused {reused_count} of {total} quantized tensors")
         made = dict.fromkeys(name for lane in lanes for name in lane.made)
         if 0 < len(made) <= _NAMED:
-            context.status(f"quantized anew: {', '.join(made)}")
+            context.status(f"newly quantized: {', '.join(made)}")
     return blobs
 
 

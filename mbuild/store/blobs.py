@@ -344,6 +344,6 @@ class Blobs:
 
     def _denied(self, error: OSError) -> StoreError:
         return StoreError(
-            f"the blobs in {self.folder} cannot be looked at: {error.strerror}",
+            f"the blobs in {self.folder} cannot be accessed: {error.strerror}",
             hint=may_not_read(self.folder),
         )

@@ -250,7 +250,7 @@ class Database:
                     continue
                 reason = reason or f"another process has locked it for {_BUSY_SECONDS:.0f} s"
                 self._off = True
-                self._warn(f"going on without the build cache {self._path}: {reason}")
+                self._warn(f"continuing without the build cache {self._path}: {reason}")
                 raise
 
     def _connect(self) -> sqlite3.Connection:

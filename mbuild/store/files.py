@@ -68,8 +68,8 @@ def is_dangling(path: Path) -> bool:
 def leads_nowhere(path: Path) -> StoreError:
     """The error for a link whose target is not there: a drive that is not mounted, perhaps."""
     return StoreError(
-        f"{path} is a link to {os.readlink(path)}, which is not there",
-        hint="mount the disk that it lies on, or remove the link",
+        f"{path} is a link to {os.readlink(path)}, which does not exist",
+        hint="mount the disk that it is on, or remove the link",
     )
 
 

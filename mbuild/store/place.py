@@ -43,7 +43,7 @@ def check_place(root: Path) -> None:
         except OSError as error:
             denied = isinstance(error, PermissionError)
             raise StoreError(
-                f"the store {root} cannot be looked at: {error.strerror}",
+                f"the store {root} cannot be accessed: {error.strerror}",
                 hint=may_not_read(folder if folder == root else root) if denied else remedy(error),
             ) from error
         else:
@@ -109,4 +109,4 @@ def _about_id(store: Store, wanted: str) -> str:
         for stored in store.list()
         if not isinstance(stored, DamagedError) and stored.id.hex.startswith(digits)
     )
-    return f"{digits} is the id of {' and '.join(found)}: write the name" if found else ""
+    return f"{digits} is the id of {' and '.join(found)}: give the name" if found else ""

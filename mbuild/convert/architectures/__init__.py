@@ -138,5 +138,9 @@ def find(name: str) -> Architecture:
     if name in rows:
         return rows[name]
     near = get_close_matches(name, rows, n=5, cutoff=0.6)
-    hint = "near names that are: " + ", ".join(near) if near else "see the list of families"
+    hint = (
+        "similar names that are supported: " + ", ".join(near)
+        if near
+        else "the families that are supported are listed in docs/convert.md"
+    )
     raise UnsupportedError(f"checkpoints of {name[:100]!r} are not supported", hint=hint)

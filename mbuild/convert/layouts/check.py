@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mbuild.gguf.model import KV
 
 _LAYER = re.compile(r"^blk\.(\d+)\.(.+)$")
-_OTHER_CONFIG = "a shard is missing, or config.json is another checkpoint's"
+_OTHER_CONFIG = "a shard is missing, or config.json belongs to another checkpoint"
 _FLAGS = {"qkv": ("attention_bias", "qkv_bias"), "mlp": ("mlp_bias",)}
 """What config.json says of sets of tensors that may be there."""
 
@@ -119,8 +119,8 @@ def _check_keys(model: Described, layout: Layout) -> list[str]:
             )
             continue
         raise FormatError(
-            f"config.json has nothing that makes {model.arch}.{key}, which llama.cpp needs",
-            hint="config.json is not complete: take it from the base model",
+            f"config.json has no value for {model.arch}.{key}, which llama.cpp needs",
+            hint="config.json is incomplete: take it from the base model",
         )
     return warnings
 
@@ -156,7 +156,7 @@ def _check_present(model: Described, places: Mapping[str, tuple[Slot, int]]) -> 
     ]
     if whole:
         raise FormatError(
-            f"config.json says {model.blocks} layers, but no tensor is of layer {whole[0]}",
+            f"config.json says {model.blocks} layers, but layer {whole[0]} has no tensors",
             hint=_OTHER_CONFIG,
         )
     others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
@@ -205,7 +205,7 @@ def _hint(name: str, used: Iterable[str]) -> str:
             "correct config.json, or take it from the base model; llama.cpp needs the same sizes "
             "in all layers"
         )
-    return "config.json may be another checkpoint's"
+    return "config.json may belong to another checkpoint"
 
 
 def _check_together(model: Described, places: Mapping[str, tuple[Slot, int]]) -> None:
@@ -238,7 +238,7 @@ def _check_no_other(model: Described, places: Mapping[str, tuple[Slot, int]]) ->
         raise FormatError(
             f"{model.origins[other[0]]} would be {other[0]}, for which llama.cpp has no place in "
             f"this {model.arch} model",
-            hint="config.json may be another checkpoint's, or the layer is one that llama.cpp "
+            hint="config.json may belong to another checkpoint, or the layer is one that llama.cpp "
             "does not know; without the tensor it would be another model",
         )
 
@@ -257,5 +257,6 @@ def _check_head(model: Described, layout: Layout) -> None:
         source = Origins(model.arch, model.blocks, model.origins).source("output.weight")
         raise FormatError(
             f"tensor {source!r} is missing, and config.json {why}",
-            hint="a shard is missing; or the embedding is meant, and tie_word_embeddings is true",
+            hint="a shard is missing, or the model uses the embedding there and"
+            " tie_word_embeddings should be true",
         )

@@ -63,10 +63,11 @@ def _read(context: Context) -> Vocabulary:
             "tekken.json: a vocabulary in Mistral's own format",
             hint="use the checkpoint's Hugging Face form, which has a tokenizer.json",
         )
-    wanted = " or ".join(dict.fromkeys(reader.value for reader in context.rule.readers))
+    files = (reader.value.removesuffix(" with byte fallback") for reader in context.rule.readers)
+    wanted = " or ".join(dict.fromkeys(files))
     only = "tokenizer.json" in context.files and MODEL not in context.files
     raise SourceError(
-        f"the checkpoint has no usable vocabulary: {wanted} is needed",
+        f"the checkpoint has no usable tokenizer: {wanted} is needed",
         hint="tokenizer.json alone does not have the scores of this family's vocabulary: copy"
         " tokenizer.model from the base model into the folder; tokens that tokenizer.json adds"
         " are taken from there"

@@ -42,7 +42,7 @@ def has_pieces(files: Files) -> bool:
     if "tokenizer.json" in files:
         return False
     raise FormatError(
-        "tokenizer.model is a file of tiktoken's, not of SentencePiece's",
+        "tokenizer.model is a tiktoken file, not a SentencePiece model",
         hint="put the base model's tokenizer.json beside it",
     )
 

@@ -182,7 +182,8 @@ def read_added(
         token = AddedToken.read(id_, entry, entry.get("special") is True, NAME)
         if token.content in seen:
             raise FormatError(
-                f"{NAME}: added token {token.content!r} has the id {id_}, but is there already",
+                f"{NAME}: added token {token.content!r} has the id {id_}, but is already in the"
+                " vocabulary",
                 hint="remove the second entry from added_tokens",
             )
         expected = vocab.get(token.content, following)
