@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from llama_library import PACKAGE, load
 
 FOLDER = Path(
     os.environ.get("MBUILD_CLIENTS", Path(__file__).parent.parent / ".venv" / "clients")
@@ -88,3 +89,13 @@ def wheels(name: str, packages: Sequence[str]) -> Path:
         assert done.returncode == 0, done.stderr
 
     return once(name, packages, install)
+
+
+def llama_cpp() -> Path:
+    """The folder with llama.cpp's libraries; skips the test where this system loads none."""
+    folder = wheels("llama.cpp", [PACKAGE])
+    try:
+        load(folder, "ggml-base")
+    except OSError as error:
+        pytest.skip(f"llama.cpp's libraries do not load here: {error}")
+    return folder

@@ -1,7 +1,7 @@
-"""llama.cpp's own quantizer: ``llama_model_quantize`` of PyPI's ``cyllama``, in its own process.
+"""llama.cpp's own quantizer: ``llama_model_quantize`` of October 2026, in its own process.
 
-The wheel (16 MB, needs nothing else) is installed once. Run as a program, this file is that
-process: it reads jobs as JSON from standard input and needs ``cyllama`` on its path.
+Run as a program, this file is that process: it reads jobs as JSON from standard input, and its
+argument is the folder that has the wheel of :mod:`llama_library`.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import struct
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-PACKAGE = "cyllama==0.2.18"
-NONE = 42
+from llama_library import load
+
+NONE = 43
 """``GGML_TYPE_COUNT`` of that version: no type is asked for."""
 
 METADATA_TYPES: dict[type, int] = {int: 0, str: 3}
@@ -47,18 +47,14 @@ class Refused(Exception):
     """llama.cpp did not make a file."""
 
 
-def quantize(
-    jobs: Sequence[Job], *, python: str | Path = sys.executable, path: Path | None = None
-) -> None:
-    """Run all jobs; ``path`` is a folder that has ``cyllama`` where ``python`` lacks it.
+def quantize(jobs: Sequence[Job], folder: Path) -> None:
+    """Run all jobs with the wheel in ``folder``.
 
     Raises :class:`Refused` with what llama.cpp said when it stops.
     """
-    environment = {**os.environ, **({"PYTHONPATH": str(path)} if path else {})}
     done = subprocess.run(
-        [str(python), __file__],
+        [sys.executable, __file__, str(folder)],
         input=json.dumps([job._asdict() for job in jobs]),
-        env=environment,
         capture_output=True,
         text=True,
         errors="replace",
@@ -101,27 +97,40 @@ class Metadata(ctypes.Structure):
 
 
 class Parameters(ctypes.Structure):
-    """``llama_model_quantize_params``, up to the pointers."""
+    """``llama_model_quantize_params``."""
 
     _fields_ = (
         ("nthread", ctypes.c_int32),
         ("ftype", ctypes.c_int),
         ("output_tensor_type", ctypes.c_int),
         ("token_embedding_type", ctypes.c_int),
-        ("switches", ctypes.c_bool * 6),
+        ("allow_requantize", ctypes.c_bool),
+        ("quantize_output_tensor", ctypes.c_bool),
+        ("only_copy", ctypes.c_bool),
+        ("pure", ctypes.c_bool),
+        ("keep_split", ctypes.c_bool),
+        ("dry_run", ctypes.c_bool),
         ("imatrix", ctypes.POINTER(Importances)),
         ("kv_overrides", ctypes.POINTER(Metadata)),
         ("tt_overrides", ctypes.POINTER(TensorType)),
+        ("prune_layers", ctypes.POINTER(ctypes.c_int32)),
+        ("max_buf_size", ctypes.c_size_t),
     )
 
 
-def inside(options: Any) -> Parameters:
-    """The C structure in cyllama's object, which lets everything be set but the pointers."""
-    options.nthread, options.ftype = 0x2F6B3C1D, 18
-    size = type(options).__basicsize__
-    at = ctypes.string_at(id(options), size).index(struct.pack("ii", options.nthread, 18))
-    assert at + ctypes.sizeof(Parameters) <= size
-    return Parameters.from_address(id(options) + at)
+def opened(folder: Path) -> ctypes.CDLL:
+    """The library with the two functions declared; raises OSError as :func:`load` does."""
+    library = load(folder, "llama")
+    library.llama_model_quantize_default_params.restype = Parameters
+    library.llama_model_quantize.restype = ctypes.c_uint32
+    library.llama_model_quantize.argtypes = [
+        ctypes.c_char_p,
+        ctypes.c_char_p,
+        ctypes.POINTER(Parameters),
+    ]
+    defaults = library.llama_model_quantize_default_params()
+    assert defaults.output_tensor_type == defaults.token_embedding_type == NONE
+    return library
 
 
 def ended(type_: Any, rows: Sequence[Any]) -> Any:
@@ -140,31 +149,31 @@ def metadata(key: str, value: int | str) -> Metadata:
     return Metadata(METADATA_TYPES[type(value)], key.encode(), held)
 
 
-def run(job: Job) -> None:
-    """Quantize one file, with as many threads as there are cores."""
-    from cyllama.llama import llama_cpp
-
-    options = llama_cpp.LlamaModelQuantizeParams()
-    set_ = inside(options)
+def run(library: ctypes.CDLL, job: Job, threads: int) -> None:
+    """Quantize one file; exits with status 1 where llama.cpp refuses it."""
+    options = library.llama_model_quantize_default_params()
     imatrix = ended(Importances, [importances(*row) for row in job.importances.items()])
     entries = ended(Metadata, [metadata(*row) for row in job.metadata.items()])
     types = ended(
         TensorType, [TensorType(text.encode(), type_) for text, type_ in job.tensor_types]
     )
     if imatrix is not None:
-        set_.imatrix = imatrix
+        options.imatrix = imatrix
     if entries is not None:
-        set_.kv_overrides = entries
+        options.kv_overrides = entries
     if types is not None:
-        set_.tt_overrides = types
-    options.nthread, options.ftype = os.cpu_count() or 1, job.file_type
+        options.tt_overrides = types
+    options.nthread, options.ftype = threads, job.file_type
     options.pure = job.pure
     options.quantize_output_tensor = not job.leave_output_tensor
     options.output_tensor_type = job.output_tensor_type
     options.token_embedding_type = job.token_embedding_type
-    llama_cpp.model_quantize(job.source, job.target, options)
+    files = job.source.encode(), job.target.encode()
+    if library.llama_model_quantize(*files, ctypes.byref(options)):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":
+    library = opened(Path(sys.argv[1]))
     for row in json.load(sys.stdin):
-        run(Job(**row))
+        run(library, Job(**row), os.cpu_count() or 1)

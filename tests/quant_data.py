@@ -7,11 +7,12 @@ import platform
 import struct
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from installed import llama_cpp
+from llama_library import load
 
 from mbuild.gguf.types import BLOCKS, GGMLType
 
@@ -114,15 +115,10 @@ def imatrix_bytes(values: dict[str, Any], keys: bool = True, type_: int = 0) -> 
 
 
 class Reference:
-    """ggml's quantizers out of the ``libggml-python`` package, through ctypes."""
+    """ggml's quantizers of October 2026, through ctypes."""
 
     def __init__(self) -> None:
-        package = pytest.importorskip("libggml")
-        folder = Path(package.__path__[0])
-        found = sorted(p for p in folder.rglob("libggml-base.*") if p.suffix in (".so", ".dylib"))
-        if not found:
-            pytest.skip("libggml-python has no shared library here")
-        self._lib = ctypes.CDLL(str(found[0]))
+        self._lib = load(llama_cpp(), "ggml-base")
         self._lib.ggml_quantize_chunk.restype = ctypes.c_size_t
         self._lib.ggml_quantize_chunk.argtypes = [
             ctypes.c_int,

@@ -1,6 +1,6 @@
 """Whole files are llama-quantize's, byte for byte: metadata, order, every tensor's type and data.
 
-The reference is llama.cpp's ``llama_model_quantize`` itself, over the unquantized model that
+The reference is ``llama_model_quantize`` of llama.cpp's build b11739 (October 2026), over the unquantized model that
 mbuild makes of the same generated checkpoint.
 """
 
@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from checkpoints import FAMILIES, write_family
 from inprocess import in_process
-from installed import wheels
-from llama_quantize import PACKAGE, Job, Refused, quantize
+from installed import llama_cpp
+from llama_quantize import Job, Refused, quantize
 from quant_data import X86_REFERENCE, imatrix_bytes
 
 from mbuild.gguf.reader import open_gguf
@@ -45,6 +45,10 @@ WEIGHTED = ["Q2_K_S", "IQ2_XXS", "IQ3_XS", "IQ3_M", "Q4_0", "Q5_0", "Q4_K_M", "Q
 ATTN = r"blk\.[02]\.attn_(q|k)"
 OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "pure": (["--pure"], {"pure": True}),
+    "pure but named tensors": (
+        ["--pure", "--tensor-type", "attn_v=q8_0", "--tensor-type", f"{ATTN}=f16"],
+        {"pure": True, "tensor_types": [("attn_v", G.Q8_0), (ATTN, G.F16)]},
+    ),
     "tensor types": (
         ["--tensor-type", "attn_v=q8_0", "--tensor-type", f"{ATTN}=f16", "--tensor-type", "q=q6_K"],
         {"tensor_types": [("attn_v", G.Q8_0), (ATTN, G.F16), ("q", G.Q6_K)]},
@@ -57,8 +61,7 @@ OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
         {"output_tensor_type": G.F16, "tensor_types": [("ffn_(up|down)", G.Q3_K)]},
     ),
 }
-"""What the command line is told, and what the reference. Beside ``--pure`` this version of it does
-not look at ``--tensor-type``; llama.cpp does since July 2026 (test_quant_recipes.py)."""
+"""What the command line is told, and what the reference."""
 
 
 class Model(NamedTuple):
@@ -78,7 +81,7 @@ class Model(NamedTuple):
         numbers = [file_type(type_).number for type_ in types]
         rows = zip(theirs, numbers, strict=True)
         jobs = [Job(source, str(target), number, **(job or {})) for target, number in rows]
-        quantize(jobs, path=wheels("cyllama", [PACKAGE]))
+        quantize(jobs, llama_cpp())
         found = zip(types, ours, theirs, strict=True)
         return [f"{type_}: {line}" for type_, a, b in found for line in differences(a, b)]
 
