@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Bytes = NDArray[np.uint8]
 Reals = NDArray[np.float32]
 
-VERSION = 1
+VERSION = 2
 """Raised when the bytes of any type change; part of the key of a quantized tensor."""
 
 SOURCES = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)

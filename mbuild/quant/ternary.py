@@ -43,12 +43,11 @@ WEIGHT, KEY, INDEX, SORTED = 96, 128, 161, 194
 SUM_X, SUM_W = 226, 259
 """Sums of weight * x and of weight over the first 0, 1 ... of the sorted values."""
 COST, SPOT = 292, 316
-TERM_X, TERM_W, HEAD, MIDDLE = 317, 509, 701, 709
-"""IQ1_M's: terms of the sums by level, value and kind of shift; sums up to the first and the
-second cut."""
-ALL_X, ALL_W = 717, 973
+HALF_X, HALF_W = 317, 351
+"""IQ1_M's: the same sums over the values of the first half (17 rows each), then of the second."""
+ALL_X, ALL_W = 385, 641
 """IQ1_M's: the whole block's values and weights."""
-ROWS_S, ROWS_M = 317, 1229
+ROWS_S, ROWS_M = 317, 897
 
 
 def _swap(w: Any, ls: Any, i: Any, j: Any) -> None:
@@ -225,59 +224,53 @@ def settle_iq1_s(w: Any, grid: Any, st: Any, it: Any, ls: Any) -> None:
         store(w, ls, row, select(nothing, fill(w, 0.0), load(w, ls, row)))
 
 
-def _terms(w: Any, ls: Any) -> None:
-    """What each sorted value adds to the sums at each level, under the four kinds of shift.
+def _half_sums(w: Any, ls: Any) -> None:
+    """Sums of weight * x and of weight of each half, over the first 0, 1 ... sorted values."""
+    zero = fill(w, 0.0)
+    for half in range(2):
+        sum_x, sum_w = zero, zero
+        for j in range(16):
+            store(w, ls, HALF_X + 17 * half + j, sum_x)
+            store(w, ls, HALF_W + 17 * half + j, sum_w)
+            second = load(w, ls, INDEX + j) >= fill(w, 8.0)
+            mine = second if half else ~second
+            weight = load(w, ls, SORTED + j)
+            sum_x = select(mine, sum_x + weight * load(w, ls, KEY + j), sum_x)
+            sum_w = select(mine, sum_w + weight, sum_w)
+        store(w, ls, HALF_X + 17 * half + 16, sum_x)
+        store(w, ls, HALF_W + 17 * half + 16, sum_w)
+
+
+def _half_scores(w: Any, ls: Any, half: Any, i: Any, j: Any, sign: Any) -> Any:
+    """Sums of weight * level * x and weight * level * level of a half cut at ``i`` and ``j``.
+
+    Levels are one apart, so a cut at ``j`` takes a value's x once from the sum at the top level.
+    """
+    delta = np.float32(sign) * np.float32(DELTA)
+    low, mid, top = delta - np.float32(1), delta, delta + np.float32(1)
+    x, weight = HALF_X + 17 * half, HALF_W + 17 * half
+    below = load(w, ls, x + i) + load(w, ls, x + j)
+    sum_qx = load(w, ls, x + 16) * fill(w, top) - below
+    sum_q2 = load(w, ls, weight + 16) * fill(w, top) * fill(w, top)
+    sum_q2 = sum_q2 + load(w, ls, weight + i) * fill(w, low * low - mid * mid)
+    return sum_qx, sum_q2 + load(w, ls, weight + j) * fill(w, mid * mid - top * top)
+
+
+def _best_cuts_m(w: Any, ls: Any) -> Any:
+    """(scale, first cut, second cut, kind of shift; -1 where no cut scores) of IQ1_M.
 
     Kinds 0 ... 3 move (first half, second half) up and up, up and down, down and up,
     down and down.
     """
-    for j in range(16):
-        x, weight = load(w, ls, KEY + j), load(w, ls, SORTED + j)
-        second = load(w, ls, INDEX + j) >= fill(w, 8.0)
-        for level in range(3):
-            up = fill(w, np.float32(level - 1) + np.float32(DELTA))
-            down = fill(w, np.float32(level - 1) - np.float32(DELTA))
-            up_x, down_x = weight * up * x, weight * down * x
-            up_w, down_w = weight * up * up, weight * down * down
-            row = 64 * level + 4 * j
-            store(w, ls, TERM_X + row, up_x)
-            store(w, ls, TERM_X + row + 1, select(second, down_x, up_x))
-            store(w, ls, TERM_X + row + 2, select(second, up_x, down_x))
-            store(w, ls, TERM_X + row + 3, down_x)
-            store(w, ls, TERM_W + row, up_w)
-            store(w, ls, TERM_W + row + 1, select(second, down_w, up_w))
-            store(w, ls, TERM_W + row + 2, select(second, up_w, down_w))
-            store(w, ls, TERM_W + row + 3, down_w)
-
-
-def _advance(w: Any, ls: Any, row: Any, level: Any, j: Any) -> None:
-    """Add value ``j`` at this level to the eight sums in rows ``row`` ..."""
-    at = 64 * level + 4 * j
-    for kind in range(4):
-        sum_x = load(w, ls, row + kind) + load(w, ls, TERM_X + at + kind)
-        sum_w = load(w, ls, row + 4 + kind) + load(w, ls, TERM_W + at + kind)
-        store(w, ls, row + kind, sum_x)
-        store(w, ls, row + 4 + kind, sum_w)
-
-
-def _best_cuts_m(w: Any, ls: Any) -> Any:
-    """(scale, first cut, second cut, kind of shift; -1 where no cut scores) of IQ1_M."""
     zero = fill(w, 0.0)
     scale, best = zero, fill(w, LOWEST)
     cut1, cut2, shift = zero, zero, fill(w, -1.0)
-    for row in range(8):
-        store(w, ls, HEAD + row, zero)
     for i in range(17):
-        for row in range(8):
-            store(w, ls, MIDDLE + row, load(w, ls, HEAD + row))
         for j in range(i, 17):
-            if j > i:
-                _advance(w, ls, MIDDLE, 1, j - 1)
             for kind in range(4):
-                sum_qx, sum_q2 = load(w, ls, MIDDLE + kind), load(w, ls, MIDDLE + 4 + kind)
-                for rest in range(j, 16):
-                    sum_qx = sum_qx + load(w, ls, TERM_X + 128 + 4 * rest + kind)
-                    sum_q2 = sum_q2 + load(w, ls, TERM_W + 128 + 4 * rest + kind)
+                first_x, first_w = _half_scores(w, ls, 0, i, j, 1 - (kind & 2))
+                second_x, second_w = _half_scores(w, ls, 1, i, j, 1 - 2 * (kind & 1))
+                sum_qx, sum_q2 = first_x + second_x, first_w + second_w
                 better = (sum_q2 > zero) & (sum_qx * sum_qx > best * sum_q2)
                 if any_lane(better):
                     scale = select(better, sum_qx / sum_q2, scale)
@@ -285,8 +278,6 @@ def _best_cuts_m(w: Any, ls: Any) -> Any:
                     cut1 = select(better, fill(w, i), cut1)
                     cut2 = select(better, fill(w, j), cut2)
                     shift = select(better, fill(w, kind), shift)
-        if i < 16:
-            _advance(w, ls, HEAD, 0, i)
     return scale, cut1, cut2, shift
 
 
@@ -297,7 +288,7 @@ def _search_m(w: Any, grid: Any, xs: Any, ls: Any, st: Any, g: Any) -> None:
         store(w, ls, ALL_X + 16 * g + i, load(w, xs, i))
         store(w, ls, ALL_W + 16 * g + i, load(w, ls, WEIGHT + i))
     _sort(w, xs, ls, 16)
-    _terms(w, ls)
+    _half_sums(w, ls)
     scale, cut1, cut2, shift = _best_cuts_m(w, ls)
     empty = (_largest(w, xs, 16) < fill(w, 1e-7)) | (shift < zero)
     turned = scale < zero

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mbuild.steps.tensors import Variant
     from mbuild.store import Store
 
-QUANTIZER_VERSION = 3
+QUANTIZER_VERSION = 4
 """Counts up when a recipe or a kernel gives other bytes."""
 
 _POLL_SECONDS = 0.1
