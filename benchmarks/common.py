@@ -22,9 +22,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from llama_library import PACKAGE
+
 ROOT = Path(__file__).resolve().parent.parent
 MIB = 1 << 20
 MBUILD = (sys.executable, "-m", "mbuild")
+
+QUANTIZER = (sys.executable, str(ROOT / "tests" / "llama_quantize.py"))
+"""llama.cpp's quantizer in a process of its own; see there."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +209,19 @@ def install_into(folder: Path, package: str) -> bool:
         print(f"skipped, {package} cannot be installed: {result.stderr[-500:]}")
         shutil.rmtree(folder, ignore_errors=True)
     return result.returncode == 0
+
+
+def llama_cpp(work: Path) -> Path | None:
+    """The folder with llama.cpp's libraries; None, with a message, where they cannot be had."""
+    folder = work / "llama.cpp-libraries"
+    if not folder.exists() and not install_into(folder, PACKAGE):
+        return None
+    command = [*QUANTIZER, str(folder)]
+    loads = subprocess.run(command, input="[]", capture_output=True, text=True)
+    if loads.returncode:
+        print(f"llama.cpp does not load: {loads.stderr.strip().splitlines()[-1]}\n")
+        return None
+    return folder
 
 
 def has_module(name: str) -> bool:

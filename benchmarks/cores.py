@@ -12,12 +12,9 @@ and the kernels alone. All files made by one command have one digest, or the pro
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
-import importlib.util
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,13 +24,13 @@ from typing import Any
 
 from common import (
     MBUILD,
+    QUANTIZER,
     Program,
     Runs,
     arguments,
     generate,
-    has_module,
     in_turn,
-    install_into,
+    llama_cpp,
     machine,
     mib,
     remover,
@@ -43,7 +40,6 @@ from common import (
     work_folder,
 )
 
-PACKAGE, MODULE = "llama-cpp-py-sync==0.11739", "llama_cpp_py_sync"
 Q4_K_M = 15
 """Its number among llama.cpp's file types."""
 
@@ -69,63 +65,11 @@ def build(work: Path, name: str, threads: int, *types: str) -> Program:
     return Program(name, [(*command, "--threads", str(threads))], remover(store), folder=folder)
 
 
-def llama_cpp(work: Path) -> dict[str, str] | None:
-    """The environment in which llama.cpp's quantizer loads; None, with a message, if nowhere."""
-    folder = work / "llama.cpp"
-    if not has_module(MODULE) and not folder.exists() and not install_into(folder, PACKAGE):
-        return None
-    paths = [str(folder), os.environ.get("PYTHONPATH", "")]
-    found = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    command = [sys.executable, __file__, "--child"]
-    loads = subprocess.run(command, env={**os.environ, **found}, capture_output=True, text=True)
-    if loads.returncode:
-        print(f"llama-quantize is left out: {loads.stderr.strip().splitlines()[-1]}\n")
-        return None
-    return found
-
-
-def quantized_by_llama_cpp(work: Path, threads: int, environment: dict[str, str]) -> Program:
+def quantized_by_llama_cpp(work: Path, threads: int, folder: Path) -> Program:
     """llama-quantize, as a function of the wheel, in a process of its own."""
     files = [str(work / "whole.gguf"), str(work / "theirs.gguf")]
-    command = [sys.executable, __file__, "--child", *files, str(threads)]
-    name = f"llama-quantize, {threads}"
-    return Program(name, [command], remover(work / "theirs.gguf"), environment)
-
-
-def child(source: str = "", target: str = "", threads: str = "1") -> None:
-    """What that process does: ``llama_model_quantize`` through ctypes (llama.h).
-
-    Without a source it only loads the library.
-    """
-    spec = importlib.util.find_spec(MODULE)
-    assert spec is not None and spec.origin is not None
-    folder = Path(spec.origin).parent
-    names = [p for p in folder.rglob("*") if p.name.startswith(("libllama.", "llama.dll"))]
-    library = ctypes.CDLL(str(sorted(names)[0]), mode=ctypes.RTLD_GLOBAL)
-
-    if not source:
-        raise SystemExit(0)
-
-    class Parameters(ctypes.Structure):
-        _fields_ = (
-            ("nthread", ctypes.c_int32),
-            ("ftype", ctypes.c_int),
-            ("rest", ctypes.c_byte * 256),
-        )
-
-    library.llama_model_quantize_default_params.restype = Parameters
-    parameters = library.llama_model_quantize_default_params()
-    parameters.nthread, parameters.ftype = int(threads), Q4_K_M
-    library.llama_model_quantize.restype = ctypes.c_uint32
-    library.llama_model_quantize.argtypes = [
-        ctypes.c_char_p,
-        ctypes.c_char_p,
-        ctypes.POINTER(Parameters),
-    ]
-    status = library.llama_model_quantize(
-        source.encode(), target.encode(), ctypes.byref(parameters)
-    )
-    raise SystemExit(int(status))
+    command = [*QUANTIZER, str(folder), *files, str(Q4_K_M), str(threads)]
+    return Program(f"llama-quantize, {threads}", [command], remover(work / "theirs.gguf"))
 
 
 def weights_of(work: Path) -> Path:
@@ -216,9 +160,9 @@ def main() -> None:
         weights_of(work).rename(work / "whole.gguf")
         run_once(build(work, "warm", counts[-1], *THREE))  # compiles the kernels
         programs = [build(work, f"mbuild, {n}", n, "q4_K_M") for n in counts]
-        environment = llama_cpp(work)
-        if environment is not None:
-            programs += [quantized_by_llama_cpp(work, n, environment) for n in counts[-1:]]
+        folder = llama_cpp(work)
+        if folder is not None:
+            programs += [quantized_by_llama_cpp(work, n, folder) for n in counts[-1:]]
         found = in_turn(programs, options.repeats, warm=False)
         head = ["threads", "Q4_K_M", "times 1 thread", "CPU", "peak", "llama-quantize", "ratio"]
         print(table(head, rows(found, counts)))
@@ -242,6 +186,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--child"]:
-        child(*sys.argv[2:])
     main()

@@ -3,7 +3,7 @@
     python benchmarks/quantize.py [--repeats 5] [--work FOLDER]
 
 The checkpoint is that of ``convert.py``. llama-quantize is ``llama_model_quantize`` of PyPI's
-``cyllama`` (the same bytes), in a process of its own with as many threads as there are cores.
+``llama-cpp-py-sync``, in a process of its own with as many threads as there are cores.
 All programs run in turn; figures are medians. mbuild starts with an empty store each time; its
 compiled kernels are in their cache, as after the first quantization on a machine. Before
 anything is measured, both files are compared byte for byte.
@@ -18,12 +18,14 @@ from pathlib import Path
 
 from common import (
     MBUILD,
+    QUANTIZER,
     Program,
     Runs,
     arguments,
     environment_with,
     generate,
     in_turn,
+    llama_cpp,
     machine,
     mib,
     remover,
@@ -39,13 +41,6 @@ Q4_K_M = 15
 
 ONE, THREE, SMALL = "mbuild -q q4_K_M", "mbuild -q q4_K_M -q q5_K_M -q q8_0", "the same, 3 MB"
 THEIRS = "convert_hf_to_gguf, llama-quantize"
-REFERENCE = """
-import sys
-from cyllama.llama import llama_cpp
-options = llama_cpp.LlamaModelQuantizeParams()
-options.ftype, options.nthread = int(sys.argv[3]), int(sys.argv[4])
-llama_cpp.model_quantize(sys.argv[1], sys.argv[2], options)
-"""
 LARGEST = 2048 * 32000 * 2
 LIMIT = (500 << 20) + 2 * LARGEST
 """The bound on peak memory: 500 MB and two of the largest tensors."""
@@ -63,12 +58,12 @@ def ours(work: Path, name: str, source: Path, *types: str) -> Program:
 
 def reference(work: Path, source: Path) -> Program | None:
     """llama.cpp's two programs; None where they cannot be installed."""
-    python = environment_with(work / "llama.cpp", *PACKAGES, "cyllama==0.2.18")
-    if python is None:
+    python, folder = environment_with(work / "llama.cpp", *PACKAGES), llama_cpp(work)
+    if python is None or folder is None:
         return None
     whole, small = work / "theirs-bf16.gguf", work / "theirs.gguf"
     threads = str(os.cpu_count() or 1)
-    command = [str(python), "-c", REFERENCE, str(whole), str(small), str(Q4_K_M), threads]
+    command = [*QUANTIZER, str(folder), str(whole), str(small), str(Q4_K_M), threads]
     both = [converter(python, source, whole), command]
     return Program(THEIRS, both, remover(whole, small))
 

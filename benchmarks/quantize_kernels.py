@@ -3,12 +3,12 @@
     python benchmarks/quantize_kernels.py [--weights 16] [--repeats 5] [--types Q4_K,Q8_0]
     python benchmarks/quantize_kernels.py --cpu --threads 1 --sources F32 --weights 1
 
-The reference is ``ggml_quantize_chunk`` of the PyPI package ``libggml-python``, driven
-by as many threads over pieces of the same rows; from F16 and BF16 it is given, as
-llama-quantize gives it, float32 that ggml's own conversion made within the measured
-time. Types that need an importance matrix get one. Each figure is the median of the
-repeats, in millions of weights a second; with ``--cpu`` it is the best of them by the CPU
-time of this process, for a machine that has other work too.
+The reference is ``ggml_quantize_chunk`` of PyPI's ``llama-cpp-py-sync``, which is installed
+into ``--work`` where it is not there, driven by as many threads over pieces of the same rows;
+from F16 and BF16 it is given, as llama-quantize gives it, float32 that ggml's own conversion
+made within the measured time. Types that need an importance matrix get one. Each figure is
+the median of the repeats, in millions of weights a second; with ``--cpu`` it is the best of
+them by the CPU time of this process, for a machine that has other work too.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import libggml
 import numpy as np
+from common import llama_cpp, work_folder
+from llama_library import load
 
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant.quantize import engine_name, prepare, quantize
@@ -40,10 +41,8 @@ PIECE = 1 << 18
 WIDEN = {G.F16: "ggml_fp16_to_fp32_row", G.BF16: "ggml_bf16_to_fp32_row"}
 
 
-def load() -> Any:
-    folder = Path(libggml.__path__[0])
-    names = [p for p in folder.rglob("libggml-base.*") if p.suffix in (".so", ".dylib")]
-    lib = ctypes.CDLL(str(sorted(names)[0]))
+def declared(lib: Any) -> Any:
+    """The library with the arguments of its functions."""
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     lib.ggml_quantize_chunk.argtypes = [ctypes.c_int, pointer, pointer, *[number] * 3, pointer]
     for name in WIDEN.values():
@@ -130,9 +129,14 @@ def main() -> None:
     parser.add_argument("--types", default=TYPES)
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--sources", default="F32,F16,BF16")
+    parser.add_argument("--work", type=Path, help="folder for the reference, kept")
     parser.add_argument("--cpu", action="store_true", help="the least CPU time, not the median")
     args = parser.parse_args()
-    lib = load()
+    with work_folder(args.work) as work:
+        folder = llama_cpp(work)
+        if folder is None:
+            raise SystemExit(1)
+        lib = declared(load(folder, "ggml-base"))
     rows = args.weights * 1_000_000 // ROW
     weights = (np.random.default_rng(0).standard_normal(rows * ROW) * 0.05).astype(np.float32)
     inputs = {

@@ -2,7 +2,7 @@
 
     python benchmarks/quantize_oracle.py [--millions 1000] [--types Q4_K,Q6_K]
 
-The reference is ``ggml_quantize_chunk`` of the PyPI package ``libggml-python``. Each round
+The reference is ``ggml_quantize_chunk`` of PyPI's ``llama-cpp-py-sync``. Each round
 draws new weights of every kind: those of the test suite (normal, uniform, heavy-tailed,
 constant, zero, sparse, denormal, huge values) and near-ties, where a value lies next to
 the middle between two levels. Rounds go on until each type has had so many millions; the

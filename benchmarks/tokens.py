@@ -22,14 +22,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common import MBUILD, arguments, environment_with, has_module, machine, table, work_folder
+from common import (
+    MBUILD,
+    arguments,
+    environment_with,
+    has_module,
+    llama_cpp,
+    machine,
+    table,
+    work_folder,
+)
 from convert import PACKAGES
 from quantize import Q4_K_M
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from checkpoints import FAMILIES, Family, write_family
-from llama_quantize import PACKAGE, Job, quantize
+from llama_quantize import Job, quantize
 from llama_runs import generate
 
 CONVERTED = [
@@ -103,16 +112,16 @@ def converted(work: Path, python: Path) -> list[Model]:
     return models
 
 
-def quantized(work: Path, python: Path) -> list[Model]:
+def quantized(work: Path, folder: Path) -> list[Model]:
     """The sizes that the rules of quantization tell apart, in Q4_K_M by both."""
     work.mkdir(exist_ok=True)
     models, jobs = [], []
-    for name, folder in sources(work, FAMILIES).items():
-        whole, target = layer(work, folder), work / f"{folder.name}.gguf"
+    for name, source in sources(work, FAMILIES).items():
+        whole, target = layer(work, source), work / f"{source.name}.gguf"
         title = f"{FAMILIES[name].name}, {name}"
-        models.append(Model(title, layer(work, folder, "-q", "q4_K_M"), target, whole))
+        models.append(Model(title, layer(work, source, "-q", "q4_K_M"), target, whole))
         jobs.append(Job(str(whole), str(target), Q4_K_M))
-    quantize(jobs, python=python)
+    quantize(jobs, folder)
     return models
 
 
@@ -147,13 +156,13 @@ def main() -> None:
         raise SystemExit("needs xllamacpp (pip install --group dev)")
     print(f"{machine()}\n")
     with work_folder(options.work) as work:
-        python = environment_with(work / "llama.cpp", *PACKAGES, PACKAGE)
-        if python is None:
+        python, folder = environment_with(work / "llama.cpp", *PACKAGES), llama_cpp(work)
+        if python is None or folder is None:
             return
         head = ["", "files", "tokens", "ten likeliest", "prompts x tokens", "different tokens"]
         rows = [row(model) for model in converted(work / "tokens-converted", python)]
         print(f"Converted, against `convert_hf_to_gguf.py`:\n\n{table(head, rows)}")
-        more = [row(model) for model in quantized(work / "tokens-quantized", python)]
+        more = [row(model) for model in quantized(work / "tokens-quantized", folder)]
         head.append("as unquantized")
         print(f"Q4_K_M, against `llama-quantize`:\n\n{table(head, more)}")
     if any("DIFFERENT" in line for line in [*rows, *more]):

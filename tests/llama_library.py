@@ -81,7 +81,7 @@ def adapt(place: Path) -> None:
 
 
 def without_isoc23(library: bytes) -> bytes:
-    """A library (64-bit little-endian ELF) that calls ``strtol`` where it called ``__isoc23_strtol``.
+    """A library (64-bit ELF) that calls ``strtol`` where it called ``__isoc23_strtol``.
 
     A name in the string table ends where the shorter one ends, so only offsets change.
     """

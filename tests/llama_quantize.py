@@ -1,7 +1,10 @@
 """llama.cpp's own quantizer: ``llama_model_quantize`` of October 2026, in its own process.
 
-Run as a program, this file is that process: it reads jobs as JSON from standard input, and its
-argument is the folder that has the wheel of :mod:`llama_library`.
+Run as a program, this file is that process. Its argument is the folder that has the wheel of
+:mod:`llama_library`; it reads jobs as JSON from standard input, or has one file to quantize
+in its other arguments (benchmarks):
+
+    python tests/llama_quantize.py FOLDER [SOURCE TARGET FILE-TYPE THREADS]
 """
 
 from __future__ import annotations
@@ -173,7 +176,16 @@ def run(library: ctypes.CDLL, job: Job, threads: int) -> None:
         raise SystemExit(1)
 
 
-if __name__ == "__main__":
-    library = opened(Path(sys.argv[1]))
+def main(folder: str, *words: str) -> None:
+    """Quantize the one file, or those that standard input names on as many threads as cores."""
+    library = opened(Path(folder))
+    if words:
+        source, target, file_type, threads = words
+        run(library, Job(source, target, int(file_type)), int(threads))
+        return
     for row in json.load(sys.stdin):
         run(library, Job(**row), os.cpu_count() or 1)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

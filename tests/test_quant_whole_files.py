@@ -1,7 +1,7 @@
 """Whole files are llama-quantize's, byte for byte: metadata, order, every tensor's type and data.
 
-The reference is ``llama_model_quantize`` of llama.cpp's build b11739 (October 2026), over the unquantized model that
-mbuild makes of the same generated checkpoint.
+The reference is ``llama_model_quantize`` of llama.cpp's build b11739 (October 2026), over the
+unquantized model that mbuild makes of the same generated checkpoint.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 from checkpoints import FAMILIES, write_family
 from inprocess import in_process
 from installed import llama_cpp
-from llama_quantize import Job, Refused, quantize
+from llama_quantize import Job, quantize
 from quant_data import X86_REFERENCE, imatrix_bytes
 
 from mbuild.gguf.reader import open_gguf
@@ -32,7 +32,6 @@ SMALL_BLOCKS = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]
 SLOW = ["IQ4_NL", "IQ4_XS"]
 OTHERS = ["TQ1_0", "TQ2_0", "MXFP4_MOE", "F16", "F32"]
 TYPES = {
-    "odd": [*K_TYPES, "IQ4_XS", "TQ1_0", "TQ2_0"],
     "grouped": [*K_TYPES, "Q8_0"],
     "falcon": ["Q2_K", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_M"],
     "fused": [*K_TYPES, *SMALL_BLOCKS],
@@ -154,28 +153,9 @@ def test_options_where_rows_do_not_divide(model: Callable[[str], Model], option:
     assert model("odd").compare(["Q4_K_M", "Q3_K_L"], words, job) == []
 
 
-@pytest.mark.parametrize(
-    ("type_", "words", "job", "said", "kept"),
-    [
-        ("Q8_0", [], {}, "no tensor type fallback is defined for type q8_0", "F16"),
-        ("Q4_K_M", ["--pure"], {"pure": True}, "row size not divisible by block size", "Q5_0"),
-    ],
-)
-def test_where_the_reference_stops(
-    model: Callable[[str], Model],
-    type_: str,
-    words: list[str],
-    job: dict[str, Any],
-    said: str,
-    kept: str,
-) -> None:
-    """Rows that have no type there get one here, which is a documented difference."""
-    made = model("odd")
-    with pytest.raises(Refused, match=said):
-        made.compare([type_], words, job)
-    with open_gguf(made.layer([type_], *words)[0]) as file:
-        types = {tensor.name: tensor.type.name for tensor in file.tensors}
-    assert types["blk.0.ffn_down.weight" if kept == "F16" else "blk.0.ffn_up.weight"] == kept
+def test_pure_where_rows_do_not_divide(model: Callable[[str], Model]) -> None:
+    """Rows that the one type does not divide get what it falls back to, or F16."""
+    assert model("odd").compare(EVERY, *OPTIONS["pure"]) == []
 
 
 @pytest.mark.parametrize("name", ["3 experts", "narrow"])

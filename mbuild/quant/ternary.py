@@ -256,6 +256,20 @@ def _half_scores(w: Any, ls: Any, half: Any, i: Any, j: Any, sign: Any) -> Any:
     return sum_qx, sum_q2 + load(w, ls, weight + j) * fill(w, mid * mid - top * top)
 
 
+def _better_cut(w: Any, best: Any, first: Any, second: Any, i: Any, j: Any, kind: Any) -> Any:
+    """The best cut so far, or this one, of whose halves the sums are given."""
+    scale, score, cut1, cut2, shift = best
+    sum_qx, sum_q2 = first[0] + second[0], first[1] + second[1]
+    better = (sum_q2 > fill(w, 0.0)) & (sum_qx * sum_qx > score * sum_q2)
+    if any_lane(better):
+        scale = select(better, sum_qx / sum_q2, scale)
+        score = select(better, scale * sum_qx, score)
+        cut1 = select(better, fill(w, i), cut1)
+        cut2 = select(better, fill(w, j), cut2)
+        shift = select(better, fill(w, kind), shift)
+    return scale, score, cut1, cut2, shift
+
+
 def _best_cuts_m(w: Any, ls: Any) -> Any:
     """(scale, first cut, second cut, kind of shift; -1 where no cut scores) of IQ1_M.
 
@@ -263,21 +277,16 @@ def _best_cuts_m(w: Any, ls: Any) -> Any:
     down and down.
     """
     zero = fill(w, 0.0)
-    scale, best = zero, fill(w, LOWEST)
-    cut1, cut2, shift = zero, zero, fill(w, -1.0)
+    best = (zero, fill(w, LOWEST), zero, zero, fill(w, -1.0))
     for i in range(17):
         for j in range(i, 17):
-            for kind in range(4):
-                first_x, first_w = _half_scores(w, ls, 0, i, j, 1 - (kind & 2))
-                second_x, second_w = _half_scores(w, ls, 1, i, j, 1 - 2 * (kind & 1))
-                sum_qx, sum_q2 = first_x + second_x, first_w + second_w
-                better = (sum_q2 > zero) & (sum_qx * sum_qx > best * sum_q2)
-                if any_lane(better):
-                    scale = select(better, sum_qx / sum_q2, scale)
-                    best = select(better, scale * sum_qx, best)
-                    cut1 = select(better, fill(w, i), cut1)
-                    cut2 = select(better, fill(w, j), cut2)
-                    shift = select(better, fill(w, kind), shift)
+            up1, down1 = _half_scores(w, ls, 0, i, j, 1), _half_scores(w, ls, 0, i, j, -1)
+            up2, down2 = _half_scores(w, ls, 1, i, j, 1), _half_scores(w, ls, 1, i, j, -1)
+            best = _better_cut(w, best, up1, up2, i, j, 0)
+            best = _better_cut(w, best, up1, down2, i, j, 1)
+            best = _better_cut(w, best, down1, up2, i, j, 2)
+            best = _better_cut(w, best, down1, down2, i, j, 3)
+    scale, _, cut1, cut2, shift = best
     return scale, cut1, cut2, shift
 
 
