@@ -38,7 +38,18 @@ TYPES = {
 }
 """The types of families that do not get them all: what fits, and what has rules for them."""
 EVERY = [*K_TYPES, *SMALL_BLOCKS, *SLOW, *OTHERS]
-WEIGHTED = ["Q2_K_S", "IQ2_XXS", "IQ3_XS", "IQ3_M", "Q4_0", "Q5_0", "Q4_K_M", "Q2_K", "IQ4_XS"]
+WEIGHTED = [
+    "IQ1_M",
+    "Q2_K_S",
+    "IQ2_XXS",
+    "IQ3_XS",
+    "IQ3_M",
+    "Q4_0",
+    "Q5_0",
+    "Q4_K_M",
+    "Q2_K",
+    "IQ4_XS",
+]
 """Types that need importances or make something else of them."""
 
 ATTN = r"blk\.[02]\.attn_(q|k)"
