@@ -419,6 +419,24 @@ def test_without_hard_links_blobs_move(
     assert mbuild("verify").returncode == 0
 
 
+def test_two_builds_that_bring_a_blob_back_at_once_share_it(mbuild: Run, project: Path) -> None:
+    """The second link finds the first one's, and leaves it; a damaged file is replaced whole."""
+    ran(mbuild)
+    mbuild("rm", "m")
+    store = Store(project.parent / "store")
+    blob = store.kept.unnamed()[-1]
+    assert store.kept.restore(blob.digest, blob.size)
+    place = store.blobs.path(blob.digest)
+    inode = place.stat().st_ino
+    assert store.kept.restore(blob.digest, blob.size)
+    assert place.stat().st_ino == inode
+    place.unlink()
+    place.write_bytes(b"damaged")
+    assert store.kept.restore(blob.digest, blob.size)
+    assert (place.stat().st_ino, place.stat().st_size) == (inode, blob.size)
+    assert not [path for path in store.kept.folder.iterdir() if path.name.startswith("tmp-")]
+
+
 # Tensors.
 
 

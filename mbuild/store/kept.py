@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.digest import Digest, DigestError
 from mbuild.store.environment import keep_budget
-from mbuild.store.files import free_bytes, make_directories
+from mbuild.store.files import free_bytes, make_directories, remove_stale
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -177,6 +177,7 @@ class Kept:
         if not self._touched:
             return 0
         self._touched = False
+        remove_stale(self.folder)
         self._merge_copies()
         kept = self.unnamed()
         return self._evict(kept, sum(blob.size for blob in kept) - self.budget(kept))
@@ -233,20 +234,22 @@ class Kept:
                     kept.unlink()
                     self._link(blob, kept)
 
-    @staticmethod
-    def _link(old: Path, new: Path) -> None:
-        """Give a file another name, in place of whatever has it."""
-        for folder_missing in (True, False):
-            try:
-                os.link(old, new)
+    def _link(self, old: Path, new: Path) -> None:
+        """Give a file another name, in place of whatever has it; readers see one or the other."""
+        try:
+            os.link(old, new)
+        except FileExistsError:
+            if os.path.samefile(old, new):
                 return
-            except FileExistsError:
-                new.unlink()
-            except FileNotFoundError:
-                if not folder_missing:
-                    raise
-                make_directories(new.parent)
-        os.link(old, new)
+            make_directories(self.folder)
+            beside = self.folder / f"tmp-{os.getpid()}-{os.urandom(6).hex()}"
+            os.link(old, beside)
+            os.replace(beside, new)
+        except FileNotFoundError:
+            if new.parent.is_dir():
+                raise
+            make_directories(new.parent)
+            os.link(old, new)
 
 
 def _windows_budget(folder: Path) -> int:
