@@ -192,18 +192,27 @@ def test_asking_who_writes_disturbs_nobody(tmp_path: Path) -> None:
     path.write_bytes(b"x")
     stop = threading.Event()
 
+    failed: list[OSError] = []
+
     def write() -> None:
         while not stop.is_set():
-            path.open("r+b").close()
+            try:
+                path.open("r+b").close()
+            except OSError as error:
+                failed.append(error)
+                return
 
     writer = threading.Thread(target=write)
     writer.start()
     try:
         with OpenFile.open(path, "file") as file:
-            found = {file.start_of_hashing() > 0 for _ in range(3000)}
+            # Whether a look falls between two of the writer's openings is up to the machine.
+            assert {type(file.start_of_hashing()) for _ in range(3000)} == {int}
     finally:
         stop.set()
         writer.join()
-    assert True in found
-    with OpenFile.open(path, "file") as file, path.open("r+b"):
-        assert file.start_of_hashing() == 0
+    assert not failed
+    with OpenFile.open(path, "file") as file:
+        assert file.start_of_hashing() > 0
+        with path.open("r+b"):
+            assert file.start_of_hashing() == 0
