@@ -10,6 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -65,3 +67,11 @@ def set_value(shard: Path, name: str, value: float) -> None:
 def edit_json(path: Path, **changes: Any) -> None:
     """Replace values of a JSON object in a file."""
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def write_imatrix(path: Path, value: float) -> None:
+    """An importance matrix of the old format, for one tensor of the checkpoint."""
+    name = b"blk.0.attn_q.weight"
+    values = np.full(256, value, "<f4").tobytes()
+    head = struct.pack("<ii", 1, len(name)) + name + struct.pack("<ii", 1, 256)
+    path.write_bytes(head + values)

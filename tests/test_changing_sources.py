@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 from conftest import Run
-from example_models import generator, settle
+from example_models import generator, settle, write_imatrix
 from gguf_files import tiny_gguf
 from inprocess import in_process
-from test_explain import write_imatrix
 
 from mbuild.names import ModelName
 from mbuild.steps import files as step_files

@@ -16,8 +16,7 @@ from conftest import Run
 from documents import documented
 from gguf_files import tiny_gguf
 from inprocess import in_process
-from stores import copy_tiny_store
-from test_faults import check_promise
+from stores import check_promise, copy_tiny_store
 
 from mbuild.builder import Request, build, read_recipe
 from mbuild.context import LocalContext

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from conftest import Run
-from example_models import change_tensors, edit_json, generator, settle
+from example_models import change_tensors, edit_json, generator, settle, write_imatrix
 from gguf_files import tiny_gguf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -50,14 +48,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "chat" / "README.md").write_text("---\nlicense: mit\n---\n# A model\n")
     (folder / "Modelfile").write_text(MODELFILE)
     return folder
-
-
-def write_imatrix(path: Path, value: float) -> None:
-    """An importance matrix of the old format, for one tensor of the checkpoint."""
-    name = b"blk.0.attn_q.weight"
-    values = np.full(256, value, "<f4").tobytes()
-    head = struct.pack("<ii", 1, len(name)) + name + struct.pack("<ii", 1, 256)
-    path.write_bytes(head + values)
 
 
 @pytest.fixture

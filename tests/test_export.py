@@ -23,8 +23,7 @@ from documents import documented
 from gguf_files import entry, gguf_bytes, tiny_gguf, tiny_model
 from inprocess import in_process
 from programs import need
-from stores import copy_tiny_store
-from test_faults import check_promise
+from stores import check_promise, copy_tiny_store
 
 from mbuild.artifacts import import_tar
 from mbuild.artifacts.settings import SAMPLING

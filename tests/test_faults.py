@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import random
@@ -20,26 +19,13 @@ import pytest
 from conftest import Run
 from gguf_files import tiny_gguf
 from programs import need
+from stores import check_promise
 
-from mbuild.digest import Digest
 from mbuild.errors import DamagedError
 from mbuild.names import ModelName
 from mbuild.store import Store
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and locks")
-
-
-def check_promise(root: Path) -> int:
-    """Assert that every manifest is whole and every blob is what its name says; count models."""
-    store = Store(root)
-    for blob in (root / "blobs").iterdir():
-        assert Digest.parse(blob.name).hex == hashlib.sha256(blob.read_bytes()).hexdigest()
-    models = list(store.list())
-    for model in models:
-        assert not isinstance(model, DamagedError), model
-        for layer in model.manifest.blobs():
-            assert store.blobs.has(layer.digest, layer.size), (model.name, layer)
-    return len(models)
 
 
 def start(root: Path, modelfile: Path, name: str) -> subprocess.Popen[bytes]:

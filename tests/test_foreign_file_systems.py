@@ -21,7 +21,7 @@ from conftest import Run
 from filesystems import OTHER, as_user, build_faults, caller, without_root
 from gguf_files import tiny_gguf
 from inprocess import in_process
-from test_faults import check_promise
+from stores import check_promise
 
 from mbuild.names import ModelName
 from mbuild.store import Store
