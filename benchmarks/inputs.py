@@ -186,8 +186,8 @@ def write_gguf(path: Path, megabytes: int) -> None:
 
 def fill_store(folder: Path, count: int) -> None:
     """Models of their own system message each, made from the one that the store has."""
-    from mbuild import gojson
-    from mbuild.names import ModelName
+    from mbuild.core import gojson
+    from mbuild.core.names import ModelName
     from mbuild.store import Store, StoredManifest
 
     store = Store(folder)

@@ -13,11 +13,11 @@ from typing import Any
 
 import click
 
-from mbuild import events
 from mbuild.cli.main import COMMANDS, cli
 from mbuild.cli.main import EXIT_STATUS as EXIT
-from mbuild.digest import Digest
-from mbuild.errors import MbuildError, UsageError
+from mbuild.core import events
+from mbuild.core.digest import Digest
+from mbuild.core.errors import MbuildError, UsageError
 
 DOCS = Path(__file__).parent
 COMMAND = "python docs/generate.py"

@@ -7,14 +7,15 @@ from typing import NamedTuple
 
 from example_models import generator, settle
 
-from mbuild.builder import Request, build, read_recipe
-from mbuild.builder.forecast import Forecast, forecast
-from mbuild.context import LocalContext
-from mbuild.digest import Digest
-from mbuild.history import BuildRecord, History, Script
-from mbuild.names import ModelName
-from mbuild.planner import Options
-from mbuild.steps import Quantization
+from mbuild.build.build import build
+from mbuild.build.forecast import Forecast, forecast
+from mbuild.build.history import BuildRecord, History, Script
+from mbuild.build.plan import Options
+from mbuild.build.request import Request, read_recipe
+from mbuild.build.sources.resolve import LocalContext
+from mbuild.build.steps import Quantization
+from mbuild.core.digest import Digest
+from mbuild.core.names import ModelName
 from mbuild.store import Store
 
 MODELFILE = """\

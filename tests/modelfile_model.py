@@ -7,7 +7,7 @@ keeps: text without the characters that Go calls non-printable.
 
 from __future__ import annotations
 
-from mbuild.modelfile.printable import is_print
+from mbuild.language.printable import is_print
 
 LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 NAME_CHARACTERS = LETTERS | frozenset("0123456789_")

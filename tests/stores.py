@@ -9,8 +9,8 @@ from pathlib import Path
 
 from conformance import STORE
 
-from mbuild.digest import Digest
-from mbuild.errors import DamagedError
+from mbuild.core.digest import Digest
+from mbuild.core.errors import DamagedError
 from mbuild.store import Store
 
 

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import click
 
-from mbuild import library
-from mbuild.artifacts import Layout, Options, Written, export, import_tar
-from mbuild.artifacts.exporting import WRITTEN_BY
 from mbuild.cli.common import NameType, human_size, open_store, store_option
 from mbuild.cli.meter import meter
-from mbuild.contents import reading
-from mbuild.digest import Digest
-from mbuild.errors import UsageError
-from mbuild.modelfile.formatter import quote
-from mbuild.names import ModelName
+from mbuild.core.digest import Digest
+from mbuild.core.errors import UsageError
+from mbuild.core.names import ModelName
+from mbuild.language.formatter import quote
+from mbuild.models import library
+from mbuild.models.artifacts import Layout, Options, Written, export, import_tar
+from mbuild.models.artifacts.exporting import WRITTEN_BY
 from mbuild.store import Store
+from mbuild.store.contents import reading
 
 EXPORT_EPILOG = """\
 \b

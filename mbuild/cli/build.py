@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mbuild.builder import Request, build, check_unasked_names, read_recipe
+from mbuild.build.build import build
+from mbuild.build.history import Script
+from mbuild.build.plan import Options
+from mbuild.build.request import Request, check_unasked_names, read_recipe
+from mbuild.build.sources.resolve import LocalContext
 from mbuild.cli.common import TemplateType, open_store, read_limited, say_reading, store_option
 from mbuild.cli.progress import failures, follow
 from mbuild.cli.quantizing import (
@@ -20,13 +24,10 @@ from mbuild.cli.quantizing import (
     quantize_options,
     variant_names,
 )
-from mbuild.context import LocalContext
-from mbuild.digest import Digest
-from mbuild.errors import MissingFileError, SourceError, UsageError
-from mbuild.events import BuildEvent, BuildFinished, ModelBuilt
-from mbuild.history import Script
-from mbuild.names import InvalidNameError, ModelName
-from mbuild.planner import Options
+from mbuild.core.digest import Digest
+from mbuild.core.errors import MissingFileError, SourceError, UsageError
+from mbuild.core.events import BuildEvent, BuildFinished, ModelBuilt
+from mbuild.core.names import InvalidNameError, ModelName
 
 if TYPE_CHECKING:
     from mbuild.store import Store
@@ -204,7 +205,7 @@ def build_command(
     with failures(style):
         request, store = _request(ctx, options, locked=locked)
         if dry_run:
-            from mbuild.builder.forecast import forecast
+            from mbuild.build.forecast import forecast
             from mbuild.cli.plan import show_steps
 
             show_steps(forecast(request, store), "json" if style == "json" else "text")
@@ -302,7 +303,7 @@ def _no_modelfile(file: str | None, folder: Path) -> MissingFileError:
     if file:
         return MissingFileError(f"no such Modelfile: {file}", hint="name the file with -f FILE")
     where = "the current folder" if folder == Path(".") else str(folder)
-    from mbuild.remedies import offers
+    from mbuild.lint.remedies import offers
 
     return MissingFileError(f"no Modelfile in {where}", hint=offers(folder))
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
-from mbuild.errors import MissingFileError, SourceError
-from mbuild.names import InvalidNameError, ModelName
+from mbuild.core.errors import MissingFileError, SourceError
+from mbuild.core.names import InvalidNameError, ModelName
+from mbuild.core.units import human_size as human_size
 from mbuild.store import Store, default_store
-from mbuild.units import human_size as human_size
 
 MAX_TEXT_BYTES = 16 << 20
 """The longest Modelfile, lock or list of rules that is read."""
@@ -205,7 +205,7 @@ def read_limited(path: Path | None, name: str) -> bytes:
         with opened, open(opened.fd, "rb", closefd=False) as file:
             data = file.read(MAX_TEXT_BYTES + 1)
     if len(data) > MAX_TEXT_BYTES:
-        from mbuild.modelfile.foreign import recognise
+        from mbuild.language.foreign import recognise
 
         found = recognise(data, Path(name).name)
         message = f"{name} is larger than {MAX_TEXT_BYTES >> 20} MiB"

@@ -10,10 +10,11 @@ from typing import Any
 
 import click
 
-from mbuild import library
 from mbuild.cli.common import human_size, open_store, printable, store_option, write_json
 from mbuild.cli.meter import meter, table
-from mbuild.compare import (
+from mbuild.core.names import ModelName
+from mbuild.models import library
+from mbuild.models.compare import (
     Cause,
     Change,
     ModelDiff,
@@ -25,10 +26,9 @@ from mbuild.compare import (
     gguf_side,
     model_side,
 )
-from mbuild.compare import diff as compare
-from mbuild.contents import metadata_rows, open_layers, reading, tensor_rows
-from mbuild.names import ModelName
+from mbuild.models.compare import diff as compare
 from mbuild.store import Store, StoredManifest
+from mbuild.store.contents import metadata_rows, open_layers, reading, tensor_rows
 from mbuild.store.manifest import ADAPTER, DRAFT, MODEL, PROJECTOR
 
 _SHOWN = 100

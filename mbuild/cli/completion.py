@@ -21,7 +21,7 @@ from click.shell_completion import (
 )
 
 from mbuild.cli.common import ParamType, open_store
-from mbuild.errors import MbuildError
+from mbuild.core.errors import MbuildError
 
 EPILOG = """\
 \b
@@ -62,7 +62,7 @@ def builds(ctx: click.Context) -> Iterable[str]:
     """Names of models, and ids of builds."""
     from itertools import islice
 
-    from mbuild.history import History
+    from mbuild.build.history import History
 
     history = History(open_store(ctx, ctx.params.get("store")))
     return [*models(ctx), *(record.id for record in islice(history.newest_first(), _BUILDS))]

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mbuild import library
 from mbuild.cli.common import NameType, human_size, open_store, store_option
 from mbuild.cli.meter import AgeType, SizeType, counted, meter, table
-from mbuild.disk import Finding, Policy, Pruned, Usage, Verified, prune, usage, verify
-from mbuild.disk.inventory import Kind
-from mbuild.errors import UsageError
-from mbuild.names import ModelName
+from mbuild.core.errors import UsageError
+from mbuild.core.names import ModelName
+from mbuild.models import library
+from mbuild.models.disk import Finding, Policy, Pruned, Usage, Verified, prune, usage, verify
+from mbuild.models.disk.inventory import Kind
 
 if TYPE_CHECKING:
-    from mbuild.rebuild import Rebuilt
+    from mbuild.build.rebuild import Rebuilt
 
 _FORMAT = click.option(
     "--format",

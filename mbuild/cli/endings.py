@@ -15,13 +15,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from mbuild import __version__
-from mbuild.errors import CancelledError, MbuildError, ModelfileError
-from mbuild.events import BuildFailed, Failure, Warned
-from mbuild.names import DEFAULT_TAG, ModelName
-from mbuild.units import human_size
+from mbuild.core.errors import CancelledError, MbuildError, ModelfileError
+from mbuild.core.events import BuildFailed, Failure, Warned
+from mbuild.core.names import DEFAULT_TAG, ModelName
+from mbuild.core.units import human_size
 
 if TYPE_CHECKING:
-    from mbuild.builder import Request
+    from mbuild.build.request import Request
     from mbuild.store import Store
 
 TRACEBACK_VARIABLE = "MBUILD_TRACEBACK"

@@ -10,10 +10,10 @@ from click.core import ParameterSource
 
 from mbuild.cli.build import asked_for, build_options
 from mbuild.cli.common import open_store, write_output
-from mbuild.errors import UsageError
+from mbuild.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from mbuild.picture import Picture
+    from mbuild.view.picture import Picture
 
 EPILOG = """\
 \b
@@ -57,8 +57,8 @@ def graph_command(
 
 
 def _planned(ctx: click.Context, options: dict[str, Any]) -> Picture:
-    from mbuild.builder.forecast import forecast
-    from mbuild.report import picture_of_plan
+    from mbuild.build.forecast import forecast
+    from mbuild.view.report import picture_of_plan
 
     request, store = asked_for(ctx, **options)
     return picture_of_plan(forecast(request, store))
@@ -66,9 +66,9 @@ def _planned(ctx: click.Context, options: dict[str, Any]) -> Picture:
 
 def _past(ctx: click.Context, build: str, options: dict[str, Any]) -> Picture:
     """The picture of a build of the log; what else is asked for would have no effect on it."""
+    from mbuild.build.history import History
     from mbuild.cli.history import find_build
-    from mbuild.history import History
-    from mbuild.report import picture_of_build
+    from mbuild.view.report import picture_of_build
 
     for name in options.keys() - {"store"}:
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
@@ -87,13 +87,13 @@ def _written_as(ctx: click.Context, name: str) -> str:
 
 def _written(picture: Picture, style: str) -> str:
     if style == "mermaid":
-        from mbuild.picture.mermaid import mermaid
+        from mbuild.view.picture.mermaid import mermaid
 
         return mermaid(picture)
     if style == "dot":
-        from mbuild.picture.dot import dot
+        from mbuild.view.picture.dot import dot
 
         return dot(picture)
-    from mbuild.picture.svg import svg
+    from mbuild.view.picture.svg import svg
 
     return svg(picture)

@@ -7,13 +7,13 @@ from itertools import islice
 
 import click
 
-from mbuild.builder.recording import FIRST
+from mbuild.build.history import BuildRecord, History
+from mbuild.build.recording import FIRST
 from mbuild.cli.common import columns_of, format_option, human_size, open_store, store_option
 from mbuild.cli.screen import Column, fitted, wrapped
-from mbuild.errors import NameNotFoundError, UsageError
-from mbuild.history import BuildRecord, History
-from mbuild.names import InvalidNameError, ModelName
-from mbuild.units import local_time
+from mbuild.core.errors import NameNotFoundError, UsageError
+from mbuild.core.names import InvalidNameError, ModelName
+from mbuild.core.units import local_time
 
 _INDENT = " " * 10
 

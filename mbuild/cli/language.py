@@ -13,9 +13,9 @@ import click
 
 from mbuild.cli.common import read_limited, write_text
 from mbuild.cli.main import show_error
-from mbuild.errors import MbuildError, ModelfileError
+from mbuild.core.errors import MbuildError, ModelfileError
+from mbuild.language.instructions import Problem, Severity
 from mbuild.lint import check
-from mbuild.modelfile.instructions import Problem, Severity
 
 MODELFILE = "Modelfile"
 
@@ -68,8 +68,8 @@ def _worst(files: Sequence[str], work: Callable[[str], bool]) -> int:
 
 def _fmt(file: str, *, write: bool, only_check: bool) -> bool:
     """Format one file; False if it was to be canonical and is not."""
-    from mbuild.modelfile.formatter import format
-    from mbuild.modelfile.parser import decode, parse
+    from mbuild.language.formatter import format
+    from mbuild.language.parser import decode, parse
 
     data = _read(file)
     formatted = format(parse(data, file))

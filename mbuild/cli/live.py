@@ -21,7 +21,7 @@ from rich.cells import cell_len
 
 from mbuild.cli.common import color_on
 from mbuild.cli.rate import Rate
-from mbuild.units import human_size, short_duration
+from mbuild.core.units import human_size, short_duration
 
 FRAME_SECONDS = 0.1
 SHOWN_AFTER = 0.3

@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from mbuild.builder import Request
+from mbuild.build.history import modelfile_text
+from mbuild.build.lock import (
+    UNQUANTIZED,
+    Drift,
+    Lock,
+    Place,
+    drift_of_inputs,
+    drift_of_results,
+    inputs,
+    results,
+    variants,
+)
+from mbuild.build.request import Request
 from mbuild.cli.build import (
     asked_for,
     build_options,
@@ -21,25 +33,13 @@ from mbuild.cli.build import (
 from mbuild.cli.common import read_limited, write_file
 from mbuild.cli.progress import failures
 from mbuild.cli.quantizing import distinct, file_type_name, spelled
-from mbuild.errors import FormatError, MissingFileError, ModelfileError, UsageError
-from mbuild.history import modelfile_text
-from mbuild.lockfile import (
-    UNQUANTIZED,
-    Drift,
-    Lock,
-    Place,
-    drift_of_inputs,
-    drift_of_results,
-    inputs,
-    results,
-    variants,
-)
-from mbuild.names import InvalidNameError, ModelName
+from mbuild.core.errors import FormatError, MissingFileError, ModelfileError, UsageError
+from mbuild.core.names import InvalidNameError, ModelName
 
 if TYPE_CHECKING:
-    from mbuild.history import Script
-    from mbuild.modelfile.instructions import Span
-    from mbuild.planner import Plan, Sources
+    from mbuild.build.history import Script
+    from mbuild.build.plan import Plan, Sources
+    from mbuild.language.instructions import Span
     from mbuild.store import Store
 
 EPILOG = """\
@@ -214,8 +214,8 @@ class _Locked:
     def _refuse(self, drifts: Sequence[Drift], hint: str) -> None:
         if not drifts:
             return
-        from mbuild.modelfile.instructions import Problem
-        from mbuild.modelfile.parser import decode
+        from mbuild.language.instructions import Problem
+        from mbuild.language.parser import decode
 
         script = self._request.script
         data = modelfile_text(script.text, self._store) if script else None
@@ -236,8 +236,8 @@ def _spans(data: bytes | None, places: Iterable[Place]) -> list[Span | None]:
     """Where the instructions of some places stand in a Modelfile, as far as they do."""
     if data is None:
         return [None for _ in places]
-    from mbuild.modelfile.instructions import TYPES, Parameter
-    from mbuild.modelfile.parser import parse
+    from mbuild.language.instructions import TYPES, Parameter
+    from mbuild.language.parser import parse
 
     modelfile = parse(data, "")
     found = []

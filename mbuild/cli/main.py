@@ -17,7 +17,7 @@ import click
 
 from mbuild import __version__
 from mbuild.cli.common import color_on, columns_of, harmless
-from mbuild.errors import CancelledError, MbuildError, ModelfileError, UsageError
+from mbuild.core.errors import CancelledError, MbuildError, ModelfileError, UsageError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "build": ("mbuild.cli.build", "Build a model from a Modelfile (what mbuild does by default)."),

@@ -12,7 +12,7 @@ import click
 
 from mbuild.cli.common import ParamType
 from mbuild.cli.progress import is_terminal
-from mbuild.units import parse_size
+from mbuild.core.units import parse_size
 
 if TYPE_CHECKING:
     from mbuild.cli.live import Row

@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from mbuild import library
 from mbuild.cli.common import (
     NameType,
     columns_of,
@@ -21,9 +20,10 @@ from mbuild.cli.common import (
     write_json,
     write_text,
 )
-from mbuild.errors import UsageError
-from mbuild.library import ModelView, Removed
-from mbuild.names import ModelName
+from mbuild.core.errors import UsageError
+from mbuild.core.names import ModelName
+from mbuild.models import library
+from mbuild.models.library import ModelView, Removed
 from mbuild.store import Store, StoredManifest
 
 _AGES = ((86400 * 365, "year"), (86400 * 30, "month"), (86400, "day"), (3600, "hour"), (60, "min"))

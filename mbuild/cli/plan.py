@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mbuild.build.engine import State
 from mbuild.cli.build import asked_for, build_options
 from mbuild.cli.common import columns_of, format_option, human_size
 from mbuild.cli.meter import counted
 from mbuild.cli.screen import wrapped
-from mbuild.engine import State
-from mbuild.units import human_duration, local_time
+from mbuild.core.units import human_duration, local_time
 
 if TYPE_CHECKING:
-    from mbuild.builder.forecast import Forecast, PlannedStep, Survey
-    from mbuild.history import BuildRecord
-    from mbuild.steps import PlannedTensor
+    from mbuild.build.forecast import Forecast, PlannedStep, Survey
+    from mbuild.build.history import BuildRecord
+    from mbuild.build.steps import PlannedTensor
 
 PLAN_EPILOG = """\
 \b
@@ -52,7 +52,7 @@ def plan_command(ctx: click.Context, /, *, style: str, tensors: bool, **options:
     such steps took on this machine before. Exit status 1 if the disk has no
     room for it.
     """
-    from mbuild.builder.forecast import forecast
+    from mbuild.build.forecast import forecast
 
     request, store = asked_for(ctx, **options)
     planned = forecast(request, store)
@@ -161,7 +161,7 @@ def explain_command(ctx: click.Context, /, *, style: str, **options: Any) -> Non
     taken from the very values that decide. Files are read if nobody knows yet
     whether they changed.
     """
-    from mbuild.builder.forecast import survey
+    from mbuild.build.forecast import survey
 
     request, store = asked_for(ctx, hash_files=True, **options)
     surveyed = survey(request, store)

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mbuild.cli.common import color_on, columns_of, printable
-from mbuild.digest import Digest
-from mbuild.events import (
+from mbuild.core.digest import Digest
+from mbuild.core.events import (
     BuildEvent,
     BuildFinished,
     Explained,
@@ -34,7 +34,7 @@ from mbuild.events import (
     Warned,
     WritingManifest,
 )
-from mbuild.units import human_duration, human_size
+from mbuild.core.units import human_duration, human_size
 
 if TYPE_CHECKING:
     from mbuild.cli.live import Live, Row

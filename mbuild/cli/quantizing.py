@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 import click
 
+from mbuild.build.sources.values import SourceFile
+from mbuild.build.steps import Quantization
 from mbuild.cli.common import read_limited
-from mbuild.errors import SourceError, UsageError
-from mbuild.names import DEFAULT_TAG, ModelName
-from mbuild.sources import SourceFile
-from mbuild.steps import Quantization
+from mbuild.core.errors import SourceError, UsageError
+from mbuild.core.names import DEFAULT_TAG, ModelName
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 

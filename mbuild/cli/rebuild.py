@@ -6,7 +6,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mbuild.builder import Request, modelfile_text, read_recipe
+from mbuild.build.history import History, Script, modelfile_text
+from mbuild.build.lock import Lock
+from mbuild.build.plan import Options
+from mbuild.build.rebuild import Rebuilt, Unchanged, rebuild
+from mbuild.build.request import Request, read_recipe
+from mbuild.build.sources.resolve import LocalContext
 from mbuild.cli.build import read_modelfile
 from mbuild.cli.common import say_reading
 from mbuild.cli.lock import held_to_lock, lock_path, locked_options, read_lock
@@ -18,18 +23,13 @@ from mbuild.cli.quantizing import (
     draft_quantization,
     quantizations,
 )
-from mbuild.context import LocalContext
-from mbuild.digest import Digest
-from mbuild.errors import NameNotFoundError, UsageError
-from mbuild.events import BuildFinished, Explained, LayerReady, ModelBuilt, WritingManifest
-from mbuild.history import History, Script
-from mbuild.lockfile import Lock
-from mbuild.planner import Options
-from mbuild.rebuild import Rebuilt, Unchanged, rebuild
+from mbuild.core.digest import Digest
+from mbuild.core.errors import NameNotFoundError, UsageError
+from mbuild.core.events import BuildFinished, Explained, LayerReady, ModelBuilt, WritingManifest
 
 if TYPE_CHECKING:
-    from mbuild.history import BuildRecord
-    from mbuild.sources import SourceFile
+    from mbuild.build.history import BuildRecord
+    from mbuild.build.sources.values import SourceFile
     from mbuild.store import Store, StoredManifest
 
 _UNSAID = (LayerReady, WritingManifest, ModelBuilt, BuildFinished, Explained)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from mbuild.cli.common import printable, write_json
-from mbuild.compare.recipe import Recipe, read_recipe
+from mbuild.models.compare.recipe import Recipe, read_recipe
 
 EPILOG = """\
 \b

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from mbuild.cli.common import open_store, store_option, write_output
-from mbuild.errors import NameNotFoundError
+from mbuild.core.errors import NameNotFoundError
 
 EPILOG = """\
 \b
@@ -41,9 +41,9 @@ def report_command(
     other models share them, tensor types and sizes, parameters and texts. The
     page is complete in itself: it has no scripts and loads nothing from the network.
     """
+    from mbuild.build.history import History
     from mbuild.cli.history import find_build
-    from mbuild.history import History
-    from mbuild.report.page import page
+    from mbuild.view.report.page import page
 
     opened = open_store(ctx, store)
     history = History(opened)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from mbuild.errors import UsageError
+from mbuild.core.errors import UsageError
 
 ALIASES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("ls",): ("list",),

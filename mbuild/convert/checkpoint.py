@@ -17,7 +17,7 @@ from mbuild.convert.leftovers import weights_alone
 from mbuild.convert.safetensors import read_header
 from mbuild.convert.vocab.source import Files, parse_object
 from mbuild.convert.wrappers import unwrapped
-from mbuild.errors import FormatError, SourceError, UnsupportedError
+from mbuild.core.errors import FormatError, SourceError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

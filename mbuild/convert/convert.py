@@ -31,7 +31,7 @@ from mbuild.convert.unsaid import unsaid
 from mbuild.convert.values import check_mxfp4, encode_checked
 from mbuild.convert.vocab import vocabulary
 from mbuild.convert.vocab.source import Files
-from mbuild.errors import FormatError, UnsupportedError
+from mbuild.core.errors import FormatError, UnsupportedError
 from mbuild.gguf.memory import room
 from mbuild.gguf.model import KV, Model, Tensor
 from mbuild.gguf.types import BLOCKS, GGMLType, ValueType, tensor_nbytes

@@ -9,7 +9,7 @@ from mbuild.convert.lazy import Lazy
 from mbuild.convert.leftovers import DEQUANTIZE
 from mbuild.convert.packed import gptq, pack_quantized
 from mbuild.convert.safetensors import DType
-from mbuild.errors import FormatError, UnsupportedError
+from mbuild.core.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

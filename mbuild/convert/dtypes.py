@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mbuild.convert.safetensors import DType
-from mbuild.errors import UnsupportedError
+from mbuild.core.errors import UnsupportedError
 from mbuild.gguf.memory import room
 from mbuild.gguf.types import GGMLType
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mbuild.convert.dtypes import to_f32
-from mbuild.errors import UnsupportedError
+from mbuild.core.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from mbuild.convert.hyper import Hyper

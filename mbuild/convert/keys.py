@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.dtypes import OutType
 from mbuild.convert.hyper import HEAD_NAMES, WIDTH_NAMES, Hyper, as_integer, as_number
-from mbuild.errors import FormatError, UnsupportedError
+from mbuild.core.errors import FormatError, UnsupportedError
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import ValueType
 

@@ -13,7 +13,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.safetensors import DType
-from mbuild.errors import FormatError, UnsupportedError
+from mbuild.core.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -31,7 +31,7 @@ from mbuild.convert.rules import Stacker
 from mbuild.convert.safetensors import DType, read_header
 from mbuild.convert.values import encode_checked
 from mbuild.convert.vocab.source import Files
-from mbuild.errors import FormatError, SourceError, UnsupportedError
+from mbuild.core.errors import FormatError, SourceError, UnsupportedError
 from mbuild.gguf.model import KV, Model, Tensor
 from mbuild.gguf.types import GGMLType, ValueType
 

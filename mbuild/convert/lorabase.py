@@ -14,7 +14,7 @@ from mbuild.convert.convert import hyper_parameters, model_tensors, source_tenso
 from mbuild.convert.dtypes import OutType
 from mbuild.convert.hyper import Hyper
 from mbuild.convert.vocab.source import Files
-from mbuild.errors import FormatError, UnsupportedError
+from mbuild.core.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

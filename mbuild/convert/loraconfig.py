@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mbuild.errors import FormatError, SourceError, UnsupportedError
+from mbuild.core.errors import FormatError, SourceError, UnsupportedError
 
 if TYPE_CHECKING:
     from mbuild.convert.vocab.source import Files

@@ -17,7 +17,7 @@ from mbuild.convert.modelcard import model_card
 from mbuild.convert.modelname import Name, parse_name, title
 from mbuild.convert.vocab.entries import Entries
 from mbuild.convert.vocab.source import Files
-from mbuild.errors import FormatError
+from mbuild.core.errors import FormatError
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import ValueType
 

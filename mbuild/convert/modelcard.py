@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from mbuild.errors import SourceError
+from mbuild.core.errors import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -12,7 +12,7 @@ from mbuild.convert.dtypes import to_f32
 from mbuild.convert.lazy import Lazy
 from mbuild.convert.leftovers import UNQUANTIZED
 from mbuild.convert.safetensors import DType
-from mbuild.errors import FormatError, UnsupportedError
+from mbuild.core.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.vocab.source import SMALL_LIMIT
-from mbuild.errors import FormatError, UnsupportedError
+from mbuild.core.errors import FormatError, UnsupportedError
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import ValueType
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from mbuild.errors import FormatError, SourceError
+from mbuild.core.errors import FormatError, SourceError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.dtypes import NotFinite, encode
-from mbuild.errors import FormatError
+from mbuild.core.errors import FormatError
 from mbuild.gguf.types import GGMLType
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Protocol
 
-from mbuild.errors import FormatError
+from mbuild.core.errors import FormatError
 from mbuild.gguf.cursor import DAMAGED
 from mbuild.gguf.files import FileBytes
 from mbuild.gguf.model import Entry, RawKV

@@ -10,7 +10,7 @@ import struct
 from itertools import repeat
 from operator import length_hint
 
-from mbuild.errors import FormatError
+from mbuild.core.errors import FormatError
 from mbuild.gguf.encoding import U64
 from mbuild.gguf.files import FileBytes
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
-from mbuild.errors import FormatError
+from mbuild.core.errors import FormatError
 from mbuild.gguf.types import ValueType
 
 SCALAR_CODES: dict[ValueType, str] = {

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mbuild.errors import FormatError, SourceError
+from mbuild.core.errors import FormatError, SourceError
 from mbuild.gguf.memory import SMALL, room
 
 _MAX_READ = 1 << 30

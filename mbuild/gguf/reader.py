@@ -15,7 +15,7 @@ from struct import Struct
 from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple
 
-from mbuild.errors import FormatError, UnsupportedError
+from mbuild.core.errors import FormatError, UnsupportedError
 from mbuild.gguf.checks import (
     check_alignment,
     check_key,

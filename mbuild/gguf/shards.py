@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import PurePath
 from typing import Any
 
-from mbuild.errors import FormatError
+from mbuild.core.errors import FormatError
 from mbuild.gguf.model import Model
 from mbuild.gguf.reader import GGUFFile
 

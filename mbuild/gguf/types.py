@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple
 
-from mbuild.errors import FormatError
+from mbuild.core.errors import FormatError
 
 ALIGNMENT = 32
 """Default alignment in bytes of tensor data (``general.alignment`` overrides it)."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from mbuild.errors import FormatError
+from mbuild.core.errors import FormatError
 from mbuild.gguf.checks import check_key, valid_alignment, with_nul
 from mbuild.gguf.encoding import U32, U64, encode_string
 from mbuild.gguf.foreign import MAGIC

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mbuild.errors import ModelfileError
+from mbuild.core.errors import ModelfileError
+from mbuild.language.instructions import Modelfile, Problem, Severity
 from mbuild.lint import rules, templates, values
-from mbuild.modelfile.instructions import Modelfile, Problem, Severity
 
 RULES: tuple[Callable[[Modelfile], Iterator[Problem]], ...] = (
     templates.check,
@@ -30,7 +30,7 @@ def check(
     ``folder`` is where its paths start from; without one no folder is looked at.
     Raises :class:`ModelfileError` with all problems if any of them is an error.
     """
-    from mbuild.modelfile.parser import decode, parse
+    from mbuild.language.parser import decode, parse
 
     modelfile = parse(data, filename)
     text = decode(data)
@@ -51,7 +51,7 @@ def check(
 
 def check_instructions(modelfile: Modelfile) -> list[Problem]:
     """All problems of parsed instructions, wherever they came from."""
-    from mbuild.modelfile.parameters import validate
+    from mbuild.language.parameters import validate
 
     problems = validate(modelfile)
     for rule in RULES:

@@ -6,9 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from mbuild.lint.rules import may_be_file
-from mbuild.lint.values import PATH, path_as_text
-from mbuild.modelfile.instructions import (
+from mbuild.language.instructions import (
     From,
     License,
     Modelfile,
@@ -17,6 +15,8 @@ from mbuild.modelfile.instructions import (
     System,
     Template,
 )
+from mbuild.lint.rules import may_be_file
+from mbuild.lint.values import PATH, path_as_text
 
 NAME_AND_FILE = "from-name-and-file"
 

@@ -6,7 +6,7 @@ import posixpath
 import re
 from collections.abc import Callable, Iterator
 
-from mbuild.modelfile.instructions import (
+from mbuild.language.instructions import (
     Adapter,
     From,
     Modelfile,
@@ -18,7 +18,7 @@ from mbuild.modelfile.instructions import (
     System,
     Template,
 )
-from mbuild.remedies import whole_line
+from mbuild.lint.remedies import whole_line
 
 
 def _hidden(modelfile: Modelfile) -> Iterator[Problem]:

@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from mbuild.modelfile.instructions import Modelfile, Problem, Severity, System, Template
-from mbuild.modelfile.printable import visible
+from mbuild.language.instructions import Modelfile, Problem, Severity, System, Template
+from mbuild.language.printable import visible
 
 if TYPE_CHECKING:
     from mbuild.templates.nodes import Template as Parsed

@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from mbuild.errors import ModelfileError
-from mbuild.modelfile.instructions import (
+from mbuild.core.errors import ModelfileError
+from mbuild.language.instructions import (
     Adapter,
     Draft,
     From,
@@ -23,8 +23,8 @@ from mbuild.modelfile.instructions import (
     System,
     Template,
 )
-from mbuild.modelfile.parameters import DEPRECATED, PARAMETERS, Kind, coerce
-from mbuild.modelfile.printable import visible
+from mbuild.language.parameters import DEPRECATED, PARAMETERS, Kind, coerce
+from mbuild.language.printable import visible
 
 
 class Range(NamedTuple):

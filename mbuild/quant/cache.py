@@ -17,8 +17,8 @@ import stat
 from functools import cache
 from pathlib import Path
 
+from mbuild.core.environment import HOME_VARIABLE, home_folder
 from mbuild.quant.target import description
-from mbuild.store.environment import HOME_VARIABLE, home_folder
 
 PACKAGE = Path(__file__).parent.parent
 SOURCES = (

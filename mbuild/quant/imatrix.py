@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mbuild.errors import FormatError
+from mbuild.core.errors import FormatError
 from mbuild.gguf.cursor import Cursor
 from mbuild.gguf.encoding import SCALAR_SIZES
 from mbuild.gguf.files import FileBytes
@@ -91,7 +91,7 @@ def open_imatrix(path: str | os.PathLike[str], *, name: str = "") -> Imatrix:
     """Open an importance matrix of either format.
 
     Raises :class:`FormatError` for a file that is neither, is cut short or claims
-    more than it holds, and :class:`mbuild.errors.SourceError` if it cannot be opened.
+    more than it holds, and :class:`mbuild.core.errors.SourceError` if it cannot be opened.
     """
     file = FileBytes.open(path, name or os.fspath(path))
     if file.read(0, min(4, file.size)) == b"GGUF":

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mbuild.errors import FormatError, UnsupportedError, UsageError
+from mbuild.core.errors import FormatError, UnsupportedError, UsageError
 from mbuild.gguf.memory import room
 from mbuild.gguf.types import BLOCKS, GGMLType
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from mbuild.errors import UnsupportedError, UsageError
+from mbuild.core.errors import UnsupportedError, UsageError
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant import rules
 from mbuild.quant.rules import Category, Place

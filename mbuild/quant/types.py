@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
-from mbuild.errors import UsageError
+from mbuild.core.errors import UsageError
 from mbuild.gguf.types import GGMLType
 
 

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Match, Route
 
-from mbuild.errors import MbuildError
+from mbuild.core.errors import MbuildError
 from mbuild.server.blobs import sweep
 from mbuild.server.catalogue import Catalogue
 from mbuild.server.errors import Scrubber, status_of, text_of

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from anyio import to_thread
 from starlette.responses import Response
 
-from mbuild.digest import Digest
-from mbuild.errors import UsageError
+from mbuild.core.digest import Digest
+from mbuild.core.errors import UsageError
 from mbuild.server.errors import NoRoomError
 from mbuild.server.locking import PATIENCE_SECONDS
 from mbuild.store.blobs import BlobWriter

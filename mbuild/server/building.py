@@ -11,10 +11,10 @@ from anyio import to_thread
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from mbuild.builder import build
-from mbuild.digest import Digest
-from mbuild.errors import MbuildError
-from mbuild.events import BuildEvent, LayerReady
+from mbuild.build.build import build
+from mbuild.core.digest import Digest
+from mbuild.core.errors import MbuildError
+from mbuild.core.events import BuildEvent, LayerReady
 from mbuild.server import shapes
 from mbuild.server.context import Files, is_checkpoint
 from mbuild.server.create import Creation, read_creation

@@ -11,13 +11,13 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mbuild import library
-from mbuild.errors import MbuildError, SourceError
-from mbuild.names import DEFAULT_NAMESPACE, InvalidNameError, ModelName
+from mbuild.core.errors import MbuildError, SourceError
+from mbuild.core.names import DEFAULT_NAMESPACE, InvalidNameError, ModelName
+from mbuild.models import library
 from mbuild.store.manifest import MODEL, PROJECTOR
 
 if TYPE_CHECKING:
-    from mbuild.library import ModelView
+    from mbuild.models.library import ModelView
     from mbuild.store import Store
 
 

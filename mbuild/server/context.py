@@ -6,18 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from mbuild.digest import Digest, DigestError
-from mbuild.errors import (
-    DamagedError,
-    MissingFileError,
-    NameNotFoundError,
-    SourceError,
-    UsageError,
-)
-from mbuild.modelfile.printable import visible
-from mbuild.names import InvalidNameError, ModelName
-from mbuild.places import is_path
-from mbuild.sources import (
+from mbuild.build.sources.places import is_path
+from mbuild.build.sources.values import (
     AdapterSource,
     CheckpointSource,
     DraftSource,
@@ -27,6 +17,16 @@ from mbuild.sources import (
     SourceFile,
     StoredModel,
 )
+from mbuild.core.digest import Digest, DigestError
+from mbuild.core.errors import (
+    DamagedError,
+    MissingFileError,
+    NameNotFoundError,
+    SourceError,
+    UsageError,
+)
+from mbuild.core.names import InvalidNameError, ModelName
+from mbuild.language.printable import visible
 
 if TYPE_CHECKING:
     from mbuild.store import Store

@@ -7,11 +7,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mbuild import gojson, lint
-from mbuild.builder import Request as BuildRequest
-from mbuild.digest import Digest
-from mbuild.errors import ModelfileError, UsageError
-from mbuild.modelfile.instructions import (
+from mbuild import lint
+from mbuild.build.plan import Options
+from mbuild.build.request import Request as BuildRequest
+from mbuild.build.sources.places import is_path
+from mbuild.core import gojson
+from mbuild.core.digest import Digest
+from mbuild.core.errors import ModelfileError, UsageError
+from mbuild.core.names import ModelName
+from mbuild.language.instructions import (
     Adapter,
     Draft,
     From,
@@ -27,11 +31,8 @@ from mbuild.modelfile.instructions import (
     System,
     Template,
 )
-from mbuild.modelfile.parameters import DEPRECATED, PARAMETERS, Kind
-from mbuild.modelfile.recipe import Recipe
-from mbuild.names import ModelName
-from mbuild.places import is_path
-from mbuild.planner import Options
+from mbuild.language.parameters import DEPRECATED, PARAMETERS, Kind
+from mbuild.language.recipe import Recipe
 from mbuild.server.context import (
     FOLDER,
     MAX_FILES,
@@ -47,7 +48,7 @@ from mbuild.server.requests import model_name, parse_name
 from mbuild.server.shapes import UNREAD
 
 if TYPE_CHECKING:
-    from mbuild.steps import Quantization
+    from mbuild.build.steps import Quantization
     from mbuild.store import Store
 
 TEXTS: tuple[tuple[str, type[Template | System | Renderer | Parser | Requires]], ...] = (
@@ -214,7 +215,7 @@ def _sources(
     elif "files" in fields:
         yield from (From(name) for name in _names(files, store))
     else:
-        from mbuild.modelfile.parser import parse
+        from mbuild.language.parser import parse
 
         yield from parse(fields["modelfile"].encode(), "modelfile").instructions
     if adapters:
@@ -384,7 +385,7 @@ def _options(fields: Mapping[str, Any]) -> Options:
 def _quantization(text: str | None) -> Quantization | None:
     if not text:
         return None
+    from mbuild.build.steps import Quantization
     from mbuild.quant.types import file_type
-    from mbuild.steps import Quantization
 
     return Quantization(file_type(text).name)

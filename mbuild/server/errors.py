@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from mbuild.digest import DigestError
-from mbuild.errors import (
+from mbuild.core.digest import DigestError
+from mbuild.core.errors import (
     BusyError,
     CancelledError,
     MbuildError,
@@ -16,7 +16,7 @@ from mbuild.errors import (
     StoreError,
     UsageError,
 )
-from mbuild.names import InvalidNameError
+from mbuild.core.names import InvalidNameError
 from mbuild.server.requests import TooLargeError
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from anyio import to_thread
 from starlette.responses import JSONResponse, Response
 
-from mbuild import library
-from mbuild.errors import NameNotFoundError, UsageError
+from mbuild.core.errors import NameNotFoundError, UsageError
+from mbuild.models import library
 from mbuild.server import models, shapes
 from mbuild.server.errors import UnsupportedHereError
 from mbuild.server.models import JSON_TYPE
@@ -19,7 +19,7 @@ from mbuild.server.requests import model_name, parse_json, parse_name, read_body
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from mbuild.names import ModelName
+    from mbuild.core.names import ModelName
     from mbuild.server.app import Service
     from mbuild.server.shapes import Body
 

@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import suppress
 
-from mbuild.errors import CancelledError
-from mbuild.events import BuildEvent, Status, StepFinished, StepProgress
+from mbuild.core.errors import CancelledError
+from mbuild.core.events import BuildEvent, Status, StepFinished, StepProgress
 from mbuild.server.stream import HEARTBEAT_SECONDS, PATIENCE_SECONDS, PROGRESS_SECONDS
 
 Events = Callable[[], Iterator[BuildEvent]]

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-from mbuild.errors import BusyError
+from mbuild.core.errors import BusyError
 
 ResultT = TypeVar("ResultT")
 

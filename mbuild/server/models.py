@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from anyio import to_thread
 from starlette.responses import JSONResponse, Response
 
-from mbuild import library
-from mbuild.errors import NameNotFoundError, SourceError, UsageError
+from mbuild.core.errors import NameNotFoundError, SourceError, UsageError
 from mbuild.gguf.types import ValueType
-from mbuild.modelfile.formatter import quote
-from mbuild.modelfile.gonumber import shortest_float32
+from mbuild.language.formatter import quote
+from mbuild.language.gonumber import shortest_float32
+from mbuild.models import library
 from mbuild.server import shapes
 from mbuild.server.catalogue import owner, timestamp
 from mbuild.server.locking import PATIENCE_SECONDS
@@ -25,9 +25,9 @@ from mbuild.store.manifest import MODEL, PROJECTOR
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from mbuild.core.names import ModelName
     from mbuild.gguf.reader import GGUFFile
-    from mbuild.library import ModelView
-    from mbuild.names import ModelName
+    from mbuild.models.library import ModelView
     from mbuild.server.app import Service
     from mbuild.store import Store
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from anyio import to_thread
 
-from mbuild.errors import MbuildError, UsageError
-from mbuild.names import InvalidNameError, ModelName
+from mbuild.core.errors import MbuildError, UsageError
+from mbuild.core.names import InvalidNameError, ModelName
 from mbuild.server.shapes import Body, check
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 import uvicorn
 
-from mbuild.errors import UsageError
+from mbuild.core.errors import UsageError
 from mbuild.server.app import Service, make_app
 from mbuild.server.connections import BACKLOG, AcceptErrors, Connection, raise_file_limit
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse, Response
 
-from mbuild.errors import UsageError
+from mbuild.core.errors import UsageError
 from mbuild.server.errors import UnauthorizedError
 
 if TYPE_CHECKING:

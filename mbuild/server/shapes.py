@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
-from mbuild.errors import UsageError
-from mbuild.modelfile.parameters import PARAMETERS
+from mbuild.core.errors import UsageError
+from mbuild.language.parameters import PARAMETERS
 
 Check = Callable[[Any, str], None]
 """Checks a value; is given the name of its field for messages."""

@@ -6,8 +6,8 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from mbuild.digest import Digest
-from mbuild.events import (
+from mbuild.core.digest import Digest
+from mbuild.core.events import (
     BuildEvent,
     BuildFinished,
     LayerReady,

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import h11
 from starlette.responses import Response
 
-from mbuild.errors import UsageError
+from mbuild.core.errors import UsageError
 from mbuild.server.errors import UpstreamError
 
 if TYPE_CHECKING:

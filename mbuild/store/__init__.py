@@ -1,6 +1,6 @@
 """The store: blobs, manifests, locks and the action cache, in Ollama's layout on disk."""
 
-from mbuild.store.environment import default_store
+from mbuild.core.environment import default_store
 from mbuild.store.manifest import Layer, Manifest
 from mbuild.store.manifests import StoredManifest
 from mbuild.store.store import Store

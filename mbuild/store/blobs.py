@@ -8,8 +8,8 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from mbuild.digest import Digest, DigestError
-from mbuild.errors import CancelledError, DamagedError, FormatError, StoreError
+from mbuild.core.digest import Digest, DigestError
+from mbuild.core.errors import CancelledError, DamagedError, FormatError, StoreError
 from mbuild.store.blocks import BLOCK, Blocks
 from mbuild.store.files import (
     TemporaryFile,

@@ -14,7 +14,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from mbuild.errors import CancelledError
+from mbuild.core.errors import CancelledError
 from mbuild.store.background import Background
 from mbuild.store.files import NO_SUPPORT, write_all
 

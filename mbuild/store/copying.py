@@ -13,8 +13,8 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
 
-from mbuild.digest import Digest, hashing
-from mbuild.errors import CancelledError, FormatError, SourceError
+from mbuild.core.digest import Digest, hashing
+from mbuild.core.errors import CancelledError, FormatError, SourceError
 from mbuild.store.blocks import Blocks
 from mbuild.store.files import check_room, kind_of
 

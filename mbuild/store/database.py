@@ -16,7 +16,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
-from mbuild.digest import Digest, DigestError
+from mbuild.core.digest import Digest, DigestError
 from mbuild.store.files import NO_LOCKS, inherit
 
 if TYPE_CHECKING:

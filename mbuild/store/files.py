@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mbuild.errors import StoreError
+from mbuild.core.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,8 +17,8 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from mbuild.digest import Digest, DigestError
-from mbuild.store.environment import keep_budget
+from mbuild.core.digest import Digest, DigestError
+from mbuild.core.environment import keep_budget
 from mbuild.store.files import free_bytes, make_directories, remove_stale
 
 if TYPE_CHECKING:

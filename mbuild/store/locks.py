@@ -15,7 +15,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from mbuild.errors import StoreError
+from mbuild.core.errors import StoreError
 from mbuild.store.files import NO_LOCKS, inherit
 
 if TYPE_CHECKING:

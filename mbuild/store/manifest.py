@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from mbuild.digest import Digest, DigestError
-from mbuild.errors import DamagedError
+from mbuild.core.digest import Digest, DigestError
+from mbuild.core.errors import DamagedError
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"

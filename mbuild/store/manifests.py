@@ -7,9 +7,9 @@ from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from mbuild.digest import Digest
-from mbuild.errors import DamagedError, NameNotFoundError, StoreError
-from mbuild.names import InvalidNameError, ModelName
+from mbuild.core.digest import Digest
+from mbuild.core.errors import DamagedError, NameNotFoundError, StoreError
+from mbuild.core.names import InvalidNameError, ModelName
 from mbuild.store.files import (
     TemporaryFile,
     inherit,

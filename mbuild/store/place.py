@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mbuild.errors import DamagedError, StoreError
-from mbuild.names import did_you_mean, near_names
+from mbuild.core.errors import DamagedError, StoreError
+from mbuild.core.names import did_you_mean, near_names
 from mbuild.store.files import (
     is_dangling,
     kind_of,

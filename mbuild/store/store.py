@@ -7,11 +7,11 @@ from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from mbuild.digest import Digest
-from mbuild.errors import BusyError, DamagedError, NameNotFoundError, StoreError
+from mbuild.core.digest import Digest
+from mbuild.core.environment import keep_budget
+from mbuild.core.errors import BusyError, DamagedError, NameNotFoundError, StoreError
 from mbuild.store.blobs import Blobs
 from mbuild.store.database import Database
-from mbuild.store.environment import keep_budget
 from mbuild.store.files import remove_stale, store_errors
 from mbuild.store.locks import Lock, NoLocksError
 from mbuild.store.manifests import Manifests, StoredManifest
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from mbuild.names import ModelName
+    from mbuild.core.names import ModelName
     from mbuild.store.kept import Kept
 
 PRIVATE_FOLDER = ".mbuild"

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from mbuild.digest import Digest, DigestError
+from mbuild.core.digest import Digest, DigestError
 from mbuild.store.files import inherit, make_directories, store_errors
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mbuild.errors import MbuildError
+from mbuild.core.errors import MbuildError
 from mbuild.templates.conversation import Values
 from mbuild.templates.fields import identifiers
 from mbuild.templates.gotemplate import parse

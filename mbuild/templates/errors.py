@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mbuild.errors import MbuildError
+from mbuild.core.errors import MbuildError
 
 MAX_REASON = 400
 """Go quotes a faulty number whole, however long it is."""

@@ -60,7 +60,7 @@ def _lark() -> Lark:
 def _parser() -> Lark:
     from lark import Lark
 
-    from mbuild.grammars import grammar_text
+    from mbuild.core.grammars import grammar_text
     from mbuild.templates.tokens import FAULTS
     from mbuild.templates.tree import Builder
 

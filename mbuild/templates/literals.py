@@ -175,7 +175,7 @@ def _underscores_fit(text: str) -> bool:
 
 def is_print(char: str) -> bool:
     """What Go's ``strconv.IsPrint`` says of one character."""
-    from mbuild.modelfile import printable
+    from mbuild.language import printable
 
     return (char.isascii() and char.isprintable()) or printable.is_print(char)
 

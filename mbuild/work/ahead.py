@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from mbuild.errors import CancelledError
+from mbuild.core.errors import CancelledError
 
 ValueT = TypeVar("ValueT")
 

@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from mbuild.errors import UsageError
+from mbuild.core.errors import UsageError
 
 THREADS_VARIABLE = "MBUILD_THREADS"
 """The environment variable for how many threads compute; ``--threads`` goes before it."""

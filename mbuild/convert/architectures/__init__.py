@@ -49,7 +49,7 @@ from mbuild.convert.architectures.qwen import (
 )
 from mbuild.convert.architectures.row import NO_HF_CONFIG, Architecture
 from mbuild.convert.architectures.stablelm import STABLELM
-from mbuild.errors import UnsupportedError
+from mbuild.core.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -20,7 +20,7 @@ from mbuild.convert.keys import (
 )
 from mbuild.convert.pooling import pooling
 from mbuild.convert.rules import Rule, each
-from mbuild.errors import FormatError
+from mbuild.core.errors import FormatError
 
 if TYPE_CHECKING:
     from mbuild.convert.hyper import Hyper

@@ -18,7 +18,7 @@ from mbuild.convert.keys import (
     u32,
 )
 from mbuild.convert.rules import Rule
-from mbuild.errors import UnsupportedError
+from mbuild.core.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from mbuild.convert.hyper import Hyper

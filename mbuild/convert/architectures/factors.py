@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.hyper import as_number
 from mbuild.convert.lazy import constant
-from mbuild.errors import FormatError
+from mbuild.core.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -22,7 +22,7 @@ from mbuild.convert.keys import (
 from mbuild.convert.pooling import pooling
 from mbuild.convert.rules import NORM_PLUS_ONE, each
 from mbuild.convert.vocab.source import TOKENIZER_LIMIT
-from mbuild.errors import FormatError, UnsupportedError
+from mbuild.core.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
     from mbuild.convert.hyper import Hyper

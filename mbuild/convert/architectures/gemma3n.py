@@ -13,7 +13,7 @@ from mbuild.convert.hyper import HFConfig, as_number
 from mbuild.convert.keys import BOOL, computed, sliding_pattern, u32
 from mbuild.convert.lazy import Lazy
 from mbuild.convert.rules import Stack, each, rename
-from mbuild.errors import FormatError
+from mbuild.core.errors import FormatError
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import ValueType
 

@@ -24,7 +24,7 @@ from mbuild.convert.keys import (
 )
 from mbuild.convert.lazy import CONTRADICTS
 from mbuild.convert.rules import each, transposed
-from mbuild.errors import FormatError
+from mbuild.core.errors import FormatError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,7 +11,7 @@ from mbuild.convert.keys import COMMON, u32
 from mbuild.convert.lazy import Packed
 from mbuild.convert.rules import Rule, rename, transposed
 from mbuild.convert.safetensors import DType
-from mbuild.errors import FormatError
+from mbuild.core.errors import FormatError
 from mbuild.gguf.types import GGMLType
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from mbuild.convert.architectures.row import Architecture
 from mbuild.convert.hyper import HFConfig
 from mbuild.convert.keys import COMMON, U32, VOCAB_SIZE, computed, f32, replaced, u32
 from mbuild.convert.rules import each
-from mbuild.errors import FormatError
+from mbuild.core.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,7 +10,7 @@ from mbuild.convert.hyper import HFConfig, head_width
 from mbuild.convert.keys import U32, Key, computed, replaced, u32
 from mbuild.convert.rules import each, experts, rename, transposed
 from mbuild.convert.vocab.source import TOKENIZER_LIMIT
-from mbuild.errors import UnsupportedError
+from mbuild.core.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -18,7 +18,7 @@ from mbuild.convert.keys import (
     file_type,
     u32,
 )
-from mbuild.errors import FormatError, UnsupportedError
+from mbuild.core.errors import FormatError, UnsupportedError
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import ValueType
 

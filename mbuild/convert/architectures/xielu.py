@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from mbuild.convert.dtypes import to_f32
-from mbuild.errors import FormatError
+from mbuild.core.errors import FormatError
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import ValueType
 

@@ -11,7 +11,7 @@ from mbuild.convert.layouts.names import Origins
 from mbuild.convert.layouts.parts import LAYER_EPSILON, RMS_EPSILON
 from mbuild.convert.layouts.sizes import LAUREL_RANK, SIZES, Sizes
 from mbuild.convert.layouts.table import LAYOUTS
-from mbuild.errors import FormatError
+from mbuild.core.errors import FormatError
 from mbuild.gguf.hyperparameters import MAX_EXPERTS, MAX_LAYERS
 
 if TYPE_CHECKING:

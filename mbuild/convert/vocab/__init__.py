@@ -44,9 +44,9 @@ def vocabulary(
     of tokens that are dropped, and of files that disagree. Arrays of types are
     int32 and scores float32 numpy arrays; all else is plain Python.
 
-    Raises :class:`~mbuild.errors.FormatError` for malformed or hostile files,
-    :class:`~mbuild.errors.SourceError` when no vocabulary is there, and
-    :class:`~mbuild.errors.UnsupportedError` for an unknown pre-tokenizer; its
+    Raises :class:`~mbuild.core.errors.FormatError` for malformed or hostile files,
+    :class:`~mbuild.core.errors.SourceError` when no vocabulary is there, and
+    :class:`~mbuild.core.errors.UnsupportedError` for an unknown pre-tokenizer; its
     message has the hash, its hint the way to name one.
     """
     rule = VOCABULARIES.get(arch, BPE)

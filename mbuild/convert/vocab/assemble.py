@@ -11,7 +11,7 @@ from mbuild.convert.vocab.readers import READERS, Context, Unfit, Vocabulary, se
 from mbuild.convert.vocab.rules import Prefix
 from mbuild.convert.vocab.special import ADD_KEYS, ID_KEYS, PREFIX, Specials, read_specials
 from mbuild.convert.vocab.spm import MODEL, declared_tokens, read_pieces
-from mbuild.errors import FormatError, SourceError, UnsupportedError
+from mbuild.core.errors import FormatError, SourceError, UnsupportedError
 from mbuild.gguf.types import ValueType
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.vocab.tokenizer_json import AddedToken
-from mbuild.errors import FormatError
+from mbuild.core.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

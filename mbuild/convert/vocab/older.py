@@ -12,7 +12,7 @@ from mbuild.convert.vocab.loader import CONFIG
 from mbuild.convert.vocab.source import TOKENIZER_LIMIT, decode
 from mbuild.convert.vocab.special import merges_txt
 from mbuild.convert.vocab.tokenizer_json import TokenizerJson, check_vocab
-from mbuild.errors import FormatError
+from mbuild.core.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.vocab.hashes import CHECK_TEXT, PRE_TOKENIZERS
 from mbuild.convert.vocab.tokenizer_json import NAME
-from mbuild.errors import FormatError, UnsupportedError
+from mbuild.core.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

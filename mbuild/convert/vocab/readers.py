@@ -28,7 +28,7 @@ from mbuild.convert.vocab.spm import (
     xlm_roberta_tokens,
 )
 from mbuild.convert.vocab.tokenizer_json import NAME, TokenizerJson, read_tokenizer_json
-from mbuild.errors import FormatError
+from mbuild.core.errors import FormatError
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import ValueType
 

@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from enum import IntEnum
 
-from mbuild.errors import FormatError
+from mbuild.core.errors import FormatError
 
 PIECE_LIMIT = 4_000_000
 """Most pieces of a model; the largest published vocabularies have about 262,000."""

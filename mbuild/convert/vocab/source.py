@@ -13,7 +13,7 @@ import json
 import stat
 from typing import TYPE_CHECKING, Any
 
-from mbuild.errors import FormatError, SourceError
+from mbuild.core.errors import FormatError, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

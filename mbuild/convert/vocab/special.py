@@ -16,7 +16,7 @@ from mbuild.convert.vocab.postprocessor import PostProcessor
 from mbuild.convert.vocab.source import TOKENIZER_LIMIT
 from mbuild.convert.vocab.templates import chat_template, write_template
 from mbuild.convert.vocab.tokenizer_json import read_merges
-from mbuild.errors import FormatError
+from mbuild.core.errors import FormatError
 from mbuild.gguf.types import ValueType
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from mbuild.convert.vocab.base import MARK, Tokens, TokenType, looks_special, vo
 from mbuild.convert.vocab.loader import CONFIG, added_tokens, added_tokens_decoder
 from mbuild.convert.vocab.sentencepiece import SentencePieceModel, read_model
 from mbuild.convert.vocab.source import TOKENIZER_LIMIT
-from mbuild.errors import FormatError
+from mbuild.core.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

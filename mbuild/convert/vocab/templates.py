@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.vocab.source import TEMPLATE_LIMIT
-from mbuild.errors import FormatError
+from mbuild.core.errors import FormatError
 from mbuild.gguf.types import ValueType
 
 if TYPE_CHECKING:

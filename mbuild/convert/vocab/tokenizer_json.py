@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.vocab.source import TOKENIZER_LIMIT
-from mbuild.errors import FormatError
+from mbuild.core.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -1,6 +1,0 @@
-"""Models out of the store and back: GGUF files, directories, OCI image layouts."""
-
-from mbuild.artifacts.exporting import Layout, Options, Written, export
-from mbuild.artifacts.importing import Imported, import_tar
-
-__all__ = ["Imported", "Layout", "Options", "Written", "export", "import_tar"]

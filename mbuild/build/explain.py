@@ -1,0 +1,373 @@
+"""Why a step runs: what differs between two descriptions, in words.
+
+A description is what was hashed for a step's key (:func:`mbuild.build.graph.describe`),
+so what is said here is what decided. Nothing else is looked at, but for the
+texts of small JSON files, whose digests the description holds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mbuild.core.digest import Digest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mbuild.store import Store
+
+TEXT = "text"
+"""The kind of record that keeps small JSON files by their digest."""
+
+MAX_TEXT_BYTES = 64 << 10
+
+ReadText = Callable[[str], str | None]
+"""The text of a small file by its digest, if it was kept."""
+
+MISSING = object()
+STEP = "step"
+"""The input that differs where another kind of step makes the weights."""
+UNSEEN = "input changed"
+"""Why a step runs where what changed has no words."""
+
+_SHOWN = 40
+_MOST = 12
+
+
+def keep_text(store: Store, name: str, path: Path, digest: Digest) -> None:
+    """Keep a small JSON file's text, so that a later build can tell which value changed."""
+    if not name.endswith(".json") or store.database.get(TEXT, str(digest)) is not None:
+        return
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_TEXT_BYTES + 1)
+        text = data.decode()
+    except (OSError, ValueError):
+        return
+    if len(data) <= MAX_TEXT_BYTES and Digest.of(data) == digest:
+        store.database.put(TEXT, str(digest), text)
+
+
+class Change(NamedTuple):
+    """One input that differs; ``old`` or ``new`` is :data:`MISSING` where there is none."""
+
+    name: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        """``name old -> new``, digests and texts cut to what tells them apart."""
+        if self.name == STEP:
+            return _STEPS.get((self.old, self.new), f"{self.new} instead of {self.old}")
+        old, new = _as_written(self.name, self.old), _as_written(self.name, self.new)
+        if old is MISSING:
+            return f"{self.name} {_shown(new)} is new"
+        if new is MISSING:
+            return f"{self.name} {_shown(old)} is gone"
+        return f"{self.name} {_pair(old, new)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Both values whole; a side that has none is left out."""
+        value = {"input": self.name, "old": self.old, "new": self.new}
+        return {key: item for key, item in value.items() if item is not MISSING}
+
+
+_STEPS = {
+    **{(kind, "quantize"): "now quantized (-q)" for kind in ("import", "merge", "convert")},
+    **{("quantize", kind): "no longer quantized (-q)" for kind in ("import", "merge", "convert")},
+    ("import", "convert"): "a checkpoint instead of a GGUF file",
+    ("convert", "import"): "a GGUF file instead of a checkpoint",
+}
+
+
+class Described(NamedTuple):
+    """A step of a build that was or is to be: what it is called and what decides it.
+
+    ``lost`` is why it has no cached result, should nothing have changed.
+    """
+
+    kind: str
+    label: str
+    key: str
+    description: Mapping[str, Any] | None
+    lost: str = ""
+
+
+class Explanation(NamedTuple):
+    """Why a step that runs runs: inputs that differ, or in ``note`` what else it is."""
+
+    changes: tuple[Change, ...] = ()
+    note: str = ""
+
+    def texts(self, *, use_cache: bool = True) -> tuple[str, ...]:
+        """Each reason in words; there is always one."""
+        if self.changes:
+            return tuple(str(change) for change in self.changes)
+        return (self.note if use_cache else "--no-cache",)
+
+
+def explain(new: Sequence[Described], old: Sequence[Described], store: Store) -> list[Explanation]:
+    """For each step of a build what differs from the build before.
+
+    Of a step without a description nothing can be said yet.
+    """
+
+    def read_text(digest: str) -> str | None:
+        return store.database.get(TEXT, digest)
+
+    return [
+        _explanation(step, before, read_text)
+        for step, before in zip(new, match(new, old), strict=True)
+    ]
+
+
+def _explanation(step: Described, before: Described | None, read_text: ReadText) -> Explanation:
+    if before is None:
+        return Explanation(note="new step")
+    if step.description is None or before.description is None:
+        return Explanation(note="the last build kept nothing to compare with")
+    found = changes(before.description, step.description, read_text)
+    return Explanation(found, "" if found else step.lost or UNSEEN)
+
+
+def match(new: Sequence[Described], old: Sequence[Described]) -> list[Described | None]:
+    """For each new step the old one that it stands for, if there is one.
+
+    Steps of one kind stand for each other: those with the same key first, then
+    those with the same label, then in order. What makes the weights is one
+    kind: an import can become a conversion.
+    """
+    left = list(old)
+    found: list[Described | None] = [None] * len(new)
+    for same in (_same_key, _same_label, _same_role):
+        for number, step in enumerate(new):
+            if found[number] is None:
+                found[number] = next((other for other in left if same(step, other)), None)
+                if found[number] is not None:
+                    left.remove(found[number])  # type: ignore[arg-type]
+    return found
+
+
+_WEIGHTS = frozenset(("import", "merge", "convert", "quantize"))
+
+
+def _same_key(a: Described, b: Described) -> bool:
+    return a.kind == b.kind and a.key != "" and a.key == b.key
+
+
+def _same_label(a: Described, b: Described) -> bool:
+    return (a.kind, a.label) == (b.kind, b.label)
+
+
+def _same_role(a: Described, b: Described) -> bool:
+    return a.kind == b.kind or {a.kind, b.kind} <= _WEIGHTS
+
+
+def changes(
+    old: Mapping[str, Any], new: Mapping[str, Any], read_text: ReadText
+) -> tuple[Change, ...]:
+    """Every input that differs between two descriptions; none if they are equal."""
+    if old["kind"] != new["kind"]:
+        return (Change(STEP, old["kind"], new["kind"]),)
+    found = list(_version(old, new))
+    a, b = _one_weights(_leaves(old), _leaves(json.loads(canonical(new))))
+    for path in dict.fromkeys((*a, *b)):
+        before, after = a.get(path, MISSING), b.get(path, MISSING)
+        if before != after:
+            found += _expanded(_name(new["kind"], path), before, after, read_text)
+    return tuple(found)
+
+
+def _version(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
+    if old["version"] != new["version"]:
+        yield Change(f"mbuild's version of the step {new['kind']}", old["version"], new["version"])
+
+
+_Leaves = dict[tuple[str, ...], Any]
+
+
+def _one_weights(old: _Leaves, new: _Leaves) -> tuple[_Leaves, _Leaves]:
+    """The same leaves; weights that another kind of step makes now are one input, not two."""
+    gone = [path for path in old if path not in new and path[-1] in _WEIGHTS]
+    added = [path for path in new if path not in old and path[-1] in _WEIGHTS]
+    if len(gone) != 1 or len(added) != 1:
+        return old, new
+    both = ("inputs", "weights")
+    return (
+        {both if path == gone[0] else path: value for path, value in old.items()},
+        {both if path == added[0] else path: value for path, value in new.items()},
+    )
+
+
+def _leaves(description: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
+    """Fields and inputs as one flat mapping; an input is named by its kind.
+
+    What is empty or not there says nothing: it has no leaf.
+    """
+    leaves = dict(_flat(description["fields"], ()))
+    if leaves.get(_BASE) is None:
+        leaves.pop(_BASE, None)
+    sources = description["inputs"]
+    names = _numbered([_INPUTS.get(s["kind"], s["kind"]) for s in sources])
+    for name, source in zip(names, sources, strict=True):
+        leaves |= _result(name, source["result"])
+    return leaves
+
+
+def _numbered(names: Sequence[str]) -> list[str]:
+    """Names of which each is there once: further ones are numbered, ``license 2``."""
+    counts: dict[str, int] = {}
+    found = []
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+        found.append(name if counts[name] == 1 else f"{name} {counts[name]}")
+    return found
+
+
+def _result(name: str, result: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
+    """What an earlier step came out as: its layers by digest; facts where it made none."""
+    layers = [layer["digest"] for layer in result["layers"]]
+    if layers:
+        return {("inputs", name): ", ".join(layers)}
+    return {("inputs", name): canonical(result["facts"])} if result["facts"] else {}
+
+
+def canonical(value: Any) -> str:
+    """A value as compact JSON."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _flat(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Leaves of nested mappings; layers, and lists that are values, stay whole."""
+    if isinstance(value, Mapping) and "mediaType" not in value:
+        for key, item in value.items():
+            yield from _flat(item, (*path, str(key)))
+    elif path == ("entries",):
+        kept = [entry for entry in value if entry is not None]
+        names = _numbered([entry["mediaType"].rpartition(".")[2] for entry in kept])
+        for name, entry in zip(names, kept, strict=True):
+            yield (*path, name), entry["digest"]
+    elif isinstance(value, (list, tuple)) and value and all(_digests(str(v)) for v in value):
+        for number, digest in enumerate(value, start=1):
+            yield ((*path, str(number)) if len(value) > 1 else path), digest
+    else:
+        yield path, value
+
+
+_BASE = ("base",)
+_INPUTS = {"detect-template": "detected template", "convert-adapter": "adapter"}
+"""What a step's result is called where it is another step's input, if not like its kind."""
+
+_NAMES: dict[tuple[str, ...], str] = {
+    ("text",): "text",
+    ("values",): "parameter",
+    ("source",): "file",
+    ("sources",): "shard",
+    ("name",): "folder's name",
+    ("files",): "",
+    ("base",): "base {kind}",
+    ("overrides",): "",
+    ("entries",): "layer of the base model:",
+    ("mbuild",): "mbuild's version",
+    ("pre",): "--pre",
+    ("outtype",): "--outtype",
+    ("inputs",): "",
+    ("origin", "files"): "",
+    ("origin", "gguf"): "weights",
+    ("origin", "name"): "folder's name",
+    ("origin", "pre"): "--pre",
+    ("origin", "outtype"): "--outtype",
+    ("origin", "converter"): "mbuild's version of the converter",
+    ("quantization", "file_type"): "type",
+    ("quantization", "imatrix"): "imatrix",
+    ("quantization", "recipe"): "--recipe",
+    ("quantization", "pure"): "--pure",
+    ("quantization", "leave_output_tensor"): "--leave-output-tensor",
+    ("quantization", "output_tensor_type"): "--output-tensor-type",
+    ("quantization", "token_embedding_type"): "--token-embedding-type",
+    ("quantization", "tensor_types"): "--tensor-type",
+    ("quantization", "allow_requantize"): "--allow-requantize",
+}
+"""What the places in a description are called; the longest beginning counts."""
+
+
+def _name(kind: str, path: tuple[str, ...]) -> str:
+    for length in range(len(path), 0, -1):
+        if path[:length] in _NAMES:
+            words = (_NAMES[path[:length]].format(kind=kind), *path[length:])
+            return " ".join(word for word in words if word)
+    return ".".join(path)
+
+
+def _expanded(name: str, old: Any, new: Any, read_text: ReadText) -> Iterator[Change]:
+    """A change, or for a JSON file whose two texts are known one for each value in it."""
+    if _named_file(old) and _named_file(new) and old[0] == new[0]:
+        name, old, new = old[0], old[1], new[1]
+    if MISSING not in (old, new) and name.endswith(".json"):
+        before, after = _parsed(old, read_text), _parsed(new, read_text)
+        if before is not None and after is not None:
+            a, b = dict(_flat(before, ())), dict(_flat(after, ()))
+            paths = [p for p in dict.fromkeys((*a, *b)) if a.get(p, MISSING) != b.get(p, MISSING)]
+            for path in paths[:_MOST]:
+                label = f"{name}: {'.'.join(path)}"
+                yield Change(label, a.get(path, MISSING), b.get(path, MISSING))
+            if paths:
+                return
+    yield Change(name, old, new)
+
+
+def _named_file(value: Any) -> bool:
+    """Whether a value is a file's name and digest."""
+    return isinstance(value, (list, tuple)) and len(value) == 2 and _digests(str(value[1]))
+
+
+def _parsed(digest: Any, read_text: ReadText) -> Any:
+    text = read_text(digest) if isinstance(digest, str) else None
+    try:
+        return None if text is None else json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _as_written(name: str, value: Any) -> Any:
+    """A parameter's value as Modelfiles have it: numbers are kept as Go's floats, 5 as 5.0."""
+    whole = isinstance(value, float) and value.is_integer()
+    return int(value) if whole and name.startswith("parameter ") else value
+
+
+def _pair(old: Any, new: Any) -> str:
+    """Two values; long texts from where they begin to differ."""
+    if isinstance(old, str) and isinstance(new, str) and not _digests(old) and not _digests(new):
+        start = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), -1)
+        start = min(len(old), len(new)) if start < 0 else start
+        if max(len(old), len(new)) > _SHOWN and start > _SHOWN // 2:
+            start -= _SHOWN // 4
+            return f"{_shown('...' + old[start:])} -> {_shown('...' + new[start:])}"
+    return f"{_shown(old)} -> {_shown(new)}"
+
+
+def _shown(value: Any) -> str:
+    """A value as one reads it: short digests, quoted texts, JSON for the rest."""
+    if value is None:
+        return "none"
+    if isinstance(value, str):
+        if _digests(value):
+            return ", ".join(digest[7:19] for digest in value.split(", "))
+        text = value if len(value) <= _SHOWN else value[: _SHOWN - 3] + "..."
+        return json.dumps(text, ensure_ascii=False) if _needs_quotes(text) else text
+    if isinstance(value, (list, tuple)) and value and all(isinstance(item, str) for item in value):
+        return " ".join(_shown(item) for item in value[:4]) + (" ..." if len(value) > 4 else "")
+    text = canonical(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+def _digests(text: str) -> bool:
+    return all(
+        len(part) == 71 and part.startswith(("sha256:", "blake3:")) for part in text.split(", ")
+    )
+
+
+def _needs_quotes(text: str) -> bool:
+    return not text or not all(char.isalnum() or char in "._-+/" for char in text)

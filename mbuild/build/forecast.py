@@ -1,0 +1,267 @@
+"""What a build would do, without doing it: steps, bytes, time, and why."""
+
+from __future__ import annotations
+
+import statistics
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from mbuild.build.recording import FIRST, ancestor, described
+from mbuild.build.request import Request, plans_of
+from mbuild.build.engine import Engine, State, Surveyed
+from mbuild.build.explain import Described, Explanation, explain
+from mbuild.gguf.types import BLOCKS, GGMLType
+from mbuild.build.graph import Step
+from mbuild.build.history import BuildRecord, History
+from mbuild.build.sources.values import Material
+from mbuild.build.steps import (
+    ConvertCheckpoint,
+    PlannedTensor,
+    Quantize,
+    preview,
+    unquantized_size,
+)
+from mbuild.build.steps.origins import CheckpointOrigin
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mbuild.store import Store
+
+_PAST_BUILDS = 200
+"""How many builds back the estimates look."""
+
+_BASE_MEMORY = 160 << 20
+"""What Python and the modules of a conversion take, in bytes, measured."""
+
+
+_IN_FLIGHT = 3
+"""Tensors of the largest size that are in memory at once: read, transformed, written."""
+
+
+MAYBE = "only if its input changes"
+"""Why a step may run whose input is not known yet."""
+
+
+class PlannedStep(NamedTuple):
+    """A step before a build.
+
+    ``inputs`` are places in the list of steps. ``reads`` and ``writes`` are
+    bytes of the user's files and of new blobs, 0 for a cached step; ``writes`` is None
+    when nobody can know yet. ``seconds`` is what such steps took on this
+    machine, None while none ran. ``tensors`` are those of a quantization,
+    ``memory`` is in bytes. ``key`` is empty while it is not known; ``materials``
+    is what the step is made from that no step makes.
+    """
+
+    kind: str
+    label: str
+    state: State
+    inputs: tuple[int, ...] = ()
+    reads: int = 0
+    writes: int | None = 0
+    seconds: float | None = 0.0
+    memory: int = 0
+    tensors: tuple[PlannedTensor, ...] = ()
+    why: Explanation | None = None
+    key: str = ""
+    materials: tuple[Material, ...] = ()
+
+    @property
+    def cached(self) -> bool:
+        """Whether its result is in the cache."""
+        return self.state is State.CACHED
+
+
+class Forecast(NamedTuple):
+    """All steps of a build to be; ``base`` is the build that it is compared with.
+
+    ``free`` is what the store's disk has room for, in bytes. ``seconds`` is
+    None if some step that runs has no past to estimate from.
+    """
+
+    names: tuple[str, ...]
+    steps: tuple[PlannedStep, ...]
+    base: BuildRecord | None
+    free: int
+
+    @property
+    def reads(self) -> int:
+        """Bytes of the user's files to read; variants share one read."""
+        used = {material for step in self.to_run for material in step.materials}
+        return sum(material.size for material in used if material.place)
+
+    @property
+    def writes(self) -> int:
+        """Bytes to write, where known: the disk's peak too, for nothing is written twice."""
+        return sum(step.writes or 0 for step in self.to_run)
+
+    @property
+    def memory(self) -> int:
+        """The peak of memory, in bytes."""
+        return max((step.memory for step in self.to_run), default=0)
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the steps will take, one after the other."""
+        known = [step.seconds for step in self.to_run]
+        return None if None in known else sum(seconds or 0.0 for seconds in known)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the disk has room for what will be written."""
+        return self.writes <= self.free
+
+    @property
+    def to_run(self) -> tuple[PlannedStep, ...]:
+        """The steps that are not cached."""
+        return tuple(step for step in self.steps if not step.cached)
+
+
+class Survey(NamedTuple):
+    """Each step in order, what a build would do with it, and where it runs or may run, why.
+
+    ``base`` is the build that it is compared with.
+    """
+
+    rows: tuple[Surveyed, ...]
+    why: tuple[Explanation | None, ...]
+    base: BuildRecord | None
+
+
+def survey(request: Request, store: Store) -> Survey:
+    """Look every step up in the cache, and compare with the last build of the model."""
+    targets = [planned.manifest for planned in plans_of(request, store)]
+    rows = tuple(Engine(store, request.use_cache).survey(targets))
+    base = ancestor(request, History(store))
+    if base is None:
+        reasons = [Explanation(note=FIRST)] * len(rows)
+    else:
+        reasons = explain([_described(row) for row in rows], described(base, store), store)
+    why = (_applies(row, reason, request) for row, reason in zip(rows, reasons, strict=True))
+    return Survey(rows, tuple(why), base)
+
+
+def _described(row: Surveyed) -> Described:
+    return Described(row.step.kind, row.step.label, row.key, row.description, row.lost)
+
+
+def forecast(request: Request, store: Store) -> Forecast:
+    """What :func:`build` would do and take; reads headers, writes nothing."""
+    rows, why, base = survey(request, store)
+    past = _Past(store)
+    places = {row.step: place for place, row in enumerate(rows)}
+    shared: set[int] = set()
+    steps = []
+    for row, explanation in zip(rows, why, strict=True):
+        inputs = tuple(places[source] for source in row.step.inputs)
+        planned = _planned(row, store, past, shared)
+        steps.append(
+            planned._replace(
+                inputs=inputs, why=explanation, key=row.key, materials=row.step.materials
+            )
+        )
+    return Forecast(request.all_names, tuple(steps), base, _free(store.root))
+
+
+def _applies(row: Surveyed, reason: Explanation, request: Request) -> Explanation | None:
+    """Nothing to explain where nothing will run; no reason but the flag with ``--no-cache``."""
+    if row.state is State.CACHED:
+        return None
+    if row.state is State.DEPENDS:
+        return Explanation(note=MAYBE)
+    if not request.use_cache and not reason.changes:
+        return Explanation(note="--no-cache")
+    return reason
+
+
+def _planned(row: Surveyed, store: Store, past: _Past, shared: set[int]) -> PlannedStep:
+    """A step's sizes; ``shared`` collects groups whose time is counted once."""
+    step = row.step
+    if row.state is State.CACHED:
+        tensors = preview(step, store)[0] if isinstance(step, Quantize) else ()
+        return PlannedStep(step.kind, step.label, row.state, tensors=tensors)
+    writes, memory, tensors = _sizes(step, store)
+    first = step.group is None or id(step.group) not in shared
+    shared.add(id(step.group))
+    seconds = past.seconds(step.kind, (step.reads if first else 0) + (writes or 0))
+    return PlannedStep(
+        step.kind,
+        step.label,
+        row.state,
+        reads=step.reads,
+        writes=writes,
+        seconds=seconds,
+        memory=memory,
+        tensors=tensors,
+    )
+
+
+def _sizes(step: Step, store: Store) -> tuple[int | None, int, tuple[PlannedTensor, ...]]:
+    """Bytes that a step will write, memory that it will take, and a quantization's tensors."""
+    if isinstance(step, Quantize):
+        tensors, size = preview(step, store)
+        largest = max((_source_size(tensor) for tensor in tensors), default=0)
+        return size, _BASE_MEMORY + _IN_FLIGHT * largest, tensors
+    if isinstance(step, ConvertCheckpoint):
+        origin = CheckpointOrigin(step.source, step.outtype, step.pre)
+        size, largest = unquantized_size(origin, store)
+        return size, _BASE_MEMORY + _IN_FLIGHT * largest, ()
+    text = getattr(step, "text", None)
+    if isinstance(text, str):
+        return len(text.encode()), 0, ()
+    return step.reads or None, 0, ()
+
+
+def _source_size(tensor: PlannedTensor) -> int:
+    """Bytes of a tensor before it is quantized."""
+    old, new = BLOCKS[GGMLType[tensor.before]], BLOCKS[GGMLType[tensor.after]]
+    return tensor.size * new.weights // new.size * old.size // old.weights
+
+
+class _Past:
+    """How long steps took on this machine, by their kind."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._rates: dict[str, list[tuple[int, float]]] | None = None
+
+    def seconds(self, kind: str, size: int) -> float | None:
+        """The estimate for a step over that many bytes read and written: the median rate.
+
+        Small steps cost what they cost, whatever their bytes.
+        """
+        if self._rates is None:
+            self._rates = self._read()
+        runs = self._rates.get(kind)
+        if not runs:
+            return None
+        least = min(seconds for _, seconds in runs)
+        rate = statistics.median(seconds / max(bytes_, 1) for bytes_, seconds in runs)
+        return max(least, rate * size)
+
+    def _read(self) -> dict[str, list[tuple[int, float]]]:
+        rates: dict[str, list[tuple[int, float]]] = {}
+        for number, record in enumerate(History(self._store).newest_first()):
+            if number >= _PAST_BUILDS:
+                break
+            groups: dict[tuple[str, float], tuple[int, float]] = {}
+            for step in record.steps:
+                if step.status == "ran":
+                    key = (step.kind, step.started)  # steps that ran together
+                    size, _ = groups.get(key, (step.read, 0.0))
+                    made = sum(layer.size for layer in step.layers)
+                    groups[key] = (size + made, step.seconds)
+            for (kind, _), run in groups.items():
+                rates.setdefault(kind, []).append(run)
+        return rates
+
+
+def _free(folder: Path) -> int:
+    """Bytes free on the disk that the store lies on, or will."""
+    import shutil
+
+    for place in (folder, *folder.absolute().parents):
+        with suppress(OSError):
+            return shutil.disk_usage(place).free
+    return 0

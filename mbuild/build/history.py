@@ -1,0 +1,282 @@
+"""What was built, when, from what and how long each step took: the store's log of builds.
+
+The log is ``.mbuild/history.jsonl``, one JSON object a line, the newest last.
+A build appends its line when it ends, whatever its end; a build with nothing to
+do does so too, so appending is one write and waits for no disk. A line that
+cannot be read is skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mbuild.core.digest import Digest, DigestError
+from mbuild.build.sources.values import Material
+from mbuild.store import Layer
+from mbuild.store.files import inherit, open_regular
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mbuild.store import Store
+
+FILE = "history.jsonl"
+MAX_BYTES = 8 << 20
+"""A longer log loses its older half."""
+
+_CHUNK = 1 << 16
+_MODELFILE = "modelfile"
+
+
+def keep_modelfile(data: bytes, store: Store) -> None:
+    """Keep a Modelfile's bytes in the cache, under their digest."""
+    store.database.put(_MODELFILE, str(Digest.of(data)), data.decode("latin-1"))
+
+
+def modelfile_text(digest: Digest, store: Store) -> bytes | None:
+    """The bytes of a Modelfile that was built from this store before, if they are known."""
+    text = store.database.get(_MODELFILE, str(digest))
+    return None if text is None else text.encode("latin-1")
+
+
+class Script(NamedTuple):
+    """What was asked for, as far as a Modelfile says it: enough to ask for it again.
+
+    ``text`` is the digest of the Modelfile's bytes, which the cache keeps;
+    ``folder`` where its paths start; ``options`` what the command line added
+    (the names of ``mbuild build``'s long options, only those that were given);
+    ``directory`` where the paths in them start.
+    """
+
+    name: str
+    text: Digest
+    folder: str
+    options: Mapping[str, Any] = {}
+    directory: str = ""
+
+
+class StepRecord(NamedTuple):
+    """One step of a build.
+
+    ``inputs`` are places in the build's list of steps. ``key`` is the cache key,
+    empty where the step never got one. ``status`` is ``cached``, ``ran``, or
+    ``unfinished`` (it failed, was stopped, or never had its turn). ``reasons``
+    say why it ran. ``started`` and ``seconds`` are seconds since the build's
+    start and of work, of an unfinished step until the build's end, both 0 if it
+    never had its turn; ``read`` and ``written`` are bytes of the user's files and
+    of new blobs. ``materials`` is what it is made from that no step makes.
+    """
+
+    kind: str
+    label: str
+    key: str
+    inputs: tuple[int, ...]
+    status: str
+    reasons: tuple[str, ...] = ()
+    started: float = 0.0
+    seconds: float = 0.0
+    read: int = 0
+    written: int = 0
+    layers: tuple[Layer, ...] = ()
+    materials: tuple[Material, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As the log keeps it; what says nothing is left out."""
+        value = {**self._asdict(), "layers": [layer.to_json() for layer in self.layers]}
+        value["materials"] = [material._asdict() for material in self.materials]
+        value["started"], value["seconds"] = round(self.started, 4), round(self.seconds, 4)
+        return {key: item for key, item in value.items() if item}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> StepRecord:
+        """Read :meth:`to_json`'s value."""
+        layers = tuple(Layer.from_json(layer) for layer in value.get("layers", ()))
+        materials = tuple(Material(**material) for material in value.get("materials", ()))
+        given = {key: item for key, item in value.items() if key in cls._fields}
+        tuples = {key: tuple(given.get(key, ())) for key in ("inputs", "reasons")}
+        return cls(**{"key": "", **given, **tuples, "layers": layers, "materials": materials})
+
+
+class BuildRecord(NamedTuple):
+    """One build.
+
+    ``time`` is when it began, in nanoseconds since 1970. ``models`` maps each
+    name that it gave to the model's id. ``result`` is ``built``, ``failed``
+    (``error`` says why) or ``stopped``. ``script`` is None for a build that a
+    program asked for.
+    """
+
+    id: str
+    time: int
+    seconds: float
+    names: tuple[str, ...]
+    models: Mapping[str, Digest]
+    result: str
+    error: str
+    script: Script | None
+    steps: tuple[StepRecord, ...]
+    version: str
+
+    @property
+    def ran(self) -> int:
+        """How many steps ran."""
+        return sum(step.status == "ran" for step in self.steps)
+
+    @property
+    def cached(self) -> int:
+        """How many steps had their result in the cache."""
+        return sum(step.status == "cached" for step in self.steps)
+
+    @property
+    def written(self) -> int:
+        """Bytes of new blobs."""
+        return sum(step.written for step in self.steps)
+
+    def to_json(self) -> dict[str, Any]:
+        """As the log keeps it, and as ``mbuild history --format json`` prints it."""
+        script = self.script
+        return {
+            **self._asdict(),
+            "seconds": round(self.seconds, 4),
+            "models": {name: str(digest) for name, digest in self.models.items()},
+            "script": {**script._asdict(), "text": str(script.text)} if script else None,
+            "steps": [step.to_json() for step in self.steps],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> BuildRecord:
+        """Read :meth:`to_json`'s value; raises ValueError, KeyError, TypeError or DigestError."""
+        script = value["script"]
+        return cls(
+            **{
+                **value,
+                "names": tuple(value["names"]),
+                "models": {name: Digest.parse(text) for name, text in value["models"].items()},
+                "script": Script(**{**script, "text": Digest.parse(script["text"])})
+                if script
+                else None,
+                "steps": tuple(StepRecord.from_json(step) for step in value["steps"]),
+            }
+        )
+
+
+def new_id() -> str:
+    """A build's id: twelve hexadecimal digits, the first eight of them the time."""
+    return f"{int(time.time()):08x}{os.urandom(2).hex()}"
+
+
+def _nearness(a: Script, b: Script) -> int:
+    """How much two builds have in common: 0 nothing, 1 the Modelfile, 2 what ``-q`` says too."""
+    if (a.folder, a.name) != (b.folder, b.name):
+        return 0
+    return 2 if list(a.options.get("quantize", ())) == list(b.options.get("quantize", ())) else 1
+
+
+class History:
+    """The log of a store's builds."""
+
+    def __init__(self, store: Store) -> None:
+        self._path = store.private / FILE
+
+    @property
+    def path(self) -> Path:
+        """The log's file."""
+        return self._path
+
+    def append(self, record: BuildRecord) -> None:
+        """Add a build; a log that cannot be written is left as it is.
+
+        One write to a file opened for appending, so that builds that end at
+        the same time each keep their line.
+        """
+        line = json.dumps(record.to_json(), separators=(",", ":")) + "\n"
+        with suppress(OSError):
+            fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                inherit(fd, self._path.parent)
+                size = os.fstat(fd).st_size
+                torn = size and os.pread(fd, 1, size - 1) != b"\n"  # its maker was killed
+                size += os.write(fd, (b"\n" if torn else b"") + line.encode())
+            finally:
+                os.close(fd)
+            if size > MAX_BYTES:
+                self._shorten()
+
+    def newest_first(self) -> Iterator[BuildRecord]:
+        """Every build that can be read, the newest first; reads no further than it is asked."""
+        for line in self._lines():
+            with suppress(ValueError, KeyError, TypeError, AttributeError, DigestError):
+                yield BuildRecord.from_json(json.loads(line))
+
+    def find(self, start: str) -> list[BuildRecord]:
+        """The builds whose id begins so, the newest first."""
+        return [record for record in self.newest_first() if record.id.startswith(start)]
+
+    def last_of(self, names: tuple[str, ...], script: Script | None = None) -> BuildRecord | None:
+        """The last good build of a model of one of these names, else of this Modelfile.
+
+        Of several of the Modelfile one with the same ``-q`` comes before others.
+        """
+        wanted = set(names)
+        other, nearest = None, 0
+        for record in self.newest_first():
+            if record.result != "built":
+                continue
+            if wanted & record.models.keys():
+                return record
+            if script is not None and record.script is not None:
+                near = _nearness(record.script, script)
+                if near > nearest:
+                    other, nearest = record, near
+        return other
+
+    def made_from(self, script: Script, name: str, identity: Digest) -> bool:
+        """Whether a build from this Modelfile gave the model of this id that name."""
+        return any(
+            record.models.get(name) == identity
+            and record.script is not None
+            and (record.script.folder, record.script.name) == (script.folder, script.name)
+            for record in self.newest_first()
+        )
+
+    def maker_of(self, name: str, identity: Digest) -> BuildRecord | None:
+        """The last build that gave a model of this id this name, or else any name."""
+        other = None
+        for record in self.newest_first():
+            if record.models.get(name) == identity:
+                return record
+            if other is None and identity in record.models.values():
+                other = record
+        return other
+
+    def _lines(self) -> Iterator[bytes]:
+        """The file's lines from the last to the first, read in pieces from its end."""
+        try:
+            fd, _ = open_regular(self._path)
+        except OSError:
+            return
+        with open(fd, "rb") as file:
+            position = file.seek(0, os.SEEK_END)
+            rest = b""
+            while position > 0:
+                size = min(_CHUNK, position)
+                position -= size
+                file.seek(position)
+                first, *lines = (file.read(size) + rest).split(b"\n")
+                yield from (line for line in reversed(lines) if line)
+                rest = first
+            if rest:
+                yield rest
+
+    def _shorten(self) -> None:
+        """Drop the older half. A build that ends at that very moment may lose its line."""
+        data = self._path.read_bytes()
+        start = data.find(b"\n", len(data) // 2) + 1
+        temporary = self._path.with_name(f"{FILE}.{os.getpid()}")
+        temporary.write_bytes(data[start:])
+        temporary.replace(self._path)

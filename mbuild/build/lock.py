@@ -1,0 +1,316 @@
+"""``Modelfile.lock``: what a model was built from and what came out, by digest; compared here.
+
+A lock is JSON with sorted keys and without paths or times, so that equal builds
+have equal locks and a changed file is a changed line. ``docs/lock.md`` describes
+the format. Nothing here looks at the disk.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mbuild import __version__
+from mbuild.core.digest import Digest
+from mbuild.core.errors import FormatError
+from mbuild.build.graph import in_order
+from mbuild.build.sources.values import CheckpointSource, GGUFDirectory, GGUFSource, StoredModel
+from mbuild.build.steps import ConvertCheckpoint, Quantize
+from mbuild.build.steps.origins import CheckpointOrigin
+from mbuild.store import Manifest
+
+if TYPE_CHECKING:
+    from mbuild.language.recipe import Recipe
+    from mbuild.build.plan import Options, Plan, Sources
+    from mbuild.build.sources.values import AdapterSource, ModelSource
+    from mbuild.build.steps import Quantization
+
+FORMAT = 1
+"""Counts up when locks of another shape are written."""
+
+UNQUANTIZED = "unquantized"
+"""The variant of a build without ``--quantize``."""
+
+_TEXTS = {"template": "TEMPLATE", "system": "SYSTEM"}
+_LISTS = {"licenses": "LICENSE", "messages": "MESSAGE"}
+_SETTINGS = {"renderer": "RENDERER", "parser": "PARSER", "requires": "REQUIRES"}
+_SOURCES = {"from": "FROM", "adapter": "ADAPTER", "draft": "DRAFT"}
+
+
+class Place(NamedTuple):
+    """What a locked value is about: an instruction by word and number, or what is in none.
+
+    ``number`` counts the instructions of that word from 0; -1 is the last one,
+    where only the last counts. ``label`` is the part of it: a file's or a
+    parameter's name, an option.
+    """
+
+    word: str
+    number: int
+    label: str
+
+
+class Drift(NamedTuple):
+    """One difference: ``old`` in the lock, ``new`` now; None where there is nothing."""
+
+    place: Place
+    old: str | None
+    new: str | None
+
+    @property
+    def message(self) -> str:
+        """The difference in words."""
+        what = self.place.label or self.place.word
+        if self.old is None:
+            return f"{what} is not in the lock file: {self.new}"
+        if self.new is None:
+            return f"{what} is in the lock file ({self.old}), but not there now"
+        return f"{what} changed: {self.old} in the lock file, {self.new} now"
+
+
+class Lock(NamedTuple):
+    """A lock: what the build starts from, and each variant's result.
+
+    ``inputs`` and ``results`` are the JSON of the file; ``mbuild`` is the
+    version that wrote it, which is not compared: the versions of the steps are.
+    """
+
+    inputs: Mapping[str, Any]
+    results: Mapping[str, Any]
+    mbuild: str = __version__
+
+    def to_text(self) -> str:
+        """The file's text."""
+        value = {"lock": FORMAT, "mbuild": self.mbuild, **self.inputs, "results": self.results}
+        return json.dumps(value, indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_text(cls, text: str, name: str) -> Lock:
+        """Read a lock; raises :class:`FormatError` naming ``name`` for anything else."""
+        again = "write it again with mbuild lock"
+        try:
+            value = json.loads(text)
+            number = value.pop("lock")
+            if isinstance(number, int) and number > FORMAT:
+                raise FormatError(
+                    f"{name} has lock format {number}, this mbuild knows {FORMAT}",
+                    hint="use a newer mbuild",
+                )
+            if number != FORMAT:
+                raise ValueError(f"lock format {number!r}")
+            results, mbuild = value.pop("results"), value.pop("mbuild")
+            lock = cls(value, results, str(mbuild))
+            locked_inputs(lock.inputs, results)
+            for variant in results:
+                _flat_result(results[variant])
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise FormatError(f"{name} is not a lock file: {_reason(error)}", hint=again) from None
+        return lock
+
+
+def _reason(error: Exception) -> str:
+    return f"no {error}" if isinstance(error, KeyError) else str(error)
+
+
+# What a build starts from.
+
+
+def inputs(
+    recipe: Recipe, sources: Sources, options: Options, plans: Sequence[Plan]
+) -> dict[str, Any]:
+    """What decides a build's result, as a lock has it. Every file's digest must be known."""
+    return {
+        "modelfile": _modelfile(recipe),
+        "sources": {
+            "from": [_source(source) for source in sources.models],
+            "adapter": [_source(source) for source in sources.adapters],
+            "draft": [_source(source) for source in sources.drafts],
+        },
+        "options": {
+            "outtype": options.outtype,
+            "pre": options.pre,
+            "draft_quantize": _type(options.draft_quantization),
+            "quantize": {q.file_type: _quantization(q) for q in options.quantizations},
+        },
+        "steps": dict(_versions(plans)),
+    }
+
+
+def variants(options: Options) -> tuple[str, ...]:
+    """The names of a build's variants, in its order."""
+    return tuple(q.file_type for q in options.quantizations) or (UNQUANTIZED,)
+
+
+def _modelfile(recipe: Recipe) -> dict[str, Any]:
+    """The instructions that name no file; texts by digest."""
+    texts = {"template": recipe.template, "system": recipe.system}
+    value: dict[str, Any] = {key: _digest(text) for key, text in texts.items() if text}
+    messages = [json.dumps(message) for message in recipe.messages]
+    lists = {"licenses": recipe.licenses, "messages": messages}
+    value |= {key: [_digest(text) for text in items] for key, items in lists.items() if items}
+    if recipe.parameters:
+        value["parameters"] = dict(recipe.parameters)
+    return {**value, **recipe.config}
+
+
+def _digest(text: str) -> str:
+    return str(Digest.of(text.encode()))
+
+
+def _source(source: ModelSource | AdapterSource) -> dict[str, Any]:
+    match source:
+        case StoredModel(name, id_, _):
+            return {"model": str(name), "manifest": str(id_)}
+        case GGUFSource(files):
+            return {"files": {file.name: str(file.digest) for file in files}}
+        case GGUFDirectory(model, projectors):
+            return {**_source(model), "projectors": [_source(each) for each in projectors]}
+        case CheckpointSource(name, files):
+            digests = {file: str(files[file].digest) for file in files}
+            return {"checkpoint": name, "files": digests}
+
+
+def _quantization(quantization: Quantization) -> dict[str, Any]:
+    fields = quantization._asdict()
+    del fields["file_type"]
+    imatrix = quantization.imatrix
+    fields["imatrix"] = {imatrix.name: str(imatrix.digest)} if imatrix else None
+    fields["tensor_types"] = [f"{pattern}={type_}" for pattern, type_ in quantization.tensor_types]
+    return fields
+
+
+def _type(quantization: Quantization | None) -> str | None:
+    """Of a draft's quantization nothing but the type can be chosen."""
+    return quantization.file_type if quantization else None
+
+
+def _versions(plans: Sequence[Plan]) -> Iterator[tuple[str, int]]:
+    """Kinds of steps and their versions; a conversion inside a quantization counts too."""
+    for step in in_order([plan.manifest for plan in plans]):
+        yield step.kind, step.version
+        if isinstance(step, Quantize) and isinstance(step.origin, CheckpointOrigin):
+            yield ConvertCheckpoint.kind, ConvertCheckpoint.version
+
+
+# What came out.
+
+
+def results(options: Options, manifests: Sequence[bytes]) -> dict[str, Any]:
+    """Each variant's result, as a lock has it, from its manifest's bytes."""
+    return {
+        variant: _result(data) for variant, data in zip(variants(options), manifests, strict=True)
+    }
+
+
+def _result(data: bytes) -> dict[str, Any]:
+    manifest = Manifest.decode(data, "the new manifest")
+    return {
+        "id": str(Digest.of(data)),
+        "config": manifest.config.to_json(),
+        "layers": [layer.to_json() for layer in manifest.layers],
+    }
+
+
+# Comparing.
+
+
+def drift_of_inputs(lock: Lock, now: Mapping[str, Any], asked: Collection[str]) -> list[Drift]:
+    """What differs between a lock and the build that would run now.
+
+    ``asked`` are the variants of that build; others that the lock has do not
+    count, nor do versions of steps that it does not need.
+    """
+    missing = [variant for variant in asked if variant not in lock.results]
+    if missing:
+        has = ", ".join(lock.results)
+        return [Drift(Place("", -1, _variant(name)), None, f"it has {has}") for name in missing]
+    old, new = locked_inputs(lock.inputs, asked), locked_inputs(now, asked)
+    for kind in set(lock.inputs["steps"]) - set(now["steps"]):
+        del old[_step(kind)]
+    return _differences(old, new)
+
+
+def drift_of_results(lock: Lock, now: Mapping[str, Any]) -> list[Drift]:
+    """What differs between a lock's results and those of a build, by variant and layer."""
+    found = []
+    for variant, result in now.items():
+        prefix = f"{variant}: " if variant != UNQUANTIZED else ""
+        rows = _differences(_flat_result(lock.results[variant]), _flat_result(result))
+        for place, old, new in rows:
+            found.append(Drift(Place("", -1, prefix + place.label), old, new))
+    return found
+
+
+def locked_inputs(value: Mapping[str, Any], asked: Iterable[str]) -> dict[Place, str]:
+    """A lock's inputs as places and texts; raises KeyError, TypeError, ... for foreign JSON."""
+    flat: dict[Place, str] = {}
+    sources, modelfile, options = value["sources"], value["modelfile"], value["options"]
+    for key, word in _SOURCES.items():
+        for number, source in enumerate(sources[key]):
+            flat |= {Place(word, number, label): text for label, text in _flat_source(source)}
+    for key, word in (_TEXTS | _SETTINGS).items():
+        if key in modelfile:
+            flat[Place(word, -1, "")] = str(modelfile[key])
+    for key, word in _LISTS.items():
+        for number, text in enumerate(modelfile.get(key, ())):
+            flat[Place(word, number, "")] = str(text)
+    for name, item in modelfile.get("parameters", {}).items():
+        flat[Place("PARAMETER", -1, name)] = json.dumps(item)
+    for name in ("outtype", "pre", "draft_quantize"):
+        flat[Place("", -1, f"--{name.replace('_', '-')}")] = json.dumps(options[name])
+    for variant in asked:
+        if variant != UNQUANTIZED:
+            flat |= _flat_quantization(variant, options["quantize"][variant])
+    flat |= {_step(kind): str(version) for kind, version in value["steps"].items()}
+    return flat
+
+
+def _flat_source(source: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if "model" in source:
+        yield f"model {source['model']}", str(source["manifest"])
+        return
+    if "checkpoint" in source:
+        yield "the folder's name", str(source["checkpoint"])
+    for name, digest in source["files"].items():
+        yield name, str(digest)
+    for projector in source.get("projectors", ()):
+        yield from _flat_source(projector)
+
+
+def _flat_quantization(variant: str, fields: Mapping[str, Any]) -> dict[Place, str]:
+    flat = {}
+    for name, item in fields.items():
+        label = f"{_variant(variant)} --{name.replace('_', '-')}"
+        if name == "imatrix" and item is not None:
+            for file, digest in item.items():
+                flat[Place("", -1, f"{label} {file}")] = str(digest)
+        else:
+            flat[Place("", -1, label)] = json.dumps(item)
+    return flat
+
+
+def _flat_result(result: Mapping[str, Any]) -> dict[Place, str]:
+    rows = {"the model's id": result["id"], "the config": result["config"]["digest"]}
+    for number, layer in enumerate(result["layers"], start=1):
+        kind = str(layer["mediaType"]).rpartition(".")[2]
+        origin = f" from {layer['from']}" if "from" in layer else ""
+        rows[f"layer {number}"] = f"{kind} {layer['digest']}{origin}"
+    return {Place("", -1, label): str(text) for label, text in rows.items()}
+
+
+def _variant(name: str) -> str:
+    return f"-q {name}" if name != UNQUANTIZED else "the unquantized model"
+
+
+def _step(kind: str) -> Place:
+    return Place("", -1, f"the version of the step {kind!r}")
+
+
+def _differences(old: Mapping[Place, str], new: Mapping[Place, str]) -> list[Drift]:
+    """In the order of the old places, then the new ones."""
+    return [
+        Drift(place, old.get(place), new.get(place))
+        for place in dict.fromkeys((*old, *new))
+        if old.get(place) != new.get(place)
+    ]

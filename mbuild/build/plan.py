@@ -1,0 +1,277 @@
+"""From instructions and sources to the graph of steps: a pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mbuild.core import gojson
+from mbuild.core.errors import UnsupportedError, UsageError
+from mbuild.build.sources.values import (
+    AdapterSource,
+    CheckpointSource,
+    DraftSource,
+    GGUFDirectory,
+    GGUFSource,
+    ModelSource,
+    StoredModel,
+)
+from mbuild.build.steps import (
+    AssembleManifest,
+    ConvertAdapter,
+    ConvertCheckpoint,
+    DetectTemplate,
+    ImportGGUF,
+    MakeConfig,
+    MergeGGUF,
+    MergeParameters,
+    PutLayer,
+    Quantization,
+    Quantize,
+    Role,
+)
+from mbuild.build.steps.origins import CheckpointOrigin, GGUFOrigin, LayerOrigin, Origin
+from mbuild.store import Layer
+from mbuild.store.manifest import LICENSE, MESSAGES, MODEL, PARAMS, SYSTEM, TEMPLATE
+
+if TYPE_CHECKING:
+    from mbuild.core.digest import Digest
+    from mbuild.build.graph import Step
+    from mbuild.language.recipe import Recipe
+
+
+class Sources(NamedTuple):
+    """What the instructions that name files and models mean.
+
+    ``models`` is one model of the store, or all the files that FROM lines name
+    (a model and its projectors).
+    """
+
+    models: tuple[ModelSource, ...]
+    adapters: tuple[AdapterSource, ...] = ()
+    drafts: tuple[DraftSource, ...] = ()
+
+
+class Options(NamedTuple):
+    """What the command line adds to the Modelfile.
+
+    ``outtype`` and ``pre`` are those of llama.cpp's converter: the type of a
+    converted checkpoint's matrices, and its pre-tokenizer's name. Each of
+    ``quantizations`` gives a model of its own; none gives one unquantized.
+    ``draft_quantization`` is what becomes of the drafts, the same in all of them.
+    """
+
+    link: bool = False
+    outtype: str = "auto"
+    pre: str | None = None
+    quantizations: tuple[Quantization, ...] = ()
+    draft_quantization: Quantization | None = None
+
+
+class Plan(NamedTuple):
+    """The graph to run, by its last step; ``base`` is the model of the store that FROM names."""
+
+    manifest: AssembleManifest
+    base: StoredModel | None
+
+
+def plan(recipe: Recipe, sources: Sources, options: Options) -> tuple[Plan, ...]:
+    """The steps that build each variant, in Ollama's order of layers.
+
+    Variants of one source share its origin, so that it is read once for all.
+    Raises :class:`UsageError` when a draft shall be quantized and there is none.
+    """
+    if options.draft_quantization is not None and not sources.drafts:
+        raise UsageError("--draft-quantize requires a DRAFT model")
+    drafts = tuple(_draft(draft, options) for draft in sources.drafts)
+    base = next((source for source in sources.models if isinstance(source, StoredModel)), None)
+    if not options.quantizations:
+        return (_plan(recipe, sources, options, base, drafts),)
+    origin = _model_origin(sources, base, options)
+    quantized = [Quantize(origin, quantization) for quantization in options.quantizations]
+    once = _Once() if len(quantized) > 1 else None
+    return tuple(_plan(recipe, sources, options, base, drafts, step, once) for step in quantized)
+
+
+class _Once:
+    """Of steps that are equal in all variants only the first: it is run and shown once."""
+
+    def __init__(self) -> None:
+        self._made: list[Step] = []
+
+    def __call__(self, step: Step) -> Step:
+        """The step that was made first of all that are like this one."""
+        for other in self._made:
+            if type(other) is type(step) and vars(other) == vars(step):
+                return other
+        self._made.append(step)
+        return step
+
+
+def _each(step: Step) -> Step:
+    """The step itself, where there is one variant."""
+    return step
+
+
+def _plan(
+    recipe: Recipe,
+    sources: Sources,
+    options: Options,
+    base: StoredModel | None,
+    drafts: tuple[Step, ...],
+    quantized: Quantize | None = None,
+    once: _Once | None = None,
+) -> Plan:
+    """One variant's graph; ``quantized`` takes the place of the model's weights.
+
+    With ``once`` there are several: what depends on the variant has its name in its label.
+    """
+    variant = quantized.quantization.file_type if quantized and once else ""
+    share = once or _each
+    entries = _Entries(base)
+    if quantized is not None and base is not None:
+        entries.put_in_place(quantized, MODEL)
+    for number, source in enumerate(_files(sources.models)):
+        if quantized is not None and number == 0:
+            entries.append(quantized)
+        else:
+            entries.append(share(_weights(source, Role.MODEL, options)))
+    models = entries.steps()
+    detected = (DetectTemplate(models[:1], variant),) if base is None else ()
+    for template in detected:
+        entries.append(template, TEMPLATE)
+    adapters = tuple(
+        share(_adapter(adapter, entries, options, variant)) for adapter in sources.adapters
+    )
+    for step in (*adapters, *drafts):
+        entries.append(step)
+    _add_texts(entries, recipe, detected, share, variant)
+    weights = (*models, *adapters, *drafts)
+    config = MakeConfig(base.manifest.config if base else None, weights, recipe.config, variant)
+    return Plan(AssembleManifest(config, entries.all(), variant), base)
+
+
+def _model_origin(sources: Sources, base: StoredModel | None, options: Options) -> Origin:
+    """What is quantized: the model's weights, never a projector or an adapter."""
+    if base is not None:
+        layers = base.manifest.of_kind(MODEL)
+        if len(layers) != 1:
+            raise UnsupportedError(f"{base.name} has {len(layers)} layers of weights, not one")
+        return LayerOrigin(layers[0])
+    return _origin(_files(sources.models)[0], options)
+
+
+def _origin(source: GGUFSource | CheckpointSource, options: Options) -> Origin:
+    """The weights of a source, to be quantized."""
+    if isinstance(source, CheckpointSource):
+        return CheckpointOrigin(source, options.outtype, options.pre)
+    return GGUFOrigin(source.files)
+
+
+class _Entries:
+    """The layers of the model to be: inherited ones first, replaced and added to as Ollama does."""
+
+    def __init__(self, base: StoredModel | None) -> None:
+        self._entries: list[tuple[str, Layer | Step]] = []
+        for layer in base.manifest.layers if base else ():
+            inherited = Layer(layer.media_type, layer.digest, layer.size, str(base.name))  # type: ignore[union-attr]
+            self._entries.append((layer.media_type, inherited))
+
+    def append(self, step: Step, media_type: str = "") -> None:
+        """Add a step's layers at the end."""
+        self._entries.append((media_type, step))
+
+    def replace(self, step: Step, media_type: str) -> None:
+        """Drop the layers of that type and add the step's at the end."""
+        self._entries = [entry for entry in self._entries if entry[0] != media_type]
+        self.append(step, media_type)
+
+    def put_in_place(self, step: Step, media_type: str) -> None:
+        """Put a step where the layer of that type stands."""
+        self._entries = [(m, step if m == media_type else e) for m, e in self._entries]
+
+    def inherited(self, media_type: str) -> list[Layer]:
+        """The base's layers of that type."""
+        return [e for kind, e in self._entries if kind == media_type and isinstance(e, Layer)]
+
+    def steps(self) -> tuple[Step, ...]:
+        """The steps so far."""
+        return tuple(e for _, e in self._entries if not isinstance(e, Layer))
+
+    def all(self) -> tuple[Layer | Step, ...]:
+        """Layers and steps in order."""
+        return tuple(entry for _, entry in self._entries)
+
+
+def _add_texts(
+    entries: _Entries,
+    recipe: Recipe,
+    detected: tuple[Step, ...],
+    share: Callable[[Step], Step],
+    variant: str,
+) -> None:
+    """Template, system, licenses, parameters, messages: replaced, added or merged."""
+    if recipe.template:
+        entries.replace(share(PutLayer(TEMPLATE, recipe.template)), TEMPLATE)
+    if recipe.system:
+        entries.replace(share(PutLayer(SYSTEM, recipe.system)), SYSTEM)
+    carried = {layer.digest for layer in entries.inherited(LICENSE)}
+    for text in recipe.licenses:
+        if _digest(text) not in carried:  # Ollama adds it again at every build
+            entries.append(share(PutLayer(LICENSE, text)), LICENSE)
+    inherited = entries.inherited(PARAMS)
+    if recipe.parameters or inherited or detected:
+        base = inherited[-1] if inherited else None
+        merged = MergeParameters(recipe.parameters, base, detected, variant if detected else "")
+        entries.replace(share(merged), PARAMS)
+    if recipe.messages:
+        messages = [_message(*message) for message in recipe.messages]
+        text = gojson.dumps(messages).decode()
+        entries.replace(share(PutLayer(MESSAGES, text)), MESSAGES)
+
+
+def _message(role: str, content: str, further: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    return {"role": role, "content": content, **(further or {})}
+
+
+def _digest(text: str) -> Digest:
+    from mbuild.core.digest import Digest
+
+    return Digest.of(text.encode())
+
+
+def _files(models: Sequence[ModelSource]) -> list[GGUFSource | CheckpointSource]:
+    """The files among the sources, weights before projectors."""
+    files: list[GGUFSource | CheckpointSource] = []
+    for source in models:
+        if isinstance(source, GGUFDirectory):
+            files += (source.model, *source.projectors)
+        elif not isinstance(source, StoredModel):
+            files.append(source)
+    return files
+
+
+def _weights(source: GGUFSource | CheckpointSource, role: Role, options: Options) -> Step:
+    """The step that makes a layer of weights."""
+    if isinstance(source, CheckpointSource):
+        return ConvertCheckpoint(source, options.outtype, options.pre, role)
+    if len(source.files) > 1:
+        return MergeGGUF(source.files, role)
+    return ImportGGUF(source.files[0], role, options.link)
+
+
+def _draft(source: DraftSource, options: Options) -> Step:
+    """The step that makes a draft's layer."""
+    if options.draft_quantization is None:
+        return _weights(source, Role.DRAFT, options)
+    return Quantize(_origin(source, options), options.draft_quantization, Role.DRAFT)
+
+
+def _adapter(source: AdapterSource, entries: _Entries, options: Options, variant: str) -> Step:
+    """The step that makes an adapter's layer; a PEFT adapter is checked against the base."""
+    if isinstance(source, GGUFSource):
+        return _weights(source, Role.ADAPTER, options)
+    inherited = entries.inherited(MODEL)
+    if inherited:
+        return ConvertAdapter(source, inherited[0], ())
+    return ConvertAdapter(source, None, entries.steps()[:1], variant)

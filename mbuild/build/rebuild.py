@@ -1,0 +1,279 @@
+"""Builds a model again in a throw-away store, and compares the two bit for bit.
+
+The throw-away store is a folder in ``.mbuild/tmp`` of the store, so on the same file
+system; it has no cache, so every step runs. The blobs of a base model are linked
+into it and not copied. It is removed whatever happens, and by the next build
+if the process was killed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from mbuild.build.build import build
+from mbuild.build.recording import described
+from mbuild.store.contents import reading
+from mbuild.core.errors import MbuildError, SourceError, StoreError
+from mbuild.build.explain import Described, explain
+from mbuild.build.graph import Step, in_order
+from mbuild.store import Layer, Manifest, Store
+from mbuild.store.files import temporary_folder
+from mbuild.store.manifest import ADAPTER, DRAFT, MODEL, PROJECTOR
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mbuild.build.request import Request
+    from mbuild.build.request import Gate
+    from mbuild.core.events import BuildEvent
+    from mbuild.build.history import BuildRecord
+    from mbuild.build.plan import Plan, Sources
+    from mbuild.build.sources.values import StoredModel
+    from mbuild.store import StoredManifest
+
+_PIECE = 1 << 20
+_MARGIN = 1 << 20
+"""Bytes that the folders and the cache of the throw-away store may take."""
+
+_GGUF = frozenset((MODEL, PROJECTOR, ADAPTER, DRAFT))
+_IGNORED = "mbuild's version"
+
+
+class Difference(NamedTuple):
+    """A part of the model that came out otherwise.
+
+    ``what`` is ``manifest``, ``config`` or a layer with its number; ``old`` and
+    ``new`` are digests, None where that side has no such layer; ``where`` is the
+    first byte that differs, in words.
+    """
+
+    what: str
+    old: str | None
+    new: str | None
+    where: str = ""
+
+
+class Rebuilt(NamedTuple):
+    """What building again came to; ``layers`` and ``bytes`` are those of the model in the store."""
+
+    name: str
+    old: str
+    new: str
+    layers: int
+    bytes: int
+    differences: tuple[Difference, ...]
+
+
+def rebuild(
+    request: Request, stored: StoredManifest, store: Store
+) -> Generator[BuildEvent, None, Rebuilt]:
+    """Build ``stored`` again as ``request`` says, and compare; yields the build's events.
+
+    Raises what a build raises, and :class:`StoreError` where the disk has no room.
+    """
+    request = request._replace(names=(stored.name,), variant_names=(), use_cache=False, named=True)
+    with reading(store):
+        store.prepare()
+        with temporary_folder(store.private / "tmp") as folder:
+            scratch = Store(folder / "store")
+            gate = _Borrowing(store, scratch, stored, request.gate)
+            yield from build(request._replace(gate=gate), scratch)
+            again = scratch.manifests.read(stored.name)
+            return Rebuilt(
+                str(stored.name),
+                str(stored.id),
+                str(again.id),
+                len(stored.manifest.layers),
+                stored.size,
+                tuple(_differences((store, stored), (scratch, again))),
+            )
+
+
+class _Borrowing:
+    """A gate that checks the room and lends the base model's blobs to the throw-away store."""
+
+    def __init__(
+        self, store: Store, scratch: Store, stored: StoredManifest, inner: Gate | None
+    ) -> None:
+        self._store = store
+        self._scratch = scratch
+        self._stored = stored
+        self._inner = inner
+
+    def before(self, sources: Sources, plans: Sequence[Plan]) -> None:
+        """Everything is found: link what is inherited."""
+        if self._inner is not None:
+            self._inner.before(sources, plans)
+        lent: set[Layer] = set()
+        for plan in plans:
+            if plan.base is not None:
+                lent.update(self._lend(plan.base))
+        digests = {layer.digest for layer in lent}
+        new = {x.digest: x.size for x in self._stored.manifest.blobs() if x.digest not in digests}
+        need, free = sum(new.values()) + _MARGIN, shutil.disk_usage(self._scratch.root).free
+        if need > free:
+            raise StoreError(
+                f"building {self._stored.name} again takes {need:,} bytes beside the store,"
+                f" {free:,} are free",
+                hint="free space on that disk: mbuild du, mbuild prune",
+            )
+
+    def after(self, manifests: Sequence[bytes]) -> None:
+        """Everything is built."""
+        if self._inner is not None:
+            self._inner.after(manifests)
+
+    def _lend(self, base: StoredModel) -> Iterator[Layer]:
+        for layer in base.manifest.blobs():
+            source, target = (s.blobs.path(layer.digest) for s in (self._store, self._scratch))
+            if not target.exists():
+                _link(source, target)
+            yield layer
+
+
+def _link(source: Path, target: Path) -> None:
+    """A symbolic link leaves the blob itself untouched; Windows may only allow a hard one."""
+    try:
+        target.symlink_to(os.path.realpath(source))
+    except (OSError, NotImplementedError):
+        os.link(source, target)
+
+
+# Whether the sources are those that the model was made of.
+
+
+class Unchanged:
+    """A gate that refuses a build from other files or options than an earlier one had."""
+
+    def __init__(self, record: BuildRecord, store: Store) -> None:
+        self._record = record
+        self._store = store
+
+    def before(self, sources: Sources, plans: Sequence[Plan]) -> None:
+        """Raise :class:`SourceError` naming what changed."""
+        steps = in_order([plan.manifest for plan in plans])
+        old = [_bare(step) for step in described(self._record, self._store)]
+        for step, why in zip(steps, explain(_bares(steps), old, self._store), strict=True):
+            changes = [c for c in why.changes if not c.name.startswith(_IGNORED)]
+            if changes:
+                raise SourceError(
+                    f"{step.label}: {'; '.join(map(str, changes))}",
+                    hint="the model's inputs have changed since: restore them, or build the"
+                    " model again",
+                )
+
+    def after(self, manifests: Sequence[bytes]) -> None:
+        """Nothing more to say."""
+
+
+def _bares(steps: Sequence[Step]) -> list[Described]:
+    """The steps by what is known before they run: their own fields, not what they are given."""
+    return [
+        _bare(
+            Described(
+                step.kind,
+                step.label,
+                "",
+                {"kind": step.kind, "version": step.version, "fields": step.key_fields()},
+            )
+        )
+        for step in steps
+    ]
+
+
+def _bare(step: Described) -> Described:
+    description = step.description
+    if description is None or description["fields"] is None:
+        return step._replace(key="", description=None)
+    return step._replace(key="", description={**description, "inputs": []})
+
+
+# Comparing.
+
+
+def _differences(
+    old: tuple[Store, StoredManifest], new: tuple[Store, StoredManifest]
+) -> Iterator[Difference]:
+    (a, one), (b, two) = old, new
+    if one.id == two.id:
+        return
+    x, y = (s.manifests.read_bytes(m.name) or b"" for s, m in (old, new))
+    yield Difference("manifest", str(one.id), str(two.id), _first_byte(x, y))
+    rows = [("config", one.manifest.config, two.manifest.config)]
+    for number in range(max(len(one.manifest.layers), len(two.manifest.layers))):
+        left, right = (_layer(m.manifest, number) for m in (one, two))
+        kind = (left or right).kind  # type: ignore[union-attr]
+        rows.append((f"layer {number + 1} ({kind})", left, right))  # type: ignore[arg-type]
+    for what, left, right in rows:
+        if left == right:
+            continue
+        where = ""
+        if left is not None and right is not None:
+            where = _first_difference(a, left, b, right)
+        yield Difference(what, _digest(left), _digest(right), where)
+
+
+def _layer(manifest: Manifest, number: int) -> Layer | None:
+    return manifest.layers[number] if number < len(manifest.layers) else None
+
+
+def _digest(layer: Layer | None) -> str | None:
+    return None if layer is None else str(layer.digest)
+
+
+def _first_difference(a: Store, left: Layer, b: Store, right: Layer) -> str:
+    """Where two layers begin to differ, in words."""
+    if left.digest == right.digest:
+        return f"the same bytes, but {_about(left)} and {_about(right)}"
+    with suppress(OSError):
+        paths = a.blobs.path(left.digest), b.blobs.path(right.digest)
+        offset = first_difference(*paths)
+        if offset is None:
+            return "the same bytes: one of them is not what its digest says"
+        inside = place_in_gguf(paths[0], offset) if left.media_type in _GGUF else ""
+        return f"from byte {offset:,} on{inside}"
+    return "one of them cannot be read"
+
+
+def _about(layer: Layer) -> str:
+    return f"{layer.kind} of {layer.size} bytes" + (f" from {layer.origin}" if layer.origin else "")
+
+
+def _first_byte(x: bytes, y: bytes) -> str:
+    same = (i for i, (p, q) in enumerate(zip(x, y, strict=False)) if p != q)
+    return f"from byte {next(same, min(len(x), len(y))):,} on"
+
+
+def first_difference(a: Path, b: Path) -> int | None:
+    """The offset of the first byte in which two files differ, or where the shorter one ends."""
+    offset = 0
+    with a.open("rb") as one, b.open("rb") as two:
+        while True:
+            x, y = one.read(_PIECE), two.read(_PIECE)
+            if x != y:
+                pairs = enumerate(zip(x, y, strict=False))
+                return offset + next((i for i, (p, q) in pairs if p != q), min(len(x), len(y)))
+            if not x:
+                return None
+            offset += len(x)
+
+
+def place_in_gguf(path: Path, offset: int) -> str:
+    """Which part of a GGUF file an offset is in: ``, in tensor NAME at its byte N``."""
+    from mbuild.gguf.reader import open_gguf
+
+    try:
+        with open_gguf(path) as file:
+            for tensor in file.tensors:
+                if tensor.offset <= offset < tensor.offset + tensor.nbytes:
+                    return f", in tensor {tensor.name} at its byte {offset - tensor.offset:,}"
+            for entry in file.kvs.values():
+                if entry.start <= offset < entry.stop:
+                    return f", in the value of {entry.key}"
+    except MbuildError:
+        return ""
+    return ", in the header"

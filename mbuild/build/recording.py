@@ -1,0 +1,143 @@
+"""A build's line in the store's log: its steps, when they ran, and why."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mbuild import __version__
+from mbuild.core.digest import Digest
+from mbuild.build.engine import Outcome
+from mbuild.build.graph import DESCRIPTION, Step, in_order
+from mbuild.build.history import BuildRecord, History, StepRecord, new_id
+
+if TYPE_CHECKING:
+    from mbuild.build.request import Request
+    from mbuild.build.explain import Described
+    from mbuild.store import Store
+
+FIRST = "not built before"
+"""Why a step runs that no earlier build of the model can be compared with."""
+
+
+class Recorder:
+    """Follows one build from its start, and adds it to the log at its end."""
+
+    def __init__(self, request: Request, store: Store) -> None:
+        self._request = request
+        self._store = store
+        self._history = History(store)
+        self._id = new_id()
+        self._time = time.time_ns()
+        self.clock = time.monotonic()
+        self._targets: Sequence[Step] = ()
+        self._outcome = Outcome()
+        self._reasons: Mapping[Step, tuple[str, ...]] | None = None
+
+    def begins(self, targets: Sequence[Step], outcome: Outcome) -> None:
+        """The graph is known; ``outcome`` fills while it runs."""
+        self._targets, self._outcome = targets, outcome
+
+    @property
+    def reasons(self) -> Mapping[Step, tuple[str, ...]]:
+        """Why each step ran that ran, in the build's order; looked up when first asked for."""
+        if self._reasons is None:
+            order = in_order(self._targets)
+            self._reasons = _why(self._request, order, self._outcome, self._store, self._history)
+        return self._reasons
+
+    @property
+    def first(self) -> bool:
+        """Whether there is no earlier build of the model: nobody asks why it is built."""
+        return set(self.reasons.values()) == {(FIRST,)}
+
+    def ends(self, result: str, error: str = "", models: Mapping[str, Digest] = {}) -> None:
+        """Add the build to the log."""
+        order = in_order(self._targets)
+        places = {step: place for place, step in enumerate(order)}
+        record = BuildRecord(
+            self._id,
+            self._time,
+            time.monotonic() - self.clock,
+            self._request.all_names,
+            models,
+            result,
+            error,
+            self._request.script,
+            tuple(self._step(step, places)._replace(materials=step.materials) for step in order),
+            __version__,
+        )
+        self._history.append(record)
+
+    def _step(self, step: Step, places: Mapping[Step, int]) -> StepRecord:
+        outcome = self._outcome
+        inputs = tuple(places[source] for source in step.inputs)
+        result, run = outcome.results.get(step), outcome.ran.get(step)
+        key = outcome.keys.get(step, "")
+        if result is None:
+            record = StepRecord(step.kind, step.label, key, inputs, "unfinished", read=step.reads)
+            begun = outcome.begun.get(step)
+            if begun is None:
+                return record
+            took = time.monotonic() - begun
+            return record._replace(started=begun - self.clock, seconds=took)
+        if run is None:
+            return StepRecord(step.kind, step.label, key, inputs, "cached", layers=result.layers)
+        return StepRecord(
+            step.kind,
+            step.label,
+            key,
+            inputs,
+            "ran",
+            self.reasons.get(step, ()),
+            run.started - self.clock,
+            run.seconds,
+            step.reads,
+            result.written,
+            result.layers,
+        )
+
+
+def ancestor(request: Request, history: History) -> BuildRecord | None:
+    """The build that a request's is compared with; a build without names has only a Modelfile."""
+    return history.last_of(request.all_names if request.named else (), request.script)
+
+
+def described(record: BuildRecord, store: Store) -> list[Described]:
+    """The steps of an earlier build with what was hashed for their keys, where it is kept."""
+    from mbuild.build.explain import Described
+
+    def description(key: str) -> Mapping[str, Any] | None:
+        text = store.database.get(DESCRIPTION, key)
+        return json.loads(text) if text else None
+
+    return [Described(s.kind, s.label, s.key, description(s.key)) for s in record.steps]
+
+
+def _why(
+    request: Request, order: Sequence[Step], outcome: Outcome, store: Store, history: History
+) -> dict[Step, tuple[str, ...]]:
+    """The reasons of the steps that ran: what differs from the last build of the model."""
+    ran = [step for step in order if step in outcome.ran]
+    if not ran:
+        return {}
+    before = ancestor(request, history)
+    if before is None:
+        return dict.fromkeys(ran, (FIRST,))
+    from mbuild.build.explain import Described, explain
+
+    steps = [step for step in order if step in outcome.results]
+    new = [
+        Described(
+            step.kind,
+            step.label,
+            outcome.keys.get(step, ""),
+            outcome.descriptions.get(step),
+            outcome.lost.get(step, ""),
+        )
+        for step in steps
+    ]
+    rows = dict(zip(steps, explain(new, described(before, store), store), strict=True))
+    return {step: rows[step].texts(use_cache=request.use_cache) for step in ran}

@@ -1,0 +1,121 @@
+"""What lies at a path that an instruction names: which files count, which are refused."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from mbuild.core.errors import SourceError
+from mbuild.build.sources.values import CheckpointSource, ModelSource
+
+CHECKPOINT_FILES = frozenset(
+    {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors.index.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "tokenizer.model",
+        "sentencepiece.bpe.model",
+        "tekken.json",
+        "vocab.json",
+        "vocab.txt",
+        "merges.txt",
+        "added_tokens.json",
+        "special_tokens_map.json",
+        "chat_template.jinja",
+        "chat_template.json",
+        "modules.json",
+        "adapter_config.json",
+        "README.md",
+    }
+)
+"""What a conversion can read beside ``*.safetensors``; other files change nothing."""
+
+_CARD_LIMIT = 1 << 20
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_SHOWN = 500  # characters of a value in a message
+_PATH_STARTS = ("./", "../", "/", "~", ".\\", "..\\", "\\")
+_PATH_ENDS = (".gguf", ".safetensors", *PICKLES)
+
+
+def is_path(value: str) -> bool:
+    """Whether a FROM value can only mean a path, not a model's name."""
+    return value in (".", "..") or value.startswith(_PATH_STARTS) or value.endswith(_PATH_ENDS)
+
+
+def unusable(path: Path, error: OSError) -> str:
+    """Why a path leads to no file."""
+    if error.errno == errno.ENOENT and os.path.islink(path):
+        return f"a link to {os.readlink(path)}, which does not exist"
+    return error.strerror or str(error)
+
+
+def short(text: str) -> str:
+    """A value as a message shows it."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def check_named(word: str, value: str) -> None:
+    """Refuse an empty value: as a path it would be the Modelfile's own folder."""
+    if not value.strip():
+        raise SourceError(f"{word} names nothing", hint="for the Modelfile's own folder write .")
+
+
+def front_matter(path: Path) -> bytes:
+    """The part of a model card that a conversion reads: the YAML between two ``---`` lines.
+
+    The card's text is for people, and changing it changes no model.
+    """
+    with path.open("rb") as file:
+        text = file.read(_CARD_LIMIT)
+    if not text.startswith(b"---"):
+        return b""
+    end = text.find(b"\n---", 3)
+    return text[:end] if end >= 0 else text
+
+
+def check_inside(folder: Path, name: str, value: str) -> None:
+    """Refuse a link that leaves a model's directory to a file that may be no part of a model.
+
+    Weights may lie anywhere: they are only taken for what their format says. Of a
+    text, which becomes part of the model as it is, the link has to keep the name, or
+    lead into a Hugging Face cache, where ``<file>`` links to ``blobs/<digest>``: who
+    publishes a checkpoint must not choose which files of this machine are published.
+    """
+    real = Path(os.path.realpath(folder / name))
+    root = Path(os.path.realpath(folder))
+    weights = name.lower().endswith((".safetensors", ".gguf"))
+    cached = real.parent.name == "blobs" and real.parent.parent.name.startswith("models--")
+    same = real.name == name.rpartition("/")[2]
+    if not (weights or cached or same or real.is_relative_to(root)):
+        raise SourceError(
+            f"{value}/{name} is a link to a file of another name outside the directory",
+            hint="copy the file there, or name it directly",
+        )
+
+
+def refuse_part(word: str, value: str, path: Path) -> None:
+    """Refuse one file of a checkpoint: what FROM, ADAPTER and DRAFT name is its folder."""
+    name = path.name
+    if name not in CHECKPOINT_FILES and not name.endswith((".safetensors", ".json")):
+        return
+    with suppress(OSError), path.open("rb") as file:
+        if file.read(4) == b"GGUF":
+            return
+    raise SourceError(
+        f"{word} {value}: it is one file of a checkpoint",
+        hint=f"name the folder: {word} {os.path.dirname(value) or '.'}",
+    )
+
+
+def refuse_adapter(value: str, found: ModelSource) -> None:
+    """Refuse a PEFT adapter's folder in FROM."""
+    files = found.files if isinstance(found, CheckpointSource) else {}
+    if "adapter_config.json" in files and "config.json" not in files:
+        raise SourceError(
+            f"FROM {value}: it is a LoRA adapter",
+            hint=f"use ADAPTER {value} for it, and FROM for the model that it was trained on",
+        )

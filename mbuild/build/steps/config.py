@@ -1,0 +1,131 @@
+"""The config blob: what kind of model this is, for ``ollama list`` and for the runner."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from mbuild.core import gojson
+from mbuild.core.errors import DamagedError, SourceError
+from mbuild.build.graph import BaseStep, Result, Step, StepContext, variant_label
+from mbuild.build.steps.layers import MAX_SMALL_BLOB, put_layer
+from mbuild.store import Layer
+from mbuild.store.manifest import CONFIG_TYPE, DRAFT, MODEL
+
+KEY_ORDER = (
+    "model_format",
+    "model_family",
+    "model_families",
+    "model_type",
+    "file_type",
+    "renderer",
+    "parser",
+    "requires",
+    "remote_host",
+    "remote_model",
+    "capabilities",
+    "context_length",
+    "embedding_length",
+    "base_name",
+    "draft",
+    "architecture",
+    "os",
+)
+"""Ollama's ConfigV2 in the order in which Go writes it; empty values are left out."""
+
+_PLATFORM = {"architecture": "amd64", "os": "linux"}
+"""What Ollama up to 0.33 writes whatever the machine, and expects in a model's id."""
+
+
+@dataclass(frozen=True, eq=False)
+class MakeConfig(BaseStep):
+    """The config of a model: its base's, or what its GGUF files say, and what was asked for.
+
+    ``overrides`` holds ``renderer``, ``parser`` and ``requires`` where given, and
+    what else a request sets.
+    """
+
+    base: Layer | None
+    inputs: tuple[Step, ...]
+    overrides: Mapping[str, str]
+    variant: str = ""
+
+    kind: ClassVar[str] = "config"
+    version: ClassVar[int] = 3
+
+    @property
+    def label(self) -> str:
+        """What is made, and for which of several variants."""
+        return variant_label("config", self.variant)
+
+    def key_fields(self) -> Mapping[str, Any]:
+        """The base's config and the overrides; the files' facts come with the inputs."""
+        base = str(self.base.digest) if self.base else None
+        return {"base": base, "overrides": dict(self.overrides)}
+
+    def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
+        """Merge and store."""
+        merged: dict[str, Any] = dict(_read_config(context, self.base)) if self.base else {}
+        if self.base is None:
+            check_one_model(self.inputs, inputs)
+        for result in inputs:
+            if result.layers[0].media_type == DRAFT:
+                merged["draft"] = _draft_facts(result)
+            else:
+                _add_facts(merged, result)
+        merged.update(_PLATFORM)
+        if self.overrides.get("model_family"):  # Ollama puts it before what the files say
+            families = merged.get("model_families") or ()
+            family = self.overrides["model_family"]
+            merged["model_families"] = [family, *(f for f in families if f != family)]
+        merged.update(self.overrides)
+        ordered = {key: merged[key] for key in KEY_ORDER if merged.get(key)}
+        return put_layer(context, CONFIG_TYPE, gojson.dumps(ordered))
+
+
+def check_one_model(steps: Sequence[Step], results: Sequence[Result]) -> None:
+    """Raise :class:`SourceError` unless exactly one step gave a model's weights."""
+    pairs = list(zip(steps, results, strict=True))
+    models = [step for step, result in pairs if result.layers[0].media_type == MODEL]
+    if len(models) != 1:
+        names = ", ".join(step.label for step in models or steps)
+        what = "no model" if not models else f"{len(models)} models"
+        raise SourceError(
+            f"FROM gives {what}: {names}",
+            hint="name the one GGUF file that holds the model's weights",
+        )
+
+
+def _add_facts(config: dict[str, Any], result: Result) -> None:
+    """Lay a GGUF file's facts under what the config has; families add up.
+
+    New weights (a quantization of the base's) are of their own type.
+    """
+    facts = result.facts
+    if facts.get("file_type") and result.layers[0].media_type == MODEL:
+        config["file_type"] = facts["file_type"]
+    for key in ("model_format", "model_family", "model_type", "file_type"):
+        if facts.get(key) and not config.get(key):
+            config[key] = facts[key]
+    families = list(config.get("model_families") or ())
+    families += [f for f in facts.get("model_families", ()) if f not in families]
+    config["model_families"] = families
+
+
+def _draft_facts(result: Result) -> Mapping[str, str]:
+    """What Ollama's config says of a draft (``model.Draft`` in types/model/config.go)."""
+    facts = result.facts
+    return {"model_format": facts["model_format"], "architecture": facts["model_family"]}
+
+
+def _read_config(context: StepContext, layer: Layer) -> Mapping[str, Any]:
+    data = context.store.blobs.read(layer.digest, MAX_SMALL_BLOB)
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"the config of the base model is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise DamagedError("the config of the base model is not a JSON object")
+    return value

@@ -1,0 +1,87 @@
+"""A step's user files: opened as the context saw them, hashed while they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+from mbuild.core.digest import Digest
+from mbuild.core.errors import SourceError
+from mbuild.build.graph import StepContext
+from mbuild.build.sources.values import SourceFile, digest_algorithm
+from mbuild.store.copying import OpenFile, hash_file
+
+
+def open_source(file: SourceFile) -> OpenFile:
+    """Open a file that the context resolved; it must still be the same."""
+    opened = OpenFile.open(file.path, file.name)
+    if not file.stamp.fits(opened.info):
+        opened.close()
+        raise SourceError(f"{file.name} changed since the build began", hint="build again")
+    return opened
+
+
+class OpenFiles:
+    """A source's files, open, while those without a digest are hashed in a thread.
+
+    The conversion and the hashing read the same pages at about the same time,
+    so that a file comes from the disk once. ``paths`` are what to read: they lead to
+    the very files that are hashed, whatever their names come to mean meanwhile.
+    """
+
+    def __init__(self, files: Mapping[str, SourceFile], stack: ExitStack) -> None:
+        import threading
+
+        self._sources = files
+        self._opened = {name: stack.enter_context(open_source(f)) for name, f in files.items()}
+        self.paths = {name: file.reading_path for name, file in self._opened.items()}
+        self._found: dict[str, tuple[Digest, int]] = {}
+        self._error: Exception | None = None
+        self._stop = False
+        self._thread = threading.Thread(target=self._hash, name="mbuild-hash", daemon=True)
+        stack.callback(self._end)
+        self._thread.start()
+
+    def _hash(self) -> None:
+        try:
+            for name, file in self._opened.items():
+                if self._sources[name].digest is None:
+                    started = file.start_of_hashing()
+                    kind = digest_algorithm(file.name)
+                    self._found[name] = (hash_file(file.fd, file.size, self._check, kind), started)
+        except Exception as error:  # raised again by finish()
+            self._error = error
+
+    def _check(self, completed: int, total: int) -> None:
+        if self._stop:
+            raise SourceError("stopped")
+
+    def _end(self) -> None:
+        self._stop = True
+        self._thread.join()
+
+    def finish(self, context: StepContext) -> None:
+        """Wait for the hashing; the files must not have changed meanwhile."""
+        while self._thread.is_alive():
+            self._thread.join(0.1)
+            context.report(0, 0)
+        if self._error is not None:
+            raise self._error
+        for name, file in self._opened.items():
+            file.check_unchanged(change_time=self._sources[name].stamp.ctime_ns is not None)
+
+    def digests(self, context: StepContext) -> dict[str, Digest]:
+        """Every file's digest by name; new ones are remembered."""
+        for name, (digest, started) in self._found.items():
+            context.store.database.remember_file(self._opened[name].info, digest, started)
+        from mbuild.build.explain import keep_text
+
+        known = self.known()
+        for name, digest in known.items():
+            keep_text(context.store, name, self.paths[name], digest)
+        return known
+
+    def known(self) -> dict[str, Digest]:
+        """Every file's digest by name, once :meth:`finish` has returned."""
+        known = {name: file.digest for name, file in self._sources.items() if file.digest}
+        return known | {name: digest for name, (digest, _) in self._found.items()}

@@ -1,0 +1,232 @@
+"""GGUF files become layers: imported as they are, or merged from their shards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from mbuild.core.digest import Digest, DigestError
+from mbuild.core.errors import SourceError
+from mbuild.build.graph import BaseStep, Result, Step, StepContext
+from mbuild.build.sources.values import Material, SourceFile
+from mbuild.build.steps.files import OpenFiles, open_source
+from mbuild.build.steps.models import as_json, check_loadable, read_facts, write_layer
+from mbuild.store import Layer
+from mbuild.store.copying import OpenFile
+from mbuild.store.manifest import ADAPTER, DRAFT, MODEL, PROJECTOR
+
+if TYPE_CHECKING:
+    from mbuild.gguf.facts import ModelFacts
+    from mbuild.store.blobs import Blob
+
+
+class Role(StrEnum):
+    """What an instruction wants a GGUF file to be."""
+
+    MODEL = "model"
+    ADAPTER = "adapter"
+    DRAFT = "draft"
+
+    @property
+    def media_type(self) -> str:
+        """The type of the layer that weights of that role are."""
+        return _MEDIA_TYPES[(self, "adapter" if self is Role.ADAPTER else "model")]
+
+    @property
+    def prefix(self) -> str:
+        """What tells a draft from the model in the label of a step."""
+        return "draft " if self is Role.DRAFT else ""
+
+    def fields(self) -> dict[str, str]:
+        """The role as part of a step's key; a model's weights are what steps usually make."""
+        return {} if self is Role.MODEL else {"role": self.value}
+
+
+_WORDS = {Role.MODEL: "FROM", Role.ADAPTER: "ADAPTER", Role.DRAFT: "DRAFT"}
+
+_MEDIA_TYPES = {
+    (Role.MODEL, "model"): MODEL,
+    (Role.MODEL, "projector"): PROJECTOR,
+    (Role.ADAPTER, "adapter"): ADAPTER,
+    (Role.DRAFT, "model"): DRAFT,
+}
+"""Which layer a file of each kind gives; what is not listed is an error."""
+
+_HINTS = {
+    "adapter": "use ADAPTER for it",
+    "model": "use FROM for it",
+    "projector": "use FROM for it, beside the FROM of its model",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class ImportGGUF(BaseStep):
+    """One GGUF file becomes a layer with the same bytes.
+
+    ``link``: hard-link the file instead of copying it (not part of the key:
+    the bytes are the same).
+    """
+
+    file: SourceFile
+    role: Role
+    link: bool = False
+
+    kind: ClassVar[str] = "import"
+    version: ClassVar[int] = 1
+    inputs: ClassVar[tuple[Step, ...]] = ()
+
+    @property
+    def label(self) -> str:
+        """What is imported."""
+        return f"import {self.role.prefix}{self.file.name}"
+
+    @property
+    def reads(self) -> int:
+        """The file's size."""
+        return self.file.stamp.size
+
+    @property
+    def materials(self) -> tuple[Material, ...]:
+        """The file."""
+        return (self.file.material,)
+
+    def key_fields(self) -> Mapping[str, Any] | None:
+        """The file's digest, its role, and its name, which an adapter's layer carries."""
+        if self.file.digest is None:
+            return None
+        name = self.file.name if self.role is Role.ADAPTER else None
+        return {"source": str(self.file.digest), "role": self.role.value, "name": name}
+
+    def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
+        """Check the file, bring it into the store, and read what it is from there."""
+        context.status("parsing GGUF")
+        with open_source(self.file) as opened:
+            _layer_type(self.role, read_facts(opened.reading_path, self.file.name), self.file.name)
+            check_loadable(opened.reading_path, self.file.name)
+            blob = _bring_in(context, opened, link=self.link)
+        facts = read_facts(context.store.blobs.path(blob.digest), self.file.name)
+        media_type = _layer_type(self.role, facts, self.file.name)
+        origin = self.file.name if media_type == ADAPTER else ""
+        layer = Layer(media_type, blob.digest, blob.size, origin)
+        return Result(
+            (layer,),
+            as_json(facts),
+            frozenset((blob.digest,)) if blob.existed else frozenset(),
+            {self.file.name: blob.digest},
+        )
+
+    def learned(self, result: Result) -> Step:
+        """The step with the digest that reading the file gave."""
+        digest = result.files[self.file.name]
+        return replace(self, file=self.file._replace(digest=digest))
+
+
+@dataclass(frozen=True, eq=False)
+class MergeGGUF(BaseStep):
+    """The shards of a split GGUF become one layer with all their tensors."""
+
+    files: tuple[SourceFile, ...]
+    role: Role
+
+    kind: ClassVar[str] = "merge"
+    version: ClassVar[int] = 1
+    inputs: ClassVar[tuple[Step, ...]] = ()
+
+    @property
+    def label(self) -> str:
+        """What is merged."""
+        return f"merge {self.role.prefix}{self.files[0].name} and {len(self.files) - 1} more"
+
+    @property
+    def reads(self) -> int:
+        """The shards' sizes."""
+        return sum(file.stamp.size for file in self.files)
+
+    @property
+    def materials(self) -> tuple[Material, ...]:
+        """The shards, under the name of the first."""
+        return (self.files[0].material._replace(size=self.reads),)
+
+    def key_fields(self) -> Mapping[str, Any] | None:
+        """The shards' digests in order, and the role."""
+        digests = [str(file.digest) for file in self.files if file.digest is not None]
+        if len(digests) != len(self.files):
+            return None
+        return {"sources": digests, "role": self.role.value}
+
+    def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
+        """Merge; shards whose digest is not known are hashed beside it."""
+        from mbuild.gguf.hyperparameters import check_hyperparameters
+        from mbuild.gguf.reader import open_gguf
+        from mbuild.gguf.shards import merge
+
+        context.status("parsing GGUF")
+        name = self.files[0].name
+        with ExitStack() as stack:
+            files = OpenFiles({file.name: file for file in self.files}, stack)
+            shards = [
+                stack.enter_context(open_gguf(path, name=shard))
+                for shard, path in files.paths.items()
+            ]
+            model = merge(shards)
+            check_hyperparameters(model.metadata, name)
+            layer, existed = write_layer(context, model, MODEL, files)
+            digests = files.digests(context)
+        facts = read_facts(context.store.blobs.path(layer.digest), name)
+        layer = layer._replace(media_type=_layer_type(self.role, facts, name))
+        return Result((layer,), as_json(facts), existed, digests)
+
+    def learned(self, result: Result) -> Step:
+        """The step with the digests that reading the shards gave."""
+        files = (f._replace(digest=result.files[f.name]) for f in self.files)
+        return replace(self, files=tuple(files))
+
+
+def _bring_in(context: StepContext, opened: OpenFile, *, link: bool) -> Blob:
+    """Bring a file into the store, reading it once, and remember its digest."""
+    from mbuild.store.blobs import Blob
+
+    store = context.store
+    own = _own_blob(store.blobs.folder, opened)
+    if own is not None:
+        return Blob(own, opened.size, existed=True)
+    started = opened.start_of_hashing()
+    blob = store.blobs.ingest(opened, link=link, progress=context.report)
+    if blob.linked:
+        now = os.fstat(opened.fd)
+        store.database.remember_linked(opened.info, now, blob.digest, started)
+    else:
+        store.database.remember_file(opened.info, blob.digest, started)
+    return blob
+
+
+def _own_blob(folder: Path, opened: OpenFile) -> Digest | None:
+    """The digest of a file that is a blob of this very store, by its name."""
+    try:
+        digest = Digest.parse(opened.path.name)
+        same = os.path.samestat(opened.info, (folder / digest.filename).stat())
+    except (DigestError, OSError):
+        return None
+    return digest if same else None
+
+
+def check_role(role: Role, facts: ModelFacts, name: str) -> None:
+    """Raise :class:`SourceError` unless a GGUF is weights of that role, and no projector."""
+    if _layer_type(role, facts, name) != role.media_type:
+        raise SourceError(
+            f"{_WORDS[role]} {name}: it is a projector",
+            hint="name the model in the first FROM, the projector in a second one",
+        )
+
+
+def _layer_type(role: Role, facts: ModelFacts, name: str) -> str:
+    media_type = _MEDIA_TYPES.get((role, facts.kind))
+    if media_type is None:
+        what = {"adapter": "a LoRA adapter", "model": "a model"}.get(facts.kind, "a projector")
+        raise SourceError(f"{_WORDS[role]} {name}: it is {what}", hint=_HINTS[facts.kind])
+    return media_type

@@ -1,0 +1,112 @@
+"""Small layers: template, system, license and messages as given, parameters merged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from mbuild.core import gojson
+from mbuild.core.errors import DamagedError
+from mbuild.build.graph import BaseStep, Result, Step, StepContext, variant_label
+from mbuild.build.sources.values import Material
+from mbuild.store import Layer
+from mbuild.store.manifest import PARAMS
+
+MAX_SMALL_BLOB = 64 << 20
+
+
+def put_layer(context: StepContext, media_type: str, data: bytes) -> Result:
+    """Store bytes as a layer of that type."""
+    blob = context.store.blobs.put(data)
+    layer = Layer(media_type, blob.digest, blob.size)
+    return Result((layer,), existed=frozenset((blob.digest,)) if blob.existed else frozenset())
+
+
+@dataclass(frozen=True, eq=False)
+class PutLayer(BaseStep):
+    """A text becomes a layer, byte for byte.
+
+    ``text`` is stored as UTF-8; a lone surrogate cannot come from a file and is
+    an error of the caller.
+    """
+
+    media_type: str
+    text: str
+
+    version: ClassVar[int] = 1
+    inputs: ClassVar[tuple[Step, ...]] = ()
+
+    @property
+    def kind(self) -> str:
+        """The media type's last word."""
+        return self.media_type.rpartition(".")[2]
+
+    @property
+    def label(self) -> str:
+        """As the instruction is called."""
+        return self.kind
+
+    def key_fields(self) -> Mapping[str, Any]:
+        """The text."""
+        return {"text": self.text}
+
+    def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
+        """Store the text."""
+        return put_layer(context, self.media_type, self.text.encode())
+
+
+@dataclass(frozen=True, eq=False)
+class MergeParameters(BaseStep):
+    """PARAMETER values laid over those of the base model or of a detected template, key by key.
+
+    An input's ``facts["parameters"]`` are such values. Nothing to say, no layer.
+    ``values`` hold ints, floats, bools, strings and lists of strings, as
+    :mod:`mbuild.language.parameters` makes them.
+    """
+
+    values: Mapping[str, Any]
+    base: Layer | None
+    inputs: tuple[Step, ...] = ()
+    variant: str = ""
+
+    kind: ClassVar[str] = "params"
+    version: ClassVar[int] = 1
+
+    @property
+    def label(self) -> str:
+        """What is made, and for which of several variants."""
+        return variant_label("params", self.variant)
+
+    @property
+    def materials(self) -> tuple[Material, ...]:
+        """The base model."""
+        return (Material(self.base.origin, "", 0),) if self.base and self.base.origin else ()
+
+    def key_fields(self) -> Mapping[str, Any]:
+        """The values and the base's parameters."""
+        base = str(self.base.digest) if self.base else None
+        return {"values": dict(self.values), "base": base}
+
+    def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
+        """Merge and store; numbers of the base come out as Go writes them."""
+        merged = dict(read_parameters(context, self.base)) if self.base else {}
+        for result in inputs:
+            merged.update(result.facts.get("parameters", {}))
+        merged.update(self.values)
+        if not merged:
+            return Result()
+        return put_layer(context, PARAMS, gojson.dumps(merged, sort_keys=True))
+
+
+def read_parameters(context: StepContext, layer: Layer) -> Mapping[str, Any]:
+    """A params layer's values, every number a float as in Go; raises :class:`DamagedError`."""
+    data = context.store.blobs.read(layer.digest, MAX_SMALL_BLOB)
+    try:
+        value = json.loads(data, parse_int=float)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"the parameters of the base model are not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise DamagedError("the parameters of the base model are not a JSON object")
+    return value

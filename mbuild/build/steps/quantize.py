@@ -1,0 +1,363 @@
+"""Quantization as a step: one pass over the source for all variants, no tensor ever twice."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from mbuild.core.digest import Digest
+from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.build.graph import BaseStep, Result, Step, StepContext, canonical_json
+from mbuild.build.sources.values import Material, SourceFile
+from mbuild.build.steps.files import OpenFiles, open_source
+from mbuild.build.steps.gguf import Role, check_role
+from mbuild.build.steps.models import as_json, read_facts
+from mbuild.build.steps.origins import Origin
+from mbuild.store import Layer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mbuild.gguf.model import Model, Tensor
+    from mbuild.gguf.types import GGMLType
+    from mbuild.quant.imatrix import Imatrix
+    from mbuild.quant.recipes import Options as RecipeOptions
+    from mbuild.quant.types import FileType
+    from mbuild.build.steps.tensors import Variant
+    from mbuild.store import Store
+
+QUANTIZER_VERSION = 4
+"""Counts up when a recipe or a kernel gives other bytes."""
+
+_POLL_SECONDS = 0.1
+_PATIENCE = 3.0  # seconds; kernels of the cache load in a fraction of that
+_IMATRIX = "\0imatrix"  # cannot be a file's name
+
+
+class Quantization(NamedTuple):
+    """What ``--quantize`` and its companions ask for; names as llama-quantize has them.
+
+    ``file_type`` is a name of :data:`mbuild.quant.types.FILE_TYPES`;
+    ``tensor_types`` are pairs of a regular expression and a type's name.
+    """
+
+    file_type: str
+    recipe: str = "llama.cpp"
+    pure: bool = False
+    leave_output_tensor: bool = False
+    output_tensor_type: str | None = None
+    token_embedding_type: str | None = None
+    tensor_types: tuple[tuple[str, str], ...] = ()
+    allow_requantize: bool = False
+    imatrix: SourceFile | None = None
+
+    def fields(self) -> dict[str, Any] | None:
+        """The options as part of a key; None while the imatrix has not been read."""
+        if self.imatrix is not None and self.imatrix.digest is None:
+            return None
+        # llama-quantize writes the imatrix's name into the file.
+        imatrix = [self.imatrix.name, str(self.imatrix.digest)] if self.imatrix else None
+        return {**self._asdict(), "imatrix": imatrix}
+
+    def options(self) -> RecipeOptions:
+        """As the recipes take them; raises :class:`UsageError` for an unknown type."""
+        from mbuild.quant.recipes import Options
+        from mbuild.quant.types import tensor_type
+
+        def named(text: str | None) -> Any:
+            return tensor_type(text) if text else None
+
+        return Options(
+            pure=self.pure,
+            leave_output_tensor=self.leave_output_tensor,
+            output_tensor_type=named(self.output_tensor_type),
+            token_embedding_type=named(self.token_embedding_type),
+            tensor_types=tuple((pattern, tensor_type(t)) for pattern, t in self.tensor_types),
+            recipe=self.recipe,
+            importances=self.imatrix is not None,
+            allow_requantize=self.allow_requantize,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Quantize(BaseStep):
+    """A model becomes a quantized layer, with the bytes of llama-quantize.
+
+    Steps that share ``origin`` (the same object) run together and read it once.
+    ``role`` says whether it is the model or its draft.
+    """
+
+    origin: Origin
+    quantization: Quantization
+    role: Role = Role.MODEL
+
+    kind: ClassVar[str] = "quantize"
+    version: ClassVar[int] = QUANTIZER_VERSION
+    inputs: ClassVar[tuple[Step, ...]] = ()
+
+    @property
+    def group(self) -> object:
+        """The origin: its readers run together."""
+        return self.origin
+
+    @property
+    def label(self) -> str:
+        """What becomes what."""
+        return f"quantize {self.role.prefix}{self.origin.name} to {self.quantization.file_type}"
+
+    @property
+    def reads(self) -> int:
+        """The source's size; the importance matrix is small."""
+        return sum(file.stamp.size for file in self.origin.files.values())
+
+    @property
+    def materials(self) -> tuple[Material, ...]:
+        """The source, and the importance matrix."""
+        imatrix = self.quantization.imatrix
+        return (self.origin.material, *((imatrix.material,) if imatrix else ()))
+
+    def key_fields(self) -> Mapping[str, Any] | None:
+        """The description of the unquantized model, and the recipe with its options."""
+        origin, options = self.origin.fields(), self.quantization.fields()
+        if origin is None or options is None:
+            return None
+        return {"origin": origin, "quantization": options, **self.role.fields()}
+
+    def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
+        """Quantize to this one variant."""
+        return self.run_together([self], context)[0]
+
+    @staticmethod
+    def run_together(steps: Sequence[Quantize], context: StepContext) -> list[Result]:
+        """Quantize one source to several variants in one pass."""
+        origin = steps[0].origin
+        with ExitStack() as stack:
+            sources = dict(origin.files)
+            for number, step in enumerate(steps):
+                if step.quantization.imatrix is not None:
+                    sources[f"{_IMATRIX}{number}"] = step.quantization.imatrix
+            files = OpenFiles(sources, stack)
+            paths = {name: path for name, path in files.paths.items() if name in origin.files}
+            model = origin.open(context, paths, stack)
+            made = _write_variants(steps, model, files, context)
+            digests = files.digests(context)
+        results = []
+        for number, (step, layer, existed) in enumerate(made):
+            facts = read_facts(context.store.blobs.path(layer.digest), step.origin.name)
+            used = {name: digest for name, digest in digests.items() if name in origin.files}
+            if step.quantization.imatrix is not None:
+                used[_IMATRIX] = digests[f"{_IMATRIX}{number}"]
+            known = frozenset((layer.digest,)) if existed else frozenset[Digest]()
+            results.append(Result((layer,), as_json(facts), known, used))
+        return results
+
+    def learned(self, result: Result) -> Step:
+        """The step with the digests that reading the files gave."""
+        quantization = self.quantization
+        if quantization.imatrix is not None:
+            digest = result.files[_IMATRIX]
+            imatrix = quantization.imatrix._replace(digest=digest)
+            quantization = quantization._replace(imatrix=imatrix)
+        return replace(self, origin=self.origin.learned(result), quantization=quantization)
+
+
+def _write_variants(
+    steps: Sequence[Quantize], model: Model, files: OpenFiles, context: StepContext
+) -> list[tuple[Quantize, Layer, bool]]:
+    """Write all variants side by side."""
+    from mbuild.build.steps.ranges import RangeCache
+    from mbuild.build.steps.tensors import write_variants
+
+    variants = [
+        _variant(step, model, files, f"{_IMATRIX}{number}", context)
+        for number, step in enumerate(steps)
+    ]
+    cache = RangeCache(context.store, steps[0].origin.fields(), read=context.use_cache)
+    blobs = write_variants(variants, model, cache, files, context)
+    cache.remember_sources(steps[0].origin, files.known())
+    return [
+        (step, Layer(step.role.media_type, blob.digest, blob.size), blob.existed)
+        for step, blob in zip(steps, blobs, strict=True)
+    ]
+
+
+def _variant(
+    step: Quantize, model: Model, files: OpenFiles, imatrix_name: str, context: StepContext
+) -> Variant:
+    """What a step makes of the model, said and its kernels loaded."""
+    from mbuild.gguf.facts import file_type_name
+    from mbuild.quant.recipes import unused
+    from mbuild.quant.types import file_type
+
+    variant = _planned(step, model, files.paths.get(imatrix_name))
+    for rule in unused(model.tensors, step.quantization.options()):
+        example = model.tensors[0].name if model.tensors else ""
+        context.warn(
+            f"--tensor-type {rule} matches no tensor; a tensor is named, for example, {example}"
+        )
+    source = file_type_name(model.get("general.file_type"))
+    target = file_type(step.quantization.file_type)
+    context.status(f"quantizing {source} model to {target.name}")
+    _load_kernels(variant, context)
+    return variant
+
+
+def _say_compiling(names: str, context: StepContext) -> None:
+    """That quantizers are compiled, and whether the next build has them."""
+    from mbuild.quant import cache
+
+    once = "" if cache.problem() else " (once on this machine)"
+    context.status(f"compiling quantizers for {names}{once}")
+
+
+def _warn_of_cache(context: StepContext) -> None:
+    """That compiled quantizers are not kept, and why; once in a process, which then has them."""
+    from mbuild.quant import cache
+    from mbuild.quant.quantize import engine_name
+
+    problem = cache.problem() if engine_name() == "numba" else ""
+    if problem and problem not in _WARNED:
+        _WARNED.add(problem)
+        context.warn(problem)
+
+
+_WARNED: set[str] = set()
+
+
+def _load_kernels(variant: Variant, context: StepContext) -> None:
+    """Before threads start; where they have to be compiled, that is said after a while.
+
+    A compilation cannot be stopped. It has a thread of its own, which a stopped
+    build leaves behind and which does not hold up the end of the program.
+    """
+    from concurrent.futures import Future, wait
+    from threading import Thread, Timer
+
+    from mbuild.quant.quantize import prepare
+
+    changed = {new for tensor, new in variant.tensors if new is not tensor.type}
+    names = ", ".join(type_.name for type_ in sorted(changed))
+    timer = Timer(_PATIENCE, _say_compiling, [names, context])
+    timer.start()
+    done: Future[None] = Future()
+
+    def work() -> None:
+        try:
+            prepare(sorted(changed), weighted=variant.imatrix is not None)
+            done.set_result(None)
+        except BaseException as error:
+            done.set_exception(error)
+
+    Thread(target=work, name="mbuild-compile", daemon=True).start()
+    try:
+        while not wait([done], timeout=_POLL_SECONDS).done:
+            context.report(0, 0)
+        done.result()
+    finally:
+        timer.cancel()
+        timer.join()
+    if changed:
+        _warn_of_cache(context)
+
+
+def _planned(step: Quantize, model: Model, imatrix_path: Path | None) -> Variant:
+    """Metadata, and each tensor's new type, in order; nothing is loaded but the imatrix."""
+    from mbuild.gguf.facts import describe
+    from mbuild.gguf.hyperparameters import check_hyperparameters
+    from mbuild.quant.imatrix import open_imatrix
+    from mbuild.quant.metadata import quantized
+    from mbuild.quant.recipes import plan
+    from mbuild.quant.types import file_type
+    from mbuild.build.steps.tensors import Variant
+
+    quantization = step.quantization
+    check_role(step.role, describe(model), step.origin.name)
+    check_hyperparameters(model.metadata, step.origin.name)
+    target = file_type(quantization.file_type)
+    imatrix: Imatrix | None = None
+    about = None
+    if quantization.imatrix is not None and imatrix_path is not None:
+        imatrix = open_imatrix(imatrix_path, name=quantization.imatrix.name)
+        about = imatrix.source(quantization.imatrix.name)
+    tensors = plan(model.tensors, model.get, target, quantization.options())
+    for tensor, new in tensors:
+        if new is not tensor.type:
+            _check_type(tensor, new, target, imatrix)
+    made_of = canonical_json([step.origin.name, *map(str, quantization)])
+    name = hashlib.sha256(made_of.encode()).hexdigest()[:16] + "-"
+    return Variant(name, tuple(tensors), quantized(model.metadata, target, about), imatrix)
+
+
+def _check_type(tensor: Tensor, new: GGMLType, target: FileType, imatrix: Imatrix | None) -> None:
+    """What cannot be made is refused, by the tensor's name, before anything is read or written."""
+    from mbuild.quant.quantize import supported, unsupported
+    from mbuild.quant.recipes import needs_importances
+
+    weighted = imatrix is not None and imatrix.has(tensor.name, tensor.dims)
+    if imatrix is not None and not weighted and needs_importances(tensor.name, new, target):
+        raise UnsupportedError(
+            f"{tensor.name}: {imatrix.name} has no importances for it, which {new.name} needs",
+            hint="use the importance matrix of this model, or another type: --tensor-type",
+        )
+    if not supported(new, weighted):
+        error = unsupported(new)
+        raise UnsupportedError(f"{tensor.name}: {error.message}", hint=error.hint)
+
+
+class PlannedTensor(NamedTuple):
+    """What a quantization will do with one tensor; ``size`` is its new size in bytes."""
+
+    name: str
+    before: str
+    after: str
+    size: int
+
+
+def preview(step: Quantize, store: Store) -> tuple[tuple[PlannedTensor, ...], int]:
+    """Each tensor's types and size in the order of the file, and the file's size in bytes.
+
+    Only headers are read, and nothing is written. Raises what running the step
+    would raise before it starts to quantize.
+    """
+    from mbuild.gguf.model import Model, Tensor
+    from mbuild.gguf.writer import layout
+
+    imatrix = step.quantization.imatrix
+    with ExitStack() as stack:
+        model = _open_quietly(step.origin, store, stack)
+        at = stack.enter_context(open_source(imatrix)).path if imatrix else None
+        variant = _planned(step, model, at)
+        tensors = tuple(Tensor(t.name, t.dims, new, t.load) for t, new in variant.tensors)
+        laid_out = layout(Model(tuple(variant.metadata), tensors))
+        rows = tuple(
+            PlannedTensor(tensor.name, tensor.type.name, new.name, size)
+            for (tensor, new), size in zip(variant.tensors, laid_out.sizes, strict=True)
+        )
+    return rows, laid_out.size
+
+
+def unquantized_size(origin: Origin, store: Store) -> tuple[int, int]:
+    """How long a source's unquantized GGUF file will be, and its largest tensor, in bytes.
+
+    Only headers are read.
+    """
+    from mbuild.gguf.writer import layout
+
+    with ExitStack() as stack:
+        laid_out = layout(_open_quietly(origin, store, stack))
+        return laid_out.size, max(laid_out.sizes, default=0)
+
+
+def _open_quietly(origin: Origin, store: Store, stack: ExitStack) -> Model:
+    """The model of an origin, without a word and without hashing files."""
+    silent = StepContext(store, lambda done, total: None, lambda text: None, lambda text: None)
+    opened = {name: stack.enter_context(open_source(f)) for name, f in origin.files.items()}
+    return origin.open(silent, {name: file.path for name, file in opened.items()}, stack)
+
+
+def not_finite(tensor: str, error: FormatError) -> FormatError:
+    """A refusal of a tensor's values, with the tensor's name."""
+    return FormatError(f"{tensor}: {error.message}", hint=error.hint)

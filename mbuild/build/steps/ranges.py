@@ -1,0 +1,211 @@
+"""Ranges of rows: how tensors are cut into them, and where quantized ones are found again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from mbuild.core.digest import BLAKE3, hashing
+from mbuild.gguf.model import InPieces, Tensor
+from mbuild.gguf.types import BLOCKS, GGMLType
+from mbuild.build.graph import canonical_json
+from mbuild.quant.quantize import VERSION
+
+if TYPE_CHECKING:
+    from mbuild.core.digest import Digest
+    from mbuild.quant.imatrix import Imatrix
+    from mbuild.build.steps.origins import Origin
+    from mbuild.store import Store
+
+RANGE = 16 << 20
+"""Bytes of a source tensor that are worked on at once: some hundredths of a second's work."""
+
+_RECORD = "range"
+_SOURCES = "source-ranges"
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Range(NamedTuple):
+    """Some rows of a source tensor, the unit of work.
+
+    ``number`` is the tensor's; ``first`` and ``size`` are bytes of the tensor, whole rows
+    of it; ``load`` gives them. ``last`` tells that the tensor ends here. Where the tensor is
+    several matrices (experts), a range lies within one of them or is some whole ones.
+    """
+
+    number: int
+    tensor: Tensor
+    load: Callable[[], Any]
+    first: int
+    size: int
+    last: bool
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """The first row and how many there are."""
+        row = row_bytes(self.tensor)
+        return self.first // row, self.size // row
+
+
+def ranges_of(number: int, tensor: Tensor) -> Iterator[Range]:
+    """A tensor's ranges in order: of about :data:`RANGE` bytes, as far as it can be cut."""
+    pieces = list(_pieces(tensor))
+    if not pieces:
+        yield Range(number, tensor, tensor.load, 0, tensor.nbytes, last=True)
+    for place, (first, piece) in enumerate(pieces, start=1):
+        yield Range(number, tensor, piece, first, piece.count, last=place == len(pieces))
+
+
+def _pieces(tensor: Tensor) -> Iterator[tuple[int, InPieces]]:
+    """Loads of a tensor's parts and where they begin: cut at matrices, then at rows."""
+    if not isinstance(tensor.load, InPieces) or not tensor.nbytes:
+        return
+    row = row_bytes(tensor)
+    matrix = row * tensor.dims[1] if len(tensor.dims) > 2 else tensor.nbytes
+    at = 0
+    for whole in tensor.load.pieces(matrix, matrix):
+        for piece in whole.pieces(RANGE, row):
+            yield at, piece
+            at += piece.count
+
+
+class Made(NamedTuple):
+    """One variant's result of a range; without a key it is the source's bytes as they are."""
+
+    data: Any
+    key: str = ""
+    digest: str = ""
+    found: bool = False
+
+
+class Found(NamedTuple):
+    """Where the bytes of a quantized range lie: in which file of the store, and their digest."""
+
+    path: str
+    offset: int
+    size: int
+    digest: str
+
+
+class RangeCache:
+    """Remembers quantized ranges by what they were made of, and source ranges' digests.
+
+    Digests of ranges never leave this cache, so they are BLAKE3, which takes a third of
+    the time that SHA-256 does: each source byte is hashed twice, as part of its file too.
+
+    A range's key is its source bytes' digest, its types, the importances used
+    and the kernels' version. Its bytes lie in blobs or in the unfinished file
+    of a build that was killed; they count only if their digest is right.
+    Without ``read`` nothing is found, only recorded.
+    """
+
+    def __init__(
+        self, store: Store, origin: Mapping[str, Any] | None, *, read: bool = True
+    ) -> None:
+        self._store = store
+        self._read = read
+        self._digests: dict[str, str] = {}
+        if read and origin is not None:
+            known = store.database.get(_SOURCES, _key([origin, RANGE]))
+            self._digests = json.loads(known) if known else {}
+
+    def source_digest(self, part: Range, load: Callable[[], Array]) -> str:
+        """The digest of a range's bytes, remembered or from loading it."""
+        name = f"{part.first} {part.tensor.name}"
+        known = self._digests.get(name)
+        if known is None:
+            known = digest_of(load())
+            self._digests[name] = known
+        return known
+
+    def remember_sources(self, origin: Origin, files: Mapping[str, Digest]) -> None:
+        """Keep the source ranges' digests under the origin's own description."""
+        fields = _fields_with(origin, files)
+        if fields is not None:
+            key = _key([fields, RANGE])
+            self._store.database.put(_SOURCES, key, canonical_json(self._digests))
+
+    def key(self, source: str, part: Range, new: GGMLType, importances: Array | None) -> str:
+        """The key of one quantized range."""
+        weights = importances if importances is None else digest_of(importances)
+        tensor = part.tensor
+        made_of = [source, tensor.type.name, new.name, tensor.dims[0], weights, VERSION]
+        return _key({"range": made_of})
+
+    def find(self, key: str) -> Made | None:
+        """A quantized range, if its bytes are somewhere in the store and undamaged."""
+        places = self._store.database.find(_RECORD, key) if self._read else []
+        for place, text in places:
+            with suppress(ValueError, TypeError):
+                found = Found(*json.loads(text))
+                data = self._bytes_at(found)
+                if data is None:
+                    self._store.database.forget(_RECORD, place)
+                elif len(data) == found.size and digest_of(data) == found.digest:
+                    return Made(data, key, found.digest, found=True)
+        return None
+
+    def _bytes_at(self, found: Found) -> bytes | None:
+        """What lies at a place; None when the file is gone, under its name and as a kept one."""
+        path = self._store.root / found.path
+        for file_path in (path, self._store.kept.folder / path.name):
+            with suppress(OSError), file_path.open("rb") as file:
+                file.seek(found.offset)
+                return file.read(found.size)
+        return None
+
+    def record(self, key: str, found: Found) -> None:
+        """Note a place where a quantized range lies, beside others; written by the next flush."""
+        self._store.database.put(_RECORD, f"{key} {found.path}", json.dumps(found))
+
+    def flush(self) -> None:
+        """Write what was noted."""
+        self._store.database.flush()
+
+
+def _fields_with(origin: Origin, files: Mapping[str, Digest]) -> Mapping[str, Any] | None:
+    from mbuild.build.graph import Result
+
+    return origin.learned(Result(files=files)).fields()
+
+
+def digest_of(data: Array | bytes) -> str:
+    """The BLAKE3 of an array's bytes in the order of its elements, as 64 hexadecimal digits."""
+    state = hashing(BLAKE3)
+    flat = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else np.ascontiguousarray(data)
+    state.update(flat.reshape(-1).view(np.uint8).data)
+    return str(state.hexdigest())
+
+
+def _key(value: Any) -> str:
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def importances_of(part: Range, imatrix: Imatrix | None) -> Array | None:
+    """The importances of a range: of a tensor of several matrices those of its own."""
+    every = imatrix.of(part.tensor.name, part.tensor.dims) if imatrix else None
+    if every is None or len(part.tensor.dims) < 3:
+        return every
+    table = every.reshape(-1, part.tensor.dims[0])
+    if len(table) == 1:
+        return every
+    rows = int(np.prod(part.tensor.dims[1:])) // len(table)
+    first, count = part.rows
+    return table[first // rows : -(-(first + count) // rows)].reshape(-1)
+
+
+def row_bytes(tensor: Tensor) -> int:
+    """Bytes of one row of a tensor as it is stored."""
+    return bytes_of_row(tensor, tensor.type)
+
+
+def bytes_of_row(tensor: Tensor, type_: GGMLType) -> int:
+    """Bytes of one row of a tensor in another type."""
+    block = BLOCKS[type_]
+    return tensor.dims[0] // block.weights * block.size

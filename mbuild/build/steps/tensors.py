@@ -1,0 +1,329 @@
+"""Tensors through the quantizer, by ranges of rows: read once for all variants, looked up first.
+
+A range is some rows of a source tensor, about 16 MiB of them: the unit of work. It is read,
+digested, looked up for each variant and quantized where no variant before had it, on one
+of the threads; the results are taken in the order of the file by one thread a variant,
+which digests the file and hands it to the disk. So everything overlaps, a huge tensor is
+cut and needs no more memory than others, and a model of small tensors keeps all cores busy.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from mbuild.core.errors import CancelledError, MbuildError
+from mbuild.gguf.memory import reused
+from mbuild.gguf.model import KV, Model, Tensor
+from mbuild.gguf.types import GGMLType
+from mbuild.gguf.writer import SLICE, layout, padded
+from mbuild.build.graph import StepContext
+from mbuild.quant.quantize import SOURCES, NotFiniteError, quantize
+from mbuild.build.steps.ranges import (
+    RANGE,
+    Array,
+    Found,
+    Made,
+    Range,
+    RangeCache,
+    bytes_of_row,
+    digest_of,
+    importances_of,
+    ranges_of,
+    row_bytes,
+)
+from mbuild.work.ahead import Ahead, Job, budget
+from mbuild.work.cores import cores
+
+if TYPE_CHECKING:
+    from mbuild.gguf.model import Entry
+    from mbuild.quant.imatrix import Imatrix
+    from mbuild.build.steps.files import OpenFiles
+    from mbuild.store.blobs import Blob, BlobWriter
+
+_NAMED = 4  # tensors that were not in the cache are named if they are so few
+_SAVE_BYTES = 128 << 20  # output after which finished ranges are made durable
+
+
+class Variant(NamedTuple):
+    """One quantized model to be: tensors with their new types in the file's order.
+
+    ``name`` is what a killed build's unfinished file is found under.
+    """
+
+    name: str
+    tensors: tuple[tuple[Tensor, GGMLType], ...]
+    metadata: tuple[Entry | KV, ...]
+    imatrix: Imatrix | None
+
+
+def write_variants(
+    variants: Sequence[Variant],
+    model: Model,
+    cache: RangeCache,
+    files: OpenFiles,
+    context: StepContext,
+) -> list[Blob]:
+    """Write every variant's file on its own thread, all fed by one pass over the source."""
+    work = _Work(variants, cache, context)
+    with ExitStack() as stack:
+        lanes = [
+            _Lane(index, variant, work, cache, stack.enter_context(writer))
+            for index, variant in enumerate(variants)
+            for writer in [context.store.blobs.writer(variant.name)]
+        ]
+        total = sum(lane.layout.size for lane in lanes)
+        context.store.blobs.check_room(total)
+        _run_lanes(lanes, work, lambda done: context.report(done, total))
+        files.finish(context)
+        blobs = []
+        for lane in lanes:
+            blobs.append(lane.writer.commit())
+            lane.record(f"blobs/{blobs[-1].digest.filename}")
+    cache.flush()
+    reused_count = sum(len(lane.found) for lane in lanes)
+    if reused_count:
+        total = sum(lane.quantized for lane in lanes)
+        context.status(f"reused {reused_count} of {total} quantized tensors")
+        made = dict.fromkeys(name for lane in lanes for name in lane.made)
+        if 0 < len(made) <= _NAMED:
+            context.status(f"newly quantized: {', '.join(made)}")
+    return blobs
+
+
+def _run_lanes(lanes: Sequence[_Lane], work: _Work, report: Callable[[int], None]) -> None:
+    """Run all lanes to their ends; the first error stops the others and is raised."""
+    threads = [threading.Thread(target=lane.run, name="mbuild-variant") for lane in lanes[1:]]
+    lanes[0].report = lambda: report(sum(lane.writer.size for lane in lanes))
+    with reused():
+        work.ahead.start()
+        for thread in threads:
+            thread.start()
+        try:
+            lanes[0].run()
+            while any(thread.is_alive() for thread in threads):
+                threads[-1].join(0.1)
+                for thread in threads:
+                    thread.join(0.01)
+                if work.error is None:
+                    report(sum(lane.writer.size for lane in lanes))
+        except BaseException as error:
+            work.fail(error)
+        finally:
+            for thread in threads:
+                thread.join()
+            work.ahead.stop()
+    if work.error is not None:
+        raise work.error
+
+
+class _Work:
+    """What is made of each range, for all variants at once."""
+
+    def __init__(
+        self, variants: Sequence[Variant], cache: RangeCache, context: StepContext
+    ) -> None:
+        self.error: BaseException | None = None
+        self._variants = variants
+        self._cache = cache
+        self._context = context
+        self._threads = cores()
+        sources = [tensor for tensor, _ in variants[0].tensors]
+        self.ranges = [r for number, each in enumerate(sources) for r in ranges_of(number, each)]
+        jobs = [Job(partial(self._make, part), self._size(part)) for part in self.ranges]
+        largest = max((job.size for job in jobs), default=0)
+        limit = budget(self._threads, largest)
+        self.ahead: Ahead[tuple[Made, ...]] = Ahead(jobs, self._threads, limit, len(variants))
+
+    def fail(self, error: BaseException) -> None:
+        """Stop all work; the first error counts."""
+        if self.error is None:
+            self.error = error
+        self.ahead.fail(error)
+
+    def _check(self) -> None:
+        """Called between pieces of work: raises when the build was stopped, or has failed."""
+        self._context.report(0, 0)
+        if self.ahead.stopping:
+            raise CancelledError("other work failed")
+
+    def _types(self, part: Range) -> list[GGMLType]:
+        return [variant.tensors[part.number][1] for variant in self._variants]
+
+    def _size(self, part: Range) -> int:
+        """Bytes that a range takes while it is worked on: its source and its results."""
+        source, (_, rows) = part.tensor.type, part.rows
+        changed = {new for new in self._types(part) if new is not source}
+        size = part.size + sum(rows * bytes_of_row(part.tensor, new) for new in changed)
+        if changed and source not in SOURCES:
+            size += rows * bytes_of_row(part.tensor, GGMLType.F32)
+        return size
+
+    def _make(self, part: Range) -> tuple[Made, ...]:
+        """A range for every variant: as it is, as found, or quantized now."""
+        self._check()
+        source = _Loaded(part)
+        made: list[Made] = []
+        for variant, new in zip(self._variants, self._types(part), strict=True):
+            if new is part.tensor.type:
+                made.append(Made(source.load()))
+            else:
+                made.append(self._changed(part, new, variant.imatrix, source))
+        return tuple(made)
+
+    def _changed(
+        self, part: Range, new: GGMLType, imatrix: Imatrix | None, source: _Loaded
+    ) -> Made:
+        importances = importances_of(part, imatrix)
+        key = self._cache.key(self._cache.source_digest(part, source.load), part, new, importances)
+        found = self._cache.find(key)
+        if found is not None:
+            return found
+        made = self._quantized(part, new, importances, source.load())
+        return Made(made, key, digest_of(made))
+
+    def _quantized(
+        self, part: Range, new: GGMLType, importances: Array | None, data: Array
+    ) -> Array:
+        """Quantize a range; a build that is stopped stops in the middle of it.
+
+        A tensor that cannot be cut is one range, however large: then it is spread.
+        """
+        from mbuild.build.steps.quantize import not_finite
+
+        type_, values = _readable(part.tensor, data)
+        try:
+            return quantize(
+                new,
+                type_,
+                values,
+                part.tensor.dims[0],
+                imatrix=importances,
+                threads=max(1, min(self._threads, part.size // (2 * RANGE))),
+                first_row=part.rows[0],
+                check=self._check,
+            )
+        except NotFiniteError as error:
+            raise not_finite(part.tensor.name, error) from error
+
+
+class _Loaded:
+    """A range's bytes, loaded when they are first asked for."""
+
+    def __init__(self, part: Range) -> None:
+        self._part = part
+        self._data: Array | None = None
+
+    def load(self) -> Array:
+        """The bytes, flat."""
+        if self._data is None:
+            self._data = np.frombuffer(memoryview(self._part.load()).cast("B"), np.uint8)
+        return self._data
+
+
+class _Lane:
+    """One variant's way: its ranges, made or found, written in order."""
+
+    def __init__(
+        self,
+        index: int,
+        variant: Variant,
+        work: _Work,
+        cache: RangeCache,
+        writer: BlobWriter,
+    ) -> None:
+        self._index = index
+        self._variant = variant
+        self._work = work
+        self._cache = cache
+        self._done: list[tuple[str, Found]] = []  # keys, and places but for the file's name
+        self._saved = 0
+        self._made: set[int] = set()  # tensors of which something had to be quantized
+        self.writer = writer
+        self.report: Callable[[], None] = lambda: None
+        tensors = [Tensor(t.name, t.dims, new, t.load) for t, new in variant.tensors]
+        self.layout = layout(Model(tuple(variant.metadata), tuple(tensors)))
+
+    @property
+    def quantized(self) -> int:
+        """How many tensors of the file have another type than the source's."""
+        return sum(new is not tensor.type for tensor, new in self._variant.tensors)
+
+    @property
+    def made(self) -> Iterator[str]:
+        """The names of the tensors of which something was quantized now."""
+        return (self._variant.tensors[number][0].name for number in sorted(self._made))
+
+    @property
+    def found(self) -> set[int]:
+        """The tensors that the cache had whole."""
+        changed = {n for n, (t, new) in enumerate(self._variant.tensors) if new is not t.type}
+        return changed - self._made
+
+    def run(self) -> None:
+        """Write the file; an error is kept for whoever started the lanes."""
+        try:
+            self._write(memoryview(self.layout.header))
+            for number, part in enumerate(self._work.ranges):
+                made = self._work.ahead.take(number)[self._index]
+                self._note(part, made)
+                self._write(memoryview(made.data).cast("B"))
+                if part.last:
+                    size = self.layout.sizes[part.number]
+                    self._write(memoryview(bytes(padded(size, self.layout.alignment) - size)))
+                del made
+                self._work.ahead.done(number)
+        except BaseException as error:
+            self._work.fail(error)
+            if isinstance(self._work.error, CancelledError):  # the user stopped the build
+                with suppress(MbuildError):
+                    self._save()
+                    self.writer.wait()
+
+    def _note(self, part: Range, made: Made) -> None:
+        """Remember where a quantized range will lie in the file."""
+        if made.key:
+            place = Found("", self.writer.size, memoryview(made.data).nbytes, made.digest)
+            self._done.append((made.key, place))
+            if not made.found:
+                self._made.add(part.number)
+
+    def _write(self, data: memoryview) -> None:
+        for start in range(0, len(data), SLICE):
+            self.writer.write(data[start : start + SLICE])
+            self.report()
+            if self._work.error is not None:
+                raise CancelledError("another variant failed")
+        if self.writer.size - self._saved >= _SAVE_BYTES:
+            self._saved = self.writer.size
+            self._save()
+
+    def _save(self) -> None:
+        """Make what was written durable, and the ranges in it findable, beside the writing."""
+
+        def note(path: str, written: int) -> None:
+            self.record(path, written)
+            self._cache.flush()
+
+        self.writer.save(note)
+
+    def record(self, path: str, written: int | None = None) -> None:
+        """Note where the finished ranges lie."""
+        for key, place in list(self._done):
+            if written is None or place.offset + place.size <= written:
+                self._cache.record(key, place._replace(path=path))
+
+
+def _readable(tensor: Tensor, data: Array) -> tuple[GGMLType, Array]:
+    """A tensor's values in a type that can be quantized: what is quantized already is decoded."""
+    if tensor.type in SOURCES:
+        return tensor.type, data
+    import gguf
+
+    kind = gguf.GGMLQuantizationType(int(tensor.type))
+    return GGMLType.F32, gguf.quants.dequantize(data.reshape(-1, row_bytes(tensor)), kind)

@@ -1,0 +1,92 @@
+"""Every error that mbuild raises on purpose, in one tree.
+
+::
+
+    MbuildError
+    ├── UsageError            the command line or a request is wrong
+    ├── ModelfileError        the Modelfile is wrong; carries every problem found
+    ├── SourceError           a file that FROM, ADAPTER or DRAFT names cannot be used
+    │   ├── MissingFileError  ... because it is not there
+    │   ├── FormatError       ... because its bytes are not what they should be
+    │   └── UnsupportedError  ... because mbuild has no support for it
+    ├── NameNotFoundError     no model of that name in the store
+    ├── StoreError            the store cannot be read or written
+    │   └── DamagedError      ... because its content is not what its name says
+    ├── BusyError             somebody else holds the store for too long
+    └── CancelledError        the build was stopped on purpose
+
+A message says what is wrong and quotes the value; ``hint`` says what to do
+about it. Errors are raised where they are known and rendered once per front
+end (``mbuild.cli``, ``mbuild.server``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class MbuildError(Exception):
+    """The root of the tree: a one-line message and, where there is one, a remedy."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        # Where in a Modelfile it arose, for those who resolve instructions:
+        # a mbuild.language.instructions.Problem.
+        self.problem: Any = None
+
+
+class UsageError(MbuildError):
+    """The command line, an environment variable or a request is wrong."""
+
+
+class ModelfileError(MbuildError):
+    """A Modelfile that cannot be built; ``problems`` holds all that is wrong with it.
+
+    Each problem is a :class:`mbuild.language.instructions.Problem`; the error
+    tree sits below that module and so does not name the type.
+    """
+
+    def __init__(self, problems: Sequence[Any]) -> None:
+        super().__init__("; ".join(str(p) for p in problems))
+        self.problems = tuple(problems)
+
+
+class SourceError(MbuildError):
+    """A file or directory that an instruction names cannot be used."""
+
+
+class MissingFileError(SourceError):
+    """A path that leads nowhere."""
+
+
+class FormatError(SourceError):
+    """A file whose bytes are not what its format demands: truncated, hostile or foreign."""
+
+
+class UnsupportedError(SourceError):
+    """A well-formed input that mbuild cannot build from."""
+
+
+class NameNotFoundError(MbuildError):
+    """No model of that name is in the store."""
+
+
+class StoreError(MbuildError):
+    """The store cannot be read or written: full disk, no permission, read-only."""
+
+
+class DamagedError(StoreError):
+    """Something in the store does not have the content that its name promises."""
+
+
+class BusyError(MbuildError):
+    """Somebody else holds the store for longer than the caller wants to wait."""
+
+
+class CancelledError(MbuildError):
+    """The build was stopped on purpose (Ctrl-C, a client that went away)."""

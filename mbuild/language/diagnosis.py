@@ -1,0 +1,225 @@
+"""What is wrong where the grammar cannot go on, in words."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Container
+from dataclasses import dataclass
+
+from mbuild.language.foreign import DOCKER, MODCTL
+from mbuild.language.instructions import ROLES, TYPES, Instruction
+from mbuild.language.parameters import PARAMETERS
+from mbuild.language.printable import HIDDEN
+from mbuild.language.spellings import known_parameter, meant_parameter
+
+_FIRST_WORD = re.compile(f"[^ \t\r\n{HIDDEN}]*")
+_LETTERS = re.compile("[A-Za-z]*")
+_INDENTED_LETTERS = re.compile(f"[ \t{HIDDEN}]*([A-Za-z]*)")
+_TRIPLE = re.compile(f'"{HIDDEN}*"{HIDDEN}*"')
+_SHOWN = 60  # characters of a word that a message quotes
+
+_MODCTL_HINT = "this is modctl's Modelfile format (CNCF ModelPack), not Ollama's"
+_DOCKER_HINT = "this is an instruction of Dockerfiles; a Modelfile has none like it"
+_FOREIGN_WORDS: dict[str, str] = {
+    **dict.fromkeys(DOCKER.split(), _DOCKER_HINT),
+    **dict.fromkeys(MODCTL.split(), _MODCTL_HINT),
+}
+_WORDS: dict[str, str] = {
+    "PROMPT": "only older versions of Ollama have it: TEMPLATE says where the prompt goes",
+    "EMBED": "only older versions of Ollama have it: put the text into SYSTEM, or into"
+    " each request",
+    "USER": "did you mean MESSAGE user?",
+    "ASSISTANT": "did you mean MESSAGE assistant?",
+    "HUMAN": "did you mean MESSAGE user?",
+    "BOT": "did you mean MESSAGE assistant?",
+    "AI": "did you mean MESSAGE assistant?",
+    "BASE": "did you mean FROM?",
+    "IMPORT": "did you mean FROM?",
+    "LORA": "did you mean ADAPTER?",
+    "PROJECTOR": "a projector is one more FROM line",
+    "MMPROJ": "a projector is one more FROM line",
+    "INCLUDE": "a Modelfile cannot include another file",
+    "DESCRIPTION": "write it as a comment, behind a #",
+    "TAG": "mbuild --tag gives the name",
+    "QUANTIZE": "mbuild --quantize gives the type",
+}
+"""Words that are no instructions but look like some, and what to do, by their upper case."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """An error between two character offsets; the rest as in :class:`Problem`."""
+
+    start: int
+    end: int
+    message: str
+    code: str
+    suggestion: str
+
+
+def describe(text: str, shape: str, offset: int, expected: Container[str]) -> Description:
+    """Describe an error at an offset of the text, of which ``shape`` is the prepared form.
+
+    ``expected`` holds the names of the terminals that the grammar would have taken.
+    """
+    kind = next((t for t in _DESCRIBE if t in expected), "FROM")
+    if kind != "BARE" and (hidden := _not_a_space(text, shape, offset, kind)):
+        return hidden
+    return _DESCRIBE[kind](shape, offset)
+
+
+def _not_a_space(text: str, shape: str, offset: int, kind: str) -> Description | None:
+    """A character that looks like a space, or like nothing, where a space is needed."""
+    start = offset
+    while kind == "FROM" and shape.startswith(HIDDEN, start):
+        start += 1
+    end = _run(_FIRST_WORD, shape, start)
+    word = shape[start:end]
+    known = {"FROM": word.upper() in TYPES, "ROLE": word in ROLES, "NAME": word in PARAMETERS}
+    if (kind == "FROM" and start > offset + 1) or (start > offset and not known[kind]):
+        what = f"{name_of(text[offset])} stands where an instruction should start"
+        return Description(offset, start, what, "not-a-space", "remove it")
+    if not (known[kind] and word.isascii() and shape.startswith(HIDDEN, end)):
+        return None
+    what = f"{name_of(text[end])} follows {word}, where a space is needed"
+    return Description(start, end + 1, what, "not-a-space", "write an ordinary space there")
+
+
+def name_of(char: str) -> str:
+    """A character by its number and its Unicode name: ``U+00A0 (no-break space)``."""
+    name = unicodedata.name(char, "an invisible character").lower()
+    return f"U+{ord(char):04X} ({name})"
+
+
+def meant_instruction(shape: str, offset: int) -> str | None:
+    """The instruction that the line at an offset was probably meant to be."""
+    match = _INDENTED_LETTERS.match(shape, offset)
+    return _nearest_word(match[1]) if match else None
+
+
+def _bad_role(shape: str, offset: int) -> Description:
+    end = _run(_FIRST_WORD, shape, offset)
+    role = _clipped(shape[offset:end])
+    message = 'message role must be one of "system", "user", or "assistant"'
+    near = difflib.get_close_matches(role.lower(), ROLES, n=1)
+    hint = "write MESSAGE ROLE TEXT, with one space before ROLE"
+    if near:
+        hint = f"did you mean {near[0]}?"
+    if role in ROLES:
+        hint = f"the text must stand on the same line: MESSAGE {role} TEXT"
+    return Description(offset, end, message, "bad-role", hint)
+
+
+def _bad_name(shape: str, offset: int) -> Description:
+    end = _run(_FIRST_WORD, shape, offset)
+    name = _clipped(shape[offset:end])
+    if re.fullmatch("[A-Za-z0-9_]*", name):
+        message, hint = "PARAMETER needs a name and a value", "write both on one line"
+    else:
+        message = f'"{name}" cannot be a parameter\'s name'
+        hint = "names are made of letters, digits and underscores"
+    plain = re.split("[=:]", name, maxsplit=1)[0]
+    value = name[len(plain) + 1 :] or "VALUE"
+    close = difflib.get_close_matches(plain.lower(), PARAMETERS, n=1)
+    near = known_parameter(plain) or next(iter(close), "")
+    if near in PARAMETERS:
+        hint += f": PARAMETER {near} {value}"
+    return Description(offset, end, message, "bad-name", hint)
+
+
+def _unclosed(shape: str, offset: int) -> Description:
+    start = shape.index('"', offset)
+    quotes = '"""' if _TRIPLE.match(shape, start) else '"'
+    message = f"the value that {quotes} opens is never closed"
+    hint = f"{quotes} ends a value only at the end of its line; there are no escape sequences"
+    line = shape[start : min(i for i in (shape.find("\n", start), len(shape)) if i >= 0)]
+    if re.search(r'"[ \t]+(?:#|//)', line[len(quotes) :]):
+        hint = "a comment needs a line of its own"
+    return Description(start, start + len(quotes), message, "unclosed", hint)
+
+
+def _bad_instruction(shape: str, offset: int) -> Description:
+    start = offset + shape.startswith(HIDDEN, offset)
+    end = _run(_FIRST_WORD, shape, start)
+    word = shape[start:end]
+    if word.isascii() and word.upper() in TYPES and not shape.startswith(HIDDEN, end):
+        message = f"{word.upper()} needs a value on the same line"
+        hint = 'an empty value is written ""'
+        return Description(start, end, message, "missing-value", hint)
+    message = f'unknown instruction "{_clipped(word)}"'
+    return Description(start, end, message, "unknown-instruction", _hint_for(word))
+
+
+def value_ended(shape: str, item: Instruction, line: int, region: str, hint: str) -> str:
+    """That a text is no instruction because the value before it ended early, or nothing.
+
+    ``item`` is the instruction before, ``line`` the text's line, ``region`` the text
+    from there to the next instruction, ``hint`` what is said of it otherwise.
+    """
+    span = item.span
+    if span is None:
+        return ""
+    first = region.split("\n", 1)[0]
+    near = _nearest_word(first.lstrip(" \t").split(" ", 1)[0])
+    opening = shape[span.value : span.value + 8]
+    quote = '"""' if _TRIPLE.match(opening) else '"' if opening.startswith('"') else ""
+    if quote and quote in region and not (near and quote in first):
+        return (
+            f"the {quote} on line {span.last_line} ended the value that {item.word} opened on line"
+            f" {span.line}: a value between {quote} cannot hold {quote} as the last thing on a line"
+        )
+    follows = line == span.last_line + 1 and hint.startswith("one of ")
+    if not quote and follows and item.word in _TEXTS:
+        return f'the value of {item.word} ended with line {span.line}: put longer texts between """'
+    return ""
+
+
+_TEXTS = frozenset(("SYSTEM", "TEMPLATE", "LICENSE", "MESSAGE"))
+
+
+def _hint_for(word: str) -> str:
+    """What was probably meant by a word that is no instruction."""
+    if word == '"""':
+        return "no value is open here"
+    near = _nearest_word(word)
+    odd = next((char for char in word if not char.isascii()), "")
+    if odd and not any(char.isascii() and char.isalpha() for char in word):
+        folded = unicodedata.normalize("NFKC", word)
+        near = folded.upper() if folded.upper() in TYPES else None
+    if odd and near:
+        return f"did you mean {near}? {odd} is {name_of(odd)}"
+    letters = _LETTERS.match(word)
+    hint = _WORDS.get(letters[0].upper() if letters else "") or _FOREIGN_WORDS.get(word)
+    if hint:
+        return hint
+    name = re.split("[:=]", word, maxsplit=1)[0]
+    if known := known_parameter(name):
+        if known in PARAMETERS:
+            return f"did you mean PARAMETER {known}?"
+        return meant_parameter(name) or f"{known} is a parameter without effect: remove the line"
+    return f"did you mean {near}?" if near else f"one of {', '.join(TYPES)}"
+
+
+# By a terminal that the grammar would have taken, most telling first.
+_DESCRIBE = {"ROLE": _bad_role, "NAME": _bad_name, "BARE": _unclosed, "FROM": _bad_instruction}
+
+
+def _run(pattern: re.Pattern[str], shape: str, offset: int) -> int:
+    match = pattern.match(shape, offset)
+    return match.end() if match else offset
+
+
+def _nearest_word(word: str) -> str | None:
+    """The instruction that a word was probably meant to be."""
+    letters = _LETTERS.match(word)
+    candidates = [word[:_SHOWN].upper(), letters[0][:_SHOWN].upper() if letters else ""]
+    for candidate in candidates:
+        if near := difflib.get_close_matches(candidate, TYPES, n=1):
+            return near[0]
+    return None
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

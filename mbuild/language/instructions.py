@@ -1,0 +1,341 @@
+"""What a Modelfile says, parsed: instructions with their spans, comments, problems.
+
+This module and ``parameters`` import nothing heavy: a build with nothing to do
+reads the parsed form back from a cache and never loads the grammar.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar, TypeVar, get_args
+
+from mbuild.core.errors import DamagedError
+from mbuild.language.printable import HIDDEN, shape, visible
+
+ROLES = ("system", "user", "assistant")
+"""The roles that MESSAGE takes, in this spelling only."""
+
+_SHOWN = 100  # characters of a source line that a problem shows
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where something stands in the decoded text.
+
+    ``line`` and ``column`` count from 1, columns in characters, and a CRLF is one
+    line end, as editors have it. ``start`` and ``end`` are character offsets from
+    0, ``end`` exclusive, the newline that ends the value left out. ``value`` is
+    the offset of an instruction's value (of its opening quote, if it has one), on
+    the same line as ``start``; ``last_line`` is the line that the value ends on
+    (0: not known).
+    """
+
+    line: int
+    column: int
+    start: int
+    end: int
+    value: int
+    last_line: int = 0
+
+    def part(self, start: int, end: int) -> Span:
+        """The part between two offsets, of which ``start`` is on this span's first line."""
+        return Span(self.line, self.column + start - self.start, start, end, start, self.last_line)
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """An instruction: a word, what it says, and where it was written.
+
+    Equality ignores the span.
+    """
+
+    word: ClassVar[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plain(_Item):
+    """An instruction of one value, which is kept as written, hidden characters included.
+
+    Its kinds add no fields and so are plain subclasses: equality compares the
+    type too, and a dataclass of each would cost its import another millisecond.
+    """
+
+    value: str
+    span: Span | None = field(default=None, compare=False)
+
+    @property
+    def plain(self) -> str:
+        """The value as Ollama reads it: without non-printable characters.
+
+        What names something (a model, a version) means this.
+        """
+        return visible(self.value)
+
+
+class From(_Plain):
+    """``FROM``: a model's name, a GGUF file or a directory."""
+
+    __slots__ = ()
+    word: ClassVar[str] = "FROM"
+
+
+class Adapter(_Plain):
+    """``ADAPTER``: a LoRA adapter's file."""
+
+    __slots__ = ()
+    word: ClassVar[str] = "ADAPTER"
+
+
+class Draft(_Plain):
+    """``DRAFT``: the GGUF of a draft model for speculative decoding."""
+
+    __slots__ = ()
+    word: ClassVar[str] = "DRAFT"
+
+
+class Template(_Plain):
+    """``TEMPLATE``: the prompt's template, in Go's text/template language."""
+
+    __slots__ = ()
+    word: ClassVar[str] = "TEMPLATE"
+
+
+class System(_Plain):
+    """``SYSTEM``: the system message."""
+
+    __slots__ = ()
+    word: ClassVar[str] = "SYSTEM"
+
+
+class License(_Plain):
+    """``LICENSE``: one licence's text."""
+
+    __slots__ = ()
+    word: ClassVar[str] = "LICENSE"
+
+
+class Renderer(_Plain):
+    """``RENDERER``: the name of a built-in prompt renderer."""
+
+    __slots__ = ()
+    word: ClassVar[str] = "RENDERER"
+
+
+class Parser(_Plain):
+    """``PARSER``: the name of a built-in output parser."""
+
+    __slots__ = ()
+    word: ClassVar[str] = "PARSER"
+
+
+class Requires(_Plain):
+    """``REQUIRES``: the least version of Ollama that runs the model."""
+
+    __slots__ = ()
+    word: ClassVar[str] = "REQUIRES"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter(_Item):
+    """``PARAMETER``: a run-time option; name and value are as written, unchecked."""
+
+    name: str
+    value: str
+    span: Span | None = field(default=None, compare=False)
+    word: ClassVar[str] = "PARAMETER"
+
+    @property
+    def plain(self) -> str:
+        """The value without non-printable characters: what numbers and truth values mean."""
+        return visible(self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Message(_Item):
+    """``MESSAGE``: one turn of a conversation; ``role`` is one of :data:`ROLES`."""
+
+    role: str
+    content: str
+    span: Span | None = field(default=None, compare=False)
+    word: ClassVar[str] = "MESSAGE"
+
+
+Instruction = (
+    From
+    | Adapter
+    | Draft
+    | Template
+    | System
+    | License
+    | Parameter
+    | Message
+    | Renderer
+    | Parser
+    | Requires
+)
+"""Everything that a Modelfile can say; closed."""
+
+PlainT = TypeVar("PlainT", bound=_Plain)
+
+TYPES: dict[str, type[Instruction]] = {kind.word: kind for kind in get_args(Instruction)}
+"""Each instruction's type by its word, upper case."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comment:
+    """A comment line: what follows the ``#``, blanks at the end left out."""
+
+    text: str
+    span: Span | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Modelfile:
+    """A parsed Modelfile: its instructions in the order written.
+
+    Equality compares instructions only: comments and layout build nothing.
+    """
+
+    instructions: tuple[Instruction, ...]
+    comments: tuple[Comment, ...] = field(default=(), compare=False)
+
+    def every(self, kind: type[PlainT]) -> tuple[PlainT, ...]:
+        """All instructions of one single-valued kind, in order (LICENSE, ADAPTER, ...)."""
+        return tuple(item for item in self.instructions if isinstance(item, kind))
+
+    def last(self, kind: type[PlainT]) -> PlainT | None:
+        """The one that counts where the last wins: FROM, TEMPLATE, SYSTEM, RENDERER, ..."""
+        return next((i for i in reversed(self.instructions) if isinstance(i, kind)), None)
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """All PARAMETER instructions, in order."""
+        return tuple(item for item in self.instructions if isinstance(item, Parameter))
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """All MESSAGE instructions, in order."""
+        return tuple(item for item in self.instructions if isinstance(item, Message))
+
+    def to_json(self) -> str:
+        """A compact JSON form with all spans, for :meth:`from_json`. Deterministic."""
+        rows = [[item.word, *_row(item)] for item in self.instructions]
+        notes = [list(_row(comment)) for comment in self.comments]
+        return json.dumps({"instructions": rows, "comments": notes}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Modelfile:
+        """The inverse of :meth:`to_json`; raises :class:`DamagedError` for anything else."""
+        try:
+            data = json.loads(text)
+            items = tuple(_read(TYPES[row[0]], row[1:]) for row in data["instructions"])
+            notes = tuple(_read(Comment, row) for row in data["comments"])
+        except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
+            raise DamagedError(f"not a stored Modelfile: {error}") from error
+        return cls(items, notes)
+
+
+def _row(item: Instruction | Comment) -> Iterable[object]:
+    """An item's texts, then its span as a list of numbers or null."""
+    for name in _texts(type(item)):
+        yield getattr(item, name)
+    yield dataclasses.astuple(item.span) if item.span else None
+
+
+def _texts(kind: type[Instruction | Comment]) -> list[str]:
+    return [f.name for f in dataclasses.fields(kind) if f.name != "span"]
+
+
+def _read(kind: type[Instruction | Comment], row: Sequence[Any]) -> Any:
+    *texts, span = row
+    if len(texts) != len(_texts(kind)) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"bad {kind.__name__} row")
+    if span is not None and not all(type(number) is int for number in span):
+        raise ValueError(f"bad span in a {kind.__name__} row")
+    make: Callable[..., Any] = kind
+    return make(*texts, Span(*span) if span is not None else None)
+
+
+class Severity(StrEnum):
+    """Whether a problem stops the build."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong in a Modelfile.
+
+    ``code`` is a stable name for programs (``unknown-parameter``), ``suggestion``
+    the nearest right spelling or what to do instead, perhaps empty. ``filename``
+    and ``line_text`` are filled in by :meth:`located`.
+    """
+
+    message: str
+    span: Span | None = None
+    severity: Severity = Severity.ERROR
+    code: str = ""
+    suggestion: str = ""
+    filename: str = ""
+    line_text: str = ""
+
+    def located(self, text: str, filename: str) -> Problem:
+        """The same problem with the file's name and the text of its line.
+
+        ``text`` is the decoded file (:func:`mbuild.language.parser.decode`). Non-printable
+        characters are replaced, so that the line is safe on a terminal.
+        """
+        line = ""
+        if self.span is not None:
+            start = self.span.start - self.span.column + 1
+            line = _line_at(text, start)
+        return dataclasses.replace(self, filename=filename, line_text=line)
+
+    def __str__(self) -> str:
+        """One line: ``Modelfile:2:1: message``, and the suggestion."""
+        place = self.filename
+        if self.span is not None:
+            place = f"{place or 'Modelfile'}:{self.span.line}:{self.span.column}"
+        hint = f" ({self.suggestion})" if self.suggestion else ""
+        return f"{place}: {self.message}{hint}" if place else f"{self.message}{hint}"
+
+    def render(self) -> str:
+        """Several lines: severity and message, place, source line with a caret, suggestion."""
+        lines = [f"{self.severity.value}: {self.message}"]
+        if self.span is not None:
+            lines.append(
+                f"  --> {self.filename or 'Modelfile'}:{self.span.line}:{self.span.column}"
+            )
+            if self.line_text:
+                lines += _caret(self.line_text, self.span)
+        elif self.filename:
+            lines.append(f"  --> {self.filename}")
+        if self.suggestion:
+            lines.append(f"  hint: {self.suggestion}")
+        return "\n".join(lines)
+
+
+def _line_at(text: str, start: int) -> str:
+    ends = [end for end in (text.find("\n", start), text.find("\r", start)) if end >= 0]
+    line = text[start : min(ends, default=len(text))]
+    return shape(line).replace(HIDDEN, "\N{REPLACEMENT CHARACTER}")
+
+
+def _caret(line: str, span: Span) -> list[str]:
+    """The line, or its part around the column if it is long, and a caret below the column."""
+    left = max(0, span.column - 1 - _SHOWN // 2) if len(line) > _SHOWN else 0
+    shown = line[left : left + _SHOWN]
+    before = line[left : span.column - 1]
+    width = max(1, min(span.end - span.start, len(shown) - len(before)))
+    margin = " " * len(str(span.line))
+    indent = "".join(char if char == "\t" else " " for char in before)
+    return [
+        f"{margin} |",
+        f"{span.line} | {shown}",
+        f"{margin} | {indent}{'^' * width}",
+    ]

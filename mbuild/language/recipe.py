@@ -1,0 +1,106 @@
+"""What a Modelfile asks for, once its instructions are taken together as Ollama takes them.
+
+A recipe is what a build starts from. It is kept in the cache as JSON, so that
+a build with nothing to do loads neither the parser nor the instructions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from mbuild.language.instructions import Modelfile, Span
+
+RECIPE_VERSION = 2
+"""Counts up when the same Modelfile would give another recipe, or other warnings."""
+
+
+class Reference(NamedTuple):
+    """A file or model that an instruction names; ``span`` is where, as Span's numbers."""
+
+    value: str
+    span: tuple[int, ...] | None = None
+
+
+class Recipe(NamedTuple):
+    """The instructions taken together: of single values the last counts, others add up.
+
+    An empty TEMPLATE, SYSTEM, RENDERER or PARSER asks for nothing, as in
+    Ollama. ``config`` holds ``renderer``, ``parser`` and ``requires`` where
+    given; ``messages`` are role and content, and where a program gave them (a
+    Modelfile cannot) a mapping of further keys: images, calls of tools.
+    """
+
+    models: tuple[Reference, ...]
+    adapters: tuple[Reference, ...] = ()
+    drafts: tuple[Reference, ...] = ()
+    template: str = ""
+    system: str = ""
+    licenses: tuple[str, ...] = ()
+    parameters: Mapping[str, Any] = {}
+    messages: tuple[tuple[Any, ...], ...] = ()
+    config: Mapping[str, str] = {}
+
+    @classmethod
+    def of(cls, modelfile: Modelfile) -> Recipe:
+        """Take a checked Modelfile's instructions together."""
+        from mbuild.language import instructions as kinds
+        from mbuild.language.parameters import merge
+        from mbuild.language.printable import visible
+
+        def last(kind: type[Any]) -> str:
+            item = modelfile.last(kind)
+            return item.value if item else ""
+
+        def references(kind: type[Any]) -> tuple[Reference, ...]:
+            return tuple(
+                Reference(item.plain, _numbers(item.span)) for item in modelfile.every(kind)
+            )
+
+        config = {
+            "renderer": visible(last(kinds.Renderer)),
+            "parser": visible(last(kinds.Parser)),
+            "requires": visible(last(kinds.Requires)).removeprefix("v"),
+        }
+        return cls(
+            references(kinds.From),
+            references(kinds.Adapter),
+            references(kinds.Draft),
+            last(kinds.Template),
+            last(kinds.System),
+            tuple(item.value for item in modelfile.every(kinds.License)),
+            merge({}, modelfile.parameters),
+            tuple((message.role, message.content) for message in modelfile.messages),
+            {key: value for key, value in config.items() if value},
+        )
+
+    def to_json(self) -> str:
+        """The recipe as the cache keeps it."""
+        return json.dumps(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        """Read :meth:`to_json`'s text; raises ValueError or TypeError for anything else."""
+        fields = json.loads(text)
+        models, adapters, drafts, template, system, licenses, parameters, messages, config = fields
+
+        def references(rows: list[Any]) -> tuple[Reference, ...]:
+            return tuple(Reference(value, span and tuple(span)) for value, span in rows)
+
+        return cls(
+            references(models),
+            references(adapters),
+            references(drafts),
+            template,
+            system,
+            tuple(licenses),
+            parameters,
+            tuple(tuple(message) for message in messages),
+            config,
+        )
+
+
+def _numbers(span: Span | None) -> tuple[int, ...] | None:
+    return (span.line, span.column, span.start, span.end, span.value) if span else None

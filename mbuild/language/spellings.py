@@ -1,0 +1,217 @@
+"""What a parameter's name or value was meant to be, where Ollama does not know it.
+
+Loaded for a message only. Names of other programs are those of llama.cpp, the
+OpenAI API, transformers, vLLM and text-generation-webui.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Callable
+
+from mbuild.language.gonumber import parse_bool, parse_float32, parse_int
+from mbuild.language.parameters import DEPRECATED, PARAMETERS, Kind
+from mbuild.language.printable import visible
+
+REMOVED: dict[str, str] = {
+    "tfs_z": "its samplers no longer use it",
+    "rope_frequency_base": "the model's own metadata says it",
+    "rope_frequency_scale": "the model's own metadata says it",
+    "num_gqa": "the model's own metadata says it",
+    "embedding_only": "the model's own metadata says it",
+    "numa": "it depends on the machine, not on the model",
+}
+"""Parameters that older versions of Ollama had and today's refuses, and what became of them."""
+
+_MEANT: dict[str, str] = {
+    "num_predict": "max_tokens max_new_tokens max_completion_tokens max_output_tokens n_predict"
+    " predict max_length max_gen_len max_response_tokens maximum_tokens num_tokens n_tokens",
+    "num_ctx": "n_ctx ctx ctx_size ctx_len ctx_length context context_length context_size"
+    " context_window max_context max_context_length max_model_len max_seq_len max_seq_length"
+    " max_sequence_length max_position_embeddings num_context ctx_num seq_len"
+    " truncation_length n_ctx_per_seq",
+    "num_gpu": "n_gpu_layers gpu_layers num_gpu_layers ngl n_gpu gpu num_gpus gpus",
+    "num_thread": "n_threads threads num_threads n_thread thread cpu_threads",
+    "num_batch": "n_batch batch_size batch n_ubatch ubatch_size max_num_batched_tokens",
+    "num_keep": "n_keep keep",
+    "repeat_penalty": "repetition_penalty rep_pen rep_penalty penalty_repeat repeat_pen",
+    "repeat_last_n": "penalty_last_n rep_pen_range repetition_penalty_range repeat_last"
+    " repeat_window last_n_tokens last_n",
+    "presence_penalty": "presence penalty_present presence_pen",
+    "frequency_penalty": "frequency penalty_freq freq_penalty freq_pen frequency_pen",
+    "temperature": "temp t",
+    "top_k": "topk k",
+    "top_p": "topp nucleus p nucleus_p",
+    "min_p": "minp",
+    "typical_p": "typical typ_p",
+    "seed": "random_seed rng_seed manual_seed",
+    "stop": "stops stop_sequence stop_sequences stop_word stop_words stop_string stop_strings"
+    " stopping_strings stop_token stop_tokens eos eos_token end_token reverse_prompt antiprompt"
+    " stop_token_ids",
+    "use_mmap": "mmap no_mmap",
+    "main_gpu": "gpu_id gpu_device",
+    "draft_num_predict": "draft_max num_speculative_tokens n_draft draft_tokens",
+}
+_FOREIGN = {name: meant for meant, names in _MEANT.items() for name in names.split()}
+
+_ELSEWHERE: dict[str, str] = {
+    "system": "the system message has its own instruction: SYSTEM TEXT",
+    "template": "the template has its own instruction: TEMPLATE TEXT",
+    "adapter": "an adapter has its own instruction: ADAPTER FILE",
+    "license": "a license has its own instruction: LICENSE TEXT",
+    "role": "a turn has its own instruction: MESSAGE ROLE TEXT",
+    "prompt": "it belongs in a request, not in the model",
+    "stream": "it belongs in a request, not in the model",
+    "format": "it belongs in a request, not in the model",
+    "response_format": "it belongs in a request, as format, not in the model",
+    "think": "it belongs in a request, not in the model",
+    "reasoning_effort": "it belongs in a request, as think, not in the model",
+    "tools": "it belongs in a request, not in the model",
+    "logprobs": "it belongs in a request, not in the model",
+    "keep_alive": "it belongs in a request, or for the server in OLLAMA_KEEP_ALIVE",
+    "num_parallel": "it is a setting of the server: OLLAMA_NUM_PARALLEL",
+    "n_parallel": "it is a setting of the server: OLLAMA_NUM_PARALLEL",
+    "parallel": "it is a setting of the server: OLLAMA_NUM_PARALLEL",
+    "flash_attention": "it is a setting of the server: OLLAMA_FLASH_ATTENTION",
+    "flash_attn": "it is a setting of the server: OLLAMA_FLASH_ATTENTION",
+    "kv_cache_type": "it is a setting of the server: OLLAMA_KV_CACHE_TYPE",
+    "cache_type_k": "it is a setting of the server: OLLAMA_KV_CACHE_TYPE",
+    "cache_type_v": "it is a setting of the server: OLLAMA_KV_CACHE_TYPE",
+    "quantize": "it is an option of the build: mbuild --quantize TYPE",
+    "quantization": "it is an option of the build: mbuild --quantize TYPE",
+}
+"""What is no parameter of a model but stands somewhere else."""
+
+_HUMP = re.compile("(?<=[a-z0-9])(?=[A-Z])")
+
+
+def plain_name(name: str) -> str:
+    """A name as Ollama spells names: ``maxTokens``, ``max-tokens`` and ``--max_tokens`` alike."""
+    return _HUMP.sub("_", name.strip("-:=,")).lower().replace("-", "_")
+
+
+def known_parameter(name: str) -> str | None:
+    """Ollama's name for what is surely a parameter, of Ollama or of another program."""
+    plain = plain_name(name)
+    if plain in PARAMETERS or plain in DEPRECATED or plain in REMOVED:
+        return plain
+    foreign = _FOREIGN.get(plain)
+    return foreign if foreign and len(plain) > 1 else None
+
+
+def meant_parameter(name: str) -> str:
+    """What to say of a parameter that Ollama does not know; empty where nothing is alike."""
+    plain = plain_name(name)
+    if plain in REMOVED:
+        return f"only older versions of Ollama have it; {REMOVED[plain]}: remove the line"
+    if plain in _ELSEWHERE:
+        return f"it is not a model parameter: {_ELSEWHERE[plain]}"
+    if plain in PARAMETERS or plain in _FOREIGN:
+        return f"did you mean {_FOREIGN.get(plain, plain)}?"
+    near = difflib.get_close_matches(plain, PARAMETERS, n=1)
+    return f"did you mean {near[0]}?" if near else ""
+
+
+# Numbers and truth values as people write them.
+
+_PARSERS = {Kind.INT: parse_int, Kind.FLOAT: parse_float32, Kind.BOOL: parse_bool}
+_QUOTES = "\"'`\u201c\u201d\u201e\u201f\u2018\u2019\u201a\u201b\u00ab\u00bb\u2039\u203a"
+_DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212"), "-")
+_COMMENT = re.compile(r"\s+(?:#|//|;|--|<!--|/\*|\().*", re.S)
+_THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:([ ,._'\u202f\u2019])[0-9]{3})(?:\1[0-9]{3})*")
+_WHOLE = re.compile(r"([+-]?[0-9]+)[.,]0*")
+_SUFFIXED = re.compile(r"([0-9]+(?:[.,][0-9]+)?)\s*([kKmM])(?:i?[bB]|i)?(?:\s*tokens?)?")
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+")
+_PERCENT = re.compile(r"([0-9]+(?:[.,][0-9]+)?)\s*%")
+_POWER = re.compile(r"([0-9]+(?:\.[0-9]+)?)[eE]\+?([0-9])")
+_UNIT = re.compile(r"([+-]?[0-9]+(?:\.[0-9]+)?)\s*[A-Za-z]+")
+_TRUTH = {
+    **dict.fromkeys(("yes", "y", "on", "enable", "enabled", "true"), "true"),
+    **dict.fromkeys(("no", "n", "off", "disable", "disabled", "false", "none"), "false"),
+}
+_FACTORS = {"k": (1024, 1000), "m": (1024**2, 1000**2)}
+
+
+def _digits_grouped(kind: Kind, text: str) -> str:
+    match = _THOUSANDS.fullmatch(text) if kind is Kind.INT else None
+    return text.replace(match[1], "") if match else ""
+
+
+def _whole(kind: Kind, text: str) -> str:
+    match = _WHOLE.fullmatch(text) if kind is Kind.INT else None
+    return match[1] if match else ""
+
+
+def _suffixed(kind: Kind, text: str) -> str:
+    """``8k``: of a context 8192, which ``8000`` may also mean; both are named."""
+    match = _SUFFIXED.fullmatch(text) if kind is Kind.INT else None
+    if not match:
+        return ""
+    number = float(match[1].replace(",", "."))
+    binary, decimal = (int(number * factor) for factor in _FACTORS[match[2].lower()])
+    return f"{binary} or {decimal}"
+
+
+def _decimal_comma(kind: Kind, text: str) -> str:
+    fits = kind is Kind.FLOAT and _DECIMAL_COMMA.fullmatch(text)
+    return text.replace(",", ".") if fits else ""
+
+
+def _percent(kind: Kind, text: str) -> str:
+    match = _PERCENT.fullmatch(text) if kind is Kind.FLOAT else None
+    return f"{float(match[1].replace(',', '.')) / 100:g}" if match else ""
+
+
+def _power(kind: Kind, text: str) -> str:
+    match = _POWER.fullmatch(text) if kind is Kind.INT else None
+    value = float(match[1]) * 10 ** int(match[2]) if match else 0.5
+    return str(int(value)) if value.is_integer() else ""
+
+
+def _truth(kind: Kind, text: str) -> str:
+    return _TRUTH.get(text.lower(), "") if kind is Kind.BOOL else ""
+
+
+def _with_unit(kind: Kind, text: str) -> str:
+    match = _UNIT.fullmatch(text)
+    return match[1] if match and kind is not Kind.BOOL else ""
+
+
+_READINGS: tuple[Callable[[Kind, str], str], ...] = (
+    _digits_grouped,
+    _whole,
+    _suffixed,
+    _decimal_comma,
+    _percent,
+    _power,
+    _truth,
+    _with_unit,
+)
+"""Ways in which people write numbers, one row each; the first that fits counts."""
+
+
+def meant_value(name: str, text: str) -> str:
+    """What to write instead of a number or truth value that Ollama refuses, or nothing."""
+    kind = PARAMETERS[name]
+    shown = unicodedata.normalize("NFKC", visible(text)).translate(_DASHES).strip()
+    bare = _COMMENT.sub("", shown)
+    meant = _reading(kind, bare.lstrip("=:").strip().strip(_QUOTES).rstrip(",;"))
+    if not meant:
+        return ""
+    if bare != shown:
+        return f"a comment needs a line of its own: write PARAMETER {name} {meant}"
+    return f"did you mean {meant}?"
+
+
+def _reading(kind: Kind, text: str) -> str:
+    """The number that a text stands for, where it is one; of two both."""
+    for candidate in (text, *(read(kind, text) for read in _READINGS)):
+        try:
+            for part in candidate.split(" or "):
+                _PARSERS[kind](part)
+        except ValueError:
+            continue
+        return candidate
+    return ""

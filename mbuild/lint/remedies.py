@@ -1,0 +1,131 @@
+"""What to do about a name that leads nowhere: the words of hints, for all who resolve names."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from itertools import islice
+from pathlib import Path
+
+from mbuild.core.names import did_you_mean
+
+_STAGE = re.compile(r"(\S.*?)\s+AS\s+[A-Za-z0-9_.-]+\s*", re.IGNORECASE | re.DOTALL)
+_COMMENT = re.compile(r"(\S.*?)\s+(?:#|//).*", re.DOTALL)
+_DRIVE = re.compile(r"([A-Za-z]):[\\/](.*)", re.DOTALL)
+_HUB = re.compile(r"(?:https?://)?(?:hf\.co|huggingface\.co)/([^/\s]+)/([^/:\s]+)")
+_REPOSITORY = re.compile(r"[\w.-]+/([\w.-]+)")
+_ENTRIES = 1000  # entries of a folder that are looked at
+
+
+def obtain(value: str) -> str:
+    """How to get a model that is not in the store: mbuild downloads nothing."""
+    hub = _HUB.match(value)
+    if hub:
+        folder = hub[2]
+        return (
+            f"mbuild does not download: first ollama pull {value.partition('://')[2] or value},"
+            f" or hf download {hub[1]}/{folder} --local-dir {folder} and FROM ./{folder}"
+        )
+    if repository := _REPOSITORY.fullmatch(value):
+        folder = repository[1]
+        return (
+            f"mbuild does not download: first ollama pull {value}, or from Hugging Face"
+            f" hf download {value} --local-dir {folder} and FROM ./{folder}"
+        )
+    return f"mbuild does not download: first ollama pull {value}"
+
+
+def whole_line(value: str) -> tuple[str, str] | None:
+    """What else than a name stands behind FROM: the code of the problem, and what to write."""
+    if match := _STAGE.fullmatch(value):
+        hint = f"stages are Docker's, a Modelfile builds one model: write FROM {match[1]}"
+        return "from-stage", hint
+    if match := _COMMENT.fullmatch(value):
+        return "comment-in-value", f"a comment needs a line of its own: write FROM {match[1]}"
+    return None
+
+
+def missing(folder: Path, value: str) -> str:
+    """What a path that leads nowhere was meant to be, seen from a folder; or nothing."""
+    if found := whole_line(value):
+        return found[1]
+    if "://" in value:
+        return "mbuild does not download: fetch the file first, for example with curl -LO"
+    if drive := _DRIVE.fullmatch(value):
+        rest = drive[2].replace("\\", "/")
+        there = f"/mnt/{drive[1].lower()}/{rest}"
+        what = (
+            f"did you mean {there}?" if os.path.exists(there) else "write it as a path of this one"
+        )
+        return f"a path with a drive letter is for Windows, not for this system: {what}"
+    if "\\" in value and os.sep == "/":
+        plain = value.replace("\\", "/")
+        if os.path.exists(folder / plain):
+            return f"did you mean {plain}? here / separates folders"
+        value = plain
+    path = folder / value
+    names = entries(path.parent)
+    if names is None:
+        return f"the folder {path.parent.name} does not exist"
+    lower = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(path.name.lower(), lower, n=3, cutoff=0.6)
+    return did_you_mean([lower[name] for name in near])
+
+
+def entries(folder: Path) -> list[str] | None:
+    """The names in a folder, sorted, of a huge one some; None if it cannot be listed."""
+    try:
+        return sorted(entry.name for entry in islice(folder.iterdir(), _ENTRIES))
+    except (OSError, ValueError):
+        return None
+
+
+def inside(folder: Path, value: str, word: str = "FROM") -> str:
+    """Where the model is that a folder itself does not hold: in a folder of it; or nothing."""
+    snapshots = folder / "snapshots"
+    if snapshots.is_dir():  # the root of a model in the Hugging Face cache
+        folder, value = snapshots, f"{value.rstrip('/')}/snapshots"
+    found = [name for name in entries(folder) or () if holds_model(folder / name, word)]
+    main = _main_revision(snapshots) if folder == snapshots else ""
+    if main in found:
+        found = [main]
+    return did_you_mean([f"{word} {value.rstrip('/')}/{name}" for name in found[:3]])
+
+
+def _main_revision(snapshots: Path) -> str:
+    try:
+        with (snapshots.parent / "refs" / "main").open("rb") as file:
+            return file.read(64).decode("ascii", "replace").strip()
+    except OSError:
+        return ""
+
+
+def holds_model(folder: Path, word: str = "FROM") -> bool:
+    """Whether a folder looks like one that FROM, ADAPTER or DRAFT can name."""
+    names = entries(folder) or []
+    if any(name.lower().endswith(".gguf") for name in names):
+        return True
+    config = "adapter_config.json" if word == "ADAPTER" else "config.json"
+    return config in names and any(name.endswith(".safetensors") for name in names)
+
+
+def offers(folder: Path) -> str:
+    """What to build in a folder that has no Modelfile, by what lies there."""
+    if folder.is_file():
+        is_model = folder.suffix.lower() == ".gguf"
+        what = f"write FROM {folder} into a Modelfile" if is_model else f"name it with -f {folder}"
+        return f"it is a file, not a folder: {what}"
+    names = entries(folder) or []
+    modelfiles = [name for name in names if "modelfile" in name.lower() and "lock" not in name]
+    if modelfiles:
+        return "name the Modelfile: " + ", ".join(f"-f {folder / name}" for name in modelfiles[:3])
+    ggufs = [name for name in names if name.lower().endswith(".gguf")]
+    lines = [f"FROM ./{name}" for name in ggufs if "mmproj" not in name.lower()] or ggufs
+    if "config.json" in names and any(name.endswith(".safetensors") for name in names):
+        lines = ["FROM ."]
+    if lines:
+        return f"write a Modelfile with the line {' or '.join(lines[:3])}, or name one with -f FILE"
+    if deeper := inside(folder, "."):
+        return f"{deeper} Write that line into a Modelfile"
+    return "name one with -f FILE, or see mbuild --help"

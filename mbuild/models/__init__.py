@@ -1,0 +1,1 @@
+"""Stored models: listing, copying, comparing, keeping the disk in order, and moving them."""

@@ -1,0 +1,215 @@
+"""``import``: models from an OCI image layout in a tar archive.
+
+Only headers are read before it is clear what the archive holds; then exactly
+the blobs that a manifest names and the store lacks, each checked against its
+digest before it gets its name. A manifest is written when all its blobs are
+durable. No path of the archive is ever opened.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mbuild.core.digest import Digest
+from mbuild.core.errors import FormatError, UsageError
+from mbuild.core.names import ModelName
+from mbuild.models.artifacts.oci import (
+    INDEX_FILE,
+    LAYOUT_FILE,
+    MAX_INDEX,
+    Entry,
+    blob_name,
+    check_layout,
+    decode_index,
+    decode_model,
+    parse_name,
+)
+from mbuild.models.artifacts.sharing import Target
+from mbuild.models.artifacts.tar import Member, scan
+from mbuild.store import Layer, Manifest
+from mbuild.store.copying import OpenFile, hash_file
+from mbuild.store.files import store_errors
+from mbuild.store.manifest import MAX_MANIFEST_BYTES
+
+if TYPE_CHECKING:
+    from mbuild.store import Store
+
+    Progress = Callable[[int, int], None]
+
+_INCOMPLETE = "the archive is incomplete; export the model again"
+_DAMAGED = "the archive is damaged; copy or download it again"
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A model that came in; ``written`` bytes were new, ``shared`` of them not copied."""
+
+    name: ModelName
+    id: Digest
+    written: int
+    shared: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    name: ModelName
+    data: bytes
+    manifest: Manifest
+
+
+def import_tar(
+    path: Path,
+    store: Store,
+    name: ModelName | None = None,
+    progress: Progress = lambda done, total: None,
+) -> list[Imported]:
+    """Bring all models of an archive into the store, under their own names or ``name``.
+
+    Models of these names are replaced, as a build does. Raises
+    :class:`FormatError` and :class:`UnsupportedError` for an archive that is
+    not what it should be (nothing is named then), :class:`UsageError` for one
+    name and several models. ``progress`` gets bytes done and bytes in all.
+    """
+    with OpenFile.open(path, path.name) as file:
+        archive = _Archive(file)
+        models = _models(archive, name)
+        todo = {layer.digest: layer for model in models for layer in model.manifest.blobs()}
+        store.begin()
+        try:
+            missing = _missing(archive, store, todo)
+            counts = _bring_in(archive, store, missing, progress)
+            file.check_unchanged()
+            found = []
+            for model in models:
+                digests = {layer.digest for layer in model.manifest.blobs()}
+                written = [counts.pop(digest) for digest in digests if digest in counts]
+                store.replace(store.manifests.resolve(model.name), model.data)
+                found.append(
+                    Imported(
+                        model.name,
+                        Digest.of(model.data),
+                        sum(size for size, _ in written),
+                        sum(shared for _, shared in written),
+                    )
+                )
+            return found
+        finally:
+            store.end()
+
+
+class _Archive:
+    """A scanned archive."""
+
+    def __init__(self, file: OpenFile) -> None:
+        self.file = file
+        self.members: Mapping[str, Member] = scan(file)
+
+    def where(self, name: str) -> str:
+        """A file of the archive, for messages."""
+        return f"{self.file.name}: {name}"
+
+    def read(self, name: str, limit: int) -> bytes:
+        """A small file of the archive."""
+        member = self.members.get(name)
+        if member is None and name.startswith("blobs/"):
+            raise FormatError(f"{self.where(name)} is missing (a manifest)", hint=_INCOMPLETE)
+        if member is None:
+            raise FormatError(
+                f"{self.file.name}: no {name} in it, so it is not an OCI image layout",
+                hint="make one with mbuild export NAME -o FILE.tar",
+            )
+        if member.size > limit:
+            raise FormatError(f"{self.where(name)} is larger than {limit} bytes")
+        return os.pread(self.file.fd, member.size, member.start)
+
+    def blob(self, layer: Layer) -> Member | None:
+        """Where a blob lies; raises when its size is not what the manifest says."""
+        member = self.members.get(blob_name(layer.digest))
+        if member is not None and member.size != layer.size:
+            raise FormatError(
+                f"{self.where(blob_name(layer.digest))} has {member.size} bytes,"
+                f" the manifest says {layer.size}",
+                hint=_DAMAGED,
+            )
+        return member
+
+
+def _models(archive: _Archive, name: ModelName | None) -> list[_Model]:
+    check_layout(archive.read(LAYOUT_FILE, MAX_INDEX), archive.where(LAYOUT_FILE))
+    entries = decode_index(archive.read(INDEX_FILE, MAX_INDEX), archive.where(INDEX_FILE))
+    if name is not None and len(entries) > 1:
+        raise UsageError(
+            f"{archive.file.name} holds {len(entries)} models", hint="import them without -t"
+        )
+    return [_model(archive, entry, name) for entry in entries]
+
+
+def _model(archive: _Archive, entry: Entry, name: ModelName | None) -> _Model:
+    place = blob_name(entry.digest)
+    data = archive.read(place, MAX_MANIFEST_BYTES)
+    if len(data) != entry.size or Digest.of(data) != entry.digest:
+        raise FormatError(
+            f"{archive.where(place)}: its content does not match its digest", hint=_DAMAGED
+        )
+    manifest = decode_model(data, archive.where(place))
+    name = name or parse_name(entry.name, archive.where(INDEX_FILE))
+    return _Model(name, data, manifest)
+
+
+def _missing(
+    archive: _Archive, store: Store, layers: Mapping[Digest, Layer]
+) -> list[tuple[Layer, Member]]:
+    """The blobs that the store lacks, or has damaged, with their places in the archive."""
+    missing = []
+    for layer in layers.values():
+        member = archive.blob(layer)
+        if _is_good(store, layer):
+            continue
+        if member is None:
+            raise FormatError(
+                f"{archive.where(blob_name(layer.digest))} is missing ({layer.kind})",
+                hint=_INCOMPLETE,
+            )
+        missing.append((layer, member))
+    return missing
+
+
+def _is_good(store: Store, layer: Layer) -> bool:
+    """Whether the store has a blob whose bytes are those of its digest."""
+    if not store.blobs.has(layer.digest, layer.size):
+        return False
+    with OpenFile.open(store.blobs.path(layer.digest), str(layer.digest)) as file:
+        return hash_file(file.fd, file.size, lambda done, total: None) == layer.digest
+
+
+def _bring_in(
+    archive: _Archive, store: Store, missing: list[tuple[Layer, Member]], progress: Progress
+) -> dict[Digest, tuple[int, int]]:
+    """Store the blobs; the bytes of each, and how many of them share the archive's extents."""
+    total = 2 * sum(layer.size for layer, _ in missing)  # copied, then hashed
+    finished = 0
+    counts = {}
+    for layer, member in missing:
+
+        def at(hashed: int, _: int, before: int = finished + layer.size) -> None:
+            progress(before + hashed, total)
+
+        with store_errors(f"importing {archive.file.name}"), store.blobs.temporary() as temporary:
+            target = Target(temporary)
+            target.append(archive.file, member.start, member.size)
+            digest = hash_file(target.fd, target.size, at)
+            finished += 2 * layer.size
+            if digest != layer.digest:
+                raise FormatError(
+                    f"{archive.where(blob_name(layer.digest))}: its content does not match"
+                    " its digest",
+                    hint=_DAMAGED,
+                )
+            # Not Blobs.publish, which takes a damaged blob of the right size for good.
+            temporary.publish(store.blobs.path(layer.digest))
+            counts[layer.digest] = (layer.size, target.shared)
+    return counts

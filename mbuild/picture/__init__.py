@@ -1,8 +1,0 @@
-"""Pictures of graphs: laid out, and written as SVG, Mermaid or DOT.
-
-Knows nothing of builds; :mod:`mbuild.report` draws those.
-"""
-
-from mbuild.picture.model import Look, Node, Picture, Role
-
-__all__ = ["Look", "Node", "Picture", "Role"]

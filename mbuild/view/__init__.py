@@ -1,0 +1,1 @@
+"""What people look at: pictures of builds, and pages about them."""

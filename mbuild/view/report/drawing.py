@@ -1,0 +1,208 @@
+"""The picture of a build's graph: before it, from a forecast, or after it, from the log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from mbuild.build.engine import State
+from mbuild.build.sources.values import Material
+from mbuild.core.units import human_duration, human_size
+from mbuild.view.picture import Look, Node, Picture, Role
+from mbuild.view.picture.model import topological
+from mbuild.view.picture.simplify import simplified
+
+if TYPE_CHECKING:
+    from mbuild.build.forecast import Forecast, PlannedStep
+    from mbuild.build.history import BuildRecord, StepRecord
+
+MANIFEST = "manifest"
+"""The kind of step that makes a model; it is drawn under the model's name."""
+
+
+class _Step(NamedTuple):
+    """A step of either kind of build, as far as it is drawn."""
+
+    kind: str
+    label: str
+    key: str
+    inputs: tuple[int, ...]
+    materials: tuple[Material, ...]
+    look: Look
+    facts: tuple[str, ...]
+    details: tuple[str, ...]
+
+
+_PLANNED: dict[State, Look] = {
+    State.CACHED: Look.CACHED,
+    State.RUN: Look.RUN,
+    State.DEPENDS: Look.DEPENDS,
+}
+
+_STRONGEST = (Look.FAILED, Look.RAN, Look.RUN, Look.WAITED, Look.DEPENDS, Look.CACHED)
+"""Of steps that are one because their keys are, the first of these looks counts."""
+
+
+def picture_of_plan(forecast: Forecast) -> Picture:
+    """What a build would do: sizes, and times as such steps took before."""
+    steps = [_planned(step) for step in forecast.steps]
+    runs, cached = len(forecast.to_run), len(steps) - len(forecast.to_run)
+    facts = [f"{runs} steps to run, {cached} cached"]
+    if forecast.to_run:
+        facts.append(f"{human_size(forecast.writes)} to write")
+        if forecast.seconds is not None:
+            facts.append(f"about {human_duration(forecast.seconds)}")
+    return _picture(forecast.names, steps, ", ".join(facts))
+
+
+def picture_of_build(record: BuildRecord) -> Picture:
+    """What a build did: sizes, times and reasons as they were."""
+    steps = [_recorded(step) for step in record.steps]
+    facts = [
+        f"{record.result} in {human_duration(record.seconds)}",
+        f"{record.ran} steps run, {record.cached} cached",
+    ]
+    if record.written:
+        facts.append(f"{human_size(record.written)} written")
+    return _picture(record.names, steps, ", ".join(facts))
+
+
+def look_of(step: StepRecord) -> Look:
+    """How a step of a past build looks."""
+    if step.status == "cached":
+        return Look.CACHED
+    if step.status == "ran":
+        return Look.RAN
+    return Look.FAILED if step.seconds else Look.WAITED
+
+
+def names_by_step(names: Sequence[str], kinds: Sequence[str]) -> dict[int, tuple[str, ...]]:
+    """Which of a build's names each manifest step gives; a build names its variants in order."""
+    places = [place for place, kind in enumerate(kinds) if kind == MANIFEST]
+    each = len(names) // len(places) if places else 0
+    return {
+        place: tuple(names[number * each : (number + 1) * each])
+        for number, place in enumerate(places)
+    }
+
+
+def _planned(step: PlannedStep) -> _Step:
+    sizes = []
+    if step.reads and not step.cached:
+        sizes.append(f"reads {human_size(step.reads)}")
+    if step.writes and not step.cached:
+        sizes.append(f"writes {human_size(step.writes)}")
+    state = _PLANNED[step.state].value
+    if step.seconds and step.seconds >= 0.1 and not step.cached:
+        state += f" · about {human_duration(step.seconds)}"
+    reasons = step.why.texts() if step.why else ()
+    return _Step(
+        step.kind,
+        step.label,
+        step.key,
+        step.inputs,
+        step.materials,
+        _PLANNED[step.state],
+        (state, *sizes),
+        tuple(f"because: {reason}" for reason in reasons),
+    )
+
+
+def _recorded(step: StepRecord) -> _Step:
+    look = look_of(step)
+    facts = [look.value]
+    if look in (Look.RAN, Look.FAILED) and step.seconds >= 0.0005:
+        facts.append(human_duration(step.seconds))
+    size = sum(layer.size for layer in step.layers)
+    if size:
+        facts.append(human_size(size))
+    details = [f"because: {reason}" for reason in step.reasons]
+    details += [f"{layer.kind} {layer.digest.short}" for layer in step.layers]
+    return _Step(
+        step.kind,
+        step.label,
+        step.key,
+        step.inputs,
+        step.materials,
+        look,
+        (" · ".join(facts),),
+        tuple(details),
+    )
+
+
+def _picture(names: Sequence[str], steps: Sequence[_Step], facts: str) -> Picture:
+    """Sources, then steps; steps with one key are one, if that leaves no cycle."""
+    title = f"{_listed(names, 3)}: {facts}" if names else facts
+    summary = f"The steps of the build of {_listed(names, 12)}: {facts}."
+    for merge in (True, False):
+        nodes, edges = _nodes(names, steps, merge=merge)
+        try:
+            topological(len(nodes), edges)
+        except ValueError:
+            continue
+        return simplified(Picture(title, summary, tuple(nodes), tuple(edges)))
+    raise AssertionError("steps come after their inputs")
+
+
+def _listed(names: Sequence[str], most: int) -> str:
+    """Names with commas; of many only the first."""
+    if len(names) <= most:
+        return ", ".join(names)
+    return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
+
+
+def _nodes(
+    names: Sequence[str], steps: Sequence[_Step], *, merge: bool
+) -> tuple[list[Node], list[tuple[int, int]]]:
+    nodes: list[Node] = []
+    edges: list[tuple[int, int]] = []
+    sources = _materials(steps)
+    at: dict[tuple[str, str], int] = {}
+    for (name, place), size in sources.items():
+        at[name, place] = len(nodes)
+        nodes.append(_source(name, place, size))
+    models = names_by_step(names, [step.kind for step in steps])
+    place_of: dict[int, int] = {}
+    by_key: dict[tuple[str, str], int] = {}
+    for number, step in enumerate(steps):
+        key = (step.kind, step.key)
+        if merge and step.key and key in by_key:
+            place_of[number] = by_key[key]
+            nodes[by_key[key]] = _stronger(nodes[by_key[key]], _node(step, models.get(number, ())))
+        else:
+            by_key[key] = place_of[number] = len(nodes)
+            nodes.append(_node(step, models.get(number, ())))
+        here = place_of[number]
+        edges += ((at[m.name, m.place], here) for m in step.materials)
+        edges += ((place_of[source], here) for source in step.inputs if source in place_of)
+    return nodes, list(dict.fromkeys(edges))
+
+
+def _stronger(a: Node, b: Node) -> Node:
+    """Of two nodes that are the same step the one that did more; a model keeps both its names."""
+    first = min(a, b, key=lambda node: _STRONGEST.index(node.look))
+    if a.role is Role.MODEL and a.label != b.label:
+        return first._replace(label=f"{a.label}, {b.label}")
+    return first
+
+
+def _materials(steps: Sequence[_Step]) -> dict[tuple[str, str], int]:
+    """Every file, folder and model that a step is made from, with its size."""
+    found: dict[tuple[str, str], int] = {}
+    for step in steps:
+        for name, place, size in step.materials:
+            found[name, place] = max(size, found.get((name, place), 0))
+    return found
+
+
+def _source(name: str, place: str, size: int) -> Node:
+    facts = (human_size(size),) if size else ()
+    title = "\n".join([f"{name}: {place or 'a model of the store'}", *facts])
+    return Node(name, Role.SOURCE, Look.GIVEN, "source", facts, title)
+
+
+def _node(step: _Step, models: Sequence[str]) -> Node:
+    label = ", ".join(models) or step.label
+    title = "\n".join([step.label, *models, *step.facts, *step.details])
+    role = Role.MODEL if step.kind == MANIFEST else Role.STEP
+    return Node(label, role, step.look, step.kind, step.facts, title)

@@ -1,0 +1,463 @@
+"""``mbuild explain``: it names exactly what changed, and says what the next build does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Run
+from example_models import change_tensors, edit_json, generator, settle, write_imatrix
+from gguf_files import tiny_gguf
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from inprocess import in_process
+
+from mbuild.build.explain import MISSING, Change, Described, changes, match
+from mbuild.build.steps import PutLayer
+
+MODELFILE = """\
+FROM ./chat
+ADAPTER ./lora
+SYSTEM You are Mario.
+TEMPLATE {{ .System }} {{ .Prompt }}
+LICENSE MIT
+MESSAGE user Hello
+PARAMETER temperature 0.5
+PARAMETER stop Peach
+RENDERER one
+"""
+
+Edit = Callable[[Path], object]
+Changed = dict[str, set[str]]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint, an adapter for it, a GGUF file and an importance matrix."""
+    folder = tmp_path_factory.mktemp("models")
+    make = generator()
+    make.write_chat(folder / "chat")
+    make.write_lora(folder / "lora")
+    tiny_gguf(folder / "model.gguf")
+    write_imatrix(folder / "imatrix.dat", 1.0)
+    (folder / "rules.txt").write_text("attn_v=q8_0\n")
+    (folder / "chat" / "README.md").write_text("---\nlicense: mit\n---\n# A model\n")
+    (folder / "Modelfile").write_text(MODELFILE)
+    return folder
+
+
+@pytest.fixture
+def project(models: Path, tmp_path: Path) -> Path:
+    """A copy of the models in the current folder, and their Modelfile."""
+    shutil.copytree(models, tmp_path, dirs_exist_ok=True)
+    settle()
+    return tmp_path
+
+
+@pytest.fixture
+def mbuild(project: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The command line, in this process."""
+    return in_process(project, monkeypatch)
+
+
+def explained(mbuild: Run, *arguments: str) -> list[dict[str, Any]]:
+    """What ``mbuild explain`` says of the steps of ``m``."""
+    done = mbuild("explain", "--format", "json", "-t", "m", *arguments)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["steps"]  # type: ignore[no-any-return]
+
+
+def build(mbuild: Run, *arguments: str) -> tuple[set[str], Changed]:
+    """Build ``m``: the labels of the steps that ran, and the reasons given by label."""
+    done = mbuild("--progress", "json", "-t", "m", *arguments)
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    ran = {e["label"] for e in events if e["event"] == "StepFinished" and not e["cached"]}
+    why = {
+        step["label"]: set(step["texts"])
+        for event in events
+        if event["event"] == "Explained"
+        for step in event["steps"]
+    }
+    return ran, why
+
+
+def named(steps: list[dict[str, Any]]) -> Changed:
+    """Of the steps that will run, the inputs that are said to have changed, or the note."""
+    return {
+        step["kind"]: {change["input"] for change in step["changes"]} or {step["note"]}
+        for step in steps
+        if step["state"] == "run"
+    }
+
+
+def rewrite(old: str, new: str) -> Edit:
+    """Edit the Modelfile."""
+
+    def edit(folder: Path) -> None:
+        path = folder / "Modelfile"
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+
+    return edit
+
+
+def rename_checkpoint(folder: Path) -> None:
+    (folder / "chat").rename(folder / "talk")
+    rewrite("./chat", "./talk")(folder)
+
+
+def edit_file(name: str, **values: Any) -> Edit:
+    return lambda folder: edit_json(folder / name, **values)
+
+
+def flip(name: str, tensor: str) -> Edit:
+    def edit(folder: Path) -> None:
+        assert change_tensors(folder / name, tensor)
+
+    return edit
+
+
+Q = ("-q", "q4_K_M")
+NEW = "new step"
+FROM_WORDS = {"now quantized (-q)": "step", "a GGUF file instead of a checkpoint": "step"}
+"""How people are told of the input ``step``, which has no name in their words."""
+
+CHANGES: dict[str, tuple[Edit, tuple[str, ...], tuple[str, ...], Changed]] = {
+    # what is done, options before, options after, step: inputs that changed
+    "system": (rewrite("Mario", "Luigi"), (), (), {"system": {"text"}}),
+    "template": (rewrite("{{ .Prompt }}", "{{.Prompt}}"), (), (), {"template": {"text"}}),
+    "license": (rewrite("MIT", "BSD"), (), (), {"license": {"text"}}),
+    "second_license": (
+        rewrite("LICENSE MIT", "LICENSE MIT\nLICENSE BSD"),
+        (),
+        (),
+        {"license": {NEW}},
+    ),
+    "message": (rewrite("Hello", "Hi"), (), (), {"messages": {"text"}}),
+    "parameter": (rewrite("0.5", "0.7"), (), (), {"params": {"parameter temperature"}}),
+    "new_parameter": (
+        rewrite("PARAMETER stop Peach", "PARAMETER stop Peach\nPARAMETER seed 1"),
+        (),
+        (),
+        {"params": {"parameter seed"}},
+    ),
+    "lost_parameter": (
+        rewrite("PARAMETER temperature 0.5\n", ""),
+        (),
+        (),
+        {"params": {"parameter temperature"}},
+    ),
+    "stop": (rewrite("Peach", "Bowser"), (), (), {"params": {"parameter stop"}}),
+    "renderer": (rewrite("RENDERER one", "RENDERER two"), (), (), {"config": {"renderer"}}),
+    "parser": (rewrite("RENDERER one", "RENDERER one\nPARSER p"), (), (), {"config": {"parser"}}),
+    "config": (
+        edit_file("chat/config.json", rope_theta=500000.0, rms_norm_eps=0.5),
+        (),
+        (),
+        {"convert": {"config.json: rope_theta", "config.json: rms_norm_eps"}},
+    ),
+    "new_config_key": (
+        edit_file("chat/config.json", sliding_window=64),
+        (),
+        (),
+        {"convert": {"config.json: sliding_window"}},
+    ),
+    "tokenizer_config": (
+        edit_file("chat/tokenizer_config.json", chat_template="{{ messages }}"),
+        (),
+        (),
+        {"convert": {"tokenizer_config.json: chat_template"}},
+    ),
+    "new_file": (
+        lambda folder: (folder / "chat/generation_config.json").write_text("{}"),
+        (),
+        (),
+        {"convert": {"generation_config.json"}},
+    ),
+    "weights": (
+        flip("chat/model.safetensors", "layers.0.mlp"),
+        (),
+        (),
+        {"convert": {"model.safetensors"}},
+    ),
+    "model_card": (
+        lambda folder: (folder / "chat/README.md").write_text("---\nlicense: bsd\n---\n"),
+        (),
+        (),
+        {"convert": {"README.md"}},
+    ),
+    "folder": (rename_checkpoint, (), (), {"convert": {"folder's name"}}),
+    "outtype": (lambda folder: None, (), ("--outtype", "f32"), {"convert": {"--outtype"}}),
+    "from_gguf": (
+        rewrite("FROM ./chat\nADAPTER ./lora\n", "FROM ./model.gguf\n"),
+        (),
+        (),
+        {"import": {"step"}},
+    ),
+    "adapter_alpha": (
+        edit_file("lora/adapter_config.json", lora_alpha=99),
+        (),
+        (),
+        {"convert-adapter": {"adapter_config.json: lora_alpha"}},
+    ),
+    "quantized": (lambda folder: None, (), Q, {"quantize": {"step"}}),
+    "type": (lambda folder: None, Q, ("-q", "q5_K_M"), {"quantize": {"type"}}),
+    "imatrix": (
+        lambda folder: write_imatrix(folder / "imatrix.dat", 2.0),
+        (*Q, "--imatrix", "imatrix.dat"),
+        (*Q, "--imatrix", "imatrix.dat"),
+        {"quantize": {"imatrix.dat"}},
+    ),
+    "no_imatrix": (
+        lambda folder: None,
+        (*Q, "--imatrix", "imatrix.dat"),
+        Q,
+        {"quantize": {"imatrix"}},
+    ),
+    "tensor_type": (
+        lambda folder: None,
+        Q,
+        (*Q, "--tensor-type", "ffn_up=q6_K"),
+        {"quantize": {"--tensor-type"}},
+    ),
+    "tensor_type_file": (
+        lambda folder: (folder / "rules.txt").write_text("attn_v=q6_K\n"),
+        (*Q, "--tensor-type-file", "rules.txt"),
+        (*Q, "--tensor-type-file", "rules.txt"),
+        {"quantize": {"--tensor-type"}},
+    ),
+    "pure": (lambda folder: None, Q, (*Q, "--pure"), {"quantize": {"--pure"}}),
+    "output_type": (
+        lambda folder: None,
+        Q,
+        (*Q, "--output-tensor-type", "q8_0"),
+        {"quantize": {"--output-tensor-type"}},
+    ),
+    "weights_of_quantized": (
+        flip("chat/model.safetensors", "layers.1.mlp"),
+        Q,
+        Q,
+        {"quantize": {"model.safetensors"}},
+    ),
+    "two_at_once": (
+        lambda folder: (rewrite("Mario", "Toad")(folder), rewrite("0.5", "0.9")(folder)),
+        (),
+        (),
+        {"system": {"text"}, "params": {"parameter temperature"}},
+    ),
+    "comment": (rewrite("FROM ./chat", "# note\nFROM ./chat"), (), (), {}),
+    "touch": (lambda folder: (folder / "chat/model.safetensors").touch(), (), (), {}),
+    "text_of_the_card": (
+        lambda folder: (folder / "chat/README.md").write_text("---\nlicense: mit\n---\n# New\n"),
+        (),
+        (),
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_every_change_is_named_and_no_other(mbuild: Run, project: Path, name: str) -> None:
+    """For each kind of change: the steps that will run, and exactly the inputs that changed."""
+    edit, before, after, expected = CHANGES[name]
+    build(mbuild, *before)
+    edit(project)
+    settle()
+    steps = explained(mbuild, *after)
+    assert named(steps) == expected
+    ran, why = build(mbuild, *after)
+    assert agree(steps, ran)
+    for step in steps:
+        if step["state"] == "run":
+            # What the build says afterwards is what explain said before.
+            words = {FROM_WORDS.get(t, t.partition(" ")[0]) for t in why[step["step"]]}
+            assert words == {name.partition(" ")[0] for name in expected[step["kind"]]}
+
+
+def agree(steps: list[dict[str, Any]], ran: set[str]) -> bool:
+    """Whether the steps that ran are those that were said to run, or may have been."""
+    states = {step["step"]: step["state"] for step in steps}
+    return all(
+        (state == "run" and label in ran)
+        or (state == "cached" and label not in ran)
+        or state == "depends"
+        for label, state in states.items()
+    )
+
+
+def test_a_base_model_that_changed_is_named(mbuild: Run, project: Path) -> None:
+    """FROM a model of the store: its layers by digest, and its config."""
+    mbuild("-f", "Modelfile", "-t", "base")
+    (project / "Modelfile").write_text("FROM base\nPARAMETER seed 1\n")
+    build(mbuild)
+    (project / "Base").write_text(MODELFILE.replace("Mario", "Wario").replace("0.5", "0.6"))
+    assert mbuild("-f", "Base", "-t", "base").returncode == 0
+    assert named(explained(mbuild)) == {"params": {"base params"}}
+    ran, why = build(mbuild)
+    assert ran == {"params", "manifest"}
+    assert {text.rpartition(" -> ")[0].rpartition(" ")[0] for text in why["manifest"]} == {
+        "layer of the base model: system",
+        "params",
+    }
+
+
+def test_a_lost_layer_and_a_lost_cache_are_told_from_a_change(mbuild: Run, project: Path) -> None:
+    """Nothing changed, and still a step runs: it is said what is missing."""
+    build(mbuild)
+    (system,) = [
+        p for p in (project / "store/blobs").iterdir() if p.read_bytes() == b"You are Mario."
+    ]
+    system.unlink()
+    (project / "store/.mbuild/kept" / system.name).unlink()
+    (note,) = named(explained(mbuild))["system"]
+    assert note == f"its cached layer {system.name[7:19]} was removed"
+    assert build(mbuild)[1] == {"system": {note}}
+    (project / "store/.mbuild/cache.db").unlink()
+    assert named(explained(mbuild))["system"] == {"the last build kept nothing to compare with"}
+
+
+def test_without_cache_is_a_reason(mbuild: Run, project: Path) -> None:
+    """``--no-cache`` runs what did not change, and says so."""
+    build(mbuild)
+    assert named(explained(mbuild, "--no-cache"))["system"] == {"--no-cache"}
+    assert set.union(*build(mbuild, "--no-cache")[1].values()) == {"--no-cache"}
+
+
+def test_another_version_of_a_step_is_a_reason(
+    mbuild: Run, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step whose code gives other bytes runs again, and says why."""
+    build(mbuild)
+    monkeypatch.setattr(PutLayer, "version", 7)
+    assert named(explained(mbuild))["system"] == {"mbuild's version of the step system"}
+
+
+def test_a_first_build_has_nothing_to_be_compared_with(mbuild: Run, project: Path) -> None:
+    """Programs are told; people, who did not ask why, are not."""
+    steps = explained(mbuild)
+    assert set.union(*named(steps).values()) == {"not built before"}
+    assert "not built before" not in mbuild("explain", "-t", "m").stdout
+    assert build(mbuild)[1] == {}
+    assert "not built before" not in mbuild("history", "m").stdout
+
+
+def test_explaining_writes_no_model_and_makes_no_store(mbuild: Run, project: Path) -> None:
+    """Without a store there is none afterwards; with one, only digests are remembered."""
+    explained(mbuild)
+    assert not (project / "store").exists()
+    build(mbuild)
+    before = sorted(p for p in (project / "store").rglob("*"))
+    rewrite("Mario", "Luigi")(project)
+    explained(mbuild)
+    assert sorted(p for p in (project / "store").rglob("*")) == before
+
+
+def test_explained_as_text(mbuild: Run, project: Path) -> None:
+    """One line a step; further reasons stand under the first."""
+    build(mbuild)
+    edit_json(project / "lora/adapter_config.json", lora_alpha=99)
+    rewrite("Mario", "Luigi")(project)
+    rewrite("0.5", "0.25")(project)
+    rewrite("Peach", "Bowser")(project)
+    lines = mbuild("explain", "-t", "m").stdout.splitlines()
+    assert lines[0].startswith("m:latest: compared with build ")
+    assert "run      convert adapter lora: adapter_config.json: lora_alpha 16 -> 99" in lines
+    assert 'run      system: text "You are Mario." -> "You are Luigi."' in lines
+    at = lines.index("run      params: parameter stop Peach -> Bowser")
+    assert lines[at + 1] == "                 parameter temperature 0.5 -> 0.25"
+
+
+EDITS: dict[str, Callable[[Path, int], object]] = {
+    "system": lambda folder, n: set_line(folder, "SYSTEM", f"You are number {n}."),
+    "temperature": lambda folder, n: set_line(folder, "PARAMETER temperature", f"0.{n}"),
+    "license": lambda folder, n: set_line(folder, "LICENSE", f"License {n}"),
+    "renderer": lambda folder, n: set_line(folder, "RENDERER", f"r{n}"),
+    "config": lambda folder, n: edit_json(folder / "chat/config.json", rope_theta=1000.0 * n),
+    "alpha": lambda folder, n: edit_json(folder / "lora/adapter_config.json", lora_alpha=n + 1),
+    "weights": lambda folder, n: change_tensors(
+        folder / "chat/model.safetensors", f"layers.{n % 2}"
+    ),
+    "touch": lambda folder, n: (folder / "chat/config.json").touch(),
+    "comment": lambda folder, n: set_line(folder, "#", f"note {n}"),
+    "lose": lambda folder, n: sorted((folder / "store/blobs").iterdir())[n % 3].unlink(),
+}
+
+
+def set_line(folder: Path, instruction: str, value: str) -> None:
+    """Replace an instruction's line, or add it."""
+    path = folder / "Modelfile"
+    lines = [x for x in path.read_text().splitlines() if not x.startswith(f"{instruction} ")]
+    path.write_text("\n".join([*lines, f"{instruction} {value}"]) + "\n")
+
+
+edits = st.lists(st.tuples(st.sampled_from(sorted(EDITS)), st.integers(0, 3)), max_size=3)
+options = st.sampled_from([(), ("-q", "q8_0"), ("--outtype", "f16")])
+
+
+@given(rounds=st.lists(st.tuples(edits, options), min_size=2, max_size=5))
+@settings(
+    max_examples=12,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_explain_says_what_the_next_build_does(
+    mbuild: Run, project: Path, models: Path, rounds: list[tuple[list[tuple[str, int]], Any]]
+) -> None:
+    """Over random edits: what is said to run runs, what is said to be cached does not."""
+    for name in ("store", "chat", "lora"):
+        shutil.rmtree(project / name, ignore_errors=True)
+    shutil.copytree(models, project, dirs_exist_ok=True)
+    settle()
+    build(mbuild)
+    for changed, arguments in rounds:
+        for name, number in changed:
+            EDITS[name](project, number)
+        settle()
+        steps = explained(mbuild, *arguments)
+        ran, _ = build(mbuild, *arguments)
+        assert agree(steps, ran), (changed, arguments, steps, ran)
+        again = explained(mbuild, *arguments)
+        assert {step["state"] for step in again} == {"cached"}, again
+
+
+def test_steps_are_matched_by_what_they_are() -> None:
+    """The same key first, then the same label, then the order; weights are one kind."""
+    old = [Described("license", "license", key, {}) for key in "abc"]
+    new = [Described("license", "license", key, {}) for key in "cxa"]
+    assert [step.key for step in match(new, old) if step] == ["c", "b", "a"]
+    imported, converted = Described("import", "i", "1", {}), Described("convert", "c", "2", {})
+    assert match([converted], [imported]) == [imported]
+    assert match([new[0]], [imported]) == [None]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (Change("type", "Q4_K_M", "Q5_K_M"), "type Q4_K_M -> Q5_K_M"),
+        (Change("f", "sha256:" + "a" * 64, "sha256:" + "b" * 64), f"f {'a' * 12} -> {'b' * 12}"),
+        (Change("x", MISSING, 1), "x 1 is new"),
+        (Change("x", "a b", MISSING), 'x "a b" is gone'),
+        (Change("x", None, True), "x none -> true"),
+        (Change("x", ["a", "b"], ["a"]), "x a b -> a"),
+        (
+            Change("text", "x" * 60 + " old", "x" * 60 + " new"),
+            'text "...xxxxxxxxx old" -> "...xxxxxxxxx new"',
+        ),
+        (Change("text", "a\x1b[31m\n", "\x07"), 'text "a\\u001b[31m\\n" -> "\\u0007"'),
+    ],
+)
+def test_changes_in_words(change: Change, text: str) -> None:
+    """Digests and long texts are cut to what tells them apart; nothing reaches a terminal raw."""
+    assert str(change) == text
+
+
+def test_equal_descriptions_have_no_change() -> None:
+    """Nothing is said of what is the same."""
+    value = {"kind": "x", "version": 1, "fields": {"a": {"b": [1]}}, "inputs": []}
+    assert changes(value, value, lambda digest: None) == ()
