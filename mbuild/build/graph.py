@@ -87,6 +87,18 @@ class Step(Protocol):
         """What the step does, for people."""
 
     @property
+    def role(self) -> str:
+        """What its weights are for: ``model``, ``adapter`` or ``draft``; else nothing."""
+
+    @property
+    def subject(self) -> str:
+        """The name of what it starts from: a file, a folder or a model; else nothing."""
+
+    @property
+    def target(self) -> str:
+        """The type of the variant that it is for, where there is one."""
+
+    @property
     def inputs(self) -> tuple[Step, ...]:
         """The steps whose results this one needs."""
 
@@ -117,6 +129,16 @@ class Step(Protocol):
 
 class BaseStep:
     """What most steps have in common: no file, no group, nothing to learn by running."""
+
+    @property
+    def subject(self) -> str:
+        """Nothing that has a name."""
+        return ""
+
+    @property
+    def target(self) -> str:
+        """No variant."""
+        return ""
 
     @property
     def group(self) -> object | None:

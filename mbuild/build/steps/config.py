@@ -50,15 +50,16 @@ class MakeConfig(BaseStep):
     base: Layer | None
     inputs: tuple[Step, ...]
     overrides: Mapping[str, str]
-    variant: str = ""
+    target: str = ""
 
     kind: ClassVar[str] = "config"
+    role: ClassVar[str] = ""
     version: ClassVar[int] = 3
 
     @property
     def label(self) -> str:
         """What is made, and for which of several variants."""
-        return variant_label("config", self.variant)
+        return variant_label("config", self.target)
 
     def key_fields(self) -> Mapping[str, Any]:
         """The base's config and the overrides; the files' facts come with the inputs."""

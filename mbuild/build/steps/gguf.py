@@ -81,6 +81,11 @@ class ImportGGUF(BaseStep):
     inputs: ClassVar[tuple[Step, ...]] = ()
 
     @property
+    def subject(self) -> str:
+        """The file's name."""
+        return self.file.name
+
+    @property
     def label(self) -> str:
         """What is imported."""
         return f"import {self.role.prefix}{self.file.name}"
@@ -136,6 +141,11 @@ class MergeGGUF(BaseStep):
     kind: ClassVar[str] = "merge"
     version: ClassVar[int] = 1
     inputs: ClassVar[tuple[Step, ...]] = ()
+
+    @property
+    def subject(self) -> str:
+        """The name of the first shard."""
+        return self.files[0].name
 
     @property
     def label(self) -> str:

@@ -35,6 +35,7 @@ class PutLayer(BaseStep):
     media_type: str
     text: str
 
+    role: ClassVar[str] = ""
     version: ClassVar[int] = 1
     inputs: ClassVar[tuple[Step, ...]] = ()
 
@@ -69,15 +70,16 @@ class MergeParameters(BaseStep):
     values: Mapping[str, Any]
     base: Layer | None
     inputs: tuple[Step, ...] = ()
-    variant: str = ""
+    target: str = ""
 
     kind: ClassVar[str] = "params"
+    role: ClassVar[str] = ""
     version: ClassVar[int] = 1
 
     @property
     def label(self) -> str:
         """What is made, and for which of several variants."""
-        return variant_label("params", self.variant)
+        return variant_label("params", self.target)
 
     @property
     def materials(self) -> tuple[Material, ...]:

@@ -21,15 +21,16 @@ class AssembleManifest(BaseStep):
 
     config: Step
     entries: tuple[Layer | Step, ...]
-    variant: str = ""
+    target: str = ""
 
     kind: ClassVar[str] = "manifest"
+    role: ClassVar[str] = ""
     version: ClassVar[int] = 1
 
     @property
     def label(self) -> str:
         """What is made, and for which of several variants."""
-        return variant_label("manifest", self.variant)
+        return variant_label("manifest", self.target)
 
     @property
     def inputs(self) -> tuple[Step, ...]:

@@ -104,6 +104,16 @@ class Quantize(BaseStep):
         return self.origin
 
     @property
+    def subject(self) -> str:
+        """The name of the source."""
+        return self.origin.name
+
+    @property
+    def target(self) -> str:
+        """The type."""
+        return self.quantization.file_type
+
+    @property
     def label(self) -> str:
         """What becomes what."""
         return f"quantize {self.role.prefix}{self.origin.name} to {self.quantization.file_type}"

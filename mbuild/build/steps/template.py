@@ -36,15 +36,16 @@ class DetectTemplate(BaseStep):
     """
 
     inputs: tuple[Step, ...]
-    variant: str = ""
+    target: str = ""
 
     kind: ClassVar[str] = "detect-template"
+    role: ClassVar[str] = ""
     version: ClassVar[int] = 1
 
     @property
     def label(self) -> str:
         """What is made, and for which of several variants."""
-        return variant_label("detect template", self.variant)
+        return variant_label("detect template", self.target)
 
     def key_fields(self) -> Mapping[str, Any]:
         """The templates known to this version; the model comes with the inputs."""

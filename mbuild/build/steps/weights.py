@@ -44,6 +44,11 @@ class ConvertCheckpoint(BaseStep):
     inputs: ClassVar[tuple[Step, ...]] = ()
 
     @property
+    def subject(self) -> str:
+        """The folder's name."""
+        return self.source.name
+
+    @property
     def label(self) -> str:
         """What is converted."""
         return f"convert {self.role.prefix}{self.source.name}"
@@ -96,15 +101,21 @@ class ConvertAdapter(BaseStep):
     source: CheckpointSource
     base: Layer | None
     inputs: tuple[Step, ...]
-    variant: str = ""
+    target: str = ""
 
+    role: ClassVar[str] = Role.ADAPTER
     kind: ClassVar[str] = "convert-adapter"
     version: ClassVar[int] = CONVERTER_VERSION
 
     @property
+    def subject(self) -> str:
+        """The folder's name."""
+        return self.source.name
+
+    @property
     def label(self) -> str:
         """What is converted, and for which of several variants."""
-        return variant_label(f"convert adapter {self.source.name}", self.variant)
+        return variant_label(f"convert adapter {self.source.name}", self.target)
 
     @property
     def reads(self) -> int:
