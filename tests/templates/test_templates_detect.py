@@ -185,17 +185,23 @@ HOSTILE = {
 
 @pytest.mark.parametrize("key", HOSTILE)
 def test_hostile_templates_are_refused_in_time(key: str) -> None:
-    """They end within a second of processor time, with nothing found, whatever they try."""
+    """Whatever they try they end with nothing found, and take a second of the processor at most.
+
+    That is a second more than a template which does nothing takes on this machine, now.
+    """
     resource = pytest.importorskip("resource", reason="Windows measures no processor time")
 
     def used() -> float:
         spent = resource.getrusage(resource.RUSAGE_CHILDREN)
         return float(spent.ru_utime + spent.ru_stime)
 
+    before = used()
+    detect("", "<s>", "</s>")
+    nothing = used() - before
     start, before = time.monotonic(), used()
     assert detect(HOSTILE[key] + FORMATS["chatml"][1], "<s>", "</s>") is None
     assert time.monotonic() - start < 9
-    assert used() - before < 1
+    assert used() - before < 1 + nothing
 
 
 def test_the_size_is_bounded() -> None:
