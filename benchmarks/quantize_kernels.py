@@ -28,8 +28,8 @@ from common import llama_cpp, work_folder
 from llama_library import load
 
 from mbuild.gguf.types import BLOCKS, GGMLType
+from mbuild.quant.choose.rules import NEEDS_IMPORTANCES
 from mbuild.quant.quantize import engine_name, prepare, quantize
-from mbuild.quant.rules import NEEDS_IMPORTANCES
 
 G = GGMLType
 TYPES = (

@@ -71,7 +71,7 @@ def builds(ctx: click.Context) -> Iterable[str]:
 def file_types(ctx: click.Context) -> Iterable[str]:
     """What ``-q`` takes, as people spell it."""
     from mbuild.cli.quantizing import spelled
-    from mbuild.quant.types import FILE_TYPES
+    from mbuild.quant.choose.types import FILE_TYPES
 
     return [spelled(kind.name) for kind in FILE_TYPES]
 

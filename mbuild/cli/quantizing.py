@@ -75,7 +75,7 @@ def distinct(quantize: Sequence[str]) -> tuple[str, ...]:
     """
     if not quantize:
         return ()
-    from mbuild.quant.types import file_type
+    from mbuild.quant.choose.types import file_type
 
     spelled: dict[str, str] = {}
     for text in quantize:
@@ -85,7 +85,7 @@ def distinct(quantize: Sequence[str]) -> tuple[str, ...]:
 
 def file_type_name(text: str) -> str:
     """``Q4_K_M`` for any spelling of it; raises :class:`UsageError`."""
-    from mbuild.quant.types import file_type
+    from mbuild.quant.choose.types import file_type
 
     return file_type(text).name
 
@@ -108,8 +108,8 @@ def quantizations(
         if given:
             raise UsageError(f"--{given[0].replace('_', '-')} has no effect without --quantize")
         return ()
-    from mbuild.quant.recipes import parse_tensor_type, parse_tensor_types
-    from mbuild.quant.types import file_type
+    from mbuild.quant.choose.recipes import parse_tensor_type, parse_tensor_types
+    from mbuild.quant.choose.types import file_type
 
     rules = [parse_tensor_type(text) for text in options["tensor_type"]]
     if options["tensor_type_file"]:
@@ -134,7 +134,7 @@ def draft_quantization(text: str | None) -> Quantization | None:
     """What ``--draft-quantize`` asks for; raises :class:`UsageError` for an unknown type."""
     if not text:
         return None
-    from mbuild.quant.types import file_type
+    from mbuild.quant.choose.types import file_type
 
     return Quantization(file_type(text).name)
 

@@ -62,7 +62,7 @@ class NotFiniteError(FormatError):
 def engine() -> Any:
     """The compiled engine, or the numpy engine where numba cannot be loaded."""
     try:
-        from mbuild.quant.compiled_engine import CompiledEngine
+        from mbuild.quant.compiled.engine import CompiledEngine
 
         return CompiledEngine()
     except Exception:
@@ -73,7 +73,7 @@ def engine() -> Any:
 @cache
 def fallback() -> Any:
     """The numpy engine."""
-    from mbuild.quant.numpy_engine import NumpyEngine
+    from mbuild.quant.arrays.engine import NumpyEngine
 
     return NumpyEngine()
 

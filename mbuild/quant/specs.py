@@ -14,7 +14,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from mbuild.gguf.types import GGMLType
-from mbuild.quant import fits, points, simple, ternary
+from mbuild.quant.search import fits, points, simple, ternary
 
 
 class Levels(Enum):
@@ -39,7 +39,7 @@ class Spec:
     A block is ``subs`` sub-blocks of ``n`` values. ``mean`` says how the sum of a
     block's squares becomes the mean square that importances are combined with:
     (sum * mean[0]) * mean[1]; where it is empty, the mean is over the whole row.
-    Functions of types of POINTS are as :mod:`mbuild.quant.points` describes them.
+    Functions of types of POINTS are as :mod:`mbuild.quant.search.points` describes them.
     """
 
     subs: int

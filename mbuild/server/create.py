@@ -386,6 +386,6 @@ def _quantization(text: str | None) -> Quantization | None:
     if not text:
         return None
     from mbuild.build.steps import Quantization
-    from mbuild.quant.types import file_type
+    from mbuild.quant.choose.types import file_type
 
     return Quantization(file_type(text).name)

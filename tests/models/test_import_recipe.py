@@ -19,8 +19,8 @@ from stores import copy_tiny_store
 from mbuild.core.errors import MbuildError
 from mbuild.gguf.types import GGMLType
 from mbuild.models.compare.recipe import infer
-from mbuild.quant.recipes import Options, parse_tensor_type, plan
-from mbuild.quant.types import FILE_TYPES, FileType, file_type, tensor_type
+from mbuild.quant.choose.recipes import Options, parse_tensor_type, plan
+from mbuild.quant.choose.types import FILE_TYPES, FileType, file_type, tensor_type
 
 
 @pytest.fixture

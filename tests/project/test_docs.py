@@ -16,9 +16,9 @@ from example_models import edit_json, generator, settle
 from mbuild.cli.main import cli
 from mbuild.convert.architectures import ARCHITECTURES
 from mbuild.gguf.types import GGMLType
+from mbuild.quant.choose.rules import NEEDS_IMPORTANCES, ROWS
+from mbuild.quant.choose.types import FILE_TYPES
 from mbuild.quant.quantize import supported
-from mbuild.quant.rules import NEEDS_IMPORTANCES, ROWS
-from mbuild.quant.types import FILE_TYPES
 
 README = DOCS.parent / "README.md"
 

@@ -21,7 +21,8 @@ from mbuild.store import Store
 
 pytest.importorskip("numba")
 
-from mbuild.quant import cache, loader, target
+from mbuild.quant.compiled import cache, loader
+from mbuild.quant.kernels import target
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -225,7 +226,7 @@ def _imported(path: Path) -> set[str]:
 def test_no_source_of_kernels_is_forgotten() -> None:
     """What the compiler imports, directly or not, is in the key, and nothing more is."""
     # Errors are raised outside of kernels; their texts change often.
-    seen, waiting = {"core/errors"}, ["quant/compiler"]
+    seen, waiting = {"core/errors"}, ["quant/compiled/compiler"]
     while waiting:
         name = waiting.pop()
         if name not in seen:
@@ -340,7 +341,7 @@ LOADS = """
 import sys, warnings
 warnings.simplefilter("error")
 {first}
-from mbuild.quant.isolation import import_numba
+from mbuild.quant.compiled.isolation import import_numba
 opened = []
 sys.addaudithook(lambda event, a: event == "open" and opened.append(str(a[0])))
 import_numba()

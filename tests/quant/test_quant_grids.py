@@ -1,8 +1,8 @@
 """IQ2 and IQ3 where a search could go wrong unseen: ties, borders between levels, odd weights.
 
 A compiled search looks at the ends of runs of scales, and at lists of neighbours that are
-shortened (:mod:`mbuild.quant.lane_runs`). Here values are few and repeat, so that neighbours cost
-the same but for rounding, or lie just between two levels.
+shortened (:mod:`mbuild.quant.kernels.lane_runs`). Here values are few and repeat, so that
+neighbours cost the same but for rounding, or lie just between two levels.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ sys.path.insert(0, "tests")
 import numpy as np
 from test_quant_grids import ROW, weights, importances
 from mbuild.gguf.types import GGMLType as G
-from mbuild.quant import target
+from mbuild.quant.kernels import target
 from mbuild.quant.quantize import engine, fallback, quantize
 assert not "+avx512f" in target.features()
 x = np.concatenate([v for _, v in weights(5)][::3])

@@ -51,7 +51,8 @@ def _undefined(code: bytes) -> set[str]:
 
 def test_every_type_has_a_kernel_that_needs_no_numba() -> None:
     """No type silently runs on numpy: each kernel compiles, and calls nothing but the C library."""
-    from mbuild.quant import cache, specs
+    from mbuild.quant import specs
+    from mbuild.quant.compiled import cache
 
     assert engine_name() == "numba"
     used: set[str] = set()
@@ -104,7 +105,7 @@ def test_numpy_gives_the_same_bytes_with_importances(type_: GGMLType) -> None:
 @pytest.mark.parametrize("lanes", [8, 16, 32])
 def test_bytes_do_not_depend_on_the_width(lanes: int) -> None:
     """Kernels of 8, 16 and 32 lanes give the same bytes, in one process."""
-    from mbuild.quant.compiled_engine import CompiledEngine
+    from mbuild.quant.compiled.engine import CompiledEngine
 
     narrow = CompiledEngine(lanes)
     x = np.concatenate([values for name, values in kinds(256 * 7) if "huge" not in name])
@@ -260,7 +261,8 @@ def test_nothing_is_contracted() -> None:
     """The machine code of a search has vector arithmetic and no fused multiply-add."""
     from llvmlite import binding
 
-    from mbuild.quant import compiler, specs
+    from mbuild.quant import specs
+    from mbuild.quant.compiled import compiler
 
     if not binding.get_host_cpu_features().get("fma", False):
         pytest.skip("this CPU has no fused multiply-add to be found")
@@ -316,7 +318,7 @@ def test_without_numba(missing: tuple[str, ...]) -> None:
 def test_planning_loads_neither_numpy_nor_numba() -> None:
     """Recipes and names come without the heavy modules."""
     program = (
-        "import sys, mbuild.quant.recipes, mbuild.quant.types, mbuild.quant.metadata;"
+        "import sys; from mbuild.quant.choose import metadata, recipes, types;"
         "assert not {'numpy', 'numba'} & sys.modules.keys()"
     )
     root = str(Path(__file__).parents[2])

@@ -14,10 +14,10 @@ from quant_data import Reference, imatrix_bytes
 
 from mbuild.gguf.reader import open_gguf
 from mbuild.gguf.types import GGMLType
-from mbuild.quant.grids import CHUNK, HALF, RINGS, shape, table
-from mbuild.quant.imatrix import open_imatrix
-from mbuild.quant.recipes import Options, plan
-from mbuild.quant.types import FILE_TYPES
+from mbuild.quant.choose.imatrix import open_imatrix
+from mbuild.quant.choose.recipes import Options, plan
+from mbuild.quant.choose.types import FILE_TYPES
+from mbuild.quant.search.grids import CHUNK, HALF, RINGS, shape, table
 
 G = GGMLType
 LOW = [

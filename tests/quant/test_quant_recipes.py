@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from mbuild.core.errors import UnsupportedError, UsageError
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import BLOCKS, GGMLType, ValueType
-from mbuild.quant import metadata, rules
-from mbuild.quant.quantize import SOURCES, supported
-from mbuild.quant.recipes import (
+from mbuild.quant.choose import metadata, rules
+from mbuild.quant.choose.recipes import (
     Options,
     category,
     order,
@@ -27,7 +26,8 @@ from mbuild.quant.recipes import (
     parse_tensor_types,
     plan,
 )
-from mbuild.quant.types import ALIASES, FILE_TYPES, file_type, tensor_type
+from mbuild.quant.choose.types import ALIASES, FILE_TYPES, file_type, tensor_type
+from mbuild.quant.quantize import SOURCES, supported
 
 DATA = json.loads((Path(__file__).parents[1] / "data" / "quant" / "recipes.json").read_text())
 CASES = [(model, quant) for model, held in DATA.items() for quant in held["types"]]

@@ -21,7 +21,7 @@ from quant_data import X86_REFERENCE, imatrix_bytes
 
 from mbuild.gguf.reader import open_gguf
 from mbuild.gguf.types import GGMLType
-from mbuild.quant.types import file_type
+from mbuild.quant.choose.types import file_type
 
 G = GGMLType
 

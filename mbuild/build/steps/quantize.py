@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from mbuild.gguf.model import Model, Tensor
     from mbuild.gguf.types import GGMLType
-    from mbuild.quant.imatrix import Imatrix
-    from mbuild.quant.recipes import Options as RecipeOptions
-    from mbuild.quant.types import FileType
+    from mbuild.quant.choose.imatrix import Imatrix
+    from mbuild.quant.choose.recipes import Options as RecipeOptions
+    from mbuild.quant.choose.types import FileType
     from mbuild.build.steps.tensors import Variant
     from mbuild.store import Store
 
@@ -40,7 +40,7 @@ _IMATRIX = "\0imatrix"  # cannot be a file's name
 class Quantization(NamedTuple):
     """What ``--quantize`` and its companions ask for; names as llama-quantize has them.
 
-    ``file_type`` is a name of :data:`mbuild.quant.types.FILE_TYPES`;
+    ``file_type`` is a name of :data:`mbuild.quant.choose.types.FILE_TYPES`;
     ``tensor_types`` are pairs of a regular expression and a type's name.
     """
 
@@ -64,8 +64,8 @@ class Quantization(NamedTuple):
 
     def options(self) -> RecipeOptions:
         """As the recipes take them; raises :class:`UsageError` for an unknown type."""
-        from mbuild.quant.recipes import Options
-        from mbuild.quant.types import tensor_type
+        from mbuild.quant.choose.recipes import Options
+        from mbuild.quant.choose.types import tensor_type
 
         def named(text: str | None) -> Any:
             return tensor_type(text) if text else None
@@ -199,8 +199,8 @@ def _variant(
 ) -> Variant:
     """What a step makes of the model, said and its kernels loaded."""
     from mbuild.gguf.facts import file_type_name
-    from mbuild.quant.recipes import unused
-    from mbuild.quant.types import file_type
+    from mbuild.quant.choose.recipes import unused
+    from mbuild.quant.choose.types import file_type
 
     variant = _planned(step, model, files.paths.get(imatrix_name))
     for rule in unused(model.tensors, step.quantization.options()):
@@ -217,7 +217,7 @@ def _variant(
 
 def _say_compiling(names: str, context: StepContext) -> None:
     """That quantizers are compiled, and whether the next build has them."""
-    from mbuild.quant import cache
+    from mbuild.quant.compiled import cache
 
     once = "" if cache.problem() else " (once on this machine)"
     context.status(f"compiling quantizers for {names}{once}")
@@ -225,7 +225,7 @@ def _say_compiling(names: str, context: StepContext) -> None:
 
 def _warn_of_cache(context: StepContext) -> None:
     """That compiled quantizers are not kept, and why; once in a process, which then has them."""
-    from mbuild.quant import cache
+    from mbuild.quant.compiled import cache
     from mbuild.quant.quantize import engine_name
 
     problem = cache.problem() if engine_name() == "numba" else ""
@@ -277,10 +277,10 @@ def _planned(step: Quantize, model: Model, imatrix_path: Path | None) -> Variant
     """Metadata, and each tensor's new type, in order; nothing is loaded but the imatrix."""
     from mbuild.gguf.facts import describe
     from mbuild.gguf.hyperparameters import check_hyperparameters
-    from mbuild.quant.imatrix import open_imatrix
-    from mbuild.quant.metadata import quantized
-    from mbuild.quant.recipes import plan
-    from mbuild.quant.types import file_type
+    from mbuild.quant.choose.imatrix import open_imatrix
+    from mbuild.quant.choose.metadata import quantized
+    from mbuild.quant.choose.recipes import plan
+    from mbuild.quant.choose.types import file_type
     from mbuild.build.steps.tensors import Variant
 
     quantization = step.quantization
@@ -304,7 +304,7 @@ def _planned(step: Quantize, model: Model, imatrix_path: Path | None) -> Variant
 def _check_type(tensor: Tensor, new: GGMLType, target: FileType, imatrix: Imatrix | None) -> None:
     """What cannot be made is refused, by the tensor's name, before anything is read or written."""
     from mbuild.quant.quantize import supported, unsupported
-    from mbuild.quant.recipes import needs_importances
+    from mbuild.quant.choose.recipes import needs_importances
 
     weighted = imatrix is not None and imatrix.has(tensor.name, tensor.dims)
     if imatrix is not None and not weighted and needs_importances(tensor.name, new, target):

@@ -18,7 +18,7 @@ from mbuild.quant.quantize import VERSION
 
 if TYPE_CHECKING:
     from mbuild.core.digest import Digest
-    from mbuild.quant.imatrix import Imatrix
+    from mbuild.quant.choose.imatrix import Imatrix
     from mbuild.build.steps.origins import Origin
     from mbuild.store import Store
 

@@ -42,7 +42,7 @@ from mbuild.work.cores import cores
 
 if TYPE_CHECKING:
     from mbuild.gguf.model import Entry
-    from mbuild.quant.imatrix import Imatrix
+    from mbuild.quant.choose.imatrix import Imatrix
     from mbuild.build.steps.files import OpenFiles
     from mbuild.store.blobs import Blob, BlobWriter
 

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 from mbuild.core.errors import MbuildError, SourceError
 from mbuild.gguf.reader import GGUFFile, open_gguf
 from mbuild.gguf.types import GGMLType
-from mbuild.quant import rules
-from mbuild.quant.recipes import PLAIN, Described, Options, plan, quantizable
-from mbuild.quant.types import FILE_TYPES, FileType
+from mbuild.quant.choose import rules
+from mbuild.quant.choose.recipes import PLAIN, Described, Options, plan, quantizable
+from mbuild.quant.choose.types import FILE_TYPES, FileType
 
 _ROUNDS = 8
 """How often what is still wrong is named: naming a tensor shifts the count of its kind."""

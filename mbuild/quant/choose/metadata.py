@@ -1,0 +1,55 @@
+"""What quantization changes in a model's metadata, as llama-quantize writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mbuild.gguf.model import KV, Entry
+from mbuild.gguf.types import ValueType
+from mbuild.quant.choose.types import FileType
+
+QUANTIZATION_VERSION = 2
+"""``GGML_QNT_VERSION``: the layout of quantized blocks."""
+
+SPLIT_KEYS = frozenset({"split.no", "split.count", "split.tensors.count"})
+LONGEST = 127
+"""Bytes that llama-quantize keeps of a string it sets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Importances:
+    """Where an importance matrix came from: file name as given, data set, its sizes."""
+
+    file: str
+    dataset: str | None
+    entries: int
+    chunks: int
+
+
+def quantized(
+    metadata: Sequence[Entry], file_type: FileType, importances: Importances | None = None
+) -> tuple[Entry, ...]:
+    """The metadata of the quantized model: keys that are set move to the end."""
+    new = [
+        KV("general.quantization_version", ValueType.UINT32, QUANTIZATION_VERSION),
+        KV("general.file_type", ValueType.UINT32, file_type.number),
+    ]
+    if importances is not None:
+        new += _describe(importances)
+    replaced = SPLIT_KEYS | {kv.key for kv in new}
+    return (*(kv for kv in metadata if kv.key not in replaced), *new)
+
+
+def _describe(importances: Importances) -> list[KV]:
+    def text(key: str, value: str) -> KV:
+        cut = value.encode()[:LONGEST].decode(errors="ignore")
+        return KV(f"quantize.imatrix.{key}", ValueType.STRING, cut)
+
+    found = [text("file", importances.file)]
+    if importances.dataset is not None:
+        found.append(text("dataset", importances.dataset))
+    counts = [("entries_count", importances.entries)]
+    if importances.chunks > 0:
+        counts.append(("chunks_count", importances.chunks))
+    return found + [KV(f"quantize.imatrix.{k}", ValueType.UINT32, n) for k, n in counts]

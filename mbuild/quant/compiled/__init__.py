@@ -1,0 +1,1 @@
+"""The compiled engine: kernels compiled, kept, loaded and called."""

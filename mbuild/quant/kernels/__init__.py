@@ -1,0 +1,1 @@
+"""What is compiled: the loop over tiles, layouts, and numba's meaning of the operations."""

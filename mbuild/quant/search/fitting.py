@@ -1,0 +1,420 @@
+"""The searches for scales and minima, written once for both engines.
+
+Every function runs the scalar algorithm of ggml's reference quantizers
+(``ggml-quants.c``) in each lane, with its float32 operations in its order; see
+:mod:`mbuild.quant.search.ops` for what vectors are and how two engines run this text.
+Branches of the scalar program become selections. ``xs`` holds a sub-block's
+values as columns (row ``i`` has value ``i`` of every lane), ``ws`` their weights.
+
+The reference keeps the levels that its search chose and overwrites them where
+the sub-block's final scale is not zero. Here a search returns what the levels
+follow from instead, and they are computed again where they are needed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mbuild.quant.search.ops import (
+    absolute,
+    any_lane,
+    bits,
+    clamp,
+    confine,
+    fill,
+    floor,
+    load,
+    lookup,
+    nearest,
+    real,
+    root,
+    rounded,
+    select,
+    store,
+    truncate,
+    unbits,
+    whole,
+)
+
+LIMIT = 2.0**22
+"""Below it a product can be rounded as a real number; at it the reference's rounding wraps."""
+TINY = 1e-15
+"""A sub-block whose magnitudes stay below this counts as zero (GROUP_MAX_EPS)."""
+
+
+def half_bits(w: Any, value: Any) -> Any:
+    """The float16 bit pattern of a float32, to nearest even, as ggml computes it."""
+    pattern = bits(value)
+    magnitude = pattern & 0x7FFFFFFF
+    exponent = clamp(pattern & 0x7F800000, 0x38800000, 0x7F800000)
+    base = (absolute(value) * fill(w, 2.0**112)) * fill(w, 2.0**-110)
+    rounded = bits(unbits(exponent + 0x07800000) + base)
+    half = ((rounded >> 13) & 0x7C00) + (rounded & 0x0FFF)
+    nan = magnitude > whole(w, 0x7F800000)
+    return ((pattern >> 16) & 0x8000) | select(nan, whole(w, 0x7E00), half)
+
+
+def half_value(w: Any, half: Any) -> Any:
+    """The float32 value of float16 bit patterns, infinities and NaN included."""
+    widened = (half & 0x7FFF) << 13
+    finite = bits(unbits(widened) * fill(w, 2.0**112))
+    special = (half & 0x7C00) > whole(w, 0x7BFF)
+    magnitude = select(special, widened | whole(w, 0x7F800000), finite)
+    return unbits(magnitude | ((half & 0x8000) << 16))
+
+
+def sum_of_squares(w: Any, xs: Any, n: int, total: Any) -> Any:
+    """``total`` with x*x of ``n`` rows added to it one after the other."""
+    for i in range(n):
+        x = load(w, xs, i)
+        total = total + x * x
+    return total
+
+
+def importance_weights(w: Any, xs: Any, qs: Any, ws: Any, n: int, sigma2: Any) -> Any:
+    """Fill ``ws`` with q * sqrt(sigma2 + x*x), ``qs`` holding q; returns their sum."""
+    total = fill(w, 0.0)
+    for i in range(n):
+        x = load(w, xs, i)
+        weight = load(w, qs, i) * root(sigma2 + x * x)
+        store(w, ws, i, weight)
+        total = total + weight
+    return total
+
+
+def _affine_error(w: Any, xs: Any, ws: Any, ls: Any, n: int, scale: Any, low: Any, mad: Any) -> Any:
+    """The weighted error of ``scale * level + low``: squared, or absolute where ``mad``."""
+    error = fill(w, 0.0)
+    for i in range(n):
+        difference = scale * load(w, ls, i) + low - load(w, xs, i)
+        if mad:
+            error = error + load(w, ws, i) * absolute(difference)
+        else:
+            error = error + load(w, ws, i) * (difference * difference)
+    return error
+
+
+def _affine_start(w: Any, xs: Any, ws: Any, n: Any) -> Any:
+    """(least value or 0, greatest value, sum of weights, sum of weighted values)."""
+    low = load(w, xs, 0)
+    high = low
+    sum_w = load(w, ws, 0)
+    sum_x = sum_w * low
+    for i in range(1, n):
+        x = load(w, xs, i)
+        weight = load(w, ws, i)
+        low = select(x < low, x, low)
+        high = select(x > high, x, high)
+        sum_w = sum_w + weight
+        sum_x = sum_x + weight * x
+    zero = fill(w, 0.0)
+    return select(low > zero, zero, low), high, sum_w, sum_x
+
+
+def _below(w: Any, value: Any) -> Any:
+    return absolute(value) < fill(w, LIMIT)
+
+
+def _level(value: Any, low: Any, high: Any, small: Any) -> Any:
+    """The rounded value, limited; ``small`` says that magnitudes stay below ``LIMIT``."""
+    if small:
+        return confine(rounded(value), low, high)
+    return real(clamp(nearest(value), low, high))
+
+
+def _affine_sums(
+    w: Any, xs: Any, ws: Any, ls: Any, n: Any, nmax: Any, inverse: Any, low: Any, small: Any
+) -> Any:
+    """Levels into ``ls``; weighted sums of level, of level*level and of level*x."""
+    sum_l = fill(w, 0.0)
+    sum_l2 = sum_l
+    sum_xl = sum_l
+    for i in range(n):
+        x = load(w, xs, i)
+        level = _level(inverse * (x - low), 0, nmax, small)
+        store(w, ls, i, level)
+        weighted = load(w, ws, i) * level
+        sum_l = sum_l + weighted
+        sum_l2 = sum_l2 + weighted * level
+        sum_xl = sum_xl + weighted * x
+    return sum_l, sum_l2, sum_xl
+
+
+def fit_affine(w: Any, xs: Any, ws: Any, ls: Any, n: Any, nmax: Any, tries: Any, mad: Any) -> Any:
+    """Scale and minimum for levels 0 ... ``nmax`` (make_qkx2_quants, make_qkx3_quants).
+
+    Starts from the least and the greatest value and tries inverse scales that
+    ``tries`` gives (start, step, number of steps); for each the weighted least squares
+    give scale and minimum, which replace the best when their error is smaller. The
+    minimum accepted last is the one that the next trial subtracts. Returns (scale,
+    -minimum, inverse, offset): the chosen levels are round((x - offset) * inverse).
+    ``ls`` is scratch.
+    """
+    zero = fill(w, 0.0)
+    low, high, sum_w, sum_x = _affine_start(w, xs, ws, n)
+    flat = high == low
+    flat_low = low
+    inverse = fill(w, nmax) / (high - low)
+    scale = fill(w, 1.0) / inverse
+    offset = low
+    _affine_sums(w, xs, ws, ls, n, nmax, inverse, low, False)
+    best = _affine_error(w, xs, ws, ls, n, scale, low, mad)
+    for step in range(tries[2] + 1):
+        target = np.float32(tries[0]) + np.float32(tries[1]) * np.float32(step) + np.float32(nmax)
+        trial = fill(w, target) / (high - low)
+        # Rounding never reverses an order, so the ends show whether all products are small.
+        small = _below(w, trial * (high - low)) & _below(w, trial * (flat_low - low))
+        if any_lane(~(small | flat)):
+            sum_l, sum_l2, sum_xl = _affine_sums(w, xs, ws, ls, n, nmax, trial, low, False)
+        else:
+            sum_l, sum_l2, sum_xl = _affine_sums(w, xs, ws, ls, n, nmax, trial, low, True)
+        det = sum_w * sum_l2 - sum_l * sum_l
+        new_scale = (sum_w * sum_xl - sum_x * sum_l) / det
+        new_low = (sum_l2 * sum_x - sum_l * sum_xl) / det
+        above = new_low > zero
+        new_scale = select(above, sum_xl / sum_l2, new_scale)
+        new_low = select(above, zero, new_low)
+        error = _affine_error(w, xs, ws, ls, n, new_scale, new_low, mad)
+        better = (det > zero) & (error < best)
+        best = select(better, error, best)
+        scale = select(better, new_scale, scale)
+        inverse = select(better, trial, inverse)
+        offset = select(better, low, offset)
+        low = select(better, new_low, low)
+    scale = select(flat, zero, scale)
+    low = select(flat, flat_low, low)
+    return scale, -low, select(flat, zero, inverse), select(flat, flat_low, offset)
+
+
+def _extreme(w: Any, xs: Any, n: int) -> Any:
+    """(largest magnitude, the first value that has it); both 0 where all values are 0."""
+    largest = fill(w, 0.0)
+    value = fill(w, 0.0)
+    for i in range(n):
+        x = load(w, xs, i)
+        magnitude = absolute(x)
+        larger = magnitude > largest
+        largest = select(larger, magnitude, largest)
+        value = select(larger, x, value)
+    return largest, value
+
+
+def _symmetric_sums(
+    w: Any, xs: Any, ws: Any, wx: Any, n: Any, nmax: Any, inverse: Any, small: Any
+) -> Any:
+    """(sum of weight*x*level, sum of weight*level*level) of the levels at this inverse scale."""
+    sum_lx = fill(w, 0.0)
+    sum_l2 = fill(w, 0.0)
+    for i in range(n):
+        level = _level(inverse * load(w, xs, i), -nmax, nmax - 1, small)
+        sum_lx = sum_lx + load(w, wx, i) * level
+        sum_l2 = sum_l2 + load(w, ws, i) * level * level
+    return sum_lx, sum_l2
+
+
+def fit_symmetric(w: Any, xs: Any, ws: Any, wx: Any, n: Any, nmax: Any, small: Any) -> Any:
+    """Scale for levels ``-nmax`` ... ``nmax - 1`` (make_qx_quants with rmse_type 1).
+
+    Tries 19 inverse scales near ``-nmax / extreme`` and keeps the one with the best
+    weighted least squares. Returns (scale, inverse, shift): the chosen levels are
+    round(x * inverse) + shift, where shift is ``nmax`` or, in sub-blocks that count
+    as zero, 0. ``wx`` is scratch. ``small`` says that all values are finite: products are
+    then at most ``nmax`` + 1, except in sub-blocks that count as zero.
+    """
+    zero = fill(w, 0.0)
+    largest, extreme = _extreme(w, xs, n)
+    empty = largest < fill(w, TINY)
+    for i in range(n):
+        store(w, wx, i, load(w, ws, i) * load(w, xs, i))
+    inverse = fill(w, -np.float32(nmax)) / extreme
+    sum_lx, sum_l2 = _symmetric_sums(w, xs, ws, wx, n, nmax, inverse, small)
+    scale = select(sum_l2 != zero, sum_lx / sum_l2, zero)
+    best = scale * sum_lx
+    for step in range(18):
+        # -9 ... 9 without 0
+        at = np.float32(step - 9 + (step > 8))
+        trial = fill(w, -(np.float32(nmax) + np.float32(0.1) * at)) / extreme
+        sum_lx, sum_l2 = _symmetric_sums(w, xs, ws, wx, n, nmax, trial, small)
+        better = (sum_l2 > zero) & (sum_lx * sum_lx > best * sum_l2)
+        scale = select(better, sum_lx / sum_l2, scale)
+        best = select(better, scale * sum_lx, best)
+        inverse = select(better, trial, inverse)
+    shift = select(empty, zero, fill(w, nmax))
+    return select(empty, zero, scale), select(empty, zero, inverse), shift
+
+
+def fit_descent(w: Any, xs: Any, ws: Any, ls: Any, n: Any, nmax: Any) -> Any:
+    """Scale and levels by coordinate descent (make_q3_quants); returns the scale.
+
+    Up to five passes move one level at a time where that betters the weighted least
+    squares (weights x*x). The levels, shifted by ``nmax`` (0 in sub-blocks that count
+    as zero), come to stand in ``ls``. ``ws`` is scratch.
+    """
+    zero = fill(w, 0.0)
+    largest, extreme = _extreme(w, xs, n)
+    inverse = fill(w, -np.float32(nmax)) / extreme
+    sum_lx = zero
+    sum_l2 = zero
+    for i in range(n):
+        x = load(w, xs, i)
+        weight = x * x
+        level = real(clamp(nearest(inverse * x), -nmax, nmax - 1))
+        store(w, ls, i, level)
+        sum_lx = sum_lx + weight * x * level
+        sum_l2 = sum_l2 + weight * level * level
+    for _ in range(5):
+        changed = zero > zero
+        for i in range(n):
+            x = load(w, xs, i)
+            weight = x * x
+            level = load(w, ls, i)
+            part_lx = sum_lx - weight * x * level
+            part_l2 = sum_l2 - weight * level * level
+            moved = real(clamp(nearest(x * part_l2 / part_lx), -nmax, nmax - 1))
+            trial = (part_lx > zero) & (moved != level)
+            part_lx = part_lx + weight * x * moved
+            part_l2 = part_l2 + weight * moved * moved
+            better = part_lx * part_lx * sum_l2 > sum_lx * sum_lx * part_l2
+            better = trial & (part_l2 > zero) & better
+            store(w, ls, i, select(better, moved, level))
+            sum_lx = select(better, part_lx, sum_lx)
+            sum_l2 = select(better, part_l2, sum_l2)
+            changed = changed | better
+        # A pass that changes nothing in a lane changes nothing in the passes after it.
+        if not any_lane(changed):
+            break
+    empty = largest < fill(w, TINY)
+    for i in range(n):
+        level = load(w, ls, i) + fill(w, nmax)
+        store(w, ls, i, select(empty, zero, level))
+    scale = select(sum_l2 > zero, sum_lx / sum_l2, zero)
+    return select(empty, zero, scale)
+
+
+def _positive_error(w: Any, xs: Any, ws: Any, n: Any, nmax: Any, inverse: Any) -> Any:
+    """The weighted squared error of levels up to ``nmax`` at this inverse scale."""
+    scale = fill(w, 1.0) / inverse
+    error = fill(w, 0.0)
+    for i in range(n):
+        x = load(w, xs, i)
+        level = clamp(nearest(inverse * x), -0x400000, nmax)
+        difference = x - scale * real(level)
+        error = error + load(w, ws, i) * difference * difference
+    return error
+
+
+def fit_positive(w: Any, xs: Any, ws: Any, ls: Any, n: Any, nmax: Any) -> Any:
+    """Scale for levels 0 ... ``nmax`` without minimum (make_qp_quants); returns it.
+
+    The levels come to stand in the whole columns ``ls``, cut to eight bits as the
+    reference stores them.
+    """
+    zero = fill(w, 0.0)
+    largest = zero
+    for i in range(n):
+        x = load(w, xs, i)
+        largest = select(largest > x, largest, x)
+    empty = largest < fill(w, TINY)
+    inverse = fill(w, nmax) / largest
+    scale = fill(w, 1.0) / inverse
+    best = zero
+    for i in range(n):
+        x = load(w, xs, i)
+        difference = x - scale * real(nearest(inverse * x) & 0xFF)
+        best = best + load(w, ws, i) * difference * difference
+    for step in range(8):
+        at = np.float32(step - 4 + (step > 3))
+        trial = fill(w, np.float32(0.1) * at + np.float32(nmax)) / largest
+        error = _positive_error(w, xs, ws, n, nmax, trial)
+        better = error < best
+        best = select(better, error, best)
+        inverse = select(better, trial, inverse)
+    sum_lx = zero
+    sum_l2 = zero
+    for i in range(n):
+        x = load(w, xs, i)
+        level = clamp(nearest(inverse * x), -0x400000, nmax)
+        store(w, ls, i, level & 0xFF)
+        sum_lx = sum_lx + load(w, ws, i) * x * real(level)
+        sum_l2 = sum_l2 + load(w, ws, i) * real(level) * real(level)
+    sum_lx, sum_l2 = _descend_positive(w, xs, ws, ls, n, nmax, sum_lx, sum_l2)
+    for i in range(n):
+        store(w, ls, i, select(empty, whole(w, 0), load(w, ls, i)))
+    scale = select(sum_l2 > zero, sum_lx / sum_l2, zero)
+    return select(empty, zero, scale)
+
+
+def _descend_positive(
+    w: Any, xs: Any, ws: Any, ls: Any, n: Any, nmax: Any, sum_lx: Any, sum_l2: Any
+) -> Any:
+    """Up to five passes of moving one level at a time; returns the two sums."""
+    zero = fill(w, 0.0)
+    for _ in range(5):
+        changed = zero > zero
+        for i in range(n):
+            x = load(w, xs, i)
+            weight = load(w, ws, i)
+            old = load(w, ls, i)
+            level = real(old)
+            part_lx = sum_lx - weight * x * level
+            part_l2 = sum_l2 - weight * level * level
+            moved = clamp(nearest(x * part_l2 / part_lx), -0x400000, nmax)
+            trial = (part_lx > zero) & (part_l2 > zero) & (moved != old)
+            part_lx = part_lx + weight * x * real(moved)
+            part_l2 = part_l2 + weight * real(moved) * real(moved)
+            better = trial & (part_lx * part_lx * sum_l2 > sum_lx * sum_lx * part_l2)
+            store(w, ls, i, select(better, moved & 0xFF, old))
+            sum_lx = select(better, part_lx, sum_lx)
+            sum_l2 = select(better, part_l2, sum_l2)
+            changed = changed | better
+        if not any_lane(changed):
+            break
+    return sum_lx, sum_l2
+
+
+def place(w: Any, value: Any) -> Any:
+    """Where twice a value lies in a table of half steps: floor(value) + 256, in 0 ... 511.
+
+    NaN, which compares as above every level, gets the last place.
+    """
+    low, high = fill(w, -256.0), fill(w, 255.0)
+    value = floor(value)
+    value = select(value < high, value, high)
+    return truncate(select(value > low, value, low)) + 256
+
+
+def _table_sums(w: Any, xs: Any, ws: Any, n: Any, table: Any, inverse: Any) -> Any:
+    """(sum of weight*level*x, sum of weight*level*level) at this inverse scale."""
+    sum_qx = fill(w, 0.0)
+    sum_q2 = fill(w, 0.0)
+    doubled = inverse + inverse
+    for i in range(n):
+        x = load(w, xs, i)
+        level = lookup(w, table, place(w, doubled * x))
+        weighted = load(w, ws, i) * level
+        sum_qx = sum_qx + weighted * x
+        sum_q2 = sum_q2 + weighted * level
+    return sum_qx, sum_q2
+
+
+def fit_table(w: Any, xs: Any, ws: Any, n: Any, table: Any, first: Any) -> Any:
+    """Scale for non-linear levels (the search of quantize_row_iq4_nl_impl); returns it.
+
+    ``table`` gives the nearest level's value for every half step of x / scale (see
+    :func:`place`) and ``first`` is the least level's value. 16 inverse scales are tried.
+    """
+    zero = fill(w, 0.0)
+    largest, extreme = _extreme(w, xs, n)
+    inverse = fill(w, 1.0) / (-extreme / fill(w, first))
+    sum_qx, sum_q2 = _table_sums(w, xs, ws, n, table, inverse)
+    scale = select(sum_q2 > zero, sum_qx / sum_q2, zero)
+    best = scale * sum_qx
+    for step in range(15):
+        trial = fill(w, np.float32(step - 7) + np.float32(first)) / extreme
+        sum_qx, sum_q2 = _table_sums(w, xs, ws, n, table, trial)
+        better = (sum_q2 > zero) & (sum_qx * sum_qx > best * sum_q2)
+        scale = select(better, sum_qx / sum_q2, scale)
+        best = select(better, scale * sum_qx, best)
+    return select(largest < fill(w, TINY), zero, scale)
