@@ -12,19 +12,19 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.architectures import find
-from mbuild.convert.leftovers import weights_alone
-from mbuild.convert.safetensors import read_header
-from mbuild.convert.vocab.source import Files, parse_object
-from mbuild.convert.wrappers import unwrapped
+from mbuild.convert.families import find
+from mbuild.convert.read.files import Files, parse_object
+from mbuild.convert.read.leftovers import weights_alone
+from mbuild.convert.read.safetensors import read_header
+from mbuild.convert.read.wrappers import unwrapped
 from mbuild.core.errors import FormatError, SourceError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from mbuild.convert.architectures.row import Architecture
-    from mbuild.convert.safetensors import StoredTensor
+    from mbuild.convert.read.safetensors import StoredTensor
+    from mbuild.convert.rows.row import Architecture
 
 INDEX = "model.safetensors.index.json"
 INDEX_LIMIT = 100 << 20

@@ -14,23 +14,22 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.architectures import config_class
-from mbuild.convert.dequantize import dequantized
-from mbuild.convert.dtypes import OutType
-from mbuild.convert.head import check_head
-from mbuild.convert.hyper import LAYER_NAMES, Hyper, as_integer, unified_rope
-from mbuild.convert.keys import merged, write
-from mbuild.convert.layouts import check_layout, check_vocabulary
-from mbuild.convert.layouts.check import Described
-from mbuild.convert.lazy import Lazy, Packed, stored
-from mbuild.convert.leftovers import INTEGERS, UNQUANTIZED
-from mbuild.convert.metadata import QUANTIZATION_VERSION, Parameters, general
-from mbuild.convert.rules import Stacker, applied
-from mbuild.convert.safetensors import DType
-from mbuild.convert.unsaid import unsaid
-from mbuild.convert.values import check_mxfp4, encode_checked
-from mbuild.convert.vocab import vocabulary
-from mbuild.convert.vocab.source import Files
+from mbuild.convert.checks.head import check_head
+from mbuild.convert.checks.layout import Described, check_layout, check_vocabulary
+from mbuild.convert.checks.unsaid import unsaid
+from mbuild.convert.families import config_class
+from mbuild.convert.metadata.general import QUANTIZATION_VERSION, Parameters, general
+from mbuild.convert.read.dequantize import dequantized
+from mbuild.convert.read.dtypes import OutType
+from mbuild.convert.read.files import Files
+from mbuild.convert.read.lazy import Lazy, Packed, stored
+from mbuild.convert.read.leftovers import INTEGERS, UNQUANTIZED
+from mbuild.convert.read.safetensors import DType
+from mbuild.convert.read.values import check_mxfp4, encode_checked
+from mbuild.convert.rows.hyper import LAYER_NAMES, Hyper, as_integer, unified_rope
+from mbuild.convert.rows.keys import merged, write
+from mbuild.convert.rows.rules import Stacker, applied
+from mbuild.convert.vocabulary import vocabulary
 from mbuild.core.errors import FormatError, UnsupportedError
 from mbuild.gguf.memory import room
 from mbuild.gguf.model import KV, Model, Tensor
@@ -39,9 +38,9 @@ from mbuild.gguf.types import BLOCKS, GGMLType, ValueType, tensor_nbytes
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mbuild.convert.architectures.row import Architecture
     from mbuild.convert.checkpoint import Checkpoint
-    from mbuild.convert.rules import Named
+    from mbuild.convert.rows.row import Architecture
+    from mbuild.convert.rows.rules import Named
 
 MAX_DIMS = 4
 _WIDEST = 4  # bytes of the widest element

@@ -14,7 +14,7 @@ from checkpoints import files_of, write_checkpoint
 
 from mbuild.convert.checkpoint import Checkpoint, open_checkpoint
 from mbuild.convert.convert import Body, convert_body
-from mbuild.convert.dtypes import OutType
+from mbuild.convert.read.dtypes import OutType
 from mbuild.gguf.model import KV, Tensor
 from mbuild.gguf.types import GGMLType, ValueType
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from checkpoints import write_checkpoint
 
-from mbuild.convert.architectures import ARCHITECTURES, by_name, find
 from mbuild.convert.checkpoint import open_checkpoint
 from mbuild.convert.convert import convert, convert_body
-from mbuild.convert.hyper import HFConfig
-from mbuild.convert.keys import Key
-from mbuild.convert.vocab.source import Files
+from mbuild.convert.families import ARCHITECTURES, by_name, find
+from mbuild.convert.read.files import Files
+from mbuild.convert.rows.hyper import HFConfig
+from mbuild.convert.rows.keys import Key
 from mbuild.core.errors import FormatError, MbuildError, SourceError, UnsupportedError
 
 DATA = Path(__file__).parents[1] / "data" / "convert"

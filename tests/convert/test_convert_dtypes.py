@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mbuild.convert.dtypes import (
+from mbuild.convert.read.dtypes import (
     NUMPY,
     PIECE,
     encode,
@@ -14,7 +14,7 @@ from mbuild.convert.dtypes import (
     f32_to_q8_0,
     to_f32,
 )
-from mbuild.convert.safetensors import DType
+from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import UnsupportedError
 from mbuild.gguf.types import GGMLType
 

@@ -16,13 +16,13 @@ import pytest
 from checkpoints import DATA, Family, write_checkpoint, write_family, write_shard
 from llama_runs import BPE, SPM, loadable
 
-from mbuild.convert.architectures import ARCHITECTURES
 from mbuild.convert.checkpoint import open_checkpoint
+from mbuild.convert.checks.layout import Described, check_layout, check_vocabulary
 from mbuild.convert.convert import convert, convert_body
-from mbuild.convert.layouts import LAYOUTS, check_layout, check_vocabulary
-from mbuild.convert.layouts.check import Described
-from mbuild.convert.layouts.sizes import SIZES, Sizes
-from mbuild.convert.safetensors import read_header
+from mbuild.convert.families import ARCHITECTURES
+from mbuild.convert.layouts import LAYOUTS
+from mbuild.convert.read.safetensors import read_header
+from mbuild.convert.rows.sizes import SIZES, Sizes
 from mbuild.core.errors import FormatError, MbuildError, UnsupportedError
 from mbuild.gguf.model import Model, Tensor
 from mbuild.gguf.types import GGMLType
@@ -385,7 +385,7 @@ import json, sys
 from pathlib import Path
 from mbuild.convert.checkpoint import open_checkpoint
 from mbuild.convert.convert import convert_body
-from mbuild.convert.layouts import check_layout
+from mbuild.convert.checks.layout import check_layout
 spec = resized(json.loads((DATA / "qwen2.json").read_text()), {}, 500)
 body = convert_body(open_checkpoint("t", write_checkpoint(Path(sys.argv[1]), spec)))
 start = time.process_time()
@@ -394,7 +394,7 @@ print(time.process_time() - start)
 """
     done = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "t"],
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
         check=True,

@@ -12,9 +12,9 @@ from llama_runs import byte_level_tokenizer
 
 from mbuild.convert.checkpoint import Checkpoint, open_checkpoint
 from mbuild.convert.convert import convert, convert_body
-from mbuild.convert.leftovers import LEFTOVERS, Verdict
-from mbuild.convert.vocab.source import Files
-from mbuild.convert.vocab.spm import has_pieces
+from mbuild.convert.read.files import Files
+from mbuild.convert.read.leftovers import LEFTOVERS, Verdict
+from mbuild.convert.vocabulary.spm import has_pieces
 from mbuild.core.errors import FormatError, MbuildError, SourceError, UnsupportedError
 
 L0 = "model.layers.0."

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mbuild.convert.dequantize import dequantized
-from mbuild.convert.lazy import Lazy
-from mbuild.convert.safetensors import DType
+from mbuild.convert.read.dequantize import dequantized
+from mbuild.convert.read.lazy import Lazy
+from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError, UnsupportedError
 
 RANDOM = np.random.default_rng(11)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mbuild.convert.dtypes import NUMPY, PIECE, encode
-from mbuild.convert.safetensors import DType
-from mbuild.convert.values import check_mxfp4, encode_checked
+from mbuild.convert.read.dtypes import NUMPY, PIECE, encode
+from mbuild.convert.read.safetensors import DType
+from mbuild.convert.read.values import check_mxfp4, encode_checked
 from mbuild.core.errors import FormatError
 from mbuild.gguf.types import GGMLType
 

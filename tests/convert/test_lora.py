@@ -13,10 +13,10 @@ import pytest
 
 from mbuild.convert.checkpoint import open_checkpoint
 from mbuild.convert.convert import hyper_parameters, model_tensors, source_tensors
-from mbuild.convert.dtypes import OutType, to_f32
-from mbuild.convert.lazy import Lazy
-from mbuild.convert.lora import convert_adapter, open_adapter
-from mbuild.convert.lorabase import Base, base_of_checkpoint, base_of_model
+from mbuild.convert.lora.adapter import convert_adapter, open_adapter
+from mbuild.convert.lora.base import Base, base_of_checkpoint, base_of_model
+from mbuild.convert.read.dtypes import OutType, to_f32
+from mbuild.convert.read.lazy import Lazy
 from mbuild.core.errors import FormatError, SourceError, UnsupportedError
 from mbuild.gguf.model import KV, Model, Tensor
 from mbuild.gguf.types import GGMLType, ValueType

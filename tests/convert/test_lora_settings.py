@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from mbuild.convert.loraconfig import read_config
-from mbuild.convert.vocab.source import Files
+from mbuild.convert.lora.settings import read_config
+from mbuild.convert.read.files import Files
 from mbuild.core.errors import FormatError, UnsupportedError
 
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vocab_cases import write_files
 
-from mbuild.convert.metadata import QUANTIZATION_VERSION, SAMPLING, Parameters, general
-from mbuild.convert.modelcard import CARD_LIMIT, YAML_LIMIT, parse_card
-from mbuild.convert.modelname import Name, parse_name, title
+from mbuild.convert.metadata.card import CARD_LIMIT, YAML_LIMIT, parse_card
+from mbuild.convert.metadata.general import QUANTIZATION_VERSION, SAMPLING, Parameters, general
+from mbuild.convert.metadata.name import Name, parse_name, title
 from mbuild.core.errors import FormatError
 from mbuild.gguf.types import ValueType
 

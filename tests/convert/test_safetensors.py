@@ -12,7 +12,7 @@ from checkpoints import write_raw, write_shard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbuild.convert.safetensors import BITS, DType, StoredTensor, read_header
+from mbuild.convert.read.safetensors import BITS, DType, StoredTensor, read_header
 from mbuild.core.errors import FormatError, MbuildError, SourceError
 
 BAD = Path(__file__).parents[1] / "data" / "bad_safetensors"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from vocab_cases import BY_NAME, CASES, PRE, case_files, plain, write_files
 
-from mbuild.convert.vocab import VOCABULARIES, vocabulary
+from mbuild.convert.vocabulary import VOCABULARIES, vocabulary
 from mbuild.core.errors import FormatError, MbuildError, SourceError, UnsupportedError
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import ValueType

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from vocab_cases import BY_NAME, case_files, write_files
 
-from mbuild.convert.vocab.hashes import CHECK_TEXT, PRE_TOKENIZERS
-from mbuild.convert.vocab.loader import load_added
-from mbuild.convert.vocab.pretokenizer import (
+from mbuild.convert.read.files import Files
+from mbuild.convert.vocabulary.hashes import CHECK_TEXT, PRE_TOKENIZERS
+from mbuild.convert.vocabulary.loader import load_added
+from mbuild.convert.vocabulary.pretokenizer import (
     WHOLE_LIMITS,
     _small,
     _whole,
@@ -25,8 +26,7 @@ from mbuild.convert.vocab.pretokenizer import (
     find_pre,
     hash_of,
 )
-from mbuild.convert.vocab.source import Files
-from mbuild.convert.vocab.tokenizer_json import TokenizerJson, read_tokenizer_json
+from mbuild.convert.vocabulary.tokenizer_json import TokenizerJson, read_tokenizer_json
 from mbuild.core.errors import FormatError, UnsupportedError
 
 

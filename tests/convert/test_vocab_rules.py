@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from mbuild.convert.architectures import by_name
-from mbuild.convert.vocab.hashes import PRE_TOKENIZERS
-from mbuild.convert.vocab.readers import READERS
-from mbuild.convert.vocab.rules import BPE, VOCABULARIES, Reader, VocabRule
-from mbuild.convert.vocab.special import ADD_KEYS, ID_KEYS
+from mbuild.convert.families import by_name
+from mbuild.convert.vocabulary.hashes import PRE_TOKENIZERS
+from mbuild.convert.vocabulary.readers import READERS
+from mbuild.convert.vocabulary.rules import BPE, VOCABULARIES, Reader, VocabRule
+from mbuild.convert.vocabulary.special import ADD_KEYS, ID_KEYS
 
 
 def test_every_reader_has_a_function_and_a_family() -> None:

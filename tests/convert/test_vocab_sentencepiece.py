@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mbuild.convert.vocab.sentencepiece import PieceType, SentencePieceModel, read_model
+from mbuild.convert.vocabulary.sentencepiece import PieceType, SentencePieceModel, read_model
 from mbuild.core.errors import FormatError
 
 

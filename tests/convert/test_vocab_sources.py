@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from example_models import generator
 
-from mbuild.convert.vocab import vocabulary
+from mbuild.convert.vocabulary import vocabulary
 from mbuild.core.errors import SourceError
 
 

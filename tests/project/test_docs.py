@@ -14,7 +14,7 @@ from documents import DOCS, documented
 from example_models import edit_json, generator, settle
 
 from mbuild.cli.main import cli
-from mbuild.convert.architectures import ARCHITECTURES
+from mbuild.convert.families import ARCHITECTURES
 from mbuild.gguf.types import GGMLType
 from mbuild.quant.choose.rules import NEEDS_IMPORTANCES, ROWS
 from mbuild.quant.choose.types import FILE_TYPES

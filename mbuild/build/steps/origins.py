@@ -47,7 +47,7 @@ class CheckpointOrigin(NamedTuple):
         """The unquantized model, its tensors loaded on demand."""
         from mbuild.convert.checkpoint import open_checkpoint
         from mbuild.convert.convert import convert
-        from mbuild.convert.dtypes import OutType
+        from mbuild.convert.read.dtypes import OutType
 
         context.status("converting model")
         checkpoint = open_checkpoint(self.source.name, paths)

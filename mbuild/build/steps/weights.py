@@ -76,7 +76,7 @@ class ConvertCheckpoint(BaseStep):
             files = OpenFiles(source.files, stack)  # hashing begins while modules are loaded
             from mbuild.convert.checkpoint import open_checkpoint
             from mbuild.convert.convert import convert
-            from mbuild.convert.dtypes import OutType
+            from mbuild.convert.read.dtypes import OutType
 
             checkpoint = open_checkpoint(source.name, files.paths)
             outtype = OutType(self.outtype)
@@ -134,8 +134,8 @@ class ConvertAdapter(BaseStep):
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
         """Convert and check against the base."""
-        from mbuild.convert.lora import convert_adapter, open_adapter
-        from mbuild.convert.lorabase import base_of_model
+        from mbuild.convert.lora.adapter import convert_adapter, open_adapter
+        from mbuild.convert.lora.base import base_of_model
         from mbuild.gguf.reader import open_gguf
 
         context.status("converting adapter")

@@ -8,7 +8,6 @@ Source: ``load_arch_tensors`` and ``load_arch_hparams`` of llama.cpp's
 ``src/models`` (1 October 2026), one file an architecture.
 """
 
-from mbuild.convert.layouts.check import check_layout, check_vocabulary
 from mbuild.convert.layouts.table import LAYOUTS
 
-__all__ = ["LAYOUTS", "check_layout", "check_vocabulary"]
+__all__ = ["LAYOUTS"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mbuild.convert.layouts import parts as p
-from mbuild.convert.layouts.slot import Group, Layout, slots
+from mbuild.convert.rows import parts as p
+from mbuild.convert.rows.layout import Group, Layout, slots
 
 EPS = (p.LAYER_EPSILON,)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mbuild.convert.layouts import parts as p
 from mbuild.convert.layouts.encoders import BERT, NOMIC, NOMIC_MOE
-from mbuild.convert.layouts.slot import Group, Layout, slots
+from mbuild.convert.rows import parts as p
+from mbuild.convert.rows.layout import Group, Layout, slots
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

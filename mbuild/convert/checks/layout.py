@@ -1,0 +1,262 @@
+"""A model's tensors held against the layout of its architecture."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mbuild.convert.checks.origins import Origins
+from mbuild.convert.layouts.table import LAYOUTS
+from mbuild.convert.rows.parts import LAYER_EPSILON, RMS_EPSILON
+from mbuild.convert.rows.sizes import LAUREL_RANK, SIZES, Sizes
+from mbuild.core.errors import FormatError
+from mbuild.gguf.hyperparameters import MAX_EXPERTS, MAX_LAYERS
+
+if TYPE_CHECKING:
+    from mbuild.convert.rows.layout import Layout, Slot
+    from mbuild.gguf.model import KV
+
+_LAYER = re.compile(r"^blk\.(\d+)\.(.+)$")
+_OTHER_CONFIG = "a shard is missing, or config.json belongs to another checkpoint"
+_FLAGS = {"qkv": ("attention_bias", "qkv_bias"), "mlp": ("mlp_bias",)}
+"""What config.json says of sets of tensors that may be there."""
+
+_BIASED = ("Qwen2ForCausalLM", "Qwen2Model", "Qwen2MoeForCausalLM")
+"""Classes whose queries, keys and values always have biases."""
+
+
+_UNTIED = (
+    *("llama", "mistral", "mixtral", "arcee", "apertus", "granite", "granitemoe", "nemotron"),
+    *("qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "phi", "phi3", "stablelm", "glm4"),
+    *("olmo", "olmo2", "olmo3", "olmoe", "deepseek_v2", "deepseek_v3", "gpt_neox", "exaone4"),
+)
+"""Values of model_type for which transformers takes a missing tie_word_embeddings as false."""
+
+_WITH_HEAD = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What is known of a model before its weights are read.
+
+    ``shapes`` are the tensors' under GGUF's names, slowest dimension first;
+    ``origins`` say where each comes from, for messages.
+    """
+
+    arch: str
+    hf_arch: str
+    blocks: int
+    config: Mapping[str, Any]
+    entries: Sequence[KV]
+    shapes: Mapping[str, tuple[int, ...]]
+    origins: Mapping[str, str]
+
+    def sizes(self, given: Mapping[str, int]) -> Sizes:
+        """The sizes, with those that no metadata has."""
+        fused = any(name.endswith(".attn_qkv.weight") for name in self.shapes)
+        return Sizes(self.arch, self.entries, self.config, {**given, "fused": fused})
+
+
+def check_layout(model: Described, tokens: int | None) -> list[str]:
+    """Raise :class:`FormatError` unless llama.cpp finds every tensor, well shaped, and no other.
+
+    ``tokens`` is the size of the vocabulary as far as config.json says it. Gives warnings
+    of what llama.cpp's converter writes all the same, and its loader does not take.
+    """
+    layout = LAYOUTS[model.arch]
+    sizes = model.sizes({} if tokens is None else {"tokens": tokens})
+    warnings = _check_keys(model, layout)
+    _check_numbers(model, layout, sizes)
+    places = dict(_places(layout, sizes, model.blocks))
+    _check_present(model, places)
+    for name, (slot, layer) in places.items():
+        if name in model.shapes:
+            _check_shape(model, sizes, name, slot, layer)
+    _check_together(model, places)
+    _check_no_other(model, places)
+    _check_head(model, layout)
+    rank = sizes.value("laurel", 0)
+    if model.arch == "gemma3n" and rank != LAUREL_RANK:
+        warnings.append(f"llama.cpp loads a laurel_rank of {LAUREL_RANK} only, not {rank}")
+    return warnings
+
+
+def check_vocabulary(model: Described, tokens: int, types: int | None) -> None:
+    """Raise :class:`FormatError` for an embedding that has not one row for each token.
+
+    ``tokens`` and ``types`` are the counts that the metadata got.
+    """
+    layout = LAYOUTS[model.arch]
+    sizes = model.sizes({"tokens": tokens} | ({} if types is None else {"types": types}))
+    for slot in layout.model:
+        if slot.name in model.shapes and {"tokens", "types"} & set(slot.dims):
+            _check_shape(model, sizes, slot.name, slot, 0)
+
+
+def _places(layout: Layout, sizes: Sizes, blocks: int) -> Iterable[tuple[str, tuple[Slot, int]]]:
+    for slot in layout.model:
+        yield slot.name, (slot, 0)
+    for layer in range(blocks):
+        for slot in layout.at(sizes, layer):
+            yield f"blk.{layer}.{slot.name}", (slot, layer)
+
+
+def _check_keys(model: Described, layout: Layout) -> list[str]:
+    """The metadata that llama.cpp stops without."""
+    keys = {kv.key.removeprefix(f"{model.arch}.") for kv in model.entries}
+    warnings = []
+    for key in ("context_length", "embedding_length", *layout.keys):
+        if key in keys:
+            continue
+        if (
+            key == RMS_EPSILON and LAYER_EPSILON in keys
+        ):  # what llama.cpp's converter makes of EXAONE 3
+            warnings.append(
+                f"llama.cpp cannot load a model without {model.arch}.{key};"
+                " add rms_norm_eps to config.json"
+            )
+            continue
+        raise FormatError(
+            f"config.json has no value for {model.arch}.{key}, which llama.cpp needs",
+            hint="config.json is incomplete: take it from the base model",
+        )
+    return warnings
+
+
+def _check_numbers(model: Described, layout: Layout, sizes: Sizes) -> None:
+    """The conditions under which llama.cpp stops before it looks at a tensor."""
+    if model.blocks > MAX_LAYERS:
+        raise FormatError(f"{model.blocks} layers are more than llama.cpp's {MAX_LAYERS}")
+    experts, used = sizes.value("experts", 0) or 0, sizes.value("used", 0) or 0
+    if experts > MAX_EXPERTS:
+        raise FormatError(f"{experts} experts are more than llama.cpp's {MAX_EXPERTS}")
+    if used > experts or (experts and not used):
+        raise FormatError(
+            f"config.json has {sizes.described('experts', 0)}, but {sizes.described('used', 0)}"
+        )
+    if layout.one_head and sizes.value("rotary", 0) != sizes.value("key", 0):
+        raise FormatError(
+            f"config.json: heads of {sizes.value('key', 0)} turn by RoPE in "
+            f"{sizes.value('rotary', 0)} dimensions; a {model.arch} model of llama.cpp needs all"
+        )
+
+
+def _check_present(model: Described, places: Mapping[str, tuple[Slot, int]]) -> None:
+    missing = [n for n, (slot, _) in places.items() if not slot.together and n not in model.shapes]
+    if not missing:
+        return
+    origins = Origins(model.arch, model.blocks, model.origins)
+    layers = sorted({int(match[1]) for name in missing if (match := _LAYER.match(name))})
+    whole = [
+        layer
+        for layer in layers
+        if not any(name.startswith(f"blk.{layer}.") for name in model.shapes)
+    ]
+    if whole:
+        raise FormatError(
+            f"config.json says {model.blocks} layers, but layer {whole[0]} has no tensors",
+            hint=_OTHER_CONFIG,
+        )
+    others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+    raise FormatError(
+        f"tensor {origins.source(missing[0])!r} is missing{others}; "
+        f"a {model.arch} model needs it as {missing[0]}",
+        hint=_OTHER_CONFIG,
+    )
+
+
+def _check_shape(model: Described, sizes: Sizes, name: str, slot: Slot, layer: int) -> None:
+    shape = model.shapes[name]
+    dims = [sizes.dim(dim, layer) for dim in reversed(slot.dims)]
+    wrong = [
+        position
+        for position, dim in enumerate(dims)
+        if dim is not None and (len(shape) != len(dims) or shape[position] != dim)
+    ]
+    if not wrong or _flat(shape) == _flat(dims):
+        return
+    expressions = list(reversed(slot.dims))
+    used = dict.fromkeys(n for at in wrong for n in sizes.names(expressions[at]) if n in SIZES)
+    asked = [value if value is not None else "any" for value in dims]
+    turned = list(reversed(shape)) == dims
+    values = ", ".join(dict.fromkeys(sizes.described(size, layer) for size in used))
+    raise FormatError(
+        f"{model.origins[name]} has the shape {list(shape)} as {name}, but config.json asks "
+        f"for {asked}: {values}".replace("'any'", "any"),
+        hint="the matrix is transposed" if turned else _hint(name, used),
+    )
+
+
+def _flat(shape: Sequence[int | None]) -> list[int | None]:
+    """A shape without leading ones, which GGUF does not tell from none."""
+    result = list(shape)
+    while len(result) > 1 and result[0] == 1:
+        del result[0]
+    return result
+
+
+def _hint(name: str, used: Iterable[str]) -> str:
+    if "tokens" in used:
+        return "resize the embedding or correct vocab_size in config.json"
+    if name.startswith("blk."):
+        return (
+            "correct config.json, or take it from the base model; llama.cpp needs the same sizes "
+            "in all layers"
+        )
+    return "config.json may belong to another checkpoint"
+
+
+def _check_together(model: Described, places: Mapping[str, tuple[Slot, int]]) -> None:
+    """Sets of optional tensors are complete, in all layers or in none."""
+    sets: dict[str, list[str]] = {}
+    for name, (slot, _) in places.items():
+        if slot.together:
+            sets.setdefault(slot.together, []).append(name)
+    for label, names in sets.items():
+        missing = [name for name in names if name not in model.shapes]
+        if not missing:
+            continue
+        said = next((f for f in _FLAGS.get(label, ()) if model.config.get(f) is True), None)
+        if len(missing) < len(names):
+            there = next(name for name in names if name in model.shapes)
+            why = f"{model.origins[there]} is there"
+        elif said:
+            why = f"config.json says {said}: true"
+        elif label == "qkv" and model.hf_arch in _BIASED:
+            why = f"every {model.hf_arch} has it"
+        else:
+            continue
+        source = Origins(model.arch, model.blocks, model.origins).source(missing[0])
+        raise FormatError(f"tensor {source!r} is missing, but {why}", hint=_OTHER_CONFIG)
+
+
+def _check_no_other(model: Described, places: Mapping[str, tuple[Slot, int]]) -> None:
+    other = [name for name in model.shapes if name not in places]
+    if other:
+        raise FormatError(
+            f"{model.origins[other[0]]} would be {other[0]}, for which llama.cpp has no place in "
+            f"this {model.arch} model",
+            hint="config.json may belong to another checkpoint, or the layer is one that llama.cpp "
+            "does not know; without the tensor it would be another model",
+        )
+
+
+def _check_head(model: Described, layout: Layout) -> None:
+    """A model that does not share its embedding has an output matrix of its own."""
+    embeds = any(kv.key == f"{model.arch}.pooling_type" for kv in model.entries)
+    if layout.tied or "output.weight" in model.shapes or embeds:
+        return
+    said = model.config.get("tie_word_embeddings")
+    if said is None and model.config.get("model_type") in _UNTIED:
+        said, why = False, "does not say tie_word_embeddings, which is false for this model_type"
+    else:
+        why = "says tie_word_embeddings: false"
+    if said is False and model.hf_arch.endswith(_WITH_HEAD):
+        source = Origins(model.arch, model.blocks, model.origins).source("output.weight")
+        raise FormatError(
+            f"tensor {source!r} is missing, and config.json {why}",
+            hint="a shard is missing, or the model uses the embedding there and"
+            " tie_word_embeddings should be true",
+        )

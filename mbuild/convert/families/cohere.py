@@ -1,0 +1,84 @@
+"""Cohere Command-R and Command-R7B (Cohere 2)."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from mbuild.convert.rows.hyper import HFConfig, head_width, heads
+from mbuild.convert.rows.keys import (
+    COMMON,
+    ROPE_SCALING_NONE,
+    U32,
+    VOCAB_SIZE,
+    computed,
+    f32,
+    replaced,
+    u32,
+)
+from mbuild.convert.rows.row import Architecture
+from mbuild.convert.rows.rules import Rule
+from mbuild.core.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from mbuild.convert.read.lazy import Lazy
+    from mbuild.convert.rows.hyper import Hyper
+    from mbuild.convert.rows.rules import Named
+
+_VALUES = {
+    "max_position_embeddings": 8192,
+    "layer_norm_eps": 1e-5,
+    "logit_scale": 0.0625,
+    "vocab_size": 256000,
+    "tie_word_embeddings": True,
+}
+_LOGIT_SCALE = f32("logit_scale", "logit_scale", required=True)
+
+COMMAND_R = Architecture(
+    gguf="command-r",
+    names=("CohereForCausalLM",),
+    # max_position_embeddings of published models is less than what they were trained for.
+    keys=(
+        *replaced(
+            COMMON,
+            u32("context_length", "model_max_length", "max_position_embeddings", low=1),
+        ),
+        _LOGIT_SCALE,
+        ROPE_SCALING_NONE,
+    ),
+    hf=HFConfig("cohere", values=_VALUES, fills={"num_key_value_heads": heads}, theta=500000.0),
+    skip=(r"^lm_head\.weight$",),
+)
+
+
+def _rotary_width(hp: Hyper) -> int:
+    return int(hp.number("rotary_pct", default=1.0) * (hp.width // hp.heads))
+
+
+def _zero_bias(hp: Hyper, name: str, lazy: Lazy) -> list[Named]:
+    """Biases that are zero are left out; these few values are read right away to know it."""
+    if lazy.load().any():
+        raise UnsupportedError(f"{lazy.origin} is not zero; Cohere 2 has no biases in GGUF")
+    return []
+
+
+COHERE2 = Architecture(
+    gguf="cohere2",
+    names=("Cohere2ForCausalLM",),
+    keys=(
+        *COMMON,
+        _LOGIT_SCALE,
+        u32("attention.sliding_window", "sliding_window", required=True),
+        VOCAB_SIZE,
+        computed("rope.dimension_count", U32, _rotary_width),
+        ROPE_SCALING_NONE,
+    ),
+    hf=HFConfig(
+        "cohere2",
+        values={**_VALUES, "sliding_window": 4096},
+        fills={"num_key_value_heads": heads},
+        forced={"head_dim": head_width},
+    ),
+    rules=(Rule(re.compile(r"\.bias$"), _zero_bias),),
+    skip=(r"^lm_head\.weight$",),
+)

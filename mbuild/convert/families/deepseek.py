@@ -1,0 +1,163 @@
+"""DeepSeek V2 and V3: latent attention, split for the absorbed form, and many small experts."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from mbuild.convert.rows.hyper import HFConfig, as_number, heads
+from mbuild.convert.rows.keys import (
+    BOOL,
+    COMMON,
+    F32,
+    U32,
+    VOCAB_SIZE,
+    Key,
+    KeyRule,
+    computed,
+    constant,
+    f32,
+    replaced,
+    u32,
+)
+from mbuild.convert.rows.row import Architecture
+from mbuild.convert.rows.rules import EXPERTS, parts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from mbuild.convert.read.lazy import Lazy
+    from mbuild.convert.rows.hyper import Hyper
+
+
+def _dense_layers(hp: Hyper) -> int:
+    default = hp.blocks if hp.value("n_routed_experts") is None else 0
+    return hp.integer("first_k_dense_replace", default=default)
+
+
+def _latent(hp: Hyper) -> int:
+    return hp.integer("kv_lora_rank", default=512, low=1)
+
+
+def _rotary(hp: Hyper) -> int:
+    return hp.integer("qk_rope_head_dim", low=1)
+
+
+def _yarn_log(hp: Hyper) -> float | None:
+    scale = hp.rope.get("mscale_all_dim")
+    return None if scale is None else 0.1 * as_number(scale, "rope_parameters.mscale_all_dim")
+
+
+def _rope_head(config: Mapping[str, Any]) -> Any:
+    return config.get("qk_rope_head_dim")
+
+
+def _beyond(hp: Hyper, name: str) -> bool:
+    """Layers for multi-token prediction stand behind the last layer; they are not used."""
+    match = re.match(r"model\.layers\.(\d+)\.", name)
+    return match is not None and int(match[1]) >= hp.blocks
+
+
+def _tied_head(hp: Hyper, name: str) -> bool:
+    return name in ("lm_head.weight", "model.lm_head.weight") and hp.flag("tie_word_embeddings")
+
+
+def _absorbed(hp: Hyper, lazy: Lazy) -> list[Lazy]:
+    """kv_b_proj per head as (key, value): the key's part transposed."""
+    key, value = hp.integer("qk_nope_head_dim", low=1), hp.integer("v_head_dim", low=1)
+    lazy.need_dims(2)
+    both = lazy.reshape(hp.kv_heads, key + value, lazy.shape[1])
+    first, second = both.split(1, (key, value))
+    return [first.transpose(0, 2, 1), second]
+
+
+_KEYS: tuple[KeyRule, ...] = (
+    *replaced(
+        COMMON,
+        constant("attention.head_count_kv", U32, 1),  # the absorbed form has one key for all
+        f32("attention.layer_norm_rms_epsilon", "rms_norm_eps", default=1e-6),
+    ),
+    computed("leading_dense_block_count", U32, _dense_layers),
+    VOCAB_SIZE,
+    u32("attention.q_lora_rank", "q_lora_rank"),
+    computed("attention.kv_lora_rank", U32, _latent),
+    computed("attention.key_length", U32, lambda hp: _latent(hp) + _rotary(hp)),
+    computed("attention.value_length", U32, _latent),
+    computed(
+        "attention.key_length_mla", U32, lambda hp: hp.integer("qk_nope_head_dim") + _rotary(hp)
+    ),
+    u32("attention.value_length_mla", "v_head_dim", low=1, required=True),
+    u32("expert_feed_forward_length", "moe_intermediate_size", "intermediate_size", required=True),
+    u32("expert_count", "n_routed_experts"),
+    u32("expert_shared_count", "n_shared_experts", default=0),
+    f32("expert_weights_scale", "routed_scaling_factor"),
+    Key("expert_weights_norm", BOOL, ("norm_topk_prob",), truthy=True),
+    computed("rope.dimension_count", U32, _rotary),
+    computed("rope.scaling.yarn_log_multiplier", F32, _yarn_log),
+)
+
+_COMMON_VALUES = {
+    "kv_lora_rank": 512,
+    "q_lora_rank": 1536,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "rms_norm_eps": 1e-6,
+}
+
+DEEPSEEK_V2 = Architecture(
+    gguf="deepseek2",
+    names=("DeepseekV2ForCausalLM",),
+    keys=_KEYS,
+    hf=HFConfig(
+        "deepseek_v2",
+        aliases={"num_experts": "n_routed_experts"},
+        values={
+            **_COMMON_VALUES,
+            "max_position_embeddings": 2048,
+            "first_k_dense_replace": 0,
+            "n_routed_experts": 64,
+            "n_shared_experts": 2,
+            "routed_scaling_factor": 1.0,
+            "norm_topk_prob": False,
+            "moe_intermediate_size": 1407,
+            "vocab_size": 102400,
+        },
+        fills={"num_key_value_heads": heads},
+        forced={"head_dim": _rope_head},
+    ),
+    skip=(_tied_head, _beyond),
+    rules=(parts(r"kv_b_proj\.weight$", "kv_b_proj", ("k_b_proj", "v_b_proj"), _absorbed),),
+    stacks=(EXPERTS,),
+)
+
+DEEPSEEK_V3 = Architecture(
+    gguf="deepseek2",
+    names=("DeepseekV3ForCausalLM",),
+    keys=_KEYS,
+    hf=HFConfig(
+        "deepseek_v3",
+        aliases={"num_local_experts": "n_routed_experts"},
+        values={
+            **_COMMON_VALUES,
+            "max_position_embeddings": 4096,
+            "num_key_value_heads": 128,
+            "first_k_dense_replace": 3,
+            "n_routed_experts": 256,
+            "n_shared_experts": 1,
+            "n_group": 8,
+            "topk_group": 4,
+            "num_experts_per_tok": 8,
+            "routed_scaling_factor": 2.5,
+            "norm_topk_prob": True,
+            "moe_intermediate_size": 2048,
+            "vocab_size": 129280,
+        },
+        fills={"num_key_value_heads": heads},
+        forced={"head_dim": _rope_head},
+    ),
+    skip=(_tied_head, _beyond),
+    rules=DEEPSEEK_V2.rules,
+    stacks=(EXPERTS,),
+)

@@ -1,0 +1,99 @@
+"""ERNIE 4.5, dense and with experts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mbuild.convert.rows.hyper import HFConfig, heads
+from mbuild.convert.rows.keys import COMMON, U32, computed, u32
+from mbuild.convert.rows.row import Architecture
+from mbuild.convert.rows.rules import EXPERTS, halves, parts
+
+if TYPE_CHECKING:
+    from mbuild.convert.read.lazy import Lazy
+    from mbuild.convert.rows.hyper import Hyper
+
+
+def _separate(hp: Hyper, lazy: Lazy) -> list[Lazy]:
+    head = hp.head_dim
+    return lazy.split(0, (hp.heads * head, hp.kv_heads * head, hp.kv_heads * head))
+
+
+ERNIE = Architecture(
+    gguf="ernie4_5",
+    names=("Ernie4_5_ForCausalLM", "Ernie4_5ForCausalLM"),
+    keys=COMMON,
+    hf=HFConfig(
+        "ernie4_5",
+        values={
+            "max_position_embeddings": 131072,
+            "num_key_value_heads": 2,
+            "head_dim": 128,
+            "rms_norm_eps": 1e-5,
+            "vocab_size": 103424,
+            "tie_word_embeddings": True,
+        },
+        fills={"num_key_value_heads": heads},
+        theta=500000.0,
+    ),
+    replaced=(("ernie.", "model."),),
+    rules=(
+        parts(r"qkv_proj\.weight$", "qkv_proj", ("q_proj", "k_proj", "v_proj"), _separate),
+        parts(r"up_gate_proj\.weight$", "up_gate_proj", ("gate_proj", "up_proj"), halves(0)),
+    ),
+)
+
+
+def _shared_width(hp: Hyper) -> int | None:
+    """llama.cpp's rule, odd as it is: the dense width over the number of key-value heads."""
+    if not hp.optional_integer("moe_num_shared_experts"):
+        return None
+    width = hp.optional_integer("intermediate_size")
+    count = hp.optional_integer("num_key_value_heads", low=1)
+    return None if width is None or count is None else width // count
+
+
+ERNIE_MOE = replace(
+    ERNIE,
+    gguf="ernie4_5-moe",
+    names=("Ernie4_5_MoeForCausalLM",),
+    keys=(
+        *COMMON,
+        u32("expert_count", "moe_num_experts", required=True),
+        u32("expert_used_count", "moe_k", required=True),
+        u32("interleave_moe_layer_step", "moe_layer_interval", required=True),
+        u32("leading_dense_block_count", "moe_layer_start_index", required=True),
+        u32("expert_feed_forward_length", "moe_intermediate_size"),
+        u32("expert_shared_count", "moe_num_shared_experts"),
+        computed("expert_shared_feed_forward_length", U32, _shared_width),
+    ),
+    hf=HFConfig(
+        "ernie4_5_moe",
+        aliases={"num_experts": "moe_num_experts", "num_experts_per_tok": "moe_k"},
+        values={
+            "max_position_embeddings": 131072,
+            "num_key_value_heads": 4,
+            "rms_norm_eps": 1e-5,
+            "moe_intermediate_size": 1536,
+            "moe_k": 6,
+            "moe_num_experts": 64,
+            "moe_num_shared_experts": 2,
+            "moe_layer_start_index": 1,
+            "moe_layer_interval": 1,
+            "vocab_size": 103424,
+            "tie_word_embeddings": True,
+        },
+        fills={"num_key_value_heads": heads},
+        theta=500000.0,
+    ),
+    rules=(),
+    skip=(r"^model\.mtp_(block|emb_norm|hidden_norm|linear_proj)\.\d+",),
+    stacks=(
+        replace(
+            EXPERTS,
+            parts=("gate_proj", "up_proj", "down_proj"),
+            count=lambda hp: hp.integer("moe_num_experts", low=1),
+        ),
+    ),
+)

@@ -1,0 +1,137 @@
+"""GPT-OSS: experts in bf16, or in the MXFP4 blocks that are published."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from mbuild.convert.read.lazy import Packed
+from mbuild.convert.read.safetensors import DType
+from mbuild.convert.rows.hyper import HFConfig, heads
+from mbuild.convert.rows.keys import COMMON, u32
+from mbuild.convert.rows.row import Architecture
+from mbuild.convert.rows.rules import Rule, rename, transposed
+from mbuild.core.errors import FormatError
+from mbuild.gguf.types import GGMLType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import numpy as np
+
+    from mbuild.convert.read.lazy import Lazy
+    from mbuild.convert.rows.hyper import Hyper
+    from mbuild.convert.rows.rules import Named
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+_SCALES = re.compile(r"mlp\.experts\.(down_proj|gate_up_proj)_scales$")
+
+
+def _packed_experts(hp: Hyper, tensors: Mapping[str, Lazy]) -> Iterator[tuple[str, Packed]]:
+    """MXFP4 experts: gate and up are the even and the odd rows of one tensor."""
+    for name, scales in tensors.items():
+        match = _SCALES.search(name)
+        if match is None:
+            continue
+        blocks = tensors.get(name.removesuffix("_scales") + "_blocks")
+        if blocks is None or not _fit(blocks, scales):
+            raise FormatError(
+                f"{scales.origin} of {scales.dtype} {list(scales.shape)} has no blocks that fit"
+            )
+        base = name.removesuffix(match[0])
+        if match[1] == "down_proj":
+            yield f"{base}mlp.experts.down_proj.weight", _repacked(blocks, scales)
+            continue
+        for first, part in enumerate(("gate_proj", "up_proj")):
+            rows = blocks.slice(1, first, step=2), scales.slice(1, first, step=2)
+            yield f"{base}mlp.experts.{part}.weight", _repacked(*rows)
+
+
+def _fit(blocks: Lazy, scales: Lazy) -> bool:
+    return (
+        blocks.dtype is scales.dtype is DType.U8
+        and len(blocks.shape) == 4
+        and blocks.shape[-1] == 16
+        and scales.shape == blocks.shape[:-1]
+    )
+
+
+def _repacked(blocks: Lazy, scales: Lazy) -> Packed:
+    """Blocks of 32 as ggml has them: the scale, then byte j with weights j and j + 16.
+
+    The checkpoint's byte j has weights 2j (low half) and 2j + 1.
+    """
+    import numpy as np
+
+    experts, rows, count, _ = blocks.shape
+
+    def load() -> Array:
+        source = blocks.load()
+        out = np.empty((experts, rows, count, 17), dtype=np.uint8)
+        out[..., 0] = scales.load()
+        for expert in range(experts):  # one at a time: the temporaries are as large as a tensor
+            low, high = source[expert] & 15, source[expert] >> 4
+            out[expert, ..., 1::2] = low[..., :8] | (low[..., 8:] << 4)
+            out[expert, ..., 2::2] = high[..., :8] | (high[..., 8:] << 4)
+        return out.reshape(-1)
+
+    return Packed(GGMLType.MXFP4, (experts, rows, count * 32), load, blocks.origin)
+
+
+def _gate_up(hp: Hyper, name: str, lazy: Lazy) -> list[Named]:
+    """Gate and up are the even and the odd columns of one matrix or bias."""
+    if name.endswith("_bias"):
+        suffix, source = ".bias", lazy
+        axis = len(lazy.shape) - 1
+    else:
+        lazy.need_dims(3)
+        suffix, source, axis = ".weight", transposed(hp, lazy), 1
+    base = name[: name.index("gate_up_proj")]
+    return [
+        (f"{base}{part}{suffix}", source.slice(axis, first, step=2))
+        for first, part in enumerate(("gate_proj", "up_proj"))
+    ]
+
+
+GPT_OSS = Architecture(
+    gguf="gpt-oss",
+    names=("GptOssForCausalLM",),
+    keys=(
+        *COMMON,
+        u32("attention.sliding_window", "sliding_window", required=True),
+        u32("expert_feed_forward_length", "intermediate_size", required=True),
+    ),
+    hf=HFConfig(
+        "gpt_oss",
+        aliases={"num_experts": "num_local_experts"},
+        values={
+            "max_position_embeddings": 131072,
+            "num_key_value_heads": 8,
+            "head_dim": 64,
+            "num_local_experts": 128,
+            "num_experts_per_tok": 4,
+            "rms_norm_eps": 1e-5,
+            "sliding_window": 128,
+            "vocab_size": 201088,
+        },
+        fills={"num_key_value_heads": heads},
+        theta=150000.0,
+        rope={
+            "rope_type": "yarn",
+            "factor": 32.0,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "truncate": False,
+            "original_max_position_embeddings": 4096,
+        },
+    ),
+    skip=(r"_(blocks|scales)$",),
+    extra=_packed_experts,
+    rules=(
+        rename(r"sinks$", "sinks", "sinks.weight"),
+        rename(r"down_proj_bias$", "down_proj_bias", "down_proj.bias"),
+        rename(r"experts\.down_proj$", "down_proj", "down_proj.weight", transposed),
+        Rule(re.compile(r"gate_up_proj(_bias)?$"), _gate_up),
+    ),
+)

@@ -1,0 +1,55 @@
+"""InternLM 2 and 3."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mbuild.convert.families.llama import LLAMA_KEYS
+from mbuild.convert.rows.hyper import HFConfig, heads
+from mbuild.convert.rows.keys import COMMON
+from mbuild.convert.rows.row import Architecture
+from mbuild.convert.rows.rules import ROTARY, parts, rotary
+
+if TYPE_CHECKING:
+    from mbuild.convert.read.lazy import Lazy
+    from mbuild.convert.rows.hyper import Hyper
+
+
+def _separate(hp: Hyper, lazy: Lazy) -> list[Lazy]:
+    """wqkv has groups of (queries, key, value); the queries and keys are permuted for RoPE."""
+    lazy.need_dims(2)
+    groups, columns = hp.kv_heads, lazy.shape[1]
+    per_group = hp.heads // groups
+    head = hp.width // hp.heads
+    grouped = lazy.reshape(groups, (per_group + 2) * head, columns)
+    q, k, v = (
+        part.reshape(part.size // max(columns, 1), columns)
+        for part in grouped.split(1, (per_group * head, head, head))
+    )
+    return [rotary(q, hp.heads), rotary(k, groups), v]
+
+
+INTERNLM2 = Architecture(
+    gguf="internlm2",
+    names=("InternLM2ForCausalLM",),
+    keys=COMMON,
+    rules=(parts(r"attention\.wqkv\.weight$", "wqkv", ("wq", "wk", "wv"), _separate),),
+)
+
+INTERNLM3 = Architecture(
+    gguf="llama",
+    names=("InternLM3ForCausalLM",),
+    keys=LLAMA_KEYS,
+    hf=HFConfig(
+        "internlm3",
+        values={
+            "max_position_embeddings": 32768,
+            "num_key_value_heads": 2,
+            "head_dim": 128,
+            "rms_norm_eps": 1e-5,
+            "vocab_size": 128512,
+        },
+        fills={"num_key_value_heads": heads},
+    ),
+    rules=ROTARY,
+)

@@ -1,0 +1,83 @@
+"""LFM2: short convolutions between layers of attention."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mbuild.convert.rows.hyper import HFConfig
+from mbuild.convert.rows.keys import COMMON, U32, VOCAB_SIZE, computed, f32, replaced, u32
+from mbuild.convert.rows.row import Architecture
+from mbuild.convert.rows.rules import each
+from mbuild.core.errors import FormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mbuild.convert.read.lazy import Lazy
+    from mbuild.convert.rows.hyper import Hyper
+
+
+def _layer_types(config: Mapping[str, Any]) -> Any:
+    count, attention = config.get("num_hidden_layers"), config.get("full_attn_idxs")
+    if type(count) is not int or not 0 < count < 1 << 16:
+        return None
+    chosen = list(range(count)) if attention is None else attention
+    if not isinstance(chosen, list):
+        return None
+    return ["full_attention" if layer in chosen else "conv" for layer in range(count)]
+
+
+def _kv_heads(hp: Hyper) -> list[int]:
+    kinds = hp.texts("layer_types")
+    if kinds is None:
+        raise FormatError("config.json has no layer_types")
+    return [0 if kind == "conv" else hp.kv_heads for kind in kinds]
+
+
+def _feed_forward(hp: Hyper) -> int | None:
+    """Two thirds of the width in the config, times a factor, up to a multiple."""
+    if not hp.flag("block_auto_adjust_ff_dim"):
+        return hp.integer("block_ff_dim", "intermediate_size")
+    width = int(2 * hp.integer("block_ff_dim", "intermediate_size", low=1) / 3)
+    if hp.value("block_ffn_dim_multiplier") is not None:
+        width = int(hp.number("block_ffn_dim_multiplier") * width)
+    multiple = hp.integer("block_multiple_of", low=1)
+    return multiple * ((width + multiple - 1) // multiple)
+
+
+def _flat_kernel(hp: Hyper, lazy: Lazy) -> Lazy:
+    lazy.need_dims(3)
+    return lazy.reshape(lazy.shape[0], lazy.shape[2])
+
+
+LFM2 = Architecture(
+    gguf="lfm2",
+    names=("Lfm2ForCausalLM", "LFM2ForCausalLM"),
+    keys=(
+        *replaced(
+            COMMON,
+            computed("attention.head_count_kv", U32, _kv_heads),
+            computed("feed_forward_length", U32, _feed_forward),
+        ),
+        VOCAB_SIZE,
+        u32("shortconv.l_cache", "conv_L_cache", required=True),
+        f32("attention.layer_norm_rms_epsilon", "norm_eps", required=True),
+    ),
+    hf=HFConfig(
+        "lfm2",
+        values={
+            "max_position_embeddings": 128000,
+            "num_key_value_heads": 8,
+            "norm_eps": 1e-5,
+            "conv_L_cache": 3,
+            "intermediate_size": 12288,
+            "block_multiple_of": 256,
+            "block_ffn_dim_multiplier": 1.0,
+            "block_auto_adjust_ff_dim": True,
+            "vocab_size": 65536,
+        },
+        fills={"layer_types": _layer_types},
+        theta=1e6,
+    ),
+    rules=(each(r"conv\.conv\.", _flat_kernel),),
+)

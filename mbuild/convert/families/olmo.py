@@ -1,0 +1,89 @@
+"""OLMo, OLMo 2, OLMo 3 and OLMoE."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mbuild.convert.rows.hyper import HFConfig, heads
+from mbuild.convert.rows.keys import (
+    BOOL,
+    COMMON,
+    F32,
+    computed,
+    constant,
+    f32,
+    sliding_pattern,
+    u32,
+)
+from mbuild.convert.rows.row import Architecture
+from mbuild.convert.rows.rules import EXPERTS, ROTARY_WEIGHTS
+
+if TYPE_CHECKING:
+    from mbuild.convert.rows.hyper import Hyper
+
+_VALUES = {"max_position_embeddings": 2048, "vocab_size": 50304}
+
+OLMO = Architecture(
+    gguf="olmo",
+    names=("OlmoForCausalLM", "OLMoForCausalLM"),
+    keys=(
+        *COMMON,
+        constant("attention.layer_norm_epsilon", F32, 1e-5),
+        f32("attention.clamp_kqv", "clip_qkv"),
+    ),
+    hf=HFConfig("olmo", values=_VALUES, fills={"num_key_value_heads": heads}),
+    rules=ROTARY_WEIGHTS,
+)
+
+
+def _window_pattern(hp: Hyper) -> list[bool] | None:
+    """OLMo 3: all layers but every fourth; OLMo 2 has no window and no pattern."""
+    if "sliding_window" not in hp.config:
+        return None
+    return sliding_pattern(hp) or [(layer + 1) % 4 != 0 for layer in range(hp.blocks)]
+
+
+OLMO2 = Architecture(
+    gguf="olmo2",
+    names=("Olmo2ForCausalLM",),
+    keys=(
+        *COMMON,
+        u32("attention.sliding_window", "sliding_window"),
+        computed("attention.sliding_window_pattern", BOOL, _window_pattern),
+    ),
+    hf=HFConfig(
+        "olmo2", values={**_VALUES, "rms_norm_eps": 1e-5}, fills={"num_key_value_heads": heads}
+    ),
+)
+
+OLMO3 = replace(
+    OLMO2,
+    names=("Olmo3ForCausalLM",),
+    hf=HFConfig(
+        "olmo3",
+        values={**_VALUES, "rms_norm_eps": 1e-5, "sliding_window": 4096},
+        fills={"num_key_value_heads": heads},
+        theta=500000.0,
+        sliding_theta=500000.0,
+    ),
+)
+
+OLMOE = Architecture(
+    gguf="olmoe",
+    names=("OlmoeForCausalLM",),
+    keys=(*COMMON, constant("attention.layer_norm_rms_epsilon", F32, 1e-5)),
+    hf=HFConfig(
+        "olmoe",
+        aliases={"num_local_experts": "num_experts"},
+        values={
+            "max_position_embeddings": 4096,
+            "num_experts": 64,
+            "num_experts_per_tok": 8,
+            "rms_norm_eps": 1e-5,
+            "vocab_size": 50304,
+        },
+        fills={"num_key_value_heads": heads},
+    ),
+    stacks=(EXPERTS,),
+)

@@ -1,0 +1,337 @@
+"""PEFT LoRA adapters as GGUF adapters, as ``convert_lora_to_gguf.py`` makes them.
+
+An adapter changes a weight W (out, in) by scale * B A, with A (rank, in) and
+B (out, rank). GGUF stores both under the weight's name, ``.lora_a`` and
+``.lora_b``, and one ``adapter.lora.alpha``; llama.cpp's scale is alpha / rank.
+What a family's rules do to the rows of W they do to the rows of B.
+
+Two things are better here than there: rank-stabilized adapters (scale alpha /
+sqrt(rank)) and ``alpha_pattern`` keep their scale, and GPT-2's transposed
+weights get their adapter the right way round.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mbuild.convert.convert import (
+    name_map,
+    renamed,
+    skipped,
+)
+from mbuild.convert.lora.settings import LoraConfig, read_config
+from mbuild.convert.metadata.general import QUANTIZATION_VERSION, Parameters, general
+from mbuild.convert.read.dtypes import OutType, to_f32
+from mbuild.convert.read.files import Files
+from mbuild.convert.read.lazy import Lazy, stored
+from mbuild.convert.read.safetensors import DType, read_header
+from mbuild.convert.read.values import encode_checked
+from mbuild.convert.rows.rules import Stacker
+from mbuild.core.errors import FormatError, SourceError, UnsupportedError
+from mbuild.gguf.model import KV, Model, Tensor
+from mbuild.gguf.types import GGMLType, ValueType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from mbuild.convert.lora.base import Base
+
+WEIGHTS = "adapter_model.safetensors"
+_PICKLED = "adapter_model.bin"
+_PREFIX = "base_model.model."
+_FACTOR = re.compile(
+    r"\.lora_(?:(?P<kind>[AB])(?:\.(?P<adapter>\w+))?\.weight"
+    r"|embedding_(?P<embedding>[AB])(?:\.(?P<named>\w+))?)$"
+)
+"""A factor's name; PEFT leaves the adapter's own name (``default``) out when it saves."""
+_EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight", "modules_to_save.")
+
+_PROBE = 1_000_003
+"""A number of columns that no weight has: a rule that keeps it last has only moved rows."""
+
+_GGML: dict[OutType, GGMLType] = {
+    OutType.F32: GGMLType.F32,
+    OutType.F16: GGMLType.F16,
+    OutType.BF16: GGMLType.BF16,
+    OutType.Q8_0: GGMLType.Q8_0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The two factors of one weight; for an embedding B A is (width, vocabulary)."""
+
+    a: Lazy
+    b: Lazy
+    embedding: bool
+
+    @property
+    def rank(self) -> int:
+        """The inner dimension."""
+        return self.b.shape[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A PEFT adapter, checked in itself.
+
+    ``name`` is the folder's name, ``pairs`` and ``vectors`` (whole norm
+    weights, which some extractors keep) go by the base's tensor names, in the
+    order of the file.
+    """
+
+    name: str
+    files: Mapping[str, Path]
+    config: LoraConfig
+    pairs: Mapping[str, Pair]
+    vectors: Mapping[str, Lazy]
+
+
+def open_adapter(
+    name: str, files: Mapping[str, Path], warn: Callable[[str], None] = lambda text: None
+) -> Adapter:
+    """Read an adapter's config and the headers of its weights; ``warn`` is told what is lost.
+
+    ``files`` maps names relative to the adapter's folder to readable files.
+    Raises :class:`UnsupportedError` for another kind of adapter, for pickled
+    weights and for whole weights among the factors, :class:`SourceError` for
+    missing files and :class:`FormatError` for malformed ones.
+    """
+    config = read_config(name, Files(files), warn)
+    if WEIGHTS not in files:
+        if _PICKLED in files:
+            raise UnsupportedError(
+                f"{name}: {_PICKLED} holds pickled weights, which can run any code when they"
+                " are read",
+                hint="save the adapter again with a current peft: it writes safetensors",
+            )
+        raise SourceError(f"{name} has no {WEIGHTS}")
+    factors: dict[str, dict[str, Lazy]] = {}
+    adapters: set[str] = set()
+    vectors: dict[str, Lazy] = {}
+    for tensor in sorted(read_header(files[WEIGHTS], WEIGHTS), key=lambda t: t.offset):
+        base = tensor.name.replace(_PREFIX, "")
+        match = _FACTOR.search(base)
+        if match is not None:
+            weight = base[: match.start()] + ".weight"
+            kind = match["kind"] or f"embedding {match['embedding']}"
+            adapters.add(match["adapter"] or match["named"] or "")
+            if len(adapters) > 1:
+                raise UnsupportedError(
+                    f"{WEIGHTS} holds several adapters: {', '.join(map(repr, sorted(adapters)))}",
+                    hint="save one of them alone:"
+                    " model.save_pretrained(FOLDER, selected_adapters=[NAME])",
+                )
+            factors.setdefault(weight, {})[kind] = stored(tensor)
+        elif ".base_layer.weight" in base:
+            continue
+        elif "_layernorm" in base or ".norm" in base:
+            vectors[base] = stored(tensor)
+        else:
+            raise _unexpected(tensor.name)
+    if not factors:
+        raise FormatError(f"{WEIGHTS}: no LoRA tensors")
+    if vectors:
+        warn(
+            f"{WEIGHTS}: {next(iter(vectors))} and {len(vectors) - 1} more are whole weights, which"
+            " llama.cpp does not apply: merge the adapter into its base to keep them"
+        )
+    pairs = {weight: _pair(weight, kinds) for weight, kinds in factors.items()}
+    return Adapter(name, dict(files), config, pairs, vectors)
+
+
+def _unexpected(name: str) -> UnsupportedError:
+    whole = any(text in name for text in _EMBEDDINGS)
+    return UnsupportedError(
+        f"{WEIGHTS}: {name!r} is not a factor of a LoRA pair",
+        hint="the adapter has whole weights (new tokens?): merge it into its base model and"
+        " build that"
+        if whole
+        else "only LoRA adapters without biases or magnitudes can be converted",
+    )
+
+
+def _pair(weight: str, kinds: Mapping[str, Lazy]) -> Pair:
+    embedding = "embedding A" in kinds or "embedding B" in kinds
+    a, b = (kinds.get(f"embedding {k}" if embedding else k) for k in "AB")
+    if a is None or b is None:
+        raise FormatError(f"{WEIGHTS}: {weight!r} has only one of its two factors")
+    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or not a.shape[0]:
+        raise FormatError(
+            f"{WEIGHTS}: the factors of {weight!r} have the shapes {list(a.shape)} and "
+            f"{list(b.shape)}, which cannot be multiplied"
+        )
+    return Pair(a, b, embedding)
+
+
+def convert_adapter(adapter: Adapter, base: Base, outtype: OutType = OutType.F32) -> Model:
+    """The GGUF adapter for a base: metadata complete, tensors loaded on demand.
+
+    ``outtype`` is what the factors are stored as; ``auto`` keeps BF16 or F16
+    and makes F32 of everything else. Raises :class:`FormatError`, with the
+    tensor's name, when the base lacks a weight or has one of another shape,
+    and :class:`UnsupportedError` for a weight that the base's family takes
+    apart in a way that factors cannot follow.
+    """
+    tensors: dict[str, Tensor] = {}
+    resolved = _resolve(adapter, outtype)
+    for name, item in _placed(adapter, base):
+        if name in tensors:
+            raise FormatError(f"{WEIGHTS}: two tensors are {name}")
+        tensors[name] = _tensor(name, item, resolved)
+    parameters = Parameters.count((t.name, t.dims) for t in tensors.values())
+    entries = general(adapter.name, adapter.files, base.hp.arch, parameters, adapter=True)
+    alpha = adapter.config.written_alpha()
+    entries.append(KV("adapter.lora.alpha", ValueType.FLOAT32, alpha))
+    if tokens := adapter.config.invocation_tokens:
+        key = "adapter.alora.invocation_tokens"
+        entries.append(KV(key, ValueType.ARRAY, [*tokens], ValueType.UINT32))
+    entries.append(QUANTIZATION_VERSION)
+    return Model(tuple(entries), tuple(tensors.values()))
+
+
+def _resolve(adapter: Adapter, outtype: OutType) -> OutType:
+    if outtype is not OutType.AUTO:
+        return outtype
+    first = next(iter(adapter.pairs.values()))
+    kinds = {DType.BF16: OutType.BF16, DType.F16: OutType.F16}
+    return kinds.get(first.a.dtype, OutType.F32) if first.a.dtype is first.b.dtype else OutType.F32
+
+
+def _tensor(name: str, item: Lazy, outtype: OutType) -> Tensor:
+    type_ = _GGML[outtype]
+    if len(item.shape) < 2:
+        type_ = GGMLType.F32
+    elif type_ is GGMLType.Q8_0 and item.shape[-1] % 32:
+        type_ = GGMLType.F16
+    return Tensor(name, tuple(reversed(item.shape)), type_, partial(_encoded, item, type_))
+
+
+def _encoded(item: Lazy, type_: GGMLType) -> Any:
+    return encode_checked(item.load(), item.dtype, type_, item.origin)
+
+
+def _placed(adapter: Adapter, base: Base) -> Iterator[tuple[str, Lazy]]:
+    """GGUF's names and the values under them, in llama.cpp's order: vectors, then pairs."""
+    name_of = name_map(base.hp)
+    for weight, lazy in adapter.vectors.items():
+        for label, item in _rows(base, _known(base, weight), lazy):
+            name = name_of(label)
+            _check(base, name, item.shape, item.origin)
+            yield name, item
+    used = [s for s in base.row.stacks if any(s.pattern.search(w) for w in adapter.pairs)]
+    stacks = (Stacker(used, base.hp), Stacker(used, base.hp))
+    for weight, pair in adapter.pairs.items():
+        pair = _scaled(adapter.config, weight, pair)
+        for label, a, b in _factors(base, _known(base, weight), pair, stacks):
+            name = name_of(label)
+            whole = (a.shape[-1], b.shape[-2]) if pair.embedding else (*b.shape[:-1], a.shape[-1])
+            _check(base, name, whole, b.origin)
+            if pair.embedding:  # llama.cpp looks rows of A up, one a token
+                a = a.transpose(1, 0)
+            yield f"{name}.lora_a", a
+            yield f"{name}.lora_b", b
+    for stacker in stacks:
+        stacker.finish()
+
+
+def _known(base: Base, weight: str) -> str:
+    """A weight's name as the family's rules know it."""
+    name = renamed(base.row, weight)
+    if name is None or skipped(base.row, base.hp, name):
+        raise FormatError(
+            f"the adapter changes {weight!r}, which the base model does not have",
+            hint="this adapter was trained for another base model",
+        )
+    return name
+
+
+def _check(base: Base, name: str, shape: tuple[int, ...], origin: str) -> None:
+    """Raise :class:`FormatError` unless the base has a tensor of that name and shape."""
+    dims = base.tensors.get(name)
+    if dims is None and name == "output.weight":
+        raise FormatError(
+            f"{origin}: the base model has no tensor {name}: it ties the output to the embeddings",
+            hint="llama.cpp cannot load an adapter of a tied output: merge the adapter into its"
+            " base (model.merge_and_unload()) and build that",
+        )
+    if dims is None:
+        raise FormatError(
+            f"{origin}: the base model has no tensor {name}",
+            hint="this adapter was trained for another base model",
+        )
+    if tuple(reversed(shape)) != dims:
+        raise FormatError(
+            f"{origin}: the adapter is for a {name} of shape {list(shape)}, "
+            f"but the base model's is {list(reversed(dims))}",
+            hint="this adapter was trained for another base model",
+        )
+
+
+def _scaled(config: LoraConfig, weight: str, pair: Pair) -> Pair:
+    """Put into B what alpha / rank does not say about the scale."""
+    module = weight.removesuffix(".weight")
+    factor = config.scale(module, pair.rank) * pair.rank / config.written_alpha()
+    if math.isclose(factor, 1.0, rel_tol=1e-9):
+        return pair
+    return Pair(pair.a, _multiplied(pair.b, factor), pair.embedding)
+
+
+def _multiplied(lazy: Lazy, factor: float) -> Lazy:
+    def load() -> Any:
+        import numpy as np
+
+        return to_f32(lazy.load(), lazy.dtype) * np.float32(factor)
+
+    return Lazy(DType.F32, lazy.shape, load, lazy.origin)
+
+
+def _rows(base: Base, name: str, lazy: Lazy) -> list[tuple[str, Lazy]]:
+    """A tensor by the family's rules."""
+    for rule in base.row.rules:
+        if rule.pattern.search(name):
+            items = rule.action(base.hp, name, lazy)
+            return [(label, item) for label, item in items if isinstance(item, Lazy)]
+    return [(name, lazy)]
+
+
+def _factors(
+    base: Base, name: str, pair: Pair, stacks: tuple[Stacker, Stacker]
+) -> list[tuple[str, Lazy, Lazy]]:
+    """A pair by the family's rules: names, A and B."""
+    if pair.embedding:
+        return [(name, pair.a, pair.b)]
+    if any(rule.pattern.search(name) for rule in base.row.rules):
+        return _ruled(base, name, pair)
+    a, b = stacks[0].take(name, pair.a), stacks[1].take(name, pair.b)
+    if a is None or b is None:
+        return [(name, pair.a, pair.b)]
+    return [(label, left, right) for (label, left), (_, right) in zip(a, b, strict=True)]
+
+
+def _ruled(base: Base, name: str, pair: Pair) -> list[tuple[str, Lazy, Lazy]]:
+    """A pair whose weight a rule changes: B's rows follow the weight's, A stays.
+
+    Whether the rule only moves rows shows in what it makes of a matrix of the
+    same rows and a peculiar number of columns. A weight that is transposed is
+    one that GGUF has the way PEFT thinks of it.
+    """
+    b = pair.b
+    probe = Lazy(b.dtype, (b.shape[0], _PROBE), b.load, b.origin)
+    try:
+        shapes = [item.shape for _, item in _rows(base, name, probe)]
+    except FormatError:
+        shapes = []
+    if shapes == [(_PROBE, b.shape[0])]:
+        return [(name, pair.a, b)]
+    if not shapes or any(len(shape) != 2 or shape[1] != _PROBE for shape in shapes):
+        raise UnsupportedError(
+            f"the adapter changes {name!r}, which {base.hp.arch} models store in a different form",
+            hint="merge the adapter into its base model and build that",
+        )
+    return [(label, pair.a, item) for label, item in _rows(base, name, b)]

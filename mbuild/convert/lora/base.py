@@ -1,0 +1,91 @@
+"""What an adapter's conversion has to know about its base model.
+
+The base is a checkpoint or a GGUF model; either gives the family's rules, the
+numbers that they need (heads, layers) and the tensors to check against.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mbuild.convert.convert import hyper_parameters, model_tensors, source_tensors
+from mbuild.convert.families import ARCHITECTURES
+from mbuild.convert.read.dtypes import OutType
+from mbuild.convert.read.files import Files
+from mbuild.convert.rows.hyper import Hyper
+from mbuild.core.errors import FormatError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mbuild.convert.checkpoint import Checkpoint
+    from mbuild.convert.rows.row import Architecture
+    from mbuild.gguf.model import Model
+
+CONFIG_KEYS: dict[str, str] = {
+    "num_hidden_layers": "block_count",
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "num_kv_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "num_experts": "expert_count",
+    "num_local_experts": "expert_count",
+    "n_routed_experts": "expert_count",
+    "vocab_size": "vocab_size",
+}
+"""Names in config.json that rules ask for, and GGUF's keys below the architecture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base model: its family's row, its numbers, and its tensors' dims (fastest first)."""
+
+    row: Architecture
+    hp: Hyper
+    tensors: Mapping[str, tuple[int, ...]]
+
+
+def base_of_checkpoint(checkpoint: Checkpoint) -> Base:
+    """A checkpoint as a base; raises what its conversion would raise before the first weight."""
+    row = checkpoint.architecture
+    sources = source_tensors(checkpoint)
+    hp = hyper_parameters(checkpoint, OutType.F32)
+    shapes = ((name, item.shape) for name, item in model_tensors(hp, row, sources))
+    return Base(row, hp, {name: tuple(reversed(shape)) for name, shape in shapes})
+
+
+def base_of_model(model: Model) -> Base:
+    """A GGUF model as a base.
+
+    Families that share GGUF's architecture (Llama and Mistral) share its
+    rules too; the table's first row of it counts. Raises
+    :class:`UnsupportedError` for an architecture without a row and
+    :class:`FormatError` for metadata that no model has.
+    """
+    arch = model.get("general.architecture")
+    row = next((row for row in ARCHITECTURES if row.gguf == arch), None)
+    if row is None:
+        raise UnsupportedError(f"adapters for {str(arch)[:60]!r} models cannot be converted")
+    config: dict[str, Any] = {}
+    for name, key in CONFIG_KEYS.items():
+        value = _number(model.get(f"{arch}.{key}"))
+        if value:
+            config[name] = value
+    blocks = config.get("num_hidden_layers")
+    if blocks is None or blocks > len(model.tensors):
+        raise FormatError(f"the base model's {arch}.block_count is {blocks}")
+    hp = Hyper(row.gguf, row.names[0], config, {}, blocks, OutType.F32, Files({}))
+    return Base(row, hp, {tensor.name: tensor.dims for tensor in model.tensors})
+
+
+def _number(value: Any) -> int | None:
+    """A number, or the one that a list has for all layers; zeros are layers without."""
+    if type(value) is int:
+        return value
+    if isinstance(value, str | bytes | float) or not hasattr(value, "__iter__"):
+        return None
+    different = {int(item) for item in value if hasattr(item, "__index__")} - {0}
+    return different.pop() if len(different) == 1 else None

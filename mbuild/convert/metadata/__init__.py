@@ -1,0 +1,1 @@
+"""The general.* entries: names, sizes and the model card."""

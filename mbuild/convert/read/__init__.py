@@ -1,0 +1,1 @@
+"""Checkpoint files read with limits: safetensors, element types, packed and quantized weights."""

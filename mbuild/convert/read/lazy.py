@@ -1,0 +1,185 @@
+"""A tensor on its way from checkpoint to model: its shape is known, its values are not yet read.
+
+Everything that decides names, shapes and types works on these, so that a whole
+conversion is checked before the first weight is read. A transform is a new
+:class:`Lazy` around the old one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from mbuild.convert.read.safetensors import BITS, DType
+from mbuild.core.errors import FormatError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+
+    from mbuild.convert.read.safetensors import StoredTensor
+    from mbuild.gguf.types import GGMLType
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+
+CONTRADICTS = "the shape contradicts config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Lazy:
+    """Values of one tensor: type, shape (slowest dimension first) and how to get them.
+
+    ``load()`` gives an array of that shape whose elements are held as
+    :mod:`mbuild.convert.read.dtypes` says (BF16 as ``uint16``); it may be a view,
+    of any strides, and belongs to the caller. ``origin`` names the source for
+    messages. ``parts`` are what was stacked, in order, so that a stack of many
+    experts can be converted one by one. Where values are needed in the order in
+    which they are stored, ``part(start, stop)`` gives those between two flat
+    indices, one-dimensional, so that a tensor need not be in memory whole.
+    """
+
+    dtype: DType
+    shape: tuple[int, ...]
+    load: Callable[[], Array]
+    origin: str
+    parts: tuple[Lazy, ...] = ()
+    part: Callable[[int, int], Array] | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    def move(self, shape: Sequence[int], change: Callable[[Array], Array]) -> Lazy:
+        """The same values elsewhere: ``change`` moves elements and never computes with them."""
+        return Lazy(self.dtype, tuple(shape), lambda: change(self.load()), self.origin)
+
+    def reshape(self, *shape: int) -> Lazy:
+        """The same values under another shape; raises :class:`FormatError` if it does not fit."""
+        if math.prod(shape) != self.size or min(shape, default=0) < 0:
+            raise FormatError(
+                f"{self.origin}: a tensor of shape {list(self.shape)} cannot be reshaped to"
+                f" {list(shape)}",
+                hint=CONTRADICTS,
+            )
+        same = self.move(shape, lambda values: values.reshape(shape))
+        return replace(same, part=self.part)
+
+    def transpose(self, *axes: int) -> Lazy:
+        """The axes in another order; raises :class:`FormatError` for another number of axes."""
+        self.need_dims(len(axes))
+        return self.move(
+            tuple(self.shape[axis] for axis in axes), lambda values: values.transpose(axes)
+        )
+
+    def slice(self, axis: int, start: int, stop: int | None = None, step: int = 1) -> Lazy:
+        """Some positions of one axis, by Python's slicing."""
+        cut = slice(start, stop, step)
+        index = (slice(None),) * (axis % len(self.shape)) + (cut,)
+        shape = list(self.shape)
+        shape[axis] = len(range(shape[axis])[cut])
+        return self.move(shape, lambda values: values[index])
+
+    def split(self, axis: int, sizes: Sequence[int]) -> list[Lazy]:
+        """Consecutive parts of one axis; raises :class:`FormatError` unless they fill it."""
+        if len(self.shape) < abs(axis) or self.shape[axis] != sum(sizes):
+            raise FormatError(
+                f"{self.origin}: shape {list(self.shape)} cannot be split into {list(sizes)}",
+                hint=CONTRADICTS,
+            )
+        parts, at = [], 0
+        for size in sizes:
+            parts.append(self.slice(axis, at, at + size))
+            at += size
+        return parts
+
+    def need_dims(self, count: int) -> None:
+        """Raise :class:`FormatError` unless there are that many dimensions."""
+        if len(self.shape) != count:
+            raise FormatError(
+                f"{self.origin} has the shape {list(self.shape)}; {count} dimensions are needed"
+            )
+
+    def compute(self, change: Callable[[Array], Array]) -> Lazy:
+        """Arithmetic, element by element, in F16 for F16 and in F32 for everything else."""
+        from mbuild.convert.read.dtypes import to_f32
+
+        def changed(values: Array) -> Array:
+            return change(values if self.dtype is DType.F16 else to_f32(values, self.dtype))
+
+        cut = self.part
+        return Lazy(
+            self.dtype if self.dtype is DType.F16 else DType.F32,
+            self.shape,
+            lambda: changed(self.load()),
+            self.origin,
+            part=None if cut is None else lambda start, stop: changed(cut(start, stop)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A tensor that is in GGUF's block format already: only bits were moved.
+
+    ``shape`` counts weights, slowest dimension first; ``load()`` gives the
+    stored bytes; ``origin`` names the source for messages.
+    """
+
+    type: GGMLType
+    shape: tuple[int, ...]
+    load: Callable[[], Array]
+    origin: str
+
+
+def stored(tensor: StoredTensor) -> Lazy:
+    """A tensor of a file; raises :class:`UnsupportedError` for a type without a number format."""
+    from mbuild.convert.read.dtypes import NUMPY
+
+    view = NUMPY.get(tensor.dtype)
+    if view is None:
+        raise UnsupportedError(
+            f"{tensor.shard.name}: tensor {tensor.name!r} has the type {tensor.dtype}, "
+            "which cannot be converted"
+        )
+    size = BITS[tensor.dtype] // 8
+    return Lazy(
+        tensor.dtype,
+        tensor.shape,
+        lambda: tensor.read().view(view).reshape(tensor.shape),
+        f"{tensor.shard.name}: tensor {tensor.name!r}",
+        part=lambda start, stop: tensor.read(start * size, stop * size).view(view),
+    )
+
+
+def stack(parts: Sequence[Lazy]) -> Lazy:
+    """Tensors of one shape under a new first axis; raises :class:`FormatError` if they differ."""
+    from mbuild.gguf.memory import room
+
+    first = parts[0]
+    for part in parts:
+        if part.shape != first.shape or part.dtype is not first.dtype:
+            raise FormatError(
+                f"{part.origin} ({part.dtype} {list(part.shape)}) does not go with "
+                f"{first.origin} ({first.dtype} {list(first.shape)})"
+            )
+
+    def load() -> Array:
+        head = parts[0].load()
+        out = room(len(parts) * head.nbytes).view(head.dtype).reshape(len(parts), *first.shape)
+        out[0] = head
+        for index, part in enumerate(parts[1:], start=1):
+            out[index] = part.load()
+        return out
+
+    shape = (len(parts), *first.shape)
+    return Lazy(first.dtype, shape, load, first.origin, tuple(parts))
+
+
+def constant(values: Sequence[float], origin: str) -> Lazy:
+    """A generated vector of F32."""
+    import numpy as np
+
+    return Lazy(DType.F32, (len(values),), lambda: np.array(values, dtype=np.float32), origin)

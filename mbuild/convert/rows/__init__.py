@@ -1,0 +1,1 @@
+"""What a family's row is made of: numbers, keys, rules, layout."""

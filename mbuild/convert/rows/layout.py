@@ -1,0 +1,78 @@
+"""A tensor that a model has or may have, as one line of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mbuild.convert.rows.sizes import Sizes
+
+Where = Callable[["Sizes", int], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A place for one tensor.
+
+    Attributes:
+        name: GGUF's name, without ``blk.N.`` in a layer.
+        dims: sums of products of sizes, as GGUF counts: the fastest dimension first.
+        together: empty for a tensor that must be there; else the name of a set of tensors that
+            are there all or none, in all layers or in none.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    together: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Tensors of those layers that ``where`` names."""
+
+    slots: tuple[Slot, ...]
+    where: Where = lambda sizes, layer: True
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """All tensors of an architecture.
+
+    Attributes:
+        model: those outside the layers.
+        layers: those of each layer.
+        keys: metadata that llama.cpp needs, without the architecture's name.
+        one_head: a head's rotary part is the whole head; nothing else is loaded.
+    """
+
+    model: tuple[Slot, ...]
+    layers: tuple[Group, ...]
+    keys: tuple[str, ...]
+    one_head: bool = False
+
+    @property
+    def tied(self) -> bool:
+        """Whether the embedding is always the output matrix too."""
+        return not any(slot.name == "output.weight" for slot in self.model)
+
+    def at(self, sizes: Sizes, layer: int) -> list[Slot]:
+        """The tensors of one layer."""
+        return [slot for group in self.layers if group.where(sizes, layer) for slot in group.slots]
+
+
+def slots(text: str) -> tuple[Slot, ...]:
+    """Slots from lines of ``NAME DIM...``; ``.weight`` is left out of names.
+
+    A question mark in front makes one optional: ``?`` alone for itself, ``?SET`` with others.
+    """
+    result = []
+    for line in text.strip().splitlines():
+        first, *rest = line.split()
+        together = ""
+        if first.startswith("?"):
+            together, (first, *rest) = first[1:] or rest[0], rest
+        name = first if first.endswith((".bias", ".weight")) else f"{first}.weight"
+        result.append(Slot(name, tuple(rest), together))
+    return tuple(result)

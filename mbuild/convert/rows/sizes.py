@@ -1,0 +1,186 @@
+"""The sizes that tensors' shapes are made of: read from a model's metadata as llama.cpp reads them.
+
+Each has a short name, which the table of layouts uses, and the names that
+config.json may have for it, so that a message can say where a number stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from mbuild.convert.rows.hyper import HEAD_NAMES, LAYER_NAMES, WIDTH_NAMES
+
+if TYPE_CHECKING:
+    from mbuild.gguf.model import KV
+
+LAUREL_RANK = 64
+"""Gemma 3n's: llama.cpp reads it from no key (``llama-hparams.h``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """One size.
+
+    Attributes:
+        key: GGUF's key without the architecture's name, or a whole key that has a colon in front.
+        names: what config.json may call it, in order of preference.
+        default: the value without the key, from the other sizes of that layer; None: not known.
+        otherwise: what counts in words where config.json has none of the names.
+    """
+
+    key: str
+    names: tuple[str, ...]
+    default: Callable[[Sizes, int], int | None] = lambda sizes, layer: 0
+    otherwise: str = ""
+
+
+def _head(sizes: Sizes, layer: int) -> int | None:
+    heads = sizes.value("heads", 0)
+    return (sizes.value("width", layer) or 0) // heads if heads else None
+
+
+def _expert_width(sizes: Sizes, layer: int) -> int | None:
+    used = sizes.value("used", layer)
+    return (sizes.value("ff", layer) or 0) // used if used else None
+
+
+def _laurel(sizes: Sizes, layer: int) -> int | None:
+    return sizes.given("laurel_rank", LAUREL_RANK)
+
+
+_FEED_FORWARD = ("intermediate_size", "n_inner", "hidden_dim", "block_ff_dim")
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+
+SIZES: Mapping[str, Size] = {
+    "layers": Size("block_count", LAYER_NAMES),
+    "width": Size("embedding_length", WIDTH_NAMES),
+    "context": Size("context_length", ("max_position_embeddings", "n_positions", "n_ctx")),
+    "ff": Size("feed_forward_length", _FEED_FORWARD),
+    "heads": Size("attention.head_count", HEAD_NAMES),
+    "kv": Size(
+        "attention.head_count_kv",
+        ("num_key_value_heads", "n_kv_heads", "num_kv_heads", "n_head_kv"),
+        lambda sizes, layer: sizes.value("heads", layer),
+        "num_attention_heads",
+    ),
+    "key": Size(
+        "attention.key_length", ("head_dim",), _head, "hidden_size over num_attention_heads"
+    ),
+    "value": Size(
+        "attention.value_length", ("head_dim",), _head, "hidden_size over num_attention_heads"
+    ),
+    "rotary": Size(
+        "rope.dimension_count",
+        ("partial_rotary_factor", "rotary_pct", "qk_rope_head_dim"),
+        lambda sizes, layer: sizes.value("key", layer),
+        "the width of a head",
+    ),
+    "experts": Size("expert_count", _EXPERTS),
+    "used": Size("expert_used_count", ("num_experts_per_tok", "moe_k", "moe_top_k")),
+    "expert_ff": Size(
+        "expert_feed_forward_length", ("moe_intermediate_size", *_FEED_FORWARD), _expert_width
+    ),
+    "shared_ff": Size(
+        "expert_shared_feed_forward_length",
+        ("shared_expert_intermediate_size", "shared_intermediate_size", *_FEED_FORWARD),
+    ),
+    "shared": Size("expert_shared_count", ("n_shared_experts",)),
+    "dense": Size("leading_dense_block_count", ("first_k_dense_replace", "moe_layer_start_index")),
+    "every": Size("moe_every_n_layers", ("moe_every_n_layers",)),
+    "q_rank": Size("attention.q_lora_rank", ("q_lora_rank",)),
+    "kv_rank": Size("attention.kv_lora_rank", ("kv_lora_rank",)),
+    "key_mla": Size("attention.key_length_mla", ("qk_nope_head_dim",)),
+    "value_mla": Size("attention.value_length_mla", ("v_head_dim",)),
+    "kernel": Size("shortconv.l_cache", ("conv_L_cache",)),
+    "altup": Size("altup.num_inputs", ("altup_num_inputs",)),
+    "per_layer": Size("embedding_length_per_layer_input", ("hidden_size_per_layer_input",)),
+    "laurel": Size("laurel_rank", ("laurel_rank",), _laurel),
+    "labels": Size("classifier.output_labels", ("id2label",), lambda sizes, layer: 1),
+    "tokens": Size(":tokenizer.ggml.tokens", ("vocab_size",), lambda sizes, layer: None),
+    "types": Size(
+        ":tokenizer.ggml.token_type_count", ("type_vocab_size",), lambda sizes, layer: None
+    ),
+}
+
+
+class Sizes:
+    """A model's sizes.
+
+    Args:
+        arch: GGUF's name of the architecture.
+        entries: the metadata, as far as it is known.
+        config: config.json as it is in the checkpoint.
+        given: sizes that the metadata does not have yet.
+    """
+
+    def __init__(
+        self,
+        arch: str,
+        entries: Sequence[KV],
+        config: Mapping[str, Any],
+        given: Mapping[str, int] | None = None,
+    ) -> None:
+        self._config, self._sizes = config, given or {}
+        self._values = {kv.key.removeprefix(f"{arch}."): kv.value for kv in entries}
+
+    def value(self, name: str, layer: int) -> int | None:
+        """A size in one layer, None where it is not known."""
+        if name in self._sizes:
+            return self._sizes[name]
+        size = SIZES[name]
+        found = self._values.get(size.key.removeprefix(":"))
+        if found is None:
+            return size.default(self, layer)
+        if isinstance(found, int):
+            return found
+        if name in ("labels", "tokens"):
+            return len(found)
+        return int(found[layer]) if 0 <= layer < len(found) else 0
+
+    def given(self, name: str, default: int) -> int:
+        """A number of config.json that no metadata has."""
+        value = self._config.get(name)
+        return value if type(value) is int else default
+
+    def dim(self, expression: str, layer: int) -> int | None:
+        """A sum of products of sizes and numbers, ``heads*key+2``; None if one is unknown."""
+        total = 0
+        for product in expression.split("+"):
+            factors = [self._factor(factor, layer) for factor in product.split("*")]
+            known = [factor for factor in factors if factor is not None]
+            if len(known) < len(factors):
+                return None
+            total += prod(known)
+        return total
+
+    def _factor(self, text: str, layer: int) -> int | None:
+        if text.startswith("-"):
+            value = self._factor(text[1:], layer)
+            return None if value is None else -value
+        if "/" in text:
+            above, below = (self._factor(part, layer) for part in text.split("/"))
+            return None if above is None or not below else above // below
+        return int(text) if text.isdecimal() else self.value(text, layer)
+
+    def names(self, expression: str) -> list[str]:
+        """The sizes that an expression is made of, in order."""
+        for sign in "*/-":
+            expression = expression.replace(sign, "+")
+        return [part for part in expression.split("+") if part and not part.isdecimal()]
+
+    def described(self, name: str, layer: int) -> str:
+        """A size under config.json's name, with its value there."""
+        size, value = SIZES[name], self.value(name, layer)
+        found = next((n for n in size.names if self._config.get(n) is not None), None)
+        if found is None:
+            missing = f"not in config.json, so {size.otherwise}" if size.otherwise else "assumed"
+            return f"{size.names[0]} {value} ({missing})"
+        given = self._config[found]
+        if isinstance(given, list) and 0 <= layer < len(given):
+            given = given[layer]
+        if given == value or isinstance(given, list | dict):
+            return f"{found} {value}"
+        return f"{found} {str(given)[:20]}, which makes {value}"

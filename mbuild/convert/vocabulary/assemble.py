@@ -1,0 +1,161 @@
+"""Put a vocabulary's entries together by a family's rule."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mbuild.convert.vocabulary.doubts import doubts
+from mbuild.convert.vocabulary.entries import Entries
+from mbuild.convert.vocabulary.loader import CONFIG
+from mbuild.convert.vocabulary.readers import READERS, Context, Unfit, Vocabulary, segments
+from mbuild.convert.vocabulary.rules import Prefix
+from mbuild.convert.vocabulary.special import ADD_KEYS, ID_KEYS, PREFIX, Specials, read_specials
+from mbuild.convert.vocabulary.spm import MODEL, declared_tokens, read_pieces
+from mbuild.core.errors import FormatError, SourceError, UnsupportedError
+from mbuild.gguf.types import ValueType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from mbuild.convert.read.files import Files
+    from mbuild.convert.vocabulary.rules import VocabRule
+    from mbuild.gguf.model import KV
+
+
+def vocabulary_entries(
+    files: Files,
+    config: Mapping[str, Any],
+    rule: VocabRule,
+    pre: str | None,
+    warn: Callable[[str], None],
+) -> list[KV]:
+    """See :func:`mbuild.convert.vocabulary.vocabulary`."""
+    nested = config.get("text_config")
+    flat = {**config, **nested} if isinstance(nested, dict) else config
+    original = files.json_object("config.json") or config
+    found = _read(Context(files, flat, rule, pre, warn))
+    entries = Entries()
+    for name, flag in rule.flags_before:
+        entries.boolean(ADD_KEYS[name], flag)
+    if rule.prefix is Prefix.SETTINGS_FIRST:
+        _space_prefix(files, entries)
+    for kv in found.first:
+        entries.add(kv)
+    _write_tokens(entries, found)
+    _middle(files, rule, found, entries)
+    specials = _specials(files, original, rule, found)
+    for text in doubts(specials, found.tokens, files.json_object(CONFIG) or {}):
+        warn(text)
+    specials.write(entries)
+    _second_pass(files, original, rule, entries, flat)
+    _after(files, rule, found, entries, flat)
+    return entries.list()
+
+
+def _read(context: Context) -> Vocabulary:
+    for reader in context.rule.readers:
+        try:
+            return READERS[reader](context)
+        except Unfit:
+            continue
+    if "tekken.json" in context.files:
+        raise UnsupportedError(
+            "tekken.json: a vocabulary in Mistral's own format",
+            hint="use the checkpoint's Hugging Face form, which has a tokenizer.json",
+        )
+    files = (reader.value.removesuffix(" with byte fallback") for reader in context.rule.readers)
+    wanted = " or ".join(dict.fromkeys(files))
+    only = "tokenizer.json" in context.files and MODEL not in context.files
+    raise SourceError(
+        f"the checkpoint has no usable tokenizer: {wanted} is needed",
+        hint="tokenizer.json alone does not have the scores of this family's vocabulary: copy"
+        " tokenizer.model from the base model into the folder; tokens that tokenizer.json adds"
+        " are taken from there"
+        if only
+        else "copy the tokenizer's files from the base model into the folder",
+    )
+
+
+def _write_tokens(entries: Entries, found: Vocabulary) -> None:
+    tokens = found.tokens
+    entries.string(PREFIX + "model", found.model)
+    entries.string(PREFIX + "pre", found.pre)
+    entries.array(PREFIX + "tokens", tokens.texts, ValueType.STRING)
+    if tokens.scores is not None:
+        entries.array(PREFIX + "scores", tokens.scores, ValueType.FLOAT32)
+    entries.array(PREFIX + "token_type", tokens.types, ValueType.INT32)
+
+
+def _space_prefix(files: Files, entries: Entries) -> None:
+    value = (files.json_object(CONFIG) or {}).get("add_prefix_space")
+    if value is None:
+        return
+    if not isinstance(value, bool):
+        raise FormatError(f"{CONFIG}: add_prefix_space must be true or false, not {value!r}")
+    entries.boolean(PREFIX + "add_space_prefix", value)
+
+
+def _middle(files: Files, rule: VocabRule, found: Vocabulary, entries: Entries) -> None:
+    for kv in found.middle:
+        entries.add(kv)
+    if rule.prefix is Prefix.SETTINGS_MIDDLE:
+        _space_prefix(files, entries)
+    elif rule.prefix is Prefix.MODEL_MIDDLE:
+        entries.boolean(PREFIX + "add_space_prefix", read_pieces(files).add_dummy_prefix)
+
+
+def _specials(
+    files: Files, config: Mapping[str, Any], rule: VocabRule, found: Vocabulary
+) -> Specials:
+    size = len(found.tokens.texts) if found.bounded else None
+    specials = read_specials(
+        files, config, merges=found.merges, size=size, renumbered=found.renumbered
+    )
+    if rule.tokens:
+        ids = {text: id_ for id_, text in enumerate(found.tokens.texts)}
+        for name, text in rule.tokens:
+            if text not in ids:
+                raise FormatError(f"the vocabulary has no token {text!r}, which is its {name}")
+            specials.set_default(name, ids[text])
+    if rule.eos_in_chat and "eos" in specials.ids:
+        for id_, raw, _ in declared_tokens(files):
+            if raw["content"] == rule.eos_in_chat:
+                specials.ids["eos"] = id_
+    return specials
+
+
+def _second_pass(
+    files: Files,
+    config: Mapping[str, Any],
+    rule: VocabRule,
+    entries: Entries,
+    flat: Mapping[str, Any],
+) -> None:
+    """Ids of tokens for infilling and turns, which some vocabularies have without saying so."""
+    for size, ids in rule.second_pass.items():
+        if size not in (0, flat.get("vocab_size")):
+            continue
+        specials = read_specials(files, config, names=tuple(name for name, _ in ids))
+        for name, id_ in ids:
+            specials.set_default(name, id_)
+        specials.write(entries)
+
+
+def _after(
+    files: Files,
+    rule: VocabRule,
+    found: Vocabulary,
+    entries: Entries,
+    flat: Mapping[str, Any],
+) -> None:
+    for size, flags in rule.flags_of_size.items():
+        for name, flag in flags if flat.get("vocab_size") == size else ():
+            entries.boolean(ADD_KEYS[name], flag)
+    for name, id_ in rule.ids_after:
+        entries.uint32(ID_KEYS[name], id_)
+    if rule.prefix is Prefix.SETTINGS_LAST:
+        _space_prefix(files, entries)
+    elif rule.prefix is Prefix.FALSE_LAST and found.pieces:
+        entries.boolean(PREFIX + "add_space_prefix", False)
+    if rule.segments:
+        entries.add(segments(flat, rule))

@@ -1,0 +1,301 @@
+"""One function for each way to read a vocabulary; the rules say which a family uses."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mbuild.convert.read.files import TOKENIZER_LIMIT
+from mbuild.convert.vocabulary.base import MARK, Tokens, TokenType, base_tokens, vocab_size
+from mbuild.convert.vocabulary.loader import CONFIG, load_added, token_text
+from mbuild.convert.vocabulary.older import older_tokenizer
+from mbuild.convert.vocabulary.pretokenizer import find_pre
+from mbuild.convert.vocabulary.rules import Reader
+from mbuild.convert.vocabulary.sentencepiece import UNIGRAM
+from mbuild.convert.vocabulary.special import PREFIX
+from mbuild.convert.vocabulary.spm import (
+    ADDED_SCORE,
+    PADDING_SCORE,
+    Table,
+    has_pieces,
+    internlm2_tokens,
+    phi3_tokens,
+    read_pieces,
+    sentencepiece_tokens,
+    xlm_roberta_tokens,
+)
+from mbuild.convert.vocabulary.tokenizer_json import NAME, TokenizerJson, read_tokenizer_json
+from mbuild.core.errors import FormatError
+from mbuild.gguf.model import KV
+from mbuild.gguf.types import ValueType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from mbuild.convert.read.files import Files
+    from mbuild.convert.vocabulary.loader import Loaded
+    from mbuild.convert.vocabulary.rules import VocabRule
+
+
+class Unfit(Exception):
+    """The checkpoint has not the files that a reader needs; the next one is tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a reader may look at; ``config`` is config.json with a text_config laid over it."""
+
+    files: Files
+    config: Mapping[str, Any]
+    rule: VocabRule
+    pre: str | None
+    warn: Callable[[str], None] = lambda text: None
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What a reader found: ``model`` and ``pre`` are the tokenizer's kind and pre-tokenizer.
+
+    ``first`` and ``middle`` are entries before all others and before the
+    special tokens, ``merges`` whether merges belong to the model, ``bounded``
+    whether special ids beyond the vocabulary are dropped, ``pieces`` whether
+    it came from tokenizer.model. ``renumbered`` has the added tokens whose id
+    is another than tokenizer.json says.
+    """
+
+    model: str
+    pre: str
+    tokens: Tokens
+    merges: bool = False
+    bounded: bool = True
+    pieces: bool = False
+    first: Sequence[KV] = field(default=())
+    middle: Sequence[KV] = field(default=())
+    renumbered: Mapping[str, int] = field(default_factory=dict)
+
+
+def _sentencepiece(context: Context) -> Vocabulary:
+    if not has_pieces(context.files):
+        raise Unfit
+    tokens = sentencepiece_tokens(context.files, context.config, context.warn)
+    return Vocabulary("llama", "default", tokens, pieces=True)
+
+
+def _phi3(context: Context) -> Vocabulary:
+    class_ = (context.files.json_object(CONFIG) or {}).get("tokenizer_class")
+    if not has_pieces(context.files) or class_ == "GPT2Tokenizer":
+        raise Unfit
+    tokens = phi3_tokens(context.files, context.config, context.warn)
+    return Vocabulary("llama", "default", tokens, pieces=True)
+
+
+def _internlm2(context: Context) -> Vocabulary:
+    if not has_pieces(context.files):
+        raise Unfit
+    tokens = internlm2_tokens(context.files, context.config, context.warn)
+    return Vocabulary("llama", "default", tokens, pieces=True)
+
+
+def _tokenizer(context: Context, default_class: str = "") -> tuple[TokenizerJson, Loaded]:
+    """tokenizer.json, or the older files, with its added tokens."""
+    tokenizer = read_tokenizer_json(context.files)
+    if tokenizer is None:
+        tokenizer = older_tokenizer(context.files, default_class)
+    if tokenizer is None or tokenizer.type == "Unigram":
+        raise Unfit
+    _warn_of_numbers(context, tokenizer)
+    added = tokenizer.added
+    return tokenizer, load_added(context.files, tokenizer.vocab, added, default_class)
+
+
+def _warn_of_numbers(context: Context, tokenizer: TokenizerJson) -> None:
+    for text, said in tokenizer.renumbered.items():
+        id_ = next(token.id for token in tokenizer.added if token.content == text)
+        context.warn(
+            f"{NAME}: the added token {text!r} has the id {said}, but loading the file gives it"
+            f" {id_}, which is what the model gets"
+        )
+
+
+def _moved(tokenizer: TokenizerJson) -> dict[str, int]:
+    return {t.content: t.id for t in tokenizer.added if t.content in tokenizer.renumbered}
+
+
+def _bpe(context: Context) -> Vocabulary:
+    tokenizer, loaded = _tokenizer(context)
+    tokens = base_tokens(tokenizer, loaded, context.config)
+    pre = _pre(context, tokenizer, loaded)
+    moved = _moved(tokenizer)
+    return Vocabulary("gpt2", pre, tokens, merges=True, bounded=False, renumbered=moved)
+
+
+def _wordpiece(context: Context) -> Vocabulary:
+    """BERT's: words get a leading mark, continuations lose their ``##``."""
+    tokenizer, loaded = _tokenizer(context, "BertTokenizer")
+    tokens = base_tokens(tokenizer, loaded, context.config)
+    control = int(TokenType.CONTROL)
+    texts = [
+        text if type_ == control else text[2:] if text.startswith("##") else MARK + text
+        for text, type_ in zip(tokens.texts, tokens.types.tolist(), strict=True)
+    ]
+    pre = _pre(context, tokenizer, loaded)
+    first = [segments(context.config, context.rule)]
+    moved = _moved(tokenizer)
+    return Vocabulary("bert", pre, Tokens(texts, tokens.types), first=first, renumbered=moved)
+
+
+def segments(config: Mapping[str, Any], rule: VocabRule) -> KV:
+    """The number of text segments."""
+    value = config.get("type_vocab_size", rule.default_segments)
+    if type(value) is not int or not 0 <= value < 1 << 32:
+        raise FormatError(f"config.json: type_vocab_size {value!r} is not a number of segments")
+    return KV(PREFIX + "token_type_count", ValueType.UINT32, value)
+
+
+def _pre(context: Context, tokenizer: TokenizerJson, loaded: Loaded) -> str:
+    """The pre-tokenizer's name, unless the user has said it."""
+    if context.pre is not None:
+        return context.pre
+    settings = context.files.json_object(CONFIG) or {}
+    bos = None
+    if settings.get("add_bos_token") is True:
+        text = token_text(settings.get("bos_token"))
+        bos = loaded.added[text].id if text in loaded.added else None
+    name = find_pre(tokenizer, [*loaded.added.values()], bos)
+    return context.rule.pre_names.get(name, name)
+
+
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+
+
+def _llama_hf(context: Context) -> Vocabulary:
+    """Llama's BPE with byte fallback, written as a SentencePiece vocabulary without scores.
+
+    ``LlamaHfVocab`` of gguf-py: ids must have no gaps, and special tokens are
+    those that the configuration names.
+    """
+    raw = context.files.json_object(NAME, TOKENIZER_LIMIT) or {}
+    tokenizer = read_tokenizer_json(context.files) if _falls_back(raw) else None
+    if tokenizer is None or tokenizer.type != "BPE":
+        raise Unfit
+    _warn_of_numbers(context, tokenizer)
+    loaded = load_added(context.files, tokenizer.vocab, tokenizer.added)
+    size = len(tokenizer.vocab)
+    texts = [""] * size
+    for text, id_ in tokenizer.vocab.items():
+        if id_ >= size:
+            raise FormatError(f"{NAME}: {text!r} has the id {id_}, but there are {size} tokens")
+        texts[id_] = text
+    types = [_llama_type(text, text in loaded.named) for text in texts]
+    more = sorted((t for t in loaded.added.values() if t.id >= size), key=lambda t: t.id)
+    for token in more:
+        special = token.content in loaded.named
+        texts.append(token.content)
+        types.append(TokenType.CONTROL if special else TokenType.USER_DEFINED)
+    table = Table(texts, [ADDED_SCORE] * len(texts), types)
+    return Vocabulary("llama", "default", table.freeze(), renumbered=_moved(tokenizer))
+
+
+def _falls_back(raw: Mapping[str, Any]) -> bool:
+    model, decoder = raw.get("model"), raw.get("decoder")
+    return (
+        isinstance(model, dict)
+        and model.get("byte_fallback") is True
+        and isinstance(decoder, dict)
+        and decoder.get("type") == "Sequence"
+    )
+
+
+def _llama_type(text: str, special: bool) -> int:
+    if text.startswith("<0x") and _BYTE.fullmatch(text):
+        return TokenType.BYTE
+    return TokenType.CONTROL if special else TokenType.NORMAL
+
+
+XLM_MODEL = "sentencepiece.bpe.model"
+
+
+def _xlm_roberta(context: Context) -> Vocabulary:
+    """XLM-RoBERTa's Unigram vocabulary, written as T5's."""
+    if XLM_MODEL in context.files:
+        model = read_pieces(context.files, XLM_MODEL)
+        if model.model_type != UNIGRAM:
+            raise FormatError(f"{XLM_MODEL}: not a Unigram model")
+        tokens = xlm_roberta_tokens(model, context.config, context.rule.mask_at)
+        flags = (model.add_dummy_prefix, model.remove_extra_whitespaces)
+        charsmap = model.precompiled_charsmap
+    else:
+        tokenizer = read_tokenizer_json(context.files)
+        if tokenizer is None or tokenizer.type != "Unigram":
+            raise Unfit
+        tokens = _unigram_tokens(context, tokenizer)
+        settings = context.files.json_object(CONFIG) or {}
+        flags = (
+            settings.get("add_prefix_space", True) is True,
+            settings.get("clean_up_tokenization_spaces", False) is True,
+        )
+        charsmap = _charsmap(tokenizer)
+    middle = [
+        KV(PREFIX + "add_space_prefix", ValueType.BOOL, flags[0]),
+        segments(context.config, context.rule),
+        KV(PREFIX + "remove_extra_whitespaces", ValueType.BOOL, flags[1]),
+    ]
+    if charsmap:
+        key = PREFIX + "precompiled_charsmap"
+        middle.append(KV(key, ValueType.ARRAY, charsmap, ValueType.UINT8))
+    return Vocabulary("t5", "default", tokens, middle=middle)
+
+
+def _unigram_tokens(context: Context, tokenizer: TokenizerJson) -> Tokens:
+    loaded = load_added(context.files, tokenizer.vocab, tokenizer.added, "XLMRobertaTokenizer")
+    settings = context.files.json_object(CONFIG) or {}
+    unknown = loaded.added.get(token_text(settings.get("unk_token")) or "")
+    unknown_id = unknown.id if unknown else tokenizer.model.get("unk_id", 3)
+    known = len(tokenizer.pieces)
+    size = max(vocab_size(context.config, known), known)
+    texts = [text for text, _ in tokenizer.pieces]
+    types = [
+        TokenType.UNKNOWN
+        if id_ == unknown_id
+        else TokenType.CONTROL
+        if text in loaded.named
+        else TokenType.USER_DEFINED
+        if text in loaded.added
+        else TokenType.NORMAL
+        for id_, text in enumerate(texts)
+    ]
+    scores = [score for _, score in tokenizer.pieces]
+    more = range(known, size)
+    table = Table(
+        texts + [f"[PAD{id_}]" for id_ in more],
+        scores + [PADDING_SCORE for _ in more],
+        [*types, *(TokenType.UNUSED for _ in more)],
+    )
+    return table.freeze()
+
+
+def _charsmap(tokenizer: TokenizerJson) -> bytes:
+    """The compiled character map of the normalizer, wherever it stands there."""
+    normalizer = tokenizer.part("normalizer")
+    parts = normalizer.get("normalizers")
+    for part in [normalizer, *(parts if isinstance(parts, list) else [])]:
+        if isinstance(part, dict) and isinstance(text := part.get("precompiled_charsmap"), str):
+            try:
+                return base64.b64decode(text, validate=True)
+            except binascii.Error:
+                raise FormatError(f"{NAME}: precompiled_charsmap is not base64") from None
+    return b""
+
+
+READERS: dict[Reader, Callable[[Context], Vocabulary]] = {
+    Reader.SENTENCEPIECE: _sentencepiece,
+    Reader.LLAMA_HF: _llama_hf,
+    Reader.BPE: _bpe,
+    Reader.WORDPIECE: _wordpiece,
+    Reader.PHI3: _phi3,
+    Reader.INTERNLM2: _internlm2,
+    Reader.XLM_ROBERTA: _xlm_roberta,
+}
