@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import types
 import typing
+from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +65,17 @@ def schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "One line of mbuild --progress json",
-        "oneOf": [_object(kind, {"event": {"const": kind.__name__}}) for kind in kinds],
+        "oneOf": [_event(kind) for kind in kinds],
     }
+
+
+def _event(kind: type) -> dict[str, Any]:
+    """One event; a status has its sentence, too."""
+    found = _object(kind, {"event": {"const": kind.__name__}})
+    if kind is events.Status:
+        found["properties"]["text"] = {"type": "string"}
+        found["required"].append("text")
+    return found
 
 
 def _object(kind: type, first: dict[str, Any]) -> dict[str, Any]:
@@ -81,6 +92,10 @@ def _type(hint: Any) -> dict[str, Any]:
     simple = {str: "string", int: "integer", float: "number", bool: "boolean"}
     if hint in simple:
         return {"type": simple[hint]}
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return {"type": "string", "enum": [member.value for member in hint]}
+    if typing.get_origin(hint) is Mapping:
+        return {"type": "object", "additionalProperties": _type(typing.get_args(hint)[1])}
     if hint is Digest:
         return {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"}
     if typing.get_origin(hint) in (typing.Union, types.UnionType):

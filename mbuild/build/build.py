@@ -15,10 +15,10 @@ from mbuild.core.events import (
     BuildEvent,
     BuildFinished,
     BuildStarted,
+    Code,
     Explained,
     LayerReady,
     ModelBuilt,
-    Reason,
     Replaced,
     Status,
     Warned,
@@ -42,7 +42,7 @@ def build(request: Request, store: Store) -> Generator[BuildEvent, None, None]:
     """
     recorder = Recorder(request, store)
     if not store.begin(timeout=_NOTICE_SECONDS):
-        yield Status("waiting for another mbuild, which is removing blobs")
+        yield Status(Code.WAITING_FOR_PRUNE)
         store.begin()
     try:
         yield from _recorded(request, store, recorder)
@@ -64,8 +64,7 @@ def _recorded(request: Request, store: Store, recorder: Recorder) -> Iterator[Bu
         raise
     recorder.ends("built", models=models)
     if recorder.reasons and not recorder.first:
-        rows = recorder.reasons.items()
-        yield Explained(tuple(Reason(step.label, texts) for step, texts in rows))
+        yield Explained(tuple(recorder.reasons.values()))
     yield finished
 
 
@@ -107,16 +106,17 @@ def _layers(planned: Plan, outcome: Outcome) -> Iterator[BuildEvent]:
         for layer in outcome.results[step].layers
         if layer.digest not in outcome.results[step].existed
     }
-    said = {
-        layer.digest: result.facts["announce"]
+    detected = {
+        layer.digest: result.facts["template"]
         for result in outcome.results.values()
-        if "announce" in result.facts
+        if "template" in result.facts
         for layer in result.layers
     }
     data = outcome.results[planned.manifest].facts["manifest"].encode()
     for layer in Manifest.decode(data, "the new manifest").layers:
-        if layer.digest in said:
-            yield Status(said[layer.digest])
+        if layer.digest in detected:
+            template = detected[layer.digest]
+            yield Status(Code.AUTODETECTED_TEMPLATE, {"template": template})
         else:
             existing = layer.digest not in new
             yield LayerReady(layer.digest, layer.media_type, layer.size, existing)

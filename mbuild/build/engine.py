@@ -13,7 +13,16 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.core.errors import CancelledError, MbuildError
-from mbuild.core.events import BuildEvent, Status, StepFinished, StepProgress, StepStarted, Warned
+from mbuild.core.events import (
+    BuildEvent,
+    Cause,
+    Note,
+    Status,
+    StepFinished,
+    StepProgress,
+    StepStarted,
+    Warned,
+)
 from mbuild.build.graph import (
     DESCRIPTION,
     STEP,
@@ -24,6 +33,7 @@ from mbuild.build.graph import (
     canonical_json,
     describe,
     in_order,
+    names_of,
 )
 
 if TYPE_CHECKING:
@@ -59,7 +69,7 @@ class Outcome:
         self.ran: dict[Step, Run] = {}
         self.begun: dict[Step, float] = {}
         self.descriptions: dict[Step, dict[str, Any]] = {}
-        self.lost: dict[Step, str] = {}
+        self.lost: dict[Step, Note] = {}
 
 
 class State(StrEnum):
@@ -81,7 +91,7 @@ class Surveyed(NamedTuple):
     state: State
     description: dict[str, Any] | None
     key: str = ""
-    lost: str = ""
+    lost: Note | None = None
 
 
 class Engine:
@@ -106,7 +116,7 @@ class Engine:
             else:
                 outcome.results[step] = result
                 outcome.keys[step] = key
-                yield StepFinished(numbers[step], step.label, True, 0.0, 0, step.kind)
+                yield StepFinished(numbers[step], step.label, True, 0.0, 0, *names_of(step))
         if missing:
             yield from _Run(self, outcome, numbers, missing).events()
 
@@ -155,22 +165,22 @@ class Engine:
                 return result._replace(existed=frozenset(layer.digest for layer in result.layers))
         return None
 
-    def lost(self, key: str) -> str:
+    def lost(self, key: str) -> Note:
         """Why there is no result under a key: it was never there, or its layers are gone.
 
         Without a key files had to be read for it, and nothing but that was the reason.
         """
         if not key:
-            return "its inputs were read again, and are unchanged"
+            return Note(Cause.READ_AGAIN)
         text = self.store.database.get(STEP, key)
         with suppress(ValueError, KeyError, TypeError, MbuildError):
             for layer in Result.from_json(text or "").layers:
                 size = self.store.blobs.size(layer.digest)
                 if size is not None and size != layer.size:
-                    return f"its layer {layer.digest.short} is damaged: {size} bytes long"
+                    return Note(Cause.LAYER_DAMAGED, {"layer": layer.digest.short, "size": size})
                 if size is None:
-                    return f"its cached layer {layer.digest.short} was removed"
-        return "its cached result was removed"
+                    return Note(Cause.LAYER_REMOVED, {"layer": layer.digest.short})
+        return Note(Cause.RESULT_REMOVED)
 
     def record(self, description: Mapping[str, Any], result: Result) -> str:
         """Keep a step's result, and its description, under its key; returns the key.
@@ -255,12 +265,13 @@ class _Run:
         outcome, number = self._outcome, self._numbers[step]
         outcome.results[step], outcome.keys[step] = done.result, done.key
         if done.run is None:
-            return StepFinished(number, step.label, True, 0.0, 0, step.kind)
+            return StepFinished(number, step.label, True, 0.0, 0, *names_of(step))
         outcome.ran[step] = done.run
         if done.description is not None:
             outcome.descriptions[step] = done.description
-        written = done.result.written
-        return StepFinished(number, step.label, False, done.run.seconds, written, step.kind)
+        return StepFinished(
+            number, step.label, False, done.run.seconds, done.result.written, *names_of(step)
+        )
 
     def _work(self, steps: Sequence[Step]) -> list[_Done]:
         """In a worker thread: each step's result, from the cache or made now."""
@@ -291,8 +302,8 @@ class _Run:
     def _make(self, steps: Sequence[Step]) -> list[Result]:
         """Run one step, or several of one group together."""
         for step in steps:
-            leader = self._numbers[steps[0]]
-            self._events.put(StepStarted(self._numbers[step], step.label, leader))
+            leader, number = self._numbers[steps[0]], self._numbers[step]
+            self._events.put(StepStarted(number, step.label, leader, *names_of(step)))
         context = self._context(steps[0])
         if len(steps) > 1:
             results: list[Result] = steps[0].run_together(steps, context)  # type: ignore[attr-defined]
@@ -301,7 +312,7 @@ class _Run:
         return [steps[0].run(context, inputs)]
 
     def _context(self, step: Step) -> StepContext:
-        number, label = self._numbers[step], step.label
+        number, label, names = self._numbers[step], step.label, names_of(step)
         last = 0.0
 
         def report(completed: int, total: int) -> None:
@@ -311,12 +322,12 @@ class _Run:
             now = time.monotonic()
             if total and (now - last >= _REPORT_SECONDS or completed >= total):
                 last = now
-                self._events.put(StepProgress(number, label, completed, total))
+                self._events.put(StepProgress(number, label, completed, total, *names))
 
         return StepContext(
             self._engine.store,
             report,
-            lambda text: self._events.put(Status(text)),
+            lambda code, values: self._events.put(Status(code, values)),
             lambda text: self._events.put(Warned(text)),
             self._engine.use_cache,
         )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.core.digest import Digest
+from mbuild.core.events import Cause, Note
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,10 +28,20 @@ ReadText = Callable[[str], str | None]
 """The text of a small file by its digest, if it was kept."""
 
 MISSING = object()
-STEP = "step"
-"""The input that differs where another kind of step makes the weights."""
-UNSEEN = "input changed"
-"""Why a step runs where what changed has no words."""
+
+NOTES: Mapping[Cause, str] = {
+    Cause.INPUT: "input changed",
+    Cause.FIRST: "not built before",
+    Cause.NEW_STEP: "new step",
+    Cause.NOTHING_KEPT: "the last build kept nothing to compare with",
+    Cause.NO_CACHE: "--no-cache",
+    Cause.READ_AGAIN: "its inputs were read again, and are unchanged",
+    Cause.RESULT_REMOVED: "its cached result was removed",
+    Cause.LAYER_REMOVED: "its cached layer {layer} was removed",
+    Cause.LAYER_DAMAGED: "its layer {layer} is damaged: {size} bytes long",
+    Cause.DEPENDS: "only if its input changes",
+}
+"""What a note says; the other causes have a change each, which says what differs."""
 
 _SHOWN = 40
 _MOST = 12
@@ -51,26 +62,30 @@ def keep_text(store: Store, name: str, path: Path, digest: Digest) -> None:
 
 
 class Change(NamedTuple):
-    """One input that differs; ``old`` or ``new`` is :data:`MISSING` where there is none."""
+    """One input that differs; ``old`` or ``new`` is :data:`MISSING` where there is none.
+
+    ``name`` is for people; ``cause`` says whether it is an input of the user's, another kind
+    of step, or another version of mbuild.
+    """
 
     name: str
     old: Any
     new: Any
+    cause: Cause = Cause.INPUT
 
     def __str__(self) -> str:
         """``name old -> new``, digests and texts cut to what tells them apart."""
-        if self.name == STEP:
+        if self.cause is Cause.STEP:
             return _STEPS.get((self.old, self.new), f"{self.new} instead of {self.old}")
-        old, new = _as_written(self.name, self.old), _as_written(self.name, self.new)
-        if old is MISSING:
-            return f"{self.name} {_shown(new)} is new"
-        if new is MISSING:
-            return f"{self.name} {_shown(old)} is gone"
-        return f"{self.name} {_pair(old, new)}"
+        if self.old is MISSING:
+            return f"{self.name} {_shown(self.new)} is new"
+        if self.new is MISSING:
+            return f"{self.name} {_shown(self.old)} is gone"
+        return f"{self.name} {_pair(self.old, self.new)}"
 
     def to_json(self) -> dict[str, Any]:
         """Both values whole; a side that has none is left out."""
-        value = {"input": self.name, "old": self.old, "new": self.new}
+        value = {"input": self.name, "old": self.old, "new": self.new, "cause": self.cause.value}
         return {key: item for key, item in value.items() if item is not MISSING}
 
 
@@ -83,29 +98,37 @@ _STEPS = {
 
 
 class Described(NamedTuple):
-    """A step of a build that was or is to be: what it is called and what decides it.
+    """A step of a build that was or is to be: what it is for and what decides it.
 
     ``lost`` is why it has no cached result, should nothing have changed.
     """
 
     kind: str
-    label: str
+    role: str
+    subject: str
+    target: str
     key: str
     description: Mapping[str, Any] | None
-    lost: str = ""
+    lost: Note | None = None
 
 
 class Explanation(NamedTuple):
     """Why a step that runs runs: inputs that differ, or in ``note`` what else it is."""
 
     changes: tuple[Change, ...] = ()
-    note: str = ""
+    note: Note | None = None
 
-    def texts(self, *, use_cache: bool = True) -> tuple[str, ...]:
+    def texts(self) -> tuple[str, ...]:
         """Each reason in words; there is always one."""
-        if self.changes:
+        if self.note is None:
             return tuple(str(change) for change in self.changes)
-        return (self.note if use_cache else "--no-cache",)
+        return (NOTES[self.note.cause].format(**self.note.values),)
+
+    def causes(self) -> tuple[Cause, ...]:
+        """Each reason's code, in the order of :meth:`texts`."""
+        if self.note is None:
+            return tuple(change.cause for change in self.changes)
+        return (self.note.cause,)
 
 
 def explain(new: Sequence[Described], old: Sequence[Described], store: Store) -> list[Explanation]:
@@ -125,23 +148,23 @@ def explain(new: Sequence[Described], old: Sequence[Described], store: Store) ->
 
 def _explanation(step: Described, before: Described | None, read_text: ReadText) -> Explanation:
     if before is None:
-        return Explanation(note="new step")
+        return Explanation(note=Note(Cause.NEW_STEP))
     if step.description is None or before.description is None:
-        return Explanation(note="the last build kept nothing to compare with")
+        return Explanation(note=Note(Cause.NOTHING_KEPT))
     found = changes(before.description, step.description, read_text)
-    return Explanation(found, "" if found else step.lost or UNSEEN)
+    return Explanation(found, None if found else step.lost or Note(Cause.INPUT))
 
 
 def match(new: Sequence[Described], old: Sequence[Described]) -> list[Described | None]:
     """For each new step the old one that it stands for, if there is one.
 
     Steps of one kind stand for each other: those with the same key first, then
-    those with the same label, then in order. What makes the weights is one
+    those of the same role, subject and target, then in order. What makes the weights is one
     kind: an import can become a conversion.
     """
     left = list(old)
     found: list[Described | None] = [None] * len(new)
-    for same in (_same_key, _same_label, _same_role):
+    for same in (_same_key, _same_place, _same_kind):
         for number, step in enumerate(new):
             if found[number] is None:
                 found[number] = next((other for other in left if same(step, other)), None)
@@ -157,11 +180,11 @@ def _same_key(a: Described, b: Described) -> bool:
     return a.kind == b.kind and a.key != "" and a.key == b.key
 
 
-def _same_label(a: Described, b: Described) -> bool:
-    return (a.kind, a.label) == (b.kind, b.label)
+def _same_place(a: Described, b: Described) -> bool:
+    return (a.kind, a.role, a.subject, a.target) == (b.kind, b.role, b.subject, b.target)
 
 
-def _same_role(a: Described, b: Described) -> bool:
+def _same_kind(a: Described, b: Described) -> bool:
     return a.kind == b.kind or {a.kind, b.kind} <= _WEIGHTS
 
 
@@ -170,19 +193,26 @@ def changes(
 ) -> tuple[Change, ...]:
     """Every input that differs between two descriptions; none if they are equal."""
     if old["kind"] != new["kind"]:
-        return (Change(STEP, old["kind"], new["kind"]),)
+        return (Change("step", old["kind"], new["kind"], Cause.STEP),)
     found = list(_version(old, new))
     a, b = _one_weights(_leaves(old), _leaves(json.loads(canonical(new))))
     for path in dict.fromkeys((*a, *b)):
         before, after = a.get(path, MISSING), b.get(path, MISSING)
+        if path[0] == _VALUES:
+            before, after = _as_written(before), _as_written(after)
         if before != after:
-            found += _expanded(_name(new["kind"], path), before, after, read_text)
+            cause = Cause.VERSION if path in _VERSIONS else Cause.INPUT
+            name = _name(new["kind"], path)
+            found += (
+                change._replace(cause=cause) for change in _expanded(name, before, after, read_text)
+            )
     return tuple(found)
 
 
 def _version(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
     if old["version"] != new["version"]:
-        yield Change(f"mbuild's version of the step {new['kind']}", old["version"], new["version"])
+        name = f"mbuild's version of the step {new['kind']}"
+        yield Change(name, old["version"], new["version"], Cause.VERSION)
 
 
 _Leaves = dict[tuple[str, ...], Any]
@@ -257,12 +287,13 @@ def _flat(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], 
 
 
 _BASE = ("base",)
+_VALUES = "values"
 _INPUTS = {"detect-template": "detected template", "convert-adapter": "adapter"}
 """What a step's result is called where it is another step's input, if not like its kind."""
 
 _NAMES: dict[tuple[str, ...], str] = {
     ("text",): "text",
-    ("values",): "parameter",
+    (_VALUES,): "parameter",
     ("source",): "file",
     ("sources",): "shard",
     ("name",): "folder's name",
@@ -291,6 +322,9 @@ _NAMES: dict[tuple[str, ...], str] = {
     ("quantization", "allow_requantize"): "--allow-requantize",
 }
 """What the places in a description are called; the longest beginning counts."""
+
+_VERSIONS = frozenset((("mbuild",), ("origin", "converter")))
+"""The places that hold a version of mbuild or of a part of it."""
 
 
 def _name(kind: str, path: tuple[str, ...]) -> str:
@@ -331,10 +365,9 @@ def _parsed(digest: Any, read_text: ReadText) -> Any:
         return None
 
 
-def _as_written(name: str, value: Any) -> Any:
+def _as_written(value: Any) -> Any:
     """A parameter's value as Modelfiles have it: numbers are kept as Go's floats, 5 as 5.0."""
-    whole = isinstance(value, float) and value.is_integer()
-    return int(value) if whole and name.startswith("parameter ") else value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _pair(old: Any, new: Any) -> str:

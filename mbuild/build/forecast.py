@@ -6,12 +6,13 @@ import statistics
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from mbuild.build.recording import FIRST, ancestor, described
+from mbuild.build.recording import ancestor, described
 from mbuild.build.request import Request, plans_of
 from mbuild.build.engine import Engine, State, Surveyed
 from mbuild.build.explain import Described, Explanation, explain
 from mbuild.gguf.types import BLOCKS, GGMLType
-from mbuild.build.graph import Step
+from mbuild.core.events import Cause, Note
+from mbuild.build.graph import Step, names_of
 from mbuild.build.history import BuildRecord, History
 from mbuild.build.sources.values import Material
 from mbuild.build.steps import (
@@ -38,9 +39,6 @@ _BASE_MEMORY = 160 << 20
 _IN_FLIGHT = 3
 """Tensors of the largest size that are in memory at once: read, transformed, written."""
 
-
-MAYBE = "only if its input changes"
-"""Why a step may run whose input is not known yet."""
 
 
 class PlannedStep(NamedTuple):
@@ -135,7 +133,7 @@ def survey(request: Request, store: Store) -> Survey:
     rows = tuple(Engine(store, request.use_cache).survey(targets))
     base = ancestor(request, History(store))
     if base is None:
-        reasons = [Explanation(note=FIRST)] * len(rows)
+        reasons = [Explanation(note=Note(Cause.FIRST))] * len(rows)
     else:
         reasons = explain([_described(row) for row in rows], described(base, store), store)
     why = (_applies(row, reason, request) for row, reason in zip(rows, reasons, strict=True))
@@ -143,7 +141,7 @@ def survey(request: Request, store: Store) -> Survey:
 
 
 def _described(row: Surveyed) -> Described:
-    return Described(row.step.kind, row.step.label, row.key, row.description, row.lost)
+    return Described(*names_of(row.step), row.key, row.description, row.lost)
 
 
 def forecast(request: Request, store: Store) -> Forecast:
@@ -169,9 +167,9 @@ def _applies(row: Surveyed, reason: Explanation, request: Request) -> Explanatio
     if row.state is State.CACHED:
         return None
     if row.state is State.DEPENDS:
-        return Explanation(note=MAYBE)
+        return Explanation(note=Note(Cause.DEPENDS))
     if not request.use_cache and not reason.changes:
-        return Explanation(note="--no-cache")
+        return Explanation(note=Note(Cause.NO_CACHE))
     return reason
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from mbuild.core.digest import Digest
+from mbuild.core.events import Code
 from mbuild.build.sources.values import Material
 from mbuild.store import Layer
 
@@ -63,7 +64,8 @@ class StepContext(NamedTuple):
     report: Callable[[int, int], None]
     """``report(completed, total)`` in bytes. Raises CancelledError when the build was
     stopped, so a step that reports often stops soon."""
-    status: Callable[[str], None]
+    status: Callable[[Code, Mapping[str, Any]], None]
+    """``status(code, values)``: what it is doing, by a code of the events."""
     warn: Callable[[str], None]
     use_cache: bool = True
 
@@ -158,6 +160,11 @@ class BaseStep:
     def learned(self, result: Result) -> Any:
         """The step itself: it knew everything."""
         return self
+
+
+def names_of(step: Step) -> tuple[str, str, str, str]:
+    """A step's kind, role, subject and target: what the events say of it apart."""
+    return step.kind, str(step.role), step.subject, step.target
 
 
 def variant_label(text: str, variant: str) -> str:

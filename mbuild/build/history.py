@@ -69,7 +69,9 @@ class StepRecord(NamedTuple):
     say why it ran. ``started`` and ``seconds`` are seconds since the build's
     start and of work, of an unfinished step until the build's end, both 0 if it
     never had its turn; ``read`` and ``written`` are bytes of the user's files and
-    of new blobs. ``materials`` is what it is made from that no step makes.
+    of new blobs. ``materials`` is what it is made from that no step makes. ``role``,
+    ``subject`` and ``target`` say apart what ``label`` says to people, and ``causes`` (of
+    :class:`mbuild.core.events.Cause`) what ``reasons`` say; builds of earlier versions have none.
     """
 
     kind: str
@@ -84,6 +86,10 @@ class StepRecord(NamedTuple):
     written: int = 0
     layers: tuple[Layer, ...] = ()
     materials: tuple[Material, ...] = ()
+    role: str = ""
+    subject: str = ""
+    target: str = ""
+    causes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As the log keeps it; what says nothing is left out."""
@@ -98,7 +104,7 @@ class StepRecord(NamedTuple):
         layers = tuple(Layer.from_json(layer) for layer in value.get("layers", ()))
         materials = tuple(Material(**material) for material in value.get("materials", ()))
         given = {key: item for key, item in value.items() if key in cls._fields}
-        tuples = {key: tuple(given.get(key, ())) for key in ("inputs", "reasons")}
+        tuples = {key: tuple(given.get(key, ())) for key in ("inputs", "reasons", "causes")}
         return cls(**{"key": "", **given, **tuples, "layers": layers, "materials": materials})
 
 

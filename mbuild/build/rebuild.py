@@ -18,8 +18,9 @@ from mbuild.build.build import build
 from mbuild.build.recording import described
 from mbuild.store.contents import reading
 from mbuild.core.errors import MbuildError, SourceError, StoreError
+from mbuild.core.events import Cause
 from mbuild.build.explain import Described, explain
-from mbuild.build.graph import Step, in_order
+from mbuild.build.graph import Step, in_order, names_of
 from mbuild.store import Layer, Manifest, Store
 from mbuild.store.files import temporary_folder
 from mbuild.store.manifest import ADAPTER, DRAFT, MODEL, PROJECTOR
@@ -40,7 +41,6 @@ _MARGIN = 1 << 20
 """Bytes that the folders and the cache of the throw-away store may take."""
 
 _GGUF = frozenset((MODEL, PROJECTOR, ADAPTER, DRAFT))
-_IGNORED = "mbuild's version"
 
 
 class Difference(NamedTuple):
@@ -158,7 +158,7 @@ class Unchanged:
         steps = in_order([plan.manifest for plan in plans])
         old = [_bare(step) for step in described(self._record, self._store)]
         for step, why in zip(steps, explain(_bares(steps), old, self._store), strict=True):
-            changes = [c for c in why.changes if not c.name.startswith(_IGNORED)]
+            changes = [c for c in why.changes if c.cause is not Cause.VERSION]
             if changes:
                 raise SourceError(
                     f"{step.label}: {'; '.join(map(str, changes))}",
@@ -175,8 +175,7 @@ def _bares(steps: Sequence[Step]) -> list[Described]:
     return [
         _bare(
             Described(
-                step.kind,
-                step.label,
+                *names_of(step),
                 "",
                 {"kind": step.kind, "version": step.version, "fields": step.key_fields()},
             )

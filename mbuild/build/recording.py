@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild import __version__
 from mbuild.core.digest import Digest
+from mbuild.core.events import Cause, Note, Reason
 from mbuild.build.engine import Outcome
-from mbuild.build.graph import DESCRIPTION, Step, in_order
+from mbuild.build.graph import DESCRIPTION, Step, in_order, names_of
 from mbuild.build.history import BuildRecord, History, StepRecord, new_id
 
 if TYPE_CHECKING:
     from mbuild.build.request import Request
-    from mbuild.build.explain import Described
+    from mbuild.build.explain import Described, Explanation
     from mbuild.store import Store
-
-FIRST = "not built before"
-"""Why a step runs that no earlier build of the model can be compared with."""
 
 
 class Recorder:
@@ -34,14 +32,14 @@ class Recorder:
         self.clock = time.monotonic()
         self._targets: Sequence[Step] = ()
         self._outcome = Outcome()
-        self._reasons: Mapping[Step, tuple[str, ...]] | None = None
+        self._reasons: Mapping[Step, Reason] | None = None
 
     def begins(self, targets: Sequence[Step], outcome: Outcome) -> None:
         """The graph is known; ``outcome`` fills while it runs."""
         self._targets, self._outcome = targets, outcome
 
     @property
-    def reasons(self) -> Mapping[Step, tuple[str, ...]]:
+    def reasons(self) -> Mapping[Step, Reason]:
         """Why each step ran that ran, in the build's order; looked up when first asked for."""
         if self._reasons is None:
             order = in_order(self._targets)
@@ -51,7 +49,7 @@ class Recorder:
     @property
     def first(self) -> bool:
         """Whether there is no earlier build of the model: nobody asks why it is built."""
-        return set(self.reasons.values()) == {(FIRST,)}
+        return {reason.causes for reason in self.reasons.values()} == {(Cause.FIRST,)}
 
     def ends(self, result: str, error: str = "", models: Mapping[str, Digest] = {}) -> None:
         """Add the build to the log."""
@@ -76,27 +74,35 @@ class Recorder:
         inputs = tuple(places[source] for source in step.inputs)
         result, run = outcome.results.get(step), outcome.ran.get(step)
         key = outcome.keys.get(step, "")
+        record = StepRecord(
+            step.kind,
+            step.label,
+            key,
+            inputs,
+            "cached",
+            role=str(step.role),
+            subject=step.subject,
+            target=step.target,
+        )
         if result is None:
-            record = StepRecord(step.kind, step.label, key, inputs, "unfinished", read=step.reads)
+            record = record._replace(status="unfinished", read=step.reads)
             begun = outcome.begun.get(step)
             if begun is None:
                 return record
             took = time.monotonic() - begun
             return record._replace(started=begun - self.clock, seconds=took)
         if run is None:
-            return StepRecord(step.kind, step.label, key, inputs, "cached", layers=result.layers)
-        return StepRecord(
-            step.kind,
-            step.label,
-            key,
-            inputs,
-            "ran",
-            self.reasons.get(step, ()),
-            run.started - self.clock,
-            run.seconds,
-            step.reads,
-            result.written,
-            result.layers,
+            return record._replace(layers=result.layers)
+        reason = self.reasons.get(step)
+        return record._replace(
+            status="ran",
+            reasons=reason.texts if reason else (),
+            causes=reason.causes if reason else (),
+            started=run.started - self.clock,
+            seconds=run.seconds,
+            read=step.reads,
+            written=result.written,
+            layers=result.layers,
         )
 
 
@@ -113,31 +119,42 @@ def described(record: BuildRecord, store: Store) -> list[Described]:
         text = store.database.get(DESCRIPTION, key)
         return json.loads(text) if text else None
 
-    return [Described(s.kind, s.label, s.key, description(s.key)) for s in record.steps]
+    return [
+        Described(s.kind, s.role, s.subject, s.target, s.key, description(s.key))
+        for s in record.steps
+    ]
 
 
 def _why(
     request: Request, order: Sequence[Step], outcome: Outcome, store: Store, history: History
-) -> dict[Step, tuple[str, ...]]:
+) -> dict[Step, Reason]:
     """The reasons of the steps that ran: what differs from the last build of the model."""
     ran = [step for step in order if step in outcome.ran]
     if not ran:
         return {}
-    before = ancestor(request, history)
-    if before is None:
-        return dict.fromkeys(ran, (FIRST,))
-    from mbuild.build.explain import Described, explain
+    from mbuild.build.explain import Described, Explanation, explain
 
+    before = ancestor(request, history)
     steps = [step for step in order if step in outcome.results]
-    new = [
-        Described(
-            step.kind,
-            step.label,
-            outcome.keys.get(step, ""),
-            outcome.descriptions.get(step),
-            outcome.lost.get(step, ""),
-        )
-        for step in steps
-    ]
-    rows = dict(zip(steps, explain(new, described(before, store), store), strict=True))
-    return {step: rows[step].texts(use_cache=request.use_cache) for step in ran}
+    if before is None:
+        rows = dict.fromkeys(ran, Explanation(note=Note(Cause.FIRST)))
+    else:
+        new = [
+            Described(
+                *names_of(step),
+                outcome.keys.get(step, ""),
+                outcome.descriptions.get(step),
+                outcome.lost.get(step),
+            )
+            for step in steps
+        ]
+        found = explain(new, described(before, store), store)
+        rows = dict(zip(steps, found, strict=True))
+    return {step: _reason(step, rows[step], request) for step in ran}
+
+
+def _reason(step: Step, why: Explanation, request: Request) -> Reason:
+    """Why a step ran; where nothing differs, perhaps because no result was to be used."""
+    if not why.changes and not request.use_cache and why.causes() != (Cause.FIRST,):
+        why = why._replace(note=Note(Cause.NO_CACHE))
+    return Reason(step.label, why.texts(), why.causes())

@@ -8,10 +8,10 @@ from itertools import islice
 import click
 
 from mbuild.build.history import BuildRecord, History
-from mbuild.build.recording import FIRST
 from mbuild.cli.common import columns_of, format_option, human_size, open_store, store_option
 from mbuild.cli.screen import Column, fitted, wrapped
 from mbuild.core.errors import NameNotFoundError, UsageError
+from mbuild.core.events import Cause
 from mbuild.core.names import InvalidNameError, ModelName
 from mbuild.core.units import local_time
 
@@ -146,5 +146,5 @@ def _show_build(record: BuildRecord) -> None:
         ran = step.status == "ran"
         facts = f"  {step.seconds:.2f} s, {human_size(step.written)}" if ran else ""
         say(f"{step.label}{facts}", step.status)
-        for reason in step.reasons if step.reasons != (FIRST,) else ():
+        for reason in step.reasons if step.causes != (Cause.FIRST,) else ():
             say(reason)

@@ -202,7 +202,8 @@ def _explain_json(names: Sequence[str], surveyed: Survey) -> dict[str, Any]:
         }
         if why:
             value["changes"] = [change.to_json() for change in why.changes]
-            value["note"] = why.note
+            value["note"] = "" if why.note is None else why.texts()[0]
+            value["cause"] = "" if why.note is None else why.note.cause.value
         steps.append(value)
     base = surveyed.base
     return {"names": list(names), "compared_with": base.id if base else None, "steps": steps}

@@ -1,15 +1,61 @@
 """What a build tells the world while it runs.
 
 Steps report to the engine, the engine yields these values, and one renderer
-per front end shows them. A failure is an exception; only programs that read
-events get one about it.
+per front end shows them. What a front end decides by is a code, a kind, a role or a
+number, never a text; sentences are made in ``mbuild.cli.wording`` and
+``mbuild.server.wording``. A failure is an exception; only programs that read events get
+one about it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from enum import StrEnum
 from typing import NamedTuple
 
 from mbuild.core.digest import Digest
+
+Value = str | int | bool | tuple[str, ...]
+"""What a code's sentence has places for."""
+
+
+class Code(StrEnum):
+    """What a :class:`Status` says; behind each, the names of its values."""
+
+    WAITING_FOR_PRUNE = "waiting-for-prune"
+    WAITING_FOR_BUILDS = "waiting-for-builds"
+    PARSING_GGUF = "parsing-gguf"
+    CONVERTING_MODEL = "converting-model"
+    CONVERTING_ADAPTER = "converting-adapter"
+    QUANTIZING = "quantizing"  # source, target: types; role: model or draft
+    COMPILING_QUANTIZERS = "compiling-quantizers"  # types; kept: whether for later builds
+    REUSED_TENSORS = "reused-tensors"  # reused, total: how many
+    NEWLY_QUANTIZED = "newly-quantized"  # tensors: their names
+    AUTODETECTED_TEMPLATE = "autodetected-template"  # template: its name
+
+
+class Cause(StrEnum):
+    """Why a step runs: an input that differs, or else what a :class:`Note` says."""
+
+    INPUT = "input"  # another value of an input
+    STEP = "step"  # another kind of step makes the weights
+    VERSION = "version"  # another version of mbuild or of the step
+    FIRST = "first-build"  # no earlier build of the model
+    NEW_STEP = "new-step"  # the last build had no such step
+    NOTHING_KEPT = "nothing-kept"  # the last build's inputs are not known
+    NO_CACHE = "no-cache"  # asked for
+    READ_AGAIN = "read-again"  # only reading the inputs could tell that nothing changed
+    RESULT_REMOVED = "result-removed"
+    LAYER_REMOVED = "layer-removed"  # layer: its short digest
+    LAYER_DAMAGED = "layer-damaged"  # layer; size: its bytes on the disk
+    DEPENDS = "depends"  # it runs only if its input changes
+
+
+class Note(NamedTuple):
+    """Why a step runs none of whose inputs differs."""
+
+    cause: Cause
+    values: Mapping[str, Value] = {}
 
 
 class BuildStarted(NamedTuple):
@@ -20,9 +66,10 @@ class BuildStarted(NamedTuple):
 
 
 class Status(NamedTuple):
-    """A line that Ollama would print, such as ``parsing GGUF``."""
+    """What the build is doing, by a code; ``values`` are what its sentence names."""
 
-    text: str
+    code: Code
+    values: Mapping[str, Value] = {}
 
 
 class Warned(NamedTuple):
@@ -35,12 +82,19 @@ class StepStarted(NamedTuple):
     """A step runs because the cache has no result for it; ``step`` is its number.
 
     Steps that run together from one read tell their progress once: under the
-    number ``leader``, which is the step's own where it runs alone.
+    number ``leader``, which is the step's own where it runs alone. ``label`` is what it
+    does, for people; ``kind`` (``import``, ``params``, ...), ``role`` (``model``,
+    ``adapter``, ``draft``), ``subject`` (the name of what it starts from) and ``target``
+    (the type of its variant) say the same apart, each empty where there is none.
     """
 
     step: int
     label: str
     leader: int = 0
+    kind: str = ""
+    role: str = ""
+    subject: str = ""
+    target: str = ""
 
 
 class StepProgress(NamedTuple):
@@ -50,13 +104,14 @@ class StepProgress(NamedTuple):
     label: str
     completed: int
     total: int
+    kind: str = ""
+    role: str = ""
+    subject: str = ""
+    target: str = ""
 
 
 class StepFinished(NamedTuple):
-    """A step has its result, from the cache or after ``seconds`` of work.
-
-    ``kind`` is the step's (``import``, ``params``, ...).
-    """
+    """A step has its result, from the cache or after ``seconds`` of work."""
 
     step: int
     label: str
@@ -64,6 +119,9 @@ class StepFinished(NamedTuple):
     seconds: float
     written: int
     kind: str = ""
+    role: str = ""
+    subject: str = ""
+    target: str = ""
 
 
 class LayerReady(NamedTuple):
@@ -105,10 +163,14 @@ class ModelBuilt(NamedTuple):
 
 
 class Reason(NamedTuple):
-    """Why one step ran: each input that differs from the last build's."""
+    """Why one step ran: each input that differs from the last build's.
+
+    ``causes`` has a code for each of the ``texts``, which are for people.
+    """
 
     label: str
     texts: tuple[str, ...]
+    causes: tuple[Cause, ...] = ()
 
 
 class Explained(NamedTuple):

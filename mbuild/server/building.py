@@ -19,7 +19,8 @@ from mbuild.server import shapes
 from mbuild.server.context import Files, is_checkpoint
 from mbuild.server.create import Creation, read_creation
 from mbuild.server.requests import read_json
-from mbuild.server.stream import Line, Lines, Wording, encode
+from mbuild.server.stream import Line, encode
+from mbuild.server.wording import Lines, Wording, opening
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -58,15 +59,12 @@ def _wording(store: Store, creation: Creation) -> Wording:
     """What to say of the build, seen before it begins."""
     held = store.uploads.held()
     fresh = {digest for digest in creation.files.values() if held.get(digest)}
-    adapters = {name.rpartition("/")[2] for name in creation.adapters}
-    return Wording(fresh, adapters, _opening(creation.files), _opening(creation.drafts))
+    return Wording(fresh, _opening(creation.files), _opening(creation.drafts))
 
 
 def _opening(files: Files) -> str:
-    """How Ollama begins with a request's files."""
-    if not files:
-        return ""
-    return "converting model" if is_checkpoint(files) else "parsing GGUF"
+    """How Ollama begins with a request's files, if there are any."""
+    return opening(is_checkpoint=is_checkpoint(files)) if files else ""
 
 
 def _build(creation: Creation, store: Store) -> Iterator[BuildEvent]:

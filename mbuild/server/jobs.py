@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import suppress
 
 from mbuild.core.errors import CancelledError
-from mbuild.core.events import BuildEvent, Status, StepFinished, StepProgress
+from mbuild.core.events import BuildEvent, Code, Status, StepFinished, StepProgress
 from mbuild.server.stream import HEARTBEAT_SECONDS, PATIENCE_SECONDS, PROGRESS_SECONDS
 
 Events = Callable[[], Iterator[BuildEvent]]
@@ -24,7 +24,7 @@ Events = Callable[[], Iterator[BuildEvent]]
 QUEUE_NOTICE_SECONDS = 1.0
 """A build that waits longer than this for its turn says so."""
 
-QUEUED = Status("waiting for other builds to finish")
+QUEUED = Status(Code.WAITING_FOR_BUILDS)
 
 
 class Job:

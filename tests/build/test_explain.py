@@ -427,13 +427,19 @@ def test_explain_says_what_the_next_build_does(
 
 
 def test_steps_are_matched_by_what_they_are() -> None:
-    """The same key first, then the same label, then the order; weights are one kind."""
-    old = [Described("license", "license", key, {}) for key in "abc"]
-    new = [Described("license", "license", key, {}) for key in "cxa"]
-    assert [step.key for step in match(new, old) if step] == ["c", "b", "a"]
-    imported, converted = Described("import", "i", "1", {}), Described("convert", "c", "2", {})
+    """The same key first, then the same place, then the order; weights are one kind."""
+
+    def step(kind: str, key: str, subject: str = "", target: str = "") -> Described:
+        return Described(kind, "", subject, target, key, {})
+
+    old, new = ([step("license", key) for key in keys] for keys in ("abc", "cxa"))
+    assert [found.key for found in match(new, old) if found] == ["c", "b", "a"]
+    old = [step("quantize", key, "m", type_) for key, type_ in (("1", "Q4_0"), ("2", "Q8_0"))]
+    new = [step("quantize", key, "m", type_) for key, type_ in (("3", "Q8_0"), ("4", "Q4_0"))]
+    assert [found.key for found in match(new, old) if found] == ["2", "1"]
+    imported, converted = step("import", "1", "i"), step("convert", "2", "c")
     assert match([converted], [imported]) == [imported]
-    assert match([new[0]], [imported]) == [None]
+    assert match([step("license", "c")], [imported]) == [None]
 
 
 @pytest.mark.parametrize(

@@ -25,13 +25,15 @@ from rich.cells import cell_len
 from screens import Screen, finished, program, terminal
 
 from mbuild.cli.live import ASCII, LINES, Look, Row, done_text, fit, frame
-from mbuild.cli.progress import PLAIN_SECONDS, Plain, Terminal
+from mbuild.cli.progress import PLAIN_SECONDS, Plain
 from mbuild.cli.rate import SETTLED, Rate
+from mbuild.cli.terminal import Terminal
 from mbuild.core.digest import Digest
 from mbuild.core.events import (
     BuildEvent,
     BuildFinished,
     BuildStarted,
+    Code,
     Status,
     StepFinished,
     StepProgress,
@@ -239,7 +241,7 @@ def two_variants(clock: Time, show: Callable[[BuildEvent], None]) -> Iterator[No
     show(StepStarted(2, "quant モデル to Q4_K_M", 2))
     show(StepStarted(3, "quant モデル to Q8_0", 2))
     show(StepStarted(4, "import big\x1b[31m.gguf", 4))
-    show(Status("converting model"))
+    show(Status(Code.CONVERTING_MODEL))
     for second in range(5):
         clock.now += 1
         show(StepProgress(2, "", 50_000_000 * second, 400_000_000))
@@ -247,8 +249,8 @@ def two_variants(clock: Time, show: Callable[[BuildEvent], None]) -> Iterator[No
     yield
     show(StepFinished(4, "import big\x1b[31m.gguf", False, 5.0, 10_000_000_000, "import"))
     yield
-    show(Status("using autodetected template chatml"))
-    show(Status("using autodetected template chatml"))
+    show(Status(Code.AUTODETECTED_TEMPLATE, {"template": "chatml"}))
+    show(Status(Code.AUTODETECTED_TEMPLATE, {"template": "chatml"}))
     show(Warned("the model has no template"))
     show(StepFinished(2, "quant モデル to Q4_K_M", False, 8.0, 300_000_000, "quantize"))
     show(StepFinished(3, "quant モデル to Q8_0", False, 8.0, 0, "quantize"))

@@ -16,6 +16,7 @@ from mbuild.core.events import (
     BuildEvent,
     BuildFinished,
     LayerReady,
+    Code,
     Status,
     StepFinished,
     StepProgress,
@@ -23,7 +24,8 @@ from mbuild.core.events import (
 )
 from mbuild.server import jobs as module
 from mbuild.server.jobs import QUEUED, Job, Jobs
-from mbuild.server.stream import Lines, Wording, encode
+from mbuild.server.stream import Line, encode
+from mbuild.server.wording import Lines, Wording
 from mbuild.store.manifest import MODEL, PARAMS
 
 DIGEST = Digest("0" * 64)
@@ -33,7 +35,7 @@ class FakeBuild:
     """A build that waits for the test; counts its starts and whether it was closed."""
 
     def __init__(self, *events: BuildEvent, error: Exception | None = None) -> None:
-        self.events = events or (Status("working"),)
+        self.events = events or (Status(Code.CONVERTING_MODEL),)
         self.error = error
         self.go = threading.Event()
         self.starts = 0
@@ -61,13 +63,14 @@ def test_identical_builds_share_one_execution() -> None:
     """Two that ask for the same get the same events from one run, the second from the start."""
 
     async def scenario() -> None:
-        build, jobs = FakeBuild(Status("a"), Status("b")), Jobs(2)
+        statuses = Status(Code.PARSING_GGUF), Status(Code.CONVERTING_MODEL)
+        build, jobs = FakeBuild(*statuses), Jobs(2)
         first = asyncio.ensure_future(collect(jobs.join("key", build)))
         await asyncio.sleep(0.1)
         second = asyncio.ensure_future(collect(jobs.join("key", build)))
         await asyncio.sleep(0.05)
         build.go.set()
-        assert await first == await second == [Status("a"), Status("b")]
+        assert await first == await second == list(statuses)
         assert build.starts == 1
         again = jobs.join("key", build)
         await collect(again)
@@ -80,6 +83,7 @@ def test_the_last_to_leave_stops_the_build() -> None:
     """One of two clients that goes away stops nothing; both do."""
 
     async def scenario() -> None:
+        statuses = Status(Code.PARSING_GGUF), Status(Code.CONVERTING_MODEL)
         build, jobs = FakeBuild(), Jobs(1)
         job = jobs.join("key", build)
         waiting = [asyncio.ensure_future(collect(job)) for _ in range(2)]
@@ -141,6 +145,7 @@ def test_errors_reach_all_who_wait() -> None:
     """What the build raises is raised to each of them."""
 
     async def scenario() -> None:
+        statuses = Status(Code.PARSING_GGUF), Status(Code.CONVERTING_MODEL)
         build, jobs = FakeBuild(error=FormatError("bad")), Jobs(1)
         waiting = [asyncio.ensure_future(collect(jobs.join("key", build))) for _ in range(2)]
         await asyncio.sleep(0.05)
@@ -173,6 +178,7 @@ def test_progress_comes_at_most_every_tenth_of_a_second() -> None:
     """A build that reports a hundred times a second is heard of ten times, not at once."""
 
     async def scenario() -> None:
+        statuses = Status(Code.PARSING_GGUF), Status(Code.CONVERTING_MODEL)
         build, jobs = FakeBuild(), Jobs(1)
         times = []
 
@@ -219,7 +225,7 @@ def test_a_silent_build_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> 
     silent = threading.Event()
 
     def build() -> Iterator[BuildEvent]:
-        yield Status("converting model")
+        yield Status(Code.CONVERTING_MODEL)
         silent.wait(5)
 
     async def scenario() -> None:
@@ -236,15 +242,17 @@ def test_a_silent_build_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_lines_are_ollamas() -> None:
     """Each event as Ollama says it; warnings at the end."""
-    lines = Lines(Wording(fresh={DIGEST}, adapters={"a.gguf"}, opening="parsing GGUF"))
+    lines = Lines(Wording(fresh={DIGEST}, opening="parsing GGUF"))
     events: list[BuildEvent] = [
-        Status("reused 2 of 2 quantized tensors"),
+        Status(Code.REUSED_TENSORS, {"reused": 2, "total": 2}),
         Warned("odd"),
-        StepFinished(1, "import m.gguf", True, 0, 0, "import"),
-        StepFinished(2, "import a.gguf", False, 0, 0, "import"),
-        StepFinished(3, "quantize m.gguf to Q8_0", True, 0, 0, "quantize"),
+        StepFinished(1, "import m.gguf", True, 0, 0, "import", "model", "m.gguf"),
+        StepFinished(2, "import a.gguf", False, 0, 0, "import", "adapter", "a.gguf"),
+        StepFinished(
+            3, "quantize m.gguf to Q8_0", True, 0, 0, "quantize", "model", "m.gguf", "Q8_0"
+        ),
         LayerReady(DIGEST, MODEL, 1, existing=True),
-        Status("using autodetected template chatml"),
+        Status(Code.AUTODETECTED_TEMPLATE, {"template": "chatml"}),
         LayerReady(Digest("1" * 64), PARAMS, 1, existing=True),
         BuildFinished("m", DIGEST, 1, 0, 0, 0.0),
     ]
@@ -263,10 +271,20 @@ def test_lines_are_ollamas() -> None:
 def test_progress_lines_have_whole_numbers() -> None:
     """Python's and Go's clients break on 10.5; a quantization is called what Ollama calls it."""
     lines = Lines(Wording())
-    assert lines.of(Status("quantizing F16 model to Q8_0")) == []
-    (line,) = lines.of(StepProgress(1, "quantize m to Q8_0", 5, 10))
+
+    def begins(source: str, target: str, role: str) -> list[Line]:
+        values = {"source": source, "target": target, "role": role}
+        return lines.of(Status(Code.QUANTIZING, values))
+
+    def goes_on(done: int) -> Line:
+        names = "quantize", "model", "m", "Q8_0"
+        (line,) = lines.of(StepProgress(1, "quantize m to Q8_0", done, 10, *names))
+        return line
+
+    assert begins("F16", "Q8_0", "model") == []
+    line = goes_on(5)
     assert line["status"] == "quantizing F16 model to Q8_0"
     assert (line["completed"], line["total"]) == (5, 10)
-    assert lines.of(Status("quantizing BF16 model to Q4_0")) == []  # of the draft
-    assert lines.of(StepProgress(1, "quantize m to Q8_0", 6, 10))[0]["status"] == line["status"]
+    assert begins("BF16", "Q4_0", "draft") == begins("BF16", "Q8_0", "draft") == []
+    assert goes_on(6)["status"] == line["status"]
     assert encode({"status": "a\nb"}) == b'{"status":"a\\nb"}\n'

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.core.digest import Digest, DigestError
 from mbuild.core.errors import SourceError
+from mbuild.core.events import Code
 from mbuild.build.graph import BaseStep, Result, Step, StepContext
 from mbuild.build.sources.values import Material, SourceFile
 from mbuild.build.steps.files import OpenFiles, open_source
@@ -109,7 +110,7 @@ class ImportGGUF(BaseStep):
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
         """Check the file, bring it into the store, and read what it is from there."""
-        context.status("parsing GGUF")
+        context.status(Code.PARSING_GGUF, {})
         with open_source(self.file) as opened:
             _layer_type(self.role, read_facts(opened.reading_path, self.file.name), self.file.name)
             check_loadable(opened.reading_path, self.file.name)
@@ -175,7 +176,7 @@ class MergeGGUF(BaseStep):
         from mbuild.gguf.reader import open_gguf
         from mbuild.gguf.shards import merge
 
-        context.status("parsing GGUF")
+        context.status(Code.PARSING_GGUF, {})
         name = self.files[0].name
         with ExitStack() as stack:
             files = OpenFiles({file.name: file for file in self.files}, stack)

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mbuild.core.events import Code
 from mbuild.build.graph import Result, StepContext
 from mbuild.build.sources.values import CheckpointSource, Material, SourceFile
 from mbuild.build.steps.weights import CONVERTER_VERSION, checkpoint_fields, with_digests
@@ -49,7 +50,7 @@ class CheckpointOrigin(NamedTuple):
         from mbuild.convert.convert import convert
         from mbuild.convert.read.dtypes import OutType
 
-        context.status("converting model")
+        context.status(Code.CONVERTING_MODEL, {})
         checkpoint = open_checkpoint(self.source.name, paths)
         return convert(checkpoint, OutType(self.outtype), pre=self.pre, warn=context.warn)
 
@@ -89,7 +90,7 @@ class GGUFOrigin(NamedTuple):
         from mbuild.gguf.reader import open_gguf
         from mbuild.gguf.shards import merge
 
-        context.status("parsing GGUF")
+        context.status(Code.PARSING_GGUF, {})
         files = [stack.enter_context(open_gguf(path, name=n)) for n, path in paths.items()]
         return merge(files) if len(files) > 1 else files[0].model()
 

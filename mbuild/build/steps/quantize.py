@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from mbuild.core.digest import Digest
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.events import Code
 from mbuild.build.graph import BaseStep, Result, Step, StepContext, canonical_json
 from mbuild.build.sources.values import Material, SourceFile
 from mbuild.build.steps.files import OpenFiles, open_source
@@ -210,17 +211,17 @@ def _variant(
         )
     source = file_type_name(model.get("general.file_type"))
     target = file_type(step.quantization.file_type)
-    context.status(f"quantizing {source} model to {target.name}")
+    values = {"source": source, "target": target.name, "role": step.role.value}
+    context.status(Code.QUANTIZING, values)
     _load_kernels(variant, context)
     return variant
 
 
-def _say_compiling(names: str, context: StepContext) -> None:
+def _say_compiling(types: tuple[str, ...], context: StepContext) -> None:
     """That quantizers are compiled, and whether the next build has them."""
     from mbuild.quant.compiled import cache
 
-    once = "" if cache.problem() else " (once on this machine)"
-    context.status(f"compiling quantizers for {names}{once}")
+    context.status(Code.COMPILING_QUANTIZERS, {"types": types, "kept": not cache.problem()})
 
 
 def _warn_of_cache(context: StepContext) -> None:
@@ -249,7 +250,7 @@ def _load_kernels(variant: Variant, context: StepContext) -> None:
     from mbuild.quant.quantize import prepare
 
     changed = {new for tensor, new in variant.tensors if new is not tensor.type}
-    names = ", ".join(type_.name for type_ in sorted(changed))
+    names = tuple(type_.name for type_ in sorted(changed))
     timer = Timer(_PATIENCE, _say_compiling, [names, context])
     timer.start()
     done: Future[None] = Future()
@@ -363,7 +364,7 @@ def unquantized_size(origin: Origin, store: Store) -> tuple[int, int]:
 
 def _open_quietly(origin: Origin, store: Store, stack: ExitStack) -> Model:
     """The model of an origin, without a word and without hashing files."""
-    silent = StepContext(store, lambda done, total: None, lambda text: None, lambda text: None)
+    silent = StepContext(store, lambda done, total: None, lambda code, values: None, lambda t: None)
     opened = {name: stack.enter_context(open_source(f)) for name, f in origin.files.items()}
     return origin.open(silent, {name: file.path for name, file in opened.items()}, stack)
 

@@ -32,7 +32,7 @@ class DetectTemplate(BaseStep):
     """The template layer of a model, if its chat template is one that a Go template can say.
 
     ``facts["parameters"]`` are the stop parameters that belong to it.
-    ``facts["announce"]`` is what to say of the layer.
+    ``facts["template"]`` is its name.
     """
 
     inputs: tuple[Step, ...]
@@ -40,7 +40,7 @@ class DetectTemplate(BaseStep):
 
     kind: ClassVar[str] = "detect-template"
     role: ClassVar[str] = ""
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     @property
     def label(self) -> str:
@@ -73,7 +73,7 @@ class DetectTemplate(BaseStep):
             return Result()
         result = put_layer(context, TEMPLATE, found.text.encode())
         facts = {
-            "announce": f"using autodetected template {found.name}",
+            "template": found.name,
             "parameters": {"stop": found.stop} if found.stop else {},
         }
         return result._replace(facts=facts)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from mbuild.core.errors import CancelledError, MbuildError
+from mbuild.core.events import Code
 from mbuild.gguf.memory import reused
 from mbuild.gguf.model import KV, Model, Tensor
 from mbuild.gguf.types import GGMLType
@@ -89,10 +90,10 @@ def write_variants(
     reused_count = sum(len(lane.found) for lane in lanes)
     if reused_count:
         total = sum(lane.quantized for lane in lanes)
-        context.status(f"reused {reused_count} of {total} quantized tensors")
+        context.status(Code.REUSED_TENSORS, {"reused": reused_count, "total": total})
         made = dict.fromkeys(name for lane in lanes for name in lane.made)
         if 0 < len(made) <= _NAMED:
-            context.status(f"newly quantized: {', '.join(made)}")
+            context.status(Code.NEWLY_QUANTIZED, {"tensors": tuple(made)})
     return blobs
 
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from mbuild.core.events import Code
 from mbuild.build.graph import BaseStep, Result, Step, StepContext, variant_label
 from mbuild.build.sources.values import CheckpointSource, Material
 from mbuild.build.steps.files import OpenFiles
@@ -70,7 +71,7 @@ class ConvertCheckpoint(BaseStep):
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
         """Convert in one pass; files whose digest is not known are hashed beside it."""
-        context.status("converting model")
+        context.status(Code.CONVERTING_MODEL, {})
         source = self.source
         with ExitStack() as stack:
             files = OpenFiles(source.files, stack)  # hashing begins while modules are loaded
@@ -138,7 +139,7 @@ class ConvertAdapter(BaseStep):
         from mbuild.convert.lora.base import base_of_model
         from mbuild.gguf.reader import open_gguf
 
-        context.status("converting adapter")
+        context.status(Code.CONVERTING_ADAPTER, {})
         base = self.base or next(iter(inputs)).layers[0]
         source = self.source
         with ExitStack() as stack:

@@ -1,0 +1,102 @@
+"""Events of a build in the words that people read: the only place of the command line's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mbuild.cli.common import printable
+from mbuild.core.events import (
+    BuildEvent,
+    BuildFinished,
+    Code,
+    Explained,
+    LayerReady,
+    ModelBuilt,
+    Reason,
+    Replaced,
+    Status,
+    StepFinished,
+    Value,
+    Warned,
+    WritingManifest,
+)
+from mbuild.core.units import human_duration, human_size
+
+STATUSES: Mapping[Code, str] = {
+    Code.WAITING_FOR_PRUNE: "waiting for another mbuild, which is removing blobs",
+    Code.WAITING_FOR_BUILDS: "waiting for other builds to finish",
+    Code.PARSING_GGUF: "parsing GGUF",
+    Code.CONVERTING_MODEL: "converting model",
+    Code.CONVERTING_ADAPTER: "converting adapter",
+    Code.QUANTIZING: "quantizing {source} model to {target}",
+    Code.COMPILING_QUANTIZERS: "compiling quantizers for {types}{once}",
+    Code.REUSED_TENSORS: "reused {reused} of {total} quantized tensors",
+    Code.NEWLY_QUANTIZED: "newly quantized: {tensors}",
+    Code.AUTODETECTED_TEMPLATE: "using autodetected template {template}",
+}
+"""A sentence for each code; those that Ollama has, too, are in its words."""
+
+_ONCE = " (once on this machine)"
+
+
+def status_text(event: Status) -> str:
+    """What the build is doing."""
+    values = {name: _listed(value) for name, value in event.values.items()}
+    once = _ONCE if event.values.get("kept") else ""
+    return STATUSES[event.code].format(once=once, **values)
+
+
+def _listed(value: Value) -> object:
+    return ", ".join(value) if isinstance(value, tuple) else value
+
+
+def line_of(event: BuildEvent) -> str | None:
+    """The line that Ollama prints for an event, if it has one."""
+    match event:
+        case Status():
+            return printable(status_text(event))
+        case Warned(text):
+            return f"warning: {printable(text)}"
+        case LayerReady(digest, existing=existing):
+            return f"{'using existing' if existing else 'creating new'} layer {digest}"
+        case WritingManifest():
+            return "writing manifest"
+        case Replaced(name, id):
+            return f"replaced {name} (was {id.short})"
+        case Explained(steps):
+            return "\n".join(f"ran {printable(line)}" for line in why_lines(steps))
+        case BuildFinished():
+            return "success"
+    return None
+
+
+def why_lines(steps: Sequence[Reason]) -> list[str]:
+    """One line for the steps that ran for one reason: ``STEP, STEP: why``."""
+    labels: dict[tuple[str, ...], list[str]] = {}
+    for reason in steps:
+        labels.setdefault(reason.texts, []).append(reason.label)
+    return [f"{', '.join(names)}: {'; '.join(texts)}" for texts, names in labels.items()]
+
+
+def model_text(event: ModelBuilt) -> str:
+    """A model's name, id and size."""
+    return f"{event.name or '(no name)'}  {event.id.short}  {human_size(event.size)}"
+
+
+def effort(event: StepFinished) -> list[str]:
+    """How long a step took and what it wrote, as far as there is something to tell."""
+    seconds = human_duration(event.seconds) if event.seconds >= 0.05 else ""
+    written = f"{human_size(event.written)} written" if event.written else ""
+    return [text for text in (seconds, written) if text]
+
+
+def summary(event: BuildFinished) -> str:
+    """The last line: what was built, how long it took, what was cached."""
+    seconds = event.seconds
+    name = event.name or "the model, without a name,"
+    return (
+        f"built {name} in {f'{seconds:.1f} s' if seconds < 60 else human_duration(seconds)}:"
+        f" {event.ran}"
+        f" {'step' if event.ran == 1 else 'steps'} run, {event.cached} cached,"
+        f" {human_size(event.written)} written"
+    )

@@ -1,0 +1,143 @@
+"""Events of a build in the words that Ollama's clients read: the only place of the server's."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+from mbuild.core.digest import Digest
+from mbuild.core.events import (
+    BuildEvent,
+    BuildFinished,
+    Code,
+    LayerReady,
+    Status,
+    StepFinished,
+    StepProgress,
+    Warned,
+    WritingManifest,
+)
+from mbuild.server.stream import Line
+
+STATUSES: Mapping[Code, str] = {
+    Code.WAITING_FOR_PRUNE: "waiting for another mbuild, which is removing blobs",
+    Code.WAITING_FOR_BUILDS: "waiting for other builds to finish",
+    Code.PARSING_GGUF: "parsing GGUF",
+    Code.CONVERTING_MODEL: "converting model",
+    Code.CONVERTING_ADAPTER: "converting adapter",
+    Code.QUANTIZING: "quantizing {source} model to {target}",
+    Code.AUTODETECTED_TEMPLATE: "using autodetected template {template}",
+}
+"""The statuses that clients get; the others are for terminals.
+
+A quantization's comes with how far it is, as from Ollama.
+"""
+
+_VERIFYING = "verifying conversion"
+
+
+class _Around(NamedTuple):
+    """What Ollama says before and after a step of a kind."""
+
+    before: str
+    after: str
+
+
+LINES_OF_STEPS: Mapping[str, _Around] = {
+    "import": _Around(STATUSES[Code.PARSING_GGUF], _VERIFYING),
+    "merge": _Around(STATUSES[Code.PARSING_GGUF], _VERIFYING),
+    "convert": _Around(STATUSES[Code.CONVERTING_MODEL], _VERIFYING),
+    "convert-adapter": _Around(STATUSES[Code.CONVERTING_ADAPTER], ""),
+    "quantize": _Around("", _VERIFYING),
+}
+"""What is said around a step, also when its result is cached.
+
+A running step says the first itself; of a cached quantization the request
+tells what it began with.
+"""
+
+_MADE_FROM_FILES = ("import", "convert")
+"""Of these kinds Ollama verifies the model, not the draft."""
+
+
+def opening(*, is_checkpoint: bool) -> str:
+    """How Ollama begins with a request's files."""
+    return STATUSES[Code.CONVERTING_MODEL if is_checkpoint else Code.PARSING_GGUF]
+
+
+class Wording(NamedTuple):
+    """What the lines of a build depend on besides its events.
+
+    ``fresh``: uploaded blobs that no model used before, whose layers are new
+    though the store has them. ``opening`` and ``draft_opening``: how a
+    quantization of the request's files, and of its draft's, begins.
+    """
+
+    fresh: Collection[Digest] = ()
+    opening: str = ""
+    draft_opening: str = ""
+
+
+class Lines:
+    """Turns the events of one build into lines; keeps what must come later than it happens.
+
+    Ollama has no line for a warning: the last line carries them all.
+    """
+
+    def __init__(self, wording: Wording) -> None:
+        self._wording = wording
+        self._quantizing: dict[tuple[Any, Any], str] = {}
+        self.warnings: list[str] = []
+        self.last: Line = {"status": "working"}
+
+    def of(self, event: BuildEvent) -> list[Line]:
+        """The lines of an event, perhaps none."""
+        lines: list[Line] = [{"status": text} for text in self._texts(event)]
+        if isinstance(event, StepProgress):
+            lines = [progress_line(event, self._quantizing.get((event.role, event.target), ""))]
+        elif isinstance(event, BuildFinished) and self.warnings:
+            lines = [{"status": "success", "warnings": self.warnings}]
+        if lines:
+            self.last = lines[-1]
+        return lines
+
+    def _texts(self, event: BuildEvent) -> list[str]:
+        match event:
+            case Status(code, values) if code in STATUSES:
+                text = STATUSES[code].format(**values)
+                if code is not Code.QUANTIZING:
+                    return [text]
+                self._quantizing[values["role"], values["target"]] = text
+            case Warned(text):
+                self.warnings.append(text)
+            case StepFinished(kind=kind, role=role, cached=cached) if kind in LINES_OF_STEPS:
+                before, after = self._around(kind, role)
+                return [text for text in ((before, after) if cached else (after,)) if text]
+            case LayerReady(digest, existing=existing):
+                new = not existing or digest in self._wording.fresh
+                return [f"{'creating new' if new else 'using existing'} layer {digest}"]
+            case WritingManifest():
+                return ["writing manifest"]
+            case BuildFinished():
+                return ["success"]
+        return []
+
+    def _around(self, kind: str, role: str) -> _Around:
+        """What is said before and after a step; Ollama verifies no adapter."""
+        before, after = LINES_OF_STEPS[kind]
+        is_draft = role == "draft"
+        if not before:
+            before = self._wording.draft_opening if is_draft else self._wording.opening
+        if role == "adapter" or (is_draft and kind in _MADE_FROM_FILES):
+            after = ""
+        return _Around(before, after)
+
+
+def progress_line(event: StepProgress, quantizing: str = "") -> Line:
+    """Progress of one step; both numbers are whole bytes."""
+    return {
+        "status": quantizing if event.kind == "quantize" and quantizing else event.label,
+        "step": event.step,
+        "total": int(event.total),
+        "completed": int(event.completed),
+    }
