@@ -15,16 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mbuild.core.errors import CancelledError, MbuildError
 from mbuild.core.events import BuildEvent, Status, StepFinished, StepProgress, StepStarted, Warned
 from mbuild.build.graph import (
-    DESCRIPTION,
-    STEP,
     Result,
     Step,
     StepContext,
     cache_key,
-    canonical_json,
     describe,
     in_order,
 )
+from mbuild.store.records import DESCRIPTION, STEP
 
 if TYPE_CHECKING:
     import queue
@@ -182,7 +180,7 @@ class Engine:
                 self.store.kept.add(layer.digest)
         key = cache_key(description)
         self.store.database.put(STEP, key, result.to_json())
-        self.store.database.put(DESCRIPTION, key, canonical_json(description))
+        self.store.database.put(DESCRIPTION, key, description)
         return key
 
 

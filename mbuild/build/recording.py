@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from mbuild import __version__
 from mbuild.core.digest import Digest
 from mbuild.build.engine import Outcome
-from mbuild.build.graph import DESCRIPTION, Step, in_order
+from mbuild.build.graph import Step, in_order
 from mbuild.build.history import BuildRecord, History, StepRecord, new_id
+from mbuild.store.records import DESCRIPTION
 
 if TYPE_CHECKING:
     from mbuild.build.request import Request
@@ -109,11 +109,8 @@ def described(record: BuildRecord, store: Store) -> list[Described]:
     """The steps of an earlier build with what was hashed for their keys, where it is kept."""
     from mbuild.build.explain import Described
 
-    def description(key: str) -> Mapping[str, Any] | None:
-        text = store.database.get(DESCRIPTION, key)
-        return json.loads(text) if text else None
-
-    return [Described(s.kind, s.label, s.key, description(s.key)) for s in record.steps]
+    known = store.database.get_many(DESCRIPTION, [step.key for step in record.steps if step.key])
+    return [Described(s.kind, s.label, s.key, known.get(s.key)) for s in record.steps]
 
 
 def _why(

@@ -16,6 +16,7 @@ from mbuild.store.files import remove_stale, store_errors
 from mbuild.store.locks import Lock, NoLocksError
 from mbuild.store.manifests import Manifests, StoredManifest
 from mbuild.store.place import check_place, make_store
+from mbuild.store.records import MANIFEST
 from mbuild.store.uploads import Uploads
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from mbuild.store.kept import Kept
 
 PRIVATE_FOLDER = ".mbuild"
-
-MANIFEST = "manifest"
-"""The kind of record that keeps a model's manifest by its id, beyond its name."""
 
 _SLACK = 1 << 20  # bytes that the cache's own files may grow by while a blob is written
 
@@ -180,7 +178,7 @@ class Store:
         before = self._remembered(name)
         old = self._blobs_of(name)
         self.manifests.write(name, data)
-        self.database.put(MANIFEST, Digest.of(data).hex, data.decode("utf-8", "replace"))
+        self.database.put(MANIFEST, Digest.of(data).hex, data)
         self.discard(old - self._blobs_of(name))
         return before
 
@@ -194,7 +192,7 @@ class Store:
 
     def earlier(self, start: str) -> dict[str, bytes]:
         """The manifests of this store's present and past models whose ids begin so, by id."""
-        found = {key: text.encode() for key, text in self.database.find(MANIFEST, start)}
+        found = self.database.find(MANIFEST, start)
         for name in self.manifests.names():
             data = self.manifests.read_bytes(name)
             if data is not None and (identity := Digest.of(data).hex).startswith(start):
@@ -207,7 +205,7 @@ class Store:
         if data is None:
             return None
         identity = Digest.of(data)
-        self.database.put(MANIFEST, identity.hex, data.decode("utf-8", "replace"))
+        self.database.put(MANIFEST, identity.hex, data)
         return identity
 
     def discard(self, digests: Iterable[Digest]) -> None:

@@ -27,7 +27,6 @@ from mbuild.quant.quantize import SOURCES, NotFiniteError, quantize
 from mbuild.build.steps.ranges import (
     RANGE,
     Array,
-    Found,
     Made,
     Range,
     RangeCache,
@@ -37,6 +36,7 @@ from mbuild.build.steps.ranges import (
     ranges_of,
     row_bytes,
 )
+from mbuild.store.records import Place
 from mbuild.work.ahead import Ahead, Job, budget
 from mbuild.work.cores import cores
 
@@ -241,7 +241,7 @@ class _Lane:
         self._variant = variant
         self._work = work
         self._cache = cache
-        self._done: list[tuple[str, Found]] = []  # keys, and places but for the file's name
+        self._done: list[tuple[str, Place]] = []  # keys, and places but for the file's name
         self._saved = 0
         self._made: set[int] = set()  # tensors of which something had to be quantized
         self.writer = writer
@@ -288,7 +288,7 @@ class _Lane:
     def _note(self, part: Range, made: Made) -> None:
         """Remember where a quantized range will lie in the file."""
         if made.key:
-            place = Found("", self.writer.size, memoryview(made.data).nbytes, made.digest)
+            place = Place("", self.writer.size, memoryview(made.data).nbytes, made.digest)
             self._done.append((made.key, place))
             if not made.found:
                 self._made.add(part.number)

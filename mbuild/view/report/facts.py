@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mbuild.build.graph import STEP, Result
+from mbuild.build.graph import Result
 from mbuild.core.digest import Digest
 from mbuild.core.errors import DamagedError, MbuildError
 from mbuild.store import Layer, Manifest
@@ -23,6 +23,7 @@ from mbuild.store.manifest import (
     SYSTEM,
     TEMPLATE,
 )
+from mbuild.store.records import STEP
 from mbuild.view.report.drawing import names_by_step
 
 if TYPE_CHECKING:
