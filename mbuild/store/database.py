@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mbuild.core.digest import Digest, DigestError
 from mbuild.store.files import NO_LOCKS, inherit
-from mbuild.store.records import CONTENT
+from mbuild.store.records import CONTENT, PLACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
     from pathlib import Path
 
-    from mbuild.store.records import RecordKind
+    from mbuild.store.records import Place, RecordKind
 
 T = TypeVar("T")
 
@@ -108,6 +108,21 @@ class Database:
         texts = self._undamaged(kind.table, "key >= ? AND key < ?", (start, start + "\U0010ffff"))
         found = {key: kind.read(text) for key, text in texts.items()}
         return {key: value for key, value in found.items() if value is not None}
+
+    # Where quantized ranges lie; each can lie at several places.
+
+    def places(self, keys: Collection[str]) -> dict[str, list[Place]]:
+        """Where the bytes of ranges lie, by the ranges' keys."""
+        found = {key: list(self.find(PLACE, f"{key} ").values()) for key in keys}
+        return {key: places for key, places in found.items() if places}
+
+    def add_place(self, key: str, place: Place) -> None:
+        """Record one more place of a range; :meth:`places` finds it after :meth:`flush`."""
+        self.put(PLACE, f"{key} {place.path}", place)
+
+    def drop_place(self, key: str, place: Place) -> None:
+        """Forget a place at which nothing is left."""
+        self.forget(PLACE, f"{key} {place.path}")
 
     def _undamaged(self, table: str, which: str, values: Collection[str]) -> dict[str, str]:
         """The texts of one kind's records by their keys, those whose own check is right."""

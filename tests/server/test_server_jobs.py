@@ -24,7 +24,7 @@ from mbuild.core.events import (
 from mbuild.server import jobs as module
 from mbuild.server.jobs import QUEUED, Job, Jobs
 from mbuild.server.stream import Lines, Wording, encode
-from mbuild.store.manifest import MODEL, PARAMS
+from mbuild.store.media import MODEL, PARAMS
 
 DIGEST = Digest("0" * 64)
 

@@ -24,7 +24,7 @@ SAMPLES: dict[str, Any] = {
     "gguf-kind": "projector",
     "modelfile": bytes(range(256)),
     "text": '{"a": "é"}\n',
-    "manifest": '{"schemaVersion":2}\n'.encode(),
+    "manifest": b'{"schemaVersion":2}\n',
     "made": True,
     "content": True,
 }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from mbuild import __version__
 from mbuild.build.graph import BaseStep, Result, Step, StepContext, variant_label
 from mbuild.build.steps.layers import put_layer
-from mbuild.store.manifest import MODEL, TEMPLATE
+from mbuild.store.media import MODEL, TEMPLATE
 from mbuild.store.records import CHAT_TEMPLATE
 
 if TYPE_CHECKING:

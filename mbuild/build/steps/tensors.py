@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from mbuild.gguf.model import Entry
     from mbuild.quant.imatrix import Imatrix
     from mbuild.build.steps.files import OpenFiles
-    from mbuild.store.blobs import Blob, BlobWriter
+    from mbuild.store.writing import Blob, BlobWriter
 
 _NAMED = 4  # tensors that were not in the cache are named if they are so few
 _SAVE_BYTES = 128 << 20  # output after which finished ranges are made durable
