@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from mbuild.build.recording import Recorder
 from mbuild.build.request import Request, plans_of
 from mbuild.core.digest import Digest
 from mbuild.build.engine import Engine, Outcome
-from mbuild.core.errors import CancelledError, DamagedError
+from mbuild.core.errors import BusyError, CancelledError, DamagedError
 from mbuild.core.events import (
     BuildEvent,
     BuildFinished,
@@ -41,13 +42,13 @@ def build(request: Request, store: Store) -> Generator[BuildEvent, None, None]:
     Closing the iterator stops the build; nothing half done is left.
     """
     recorder = Recorder(request, store)
-    if not store.begin(timeout=_NOTICE_SECONDS):
-        yield Status(Code.WAITING_FOR_PRUNE)
-        store.begin()
-    try:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(store.using(timeout=_NOTICE_SECONDS))
+        except BusyError:
+            yield Status(Code.WAITING_FOR_PRUNE)
+            stack.enter_context(store.using())
         yield from _recorded(request, store, recorder)
-    finally:
-        store.end()
 
 
 def _recorded(request: Request, store: Store, recorder: Recorder) -> Iterator[BuildEvent]:
@@ -133,7 +134,7 @@ def _name(store: Store, name: ModelName, data: bytes) -> Digest | None:
     if store.manifests.read_bytes(stored) == data:
         return None
     for layer in Manifest.decode(data, "the new manifest").blobs():
-        if not store.bring(layer.digest, layer.size):
+        if not store.blobs.bring(layer.digest, layer.size):
             raise DamagedError(
                 f"layer {layer.digest} was removed while the build ran", hint="build again"
             )

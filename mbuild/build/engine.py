@@ -24,17 +24,15 @@ from mbuild.core.events import (
     Warned,
 )
 from mbuild.build.graph import (
-    DESCRIPTION,
-    STEP,
     Result,
     Step,
     StepContext,
     cache_key,
-    canonical_json,
     describe,
     in_order,
     names_of,
 )
+from mbuild.store.records import DESCRIPTION, STEP
 
 if TYPE_CHECKING:
     import queue
@@ -155,13 +153,14 @@ class Engine:
 
     def _cached(self, key: str, bring: bool) -> Result | None:
         """What is recorded under a key, if its layers are still there; ``bring`` them back."""
-        text = self.store.database.get(STEP, key)
+        text = self.store.cache.get(STEP, key)
         if text is None:
             return None
-        there = self.store.bring if bring else self.store.has
         with suppress(ValueError, KeyError, TypeError, MbuildError):
             result = Result.from_json(text)
-            if all(there(layer.digest, layer.size) for layer in result.layers):
+            sizes = {layer.digest: layer.size for layer in result.layers}
+            blobs = self.store.blobs
+            if all(blobs.bring(*item) for item in sizes.items()) if bring else not blobs.missing(sizes):
                 return result._replace(existed=frozenset(layer.digest for layer in result.layers))
         return None
 
@@ -172,7 +171,7 @@ class Engine:
         """
         if not key:
             return Note(Cause.READ_AGAIN)
-        text = self.store.database.get(STEP, key)
+        text = self.store.cache.get(STEP, key)
         with suppress(ValueError, KeyError, TypeError, MbuildError):
             for layer in Result.from_json(text or "").layers:
                 size = self.store.blobs.size(layer.digest)
@@ -189,10 +188,10 @@ class Engine:
         """
         for layer in result.layers:
             if layer.digest not in result.existed:
-                self.store.kept.add(layer.digest)
+                self.store.blobs.keep(layer.digest)
         key = cache_key(description)
-        self.store.database.put(STEP, key, result.to_json())
-        self.store.database.put(DESCRIPTION, key, canonical_json(description))
+        self.store.cache.put(STEP, key, result.to_json())
+        self.store.cache.put(DESCRIPTION, key, description)
         return key
 
 
@@ -289,7 +288,7 @@ class _Run:
             for step, result in zip(missing, made, strict=True):
                 done[step] = self._record(step, result, run)
             if run.seconds > _FLUSH_SECONDS:
-                engine.store.database.flush()
+                engine.store.cache.flush()
         return [done[step] for step in steps]
 
     def _record(self, step: Step, result: Result, run: Run) -> _Done:

@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.core.digest import Digest
 from mbuild.core.events import Cause, Note
+from mbuild.store.records import TEXT
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from mbuild.store import Store
-
-TEXT = "text"
-"""The kind of record that keeps small JSON files by their digest."""
 
 MAX_TEXT_BYTES = 64 << 10
 

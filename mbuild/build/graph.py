@@ -16,13 +16,6 @@ if TYPE_CHECKING:
     from mbuild.store import Store
 
 
-STEP = "step"
-"""The kind of record under which the cache keeps a step's result, by its key."""
-
-DESCRIPTION = "description"
-"""The kind of record that keeps what was hashed for a key."""
-
-
 class Result(NamedTuple):
     """What a step made: layers in the store, and facts that later steps need.
 

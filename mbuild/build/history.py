@@ -19,6 +19,7 @@ from mbuild.core.digest import Digest, DigestError
 from mbuild.build.sources.values import Material
 from mbuild.store import Layer
 from mbuild.store.files import inherit, open_regular
+from mbuild.store.records import MODELFILE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,18 +31,16 @@ MAX_BYTES = 8 << 20
 """A longer log loses its older half."""
 
 _CHUNK = 1 << 16
-_MODELFILE = "modelfile"
 
 
 def keep_modelfile(data: bytes, store: Store) -> None:
     """Keep a Modelfile's bytes in the cache, under their digest."""
-    store.database.put(_MODELFILE, str(Digest.of(data)), data.decode("latin-1"))
+    store.database.put(MODELFILE, str(Digest.of(data)), data)
 
 
 def modelfile_text(digest: Digest, store: Store) -> bytes | None:
     """The bytes of a Modelfile that was built from this store before, if they are known."""
-    text = store.database.get(_MODELFILE, str(digest))
-    return None if text is None else text.encode("latin-1")
+    return store.database.get(MODELFILE, str(digest))
 
 
 class Script(NamedTuple):

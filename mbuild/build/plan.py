@@ -32,7 +32,7 @@ from mbuild.build.steps import (
 )
 from mbuild.build.steps.origins import CheckpointOrigin, GGUFOrigin, LayerOrigin, Origin
 from mbuild.store import Layer
-from mbuild.store.manifest import LICENSE, MESSAGES, MODEL, PARAMS, SYSTEM, TEMPLATE
+from mbuild.store.media import LICENSE, MESSAGES, MODEL, PARAMS, SYSTEM, TEMPLATE
 
 if TYPE_CHECKING:
     from mbuild.core.digest import Digest

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.build.build import build
 from mbuild.build.recording import described
-from mbuild.store.contents import reading
 from mbuild.core.errors import MbuildError, SourceError, StoreError
 from mbuild.core.events import Cause
 from mbuild.build.explain import Described, explain
 from mbuild.build.graph import Step, in_order, names_of
 from mbuild.store import Layer, Manifest, Store
 from mbuild.store.files import temporary_folder
-from mbuild.store.manifest import ADAPTER, DRAFT, MODEL, PROJECTOR
+from mbuild.store.media import GGUF
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +39,6 @@ _PIECE = 1 << 20
 _MARGIN = 1 << 20
 """Bytes that the folders and the cache of the throw-away store may take."""
 
-_GGUF = frozenset((MODEL, PROJECTOR, ADAPTER, DRAFT))
 
 
 class Difference(NamedTuple):
@@ -76,7 +74,7 @@ def rebuild(
     Raises what a build raises, and :class:`StoreError` where the disk has no room.
     """
     request = request._replace(names=(stored.name,), variant_names=(), use_cache=False, named=True)
-    with reading(store):
+    with store.reading():
         store.prepare()
         with temporary_folder(store.private / "tmp") as folder:
             scratch = Store(folder / "store")
@@ -233,7 +231,7 @@ def _first_difference(a: Store, left: Layer, b: Store, right: Layer) -> str:
         offset = first_difference(*paths)
         if offset is None:
             return "the same bytes: one of them is not what its digest says"
-        inside = place_in_gguf(paths[0], offset) if left.media_type in _GGUF else ""
+        inside = place_in_gguf(paths[0], offset) if left.media_type in GGUF else ""
         return f"from byte {offset:,} on{inside}"
     return "one of them cannot be read"
 

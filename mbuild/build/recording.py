@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,8 +10,9 @@ from mbuild import __version__
 from mbuild.core.digest import Digest
 from mbuild.core.events import Cause, Note, Reason
 from mbuild.build.engine import Outcome
-from mbuild.build.graph import DESCRIPTION, Step, in_order, names_of
+from mbuild.build.graph import Step, in_order, names_of
 from mbuild.build.history import BuildRecord, History, StepRecord, new_id
+from mbuild.store.records import DESCRIPTION
 
 if TYPE_CHECKING:
     from mbuild.build.request import Request
@@ -115,12 +115,9 @@ def described(record: BuildRecord, store: Store) -> list[Described]:
     """The steps of an earlier build with what was hashed for their keys, where it is kept."""
     from mbuild.build.explain import Described
 
-    def description(key: str) -> Mapping[str, Any] | None:
-        text = store.database.get(DESCRIPTION, key)
-        return json.loads(text) if text else None
-
+    known = store.database.get_many(DESCRIPTION, [step.key for step in record.steps if step.key])
     return [
-        Described(s.kind, s.role, s.subject, s.target, s.key, description(s.key))
+        Described(s.kind, s.role, s.subject, s.target, s.key, known.get(s.key))
         for s in record.steps
     ]
 

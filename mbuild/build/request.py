@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
@@ -22,6 +21,7 @@ from mbuild.build.history import keep_modelfile, modelfile_text
 from mbuild.language.recipe import RECIPE_VERSION, Recipe, Reference
 from mbuild.build.plan import Options, Plan, Sources, plan
 from mbuild.build.sources.values import ModelSource, StoredModel
+from mbuild.store.records import RECIPE
 
 if TYPE_CHECKING:
     from mbuild.build.sources.resolve import Context
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from mbuild.store import Store
 
 SourceT = TypeVar("SourceT")
-
-_RECIPE = "recipe"
 
 
 class Gate(Protocol):
@@ -81,16 +79,16 @@ def read_recipe(data: bytes, filename: str, store: Store) -> tuple[Recipe, tuple
     nothing to do loads no grammar. Raises :class:`ModelfileError`.
     """
     key = hashlib.sha256(f"{RECIPE_VERSION} {__version__} {filename}\0".encode() + data).hexdigest()
-    remembered = store.database.get(_RECIPE, key)
+    remembered = store.database.get(RECIPE, key)
     if remembered is not None:
         with suppress(ValueError, TypeError):
-            recipe, texts = json.loads(remembered)
+            recipe, texts = remembered
             return Recipe.from_json(recipe), tuple(texts)
     from mbuild.lint import check
 
     modelfile, problems = check(data, filename)
     asked, warnings = Recipe.of(modelfile), tuple(problem.message for problem in problems)
-    store.database.put(_RECIPE, key, json.dumps([asked.to_json(), warnings]))
+    store.database.put(RECIPE, key, [asked.to_json(), warnings])
     keep_modelfile(data, store)
     return asked, warnings
 

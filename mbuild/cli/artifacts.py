@@ -17,8 +17,7 @@ from mbuild.language.formatter import quote
 from mbuild.models import library
 from mbuild.models.artifacts import Layout, Options, Written, export, import_tar
 from mbuild.models.artifacts.exporting import WRITTEN_BY
-from mbuild.store import Store
-from mbuild.store.contents import reading
+from mbuild.store import Layer, Store
 
 EXPORT_EPILOG = """\
 \b
@@ -61,7 +60,7 @@ def export_command(
     layout = _layout(output, lmstudio=flags["lmstudio"])
     options = Options(layout, flags["raw"], flags["link"], flags["force"])
     target = Path(output).expanduser()
-    with reading(opened), meter("exporting") as show:
+    with opened.reading(), meter("exporting") as show:
         stored = library.find(opened, name)
 
         def modelfile(files: Mapping[Digest, str]) -> str:
@@ -94,9 +93,12 @@ _ENDING = re.compile(r"\.[A-Za-z]\w*$")
 
 def _modelfile(store: Store, name: ModelName, files: Mapping[Digest, str]) -> str:
     """The model's Modelfile with the exported files in place of the store's."""
-    text = library.modelfile_of(store, library.view(store, name))
-    for digest, file in files.items():
-        text = text.replace(quote(str(store.blobs.path(digest))), quote(f"./{file}"))
+    stored = library.by_path(store)
+
+    def reference(layer: Layer) -> str:
+        return quote(f"./{files[layer.digest]}") if layer.digest in files else stored(layer)
+
+    text = library.modelfile_of(library.view(store, name), reference)
     _, _, rest = text.partition("\n")
     return f"# {name}{WRITTEN_BY}\n{rest}"
 

@@ -28,8 +28,8 @@ from mbuild.models.compare import (
 )
 from mbuild.models.compare import diff as compare
 from mbuild.store import Store, StoredManifest
-from mbuild.store.contents import metadata_rows, open_layers, reading, tensor_rows
-from mbuild.store.manifest import ADAPTER, DRAFT, MODEL, PROJECTOR
+from mbuild.store.contents import metadata_rows, open_layers, tensor_rows
+from mbuild.store.media import GGUF
 
 _SHOWN = 100
 """Characters of a value that are shown."""
@@ -66,7 +66,7 @@ def diff_command(
     the error of B's values against A's is given (relative RMS).
     """
     opened = open_store(ctx, store)
-    with reading(opened), meter("comparing") as show:
+    with opened.reading(), meter("comparing") as show:
         sides = _side(opened, old), _side(opened, new)
         found = compare(*sides, values=not flags["quick"], progress=show)
         stored = [side.contents.stored if side.contents else None for side in sides]
@@ -193,8 +193,8 @@ def inside(store: Store, stored: StoredManifest, parts: Mapping[str, bool]) -> l
     """Tensors and metadata, as far as asked for, of each GGUF layer of a model."""
     found = []
     with ExitStack() as stack:
-        stack.enter_context(reading(store))
-        for media_type in (MODEL, PROJECTOR, ADAPTER, DRAFT):
+        stack.enter_context(store.reading())
+        for media_type in GGUF:
             for layer, file in open_layers(store, stored, media_type):
                 row: dict[str, Any] = {"layer": layer.kind, "digest": str(layer.digest)}
                 if parts["metadata"]:

@@ -23,8 +23,9 @@ from mbuild.cli.common import (
 from mbuild.core.errors import UsageError
 from mbuild.core.names import ModelName
 from mbuild.models import library
-from mbuild.models.library import ModelView, Removed
+from mbuild.models.library import Removed
 from mbuild.store import Store, StoredManifest
+from mbuild.store.contents import Contents
 
 _AGES = ((86400 * 365, "year"), (86400 * 30, "month"), (86400, "day"), (3600, "hour"), (60, "min"))
 
@@ -161,7 +162,7 @@ def show_command(
         write_json(library.as_json(opened, model))
     elif asked:
         text = {
-            "modelfile": lambda: library.modelfile_of(opened, model),
+            "modelfile": lambda: library.modelfile_of(model, library.by_path(opened)),
             "template": lambda: model.template,
             "system": lambda: model.system,
             "parameters": lambda: "\n".join(_parameter_lines(model)),
@@ -188,7 +189,7 @@ def _show_inside(store: Store, name: ModelName, as_json: bool, parts: dict[str, 
         click.echo("\n".join(inside_lines(layers)))
 
 
-def _overview(store: Any, model: ModelView) -> list[str]:
+def _overview(store: Any, model: Contents) -> list[str]:
     facts = library.model_facts(store, model)
     lines = [f"{model.stored.name}  {model.stored.id.short}", ""]
     lines += _section("Model", [f"{key:<20}{value}" for key, value in facts.items()])
@@ -216,7 +217,7 @@ def _section(title: str, lines: list[str]) -> list[str]:
     return [f"  {title}", *(f"    {line}" for line in lines), ""] if lines else []
 
 
-def _parameter_lines(model: ModelView) -> list[str]:
+def _parameter_lines(model: Contents) -> list[str]:
     lines = []
     for key, value in sorted(model.parameters.items()):
         for item in value if isinstance(value, list) else [value]:

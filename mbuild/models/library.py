@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.core import gojson
@@ -21,58 +20,18 @@ from mbuild.core.errors import (
 from mbuild.language.formatter import quote
 from mbuild.language.instructions import ROLES
 from mbuild.language.parameters import PARAMETERS, Kind
-from mbuild.store.manifest import (
-    ADAPTER,
-    DRAFT,
-    LICENSE,
-    MESSAGES,
-    MODEL,
-    PARAMS,
-    PROJECTOR,
-    PROMPT,
-    SYSTEM,
-    TEMPLATE,
-    Manifest,
-)
+from mbuild.store.contents import Contents, Numbers, open_layer, read_contents
+from mbuild.store.manifest import Manifest
+from mbuild.store.media import GGUF, MEDIA_TYPES, MODEL
 from mbuild.store.place import about_absent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mbuild.core.digest import Digest
     from mbuild.core.names import ModelName
     from mbuild.gguf.facts import ModelFacts
     from mbuild.store import Layer, Store, StoredManifest
 
-_MAX_TEXT = 64 << 20
 _INT_LIMIT = 1 << 63
-
-
-@dataclass(frozen=True, slots=True)
-class ModelView:
-    """A model with everything small about it read; weights stay on disk."""
-
-    stored: StoredManifest
-    config: Mapping[str, Any]
-    template: str
-    system: str
-    licenses: tuple[str, ...]
-    parameters: Mapping[str, Any]
-    messages: tuple[Mapping[str, Any], ...]
-
-    @property
-    def details(self) -> dict[str, Any]:
-        """What ``/api/show`` calls details."""
-        origin = next((x.origin for x in self.stored.manifest.of_kind(MODEL) if x.origin), "")
-        family = str(self.config.get("model_family", ""))
-        return {
-            "parent_model": origin,
-            "format": self.config.get("model_format", ""),
-            "family": family,
-            "families": self.config.get("model_families") or None,
-            "parameter_size": self.config.get("model_type", ""),
-            "quantization_level": self.config.get("file_type", ""),
-        }
 
 
 def find(store: Store, name: ModelName) -> StoredManifest:
@@ -99,45 +58,43 @@ def list_models(store: Store, start: str = "") -> tuple[list[StoredManifest], li
     return models, damaged
 
 
-def view(store: Store, name: ModelName) -> ModelView:
-    """Read everything small about a model."""
-    stored = find(store, name)
-    manifest = stored.manifest
-
-    def texts(media_type: str) -> tuple[str, ...]:
-        return tuple(_text(store, layer) for layer in manifest.of_kind(media_type))
-
-    def last(media_type: str, default: Any) -> Any:
-        layers = manifest.of_kind(media_type)
-        return _json(store, layers[-1]) if layers else default
-
-    return ModelView(
-        stored,
-        _object(_json(store, manifest.config)),
-        "".join((texts(TEMPLATE) or texts(PROMPT))[-1:]),
-        "".join(texts(SYSTEM)[-1:]),
-        texts(LICENSE),
-        _object(last(PARAMS, {})),
-        tuple(_object(message) for message in last(MESSAGES, [])),
-    )
+def view(store: Store, name: ModelName) -> Contents:
+    """Read everything small about a model, numbers as Ollama reads them."""
+    return read_contents(store.blobs, find(store, name), Numbers.AS_IN_GO)
 
 
-def modelfile_of(store: Store, model: ModelView) -> str:
-    """A Modelfile that builds the same layers again, from the store's own blobs.
+Reference = Callable[["Layer"], str]
+"""What a Modelfile calls a layer of weights."""
+
+
+def by_path(store: Store) -> Reference:
+    """References to the store's own files: by their paths, else by their digests."""
+
+    def reference(layer: Layer) -> str:
+        try:
+            return quote(os.path.abspath(store.blobs.path(layer.digest)))
+        except ModelfileError:  # a path that is no text
+            return by_digest(layer)
+
+    return reference
+
+
+def by_digest(layer: Layer) -> str:
+    """A reference that the HTTP API and a build on any machine with the blob understand."""
+    return f"@{layer.digest}"
+
+
+def modelfile_of(model: Contents, reference: Reference) -> str:
+    """A Modelfile that builds the same layers again, from weights by ``reference``.
 
     What the language cannot say (a message of another role, a parameter that
     Ollama no longer knows) stands in it as a comment.
     """
     lines = [f"# Modelfile of {model.stored.name}, written by mbuild show --modelfile"]
     manifest = model.stored.manifest
-    for word, media_type in (
-        ("FROM", MODEL),
-        ("FROM", PROJECTOR),
-        ("ADAPTER", ADAPTER),
-        ("DRAFT", DRAFT),
-    ):
+    for media_type in GGUF:
         for layer in manifest.of_kind(media_type):
-            lines.append(f"{word} {_blob(store, layer)}")
+            lines.append(f"{MEDIA_TYPES[media_type].word} {reference(layer)}")
     if model.template:
         lines.append(f"TEMPLATE {quote(model.template)}")
     if model.system:
@@ -150,14 +107,6 @@ def modelfile_of(store: Store, model: ModelView) -> str:
     lines += [f"LICENSE {quote(text)}" for text in model.licenses]
     lines += [_message(message) for message in model.messages]
     return "\n".join(lines) + "\n"
-
-
-def _blob(store: Store, layer: Layer) -> str:
-    """A layer's file as a Modelfile names it: by its path, else by its digest."""
-    try:
-        return quote(os.path.abspath(store.blobs.path(layer.digest)))
-    except ModelfileError:  # a path that is no text
-        return f"@{layer.digest}"
 
 
 def _parameter(name: str, value: Any) -> list[str]:
@@ -194,7 +143,7 @@ def copy(store: Store, source: ModelName, target: ModelName) -> Digest | None:
     of the store, or of one that was overwritten or removed and is still in the cache.
     Returns the id of the model that ``target`` named before, if that was another one.
     """
-    with _using(store):
+    with store.using():
         data = _manifest_of(store, source)
         stored = store.manifests.resolve(target)
         if data == store.manifests.read_bytes(stored):
@@ -232,7 +181,7 @@ def _manifest_of(store: Store, source: ModelName) -> bytes:
 def _bring_back(store: Store, identity: str, data: bytes) -> None:
     """Give the blobs of an earlier model their names again, or say which are gone."""
     for layer in Manifest.decode(data, f"the manifest of {identity[:12]}").blobs():
-        if not store.bring(layer.digest, layer.size):
+        if not store.blobs.bring(layer.digest, layer.size):
             raise NameNotFoundError(
                 f"the model {identity[:12]} cannot be restored: its {layer.kind} layer"
                 f" {layer.digest.short} was removed from the cache",
@@ -266,7 +215,7 @@ def remove(store: Store, names: Sequence[ModelName], *, purge: bool = False) -> 
         except DamagedError:
             found.append((store.manifests.resolve(name), None))
     layers: list[tuple[ModelName, Digest | None, dict[Digest, int]]] = []
-    with _using(store):
+    with store.using():
         for name, identity in found:
             digests = store.remove(name)
             layers.append((name, identity, {d: store.blobs.size(d) or 0 for d in digests}))
@@ -294,34 +243,7 @@ def _account(
     return Removed(name, identity, kept, total - kept, left)
 
 
-@contextmanager
-def _using(store: Store) -> Iterator[None]:
-    store.begin()
-    try:
-        yield
-    finally:
-        store.end()
-
-
-def _text(store: Store, layer: Layer) -> str:
-    return store.blobs.read(layer.digest, _MAX_TEXT).decode("utf-8", "replace")
-
-
-def _json(store: Store, layer: Layer) -> Any:
-    with suppress(ValueError, RecursionError):
-        # Go reads every number of a params layer as a double: -0 is not 0.
-        parse_int = float if layer.media_type == PARAMS else int
-        return json.loads(store.blobs.read(layer.digest, _MAX_TEXT), parse_int=parse_int)
-    raise DamagedError(f"blob {layer.digest} is not JSON", hint="build or pull the model again")
-
-
-def _object(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise StoreError(f"{str(value)[:40]!r} is not a JSON object")
-    return value
-
-
-def model_facts(store: Store, model: ModelView) -> dict[str, str]:
+def model_facts(store: Store, model: Contents) -> dict[str, str]:
     """Architecture, size and the like for people, from the config and the weights' header."""
     details = model.details
     facts = {
@@ -338,7 +260,7 @@ def model_facts(store: Store, model: ModelView) -> dict[str, str]:
     return {key: value for key, value in facts.items() if value}
 
 
-def as_json(store: Store, model: ModelView) -> dict[str, Any]:
+def as_json(store: Store, model: Contents) -> dict[str, Any]:
     """The model as ``mbuild show --json`` prints it; keys as in ``/api/show`` where it has them."""
     header = _header(store, model)
     return {
@@ -365,12 +287,12 @@ def _plain(value: Any) -> Any:
     return int(value) if whole else value
 
 
-def _header(store: Store, model: ModelView) -> ModelFacts | None:
+def _header(store: Store, model: Contents) -> ModelFacts | None:
     """What the weights' own header says; None for a model that has no GGUF."""
     from mbuild.gguf.facts import describe
-    from mbuild.gguf.reader import open_gguf
 
+    name = str(model.stored.name)
     for layer in model.stored.manifest.of_kind(MODEL):
-        with suppress(SourceError), open_gguf(store.blobs.path(layer.digest)) as file:
+        with suppress(SourceError, StoreError), open_layer(store.blobs, layer, name) as file:
             return describe(file)
     return None

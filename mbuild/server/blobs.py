@@ -12,7 +12,7 @@ from mbuild.core.digest import Digest
 from mbuild.core.errors import UsageError
 from mbuild.server.errors import NoRoomError
 from mbuild.server.locking import PATIENCE_SECONDS
-from mbuild.store.blobs import BlobWriter
+from mbuild.store.writing import BlobWriter
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -96,36 +96,27 @@ def _mark_existing(store: Store, digest: Digest, length: int | None) -> bool:
 
     if not is_there():
         return False
-    store.begin()  # no collector runs between the mark and the second look
-    try:
+    with store.using():  # no collector runs between the mark and the second look
         if not is_there():
             return False
         store.uploads.add(digest, is_new=False)
         return True
-    finally:
-        store.end()
 
 
 def _commit(store: Store, writer: BlobWriter, digest: Digest, text: str) -> Response:
     got = writer.digest
     if got != digest:
         raise UsageError(f'digest mismatch, expected "{text}", got "{got}"')
-    store.begin()
-    try:
+    with store.using():
         is_new = store.blobs.size(digest) is None
         store.uploads.add(digest, is_new=is_new)
         writer.commit()
         return Response(status_code=201 if is_new else 200)
-    finally:
-        store.end()
 
 
 def sweep(store: Store) -> None:
     """Give up uploads that nothing used for a day; blocking."""
     expired = store.uploads.expire()
     if expired:
-        store.begin()
-        try:
+        with store.using():
             store.discard(expired)
-        finally:
-            store.end()

@@ -11,14 +11,15 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mbuild.core.errors import MbuildError, SourceError
+from mbuild.core.errors import MbuildError, SourceError, StoreError
 from mbuild.core.names import DEFAULT_NAMESPACE, InvalidNameError, ModelName
 from mbuild.models import library
-from mbuild.store.manifest import MODEL, PROJECTOR
+from mbuild.store.contents import open_layer
+from mbuild.store.media import MODEL, PROJECTOR
 
 if TYPE_CHECKING:
-    from mbuild.models.library import ModelView
     from mbuild.store import Store
+    from mbuild.store.contents import Contents
 
 
 class Facts(NamedTuple):
@@ -93,7 +94,7 @@ class Catalogue:
             return Entry(name, view.stored.modified_ns, data.encode())
         return None
 
-    def _tag(self, store: Store, view: ModelView) -> dict[str, Any]:
+    def _tag(self, store: Store, view: Contents) -> dict[str, Any]:
         facts = self.facts(store, view)
         name = str(view.stored.name)
         details = dict(view.details)
@@ -111,7 +112,7 @@ class Catalogue:
             "capabilities": list(facts.capabilities),
         }
 
-    def facts(self, store: Store, view: ModelView) -> Facts:
+    def facts(self, store: Store, view: Contents) -> Facts:
         """What a model can do, from its weights, its projectors, its template and its config."""
         header = self._header(store, view)
         declared = view.config.get("capabilities")
@@ -126,22 +127,22 @@ class Catalogue:
         }
         return Facts(**lengths, capabilities=tuple(dict.fromkeys(found)))
 
-    def _header(self, store: Store, view: ModelView) -> Facts:
+    def _header(self, store: Store, view: Contents) -> Facts:
         from mbuild.gguf.facts import describe
-        from mbuild.gguf.reader import open_gguf
 
         for layer in view.stored.manifest.of_kind(MODEL):
             key = layer.digest.hex
             if key in self._headers:
                 return self._headers[key]
-            with suppress(SourceError), open_gguf(store.blobs.path(layer.digest)) as file:
+            opened = open_layer(store.blobs, layer, str(view.stored.name))
+            with suppress(SourceError, StoreError), opened as file:
                 known = describe(file)
                 facts = Facts(known.context_length, known.embedding_length, known.capabilities)
                 return self._headers.setdefault(key, facts)
         return Facts(0, 0, ())
 
 
-def _template_capabilities(view: ModelView) -> list[str]:
+def _template_capabilities(view: Contents) -> list[str]:
     """What the template's variables show, by Ollama's names of them."""
     if not view.template:
         return []

@@ -6,30 +6,31 @@ import json
 import math
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from anyio import to_thread
 from starlette.responses import JSONResponse, Response
 
-from mbuild.core.errors import NameNotFoundError, SourceError, UsageError
+from mbuild.core.errors import NameNotFoundError, SourceError, StoreError, UsageError
 from mbuild.gguf.types import ValueType
-from mbuild.language.formatter import quote
 from mbuild.language.gonumber import shortest_float32
 from mbuild.models import library
 from mbuild.server import shapes
 from mbuild.server.catalogue import owner, timestamp
 from mbuild.server.locking import PATIENCE_SECONDS
 from mbuild.server.requests import model_name, parse_name, read_json
-from mbuild.store.manifest import MODEL, PROJECTOR
+from mbuild.store.contents import open_layer
+from mbuild.store.media import MODEL, PROJECTOR
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
     from mbuild.core.names import ModelName
     from mbuild.gguf.reader import GGUFFile
-    from mbuild.models.library import ModelView
     from mbuild.server.app import Service
     from mbuild.store import Store
+    from mbuild.store.contents import Contents
 
 JSON_TYPE = "application/json; charset=utf-8"
 
@@ -65,13 +66,13 @@ def _show(service: Service, name: ModelName, fields: Mapping[str, Any]) -> dict[
         view = library.view(store, name)
     except NameNotFoundError as error:
         raise NameNotFoundError(error.message) from None
-    system = str(fields.get("system") or view.system)
+    view = replace(view, system=str(fields.get("system") or view.system))
     answer: dict[str, Any] = {
         "license": "\n".join(view.licenses),
-        "modelfile": _modelfile(store, view, system),
+        "modelfile": library.modelfile_of(view, library.by_digest),
         "parameters": "\n".join(_parameter_lines(view)),
         "template": view.template or DEFAULT_TEMPLATE,
-        "system": system,
+        "system": view.system,
         "messages": [
             {"role": message.get("role", ""), "content": message.get("content", "")}
             for message in view.messages
@@ -88,18 +89,7 @@ def _show(service: Service, name: ModelName, fields: Mapping[str, Any]) -> dict[
     return answer
 
 
-def _modelfile(store: Store, view: ModelView, system: str) -> str:
-    """A Modelfile that this API builds the same model from: blobs by digest, no paths."""
-    text = library.modelfile_of(store, view)
-    for layer in view.stored.manifest.layers:
-        text = text.replace(quote(str(store.blobs.path(layer.digest))), f"@{layer.digest}")
-    if system != view.system:
-        old = f"SYSTEM {quote(view.system)}\n" if view.system else ""
-        text = text.replace(old, "") + f"SYSTEM {quote(system)}\n"
-    return text
-
-
-def _parameter_lines(view: ModelView) -> list[str]:
+def _parameter_lines(view: Contents) -> list[str]:
     """Name and value of each parameter, the names in a column of 30 as in Ollama."""
     lines = []
     for key, value in sorted(view.parameters.items()):
@@ -114,14 +104,13 @@ def _shown(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _header(store: Store, view: ModelView, *, verbose: bool) -> dict[str, Any]:
+def _header(store: Store, view: Contents, *, verbose: bool) -> dict[str, Any]:
     """``model_info``, ``tensors`` and ``projector_info``, from the headers of the weights."""
-    from mbuild.gguf.reader import open_gguf
-
     found: dict[str, Any] = {}
     for kind, key in ((MODEL, "model_info"), (PROJECTOR, "projector_info")):
         for layer in view.stored.manifest.of_kind(kind)[:1]:
-            with suppress(SourceError), open_gguf(store.blobs.path(layer.digest)) as file:
+            opened = open_layer(store.blobs, layer, str(view.stored.name))
+            with suppress(SourceError, StoreError), opened as file:
                 found[key] = model_info(file, verbose=verbose)
                 if kind == MODEL:
                     found["tensors"] = [

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import os
 import stat
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mbuild.core.digest import Digest, DigestError
-from mbuild.core.errors import CancelledError, DamagedError, FormatError, StoreError
-from mbuild.store.blocks import BLOCK, Blocks
+from mbuild.core.errors import DamagedError, FormatError, StoreError
 from mbuild.store.files import (
     TemporaryFile,
     check_room,
@@ -20,129 +19,20 @@ from mbuild.store.files import (
     make_directories,
     may_not_read,
     open_regular,
-    remove_stale,
     store_errors,
-    sync,
 )
+from mbuild.store.writing import Blob, BlobWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
-
-    from typing_extensions import Buffer
+    from typing import BinaryIO
 
     from mbuild.store.copying import OpenFile
+    from mbuild.store.kept import Kept
+    from mbuild.store.records import Place
 
     Progress = Callable[[int, int], None]
-
-
-_FEW = 2  # cores that are busy enough with making the bytes and digesting them
-_PIECE = 256 << 10  # bytes that are still in the processor's cache when they are copied
-
-
-class Blob(NamedTuple):
-    """A stored blob; ``existed`` tells whether the store had it before.
-
-    ``linked``: it is the user's own file under a second name.
-    """
-
-    digest: Digest
-    size: int
-    existed: bool
-    linked: bool = False
-
-
-class BlobWriter:
-    """A blob under construction: write its bytes in order, then commit.
-
-    The disk is waited for on another thread. With cores to spare one more digests the
-    bytes; without, that is done here, while they are in the processor's cache. Use as a
-    context manager; what is not committed leaves nothing behind, but for the saved part
-    of a named one when the build was stopped.
-    """
-
-    def __init__(self, blobs: Blobs, partial: str = "") -> None:
-        self._blobs = blobs
-        self._hash = hashlib.sha256()
-        self._partial = partial
-        self._file = blobs.temporary(partial)
-        from mbuild.work.cores import cores
-
-        self._beside = cores() > _FEW
-        self._blocks = Blocks(self._file.fd, self._hash.update if self._beside else None)
-        self._block: memoryview | None = None
-        self._filled = 0
-        self._saved = False
-        self.size = 0
-
-    def save(self, then: Callable[[str, int], object]) -> None:
-        """Make what was written so far durable, and call ``then``, both on another thread.
-
-        It is given the file's place below the store's root, and how many bytes of the
-        file are durable. See :meth:`wait`.
-        """
-
-        def save(written: int) -> None:
-            with store_errors("writing a blob"):
-                sync(self._file.fd)
-            self._saved = True
-            place = self._file.path.relative_to(self._blobs.folder.parent).as_posix()
-            then(place, written)
-
-        self._blocks.then(bytes(self._block[: self._filled]) if self._block else b"", save)
-
-    def wait(self) -> None:
-        """Wait until everything is durable that was to be saved."""
-        self._blocks.wait()
-
-    @property
-    def digest(self) -> Digest:
-        """The digest of what was written so far."""
-        self._blocks.seen()
-        state = self._hash.copy()
-        if self._beside and self._block is not None:
-            state.update(self._block[: self._filled])
-        return Digest(state.hexdigest())
-
-    def write(self, data: Buffer) -> None:
-        """Append bytes (anything with the buffer protocol)."""
-        view = memoryview(data).cast("B")
-        self.size += len(view)
-        with store_errors("writing a blob"):
-            while view:
-                block = self._block = self._block or self._blocks.take()
-                piece = view[: min(_PIECE, BLOCK - self._filled)]
-                view = view[len(piece) :]
-                if not self._beside:
-                    self._hash.update(piece)
-                block[self._filled : self._filled + len(piece)] = piece
-                self._filled += len(piece)
-                if self._filled == BLOCK:
-                    self._blocks.put(block, BLOCK)
-                    self._block, self._filled = None, 0
-
-    def commit(self) -> Blob:
-        """Publish the blob under its digest; raises :class:`StoreError` (disk full, ...).
-
-        Earlier builds' unfinished files of the same name are not needed any more.
-        """
-        with store_errors("writing a blob"):
-            self._blocks.finish(self._block, self._filled)
-            self._block = None  # its bytes are digested with the others now
-        blob = self._blobs.publish(self._file, self.digest, self.size)
-        if self._partial:
-            remove_stale(self._blobs.partial_folder, self._partial)
-        return blob
-
-    def __enter__(self) -> BlobWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
-        self._blocks.stop()
-        if self._saved and kind is not None and issubclass(kind, CancelledError):
-            self._file.leave()
-        else:
-            self._file.discard()
 
 
 class Blobs:
@@ -154,9 +44,14 @@ class Blobs:
         temporary_folder: Path,
         prepare: Callable[[], None],
         make_room: Callable[[int], object],
+        kept: Callable[[], Kept],
     ) -> None:
-        """``make_room`` is called with the bytes that are about to be written."""
+        """``make_room`` is called with the bytes that are about to be written.
+
+        ``kept`` gives what builds made and no model names any more.
+        """
         self.folder = folder
+        self._kept = kept
         self._temporary_folder = temporary_folder
         self._prepare = prepare
         self._make_room = make_room
@@ -194,31 +89,90 @@ class Blobs:
         """Whether the blob is there with that size (its content is not read)."""
         return self.size(digest) == size
 
+    def missing(self, sizes: Mapping[Digest, int]) -> set[Digest]:
+        """Of blobs and their sizes those that are neither here nor kept by the cache."""
+        gone = {digest for digest, size in sizes.items() if not self.has(digest, size)}
+        return {digest for digest in gone if not self._kept().has(digest, sizes[digest])}
+
+    def bring(self, digest: Digest, size: int) -> bool:
+        """Make sure that a blob has its name here; False when it is gone.
+
+        The caller holds the store (:meth:`mbuild.store.Store.using`).
+        """
+        return self.has(digest, size) or self._kept().restore(digest, size)
+
+    def keep(self, digest: Digest) -> None:
+        """Let a blob that a step made outlive the models that name it."""
+        self._kept().add(digest)
+
+    def named(self, path: Path) -> Digest | None:
+        """The digest of a file that is a blob of this very store, None for any other file."""
+        if not path.name.startswith("sha256-"):
+            return None
+        with suppress(DigestError, OSError):
+            digest = Digest.parse(path.name)
+            if os.path.samefile(path, self.folder / digest.filename):
+                return digest
+        return None
+
+    def local_path(self, digest: Digest) -> Path:
+        """The blob's file; raises :class:`DamagedError` when it is gone."""
+        path = self.path(digest)
+        if self.size(digest) is None:
+            raise self._gone(digest, path, FileNotFoundError(errno.ENOENT, "no such file"))
+        return path
+
+    def open(self, digest: Digest) -> BinaryIO:
+        """A blob's content as a stream; raises as :meth:`read` does."""
+        path = self.path(digest)
+        try:
+            fd, _ = open_regular(path)
+            return open(fd, "rb")
+        except OSError as error:
+            raise self._gone(digest, path, error) from error
+
+    def read_at(self, place: Place) -> bytes | None:
+        """The bytes at a place in a blob or an unfinished file; None when the file is gone.
+
+        They are not checked. A path that leads anywhere else is that of no such file.
+        """
+        name = place.path.rpartition("/")[2]
+        if name in ("", ".", ".."):
+            return None
+        folders = (self.folder, self._kept().folder, self.partial_folder)
+        for folder in folders:
+            with suppress(OSError), open(folder / name, "rb") as file:
+                file.seek(place.offset)
+                return file.read(place.size)
+        return None
+
     def read(self, digest: Digest, limit: int) -> bytes:
         """A small blob's content; raises :class:`DamagedError` when it is gone or too long.
 
         Raises :class:`StoreError` for one that this user may not read.
         """
-        path = self.path(digest)
-        try:
-            fd, _ = open_regular(path)
-            with open(fd, "rb") as file:
+        with self.open(digest) as file:
+            try:
                 data = file.read(limit + 1)
-        except PermissionError as error:
-            raise StoreError(
-                f"blob {digest} cannot be read: {error.strerror}", hint=may_not_read(path)
-            ) from error
-        except OSError as error:
-            link = next((p for p in (self.folder, path) if is_dangling(p)), None)
-            if link is not None:
-                raise leads_nowhere(link) from error
-            raise DamagedError(
-                f"blob {digest} cannot be read: {error.strerror}",
-                hint="build or pull the models that use it again",
-            ) from error
+            except OSError as error:
+                raise self._gone(digest, self.path(digest), error) from error
         if len(data) > limit:
             raise DamagedError(f"blob {digest} is longer than {limit} bytes")
         return data
+
+    def _gone(self, digest: Digest, path: Path, error: OSError) -> StoreError:
+        """What to say of a blob that cannot be read."""
+        if isinstance(error, PermissionError):
+            return StoreError(
+                f"blob {digest} cannot be read: {error.strerror}", hint=may_not_read(path)
+            )
+        link = next((p for p in (self.folder, path) if is_dangling(p)), None)
+        if link is not None:
+            return leads_nowhere(link)
+        return DamagedError(
+            f"blob {digest} cannot be read: {error.strerror}",
+            hint="build or pull the models that use it again",
+        )
 
     def check_room(self, size: int) -> None:
         """Raise :class:`StoreError` if blobs of so many bytes do not fit on the disk."""

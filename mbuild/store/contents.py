@@ -1,4 +1,7 @@
-"""What a stored model holds: its small layers read, its GGUF headers opened."""
+"""What a stored model holds: its small layers read, its GGUF headers opened.
+
+The one reader of stored models: whoever shows, compares, exports or builds on one asks here.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,14 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from mbuild.core.errors import DamagedError, StoreError
-from mbuild.store.manifest import (
+from mbuild.core.errors import DamagedError
+from mbuild.store.media import (
     LICENSE,
     MESSAGES,
+    MODEL,
     PARAMS,
     PROMPT,
     SYSTEM,
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
     from mbuild.gguf.model import RawKV
     from mbuild.gguf.reader import GGUFFile
     from mbuild.store import Layer, Store, StoredManifest
+    from mbuild.store.ports import BlobStore
 
 MAX_SMALL = 64 << 20
 """Bytes of the largest layer that is read whole: anything but weights."""
@@ -30,6 +36,16 @@ SHOWN = 8
 """Items of an array that are shown."""
 _SHOWN_TEXT = 160
 """Characters of a text that are shown."""
+
+
+class Numbers(Enum):
+    """What the numbers of a params layer become."""
+
+    AS_WRITTEN = "as written"
+    """40 is an int, 40.0 a float: for whoever writes them into other files or compares them."""
+    AS_IN_GO = "as in Go"
+    """Every number is a float, as Ollama reads them: -0 is not 0. For what Ollama shows or
+    merges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,28 +58,26 @@ class Contents:
     system: str
     licenses: tuple[str, ...]
     parameters: Mapping[str, Any]
-    messages: tuple[Any, ...]
+    messages: tuple[Mapping[str, Any], ...]
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What ``/api/show`` calls details."""
+        origin = next((x.origin for x in self.stored.manifest.of_kind(MODEL) if x.origin), "")
+        family = str(self.config.get("model_family", ""))
+        return {
+            "parent_model": origin,
+            "format": self.config.get("model_format", ""),
+            "family": family,
+            "families": self.config.get("model_families") or None,
+            "parameter_size": self.config.get("model_type", ""),
+            "quantization_level": self.config.get("file_type", ""),
+        }
 
 
-@contextmanager
-def reading(store: Store) -> Iterator[None]:
-    """Hold the store as builders do, so that nobody removes what is being read.
-
-    A store that cannot be written needs no lock: there nobody can remove anything.
-    """
-    held = False
-    if store.root.is_dir():
-        with suppress(StoreError):
-            store.begin()
-            held = True
-    try:
-        yield
-    finally:
-        if held:
-            store.end()
-
-
-def read_contents(store: Store, stored: StoredManifest) -> Contents:
+def read_contents(
+    blobs: BlobStore, stored: StoredManifest, numbers: Numbers = Numbers.AS_WRITTEN
+) -> Contents:
     """Read a model's small layers.
 
     Raises :class:`DamagedError` for one that is gone, too long or not the JSON
@@ -72,57 +86,80 @@ def read_contents(store: Store, stored: StoredManifest) -> Contents:
     manifest = stored.manifest
 
     def texts(media_type: str) -> list[str]:
-        return [_text(store, layer) for layer in manifest.of_kind(media_type)]
+        return [read_text(blobs, layer) for layer in manifest.of_kind(media_type)]
 
-    def last(media_type: str, default: Any) -> Any:
-        layers = manifest.of_kind(media_type)
-        return _json(store, layers[-1], type(default)) if layers else default
-
+    parameters, messages = manifest.of_kind(PARAMS), manifest.of_kind(MESSAGES)
     return Contents(
         stored,
-        _json(store, manifest.config, dict),
+        read_object(blobs, manifest.config),
         "".join((texts(TEMPLATE) or texts(PROMPT))[-1:]),
         "".join(texts(SYSTEM)[-1:]),
         tuple(texts(LICENSE)),
-        last(PARAMS, {}),
-        tuple(last(MESSAGES, [])),
+        read_object(blobs, parameters[-1], numbers) if parameters else {},
+        _objects(blobs, messages[-1]) if messages else (),
     )
 
 
-def _text(store: Store, layer: Layer) -> str:
-    return store.blobs.read(layer.digest, MAX_SMALL).decode("utf-8", "replace")
+def read_text(blobs: BlobStore, layer: Layer, limit: int = MAX_SMALL) -> str:
+    """The text of a layer; what is not UTF-8 in it becomes replacement characters."""
+    return blobs.read(layer.digest, limit).decode("utf-8", "replace")
 
 
-def _json(store: Store, layer: Layer, kind: type) -> Any:
+def read_object(
+    blobs: BlobStore, layer: Layer, numbers: Numbers = Numbers.AS_WRITTEN
+) -> Mapping[str, Any]:
+    """The JSON object that a layer is; raises :class:`DamagedError` for anything else."""
+    value = _json(blobs, layer, numbers)
+    if not isinstance(value, dict):
+        raise _not_json(layer, "object")
+    return value
+
+
+def _objects(blobs: BlobStore, layer: Layer) -> tuple[Mapping[str, Any], ...]:
+    value = _json(blobs, layer, Numbers.AS_WRITTEN)
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise _not_json(layer, "array of objects")
+    return tuple(value)
+
+
+def _json(blobs: BlobStore, layer: Layer, numbers: Numbers) -> Any:
+    parse_int = float if numbers is Numbers.AS_IN_GO else int
     with suppress(ValueError, RecursionError):
-        value = json.loads(store.blobs.read(layer.digest, MAX_SMALL))
-        if isinstance(value, kind):
-            return value
-    what = "object" if kind is dict else "array"
-    raise DamagedError(
+        return json.loads(blobs.read(layer.digest, MAX_SMALL), parse_int=parse_int)
+    return None
+
+
+def _not_json(layer: Layer, what: str) -> DamagedError:
+    return DamagedError(
         f"blob {layer.digest} ({layer.kind}) is not a JSON {what}",
         hint="build or pull the model again",
     )
 
 
-def open_layers(
-    store: Store, stored: StoredManifest, media_type: str
-) -> Iterator[tuple[Layer, GGUFFile]]:
-    """The layers of one kind, opened as GGUF, one after another.
+@contextmanager
+def open_layer(blobs: BlobStore, layer: Layer, name: str) -> Iterator[GGUFFile]:
+    """A layer of weights, opened as GGUF under a model's name.
 
-    Raises :class:`FormatError` for one that is not GGUF and
-    :class:`DamagedError` for one that is not there.
+    Raises :class:`DamagedError` for one that is not there whole, :class:`FormatError`
+    for one that is not GGUF.
     """
     from mbuild.gguf.reader import open_gguf
 
+    if not blobs.has(layer.digest, layer.size):
+        raise DamagedError(
+            f"{name}: its {layer.kind} {layer.digest} is missing or cut short",
+            hint="mbuild verify reports how to repair it",
+        )
+    with open_gguf(blobs.local_path(layer.digest), name=f"{name} ({layer.kind})") as file:
+        yield file
+
+
+def open_layers(
+    store: Store, stored: StoredManifest, media_type: str
+) -> Iterator[tuple[Layer, GGUFFile]]:
+    """The layers of one kind, opened one after another; raises as :func:`open_layer`."""
     for layer in stored.manifest.of_kind(media_type):
-        path = store.blobs.path(layer.digest)
-        if not store.blobs.has(layer.digest, layer.size):
-            raise DamagedError(
-                f"{stored.name}: its blob {layer.digest} is missing or cut short",
-                hint="mbuild verify reports how to repair it",
-            )
-        with open_gguf(path, name=f"{stored.name} ({layer.kind})") as file:
+        with open_layer(store.blobs, layer, str(stored.name)) as file:
             yield layer, file
 
 

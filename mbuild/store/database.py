@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mbuild.core.digest import Digest, DigestError
 from mbuild.store.files import NO_LOCKS, inherit
+from mbuild.store.records import CONTENT, PLACE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
     from pathlib import Path
+
+    from mbuild.store.records import Place, RecordKind
 
 T = TypeVar("T")
 
@@ -43,11 +46,10 @@ PRAGMA user_version = {SCHEMA_VERSION};
 COMMIT;
 """
 
+_AT_ONCE = 500  # keys in one query; SQLite takes 999 values or more
+
 _BUSY_SECONDS = 5.0  # of waiting for other processes, whose writing takes milliseconds
 _BUSY_SLICE = 0.1  # signals are looked at only between two calls of SQLite
-
-_CONTENT = "content"
-"""The kind of record of a user's file that was read: its size and its digest are the key."""
 
 # A file that was written this shortly before it was hashed may be written again
 # without its times changing (git's "racy" rule): clocks of file systems tick
@@ -71,38 +73,63 @@ class Database:
 
     # Results of steps, and other values that a pure function of their key gave.
 
-    def get(self, kind: str, key: str) -> str | None:
+    def get(self, kind: RecordKind[T], key: str) -> T | None:
         """The value recorded under a key, if it is there and undamaged."""
-        unwritten = self._unwritten.get((kind, key))
-        if unwritten is not None:
-            return unwritten
-        rows = self._query(
-            "SELECT value, verify FROM records WHERE kind = ? AND key = ?", (kind, key)
-        )
-        for value, verify in rows:
-            if isinstance(value, str) and verify == _verify(kind, key, value):
-                return value
-        return None
+        return self.get_many(kind, (key,)).get(key)
 
-    def put(self, kind: str, key: str, value: str) -> None:
+    def get_many(self, kind: RecordKind[T], keys: Collection[str]) -> dict[str, T]:
+        """The values recorded under these keys; those that are not there are left out."""
+        table = kind.table
+        texts = {
+            key: self._unwritten[table, key] for key in keys if (table, key) in self._unwritten
+        }
+        wanted = [key for key in keys if key not in texts]
+        for start in range(0, len(wanted), _AT_ONCE):
+            some = wanted[start : start + _AT_ONCE]
+            marks = ",".join("?" * len(some))
+            texts |= self._undamaged(table, f"key IN ({marks})", some)
+        found = {key: kind.read(text) for key, text in texts.items()}
+        return {key: value for key, value in found.items() if value is not None}
+
+    def put(self, kind: RecordKind[T], key: str, value: T) -> None:
         """Record a value; it is written by the next :meth:`flush`."""
-        row = (kind, key, value, _verify(kind, key, value), time.time_ns())
+        table, text = kind.table, kind.encode(value)
+        row = (table, key, text, _verify(table, key, text), time.time_ns())
         self._pending.append(("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?)", row))
-        self._unwritten[kind, key] = value
+        self._unwritten[table, key] = text
 
-    def forget(self, kind: str, key: str) -> None:
+    def forget(self, kind: RecordKind[T], key: str) -> None:
         """Drop a record with the next :meth:`flush`."""
-        self._unwritten.pop((kind, key), None)
-        self._pending.append(("DELETE FROM records WHERE kind = ? AND key = ?", (kind, key)))
+        self._unwritten.pop((kind.table, key), None)
+        self._pending.append(("DELETE FROM records WHERE kind = ? AND key = ?", (kind.table, key)))
 
-    def find(self, kind: str, start: str) -> list[tuple[str, str]]:
-        """Keys that begin with ``start``, and their values, of what is written and undamaged."""
-        rows = self._query(
-            "SELECT key, value, verify FROM records WHERE kind = ? AND key >= ? AND key < ?",
-            (kind, start, start + "\U0010ffff"),
-        )
+    def find(self, kind: RecordKind[T], start: str) -> dict[str, T]:
+        """Values by their keys, which begin with ``start``, of what is written and undamaged."""
+        texts = self._undamaged(kind.table, "key >= ? AND key < ?", (start, start + "\U0010ffff"))
+        found = {key: kind.read(text) for key, text in texts.items()}
+        return {key: value for key, value in found.items() if value is not None}
+
+    # Where quantized ranges lie; each can lie at several places.
+
+    def places(self, keys: Collection[str]) -> dict[str, list[Place]]:
+        """Where the bytes of ranges lie, by the ranges' keys."""
+        found = {key: list(self.find(PLACE, f"{key} ").values()) for key in keys}
+        return {key: places for key, places in found.items() if places}
+
+    def add_place(self, key: str, place: Place) -> None:
+        """Record one more place of a range; :meth:`places` finds it after :meth:`flush`."""
+        self.put(PLACE, f"{key} {place.path}", place)
+
+    def drop_place(self, key: str, place: Place) -> None:
+        """Forget a place at which nothing is left."""
+        self.forget(PLACE, f"{key} {place.path}")
+
+    def _undamaged(self, table: str, which: str, values: Collection[str]) -> dict[str, str]:
+        """The texts of one kind's records by their keys, those whose own check is right."""
+        statement = f"SELECT key, value, verify FROM records WHERE kind = ? AND {which}"
+        rows = self._query(statement, (table, *values))
         texts = [(str(key), str(value), verify) for key, value, verify in rows]
-        return [(key, value) for key, value, verify in texts if verify == _verify(kind, key, value)]
+        return {key: text for key, text, verify in texts if verify == _verify(table, key, text)}
 
     # Digests of files that have not changed.
 
@@ -124,15 +151,16 @@ class Database:
 
         Then a result for it can exist, and it pays to hash a file before it is used.
         """
-        start = f"{size} " if digest is None else f"{size} {digest}"
-        return bool(self.find(_CONTENT, start)) or (_CONTENT, start) in self._unwritten
+        if digest is not None:
+            return self.get(CONTENT, f"{size} {digest}") is not None
+        return bool(self.find(CONTENT, f"{size} "))
 
     def remember_file(self, info: os.stat_result, digest: Digest, hashed_ns: int) -> None:
         """Record a file's digest; ``info`` is its ``stat`` at ``hashed_ns``.
 
         That is just before its first byte was read.
         """
-        self.put(_CONTENT, f"{info.st_size} {digest}", "")
+        self.put(CONTENT, f"{info.st_size} {digest}", True)
         row = (
             _signed(info.st_dev),
             _signed(info.st_ino),

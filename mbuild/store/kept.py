@@ -20,15 +20,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from mbuild.core.digest import Digest, DigestError
 from mbuild.core.environment import keep_budget
 from mbuild.store.files import free_bytes, make_directories, remove_stale
+from mbuild.store.records import MADE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from mbuild.store.database import Database
-
-_MADE = "made"
-"""The kind of record of a blob that a step made and that could not be linked."""
 
 _SHARE_OF_DISK = 10  # by default kept blobs take at most a tenth of their disk,
 _SHARE_LEFT_FREE = 20  # and leave a twentieth of it free
@@ -85,7 +83,7 @@ class Kept:
         try:
             self._link(blob, kept)
         except OSError:  # no hard links here
-            self._database.put(_MADE, str(digest), "")
+            self._database.put(MADE, str(digest), True)
 
     def release(self, digest: Digest) -> bool:
         """Take the name under ``blobs/`` away, for the caller who holds the lock alone.
@@ -95,7 +93,7 @@ class Kept:
         blob, kept = self._blobs / digest.filename, self.path(digest)
         info, old = _regular(blob), _regular(kept)
         linked = info is not None and old is not None and os.path.samestat(info, old)
-        made = not linked and self._database.get(_MADE, str(digest)) is not None
+        made = not linked and self._database.get(MADE, str(digest)) is not None
         if made and info is not None and info.st_nlink == 1:
             with suppress(OSError):
                 make_directories(self.folder)
@@ -122,7 +120,7 @@ class Kept:
             return True
         with suppress(OSError):  # no hard links here: it moves back
             os.replace(kept, blob)
-            self._database.put(_MADE, str(digest), "")
+            self._database.put(MADE, str(digest), True)
             return True
         return False
 

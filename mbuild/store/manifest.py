@@ -13,18 +13,6 @@ CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_LAYERS = 100_000
 
-_PREFIX = "application/vnd.ollama.image."
-MODEL = _PREFIX + "model"
-PROJECTOR = _PREFIX + "projector"
-ADAPTER = _PREFIX + "adapter"
-DRAFT = _PREFIX + "draft"
-TEMPLATE = _PREFIX + "template"
-PROMPT = _PREFIX + "prompt"
-SYSTEM = _PREFIX + "system"
-LICENSE = _PREFIX + "license"
-PARAMS = _PREFIX + "params"
-MESSAGES = _PREFIX + "messages"
-
 
 class Layer(NamedTuple):
     """One content-addressed blob of a model.

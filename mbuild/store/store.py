@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from mbuild.store.files import remove_stale, store_errors
 from mbuild.store.locks import Lock, NoLocksError
 from mbuild.store.manifests import Manifests, StoredManifest
 from mbuild.store.place import check_place, make_store
+from mbuild.store.records import MANIFEST
 from mbuild.store.uploads import Uploads
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from mbuild.store.kept import Kept
 
 PRIVATE_FOLDER = ".mbuild"
-
-MANIFEST = "manifest"
-"""The kind of record that keeps a model's manifest by its id, beyond its name."""
 
 _SLACK = 1 << 20  # bytes that the cache's own files may grow by while a blob is written
 
@@ -61,7 +59,8 @@ class Store:
     def blobs(self) -> Blobs:
         """The blobs."""
         folder = self.root / "blobs"
-        return Blobs(folder, self._temporary_for(folder), self.prepare, self._make_room)
+        temporary = self._temporary_for(folder)
+        return Blobs(folder, temporary, self.prepare, self._make_room, lambda: self.kept)
 
     @cached_property
     def kept(self) -> Kept:
@@ -83,6 +82,16 @@ class Store:
     def database(self) -> Database:
         """The cache."""
         return Database(self.private / "cache.db", self._warn)
+
+    @property
+    def cache(self) -> Database:
+        """The records, as a build uses them."""
+        return self.database
+
+    @property
+    def files(self) -> Database:
+        """The digests of this machine's files, as a build uses them."""
+        return self.database
 
     @cached_property
     def uploads(self) -> Uploads:
@@ -112,9 +121,7 @@ class Store:
             patience = self._patience if timeout is None else timeout
             if not self._lock.acquire(exclusive=False, timeout=patience):
                 if timeout is None:
-                    raise BusyError(
-                        "another mbuild is removing blobs from the store", hint="try again later"
-                    )
+                    raise _busy()
                 return False
         if self._lock.missing:
             self._warn(
@@ -137,18 +144,30 @@ class Store:
             self.kept.trim()
         self.database.close()
 
-    # Blobs, those among them that only the cache keeps.
+    @contextmanager
+    def using(self, timeout: float | None = None) -> Iterator[None]:
+        """Hold the store while the block runs: :meth:`begin` and :meth:`end` in one.
 
-    def has(self, digest: Digest, size: int) -> bool:
-        """Whether a blob of that size is there or can be brought back at once."""
-        return self.blobs.has(digest, size) or self.kept.has(digest, size)
-
-    def bring(self, digest: Digest, size: int) -> bool:
-        """Make sure that a blob has its name under ``blobs/``; False when it is gone.
-
-        The caller is between :meth:`begin` and :meth:`end`.
+        Raises what :meth:`begin` raises, and :class:`BusyError` after ``timeout`` seconds.
         """
-        return self.blobs.has(digest, size) or self.kept.restore(digest, size)
+        if not self.begin(timeout):
+            raise _busy()
+        try:
+            yield
+        finally:
+            self.end()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """As :meth:`using`, for whoever writes nothing.
+
+        A store that cannot be written needs no lock: there nobody can remove anything.
+        """
+        with ExitStack() as stack:
+            if self.root.is_dir():
+                with suppress(StoreError):
+                    stack.enter_context(self.using())
+            yield
 
     def _make_room(self, size: int) -> int:
         """Give up what is kept where the disk has no room for ``size`` bytes."""
@@ -180,7 +199,7 @@ class Store:
         before = self._remembered(name)
         old = self._blobs_of(name)
         self.manifests.write(name, data)
-        self.database.put(MANIFEST, Digest.of(data).hex, data.decode("utf-8", "replace"))
+        self.database.put(MANIFEST, Digest.of(data).hex, data)
         self.discard(old - self._blobs_of(name))
         return before
 
@@ -194,7 +213,7 @@ class Store:
 
     def earlier(self, start: str) -> dict[str, bytes]:
         """The manifests of this store's present and past models whose ids begin so, by id."""
-        found = {key: text.encode() for key, text in self.database.find(MANIFEST, start)}
+        found = self.database.find(MANIFEST, start)
         for name in self.manifests.names():
             data = self.manifests.read_bytes(name)
             if data is not None and (identity := Digest.of(data).hex).startswith(start):
@@ -207,7 +226,7 @@ class Store:
         if data is None:
             return None
         identity = Digest.of(data)
-        self.database.put(MANIFEST, identity.hex, data.decode("utf-8", "replace"))
+        self.database.put(MANIFEST, identity.hex, data)
         return identity
 
     def discard(self, digests: Iterable[Digest]) -> None:
@@ -263,3 +282,7 @@ class Store:
         except OSError:
             pass
         return self.private / "tmp"
+
+
+def _busy() -> BusyError:
+    return BusyError("another mbuild is removing blobs from the store", hint="try again later")

@@ -21,7 +21,7 @@ from mbuild.core.names import ModelName
 from mbuild.build.steps import files as step_files
 from mbuild.store import Store
 from mbuild.store.copying import OpenFile
-from mbuild.store.manifest import ADAPTER, MODEL
+from mbuild.store.media import ADAPTER, MODEL
 
 Change = Callable[[Path], object]
 

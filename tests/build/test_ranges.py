@@ -21,7 +21,7 @@ from mbuild.core.names import ModelName
 from mbuild.build.steps import ranges
 from mbuild.build.steps.ranges import ranges_of
 from mbuild.store import Store
-from mbuild.store.manifest import MODEL
+from mbuild.store.media import MODEL
 from mbuild.work import cores
 
 CUTS = (4 << 10, 20_000, 16 << 20)

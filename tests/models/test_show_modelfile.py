@@ -14,7 +14,7 @@ from mbuild.build.request import Request, read_recipe
 from mbuild.build.sources.resolve import LocalContext
 from mbuild.core.names import ModelName
 from mbuild.language.recipe import Recipe, Reference
-from mbuild.models.library import modelfile_of, view
+from mbuild.models.library import by_path, modelfile_of, view
 from mbuild.store import Layer, Store
 
 # What can be in a layer through a Modelfile: anything but the two line-end
@@ -89,6 +89,6 @@ def test_the_printed_modelfile_builds_the_same_layers(recipe: Recipe) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(copy_tiny_store(Path(folder) / "store"))
         first = build_recipe(store, recipe, "first")
-        printed = modelfile_of(store, view(store, ModelName.parse("first")))
+        printed = modelfile_of(view(store, ModelName.parse("first")), by_path(store))
         again, _ = read_recipe(printed.encode(), "Modelfile", store)
         assert build_recipe(store, again, "second") == first

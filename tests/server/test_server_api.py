@@ -14,7 +14,7 @@ from stores import copy_tiny_store
 
 from mbuild.server.openapi import describe
 from mbuild.server.routes import ROUTES
-from mbuild.store.manifest import LICENSE
+from mbuild.store.media import LICENSE
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +211,33 @@ def test_show_round_trips_through_create(server: Server) -> None:
     assert [(x.media_type, x.digest) for x in first.layers] == [
         (x.media_type, x.digest) for x in second.layers
     ]
+
+
+SAID = 'SYSTEM "one two"'
+
+
+@pytest.mark.parametrize(
+    ("template", "asked", "kept"),
+    [
+        (f"a\n{SAID}\n{{{{ .Prompt }}}}", "other", SAID),
+        ("SYSTEM first\n{{ .Prompt }}", None, "SYSTEM first\n{{ .Prompt }}"),
+        (SAID, "", SAID),
+        (SAID, 'SYSTEM "one two"', SAID),
+    ],
+)
+def test_show_with_another_system_keeps_every_line_of_the_template(
+    server: Server, template: str, asked: str | None, kept: str
+) -> None:
+    """A template may hold the very line that SYSTEM is: only the instruction is another."""
+    fields = {"from": "tiny", "system": "one two", "template": template}
+    assert server.create(model="said", stream=False, **fields).is_success
+    body = {"model": "said"} if asked is None else {"model": "said", "system": asked}
+    shown = server.http.post("/api/show", json=body).json()
+    system = asked or "one two"
+    assert shown["system"] == system and kept in shown["modelfile"]
+    assert server.create(model="again", modelfile=shown["modelfile"], stream=False).is_success
+    again = server.http.post("/api/show", json={"model": "again"}).json()
+    assert (again["template"], again["system"]) == (template, system)
 
 
 def _names(*texts: str) -> list[object]:

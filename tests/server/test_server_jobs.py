@@ -26,7 +26,7 @@ from mbuild.server import jobs as module
 from mbuild.server.jobs import QUEUED, Job, Jobs
 from mbuild.server.stream import Line, encode
 from mbuild.server.wording import Lines, Wording
-from mbuild.store.manifest import MODEL, PARAMS
+from mbuild.store.media import MODEL, PARAMS
 
 DIGEST = Digest("0" * 64)
 

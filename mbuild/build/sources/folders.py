@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mbuild.core.digest import Digest, DigestError
 from mbuild.core.errors import FormatError, MbuildError, SourceError
+from mbuild.store.records import GGUF_KIND
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 MODEL, PROJECTOR, ADAPTER = "model", "projector", "adapter"
 """The values of :class:`mbuild.gguf.facts.ModelKind`."""
 
-_RECORD = "gguf-kind"
-
 
 def kind_of(file: SourceFile, store: Store) -> str:
     """What a GGUF file is in a model, from its header, which is read once for each content.
@@ -29,7 +28,7 @@ def kind_of(file: SourceFile, store: Store) -> str:
     Of a file that cannot be read its name tells; whoever builds from it says what is wrong.
     """
     if file.digest is not None:
-        known = store.database.get(_RECORD, str(file.digest))
+        known = store.database.get(GGUF_KIND, str(file.digest))
         if known is not None:
             return known
     from mbuild.gguf.facts import describe
@@ -41,7 +40,7 @@ def kind_of(file: SourceFile, store: Store) -> str:
     except (MbuildError, OSError):
         return PROJECTOR if "mmproj" in file.name.lower() else MODEL
     if file.digest is not None:
-        store.database.put(_RECORD, str(file.digest), kind)
+        store.database.put(GGUF_KIND, str(file.digest), kind)
     return kind
 
 

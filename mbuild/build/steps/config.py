@@ -12,7 +12,8 @@ from mbuild.core.errors import DamagedError, SourceError
 from mbuild.build.graph import BaseStep, Result, Step, StepContext, variant_label
 from mbuild.build.steps.layers import MAX_SMALL_BLOB, put_layer
 from mbuild.store import Layer
-from mbuild.store.manifest import CONFIG_TYPE, DRAFT, MODEL
+from mbuild.store.manifest import CONFIG_TYPE
+from mbuild.store.media import DRAFT, MODEL
 
 KEY_ORDER = (
     "model_format",

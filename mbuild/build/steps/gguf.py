@@ -19,11 +19,11 @@ from mbuild.build.steps.files import OpenFiles, open_source
 from mbuild.build.steps.models import as_json, check_loadable, read_facts, write_layer
 from mbuild.store import Layer
 from mbuild.store.copying import OpenFile
-from mbuild.store.manifest import ADAPTER, DRAFT, MODEL, PROJECTOR
+from mbuild.store.media import ADAPTER, DRAFT, MODEL, PROJECTOR
 
 if TYPE_CHECKING:
     from mbuild.gguf.facts import ModelFacts
-    from mbuild.store.blobs import Blob
+    from mbuild.store.writing import Blob
 
 
 class Role(StrEnum):
@@ -200,7 +200,7 @@ class MergeGGUF(BaseStep):
 
 def _bring_in(context: StepContext, opened: OpenFile, *, link: bool) -> Blob:
     """Bring a file into the store, reading it once, and remember its digest."""
-    from mbuild.store.blobs import Blob
+    from mbuild.store.writing import Blob
 
     store = context.store
     own = _own_blob(store.blobs.folder, opened)

@@ -12,7 +12,7 @@ from mbuild.core.errors import DamagedError
 from mbuild.build.graph import BaseStep, Result, Step, StepContext, variant_label
 from mbuild.build.sources.values import Material
 from mbuild.store import Layer
-from mbuild.store.manifest import PARAMS
+from mbuild.store.media import PARAMS
 
 MAX_SMALL_BLOB = 64 << 20
 

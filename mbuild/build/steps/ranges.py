@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +14,7 @@ from mbuild.gguf.model import InPieces, Tensor
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.build.graph import canonical_json
 from mbuild.quant.quantize import VERSION
+from mbuild.store.records import PLACE, SOURCE_RANGES, Place
 
 if TYPE_CHECKING:
     from mbuild.core.digest import Digest
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 RANGE = 16 << 20
 """Bytes of a source tensor that are worked on at once: some hundredths of a second's work."""
-
-_RECORD = "range"
-_SOURCES = "source-ranges"
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -84,15 +81,6 @@ class Made(NamedTuple):
     found: bool = False
 
 
-class Found(NamedTuple):
-    """Where the bytes of a quantized range lie: in which file of the store, and their digest."""
-
-    path: str
-    offset: int
-    size: int
-    digest: str
-
-
 class RangeCache:
     """Remembers quantized ranges by what they were made of, and source ranges' digests.
 
@@ -112,8 +100,8 @@ class RangeCache:
         self._read = read
         self._digests: dict[str, str] = {}
         if read and origin is not None:
-            known = store.database.get(_SOURCES, _key([origin, RANGE]))
-            self._digests = json.loads(known) if known else {}
+            known = store.database.get(SOURCE_RANGES, _key([origin, RANGE]))
+            self._digests = dict(known or {})
 
     def source_digest(self, part: Range, load: Callable[[], Array]) -> str:
         """The digest of a range's bytes, remembered or from loading it."""
@@ -129,7 +117,7 @@ class RangeCache:
         fields = _fields_with(origin, files)
         if fields is not None:
             key = _key([fields, RANGE])
-            self._store.database.put(_SOURCES, key, canonical_json(self._digests))
+            self._store.database.put(SOURCE_RANGES, key, self._digests)
 
     def key(self, source: str, part: Range, new: GGMLType, importances: Array | None) -> str:
         """The key of one quantized range."""
@@ -140,29 +128,27 @@ class RangeCache:
 
     def find(self, key: str) -> Made | None:
         """A quantized range, if its bytes are somewhere in the store and undamaged."""
-        places = self._store.database.find(_RECORD, key) if self._read else []
-        for place, text in places:
-            with suppress(ValueError, TypeError):
-                found = Found(*json.loads(text))
-                data = self._bytes_at(found)
-                if data is None:
-                    self._store.database.forget(_RECORD, place)
-                elif len(data) == found.size and digest_of(data) == found.digest:
-                    return Made(data, key, found.digest, found=True)
+        places = self._store.database.find(PLACE, key) if self._read else {}
+        for where, place in places.items():
+            data = self._bytes_at(place)
+            if data is None:
+                self._store.database.forget(PLACE, where)
+            elif len(data) == place.size and digest_of(data) == place.digest:
+                return Made(data, key, place.digest, found=True)
         return None
 
-    def _bytes_at(self, found: Found) -> bytes | None:
+    def _bytes_at(self, place: Place) -> bytes | None:
         """What lies at a place; None when the file is gone, under its name and as a kept one."""
-        path = self._store.root / found.path
+        path = self._store.root / place.path
         for file_path in (path, self._store.kept.folder / path.name):
             with suppress(OSError), file_path.open("rb") as file:
-                file.seek(found.offset)
-                return file.read(found.size)
+                file.seek(place.offset)
+                return file.read(place.size)
         return None
 
-    def record(self, key: str, found: Found) -> None:
+    def record(self, key: str, place: Place) -> None:
         """Note a place where a quantized range lies, beside others; written by the next flush."""
-        self._store.database.put(_RECORD, f"{key} {found.path}", json.dumps(found))
+        self._store.database.put(PLACE, f"{key} {place.path}", place)
 
     def flush(self) -> None:
         """Write what was noted."""

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from mbuild import __version__
 from mbuild.build.graph import BaseStep, Result, Step, StepContext, variant_label
 from mbuild.build.steps.layers import put_layer
-from mbuild.store.manifest import MODEL, TEMPLATE
+from mbuild.store.media import MODEL, TEMPLATE
+from mbuild.store.records import CHAT_TEMPLATE
 
 if TYPE_CHECKING:
     from mbuild.gguf.reader import GGUFFile
-
-_RECORD = "chat-template"
 
 
 class _Found(NamedTuple):
@@ -96,11 +95,10 @@ def _detect_once(
     made_of = json.dumps([__version__, text, bos, eos, adds_bos])
     key = hashlib.sha256(made_of.encode()).hexdigest()
     database = context.store.database
-    remembered = database.get(_RECORD, key)
+    remembered = database.get(CHAT_TEMPLATE, key)
     if remembered is not None:
-        value = json.loads(remembered)
-        return _Found(*value) if value else None
+        return _Found(*remembered) if remembered else None
     detected = detect(text, bos, eos, adds_bos=adds_bos)
     found = _Found(detected.name, detected.template, list(detected.stop)) if detected else None
-    database.put(_RECORD, key, json.dumps(found))
+    database.put(CHAT_TEMPLATE, key, list(found or ()))
     return found

@@ -28,7 +28,6 @@ from mbuild.quant.quantize import SOURCES, NotFiniteError, quantize
 from mbuild.build.steps.ranges import (
     RANGE,
     Array,
-    Found,
     Made,
     Range,
     RangeCache,
@@ -38,6 +37,7 @@ from mbuild.build.steps.ranges import (
     ranges_of,
     row_bytes,
 )
+from mbuild.store.records import Place
 from mbuild.work.ahead import Ahead, Job, budget
 from mbuild.work.cores import cores
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from mbuild.gguf.model import Entry
     from mbuild.quant.choose.imatrix import Imatrix
     from mbuild.build.steps.files import OpenFiles
-    from mbuild.store.blobs import Blob, BlobWriter
+    from mbuild.store.writing import Blob, BlobWriter
 
 _NAMED = 4  # tensors that were not in the cache are named if they are so few
 _SAVE_BYTES = 128 << 20  # output after which finished ranges are made durable
@@ -242,7 +242,7 @@ class _Lane:
         self._variant = variant
         self._work = work
         self._cache = cache
-        self._done: list[tuple[str, Found]] = []  # keys, and places but for the file's name
+        self._done: list[tuple[str, Place]] = []  # keys, and places but for the file's name
         self._saved = 0
         self._made: set[int] = set()  # tensors of which something had to be quantized
         self.writer = writer
@@ -289,7 +289,7 @@ class _Lane:
     def _note(self, part: Range, made: Made) -> None:
         """Remember where a quantized range will lie in the file."""
         if made.key:
-            place = Found("", self.writer.size, memoryview(made.data).nbytes, made.digest)
+            place = Place("", self.writer.size, memoryview(made.data).nbytes, made.digest)
             self._done.append((made.key, place))
             if not made.found:
                 self._made.add(part.number)

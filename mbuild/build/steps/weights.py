@@ -14,7 +14,7 @@ from mbuild.build.steps.files import OpenFiles
 from mbuild.build.steps.gguf import Role
 from mbuild.build.steps.models import as_json, read_facts, write_layer
 from mbuild.store import Layer
-from mbuild.store.manifest import ADAPTER
+from mbuild.store.media import ADAPTER
 
 if TYPE_CHECKING:
     pass

@@ -23,7 +23,7 @@ from mbuild.models.artifacts.tar import END, header, padding
 from mbuild.store.contents import Contents, read_contents
 from mbuild.store.copying import OpenFile
 from mbuild.store.files import temporary_folder
-from mbuild.store.manifest import ADAPTER, DRAFT, MODEL, PROJECTOR
+from mbuild.store.media import GGUF, MEDIA_TYPES, MODEL
 
 if TYPE_CHECKING:
     from mbuild.store import Layer, Store, StoredManifest
@@ -99,7 +99,7 @@ def export(
     exists, :class:`UnsupportedError` for weights that are not GGUF,
     :class:`DamagedError` for a blob that is not what its digest says,
     :class:`StoreError` where the system says no. The caller holds the store
-    (:func:`mbuild.store.contents.reading`). ``progress``: bytes done, bytes in all.
+    (:meth:`mbuild.store.Store.reading`). ``progress``: bytes done, bytes in all.
     """
     total = sum({layer.digest: layer.size for layer in stored.manifest.blobs()}.values())
     done = 0
@@ -109,7 +109,7 @@ def export(
         done += count
         progress(done, max(total, done))
 
-    job = _Job(store, read_contents(store, stored), options, tick)
+    job = _Job(store, read_contents(store.blobs, stored), options, tick)
     if options.layout is Layout.TAR:
         if options.link:
             raise UsageError("--link cannot make a tar archive", hint="leave --link out")
@@ -139,15 +139,11 @@ def _file_names(job: _Job, target: Path) -> list[tuple[Layer, Path]]:
     elif job.options.layout is Layout.GGUF:
         folder, stem = target.parent, target.name.removesuffix(".gguf")
     files: list[tuple[Layer, Path]] = []
-    for media_type, pattern in (
-        (MODEL, "{stem}{n}.gguf"),
-        (PROJECTOR, "mmproj-{stem}{n}.gguf"),
-        (ADAPTER, "{stem}-adapter{n}.gguf"),
-        (DRAFT, "{stem}-draft{n}.gguf"),
-    ):
+    for media_type in GGUF:
         for number, layer in enumerate(manifest.of_kind(media_type), start=1):
             n = f"-{number}" if number > 1 else ""
-            files.append((layer, folder / pattern.format(stem=stem, n=n)))
+            name_of = MEDIA_TYPES[media_type].file
+            files.append((layer, folder / name_of.format(stem=stem, n=n)))
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     for _, path in files:

@@ -78,27 +78,20 @@ def import_tar(
         archive = _Archive(file)
         models = _models(archive, name)
         todo = {layer.digest: layer for model in models for layer in model.manifest.blobs()}
-        store.begin()
-        try:
+        with store.using():
             missing = _missing(archive, store, todo)
             counts = _bring_in(archive, store, missing, progress)
             file.check_unchanged()
-            found = []
-            for model in models:
-                digests = {layer.digest for layer in model.manifest.blobs()}
-                written = [counts.pop(digest) for digest in digests if digest in counts]
-                store.replace(store.manifests.resolve(model.name), model.data)
-                found.append(
-                    Imported(
-                        model.name,
-                        Digest.of(model.data),
-                        sum(size for size, _ in written),
-                        sum(shared for _, shared in written),
-                    )
-                )
-            return found
-        finally:
-            store.end()
+            return [_named(store, model, counts) for model in models]
+
+
+def _named(store: Store, model: _Model, counts: dict[Digest, tuple[int, int]]) -> Imported:
+    """Give a model its name; of blobs that several models have the first counts the bytes."""
+    digests = {layer.digest for layer in model.manifest.blobs()}
+    written = [counts.pop(digest) for digest in digests if digest in counts]
+    store.replace(store.manifests.resolve(model.name), model.data)
+    new, shared = (sum(column) for column in zip((0, 0), *written, strict=True))
+    return Imported(model.name, Digest.of(model.data), new, shared)
 
 
 class _Archive:

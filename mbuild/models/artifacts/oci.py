@@ -19,6 +19,7 @@ from mbuild.core.digest import Digest, DigestError
 from mbuild.core.errors import FormatError, UnsupportedError
 from mbuild.core.names import InvalidNameError, ModelName
 from mbuild.store.manifest import CONFIG_TYPE, MANIFEST_TYPE, Manifest
+from mbuild.store.media import PREFIX
 
 LAYOUT_FILE = "oci-layout"
 INDEX_FILE = "index.json"
@@ -29,7 +30,6 @@ MAX_MODELS = 1000
 _OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 _NESTED = (_INDEX_TYPE, "application/vnd.docker.distribution.manifest.list.v2+json")
-_LAYER_PREFIX = "application/vnd.ollama.image."
 _NAME_KEYS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 
 
@@ -117,7 +117,7 @@ def decode_model(data: bytes, where: str) -> Manifest:
         raise UnsupportedError(f"{where}: mediaType {str(value.get('mediaType'))[:80]!r}")
     manifest = Manifest.decode(data, where)
     types = [layer.media_type for layer in manifest.layers]
-    foreign = [type_ for type_ in types if not type_.startswith(_LAYER_PREFIX)]
+    foreign = [type_ for type_ in types if not type_.startswith(PREFIX)]
     if manifest.config.media_type != CONFIG_TYPE or foreign or not types:
         other = (foreign or [manifest.config.media_type])[0] if types else "no layers"
         raise UnsupportedError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mbuild.core.errors import DamagedError
 from mbuild.store.contents import Contents, read_contents
-from mbuild.store.manifest import ADAPTER, DRAFT, MODEL, PROJECTOR
+from mbuild.store.media import GGUF
 
 if TYPE_CHECKING:
     from mbuild.core.digest import Digest
@@ -40,7 +40,7 @@ class Side:
 def model_side(store: Store, stored: StoredManifest) -> Side:
     """A model of the store; raises :class:`DamagedError` for one that lacks a blob."""
     weights = {}
-    for media_type in (MODEL, PROJECTOR, ADAPTER, DRAFT):
+    for media_type in GGUF:
         for number, layer in enumerate(stored.manifest.of_kind(media_type), start=1):
             if not store.blobs.has(layer.digest, layer.size):
                 raise DamagedError(
@@ -50,7 +50,7 @@ def model_side(store: Store, stored: StoredManifest) -> Side:
             kind = layer.kind if number == 1 else f"{layer.kind} {number}"
             path = store.blobs.path(layer.digest)
             weights[kind] = Weights(path, f"{stored.name} ({kind})", layer.digest)
-    return Side(str(stored.name), read_contents(store, stored), weights)
+    return Side(str(stored.name), read_contents(store.blobs, stored), weights)
 
 
 def gguf_side(path: Path) -> Side:

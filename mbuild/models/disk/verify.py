@@ -23,7 +23,6 @@ from mbuild.core.digest import Digest
 from mbuild.core.errors import CancelledError, DamagedError, MbuildError, StoreError
 from mbuild.models.disk.inventory import DAMAGED_FOLDER, read_manifests
 from mbuild.models.disk.strays import free_name, is_removable, rename, set_apart, unreadable
-from mbuild.store.contents import reading
 from mbuild.store.copying import OpenFile, hash_file
 from mbuild.store.files import (
     fsync_directory,
@@ -31,7 +30,8 @@ from mbuild.store.files import (
     make_directories,
 )
 from mbuild.store.locks import Lock
-from mbuild.store.manifest import ADAPTER, CONFIG_TYPE, MANIFEST_TYPE
+from mbuild.store.manifest import CONFIG_TYPE, MANIFEST_TYPE
+from mbuild.store.media import ADAPTER, MEDIA_TYPES
 from mbuild.store.place import check_place
 from mbuild.work.cores import cores
 
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], None]
 
-_LAYER_PREFIX = "application/vnd.ollama.image."
 _MANIFEST_TYPES = (MANIFEST_TYPE, "application/vnd.oci.image.manifest.v1+json")
 _MANIFEST_KEYS = frozenset(
     {"schemaVersion", "mediaType", "config", "layers", "from", "name", "annotations"}
@@ -141,7 +140,7 @@ def verify(
     read-only or somebody builds for more than ``wait_seconds``.
     """
     check_place(store.root)
-    with reading(store):
+    with store.reading():
         chosen, findings = (models, []) if models is not None else _all_models(store)
         users = _users(chosen)
         places = {digest: store.blobs.path(digest) for digest in users}
@@ -327,13 +326,8 @@ def _schema_problems(value: dict[str, Any]) -> Iterable[str]:
     for layer in (config, *value["layers"]):
         for key in sorted(layer.keys() - _LAYER_KEYS):
             yield f"unknown key {key!r} in a layer"
-    kinds = {
-        *("model", "projector", "adapter", "draft", "template", "prompt", "system"),
-        *("license", "params", "messages", "embed", "tensor", "json"),
-    }
     for layer in value["layers"]:
-        kind = str(layer.get("mediaType", "")).removeprefix(_LAYER_PREFIX)
-        if kind not in kinds:
+        if layer.get("mediaType") not in MEDIA_TYPES:
             yield f"unknown mediaType {layer.get('mediaType')!r}"
 
 

@@ -7,22 +7,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mbuild.build.graph import STEP, Result
+from mbuild.build.graph import Result
 from mbuild.core.digest import Digest
 from mbuild.core.errors import DamagedError, MbuildError
 from mbuild.store import Layer, Manifest
-from mbuild.store.manifest import (
-    ADAPTER,
-    DRAFT,
-    LICENSE,
-    MESSAGES,
-    MODEL,
-    PARAMS,
-    PROJECTOR,
-    PROMPT,
-    SYSTEM,
-    TEMPLATE,
-)
+from mbuild.store.contents import open_layer, read_text
+from mbuild.store.media import GGUF, MEDIA_TYPES, MESSAGES, PARAMS
+from mbuild.store.records import STEP
 from mbuild.view.report.drawing import names_by_step
 
 if TYPE_CHECKING:
@@ -31,8 +22,6 @@ if TYPE_CHECKING:
 
 MAX_TEXT_BYTES = 1 << 20
 """Of a longer text only its size is said."""
-
-_GGUF = (MODEL, PROJECTOR, ADAPTER, DRAFT)
 
 
 class ModelPart(NamedTuple):
@@ -171,14 +160,12 @@ def weights_of(model: ModelPart, store: Store) -> tuple[Weights, ...]:
     """The tensors of each GGUF layer that is still in the store; headers are read, no weights."""
     from math import prod
 
-    from mbuild.gguf.reader import open_gguf
-
     found = []
     for layer in model.manifest.layers if model.manifest else ():
-        if layer.media_type not in _GGUF:
+        if layer.media_type not in GGUF:
             continue
         with suppress(MbuildError, OSError):
-            with open_gguf(store.blobs.path(layer.digest), name=layer.kind) as file:
+            with open_layer(store.blobs, layer, "the model") as file:
                 rows = [(t.name, t.type.name, t.dims, t.nbytes) for t in file.tensors]
                 architecture = str(file.get("general.architecture", ""))
             sums: dict[str, tuple[int, int, int]] = {}
@@ -222,16 +209,10 @@ def _parameters(manifest: Manifest, store: Store) -> tuple[tuple[str, str], ...]
 
 def _texts(manifest: Manifest, store: Store) -> tuple[tuple[str, str], ...]:
     rows = []
-    for title, media_type in (
-        ("System message", SYSTEM),
-        ("Template", TEMPLATE),
-        ("Template", PROMPT),
-        ("Messages", MESSAGES),
-        ("License", LICENSE),
-    ):
-        for layer in manifest.of_kind(media_type):
+    for media_type, row in MEDIA_TYPES.items():
+        for layer in manifest.of_kind(media_type) if row.title else ():
             text = _text(layer, store)
-            rows.append((title, _conversation(text) if media_type == MESSAGES else text))
+            rows.append((row.title, _conversation(text) if media_type == MESSAGES else text))
     return tuple(rows)
 
 
@@ -240,7 +221,7 @@ def _text(layer: Layer, store: Store) -> str:
     if layer.size > MAX_TEXT_BYTES:
         return f"[{layer.size} bytes]"
     try:
-        return store.blobs.read(layer.digest, MAX_TEXT_BYTES).decode("utf-8", "replace")
+        return read_text(store.blobs, layer, MAX_TEXT_BYTES)
     except (MbuildError, OSError):
         return "[no longer in the store]"
 

@@ -1,0 +1,141 @@
+"""What a build needs of a store, whoever stands behind it: two ports, and what holds them.
+
+A port is a Protocol. Here the cache is a SQLite file and the blobs are a folder
+(:class:`mbuild.store.database.Database`, :class:`mbuild.store.blobs.Blobs`); a shared cache
+or a registry is another implementation, most likely one that asks these two first. Whoever
+is far away is asked about many keys at once, so every look-up has a form for many.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Collection
+    from pathlib import Path
+
+    from mbuild.core.digest import Digest
+    from mbuild.store.copying import OpenFile
+    from mbuild.store.records import Place, RecordKind
+    from mbuild.store.writing import Blob, BlobWriter
+
+ValueT = TypeVar("ValueT")
+
+
+class ActionCache(Protocol):
+    """Records: what steps came to, and all else that is a pure function of its key.
+
+    A record may vanish at any time, which costs a rebuild. One that is damaged counts as
+    missing. Only kinds of record whose row says so are shared with other machines. Safe
+    for many threads.
+    """
+
+    def get(self, kind: RecordKind[ValueT], key: str) -> ValueT | None:
+        """The value recorded under a key, None where there is none."""
+
+    def get_many(self, kind: RecordKind[ValueT], keys: Collection[str]) -> dict[str, ValueT]:
+        """The values recorded under these keys; those that are not there are left out."""
+
+    def put(self, kind: RecordKind[ValueT], key: str, value: ValueT) -> None:
+        """Record a value; it is found at once, and durable after :meth:`flush`."""
+
+    def places(self, keys: Collection[str]) -> dict[str, list[Place]]:
+        """Where the bytes of quantized ranges lie, by the ranges' keys; each may lie at several."""
+
+    def add_place(self, key: str, place: Place) -> None:
+        """Record one more place of a range; it is found after :meth:`flush`."""
+
+    def drop_place(self, key: str, place: Place) -> None:
+        """Forget a place at which nothing is left."""
+
+    def flush(self) -> None:
+        """Write what was recorded; a cache that cannot be written is done without."""
+
+
+class BlobStore(Protocol):
+    """Content by its digest.
+
+    Nothing has a digest's name that has not its content. What is not here may be
+    brought (:meth:`bring`): from what the cache keeps, or from another machine.
+    """
+
+    def size(self, digest: Digest) -> int | None:
+        """Bytes of a blob that is here, None for one that is not."""
+
+    def has(self, digest: Digest, size: int) -> bool:
+        """Whether a blob is here with that size; its content is not read."""
+
+    def missing(self, sizes: dict[Digest, int]) -> set[Digest]:
+        """Of blobs and their sizes those that are neither here nor can be brought."""
+
+    def bring(self, digest: Digest, size: int) -> bool:
+        """Make sure that a blob is here; False when nobody has it."""
+
+    def keep(self, digest: Digest) -> None:
+        """Let a blob that a step made outlive the models that name it."""
+
+    def read(self, digest: Digest, limit: int) -> bytes:
+        """A small blob's content; raises :class:`DamagedError` when it is gone or longer."""
+
+    def open(self, digest: Digest) -> BinaryIO:
+        """A blob's content as a stream; raises :class:`DamagedError` when it is gone."""
+
+    def local_path(self, digest: Digest) -> Path:
+        """A file with a blob's content, for whoever maps it or hands it to another process.
+
+        It is fetched first where it lies elsewhere. Raises :class:`DamagedError` when it
+        is gone.
+        """
+
+    def read_at(self, place: Place) -> bytes | None:
+        """The bytes at a place; None when the file is gone. They are not checked."""
+
+    def put(self, data: bytes) -> Blob:
+        """Store bytes that are in memory."""
+
+    def writer(self, partial: str = "") -> BlobWriter:
+        """Start a new blob; with ``partial`` its unfinished file outlives a kill."""
+
+    def check_room(self, size: int) -> None:
+        """Raise :class:`StoreError` if blobs of so many bytes do not fit."""
+
+    def ingest(self, source: OpenFile, *, link: bool, progress: Callable[[int, int], None]) -> Blob:
+        """Bring a user's file in, reading it once."""
+
+    def named(self, path: Path) -> Digest | None:
+        """The digest of a file that is a blob of this very store, None for any other file."""
+
+
+class FileDigests(Protocol):
+    """Digests of this machine's files, by their ``stat``; never shared."""
+
+    def file_digest(self, info: os.stat_result) -> Digest | None:
+        """The digest of the file with that ``stat``, if it cannot have changed since."""
+
+    def content_known(self, size: int, digest: Digest | None = None) -> bool:
+        """Whether a file of that size, or of that very content, was read before."""
+
+    def remember_file(self, info: os.stat_result, digest: Digest, hashed_ns: int) -> None:
+        """Record a digest; ``info`` is the file's ``stat`` at ``hashed_ns``."""
+
+    def remember_linked(
+        self, before: os.stat_result, now: os.stat_result, digest: Digest, hashed_ns: int
+    ) -> None:
+        """As :meth:`remember_file`, of a file that this process has hard-linked since."""
+
+
+class BuildStore(Protocol):
+    """What steps and the engine use of a store."""
+
+    @property
+    def cache(self) -> ActionCache:
+        """The records."""
+
+    @property
+    def blobs(self) -> BlobStore:
+        """The blobs."""
+
+    @property
+    def files(self) -> FileDigests:
+        """The digests of files that have not changed."""

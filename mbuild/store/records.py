@@ -1,0 +1,188 @@
+"""Every kind of record that the cache holds, one row each: its key, its value, who may have it.
+
+A record is a pure function of its key unless its row says ``shared=False``: what is true of
+one store only, or what somebody wrote, never leaves the store. A value that cannot be
+read counts as missing, so a new format needs no more than a new version in its row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
+
+ValueT = TypeVar("ValueT")
+
+
+class RecordKind(NamedTuple, Generic[ValueT]):
+    """A kind of record.
+
+    ``key`` and ``holds`` say in words what its records are found by and what they are.
+    ``version`` counts up when ``encode`` gives another text; ``shared`` tells whether a
+    cache that several machines use may hold them.
+    """
+
+    name: str
+    version: int
+    key: str
+    holds: str
+    shared: bool
+    encode: Callable[[ValueT], str]
+    decode: Callable[[str], ValueT]
+
+    @property
+    def table(self) -> str:
+        """What a cache files these records under: the name, from the second version on with it."""
+        return self.name if self.version == 1 else f"{self.name}.{self.version}"
+
+    def read(self, text: str | None) -> ValueT | None:
+        """The value that a text stands for; None for no text, and for one of another form."""
+        if text is None:
+            return None
+        try:
+            return self.decode(text)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return None
+
+
+class Place(NamedTuple):
+    """Where the bytes of a quantized range lie: in which file of the store, and their BLAKE3.
+
+    ``path`` is below the store's root, with ``/``: that of a blob, or of a file that a
+    killed build left unfinished. ``offset`` and ``size`` are bytes.
+    """
+
+    path: str
+    offset: int
+    size: int
+    digest: str
+
+    def encode(self) -> str:
+        """The place as its record holds it."""
+        return json.dumps(self)
+
+    @classmethod
+    def decode(cls, text: str) -> Place:
+        """Read :meth:`encode`'s text; raises ValueError or TypeError for anything else."""
+        path, offset, size, digest = json.loads(text)
+        return cls(str(path), int(offset), int(size), str(digest))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value
+
+
+def _array(text: str) -> list[Any]:
+    value = json.loads(text)
+    if not isinstance(value, list):
+        raise ValueError("not a JSON array")
+    return value
+
+
+def _nothing(text: str) -> bool:
+    return True
+
+
+# The rows.
+
+STEP: RecordKind[str] = RecordKind(
+    "step", 1, "a step's key", "its result: layers and facts, as JSON", True, str, str
+)
+DESCRIPTION: RecordKind[Mapping[str, Any]] = RecordKind(
+    "description", 1, "a step's key", "what was hashed for the key", True, _json, _object
+)
+PLACE: RecordKind[Place] = RecordKind(
+    "range",
+    1,
+    "a quantized range's key, a space and a path",
+    "where in that file its bytes lie",
+    True,
+    Place.encode,
+    Place.decode,
+)
+SOURCE_RANGES: RecordKind[dict[str, str]] = RecordKind(
+    "source-ranges",
+    1,
+    "the digest of what an unquantized model is made of",
+    "the digests of its tensors' ranges, by the first byte and the tensor's name",
+    True,
+    _json,
+    _object,
+)
+RECIPE: RecordKind[list[Any]] = RecordKind(
+    "recipe",
+    1,
+    "the digest of a Modelfile, its name and the program's version",
+    "what it asks for, and warnings",
+    True,
+    _json,
+    _array,
+)
+CHAT_TEMPLATE: RecordKind[list[Any]] = RecordKind(
+    "chat-template",
+    2,
+    "the digest of a chat template, its tokens and the program's version",
+    "the Go template that renders the same: name, text and stop texts; of none nothing",
+    True,
+    _json,
+    _array,
+)
+GGUF_KIND: RecordKind[str] = RecordKind(
+    "gguf-kind", 1, "a GGUF file's digest", "model, projector or adapter", True, str, str
+)
+MODELFILE: RecordKind[bytes] = RecordKind(
+    "modelfile",
+    1,
+    "a Modelfile's digest",
+    "its bytes",
+    False,
+    lambda data: data.decode("latin-1"),
+    lambda text: text.encode("latin-1"),
+)
+TEXT: RecordKind[str] = RecordKind(
+    "text", 1, "the digest of a small JSON file", "its text", False, str, str
+)
+MANIFEST: RecordKind[bytes] = RecordKind(
+    "manifest",
+    1,
+    "a model's id",
+    "the bytes of its manifest, which outlive its name",
+    False,
+    lambda data: data.decode("utf-8", "replace"),
+    str.encode,
+)
+MADE: RecordKind[bool] = RecordKind(
+    "made", 1, "a blob's digest", "that a step made it", False, lambda _: "", _nothing
+)
+CONTENT: RecordKind[bool] = RecordKind(
+    "content",
+    1,
+    "size and digest of a file",
+    "that such a file was read",
+    False,
+    lambda _: "",
+    _nothing,
+)
+
+RECORDS: tuple[RecordKind[Any], ...] = (
+    STEP,
+    DESCRIPTION,
+    PLACE,
+    SOURCE_RANGES,
+    RECIPE,
+    CHAT_TEMPLATE,
+    GGUF_KIND,
+    MODELFILE,
+    TEXT,
+    MANIFEST,
+    MADE,
+    CONTENT,
+)
+"""All of them; ``tests/store/test_records.py`` holds that none is missing."""

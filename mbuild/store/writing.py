@@ -1,0 +1,126 @@
+"""A blob under construction: digested and written beside whoever makes its bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, NamedTuple
+
+from mbuild.core.digest import Digest
+from mbuild.core.errors import CancelledError
+from mbuild.store.blocks import BLOCK, Blocks
+from mbuild.store.files import remove_stale, store_errors, sync
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typing_extensions import Buffer
+
+    from mbuild.store.blobs import Blobs
+
+_FEW = 2  # cores that are busy enough with making the bytes and digesting them
+_PIECE = 256 << 10  # bytes that are still in the processor's cache when they are copied
+
+
+class Blob(NamedTuple):
+    """A stored blob; ``existed`` tells whether the store had it before.
+
+    ``linked``: it is the user's own file under a second name.
+    """
+
+    digest: Digest
+    size: int
+    existed: bool
+    linked: bool = False
+
+
+class BlobWriter:
+    """A blob under construction: write its bytes in order, then commit.
+
+    The disk is waited for on another thread. With cores to spare one more digests the
+    bytes; without, that is done here, while they are in the processor's cache. Use as a
+    context manager; what is not committed leaves nothing behind, but for the saved part
+    of a named one when the build was stopped.
+    """
+
+    def __init__(self, blobs: Blobs, partial: str = "") -> None:
+        self._blobs = blobs
+        self._hash = hashlib.sha256()
+        self._partial = partial
+        self._file = blobs.temporary(partial)
+        from mbuild.work.cores import cores
+
+        self._beside = cores() > _FEW
+        self._blocks = Blocks(self._file.fd, self._hash.update if self._beside else None)
+        self._block: memoryview | None = None
+        self._filled = 0
+        self._saved = False
+        self.size = 0
+
+    def save(self, then: Callable[[str, int], object]) -> None:
+        """Make what was written so far durable, and call ``then``, both on another thread.
+
+        It is given the file's place below the store's root, and how many bytes of the
+        file are durable. See :meth:`wait`.
+        """
+
+        def save(written: int) -> None:
+            with store_errors("writing a blob"):
+                sync(self._file.fd)
+            self._saved = True
+            place = self._file.path.relative_to(self._blobs.folder.parent).as_posix()
+            then(place, written)
+
+        self._blocks.then(bytes(self._block[: self._filled]) if self._block else b"", save)
+
+    def wait(self) -> None:
+        """Wait until everything is durable that was to be saved."""
+        self._blocks.wait()
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of what was written so far."""
+        self._blocks.seen()
+        state = self._hash.copy()
+        if self._beside and self._block is not None:
+            state.update(self._block[: self._filled])
+        return Digest(state.hexdigest())
+
+    def write(self, data: Buffer) -> None:
+        """Append bytes (anything with the buffer protocol)."""
+        view = memoryview(data).cast("B")
+        self.size += len(view)
+        with store_errors("writing a blob"):
+            while view:
+                block = self._block = self._block or self._blocks.take()
+                piece = view[: min(_PIECE, BLOCK - self._filled)]
+                view = view[len(piece) :]
+                if not self._beside:
+                    self._hash.update(piece)
+                block[self._filled : self._filled + len(piece)] = piece
+                self._filled += len(piece)
+                if self._filled == BLOCK:
+                    self._blocks.put(block, BLOCK)
+                    self._block, self._filled = None, 0
+
+    def commit(self) -> Blob:
+        """Publish the blob under its digest; raises :class:`StoreError` (disk full, ...).
+
+        Earlier builds' unfinished files of the same name are not needed any more.
+        """
+        with store_errors("writing a blob"):
+            self._blocks.finish(self._block, self._filled)
+            self._block = None  # its bytes are digested with the others now
+        blob = self._blobs.publish(self._file, self.digest, self.size)
+        if self._partial:
+            remove_stale(self._blobs.partial_folder, self._partial)
+        return blob
+
+    def __enter__(self) -> BlobWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        self._blocks.stop()
+        if self._saved and kind is not None and issubclass(kind, CancelledError):
+            self._file.leave()
+        else:
+            self._file.discard()
