@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mbuild.core.names import ModelName
     from mbuild.gguf.reader import GGUFFile
     from mbuild.models.library import ModelView
-    from mbuild.server.app import Service
+    from mbuild.server.service import Service
     from mbuild.store import Store
 
 JSON_TYPE = "application/json; charset=utf-8"
