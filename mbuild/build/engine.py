@@ -12,8 +12,6 @@ from contextlib import suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mbuild.core.errors import CancelledError, MbuildError
-from mbuild.core.events import BuildEvent, Status, StepFinished, StepProgress, StepStarted, Warned
 from mbuild.build.graph import (
     DESCRIPTION,
     STEP,
@@ -25,6 +23,8 @@ from mbuild.build.graph import (
     describe,
     in_order,
 )
+from mbuild.core.errors import CancelledError, MbuildError
+from mbuild.core.events import BuildEvent, Status, StepFinished, StepProgress, StepStarted, Warned
 
 if TYPE_CHECKING:
     import queue

@@ -6,13 +6,12 @@ import statistics
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from mbuild.build.recording import FIRST, ancestor, described
-from mbuild.build.request import Request, plans_of
 from mbuild.build.engine import Engine, State, Surveyed
 from mbuild.build.explain import Described, Explanation, explain
-from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.build.graph import Step
 from mbuild.build.history import BuildRecord, History
+from mbuild.build.recording import FIRST, ancestor, described
+from mbuild.build.request import Request, plans_of
 from mbuild.build.sources.values import Material
 from mbuild.build.steps import (
     ConvertCheckpoint,
@@ -22,6 +21,7 @@ from mbuild.build.steps import (
     unquantized_size,
 )
 from mbuild.build.steps.origins import CheckpointOrigin
+from mbuild.gguf.types import BLOCKS, GGMLType
 
 if TYPE_CHECKING:
     from pathlib import Path

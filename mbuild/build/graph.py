@@ -7,8 +7,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from mbuild.core.digest import Digest
 from mbuild.build.sources.values import Material
+from mbuild.core.digest import Digest
 from mbuild.store import Layer
 
 if TYPE_CHECKING:

@@ -15,24 +15,23 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.build.build import build
-from mbuild.build.recording import described
-from mbuild.store.contents import reading
-from mbuild.core.errors import MbuildError, SourceError, StoreError
 from mbuild.build.explain import Described, explain
 from mbuild.build.graph import Step, in_order
+from mbuild.build.recording import described
+from mbuild.core.errors import MbuildError, SourceError, StoreError
 from mbuild.store import Layer, Manifest, Store
+from mbuild.store.contents import reading
 from mbuild.store.files import temporary_folder
 from mbuild.store.manifest import ADAPTER, DRAFT, MODEL, PROJECTOR
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mbuild.build.request import Request
-    from mbuild.build.request import Gate
-    from mbuild.core.events import BuildEvent
     from mbuild.build.history import BuildRecord
     from mbuild.build.plan import Plan, Sources
+    from mbuild.build.request import Gate, Request
     from mbuild.build.sources.values import StoredModel
+    from mbuild.core.events import BuildEvent
     from mbuild.store import StoredManifest
 
 _PIECE = 1 << 20

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mbuild import __version__
-from mbuild.core.digest import Digest
 from mbuild.build.engine import Outcome
 from mbuild.build.graph import DESCRIPTION, Step, in_order
 from mbuild.build.history import BuildRecord, History, StepRecord, new_id
+from mbuild.core.digest import Digest
 
 if TYPE_CHECKING:
-    from mbuild.build.request import Request
     from mbuild.build.explain import Described
+    from mbuild.build.request import Request
     from mbuild.store import Store
 
 FIRST = "not built before"

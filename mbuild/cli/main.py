@@ -166,7 +166,8 @@ def _with_command(args: list[str]) -> list[str]:
         if all(option.startswith("--store") for option in _options(args[:position])):
             from mbuild.cli.words import translated
 
-            return [*args[:position], *translated(args[position:], list(COMMANDS))]
+            words = translated(args[position:], list(COMMANDS), WITH_VALUE)
+            return [*args[:position], *words]
     return ["build", *args]
 
 

@@ -21,6 +21,7 @@ from mbuild.core.errors import (
 from mbuild.language.formatter import quote
 from mbuild.language.instructions import ROLES
 from mbuild.language.parameters import PARAMETERS, Kind
+from mbuild.store.absent import about_absent
 from mbuild.store.manifest import (
     ADAPTER,
     DRAFT,
@@ -34,7 +35,6 @@ from mbuild.store.manifest import (
     TEMPLATE,
     Manifest,
 )
-from mbuild.store.place import about_absent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

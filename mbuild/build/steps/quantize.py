@@ -8,25 +8,25 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from mbuild.core.digest import Digest
-from mbuild.core.errors import FormatError, UnsupportedError
 from mbuild.build.graph import BaseStep, Result, Step, StepContext, canonical_json
 from mbuild.build.sources.values import Material, SourceFile
 from mbuild.build.steps.files import OpenFiles, open_source
 from mbuild.build.steps.gguf import Role, check_role
 from mbuild.build.steps.models import as_json, read_facts
 from mbuild.build.steps.origins import Origin
+from mbuild.core.digest import Digest
+from mbuild.core.errors import FormatError, UnsupportedError
 from mbuild.store import Layer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mbuild.build.steps.tensors import Variant
     from mbuild.gguf.model import Model, Tensor
     from mbuild.gguf.types import GGMLType
     from mbuild.quant.imatrix import Imatrix
     from mbuild.quant.recipes import Options as RecipeOptions
     from mbuild.quant.types import FileType
-    from mbuild.build.steps.tensors import Variant
     from mbuild.store import Store
 
 QUANTIZER_VERSION = 4
@@ -275,13 +275,13 @@ def _load_kernels(variant: Variant, context: StepContext) -> None:
 
 def _planned(step: Quantize, model: Model, imatrix_path: Path | None) -> Variant:
     """Metadata, and each tensor's new type, in order; nothing is loaded but the imatrix."""
+    from mbuild.build.steps.tensors import Variant
     from mbuild.gguf.facts import describe
     from mbuild.gguf.hyperparameters import check_hyperparameters
     from mbuild.quant.imatrix import open_imatrix
     from mbuild.quant.metadata import quantized
     from mbuild.quant.recipes import plan
     from mbuild.quant.types import file_type
-    from mbuild.build.steps.tensors import Variant
 
     quantization = step.quantization
     check_role(step.role, describe(model), step.origin.name)
