@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Container, Iterator, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 from mbuild.core.errors import UsageError
+from mbuild.core.suggest import did_you_mean, near
 
 ALIASES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("ls",): ("list",),
@@ -143,8 +143,8 @@ def unknown(args: Sequence[str], commands: Sequence[str]) -> UsageError:
         return UsageError(f"unknown command {said!r}", hint=f"mbuild knows {', '.join(pairs)}")
     if os.path.isfile(word):
         return not_a_folder(word)
-    near = next(iter(get_close_matches(word.lower(), [*commands, *known_words()], 1, _NEAR)), "")
-    hint = f"did you mean mbuild {near}?" if near else "mbuild --help lists the commands"
+    meant = near(word, [*commands, *known_words()], cutoff=_NEAR)
+    hint = did_you_mean([f"mbuild {name}" for name in meant], "mbuild --help lists the commands")
     return UsageError(f"unknown command {word!r}", hint=hint)
 
 

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from mbuild.core.errors import DamagedError
-from mbuild.core.names import did_you_mean, near_names
+from mbuild.core.suggest import did_you_mean, near_models
 from mbuild.store.place import about_empty, check_place
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def about_absent(store: Store, wanted: str) -> str:
     names = [str(name) for name in store.manifests.names()]
     if not names:
         return about_empty(store.root)
-    return _about_id(store, wanted) or did_you_mean(near_names(wanted, names)[:3])
+    return _about_id(store, wanted) or did_you_mean(near_models(wanted, names)[:3])
 
 
 def _about_id(store: Store, wanted: str) -> str:
