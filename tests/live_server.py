@@ -22,8 +22,8 @@ import httpx
 import uvicorn
 
 from mbuild.server import run
-from mbuild.server.app import Service
 from mbuild.server.security import Policy
+from mbuild.server.service import Service
 from mbuild.store import Store
 
 

@@ -7,10 +7,12 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from mbuild.build.engine import Engine, Outcome
+from mbuild.build.graph import in_order
+from mbuild.build.plan import Plan
 from mbuild.build.recording import Recorder
 from mbuild.build.request import Request, plans_of
 from mbuild.core.digest import Digest
-from mbuild.build.engine import Engine, Outcome
 from mbuild.core.errors import BusyError, CancelledError, DamagedError
 from mbuild.core.events import (
     BuildEvent,
@@ -25,8 +27,6 @@ from mbuild.core.events import (
     Warned,
     WritingManifest,
 )
-from mbuild.build.graph import in_order
-from mbuild.build.plan import Plan
 from mbuild.store import Layer, Manifest
 
 if TYPE_CHECKING:

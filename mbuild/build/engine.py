@@ -12,6 +12,15 @@ from contextlib import suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mbuild.build.graph import (
+    Result,
+    Step,
+    StepContext,
+    cache_key,
+    describe,
+    in_order,
+    names_of,
+)
 from mbuild.core.errors import CancelledError, MbuildError
 from mbuild.core.events import (
     BuildEvent,
@@ -22,15 +31,6 @@ from mbuild.core.events import (
     StepProgress,
     StepStarted,
     Warned,
-)
-from mbuild.build.graph import (
-    Result,
-    Step,
-    StepContext,
-    cache_key,
-    describe,
-    in_order,
-    names_of,
 )
 from mbuild.store.records import DESCRIPTION, STEP
 
@@ -160,7 +160,11 @@ class Engine:
             result = Result.from_json(text)
             sizes = {layer.digest: layer.size for layer in result.layers}
             blobs = self.store.blobs
-            if all(blobs.bring(*item) for item in sizes.items()) if bring else not blobs.missing(sizes):
+            if bring:
+                whole = all(blobs.bring(*item) for item in sizes.items())
+            else:
+                whole = not blobs.missing(sizes)
+            if whole:
                 return result._replace(existed=frozenset(layer.digest for layer in result.layers))
         return None
 

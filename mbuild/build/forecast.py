@@ -6,14 +6,12 @@ import statistics
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from mbuild.build.recording import ancestor, described
-from mbuild.build.request import Request, plans_of
 from mbuild.build.engine import Engine, State, Surveyed
 from mbuild.build.explain import Described, Explanation, explain
-from mbuild.gguf.types import BLOCKS, GGMLType
-from mbuild.core.events import Cause, Note
 from mbuild.build.graph import Step, names_of
 from mbuild.build.history import BuildRecord, History
+from mbuild.build.recording import ancestor, described
+from mbuild.build.request import Request, plans_of
 from mbuild.build.sources.values import Material
 from mbuild.build.steps import (
     ConvertCheckpoint,
@@ -23,6 +21,8 @@ from mbuild.build.steps import (
     unquantized_size,
 )
 from mbuild.build.steps.origins import CheckpointOrigin
+from mbuild.core.events import Cause, Note
+from mbuild.gguf.types import BLOCKS, GGMLType
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +38,6 @@ _BASE_MEMORY = 160 << 20
 
 _IN_FLIGHT = 3
 """Tensors of the largest size that are in memory at once: read, transformed, written."""
-
 
 
 class PlannedStep(NamedTuple):

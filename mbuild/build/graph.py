@@ -7,9 +7,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from mbuild.build.sources.values import Material
 from mbuild.core.digest import Digest
 from mbuild.core.events import Code
-from mbuild.build.sources.values import Material
 from mbuild.store import Layer
 
 if TYPE_CHECKING:

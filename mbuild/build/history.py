@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mbuild.core.digest import Digest, DigestError
 from mbuild.build.sources.values import Material
+from mbuild.core.digest import Digest, DigestError
 from mbuild.store import Layer
 from mbuild.store.files import inherit, open_regular
 from mbuild.store.records import MODELFILE

@@ -12,19 +12,19 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild import __version__
-from mbuild.core.digest import Digest
-from mbuild.core.errors import FormatError
 from mbuild.build.graph import in_order
 from mbuild.build.sources.values import CheckpointSource, GGUFDirectory, GGUFSource, StoredModel
 from mbuild.build.steps import ConvertCheckpoint, Quantize
 from mbuild.build.steps.origins import CheckpointOrigin
+from mbuild.core.digest import Digest
+from mbuild.core.errors import FormatError
 from mbuild.store import Manifest
 
 if TYPE_CHECKING:
-    from mbuild.language.recipe import Recipe
     from mbuild.build.plan import Options, Plan, Sources
     from mbuild.build.sources.values import AdapterSource, ModelSource
     from mbuild.build.steps import Quantization
+    from mbuild.language.recipe import Recipe
 
 FORMAT = 1
 """Counts up when locks of another shape are written."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mbuild.core import gojson
-from mbuild.core.errors import UnsupportedError, UsageError
 from mbuild.build.sources.values import (
     AdapterSource,
     CheckpointSource,
@@ -31,12 +29,14 @@ from mbuild.build.steps import (
     Role,
 )
 from mbuild.build.steps.origins import CheckpointOrigin, GGUFOrigin, LayerOrigin, Origin
+from mbuild.core import gojson
+from mbuild.core.errors import UnsupportedError, UsageError
 from mbuild.store import Layer
 from mbuild.store.media import LICENSE, MESSAGES, MODEL, PARAMS, SYSTEM, TEMPLATE
 
 if TYPE_CHECKING:
-    from mbuild.core.digest import Digest
     from mbuild.build.graph import Step
+    from mbuild.core.digest import Digest
     from mbuild.language.recipe import Recipe
 
 

@@ -15,11 +15,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.build.build import build
+from mbuild.build.explain import Described, explain
+from mbuild.build.graph import Step, in_order, names_of
 from mbuild.build.recording import described
 from mbuild.core.errors import MbuildError, SourceError, StoreError
 from mbuild.core.events import Cause
-from mbuild.build.explain import Described, explain
-from mbuild.build.graph import Step, in_order, names_of
 from mbuild.store import Layer, Manifest, Store
 from mbuild.store.files import temporary_folder
 from mbuild.store.media import GGUF
@@ -27,18 +27,16 @@ from mbuild.store.media import GGUF
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mbuild.build.request import Request
-    from mbuild.build.request import Gate
-    from mbuild.core.events import BuildEvent
     from mbuild.build.history import BuildRecord
     from mbuild.build.plan import Plan, Sources
+    from mbuild.build.request import Gate, Request
     from mbuild.build.sources.values import StoredModel
+    from mbuild.core.events import BuildEvent
     from mbuild.store import StoredManifest
 
 _PIECE = 1 << 20
 _MARGIN = 1 << 20
 """Bytes that the folders and the cache of the throw-away store may take."""
-
 
 
 class Difference(NamedTuple):

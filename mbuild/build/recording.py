@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mbuild import __version__
-from mbuild.core.digest import Digest
-from mbuild.core.events import Cause, Note, Reason
 from mbuild.build.engine import Outcome
 from mbuild.build.graph import Step, in_order, names_of
 from mbuild.build.history import BuildRecord, History, StepRecord, new_id
+from mbuild.core.digest import Digest
+from mbuild.core.events import Cause, Note, Reason
 from mbuild.store.records import DESCRIPTION
 
 if TYPE_CHECKING:
-    from mbuild.build.request import Request
     from mbuild.build.explain import Described, Explanation
+    from mbuild.build.request import Request
     from mbuild.store import Store
 
 

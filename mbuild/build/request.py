@@ -8,6 +8,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from mbuild import __version__
+from mbuild.build.history import keep_modelfile, modelfile_text
+from mbuild.build.plan import Options, Plan, Sources, plan
+from mbuild.build.sources.values import ModelSource, StoredModel
 from mbuild.core.digest import Digest
 from mbuild.core.errors import (
     MbuildError,
@@ -17,15 +20,12 @@ from mbuild.core.errors import (
     SourceError,
     UsageError,
 )
-from mbuild.build.history import keep_modelfile, modelfile_text
 from mbuild.language.recipe import RECIPE_VERSION, Recipe, Reference
-from mbuild.build.plan import Options, Plan, Sources, plan
-from mbuild.build.sources.values import ModelSource, StoredModel
 from mbuild.store.records import RECIPE
 
 if TYPE_CHECKING:
-    from mbuild.build.sources.resolve import Context
     from mbuild.build.history import Script
+    from mbuild.build.sources.resolve import Context
     from mbuild.core.names import ModelName
     from mbuild.store import Store
 

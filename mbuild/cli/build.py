@@ -206,7 +206,7 @@ def build_command(
         request, store = _request(ctx, options, locked=locked)
         if dry_run:
             from mbuild.build.forecast import forecast
-            from mbuild.cli.plan import show_steps
+            from mbuild.cli.preview import show_steps
 
             show_steps(forecast(request, store), "json" if style == "json" else "text")
         else:
@@ -217,15 +217,18 @@ def _request(
     ctx: click.Context, options: Mapping[str, Any], *, locked: bool
 ) -> tuple[Request, Store]:
     """What is asked for; with ``locked`` what the lock file says, held to it."""
-    if locked:
-        from mbuild.cli.lock import held_to_lock, with_locked_options
+    stdin = from_stdin(options["file"], options["folder"])
+    if locked and not stdin:
+        from mbuild.cli.locked import with_locked_options
 
-        options = with_locked_options(ctx, options)
+        modelfile = Path(options["file"] or context_folder(options["folder"]) / "Modelfile")
+        options = with_locked_options(ctx, options, modelfile)
     request, store = asked_for(ctx, hash_files=locked, **options)
     if not options["names"]:
         check_unasked_names(request, store)
     if locked:
-        stdin = from_stdin(options["file"], options["folder"])
+        from mbuild.cli.locked import held_to_lock
+
         request = held_to_lock(request, store, stdin=stdin)
     return request, store
 

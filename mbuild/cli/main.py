@@ -166,7 +166,8 @@ def _with_command(args: list[str]) -> list[str]:
         if all(option.startswith("--store") for option in _options(args[:position])):
             from mbuild.cli.words import translated
 
-            return [*args[:position], *translated(args[position:], list(COMMANDS))]
+            words = translated(args[position:], list(COMMANDS), WITH_VALUE)
+            return [*args[:position], *words]
     return ["build", *args]
 
 
@@ -259,8 +260,10 @@ def run(args: Sequence[str]) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _say(f"error: {where}{error.strerror or error}")
-        if not _here():
-            _say("  hint: the current folder no longer exists")
+        from mbuild.core.system import remedy
+
+        if hint := remedy(error) if _here() else "the current folder no longer exists":
+            _say(f"  hint: {hint}")
         return 1
     except MemoryError:
         _say("error: there is not enough memory")

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mbuild.build.engine import State
 from mbuild.cli.build import asked_for, build_options
 from mbuild.cli.common import columns_of, format_option, human_size
-from mbuild.cli.meter import counted
+from mbuild.cli.preview import INDENT, STATES, show_steps
 from mbuild.cli.screen import wrapped
-from mbuild.core.units import human_duration, local_time
+from mbuild.core.units import local_time
 
 if TYPE_CHECKING:
-    from mbuild.build.forecast import Forecast, PlannedStep, Survey
+    from mbuild.build.forecast import Survey
     from mbuild.build.history import BuildRecord
-    from mbuild.build.steps import PlannedTensor
 
 PLAN_EPILOG = """\
 \b
@@ -35,9 +32,6 @@ Examples:
   mbuild explain -t mario
   mbuild explain -q q4_K_M -t mario --format json
 """
-
-_WORDS = {State.CACHED: "cached", State.RUN: "run", State.DEPENDS: "maybe"}
-_INDENT = " " * 9
 
 
 @click.command("plan", epilog=PLAN_EPILOG)
@@ -64,92 +58,6 @@ def plan_command(ctx: click.Context, /, *, style: str, tensors: bool, **options:
         ctx.exit(1)
 
 
-def show_steps(planned: Forecast, style: str, *, tensors: bool = False) -> None:
-    """A forecast as lines of text, or as one JSON object; with a line for each tensor if asked."""
-    if style == "json":
-        click.echo(json.dumps(_plan_json(planned), indent=2))
-        return
-    width = columns_of()
-
-    def say(text: str, first: str = "") -> None:
-        for line in wrapped(text, width, _INDENT, f"{first:<{len(_INDENT)}}" if first else None):
-            click.echo(line)
-
-    say(_total_line(planned), f"{', '.join(planned.names)}: ")
-    for step in planned.steps:
-        say(_step_text(step), _WORDS[step.state])
-        if tensors:
-            _show_tensors(step.tensors)
-        elif step.tensors and not step.cached:
-            say(_counts(step.tensors))
-
-
-def _step_text(step: PlannedStep) -> str:
-    facts = []
-    if not step.cached:
-        if step.reads:
-            facts.append(f"reads {human_size(step.reads)}")
-        if step.writes:
-            facts.append(f"writes {human_size(step.writes)}")
-        if step.seconds and step.seconds >= 0.1:
-            facts.append(f"about {human_duration(step.seconds)}")
-    return f"{step.label}{'  ' if facts else ''}{', '.join(facts)}"
-
-
-def _counts(tensors: Sequence[PlannedTensor]) -> str:
-    """How many tensors get which type, and those that keep theirs."""
-    made = Counter(tensor.after for tensor in tensors if tensor.after != tensor.before)
-    kept = Counter(tensor.after for tensor in tensors if tensor.after == tensor.before)
-    texts = [f"{number} to {type_}" for type_, number in made.most_common()]
-    texts += [f"{number} stay {type_}" for type_, number in kept.most_common()]
-    return f"{counted(len(tensors), 'tensor')}: {', '.join(texts)}"
-
-
-def _total_line(planned: Forecast) -> str:
-    runs = len(planned.to_run)
-    text = f"{counted(runs, 'step')} to run, {len(planned.steps) - runs} cached"
-    if not runs:
-        return text
-    text += f", {human_size(planned.reads)} to read, {human_size(planned.writes)} to write"
-    text += f" ({human_size(planned.free)} free)"
-    if planned.memory:
-        text += f", up to {human_size(planned.memory)} of memory"
-    seconds = planned.seconds
-    return text + (f", about {human_duration(seconds)}" if seconds and seconds >= 0.1 else "")
-
-
-def _show_tensors(tensors: Sequence[PlannedTensor]) -> None:
-    """A line for each tensor of a quantization: name, type before and after, new size."""
-    width = max((len(tensor.name) for tensor in tensors), default=0)
-    for name, before, after, size in tensors:
-        types = f"{before} -> {after}" if after != before else before
-        click.echo(f"          {name:<{width}}  {types:<16}  {human_size(size):>9}")
-
-
-def _plan_json(planned: Forecast) -> dict[str, Any]:
-    steps = [
-        {
-            **step._asdict(),
-            "state": step.state.value,
-            "tensors": [tensor._asdict() for tensor in step.tensors],
-            "why": list(step.why.texts()) if step.why else [],
-            "materials": [material._asdict() for material in step.materials],
-        }
-        for step in planned.steps
-    ]
-    return {
-        "names": list(planned.names),
-        "steps": steps,
-        "reads": planned.reads,
-        "writes": planned.writes,
-        "free": planned.free,
-        "fits": planned.fits,
-        "memory": planned.memory,
-        "seconds": planned.seconds,
-        "compared_with": planned.base.id if planned.base else None,
-    }
-
-
 @click.command("explain", epilog=EXPLAIN_EPILOG)
 @build_options
 @format_option
@@ -172,15 +80,15 @@ def explain_command(ctx: click.Context, /, *, style: str, **options: Any) -> Non
         return
     width = columns_of()
     head = f"{', '.join(request.all_names)}: {_compared(surveyed.base)}"
-    click.echo("\n".join(wrapped(head, width, _INDENT, "")))
+    click.echo("\n".join(wrapped(head, width, INDENT, "")))
     for row, why in zip(surveyed.rows, surveyed.why, strict=True):
         texts = why.texts() if why else ()
         first, *rest = texts if surveyed.base is not None and texts else ("",)
         text = f"{row.step.label}{': ' if first else ''}{first}"
-        lines = wrapped(text, width, _INDENT, f"{_WORDS[row.state]:<{len(_INDENT)}}")
-        indent = " " * (len(row.step.label) + len(_INDENT) + 2)
+        lines = wrapped(text, width, INDENT, f"{STATES[row.state]:<{len(INDENT)}}")
+        indent = " " * (len(row.step.label) + len(INDENT) + 2)
         if width and len(indent) > width // 2:
-            indent = _INDENT
+            indent = INDENT
         for each in rest:
             lines += wrapped(each, width, indent)
         click.echo("\n".join(lines))

@@ -14,7 +14,7 @@ from mbuild.build.request import Request, read_recipe
 from mbuild.build.sources.resolve import LocalContext
 from mbuild.cli.build import read_modelfile
 from mbuild.cli.common import say_reading
-from mbuild.cli.lock import held_to_lock, lock_path, locked_options, read_lock
+from mbuild.cli.locked import held_to_lock, lock_path, locked_options, read_lock
 from mbuild.cli.meter import counted
 from mbuild.cli.progress import renderer
 from mbuild.cli.quantizing import (

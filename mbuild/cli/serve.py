@@ -50,7 +50,7 @@ def serve_command(ctx: click.Context, /, *, store: str | None, **options: Any) -
     a token, or --insecure-no-auth.
     """
     from mbuild.server import run, security
-    from mbuild.server.app import Service
+    from mbuild.server.service import Service
     from mbuild.server.upstream import Upstream
 
     host, port = security.parse_host(os.environ.get(security.HOST_VARIABLE, ""))

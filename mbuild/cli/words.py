@@ -6,11 +6,11 @@ Loaded when a command line begins with a word that is no command of mbuild.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 from mbuild.core.errors import UsageError
+from mbuild.core.suggest import did_you_mean, near
 
 ALIASES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("ls",): ("list",),
@@ -105,12 +105,14 @@ def known_words() -> tuple[str, ...]:
 _SPECIAL = ("create", "help", "version")
 
 
-def translated(args: Sequence[str], commands: Sequence[str]) -> list[str]:
+def translated(
+    args: Sequence[str], commands: Sequence[str], with_value: Container[str] = ()
+) -> list[str]:
     """A command line that begins with a word, in mbuild's own words.
 
-    ``args[0]`` is no command and no option. A folder with a Modelfile is what is to be
-    built. Raises :class:`UsageError` for a word that nobody knows, and for one that stands
-    for something that mbuild does not do.
+    ``args[0]`` is no command and no option; ``with_value`` has the options that an argument
+    follows. A folder with a Modelfile is what is to be built. Raises :class:`UsageError` for a
+    word that nobody knows, and for one that stands for something that mbuild does not do.
     """
     word, rest = args[0], list(args[1:])
     if _is_path(word) or Path(word, "Modelfile").exists():
@@ -122,7 +124,7 @@ def translated(args: Sequence[str], commands: Sequence[str]) -> list[str]:
         if len(start) == length and start in ELSEWHERE:
             raise _elsewhere(start, args[length:])
     if word == "create":
-        return _create(rest)
+        return _create(rest, with_value)
     if word == "version":
         return ["--version"]
     if word == "help":
@@ -141,8 +143,8 @@ def unknown(args: Sequence[str], commands: Sequence[str]) -> UsageError:
         return UsageError(f"unknown command {said!r}", hint=f"mbuild knows {', '.join(pairs)}")
     if os.path.isfile(word):
         return not_a_folder(word)
-    near = next(iter(get_close_matches(word.lower(), [*commands, *known_words()], 1, _NEAR)), "")
-    hint = f"did you mean mbuild {near}?" if near else "mbuild --help lists the commands"
+    meant = near(word, [*commands, *known_words()], cutoff=_NEAR)
+    hint = did_you_mean([f"mbuild {name}" for name in meant], "mbuild --help lists the commands")
     return UsageError(f"unknown command {word!r}", hint=hint)
 
 
@@ -166,23 +168,21 @@ def _elsewhere(words: tuple[str, ...], rest: Sequence[str]) -> UsageError:
     return UsageError(f"{' '.join(words)}: {sentence}", hint=remedy)
 
 
-def _create(args: Sequence[str]) -> list[str]:
+def _create(args: Sequence[str], with_value: Container[str]) -> list[str]:
     """``ollama create NAME -f FILE`` as ``mbuild build -t NAME -f FILE``."""
     if {"-h", "--help"} & set(args):
         return ["build", "--help"]
-    place = next(_positionals(args), None)
+    place = next(_positionals(args, with_value), None)
     if place is None:
         raise UsageError("create: the model's name is missing", hint="mbuild create NAME -f FILE")
     return ["build", "-t", args[place], *args[:place], *args[place + 1 :]]
 
 
-def _positionals(args: Sequence[str]) -> Iterator[int]:
+def _positionals(args: Sequence[str], with_value: Container[str]) -> Iterator[int]:
     """The places of the arguments that are neither options nor their values."""
-    from mbuild.cli.main import WITH_VALUE
-
     place = 0
     while place < len(args):
-        if args[place] in WITH_VALUE:
+        if args[place] in with_value:
             place += 1
         elif not args[place].startswith("-"):
             yield place

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mbuild.core.errors import MbuildError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    pass
 
 DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
@@ -22,7 +22,6 @@ _LIMITS = (
     ("model", 80, _FIRST | frozenset("-.")),
     ("tag", 80, _FIRST | frozenset("-.")),
 )
-_PREFIX = 3  # letters that a name begins with to be near a longer one
 _SHOWN = 500  # characters of a text that is no name
 
 
@@ -77,30 +76,6 @@ class ModelName(NamedTuple):
         if self.namespace != DEFAULT_NAMESPACE:
             return f"{self.namespace}/{self.model}:{self.tag}"
         return f"{self.model}:{self.tag}"
-
-
-def near_names(value: str, names: Iterable[str]) -> list[str]:
-    """Up to five names of models like a value, the likest first.
-
-    Their models have to be alike: a tag, which may be ``latest``, says nothing.
-    """
-    import difflib
-
-    model = value.partition(":")[0].lower()
-    by_model: dict[str, list[str]] = {}
-    for name in names:
-        by_model.setdefault(name.rpartition(":")[0].lower(), []).append(name)
-    near = difflib.get_close_matches(model, by_model, n=5, cutoff=0.6)
-    if len(model) >= _PREFIX:
-        near += [other for other in sorted(by_model) if other.startswith(model)]
-    found = [name for other in dict.fromkeys(near) for name in sorted(by_model[other])]
-    found.sort(key=lambda name: -difflib.SequenceMatcher(None, value, name).ratio())
-    return found[:5]
-
-
-def did_you_mean(names: Sequence[str]) -> str:
-    """The question, or nothing."""
-    return "did you mean " + ", ".join(names) + "?" if names else ""
 
 
 def _not_allowed(what: str, value: str, limit: int, allowed: frozenset[str]) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mbuild.core.errors import FormatError, SourceError
+from mbuild.core.system import remedy, unreadable
 from mbuild.gguf.memory import SMALL, room
 
 _MAX_READ = 1 << 30
@@ -70,7 +71,8 @@ class FileBytes:
             fd = os.open(path, flags | getattr(os, "O_BINARY", 0))
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            raise SourceError(f"{name}: cannot be opened: {reason}") from error
+            hint = remedy(error) if isinstance(error, OSError) else ""
+            raise SourceError(f"{name}: cannot be opened: {reason}", hint=hint) from error
         return cls(fd, name)
 
     def close(self) -> None:
@@ -93,7 +95,7 @@ class FileBytes:
                     break
                 data += more
         except OSError as error:
-            raise self._unreadable(error) from error
+            raise unreadable(self.name, error) from error
         self._check_same(offset, count, len(data))
         return data
 
@@ -113,7 +115,7 @@ class FileBytes:
                     break
                 done += got
         except OSError as error:
-            raise self._unreadable(error) from error
+            raise unreadable(self.name, error) from error
         self._check_same(offset, len(view), done)
 
     def _read_once(self, offset: int, count: int) -> bytes:
@@ -127,16 +129,13 @@ class FileBytes:
         try:
             info = os.fstat(self._fd)
         except OSError as error:
-            raise self._unreadable(error) from error
+            raise unreadable(self.name, error) from error
         if got != count or (info.st_size, info.st_mtime_ns) != (self.size, self._mtime):
             raise self.error(
                 f"changed while reading ({got} of {count} bytes)",
                 offset,
                 hint="build again when nothing writes to the file any more",
             )
-
-    def _unreadable(self, error: OSError) -> SourceError:
-        return SourceError(f"{self.name}: cannot be read: {error.strerror}")
 
     def error(self, message: str, offset: int, *, hint: str = "") -> FormatError:
         """An error about this file that names the byte it is about."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import unicodedata
 from collections.abc import Container
 from dataclasses import dataclass
 
+from mbuild.core.suggest import did_you_mean, near
 from mbuild.language.foreign import DOCKER, MODCTL
 from mbuild.language.instructions import ROLES, TYPES, Instruction
 from mbuild.language.parameters import PARAMETERS
@@ -103,10 +103,7 @@ def _bad_role(shape: str, offset: int) -> Description:
     end = _run(_FIRST_WORD, shape, offset)
     role = _clipped(shape[offset:end])
     message = 'message role must be one of "system", "user", or "assistant"'
-    near = difflib.get_close_matches(role.lower(), ROLES, n=1)
-    hint = "write MESSAGE ROLE TEXT, with one space before ROLE"
-    if near:
-        hint = f"did you mean {near[0]}?"
+    hint = did_you_mean(near(role, ROLES), "write MESSAGE ROLE TEXT, with one space before ROLE")
     if role in ROLES:
         hint = f"the text must stand on the same line: MESSAGE {role} TEXT"
     return Description(offset, end, message, "bad-role", hint)
@@ -122,10 +119,9 @@ def _bad_name(shape: str, offset: int) -> Description:
         hint = "names are made of letters, digits and underscores"
     plain = re.split("[=:]", name, maxsplit=1)[0]
     value = name[len(plain) + 1 :] or "VALUE"
-    close = difflib.get_close_matches(plain.lower(), PARAMETERS, n=1)
-    near = known_parameter(plain) or next(iter(close), "")
-    if near in PARAMETERS:
-        hint += f": PARAMETER {near} {value}"
+    meant = known_parameter(plain) or next(iter(near(plain, PARAMETERS)), "")
+    if meant in PARAMETERS:
+        hint += f": PARAMETER {meant} {value}"
     return Description(offset, end, message, "bad-name", hint)
 
 
@@ -162,10 +158,10 @@ def value_ended(shape: str, item: Instruction, line: int, region: str, hint: str
     if span is None:
         return ""
     first = region.split("\n", 1)[0]
-    near = _nearest_word(first.lstrip(" \t").split(" ", 1)[0])
+    meant = _nearest_word(first.lstrip(" \t").split(" ", 1)[0])
     opening = shape[span.value : span.value + 8]
     quote = '"""' if _TRIPLE.match(opening) else '"' if opening.startswith('"') else ""
-    if quote and quote in region and not (near and quote in first):
+    if quote and quote in region and not (meant and quote in first):
         return (
             f"the {quote} on line {span.last_line} ended the value that {item.word} opened on line"
             f" {span.line}: a value between {quote} cannot hold {quote} as the last thing on a line"
@@ -183,13 +179,13 @@ def _hint_for(word: str) -> str:
     """What was probably meant by a word that is no instruction."""
     if word == '"""':
         return "no value is open here"
-    near = _nearest_word(word)
+    meant = _nearest_word(word)
     odd = next((char for char in word if not char.isascii()), "")
     if odd and not any(char.isascii() and char.isalpha() for char in word):
         folded = unicodedata.normalize("NFKC", word)
-        near = folded.upper() if folded.upper() in TYPES else None
-    if odd and near:
-        return f"did you mean {near}? {odd} is {name_of(odd)}"
+        meant = folded.upper() if folded.upper() in TYPES else None
+    if odd and meant:
+        return f"{did_you_mean([meant])} {odd} is {name_of(odd)}"
     letters = _LETTERS.match(word)
     hint = _WORDS.get(letters[0].upper() if letters else "") or _FOREIGN_WORDS.get(word)
     if hint:
@@ -197,9 +193,9 @@ def _hint_for(word: str) -> str:
     name = re.split("[:=]", word, maxsplit=1)[0]
     if known := known_parameter(name):
         if known in PARAMETERS:
-            return f"did you mean PARAMETER {known}?"
+            return did_you_mean([f"PARAMETER {known}"])
         return meant_parameter(name) or f"{known} is a parameter without effect: remove the line"
-    return f"did you mean {near}?" if near else f"one of {', '.join(TYPES)}"
+    return did_you_mean([meant] if meant else [], f"one of {', '.join(TYPES)}")
 
 
 # By a terminal that the grammar would have taken, most telling first.
@@ -216,8 +212,8 @@ def _nearest_word(word: str) -> str | None:
     letters = _LETTERS.match(word)
     candidates = [word[:_SHOWN].upper(), letters[0][:_SHOWN].upper() if letters else ""]
     for candidate in candidates:
-        if near := difflib.get_close_matches(candidate, TYPES, n=1):
-            return near[0]
+        if found := near(candidate, TYPES):
+            return found[0]
     return None
 
 

@@ -34,7 +34,7 @@ from mbuild.language.instructions import (
     Severity,
     Span,
 )
-from mbuild.language.parameters import validate
+from mbuild.language.meaning import validate
 from mbuild.language.printable import HIDDEN, shape
 
 PARSER_VERSION = 1

@@ -47,7 +47,7 @@ class Recipe(NamedTuple):
     def of(cls, modelfile: Modelfile) -> Recipe:
         """Take a checked Modelfile's instructions together."""
         from mbuild.language import instructions as kinds
-        from mbuild.language.parameters import merge
+        from mbuild.language.meaning import merge
         from mbuild.language.printable import visible
 
         def last(kind: type[Any]) -> str:

@@ -6,11 +6,11 @@ OpenAI API, transformers, vLLM and text-generation-webui.
 
 from __future__ import annotations
 
-import difflib
 import re
 import unicodedata
 from collections.abc import Callable
 
+from mbuild.core.suggest import did_you_mean, near
 from mbuild.language.gonumber import parse_bool, parse_float32, parse_int
 from mbuild.language.parameters import DEPRECATED, PARAMETERS, Kind
 from mbuild.language.printable import visible
@@ -109,9 +109,8 @@ def meant_parameter(name: str) -> str:
     if plain in _ELSEWHERE:
         return f"it is not a model parameter: {_ELSEWHERE[plain]}"
     if plain in PARAMETERS or plain in _FOREIGN:
-        return f"did you mean {_FOREIGN.get(plain, plain)}?"
-    near = difflib.get_close_matches(plain, PARAMETERS, n=1)
-    return f"did you mean {near[0]}?" if near else ""
+        return did_you_mean([_FOREIGN.get(plain, plain)])
+    return did_you_mean(near(plain, PARAMETERS))
 
 
 # Numbers and truth values as people write them.
@@ -202,7 +201,7 @@ def meant_value(name: str, text: str) -> str:
         return ""
     if bare != shown:
         return f"a comment needs a line of its own: write PARAMETER {name} {meant}"
-    return f"did you mean {meant}?"
+    return did_you_mean([meant])
 
 
 def _reading(kind: Kind, text: str) -> str:

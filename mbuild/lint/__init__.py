@@ -51,7 +51,7 @@ def check(
 
 def check_instructions(modelfile: Modelfile) -> list[Problem]:
     """All problems of parsed instructions, wherever they came from."""
-    from mbuild.language.parameters import validate
+    from mbuild.language.meaning import validate
 
     problems = validate(modelfile)
     for rule in RULES:

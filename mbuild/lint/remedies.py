@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from itertools import islice
 from pathlib import Path
 
-from mbuild.core.names import did_you_mean
+from mbuild.core.suggest import did_you_mean, near
 
 _STAGE = re.compile(r"(\S.*?)\s+AS\s+[A-Za-z0-9_.-]+\s*", re.IGNORECASE | re.DOTALL)
 _COMMENT = re.compile(r"(\S.*?)\s+(?:#|//).*", re.DOTALL)
@@ -55,22 +54,18 @@ def missing(folder: Path, value: str) -> str:
     if drive := _DRIVE.fullmatch(value):
         rest = drive[2].replace("\\", "/")
         there = f"/mnt/{drive[1].lower()}/{rest}"
-        what = (
-            f"did you mean {there}?" if os.path.exists(there) else "write it as a path of this one"
-        )
+        what = did_you_mean([there]) if os.path.exists(there) else "write it as a path of this one"
         return f"a path with a drive letter is for Windows, not for this system: {what}"
     if "\\" in value and os.sep == "/":
         plain = value.replace("\\", "/")
         if os.path.exists(folder / plain):
-            return f"did you mean {plain}? here / separates folders"
+            return f"{did_you_mean([plain])} here / separates folders"
         value = plain
     path = folder / value
     names = entries(path.parent)
     if names is None:
         return f"the folder {path.parent.name} does not exist"
-    lower = {name.lower(): name for name in names}
-    near = difflib.get_close_matches(path.name.lower(), lower, n=3, cutoff=0.6)
-    return did_you_mean([lower[name] for name in near])
+    return did_you_mean(near(path.name, names, 3))
 
 
 def entries(folder: Path) -> list[str] | None:

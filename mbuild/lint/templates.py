@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from mbuild.core.suggest import did_you_mean, near
 from mbuild.language.instructions import Modelfile, Problem, Severity, System, Template
 from mbuild.language.printable import visible
 
@@ -92,7 +92,7 @@ def _field_hint(reason: str) -> str:
     """``{{ prompt }}`` is a function for Go; the field has a dot before it."""
     match = re.match(r'function "(\w+)" not defined', reason)
     name = _meant(match[1]) if match else ""
-    return f"did you mean .{name}?" if name else ""
+    return did_you_mean([f".{name}"] if name else [])
 
 
 def _meant(name: str) -> str:
@@ -101,7 +101,7 @@ def _meant(name: str) -> str:
     by_lower |= {other.lower(): field for other, field in _MEANT_FIELDS.items()}
     if found := by_lower.get(name.lower().replace("_", "")):
         return found
-    return next(iter(difflib.get_close_matches(name, FIELDS, 1, 0.7)), "")
+    return next(iter(near(name, FIELDS, cutoff=0.7)), "")
 
 
 def _without_system(found: Found) -> Iterator[Problem]:
@@ -150,7 +150,7 @@ def _unknown_fields(found: Found) -> Iterator[Problem]:
     _, template, tree = found
     for name in sorted(own_references(tree) - set(FIELDS)):
         meant = _meant(name)
-        hint = f"did you mean .{meant}?" if meant else f"the fields are .{', .'.join(FIELDS)}"
+        hint = did_you_mean([f".{meant}"] if meant else [], f"the fields are .{', .'.join(FIELDS)}")
         yield Problem(
             f"TEMPLATE uses .{name}, and Ollama has no such field",
             template.span,

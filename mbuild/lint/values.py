@@ -23,7 +23,8 @@ from mbuild.language.instructions import (
     System,
     Template,
 )
-from mbuild.language.parameters import DEPRECATED, PARAMETERS, Kind, coerce
+from mbuild.language.meaning import coerce
+from mbuild.language.parameters import DEPRECATED, PARAMETERS, Kind
 from mbuild.language.printable import visible
 
 

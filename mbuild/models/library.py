@@ -20,10 +20,10 @@ from mbuild.core.errors import (
 from mbuild.language.formatter import quote
 from mbuild.language.instructions import ROLES
 from mbuild.language.parameters import PARAMETERS, Kind
+from mbuild.store.absent import about_absent
 from mbuild.store.contents import Contents, Numbers, open_layer, read_contents
 from mbuild.store.manifest import Manifest
 from mbuild.store.media import GGUF, MEDIA_TYPES, MODEL
-from mbuild.store.place import about_absent
 
 if TYPE_CHECKING:
     from mbuild.core.digest import Digest

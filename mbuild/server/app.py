@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import posixpath
-import sys
-import traceback
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -19,23 +16,17 @@ from starlette.routing import BaseRoute, Match, Route
 
 from mbuild.core.errors import MbuildError
 from mbuild.server.blobs import sweep
-from mbuild.server.catalogue import Catalogue
-from mbuild.server.errors import Scrubber, status_of, text_of
-from mbuild.server.jobs import Jobs
-from mbuild.server.locking import PATIENCE_SECONDS, Locking
+from mbuild.server.errors import status_of
+from mbuild.server.locking import PATIENCE_SECONDS
 from mbuild.server.models import JSON_TYPE
 from mbuild.server.requestlog import RequestLog
-from mbuild.server.routes import ROUTES, Endpoint
-from mbuild.server.security import Policy, origin_headers
-from mbuild.store import Store
+from mbuild.server.routes import ROUTES
+from mbuild.server.security import origin_headers
+from mbuild.server.service import Endpoint, Service
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from mbuild.server.upstream import Upstream
-
-BUILDS_AT_ONCE = 4
-"""Builds that run side by side; each uses several cores."""
 
 SWEEP_SECONDS = 900.0
 """How often uploads that nothing uses are looked for."""
@@ -45,57 +36,6 @@ RETRY_SECONDS = "10"
 
 _LINGER_BYTES = 64 << 20
 _LINGER_SECONDS = 2.0
-
-
-class Service:
-    """What handlers work with: the store, the builds, the list of models, the upstream."""
-
-    def __init__(
-        self,
-        root: Path,
-        policy: Policy,
-        upstream: Upstream | None = None,
-        builds: int = 0,
-        log: str = "off",
-    ) -> None:
-        """``log``: one of :data:`mbuild.server.requestlog.FORMS`."""
-        self._root = root.absolute()
-        self.policy = policy
-        self.upstream = upstream
-        self.jobs = Jobs(builds or BUILDS_AT_ONCE)
-        self.locking = Locking()
-        self.log = log
-        self.catalogue = Catalogue()
-        self.routes: Sequence[Endpoint] = ROUTES
-        self.scrub = Scrubber(self._root)
-        self._warned: set[str] = set()
-
-    def store(self, patience: float | None = None) -> Store:
-        """The store, for one piece of work: locks and caches are not shared between threads.
-
-        ``patience``: seconds to wait for its lock, None for as long as it takes.
-        """
-        return Store(self._root, self._warn, patience)
-
-    def _warn(self, text: str) -> None:
-        """Say on standard error, once, what works less well in this store."""
-        if text not in self._warned:
-            self._warned.add(text)
-            sys.stderr.write(f"warning: {text}\n")
-
-    def error_text(self, error: BaseException) -> str:
-        """What a client is told of an error; of a bug only that there is one."""
-        if isinstance(error, MbuildError):
-            return self.scrub(text_of(error))
-        report(error)
-        return "internal error"
-
-
-def report(error: BaseException) -> None:
-    """Tell whoever runs the server about a bug, in one line."""
-    frame = traceback.extract_tb(error.__traceback__)[-1:]
-    where = f" at {frame[0].filename}:{frame[0].lineno}" if frame else ""
-    sys.stderr.write(f"internal error: {type(error).__name__}: {error}{where}\n")
 
 
 def make_app(service: Service) -> ASGIApp:
@@ -127,7 +67,7 @@ async def _sweep(service: Service) -> None:
 def _routes(service: Service) -> list[BaseRoute]:
     """One route for each path, which picks the handler by the method."""
     by_path: dict[str, dict[str, Endpoint]] = {}
-    for row in service.routes:
+    for row in ROUTES:
         by_path.setdefault(row.path, {}).update(dict.fromkeys(row.methods, row))
     known = [Route(path, _Dispatch(service, rows)) for path, rows in by_path.items()]
     return [*known, Route("/{path:path}", _NotFound(by_path))]

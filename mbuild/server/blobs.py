@@ -17,7 +17,7 @@ from mbuild.store.writing import BlobWriter
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from mbuild.server.app import Service
+    from mbuild.server.service import Service
     from mbuild.store import Store
 
 _CHUNK = 1 << 20

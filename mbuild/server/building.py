@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
 
-    from mbuild.server.app import Service
     from mbuild.server.jobs import Job
+    from mbuild.server.service import Service
     from mbuild.store import Store
 
 ResultT = TypeVar("ResultT")

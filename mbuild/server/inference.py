@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from mbuild.core.names import ModelName
-    from mbuild.server.app import Service
+    from mbuild.server.service import Service
     from mbuild.server.shapes import Body
 
 _ZERO = re.compile(r"[-+]?0*(\.0*)?(ns|us|ms|s|m|h)?")

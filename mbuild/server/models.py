@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from mbuild.core.names import ModelName
     from mbuild.gguf.reader import GGUFFile
-    from mbuild.server.app import Service
+    from mbuild.server.service import Service
     from mbuild.store import Store
     from mbuild.store.contents import Contents
 

@@ -8,16 +8,10 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from starlette.responses import HTMLResponse, JSONResponse
-
 from mbuild import __version__
 
 if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.responses import Response
-
-    from mbuild.server.app import Service
-    from mbuild.server.routes import Endpoint
+    from mbuild.server.service import Endpoint
     from mbuild.server.shapes import Body
 
 _ERROR = {
@@ -100,17 +94,8 @@ def _operation(row: Endpoint, method: str) -> dict[str, Any]:
     return operation
 
 
-async def document(service: Service, request: Request) -> Response:
-    """The OpenAPI document."""
-    return JSONResponse(describe(service.routes))
-
-
-async def docs(service: Service, request: Request) -> Response:
-    """The same as a page for people; it loads nothing from elsewhere."""
-    return HTMLResponse(_page(service.routes), headers={"Content-Security-Policy": _POLICY})
-
-
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+"""The page's Content-Security-Policy: it loads nothing from elsewhere."""
 
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
@@ -119,7 +104,8 @@ _STYLE = (
 )
 
 
-def _page(routes: Sequence[Endpoint]) -> str:
+def page(routes: Sequence[Endpoint]) -> str:
+    """The same as a page for people."""
     sections = "".join(_section(row) for row in routes)
     return (
         "<!doctype html><html lang=en><meta charset=utf-8><title>mbuild: API</title>"

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
 
 from mbuild.server import blobs, building, inference, models, openapi, shapes
-from mbuild.server.shapes import Body
+from mbuild.server.service import Endpoint
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from mbuild.server.app import Service
-
-Handler = Callable[["Service", "Request"], Awaitable["Response"]]
-
-
-class Endpoint(NamedTuple):
-    """One row: methods and path, the handler, the body if it has a JSON one.
-
-    ``binary``: the body is a blob's bytes.
-    """
-
-    methods: tuple[str, ...]
-    path: str
-    handler: Handler
-    summary: str
-    body: Body | None = None
-    binary: bool = False
+    from mbuild.server.service import Service
 
 
 async def root(service: Service, request: Request) -> Response:
@@ -47,6 +30,18 @@ async def status(service: Service, request: Request) -> Response:
     """Ollama's cloud models are not here."""
     answer = {"cloud": {"disabled": True, "source": "env"}}
     return JSONResponse(answer, media_type=models.JSON_TYPE)
+
+
+async def document(service: Service, request: Request) -> Response:
+    """The OpenAPI document of this table."""
+    return JSONResponse(openapi.describe(ROUTES))
+
+
+async def docs(service: Service, request: Request) -> Response:
+    """The same as a page for people."""
+    return HTMLResponse(
+        openapi.page(ROUTES), headers={"Content-Security-Policy": openapi.PAGE_POLICY}
+    )
 
 
 API_VERSION = "0.32.15"
@@ -77,7 +72,7 @@ ROUTES: tuple[Endpoint, ...] = (
     Endpoint(("POST",), "/v1/chat/completions", inference.forward, "Forwarded"),
     Endpoint(("POST",), "/v1/completions", inference.forward, "Forwarded"),
     Endpoint(("POST",), "/v1/embeddings", inference.forward, "Forwarded"),
-    Endpoint(("GET",), "/docs", openapi.docs, "This page"),
-    Endpoint(("GET",), "/openapi.json", openapi.document, "The OpenAPI document"),
+    Endpoint(("GET",), "/docs", docs, "This page"),
+    Endpoint(("GET",), "/openapi.json", document, "The OpenAPI document"),
 )
 """Methods, path, handler, summary, body."""

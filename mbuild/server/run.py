@@ -16,8 +16,9 @@ from contextlib import contextmanager
 import uvicorn
 
 from mbuild.core.errors import UsageError
-from mbuild.server.app import Service, make_app
+from mbuild.server.app import make_app
 from mbuild.server.connections import BACKLOG, AcceptErrors, Connection, raise_file_limit
+from mbuild.server.service import Service
 
 GRACE_SECONDS = 2
 """How long answers under way may take to end after a signal."""

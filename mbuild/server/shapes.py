@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from mbuild.core.errors import UsageError
+from mbuild.core.suggest import did_you_mean, near
 from mbuild.language.parameters import PARAMETERS
 
 Check = Callable[[Any, str], None]
@@ -274,12 +275,10 @@ def _unread(body: Body, key: str) -> str:
     """What to say of a field that is not read and is like one that is; else nothing."""
     if key.lower() in body.fields:
         return ""
-    from difflib import get_close_matches
-
     plain = key[:_LONGEST].lower().replace("_", "").replace("-", "")
     meant = body.meant.get(key.lower()) or body.meant.get(plain)
-    meant = meant or next(iter(get_close_matches(plain, body.fields, 1, 0.8)), "")
-    return f"the field {key!r} is not read: did you mean {meant!r}?" if meant else ""
+    meant = meant or next(iter(near(plain, body.fields, cutoff=0.8)), "")
+    return f"the field {key!r} is not read: {did_you_mean([repr(meant)])}" if meant else ""
 
 
 MAX_UNREAD = 200

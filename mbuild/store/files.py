@@ -36,17 +36,18 @@ _REMEDIES = {
     errno.EROFS: "choose a writable store with --store or OLLAMA_MODELS",
     errno.EACCES: "choose a writable store with --store or OLLAMA_MODELS",
     errno.EPERM: "choose a writable store with --store or OLLAMA_MODELS",
-    errno.EMFILE: "raise the limit of open files (ulimit -n)",
-    errno.EFBIG: "raise the limit of file sizes (ulimit -f); FAT32 holds no file of 4 GiB, exFAT"
-    " does",
     errno.ENOTDIR: "there is a file where the store needs a folder: move it away, or choose"
     " another store with --store",
 }
 
 
 def remedy(error: OSError) -> str:
-    """What to do about an error of the system, "" where there is no telling."""
-    return _REMEDIES.get(error.errno or 0, "")
+    """What to do about an error of the system in a store, "" where there is no telling."""
+    if known := _REMEDIES.get(error.errno or 0):
+        return known
+    from mbuild.core import system
+
+    return system.remedy(error)
 
 
 def may_not_read(path: Path) -> str:

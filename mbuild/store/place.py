@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mbuild.core.errors import DamagedError, StoreError
-from mbuild.core.names import did_you_mean, near_names
+from mbuild.core.errors import StoreError
 from mbuild.store.files import (
     is_dangling,
     kind_of,
@@ -21,12 +19,10 @@ from mbuild.store.files import (
 )
 
 if TYPE_CHECKING:
-    from mbuild.store.store import Store
+    pass
 
 SERVICE_STORE = Path("/usr/share/ollama/.ollama/models")
 """Where Ollama keeps its models when its installer made it a service of Linux."""
-
-_ID = re.compile("[0-9a-f]{4,64}")
 
 
 def check_place(root: Path) -> None:
@@ -85,28 +81,3 @@ def about_empty(root: Path) -> str:
         if SERVICE_STORE.is_dir() and not (root.is_dir() and root.samefile(SERVICE_STORE)):
             text += f"; Ollama's service has a store of its own: --store {SERVICE_STORE}"
     return text
-
-
-def about_absent(store: Store, wanted: str) -> str:
-    """A hint for somebody who names a model that is not there: what they can have meant.
-
-    Raises :class:`StoreError` where the whole store is not there (:func:`check_place`).
-    """
-    check_place(store.root)
-    names = [str(name) for name in store.manifests.names()]
-    if not names:
-        return about_empty(store.root)
-    return _about_id(store, wanted) or did_you_mean(near_names(wanted, names)[:3])
-
-
-def _about_id(store: Store, wanted: str) -> str:
-    """The names of the models whose id was given, in whole or the first digits, for a name."""
-    digits = wanted.removesuffix(":latest").removeprefix("sha256:")
-    if not _ID.fullmatch(digits):
-        return ""
-    found = sorted(
-        str(stored.name)
-        for stored in store.list()
-        if not isinstance(stored, DamagedError) and stored.id.hex.startswith(digits)
-    )
-    return f"{digits} is the id of {' and '.join(found)}: give the name" if found else ""

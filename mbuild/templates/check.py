@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lark import UnexpectedToken
 
+from mbuild.core.suggest import did_you_mean, near
 from mbuild.templates import literals
 from mbuild.templates.errors import TemplateError
 from mbuild.templates.tokens import (
@@ -229,10 +230,7 @@ class _Checker:
             raise ValueError("max expression depth exceeded")
 
     def _near_function(self, name: str) -> str:
-        from difflib import get_close_matches
-
-        near = get_close_matches(name[:50], sorted(self._functions), 1)
-        return f"did you mean {near[0]}?" if near else ""
+        return did_you_mean(near(name, sorted(self._functions)))
 
     def _check_variable(self, token: Token) -> None:
         name, frame = token.rstrip(GAP), self._frames[-1]

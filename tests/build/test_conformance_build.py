@@ -9,13 +9,13 @@ import pytest
 from conformance import Case, cases
 from stores import copy_tiny_store
 
-from mbuild.build.request import Request, read_recipe
 from mbuild.build.build import build
+from mbuild.build.request import Request, read_recipe
 from mbuild.build.sources.resolve import LocalContext
 from mbuild.core.digest import Digest
 from mbuild.core.errors import MbuildError
-from mbuild.language.printable import visible
 from mbuild.core.names import ModelName
+from mbuild.language.printable import visible
 from mbuild.store import Store
 
 BUILT = [case for case in cases() if case.ok and not case.nonprintable]

@@ -17,8 +17,8 @@ from inprocess import in_process
 from programs import need
 
 from mbuild.build import history
-from mbuild.core.digest import Digest
 from mbuild.build.history import BuildRecord, History, Script, StepRecord
+from mbuild.core.digest import Digest
 from mbuild.store import Layer, Store
 
 
@@ -148,8 +148,8 @@ def test_every_build_is_kept_whatever_its_end(mbuild: Run, tmp_path: Path) -> No
 
 def test_a_stopped_build_is_kept(mbuild: Run, tmp_path: Path) -> None:
     """Whoever stops following a build stops it, and the log says so."""
-    from mbuild.build.request import Request, read_recipe
     from mbuild.build.build import build
+    from mbuild.build.request import Request, read_recipe
     from mbuild.build.sources.resolve import LocalContext
     from mbuild.core.names import ModelName
 

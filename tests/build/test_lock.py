@@ -19,11 +19,11 @@ from example_models import edit_json, generator, settle
 from gguf_files import tiny_gguf
 from inprocess import in_process
 
-from mbuild.core.errors import FormatError
 from mbuild.build.lock import Lock, Place, drift_of_results
 from mbuild.build.plan import Options
 from mbuild.build.steps import Quantization
 from mbuild.build.steps.quantize import QUANTIZER_VERSION
+from mbuild.core.errors import FormatError
 
 MODELFILE = """\
 FROM ./chat

@@ -14,12 +14,12 @@ from conftest import Run
 from example_models import settle
 from inprocess import in_process
 
-from mbuild.convert.checkpoint import open_checkpoint
-from mbuild.convert.convert import convert
-from mbuild.gguf.model import Model
-from mbuild.core.names import ModelName
 from mbuild.build.steps import ranges
 from mbuild.build.steps.ranges import ranges_of
+from mbuild.convert.checkpoint import open_checkpoint
+from mbuild.convert.convert import convert
+from mbuild.core.names import ModelName
+from mbuild.gguf.model import Model
 from mbuild.store import Store
 from mbuild.store.media import MODEL
 from mbuild.work import cores

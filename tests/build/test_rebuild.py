@@ -19,8 +19,8 @@ from example_models import generator, set_value, settle
 from gguf_files import tiny_gguf
 from inprocess import in_process
 
-from mbuild.build.sources.resolve import LocalContext
 from mbuild.build.rebuild import first_difference, place_in_gguf
+from mbuild.build.sources.resolve import LocalContext
 from mbuild.store import Store
 from mbuild.store.files import temporary_folder
 

@@ -22,7 +22,7 @@ from mbuild.language.instructions import (
     System,
     Template,
 )
-from mbuild.language.parameters import merge, validate, version_of
+from mbuild.language.meaning import merge, validate, version_of
 from mbuild.language.parser import parse
 from mbuild.language.printable import visible
 

@@ -15,15 +15,8 @@ from mbuild.core import gojson
 from mbuild.core.errors import ModelfileError
 from mbuild.language.gonumber import parse_bool, parse_float32, parse_int, shortest_float32
 from mbuild.language.instructions import Modelfile, Parameter, Requires, Severity, Span
-from mbuild.language.parameters import (
-    DEPRECATED,
-    PARAMETERS,
-    Kind,
-    coerce,
-    merge,
-    validate,
-    version_of,
-)
+from mbuild.language.meaning import coerce, merge, validate, version_of
+from mbuild.language.parameters import DEPRECATED, PARAMETERS, Kind
 from mbuild.language.parser import parse
 
 SAMPLES = {Kind.INT: "7", Kind.FLOAT: "0.5", Kind.BOOL: "true", Kind.TEXTS: "x"}

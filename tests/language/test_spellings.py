@@ -11,7 +11,8 @@ from gguf_files import tiny_gguf
 from inprocess import in_process
 
 from mbuild.core.digest import Digest
-from mbuild.core.names import ModelName, did_you_mean, near_names
+from mbuild.core.names import ModelName
+from mbuild.core.suggest import did_you_mean, near_models
 from mbuild.store import Store
 
 
@@ -235,7 +236,7 @@ def test_an_id_in_place_of_a_name_leads_to_the_name(built: Path, mbuild: Run) ->
 def test_near_names_are_near_without_their_tags(wanted: str, hint: str) -> None:
     """``:latest`` makes no two names alike, and another tag of the model is near."""
     names = ["mario:latest", "llama3:8b", "team/qwen:latest"]
-    assert did_you_mean(near_names(wanted, names)) == hint
+    assert did_you_mean(near_models(wanted, names)) == hint
 
 
 @pytest.mark.parametrize(

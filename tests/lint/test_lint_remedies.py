@@ -14,7 +14,8 @@ from live_server import serving, serving_here
 from stores import copy_tiny_store
 
 from mbuild.core.digest import Digest
-from mbuild.core.names import InvalidNameError, ModelName, near_names
+from mbuild.core.names import InvalidNameError, ModelName
+from mbuild.core.suggest import near_models
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +253,7 @@ NEAR = [
 @pytest.mark.parametrize(("value", "names", "expected"), NEAR)
 def test_near_names(value: str, names: list[str], expected: list[str]) -> None:
     """Models have to be alike; the tag alone makes no name a near one."""
-    assert near_names(value, names) == expected
+    assert near_models(value, names) == expected
 
 
 def test_explain_names_no_empty_parameters(run: Run, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from mbuild.core.errors import CancelledError, FormatError
 from mbuild.core.events import (
     BuildEvent,
     BuildFinished,
-    LayerReady,
     Code,
+    LayerReady,
     Status,
     StepFinished,
     StepProgress,
@@ -83,7 +83,6 @@ def test_the_last_to_leave_stops_the_build() -> None:
     """One of two clients that goes away stops nothing; both do."""
 
     async def scenario() -> None:
-        statuses = Status(Code.PARSING_GGUF), Status(Code.CONVERTING_MODEL)
         build, jobs = FakeBuild(), Jobs(1)
         job = jobs.join("key", build)
         waiting = [asyncio.ensure_future(collect(job)) for _ in range(2)]
@@ -145,7 +144,6 @@ def test_errors_reach_all_who_wait() -> None:
     """What the build raises is raised to each of them."""
 
     async def scenario() -> None:
-        statuses = Status(Code.PARSING_GGUF), Status(Code.CONVERTING_MODEL)
         build, jobs = FakeBuild(error=FormatError("bad")), Jobs(1)
         waiting = [asyncio.ensure_future(collect(jobs.join("key", build))) for _ in range(2)]
         await asyncio.sleep(0.05)
@@ -178,7 +176,6 @@ def test_progress_comes_at_most_every_tenth_of_a_second() -> None:
     """A build that reports a hundred times a second is heard of ten times, not at once."""
 
     async def scenario() -> None:
-        statuses = Status(Code.PARSING_GGUF), Status(Code.CONVERTING_MODEL)
         build, jobs = FakeBuild(), Jobs(1)
         times = []
 

@@ -7,8 +7,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from mbuild.core.errors import SourceError
 from mbuild.build.sources.values import CheckpointSource, ModelSource
+from mbuild.core.errors import SourceError
 
 CHECKPOINT_FILES = frozenset(
     {

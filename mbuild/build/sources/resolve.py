@@ -8,15 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from mbuild.core.digest import Digest, DigestError
-from mbuild.core.errors import (
-    DamagedError,
-    MissingFileError,
-    NameNotFoundError,
-    SourceError,
-    UnsupportedError,
-)
-from mbuild.core.names import InvalidNameError, ModelName
 from mbuild.build.sources.places import (
     CHECKPOINT_FILES,
     PICKLES,
@@ -41,8 +32,17 @@ from mbuild.build.sources.values import (
     StoredModel,
     digest_algorithm,
 )
+from mbuild.core.digest import Digest, DigestError
+from mbuild.core.errors import (
+    DamagedError,
+    MissingFileError,
+    NameNotFoundError,
+    SourceError,
+    UnsupportedError,
+)
+from mbuild.core.names import InvalidNameError, ModelName
+from mbuild.store.absent import about_absent
 from mbuild.store.copying import check_regular
-from mbuild.store.place import about_absent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -4,7 +4,13 @@ from mbuild.build.steps.config import MakeConfig
 from mbuild.build.steps.gguf import ImportGGUF, MergeGGUF, Role
 from mbuild.build.steps.layers import MergeParameters, PutLayer
 from mbuild.build.steps.manifest import AssembleManifest
-from mbuild.build.steps.quantize import PlannedTensor, Quantization, Quantize, preview, unquantized_size
+from mbuild.build.steps.quantize import (
+    PlannedTensor,
+    Quantization,
+    Quantize,
+    preview,
+    unquantized_size,
+)
 from mbuild.build.steps.template import DetectTemplate
 from mbuild.build.steps.weights import ConvertAdapter, ConvertCheckpoint
 

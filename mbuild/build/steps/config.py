@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mbuild.core import gojson
-from mbuild.core.errors import DamagedError, SourceError
 from mbuild.build.graph import BaseStep, Result, Step, StepContext, variant_label
 from mbuild.build.steps.layers import MAX_SMALL_BLOB, put_layer
+from mbuild.core import gojson
+from mbuild.core.errors import DamagedError, SourceError
 from mbuild.store import Layer
 from mbuild.store.manifest import CONFIG_TYPE
 from mbuild.store.media import DRAFT, MODEL

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 
-from mbuild.core.digest import Digest
-from mbuild.core.errors import SourceError
 from mbuild.build.graph import StepContext
 from mbuild.build.sources.values import SourceFile, digest_algorithm
+from mbuild.core.digest import Digest
+from mbuild.core.errors import SourceError
 from mbuild.store.copying import OpenFile, hash_file
 
 

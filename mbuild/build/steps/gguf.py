@@ -10,13 +10,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mbuild.core.digest import Digest, DigestError
-from mbuild.core.errors import SourceError
-from mbuild.core.events import Code
 from mbuild.build.graph import BaseStep, Result, Step, StepContext
 from mbuild.build.sources.values import Material, SourceFile
 from mbuild.build.steps.files import OpenFiles, open_source
 from mbuild.build.steps.models import as_json, check_loadable, read_facts, write_layer
+from mbuild.core.digest import Digest, DigestError
+from mbuild.core.errors import SourceError
+from mbuild.core.events import Code
 from mbuild.store import Layer
 from mbuild.store.copying import OpenFile
 from mbuild.store.media import ADAPTER, DRAFT, MODEL, PROJECTOR

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mbuild.core import gojson
-from mbuild.core.errors import DamagedError
 from mbuild.build.graph import BaseStep, Result, Step, StepContext, variant_label
 from mbuild.build.sources.values import Material
+from mbuild.core import gojson
+from mbuild.core.errors import DamagedError
 from mbuild.store import Layer
 from mbuild.store.media import PARAMS
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mbuild.core.digest import Digest
-from mbuild.core.errors import SourceError
 from mbuild.build.graph import StepContext
 from mbuild.build.steps.files import OpenFiles
+from mbuild.core.digest import Digest
+from mbuild.core.errors import SourceError
 from mbuild.store import Layer
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mbuild.core.events import Code
 from mbuild.build.graph import Result, StepContext
 from mbuild.build.sources.values import CheckpointSource, Material, SourceFile
 from mbuild.build.steps.weights import CONVERTER_VERSION, checkpoint_fields, with_digests
+from mbuild.core.events import Code
 from mbuild.store import Layer
 
 if TYPE_CHECKING:

@@ -8,26 +8,26 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from mbuild.core.digest import Digest
-from mbuild.core.errors import FormatError, UnsupportedError
-from mbuild.core.events import Code
 from mbuild.build.graph import BaseStep, Result, Step, StepContext, canonical_json
 from mbuild.build.sources.values import Material, SourceFile
 from mbuild.build.steps.files import OpenFiles, open_source
 from mbuild.build.steps.gguf import Role, check_role
 from mbuild.build.steps.models import as_json, read_facts
 from mbuild.build.steps.origins import Origin
+from mbuild.core.digest import Digest
+from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.events import Code
 from mbuild.store import Layer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mbuild.build.steps.tensors import Variant
     from mbuild.gguf.model import Model, Tensor
     from mbuild.gguf.types import GGMLType
     from mbuild.quant.choose.imatrix import Imatrix
     from mbuild.quant.choose.recipes import Options as RecipeOptions
     from mbuild.quant.choose.types import FileType
-    from mbuild.build.steps.tensors import Variant
     from mbuild.store import Store
 
 QUANTIZER_VERSION = 4
@@ -276,13 +276,13 @@ def _load_kernels(variant: Variant, context: StepContext) -> None:
 
 def _planned(step: Quantize, model: Model, imatrix_path: Path | None) -> Variant:
     """Metadata, and each tensor's new type, in order; nothing is loaded but the imatrix."""
+    from mbuild.build.steps.tensors import Variant
     from mbuild.gguf.facts import describe
     from mbuild.gguf.hyperparameters import check_hyperparameters
     from mbuild.quant.choose.imatrix import open_imatrix
     from mbuild.quant.choose.metadata import quantized
     from mbuild.quant.choose.recipes import plan
     from mbuild.quant.choose.types import file_type
-    from mbuild.build.steps.tensors import Variant
 
     quantization = step.quantization
     check_role(step.role, describe(model), step.origin.name)
@@ -304,8 +304,8 @@ def _planned(step: Quantize, model: Model, imatrix_path: Path | None) -> Variant
 
 def _check_type(tensor: Tensor, new: GGMLType, target: FileType, imatrix: Imatrix | None) -> None:
     """What cannot be made is refused, by the tensor's name, before anything is read or written."""
-    from mbuild.quant.quantize import supported, unsupported
     from mbuild.quant.choose.recipes import needs_importances
+    from mbuild.quant.quantize import supported, unsupported
 
     weighted = imatrix is not None and imatrix.has(tensor.name, tensor.dims)
     if imatrix is not None and not weighted and needs_importances(tensor.name, new, target):

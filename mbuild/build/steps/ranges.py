@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from mbuild.build.graph import canonical_json
 from mbuild.core.digest import BLAKE3, hashing
 from mbuild.gguf.model import InPieces, Tensor
 from mbuild.gguf.types import BLOCKS, GGMLType
-from mbuild.build.graph import canonical_json
 from mbuild.quant.quantize import VERSION
 from mbuild.store.records import PLACE, SOURCE_RANGES, Place
 
 if TYPE_CHECKING:
+    from mbuild.build.steps.origins import Origin
     from mbuild.core.digest import Digest
     from mbuild.quant.choose.imatrix import Imatrix
-    from mbuild.build.steps.origins import Origin
     from mbuild.store import Store
 
 RANGE = 16 << 20

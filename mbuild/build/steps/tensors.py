@@ -17,14 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from mbuild.core.errors import CancelledError, MbuildError
-from mbuild.core.events import Code
-from mbuild.gguf.memory import reused
-from mbuild.gguf.model import KV, Model, Tensor
-from mbuild.gguf.types import GGMLType
-from mbuild.gguf.writer import SLICE, layout, padded
 from mbuild.build.graph import StepContext
-from mbuild.quant.quantize import SOURCES, NotFiniteError, quantize
 from mbuild.build.steps.ranges import (
     RANGE,
     Array,
@@ -37,14 +30,21 @@ from mbuild.build.steps.ranges import (
     ranges_of,
     row_bytes,
 )
+from mbuild.core.errors import CancelledError, MbuildError
+from mbuild.core.events import Code
+from mbuild.gguf.memory import reused
+from mbuild.gguf.model import KV, Model, Tensor
+from mbuild.gguf.types import GGMLType
+from mbuild.gguf.writer import SLICE, layout, padded
+from mbuild.quant.quantize import SOURCES, NotFiniteError, quantize
 from mbuild.store.records import Place
 from mbuild.work.ahead import Ahead, Job, budget
 from mbuild.work.cores import cores
 
 if TYPE_CHECKING:
+    from mbuild.build.steps.files import OpenFiles
     from mbuild.gguf.model import Entry
     from mbuild.quant.choose.imatrix import Imatrix
-    from mbuild.build.steps.files import OpenFiles
     from mbuild.store.writing import Blob, BlobWriter
 
 _NAMED = 4  # tensors that were not in the cache are named if they are so few

@@ -7,12 +7,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mbuild.core.events import Code
 from mbuild.build.graph import BaseStep, Result, Step, StepContext, variant_label
 from mbuild.build.sources.values import CheckpointSource, Material
 from mbuild.build.steps.files import OpenFiles
 from mbuild.build.steps.gguf import Role
 from mbuild.build.steps.models import as_json, read_facts, write_layer
+from mbuild.core.events import Code
 from mbuild.store import Layer
 from mbuild.store.media import ADAPTER
 

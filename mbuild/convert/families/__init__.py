@@ -132,15 +132,12 @@ def by_name() -> Mapping[str, Architecture]:
 
 def find(name: str) -> Architecture:
     """The row of a class; raises :class:`UnsupportedError` with the nearest names."""
-    from difflib import get_close_matches
-
     rows = by_name()
     if name in rows:
         return rows[name]
-    near = get_close_matches(name, rows, n=5, cutoff=0.6)
-    hint = (
-        "similar names that are supported: " + ", ".join(near)
-        if near
-        else "the families that are supported are listed in docs/convert.md"
+    from mbuild.core.suggest import did_you_mean, near
+
+    hint = did_you_mean(
+        near(name, rows, 5), "the families that are supported are listed in docs/convert.md"
     )
     raise UnsupportedError(f"checkpoints of {name[:100]!r} are not supported", hint=hint)

@@ -23,6 +23,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import FormatError, SourceError
+from mbuild.core.system import unreadable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -132,13 +133,13 @@ class StoredTensor:
         try:
             fd = os.open(self.shard.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise _unreadable(self.shard.name, error) from error
+            raise unreadable(self.shard.name, error) from error
         try:
             if _identity(os.fstat(fd)) != self.shard.identity:
                 raise _changed(self.shard.name)
             _fill(fd, self.offset + start, data.data, self.shard.name)
         except OSError as error:
-            raise _unreadable(self.shard.name, error) from error
+            raise unreadable(self.shard.name, error) from error
         finally:
             os.close(fd)
         return data
@@ -174,7 +175,7 @@ def read_header(path: Path, name: str) -> tuple[StoredTensor, ...]:
         # A FIFO under a shard's name must not block the build: no waiting for its other end.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise _unreadable(name, error) from error
+        raise unreadable(name, error) from error
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
@@ -182,7 +183,7 @@ def read_header(path: Path, name: str) -> tuple[StoredTensor, ...]:
         identity = _identity(status)
         raw = _read_header_bytes(fd, identity[2], name)
     except OSError as error:
-        raise _unreadable(name, error) from error
+        raise unreadable(name, error) from error
     finally:
         os.close(fd)
     shard = Shard(name, path, identity)
@@ -316,7 +317,3 @@ def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
 
 def _changed(name: str) -> FormatError:
     return FormatError(f"{name} changed while it was being read", hint="build again")
-
-
-def _unreadable(name: str, error: OSError) -> SourceError:
-    return SourceError(f"{name} cannot be read: {error.strerror or error}")

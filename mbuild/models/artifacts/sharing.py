@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from mbuild.core.errors import CancelledError, DamagedError, FormatError, StoreError
+from mbuild.core.system import remedy
 from mbuild.store.copying import OpenFile, hash_file
 from mbuild.store.files import TemporaryFile, remove_stale, write_all
 
@@ -46,7 +47,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(f"{path}: {error.strerror or error}") from error
+        raise StoreError(f"{path}: {error.strerror or error}", hint=remedy(error)) from error
 
 
 def clear_leftovers(path: Path) -> str:

@@ -6,10 +6,10 @@ Names, numbers and defaults are llama.cpp's (``llama_ftype`` and the options of
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
 from mbuild.core.errors import UsageError
+from mbuild.core.suggest import did_you_mean, near
 from mbuild.gguf.types import GGMLType
 
 
@@ -84,9 +84,8 @@ def file_type(text: str) -> FileType:
         return _BY_NAME[name]
     if name.isascii() and name.isdigit() and len(name) < 4 and int(name) in _BY_NUMBER:
         return _BY_NUMBER[int(name)]
-    near = difflib.get_close_matches(name[:32], _BY_NAME, 3)
-    known = ", ".join(near or _BY_NAME)
-    raise UsageError(f"unknown quantization {text[:64]!r}", hint=f"one of {known}")
+    hint = did_you_mean(near(name, _BY_NAME, 3), f"one of {', '.join(_BY_NAME)}")
+    raise UsageError(f"unknown quantization {text[:64]!r}", hint=hint)
 
 
 def tensor_type(text: str) -> GGMLType:
@@ -94,6 +93,6 @@ def tensor_type(text: str) -> GGMLType:
     name = text.strip().upper()
     if name in GGMLType.__members__:
         return GGMLType[name]
-    near = difflib.get_close_matches(name[:32], GGMLType.__members__, 3)
-    known = ", ".join(near or GGMLType.__members__)
-    raise UsageError(f"unknown tensor type {text[:64]!r}", hint=f"one of {known}")
+    known = GGMLType.__members__
+    hint = did_you_mean(near(name, known, 3), f"one of {', '.join(known)}")
+    raise UsageError(f"unknown tensor type {text[:64]!r}", hint=hint)

@@ -1,0 +1,114 @@
+"""A forecast of a build, as lines of text or as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mbuild.build.engine import State
+from mbuild.cli.common import columns_of, human_size
+from mbuild.cli.meter import counted
+from mbuild.cli.screen import wrapped
+from mbuild.core.units import human_duration
+
+if TYPE_CHECKING:
+    from mbuild.build.forecast import Forecast, PlannedStep
+    from mbuild.build.steps import PlannedTensor
+
+
+STATES = {State.CACHED: "cached", State.RUN: "run", State.DEPENDS: "maybe"}
+"""The word that a line begins with: what becomes of its step."""
+
+
+INDENT = " " * 9
+"""Where the text of such a line begins."""
+
+
+def show_steps(planned: Forecast, style: str, *, tensors: bool = False) -> None:
+    """A forecast as lines of text, or as one JSON object; with a line for each tensor if asked."""
+    if style == "json":
+        click.echo(json.dumps(_plan_json(planned), indent=2))
+        return
+    width = columns_of()
+
+    def say(text: str, first: str = "") -> None:
+        for line in wrapped(text, width, INDENT, f"{first:<{len(INDENT)}}" if first else None):
+            click.echo(line)
+
+    say(_total_line(planned), f"{', '.join(planned.names)}: ")
+    for step in planned.steps:
+        say(_step_text(step), STATES[step.state])
+        if tensors:
+            _show_tensors(step.tensors)
+        elif step.tensors and not step.cached:
+            say(_counts(step.tensors))
+
+
+def _step_text(step: PlannedStep) -> str:
+    facts = []
+    if not step.cached:
+        if step.reads:
+            facts.append(f"reads {human_size(step.reads)}")
+        if step.writes:
+            facts.append(f"writes {human_size(step.writes)}")
+        if step.seconds and step.seconds >= 0.1:
+            facts.append(f"about {human_duration(step.seconds)}")
+    return f"{step.label}{'  ' if facts else ''}{', '.join(facts)}"
+
+
+def _counts(tensors: Sequence[PlannedTensor]) -> str:
+    """How many tensors get which type, and those that keep theirs."""
+    made = Counter(tensor.after for tensor in tensors if tensor.after != tensor.before)
+    kept = Counter(tensor.after for tensor in tensors if tensor.after == tensor.before)
+    texts = [f"{number} to {type_}" for type_, number in made.most_common()]
+    texts += [f"{number} stay {type_}" for type_, number in kept.most_common()]
+    return f"{counted(len(tensors), 'tensor')}: {', '.join(texts)}"
+
+
+def _total_line(planned: Forecast) -> str:
+    runs = len(planned.to_run)
+    text = f"{counted(runs, 'step')} to run, {len(planned.steps) - runs} cached"
+    if not runs:
+        return text
+    text += f", {human_size(planned.reads)} to read, {human_size(planned.writes)} to write"
+    text += f" ({human_size(planned.free)} free)"
+    if planned.memory:
+        text += f", up to {human_size(planned.memory)} of memory"
+    seconds = planned.seconds
+    return text + (f", about {human_duration(seconds)}" if seconds and seconds >= 0.1 else "")
+
+
+def _show_tensors(tensors: Sequence[PlannedTensor]) -> None:
+    """A line for each tensor of a quantization: name, type before and after, new size."""
+    width = max((len(tensor.name) for tensor in tensors), default=0)
+    for name, before, after, size in tensors:
+        types = f"{before} -> {after}" if after != before else before
+        click.echo(f"          {name:<{width}}  {types:<16}  {human_size(size):>9}")
+
+
+def _plan_json(planned: Forecast) -> dict[str, Any]:
+    steps = [
+        {
+            **step._asdict(),
+            "state": step.state.value,
+            "tensors": [tensor._asdict() for tensor in step.tensors],
+            "why": list(step.why.texts()) if step.why else [],
+            "materials": [material._asdict() for material in step.materials],
+        }
+        for step in planned.steps
+    ]
+    return {
+        "names": list(planned.names),
+        "steps": steps,
+        "reads": planned.reads,
+        "writes": planned.writes,
+        "free": planned.free,
+        "fits": planned.fits,
+        "memory": planned.memory,
+        "seconds": planned.seconds,
+        "compared_with": planned.base.id if planned.base else None,
+    }

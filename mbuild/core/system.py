@@ -1,0 +1,35 @@
+"""Errors of the operating system: what to do about them, by their number."""
+
+from __future__ import annotations
+
+import errno
+
+from mbuild.core.errors import SourceError
+
+_REMEDIES = {
+    errno.ENOSPC: "free space on that disk",
+    errno.EDQUOT: "free space in your quota",
+    errno.EROFS: "choose a place that can be written to",
+    errno.EACCES: "ask its owner for the right to it, or choose another place",
+    errno.EPERM: "ask its owner for the right to it, or choose another place",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "too many files are open on this machine: stop what holds them open",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f); FAT32 holds no file of 4 GiB, exFAT"
+    " does",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "its links lead in a circle: remove one of them",
+    errno.EIO: "the disk may be failing: copy what is on it to another one",
+    errno.ESTALE: "the network drive lost the file: mount the drive again",
+}
+"""What can be done about it, wherever it comes up. A store knows better where it is a store's
+(:func:`mbuild.store.files.remedy`)."""
+
+
+def remedy(error: OSError) -> str:
+    """What to do about an error of the system, "" where there is no telling."""
+    return _REMEDIES.get(error.errno or 0, "")
+
+
+def unreadable(name: str, error: OSError) -> SourceError:
+    """The error about a source that the system does not let us read."""
+    return SourceError(f"{name} cannot be read: {error.strerror or error}", hint=remedy(error))

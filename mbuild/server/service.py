@@ -1,0 +1,95 @@
+"""What every handler works with, and the row that says which handler answers what."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from mbuild.core.errors import MbuildError
+from mbuild.server.catalogue import Catalogue
+from mbuild.server.errors import Scrubber, text_of
+from mbuild.server.jobs import Jobs
+from mbuild.server.locking import Locking
+from mbuild.store import Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from mbuild.server.security import Policy
+    from mbuild.server.shapes import Body
+    from mbuild.server.upstream import Upstream
+
+BUILDS_AT_ONCE = 4
+"""Builds that run side by side; each uses several cores."""
+
+
+class Service:
+    """What handlers work with: the store, the builds, the list of models, the upstream."""
+
+    def __init__(
+        self,
+        root: Path,
+        policy: Policy,
+        upstream: Upstream | None = None,
+        builds: int = 0,
+        log: str = "off",
+    ) -> None:
+        """``log``: one of :data:`mbuild.server.requestlog.FORMS`."""
+        self._root = root.absolute()
+        self.policy = policy
+        self.upstream = upstream
+        self.jobs = Jobs(builds or BUILDS_AT_ONCE)
+        self.locking = Locking()
+        self.log = log
+        self.catalogue = Catalogue()
+        self.scrub = Scrubber(self._root)
+        self._warned: set[str] = set()
+
+    def store(self, patience: float | None = None) -> Store:
+        """The store, for one piece of work: locks and caches are not shared between threads.
+
+        ``patience``: seconds to wait for its lock, None for as long as it takes.
+        """
+        return Store(self._root, self._warn, patience)
+
+    def _warn(self, text: str) -> None:
+        """Say on standard error, once, what works less well in this store."""
+        if text not in self._warned:
+            self._warned.add(text)
+            sys.stderr.write(f"warning: {text}\n")
+
+    def error_text(self, error: BaseException) -> str:
+        """What a client is told of an error; of a bug only that there is one."""
+        if isinstance(error, MbuildError):
+            return self.scrub(text_of(error))
+        report(error)
+        return "internal error"
+
+
+def report(error: BaseException) -> None:
+    """Tell whoever runs the server about a bug, in one line."""
+    frame = traceback.extract_tb(error.__traceback__)[-1:]
+    where = f" at {frame[0].filename}:{frame[0].lineno}" if frame else ""
+    sys.stderr.write(f"internal error: {type(error).__name__}: {error}{where}\n")
+
+
+Handler = Callable[[Service, "Request"], Awaitable["Response"]]
+
+
+class Endpoint(NamedTuple):
+    """One row: methods and path, the handler, the body if it has a JSON one.
+
+    ``binary``: the body is a blob's bytes.
+    """
+
+    methods: tuple[str, ...]
+    path: str
+    handler: Handler
+    summary: str
+    body: Body | None = None
+    binary: bool = False
