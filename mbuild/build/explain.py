@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mbuild.core.digest import Digest
+from mbuild.build.sources.values import README
+from mbuild.core.digest import Digest, DigestError
 from mbuild.core.events import Cause, Note
-from mbuild.store.records import TEXT
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mbuild.store import Store
 
-MAX_TEXT_BYTES = 64 << 10
-
-ReadText = Callable[[str], str | None]
+ReadText = Callable[[Digest], str | None]
 """The text of a small file by its digest, if it was kept."""
+
+Alias = Callable[[Digest], Digest | None]
+"""The other digest of a content, if it is known."""
 
 MISSING = object()
 
@@ -38,25 +38,12 @@ NOTES: Mapping[Cause, str] = {
     Cause.LAYER_REMOVED: "its cached layer {layer} was removed",
     Cause.LAYER_DAMAGED: "its layer {layer} is damaged: {size} bytes long",
     Cause.DEPENDS: "only if its input changes",
+    Cause.REWRITTEN: "mbuild knows its inputs by other digests now",
 }
 """What a note says; the other causes have a change each, which says what differs."""
 
 _SHOWN = 40
 _MOST = 12
-
-
-def keep_text(store: Store, name: str, path: Path, digest: Digest) -> None:
-    """Keep a small JSON file's text, so that a later build can tell which value changed."""
-    if not name.endswith(".json") or store.database.get(TEXT, str(digest)) is not None:
-        return
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_TEXT_BYTES + 1)
-        text = data.decode()
-    except (OSError, ValueError):
-        return
-    if len(data) <= MAX_TEXT_BYTES and Digest.of(data) == digest:
-        store.database.put(TEXT, str(digest), text)
 
 
 class Change(NamedTuple):
@@ -135,21 +122,24 @@ def explain(new: Sequence[Described], old: Sequence[Described], store: Store) ->
     Of a step without a description nothing can be said yet.
     """
 
-    def read_text(digest: str) -> str | None:
-        return store.database.get(TEXT, digest)
+    from mbuild.build.sources.reading import read_text
 
     return [
-        _explanation(step, before, read_text)
+        _explanation(step, before, partial(read_text, store), store.database.alias)
         for step, before in zip(new, match(new, old), strict=True)
     ]
 
 
-def _explanation(step: Described, before: Described | None, read_text: ReadText) -> Explanation:
+def _explanation(
+    step: Described, before: Described | None, read_text: ReadText, alias: Alias
+) -> Explanation:
     if before is None:
         return Explanation(note=Note(Cause.NEW_STEP))
     if step.description is None or before.description is None:
         return Explanation(note=Note(Cause.NOTHING_KEPT))
-    found = changes(before.description, step.description, read_text)
+    found = changes(before.description, step.description, read_text, alias)
+    if not found and canonical(before.description) != canonical(step.description):
+        return Explanation(note=Note(Cause.REWRITTEN))
     return Explanation(found, None if found else step.lost or Note(Cause.INPUT))
 
 
@@ -187,9 +177,15 @@ def _same_kind(a: Described, b: Described) -> bool:
 
 
 def changes(
-    old: Mapping[str, Any], new: Mapping[str, Any], read_text: ReadText
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    read_text: ReadText,
+    alias: Alias = lambda digest: None,
 ) -> tuple[Change, ...]:
-    """Every input that differs between two descriptions; none if they are equal."""
+    """Every input that differs between two descriptions; none if they are equal.
+
+    Two digests of the same content, as ``alias`` tells, are no difference.
+    """
     if old["kind"] != new["kind"]:
         return (Change("step", old["kind"], new["kind"], Cause.STEP),)
     found = list(_version(old, new))
@@ -198,7 +194,7 @@ def changes(
         before, after = a.get(path, MISSING), b.get(path, MISSING)
         if path[0] == _VALUES:
             before, after = _as_written(before), _as_written(after)
-        if before != after:
+        if before != after and not _same_content(before, after, alias):
             cause = Cause.VERSION if path in _VERSIONS else Cause.INPUT
             name = _name(new["kind"], path)
             found += (
@@ -234,7 +230,7 @@ def _leaves(description: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
 
     What is empty or not there says nothing: it has no leaf.
     """
-    leaves = dict(_flat(description["fields"], ()))
+    leaves = {_moved(path): leaf for path, leaf in _flat(description["fields"], ())}
     if leaves.get(_BASE) is None:
         leaves.pop(_BASE, None)
     sources = description["inputs"]
@@ -242,6 +238,21 @@ def _leaves(description: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
     for name, source in zip(names, sources, strict=True):
         leaves |= _result(name, source["result"])
     return leaves
+
+
+def _moved(path: tuple[str, ...]) -> tuple[str, ...]:
+    """Where a leaf stands today: builds before the key field ``card`` had it among the files."""
+    return (*path[:-2], "card") if path[-2:] == ("files", README) else path
+
+
+def _same_content(old: Any, new: Any, alias: Alias) -> bool:
+    """Whether both are digests, of one kind and the other, of the same files."""
+    if _named_file(old) and _named_file(new) and old[0] == new[0]:
+        old, new = old[1], new[1]
+    before, after = _digests(old), _digests(new)
+    return len(before) == len(after) > 0 and all(
+        a == b or alias(a) == b for a, b in zip(before, after, strict=True)
+    )
 
 
 def _numbered(names: Sequence[str]) -> list[str]:
@@ -277,7 +288,7 @@ def _flat(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], 
         names = _numbered([entry["mediaType"].rpartition(".")[2] for entry in kept])
         for name, entry in zip(names, kept, strict=True):
             yield (*path, name), entry["digest"]
-    elif isinstance(value, (list, tuple)) and value and all(_digests(str(v)) for v in value):
+    elif isinstance(value, (list, tuple)) and value and all(map(_digests, value)):
         for number, digest in enumerate(value, start=1):
             yield ((*path, str(number)) if len(value) > 1 else path), digest
     else:
@@ -296,6 +307,7 @@ _NAMES: dict[tuple[str, ...], str] = {
     ("sources",): "shard",
     ("name",): "folder's name",
     ("files",): "",
+    ("card",): README,
     ("base",): "base {kind}",
     ("overrides",): "",
     ("entries",): "layer of the base model:",
@@ -304,6 +316,7 @@ _NAMES: dict[tuple[str, ...], str] = {
     ("outtype",): "--outtype",
     ("inputs",): "",
     ("origin", "files"): "",
+    ("origin", "card"): README,
     ("origin", "gguf"): "weights",
     ("origin", "name"): "folder's name",
     ("origin", "pre"): "--pre",
@@ -352,11 +365,12 @@ def _expanded(name: str, old: Any, new: Any, read_text: ReadText) -> Iterator[Ch
 
 def _named_file(value: Any) -> bool:
     """Whether a value is a file's name and digest."""
-    return isinstance(value, (list, tuple)) and len(value) == 2 and _digests(str(value[1]))
+    return isinstance(value, (list, tuple)) and len(value) == 2 and bool(_digests(value[1]))
 
 
 def _parsed(digest: Any, read_text: ReadText) -> Any:
-    text = read_text(digest) if isinstance(digest, str) else None
+    named = _digests(digest)
+    text = read_text(named[0]) if named else None
     try:
         return None if text is None else json.loads(text)
     except (ValueError, RecursionError):
@@ -384,8 +398,8 @@ def _shown(value: Any) -> str:
     if value is None:
         return "none"
     if isinstance(value, str):
-        if _digests(value):
-            return ", ".join(digest[7:19] for digest in value.split(", "))
+        if digests := _digests(value):
+            return ", ".join(digest.short for digest in digests)
         text = value if len(value) <= _SHOWN else value[: _SHOWN - 3] + "..."
         return json.dumps(text, ensure_ascii=False) if _needs_quotes(text) else text
     if isinstance(value, (list, tuple)) and value and all(isinstance(item, str) for item in value):
@@ -394,10 +408,14 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
-def _digests(text: str) -> bool:
-    return all(
-        len(part) == 71 and part.startswith(("sha256:", "blake3:")) for part in text.split(", ")
-    )
+def _digests(value: Any) -> tuple[Digest, ...]:
+    """The digests that a text consists of, with commas between them; none for any other value."""
+    if not isinstance(value, str):
+        return ()
+    try:
+        return tuple(Digest.parse_any(part) for part in value.split(", "))
+    except DigestError:
+        return ()
 
 
 def _needs_quotes(text: str) -> bool:

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild import __version__
 from mbuild.build.graph import in_order
-from mbuild.build.sources.values import CheckpointSource, GGUFDirectory, GGUFSource, StoredModel
+from mbuild.build.sources.values import (
+    README,
+    CheckpointSource,
+    GGUFDirectory,
+    GGUFSource,
+    StoredModel,
+)
 from mbuild.build.steps import ConvertCheckpoint, Quantize
 from mbuild.build.steps.origins import CheckpointOrigin
 from mbuild.core.digest import Digest
@@ -163,11 +169,13 @@ def _source(source: ModelSource | AdapterSource) -> dict[str, Any]:
         case StoredModel(name, id_, _):
             return {"model": str(name), "manifest": str(id_)}
         case GGUFSource(files):
-            return {"files": {file.name: str(file.digest) for file in files}}
+            return {"files": {file.name: str(file.locked) for file in files}}
         case GGUFDirectory(model, projectors):
             return {**_source(model), "projectors": [_source(each) for each in projectors]}
-        case CheckpointSource(name, files):
-            digests = {file: str(files[file].digest) for file in files}
+        case CheckpointSource(name, _, card):
+            digests = {name: str(file.locked) for name, file in source.deciding.items()}
+            if card is not None:
+                digests[README] = str(card)
             return {"checkpoint": name, "files": digests}
 
 
@@ -175,7 +183,7 @@ def _quantization(quantization: Quantization) -> dict[str, Any]:
     fields = quantization._asdict()
     del fields["file_type"]
     imatrix = quantization.imatrix
-    fields["imatrix"] = {imatrix.name: str(imatrix.digest)} if imatrix else None
+    fields["imatrix"] = {imatrix.name: str(imatrix.locked)} if imatrix else None
     fields["tensor_types"] = [f"{pattern}={type_}" for pattern, type_ in quantization.tensor_types]
     return fields
 

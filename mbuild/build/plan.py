@@ -157,7 +157,7 @@ def _model_origin(sources: Sources, base: StoredModel | None, options: Options) 
         layers = base.manifest.of_kind(MODEL)
         if len(layers) != 1:
             raise UnsupportedError(f"{base.name} has {len(layers)} layers of weights, not one")
-        return LayerOrigin(layers[0])
+        return LayerOrigin(layers[0], base.aliases.get(layers[0].digest))
     return _origin(_files(sources.models)[0], options)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.core.errors import MbuildError
 
-BLAKE3 = "blake3"
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+SHA256, BLAKE3 = "sha256", "blake3"
 
 _HEX = frozenset("0123456789abcdef")
 
@@ -26,14 +29,14 @@ def hashing(algorithm: str) -> Any:
 
 
 class Digest(NamedTuple):
-    """The SHA-256 of some bytes, or the BLAKE3 of a file that is only read.
+    """The SHA-256 of some bytes, which names them in the store, or their BLAKE3, for keys.
 
     ``hex`` is 64 lower-case hexadecimal digits. Written ``sha256:<hex>`` in
     JSON and on screens, ``sha256-<hex>`` as a file name (Ollama's layout).
     """
 
     hex: str
-    algorithm: str = "sha256"
+    algorithm: str = SHA256
 
     @classmethod
     def parse(cls, text: object) -> Digest:
@@ -42,23 +45,30 @@ class Digest(NamedTuple):
         Upper-case hexadecimal is refused: two spellings of one digest would be
         two files.
         """
-        if isinstance(text, str) and len(text) == 71 and text[:7] in ("sha256:", "sha256-"):
-            digits = text[7:]
-            if _HEX.issuperset(digits):
-                return cls(digits)
+        if isinstance(text, str) and text[:7] in ("sha256:", "sha256-"):
+            return cls._of_digits(text[7:], SHA256)
         raise DigestError("invalid digest format")
 
     @classmethod
     def parse_any(cls, text: str) -> Digest:
         """Read what ``str()`` gave of a digest of either kind; raises :class:`DigestError`."""
-        if text.startswith(f"{BLAKE3}:"):
-            return cls.parse(text.replace(BLAKE3, "sha256", 1))._replace(algorithm=BLAKE3)
+        algorithm, colon, digits = text.partition(":")
+        if colon and algorithm == BLAKE3:
+            return cls._of_digits(digits, BLAKE3)
         return cls.parse(text)
 
     @classmethod
-    def of(cls, data: bytes) -> Digest:
+    def _of_digits(cls, digits: str, algorithm: str) -> Digest:
+        if len(digits) == 64 and _HEX.issuperset(digits):
+            return cls(digits, algorithm)
+        raise DigestError("invalid digest format")
+
+    @classmethod
+    def of(cls, data: Buffer, algorithm: str = SHA256) -> Digest:
         """The digest of bytes that are in memory."""
-        return cls(hashlib.sha256(data).hexdigest())
+        state = hashing(algorithm)
+        state.update(data)
+        return cls(state.hexdigest(), algorithm)
 
     @property
     def filename(self) -> str:

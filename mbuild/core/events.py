@@ -44,6 +44,7 @@ class Cause(StrEnum):
     NEW_STEP = "new-step"  # the last build had no such step
     NOTHING_KEPT = "nothing-kept"  # the last build's inputs are not known
     NO_CACHE = "no-cache"  # asked for
+    REWRITTEN = "rewritten"  # mbuild writes unchanged inputs down in another way
     READ_AGAIN = "read-again"  # only reading the inputs could tell that nothing changed
     RESULT_REMOVED = "result-removed"
     LAYER_REMOVED = "layer-removed"  # layer: its short digest

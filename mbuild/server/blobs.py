@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from typing import TYPE_CHECKING
 
 from anyio import to_thread
@@ -55,7 +56,7 @@ async def upload(service: Service, request: Request) -> Response:
             pass
         return Response(status_code=200)
     await to_thread.run_sync(_check_room, store, length)
-    writer = await to_thread.run_sync(store.blobs.writer)
+    writer = await to_thread.run_sync(partial(store.blobs.writer, twice=True))
     try:
         await _receive(request, writer)
         return await service.locking.run(_commit, store, writer, digest, text)
@@ -110,7 +111,10 @@ def _commit(store: Store, writer: BlobWriter, digest: Digest, text: str) -> Resp
     with store.using():
         is_new = store.blobs.size(digest) is None
         store.uploads.add(digest, is_new=is_new)
-        writer.commit()
+        blob = writer.commit()
+        if blob.blake3 is not None:
+            store.database.remember_alias(digest, blob.blake3)
+            store.database.remember_content(blob.size, blob.blake3)
         return Response(status_code=201 if is_new else 200)
 
 

@@ -1,4 +1,4 @@
-"""The context of a create request: names of its files lead to uploaded blobs, never to the disk."""
+"""What a create request can name: its own files, which are uploaded blobs, never the disk."""
 
 from __future__ import annotations
 
@@ -6,26 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from mbuild.build.sources.files import Files as SourceFiles
+from mbuild.build.sources.files import Found, Words
+from mbuild.build.sources.local import stored_blob
 from mbuild.build.sources.places import is_path
-from mbuild.build.sources.values import (
-    AdapterSource,
-    CheckpointSource,
-    DraftSource,
-    FileStamp,
-    GGUFSource,
-    ModelSource,
-    SourceFile,
-    StoredModel,
-)
+from mbuild.build.sources.resolve import Resolver
+from mbuild.build.sources.values import SourceFile
 from mbuild.core.digest import Digest, DigestError
 from mbuild.core.errors import (
-    DamagedError,
+    MbuildError,
     MissingFileError,
     NameNotFoundError,
     SourceError,
     UsageError,
 )
-from mbuild.core.names import InvalidNameError, ModelName
+from mbuild.core.names import InvalidNameError
 from mbuild.language.printable import visible
 
 if TYPE_CHECKING:
@@ -99,51 +94,98 @@ def _has_gguf(files: Files, store: Store) -> bool:
     return False
 
 
-class BlobContext:
-    """Resolves what a request's instructions name: its own files, digests, and models."""
+_WORDS = Words(
+    first_shard="send {first} too",
+    all_shards="send all shards in one request",
+    adapter="send its files in 'adapters', and in 'from' the model that it was trained on",
+    damaged="blob {digest} of model '{value}' is missing or damaged",
+)
 
-    def __init__(
-        self, store: Store, folder: str, files: Files, adapters: Files, drafts: Files
-    ) -> None:
-        """``folder`` is the name of the directory that the files of a checkpoint make."""
+
+class Uploads:
+    """Some uploaded blobs as the files of one folder: plain relative names to digests.
+
+    ``prefix`` is what messages put before a file's name.
+    """
+
+    value = FOLDER
+
+    def __init__(self, name: str, files: Files, store: Store, prefix: str = "") -> None:
+        self.name = name
+        self._files = files
+        self._store = store
+        self._prefix = prefix
+
+    def names(self) -> list[str]:
+        """All names, sorted; raises :class:`MissingFileError` for one whose blob is not there."""
+        for name in self._files:
+            self.file(name)
+        return sorted(self._files)
+
+    def has(self, name: str) -> bool:
+        """Whether the request has such a file."""
+        return name in self._files
+
+    def file(self, name: str) -> SourceFile:
+        """A file; raises :class:`MissingFileError` when its blob is not there."""
+        return _uploaded(self._files[name], self._prefix + name, self._store)
+
+
+def _uploaded(digest: Digest, name: str, store: Store) -> SourceFile:
+    try:
+        return stored_blob(store.blobs.path(digest), name, digest, store)
+    except OSError:
+        raise MissingFileError(
+            f"{name}: blob {digest} is not there", hint=f"POST it to /api/blobs/{digest}"
+        ) from None
+
+
+class RequestNames:
+    """What a request's instructions can name: its own files, blobs by digest, and models.
+
+    ``files`` are those of FROM, ADAPTER and DRAFT, each by the instruction's word;
+    ``folder`` is the name of the directory that the files of a checkpoint make.
+    """
+
+    words = _WORDS
+
+    def __init__(self, store: Store, folder: str, files: Mapping[str, Files]) -> None:
         self._store = store
         self._folder = folder
         self._files = files
-        self._adapters = adapters
-        self._drafts = drafts
 
-    def model(self, value: str) -> ModelSource:
-        """A file of the request, an uploaded blob by its digest, or a model of the store."""
-        if value in self._files:
-            return self._gguf(self._files, value)
-        if value == FOLDER and self._files:
-            return self._checkpoint(self._files)
-        blob = self._blob("FROM", value)
-        return blob if blob is not None else self._stored(value)
-
-    def adapter(self, value: str) -> AdapterSource:
-        """A file of ``adapters``, all of them as a directory, or a blob by its digest."""
-        if value in self._adapters:
-            return self._gguf(self._adapters, value)
-        if value == FOLDER and self._adapters:
-            return self._checkpoint(self._adapters)
-        return self._known("ADAPTER", value)
-
-    def draft(self, value: str) -> DraftSource:
-        """A file of ``draft_files``, all of them as a directory, or a blob by its digest."""
-        if value in self._drafts:
-            return self._gguf(self._drafts, value)
-        if value == FOLDER and self._drafts:
-            return self._checkpoint(self._drafts)
-        return self._known("DRAFT", value)
-
-    def _known(self, word: str, value: str) -> GGUFSource:
+    def find(self, word: str, value: str) -> Found | SourceFile | None:
+        """A file of the request, all of them as a directory, or an uploaded blob by its digest."""
+        files = self._files[word]
+        if value in files:
+            return self._file(files, value)
+        if value == FOLDER and files:
+            return Found(self._directory(files))
         blob = self._blob(word, value)
-        if blob is None:
+        if blob is None and word != "FROM":
             raise MissingFileError(f"{word} {value}: the request has no such file")
         return blob
 
-    def _blob(self, word: str, value: str) -> GGUFSource | None:
+    def _file(self, files: Files, value: str) -> Found:
+        """One file, and those that lie in its folder of the request."""
+        folder, name = PurePosixPath(value).parent, PurePosixPath(value).name
+        beside = {
+            path.name: digest
+            for path, digest in ((PurePosixPath(other), d) for other, d in files.items())
+            if path.parent == folder
+        }
+        return Found(Uploads(folder.name, beside, self._store), name, value)
+
+    def _directory(self, files: Files) -> Uploads:
+        """The request's files as a directory; one folder that all lie in is that directory."""
+        folders = {name.rpartition("/")[0] for name in files}
+        common = folders.pop() if len(folders) == 1 else ""
+        prefix = f"{common}/" if common else ""
+        inside = {name.removeprefix(prefix): digest for name, digest in files.items()}
+        name = common.rpartition("/")[2] or self._folder
+        return Uploads(name, inside, self._store, prefix)
+
+    def _blob(self, word: str, value: str) -> SourceFile | None:
         """What ``@sha256:...`` or ``sha256:...`` in the text of a Modelfile names."""
         try:
             digest = Digest.parse(value.removeprefix("@"))
@@ -156,60 +198,25 @@ class BlobContext:
                     hint=UPLOAD_HINT,
                 ) from None
             return None
-        return GGUFSource((self._file(digest, f"{word} {digest}"),))
+        return _uploaded(digest, f"{word} {digest}", self._store)
 
-    def _stored(self, value: str) -> StoredModel:
-        try:
-            stored = self._store.manifests.read(ModelName.parse(value))
-        except InvalidNameError:
-            raise UsageError("invalid model name") from None
-        except NameNotFoundError:
-            raise NameNotFoundError(f"model '{value}' not found") from None
-        for layer in stored.manifest.blobs():
-            if not self._store.blobs.has(layer.digest, layer.size):
-                raise DamagedError(
-                    f"blob {layer.digest} of model '{value}' is missing or damaged",
-                    hint="build or pull that model again",
-                )
-        return StoredModel(stored.name, stored.id, stored.manifest)
+    def nothing_in(self, word: str, value: str, files: SourceFiles) -> MbuildError:
+        """That none of the request's files is of use."""
+        return SourceError(f"{files.name} has no model*.safetensors")
 
-    def _file(self, digest: Digest, name: str) -> SourceFile:
-        path = self._store.blobs.path(digest)
-        try:
-            info = path.stat()
-        except OSError:
-            raise MissingFileError(
-                f"{name}: blob {digest} is not there", hint=f"POST it to /api/blobs/{digest}"
-            ) from None
-        return SourceFile(name, path, FileStamp.of(info, is_blob=True), digest)
+    def no_model(self, value: str, error: InvalidNameError | NameNotFoundError) -> MbuildError:
+        """Ollama's words for a model that is not there."""
+        if isinstance(error, InvalidNameError):
+            return UsageError("invalid model name")
+        return NameNotFoundError(f"model '{value}' not found")
 
-    def _gguf(self, files: Files, name: str) -> GGUFSource:
-        """One file, or all shards of a split one, which lie in one folder of the request."""
-        from mbuild.gguf.shards import missing_shards, parse_shard_name
 
-        path = PurePosixPath(name)
-        shard = parse_shard_name(path.name)
-        if shard is None or shard.count == 1:
-            return GGUFSource((self._file(files[name], path.name),))
-        if shard.number != 1:
-            raise SourceError(
-                f"{path.name} is not the first of {shard.count} shards",
-                hint=f"send {shard.siblings[0]} too",
-            )
-        names = {sibling: str(path.with_name(sibling)) for sibling in shard.siblings}
-        missing = missing_shards(shard, {s for s, full in names.items() if full in files})
-        if missing:
-            raise MissingFileError(
-                f"{name}: {len(missing)} of {shard.count} shards are missing:"
-                f" {', '.join(missing[:3])}",
-                hint="send all shards in one request",
-            )
-        return GGUFSource(tuple(self._file(files[full], s) for s, full in names.items()))
+class BlobContext(Resolver):
+    """Resolves what a request's instructions name: its own files, digests, and models."""
 
-    def _checkpoint(self, files: Files) -> CheckpointSource:
-        """The request's files as a directory; one folder that all lie in is that directory."""
-        folders = {name.rpartition("/")[0] for name in files}
-        common = folders.pop() if len(folders) == 1 else ""
-        start = len(common) + 1 if common else 0
-        found = {name[start:]: self._file(digest, name) for name, digest in files.items()}
-        return CheckpointSource(common.rpartition("/")[2] or self._folder, found)
+    def __init__(
+        self, store: Store, folder: str, files: Files, adapters: Files, drafts: Files
+    ) -> None:
+        """``folder`` is the name of the directory that the files of a checkpoint make."""
+        every = {"FROM": files, "ADAPTER": adapters, "DRAFT": drafts}
+        super().__init__(RequestNames(store, folder, every), store)

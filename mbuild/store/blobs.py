@@ -180,14 +180,14 @@ class Blobs:
         self._make_room(size)
         check_room(self.folder, size)
 
-    def writer(self, partial: str = "") -> BlobWriter:
-        """Start a new blob.
+    def writer(self, partial: str = "", *, twice: bool = False) -> BlobWriter:
+        """Start a new blob; ``twice``: its BLAKE3 is computed too, on a thread beside.
 
         With ``partial`` the unfinished file outlives a kill, for whoever knows
         what lies where in it; a blob that is finished under the same prefix
         removes it.
         """
-        return BlobWriter(self, partial)
+        return BlobWriter(self, partial, twice=twice)
 
     def put(self, data: bytes) -> Blob:
         """Store bytes that are in memory; nothing is written when the blob is there."""
@@ -203,24 +203,25 @@ class Blobs:
         """Bring a file into the store, reading it once.
 
         The blob shares the file's extents where the file system can (reflink),
-        is the file itself with ``link`` (hard link), or a copy. The digest is
-        that of the stored bytes. Raises :class:`FormatError` when the file
+        is the file itself with ``link`` (hard link), or a copy. Both digests are
+        those of the stored bytes. Raises :class:`FormatError` when the file
         changes meanwhile.
         """
-        from mbuild.store.copying import copy_and_hash, hash_file
+        from mbuild.store.copying import copy_and_hash, hash_twice
 
+        size = source.size
         if link:
-            digest = hash_file(source.fd, source.size, progress)
+            digest, blake3 = hash_twice(source.fd, size, progress)
             source.check_unchanged()
-            if self.has(digest, source.size):
-                return Blob(digest, source.size, existed=True)
+            if self.has(digest, size):
+                return Blob(digest, size, existed=True, blake3=blake3)
             if self._hard_link(source, digest):
-                return Blob(digest, source.size, existed=False, linked=True)
-        self._make_room(source.size)
+                return Blob(digest, size, existed=False, linked=True, blake3=blake3)
+        self._make_room(size)
         with store_errors(f"importing {source.name}"), self.temporary() as file:
-            digest = copy_and_hash(source.fd, file.fd, source.size, progress)
+            digest, blake3 = copy_and_hash(source.fd, file.fd, size, progress)
             source.check_unchanged()
-            return self.publish(file, digest, source.size)
+            return self.publish(file, digest, size)._replace(blake3=blake3)
 
     def _hard_link(self, source: OpenFile, digest: Digest) -> bool:
         """Give the user's own file a second name; False where that cannot be done."""

@@ -1,4 +1,4 @@
-"""Large files digested and written block by block on two threads, past the page cache if possible.
+"""Large files digested and written block by block on threads, past the page cache if possible.
 
 Copying a gigabyte into the page cache and waiting for it to get from there to the disk
 costs a core most of the time that hashing it does, and pushes out what others need. A
@@ -37,15 +37,14 @@ _DIRECT = getattr(os, "O_DIRECT", 0)
 class Blocks:
     """Memory on its way to an empty file: one thread fills blocks, others take them in order.
 
-    Used as take, fill, put. ``look`` sees the bytes of each block on a thread of its own,
-    before another one writes it. An error of the writing (``OSError``) is raised by every
-    later take, put and wait.
+    Used as take, fill, put. Each of ``looks`` sees the bytes of each block on a thread of
+    its own, before the last thread writes it. An error of the writing (``OSError``) is raised
+    by every later take, put and wait.
     """
 
-    def __init__(self, fd: int, look: Callable[[memoryview], object] | None = None) -> None:
+    def __init__(self, fd: int, *looks: Callable[[memoryview], object]) -> None:
         self._fd = fd
-        self._look = look
-        self._eyes = Background("mbuild-digest")
+        self._eyes = [(look, Background("mbuild-digest")) for look in looks]
         self._disk = Background("mbuild-disk")
         self._free: SimpleQueue[memoryview | None] = SimpleQueue()
         self._made = 0
@@ -69,23 +68,27 @@ class Blocks:
         self._pass_on(partial(self._write_and_free, block, count), block[:count])
 
     def _pass_on(self, work: Callable[[], object], seen: memoryview | None = None) -> None:
-        """Have the disk's thread do something, after ``look`` has seen the bytes."""
-        task = partial(self._attempt, work)
-        if self._look is None:
+        """Have the disk's thread do something, after everybody has seen the bytes."""
+        self._show(seen, partial(self._attempt, work), 0)
+
+    def _show(self, seen: memoryview | None, task: Callable[[], object], number: int) -> None:
+        """Have the next pair of eyes see the bytes and pass the task on, in the end to the disk."""
+        if number == len(self._eyes):
             self._disk.put(task)
             return
-        look = self._look
+        look, eyes = self._eyes[number]
 
         def see() -> None:
             if seen is not None:
                 look(seen)
-            self._disk.put(task)
+            self._show(seen, task, number + 1)
 
-        self._eyes.put(see)
+        eyes.put(see)
 
     def seen(self) -> None:
-        """Wait until ``look`` has seen everything that was put."""
-        self._eyes.wait()
+        """Wait until everybody has seen everything that was put."""
+        for _, eyes in self._eyes:
+            eyes.wait()
 
     def then(self, begun: bytes, task: Callable[[int], object]) -> None:
         """Do something once what was put so far is written, with ``begun`` behind it.
@@ -106,21 +109,22 @@ class Blocks:
 
     def wait(self) -> None:
         """Wait until all that was put is written."""
-        self._eyes.wait()
+        self.seen()
         self._disk.wait()
 
     def finish(self, block: memoryview | None, count: int) -> None:
         """Wait for everything, and write the last bytes, here."""
         self.wait()
         if block is not None:
-            if self._look is not None:
-                self._look(block[:count])
+            for look, _ in self._eyes:
+                look(block[:count])
             self._write(block[:count])
         self._leave_direct()
 
     def stop(self) -> None:
         """Drop what waits."""
-        self._eyes.stop()
+        for _, eyes in self._eyes:
+            eyes.stop()
         self._disk.stop()
         self._free.put(None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import stat
@@ -10,11 +9,13 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mbuild.core.digest import Digest, hashing
+from mbuild.core.digest import BLAKE3, SHA256, Digest, hashing
 from mbuild.core.errors import CancelledError, FormatError, SourceError
+from mbuild.store.background import Background
 from mbuild.store.blocks import Blocks
 from mbuild.store.files import check_room, kind_of
 
@@ -134,37 +135,73 @@ def check_regular(info: os.stat_result, name: str) -> None:
         raise SourceError(f"{name} is {what}, not a regular file")
 
 
-def hash_file(fd: int, size: int, progress: Progress, algorithm: str = "sha256") -> Digest:
+class Digests(NamedTuple):
+    """Both digests of one content: its name in the store, and what keys know it by."""
+
+    sha256: Digest
+    blake3: Digest
+
+
+def hash_file(fd: int, size: int, progress: Progress, algorithm: str = SHA256) -> Digest:
     """The digest of a file's first ``size`` bytes, read with pread in fixed memory."""
     digest = hashing(algorithm)
+    for piece in _pieces(fd, size, progress):
+        digest.update(piece)
+    return Digest(digest.hexdigest(), algorithm)
+
+
+def hash_twice(fd: int, size: int, progress: Progress) -> Digests:
+    """Both digests of a file's first ``size`` bytes, each byte read once.
+
+    BLAKE3, the faster one, is computed on a thread beside, of the very bytes that this one
+    hashes, so that two cores need no more time than SHA-256 alone.
+    """
+    sha256, blake3 = hashing(SHA256), hashing(BLAKE3)
+    beside = Background("mbuild-digest")
+    try:
+        for piece in _pieces(fd, size, progress):
+            beside.put(partial(blake3.update, piece))
+            sha256.update(piece)
+            beside.wait()
+    finally:
+        beside.stop()
+    return _digests(sha256, blake3)
+
+
+def _pieces(fd: int, size: int, progress: Progress) -> Iterator[memoryview]:
+    """A file's first bytes piece by piece; each is gone when the next one is asked for."""
     room = memoryview(bytearray(min(_PIECE, max(size, 1))))
     done = 0
     while done < size:
         count = _fill(fd, room[: size - done], done)
-        digest.update(room[:count])
+        yield room[:count]
         done += count
         progress(done, size)
-    return Digest(digest.hexdigest(), algorithm)
 
 
-def copy_and_hash(source: int, target: int, size: int, progress: Progress) -> Digest:
-    """Copy ``size`` bytes into an empty file and return the digest of what was written.
+def _digests(sha256: Any, blake3: Any) -> Digests:
+    return Digests(Digest(sha256.hexdigest()), Digest(blake3.hexdigest(), BLAKE3))
+
+
+def copy_and_hash(source: int, target: int, size: int, progress: Progress) -> Digests:
+    """Copy ``size`` bytes into an empty file and return the digests of what was written.
 
     The very bytes that are written are hashed, so that a source which changes
     meanwhile can never leave a blob under a wrong name. One thread reads, this
-    one hashes, another one writes.
+    one computes SHA-256, one BLAKE3, and another one writes: on two cores the import
+    takes as long as SHA-256 alone.
     """
     if _reflink(source, target):
-        return hash_file(target, size, progress)
+        return hash_twice(target, size, progress)
     check_room(target, size)
-    blocks = Blocks(target)
+    sha256, blake3 = hashing(SHA256), hashing(BLAKE3)
+    blocks = Blocks(target, blake3.update)
     reader = _Reader(source, size, blocks)
-    digest = hashlib.sha256()
     done = 0
     try:
         reader.start()
         for block, count in reader.read():
-            digest.update(block[:count])
+            sha256.update(block[:count])
             blocks.put(block, count)
             done += count
             progress(done, size)
@@ -172,7 +209,7 @@ def copy_and_hash(source: int, target: int, size: int, progress: Progress) -> Di
     finally:
         blocks.stop()
         reader.join()
-    return Digest(digest.hexdigest())
+    return _digests(sha256, blake3)
 
 
 def _fill(fd: int, view: memoryview, offset: int) -> int:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mbuild.core.digest import Digest, DigestError
 from mbuild.store.files import NO_LOCKS, inherit
-from mbuild.store.records import CONTENT, PLACE
+from mbuild.store.records import ALIAS, CONTENT, PLACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -160,7 +160,7 @@ class Database:
 
         That is just before its first byte was read.
         """
-        self.put(CONTENT, f"{info.st_size} {digest}", True)
+        self.remember_content(info.st_size, digest)
         row = (
             _signed(info.st_dev),
             _signed(info.st_ino),
@@ -183,6 +183,23 @@ class Database:
         trusted = not _racy(before, hashed_ns)
         linked_ns = now.st_ctime_ns + _COARSE_TICK_NS + 1
         self.remember_file(now, digest, linked_ns if trusted else hashed_ns)
+
+    def remember_content(self, size: int, digest: Digest) -> None:
+        """Record that such a content was read, whoever has it (:meth:`content_known`)."""
+        self.put(CONTENT, f"{size} {digest}", True)
+
+    def alias(self, digest: Digest) -> Digest | None:
+        """The other digest of the content with that one: BLAKE3 for SHA-256, and back."""
+        text = self.get(ALIAS, str(digest))
+        with suppress(DigestError):
+            return Digest.parse_any(text) if text else None
+        return None
+
+    def remember_alias(self, one: Digest, other: Digest) -> None:
+        """Record that two digests, a SHA-256 and a BLAKE3, are of the very same bytes."""
+        if self.get(ALIAS, str(one)) != str(other):
+            self.put(ALIAS, str(one), str(other))
+            self.put(ALIAS, str(other), str(one))
 
     # Blobs that lost a model and wait for a moment without builders.
 

@@ -170,6 +170,15 @@ CONTENT: RecordKind[bool] = RecordKind(
     lambda _: "",
     _nothing,
 )
+ALIAS: RecordKind[str] = RecordKind(
+    "alias",
+    1,
+    "the SHA-256 or the BLAKE3 of a content",
+    "its other digest: what one side knows it by leads to what the other does",
+    True,
+    str,
+    str,
+)
 
 RECORDS: tuple[RecordKind[Any], ...] = (
     STEP,
@@ -184,5 +193,6 @@ RECORDS: tuple[RecordKind[Any], ...] = (
     MANIFEST,
     MADE,
     CONTENT,
+    ALIAS,
 )
 """All of them; ``tests/store/test_records.py`` holds that none is missing."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from mbuild.core.digest import Digest
+from mbuild.core.digest import BLAKE3, Digest, hashing
 from mbuild.core.errors import CancelledError
 from mbuild.store.blocks import BLOCK, Blocks
 from mbuild.store.files import remove_stale, store_errors, sync
@@ -24,13 +24,15 @@ _PIECE = 256 << 10  # bytes that are still in the processor's cache when they ar
 class Blob(NamedTuple):
     """A stored blob; ``existed`` tells whether the store had it before.
 
-    ``linked``: it is the user's own file under a second name.
+    ``linked``: it is the user's own file under a second name. ``blake3`` is the content's
+    other digest, where it was computed.
     """
 
     digest: Digest
     size: int
     existed: bool
     linked: bool = False
+    blake3: Digest | None = None
 
 
 class BlobWriter:
@@ -42,15 +44,20 @@ class BlobWriter:
     of a named one when the build was stopped.
     """
 
-    def __init__(self, blobs: Blobs, partial: str = "") -> None:
+    def __init__(self, blobs: Blobs, partial: str = "", *, twice: bool = False) -> None:
+        """``twice``: the blob's BLAKE3 is computed too, on a thread of its own."""
         self._blobs = blobs
         self._hash = hashlib.sha256()
+        self._blake3 = hashing(BLAKE3) if twice else None
         self._partial = partial
         self._file = blobs.temporary(partial)
         from mbuild.work.cores import cores
 
         self._beside = cores() > _FEW
-        self._blocks = Blocks(self._file.fd, self._hash.update if self._beside else None)
+        looks = [self._hash.update] if self._beside else []
+        if self._blake3 is not None:
+            looks.append(self._blake3.update)
+        self._blocks = Blocks(self._file.fd, *looks)
         self._block: memoryview | None = None
         self._filled = 0
         self._saved = False
@@ -113,7 +120,9 @@ class BlobWriter:
         blob = self._blobs.publish(self._file, self.digest, self.size)
         if self._partial:
             remove_stale(self._blobs.partial_folder, self._partial)
-        return blob
+        if self._blake3 is None:
+            return blob
+        return blob._replace(blake3=Digest(self._blake3.hexdigest(), BLAKE3))
 
     def __enter__(self) -> BlobWriter:
         return self

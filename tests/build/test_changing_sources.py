@@ -87,8 +87,8 @@ def once_open(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Change, Pat
     waiting: list[tuple[Change, Path]] = []
     real = step_files.OpenFiles.__init__
 
-    def opened(self: Any, sources: Any, stack: Any) -> None:
-        real(self, sources, stack)
+    def opened(self: Any, sources: Any, stack: Any, **options: Any) -> None:
+        real(self, sources, stack, **options)
         if waiting and any(s.path.resolve() == waiting[0][1] for s in sources.values()):
             change, path = waiting.pop()
             change(path)

@@ -27,8 +27,8 @@ def kind_of(file: SourceFile, store: Store) -> str:
 
     Of a file that cannot be read its name tells; whoever builds from it says what is wrong.
     """
-    if file.digest is not None:
-        known = store.database.get(GGUF_KIND, str(file.digest))
+    if file.content is not None:
+        known = store.database.get(GGUF_KIND, str(file.content))
         if known is not None:
             return known
     from mbuild.gguf.facts import describe
@@ -39,9 +39,16 @@ def kind_of(file: SourceFile, store: Store) -> str:
             kind = describe(opened).kind.value
     except (MbuildError, OSError):
         return PROJECTOR if "mmproj" in file.name.lower() else MODEL
-    if file.digest is not None:
-        store.database.put(GGUF_KIND, str(file.digest), kind)
+    if file.content is not None:
+        store.database.put(GGUF_KIND, str(file.content), kind)
     return kind
+
+
+def whole_files(names: Sequence[str]) -> list[str]:
+    """Of GGUF files those that can be named: whole ones, and first shards for all of theirs."""
+    from mbuild.gguf.shards import parse_shard_name
+
+    return [n for n in names if not (s := parse_shard_name(n)) or s.number == 1]
 
 
 def choose_ggufs(

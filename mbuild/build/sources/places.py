@@ -34,11 +34,24 @@ CHECKPOINT_FILES = frozenset(
 )
 """What a conversion can read beside ``*.safetensors``; other files change nothing."""
 
+FOLDERS = ("additional_chat_templates", "_Pooling")
+"""How the names of those folders inside a checkpoint end in which a conversion reads files."""
+
+_FOLDER_FILES = (".jinja", "config.json")
+
 _CARD_LIMIT = 1 << 20
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _SHOWN = 500  # characters of a value in a message
 _PATH_STARTS = ("./", "../", "/", "~", ".\\", "..\\", "\\")
 _PATH_ENDS = (".gguf", ".safetensors", *PICKLES)
+
+
+def is_part_of_checkpoint(name: str) -> bool:
+    """Whether a conversion can read the file of that relative name; logs and the like, not."""
+    folder, _, base = name.rpartition("/")
+    if folder:
+        return "/" not in folder and folder.endswith(FOLDERS) and base.endswith(_FOLDER_FILES)
+    return base in CHECKPOINT_FILES or base.endswith(".safetensors")
 
 
 def is_path(value: str) -> bool:
@@ -64,13 +77,17 @@ def check_named(word: str, value: str) -> None:
         raise SourceError(f"{word} names nothing", hint="for the Modelfile's own folder write .")
 
 
-def front_matter(path: Path) -> bytes:
+def front_matter(path: Path, name: str) -> bytes:
     """The part of a model card that a conversion reads: the YAML between two ``---`` lines.
 
-    The card's text is for people, and changing it changes no model.
+    The card's text is for people, and changing it changes no model. Raises
+    :class:`SourceError` for a file that cannot be read.
     """
-    with path.open("rb") as file:
-        text = file.read(_CARD_LIMIT)
+    try:
+        with path.open("rb") as file:
+            text = file.read(_CARD_LIMIT)
+    except OSError as error:
+        raise SourceError(f"{name}: {error.strerror}") from None
     if not text.startswith(b"---"):
         return b""
     end = text.find(b"\n---", 3)
@@ -111,11 +128,8 @@ def refuse_part(word: str, value: str, path: Path) -> None:
     )
 
 
-def refuse_adapter(value: str, found: ModelSource) -> None:
+def refuse_adapter(value: str, found: ModelSource, hint: str) -> None:
     """Refuse a PEFT adapter's folder in FROM."""
     files = found.files if isinstance(found, CheckpointSource) else {}
     if "adapter_config.json" in files and "config.json" not in files:
-        raise SourceError(
-            f"FROM {value}: it is a LoRA adapter",
-            hint=f"use ADAPTER {value} for it, and FROM for the model that it was trained on",
-        )
+        raise SourceError(f"FROM {value}: it is a LoRA adapter", hint=hint.format(value=value))

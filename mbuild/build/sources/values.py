@@ -11,6 +11,8 @@ from mbuild.core.digest import BLAKE3, Digest
 from mbuild.core.names import ModelName
 from mbuild.store import Manifest
 
+README = "README.md"
+
 
 class FileStamp(NamedTuple):
     """What identifies a file's content as long as nobody touches it.
@@ -48,27 +50,50 @@ class Material(NamedTuple):
     size: int
 
 
-def digest_algorithm(name: str) -> str:
-    """Which digest a user's file is known by.
-
-    Safetensors files are only read, never stored, and are large: BLAKE3 takes a third of
-    the time of SHA-256, or a tenth on a processor without instructions for that. All
-    others by SHA-256, which names them in the store.
-    """
-    return BLAKE3 if name.lower().endswith(".safetensors") else "sha256"
-
-
 class SourceFile(NamedTuple):
-    """A regular file that the user named.
+    """A regular file that the user named, or a blob of the store.
 
     ``name`` is for messages and for the manifest, ``path`` is what to open.
-    ``digest`` is None until somebody has read the file.
+    ``digest`` is the BLAKE3 of the whole file, whoever asks; None until somebody has read
+    it. ``sha256`` is its other digest, where that is known: a blob's is its name.
     """
 
     name: str
     path: Path
     stamp: FileStamp
     digest: Digest | None
+    sha256: Digest | None = None
+
+    @property
+    def content(self) -> Digest | None:
+        """What a key knows a GGUF file by: its BLAKE3, else its SHA-256.
+
+        Only of a blob of the store that nobody has read since mbuild knows the store is the
+        SHA-256 all that is known. Bringing it into a model reads none of its weights, and
+        must not begin to only for the sake of a key.
+        """
+        return self.digest or self.sha256
+
+    def known_by(self, digest: Digest) -> SourceFile:
+        """The file with a digest that reading it gave."""
+        if digest.algorithm == BLAKE3:
+            return self._replace(digest=digest)
+        return self._replace(sha256=digest)
+
+    @property
+    def is_locked_by_sha256(self) -> bool:
+        """Whether a lock names the file by SHA-256, as ``sha256sum`` and the store do.
+
+        Safetensors files are large and only ever read: for them the SHA-256 would take three
+        times as long as the rest of the reading, or ten times on a processor without
+        instructions for it. A lock names them by BLAKE3.
+        """
+        return not self.name.lower().endswith(".safetensors")
+
+    @property
+    def locked(self) -> Digest | None:
+        """The digest by which a lock names the file; None while that is not known."""
+        return self.sha256 if self.is_locked_by_sha256 else self.digest
 
     @property
     def material(self) -> Material:
@@ -77,11 +102,15 @@ class SourceFile(NamedTuple):
 
 
 class StoredModel(NamedTuple):
-    """FROM a model of the store."""
+    """FROM a model of the store.
+
+    ``aliases`` are the BLAKE3 of those layers of weights whose content somebody has read.
+    """
 
     name: ModelName
     id: Digest
     manifest: Manifest
+    aliases: Mapping[Digest, Digest] = {}
 
 
 class GGUFSource(NamedTuple):
@@ -98,10 +127,20 @@ class GGUFDirectory(NamedTuple):
 
 
 class CheckpointSource(NamedTuple):
-    """FROM, ADAPTER or DRAFT a directory with safetensors: plain relative names to files."""
+    """FROM, ADAPTER or DRAFT a directory with safetensors: plain relative names to files.
+
+    ``card`` is the SHA-256 of README.md's front matter, if there is a README.md: all of
+    that file that a conversion reads, so that its text can be edited without a rebuild.
+    """
 
     name: str
     files: Mapping[str, SourceFile]
+    card: Digest | None = None
+
+    @property
+    def deciding(self) -> Mapping[str, SourceFile]:
+        """The files that decide with their whole content: all but README.md."""
+        return {name: file for name, file in self.files.items() if name != README}
 
     @property
     def material(self) -> Material:

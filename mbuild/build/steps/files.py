@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 
 from mbuild.build.graph import StepContext
-from mbuild.build.sources.values import SourceFile, digest_algorithm
+from mbuild.build.sources.reading import keep_text, read_digests, remember
+from mbuild.build.sources.values import SourceFile
 from mbuild.core.digest import Digest
 from mbuild.core.errors import SourceError
-from mbuild.store.copying import OpenFile, hash_file
+from mbuild.store.copying import OpenFile
 
 
 def open_source(file: SourceFile) -> OpenFile:
@@ -27,15 +28,19 @@ class OpenFiles:
     The conversion and the hashing read the same pages at about the same time,
     so that a file comes from the disk once. ``paths`` are what to read: they lead to
     the very files that are hashed, whatever their names come to mean meanwhile.
+    ``by_name``: a blob of the store is known by its name, and not hashed for a second digest.
     """
 
-    def __init__(self, files: Mapping[str, SourceFile], stack: ExitStack) -> None:
+    def __init__(
+        self, files: Mapping[str, SourceFile], stack: ExitStack, *, by_name: bool = False
+    ) -> None:
         import threading
 
-        self._sources = files
+        self._sources = dict(files)
+        self._by_name = by_name
         self._opened = {name: stack.enter_context(open_source(f)) for name, f in files.items()}
         self.paths = {name: file.reading_path for name, file in self._opened.items()}
-        self._found: dict[str, tuple[Digest, int]] = {}
+        self._found: dict[str, tuple[SourceFile, int]] = {}
         self._error: Exception | None = None
         self._stop = False
         self._thread = threading.Thread(target=self._hash, name="mbuild-hash", daemon=True)
@@ -45,10 +50,10 @@ class OpenFiles:
     def _hash(self) -> None:
         try:
             for name, file in self._opened.items():
-                if self._sources[name].digest is None:
+                source = self._sources[name]
+                if (source.content if self._by_name else source.digest) is None:
                     started = file.start_of_hashing()
-                    kind = digest_algorithm(file.name)
-                    self._found[name] = (hash_file(file.fd, file.size, self._check, kind), started)
+                    self._found[name] = (read_digests(file, source, self._check), started)
         except Exception as error:  # raised again by finish()
             self._error = error
 
@@ -72,10 +77,8 @@ class OpenFiles:
 
     def digests(self, context: StepContext) -> dict[str, Digest]:
         """Every file's digest by name; new ones are remembered."""
-        for name, (digest, started) in self._found.items():
-            context.store.database.remember_file(self._opened[name].info, digest, started)
-        from mbuild.build.explain import keep_text
-
+        for name, (file, started) in self._found.items():
+            remember(context.store, self._opened[name], file, started)
         known = self.known()
         for name, digest in known.items():
             keep_text(context.store, name, self.paths[name], digest)
@@ -83,5 +86,5 @@ class OpenFiles:
 
     def known(self) -> dict[str, Digest]:
         """Every file's digest by name, once :meth:`finish` has returned."""
-        known = {name: file.digest for name, file in self._sources.items() if file.digest}
-        return known | {name: digest for name, (digest, _) in self._found.items()}
+        files = self._sources | {name: file for name, (file, _) in self._found.items()}
+        return {name: file.content for name, file in files.items() if file.content}

@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import BaseStep, Result, Step, StepContext
 from mbuild.build.sources.values import Material, SourceFile
 from mbuild.build.steps.files import OpenFiles, open_source
 from mbuild.build.steps.models import as_json, check_loadable, read_facts, write_layer
-from mbuild.core.digest import Digest, DigestError
 from mbuild.core.errors import SourceError
 from mbuild.core.events import Code
 from mbuild.store import Layer
@@ -103,10 +101,10 @@ class ImportGGUF(BaseStep):
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The file's digest, its role, and its name, which an adapter's layer carries."""
-        if self.file.digest is None:
+        if self.file.content is None:
             return None
         name = self.file.name if self.role is Role.ADAPTER else None
-        return {"source": str(self.file.digest), "role": self.role.value, "name": name}
+        return {"source": str(self.file.content), "role": self.role.value, "name": name}
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
         """Check the file, bring it into the store, and read what it is from there."""
@@ -123,13 +121,12 @@ class ImportGGUF(BaseStep):
             (layer,),
             as_json(facts),
             frozenset((blob.digest,)) if blob.existed else frozenset(),
-            {self.file.name: blob.digest},
+            {self.file.name: blob.blake3 or blob.digest},
         )
 
     def learned(self, result: Result) -> Step:
         """The step with the digest that reading the file gave."""
-        digest = result.files[self.file.name]
-        return replace(self, file=self.file._replace(digest=digest))
+        return replace(self, file=self.file.known_by(result.files[self.file.name]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,10 +162,8 @@ class MergeGGUF(BaseStep):
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The shards' digests in order, and the role."""
-        digests = [str(file.digest) for file in self.files if file.digest is not None]
-        if len(digests) != len(self.files):
-            return None
-        return {"sources": digests, "role": self.role.value}
+        digests = gguf_digests(self.files)
+        return None if digests is None else {"sources": digests, "role": self.role.value}
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
         """Merge; shards whose digest is not known are hashed beside it."""
@@ -179,7 +174,7 @@ class MergeGGUF(BaseStep):
         context.status(Code.PARSING_GGUF, {})
         name = self.files[0].name
         with ExitStack() as stack:
-            files = OpenFiles({file.name: file for file in self.files}, stack)
+            files = OpenFiles({file.name: file for file in self.files}, stack, by_name=True)
             shards = [
                 stack.enter_context(open_gguf(path, name=shard))
                 for shard, path in files.paths.items()
@@ -194,8 +189,14 @@ class MergeGGUF(BaseStep):
 
     def learned(self, result: Result) -> Step:
         """The step with the digests that reading the shards gave."""
-        files = (f._replace(digest=result.files[f.name]) for f in self.files)
+        files = (f.known_by(result.files[f.name]) for f in self.files)
         return replace(self, files=tuple(files))
+
+
+def gguf_digests(files: Sequence[SourceFile]) -> list[str] | None:
+    """By which digests a key knows GGUF files, in order; None while one has none."""
+    digests = [str(file.content) for file in files if file.content is not None]
+    return digests if len(digests) == len(files) else None
 
 
 def _bring_in(context: StepContext, opened: OpenFile, *, link: bool) -> Blob:
@@ -203,27 +204,19 @@ def _bring_in(context: StepContext, opened: OpenFile, *, link: bool) -> Blob:
     from mbuild.store.writing import Blob
 
     store = context.store
-    own = _own_blob(store.blobs.folder, opened)
+    own = store.blobs.named(opened.path)
     if own is not None:
         return Blob(own, opened.size, existed=True)
     started = opened.start_of_hashing()
     blob = store.blobs.ingest(opened, link=link, progress=context.report)
+    assert blob.blake3 is not None
+    store.database.remember_alias(blob.digest, blob.blake3)
     if blob.linked:
         now = os.fstat(opened.fd)
-        store.database.remember_linked(opened.info, now, blob.digest, started)
+        store.database.remember_linked(opened.info, now, blob.blake3, started)
     else:
-        store.database.remember_file(opened.info, blob.digest, started)
+        store.database.remember_file(opened.info, blob.blake3, started)
     return blob
-
-
-def _own_blob(folder: Path, opened: OpenFile) -> Digest | None:
-    """The digest of a file that is a blob of this very store, by its name."""
-    try:
-        digest = Digest.parse(opened.path.name)
-        same = os.path.samestat(opened.info, (folder / digest.filename).stat())
-    except (DigestError, OSError):
-        return None
-    return digest if same else None
 
 
 def check_role(role: Role, facts: ModelFacts, name: str) -> None:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.build.graph import Result, StepContext
 from mbuild.build.sources.values import CheckpointSource, Material, SourceFile
+from mbuild.build.steps.gguf import gguf_digests
 from mbuild.build.steps.weights import CONVERTER_VERSION, checkpoint_fields, with_digests
+from mbuild.core.digest import Digest
 from mbuild.core.events import Code
 from mbuild.store import Layer
 
@@ -23,6 +25,11 @@ class CheckpointOrigin(NamedTuple):
     source: CheckpointSource
     outtype: str
     pre: str | None
+
+    @property
+    def by_name(self) -> bool:
+        """Whether a key may know a blob of the store by its name; here every file has BLAKE3."""
+        return False
 
     @property
     def name(self) -> str:
@@ -65,6 +72,11 @@ class GGUFOrigin(NamedTuple):
     sources: tuple[SourceFile, ...]
 
     @property
+    def by_name(self) -> bool:
+        """Whether a key may know a blob of the store by its name, unread."""
+        return True
+
+    @property
     def name(self) -> str:
         """The first file's name."""
         return self.sources[0].name
@@ -82,8 +94,8 @@ class GGUFOrigin(NamedTuple):
 
     def fields(self) -> Mapping[str, Any] | None:
         """The files' digests."""
-        digests = [str(file.digest) for file in self.sources if file.digest is not None]
-        return {"gguf": digests} if len(digests) == len(self.sources) else None
+        digests = gguf_digests(self.sources)
+        return None if digests is None else {"gguf": digests}
 
     def open(self, context: StepContext, paths: Mapping[str, Path], stack: ExitStack) -> Model:
         """The unquantized model, its tensors loaded on demand."""
@@ -96,15 +108,19 @@ class GGUFOrigin(NamedTuple):
 
     def learned(self, result: Result) -> GGUFOrigin:
         """With the digests that a step found."""
-        return GGUFOrigin(
-            tuple(f._replace(digest=f.digest or result.files[f.name]) for f in self.sources)
-        )
+        return GGUFOrigin(tuple(f.known_by(f.digest or result.files[f.name]) for f in self.sources))
 
 
 class LayerOrigin(NamedTuple):
-    """The model layer of a model in the store."""
+    """The model layer of a model in the store; ``blake3`` is its other digest, if known."""
 
     layer: Layer
+    blake3: Digest | None = None
+
+    @property
+    def by_name(self) -> bool:
+        """Whether a key may know a blob of the store by its name, unread."""
+        return True
 
     @property
     def name(self) -> str:
@@ -122,8 +138,11 @@ class LayerOrigin(NamedTuple):
         return Material(self.name, "", self.layer.size)
 
     def fields(self) -> Mapping[str, Any]:
-        """The layer's digest: the same as of the file that it was imported from."""
-        return {"gguf": [str(self.layer.digest)]}
+        """The layer's digest: the same as of the file that it was imported from.
+
+        A layer that nobody has read since it came into the store is known by its name there.
+        """
+        return {"gguf": [str(self.blake3 or self.layer.digest)]}
 
     def open(self, context: StepContext, paths: Mapping[str, Path], stack: ExitStack) -> Model:
         """The unquantized model, its tensors loaded on demand."""

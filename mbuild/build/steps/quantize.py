@@ -57,10 +57,10 @@ class Quantization(NamedTuple):
 
     def fields(self) -> dict[str, Any] | None:
         """The options as part of a key; None while the imatrix has not been read."""
-        if self.imatrix is not None and self.imatrix.digest is None:
+        if self.imatrix is not None and self.imatrix.content is None:
             return None
         # llama-quantize writes the imatrix's name into the file.
-        imatrix = [self.imatrix.name, str(self.imatrix.digest)] if self.imatrix else None
+        imatrix = [self.imatrix.name, str(self.imatrix.content)] if self.imatrix else None
         return {**self._asdict(), "imatrix": imatrix}
 
     def options(self) -> RecipeOptions:
@@ -150,7 +150,7 @@ class Quantize(BaseStep):
             for number, step in enumerate(steps):
                 if step.quantization.imatrix is not None:
                     sources[f"{_IMATRIX}{number}"] = step.quantization.imatrix
-            files = OpenFiles(sources, stack)
+            files = OpenFiles(sources, stack, by_name=origin.by_name)
             paths = {name: path for name, path in files.paths.items() if name in origin.files}
             model = origin.open(context, paths, stack)
             made = _write_variants(steps, model, files, context)
@@ -170,7 +170,7 @@ class Quantize(BaseStep):
         quantization = self.quantization
         if quantization.imatrix is not None:
             digest = result.files[_IMATRIX]
-            imatrix = quantization.imatrix._replace(digest=digest)
+            imatrix = quantization.imatrix.known_by(digest)
             quantization = quantization._replace(imatrix=imatrix)
         return replace(self, origin=self.origin.learned(result), quantization=quantization)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from mbuild.build.graph import BaseStep, Result, Step, StepContext, variant_label
 from mbuild.build.sources.values import CheckpointSource, Material
@@ -16,13 +16,8 @@ from mbuild.core.events import Code
 from mbuild.store import Layer
 from mbuild.store.media import ADAPTER
 
-if TYPE_CHECKING:
-    pass
-
 CONVERTER_VERSION = 2
 """Counts up when the same checkpoint would come out as other bytes."""
-
-README = "README.md"
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,16 +156,18 @@ class ConvertAdapter(BaseStep):
 
 def checkpoint_fields(source: CheckpointSource, **options: Any) -> Mapping[str, Any] | None:
     """The key fields of a step over a checkpoint; None while a digest is not known."""
-    if any(file.digest is None for file in source.files.values()):
+    deciding = source.deciding
+    if any(file.digest is None for file in deciding.values()):
         return None
-    digests = {name: str(file.digest) for name, file in sorted(source.files.items())}
-    return {"name": source.name, "files": digests, **options}
+    digests = {name: str(file.digest) for name, file in sorted(deciding.items())}
+    card = {"card": str(source.card)} if source.card else {}
+    return {"name": source.name, "files": digests, **card, **options}
 
 
 def with_digests(source: CheckpointSource, result: Result) -> CheckpointSource:
     """A checkpoint with the digests that a step found."""
     files = {
-        name: file._replace(digest=file.digest or result.files[name])
+        name: file.known_by(file.digest or result.files[name])
         for name, file in source.files.items()
     }
     return source._replace(files=files)

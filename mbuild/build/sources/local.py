@@ -1,0 +1,217 @@
+"""The user's disk: names in a Modelfile lead to paths, folders and blobs of the store."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mbuild.build.sources.files import Files, Found, Words
+from mbuild.build.sources.places import (
+    FOLDERS,
+    check_inside,
+    check_named,
+    is_path,
+    refuse_part,
+    short,
+    unusable,
+)
+from mbuild.build.sources.values import FileStamp, SourceFile
+from mbuild.core.digest import Digest, DigestError
+from mbuild.core.errors import MbuildError, MissingFileError, NameNotFoundError, SourceError
+from mbuild.core.names import InvalidNameError
+from mbuild.store.absent import about_absent
+from mbuild.store.copying import check_regular
+
+if TYPE_CHECKING:
+    from mbuild.store import Store
+
+_WORDS = Words(
+    first_shard="name {first}",
+    all_shards="download or copy all shards into one folder",
+    adapter="use ADAPTER {value} for it, and FROM for the model that it was trained on",
+    damaged="FROM {value}: blob {digest} of that model is missing or damaged",
+)
+_NEEDS = {
+    "FROM": "it needs a .gguf file, or config.json with .safetensors files",
+    "ADAPTER": "it needs a .gguf file, or adapter_config.json with adapter_model.safetensors",
+}
+
+
+class Folder:
+    """The files of one folder of the disk.
+
+    ``value`` is what messages call it. ``guarded``: it was named as a whole, by whoever may
+    not have made it, so that links in it must not lead just anywhere.
+    """
+
+    def __init__(self, path: Path, value: str, store: Store, *, guarded: bool = True) -> None:
+        self.path = path
+        self.value = value
+        self._store = store
+        self._guarded = guarded
+
+    @property
+    def name(self) -> str:
+        """The folder's own name, wherever links lead."""
+        return Path(os.path.realpath(self.path)).name
+
+    def names(self) -> list[str]:
+        """What lies there, sorted, and behind it what lies in the folders of a checkpoint."""
+        try:
+            names = sorted(os.listdir(self.path))
+            for name in [name for name in names if name.endswith(FOLDERS)]:
+                if (self.path / name).is_dir():
+                    names += sorted(f"{name}/{inner}" for inner in os.listdir(self.path / name))
+        except OSError as error:
+            raise SourceError(f"{self.value}: {error.strerror}") from None
+        return names
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return (self.path / name).exists()
+
+    def file(self, name: str) -> SourceFile:
+        """A file, with its remembered digest; raises :class:`SourceError`."""
+        if self._guarded:
+            check_inside(self.path, name, self.value)
+        return local_file(self.path / name, name, self._store)
+
+
+def local_file(path: Path, name: str, store: Store) -> SourceFile:
+    """A file of the disk, with the digest that is remembered or, of a blob, in its name."""
+    try:
+        info = path.stat()
+    except OSError as error:
+        raise SourceError(f"{name}: {error.strerror}") from None
+    check_regular(info, name)
+    own = store.blobs.named(path)
+    if own is not None:
+        stamp = FileStamp.of(info, is_blob=True)
+        return SourceFile(name, path, stamp, store.database.alias(own), own)
+    file = SourceFile(name, path, FileStamp.of(info), None)
+    known = store.database.file_digest(info)
+    if known is None:
+        return file
+    file = file.known_by(known)
+    # Before the store knew files by BLAKE3 it remembered their SHA-256.
+    return file if file.digest else file._replace(digest=store.database.alias(known))
+
+
+def stored_blob(path: Path, name: str, digest: Digest, store: Store) -> SourceFile:
+    """A blob of the store as a file; raises OSError when it is not there."""
+    stamp = FileStamp.of(path.stat(), is_blob=True)
+    return SourceFile(name, path, stamp, store.database.alias(digest), digest)
+
+
+class Disk:
+    """What a Modelfile can name: paths against its folder, blobs of the store by digest."""
+
+    words = _WORDS
+
+    def __init__(self, folder: Path, store: Store) -> None:
+        self._folder = folder
+        self._store = store
+
+    def find(self, word: str, value: str) -> Found | SourceFile | None:
+        """A file, a folder or a blob; None for what may be a model of the store."""
+        check_named(word, value)
+        if (blob := self._blob(word, value)) is not None:
+            return blob
+        path = self._path(value)
+        try:
+            info = path.stat()
+        except (OSError, ValueError) as error:
+            self._refuse_absent(word, value, path, error)
+            return None
+        if os.path.isdir(path):
+            return Found(Folder(path, value, self._store))
+        if word == "FROM":
+            check_regular(info, value)
+        if word != "DRAFT":
+            refuse_part(word, value, path)
+        return Found(Folder(path.parent, value, self._store, guarded=False), path.name, path.name)
+
+    def _path(self, value: str) -> Path:
+        """As Ollama reads paths: ``~`` and ``~user``, absolute, or beside the Modelfile.
+
+        ``@sha256:...`` is a blob of the store, as in a request and in the answer to one.
+        """
+        try:
+            path = self._folder / Path(value).expanduser()
+        except (RuntimeError, ValueError):  # no such user
+            path = self._folder / value
+        if "sha256" not in path.name:
+            return path
+        from mbuild.build.sources.folders import blob_path
+
+        return blob_path(value, path, self._store)
+
+    def _blob(self, word: str, value: str) -> SourceFile | None:
+        """The blob that ``@sha256:...`` names, as the API's ``show`` writes it; None for others."""
+        try:
+            digest = Digest.parse(value.removeprefix("@"))
+        except DigestError:
+            if not value.startswith(("@sha256:", "@sha256-")):
+                return None
+            raise SourceError(
+                f"{word} {short(value)} is not a digest", hint="write @sha256: and 64 digits"
+            ) from None
+        if self._store.blobs.size(digest) is not None:
+            path = self._store.blobs.path(digest)
+            return stored_blob(path, digest.filename, digest, self._store)
+        if not value.startswith("@"):
+            return None
+        raise MissingFileError(
+            f"{word} {value}: the store has no such blob", hint="name the file or the model itself"
+        )
+
+    def _refuse_absent(
+        self, word: str, value: str, path: Path, error: OSError | ValueError
+    ) -> None:
+        """Raise for all but what may be a model of the store."""
+        reason = unusable(path, error) if isinstance(error, OSError) else "not a path"
+        if word != "FROM":
+            raise MissingFileError(f"{word} {value}: {reason}", hint=self._missing(value))
+        if isinstance(error, OSError) and (
+            os.path.islink(path) or error.errno in (errno.EACCES, errno.ELOOP)
+        ):
+            raise SourceError(f"FROM {value}: {reason}")
+        if is_path(value):
+            raise MissingFileError(
+                f"FROM {value}: no such file or directory", hint=self._missing(value)
+            )
+
+    def _missing(self, value: str) -> str:
+        """What to do about a path that leads nowhere."""
+        from mbuild.lint.remedies import missing
+
+        return missing(self._folder, value)
+
+    def nothing_in(self, word: str, value: str, files: Files) -> MbuildError:
+        """That a folder holds nothing that the instruction can mean."""
+        from mbuild.lint.remedies import inside
+
+        what = "adapter" if word == "ADAPTER" else "model"
+        return SourceError(
+            f"{word} {value}: no {what} in that directory",
+            hint=inside(self._path(value), value, word) or _NEEDS.get(word, _NEEDS["FROM"]),
+        )
+
+    def no_model(self, value: str, error: InvalidNameError | NameNotFoundError) -> MbuildError:
+        """That there is neither a model of the store nor a file."""
+        from mbuild.lint.remedies import obtain, whole_line
+
+        if isinstance(error, InvalidNameError):
+            whole = whole_line(value)
+            return SourceError(
+                f"FROM {short(value)!r} is neither a file nor a model's name",
+                hint=whole[1] if whole else error.hint,
+            )
+        count = sum(1 for _ in self._store.manifests.names())
+        found = about_absent(self._store, value) or f"the store has {count} models"
+        return NameNotFoundError(
+            f"FROM {value}: no such model in the store, and no such file",
+            hint=f"{found}{'' if found.endswith('?') else ';'} {obtain(value)}",
+        )
