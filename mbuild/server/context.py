@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -178,8 +179,7 @@ class RequestNames:
 
     def _directory(self, files: Files) -> Uploads:
         """The request's files as a directory; one folder that all lie in is that directory."""
-        folders = {name.rpartition("/")[0] for name in files}
-        common = folders.pop() if len(folders) == 1 else ""
+        common = posixpath.commonpath(posixpath.dirname(name) for name in files)
         prefix = f"{common}/" if common else ""
         inside = {name.removeprefix(prefix): digest for name, digest in files.items()}
         name = common.rpartition("/")[2] or self._folder

@@ -67,7 +67,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_gguf(folder / "m.gguf")
     tiny_gguf(folder / "a.gguf", kind="adapter")
     (folder / "split").mkdir()
-    tiny_shards(folder / "split", "s", (1, 1))
+    tiny_shards(folder / "split", "s", (2, 3))
     return folder
 
 
@@ -162,7 +162,7 @@ def manifest(project: Path) -> bytes:
 def ran(project: Path) -> list[str]:
     """The kinds of the steps that the last build ran."""
     last = next(History(Store(project / "store")).newest_first())
-    return [step.kind for step in last.steps if step.state == "ran"]
+    return [step.kind for step in last.steps if step.status == "ran"]
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
