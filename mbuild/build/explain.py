@@ -194,7 +194,7 @@ def changes(
         before, after = a.get(path, MISSING), b.get(path, MISSING)
         if path[0] == _VALUES:
             before, after = _as_written(before), _as_written(after)
-        if before != after and not _same_content(before, after, alias):
+        if before != after and not _same_content(before, after, read_text, alias):
             cause = Cause.VERSION if path in _VERSIONS else Cause.INPUT
             name = _name(new["kind"], path)
             found += (
@@ -245,14 +245,17 @@ def _moved(path: tuple[str, ...]) -> tuple[str, ...]:
     return (*path[:-2], "card") if path[-2:] == ("files", README) else path
 
 
-def _same_content(old: Any, new: Any, alias: Alias) -> bool:
+def _same_content(old: Any, new: Any, read_text: ReadText, alias: Alias) -> bool:
     """Whether both are digests, of one kind and the other, of the same files."""
     if _named_file(old) and _named_file(new) and old[0] == new[0]:
         old, new = old[1], new[1]
     before, after = _digests(old), _digests(new)
-    return len(before) == len(after) > 0 and all(
-        a == b or alias(a) == b for a, b in zip(before, after, strict=True)
-    )
+
+    def same(a: Digest, b: Digest) -> bool:
+        text = read_text(a)
+        return b in (a, alias(a)) or (text is not None and text == read_text(b))
+
+    return len(before) == len(after) > 0 and all(map(same, before, after))
 
 
 def _numbered(names: Sequence[str]) -> list[str]:

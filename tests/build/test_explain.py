@@ -16,8 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from inprocess import in_process
 
-from mbuild.build.explain import MISSING, Change, Described, changes, match
+from mbuild.build.explain import MISSING, Change, Described, changes, explain, match
 from mbuild.build.steps import PutLayer
+from mbuild.core.digest import BLAKE3, Digest
+from mbuild.store import Store
 
 MODELFILE = """\
 FROM ./chat
@@ -467,3 +469,60 @@ def test_equal_descriptions_have_no_change() -> None:
     """Nothing is said of what is the same."""
     value = {"kind": "x", "version": 1, "fields": {"a": {"b": [1]}}, "inputs": []}
     assert changes(value, value, lambda digest: None) == ()
+
+
+def test_other_digests_of_unchanged_files_are_no_change() -> None:
+    """Steps of an earlier mbuild knew files by SHA-256, and README.md among them.
+
+    Where the store knows both digests of a content, or both texts, nothing is said to differ.
+    """
+
+    def convert(fields: dict[str, Any]) -> dict[str, Any]:
+        return {"kind": "convert", "version": 1, "fields": fields, "inputs": []}
+
+    data = {"config.json": b"{}", "model.safetensors": b"weights", "text.json": b"[1]"}
+    blake3 = {name: Digest.of(text, BLAKE3) for name, text in data.items()}
+    card = str(Digest.of(b"---"))
+    old = convert(
+        {
+            "files": {
+                "config.json": str(Digest.of(b"{}")),
+                "model.safetensors": str(blake3["model.safetensors"]),
+                "text.json": str(Digest.of(b"[1]")),
+                "README.md": card,
+            },
+            "imatrix": ["i.dat", str(Digest.of(b"i"))],
+        }
+    )
+    new = convert(
+        {
+            "files": {name: str(digest) for name, digest in blake3.items()},
+            "card": card,
+            "imatrix": ["i.dat", str(Digest.of(b"i", BLAKE3))],
+        }
+    )
+    aliases = {
+        Digest.of(b"{}"): blake3["config.json"],
+        Digest.of(b"i"): Digest.of(b"i", BLAKE3),
+    }
+    texts = {Digest.of(b"[1]"): "[1]", blake3["text.json"]: "[1]"}
+    assert changes(old, new, texts.get, aliases.get) == ()
+    new["fields"]["card"] = str(Digest.of(b"--- license: mit"))
+    assert [change.name for change in changes(old, new, texts.get, aliases.get)] == ["README.md"]
+    assert len(changes(old, new, texts.get)) == 3
+
+
+def test_a_step_that_only_knows_its_files_by_other_digests_says_so(tiny_store: Store) -> None:
+    """That is why it runs once after an update, and not that a file changed."""
+    sha256, blake3 = Digest.of(b"file"), Digest.of(b"file", BLAKE3)
+    tiny_store.database.remember_alias(sha256, blake3)
+
+    def imported(digest: Digest) -> Described:
+        fields = {"source": str(digest), "role": "model", "name": None}
+        description = {"kind": "import", "version": 1, "fields": fields, "inputs": []}
+        return Described("import", "", "f.gguf", "", str(digest), description)
+
+    (why,) = explain([imported(blake3)], [imported(sha256)], tiny_store)
+    assert why.texts() == ("mbuild knows its inputs by other digests now",)
+    (why,) = explain([imported(blake3)], [imported(Digest.of(b"other"))], tiny_store)
+    assert why.texts()[0].startswith("file ")

@@ -19,10 +19,11 @@ from example_models import edit_json, generator, settle
 from gguf_files import tiny_gguf
 from inprocess import in_process
 
-from mbuild.build.lock import Lock, Place, drift_of_results
+from mbuild.build.lock import FORMAT, Lock, Place, drift_of_results
 from mbuild.build.plan import Options
 from mbuild.build.steps import Quantization
 from mbuild.build.steps.quantize import QUANTIZER_VERSION
+from mbuild.core.digest import BLAKE3, SHA256, Digest
 from mbuild.core.errors import FormatError
 
 MODELFILE = """\
@@ -456,6 +457,44 @@ def test_equal_projects_have_equal_locks(tmp_path: Path) -> None:
         texts.append((folder / "Modelfile.lock").read_text())
     assert texts[0] == texts[1]
     assert str(tmp_path) not in texts[0]
+
+
+def test_files_are_locked_by_digests_that_tools_check(locked: Path) -> None:
+    """``sha256sum`` all but safetensors, ``b3sum`` those; of README.md only the front matter.
+
+    Keys know every file by BLAKE3, which a lock does not show: locks of earlier versions hold.
+    """
+    inputs = json.loads((locked / "Modelfile.lock").read_text())
+    (source,) = inputs["sources"]["from"]
+    for name, digest in source["files"].items():
+        data = (locked / "chat" / name).read_bytes()
+        algorithm = BLAKE3 if name.endswith(".safetensors") else SHA256
+        assert digest == str(Digest.of(data, algorithm))
+    assert {"config.json", "model.safetensors"} <= source["files"].keys()
+    imatrices = [each["imatrix"] for each in inputs["options"]["quantize"].values()]
+    expected = str(Digest.of((locked / "imatrix.dat").read_bytes()))
+    assert imatrices and all(list(each.values()) == [expected] for each in imatrices)
+    assert FORMAT == 1
+
+
+def test_a_lock_is_the_same_whatever_the_store_knew(tmp_path: Path, mbuild: Run) -> None:
+    """Files that a build read for their BLAKE3 alone, and a GGUF blob that nobody read."""
+    generator().write_chat(tmp_path / "chat")
+    (tmp_path / "chat/README.md").write_text("---\nlicense: mit\n---\nWords.\n")
+    tiny_gguf(tmp_path / "draft.gguf")
+    (tmp_path / "Modelfile").write_text("FROM ./chat\nDRAFT ./draft.gguf\n")
+    settle()
+    assert mbuild("lock", "-q", "q8_0").returncode == 0
+    first = (tmp_path / "Modelfile.lock").read_text()
+    card = json.loads(first)["sources"]["from"][0]["files"]["README.md"]
+    assert card == str(Digest.of(b"---\nlicense: mit"))
+    (tmp_path / "Modelfile.lock").unlink()
+    shutil.rmtree(tmp_path / "store")
+    settle()
+    assert mbuild("-q", "q8_0", "-t", "m").returncode == 0
+    assert mbuild("lock", "-q", "q8_0").returncode == 0
+    assert (tmp_path / "Modelfile.lock").read_text() == first
+    assert mbuild("--locked", "-t", "m").returncode == 0
 
 
 def test_keys_are_sorted_and_one_value_is_one_line(locked: Path) -> None:

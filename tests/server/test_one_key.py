@@ -46,9 +46,7 @@ CASES = {
     "GGUF adapter": Case(
         "FROM ./m.gguf\nADAPTER ./a.gguf", {"files": ("m.gguf",), "adapters": ("a.gguf",)}
     ),
-    "draft": Case(
-        "FROM ./m.gguf\nDRAFT ./chat", {"files": ("m.gguf",), "draft_files": ("chat",)}
-    ),
+    "draft": Case("FROM ./m.gguf\nDRAFT ./chat", {"files": ("m.gguf",), "draft_files": ("chat",)}),
 }
 
 
@@ -74,7 +72,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def in_shards(checkpoint: Path, target: Path) -> None:
     """The checkpoint with its tensors in two files and an index."""
     import json
-
 
     shutil.copytree(checkpoint, target)
     whole = target / "model.safetensors"

@@ -1,0 +1,68 @@
+"""A front end in memory: the smallest ``Files`` and ``Names`` that a resolver works over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mbuild.build.sources.files import Files, Found, Words
+from mbuild.build.sources.values import FileStamp, SourceFile
+from mbuild.core.digest import BLAKE3, Digest
+from mbuild.core.errors import MbuildError, NameNotFoundError, SourceError
+from mbuild.core.names import InvalidNameError
+
+
+class FakeFiles:
+    """A folder whose files are bytes, known by their digests as those of a remote are.
+
+    Only what the resolver opens has to lie on the disk, in ``folder``: without one nothing
+    can be opened. ``asked`` are the names of the files that it wanted.
+    """
+
+    def __init__(self, contents: Mapping[str, bytes], folder: Path = Path("/nowhere")) -> None:
+        self.name = "model"
+        self.value = "far/model"
+        self.asked: list[str] = []
+        self._contents = contents
+        self._folder = folder
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted(self._contents)
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return name in self._contents
+
+    def file(self, name: str) -> SourceFile:
+        """A file whose BLAKE3 is known."""
+        self.asked.append(name)
+        data = self._contents[name]
+        stamp = FileStamp(0, 0, len(data), 0, 0)
+        return SourceFile(name, self._folder / name, stamp, Digest.of(data, BLAKE3))
+
+
+class FakeNames:
+    """A front end where every value leads where ``places`` says, else to a stored model."""
+
+    words = Words(
+        first_shard="take {first}",
+        all_shards="take all",
+        adapter="{value} goes elsewhere",
+        damaged="{value} lost {digest}",
+    )
+
+    def __init__(self, places: Mapping[str, Found | SourceFile]) -> None:
+        self._places = places
+
+    def find(self, word: str, value: str) -> Found | SourceFile | None:
+        """What ``places`` has."""
+        return self._places.get(value)
+
+    def nothing_in(self, word: str, value: str, files: Files) -> MbuildError:
+        """An error that names all that the resolver told."""
+        return SourceError(f"{word} {value}: nothing in {files.value}")
+
+    def no_model(self, value: str, error: InvalidNameError | NameNotFoundError) -> MbuildError:
+        """An error that names the value."""
+        return NameNotFoundError(f"no model {value}")
