@@ -8,7 +8,6 @@ threads, on how the work is cut up, or on the machine.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import cache
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from mbuild.core.errors import FormatError, UnsupportedError, UsageError
 from mbuild.gguf.memory import room
 from mbuild.gguf.types import BLOCKS, GGMLType
+from mbuild.work.spread import run_all
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -171,7 +171,8 @@ def quantize(
 
     begin = first_row * row_len
 
-    def task(first: int, last: int) -> None:
+    def task(span: tuple[int, int]) -> None:
+        first, last = span
         check()
         part = raw[first * item : last * item]
         to = out[first // block.weights * block.size : last // block.weights * block.size]
@@ -184,39 +185,9 @@ def quantize(
 
     total = rows * row_len
     step = _step(row_len, block.weights, imatrix is not None, total // (4 * max(threads, 1)))
-    _spread(task, [(at, min(at + step, total)) for at in range(0, total, step)], threads)
+    spans = [(at, min(at + step, total)) for at in range(0, total, step)]
+    run_all(task, spans, threads, name="mbuild-quantize")
     return out
-
-
-def _spread(task: Callable[[int, int], None], spans: list[tuple[int, int]], threads: int) -> None:
-    """Run the task on every span; the first span's error is the one that is raised.
-
-    The calling thread takes spans like the others. A pool would cost as much as a small
-    tensor's work.
-    """
-    waiting = iter(enumerate(spans))
-    errors: dict[int, BaseException] = {}
-
-    def work() -> None:
-        # Spans are taken in order, so all before one that fails have been taken too.
-        for number, span in waiting:
-            if errors:
-                return
-            try:
-                task(*span)
-            except BaseException as error:
-                errors[number] = error
-                return
-
-    count = min(threads, len(spans)) - 1
-    helpers = [threading.Thread(target=work, name="mbuild-quantize") for _ in range(count)]
-    for helper in helpers:
-        helper.start()
-    work()
-    for helper in helpers:
-        helper.join()
-    if errors:
-        raise errors[min(errors)]
 
 
 def _takes_importances(type_: GGMLType) -> bool:

@@ -17,6 +17,7 @@ from contextlib import suppress
 from mbuild.core.errors import CancelledError
 from mbuild.core.events import BuildEvent, Code, Status, StepFinished, StepProgress
 from mbuild.server.stream import HEARTBEAT_SECONDS, PATIENCE_SECONDS, PROGRESS_SECONDS
+from mbuild.work.cancel import Cancel
 
 Events = Callable[[], Iterator[BuildEvent]]
 """Starts a build; called in the build's thread."""
@@ -45,14 +46,14 @@ class Job:
         self._waiting: set[asyncio.Event] = set()
         self._events = events
         self._on_done = on_done
-        self._cancelled = threading.Event()
+        self._cancel = Cancel("the build was stopped")
         self._loop = asyncio.get_running_loop()
         self.thread: threading.Thread | None = None
 
     @property
     def cancelled(self) -> bool:
         """Whether the build was told to stop."""
-        return self._cancelled.is_set()
+        return self._cancel.cancelled
 
     def start(self) -> None:
         """Run the build in a thread; a daemon, so that a stuck one cannot keep the process."""
@@ -62,7 +63,7 @@ class Job:
 
     def cancel(self) -> None:
         """Stop the build at its next event; one that has not begun is over at once."""
-        self._cancelled.set()
+        self._cancel.cancel()
         if not self.started:
             self._end(CancelledError("the build was stopped"))
 
@@ -72,8 +73,7 @@ class Job:
             events = self._events()
             try:
                 for event in events:
-                    if self._cancelled.is_set():
-                        raise CancelledError("the build was stopped")
+                    self._cancel.check()
                     self._hand_over(self._take, event)
             finally:
                 close = getattr(events, "close", None)

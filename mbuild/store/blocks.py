@@ -15,8 +15,8 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from mbuild.core.errors import CancelledError
-from mbuild.store.background import Background
 from mbuild.store.files import NO_SUPPORT, write_all
+from mbuild.work.background import Background
 
 if TYPE_CHECKING:
     from collections.abc import Callable

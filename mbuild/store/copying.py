@@ -6,7 +6,6 @@ import os
 import signal
 import stat
 import sys
-import threading
 import time
 from contextlib import suppress
 from functools import partial
@@ -15,13 +14,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.core.digest import BLAKE3, SHA256, Digest, hashing
 from mbuild.core.errors import CancelledError, FormatError, SourceError
-from mbuild.store.background import Background
 from mbuild.store.blocks import Blocks
 from mbuild.store.files import check_room, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from mbuild.work.cancel import Cancel
 
     Progress = Callable[[int, int], None]
 
@@ -156,6 +156,8 @@ def hash_twice(fd: int, size: int, progress: Progress) -> Digests:
     BLAKE3, the faster one, is computed on a thread beside, of the very bytes that this one
     hashes, so that two cores need no more time than SHA-256 alone.
     """
+    from mbuild.work.background import Background
+
     sha256, blake3 = hashing(SHA256), hashing(BLAKE3)
     beside = Background("mbuild-digest")
     try:
@@ -191,15 +193,18 @@ def copy_and_hash(source: int, target: int, size: int, progress: Progress) -> Di
     one computes SHA-256, one BLAKE3, and another one writes: on two cores the import
     takes as long as SHA-256 alone.
     """
+    from mbuild.work.beside import Beside
+
     if _reflink(source, target):
         return hash_twice(target, size, progress)
     check_room(target, size)
     sha256, blake3 = hashing(SHA256), hashing(BLAKE3)
     blocks = Blocks(target, blake3.update)
     reader = _Reader(source, size, blocks)
+    reading = Beside(reader.run, "mbuild-read")
     done = 0
     try:
-        reader.start()
+        reading.start()
         for block, count in reader.read():
             sha256.update(block[:count])
             blocks.put(block, count)
@@ -207,8 +212,8 @@ def copy_and_hash(source: int, target: int, size: int, progress: Progress) -> Di
             progress(done, size)
         blocks.finish(None, 0)
     finally:
-        blocks.stop()
-        reader.join()
+        blocks.stop()  # the reader may be waiting for one
+        reading.stop()
     return _digests(sha256, blake3)
 
 
@@ -243,11 +248,10 @@ def _reflink(source: int, target: int) -> bool:
     return False
 
 
-class _Reader(threading.Thread):
-    """Reads a file into blocks, ahead of whoever uses :meth:`read`."""
+class _Reader:
+    """Reads a file into blocks on a thread (:meth:`run`), ahead of whoever uses :meth:`read`."""
 
     def __init__(self, fd: int, size: int, blocks: Blocks) -> None:
-        super().__init__(name="mbuild-read", daemon=True)
         self._fd, self._size, self._blocks = fd, size, blocks
         self._full: SimpleQueue[tuple[memoryview, int] | Exception] = SimpleQueue()
 
@@ -261,10 +265,12 @@ class _Reader(threading.Thread):
             done += found[1]
             yield found
 
-    def run(self) -> None:
+    def run(self, cancel: Cancel) -> None:
+        """Read to the end; an error goes to whoever uses :meth:`read`."""
         done = 0
         try:
             while done < self._size:
+                cancel.check()
                 block = self._blocks.take()
                 room = block[: self._size - done]
                 count = 0

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from mbuild.core.errors import CancelledError
+from mbuild.work.cancel import Cancel
 
 ValueT = TypeVar("ValueT")
 
@@ -55,7 +55,7 @@ class Ahead(Generic[ValueT]):
         self._ready: dict[int, ValueT] = {}
         self._left: dict[int, int] = {}
         self._error: BaseException | None = None
-        self._stopped = False
+        self._cancel = Cancel()
         # Daemons: a job in compiled code cannot be interrupted and must not keep the
         # process from ending.
         self._threads = [
@@ -100,7 +100,7 @@ class Ahead(Generic[ValueT]):
     def stop(self) -> None:
         """Let no further job start, and wait a moment for those that run."""
         with self._changed:
-            self._stopped = True
+            self._cancel.cancel()
             self._ready.clear()
             self._changed.notify_all()
         for thread in self._threads:
@@ -110,13 +110,12 @@ class Ahead(Generic[ValueT]):
     @property
     def stopping(self) -> bool:
         """Whether a job that runs may as well end."""
-        return self._stopped or self._error is not None
+        return self._cancel.cancelled or self._error is not None
 
     def _raise(self) -> None:
         if self._error is not None:
             raise self._error
-        if self._stopped:
-            raise CancelledError("the work was stopped")
+        self._cancel.check()
 
     def _work(self) -> None:
         while (index := self._claim()) is not None:
@@ -129,7 +128,7 @@ class Ahead(Generic[ValueT]):
                     self._changed.notify_all()
                 return
             with self._changed:
-                if not self._stopped:
+                if not self._cancel.cancelled:
                     self._ready[index] = value
                 self._changed.notify_all()
             del value

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from mbuild.core.errors import CancelledError, DamagedError, FormatError, StoreError
+from mbuild.core.errors import DamagedError, FormatError, StoreError
 from mbuild.core.system import remedy
 from mbuild.store.copying import OpenFile, hash_file
 from mbuild.store.files import TemporaryFile, remove_stale, write_all
+from mbuild.work.beside import Beside
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from mbuild.core.digest import Digest
+    from mbuild.work.cancel import Cancel
 
     Progress = Callable[[int], None]
 
@@ -165,32 +167,27 @@ def checked(
     hashed since the last call to ``tick``. Raises :class:`DamagedError` at the
     block's end when the blob's bytes are not those of its digest.
     """
-    from concurrent.futures import ThreadPoolExecutor
+    told = position = 0
 
-    position, told, stopped = [0], [0], [False]
+    def run(cancel: Cancel) -> Digest:
+        def at(done: int, total: int) -> None:
+            nonlocal position
+            cancel.check()
+            position = done
 
-    def at(done: int, total: int) -> None:
-        position[0] = done
-        if stopped[0]:
-            raise CancelledError("stopped")
+        return hash_file(source.fd, source.size, at)
 
     def show() -> None:
-        now = position[0]
-        tick(now - told[0])
-        told[0] = now
+        nonlocal told
+        now = position
+        tick(now - told)
+        told = now
 
-    with ThreadPoolExecutor(1, thread_name_prefix="mbuild-check") as pool:
-        future = pool.submit(hash_file, source.fd, source.size, at)
-        try:
-            yield show
-            while not future.done():
-                with suppress(TimeoutError):
-                    future.result(timeout=0.1)
-                show()
-        finally:
-            stopped[0] = True
+    with Beside(run, "mbuild-check") as hashing:
+        yield show
+        found = hashing.wait(show)
         show()
-        if future.result() != digest:
+        if found != digest:
             raise DamagedError(
                 f"blob {digest} is damaged: its content does not match its digest",
                 hint="mbuild verify reports which models use it and how to repair it",

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from mbuild.core.errors import CancelledError
 from mbuild.gguf.types import BLOCKS, GGMLType
-from mbuild.work.cores import cores
+from mbuild.work.spread import Part, spread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -90,34 +89,20 @@ def compare_tensors(
     Without ``values`` only types and shapes are compared and no data is read.
     ``progress`` gets bytes read and bytes in all, from the calling thread.
     """
-    from concurrent.futures import ThreadPoolExecutor, wait
-
     news = {tensor.name: tensor for tensor in new.tensors}
     pairs = [(tensor, news.pop(tensor.name, None)) for tensor in old.tensors]
     sizes = [a.nbytes + (b.nbytes if b else 0) for a, b in pairs]
     total = sum(sizes) + sum(tensor.nbytes for tensor in news.values())
-    done, stopped = [0], [False]
 
-    def tick(count: int) -> None:
-        done[0] += count  # a lost update costs a bar a moment, nothing else
-        if stopped[0]:
-            raise CancelledError("stopped")
+    def look(pair: _Pair, part: Part) -> TensorDiff | None:
+        return _compare((old, pair[0]), (new, pair[1]), values, part.add)
 
-    pool = ThreadPoolExecutor(cores(), thread_name_prefix="mbuild-diff")
-    try:
-        both = [
-            pool.submit(_compare, (old, a), (new, b), values, tick)
-            for a, b in [*pairs, *((None, tensor) for tensor in news.values())]
-        ]
-        while wait(both, timeout=0.1).not_done:
-            progress(min(done[0], total), total)
-        progress(total, total)
-        return [found for future in both if (found := future.result()) is not None]
-    finally:
-        stopped[0] = True
-        pool.shutdown(wait=True, cancel_futures=True)
+    both: list[_Pair] = [*pairs, *((None, tensor) for tensor in news.values())]
+    found = spread(look, both, total, progress, name="mbuild-diff")
+    return [diff for diff in found if diff is not None]
 
 
+_Pair = tuple["TensorInfo | None", "TensorInfo | None"]
 _Place = tuple["GGUFFile", "TensorInfo | None"]
 
 

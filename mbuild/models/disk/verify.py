@@ -33,7 +33,7 @@ from mbuild.store.locks import Lock
 from mbuild.store.manifest import CONFIG_TYPE, MANIFEST_TYPE
 from mbuild.store.media import ADAPTER, MEDIA_TYPES
 from mbuild.store.place import check_place
-from mbuild.work.cores import cores
+from mbuild.work.spread import Part, spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,7 +148,7 @@ def verify(
             findings += _strays(store, users)
             kept = {blob.digest: blob.path for blob in store.kept.unnamed()}
             places = {**kept, **{d: store.blobs.path(d) for d in store.blobs}, **places}
-        looked = _hash_all(store, places, workers or cores(), progress)
+        looked = _hash_all(store, places, workers, progress)
         for model in chosen:
             findings += _manifest_problems(store, model)
     findings += _wrong_sizes(looked, users)
@@ -193,33 +193,17 @@ def _users(models: Iterable[StoredManifest]) -> dict[Digest, list[tuple[StoredMa
 
 
 def _hash_all(
-    store: Store, places: Mapping[Digest, Path], workers: int, progress: Progress
+    store: Store, places: Mapping[Digest, Path], workers: int | None, progress: Progress
 ) -> list[_Looked]:
     """Hash blobs side by side, the largest first, so that no core idles at the end."""
-    from concurrent.futures import ThreadPoolExecutor, wait
-
     sizes = {digest: _size(path) for digest, path in places.items()}
     order = sorted(places, key=lambda digest: (-sizes[digest], digest))
-    total, done, stopped = sum(sizes.values()), dict.fromkeys(places, 0), [False]
 
-    def look(digest: Digest) -> _Looked:
-        def at(completed: int, _: int) -> None:
-            done[digest] = completed
-            if stopped[0]:
-                raise CancelledError("stopped")
+    def look(digest: Digest, part: Part) -> _Looked:
+        return _look(store, digest, places[digest], part.at)
 
-        return _look(store, digest, places[digest], at)
-
-    pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="mbuild-verify")
-    try:
-        futures = [pool.submit(look, digest) for digest in order]
-        while wait(futures, timeout=0.1).not_done:
-            progress(sum(done.values()), total)
-        progress(total, total)
-        return [future.result() for future in futures]
-    finally:
-        stopped[0] = True
-        pool.shutdown(wait=True, cancel_futures=True)
+    total = sum(sizes.values())
+    return spread(look, order, total, progress, name="mbuild-verify", threads=workers)
 
 
 def _size(path: Path) -> int:

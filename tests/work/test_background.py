@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from mbuild.store.background import Background
+from mbuild.work.background import Background
 
 
 def test_tasks_run_in_their_order() -> None:

@@ -6,6 +6,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from mbuild.work.cancel import Cancel
+
 Task = Callable[[], object]
 
 
@@ -19,7 +21,7 @@ class Background:
         self._name = name
         self._changed = threading.Condition()
         self._tasks: deque[Task] = deque()
-        self._stopped = False
+        self._cancel = Cancel()
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
 
@@ -43,7 +45,7 @@ class Background:
     def stop(self) -> None:
         """Drop what is waiting, and let the running task end."""
         with self._changed:
-            self._stopped = True
+            self._cancel.cancel()
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
@@ -55,9 +57,9 @@ class Background:
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not self._tasks and not self._stopped:
+                while not self._tasks and not self._cancel.cancelled:
                     self._changed.wait()
-                if self._stopped:
+                if self._cancel.cancelled:
                     return
                 task = self._tasks[0]
             try:
