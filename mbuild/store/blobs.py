@@ -21,7 +21,7 @@ from mbuild.store.files import (
     open_regular,
     store_errors,
 )
-from mbuild.store.writing import Blob, BlobWriter
+from mbuild.store.manifest import Blob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mbuild.store.copying import OpenFile
     from mbuild.store.kept import Kept
     from mbuild.store.records import Place
+    from mbuild.store.writing import BlobWriter
 
     Progress = Callable[[int, int], None]
 
@@ -187,6 +188,8 @@ class Blobs:
         what lies where in it; a blob that is finished under the same prefix
         removes it.
         """
+        from mbuild.store.writing import BlobWriter
+
         return BlobWriter(self, partial, twice=twice)
 
     def put(self, data: bytes) -> Blob:

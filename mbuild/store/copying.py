@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.core.digest import BLAKE3, SHA256, Digest, hashing
 from mbuild.core.errors import CancelledError, FormatError, SourceError
-from mbuild.store.blocks import Blocks
 from mbuild.store.files import check_room, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from mbuild.store.blocks import Blocks
     from mbuild.work.cancel import Cancel
 
     Progress = Callable[[int, int], None]
@@ -193,6 +193,7 @@ def copy_and_hash(source: int, target: int, size: int, progress: Progress) -> Di
     one computes SHA-256, one BLAKE3, and another one writes: on two cores the import
     takes as long as SHA-256 alone.
     """
+    from mbuild.store.blocks import Blocks
     from mbuild.work.beside import Beside
 
     if _reflink(source, target):

@@ -63,6 +63,20 @@ class Layer(NamedTuple):
         return cls(media_type, Digest.parse(value.get("digest")), size, origin)
 
 
+class Blob(NamedTuple):
+    """A stored blob; ``existed`` tells whether the store had it before.
+
+    ``linked``: it is the user's own file under a second name. ``blake3`` is the content's
+    other digest, where it was computed.
+    """
+
+    digest: Digest
+    size: int
+    existed: bool
+    linked: bool = False
+    blake3: Digest | None = None
+
+
 class Manifest(NamedTuple):
     """A model: its config blob and its layers, in order."""
 

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
     from mbuild.core.digest import Digest
     from mbuild.store.copying import OpenFile
+    from mbuild.store.manifest import Blob
     from mbuild.store.records import Place, RecordKind
-    from mbuild.store.writing import Blob, BlobWriter
+    from mbuild.store.writing import BlobWriter
 
 ValueT = TypeVar("ValueT")
 

@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Protocol
 
 from mbuild.core.digest import BLAKE3, Digest, hashing
 from mbuild.core.errors import CancelledError
 from mbuild.store.blocks import BLOCK, Blocks
-from mbuild.store.files import remove_stale, store_errors, sync
+from mbuild.store.files import TemporaryFile, remove_stale, store_errors, sync
+from mbuild.work.cores import cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from typing_extensions import Buffer
 
-    from mbuild.store.blobs import Blobs
+    from mbuild.store.manifest import Blob
 
 _FEW = 2  # cores that are busy enough with making the bytes and digesting them
 _PIECE = 256 << 10  # bytes that are still in the processor's cache when they are copied
 
 
-class Blob(NamedTuple):
-    """A stored blob; ``existed`` tells whether the store had it before.
+class Target(Protocol):
+    """Where a finished blob goes: the folder of blobs."""
 
-    ``linked``: it is the user's own file under a second name. ``blake3`` is the content's
-    other digest, where it was computed.
-    """
+    @property
+    def folder(self) -> Path:
+        """The folder."""
 
-    digest: Digest
-    size: int
-    existed: bool
-    linked: bool = False
-    blake3: Digest | None = None
+    @property
+    def partial_folder(self) -> Path:
+        """Where unfinished files lie that a killed build leaves on purpose."""
+
+    def temporary(self, partial: str = "") -> TemporaryFile:
+        """A new temporary file, under a name that begins with ``partial``."""
+
+    def publish(self, file: TemporaryFile, digest: Digest, size: int) -> Blob:
+        """Give a finished file its digest's name."""
 
 
 class BlobWriter:
@@ -44,15 +50,13 @@ class BlobWriter:
     of a named one when the build was stopped.
     """
 
-    def __init__(self, blobs: Blobs, partial: str = "", *, twice: bool = False) -> None:
+    def __init__(self, blobs: Target, partial: str = "", *, twice: bool = False) -> None:
         """``twice``: the blob's BLAKE3 is computed too, on a thread of its own."""
         self._blobs = blobs
         self._hash = hashlib.sha256()
         self._blake3 = hashing(BLAKE3) if twice else None
         self._partial = partial
         self._file = blobs.temporary(partial)
-        from mbuild.work.cores import cores
-
         self._beside = cores() > _FEW
         looks = [self._hash.update] if self._beside else []
         if self._blake3 is not None:

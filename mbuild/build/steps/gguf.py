@@ -21,7 +21,7 @@ from mbuild.store.media import ADAPTER, DRAFT, MODEL, PROJECTOR
 
 if TYPE_CHECKING:
     from mbuild.gguf.facts import ModelFacts
-    from mbuild.store.writing import Blob
+    from mbuild.store.manifest import Blob
 
 
 class Role(StrEnum):
@@ -201,7 +201,7 @@ def gguf_digests(files: Sequence[SourceFile]) -> list[str] | None:
 
 def _bring_in(context: StepContext, opened: OpenFile, *, link: bool) -> Blob:
     """Bring a file into the store, reading it once, and remember its digest."""
-    from mbuild.store.writing import Blob
+    from mbuild.store.manifest import Blob
 
     store = context.store
     own = store.blobs.named(opened.path)

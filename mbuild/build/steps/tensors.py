@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from mbuild.build.steps.files import OpenFiles
     from mbuild.gguf.model import Entry
     from mbuild.quant.choose.imatrix import Imatrix
-    from mbuild.store.writing import Blob, BlobWriter
+    from mbuild.store.manifest import Blob
+    from mbuild.store.writing import BlobWriter
 
 _NAMED = 4  # tensors that were not in the cache are named if they are so few
 _SAVE_BYTES = 128 << 20  # output after which finished ranges are made durable
