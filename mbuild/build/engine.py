@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import threading
     from concurrent.futures import Future
 
-    from mbuild.store import Store
+    from mbuild.store.ports import BuildStore
 
 _REPORT_SECONDS = 0.1
 _FLUSH_SECONDS = 0.2
@@ -95,7 +95,7 @@ class Surveyed(NamedTuple):
 class Engine:
     """Runs steps against one store. ``use_cache=False`` runs every step."""
 
-    def __init__(self, store: Store, use_cache: bool = True) -> None:
+    def __init__(self, store: BuildStore, use_cache: bool = True) -> None:
         self.store = store
         self.use_cache = use_cache
 

@@ -13,7 +13,7 @@ from mbuild.core.events import Code
 from mbuild.store import Layer
 
 if TYPE_CHECKING:
-    from mbuild.store import Store
+    from mbuild.store.ports import BuildStore
 
 
 class Result(NamedTuple):
@@ -53,7 +53,7 @@ class StepContext(NamedTuple):
     Without ``use_cache`` it takes nothing from the cache that it can make.
     """
 
-    store: Store
+    store: BuildStore
     report: Callable[[int, int], None]
     """``report(completed, total)`` in bytes. Raises CancelledError when the build was
     stopped, so a step that reports often stops soon."""

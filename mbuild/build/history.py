@@ -35,12 +35,12 @@ _CHUNK = 1 << 16
 
 def keep_modelfile(data: bytes, store: Store) -> None:
     """Keep a Modelfile's bytes in the cache, under their digest."""
-    store.database.put(MODELFILE, str(Digest.of(data)), data)
+    store.cache.put(MODELFILE, str(Digest.of(data)), data)
 
 
 def modelfile_text(digest: Digest, store: Store) -> bytes | None:
     """The bytes of a Modelfile that was built from this store before, if they are known."""
-    return store.database.get(MODELFILE, str(digest))
+    return store.cache.get(MODELFILE, str(digest))
 
 
 class Script(NamedTuple):

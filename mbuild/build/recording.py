@@ -115,7 +115,7 @@ def described(record: BuildRecord, store: Store) -> list[Described]:
     """The steps of an earlier build with what was hashed for their keys, where it is kept."""
     from mbuild.build.explain import Described
 
-    known = store.database.get_many(DESCRIPTION, [step.key for step in record.steps if step.key])
+    known = store.cache.get_many(DESCRIPTION, [step.key for step in record.steps if step.key])
     return [
         Described(s.kind, s.role, s.subject, s.target, s.key, known.get(s.key))
         for s in record.steps

@@ -79,7 +79,7 @@ def read_recipe(data: bytes, filename: str, store: Store) -> tuple[Recipe, tuple
     nothing to do loads no grammar. Raises :class:`ModelfileError`.
     """
     key = hashlib.sha256(f"{RECIPE_VERSION} {__version__} {filename}\0".encode() + data).hexdigest()
-    remembered = store.database.get(RECIPE, key)
+    remembered = store.cache.get(RECIPE, key)
     if remembered is not None:
         with suppress(ValueError, TypeError):
             recipe, texts = remembered
@@ -88,7 +88,7 @@ def read_recipe(data: bytes, filename: str, store: Store) -> tuple[Recipe, tuple
 
     modelfile, problems = check(data, filename)
     asked, warnings = Recipe.of(modelfile), tuple(problem.message for problem in problems)
-    store.database.put(RECIPE, key, [asked.to_json(), warnings])
+    store.cache.put(RECIPE, key, [asked.to_json(), warnings])
     keep_modelfile(data, store)
     return asked, warnings
 

@@ -106,15 +106,14 @@ class Blobs:
         """Let a blob that a step made outlive the models that name it."""
         self._kept().add(digest)
 
-    def named(self, path: Path) -> Digest | None:
-        """The digest of a file that is a blob of this very store, None for any other file."""
-        if not path.name.startswith("sha256-"):
-            return None
-        with suppress(DigestError, OSError):
+    def named(self, path: Path, info: os.stat_result) -> Digest | None:
+        """The digest of a file with that ``stat`` that is a blob of this very store, else None."""
+        try:
             digest = Digest.parse(path.name)
-            if os.path.samefile(path, self.folder / digest.filename):
-                return digest
-        return None
+            same = os.path.samestat(info, (self.folder / digest.filename).stat())
+        except (DigestError, OSError):
+            return None
+        return digest if same else None
 
     def local_path(self, digest: Digest) -> Path:
         """The blob's file; raises :class:`DamagedError` when it is gone."""
@@ -142,9 +141,9 @@ class Blobs:
             return None
         folders = (self.folder, self._kept().folder, self.partial_folder)
         for folder in folders:
-            with suppress(OSError), open(folder / name, "rb") as file:
+            with suppress(OSError, ValueError), open(folder / name, "rb") as file:
                 file.seek(place.offset)
-                return file.read(place.size)
+                return file.read(min(place.size, os.fstat(file.fileno()).st_size))
         return None
 
     def read(self, digest: Digest, limit: int) -> bytes:

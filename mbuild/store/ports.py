@@ -8,18 +8,19 @@ is far away is asked about many keys at once, so every look-up has a form for ma
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Protocol, Self, TypeVar
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
+
+    from typing_extensions import Buffer
 
     from mbuild.core.digest import Digest
     from mbuild.store.copying import OpenFile
     from mbuild.store.manifest import Blob
     from mbuild.store.records import Place, RecordKind
-    from mbuild.store.writing import BlobWriter
 
 ValueT = TypeVar("ValueT")
 
@@ -54,6 +55,39 @@ class ActionCache(Protocol):
         """Write what was recorded; a cache that cannot be written is done without."""
 
 
+class Writer(Protocol):
+    """A blob under construction: write its bytes in order, then commit.
+
+    A context manager: what is not committed leaves nothing behind, but for the saved part
+    of a named one when the build was stopped.
+    """
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+
+    def write(self, data: Buffer) -> None:
+        """Append bytes."""
+
+    def save(self, then: Callable[[str, int], object]) -> None:
+        """Make what was written so far durable, and call ``then``, both on another thread.
+
+        It is given the path for :class:`Place`, and how many bytes are durable there.
+        """
+
+    def wait(self) -> None:
+        """Wait until everything is durable that was to be saved."""
+
+    def commit(self) -> Blob:
+        """Publish the blob under its digest; raises :class:`StoreError` (disk full, ...)."""
+
+    def __enter__(self) -> Self:
+        """The writer itself."""
+
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        """Discard or keep what was not committed."""
+
+
 class BlobStore(Protocol):
     """Content by its digest.
 
@@ -67,7 +101,7 @@ class BlobStore(Protocol):
     def has(self, digest: Digest, size: int) -> bool:
         """Whether a blob is here with that size; its content is not read."""
 
-    def missing(self, sizes: dict[Digest, int]) -> set[Digest]:
+    def missing(self, sizes: Mapping[Digest, int]) -> set[Digest]:
         """Of blobs and their sizes those that are neither here nor can be brought."""
 
     def bring(self, digest: Digest, size: int) -> bool:
@@ -95,7 +129,7 @@ class BlobStore(Protocol):
     def put(self, data: bytes) -> Blob:
         """Store bytes that are in memory."""
 
-    def writer(self, partial: str = "") -> BlobWriter:
+    def writer(self, partial: str = "") -> Writer:
         """Start a new blob; with ``partial`` its unfinished file outlives a kill."""
 
     def check_room(self, size: int) -> None:
@@ -104,8 +138,8 @@ class BlobStore(Protocol):
     def ingest(self, source: OpenFile, *, link: bool, progress: Callable[[int, int], None]) -> Blob:
         """Bring a user's file in, reading it once."""
 
-    def named(self, path: Path) -> Digest | None:
-        """The digest of a file that is a blob of this very store, None for any other file."""
+    def named(self, path: Path, info: os.stat_result) -> Digest | None:
+        """The digest of a file with that ``stat`` that is a blob of this very store, else None."""
 
 
 class FileDigests(Protocol):

@@ -45,6 +45,9 @@ class RecordKind(NamedTuple, Generic[ValueT]):
             return None
 
 
+_LARGEST_FILE = 1 << 63
+
+
 class Place(NamedTuple):
     """Where the bytes of a quantized range lie: in which file of the store, and their BLAKE3.
 
@@ -65,7 +68,10 @@ class Place(NamedTuple):
     def decode(cls, text: str) -> Place:
         """Read :meth:`encode`'s text; raises ValueError or TypeError for anything else."""
         path, offset, size, digest = json.loads(text)
-        return cls(str(path), int(offset), int(size), str(digest))
+        place = cls(str(path), int(offset), int(size), str(digest))
+        if not 0 <= place.offset <= place.offset + place.size < _LARGEST_FILE:
+            raise ValueError("no range of bytes")
+        return place
 
 
 def _json(value: Any) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from mbuild.core.names import ModelName
     from mbuild.store.kept import Kept
+    from mbuild.store.ports import ActionCache, FileDigests
 
 PRIVATE_FOLDER = ".mbuild"
 
@@ -84,12 +85,12 @@ class Store:
         return Database(self.private / "cache.db", self._warn)
 
     @property
-    def cache(self) -> Database:
+    def cache(self) -> ActionCache:
         """The records, as a build uses them."""
         return self.database
 
     @property
-    def files(self) -> Database:
+    def files(self) -> FileDigests:
         """The digests of this machine's files, as a build uses them."""
         return self.database
 

@@ -148,7 +148,7 @@ class LayerOrigin(NamedTuple):
         """The unquantized model, its tensors loaded on demand."""
         from mbuild.gguf.reader import open_gguf
 
-        path = context.store.blobs.path(self.layer.digest)
+        path = context.store.blobs.local_path(self.layer.digest)
         return stack.enter_context(open_gguf(path, name=self.name)).model()
 
     def learned(self, result: Result) -> LayerOrigin:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mbuild.quant.choose.imatrix import Imatrix
     from mbuild.quant.choose.recipes import Options as RecipeOptions
     from mbuild.quant.choose.types import FileType
-    from mbuild.store import Store
+    from mbuild.store.ports import BuildStore
 
 QUANTIZER_VERSION = 4
 """Counts up when a recipe or a kernel gives other bytes."""
@@ -157,7 +157,7 @@ class Quantize(BaseStep):
             digests = files.digests(context)
         results = []
         for number, (step, layer, existed) in enumerate(made):
-            facts = read_facts(context.store.blobs.path(layer.digest), step.origin.name)
+            facts = read_facts(context.store.blobs.local_path(layer.digest), step.origin.name)
             used = {name: digest for name, digest in digests.items() if name in origin.files}
             if step.quantization.imatrix is not None:
                 used[_IMATRIX] = digests[f"{_IMATRIX}{number}"]
@@ -327,7 +327,7 @@ class PlannedTensor(NamedTuple):
     size: int
 
 
-def preview(step: Quantize, store: Store) -> tuple[tuple[PlannedTensor, ...], int]:
+def preview(step: Quantize, store: BuildStore) -> tuple[tuple[PlannedTensor, ...], int]:
     """Each tensor's types and size in the order of the file, and the file's size in bytes.
 
     Only headers are read, and nothing is written. Raises what running the step
@@ -350,7 +350,7 @@ def preview(step: Quantize, store: Store) -> tuple[tuple[PlannedTensor, ...], in
     return rows, laid_out.size
 
 
-def unquantized_size(origin: Origin, store: Store) -> tuple[int, int]:
+def unquantized_size(origin: Origin, store: BuildStore) -> tuple[int, int]:
     """How long a source's unquantized GGUF file will be, and its largest tensor, in bytes.
 
     Only headers are read.
@@ -362,7 +362,7 @@ def unquantized_size(origin: Origin, store: Store) -> tuple[int, int]:
         return laid_out.size, max(laid_out.sizes, default=0)
 
 
-def _open_quietly(origin: Origin, store: Store, stack: ExitStack) -> Model:
+def _open_quietly(origin: Origin, store: BuildStore, stack: ExitStack) -> Model:
     """The model of an origin, without a word and without hashing files."""
     silent = StepContext(store, lambda done, total: None, lambda code, values: None, lambda t: None)
     opened = {name: stack.enter_context(open_source(f)) for name, f in origin.files.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,13 +13,13 @@ from mbuild.core.digest import BLAKE3, hashing
 from mbuild.gguf.model import InPieces, Tensor
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant.quantize import VERSION
-from mbuild.store.records import PLACE, SOURCE_RANGES, Place
+from mbuild.store.records import SOURCE_RANGES, Place
 
 if TYPE_CHECKING:
     from mbuild.build.steps.origins import Origin
     from mbuild.core.digest import Digest
     from mbuild.quant.choose.imatrix import Imatrix
-    from mbuild.store import Store
+    from mbuild.store.ports import BuildStore
 
 RANGE = 16 << 20
 """Bytes of a source tensor that are worked on at once: some hundredths of a second's work."""
@@ -94,13 +93,13 @@ class RangeCache:
     """
 
     def __init__(
-        self, store: Store, origin: Mapping[str, Any] | None, *, read: bool = True
+        self, store: BuildStore, origin: Mapping[str, Any] | None, *, read: bool = True
     ) -> None:
         self._store = store
         self._read = read
         self._digests: dict[str, str] = {}
         if read and origin is not None:
-            known = store.database.get(SOURCE_RANGES, _key([origin, RANGE]))
+            known = store.cache.get(SOURCE_RANGES, _key([origin, RANGE]))
             self._digests = dict(known or {})
 
     def source_digest(self, part: Range, load: Callable[[], Array]) -> str:
@@ -117,7 +116,7 @@ class RangeCache:
         fields = _fields_with(origin, files)
         if fields is not None:
             key = _key([fields, RANGE])
-            self._store.database.put(SOURCE_RANGES, key, self._digests)
+            self._store.cache.put(SOURCE_RANGES, key, self._digests)
 
     def key(self, source: str, part: Range, new: GGMLType, importances: Array | None) -> str:
         """The key of one quantized range."""
@@ -128,31 +127,22 @@ class RangeCache:
 
     def find(self, key: str) -> Made | None:
         """A quantized range, if its bytes are somewhere in the store and undamaged."""
-        places = self._store.database.find(PLACE, key) if self._read else {}
-        for where, place in places.items():
-            data = self._bytes_at(place)
+        places = self._store.cache.places([key]).get(key, []) if self._read else []
+        for place in places:
+            data = self._store.blobs.read_at(place)
             if data is None:
-                self._store.database.forget(PLACE, where)
+                self._store.cache.drop_place(key, place)
             elif len(data) == place.size and digest_of(data) == place.digest:
                 return Made(data, key, place.digest, found=True)
         return None
 
-    def _bytes_at(self, place: Place) -> bytes | None:
-        """What lies at a place; None when the file is gone, under its name and as a kept one."""
-        path = self._store.root / place.path
-        for file_path in (path, self._store.kept.folder / path.name):
-            with suppress(OSError), file_path.open("rb") as file:
-                file.seek(place.offset)
-                return file.read(place.size)
-        return None
-
     def record(self, key: str, place: Place) -> None:
         """Note a place where a quantized range lies, beside others; written by the next flush."""
-        self._store.database.put(PLACE, f"{key} {place.path}", place)
+        self._store.cache.add_place(key, place)
 
     def flush(self) -> None:
         """Write what was noted."""
-        self._store.database.flush()
+        self._store.cache.flush()
 
 
 def _fields_with(origin: Origin, files: Mapping[str, Digest]) -> Mapping[str, Any] | None:

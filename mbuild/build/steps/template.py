@@ -57,7 +57,7 @@ class DetectTemplate(BaseStep):
         (layer,) = inputs[0].layers
         if layer.media_type != MODEL:
             return Result()
-        path = context.store.blobs.path(layer.digest)
+        path = context.store.blobs.local_path(layer.digest)
         with open_gguf(path, name="the model") as file:
             text = file.get("tokenizer.chat_template")
             if not isinstance(text, str) or not text:
@@ -94,11 +94,11 @@ def _detect_once(
 
     made_of = json.dumps([__version__, text, bos, eos, adds_bos])
     key = hashlib.sha256(made_of.encode()).hexdigest()
-    database = context.store.database
-    remembered = database.get(CHAT_TEMPLATE, key)
+    cache = context.store.cache
+    remembered = cache.get(CHAT_TEMPLATE, key)
     if remembered is not None:
         return _Found(*remembered) if remembered else None
     detected = detect(text, bos, eos, adds_bos=adds_bos)
     found = _Found(detected.name, detected.template, list(detected.stop)) if detected else None
-    database.put(CHAT_TEMPLATE, key, list(found or ()))
+    cache.put(CHAT_TEMPLATE, key, list(found or ()))
     return found

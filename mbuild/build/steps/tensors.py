@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from mbuild.gguf.model import Entry
     from mbuild.quant.choose.imatrix import Imatrix
     from mbuild.store.manifest import Blob
-    from mbuild.store.writing import BlobWriter
+    from mbuild.store.ports import Writer
 
 _NAMED = 4  # tensors that were not in the cache are named if they are so few
 _SAVE_BYTES = 128 << 20  # output after which finished ranges are made durable
@@ -237,7 +237,7 @@ class _Lane:
         variant: Variant,
         work: _Work,
         cache: RangeCache,
-        writer: BlobWriter,
+        writer: Writer,
     ) -> None:
         self._index = index
         self._variant = variant

@@ -79,7 +79,7 @@ class ConvertCheckpoint(BaseStep):
             model = convert(checkpoint, outtype, pre=self.pre, warn=context.warn)
             layer, existed = write_layer(context, model, self.role.media_type, files)
             digests = files.digests(context)
-        facts = read_facts(context.store.blobs.path(layer.digest), source.name)
+        facts = read_facts(context.store.blobs.local_path(layer.digest), source.name)
         return Result((layer,), as_json(facts), existed, digests)
 
     def learned(self, result: Result) -> Step:
@@ -138,14 +138,14 @@ class ConvertAdapter(BaseStep):
         base = self.base or next(iter(inputs)).layers[0]
         source = self.source
         with ExitStack() as stack:
-            path = context.store.blobs.path(base.digest)
+            path = context.store.blobs.local_path(base.digest)
             header = stack.enter_context(open_gguf(path, name="the base model"))
             files = OpenFiles(source.files, stack)
             adapter = open_adapter(source.name, files.paths, context.warn)
             model = convert_adapter(adapter, base_of_model(header.model()))
             layer, existed = write_layer(context, model, ADAPTER, files)
             digests = files.digests(context)
-        facts = read_facts(context.store.blobs.path(layer.digest), source.name)
+        facts = read_facts(context.store.blobs.local_path(layer.digest), source.name)
         named = layer._replace(origin=source.name)
         return Result((named,), as_json(facts), existed, digests)
 

@@ -117,7 +117,7 @@ def _manifest(
     from mbuild.core.names import ModelName
 
     with suppress(MbuildError, ValueError, KeyError, TypeError):
-        text = store.database.get(STEP, key) if key else None
+        text = store.cache.get(STEP, key) if key else None
         if text is not None:
             data = Result.from_json(text).facts["manifest"].encode()
             return Manifest.decode(data, "the manifest in the cache")
