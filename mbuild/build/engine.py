@@ -21,7 +21,7 @@ from mbuild.build.graph import (
     in_order,
     names_of,
 )
-from mbuild.core.errors import CancelledError, MbuildError
+from mbuild.core.errors import MbuildError
 from mbuild.core.events import (
     BuildEvent,
     Cause,
@@ -36,7 +36,6 @@ from mbuild.store.records import DESCRIPTION, STEP
 
 if TYPE_CHECKING:
     import queue
-    import threading
     from concurrent.futures import Future
 
     from mbuild.store.ports import BuildStore
@@ -219,14 +218,15 @@ class _Run:
         steps: Sequence[Step],
     ) -> None:
         import queue
-        import threading
+
+        from mbuild.work.cancel import Cancel
 
         self._engine = engine
         self._outcome = outcome
         self._numbers = numbers
         self._steps = steps
         self._events: queue.SimpleQueue[BuildEvent | Future[Any]] = queue.SimpleQueue()
-        self._stop: threading.Event = threading.Event()
+        self._cancel = Cancel("the build was stopped")
 
     def events(self) -> Iterator[BuildEvent]:
         from concurrent.futures import Future, ThreadPoolExecutor
@@ -261,7 +261,7 @@ class _Run:
                         if waiting[user] == 0:
                             ready.append(user)
         finally:
-            self._stop.set()
+            self._cancel.cancel()
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _finish(self, step: Step, done: _Done) -> BuildEvent:
@@ -320,8 +320,7 @@ class _Run:
 
         def report(completed: int, total: int) -> None:
             nonlocal last
-            if self._stop.is_set():
-                raise CancelledError("the build was stopped")
+            self._cancel.check()
             now = time.monotonic()
             if total and (now - last >= _REPORT_SECONDS or completed >= total):
                 last = now

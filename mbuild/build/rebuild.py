@@ -224,8 +224,8 @@ def _first_difference(a: Store, left: Layer, b: Store, right: Layer) -> str:
     """Where two layers begin to differ, in words."""
     if left.digest == right.digest:
         return f"the same bytes, but {_about(left)} and {_about(right)}"
-    with suppress(OSError):
-        paths = a.blobs.path(left.digest), b.blobs.path(right.digest)
+    with suppress(OSError, StoreError):
+        paths = a.blobs.local_path(left.digest), b.blobs.local_path(right.digest)
         offset = first_difference(*paths)
         if offset is None:
             return "the same bytes: one of them is not what its digest says"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from mbuild.build.graph import BaseStep, Result, Step, StepContext, variant_label
-from mbuild.build.steps.layers import MAX_SMALL_BLOB, put_layer
+from mbuild.build.steps.layers import put_layer
 from mbuild.core import gojson
-from mbuild.core.errors import DamagedError, SourceError
+from mbuild.core.errors import SourceError
 from mbuild.store import Layer
 from mbuild.store.manifest import CONFIG_TYPE
 from mbuild.store.media import DRAFT, MODEL
@@ -69,7 +68,11 @@ class MakeConfig(BaseStep):
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
         """Merge and store."""
-        merged: dict[str, Any] = dict(_read_config(context, self.base)) if self.base else {}
+        from mbuild.store.contents import read_object
+
+        merged: dict[str, Any] = {}
+        if self.base is not None:
+            merged.update(read_object(context.store.blobs, self.base))
         if self.base is None:
             check_one_model(self.inputs, inputs)
         for result in inputs:
@@ -120,14 +123,3 @@ def _draft_facts(result: Result) -> Mapping[str, str]:
     """What Ollama's config says of a draft (``model.Draft`` in types/model/config.go)."""
     facts = result.facts
     return {"model_format": facts["model_format"], "architecture": facts["model_family"]}
-
-
-def _read_config(context: StepContext, layer: Layer) -> Mapping[str, Any]:
-    data = context.store.blobs.read(layer.digest, MAX_SMALL_BLOB)
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise DamagedError(f"the config of the base model is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise DamagedError("the config of the base model is not a JSON object")
-    return value

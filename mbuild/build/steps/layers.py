@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,11 +9,8 @@ from typing import Any, ClassVar
 from mbuild.build.graph import BaseStep, Result, Step, StepContext, variant_label
 from mbuild.build.sources.values import Material
 from mbuild.core import gojson
-from mbuild.core.errors import DamagedError
 from mbuild.store import Layer
 from mbuild.store.media import PARAMS
-
-MAX_SMALL_BLOB = 64 << 20
 
 
 def put_layer(context: StepContext, media_type: str, data: bytes) -> Result:
@@ -93,22 +89,14 @@ class MergeParameters(BaseStep):
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
         """Merge and store; numbers of the base come out as Go writes them."""
-        merged = dict(read_parameters(context, self.base)) if self.base else {}
+        from mbuild.store.contents import Numbers, read_object
+
+        merged: dict[str, Any] = {}
+        if self.base is not None:
+            merged.update(read_object(context.store.blobs, self.base, Numbers.AS_IN_GO))
         for result in inputs:
             merged.update(result.facts.get("parameters", {}))
         merged.update(self.values)
         if not merged:
             return Result()
         return put_layer(context, PARAMS, gojson.dumps(merged, sort_keys=True))
-
-
-def read_parameters(context: StepContext, layer: Layer) -> Mapping[str, Any]:
-    """A params layer's values, every number a float as in Go; raises :class:`DamagedError`."""
-    data = context.store.blobs.read(layer.digest, MAX_SMALL_BLOB)
-    try:
-        value = json.loads(data, parse_int=float)
-    except (ValueError, RecursionError) as error:
-        raise DamagedError(f"the parameters of the base model are not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise DamagedError("the parameters of the base model are not a JSON object")
-    return value

@@ -9,7 +9,6 @@ cut and needs no more memory than others, and a model of small tensors keeps all
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -39,6 +38,7 @@ from mbuild.gguf.writer import SLICE, layout, padded
 from mbuild.quant.quantize import SOURCES, NotFiniteError, quantize
 from mbuild.store.records import Place
 from mbuild.work.ahead import Ahead, Job, budget
+from mbuild.work.beside import Beside
 from mbuild.work.cores import cores
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from mbuild.quant.choose.imatrix import Imatrix
     from mbuild.store.manifest import Blob
     from mbuild.store.ports import Writer
+    from mbuild.work.cancel import Cancel
 
 _NAMED = 4  # tensors that were not in the cache are named if they are so few
 _SAVE_BYTES = 128 << 20  # output after which finished ranges are made durable
@@ -100,25 +101,26 @@ def write_variants(
 
 def _run_lanes(lanes: Sequence[_Lane], work: _Work, report: Callable[[int], None]) -> None:
     """Run all lanes to their ends; the first error stops the others and is raised."""
-    threads = [threading.Thread(target=lane.run, name="mbuild-variant") for lane in lanes[1:]]
-    lanes[0].report = lambda: report(sum(lane.writer.size for lane in lanes))
+    others = [Beside(lane.beside, "mbuild-variant") for lane in lanes[1:]]
+
+    def tell() -> None:
+        if work.error is None:
+            report(sum(lane.writer.size for lane in lanes))
+
+    lanes[0].report = tell
     with reused():
         work.ahead.start()
-        for thread in threads:
-            thread.start()
+        for other in others:
+            other.start()
         try:
             lanes[0].run()
-            while any(thread.is_alive() for thread in threads):
-                threads[-1].join(0.1)
-                for thread in threads:
-                    thread.join(0.01)
-                if work.error is None:
-                    report(sum(lane.writer.size for lane in lanes))
+            for other in others:
+                other.wait(tell)
         except BaseException as error:
             work.fail(error)
         finally:
-            for thread in threads:
-                thread.join()
+            for other in others:
+                other.stop()
             work.ahead.stop()
     if work.error is not None:
         raise work.error
@@ -286,6 +288,10 @@ class _Lane:
                 with suppress(MbuildError):
                     self._save()
                     self.writer.wait()
+
+    def beside(self, cancel: Cancel) -> None:
+        """As :meth:`run`, on a thread of its own; what ends it is an error of the work."""
+        self.run()
 
     def _note(self, part: Range, made: Made) -> None:
         """Remember where a quantized range will lie in the file."""

@@ -230,7 +230,7 @@ def _blob(job: _Job, layer: Layer) -> Iterator[tuple[OpenFile, Callable[[], None
             hint="mbuild verify reports how to repair it",
         )
     with (
-        OpenFile.open(store.blobs.path(layer.digest), f"{name} ({layer.kind})") as source,
+        OpenFile.open(store.blobs.local_path(layer.digest), f"{name} ({layer.kind})") as source,
         checked(source, layer.digest, job.tick) as show,
     ):
         yield source, show

@@ -175,7 +175,7 @@ def _is_good(store: Store, layer: Layer) -> bool:
     """Whether the store has a blob whose bytes are those of its digest."""
     if not store.blobs.has(layer.digest, layer.size):
         return False
-    with OpenFile.open(store.blobs.path(layer.digest), str(layer.digest)) as file:
+    with OpenFile.open(store.blobs.local_path(layer.digest), str(layer.digest)) as file:
         return hash_file(file.fd, file.size, lambda done, total: None) == layer.digest
 
 

@@ -48,7 +48,7 @@ def model_side(store: Store, stored: StoredManifest) -> Side:
                     hint="mbuild verify reports how to repair it",
                 )
             kind = layer.kind if number == 1 else f"{layer.kind} {number}"
-            path = store.blobs.path(layer.digest)
+            path = store.blobs.local_path(layer.digest)
             weights[kind] = Weights(path, f"{stored.name} ({kind})", layer.digest)
     return Side(str(stored.name), read_contents(store.blobs, stored), weights)
 
