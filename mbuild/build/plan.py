@@ -32,7 +32,7 @@ from mbuild.build.steps.origins import CheckpointOrigin, GGUFOrigin, LayerOrigin
 from mbuild.core import gojson
 from mbuild.core.errors import UnsupportedError, UsageError
 from mbuild.store import Layer
-from mbuild.store.media import LICENSE, MESSAGES, MODEL, PARAMS, SYSTEM, TEMPLATE
+from mbuild.store.media import LICENSE, MEDIA_TYPES, MESSAGES, MODEL, PARAMS, SYSTEM, TEMPLATE, Rule
 
 if TYPE_CHECKING:
     from mbuild.build.graph import Step
@@ -139,7 +139,7 @@ def _plan(
     models = entries.steps()
     detected = (DetectTemplate(models[:1], variant),) if base is None else ()
     for template in detected:
-        entries.append(template, TEMPLATE)
+        entries.put(template, TEMPLATE)
     adapters = tuple(
         share(_adapter(adapter, entries, options, variant)) for adapter in sources.adapters
     )
@@ -181,9 +181,10 @@ class _Entries:
         """Add a step's layers at the end."""
         self._entries.append((media_type, step))
 
-    def replace(self, step: Step, media_type: str) -> None:
-        """Drop the layers of that type and add the step's at the end."""
-        self._entries = [entry for entry in self._entries if entry[0] != media_type]
+    def put(self, step: Step, media_type: str) -> None:
+        """Add a step's layers at the end, beside or instead of those of their type: its rule."""
+        if MEDIA_TYPES[media_type].rule in (Rule.REPLACED, Rule.MERGED):
+            self._entries = [entry for entry in self._entries if entry[0] != media_type]
         self.append(step, media_type)
 
     def put_in_place(self, step: Step, media_type: str) -> None:
@@ -212,22 +213,22 @@ def _add_texts(
 ) -> None:
     """Template, system, licenses, parameters, messages: replaced, added or merged."""
     if recipe.template:
-        entries.replace(share(PutLayer(TEMPLATE, recipe.template)), TEMPLATE)
+        entries.put(share(PutLayer(TEMPLATE, recipe.template)), TEMPLATE)
     if recipe.system:
-        entries.replace(share(PutLayer(SYSTEM, recipe.system)), SYSTEM)
+        entries.put(share(PutLayer(SYSTEM, recipe.system)), SYSTEM)
     carried = {layer.digest for layer in entries.inherited(LICENSE)}
     for text in recipe.licenses:
         if _digest(text) not in carried:  # Ollama adds it again at every build
-            entries.append(share(PutLayer(LICENSE, text)), LICENSE)
+            entries.put(share(PutLayer(LICENSE, text)), LICENSE)
     inherited = entries.inherited(PARAMS)
     if recipe.parameters or inherited or detected:
         base = inherited[-1] if inherited else None
         merged = MergeParameters(recipe.parameters, base, detected, variant if detected else "")
-        entries.replace(share(merged), PARAMS)
+        entries.put(share(merged), PARAMS)
     if recipe.messages:
         messages = [_message(*message) for message in recipe.messages]
         text = gojson.dumps(messages).decode()
-        entries.replace(share(PutLayer(MESSAGES, text)), MESSAGES)
+        entries.put(share(PutLayer(MESSAGES, text)), MESSAGES)
 
 
 def _message(role: str, content: str, further: Mapping[str, Any] | None = None) -> dict[str, Any]:

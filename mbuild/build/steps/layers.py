@@ -10,7 +10,7 @@ from mbuild.build.graph import BaseStep, Result, Step, StepContext, variant_labe
 from mbuild.build.sources.values import Material
 from mbuild.core import gojson
 from mbuild.store import Layer
-from mbuild.store.media import PARAMS
+from mbuild.store.media import MEDIA_TYPES, PARAMS
 
 
 def put_layer(context: StepContext, media_type: str, data: bytes) -> Result:
@@ -37,8 +37,8 @@ class PutLayer(BaseStep):
 
     @property
     def kind(self) -> str:
-        """The media type's last word."""
-        return self.media_type.rpartition(".")[2]
+        """The media type's short name."""
+        return MEDIA_TYPES[self.media_type].name
 
     @property
     def label(self) -> str:
