@@ -35,6 +35,17 @@ def test_only_what_a_modelfile_has_a_word_for_changes() -> None:
     assert all((row.rule is Rule.KEPT) == (not row.word) for row in ROWS)
 
 
+def test_the_rules_are_those_of_ollama() -> None:
+    """Of a template there is one, licenses add up, parameters are merged key by key."""
+    rules = {row.name: row.rule for row in ROWS if row.word}
+    assert {name for name, rule in rules.items() if rule is Rule.REPLACED} == {
+        "system",
+        "template",
+        "messages",
+    }
+    assert {name for name, rule in rules.items() if rule is Rule.MERGED} == {"params"}
+
+
 def test_exported_files_of_one_model_have_names_of_their_own() -> None:
     """Every type that holds a GGUF file has a pattern for its name, and no two give the same."""
     names = [MEDIA_TYPES[text].file.format(stem="m", n="") for text in GGUF]
