@@ -119,7 +119,9 @@ class Blobs:
         """The blob's file; raises :class:`DamagedError` when it is gone."""
         path = self.path(digest)
         if self.size(digest) is None:
-            raise self._gone(digest, path, FileNotFoundError(errno.ENOENT, "no such file"))
+            raise self._gone(
+                digest, path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            )
         return path
 
     def open(self, digest: Digest) -> BinaryIO:
