@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from mbuild.core.digest import Digest
+from mbuild.core.digest import BLAKE3, Digest
 from mbuild.core.errors import DamagedError
 from mbuild.store.copying import OpenFile
 from mbuild.store.manifest import Blob
@@ -180,7 +180,7 @@ class MemoryBlobs:
         data = os.pread(source.fd, source.size, 0)
         source.check_unchanged()
         progress(source.size, source.size)
-        return self.put(data)
+        return self.put(data)._replace(blake3=Digest.of(data, BLAKE3))
 
     def named(self, path: Path, info: os.stat_result) -> Digest | None:
         """No file is a blob."""
@@ -189,6 +189,9 @@ class MemoryBlobs:
 
 class MemoryFiles:
     """Digests of files, never trusted later."""
+
+    def __init__(self) -> None:
+        self._aliases: dict[Digest, Digest] = {}
 
     def file_digest(self, info: os.stat_result) -> Digest | None:
         """Nothing is remembered."""
@@ -205,6 +208,17 @@ class MemoryFiles:
         self, before: os.stat_result, now: os.stat_result, digest: Digest, hashed_ns: int
     ) -> None:
         """Forget it."""
+
+    def remember_content(self, size: int, digest: Digest) -> None:
+        """Forget it."""
+
+    def alias(self, digest: Digest) -> Digest | None:
+        """The other digest."""
+        return self._aliases.get(digest)
+
+    def remember_alias(self, one: Digest, other: Digest) -> None:
+        """Both ways."""
+        self._aliases |= {one: other, other: one}
 
 
 class MemoryStore:

@@ -125,7 +125,7 @@ def explain(new: Sequence[Described], old: Sequence[Described], store: Store) ->
     from mbuild.build.sources.reading import read_text
 
     return [
-        _explanation(step, before, partial(read_text, store), store.database.alias)
+        _explanation(step, before, partial(read_text, store), store.files.alias)
         for step, before in zip(new, match(new, old), strict=True)
     ]
 

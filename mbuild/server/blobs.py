@@ -113,8 +113,8 @@ def _commit(store: Store, writer: BlobWriter, digest: Digest, text: str) -> Resp
         store.uploads.add(digest, is_new=is_new)
         blob = writer.commit()
         if blob.blake3 is not None:
-            store.database.remember_alias(digest, blob.blake3)
-            store.database.remember_content(blob.size, blob.blake3)
+            store.files.remember_alias(digest, blob.blake3)
+            store.files.remember_content(blob.size, blob.blake3)
         return Response(status_code=201 if is_new else 200)
 
 

@@ -190,16 +190,13 @@ class Database:
 
     def alias(self, digest: Digest) -> Digest | None:
         """The other digest of the content with that one: BLAKE3 for SHA-256, and back."""
-        text = self.get(ALIAS, str(digest))
-        with suppress(DigestError):
-            return Digest.parse_any(text) if text else None
-        return None
+        return self.get(ALIAS, str(digest))
 
     def remember_alias(self, one: Digest, other: Digest) -> None:
         """Record that two digests, a SHA-256 and a BLAKE3, are of the very same bytes."""
-        if self.get(ALIAS, str(one)) != str(other):
-            self.put(ALIAS, str(one), str(other))
-            self.put(ALIAS, str(other), str(one))
+        if self.get(ALIAS, str(one)) != other:
+            self.put(ALIAS, str(one), other)
+            self.put(ALIAS, str(other), one)
 
     # Blobs that lost a model and wait for a moment without builders.
 

@@ -143,7 +143,7 @@ class BlobStore(Protocol):
 
 
 class FileDigests(Protocol):
-    """Digests of this machine's files, by their ``stat``; never shared."""
+    """Digests of this machine's files, by their ``stat`` and by each other."""
 
     def file_digest(self, info: os.stat_result) -> Digest | None:
         """The digest of the file with that ``stat``, if it cannot have changed since."""
@@ -158,6 +158,15 @@ class FileDigests(Protocol):
         self, before: os.stat_result, now: os.stat_result, digest: Digest, hashed_ns: int
     ) -> None:
         """As :meth:`remember_file`, of a file that this process has hard-linked since."""
+
+    def remember_content(self, size: int, digest: Digest) -> None:
+        """Record that such a content was read, whoever has it."""
+
+    def alias(self, digest: Digest) -> Digest | None:
+        """The other digest of the content with that one: BLAKE3 for SHA-256, and back."""
+
+    def remember_alias(self, one: Digest, other: Digest) -> None:
+        """Record that two digests are of the very same bytes."""
 
 
 class BuildStore(Protocol):

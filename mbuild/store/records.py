@@ -11,6 +11,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from mbuild.core.digest import Digest, DigestError
+
 ValueT = TypeVar("ValueT")
 
 
@@ -41,7 +43,7 @@ class RecordKind(NamedTuple, Generic[ValueT]):
             return None
         try:
             return self.decode(text)
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError, RecursionError, DigestError):
             return None
 
 
@@ -176,14 +178,14 @@ CONTENT: RecordKind[bool] = RecordKind(
     lambda _: "",
     _nothing,
 )
-ALIAS: RecordKind[str] = RecordKind(
+ALIAS: RecordKind[Digest] = RecordKind(
     "alias",
     1,
     "the SHA-256 or the BLAKE3 of a content",
     "its other digest: what one side knows it by leads to what the other does",
     True,
     str,
-    str,
+    Digest.parse_any,
 )
 
 RECORDS: tuple[RecordKind[Any], ...] = (

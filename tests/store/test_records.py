@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mbuild.core.digest import BLAKE3, Digest
 from mbuild.store import records
 from mbuild.store.database import Database
 from mbuild.store.records import RECORDS, Place, RecordKind
@@ -25,6 +26,7 @@ SAMPLES: dict[str, Any] = {
     "modelfile": bytes(range(256)),
     "text": '{"a": "é"}\n',
     "manifest": b'{"schemaVersion":2}\n',
+    "alias": Digest("0" * 64, BLAKE3),
     "made": True,
     "content": True,
 }

@@ -28,7 +28,7 @@ def kind_of(file: SourceFile, store: Store) -> str:
     Of a file that cannot be read its name tells; whoever builds from it says what is wrong.
     """
     if file.content is not None:
-        known = store.database.get(GGUF_KIND, str(file.content))
+        known = store.cache.get(GGUF_KIND, str(file.content))
         if known is not None:
             return known
     from mbuild.gguf.facts import describe
@@ -40,7 +40,7 @@ def kind_of(file: SourceFile, store: Store) -> str:
     except (MbuildError, OSError):
         return PROJECTOR if "mmproj" in file.name.lower() else MODEL
     if file.content is not None:
-        store.database.put(GGUF_KIND, str(file.content), kind)
+        store.cache.put(GGUF_KIND, str(file.content), kind)
     return kind
 
 

@@ -86,23 +86,23 @@ def local_file(path: Path, name: str, store: Store) -> SourceFile:
     except OSError as error:
         raise SourceError(f"{name}: {error.strerror}") from None
     check_regular(info, name)
-    own = store.blobs.named(path)
+    own = store.blobs.named(path, info)
     if own is not None:
         stamp = FileStamp.of(info, is_blob=True)
-        return SourceFile(name, path, stamp, store.database.alias(own), own)
+        return SourceFile(name, path, stamp, store.files.alias(own), own)
     file = SourceFile(name, path, FileStamp.of(info), None)
-    known = store.database.file_digest(info)
+    known = store.files.file_digest(info)
     if known is None:
         return file
     file = file.known_by(known)
     # Before the store knew files by BLAKE3 it remembered their SHA-256.
-    return file if file.digest else file._replace(digest=store.database.alias(known))
+    return file if file.digest else file._replace(digest=store.files.alias(known))
 
 
 def stored_blob(path: Path, name: str, digest: Digest, store: Store) -> SourceFile:
     """A blob of the store as a file; raises OSError when it is not there."""
     stamp = FileStamp.of(path.stat(), is_blob=True)
-    return SourceFile(name, path, stamp, store.database.alias(digest), digest)
+    return SourceFile(name, path, stamp, store.files.alias(digest), digest)
 
 
 class Disk:

@@ -12,8 +12,8 @@ from mbuild.store.records import TEXT
 
 if TYPE_CHECKING:
     from mbuild.build.sources.values import SourceFile
-    from mbuild.store import Store
     from mbuild.store.copying import OpenFile
+    from mbuild.store.ports import BuildStore
 
 MAX_TEXT_BYTES = 64 << 10
 
@@ -39,20 +39,20 @@ def read_digests(
     return file._replace(digest=blake3, sha256=sha256)
 
 
-def remember(store: Store, opened: OpenFile, file: SourceFile, started: int) -> None:
+def remember(store: BuildStore, opened: OpenFile, file: SourceFile, started: int) -> None:
     """Keep what :func:`read_digests` gave, by the file's ``stat`` and by each other.
 
     ``started`` is the time just before the first byte was hashed
     (:meth:`OpenFile.start_of_hashing`).
     """
     assert file.digest is not None
-    store.database.remember_file(opened.info, file.digest, started)
+    store.files.remember_file(opened.info, file.digest, started)
     if file.sha256 is not None:
-        store.database.remember_alias(file.sha256, file.digest)
+        store.files.remember_alias(file.sha256, file.digest)
     keep_text(store, file.name, opened.reading_path, file.digest)
 
 
-def keep_text(store: Store, name: str, path: Path, digest: Digest) -> None:
+def keep_text(store: BuildStore, name: str, path: Path, digest: Digest) -> None:
     """Keep a small JSON file's text, so that a later build can tell which value changed."""
     if not name.endswith(".json") or read_text(store, digest) is not None:
         return
@@ -63,9 +63,9 @@ def keep_text(store: Store, name: str, path: Path, digest: Digest) -> None:
     except (OSError, ValueError):
         return
     if len(data) <= MAX_TEXT_BYTES and Digest.of(data, digest.algorithm) == digest:
-        store.database.put(TEXT, str(digest), text)
+        store.cache.put(TEXT, str(digest), text)
 
 
-def read_text(store: Store, digest: Digest) -> str | None:
+def read_text(store: BuildStore, digest: Digest) -> str | None:
     """The text of a small JSON file by its digest, if it was kept."""
-    return store.database.get(TEXT, str(digest))
+    return store.cache.get(TEXT, str(digest))

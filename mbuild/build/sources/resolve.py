@@ -135,7 +135,7 @@ class Resolver:
                     self._names.words.damaged.format(value=value, digest=layer.digest),
                     hint="build or pull that model again",
                 )
-            if layer.media_type == MODEL and (alias := self._store.database.alias(layer.digest)):
+            if layer.media_type == MODEL and (alias := self._store.files.alias(layer.digest)):
                 aliases[layer.digest] = alias
         return StoredModel(stored.name, stored.id, stored.manifest, aliases)
 
@@ -232,7 +232,7 @@ class Resolver:
         """
         files = [self._with_sha256(file) for file in files] if self._hash_files else files
         unknown = sorted((f for f in files if is_unknown(f)), key=lambda file: file.stamp.size)
-        known = self._store.database.content_known
+        known = self._store.files.content_known
         if not self._hash_files and not all(known(file.stamp.size) for file in unknown):
             return tuple(files)
         found: dict[str, SourceFile] = {}
@@ -246,7 +246,7 @@ class Resolver:
         """The file with its other digest, where the store knows it and a lock names it so."""
         if file.sha256 is not None or file.digest is None or not file.is_locked_by_sha256:
             return file
-        return file._replace(sha256=self._store.database.alias(file.digest))
+        return file._replace(sha256=self._store.files.alias(file.digest))
 
     def _hash(self, source: SourceFile) -> tuple[SourceFile, bool]:
         """Read a file for its digest, and remember it; whether no such content was read before."""
@@ -259,7 +259,7 @@ class Resolver:
             twice = self._hash_files and source.is_locked_by_sha256
             known = read_digests(file, source, lambda done, total: None, twice=twice)
             file.check_unchanged(change_time=source.stamp.ctime_ns is not None)
-            is_new = not self._store.database.content_known(file.size, known.digest)
+            is_new = not self._store.files.content_known(file.size, known.digest)
             remember(self._store, file, known, started)
         return known, is_new
 

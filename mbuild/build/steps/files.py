@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from mbuild.build.graph import StepContext
 from mbuild.build.sources.reading import keep_text, read_digests, remember
@@ -11,6 +12,9 @@ from mbuild.build.sources.values import SourceFile
 from mbuild.core.digest import Digest
 from mbuild.core.errors import SourceError
 from mbuild.store.copying import OpenFile
+
+if TYPE_CHECKING:
+    from mbuild.work.cancel import Cancel
 
 
 def open_source(file: SourceFile) -> OpenFile:
@@ -34,44 +38,28 @@ class OpenFiles:
     def __init__(
         self, files: Mapping[str, SourceFile], stack: ExitStack, *, by_name: bool = False
     ) -> None:
-        import threading
+        from mbuild.work.beside import Beside
 
         self._sources = dict(files)
         self._by_name = by_name
         self._opened = {name: stack.enter_context(open_source(f)) for name, f in files.items()}
         self.paths = {name: file.reading_path for name, file in self._opened.items()}
         self._found: dict[str, tuple[SourceFile, int]] = {}
-        self._error: Exception | None = None
-        self._stop = False
-        self._thread = threading.Thread(target=self._hash, name="mbuild-hash", daemon=True)
-        stack.callback(self._end)
-        self._thread.start()
+        self._hashing = stack.enter_context(Beside(self._hash, "mbuild-hash"))
 
-    def _hash(self) -> None:
-        try:
-            for name, file in self._opened.items():
-                source = self._sources[name]
-                if (source.content if self._by_name else source.digest) is None:
-                    started = file.start_of_hashing()
-                    self._found[name] = (read_digests(file, source, self._check), started)
-        except Exception as error:  # raised again by finish()
-            self._error = error
+    def _hash(self, cancel: Cancel) -> None:
+        def check(completed: int, total: int) -> None:
+            cancel.check()
 
-    def _check(self, completed: int, total: int) -> None:
-        if self._stop:
-            raise SourceError("stopped")
-
-    def _end(self) -> None:
-        self._stop = True
-        self._thread.join()
+        for name, file in self._opened.items():
+            source = self._sources[name]
+            if (source.content if self._by_name else source.digest) is None:
+                started = file.start_of_hashing()
+                self._found[name] = (read_digests(file, source, check), started)
 
     def finish(self, context: StepContext) -> None:
         """Wait for the hashing; the files must not have changed meanwhile."""
-        while self._thread.is_alive():
-            self._thread.join(0.1)
-            context.report(0, 0)
-        if self._error is not None:
-            raise self._error
+        self._hashing.wait(lambda: context.report(0, 0))
         for name, file in self._opened.items():
             file.check_unchanged(change_time=self._sources[name].stamp.ctime_ns is not None)
 

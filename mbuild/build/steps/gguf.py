@@ -113,7 +113,7 @@ class ImportGGUF(BaseStep):
             _layer_type(self.role, read_facts(opened.reading_path, self.file.name), self.file.name)
             check_loadable(opened.reading_path, self.file.name)
             blob = _bring_in(context, opened, link=self.link)
-        facts = read_facts(context.store.blobs.path(blob.digest), self.file.name)
+        facts = read_facts(context.store.blobs.local_path(blob.digest), self.file.name)
         media_type = _layer_type(self.role, facts, self.file.name)
         origin = self.file.name if media_type == ADAPTER else ""
         layer = Layer(media_type, blob.digest, blob.size, origin)
@@ -183,7 +183,7 @@ class MergeGGUF(BaseStep):
             check_hyperparameters(model.metadata, name)
             layer, existed = write_layer(context, model, MODEL, files)
             digests = files.digests(context)
-        facts = read_facts(context.store.blobs.path(layer.digest), name)
+        facts = read_facts(context.store.blobs.local_path(layer.digest), name)
         layer = layer._replace(media_type=_layer_type(self.role, facts, name))
         return Result((layer,), as_json(facts), existed, digests)
 
@@ -204,18 +204,18 @@ def _bring_in(context: StepContext, opened: OpenFile, *, link: bool) -> Blob:
     from mbuild.store.manifest import Blob
 
     store = context.store
-    own = store.blobs.named(opened.path)
+    own = store.blobs.named(opened.path, opened.info)
     if own is not None:
         return Blob(own, opened.size, existed=True)
     started = opened.start_of_hashing()
     blob = store.blobs.ingest(opened, link=link, progress=context.report)
     assert blob.blake3 is not None
-    store.database.remember_alias(blob.digest, blob.blake3)
+    store.files.remember_alias(blob.digest, blob.blake3)
     if blob.linked:
         now = os.fstat(opened.fd)
-        store.database.remember_linked(opened.info, now, blob.blake3, started)
+        store.files.remember_linked(opened.info, now, blob.blake3, started)
     else:
-        store.database.remember_file(opened.info, blob.blake3, started)
+        store.files.remember_file(opened.info, blob.blake3, started)
     return blob
 
 
