@@ -44,6 +44,9 @@ FUNCTIONS = {
 }
 """Functions that return sentences which are handed on as values."""
 
+MANY = 4
+"""More hints than these stand once where they are those of the message above."""
+
 VALUE_ERRORS = frozenset(("core/units.py",))
 """Files whose ValueErrors are shown as they are."""
 
@@ -120,7 +123,7 @@ class Messages(Texts):
         for node in ast.walk(module.tree):
             if isinstance(node, ast.Call):
                 yield from self._of_call(module, node)
-            elif isinstance(node, (ast.Assign, ast.AugAssign)) and _collects(node):
+            elif isinstance(node, (ast.Assign, ast.AugAssign)) and _collects(module, node):
                 for text in self.texts(module, node.value, {}, ()):
                     if has_words(text):
                         yield Message(module.file, node.lineno, "warning", text)
@@ -130,9 +133,18 @@ class Messages(Texts):
                         yield Message(module.file, node.lineno, kind, text)
         for file, name, kind in TABLES:
             if file == module.file:
-                table = module.constants[name]
-                for text in self.texts(module, table, {}, ()):
-                    yield Message(module.file, table.lineno, kind, text)
+                yield from self._of_table(module, name, kind)
+
+    def _of_table(self, module: Module, name: str, kind: str) -> Iterator[Message]:
+        """A table's sentences; a row of two is one with its hint."""
+        table = module.constants[name]
+        assert isinstance(table, ast.Dict), name
+        for row in table.values:
+            text, hint = row.elts if isinstance(row, ast.Tuple) else (row, None)
+            hints = [*self.texts(module, hint, {}, ())] if hint is not None else [""]
+            for words in self.texts(module, text, {}, ()):
+                for remedy in hints:
+                    yield Message(module.file, row.lineno, kind, words, remedy)
 
     def _of_call(self, module: Module, node: ast.Call) -> Iterator[Message]:
         kind = self._kind(module, node)
@@ -175,10 +187,10 @@ class Messages(Texts):
         return "warning" if name in WARNINGS else ""
 
 
-def _collects(node: ast.Assign | ast.AugAssign) -> bool:
-    """Whether a statement begins or adds to a list of warnings."""
+def _collects(module: Module, node: ast.Assign | ast.AugAssign) -> bool:
+    """Whether a statement begins or adds to a conversion's list of warnings."""
     target = node.target if isinstance(node, ast.AugAssign) else node.targets[0]
-    return isinstance(target, ast.Name) and target.id == "warnings"
+    return is_name(target) and target.id == "warnings" and module.file.startswith("convert/")
 
 
 def _kind_of_function(module: Module, node: ast.FunctionDef) -> str:
@@ -197,9 +209,12 @@ def page(messages: Sequence[Message], command: str) -> str:
         for message in of_file:
             found = hints.setdefault((message.kind, message.text), [])
             found += [message.hint] if message.hint else []
+        before: list[str] = []
         for (kind, text), remedies in hints.items():
             lines.append(f"- {kind}: {_escaped(text)}")
-            lines += [f"  - {_escaped(hint)}" for hint in sorted(remedies)]
+            many = len(remedies) > MANY and sorted(remedies) == before
+            before = sorted(remedies)
+            lines += ["  - as above"] if many else [f"  - {_escaped(hint)}" for hint in before]
     return "\n".join(lines) + "\n"
 
 

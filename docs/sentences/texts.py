@@ -133,6 +133,7 @@ class Texts(Trees):
                 | ast.NamedExpr(value=body)
                 | ast.Starred(value=body)
                 | ast.ListComp(elt=body)
+                | ast.DictComp(value=body)
                 | ast.GeneratorExp(elt=body)
             ):
                 yield from self.texts(module, body, way, seen)
@@ -224,6 +225,8 @@ class Texts(Trees):
             yield from self.texts(module, node.args[0], way, seen)
         elif isinstance(function, ast.Subscript):
             yield from self.texts(module, function, way, seen)
+        elif isinstance(function, ast.Attribute) and function.attr == "get":
+            yield from self._part(module, function.value, function, way, seen)
         elif isinstance(function, ast.Attribute) and isinstance(function.value, texts):
             if function.attr == "join":
                 yield f"{{{_word(node)}}}"

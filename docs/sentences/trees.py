@@ -21,6 +21,7 @@ class Module:
 
     def __init__(self, path: Path) -> None:
         self.file = path.relative_to(ROOT).as_posix()
+        self.name = dotted(path)
         self.tree = ast.parse(path.read_text(encoding="utf-8"))
         self.functions: dict[str, Function] = {}
         self.calls: dict[str, list[ast.Call]] = {}
@@ -54,7 +55,7 @@ class Trees:
 
     def __init__(self) -> None:
         paths = sorted(ROOT.rglob("*.py"))
-        self.modules = {_dotted(path): Module(path) for path in paths}
+        self.modules = {dotted(path): Module(path) for path in paths}
         self._callers: dict[str, list[tuple[Module, ast.Call]]] = {}
         for module in self.modules.values():
             for name, calls in module.calls.items():
@@ -70,7 +71,7 @@ class Trees:
             if is_method:
                 known = self.is_of_class(module, function, other, call)
             else:
-                known = other is module or function.name in other.imports
+                known = other is module or (module.name, function.name) in other.imports.values()
             if known:
                 yield other, call
 
@@ -190,7 +191,8 @@ def default(function: Function, name: str) -> ast.expr | None:
     return next((value for argument, value in pairs if argument.arg == name), None)
 
 
-def _dotted(path: Path) -> str:
+def dotted(path: Path) -> str:
+    """A module's name as imports have it."""
     parts = path.relative_to(ROOT.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
