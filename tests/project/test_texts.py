@@ -19,10 +19,9 @@ FOREIGN = {("server/requests.py", "str(error).partition(';')")}
 
 
 def front_ends() -> list[Path]:
-    """The modules that show events, explanations and errors, and what compares two builds."""
-    folders = [ROOT / name for name in ("cli", "server", "view")]
-    files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
-    return [*files, ROOT / "build" / "rebuild.py"]
+    """What shows events, explanations and errors, and what builds and compares."""
+    folders = [ROOT / name for name in ("cli", "server", "view", "lint", "build", "models")]
+    return [path for folder in folders for path in sorted(folder.rglob("*.py"))]
 
 
 def test_no_front_end_decides_by_a_text() -> None:
