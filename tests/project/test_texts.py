@@ -11,6 +11,9 @@ from inprocess import in_process
 from texts_read import decisions
 
 import mbuild
+from mbuild.build.explain import NOTES
+from mbuild.cli.wording import STATUSES
+from mbuild.core.events import Cause, Code
 
 ROOT = Path(mbuild.__file__).parent
 
@@ -91,6 +94,15 @@ def test_every_sentence_is_listed() -> None:
     assert {message.kind for message in messages} == {
         *("error", "warning", "problem", "status", "label", "reason")
     }
+
+
+def test_every_code_has_a_sentence_and_is_documented() -> None:
+    """Each status and each cause has its words, and its row in the documentation."""
+    assert STATUSES.keys() == set(Code)
+    assert NOTES.keys() | {Cause.STEP, Cause.VERSION} == set(Cause)
+    for page, codes in (("progress.md", list(Code)), ("explain.md", list(Cause))):
+        text = (DOCS / page).read_text(encoding="utf-8")
+        assert [code for code in codes if f"`{code.value}`" not in text] == []
 
 
 PRINTED = [
