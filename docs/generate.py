@@ -1,4 +1,4 @@
-"""Write what the documentation takes from the code: docs/cli.md and docs/progress.schema.json.
+"""Write what the documentation takes from the code: commands, events, and every sentence.
 
 python docs/generate.py
 """
@@ -6,6 +6,7 @@ python docs/generate.py
 from __future__ import annotations
 
 import json
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -22,6 +23,10 @@ from mbuild.core.digest import Digest
 from mbuild.core.errors import MbuildError, UsageError
 
 DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS))  # for those who load this file by its path
+
+import sentences  # noqa: E402
+
 COMMAND = "python docs/generate.py"
 
 EXIT_STATUS = f"""\
@@ -39,7 +44,11 @@ EXIT_STATUS = f"""\
 
 def pages() -> dict[str, str]:
     """Each generated file's name and text."""
-    return {"cli.md": command_line(), "progress.schema.json": json.dumps(schema(), indent=2) + "\n"}
+    return {
+        "cli.md": command_line(),
+        "messages.md": sentences.page(sentences.Messages().messages(), COMMAND),
+        "progress.schema.json": json.dumps(schema(), indent=2) + "\n",
+    }
 
 
 def command_line() -> str:

@@ -8,11 +8,13 @@ line for any text. The commands run one after another in one folder; lines
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 from programs import need
 
@@ -83,3 +85,13 @@ def matches(expected: str, printed: str) -> bool:
         else:
             parts.append(".*".join(map(re.escape, line.split("..."))) + r"\n")
     return re.fullmatch("".join(parts), printed) is not None
+
+
+def generate() -> ModuleType:
+    """The script docs/generate.py."""
+    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -48,7 +48,7 @@ class PlannedStep(NamedTuple):
     when nobody can know yet. ``seconds`` is what such steps took on this
     machine, None while none ran. ``tensors`` are those of a quantization,
     ``memory`` is in bytes. ``key`` is empty while it is not known; ``materials``
-    is what the step is made from that no step makes.
+    are the files, folders and models that the step is made from.
     """
 
     kind: str

@@ -68,7 +68,7 @@ class StepRecord(NamedTuple):
     say why it ran. ``started`` and ``seconds`` are seconds since the build's
     start and of work, of an unfinished step until the build's end, both 0 if it
     never had its turn; ``read`` and ``written`` are bytes of the user's files and
-    of new blobs. ``materials`` is what it is made from that no step makes. ``role``,
+    of new blobs. ``materials`` are the files, folders and models it is made from. ``role``,
     ``subject`` and ``target`` say apart what ``label`` says to people, and ``causes`` (of
     :class:`mbuild.core.events.Cause`) what ``reasons`` say; builds of earlier versions have none.
     """

@@ -100,7 +100,7 @@ class Lock(NamedTuple):
             number = value.pop("lock")
             if isinstance(number, int) and number > FORMAT:
                 raise FormatError(
-                    f"{name} has lock format {number}, this mbuild knows {FORMAT}",
+                    f"{name} has lock format {number}; this mbuild knows {FORMAT}",
                     hint="use a newer mbuild",
                 )
             if number != FORMAT:

@@ -50,7 +50,7 @@ def report_command(
     record = find_build(history, build) if build else next(history.newest_first(), None)
     if record is None:
         raise NameNotFoundError(
-            "nothing was built in this store yet", hint="build something: mbuild -t x"
+            "nothing was built in this store yet", hint="build a model first: mbuild -t NAME"
         )
     path = output or Path(f"build-{record.id}.html")
     write_output(path, page(record, opened))

@@ -86,7 +86,7 @@ def hyper_parameters(checkpoint: Checkpoint, outtype: OutType) -> Hyper:
     blocks = as_integer(layers, "num_hidden_layers", low=1)
     if blocks > len(checkpoint.tensors):
         raise FormatError(
-            f"config.json has {blocks} layers, but the checkpoint only "
+            f"config.json has {blocks} layers, but the checkpoint has only "
             f"{len(checkpoint.tensors)} tensors",
             hint="a shard is missing, or config.json belongs to another checkpoint",
         )
@@ -113,7 +113,7 @@ def source_tensors(checkpoint: Checkpoint) -> dict[str, Lazy]:
         if name is None:
             continue
         if name in result:
-            raise FormatError(f"two tensors are {name!r}: {tensor.name!r} is the second")
+            raise FormatError(f"two tensors would be named {name!r}; {tensor.name!r} is the second")
         result[name] = stored(tensor)
     return result
 
@@ -315,7 +315,8 @@ def convert_body(checkpoint: Checkpoint, outtype: OutType = OutType.AUTO) -> Bod
     for name, item in model_tensors(hp, row, sources):
         if name in items:
             raise FormatError(
-                f"two tensors of the checkpoint are {name}: {items[name].origin} and {item.origin}"
+                f"two tensors of the checkpoint would be named {name}: {items[name].origin}"
+                f" and {item.origin}"
             )
         items[name] = item
     early = tuple(row.early(hp, sources)) if row.early is not None else ()

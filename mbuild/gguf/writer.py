@@ -90,7 +90,7 @@ def _refuse_odd(model: Model) -> None:
             raise FormatError(f"metadata key {kv.key!r} {problem}")
     for kv in with_nul(model.metadata):
         raise FormatError(
-            f"the text of {kv.key} has a NUL, at which llama.cpp takes it to end",
+            f"the text of {kv.key} has a NUL, where llama.cpp would take it to end",
             hint="take it out of the file that the text comes from",
         )
 

@@ -79,7 +79,7 @@ def check(modelfile: Modelfile) -> Iterator[Problem]:
     try:
         found = Found(modelfile, last, parse(last.value))
     except TemplateError as error:
-        hint = _JINJA_HINT if is_jinja(last.value) else _field_hint(error.reason) or error.hint
+        hint = _JINJA_HINT if is_jinja(last.value) else _field_hint(error.function) or error.hint
         message = f"template error: {error.message}"
         yield Problem(message, last.span, code="template", suggestion=hint)
         return
@@ -88,10 +88,9 @@ def check(modelfile: Modelfile) -> Iterator[Problem]:
             yield from rule(found)
 
 
-def _field_hint(reason: str) -> str:
+def _field_hint(function: str) -> str:
     """``{{ prompt }}`` is a function for Go; the field has a dot before it."""
-    match = re.match(r'function "(\w+)" not defined', reason)
-    name = _meant(match[1]) if match else ""
+    name = _meant(function) if function else ""
     return did_you_mean([f".{name}"] if name else [])
 
 
@@ -192,7 +191,7 @@ def execution(modelfile: Modelfile) -> Iterator[Problem]:
     if template is None or not visible(template.value):
         return
     from mbuild.templates.conversation import Message, Values
-    from mbuild.templates.errors import RenderError, TemplateError
+    from mbuild.templates.errors import LimitError, RenderError, TemplateError
     from mbuild.templates.gotemplate import parse
     from mbuild.templates.render import render
 
@@ -206,7 +205,7 @@ def execution(modelfile: Modelfile) -> Iterator[Problem]:
         try:
             render(tree, Values(messages))
         except RenderError as error:
-            if not _LIMIT.search(error.message):
+            if not isinstance(error, LimitError):
                 yield Problem(
                     f"TEMPLATE fails at the first prompt: {error.message}",
                     template.span,
@@ -216,8 +215,6 @@ def execution(modelfile: Modelfile) -> Iterator[Problem]:
                 )
             return
 
-
-_LIMIT = re.compile("more than|deeper than|too deep")
 
 ABOUT_TREES: tuple[Callable[[Found], Iterator[Problem]], ...] = (
     _without_system,

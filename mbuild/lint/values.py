@@ -105,7 +105,7 @@ def _empty_stop(modelfile: Modelfile) -> Iterator[Problem]:
     for item, text in _texts(modelfile):
         if not visible(text):
             message = "this stop text is empty, and an empty text ends every answer at once"
-            yield _warn(item, "empty-stop", message, "remove the line, or write the text behind it")
+            yield _warn(item, "empty-stop", message, "remove the line, or write the text after it")
 
 
 def _quotes(modelfile: Modelfile) -> Iterator[Problem]:

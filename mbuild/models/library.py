@@ -169,7 +169,7 @@ def _manifest_of(store: Store, source: ModelName) -> bytes:
             ids = ", ".join(sorted(identity[:12] for identity in found))
             raise NameNotFoundError(
                 f"{len(found)} models have ids that begin with {start}: {ids}",
-                hint="give more of its digits",
+                hint="give more digits of the id",
             ) from None
         ((identity, data),) = found.items()
         _bring_back(store, identity, data)

@@ -48,7 +48,7 @@ def parse_files(values: Mapping[str, str]) -> Files:
     characters are refused, as are ``.`` and ``..`` in it.
     """
     if len(values) > MAX_FILES:
-        raise UsageError(f"{len(values)} files, the limit is {MAX_FILES}")
+        raise UsageError(f"{len(values)} files; the limit is {MAX_FILES}")
     for name in values:
         parts = name.split("/")
         if any(part in ("", ".", "..") for part in parts) or not set(name).isdisjoint("\\:\0"):

@@ -147,10 +147,10 @@ def _recipe(
     parameters = _parameters(fields.get("parameters", {}))
     models = sum(isinstance(item, From) for item in sources)
     if models > MAX_FILES:
-        raise UsageError(f"{models} FROM lines, the limit is {MAX_FILES}")
+        raise UsageError(f"{models} FROM lines; the limit is {MAX_FILES}")
     licenses = sum(isinstance(item, License) for item in sources)
     if licenses > MAX_LICENSES:
-        raise UsageError(f"{licenses} licenses, the limit is {MAX_LICENSES}")
+        raise UsageError(f"{licenses} licenses; the limit is {MAX_LICENSES}")
     modelfile = Modelfile((*sources, *_texts(fields), *parameters, *_messages(messages)))
     problems = lint.check_instructions(modelfile)
     errors = [problem for problem in problems if problem.severity is Severity.ERROR]
@@ -184,7 +184,7 @@ def _check_amounts(fields: Mapping[str, Any]) -> None:
     licenses = fields.get("license", [])
     licenses = [licenses] if isinstance(licenses, str) else licenses
     if len(licenses) > MAX_LICENSES:
-        raise UsageError(f"{len(licenses)} licenses, the limit is {MAX_LICENSES}")
+        raise UsageError(f"{len(licenses)} licenses; the limit is {MAX_LICENSES}")
     contents = [message.get("content") or "" for message in fields.get("messages", [])]
     for what, texts in (
         ("system", [fields.get("system", "")]),
@@ -194,7 +194,7 @@ def _check_amounts(fields: Mapping[str, Any]) -> None:
         length = sum(map(len, texts))
         if length > MAX_TEXT[what]:
             raise UsageError(
-                f"{what!r} has {length} characters, the limit is {MAX_TEXT[what]}",
+                f"{what!r} has {length} characters; the limit is {MAX_TEXT[what]}",
                 hint="shorten it",
             )
     unknown = [

@@ -226,8 +226,8 @@ def make_policy(host: str, token: str, allowed: Iterable[str], *, insecure: bool
         )
     if not token.isascii() or not token.isprintable():
         raise UsageError(
-            "the token holds characters that no HTTP header carries",
-            hint="use letters, digits and signs of ASCII",
+            "the token has characters that an HTTP header cannot carry",
+            hint="use ASCII letters, digits and punctuation",
         )
     origins = [o.strip() for o in os.environ.get(ORIGINS_VARIABLE, "").split(",") if o.strip()]
     hosts = tuple(host_of(name) for name in allowed)

@@ -106,7 +106,7 @@ class Manifest(NamedTuple):
             raise DamagedError(f"{where} {how}", hint=hint)
         try:
             if len(data) > MAX_MANIFEST_BYTES:
-                raise ValueError(f"{len(data)} bytes, the limit is {MAX_MANIFEST_BYTES}")
+                raise ValueError(f"{len(data)} bytes; the limit is {MAX_MANIFEST_BYTES}")
             value = _parse(data)
             if not isinstance(value, dict) or not isinstance(value.get("layers"), list):
                 raise ValueError("no layers")

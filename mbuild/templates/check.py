@@ -184,8 +184,10 @@ class _Checker:
         try:
             self._check_meaning(token)
         except ValueError as error:
+            unknown = kind == "IDENTIFIER" and token not in self._functions
             hint = self._near_function(token) if kind == "IDENTIFIER" else ""
-            raise TemplateError(line_of(token), str(error), hint=hint) from None
+            name = str(token) if unknown else ""
+            raise TemplateError(line_of(token), str(error), hint=hint, function=name) from None
         if kind == "_LPAREN":
             self._pipelines.append(_Pipeline(CONTEXTS[kind]))
         elif kind in CONTEXTS:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mbuild.templates.errors import RenderError
+from mbuild.templates.errors import LimitError, RenderError
 from mbuild.templates.nodes import (
     Action,
     Branch,
@@ -74,7 +74,7 @@ def execute(
     try:
         run.nodes(nodes, dot, [("$", dot)])
     except RecursionError:
-        raise RenderError("the template or its values nest too deep") from None
+        raise LimitError("the template or its values nest too deep") from None
     return "".join(run.parts)
 
 
@@ -92,12 +92,12 @@ class _Run:
     def _step(self) -> None:
         self._steps += 1
         if self._steps > MAX_STEPS:
-            raise RenderError(f"the template takes more than {MAX_STEPS:,} steps")
+            raise LimitError(f"the template takes more than {MAX_STEPS:,} steps")
 
     def _write(self, text: str) -> None:
         self._written += len(text)
         if self._written > MAX_OUTPUT:
-            raise RenderError(f"the template writes more than {MAX_OUTPUT:,} characters")
+            raise LimitError(f"the template writes more than {MAX_OUTPUT:,} characters")
         self.parts.append(text)
 
     # ---- nodes
@@ -106,7 +106,7 @@ class _Run:
         """Executes nodes one after the other; ``scope`` holds the variables, innermost last."""
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            raise RenderError(f"actions nest deeper than {MAX_DEPTH}")
+            raise LimitError(f"actions nest deeper than {MAX_DEPTH}")
         for node in nodes:
             self._step()
             match node:
@@ -203,7 +203,7 @@ class _Run:
         """The value of a pipeline, which its variables get as well."""
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            raise RenderError(f"pipelines nest deeper than {MAX_DEPTH}")
+            raise LimitError(f"pipelines nest deeper than {MAX_DEPTH}")
         value: Value = _ABSENT
         for command in pipe.commands:
             self._step()
@@ -288,7 +288,7 @@ class _Run:
         if final is not _ABSENT:
             values.append(final)
         if sum(len(value) for value in values if isinstance(value, str)) > MAX_OUTPUT:
-            raise RenderError(f"{name} is given more than {MAX_OUTPUT:,} characters")
+            raise LimitError(f"{name} is given more than {MAX_OUTPUT:,} characters")
         try:
             return code(*values)
         except RenderError as error:

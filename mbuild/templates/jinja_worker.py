@@ -72,7 +72,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         elif operator == "**" and (abs(left) > MAX_FACTOR or abs(right) > 64):
             raise TemplateError("a power is too large")
         elif operator == "%" and isinstance(left, str):
-            raise TemplateError("texts are not formatted with %")
+            raise TemplateError("formatting a text with % is not supported")
         return super().call_binop(context, operator, left, right)
 
 

@@ -115,7 +115,7 @@ def _collection(
 
 def _any(value: Value, flags: str, precision: int | None) -> str | None:
     if "#" in flags:
-        raise RenderError("printf: the verb %#v writes Go source, which there is none of here")
+        raise RenderError("printf: the verb %#v, which writes Go source, is not supported")
     if type(value) in (int, float) and "+" in flags and value >= 0:
         return "+" + show(value)
     if "+" in flags and isinstance(value, Struct):

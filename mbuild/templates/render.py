@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from mbuild.templates.conversation import collate, message_value, tools_value
-from mbuild.templates.errors import RenderError
+from mbuild.templates.errors import LimitError
 from mbuild.templates.execute import MAX_OUTPUT, execute
 from mbuild.templates.fields import identifiers
 from mbuild.templates.functions import functions
@@ -67,7 +67,7 @@ def render(template: Template, values: Values, *, today: datetime.date | None = 
     for turn in turns:
         parts.append(execute(body, {**common, **turn}, known, template.definitions))
         if sum(map(len, parts)) > MAX_OUTPUT:
-            raise RenderError(f"the template writes more than {MAX_OUTPUT:,} characters")
+            raise LimitError(f"the template writes more than {MAX_OUTPUT:,} characters")
     # Ollama executes what is left as a template of its own: only Go's functions
     # are known to it, and no defined templates.
     plain = {name: known[name] for name in known if name in GO_FUNCTIONS}
@@ -136,4 +136,4 @@ def _cut(nodes: Sequence[Node]) -> tuple[Node, ...]:
     try:
         return _Cut().nodes(nodes)
     except RecursionError:
-        raise RenderError("the template nests too deep") from None
+        raise LimitError("the template nests too deep") from None

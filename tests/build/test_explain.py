@@ -19,6 +19,7 @@ from inprocess import in_process
 from mbuild.build.explain import MISSING, Change, Described, changes, explain, match
 from mbuild.build.steps import PutLayer
 from mbuild.core.digest import BLAKE3, Digest
+from mbuild.core.events import Cause
 from mbuild.store import Store
 
 MODELFILE = """\
@@ -526,3 +527,66 @@ def test_a_step_that_only_knows_its_files_by_other_digests_says_so(tiny_store: S
     assert why.texts() == ("mbuild knows its inputs by other digests now",)
     (why,) = explain([imported(blake3)], [imported(Digest.of(b"other"))], tiny_store)
     assert why.texts()[0].startswith("file ")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "cause"),
+    [
+        ({"fields": {"mbuild": "1"}}, {"fields": {"mbuild": "2"}}, Cause.VERSION),
+        ({"version": 1}, {"version": 2}, Cause.VERSION),
+        (
+            {"fields": {"origin": {"converter": 1}}},
+            {"fields": {"origin": {"converter": 2}}},
+            Cause.VERSION,
+        ),
+        ({"kind": "import"}, {"kind": "convert"}, Cause.STEP),
+        ({"fields": {"text": "a"}}, {"fields": {"text": "b"}}, Cause.INPUT),
+        (
+            {"fields": {"files": {"mbuild's version.json": "1"}}},
+            {"fields": {"files": {"mbuild's version.json": "2"}}},
+            Cause.INPUT,
+        ),
+    ],
+)
+def test_changes_have_a_cause(old: dict[str, Any], new: dict[str, Any], cause: Cause) -> None:
+    """A version of mbuild is told from an input by where it stands, not by what it is called."""
+    value = {"kind": "x", "version": 1, "fields": {}, "inputs": []}
+    (change,) = changes({**value, **old}, {**value, **new}, lambda digest: None)
+    assert change.cause is cause
+
+
+def test_causes_are_told_to_programs(mbuild: Run, project: Path) -> None:
+    """``explain``, the event at the end of a build and the log give a code with each reason."""
+    (project / "Modelfile").write_text("FROM ./model.gguf\nSYSTEM You are Mario.\n")
+    first = explained(mbuild)
+    assert {step.get("cause") for step in first} == {"first-build", "depends"}
+    build(mbuild)
+    (project / "Modelfile").write_text("FROM ./model.gguf\nSYSTEM You are Luigi.\n")
+    (system,) = (step for step in explained(mbuild) if step["kind"] == "system")
+    assert [change["cause"] for change in system["changes"]] == ["input"]
+    assert system["cause"] == ""
+    done = mbuild("--progress", "json", "-t", "m")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    (told,) = (event["steps"] for event in events if event["event"] == "Explained")
+    assert {(step["label"], *step["causes"]) for step in told} == {
+        ("system", "input"),
+        ("manifest", "input"),
+    }
+    mbuild("-t", "m", "--no-cache")
+    log = project / "store" / ".mbuild" / "history.jsonl"
+    last = json.loads(log.read_text().splitlines()[-1])["steps"]
+    assert {tuple(step["causes"]) for step in last} == {("no-cache",)}
+
+
+def test_a_log_of_an_earlier_version_is_compared_with(mbuild: Run, project: Path) -> None:
+    """Steps of a log without roles, subjects and targets are matched by kind, in their order."""
+    (project / "Modelfile").write_text("FROM ./model.gguf\nSYSTEM a\nLICENSE x\nLICENSE y\n")
+    build(mbuild)
+    log = project / "store" / ".mbuild" / "history.jsonl"
+    record = json.loads(log.read_text())
+    for step in record["steps"]:
+        for name in ("role", "subject", "target", "causes"):
+            step.pop(name, None)
+    log.write_text(json.dumps(record) + "\n")
+    (project / "Modelfile").write_text("FROM ./model.gguf\nSYSTEM b\nLICENSE x\nLICENSE z\n")
+    assert named(explained(mbuild)) == {"system": {"text"}, "license": {"text"}}

@@ -167,6 +167,7 @@ WARNINGS = [
     ('TEMPLATE "{{ .System }}"', "template-ignores-prompt"),
     ('TEMPLATE "{% for m in messages %}x{% endfor %}"', "template-jinja"),
     ('TEMPLATE "{{ range .Messages }}{{ .content }}{{ end }}"', "template-fails"),
+    ('TEMPLATE "{{ range $i, $n := 3 }}{{ .Prompt }}{{ end }}"', "template-fails"),
     ("LICENSE ./LICENSE", "path-as-text"),
     ("SYSTEM ./system.txt", "path-as-text"),
     ("SYSTEM prompts/kind.md", "path-as-text"),

@@ -388,7 +388,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "negative layer": (lambda: archive(model_files(layer("size", -1))), "layer size -1"),
     "swapped": (lambda: swapped(b"You are Mario.", b"You are Wario."), "does not match its digest"),
     "longer": (lambda: swapped(b"You are Mario.", b"You are Mario!!"), "the manifest says 14"),
-    "cut": (lambda: archive(model_files())[:520], "ends 22 bytes past it"),
+    "cut": (lambda: archive(model_files())[:520], "ends 22 bytes past its end"),
     "cut between files": (lambda: archive(model_files())[:1024], "no index.json"),
     "cut before a blob": (lambda: archive(model_files())[:2048], "is missing"),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -13,14 +12,13 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import click
 import jsonschema
 import pytest
 from conftest import Run
-from documents import DOCS, documented
+from documents import DOCS, documented, generate
 from example_models import generator, settle
 from gguf_files import tiny_gguf
 from inprocess import in_process
@@ -28,16 +26,6 @@ from programs import missing
 from stores import copy_tiny_store
 
 from mbuild.cli.main import COMMANDS, EPILOG, cli
-
-
-def generate() -> ModuleType:
-    """The script docs/generate.py."""
-    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_generated_pages_are_up_to_date() -> None:

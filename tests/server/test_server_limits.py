@@ -17,7 +17,7 @@ from mbuild.server.security import Policy, make_policy
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"license": ["x"] * 200_000}, "200000 licenses, the limit is 1024"),
+        ({"license": ["x"] * 200_000}, "200000 licenses; the limit is 1024"),
         ({"license": ["x" * 1000] * 5 + ["y" * 5_000_000]}, "'license' has 5005000 characters"),
         ({"system": "\U0001f600" + "x" * 10_000_000}, "'system' has 10000001 characters"),
         ({"messages": [{"role": "user", "content": "x" * 9_000_000}] * 2}, "'messages' has"),

@@ -39,7 +39,7 @@ class FileStamp(NamedTuple):
 
 
 class Material(NamedTuple):
-    """What a step is made from that no step makes: a file, a folder, or a model of the store.
+    """A file, a folder, or a model of the store that a step is made from.
 
     ``name`` is what it is called, ``place`` its whole path, empty for a model, and
     ``size`` the bytes of it that count.

@@ -79,7 +79,7 @@ def check_layout(model: Described, tokens: int | None) -> list[str]:
     _check_head(model, layout)
     rank = sizes.value("laurel", 0)
     if model.arch == "gemma3n" and rank != LAUREL_RANK:
-        warnings.append(f"llama.cpp loads a laurel_rank of {LAUREL_RANK} only, not {rank}")
+        warnings.append(f"llama.cpp loads only a laurel_rank of {LAUREL_RANK}, not {rank}")
     return warnings
 
 
@@ -138,8 +138,8 @@ def _check_numbers(model: Described, layout: Layout, sizes: Sizes) -> None:
         )
     if layout.one_head and sizes.value("rotary", 0) != sizes.value("key", 0):
         raise FormatError(
-            f"config.json: heads of {sizes.value('key', 0)} turn by RoPE in "
-            f"{sizes.value('rotary', 0)} dimensions; a {model.arch} model of llama.cpp needs all"
+            f"config.json: RoPE turns {sizes.value('rotary', 0)} of each head's "
+            f"{sizes.value('key', 0)} dimensions; llama.cpp's {model.arch} needs all of them"
         )
 
 

@@ -34,7 +34,7 @@ def _labels(hp: Hyper) -> list[str] | None:
     if given is None:
         count = hp.integer("num_labels", default=2)
         if count > 100_000:
-            raise FormatError(f"config.json: num_labels is {count}")
+            raise FormatError(f"config.json: num_labels is {count}, more than 100000")
         given = {str(i): f"LABEL_{i}" for i in range(count)}
     if not isinstance(given, dict) or not all(key.isdecimal() for key in given):
         raise FormatError("config.json: id2label is not an object with numbers for names")

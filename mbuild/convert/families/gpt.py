@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.read.lazy import CONTRADICTS
+from mbuild.convert.read.lazy import CONTRADICTS, ShapeError
 from mbuild.convert.rows.hyper import HFConfig
 from mbuild.convert.rows.keys import (
     BLOCK_COUNT,
@@ -24,7 +24,6 @@ from mbuild.convert.rows.keys import (
 )
 from mbuild.convert.rows.row import Architecture
 from mbuild.convert.rows.rules import each, transposed
-from mbuild.core.errors import FormatError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,7 +96,7 @@ def _regrouped(groups: int, per_group: tuple[int, ...], lazy: Lazy) -> Lazy:
     total = sum(per_group)
     rows = lazy.shape[0] if lazy.shape else 0
     if rows == 0 or rows % (groups * total):
-        raise FormatError(
+        raise ShapeError(
             f"{lazy.origin}: {rows} rows are not {groups} groups of {total} heads",
             hint=CONTRADICTS,
         )

@@ -182,7 +182,7 @@ def convert_adapter(adapter: Adapter, base: Base, outtype: OutType = OutType.F32
     resolved = _resolve(adapter, outtype)
     for name, item in _placed(adapter, base):
         if name in tensors:
-            raise FormatError(f"{WEIGHTS}: two tensors are {name}")
+            raise FormatError(f"{WEIGHTS}: two tensors would be named {name}")
         tensors[name] = _tensor(name, item, resolved)
     parameters = Parameters.count((t.name, t.dims) for t in tensors.values())
     entries = general(adapter.name, adapter.files, base.hp.arch, parameters, adapter=True)

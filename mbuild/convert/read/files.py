@@ -57,13 +57,13 @@ class Files:
             if not stat.S_ISREG(status.st_mode):
                 raise SourceError(f"{name}: not a regular file")
             if status.st_size > limit:
-                raise FormatError(f"{name}: {status.st_size} bytes is more than {limit}, the limit")
+                raise FormatError(f"{name}: {status.st_size} bytes; the limit is {limit}")
             with path.open("rb") as file:
                 data = file.read(limit + 1)
         except OSError as error:
             raise SourceError(f"{name}: {error.strerror or error}") from error
         if len(data) > limit:
-            raise FormatError(f"{name}: more than {limit} bytes, the limit")
+            raise FormatError(f"{name}: more than the limit of {limit} bytes")
         if data.startswith(_LFS):
             raise FormatError(f"{name}: a git-lfs pointer, not the file", hint="run git lfs pull")
         return data

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 CONTRADICTS = "the shape contradicts config.json"
 
 
+class ShapeError(FormatError):
+    """A tensor has a shape that config.json leaves no place for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lazy:
     """Values of one tensor: type, shape (slowest dimension first) and how to get them.
@@ -60,7 +64,7 @@ class Lazy:
     def reshape(self, *shape: int) -> Lazy:
         """The same values under another shape; raises :class:`FormatError` if it does not fit."""
         if math.prod(shape) != self.size or min(shape, default=0) < 0:
-            raise FormatError(
+            raise ShapeError(
                 f"{self.origin}: a tensor of shape {list(self.shape)} cannot be reshaped to"
                 f" {list(shape)}",
                 hint=CONTRADICTS,
@@ -86,7 +90,7 @@ class Lazy:
     def split(self, axis: int, sizes: Sequence[int]) -> list[Lazy]:
         """Consecutive parts of one axis; raises :class:`FormatError` unless they fill it."""
         if len(self.shape) < abs(axis) or self.shape[axis] != sum(sizes):
-            raise FormatError(
+            raise ShapeError(
                 f"{self.origin}: shape {list(self.shape)} cannot be split into {list(sizes)}",
                 hint=CONTRADICTS,
             )

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.read.lazy import CONTRADICTS, Lazy, stack
+from mbuild.convert.read.lazy import CONTRADICTS, Lazy, ShapeError, stack
 from mbuild.core.errors import FormatError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def applied(rule: Rule, hp: Hyper, name: str, lazy: Lazy) -> list[Named]:
     try:
         return list(rule.action(hp, name, lazy))
     except FormatError as error:
-        if error.hint != CONTRADICTS:
+        if not isinstance(error, ShapeError):
             raise
         asked = _Asked(hp.config)
         with suppress(FormatError):
@@ -152,7 +152,7 @@ def rotary(lazy: Lazy, heads: int) -> Lazy:
     """
     rows, rest = lazy.shape[0] if lazy.shape else 0, lazy.shape[1:]
     if rows == 0 or rows % (2 * heads):
-        raise FormatError(
+        raise ShapeError(
             f"{lazy.origin}: {rows} rows are not {heads} heads of an even width",
             hint=CONTRADICTS,
         )

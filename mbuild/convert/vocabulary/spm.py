@@ -112,7 +112,7 @@ def sentencepiece_tokens(
         if beyond.takes(id_, raw["content"]):
             continue
         if table.types[id_] != TokenType.UNUSED and table.texts[id_] != raw["content"]:
-            warn(f"{CONFIG}: token {id_} is {raw['content']!r}, before {table.texts[id_]!r}")
+            warn(f"{CONFIG}: token {id_} is {raw['content']!r} instead of {table.texts[id_]!r}")
         table.declare(id_, raw)
     beyond.report(warn)
     _put_tokenizer_json(files, table, decoder, warn)

@@ -73,7 +73,7 @@ def decode_index(data: bytes, where: str) -> tuple[Entry, ...]:
     if not isinstance(rows, list) or not rows:
         raise FormatError(f"{where}: it names no manifests")
     if len(rows) > MAX_MODELS:
-        raise FormatError(f"{where}: {len(rows)} manifests, the limit is {MAX_MODELS}")
+        raise FormatError(f"{where}: {len(rows)} manifests; the limit is {MAX_MODELS}")
     return tuple(_entry(row, where) for row in rows)
 
 
@@ -92,7 +92,7 @@ def _entry(row: Any, where: str) -> Entry:
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         raise FormatError(f"{where}: the size of {digest} is {str(size)[:40]!r}")
     if not isinstance(annotations, dict):
-        raise FormatError(f"{where}: annotations that are not an object")
+        raise FormatError(f"{where}: its annotations are not an object")
     name = next((annotations[key] for key in _NAME_KEYS if key in annotations), "")
     return Entry(digest, size, name if isinstance(name, str) else "")
 

@@ -162,7 +162,8 @@ def _members(file: OpenFile) -> Iterator[tuple[str, Member]]:
             raise FormatError(f"{file.name}: {name[:80]!r} is {what}, not a plain file")
         if at + size > file.size:
             raise FormatError(
-                f"{file.name}: cut short: {name[:80]!r} ends {at + size - file.size} bytes past it",
+                f"{file.name}: cut short: {name[:80]!r} ends {at + size - file.size} bytes past"
+                " its end",
                 hint="copy or download it again",
             )
         yield _check_name(file, name), Member(at, size)

@@ -129,7 +129,7 @@ def take_inventory(store: Store, now: float) -> Inventory:
 
 
 def read_manifests(store: Store) -> Iterator[StoredManifest | StoreError]:
-    """Every model; in place of what cannot be read its error; one that just went is passed."""
+    """Every model, or the error where one cannot be read; one just removed is skipped."""
     unlisted: list[StoreError] = []
     for name in store.manifests.names(unlisted.append):
         try:

@@ -181,8 +181,8 @@ def _nodes(
 def _stronger(a: Node, b: Node) -> Node:
     """Of two nodes that are the same step the one that did more; a model keeps both its names."""
     first = min(a, b, key=lambda node: _STRONGEST.index(node.look))
-    if a.role is Role.MODEL and a.label != b.label:
-        return first._replace(label=f"{a.label}, {b.label}")
+    if a.role is Role.MODEL:
+        return first._replace(label=", ".join(dict.fromkeys((a.label, b.label))))
     return first
 
 
