@@ -29,7 +29,7 @@ from llama_library import load
 
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant.choose.rules import NEEDS_IMPORTANCES
-from mbuild.quant.quantize import engine_name, prepare, quantize
+from mbuild.quant.quantize import engine, prepare, quantize
 
 G = GGMLType
 TYPES = (
@@ -119,7 +119,7 @@ def machine() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name} ({binding.get_host_cpu_name()}, {vectors}), {len(names)} cores, {engine_name()}"
+    return f"{name} ({binding.get_host_cpu_name()}, {vectors}), {len(names)} cores, {engine().name}"
 
 
 def main() -> None:

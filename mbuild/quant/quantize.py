@@ -1,7 +1,7 @@
 """Quantization of a tensor's rows, byte for byte as llama.cpp's ``ggml_quantize_chunk``.
 
-One function does it, :func:`quantize`; it runs on the compiled engine where numba
-can be loaded and on the numpy engine elsewhere, with the same bytes. Neither is
+One function does it, :func:`quantize`; it runs on the compiled engine where that can be
+used and on the numpy engine elsewhere, with the same bytes. Neither is
 imported before something is quantized. The bytes never depend on the number of
 threads, on how the work is cut up, or on the machine.
 """
@@ -9,7 +9,6 @@ threads, on how the work is cut up, or on the machine.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from enum import IntEnum
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +18,13 @@ from numpy.typing import NDArray
 from mbuild.core.errors import FormatError, UnsupportedError, UsageError
 from mbuild.gguf.memory import room
 from mbuild.gguf.types import BLOCKS, GGMLType
+from mbuild.quant.arrays.values import widen
+from mbuild.quant.engine import Bytes, Engine, Outcome, Reals, Unavailable, Weights
+from mbuild.quant.table import TYPES, supports, takes_importances, wants_means
 from mbuild.work.spread import run_all
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
-Bytes = NDArray[np.uint8]
-Reals = NDArray[np.float32]
 
 VERSION = 2
 """Raised when the bytes of any type change; part of the key of a quantized tensor."""
@@ -35,16 +34,6 @@ SOURCES = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
 
 CHUNK = 1 << 20
 """Values that one task takes at most, give or take a row: some milliseconds of work."""
-
-
-class Outcome(IntEnum):
-    """What an engine found while it made blocks."""
-
-    NOT_FINITE = 0
-    """A value is infinite or not a number; what was made is worth nothing."""
-    GOOD = 1
-    SUSPECT = 2
-    """A block's scale is infinite or not a number, or nobody looked."""
 
 
 class NotFiniteError(FormatError):
@@ -59,38 +48,37 @@ class NotFiniteError(FormatError):
 
 
 @cache
-def engine() -> Any:
-    """The compiled engine, or the numpy engine where numba cannot be loaded."""
-    try:
-        from mbuild.quant.compiled.engine import CompiledEngine
-
-        return CompiledEngine()
-    except Exception:
-        # A missing or broken numba or LLVM fails in many ways; all have one remedy.
-        return fallback()
+def engine() -> Engine:
+    """The compiled engine, or the numpy engine where that cannot be used."""
+    found = _compiled()
+    return fallback() if isinstance(found, Unavailable) else found
 
 
 @cache
-def fallback() -> Any:
+def _compiled() -> Engine | Unavailable:
+    """The compiled engine, or why it cannot be used."""
+    from mbuild.quant.compiled.needs import need_llvmlite
+
+    try:
+        need_llvmlite()
+        from mbuild.quant.compiled.engine import CompiledEngine
+
+        return CompiledEngine()
+    except Unavailable as reason:
+        return reason
+
+
+@cache
+def fallback() -> Engine:
     """The numpy engine."""
     from mbuild.quant.arrays.engine import NumpyEngine
 
     return NumpyEngine()
 
 
-def engine_name() -> str:
-    """``numba`` or ``numpy``: what :func:`quantize` runs on here."""
-    return "numpy" if engine() is fallback() else "numba"
-
-
-def supported(type_: GGMLType, weighted: bool = False) -> bool:
-    """Whether values can be turned into this type (with importances, if ``weighted``)."""
-    return bool(fallback().supports(type_, weighted))
-
-
 def unsupported(type_: GGMLType) -> UnsupportedError:
     """The error for a type that is not made, or not without importances."""
-    if supported(type_, weighted=True):
+    if supports(type_, weighted=True):
         return UnsupportedError(
             f"{type_.name} needs an importance matrix", hint="give one with --imatrix FILE"
         )
@@ -102,29 +90,31 @@ def prepare(
     *,
     weighted: bool = False,
     report: Callable[[str], None] | None = None,
-) -> None:
+) -> Unavailable | None:
     """Compile the kernels of these types, or load them from the cache; before threads start.
 
     ``report`` is told the name of each type before its turn. Without this call the first
-    use compiles. A kernel that does not compile leaves its type to the numpy engine.
+    use compiles. Returns why types are left to the numpy engine, None if none is.
     """
+    reasons = []
     for type_ in types:
         if report is not None:
             report(type_.name)
-        _ready(type_, weighted)
+        reasons.append(_ready(type_, weighted)[1])
+    return next((reason for reason in reasons if reason is not None), None)
 
 
 @cache
-def _ready(type_: GGMLType, weighted: bool) -> Any:
-    """The engine that quantizes this type, its kernel compiled."""
-    chosen = engine()
-    if not chosen.supports(type_, weighted):
-        return fallback()
+def _ready(type_: GGMLType, weighted: bool) -> tuple[Engine, Unavailable | None]:
+    """The engine that quantizes this type, its kernel loaded; why it is not the compiled one."""
+    found = _compiled()
+    if isinstance(found, Unavailable):
+        return fallback(), found
     try:
-        chosen.prepare(type_, weighted)
-    except Exception:
-        return fallback()
-    return chosen
+        found.prepare(type_, weighted)
+    except Unavailable as reason:
+        return fallback(), reason
+    return found, None
 
 
 def quantize(
@@ -137,7 +127,7 @@ def quantize(
     threads: int = 1,
     first_row: int = 0,
     out: Bytes | None = None,
-    using: Any = None,
+    using: Engine | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Bytes:
     """Rows of values of ``source_type`` as blocks of ``type_``: flat uint8.
@@ -155,7 +145,7 @@ def quantize(
     or one that needs importances and gets none; :class:`FormatError` where sizes do not fit.
     """
     raw = _checked(type_, source_type, data, row_len, imatrix is not None)
-    if imatrix is not None and not _takes_importances(type_):
+    if imatrix is not None and not takes_importances(type_):
         imatrix = None
     block, item = BLOCKS[type_], BLOCKS[source_type].size
     rows = raw.size // (row_len * item)
@@ -166,7 +156,7 @@ def quantize(
     if type_ is source_type:
         out[:] = raw
         return out
-    chosen = using or _ready(type_, imatrix is not None)
+    chosen = using or _ready(type_, imatrix is not None)[0]
     weights = _importances(imatrix, row_len, rows)
 
     begin = first_row * row_len
@@ -190,12 +180,6 @@ def quantize(
     return out
 
 
-def _takes_importances(type_: GGMLType) -> bool:
-    from mbuild.quant.specs import WEIGHTED
-
-    return type_ in WEIGHTED
-
-
 def _checked(
     type_: GGMLType, source_type: GGMLType, data: Any, row_len: int, weighted: bool
 ) -> Bytes:
@@ -205,7 +189,7 @@ def _checked(
             "quantization is only supported for F16, BF16 and F32 models",
             hint=f"{source_type.name} is quantized already; --allow-requantize decodes it first",
         )
-    if not supported(type_, weighted):
+    if not supports(type_, weighted):
         raise unsupported(type_)
     if isinstance(data, np.ndarray):
         raw = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
@@ -229,16 +213,9 @@ def _step(row_len: int, block: int, weighted: bool, share: int) -> int:
     return max(1, size // tile) * tile
 
 
-def widen(raw: Bytes, source_type: GGMLType) -> Reals:
-    """The float32 values of bytes of F32, F16 or BF16."""
-    if source_type is GGMLType.F32:
-        return np.frombuffer(raw, "<f4")
-    if source_type is GGMLType.F16:
-        return np.frombuffer(raw, "<f2").astype(np.float32)
-    return (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
-
-
-def _importances(imatrix: Reals | None, row_len: int, rows: int) -> Any:
+def _importances(
+    imatrix: Reals | None, row_len: int, rows: int
+) -> Callable[[int, int, Bytes, GGMLType, GGMLType], Weights] | None:
     """A function that gives a task its importances and its rows' mean squares."""
     if imatrix is None:
         return None
@@ -250,20 +227,18 @@ def _importances(imatrix: Reals | None, row_len: int, rows: int) -> Any:
         )
     table = table.reshape(matrices, row_len)
 
-    def given(first: int, last: int, part: Bytes, kind: GGMLType, type_: GGMLType) -> Any:
-        from mbuild.quant.specs import WEIGHTED
-
+    def given(first: int, last: int, part: Bytes, kind: GGMLType, type_: GGMLType) -> Weights:
         owner = np.arange(first // row_len, last // row_len) // (rows // matrices)
         weights = table[owner].reshape(-1)
         per_row = row_len // BLOCKS[type_].weights
         means: Any = np.zeros(len(owner), np.float32)
-        if not WEIGHTED[type_].mean:
+        if wants_means(type_):
             with np.errstate(all="ignore"):
                 values: Any = widen(part, kind).reshape(-1, row_len)
                 # accumulate() adds one by one, as the reference does; sum() would not.
                 sums = np.add.accumulate(values * values, axis=1, dtype=np.float32)
                 means = sums[:, -1] / np.float32(row_len)
-        return weights, np.repeat(means, per_row)
+        return Weights(weights, np.repeat(means, per_row))
 
     return given
 
@@ -278,28 +253,10 @@ def _refuse(part: Bytes, source_type: GGMLType, first: int, row_len: int) -> Non
 
 def _validate(type_: GGMLType, blocks: Bytes, first: int) -> None:
     """Raise if a block's scale is infinite or not a number, as llama-quantize does."""
-    from mbuild.quant.specs import SCALES
-
     block = BLOCKS[type_]
-    for offset in SCALES.get(type_, ()):
-        high = blocks[offset + 1 :: block.size]
-        _reject(type_, first, block.weights, (high & 0x7C) == 0x7C)
-    if type_ is GGMLType.F16:
-        _reject(type_, first, 1, (blocks[1::2] & 0x7C) == 0x7C)
-    elif type_ is GGMLType.BF16:
-        halves = np.frombuffer(blocks, "<u2")
-        _reject(type_, first, 1, (halves & 0x7F80) == 0x7F80)
-    elif type_ is GGMLType.IQ1_M:
-        # The float16's highest four bits are those of the last word of scales.
-        pattern = (blocks[55 :: block.size] & 0xF0) | (blocks[53 :: block.size] >> 4)
-        _reject(type_, first, block.weights, (pattern & 0x7C) == 0x7C)
-    elif type_ is GGMLType.MXFP4:
-        _reject(type_, first, block.weights, blocks[:: block.size] == 0xFF)
-
-
-def _reject(type_: GGMLType, first: int, weights: int, bad: NDArray[np.bool_]) -> None:
+    bad = TYPES[type_].bad(blocks.reshape(-1, block.size))
     if bad.any():
-        index = first + int(np.flatnonzero(bad)[0]) * weights
+        index = first + int(np.flatnonzero(bad)[0]) * block.weights
         raise NotFiniteError(
             f"values from {index} on are too large or too small for {type_.name}", index
         )

@@ -18,7 +18,7 @@ from mbuild.convert.families import ARCHITECTURES
 from mbuild.gguf.types import GGMLType
 from mbuild.quant.choose.rules import NEEDS_IMPORTANCES, ROWS
 from mbuild.quant.choose.types import FILE_TYPES
-from mbuild.quant.quantize import supported
+from mbuild.quant.table import supports
 
 README = DOCS.parent / "README.md"
 
@@ -84,7 +84,7 @@ def types() -> str:
     lines = []
     for type_ in FILE_TYPES:
         note = ""
-        if not supported(type_.default, weighted=True):
+        if not supports(type_.default, weighted=True):
             note = "not made"
         elif type_.name == "Q2_K_S" or NEEDS_IMPORTANCES & {type_.default, *ruled(type_.name)}:
             note = "needs `--imatrix`"

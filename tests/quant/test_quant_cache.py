@@ -34,7 +34,7 @@ from mbuild.quant import quantize as q
 import hashlib
 x = (np.random.default_rng(0).standard_normal(256 * 40) * 0.05).astype(np.float32)
 made = q.quantize(G.MXFP4, G.F32, x, 256)
-print(q.engine_name(), "numba" in sys.modules, hashlib.sha256(made.tobytes()).hexdigest())
+print(q.engine().name, "numba" in sys.modules, hashlib.sha256(made.tobytes()).hexdigest())
 """
 
 

@@ -19,7 +19,7 @@ import pytest
 from quant_data import X86_REFERENCE, Reference
 
 from mbuild.gguf.types import BLOCKS, GGMLType
-from mbuild.quant.quantize import engine, engine_name, fallback, quantize
+from mbuild.quant.quantize import engine, fallback, quantize
 
 G = GGMLType
 PLAIN = [G.IQ2_S, G.IQ3_XXS, G.IQ3_S]
@@ -84,7 +84,7 @@ def _differing(a: Any, b: Any, type_: GGMLType) -> int:
 def test_numpy_finds_the_same_points(type_: GGMLType) -> None:
     """numpy looks at every scale and every neighbour: the compiled search misses none."""
     pytest.importorskip("numba")
-    assert engine_name() == "numba"
+    assert engine().name == "numba"
     x = np.concatenate([values for _, values in weights(1)])
     given: list[Any] = [*importances(2).values(), np.zeros(ROW, np.float32)]
     if type_ in PLAIN:

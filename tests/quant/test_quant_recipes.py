@@ -27,7 +27,8 @@ from mbuild.quant.choose.recipes import (
     plan,
 )
 from mbuild.quant.choose.types import ALIASES, FILE_TYPES, file_type, tensor_type
-from mbuild.quant.quantize import SOURCES, supported
+from mbuild.quant.quantize import SOURCES
+from mbuild.quant.table import supports
 
 DATA = json.loads((Path(__file__).parents[1] / "data" / "quant" / "recipes.json").read_text())
 CASES = [(model, quant) for model, held in DATA.items() for quant in held["types"]]
@@ -253,7 +254,7 @@ def test_the_tables_are_complete() -> None:
     assert all(BLOCKS[to].weights < BLOCKS[of].weights for of, to in rules.FALLBACK.items())
     assert len({kind.number for kind in FILE_TYPES}) == len(FILE_TYPES)
     needed = {kind.default for kind in FILE_TYPES} - rules.NEEDS_IMPORTANCES
-    assert all(supported(type_) for type_ in needed)
+    assert all(supports(type_, weighted=False) for type_ in needed)
     assert category("blk.0.attn_qkv.weight") is category("blk.0.attn_kv_b.weight")
     assert set(SOURCES) == {G.F32, G.F16, G.BF16}
 

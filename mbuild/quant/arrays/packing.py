@@ -7,13 +7,10 @@ uint8 (blocks, bytes of a block). Layouts: ``ggml-common.h``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
-from mbuild.gguf.types import GGMLType
-from mbuild.quant.search.fits import DMIN, WHOLE_HEAD, D
+from mbuild.quant.search.columns import DMIN, WHOLE_HEAD, D
 
 Bytes = NDArray[np.uint8]
 Whole = NDArray[np.int32]
@@ -61,12 +58,14 @@ def _sixes(it: Whole) -> Bytes:
     )
 
 
-def _q2_k(levels: Bytes, it: Whole) -> Bytes:
+def q2_k(levels: Bytes, it: Whole) -> Bytes:
+    """16 bytes of scales and minima, 64 of levels, two float16."""
     scales = _columns(it, WHOLE_HEAD, 16) | _columns(it, WHOLE_HEAD + 16, 16) << 4
     return np.concatenate([scales, _quarters(levels), half(it[D]), half(it[DMIN])], axis=1)
 
 
-def _q3_k(levels: Bytes, it: Whole) -> Bytes:
+def q3_k(levels: Bytes, it: Whole) -> Bytes:
+    """32 bytes of high bits, 64 of low ones, 12 of scales, one float16."""
     high = ((levels > 3).reshape(-1, 8, 32) << np.arange(8)[:, None]).sum(axis=1)
     low = np.where(levels > 3, levels - 4, levels).astype(np.uint8)
     sc = _columns(it, WHOLE_HEAD, 16)
@@ -81,18 +80,21 @@ def _q3_k(levels: Bytes, it: Whole) -> Bytes:
     return np.concatenate([high.astype(np.uint8), _quarters(low), scales, half(it[D])], axis=1)
 
 
-def _q4_k(levels: Bytes, it: Whole) -> Bytes:
+def q4_k(levels: Bytes, it: Whole) -> Bytes:
+    """Two float16, 12 bytes of scales and minima, 128 of levels."""
     return np.concatenate([half(it[D]), half(it[DMIN]), _sixes(it), nibbles(levels, 64)], axis=1)
 
 
-def _q5_k(levels: Bytes, it: Whole) -> Bytes:
+def q5_k(levels: Bytes, it: Whole) -> Bytes:
+    """As Q4_K, with 32 bytes of high bits before the low ones."""
     shifts = np.arange(8, dtype=np.uint8)[:, None]
     high = ((levels >> 4).reshape(-1, 8, 32) << shifts).sum(axis=1).astype(np.uint8)
     head = [half(it[D]), half(it[DMIN]), _sixes(it)]
     return np.concatenate([*head, high, nibbles(levels, 64)], axis=1)
 
 
-def _q6_k(levels: Bytes, it: Whole) -> Bytes:
+def q6_k(levels: Bytes, it: Whole) -> Bytes:
+    """128 bytes of low bits, 64 of high ones, 16 scales, one float16."""
     # Values l, l + 64 of 128 share a byte of ql, then l + 32, l + 96.
     low = nibbles(levels, 128)
     scales = _columns(it, WHOLE_HEAD, 16)
@@ -101,35 +103,41 @@ def _q6_k(levels: Bytes, it: Whole) -> Bytes:
     )
 
 
-def _iq4_nl(levels: Bytes, it: Whole) -> Bytes:
+def iq4_nl(levels: Bytes, it: Whole) -> Bytes:
+    """One float16, 16 bytes of levels; Q4_0's layout as well."""
     return np.concatenate([half(it[D]), nibbles(levels, 32)], axis=1)
 
 
-def _iq4_xs(levels: Bytes, it: Whole) -> Bytes:
+def iq4_xs(levels: Bytes, it: Whole) -> Bytes:
+    """One float16, the scales' high and low bits, 128 bytes of levels."""
     scales = it[WHOLE_HEAD : WHOLE_HEAD + 8]
     high = sum(((scales[g] >> 4) << 2 * g for g in range(8)), np.zeros_like(scales[0]))
     low = nibbles(_columns(it, WHOLE_HEAD, 8).reshape(-1, 4, 2).reshape(-1, 2), 2).reshape(-1, 4)
     return np.concatenate([half(it[D]), half(high), low, nibbles(levels, 32)], axis=1)
 
 
-def _q4_1(levels: Bytes, it: Whole) -> Bytes:
+def q4_1(levels: Bytes, it: Whole) -> Bytes:
+    """Two float16, 16 bytes of levels."""
     return np.concatenate([half(it[D]), half(it[DMIN]), nibbles(levels, 32)], axis=1)
 
 
-def _q5_0(levels: Bytes, it: Whole) -> Bytes:
+def q5_0(levels: Bytes, it: Whole) -> Bytes:
+    """One float16, 32 high bits, 16 bytes of levels."""
     return np.concatenate([half(it[D]), high_bits(levels, 4), nibbles(levels, 32)], axis=1)
 
 
-def _q5_1(levels: Bytes, it: Whole) -> Bytes:
+def q5_1(levels: Bytes, it: Whole) -> Bytes:
+    """Two float16, 32 high bits, 16 bytes of levels."""
     head = [half(it[D]), half(it[DMIN])]
     return np.concatenate([*head, high_bits(levels, 4), nibbles(levels, 32)], axis=1)
 
 
-def _q8_0(levels: Bytes, it: Whole) -> Bytes:
+def q8_0(levels: Bytes, it: Whole) -> Bytes:
+    """One float16, 32 bytes of levels."""
     return np.concatenate([half(it[D]), levels], axis=1)
 
 
-def _tq1_0(levels: Bytes, it: Whole) -> Bytes:
+def tq1_0(levels: Bytes, it: Whole) -> Bytes:
     """Five ternary digits a byte: of 160 values, of 80, and four of the last 16."""
     trits = levels + np.uint8(1)
     groups = (
@@ -147,24 +155,6 @@ def _tq1_0(levels: Bytes, it: Whole) -> Bytes:
     return np.concatenate([*parts, half(it[D])], axis=1)
 
 
-def _tq2_0(levels: Bytes, it: Whole) -> Bytes:
+def tq2_0(levels: Bytes, it: Whole) -> Bytes:
+    """Four ternary digits a byte."""
     return np.concatenate([_quarters(levels + np.uint8(1)), half(it[D])], axis=1)
-
-
-PACK: dict[GGMLType, Callable[[Bytes, Whole], Bytes]] = {
-    GGMLType.Q2_K: _q2_k,
-    GGMLType.Q3_K: _q3_k,
-    GGMLType.Q4_K: _q4_k,
-    GGMLType.Q5_K: _q5_k,
-    GGMLType.Q6_K: _q6_k,
-    GGMLType.Q4_0: _iq4_nl,
-    GGMLType.Q4_1: _q4_1,
-    GGMLType.Q5_0: _q5_0,
-    GGMLType.Q5_1: _q5_1,
-    GGMLType.IQ4_NL: _iq4_nl,
-    GGMLType.IQ4_XS: _iq4_xs,
-    GGMLType.Q8_0: _q8_0,
-    GGMLType.TQ1_0: _tq1_0,
-    GGMLType.TQ2_0: _tq2_0,
-}
-"""Levels and whole columns to blocks, per type."""

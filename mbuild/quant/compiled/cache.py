@@ -21,32 +21,10 @@ from mbuild.core.environment import HOME_VARIABLE, home_folder
 from mbuild.quant.kernels.target import description
 
 PACKAGE = Path(__file__).parents[2]
-SOURCES = (
-    "gguf/types",
-    "quant/compiled/compiler",
-    "quant/kernels/emit",
-    "quant/kernels/lane_arrays",
-    "quant/kernels/lane_bytes",
-    "quant/kernels/lane_lists",
-    "quant/kernels/lane_picks",
-    "quant/kernels/lane_runs",
-    "quant/kernels/lanes",
-    "quant/kernels/point_emit",
-    "quant/kernels/point_kernels",
-    "quant/kernels/simple_kernels",
-    "quant/kernels/target",
-    "quant/kernels/tiles",
-    "quant/search/fits",
-    "quant/search/fitting",
-    "quant/search/forms",
-    "quant/search/grids",
-    "quant/search/ops",
-    "quant/search/points",
-    "quant/search/simple",
-    "quant/search/ternary",
-    "quant/specs",
-)
-"""Modules whose text can change a kernel's code: the compiler and all that it imports."""
+SOURCES = ("gguf/types", "quant/compiled/compiler", "quant/table")
+FOLDERS = ("quant/search", "quant/kernels")
+"""Modules whose text can change a kernel's code, and folders of nothing but such modules: the
+compiler and all that it imports, but for layouts in numpy, which the table of types names too."""
 
 _DIGEST = hashlib.sha256().digest_size
 
@@ -124,11 +102,22 @@ def _open_own(what: str, path: str | Path, flags: int, folder: int | None = None
     raise PermissionError(errno.EACCES, f"{what} {trouble}", str(path))
 
 
+def sources() -> list[str]:
+    """The modules whose text is part of every key, by their paths below the package."""
+    found = [
+        f"{folder}/{name.removesuffix('.py')}"
+        for folder in FOLDERS
+        for name in os.listdir(PACKAGE / folder)
+        if name.endswith(".py")
+    ]
+    return sorted((*SOURCES, *found))
+
+
 @cache
 def _sources() -> bytes:
-    """A digest of the texts of :data:`SOURCES`."""
+    """A digest of the texts of :func:`sources`."""
     state = hashlib.sha256()
-    for name in SOURCES:
+    for name in sources():
         text = (PACKAGE / f"{name}.py").read_bytes()
         state.update(name.encode() + b"\0" + text + b"\0")
     return state.digest()

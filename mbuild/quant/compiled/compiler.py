@@ -9,10 +9,6 @@ widths: an integer is an int64, an array an address and an int64, the number of 
 elements.
 """
 
-# numba and llvmlite are typed in part or not at all.
-# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-call,no-untyped-def"
-# mypy: disable-error-code="call-overload,misc,no-any-return,attr-defined,untyped-decorator"
-
 from __future__ import annotations
 
 import ctypes
@@ -27,15 +23,21 @@ from numba.core.compiler import Flags, compile_extra
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
-from mbuild.quant.kernels import point_kernels, simple_kernels, tiles
+from mbuild.quant.kernels import tiles
 from mbuild.quant.kernels.lane_arrays import array_at
 from mbuild.quant.kernels.lanes import WidthType
-from mbuild.quant.specs import ROW, Kernel
+from mbuild.quant.table import ROW, Kernel
 
 _BYTES = types.Array(types.uint8, 1, "C")
 _SOURCE = types.Array(types.uint8, 1, "C", readonly=True)
 _REALS = types.Array(types.float32, 1, "C", readonly=True)
+_CALL = (_SOURCE, types.int64, _REALS, _REALS, _BYTES)
+"""A kernel's arguments: :class:`mbuild.quant.kernels.rooms.Call`."""
 _WORD = ir.IntType(64)
+
+
+class KernelError(Exception):
+    """A kernel's text makes code that would not run alone: a fault of the text."""
 
 
 class _Codegen(JITCPUCodegen):
@@ -53,27 +55,13 @@ def _context() -> Any:
     return cpu_target.target_context.subtarget(_internal_codegen=_Codegen("mbuild"))
 
 
-def _text(kernel: Kernel) -> tuple[Any, tuple[Any, ...]]:
-    """The Python function of a kernel, and the numba types of its arguments."""
-    widths = WidthType(kernel.lanes), WidthType(ROW)
-    if kernel.on_grid:
-        text = point_kernels.kernel(kernel.type_, kernel.weighted)
-        return text, (*widths, _SOURCE, types.int64, _REALS, _BYTES)
-    if kernel.weighted:
-        text = tiles.weighted(kernel.type_)
-        return text, (*widths, _SOURCE, types.int64, _REALS, _REALS, _BYTES)
-    searched = kernel.spec is not None
-    text = (tiles.plain if searched else simple_kernels.choose)(kernel.type_)
-    return text, (*widths, _SOURCE, types.int64, _BYTES)
-
-
 def library(kernel: Kernel) -> Any:
-    """numba's library that holds the C function ``kernel.name``.
+    """numba's library in which the C function ``kernel.name`` is defined, for this platform.
 
-    Raises whatever numba does where a text does not compile, and RuntimeError where the
-    code would need more than a process has.
+    Raises whatever numba does where a text does not compile, and :class:`KernelError` where
+    the code would need more than a process has.
     """
-    text, arguments = _text(kernel)
+    text, arguments = tiles.text(kernel), (WidthType(kernel.lanes), WidthType(ROW), *_CALL)
     flags: Any = Flags()
     cpu_target.options.parse_as_flags(flags, tiles.OPTIONS)
     # The C function is to be compiled with the text, so that waits for it.
@@ -81,17 +69,18 @@ def library(kernel: Kernel) -> Any:
     context = _context()
     with global_compiler_lock:
         made = compile_extra(
-            cpu_target.typing_context, context, text, arguments, types.int64, flags, {}
+            cpu_target.typing_context,
+            context,
+            text,
+            arguments,
+            types.int64,
+            flags,
+            {},
         )
         made.library.add_ir_module(_c_function(context, made.fndesc, kernel.name))
         made.library.finalize()
     _check(made.library, kernel.name)
     return made.library
-
-
-def object_code(kernel: Kernel) -> bytes:
-    """An object file of this platform in which the C function ``kernel.name`` is defined."""
-    return bytes(library(kernel).emit_native_object())
 
 
 def _c_function(context: Any, description: Any, name: str) -> Any:
@@ -139,9 +128,9 @@ def _check(made: Any, name: str) -> None:
     """
     text = made.get_llvm_str()
     if made.has_dynamic_globals or ".const.picklebuf" in text:
-        raise RuntimeError(f"{name}: the code refers to objects of this process")
+        raise KernelError(f"{name}: the code refers to objects of this process")
     process = ctypes.CDLL(None)
     for function in made._final_module.functions:
         known = function.name.startswith("llvm.") or hasattr(process, function.name)
         if function.is_declaration and not known:
-            raise RuntimeError(f"{name}: the code calls {function.name}")
+            raise KernelError(f"{name}: the code calls {function.name}")

@@ -10,113 +10,113 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mbuild.gguf.types import BLOCKS, GGMLType
-from mbuild.quant import specs
-from mbuild.quant.compiled import cache, isolation, loader
+from mbuild.quant.compiled import cache, loader, needs
+from mbuild.quant.engine import Bytes, Outcome, Weights
 from mbuild.quant.kernels import target
-from mbuild.quant.quantize import Outcome
-from mbuild.quant.specs import Kernel
+from mbuild.quant.table import GOOD, SUSPECT, Kernel, kernel, takes_importances
 
-Bytes = NDArray[np.uint8]
+_OUTCOMES = {GOOD: Outcome.GOOD, SUSPECT: Outcome.SUSPECT}
+"""What a kernel returns; everything else is the number of a tile."""
+
+_NONE = Weights(np.empty(0, np.float32), np.empty(0, np.float32))
 
 
 def machine_code(kernel: Kernel) -> Callable[..., int]:
-    """The kernel's C function, from the cache or compiled now."""
+    """The kernel's C function, from the cache or compiled now; raises :class:`Unavailable`."""
     code = cache.read(kernel.name)
     if code is None:
-        isolation.import_numba()
+        needs.need_numba()
         from mbuild.quant.compiled import compiler
 
-        code = compiler.object_code(kernel)
+        library = compiler.library(kernel)
+        with needs.llvm():
+            code = bytes(library.emit_native_object())
         cache.write(kernel.name, code)
-    return loader.load(code, kernel.name)
+    with needs.llvm():
+        return loader.load(code, kernel.name)
+
+
+class _Entry(NamedTuple):
+    """A kernel that can be called.
+
+    It is called through ctypes and looks at nothing: arrays have to be flat and contiguous and
+    of the right kind.
+    """
+
+    kernel: Kernel
+    call: Callable[..., int]
 
 
 class CompiledEngine:
     """Quantizes blocks with compiled kernels in ``lanes`` lanes; any thread may call it.
 
-    Raises ImportError where numba is not installed, which compiles what is not kept.
+    Raises :class:`Unavailable` where numba is not installed, which compiles what is not kept.
     """
 
+    name = "numba"
+
     def __init__(self, lanes: int | None = None) -> None:
-        target.compilers()
+        try:
+            target.compilers()
+        except (ImportError, OSError) as error:
+            raise needs.unusable("numba", error) from error
         self.lanes = lanes or target.native_lanes()
-        self._entries: dict[tuple[GGMLType, bool], tuple[Kernel, Callable[..., int]]] = {}
+        self._entries: dict[tuple[GGMLType, bool], _Entry] = {}
         self._compiling = threading.Lock()
 
-    def supports(self, type_: GGMLType, weighted: bool) -> bool:
-        """Whether there is a kernel for this type."""
-        return specs.kernel(type_, weighted, self.lanes) is not None
-
     def prepare(self, type_: GGMLType, weighted: bool) -> None:
-        """Compile the kernel, or load it from the cache."""
-        self._entry(type_, weighted and type_ in specs.WEIGHTED)
+        """Compile the kernel, or load it from the cache; raises :class:`Unavailable`."""
+        self._entry(type_, weighted and takes_importances(type_))
 
-    def _entry(self, type_: GGMLType, weighted: bool) -> tuple[Kernel, Callable[..., int]]:
-        """The kernel and its function, which is given a source and more, and the result's place.
-
-        It is called through ctypes and looks at nothing: arrays have to be flat and
-        contiguous and of the right kind.
-        """
+    def _entry(self, type_: GGMLType, weighted: bool) -> _Entry:
         found = self._entries.get((type_, weighted))
         if found is not None:
             return found
         with self._compiling:
             if (type_, weighted) not in self._entries:
-                kernel = specs.kernel(type_, weighted, self.lanes)
-                if kernel is None:
-                    raise KeyError(type_)
-                call = machine_code(kernel)
-                self._entries[type_, weighted] = kernel, call
+                made = kernel(type_, weighted, self.lanes)
+                self._entries[type_, weighted] = _Entry(made, machine_code(made))
         return self._entries[type_, weighted]
 
-    def _run(self, type_: GGMLType, source: Bytes, kind: int, out: Bytes, weights: Any) -> int:
-        kernel, call = self._entry(type_, weights is not None)
-        if kernel.on_grid:
-            # It has a place for importances in any case, and none for the rows' means.
-            weights = (np.empty(0, np.float32) if weights is None else weights[0],)
-        return call(source, kind, *(weights or ()), out)
-
     def blocks(
-        self, type_: GGMLType, source: Bytes, kind: GGMLType, out: Bytes, weights: Any = None
+        self,
+        type_: GGMLType,
+        source: Bytes,
+        kind: GGMLType,
+        out: Bytes,
+        weights: Weights | None = None,
     ) -> Outcome:
-        """Quantize ``source`` (bytes of values of type ``kind``) into ``out`` (bytes of blocks).
-
-        Both are flat and contiguous. ``weights`` is None, or (importances of every value,
-        mean squares of every block's row), float32.
-        """
-        if type_ not in specs.WEIGHTED:
+        """As :meth:`mbuild.quant.engine.Engine.blocks`."""
+        if weights is None or not takes_importances(type_):
             weights = None
+        entry = self._entry(type_, weights is not None)
         size, count = BLOCKS[type_].size, BLOCKS[type_].weights
-        item = BLOCKS[kind].size
-        tile = self._entry(type_, weights is not None)[0].tile
+        item, tile = BLOCKS[kind].size, entry.kernel.tile
         blocks = len(out) // size
         whole = blocks - blocks % tile
         values = whole * count
-        parts = None if weights is None else (weights[0][:values], weights[1][:whole])
-        number, found = int(kind), -1
+        given = weights or _NONE
+        number, found = int(kind), GOOD
         if whole:
             first = source[: values * item]
-            found = self._run(type_, first, number, out[: whole * size], parts)
+            parts = given.importances[:values], given.means[:whole]
+            found = entry.call(first, number, *parts, out[: whole * size])
         if whole == blocks or found >= 0:
             return _OUTCOMES.get(found, Outcome.NOT_FINITE)
         padded = np.zeros(tile * count * item, np.uint8)
         padded[: len(source) - values * item] = source[values * item :]
         last = np.empty(tile * size, np.uint8)
+        parts = given
         if weights is not None:
             parts = (
-                np.resize(weights[0][values:], tile * count),
-                np.resize(weights[1][whole:], tile),
+                np.resize(given.importances[values:], tile * count),
+                np.resize(given.means[whole:], tile),
             )
-        rest = self._run(type_, padded, number, last, parts)
+        rest = entry.call(padded, number, *parts, last)
         out[whole * size :] = last[: (blocks - whole) * size]
         return _OUTCOMES.get(rest if rest >= 0 else min(found, rest), Outcome.NOT_FINITE)
-
-
-_OUTCOMES = {-1: Outcome.GOOD, -2: Outcome.SUSPECT}
-"""What a kernel returns; everything else is the number of a tile."""

@@ -3,7 +3,8 @@
 Plain loops that numba compiles; the twin of :mod:`mbuild.quant.arrays.packing`, which does
 the same for all blocks at once in numpy. ``it`` are the whole columns of a tile and
 ``b`` the block's lane in it, ``levels`` the block's levels (uint8), ``out`` the bytes
-of all blocks (uint8, one dimension) and ``o`` where this block's begin.
+of all blocks (uint8, one dimension) and ``o`` where this block's begin. Nothing here
+needs numba to be imported.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from mbuild.quant.kernels.lane_bytes import load_bytes, store_bits, store_bytes, store_half
-from mbuild.quant.kernels.lanes import Width
-from mbuild.quant.search.fits import BASE, DMIN, INVERSE, IQ4_INDEX, OFFSET, STEP, WHOLE_HEAD, D
+from mbuild.quant.kernels.instructions import Width, load_bytes, store_bits, store_bytes, store_half
+from mbuild.quant.kernels.rooms import Room, Shape
+from mbuild.quant.search.columns import DMIN, WHOLE_HEAD, D
+from mbuild.quant.search.fits import BASE, INVERSE, IQ4_INDEX, OFFSET, STEP
 from mbuild.quant.search.fitting import place
 from mbuild.quant.search.ops import clamp, fill, load, lookup, nearest, truncate, whole
 
@@ -24,30 +26,30 @@ PLACES = IQ4_INDEX.astype(np.float32)
 """The index of the nearest non-linear level for each half step, as a table of reals."""
 
 
-def affine_levels(
-    e: Any, x: Any, first: Any, subs: Any, n: Any, nmax: Any, st: Any, ls: Any, b: Any, levels: Any
-) -> None:
-    """Levels above a minimum; ``x`` are rows of 16 values, ``first`` the block's first row."""
+def affine_levels(e: Any, room: Room, shape: Shape, b: Any) -> None:
+    """Levels above a minimum."""
+    subs, n, nmax = shape
+    st = room.columns.found
     for g in range(subs):
         step = st[STEP * subs + g, b]
         for i in range(n // 16):
-            value = load(e, x, first + g * (n // 16) + i)
+            value = load(e, room.rows, (b * subs + g) * (n // 16) + i)
             if step == 0.0:
                 value = value - fill(e, st[OFFSET * subs + g, b])
                 value = value * fill(e, st[INVERSE * subs + g, b])
             else:
                 value = (value + fill(e, st[BASE * subs + g, b])) / fill(e, step)
-            store_bytes(e, levels, g * n + i * 16, clamp(nearest(value), 0, nmax))
+            store_bytes(e, room.levels, g * n + i * 16, clamp(nearest(value), 0, nmax))
 
 
-def symmetric_levels(
-    e: Any, x: Any, first: Any, subs: Any, n: Any, nmax: Any, st: Any, ls: Any, b: Any, levels: Any
-) -> None:
+def symmetric_levels(e: Any, room: Room, shape: Shape, b: Any) -> None:
     """Levels around zero."""
+    subs, n, nmax = shape
+    st = room.columns.found
     for g in range(subs):
         step = st[STEP * subs + g, b]
         for i in range(n // 16):
-            value = load(e, x, first + g * (n // 16) + i)
+            value = load(e, room.rows, (b * subs + g) * (n // 16) + i)
             shift = fill(e, nmax)
             if step == 0.0:
                 value = value * fill(e, st[INVERSE * subs + g, b])
@@ -55,35 +57,35 @@ def symmetric_levels(
             else:
                 value = value / fill(e, step)
             level = clamp(nearest(value), -nmax, nmax - 1) + truncate(shift)
-            store_bytes(e, levels, g * n + i * 16, level)
+            store_bytes(e, room.levels, g * n + i * 16, level)
 
 
-def descent_levels(
-    e: Any, x: Any, first: Any, subs: Any, n: Any, nmax: Any, st: Any, ls: Any, b: Any, levels: Any
-) -> None:
-    """Levels around zero, or those that the search left in ``ls``."""
+def descent_levels(e: Any, room: Room, shape: Shape, b: Any) -> None:
+    """Levels around zero, or those that the search left in the scratch."""
+    subs, n, nmax = shape
+    st = room.columns.found
     for g in range(subs):
         step = st[STEP * subs + g, b]
         if step == 0.0:
             for i in range(n):
-                levels[g * n + i] = int(ls[g * n + i, b])
+                room.levels[g * n + i] = int(room.columns.scratch[g * n + i, b])
         else:
             for i in range(n // 16):
-                value = load(e, x, first + g * (n // 16) + i) / fill(e, step)
+                value = load(e, room.rows, (b * subs + g) * (n // 16) + i) / fill(e, step)
                 level = clamp(nearest(value), -nmax, nmax - 1) + nmax
-                store_bytes(e, levels, g * n + i * 16, level)
+                store_bytes(e, room.levels, g * n + i * 16, level)
 
 
-def table_levels(
-    e: Any, x: Any, first: Any, subs: Any, n: Any, nmax: Any, st: Any, ls: Any, b: Any, levels: Any
-) -> None:
+def table_levels(e: Any, room: Room, shape: Shape, b: Any) -> None:
     """The nearest of the non-linear levels."""
+    subs, n, _ = shape
+    st = room.columns.found
     for g in range(subs):
         inverse = fill(e, st[INVERSE * subs + g, b])
         for i in range(n // 16):
-            value = load(e, x, first + g * (n // 16) + i) * inverse
+            value = load(e, room.rows, (b * subs + g) * (n // 16) + i) * inverse
             level = lookup(e, PLACES, place(e, value + value))
-            store_bytes(e, levels, g * n + i * 16, truncate(level))
+            store_bytes(e, room.levels, g * n + i * 16, truncate(level))
 
 
 def half(out: Any, o: Any, pattern: Any) -> None:

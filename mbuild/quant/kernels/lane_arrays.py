@@ -6,10 +6,6 @@ a tile, 200 KB at most, is taken from the stack. Numbers of rows have to be know
 the kernel is compiled: variables of the enclosing function, or of the module.
 """
 
-# numba and llvmlite are typed in part or not at all.
-# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-call,no-untyped-def"
-# mypy: disable-error-code="call-overload,misc,no-any-return,attr-defined,untyped-decorator"
-
 from __future__ import annotations
 
 from collections.abc import Callable

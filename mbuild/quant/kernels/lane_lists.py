@@ -6,11 +6,6 @@ blocks are taken one after the other, and the lanes are one group's neighbours, 
 which adds up its costs in the reference's order.
 """
 
-# numba and llvmlite are typed in part or not at all.
-# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-call,no-untyped-def"
-# mypy: disable-error-code="call-overload,misc,no-any-return,attr-defined,untyped-decorator"
-# mypy: disable-error-code="arg-type"
-
 from __future__ import annotations
 
 from typing import Any
@@ -20,11 +15,12 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, overload
 
+from mbuild.quant.kernels.instructions import count, first_lane, load_u16
 from mbuild.quant.kernels.lane_arrays import reals
-from mbuild.quant.kernels.lane_bytes import count, first_lane, load_u16
 from mbuild.quant.kernels.lane_picks import cycle, pick4
 from mbuild.quant.kernels.lanes import I32, Real, WidthType, register
 from mbuild.quant.search import grids
+from mbuild.quant.search.columns import COST, SPOT, Columns
 from mbuild.quant.search.grids import CHUNK
 from mbuild.quant.search.ops import fill, load, select, store, whole
 
@@ -60,18 +56,19 @@ def _least(builder: Any, args: Any, sig: Any, context: Any) -> Any:
 register(least, (Real,), lambda v: types.float32, _least)
 
 
-def closest(w: Any, grid: Any, ls: Any, spot: Any, code: Any, costs: Any) -> None:
+def closest(w: Any, c: Columns, code: Any) -> None:
     """As :func:`mbuild.quant.search.grids.closest`."""
+    ls, grid = c.scratch, c.grid
     e: Any = _chunk_width()  # type: ignore[call-arg]
     tables = reals(e, 8)
     level = cycle(e, 0, 1, 4)
     for lane in range(count(w)):
-        at = int(ls[spot, lane])
+        at = int(ls[SPOT, lane])
         start, chunks = grid.lists[at] >> 6, grid.lists[at] & 63
         if chunks == 0:
             continue
         for i in range(8):
-            row = costs + 3 * i
+            row = COST + 3 * i
             low = select(level == whole(e, 0), fill(e, ls[row, lane]), fill(e, ls[row + 1, lane]))
             store(e, tables, i, select(level == whole(e, 2), fill(e, ls[row + 2, lane]), low))
         best = fill(e, np.inf)
@@ -94,6 +91,6 @@ def closest(w: Any, grid: Any, ls: Any, spot: Any, code: Any, costs: Any) -> Non
         ls[code, lane] = grid.codes[place] + 256 * int(grid.codes[place + 1])
 
 
-def allow(options: dict[str, Any]) -> None:
+def allow(options: Any) -> None:
     """Tell numba that this is what the search text means by :func:`grids.closest`."""
     overload(grids.closest, jit_options=options, strict=False)(lambda *_: closest)

@@ -5,10 +5,6 @@ have 16 lanes, of which each half of 8 belongs to one scale. A table of costs li
 to pick from it is one instruction on x86-64 with AVX.
 """
 
-# numba and llvmlite are typed in part or not at all.
-# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-call,no-untyped-def"
-# mypy: disable-error-code="call-overload,misc,no-any-return,attr-defined,untyped-decorator"
-
 from __future__ import annotations
 
 from typing import Any
@@ -17,6 +13,7 @@ from llvmlite import ir
 from numba.core import types
 
 from mbuild.quant.kernels import target
+from mbuild.quant.kernels.instructions import Width
 from mbuild.quant.kernels.lane_bytes import exchange
 from mbuild.quant.kernels.lanes import (
     F32,
@@ -25,7 +22,6 @@ from mbuild.quant.kernels.lanes import (
     Mask,
     Real,
     Whole,
-    Width,
     WidthType,
     call,
     constant,
@@ -86,7 +82,7 @@ def packed(mask: Any) -> int:
     raise NotImplementedError("only compiled kernels pack masks")
 
 
-def unpacked(w: Width, number: int) -> Any:
+def unpacked(w: Width, number: Any) -> Any:
     """The mask whose lanes are the lowest bits of a number."""
     raise NotImplementedError("only compiled kernels unpack masks")
 
@@ -101,12 +97,12 @@ def ones(number: int) -> int:
     raise NotImplementedError("only compiled kernels count bits")
 
 
-def take(w: Width, array: Any, start: int) -> Any:
+def take(w: Width, array: Any, start: Any) -> Any:
     """Elements ``start`` ... of an array, flat, of int32: a whole vector."""
     raise NotImplementedError("only compiled kernels load so")
 
 
-def put(w: Width, array: Any, start: int, value: Any) -> None:
+def put(w: Width, array: Any, start: Any, value: Any) -> None:
     """The opposite of :func:`take`."""
     raise NotImplementedError("only compiled kernels store so")
 
@@ -160,7 +156,7 @@ def _pick4(builder: Any, args: Any, sig: Any, context: Any) -> Any:
         return call(builder, "llvm.x86.avx512.vpermilvar.ps.512", args[0].type, list(args))
     if _has("+avx"):
         return _by_halves(builder, "llvm.x86.avx.vpermilvar.ps.256", *args)
-    return _by_selects(builder, *args, length=4)
+    return _by_selects(builder, args[0], args[1], 4)
 
 
 def _pick8(builder: Any, args: Any, sig: Any, context: Any) -> Any:
@@ -168,7 +164,7 @@ def _pick8(builder: Any, args: Any, sig: Any, context: Any) -> Any:
         return call(builder, "llvm.x86.avx512.permvar.sf.512", args[0].type, list(args))
     if _has("+avx2"):
         return _by_halves(builder, "llvm.x86.avx2.permps", *args)
-    return _by_selects(builder, *args, length=8)
+    return _by_selects(builder, args[0], args[1], 8)
 
 
 def _load_both(builder: Any, args: Any, sig: Any, context: Any) -> Any:

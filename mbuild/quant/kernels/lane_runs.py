@@ -16,20 +16,15 @@ MARGIN asks for four times that. Where the lead is smaller, or another point is 
 the other end, the run is cut in two.
 """
 
-# numba and llvmlite are typed in part or not at all.
-# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-call,no-untyped-def"
-# mypy: disable-error-code="call-overload,misc,no-any-return,attr-defined,untyped-decorator"
-# mypy: disable-error-code="arg-type"
-
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba.extending import overload
 
+from mbuild.quant.kernels.instructions import Width, count, lane_of, turn
 from mbuild.quant.kernels.lane_arrays import flat_longs, flat_wholes, reals
-from mbuild.quant.kernels.lane_bytes import count, lane_of, turn
 from mbuild.quant.kernels.lane_picks import (
     cycle,
     halves,
@@ -47,9 +42,10 @@ from mbuild.quant.kernels.lane_picks import (
     unpacked,
     upper,
 )
-from mbuild.quant.kernels.lanes import Width
 from mbuild.quant.search import grids
-from mbuild.quant.search.grids import FOUR, HALF, MOVED, STEPS
+from mbuild.quant.search.columns import ROOT, SCALES, STEPS, VALUE, Columns
+from mbuild.quant.search.forms import Form
+from mbuild.quant.search.grids import FOUR, HALF, MOVED
 from mbuild.quant.search.ops import absolute, fill, load, real, select, store, whole
 
 MARGIN = 2e-5
@@ -68,22 +64,43 @@ LAST, CUT, LANE, SPOT = 5, 10, 15, 20
 at next, the lane, the spot."""
 
 
-def _leads(
-    w: Any, ls: Any, leads: Any, k: Any, steps: Any, form: Any, scales: Any, rows: Any
-) -> None:
-    """The leads of group ``k`` that are enough, for levels' values beyond the greatest."""
+class Runs(NamedTuple):
+    """What one group of every lane is moved with, and what is kept meanwhile.
+
+    ``steps`` scales are tried for the group of this number.
+    """
+
+    columns: Columns
+    tables: Any
+    """What each level of each value costs at two scales, value i's in row i."""
+    line: Any
+    """Spots, and then codes, STEPS of each lane, flat."""
+    leads: Any
+    """The lead of a nearest point that decides a run, one row."""
+    queue: Any
+    """Runs that are to be cut."""
+    group: Any
+    steps: Any
+    form: Form
+
+
+def _leads(w: Any, r: Runs) -> None:
+    """The leads that are enough, for levels' values beyond the greatest."""
+    ls, form = r.columns.scratch, r.form
     total = fill(w, 0.0)
-    first, last = load(w, ls, scales), load(w, ls, scales + steps - 1)
+    first, last = load(w, ls, SCALES), load(w, ls, SCALES + r.steps - 1)
     for i in range(form.size):
-        far = first * fill(w, 2 * form.levels) + absolute(load(w, ls, rows[0] + form.size * k + i))
-        total = total + load(w, ls, rows[1] + form.size * k + i) * far * far
+        value = load(w, ls, VALUE + form.size * r.group + i)
+        far = first * fill(w, 2 * form.levels) + absolute(value)
+        total = total + load(w, ls, ROOT + form.size * r.group + i) * far * far
     lead = total * fill(w, MARGIN)
     trusted = (lead > fill(w, LEAST)) & (last > fill(w, LEAST))
-    store(w, leads, 0, select(trusted, lead, fill(w, np.inf)))
+    store(w, r.leads, 0, select(trusted, lead, fill(w, np.inf)))
 
 
-def _costs(ls: Any, ts: Any, k: Any, lane: Any, low: Any, high: Any, form: Any, rows: Any) -> None:
-    """What each level of each value costs at the two scales, value i's in row i of ``ts``."""
+def _costs(r: Runs, lane: Any, low: Any, high: Any) -> None:
+    """What each level of each value costs at the two scales, into the tables."""
+    ls, form = r.columns.scratch, r.form
     if form.levels == FOUR.levels:
         odd = real(cycle(E, 1, 2, 8))
     else:
@@ -92,14 +109,15 @@ def _costs(ls: Any, ts: Any, k: Any, lane: Any, low: Any, high: Any, form: Any, 
         odd = select(level == whole(E, 3), fill(E, np.inf), real(level + level + 1))
     value = halves(E, low, high) * odd
     for i in range(form.size):
-        difference = value - fill(E, ls[rows[0] + form.size * k + i, lane])
-        root = fill(E, ls[rows[1] + form.size * k + i, lane])
-        store(E, ts, i, root * difference * difference)
+        difference = value - fill(E, ls[VALUE + form.size * r.group + i, lane])
+        root = fill(E, ls[ROOT + form.size * r.group + i, lane])
+        store(E, r.tables, i, root * difference * difference)
 
 
-def _total(ts: Any, near: Any, form: Any) -> Any:
+def _total(r: Runs, near: Any) -> Any:
     """The costs of 8 neighbours at two scales, added up in the values' order."""
-    if form.levels == FOUR.levels:
+    ts = r.tables
+    if r.form.levels == FOUR.levels:
         near = near | upper(E, 0x8888)
         total = pick8(load(E, ts, 0), near)
         for i in range(1, 4):
@@ -111,20 +129,21 @@ def _total(ts: Any, near: Any, form: Any) -> Any:
     return total
 
 
-def _look(grid: Any, ts: Any, start: Any, chunks: Any, lead: Any, form: Any) -> Any:
+def _look(r: Runs, start: Any, chunks: Any, lead: Any) -> Any:
     """(code of the nearest point at the first scale, at the second, share).
 
     To the codes MOVED is added, and CLEAR to both or to none. Of equal costs the first in the
     list is the nearest. The share of the way from the first scale to the second is where one
     of the two points may become nearer than the other, if they are two.
     """
+    grid = r.columns.grid
     infinite, zero = fill(E, np.inf), fill(E, 0.0)
-    total = _total(ts, load_both(E, grid.codes, start), form)
+    total = _total(r, load_both(E, grid.codes, start))
     best = select(total < infinite, total, infinite)
     second = infinite
     where = zero
     for chunk in range(1, chunks):
-        total = _total(ts, load_both(E, grid.codes, start + chunk), form)
+        total = _total(r, load_both(E, grid.codes, start + chunk))
         nearer = total < best
         second = select(nearer, best, select(total < second, total, second))
         where = select(nearer, fill(E, chunk), where)
@@ -165,27 +184,14 @@ def _from(step: Any) -> Any:
     return unpacked(LINE, -(np.int64(1) << step))
 
 
-def _runs(
-    grid: Any,
-    ls: Any,
-    ts: Any,
-    line: Any,
-    lane: Any,
-    steps: Any,
-    lead: Any,
-    queue: Any,
-    n: Any,
-    k: Any,
-    form: Any,
-    scales: Any,
-    rows: Any,
-) -> Any:
+def _runs(r: Runs, lane: Any, n: Any) -> Any:
     """Give each step of a lane the code of its run; queue those runs that are to be cut.
 
     They are queued from place ``n`` on; returns the next place.
     """
+    ls, grid, line, queue = r.columns.scratch, r.columns.grid, r.line, r.queue
     at = STEPS * lane
-    last = steps - 1
+    last = r.steps - 1
     made = take(LINE, line, at)
     ends = packed(made != take(LINE, line, at + 1))
     ends = (ends & ((np.int64(1) << last) - 1)) | (np.int64(1) << last)
@@ -198,8 +204,8 @@ def _runs(
         if chunks == 0:
             made = select(_from(first), whole(LINE, _code(grid, start, 0)), made)
         else:
-            _costs(ls, ts, k, lane, ls[scales + first, lane], ls[scales + b, lane], form, rows)
-            low, high, share = _look(grid, ts, start, chunks, lead, form)
+            _costs(r, lane, ls[SCALES + first, lane], ls[SCALES + b, lane])
+            low, high, share = _look(r, start, chunks, r.leads[0, lane])
             made = select(_from(first), whole(LINE, low), made)
             made = select(_from(b), whole(LINE, high), made)
             middle = _middle(first, b, share)
@@ -222,20 +228,9 @@ def _unlike(one: Any, other: Any, apart: Any) -> Any:
     return 1 if (apart > 1) & ((one != other) | ((one & CLEAR) == 0)) else 0
 
 
-def _cut(
-    grid: Any,
-    ls: Any,
-    ts: Any,
-    line: Any,
-    leads: Any,
-    queue: Any,
-    n: Any,
-    k: Any,
-    form: Any,
-    scales: Any,
-    rows: Any,
-) -> None:
+def _cut(r: Runs, n: Any) -> None:
     """Look at the middle of the ``n`` runs in the queue, and of the parts that need it too."""
+    ls, grid, line, queue = r.columns.scratch, r.columns.grid, r.line, r.queue
     i = 0
     while i < n:
         item = np.int64(queue[i])
@@ -244,9 +239,9 @@ def _cut(
         lane, spot = (item >> LANE) & STEP, item >> SPOT
         a = min((item >> CUT) & STEP, last - 1)
         b = min(a + 1, last - 1)
-        _costs(ls, ts, k, lane, ls[scales + a, lane], ls[scales + b, lane], form, rows)
+        _costs(r, lane, ls[SCALES + a, lane], ls[SCALES + b, lane])
         start, chunks = _listed(grid, spot)
-        low, high, _ = _look(grid, ts, start, chunks, leads[0, lane], form)
+        low, high, _ = _look(r, start, chunks, r.leads[0, lane])
         at = STEPS * lane
         made = take(LINE, line, at)
         chosen = unpacked(LINE, (np.int64(1) << last) - (np.int64(1) << b))
@@ -262,32 +257,28 @@ def _cut(
         n += _unlike(high, other, last - b)
 
 
-def move(
-    w: Any, grid: Any, ls: Any, ints: Any, group: Any, steps: Any, form: Any, scales: Any, rows: Any
-) -> None:
+def move(w: Any, c: Columns, group: Any, steps: Any, form: Any) -> None:
     """As :func:`mbuild.quant.search.grids.move`."""
     line = flat_wholes(w, ROOM)
     queue = flat_longs(w, ROOM)
-    leads = reals(w, 1)
-    ts = reals(E, 8)
-    _leads(w, ls, leads, group, steps, form, scales, rows)
+    r = Runs(c, reals(E, 8), line, reals(w, 1), queue, group, steps, form)
+    _leads(w, r)
     n = np.int64(0)
     for first in range(0, count(w), 8):
         for step in range(0, steps, 8):
-            turn_back(ints, STEPS * group + step, first, line, STEPS * first + step, STEPS)
+            turn_back(c.spots, STEPS * group + step, first, line, STEPS * first + step, STEPS)
     for lane in range(count(w)):
-        lead = leads[0, lane]
-        n = _runs(grid, ls, ts, line, lane, steps, lead, queue, n, group, form, scales, rows)
-    _cut(grid, ls, ts, line, leads, queue, n, group, form, scales, rows)
+        n = _runs(r, lane, n)
+    _cut(r, n)
     for first in range(0, count(w), 8):
         for step in range(0, steps, 8):
-            turn(line, STEPS * first + step, STEPS, ints, STEPS * group + step, first)
+            turn(line, STEPS * first + step, STEPS, c.spots, STEPS * group + step, first)
 
 
 _TEXT = (_leads, _costs, _total, _look, _code, _listed, _from, _runs, _unlike, _middle, _cut)
 
 
-def allow(options: dict[str, Any]) -> None:
+def allow(options: Any) -> None:
     """Tell numba that this is what the search text means by :func:`grids.move`."""
     for function in _TEXT:
         overload(function, jit_options=options, strict=False)(lambda *_, chosen=function: chosen)

@@ -8,10 +8,6 @@ and nothing is contracted: each lane has the bits of the scalar program.
 Importing this module imports numba and registers the types with it.
 """
 
-# numba and llvmlite are typed in part or not at all.
-# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-call,no-untyped-def"
-# mypy: disable-error-code="call-overload,misc,no-any-return,attr-defined,untyped-decorator"
-
 from __future__ import annotations
 
 import operator
@@ -25,18 +21,12 @@ from numba.core.imputils import lower_constant
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import NativeValue, lower_builtin, typeof_impl, unbox
 
+from mbuild.quant.kernels.instructions import Width
 from mbuild.quant.search import ops
 
 I1, I8, I16, I32 = (ir.IntType(size) for size in (1, 8, 16, 32))
 F32 = ir.FloatType()
 ELEMENT = {"real": F32, "whole": I32, "mask": I1}
-
-
-class Width:
-    """How many lanes a kernel runs in; passed to it as its first argument."""
-
-    def __init__(self, lanes: int) -> None:
-        self.lanes = lanes
 
 
 class WidthType(types.Type):

@@ -3,9 +3,6 @@
 Importing this module imports llvmlite.
 """
 
-# llvmlite is not typed.
-# mypy: disable-error-code="import-untyped,no-untyped-call"
-
 from __future__ import annotations
 
 import os

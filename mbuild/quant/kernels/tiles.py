@@ -1,17 +1,14 @@
-"""The searched types' kernels, compiled by numba: tiles of as many blocks as lanes.
+"""The kernels' one loop, compiled by numba: tiles of blocks, each made by its type's method.
 
-A kernel takes a tile's values lane by lane, runs the search of every sub-block and
-the settling of the scales (:mod:`mbuild.quant.search.fits`) on all lanes at once, and then
-writes the blocks one after the other. There is one kernel per row of
-:mod:`mbuild.quant.specs`, all from the one text below.
+A kernel is called with bytes of values and bytes for blocks (:class:`Call`) and has scratch
+memory for one tile (:class:`Room`). Of the types with a search a tile is as many blocks as there
+are lanes: the search of every sub-block and the settling of the scales run on all lanes at
+once, then the blocks are written one after the other. All kernels are made from the texts below.
 """
-
-# numba and llvmlite are typed in part or not at all.
-# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-call,no-untyped-def"
-# mypy: disable-error-code="call-overload,misc,no-any-return,attr-defined,untyped-decorator"
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from types import FunctionType, ModuleType
 from typing import Any
@@ -20,35 +17,38 @@ import numpy as np
 from numba.extending import register_jitable
 
 from mbuild.gguf.types import BLOCKS, GGMLType
-from mbuild.quant import specs
-from mbuild.quant.kernels import emit
-from mbuild.quant.kernels.lane_arrays import as_rows, flat_reals, octets, reals, wholes
-from mbuild.quant.kernels.lane_bytes import count, load_bf16, load_f32, load_u16, prefetch, turn
-from mbuild.quant.search import fits, fitting
+from mbuild.quant.kernels import (
+    direct,
+    emit,
+    lane_bytes,
+    lane_lists,
+    lane_runs,
+    measures,
+    point_emit,
+)
+from mbuild.quant.kernels.direct import beyond
+from mbuild.quant.kernels.instructions import count, load_bf16, load_f32, load_u16, prefetch, turn
+from mbuild.quant.kernels.lane_arrays import as_bytes, as_rows, flat_reals, octets, reals, wholes
+from mbuild.quant.kernels.rooms import Block, Call, Room, Shape
+from mbuild.quant.search import fits, fitting, grids, points, simple, ternary
+from mbuild.quant.search.columns import WEIGHT, Columns, D
+from mbuild.quant.search.methods import Each, Levels, OnGrid, Search, Simple
 from mbuild.quant.search.ops import any_lane, bits, fill, load, store, whole
-from mbuild.quant.specs import ROW, SCALES, Levels
+from mbuild.quant.search.simple import LANES
+from mbuild.quant.table import GOOD, ROW, SUSPECT, TYPES, Kernel
 
 OPTIONS = {"error_model": "numpy", "boundscheck": False, "_nrt": False}
 """numba's, for all code of kernels: nothing raises, nothing needs numba's run-time library."""
 
-_LEVELS = {
+F32, F16 = int(GGMLType.F32), int(GGMLType.F16)
+FINITE = 0x7F800000
+"""The exponent that float32 patterns of infinities and NaN have."""
+
+CHOICES = {
     Levels.AFFINE: emit.affine_levels,
     Levels.SYMMETRIC: emit.symmetric_levels,
     Levels.DESCENT: emit.descent_levels,
     Levels.TABLE: emit.table_levels,
-}
-_PACK = {
-    GGMLType.Q2_K: emit.q2_k,
-    GGMLType.Q3_K: emit.q3_k,
-    GGMLType.Q4_K: emit.q4_k,
-    GGMLType.Q5_K: emit.q5_k,
-    GGMLType.Q6_K: emit.q6_k,
-    GGMLType.Q4_0: emit.iq4_nl,
-    GGMLType.Q4_1: emit.q4_1,
-    GGMLType.Q5_0: emit.q5_0,
-    GGMLType.Q5_1: emit.q5_1,
-    GGMLType.IQ4_NL: emit.iq4_nl,
-    GGMLType.IQ4_XS: emit.iq4_xs,
 }
 
 
@@ -68,167 +68,223 @@ def squares(w: Any, x: Any, subs: Any, n: Any, cols: Any) -> Any:
     return total
 
 
-def fetch(e: Any, source: Any, kind: Any, first: Any, x: Any) -> Any:
-    """Fill ``x`` with float32 from values ``first`` ... of the source bytes.
+def fetch(e: Any, call: Call, first: Any, rows: Any) -> Any:
+    """Fill ``rows`` of ``ROW`` with float32 from values ``first`` ... of the source bytes.
 
-    ``kind`` is the number of the source's tensor type (0 F32, 1 F16, 30 BF16), ``first``
-    a multiple of ``ROW``. Returns whether all are finite.
+    ``first`` is a multiple of ``ROW``. Returns whether all are finite.
     """
-    top = whole(e, 0x7F800000)
+    top = whole(e, FINITE)
     bad = top != top
     start = first // ROW
-    rows = as_rows(x, ROW)
-    if kind == 0:
+    if call.kind == F32:
         for i in range(rows.shape[0]):
-            value = load_f32(e, source, start + i)
-            bad = bad | ((bits(value) & 0x7F800000) == top)
+            value = load_f32(e, call.source, start + i)
+            bad = bad | ((bits(value) & FINITE) == top)
             store(e, rows, i, value)
-    elif kind == 1:
+    elif call.kind == F16:
         for i in range(rows.shape[0]):
-            value = fitting.half_value(e, load_u16(e, source, start + i))
-            bad = bad | ((bits(value) & 0x7F800000) == top)
+            value = fitting.half_value(e, load_u16(e, call.source, start + i))
+            bad = bad | ((bits(value) & FINITE) == top)
             store(e, rows, i, value)
     else:
         for i in range(rows.shape[0]):
-            value = load_bf16(e, source, start + i)
-            bad = bad | ((bits(value) & 0x7F800000) == top)
+            value = load_bf16(e, call.source, start + i)
+            bad = bad | ((bits(value) & FINITE) == top)
             store(e, rows, i, value)
     return not any_lane(bad)
 
 
-def ahead(source: Any, kind: Any, first: Any, count: Any) -> None:
+def ahead(call: Call, first: Any, count: Any) -> None:
     """Ask the memory for ``count`` values of the source from ``first`` on.
 
     A search takes so long that the processor's own prefetching forgets where it was.
     """
-    item = 4 if kind == 0 else 2
+    item = 4 if call.kind == F32 else 2
     for at in range(first * item, (first + count) * item, 64):
-        prefetch(source, at)
-
-
-def beyond(half: Any) -> Any:
-    """Not 0 in the lanes whose float16 pattern is infinite or not a number."""
-    return ((half & 0x7FFF) + 0x0400) & 0x8000
+        prefetch(call.source, at)
 
 
 def infinite(w: Any, it: Any, scales: Any) -> Any:
     """Not 0 in the lanes of blocks one of whose ``scales`` float16 scales is not finite."""
     found = whole(w, 0)
     for row in range(scales):
-        found = found | beyond(load(w, it, fits.D + row))
+        found = found | beyond(load(w, it, D + row))
     return found
 
 
-def done(w: Any, suspect: Any) -> Any:
-    """What a kernel that came to its end returns: -2 if something is suspect, else -1."""
-    return -2 if any_lane(suspect != whole(w, 0)) else -1
+TEXTS = (fitting, fits, points, ternary, simple, emit, point_emit, direct, measures)
+"""Modules whose functions may become part of kernels."""
 
 
 @cache
-def allow(what: Any) -> None:
-    """Tell numba, once, that a function, or a module's functions, may become part of kernels."""
-    if not isinstance(what, ModuleType):
-        register_jitable(forceinline=True, **OPTIONS)(what)
-        return
-    for function in vars(what).values():
-        if isinstance(function, FunctionType) and function.__module__ == what.__name__:
-            allow(function)
+def allow(function: Any) -> None:
+    """Tell numba, once, that a function may become part of kernels."""
+    register_jitable(forceinline=True, **OPTIONS)(function)
 
 
 @cache
-def plain(type_: GGMLType) -> Any:
-    """kernel(w, e, source, kind, out): quantize without importances; returns the bad tile.
+def _allow_texts() -> None:
+    """Tell numba what all kernels are made of, and what some of it means."""
+    assert lane_bytes.INSTRUCTIONS  # imported, it has told numba
+    own: list[Callable[..., Any]] = [columns, squares, fetch, ahead, infinite]
+    for function in (*own, *(each for text in TEXTS for each in functions_of(text))):
+        allow(function)
+    lane_lists.allow({"forceinline": True, **OPTIONS})
+    lane_runs.allow({"forceinline": True, **OPTIONS})
 
-    ``source`` and ``out`` are bytes, flat and contiguous, the source (of the type with
-    the number ``kind``) a whole number of tiles; ``w`` is the
-    :class:`mbuild.quant.kernels.lanes.Width` of a tile in blocks, ``e`` that of ``ROW``. The
-    result is -1, or -2 where a block's scale does not fit float16, or the first tile that
-    holds a NaN or an infinity, where work ended.
+
+def functions_of(module: ModuleType) -> list[FunctionType]:
+    """The functions that a module defines."""
+    found = [value for value in vars(module).values() if isinstance(value, FunctionType)]
+    return [function for function in found if function.__module__ == module.__name__]
+
+
+def _searched(kernel: Kernel, method: Search | OnGrid) -> Callable[..., Any]:
+    """make(w, e, call, room, tile) of a method that searches, with or without a grid.
+
+    It makes a tile's blocks. Like every ``make`` it returns whether all values are finite, and
+    where a scale is not.
     """
-    for text in (fitting, fits, emit, ahead, beyond, columns, done, fetch, infinite, squares):
-        allow(text)
-    spec = specs.PLAIN[type_]
-    fit, settle, subs, n, nmax = spec.fit, spec.settle, spec.subs, spec.n, spec.nmax
-    choose, pack, size = _LEVELS[spec.levels], _PACK[type_], BLOCKS[type_].size
-    real_rows, whole_rows, levels_rows = specs.scratch_rows(spec)
-    block, scales = subs * n, len(SCALES.get(type_, ()))
+    row, size = TYPES[kernel.type_], BLOCKS[kernel.type_].size
+    fit, settle, subs, n = method.fit, method.settle, method.subs, method.n
+    block, scales, weighted = subs * n, row.scales, kernel.weighted
+    write = _writer(kernel.type_, method)
+    of_row = weighted and not method.mean
+    of_block = bool(method.mean) and (weighted or isinstance(method, OnGrid))
+    once, twice = (np.float32(m) for m in method.mean or (0, 0))
 
-    def kernel(w, e, source, kind, out):
-        lanes = count(w)
-        st = reals(w, real_rows)
-        it = wholes(w, whole_rows)
-        cols = reals(w, n)
-        ws = reals(w, 32)
-        ls = reals(w, levels_rows)
-        levels = octets(block)
-        x = flat_reals(w, block)
-        rows = as_rows(x, ROW)
+    def make(w: Any, e: Any, call: Any, room: Any, tile: Any) -> Any:
+        c = room.columns
+        first = tile * count(w) * block
+        if not fetch(e, call, first, room.rows):
+            return False, whole(w, 0)
+        mean = fill(w, 0.0)
+        if of_row:
+            mean = load(w, as_rows(call.means, count(w)), tile)
+        if of_block:
+            mean = squares(w, room.values, subs, n, c.values) * fill(w, once) * fill(w, twice)
+        for g in range(subs):
+            ahead(call, first + count(w) * (block + g * n), count(w) * n)
+            columns(room.values, g * n, block, n, c.values)
+            if weighted:
+                columns(call.importances, first + g * n, block, n, c.importances)
+            fit(w, c, g, mean)
+        settle(w, c)
+        for b in range(count(w)):
+            write(e, room, b, call.out, (tile * count(w) + b) * size)
+        return True, infinite(w, c.whole, scales)
+
+    return make
+
+
+def _writer(type_: GGMLType, method: Search | OnGrid) -> Callable[..., None]:
+    """write(e, room, b, out, o): the bytes of the block in lane ``b``, from ``o`` on."""
+    layout = TYPES[type_].layout
+    assert layout is not None
+    pack = layout.emit
+    if isinstance(method, OnGrid):
+
+        def write(e: Any, room: Any, b: Any, out: Any, o: Any) -> None:
+            pack(room.columns, b, out, o)
+
+    else:
+        choose, shape = CHOICES[method.levels], Shape(method.subs, method.n, method.nmax)
+
+        def write(e: Any, room: Any, b: Any, out: Any, o: Any) -> None:
+            choose(e, room, shape, b)
+            pack(room.levels, room.columns.whole, b, out, o)
+
+    allow(write)
+    return write
+
+
+def _simple(kernel: Kernel, method: Simple) -> Callable[..., Any]:
+    """As :func:`_searched`, of a method without a search; a tile is 32 blocks."""
+    scale, write, measure = method.scale, method.write, measures.MEASURES[method.measure]
+    scales, (weights, size) = TYPES[kernel.type_].scales, BLOCKS[kernel.type_]
+    vectors = weights // LANES
+
+    def make(w: Any, e: Any, call: Any, room: Any, tile: Any) -> Any:
+        c = room.columns
+        values, first = call.source, tile * LANES * vectors
+        if call.kind != F32:
+            if not fetch(e, call, tile * room.values.size, room.rows):
+                return False, whole(w, 0)
+            values, first = as_bytes(room.values), 0
+        if not measure(w, values, first, vectors, c.found):
+            return False, whole(w, 0)
+        scale(w, c.found, c.whole)
+        for b in range(LANES):
+            at = (tile * LANES + b) * size
+            write(w, room, Block(values, first + b * vectors, b, call.out, at))
+        return True, infinite(w, c.whole, scales)
+
+    return make
+
+
+def _each(kernel: Kernel, method: Each) -> Callable[..., Any]:
+    """As :func:`_searched`, of a method that takes each vector for itself; a tile is 32 of them."""
+    put, (weights, size) = method.put, BLOCKS[kernel.type_]
+    step = LANES * size // weights
+
+    def make(w: Any, e: Any, call: Any, room: Any, tile: Any) -> Any:
         suspect = whole(w, 0)
-        for tile in range(out.size // (lanes * size)):
-            if not fetch(e, source, kind, tile * lanes * block, x):
-                return tile
-            for g in range(subs):
-                ahead(source, kind, (tile + 1) * lanes * block + g * lanes * n, lanes * n)
-                columns(x, g * n, block, n, cols)
-                fit(w, cols, cols, ws, ls, st, g, fill(w, 0.0))
-            settle(w, st, it, ws)
-            suspect = suspect | infinite(w, it, scales)
-            for b in range(lanes):
-                start = b * block // ROW
-                choose(e, rows, start, subs, n, nmax, st, ls, b, levels)
-                pack(levels, it, b, out, (tile * lanes + b) * size)
-        return done(w, suspect)
+        if not fetch(e, call, tile * room.values.size, room.rows):
+            return False, suspect
+        rows = as_rows(room.values, LANES)
+        for i in range(LANES):
+            suspect = suspect | put(w, call.out, (tile * LANES + i) * step, load(w, rows, i))
+        return True, suspect
 
-    return kernel
+    return make
+
+
+MAKERS: dict[type, Callable[..., Any]] = {
+    Search: _searched,
+    OnGrid: _searched,
+    Simple: _simple,
+    Each: _each,
+}
 
 
 @cache
-def weighted(type_: GGMLType) -> Any:
-    """kernel(w, e, source, kind, q, sigma2, out): as :func:`plain`, with importances.
+def text(kernel: Kernel) -> Callable[..., Any]:
+    """run(w, e, source, kind, importances, means, out), which numba is to compile.
 
-    ``q`` (float32) are the importances of every value of the source; ``sigma2`` (blocks,) the mean
-    squares of the rows, which only the types with a mean over the row read.
+    ``w`` is the :class:`mbuild.quant.kernels.instructions.Width` of a tile in lanes, ``e`` that of
+    ``ROW``; the others are a :class:`Call`, its source a whole number of tiles. ``run`` returns
+    GOOD, or SUSPECT where a block's scale does not fit float16, or the first tile that holds
+    a NaN or an infinity, where work ended.
     """
-    for text in (fitting, fits, emit, ahead, beyond, columns, done, fetch, infinite, squares):
-        allow(text)
-    spec = specs.WEIGHTED[type_]
-    fit, settle, subs, n, nmax = spec.fit, spec.settle, spec.subs, spec.n, spec.nmax
-    choose, pack, size = _LEVELS[spec.levels], _PACK[type_], BLOCKS[type_].size
-    real_rows, whole_rows, levels_rows = specs.scratch_rows(spec)
-    block, scales = subs * n, len(SCALES.get(type_, ()))
-    of_row = not spec.mean
-    once, twice = (np.float32(m) for m in spec.mean or (0, 0))
+    _allow_texts()
+    make = MAKERS[type(kernel.method)](kernel, kernel.method)
+    allow(make)
+    n, scratch, found, wholes_, spots = kernel.rows
+    weights, grid = 32, None
+    if isinstance(kernel.method, OnGrid):
+        weights, grid = 1, grids.table(kernel.method.grid)
+    on_grid, start = grid is not None, WEIGHT
+    block = kernel.tile * BLOCKS[kernel.type_].weights // kernel.lanes
+    octets_, size = BLOCKS[kernel.type_].weights, kernel.tile * BLOCKS[kernel.type_].size
 
-    def kernel(w, e, source, kind, q, sigma2, out):
-        lanes = count(w)
-        st = reals(w, real_rows)
-        it = wholes(w, whole_rows)
-        cols = reals(w, n)
-        qs = reals(w, n)
-        ws = reals(w, 32)
-        ls = reals(w, levels_rows)
-        levels = octets(block)
-        x = flat_reals(w, block)
-        rows = as_rows(x, ROW)
-        means = as_rows(sigma2, lanes)
+    def run(w: Any, e: Any, source: Any, kind: Any, importances: Any, means: Any, out: Any) -> Any:
+        values = flat_reals(w, block)
+        kept = reals(w, scratch)
+        own = reals(w, weights)
+        if on_grid:
+            own = kept[start:]
+        c = Columns(
+            reals(w, n), reals(w, n), own, kept, reals(w, found), wholes(w, wholes_),
+            wholes(w, spots), grid,
+        )  # fmt: skip
+        room = Room(values, as_rows(values, ROW), octets(octets_), c)
+        call = Call(source, kind, importances, means, out)
         suspect = whole(w, 0)
-        for tile in range(out.size // (lanes * size)):
-            if not fetch(e, source, kind, tile * lanes * block, x):
+        for tile in range(out.size // size):
+            finite, beyond_ = make(w, e, call, room, tile)
+            if not finite:
                 return tile
-            total = load(w, means, tile)
-            if not of_row:
-                total = squares(w, x, subs, n, cols) * fill(w, once) * fill(w, twice)
-            for g in range(subs):
-                ahead(source, kind, (tile + 1) * lanes * block + g * lanes * n, lanes * n)
-                columns(x, g * n, block, n, cols)
-                columns(q, tile * lanes * block + g * n, block, n, qs)
-                fit(w, cols, qs, ws, ls, st, g, total)
-            settle(w, st, it, ws)
-            suspect = suspect | infinite(w, it, scales)
-            for b in range(lanes):
-                start = b * block // ROW
-                choose(e, rows, start, subs, n, nmax, st, ls, b, levels)
-                pack(levels, it, b, out, (tile * lanes + b) * size)
-        return done(w, suspect)
+            suspect = suspect | beyond_
+        return SUSPECT if any_lane(suspect != whole(w, 0)) else GOOD
 
-    return kernel
+    return run

@@ -18,25 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mbuild.gguf.types import GGMLType
-
-RINGS: dict[GGMLType, int] = {
-    GGMLType.IQ1_S: 3,
-    GGMLType.IQ1_M: 3,
-    GGMLType.IQ2_XXS: 2,
-    GGMLType.IQ2_XS: 2,
-    GGMLType.IQ2_S: 1,
-    GGMLType.IQ3_XXS: 2,
-    GGMLType.IQ3_S: 3,
-}
-"""How many of the least distances the neighbours of a combination have."""
+from mbuild.quant.search.columns import COST, ROOT, SCALES, SPOT, STEPS, VALUE, Columns
 
 CHUNK = 16
 """Neighbours that IQ1 looks at together; a list is filled up with its first one."""
 HALF = 8
 """Neighbours that the other types look at together, at two scales at once."""
-STEPS = 32
-"""Rows that one group takes in columns of spots: one for each scale that is tried."""
 MOVED = 1 << 16
 """Added to the code of a group whose levels were not on the grid; bits above it mean nothing."""
 
@@ -74,16 +61,24 @@ class Table(NamedTuple):
     """(codes,) the number of the point that has this code."""
 
 
-def shape(type_: GGMLType) -> Shape:
-    """What the groups of a type look like."""
-    return FOUR if type_ in (GGMLType.IQ3_XXS, GGMLType.IQ3_S) else EIGHT
+class Grid(NamedTuple):
+    """Which points a type's groups lie on, and how they are listed.
+
+    ``name`` is that of the type whose points these are; the neighbours of a combination have
+    its ``rings`` least distances, and are looked at ``chunk`` at a time.
+    """
+
+    name: str
+    shape: Shape
+    rings: int
+    chunk: int = HALF
 
 
-def _points(type_: GGMLType) -> Any:
+def _points(name: str) -> Any:
     """The grid's levels, (points, values of a group)."""
     from gguf import quants
 
-    known = getattr(quants, type_.name)
+    known = getattr(quants, name)
     known.init_grid()
     values = known.grid.reshape(-1, known.grid_shape[1])
     return np.searchsorted(np.unique(values), values)
@@ -134,15 +129,13 @@ def _fill(codes: Any, chunk: int, spare: int) -> Any:
 
 
 @cache
-def table(type_: GGMLType) -> Table:
-    """The grid of a type; made at the first call, in some tenths of a second.
+def table(grid: Grid) -> Table:
+    """The table of a grid; made at the first call, in some tenths of a second.
 
     Compiled kernels have it among their constants.
     """
-    if type_ is GGMLType.IQ1_M:
-        return table(GGMLType.IQ1_S)
-    form = shape(type_)
-    points = _points(type_).astype(np.int16)
+    form, chunk = grid.shape, grid.chunk
+    points = _points(grid.name).astype(np.int16)
     places, shifts = form.levels ** np.arange(form.size), form.bits * np.arange(form.size)
     codes = (points.astype(np.int64) << shifts).sum(axis=1)
     held = np.full(form.spots, -1)
@@ -151,8 +144,7 @@ def table(type_: GGMLType) -> Table:
     apart = np.flatnonzero(held < 0)
     near = []
     for first in range(0, len(apart), 256):
-        near += _neighbours(spots[apart[first : first + 256]], points, RINGS[type_])
-    chunk = CHUNK if type_ is GGMLType.IQ1_S else HALF
+        near += _neighbours(spots[apart[first : first + 256]], points, grid.rings)
     full = [_fill(np.array([code]), chunk, code) for code in held]
     able = list(full)
     for spot, listed in zip(apart, near, strict=True):
@@ -193,43 +185,44 @@ def _nearest(grid: Table, chunk: int, lanes: Any, spots: Any, cost: Any) -> Any:
     return near[hits[np.flatnonzero(np.diff(lane[hits], prepend=-1))]]
 
 
-def closest(w: Any, grid: Any, ls: Any, spot: Any, code: Any, costs: Any) -> None:
-    """IQ1: move one group of every lane to the grid; row ``code`` of ``ls`` gets the point's code.
+def closest(w: Any, c: Columns, code: Any) -> None:
+    """IQ1: move one group of every lane to the grid; row ``code`` of the scratch gets its code.
 
-    Row ``spot`` holds the combination's spot and ``code`` its code, as reals; row
-    ``costs + 3 * i + l`` what it costs that value i has level l. The neighbour of the least
+    Row SPOT holds the combination's spot and ``code`` its code, as reals; row
+    ``COST + 3 * i + l`` what it costs that value i has level l. The neighbour of the least
     cost is chosen, costs being added one after the other, and of equal ones the first. The
     compiled engine's meaning is in :mod:`mbuild.quant.kernels.lane_lists`.
     """
 
+    ls, grid = c.scratch, c.grid
+
     def cost(lane: Any, near: Any) -> Any:
         total = np.zeros(lane.size, np.float32)
         for i in range(8):
-            total = total + ls[costs + 3 * i + ((near >> (2 * i)) & 3), lane]
+            total = total + ls[COST + 3 * i + ((near >> (2 * i)) & 3), lane]
         return total
 
-    spots = ls[spot].astype(np.int64)
+    spots = ls[SPOT].astype(np.int64)
     lanes = np.flatnonzero(grid.lists[spots] & 63)
     if lanes.size:
         ls[code, lanes] = _nearest(grid, CHUNK, lanes, spots[lanes], cost)
 
 
-def move(
-    w: Any, grid: Any, ls: Any, ints: Any, group: Any, steps: Any, form: Any, scales: Any, rows: Any
-) -> None:
+def move(w: Any, c: Columns, group: Any, steps: Any, form: Any) -> None:
     """Move one group of every lane to the grid, at each of ``steps`` scales.
 
-    Row ``STEPS * group + step`` of ``ints`` holds the combination's spot at that step, plus
+    Row ``STEPS * group + step`` of the spots holds the combination's spot at that step, plus
     the number of spots where its values may lie nearer to other levels; it gets the code of
-    the nearest point, plus MOVED where the combination was none. Row ``scales + step`` of
-    ``ls`` holds the scale, rows ``rows[0] + i`` and ``rows[1] + i`` the group's values and
-    the roots of their weights. A point costs the sum of root * difference * difference, of
+    the nearest point, plus MOVED where the combination was none. Row ``SCALES + step`` of
+    the scratch holds the scale, rows VALUE ... and ROOT ... the values and the roots of their
+    weights. A point costs the sum of root * difference * difference, of
     equal ones the first in the list counts. The compiled engine's meaning is in
     :mod:`mbuild.quant.kernels.lane_runs`.
     """
-    value, root = (row + form.size * group for row in rows)
+    ls, ints, grid = c.scratch, c.spots, c.grid
+    value, root = (row + form.size * group for row in (VALUE, ROOT))
     for step in range(steps):
-        scale = ls[scales + step]
+        scale = ls[SCALES + step]
 
         def cost(lane: Any, near: Any, scale: Any = scale) -> Any:
             total = np.zeros(lane.size, np.float32)

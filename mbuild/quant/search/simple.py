@@ -2,7 +2,8 @@
 
 As in :mod:`mbuild.quant.search.fits`, what is computed per block is written once for both
 engines, the lanes being blocks. A *scale* function reads the block's extremes from
-the real columns ``st`` (rows TOP and VALUE, see :class:`Measure`), stores the float16
+the real columns ``st`` (rows TOP and VALUE, see
+:class:`mbuild.quant.search.methods.Measure`), stores the float16
 patterns into the whole columns ``it`` and leaves in ``st`` what levels follow from:
 
     level = trunc((x - LOW) * INVERSE + SHIFT), limited to 0 ... nmax, or
@@ -15,13 +16,9 @@ SHIFT that lead to the same levels with ordinary numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
-from mbuild.gguf.types import GGMLType
-from mbuild.quant.search.fits import DMIN, D
+from mbuild.quant.search.columns import DMIN, D
 from mbuild.quant.search.fitting import half_bits
 from mbuild.quant.search.ops import absolute, fill, load, select, store
 
@@ -100,39 +97,3 @@ def scale_q4_1(w: Any, st: Any, it: Any) -> None:
 def scale_q5_1(w: Any, st: Any, it: Any) -> None:
     """d = (greatest - least) / 31, m = least."""
     _scale_range(w, st, it, 31)
-
-
-class Measure(Enum):
-    """What a scale function wants to know of a block's values: TOP, and perhaps VALUE."""
-
-    MAGNITUDE = 0
-    """The largest magnitude."""
-    EXTREME = 1
-    """The largest magnitude, and the first value that has it."""
-    RANGE = 2
-    """The greatest value, and the first least one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Simple:
-    """A type without a search: the weights of a block and how its scale and levels come.
-
-    ``nmax`` limits the levels of those that truncate, 0 marks rounding.
-    """
-
-    weights: int
-    scale: Callable[..., None]
-    measure: Measure = Measure.MAGNITUDE
-    nmax: int = 0
-
-
-SIMPLE: dict[GGMLType, Simple] = {
-    GGMLType.Q8_0: Simple(32, scale_q8_0),
-    GGMLType.Q4_0: Simple(32, scale_q4_0, Measure.EXTREME, 15),
-    GGMLType.Q5_0: Simple(32, scale_q5_0, Measure.EXTREME, 31),
-    GGMLType.Q4_1: Simple(32, scale_q4_1, Measure.RANGE, 15),
-    GGMLType.Q5_1: Simple(32, scale_q5_1, Measure.RANGE, 31),
-    GGMLType.TQ1_0: Simple(256, scale_ternary),
-    GGMLType.TQ2_0: Simple(256, scale_ternary),
-}
-"""Types whose levels follow from the block's extremes."""

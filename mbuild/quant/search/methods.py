@@ -1,0 +1,119 @@
+"""The ways in which blocks are made, as values: the kinds of part that a type's row names.
+
+Functions of both engines stand side by side here, so that a type can name all its parts:
+``pack`` is the numpy engine's (:mod:`mbuild.quant.arrays`), ``emit``, ``write`` and ``put`` are
+compiled (:mod:`mbuild.quant.kernels`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from mbuild.quant.search.columns import ROWS
+from mbuild.quant.search.grids import Grid
+
+SQUARES_OF_ROW: tuple[float, ...] = ()
+"""The mean square that importances are combined with is that of the whole row."""
+
+
+class Levels(Enum):
+    """How a value's level follows from a block's findings."""
+
+    AFFINE = 0
+    """round((x + BASE) / STEP); where STEP is 0 round((x - OFFSET) * INVERSE)."""
+    SYMMETRIC = 1
+    """round(x / STEP) + nmax; where STEP is 0 round(x * INVERSE) + OFFSET."""
+    DESCENT = 2
+    """As SYMMETRIC, but where STEP is 0 the search's levels themselves."""
+    TABLE = 3
+    """The non-linear level nearest to x * INVERSE."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the bytes of a searched block are made: ``pack`` in numpy, ``emit`` compiled.
+
+    :mod:`mbuild.quant.arrays.packing` and :mod:`mbuild.quant.kernels.emit` say what the functions
+    take; those of types on grids are in ``point_packing`` and ``point_emit``.
+    """
+
+    pack: Callable[..., Any]
+    emit: Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Blocks whose scales are searched for.
+
+    A block is ``subs`` sub-blocks of ``n`` values. ``mean`` says how the sum of a block's squares
+    becomes the mean square that importances are combined with: (sum * mean[0]) * mean[1]; where it
+    is empty, the mean is over the whole row.
+    """
+
+    subs: int
+    n: int
+    nmax: int
+    levels: Levels
+    fit: Callable[..., None]
+    settle: Callable[..., None]
+    mean: tuple[float, ...] = (1.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class OnGrid:
+    """Blocks whose groups of values are moved to points of a grid; the rest as in a search.
+
+    ``rows`` is how many rows of scratch columns it needs.
+    """
+
+    subs: int
+    n: int
+    grid: Grid
+    fit: Callable[..., None]
+    settle: Callable[..., None]
+    mean: tuple[float, ...]
+    rows: int = ROWS
+
+
+class Measure(Enum):
+    """What a scale function wants to know of a block's values: TOP, and perhaps VALUE."""
+
+    MAGNITUDE = 0
+    """The largest magnitude."""
+    EXTREME = 1
+    """The largest magnitude, and the first value that has it."""
+    RANGE = 2
+    """The greatest value, and the first least one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Simple:
+    """Blocks whose scale follows from their extremes: :mod:`mbuild.quant.search.simple`.
+
+    ``nmax`` limits the levels of those that truncate, 0 marks rounding. ``pack`` is as in a
+    layout; compiled, ``write`` makes a block's bytes straight from its values.
+    """
+
+    scale: Callable[..., None]
+    pack: Callable[..., Any]
+    write: Callable[..., None]
+    measure: Measure = Measure.MAGNITUDE
+    nmax: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Each:
+    """Vectors of 32 values that are written one after the other, each for itself.
+
+    ``pack`` makes the bytes of float32 (blocks, weights) in numpy; ``put`` is compiled: it writes
+    one vector and returns where what it wrote is not finite.
+    """
+
+    pack: Callable[..., Any]
+    put: Callable[..., Any]
+
+
+Method = Search | OnGrid | Simple | Each
