@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mbuild.quant.choose.imatrix import Imatrix
     from mbuild.quant.choose.recipes import Options as RecipeOptions
     from mbuild.quant.choose.types import FileType
+    from mbuild.quant.engine import Unavailable
     from mbuild.store.ports import BuildStore
 
 QUANTIZER_VERSION = 4
@@ -35,6 +36,7 @@ QUANTIZER_VERSION = 4
 
 _POLL_SECONDS = 0.1
 _PATIENCE = 3.0  # seconds; kernels of the cache load in a fraction of that
+_SLOWER = 80  # times that numpy takes as long: 30 to 80 by type, benchmarks.md has the machine
 _IMATRIX = "\0imatrix"  # cannot be a file's name
 
 
@@ -224,12 +226,17 @@ def _say_compiling(types: tuple[str, ...], context: StepContext) -> None:
     context.status(Code.COMPILING_QUANTIZERS, {"types": types, "kept": not cache.problem()})
 
 
-def _warn_of_cache(context: StepContext) -> None:
-    """That compiled quantizers are not kept, and why; once in a process, which then has them."""
+def _warn_of_kernels(unavailable: Unavailable | None, context: StepContext) -> None:
+    """That compiled quantizers cannot be used, or are not kept, and why; once in a process."""
     from mbuild.quant.compiled import cache
-    from mbuild.quant.quantize import engine_name
 
-    problem = cache.problem() if engine_name() == "numba" else ""
+    if unavailable is None:
+        problem = cache.problem()
+    else:
+        problem = (
+            f"the compiled quantizers cannot be used, because {unavailable.reason}: quantizing"
+            f" takes up to {_SLOWER} times as long; {unavailable.remedy}"
+        )
     if problem and problem not in _WARNED:
         _WARNED.add(problem)
         context.warn(problem)
@@ -253,12 +260,11 @@ def _load_kernels(variant: Variant, context: StepContext) -> None:
     names = tuple(type_.name for type_ in sorted(changed))
     timer = Timer(_PATIENCE, _say_compiling, [names, context])
     timer.start()
-    done: Future[None] = Future()
+    done: Future[Unavailable | None] = Future()
 
     def work() -> None:
         try:
-            prepare(sorted(changed), weighted=variant.imatrix is not None)
-            done.set_result(None)
+            done.set_result(prepare(sorted(changed), weighted=variant.imatrix is not None))
         except BaseException as error:
             done.set_exception(error)
 
@@ -266,12 +272,12 @@ def _load_kernels(variant: Variant, context: StepContext) -> None:
     try:
         while not wait([done], timeout=_POLL_SECONDS).done:
             context.report(0, 0)
-        done.result()
+        unavailable = done.result()
     finally:
         timer.cancel()
         timer.join()
     if changed:
-        _warn_of_cache(context)
+        _warn_of_kernels(unavailable, context)
 
 
 def _planned(step: Quantize, model: Model, imatrix_path: Path | None) -> Variant:
@@ -305,7 +311,8 @@ def _planned(step: Quantize, model: Model, imatrix_path: Path | None) -> Variant
 def _check_type(tensor: Tensor, new: GGMLType, target: FileType, imatrix: Imatrix | None) -> None:
     """What cannot be made is refused, by the tensor's name, before anything is read or written."""
     from mbuild.quant.choose.recipes import needs_importances
-    from mbuild.quant.quantize import supported, unsupported
+    from mbuild.quant.quantize import unsupported
+    from mbuild.quant.table import supports
 
     weighted = imatrix is not None and imatrix.has(tensor.name, tensor.dims)
     if imatrix is not None and not weighted and needs_importances(tensor.name, new, target):
@@ -313,7 +320,7 @@ def _check_type(tensor: Tensor, new: GGMLType, target: FileType, imatrix: Imatri
             f"{tensor.name}: {imatrix.name} has no importances for it, which {new.name} needs",
             hint="use the importance matrix of this model, or another type: --tensor-type",
         )
-    if not supported(new, weighted):
+    if not supports(new, weighted):
         error = unsupported(new)
         raise UnsupportedError(f"{tensor.name}: {error.message}", hint=error.hint)
 

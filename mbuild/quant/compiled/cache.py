@@ -18,7 +18,6 @@ from functools import cache
 from pathlib import Path
 
 from mbuild.core.environment import HOME_VARIABLE, home_folder
-from mbuild.quant.kernels.target import description
 
 PACKAGE = Path(__file__).parents[2]
 SOURCES = ("gguf/types", "quant/compiled/compiler", "quant/table")
@@ -108,7 +107,7 @@ def sources() -> list[str]:
         f"{folder}/{name.removesuffix('.py')}"
         for folder in FOLDERS
         for name in os.listdir(PACKAGE / folder)
-        if name.endswith(".py")
+        if name.endswith(".py") and not name.startswith("__")
     ]
     return sorted((*SOURCES, *found))
 
@@ -125,6 +124,9 @@ def _sources() -> bytes:
 
 def key(name: str) -> bytes:
     """A digest of all that decides the code of the kernel of this name."""
+    # Only here, so that what llvmlite fails with reaches those alone who compile.
+    from mbuild.quant.kernels.target import description
+
     return hashlib.sha256(_sources() + repr((name, description())).encode()).digest()
 
 

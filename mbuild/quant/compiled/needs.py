@@ -18,6 +18,7 @@ from mbuild.quant.engine import Unavailable
 def need_llvmlite() -> None:
     """Import llvmlite; raises :class:`Unavailable`."""
     with _imported("llvmlite"):
+        importlib.import_module("llvmlite")
         importlib.import_module("llvmlite.binding")
 
 

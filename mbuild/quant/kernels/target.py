@@ -19,11 +19,11 @@ from llvmlite import binding
 def compilers() -> str:
     """The versions of what decides the code: Python, LLVM, numba.
 
-    Raises ImportError where numba is not installed.
+    Raises ModuleNotFoundError where numba is not installed.
     """
     numba = find_spec("numba")
     if numba is None or numba.origin is None:
-        raise ImportError("numba is not installed", name="numba")
+        raise ModuleNotFoundError("numba is not installed", name="numba")
     # This file is numba's own source of its version; the metadata take ten times as long.
     version = Path(numba.origin).with_name("_version.py").read_text(encoding="utf-8")
     return repr((platform.python_version(), llvmlite.__version__, version))

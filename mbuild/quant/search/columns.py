@@ -68,9 +68,8 @@ ROWS = REACH + 1
 SPOT_ROWS = 8 * STEPS
 """Rows of the columns of spots."""
 
-KEY, INDEX, SORTED = 128, 161, 194
-"""IQ1: the values in ascending order, with their places and
-weights."""
+KEY, INDEX, SORTED = 96, 161, 194
+"""IQ1: the values in ascending order, with their places and weights."""
 SUM_X, SUM_W = 226, 259
 """Sums of weight * x and of weight over the first 0, 1 ... of the sorted values."""
 COST, SPOT = 292, 316

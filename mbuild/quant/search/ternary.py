@@ -175,9 +175,9 @@ def _best_cuts_s(w: Any, c: Columns) -> Any:
             high_x, high_w = total_x - upto_x, total_w - upto_w
             for sign in (1, -1):
                 delta = np.float32(sign) * np.float32(DELTA)
-                a, b, c = fill(w, delta - np.float32(1)), fill(w, delta), fill(w, 1 + delta)
-                sum_qx = low_x * a + mid_x * b + high_x * c
-                sum_q2 = low_w * a * a + mid_w * b * b + high_w * c * c
+                low, mid, high = fill(w, delta - np.float32(1)), fill(w, delta), fill(w, 1 + delta)
+                sum_qx = low_x * low + mid_x * mid + high_x * high
+                sum_q2 = low_w * low * low + mid_w * mid * mid + high_w * high * high
                 better = (sum_q2 > zero) & (sum_qx * sum_qx > best * sum_q2)
                 if any_lane(better):
                     scale = select(better, sum_qx / sum_q2, scale)
