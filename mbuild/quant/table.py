@@ -95,6 +95,11 @@ TYPES: dict[GGMLType, Parts] = {
         Layout(packing.q5_1, emit.q5_1),
         Search(1, 32, 31, _A, fits.q5_1_weighted, fits.settle_single, _ROW),
     ),
+    G.Q1_0: Parts(
+        Search(4, 32, 1, Levels.SIGNS, fits.q1_0, fits.settle_q1_0),
+        *at(0),
+        Layout(packing.q1_0, emit.q1_0),
+    ),
     G.TQ1_0: Parts(
         Simple(simple.scale_ternary, packing.tq1_0, direct.tq1_0),
         *at(52),

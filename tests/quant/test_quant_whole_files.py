@@ -149,6 +149,12 @@ def test_every_type(model: Callable[[str], Model], name: str) -> None:
     assert model(name).compare(TYPES.get(name, EVERY)) == []
 
 
+@pytest.mark.parametrize("name", ["3 experts", "grouped", "tied"])
+def test_one_bit(model: Callable[[str], Model], name: str) -> None:
+    """Q1_0's files are llama-quantize's; that refuses rows which no block of 128 divides."""
+    assert model(name).compare(["Q1_0"]) == []
+
+
 @pytest.mark.parametrize("name", ["3 experts", "tied"])
 @pytest.mark.parametrize("option", OPTIONS)
 def test_options(model: Callable[[str], Model], name: str, option: str) -> None:

@@ -99,6 +99,8 @@ def _levels(method: Search, x: Reals, c: Columns) -> Any:
     nmax = method.nmax
     if method.levels is Levels.TABLE:
         return fits.IQ4_INDEX[place(WIDTH, x * inverse + x * inverse)]
+    if method.levels is Levels.SIGNS:
+        return x >= 0
     if method.levels is Levels.AFFINE:
         kept = ops.clamp(ops.nearest((x - offset) * inverse), 0, nmax)
         final = ops.clamp(ops.nearest((x + base) / step), 0, nmax)

@@ -116,6 +116,11 @@ def iq4_xs(levels: Bytes, it: Whole) -> Bytes:
     return np.concatenate([half(it[D]), half(high), low, nibbles(levels, 32)], axis=1)
 
 
+def q1_0(levels: Bytes, it: Whole) -> Bytes:
+    """One float16, 16 bytes of one bit a value."""
+    return np.concatenate([half(it[D]), np.packbits(levels, axis=1, bitorder="little")], axis=1)
+
+
 def q4_1(levels: Bytes, it: Whole) -> Bytes:
     """Two float16, 16 bytes of levels."""
     return np.concatenate([half(it[D]), half(it[DMIN]), nibbles(levels, 32)], axis=1)

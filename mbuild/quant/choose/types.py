@@ -63,6 +63,7 @@ FILE_TYPES: tuple[FileType, ...] = (
     FileType("TQ1_0", 36, GGMLType.TQ1_0),
     FileType("TQ2_0", 37, GGMLType.TQ2_0),
     FileType("MXFP4_MOE", 38, GGMLType.MXFP4),
+    FileType("Q1_0", 40, GGMLType.Q1_0),
 )
 """Every file type, by number."""
 

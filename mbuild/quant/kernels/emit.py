@@ -18,7 +18,7 @@ from mbuild.quant.kernels.rooms import Room, Shape
 from mbuild.quant.search.columns import DMIN, WHOLE_HEAD, D
 from mbuild.quant.search.fits import BASE, INVERSE, IQ4_INDEX, OFFSET, STEP
 from mbuild.quant.search.fitting import place
-from mbuild.quant.search.ops import clamp, fill, load, lookup, nearest, truncate, whole
+from mbuild.quant.search.ops import clamp, fill, load, lookup, nearest, select, truncate, whole
 
 W = Width(16)
 """The lanes that levels are packed in."""
@@ -86,6 +86,14 @@ def table_levels(e: Any, room: Room, shape: Shape, b: Any) -> None:
             value = load(e, room.rows, (b * subs + g) * (n // 16) + i) * inverse
             level = lookup(e, PLACES, place(e, value + value))
             store_bytes(e, room.levels, g * n + i * 16, truncate(level))
+
+
+def sign_levels(e: Any, room: Room, shape: Shape, b: Any) -> None:
+    """1 from zero on, else 0."""
+    rows = shape.subs * shape.n // 16
+    for i in range(rows):
+        below = load(e, room.rows, b * rows + i) < fill(e, 0.0)
+        store_bytes(e, room.levels, i * 16, select(below, whole(e, 0), whole(e, 1)))
 
 
 def half(out: Any, o: Any, pattern: Any) -> None:
@@ -201,6 +209,13 @@ def iq4_xs(levels: Any, it: Any, b: Any, out: Any, o: Any) -> None:
         low = it[WHOLE_HEAD + 2 * g, b] & 0x0F
         out[o + 4 + g] = low | ((it[WHOLE_HEAD + 2 * g + 1, b] & 0x0F) << 4)
     _nibbles(levels, out, o + 8, 8, 16)
+
+
+def q1_0(levels: Any, it: Any, b: Any, out: Any, o: Any) -> None:
+    """One float16, 16 bytes of one bit a value."""
+    half(out, o, it[D, b])
+    for i in range(0, 128, 16):
+        store_bits(W, out, o + 2 + i // 8, load_bytes(W, levels, i) > whole(W, 0))
 
 
 def q4_1(levels: Any, it: Any, b: Any, out: Any, o: Any) -> None:

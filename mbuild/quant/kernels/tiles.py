@@ -49,6 +49,7 @@ CHOICES = {
     Levels.SYMMETRIC: emit.symmetric_levels,
     Levels.DESCENT: emit.descent_levels,
     Levels.TABLE: emit.table_levels,
+    Levels.SIGNS: emit.sign_levels,
 }
 
 

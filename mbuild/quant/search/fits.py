@@ -361,6 +361,21 @@ def settle_q6_k(w: Any, c: Columns) -> None:
             store(w, c.found, row, select(empty, zero, load(w, c.found, row)))
 
 
+def q1_0(w: Any, c: Columns, g: Any, sigma2: Any) -> None:
+    """The sum of magnitudes, in the block's order."""
+    total = fill(w, 0.0)
+    if g > 0:
+        total = load(w, c.found, 0)
+    for i in range(32):
+        total = total + absolute(load(w, c.values, i))
+    store(w, c.found, 0, total)
+
+
+def settle_q1_0(w: Any, c: Columns) -> None:
+    """The mean magnitude (quantize_row_q1_0_ref)."""
+    store(w, c.whole, D, half_bits(w, load(w, c.found, 0) / fill(w, 128.0)))
+
+
 def settle_iq4_nl(w: Any, c: Columns) -> None:
     """The scale itself; levels follow from the unrounded one."""
     zero = fill(w, 0.0)

@@ -30,6 +30,8 @@ class Levels(Enum):
     """As SYMMETRIC, but where STEP is 0 the search's levels themselves."""
     TABLE = 3
     """The non-linear level nearest to x * INVERSE."""
+    SIGNS = 4
+    """1 from zero on, of either sign, else 0."""
 
 
 @dataclass(frozen=True, slots=True)
