@@ -1,8 +1,8 @@
 """The table of types: one row names all that makes a type's blocks, for both engines.
 
 A new type is a row here. Its arithmetic is written once (:mod:`mbuild.quant.search`), its layout
-twice: in numpy (:mod:`mbuild.quant.arrays`) and compiled (:mod:`mbuild.quant.kernels`). What is
-to be known of a kernel to call it stands here too; nothing here loads numba.
+twice, in numpy and compiled (:mod:`mbuild.quant.layouts`). What is to be known of a kernel to call
+it stands here too; nothing here loads numba.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mbuild.gguf.types import BLOCKS, GGMLType
-from mbuild.quant.arrays import checks, packing, point_packing
-from mbuild.quant.arrays import direct as arrays
-from mbuild.quant.arrays.checks import at
-from mbuild.quant.kernels import direct, emit, point_emit
+from mbuild.quant.layouts import casts, checks, direct, emit, packing, point_emit, point_packing
+from mbuild.quant.layouts.checks import at
 from mbuild.quant.search import fits, points, simple, ternary
 from mbuild.quant.search.columns import ROWS_M, ROWS_S, SPOT_ROWS, WHOLE_HEAD
 from mbuild.quant.search.grids import CHUNK, EIGHT, FOUR, Grid
@@ -63,10 +61,10 @@ _IQ2_S, _IQ3_XXS = Grid("IQ2_S", EIGHT, 1), Grid("IQ3_XXS", FOUR, 2)
 _IQ3_S = Grid("IQ3_S", FOUR, 3)
 
 TYPES: dict[GGMLType, Parts] = {
-    G.F32: Parts(Each(arrays.cast_f32, direct.put_f32), checks.nothing),
-    G.F16: Parts(Each(arrays.cast_f16, direct.put_f16), checks.f16),
-    G.BF16: Parts(Each(arrays.cast_bf16, direct.put_bf16), checks.bf16),
-    G.MXFP4: Parts(Each(arrays.mxfp4, direct.put_mxfp4), checks.mxfp4),
+    G.F32: Parts(Each(casts.cast_f32, direct.put_f32), checks.nothing),
+    G.F16: Parts(Each(casts.cast_f16, direct.put_f16), checks.f16),
+    G.BF16: Parts(Each(casts.cast_bf16, direct.put_bf16), checks.bf16),
+    G.MXFP4: Parts(Each(casts.mxfp4, direct.put_mxfp4), checks.mxfp4),
     G.Q8_0: Parts(
         Simple(simple.scale_q8_0, packing.q8_0, direct.q8_0),
         *at(0),

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbuild.gguf.types import BLOCKS, GGMLType
-from mbuild.quant.arrays.packing import Bytes
 from mbuild.quant.arrays.values import widen
 from mbuild.quant.engine import Outcome, Weights
+from mbuild.quant.layouts.packing import Bytes
 from mbuild.quant.search import fits, grids, ops
 from mbuild.quant.search.columns import WEIGHT, Columns
 from mbuild.quant.search.fitting import place

@@ -21,9 +21,9 @@ from mbuild.core.environment import HOME_VARIABLE, home_folder
 
 PACKAGE = Path(__file__).parents[2]
 SOURCES = ("gguf/types", "quant/compiled/compiler", "quant/table")
-FOLDERS = ("quant/search", "quant/kernels")
+FOLDERS = ("quant/search", "quant/layouts", "quant/kernels")
 """Modules whose text can change a kernel's code, and folders of nothing but such modules: the
-compiler and all that it imports, but for layouts in numpy, which the table of types names too."""
+compiler and all that it imports."""
 
 _DIGEST = hashlib.sha256().digest_size
 

@@ -1,4 +1,4 @@
-"""numba's meaning of :mod:`mbuild.quant.kernels.instructions`.
+"""numba's meaning of :mod:`mbuild.quant.layouts.instructions`.
 
 Importing this module imports numba and registers the operations with it.
 """
@@ -10,7 +10,23 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from mbuild.quant.kernels.instructions import (
+from mbuild.quant.kernels.lanes import (
+    F32,
+    I1,
+    I8,
+    I16,
+    I32,
+    Mask,
+    Real,
+    Whole,
+    WidthType,
+    call,
+    constant,
+    data,
+    nothing,
+    register,
+)
+from mbuild.quant.layouts.instructions import (
     count,
     first_lane,
     lane_of,
@@ -29,22 +45,6 @@ from mbuild.quant.kernels.instructions import (
     store_nibbles,
     store_words,
     turn,
-)
-from mbuild.quant.kernels.lanes import (
-    F32,
-    I1,
-    I8,
-    I16,
-    I32,
-    Mask,
-    Real,
-    Whole,
-    WidthType,
-    call,
-    constant,
-    data,
-    nothing,
-    register,
 )
 
 

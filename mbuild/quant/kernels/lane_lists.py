@@ -15,10 +15,10 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, overload
 
-from mbuild.quant.kernels.instructions import count, first_lane, load_u16
 from mbuild.quant.kernels.lane_arrays import reals
 from mbuild.quant.kernels.lane_picks import cycle, pick4
 from mbuild.quant.kernels.lanes import I32, Real, WidthType, register
+from mbuild.quant.layouts.instructions import count, first_lane, load_u16
 from mbuild.quant.search import grids
 from mbuild.quant.search.columns import COST, SPOT, Columns
 from mbuild.quant.search.grids import CHUNK

@@ -13,7 +13,6 @@ from llvmlite import ir
 from numba.core import types
 
 from mbuild.quant.kernels import target
-from mbuild.quant.kernels.instructions import Width
 from mbuild.quant.kernels.lane_bytes import exchange
 from mbuild.quant.kernels.lanes import (
     F32,
@@ -30,6 +29,7 @@ from mbuild.quant.kernels.lanes import (
     register,
     splat,
 )
+from mbuild.quant.layouts.instructions import Width
 
 I64 = ir.IntType(64)
 

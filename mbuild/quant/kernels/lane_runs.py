@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from mbuild.quant.kernels.instructions import Width, count, lane_of, turn
 from mbuild.quant.kernels.lane_arrays import flat_longs, flat_wholes, reals
 from mbuild.quant.kernels.lane_picks import (
     cycle,
@@ -42,6 +41,7 @@ from mbuild.quant.kernels.lane_picks import (
     unpacked,
     upper,
 )
+from mbuild.quant.layouts.instructions import Width, count, lane_of, turn
 from mbuild.quant.search import grids
 from mbuild.quant.search.columns import ROOT, SCALES, STEPS, VALUE, Columns
 from mbuild.quant.search.forms import Form

@@ -21,7 +21,7 @@ from numba.core.imputils import lower_constant
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import NativeValue, lower_builtin, typeof_impl, unbox
 
-from mbuild.quant.kernels.instructions import Width
+from mbuild.quant.layouts.instructions import Width
 from mbuild.quant.search import ops
 
 I1, I8, I16, I32 = (ir.IntType(size) for size in (1, 8, 16, 32))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mbuild.quant.kernels.instructions import (
+from mbuild.quant.layouts.instructions import (
     first_lane,
     lane_of,
     largest,

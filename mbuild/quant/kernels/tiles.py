@@ -17,19 +17,12 @@ import numpy as np
 from numba.extending import register_jitable
 
 from mbuild.gguf.types import BLOCKS, GGMLType
-from mbuild.quant.kernels import (
-    direct,
-    emit,
-    lane_bytes,
-    lane_lists,
-    lane_runs,
-    measures,
-    point_emit,
-)
-from mbuild.quant.kernels.direct import beyond
-from mbuild.quant.kernels.instructions import count, load_bf16, load_f32, load_u16, prefetch, turn
+from mbuild.quant.kernels import lane_bytes, lane_lists, lane_runs, measures
 from mbuild.quant.kernels.lane_arrays import as_bytes, as_rows, flat_reals, octets, reals, wholes
-from mbuild.quant.kernels.rooms import Block, Call, Room, Shape
+from mbuild.quant.layouts import direct, emit, point_emit
+from mbuild.quant.layouts.direct import beyond
+from mbuild.quant.layouts.instructions import count, load_bf16, load_f32, load_u16, prefetch, turn
+from mbuild.quant.layouts.rooms import Block, Call, Room, Shape
 from mbuild.quant.search import fits, fitting, grids, points, simple, ternary
 from mbuild.quant.search.columns import WEIGHT, Columns, D
 from mbuild.quant.search.methods import Each, Levels, OnGrid, Search, Simple
@@ -252,7 +245,7 @@ MAKERS: dict[type, Callable[..., Any]] = {
 def text(kernel: Kernel) -> Callable[..., Any]:
     """run(w, e, source, kind, importances, means, out), which numba is to compile.
 
-    ``w`` is the :class:`mbuild.quant.kernels.instructions.Width` of a tile in lanes, ``e`` that of
+    ``w`` is the :class:`mbuild.quant.layouts.instructions.Width` of a tile in lanes, ``e`` that of
     ``ROW``; the others are a :class:`Call`, its source a whole number of tiles. ``run`` returns
     GOOD, or SUSPECT where a block's scale does not fit float16, or the first tile that holds
     a NaN or an infinity, where work ended.

@@ -1,5 +1,5 @@
 """The compiled engine's layouts of the types on grids; the twin of
-:mod:`mbuild.quant.arrays.point_packing`.
+:mod:`mbuild.quant.layouts.point_packing`.
 
 Plain loops that numba compiles. ``c`` are the columns of a tile and ``b`` the block's lane
 in it, ``out`` the bytes of all blocks (uint8, one dimension) and ``o`` where this block's
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mbuild.quant.kernels.emit import half
+from mbuild.quant.layouts.emit import half
 from mbuild.quant.search.columns import CODE, SIGN, WHOLE_HEAD, Columns, D
 
 

@@ -1,6 +1,6 @@
 """The numpy engine's layouts of the types on grids: codes, signs and scales to bytes.
 
-The twin of :mod:`mbuild.quant.kernels.point_emit`. ``c`` are the columns that a search left
+The twin of :mod:`mbuild.quant.layouts.point_emit`. ``c`` are the columns that a search left
 (:mod:`mbuild.quant.search.points`); each function returns uint8 (blocks, bytes of a block).
 Layouts: ``ggml-common.h``.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mbuild.quant.arrays.packing import Bytes, half, nibbles
+from mbuild.quant.layouts.packing import Bytes, half, nibbles
 from mbuild.quant.search.columns import CODE, SIGN, WHOLE_HEAD, Columns, D
 
 

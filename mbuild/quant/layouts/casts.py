@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mbuild.quant.arrays.packing import Bytes, nibbles
+from mbuild.quant.layouts.packing import Bytes, nibbles
 from mbuild.quant.search.fits import MXFP4_VALUES
 
 Reals = NDArray[np.float32]

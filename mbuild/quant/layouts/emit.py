@@ -1,6 +1,6 @@
 """The compiled engine's layouts: levels of one block, then its bytes.
 
-Plain loops that numba compiles; the twin of :mod:`mbuild.quant.arrays.packing`, which does
+Plain loops that numba compiles; the twin of :mod:`mbuild.quant.layouts.packing`, which does
 the same for all blocks at once in numpy. ``it`` are the whole columns of a tile and
 ``b`` the block's lane in it, ``levels`` the block's levels (uint8), ``out`` the bytes
 of all blocks (uint8, one dimension) and ``o`` where this block's begin. Nothing here
@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from mbuild.quant.kernels.instructions import Width, load_bytes, store_bits, store_bytes, store_half
-from mbuild.quant.kernels.rooms import Room, Shape
+from mbuild.quant.layouts.instructions import Width, load_bytes, store_bits, store_bytes, store_half
+from mbuild.quant.layouts.rooms import Room, Shape
 from mbuild.quant.search.columns import DMIN, WHOLE_HEAD, D
 from mbuild.quant.search.fits import BASE, INVERSE, IQ4_INDEX, OFFSET, STEP
 from mbuild.quant.search.fitting import place

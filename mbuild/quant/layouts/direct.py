@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from mbuild.quant.kernels import emit
-from mbuild.quant.kernels.emit import half
-from mbuild.quant.kernels.instructions import (
+from mbuild.quant.layouts import emit
+from mbuild.quant.layouts.emit import half
+from mbuild.quant.layouts.instructions import (
     largest,
     load_f32,
     store_bits,
@@ -20,7 +20,7 @@ from mbuild.quant.kernels.instructions import (
     store_nibbles,
     store_words,
 )
-from mbuild.quant.kernels.rooms import Block, Room
+from mbuild.quant.layouts.rooms import Block, Room
 from mbuild.quant.search import fitting, simple
 from mbuild.quant.search.columns import DMIN, D
 from mbuild.quant.search.fits import MXFP4_VALUES

@@ -1,0 +1,1 @@
+"""How blocks lie in bytes, once for each engine: numpy's whole arrays, compiled loops."""
