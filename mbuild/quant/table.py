@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant.layouts import casts, checks, direct, emit, packing, point_emit, point_packing
 from mbuild.quant.layouts.checks import at
-from mbuild.quant.search import fits, points, simple, ternary
+from mbuild.quant.search import fits, points, settling, simple, ternary
 from mbuild.quant.search.columns import ROWS_M, ROWS_S, SPOT_ROWS, WHOLE_HEAD
 from mbuild.quant.search.grids import CHUNK, EIGHT, FOUR, Grid
 from mbuild.quant.search.methods import (
@@ -73,28 +73,28 @@ TYPES: dict[GGMLType, Parts] = {
         Simple(simple.scale_q4_0, packing.iq4_nl, direct.q4_0, Measure.EXTREME, 15),
         *at(0),
         Layout(packing.iq4_nl, emit.iq4_nl),
-        Search(1, 32, 8, _S, fits.q4_0_weighted, fits.settle_single, _ROW),
+        Search(1, 32, 8, _S, fits.q4_0_weighted, settling.settle_single, _ROW),
     ),
     G.Q4_1: Parts(
         Simple(simple.scale_q4_1, packing.q4_1, direct.q4_1, Measure.RANGE, 15),
         *at(0, 2),
         Layout(packing.q4_1, emit.q4_1),
-        Search(1, 32, 15, _A, fits.q4_1_weighted, fits.settle_single, _ROW),
+        Search(1, 32, 15, _A, fits.q4_1_weighted, settling.settle_single, _ROW),
     ),
     G.Q5_0: Parts(
         Simple(simple.scale_q5_0, packing.q5_0, direct.q5_0, Measure.EXTREME, 31),
         *at(0),
         Layout(packing.q5_0, emit.q5_0),
-        Search(1, 32, 16, _S, fits.q5_0_weighted, fits.settle_single, _ROW),
+        Search(1, 32, 16, _S, fits.q5_0_weighted, settling.settle_single, _ROW),
     ),
     G.Q5_1: Parts(
         Simple(simple.scale_q5_1, packing.q5_1, direct.q5_1, Measure.RANGE, 31),
         *at(0, 2),
         Layout(packing.q5_1, emit.q5_1),
-        Search(1, 32, 31, _A, fits.q5_1_weighted, fits.settle_single, _ROW),
+        Search(1, 32, 31, _A, fits.q5_1_weighted, settling.settle_single, _ROW),
     ),
     G.Q1_0: Parts(
-        Search(4, 32, 1, Levels.SIGNS, fits.q1_0, fits.settle_q1_0),
+        Search(4, 32, 1, Levels.SIGNS, fits.q1_0, settling.settle_q1_0),
         *at(0),
         Layout(packing.q1_0, emit.q1_0),
     ),
@@ -107,46 +107,46 @@ TYPES: dict[GGMLType, Parts] = {
         *at(64),
     ),
     G.Q2_K: Parts(
-        Search(16, 16, 3, _A, fits.q2_k, fits.settle_q2_k),
+        Search(16, 16, 3, _A, fits.q2_k, settling.settle_q2_k),
         *at(80, 82),
         Layout(packing.q2_k, emit.q2_k),
-        Search(16, 16, 3, _A, fits.q2_k_weighted, fits.settle_q2_k_weighted, _ONE),
+        Search(16, 16, 3, _A, fits.q2_k_weighted, settling.settle_q2_k_weighted, _ONE),
     ),
     G.Q3_K: Parts(
-        Search(16, 16, 4, _D, fits.q3_k, fits.settle_q3_k),
+        Search(16, 16, 4, _D, fits.q3_k, settling.settle_q3_k),
         *at(108),
         Layout(packing.q3_k, emit.q3_k),
-        Search(16, 16, 4, _D, fits.q3_k_weighted, fits.settle_q3_k_weighted, _TWO),
+        Search(16, 16, 4, _D, fits.q3_k_weighted, settling.settle_q3_k_weighted, _TWO),
     ),
     G.Q4_K: Parts(
-        Search(8, 32, 15, _A, fits.q4_k, fits.settle_k),
+        Search(8, 32, 15, _A, fits.q4_k, settling.settle_k),
         *at(0, 2),
         Layout(packing.q4_k, emit.q4_k),
-        Search(8, 32, 15, _A, fits.q4_k_weighted, fits.settle_q4_k_weighted, _TWO),
+        Search(8, 32, 15, _A, fits.q4_k_weighted, settling.settle_q4_k_weighted, _TWO),
     ),
     G.Q5_K: Parts(
-        Search(8, 32, 31, _A, fits.q5_k, fits.settle_k),
+        Search(8, 32, 31, _A, fits.q5_k, settling.settle_k),
         *at(0, 2),
         Layout(packing.q5_k, emit.q5_k),
-        Search(8, 32, 31, _A, fits.q5_k_weighted, fits.settle_q5_k_weighted, _TWO),
+        Search(8, 32, 31, _A, fits.q5_k_weighted, settling.settle_q5_k_weighted, _TWO),
     ),
     G.Q6_K: Parts(
-        Search(16, 16, 32, _S, fits.q6_k, fits.settle_q6_k),
+        Search(16, 16, 32, _S, fits.q6_k, settling.settle_q6_k),
         *at(208),
         Layout(packing.q6_k, emit.q6_k),
-        Search(16, 16, 32, _S, fits.q6_k_weighted, fits.settle_q6_k),
+        Search(16, 16, 32, _S, fits.q6_k_weighted, settling.settle_q6_k),
     ),
     G.IQ4_NL: Parts(
-        Search(1, 32, 15, _T, fits.iq4, fits.settle_iq4_nl),
+        Search(1, 32, 15, _T, fits.iq4, settling.settle_iq4_nl),
         *at(0),
         Layout(packing.iq4_nl, emit.iq4_nl),
-        Search(1, 32, 15, _T, fits.iq4_weighted, fits.settle_iq4_nl, (1.0, 2 / 32)),
+        Search(1, 32, 15, _T, fits.iq4_weighted, settling.settle_iq4_nl, (1.0, 2 / 32)),
     ),
     G.IQ4_XS: Parts(
-        Search(8, 32, 15, _T, fits.iq4, fits.settle_iq4_xs),
+        Search(8, 32, 15, _T, fits.iq4, settling.settle_iq4_xs),
         *at(0),
         Layout(packing.iq4_xs, emit.iq4_xs),
-        Search(8, 32, 15, _T, fits.iq4_weighted, fits.settle_iq4_xs, (1.0, 2 / 256)),
+        Search(8, 32, 15, _T, fits.iq4_weighted, settling.settle_iq4_xs, (1.0, 2 / 256)),
     ),
     G.IQ1_S: Parts(
         None,

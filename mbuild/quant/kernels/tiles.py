@@ -23,7 +23,7 @@ from mbuild.quant.layouts import direct, emit, point_emit
 from mbuild.quant.layouts.direct import beyond
 from mbuild.quant.layouts.instructions import count, load_bf16, load_f32, load_u16, prefetch, turn
 from mbuild.quant.layouts.rooms import Block, Call, Room, Shape
-from mbuild.quant.search import fits, fitting, grids, points, simple, ternary
+from mbuild.quant.search import fits, fitting, grids, halves, points, settling, simple, ternary
 from mbuild.quant.search.columns import WEIGHT, Columns, D
 from mbuild.quant.search.methods import Each, Levels, OnGrid, Search, Simple
 from mbuild.quant.search.ops import any_lane, bits, fill, load, store, whole
@@ -77,7 +77,7 @@ def fetch(e: Any, call: Call, first: Any, rows: Any) -> Any:
             store(e, rows, i, value)
     elif call.kind == F16:
         for i in range(rows.shape[0]):
-            value = fitting.half_value(e, load_u16(e, call.source, start + i))
+            value = halves.half_value(e, load_u16(e, call.source, start + i))
             bad = bad | ((bits(value) & FINITE) == top)
             store(e, rows, i, value)
     else:
@@ -106,7 +106,19 @@ def infinite(w: Any, it: Any, scales: Any) -> Any:
     return found
 
 
-TEXTS = (fitting, fits, points, ternary, simple, emit, point_emit, direct, measures)
+TEXTS = (
+    halves,
+    fitting,
+    fits,
+    settling,
+    points,
+    ternary,
+    simple,
+    emit,
+    point_emit,
+    direct,
+    measures,
+)
 """Modules whose functions may become part of kernels."""
 
 

@@ -21,7 +21,7 @@ from mbuild.quant.layouts.instructions import (
     store_words,
 )
 from mbuild.quant.layouts.rooms import Block, Room
-from mbuild.quant.search import fitting, simple
+from mbuild.quant.search import halves, simple
 from mbuild.quant.search.columns import DMIN, D
 from mbuild.quant.search.fits import MXFP4_VALUES
 from mbuild.quant.search.ops import (
@@ -114,7 +114,7 @@ def beyond(half: Any) -> Any:
 
 def put_f16(w: Any, out: Any, o: Any, value: Any) -> Any:
     """float16, to nearest even; returns where it is infinite."""
-    half = fitting.half_bits(w, value)
+    half = halves.half_bits(w, value)
     store_halves(w, out, o, half)
     return beyond(half)
 

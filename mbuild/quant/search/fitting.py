@@ -22,7 +22,6 @@ from mbuild.quant.search.columns import Columns, Sub
 from mbuild.quant.search.ops import (
     absolute,
     any_lane,
-    bits,
     clamp,
     confine,
     fill,
@@ -36,7 +35,6 @@ from mbuild.quant.search.ops import (
     select,
     store,
     truncate,
-    unbits,
     whole,
 )
 
@@ -44,27 +42,6 @@ LIMIT = 2.0**22
 """Below it a product can be rounded as a real number; at it the reference's rounding wraps."""
 TINY = 1e-15
 """A sub-block whose magnitudes stay below this counts as zero (GROUP_MAX_EPS)."""
-
-
-def half_bits(w: Any, value: Any) -> Any:
-    """The float16 bit pattern of a float32, to nearest even, as ggml computes it."""
-    pattern = bits(value)
-    magnitude = pattern & 0x7FFFFFFF
-    exponent = clamp(pattern & 0x7F800000, 0x38800000, 0x7F800000)
-    base = (absolute(value) * fill(w, 2.0**112)) * fill(w, 2.0**-110)
-    rounded = bits(unbits(exponent + 0x07800000) + base)
-    half = ((rounded >> 13) & 0x7C00) + (rounded & 0x0FFF)
-    nan = magnitude > whole(w, 0x7F800000)
-    return ((pattern >> 16) & 0x8000) | select(nan, whole(w, 0x7E00), half)
-
-
-def half_value(w: Any, half: Any) -> Any:
-    """The float32 value of float16 bit patterns, infinities and NaN included."""
-    widened = (half & 0x7FFF) << 13
-    finite = bits(unbits(widened) * fill(w, 2.0**112))
-    special = (half & 0x7C00) > whole(w, 0x7BFF)
-    magnitude = select(special, widened | whole(w, 0x7F800000), finite)
-    return unbits(magnitude | ((half & 0x8000) << 16))
 
 
 def sum_of_squares(w: Any, xs: Any, n: int, total: Any) -> Any:

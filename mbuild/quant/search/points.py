@@ -35,9 +35,10 @@ from mbuild.quant.search.columns import (
     D,
     Sub,
 )
-from mbuild.quant.search.fitting import LIMIT, fit_positive, half_bits, importance_weights
+from mbuild.quant.search.fitting import LIMIT, fit_positive, importance_weights
 from mbuild.quant.search.forms import ALL, EACH, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS, Form
 from mbuild.quant.search.grids import MOVED, move
+from mbuild.quant.search.halves import half_bits
 from mbuild.quant.search.ops import (
     absolute,
     any_lane,

@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import Any
 
 from mbuild.quant.search.columns import DMIN, D
-from mbuild.quant.search.fitting import half_bits
+from mbuild.quant.search.halves import half_bits
 from mbuild.quant.search.ops import absolute, fill, load, select, store
 
 TOP, VALUE, INVERSE, LOW, SHIFT = range(5)

@@ -34,8 +34,9 @@ from mbuild.quant.search.columns import (
     Columns,
     D,
 )
-from mbuild.quant.search.fitting import half_bits, importance_weights
+from mbuild.quant.search.fitting import importance_weights
 from mbuild.quant.search.grids import closest
+from mbuild.quant.search.halves import half_bits
 from mbuild.quant.search.ops import (
     absolute,
     any_lane,
