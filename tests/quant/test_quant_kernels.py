@@ -24,7 +24,7 @@ from mbuild.quant.quantize import (
     prepare,
     quantize,
 )
-from mbuild.quant.table import supports
+from mbuild.quant.table import TYPES, supports
 
 G = GGMLType
 numba = pytest.importorskip("numba")
@@ -46,6 +46,12 @@ def _undefined(code: bytes) -> set[str]:
         if name and section == 0:
             found.add(code[names + name : code.index(b"\0", names + name)].decode())
     return found
+
+
+def test_every_row_of_the_table_is_tested() -> None:
+    """The tests of bytes run over lists of types; no row of the table is missing in them."""
+    assert set(TYPES) == {*ALL, *ONLY_WEIGHTED, G.F32}
+    assert {type_ for type_, parts in TYPES.items() if parts.weighted} == set(WEIGHTED)
 
 
 def test_every_type_has_a_kernel_that_needs_no_numba() -> None:

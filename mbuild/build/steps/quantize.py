@@ -36,7 +36,7 @@ QUANTIZER_VERSION = 4
 
 _POLL_SECONDS = 0.1
 _PATIENCE = 3.0  # seconds; kernels of the cache load in a fraction of that
-_SLOWER = 80  # times that numpy takes as long: 30 to 80 by type, benchmarks.md has the machine
+_SLOWER = 80  # times that numpy takes as long; docs/benchmarks.md has it by type
 _IMATRIX = "\0imatrix"  # cannot be a file's name
 
 
