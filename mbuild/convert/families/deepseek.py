@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig, as_number, heads
 from mbuild.convert.rows.keys import (
     BOOL,
@@ -20,8 +21,12 @@ from mbuild.convert.rows.keys import (
     replaced,
     u32,
 )
-from mbuild.convert.rows.row import Architecture
+from mbuild.convert.rows.layout import Group, Layout, slots
+from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import EXPERTS, parts
+from mbuild.convert.vocabulary.rules import (
+    VocabRule,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -106,12 +111,56 @@ _COMMON_VALUES = {
     "rms_norm_eps": 1e-6,
 }
 
-DEEPSEEK_V2 = Architecture(
+_LAYOUT = Layout(
+    p.USUAL,
+    (
+        Group(
+            (
+                *p.NORMS,
+                *slots("""
+                    attn_kv_a_norm kv_rank
+                    attn_kv_a_mqa width kv_rank+rotary
+                    attn_k_b key_mla+-rotary kv_rank heads
+                    attn_v_b kv_rank value_mla heads
+                    attn_output heads*value_mla width
+                """),
+            )
+        ),
+        Group(
+            slots("""
+                attn_q_a width q_rank
+                attn_q_a_norm q_rank
+                attn_q_b q_rank heads*key_mla
+            """),
+            p.some("q_rank"),
+        ),
+        Group(slots("attn_q width heads*key_mla"), p.none("q_rank")),
+        Group(p.GATED, p.leading),
+        Group(
+            (
+                *p.experts("expert_ff"),
+                *p.shared_experts("expert_ff*shared"),
+                *slots("? exp_probs_b.bias experts"),
+            ),
+            p.following,
+        ),
+    ),
+    p.RMS,
+)
+
+_VOCABULARY = VocabRule(pre_names={"joyai-llm": "deepseek-v3"})
+"""DeepSeek V3's pre-tokenizer has two names with one regular expression, by whether the loader
+put a BOS before the check text; older llama.cpp knows only ``deepseek-v3``."""
+
+DEEPSEEK_V2 = Family(
     gguf="deepseek2",
     names=("DeepseekV2ForCausalLM",),
+    vocabulary=_VOCABULARY,
+    layout=_LAYOUT,
     keys=_KEYS,
     hf=HFConfig(
         "deepseek_v2",
+        untied=True,
         aliases={"num_experts": "n_routed_experts"},
         values={
             **_COMMON_VALUES,
@@ -132,12 +181,15 @@ DEEPSEEK_V2 = Architecture(
     stacks=(EXPERTS,),
 )
 
-DEEPSEEK_V3 = Architecture(
+DEEPSEEK_V3 = Family(
     gguf="deepseek2",
     names=("DeepseekV3ForCausalLM",),
+    vocabulary=_VOCABULARY,
+    layout=_LAYOUT,
     keys=_KEYS,
     hf=HFConfig(
         "deepseek_v3",
+        untied=True,
         aliases={"num_local_experts": "n_routed_experts"},
         values={
             **_COMMON_VALUES,
@@ -161,3 +213,5 @@ DEEPSEEK_V3 = Architecture(
     rules=DEEPSEEK_V2.rules,
     stacks=(EXPERTS,),
 )
+
+ROWS = (DEEPSEEK_V2, DEEPSEEK_V3)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig
 from mbuild.convert.rows.keys import BOOL, COMMON, U32, VOCAB_SIZE, computed, sliding_pattern, u32
+from mbuild.convert.rows.layout import Group, Layout
 from mbuild.convert.rows.rope import llama3_factors
-from mbuild.convert.rows.row import Architecture
+from mbuild.convert.rows.row import Family
 
 if TYPE_CHECKING:
     from mbuild.convert.rows.hyper import Hyper
@@ -19,9 +22,10 @@ def _rotary_width(hp: Hyper) -> int:
     return int(factor * (hp.width // hp.heads))
 
 
-EXAONE = Architecture(
+EXAONE = Family(
     gguf="exaone",
     names=("ExaoneForCausalLM",),
+    layout=replace(p.DENSE, model=(*p.USUAL, *p.ROPE_FREQS)),
     keys=(*COMMON, computed("rope.dimension_count", U32, _rotary_width)),
     extra=llama3_factors,
 )
@@ -40,9 +44,14 @@ def _window_pattern(hp: Hyper) -> list[bool] | None:
     return None
 
 
-EXAONE4 = Architecture(
+EXAONE4 = Family(
     gguf="exaone4",
     names=("Exaone4ForCausalLM",),
+    layout=Layout(
+        (*p.USUAL, *p.ROPE_FREQS),
+        (Group((*p.separate(out="width"), *p.POST_NORMS, *p.QK_NORM, *p.GATED)),),
+        p.RMS,
+    ),
     keys=(
         *COMMON,
         VOCAB_SIZE,
@@ -51,6 +60,7 @@ EXAONE4 = Architecture(
     ),
     hf=HFConfig(
         "exaone4",
+        untied=True,
         values={
             "max_position_embeddings": 2048,
             "num_key_value_heads": 32,
@@ -62,3 +72,5 @@ EXAONE4 = Architecture(
     ),
     extra=llama3_factors,
 )
+
+ROWS = (EXAONE, EXAONE4)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig
 from mbuild.convert.rows.keys import COMMON, U32, VOCAB_SIZE, computed, f32, replaced, u32
-from mbuild.convert.rows.row import Architecture
+from mbuild.convert.rows.layout import Group, Layout, slots
+from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import each
 from mbuild.core.errors import FormatError
 
@@ -50,9 +52,27 @@ def _flat_kernel(hp: Hyper, lazy: Lazy) -> Lazy:
     return lazy.reshape(lazy.shape[0], lazy.shape[2])
 
 
-LFM2 = Architecture(
+_LAYOUT = Layout(
+    (*p.EMBEDDING, *slots("token_embd_norm width"), *p.HEAD_OR_TIED),
+    (
+        Group((*p.NORMS, *p.GATED)),
+        Group((*p.QK_NORM, *p.WIDE), p.some("kv")),
+        Group(
+            slots("""
+                shortconv.conv kernel width F32
+                shortconv.in_proj width 3*width
+                shortconv.out_proj width width
+            """),
+            p.none("kv"),
+        ),
+    ),
+    (*p.RMS, "shortconv.l_cache"),
+)
+
+LFM2 = Family(
     gguf="lfm2",
     names=("Lfm2ForCausalLM", "LFM2ForCausalLM"),
+    layout=_LAYOUT,
     keys=(
         *replaced(
             COMMON,
@@ -81,3 +101,5 @@ LFM2 = Architecture(
     ),
     rules=(each(r"conv\.conv\.", _flat_kernel),),
 )
+
+ROWS = (LFM2,)

@@ -213,6 +213,12 @@ def blocks(hp: Hyper) -> int:
     return hp.blocks
 
 
+def nextn(hp: Hyper) -> Iterator[KV]:
+    """The number of layers for multi-token prediction, where config.json has one."""
+    if hp.nextn:
+        yield KV(f"{hp.arch}.nextn_predict_layers", U32, hp.nextn)
+
+
 BLOCK_COUNT = computed("block_count", U32, blocks)
 CONTEXT = u32(
     "context_length",

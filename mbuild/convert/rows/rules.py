@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.lazy import CONTRADICTS, Lazy, ShapeError, stack
@@ -162,6 +163,32 @@ def rotary(lazy: Lazy, heads: int) -> Lazy:
             values.reshape(heads, 2, rows // heads // 2, *rest).swapaxes(1, 2).reshape(lazy.shape)
         ),
     )
+
+
+def regrouped(groups: int, per_group: tuple[int, ...], lazy: Lazy) -> Lazy:
+    """Rows from groups of (queries, key, value) to all queries, all keys, all values.
+
+    ``per_group`` counts heads of each kind in one group.
+    """
+    import numpy as np
+
+    total = sum(per_group)
+    rows = lazy.shape[0] if lazy.shape else 0
+    if rows == 0 or rows % (groups * total):
+        raise ShapeError(
+            f"{lazy.origin}: {rows} rows are not {groups} groups of {total} heads",
+            hint=CONTRADICTS,
+        )
+    bounds = [sum(per_group[:i]) for i in range(len(per_group) + 1)]
+    rest = lazy.shape[1:]
+
+    def change(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        grouped = values.reshape(groups, total, -1, *rest)
+        return np.concatenate(
+            [grouped[:, start:stop].reshape(-1, *rest) for start, stop in pairwise(bounds)]
+        )
+
+    return lazy.move(lazy.shape, change)
 
 
 ROTARY: tuple[Rule, ...] = (

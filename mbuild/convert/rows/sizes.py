@@ -98,6 +98,7 @@ SIZES: Mapping[str, Size] = {
     "altup": Size("altup.num_inputs", ("altup_num_inputs",)),
     "per_layer": Size("embedding_length_per_layer_input", ("hidden_size_per_layer_input",)),
     "laurel": Size("laurel_rank", ("laurel_rank",), _laurel),
+    "nextn": Size("nextn_predict_layers", ("num_nextn_predict_layers",)),
     "labels": Size("classifier.output_labels", ("id2label",), lambda sizes, layer: 1),
     "tokens": Size(":tokenizer.ggml.tokens", ("vocab_size",), lambda sizes, layer: None),
     "types": Size(

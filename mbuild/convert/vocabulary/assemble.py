@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mbuild.convert.read.files import Files
 from mbuild.convert.vocabulary.doubts import doubts
 from mbuild.convert.vocabulary.entries import Entries
 from mbuild.convert.vocabulary.loader import CONFIG
@@ -16,20 +17,35 @@ from mbuild.gguf.types import ValueType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
-    from mbuild.convert.read.files import Files
     from mbuild.convert.vocabulary.rules import VocabRule
     from mbuild.gguf.model import KV
 
 
-def vocabulary_entries(
-    files: Files,
+def vocabulary(
+    paths: Mapping[str, Path],
     config: Mapping[str, Any],
     rule: VocabRule,
-    pre: str | None,
-    warn: Callable[[str], None],
+    *,
+    pre: str | None = None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> list[KV]:
-    """See :func:`mbuild.convert.vocabulary.vocabulary`."""
+    """All ``tokenizer.*`` entries of a checkpoint.
+
+    ``paths`` maps names relative to the checkpoint's folder to readable
+    files, ``config`` is config.json (with or without a nested text_config
+    laid over it), ``rule`` the way of the model's family.
+    ``pre`` names the pre-tokenizer instead of looking for it. ``warn`` is told
+    of tokens that are dropped, and of files that disagree. Arrays of types are
+    int32 and scores float32 numpy arrays; all else is plain Python.
+
+    Raises :class:`~mbuild.core.errors.FormatError` for malformed or hostile files,
+    :class:`~mbuild.core.errors.SourceError` when no vocabulary is there, and
+    :class:`~mbuild.core.errors.UnsupportedError` for an unknown pre-tokenizer; its
+    message has the hash, its hint the way to name one.
+    """
+    files = Files(paths)
     nested = config.get("text_config")
     flat = {**config, **nested} if isinstance(nested, dict) else config
     original = files.json_object("config.json") or config
