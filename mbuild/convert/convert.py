@@ -124,7 +124,7 @@ def model_tensors(
     Raises :class:`UnsupportedError` for a tensor that the family has no place
     for, :class:`FormatError` for one that does not fit.
     """
-    name_of = name_map(hp)
+    name_of = name_map(hp, row)
     if row.extra is not None:
         for name, item in row.extra(hp, tensors):
             yield name_of(name), item
@@ -162,8 +162,11 @@ def skipped(row: Family, hp: Hyper, name: str) -> bool:
     )
 
 
-def name_map(hp: Hyper) -> Callable[[str], str]:
-    """GGUF's name for a checkpoint's; the function raises :class:`UnsupportedError` if none."""
+def name_map(hp: Hyper, row: Family) -> Callable[[str], str]:
+    """GGUF's name for a checkpoint's; the function raises :class:`UnsupportedError` if none.
+
+    A rule may give GGUF's name itself, where the ``gguf`` package does not have the tensor.
+    """
     import gguf
 
     known = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
@@ -173,9 +176,12 @@ def name_map(hp: Hyper) -> Callable[[str], str]:
             hint="install a newer one: pip install --upgrade gguf",
         )
     table = gguf.get_tensor_name_map(known[hp.arch], hp.blocks)
+    places = row.layout.names
 
     def name_of(name: str) -> str:
         found = table.get_name(name, try_suffixes=(".weight", ".bias"))
+        if found is None and _BLOCK.match(name) and _BLOCK.sub("", name) in places:
+            return name
         if found is None:
             layer = _LAYER.search(name)
             beyond = layer is not None and int(layer[1]) >= hp.blocks

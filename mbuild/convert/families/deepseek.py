@@ -1,8 +1,9 @@
-"""DeepSeek V2 and V3: latent attention, split for the absorbed form, and many small experts."""
+"""DeepSeek V1, and V2 and V3: latent attention, split for the absorbed form; many small experts."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.rows import parts as p
@@ -11,6 +12,8 @@ from mbuild.convert.rows.keys import (
     BOOL,
     COMMON,
     F32,
+    ROPE_HEAD_DIM,
+    ROPE_SCALING_NONE,
     U32,
     VOCAB_SIZE,
     Key,
@@ -22,9 +25,10 @@ from mbuild.convert.rows.keys import (
     u32,
 )
 from mbuild.convert.rows.layout import Group, Layout, slots
-from mbuild.convert.rows.row import Family
-from mbuild.convert.rows.rules import EXPERTS, parts
+from mbuild.convert.rows.row import NO_HF_CONFIG, Family
+from mbuild.convert.rows.rules import EXPERTS, ROTARY, parts
 from mbuild.convert.vocabulary.rules import (
+    SPM_OR_BPE,
     VocabRule,
 )
 
@@ -64,7 +68,8 @@ def _beyond(hp: Hyper, name: str) -> bool:
     return match is not None and int(match[1]) >= hp.blocks
 
 
-def _tied_head(hp: Hyper, name: str) -> bool:
+def tied_head(hp: Hyper, name: str) -> bool:
+    """An output matrix beside an embedding that counts as both."""
     return name in ("lm_head.weight", "model.lm_head.weight") and hp.flag("tie_word_embeddings")
 
 
@@ -111,6 +116,34 @@ _COMMON_VALUES = {
     "rms_norm_eps": 1e-6,
 }
 
+DEEPSEEK = Family(
+    gguf="deepseek",
+    names=("DeepseekForCausalLM",),
+    keys=(
+        *COMMON,
+        ROPE_HEAD_DIM,
+        ROPE_SCALING_NONE,
+        u32("leading_dense_block_count", "first_k_dense_replace", required=True),
+        VOCAB_SIZE,
+        u32("expert_feed_forward_length", "moe_intermediate_size", required=True),
+        constant("expert_weights_scale", F32, 1.0),
+        u32("expert_count", "n_routed_experts", required=True),
+        u32("expert_shared_count", "n_shared_experts", required=True),
+    ),
+    layout=Layout(
+        p.USUAL,
+        (
+            Group((*p.NORMS, *p.WIDE)),
+            Group(p.GATED, p.leading),
+            Group((*p.experts("expert_ff"), *p.shared_experts("expert_ff*shared")), p.following),
+        ),
+        (*p.RMS, "expert_feed_forward_length", "expert_shared_count"),
+    ),
+    vocabulary=SPM_OR_BPE,
+    rules=ROTARY,
+    stacks=(EXPERTS,),
+)
+
 _LAYOUT = Layout(
     p.USUAL,
     (
@@ -144,6 +177,7 @@ _LAYOUT = Layout(
             ),
             p.following,
         ),
+        p.NEXTN,
     ),
     p.RMS,
 )
@@ -176,7 +210,7 @@ DEEPSEEK_V2 = Family(
         fills={"num_key_value_heads": heads},
         forced={"head_dim": _rope_head},
     ),
-    skip=(_tied_head, _beyond),
+    skip=(tied_head, _beyond),
     rules=(parts(r"kv_b_proj\.weight$", "kv_b_proj", ("k_b_proj", "v_b_proj"), _absorbed),),
     stacks=(EXPERTS,),
 )
@@ -209,9 +243,11 @@ DEEPSEEK_V3 = Family(
         fills={"num_key_value_heads": heads},
         forced={"head_dim": _rope_head},
     ),
-    skip=(_tied_head, _beyond),
+    skip=(tied_head, _beyond),
     rules=DEEPSEEK_V2.rules,
     stacks=(EXPERTS,),
 )
 
-ROWS = (DEEPSEEK_V2, DEEPSEEK_V3)
+YOUTU = replace(DEEPSEEK_V2, names=("YoutuForCausalLM",), hf=NO_HF_CONFIG)
+
+ROWS = (DEEPSEEK, DEEPSEEK_V2, DEEPSEEK_V3, YOUTU)

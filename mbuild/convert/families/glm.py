@@ -1,15 +1,33 @@
-"""GLM-4 (0414), GLM-4.5 to 4.7 with experts."""
+"""GLM-4 (9B and 0414), GLM-4.5 to 4.7 with experts."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from mbuild.convert.families.deepseek import DEEPSEEK_V3, tied_head
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig
-from mbuild.convert.rows.keys import BOOL, COMMON, U32, Key, computed, constant, f32, nextn, u32
+from mbuild.convert.rows.keys import (
+    BLOCK_COUNT,
+    BOOL,
+    COMMON,
+    F32,
+    HEADS,
+    NEXTN,
+    NO_BOS,
+    U32,
+    WIDTH,
+    Key,
+    computed,
+    constant,
+    f32,
+    file_type,
+    u32,
+)
 from mbuild.convert.rows.layout import Group, Layout, slots
-from mbuild.convert.rows.row import Family
-from mbuild.convert.rows.rules import EXPERTS
+from mbuild.convert.rows.row import NO_HF_CONFIG, Family
+from mbuild.convert.rows.rules import EXPERTS, NEXTN_NAMES
 from mbuild.convert.vocabulary.rules import VocabRule
 
 if TYPE_CHECKING:
@@ -86,7 +104,7 @@ GLM4_MOE = Family(
         constant("expert_gating_func", U32, 2),
         f32("expert_weights_scale", "routed_scaling_factor"),
         Key("expert_weights_norm", BOOL, ("norm_topk_prob",)),
-        nextn,
+        NEXTN,
     ),
     hf=HFConfig(
         "glm4_moe",
@@ -112,4 +130,58 @@ GLM4_MOE = Family(
     nextn="num_nextn_predict_layers",
 )
 
-ROWS = (GLM4, GLM4_MOE)
+GLM4_MOE_LITE = replace(
+    DEEPSEEK_V3,
+    names=("Glm4MoeLiteForCausalLM",),
+    vocabulary=GLM,
+    keys=(*DEEPSEEK_V3.keys, replace(NEXTN, truthy=True)),
+    hf=NO_HF_CONFIG,
+    skip=(tied_head,),
+    rules=(*DEEPSEEK_V3.rules, NEXTN_NAMES),
+    nextn="num_nextn_predict_layers",
+)
+
+
+def _turned(hp: Hyper) -> int:
+    width = hp.integer("attention_dim", default=hp.width // hp.heads)
+    return int(width * hp.rope_number("partial_rotary_factor", 0.5))
+
+
+def _base(hp: Hyper) -> float:
+    return 10000 * hp.number("rope_ratio", default=1.0)
+
+
+CHATGLM = Family(
+    gguf="chatglm",
+    names=("ChatGLMModel", "ChatGLMForConditionalGeneration"),
+    vocabulary=VocabRule(
+        tokens=(("eos", "<|endoftext|>"), ("eot", "<|user|>"), ("unk", "<|endoftext|>"))
+    ),
+    layout=Layout(
+        p.USUAL,
+        (
+            Group((*p.NORMS, *p.fused("heads*key"))),
+            Group(slots("ffn_up width 2*ff\nffn_down ff width")),
+        ),
+        p.RMS,
+    ),
+    keys=(
+        computed("context_length", U32, lambda hp: hp.integer("seq_length", default=hp.width)),
+        WIDTH,
+        u32("feed_forward_length", "ffn_hidden_size", "intermediate_size", required=True),
+        BLOCK_COUNT,
+        HEADS,
+        u32("attention.head_count_kv", "multi_query_group_num", "num_key_value_heads"),
+        f32("attention.layer_norm_rms_epsilon", "layernorm_epsilon", default=1e-5),
+        file_type,
+        computed("rope.dimension_count", U32, _turned),
+        NO_BOS,
+        computed("rope.freq_base", F32, _base),
+    ),
+    hf=HFConfig("chatglm", aliases={"padded_vocab_size": "vocab_size"}, theta=None),
+    prefixes=(("transformer.", ""),),
+    skip=(r"rotary_pos_emb\.inv_freq$",),
+    head="output_layer",
+)
+
+ROWS = (GLM4, GLM4_MOE, GLM4_MOE_LITE, CHATGLM)

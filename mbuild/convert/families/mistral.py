@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mbuild.convert.families.llama import LLAMA
-from mbuild.convert.rows.hyper import HFConfig, head_width, heads
+from mbuild.convert.rows.hyper import HFConfig, heads
 
 MISTRAL = replace(
     LLAMA,
@@ -19,7 +19,9 @@ MISTRAL = replace(
             "rms_norm_eps": 1e-6,
             "vocab_size": 32000,
         },
-        fills={"num_key_value_heads": heads, "head_dim": head_width},
+        fills={
+            "num_key_value_heads": heads,
+        },
     ),
 )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mbuild.convert.families.bert import BERT, BERT_LAYER, BERT_MODEL
 from mbuild.convert.read.files import TOKENIZER_LIMIT
 from mbuild.convert.rows import parts as p
-from mbuild.convert.rows.hyper import HFConfig, head_width
+from mbuild.convert.rows.hyper import HFConfig
 from mbuild.convert.rows.keys import U32, Key, computed, replaced, u32
 from mbuild.convert.rows.layout import Group, Layout, slots
 from mbuild.convert.rows.rules import each, experts, rename, transposed
@@ -91,13 +91,11 @@ NOMIC_BERT = replace(
             "rotary_emb_base": "rope_theta",
         },
         values={
-            "max_position_embeddings": 2048,
             "layer_norm_eps": 1e-12,
             "vocab_size": 30528,
             "type_vocab_size": 2,
             "pad_token_id": 0,
         },
-        fills={"head_dim": head_width},
         theta=1000.0,
     ),
     keys=(

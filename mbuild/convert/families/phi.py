@@ -11,6 +11,7 @@ from mbuild.convert.rows.keys import (
     BLOCK_COUNT,
     F32,
     HEADS,
+    NO_BOS,
     U32,
     computed,
     f32,
@@ -39,10 +40,6 @@ _CONTEXT = ("n_positions", "max_position_embeddings")
 
 def _rotary_width(hp: Hyper, default: float) -> int:
     return int(hp.rope_number("partial_rotary_factor", default) * hp.width) // hp.heads
-
-
-def _no_bos(hp: Hyper) -> Iterator[KV]:
-    yield KV("tokenizer.ggml.add_bos_token", ValueType.BOOL, False)
 
 
 _PHI2_LAYOUT = Layout(
@@ -76,7 +73,7 @@ PHI2 = Family(
         f32("attention.layer_norm_epsilon", "layer_norm_epsilon", "layer_norm_eps", required=True),
         computed("rope.dimension_count", U32, lambda hp: _rotary_width(hp, 0.5)),
         file_type,
-        _no_bos,
+        NO_BOS,
     ),
     hf=HFConfig(
         "phi",

@@ -65,6 +65,12 @@ class Layout:
         groups = (self.model, *(group.slots for group in self.layers))
         return frozenset(slot.name for slots in groups for slot in slots if slot.whole)
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all tensors; of those in layers without the layer."""
+        groups = (self.model, *(group.slots for group in self.layers))
+        return frozenset(slot.name for slots in groups for slot in slots)
+
     def at(self, sizes: Sizes, layer: int) -> list[Slot]:
         """The tensors of one layer: none for a layer that the checkpoint was saved without."""
         if ahead(sizes, layer) and not sizes.value("predicts", layer):
@@ -75,6 +81,11 @@ class Layout:
 def ahead(sizes: Sizes, layer: int) -> bool:
     """The last layers, which are for multi-token prediction."""
     return layer >= (sizes.value("layers", layer) or 0) - (sizes.value("nextn", layer) or 0)
+
+
+def main_layer(sizes: Sizes, layer: int) -> bool:
+    """All other layers."""
+    return not ahead(sizes, layer)
 
 
 def slots(text: str) -> tuple[Slot, ...]:

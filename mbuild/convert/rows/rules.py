@@ -237,15 +237,16 @@ class Stacker:
     """Collects the tensors of a row's stacks; a stack comes out when its last tensor came in."""
 
     def __init__(self, stacks: Sequence[Stack], hp: Hyper) -> None:
-        self._stacks = [(stack_, stack_.count(hp)) for stack_ in stacks]
+        self._stacks, self._hp = tuple(stacks), hp
         self._waiting: dict[tuple[int, str], dict[tuple[str, int], Lazy]] = {}
 
     def take(self, name: str, lazy: Lazy) -> list[Named] | None:
         """The stacks that are complete now, or None if the tensor is no part of any."""
-        for number, (spec, count) in enumerate(self._stacks):
+        for number, spec in enumerate(self._stacks):
             match = spec.pattern.search(name)
             if match is None:
                 continue
+            count = spec.count(self._hp)
             groups = match.groupdict()
             part, index = groups.get("part", spec.parts[0]), int(groups["index"])
             if index >= count:
@@ -271,7 +272,8 @@ class Stacker:
     def finish(self) -> None:
         """Raise :class:`FormatError` if a stack lacks tensors."""
         for (number, layer), waiting in self._waiting.items():
-            spec, count = self._stacks[number]
+            spec = self._stacks[number]
+            count = spec.count(self._hp)
             missing = next(
                 (part, i) for part in spec.parts for i in range(count) if (part, i) not in waiting
             )
@@ -279,3 +281,20 @@ class Stacker:
                 f"layer {layer} has no {missing[0]} number {missing[1]} of {count}",
                 hint="a shard is missing, or config.json belongs to another checkpoint",
             )
+
+
+_NEXTN = re.compile(
+    r"^model\.layers\.(\d+)\.(eh_proj|enorm|hnorm|embed_tokens|shared_head\.(?:head|norm))\.weight$"
+)
+
+
+def _nextn(hp: Hyper, name: str, lazy: Lazy) -> list[Named]:
+    match = _NEXTN.match(name)
+    if match is None:
+        return [(name, lazy)]
+    return [(f"blk.{match[1]}.nextn.{match[2].replace('.', '_')}.weight", lazy)]
+
+
+NEXTN_NAMES = Rule(_NEXTN, _nextn)
+"""What layers for multi-token prediction have besides the usual, under GGUF's names, where the
+``gguf`` package does not know them for the architecture."""

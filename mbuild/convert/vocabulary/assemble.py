@@ -165,7 +165,7 @@ def _after(
     flat: Mapping[str, Any],
 ) -> None:
     for size, flags in rule.flags_of_size.items():
-        for name, flag in flags if flat.get("vocab_size") == size else ():
+        for name, flag in flags if size in (0, flat.get("vocab_size")) else ():
             entries.boolean(ADD_KEYS[name], flag)
     for name, id_ in rule.ids_after:
         entries.uint32(ID_KEYS[name], id_)

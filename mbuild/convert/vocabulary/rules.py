@@ -47,11 +47,12 @@ class VocabRule:
     token and values). ``tokens`` gives ids by their token's text where the
     checkpoint names none. ``second_pass`` maps a vocabulary size (0: any) to
     ids that are set unless known in a second look at the special tokens,
-    ``flags_of_size`` to flags that are then set. ``eos_in_chat`` is a token
+    ``flags_of_size`` (0: any) to flags that are then set. ``eos_in_chat`` is a token
     that replaces eos when it is there. ``pre_names`` replaces names of
     pre-tokenizers. ``segments`` writes the number of text segments last;
     ``default_segments`` is that number where config.json has none.
-    ``mask_at`` is the place of a mask token that tokenizer.model lacks.
+    ``mask_at`` is the place of a mask token that tokenizer.model lacks. ``plain`` takes added
+    tokens as they stand, with the flags of their file alone.
     """
 
     readers: tuple[Reader, ...] = (Reader.BPE,)
@@ -66,6 +67,7 @@ class VocabRule:
     segments: bool = False
     default_segments: int = 2
     mask_at: int = 0
+    plain: bool = False
 
 
 BPE = VocabRule()
