@@ -16,7 +16,7 @@ from mbuild.core.errors import FormatError, SourceError, UnsupportedError
 from mbuild.gguf.types import ValueType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from mbuild.convert.vocabulary.rules import VocabRule
@@ -167,7 +167,7 @@ def _after(
     for size, flags in rule.flags_of_size.items():
         for name, flag in flags if size in (0, flat.get("vocab_size")) else ():
             entries.boolean(ADD_KEYS[name], flag)
-    for name, id_ in rule.ids_after:
+    for name, id_ in (*rule.ids_after, *_ends(files, rule, flat)):
         entries.uint32(ID_KEYS[name], id_)
     if rule.prefix is Prefix.SETTINGS_LAST:
         _space_prefix(files, entries)
@@ -175,3 +175,18 @@ def _after(
         entries.boolean(PREFIX + "add_space_prefix", False)
     if rule.segments:
         entries.add(segments(flat, rule))
+
+
+def _ends(files: Files, rule: VocabRule, flat: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """The ids of eos and eot that other files than the tokenizer's name."""
+    several = (files.json_object("generation_config.json") or {}).get("eos_token_id")
+    found = {
+        "eos": flat.get(rule.eos_name) if rule.eos_name else None,
+        "eot": several[0] if rule.eot_first and isinstance(several, list) and several[1:] else None,
+    }
+    for name, id_ in found.items():
+        if id_ is None:
+            continue
+        if type(id_) is not int or not 0 <= id_ < 1 << 32:
+            raise FormatError(f"the id of {name} is {str(id_)[:40]}; a whole number is needed")
+        yield name, id_

@@ -52,7 +52,9 @@ class VocabRule:
     pre-tokenizers. ``segments`` writes the number of text segments last;
     ``default_segments`` is that number where config.json has none.
     ``mask_at`` is the place of a mask token that tokenizer.model lacks. ``plain`` takes added
-    tokens as they stand, with the flags of their file alone.
+    tokens as they stand, with the flags of their file alone. ``eos_name`` is config.json's name
+    of an id that replaces eos, ``eot_first`` takes the first of several ends of
+    generation_config.json for eot.
     """
 
     readers: tuple[Reader, ...] = (Reader.BPE,)
@@ -68,6 +70,8 @@ class VocabRule:
     default_segments: int = 2
     mask_at: int = 0
     plain: bool = False
+    eos_name: str = ""
+    eot_first: bool = False
 
 
 BPE = VocabRule()
