@@ -3,7 +3,7 @@
 A specification (``tests/data/convert/*.json``) has the small files and, for
 each shard, names with types and shapes (``BF16 80 64``). The bytes are the same
 on every machine, so that what llama.cpp's converter made of them (October
-2026, with transformers 5.23) can be kept as digests.
+2026, with transformers 5.23 or 4.57.6) can be kept as digests.
 """
 
 from __future__ import annotations

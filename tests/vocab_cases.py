@@ -2,7 +2,8 @@
 
 ``data/vocab/cases.json`` holds, case by case, the files of a checkpoint
 without weights and every ``tokenizer.*`` entry that ``set_vocab`` of
-``convert_hf_to_gguf.py`` (1 October 2026, transformers 5.23) made of them.
+``convert_hf_to_gguf.py`` (1 October 2026, transformers 5.23; of ``xlm_roberta_json`` 4.57.6, which
+llama.cpp pins) made of them.
 The pre-tokenizers of made-up vocabularies have no name: it is ``test-pre``.
 """
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mbuild.convert.read.safetensors import StoredTensor
-    from mbuild.convert.rows.row import Architecture
+    from mbuild.convert.rows.row import Family
 
 INDEX = "model.safetensors.index.json"
 INDEX_LIMIT = 100 << 20
@@ -46,7 +46,7 @@ class Checkpoint:
         files: relative names and the paths to open.
         config: config.json, a nested text_config laid over the root.
         hf_arch: the class name that decides the family.
-        architecture: the family's row.
+        family: the family's row.
         tensors: the weights, ordered by their file's name, then their own.
         warnings: what was put right or left out, one sentence each.
     """
@@ -55,7 +55,7 @@ class Checkpoint:
     files: Mapping[str, Path]
     config: Mapping[str, Any]
     hf_arch: str
-    architecture: Architecture
+    family: Family
     tensors: tuple[StoredTensor, ...]
     warnings: tuple[str, ...] = ()
 
@@ -74,16 +74,16 @@ def open_checkpoint(name: str, files: Mapping[str, Path]) -> Checkpoint:
     if root is None:
         raise SourceError(f"{name} has no config.json", hint=_what_it_is(files))
     hf_arch = _class_name(root)
-    architecture = find(hf_arch)
-    config = _flat(root)
+    config, family = _flat(root), find(hf_arch)
+    family = family.variant(config) if family.variant else family
     stored, renamed = unwrapped(_tensors(name, files, small))
-    tensors, config, more = weights_alone(stored, config, architecture.gguf)
+    tensors, config, more = weights_alone(stored, config, family.gguf)
     warnings = (*renamed, *more)
     if "adapter_config.json" in files:
         warnings += (
             "the adapter beside the model is not applied: to apply it, name it with ADAPTER",
         )
-    return Checkpoint(name, dict(files), config, hf_arch, architecture, tensors, warnings)
+    return Checkpoint(name, dict(files), config, hf_arch, family, tensors, warnings)
 
 
 def _what_it_is(files: Mapping[str, Path]) -> str:

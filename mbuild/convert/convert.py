@@ -29,43 +29,26 @@ from mbuild.convert.read.values import check_mxfp4, encode_checked
 from mbuild.convert.rows.hyper import LAYER_NAMES, Hyper, as_integer, unified_rope
 from mbuild.convert.rows.keys import merged, write
 from mbuild.convert.rows.rules import Stacker, applied
-from mbuild.convert.vocabulary import vocabulary
+from mbuild.convert.vocabulary.assemble import vocabulary
 from mbuild.core.errors import FormatError, UnsupportedError
 from mbuild.gguf.memory import room
 from mbuild.gguf.model import KV, Model, Tensor
 from mbuild.gguf.types import BLOCKS, GGMLType, ValueType, tensor_nbytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from mbuild.convert.checkpoint import Checkpoint
-    from mbuild.convert.rows.row import Architecture
+    from mbuild.convert.rows.row import Family
     from mbuild.convert.rows.rules import Named
 
 MAX_DIMS = 4
 _WIDEST = 4  # bytes of the widest element
 
-_TOWERS = re.compile(
-    r"^(mlp|vit\.|vpm\.|siglip2\.|conformer\.|merger\.|resampler\.|sound_encoder\."
-    r"|sound_projection\.|speech_embeddings\.)"
-    r"|visual\.|vision\.|audio\.|talker\.|vision_|audio_|token2wav\.|code2wav\.|projector\."
-    r"|pre_mm_projector_norm|image_newline|view_seperator|patch_embed|patch_merger\."
-    r"|patch_merge_mlp\.|model\.connector\."
-)
-"""Tensors of vision and audio towers, which a text model leaves out."""
-
 _UNUSED = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
 
+_BLOCK = re.compile(r"^blk\.\d+\.")
 _LAYER = re.compile(r"\.(?:layers|layer|h|blocks)\.(\d+)\.")
-
-_ALWAYS_F32 = re.compile(
-    r"^(position_embd|token_types|blk\.\d+\.(ffn_gate_inp(_shexp)?|ssm_conv1d(_[qkv])?"
-    r"|shortconv\.conv|altup_correct_coef|altup_predict_coef|indexer\.proj))\.weight$"
-)
-"""Small matrices that llama.cpp keeps in full precision."""
-
-_PADDED = ("gemma3", "gemma3n", "gemma-embedding")
-"""Families whose embedding has another number of rows than the config's vocab_size."""
 
 _GGML: dict[OutType, GGMLType] = {
     OutType.F32: GGMLType.F32,
@@ -80,7 +63,7 @@ def hyper_parameters(checkpoint: Checkpoint, outtype: OutType) -> Hyper:
 
     Raises :class:`FormatError` for a number of layers that its tensors cannot have.
     """
-    row = checkpoint.architecture
+    row = checkpoint.family
     config = config_class(checkpoint.config.get("model_type")).complete(checkpoint.config)
     layers = next((config[name] for name in LAYER_NAMES if name in config), None)
     blocks = as_integer(layers, "num_hidden_layers", low=1)
@@ -90,9 +73,9 @@ def hyper_parameters(checkpoint: Checkpoint, outtype: OutType) -> Hyper:
             f"{len(checkpoint.tensors)} tensors",
             hint="a shard is missing, or config.json belongs to another checkpoint",
         )
-    arch = row.variant(config) if row.variant else row.gguf
-    rope = unified_rope(config)
-    return Hyper(arch, checkpoint.hf_arch, config, rope, blocks, outtype, Files(checkpoint.files))
+    nextn = as_integer(config.get(row.nextn) or 0, row.nextn) if row.nextn else 0
+    rope, files = unified_rope(config), Files(checkpoint.files)
+    return Hyper(row.gguf, checkpoint.hf_arch, config, rope, blocks + nextn, outtype, files, nextn)
 
 
 def resolve_outtype(outtype: OutType, tensors: Mapping[str, Lazy]) -> OutType:
@@ -107,7 +90,7 @@ def resolve_outtype(outtype: OutType, tensors: Mapping[str, Lazy]) -> OutType:
 
 def source_tensors(checkpoint: Checkpoint) -> dict[str, Lazy]:
     """The checkpoint's tensors under the names that its family's rules know."""
-    row, result = checkpoint.architecture, dict[str, Lazy]()
+    row, result = checkpoint.family, dict[str, Lazy]()
     for tensor in checkpoint.tensors:
         name = renamed(row, tensor.name)
         if name is None:
@@ -118,14 +101,14 @@ def source_tensors(checkpoint: Checkpoint) -> dict[str, Lazy]:
     return result
 
 
-def renamed(row: Architecture, name: str) -> str | None:
+def renamed(row: Family, name: str) -> str | None:
     """A checkpoint's tensor name as the family's rules expect it; None for one left out."""
     for old, new in row.prefixes:
         if name.startswith(old):
             name = new + name[len(old) :]
     for old, new in row.replaced:
         name = name.replace(old, new)
-    if _TOWERS.search(name):
+    if row.towers.search(name):
         return None
     name = name.replace("language_model.", "")
     if name.endswith("e_score_correction_bias"):
@@ -134,14 +117,14 @@ def renamed(row: Architecture, name: str) -> str | None:
 
 
 def model_tensors(
-    hp: Hyper, row: Architecture, tensors: Mapping[str, Lazy]
+    hp: Hyper, row: Family, tensors: Mapping[str, Lazy]
 ) -> Iterator[tuple[str, Lazy | Packed]]:
     """GGUF's names and the values to be stored under them, in the file's order.
 
     Raises :class:`UnsupportedError` for a tensor that the family has no place
     for, :class:`FormatError` for one that does not fit.
     """
-    name_of = name_map(hp)
+    name_of = name_map(hp, row)
     if row.extra is not None:
         for name, item in row.extra(hp, tensors):
             yield name_of(name), item
@@ -161,7 +144,7 @@ def model_tensors(
 
 
 def _transformed(
-    row: Architecture, stacker: Stacker | None, hp: Hyper, name: str, lazy: Lazy
+    row: Family, stacker: Stacker | None, hp: Hyper, name: str, lazy: Lazy
 ) -> Iterator[Named]:
     for rule in row.rules:
         if rule.pattern.search(name):
@@ -171,7 +154,7 @@ def _transformed(
     yield from [(name, lazy)] if stacks is None else stacks
 
 
-def skipped(row: Architecture, hp: Hyper, name: str) -> bool:
+def skipped(row: Family, hp: Hyper, name: str) -> bool:
     """Whether the family has no use for a tensor of that name."""
     return any(
         re.search(test, name) is not None if isinstance(test, str) else test(hp, name)
@@ -179,8 +162,11 @@ def skipped(row: Architecture, hp: Hyper, name: str) -> bool:
     )
 
 
-def name_map(hp: Hyper) -> Callable[[str], str]:
-    """GGUF's name for a checkpoint's; the function raises :class:`UnsupportedError` if none."""
+def name_map(hp: Hyper, row: Family) -> Callable[[str], str]:
+    """GGUF's name for a checkpoint's; the function raises :class:`UnsupportedError` if none.
+
+    A rule may give GGUF's name itself, where the ``gguf`` package does not have the tensor.
+    """
     import gguf
 
     known = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
@@ -190,9 +176,12 @@ def name_map(hp: Hyper) -> Callable[[str], str]:
             hint="install a newer one: pip install --upgrade gguf",
         )
     table = gguf.get_tensor_name_map(known[hp.arch], hp.blocks)
+    places = row.layout.names
 
     def name_of(name: str) -> str:
         found = table.get_name(name, try_suffixes=(".weight", ".bias"))
+        if found is None and _BLOCK.match(name) and _BLOCK.sub("", name) in places:
+            return name
         if found is None:
             layer = _LAYER.search(name)
             beyond = layer is not None and int(layer[1]) >= hp.blocks
@@ -208,25 +197,27 @@ def name_map(hp: Hyper) -> Callable[[str], str]:
     return name_of
 
 
-def tensor_type(name: str, shape: tuple[int, ...], outtype: OutType) -> GGMLType:
-    """What a tensor is stored as: vectors, norms, biases and a few small matrices as F32,
+def tensor_type(
+    name: str, shape: tuple[int, ...], outtype: OutType, whole: Collection[str]
+) -> GGMLType:
+    """What a tensor is stored as: vectors, norms, biases and those of ``whole`` as F32,
     a matrix whose rows are no whole blocks as F16, all others as asked for."""
     if len(shape) <= 1 or name.endswith("_norm.weight") or not name.endswith(".weight"):
         return GGMLType.F32
-    if _ALWAYS_F32.match(name):
+    if _BLOCK.sub("", name) in whole:
         return GGMLType.F32
     if outtype is OutType.Q8_0 and shape[-1] % 32:
         return GGMLType.F16
     return _GGML[outtype]
 
 
-def _tensor(hp: Hyper, name: str, item: Lazy | Packed) -> Tensor:
+def _tensor(name: str, item: Lazy | Packed, outtype: OutType, whole: Collection[str]) -> Tensor:
     dims = tuple(reversed(item.shape))
     if len(dims) > MAX_DIMS:
         raise FormatError(f"tensor {name} has {len(dims)} dimensions, more than {MAX_DIMS}")
     if isinstance(item, Packed):
         return Tensor(name, dims, item.type, partial(_stored, item))
-    type_ = tensor_type(name, item.shape, hp.outtype)
+    type_ = tensor_type(name, item.shape, outtype, whole)
     return Tensor(name, dims, type_, Encoded(name, item, type_, 0, item.size))
 
 
@@ -308,7 +299,7 @@ class Body:
 
 def convert_body(checkpoint: Checkpoint, outtype: OutType = OutType.AUTO) -> Body:
     """What the family's row decides; raises as :func:`convert` does."""
-    row = checkpoint.architecture
+    row = checkpoint.family
     sources = source_tensors(checkpoint)
     hp = hyper_parameters(checkpoint, resolve_outtype(outtype, sources))
     items: dict[str, Lazy | Packed] = {}
@@ -322,24 +313,25 @@ def convert_body(checkpoint: Checkpoint, outtype: OutType = OutType.AUTO) -> Bod
     early = tuple(row.early(hp, sources)) if row.early is not None else ()
     keys = merged(write(row.keys, hp))
     described = Described(
-        hp.arch,
+        row,
         hp.hf_arch,
+        config_class(checkpoint.config.get("model_type")).untied,
         hp.blocks,
         checkpoint.config,
         (*early, *keys),
         {name: item.shape for name, item in items.items()},
         {name: item.origin for name, item in items.items()},
     )
-    tensors = tuple(_tensor(hp, name, item) for name, item in items.items())
+    whole = row.layout.whole
+    tensors = tuple(_tensor(name, item, hp.outtype, whole) for name, item in items.items())
     head, embedding = sources.get("lm_head.weight"), sources.get("model.embed_tokens.weight")
     return Body(hp, early, keys, tensors, described, head, embedding)
 
 
 def _check(body: Body) -> list[str]:
     """What llama.cpp would not load is refused, and so is what config.json contradicts."""
-    # Gemma 3's embedding has as many rows as the tokenizer has tokens, whatever the config says.
     hp = body.hyper
-    tokens = None if hp.arch in _PADDED else hp.optional_integer("vocab_size")
+    tokens = None if body.described.row.padded else hp.optional_integer("vocab_size")
     kept = "output.weight" in body.described.shapes
     heads = check_head(hp, kept, body.head, body.embedding)
     return [*check_layout(body.described, tokens), *heads]
@@ -379,11 +371,13 @@ def convert(
             *general(checkpoint.name, files, arch, parameters),
             *body.keys,
             QUANTIZATION_VERSION,
-            *vocabulary(files, config, checkpoint.hf_arch, pre=pre, warn=warn),
+            *vocabulary(files, config, checkpoint.family.vocabulary, pre=pre, warn=warn),
         )
     )
     values = {kv.key: kv.value for kv in entries}
-    for text in unsaid(body.hyper, values.keys(), {tensor.name for tensor in body.tensors}):
+    for text in unsaid(
+        checkpoint.family, body.hyper, values.keys(), {tensor.name for tensor in body.tensors}
+    ):
         warn(text)
     check_vocabulary(
         body.described,

@@ -17,7 +17,9 @@ def near(word: str, known: Iterable[str], count: int = 1, cutoff: float = 0.6) -
     """
     from difflib import get_close_matches
 
-    by_lower = {name.lower(): name for name in known}
+    by_lower: dict[str, str] = {}
+    for name in known:  # of names that differ in case only the first counts
+        by_lower.setdefault(name.lower(), name)
     found = get_close_matches(word[:_LONGEST].lower(), by_lower, count, cutoff)
     return [by_lower[lower] for lower in found]
 

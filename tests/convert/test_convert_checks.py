@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from checkpoints import write_checkpoint
 
 from mbuild.convert.checkpoint import open_checkpoint
 from mbuild.convert.convert import convert, convert_body
-from mbuild.convert.families import ARCHITECTURES, by_name, find
+from mbuild.convert.families import by_name, config_class, find, rows
 from mbuild.convert.read.files import Files
 from mbuild.convert.rows.hyper import HFConfig
 from mbuild.convert.rows.keys import Key
@@ -35,17 +37,16 @@ def opened(directory: Path, case: dict[str, Any]) -> Any:
 
 def test_every_class_name_stands_in_one_row() -> None:
     """A name that two rows claim would convert by chance."""
-    names = [name for row in ARCHITECTURES for name in row.names]
+    names = [name for row in rows() for name in row.names]
     assert len(names) == len(set(names)) == len(by_name())
 
 
-@pytest.mark.parametrize("row", ARCHITECTURES, ids=lambda row: row.names[0])
+@pytest.mark.parametrize("row", [*rows()], ids=lambda row: (*row.names, row.gguf)[0])
 def test_a_row_is_complete(row: Any) -> None:
     """GGUF knows the architecture; keys are typed and named; the defaults belong to one class."""
     import gguf
 
-    arches = {row.gguf} if row.variant is None else {row.variant({}), row.gguf}
-    assert arches <= set(gguf.MODEL_ARCH_NAMES.values())
+    assert row.gguf in gguf.MODEL_ARCH_NAMES.values()
     keys = [key for key in row.keys if isinstance(key, Key)]
     assert keys
     for key in keys:
@@ -53,7 +54,25 @@ def test_a_row_is_complete(row: Any) -> None:
         assert not (key.required and not key.names), key
     assert isinstance(row.hf, HFConfig)
     covered = {json.loads((DATA / f"{c}.json").read_text())["arch"] for c in CASES}
-    assert arches & covered, "no reference result for this family"
+    assert row.gguf in covered, "no reference result for this family"
+
+
+def test_a_model_type_has_one_set_of_defaults() -> None:
+    """A checkpoint's defaults go by its model_type, whatever class it names."""
+    for row in rows():
+        assert not row.hf.model_type or config_class(row.hf.model_type) == row.hf, row.names
+
+
+def test_only_the_family_that_is_needed_is_loaded() -> None:
+    """A module whose name the class begins with is looked at first, with what it builds on."""
+    code = """
+import sys
+from mbuild.convert.families import config_class, find
+find("Qwen3ForCausalLM"), config_class("qwen3")
+print(*sorted(name.split(".")[3] for name in sys.modules if "convert.families." in name))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["qwen"]
 
 
 def test_an_unknown_family_is_refused_by_name_with_near_ones(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def _whole(folder: Path) -> Arrays:
     files = {path.name: path for path in folder.iterdir()}
     checkpoint = open_checkpoint(folder.name, files)
     hp = hyper_parameters(checkpoint, OutType.F32)
-    items = model_tensors(hp, checkpoint.architecture, source_tensors(checkpoint))
+    items = model_tensors(hp, checkpoint.family, source_tensors(checkpoint))
     return {name: to_f32(item.load(), item.dtype) for name, item in items if isinstance(item, Lazy)}
 
 

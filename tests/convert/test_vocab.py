@@ -9,15 +9,20 @@ from typing import Any
 import pytest
 from vocab_cases import BY_NAME, CASES, PRE, case_files, plain, write_files
 
-from mbuild.convert.vocabulary import VOCABULARIES, vocabulary
+from mbuild.convert.families import find, rows
+from mbuild.convert.vocabulary.assemble import vocabulary
+from mbuild.convert.vocabulary.rules import BPE, VocabRule
 from mbuild.core.errors import FormatError, MbuildError, SourceError, UnsupportedError
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import ValueType
 
 
-def _read(folder: Path, contents: dict[str, Any], class_: str, pre: str | None = PRE) -> list[KV]:
+def _read(
+    folder: Path, contents: dict[str, Any], class_: str | VocabRule, pre: str | None = PRE
+) -> list[KV]:
     files = write_files(folder, contents)
-    return vocabulary(files, contents["config.json"], class_, pre=pre)
+    rule = find(class_).vocabulary if isinstance(class_, str) else class_
+    return vocabulary(files, contents["config.json"], rule, pre=pre)
 
 
 def _get(entries: list[KV], key: str) -> Any:
@@ -53,16 +58,16 @@ def test_entries_equal_those_of_llama_cpp(case: dict[str, Any], tmp_path: Path) 
 
 def test_every_row_is_used_by_some_case_of_its_kind() -> None:
     """The cases go through each reader and each placing of add_space_prefix in the table."""
-    used = [VOCABULARIES[c["class"]] for c in CASES if c["class"] in VOCABULARIES]
-    for row in VOCABULARIES.values():
-        assert row.prefix in {rule.prefix for rule in used}
-        assert any(row.readers[0] in rule.readers for rule in used), row
+    used = [find(c["class"]).vocabulary for c in CASES]
+    for rule in (row.vocabulary for row in rows()):
+        assert rule.prefix in {other.prefix for other in used}
+        assert any(rule.readers[0] in other.readers for other in used), rule
 
 
-def test_a_class_without_a_row_has_a_byte_pair_vocabulary(tmp_path: Path) -> None:
-    """A family that is not in the table is read as most are: tokenizer.json, nothing special."""
+def test_a_row_that_says_nothing_has_a_byte_pair_vocabulary(tmp_path: Path) -> None:
+    """A family is read as most are unless its row says more: tokenizer.json, nothing special."""
     case = BY_NAME["separator"]
-    entries = _read(tmp_path, case_files(case), "SomethingNewForCausalLM")
+    entries = _read(tmp_path, case_files(case), BPE)
     assert [kv.key for kv in entries] == [key for key, *_ in case["expected"]]
 
 
@@ -269,7 +274,7 @@ def test_a_directory_in_a_files_place_is_refused(tmp_path: Path) -> None:
     files = write_files(tmp_path, contents)
     files["tokenizer.model"] = tmp_path
     with pytest.raises(SourceError, match="not a regular file"):
-        vocabulary(files, contents["config.json"], "LlamaForCausalLM")
+        vocabulary(files, contents["config.json"], find("LlamaForCausalLM").vocabulary)
 
 
 def test_escaped_characters_beyond_the_first_plane_are_text(tmp_path: Path) -> None:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from mbuild.convert.families import by_name
+from mbuild.convert.families import by_name, find, rows
 from mbuild.convert.vocabulary.hashes import PRE_TOKENIZERS
 from mbuild.convert.vocabulary.readers import READERS
-from mbuild.convert.vocabulary.rules import BPE, VOCABULARIES, Reader, VocabRule
+from mbuild.convert.vocabulary.rules import Reader
 from mbuild.convert.vocabulary.special import ADD_KEYS, ID_KEYS
 
 
 def test_every_reader_has_a_function_and_a_family() -> None:
     """No way to read a vocabulary lacks its code, and none is there for nothing."""
     assert READERS.keys() == set(Reader)
-    assert {r for rule in [BPE, *VOCABULARIES.values()] for r in rule.readers} == set(Reader)
+    assert {r for row in rows() for r in row.vocabulary.readers} == set(Reader)
 
 
-@pytest.mark.parametrize("class_", VOCABULARIES)
+@pytest.mark.parametrize("class_", by_name())
 def test_rows_name_things_that_exist(class_: str) -> None:
     """Kinds of tokens have keys (or are the infill kinds, which GGUF dropped), names are known."""
-    rule = VOCABULARIES[class_]
+    rule = find(class_).vocabulary
     assert rule.readers
     assert len(set(rule.readers)) == len(rule.readers)
     kinds = {name for name, _ in (*rule.ids_after, *rule.tokens)}
@@ -32,20 +32,14 @@ def test_rows_name_things_that_exist(class_: str) -> None:
     assert {*rule.pre_names, *rule.pre_names.values()} <= set(PRE_TOKENIZERS.values())
 
 
-def test_a_row_that_says_nothing_is_left_out() -> None:
-    """The default needs no row: a family is registered in one place only."""
-    assert VocabRule() not in VOCABULARIES.values()
-
-
 def test_rows_are_of_families_by_the_names_of_their_classes() -> None:
-    """A misspelled class name would silently be read as a byte-pair vocabulary."""
+    """A misspelled class name would never be found."""
     models = ("ForCausalLM", "Model", "ForMaskedLM", "ForConditionalGeneration", "LMHead")
-    more = ("ForSequenceClassification", "NeoBERT")
-    assert all(name.endswith((*models, *more)) for name in VOCABULARIES)
-    assert len(VOCABULARIES.keys() & by_name().keys()) > 40
+    more = ("ForSequenceClassification", "LLaDAModelLM", "RND1")
+    assert all(name.endswith((*models, *more)) for name in by_name())
 
 
 def test_deepseeks_pre_tokenizer_has_one_name() -> None:
     """Whether or not a loader adds a BOS, DeepSeek's vocabularies are split by one expression."""
     for name in ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"):
-        assert VOCABULARIES[name].pre_names == {"joyai-llm": "deepseek-v3"}
+        assert find(name).vocabulary.pre_names == {"joyai-llm": "deepseek-v3"}

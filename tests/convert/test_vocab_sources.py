@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from example_models import generator
 
-from mbuild.convert.vocabulary import vocabulary
+from mbuild.convert.families import find
+from mbuild.convert.vocabulary.assemble import vocabulary
 from mbuild.core.errors import SourceError
 
 
@@ -25,7 +26,7 @@ def _vocabulary(
     found = {path.name: path for path in folder.iterdir()}
     warnings: list[str] = []
     settings = {"vocab_size": size, **config}
-    entries = vocabulary(found, settings, arch, warn=warnings.append)
+    entries = vocabulary(found, settings, find(arch).vocabulary, warn=warnings.append)
     return {kv.key.removeprefix("tokenizer.ggml."): kv.value for kv in entries}, warnings
 
 
@@ -103,5 +104,5 @@ def test_a_family_of_pieces_without_them_says_where_they_are(tmp_path: Path) -> 
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(_json()))
     with pytest.raises(SourceError) as caught:
-        vocabulary({path.name: path}, {"vocab_size": 1}, "GemmaForCausalLM")
+        vocabulary({path.name: path}, {"vocab_size": 1}, find("GemmaForCausalLM").vocabulary)
     assert "copy tokenizer.model from the base model" in str(caught.value.hint)

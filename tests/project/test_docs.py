@@ -14,7 +14,7 @@ from documents import DOCS, documented
 from example_models import edit_json, generator, settle
 
 from mbuild.cli.main import cli
-from mbuild.convert.families import ARCHITECTURES
+from mbuild.convert.families import rows as all_rows
 from mbuild.gguf.types import GGMLType
 from mbuild.quant.choose.rules import NEEDS_IMPORTANCES, ROWS
 from mbuild.quant.choose.types import FILE_TYPES
@@ -67,9 +67,9 @@ def part(page: str, name: str) -> str:
 def families() -> str:
     """The table of families: GGUF's name, and the class names in config.json."""
     rows: dict[str, list[str]] = {}
-    for row in ARCHITECTURES:
+    for row in all_rows():
         rows.setdefault(row.gguf, []).extend(f"`{name}`" for name in row.names)
-    lines = [f"| `{gguf}` | {', '.join(names)} |" for gguf, names in sorted(rows.items())]
+    lines = [f"| `{gguf}` | {', '.join(sorted(names))} |" for gguf, names in sorted(rows.items())]
     return "\n".join(["| GGUF | `architectures` in config.json |", "|---|---|", *lines])
 
 

@@ -16,7 +16,7 @@ from mbuild.core.events import Code
 from mbuild.store import Layer
 from mbuild.store.media import ADAPTER
 
-CONVERTER_VERSION = 2
+CONVERTER_VERSION = 3
 """Counts up when the same checkpoint would come out as other bytes."""
 
 

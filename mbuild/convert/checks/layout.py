@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.checks.origins import Origins
-from mbuild.convert.layouts.table import LAYOUTS
 from mbuild.convert.rows.parts import LAYER_EPSILON, RMS_EPSILON
 from mbuild.convert.rows.sizes import LAUREL_RANK, SIZES, Sizes
 from mbuild.core.errors import FormatError
@@ -16,23 +15,13 @@ from mbuild.gguf.hyperparameters import MAX_EXPERTS, MAX_LAYERS
 
 if TYPE_CHECKING:
     from mbuild.convert.rows.layout import Layout, Slot
+    from mbuild.convert.rows.row import Family
     from mbuild.gguf.model import KV
 
 _LAYER = re.compile(r"^blk\.(\d+)\.(.+)$")
 _OTHER_CONFIG = "a shard is missing, or config.json belongs to another checkpoint"
 _FLAGS = {"qkv": ("attention_bias", "qkv_bias"), "mlp": ("mlp_bias",)}
 """What config.json says of sets of tensors that may be there."""
-
-_BIASED = ("Qwen2ForCausalLM", "Qwen2Model", "Qwen2MoeForCausalLM")
-"""Classes whose queries, keys and values always have biases."""
-
-
-_UNTIED = (
-    *("llama", "mistral", "mixtral", "arcee", "apertus", "granite", "granitemoe", "nemotron"),
-    *("qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "phi", "phi3", "stablelm", "glm4"),
-    *("olmo", "olmo2", "olmo3", "olmoe", "deepseek_v2", "deepseek_v3", "gpt_neox", "exaone4"),
-)
-"""Values of model_type for which transformers takes a missing tie_word_embeddings as false."""
 
 _WITH_HEAD = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
@@ -41,22 +30,35 @@ _WITH_HEAD = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 class Described:
     """What is known of a model before its weights are read.
 
+    ``row`` is the family's, ``untied`` says that silence about tie_word_embeddings means false;
     ``shapes`` are the tensors' under GGUF's names, slowest dimension first;
     ``origins`` say where each comes from, for messages.
     """
 
-    arch: str
+    row: Family
     hf_arch: str
+    untied: bool
     blocks: int
     config: Mapping[str, Any]
     entries: Sequence[KV]
     shapes: Mapping[str, tuple[int, ...]]
     origins: Mapping[str, str]
 
+    @property
+    def arch(self) -> str:
+        """GGUF's name of the architecture."""
+        return self.row.gguf
+
+    def origins_of(self) -> Origins:
+        """What the checkpoint calls the tensors."""
+        return Origins(self.arch, self.blocks, self.origins, self.row.head)
+
     def sizes(self, given: Mapping[str, int]) -> Sizes:
         """The sizes, with those that no metadata has."""
         fused = any(name.endswith(".attn_qkv.weight") for name in self.shapes)
-        return Sizes(self.arch, self.entries, self.config, {**given, "fused": fused})
+        predicts = any(name.endswith("nextn.eh_proj.weight") for name in self.shapes)
+        found = {"fused": int(fused), "predicts": int(predicts)}
+        return Sizes(self.arch, self.entries, self.config, {**given, **found})
 
 
 def check_layout(model: Described, tokens: int | None) -> list[str]:
@@ -65,7 +67,7 @@ def check_layout(model: Described, tokens: int | None) -> list[str]:
     ``tokens`` is the size of the vocabulary as far as config.json says it. Gives warnings
     of what llama.cpp's converter writes all the same, and its loader does not take.
     """
-    layout = LAYOUTS[model.arch]
+    layout = model.row.layout
     sizes = model.sizes({} if tokens is None else {"tokens": tokens})
     warnings = _check_keys(model, layout)
     _check_numbers(model, layout, sizes)
@@ -88,7 +90,7 @@ def check_vocabulary(model: Described, tokens: int, types: int | None) -> None:
 
     ``tokens`` and ``types`` are the counts that the metadata got.
     """
-    layout = LAYOUTS[model.arch]
+    layout = model.row.layout
     sizes = model.sizes({"tokens": tokens} | ({} if types is None else {"types": types}))
     for slot in layout.model:
         if slot.name in model.shapes and {"tokens", "types"} & set(slot.dims):
@@ -147,7 +149,7 @@ def _check_present(model: Described, places: Mapping[str, tuple[Slot, int]]) -> 
     missing = [n for n, (slot, _) in places.items() if not slot.together and n not in model.shapes]
     if not missing:
         return
-    origins = Origins(model.arch, model.blocks, model.origins)
+    origins = model.origins_of()
     layers = sorted({int(match[1]) for name in missing if (match := _LAYER.match(name))})
     whole = [
         layer
@@ -224,11 +226,11 @@ def _check_together(model: Described, places: Mapping[str, tuple[Slot, int]]) ->
             why = f"{model.origins[there]} is there"
         elif said:
             why = f"config.json says {said}: true"
-        elif label == "qkv" and model.hf_arch in _BIASED:
+        elif label == "qkv" and model.row.biased:
             why = f"every {model.hf_arch} has it"
         else:
             continue
-        source = Origins(model.arch, model.blocks, model.origins).source(missing[0])
+        source = model.origins_of().source(missing[0])
         raise FormatError(f"tensor {source!r} is missing, but {why}", hint=_OTHER_CONFIG)
 
 
@@ -249,12 +251,12 @@ def _check_head(model: Described, layout: Layout) -> None:
     if layout.tied or "output.weight" in model.shapes or embeds:
         return
     said = model.config.get("tie_word_embeddings")
-    if said is None and model.config.get("model_type") in _UNTIED:
+    if said is None and model.untied:
         said, why = False, "does not say tie_word_embeddings, which is false for this model_type"
     else:
         why = "says tie_word_embeddings: false"
     if said is False and model.hf_arch.endswith(_WITH_HEAD):
-        source = Origins(model.arch, model.blocks, model.origins).source("output.weight")
+        source = model.origins_of().source("output.weight")
         raise FormatError(
             f"tensor {source!r} is missing, and config.json {why}",
             hint="a shard is missing, or the model uses the embedding there and"

@@ -7,9 +7,6 @@ from collections.abc import Mapping
 
 _QUOTED = re.compile(r"tensor '([^']+)'$")
 _LAYER = re.compile(r"^blk\.(\d+)\.")
-_HEADS = {"gptneox": "embed_out", "internlm2": "output"}
-_HEAD = "lm_head"
-"""The output matrix, which stands beside the model's other tensors and is like none of them."""
 
 
 class Origins:
@@ -19,10 +16,11 @@ class Origins:
         arch: GGUF's name of the architecture.
         blocks: the number of layers.
         origins: GGUF's names, and what messages say of the tensor.
+        head: the checkpoint's name of the output matrix, which is like none of the others.
     """
 
-    def __init__(self, arch: str, blocks: int, origins: Mapping[str, str]) -> None:
-        self._arch, self._blocks, self._origins = arch, blocks, origins
+    def __init__(self, arch: str, blocks: int, origins: Mapping[str, str], head: str) -> None:
+        self._arch, self._blocks, self._origins, self._head = arch, blocks, origins, head
 
     def source(self, name: str) -> str:
         """What the checkpoint would call a tensor, or GGUF's name where that is not known."""
@@ -55,8 +53,7 @@ class Origins:
         names = [n for n, found in table.mapping.items() if found[1] == base and n != base]
         if not names:
             return ""
-        head = _HEADS.get(self._arch, _HEAD)
-        best = max(names, key=lambda n: (n == head, max(_common(n, s) for s in sources)))
+        best = max(names, key=lambda n: (n == self._head, max(_common(n, s) for s in sources)))
         return f"{best}.{suffix}"
 
 

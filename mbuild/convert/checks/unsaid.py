@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from mbuild.convert.rows.hyper import Hyper
+    from mbuild.convert.rows.row import Family
 
 _FACTORS: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("attn_logit_softcapping", "attn_logit_softcapping", ()),
@@ -23,10 +24,11 @@ values that change nothing."""
 
 _NO_SCALING = (None, "default", "mrope")
 _SILU = ("silu", "swish", "swiglu")
-_ONLY_SILU = ("llama", "qwen2", "qwen3", "qwen2moe", "qwen3moe", "olmo2", "granite", "smollm3")
 
 
-def unsaid(hp: Hyper, keys: Collection[str], tensors: Collection[str]) -> Iterator[str]:
+def unsaid(
+    row: Family, hp: Hyper, keys: Collection[str], tensors: Collection[str]
+) -> Iterator[str]:
     """A warning for each setting that is lost; keys' and tensors' names are the GGUF file's."""
     yield from _rope(hp, keys, tensors)
     window = hp.config.get("sliding_window")
@@ -47,7 +49,7 @@ def unsaid(hp: Hyper, keys: Collection[str], tensors: Collection[str]) -> Iterat
         said = f"{name} {str(value)[:40]}"
         yield f"config.json: {said} is not in the model: {hp.arch} has no place for it"
     act = hp.config.get("hidden_act")
-    if hp.arch in _ONLY_SILU and isinstance(act, str) and act not in _SILU:
+    if row.silu and isinstance(act, str) and act not in _SILU:
         yield f"config.json: hidden_act is {act[:40]!r}, but llama.cpp's {hp.arch} computes silu"
 
 

@@ -1,25 +1,26 @@
-"""Embedding models: BERT, DistilBERT, RoBERTa, XLM-RoBERTa."""
+"""BERT, of which most embedding models are made."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig
 from mbuild.convert.rows.keys import (
     BOOL,
     COMMON,
-    F32,
     TEXT,
-    U32,
     computed,
     constant,
-    replaced,
 )
+from mbuild.convert.rows.layout import Group, Layout, slots
 from mbuild.convert.rows.pooling import pooling
-from mbuild.convert.rows.row import Architecture
-from mbuild.convert.rows.rules import Rule, each
+from mbuild.convert.rows.row import Family
+from mbuild.convert.rows.rules import Rule
+from mbuild.convert.vocabulary.rules import (
+    WORDPIECE,
+)
 from mbuild.core.errors import FormatError
 
 if TYPE_CHECKING:
@@ -47,12 +48,12 @@ def _classifier(hp: Hyper, name: str, lazy: Lazy) -> list[Named]:
     return [(name.replace("classifier.", "classifier.out_proj.") if _labels(hp) else name, lazy)]
 
 
-_TAIL = (
+TAIL = (
     constant("attention.causal", BOOL, False),
     pooling,
     computed("classifier.output_labels", TEXT, _labels),
 )
-_VALUES = {
+VALUES = {
     "max_position_embeddings": 512,
     "layer_norm_eps": 1e-12,
     "vocab_size": 30522,
@@ -60,11 +61,42 @@ _VALUES = {
     "pad_token_id": 0,
 }
 
-BERT = Architecture(
+BERT_MODEL = slots("""
+    token_embd width tokens
+    ? token_types width types F32
+    token_embd_norm width
+    token_embd_norm.bias width
+""")
+_NORMS = slots("""
+    attn_output_norm width
+    attn_output_norm.bias width
+    layer_output_norm width
+    layer_output_norm.bias width
+""")
+BERT_LAYER = (*p.EITHER, Group((*p.OUTPUT_BIAS, *_NORMS)))
+
+_LAYOUT = Layout(
+    (
+        *BERT_MODEL,
+        *p.POSITIONS,
+        *slots("""
+            ?cls cls width width
+            ?cls cls.bias width
+            ?cls.output cls.output width labels
+            ?cls.output cls.output.bias labels
+        """),
+    ),
+    (*BERT_LAYER, Group((*p.PLAIN, *p.PLAIN_BIAS))),
+    p.EPS,
+)
+
+BERT = Family(
     gguf="bert",
-    names=("BertModel", "BertForMaskedLM", "CamembertModel", "BertForSequenceClassification"),
-    keys=(*COMMON, *_TAIL),
-    hf=HFConfig("bert", values=_VALUES, theta=None),
+    names=("BertModel", "BertForMaskedLM", "BertForSequenceClassification"),
+    vocabulary=WORDPIECE,
+    layout=_LAYOUT,
+    keys=(*COMMON, *TAIL),
+    hf=HFConfig("bert", values=VALUES, theta=None),
     prefixes=(("bert.", ""),),
     replaced=((".gamma", ".weight"), (".beta", ".bias")),
     skip=(
@@ -75,58 +107,4 @@ BERT = Architecture(
     rules=(Rule(re.compile(r"^classifier\.(weight|bias)$"), _classifier),),
 )
 
-DISTILBERT = replace(
-    BERT,
-    names=(
-        "DistilBertModel",
-        "DistilBertForMaskedLM",
-        "DistilBertForSequenceClassification",
-    ),
-    keys=(constant("attention.layer_norm_epsilon", F32, 1e-12), *COMMON, *_TAIL),
-    hf=HFConfig(
-        "distilbert",
-        aliases={
-            "hidden_size": "dim",
-            "num_attention_heads": "n_heads",
-            "num_hidden_layers": "n_layers",
-        },
-        values={"max_position_embeddings": 512, "vocab_size": 30522, "pad_token_id": 0},
-        theta=None,
-    ),
-    prefixes=(("distilbert.", ""), ("bert.", "")),
-    skip=(r"^vocab_", *BERT.skip),
-)
-
-
-def _positions(hp: Hyper) -> int | None:
-    pad = hp.optional_integer("pad_token_id")
-    positions = hp.optional_integer("max_position_embeddings", low=1)
-    return positions if pad is None or positions is None else positions - (pad + 1)
-
-
-def _real_positions(hp: Hyper, lazy: Lazy) -> Lazy:
-    pad = hp.optional_integer("pad_token_id")
-    return lazy if pad is None else lazy.slice(0, pad + 1)
-
-
-ROBERTA = replace(
-    BERT,
-    names=("RobertaModel", "RobertaForSequenceClassification"),
-    keys=(*replaced(COMMON, computed("context_length", U32, _positions)), *_TAIL),
-    hf=replace(
-        BERT.hf, model_type="roberta", values={**_VALUES, "vocab_size": 50265, "pad_token_id": 1}
-    ),
-    prefixes=(("roberta.", ""), ("bert.", "")),
-    rules=(
-        each(r"^embeddings\.position_embeddings\.weight$", _real_positions),
-        *BERT.rules,
-    ),
-)
-
-XLM_ROBERTA = replace(
-    ROBERTA,
-    names=("XLMRobertaModel", "XLMRobertaForSequenceClassification"),
-    hf=replace(BERT.hf, model_type="xlm-roberta", values={**_VALUES, "pad_token_id": 1}),
-)
-
-CAMEMBERT_HF = replace(XLM_ROBERTA.hf, model_type="camembert")
+ROWS = (BERT,)

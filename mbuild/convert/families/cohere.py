@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig, head_width, heads
 from mbuild.convert.rows.keys import (
     COMMON,
@@ -16,7 +17,8 @@ from mbuild.convert.rows.keys import (
     replaced,
     u32,
 )
-from mbuild.convert.rows.row import Architecture
+from mbuild.convert.rows.layout import Group, Layout, slots
+from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import Rule
 from mbuild.core.errors import UnsupportedError
 
@@ -34,10 +36,24 @@ _VALUES = {
 }
 _LOGIT_SCALE = f32("logit_scale", "logit_scale", required=True)
 
-COMMAND_R = Architecture(
+_LAYOUT = Layout(
+    p.TIED,
+    (
+        Group((*p.ATTN_NORM, *p.WIDE, *p.GATED)),
+        Group(
+            slots("attn_q_norm key heads\nattn_k_norm key kv"),
+            # Command R+ has 64 layers; llama.cpp knows it by them.
+            lambda sizes, layer: (sizes.value("layers", layer) or 0) >= 64,
+        ),
+    ),
+    p.EPS,
+)
+
+COMMAND_R = Family(
     gguf="command-r",
     names=("CohereForCausalLM",),
     # max_position_embeddings of published models is less than what they were trained for.
+    layout=_LAYOUT,
     keys=(
         *replaced(
             COMMON,
@@ -62,9 +78,14 @@ def _zero_bias(hp: Hyper, name: str, lazy: Lazy) -> list[Named]:
     return []
 
 
-COHERE2 = Architecture(
+COHERE2 = Family(
     gguf="cohere2",
     names=("Cohere2ForCausalLM",),
+    layout=Layout(
+        p.TIED,
+        (Group((*p.ATTN_NORM, *p.WIDE, *p.GATED)),),
+        (*p.EPS, "logit_scale", "attention.sliding_window"),
+    ),
     keys=(
         *COMMON,
         _LOGIT_SCALE,
@@ -82,3 +103,5 @@ COHERE2 = Architecture(
     rules=(Rule(re.compile(r"\.bias$"), _zero_bias),),
     skip=(r"^lm_head\.weight$",),
 )
+
+ROWS = (COMMAND_R, COHERE2)

@@ -1,15 +1,19 @@
-"""DeepSeek V2 and V3: latent attention, split for the absorbed form, and many small experts."""
+"""DeepSeek V1, and V2 and V3: latent attention, split for the absorbed form; many small experts."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig, as_number, heads
 from mbuild.convert.rows.keys import (
     BOOL,
     COMMON,
     F32,
+    ROPE_HEAD_DIM,
+    ROPE_SCALING_NONE,
     U32,
     VOCAB_SIZE,
     Key,
@@ -20,8 +24,13 @@ from mbuild.convert.rows.keys import (
     replaced,
     u32,
 )
-from mbuild.convert.rows.row import Architecture
-from mbuild.convert.rows.rules import EXPERTS, parts
+from mbuild.convert.rows.layout import Group, Layout, slots
+from mbuild.convert.rows.row import NO_HF_CONFIG, Family
+from mbuild.convert.rows.rules import EXPERTS, ROTARY, parts
+from mbuild.convert.vocabulary.rules import (
+    SPM_OR_BPE,
+    VocabRule,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,7 +68,8 @@ def _beyond(hp: Hyper, name: str) -> bool:
     return match is not None and int(match[1]) >= hp.blocks
 
 
-def _tied_head(hp: Hyper, name: str) -> bool:
+def tied_head(hp: Hyper, name: str) -> bool:
+    """An output matrix beside an embedding that counts as both."""
     return name in ("lm_head.weight", "model.lm_head.weight") and hp.flag("tie_word_embeddings")
 
 
@@ -106,12 +116,85 @@ _COMMON_VALUES = {
     "rms_norm_eps": 1e-6,
 }
 
-DEEPSEEK_V2 = Architecture(
+DEEPSEEK = Family(
+    gguf="deepseek",
+    names=("DeepseekForCausalLM",),
+    keys=(
+        *COMMON,
+        ROPE_HEAD_DIM,
+        ROPE_SCALING_NONE,
+        u32("leading_dense_block_count", "first_k_dense_replace", required=True),
+        VOCAB_SIZE,
+        u32("expert_feed_forward_length", "moe_intermediate_size", required=True),
+        constant("expert_weights_scale", F32, 1.0),
+        u32("expert_count", "n_routed_experts", required=True),
+        u32("expert_shared_count", "n_shared_experts", required=True),
+    ),
+    layout=Layout(
+        p.USUAL,
+        (
+            Group((*p.NORMS, *p.WIDE)),
+            Group(p.GATED, p.leading),
+            Group((*p.experts("expert_ff"), *p.shared_experts("expert_ff*shared")), p.following),
+        ),
+        (*p.RMS, "expert_feed_forward_length", "expert_shared_count"),
+    ),
+    vocabulary=SPM_OR_BPE,
+    rules=ROTARY,
+    stacks=(EXPERTS,),
+)
+
+_LAYOUT = Layout(
+    p.USUAL,
+    (
+        Group(
+            (
+                *p.NORMS,
+                *slots("""
+                    attn_kv_a_norm kv_rank
+                    attn_kv_a_mqa width kv_rank+rotary
+                    attn_k_b key_mla+-rotary kv_rank heads
+                    attn_v_b kv_rank value_mla heads
+                    attn_output heads*value_mla width
+                """),
+            )
+        ),
+        Group(
+            slots("""
+                attn_q_a width q_rank
+                attn_q_a_norm q_rank
+                attn_q_b q_rank heads*key_mla
+            """),
+            p.some("q_rank"),
+        ),
+        Group(slots("attn_q width heads*key_mla"), p.none("q_rank")),
+        Group(p.GATED, p.leading),
+        Group(
+            (
+                *p.experts("expert_ff"),
+                *p.shared_experts("expert_ff*shared"),
+                *slots("? exp_probs_b.bias experts"),
+            ),
+            p.following,
+        ),
+        p.NEXTN,
+    ),
+    p.RMS,
+)
+
+_VOCABULARY = VocabRule(pre_names={"joyai-llm": "deepseek-v3"})
+"""DeepSeek V3's pre-tokenizer has two names with one regular expression, by whether the loader
+put a BOS before the check text; older llama.cpp knows only ``deepseek-v3``."""
+
+DEEPSEEK_V2 = Family(
     gguf="deepseek2",
     names=("DeepseekV2ForCausalLM",),
+    vocabulary=_VOCABULARY,
+    layout=_LAYOUT,
     keys=_KEYS,
     hf=HFConfig(
         "deepseek_v2",
+        untied=True,
         aliases={"num_experts": "n_routed_experts"},
         values={
             **_COMMON_VALUES,
@@ -127,17 +210,20 @@ DEEPSEEK_V2 = Architecture(
         fills={"num_key_value_heads": heads},
         forced={"head_dim": _rope_head},
     ),
-    skip=(_tied_head, _beyond),
+    skip=(tied_head, _beyond),
     rules=(parts(r"kv_b_proj\.weight$", "kv_b_proj", ("k_b_proj", "v_b_proj"), _absorbed),),
     stacks=(EXPERTS,),
 )
 
-DEEPSEEK_V3 = Architecture(
+DEEPSEEK_V3 = Family(
     gguf="deepseek2",
     names=("DeepseekV3ForCausalLM",),
+    vocabulary=_VOCABULARY,
+    layout=_LAYOUT,
     keys=_KEYS,
     hf=HFConfig(
         "deepseek_v3",
+        untied=True,
         aliases={"num_local_experts": "n_routed_experts"},
         values={
             **_COMMON_VALUES,
@@ -157,7 +243,11 @@ DEEPSEEK_V3 = Architecture(
         fills={"num_key_value_heads": heads},
         forced={"head_dim": _rope_head},
     ),
-    skip=(_tied_head, _beyond),
+    skip=(tied_head, _beyond),
     rules=DEEPSEEK_V2.rules,
     stacks=(EXPERTS,),
 )
+
+YOUTU = replace(DEEPSEEK_V2, names=("YoutuForCausalLM",), hf=NO_HF_CONFIG)
+
+ROWS = (DEEPSEEK, DEEPSEEK_V2, DEEPSEEK_V3, YOUTU)

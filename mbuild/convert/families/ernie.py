@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig, heads
 from mbuild.convert.rows.keys import COMMON, U32, computed, u32
-from mbuild.convert.rows.row import Architecture
+from mbuild.convert.rows.layout import Group, Layout, slots
+from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import EXPERTS, halves, parts
+from mbuild.convert.vocabulary.rules import (
+    SPM_PREFIX,
+)
 
 if TYPE_CHECKING:
     from mbuild.convert.read.lazy import Lazy
@@ -20,9 +25,11 @@ def _separate(hp: Hyper, lazy: Lazy) -> list[Lazy]:
     return lazy.split(0, (hp.heads * head, hp.kv_heads * head, hp.kv_heads * head))
 
 
-ERNIE = Architecture(
+ERNIE = Family(
     gguf="ernie4_5",
     names=("Ernie4_5_ForCausalLM", "Ernie4_5ForCausalLM"),
+    vocabulary=SPM_PREFIX,
+    layout=replace(p.DENSE, layers=(Group((*p.NORMS, *p.separate(), *p.OUTPUT_BIAS, *p.GATED)),)),
     keys=COMMON,
     hf=HFConfig(
         "ernie4_5",
@@ -54,10 +61,27 @@ def _shared_width(hp: Hyper) -> int | None:
     return None if width is None or count is None else width // count
 
 
+_MOE_LAYOUT = Layout(
+    p.USUAL,
+    (
+        Group((*p.NORMS, *p.separate(), *p.OUTPUT_BIAS)),
+        Group(p.GATED, p.leading),
+        Group((*p.experts("expert_ff"), *slots("? exp_probs_b.bias experts")), p.following),
+        Group(
+            p.shared_experts(),
+            lambda sizes, layer: (
+                p.following(sizes, layer) and bool(sizes.value("shared_ff", layer))
+            ),
+        ),
+    ),
+    p.RMS,
+)
+
 ERNIE_MOE = replace(
     ERNIE,
     gguf="ernie4_5-moe",
     names=("Ernie4_5_MoeForCausalLM",),
+    layout=_MOE_LAYOUT,
     keys=(
         *COMMON,
         u32("expert_count", "moe_num_experts", required=True),
@@ -97,3 +121,5 @@ ERNIE_MOE = replace(
         ),
     ),
 )
+
+ROWS = (ERNIE, ERNIE_MOE)

@@ -1,16 +1,36 @@
-"""EXAONE 3 and 4."""
+"""EXAONE 3 and 4, and K-EXAONE with experts."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig
-from mbuild.convert.rows.keys import BOOL, COMMON, U32, VOCAB_SIZE, computed, sliding_pattern, u32
+from mbuild.convert.rows.keys import (
+    BOOL,
+    COMMON,
+    NEXTN,
+    ROPE_SCALING_NONE,
+    U32,
+    VOCAB_SIZE,
+    Key,
+    computed,
+    f32,
+    sliding_pattern,
+    u32,
+)
+from mbuild.convert.rows.layout import Group, Layout, ahead, slots
 from mbuild.convert.rows.rope import llama3_factors
-from mbuild.convert.rows.row import Architecture
+from mbuild.convert.rows.row import NO_HF_CONFIG, Family
+from mbuild.convert.rows.rules import EXPERTS, Rule
 
 if TYPE_CHECKING:
+    from mbuild.convert.read.lazy import Lazy
     from mbuild.convert.rows.hyper import Hyper
+    from mbuild.convert.rows.rules import Named
+    from mbuild.convert.rows.sizes import Sizes
 
 
 def _rotary_width(hp: Hyper) -> int:
@@ -19,9 +39,10 @@ def _rotary_width(hp: Hyper) -> int:
     return int(factor * (hp.width // hp.heads))
 
 
-EXAONE = Architecture(
+EXAONE = Family(
     gguf="exaone",
     names=("ExaoneForCausalLM",),
+    layout=replace(p.DENSE, model=(*p.USUAL, *p.ROPE_FREQS)),
     keys=(*COMMON, computed("rope.dimension_count", U32, _rotary_width)),
     extra=llama3_factors,
 )
@@ -34,15 +55,20 @@ def _window_pattern(hp: Hyper) -> list[bool] | None:
         return sliding_pattern(hp)
     pattern = hp.value("sliding_window_pattern")
     if isinstance(pattern, str) and pattern:  # such as LLLG
-        return [pattern[layer % len(pattern)] == "L" for layer in range(hp.blocks)]
+        return [pattern[layer % len(pattern)] == "L" for layer in range(hp.main)]
     if type(pattern) is int and pattern > 0:
-        return [(layer + 1) % pattern != 0 for layer in range(hp.blocks)]
+        return [(layer + 1) % pattern != 0 for layer in range(hp.main)]
     return None
 
 
-EXAONE4 = Architecture(
+EXAONE4 = Family(
     gguf="exaone4",
     names=("Exaone4ForCausalLM",),
+    layout=Layout(
+        (*p.USUAL, *p.ROPE_FREQS),
+        (Group((*p.separate(out="width"), *p.POST_NORMS, *p.QK_NORM, *p.GATED)),),
+        p.RMS,
+    ),
     keys=(
         *COMMON,
         VOCAB_SIZE,
@@ -51,6 +77,7 @@ EXAONE4 = Architecture(
     ),
     hf=HFConfig(
         "exaone4",
+        untied=True,
         values={
             "max_position_embeddings": 2048,
             "num_key_value_heads": 32,
@@ -62,3 +89,84 @@ EXAONE4 = Architecture(
     ),
     extra=llama3_factors,
 )
+
+_SHARED = {
+    "fc": "eh_proj",
+    "pre_fc_norm_embedding": "enorm",
+    "pre_fc_norm_hidden": "hnorm",
+    "norm": "shared_head.norm",
+}
+"""Parts that all layers for multi-token prediction share, and what each of them calls it."""
+
+
+def _ahead(hp: Hyper, name: str, lazy: Lazy) -> list[Named]:
+    """The layers for multi-token prediction stand behind the others."""
+    _, label, rest = name.split(".", 2)
+    if label == "layers":
+        number, tail = rest.split(".", 1)
+        return [(f"model.layers.{hp.main + int(number)}.{tail}", lazy)]
+    part = _SHARED.get(label, label)
+    return [(f"model.layers.{layer}.{part}.{rest}", lazy) for layer in range(hp.main, hp.blocks)]
+
+
+def _shared_width(hp: Hyper) -> int:
+    return hp.integer("moe_intermediate_size") * hp.integer("num_shared_experts")
+
+
+def _dense(sizes: Sizes, layer: int) -> bool:
+    return p.leading(sizes, layer) or ahead(sizes, layer)
+
+
+def _with_experts(sizes: Sizes, layer: int) -> bool:
+    return not _dense(sizes, layer)
+
+
+EXAONE_MOE = replace(
+    EXAONE4,
+    gguf="exaone-moe",
+    names=("ExaoneMoEForCausalLM", "ExaoneMoeForCausalLM"),
+    keys=(
+        *EXAONE4.keys,
+        u32("expert_feed_forward_length", "moe_intermediate_size", required=True),
+        u32("expert_shared_count", "num_shared_experts", required=True),
+        computed("expert_shared_feed_forward_length", U32, _shared_width),
+        f32("expert_weights_scale", "routed_scaling_factor", required=True),
+        Key("expert_weights_norm", BOOL, ("norm_topk_prob",), required=True),
+        u32(
+            "leading_dense_block_count",
+            "first_k_dense_replace",
+            "first_last_k_dense_replace",
+            default=0,
+        ),
+        replace(NEXTN, default=0),
+        ROPE_SCALING_NONE,
+    ),
+    layout=Layout(
+        (*p.UNTIED, *p.ROPE_FREQS),
+        (
+            Group((*p.NORMS, *p.separate(), *p.QK_NORM)),
+            Group(p.GATED, _dense),
+            Group(
+                (
+                    *p.experts("expert_ff"),
+                    *p.shared_experts(),
+                    *slots("? exp_probs_b.bias experts"),
+                ),
+                _with_experts,
+            ),
+            p.NEXTN,
+        ),
+        (
+            *p.RMS,
+            "attention.sliding_window",
+            "expert_feed_forward_length",
+            "expert_gating_func",
+        ),
+    ),
+    hf=NO_HF_CONFIG,
+    rules=(Rule(re.compile(r"^mtp\."), _ahead),),
+    stacks=(EXPERTS,),
+    nextn="num_nextn_predict_layers",
+)
+
+ROWS = (EXAONE, EXAONE4, EXAONE_MOE)

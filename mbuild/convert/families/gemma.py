@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.read.files import TOKENIZER_LIMIT
+from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig
 from mbuild.convert.rows.keys import (
     BLOCK_COUNT,
@@ -19,9 +20,15 @@ from mbuild.convert.rows.keys import (
     replaced,
     u32,
 )
+from mbuild.convert.rows.layout import Group
 from mbuild.convert.rows.pooling import pooling
-from mbuild.convert.rows.row import Architecture
+from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import NORM_PLUS_ONE, each
+from mbuild.convert.vocabulary.rules import (
+    Prefix,
+    Reader,
+    VocabRule,
+)
 from mbuild.core.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -49,18 +56,32 @@ _VALUES = {
     "tie_word_embeddings": True,
 }
 
-GEMMA = Architecture(
+_NORMS = Group((*p.NORMS, *p.POST_NORMS))
+
+_VOCABULARY = VocabRule(
+    (Reader.SENTENCEPIECE,),
+    Prefix.FALSE_LAST,
+    second_pass={
+        0: (("prefix", 67), ("suffix", 69), ("middle", 68), ("fsep", 70), ("eot", 107)),
+    },
+)
+
+GEMMA = Family(
     gguf="gemma",
     names=("GemmaForCausalLM",),
+    vocabulary=_VOCABULARY,
+    layout=replace(p.DENSE, model=p.TIED),
     keys=_KEYS,
     hf=HFConfig("gemma", values={**_VALUES, "num_key_value_heads": 16}),
     rules=(NORM_PLUS_ONE,),
     skip=(r"^lm_head\.weight$",),
 )
 
-GEMMA2 = Architecture(
+GEMMA2 = Family(
     gguf="gemma2",
     names=("Gemma2ForCausalLM",),
+    vocabulary=replace(_VOCABULARY, second_pass={}),
+    layout=replace(p.DENSE, model=p.TIED, layers=(_NORMS, Group((*p.separate(), *p.GATED)))),
     keys=(
         *_KEYS,
         f32("attn_logit_softcapping", "attn_logit_softcapping", required=True),
@@ -120,9 +141,12 @@ _GEMMA3_HF = HFConfig(
     sliding_theta=10000.0,
 )
 
-GEMMA3 = Architecture(
+GEMMA3 = Family(
     gguf="gemma3",
     names=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
+    vocabulary=replace(_VOCABULARY, readers=(Reader.SENTENCEPIECE, Reader.BPE), second_pass={}),
+    padded=True,
+    layout=replace(p.DENSE, layers=(_NORMS, Group((*p.separate(), *p.QK_NORM, *p.GATED)))),
     keys=(
         *replaced(
             COMMON,
@@ -147,3 +171,5 @@ EMBEDDING_GEMMA = replace(
     names=("Gemma3TextModel",),
     keys=(*GEMMA3.keys, pooling),
 )
+
+ROWS = (GEMMA, GEMMA2, GEMMA3, EMBEDDING_GEMMA)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families.gemma import GEMMA3
 from mbuild.convert.read.lazy import Lazy
+from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig, as_number
 from mbuild.convert.rows.keys import BOOL, computed, sliding_pattern, u32
-from mbuild.convert.rows.row import Architecture
+from mbuild.convert.rows.layout import Group, slots
+from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import Stack, each, rename
 from mbuild.core.errors import FormatError
 from mbuild.gguf.model import KV
@@ -101,9 +104,44 @@ def _altup(kind: str) -> Stack:
     )
 
 
-GEMMA3N = Architecture(
+_LAYOUT = replace(
+    GEMMA3.layout,
+    model=(
+        *p.USUAL,
+        *slots("""
+            altup_proj width width altup+-1
+            altup_unembd_proj width width altup+-1
+            per_layer_token_embd per_layer*layers tokens
+            per_layer_model_proj width per_layer*layers
+            per_layer_proj_norm per_layer
+        """),
+    ),
+    layers=(
+        *GEMMA3.layout.layers,
+        Group(
+            slots("""
+                inp_gate width per_layer
+                proj per_layer width
+                post_norm width
+                altup_correct_coef altup altup F32
+                altup_correct_scale width
+                altup_predict_coef altup altup*altup F32
+                altup_router width altup
+                altup_router_norm width
+                laurel_l width laurel
+                laurel_r laurel width
+                laurel_post_norm width
+            """)
+        ),
+    ),
+)
+
+GEMMA3N = Family(
     gguf="gemma3n",
     names=("Gemma3nForCausalLM", "Gemma3nForConditionalGeneration"),
+    vocabulary=GEMMA3.vocabulary,
+    padded=True,
+    layout=_LAYOUT,
     keys=(
         *GEMMA3.keys,
         u32("altup.active_idx", "altup_active_idx", required=True),
@@ -141,3 +179,5 @@ GEMMA3N = Architecture(
     ),
     stacks=(_altup("altup_unembed_projections"), _altup("altup_projections")),
 )
+
+ROWS = (GEMMA3N,)

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.lazy import Packed
 from mbuild.convert.read.safetensors import DType
+from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig, heads
 from mbuild.convert.rows.keys import COMMON, u32
-from mbuild.convert.rows.row import Architecture
+from mbuild.convert.rows.layout import Group, Layout, slots
+from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import Rule, rename, transposed
 from mbuild.core.errors import FormatError
 from mbuild.gguf.types import GGMLType
@@ -94,9 +96,32 @@ def _gate_up(hp: Hyper, name: str, lazy: Lazy) -> list[Named]:
     ]
 
 
-GPT_OSS = Architecture(
+_LAYOUT = Layout(
+    p.UNTIED,
+    (
+        Group(
+            (
+                *p.ATTN_NORM,
+                *slots("post_attention_norm width\nattn_sinks heads"),
+                *p.required(p.separate()),
+                *slots("attn_output.bias width"),
+                *p.experts("expert_ff"),
+                *slots("""
+                    ffn_gate_inp.bias experts
+                    ffn_gate_exps.bias expert_ff experts
+                    ffn_up_exps.bias expert_ff experts
+                    ffn_down_exps.bias width experts
+                """),
+            )
+        ),
+    ),
+    (*p.RMS, "attention.sliding_window"),
+)
+
+GPT_OSS = Family(
     gguf="gpt-oss",
     names=("GptOssForCausalLM",),
+    layout=_LAYOUT,
     keys=(
         *COMMON,
         u32("attention.sliding_window", "sliding_window", required=True),
@@ -135,3 +160,5 @@ GPT_OSS = Architecture(
         Rule(re.compile(r"gate_up_proj(_bias)?$"), _gate_up),
     ),
 )
+
+ROWS = (GPT_OSS,)

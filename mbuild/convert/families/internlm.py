@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mbuild.convert.families.llama import LLAMA_KEYS
+from mbuild.convert.families.llama import LLAMA, LLAMA_KEYS
+from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig, heads
 from mbuild.convert.rows.keys import COMMON
-from mbuild.convert.rows.row import Architecture
+from mbuild.convert.rows.layout import Group, Layout
+from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import ROTARY, parts, rotary
+from mbuild.convert.vocabulary.rules import (
+    Prefix,
+    Reader,
+    VocabRule,
+)
 
 if TYPE_CHECKING:
     from mbuild.convert.read.lazy import Lazy
@@ -29,16 +36,22 @@ def _separate(hp: Hyper, lazy: Lazy) -> list[Lazy]:
     return [rotary(q, hp.heads), rotary(k, groups), v]
 
 
-INTERNLM2 = Architecture(
+INTERNLM2 = Family(
     gguf="internlm2",
     names=("InternLM2ForCausalLM",),
+    head="output",
+    vocabulary=VocabRule((Reader.INTERNLM2,), Prefix.MODEL_MIDDLE, eos_in_chat="<|im_end|>"),
+    layout=Layout(p.UNTIED, (Group((*p.NORMS, *p.WIDE, *p.GATED)),), p.RMS),
     keys=COMMON,
     rules=(parts(r"attention\.wqkv\.weight$", "wqkv", ("wq", "wk", "wv"), _separate),),
 )
 
-INTERNLM3 = Architecture(
+INTERNLM3 = Family(
     gguf="llama",
     names=("InternLM3ForCausalLM",),
+    silu=True,
+    vocabulary=VocabRule((Reader.SENTENCEPIECE,), Prefix.SETTINGS_MIDDLE, eos_in_chat="<|im_end|>"),
+    layout=LLAMA.layout,
     keys=LLAMA_KEYS,
     hf=HFConfig(
         "internlm3",
@@ -53,3 +66,5 @@ INTERNLM3 = Architecture(
     ),
     rules=ROTARY,
 )
+
+ROWS = (INTERNLM2, INTERNLM3)

@@ -1,13 +1,16 @@
-"""LFM2: short convolutions between layers of attention."""
+"""LFM2, also with experts: short convolutions between layers of attention."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
+from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig
-from mbuild.convert.rows.keys import COMMON, U32, VOCAB_SIZE, computed, f32, replaced, u32
-from mbuild.convert.rows.row import Architecture
-from mbuild.convert.rows.rules import each
+from mbuild.convert.rows.keys import COMMON, U32, VOCAB_SIZE, computed, constant, f32, replaced, u32
+from mbuild.convert.rows.layout import Group, Layout, slots
+from mbuild.convert.rows.row import Family
+from mbuild.convert.rows.rules import MIXTRAL_EXPERTS, Stack, each, experts
 from mbuild.core.errors import FormatError
 
 if TYPE_CHECKING:
@@ -50,9 +53,27 @@ def _flat_kernel(hp: Hyper, lazy: Lazy) -> Lazy:
     return lazy.reshape(lazy.shape[0], lazy.shape[2])
 
 
-LFM2 = Architecture(
+_LAYOUT = Layout(
+    (*p.EMBEDDING, *slots("token_embd_norm width"), *p.HEAD_OR_TIED),
+    (
+        Group((*p.NORMS, *p.GATED)),
+        Group((*p.QK_NORM, *p.WIDE), p.some("kv")),
+        Group(
+            slots("""
+                shortconv.conv kernel width F32
+                shortconv.in_proj width 3*width
+                shortconv.out_proj width width
+            """),
+            p.none("kv"),
+        ),
+    ),
+    (*p.RMS, "shortconv.l_cache"),
+)
+
+LFM2 = Family(
     gguf="lfm2",
     names=("Lfm2ForCausalLM", "LFM2ForCausalLM"),
+    layout=_LAYOUT,
     keys=(
         *replaced(
             COMMON,
@@ -81,3 +102,63 @@ LFM2 = Architecture(
     ),
     rules=(each(r"conv\.conv\.", _flat_kernel),),
 )
+
+
+def _attention(hp: Hyper) -> list[int]:
+    kinds = hp.texts("layer_types") or []
+    return [hp.kv_heads if kind == "full_attention" else 0 for kind in kinds]
+
+
+LFM2_MOE = Family(
+    gguf="lfm2moe",
+    names=("Lfm2MoeForCausalLM",),
+    layout=Layout(
+        LFM2.layout.model,
+        (
+            Group(p.NORMS),
+            *LFM2.layout.layers[1:],
+            Group(p.GATED, p.leading),
+            Group((*p.experts("expert_ff"), *slots("exp_probs_b.bias experts")), p.following),
+        ),
+        (*LFM2.layout.keys, "expert_feed_forward_length", "expert_gating_func"),
+    ),
+    keys=(
+        *replaced(COMMON, computed("attention.head_count_kv", U32, _attention)),
+        u32("expert_feed_forward_length", "moe_intermediate_size", required=True),
+        u32("leading_dense_block_count", "num_dense_layers", required=True),
+        constant("expert_gating_func", U32, 2),
+        VOCAB_SIZE,
+        u32("shortconv.l_cache", "conv_L_cache", required=True),
+    ),
+    hf=HFConfig(
+        "lfm2_moe",
+        values={
+            "max_position_embeddings": 128000,
+            "num_key_value_heads": 8,
+            "norm_eps": 1e-5,
+            "conv_L_cache": 3,
+            "intermediate_size": 7168,
+            "moe_intermediate_size": 1792,
+            "num_dense_layers": 2,
+            "num_experts_per_tok": 4,
+            "num_experts": 32,
+            "vocab_size": 65536,
+        },
+        theta=1e6,
+    ),
+    replaced=((".expert_bias", ".expert_bias.bias"),),
+    rules=LFM2.rules,
+    stacks=(
+        Stack(
+            re.compile(
+                r"layers\.(?P<layer>\d+)\.feed_forward\.experts\.(?P<index>\d+)\."
+                r"(?P<part>w1|w2|w3)\.weight$"
+            ),
+            MIXTRAL_EXPERTS.parts,
+            MIXTRAL_EXPERTS.into,
+            experts,
+        ),
+    ),
+)
+
+ROWS = (LFM2, LFM2_MOE)

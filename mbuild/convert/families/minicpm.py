@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from mbuild.convert.families.llama import LLAMA
 from mbuild.convert.rows.keys import COMMON, F32, computed, f32
 from mbuild.convert.rows.rope import long_factors
-from mbuild.convert.rows.row import Architecture
+from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import ROTARY_WEIGHTS
+from mbuild.convert.vocabulary.rules import (
+    SPM,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -29,9 +34,11 @@ def _factors(hp: Hyper, tensors: Mapping[str, Any]) -> Iterator[Named]:
     return long_factors(hp, hp.width // hp.heads)
 
 
-MINICPM = Architecture(
+MINICPM = Family(
     gguf="minicpm",
     names=("MiniCPMForCausalLM",),
+    vocabulary=SPM,
+    layout=replace(LLAMA.layout, one_head=False),
     keys=(
         *COMMON,
         f32("embedding_scale", "scale_emb", required=True),
@@ -41,3 +48,5 @@ MINICPM = Architecture(
     rules=ROTARY_WEIGHTS,
     extra=_factors,
 )
+
+ROWS = (MINICPM,)

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig, head_width
 from mbuild.convert.rows.keys import COMMON, F32, TEXT, U32, VOCAB_SIZE, computed, f32
-from mbuild.convert.rows.row import Architecture
+from mbuild.convert.rows.layout import Group, Layout
+from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import NORM_PLUS_ONE
+from mbuild.convert.vocabulary.rules import (
+    Reader,
+    VocabRule,
+)
 
 if TYPE_CHECKING:
     from mbuild.convert.rows.hyper import Hyper
@@ -23,9 +29,17 @@ def _factor(hp: Hyper) -> float | None:
     return None if hp.rope.get("factor") is None else hp.rope_number("factor")
 
 
-NEMOTRON = Architecture(
+_LAYOUT = Layout(
+    (*p.UNTIED, *p.OUTPUT_NORM_BIAS),
+    (Group((*p.BIASED, *p.OUTPUT_BIAS, *p.FFN_NORM, *p.FFN_NORM_BIAS, *p.PLAIN, *p.PLAIN_BIAS)),),
+    p.EPS,
+)
+
+NEMOTRON = Family(
     gguf="nemotron",
     names=("NemotronForCausalLM",),
+    vocabulary=VocabRule((Reader.SENTENCEPIECE,), ids_after=(("pad", 0), ("unk", 1))),
+    layout=_LAYOUT,
     keys=(
         *COMMON,
         VOCAB_SIZE,
@@ -43,9 +57,12 @@ NEMOTRON = Architecture(
     ),
     hf=HFConfig(
         "nemotron",
+        untied=True,
         values={"max_position_embeddings": 4096, "norm_eps": 1e-5, "vocab_size": 256000},
         fills={"head_dim": head_width},
         partial=0.5,
     ),
     rules=(NORM_PLUS_ONE,),
 )
+
+ROWS = (NEMOTRON,)

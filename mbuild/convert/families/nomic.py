@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.families.bert import BERT
+from mbuild.convert.families.bert import BERT, BERT_LAYER, BERT_MODEL
 from mbuild.convert.read.files import TOKENIZER_LIMIT
-from mbuild.convert.rows.hyper import HFConfig, head_width
+from mbuild.convert.rows import parts as p
+from mbuild.convert.rows.hyper import HFConfig
 from mbuild.convert.rows.keys import U32, Key, computed, replaced, u32
+from mbuild.convert.rows.layout import Group, Layout, slots
 from mbuild.convert.rows.rules import each, experts, rename, transposed
+from mbuild.convert.vocabulary.rules import Reader, VocabRule
 from mbuild.core.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 
     from mbuild.convert.read.lazy import Lazy
     from mbuild.convert.rows.hyper import Hyper
+    from mbuild.convert.rows.row import Family
 
 _TRAINED = {8192: 2048, 2048: 512}
 """Positions in the config and how many of them the model was trained for."""
@@ -38,8 +42,8 @@ def _positions(hp: Hyper) -> int:
     return hp.integer("max_position_embeddings") - (0 if pad is None else pad + 1)
 
 
-def _is_moe(config: Mapping[str, Any]) -> str:
-    return "nomic-bert-moe" if config.get("moe_every_n_layers") else "nomic-bert"
+def _by_experts(config: Mapping[str, Any]) -> Family:
+    return NOMIC_BERT_MOE if config.get("moe_every_n_layers") else NOMIC_BERT
 
 
 def _experts(hp: Hyper, lazy: Lazy) -> Lazy:
@@ -51,11 +55,31 @@ def _experts_down(hp: Hyper, lazy: Lazy) -> Lazy:
     return transposed(hp, _experts(hp, lazy))
 
 
+_LAYOUT = Layout(BERT_MODEL, (*BERT_LAYER, Group((*p.GATED, *p.PLAIN_BIAS))), p.EPS)
+_MOE_LAYOUT = Layout(
+    BERT_MODEL,
+    (
+        *BERT_LAYER,
+        Group((*p.PLAIN, *p.PLAIN_BIAS), p.not_alternate),
+        Group(
+            slots("""
+                ffn_gate_inp width experts F32
+                ffn_up_exps width ff experts
+                ffn_down_exps ff width experts
+            """),
+            p.alternate,
+        ),
+    ),
+    p.EPS,
+)
+
 NOMIC_BERT = replace(
     BERT,
     gguf="nomic-bert",
-    variant=_is_moe,
+    variant=_by_experts,
     names=("NomicBertModel",),
+    vocabulary=VocabRule((Reader.WORDPIECE, Reader.XLM_ROBERTA), mask_at=250001),
+    layout=_LAYOUT,
     hf=HFConfig(
         "nomic_bert",
         aliases={
@@ -67,13 +91,11 @@ NOMIC_BERT = replace(
             "rotary_emb_base": "rope_theta",
         },
         values={
-            "max_position_embeddings": 2048,
             "layer_norm_eps": 1e-12,
             "vocab_size": 30528,
             "type_vocab_size": 2,
             "pad_token_id": 0,
         },
-        fills={"head_dim": head_width},
         theta=1000.0,
     ),
     keys=(
@@ -89,3 +111,9 @@ NOMIC_BERT = replace(
         *BERT.rules,
     ),
 )
+
+NOMIC_BERT_MOE = replace(
+    NOMIC_BERT, gguf="nomic-bert-moe", names=(), layout=_MOE_LAYOUT, variant=None
+)
+
+ROWS = (NOMIC_BERT, NOMIC_BERT_MOE)

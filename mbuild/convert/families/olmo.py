@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig, heads
 from mbuild.convert.rows.keys import (
     BOOL,
@@ -16,7 +17,8 @@ from mbuild.convert.rows.keys import (
     sliding_pattern,
     u32,
 )
-from mbuild.convert.rows.row import Architecture
+from mbuild.convert.rows.layout import Group, Layout, slots
+from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import EXPERTS, ROTARY_WEIGHTS
 
 if TYPE_CHECKING:
@@ -24,15 +26,16 @@ if TYPE_CHECKING:
 
 _VALUES = {"max_position_embeddings": 2048, "vocab_size": 50304}
 
-OLMO = Architecture(
+OLMO = Family(
     gguf="olmo",
     names=("OlmoForCausalLM", "OLMoForCausalLM"),
+    layout=Layout((*p.EMBEDDING, *p.HEAD_OR_TIED), (Group((*p.WIDE, *p.GATED)),), p.EPS),
     keys=(
         *COMMON,
         constant("attention.layer_norm_epsilon", F32, 1e-5),
         f32("attention.clamp_kqv", "clip_qkv"),
     ),
-    hf=HFConfig("olmo", values=_VALUES, fills={"num_key_value_heads": heads}),
+    hf=HFConfig("olmo", untied=True, values=_VALUES, fills={"num_key_value_heads": heads}),
     rules=ROTARY_WEIGHTS,
 )
 
@@ -44,16 +47,27 @@ def _window_pattern(hp: Hyper) -> list[bool] | None:
     return sliding_pattern(hp) or [(layer + 1) % 4 != 0 for layer in range(hp.blocks)]
 
 
-OLMO2 = Architecture(
+_OLMO2_LAYOUT = Layout(
+    p.UNTIED,
+    (Group((*p.WIDE, *p.POST_NORMS, *slots("attn_q_norm width\nattn_k_norm kv*key"), *p.GATED)),),
+    p.RMS,
+)
+
+OLMO2 = Family(
     gguf="olmo2",
     names=("Olmo2ForCausalLM",),
+    silu=True,
+    layout=_OLMO2_LAYOUT,
     keys=(
         *COMMON,
         u32("attention.sliding_window", "sliding_window"),
         computed("attention.sliding_window_pattern", BOOL, _window_pattern),
     ),
     hf=HFConfig(
-        "olmo2", values={**_VALUES, "rms_norm_eps": 1e-5}, fills={"num_key_value_heads": heads}
+        "olmo2",
+        untied=True,
+        values={**_VALUES, "rms_norm_eps": 1e-5},
+        fills={"num_key_value_heads": heads},
     ),
 )
 
@@ -62,6 +76,7 @@ OLMO3 = replace(
     names=("Olmo3ForCausalLM",),
     hf=HFConfig(
         "olmo3",
+        untied=True,
         values={**_VALUES, "rms_norm_eps": 1e-5, "sliding_window": 4096},
         fills={"num_key_value_heads": heads},
         theta=500000.0,
@@ -69,12 +84,20 @@ OLMO3 = replace(
     ),
 )
 
-OLMOE = Architecture(
+_OLMOE_LAYOUT = Layout(
+    p.UNTIED,
+    (Group((*p.NORMS, *p.WIDE, *slots("attn_q_norm width\nattn_k_norm width"), *p.experts())),),
+    p.RMS,
+)
+
+OLMOE = Family(
     gguf="olmoe",
     names=("OlmoeForCausalLM",),
+    layout=_OLMOE_LAYOUT,
     keys=(*COMMON, constant("attention.layer_norm_rms_epsilon", F32, 1e-5)),
     hf=HFConfig(
         "olmoe",
+        untied=True,
         aliases={"num_local_experts": "num_experts"},
         values={
             "max_position_embeddings": 4096,
@@ -87,3 +110,5 @@ OLMOE = Architecture(
     ),
     stacks=(EXPERTS,),
 )
+
+ROWS = (OLMO, OLMO2, OLMO3, OLMOE)

@@ -5,19 +5,26 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig, as_integer, heads
 from mbuild.convert.rows.keys import (
     BLOCK_COUNT,
     F32,
     HEADS,
+    NO_BOS,
     U32,
     computed,
     f32,
     file_type,
     u32,
 )
+from mbuild.convert.rows.layout import Group, Layout, slots
 from mbuild.convert.rows.rope import long_factors
-from mbuild.convert.rows.row import Architecture
+from mbuild.convert.rows.row import Family
+from mbuild.convert.vocabulary.rules import (
+    Reader,
+    VocabRule,
+)
 from mbuild.core.errors import FormatError, UnsupportedError
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import ValueType
@@ -35,13 +42,27 @@ def _rotary_width(hp: Hyper, default: float) -> int:
     return int(hp.rope_number("partial_rotary_factor", default) * hp.width) // hp.heads
 
 
-def _no_bos(hp: Hyper) -> Iterator[KV]:
-    yield KV("tokenizer.ggml.add_bos_token", ValueType.BOOL, False)
+_PHI2_LAYOUT = Layout(
+    (*p.UNTIED, *p.OUTPUT_NORM_BIAS, *slots("output.bias tokens")),
+    (
+        Group(
+            (
+                *p.ATTN_NORM,
+                *p.ATTN_NORM_BIAS,
+                *p.required(p.WIDE),
+                *p.required(p.OUTPUT_BIAS),
+                *p.PLAIN,
+                *p.required(p.PLAIN_BIAS),
+            )
+        ),
+    ),
+    p.EPS,
+)
 
-
-PHI2 = Architecture(
+PHI2 = Family(
     gguf="phi2",
     names=("PhiForCausalLM",),
+    layout=_PHI2_LAYOUT,
     keys=(
         u32("context_length", *_CONTEXT, low=1, required=True),
         u32("embedding_length", "hidden_size", "n_embd", low=1, required=True),
@@ -52,10 +73,11 @@ PHI2 = Architecture(
         f32("attention.layer_norm_epsilon", "layer_norm_epsilon", "layer_norm_eps", required=True),
         computed("rope.dimension_count", U32, lambda hp: _rotary_width(hp, 0.5)),
         file_type,
-        _no_bos,
+        NO_BOS,
     ),
     hf=HFConfig(
         "phi",
+        untied=True,
         values={"max_position_embeddings": 2048, "layer_norm_eps": 1e-5, "vocab_size": 51200},
         fills={"num_key_value_heads": heads},
         partial=0.5,
@@ -93,9 +115,17 @@ def _factors(hp: Hyper, tensors: Mapping[str, Any]) -> Iterator[Named]:
     return long_factors(hp, _rotary_width(hp, 1.0))
 
 
-PHI3 = Architecture(
+_PHI3_LAYOUT = Layout(
+    (*p.USUAL, *p.ROPE_FACTORS),
+    (Group((*p.NORMS, *p.fused(), *slots("ffn_up width 2*ff\nffn_down ff width"))),),
+    p.RMS,
+)
+
+PHI3 = Family(
     gguf="phi3",
     names=("Phi3ForCausalLM",),
+    vocabulary=VocabRule((Reader.PHI3, Reader.BPE)),
+    layout=_PHI3_LAYOUT,
     keys=(
         u32("context_length", *_CONTEXT, low=1, required=True),
         computed("rope.scaling.original_context_length", U32, _original),
@@ -113,6 +143,7 @@ PHI3 = Architecture(
     ),
     hf=HFConfig(
         "phi3",
+        untied=True,
         values={
             "max_position_embeddings": 4096,
             "original_max_position_embeddings": 4096,
@@ -125,3 +156,5 @@ PHI3 = Architecture(
     extra=_factors,
     early=_long_rope_scale,
 )
+
+ROWS = (PHI2, PHI3)

@@ -1,4 +1,4 @@
-"""Qwen 2, 2-MoE, 3, 3-MoE and Seed-OSS."""
+"""Qwen 2, 2-MoE, 3 and 3-MoE."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig, heads
 from mbuild.convert.rows.keys import COMMON, u32
+from mbuild.convert.rows.layout import Group, Layout, slots
 from mbuild.convert.rows.pooling import pooling
-from mbuild.convert.rows.row import Architecture
+from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import EXPERTS, Rule, halves, rename
+from mbuild.convert.vocabulary.rules import (
+    SPM_OR_BPE,
+)
 
 if TYPE_CHECKING:
     from mbuild.convert.read.lazy import Lazy
@@ -19,12 +24,21 @@ if TYPE_CHECKING:
 
 _VALUES = {"max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "vocab_size": 151936}
 
-QWEN2 = Architecture(
+_LAYOUT = Layout(
+    (*p.USUAL, *slots("? output.bias tokens")), (Group((*p.NORMS, *p.WIDE, *p.GATED)),), p.RMS
+)
+
+QWEN2 = Family(
     gguf="qwen2",
     names=("Qwen2ForCausalLM", "KORMoForCausalLM"),
+    biased=True,
+    silu=True,
+    vocabulary=SPM_OR_BPE,
+    layout=_LAYOUT,
     keys=(*COMMON, pooling),
     hf=HFConfig(
         "qwen2",
+        untied=True,
         values={**_VALUES, "num_key_value_heads": 32},
         fills={"num_key_value_heads": heads},
     ),
@@ -36,6 +50,8 @@ QWEN3 = replace(
     QWEN2,
     gguf="qwen3",
     names=("Qwen3ForCausalLM", "Qwen3Model"),
+    biased=False,
+    layout=Layout(p.USUAL, (Group((*p.NORMS, *p.separate(), *p.QK_NORM, *p.GATED)),), p.RMS),
     hf=replace(
         QWEN2.hf,
         model_type="qwen3",
@@ -57,9 +73,21 @@ FUSED_EXPERTS = (
     rename(r"mlp\.experts\.down_proj$", "down_proj", "down_proj.weight"),
 )
 
-QWEN2_MOE = Architecture(
+_MOE_LAYOUT = Layout(
+    p.UNTIED,
+    (
+        Group((*p.NORMS, *p.WIDE, *p.experts("expert_ff"), *p.shared_experts())),
+        Group(slots("ffn_gate_inp_shexp width F32")),
+    ),
+    p.RMS,
+)
+
+QWEN2_MOE = Family(
     gguf="qwen2moe",
     names=("Qwen2MoeForCausalLM",),
+    biased=True,
+    silu=True,
+    layout=_MOE_LAYOUT,
     keys=(
         *COMMON,
         u32("expert_feed_forward_length", "moe_intermediate_size"),
@@ -67,6 +95,7 @@ QWEN2_MOE = Architecture(
     ),
     hf=HFConfig(
         "qwen2_moe",
+        untied=True,
         values={
             **_VALUES,
             "num_key_value_heads": 16,
@@ -80,12 +109,21 @@ QWEN2_MOE = Architecture(
     stacks=(EXPERTS,),
 )
 
+_QWEN3_MOE_LAYOUT = Layout(
+    p.USUAL,
+    (Group((*p.NORMS, *p.separate(), *p.QK_NORM, *p.experts("expert_ff"))),),
+    p.RMS,
+)
+
 QWEN3_MOE = replace(
     QWEN2_MOE,
     gguf="qwen3moe",
     names=("Qwen3MoeForCausalLM",),
+    biased=False,
+    layout=_QWEN3_MOE_LAYOUT,
     hf=HFConfig(
         "qwen3_moe",
+        untied=True,
         aliases={"num_experts": "num_local_experts"},
         values={
             **_VALUES,
@@ -98,19 +136,4 @@ QWEN3_MOE = replace(
     ),
 )
 
-SEED_OSS = Architecture(
-    gguf="seed_oss",
-    names=("SeedOssForCausalLM",),
-    keys=COMMON,
-    hf=HFConfig(
-        "seed_oss",
-        values={
-            "max_position_embeddings": 524288,
-            "num_key_value_heads": 8,
-            "head_dim": 128,
-            "rms_norm_eps": 1e-6,
-            "vocab_size": 155136,
-        },
-        fills={"num_key_value_heads": heads},
-    ),
-)
+ROWS = (QWEN2, QWEN2_MODEL, QWEN3, QWEN2_MOE, QWEN3_MOE)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig
 from mbuild.convert.rows.keys import BLOCK_COUNT, BOOL, U32, Key, computed, f32, file_type, u32
-from mbuild.convert.rows.row import Architecture
+from mbuild.convert.rows.layout import Group, Layout, slots
+from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import Stack
 
 if TYPE_CHECKING:
@@ -28,9 +30,29 @@ def _stacked(letter: str) -> str:
     return "model.layers.{layer}.self_attn." + letter + "_layernorm.weight"
 
 
-STABLELM = Architecture(
+_LAYOUT = Layout(
+    (*p.UNTIED, *p.OUTPUT_NORM_BIAS),
+    (
+        Group(
+            (
+                *p.BIASED,
+                *p.GATED,
+                *slots("""
+                    ?qk_norm attn_q_norm key heads
+                    ?qk_norm attn_k_norm key kv
+                    ?ffn_norm ffn_norm width
+                    ?ffn_norm ffn_norm.bias width
+                """),
+            )
+        ),
+    ),
+    p.EPS,
+)
+
+STABLELM = Family(
     gguf="stablelm",
     names=("StableLmForCausalLM", "StableLMEpochForCausalLM"),
+    layout=_LAYOUT,
     keys=(
         u32("context_length", "max_position_embeddings", low=1, required=True),
         u32("embedding_length", "hidden_size", low=1, required=True),
@@ -45,6 +67,7 @@ STABLELM = Architecture(
     ),
     hf=HFConfig(
         "stablelm",
+        untied=True,
         values={
             "max_position_embeddings": 4096,
             "num_key_value_heads": 32,
@@ -60,3 +83,5 @@ STABLELM = Architecture(
         Stack(_norms("k"), ("",), _stacked("k"), lambda hp: hp.kv_heads),
     ),
 )
+
+ROWS = (STABLELM,)

@@ -218,7 +218,7 @@ def _encoded(item: Lazy, type_: GGMLType) -> Any:
 
 def _placed(adapter: Adapter, base: Base) -> Iterator[tuple[str, Lazy]]:
     """GGUF's names and the values under them, in llama.cpp's order: vectors, then pairs."""
-    name_of = name_map(base.hp)
+    name_of = name_map(base.hp, base.row)
     for weight, lazy in adapter.vectors.items():
         for label, item in _rows(base, _known(base, weight), lazy):
             name = name_of(label)

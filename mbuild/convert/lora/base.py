@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.convert import hyper_parameters, model_tensors, source_tensors
-from mbuild.convert.families import ARCHITECTURES
+from mbuild.convert.families import of_gguf
 from mbuild.convert.read.dtypes import OutType
 from mbuild.convert.read.files import Files
 from mbuild.convert.rows.hyper import Hyper
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mbuild.convert.checkpoint import Checkpoint
-    from mbuild.convert.rows.row import Architecture
+    from mbuild.convert.rows.row import Family
     from mbuild.gguf.model import Model
 
 CONFIG_KEYS: dict[str, str] = {
@@ -43,14 +43,14 @@ CONFIG_KEYS: dict[str, str] = {
 class Base:
     """A base model: its family's row, its numbers, and its tensors' dims (fastest first)."""
 
-    row: Architecture
+    row: Family
     hp: Hyper
     tensors: Mapping[str, tuple[int, ...]]
 
 
 def base_of_checkpoint(checkpoint: Checkpoint) -> Base:
     """A checkpoint as a base; raises what its conversion would raise before the first weight."""
-    row = checkpoint.architecture
+    row = checkpoint.family
     sources = source_tensors(checkpoint)
     hp = hyper_parameters(checkpoint, OutType.F32)
     shapes = ((name, item.shape) for name, item in model_tensors(hp, row, sources))
@@ -61,12 +61,12 @@ def base_of_model(model: Model) -> Base:
     """A GGUF model as a base.
 
     Families that share GGUF's architecture (Llama and Mistral) share its
-    rules too; the table's first row of it counts. Raises
+    rules too; the first row of it counts. Raises
     :class:`UnsupportedError` for an architecture without a row and
     :class:`FormatError` for metadata that no model has.
     """
     arch = model.get("general.architecture")
-    row = next((row for row in ARCHITECTURES if row.gguf == arch), None)
+    row = of_gguf(arch)
     if row is None:
         raise UnsupportedError(f"adapters for {str(arch)[:60]!r} models cannot be converted")
     config: dict[str, Any] = {}

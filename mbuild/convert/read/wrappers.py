@@ -31,7 +31,10 @@ WRAPPERS: tuple[tuple[str, str], ...] = (
 
 _WRAPPER = re.compile(rf"(?<![^.])({'|'.join(re.escape(name) for name, _ in WRAPPERS)})\.")
 
-_ROOT = r"(?:model\.(?:embed_tokens|layers\.\d+)|transformer\.(?:wte|h\.\d+)|gpt_neox\.layers)\."
+_ROOT = (
+    r"(?:model\.(?:embed_tokens|layers\.\d+|transformer)|transformer\.(?:wte|h\.\d+)"
+    r"|gpt_neox\.layers)\."
+)
 _AT_ROOT = re.compile(rf"^{_ROOT}")
 _INNER = re.compile(rf"^(?P<prefix>.+?\.){_ROOT}")
 _KNOWN = re.compile(r"language_model|text_model|vision|visual|audio|talker")

@@ -63,6 +63,7 @@ class HFConfig:
         rope: RoPE parameters when the file has none.
         sliding_theta: the RoPE base of layers with a sliding window, for classes
             that keep RoPE parameters for each type of layer.
+        untied: a file that does not say tie_word_embeddings means false.
     """
 
     model_type: str
@@ -74,6 +75,7 @@ class HFConfig:
     partial: float | None = None
     rope: Mapping[str, Any] = field(default_factory=dict)
     sliding_theta: float | None = None
+    untied: bool = False
 
     def complete(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The config as transformers would have it; the given one is left as it is."""
@@ -211,7 +213,8 @@ class Hyper:
     """A checkpoint's hyper-parameters, for one architecture.
 
     ``arch`` is GGUF's name of it, ``config`` the completed config, ``rope`` its
-    unified RoPE parameters, ``blocks`` the number of layers, ``outtype`` what
+    unified RoPE parameters, ``blocks`` the number of layers, the last
+    ``nextn`` of them for multi-token prediction, ``outtype`` what
     matrices become (never ``auto``), ``files`` the checkpoint's other files.
     """
 
@@ -222,6 +225,12 @@ class Hyper:
     blocks: int
     outtype: OutType
     files: Files
+    nextn: int = 0
+
+    @property
+    def main(self) -> int:
+        """The number of layers without those for multi-token prediction."""
+        return self.blocks - self.nextn
 
     def value(self, *names: str) -> Any:
         """The raw value of the first of these names that the config has, or None."""
@@ -266,10 +275,8 @@ class Hyper:
             return None
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise FormatError(f"config.json: {name} is {_quote(value)}; a list of texts is needed")
-        if len(value) != self.blocks:
-            raise FormatError(
-                f"config.json: {name} has {len(value)} items for {self.blocks} layers"
-            )
+        if len(value) not in (self.main, self.blocks):
+            raise FormatError(f"config.json: {name} has {len(value)} items for {self.main} layers")
         return value
 
     @property

@@ -45,7 +45,7 @@ class Key:
     """One key and where its value comes from.
 
     Attributes:
-        name: the key without the architecture's name in front.
+        name: the key without the architecture's name in front, or a whole ``tokenizer.`` key.
         type: UINT32, FLOAT32, BOOL or STRING; a list makes it an array.
         names: names in the config in order of preference.
         compute: the value instead, from the hyper-parameters; None writes nothing.
@@ -76,7 +76,9 @@ class Key:
         if self.truthy and not value:
             return
         label = self.names[0] if self.names else self.name
-        yield entry(f"{hp.arch}.{self.name}", self.type, value, label, self.low)
+        whole = self.name.startswith("tokenizer.")
+        key = self.name if whole else f"{hp.arch}.{self.name}"
+        yield entry(key, self.type, value, label, self.low)
 
 
 def entry(key: str, type_: ValueType, value: Any, label: str, low: int = 0) -> KV:
@@ -266,6 +268,10 @@ COMMON: tuple[KeyRule, ...] = (
 )
 """What nearly every architecture writes, in llama.cpp's order."""
 
+MASK_TOKEN = u32("tokenizer.ggml.mask_token_id", "mask_token_id")
+NEXTN = u32("nextn_predict_layers", "num_nextn_predict_layers")
+NO_BOS = Key("tokenizer.ggml.add_bos_token", BOOL, default=False)
+NOT_CAUSAL = Key("attention.causal", BOOL, default=False)
 ROPE_SCALING_NONE = Key("rope.scaling.type", TEXT, default="none")
 ROPE_HEAD_DIM = computed("rope.dimension_count", U32, lambda hp: hp.head_dim)
 

@@ -21,11 +21,13 @@ class Slot:
         dims: sums of products of sizes, as GGUF counts: the fastest dimension first.
         together: empty for a tensor that must be there; else the name of a set of tensors that
             are there all or none, in all layers or in none.
+        whole: kept as F32 though it is a matrix.
     """
 
     name: str
     dims: tuple[str, ...]
     together: str = ""
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +59,47 @@ class Layout:
         """Whether the embedding is always the output matrix too."""
         return not any(slot.name == "output.weight" for slot in self.model)
 
+    @property
+    def whole(self) -> frozenset[str]:
+        """Names (those in layers without the layer) of the matrices that are kept as F32."""
+        groups = (self.model, *(group.slots for group in self.layers))
+        return frozenset(slot.name for slots in groups for slot in slots if slot.whole)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all tensors; of those in layers without the layer."""
+        groups = (self.model, *(group.slots for group in self.layers))
+        return frozenset(slot.name for slots in groups for slot in slots)
+
     def at(self, sizes: Sizes, layer: int) -> list[Slot]:
-        """The tensors of one layer."""
+        """The tensors of one layer: none for a layer that the checkpoint was saved without."""
+        if ahead(sizes, layer) and not sizes.value("predicts", layer):
+            return []
         return [slot for group in self.layers if group.where(sizes, layer) for slot in group.slots]
+
+
+def ahead(sizes: Sizes, layer: int) -> bool:
+    """The last layers, which are for multi-token prediction."""
+    return layer >= (sizes.value("layers", layer) or 0) - (sizes.value("nextn", layer) or 0)
+
+
+def main_layer(sizes: Sizes, layer: int) -> bool:
+    """All other layers."""
+    return not ahead(sizes, layer)
 
 
 def slots(text: str) -> tuple[Slot, ...]:
     """Slots from lines of ``NAME DIM...``; ``.weight`` is left out of names.
 
     A question mark in front makes one optional: ``?`` alone for itself, ``?SET`` with others.
+    ``F32`` at the end keeps a small matrix in full precision, whatever others become.
     """
     result = []
     for line in text.strip().splitlines():
-        first, *rest = line.split()
+        first, *rest = line.removesuffix(" F32").split()
         together = ""
         if first.startswith("?"):
             together, (first, *rest) = first[1:] or rest[0], rest
         name = first if first.endswith((".bias", ".weight")) else f"{first}.weight"
-        result.append(Slot(name, tuple(rest), together))
+        result.append(Slot(name, tuple(rest), together, line.endswith(" F32")))
     return tuple(result)

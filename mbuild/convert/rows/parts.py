@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mbuild.convert.rows.layout import Group, Slot, Where, slots
+from mbuild.convert.rows.layout import Group, Layout, Slot, Where, ahead, slots
 
 if TYPE_CHECKING:
     from mbuild.convert.rows.sizes import Sizes
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 RMS_EPSILON = "attention.layer_norm_rms_epsilon"
 LAYER_EPSILON = "attention.layer_norm_epsilon"
+RMS, EPS = (RMS_EPSILON,), (LAYER_EPSILON,)
+"""The keys that most models need."""
 
 
 def some(name: str) -> Where:
@@ -51,7 +53,7 @@ HEAD = slots("output width tokens")
 HEAD_OR_TIED = slots("? output width tokens")
 OUTPUT_NORM = slots("output_norm width")
 OUTPUT_NORM_BIAS = slots("output_norm.bias width")
-POSITIONS = slots("position_embd width context")
+POSITIONS = slots("position_embd width context F32")
 
 TIED = (*EMBEDDING, *OUTPUT_NORM)
 USUAL = (*EMBEDDING, *OUTPUT_NORM, *HEAD_OR_TIED)
@@ -102,7 +104,7 @@ EITHER = (Group(fused(), some("fused")), Group(WIDE, none("fused")))
 def experts(inner: str = "ff") -> tuple[Slot, ...]:
     """A router and gated experts."""
     return slots(
-        f"ffn_gate_inp width experts\nffn_gate_exps width {inner} experts\n"
+        f"ffn_gate_inp width experts F32\nffn_gate_exps width {inner} experts\n"
         f"ffn_up_exps width {inner} experts\nffn_down_exps {inner} width experts"
     )
 
@@ -117,3 +119,36 @@ def shared_experts(inner: str = "shared_ff") -> tuple[Slot, ...]:
 def required(found: tuple[Slot, ...]) -> tuple[Slot, ...]:
     """The same tensors, none of them optional."""
     return tuple(replace(slot, together="") for slot in found)
+
+
+BIASED = (*ATTN_NORM, *ATTN_NORM_BIAS, *WIDE)
+
+DENSE = Layout(USUAL, (Group((*NORMS, *separate(), *GATED)),), RMS)
+"""Two norms, separate projections and a gated network: what most dense models have."""
+
+NEXTN = Group(
+    slots("""
+        nextn.eh_proj 2*width width
+        nextn.enorm width
+        nextn.hnorm width
+        ? nextn.embed_tokens width tokens
+        ? nextn.shared_head_head width tokens
+        ? nextn.shared_head_norm width
+    """),
+    ahead,
+)
+"""What layers for multi-token prediction have besides the usual."""
+
+QK_NORMS = slots("?qk_norm attn_q_norm key\n?qk_norm attn_k_norm key")
+
+
+def dense_then_experts(bias: str = "? exp_probs_b.bias experts") -> tuple[Group, ...]:
+    """The first layers dense; then experts with a shared one, and the router's bias."""
+    shared = shared_experts("expert_ff*shared")
+    return (
+        Group(GATED, leading),
+        Group((*experts("expert_ff"), *slots(bias)), following),
+        Group(
+            shared, lambda sizes, layer: following(sizes, layer) and some("shared")(sizes, layer)
+        ),
+    )

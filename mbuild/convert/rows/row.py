@@ -1,57 +1,89 @@
-"""One architecture: a row of the table that the whole conversion is made of."""
+"""One family: a row of the table that the whole conversion is made of."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows.hyper import HFConfig
+from mbuild.convert.vocabulary.rules import BPE
 
 if TYPE_CHECKING:
     from mbuild.convert.read.lazy import Lazy, Packed
     from mbuild.convert.rows.hyper import Hyper
     from mbuild.convert.rows.keys import KeyRule
+    from mbuild.convert.rows.layout import Layout
     from mbuild.convert.rows.rules import Rule, Stack
+    from mbuild.convert.vocabulary.rules import VocabRule
     from mbuild.gguf.model import KV
 
     Tensors = Mapping[str, Lazy]
 
 NO_HF_CONFIG = HFConfig("")
 
+TOWERS = re.compile(
+    r"^(mlp|vit\.|vpm\.|siglip2\.|conformer\.|merger\.|resampler\.|sound_encoder\."
+    r"|sound_projection\.|speech_embeddings\.)"
+    r"|visual\.|vision\.|audio\.|talker\.|vision_|audio_|token2wav\.|code2wav\.|projector\."
+    r"|pre_mm_projector_norm|image_newline|view_seperator|patch_embed|patch_merger\."
+    r"|patch_merge_mlp\.|model\.connector\."
+)
+"""Tensors of vision and audio towers, which llama.cpp leaves out of every text model: any family
+can be the text half of a larger model."""
+
 
 @dataclass(frozen=True, slots=True)
-class Architecture:
+class Family:
     """How checkpoints of one family become GGUF.
 
     Attributes:
         gguf: GGUF's name of the architecture, also the ``gguf`` package's.
-        names: the class names in ``architectures`` of config.json.
+        names: the class names in ``architectures`` of config.json; none for a row that
+            another one's ``variant`` gives.
         keys: the architecture's metadata, in the order of the file.
+        layout: the tensors that llama.cpp's loader wants; the same in all rows of one ``gguf``.
+        vocabulary: how the tokenizer's files are read.
         hf: the defaults of transformers' configuration class.
         rules: transforms; the first whose pattern is found in a name decides.
         stacks: tensors of a layer that are put together.
         prefixes: beginnings of names that are replaced before anything else,
             in order, each at most once.
         replaced: text anywhere in names that is replaced after that.
+        towers: tensors of other models in the same checkpoint (searched, after renaming).
         skip: tensors that are left out: patterns (searched, after renaming) or
             tests on the hyper-parameters and the name.
         extra: tensors that stand before all others, generated from the
             hyper-parameters or taken out of the checkpoint's.
         early: entries that stand right after ``general.architecture``, from
             the hyper-parameters and the checkpoint's tensors.
-        variant: GGUF's name where it depends on the config.
+        variant: the row that counts instead, by config.json.
+        nextn: config.json's name for the number of layers for multi-token prediction, which
+            stand behind the others and are kept; empty where the family keeps none.
+        head: the checkpoint's name of the output matrix, for messages.
+        padded: the embedding has another number of rows than config.json's vocab_size.
+        biased: queries, keys and values always have biases.
+        silu: llama.cpp computes no other activation, and config.json may name one.
     """
 
     gguf: str
     names: tuple[str, ...]
     keys: tuple[KeyRule, ...]
+    layout: Layout
+    vocabulary: VocabRule = BPE
     hf: HFConfig = NO_HF_CONFIG
     rules: tuple[Rule, ...] = ()
     stacks: tuple[Stack, ...] = ()
     prefixes: tuple[tuple[str, str], ...] = ()
     replaced: tuple[tuple[str, str], ...] = ()
+    towers: re.Pattern[str] = TOWERS
     skip: tuple[str | Callable[[Hyper, str], bool], ...] = ()
     extra: Callable[[Hyper, Tensors], Iterable[tuple[str, Lazy | Packed]]] | None = None
     early: Callable[[Hyper, Tensors], Iterable[KV]] | None = None
-    variant: Callable[[Mapping[str, Any]], str] | None = None
+    variant: Callable[[Mapping[str, Any]], Family] | None = None
+    nextn: str = ""
+    head: str = "lm_head"
+    padded: bool = False
+    biased: bool = False
+    silu: bool = False

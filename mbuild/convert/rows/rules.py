@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.lazy import CONTRADICTS, Lazy, ShapeError, stack
@@ -164,6 +165,32 @@ def rotary(lazy: Lazy, heads: int) -> Lazy:
     )
 
 
+def regrouped(groups: int, per_group: tuple[int, ...], lazy: Lazy) -> Lazy:
+    """Rows from groups of (queries, key, value) to all queries, all keys, all values.
+
+    ``per_group`` counts heads of each kind in one group.
+    """
+    import numpy as np
+
+    total = sum(per_group)
+    rows = lazy.shape[0] if lazy.shape else 0
+    if rows == 0 or rows % (groups * total):
+        raise ShapeError(
+            f"{lazy.origin}: {rows} rows are not {groups} groups of {total} heads",
+            hint=CONTRADICTS,
+        )
+    bounds = [sum(per_group[:i]) for i in range(len(per_group) + 1)]
+    rest = lazy.shape[1:]
+
+    def change(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        grouped = values.reshape(groups, total, -1, *rest)
+        return np.concatenate(
+            [grouped[:, start:stop].reshape(-1, *rest) for start, stop in pairwise(bounds)]
+        )
+
+    return lazy.move(lazy.shape, change)
+
+
 ROTARY: tuple[Rule, ...] = (
     each(r"q_proj\.(weight|bias)$", lambda hp, lazy: rotary(lazy, hp.heads)),
     each(r"k_proj\.(weight|bias)$", lambda hp, lazy: rotary(lazy, hp.kv_heads)),
@@ -210,15 +237,16 @@ class Stacker:
     """Collects the tensors of a row's stacks; a stack comes out when its last tensor came in."""
 
     def __init__(self, stacks: Sequence[Stack], hp: Hyper) -> None:
-        self._stacks = [(stack_, stack_.count(hp)) for stack_ in stacks]
+        self._stacks, self._hp = tuple(stacks), hp
         self._waiting: dict[tuple[int, str], dict[tuple[str, int], Lazy]] = {}
 
     def take(self, name: str, lazy: Lazy) -> list[Named] | None:
         """The stacks that are complete now, or None if the tensor is no part of any."""
-        for number, (spec, count) in enumerate(self._stacks):
+        for number, spec in enumerate(self._stacks):
             match = spec.pattern.search(name)
             if match is None:
                 continue
+            count = spec.count(self._hp)
             groups = match.groupdict()
             part, index = groups.get("part", spec.parts[0]), int(groups["index"])
             if index >= count:
@@ -244,7 +272,8 @@ class Stacker:
     def finish(self) -> None:
         """Raise :class:`FormatError` if a stack lacks tensors."""
         for (number, layer), waiting in self._waiting.items():
-            spec, count = self._stacks[number]
+            spec = self._stacks[number]
+            count = spec.count(self._hp)
             missing = next(
                 (part, i) for part in spec.parts for i in range(count) if (part, i) not in waiting
             )
@@ -252,3 +281,20 @@ class Stacker:
                 f"layer {layer} has no {missing[0]} number {missing[1]} of {count}",
                 hint="a shard is missing, or config.json belongs to another checkpoint",
             )
+
+
+_NEXTN = re.compile(
+    r"^model\.layers\.(\d+)\.(eh_proj|enorm|hnorm|embed_tokens|shared_head\.(?:head|norm))\.weight$"
+)
+
+
+def _nextn(hp: Hyper, name: str, lazy: Lazy) -> list[Named]:
+    match = _NEXTN.match(name)
+    if match is None:
+        return [(name, lazy)]
+    return [(f"blk.{match[1]}.nextn.{match[2].replace('.', '_')}.weight", lazy)]
+
+
+NEXTN_NAMES = Rule(_NEXTN, _nextn)
+"""What layers for multi-token prediction have besides the usual, under GGUF's names, where the
+``gguf`` package does not know them for the architecture."""

@@ -62,7 +62,7 @@ SIZES: Mapping[str, Size] = {
     "heads": Size("attention.head_count", HEAD_NAMES),
     "kv": Size(
         "attention.head_count_kv",
-        ("num_key_value_heads", "n_kv_heads", "num_kv_heads", "n_head_kv"),
+        ("num_key_value_heads", "n_kv_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num"),
         lambda sizes, layer: sizes.value("heads", layer),
         "num_attention_heads",
     ),
@@ -87,8 +87,12 @@ SIZES: Mapping[str, Size] = {
         "expert_shared_feed_forward_length",
         ("shared_expert_intermediate_size", "shared_intermediate_size", *_FEED_FORWARD),
     ),
-    "shared": Size("expert_shared_count", ("n_shared_experts",)),
-    "dense": Size("leading_dense_block_count", ("first_k_dense_replace", "moe_layer_start_index")),
+    "shared": Size("expert_shared_count", ("n_shared_experts", "num_shared_experts")),
+    "dense": Size(
+        "leading_dense_block_count",
+        ("first_k_dense_replace", "moe_layer_start_index", "num_dense_layers"),
+    ),
+    "step": Size("interleave_moe_layer_step", ("interleave_moe_layer_step",)),
     "every": Size("moe_every_n_layers", ("moe_every_n_layers",)),
     "q_rank": Size("attention.q_lora_rank", ("q_lora_rank",)),
     "kv_rank": Size("attention.kv_lora_rank", ("kv_lora_rank",)),
@@ -98,6 +102,7 @@ SIZES: Mapping[str, Size] = {
     "altup": Size("altup.num_inputs", ("altup_num_inputs",)),
     "per_layer": Size("embedding_length_per_layer_input", ("hidden_size_per_layer_input",)),
     "laurel": Size("laurel_rank", ("laurel_rank",), _laurel),
+    "nextn": Size("nextn_predict_layers", ("num_nextn_predict_layers",)),
     "labels": Size("classifier.output_labels", ("id2label",), lambda sizes, layer: 1),
     "tokens": Size(":tokenizer.ggml.tokens", ("vocab_size",), lambda sizes, layer: None),
     "types": Size(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mbuild.convert.read.files import Files
 from mbuild.convert.vocabulary.doubts import doubts
 from mbuild.convert.vocabulary.entries import Entries
 from mbuild.convert.vocabulary.loader import CONFIG
@@ -15,21 +16,36 @@ from mbuild.core.errors import FormatError, SourceError, UnsupportedError
 from mbuild.gguf.types import ValueType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
-    from mbuild.convert.read.files import Files
     from mbuild.convert.vocabulary.rules import VocabRule
     from mbuild.gguf.model import KV
 
 
-def vocabulary_entries(
-    files: Files,
+def vocabulary(
+    paths: Mapping[str, Path],
     config: Mapping[str, Any],
     rule: VocabRule,
-    pre: str | None,
-    warn: Callable[[str], None],
+    *,
+    pre: str | None = None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> list[KV]:
-    """See :func:`mbuild.convert.vocabulary.vocabulary`."""
+    """All ``tokenizer.*`` entries of a checkpoint.
+
+    ``paths`` maps names relative to the checkpoint's folder to readable
+    files, ``config`` is config.json (with or without a nested text_config
+    laid over it), ``rule`` the way of the model's family.
+    ``pre`` names the pre-tokenizer instead of looking for it. ``warn`` is told
+    of tokens that are dropped, and of files that disagree. Arrays of types are
+    int32 and scores float32 numpy arrays; all else is plain Python.
+
+    Raises :class:`~mbuild.core.errors.FormatError` for malformed or hostile files,
+    :class:`~mbuild.core.errors.SourceError` when no vocabulary is there, and
+    :class:`~mbuild.core.errors.UnsupportedError` for an unknown pre-tokenizer; its
+    message has the hash, its hint the way to name one.
+    """
+    files = Files(paths)
     nested = config.get("text_config")
     flat = {**config, **nested} if isinstance(nested, dict) else config
     original = files.json_object("config.json") or config
@@ -149,9 +165,9 @@ def _after(
     flat: Mapping[str, Any],
 ) -> None:
     for size, flags in rule.flags_of_size.items():
-        for name, flag in flags if flat.get("vocab_size") == size else ():
+        for name, flag in flags if size in (0, flat.get("vocab_size")) else ():
             entries.boolean(ADD_KEYS[name], flag)
-    for name, id_ in rule.ids_after:
+    for name, id_ in (*rule.ids_after, *_ends(files, rule, flat)):
         entries.uint32(ID_KEYS[name], id_)
     if rule.prefix is Prefix.SETTINGS_LAST:
         _space_prefix(files, entries)
@@ -159,3 +175,18 @@ def _after(
         entries.boolean(PREFIX + "add_space_prefix", False)
     if rule.segments:
         entries.add(segments(flat, rule))
+
+
+def _ends(files: Files, rule: VocabRule, flat: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """The ids of eos and eot that other files than the tokenizer's name."""
+    several = (files.json_object("generation_config.json") or {}).get("eos_token_id")
+    found = {
+        "eos": flat.get(rule.eos_name) if rule.eos_name else None,
+        "eot": several[0] if rule.eot_first and isinstance(several, list) and several[1:] else None,
+    }
+    for name, id_ in found.items():
+        if id_ is None:
+            continue
+        if type(id_) is not int or not 0 <= id_ < 1 << 32:
+            raise FormatError(f"the id of {name} is {str(id_)[:40]}; a whole number is needed")
+        yield name, id_

@@ -71,8 +71,13 @@ def vocab_size(config: Mapping[str, Any], known: int, *names: str) -> int:
     return size
 
 
-def base_tokens(tokenizer: TokenizerJson, loaded: Loaded, config: Mapping[str, Any]) -> Tokens:
-    """All tokens; raises :class:`FormatError` when one lies beyond the vocabulary's size."""
+def base_tokens(
+    tokenizer: TokenizerJson, loaded: Loaded, config: Mapping[str, Any], plain: bool = False
+) -> Tokens:
+    """All tokens; ``plain`` takes added ones as they stand.
+
+    Raises :class:`FormatError` when one lies beyond the vocabulary's size.
+    """
     import numpy as np
 
     known = tokenizer.vocab | {text: token.id for text, token in loaded.added.items()}
@@ -91,7 +96,11 @@ def base_tokens(tokenizer: TokenizerJson, loaded: Loaded, config: Mapping[str, A
         texts[id_] = text
     if len(known) < size:
         _fill_gaps(texts, types, set(known.values()))
-    _rewrite_added(tokenizer, loaded, texts, types)
+    if plain:
+        for token in loaded.added.values():
+            types[token.id] = TokenType.CONTROL if token.special else TokenType.USER_DEFINED
+    else:
+        _rewrite_added(tokenizer, loaded, texts, types)
     return Tokens(texts, types)
 
 

@@ -126,7 +126,7 @@ def _moved(tokenizer: TokenizerJson) -> dict[str, int]:
 
 def _bpe(context: Context) -> Vocabulary:
     tokenizer, loaded = _tokenizer(context)
-    tokens = base_tokens(tokenizer, loaded, context.config)
+    tokens = base_tokens(tokenizer, loaded, context.config, context.rule.plain)
     pre = _pre(context, tokenizer, loaded)
     moved = _moved(tokenizer)
     return Vocabulary("gpt2", pre, tokens, merges=True, bounded=False, renumbered=moved)
@@ -234,7 +234,7 @@ def _xlm_roberta(context: Context) -> Vocabulary:
         tokens = _unigram_tokens(context, tokenizer)
         settings = context.files.json_object(CONFIG) or {}
         flags = (
-            settings.get("add_prefix_space", True) is True,
+            settings.get("add_prefix_space", False) is True,
             settings.get("clean_up_tokenization_spaces", False) is True,
         )
         charsmap = _charsmap(tokenizer)
@@ -245,7 +245,7 @@ def _xlm_roberta(context: Context) -> Vocabulary:
     ]
     if charsmap:
         key = PREFIX + "precompiled_charsmap"
-        middle.append(KV(key, ValueType.ARRAY, charsmap, ValueType.UINT8))
+        middle.append(KV(key, ValueType.ARRAY, list(charsmap), ValueType.UINT8))
     return Vocabulary("t5", "default", tokens, middle=middle)
 
 

@@ -1,11 +1,16 @@
-"""The keys of Apertus' activation function, which its checkpoints keep as tensors."""
+"""Apertus, whose activation function has parameters, which its checkpoints keep as tensors."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from mbuild.convert.families.llama import LLAMA
 from mbuild.convert.read.dtypes import to_f32
+from mbuild.convert.rows import parts as p
+from mbuild.convert.rows.hyper import HFConfig, heads
+from mbuild.convert.rows.layout import Group, Layout
 from mbuild.core.errors import FormatError
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import ValueType
@@ -20,7 +25,7 @@ _PARAMETERS = ("alpha_n", "alpha_p", "beta", "eps")
 _PARAMETER = re.compile(r"\.layers\.(\d+)\.mlp\.act_fn\.(alpha_n|alpha_p|beta|eps)$")
 
 
-def xielu_keys(hp: Hyper, tensors: Mapping[str, Lazy]) -> Iterator[KV]:
+def _xielu_keys(hp: Hyper, tensors: Mapping[str, Lazy]) -> Iterator[KV]:
     """``xielu.*``: four arrays of float32 with one number a layer, read here and now.
 
     Raises :class:`FormatError` if a layer has none or more than one number.
@@ -44,3 +49,36 @@ def xielu_keys(hp: Hyper, tensors: Mapping[str, Lazy]) -> Iterator[KV]:
             for _, lazy in sorted(layers, key=lambda item: item[0])
         ]
         yield KV(f"xielu.{parameter}", ValueType.ARRAY, values, ValueType.FLOAT32)
+
+
+APERTUS = replace(
+    LLAMA,
+    gguf="apertus",
+    names=("ApertusForCausalLM",),
+    silu=False,
+    layout=Layout(
+        (*p.UNTIED, *p.ROPE_FREQS, *p.ROPE_FACTORS),
+        (Group((*p.NORMS, *p.separate(), *p.OUTPUT_BIAS, *p.QK_NORM, *p.PLAIN)),),
+        (*p.RMS, "xielu.alpha_n", "xielu.alpha_p", "xielu.beta", "xielu.eps"),
+    ),
+    hf=HFConfig(
+        "apertus",
+        untied=True,
+        values={"max_position_embeddings": 65536, "rms_norm_eps": 1e-5, "vocab_size": 131072},
+        fills={"num_key_value_heads": heads},
+        theta=12e6,
+        rope={
+            "rope_type": "llama3",
+            "rope_theta": 12e6,
+            "factor": 8.0,
+            "original_max_position_embeddings": 8192,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+        },
+    ),
+    rules=(),
+    skip=(r"\.act_fn\.(alpha_n|alpha_p|beta|eps)$",),
+    early=_xielu_keys,
+)
+
+ROWS = (APERTUS,)

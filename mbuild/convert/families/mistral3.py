@@ -1,0 +1,59 @@
+"""Mistral Small 3.1 and Ministral 3 (text)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from mbuild.convert.families.llama import LLAMA
+from mbuild.convert.rows.keys import F32, computed
+from mbuild.convert.rows.row import NO_HF_CONFIG, Family
+from mbuild.core.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mbuild.convert.rows.hyper import Hyper
+
+
+def _by_type(config: Mapping[str, Any]) -> Family:
+    """Three models share one class name; config.json's model_type of the text tells them apart."""
+    kind = config.get("model_type")
+    if kind == "mistral4":
+        raise UnsupportedError(
+            "checkpoints of 'Mistral3ForConditionalGeneration' with model_type 'mistral4' are"
+            " not supported",
+            hint="the families that are supported are listed in docs/convert.md",
+        )
+    return MINISTRAL3 if kind == "ministral3" else MISTRAL3
+
+
+def _log_multiplier(hp: Hyper) -> float:
+    return hp.rope_number("mscale_all_dim")
+
+
+def _temperature(hp: Hyper) -> float:
+    return hp.rope_number("llama_4_scaling_beta")
+
+
+MISTRAL3 = replace(
+    LLAMA,
+    gguf="mistral3",
+    names=("Mistral3ForConditionalGeneration", "Ministral3ForCausalLM"),
+    layout=replace(LLAMA.layout, one_head=False),
+    hf=NO_HF_CONFIG,
+    variant=_by_type,
+)
+
+MINISTRAL3 = replace(
+    MISTRAL3,
+    names=(),
+    keys=(
+        *MISTRAL3.keys,
+        computed("rope.scaling.yarn_log_multiplier", F32, _log_multiplier),
+        computed("attention.temperature_scale", F32, _temperature),
+    ),
+    variant=None,
+)
+
+ROWS = (MISTRAL3, MINISTRAL3)

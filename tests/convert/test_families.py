@@ -1,0 +1,93 @@
+"""Families: what single rows decide, beyond what the reference checkpoints show."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoints import DATA, write_checkpoint
+from vocab_cases import BY_NAME, case_files, write_files
+
+from mbuild.convert.checkpoint import open_checkpoint
+from mbuild.convert.checks.layout import check_layout
+from mbuild.convert.convert import Body, convert_body
+from mbuild.convert.families import find
+from mbuild.convert.vocabulary.assemble import vocabulary
+from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.gguf.encoding import encode_entry
+
+NEXTN = ("glm4_moe", "glm4_moe_lite", "exaone_moe")
+
+
+def spec(name: str) -> dict[str, Any]:
+    return json.loads((DATA / f"{name}.json").read_text())  # type: ignore[no-any-return]
+
+
+def body_of(folder: Path, case: dict[str, Any]) -> Body:
+    return convert_body(open_checkpoint("tiny", write_checkpoint(folder / "tiny", case)))
+
+
+def shard(case: dict[str, Any]) -> dict[str, str]:
+    (tensors,) = case["tensors"].values()
+    return tensors  # type: ignore[no-any-return]
+
+
+def is_ahead(case: dict[str, Any], name: str) -> bool:
+    layers = case["files"]["config.json"]["num_hidden_layers"]
+    return name.startswith(("mtp.", f"model.layers.{layers}."))
+
+
+@pytest.mark.parametrize("name", NEXTN)
+def test_a_checkpoint_may_lack_its_layers_for_multi_token_prediction(
+    name: str, tmp_path: Path
+) -> None:
+    """Many fine-tunes are saved without them, and llama.cpp loads the model all the same."""
+    case = spec(name)
+    tensors = shard(case)
+    for tensor in [tensor for tensor in tensors if is_ahead(case, tensor)]:
+        del tensors[tensor]
+    body = body_of(tmp_path, case)
+    assert not any(".nextn." in tensor.name for tensor in body.tensors)
+    assert check_layout(body.described, 80) == []
+
+
+@pytest.mark.parametrize("name", NEXTN)
+def test_layers_for_multi_token_prediction_are_there_as_a_whole(name: str, tmp_path: Path) -> None:
+    """Half of one is a damaged checkpoint, as for every other layer."""
+    case = spec(name)
+    ahead = [t for t in shard(case) if is_ahead(case, t) and t.endswith("v_proj.weight")]
+    ahead += [t for t in shard(case) if is_ahead(case, t) and t.endswith("kv_b_proj.weight")]
+    del shard(case)[ahead[0]]
+    body = body_of(tmp_path, case)
+    with pytest.raises(FormatError, match="missing"):
+        check_layout(body.described, 80)
+
+
+def test_a_model_that_shares_another_ones_class_is_refused_by_its_type(tmp_path: Path) -> None:
+    """Mistral 4 has Mistral 3's class name and other tensors."""
+    case = spec("mistral3")
+    case["files"]["config.json"]["text_config"]["model_type"] = "mistral4"
+    with pytest.raises(UnsupportedError, match="mistral4"):
+        body_of(tmp_path, case)
+
+
+def test_an_output_matrix_that_is_to_be_normed_is_refused(tmp_path: Path) -> None:
+    """It would be another model without the division, and nobody would see it."""
+    case = spec("bailing_moe")
+    case["files"]["config.json"]["norm_head"] = True
+    with pytest.raises(UnsupportedError, match="norm_head") as caught:
+        body_of(tmp_path, case)
+    assert "divide" in caught.value.hint
+
+
+def test_a_character_map_can_be_written(tmp_path: Path) -> None:
+    """The compiled map of a Unigram tokenizer is an array of bytes, as GGUF's writer takes it."""
+    contents = case_files(BY_NAME["xlm_roberta_json"])
+    files = write_files(tmp_path, contents)
+    rule = find("XLMRobertaModel").vocabulary
+    entries = vocabulary(files, contents["config.json"], rule, pre="test-pre")
+    (charsmap,) = [kv for kv in entries if kv.key.endswith("precompiled_charsmap")]
+    data = encode_entry(charsmap.key, charsmap.type, charsmap.element, charsmap.value)
+    assert data.endswith(bytes(charsmap.value))
