@@ -94,6 +94,13 @@ def _array(text: str) -> list[Any]:
     return value
 
 
+def _digest(text: str) -> Digest:
+    try:
+        return Digest.parse_any(text)
+    except DigestError as error:
+        raise ValueError(text) from error
+
+
 def _nothing(text: str) -> bool:
     return True
 
