@@ -29,7 +29,6 @@ SAMPLES: dict[str, Any] = {
     "alias": Digest("0" * 64, BLAKE3),
     "made": True,
     "content": True,
-    "alias": Digest("ab" * 32, BLAKE3),
 }
 
 every_kind = pytest.mark.parametrize("kind", RECORDS, ids=lambda kind: kind.name)
