@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mbuild.build.sources.files import Files, Found, Words
+from mbuild.build.sources.files import Files, Found
 from mbuild.build.sources.values import FileStamp, SourceFile
 from mbuild.core.digest import BLAKE3, Digest
-from mbuild.core.errors import MbuildError, NameNotFoundError, SourceError
+from mbuild.core.errors import (
+    DamagedError,
+    MbuildError,
+    MissingFileError,
+    NameNotFoundError,
+    SourceError,
+)
 from mbuild.core.names import InvalidNameError
 
 
@@ -45,13 +51,6 @@ class FakeFiles:
 class FakeNames:
     """A front end where every value leads where ``places`` says, else to a stored model."""
 
-    words = Words(
-        first_shard="take {first}",
-        all_shards="take all",
-        adapter="{value} goes elsewhere",
-        damaged="{value} lost {digest}",
-    )
-
     def __init__(self, places: Mapping[str, Found | SourceFile]) -> None:
         self._places = places
 
@@ -66,3 +65,22 @@ class FakeNames:
     def no_model(self, value: str, error: InvalidNameError | NameNotFoundError) -> MbuildError:
         """An error that names the value."""
         return NameNotFoundError(f"no model {value}")
+
+    def is_adapter(self, value: str) -> MbuildError:
+        """An error with this front end's remedy."""
+        return SourceError(f"FROM {value}: it is a LoRA adapter", hint=f"{value} goes elsewhere")
+
+    def not_the_first(self, name: str, first: str, count: int) -> MbuildError:
+        """An error with this front end's remedy."""
+        return SourceError(f"{name} is not the first of {count} shards", hint=f"take {first}")
+
+    def shards_missing(self, shown: str, missing: Sequence[str], count: int) -> MbuildError:
+        """An error with this front end's remedy."""
+        return MissingFileError(
+            f"{shown}: {len(missing)} of {count} shards are missing: {', '.join(missing)}",
+            hint="take all",
+        )
+
+    def lost_blob(self, value: str, digest: Digest) -> MbuildError:
+        """An error that names the value and the blob."""
+        return DamagedError(f"{value} lost {digest}")

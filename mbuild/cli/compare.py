@@ -12,6 +12,7 @@ import click
 
 from mbuild.cli.common import human_size, open_store, printable, store_option, write_json
 from mbuild.cli.meter import meter, table
+from mbuild.core.digest import Digest
 from mbuild.core.names import ModelName
 from mbuild.models import library
 from mbuild.models.compare import (
@@ -116,7 +117,7 @@ def _section(title: str, lines: list[str]) -> list[str]:
 
 
 def _digests(change: Change) -> str:
-    old, new = (digest[7:19] if digest else "" for digest in (change.old, change.new))
+    old, new = (digest.short if digest else "" for digest in (change.old, change.new))
     return _line(change.key, old, new)
 
 
@@ -209,7 +210,7 @@ def inside_lines(layers: list[dict[str, Any]]) -> list[str]:
     """The same for people."""
     lines: list[str] = []
     for layer in layers:
-        lines += [f"{layer['layer']}  {layer['digest'][7:19]}", ""]
+        lines += [f"{layer['layer']}  {Digest.parse(layer['digest']).short}", ""]
         keys = [(row["key"], row["type"], _value(row)) for row in layer.get("metadata", ())]
         tensors = [
             (row["name"], row["type"], "x".join(map(str, row["shape"])), human_size(row["bytes"]))

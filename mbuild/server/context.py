@@ -8,13 +8,14 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from mbuild.build.sources.files import Files as SourceFiles
-from mbuild.build.sources.files import Found, Words
+from mbuild.build.sources.files import Found
 from mbuild.build.sources.local import stored_blob
-from mbuild.build.sources.places import is_path
+from mbuild.build.sources.places import is_path, not_the_first, shards_missing
 from mbuild.build.sources.resolve import Resolver
 from mbuild.build.sources.values import SourceFile
 from mbuild.core.digest import Digest, DigestError
 from mbuild.core.errors import (
+    DamagedError,
     MbuildError,
     MissingFileError,
     NameNotFoundError,
@@ -95,14 +96,6 @@ def _has_gguf(files: Files, store: Store) -> bool:
     return False
 
 
-_WORDS = Words(
-    first_shard="send {first} too",
-    all_shards="send all shards in one request",
-    adapter="send its files in 'adapters', and in 'from' the model that it was trained on",
-    damaged="blob {digest} of model '{value}' is missing or damaged",
-)
-
-
 class Uploads:
     """Some uploaded blobs as the files of one folder: plain relative names to digests.
 
@@ -147,8 +140,6 @@ class RequestNames:
     ``files`` are those of FROM, ADAPTER and DRAFT, each by the instruction's word;
     ``folder`` is the name of the directory that the files of a checkpoint make.
     """
-
-    words = _WORDS
 
     def __init__(self, store: Store, folder: str, files: Mapping[str, Files]) -> None:
         self._store = store
@@ -209,6 +200,28 @@ class RequestNames:
         if isinstance(error, InvalidNameError):
             return UsageError("invalid model name")
         return NameNotFoundError(f"model '{value}' not found")
+
+    def is_adapter(self, value: str) -> MbuildError:
+        """That the request has another field for it."""
+        return SourceError(
+            f"FROM {value}: it is a LoRA adapter",
+            hint="send its files in 'adapters', and in 'from' the model that it was trained on",
+        )
+
+    def not_the_first(self, name: str, first: str, count: int) -> MbuildError:
+        """That the first shard is not in the request."""
+        return not_the_first(name, count, f"send {first} too")
+
+    def shards_missing(self, shown: str, missing: Sequence[str], count: int) -> MbuildError:
+        """That all shards belong in the request."""
+        return shards_missing(shown, missing, count, "send all shards in one request")
+
+    def lost_blob(self, value: str, digest: Digest) -> MbuildError:
+        """That the stored model is not whole."""
+        return DamagedError(
+            f"blob {digest} of model '{value}' is missing or damaged",
+            hint="build or pull that model again",
+        )
 
 
 class BlobContext(Resolver):

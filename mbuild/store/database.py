@@ -194,7 +194,7 @@ class Database:
 
     def remember_alias(self, one: Digest, other: Digest) -> None:
         """Record that two digests, a SHA-256 and a BLAKE3, are of the very same bytes."""
-        if self.get(ALIAS, str(one)) != other:
+        if self.alias(one) != other:
             self.put(ALIAS, str(one), other)
             self.put(ALIAS, str(other), one)
 

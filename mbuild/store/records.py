@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from mbuild.core.digest import Digest, DigestError
+from mbuild.core.digest import BLAKE3, Digest, DigestError
 
 ValueT = TypeVar("ValueT")
 
@@ -60,17 +60,17 @@ class Place(NamedTuple):
     path: str
     offset: int
     size: int
-    digest: str
+    digest: Digest
 
     def encode(self) -> str:
         """The place as its record holds it."""
-        return json.dumps(self)
+        return json.dumps([self.path, self.offset, self.size, self.digest.hex])
 
     @classmethod
     def decode(cls, text: str) -> Place:
         """Read :meth:`encode`'s text; raises ValueError or TypeError for anything else."""
         path, offset, size, digest = json.loads(text)
-        place = cls(str(path), int(offset), int(size), str(digest))
+        place = cls(str(path), int(offset), int(size), _blake3(digest))
         if not 0 <= place.offset <= place.offset + place.size < _LARGEST_FILE:
             raise ValueError("no range of bytes")
         return place
@@ -94,6 +94,11 @@ def _array(text: str) -> list[Any]:
     return value
 
 
+def _blake3(digits: str) -> Digest:
+    """A digest of which only the digits are recorded, all of them being BLAKE3."""
+    return Digest.parse_any(f"{BLAKE3}:{digits}")
+
+
 def _nothing(text: str) -> bool:
     return True
 
@@ -115,14 +120,14 @@ PLACE: RecordKind[Place] = RecordKind(
     Place.encode,
     Place.decode,
 )
-SOURCE_RANGES: RecordKind[dict[str, str]] = RecordKind(
+SOURCE_RANGES: RecordKind[dict[str, Digest]] = RecordKind(
     "source-ranges",
     1,
     "the digest of what an unquantized model is made of",
     "the digests of its tensors' ranges, by the first byte and the tensor's name",
     True,
-    _json,
-    _object,
+    lambda digests: _json({name: digest.hex for name, digest in digests.items()}),
+    lambda text: {name: _blake3(digits) for name, digits in _object(text).items()},
 )
 RECIPE: RecordKind[list[Any]] = RecordKind(
     "recipe",

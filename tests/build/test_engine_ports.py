@@ -17,7 +17,7 @@ from mbuild.build.plan import Options
 from mbuild.build.request import Request, plans_of, read_recipe
 from mbuild.build.sources.resolve import LocalContext
 from mbuild.build.steps import Quantization
-from mbuild.core.digest import Digest
+from mbuild.core.digest import BLAKE3, Digest
 from mbuild.core.events import Code, Status
 from mbuild.core.names import ModelName
 from mbuild.store import Manifest, Store
@@ -186,7 +186,7 @@ def test_a_place_that_is_gone_is_forgotten(folder: Path, store: MemoryStore) -> 
     keys = {key.partition(" ")[0] for table, key in store.cache.texts if table == PLACE.table}
     (lost,) = (store.blobs.here.pop(weights(data)) for data in made)
     for key in keys:
-        store.cache.add_place(key, Place("blobs/sha256-none", 0, 1, "x"))
+        store.cache.add_place(key, Place("blobs/sha256-none", 0, 1, Digest.of(b"x", BLAKE3)))
     again, _, _ = run(store, targets(folder, "q8_0"))
     assert again == made and store.blobs.here[weights(made[0])] == lost
     places = [place for found in store.cache.places(keys).values() for place in found]

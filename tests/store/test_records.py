@@ -18,8 +18,8 @@ PACKAGE = Path(__file__).parents[2] / "mbuild"
 SAMPLES: dict[str, Any] = {
     "step": '{"facts":{},"layers":[]}',
     "description": {"kind": "import", "fields": {"source": "sha256:0"}, "version": 1},
-    "range": Place("blobs/sha256-0", 1 << 40, 3, "ab"),
-    "source-ranges": {"0 token_embd.weight": "ab"},
+    "range": Place("blobs/sha256-0", 1 << 40, 3, Digest("ab" * 32, BLAKE3)),
+    "source-ranges": {"0 token_embd.weight": Digest("ab" * 32, BLAKE3)},
     "recipe": [{"models": ["x"]}, ["a warning"]],
     "chat-template": ["chatml", "{{ .Prompt }}", ["<|im_end|>"]],
     "gguf-kind": "projector",

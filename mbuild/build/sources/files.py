@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mbuild.build.sources.values import SourceFile
+    from mbuild.core.digest import Digest
     from mbuild.core.errors import MbuildError, NameNotFoundError
     from mbuild.core.names import InvalidNameError
 
@@ -55,25 +56,12 @@ class Found(NamedTuple):
     shown: str = ""
 
 
-class Words(NamedTuple):
-    """What a person does, or reads, in another way at each front end; templates of sentences."""
-
-    first_shard: str
-    """What to do where another shard is named than the ``first``."""
-    all_shards: str
-    """What to do where shards are missing."""
-    adapter: str
-    """What to do with a LoRA adapter that FROM names as ``value``."""
-    damaged: str
-    """That the blob ``digest`` of the model ``value`` is missing or damaged."""
-
-
 class Names(Protocol):
-    """What instructions can name at a front end."""
+    """What instructions can name at a front end, and what it says where nothing is found.
 
-    @property
-    def words(self) -> Words:
-        """The sentences that differ."""
+    The methods below :meth:`find` make errors: what a person has to do is another thing in a
+    folder, in a request and on the Hub.
+    """
 
     def find(self, word: str, value: str) -> Found | SourceFile | None:
         """Where a value leads; a blob of the store is a file by itself.
@@ -87,3 +75,15 @@ class Names(Protocol):
 
     def no_model(self, value: str, error: InvalidNameError | NameNotFoundError) -> MbuildError:
         """The error for a value that is not the name of a stored model."""
+
+    def is_adapter(self, value: str) -> MbuildError:
+        """The error for FROM a directory with a LoRA adapter."""
+
+    def not_the_first(self, name: str, first: str, count: int) -> MbuildError:
+        """The error for another than the ``first`` of ``count`` shards."""
+
+    def shards_missing(self, shown: str, missing: Sequence[str], count: int) -> MbuildError:
+        """The error for a model of which ``missing`` are not there."""
+
+    def lost_blob(self, value: str, digest: Digest) -> MbuildError:
+        """The error for a stored model with a blob that is missing or cut short."""

@@ -7,36 +7,35 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mbuild.build.sources.files import Files, Found, Words
+from mbuild.build.sources.files import Files, Found
 from mbuild.build.sources.places import (
     FOLDERS,
     check_inside,
     check_named,
     is_path,
+    not_the_first,
     refuse_part,
+    shards_missing,
     short,
     unusable,
 )
 from mbuild.build.sources.values import FileStamp, SourceFile
 from mbuild.core.digest import Digest, DigestError
-from mbuild.core.errors import MbuildError, MissingFileError, NameNotFoundError, SourceError
+from mbuild.core.errors import (
+    DamagedError,
+    MbuildError,
+    MissingFileError,
+    NameNotFoundError,
+    SourceError,
+)
 from mbuild.core.names import InvalidNameError
 from mbuild.store.absent import about_absent
 from mbuild.store.copying import check_regular
 
 if TYPE_CHECKING:
-    from mbuild.store import Store
+    from collections.abc import Sequence
 
-_WORDS = Words(
-    first_shard="name {first}",
-    all_shards="download or copy all shards into one folder",
-    adapter="use ADAPTER {value} for it, and FROM for the model that it was trained on",
-    damaged="FROM {value}: blob {digest} of that model is missing or damaged",
-)
-_NEEDS = {
-    "FROM": "it needs a .gguf file, or config.json with .safetensors files",
-    "ADAPTER": "it needs a .gguf file, or adapter_config.json with adapter_model.safetensors",
-}
+    from mbuild.store import Store
 
 
 class Folder:
@@ -107,8 +106,6 @@ def stored_blob(path: Path, name: str, digest: Digest, store: Store) -> SourceFi
 
 class Disk:
     """What a Modelfile can name: paths against its folder, blobs of the store by digest."""
-
-    words = _WORDS
 
     def __init__(self, folder: Path, store: Store) -> None:
         self._folder = folder
@@ -190,13 +187,19 @@ class Disk:
         return missing(self._folder, value)
 
     def nothing_in(self, word: str, value: str, files: Files) -> MbuildError:
-        """That a folder holds nothing that the instruction can mean."""
+        """That a folder holds nothing that the instruction can mean, and where it is instead."""
         from mbuild.lint.remedies import inside
 
-        what = "adapter" if word == "ADAPTER" else "model"
+        there = inside(self._path(value), value, word)
+        if word == "ADAPTER":
+            return SourceError(
+                f"ADAPTER {value}: no adapter in that directory",
+                hint=there
+                or "it needs a .gguf file, or adapter_config.json with adapter_model.safetensors",
+            )
         return SourceError(
-            f"{word} {value}: no {what} in that directory",
-            hint=inside(self._path(value), value, word) or _NEEDS.get(word, _NEEDS["FROM"]),
+            f"{word} {value}: no model in that directory",
+            hint=there or "it needs a .gguf file, or config.json with .safetensors files",
         )
 
     def no_model(self, value: str, error: InvalidNameError | NameNotFoundError) -> MbuildError:
@@ -214,4 +217,27 @@ class Disk:
         return NameNotFoundError(
             f"FROM {value}: no such model in the store, and no such file",
             hint=f"{found}{'' if found.endswith('?') else ';'} {obtain(value)}",
+        )
+
+    def is_adapter(self, value: str) -> MbuildError:
+        """That ADAPTER is the word for it."""
+        return SourceError(
+            f"FROM {value}: it is a LoRA adapter",
+            hint=f"use ADAPTER {value} for it, and FROM for the model that it was trained on",
+        )
+
+    def not_the_first(self, name: str, first: str, count: int) -> MbuildError:
+        """That the first shard is the one to name."""
+        return not_the_first(name, count, f"name {first}")
+
+    def shards_missing(self, shown: str, missing: Sequence[str], count: int) -> MbuildError:
+        """That all shards have to lie in one folder."""
+        hint = "download or copy all shards into one folder"
+        return shards_missing(shown, missing, count, hint)
+
+    def lost_blob(self, value: str, digest: Digest) -> MbuildError:
+        """That the stored model is not whole."""
+        return DamagedError(
+            f"FROM {value}: blob {digest} of that model is missing or damaged",
+            hint="build or pull that model again",
         )

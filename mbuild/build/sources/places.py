@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from mbuild.build.sources.values import CheckpointSource, ModelSource
-from mbuild.core.errors import SourceError
+from mbuild.core.errors import MissingFileError, SourceError
 
 CHECKPOINT_FILES = frozenset(
     {
@@ -128,8 +129,20 @@ def refuse_part(word: str, value: str, path: Path) -> None:
     )
 
 
-def refuse_adapter(value: str, found: ModelSource, hint: str) -> None:
-    """Refuse a PEFT adapter's folder in FROM."""
-    files = found.files if isinstance(found, CheckpointSource) else {}
-    if "adapter_config.json" in files and "config.json" not in files:
-        raise SourceError(f"FROM {value}: it is a LoRA adapter", hint=hint.format(value=value))
+def is_adapter(source: ModelSource) -> bool:
+    """Whether a directory holds a PEFT adapter and no model."""
+    files = source.files if isinstance(source, CheckpointSource) else {}
+    return "adapter_config.json" in files and "config.json" not in files
+
+
+def not_the_first(name: str, count: int, hint: str) -> SourceError:
+    """The error for another shard than the first, with what to do at a front end."""
+    return SourceError(f"{name} is not the first of {count} shards", hint=hint)
+
+
+def shards_missing(shown: str, missing: Sequence[str], count: int, hint: str) -> MissingFileError:
+    """The error for a split model of which some shards are not there."""
+    return MissingFileError(
+        f"{shown}: {len(missing)} of {count} shards are missing: {', '.join(missing[:3])}",
+        hint=hint,
+    )

@@ -10,9 +10,9 @@ from mbuild.build.sources.local import Disk, local_file
 from mbuild.build.sources.places import (
     PICKLES,
     front_matter,
+    is_adapter,
     is_part_of_checkpoint,
     is_path,
-    refuse_adapter,
 )
 from mbuild.build.sources.values import (
     README,
@@ -27,9 +27,7 @@ from mbuild.build.sources.values import (
 )
 from mbuild.core.digest import Digest
 from mbuild.core.errors import (
-    DamagedError,
     MbuildError,
-    MissingFileError,
     NameNotFoundError,
     SourceError,
     UnsupportedError,
@@ -84,7 +82,8 @@ class Resolver:
             return self._stored(value)
         source = self._source(found, "model")
         if source is not None:
-            refuse_adapter(value, source, self._names.words.adapter)
+            if is_adapter(source):
+                raise self._names.is_adapter(value)
             return source
         if not is_path(value):  # a folder that only happens to have the model's name
             try:
@@ -131,10 +130,7 @@ class Resolver:
         aliases = {}
         for layer in stored.manifest.blobs():
             if not self._store.blobs.has(layer.digest, layer.size):
-                raise DamagedError(
-                    self._names.words.damaged.format(value=value, digest=layer.digest),
-                    hint="build or pull that model again",
-                )
+                raise self._names.lost_blob(value, layer.digest)
             if layer.media_type == MODEL and (alias := self._store.files.alias(layer.digest)):
                 aliases[layer.digest] = alias
         return StoredModel(stored.name, stored.id, stored.manifest, aliases)
@@ -198,17 +194,10 @@ class Resolver:
         if shard is None or shard.count == 1:
             return GGUFSource(self._known((files.file(name),)))
         if shard.number != 1:
-            raise SourceError(
-                f"{name} is not the first of {shard.count} shards",
-                hint=self._names.words.first_shard.format(first=shard.siblings[0]),
-            )
+            raise self._names.not_the_first(name, shard.siblings[0], shard.count)
         missing = missing_shards(shard, {s for s in shard.siblings if files.has(s)})
         if missing:
-            raise MissingFileError(
-                f"{shown}: {len(missing)} of {shard.count} shards are missing:"
-                f" {', '.join(missing[:3])}",
-                hint=self._names.words.all_shards,
-            )
+            raise self._names.shards_missing(shown, missing, shard.count)
         return GGUFSource(self._known(tuple(files.file(s) for s in shard.siblings)))
 
     def _known(self, files: Sequence[SourceFile]) -> tuple[SourceFile, ...]:

@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from mbuild.build.graph import StepContext
-from mbuild.build.sources.reading import keep_text, read_digests, remember
 from mbuild.build.sources.values import SourceFile
 from mbuild.core.digest import Digest
 from mbuild.core.errors import SourceError
@@ -48,6 +47,8 @@ class OpenFiles:
         self._hashing = stack.enter_context(Beside(self._hash, "mbuild-hash"))
 
     def _hash(self, cancel: Cancel) -> None:
+        from mbuild.build.sources.reading import read_digests
+
         def check(completed: int, total: int) -> None:
             cancel.check()
 
@@ -65,6 +66,8 @@ class OpenFiles:
 
     def digests(self, context: StepContext) -> dict[str, Digest]:
         """Every file's digest by name; new ones are remembered."""
+        from mbuild.build.sources.reading import keep_text, remember
+
         for name, (file, started) in self._found.items():
             remember(context.store, self._opened[name], file, started)
         known = self.known()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mbuild.build.graph import canonical_json
-from mbuild.core.digest import BLAKE3, hashing
+from mbuild.core.digest import BLAKE3, Digest
 from mbuild.gguf.model import InPieces, Tensor
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant.quantize import VERSION
@@ -17,7 +17,6 @@ from mbuild.store.records import SOURCE_RANGES, Place
 
 if TYPE_CHECKING:
     from mbuild.build.steps.origins import Origin
-    from mbuild.core.digest import Digest
     from mbuild.quant.choose.imatrix import Imatrix
     from mbuild.store.ports import BuildStore
 
@@ -76,7 +75,7 @@ class Made(NamedTuple):
 
     data: Any
     key: str = ""
-    digest: str = ""
+    digest: Digest | None = None
     found: bool = False
 
 
@@ -97,12 +96,12 @@ class RangeCache:
     ) -> None:
         self._store = store
         self._read = read
-        self._digests: dict[str, str] = {}
+        self._digests: dict[str, Digest] = {}
         if read and origin is not None:
             known = store.cache.get(SOURCE_RANGES, _key([origin, RANGE]))
             self._digests = dict(known or {})
 
-    def source_digest(self, part: Range, load: Callable[[], Array]) -> str:
+    def source_digest(self, part: Range, load: Callable[[], Array]) -> Digest:
         """The digest of a range's bytes, remembered or from loading it."""
         name = f"{part.first} {part.tensor.name}"
         known = self._digests.get(name)
@@ -118,11 +117,11 @@ class RangeCache:
             key = _key([fields, RANGE])
             self._store.cache.put(SOURCE_RANGES, key, self._digests)
 
-    def key(self, source: str, part: Range, new: GGMLType, importances: Array | None) -> str:
+    def key(self, source: Digest, part: Range, new: GGMLType, importances: Array | None) -> str:
         """The key of one quantized range."""
-        weights = importances if importances is None else digest_of(importances)
+        weights = None if importances is None else digest_of(importances).hex
         tensor = part.tensor
-        made_of = [source, tensor.type.name, new.name, tensor.dims[0], weights, VERSION]
+        made_of = [source.hex, tensor.type.name, new.name, tensor.dims[0], weights, VERSION]
         return _key({"range": made_of})
 
     def find(self, key: str) -> Made | None:
@@ -151,12 +150,10 @@ def _fields_with(origin: Origin, files: Mapping[str, Digest]) -> Mapping[str, An
     return origin.learned(Result(files=files)).fields()
 
 
-def digest_of(data: Array | bytes) -> str:
-    """The BLAKE3 of an array's bytes in the order of its elements, as 64 hexadecimal digits."""
-    state = hashing(BLAKE3)
+def digest_of(data: Array | bytes) -> Digest:
+    """The BLAKE3 of an array's bytes in the order of its elements."""
     flat = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else np.ascontiguousarray(data)
-    state.update(flat.reshape(-1).view(np.uint8).data)
-    return str(state.hexdigest())
+    return Digest.of(flat.reshape(-1).view(np.uint8).data, BLAKE3)
 
 
 def _key(value: Any) -> str:

@@ -295,7 +295,7 @@ class _Lane:
 
     def _note(self, part: Range, made: Made) -> None:
         """Remember where a quantized range will lie in the file."""
-        if made.key:
+        if made.digest is not None:
             place = Place("", self.writer.size, memoryview(made.data).nbytes, made.digest)
             self._done.append((made.key, place))
             if not made.found:

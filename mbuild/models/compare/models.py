@@ -14,6 +14,7 @@ from mbuild.models.compare.tensors import TensorDiff, compare_tensors, count_typ
 from mbuild.store.contents import Contents, shown_value, type_name
 
 if TYPE_CHECKING:
+    from mbuild.core.digest import Digest
     from mbuild.gguf.model import RawKV
     from mbuild.store import Layer
 
@@ -90,7 +91,7 @@ class ModelDiff:
             "old": self.old,
             "new": self.new,
             "differ": self.differ,
-            "layers": [change.to_json() for change in self.layers],
+            "layers": [_written(change).to_json() for change in self.layers],
             "config": [change.to_json() for change in self.config],
             "parameters": [change.to_json() for change in self.parameters],
             "texts": {name: list(lines) for name, lines in self.texts.items()},
@@ -136,14 +137,20 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Change, ..
     )
 
 
-def _layers(contents: Contents) -> dict[str, str]:
+def _written(change: Change) -> Change:
+    """A change of a digest as JSON has it."""
+    old, new = (None if digest is None else str(digest) for digest in (change.old, change.new))
+    return Change(change.key, old, new)
+
+
+def _layers(contents: Contents) -> dict[str, Digest]:
     """Digests by kind; further layers of a kind are numbered."""
-    found: dict[str, str] = {}
+    found: dict[str, Digest] = {}
     numbers: dict[str, int] = {}
     layers: Sequence[Layer] = contents.stored.manifest.layers
     for layer in layers:
         number = numbers[layer.kind] = numbers.get(layer.kind, 0) + 1
-        found[layer.kind if number == 1 else f"{layer.kind} {number}"] = str(layer.digest)
+        found[layer.kind if number == 1 else f"{layer.kind} {number}"] = layer.digest
     return found
 
 
