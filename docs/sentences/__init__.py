@@ -53,6 +53,7 @@ VALUE_ERRORS = frozenset(("core/units.py", "templates/check.py", "templates/lite
 HANDED_ON = frozenset(
     (
         "drift.message",
+        "self._why or 'the work was stopped'",
         "error.message",
         "f\"{' '.join(words)}: {sentence}\"",
         "f\"{NAME}: {answer['error']}\"",
@@ -176,7 +177,7 @@ class Messages(Texts):
         name = last_name(node.func)
         if name in self.errors and name != "ModelfileError":
             return "error"
-        if name == "ValueError" and module.file in VALUE_ERRORS:
+        if name == "Cancel" or (name == "ValueError" and module.file in VALUE_ERRORS):
             return "error"
         if name == "Problem" and "disk" not in module.file:
             return "problem"

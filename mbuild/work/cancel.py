@@ -14,7 +14,7 @@ class Cancel:
 
     __slots__ = ("_cancelled", "_outer", "_why")
 
-    def __init__(self, why: str = "the work was stopped", outer: Cancel | None = None) -> None:
+    def __init__(self, why: str = "", outer: Cancel | None = None) -> None:
         """``why`` is the message of the :class:`CancelledError` that ends the work."""
         self._why = why
         self._outer = outer
@@ -32,6 +32,6 @@ class Cancel:
     def check(self) -> None:
         """Raise :class:`CancelledError` once the work may as well end."""
         if self._cancelled:
-            raise CancelledError(self._why)
+            raise CancelledError(self._why or "the work was stopped")
         if self._outer is not None:
             self._outer.check()

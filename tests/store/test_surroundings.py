@@ -222,8 +222,12 @@ def test_a_flipped_digest_of_a_file_is_not_believed(mbuild: Run, project: Path) 
     time.sleep(0.03)
     assert mbuild("-t", "m").returncode == 0
     info = (project / "model.gguf").stat()
-    before = Store(project / "store").database.file_digest(info)
+    database = Store(project / "store").database
+    before = database.file_digest(info)
     assert before is not None
+    named = database.alias(before)  # the SHA-256, which locks know GGUF files by
+    assert named is not None
+    database.close()
     with sqlite3.connect(project / "store/.mbuild/cache.db") as connection:
         (text,) = connection.execute("SELECT digest FROM files").fetchone()
         flipped = text[:20] + ("0" if text[20] != "0" else "1") + text[21:]
@@ -231,7 +235,7 @@ def test_a_flipped_digest_of_a_file_is_not_believed(mbuild: Run, project: Path) 
     connection.close()
     assert Store(project / "store").database.file_digest(info) is None
     assert mbuild("lock").returncode == 0
-    assert str(before) in (project / "Modelfile.lock").read_text()
+    assert str(named) in (project / "Modelfile.lock").read_text()
 
 
 def test_a_touched_file_is_hashed_and_nothing_runs(mbuild: Run, project: Path) -> None:
