@@ -71,7 +71,6 @@ HANDED_ON = frozenset(
         "f'{value}: {error.strerror}'",
         "found.message",
         "last.message",
-        "message",
         "str(error)",
         "str(message)[:1000]",
         "text",

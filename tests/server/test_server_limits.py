@@ -115,6 +115,6 @@ def test_what_no_browser_sends_is_no_origin(origin: str) -> None:
 def test_a_token_that_no_header_carries_is_refused_at_start() -> None:
     """Letters outside ASCII and control characters never reach the server as they were typed."""
     for token in ("geheimß", "密码", "a\nb"):
-        with pytest.raises(UsageError, match="the token holds characters"):
+        with pytest.raises(UsageError, match="the token has characters"):
             make_policy("127.0.0.1", token, (), insecure=False)
     make_policy("127.0.0.1", "a-b_c.~+/=", (), insecure=False)

@@ -192,9 +192,10 @@ def test_the_token_is_asked_for(tmp_path: Path) -> None:
 SLOW = """
 import os, time
 from mbuild.build.steps.gguf import ImportGGUF
+from mbuild.core.events import Code
 run = ImportGGUF.run
 def slow(self, context, inputs):
-    context.status("parsing GGUF")
+    context.status(Code.PARSING_GGUF, {})
     try:
         for _ in range(600):
             context.report(1, 2)
