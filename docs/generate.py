@@ -1,4 +1,4 @@
-"""Write what the documentation takes from the code: commands, events, and every sentence.
+"""Write what the documentation takes from the code: commands, events, every sentence, options.
 
 python docs/generate.py
 """
@@ -21,6 +21,8 @@ from mbuild.cli.main import EXIT_STATUS as EXIT
 from mbuild.core import events
 from mbuild.core.digest import Digest
 from mbuild.core.errors import MbuildError, UsageError
+from mbuild.quant.choose.options import OPTIONS, Option
+from mbuild.server.shapes import CREATE
 
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS))  # for those who load this file by its path
@@ -48,7 +50,43 @@ def pages() -> dict[str, str]:
         "cli.md": command_line(),
         "messages.md": sentences.page(sentences.Messages().messages(), COMMAND),
         "progress.schema.json": json.dumps(schema(), indent=2) + "\n",
+        "quantize.md": _with_options("quantize.md", _flags()),
+        "api.md": _with_options("api.md", _properties()),
     }
+
+
+def _with_options(name: str, rows: list[str]) -> str:
+    """A page with its table of the options of a quantization as it ought to be."""
+    before, rest = (DOCS / name).read_text(encoding="utf-8").split(f"{_BEGIN}\n")
+    return f"{before}{_BEGIN}\n" + "\n".join(rows) + f"\n{_END}\n" + rest.split(f"{_END}\n")[1]
+
+
+_BEGIN = f"<!-- options: written by {COMMAND} -->"
+_END = "<!-- end of the options -->"
+
+
+def _flags() -> list[str]:
+    """The options on a command line."""
+    rows = ["| option | |", "|---|---|"]
+    for option in OPTIONS.values():
+        word = " or ".join(option.choices) or option.kind.metavar
+        rows.append(f"| `{f'{option.flag} {word}'.strip()}` | {_sentence(option)} |")
+    return rows
+
+
+def _properties() -> list[str]:
+    """The options as fields of ``POST /api/create``."""
+    rows = ["| field | JSON | |", "|---|---|---|"]
+    for option in OPTIONS.values():
+        kind = CREATE.fields[option.name].schema
+        word = " or ".join(each["type"] for each in kind.get("oneOf", [kind]))
+        rows.append(f"| `{option.name}` | {word} | {_sentence(option)} |")
+    return rows
+
+
+def _sentence(option: Option) -> str:
+    """What an option does, as ``--help`` says it."""
+    return option.help.replace("  [", " [")
 
 
 def command_line() -> str:

@@ -9,13 +9,14 @@ from example_models import generator, settle
 
 from mbuild.build.build import build
 from mbuild.build.forecast import Forecast, forecast
-from mbuild.build.history import BuildRecord, History, Script
-from mbuild.build.plan import Options
-from mbuild.build.request import Request, read_recipe
+from mbuild.build.history import BuildRecord, History
+from mbuild.build.prepare import Build, read_recipe
+from mbuild.build.request import BuildRequest, Script, Target
 from mbuild.build.sources.resolve import LocalContext
-from mbuild.build.steps import Quantization
 from mbuild.core.digest import Digest
 from mbuild.core.names import ModelName
+from mbuild.quant.choose.options import Quantization
+from mbuild.quant.choose.types import file_type
 from mbuild.store import Store
 
 MODELFILE = """\
@@ -60,20 +61,17 @@ def three_variants(folder: Path) -> Drawn:
     return Drawn(store, steady(record), ahead._replace(steps=tuple(steps)))
 
 
-def request(folder: Path, store: Store, types: tuple[str, ...], world: str) -> Request:
+def request(folder: Path, store: Store, types: tuple[str, ...], world: str) -> Build:
     """The build of a Modelfile in ``folder`` to these types."""
     data = MODELFILE.format(world=world).encode()
     recipe, warnings = read_recipe(data, "Modelfile", store)
-    names = tuple((ModelName.parse(f"mario:{type_}"),) for type_ in types)
-    return Request(
-        recipe,
-        LocalContext(folder, store),
-        names[0],
-        Options(quantizations=tuple(Quantization(type_) for type_ in types)),
-        warnings=warnings,
-        variant_names=names,
-        script=Script("Modelfile", Digest.of(data), str(folder), {"quantize": list(types)}),
+    targets = tuple(
+        Target((ModelName.parse(f"mario:{type_}"),), Quantization(file_type(type_)))
+        for type_ in types
     )
+    script = Script("Modelfile", Digest.of(data), str(folder))
+    request = BuildRequest(targets, script)
+    return Build(request, recipe, LocalContext(folder, store), warnings=warnings)
 
 
 def steady(record: BuildRecord) -> BuildRecord:
@@ -91,7 +89,8 @@ def steady(record: BuildRecord) -> BuildRecord:
         started = now if seconds else 0.0
         steps.append(step._replace(started=started, seconds=seconds, materials=materials))
         now += seconds
-    script = record.script._replace(folder="/home/me") if record.script else None
+    assert record.request.script is not None
+    request = record.request._replace(source=record.request.script._replace(folder="/home/me"))
     return record._replace(
-        id="6b06f1952e31", time=_TIME, seconds=now + 0.03, script=script, steps=tuple(steps)
+        id="6b06f1952e31", time=_TIME, seconds=now + 0.03, request=request, steps=tuple(steps)
     )

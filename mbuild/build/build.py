@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from mbuild.build.engine import Engine, Outcome
 from mbuild.build.graph import in_order
 from mbuild.build.plan import Plan
+from mbuild.build.prepare import Build, plans_of
 from mbuild.build.recording import Recorder
-from mbuild.build.request import Request, plans_of
 from mbuild.core.digest import Digest
 from mbuild.core.errors import BusyError, CancelledError, DamagedError
 from mbuild.core.events import (
@@ -30,32 +30,33 @@ from mbuild.core.events import (
 from mbuild.store import Layer, Manifest
 
 if TYPE_CHECKING:
+    from mbuild.build.request import BuildRequest
     from mbuild.core.names import ModelName
     from mbuild.store import Store
 
 _NOTICE_SECONDS = 1.0
 
 
-def build(request: Request, store: Store) -> Generator[BuildEvent, None, None]:
+def build(wanted: Build, store: Store) -> Generator[BuildEvent, None, None]:
     """Build and name the model; raises :class:`MbuildError` for everything that can go wrong.
 
     Closing the iterator stops the build; nothing half done is left.
     """
-    recorder = Recorder(request, store)
+    recorder = Recorder(wanted, store)
     with ExitStack() as stack:
         try:
             stack.enter_context(store.using(timeout=_NOTICE_SECONDS))
         except BusyError:
             yield Status(Code.WAITING_FOR_PRUNE)
             stack.enter_context(store.using())
-        yield from _recorded(request, store, recorder)
+        yield from _recorded(wanted, store, recorder)
 
 
-def _recorded(request: Request, store: Store, recorder: Recorder) -> Iterator[BuildEvent]:
+def _recorded(wanted: Build, store: Store, recorder: Recorder) -> Iterator[BuildEvent]:
     """Build, and add the build to the log, however it ends."""
     models: dict[str, Digest] = {}
     try:
-        finished = yield from _build(request, store, recorder, models)
+        finished = yield from _build(wanted, store, recorder, models)
     except Exception as error:
         stopped = isinstance(error, CancelledError)
         recorder.ends("stopped" if stopped else "failed", str(error), models)
@@ -70,31 +71,35 @@ def _recorded(request: Request, store: Store, recorder: Recorder) -> Iterator[Bu
 
 
 def _build(
-    request: Request, store: Store, recorder: Recorder, models: dict[str, Digest]
+    wanted: Build, store: Store, recorder: Recorder, models: dict[str, Digest]
 ) -> Generator[BuildEvent, None, BuildFinished]:
     """Run the graph and name what it made; ``models`` fills with the names given."""
-    for warning in request.warnings:
-        yield Warned(warning)
-    plans = plans_of(request, store)
-    targets = [planned.manifest for planned in plans]
+    script = wanted.request.script
+    for warning in wanted.warnings:
+        span = warning.span
+        place = (script.name, span.line, span.column) if script and span else ()
+        yield Warned(warning.message, *place)
+    plans = plans_of(wanted, store)
+    steps = [planned.manifest for planned in plans]
     outcome = Outcome()
-    recorder.begins(targets, outcome)
-    yield BuildStarted(str(request.names_of(0)[0]), len(in_order(targets)))
-    yield from Engine(store, request.use_cache).run(targets, outcome)
-    manifests = [outcome.results[target].facts["manifest"].encode() for target in targets]
-    if request.gate is not None:
-        request.gate.after(manifests)
-    for number, (planned, data) in enumerate(zip(plans, manifests, strict=True)):
+    recorder.begins(steps, outcome)
+    request = wanted.request
+    yield BuildStarted(str(request.names[0]), len(in_order(steps)))
+    yield from Engine(store, wanted.use_cache).run(steps, outcome)
+    manifests = [outcome.results[step].facts["manifest"].encode() for step in steps]
+    if wanted.gate is not None:
+        wanted.gate.after(manifests)
+    for target, planned, data in zip(request.targets, plans, manifests, strict=True):
         yield from _layers(planned, outcome)
-        for name in request.names_of(number) if request.named else ():
+        names = target.names if request.named else ()
+        for name in names:
             yield WritingManifest(str(name))
             replaced = _name(store, name, data)
             models[str(name)] = Digest.of(data)
             if replaced is not None:
                 yield Replaced(str(name), replaced)
-        named = str(request.names_of(number)[0]) if request.named else ""
         size = sum(layer.size for layer in Manifest.decode(data, "the new manifest").layers)
-        yield ModelBuilt(named, Digest.of(data), size)
+        yield ModelBuilt(str(names[0]) if names else "", Digest.of(data), size)
     return _finished(request, plans, outcome, recorder.clock)
 
 
@@ -142,7 +147,7 @@ def _name(store: Store, name: ModelName, data: bytes) -> Digest | None:
 
 
 def _finished(
-    request: Request, plans: Sequence[Plan], outcome: Outcome, started: float
+    request: BuildRequest, plans: Sequence[Plan], outcome: Outcome, started: float
 ) -> BuildFinished:
     new: dict[Digest, Layer] = {
         layer.digest: layer
@@ -152,9 +157,7 @@ def _finished(
     }
     data = outcome.results[plans[0].manifest].facts["manifest"].encode()
     return BuildFinished(
-        ", ".join(str(request.names_of(number)[0]) for number in range(len(plans)))
-        if request.named
-        else "",
+        ", ".join(str(target.names[0]) for target in request.targets) if request.named else "",
         Digest.of(data),
         len(outcome.ran),
         len(outcome.results) - len(outcome.ran),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mbuild.build.sources.values import README
 from mbuild.core.digest import Digest, DigestError
 from mbuild.core.events import Cause, Note
+from mbuild.quant.choose.options import OPTIONS
 
 if TYPE_CHECKING:
     from mbuild.store import Store
@@ -326,14 +327,7 @@ _NAMES: dict[tuple[str, ...], str] = {
     ("origin", "outtype"): "--outtype",
     ("origin", "converter"): "mbuild's version of the converter",
     ("quantization", "file_type"): "type",
-    ("quantization", "imatrix"): "imatrix",
-    ("quantization", "recipe"): "--recipe",
-    ("quantization", "pure"): "--pure",
-    ("quantization", "leave_output_tensor"): "--leave-output-tensor",
-    ("quantization", "output_tensor_type"): "--output-tensor-type",
-    ("quantization", "token_embedding_type"): "--token-embedding-type",
-    ("quantization", "tensor_types"): "--tensor-type",
-    ("quantization", "allow_requantize"): "--allow-requantize",
+    **{("quantization", field): option.flag for field, option in OPTIONS.items()},
 }
 """What the places in a description are called; the longest beginning counts."""
 

@@ -10,8 +10,8 @@ from mbuild.build.engine import Engine, State, Surveyed
 from mbuild.build.explain import Described, Explanation, explain
 from mbuild.build.graph import Step, names_of
 from mbuild.build.history import BuildRecord, History
-from mbuild.build.recording import ancestor, described
-from mbuild.build.request import Request, plans_of
+from mbuild.build.prepare import Build, plans_of
+from mbuild.build.recording import described
 from mbuild.build.sources.values import Material
 from mbuild.build.steps import (
     ConvertCheckpoint,
@@ -22,11 +22,12 @@ from mbuild.build.steps import (
 )
 from mbuild.build.steps.origins import CheckpointOrigin
 from mbuild.core.events import Cause, Note
-from mbuild.gguf.types import BLOCKS, GGMLType
+from mbuild.gguf.types import BLOCKS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mbuild.build.request import BuildRequest
     from mbuild.store import Store
 
 _PAST_BUILDS = 200
@@ -73,14 +74,21 @@ class PlannedStep(NamedTuple):
 class Forecast(NamedTuple):
     """All steps of a build to be; ``base`` is the build that it is compared with.
 
+    ``manifests`` are the places of those that make the request's targets, one each.
     ``free`` is what the store's disk has room for, in bytes. ``seconds`` is
     None if some step that runs has no past to estimate from.
     """
 
-    names: tuple[str, ...]
+    request: BuildRequest
     steps: tuple[PlannedStep, ...]
     base: BuildRecord | None
     free: int
+    manifests: tuple[int, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the models will be called, target by target."""
+        return tuple(map(str, self.request.names))
 
     @property
     def reads(self) -> int:
@@ -124,28 +132,30 @@ class Survey(NamedTuple):
     rows: tuple[Surveyed, ...]
     why: tuple[Explanation | None, ...]
     base: BuildRecord | None
+    manifests: tuple[int, ...]
 
 
-def survey(request: Request, store: Store) -> Survey:
+def survey(wanted: Build, store: Store) -> Survey:
     """Look every step up in the cache, and compare with the last build of the model."""
-    targets = [planned.manifest for planned in plans_of(request, store)]
-    rows = tuple(Engine(store, request.use_cache).survey(targets))
-    base = ancestor(request, History(store))
+    targets = [planned.manifest for planned in plans_of(wanted, store)]
+    rows = tuple(Engine(store, wanted.use_cache).survey(targets))
+    base = History(store).last_of(wanted.request)
     if base is None:
         reasons = [Explanation(note=Note(Cause.FIRST))] * len(rows)
     else:
         reasons = explain([_described(row) for row in rows], described(base, store), store)
-    why = (_applies(row, reason, request) for row, reason in zip(rows, reasons, strict=True))
-    return Survey(rows, tuple(why), base)
+    why = (_applies(row, reason, wanted) for row, reason in zip(rows, reasons, strict=True))
+    places = {row.step: place for place, row in enumerate(rows)}
+    return Survey(rows, tuple(why), base, tuple(places[target] for target in targets))
 
 
 def _described(row: Surveyed) -> Described:
     return Described(*names_of(row.step), row.key, row.description, row.lost)
 
 
-def forecast(request: Request, store: Store) -> Forecast:
+def forecast(wanted: Build, store: Store) -> Forecast:
     """What :func:`build` would do and take; reads headers, writes nothing."""
-    rows, why, base = survey(request, store)
+    rows, why, base, manifests = survey(wanted, store)
     past = _Past(store)
     places = {row.step: place for place, row in enumerate(rows)}
     shared: set[int] = set()
@@ -158,16 +168,16 @@ def forecast(request: Request, store: Store) -> Forecast:
                 inputs=inputs, why=explanation, key=row.key, materials=row.step.materials
             )
         )
-    return Forecast(request.all_names, tuple(steps), base, _free(store.root))
+    return Forecast(wanted.request, tuple(steps), base, _free(store.root), manifests)
 
 
-def _applies(row: Surveyed, reason: Explanation, request: Request) -> Explanation | None:
+def _applies(row: Surveyed, reason: Explanation, wanted: Build) -> Explanation | None:
     """Nothing to explain where nothing will run; no reason but the flag with ``--no-cache``."""
     if row.state is State.CACHED:
         return None
     if row.state is State.DEPENDS:
         return Explanation(note=Note(Cause.DEPENDS))
-    if not request.use_cache and not reason.changes:
+    if not wanted.use_cache and not reason.changes:
         return Explanation(note=Note(Cause.NO_CACHE))
     return reason
 
@@ -212,7 +222,7 @@ def _sizes(step: Step, store: Store) -> tuple[int | None, int, tuple[PlannedTens
 
 def _source_size(tensor: PlannedTensor) -> int:
     """Bytes of a tensor before it is quantized."""
-    old, new = BLOCKS[GGMLType[tensor.before]], BLOCKS[GGMLType[tensor.after]]
+    old, new = BLOCKS[tensor.before], BLOCKS[tensor.after]
     return tensor.size * new.weights // new.size * old.size // old.weights
 
 

@@ -15,8 +15,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mbuild.build.request import BuildRequest
 from mbuild.build.sources.values import Material
-from mbuild.core.digest import Digest, DigestError
+from mbuild.core.digest import Digest
+from mbuild.core.errors import MbuildError
 from mbuild.store import Layer
 from mbuild.store.files import inherit, open_regular
 from mbuild.store.records import MODELFILE
@@ -24,6 +26,7 @@ from mbuild.store.records import MODELFILE
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mbuild.build.request import Script, Target
     from mbuild.store import Store
 
 FILE = "history.jsonl"
@@ -41,22 +44,6 @@ def keep_modelfile(data: bytes, store: Store) -> None:
 def modelfile_text(digest: Digest, store: Store) -> bytes | None:
     """The bytes of a Modelfile that was built from this store before, if they are known."""
     return store.cache.get(MODELFILE, str(digest))
-
-
-class Script(NamedTuple):
-    """What was asked for, as far as a Modelfile says it: enough to ask for it again.
-
-    ``text`` is the digest of the Modelfile's bytes, which the cache keeps;
-    ``folder`` where its paths start; ``options`` what the command line added
-    (the names of ``mbuild build``'s long options, only those that were given);
-    ``directory`` where the paths in them start.
-    """
-
-    name: str
-    text: Digest
-    folder: str
-    options: Mapping[str, Any] = {}
-    directory: str = ""
 
 
 class StepRecord(NamedTuple):
@@ -112,20 +99,36 @@ class BuildRecord(NamedTuple):
 
     ``time`` is when it began, in nanoseconds since 1970. ``models`` maps each
     name that it gave to the model's id. ``result`` is ``built``, ``failed``
-    (``error`` says why) or ``stopped``. ``script`` is None for a build that a
-    program asked for.
+    (``error`` says why) or ``stopped``. ``manifests`` are the places among ``steps`` of
+    those that make the request's targets, one each, none of a build that did not get so far.
     """
 
     id: str
     time: int
     seconds: float
-    names: tuple[str, ...]
+    request: BuildRequest
     models: Mapping[str, Digest]
     result: str
     error: str
-    script: Script | None
     steps: tuple[StepRecord, ...]
     version: str
+    manifests: tuple[int, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the build's models are called, target by target."""
+        return tuple(map(str, self.request.names))
+
+    @property
+    def names_by_step(self) -> dict[int, tuple[str, ...]]:
+        """Which names each step that makes a model gives it."""
+        return self.request.names_by_place(self.manifests)
+
+    def target_of(self, name: str, identity: Digest) -> Target | None:
+        """The target that this very model was, under this name or else under any other."""
+        names = [name, *self.models]
+        made = next((each for each in names if self.models.get(each) == identity), "")
+        return next((t for t in self.request.targets if made in map(str, t.names)), None)
 
     @property
     def ran(self) -> int:
@@ -144,28 +147,33 @@ class BuildRecord(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """As the log keeps it, and as ``mbuild history --format json`` prints it."""
-        script = self.script
         return {
             **self._asdict(),
             "seconds": round(self.seconds, 4),
+            "names": self.names,
+            "request": self.request.to_json(),
             "models": {name: str(digest) for name, digest in self.models.items()},
-            "script": {**script._asdict(), "text": str(script.text)} if script else None,
             "steps": [step.to_json() for step in self.steps],
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> BuildRecord:
-        """Read :meth:`to_json`'s value; raises ValueError, KeyError, TypeError or DigestError."""
-        script = value["script"]
+        """Read :meth:`to_json`'s value, or that of an earlier version of mbuild.
+
+        Raises ValueError, KeyError, TypeError, AttributeError or :class:`MbuildError`.
+        """
+        if "request" not in value:
+            from mbuild.build.earlier import record_of
+
+            value = record_of(value)
+        given = {key: item for key, item in value.items() if key != "names"}
         return cls(
             **{
-                **value,
-                "names": tuple(value["names"]),
+                **given,
+                "request": BuildRequest.from_json(value["request"]),
                 "models": {name: Digest.parse(text) for name, text in value["models"].items()},
-                "script": Script(**{**script, "text": Digest.parse(script["text"])})
-                if script
-                else None,
                 "steps": tuple(StepRecord.from_json(step) for step in value["steps"]),
+                "manifests": tuple(value["manifests"]),
             }
         )
 
@@ -175,11 +183,12 @@ def new_id() -> str:
     return f"{int(time.time()):08x}{os.urandom(2).hex()}"
 
 
-def _nearness(a: Script, b: Script) -> int:
+def _nearness(a: BuildRequest, b: BuildRequest) -> int:
     """How much two builds have in common: 0 nothing, 1 the Modelfile, 2 what ``-q`` says too."""
-    if (a.folder, a.name) != (b.folder, b.name):
+    one, two = a.script, b.script
+    if one is None or two is None or (one.folder, one.name) != (two.folder, two.name):
         return 0
-    return 2 if list(a.options.get("quantize", ())) == list(b.options.get("quantize", ())) else 1
+    return 2 if a.variants == b.variants else 1
 
 
 class History:
@@ -215,37 +224,36 @@ class History:
     def newest_first(self) -> Iterator[BuildRecord]:
         """Every build that can be read, the newest first; reads no further than it is asked."""
         for line in self._lines():
-            with suppress(ValueError, KeyError, TypeError, AttributeError, DigestError):
+            with suppress(ValueError, KeyError, TypeError, AttributeError, MbuildError):
                 yield BuildRecord.from_json(json.loads(line))
 
     def find(self, start: str) -> list[BuildRecord]:
         """The builds whose id begins so, the newest first."""
         return [record for record in self.newest_first() if record.id.startswith(start)]
 
-    def last_of(self, names: tuple[str, ...], script: Script | None = None) -> BuildRecord | None:
-        """The last good build of a model of one of these names, else of this Modelfile.
+    def last_of(self, request: BuildRequest) -> BuildRecord | None:
+        """The last good build of a model that the request names, else of its Modelfile.
 
         Of several of the Modelfile one with the same ``-q`` comes before others.
         """
-        wanted = set(names)
+        wanted = set(map(str, request.names)) if request.named else set()
         other, nearest = None, 0
         for record in self.newest_first():
             if record.result != "built":
                 continue
             if wanted & record.models.keys():
                 return record
-            if script is not None and record.script is not None:
-                near = _nearness(record.script, script)
-                if near > nearest:
-                    other, nearest = record, near
+            near = _nearness(record.request, request)
+            if near > nearest:
+                other, nearest = record, near
         return other
 
     def made_from(self, script: Script, name: str, identity: Digest) -> bool:
         """Whether a build from this Modelfile gave the model of this id that name."""
         return any(
             record.models.get(name) == identity
-            and record.script is not None
-            and (record.script.folder, record.script.name) == (script.folder, script.name)
+            and (made := record.request.script) is not None
+            and (made.folder, made.name) == (script.folder, script.name)
             for record in self.newest_first()
         )
 

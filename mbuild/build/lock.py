@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild import __version__
 from mbuild.build.graph import in_order
+from mbuild.build.request import BuildRequest, Target
 from mbuild.build.sources.values import (
     README,
     CheckpointSource,
@@ -23,13 +24,14 @@ from mbuild.build.sources.values import (
 from mbuild.build.steps import ConvertCheckpoint, Quantize
 from mbuild.build.steps.origins import CheckpointOrigin
 from mbuild.core.digest import Digest
-from mbuild.core.errors import FormatError
+from mbuild.core.errors import FormatError, MbuildError
+from mbuild.quant.choose.options import OPTIONS, Quantization
 from mbuild.store import Manifest
 
 if TYPE_CHECKING:
-    from mbuild.build.plan import Options, Plan, Sources
+    from mbuild.build.plan import Plan, Sources
+    from mbuild.build.request import Script
     from mbuild.build.sources.values import AdapterSource, ModelSource
-    from mbuild.build.steps import Quantization
     from mbuild.language.recipe import Recipe
 
 FORMAT = 1
@@ -37,6 +39,12 @@ FORMAT = 1
 
 UNQUANTIZED = "unquantized"
 """The variant of a build without ``--quantize``."""
+
+_IMATRIX = "imatrix"
+"""The option whose value is a file: a lock has its digest, too."""
+
+_FOREIGN = (MbuildError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What reading raises where the JSON is not that of a lock."""
 
 _TEXTS = {"template": "TEMPLATE", "system": "SYSTEM"}
 _LISTS = {"licenses": "LICENSE", "messages": "MESSAGE"}
@@ -110,7 +118,9 @@ class Lock(NamedTuple):
             locked_inputs(lock.inputs, results)
             for variant in results:
                 _flat_result(results[variant])
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except FormatError:
+            raise
+        except _FOREIGN as error:
             raise FormatError(f"{name} is not a lock file: {_reason(error)}", hint=again) from None
         return lock
 
@@ -123,7 +133,7 @@ def _reason(error: Exception) -> str:
 
 
 def inputs(
-    recipe: Recipe, sources: Sources, options: Options, plans: Sequence[Plan]
+    recipe: Recipe, sources: Sources, request: BuildRequest, plans: Sequence[Plan]
 ) -> dict[str, Any]:
     """What decides a build's result, as a lock has it. Every file's digest must be known."""
     return {
@@ -134,25 +144,29 @@ def inputs(
             "draft": [_source(source) for source in sources.drafts],
         },
         "options": {
-            "outtype": options.outtype,
-            "pre": options.pre,
-            "draft_quantize": _type(options.draft_quantization),
-            "quantize": {q.file_type: _quantization(q) for q in options.quantizations},
+            "outtype": request.outtype,
+            "pre": request.pre,
+            "draft_quantize": request.draft_quantize.name if request.draft_quantize else None,
+            "quantize": {
+                target.variant: _quantization(target.quantization, sources)
+                for target in request.targets
+                if target.quantization is not None
+            },
         },
         "steps": dict(_versions(plans)),
     }
 
 
-def variants(options: Options) -> tuple[str, ...]:
+def variants(request: BuildRequest) -> tuple[str, ...]:
     """The names of a build's variants, in its order."""
-    return tuple(q.file_type for q in options.quantizations) or (UNQUANTIZED,)
+    return tuple(variant or UNQUANTIZED for variant in request.variants)
 
 
 def _modelfile(recipe: Recipe) -> dict[str, Any]:
     """The instructions that name no file; texts by digest."""
     texts = {"template": recipe.template, "system": recipe.system}
     value: dict[str, Any] = {key: _digest(text) for key, text in texts.items() if text}
-    messages = [json.dumps(message) for message in recipe.messages]
+    messages = [json.dumps([part for part in turn if part != {}]) for turn in recipe.messages]
     lists = {"licenses": recipe.licenses, "messages": messages}
     value |= {key: [_digest(text) for text in items] for key, items in lists.items() if items}
     if recipe.parameters:
@@ -179,18 +193,12 @@ def _source(source: ModelSource | AdapterSource) -> dict[str, Any]:
             return {"checkpoint": name, "files": digests}
 
 
-def _quantization(quantization: Quantization) -> dict[str, Any]:
-    fields = quantization._asdict()
+def _quantization(quantization: Quantization, sources: Sources) -> dict[str, Any]:
+    """Every option by its field, the importance matrix with its digest."""
+    fields = quantization.fields()
     del fields["file_type"]
-    imatrix = quantization.imatrix
-    fields["imatrix"] = {imatrix.name: str(imatrix.locked)} if imatrix else None
-    fields["tensor_types"] = [f"{pattern}={type_}" for pattern, type_ in quantization.tensor_types]
-    return fields
-
-
-def _type(quantization: Quantization | None) -> str | None:
-    """Of a draft's quantization nothing but the type can be chosen."""
-    return quantization.file_type if quantization else None
+    imatrix = sources.imatrices[quantization.imatrix] if quantization.imatrix else None
+    return {**fields, "imatrix": {imatrix.name: str(imatrix.locked)} if imatrix else None}
 
 
 def _versions(plans: Sequence[Plan]) -> Iterator[tuple[str, int]]:
@@ -204,10 +212,10 @@ def _versions(plans: Sequence[Plan]) -> Iterator[tuple[str, int]]:
 # What came out.
 
 
-def results(options: Options, manifests: Sequence[bytes]) -> dict[str, Any]:
+def results(request: BuildRequest, manifests: Sequence[bytes]) -> dict[str, Any]:
     """Each variant's result, as a lock has it, from its manifest's bytes."""
     return {
-        variant: _result(data) for variant, data in zip(variants(options), manifests, strict=True)
+        variant: _result(data) for variant, data in zip(variants(request), manifests, strict=True)
     }
 
 
@@ -218,6 +226,33 @@ def _result(data: bytes) -> dict[str, Any]:
         "config": manifest.config.to_json(),
         "layers": [layer.to_json() for layer in manifest.layers],
     }
+
+
+# Asking again.
+
+
+def locked_quantization(lock: Lock, variant: str) -> Quantization | None:
+    """How a variant of a lock is quantized; None for one that is not, or that it does not have.
+
+    Raises :class:`UsageError` for options that this mbuild cannot read.
+    """
+    fields = lock.inputs["options"]["quantize"].get(variant)
+    if fields is None:
+        return None
+    given = {row.name: fields[field] for field, row in OPTIONS.items() if field in fields}
+    given[_IMATRIX] = next(iter(given.get(_IMATRIX) or ()), None)
+    return Quantization.parse(variant, given)
+
+
+def locked_request(lock: Lock, target: Target, source: Script) -> BuildRequest:
+    """The request for one target, with the lock's options for what all targets share."""
+    options = lock.inputs["options"]
+    draft = options["draft_quantize"]
+    if draft is not None:
+        from mbuild.quant.choose.types import file_type
+
+        draft = file_type(draft)
+    return BuildRequest((target,), source, options["outtype"], options["pre"], draft)
 
 
 # Comparing.
@@ -287,14 +322,19 @@ def _flat_source(source: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _flat_quantization(variant: str, fields: Mapping[str, Any]) -> dict[Place, str]:
+    """The options of a variant; one that the lock does not have yet has its default."""
     flat = {}
-    for name, item in fields.items():
-        label = f"{_variant(variant)} --{name.replace('_', '-')}"
-        if name == "imatrix" and item is not None:
+    for field, option in OPTIONS.items():
+        label, item = f"{_variant(variant)} {option.flag}", fields.get(field)
+        if field == _IMATRIX and item is not None:
             for file, digest in item.items():
                 flat[Place("", -1, f"{label} {file}")] = str(digest)
         else:
-            flat[Place("", -1, label)] = json.dumps(item)
+            value = option.default if item is None else option.parse(item)
+            flat[Place("", -1, label)] = json.dumps(option.write(value))
+    for name, item in fields.items():
+        if name not in OPTIONS:
+            flat[Place("", -1, f"{_variant(variant)} --{name}")] = json.dumps(item)
     return flat
 
 

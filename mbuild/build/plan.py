@@ -12,6 +12,7 @@ from mbuild.build.sources.values import (
     GGUFDirectory,
     GGUFSource,
     ModelSource,
+    SourceFile,
     StoredModel,
 )
 from mbuild.build.steps import (
@@ -24,48 +25,34 @@ from mbuild.build.steps import (
     MergeGGUF,
     MergeParameters,
     PutLayer,
-    Quantization,
     Quantize,
     Role,
 )
 from mbuild.build.steps.origins import CheckpointOrigin, GGUFOrigin, LayerOrigin, Origin
 from mbuild.core import gojson
 from mbuild.core.errors import UnsupportedError, UsageError
+from mbuild.quant.choose.options import Quantization
 from mbuild.store import Layer
 from mbuild.store.media import LICENSE, MEDIA_TYPES, MESSAGES, MODEL, PARAMS, SYSTEM, TEMPLATE, Rule
 
 if TYPE_CHECKING:
     from mbuild.build.graph import Step
+    from mbuild.build.request import BuildRequest
     from mbuild.core.digest import Digest
-    from mbuild.language.recipe import Recipe
+    from mbuild.language.recipe import Recipe, Turn
 
 
 class Sources(NamedTuple):
     """What the instructions that name files and models mean.
 
     ``models`` is one model of the store, or all the files that FROM lines name
-    (a model and its projectors).
+    (a model and its projectors). ``imatrices`` are the importance matrices by their names.
     """
 
     models: tuple[ModelSource, ...]
     adapters: tuple[AdapterSource, ...] = ()
     drafts: tuple[DraftSource, ...] = ()
-
-
-class Options(NamedTuple):
-    """What the command line adds to the Modelfile.
-
-    ``outtype`` and ``pre`` are those of llama.cpp's converter: the type of a
-    converted checkpoint's matrices, and its pre-tokenizer's name. Each of
-    ``quantizations`` gives a model of its own; none gives one unquantized.
-    ``draft_quantization`` is what becomes of the drafts, the same in all of them.
-    """
-
-    link: bool = False
-    outtype: str = "auto"
-    pre: str | None = None
-    quantizations: tuple[Quantization, ...] = ()
-    draft_quantization: Quantization | None = None
+    imatrices: Mapping[str, SourceFile] = {}
 
 
 class Plan(NamedTuple):
@@ -75,22 +62,27 @@ class Plan(NamedTuple):
     base: StoredModel | None
 
 
-def plan(recipe: Recipe, sources: Sources, options: Options) -> tuple[Plan, ...]:
-    """The steps that build each variant, in Ollama's order of layers.
+def plan(recipe: Recipe, sources: Sources, request: BuildRequest) -> tuple[Plan, ...]:
+    """The steps that build each target, in Ollama's order of layers.
 
-    Variants of one source share its origin, so that it is read once for all.
+    Targets of one source share its origin, so that it is read once for all.
     Raises :class:`UsageError` when a draft shall be quantized and there is none.
     """
-    if options.draft_quantization is not None and not sources.drafts:
+    if request.draft_quantize is not None and not sources.drafts:
         raise UsageError("--draft-quantize requires a DRAFT model")
-    drafts = tuple(_draft(draft, options) for draft in sources.drafts)
+    drafts = tuple(_draft(draft, request) for draft in sources.drafts)
     base = next((source for source in sources.models if isinstance(source, StoredModel)), None)
-    if not options.quantizations:
-        return (_plan(recipe, sources, options, base, drafts),)
-    origin = _model_origin(sources, base, options)
-    quantized = [Quantize(origin, quantization) for quantization in options.quantizations]
-    once = _Once() if len(quantized) > 1 else None
-    return tuple(_plan(recipe, sources, options, base, drafts, step, once) for step in quantized)
+    wanted = [target.quantization for target in request.targets]
+    origin = _model_origin(sources, base, request) if any(wanted) else None
+    once = _Once() if len(wanted) > 1 else None
+    plans = []
+    for each in wanted:
+        step = None
+        if each is not None and origin is not None:
+            imatrix = sources.imatrices[each.imatrix] if each.imatrix else None
+            step = Quantize(origin, each, imatrix=imatrix)
+        plans.append(_plan(recipe, sources, request, base, drafts, step, once))
+    return tuple(plans)
 
 
 class _Once:
@@ -116,7 +108,7 @@ def _each(step: Step) -> Step:
 def _plan(
     recipe: Recipe,
     sources: Sources,
-    options: Options,
+    request: BuildRequest,
     base: StoredModel | None,
     drafts: tuple[Step, ...],
     quantized: Quantize | None = None,
@@ -126,7 +118,7 @@ def _plan(
 
     With ``once`` there are several: what depends on the variant has its name in its label.
     """
-    variant = quantized.quantization.file_type if quantized and once else ""
+    variant = quantized.target if quantized and once else ""
     share = once or _each
     entries = _Entries(base)
     if quantized is not None and base is not None:
@@ -135,13 +127,13 @@ def _plan(
         if quantized is not None and number == 0:
             entries.append(quantized)
         else:
-            entries.append(share(_weights(source, Role.MODEL, options)))
+            entries.append(share(_weights(source, Role.MODEL, request)))
     models = entries.steps()
     detected = (DetectTemplate(models[:1], variant),) if base is None else ()
     for template in detected:
         entries.put(template, TEMPLATE)
     adapters = tuple(
-        share(_adapter(adapter, entries, options, variant)) for adapter in sources.adapters
+        share(_adapter(adapter, entries, request, variant)) for adapter in sources.adapters
     )
     for step in (*adapters, *drafts):
         entries.append(step)
@@ -151,20 +143,20 @@ def _plan(
     return Plan(AssembleManifest(config, entries.all(), variant), base)
 
 
-def _model_origin(sources: Sources, base: StoredModel | None, options: Options) -> Origin:
+def _model_origin(sources: Sources, base: StoredModel | None, request: BuildRequest) -> Origin:
     """What is quantized: the model's weights, never a projector or an adapter."""
     if base is not None:
         layers = base.manifest.of_kind(MODEL)
         if len(layers) != 1:
             raise UnsupportedError(f"{base.name} has {len(layers)} layers of weights, not one")
         return LayerOrigin(layers[0], base.aliases.get(layers[0].digest))
-    return _origin(_files(sources.models)[0], options)
+    return _origin(_files(sources.models)[0], request)
 
 
-def _origin(source: GGUFSource | CheckpointSource, options: Options) -> Origin:
+def _origin(source: GGUFSource | CheckpointSource, request: BuildRequest) -> Origin:
     """The weights of a source, to be quantized."""
     if isinstance(source, CheckpointSource):
-        return CheckpointOrigin(source, options.outtype, options.pre)
+        return CheckpointOrigin(source, request.outtype, request.pre)
     return GGUFOrigin(source.files)
 
 
@@ -226,13 +218,13 @@ def _add_texts(
         merged = MergeParameters(recipe.parameters, base, detected, variant if detected else "")
         entries.put(share(merged), PARAMS)
     if recipe.messages:
-        messages = [_message(*message) for message in recipe.messages]
+        messages = [_message(turn) for turn in recipe.messages]
         text = gojson.dumps(messages).decode()
         entries.put(share(PutLayer(MESSAGES, text)), MESSAGES)
 
 
-def _message(role: str, content: str, further: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    return {"role": role, "content": content, **(further or {})}
+def _message(turn: Turn) -> dict[str, Any]:
+    return {"role": turn.role, "content": turn.content, **turn.further}
 
 
 def _digest(text: str) -> Digest:
@@ -252,26 +244,26 @@ def _files(models: Sequence[ModelSource]) -> list[GGUFSource | CheckpointSource]
     return files
 
 
-def _weights(source: GGUFSource | CheckpointSource, role: Role, options: Options) -> Step:
+def _weights(source: GGUFSource | CheckpointSource, role: Role, request: BuildRequest) -> Step:
     """The step that makes a layer of weights."""
     if isinstance(source, CheckpointSource):
-        return ConvertCheckpoint(source, options.outtype, options.pre, role)
+        return ConvertCheckpoint(source, request.outtype, request.pre, role)
     if len(source.files) > 1:
         return MergeGGUF(source.files, role)
-    return ImportGGUF(source.files[0], role, options.link)
+    return ImportGGUF(source.files[0], role, request.link)
 
 
-def _draft(source: DraftSource, options: Options) -> Step:
+def _draft(source: DraftSource, request: BuildRequest) -> Step:
     """The step that makes a draft's layer."""
-    if options.draft_quantization is None:
-        return _weights(source, Role.DRAFT, options)
-    return Quantize(_origin(source, options), options.draft_quantization, Role.DRAFT)
+    if request.draft_quantize is None:
+        return _weights(source, Role.DRAFT, request)
+    return Quantize(_origin(source, request), Quantization(request.draft_quantize), Role.DRAFT)
 
 
-def _adapter(source: AdapterSource, entries: _Entries, options: Options, variant: str) -> Step:
+def _adapter(source: AdapterSource, entries: _Entries, request: BuildRequest, variant: str) -> Step:
     """The step that makes an adapter's layer; a PEFT adapter is checked against the base."""
     if isinstance(source, GGUFSource):
-        return _weights(source, Role.ADAPTER, options)
+        return _weights(source, Role.ADAPTER, request)
     inherited = entries.inherited(MODEL)
     if inherited:
         return ConvertAdapter(source, inherited[0], ())

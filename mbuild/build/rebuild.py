@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from mbuild.build.history import BuildRecord
     from mbuild.build.plan import Plan, Sources
-    from mbuild.build.request import Gate, Request
+    from mbuild.build.prepare import Build, Gate
     from mbuild.build.sources.values import StoredModel
     from mbuild.core.events import BuildEvent
     from mbuild.store import StoredManifest
@@ -65,19 +65,22 @@ class Rebuilt(NamedTuple):
 
 
 def rebuild(
-    request: Request, stored: StoredManifest, store: Store
+    wanted: Build, stored: StoredManifest, store: Store
 ) -> Generator[BuildEvent, None, Rebuilt]:
-    """Build ``stored`` again as ``request`` says, and compare; yields the build's events.
+    """Build ``stored`` again as ``wanted`` says, and compare; yields the build's events.
 
     Raises what a build raises, and :class:`StoreError` where the disk has no room.
     """
-    request = request._replace(names=(stored.name,), variant_names=(), use_cache=False, named=True)
+    (target,) = wanted.request.targets
+    target = target._replace(names=(stored.name,))
+    request = wanted.request._replace(targets=(target,), named=True)
+    wanted = wanted._replace(request=request, use_cache=False)
     with store.reading():
         store.prepare()
         with temporary_folder(store.private / "tmp") as folder:
             scratch = Store(folder / "store")
-            gate = _Borrowing(store, scratch, stored, request.gate)
-            yield from build(request._replace(gate=gate), scratch)
+            gate = _Borrowing(store, scratch, stored, wanted.gate)
+            yield from build(wanted._replace(gate=gate), scratch)
             again = scratch.manifests.read(stored.name)
             return Rebuilt(
                 str(stored.name),

@@ -16,15 +16,15 @@ from mbuild.store.records import DESCRIPTION
 
 if TYPE_CHECKING:
     from mbuild.build.explain import Described, Explanation
-    from mbuild.build.request import Request
+    from mbuild.build.prepare import Build
     from mbuild.store import Store
 
 
 class Recorder:
     """Follows one build from its start, and adds it to the log at its end."""
 
-    def __init__(self, request: Request, store: Store) -> None:
-        self._request = request
+    def __init__(self, wanted: Build, store: Store) -> None:
+        self._wanted = wanted
         self._store = store
         self._history = History(store)
         self._id = new_id()
@@ -43,7 +43,7 @@ class Recorder:
         """Why each step ran that ran, in the build's order; looked up when first asked for."""
         if self._reasons is None:
             order = in_order(self._targets)
-            self._reasons = _why(self._request, order, self._outcome, self._store, self._history)
+            self._reasons = _why(self._wanted, order, self._outcome, self._store, self._history)
         return self._reasons
 
     @property
@@ -59,13 +59,13 @@ class Recorder:
             self._id,
             self._time,
             time.monotonic() - self.clock,
-            self._request.all_names,
+            self._wanted.request,
             models,
             result,
             error,
-            self._request.script,
             tuple(self._step(step, places)._replace(materials=step.materials) for step in order),
             __version__,
+            tuple(places[target] for target in self._targets),
         )
         self._history.append(record)
 
@@ -106,11 +106,6 @@ class Recorder:
         )
 
 
-def ancestor(request: Request, history: History) -> BuildRecord | None:
-    """The build that a request's is compared with; a build without names has only a Modelfile."""
-    return history.last_of(request.all_names if request.named else (), request.script)
-
-
 def described(record: BuildRecord, store: Store) -> list[Described]:
     """The steps of an earlier build with what was hashed for their keys, where it is kept."""
     from mbuild.build.explain import Described
@@ -123,7 +118,7 @@ def described(record: BuildRecord, store: Store) -> list[Described]:
 
 
 def _why(
-    request: Request, order: Sequence[Step], outcome: Outcome, store: Store, history: History
+    wanted: Build, order: Sequence[Step], outcome: Outcome, store: Store, history: History
 ) -> dict[Step, Reason]:
     """The reasons of the steps that ran: what differs from the last build of the model."""
     ran = [step for step in order if step in outcome.ran]
@@ -131,7 +126,7 @@ def _why(
         return {}
     from mbuild.build.explain import Described, Explanation, explain
 
-    before = ancestor(request, history)
+    before = history.last_of(wanted.request)
     steps = [step for step in order if step in outcome.results]
     if before is None:
         rows = dict.fromkeys(ran, Explanation(note=Note(Cause.FIRST)))
@@ -147,11 +142,11 @@ def _why(
         ]
         found = explain(new, described(before, store), store)
         rows = dict(zip(steps, found, strict=True))
-    return {step: _reason(step, rows[step], request) for step in ran}
+    return {step: _reason(step, rows[step], wanted) for step in ran}
 
 
-def _reason(step: Step, why: Explanation, request: Request) -> Reason:
+def _reason(step: Step, why: Explanation, wanted: Build) -> Reason:
     """Why a step ran; where nothing differs, perhaps because no result was to be used."""
-    if not why.changes and not request.use_cache and why.causes() != (Cause.FIRST,):
+    if not why.changes and not wanted.use_cache and why.causes() != (Cause.FIRST,):
         why = why._replace(note=Note(Cause.NO_CACHE))
     return Reason(step.label, why.texts(), why.causes())

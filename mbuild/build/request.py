@@ -1,190 +1,293 @@
-"""What is to be built: a recipe, where its paths lead, what to name the result."""
+"""All that a build is asked, as a value: it is written down as JSON and asked again from that."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from mbuild import __version__
-from mbuild.build.history import keep_modelfile, modelfile_text
-from mbuild.build.plan import Options, Plan, Sources, plan
-from mbuild.build.sources.values import ModelSource, StoredModel
 from mbuild.core.digest import Digest
-from mbuild.core.errors import (
-    MbuildError,
-    MissingFileError,
-    ModelfileError,
-    NameNotFoundError,
-    SourceError,
-    UsageError,
-)
-from mbuild.language.recipe import RECIPE_VERSION, Recipe, Reference
-from mbuild.store.records import RECIPE
+from mbuild.core.errors import FormatError, MbuildError
+from mbuild.core.names import ModelName
+from mbuild.quant.choose.options import Quantization, spelled
 
 if TYPE_CHECKING:
-    from mbuild.build.history import Script
-    from mbuild.build.sources.resolve import Context
-    from mbuild.core.names import ModelName
-    from mbuild.store import Store
+    from collections.abc import Callable
 
-SourceT = TypeVar("SourceT")
+    from mbuild.quant.choose.types import FileType
 
+FORMAT = 1
+"""Counts up when requests of another shape are written."""
 
-class Gate(Protocol):
-    """Looks at a build twice and may refuse it, by raising a :class:`MbuildError`."""
+OUTTYPE = "auto"
+"""The type of a converted checkpoint's matrices when nobody names one."""
 
-    def before(self, sources: Sources, plans: Sequence[Plan]) -> None:
-        """Everything is found, nothing has run."""
-
-    def after(self, manifests: Sequence[bytes]) -> None:
-        """Every variant is built (their manifests' bytes), none has a name."""
+T = TypeVar("T")
 
 
-class Request(NamedTuple):
-    """One build: what is asked for, where its paths lead, and what to name the result.
+class Script(NamedTuple):
+    """The Modelfile that asks, on the disk of whoever builds.
 
-    ``warnings`` are shown before the build starts. ``script`` is what a person
-    wrote, for the log of builds; a program's request has none. Where ``named`` is
-    False the names are only what to call the build.
+    ``text`` is the digest of its bytes, which the cache keeps; ``folder`` is where its
+    paths start, ``directory`` where those of the options start (an importance matrix).
     """
 
-    recipe: Recipe
-    context: Context
+    name: str
+    text: Digest
+    folder: str
+    directory: str = ""
+
+
+class Posted(NamedTuple):
+    """The request to the API that asks: no path of a disk is in it.
+
+    ``recipe`` is the digest of the recipe's JSON, which the cache keeps. The files are
+    uploaded blobs by the names that the client gave them; ``folder`` is the name of the
+    directory that the files of a checkpoint make.
+    """
+
+    recipe: Digest
+    folder: str
+    files: Mapping[str, Digest] = {}
+    adapters: Mapping[str, Digest] = {}
+    drafts: Mapping[str, Digest] = {}
+    imatrices: Mapping[str, Digest] = {}
+
+    @property
+    def blobs(self) -> Mapping[Digest, str]:
+        """Every blob that it names, with the client's name for it."""
+        parts = (self.files, self.adapters, self.drafts, self.imatrices)
+        return {digest: name for part in parts for name, digest in part.items()}
+
+
+class Target(NamedTuple):
+    """One model to be: the names that it gets, and how it is quantized, if it is."""
+
     names: tuple[ModelName, ...]
-    options: Options = Options()
-    use_cache: bool = True
-    warnings: tuple[str, ...] = ()
-    variant_names: tuple[tuple[ModelName, ...], ...] = ()
-    script: Script | None = None
-    gate: Gate | None = None
+    quantization: Quantization | None = None
+
+    @property
+    def variant(self) -> str:
+        """Which of a build's variants it is: the file type, empty where it is not quantized."""
+        return self.quantization.file_type.name if self.quantization else ""
+
+    def flags(self) -> Iterator[tuple[str, str]]:
+        """The options that quantize it, with their values, as a command line has them."""
+        if self.quantization is None:
+            return
+        yield "--quantize", spelled(self.quantization.file_type.name)
+        yield from self.quantization.flags()
+
+    def to_json(self) -> dict[str, Any]:
+        """For :meth:`from_json`."""
+        quantize = self.quantization.to_json() if self.quantization else None
+        return _said({"names": [str(name) for name in self.names], "quantize": quantize})
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Target:
+        """Read :meth:`to_json`'s value."""
+        fields = _Fields(value, "a target")
+        names = tuple(ModelName.parse(_text(name)) for name in _list(fields.pop("names", [])))
+        quantize = fields.pop("quantize", None)
+        fields.end()
+        return cls(names, None if quantize is None else Quantization.from_json(quantize))
+
+
+class BuildRequest(NamedTuple):
+    """What is asked: by which text, for which models, with which options.
+
+    ``source`` is None for a program that has its recipe from elsewhere; such a build
+    cannot be asked again. ``outtype`` and ``pre`` are those of llama.cpp's converter: the
+    type of a converted checkpoint's matrices, and its pre-tokenizer's name.
+    ``draft_quantize`` is the type of the drafts, the same for all targets; ``link`` asks for
+    hard links instead of copies. Where ``named`` is False the models get no names: those of
+    the targets are only what to call them.
+    """
+
+    targets: tuple[Target, ...]
+    source: Script | Posted | None = None
+    outtype: str = OUTTYPE
+    pre: str | None = None
+    draft_quantize: FileType | None = None
+    link: bool = False
     named: bool = True
 
     @property
-    def all_names(self) -> tuple[str, ...]:
-        """Every name that the build gives."""
-        groups = self.variant_names or (self.names,)
-        return tuple(str(name) for group in groups for name in group)
+    def script(self) -> Script | None:
+        """The Modelfile, if it is one that asks."""
+        return self.source if isinstance(self.source, Script) else None
 
-    def names_of(self, variant: int) -> tuple[ModelName, ...]:
-        """The names of one variant; ``variant_names`` where there are several."""
-        return self.variant_names[variant] if self.variant_names else self.names
+    @property
+    def names(self) -> tuple[ModelName, ...]:
+        """Every name that the build gives, target by target."""
+        return tuple(name for target in self.targets for name in target.names)
 
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The targets' file types, in order."""
+        return tuple(target.variant for target in self.targets)
 
-def read_recipe(data: bytes, filename: str, store: Store) -> tuple[Recipe, tuple[str, ...]]:
-    """Parse and check a Modelfile; returns what it asks for, and warnings.
+    def names_by_place(self, places: Sequence[int]) -> dict[int, tuple[str, ...]]:
+        """The names that the steps at some places give: there is one place for each target.
 
-    What a text without errors came to is remembered, so that a build with
-    nothing to do loads no grammar. Raises :class:`ModelfileError`.
-    """
-    key = hashlib.sha256(f"{RECIPE_VERSION} {__version__} {filename}\0".encode() + data).hexdigest()
-    remembered = store.cache.get(RECIPE, key)
-    if remembered is not None:
-        with suppress(ValueError, TypeError):
-            recipe, texts = remembered
-            return Recipe.from_json(recipe), tuple(texts)
-    from mbuild.lint import check
+        Targets that come out of one step share its place. A build that failed early has none.
+        """
+        found: dict[int, tuple[str, ...]] = {}
+        for place, target in zip(places, self.targets, strict=False):
+            found[place] = (*found.get(place, ()), *map(str, target.names))
+        return found
 
-    modelfile, problems = check(data, filename)
-    asked, warnings = Recipe.of(modelfile), tuple(problem.message for problem in problems)
-    store.cache.put(RECIPE, key, [asked.to_json(), warnings])
-    keep_modelfile(data, store)
-    return asked, warnings
+    def flags(self, target: Target | None = None) -> list[tuple[str, str]]:
+        """The options that say something, as a command line has them, each flag with its value.
 
+        An option without a value has an empty text. With ``target`` those that decide its
+        weights, else all.
+        """
+        wanted = self.targets if target is None else (target,)
+        found = dict.fromkeys(flag for each in wanted for flag in each.flags())
+        if self.outtype != OUTTYPE:
+            found["--outtype", self.outtype] = None
+        if self.pre is not None:
+            found["--pre", self.pre] = None
+        if target is None:
+            if self.draft_quantize is not None:
+                found["--draft-quantize", spelled(self.draft_quantize.name)] = None
+            if self.link:
+                found["--link", ""] = None
+        return list(found)
 
-def check_unasked_names(request: Request, store: Store) -> None:
-    """Refuse to replace what nobody named: raises :class:`UsageError`.
+    def to_json(self) -> dict[str, Any]:
+        """The request as JSON, for :meth:`from_json`; what says nothing is left out."""
+        value = {
+            "request": FORMAT,
+            **_source_to_json(self.source),
+            "targets": [target.to_json() for target in self.targets],
+            "outtype": None if self.outtype == OUTTYPE else self.outtype,
+            "pre": self.pre,
+            "draft_quantize": self.draft_quantize.name if self.draft_quantize else None,
+            "link": self.link or None,
+            "named": None if self.named else False,
+        }
+        return _said(value)
 
-    A build without ``-t`` takes its folder's name if that is free, or if the model that
-    has it was built from this very Modelfile.
-    """
-    from mbuild.build.history import History
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> BuildRequest:
+        """Read :meth:`to_json`'s value.
 
-    for number in range(max(1, len(request.variant_names))):
-        for name in request.names_of(number):
-            stored = store.manifests.resolve(name)
-            data = store.manifests.read_bytes(stored)
-            if data is None or request.script is None:
-                continue
-            if not History(store).made_from(request.script, str(name), Digest.of(data)):
-                raise UsageError(
-                    f"the store has a model {stored} that was not built from this Modelfile",
-                    hint=f"name the result with -t NAME; -t {name} replaces that model",
-                )
+        Raises :class:`FormatError` for anything else, for a field that nobody knows (it
+        would change what is asked) and for a request of a later format.
+        """
+        try:
+            return cls._from_json(value)
+        except FormatError:
+            raise
+        except (MbuildError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            raise FormatError(f"not a build request: {reason}") from None
 
-
-def plans_of(request: Request, store: Store) -> tuple[Plan, ...]:
-    """The graph of each variant; raises what cannot be resolved."""
-    try:
-        sources = resolve(request.recipe, request.context)
-    except MbuildError as error:
-        if request.script is not None:
-            _locate(error, request.script, store)
-        raise
-    plans = plan(request.recipe, sources, request.options)
-    if request.gate is not None:
-        request.gate.before(sources, plans)
-    return plans
-
-
-def resolve(recipe: Recipe, context: Context) -> Sources:
-    """Find what the instructions name; one error is raised as it is, several together."""
-    errors: list[MbuildError] = []
-
-    def each(items: Sequence[Reference], find: Callable[[str], SourceT]) -> tuple[SourceT, ...]:
-        found = []
-        for item in items:
-            try:
-                found.append(find(item.value))
-            except MbuildError as error:
-                hidden = items is recipe.models and item is not items[-1]
-                if not (hidden and isinstance(error, (MissingFileError, NameNotFoundError))):
-                    errors.append(_placed(error, item))
-        return tuple(found)
-
-    models = each(recipe.models, context.model)
-    adapters = each(recipe.adapters, context.adapter)
-    drafts = each(recipe.drafts, context.draft)
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise ModelfileError([error.problem for error in errors])
-    return Sources(_one_kind(models, recipe.models), adapters, drafts)
-
-
-def _locate(error: MbuildError, script: Script, store: Store) -> None:
-    """Put the Modelfile's name, and its line where the text is known, into an error."""
-    from mbuild.language.parser import decode
-
-    data = modelfile_text(script.text, store)
-    text = "" if data is None else decode(data)
-    if isinstance(error, ModelfileError):
-        error.problems = tuple(problem.located(text, script.name) for problem in error.problems)
-    if error.problem is not None:
-        error.problem = error.problem.located(text, script.name)
+    @classmethod
+    def _from_json(cls, value: Mapping[str, Any]) -> BuildRequest:
+        fields = _Fields(value, "a build request")
+        number = fields.pop("request")
+        if isinstance(number, int) and number > FORMAT:
+            raise FormatError(
+                f"a build request of format {number}; this mbuild knows {FORMAT}",
+                hint="use a newer mbuild",
+            )
+        if number != FORMAT:
+            raise ValueError(f"its format is {number!r}")
+        source = _source_from_json(fields.pop("modelfile", None), fields.pop("posted", None))
+        targets = tuple(Target.from_json(target) for target in _list(fields.pop("targets")))
+        outtype, pre = fields.pop("outtype", OUTTYPE), fields.pop("pre", None)
+        draft = fields.pop("draft_quantize", None)
+        link, named = fields.pop("link", False), fields.pop("named", True)
+        fields.end()
+        if not (isinstance(link, bool) and isinstance(named, bool)):
+            raise TypeError("'link' and 'named' are true or false")
+        pre = None if pre is None else _text(pre)
+        return cls(targets, source, _text(outtype), pre, _file_type(draft), link, named)
 
 
-def _one_kind(
-    models: tuple[ModelSource, ...], named: Sequence[Reference]
-) -> tuple[ModelSource, ...]:
-    """Of several FROM lines: the last model of the store, or all files."""
-    stored = [source for source in models if isinstance(source, StoredModel)]
-    if not stored:
-        return models
-    if len(stored) != len(models):
-        error = SourceError(
-            f"FROM names both the model {stored[-1].name} and a file",
-            hint="keep the one to build from",
-        )
-        raise _placed(error, named[-1])
-    return (stored[-1],)
+def _said(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that are not null."""
+    return {key: item for key, item in value.items() if item is not None}
 
 
-def _placed(error: MbuildError, item: Reference) -> MbuildError:
-    """The error with its place in the Modelfile."""
-    from mbuild.language.instructions import Problem, Span
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.64} is not a text")
+    return value
 
-    span = Span(*item.span) if item.span else None
-    error.problem = Problem(error.message, span, suggestion=error.hint)
-    return error
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r:.64} is not a list")
+    return value
+
+
+def _file_type(text: Any) -> FileType | None:
+    if text is None:
+        return None
+    from mbuild.quant.choose.types import file_type
+
+    return file_type(_text(text))
+
+
+class _Fields:
+    """The fields of a JSON object, each to be asked for once; what is left is an error."""
+
+    def __init__(self, value: Any, what: str) -> None:
+        if not isinstance(value, Mapping):
+            raise TypeError(f"{what} is a JSON object, not {value!r:.64}")
+        self._rest = dict(value)
+        self._what = what
+
+    def pop(self, *arguments: Any) -> Any:
+        """As a dict's."""
+        return self._rest.pop(*arguments)
+
+    def each(self, name: str, parse: Callable[[Any], T]) -> dict[str, T]:
+        """A field that is an object, each of its values parsed; empty where it is missing."""
+        return {_text(key): parse(item) for key, item in self.pop(name, {}).items()}
+
+    def end(self) -> None:
+        """Raise :class:`FormatError` for the first field that nobody asked for."""
+        for name in self._rest:
+            raise FormatError(
+                f"{self._what} has no field {name!r:.64}",
+                hint="a newer mbuild may have written it; leaving the field out would ask for"
+                " something else",
+            )
+
+
+_FILES = ("files", "adapters", "drafts", "imatrices")
+
+
+def _source_to_json(source: Script | Posted | None) -> dict[str, Any]:
+    if source is None:
+        return {}
+    if isinstance(source, Script):
+        said = {**source._asdict(), "text": str(source.text)}
+        return {"modelfile": {key: text for key, text in said.items() if text}}
+    value: dict[str, Any] = {"recipe": str(source.recipe), "folder": source.folder}
+    for name in _FILES:
+        digests = {file: str(digest) for file, digest in getattr(source, name).items()}
+        value |= {name: digests} if digests else {}
+    return {"posted": value}
+
+
+def _source_from_json(modelfile: Any, posted: Any) -> Script | Posted | None:
+    if modelfile is not None and posted is not None:
+        raise ValueError("it has both 'modelfile' and 'posted'")
+    if modelfile is not None:
+        fields = _Fields(modelfile, "a request's Modelfile")
+        name, text = _text(fields.pop("name", "")), Digest.parse(fields.pop("text"))
+        folder, directory = (_text(fields.pop(each, "")) for each in ("folder", "directory"))
+        fields.end()
+        return Script(name, text, folder, directory)
+    if posted is not None:
+        fields = _Fields(posted, "a posted request")
+        recipe, folder = Digest.parse(fields.pop("recipe")), _text(fields.pop("folder"))
+        files = [fields.each(name, Digest.parse) for name in _FILES]
+        fields.end()
+        return Posted(recipe, folder, *files)
+    return None

@@ -11,19 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from mbuild.build.build import build
-from mbuild.build.history import Script
-from mbuild.build.plan import Options
-from mbuild.build.request import Request, check_unasked_names, read_recipe
+from mbuild.build.prepare import Build, check_unasked_names, read_recipe
+from mbuild.build.request import BuildRequest, Script
 from mbuild.build.sources.resolve import LocalContext
 from mbuild.cli.common import TemplateType, open_store, read_limited, say_reading, store_option
 from mbuild.cli.progress import failures, follow
-from mbuild.cli.quantizing import (
-    distinct,
-    draft_quantization,
-    quantizations,
-    quantize_options,
-    variant_names,
-)
+from mbuild.cli.quantizing import file_type_of, quantize_options, targets
 from mbuild.core.digest import Digest
 from mbuild.core.errors import MissingFileError, SourceError, UsageError
 from mbuild.core.events import BuildEvent, BuildFinished, ModelBuilt
@@ -128,7 +121,7 @@ def asked_for(
     threads: int | None,
     hash_files: bool = False,
     **quantizing: Any,
-) -> tuple[Request, Store]:
+) -> tuple[Build, Store]:
     """What the options of :func:`build_options` ask for, and the store.
 
     ``hash_files``: read files whose digest is not remembered, so that it is known
@@ -138,40 +131,29 @@ def asked_for(
         from mbuild.work.cores import use_threads
 
         use_threads(threads)
-    given = {**quantizing, "outtype": outtype.lower(), "pre": pre, "link": link}
     modelfile = read_modelfile(file, folder)
     opened = open_store(ctx, store)
     recipe, warnings = read_recipe(modelfile.data, modelfile.name, opened)
-    context = LocalContext(modelfile.folder, opened, hash_files=hash_files, on_read=say_reading)
-    draft = draft_quantization(quantizing.pop("draft_quantize"))
-    quantizing["quantize"] = distinct(quantizing["quantize"])
-    default = "" if names else _default_name(context_folder(folder))
-    variants = variant_names(names, quantizing["quantize"], default)
-    quants = quantizations(context.named_file, **quantizing)
-    request = Request(
-        recipe,
-        context,
-        variants[0],
-        Options(link, outtype.lower(), pre, quants, draft),
-        use_cache=not no_cache,
-        warnings=warnings,
-        variant_names=variants,
-        script=_script(modelfile, given),
+    request = BuildRequest(
+        targets(names, lambda: _default_name(context_folder(folder)), quantizing),
+        script_of(modelfile),
+        outtype.lower(),
+        pre,
+        file_type_of(quantizing["draft_quantize"]),
+        link,
     )
-    return request, opened
+    context = LocalContext(modelfile.folder, opened, hash_files=hash_files, on_read=say_reading)
+    wanted = Build(request, recipe, context, use_cache=not no_cache, warnings=warnings)
+    return wanted, opened
 
 
-_DEFAULTS = {"outtype": "auto", "recipe": "llama.cpp"}
-
-
-def _script(modelfile: ModelfileText, options: Mapping[str, Any]) -> Script:
-    """What the log keeps of a command line: the Modelfile, and the options that say something."""
-    said = {k: v for k, v in options.items() if v and v != _DEFAULTS.get(k)}
+def script_of(modelfile: ModelfileText) -> Script:
+    """What the log keeps of a Modelfile, and where the command's own paths start."""
     directory = ""
     with suppress(OSError):  # it was removed
         directory = str(Path.cwd())
     folder = str(modelfile.folder.absolute())
-    return Script(modelfile.name, Digest.of(modelfile.data), folder, said, directory)
+    return Script(modelfile.name, Digest.of(modelfile.data), folder, directory)
 
 
 @click.command("build", epilog=EPILOG)
@@ -203,19 +185,17 @@ def build_command(
     """
     style = "quiet" if quiet else progress
     with failures(style):
-        request, store = _request(ctx, options, locked=locked)
+        wanted, store = _wanted(ctx, options, locked=locked)
         if dry_run:
             from mbuild.build.forecast import forecast
             from mbuild.cli.preview import show_steps
 
-            show_steps(forecast(request, store), "json" if style == "json" else "text")
+            show_steps(forecast(wanted, store), "json" if style == "json" else "text")
         else:
-            run(request, store, style)
+            run(wanted, store, style)
 
 
-def _request(
-    ctx: click.Context, options: Mapping[str, Any], *, locked: bool
-) -> tuple[Request, Store]:
+def _wanted(ctx: click.Context, options: Mapping[str, Any], *, locked: bool) -> tuple[Build, Store]:
     """What is asked for; with ``locked`` what the lock file says, held to it."""
     stdin = from_stdin(options["file"], options["folder"])
     if locked and not stdin:
@@ -223,21 +203,21 @@ def _request(
 
         modelfile = Path(options["file"] or context_folder(options["folder"]) / "Modelfile")
         options = with_locked_options(ctx, options, modelfile)
-    request, store = asked_for(ctx, hash_files=locked, **options)
+    wanted, store = asked_for(ctx, hash_files=locked, **options)
     if not options["names"]:
-        check_unasked_names(request, store)
+        check_unasked_names(wanted.request, store)
     if locked:
         from mbuild.cli.locked import held_to_lock
 
-        request = held_to_lock(request, store, stdin=stdin)
-    return request, store
+        wanted = held_to_lock(wanted, store, stdin=stdin)
+    return wanted, store
 
 
-def run(request: Request, store: Store, style: str) -> None:
+def run(wanted: Build, store: Store, style: str) -> None:
     """Build, showing it; raises what the build raises, and :class:`Interrupted` for a signal."""
     names: list[str] = []
     try:
-        follow(_watched(build(request, store), request, store, names), style)
+        follow(_watched(build(wanted, store), wanted.request, store, names), style)
     except KeyboardInterrupt:
         from mbuild.cli.endings import interrupted
 
@@ -245,14 +225,17 @@ def run(request: Request, store: Store, style: str) -> None:
 
 
 def _watched(
-    events: Generator[BuildEvent, None, None], request: Request, store: Store, names: list[str]
+    events: Generator[BuildEvent, None, None],
+    request: BuildRequest,
+    store: Store,
+    names: list[str],
 ) -> Generator[BuildEvent, None, None]:
     """The events; ``names`` fills with the models that are there, and a note comes at the end."""
     with closing(events):
         for event in events:
             if isinstance(event, ModelBuilt):
                 names.append(event.name)
-            elif isinstance(event, BuildFinished) and len(request.variant_names) > 1:
+            elif isinstance(event, BuildFinished) and len(request.targets) > 1:
                 from mbuild.cli.endings import left_behind
 
                 yield from left_behind(request, store)

@@ -22,6 +22,8 @@ from click.shell_completion import (
 
 from mbuild.cli.common import ParamType, open_store
 from mbuild.core.errors import MbuildError
+from mbuild.quant.choose import options
+from mbuild.quant.choose.options import OPTIONS, OptionKind
 
 EPILOG = """\
 \b
@@ -70,7 +72,7 @@ def builds(ctx: click.Context) -> Iterable[str]:
 
 def file_types(ctx: click.Context) -> Iterable[str]:
     """What ``-q`` takes, as people spell it."""
-    from mbuild.cli.quantizing import spelled
+    from mbuild.quant.choose.options import spelled
     from mbuild.quant.choose.types import FILE_TYPES
 
     return [spelled(kind.name) for kind in FILE_TYPES]
@@ -78,13 +80,19 @@ def file_types(ctx: click.Context) -> Iterable[str]:
 
 def tensor_types(ctx: click.Context) -> Iterable[str]:
     """Types of single tensors."""
-    from mbuild.cli.quantizing import spelled
     from mbuild.gguf.types import GGMLType
+    from mbuild.quant.choose.options import spelled
 
     return [spelled(kind.name) for kind in GGMLType]
 
 
 FILE, FOLDER = "file", "dir"
+
+_BY_KIND: dict[OptionKind, tuple[Words | None, str]] = {
+    options.FILE: (None, FILE),
+    options.TYPE: (tensor_types, ""),
+}
+"""What can stand behind an option of a quantization, by its kind."""
 
 VALUES: dict[tuple[str, str], tuple[Words | None, str]] = {
     ("", "file"): (None, FILE),
@@ -92,12 +100,9 @@ VALUES: dict[tuple[str, str], tuple[Words | None, str]] = {
     ("", "folder"): (None, FOLDER),
     ("", "store"): (None, FOLDER),
     ("", "output"): (None, FILE),
-    ("", "imatrix"): (None, FILE),
     ("", "tensor_type_file"): (None, FILE),
     ("", "quantize"): (file_types, ""),
     ("", "draft_quantize"): (file_types, ""),
-    ("", "output_tensor_type"): (tensor_types, ""),
-    ("", "token_embedding_type"): (tensor_types, ""),
     ("", "names"): (models, ""),
     ("", "name"): (models, ""),
     ("", "build"): (builds, ""),
@@ -107,6 +112,7 @@ VALUES: dict[tuple[str, str], tuple[Words | None, str]] = {
     ("diff", "old"): (models, FILE),
     ("diff", "new"): (models, FILE),
     ("import-recipe", "source"): (models, FILE),
+    **{("", row.name): _BY_KIND[row.kind] for row in OPTIONS.values() if row.kind in _BY_KIND},
 }
 """What a parameter's value can be, by command ("": any that has no row) and parameter: words,
 and files or folders."""

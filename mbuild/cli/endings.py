@@ -21,7 +21,7 @@ from mbuild.core.names import DEFAULT_TAG, ModelName
 from mbuild.core.units import human_size
 
 if TYPE_CHECKING:
-    from mbuild.build.request import Request
+    from mbuild.build.request import BuildRequest
     from mbuild.store import Store
 
 TRACEBACK_VARIABLE = "MBUILD_TRACEBACK"
@@ -49,14 +49,13 @@ def _kept(store: Store) -> int:
     return size
 
 
-def left_behind(request: Request, store: Store) -> Iterator[Warned]:
+def left_behind(request: BuildRequest, store: Store) -> Iterator[Warned]:
     """A warning for each name that the variants took their tags beside, and that is older."""
     said: set[ModelName] = set()
-    groups = request.variant_names
-    built = {name for group in groups for name in group}
-    for group, quantization in zip(groups, request.options.quantizations, strict=True):
-        for name in group:
-            plain = _without(name, quantization.file_type)
+    built = set(request.names)
+    for target in request.targets:
+        for name in target.names:
+            plain = _without(name, target.variant) if target.variant else None
             if plain is None or plain in said | built:
                 continue
             said.add(plain)

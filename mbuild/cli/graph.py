@@ -60,8 +60,8 @@ def _planned(ctx: click.Context, options: dict[str, Any]) -> Picture:
     from mbuild.build.forecast import forecast
     from mbuild.view.report import picture_of_plan
 
-    request, store = asked_for(ctx, **options)
-    return picture_of_plan(forecast(request, store))
+    wanted, store = asked_for(ctx, **options)
+    return picture_of_plan(forecast(wanted, store))
 
 
 def _past(ctx: click.Context, build: str, options: dict[str, Any]) -> Picture:

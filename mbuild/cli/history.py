@@ -129,13 +129,13 @@ def _show_build(record: BuildRecord) -> None:
             click.echo(line)
 
     say(f"{record.id}, {local_time(record.time)}, mbuild {record.version}", "build")
-    if record.script is not None:
-        say(f"{record.script.name} in {record.script.folder}", "from")
-        for name, value in record.script.options.items():
-            values = value if isinstance(value, list) else [value]
-            for each in values:
-                shown = "" if each is True else f" {each}"
-                say(f"--{name.replace('_', '-')}{shown}")
+    script = record.request.script
+    if script is not None:
+        say(f"{script.name} in {script.folder}", "from")
+    elif record.request.source is not None:
+        say("a request to the API", "from")
+    for flag, value in record.request.flags():
+        say(f"{flag} {value}".rstrip())
     say(f"{record.result} in {record.seconds:.1f} s", "result")
     if record.error:
         say(record.error)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from mbuild.build.lock import (
     Lock,
-    inputs,
-    results,
 )
-from mbuild.build.request import Request
+from mbuild.build.locked import Writing
 from mbuild.cli.build import (
     asked_for,
     build_options,
@@ -26,9 +23,6 @@ from mbuild.cli.common import write_file
 from mbuild.cli.locked import lock_path, read_lock
 from mbuild.cli.progress import failures
 from mbuild.core.names import InvalidNameError, ModelName
-
-if TYPE_CHECKING:
-    from mbuild.build.plan import Plan, Sources
 
 EPILOG = """\
 \b
@@ -61,11 +55,11 @@ def _lock(ctx: click.Context, style: str, options: dict[str, Any]) -> None:
     """Build what is asked for, and write down what it is made from and what came out."""
     named = bool(options["names"])
     options["names"] = options["names"] or (_what_to_call(context_folder(options["folder"])),)
-    request, store = asked_for(ctx, hash_files=True, **options)
-    path = lock_path(request.script, from_stdin(options["file"], options["folder"]))
-    writing = _Writing(request)
-    request = request._replace(gate=writing, named=named)
-    run(request, store, style)
+    wanted, store = asked_for(ctx, hash_files=True, **options)
+    wanted = wanted._replace(request=wanted.request._replace(named=named))
+    path = lock_path(wanted.request.script, from_stdin(options["file"], options["folder"]))
+    writing = Writing(wanted)
+    run(wanted._replace(gate=writing), store, style)
     text = Lock(writing.inputs, writing.results).to_text()
     same = read_lock(path) == text
     if not same:
@@ -80,20 +74,3 @@ def _what_to_call(folder: Path) -> str:
         return str(ModelName.parse(folder.resolve().name))
     except InvalidNameError:
         return "unnamed"
-
-
-class _Writing:
-    """A gate that lets everything pass and keeps what a lock says of it."""
-
-    def __init__(self, request: Request) -> None:
-        self._request = request
-        self.inputs: dict[str, Any] = {}
-        self.results: dict[str, Any] = {}
-
-    def before(self, sources: Sources, plans: Sequence[Plan]) -> None:
-        """Keep what the build starts from."""
-        self.inputs = inputs(self._request.recipe, sources, self._request.options, plans)
-
-    def after(self, manifests: Sequence[bytes]) -> None:
-        """Keep what came out."""
-        self.results = results(self._request.options, manifests)

@@ -18,6 +18,7 @@ import click
 from mbuild import __version__
 from mbuild.cli.common import color_on, columns_of, harmless
 from mbuild.core.errors import CancelledError, MbuildError, ModelfileError, UsageError
+from mbuild.quant.choose.options import OPTIONS
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "build": ("mbuild.cli.build", "Build a model from a Modelfile (what mbuild does by default)."),
@@ -137,16 +138,12 @@ WITH_VALUE = {
     "-q",
     "--quantize",
     "--draft-quantize",
-    "--recipe",
-    "--imatrix",
-    "--output-tensor-type",
-    "--token-embedding-type",
-    "--tensor-type",
     "--tensor-type-file",
     "--format",
     "-o",
     "--output",
     "--build",
+    *(option.flag for option in OPTIONS.values() if option.kind.metavar),
 }
 """The options of build, and of what takes the same ones, that an argument follows."""
 

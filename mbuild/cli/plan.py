@@ -48,8 +48,8 @@ def plan_command(ctx: click.Context, /, *, style: str, tensors: bool, **options:
     """
     from mbuild.build.forecast import forecast
 
-    request, store = asked_for(ctx, **options)
-    planned = forecast(request, store)
+    wanted, store = asked_for(ctx, **options)
+    planned = forecast(wanted, store)
     show_steps(planned, style, tensors=tensors)
     if not planned.fits:
         if style == "text":
@@ -71,15 +71,16 @@ def explain_command(ctx: click.Context, /, *, style: str, **options: Any) -> Non
     """
     from mbuild.build.forecast import survey
 
-    request, store = asked_for(ctx, hash_files=True, **options)
-    surveyed = survey(request, store)
+    wanted, store = asked_for(ctx, hash_files=True, **options)
+    surveyed = survey(wanted, store)
+    names = [str(name) for name in wanted.request.names]
     if store.private.exists():
         store.database.close()  # the digests of files that were read
     if style == "json":
-        click.echo(json.dumps(_explain_json(request.all_names, surveyed), indent=2))
+        click.echo(json.dumps(_explain_json(names, surveyed), indent=2))
         return
     width = columns_of()
-    head = f"{', '.join(request.all_names)}: {_compared(surveyed.base)}"
+    head = f"{', '.join(names)}: {_compared(surveyed.base)}"
     click.echo("\n".join(wrapped(head, width, INDENT, "")))
     for row, why in zip(surveyed.rows, surveyed.why, strict=True):
         texts = why.texts() if why else ()

@@ -62,8 +62,8 @@ def _step_text(step: PlannedStep) -> str:
 
 def _counts(tensors: Sequence[PlannedTensor]) -> str:
     """How many tensors get which type, and those that keep theirs."""
-    made = Counter(tensor.after for tensor in tensors if tensor.after != tensor.before)
-    kept = Counter(tensor.after for tensor in tensors if tensor.after == tensor.before)
+    made = Counter(tensor.after.name for tensor in tensors if tensor.after != tensor.before)
+    kept = Counter(tensor.after.name for tensor in tensors if tensor.after == tensor.before)
     texts = [f"{number} to {type_}" for type_, number in made.most_common()]
     texts += [f"{number} stay {type_}" for type_, number in kept.most_common()]
     return f"{counted(len(tensors), 'tensor')}: {', '.join(texts)}"
@@ -86,7 +86,7 @@ def _show_tensors(tensors: Sequence[PlannedTensor]) -> None:
     """A line for each tensor of a quantization: name, type before and after, new size."""
     width = max((len(tensor.name) for tensor in tensors), default=0)
     for name, before, after, size in tensors:
-        types = f"{before} -> {after}" if after != before else before
+        types = f"{before.name} -> {after.name}" if after != before else before.name
         click.echo(f"          {name:<{width}}  {types:<16}  {human_size(size):>9}")
 
 
@@ -95,7 +95,7 @@ def _plan_json(planned: Forecast) -> dict[str, Any]:
         {
             **step._asdict(),
             "state": step.state.value,
-            "tensors": [tensor._asdict() for tensor in step.tensors],
+            "tensors": [tensor.to_json() for tensor in step.tensors],
             "why": list(step.why.texts()) if step.why else [],
             "materials": [material._asdict() for material in step.materials],
         }

@@ -2,70 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mbuild.build.sources.values import SourceFile
-from mbuild.build.steps import Quantization
+from mbuild.build.request import Target
 from mbuild.cli.common import read_limited
 from mbuild.core.errors import SourceError, UsageError
 from mbuild.core.names import DEFAULT_TAG, ModelName
+from mbuild.quant.choose.options import OPTIONS, Option, Quantization
+
+if TYPE_CHECKING:
+    from mbuild.quant.choose.types import FileType
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
-OPTIONS = (
-    click.option(
+RULES_FILE = "tensor_type_file"
+"""The argument that names a file of rules; what is in it is the same as ``--tensor-type``."""
+
+
+def _asked(option: Option) -> Any:
+    """The command line's way of asking for an option."""
+    if not option.kind.metavar:
+        return click.option(option.flag, is_flag=True, help=option.help)
+    if option.choices:
+        kind = click.Choice(option.choices)
+        return click.option(option.flag, type=kind, default=option.default, help=option.help)
+    metavar, repeats = option.kind.metavar, option.kind.repeats
+    return click.option(option.flag, metavar=metavar, multiple=repeats, help=option.help)
+
+
+def _all() -> Iterator[Any]:
+    """Every option, in the order of ``--help``."""
+    yield click.option(
         "-q",
         "--quantize",
         metavar="TYPE",
         multiple=True,
         help="Quantize, for example to q4_K_M; repeat it to build several models from one read.",
-    ),
-    click.option(
-        "--recipe",
-        type=click.Choice(["llama.cpp", "ollama"]),
-        default="llama.cpp",
-        help="Whose rules choose each tensor's type  [default: llama.cpp]",
-    ),
-    click.option("--imatrix", metavar="FILE", help="Importance matrix (GGUF or the old format)."),
-    click.option(
-        "--pure",
-        is_flag=True,
-        help="Use one type for all tensors except those that --tensor-type matches.",
-    ),
-    click.option("--leave-output-tensor", is_flag=True, help="Do not quantize output.weight."),
-    click.option("--output-tensor-type", metavar="TYPE", help="Type of output.weight."),
-    click.option("--token-embedding-type", metavar="TYPE", help="Type of token_embd.weight."),
-    click.option(
-        "--tensor-type",
-        metavar="REGEX=TYPE",
-        multiple=True,
-        help="Type of the tensors whose name matches; the first match counts.",
-    ),
-    click.option("--tensor-type-file", metavar="FILE", help="A file of --tensor-type rules."),
-    click.option(
-        "--allow-requantize", is_flag=True, help="Requantize tensors that are already quantized."
-    ),
-    click.option("--draft-quantize", metavar="TYPE", help="Quantize the DRAFT model to TYPE."),
-)
-"""All of them, in the order of ``--help``."""
+    )
+    for field, option in OPTIONS.items():
+        yield _asked(option)
+        if field == "tensor_types":
+            help_ = f"A file of {option.flag} rules."
+            yield click.option("--tensor-type-file", metavar="FILE", help=help_)
+    help_ = "Quantize the DRAFT model to TYPE."
+    yield click.option("--draft-quantize", metavar="TYPE", help=help_)
 
 
 def quantize_options(command: CommandT) -> CommandT:
     """Add the options to a command."""
-    for option in reversed(OPTIONS):
+    for option in reversed([*_all()]):
         command = option(command)
     return command
 
 
-def defaults() -> dict[str, Any]:
-    """What each option is when it is not given, by its name in a command's arguments."""
+def targets(
+    names: Sequence[str], default: Callable[[], str], given: Mapping[str, Any]
+) -> tuple[Target, ...]:
+    """The models that a command line asks for: ``-t`` and the options of :func:`quantize_options`.
 
-    command = quantize_options(click.Command("options"))
-    return dict(command.make_context("options", []).params)
+    ``default`` is asked for a name where there is no ``-t``. Raises :class:`UsageError` for
+    unknown types, for options without ``-q``, and for names that cannot be.
+    """
+    options = {row.name: given[row.name] for row in OPTIONS.values()}
+    types = distinct(given["quantize"])
+    if not types:
+        said = [row.flag for row in OPTIONS.values() if _says(row, options[row.name])]
+        said += ["--tensor-type-file"] if given[RULES_FILE] else []
+        if said:
+            raise UsageError(f"{said[0]} has no effect without --quantize")
+    elif given[RULES_FILE]:
+        options["tensor_type"] = (*options["tensor_type"], *_words(given[RULES_FILE]))
+    wanted = names or (default(),)
+    named = variant_names(wanted, types)
+    if not types:
+        return (Target(named[0]),)
+    quantizations = (Quantization.parse(type_, options) for type_ in types)
+    return tuple(Target(*pair) for pair in zip(named, quantizations, strict=True))
+
+
+def _says(option: Option, value: Any) -> bool:
+    """Whether a value is not that of an option which was not given."""
+    return bool(value) and value != option.default
 
 
 def distinct(quantize: Sequence[str]) -> tuple[str, ...]:
@@ -77,77 +98,30 @@ def distinct(quantize: Sequence[str]) -> tuple[str, ...]:
         return ()
     from mbuild.quant.choose.types import file_type
 
-    spelled: dict[str, str] = {}
+    first: dict[str, str] = {}
     for text in quantize:
-        spelled.setdefault(file_type(text).name, text)
-    return tuple(spelled.values())
+        first.setdefault(file_type(text).name, text)
+    return tuple(first.values())
 
 
-def file_type_name(text: str) -> str:
-    """``Q4_K_M`` for any spelling of it; raises :class:`UsageError`."""
-    from mbuild.quant.choose.types import file_type
-
-    return file_type(text).name
-
-
-def spelled(name: str) -> str:
-    """A file type as people and tags spell it: ``q4_K_M`` for ``Q4_K_M``, ``bf16`` for ``BF16``."""
-    letters = len(name) - len(name.lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
-    return name[:letters].lower() + name[letters:]
-
-
-def quantizations(
-    find: Callable[[str, str], SourceFile], *, quantize: Sequence[str], **options: Any
-) -> tuple[Quantization, ...]:
-    """What the options ask for; ``find(path, name)`` looks at the imatrix's file.
-
-    Raises :class:`UsageError` for unknown types and for options without -q.
-    """
-    if not quantize:
-        given = [name for name, value in options.items() if value and value != "llama.cpp"]
-        if given:
-            raise UsageError(f"--{given[0].replace('_', '-')} has no effect without --quantize")
-        return ()
-    from mbuild.quant.choose.recipes import parse_tensor_type, parse_tensor_types
-    from mbuild.quant.choose.types import file_type
-
-    rules = [parse_tensor_type(text) for text in options["tensor_type"]]
-    if options["tensor_type_file"]:
-        rules += parse_tensor_types(_text(options["tensor_type_file"]))
-    imatrix = options["imatrix"]
-    made = Quantization(
-        "",
-        options["recipe"],
-        options["pure"],
-        options["leave_output_tensor"],
-        options["output_tensor_type"],
-        options["token_embedding_type"],
-        tuple((pattern, type_.name) for pattern, type_ in rules),
-        options["allow_requantize"],
-        find(imatrix, imatrix) if imatrix else None,
-    )
-    made.options()  # raises for types that nobody knows
-    return tuple(made._replace(file_type=file_type(text).name) for text in quantize)
-
-
-def draft_quantization(text: str | None) -> Quantization | None:
-    """What ``--draft-quantize`` asks for; raises :class:`UsageError` for an unknown type."""
+def file_type_of(text: str | None) -> FileType | None:
+    """The file type that an option names, if it is given; raises :class:`UsageError`."""
     if not text:
         return None
     from mbuild.quant.choose.types import file_type
 
-    return Quantization(file_type(text).name)
+    return file_type(text)
 
 
-def _text(path: str) -> str:
+def _words(path: str) -> list[str]:
     try:
-        return read_limited(Path(path), path).decode()
+        return read_limited(Path(path), path).decode().split()
     except UnicodeDecodeError as error:
         raise SourceError(f"{path}: {error}") from None
 
 
 def variant_names(
-    names: Sequence[str], quantize: Sequence[str], default: str
+    names: Sequence[str], quantize: Sequence[str]
 ) -> tuple[tuple[ModelName, ...], ...]:
     """The names of each variant: ``{quant}`` filled in, or the type as the tag.
 
@@ -157,7 +131,7 @@ def variant_names(
     if not quantize and any("{quant}" in name for name in names):
         raise UsageError("{quant} in a name stands for a type, but there is no --quantize")
     return tuple(
-        tuple(_variant_name(name, quant, len(quantize)) for name in names or (default,))
+        tuple(_variant_name(name, quant, len(quantize)) for name in names)
         for quant in quantize or ("",)
     )
 

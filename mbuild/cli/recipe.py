@@ -49,8 +49,6 @@ def _lines(recipe: Recipe, name: str, source: str) -> list[str]:
         lines.append(f"# The file says that it comes from {recipe.source}")
     lines.append("#")
     arguments = ["mbuild", *recipe.flags()]
-    if recipe.options.importances:
-        arguments += ["--imatrix", "IMATRIX"]
     lines += [f"#   {line}" for line in _folded(arguments)]
     lines += [f"# It gives another type to {tensor}" for tensor in recipe.wrong]
     if not recipe.wrong:
@@ -70,12 +68,12 @@ def _folded(arguments: list[str]) -> list[str]:
 
 
 def _value(recipe: Recipe) -> dict[str, object]:
-    options = recipe.options
+    quantization = recipe.quantization
     return {
         "file_type": str(recipe),
         "flags": recipe.flags(),
-        "imatrix": options.importances,
-        "tensor_types": [[pattern, type_.name] for pattern, type_ in options.tensor_types],
+        "imatrix": quantization.importances,
+        "tensor_types": [[pattern, type_.name] for pattern, type_ in quantization.tensor_types],
         "tensors": recipe.tensors,
         "wrong": list(recipe.wrong),
         "source": recipe.source,

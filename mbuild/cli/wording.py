@@ -55,7 +55,7 @@ def line_of(event: BuildEvent) -> str | None:
     match event:
         case Status():
             return printable(status_text(event))
-        case Warned(text):
+        case Warned(text=text):
             return f"warning: {printable(text)}"
         case LayerReady(digest, existing=existing):
             return f"{'using existing' if existing else 'creating new'} layer {digest}"

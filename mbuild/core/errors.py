@@ -39,6 +39,14 @@ class MbuildError(Exception):
         # a mbuild.language.instructions.Problem.
         self.problem: Any = None
 
+    def at(self, problem: Any) -> MbuildError:
+        """The same error with its place, a :class:`mbuild.language.instructions.Problem`."""
+        import copy
+
+        placed = copy.copy(self)
+        placed.problem = problem
+        return placed
+
 
 class UsageError(MbuildError):
     """The command line, an environment variable or a request is wrong."""

@@ -74,9 +74,15 @@ class Status(NamedTuple):
 
 
 class Warned(NamedTuple):
-    """Something that does not stop the build but that its author should know."""
+    """Something that does not stop the build but that its author should know.
+
+    ``file``, ``line`` and ``column`` are its place in a Modelfile, empty and 0 where it has none.
+    """
 
     text: str
+    file: str = ""
+    line: int = 0
+    column: int = 0
 
 
 class StepStarted(NamedTuple):

@@ -15,35 +15,12 @@ from typing import Any, ClassVar, TypeVar, get_args
 
 from mbuild.core.errors import DamagedError
 from mbuild.language.printable import HIDDEN, shape, visible
+from mbuild.language.span import Span
 
 ROLES = ("system", "user", "assistant")
 """The roles that MESSAGE takes, in this spelling only."""
 
 _SHOWN = 100  # characters of a source line that a problem shows
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Where something stands in the decoded text.
-
-    ``line`` and ``column`` count from 1, columns in characters, and a CRLF is one
-    line end, as editors have it. ``start`` and ``end`` are character offsets from
-    0, ``end`` exclusive, the newline that ends the value left out. ``value`` is
-    the offset of an instruction's value (of its opening quote, if it has one), on
-    the same line as ``start``; ``last_line`` is the line that the value ends on
-    (0: not known).
-    """
-
-    line: int
-    column: int
-    start: int
-    end: int
-    value: int
-    last_line: int = 0
-
-    def part(self, start: int, end: int) -> Span:
-        """The part between two offsets, of which ``start`` is on this span's first line."""
-        return Span(self.line, self.column + start - self.start, start, end, start, self.last_line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +220,7 @@ def _row(item: Instruction | Comment) -> Iterable[object]:
     """An item's texts, then its span as a list of numbers or null."""
     for name in _texts(type(item)):
         yield getattr(item, name)
-    yield dataclasses.astuple(item.span) if item.span else None
+    yield tuple(item.span) if item.span else None
 
 
 def _texts(kind: type[Instruction | Comment]) -> list[str]:

@@ -18,10 +18,10 @@ from mbuild.language.instructions import (
     Problem,
     Requires,
     Severity,
-    Span,
 )
 from mbuild.language.parameters import DEPRECATED, PARAMETERS, Kind
 from mbuild.language.printable import visible
+from mbuild.language.span import Span
 
 _PARSERS = {Kind.INT: parse_int, Kind.FLOAT: parse_float32, Kind.BOOL: parse_bool}
 

@@ -32,10 +32,10 @@ from mbuild.language.instructions import (
     Parameter,
     Problem,
     Severity,
-    Span,
 )
 from mbuild.language.meaning import validate
 from mbuild.language.printable import HIDDEN, shape
+from mbuild.language.span import Span
 
 PARSER_VERSION = 1
 """Part of the key of a cached parse; goes up whenever the same bytes parse differently."""

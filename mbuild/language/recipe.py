@@ -10,27 +10,35 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-if TYPE_CHECKING:
-    from mbuild.language.instructions import Modelfile, Span
+from mbuild.language.span import Span
 
-RECIPE_VERSION = 2
+if TYPE_CHECKING:
+    from mbuild.language.instructions import Modelfile
+
+RECIPE_VERSION = 3
 """Counts up when the same Modelfile would give another recipe, or other warnings."""
 
 
 class Reference(NamedTuple):
-    """A file or model that an instruction names; ``span`` is where, as Span's numbers."""
+    """A file or model that an instruction names; ``span`` is where, if it is in a text."""
 
     value: str
-    span: tuple[int, ...] | None = None
+    span: Span | None = None
+
+
+class Turn(NamedTuple):
+    """One MESSAGE; ``further`` is what only a program can give: images, calls of tools."""
+
+    role: str
+    content: str
+    further: Mapping[str, Any] = {}
 
 
 class Recipe(NamedTuple):
     """The instructions taken together: of single values the last counts, others add up.
 
     An empty TEMPLATE, SYSTEM, RENDERER or PARSER asks for nothing, as in
-    Ollama. ``config`` holds ``renderer``, ``parser`` and ``requires`` where
-    given; ``messages`` are role and content, and where a program gave them (a
-    Modelfile cannot) a mapping of further keys: images, calls of tools.
+    Ollama. ``config`` holds ``renderer``, ``parser`` and ``requires`` where given.
     """
 
     models: tuple[Reference, ...]
@@ -40,7 +48,7 @@ class Recipe(NamedTuple):
     system: str = ""
     licenses: tuple[str, ...] = ()
     parameters: Mapping[str, Any] = {}
-    messages: tuple[tuple[Any, ...], ...] = ()
+    messages: tuple[Turn, ...] = ()
     config: Mapping[str, str] = {}
 
     @classmethod
@@ -55,9 +63,7 @@ class Recipe(NamedTuple):
             return item.value if item else ""
 
         def references(kind: type[Any]) -> tuple[Reference, ...]:
-            return tuple(
-                Reference(item.plain, _numbers(item.span)) for item in modelfile.every(kind)
-            )
+            return tuple(Reference(item.plain, item.span) for item in modelfile.every(kind))
 
         config = {
             "renderer": visible(last(kinds.Renderer)),
@@ -72,35 +78,21 @@ class Recipe(NamedTuple):
             last(kinds.System),
             tuple(item.value for item in modelfile.every(kinds.License)),
             merge({}, modelfile.parameters),
-            tuple((message.role, message.content) for message in modelfile.messages),
+            tuple(Turn(message.role, message.content) for message in modelfile.messages),
             {key: value for key, value in config.items() if value},
         )
 
     def to_json(self) -> str:
-        """The recipe as the cache keeps it."""
-        return json.dumps(self)
+        """The recipe as the cache keeps it: an object with what was said, and no more."""
+        return json.dumps({key: value for key, value in self._asdict().items() if value})
 
     @classmethod
     def from_json(cls, text: str) -> Recipe:
         """Read :meth:`to_json`'s text; raises ValueError or TypeError for anything else."""
         fields = json.loads(text)
-        models, adapters, drafts, template, system, licenses, parameters, messages, config = fields
-
-        def references(rows: list[Any]) -> tuple[Reference, ...]:
-            return tuple(Reference(value, span and tuple(span)) for value, span in rows)
-
-        return cls(
-            references(models),
-            references(adapters),
-            references(drafts),
-            template,
-            system,
-            tuple(licenses),
-            parameters,
-            tuple(tuple(message) for message in messages),
-            config,
-        )
-
-
-def _numbers(span: Span | None) -> tuple[int, ...] | None:
-    return (span.line, span.column, span.start, span.end, span.value) if span else None
+        for name in ("models", "adapters", "drafts"):
+            rows = fields.get(name, ())
+            fields[name] = tuple(Reference(value, span and Span(*span)) for value, span in rows)
+        fields["licenses"] = tuple(fields.get("licenses", ()))
+        fields["messages"] = tuple(Turn(*turn) for turn in fields.get("messages", ()))
+        return cls(**fields)

@@ -19,13 +19,13 @@ from mbuild.language.instructions import (
     Parameter,
     Problem,
     Severity,
-    Span,
     System,
     Template,
 )
 from mbuild.language.meaning import coerce
 from mbuild.language.parameters import DEPRECATED, PARAMETERS, Kind
 from mbuild.language.printable import visible
+from mbuild.language.span import Span
 
 
 class Range(NamedTuple):

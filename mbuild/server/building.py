@@ -12,11 +12,11 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from mbuild.build.build import build
+from mbuild.build.sources.posted import Files, is_checkpoint
 from mbuild.core.digest import Digest
 from mbuild.core.errors import MbuildError
 from mbuild.core.events import BuildEvent, LayerReady
 from mbuild.server import shapes
-from mbuild.server.context import Files, is_checkpoint
 from mbuild.server.create import Creation, read_creation
 from mbuild.server.requests import read_json
 from mbuild.server.stream import Line, encode
@@ -58,8 +58,9 @@ async def create(service: Service, request: Request) -> Response:
 def _wording(store: Store, creation: Creation) -> Wording:
     """What to say of the build, seen before it begins."""
     held = store.uploads.held()
-    fresh = {digest for digest in creation.files.values() if held.get(digest)}
-    return Wording(fresh, _opening(creation.files), _opening(creation.drafts))
+    posted = creation.posted
+    fresh = {digest for digest in posted.files.values() if held.get(digest)}
+    return Wording(fresh, _opening(posted.files), _opening(posted.drafts))
 
 
 def _opening(files: Files) -> str:
@@ -70,7 +71,7 @@ def _opening(files: Files) -> str:
 def _build(creation: Creation, store: Store) -> Iterator[BuildEvent]:
     """The build's events, in its own thread; afterwards the model vouches for its blobs."""
     used: set[Digest] = set()
-    for event in build(creation.build_request(store), store):
+    for event in build(creation.build(store), store):
         if isinstance(event, LayerReady):
             used.add(event.digest)
         yield event

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from mbuild.core.errors import UsageError
 from mbuild.core.suggest import did_you_mean, near
 from mbuild.language.parameters import PARAMETERS
+from mbuild.quant.choose import options
 
 Check = Callable[[Any, str], None]
 """Checks a value; is given the name of its field for messages."""
@@ -162,6 +163,15 @@ MESSAGES = Type(
 
 _NAMES: Mapping[str, Type] = {"model": STRING, "name": STRING}
 
+_OF_OPTIONS: Mapping[options.OptionKind, Type] = {
+    options.FLAG: BOOL,
+    options.CHOICE: STRING,
+    options.FILE: FILES,
+    options.TYPE: STRING,
+    options.RULES: TEXTS,
+}
+"""The type of a field that is an option of a quantization."""
+
 CREATE = Body(
     "CreateRequest",
     {
@@ -186,6 +196,7 @@ CREATE = Body(
         "modelfile": STRING,
         "path": STRING,
         "remote_host": STRING,
+        **{row.name: _OF_OPTIONS[row.kind] for row in options.OPTIONS.values()},
     },
     ("model",),
     {"model": "mario", "from": "tiny", "system": "You are Mario.", "stream": False},

@@ -108,7 +108,7 @@ class Lines:
                 if code is not Code.QUANTIZING:
                     return [text]
                 self._quantizing[values["role"], values["target"]] = text
-            case Warned(text):
+            case Warned(text=text):
                 self.warnings.append(text)
             case StepFinished(kind=kind, role=role, cached=cached) if kind in LINES_OF_STEPS:
                 before, after = self._around(kind, role)

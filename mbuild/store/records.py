@@ -159,6 +159,9 @@ MODELFILE: RecordKind[bytes] = RecordKind(
     lambda data: data.decode("latin-1"),
     lambda text: text.encode("latin-1"),
 )
+POSTED: RecordKind[str] = RecordKind(
+    "posted", 1, "the digest of a recipe's JSON", "what a request to the API asked", False, str, str
+)
 TEXT: RecordKind[str] = RecordKind(
     "text", 1, "the digest of a small JSON file", "its text", False, str, str
 )
@@ -202,6 +205,7 @@ RECORDS: tuple[RecordKind[Any], ...] = (
     CHAT_TEMPLATE,
     GGUF_KIND,
     MODELFILE,
+    POSTED,
     TEXT,
     MANIFEST,
     MADE,

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from asked import asked
 from conformance import Case, cases
 from stores import copy_tiny_store
 
 from mbuild.build.build import build
-from mbuild.build.request import Request, read_recipe
+from mbuild.build.prepare import read_recipe
 from mbuild.build.sources.resolve import LocalContext
 from mbuild.core.digest import Digest
 from mbuild.core.errors import MbuildError
@@ -34,7 +35,7 @@ def build_case(case: Case, store: Store) -> ModelName:
     name = ModelName.parse(f"case:{case.id}")
     context = LocalContext(Path(store.root), store)
     recipe, _ = read_recipe(case.modelfile, "Modelfile", store)
-    for _ in build(Request(recipe, context, (name,)), store):
+    for _ in build(asked(recipe, context, name), store):
         pass
     return name
 

@@ -220,7 +220,7 @@ CHANGES: dict[str, tuple[Edit, tuple[str, ...], tuple[str, ...], Changed]] = {
         lambda folder: None,
         (*Q, "--imatrix", "imatrix.dat"),
         Q,
-        {"quantize": {"imatrix"}},
+        {"quantize": {"--imatrix"}},
     ),
     "tensor_type": (
         lambda folder: None,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asked import asked
 from conftest import Run
 from example_models import settle
 from gguf_files import tiny_gguf
@@ -17,8 +18,12 @@ from inprocess import in_process
 from programs import need
 
 from mbuild.build import history
-from mbuild.build.history import BuildRecord, History, Script, StepRecord
+from mbuild.build.history import BuildRecord, History, StepRecord
+from mbuild.build.request import BuildRequest, Script, Target
 from mbuild.core.digest import Digest
+from mbuild.core.names import ModelName
+from mbuild.quant.choose.options import Quantization
+from mbuild.quant.choose.types import file_type
 from mbuild.store import Layer, Store
 
 
@@ -33,6 +38,12 @@ def mbuild(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 def records(mbuild: Run) -> list[dict[str, Any]]:
     return [json.loads(x) for x in mbuild("history", "--format", "json").stdout.splitlines()]
+
+
+def asked_of(name: str, folder: str = "/here", type_: str = "Q8_0") -> BuildRequest:
+    """A request of a Modelfile, for one quantized model."""
+    target = Target((ModelName.parse(name),), Quantization(file_type(type_)))
+    return BuildRequest((target,), Script("Modelfile", Digest.of(b""), folder))
 
 
 def record(number: int, **fields: Any) -> BuildRecord:
@@ -54,13 +65,13 @@ def record(number: int, **fields: Any) -> BuildRecord:
         "id": f"{number:012x}",
         "time": 10**18 + number,
         "seconds": 2.0,
-        "names": ("m:latest",),
+        "request": asked_of("m"),
         "models": {"m:latest": digest},
         "result": "built",
         "error": "",
-        "script": Script("Modelfile", digest, "/here", {"quantize": ["q8_0"]}),
         "steps": (step,),
         "version": "1",
+        "manifests": (0,),
     }
     return BuildRecord(**{**values, **fields})
 
@@ -118,14 +129,21 @@ def test_a_log_that_cannot_be_written_stops_no_build(log: History) -> None:
 
 def test_the_build_to_compare_with(log: History) -> None:
     """The last good one of the same name; else of the same Modelfile; never a failed one."""
-    here = record(1).script
     log.append(record(1))
-    log.append(record(2, names=("n:latest",), models={"n:latest": Digest.of(b"n")}))
+    log.append(record(2, request=asked_of("n"), models={"n:latest": Digest.of(b"n")}))
     log.append(record(3, result="failed", models={}))
-    assert getattr(log.last_of(("m:latest",), here), "id", None) == record(1).id
-    assert getattr(log.last_of(("other:latest",), here), "id", None) == record(2).id
-    assert log.last_of(("other:latest",), None) is None
-    assert log.last_of(("other:latest",), Script("Modelfile", Digest.of(b""), "/there")) is None
+
+    def found(request: BuildRequest) -> str | None:
+        return getattr(log.last_of(request), "id", None)
+
+    assert found(asked_of("m")) == record(1).id
+    assert found(asked_of("m")._replace(named=False)) == record(2).id
+    assert found(asked_of("other")) == record(2).id
+    assert found(asked_of("other")._replace(source=None)) is None
+    assert found(asked_of("other", "/there")) is None
+    log.append(record(4, request=asked_of("o", type_="Q4_0"), models={"o:latest": Digest.of(b"o")}))
+    assert found(asked_of("other")) == record(2).id
+    assert found(asked_of("other", type_="Q4_0")) == found(asked_of("o")) == record(4).id
 
 
 def test_every_build_is_kept_whatever_its_end(mbuild: Run, tmp_path: Path) -> None:
@@ -136,7 +154,9 @@ def test_every_build_is_kept_whatever_its_end(mbuild: Run, tmp_path: Path) -> No
     assert mbuild("-f", "Broken", "-t", "broken").returncode == 1
     failed, cached, first = records(mbuild)
     assert (first["result"], cached["result"], failed["result"]) == ("built", "built", "failed")
-    assert first["script"]["options"] == {"outtype": "f16"}
+    told = first["request"]
+    assert (told["outtype"], told["targets"]) == ("f16", [{"names": ["mario:latest"]}])
+    assert told["modelfile"]["folder"] == str(tmp_path)
     assert {step["status"] for step in first["steps"]} == {"ran"}
     assert {step["status"] for step in cached["steps"]} == {"cached"}
     assert first["models"] == cached["models"]
@@ -149,17 +169,16 @@ def test_every_build_is_kept_whatever_its_end(mbuild: Run, tmp_path: Path) -> No
 def test_a_stopped_build_is_kept(mbuild: Run, tmp_path: Path) -> None:
     """Whoever stops following a build stops it, and the log says so."""
     from mbuild.build.build import build
-    from mbuild.build.request import Request, read_recipe
+    from mbuild.build.prepare import read_recipe
     from mbuild.build.sources.resolve import LocalContext
-    from mbuild.core.names import ModelName
 
     store = Store(tmp_path / "store")
     recipe, _ = read_recipe((tmp_path / "Modelfile").read_bytes(), "Modelfile", store)
-    events = build(Request(recipe, LocalContext(tmp_path, store), (ModelName.parse("m"),)), store)
+    events = build(asked(recipe, LocalContext(tmp_path, store), ModelName.parse("m")), store)
     next(events)
     events.close()
     (stopped,) = records(mbuild)
-    assert (stopped["result"], stopped["models"], stopped["script"]) == ("stopped", {}, None)
+    assert (stopped["result"], stopped["models"], stopped["names"]) == ("stopped", {}, ["m:latest"])
     assert {step["status"] for step in stopped["steps"]} == {"unfinished"}
 
 

@@ -20,11 +20,11 @@ from gguf_files import tiny_gguf
 from inprocess import in_process
 
 from mbuild.build.lock import FORMAT, Lock, Place, drift_of_results
-from mbuild.build.plan import Options
-from mbuild.build.steps import Quantization
+from mbuild.build.request import BuildRequest
 from mbuild.build.steps.quantize import QUANTIZER_VERSION
 from mbuild.core.digest import BLAKE3, SHA256, Digest
 from mbuild.core.errors import FormatError
+from mbuild.quant.choose.options import Quantization
 
 MODELFILE = """\
 FROM ./chat
@@ -208,7 +208,7 @@ CHANGES: list[tuple[str, Callable[[Path], None], list[str], str, list[str]]] = [
         "tensor type",
         lambda p: None,
         ["--tensor-type", "attn_v=q6_K"],
-        '--tensor-types changed: [] in the lock file, ["attn_v=Q6_K"] now',
+        '--tensor-type changed: [] in the lock file, ["attn_v=Q6_K"] now',
         [],
     ),
     (
@@ -398,11 +398,30 @@ def test_a_lock_that_is_none_is_a_clear_error(
 
 
 def test_every_option_of_a_build_is_locked(locked: Path) -> None:
-    """A new option of the planner must be in the lock; only --link changes no bytes."""
+    """A new field of a request must be in the lock; --link and names change no bytes."""
     options = json.loads((locked / "Modelfile.lock").read_text())["options"]
-    words = {"quantize": "quantizations", "draft_quantize": "draft_quantization"}
-    assert {words.get(name, name) for name in options} == {*Options._fields} - {"link"}
+    told = {*BuildRequest._fields} - {"source", "link", "named"}
+    assert {"targets" if name == "quantize" else name for name in options} == told
     assert {*options["quantize"]["Q8_0"]} == {*Quantization._fields} - {"file_type"}
+
+
+def test_locks_of_earlier_versions_hold(locked: Path, mbuild: Run) -> None:
+    """An option that they do not have yet has its default; a type may be in any case."""
+    options = ("-q", "q8_0", "--output-tensor-type", "q6_K", "--tensor-type", "attn_v=q4_0")
+    assert mbuild("lock", *options).returncode == 0
+    path = locked / "Modelfile.lock"
+    lock = json.loads(path.read_text())
+    fields = lock["options"]["quantize"]["Q8_0"]
+    assert (fields["output_tensor_type"], fields["tensor_types"]) == ("Q6_K", ["attn_v=Q4_0"])
+    del fields["allow_requantize"]
+    fields |= {"output_tensor_type": "q6_k", "tensor_types": ["attn_v=q4_0"]}
+    path.write_text(json.dumps(lock))
+    done = mbuild("build", "--locked", "-t", "m")
+    assert done.returncode == 0, done.stderr
+    fields["output_tensor_type"] = "q5_k"
+    path.write_text(json.dumps(lock))
+    done = mbuild("build", "--locked", *options, "-t", "m")
+    assert '--output-tensor-type changed: "Q5_K" in the lock file, "Q6_K" now' in done.stderr
 
 
 def test_standard_input_cannot_be_locked(small: Path, mbuild: Run) -> None:

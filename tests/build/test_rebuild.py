@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Run
@@ -19,8 +20,12 @@ from example_models import generator, set_value, settle
 from gguf_files import tiny_gguf
 from inprocess import in_process
 
+from mbuild.build.build import build
 from mbuild.build.rebuild import first_difference, place_in_gguf
 from mbuild.build.sources.resolve import LocalContext
+from mbuild.core.digest import Digest
+from mbuild.server.create import read_creation
+from mbuild.server.shapes import CREATE, check
 from mbuild.store import Store
 from mbuild.store.files import temporary_folder
 
@@ -237,6 +242,78 @@ def test_a_lock_says_how_to_build(chat: Path, mbuild: Run) -> None:
     done = mbuild("verify", "--rebuild", "m:q4_0", "-f", "Modelfile")
     assert done.returncode == 1
     assert "SYSTEM changed" in done.stderr
+
+
+def posted(folder: Path, **fields: Any) -> None:
+    """Build a model as ``POST /api/create`` does; values that are paths are uploaded."""
+    store = Store(folder / "store")
+    store.prepare()
+
+    def uploaded(value: Any) -> Any:
+        if isinstance(value, Path):
+            return str(store.blobs.put(value.read_bytes()).digest)
+        return {k: uploaded(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    creation = read_creation(check(CREATE, uploaded(fields)), store)
+    list(build(creation.build(store), store))
+    store.database.close()
+
+
+def files_of(folder: Path) -> dict[str, Path]:
+    """The files of a folder, by name."""
+    return {path.name: path for path in folder.iterdir() if path.is_file()}
+
+
+def test_a_model_that_came_over_http_is_built_again(chat: Path, mbuild: Run) -> None:
+    """From a checkpoint's files with an adapter and options; from a text; from a stored model."""
+    imatrix = {"imatrix.dat": chat / "imatrix.dat"}
+    posted(
+        chat,
+        model="mario",
+        files=files_of(chat / "chat"),
+        adapters=files_of(chat / "lora"),
+        quantize="q8_0",
+        imatrix=imatrix,
+        tensor_type=["attn_v=q4_0"],
+        system="hi",
+        messages=[{"role": "user", "content": "a", "images": ["AAAA"]}],
+    )
+    posted(chat, model="luigi", **{"from": "mario"}, parameters={"top_k": 3})
+    posted(chat, model="toad", modelfile="FROM mario\nSYSTEM toad\n")
+    before = files(chat)
+    for name in ("mario", "luigi", "toad"):
+        done = mbuild("verify", "--rebuild", name)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"{name}:latest: built again, bit for bit the same (" in done.stdout
+    assert files(chat) == before
+    shown = mbuild("history", "mario").stdout
+    assert "a request to the API" in shown
+    assert "--imatrix imatrix.dat" in shown
+
+
+def test_what_an_http_build_was_made_of_is_named_when_it_is_gone(chat: Path, mbuild: Run) -> None:
+    """A kept blob is brought back; of one that is nowhere the client's name and the digest."""
+    posted(chat, model="mario", files=files_of(chat / "chat"))
+    store = Store(chat / "store")
+    weights = chat / "chat/model.safetensors"
+    digest = Digest.of(weights.read_bytes())
+    store.blobs.path(digest).unlink()
+    done = mbuild("verify", "--rebuild", "mario")
+    assert done.returncode == 1
+    assert "mario:latest cannot be built again: the store no longer has model" in done.stderr
+    assert str(digest) in done.stderr
+    assert "POST /api/blobs" in done.stderr
+    store.blobs.put(weights.read_bytes())
+    assert mbuild("verify", "--rebuild", "mario").returncode == 0
+
+
+def test_a_request_that_the_cache_lost_is_told(project: Path, mbuild: Run) -> None:
+    """The log has only its digest."""
+    posted(project, model="mario", files={"model.gguf": project / "model.gguf"})
+    (project / "store/.mbuild/cache.db").unlink()
+    done = mbuild("verify", "--rebuild", "mario")
+    assert done.returncode == 2
+    assert "the cache no longer has the request that it was built from" in done.stderr
 
 
 def test_a_damaged_model_is_told_before_it_is_built_again(project: Path, mbuild: Run) -> None:

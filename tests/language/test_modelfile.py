@@ -29,12 +29,12 @@ from mbuild.language.instructions import (
     Parser,
     Renderer,
     Requires,
-    Span,
     System,
     Template,
 )
 from mbuild.language.parser import decode, parse
 from mbuild.language.printable import is_print, ranges, shape, visible
+from mbuild.language.span import Span
 
 CORPUS = Path(__file__).parents[2] / "grammar" / "corpus"
 

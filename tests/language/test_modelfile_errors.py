@@ -7,8 +7,9 @@ import time
 import pytest
 
 from mbuild.core.errors import ModelfileError
-from mbuild.language.instructions import Problem, Severity, Span
+from mbuild.language.instructions import Problem, Severity
 from mbuild.language.parser import MAX_BYTES, MAX_PROBLEMS, MAX_STARTS, parse
+from mbuild.language.span import Span
 
 
 def problems(text: str | bytes) -> tuple[Problem, ...]:

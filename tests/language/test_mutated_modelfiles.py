@@ -6,13 +6,14 @@ import random
 from pathlib import Path
 
 import pytest
+from asked import asked
 from conformance import cases
 from inprocess import in_process
 from modelfile_model import Refused, read
 from stores import copy_tiny_store
 
 from mbuild.build.build import build
-from mbuild.build.request import Request, read_recipe
+from mbuild.build.prepare import read_recipe
 from mbuild.build.sources.resolve import LocalContext
 from mbuild.core.digest import Digest
 from mbuild.core.errors import MbuildError, ModelfileError
@@ -81,7 +82,7 @@ def built(data: bytes, name: str, store: Store) -> bytes:
     """Build; the manifest's bytes."""
     recipe, _ = read_recipe(data, "Modelfile", store)
     context, parsed = LocalContext(Path(store.root), store), ModelName.parse(name)
-    for _ in build(Request(recipe, context, (parsed,)), store):
+    for _ in build(asked(recipe, context, parsed), store):
         pass
     return store.manifests.read_bytes(parsed) or b""
 

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from mbuild.core import gojson
 from mbuild.core.errors import ModelfileError
 from mbuild.language.gonumber import parse_bool, parse_float32, parse_int, shortest_float32
-from mbuild.language.instructions import Modelfile, Parameter, Requires, Severity, Span
+from mbuild.language.instructions import Modelfile, Parameter, Requires, Severity
 from mbuild.language.meaning import coerce, merge, validate, version_of
 from mbuild.language.parameters import DEPRECATED, PARAMETERS, Kind
 from mbuild.language.parser import parse
+from mbuild.language.span import Span
 
 SAMPLES = {Kind.INT: "7", Kind.FLOAT: "0.5", Kind.BOOL: "true", Kind.TEXTS: "x"}
 WRONG = {Kind.INT: "1.5", Kind.FLOAT: "hot", Kind.BOOL: "yes"}

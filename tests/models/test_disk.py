@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from asked import asked
 from conftest import Run
 from documents import documented
 from gguf_files import tiny_gguf
@@ -19,7 +20,7 @@ from inprocess import in_process
 from stores import check_promise, copy_tiny_store
 
 from mbuild.build.build import build
-from mbuild.build.request import Request, read_recipe
+from mbuild.build.prepare import read_recipe
 from mbuild.build.sources.resolve import LocalContext
 from mbuild.core.digest import Digest
 from mbuild.core.errors import DamagedError, StoreError
@@ -61,7 +62,7 @@ def make(store: Store, folder: Path, name: str, text: str = "") -> Digest:
     data = text.encode() or (folder / "Modelfile").read_bytes()
     recipe, _ = read_recipe(data, "Modelfile", store)
     names = (ModelName.parse(name),)
-    *_, last = build(Request(recipe, LocalContext(folder, store), names), store)
+    *_, last = build(asked(recipe, LocalContext(folder, store), *names), store)
     return last.id  # type: ignore[union-attr]
 
 

@@ -19,7 +19,9 @@ from stores import copy_tiny_store
 from mbuild.core.errors import MbuildError
 from mbuild.gguf.types import GGMLType
 from mbuild.models.compare.recipe import infer
-from mbuild.quant.choose.recipes import Options, parse_tensor_type, plan
+from mbuild.quant.choose.options import Quantization
+from mbuild.quant.choose.patterns import parse_tensor_type
+from mbuild.quant.choose.recipes import plan
 from mbuild.quant.choose.types import FILE_TYPES, FileType, file_type, tensor_type
 
 
@@ -70,26 +72,23 @@ def metadata(architecture: str, layers: int, **more: Any) -> dict[str, Any]:
     return {**values, **more}
 
 
-def quantized(
-    rows: Sequence[Row], values: dict[str, Any], type_: FileType, options: Options
-) -> list[Row]:
+def quantized(rows: Sequence[Row], values: dict[str, Any], options: Quantization) -> list[Row]:
     """The rows with the types that a recipe gives them."""
-    return [row._replace(type=new) for row, new in plan(rows, values.get, type_, options)]
+    return [row._replace(type=new) for row, new in plan(rows, values.get, options)]
 
 
 def check(before: Sequence[Row], after: Sequence[Row], values: dict[str, Any]) -> int:
     """Assert that the flags found for ``after`` make it of ``before``; how many patterns."""
     found = infer(after, values.get)
     assert found.wrong == ()
-    options = options_of(found.flags(), importances=found.options.importances)
-    made = quantized(before, values, file_type(found.flags()[1]), options)
+    made = quantized(before, values, options_of(found.flags()))
     assert {row.name: row.type for row in made} == {row.name: row.type for row in after}
-    return len(found.options.tensor_types)
+    return len(found.quantization.tensor_types)
 
 
-def options_of(flags: Sequence[str], *, importances: bool) -> Options:
+def options_of(flags: Sequence[str]) -> Quantization:
     """The planner's options from the printed flags."""
-    fields: dict[str, Any] = {"importances": importances}
+    fields: dict[str, Any] = {"file_type": file_type(flags[1])}
     named = []
     words = iter(flags[2:])
     for word in words:
@@ -98,8 +97,8 @@ def options_of(flags: Sequence[str], *, importances: bool) -> Options:
                 fields["pure"] = True
             case "--leave-output-tensor":
                 fields["leave_output_tensor"] = True
-            case "--recipe":
-                fields["recipe"] = next(words)
+            case "--recipe" | "--imatrix":
+                fields[word[2:]] = next(words)
             case "--output-tensor-type":
                 fields["output_tensor_type"] = tensor_type(next(words))
             case "--token-embedding-type":
@@ -108,7 +107,7 @@ def options_of(flags: Sequence[str], *, importances: bool) -> Options:
                 named.append(parse_tensor_type(next(words)))
             case _:
                 raise AssertionError(word)
-    return Options(tensor_types=tuple(named), **fields)
+    return Quantization(tensor_types=tuple(named), **fields)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +121,7 @@ def test_every_file_type_is_recognized(type_: FileType, stated: bool) -> None:
     for layers, experts, tied in [*models, (80, 0, False)] if stated else models:
         rows = llama(layers, experts=experts, tied=tied)
         values = metadata("llama", layers, **{"llama.expert_count": experts})
-        after = quantized(rows, values, type_, Options(importances=True))
+        after = quantized(rows, values, Quantization(type_, imatrix="m"))
         if stated:
             values["general.file_type"] = type_.number
         patterns = check(rows, after, values)
@@ -137,7 +136,7 @@ def test_any_mixture_of_types_is_reproduced(seed: int) -> None:
     rows = llama(layers, tied=chance.random() < 0.3, experts=chance.choice([0, 0, 4]))
     values = metadata("llama", layers)
     start = file_type(chance.choice(["q4_K_M", "q5_K_S", "q8_0", "q2_K", "iq4_xs"]))
-    after = quantized(rows, values, start, Options(importances=True))
+    after = quantized(rows, values, Quantization(start, imatrix="m"))
     kinds = [GGMLType.Q8_0, GGMLType.Q6_K, GGMLType.IQ3_S, GGMLType.F16, GGMLType.Q4_K]
     share = chance.choice([0.05, 0.3, 1.0])
     after = [
@@ -154,27 +153,30 @@ def test_flags_of_llama_quantize_come_back_as_they_were() -> None:
     """Output, embeddings, --pure, Ollama's exceptions: recognized as such, not spelled out."""
     rows, values = llama(8), metadata("llama", 8, **{"general.file_type": 15})
     kind = file_type("q4_K_M")
-    cases: list[tuple[Options, list[str]]] = [
-        (Options(), []),
-        (Options(pure=True), ["--pure"]),
-        (Options(leave_output_tensor=True), ["--leave-output-tensor"]),
-        (Options(output_tensor_type=GGMLType.Q8_0), ["--output-tensor-type", "q8_0"]),
-        (Options(token_embedding_type=GGMLType.Q5_1), ["--token-embedding-type", "q5_1"]),
+    cases: list[tuple[Quantization, list[str]]] = [
+        (Quantization(kind), []),
+        (Quantization(kind, pure=True), ["--pure"]),
+        (Quantization(kind, leave_output_tensor=True), ["--leave-output-tensor"]),
+        (Quantization(kind, output_tensor_type=GGMLType.Q8_0), ["--output-tensor-type", "q8_0"]),
         (
-            Options(tensor_types=(("ffn_up", GGMLType.Q8_0),)),
+            Quantization(kind, token_embedding_type=GGMLType.Q5_1),
+            ["--token-embedding-type", "q5_1"],
+        ),
+        (
+            Quantization(kind, tensor_types=(("ffn_up", GGMLType.Q8_0),)),
             ["--tensor-type", r"^blk\.[0-9]+\.ffn_up\.weight$=q8_0"],
         ),
         (
-            Options(tensor_types=((r"blk\.[35]\.ffn_up", GGMLType.Q8_0),)),
+            Quantization(kind, tensor_types=((r"blk\.[35]\.ffn_up", GGMLType.Q8_0),)),
             ["--tensor-type", r"^blk\.(3|5)\.ffn_up\.weight$=q8_0"],
         ),
     ]
     for options, flags in cases:
-        found = infer(quantized(rows, values, kind, options), values.get)
+        found = infer(quantized(rows, values, options), values.get)
         assert (found.flags()[2:], found.wrong) == (flags, ()), options
     rows = [*rows, Row("blk.0.attn_kv_a_mqa.weight", (512, 512), GGMLType.F16)]
     values = metadata("deepseek2", 8, **{"general.file_type": 15})
-    found = infer(quantized(rows, values, kind, Options(recipe="ollama")), values.get)
+    found = infer(quantized(rows, values, Quantization(kind, "ollama")), values.get)
     assert found.flags()[2:] == ["--recipe", "ollama"]
 
 
@@ -184,7 +186,7 @@ def test_rows_that_do_not_divide_fall_back_as_they_did() -> None:
         rows, values = llama(6, width=width), metadata("llama", 6)
         for name in ("q4_K_M", "q6_K", "iq4_xs"):
             try:
-                after = quantized(rows, values, file_type(name), Options())
+                after = quantized(rows, values, Quantization(file_type(name)))
             except MbuildError:
                 continue
             stated = {**values, "general.file_type": file_type(name).number}

@@ -5,15 +5,16 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from asked import asked
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stores import copy_tiny_store
 
 from mbuild.build.build import build
-from mbuild.build.request import Request, read_recipe
+from mbuild.build.prepare import read_recipe
 from mbuild.build.sources.resolve import LocalContext
 from mbuild.core.names import ModelName
-from mbuild.language.recipe import Recipe, Reference
+from mbuild.language.recipe import Recipe, Reference, Turn
 from mbuild.models.library import by_path, modelfile_of, view
 from mbuild.store import Layer, Store
 
@@ -40,7 +41,7 @@ def expressible(recipe: Recipe) -> bool:
 
     values = [recipe.template, recipe.system, *recipe.licenses]
     values += recipe.parameters.get("stop", [])
-    values += [content for _, content in recipe.messages]
+    values += [turn.content for turn in recipe.messages]
     try:
         for value in values:
             quote(value)
@@ -49,6 +50,7 @@ def expressible(recipe: Recipe) -> bool:
     return True
 
 
+turns = st.builds(Turn, st.sampled_from(["user", "assistant", "system"]), texts, st.just({}))
 recipes = st.builds(
     Recipe,
     models=st.just((Reference("tiny"),)),
@@ -58,9 +60,7 @@ recipes = st.builds(
     system=texts,
     licenses=st.lists(texts, max_size=2).map(tuple),
     parameters=numbers,
-    messages=st.lists(st.tuples(st.sampled_from(["user", "assistant", "system"]), texts)).map(
-        tuple
-    ),
+    messages=st.lists(turns).map(tuple),
     config=st.fixed_dictionaries(
         {},
         optional={
@@ -76,7 +76,7 @@ def build_recipe(store: Store, recipe: Recipe, name: str) -> list[Layer]:
     """Build, and the layers without where they were inherited from."""
     parsed = ModelName.parse(name)
     context = LocalContext(Path(store.root), store)
-    for _ in build(Request(recipe, context, (parsed,)), store):
+    for _ in build(asked(recipe, context, parsed), store):
         pass
     manifest = store.manifests.read(parsed).manifest
     return [layer._replace(origin="") for layer in (manifest.config, *manifest.layers)]

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asked import asked
 from gguf_files import tiny_gguf
 from installed import from_npm, from_pypi
 from live_server import LiveServer, Server, example_models, serving, serving_here, upload_folder
 
 from mbuild.build.build import build
-from mbuild.build.request import Request, read_recipe
+from mbuild.build.prepare import read_recipe
 from mbuild.build.sources.resolve import LocalContext
 from mbuild.core.names import ModelName
 
@@ -97,7 +98,7 @@ def test_official_python_client(client_python: Path, models: Path, tmp_path: Pat
 def _by_text(server: LiveServer, text: str) -> bytes | None:
     store, name = server.store, ModelName.parse("by-text")
     recipe, _ = read_recipe(text.encode(), "Modelfile", store)
-    list(build(Request(recipe, LocalContext(Path("/"), store), (name,)), store))
+    list(build(asked(recipe, LocalContext(Path("/"), store), name), store))
     return store.manifests.read_bytes(name)
 
 

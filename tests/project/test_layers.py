@@ -27,12 +27,13 @@ ROWS: tuple[tuple[str, ...], ...] = (
 """A module imports only from rows above its own, and from its own package."""
 
 ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
+    ("request",),
     ("sources", "explain"),
     ("graph",),
     ("steps",),
     ("plan", "engine"),
-    ("history", "request", "recording", "forecast", "lock"),
-    ("build", "rebuild"),
+    ("history", "earlier", "prepare", "recording", "forecast", "lock", "locked"),
+    ("build", "rebuild", "again"),
 )
 """The same inside ``build/``; there a module may also import what stands beside it."""
 

@@ -15,7 +15,8 @@ from quant_data import Reference, imatrix_bytes
 from mbuild.gguf.reader import open_gguf
 from mbuild.gguf.types import GGMLType
 from mbuild.quant.choose.imatrix import open_imatrix
-from mbuild.quant.choose.recipes import Options, plan
+from mbuild.quant.choose.options import Quantization
+from mbuild.quant.choose.recipes import plan
 from mbuild.quant.choose.types import FILE_TYPES
 from mbuild.quant.search.grids import CHUNK, HALF, RINGS, shape, table
 
@@ -89,7 +90,7 @@ def test_every_low_bit_file_type(mbuild: Run, source: Path, tmp_path: Path) -> N
         for kind in LOW:
             name = f"{kind.name}.gguf"
             assert mbuild("export", f"m:{kind.name}", "-o", name).returncode == 0
-            planned = plan(model.tensors, model.get, kind, Options(importances=True))
+            planned = plan(model.tensors, model.get, Quantization(kind, imatrix="m"))
             with open_gguf(tmp_path / name) as made:
                 after = made.model().tensors
                 assert made.model().get("general.file_type", None) == kind.number

@@ -18,12 +18,11 @@ from mbuild.core.errors import UnsupportedError, UsageError
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import BLOCKS, GGMLType, ValueType
 from mbuild.quant.choose import metadata, rules
+from mbuild.quant.choose.options import Quantization
+from mbuild.quant.choose.patterns import parse_tensor_type, parse_tensor_types
 from mbuild.quant.choose.recipes import (
-    Options,
     category,
     order,
-    parse_tensor_type,
-    parse_tensor_types,
     plan,
 )
 from mbuild.quant.choose.types import ALIASES, FILE_TYPES, file_type, tensor_type
@@ -57,7 +56,7 @@ def _types(tensors: list[Tensor], quant: str, **options: Any) -> dict[str, GGMLT
     facts = {"general.architecture": "llama", "llama.block_count": 32}
     facts |= {"llama.attention.head_count": 32, "llama.attention.head_count_kv": 8}
     facts |= options.pop("facts", {})
-    made = plan(tensors, facts.get, file_type(quant), Options(**options))
+    made = plan(tensors, facts.get, Quantization(file_type(quant), **options))
     return {tensor.name: type_ for tensor, type_ in made}
 
 
@@ -65,7 +64,7 @@ def _types(tensors: list[Tensor], quant: str, **options: Any) -> dict[str, GGMLT
 def test_a_recipe_equals_llama_quantize(model: str, quant: str) -> None:
     """All tensors of the quantized file have llama-quantize's types and order."""
     held = DATA[model]
-    made = plan(_tensors(model), held["metadata"].get, file_type(quant))
+    made = plan(_tensors(model), held["metadata"].get, Quantization(file_type(quant)))
     names = [name for name, _, _ in held["tensors"]]
     assert [tensor.name for tensor, _ in made] == [names[i] for i in held["order"]]
     assert [type_ for _, type_ in made] == _expanded(held["types"][quant])
@@ -82,7 +81,7 @@ def test_every_file_type_plans() -> None:
     """Each file type gives each tensor a type that fits its rows."""
     tensors = _tensors("mixtral")
     for kind in FILE_TYPES:
-        made = plan(tensors, DATA["mixtral"]["metadata"].get, kind, Options(importances=True))
+        made = plan(tensors, DATA["mixtral"]["metadata"].get, Quantization(kind, imatrix="m"))
         assert len(made) == len(tensors)
         assert all(t.dims[0] % BLOCKS[type_].weights == 0 for t, type_ in made)
 
@@ -234,7 +233,7 @@ def test_types_that_need_importances_say_so() -> None:
     for quant in ("iq2_xs", "iq1_m", "q2_k_s"):
         with pytest.raises(UnsupportedError, match="needs an importance matrix"):
             _types(MODEL, quant)
-    assert _types(MODEL, "q2_k_s", importances=True)["blk.9.ffn_up.weight"] is G.Q2_K
+    assert _types(MODEL, "q2_k_s", imatrix="m")["blk.9.ffn_up.weight"] is G.Q2_K
 
 
 def test_a_tensor_of_no_layer_among_experts() -> None:

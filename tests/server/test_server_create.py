@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asked import asked
 from gguf_files import gguf_bytes, tiny_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stores import copy_tiny_store
 
 from mbuild.build.build import build
-from mbuild.build.plan import Options
-from mbuild.build.request import Request, read_recipe
+from mbuild.build.prepare import read_recipe
 from mbuild.build.sources.resolve import LocalContext
-from mbuild.cli.quantizing import draft_quantization
+from mbuild.cli.quantizing import file_type_of
 from mbuild.core.errors import MbuildError, UsageError
 from mbuild.core.names import ModelName
 from mbuild.gguf.model import Tensor
@@ -83,15 +83,15 @@ def built_from_text(text: str, folder: Path, store: Store, draft_type: str) -> b
     """The manifest that the command line makes of a Modelfile."""
     name = ModelName.parse("by-text")
     recipe, _ = read_recipe(text.encode(), "Modelfile", store)
-    options = Options(draft_quantization=draft_quantization(draft_type))
-    list(build(Request(recipe, LocalContext(folder, store), (name,), options), store))
+    context, draft = LocalContext(folder, store), file_type_of(draft_type)
+    list(build(asked(recipe, context, name, draft_quantize=draft), store))
     return store.manifests.read_bytes(name) or b""
 
 
 def built_from_json(request: dict[str, Any], store: Store) -> bytes:
     """The manifest that the server makes of a request."""
     creation = read_creation(check(CREATE, request), store)
-    list(build(creation.build_request(store), store))
+    list(build(creation.build(store), store))
     return store.manifests.read_bytes(creation.name) or b""
 
 

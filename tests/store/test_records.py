@@ -24,6 +24,7 @@ SAMPLES: dict[str, Any] = {
     "chat-template": ["chatml", "{{ .Prompt }}", ["<|im_end|>"]],
     "gguf-kind": "projector",
     "modelfile": bytes(range(256)),
+    "posted": '{"models": [["./é", null]]}',
     "text": '{"a": "é"}\n',
     "manifest": b'{"schemaVersion":2}\n',
     "alias": Digest("0" * 64, BLAKE3),
@@ -111,4 +112,4 @@ def test_many_keys_are_asked_for_in_few_queries(database: Database) -> None:
 def test_what_people_wrote_or_one_store_has_is_not_shared() -> None:
     """A shared cache holds results, never a Modelfile's text, a model's name or a path's."""
     private = {kind.name for kind in RECORDS if not kind.shared}
-    assert private == {"modelfile", "text", "manifest", "made", "content"}
+    assert private == {"modelfile", "posted", "text", "manifest", "made", "content"}

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from asked import asked
 from conftest import Run
 from example_models import settle
 from gguf_files import tiny_gguf
@@ -14,7 +15,7 @@ from inprocess import in_process
 
 from mbuild.build.build import build
 from mbuild.build.history import StepRecord
-from mbuild.build.request import Request, read_recipe
+from mbuild.build.prepare import read_recipe
 from mbuild.build.sources.resolve import LocalContext
 from mbuild.core.events import StepStarted
 from mbuild.core.names import ModelName
@@ -141,8 +142,8 @@ def test_a_failed_build_has_a_page(mbuild: Run, tmp_path: Path) -> None:
 def test_a_stopped_build_has_a_page(mbuild: Run, tmp_path: Path, tiny_store: Store) -> None:
     """Whoever stops a build finds on its page how far it came."""
     recipe, _ = read_recipe(b"FROM ./tiny.gguf\n", "Modelfile", tiny_store)
-    request = Request(recipe, LocalContext(tmp_path, tiny_store), (ModelName.parse("mario"),))
-    events = build(request, tiny_store)
+    wanted = asked(recipe, LocalContext(tmp_path, tiny_store), ModelName.parse("mario"))
+    events = build(wanted, tiny_store)
     assert any(isinstance(event, StepStarted) for event in events)
     events.close()  # type: ignore[attr-defined]
     page = report(mbuild)

@@ -53,6 +53,9 @@ class Context(Protocol):
     def draft(self, value: str) -> DraftSource:
         """What DRAFT means; raises :class:`SourceError`."""
 
+    def imatrix(self, value: str) -> SourceFile:
+        """The importance matrix that an option names; raises :class:`SourceError`."""
+
 
 class Resolver:
     """A :class:`Context` over whatever a front end lets instructions name.
@@ -254,18 +257,23 @@ class Resolver:
 
 
 class LocalContext(Resolver):
-    """The command line's: paths against the Modelfile's folder, names against the store."""
+    """The command line's: paths against the Modelfile's folder, names against the store.
+
+    ``directory`` is where the paths of options start: the command's own folder.
+    """
 
     def __init__(
         self,
         folder: Path,
         store: Store,
         *,
+        directory: Path = Path(),
         hash_files: bool = False,
         on_read: Callable[[str, int], None] = lambda name, size: None,
     ) -> None:
         super().__init__(Disk(folder, store), store, hash_files=hash_files, on_read=on_read)
+        self._start = directory
 
-    def named_file(self, path: str, name: str) -> SourceFile:
-        """A file that the command line names, from the current folder."""
-        return self._known((local_file(Path(path), name, self._store),))[0]
+    def imatrix(self, value: str) -> SourceFile:
+        """A file that the command line names, from the folder of the command."""
+        return self._known((local_file(self._start / value, value, self._store),))[0]

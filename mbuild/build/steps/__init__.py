@@ -6,7 +6,6 @@ from mbuild.build.steps.layers import MergeParameters, PutLayer
 from mbuild.build.steps.manifest import AssembleManifest
 from mbuild.build.steps.quantize import (
     PlannedTensor,
-    Quantization,
     Quantize,
     preview,
     unquantized_size,
@@ -25,7 +24,6 @@ __all__ = [
     "MergeParameters",
     "PlannedTensor",
     "PutLayer",
-    "Quantization",
     "Quantize",
     "Role",
     "preview",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mbuild.gguf.model import Model, Tensor
     from mbuild.gguf.types import GGMLType
     from mbuild.quant.choose.imatrix import Imatrix
-    from mbuild.quant.choose.recipes import Options as RecipeOptions
+    from mbuild.quant.choose.options import Quantization
     from mbuild.quant.choose.types import FileType
     from mbuild.quant.engine import Unavailable
     from mbuild.store.ports import BuildStore
@@ -40,62 +40,19 @@ _SLOWER = 80  # times that numpy takes as long; docs/benchmarks.md has it by typ
 _IMATRIX = "\0imatrix"  # cannot be a file's name
 
 
-class Quantization(NamedTuple):
-    """What ``--quantize`` and its companions ask for; names as llama-quantize has them.
-
-    ``file_type`` is a name of :data:`mbuild.quant.choose.types.FILE_TYPES`;
-    ``tensor_types`` are pairs of a regular expression and a type's name.
-    """
-
-    file_type: str
-    recipe: str = "llama.cpp"
-    pure: bool = False
-    leave_output_tensor: bool = False
-    output_tensor_type: str | None = None
-    token_embedding_type: str | None = None
-    tensor_types: tuple[tuple[str, str], ...] = ()
-    allow_requantize: bool = False
-    imatrix: SourceFile | None = None
-
-    def fields(self) -> dict[str, Any] | None:
-        """The options as part of a key; None while the imatrix has not been read."""
-        if self.imatrix is not None and self.imatrix.content is None:
-            return None
-        # llama-quantize writes the imatrix's name into the file.
-        imatrix = [self.imatrix.name, str(self.imatrix.content)] if self.imatrix else None
-        return {**self._asdict(), "imatrix": imatrix}
-
-    def options(self) -> RecipeOptions:
-        """As the recipes take them; raises :class:`UsageError` for an unknown type."""
-        from mbuild.quant.choose.recipes import Options
-        from mbuild.quant.choose.types import tensor_type
-
-        def named(text: str | None) -> Any:
-            return tensor_type(text) if text else None
-
-        return Options(
-            pure=self.pure,
-            leave_output_tensor=self.leave_output_tensor,
-            output_tensor_type=named(self.output_tensor_type),
-            token_embedding_type=named(self.token_embedding_type),
-            tensor_types=tuple((pattern, tensor_type(t)) for pattern, t in self.tensor_types),
-            recipe=self.recipe,
-            importances=self.imatrix is not None,
-            allow_requantize=self.allow_requantize,
-        )
-
-
 @dataclass(frozen=True, eq=False)
 class Quantize(BaseStep):
     """A model becomes a quantized layer, with the bytes of llama-quantize.
 
     Steps that share ``origin`` (the same object) run together and read it once.
-    ``role`` says whether it is the model or its draft.
+    ``role`` says whether it is the model or its draft, ``imatrix`` is the file that
+    ``quantization`` names.
     """
 
     origin: Origin
     quantization: Quantization
     role: Role = Role.MODEL
+    imatrix: SourceFile | None = None
 
     kind: ClassVar[str] = "quantize"
     version: ClassVar[int] = QUANTIZER_VERSION
@@ -114,12 +71,12 @@ class Quantize(BaseStep):
     @property
     def target(self) -> str:
         """The type."""
-        return self.quantization.file_type
+        return self.quantization.file_type.name
 
     @property
     def label(self) -> str:
         """What becomes what."""
-        return f"quantize {self.role.prefix}{self.origin.name} to {self.quantization.file_type}"
+        return f"quantize {self.role.prefix}{self.origin.name} to {self.target}"
 
     @property
     def reads(self) -> int:
@@ -129,14 +86,19 @@ class Quantize(BaseStep):
     @property
     def materials(self) -> tuple[Material, ...]:
         """The source, and the importance matrix."""
-        imatrix = self.quantization.imatrix
-        return (self.origin.material, *((imatrix.material,) if imatrix else ()))
+        imatrix = (self.imatrix.material,) if self.imatrix else ()
+        return (self.origin.material, *imatrix)
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The description of the unquantized model, and the recipe with its options."""
         origin, options = self.origin.fields(), self.quantization.fields()
-        if origin is None or options is None:
+        if origin is None:
             return None
+        if self.imatrix is not None:
+            if self.imatrix.content is None:
+                return None
+            # llama-quantize writes the imatrix's name into the file.
+            options["imatrix"] = [self.imatrix.name, str(self.imatrix.content)]
         return {"origin": origin, "quantization": options, **self.role.fields()}
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
@@ -150,8 +112,8 @@ class Quantize(BaseStep):
         with ExitStack() as stack:
             sources = dict(origin.files)
             for number, step in enumerate(steps):
-                if step.quantization.imatrix is not None:
-                    sources[f"{_IMATRIX}{number}"] = step.quantization.imatrix
+                if step.imatrix is not None:
+                    sources[f"{_IMATRIX}{number}"] = step.imatrix
             files = OpenFiles(sources, stack, by_name=origin.by_name)
             paths = {name: path for name, path in files.paths.items() if name in origin.files}
             model = origin.open(context, paths, stack)
@@ -161,7 +123,7 @@ class Quantize(BaseStep):
         for number, (step, layer, existed) in enumerate(made):
             facts = read_facts(context.store.blobs.local_path(layer.digest), step.origin.name)
             used = {name: digest for name, digest in digests.items() if name in origin.files}
-            if step.quantization.imatrix is not None:
+            if step.imatrix is not None:
                 used[_IMATRIX] = digests[f"{_IMATRIX}{number}"]
             known = frozenset((layer.digest,)) if existed else frozenset[Digest]()
             results.append(Result((layer,), as_json(facts), known, used))
@@ -169,12 +131,10 @@ class Quantize(BaseStep):
 
     def learned(self, result: Result) -> Step:
         """The step with the digests that reading the files gave."""
-        quantization = self.quantization
-        if quantization.imatrix is not None:
-            digest = result.files[_IMATRIX]
-            imatrix = quantization.imatrix.known_by(digest)
-            quantization = quantization._replace(imatrix=imatrix)
-        return replace(self, origin=self.origin.learned(result), quantization=quantization)
+        imatrix = self.imatrix
+        if imatrix is not None:
+            imatrix = imatrix.known_by(result.files[_IMATRIX])
+        return replace(self, origin=self.origin.learned(result), imatrix=imatrix)
 
 
 def _write_variants(
@@ -203,17 +163,15 @@ def _variant(
     """What a step makes of the model, said and its kernels loaded."""
     from mbuild.gguf.facts import file_type_name
     from mbuild.quant.choose.recipes import unused
-    from mbuild.quant.choose.types import file_type
 
     variant = _planned(step, model, files.paths.get(imatrix_name))
-    for rule in unused(model.tensors, step.quantization.options()):
+    for rule in unused(model.tensors, step.quantization):
         example = model.tensors[0].name if model.tensors else ""
         context.warn(
             f"--tensor-type {rule} matches no tensor; a tensor is named, for example, {example}"
         )
     source = file_type_name(model.get("general.file_type"))
-    target = file_type(step.quantization.file_type)
-    values = {"source": source, "target": target.name, "role": step.role.value}
+    values = {"source": source, "target": step.target, "role": step.role.value}
     context.status(Code.QUANTIZING, values)
     _load_kernels(variant, context)
     return variant
@@ -288,22 +246,21 @@ def _planned(step: Quantize, model: Model, imatrix_path: Path | None) -> Variant
     from mbuild.quant.choose.imatrix import open_imatrix
     from mbuild.quant.choose.metadata import quantized
     from mbuild.quant.choose.recipes import plan
-    from mbuild.quant.choose.types import file_type
 
     quantization = step.quantization
     check_role(step.role, describe(model), step.origin.name)
     check_hyperparameters(model.metadata, step.origin.name)
-    target = file_type(quantization.file_type)
+    target = quantization.file_type
     imatrix: Imatrix | None = None
     about = None
-    if quantization.imatrix is not None and imatrix_path is not None:
-        imatrix = open_imatrix(imatrix_path, name=quantization.imatrix.name)
-        about = imatrix.source(quantization.imatrix.name)
-    tensors = plan(model.tensors, model.get, target, quantization.options())
+    if step.imatrix is not None and imatrix_path is not None:
+        imatrix = open_imatrix(imatrix_path, name=step.imatrix.name)
+        about = imatrix.source(step.imatrix.name)
+    tensors = plan(model.tensors, model.get, quantization)
     for tensor, new in tensors:
         if new is not tensor.type:
             _check_type(tensor, new, target, imatrix)
-    made_of = canonical_json([step.origin.name, *map(str, quantization)])
+    made_of = canonical_json([step.origin.name, quantization.to_json()])
     name = hashlib.sha256(made_of.encode()).hexdigest()[:16] + "-"
     return Variant(name, tuple(tensors), quantized(model.metadata, target, about), imatrix)
 
@@ -329,9 +286,13 @@ class PlannedTensor(NamedTuple):
     """What a quantization will do with one tensor; ``size`` is its new size in bytes."""
 
     name: str
-    before: str
-    after: str
+    before: GGMLType
+    after: GGMLType
     size: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``mbuild plan --format json`` prints it."""
+        return {**self._asdict(), "before": self.before.name, "after": self.after.name}
 
 
 def preview(step: Quantize, store: BuildStore) -> tuple[tuple[PlannedTensor, ...], int]:
@@ -343,7 +304,7 @@ def preview(step: Quantize, store: BuildStore) -> tuple[tuple[PlannedTensor, ...
     from mbuild.gguf.model import Model, Tensor
     from mbuild.gguf.writer import layout
 
-    imatrix = step.quantization.imatrix
+    imatrix = step.imatrix
     with ExitStack() as stack:
         model = _open_quietly(step.origin, store, stack)
         at = stack.enter_context(open_source(imatrix)).path if imatrix else None
@@ -351,7 +312,7 @@ def preview(step: Quantize, store: BuildStore) -> tuple[tuple[PlannedTensor, ...
         tensors = tuple(Tensor(t.name, t.dims, new, t.load) for t, new in variant.tensors)
         laid_out = layout(Model(tuple(variant.metadata), tensors))
         rows = tuple(
-            PlannedTensor(tensor.name, tensor.type.name, new.name, size)
+            PlannedTensor(tensor.name, tensor.type, new, size)
             for (tensor, new), size in zip(variant.tensors, laid_out.sizes, strict=True)
         )
     return rows, laid_out.size

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mbuild.build.history import History, Script, modelfile_text
+from mbuild.build.history import History, modelfile_text
 from mbuild.core.errors import MbuildError
 
 if TYPE_CHECKING:
+    from mbuild.build.request import Script
     from mbuild.language.instructions import Instruction, Modelfile
     from mbuild.models.compare.models import ModelDiff
     from mbuild.store import Store, StoredManifest
 
 _WEIGHTS = ("model", "projector")
-_OPTIONS_OF_WEIGHTS = frozenset(
-    (
-        "quantize",
-        "recipe",
-        "imatrix",
-        "pure",
-        "leave_output_tensor",
-        "output_tensor_type",
-        "token_embedding_type",
-        "tensor_type",
-        "tensor_type_file",
-        "allow_requantize",
-        "outtype",
-        "pre",
-    )
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +73,12 @@ def _differences(found: ModelDiff) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Maker:
-    """The Modelfile of a build and its options."""
+    """The Modelfile of a build, and the options that decide the model's weights."""
 
     script: Script
     text: str
     modelfile: Modelfile
+    options: str
 
     def lines_of(self, difference: str) -> Iterator[tuple[str, str]]:
         """Where what ``difference`` names was written: place and text."""
@@ -100,10 +86,8 @@ class _Maker:
         chosen = _LINES[word](self.modelfile, rest) if word in _LINES else []
         for instruction in chosen or _from(self.modelfile, ""):
             yield self._line(instruction)
-        if word in _WEIGHTS:
-            options = _flags(self.script.options)
-            if options:
-                yield "command line", options
+        if word in _WEIGHTS and self.options:
+            yield "command line", self.options
 
     def _line(self, instruction: Instruction) -> tuple[str, str]:
         span = instruction.span
@@ -119,24 +103,17 @@ def _maker(stored: StoredManifest, store: Store) -> _Maker | None:
     from mbuild.language.parser import decode, parse
 
     record = History(store).maker_of(str(stored.name), stored.id)
-    if record is None or record.script is None:
+    script = record.request.script if record is not None else None
+    data = modelfile_text(script.text, store) if script is not None else None
+    if record is None or script is None or data is None:
         return None
-    data = modelfile_text(record.script.text, store)
-    if data is None:
-        return None
+    target = record.target_of(str(stored.name), stored.id)
+    flags = record.request.flags(target) if target is not None else []
+    options = " ".join(word for flag in flags for word in flag if word)
     try:
-        return _Maker(record.script, decode(data), parse(data, record.script.name))
+        return _Maker(script, decode(data), parse(data, script.name), options)
     except MbuildError:
         return None
-
-
-def _flags(options: Mapping[str, Any]) -> str:
-    words = []
-    for name, value in options.items():
-        if name in _OPTIONS_OF_WEIGHTS:
-            for each in value if isinstance(value, list) else [value]:
-                words.append(f"--{name.replace('_', '-')}" + ("" if each is True else f" {each}"))
-    return " ".join(words)
 
 
 def _from(modelfile: Modelfile, rest: str) -> Sequence[Instruction]:

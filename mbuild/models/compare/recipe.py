@@ -18,11 +18,15 @@ from mbuild.core.errors import MbuildError, SourceError
 from mbuild.gguf.reader import GGUFFile, open_gguf
 from mbuild.gguf.types import GGMLType
 from mbuild.quant.choose import rules
-from mbuild.quant.choose.recipes import PLAIN, Described, Options, plan, quantizable
+from mbuild.quant.choose.options import Quantization
+from mbuild.quant.choose.recipes import PLAIN, Described, plan, quantizable
 from mbuild.quant.choose.types import FILE_TYPES, FileType
 
 _ROUNDS = 8
 """How often what is still wrong is named: naming a tensor shifts the count of its kind."""
+
+_IMATRIX = "IMATRIX"
+"""What stands for the importance matrix, which the file does not hold."""
 
 _APART = ("output.weight", "token_embd.weight")
 """Tensors that have options of their own."""
@@ -41,37 +45,25 @@ class _Wanted(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to quantize: a file type and options (patterns in the order in which they count).
+    """How to quantize: patterns in the order in which they count.
 
     ``tensors`` is how many the file has; ``wrong`` names those whose type cannot be
     had, none as a rule. ``source`` is where the file says it comes from, if it does.
     """
 
-    file_type: FileType
-    options: Options
+    quantization: Quantization
     tensors: int
     wrong: tuple[str, ...]
     source: str = ""
 
     def flags(self) -> list[str]:
-        """The arguments of ``mbuild build``, without those for names and files."""
-        options = self.options
-        found = ["-q", str(self)]
-        if options.recipe != "llama.cpp":
-            found += ["--recipe", options.recipe]
-        found += ["--pure"] if options.pure else []
-        found += ["--leave-output-tensor"] if options.leave_output_tensor else []
-        if options.output_tensor_type is not None:
-            found += ["--output-tensor-type", options.output_tensor_type.name.lower()]
-        if options.token_embedding_type is not None:
-            found += ["--token-embedding-type", options.token_embedding_type.name.lower()]
-        for pattern, type_ in options.tensor_types:
-            found += ["--tensor-type", f"{pattern}={type_.name.lower()}"]
-        return found
+        """The arguments of ``mbuild build``, without those for names; an imatrix is ``IMATRIX``."""
+        options = self.quantization.flags()
+        return ["-q", str(self), *(word for option in options for word in option if word)]
 
     def __str__(self) -> str:
         """The file type as people write it: ``q4_K_M``."""
-        name = self.file_type.name
+        name = self.quantization.file_type.name
         return name[0].lower() + name[1:] if name.startswith("Q") else name.lower()
 
 
@@ -109,22 +101,21 @@ def infer(tensors: Sequence[Described], get: Callable[..., Any]) -> Recipe:
             found = others
     if found is None:
         raise SourceError("no file type is close to the tensors' types")
-    _, type_, options = found
-    options, left = _named(rows, get, type_, options)
-    return Recipe(type_, options, len(rows), tuple(row.name for row in left))
+    options, left = _named(rows, get, found[1])
+    return Recipe(options, len(rows), tuple(row.name for row in left))
 
 
 def _best(
     rows: Sequence[_Wanted], get: Callable[..., Any], types: Sequence[FileType]
-) -> tuple[int, FileType, Options] | None:
-    """The file type and options that leave the fewest tensors wrong, and how many."""
-    best: tuple[int, FileType, Options] | None = None
-    for type_, options in _candidates(types, get):
-        wrong = _wrong(rows, get, type_, options)
+) -> tuple[int, Quantization] | None:
+    """How many tensors are wrong at the least, and the file type and options that leave them."""
+    best: tuple[int, Quantization] | None = None
+    for options in _candidates(types, get):
+        wrong = _wrong(rows, get, options)
         if wrong is None or (options.pure and any(row.name not in _APART for row in wrong)):
             continue  # older llama-quantize took no --tensor-type beside --pure
         if best is None or len(wrong) < best[0]:
-            best = len(wrong), type_, options
+            best = len(wrong), options
             if not wrong:
                 break
     return best
@@ -149,39 +140,38 @@ def _wanted(tensors: Sequence[Described], get: Callable[..., Any]) -> list[_Want
     return rows
 
 
-def _candidates(
-    types: Sequence[FileType], get: Callable[..., Any]
-) -> Iterator[tuple[FileType, Options]]:
+def _candidates(types: Sequence[FileType], get: Callable[..., Any]) -> Iterator[Quantization]:
     """File types and options worth a try; first with a matrix if the file says it had one."""
     matrix = any(get(f"quantize.imatrix.{key}", None) for key in ("file", "dataset"))
     for type_, pure, importances in product(types, (False, True), (matrix, not matrix)):
         for recipe in ("llama.cpp", "ollama"):
             if recipe == "llama.cpp" or (type_.name in rules.OLLAMA_TYPES and not pure):
-                yield type_, Options(pure=pure, importances=importances, recipe=recipe)
+                imatrix = _IMATRIX if importances else None
+                yield Quantization(type_, recipe, imatrix, pure)
 
 
 def _wrong(
-    rows: Sequence[_Wanted], get: Callable[..., Any], type_: FileType, options: Options
+    rows: Sequence[_Wanted], get: Callable[..., Any], options: Quantization
 ) -> list[_Wanted] | None:
     """The tensors that would get another type; None where these options refuse the model."""
     try:
-        return [row for row, new in plan(rows, get, type_, options) if new is not row.wanted]
+        return [row for row, new in plan(rows, get, options) if new is not row.wanted]
     except MbuildError:
         return None
 
 
 def _named(
-    rows: Sequence[_Wanted], get: Callable[..., Any], type_: FileType, options: Options
-) -> tuple[Options, list[_Wanted]]:
+    rows: Sequence[_Wanted], get: Callable[..., Any], options: Quantization
+) -> tuple[Quantization, list[_Wanted]]:
     """The options with what is wrong named, and what is wrong all the same."""
-    wrong = _wrong(rows, get, type_, options) or []
+    wrong = _wrong(rows, get, options) or []
     named: dict[str, _Wanted] = {}
     for _ in range(_ROUNDS):
         if not wrong:
             break
         named.update((row.name, row) for row in wrong)
         tried = _with_names(rows, options, list(named.values()))
-        left = _wrong(rows, get, type_, tried)
+        left = _wrong(rows, get, tried)
         if left is None:
             return options, wrong
         wrong = left
@@ -192,22 +182,23 @@ def _named(
     return options, wrong
 
 
-def _with_names(rows: Sequence[_Wanted], options: Options, named: Sequence[_Wanted]) -> Options:
+def _with_names(
+    rows: Sequence[_Wanted], options: Quantization, named: Sequence[_Wanted]
+) -> Quantization:
     rest = []
     one_table = sum(row.name.endswith("token_embd.weight") for row in rows) == 1
     for row in named:
         if row.name == "output.weight":
             leave = row.wanted in PLAIN
-            options = replace(
-                options,
+            options = options._replace(
                 leave_output_tensor=leave,
                 output_tensor_type=None if leave else row.wanted,
             )
         elif row.name == "token_embd.weight" and one_table:
-            options = replace(options, token_embedding_type=row.wanted)
+            options = options._replace(token_embedding_type=row.wanted)
         else:
             rest.append(row)
-    return replace(options, tensor_types=tuple(_patterns(rows, rest)))
+    return options._replace(tensor_types=tuple(_patterns(rows, rest)))
 
 
 def _patterns(rows: Sequence[_Wanted], named: Sequence[_Wanted]) -> Iterator[tuple[str, GGMLType]]:

@@ -7,7 +7,6 @@ are the tables of :mod:`mbuild.quant.choose.rules`. Nothing is quantized here.
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -15,8 +14,10 @@ from typing import Any, Protocol, TypeVar
 from mbuild.core.errors import UnsupportedError, UsageError
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant.choose import rules
+from mbuild.quant.choose.options import Quantization
+from mbuild.quant.choose.patterns import compile_pattern
 from mbuild.quant.choose.rules import Category, Place
-from mbuild.quant.choose.types import FileType, tensor_type
+from mbuild.quant.choose.types import FileType
 
 PLAIN = frozenset({GGMLType.F32, GGMLType.F16, GGMLType.BF16})
 """Types that are not quantized."""
@@ -39,26 +40,6 @@ class Described(Protocol):
 
 
 T = TypeVar("T", bound=Described)
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The switches of ``llama-quantize`` that change a plan.
-
-    ``tensor_types`` are regular expressions and the type of tensors whose name they
-    are found in, the first that fits deciding, beside ``pure`` too.
-    ``recipe`` is ``llama.cpp`` or ``ollama``. ``importances`` says whether an importance
-    matrix will be used.
-    """
-
-    pure: bool = False
-    leave_output_tensor: bool = False
-    output_tensor_type: GGMLType | None = None
-    token_embedding_type: GGMLType | None = None
-    tensor_types: tuple[tuple[str, GGMLType], ...] = ()
-    recipe: str = "llama.cpp"
-    importances: bool = False
-    allow_requantize: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +122,7 @@ def quantizable(name: str, dims: Sequence[int], architecture: str, leave_output:
 def plan(
     tensors: Sequence[T],
     get: Callable[..., Any],
-    file_type: FileType,
-    options: Options | None = None,
+    options: Quantization,
 ) -> list[tuple[T, GGMLType]]:
     """Each tensor with the type it gets, in the order of the quantized file.
 
@@ -150,26 +130,26 @@ def plan(
     where a tensor that is quantized already would be changed, where a type needs an
     importance matrix and there is none, and where a named type does not fit a row.
     """
-    state = _State(Facts.of(get), file_type, options or Options())
+    state = _State(Facts.of(get), options.file_type, options)
     placed = order(tensors)
     state.count(placed)
     planned = [(tensor, state.type_of(tensor)) for tensor in placed]
     for tensor, new in planned:
-        _check(tensor, new, file_type, state.options)
+        _check(tensor, new, options)
     return planned
 
 
-def unused(tensors: Sequence[Described], options: Options) -> list[str]:
+def unused(tensors: Sequence[Described], options: Quantization) -> list[str]:
     """The patterns of ``tensor_types`` that fit no tensor's name, with their types."""
     names = [tensor.name for tensor in tensors]
     return [
         f"{pattern}={type_.name}"
         for pattern, type_ in options.tensor_types
-        if not any(map(_compile(pattern).search, names))
+        if not any(map(compile_pattern(pattern).search, names))
     ]
 
 
-def _check(tensor: Described, new: GGMLType, file_type: FileType, options: Options) -> None:
+def _check(tensor: Described, new: GGMLType, options: Quantization) -> None:
     if new is tensor.type:
         return
     if tensor.type not in PLAIN and not options.allow_requantize:
@@ -183,7 +163,7 @@ def _check(tensor: Described, new: GGMLType, file_type: FileType, options: Optio
             f"{tensor.name}: rows of {row} values are not a multiple of {block}, the block of"
             f" {new.name}"
         )
-    if not options.importances and needs_importances(tensor.name, new, file_type):
+    if not options.importances and needs_importances(tensor.name, new, options.file_type):
         raise UnsupportedError(
             f"{tensor.name}: {new.name} needs an importance matrix",
             hint="give one with --imatrix FILE",
@@ -204,7 +184,7 @@ class _State:
 
     facts: Facts
     file_type: FileType
-    options: Options
+    options: Quantization
     tied: bool = True
     values: int = 0
     seen: dict[Category, int] = field(default_factory=dict)
@@ -216,7 +196,7 @@ class _State:
         self.values = kinds.count(Category.ATTN_V)
         self.tied = Category.OUTPUT not in kinds
         named = [*self.options.tensor_types, *self._exceptions()]
-        self.patterns = [(_compile(text), type_) for text, type_ in named]
+        self.patterns = [(compile_pattern(text), type_) for text, type_ in named]
 
     def _exceptions(self) -> list[tuple[str, GGMLType]]:
         if self.options.recipe == "llama.cpp":
@@ -314,45 +294,9 @@ class _State:
         return int(found[1])
 
 
-_CLASSES = {
-    **{"alnum": "a-z0-9", "alpha": "a-z", "digit": "0-9", "lower": "a-z", "space": r"\s"},
-    **{"upper": "A-Z", "xdigit": "0-9a-f", "d": "0-9", "s": r"\s", "w": "a-z0-9_"},
-}
-"""Named classes of characters, which the reference's expressions have and Python's have not."""
-
-
-def _compile(text: str) -> re.Pattern[str]:
-    """A regular expression as ``std::regex`` reads it, as far as Python reads it otherwise."""
-    known = re.sub(r"\[:(\w+):\]", lambda found: _CLASSES.get(found[1], found[0]), text)
-    try:
-        with warnings.catch_warnings():  # of what a later Python may read otherwise
-            warnings.simplefilter("ignore", FutureWarning)
-            return re.compile(known)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise UsageError(f"{text[:64]!r} is not a regular expression: {error}") from error
-
-
 def _fitting(new: GGMLType, row: int) -> GGMLType:
     """The type, or the one to fall back to for such a row."""
     if row % BLOCKS[new].weights == 0:
         return new
     new = rules.FALLBACK.get(new, new)
     return GGMLType.F16 if row % BLOCKS[new].weights else new
-
-
-def parse_tensor_type(text: str) -> tuple[str, GGMLType]:
-    """``NAME=TYPE`` as ``--tensor-type`` takes it: a regular expression and a type.
-
-    The expression is lowered, as llama-quantize lowers it. Raises :class:`UsageError`.
-    """
-    name, equals, type_ = text.partition("=")
-    if not equals or not name or not type_:
-        raise UsageError(f"malformed tensor type {text[:64]!r}", hint="for example attn_v=q8_0")
-    pattern = name.lower()
-    _compile(pattern)
-    return pattern, tensor_type(type_)
-
-
-def parse_tensor_types(text: str) -> tuple[tuple[str, GGMLType], ...]:
-    """The content of a ``--tensor-type-file``: ``NAME=TYPE`` separated by white space."""
-    return tuple(parse_tensor_type(word) for word in text.split())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.build.engine import State
@@ -52,7 +52,8 @@ def picture_of_plan(forecast: Forecast) -> Picture:
         facts.append(f"{human_size(forecast.writes)} to write")
         if forecast.seconds is not None:
             facts.append(f"about {human_duration(forecast.seconds)}")
-    return _picture(forecast.names, steps, ", ".join(facts))
+    models = forecast.request.names_by_place(forecast.manifests)
+    return _picture(forecast.names, models, steps, ", ".join(facts))
 
 
 def picture_of_build(record: BuildRecord) -> Picture:
@@ -64,7 +65,7 @@ def picture_of_build(record: BuildRecord) -> Picture:
     ]
     if record.written:
         facts.append(f"{human_size(record.written)} written")
-    return _picture(record.names, steps, ", ".join(facts))
+    return _picture(record.names, record.names_by_step, steps, ", ".join(facts))
 
 
 def look_of(step: StepRecord) -> Look:
@@ -74,16 +75,6 @@ def look_of(step: StepRecord) -> Look:
     if step.status == "ran":
         return Look.RAN
     return Look.FAILED if step.seconds else Look.WAITED
-
-
-def names_by_step(names: Sequence[str], kinds: Sequence[str]) -> dict[int, tuple[str, ...]]:
-    """Which of a build's names each manifest step gives; a build names its variants in order."""
-    places = [place for place, kind in enumerate(kinds) if kind == MANIFEST]
-    each = len(names) // len(places) if places else 0
-    return {
-        place: tuple(names[number * each : (number + 1) * each])
-        for number, place in enumerate(places)
-    }
 
 
 def _planned(step: PlannedStep) -> _Step:
@@ -130,12 +121,16 @@ def _recorded(step: StepRecord) -> _Step:
     )
 
 
-def _picture(names: Sequence[str], steps: Sequence[_Step], facts: str) -> Picture:
+_Models = Mapping[int, tuple[str, ...]]
+"""The names of the models, by the places of the steps that make them."""
+
+
+def _picture(names: Sequence[str], models: _Models, steps: Sequence[_Step], facts: str) -> Picture:
     """Sources, then steps; steps with one key are one, if that leaves no cycle."""
     title = f"{_listed(names, 3)}: {facts}" if names else facts
     summary = f"The steps of the build of {_listed(names, 12)}: {facts}."
     for merge in (True, False):
-        nodes, edges = _nodes(names, steps, merge=merge)
+        nodes, edges = _nodes(models, steps, merge=merge)
         try:
             topological(len(nodes), edges)
         except ValueError:
@@ -152,7 +147,7 @@ def _listed(names: Sequence[str], most: int) -> str:
 
 
 def _nodes(
-    names: Sequence[str], steps: Sequence[_Step], *, merge: bool
+    models: _Models, steps: Sequence[_Step], *, merge: bool
 ) -> tuple[list[Node], list[tuple[int, int]]]:
     nodes: list[Node] = []
     edges: list[tuple[int, int]] = []
@@ -161,7 +156,6 @@ def _nodes(
     for (name, place), size in sources.items():
         at[name, place] = len(nodes)
         nodes.append(_source(name, place, size))
-    models = names_by_step(names, [step.kind for step in steps])
     place_of: dict[int, int] = {}
     by_key: dict[tuple[str, str], int] = {}
     for number, step in enumerate(steps):

@@ -14,7 +14,6 @@ from mbuild.store import Layer, Manifest
 from mbuild.store.contents import open_layer, read_text
 from mbuild.store.media import GGUF, MEDIA_TYPES, MESSAGES, PARAMS
 from mbuild.store.records import STEP
-from mbuild.view.report.drawing import names_by_step
 
 if TYPE_CHECKING:
     from mbuild.build.history import BuildRecord
@@ -85,8 +84,7 @@ class Settings(NamedTuple):
 def models_of(record: BuildRecord, store: Store) -> tuple[ModelPart, ...]:
     """The models that a build made or was to make, in its order."""
     parts = []
-    kinds = [step.kind for step in record.steps]
-    groups = names_by_step(record.names, kinds) or ({-1: record.names} if record.names else {})
+    groups = record.names_by_step or ({-1: record.names} if record.names else {})
     for place, names in groups.items():
         identity = next((record.models[name] for name in names if name in record.models), None)
         now = {name: _now(name, record.models.get(name), store) for name in names}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +10,15 @@ from mbuild.build.history import modelfile_text
 from mbuild.core.units import human_duration, human_size, local_time
 from mbuild.view.picture.svg import svg
 from mbuild.view.picture.text import printable
-from mbuild.view.report.drawing import look_of, names_by_step, picture_of_build
+from mbuild.view.report.drawing import look_of, picture_of_build
 from mbuild.view.report.facts import layers_of, models_of, settings_of, users_of_layers, weights_of
 from mbuild.view.report.timeline import timeline
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-    from mbuild.build.history import BuildRecord, Script
+    from mbuild.build.history import BuildRecord
+    from mbuild.build.request import Script
     from mbuild.store import Store
 
 FOLDER = Path(__file__).parent
@@ -50,7 +50,7 @@ def page(record: BuildRecord, store: Store) -> str:
     users = users_of_layers(store)
     drawing = svg(picture_of_build(record), inline=True) if record.steps else ""
     wide = re.search(r' width="([\d.]+)"', drawing)
-    names = names_by_step(record.names, [step.kind for step in record.steps])
+    names = record.names_by_step
     return environment.get_template("page.html").render(
         record=record,
         when=local_time(record.time),
@@ -66,8 +66,8 @@ def page(record: BuildRecord, store: Store) -> str:
             (number, step, look_of(step), ", ".join(names.get(number - 1, ())))
             for number, step in enumerate(record.steps, start=1)
         ],
-        options=tuple(_options(record.script)),
-        modelfile=_modelfile(record.script, store),
+        options=tuple(f"{flag} {value}".rstrip() for flag, value in record.request.flags()),
+        modelfile=_modelfile(record.request.script, store),
     )
 
 
@@ -82,15 +82,6 @@ def _arrows(text: str) -> Markup:
 
     arrow = Markup('<span class="arrow">-&gt;</span>')
     return arrow.join(escape(part) for part in printable(text).split("->"))
-
-
-def _options(script: Script | None) -> Iterator[str]:
-    """The command line's options, as one writes them."""
-    options: Mapping[str, Any] = script.options if script else {}
-    for name, value in options.items():
-        for each in value if isinstance(value, list) else [value]:
-            shown = "=".join(map(str, each)) if isinstance(each, list) else str(each)
-            yield f"--{name.replace('_', '-')}" + ("" if each is True else f" {shown}")
 
 
 def _modelfile(script: Script | None, store: Store) -> str:

@@ -26,6 +26,7 @@ from mbuild.core.names import InvalidNameError
 from mbuild.language.printable import visible
 
 if TYPE_CHECKING:
+    from mbuild.build.request import Posted
     from mbuild.store import Store
 
 MAX_FILES = 1024
@@ -227,9 +228,11 @@ class RequestNames:
 class BlobContext(Resolver):
     """Resolves what a request's instructions name: its own files, digests, and models."""
 
-    def __init__(
-        self, store: Store, folder: str, files: Files, adapters: Files, drafts: Files
-    ) -> None:
-        """``folder`` is the name of the directory that the files of a checkpoint make."""
-        every = {"FROM": files, "ADAPTER": adapters, "DRAFT": drafts}
-        super().__init__(RequestNames(store, folder, every), store)
+    def __init__(self, store: Store, posted: Posted) -> None:
+        every = {"FROM": posted.files, "ADAPTER": posted.adapters, "DRAFT": posted.drafts}
+        super().__init__(RequestNames(store, posted.folder, every), store)
+        self._imatrices = posted.imatrices
+
+    def imatrix(self, value: str) -> SourceFile:
+        """The uploaded blob of that name."""
+        return self._known((_uploaded(self._imatrices[value], value, self._store),))[0]

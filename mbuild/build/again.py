@@ -1,0 +1,144 @@
+"""How a model was built, from the log or from a lock: the build that makes it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mbuild.build.history import History, modelfile_text
+from mbuild.build.lock import UNQUANTIZED, Lock, locked_quantization, locked_request
+from mbuild.build.locked import Locked
+from mbuild.build.prepare import Build, Notice, kept_recipe, read_recipe
+from mbuild.build.rebuild import Unchanged
+from mbuild.build.request import BuildRequest, Posted, Script, Target
+from mbuild.build.sources.posted import BlobContext
+from mbuild.build.sources.resolve import LocalContext
+from mbuild.core.errors import DamagedError, NameNotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from mbuild.build.history import BuildRecord
+    from mbuild.build.sources.resolve import Context
+    from mbuild.language.recipe import Recipe
+    from mbuild.store import Store, StoredManifest
+
+OnRead = Callable[[str, int], None]
+"""Is told the name and the size in bytes of a file that has to be read for its digest."""
+
+_BY_FILE = "name its Modelfile with -f FILE"
+
+
+def from_log(stored: StoredManifest, store: Store, on_read: OnRead) -> Build:
+    """The build that made a model, for this one model, and only of what it was made from.
+
+    Raises :class:`NameNotFoundError` where the log knows no such build, :class:`UsageError`
+    where it does not tell enough, and :class:`DamagedError` where a blob that a request to
+    the API named is gone.
+    """
+    record, target = _record_of(store, stored)
+    request = record.request._replace(targets=(target._replace(names=(stored.name,)),))
+    recipe, context, warnings = _asked(request.source, record, stored, store, on_read)
+    gate = Unchanged(record, store)
+    return Build(request, recipe, context, warnings=warnings, gate=gate)
+
+
+def _record_of(store: Store, stored: StoredManifest) -> tuple[BuildRecord, Target]:
+    """The last build that made this very model, and which of its targets that is."""
+    other = None
+    for record in History(store).newest_first():
+        target = record.target_of(str(stored.name), stored.id)
+        if target is not None:
+            return record, target
+        other = other or record.models.get(str(stored.name))
+    if other is not None:
+        raise UsageError(
+            f"{stored.name} is not what was built under that name: {stored.id.short} in the store,"
+            f" {other.short} built last",
+            hint=_BY_FILE,
+        )
+    raise NameNotFoundError(
+        f"no build of {stored.name} is in the history of this store", hint=_BY_FILE
+    )
+
+
+def _asked(
+    source: Script | Posted | None,
+    record: BuildRecord,
+    stored: StoredManifest,
+    store: Store,
+    on_read: OnRead,
+) -> tuple[Recipe, Context, tuple[Notice, ...]]:
+    """The recipe of a request, where what it names is found, and warnings about it."""
+    if isinstance(source, Posted):
+        recipe = kept_recipe(source.recipe, store)
+        if recipe is None:
+            raise UsageError(
+                f"{stored.name}: the cache no longer has the request that it was built from",
+                hint="build it again by POST /api/create",
+            )
+        _bring(source, record, stored, store)
+        return recipe, BlobContext(store, source), ()
+    data = modelfile_text(source.text, store) if source is not None else None
+    if source is None or data is None:
+        raise UsageError(
+            f"{stored.name}: the history does not have the Modelfile that it was built from",
+            hint="name it with -f FILE",
+        )
+    folder, directory = Path(source.folder), Path(source.directory)
+    recipe, warnings = read_recipe(data, source.name, store)
+    context = LocalContext(folder, store, directory=directory, hash_files=True, on_read=on_read)
+    return recipe, context, warnings
+
+
+def _bring(source: Posted, record: BuildRecord, stored: StoredManifest, store: Store) -> None:
+    """Make sure that every blob a request named is in the store; raises what is missing."""
+    sizes = {layer.digest: layer.size for step in record.steps for layer in step.layers}
+    with store.reading():
+        missing = [
+            f"{name} ({digest})"
+            for digest, name in source.blobs.items()
+            if store.blobs.size(digest) is None
+            and not (digest in sizes and store.blobs.bring(digest, sizes[digest]))
+        ]
+    if missing:
+        raise DamagedError(
+            f"{stored.name} cannot be built again: the store no longer has {missing[0]}"
+            + (f" and {len(missing) - 1} more of the request's files" if missing[1:] else ""),
+            hint="upload what is missing again: POST /api/blobs/sha256:DIGEST",
+        )
+
+
+def from_modelfile(
+    data: bytes,
+    script: Script,
+    lock: tuple[Lock, Path] | None,
+    stored: StoredManifest,
+    store: Store,
+    on_read: OnRead,
+) -> Build:
+    """The build of a model from a Modelfile, with the options of its lock and held to it.
+
+    Raises :class:`UsageError` where none of the lock's variants is the model.
+    """
+    recipe, warnings = read_recipe(data, script.name, store)
+    folder, directory = Path(script.folder), Path(script.directory)
+    context = LocalContext(folder, store, directory=directory, hash_files=True, on_read=on_read)
+    request = BuildRequest((Target((stored.name,)),), script)
+    if lock is None:
+        return Build(request, recipe, context, warnings=warnings)
+    request = locked_request(lock[0], _locked_target(*lock, stored), script)
+    wanted = Build(request, recipe, context, warnings=warnings)
+    return wanted._replace(gate=Locked(*lock, wanted, store))
+
+
+def _locked_target(lock: Lock, path: Path, stored: StoredManifest) -> Target:
+    """The locked variant that is this model."""
+    same = [name for name, result in lock.results.items() if result["id"] == str(stored.id)]
+    chosen = same or list(lock.results)
+    if len(chosen) != 1:
+        raise UsageError(
+            f"none of the variants in {path} is {stored.name}: {', '.join(lock.results)}",
+            hint="it was built from something else",
+        )
+    quantization = None if chosen[0] == UNQUANTIZED else locked_quantization(lock, chosen[0])
+    return Target((stored.name,), quantization)

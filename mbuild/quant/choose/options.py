@@ -1,0 +1,225 @@
+"""The options of a quantization: one table, from which all that knows them follows.
+
+An option is one field of :class:`Quantization`, annotated with its :class:`Option`: the
+command line, the HTTP API, the help, the lock, the explanations and ``import-recipe``
+read :data:`OPTIONS`. A build with nothing to do loads this module, so the types of
+tensors are named here and imported where one is read.
+"""
+
+# Without "from __future__ import annotations": the annotations of the fields are the table.
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+from mbuild.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from mbuild.gguf.types import GGMLType
+    from mbuild.quant.choose.types import FileType
+
+
+class OptionKind(NamedTuple):
+    """A kind of option: how its value is written, and read.
+
+    ``metavar`` is what help calls a value, empty where none follows the flag.
+    ``parse`` makes the value of what was given: true, a text, or several texts where the
+    option ``repeats``; it raises :class:`UsageError`. ``write`` is its inverse, and gives JSON.
+    """
+
+    metavar: str
+    parse: Callable[[Any], Any]
+    write: Callable[[Any], Any]
+    repeats: bool = False
+
+
+def _flag(given: Any) -> bool:
+    if not isinstance(given, bool):
+        raise UsageError(f"{given!r:.64} is neither true nor false")
+    return given
+
+
+def _text(given: Any) -> str:
+    if not isinstance(given, str):
+        raise UsageError(f"{given!r:.64} is not a text")
+    return given
+
+
+def _type(given: Any) -> "GGMLType":
+    from mbuild.quant.choose.types import tensor_type
+
+    return tensor_type(_text(given))
+
+
+def _rules(given: Any) -> "tuple[tuple[str, GGMLType], ...]":
+    from mbuild.quant.choose.patterns import parse_tensor_type
+
+    if not isinstance(given, (list, tuple)):
+        raise UsageError(f"{given!r:.64} is not a list of texts")
+    return tuple(parse_tensor_type(_text(each)) for each in given)
+
+
+def _written_rules(rules: "tuple[tuple[str, GGMLType], ...]") -> list[str]:
+    return [f"{pattern}={type_.name}" for pattern, type_ in rules]
+
+
+FLAG = OptionKind("", _flag, bool)
+CHOICE = OptionKind("NAME", _text, str)
+FILE = OptionKind("FILE", _text, str)
+TYPE = OptionKind("TYPE", _type, lambda type_: type_.name)
+RULES = OptionKind("REGEX=TYPE", _rules, _written_rules, repeats=True)
+
+KINDS = (FLAG, CHOICE, FILE, TYPE, RULES)
+"""Every kind of option. A front end has one way of asking for each."""
+
+
+class Option(NamedTuple):
+    """One option: what it does, for people, and what its values are.
+
+    ``name`` is that of the flag (``--tensor-type``) and of the API's field
+    (``tensor_type``), as a rule the field's own name; ``default`` is the value that it
+    has when it is not given.
+    """
+
+    help: str
+    kind: OptionKind = FLAG
+    choices: tuple[str, ...] = ()
+    name: str = ""
+    default: Any = None
+
+    @property
+    def flag(self) -> str:
+        """The option on a command line, which explanations name too."""
+        return f"--{self.name.replace('_', '-')}"
+
+    def parse(self, given: Any) -> Any:
+        """The value that was given; raises :class:`UsageError` for what cannot be one."""
+        value = self.kind.parse(given)
+        if self.choices and value not in self.choices:
+            raise UsageError(f"unknown {self.name} {value!r:.64}", hint=" or ".join(self.choices))
+        return value
+
+    def write(self, value: Any) -> Any:
+        """A value as JSON; nothing is null."""
+        return None if value is None else self.kind.write(value)
+
+
+class Quantization(NamedTuple):
+    """What ``--quantize`` and its companions ask for; names as llama-quantize has them.
+
+    ``tensor_types`` are regular expressions and the type of the tensors whose name they
+    are found in, the first that fits deciding, beside ``pure`` too. ``imatrix`` names the
+    file as the user does: llama-quantize writes that name into the model.
+    """
+
+    file_type: "FileType"
+    recipe: Annotated[
+        str,
+        Option(
+            "Whose rules choose each tensor's type  [default: llama.cpp]",
+            CHOICE,
+            ("llama.cpp", "ollama"),
+        ),
+    ] = "llama.cpp"
+    imatrix: Annotated[
+        "str | None", Option("Importance matrix (GGUF or the old format).", FILE)
+    ] = None
+    pure: Annotated[
+        bool, Option("Use one type for all tensors except those that --tensor-type matches.")
+    ] = False
+    leave_output_tensor: Annotated[bool, Option("Do not quantize output.weight.")] = False
+    output_tensor_type: Annotated["GGMLType | None", Option("Type of output.weight.", TYPE)] = None
+    token_embedding_type: Annotated[
+        "GGMLType | None", Option("Type of token_embd.weight.", TYPE)
+    ] = None
+    tensor_types: Annotated[
+        "tuple[tuple[str, GGMLType], ...]",
+        Option(
+            "Type of the tensors whose name matches; the first match counts.",
+            RULES,
+            name="tensor_type",
+        ),
+    ] = ()
+    allow_requantize: Annotated[bool, Option("Requantize tensors that are already quantized.")] = (
+        False
+    )
+
+    @property
+    def importances(self) -> bool:
+        """Whether an importance matrix will be used."""
+        return self.imatrix is not None
+
+    @classmethod
+    def parse(cls, file_type: str, given: Mapping[str, Any]) -> "Quantization":
+        """A quantization from texts: the type as users spell it, options by their names.
+
+        An option that is null is not given. Raises :class:`UsageError` for unknown types,
+        values and options.
+        """
+        from mbuild.quant.choose.types import file_type as parsed
+
+        rows = {option.name: (field, option) for field, option in OPTIONS.items()}
+        unknown = [name for name in given if name not in rows]
+        if unknown:
+            known = ", ".join(rows)
+            raise UsageError(f"unknown option of a quantization {unknown[0]!r:.64}", hint=known)
+        values = {
+            rows[name][0]: rows[name][1].parse(value)
+            for name, value in given.items()
+            if value is not None
+        }
+        return cls(parsed(file_type), **values)
+
+    def options(self) -> Iterator[tuple[Option, Any]]:
+        """The options that differ from their defaults, with their values."""
+        for field, option in OPTIONS.items():
+            value = getattr(self, field)
+            if value != option.default:
+                yield option, value
+
+    def fields(self) -> dict[str, Any]:
+        """Every field as JSON, by its own name: what decides the quantized model."""
+        written = {name: row.write(getattr(self, name)) for name, row in OPTIONS.items()}
+        return {"file_type": self.file_type.name, **written}
+
+    def to_json(self) -> dict[str, Any]:
+        """The type, and the options that differ from their defaults, for :meth:`from_json`."""
+        said = {option.name: option.write(value) for option, value in self.options()}
+        return {"type": self.file_type.name, **said}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Quantization":
+        """Read :meth:`to_json`'s value; raises :class:`UsageError` for anything else."""
+        given = dict(value)
+        return cls.parse(_text(given.pop("type", None)), given)
+
+    def flags(self) -> list[tuple[str, str]]:
+        """The options on a command line, without ``-q``: flags and values, empty where none is."""
+        found = []
+        for option, value in self.options():
+            written = option.write(value)
+            if option.kind in (TYPE, RULES):
+                written = _lowered(written)
+            for each in written if isinstance(written, list) else [written]:
+                found.append((option.flag, "" if each is True else each))
+        return found
+
+
+def _lowered(written: Any) -> Any:
+    """Types as people write them; an expression is in lower case already."""
+    return [each.lower() for each in written] if isinstance(written, list) else written.lower()
+
+
+def _rows() -> Iterator[tuple[str, Option]]:
+    for field, hint in Quantization.__annotations__.items():
+        for option in getattr(hint, "__metadata__", ()):
+            default = Quantization._field_defaults[field]
+            yield field, option._replace(name=option.name or field, default=default)
+
+
+OPTIONS: Mapping[str, Option] = dict(_rows())
+"""Every option by its field, in the order of ``--help``."""
+
+
+def spelled(name: str) -> str:
+    """A type as people and tags spell it: ``q4_K_M`` for ``Q4_K_M``, ``bf16`` for ``BF16``."""
+    letters = len(name) - len(name.lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
+    return name[:letters].lower() + name[letters:]

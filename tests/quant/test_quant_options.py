@@ -1,0 +1,112 @@
+"""The options of a quantization: one table, which everything that takes or shows them follows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import pytest
+
+from mbuild.cli.completion import VALUES
+from mbuild.cli.main import WITH_VALUE
+from mbuild.cli.quantizing import quantize_options
+from mbuild.core.errors import UsageError
+from mbuild.gguf.types import GGMLType
+from mbuild.quant.choose.options import FILE, FLAG, KINDS, OPTIONS, TYPE, Quantization, spelled
+from mbuild.quant.choose.types import FILE_TYPES, file_type
+from mbuild.server.shapes import CREATE
+
+Q8 = file_type("q8_0")
+
+
+def test_every_field_but_the_type_is_a_row() -> None:
+    """A field without a row would be an option that nobody can ask for."""
+    assert ("file_type", *OPTIONS) == Quantization._fields
+    for field, option in OPTIONS.items():
+        assert option.default == Quantization._field_defaults[field]
+        assert option.kind in KINDS
+        assert option.flag == f"--{option.name.replace('_', '-')}"
+        assert option.help[:1].isupper()
+
+
+def test_both_front_ends_take_every_option() -> None:
+    """The command line with its help, its values and their completion; the API with its types."""
+    command = quantize_options(click.Command("options"))
+    asked = {name: param for param in command.params for name in param.opts}
+    for option in OPTIONS.values():
+        param = asked[option.flag]
+        assert isinstance(param, click.Option)
+        assert (param.name, param.help) == (option.name, option.help)
+        assert param.multiple == option.kind.repeats
+        assert param.is_flag == (option.kind is FLAG)
+        assert (option.flag in WITH_VALUE) == (option.kind is not FLAG)
+        assert (("", option.name) in VALUES) == (option.kind in (FILE, TYPE))
+        assert option.name in CREATE.fields
+
+
+def test_options_are_read_from_texts() -> None:
+    """Types in any case, the rules in order, a default where nothing or null is given."""
+    found = Quantization.parse(
+        "Q4_k",
+        {
+            "output_tensor_type": "q6_k",
+            "tensor_type": ["ATTN_V=Q8_0", "ffn=f16"],
+            "imatrix": "Data.gguf",
+            "pure": True,
+            "recipe": None,
+        },
+    )
+    assert found == Quantization(
+        file_type("Q4_K_M"),
+        imatrix="Data.gguf",
+        pure=True,
+        output_tensor_type=GGMLType.Q6_K,
+        tensor_types=(("attn_v", GGMLType.Q8_0), ("ffn", GGMLType.F16)),
+    )
+    assert found.importances
+    assert found.flags() == [
+        ("--imatrix", "Data.gguf"),
+        ("--pure", ""),
+        ("--output-tensor-type", "q6_k"),
+        ("--tensor-type", "attn_v=q8_0"),
+        ("--tensor-type", "ffn=f16"),
+    ]
+    assert Quantization.from_json(found.to_json()) == found
+
+
+def test_only_what_is_said_is_written() -> None:
+    """The written form has the type and what differs from a default; a key has every field."""
+    plain = Quantization(Q8)
+    assert (plain.to_json(), plain.flags(), plain.importances) == ({"type": "Q8_0"}, [], False)
+    assert [*plain.fields()] == [*Quantization._fields]
+    assert plain.fields()["tensor_types"] == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"pure": "yes"}, "neither true nor false"),
+        ({"pure": 1}, "neither true nor false"),
+        ({"imatrix": 5}, "is not a text"),
+        ({"recipe": "vllm"}, "unknown recipe 'vllm'"),
+        ({"output_tensor_type": "q9"}, "unknown tensor type 'q9'"),
+        ({"tensor_type": "attn_v=q8_0"}, "is not a list of texts"),
+        ({"tensor_type": ["attn_v"]}, "malformed tensor type"),
+        ({"tensor_type": ["(=q8_0"]}, "is not a regular expression"),
+        ({"tensor_types": []}, "unknown option of a quantization 'tensor_types'"),
+    ],
+)
+def test_what_cannot_be_a_value_is_refused(given: dict[str, Any], message: str) -> None:
+    """With the value in the message, whoever gives it."""
+    with pytest.raises(UsageError, match=message.replace("(", r"\(")):
+        Quantization.parse("q8_0", given)
+
+
+def test_types_as_people_spell_them() -> None:
+    """Lower case up to the first digit, and every spelling is read as the type that it is of."""
+    assert [spelled(name) for name in ("Q4_K_M", "BF16", "IQ2_XXS")] == [
+        "q4_K_M",
+        "bf16",
+        "iq2_XXS",
+    ]
+    assert all(file_type(spelled(kind.name)) is kind for kind in FILE_TYPES)

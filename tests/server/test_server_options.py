@@ -1,0 +1,105 @@
+"""``POST /api/create`` takes every option of a quantization, under its flag's name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Run
+from example_models import settle, write_chat, write_imatrix
+from inprocess import in_process
+
+from mbuild.build.build import build
+from mbuild.core.errors import UsageError
+from mbuild.core.names import ModelName
+from mbuild.quant.choose.options import OPTIONS
+from mbuild.server.create import read_creation
+from mbuild.server.shapes import CREATE, check
+from mbuild.store import Store
+
+TYPE = "q4_0"
+
+ASKED: dict[str, tuple[list[str], Any]] = {
+    "recipe": (["--recipe", "ollama"], "ollama"),
+    "imatrix": (["--imatrix", "imatrix.dat"], {"imatrix.dat": "imatrix.dat"}),
+    "pure": (["--pure"], True),
+    "leave_output_tensor": (["--leave-output-tensor"], True),
+    "output_tensor_type": (["--output-tensor-type", "q5_0"], "q5_0"),
+    "token_embedding_type": (["--token-embedding-type", "Q5_1"], "q5_1"),
+    "tensor_type": (["--tensor-type", "ATTN_V=q8_0", "--tensor-type", "ffn=q5_1"], None),
+    "allow_requantize": (["--allow-requantize"], True),
+}
+"""Each option on the command line and as the API's field."""
+
+
+@pytest.fixture
+def mbuild(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The command line, with a model that can be quantized, and one that is."""
+    write_chat(tmp_path / "chat")
+    write_imatrix(tmp_path / "imatrix.dat", 2.0)
+    settle()
+    run = in_process(tmp_path, monkeypatch)
+    assert run("-f", "-", "-t", "whole", input="FROM ./chat\n").returncode == 0
+    assert run("-f", "-", "-t", "eight", "-q", "q8_0", input="FROM whole\n").returncode == 0
+    return run
+
+
+def created(folder: Path, **fields: Any) -> bytes:
+    """The manifest of the model that a request makes."""
+    store = Store(folder / "store")
+    if "imatrix" in fields:
+        data = (folder / "imatrix.dat").read_bytes()
+        fields["imatrix"] = dict.fromkeys(fields["imatrix"], str(store.blobs.put(data).digest))
+    creation = read_creation(check(CREATE, {"model": "posted", **fields}), store)
+    list(build(creation.build(store), store))
+    return store.manifests.read_bytes(creation.name) or b""
+
+
+def test_every_option_makes_the_command_lines_model(mbuild: Run, tmp_path: Path) -> None:
+    """The same bytes as with the flag, and other bytes than without it."""
+    assert {*ASKED} == {option.name for option in OPTIONS.values()}
+    plain = created(tmp_path, **{"from": "whole"}, quantize=TYPE)
+    for name, (flags, value) in ASKED.items():
+        base = "eight" if name == "allow_requantize" else "whole"
+        value = ["ATTN_V=q8_0", "ffn=q5_1"] if name == "tensor_type" else value
+        done = mbuild("-f", "-", "-t", "x", "-q", TYPE, *flags, input=f"FROM {base}\n")
+        assert done.returncode == 0, done.stderr
+        expected = Store(tmp_path / "store").manifests.read_bytes(ModelName.parse("x"))
+        found = created(tmp_path, **{"from": base}, quantize=TYPE, **{name: value})
+        assert found == expected, name
+        assert (found == plain) == (name == "recipe"), name  # no exception for this family
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"pure": True}, "'pure' has no effect without 'quantize'"),
+        ({"quantize": TYPE, "pure": 1}, "cannot unmarshal number into Go struct field"),
+        ({"quantize": TYPE, "output_tensor_type": "q9"}, "unknown tensor type 'q9'"),
+        ({"quantize": TYPE, "recipe": "vllm"}, "unknown recipe 'vllm'"),
+        ({"quantize": TYPE, "tensor_type": ["x"]}, "malformed tensor type 'x'"),
+        ({"quantize": TYPE, "imatrix": {"a": "sha256:1"}}, "invalid digest format"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(
+    tiny_store: Store, fields: dict[str, Any], message: str
+) -> None:
+    """Before anything is built, with the field or the value."""
+    with pytest.raises(Exception, match=message):
+        read_creation(check(CREATE, {"model": "x", "from": "tiny", **fields}), tiny_store)
+
+
+def test_one_importance_matrix_is_enough(tiny_store: Store) -> None:
+    """A second one is refused; one rule needs no list; what says nothing needs no type."""
+    digest = f"sha256:{'0' * 64}"
+    body = {"model": "x", "from": "tiny", "quantize": TYPE}
+    with pytest.raises(UsageError, match="'imatrix' names 2 files"):
+        read_creation(check(CREATE, {**body, "imatrix": {"a": digest, "b": digest}}), tiny_store)
+    one = read_creation(check(CREATE, {**body, "tensor_type": "a=q8_0"}), tiny_store)
+    many = read_creation(check(CREATE, {**body, "tensor_type": ["a=q8_0"]}), tiny_store)
+    assert one.key == many.key
+    said = {"pure": False, "tensor_type": [], "imatrix": {}, "recipe": "llama.cpp"}
+    plain = read_creation(check(CREATE, {"model": "x", "from": "tiny"}), tiny_store)
+    nothing = {"model": "x", "from": "tiny", **said}
+    assert read_creation(check(CREATE, nothing), tiny_store).key == plain.key
