@@ -10,7 +10,14 @@ from typing import Any
 
 import click
 
-from mbuild.cli.common import human_size, open_store, printable, store_option, write_json
+from mbuild.cli.common import (
+    format_option,
+    human_size,
+    open_store,
+    printable,
+    store_option,
+    write_json,
+)
 from mbuild.cli.meter import meter, table
 from mbuild.core.names import ModelName
 from mbuild.models import library
@@ -49,13 +56,7 @@ Examples:
 @store_option
 @click.option("--quick", is_flag=True, help="Compare tensors by type and shape only.")
 @click.option("--exit-code", is_flag=True, help="Exit with 1 when there are differences.")
-@click.option(
-    "--format",
-    "style",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    help="Output format  [default: text]",
-)
+@format_option
 @click.pass_context
 def diff_command(
     ctx: click.Context, /, *, old: str, new: str, store: str | None, style: str, **flags: bool

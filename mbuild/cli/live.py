@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple, TextIO
 
+# Of the libraries that know how wide a character is, this one loads in half the time of wcwidth.
 from rich.cells import cell_len
 
 from mbuild.cli.common import color_on

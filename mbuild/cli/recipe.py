@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from mbuild.cli.common import printable, write_json
+from mbuild.cli.common import format_option, printable, write_json
 from mbuild.models.compare.recipe import Recipe, read_recipe
 
 EPILOG = """\
@@ -21,13 +21,7 @@ Examples:
 @click.command("import-recipe", epilog=EPILOG)
 @click.argument("file", metavar="FILE.gguf", type=click.Path(path_type=Path))
 @click.option("--from", "source", metavar="PATH", default="./SOURCE", help="The model to quantize.")
-@click.option(
-    "--format",
-    "style",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    help="Output format  [default: text]",
-)
+@format_option
 def import_recipe_command(file: Path, source: str, style: str) -> int:
     """Read the tensor types out of a quantized GGUF file; print what reproduces them.
 

@@ -39,7 +39,7 @@ class Service:
         builds: int = 0,
         log: str = "off",
     ) -> None:
-        """``log``: one of :data:`mbuild.server.requestlog.FORMS`."""
+        """``log``: ``text``, ``json`` or ``off``."""
         self._root = root.absolute()
         self.policy = policy
         self.upstream = upstream
