@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -12,6 +13,7 @@ USERS = [*(ROOT / "mbuild").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
 USERS.append(ROOT / "docs" / "generate.py")
 
 
+@cache
 def _trees() -> dict[str, ast.Module]:
     """Every file that may use a name, by its module's name."""
     return {
