@@ -38,7 +38,7 @@ ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
 
 KNOWN_CIRCLES: frozenset[frozenset[str]] = frozenset(
     {
-        frozenset({"quant.compiled_engine", "quant.numpy_engine", "quant.quantize"}),
+        frozenset({"quant.arrays.engine", "quant.compiled.engine", "quant.quantize"}),
         frozenset({"build.steps.quantize", "build.steps.tensors"}),
     }
 )
