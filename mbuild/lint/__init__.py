@@ -12,12 +12,12 @@ from pathlib import Path
 
 from mbuild.core.errors import ModelfileError
 from mbuild.language.instructions import Modelfile, Problem, Severity
-from mbuild.lint import rules, templates, values
+from mbuild.lint import content, neighbours, templates
 
 RULES: tuple[Callable[[Modelfile], Iterator[Problem]], ...] = (
     templates.check,
-    *rules.RULES,
-    *values.RULES,
+    *neighbours.RULES,
+    *content.RULES,
 )
 """What is checked beyond the language itself; one row a rule."""
 

@@ -73,7 +73,7 @@ def check(modelfile: Modelfile) -> Iterator[Problem]:
     last = modelfile.last(Template)
     if last is None or not last.value:
         return
-    from mbuild.templates.errors import TemplateError
+    from mbuild.templates.failure import TemplateError
     from mbuild.templates.gotemplate import parse
 
     try:
@@ -191,7 +191,7 @@ def execution(modelfile: Modelfile) -> Iterator[Problem]:
     if template is None or not visible(template.value):
         return
     from mbuild.templates.conversation import Message, Values
-    from mbuild.templates.errors import LimitError, RenderError, TemplateError
+    from mbuild.templates.failure import LimitError, RenderError, TemplateError
     from mbuild.templates.gotemplate import parse
     from mbuild.templates.render import render
 

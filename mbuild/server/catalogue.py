@@ -146,7 +146,7 @@ def _template_capabilities(view: Contents) -> list[str]:
     """What the template's variables show, by Ollama's names of them."""
     if not view.template:
         return []
-    from mbuild.templates.errors import TemplateError
+    from mbuild.templates.failure import TemplateError
     from mbuild.templates.fields import identifiers
     from mbuild.templates.gotemplate import parse
 

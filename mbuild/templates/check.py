@@ -15,7 +15,7 @@ from lark import UnexpectedToken
 
 from mbuild.core.suggest import did_you_mean, near
 from mbuild.templates import literals
-from mbuild.templates.errors import TemplateError
+from mbuild.templates.failure import TemplateError
 from mbuild.templates.tokens import (
     CONSTANTS,
     CONTEXTS,

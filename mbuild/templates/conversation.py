@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mbuild.templates.values import Named, Struct, Value, show, to_json
+from mbuild.templates.govalues import Named, Struct, Value, show, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

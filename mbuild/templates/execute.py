@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mbuild.templates.errors import LimitError, RenderError
+from mbuild.templates.failure import LimitError, RenderError
+from mbuild.templates.govalues import (
+    Named,
+    Struct,
+    Value,
+    byte_order,
+    plain,
+    show,
+    truth,
+    type_name,
+)
 from mbuild.templates.nodes import (
     Action,
     Branch,
@@ -26,7 +36,6 @@ from mbuild.templates.nodes import (
     Text,
     Variable,
 )
-from mbuild.templates.values import Named, Struct, Value, byte_order, plain, show, truth, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

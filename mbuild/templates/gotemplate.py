@@ -12,7 +12,7 @@ from threading import Lock
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from mbuild.templates.errors import TemplateError
+from mbuild.templates.failure import TemplateError
 from mbuild.templates.nodes import Call, Template, walk
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from mbuild.templates.conversation import collate, message_value, tools_value
-from mbuild.templates.errors import LimitError
 from mbuild.templates.execute import MAX_OUTPUT, execute
+from mbuild.templates.failure import LimitError
 from mbuild.templates.fields import identifiers
 from mbuild.templates.functions import functions
 from mbuild.templates.gotemplate import GO_FUNCTIONS
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mbuild.templates.conversation import Message, Values
+    from mbuild.templates.govalues import Value
     from mbuild.templates.nodes import Node, Operand, Template
-    from mbuild.templates.values import Value
 
 _RESPONSE = Action(Pipe((Command((Field(("Response",)),)),)), 0)
 

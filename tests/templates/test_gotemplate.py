@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mbuild.templates import literals
-from mbuild.templates.errors import TemplateError
+from mbuild.templates.failure import TemplateError
 from mbuild.templates.fields import identifiers, references
 from mbuild.templates.gotemplate import MAX_SIZE, parse
 from mbuild.templates.nodes import (

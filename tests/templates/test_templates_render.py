@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from mbuild.templates.conversation import Message, ToolCall, Values, from_json
-from mbuild.templates.errors import RenderError
 from mbuild.templates.execute import execute
+from mbuild.templates.failure import RenderError
 from mbuild.templates.functions import functions
 from mbuild.templates.gotemplate import parse
+from mbuild.templates.govalues import float_text, json_string, to_json
 from mbuild.templates.render import render
-from mbuild.templates.values import float_text, json_string, to_json
 
 DATA: dict[str, Any] = {
     "S": "text",
