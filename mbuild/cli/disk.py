@@ -12,19 +12,19 @@ from mbuild.cli.meter import AgeType, SizeType, counted, meter, table
 from mbuild.core.errors import UsageError
 from mbuild.core.names import ModelName
 from mbuild.models import library
-from mbuild.models.disk import Finding, Policy, Pruned, Usage, Verified, prune, usage, verify
-from mbuild.models.disk.inventory import Kind
+from mbuild.models.disk import Finding, Pruned, PrunePolicy, Usage, Verified, prune, usage, verify
+from mbuild.models.disk.inventory import LeftoverKind
 
 if TYPE_CHECKING:
     from mbuild.build.rebuild import Rebuilt
 
 _LEFTOVERS = {
-    Kind.TEMPORARY: "files under construction",
-    Kind.UNFINISHED: "unfinished builds",
-    Kind.PARTIAL: "partial downloads",
-    Kind.OLD_CACHE: "old build caches",
-    Kind.DAMAGED: "damaged blobs set aside",
-    Kind.STRAY: "not blobs, but named like blobs",
+    LeftoverKind.TEMPORARY: "files under construction",
+    LeftoverKind.UNFINISHED: "unfinished builds",
+    LeftoverKind.PARTIAL: "partial downloads",
+    LeftoverKind.OLD_CACHE: "old build caches",
+    LeftoverKind.DAMAGED: "damaged blobs set aside",
+    LeftoverKind.STRAY: "not blobs, but named like blobs",
 }
 
 
@@ -123,7 +123,7 @@ def prune_command(
     """
     done = prune(
         open_store(ctx, store),
-        Policy(keep, older, damaged),
+        PrunePolicy(keep, older, damaged),
         dry_run=dry_run,
         wait=wait,
         on_wait=lambda: click.echo("waiting for running builds", err=True),

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from mbuild.cli.common import format_option, printable, write_json
-from mbuild.models.compare.recipe import Recipe, read_recipe
+from mbuild.models.compare.recipe import RecoveredRecipe, read_recipe
 
 EPILOG = """\
 \b
@@ -36,7 +36,7 @@ def import_recipe_command(file: Path, source: str, style: str) -> int:
     return 1 if recipe.wrong else 0
 
 
-def _lines(recipe: Recipe, name: str, source: str) -> list[str]:
+def _lines(recipe: RecoveredRecipe, name: str, source: str) -> list[str]:
     count = recipe.tensors
     lines = [f"# The types of {name}: {count} tensors, {recipe}"]
     if recipe.source:
@@ -63,7 +63,7 @@ def _folded(arguments: list[str]) -> list[str]:
     return lines
 
 
-def _value(recipe: Recipe) -> dict[str, object]:
+def _value(recipe: RecoveredRecipe) -> dict[str, object]:
     options = recipe.options
     return {
         "file_type": str(recipe),

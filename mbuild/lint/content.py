@@ -28,7 +28,7 @@ from mbuild.language.parameters import DEPRECATED, PARAMETERS, Kind
 from mbuild.language.printable import visible
 
 
-class Range(NamedTuple):
+class UsefulRange(NamedTuple):
     """The values of a parameter that mean something, both ends included."""
 
     low: float
@@ -37,24 +37,24 @@ class Range(NamedTuple):
 
 _TOKENS = 1 << 26
 
-RANGES: dict[str, Range] = {
-    "temperature": Range(0, 5),
-    "top_p": Range(0, 1),
-    "min_p": Range(0, 1),
-    "typical_p": Range(0, 1),
-    "top_k": Range(-1, 1_000_000),
-    "repeat_penalty": Range(0, 10),
-    "presence_penalty": Range(-10, 10),
-    "frequency_penalty": Range(-10, 10),
-    "repeat_last_n": Range(-1, _TOKENS),
-    "num_ctx": Range(0, _TOKENS),
-    "num_predict": Range(-2, _TOKENS),
-    "draft_num_predict": Range(-1, 10_000),
-    "num_keep": Range(-1, _TOKENS),
-    "num_batch": Range(0, _TOKENS),
-    "num_gpu": Range(-1, 1_000_000),
-    "main_gpu": Range(0, 1_000),
-    "num_thread": Range(0, 100_000),
+RANGES: dict[str, UsefulRange] = {
+    "temperature": UsefulRange(0, 5),
+    "top_p": UsefulRange(0, 1),
+    "min_p": UsefulRange(0, 1),
+    "typical_p": UsefulRange(0, 1),
+    "top_k": UsefulRange(-1, 1_000_000),
+    "repeat_penalty": UsefulRange(0, 10),
+    "presence_penalty": UsefulRange(-10, 10),
+    "frequency_penalty": UsefulRange(-10, 10),
+    "repeat_last_n": UsefulRange(-1, _TOKENS),
+    "num_ctx": UsefulRange(0, _TOKENS),
+    "num_predict": UsefulRange(-2, _TOKENS),
+    "draft_num_predict": UsefulRange(-1, 10_000),
+    "num_keep": UsefulRange(-1, _TOKENS),
+    "num_batch": UsefulRange(0, _TOKENS),
+    "num_gpu": UsefulRange(-1, 1_000_000),
+    "main_gpu": UsefulRange(0, 1_000),
+    "num_thread": UsefulRange(0, 100_000),
 }
 """Wide bounds: what lies beyond is a slip of the keyboard, or of another program's units."""
 

@@ -22,6 +22,7 @@ from mbuild.templates.govalues import (
 from mbuild.templates.nodes import (
     Action,
     Branch,
+    BranchKind,
     Call,
     Chain,
     Command,
@@ -29,7 +30,6 @@ from mbuild.templates.nodes import (
     Field,
     Function,
     Jump,
-    Kind,
     Literal,
     Nil,
     Pipe,
@@ -125,7 +125,7 @@ class _Run:
                     value = self.pipe(pipe, dot, scope)
                     if not pipe.variables:
                         self._write("<no value>" if value is None else show(value))
-                case Branch(kind=Kind.RANGE):
+                case Branch(kind=BranchKind.RANGE):
                     self._range(node, dot, scope)
                 case Branch():
                     self._condition(node, dot, scope)
@@ -140,11 +140,11 @@ class _Run:
         while True:
             value = self.pipe(node.pipe, dot, scope)
             if truth(value):
-                self.nodes(node.body, value if node.kind is Kind.WITH else dot, scope)
+                self.nodes(node.body, value if node.kind is BranchKind.WITH else dot, scope)
                 break
             # A chain of else-ifs is a loop here, that its length may not count as depth.
             match node.otherwise:
-                case (Branch(kind=Kind.IF | Kind.WITH) as following,):
+                case (Branch(kind=BranchKind.IF | BranchKind.WITH) as following,):
                     node = following
                 case otherwise:
                     self.nodes(otherwise, dot, scope)

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from mbuild.templates.failure import TemplateError
-from mbuild.templates.nodes import Call, Template, walk
+from mbuild.templates.nodes import Call, ParsedTemplate, walk
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -74,7 +74,7 @@ def _parser() -> Lark:
     )
 
 
-def parse(text: str, functions: Collection[str] = OLLAMA_FUNCTIONS) -> Template:
+def parse(text: str, functions: Collection[str] = OLLAMA_FUNCTIONS) -> ParsedTemplate:
     """The template's syntax tree.
 
     Raises :class:`TemplateError`, in Go's words, for what Go refuses to parse or
@@ -96,7 +96,7 @@ def parse(text: str, functions: Collection[str] = OLLAMA_FUNCTIONS) -> Template:
             definitions[name] = part
     if "" in definitions and is_empty(body):
         body = definitions[""]
-    template = Template(text, body, MappingProxyType(definitions))
+    template = ParsedTemplate(text, body, MappingProxyType(definitions))
     _check_calls(template)
     return template
 
@@ -122,7 +122,7 @@ def is_empty(nodes: tuple[Node, ...]) -> bool:
     return all(isinstance(node, Text) and not node.text.strip(SPACE) for node in nodes)
 
 
-def _check_calls(template: Template) -> None:
+def _check_calls(template: ParsedTemplate) -> None:
     """Ollama looks for the fields that a call's value mentions and wants there to be one."""
     for nodes in (template.body, *template.definitions.values()):
         for part in walk(nodes):

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mbuild.build.history import BuildRecord
-from mbuild.view.picture import Look, Node, Picture, Role
+from mbuild.view.picture import Node, NodeLook, NodeRole, Picture
 from mbuild.view.picture.dot import dot
 from mbuild.view.picture.layout import lay_out, ranks
 from mbuild.view.picture.mermaid import mermaid
@@ -50,13 +50,15 @@ HOSTILE = (
 )
 
 
-def node(label: str, look: Look = Look.RAN, kind: str = "x", role: Role = Role.STEP) -> Node:
+def node(
+    label: str, look: NodeLook = NodeLook.RAN, kind: str = "x", role: NodeRole = NodeRole.STEP
+) -> Node:
     return Node(label, role, look, kind, (look.value,), label)
 
 
 def hostile() -> Picture:
     """A chain of nodes with labels that mean something to each format, in all looks and roles."""
-    looks, roles = list(Look), list(Role)
+    looks, roles = list(NodeLook), list(NodeRole)
     nodes = tuple(
         Node(label, roles[n % 3], looks[n % len(looks)], "x", (label,), label)
         for n, label in enumerate(HOSTILE)
@@ -161,12 +163,12 @@ def adapters(count: int) -> Picture:
     edges = []
     for number in range(count):
         source, step = len(nodes), len(nodes) + 1
-        source_node = node(f"lora-{number}", Look.GIVEN, "source", Role.SOURCE)
+        source_node = node(f"lora-{number}", NodeLook.GIVEN, "source", NodeRole.SOURCE)
         nodes.append(source_node._replace(facts=("59 KB",)))
-        nodes.append(node(f"convert lora-{number}", Look.CACHED, "convert-adapter"))
+        nodes.append(node(f"convert lora-{number}", NodeLook.CACHED, "convert-adapter"))
         edges += [(source, step), (0, step)]
     config, model = len(nodes), len(nodes) + 1
-    nodes += [node("config", kind="config"), node("m", role=Role.MODEL)]
+    nodes += [node("config", kind="config"), node("m", role=NodeRole.MODEL)]
     edges += [(step, last) for step in range(2, config, 2) for last in (config, model)]
     return Picture("t", "s", tuple(nodes), (*edges, (config, model)))
 
@@ -222,7 +224,7 @@ def test_looks_differ_by_more_than_colour() -> None:
     """Each look has an icon of its own or, to run and ran, a word of its own, and a legend."""
     from mbuild.view.picture.svg import _ICONS
 
-    assert len(set(_ICONS.values())) == len(Look) - 1
+    assert len(set(_ICONS.values())) == len(NodeLook) - 1
     text = svg(hostile())
     for meaning in ("source", "cached", "will run", "ran", "did not finish"):
         assert f">{meaning}</text>" in text
