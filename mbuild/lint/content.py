@@ -86,7 +86,7 @@ def _text_of(item: Instruction) -> str:
     return item.content if isinstance(item, Message) else item.value
 
 
-def named(item: Instruction) -> str:
+def title_of(item: Instruction) -> str:
     """What to call an instruction in a message."""
     if isinstance(item, Parameter):
         return f"PARAMETER {item.name}"
@@ -120,7 +120,7 @@ def _quotes(modelfile: Modelfile) -> Iterator[Problem]:
         yield _warn(
             item,
             "quotes-in-value",
-            f"the quotes {first} and {last} are part of the value of {named(item)}",
+            f"the quotes {first} and {last} are part of the value of {title_of(item)}",
             'only the straight quotes " and """ are removed',
         )
 
@@ -167,7 +167,7 @@ def _escapes(modelfile: Modelfile) -> Iterator[Problem]:
             yield _warn(
                 item,
                 "escape-in-value",
-                f"{named(item)} holds {match[0]} as a backslash and letters: a Modelfile has no"
+                f"{title_of(item)} holds {match[0]} as a backslash and letters: a Modelfile has no"
                 " escape sequences",
                 'put the value between """ and write real line ends in it',
             )
@@ -179,7 +179,7 @@ def _carriage_returns(modelfile: Modelfile) -> Iterator[Problem]:
             yield _warn(
                 item,
                 "carriage-return",
-                f"the value of {named(item)} holds carriage returns (Windows line endings):"
+                f"the value of {title_of(item)} holds carriage returns (Windows line endings):"
                 " they reach the model and change its id",
                 "save the file with Unix line endings (LF)",
             )
@@ -193,7 +193,7 @@ def _comments(modelfile: Modelfile) -> Iterator[Problem]:
             yield _warn(
                 item,
                 "comment-in-value",
-                f"what looks like a comment is part of the value of {named(item)}",
+                f"what looks like a comment is part of the value of {title_of(item)}",
                 "a comment needs a line of its own",
             )
 

@@ -84,10 +84,10 @@ def parse(text: str, functions: Collection[str] = OLLAMA_FUNCTIONS) -> ParsedTem
         raise TemplateError(
             1, f"the template has {len(text):,} characters; the most is {MAX_SIZE:,}"
         )
-    from mbuild.templates.check import checked_parse
+    from mbuild.templates.check import parse_checked
     from mbuild.templates.tree import Define
 
-    nodes = checked_parse(_lark(), text, frozenset(functions))
+    nodes = parse_checked(_lark(), text, frozenset(functions))
     body = tuple(node for node in nodes if not isinstance(node, Define))
     definitions: dict[str, tuple[Node, ...]] = {}
     for name, part in _defined(nodes):

@@ -191,7 +191,10 @@ def test_neighbours_of_one_role_are_joined() -> None:
     """Two messages of a role in a row become one, tool answers do not."""
     template = parse("{{ .System }}:{{ range .Messages }}<{{ .Role }} {{ .Content }}>{{ end }}")
     messages = (
-        ChatMessage("system", "a"), ChatMessage("system", "b"), ChatMessage("user", "c"), ChatMessage("user", "d"),
+        ChatMessage("system", "a"),
+        ChatMessage("system", "b"),
+        ChatMessage("user", "c"),
+        ChatMessage("user", "d"),
         ChatMessage("tool", "e"), ChatMessage("tool", "f"), ChatMessage("system", "g"),
     )  # fmt: skip
     assert render(template, Values(messages)) == (

@@ -20,7 +20,7 @@ from mbuild.view.picture import Node, NodeLook, NodeRole, Picture
 from mbuild.view.picture.dot import dot
 from mbuild.view.picture.layout import lay_out, ranks
 from mbuild.view.picture.mermaid import mermaid
-from mbuild.view.picture.simplify import folded, reduced, simplified
+from mbuild.view.picture.simplify import fold_chains, reduce_edges, simplify_picture
 from mbuild.view.picture.svg import svg
 from mbuild.view.picture.text import one_line, width, wrapped
 from mbuild.view.report import picture_of_build
@@ -140,7 +140,7 @@ def test_reduced_graphs_lead_to_the_same_nodes(graph: tuple[list, list]) -> None
     """The edges that go are implied: from each node the same nodes can be reached, by no less."""
     sizes, edges = graph
     picture = Picture("", "", tuple(node(str(n)) for n in range(len(sizes))), tuple(edges))
-    kept = reduced(picture).edges
+    kept = reduce_edges(picture).edges
     assert set(kept) <= set(edges)
     assert reach(len(sizes), kept) == reach(len(sizes), edges)
     for edge in kept:
@@ -175,13 +175,13 @@ def adapters(count: int) -> Picture:
 
 def test_two_hundred_adapters_are_one_box() -> None:
     """Many nodes alike between the same neighbours are one that lists them; others stay."""
-    picture = simplified(adapters(200))
+    picture = simplify_picture(adapters(200))
     labels = [each.label for each in picture.nodes]
     assert labels == ["base", "lora-0 and 199 more", "convert lora-0 and 199 more", "config", "m"]
     assert [each.facts for each in picture.nodes[1:3]] == [("59 KB each",), ("cached",)]
     assert "convert lora-39\nand 160 more" in picture.nodes[2].title
     assert picture.edges == ((0, 2), (1, 2), (2, 3), (3, 4))
-    few = folded(reduced(adapters(8)))
+    few = fold_chains(reduce_edges(adapters(8)))
     assert len(few.nodes) == 19
 
 
@@ -271,7 +271,7 @@ def test_a_build_is_drawn_as_ever(name: str) -> None:
 def test_pictures_do_not_depend_on_the_hash_seed() -> None:
     """Processes with other hash seeds draw the same bytes."""
     program = (
-        "import test_picture as t; from mbuild.view.picture.simplify import simplified;"
+        "import test_picture as t; from mbuild.view.picture.simplify import simplify_picture;"
         "p = simplified(t.adapters(30));"
         "print(t.svg(p), t.mermaid(p), t.dot(p), t.svg(t.hostile()))"
     )

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from mbuild.core.digest import Digest
 from mbuild.core.errors import DamagedError, MbuildError, StoreError, UnsupportedError, UsageError
 from mbuild.models.artifacts.oci import INDEX_FILE, LAYOUT, LAYOUT_FILE, blob_name, encode_index
-from mbuild.models.artifacts.settings import aligned, with_settings
-from mbuild.models.artifacts.sharing import ExportTarget, checked, clear_leftovers, writing
+from mbuild.models.artifacts.settings import align, with_settings
+from mbuild.models.artifacts.sharing import ExportTarget, clear_leftovers, hashing, writing
 from mbuild.models.artifacts.tar import END, header, padding
 from mbuild.store.contents import Contents, read_contents
 from mbuild.store.copying import OpenFile
@@ -231,7 +231,7 @@ def _blob(job: _Job, layer: Layer) -> Iterator[tuple[OpenFile, Callable[[], None
         )
     with (
         OpenFile.open(store.blobs.local_path(layer.digest), f"{name} ({layer.kind})") as source,
-        checked(source, layer.digest, job.tick) as show,
+        hashing(source, layer.digest, job.tick) as show,
     ):
         yield source, show
 
@@ -257,7 +257,7 @@ def _write_gguf(
     from mbuild.gguf.writer import layout, write
 
     with open_gguf(source.path, name=source.name) as file:
-        model = aligned(with_settings(file.model(), job.contents), file.data_start)
+        model = align(with_settings(file.model(), job.contents), file.data_start)
         plan = layout(model)
         old = [tensor.offset - file.data_start for tensor in file.tensors]
         if old != [offset - len(plan.header) for offset in plan.offsets]:

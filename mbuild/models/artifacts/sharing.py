@@ -158,7 +158,7 @@ class ExportTarget:
 
 
 @contextmanager
-def checked(
+def hashing(
     source: OpenFile, digest: Digest, tick: Callable[[int], None] = _nothing
 ) -> Iterator[Callable[[], None]]:
     """Hash a blob in a thread while the block runs; what the block made of it is then known good.

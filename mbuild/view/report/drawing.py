@@ -10,7 +10,7 @@ from mbuild.build.sources.values import Material
 from mbuild.core.units import human_duration, human_size
 from mbuild.view.picture import Node, NodeLook, NodeRole, Picture
 from mbuild.view.picture.model import topological
-from mbuild.view.picture.simplify import simplified
+from mbuild.view.picture.simplify import simplify_picture
 
 if TYPE_CHECKING:
     from mbuild.build.forecast import Forecast, PlannedStep
@@ -147,7 +147,7 @@ def _picture(names: Sequence[str], steps: Sequence[_Step], facts: str) -> Pictur
             topological(len(nodes), edges)
         except ValueError:
             continue
-        return simplified(Picture(title, summary, tuple(nodes), tuple(edges)))
+        return simplify_picture(Picture(title, summary, tuple(nodes), tuple(edges)))
     raise AssertionError("steps come after their inputs")
 
 
