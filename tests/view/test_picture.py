@@ -272,7 +272,7 @@ def test_pictures_do_not_depend_on_the_hash_seed() -> None:
     """Processes with other hash seeds draw the same bytes."""
     program = (
         "import test_picture as t; from mbuild.view.picture.simplify import simplify_picture;"
-        "p = simplified(t.adapters(30));"
+        "p = simplify_picture(t.adapters(30));"
         "print(t.svg(p), t.mermaid(p), t.dot(p), t.svg(t.hostile()))"
     )
     outputs = {
