@@ -1,6 +1,6 @@
 """Everything that can be known to be wrong with a Modelfile without building it.
 
-``rules`` looks at instructions beside each other, ``values`` at single values,
+``neighbours`` looks at instructions beside each other, ``content`` at single values,
 ``templates`` into TEMPLATE, ``paths`` at what the user's folder holds. A file that
 Ollama takes gets warnings only: it builds the same bytes as there.
 """
