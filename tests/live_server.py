@@ -22,7 +22,7 @@ import httpx
 import uvicorn
 
 from mbuild.server import run
-from mbuild.server.security import Policy
+from mbuild.server.security import AccessPolicy
 from mbuild.server.service import Service
 from mbuild.store import Store
 
@@ -121,7 +121,7 @@ class LiveServer(Server):
 @contextmanager
 def serving_here(root: Path, **options: Any) -> Iterator[Server]:
     """A server in a thread of this process; ``options`` as for :class:`Service`."""
-    service = Service(root, options.pop("policy", Policy()), **options)
+    service = Service(root, options.pop("policy", AccessPolicy()), **options)
     sock = run.listen("127.0.0.1", 0)
     config = run.configuration(service)
     config.timeout_graceful_shutdown = 1

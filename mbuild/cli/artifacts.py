@@ -15,7 +15,7 @@ from mbuild.core.errors import UsageError
 from mbuild.core.names import ModelName
 from mbuild.language.formatter import quote
 from mbuild.models import library
-from mbuild.models.artifacts import Layout, Options, Written, export, import_tar
+from mbuild.models.artifacts import ExportForm, ExportOptions, Written, export, import_tar
 from mbuild.models.artifacts.exporting import WRITTEN_BY
 from mbuild.store import Layer, Store
 
@@ -58,7 +58,7 @@ def export_command(
     """
     opened = open_store(ctx, store)
     layout = _layout(output, lmstudio=flags["lmstudio"])
-    options = Options(layout, flags["raw"], flags["link"], flags["force"])
+    options = ExportOptions(layout, flags["raw"], flags["link"], flags["force"])
     target = Path(output).expanduser()
     with opened.reading(), meter("exporting") as show:
         stored = library.find(opened, name)
@@ -71,20 +71,20 @@ def export_command(
         click.echo(_line(file, flags["link"]))
 
 
-def _layout(output: str, *, lmstudio: bool) -> Layout:
+def _layout(output: str, *, lmstudio: bool) -> ExportForm:
     if output.endswith((".gz", ".zst", ".zip", ".tgz", ".xz")):
         raise UsageError(f"{output}: weights do not compress", hint="name a .tar")
-    ending = {".gguf": Layout.GGUF, ".tar": Layout.TAR}.get(Path(output).suffix.lower())
+    ending = {".gguf": ExportForm.GGUF, ".tar": ExportForm.TAR}.get(Path(output).suffix.lower())
     if lmstudio:
         if ending is not None:
             raise UsageError(f"--lmstudio makes a directory, not {output}")
-        return Layout.LMSTUDIO
+        return ExportForm.LMSTUDIO
     if ending is None and _ENDING.search(output) and not Path(output).expanduser().is_dir():
         raise UsageError(
             f"{output}: an export is a .gguf file, a .tar archive or a folder",
             hint=f"for a folder of that name write {output}/",
         )
-    return ending or Layout.DIRECTORY
+    return ending or ExportForm.DIRECTORY
 
 
 _ENDING = re.compile(r"\.[A-Za-z]\w*$")

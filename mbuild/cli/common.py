@@ -42,8 +42,13 @@ def store_option(command: CommandT) -> CommandT:
 
 
 format_option = click.option(
-    "--format", "style", type=click.Choice(["text", "json"]), default="text", help="Text or JSON."
+    "--format",
+    "style",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="Output format  [default: text]",
 )
+"""``--format``, of every command that shows something."""
 
 
 def open_store(ctx: click.Context, option: str | None) -> Store:

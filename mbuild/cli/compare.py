@@ -10,14 +10,21 @@ from typing import Any
 
 import click
 
-from mbuild.cli.common import human_size, open_store, printable, store_option, write_json
+from mbuild.cli.common import (
+    format_option,
+    human_size,
+    open_store,
+    printable,
+    store_option,
+    write_json,
+)
 from mbuild.cli.meter import meter, table
 from mbuild.core.digest import Digest
 from mbuild.core.names import ModelName
 from mbuild.models import library
 from mbuild.models.compare import (
-    Cause,
-    Change,
+    ChangedValue,
+    DifferenceCause,
     ModelDiff,
     Side,
     TensorDiff,
@@ -50,13 +57,7 @@ Examples:
 @store_option
 @click.option("--quick", is_flag=True, help="Compare tensors by type and shape only.")
 @click.option("--exit-code", is_flag=True, help="Exit with 1 when there are differences.")
-@click.option(
-    "--format",
-    "style",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    help="Output format  [default: text]",
-)
+@format_option
 @click.pass_context
 def diff_command(
     ctx: click.Context, /, *, old: str, new: str, store: str | None, style: str, **flags: bool
@@ -102,7 +103,7 @@ def _lines(found: ModelDiff) -> list[str]:
     return lines
 
 
-def _causes(made: Sequence[Cause]) -> list[str]:
+def _causes(made: Sequence[DifferenceCause]) -> list[str]:
     """What differs, the side, and the line or option that said so."""
     rows = []
     for number, cause in enumerate(made):
@@ -116,12 +117,12 @@ def _section(title: str, lines: list[str]) -> list[str]:
     return ["", title, *(f"  {line}" for line in lines)] if lines else []
 
 
-def _digests(change: Change) -> str:
+def _digests(change: ChangedValue) -> str:
     old, new = (digest.short if digest else "" for digest in (change.old, change.new))
     return _line(change.key, old, new)
 
 
-def _change(change: Change) -> str:
+def _change(change: ChangedValue) -> str:
     old, new = (
         "" if value is None else json.dumps(value, ensure_ascii=False)
         for value in (change.old, change.new)
@@ -160,7 +161,7 @@ def _types(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
-def _metadata(change: Change) -> str:
+def _metadata(change: ChangedValue) -> str:
     sides: list[Mapping[str, str]] = [change.old or {}, change.new or {}]
     shown = [side.get("value", "") for side in sides]
     if change.old and change.new and change.old["type"] != change.new["type"]:

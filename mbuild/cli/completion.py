@@ -143,7 +143,7 @@ class Completed(ParamType):
         return [*found, CompletionItem(incomplete, type=self._kind)] if self._kind else found
 
 
-def prepared(command: click.Command, name: str) -> click.Command:
+def prepare(command: click.Command, name: str) -> click.Command:
     """A command whose parameters know what can stand there."""
     for param in command.params:
         row = VALUES.get((name, str(param.name))) or VALUES.get(("", str(param.name)))

@@ -7,38 +7,30 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mbuild.cli.common import NameType, human_size, open_store, store_option
+from mbuild.cli.common import NameType, format_option, human_size, open_store, store_option
 from mbuild.cli.meter import AgeType, SizeType, counted, meter, table
 from mbuild.core.errors import UsageError
 from mbuild.core.names import ModelName
 from mbuild.models import library
-from mbuild.models.disk import Finding, Policy, Pruned, Usage, Verified, prune, usage, verify
-from mbuild.models.disk.inventory import Kind
+from mbuild.models.disk import Finding, Pruned, PrunePolicy, Usage, Verified, prune, usage, verify
+from mbuild.models.disk.inventory import LeftoverKind
 
 if TYPE_CHECKING:
     from mbuild.build.rebuild import Rebuilt
 
-_FORMAT = click.option(
-    "--format",
-    "style",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    help="Output format  [default: text]",
-)
-
 _LEFTOVERS = {
-    Kind.TEMPORARY: "files under construction",
-    Kind.UNFINISHED: "unfinished builds",
-    Kind.PARTIAL: "partial downloads",
-    Kind.OLD_CACHE: "old build caches",
-    Kind.DAMAGED: "damaged blobs set aside",
-    Kind.STRAY: "not blobs, but named like blobs",
+    LeftoverKind.TEMPORARY: "files under construction",
+    LeftoverKind.UNFINISHED: "unfinished builds",
+    LeftoverKind.PARTIAL: "partial downloads",
+    LeftoverKind.OLD_CACHE: "old build caches",
+    LeftoverKind.DAMAGED: "damaged blobs set aside",
+    LeftoverKind.STRAY: "not blobs, but named like blobs",
 }
 
 
 @click.command("du", epilog="\b\nExamples:\n  mbuild du\n  mbuild du --format json")
 @store_option
-@_FORMAT
+@format_option
 @click.pass_context
 def du_command(ctx: click.Context, *, store: str | None, style: str) -> None:
     """Show disk use: each model alone and shared, and what prune would free.
@@ -111,7 +103,7 @@ Examples:
 @click.option("--damaged", is_flag=True, help="Also remove damaged blobs that verify set aside.")
 @click.option("--wait", is_flag=True, help="Wait for running builds instead of failing.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
-@_FORMAT
+@format_option
 @click.pass_context
 def prune_command(
     ctx: click.Context,
@@ -131,7 +123,7 @@ def prune_command(
     """
     done = prune(
         open_store(ctx, store),
-        Policy(keep, older, damaged),
+        PrunePolicy(keep, older, damaged),
         dry_run=dry_run,
         wait=wait,
         on_wait=lambda: click.echo("waiting for running builds", err=True),
@@ -178,7 +170,7 @@ Examples:
 @click.option("--dry-run", is_flag=True, help="Only report; leave damaged blobs in place.")
 @click.option("--rebuild", is_flag=True, help="Rebuild the models and compare them bit for bit.")
 @click.option("-f", "--file", metavar="FILE", help="The Modelfile to rebuild from.")
-@_FORMAT
+@format_option
 @click.pass_context
 def verify_command(
     ctx: click.Context,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
@@ -173,9 +172,3 @@ def _written(text: str) -> str:
             file.write(text)
         return path
     return ""
-
-
-def flush_output() -> None:
-    """Write what standard output still holds, so that it comes before what is said next."""
-    with suppress(OSError, ValueError):
-        sys.stdout.flush()

@@ -83,9 +83,9 @@ class Commands(click.Group):
         module = importlib.import_module(COMMANDS[cmd_name][0])
         command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         if ctx.resilient_parsing:
-            from mbuild.cli.completion import prepared
+            from mbuild.cli.completion import prepare
 
-            return prepared(command, cmd_name)
+            return prepare(command, cmd_name)
         return command
 
     def shell_complete(
@@ -161,9 +161,9 @@ def _with_command(args: list[str]) -> list[str]:
         if args[position] in COMMANDS:
             return args
         if all(option.startswith("--store") for option in _options(args[:position])):
-            from mbuild.cli.words import translated
+            from mbuild.cli.words import translate
 
-            words = translated(args[position:], list(COMMANDS), WITH_VALUE)
+            words = translate(args[position:], list(COMMANDS), WITH_VALUE)
             return [*args[:position], *words]
     return ["build", *args]
 

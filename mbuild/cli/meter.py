@@ -15,7 +15,7 @@ from mbuild.cli.progress import is_terminal
 from mbuild.core.units import parse_size
 
 if TYPE_CHECKING:
-    from mbuild.cli.live import Row
+    from mbuild.cli.live import LiveRow
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
@@ -31,7 +31,7 @@ def meter(label: str) -> Iterator[Callable[[int, int], None]]:
 
     rate, started = Rate(), time.monotonic()
 
-    def rows() -> list[Row]:
+    def rows() -> list[LiveRow]:
         now = time.monotonic()
         shown = now - started >= SHOWN_AFTER and rate.total > 0
         return [row(label, rate, now, now - started)] if shown else []

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from mbuild.cli.common import printable, write_json
-from mbuild.models.compare.recipe import Recipe, read_recipe
+from mbuild.cli.common import format_option, printable, write_json
+from mbuild.models.compare.recipe import RecoveredRecipe, read_recipe
 
 EPILOG = """\
 \b
@@ -21,13 +21,7 @@ Examples:
 @click.command("import-recipe", epilog=EPILOG)
 @click.argument("file", metavar="FILE.gguf", type=click.Path(path_type=Path))
 @click.option("--from", "source", metavar="PATH", default="./SOURCE", help="The model to quantize.")
-@click.option(
-    "--format",
-    "style",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    help="Output format  [default: text]",
-)
+@format_option
 def import_recipe_command(file: Path, source: str, style: str) -> int:
     """Read the tensor types out of a quantized GGUF file; print what reproduces them.
 
@@ -42,7 +36,7 @@ def import_recipe_command(file: Path, source: str, style: str) -> int:
     return 1 if recipe.wrong else 0
 
 
-def _lines(recipe: Recipe, name: str, source: str) -> list[str]:
+def _lines(recipe: RecoveredRecipe, name: str, source: str) -> list[str]:
     count = recipe.tensors
     lines = [f"# The types of {name}: {count} tensors, {recipe}"]
     if recipe.source:
@@ -67,7 +61,7 @@ def _folded(arguments: list[str]) -> list[str]:
     return lines
 
 
-def _value(recipe: Recipe) -> dict[str, object]:
+def _value(recipe: RecoveredRecipe) -> dict[str, object]:
     quantization = recipe.quantization
     return {
         "file_type": str(recipe),

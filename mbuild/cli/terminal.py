@@ -27,7 +27,7 @@ from mbuild.core.events import (
 )
 
 if TYPE_CHECKING:
-    from mbuild.cli.live import Live, Row
+    from mbuild.cli.live import Live, LiveRow
     from mbuild.cli.rate import Rate
 
 _INDENT = 8
@@ -125,8 +125,8 @@ class Terminal:
             color = bool(code) and color_on(sys.stderr)
             click.echo(f"\x1b[{code}m{line}\x1b[0m" if color else line, err=True, color=color)
 
-    def _rows(self) -> list[Row]:
-        from mbuild.cli.live import SHOWN_AFTER, Row, row
+    def _rows(self) -> list[LiveRow]:
+        from mbuild.cli.live import SHOWN_AFTER, LiveRow, row
 
         now, rows = self._clock(), []
         for event, started, rate in self._running.values():
@@ -135,7 +135,7 @@ class Terminal:
             label = printable(event.label).replace("\t", " ")
             if event.leader not in (0, event.step) and event.leader in self._running:
                 leader = row(label, self._running[event.leader][2], now, 0.0)
-                rows.append(Row(label, leader.part, note="in the same pass"))
+                rows.append(LiveRow(label, leader.part, note="in the same pass"))
             else:
                 rows.append(row(label, rate, now, now - started))
         return rows

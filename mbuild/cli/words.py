@@ -105,7 +105,7 @@ def known_words() -> tuple[str, ...]:
 _SPECIAL = ("create", "help", "version")
 
 
-def translated(
+def translate(
     args: Sequence[str], commands: Sequence[str], with_value: Container[str] = ()
 ) -> list[str]:
     """A command line that begins with a word, in mbuild's own words.
@@ -195,7 +195,7 @@ def _help(args: Sequence[str], commands: Sequence[str]) -> list[str]:
         return ["--help"]
     if args[0] in commands or args[0] == "create":
         return ["build" if args[0] == "create" else args[0], "--help"]
-    other = translated(args, commands)
+    other = translate(args, commands)
     if other == ["build", *args]:  # a folder is no command
         raise unknown(args, commands)
     return other if other[0] in _GROUP_HELP else [other[0], "--help"]

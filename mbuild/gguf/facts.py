@@ -75,7 +75,7 @@ class HasDims(Protocol):
         """The tensor's dimensions."""
 
 
-class Described(Protocol):
+class HasMetadata(Protocol):
     """What facts are taken from: a file's header, or a (merged) model."""
 
     @property
@@ -108,7 +108,7 @@ class ModelFacts:
     capabilities: tuple[str, ...]
 
 
-def describe(model: Described) -> ModelFacts:
+def describe(model: HasMetadata) -> ModelFacts:
     """The facts of a file or a model; of a split model, pass the merged one."""
     architecture = model.get("general.architecture")
     architecture = architecture if isinstance(architecture, str) else UNKNOWN
@@ -153,12 +153,12 @@ def file_type_name(value: object) -> str:
     return FILE_TYPES.get(value, UNKNOWN)
 
 
-def _number(model: Described, key: str) -> int:
+def _number(model: HasMetadata, key: str) -> int:
     value = model.get(key, 0)
     return value if isinstance(value, int) and value > 0 else 0
 
 
-def _kind(model: Described, architecture: str) -> ModelKind:
+def _kind(model: HasMetadata, architecture: str) -> ModelKind:
     declared = model.get("general.type")
     if declared == "adapter":
         return ModelKind.ADAPTER
@@ -167,14 +167,14 @@ def _kind(model: Described, architecture: str) -> ModelKind:
     return ModelKind.MODEL
 
 
-def _is_bare_encoder(model: Described, architecture: str) -> bool:
+def _is_bare_encoder(model: HasMetadata, architecture: str) -> bool:
     """An image or audio encoder without text layers."""
     if _number(model, f"{architecture}.block_count"):
         return False
     return architecture == "clip" or _number(model, f"{architecture}.vision.block_count") > 0
 
 
-def _capabilities(model: Described, architecture: str, kind: ModelKind) -> tuple[str, ...]:
+def _capabilities(model: HasMetadata, architecture: str, kind: ModelKind) -> tuple[str, ...]:
     if kind is ModelKind.ADAPTER:
         return ()
     found: list[str] = []

@@ -31,7 +31,7 @@ _HINT = (
 )
 
 
-class Row(NamedTuple):
+class HyperparameterRow(NamedTuple):
     """What one key may hold: a type, and for numbers the least and the most.
 
     ``items`` are the element types of an array that may stand in its place; ``each`` says
@@ -45,20 +45,20 @@ class Row(NamedTuple):
     each: bool = False
 
 
-def _number(least: int = 0, most: int = _MAX_SIZE) -> Row:
-    return Row(ValueType.UINT32, least, most)
+def _number(least: int = 0, most: int = _MAX_SIZE) -> HyperparameterRow:
+    return HyperparameterRow(ValueType.UINT32, least, most)
 
 
 _ID = _number(0, _MAX_NUMBER)
-_SIZE = Row(ValueType.UINT32, 0, _MAX_SIZE, _INTEGERS)
+_SIZE = HyperparameterRow(ValueType.UINT32, 0, _MAX_SIZE, _INTEGERS)
 """A size of which newer architectures have one for each layer."""
-_LAYERS = Row(ValueType.UINT32, 0, _MAX_SIZE, _INTEGERS, each=True)
-_FLOAT = Row(ValueType.FLOAT32)
-_EPSILON = Row(ValueType.FLOAT32, 0, 1)
-_FLAG = Row(ValueType.BOOL)
-_TEXT = Row(ValueType.STRING)
+_LAYERS = HyperparameterRow(ValueType.UINT32, 0, _MAX_SIZE, _INTEGERS, each=True)
+_FLOAT = HyperparameterRow(ValueType.FLOAT32)
+_EPSILON = HyperparameterRow(ValueType.FLOAT32, 0, 1)
+_FLAG = HyperparameterRow(ValueType.BOOL)
+_TEXT = HyperparameterRow(ValueType.STRING)
 
-OF_ARCHITECTURE: Mapping[str, Row] = {
+OF_ARCHITECTURE: Mapping[str, HyperparameterRow] = {
     "block_count": _number(1, MAX_LAYERS),
     "context_length": _number(1, _MAX_NUMBER),
     "embedding_length": _number(1),
@@ -130,7 +130,7 @@ OF_ARCHITECTURE: Mapping[str, Row] = {
 }
 """Keys behind the architecture's name and a dot."""
 
-WHOLE: Mapping[str, Row] = {
+WHOLE: Mapping[str, HyperparameterRow] = {
     "general.file_type": _ID,
     "general.type": _TEXT,
     "adapter.type": _TEXT,
@@ -193,7 +193,7 @@ def _problems(entries: Mapping[str, Entry]) -> Iterator[str]:
         yield from relation(found, prefix)
 
 
-def _wrong_type(entry: Entry, row: Row, layers: int | None) -> str:
+def _wrong_type(entry: Entry, row: HyperparameterRow, layers: int | None) -> str:
     """What is wrong with a value's type, or with the length of an array; "" for nothing."""
     if entry.type is row.type:
         return ""
@@ -206,7 +206,7 @@ def _wrong_type(entry: Entry, row: Row, layers: int | None) -> str:
     return f"{entry.key} has {count} items" if not 1 <= count <= MAX_LAYERS else ""
 
 
-def _wrong_value(key: str, value: Any, row: Row) -> Iterator[str]:
+def _wrong_value(key: str, value: Any, row: HyperparameterRow) -> Iterator[str]:
     for item in value if isinstance(value, list | tuple) else (value,):
         if not math.isfinite(item):
             yield f"{key} is {item}, which is no number"

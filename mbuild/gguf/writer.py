@@ -31,7 +31,7 @@ SLICE = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class FileLayout:
     """Where everything of a written file lies.
 
     ``header`` is all that precedes tensor data, padding included; ``offsets``
@@ -46,7 +46,7 @@ class Layout:
     size: int
 
 
-def layout(model: Model) -> Layout:
+def layout(model: Model) -> FileLayout:
     """Lay a model out; nothing is loaded but raw metadata.
 
     Raises :class:`FormatError` for a key or tensor name that occurs twice, a
@@ -69,7 +69,7 @@ def layout(model: Model) -> Layout:
     header = b"".join(parts)
     header += bytes(padded(len(header), alignment) - len(header))
     offsets = tuple(len(header) + offset for offset in relative)
-    return Layout(header, offsets, sizes, alignment, len(header) + end)
+    return FileLayout(header, offsets, sizes, alignment, len(header) + end)
 
 
 def padded(size: int, alignment: int) -> int:
@@ -129,8 +129,8 @@ def write(
     *,
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
-    plan: Layout | None = None,
-) -> Layout:
+    plan: FileLayout | None = None,
+) -> FileLayout:
     """Write a model to ``sink``, in order, in pieces of at most 8 MiB.
 
     ``workers`` threads (by default one a core) load tensors ahead of the calling thread,
@@ -190,7 +190,7 @@ class _Load(NamedTuple):
             return memoryview(view.tobytes())
 
 
-def _loads(model: Model, plan: Layout) -> list[_Load]:
+def _loads(model: Model, plan: FileLayout) -> list[_Load]:
     loads: list[_Load] = []
     for tensor, size in zip(model.tensors, plan.sizes, strict=True):
         padding = padded(size, plan.alignment) - size

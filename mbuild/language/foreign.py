@@ -22,7 +22,7 @@ MODCTL = "NAME ARCH FAMILY FORMAT PARAMSIZE PRECISION QUANTIZATION CONFIG MODEL 
 """Instructions of modctl's Modelfile (CNCF ModelPack), whose format shares only the name."""
 
 
-class Kind(NamedTuple):
+class ForeignKind(NamedTuple):
     """One kind of file: a pattern of its first bytes, what it is, a remedy.
 
     ``unless`` is a pattern that tells that it is not of this kind.
@@ -42,50 +42,52 @@ def _one_of(words: str) -> bytes:
 _MODEL_HINT = "write FROM ./{name} into a Modelfile, and build that one"
 _FOLDER_HINT = "write FROM and the checkpoint's folder into a Modelfile, and build that one"
 
-KINDS: tuple[Kind, ...] = (
-    Kind(rb"GGUF|FUGG", "a GGUF file, a model and not a Modelfile", _MODEL_HINT),
-    Kind(rb"(?s).{8}\{\s*\"", "a safetensors file, weights and not a Modelfile", _FOLDER_HINT),
-    Kind(
+KINDS: tuple[ForeignKind, ...] = (
+    ForeignKind(rb"GGUF|FUGG", "a GGUF file, a model and not a Modelfile", _MODEL_HINT),
+    ForeignKind(
+        rb"(?s).{8}\{\s*\"", "a safetensors file, weights and not a Modelfile", _FOLDER_HINT
+    ),
+    ForeignKind(
         rb"PK\x03\x04|\x80[\x02-\x05]",
         "a PyTorch checkpoint or another archive, not a Modelfile",
         _FOLDER_HINT,
     ),
-    Kind(rb"\x1f\x8b|\x28\xb5\x2f\xfd|BZh|\xfd7zXZ", "a compressed file", "unpack it first"),
-    Kind(
+    ForeignKind(rb"\x1f\x8b|\x28\xb5\x2f\xfd|BZh|\xfd7zXZ", "a compressed file", "unpack it first"),
+    ForeignKind(
         rb"version https://git-lfs",
         "a git-lfs pointer, not the file itself",
         "fetch the content with git lfs pull",
     ),
-    Kind(
+    ForeignKind(
         rb"(?i)\s*<(?:!doctype\s+html|html|head)",
         "an HTML page: the download got a web page",
         "download the file itself",
     ),
-    Kind(
+    ForeignKind(
         rb"(?m)^(?:manifestVersion|kitVersion)[ \t]*:",
         "a Kitfile, of KitOps",
         "write a Modelfile: FROM and the path that the Kitfile's model has",
     ),
-    Kind(
+    ForeignKind(
         rb"(?m)^services[ \t]*:",
         "a compose file, of Docker",
         "name a Modelfile",
     ),
-    Kind(rb"\s*\{\s*(?:\"|\})", "JSON text, not a Modelfile", "name a Modelfile"),
-    Kind(rb"#!", "a script, not a Modelfile", "name a Modelfile"),
-    Kind(
+    ForeignKind(rb"\s*\{\s*(?:\"|\})", "JSON text, not a Modelfile", "name a Modelfile"),
+    ForeignKind(rb"#!", "a script, not a Modelfile", "name a Modelfile"),
+    ForeignKind(
         rb"(?m)^---[ \t]*\r?$",
         "YAML or a model card, not a Modelfile",
         "name a Modelfile",
         _one_of(_OWN.replace("|", " ") + " FROM"),
     ),
-    Kind(
+    ForeignKind(
         _one_of("RUN CMD COPY ADD ENTRYPOINT WORKDIR EXPOSE"),
         "a Dockerfile, not a Modelfile",
         "build it with docker build; a Modelfile has FROM with a model, PARAMETER, SYSTEM",
         _one_of(_OWN.replace("|", " ") + " " + MODCTL),
     ),
-    Kind(
+    ForeignKind(
         rb"(?m)^[ \t]*(?:%s)[ \t].*\n(?:.*\n)*?[ \t]*(?:%s)[ \t]"
         % ((MODCTL.replace(" ", "|").encode(),) * 2),
         "modctl's Modelfile (CNCF ModelPack), not Ollama's",

@@ -7,13 +7,10 @@ reads the parsed form back from a cache and never loads the grammar.
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import ClassVar, TypeVar, get_args
 
-from mbuild.core.errors import DamagedError
 from mbuild.language.printable import HIDDEN, shape, visible
 from mbuild.language.span import Span
 
@@ -197,44 +194,6 @@ class Modelfile:
     def messages(self) -> tuple[Message, ...]:
         """All MESSAGE instructions, in order."""
         return tuple(item for item in self.instructions if isinstance(item, Message))
-
-    def to_json(self) -> str:
-        """A compact JSON form with all spans, for :meth:`from_json`. Deterministic."""
-        rows = [[item.word, *_row(item)] for item in self.instructions]
-        notes = [list(_row(comment)) for comment in self.comments]
-        return json.dumps({"instructions": rows, "comments": notes}, separators=(",", ":"))
-
-    @classmethod
-    def from_json(cls, text: str) -> Modelfile:
-        """The inverse of :meth:`to_json`; raises :class:`DamagedError` for anything else."""
-        try:
-            data = json.loads(text)
-            items = tuple(_read(TYPES[row[0]], row[1:]) for row in data["instructions"])
-            notes = tuple(_read(Comment, row) for row in data["comments"])
-        except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
-            raise DamagedError(f"not a stored Modelfile: {error}") from error
-        return cls(items, notes)
-
-
-def _row(item: Instruction | Comment) -> Iterable[object]:
-    """An item's texts, then its span as a list of numbers or null."""
-    for name in _texts(type(item)):
-        yield getattr(item, name)
-    yield tuple(item.span) if item.span else None
-
-
-def _texts(kind: type[Instruction | Comment]) -> list[str]:
-    return [f.name for f in dataclasses.fields(kind) if f.name != "span"]
-
-
-def _read(kind: type[Instruction | Comment], row: Sequence[Any]) -> Any:
-    *texts, span = row
-    if len(texts) != len(_texts(kind)) or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"bad {kind.__name__} row")
-    if span is not None and not all(type(number) is int for number in span):
-        raise ValueError(f"bad span in a {kind.__name__} row")
-    make: Callable[..., Any] = kind
-    return make(*texts, Span(*span) if span is not None else None)
 
 
 class Severity(StrEnum):

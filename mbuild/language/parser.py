@@ -37,9 +37,6 @@ from mbuild.language.meaning import validate
 from mbuild.language.printable import HIDDEN, shape
 from mbuild.language.span import Span
 
-PARSER_VERSION = 1
-"""Part of the key of a cached parse; goes up whenever the same bytes parse differently."""
-
 MAX_BYTES = 16 * 2**20
 """The largest Modelfile that is read, in bytes."""
 

@@ -1,6 +1,6 @@
 """Everything that can be known to be wrong with a Modelfile without building it.
 
-``rules`` looks at instructions beside each other, ``values`` at single values,
+``neighbours`` looks at instructions beside each other, ``content`` at single values,
 ``templates`` into TEMPLATE, ``paths`` at what the user's folder holds. A file that
 Ollama takes gets warnings only: it builds the same bytes as there.
 """
@@ -12,12 +12,12 @@ from pathlib import Path
 
 from mbuild.core.errors import ModelfileError
 from mbuild.language.instructions import Modelfile, Problem, Severity
-from mbuild.lint import rules, templates, values
+from mbuild.lint import content, neighbours, templates
 
 RULES: tuple[Callable[[Modelfile], Iterator[Problem]], ...] = (
     templates.check,
-    *rules.RULES,
-    *values.RULES,
+    *neighbours.RULES,
+    *content.RULES,
 )
 """What is checked beyond the language itself; one row a rule."""
 

@@ -15,8 +15,8 @@ from mbuild.language.instructions import (
     System,
     Template,
 )
-from mbuild.lint.rules import may_be_file
-from mbuild.lint.values import PATH, path_as_text
+from mbuild.lint.content import PATH, path_as_text
+from mbuild.lint.neighbours import may_be_file
 
 NAME_AND_FILE = "from-name-and-file"
 

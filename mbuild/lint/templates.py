@@ -11,7 +11,7 @@ from mbuild.language.instructions import Modelfile, Problem, Severity, System, T
 from mbuild.language.printable import visible
 
 if TYPE_CHECKING:
-    from mbuild.templates.nodes import Template as Parsed
+    from mbuild.templates.nodes import ParsedTemplate as Parsed
 
 FIELDS = (
     "System",
@@ -57,7 +57,7 @@ def is_jinja(text: str) -> bool:
     return bool(_STATEMENT.search(text) or _EXPRESSION.search(text))
 
 
-class Found(NamedTuple):
+class FoundTemplate(NamedTuple):
     """The template that counts, as written and parsed, and the Modelfile that it stands in."""
 
     modelfile: Modelfile
@@ -73,11 +73,11 @@ def check(modelfile: Modelfile) -> Iterator[Problem]:
     last = modelfile.last(Template)
     if last is None or not last.value:
         return
-    from mbuild.templates.errors import TemplateError
+    from mbuild.templates.failure import TemplateError
     from mbuild.templates.gotemplate import parse
 
     try:
-        found = Found(modelfile, last, parse(last.value))
+        found = FoundTemplate(modelfile, last, parse(last.value))
     except TemplateError as error:
         hint = _JINJA_HINT if is_jinja(last.value) else _field_hint(error.function) or error.hint
         message = f"template error: {error.message}"
@@ -103,7 +103,7 @@ def _meant(name: str) -> str:
     return next(iter(near(name, FIELDS, cutoff=0.7)), "")
 
 
-def _without_system(found: Found) -> Iterator[Problem]:
+def _without_system(found: FoundTemplate) -> Iterator[Problem]:
     system = found.modelfile.last(System)
     if system is None or not system.value:
         return
@@ -120,7 +120,7 @@ def _without_system(found: Found) -> Iterator[Problem]:
         )
 
 
-def _without_prompt(found: Found) -> Iterator[Problem]:
+def _without_prompt(found: FoundTemplate) -> Iterator[Problem]:
     """Neither the prompt nor the conversation: the model never sees what was asked."""
     from mbuild.templates.fields import identifiers
 
@@ -142,7 +142,7 @@ def _without_prompt(found: Found) -> Iterator[Problem]:
     )
 
 
-def _unknown_fields(found: Found) -> Iterator[Problem]:
+def _unknown_fields(found: FoundTemplate) -> Iterator[Problem]:
     """Fields that Ollama does not give a template: they come out empty, or end the prompt."""
     from mbuild.templates.fields import own_references
 
@@ -159,7 +159,7 @@ def _unknown_fields(found: Found) -> Iterator[Problem]:
         )
 
 
-def _jinja_inside(found: Found) -> Iterator[Problem]:
+def _jinja_inside(found: FoundTemplate) -> Iterator[Problem]:
     """Statements of Jinja in a template that Go reads: they reach the model as they are."""
     if not _STATEMENT.search(_ACTION.sub("", found.item.value)):
         return
@@ -167,7 +167,7 @@ def _jinja_inside(found: Found) -> Iterator[Problem]:
     yield Problem(message, found.item.span, Severity.WARNING, "template-jinja", _JINJA_HINT)
 
 
-def _escapes(found: Found) -> Iterator[Problem]:
+def _escapes(found: FoundTemplate) -> Iterator[Problem]:
     """A backslash and an n in a template of one line, outside actions: two letters to the model."""
     if "\n" in found.item.value.strip():
         return
@@ -190,8 +190,8 @@ def execution(modelfile: Modelfile) -> Iterator[Problem]:
     template = modelfile.last(Template)
     if template is None or not visible(template.value):
         return
-    from mbuild.templates.conversation import Message, Values
-    from mbuild.templates.errors import LimitError, RenderError, TemplateError
+    from mbuild.templates.conversation import ChatMessage, Values
+    from mbuild.templates.failure import LimitError, RenderError, TemplateError
     from mbuild.templates.gotemplate import parse
     from mbuild.templates.render import render
 
@@ -199,8 +199,8 @@ def execution(modelfile: Modelfile) -> Iterator[Problem]:
         tree = parse(template.value)
     except TemplateError:
         return
-    talk = (Message("system", "Be kind."), Message("user", "Hi"))
-    answered = (*talk, Message("assistant", "Hello"), Message("user", "Bye"))
+    talk = (ChatMessage("system", "Be kind."), ChatMessage("user", "Hi"))
+    answered = (*talk, ChatMessage("assistant", "Hello"), ChatMessage("user", "Bye"))
     for messages in (talk, answered):
         try:
             render(tree, Values(messages))
@@ -216,7 +216,7 @@ def execution(modelfile: Modelfile) -> Iterator[Problem]:
             return
 
 
-ABOUT_TREES: tuple[Callable[[Found], Iterator[Problem]], ...] = (
+ABOUT_TREES: tuple[Callable[[FoundTemplate], Iterator[Problem]], ...] = (
     _without_system,
     _without_prompt,
     _unknown_fields,

@@ -261,7 +261,7 @@ def model_facts(store: Store, model: Contents) -> dict[str, str]:
 
 
 def as_json(store: Store, model: Contents) -> dict[str, Any]:
-    """The model as ``mbuild show --json`` prints it; keys as in ``/api/show`` where it has them."""
+    """The model for ``mbuild show --format json``; keys as in ``/api/show`` where it has them."""
     header = _header(store, model)
     return {
         "name": str(model.stored.name),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
 
-    from mbuild.server.jobs import Job
+    from mbuild.server.jobs import BuildJob
     from mbuild.server.service import Service
     from mbuild.store import Store
 
@@ -78,7 +78,7 @@ def _build(creation: Creation, store: Store) -> Iterator[BuildEvent]:
     store.uploads.settle(used & creation.uploads)
 
 
-async def _lines(job: Job, wording: Wording) -> AsyncGenerator[Line, None]:
+async def _lines(job: BuildJob, wording: Wording) -> AsyncGenerator[Line, None]:
     """The lines for one client; the last one again when nothing happens for long."""
     lines = Lines(wording)
     async with aclosing(job.watch()) as events:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mbuild.store.contents import Contents
 
 
-class Facts(NamedTuple):
+class ListFacts(NamedTuple):
     """What a model's weights and template say, for lists and for ``show``."""
 
     context_length: int
@@ -30,7 +30,7 @@ class Facts(NamedTuple):
     capabilities: tuple[str, ...]
 
 
-class Entry(NamedTuple):
+class ListEntry(NamedTuple):
     """A model of the list: when it changed, and its JSON as ``/api/tags`` has it."""
 
     name: ModelName
@@ -47,13 +47,13 @@ class Catalogue:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._entries: dict[str, tuple[tuple[int, ...], Entry | None]] = {}
-        self._headers: dict[str, Facts] = {}
+        self._entries: dict[str, tuple[tuple[int, ...], ListEntry | None]] = {}
+        self._headers: dict[str, ListFacts] = {}
         self._tree = _Tree()
         self._files: Sequence[tuple[str, tuple[int, ...]]] | None = None
-        self._answer: tuple[Sequence[Entry], bytes] = ([], b"")
+        self._answer: tuple[Sequence[ListEntry], bytes] = ([], b"")
 
-    def list(self, store: Store) -> Sequence[Entry]:
+    def list(self, store: Store) -> Sequence[ListEntry]:
         """All models that can be read, last changed first."""
         return self._look(store)[0]
 
@@ -61,12 +61,12 @@ class Catalogue:
         """The body of ``/api/tags``."""
         return self._look(store)[1]
 
-    def _look(self, store: Store) -> tuple[Sequence[Entry], bytes]:
+    def _look(self, store: Store) -> tuple[Sequence[ListEntry], bytes]:
         """The list and its JSON, as before when no file changed."""
         with self._lock:
             files = self._tree.files(str(store.manifests.folder))
             if files != self._files:
-                found: dict[str, tuple[tuple[int, ...], Entry | None]] = {}
+                found: dict[str, tuple[tuple[int, ...], ListEntry | None]] = {}
                 for path, stamp in files:
                     known = self._entries.get(path)
                     if known is None or known[0] != stamp:
@@ -82,7 +82,7 @@ class Catalogue:
                 self._answer = (entries, body)
             return self._answer
 
-    def _read(self, store: Store, path: str) -> Entry | None:
+    def _read(self, store: Store, path: str) -> ListEntry | None:
         """One entry of the list; None for what is no model or cannot be read."""
         parts = path.split(os.sep)[-4:]
         with suppress(MbuildError, InvalidNameError, OSError):
@@ -91,7 +91,7 @@ class Catalogue:
                 return None
             view = library.view(store, name)
             data = json.dumps(self._tag(store, view), separators=(",", ":"), ensure_ascii=False)
-            return Entry(name, view.stored.modified_ns, data.encode())
+            return ListEntry(name, view.stored.modified_ns, data.encode())
         return None
 
     def _tag(self, store: Store, view: Contents) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class Catalogue:
             "capabilities": list(facts.capabilities),
         }
 
-    def facts(self, store: Store, view: Contents) -> Facts:
+    def facts(self, store: Store, view: Contents) -> ListFacts:
         """What a model can do, from its weights, its projectors, its template and its config."""
         header = self._header(store, view)
         declared = view.config.get("capabilities")
@@ -125,9 +125,9 @@ class Catalogue:
             key: view.config[key] if isinstance(view.config.get(key), int) else getattr(header, key)
             for key in ("context_length", "embedding_length")
         }
-        return Facts(**lengths, capabilities=tuple(dict.fromkeys(found)))
+        return ListFacts(**lengths, capabilities=tuple(dict.fromkeys(found)))
 
-    def _header(self, store: Store, view: Contents) -> Facts:
+    def _header(self, store: Store, view: Contents) -> ListFacts:
         from mbuild.gguf.facts import describe
 
         for layer in view.stored.manifest.of_kind(MODEL):
@@ -137,16 +137,16 @@ class Catalogue:
             opened = open_layer(store.blobs, layer, str(view.stored.name))
             with suppress(SourceError, StoreError), opened as file:
                 known = describe(file)
-                facts = Facts(known.context_length, known.embedding_length, known.capabilities)
+                facts = ListFacts(known.context_length, known.embedding_length, known.capabilities)
                 return self._headers.setdefault(key, facts)
-        return Facts(0, 0, ())
+        return ListFacts(0, 0, ())
 
 
 def _template_capabilities(view: Contents) -> list[str]:
     """What the template's variables show, by Ollama's names of them."""
     if not view.template:
         return []
-    from mbuild.templates.errors import TemplateError
+    from mbuild.templates.failure import TemplateError
     from mbuild.templates.fields import identifiers
     from mbuild.templates.gotemplate import parse
 

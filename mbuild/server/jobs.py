@@ -28,7 +28,7 @@ QUEUE_NOTICE_SECONDS = 1.0
 QUEUED = Status(Code.WAITING_FOR_BUILDS)
 
 
-class Job:
+class BuildJob:
     """One build and those who wait for it.
 
     ``history`` are its events so far but for progress, of which only the
@@ -36,7 +36,7 @@ class Job:
     thread hands events over through the loop.
     """
 
-    def __init__(self, events: Events, on_done: Callable[[Job], None]) -> None:
+    def __init__(self, events: Events, on_done: Callable[[BuildJob], None]) -> None:
         self.history: list[BuildEvent] = []
         self.progress: StepProgress | None = None
         self.progress_number = 0
@@ -155,16 +155,16 @@ class Jobs:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._by_key: dict[str, Job] = {}
-        self._running: set[Job] = set()
-        self._queue: deque[Job] = deque()
+        self._by_key: dict[str, BuildJob] = {}
+        self._running: set[BuildJob] = set()
+        self._queue: deque[BuildJob] = deque()
 
-    def join(self, key: str, events: Events) -> Job:
+    def join(self, key: str, events: Events) -> BuildJob:
         """The running or waiting build with that key, or a new one."""
         job = self._by_key.get(key)
         if job is not None and not job.cancelled and not job.done:
             return job
-        job = Job(events, self._finished)
+        job = BuildJob(events, self._finished)
         self._by_key[key] = job
         self._queue.append(job)
         self._start_next()
@@ -172,11 +172,11 @@ class Jobs:
             asyncio.get_running_loop().call_later(QUEUE_NOTICE_SECONDS, self._notice, job)
         return job
 
-    def _notice(self, job: Job) -> None:
+    def _notice(self, job: BuildJob) -> None:
         if not job.started and not job.done:
             job._take(QUEUED)
 
-    def _finished(self, job: Job) -> None:
+    def _finished(self, job: BuildJob) -> None:
         self._running.discard(job)
         with suppress(ValueError):
             self._queue.remove(job)

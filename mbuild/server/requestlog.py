@@ -12,7 +12,6 @@ from mbuild.language.printable import visible
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-FORMS = ("text", "json", "off")
 
 _LONGEST = 300  # characters of a path and of an error
 

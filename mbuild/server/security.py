@@ -71,7 +71,7 @@ _PREFLIGHT_SECONDS = "43200"
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class AccessPolicy:
     """Who may ask: names of this server, origins of pages, and the token if there is one.
 
     ``bound`` is the address that the server listens on, ``logged`` the refusals that
@@ -217,7 +217,7 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def make_policy(host: str, token: str, allowed: Iterable[str], *, insecure: bool) -> Policy:
+def make_policy(host: str, token: str, allowed: Iterable[str], *, insecure: bool) -> AccessPolicy:
     """The policy of a server on that address; raises :class:`UsageError` for an open one."""
     if not is_loopback(host) and not token and not insecure:
         raise UsageError(
@@ -231,4 +231,4 @@ def make_policy(host: str, token: str, allowed: Iterable[str], *, insecure: bool
         )
     origins = [o.strip() for o in os.environ.get(ORIGINS_VARIABLE, "").split(",") if o.strip()]
     hosts = tuple(host_of(name) for name in allowed)
-    return Policy(host, hosts, (*origins, *DEFAULT_ORIGINS), token)
+    return AccessPolicy(host, hosts, (*origins, *DEFAULT_ORIGINS), token)

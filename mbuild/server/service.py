@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from mbuild.server.security import Policy
+    from mbuild.server.security import AccessPolicy
     from mbuild.server.shapes import Body
     from mbuild.server.upstream import Upstream
 
@@ -34,12 +34,12 @@ class Service:
     def __init__(
         self,
         root: Path,
-        policy: Policy,
+        policy: AccessPolicy,
         upstream: Upstream | None = None,
         builds: int = 0,
         log: str = "off",
     ) -> None:
-        """``log``: one of :data:`mbuild.server.requestlog.FORMS`."""
+        """``log``: ``text``, ``json`` or ``off``."""
         self._root = root.absolute()
         self.policy = policy
         self.upstream = upstream

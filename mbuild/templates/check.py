@@ -15,7 +15,7 @@ from lark import UnexpectedToken
 
 from mbuild.core.suggest import did_you_mean, near
 from mbuild.templates import literals
-from mbuild.templates.errors import TemplateError
+from mbuild.templates.failure import TemplateError
 from mbuild.templates.tokens import (
     CONSTANTS,
     CONTEXTS,
@@ -24,9 +24,9 @@ from mbuild.templates.tokens import (
     NUMBERS,
     SPACE,
     WORDS,
-    described,
+    describe_token,
     line_of,
-    trimmed,
+    trim_token,
     word_fault,
 )
 
@@ -79,7 +79,7 @@ class _Frame:
     after_else: bool = False
 
 
-def checked_parse(lark: Lark, text: str, functions: frozenset[str]) -> tuple[Any, ...]:
+def parse_checked(lark: Lark, text: str, functions: frozenset[str]) -> tuple[Any, ...]:
     """The template's nodes, definitions among them; raises :class:`TemplateError`."""
     parser: Any = lark.parse_interactive(text)
     lexer: Any = parser.lexer_thread
@@ -89,7 +89,7 @@ def checked_parse(lark: Lark, text: str, functions: frozenset[str]) -> tuple[Any
         if count == MAX_TOKENS:
             raise TemplateError(token.line or 1, f"more than {MAX_TOKENS:,} words and signs")
         if token.type == "TEXT":
-            token = trimmed(token, text)
+            token = trim_token(token, text)
             if not token:
                 continue
         checker.before(token)
@@ -318,7 +318,7 @@ class _Checker:
             context = "operand"
         else:
             context = self._pipelines[-1].context
-        return TemplateError(line_of(token), f"unexpected {described(token)} in {context}")
+        return TemplateError(line_of(token), f"unexpected {describe_token(token)} in {context}")
 
     def _unexpected_end(self, token: Token, tokens: Iterator[Token], text: str) -> TemplateError:
         """An ``end`` or ``else`` that ends nothing: Go reads it whole before it says so."""
@@ -330,7 +330,7 @@ class _Checker:
             self._last = token.type
             self.before(following)
             if following.type != "_RDELIM":
-                found = described(following)
+                found = describe_token(following)
                 return TemplateError(line_of(following), f"unexpected {found} in {context}")
         frame, name = self._frames[-1], f"{{{{{context}}}}}"
         if frame.after_else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mbuild.templates.values import Named, Struct, Value, show, to_json
+from mbuild.templates.govalues import Named, Struct, Value, show, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class ChatMessage:
     """One turn; ``role`` is ``system``, ``user``, ``assistant`` or ``tool``."""
 
     role: str
@@ -44,7 +44,7 @@ class Values:
     ``suffix`` the template fills in the middle and the messages do not count.
     """
 
-    messages: tuple[Message, ...] = ()
+    messages: tuple[ChatMessage, ...] = ()
     tools: tuple[Mapping[str, Any], ...] | None = None
     prompt: str = ""
     suffix: str = ""
@@ -53,12 +53,12 @@ class Values:
     is_think_set: bool = False
 
 
-def collate(messages: Sequence[Message]) -> tuple[str, list[Message]]:
+def collate(messages: Sequence[ChatMessage]) -> tuple[str, list[ChatMessage]]:
     """All system texts as one, and the messages with neighbours of one role joined.
 
     Tool messages stay apart, for each answers a call of its own.
     """
-    joined: list[Message] = []
+    joined: list[ChatMessage] = []
     for message in messages:
         if joined and joined[-1].role == message.role and message.role != "tool":
             content = f"{joined[-1].content}\n\n{message.content}"
@@ -68,7 +68,7 @@ def collate(messages: Sequence[Message]) -> tuple[str, list[Message]]:
     return "\n\n".join(m.content for m in messages if m.role == "system"), joined
 
 
-def message_value(message: Message) -> Struct:
+def message_value(message: ChatMessage) -> Struct:
     """A message as the struct that templates see."""
     calls = [
         Struct(

@@ -42,7 +42,7 @@ from mbuild.templates.render import render
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from mbuild.templates.nodes import Template
+    from mbuild.templates.nodes import ParsedTemplate
 
 WALL_SECONDS = 10
 """How long the child may take on a busy machine; its processor time is limited besides."""
@@ -141,7 +141,7 @@ def expected_texts(
 
 
 @lru_cache(maxsize=256)
-def _parsed(text: str) -> Template:
+def _parsed(text: str) -> ParsedTemplate:
     """Our own templates are parsed again for every chat template they are compared with."""
     return parse(text)
 
@@ -160,7 +160,7 @@ def matches(text: str, probes: Iterable[Probe], wanted: Iterable[str | None]) ->
         return False
 
 
-def _agrees(template: Template, probe: Probe, target: str) -> bool:
+def _agrees(template: ParsedTemplate, probe: Probe, target: str) -> bool:
     values = Values(probe.messages, think=bool(probe.thinks), is_think_set=probe.thinks is not None)
     given = render(template, values, today=probe.day)
     if probe.generates:

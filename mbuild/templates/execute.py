@@ -8,10 +8,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mbuild.templates.errors import LimitError, RenderError
+from mbuild.templates.failure import LimitError, RenderError
+from mbuild.templates.govalues import (
+    Named,
+    Struct,
+    Value,
+    byte_order,
+    plain,
+    show,
+    truth,
+    type_name,
+)
 from mbuild.templates.nodes import (
     Action,
     Branch,
+    BranchKind,
     Call,
     Chain,
     Command,
@@ -19,14 +30,12 @@ from mbuild.templates.nodes import (
     Field,
     Function,
     Jump,
-    Kind,
     Literal,
     Nil,
     Pipe,
     Text,
     Variable,
 )
-from mbuild.templates.values import Named, Struct, Value, byte_order, plain, show, truth, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -116,7 +125,7 @@ class _Run:
                     value = self.pipe(pipe, dot, scope)
                     if not pipe.variables:
                         self._write("<no value>" if value is None else show(value))
-                case Branch(kind=Kind.RANGE):
+                case Branch(kind=BranchKind.RANGE):
                     self._range(node, dot, scope)
                 case Branch():
                     self._condition(node, dot, scope)
@@ -131,11 +140,11 @@ class _Run:
         while True:
             value = self.pipe(node.pipe, dot, scope)
             if truth(value):
-                self.nodes(node.body, value if node.kind is Kind.WITH else dot, scope)
+                self.nodes(node.body, value if node.kind is BranchKind.WITH else dot, scope)
                 break
             # A chain of else-ifs is a loop here, that its length may not count as depth.
             match node.otherwise:
-                case (Branch(kind=Kind.IF | Kind.WITH) as following,):
+                case (Branch(kind=BranchKind.IF | BranchKind.WITH) as following,):
                     node = following
                 case otherwise:
                     self.nodes(otherwise, dot, scope)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mbuild.templates.nodes import Branch, Call, Chain, Field, Kind, Variable, walk
+from mbuild.templates.nodes import Branch, BranchKind, Call, Chain, Field, Variable, walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mbuild.templates.nodes import Node, Template
+    from mbuild.templates.nodes import Node, ParsedTemplate
 
 
-def identifiers(template: Template) -> frozenset[str]:
+def identifiers(template: ParsedTemplate) -> frozenset[str]:
     """Every name in a field or variable, in lower case, wherever it stands: Ollama's ``Vars``.
 
     Ollama decides by it: with ``messages`` among them a template is given the
@@ -35,7 +35,7 @@ def identifiers(template: Template) -> frozenset[str]:
     return frozenset(name.lower() for name in found)
 
 
-def references(template: Template) -> frozenset[str]:
+def references(template: ParsedTemplate) -> frozenset[str]:
     """The fields of the template's own value that it mentions: ``System``, ``Messages``...
 
     Within ``range`` and ``with`` a field belongs to another value and does not
@@ -48,7 +48,7 @@ def references(template: Template) -> frozenset[str]:
     return frozenset(found)
 
 
-def own_references(template: Template) -> frozenset[str]:
+def own_references(template: ParsedTemplate) -> frozenset[str]:
     """As :func:`references`, but for the fields in defined templates, whose value is not known."""
     return frozenset(_fields_of_dot(template.body))
 
@@ -63,6 +63,8 @@ def _fields_of_dot(nodes: Iterable[Node]) -> set[str]:
             continue
         elif isinstance(part, Field):
             found.add(part.names[0])
-        elif isinstance(part, Call) or (isinstance(part, Branch) and part.kind is not Kind.IF):
+        elif isinstance(part, Call) or (
+            isinstance(part, Branch) and part.kind is not BranchKind.IF
+        ):
             other.update(id(inner) for inner in walk(part.body or ()))
     return found

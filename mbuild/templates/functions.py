@@ -11,10 +11,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 from urllib.parse import quote_plus
 
-from mbuild.templates.errors import RenderError
-from mbuild.templates.literals import is_print
-from mbuild.templates.printf import printf
-from mbuild.templates.values import (
+from mbuild.templates.failure import RenderError
+from mbuild.templates.govalues import (
     Struct,
     Value,
     byte_order,
@@ -24,6 +22,8 @@ from mbuild.templates.values import (
     truth,
     type_name,
 )
+from mbuild.templates.literals import is_print
+from mbuild.templates.printf import printf
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,8 +12,8 @@ from threading import Lock
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from mbuild.templates.errors import TemplateError
-from mbuild.templates.nodes import Call, Template, walk
+from mbuild.templates.failure import TemplateError
+from mbuild.templates.nodes import Call, ParsedTemplate, walk
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -74,7 +74,7 @@ def _parser() -> Lark:
     )
 
 
-def parse(text: str, functions: Collection[str] = OLLAMA_FUNCTIONS) -> Template:
+def parse(text: str, functions: Collection[str] = OLLAMA_FUNCTIONS) -> ParsedTemplate:
     """The template's syntax tree.
 
     Raises :class:`TemplateError`, in Go's words, for what Go refuses to parse or
@@ -84,10 +84,10 @@ def parse(text: str, functions: Collection[str] = OLLAMA_FUNCTIONS) -> Template:
         raise TemplateError(
             1, f"the template has {len(text):,} characters; the most is {MAX_SIZE:,}"
         )
-    from mbuild.templates.check import checked_parse
+    from mbuild.templates.check import parse_checked
     from mbuild.templates.tree import Define
 
-    nodes = checked_parse(_lark(), text, frozenset(functions))
+    nodes = parse_checked(_lark(), text, frozenset(functions))
     body = tuple(node for node in nodes if not isinstance(node, Define))
     definitions: dict[str, tuple[Node, ...]] = {}
     for name, part in _defined(nodes):
@@ -96,7 +96,7 @@ def parse(text: str, functions: Collection[str] = OLLAMA_FUNCTIONS) -> Template:
             definitions[name] = part
     if "" in definitions and is_empty(body):
         body = definitions[""]
-    template = Template(text, body, MappingProxyType(definitions))
+    template = ParsedTemplate(text, body, MappingProxyType(definitions))
     _check_calls(template)
     return template
 
@@ -122,7 +122,7 @@ def is_empty(nodes: tuple[Node, ...]) -> bool:
     return all(isinstance(node, Text) and not node.text.strip(SPACE) for node in nodes)
 
 
-def _check_calls(template: Template) -> None:
+def _check_calls(template: ParsedTemplate) -> None:
     """Ollama looks for the fields that a call's value mentions and wants there to be one."""
     for nodes in (template.body, *template.definitions.values()):
         for part in walk(nodes):

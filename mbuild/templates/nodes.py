@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 
-class Kind(StrEnum):
+class BranchKind(StrEnum):
     """The three actions that choose whether and how often a body is executed."""
 
     IF = "if"
@@ -112,7 +112,7 @@ class Action:
 class Branch:
     """``if``, ``with`` or ``range``; ``otherwise`` is what stands after ``else``."""
 
-    kind: Kind
+    kind: BranchKind
     pipe: Pipe
     body: tuple[Node, ...]
     otherwise: tuple[Node, ...]
@@ -142,7 +142,7 @@ Node: TypeAlias = Text | Action | Branch | Call | Jump
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Template:
+class ParsedTemplate:
     """A parsed template: its source, its own nodes and those of the templates it defines."""
 
     source: str

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from mbuild.templates.errors import RenderError
+from mbuild.templates.failure import RenderError
+from mbuild.templates.govalues import Struct, Value, byte_order, float_text, plain, show, type_name
 from mbuild.templates.literals import quote
-from mbuild.templates.values import Struct, Value, byte_order, float_text, plain, show, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

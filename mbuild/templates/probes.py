@@ -11,7 +11,7 @@ import datetime
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mbuild.templates.conversation import Message
+from mbuild.templates.conversation import ChatMessage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Probe:
     ``thinks`` switches the model's thoughts on or off; None leaves them as they are.
     """
 
-    messages: tuple[Message, ...]
+    messages: tuple[ChatMessage, ...]
     date: str
     thinks: bool | None = None
 
@@ -47,7 +47,7 @@ def probes(shapes: Sequence[str], texts: Sequence[str], date: str) -> tuple[Prob
     found = []
     for offset, shape in enumerate(shapes):
         messages = tuple(
-            Message(_ROLES[turn], texts[(offset + place) % len(texts)])
+            ChatMessage(_ROLES[turn], texts[(offset + place) % len(texts)])
             for place, turn in enumerate(shape)
         )
         found.append(Probe(messages, date))

@@ -13,8 +13,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from mbuild.templates.conversation import collate, message_value, tools_value
-from mbuild.templates.errors import LimitError
 from mbuild.templates.execute import MAX_OUTPUT, execute
+from mbuild.templates.failure import LimitError
 from mbuild.templates.fields import identifiers
 from mbuild.templates.functions import functions
 from mbuild.templates.gotemplate import GO_FUNCTIONS
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     import datetime
     from collections.abc import Sequence
 
-    from mbuild.templates.conversation import Message, Values
-    from mbuild.templates.nodes import Node, Operand, Template
-    from mbuild.templates.values import Value
+    from mbuild.templates.conversation import ChatMessage, Values
+    from mbuild.templates.govalues import Value
+    from mbuild.templates.nodes import Node, Operand, ParsedTemplate
 
 _RESPONSE = Action(Pipe((Command((Field(("Response",)),)),)), 0)
 
@@ -35,7 +35,7 @@ _FIELD_OF_ROLE = {"system": "System", "user": "Prompt", "assistant": "Response"}
 _NO_TURN = {"System": "", "Prompt": "", "Response": ""}
 
 
-def render(template: Template, values: Values, *, today: datetime.date | None = None) -> str:
+def render(template: ParsedTemplate, values: Values, *, today: datetime.date | None = None) -> str:
     """The prompt that Ollama gives the model.
 
     ``today`` is what ``currentDate`` tells. Raises :class:`RenderError` where Go
@@ -75,7 +75,7 @@ def render(template: Template, values: Values, *, today: datetime.date | None = 
     return "".join(parts)
 
 
-def _turns(messages: Sequence[Message]) -> list[dict[str, Value]]:
+def _turns(messages: Sequence[ChatMessage]) -> list[dict[str, Value]]:
     """The turns that are executed, the one that the model goes on with last."""
     turns = [dict(_NO_TURN)]
     for message in messages:

@@ -66,7 +66,7 @@ WORDS = frozenset({"IDENTIFIER", "FIELD", "VARIABLE", "DECLARED", "BAD_WORD", "B
 """What is made of letters, which are not quite Python's letters."""
 
 
-def trimmed(token: Token, source: str) -> Token:
+def trim_token(token: Token, source: str) -> Token:
     """Text without the space that the trim marks of the actions beside it take away."""
     start, end = token.start_pos or 0, token.end_pos or 0
     value = str(token)
@@ -83,7 +83,7 @@ def line_of(token: Token) -> int:
     return (token.line or 1) + token.count("\n", 0, space)
 
 
-def described(token: Token) -> str:
+def describe_token(token: Token) -> str:
     """A token as Go names it in a message."""
     if token.type in ("LDELIM", "_COMMENT"):
         return '"{"'

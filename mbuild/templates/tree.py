@@ -12,6 +12,7 @@ from mbuild.templates import literals
 from mbuild.templates.nodes import (
     Action,
     Branch,
+    BranchKind,
     Call,
     Chain,
     Command,
@@ -19,7 +20,6 @@ from mbuild.templates.nodes import (
     Field,
     Function,
     Jump,
-    Kind,
     Literal,
     Nil,
     Node,
@@ -61,7 +61,7 @@ def _split(children: Children) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
     return tuple(parts[0]), tuple(parts[1])
 
 
-def _branch(kind: Kind, children: Children) -> Branch:
+def _branch(kind: BranchKind, children: Children) -> Branch:
     """After ``else`` the delimiter belongs to the action around it and the keyword comes first."""
     pipe_at = 2 if children[0].type == "LDELIM" else 1
     body, otherwise = _split(children[pipe_at + 1 :])
@@ -112,11 +112,11 @@ RULES: dict[str, Callable[[Children], Any]] = {
     "continue": lambda children: Jump(True, _line(children)),
     "define": lambda children: Define(children[1], _split(children[2:])[0]),
     "block": _block,
-    "if": partial(_branch, Kind.IF),
-    "with": partial(_branch, Kind.WITH),
-    "range": partial(_branch, Kind.RANGE),
-    "else_if": partial(_branch, Kind.IF),
-    "else_with": partial(_branch, Kind.WITH),
+    "if": partial(_branch, BranchKind.IF),
+    "with": partial(_branch, BranchKind.WITH),
+    "range": partial(_branch, BranchKind.RANGE),
+    "else_if": partial(_branch, BranchKind.IF),
+    "else_with": partial(_branch, BranchKind.WITH),
     "name": lambda children: literals.unquote(children[0]),
     "pipe": _pipe,
     "declaration": _declaration,

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from screens import Screen, finished, program, terminal
 
-from mbuild.cli.live import ASCII, LINES, Look, Row, done_text, fit, frame
+from mbuild.cli.live import ASCII, LINES, LiveRow, TerminalLook, done_text, fit, frame
 from mbuild.cli.progress import PLAIN_SECONDS, Plain
 from mbuild.cli.rate import SETTLED, Rate
 from mbuild.cli.terminal import Terminal
@@ -154,7 +154,7 @@ def test_amounts_share_the_totals_unit() -> None:
 # --- lines of a frame ------------------------------------------------------------------
 
 rows_ = st.builds(
-    Row,
+    LiveRow,
     st.text(st.sampled_from("abc -.日本語モデル🦙é"), max_size=60),
     st.none() | st.floats(0, 1),
     st.sampled_from(["", "3 s", "12m05s"]),
@@ -167,10 +167,10 @@ rows_ = st.builds(
 
 @given(st.lists(rows_, max_size=12), st.integers(1, 300), st.integers(1, 30), st.booleans())
 def test_a_frame_fits_on_its_terminal(
-    rows: list[Row], width: int, height: int, unicode: bool
+    rows: list[LiveRow], width: int, height: int, unicode: bool
 ) -> None:
     """Every line leaves the last cell free, and there is a line left for the cursor's next."""
-    lines = frame(rows, Look(width, height, LINES if unicode else ASCII))
+    lines = frame(rows, TerminalLook(width, height, LINES if unicode else ASCII))
     assert len(lines) <= max(1, height - 1)
     assert len(lines) == min(len(rows), max(1, height - 1))
     for line in lines:
@@ -180,10 +180,10 @@ def test_a_frame_fits_on_its_terminal(
 
 def test_what_goes_first_when_a_terminal_is_narrow() -> None:
     """The bar, then bytes, then speed, then the remaining time; percentage and name stay."""
-    rows = [Row("quantize big to Q4_K_M", 0.386, "", "130/338 MB", "89 MB/s", "2 s left")]
+    rows = [LiveRow("quantize big to Q4_K_M", 0.386, "", "130/338 MB", "89 MB/s", "2 s left")]
 
     def line(width: int) -> str:
-        return frame(rows, Look(width))[0]
+        return frame(rows, TerminalLook(width))[0]
 
     assert line(100) == (
         "   38%  quantize big to Q4_K_M  ━━━━━━━━━───────────────"
@@ -206,8 +206,12 @@ def test_names_are_cut_in_their_middle() -> None:
 
 def test_more_rows_than_lines() -> None:
     """A low terminal shows as many as fit and counts the rest."""
-    rows = [Row(f"step {number}") for number in range(9)]
-    assert [line.strip() for line in frame(rows, Look(40, 4))] == ["step 0", "step 1", "and 7 more"]
+    rows = [LiveRow(f"step {number}") for number in range(9)]
+    assert [line.strip() for line in frame(rows, TerminalLook(40, 4))] == [
+        "step 0",
+        "step 1",
+        "and 7 more",
+    ]
 
 
 # --- terminals -------------------------------------------------------------------------

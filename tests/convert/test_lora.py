@@ -14,7 +14,7 @@ import pytest
 from mbuild.convert.checkpoint import open_checkpoint
 from mbuild.convert.convert import hyper_parameters, model_tensors, source_tensors
 from mbuild.convert.lora.adapter import convert_adapter, open_adapter
-from mbuild.convert.lora.base import Base, base_of_checkpoint, base_of_model
+from mbuild.convert.lora.base import Base, base_of_model
 from mbuild.convert.read.dtypes import OutType, to_f32
 from mbuild.convert.read.lazy import Lazy
 from mbuild.core.errors import FormatError, SourceError, UnsupportedError
@@ -116,7 +116,11 @@ def _checkpoint(folder: Path, class_: str, config: dict[str, Any], arrays: Array
         "config.json": config_file,
         "model.safetensors": _save(folder / "model.safetensors", arrays),
     }
-    return base_of_checkpoint(open_checkpoint(folder.name, files))
+    checkpoint = open_checkpoint(folder.name, files)
+    row = checkpoint.architecture
+    hp = hyper_parameters(checkpoint, OutType.F32)
+    found = model_tensors(hp, row, source_tensors(checkpoint))
+    return Base(row, hp, {name: tuple(reversed(item.shape)) for name, item in found})
 
 
 def _whole(folder: Path) -> Arrays:

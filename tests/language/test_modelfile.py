@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mbuild.core.errors import DamagedError, ModelfileError
+from mbuild.core.errors import ModelfileError
 from mbuild.language.formatter import format
 from mbuild.language.instructions import (
     ROLES,
@@ -24,7 +24,6 @@ from mbuild.language.instructions import (
     Instruction,
     License,
     Message,
-    Modelfile,
     Parameter,
     Parser,
     Renderer,
@@ -258,46 +257,12 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
         assert all(problem.render() for problem in error.problems)
 
 
-@given(FILES)
-def test_json_keeps_everything(text: str) -> None:
-    """from_json(to_json(x)) has the same instructions, spans and comments."""
-    try:
-        found = parse(text.encode())
-    except ModelfileError:
-        return
-    again = Modelfile.from_json(found.to_json())
-    assert again == found
-    assert again.to_json() == found.to_json()
-    assert [i.span for i in again.instructions] == [i.span for i in found.instructions]
-    assert again.comments == found.comments
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "[]",
-        "{}",
-        '{"instructions":[["FROM"]],"comments":[]}',
-        '{"instructions":[["FROM",1,null]],"comments":[]}',
-        '{"instructions":[["NOPE","x",null]],"comments":[]}',
-        '{"instructions":[["FROM","x",[1]]],"comments":[]}',
-        '{"instructions":[["FROM","x",["1",1,1,1,1,1]]],"comments":[]}',
-        "[" * 100_000,
-    ],
-)
-def test_damaged_json_is_named(text: str) -> None:
-    """A cached form that is not one raises DamagedError, nothing else."""
-    with pytest.raises(DamagedError):
-        Modelfile.from_json(text)
-
-
 @pytest.mark.skipif(sys.platform == "emscripten", reason="Pyodide starts no processes")
 def test_reading_a_cached_form_imports_nothing_heavy() -> None:
-    """Instructions and parameters load neither lark nor numpy nor difflib."""
+    """A recipe and the parameters load neither lark nor numpy nor difflib."""
     code = (
-        "import sys; from mbuild.language import instructions, parameters;"
-        'instructions.Modelfile.from_json(\'{"instructions":[],"comments":[]}\');'
+        "import sys; from mbuild.language import parameters, recipe;"
+        "recipe.Recipe.from_json(recipe.Recipe(()).to_json());"
         "print([m for m in ('lark', 'numpy', 'difflib', 'decimal') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -25,9 +25,9 @@ from mbuild.build.sources.resolve import LocalContext
 from mbuild.core.digest import Digest
 from mbuild.core.errors import DamagedError, StoreError
 from mbuild.core.names import ModelName
-from mbuild.models.disk import Policy, prune, usage, verify
-from mbuild.models.disk.prune import BusyError
-from mbuild.models.disk.verify import Problem
+from mbuild.models.disk import PrunePolicy, prune, usage, verify
+from mbuild.models.disk.prune import StoreInUseError
+from mbuild.models.disk.verify import Damage
 from mbuild.store import Store
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and locks")
@@ -154,12 +154,12 @@ def test_keep_and_older_choose_the_oldest(store: Store) -> None:
         digests.append(store.blobs.put(bytes([number]) * 1000).digest)
         time.sleep(0.02)
     middle = (store.blobs.path(digests[1]).stat().st_ctime_ns + 1_000_000) / 1e9
-    older = prune(store, Policy(older=100.0), dry_run=True, now=middle + 100.0)
+    older = prune(store, PrunePolicy(older=100.0), dry_run=True, now=middle + 100.0)
     assert [d for d, _ in older.blobs] == digests[:2]
-    kept = prune(store, Policy(keep=2500))
+    kept = prune(store, PrunePolicy(keep=2500))
     assert [d for d, _ in kept.blobs] == digests[:2]
     assert sum(file.size for _, file in kept.kept) == 2000
-    assert prune(store, Policy(keep=2000)).blobs == ()
+    assert prune(store, PrunePolicy(keep=2000)).blobs == ()
     assert [d for d, _ in prune(store).blobs] == digests[2:]
 
 
@@ -168,7 +168,7 @@ def test_prune_refuses_while_a_build_runs(store: Store, mbuild: Run) -> None:
     running = Store(store.root)
     running.begin()
     made = running.blobs.put(b"made but not named yet").digest
-    with pytest.raises(BusyError):
+    with pytest.raises(StoreInUseError):
         prune(store)
     done = mbuild("prune")
     assert done.returncode == 1
@@ -248,7 +248,7 @@ def test_manifests_in_odd_places_hold_their_blobs(store: Store) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(value))
         (path.parent / ".DS_Store").write_bytes(b"\0")
-        assert prune(store, Policy(older=0.0)).blobs == ()
+        assert prune(store, PrunePolicy(older=0.0)).blobs == ()
         path.unlink()
     assert len(prune(store).blobs) == 2
 
@@ -266,7 +266,7 @@ def test_prune_waits_for_ollama_which_takes_no_lock(store: Store, mbuild: Run) -
     later = prune(store, dry_run=True, now=time.time() + 3601)
     assert len(later.blobs) == 1
     assert [left.file.path for left in later.leftovers] == [partial]
-    prune(store, Policy(older=0.0))
+    prune(store, PrunePolicy(older=0.0))
     assert not partial.exists()
     assert set(store.blobs) == blobs
 
@@ -277,7 +277,7 @@ def test_uploads_that_wait_to_be_named_stay(store: Store, mbuild: Run) -> None:
     sent = store.blobs.put(b"sent").digest
     store.uploads.add(sent, is_new=True)
     store.end()
-    assert prune(store, Policy(older=0.0)).waiting == 1
+    assert prune(store, PrunePolicy(older=0.0)).waiting == 1
     done = mbuild("prune")
     assert "1 recent upload kept for a day" in done.stdout
     assert usage(store).prunable == 0
@@ -297,7 +297,7 @@ def test_unfinished_builds_are_leftovers(store: Store) -> None:
         copy = place.with_name("variant-1-dead")
         copy.write_bytes(b"half of it")
     assert usage(store).prunable == len(b"half of it")
-    assert prune(store, Policy(older=3600.0)).leftovers == ()
+    assert prune(store, PrunePolicy(older=3600.0)).leftovers == ()
     (leftover,) = prune(store).leftovers
     assert leftover.file.path == copy
     assert not copy.exists()
@@ -376,7 +376,7 @@ def test_a_stopped_builder_is_not_robbed(tmp_path: Path) -> None:
     )
     builder = subprocess.Popen([sys.executable, "-c", code, str(root)])
     os.waitpid(builder.pid, os.WUNTRACED)
-    with pytest.raises(BusyError):
+    with pytest.raises(StoreInUseError):
         prune(Store(root))
     builder.send_signal(signal.SIGCONT)
     assert builder.wait(30) == 0
@@ -402,7 +402,7 @@ def test_every_flipped_byte_is_found_and_the_next_build_heals_it(
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
         found = verify(store)
         (finding,) = found.findings
-        assert (finding.problem, finding.what) == (Problem.CONTENT, str(digest)), number
+        assert (finding.problem, finding.what) == (Damage.CONTENT, str(digest)), number
         assert finding.models[0].startswith("mario:latest (")
         assert (store.root / finding.set_aside).read_bytes() == data
         make(store, tmp_path, "mario")
@@ -460,13 +460,13 @@ def test_verify_names_missing_short_and_mislabelled_blobs(store: Store, tmp_path
     broken.parent.mkdir()
     broken.write_text("{")
     found = {f.problem: f for f in verify(store, set_aside=False).findings}
-    assert found[Problem.MISSING].what == str(system)
-    assert found[Problem.MISSING].models == ("liar:latest (system)", "mario:latest (system)")
-    assert found[Problem.CONTENT].what == str(license_)
-    assert "broken:latest" in found[Problem.MANIFEST].detail
+    assert found[Damage.MISSING].what == str(system)
+    assert found[Damage.MISSING].models == ("liar:latest (system)", "mario:latest (system)")
+    assert found[Damage.CONTENT].what == str(license_)
+    assert "broken:latest" in found[Damage.MANIFEST].detail
     make(store, tmp_path, "mario")
     found = {f.problem: f for f in verify(store).findings}
-    assert found[Problem.SIZE].models == ("liar:latest",)
+    assert found[Damage.SIZE].models == ("liar:latest",)
 
 
 def test_a_damaged_base_is_refused_and_healed_at_its_source(mbuild: Run, tmp_path: Path) -> None:

@@ -511,14 +511,14 @@ def test_settings_are_in_the_metadata_and_the_weights_are_the_same(
 def test_data_keeps_its_place_in_a_block(tmp_path: Path, alignment: int, extra: int) -> None:
     """Whatever the header's length and the alignment, the data can share its blocks."""
     from mbuild.gguf.writer import layout
-    from mbuild.models.artifacts.settings import aligned
+    from mbuild.models.artifacts.settings import align
 
     model = tiny_model(metadata={"general.alignment": alignment, "x": "y" * extra})
     for start in (alignment, 4096, 4096 + alignment, 10 * alignment, 1 << 20):
         start = -(-start // alignment) * alignment
-        made = aligned(model, start)
+        made = align(model, start)
         assert len(layout(made).header) % 4096 == start % 4096
-        assert layout(aligned(made, start)).header == layout(made).header
+        assert layout(align(made, start)).header == layout(made).header
         assert gguf_bytes(made)[-100:] == gguf_bytes(model)[-100:]
 
 

@@ -23,7 +23,7 @@ import pytest
 import mbuild
 from mbuild.language import parser as modelfile
 from mbuild.templates import gotemplate
-from mbuild.templates.errors import TemplateError
+from mbuild.templates.failure import TemplateError
 
 PACKAGE = Path(mbuild.__file__).parent
 ONE = {ops.LITERAL, ops.NOT_LITERAL, ops.ANY, ops.IN}

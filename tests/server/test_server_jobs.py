@@ -23,7 +23,7 @@ from mbuild.core.events import (
     Warned,
 )
 from mbuild.server import jobs as module
-from mbuild.server.jobs import QUEUED, Job, Jobs
+from mbuild.server.jobs import QUEUED, BuildJob, Jobs
 from mbuild.server.stream import Line, encode
 from mbuild.server.wording import Lines, Wording
 from mbuild.store.media import MODEL, PARAMS
@@ -54,7 +54,7 @@ class FakeBuild:
             self.closed.set()
 
 
-async def collect(job: Job) -> list[BuildEvent]:
+async def collect(job: BuildJob) -> list[BuildEvent]:
     """All events of a build but progress."""
     return [e async for e in job.watch() if e is not None and not isinstance(e, StepProgress)]
 

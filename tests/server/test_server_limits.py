@@ -11,7 +11,7 @@ from live_server import files_below, serving_here
 from stores import copy_tiny_store
 
 from mbuild.core.errors import UsageError
-from mbuild.server.security import Policy, make_policy
+from mbuild.server.security import AccessPolicy, make_policy
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_an_unknown_expectation_is_417(tmp_path: Path) -> None:
 )
 def test_what_no_browser_sends_is_no_origin(origin: str) -> None:
     """The star of a pattern stands for a port where one is expected, not for anything."""
-    assert not Policy().allows_origin(origin, "localhost:11434")
+    assert not AccessPolicy().allows_origin(origin, "localhost:11434")
 
 
 def test_a_token_that_no_header_carries_is_refused_at_start() -> None:

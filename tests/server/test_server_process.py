@@ -18,7 +18,7 @@ from live_server import LiveServer, Server, serving, serving_here
 from stores import copy_tiny_store
 
 from mbuild.core.errors import UsageError
-from mbuild.server.security import Policy, host_of, is_loopback, make_policy, parse_host
+from mbuild.server.security import AccessPolicy, host_of, is_loopback, make_policy, parse_host
 
 
 def run_serve(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -120,12 +120,12 @@ def test_a_bad_port_is_an_error() -> None:
 )
 def test_host_header(host: str, allowed: bool) -> None:
     """Names that a stranger's name server can point at this machine are refused."""
-    assert Policy().allows_host(host) is allowed
+    assert AccessPolicy().allows_host(host) is allowed
 
 
 def test_further_hosts_and_the_bound_one() -> None:
     """The address bound to and --allow-host are names of the server."""
-    policy = Policy("203.0.113.5", ("models.example.com",))
+    policy = AccessPolicy("203.0.113.5", ("models.example.com",))
     assert policy.allows_host("203.0.113.5:1") and policy.allows_host("Models.Example.com:443")
     assert host_of("[::1]:80") == "::1" and host_of("a.b:80") == "a.b"
 
@@ -178,7 +178,7 @@ def test_cross_site_requests_are_refused_before_the_body(tmp_path: Path) -> None
 
 def test_the_token_is_asked_for(tmp_path: Path) -> None:
     """With a token every request needs it; a wrong one is 401 with JSON."""
-    with serving_here(tmp_path / "store", policy=Policy(token="secret")) as server:
+    with serving_here(tmp_path / "store", policy=AccessPolicy(token="secret")) as server:
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic secret"}):
             answer = server.http.get("/api/tags", headers=headers)
             assert answer.status_code == 401 and "unauthorized" in answer.json()["error"]
@@ -186,7 +186,7 @@ def test_the_token_is_asked_for(tmp_path: Path) -> None:
             assert refused.status_code == 401
         right = {"Authorization": "Bearer secret"}
         assert server.http.get("/api/tags", headers=right).json() == {"models": []}
-    assert "secret" not in repr(Policy(token="secret"))
+    assert "secret" not in repr(AccessPolicy(token="secret"))
 
 
 SLOW = """

@@ -13,7 +13,7 @@ import pytest
 from live_server import serving_here
 
 from mbuild.core.errors import UsageError
-from mbuild.server.security import Policy
+from mbuild.server.security import AccessPolicy
 from mbuild.server.upstream import Upstream
 
 PIECES = 5
@@ -78,7 +78,7 @@ def test_streams_come_through_piece_by_piece(runner: str, tmp_path: Path) -> Non
 def test_the_servers_own_token_is_not_passed_on(runner: str, tmp_path: Path) -> None:
     """The token that lets a client in is not the upstream's business."""
     upstream = Upstream.parse(runner, drops_authorization=True)
-    policy = Policy(token="secret")
+    policy = AccessPolicy(token="secret")
     with serving_here(tmp_path / "store", upstream=upstream, policy=policy) as server:
         headers = {"Authorization": "Bearer secret"}
         answer = server.http.post("/api/embed", content=b"hi", headers=headers)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from inprocess import in_process
 
 from mbuild.core.names import ModelName
-from mbuild.models.disk import Policy, prune, usage
+from mbuild.models.disk import PrunePolicy, prune, usage
 from mbuild.store import Store
 
 MODELFILE = "FROM ./chat\nSYSTEM You are Mario.\n"
@@ -332,7 +332,7 @@ def test_the_budget_and_prune_mean_the_same_bytes(
     for quant in ("q8_0", "q5_0", "q4_0"):
         ran(mbuild, "-q", quant)
     store = Store(project.parent / "store")
-    would = prune(store, Policy(keep=1_000_000), dry_run=True)
+    would = prune(store, PrunePolicy(keep=1_000_000), dry_run=True)
     monkeypatch.setenv("MBUILD_KEEP", "1MB")
     ran(mbuild, "-q", "q4_1", name="other")
     left = {blob.digest for blob in store.kept.unnamed() if blob.size > 100_000}

@@ -11,17 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mbuild.templates import literals
-from mbuild.templates.errors import TemplateError
+from mbuild.templates.failure import TemplateError
 from mbuild.templates.fields import identifiers, references
 from mbuild.templates.gotemplate import MAX_SIZE, parse
 from mbuild.templates.nodes import (
     Action,
     Branch,
+    BranchKind,
     Call,
     Chain,
     Field,
     Function,
-    Kind,
     Literal,
     Pipe,
     Text,
@@ -76,7 +76,7 @@ def test_the_tree_of_an_action() -> None:
 def test_else_if_is_an_if_within_else() -> None:
     """A chain of conditions nests, and each keeps its own body."""
     (node,) = parse("{{if .A}}a{{else if .B}}b{{else}}c{{end}}").body
-    assert isinstance(node, Branch) and node.kind is Kind.IF
+    assert isinstance(node, Branch) and node.kind is BranchKind.IF
     (inner,) = node.otherwise
     assert isinstance(inner, Branch)
     assert [n.text for n in (*node.body, *inner.body, *inner.otherwise) if isinstance(n, Text)] == [
@@ -89,7 +89,7 @@ def test_else_if_is_an_if_within_else() -> None:
 def test_range_declares_index_and_element() -> None:
     """Both variables of a range are its pipeline's."""
     (node,) = parse("{{range $i, $m := .Messages}}{{$i}}{{end}}").body
-    assert isinstance(node, Branch) and node.kind is Kind.RANGE
+    assert isinstance(node, Branch) and node.kind is BranchKind.RANGE
     assert node.pipe.variables == ("$i", "$m")
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from mbuild.templates.conversation import Message, Values
+from mbuild.templates.conversation import ChatMessage, Values
 from mbuild.templates.detect import detect, expected_texts
 from mbuild.templates.gotemplate import parse
 from mbuild.templates.known import HOLES, KNOWN, Known, text_digest
@@ -243,10 +243,10 @@ def test_every_row_is_a_template(known: Known) -> None:
     for hole in HOLES:
         text = text.replace(hole, "HOLE")
     messages = (
-        Message("system", "1st"),
-        Message("user", "2nd"),
-        Message("assistant", "3rd"),
-        Message("user", "4th"),
+        ChatMessage("system", "1st"),
+        ChatMessage("user", "2nd"),
+        ChatMessage("assistant", "3rd"),
+        ChatMessage("user", "4th"),
     )
     prompt = render(parse(text), Values(messages))
     places = [prompt.index(message.content) for message in messages[1:]]

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from mbuild.templates.conversation import Message, ToolCall, Values, from_json
-from mbuild.templates.errors import RenderError
+from mbuild.templates.conversation import ChatMessage, ToolCall, Values, from_json
 from mbuild.templates.execute import execute
+from mbuild.templates.failure import RenderError
 from mbuild.templates.functions import functions
 from mbuild.templates.gotemplate import parse
+from mbuild.templates.govalues import float_text, json_string, to_json
 from mbuild.templates.render import render
-from mbuild.templates.values import float_text, json_string, to_json
 
 DATA: dict[str, Any] = {
     "S": "text",
@@ -173,10 +173,10 @@ def test_json_is_go_s() -> None:
 
 
 TURNS = (
-    Message("system", "sys"),
-    Message("user", "one"),
-    Message("assistant", "two"),
-    Message("user", "three"),
+    ChatMessage("system", "sys"),
+    ChatMessage("user", "one"),
+    ChatMessage("assistant", "two"),
+    ChatMessage("user", "three"),
 )
 
 
@@ -191,8 +191,11 @@ def test_neighbours_of_one_role_are_joined() -> None:
     """Two messages of a role in a row become one, tool answers do not."""
     template = parse("{{ .System }}:{{ range .Messages }}<{{ .Role }} {{ .Content }}>{{ end }}")
     messages = (
-        Message("system", "a"), Message("system", "b"), Message("user", "c"), Message("user", "d"),
-        Message("tool", "e"), Message("tool", "f"), Message("system", "g"),
+        ChatMessage("system", "a"),
+        ChatMessage("system", "b"),
+        ChatMessage("user", "c"),
+        ChatMessage("user", "d"),
+        ChatMessage("tool", "e"), ChatMessage("tool", "f"), ChatMessage("system", "g"),
     )  # fmt: skip
     assert render(template, Values(messages)) == (
         "a\n\nb\n\ng:<system a\n\nb><user c\n\nd><tool e><tool f><system g>"
@@ -210,7 +213,7 @@ def test_turns_without_messages() -> None:
 def test_a_response_to_continue() -> None:
     """An assistant's message at the end is written, and what follows it is not."""
     template = parse("U {{ .Prompt }} A {{ .Response }} E{{ if true }} x {{ end }}")
-    messages = (Message("user", "u"), Message("assistant", "so"))
+    messages = (ChatMessage("user", "u"), ChatMessage("assistant", "so"))
     assert render(template, Values(messages)) == "U u A so"
 
 
@@ -285,7 +288,7 @@ def test_tool_calls() -> None:
         "{{ range .Messages }}{{ range .ToolCalls }}{{ .Function.Name }} {{ .Function.Arguments }}"
         " {{ range $k, $v := .Function.Arguments }}{{ $k }}={{ $v }} {{ end }}{{ end }}{{ end }}"
     )
-    values = Values((Message("assistant", tool_calls=(call,)),))
+    values = Values((ChatMessage("assistant", tool_calls=(call,)),))
     assert render(template, values) == 'f {"a":"x","b":1} a=x b=1 '
 
 

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mbuild.build.history import BuildRecord
-from mbuild.view.picture import Look, Node, Picture, Role
+from mbuild.view.picture import Node, NodeLook, NodeRole, Picture
 from mbuild.view.picture.dot import dot
 from mbuild.view.picture.layout import lay_out, ranks
 from mbuild.view.picture.mermaid import mermaid
-from mbuild.view.picture.simplify import folded, reduced, simplified
+from mbuild.view.picture.simplify import fold_chains, reduce_edges, simplify_picture
 from mbuild.view.picture.svg import svg
 from mbuild.view.picture.text import one_line, width, wrapped
 from mbuild.view.report import picture_of_build
@@ -50,13 +50,15 @@ HOSTILE = (
 )
 
 
-def node(label: str, look: Look = Look.RAN, kind: str = "x", role: Role = Role.STEP) -> Node:
+def node(
+    label: str, look: NodeLook = NodeLook.RAN, kind: str = "x", role: NodeRole = NodeRole.STEP
+) -> Node:
     return Node(label, role, look, kind, (look.value,), label)
 
 
 def hostile() -> Picture:
     """A chain of nodes with labels that mean something to each format, in all looks and roles."""
-    looks, roles = list(Look), list(Role)
+    looks, roles = list(NodeLook), list(NodeRole)
     nodes = tuple(
         Node(label, roles[n % 3], looks[n % len(looks)], "x", (label,), label)
         for n, label in enumerate(HOSTILE)
@@ -138,7 +140,7 @@ def test_reduced_graphs_lead_to_the_same_nodes(graph: tuple[list, list]) -> None
     """The edges that go are implied: from each node the same nodes can be reached, by no less."""
     sizes, edges = graph
     picture = Picture("", "", tuple(node(str(n)) for n in range(len(sizes))), tuple(edges))
-    kept = reduced(picture).edges
+    kept = reduce_edges(picture).edges
     assert set(kept) <= set(edges)
     assert reach(len(sizes), kept) == reach(len(sizes), edges)
     for edge in kept:
@@ -161,25 +163,25 @@ def adapters(count: int) -> Picture:
     edges = []
     for number in range(count):
         source, step = len(nodes), len(nodes) + 1
-        source_node = node(f"lora-{number}", Look.GIVEN, "source", Role.SOURCE)
+        source_node = node(f"lora-{number}", NodeLook.GIVEN, "source", NodeRole.SOURCE)
         nodes.append(source_node._replace(facts=("59 KB",)))
-        nodes.append(node(f"convert lora-{number}", Look.CACHED, "convert-adapter"))
+        nodes.append(node(f"convert lora-{number}", NodeLook.CACHED, "convert-adapter"))
         edges += [(source, step), (0, step)]
     config, model = len(nodes), len(nodes) + 1
-    nodes += [node("config", kind="config"), node("m", role=Role.MODEL)]
+    nodes += [node("config", kind="config"), node("m", role=NodeRole.MODEL)]
     edges += [(step, last) for step in range(2, config, 2) for last in (config, model)]
     return Picture("t", "s", tuple(nodes), (*edges, (config, model)))
 
 
 def test_two_hundred_adapters_are_one_box() -> None:
     """Many nodes alike between the same neighbours are one that lists them; others stay."""
-    picture = simplified(adapters(200))
+    picture = simplify_picture(adapters(200))
     labels = [each.label for each in picture.nodes]
     assert labels == ["base", "lora-0 and 199 more", "convert lora-0 and 199 more", "config", "m"]
     assert [each.facts for each in picture.nodes[1:3]] == [("59 KB each",), ("cached",)]
     assert "convert lora-39\nand 160 more" in picture.nodes[2].title
     assert picture.edges == ((0, 2), (1, 2), (2, 3), (3, 4))
-    few = folded(reduced(adapters(8)))
+    few = fold_chains(reduce_edges(adapters(8)))
     assert len(few.nodes) == 19
 
 
@@ -222,7 +224,7 @@ def test_looks_differ_by_more_than_colour() -> None:
     """Each look has an icon of its own or, to run and ran, a word of its own, and a legend."""
     from mbuild.view.picture.svg import _ICONS
 
-    assert len(set(_ICONS.values())) == len(Look) - 1
+    assert len(set(_ICONS.values())) == len(NodeLook) - 1
     text = svg(hostile())
     for meaning in ("source", "cached", "will run", "ran", "did not finish"):
         assert f">{meaning}</text>" in text
@@ -269,8 +271,8 @@ def test_a_build_is_drawn_as_ever(name: str) -> None:
 def test_pictures_do_not_depend_on_the_hash_seed() -> None:
     """Processes with other hash seeds draw the same bytes."""
     program = (
-        "import test_picture as t; from mbuild.view.picture.simplify import simplified;"
-        "p = simplified(t.adapters(30));"
+        "import test_picture as t; from mbuild.view.picture.simplify import simplify_picture;"
+        "p = simplify_picture(t.adapters(30));"
         "print(t.svg(p), t.mermaid(p), t.dot(p), t.svg(t.hostile()))"
     )
     outputs = {

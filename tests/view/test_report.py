@@ -20,7 +20,7 @@ from mbuild.build.sources.resolve import LocalContext
 from mbuild.core.events import StepStarted
 from mbuild.core.names import ModelName
 from mbuild.store import Store
-from mbuild.view.picture import Look
+from mbuild.view.picture import NodeLook
 from mbuild.view.report.timeline import timeline
 
 MODELFILE = "FROM ./tiny.gguf\nSYSTEM You are {who}.\nPARAMETER temperature 0.5\n"
@@ -226,5 +226,5 @@ def test_lanes_tell_what_ran_side_by_side() -> None:
         (("license",), 2),
         (("config",), 1),
     ]
-    assert [bar.look for bar in bars] == [Look.RAN, Look.RAN, Look.RAN, Look.FAILED]
+    assert [bar.look for bar in bars] == [NodeLook.RAN, NodeLook.RAN, NodeLook.RAN, NodeLook.FAILED]
     assert (bars[0].left, bars[0].width, bars[3].left) == (0.0, 0.5, 0.5)

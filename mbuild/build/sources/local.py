@@ -29,7 +29,6 @@ from mbuild.core.errors import (
     SourceError,
 )
 from mbuild.core.names import InvalidNameError
-from mbuild.store.absent import about_absent
 from mbuild.store.copying import check_regular
 
 if TYPE_CHECKING:
@@ -212,6 +211,8 @@ class Disk:
                 f"FROM {short(value)!r} is neither a file nor a model's name",
                 hint=whole[1] if whole else error.hint,
             )
+        from mbuild.store.absent import about_absent
+
         count = sum(1 for _ in self._store.manifests.names())
         found = about_absent(self._store, value) or f"the store has {count} models"
         return NameNotFoundError(

@@ -1,6 +1,6 @@
 """Models out of the store and back: GGUF files, directories, OCI image layouts."""
 
-from mbuild.models.artifacts.exporting import Layout, Options, Written, export
+from mbuild.models.artifacts.exporting import ExportForm, ExportOptions, Written, export
 from mbuild.models.artifacts.importing import Imported, import_tar
 
-__all__ = ["Imported", "Layout", "Options", "Written", "export", "import_tar"]
+__all__ = ["ExportForm", "ExportOptions", "Imported", "Written", "export", "import_tar"]

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from mbuild.core.digest import Digest
 from mbuild.core.errors import DamagedError, MbuildError, StoreError, UnsupportedError, UsageError
 from mbuild.models.artifacts.oci import INDEX_FILE, LAYOUT, LAYOUT_FILE, blob_name, encode_index
-from mbuild.models.artifacts.settings import aligned, with_settings
-from mbuild.models.artifacts.sharing import Target, checked, clear_leftovers, writing
+from mbuild.models.artifacts.settings import align, with_settings
+from mbuild.models.artifacts.sharing import ExportTarget, clear_leftovers, hashing, writing
 from mbuild.models.artifacts.tar import END, header, padding
 from mbuild.store.contents import Contents, read_contents
 from mbuild.store.copying import OpenFile
@@ -42,7 +42,7 @@ WRITTEN_BY = ", written by mbuild export"
 _LONGEST = 16 << 20
 
 
-class Layout(StrEnum):
+class ExportForm(StrEnum):
     """What an export makes."""
 
     GGUF = "gguf"
@@ -52,14 +52,14 @@ class Layout(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class ExportOptions:
     """How to export.
 
     ``raw``: the weights byte for byte, without settings in their metadata.
     ``link``: hard links, hence raw too. ``overwrite``: replace files that exist.
     """
 
-    layout: Layout
+    layout: ExportForm
     raw: bool = False
     link: bool = False
     overwrite: bool = False
@@ -80,7 +80,7 @@ class _Job:
 
     store: Store
     contents: Contents
-    options: Options
+    options: ExportOptions
     tick: Callable[[int], None]
 
 
@@ -88,7 +88,7 @@ def export(
     store: Store,
     stored: StoredManifest,
     target: Path,
-    options: Options,
+    options: ExportOptions,
     modelfile: MakeModelfile | None = None,
     progress: Progress = lambda done, total: None,
 ) -> list[Written]:
@@ -110,13 +110,13 @@ def export(
         progress(done, max(total, done))
 
     job = _Job(store, read_contents(store.blobs, stored), options, tick)
-    if options.layout is Layout.TAR:
+    if options.layout is ExportForm.TAR:
         if options.link:
             raise UsageError("--link cannot make a tar archive", hint="leave --link out")
         return [_write_tar(job, target)]
     files = _file_names(job, target)
     texts: dict[Path, str] = {}
-    if options.layout is Layout.DIRECTORY:
+    if options.layout is ExportForm.DIRECTORY:
         names = {layer.digest: path.name for layer, path in files}
         texts = _beside(job, target, _texts(job.contents, modelfile(names) if modelfile else ""))
     found = [_write_layer(job, layer, path) for layer, path in files]
@@ -134,9 +134,9 @@ def _file_names(job: _Job, target: Path) -> list[tuple[Layer, Path]]:
             f"{name} has no GGUF weights", hint="export it to a .tar, which takes any model"
         )
     folder, stem = target, _stem(job)
-    if job.options.layout is Layout.LMSTUDIO:
+    if job.options.layout is ExportForm.LMSTUDIO:
         folder = target / name.namespace / name.model
-    elif job.options.layout is Layout.GGUF:
+    elif job.options.layout is ExportForm.GGUF:
         folder, stem = target.parent, target.name.removesuffix(".gguf")
     files: list[tuple[Layer, Path]] = []
     for media_type in GGUF:
@@ -211,7 +211,7 @@ def _text_of(path: Path) -> str:
 
 def _write_text(job: _Job, path: Path, text: str) -> Written:
     _check_free(job, path)
-    with Target.beside(path) as target, writing(path):
+    with ExportTarget.beside(path) as target, writing(path):
         target.write(text.encode())
         target.publish(path)
     return Written(path, target.size, 0)
@@ -231,7 +231,7 @@ def _blob(job: _Job, layer: Layer) -> Iterator[tuple[OpenFile, Callable[[], None
         )
     with (
         OpenFile.open(store.blobs.local_path(layer.digest), f"{name} ({layer.kind})") as source,
-        checked(source, layer.digest, job.tick) as show,
+        hashing(source, layer.digest, job.tick) as show,
     ):
         yield source, show
 
@@ -239,7 +239,7 @@ def _blob(job: _Job, layer: Layer) -> Iterator[tuple[OpenFile, Callable[[], None
 def _write_layer(job: _Job, layer: Layer, path: Path) -> Written:
     if job.options.link:
         return _link(job, layer, path)
-    with Target.beside(path) as target, writing(path):
+    with ExportTarget.beside(path) as target, writing(path):
         with _blob(job, layer) as (source, show):
             if job.options.raw or layer.media_type != MODEL:
                 target.append(source, 0, source.size, lambda count: show())
@@ -249,13 +249,15 @@ def _write_layer(job: _Job, layer: Layer, path: Path) -> Written:
     return Written(path, target.size, target.shared)
 
 
-def _write_gguf(job: _Job, source: OpenFile, target: Target, show: Callable[[], None]) -> None:
+def _write_gguf(
+    job: _Job, source: OpenFile, target: ExportTarget, show: Callable[[], None]
+) -> None:
     """The weights with another header; their data follows as it is, in one piece."""
     from mbuild.gguf.reader import open_gguf
     from mbuild.gguf.writer import layout, write
 
     with open_gguf(source.path, name=source.name) as file:
-        model = aligned(with_settings(file.model(), job.contents), file.data_start)
+        model = align(with_settings(file.model(), job.contents), file.data_start)
         plan = layout(model)
         old = [tensor.offset - file.data_start for tensor in file.tensors]
         if old != [offset - len(plan.header) for offset in plan.offsets]:
@@ -301,7 +303,7 @@ def _write_tar(job: _Job, path: Path) -> Written:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     _check_free(job, path)
-    with Target.beside(path) as target, writing(path):
+    with ExportTarget.beside(path) as target, writing(path):
         for name in sorted(small.keys() | blobs.keys()):
             if name in small:
                 _add(target, name, small[name])
@@ -312,12 +314,12 @@ def _write_tar(job: _Job, path: Path) -> Written:
     return Written(path, target.size, target.shared)
 
 
-def _add(target: Target, name: str, data: bytes) -> None:
+def _add(target: ExportTarget, name: str, data: bytes) -> None:
     target.write(header(name, len(data), target.size, align=False))
     target.write(data + padding(len(data)))
 
 
-def _add_blob(job: _Job, target: Target, name: str, layer: Layer) -> None:
+def _add_blob(job: _Job, target: ExportTarget, name: str, layer: Layer) -> None:
     align = layer.size >= _ALIGNED_FROM
     target.write(header(name, layer.size, target.size, align=align))
     with _blob(job, layer) as (source, show):

@@ -21,14 +21,14 @@ from mbuild.models.artifacts.oci import (
     INDEX_FILE,
     LAYOUT_FILE,
     MAX_INDEX,
-    Entry,
+    IndexEntry,
     blob_name,
     check_layout,
     decode_index,
     decode_model,
     parse_name,
 )
-from mbuild.models.artifacts.sharing import Target
+from mbuild.models.artifacts.sharing import ExportTarget
 from mbuild.models.artifacts.tar import Member, scan
 from mbuild.store import Layer, Manifest
 from mbuild.store.copying import OpenFile, hash_file
@@ -141,7 +141,7 @@ def _models(archive: _Archive, name: ModelName | None) -> list[_Model]:
     return [_model(archive, entry, name) for entry in entries]
 
 
-def _model(archive: _Archive, entry: Entry, name: ModelName | None) -> _Model:
+def _model(archive: _Archive, entry: IndexEntry, name: ModelName | None) -> _Model:
     place = blob_name(entry.digest)
     data = archive.read(place, MAX_MANIFEST_BYTES)
     if len(data) != entry.size or Digest.of(data) != entry.digest:
@@ -192,7 +192,7 @@ def _bring_in(
             progress(before + hashed, total)
 
         with store_errors(f"importing {archive.file.name}"), store.blobs.temporary() as temporary:
-            target = Target(temporary)
+            target = ExportTarget(temporary)
             target.append(archive.file, member.start, member.size)
             digest = hash_file(target.fd, target.size, at)
             finished += 2 * layer.size

@@ -33,7 +33,7 @@ _NESTED = (_INDEX_TYPE, "application/vnd.docker.distribution.manifest.list.v2+js
 _NAME_KEYS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 
 
-class Entry(NamedTuple):
+class IndexEntry(NamedTuple):
     """One model of an index: its manifest's digest and size, and its name if it has one."""
 
     digest: Digest
@@ -66,7 +66,7 @@ def full_name(name: ModelName) -> str:
     return f"{name.host}/{name.namespace}/{name.model}:{name.tag}"
 
 
-def decode_index(data: bytes, where: str) -> tuple[Entry, ...]:
+def decode_index(data: bytes, where: str) -> tuple[IndexEntry, ...]:
     """The models of an index; raises :class:`FormatError` or :class:`UnsupportedError`."""
     value = _object(data, where)
     rows = value.get("manifests")
@@ -77,7 +77,7 @@ def decode_index(data: bytes, where: str) -> tuple[Entry, ...]:
     return tuple(_entry(row, where) for row in rows)
 
 
-def _entry(row: Any, where: str) -> Entry:
+def _entry(row: Any, where: str) -> IndexEntry:
     if not isinstance(row, dict):
         raise FormatError(f"{where}: a manifest's entry is not an object")
     if row.get("mediaType") in _NESTED:
@@ -94,7 +94,7 @@ def _entry(row: Any, where: str) -> Entry:
     if not isinstance(annotations, dict):
         raise FormatError(f"{where}: its annotations are not an object")
     name = next((annotations[key] for key in _NAME_KEYS if key in annotations), "")
-    return Entry(digest, size, name if isinstance(name, str) else "")
+    return IndexEntry(digest, size, name if isinstance(name, str) else "")
 
 
 def check_layout(data: bytes, where: str) -> None:

@@ -118,7 +118,7 @@ def _stop_tokens(model: Model, parameters: Mapping[str, Any]) -> list[KV]:
     return [KV(key, ValueType.UINT32, number) for key, number in zip(free, new, strict=False)]
 
 
-def aligned(model: Model, data_start: int) -> Model:
+def align(model: Model, data_start: int) -> Model:
     """The model with so much padding in its metadata that its data may share extents.
 
     Tensor data then starts as many bytes into a block as in the file that it

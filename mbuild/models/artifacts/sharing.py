@@ -64,7 +64,7 @@ def clear_leftovers(path: Path) -> str:
     return prefix
 
 
-class Target:
+class ExportTarget:
     """A file under construction that is appended to; a context manager.
 
     ``size`` is what it has so far, ``shared`` how many of those bytes share
@@ -77,7 +77,7 @@ class Target:
         self.shared = 0
 
     @classmethod
-    def beside(cls, path: Path) -> Target:
+    def beside(cls, path: Path) -> ExportTarget:
         """One that will be renamed to ``path``, which its folder must have room for.
 
         What killed exports to the same path left there goes first.
@@ -150,7 +150,7 @@ class Target:
         with writing(path):
             self._file.publish(path)
 
-    def __enter__(self) -> Target:
+    def __enter__(self) -> ExportTarget:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -158,7 +158,7 @@ class Target:
 
 
 @contextmanager
-def checked(
+def hashing(
     source: OpenFile, digest: Digest, tick: Callable[[int], None] = _nothing
 ) -> Iterator[Callable[[], None]]:
     """Hash a blob in a thread while the block runs; what the block made of it is then known good.

@@ -1,13 +1,13 @@
 """What differs between two models: layers, settings, texts, metadata, weights."""
 
-from mbuild.models.compare.causes import Cause, causes
-from mbuild.models.compare.models import Change, ModelDiff, WeightsDiff, diff
+from mbuild.models.compare.causes import DifferenceCause, causes
+from mbuild.models.compare.models import ChangedValue, ModelDiff, WeightsDiff, diff
 from mbuild.models.compare.sides import Side, gguf_side, model_side
 from mbuild.models.compare.tensors import TensorDiff, TensorFacts
 
 __all__ = [
-    "Cause",
-    "Change",
+    "ChangedValue",
+    "DifferenceCause",
     "ModelDiff",
     "Side",
     "TensorDiff",

@@ -19,7 +19,7 @@ _WEIGHTS = ("model", "projector")
 
 
 @dataclass(frozen=True, slots=True)
-class Cause:
+class DifferenceCause:
     """What made one side what it is.
 
     ``difference`` names what differs (``parameter temperature``); ``side`` is
@@ -43,7 +43,7 @@ class Cause:
 
 def causes(
     found: ModelDiff, sides: Sequence[StoredManifest | None], store: Store
-) -> tuple[Cause, ...]:
+) -> tuple[DifferenceCause, ...]:
     """For each difference the lines of both sides, for sides that were built here.
 
     What no line of its own says comes with FROM: from the base model, or found
@@ -55,7 +55,7 @@ def causes(
         if stored is not None and (maker := _maker(stored, store)) is not None
     ]
     return tuple(
-        Cause(difference, side, place, text)
+        DifferenceCause(difference, side, place, text)
         for difference in _differences(found)
         for side, maker in makers
         for place, text in maker.lines_of(difference)

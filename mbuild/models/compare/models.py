@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mbuild.gguf.reader import open_gguf
-from mbuild.models.compare.sides import Side, Weights
+from mbuild.models.compare.sides import Side, WeightsFile
 from mbuild.models.compare.tensors import TensorDiff, compare_tensors, count_types
 from mbuild.store.contents import Contents, shown_value, type_name
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ChangedValue:
     """A value under a key; None on the side that has none."""
 
     key: str
@@ -45,7 +45,7 @@ class WeightsDiff:
     kind: str
     identical: bool
     only: str = ""
-    metadata: tuple[Change, ...] = ()
+    metadata: tuple[ChangedValue, ...] = ()
     tensors: tuple[TensorDiff, ...] = ()
     same: int = 0
     types: tuple[Mapping[str, int], Mapping[str, int]] = ({}, {})
@@ -73,9 +73,9 @@ class ModelDiff:
 
     old: str
     new: str
-    layers: tuple[Change, ...]
-    config: tuple[Change, ...]
-    parameters: tuple[Change, ...]
+    layers: tuple[ChangedValue, ...]
+    config: tuple[ChangedValue, ...]
+    parameters: tuple[ChangedValue, ...]
     texts: Mapping[str, tuple[str, ...]]
     weights: tuple[WeightsDiff, ...]
 
@@ -130,17 +130,19 @@ def diff(
     )
 
 
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Change, ...]:
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[ChangedValue, ...]:
     keys = sorted(old.keys() | new.keys())
     return tuple(
-        Change(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)
+        ChangedValue(key, old.get(key), new.get(key))
+        for key in keys
+        if old.get(key) != new.get(key)
     )
 
 
-def _written(change: Change) -> Change:
+def _written(change: ChangedValue) -> ChangedValue:
     """A change of a digest as JSON has it."""
     old, new = (None if digest is None else str(digest) for digest in (change.old, change.new))
-    return Change(change.key, old, new)
+    return ChangedValue(change.key, old, new)
 
 
 def _layers(contents: Contents) -> dict[str, Digest]:
@@ -179,7 +181,7 @@ def _unified(old: list[str], new: list[str]) -> list[str]:
 
 
 def _weights(
-    kind: str, old: Weights | None, new: Weights | None, values: bool, progress: Progress
+    kind: str, old: WeightsFile | None, new: WeightsFile | None, values: bool, progress: Progress
 ) -> WeightsDiff:
     if old is None or new is None:
         return WeightsDiff(kind, identical=False, only="new" if old is None else "old")
@@ -187,7 +189,7 @@ def _weights(
         return WeightsDiff(kind, identical=True)
     with open_gguf(old.path, name=old.label) as a, open_gguf(new.path, name=new.label) as b:
         metadata = tuple(
-            Change(key, _shown(a.kvs.get(key)), _shown(b.kvs.get(key)))
+            ChangedValue(key, _shown(a.kvs.get(key)), _shown(b.kvs.get(key)))
             for key in dict.fromkeys((*a.kvs, *b.kvs))
             if not _same(a.kvs.get(key), b.kvs.get(key))
         )

@@ -44,7 +44,7 @@ class _Wanted(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class RecoveredRecipe:
     """How to quantize: patterns in the order in which they count.
 
     ``tensors`` is how many the file has; ``wrong`` names those whose type cannot be
@@ -67,7 +67,7 @@ class Recipe:
         return name[0].lower() + name[1:] if name.startswith("Q") else name.lower()
 
 
-def read_recipe(path: Path) -> Recipe:
+def read_recipe(path: Path) -> RecoveredRecipe:
     """The recipe of a GGUF file; raises :class:`SourceError` for one that is no quantized model."""
     with open_gguf(path, name=path.name) as file:
         if not file.tensors:
@@ -84,7 +84,7 @@ def _source(file: GGUFFile) -> str:
     return ""
 
 
-def infer(tensors: Sequence[Described], get: Callable[..., Any]) -> Recipe:
+def infer(tensors: Sequence[Described], get: Callable[..., Any]) -> RecoveredRecipe:
     """The recipe that gives tensors of these names and shapes the types that they have.
 
     ``get(key, default)`` reads the file's metadata. Raises :class:`SourceError` where
@@ -102,7 +102,7 @@ def infer(tensors: Sequence[Described], get: Callable[..., Any]) -> Recipe:
     if found is None:
         raise SourceError("no file type is close to the tensors' types")
     options, left = _named(rows, get, found[1])
-    return Recipe(options, len(rows), tuple(row.name for row in left))
+    return RecoveredRecipe(options, len(rows), tuple(row.name for row in left))
 
 
 def _best(

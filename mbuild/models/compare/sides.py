@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
+class WeightsFile:
     """One GGUF file of a side; ``digest`` is None where nobody has read the file yet."""
 
     path: Path
@@ -34,7 +34,7 @@ class Side:
 
     label: str
     contents: Contents | None
-    weights: dict[str, Weights]
+    weights: dict[str, WeightsFile]
 
 
 def model_side(store: Store, stored: StoredManifest) -> Side:
@@ -49,10 +49,10 @@ def model_side(store: Store, stored: StoredManifest) -> Side:
                 )
             kind = layer.kind if number == 1 else f"{layer.kind} {number}"
             path = store.blobs.local_path(layer.digest)
-            weights[kind] = Weights(path, f"{stored.name} ({kind})", layer.digest)
+            weights[kind] = WeightsFile(path, f"{stored.name} ({kind})", layer.digest)
     return Side(str(stored.name), read_contents(store.blobs, stored), weights)
 
 
 def gguf_side(path: Path) -> Side:
     """A GGUF file, which stands for a model's weights."""
-    return Side(str(path), None, {"model": Weights(path, path.name, None)})
+    return Side(str(path), None, {"model": WeightsFile(path, path.name, None)})

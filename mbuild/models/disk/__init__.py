@@ -1,7 +1,7 @@
 """Looking after a store's disk: what takes the space, what may go, what is damaged."""
 
 from mbuild.models.disk.inventory import Inventory, take_inventory
-from mbuild.models.disk.prune import Policy, Pruned, prune
+from mbuild.models.disk.prune import Pruned, PrunePolicy, prune
 from mbuild.models.disk.usage import ModelUsage, Usage, usage
 from mbuild.models.disk.verify import Finding, Verified, verify
 
@@ -9,7 +9,7 @@ __all__ = [
     "Finding",
     "Inventory",
     "ModelUsage",
-    "Policy",
+    "PrunePolicy",
     "Pruned",
     "Usage",
     "Verified",

@@ -28,7 +28,7 @@ ACTIVE_SECONDS = 3600.0
 _MAX_DEPTH = 8
 
 
-class Kind(StrEnum):
+class LeftoverKind(StrEnum):
     """What a file is that is neither a blob nor a manifest."""
 
     TEMPORARY = "temporary"
@@ -62,7 +62,7 @@ class FileInfo:
 class Leftover:
     """A file that no finished work needs; ``in_use`` when its maker may still be at it."""
 
-    kind: Kind
+    kind: LeftoverKind
     file: FileInfo
     in_use: bool
 
@@ -216,24 +216,24 @@ def _leftovers(store: Store, now: float) -> Iterator[Leftover]:
     for folder in (store.private / "tmp", store.blobs.folder, store.manifests.folder):
         for file in _files(folder):
             if file.path.name.startswith("tmp-"):
-                yield Leftover(Kind.TEMPORARY, file, is_held(file.path))
+                yield Leftover(LeftoverKind.TEMPORARY, file, is_held(file.path))
     for file in _folders(store.private / "tmp"):
-        yield Leftover(Kind.TEMPORARY, file, is_held(file.path))
+        yield Leftover(LeftoverKind.TEMPORARY, file, is_held(file.path))
     if store.blobs.partial_folder != store.blobs.folder:
         for file in _files(store.blobs.partial_folder):
-            yield Leftover(Kind.UNFINISHED, file, is_held(file.path))
+            yield Leftover(LeftoverKind.UNFINISHED, file, is_held(file.path))
     for file in _files(store.blobs.folder):
         if _is_partial(file.path.name):
-            yield Leftover(Kind.PARTIAL, file, now - file.changed < ACTIVE_SECONDS)
+            yield Leftover(LeftoverKind.PARTIAL, file, now - file.changed < ACTIVE_SECONDS)
     for file in _files(store.private):
         if file.path.name.startswith("cache.db") and file.path.name.endswith(".damaged"):
-            yield Leftover(Kind.OLD_CACHE, file, in_use=False)
+            yield Leftover(LeftoverKind.OLD_CACHE, file, in_use=False)
     for file in _files(store.private / DAMAGED_FOLDER):
-        yield Leftover(Kind.DAMAGED, file, in_use=False)
+        yield Leftover(LeftoverKind.DAMAGED, file, in_use=False)
     for path, info in store.blobs.strays():
         stray = FileInfo(path, info)
         stray.size = 0
-        yield Leftover(Kind.STRAY, stray, in_use=not is_removable(path))
+        yield Leftover(LeftoverKind.STRAY, stray, in_use=not is_removable(path))
 
 
 DAMAGED_FOLDER = "damaged"

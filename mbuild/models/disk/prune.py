@@ -20,8 +20,8 @@ from mbuild.models.disk.inventory import (
     ACTIVE_SECONDS,
     FileInfo,
     Inventory,
-    Kind,
     Leftover,
+    LeftoverKind,
     take_inventory,
 )
 from mbuild.store.files import remove_stale, store_errors
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from mbuild.store import Store
 
 
-class BusyError(StoreError):
+class StoreInUseError(StoreError):
     """Somebody builds in the store, so nothing may be removed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class PrunePolicy:
     """What a prune may take.
 
     ``keep``: bytes that stay of what no model uses, the last changed: results that the
@@ -99,7 +99,7 @@ class Pruned:
         }
 
 
-def choose(inventory: Inventory, policy: Policy, now: float) -> Pruned:
+def choose(inventory: Inventory, policy: PrunePolicy, now: float) -> Pruned:
     """What a prune under that policy removes from what is there."""
     reason = "" if policy.older is not None else _foreign_work(inventory)
     going, kept = [], []
@@ -125,7 +125,7 @@ def choose(inventory: Inventory, policy: Policy, now: float) -> Pruned:
     only = tuple(
         x.file.path.name
         for x in leftovers
-        if x.kind is Kind.DAMAGED and not _made_again(x, inventory)
+        if x.kind is LeftoverKind.DAMAGED and not _made_again(x, inventory)
     )
     waiting = sum(digest in inventory.uploads for digest, _ in kept)
     cached = frozenset(digest for digest, _ in going if digest in inventory.kept)
@@ -139,32 +139,32 @@ def _by_age(inventory: Inventory) -> list[tuple[Digest | None, FileInfo]]:
     rows += [
         (None, left.file)
         for left in inventory.leftovers
-        if left.kind is Kind.UNFINISHED and not left.in_use
+        if left.kind is LeftoverKind.UNFINISHED and not left.in_use
     ]
     return sorted(rows, key=lambda row: (row[1].changed, row[0] or ()))
 
 
 def _foreign_work(inventory: Inventory) -> str:
     for leftover in inventory.leftovers:
-        if leftover.kind is Kind.PARTIAL and leftover.in_use:
+        if leftover.kind is LeftoverKind.PARTIAL and leftover.in_use:
             return f"Ollama seems to be at work: {leftover.file.path.name} changed in the last hour"
     return ""
 
 
-def _removable(leftover: Leftover, inventory: Inventory, policy: Policy, now: float) -> bool:
+def _removable(leftover: Leftover, inventory: Inventory, policy: PrunePolicy, now: float) -> bool:
     age = now - leftover.file.changed
     match leftover.kind:
-        case Kind.TEMPORARY:
+        case LeftoverKind.TEMPORARY:
             return not leftover.in_use
-        case Kind.PARTIAL:
+        case LeftoverKind.PARTIAL:
             return age >= (ACTIVE_SECONDS if policy.older is None else policy.older)
-        case Kind.UNFINISHED:
+        case LeftoverKind.UNFINISHED:
             return False  # what the cache keeps, within its budget
-        case Kind.OLD_CACHE:
+        case LeftoverKind.OLD_CACHE:
             return True
-        case Kind.STRAY:
+        case LeftoverKind.STRAY:
             return not leftover.in_use and not _is_needed(leftover, inventory)
-        case Kind.DAMAGED:
+        case LeftoverKind.DAMAGED:
             return policy.damaged or _made_again(leftover, inventory)
 
 
@@ -182,7 +182,7 @@ def _made_again(leftover: Leftover, inventory: Inventory) -> bool:
 
 def prune(
     store: Store,
-    policy: Policy | None = None,
+    policy: PrunePolicy | None = None,
     *,
     dry_run: bool = False,
     wait: bool = False,
@@ -192,11 +192,11 @@ def prune(
     """Remove what the policy allows, or with ``dry_run`` only tell.
 
     ``wait`` waits for running builds (``on_wait`` is called once when that
-    takes a second); without it they raise :class:`BusyError`. Raises
+    takes a second); without it they raise :class:`StoreInUseError`. Raises
     :class:`DamagedError` while a manifest is unreadable; then, as after any
     error, nothing was removed that is in use. ``now``: see ``take_inventory``.
     """
-    policy = policy or Policy()
+    policy = policy or PrunePolicy()
     now = time.time() if now is None else now
     if dry_run:
         return choose(_checked(store, now), policy, now)
@@ -213,7 +213,7 @@ def prune(
                 raise
             got = True
     if not got:
-        raise BusyError(
+        raise StoreInUseError(
             "a build is running in this store, so nothing was removed",
             hint="wait until it is done, or let prune wait with --wait",
         )
@@ -252,9 +252,9 @@ def _remove(store: Store, chosen: Pruned) -> None:
     store.database.clear_garbage(digest for digest, _ in chosen.blobs)
     store.uploads.expire()
     for leftover in chosen.leftovers:
-        if leftover.kind is not Kind.TEMPORARY:
+        if leftover.kind is not LeftoverKind.TEMPORARY:
             with store_errors(f"removing {leftover.file.path.name}"):
-                if leftover.kind is Kind.STRAY and not leftover.file.path.is_symlink():
+                if leftover.kind is LeftoverKind.STRAY and not leftover.file.path.is_symlink():
                     with suppress(OSError):
                         leftover.file.path.rmdir()
                         continue

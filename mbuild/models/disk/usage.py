@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mbuild.models.disk.inventory import Inventory, Kind, take_inventory
-from mbuild.models.disk.prune import Policy, choose
+from mbuild.models.disk.inventory import Inventory, LeftoverKind, take_inventory
+from mbuild.models.disk.prune import PrunePolicy, choose
 
 if TYPE_CHECKING:
     from mbuild.core.digest import Digest
@@ -54,7 +54,7 @@ class Usage:
     kept: int
     budget: int
     cache: int
-    leftovers: Mapping[Kind, int]
+    leftovers: Mapping[LeftoverKind, int]
     linked: int
     prunable: int
     unreadable: int
@@ -85,7 +85,7 @@ class Usage:
             "kept": self.kept,
             "keep_budget": self.budget,
             "cache": self.cache,
-            "leftovers": {kind.value: self.leftovers.get(kind, 0) for kind in Kind},
+            "leftovers": {kind.value: self.leftovers.get(kind, 0) for kind in LeftoverKind},
             "linked": self.linked,
             "total": self.total,
             "prunable": self.prunable,
@@ -100,10 +100,10 @@ def usage(store: Store, now: float | None = None) -> Usage:
     now = time.time() if now is None else now
     inventory = take_inventory(store, now)
     unused = sum(file.size for file in inventory.unused.values())
-    leftovers: dict[Kind, int] = {}
+    leftovers: dict[LeftoverKind, int] = {}
     for leftover in inventory.leftovers:
         leftovers[leftover.kind] = leftovers.get(leftover.kind, 0) + leftover.file.size
-    pruned = choose(inventory, Policy(), now)
+    pruned = choose(inventory, PrunePolicy(), now)
     return Usage(
         tuple(_model(inventory, stored) for stored in inventory.models),
         sum(file.size for file in inventory.blobs.values()) - unused,

@@ -49,7 +49,7 @@ _MANIFEST_KEYS = frozenset(
 _LAYER_KEYS = frozenset({"mediaType", "digest", "size", "from", "name", "annotations", "urls"})
 
 
-class Problem(StrEnum):
+class Damage(StrEnum):
     """What is wrong with a blob or a manifest."""
 
     CONTENT = "damaged"
@@ -69,7 +69,7 @@ class Finding:
     damaged blob was moved, "" if it was not.
     """
 
-    problem: Problem
+    problem: Damage
     what: str
     detail: str
     models: tuple[str, ...]
@@ -119,7 +119,7 @@ class _Looked:
     digest: Digest
     path: Path
     info: os.stat_result | None
-    problem: Problem | None
+    problem: Damage | None
     detail: str = ""
     heal: str = ""
 
@@ -156,12 +156,11 @@ def verify(
     damaged = [
         item
         for item in looked
-        if item.problem is not None
-        and (item.problem is not Problem.MISSING or item.digest in users)
+        if item.problem is not None and (item.problem is not Damage.MISSING or item.digest in users)
     ]
     found = [_finding(item, users) for item in damaged]
     reason = ""
-    if set_aside and any(item.problem is Problem.CONTENT for item in damaged):
+    if set_aside and any(item.problem is Damage.CONTENT for item in damaged):
         found, reason = _set_aside(store, damaged, found, wait_seconds)
     size = sum(item.info.st_size for item in looked if item.info is not None)
     return Verified(len(chosen), len(looked), size, tuple(findings + found), reason)
@@ -174,7 +173,7 @@ def _all_models(store: Store) -> tuple[list[StoredManifest], list[Finding]]:
         if isinstance(item, StoreError):
             heal = item.hint or "build or pull that model again, or remove it with mbuild rm"
             damaged = isinstance(item, DamagedError)
-            problem = Problem.MANIFEST if damaged else Problem.UNREADABLE
+            problem = Damage.MANIFEST if damaged else Damage.UNREADABLE
             findings.append(Finding(problem, "manifest", item.message, (), heal))
         else:
             chosen.append(item)
@@ -214,7 +213,7 @@ def _size(path: Path) -> int:
 
 def _look(store: Store, digest: Digest, path: Path, at: Progress) -> _Looked:
     if not os.path.lexists(path):
-        return _Looked(digest, path, None, Problem.MISSING, "no such file in blobs/")
+        return _Looked(digest, path, None, Damage.MISSING, "no such file in blobs/")
     try:
         with OpenFile.open(path, path.name) as file:
             found = hash_file(file.fd, file.size, at)
@@ -223,11 +222,11 @@ def _look(store: Store, digest: Digest, path: Path, at: Progress) -> _Looked:
             detail = f"{file.size} bytes whose digest is {found}"
             if file.info.st_nlink - store.kept.links_to(digest, file.info) > 1:
                 detail += "; the file has other names: it was linked, and then edited"
-            return _Looked(digest, path, file.info, Problem.CONTENT, detail)
+            return _Looked(digest, path, file.info, Damage.CONTENT, detail)
     except CancelledError:
         raise
     except (MbuildError, OSError) as error:
-        return _Looked(digest, path, None, Problem.UNREADABLE, *unreadable(path, error))
+        return _Looked(digest, path, None, Damage.UNREADABLE, *unreadable(path, error))
 
 
 def _strays(
@@ -239,7 +238,7 @@ def _strays(
         if digest not in users:
             what = f"{path.name} is {kind_of(info.st_mode)}"
             heal = _heal([], []) if is_removable(path) else set_apart(path)
-            yield Finding(Problem.UNREADABLE, str(digest), f"{what}, not a blob", (), heal)
+            yield Finding(Damage.UNREADABLE, str(digest), f"{what}, not a blob", (), heal)
 
 
 # What is wrong, and how to heal it.
@@ -277,7 +276,7 @@ def _wrong_sizes(
                 detail = f"{layer.digest} ({layer.kind}) is {item.info.st_size} bytes, not "
                 detail += str(layer.size)
                 name = str(stored.name)
-                found.append(Finding(Problem.SIZE, name, detail, (name,), _heal([name], [])))
+                found.append(Finding(Damage.SIZE, name, detail, (name,), _heal([name], [])))
     return found
 
 
@@ -291,7 +290,7 @@ def _manifest_problems(store: Store, stored: StoredManifest) -> list[Finding]:
         value = json.loads(data)
         problems = list(_schema_problems(value))
         return [
-            Finding(Problem.MANIFEST, name, detail, (name,), _heal([name], []))
+            Finding(Damage.MANIFEST, name, detail, (name,), _heal([name], []))
             for detail in problems
         ]
     return []
@@ -343,7 +342,7 @@ def _set_aside(
 def _move(store: Store, item: _Looked) -> str:
     """Move one blob, if it is still the file that was hashed; where it is now."""
     path = item.path
-    if item.problem is not Problem.CONTENT or item.info is None:
+    if item.problem is not Damage.CONTENT or item.info is None:
         return ""
     with suppress(FileNotFoundError):
         now = path.stat()

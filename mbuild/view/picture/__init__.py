@@ -3,6 +3,6 @@
 Knows nothing of builds; :mod:`mbuild.view.report` draws those.
 """
 
-from mbuild.view.picture.model import Look, Node, Picture, Role
+from mbuild.view.picture.model import Node, NodeLook, NodeRole, Picture
 
-__all__ = ["Look", "Node", "Picture", "Role"]
+__all__ = ["Node", "NodeLook", "NodeRole", "Picture"]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from mbuild.view.picture.model import Look, Node, Picture, Role
+from mbuild.view.picture.model import Node, NodeLook, NodeRole, Picture
 from mbuild.view.picture.text import one_line, printable
 
-_SHAPES: dict[Role, str] = {Role.SOURCE: "note", Role.STEP: "box", Role.MODEL: "box"}
+_SHAPES: dict[NodeRole, str] = {
+    NodeRole.SOURCE: "note",
+    NodeRole.STEP: "box",
+    NodeRole.MODEL: "box",
+}
 
-_STYLES: dict[Look, str] = {
-    Look.GIVEN: 'style="filled", fillcolor="#ffffff", color="#7d8690"',
-    Look.CACHED: 'style="filled,rounded", fillcolor="#f6f8fa", color="#aab4be"',
-    Look.RUN: 'style="filled,rounded", fillcolor="#ddf4ff", color="#0969da", penwidth=2',
-    Look.RAN: 'style="filled,rounded", fillcolor="#ddf4ff", color="#0969da", penwidth=2',
-    Look.DEPENDS: 'style="filled,rounded,dashed", fillcolor="#fff8c5", color="#9a6700"',
-    Look.WAITED: 'style="filled,rounded,dotted", fillcolor="#ffffff", color="#7d8690"',
-    Look.FAILED: 'style="filled,rounded", fillcolor="#ffebe9", color="#cf222e", penwidth=3',
+_STYLES: dict[NodeLook, str] = {
+    NodeLook.GIVEN: 'style="filled", fillcolor="#ffffff", color="#7d8690"',
+    NodeLook.CACHED: 'style="filled,rounded", fillcolor="#f6f8fa", color="#aab4be"',
+    NodeLook.RUN: 'style="filled,rounded", fillcolor="#ddf4ff", color="#0969da", penwidth=2',
+    NodeLook.RAN: 'style="filled,rounded", fillcolor="#ddf4ff", color="#0969da", penwidth=2',
+    NodeLook.DEPENDS: 'style="filled,rounded,dashed", fillcolor="#fff8c5", color="#9a6700"',
+    NodeLook.WAITED: 'style="filled,rounded,dotted", fillcolor="#ffffff", color="#7d8690"',
+    NodeLook.FAILED: 'style="filled,rounded", fillcolor="#ffebe9", color="#cf222e", penwidth=3',
 }
 
 
@@ -32,7 +36,7 @@ def dot(picture: Picture) -> str:
 
 def _node(node: Node) -> str:
     label = _quoted([node.label, *node.facts])
-    extra = ", peripheries=2" if node.role is Role.MODEL else ""
+    extra = ", peripheries=2" if node.role is NodeRole.MODEL else ""
     title = f", tooltip={_quoted(printable(node.title).splitlines())}" if node.title else ""
     return f"label={label}, shape={_SHAPES[node.role]}, {_STYLES[node.look]}{extra}{title}"
 

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import re
 
-from mbuild.view.picture.model import MEANINGS, Look, Node, Picture, Role
+from mbuild.view.picture.model import MEANINGS, Node, NodeLook, NodeRole, Picture
 from mbuild.view.picture.text import one_line
 
-_SHAPES: dict[Role, tuple[str, str]] = {
-    Role.SOURCE: ("[/", "/]"),
-    Role.STEP: ("[", "]"),
-    Role.MODEL: ("([", "])"),
+_SHAPES: dict[NodeRole, tuple[str, str]] = {
+    NodeRole.SOURCE: ("[/", "/]"),
+    NodeRole.STEP: ("[", "]"),
+    NodeRole.MODEL: ("([", "])"),
 }
 
-_STYLES: dict[Look, tuple[str, str]] = {
-    Look.GIVEN: ("given", "fill:transparent"),
-    Look.CACHED: ("cached", "stroke-width:1px,opacity:0.65"),
-    Look.RUN: ("run", "stroke:#0969da,stroke-width:3px"),
-    Look.RAN: ("ran", "stroke:#0969da,stroke-width:3px"),
-    Look.DEPENDS: ("depends", "stroke:#9a6700,stroke-width:2px,stroke-dasharray:6 4"),
-    Look.WAITED: ("waited", "stroke-dasharray:2 4"),
-    Look.FAILED: ("failed", "stroke:#cf222e,stroke-width:4px"),
+_STYLES: dict[NodeLook, tuple[str, str]] = {
+    NodeLook.GIVEN: ("given", "fill:transparent"),
+    NodeLook.CACHED: ("cached", "stroke-width:1px,opacity:0.65"),
+    NodeLook.RUN: ("run", "stroke:#0969da,stroke-width:3px"),
+    NodeLook.RAN: ("ran", "stroke:#0969da,stroke-width:3px"),
+    NodeLook.DEPENDS: ("depends", "stroke:#9a6700,stroke-width:2px,stroke-dasharray:6 4"),
+    NodeLook.WAITED: ("waited", "stroke-dasharray:2 4"),
+    NodeLook.FAILED: ("failed", "stroke:#cf222e,stroke-width:4px"),
 }
 """A class for each look; colours of text and boxes stay those of the reader's theme."""
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 
-class Role(StrEnum):
+class NodeRole(StrEnum):
     """What a node is."""
 
     SOURCE = "source"
@@ -15,7 +15,7 @@ class Role(StrEnum):
     MODEL = "model"
 
 
-class Look(StrEnum):
+class NodeLook(StrEnum):
     """How a node looks, and the word for it in the legend."""
 
     GIVEN = "given"
@@ -27,14 +27,14 @@ class Look(StrEnum):
     FAILED = "did not finish"
 
 
-MEANINGS: dict[Look, str] = {
-    Look.GIVEN: "source",
-    Look.CACHED: "cached",
-    Look.RUN: "will run",
-    Look.RAN: "ran",
-    Look.DEPENDS: "runs only if its input changes",
-    Look.WAITED: "had not begun",
-    Look.FAILED: "did not finish",
+MEANINGS: dict[NodeLook, str] = {
+    NodeLook.GIVEN: "source",
+    NodeLook.CACHED: "cached",
+    NodeLook.RUN: "will run",
+    NodeLook.RAN: "ran",
+    NodeLook.DEPENDS: "runs only if its input changes",
+    NodeLook.WAITED: "had not begun",
+    NodeLook.FAILED: "did not finish",
 }
 """What a legend says of each look."""
 
@@ -46,8 +46,8 @@ class Node(NamedTuple):
     """
 
     label: str
-    role: Role
-    look: Look
+    role: NodeRole
+    look: NodeLook
     kind: str
     facts: tuple[str, ...] = ()
     title: str = ""

@@ -12,12 +12,12 @@ MOST_ALIKE = 8
 _LISTED = 40
 
 
-def simplified(picture: Picture) -> Picture:
+def simplify_picture(picture: Picture) -> Picture:
     """Without implied edges, and with many nodes alike as one."""
-    return folded(reduced(picture))
+    return fold_chains(reduce_edges(picture))
 
 
-def reduced(picture: Picture) -> Picture:
+def reduce_edges(picture: Picture) -> Picture:
     """Without the edges that a longer way implies (the transitive reduction)."""
     count = len(picture.nodes)
     edges = sorted(set(picture.edges))
@@ -35,7 +35,7 @@ def reduced(picture: Picture) -> Picture:
     return picture._replace(edges=tuple(sorted(kept)))
 
 
-def folded(picture: Picture, most: int = MOST_ALIKE) -> Picture:
+def fold_chains(picture: Picture, most: int = MOST_ALIKE) -> Picture:
     """More than ``most`` nodes that look alike between the same neighbours become one.
 
     What only one node uses (its own source) counts as part of that node, and is

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 from mbuild.view.picture.layout import Box, Layout, lay_out
-from mbuild.view.picture.model import MEANINGS, Look, Node, Picture, Role
+from mbuild.view.picture.model import MEANINGS, Node, NodeLook, NodeRole, Picture
 from mbuild.view.picture.text import one_line, printable, width, wrapped
 
 _LABEL, _FACT, _HEADING = 13.0, 11.0, 15.0
@@ -16,14 +16,14 @@ _PAD, _ICON, _MARGIN = 11.0, 19.0, 20.0
 _MOST, _LEAST = 210.0, 64.0
 _LABEL_LINES, _FACT_LINES = 3, 2
 
-_ICONS: dict[Look, str] = {
-    Look.CACHED: "M2 6.5 5 9.5 10 3",
-    Look.RUN: "M3 2 10 6 3 10Z",
-    Look.RAN: "M3 2 10 6 3 10Z",
-    Look.DEPENDS: "M3.5 4.3A2.5 2.5 0 1 1 6 6.8V8M6 10.2v.1",
-    Look.WAITED: "M6 2A4 4 0 1 0 6 10 4 4 0 1 0 6 2",
-    Look.FAILED: "M3 3 9 9M9 3 3 9",
-    Look.GIVEN: "M3 1.5H7L9.5 4V10.5H3ZM7 1.5V4H9.5",
+_ICONS: dict[NodeLook, str] = {
+    NodeLook.CACHED: "M2 6.5 5 9.5 10 3",
+    NodeLook.RUN: "M3 2 10 6 3 10Z",
+    NodeLook.RAN: "M3 2 10 6 3 10Z",
+    NodeLook.DEPENDS: "M3.5 4.3A2.5 2.5 0 1 1 6 6.8V8M6 10.2v.1",
+    NodeLook.WAITED: "M6 2A4 4 0 1 0 6 10 4 4 0 1 0 6 2",
+    NodeLook.FAILED: "M3 3 9 9M9 3 3 9",
+    NodeLook.GIVEN: "M3 1.5H7L9.5 4V10.5H3ZM7 1.5V4H9.5",
 }
 """A drawing of 12 by 12 for each look, so that colour is not all that tells them apart."""
 
@@ -70,17 +70,17 @@ stroke-linecap:round}
 --failed-fill:#fff}}
 """
 
-_CLASSES: dict[Look, str] = {
-    Look.GIVEN: "given",
-    Look.CACHED: "cached",
-    Look.RUN: "run",
-    Look.RAN: "ran",
-    Look.DEPENDS: "depends",
-    Look.WAITED: "waited",
-    Look.FAILED: "failed",
+_CLASSES: dict[NodeLook, str] = {
+    NodeLook.GIVEN: "given",
+    NodeLook.CACHED: "cached",
+    NodeLook.RUN: "run",
+    NodeLook.RAN: "ran",
+    NodeLook.DEPENDS: "depends",
+    NodeLook.WAITED: "waited",
+    NodeLook.FAILED: "failed",
 }
 
-_RADIUS: dict[Role, float] = {Role.SOURCE: 0.0, Role.STEP: 6.0, Role.MODEL: 16.0}
+_RADIUS: dict[NodeRole, float] = {NodeRole.SOURCE: 0.0, NodeRole.STEP: 6.0, NodeRole.MODEL: 16.0}
 
 
 class _Card(NamedTuple):
@@ -132,7 +132,7 @@ def svg(picture: Picture, *, inline: bool = False) -> str:
 
 def _card(node: Node) -> _Card:
     room = _MOST - 2 * _PAD - _ICON
-    size = _LABEL * (1.06 if node.role is Role.MODEL else 1.0)  # bold is wider
+    size = _LABEL * (1.06 if node.role is NodeRole.MODEL else 1.0)  # bold is wider
     lines = wrapped(node.label, room, size, _LABEL_LINES)
     facts = [line for fact in node.facts for line in wrapped(fact, room, _FACT, _FACT_LINES)]
     widths = [width(line, size) for line in lines] + [width(line, _FACT) for line in facts]
@@ -167,7 +167,7 @@ def _rectangle(box: Box, radius: float) -> str:
     )
 
 
-def _icon(look: Look, x: float, y: float) -> str:
+def _icon(look: NodeLook, x: float, y: float) -> str:
     return f'<path class="icon" transform="translate({_n(x)} {_n(y)})" d="{_ICONS[look]}"/>'
 
 
@@ -199,7 +199,7 @@ def _edges(layout: Layout) -> Iterator[str]:
         yield f'<path class="head" d="M{_n(x - 4)} {_n(y)}h8l-4 {_n(_HEAD)}Z"/>'
 
 
-def _legend(picture: Picture) -> list[tuple[Look, str, float]]:
+def _legend(picture: Picture) -> list[tuple[NodeLook, str, float]]:
     """The looks that occur, their meanings, and the room that each needs."""
     found = {node.look for node in picture.nodes}
     rows = []
@@ -210,9 +210,9 @@ def _legend(picture: Picture) -> list[tuple[Look, str, float]]:
 
 
 def _rows(
-    legend: Sequence[tuple[Look, str, float]], most: float
-) -> list[list[tuple[Look, str, float]]]:
-    rows: list[list[tuple[Look, str, float]]] = []
+    legend: Sequence[tuple[NodeLook, str, float]], most: float
+) -> list[list[tuple[NodeLook, str, float]]]:
+    rows: list[list[tuple[NodeLook, str, float]]] = []
     taken = most
     for item in legend:
         if taken + item[2] > most or not rows:
@@ -223,7 +223,7 @@ def _rows(
     return rows
 
 
-def _legend_parts(rows: Sequence[Sequence[tuple[Look, str, float]]], y: float) -> Iterator[str]:
+def _legend_parts(rows: Sequence[Sequence[tuple[NodeLook, str, float]]], y: float) -> Iterator[str]:
     if not rows:
         return
     yield '<g class="legend">'

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from mbuild.build.engine import State
 from mbuild.build.sources.values import Material
 from mbuild.core.units import human_duration, human_size
-from mbuild.view.picture import Look, Node, Picture, Role
+from mbuild.view.picture import Node, NodeLook, NodeRole, Picture
 from mbuild.view.picture.model import topological
-from mbuild.view.picture.simplify import simplified
+from mbuild.view.picture.simplify import simplify_picture
 
 if TYPE_CHECKING:
     from mbuild.build.forecast import Forecast, PlannedStep
@@ -28,18 +28,25 @@ class _Step(NamedTuple):
     key: str
     inputs: tuple[int, ...]
     materials: tuple[Material, ...]
-    look: Look
+    look: NodeLook
     facts: tuple[str, ...]
     details: tuple[str, ...]
 
 
-_PLANNED: dict[State, Look] = {
-    State.CACHED: Look.CACHED,
-    State.RUN: Look.RUN,
-    State.DEPENDS: Look.DEPENDS,
+_PLANNED: dict[State, NodeLook] = {
+    State.CACHED: NodeLook.CACHED,
+    State.RUN: NodeLook.RUN,
+    State.DEPENDS: NodeLook.DEPENDS,
 }
 
-_STRONGEST = (Look.FAILED, Look.RAN, Look.RUN, Look.WAITED, Look.DEPENDS, Look.CACHED)
+_STRONGEST = (
+    NodeLook.FAILED,
+    NodeLook.RAN,
+    NodeLook.RUN,
+    NodeLook.WAITED,
+    NodeLook.DEPENDS,
+    NodeLook.CACHED,
+)
 """Of steps that are one because their keys are, the first of these looks counts."""
 
 
@@ -68,13 +75,13 @@ def picture_of_build(record: BuildRecord) -> Picture:
     return _picture(record.names, record.names_by_step, steps, ", ".join(facts))
 
 
-def look_of(step: StepRecord) -> Look:
+def look_of(step: StepRecord) -> NodeLook:
     """How a step of a past build looks."""
     if step.status == "cached":
-        return Look.CACHED
+        return NodeLook.CACHED
     if step.status == "ran":
-        return Look.RAN
-    return Look.FAILED if step.seconds else Look.WAITED
+        return NodeLook.RAN
+    return NodeLook.FAILED if step.seconds else NodeLook.WAITED
 
 
 def _planned(step: PlannedStep) -> _Step:
@@ -102,7 +109,7 @@ def _planned(step: PlannedStep) -> _Step:
 def _recorded(step: StepRecord) -> _Step:
     look = look_of(step)
     facts = [look.value]
-    if look in (Look.RAN, Look.FAILED) and step.seconds >= 0.0005:
+    if look in (NodeLook.RAN, NodeLook.FAILED) and step.seconds >= 0.0005:
         facts.append(human_duration(step.seconds))
     size = sum(layer.size for layer in step.layers)
     if size:
@@ -135,7 +142,7 @@ def _picture(names: Sequence[str], models: _Models, steps: Sequence[_Step], fact
             topological(len(nodes), edges)
         except ValueError:
             continue
-        return simplified(Picture(title, summary, tuple(nodes), tuple(edges)))
+        return simplify_picture(Picture(title, summary, tuple(nodes), tuple(edges)))
     raise AssertionError("steps come after their inputs")
 
 
@@ -175,7 +182,7 @@ def _nodes(
 def _stronger(a: Node, b: Node) -> Node:
     """Of two nodes that are the same step the one that did more; a model keeps both its names."""
     first = min(a, b, key=lambda node: _STRONGEST.index(node.look))
-    if a.role is Role.MODEL:
+    if a.role is NodeRole.MODEL:
         return first._replace(label=", ".join(dict.fromkeys((a.label, b.label))))
     return first
 
@@ -192,11 +199,11 @@ def _materials(steps: Sequence[_Step]) -> dict[tuple[str, str], int]:
 def _source(name: str, place: str, size: int) -> Node:
     facts = (human_size(size),) if size else ()
     title = "\n".join([f"{name}: {place or 'a model of the store'}", *facts])
-    return Node(name, Role.SOURCE, Look.GIVEN, "source", facts, title)
+    return Node(name, NodeRole.SOURCE, NodeLook.GIVEN, "source", facts, title)
 
 
 def _node(step: _Step, models: Sequence[str]) -> Node:
     label = ", ".join(models) or step.label
     title = "\n".join([step.label, *models, *step.facts, *step.details])
-    role = Role.MODEL if step.kind == MANIFEST else Role.STEP
+    role = NodeRole.MODEL if step.kind == MANIFEST else NodeRole.STEP
     return Node(label, role, step.look, step.kind, step.facts, title)

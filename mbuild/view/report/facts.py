@@ -64,7 +64,7 @@ class TensorRow(NamedTuple):
     size: int
 
 
-class Weights(NamedTuple):
+class LayerTensors(NamedTuple):
     """The tensors of one GGUF layer."""
 
     layer: Layer
@@ -154,7 +154,7 @@ def layers_of(
     )
 
 
-def weights_of(model: ModelPart, store: Store) -> tuple[Weights, ...]:
+def weights_of(model: ModelPart, store: Store) -> tuple[LayerTensors, ...]:
     """The tensors of each GGUF layer that is still in the store; headers are read, no weights."""
     from math import prod
 
@@ -177,7 +177,7 @@ def weights_of(model: ModelPart, store: Store) -> tuple[Weights, ...]:
                 TensorRow(name, type_, " × ".join(map(str, dims)), size)
                 for name, type_, dims, size in rows
             )
-            found.append(Weights(layer, architecture, tuple(types), tensors))
+            found.append(LayerTensors(layer, architecture, tuple(types), tensors))
     return tuple(found)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from mbuild.view.picture import Look
+from mbuild.view.picture import NodeLook
 from mbuild.view.report.drawing import look_of
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class Bar(NamedTuple):
     """
 
     labels: tuple[str, ...]
-    look: Look
+    look: NodeLook
     started: float
     seconds: float
     lane: int
@@ -36,10 +36,10 @@ def timeline(
 
     ``names`` are the models that steps make, by the steps' places.
     """
-    runs: dict[tuple[str, float, float, Look], list[str]] = {}
+    runs: dict[tuple[str, float, float, NodeLook], list[str]] = {}
     for place, step in enumerate(steps):
         look = look_of(step)
-        if look in (Look.RAN, Look.FAILED):
+        if look in (NodeLook.RAN, NodeLook.FAILED):
             runs.setdefault((step.kind, step.started, step.seconds, look), []).append(
                 " ".join((step.label, *names.get(place, ())))
             )

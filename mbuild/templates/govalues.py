@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from mbuild.templates.errors import RenderError
+from mbuild.templates.failure import RenderError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

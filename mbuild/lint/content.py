@@ -28,7 +28,7 @@ from mbuild.language.printable import visible
 from mbuild.language.span import Span
 
 
-class Range(NamedTuple):
+class UsefulRange(NamedTuple):
     """The values of a parameter that mean something, both ends included."""
 
     low: float
@@ -37,24 +37,24 @@ class Range(NamedTuple):
 
 _TOKENS = 1 << 26
 
-RANGES: dict[str, Range] = {
-    "temperature": Range(0, 5),
-    "top_p": Range(0, 1),
-    "min_p": Range(0, 1),
-    "typical_p": Range(0, 1),
-    "top_k": Range(-1, 1_000_000),
-    "repeat_penalty": Range(0, 10),
-    "presence_penalty": Range(-10, 10),
-    "frequency_penalty": Range(-10, 10),
-    "repeat_last_n": Range(-1, _TOKENS),
-    "num_ctx": Range(0, _TOKENS),
-    "num_predict": Range(-2, _TOKENS),
-    "draft_num_predict": Range(-1, 10_000),
-    "num_keep": Range(-1, _TOKENS),
-    "num_batch": Range(0, _TOKENS),
-    "num_gpu": Range(-1, 1_000_000),
-    "main_gpu": Range(0, 1_000),
-    "num_thread": Range(0, 100_000),
+RANGES: dict[str, UsefulRange] = {
+    "temperature": UsefulRange(0, 5),
+    "top_p": UsefulRange(0, 1),
+    "min_p": UsefulRange(0, 1),
+    "typical_p": UsefulRange(0, 1),
+    "top_k": UsefulRange(-1, 1_000_000),
+    "repeat_penalty": UsefulRange(0, 10),
+    "presence_penalty": UsefulRange(-10, 10),
+    "frequency_penalty": UsefulRange(-10, 10),
+    "repeat_last_n": UsefulRange(-1, _TOKENS),
+    "num_ctx": UsefulRange(0, _TOKENS),
+    "num_predict": UsefulRange(-2, _TOKENS),
+    "draft_num_predict": UsefulRange(-1, 10_000),
+    "num_keep": UsefulRange(-1, _TOKENS),
+    "num_batch": UsefulRange(0, _TOKENS),
+    "num_gpu": UsefulRange(-1, 1_000_000),
+    "main_gpu": UsefulRange(0, 1_000),
+    "num_thread": UsefulRange(0, 100_000),
 }
 """Wide bounds: what lies beyond is a slip of the keyboard, or of another program's units."""
 
@@ -86,7 +86,7 @@ def _text_of(item: Instruction) -> str:
     return item.content if isinstance(item, Message) else item.value
 
 
-def named(item: Instruction) -> str:
+def title_of(item: Instruction) -> str:
     """What to call an instruction in a message."""
     if isinstance(item, Parameter):
         return f"PARAMETER {item.name}"
@@ -120,7 +120,7 @@ def _quotes(modelfile: Modelfile) -> Iterator[Problem]:
         yield _warn(
             item,
             "quotes-in-value",
-            f"the quotes {first} and {last} are part of the value of {named(item)}",
+            f"the quotes {first} and {last} are part of the value of {title_of(item)}",
             'only the straight quotes " and """ are removed',
         )
 
@@ -167,7 +167,7 @@ def _escapes(modelfile: Modelfile) -> Iterator[Problem]:
             yield _warn(
                 item,
                 "escape-in-value",
-                f"{named(item)} holds {match[0]} as a backslash and letters: a Modelfile has no"
+                f"{title_of(item)} holds {match[0]} as a backslash and letters: a Modelfile has no"
                 " escape sequences",
                 'put the value between """ and write real line ends in it',
             )
@@ -179,7 +179,7 @@ def _carriage_returns(modelfile: Modelfile) -> Iterator[Problem]:
             yield _warn(
                 item,
                 "carriage-return",
-                f"the value of {named(item)} holds carriage returns (Windows line endings):"
+                f"the value of {title_of(item)} holds carriage returns (Windows line endings):"
                 " they reach the model and change its id",
                 "save the file with Unix line endings (LF)",
             )
@@ -193,7 +193,7 @@ def _comments(modelfile: Modelfile) -> Iterator[Problem]:
             yield _warn(
                 item,
                 "comment-in-value",
-                f"what looks like a comment is part of the value of {named(item)}",
+                f"what looks like a comment is part of the value of {title_of(item)}",
                 "a comment needs a line of its own",
             )
 
