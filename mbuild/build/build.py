@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from mbuild.build.engine import Engine, Outcome
 from mbuild.build.graph import in_order
-from mbuild.build.plan import Plan
 from mbuild.build.prepare import Build, plans_of
 from mbuild.build.recording import Recorder
+from mbuild.build.steps.manifest import Assembled
 from mbuild.core.digest import Digest
 from mbuild.core.errors import BusyError, CancelledError, DamagedError
 from mbuild.core.events import (
@@ -27,7 +27,6 @@ from mbuild.core.events import (
     Warned,
     WritingManifest,
 )
-from mbuild.store import Layer, Manifest
 
 if TYPE_CHECKING:
     from mbuild.build.request import BuildRequest
@@ -71,9 +70,9 @@ def _recorded(wanted: Build, store: Store, recorder: Recorder) -> Iterator[Build
 
 
 def _build(
-    wanted: Build, store: Store, recorder: Recorder, models: dict[str, Digest]
+    wanted: Build, store: Store, recorder: Recorder, ids: dict[str, Digest]
 ) -> Generator[BuildEvent, None, BuildFinished]:
-    """Run the graph and name what it made; ``models`` fills with the names given."""
+    """Run the graph and name what it made; ``ids`` fills with the names given."""
     script = wanted.request.script
     for warning in wanted.warnings:
         span = warning.span
@@ -86,40 +85,35 @@ def _build(
     request = wanted.request
     yield BuildStarted(str(request.names[0]), len(in_order(steps)))
     yield from Engine(store, wanted.use_cache).run(steps, outcome)
-    manifests = [outcome.results[step].facts["manifest"].encode() for step in steps]
+    models = [Assembled.of(outcome.results[step]) for step in steps]
     if wanted.gate is not None:
-        wanted.gate.after(manifests)
-    for target, planned, data in zip(request.targets, plans, manifests, strict=True):
-        yield from _layers(planned, outcome)
+        wanted.gate.after([model.data for model in models])
+    # Of two steps that make the same blob at once only one finds it there.
+    new = {layer.digest: layer for run in outcome.ran.values() for layer in run.new}
+    for target, model in zip(request.targets, models, strict=True):
+        yield from _layers(model, outcome, set(new))
         names = target.names if request.named else ()
         for name in names:
             yield WritingManifest(str(name))
-            replaced = _name(store, name, data)
-            models[str(name)] = Digest.of(data)
+            replaced = _name(store, name, model)
+            ids[str(name)] = model.id
             if replaced is not None:
                 yield Replaced(str(name), replaced)
-        size = sum(layer.size for layer in Manifest.decode(data, "the new manifest").layers)
-        yield ModelBuilt(str(names[0]) if names else "", Digest.of(data), size)
-    return _finished(request, plans, outcome, recorder.clock)
+        size = sum(layer.size for layer in model.manifest.layers)
+        yield ModelBuilt(str(names[0]) if names else "", model.id, size)
+    written = sum(layer.size for layer in new.values())
+    return _finished(request, models, outcome, written, recorder.clock)
 
 
-def _layers(planned: Plan, outcome: Outcome) -> Iterator[BuildEvent]:
-    """One event for each layer of the manifest, in its order."""
-    # Of two steps that make the same blob at once only one finds it there.
-    new = {
-        layer.digest
-        for step in outcome.ran
-        for layer in outcome.results[step].layers
-        if layer.digest not in outcome.results[step].existed
-    }
+def _layers(model: Assembled, outcome: Outcome, new: set[Digest]) -> Iterator[BuildEvent]:
+    """One event for each layer of the manifest, in its order; a new one is said once."""
     detected = {
         layer.digest: result.facts["template"]
         for result in outcome.results.values()
         if "template" in result.facts
         for layer in result.layers
     }
-    data = outcome.results[planned.manifest].facts["manifest"].encode()
-    for layer in Manifest.decode(data, "the new manifest").layers:
+    for layer in model.manifest.layers:
         if layer.digest in detected:
             template = detected[layer.digest]
             yield Status(Code.AUTODETECTED_TEMPLATE, {"template": template})
@@ -129,38 +123,35 @@ def _layers(planned: Plan, outcome: Outcome) -> Iterator[BuildEvent]:
             new.discard(layer.digest)
 
 
-def _name(store: Store, name: ModelName, data: bytes) -> Digest | None:
+def _name(store: Store, name: ModelName, model: Assembled) -> Digest | None:
     """Give the model its name, unless it has it already; the id of the one that had it.
 
     Ollama removes blobs that no manifest names when it starts, and may have done so since
     the steps ended: those that the cache keeps are brought back before they are named.
     """
     stored = store.manifests.resolve(name)
-    if store.manifests.read_bytes(stored) == data:
+    if store.manifests.read_bytes(stored) == model.data:
         return None
-    for layer in Manifest.decode(data, "the new manifest").blobs():
+    for layer in model.manifest.blobs():
         if not store.blobs.bring(layer.digest, layer.size):
             raise DamagedError(
                 f"layer {layer.digest} was removed while the build ran", hint="build again"
             )
-    return store.replace(stored, data)
+    return store.replace(stored, model.data)
 
 
 def _finished(
-    request: BuildRequest, plans: Sequence[Plan], outcome: Outcome, started: float
+    request: BuildRequest,
+    models: Sequence[Assembled],
+    outcome: Outcome,
+    written: int,
+    started: float,
 ) -> BuildFinished:
-    new: dict[Digest, Layer] = {
-        layer.digest: layer
-        for step in outcome.ran
-        for layer in outcome.results[step].layers
-        if layer.digest not in outcome.results[step].existed
-    }
-    data = outcome.results[plans[0].manifest].facts["manifest"].encode()
     return BuildFinished(
         ", ".join(str(target.names[0]) for target in request.targets) if request.named else "",
-        Digest.of(data),
+        models[0].id,
         len(outcome.ran),
         len(outcome.results) - len(outcome.ran),
-        sum(layer.size for layer in new.values()),
+        written,
         time.monotonic() - started,
     )

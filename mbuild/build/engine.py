@@ -7,12 +7,13 @@ The engine knows no kind of step. A build with nothing to do stays in
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.build.graph import (
+    Made,
     Result,
     Step,
     StepContext,
@@ -38,18 +39,30 @@ if TYPE_CHECKING:
     import queue
     from concurrent.futures import Future
 
+    from mbuild.core.digest import Digest
+    from mbuild.store import Layer
     from mbuild.store.ports import BuildStore
 
 _REPORT_SECONDS = 0.1
+_LEAST_AT_ONCE = 2
+"""Steps at once where one thread computes: of two one often waits for the disk."""
 _FLUSH_SECONDS = 0.2
-_WORKERS = 4
 
 
 class Run(NamedTuple):
-    """When a step ran: seconds since the clock's zero, and seconds of work."""
+    """When a step ran: seconds since the clock's zero, and seconds of work.
+
+    ``new`` are the layers that it made and that the store did not have before.
+    """
 
     started: float
     seconds: float
+    new: tuple[Layer, ...] = ()
+
+    @property
+    def written(self) -> int:
+        """Bytes of the new layers."""
+        return sum(layer.size for layer in self.new)
 
 
 class Outcome:
@@ -164,7 +177,7 @@ class Engine:
             else:
                 whole = not blobs.missing(sizes)
             if whole:
-                return result._replace(existed=frozenset(layer.digest for layer in result.layers))
+                return result
         return None
 
     def lost(self, key: str) -> Note:
@@ -184,27 +197,26 @@ class Engine:
                     return Note(Cause.LAYER_REMOVED, {"layer": layer.digest.short})
         return Note(Cause.RESULT_REMOVED)
 
-    def record(self, description: Mapping[str, Any], result: Result) -> str:
+    def record(self, description: Mapping[str, Any], made: Made) -> str:
         """Keep a step's result, and its description, under its key; returns the key.
 
         The layers that it made outlive the models that name them.
         """
-        for layer in result.layers:
-            if layer.digest not in result.existed:
-                self.store.blobs.keep(layer.digest)
+        for layer in made.new:
+            self.store.blobs.keep(layer.digest)
         key = cache_key(description)
-        self.store.cache.put(STEP, key, result.to_json())
+        self.store.cache.put(STEP, key, made.result.to_json())
         self.store.cache.put(DESCRIPTION, key, description)
         return key
 
 
 class _Done(NamedTuple):
-    """A step's result and key, and when it ran, if it was not cached."""
+    """A step with its result and key, and when it ran, if it was not cached."""
 
+    step: Step
     result: Result
     key: str
     run: Run | None = None
-    description: dict[str, Any] | None = None
 
 
 class _Run:
@@ -225,11 +237,13 @@ class _Run:
         self._outcome = outcome
         self._numbers = numbers
         self._steps = steps
-        self._events: queue.SimpleQueue[BuildEvent | Future[Any]] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[BuildEvent | _Done | Future[None]] = queue.SimpleQueue()
         self._cancel = Cancel("the build was stopped")
 
     def events(self) -> Iterator[BuildEvent]:
         from concurrent.futures import Future, ThreadPoolExecutor
+
+        from mbuild.work.cores import cores
 
         needs = {
             step: [source for source in step.inputs if source not in self._outcome.results]
@@ -240,79 +254,87 @@ class _Run:
         for step, inputs in needs.items():
             for source in inputs:
                 users[source].append(step)
-        pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="mbuild-step")
-        running: dict[Future[Any], list[Step]] = {}
+        pool = ThreadPoolExecutor(max(_LEAST_AT_ONCE, cores()), thread_name_prefix="mbuild-step")
+        running = 0
         try:
             ready = [step for step, count in waiting.items() if count == 0]
             while ready or running:
                 for batch in _batches(ready):
-                    future = pool.submit(self._work, batch)
-                    running[future] = batch
-                    future.add_done_callback(self._events.put)
+                    pool.submit(self._work, batch).add_done_callback(self._events.put)
+                    running += 1
                 ready = []
                 event = self._events.get()
-                if not isinstance(event, Future):
-                    yield event
-                    continue
-                for step, done in zip(running.pop(event), event.result(), strict=True):
-                    yield self._finish(step, done)
-                    for user in users[step]:
+                if isinstance(event, Future):
+                    event.result()  # raises what a step raised
+                    running -= 1
+                elif isinstance(event, _Done):
+                    yield self._finish(event)
+                    for user in users[event.step]:
                         waiting[user] -= 1
                         if waiting[user] == 0:
                             ready.append(user)
+                else:
+                    yield event
         finally:
             self._cancel.cancel()
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _finish(self, step: Step, done: _Done) -> BuildEvent:
-        outcome, number = self._outcome, self._numbers[step]
-        outcome.results[step], outcome.keys[step] = done.result, done.key
+    def _finish(self, done: _Done) -> BuildEvent:
+        outcome, step, number = self._outcome, done.step, self._numbers[done.step]
+        outcome.results[step] = done.result
         if done.run is None:
+            outcome.keys[step] = done.key
             return StepFinished(number, step.label, True, 0.0, 0, *names_of(step))
         outcome.ran[step] = done.run
-        if done.description is not None:
-            outcome.descriptions[step] = done.description
-        return StepFinished(
-            number, step.label, False, done.run.seconds, done.result.written, *names_of(step)
-        )
+        seconds, written = done.run.seconds, done.run.written
+        return StepFinished(number, step.label, False, seconds, written, *names_of(step))
 
-    def _work(self, steps: Sequence[Step]) -> list[_Done]:
+    def _work(self, steps: Sequence[Step]) -> None:
         """In a worker thread: each step's result, from the cache or made now."""
         engine, results = self._engine, self._outcome.results
         # Steps whose inputs had to run may still be cached, if those came out as before.
-        found = {step: engine._look_up(step, results) for step in steps}
-        missing = [step for step, (result, _) in found.items() if result is None]
-        done = {step: _Done(r, key) for step, (r, key) in found.items() if r is not None}
+        missing = []
+        for step in steps:
+            result, key = engine._look_up(step, results)
+            if result is None:
+                self._outcome.lost[step] = engine.lost(key)
+                missing.append(step)
+            else:
+                self._events.put(_Done(step, result, key))
         if missing:
-            self._outcome.lost.update((step, engine.lost(found[step][1])) for step in missing)
-            before = time.monotonic()
-            self._outcome.begun.update(dict.fromkeys(missing, before))
-            made = self._make(missing)
-            run = Run(before, time.monotonic() - before)
-            for step, result in zip(missing, made, strict=True):
-                done[step] = self._record(step, result, run)
-            if run.seconds > _FLUSH_SECONDS:
-                engine.store.cache.flush()
-        return [done[step] for step in steps]
+            self._make(missing)
 
-    def _record(self, step: Step, result: Result, run: Run) -> _Done:
-        """Keep a new result in the cache."""
-        inputs = [self._outcome.results[source] for source in step.inputs]
-        description = describe(step.learned(result), inputs)
-        key = "" if description is None else self._engine.record(description, result)
-        return _Done(result, key, run, description)
-
-    def _make(self, steps: Sequence[Step]) -> list[Result]:
-        """Run one step, or several of one group together."""
+    def _make(self, steps: Sequence[Step]) -> None:
+        """Run one step, or several of one group together; each result counts when it is there."""
         for step in steps:
             leader, number = self._numbers[steps[0]], self._numbers[step]
             self._events.put(StepStarted(number, step.label, leader, *names_of(step)))
-        context = self._context(steps[0])
-        if len(steps) > 1:
-            results: list[Result] = steps[0].run_together(steps, context)  # type: ignore[attr-defined]
-            return results
-        inputs = [self._outcome.results[source] for source in steps[0].inputs]
-        return [steps[0].run(context, inputs)]
+        before = time.monotonic()
+        self._outcome.begun.update(dict.fromkeys(steps, before))
+        inputs = [self._inputs(step) for step in steps]
+        files: dict[str, Digest] = {}
+        unrecorded: list[tuple[Step, Made]] = []
+        for step, made in steps[0].run_together(steps, self._context(steps[0]), inputs):
+            files |= made.files
+            if not self._record(step, made, files):
+                unrecorded.append((step, made))
+            run = Run(before, time.monotonic() - before, made.new)
+            self._events.put(_Done(step, made.result, "", run))
+        for step, made in unrecorded:  # until the files' digests were known
+            self._record(step, made, files)
+        if time.monotonic() - before > _FLUSH_SECONDS:
+            self._engine.store.cache.flush()
+
+    def _inputs(self, step: Step) -> list[Result]:
+        return [self._outcome.results[source] for source in step.inputs]
+
+    def _record(self, step: Step, made: Made, files: Mapping[str, Digest]) -> bool:
+        """Keep a new result in the cache, if everything that decides it is known."""
+        description = describe(step.learned(files), self._inputs(step))
+        if description is not None:
+            self._outcome.descriptions[step] = description
+            self._outcome.keys[step] = self._engine.record(description, made)
+        return description is not None
 
     def _context(self, step: Step) -> StepContext:
         number, label, names = self._numbers[step], step.label, names_of(step)
@@ -337,7 +359,7 @@ class _Run:
 
 def _batches(steps: Sequence[Step]) -> list[list[Step]]:
     """Steps of one group together, all others alone."""
-    batches: dict[int, list[Step]] = {}
+    batches: dict[Hashable, list[Step]] = {}
     for step in steps:
-        batches.setdefault(id(step if step.group is None else step.group), []).append(step)
+        batches.setdefault(step if step.group is None else step.group, []).append(step)
     return list(batches.values())

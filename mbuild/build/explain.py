@@ -13,9 +13,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.build.sources.values import README
+from mbuild.build.steps import KINDS, ReadHeader
 from mbuild.core.digest import Digest, DigestError
 from mbuild.core.events import Cause, Note
-from mbuild.quant.choose.options import OPTIONS
 
 if TYPE_CHECKING:
     from mbuild.store import Store
@@ -78,6 +78,9 @@ class Change(NamedTuple):
 _STEPS = {
     **{(kind, "quantize"): "now quantized (-q)" for kind in ("import", "merge", "convert")},
     **{("quantize", kind): "no longer quantized (-q)" for kind in ("import", "merge", "convert")},
+    **{(kind, "header"): "now quantized (-q)" for kind in ("import", "merge", "convert")},
+    **{("header", kind): "no longer quantized (-q)" for kind in ("import", "merge", "convert")},
+    ("quantize", "header"): "read from the source of the quantized weights",
     ("import", "convert"): "a checkpoint instead of a GGUF file",
     ("convert", "import"): "a GGUF file instead of a checkpoint",
 }
@@ -162,7 +165,7 @@ def match(new: Sequence[Described], old: Sequence[Described]) -> list[Described 
     return found
 
 
-_WEIGHTS = frozenset(("import", "merge", "convert", "quantize"))
+_WEIGHTS = frozenset(name for name, kind in KINDS.items() if kind.makes_weights)
 
 
 def _same_key(a: Described, b: Described) -> bool:
@@ -190,7 +193,12 @@ def changes(
     if old["kind"] != new["kind"]:
         return (Change("step", old["kind"], new["kind"], Cause.STEP),)
     found = list(_version(old, new))
-    a, b = _one_weights(_leaves(old), _leaves(json.loads(canonical(new))))
+    new = json.loads(canonical(new))
+    kinds = _other_source(old, new)
+    if kinds is not None:
+        found.append(Change("step", *kinds, Cause.STEP))
+        old, new = _without(old, kinds[0]), _without(new, kinds[1])
+    a, b = _one_weights(_leaves(old), _leaves(new))
     for path in dict.fromkeys((*a, *b)):
         before, after = a.get(path, MISSING), b.get(path, MISSING)
         if path[0] == _VALUES:
@@ -208,6 +216,27 @@ def _version(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]
     if old["version"] != new["version"]:
         name = f"mbuild's version of the step {new['kind']}"
         yield Change(name, old["version"], new["version"], Cause.VERSION)
+
+
+def _other_source(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The kinds of the input that knew the model, and of the one that knows it now.
+
+    It is the step that makes the weights or, where they are quantized, one that reads the
+    header of their source.
+    """
+    before, after = ({source["kind"] for source in each["inputs"]} for each in (old, new))
+    gone, added = before - after, after - before
+    if added == {ReadHeader.kind} and len(gone & _WEIGHTS) == 1:
+        return next(iter(gone & _WEIGHTS)), ReadHeader.kind
+    if gone == {ReadHeader.kind} and len(added & _WEIGHTS) == 1:
+        return ReadHeader.kind, next(iter(added & _WEIGHTS))
+    return None
+
+
+def _without(description: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """A description without its inputs of that kind."""
+    kept = [source for source in description["inputs"] if source["kind"] != kind]
+    return {**description, "inputs": kept}
 
 
 _Leaves = dict[tuple[str, ...], Any]
@@ -235,7 +264,7 @@ def _leaves(description: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
     if leaves.get(_BASE) is None:
         leaves.pop(_BASE, None)
     sources = description["inputs"]
-    names = _numbered([_INPUTS.get(s["kind"], s["kind"]) for s in sources])
+    names = _numbered([_input_name(s["kind"]) for s in sources])
     for name, source in zip(names, sources, strict=True):
         leaves |= _result(name, source["result"])
     return leaves
@@ -270,11 +299,11 @@ def _numbered(names: Sequence[str]) -> list[str]:
 
 
 def _result(name: str, result: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
-    """What an earlier step came out as: its layers by digest; facts where it made none."""
+    """What an earlier step came out as: its layers by digest; each fact where it made none."""
     layers = [layer["digest"] for layer in result["layers"]]
     if layers:
         return {("inputs", name): ", ".join(layers)}
-    return {("inputs", name): canonical(result["facts"])} if result["facts"] else {}
+    return dict(_flat(result["facts"], ("inputs", name)))
 
 
 def canonical(value: Any) -> str:
@@ -301,46 +330,24 @@ def _flat(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], 
 
 _BASE = ("base",)
 _VALUES = "values"
-_INPUTS = {"detect-template": "detected template", "convert-adapter": "adapter"}
-"""What a step's result is called where it is another step's input, if not like its kind."""
-
-_NAMES: dict[tuple[str, ...], str] = {
-    ("text",): "text",
-    (_VALUES,): "parameter",
-    ("source",): "file",
-    ("sources",): "shard",
-    ("name",): "folder's name",
-    ("files",): "",
-    ("card",): README,
-    ("base",): "base {kind}",
-    ("overrides",): "",
-    ("entries",): "layer of the base model:",
-    ("mbuild",): "mbuild's version",
-    ("pre",): "--pre",
-    ("outtype",): "--outtype",
-    ("inputs",): "",
-    ("origin", "files"): "",
-    ("origin", "card"): README,
-    ("origin", "gguf"): "weights",
-    ("origin", "name"): "folder's name",
-    ("origin", "pre"): "--pre",
-    ("origin", "outtype"): "--outtype",
-    ("origin", "converter"): "mbuild's version of the converter",
-    ("quantization", "file_type"): "type",
-    **{("quantization", field): option.flag for field, option in OPTIONS.items()},
-}
-"""What the places in a description are called; the longest beginning counts."""
 
 _VERSIONS = frozenset((("mbuild",), ("origin", "converter")))
 """The places that hold a version of mbuild or of a part of it."""
 
 
 def _name(kind: str, path: tuple[str, ...]) -> str:
+    """What a place in a description is called; the longest beginning that has a name counts."""
+    names = {("inputs",): "", **(KINDS[kind].field_names if kind in KINDS else {})}
     for length in range(len(path), 0, -1):
-        if path[:length] in _NAMES:
-            words = (_NAMES[path[:length]].format(kind=kind), *path[length:])
+        if path[:length] in names:
+            words = (names[path[:length]], *path[length:])
             return " ".join(word for word in words if word)
     return ".".join(path)
+
+
+def _input_name(kind: str) -> str:
+    """What the result of a step of that kind is called where it is the input of another."""
+    return (KINDS[kind].input_name if kind in KINDS else "") or kind
 
 
 def _expanded(name: str, old: Any, new: Any, read_text: ReadText) -> Iterator[Change]:

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Hashable
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
+from mbuild.build.costs import PlannedTensor
 from mbuild.build.engine import Engine, State, Surveyed
 from mbuild.build.explain import Described, Explanation, explain
-from mbuild.build.graph import Step, names_of
+from mbuild.build.graph import names_of
 from mbuild.build.history import BuildRecord, History
 from mbuild.build.prepare import Build, plans_of
 from mbuild.build.recording import described
 from mbuild.build.sources.values import Material
-from mbuild.build.steps import (
-    ConvertCheckpoint,
-    PlannedTensor,
-    Quantize,
-    preview,
-    unquantized_size,
-)
-from mbuild.build.steps.origins import CheckpointOrigin
 from mbuild.core.events import Cause, Note
-from mbuild.gguf.types import BLOCKS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,13 +26,6 @@ if TYPE_CHECKING:
 _PAST_BUILDS = 200
 """How many builds back the estimates look."""
 
-_BASE_MEMORY = 160 << 20
-"""What Python and the modules of a conversion take, in bytes, measured."""
-
-
-_IN_FLIGHT = 3
-"""Tensors of the largest size that are in memory at once: read, transformed, written."""
-
 
 class PlannedStep(NamedTuple):
     """A step before a build.
@@ -48,8 +34,9 @@ class PlannedStep(NamedTuple):
     bytes of the user's files and of new blobs, 0 for a cached step; ``writes`` is None
     when nobody can know yet. ``seconds`` is what such steps took on this
     machine, None while none ran. ``tensors`` are those of a quantization,
-    ``memory`` is in bytes. ``key`` is empty while it is not known; ``materials``
-    are the files, folders and models that the step is made from.
+    ``memory`` is in bytes; ``every_core`` tells that the work spreads over all cores.
+    ``key`` is empty while it is not known; ``materials`` are the files, folders and models
+    that the step is made from.
     """
 
     kind: str
@@ -64,6 +51,7 @@ class PlannedStep(NamedTuple):
     why: Explanation | None = None
     key: str = ""
     materials: tuple[Material, ...] = ()
+    every_core: bool = False
 
     @property
     def cached(self) -> bool:
@@ -93,7 +81,8 @@ class Forecast(NamedTuple):
     @property
     def reads(self) -> int:
         """Bytes of the user's files to read; variants share one read."""
-        used = {material for step in self.to_run for material in step.materials}
+        reading = (step for step in self.to_run if step.reads)
+        used = {material for step in reading for material in step.materials}
         return sum(material.size for material in used if material.place)
 
     @property
@@ -108,9 +97,21 @@ class Forecast(NamedTuple):
 
     @property
     def seconds(self) -> float | None:
-        """How long the steps will take, one after the other."""
-        known = [step.seconds for step in self.to_run]
-        return None if None in known else sum(seconds or 0.0 for seconds in known)
+        """How long the steps will take: the longest chain of them, for the others run beside.
+
+        Work that spreads over all cores takes them from those on the chain, so it counts
+        wherever it stands.
+        """
+        if any(step.seconds is None for step in self.to_run):
+            return None
+        if len(self.to_run) < 2:
+            return sum(step.seconds or 0.0 for step in self.to_run)
+        from mbuild.build.network import BuildGraph
+
+        times = [step.seconds or 0.0 for step in self.steps]
+        path = set(BuildGraph.of_rows(self.steps).critical_path(lambda place: times[place]))
+        counts = (n for n, step in enumerate(self.steps) if n in path or step.every_core)
+        return sum(times[place] for place in counts)
 
     @property
     def fits(self) -> bool:
@@ -158,7 +159,7 @@ def forecast(wanted: Build, store: Store) -> Forecast:
     rows, why, base, manifests = survey(wanted, store)
     past = _Past(store)
     places = {row.step: place for place, row in enumerate(rows)}
-    shared: set[int] = set()
+    shared: set[Hashable] = set()
     steps = []
     for row, explanation in zip(rows, why, strict=True):
         inputs = tuple(places[source] for source in row.step.inputs)
@@ -182,48 +183,26 @@ def _applies(row: Surveyed, reason: Explanation, wanted: Build) -> Explanation |
     return reason
 
 
-def _planned(row: Surveyed, store: Store, past: _Past, shared: set[int]) -> PlannedStep:
+def _planned(row: Surveyed, store: Store, past: _Past, shared: set[Hashable]) -> PlannedStep:
     """A step's sizes; ``shared`` collects groups whose time is counted once."""
     step = row.step
     if row.state is State.CACHED:
-        tensors = preview(step, store)[0] if isinstance(step, Quantize) else ()
-        return PlannedStep(step.kind, step.label, row.state, tensors=tensors)
-    writes, memory, tensors = _sizes(step, store)
-    first = step.group is None or id(step.group) not in shared
-    shared.add(id(step.group))
-    seconds = past.seconds(step.kind, (step.reads if first else 0) + (writes or 0))
+        return PlannedStep(step.kind, step.label, row.state, tensors=step.tensors(store))
+    cost = step.cost(store)
+    first = step.group is None or step.group not in shared
+    shared.add(step.group)
+    size = (step.reads if first else 0) + (cost.writes or 0)
     return PlannedStep(
         step.kind,
         step.label,
         row.state,
         reads=step.reads,
-        writes=writes,
-        seconds=seconds,
-        memory=memory,
-        tensors=tensors,
+        writes=cost.writes,
+        seconds=0.0 if cost.in_passing else past.seconds(step.kind, size),
+        memory=cost.memory,
+        tensors=cost.tensors,
+        every_core=cost.every_core,
     )
-
-
-def _sizes(step: Step, store: Store) -> tuple[int | None, int, tuple[PlannedTensor, ...]]:
-    """Bytes that a step will write, memory that it will take, and a quantization's tensors."""
-    if isinstance(step, Quantize):
-        tensors, size = preview(step, store)
-        largest = max((_source_size(tensor) for tensor in tensors), default=0)
-        return size, _BASE_MEMORY + _IN_FLIGHT * largest, tensors
-    if isinstance(step, ConvertCheckpoint):
-        origin = CheckpointOrigin(step.source, step.outtype, step.pre)
-        size, largest = unquantized_size(origin, store)
-        return size, _BASE_MEMORY + _IN_FLIGHT * largest, ()
-    text = getattr(step, "text", None)
-    if isinstance(text, str):
-        return len(text.encode()), 0, ()
-    return step.reads or None, 0, ()
-
-
-def _source_size(tensor: PlannedTensor) -> int:
-    """Bytes of a tensor before it is quantized."""
-    old, new = BLOCKS[tensor.before], BLOCKS[tensor.after]
-    return tensor.size * new.weights // new.size * old.size // old.weights
 
 
 class _Past:

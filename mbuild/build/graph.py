@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from mbuild.build.sources.values import Material
 from mbuild.core.digest import Digest
@@ -13,27 +14,20 @@ from mbuild.core.events import Code
 from mbuild.store import Layer
 
 if TYPE_CHECKING:
+    from mbuild.build.costs import Cost, PlannedTensor
+    from mbuild.store.manifest import Blob
     from mbuild.store.ports import BuildStore
 
 
 class Result(NamedTuple):
-    """What a step made: layers in the store, and facts that later steps need.
+    """What a step came out as: layers in the store, and facts that later steps need.
 
     ``facts`` is JSON: it is kept in the cache, so that nothing has to be read
-    again to know it. Neither of the last two is part of the value: ``existed``
-    names those layers that the store had before the step ran, ``files`` the
-    digests of the user's files that it read, for :meth:`Step.learned`.
+    again to know it.
     """
 
     layers: tuple[Layer, ...] = ()
     facts: Mapping[str, Any] = {}
-    existed: frozenset[Digest] = frozenset()
-    files: Mapping[str, Digest] = {}
-
-    @property
-    def written(self) -> int:
-        """Bytes of the layers that the store did not have before."""
-        return sum(layer.size for layer in self.layers if layer.digest not in self.existed)
 
     def to_json(self) -> str:
         """The result as the cache keeps it."""
@@ -45,6 +39,32 @@ class Result(NamedTuple):
         """Read :meth:`to_json`'s text; raises ValueError or a digest error."""
         value = json.loads(text)
         return cls(tuple(Layer.from_json(v) for v in value["layers"]), value["facts"])
+
+
+class Made(NamedTuple):
+    """What running a step gave: its result, and what only this run knows.
+
+    ``new`` are those of the result's layers that the store did not have before, ``files``
+    the digests of the user's files that were read, by their paths, for :meth:`Step.learned`.
+    """
+
+    result: Result
+    new: tuple[Layer, ...] = ()
+    files: Mapping[str, Digest] = {}
+
+    @classmethod
+    def of(
+        cls,
+        blob: Blob,
+        media_type: str,
+        facts: Mapping[str, Any] = {},
+        files: Mapping[str, Digest] = {},
+        *,
+        origin: str = "",
+    ) -> Made:
+        """One layer, whose bytes are a blob of the store."""
+        layers = (Layer(media_type, blob.digest, blob.size, origin),)
+        return cls(Result(layers, facts), () if blob.existed else layers, files)
 
 
 class StepContext(NamedTuple):
@@ -62,9 +82,14 @@ class StepContext(NamedTuple):
     warn: Callable[[str], None]
     use_cache: bool = True
 
+    @classmethod
+    def silent(cls, store: BuildStore) -> StepContext:
+        """For who only looks: nobody hears of it."""
+        return cls(store, lambda done, total: None, lambda code, values: None, lambda text: None)
+
 
 class Step(Protocol):
-    """One node of the graph; implementations are frozen dataclasses.
+    """One node of the graph, a value: steps that are equal are one node.
 
     ``version`` changes when the same inputs would give another result.
     """
@@ -98,8 +123,8 @@ class Step(Protocol):
         """The steps whose results this one needs."""
 
     @property
-    def group(self) -> object | None:
-        """Steps of one group that have to run are run together, by ``run_together``."""
+    def group(self) -> Hashable | None:
+        """Steps of one group that have to run are run together, by :meth:`run_together`."""
 
     @property
     def reads(self) -> int:
@@ -109,21 +134,77 @@ class Step(Protocol):
     def materials(self) -> tuple[Material, ...]:
         """What it is made from that no step makes, for people: the key holds the contents."""
 
+    @property
+    def versions(self) -> tuple[tuple[str, int], ...]:
+        """The kinds of work in it and their versions, for a lock."""
+
     def key_fields(self) -> Mapping[str, Any] | None:
         """What else decides the result, as JSON; None while a file has not been read yet."""
 
-    def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
+    def cost(self, store: BuildStore) -> Cost:
+        """What running it takes, from headers; raises what running it would raise first."""
+
+    def tensors(self, store: BuildStore) -> tuple[PlannedTensor, ...]:
+        """Of a quantization each tensor's types and size, from headers; else nothing."""
+
+    def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Make the result."""
 
-    def __hash__(self) -> int:
-        """By identity: a step is a node, not its value."""
+    def run_together(
+        self, steps: Sequence[Step], context: StepContext, inputs: Sequence[Sequence[Result]]
+    ) -> Iterator[tuple[Step, Made]]:
+        """Make the results of ``steps``, of this one's group, and give each when it is there.
 
-    def learned(self, result: Result) -> Step:
-        """The same step once it has run: with the digests that it found by reading."""
+        Digests of files may come with the last of them.
+        """
+
+    def learned(self, files: Mapping[str, Digest]) -> Step:
+        """The same step once it has run: with the digests, by path, that it found by reading."""
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it is the same node: of one kind, with equal fields and equal inputs."""
+
+    def __hash__(self) -> int:
+        """Equal for equal steps, and known at once however deep the graph is."""
 
 
 class BaseStep:
-    """What most steps have in common: no file, no group, nothing to learn by running."""
+    """What most steps have in common; every kind of step is a frozen dataclass over it.
+
+    Steps are compared by value, files by name, path and stamp, so that this can be done
+    before anybody has read them. A field with ``compare=False`` only labels its step, or
+    says how to make what comes out the same. What a step is worth in a comparison is
+    digested once, when it is made: its inputs exist by then, so neither a look into a
+    dictionary nor a comparison walks down the graph.
+    """
+
+    makes_weights: ClassVar[bool] = False
+    """Whether its result is a model's weights, however they are made."""
+
+    input_name: ClassVar[str] = ""
+    """What its result is called where it is the input of another step, if not by its kind."""
+
+    field_names: ClassVar[Mapping[tuple[str, ...], str]] = {}
+    """What the places in its key fields are called in an explanation."""
+
+    def __post_init__(self) -> None:
+        """Digest the value."""
+        own = [getattr(self, f.name) for f in fields(self) if f.compare]  # type: ignore[arg-type]
+        text = f"{type(self).__module__}.{type(self).__qualname__}{written(own)}"
+        object.__setattr__(self, "_value", hashlib.sha256(text.encode()).digest())
+
+    def __eq__(self, other: object) -> bool:
+        """Whether two steps are one node."""
+        return isinstance(other, BaseStep) and self.value == other.value
+
+    def __hash__(self) -> int:
+        """The hash of the value."""
+        return hash(self.value)
+
+    @property
+    def value(self) -> bytes:
+        """The digest of what counts in a comparison."""
+        return self._value  # type: ignore[attr-defined, no-any-return]
 
     @property
     def subject(self) -> str:
@@ -136,7 +217,7 @@ class BaseStep:
         return ""
 
     @property
-    def group(self) -> object | None:
+    def group(self) -> Hashable | None:
         """No group."""
         return None
 
@@ -150,14 +231,52 @@ class BaseStep:
         """Nothing but its inputs."""
         return ()
 
-    def learned(self, result: Result) -> Any:
-        """The step itself: it knew everything."""
+    @property
+    def versions(self) -> tuple[tuple[str, int], ...]:
+        """Its own kind and version."""
+        step: Any = self
+        return ((step.kind, step.version),)
+
+    def cost(self, store: BuildStore) -> Cost:
+        """It writes about what it reads, if it reads anything."""
+        from mbuild.build.costs import Cost
+
+        return Cost(writes=self.reads or None)
+
+    def tensors(self, store: BuildStore) -> tuple[PlannedTensor, ...]:
+        """It quantizes nothing."""
+        return ()
+
+    def run_together(
+        self, steps: Sequence[Step], context: StepContext, inputs: Sequence[Sequence[Result]]
+    ) -> Iterator[tuple[Step, Made]]:
+        """One after the other."""
+        for step, given in zip(steps, inputs, strict=True):
+            yield step, step.run(context, given)
+
+    def learned(self, files: Mapping[str, Digest]) -> Any:
+        """The step itself: it has read no file."""
         return self
 
 
 def names_of(step: Step) -> tuple[str, str, str, str]:
     """A step's kind, role, subject and target: what the events say of it apart."""
     return step.kind, str(step.role), step.subject, step.target
+
+
+def written(value: Any) -> str:
+    """A text that is the same for equal values and for no others, steps in it by their values.
+
+    1, 1.0 and True, which Python takes for equal, are not.
+    """
+    if isinstance(value, BaseStep):
+        return value.value.hex()
+    if isinstance(value, Mapping):
+        rows = (f"{key!r}:{written(item)}" for key, item in sorted(value.items()))
+        return "{" + ",".join(rows) + "}"
+    if type(value) in (tuple, list):  # not a named tuple, which says what it is by its repr
+        return "(" + ",".join(map(written, value)) + ")"
+    return repr(value)
 
 
 def variant_label(text: str, variant: str) -> str:
@@ -177,13 +296,13 @@ def describe(step: Step, inputs: Sequence[Result]) -> dict[str, Any] | None:
     rebuild. Inputs count with their results, so a step that comes out
     unchanged stops the rebuild.
     """
-    fields = step.key_fields()
-    if fields is None:
+    own = step.key_fields()
+    if own is None:
         return None
     return {
         "kind": step.kind,
         "version": step.version,
-        "fields": fields,
+        "fields": own,
         "inputs": [
             {"kind": source.kind, "result": json.loads(result.to_json())}
             for source, result in zip(step.inputs, inputs, strict=True)
@@ -199,8 +318,9 @@ def cache_key(description: Mapping[str, Any]) -> str:
 def in_order(targets: Sequence[Step]) -> tuple[Step, ...]:
     """All steps that the targets need, each once, inputs before users.
 
-    Depth first without recursion, so that a deep graph is no problem. Steps
-    cannot form a cycle: they are frozen and made after their inputs.
+    Depth first without recursion, so that a deep graph is no problem. Of equal steps the
+    first stands for all. Steps cannot form a cycle: they are frozen and made after their
+    inputs.
     """
     order: dict[Step, None] = {}
     stack: list[tuple[Step, bool]] = [(step, False) for step in reversed(targets)]

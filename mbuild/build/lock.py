@@ -21,8 +21,6 @@ from mbuild.build.sources.values import (
     GGUFSource,
     StoredModel,
 )
-from mbuild.build.steps import ConvertCheckpoint, Quantize
-from mbuild.build.steps.origins import CheckpointOrigin
 from mbuild.core.digest import Digest
 from mbuild.core.errors import FormatError, MbuildError
 from mbuild.quant.choose.options import OPTIONS, Quantization
@@ -204,9 +202,7 @@ def _quantization(quantization: Quantization, sources: Sources) -> dict[str, Any
 def _versions(plans: Sequence[Plan]) -> Iterator[tuple[str, int]]:
     """Kinds of steps and their versions; a conversion inside a quantization counts too."""
     for step in in_order([plan.manifest for plan in plans]):
-        yield step.kind, step.version
-        if isinstance(step, Quantize) and isinstance(step.origin, CheckpointOrigin):
-            yield ConvertCheckpoint.kind, ConvertCheckpoint.version
+        yield from step.versions
 
 
 # What came out.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.build.sources.values import (
@@ -24,8 +24,10 @@ from mbuild.build.steps import (
     MakeConfig,
     MergeGGUF,
     MergeParameters,
+    Part,
     PutLayer,
     Quantize,
+    ReadHeader,
     Role,
 )
 from mbuild.build.steps.origins import CheckpointOrigin, GGUFOrigin, LayerOrigin, Origin
@@ -65,8 +67,9 @@ class Plan(NamedTuple):
 def plan(recipe: Recipe, sources: Sources, request: BuildRequest) -> tuple[Plan, ...]:
     """The steps that build each target, in Ollama's order of layers.
 
-    Targets of one source share its origin, so that it is read once for all.
-    Raises :class:`UsageError` when a draft shall be quantized and there is none.
+    What targets have in common are equal steps, and so one node: only the weights, the
+    config and the manifest are each target's own. Raises :class:`UsageError` when a draft
+    shall be quantized and there is none.
     """
     if request.draft_quantize is not None and not sources.drafts:
         raise UsageError("--draft-quantize requires a DRAFT model")
@@ -74,35 +77,14 @@ def plan(recipe: Recipe, sources: Sources, request: BuildRequest) -> tuple[Plan,
     base = next((source for source in sources.models if isinstance(source, StoredModel)), None)
     wanted = [target.quantization for target in request.targets]
     origin = _model_origin(sources, base, request) if any(wanted) else None
-    once = _Once() if len(wanted) > 1 else None
     plans = []
     for each in wanted:
         step = None
         if each is not None and origin is not None:
             imatrix = sources.imatrices[each.imatrix] if each.imatrix else None
             step = Quantize(origin, each, imatrix=imatrix)
-        plans.append(_plan(recipe, sources, request, base, drafts, step, once))
+        plans.append(_plan(recipe, sources, request, base, drafts, step))
     return tuple(plans)
-
-
-class _Once:
-    """Of steps that are equal in all variants only the first: it is run and shown once."""
-
-    def __init__(self) -> None:
-        self._made: list[Step] = []
-
-    def __call__(self, step: Step) -> Step:
-        """The step that was made first of all that are like this one."""
-        for other in self._made:
-            if type(other) is type(step) and vars(other) == vars(step):
-                return other
-        self._made.append(step)
-        return step
-
-
-def _each(step: Step) -> Step:
-    """The step itself, where there is one variant."""
-    return step
 
 
 def _plan(
@@ -112,14 +94,12 @@ def _plan(
     base: StoredModel | None,
     drafts: tuple[Step, ...],
     quantized: Quantize | None = None,
-    once: _Once | None = None,
 ) -> Plan:
     """One variant's graph; ``quantized`` takes the place of the model's weights.
 
-    With ``once`` there are several: what depends on the variant has its name in its label.
+    Where there are several, what depends on the variant has its name in its label.
     """
-    variant = quantized.target if quantized and once else ""
-    share = once or _each
+    variant = quantized.target if quantized and len(request.targets) > 1 else ""
     entries = _Entries(base)
     if quantized is not None and base is not None:
         entries.put_in_place(quantized, MODEL)
@@ -127,17 +107,16 @@ def _plan(
         if quantized is not None and number == 0:
             entries.append(quantized)
         else:
-            entries.append(share(_weights(source, Role.MODEL, request)))
+            entries.append(_weights(source, Role.MODEL, request))
     models = entries.steps()
-    detected = (DetectTemplate(models[:1], variant),) if base is None else ()
-    for template in detected:
-        entries.put(template, TEMPLATE)
-    adapters = tuple(
-        share(_adapter(adapter, entries, request, variant)) for adapter in sources.adapters
-    )
+    detected: tuple[Step, ...] = ()
+    if base is None:
+        detected = (DetectTemplate((_knowing(Part.CHAT_TEMPLATE, models, quantized),)),)
+        entries.put(detected[0], TEMPLATE)
+    adapters = tuple(_adapter(each, base, models, quantized, request) for each in sources.adapters)
     for step in (*adapters, *drafts):
         entries.append(step)
-    _add_texts(entries, recipe, detected, share, variant)
+    _add_texts(entries, recipe, detected)
     weights = (*models, *adapters, *drafts)
     config = MakeConfig(base.manifest.config if base else None, weights, recipe.config, variant)
     return Plan(AssembleManifest(config, entries.all(), variant), base)
@@ -196,31 +175,24 @@ class _Entries:
         return tuple(entry for _, entry in self._entries)
 
 
-def _add_texts(
-    entries: _Entries,
-    recipe: Recipe,
-    detected: tuple[Step, ...],
-    share: Callable[[Step], Step],
-    variant: str,
-) -> None:
+def _add_texts(entries: _Entries, recipe: Recipe, detected: tuple[Step, ...]) -> None:
     """Template, system, licenses, parameters, messages: replaced, added or merged."""
     if recipe.template:
-        entries.put(share(PutLayer(TEMPLATE, recipe.template)), TEMPLATE)
+        entries.put(PutLayer(TEMPLATE, recipe.template), TEMPLATE)
     if recipe.system:
-        entries.put(share(PutLayer(SYSTEM, recipe.system)), SYSTEM)
+        entries.put(PutLayer(SYSTEM, recipe.system), SYSTEM)
     carried = {layer.digest for layer in entries.inherited(LICENSE)}
     for text in recipe.licenses:
         if _digest(text) not in carried:  # Ollama adds it again at every build
-            entries.put(share(PutLayer(LICENSE, text)), LICENSE)
+            entries.put(PutLayer(LICENSE, text), LICENSE)
     inherited = entries.inherited(PARAMS)
     if recipe.parameters or inherited or detected:
         base = inherited[-1] if inherited else None
-        merged = MergeParameters(recipe.parameters, base, detected, variant if detected else "")
-        entries.put(share(merged), PARAMS)
+        entries.put(MergeParameters(recipe.parameters, base, detected), PARAMS)
     if recipe.messages:
         messages = [_message(turn) for turn in recipe.messages]
         text = gojson.dumps(messages).decode()
-        entries.put(share(PutLayer(MESSAGES, text)), MESSAGES)
+        entries.put(PutLayer(MESSAGES, text), MESSAGES)
 
 
 def _message(turn: Turn) -> dict[str, Any]:
@@ -260,11 +232,30 @@ def _draft(source: DraftSource, request: BuildRequest) -> Step:
     return Quantize(_origin(source, request), Quantization(request.draft_quantize), Role.DRAFT)
 
 
-def _adapter(source: AdapterSource, entries: _Entries, request: BuildRequest, variant: str) -> Step:
+def _knowing(part: Part, models: Sequence[Step], quantized: Quantize | None) -> Step:
+    """The step that knows a part of the model's header: its layer's, if it is not quantized.
+
+    What depends on it is then the same for all variants of a quantized model.
+    """
+    return models[0] if quantized is None else ReadHeader(quantized.origin, part)
+
+
+def _adapter(
+    source: AdapterSource,
+    base: StoredModel | None,
+    models: Sequence[Step],
+    quantized: Quantize | None,
+    request: BuildRequest,
+) -> Step:
     """The step that makes an adapter's layer; a PEFT adapter is checked against the base."""
     if isinstance(source, GGUFSource):
         return _weights(source, Role.ADAPTER, request)
-    inherited = entries.inherited(MODEL)
-    if inherited:
-        return ConvertAdapter(source, inherited[0], ())
-    return ConvertAdapter(source, None, entries.steps()[:1], variant)
+    if quantized is None and base is not None:
+        layers = base.manifest.of_kind(MODEL)
+        if not layers:
+            raise UnsupportedError(
+                f"{base.name} has no weights, so that no adapter can be converted for it",
+                hint="name another model in FROM, or convert the adapter to GGUF",
+            )
+        return ConvertAdapter(source, layers[0])
+    return ConvertAdapter(source, None, (_knowing(Part.SHAPES, models, quantized),))

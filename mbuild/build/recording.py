@@ -101,7 +101,7 @@ class Recorder:
             started=run.started - self.clock,
             seconds=run.seconds,
             read=step.reads,
-            written=result.written,
+            written=run.written,
             layers=result.layers,
         )
 

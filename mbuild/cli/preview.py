@@ -16,8 +16,8 @@ from mbuild.cli.screen import wrapped
 from mbuild.core.units import human_duration
 
 if TYPE_CHECKING:
+    from mbuild.build.costs import PlannedTensor
     from mbuild.build.forecast import Forecast, PlannedStep
-    from mbuild.build.steps import PlannedTensor
 
 
 STATES = {State.CACHED: "cached", State.RUN: "run", State.DEPENDS: "maybe"}

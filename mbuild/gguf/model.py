@@ -146,5 +146,16 @@ class Model:
                 return kv.value
         return default
 
+    def read(self, key: str) -> Any:
+        """The value of a key as who reads the file will see it, whatever it was made as.
+
+        Numbers are Python's, arrays lists, texts str; None where the key is missing.
+        """
+        for kv in self.metadata:
+            if kv.key == key:
+                head = len(encode_string(key)) + U32.size  # the key, and the type's number
+                return decode_value(kv.type, kv.element, kv.encode()[head:])
+        return None
+
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self.tensors)

@@ -208,7 +208,7 @@ CHANGES: dict[str, tuple[Edit, tuple[str, ...], tuple[str, ...], Changed]] = {
         (),
         {"convert-adapter": {"adapter_config.json: lora_alpha"}},
     ),
-    "quantized": (lambda folder: None, (), Q, {"quantize": {"step"}}),
+    "quantized": (lambda folder: None, (), Q, {"header": {"new step"}, "quantize": {"step"}}),
     "type": (lambda folder: None, Q, ("-q", "q5_K_M"), {"quantize": {"type"}}),
     "imatrix": (
         lambda folder: write_imatrix(folder / "imatrix.dat", 2.0),
@@ -245,7 +245,7 @@ CHANGES: dict[str, tuple[Edit, tuple[str, ...], tuple[str, ...], Changed]] = {
         flip("chat/model.safetensors", "layers.1.mlp"),
         Q,
         Q,
-        {"quantize": {"model.safetensors"}},
+        {"header": {"model.safetensors"}, "quantize": {"model.safetensors"}},
     ),
     "two_at_once": (
         lambda folder: (rewrite("Mario", "Toad")(folder), rewrite("0.5", "0.9")(folder)),

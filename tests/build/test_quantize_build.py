@@ -463,12 +463,15 @@ def test_wrong_options(
 
 
 def test_a_tensor_that_is_not_finite_is_named(mbuild: Run, chat: Path, tmp_path: Path) -> None:
-    """NaN in the weights: the tensor's name and an unchanged store."""
+    """NaN in the weights: the tensor's name, and no weights in the store."""
     set_value(chat / "model.safetensors", "model.layers.1.mlp.up_proj.weight", math.nan)
     done = mbuild("-q", "q8_0", "-t", "m")
     assert done.returncode == 1
     assert "blk.1.ffn_up.weight" in done.stderr
-    assert not list((tmp_path / "store").rglob("sha256-*"))
+    # The detected template, which was there before, is a result like any other.
+    blobs = {path.name: path.read_bytes() for path in (tmp_path / "store").rglob("sha256-*")}
+    assert all(b"GGUF" not in data and b"{{ .Content }}" in data for data in blobs.values())
+    assert json.loads(mbuild("list", "--format", "json").stdout) == []
 
 
 def test_the_variant_that_fails_says_why(mbuild: Run, chat: Path, tmp_path: Path) -> None:

@@ -100,6 +100,11 @@ class SourceFile(NamedTuple):
         """The file as what a step is made from."""
         return Material(self.name, str(self.path.absolute()), self.stamp.size)
 
+    def learned(self, files: Mapping[str, Digest]) -> SourceFile:
+        """The file with its digest, if it is among those that were found, by path."""
+        found = files.get(str(self.path))
+        return self if found is None else self.known_by(found)
+
 
 class StoredModel(NamedTuple):
     """FROM a model of the store.
@@ -147,6 +152,11 @@ class CheckpointSource(NamedTuple):
         """The folder as what a step is made from."""
         place = next((str(file.path.parent.absolute()) for file in self.files.values()), "")
         return Material(self.name, place, sum(file.stamp.size for file in self.files.values()))
+
+    def learned(self, files: Mapping[str, Digest]) -> CheckpointSource:
+        """The folder with its files' digests, from those that were found by path."""
+        known = {name: file.learned(files) for name, file in self.files.items()}
+        return self._replace(files=known)
 
 
 ModelSource = StoredModel | GGUFSource | GGUFDirectory | CheckpointSource

@@ -1,19 +1,19 @@
 """The kinds of steps: what a build is made of. Each sees its inputs and the store."""
 
+from __future__ import annotations
+
+from mbuild.build.graph import BaseStep
 from mbuild.build.steps.config import MakeConfig
 from mbuild.build.steps.gguf import ImportGGUF, MergeGGUF, Role
+from mbuild.build.steps.header import Part, ReadHeader
 from mbuild.build.steps.layers import MergeParameters, PutLayer
 from mbuild.build.steps.manifest import AssembleManifest
-from mbuild.build.steps.quantize import (
-    PlannedTensor,
-    Quantize,
-    preview,
-    unquantized_size,
-)
+from mbuild.build.steps.quantize import Quantize
 from mbuild.build.steps.template import DetectTemplate
 from mbuild.build.steps.weights import ConvertAdapter, ConvertCheckpoint
 
 __all__ = [
+    "KINDS",
     "AssembleManifest",
     "ConvertAdapter",
     "ConvertCheckpoint",
@@ -22,10 +22,28 @@ __all__ = [
     "MakeConfig",
     "MergeGGUF",
     "MergeParameters",
-    "PlannedTensor",
+    "Part",
     "PutLayer",
     "Quantize",
+    "ReadHeader",
     "Role",
-    "preview",
-    "unquantized_size",
 ]
+
+
+KINDS: dict[str, type[BaseStep]] = {
+    "config": MakeConfig,
+    "convert": ConvertCheckpoint,
+    "convert-adapter": ConvertAdapter,
+    "detect-template": DetectTemplate,
+    "header": ReadHeader,
+    "import": ImportGGUF,
+    "license": PutLayer,
+    "manifest": AssembleManifest,
+    "merge": MergeGGUF,
+    "messages": PutLayer,
+    "params": MergeParameters,
+    "quantize": Quantize,
+    "system": PutLayer,
+    "template": PutLayer,
+}
+"""Every kind of step by its name, as keys, the log and explanations have it."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from mbuild.build.graph import BaseStep, Result, Step, StepContext, variant_label
+from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext, variant_label
 from mbuild.build.steps.layers import put_layer
 from mbuild.core import gojson
 from mbuild.core.errors import SourceError
@@ -50,11 +50,15 @@ class MakeConfig(BaseStep):
     base: Layer | None
     inputs: tuple[Step, ...]
     overrides: Mapping[str, str]
-    target: str = ""
+    target: str = field(default="", compare=False)
 
     kind: ClassVar[str] = "config"
     role: ClassVar[str] = ""
     version: ClassVar[int] = 3
+    field_names: ClassVar[Mapping[tuple[str, ...], str]] = {
+        ("base",): "base config",
+        ("overrides",): "",
+    }
 
     @property
     def label(self) -> str:
@@ -66,7 +70,7 @@ class MakeConfig(BaseStep):
         base = str(self.base.digest) if self.base else None
         return {"base": base, "overrides": dict(self.overrides)}
 
-    def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
+    def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Merge and store."""
         from mbuild.store.contents import read_object
 

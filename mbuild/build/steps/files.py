@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mbuild.build.graph import StepContext
@@ -23,6 +24,11 @@ def open_source(file: SourceFile) -> OpenFile:
         opened.close()
         raise SourceError(f"{file.name} changed since the build began", hint="build again")
     return opened
+
+
+def open_all(files: Mapping[str, SourceFile], stack: ExitStack) -> dict[str, Path]:
+    """Open files to look into them, without hashing; what to read, by the files' names."""
+    return {name: stack.enter_context(open_source(f)).reading_path for name, f in files.items()}
 
 
 class OpenFiles:
@@ -65,17 +71,17 @@ class OpenFiles:
             file.check_unchanged(change_time=self._sources[name].stamp.ctime_ns is not None)
 
     def digests(self, context: StepContext) -> dict[str, Digest]:
-        """Every file's digest by name; new ones are remembered."""
+        """Every file's digest by its path; new ones are remembered."""
         from mbuild.build.sources.reading import keep_text, remember
 
         for name, (file, started) in self._found.items():
             remember(context.store, self._opened[name], file, started)
         known = self.known()
-        for name, digest in known.items():
-            keep_text(context.store, name, self.paths[name], digest)
+        for name, file in self._sources.items():
+            keep_text(context.store, file.name, self.paths[name], known[str(file.path)])
         return known
 
     def known(self) -> dict[str, Digest]:
-        """Every file's digest by name, once :meth:`finish` has returned."""
+        """Every file's digest by its path, once :meth:`finish` has returned."""
         files = self._sources | {name: file for name, (file, _) in self._found.items()}
-        return {name: file.content for name, file in files.items() if file.content}
+        return {str(file.path): file.content for file in files.values() if file.content}

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mbuild.build.graph import BaseStep, Result, Step, StepContext
+from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
 from mbuild.build.sources.values import Material, SourceFile
 from mbuild.build.steps.files import OpenFiles, open_source
-from mbuild.build.steps.models import as_json, check_loadable, read_facts, write_layer
+from mbuild.build.steps.models import as_json, check_loadable, read_facts, write_model
+from mbuild.core.digest import Digest
 from mbuild.core.errors import SourceError
 from mbuild.core.events import Code
-from mbuild.store import Layer
 from mbuild.store.copying import OpenFile
 from mbuild.store.media import ADAPTER, DRAFT, MODEL, PROJECTOR
 
@@ -73,11 +73,16 @@ class ImportGGUF(BaseStep):
 
     file: SourceFile
     role: Role
-    link: bool = False
+    link: bool = field(default=False, compare=False)
 
     kind: ClassVar[str] = "import"
     version: ClassVar[int] = 1
     inputs: ClassVar[tuple[Step, ...]] = ()
+    makes_weights: ClassVar[bool] = True
+    field_names: ClassVar[Mapping[tuple[str, ...], str]] = {
+        ("source",): "file",
+        ("name",): "file's name",
+    }
 
     @property
     def subject(self) -> str:
@@ -106,7 +111,7 @@ class ImportGGUF(BaseStep):
         name = self.file.name if self.role is Role.ADAPTER else None
         return {"source": str(self.file.content), "role": self.role.value, "name": name}
 
-    def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
+    def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Check the file, bring it into the store, and read what it is from there."""
         context.status(Code.PARSING_GGUF, {})
         with open_source(self.file) as opened:
@@ -116,17 +121,12 @@ class ImportGGUF(BaseStep):
         facts = read_facts(context.store.blobs.local_path(blob.digest), self.file.name)
         media_type = _layer_type(self.role, facts, self.file.name)
         origin = self.file.name if media_type == ADAPTER else ""
-        layer = Layer(media_type, blob.digest, blob.size, origin)
-        return Result(
-            (layer,),
-            as_json(facts),
-            frozenset((blob.digest,)) if blob.existed else frozenset(),
-            {self.file.name: blob.blake3 or blob.digest},
-        )
+        files = {str(self.file.path): blob.blake3 or blob.digest}
+        return Made.of(blob, media_type, as_json(facts), files, origin=origin)
 
-    def learned(self, result: Result) -> Step:
+    def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digest that reading the file gave."""
-        return replace(self, file=self.file.known_by(result.files[self.file.name]))
+        return replace(self, file=self.file.learned(files))
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +139,8 @@ class MergeGGUF(BaseStep):
     kind: ClassVar[str] = "merge"
     version: ClassVar[int] = 1
     inputs: ClassVar[tuple[Step, ...]] = ()
+    makes_weights: ClassVar[bool] = True
+    field_names: ClassVar[Mapping[tuple[str, ...], str]] = {("sources",): "shard"}
 
     @property
     def subject(self) -> str:
@@ -165,7 +167,7 @@ class MergeGGUF(BaseStep):
         digests = gguf_digests(self.files)
         return None if digests is None else {"sources": digests, "role": self.role.value}
 
-    def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
+    def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Merge; shards whose digest is not known are hashed beside it."""
         from mbuild.gguf.hyperparameters import check_hyperparameters
         from mbuild.gguf.reader import open_gguf
@@ -181,16 +183,14 @@ class MergeGGUF(BaseStep):
             ]
             model = merge(shards)
             check_hyperparameters(model.metadata, name)
-            layer, existed = write_layer(context, model, MODEL, files)
+            blob = write_model(context, model, files)
             digests = files.digests(context)
-        facts = read_facts(context.store.blobs.local_path(layer.digest), name)
-        layer = layer._replace(media_type=_layer_type(self.role, facts, name))
-        return Result((layer,), as_json(facts), existed, digests)
+        facts = read_facts(context.store.blobs.local_path(blob.digest), name)
+        return Made.of(blob, _layer_type(self.role, facts, name), as_json(facts), digests)
 
-    def learned(self, result: Result) -> Step:
+    def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digests that reading the shards gave."""
-        files = (f.known_by(result.files[f.name]) for f in self.files)
-        return replace(self, files=tuple(files))
+        return replace(self, files=tuple(file.learned(files) for file in self.files))
 
 
 def gguf_digests(files: Sequence[SourceFile]) -> list[str] | None:

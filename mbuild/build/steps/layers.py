@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from mbuild.build.graph import BaseStep, Result, Step, StepContext, variant_label
+from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
 from mbuild.build.sources.values import Material
 from mbuild.core import gojson
 from mbuild.store import Layer
 from mbuild.store.media import MEDIA_TYPES, PARAMS
 
+if TYPE_CHECKING:
+    from mbuild.build.costs import Cost
+    from mbuild.store.ports import BuildStore
 
-def put_layer(context: StepContext, media_type: str, data: bytes) -> Result:
+
+def put_layer(
+    context: StepContext, media_type: str, data: bytes, facts: Mapping[str, Any] = {}
+) -> Made:
     """Store bytes as a layer of that type."""
-    blob = context.store.blobs.put(data)
-    layer = Layer(media_type, blob.digest, blob.size)
-    return Result((layer,), existed=frozenset((blob.digest,)) if blob.existed else frozenset())
+    return Made.of(context.store.blobs.put(data), media_type, facts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +38,7 @@ class PutLayer(BaseStep):
     role: ClassVar[str] = ""
     version: ClassVar[int] = 1
     inputs: ClassVar[tuple[Step, ...]] = ()
+    field_names: ClassVar[Mapping[tuple[str, ...], str]] = {("text",): "text"}
 
     @property
     def kind(self) -> str:
@@ -49,7 +54,13 @@ class PutLayer(BaseStep):
         """The text."""
         return {"text": self.text}
 
-    def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
+    def cost(self, store: BuildStore) -> Cost:
+        """The text is written."""
+        from mbuild.build.costs import Cost
+
+        return Cost(writes=len(self.text.encode()))
+
+    def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Store the text."""
         return put_layer(context, self.media_type, self.text.encode())
 
@@ -66,16 +77,15 @@ class MergeParameters(BaseStep):
     values: Mapping[str, Any]
     base: Layer | None
     inputs: tuple[Step, ...] = ()
-    target: str = ""
 
     kind: ClassVar[str] = "params"
+    label: ClassVar[str] = "params"
     role: ClassVar[str] = ""
     version: ClassVar[int] = 1
-
-    @property
-    def label(self) -> str:
-        """What is made, and for which of several variants."""
-        return variant_label("params", self.target)
+    field_names: ClassVar[Mapping[tuple[str, ...], str]] = {
+        ("values",): "parameter",
+        ("base",): "base params",
+    }
 
     @property
     def materials(self) -> tuple[Material, ...]:
@@ -87,7 +97,7 @@ class MergeParameters(BaseStep):
         base = str(self.base.digest) if self.base else None
         return {"values": dict(self.values), "base": base}
 
-    def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
+    def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Merge and store; numbers of the base come out as Go writes them."""
         from mbuild.store.contents import Numbers, read_object
 
@@ -98,5 +108,5 @@ class MergeParameters(BaseStep):
             merged.update(result.facts.get("parameters", {}))
         merged.update(self.values)
         if not merged:
-            return Result()
+            return Made(Result())
         return put_layer(context, PARAMS, gojson.dumps(merged, sort_keys=True))

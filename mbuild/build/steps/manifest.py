@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
 
-from mbuild.build.graph import BaseStep, Result, Step, StepContext, variant_label
+from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext, variant_label
 from mbuild.build.sources.values import Material
+from mbuild.core.digest import Digest
 from mbuild.store import Layer, Manifest
 
 
@@ -21,11 +22,14 @@ class AssembleManifest(BaseStep):
 
     config: Step
     entries: tuple[Layer | Step, ...]
-    target: str = ""
+    target: str = field(default="", compare=False)
 
     kind: ClassVar[str] = "manifest"
     role: ClassVar[str] = ""
     version: ClassVar[int] = 1
+    field_names: ClassVar[Mapping[tuple[str, ...], str]] = {
+        ("entries",): "layer of the base model:"
+    }
 
     @property
     def label(self) -> str:
@@ -51,7 +55,7 @@ class AssembleManifest(BaseStep):
         places = [e.to_json() if isinstance(e, Layer) else None for e in self.entries]
         return {"entries": places}
 
-    def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
+    def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Put config and layers together."""
         made = iter(inputs)
         (config,) = next(made).layers
@@ -59,4 +63,22 @@ class AssembleManifest(BaseStep):
         for entry in self.entries:
             layers += (entry,) if isinstance(entry, Layer) else next(made).layers
         text = Manifest(config, tuple(layers)).encode().decode()
-        return Result(facts={"manifest": text})
+        return Made(Result(facts={"manifest": text}))
+
+
+class Assembled(NamedTuple):
+    """A new manifest: the file's bytes, and what they say."""
+
+    data: bytes
+    manifest: Manifest
+
+    @property
+    def id(self) -> Digest:
+        """The model's id."""
+        return Digest.of(self.data)
+
+    @classmethod
+    def of(cls, result: Result) -> Assembled:
+        """What :class:`AssembleManifest` came out as; raises KeyError for another result."""
+        data = result.facts["manifest"].encode()
+        return cls(data, Manifest.decode(data, "the new manifest"))

@@ -7,19 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.build.graph import StepContext
 from mbuild.build.steps.files import OpenFiles
-from mbuild.core.digest import Digest
 from mbuild.core.errors import SourceError
-from mbuild.store import Layer
 
 if TYPE_CHECKING:
     from mbuild.gguf.facts import ModelFacts
     from mbuild.gguf.model import Model
+    from mbuild.store.manifest import Blob
 
 
-def write_layer(
-    context: StepContext, model: Model, media_type: str, files: OpenFiles
-) -> tuple[Layer, frozenset[Digest]]:
-    """Stream a model into a blob, loading tensors on all cores; what it was if it existed."""
+def write_model(context: StepContext, model: Model, files: OpenFiles) -> Blob:
+    """Stream a model into a blob, loading tensors on all cores, once its files are hashed."""
     from mbuild.gguf.writer import layout, write
 
     plan = layout(model)
@@ -33,9 +30,7 @@ def write_layer(
             plan=plan,
         )
         files.finish(context)
-        blob = writer.commit()
-    existed = frozenset((blob.digest,)) if blob.existed else frozenset[Digest]()
-    return Layer(media_type, blob.digest, blob.size), existed
+        return writer.commit()
 
 
 def read_facts(path: Path, name: str) -> ModelFacts:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from mbuild.build.graph import Result, StepContext
-from mbuild.build.sources.values import CheckpointSource, Material, SourceFile
-from mbuild.build.steps.gguf import gguf_digests
-from mbuild.build.steps.weights import CONVERTER_VERSION, checkpoint_fields, with_digests
+from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext, written
+from mbuild.build.sources.values import README, CheckpointSource, Material, SourceFile
+from mbuild.build.steps.files import OpenFiles, open_all
+from mbuild.build.steps.gguf import Role, gguf_digests
+from mbuild.build.steps.weights import (
+    CONVERTER_VERSION,
+    ConvertCheckpoint,
+    checkpoint_fields,
+    converted,
+)
 from mbuild.core.digest import Digest
 from mbuild.core.events import Code
 from mbuild.store import Layer
 
 if TYPE_CHECKING:
+    from mbuild.core.digest import Digest
     from mbuild.gguf.model import Model
+    from mbuild.store.ports import BuildStore
 
 
 class CheckpointOrigin(NamedTuple):
@@ -53,17 +61,17 @@ class CheckpointOrigin(NamedTuple):
 
     def open(self, context: StepContext, paths: Mapping[str, Path], stack: ExitStack) -> Model:
         """The unquantized model, its tensors loaded on demand."""
-        from mbuild.convert.checkpoint import open_checkpoint
-        from mbuild.convert.convert import convert
-        from mbuild.convert.read.dtypes import OutType
-
         context.status(Code.CONVERTING_MODEL, {})
-        checkpoint = open_checkpoint(self.source.name, paths)
-        return convert(checkpoint, OutType(self.outtype), pre=self.pre, warn=context.warn)
+        return converted(self.source, self.outtype, self.pre, paths, context)
 
-    def learned(self, result: Result) -> CheckpointOrigin:
+    def learned(self, files: Mapping[str, Digest]) -> CheckpointOrigin:
         """With the digests that a step found."""
-        return self._replace(source=with_digests(self.source, result))
+        return self._replace(source=self.source.learned(files))
+
+    @property
+    def versions(self) -> tuple[tuple[str, int], ...]:
+        """The conversion's, which is no step of its own here."""
+        return ((ConvertCheckpoint.kind, ConvertCheckpoint.version),)
 
 
 class GGUFOrigin(NamedTuple):
@@ -106,9 +114,14 @@ class GGUFOrigin(NamedTuple):
         files = [stack.enter_context(open_gguf(path, name=n)) for n, path in paths.items()]
         return merge(files) if len(files) > 1 else files[0].model()
 
-    def learned(self, result: Result) -> GGUFOrigin:
+    def learned(self, files: Mapping[str, Digest]) -> GGUFOrigin:
         """With the digests that a step found."""
-        return GGUFOrigin(tuple(f.known_by(f.digest or result.files[f.name]) for f in self.sources))
+        return GGUFOrigin(tuple(file.learned(files) for file in self.sources))
+
+    @property
+    def versions(self) -> tuple[tuple[str, int], ...]:
+        """Nothing but the step over it."""
+        return ()
 
 
 class LayerOrigin(NamedTuple):
@@ -151,9 +164,98 @@ class LayerOrigin(NamedTuple):
         path = context.store.blobs.local_path(self.layer.digest)
         return stack.enter_context(open_gguf(path, name=self.name)).model()
 
-    def learned(self, result: Result) -> LayerOrigin:
-        """The origin itself: it knew everything."""
+    def learned(self, files: Mapping[str, Digest]) -> LayerOrigin:
+        """The origin itself: its digest is its name."""
         return self
+
+    @property
+    def versions(self) -> tuple[tuple[str, int], ...]:
+        """Nothing but the step over it."""
+        return ()
 
 
 Origin = CheckpointOrigin | GGUFOrigin | LayerOrigin
+
+ORIGIN_NAMES: dict[tuple[str, ...], str] = {
+    ("origin", "files"): "",
+    ("origin", "card"): README,
+    ("origin", "gguf"): "weights",
+    ("origin", "name"): "folder's name",
+    ("origin", "pre"): "--pre",
+    ("origin", "outtype"): "--outtype",
+    ("origin", "converter"): "mbuild's version of the converter",
+}
+"""What the fields of origins are called in explanations."""
+
+
+class OverOrigin(BaseStep):
+    """A step over an origin: those of one origin run together, which open and read it once."""
+
+    origin: Origin
+
+    quick: ClassVar[bool] = False
+    """Whether it takes no time beside the others of its group."""
+
+    @property
+    def role(self) -> str:
+        """Nothing: it makes no weights."""
+        return ""
+
+    @classmethod
+    def make(
+        cls, steps: Sequence[Any], model: Model, files: OpenFiles, context: StepContext
+    ) -> list[Made]:
+        """The results of all steps of this kind, from the opened origin."""
+        raise NotImplementedError
+
+    @property
+    def files(self) -> tuple[SourceFile, ...]:
+        """All files to open."""
+        return tuple(self.origin.files.values())
+
+    @property
+    def group(self) -> Hashable:
+        """The origin, and what it is for: its readers run together."""
+        return self.role or Role.MODEL, written(self.origin)
+
+    @property
+    def subject(self) -> str:
+        """The name of the origin."""
+        return self.origin.name
+
+    @property
+    def versions(self) -> tuple[tuple[str, int], ...]:
+        """The step's own; that of a conversion on the way counts too."""
+        return (*super().versions, *self.origin.versions)
+
+    def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
+        """As a group of one."""
+        ((_, made),) = self.run_together([self], context, [inputs])
+        return made
+
+    def run_together(
+        self, steps: Sequence[Any], context: StepContext, inputs: Sequence[Sequence[Result]]
+    ) -> Iterator[tuple[Step, Made]]:
+        """Open the origin, and make what each kind of step over it makes, quick ones first."""
+        kinds: dict[type[OverOrigin], list[Any]] = {}
+        for step in sorted(steps, key=lambda step: not step.quick):
+            kinds.setdefault(type(step), []).append(step)
+        with ExitStack() as stack:
+            sources = {str(f.path): f for step in steps for f in step.files}
+            files = OpenFiles(sources, stack, by_name=self.origin.by_name)
+            paths = {name: files.paths[str(f.path)] for name, f in self.origin.files.items()}
+            model = self.origin.open(context, paths, stack)
+            *first, last = kinds.items()
+            for kind, own in first:
+                yield from zip(own, kind.make(own, model, files, context), strict=True)
+            kind, own = last
+            made = kind.make(own, model, files, context)
+            files.finish(context)
+            digests = files.digests(context)
+        for step, each in zip(own, made, strict=True):
+            yield step, each._replace(files=digests)
+
+
+def open_quietly(origin: Origin, store: BuildStore, stack: ExitStack) -> Model:
+    """The model of an origin, without a word and without hashing files."""
+    return origin.open(StepContext.silent(store), open_all(origin.files, stack), stack)

@@ -6,29 +6,31 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from mbuild.build.graph import BaseStep, Result, Step, StepContext, canonical_json
+from mbuild.build.graph import Made, Step, StepContext, canonical_json
 from mbuild.build.sources.values import Material, SourceFile
 from mbuild.build.steps.files import OpenFiles, open_source
 from mbuild.build.steps.gguf import Role, check_role
 from mbuild.build.steps.models import as_json, read_facts
-from mbuild.build.steps.origins import Origin
-from mbuild.core.digest import Digest
-from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.build.steps.origins import ORIGIN_NAMES, Origin, OverOrigin, open_quietly
+from mbuild.core.errors import UnsupportedError
 from mbuild.core.events import Code
-from mbuild.store import Layer
+from mbuild.quant.choose.options import OPTIONS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mbuild.build.costs import Cost, PlannedTensor
     from mbuild.build.steps.tensors import Variant
+    from mbuild.core.digest import Digest
     from mbuild.gguf.model import Model, Tensor
     from mbuild.gguf.types import GGMLType
     from mbuild.quant.choose.imatrix import Imatrix
     from mbuild.quant.choose.options import Quantization
     from mbuild.quant.choose.types import FileType
     from mbuild.quant.engine import Unavailable
+    from mbuild.store.manifest import Blob
     from mbuild.store.ports import BuildStore
 
 QUANTIZER_VERSION = 4
@@ -37,14 +39,18 @@ QUANTIZER_VERSION = 4
 _POLL_SECONDS = 0.1
 _PATIENCE = 3.0  # seconds; kernels of the cache load in a fraction of that
 _SLOWER = 80  # times that numpy takes as long; docs/benchmarks.md has it by type
-_IMATRIX = "\0imatrix"  # cannot be a file's name
+
+OPTION_NAMES: dict[tuple[str, ...], str] = {
+    ("quantization", "file_type"): "type",
+    **{("quantization", field): option.flag for field, option in OPTIONS.items()},
+}
+"""What the options are called in explanations."""
 
 
 @dataclass(frozen=True, eq=False)
-class Quantize(BaseStep):
+class Quantize(OverOrigin):
     """A model becomes a quantized layer, with the bytes of llama-quantize.
 
-    Steps that share ``origin`` (the same object) run together and read it once.
     ``role`` says whether it is the model or its draft, ``imatrix`` is the file that
     ``quantization`` names.
     """
@@ -57,16 +63,8 @@ class Quantize(BaseStep):
     kind: ClassVar[str] = "quantize"
     version: ClassVar[int] = QUANTIZER_VERSION
     inputs: ClassVar[tuple[Step, ...]] = ()
-
-    @property
-    def group(self) -> object:
-        """The origin: its readers run together."""
-        return self.origin
-
-    @property
-    def subject(self) -> str:
-        """The name of the source."""
-        return self.origin.name
+    makes_weights: ClassVar[bool] = True
+    field_names: ClassVar[Mapping[tuple[str, ...], str]] = ORIGIN_NAMES | OPTION_NAMES
 
     @property
     def target(self) -> str:
@@ -77,6 +75,12 @@ class Quantize(BaseStep):
     def label(self) -> str:
         """What becomes what."""
         return f"quantize {self.role.prefix}{self.origin.name} to {self.target}"
+
+    @property
+    def files(self) -> tuple[SourceFile, ...]:
+        """The source's files, and the importance matrix."""
+        imatrix = self.imatrix
+        return (*super().files, *((imatrix,) if imatrix else ()))
 
     @property
     def reads(self) -> int:
@@ -101,70 +105,61 @@ class Quantize(BaseStep):
             options["imatrix"] = [self.imatrix.name, str(self.imatrix.content)]
         return {"origin": origin, "quantization": options, **self.role.fields()}
 
-    def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
-        """Quantize to this one variant."""
-        return self.run_together([self], context)[0]
+    def cost(self, store: BuildStore) -> Cost:
+        """The new file, and each tensor in it; all cores work on it."""
+        from mbuild.build.costs import Cost, memory_for
+        from mbuild.gguf.types import BLOCKS
 
-    @staticmethod
-    def run_together(steps: Sequence[Quantize], context: StepContext) -> list[Result]:
+        tensors, size = _preview(self, store)
+        largest = 0
+        for tensor in tensors:
+            old, new = BLOCKS[tensor.before], BLOCKS[tensor.after]
+            before = tensor.size * new.weights // new.size * old.size // old.weights
+            largest = max(largest, before)
+        return Cost(size, memory_for(largest), tensors, every_core=True)
+
+    def tensors(self, store: BuildStore) -> tuple[PlannedTensor, ...]:
+        """Each tensor's types and size in the order of the file."""
+        return _preview(self, store)[0]
+
+    @classmethod
+    def make(
+        cls, steps: Sequence[Quantize], model: Model, files: OpenFiles, context: StepContext
+    ) -> list[Made]:
         """Quantize one source to several variants in one pass."""
-        origin = steps[0].origin
-        with ExitStack() as stack:
-            sources = dict(origin.files)
-            for number, step in enumerate(steps):
-                if step.imatrix is not None:
-                    sources[f"{_IMATRIX}{number}"] = step.imatrix
-            files = OpenFiles(sources, stack, by_name=origin.by_name)
-            paths = {name: path for name, path in files.paths.items() if name in origin.files}
-            model = origin.open(context, paths, stack)
-            made = _write_variants(steps, model, files, context)
-            digests = files.digests(context)
-        results = []
-        for number, (step, layer, existed) in enumerate(made):
-            facts = read_facts(context.store.blobs.local_path(layer.digest), step.origin.name)
-            used = {name: digest for name, digest in digests.items() if name in origin.files}
-            if step.imatrix is not None:
-                used[_IMATRIX] = digests[f"{_IMATRIX}{number}"]
-            known = frozenset((layer.digest,)) if existed else frozenset[Digest]()
-            results.append(Result((layer,), as_json(facts), known, used))
-        return results
+        made = []
+        for step, blob in zip(steps, _write_variants(steps, model, files, context), strict=True):
+            facts = read_facts(context.store.blobs.local_path(blob.digest), step.origin.name)
+            made.append(Made.of(blob, step.role.media_type, as_json(facts)))
+        return made
 
-    def learned(self, result: Result) -> Step:
+    def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digests that reading the files gave."""
-        imatrix = self.imatrix
-        if imatrix is not None:
-            imatrix = imatrix.known_by(result.files[_IMATRIX])
-        return replace(self, origin=self.origin.learned(result), imatrix=imatrix)
+        imatrix = None if self.imatrix is None else self.imatrix.learned(files)
+        return replace(self, origin=self.origin.learned(files), imatrix=imatrix)
 
 
 def _write_variants(
     steps: Sequence[Quantize], model: Model, files: OpenFiles, context: StepContext
-) -> list[tuple[Quantize, Layer, bool]]:
+) -> list[Blob]:
     """Write all variants side by side."""
     from mbuild.build.steps.ranges import RangeCache
     from mbuild.build.steps.tensors import write_variants
 
-    variants = [
-        _variant(step, model, files, f"{_IMATRIX}{number}", context)
-        for number, step in enumerate(steps)
-    ]
+    variants = [_variant(step, model, files, context) for step in steps]
     cache = RangeCache(context.store, steps[0].origin.fields(), read=context.use_cache)
     blobs = write_variants(variants, model, cache, files, context)
     cache.remember_sources(steps[0].origin, files.known())
-    return [
-        (step, Layer(step.role.media_type, blob.digest, blob.size), blob.existed)
-        for step, blob in zip(steps, blobs, strict=True)
-    ]
+    return blobs
 
 
-def _variant(
-    step: Quantize, model: Model, files: OpenFiles, imatrix_name: str, context: StepContext
-) -> Variant:
+def _variant(step: Quantize, model: Model, files: OpenFiles, context: StepContext) -> Variant:
     """What a step makes of the model, said and its kernels loaded."""
     from mbuild.gguf.facts import file_type_name
     from mbuild.quant.choose.recipes import unused
 
-    variant = _planned(step, model, files.paths.get(imatrix_name))
+    imatrix = step.imatrix
+    variant = _planned(step, model, files.paths[str(imatrix.path)] if imatrix else None)
     for rule in unused(model.tensors, step.quantization):
         example = model.tensors[0].name if model.tensors else ""
         context.warn(
@@ -282,31 +277,19 @@ def _check_type(tensor: Tensor, new: GGMLType, target: FileType, imatrix: Imatri
         raise UnsupportedError(f"{tensor.name}: {error.message}", hint=error.hint)
 
 
-class PlannedTensor(NamedTuple):
-    """What a quantization will do with one tensor; ``size`` is its new size in bytes."""
-
-    name: str
-    before: GGMLType
-    after: GGMLType
-    size: int
-
-    def to_json(self) -> dict[str, Any]:
-        """As ``mbuild plan --format json`` prints it."""
-        return {**self._asdict(), "before": self.before.name, "after": self.after.name}
-
-
-def preview(step: Quantize, store: BuildStore) -> tuple[tuple[PlannedTensor, ...], int]:
+def _preview(step: Quantize, store: BuildStore) -> tuple[tuple[PlannedTensor, ...], int]:
     """Each tensor's types and size in the order of the file, and the file's size in bytes.
 
     Only headers are read, and nothing is written. Raises what running the step
     would raise before it starts to quantize.
     """
+    from mbuild.build.costs import PlannedTensor
     from mbuild.gguf.model import Model, Tensor
     from mbuild.gguf.writer import layout
 
     imatrix = step.imatrix
     with ExitStack() as stack:
-        model = _open_quietly(step.origin, store, stack)
+        model = open_quietly(step.origin, store, stack)
         at = stack.enter_context(open_source(imatrix)).path if imatrix else None
         variant = _planned(step, model, at)
         tensors = tuple(Tensor(t.name, t.dims, new, t.load) for t, new in variant.tensors)
@@ -316,27 +299,3 @@ def preview(step: Quantize, store: BuildStore) -> tuple[tuple[PlannedTensor, ...
             for (tensor, new), size in zip(variant.tensors, laid_out.sizes, strict=True)
         )
     return rows, laid_out.size
-
-
-def unquantized_size(origin: Origin, store: BuildStore) -> tuple[int, int]:
-    """How long a source's unquantized GGUF file will be, and its largest tensor, in bytes.
-
-    Only headers are read.
-    """
-    from mbuild.gguf.writer import layout
-
-    with ExitStack() as stack:
-        laid_out = layout(_open_quietly(origin, store, stack))
-        return laid_out.size, max(laid_out.sizes, default=0)
-
-
-def _open_quietly(origin: Origin, store: BuildStore, stack: ExitStack) -> Model:
-    """The model of an origin, without a word and without hashing files."""
-    silent = StepContext(store, lambda done, total: None, lambda code, values: None, lambda t: None)
-    opened = {name: stack.enter_context(open_source(f)) for name, f in origin.files.items()}
-    return origin.open(silent, {name: file.path for name, file in opened.items()}, stack)
-
-
-def not_finite(tensor: str, error: FormatError) -> FormatError:
-    """A refusal of a tensor's values, with the tensor's name."""
-    return FormatError(f"{tensor}: {error.message}", hint=error.hint)

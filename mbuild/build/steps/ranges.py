@@ -112,7 +112,7 @@ class RangeCache:
 
     def remember_sources(self, origin: Origin, files: Mapping[str, Digest]) -> None:
         """Keep the source ranges' digests under the origin's own description."""
-        fields = _fields_with(origin, files)
+        fields = origin.learned(files).fields()
         if fields is not None:
             key = _key([fields, RANGE])
             self._store.cache.put(SOURCE_RANGES, key, self._digests)
@@ -142,12 +142,6 @@ class RangeCache:
     def flush(self) -> None:
         """Write what was noted."""
         self._store.cache.flush()
-
-
-def _fields_with(origin: Origin, files: Mapping[str, Digest]) -> Mapping[str, Any] | None:
-    from mbuild.build.graph import Result
-
-    return origin.learned(Result(files=files)).fields()
 
 
 def digest_of(data: Array | bytes) -> Digest:

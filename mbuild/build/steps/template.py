@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from mbuild import __version__
-from mbuild.build.graph import BaseStep, Result, Step, StepContext, variant_label
+from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
 from mbuild.build.steps.layers import put_layer
 from mbuild.store.media import MODEL, TEMPLATE
 from mbuild.store.records import CHAT_TEMPLATE
 
 if TYPE_CHECKING:
-    from mbuild.gguf.reader import GGUFFile
+    from mbuild.gguf.model import Model
 
 
 class _Found(NamedTuple):
@@ -30,58 +30,73 @@ class _Found(NamedTuple):
 class DetectTemplate(BaseStep):
     """The template layer of a model, if its chat template is one that a Go template can say.
 
-    ``facts["parameters"]`` are the stop parameters that belong to it.
-    ``facts["template"]`` is its name.
+    The one input makes the model's layer, or has read its chat template
+    (:class:`ReadHeader`). ``facts["parameters"]`` are the stop parameters that belong to
+    the template, ``facts["template"]`` is its name.
     """
 
     inputs: tuple[Step, ...]
-    target: str = ""
 
     kind: ClassVar[str] = "detect-template"
     role: ClassVar[str] = ""
     version: ClassVar[int] = 2
-
-    @property
-    def label(self) -> str:
-        """What is made, and for which of several variants."""
-        return variant_label("detect template", self.target)
+    label: ClassVar[str] = "detect template"
+    input_name: ClassVar[str] = "detected template"
+    field_names: ClassVar[Mapping[tuple[str, ...], str]] = {("mbuild",): "mbuild's version"}
 
     def key_fields(self) -> Mapping[str, Any]:
         """The templates known to this version; the model comes with the inputs."""
         return {"mbuild": __version__}
 
-    def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
-        """Look into the weights' header; a chat template that is not known is only mentioned."""
-        from mbuild.gguf.reader import open_gguf
-
-        (layer,) = inputs[0].layers
-        if layer.media_type != MODEL:
-            return Result()
-        path = context.store.blobs.local_path(layer.digest)
-        with open_gguf(path, name="the model") as file:
-            text = file.get("tokenizer.chat_template")
-            if not isinstance(text, str) or not text:
-                return Result()
-            adds_bos = file.get("tokenizer.ggml.add_bos_token") is not False
-            found = _detect_once(context, text, _token(file, "bos"), _token(file, "eos"), adds_bos)
+    def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
+        """A chat template that is not known is only mentioned."""
+        chat = _chat_template(context, inputs[0])
+        if not chat:
+            return Made(Result())
+        found = _detect_once(context, **chat)
         if found is None:
             context.warn(
                 "no Go template matches this model's chat template; it stays in the GGUF file."
                 " Add TEMPLATE to set one"
             )
-            return Result()
-        result = put_layer(context, TEMPLATE, found.text.encode())
+            return Made(Result())
         facts = {
             "template": found.name,
             "parameters": {"stop": found.stop} if found.stop else {},
         }
-        return result._replace(facts=facts)
+        return put_layer(context, TEMPLATE, found.text.encode(), facts)
 
 
-def _token(file: GGUFFile, which: str) -> str:
+def _chat_template(context: StepContext, given: Result) -> Mapping[str, Any]:
+    """What :func:`chat_template_of` finds in a layer, or found in a header."""
+    from mbuild.gguf.reader import open_gguf
+
+    if not given.layers:
+        return given.facts
+    (layer,) = given.layers
+    if layer.media_type != MODEL:
+        return {}
+    with open_gguf(context.store.blobs.local_path(layer.digest), name="the model") as file:
+        return chat_template_of(file.model())
+
+
+def chat_template_of(model: Model) -> dict[str, Any]:
+    """A model's chat template and the tokens around a text, as JSON; empty without one."""
+    text = model.read("tokenizer.chat_template")
+    if not isinstance(text, str) or not text:
+        return {}
+    return {
+        "text": text,
+        "bos": _token(model, "bos"),
+        "eos": _token(model, "eos"),
+        "adds_bos": model.read("tokenizer.ggml.add_bos_token") is not False,
+    }
+
+
+def _token(model: Model, which: str) -> str:
     """The text of the token that begins or ends a sequence, or nothing."""
-    number = file.get(f"tokenizer.ggml.{which}_token_id")
-    tokens = file.get("tokenizer.ggml.tokens")
+    number = model.read(f"tokenizer.ggml.{which}_token_id")
+    tokens = model.read("tokenizer.ggml.tokens")
     known = isinstance(number, int) and isinstance(tokens, list) and 0 <= number < len(tokens)
     return str(tokens[number]) if known else ""
 
@@ -89,7 +104,7 @@ def _token(file: GGUFFile, which: str) -> str:
 def _detect_once(
     context: StepContext, text: str, bos: str, eos: str, adds_bos: bool
 ) -> _Found | None:
-    """As ``detect``, remembering what a chat template came to: variants share it."""
+    """As ``detect``, remembering what a chat template came to, for other models with it."""
     from mbuild.templates.detect import detect
 
     made_of = json.dumps([__version__, text, bos, eos, adds_bos])

@@ -29,7 +29,7 @@ from mbuild.build.steps.ranges import (
     ranges_of,
     row_bytes,
 )
-from mbuild.core.errors import CancelledError, MbuildError
+from mbuild.core.errors import CancelledError, FormatError, MbuildError
 from mbuild.core.events import Code
 from mbuild.gguf.memory import reused
 from mbuild.gguf.model import KV, Model, Tensor
@@ -198,8 +198,6 @@ class _Work:
 
         A tensor that cannot be cut is one range, however large: then it is spread.
         """
-        from mbuild.build.steps.quantize import not_finite
-
         type_, values = _readable(part.tensor, data)
         try:
             return quantize(
@@ -213,7 +211,7 @@ class _Work:
                 check=self._check,
             )
         except NotFiniteError as error:
-            raise not_finite(part.tensor.name, error) from error
+            raise _not_finite(part.tensor.name, error) from error
 
 
 class _Loaded:
@@ -335,3 +333,8 @@ def _readable(tensor: Tensor, data: Array) -> tuple[GGMLType, Array]:
 
     kind = gguf.GGMLQuantizationType(int(tensor.type))
     return GGMLType.F32, gguf.quants.dequantize(data.reshape(-1, row_bytes(tensor)), kind)
+
+
+def _not_finite(tensor: str, error: FormatError) -> FormatError:
+    """A refusal of a tensor's values, with the tensor's name."""
+    return FormatError(f"{tensor}: {error.message}", hint=error.hint)

@@ -5,19 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from mbuild.build.graph import BaseStep, Result, Step, StepContext, variant_label
-from mbuild.build.sources.values import CheckpointSource, Material
-from mbuild.build.steps.files import OpenFiles
+from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
+from mbuild.build.sources.values import README, CheckpointSource, Material
+from mbuild.build.steps.files import OpenFiles, open_all
 from mbuild.build.steps.gguf import Role
-from mbuild.build.steps.models import as_json, read_facts, write_layer
+from mbuild.build.steps.models import as_json, read_facts, write_model
 from mbuild.core.events import Code
 from mbuild.store import Layer
 from mbuild.store.media import ADAPTER
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mbuild.build.costs import Cost
+    from mbuild.convert.lora.base import Base
+    from mbuild.core.digest import Digest
+    from mbuild.gguf.model import Model
+    from mbuild.store.ports import BuildStore
+
 CONVERTER_VERSION = 3
 """Counts up when the same checkpoint would come out as other bytes."""
+
+
+CHECKPOINT_NAMES: dict[tuple[str, ...], str] = {
+    ("name",): "folder's name",
+    ("files",): "",
+    ("card",): README,
+    ("pre",): "--pre",
+    ("outtype",): "--outtype",
+}
+"""What :func:`checkpoint_fields` and the converter's options are called in explanations."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +57,8 @@ class ConvertCheckpoint(BaseStep):
     kind: ClassVar[str] = "convert"
     version: ClassVar[int] = CONVERTER_VERSION
     inputs: ClassVar[tuple[Step, ...]] = ()
+    makes_weights: ClassVar[bool] = True
+    field_names: ClassVar[Mapping[tuple[str, ...], str]] = CHECKPOINT_NAMES
 
     @property
     def subject(self) -> str:
@@ -64,44 +85,55 @@ class ConvertCheckpoint(BaseStep):
         options = {"outtype": self.outtype, "pre": self.pre, **self.role.fields()}
         return checkpoint_fields(self.source, **options)
 
-    def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
+    def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Convert in one pass; files whose digest is not known are hashed beside it."""
         context.status(Code.CONVERTING_MODEL, {})
         source = self.source
         with ExitStack() as stack:
             files = OpenFiles(source.files, stack)  # hashing begins while modules are loaded
-            from mbuild.convert.checkpoint import open_checkpoint
-            from mbuild.convert.convert import convert
-            from mbuild.convert.read.dtypes import OutType
-
-            checkpoint = open_checkpoint(source.name, files.paths)
-            outtype = OutType(self.outtype)
-            model = convert(checkpoint, outtype, pre=self.pre, warn=context.warn)
-            layer, existed = write_layer(context, model, self.role.media_type, files)
+            model = converted(source, self.outtype, self.pre, files.paths, context)
+            blob = write_model(context, model, files)
             digests = files.digests(context)
-        facts = read_facts(context.store.blobs.local_path(layer.digest), source.name)
-        return Result((layer,), as_json(facts), existed, digests)
+        facts = read_facts(context.store.blobs.local_path(blob.digest), source.name)
+        return Made.of(blob, self.role.media_type, as_json(facts), digests)
 
-    def learned(self, result: Result) -> Step:
+    def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digests that reading the files gave."""
-        return replace(self, source=with_digests(self.source, result))
+        return replace(self, source=self.source.learned(files))
+
+    def cost(self, store: BuildStore) -> Cost:
+        """The unquantized file, written while all cores convert tensors."""
+        from mbuild.build.costs import Cost, memory_for
+        from mbuild.gguf.writer import layout
+
+        source, silent = self.source, StepContext.silent(store)
+        with ExitStack() as stack:
+            paths = open_all(source.files, stack)
+            laid_out = layout(converted(source, self.outtype, self.pre, paths, silent))
+        largest = max(laid_out.sizes, default=0)
+        return Cost(laid_out.size, memory_for(largest), every_core=True)
 
 
 @dataclass(frozen=True, eq=False)
 class ConvertAdapter(BaseStep):
-    """A PEFT adapter becomes a GGUF adapter layer for the model that the input step makes.
+    """A PEFT adapter becomes a GGUF adapter layer for a base model.
 
-    ``base`` is the layer of the base where it is in the store already.
+    ``base`` is the base's layer where it is in the store already. Else the one input makes
+    that layer, or has read what an adapter's conversion has to know (:class:`ReadHeader`).
     """
 
     source: CheckpointSource
     base: Layer | None
-    inputs: tuple[Step, ...]
-    target: str = ""
+    inputs: tuple[Step, ...] = ()
 
     role: ClassVar[str] = Role.ADAPTER
     kind: ClassVar[str] = "convert-adapter"
     version: ClassVar[int] = CONVERTER_VERSION
+    input_name: ClassVar[str] = "adapter"
+    field_names: ClassVar[Mapping[tuple[str, ...], str]] = {
+        **CHECKPOINT_NAMES,
+        ("base",): "base model",
+    }
 
     @property
     def subject(self) -> str:
@@ -110,8 +142,8 @@ class ConvertAdapter(BaseStep):
 
     @property
     def label(self) -> str:
-        """What is converted, and for which of several variants."""
-        return variant_label(f"convert adapter {self.source.name}", self.target)
+        """What is converted."""
+        return f"convert adapter {self.source.name}"
 
     @property
     def reads(self) -> int:
@@ -128,30 +160,54 @@ class ConvertAdapter(BaseStep):
         base = str(self.base.digest) if self.base else None
         return checkpoint_fields(self.source, base=base)
 
-    def run(self, context: StepContext, inputs: Sequence[Result]) -> Result:
+    def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Convert and check against the base."""
         from mbuild.convert.lora.adapter import convert_adapter, open_adapter
-        from mbuild.convert.lora.base import base_of_model
-        from mbuild.gguf.reader import open_gguf
 
         context.status(Code.CONVERTING_ADAPTER, {})
-        base = self.base or next(iter(inputs)).layers[0]
         source = self.source
         with ExitStack() as stack:
-            path = context.store.blobs.local_path(base.digest)
-            header = stack.enter_context(open_gguf(path, name="the base model"))
+            base = self._base(context, inputs)
             files = OpenFiles(source.files, stack)
             adapter = open_adapter(source.name, files.paths, context.warn)
-            model = convert_adapter(adapter, base_of_model(header.model()))
-            layer, existed = write_layer(context, model, ADAPTER, files)
+            model = convert_adapter(adapter, base)
+            blob = write_model(context, model, files)
             digests = files.digests(context)
-        facts = read_facts(context.store.blobs.local_path(layer.digest), source.name)
-        named = layer._replace(origin=source.name)
-        return Result((named,), as_json(facts), existed, digests)
+        facts = read_facts(context.store.blobs.local_path(blob.digest), source.name)
+        return Made.of(blob, ADAPTER, as_json(facts), digests, origin=source.name)
 
-    def learned(self, result: Result) -> Step:
+    def _base(self, context: StepContext, inputs: Sequence[Result]) -> Base:
+        """What to know about the base, from the header of its layer or as it was read."""
+        from mbuild.convert.lora.base import base_from_facts, base_of_model
+        from mbuild.gguf.reader import open_gguf
+
+        layers = (self.base,) if self.base else inputs[0].layers
+        if not layers:
+            return base_from_facts(inputs[0].facts)
+        with open_gguf(
+            context.store.blobs.local_path(layers[0].digest), name="the base model"
+        ) as file:
+            return base_of_model(file.model())
+
+    def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digests that reading the files gave."""
-        return replace(self, source=with_digests(self.source, result))
+        return replace(self, source=self.source.learned(files))
+
+
+def converted(
+    source: CheckpointSource,
+    outtype: str,
+    pre: str | None,
+    paths: Mapping[str, Path],
+    context: StepContext,
+) -> Model:
+    """The model that a checkpoint is, its tensors converted when they are loaded."""
+    from mbuild.convert.checkpoint import open_checkpoint
+    from mbuild.convert.convert import convert
+    from mbuild.convert.read.dtypes import OutType
+
+    checkpoint = open_checkpoint(source.name, paths)
+    return convert(checkpoint, OutType(outtype), pre=pre, warn=context.warn)
 
 
 def checkpoint_fields(source: CheckpointSource, **options: Any) -> Mapping[str, Any] | None:
@@ -162,12 +218,3 @@ def checkpoint_fields(source: CheckpointSource, **options: Any) -> Mapping[str, 
     digests = {name: str(file.digest) for name, file in sorted(deciding.items())}
     card = {"card": str(source.card)} if source.card else {}
     return {"name": source.name, "files": digests, **card, **options}
-
-
-def with_digests(source: CheckpointSource, result: Result) -> CheckpointSource:
-    """A checkpoint with the digests that a step found."""
-    files = {
-        name: file.known_by(file.digest or result.files[name])
-        for name, file in source.files.items()
-    }
-    return source._replace(files=files)

@@ -58,27 +58,39 @@ def base_of_checkpoint(checkpoint: Checkpoint) -> Base:
 
 
 def base_of_model(model: Model) -> Base:
-    """A GGUF model as a base.
+    """A GGUF model as a base; raises as :func:`base_from_facts` does."""
+    return base_from_facts(facts_of_base(model))
+
+
+def facts_of_base(model: Model) -> dict[str, Any]:
+    """What :func:`base_from_facts` has to know of a model, as JSON: nothing but its header."""
+    arch = model.read("general.architecture")
+    numbers = {key: _number(model.read(f"{arch}.{key}")) for key in CONFIG_KEYS.values()}
+    return {
+        "architecture": str(arch)[:60],
+        "numbers": {key: number for key, number in numbers.items() if number},
+        "tensors": {tensor.name: list(tensor.dims) for tensor in model.tensors},
+    }
+
+
+def base_from_facts(facts: Mapping[str, Any]) -> Base:
+    """A base from :func:`facts_of_base`.
 
     Families that share GGUF's architecture (Llama and Mistral) share its
     rules too; the first row of it counts. Raises
     :class:`UnsupportedError` for an architecture without a row and
     :class:`FormatError` for metadata that no model has.
     """
-    arch = model.get("general.architecture")
+    arch, numbers, tensors = facts["architecture"], facts["numbers"], facts["tensors"]
     row = of_gguf(arch)
     if row is None:
-        raise UnsupportedError(f"adapters for {str(arch)[:60]!r} models cannot be converted")
-    config: dict[str, Any] = {}
-    for name, key in CONFIG_KEYS.items():
-        value = _number(model.get(f"{arch}.{key}"))
-        if value:
-            config[name] = value
+        raise UnsupportedError(f"adapters for {arch!r} models cannot be converted")
+    config = {name: numbers[key] for name, key in CONFIG_KEYS.items() if key in numbers}
     blocks = config.get("num_hidden_layers")
-    if blocks is None or blocks > len(model.tensors):
+    if blocks is None or blocks > len(tensors):
         raise FormatError(f"the base model's {arch}.block_count is {blocks}")
     hp = Hyper(row.gguf, row.names[0], config, {}, blocks, OutType.F32, Files({}))
-    return Base(row, hp, {tensor.name: tensor.dims for tensor in model.tensors})
+    return Base(row, hp, {name: tuple(dims) for name, dims in tensors.items()})
 
 
 def _number(value: Any) -> int | None:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from mbuild.view.picture.model import neighbours, topological
+from mbuild.build.network import BuildGraph
+from mbuild.view.picture.model import neighbours
 
 _ROUNDS = 12
 _LARGE = 4000
@@ -61,7 +62,7 @@ def ranks(count: int, edges: Sequence[tuple[int, int]]) -> list[int]:
     above it moves down to its users, so that edges become shorter.
     """
     before, after = neighbours(count, edges)
-    order = topological(count, edges)
+    order = BuildGraph(range(count), edges).order()
     rank = [0] * count
     for node in order:
         rank[node] = max((rank[start] + 1 for start in before[node]), default=0)

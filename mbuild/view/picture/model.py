@@ -73,16 +73,3 @@ def neighbours(count: int, edges: Sequence[tuple[int, int]]) -> tuple[list[list[
         before[end].append(start)
         after[start].append(end)
     return before, after
-
-
-def topological(count: int, edges: Sequence[tuple[int, int]]) -> list[int]:
-    """The nodes, each after those before it, else by number; raises ValueError for a cycle."""
-    import networkx
-
-    graph: networkx.DiGraph[int] = networkx.DiGraph()
-    graph.add_nodes_from(range(count))
-    graph.add_edges_from(edges)
-    try:
-        return list(networkx.lexicographical_topological_sort(graph))
-    except networkx.NetworkXUnfeasible as error:
-        raise ValueError("the graph has a cycle") from error

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mbuild.view.picture.model import Node, Picture, neighbours, topological
+from mbuild.build.network import BuildGraph
+from mbuild.view.picture.model import Node, Picture, neighbours
 
 MOST_ALIKE = 8
 """As many nodes of one kind between the same neighbours are drawn one by one."""
@@ -19,20 +20,8 @@ def simplify_picture(picture: Picture) -> Picture:
 
 def reduce_edges(picture: Picture) -> Picture:
     """Without the edges that a longer way implies (the transitive reduction)."""
-    count = len(picture.nodes)
-    edges = sorted(set(picture.edges))
-    before, _ = neighbours(count, edges)
-    above = [0] * count  # the set of nodes before each, as bits
-    kept = []
-    for node in topological(count, edges):
-        for start in before[node]:
-            above[node] |= above[start] | 1 << start
-        kept += [
-            (start, node)
-            for start in before[node]
-            if not any(above[other] >> start & 1 for other in before[node])
-        ]
-    return picture._replace(edges=tuple(sorted(kept)))
+    graph = BuildGraph(range(len(picture.nodes)), picture.edges)
+    return picture._replace(edges=tuple(graph.reduced()))
 
 
 def fold_chains(picture: Picture, most: int = MOST_ALIKE) -> Picture:

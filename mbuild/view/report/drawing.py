@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.build.engine import State
+from mbuild.build.network import BuildGraph
 from mbuild.build.sources.values import Material
 from mbuild.core.units import human_duration, human_size
 from mbuild.view.picture import Node, NodeLook, NodeRole, Picture
-from mbuild.view.picture.model import topological
 from mbuild.view.picture.simplify import simplify_picture
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def _picture(names: Sequence[str], models: _Models, steps: Sequence[_Step], fact
     for merge in (True, False):
         nodes, edges = _nodes(models, steps, merge=merge)
         try:
-            topological(len(nodes), edges)
+            BuildGraph(range(len(nodes)), edges).order()
         except ValueError:
             continue
         return simplify_picture(Picture(title, summary, tuple(nodes), tuple(edges)))

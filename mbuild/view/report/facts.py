@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.build.graph import Result
+from mbuild.build.steps.manifest import Assembled
 from mbuild.core.digest import Digest
 from mbuild.core.errors import DamagedError, MbuildError
 from mbuild.store import Layer, Manifest
@@ -117,8 +118,7 @@ def _manifest(
     with suppress(MbuildError, ValueError, KeyError, TypeError):
         text = store.cache.get(STEP, key) if key else None
         if text is not None:
-            data = Result.from_json(text).facts["manifest"].encode()
-            return Manifest.decode(data, "the manifest in the cache")
+            return Assembled.of(Result.from_json(text)).manifest
     for name in names:
         with suppress(MbuildError):
             stored = store.manifests.read(ModelName.parse(name))
