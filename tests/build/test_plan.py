@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mbuild.build.graph import Step, in_order
-from mbuild.build.plan import Options, Sources, plan
+from mbuild.build.plan import Sources, plan
+from mbuild.build.request import BuildRequest, Target
 from mbuild.build.sources.values import (
     CheckpointSource,
     FileStamp,
@@ -17,16 +19,25 @@ from mbuild.build.sources.values import (
     SourceFile,
     StoredModel,
 )
-from mbuild.build.steps import Quantization
 from mbuild.core.digest import Digest
 from mbuild.core.errors import UnsupportedError, UsageError
 from mbuild.core.names import ModelName
-from mbuild.language.recipe import Recipe
+from mbuild.language.recipe import Recipe, Turn
+from mbuild.quant.choose.options import Quantization
+from mbuild.quant.choose.types import file_type
 from mbuild.store import Layer, Manifest
 from mbuild.store.manifest import CONFIG_TYPE
 from mbuild.store.media import LICENSE, MODEL, PARAMS, SYSTEM
 
-Q4, Q8 = Quantization("Q4_0"), Quantization("Q8_0")
+Q4, Q8 = Quantization(file_type("Q4_0")), Quantization(file_type("Q8_0"))
+
+
+def asked_for(
+    quantizations: Sequence[Quantization | None] = (None,), **values: Any
+) -> BuildRequest:
+    """A request for one target of each quantization."""
+    targets = (Target((ModelName.parse("m"),), each) for each in quantizations)
+    return BuildRequest(tuple(targets), **values)
 
 
 def file(name: str, digest: str = "") -> SourceFile:
@@ -64,13 +75,13 @@ def recipe(**values: Any) -> Recipe:
 
 def labels(sources: Sources, recipe_: Recipe | None = None, **options: Any) -> list[str]:
     """The labels of all steps of all variants, inputs before users."""
-    plans = plan(recipe_ or recipe(), sources, Options(**options))
+    plans = plan(recipe_ or recipe(), sources, asked_for(**options))
     return [step.label for step in in_order([each.manifest for each in plans])]
 
 
 def entries(sources: Sources, recipe_: Recipe, **options: Any) -> list[str]:
     """What the manifest of the one variant lists: steps by label, layers by their last word."""
-    (planned,) = plan(recipe_, sources, Options(**options))
+    (planned,) = plan(recipe_, sources, asked_for(**options))
     return [
         entry.kind if isinstance(entry, Layer) else entry.label
         for entry in planned.manifest.entries
@@ -95,7 +106,9 @@ def test_layers_stand_in_ollamas_order() -> None:
         (gguf("lora.gguf"), checkpoint("lora")),
         (gguf("draft.gguf"),),
     )
-    asked = recipe(system="s", licenses=("l",), messages=(("user", "hi"),), parameters={"seed": 1})
+    asked = recipe(
+        system="s", licenses=("l",), messages=(Turn("user", "hi"),), parameters={"seed": 1}
+    )
     assert entries(sources, asked) == [
         "import a.gguf",
         "import mmproj.gguf",
@@ -126,7 +139,7 @@ def test_a_stored_model_is_inherited() -> None:
     base = stored(layer(MODEL, "w"), layer(SYSTEM, "old"), layer(LICENSE, "MIT"))
     asked = recipe(system="new", licenses=("MIT", "BSD"))
     assert entries(Sources((base,)), asked) == ["model", "license", "system", "license"]
-    (planned,) = plan(asked, Sources((base,)), Options())
+    (planned,) = plan(asked, Sources((base,)), asked_for())
     inherited = [entry for entry in planned.manifest.entries if isinstance(entry, Layer)]
     assert {entry.origin for entry in inherited} == {str(base.name)}
     assert planned.base == base
@@ -135,7 +148,7 @@ def test_a_stored_model_is_inherited() -> None:
 def test_parameters_of_a_stored_model_are_merged() -> None:
     """They are read when the step runs, so the planner only names their layer."""
     params = layer(PARAMS, "{}")
-    (planned,) = plan(recipe(), Sources((stored(layer(MODEL, "w"), params),)), Options())
+    (planned,) = plan(recipe(), Sources((stored(layer(MODEL, "w"), params),)), asked_for())
     (step,) = (s for s in in_order([planned.manifest]) if s.kind == "params")
     assert step.key_fields() == {"values": {}, "base": str(params.digest)}
 
@@ -144,9 +157,9 @@ def test_variants_share_what_they_have_in_common() -> None:
     """Of three quantizations only weights, config and manifest are there three times."""
     sources = Sources((gguf("a.gguf"), gguf("mmproj.gguf")), (checkpoint("lora"),))
     asked = recipe(system="s", licenses=("l",), parameters={"seed": 1})
-    found = labels(sources, asked, quantizations=(Q4, Quantization("Q5_K"), Q8))
+    found = labels(sources, asked, quantizations=(Q4, Quantization(file_type("Q5_0")), Q8))
     assert len(set(found)) == len(found)
-    own = [label for label in found if any(q in label for q in ("Q4_0", "Q5_K", "Q8_0"))]
+    own = [label for label in found if any(q in label for q in ("Q4_0", "Q5_0", "Q8_0"))]
     assert len(own) == 9
     assert sorted(set(found) - set(own)) == [
         "convert adapter lora",
@@ -163,8 +176,8 @@ def test_variants_share_what_they_have_in_common() -> None:
 def test_one_variant_is_planned_as_one_of_many() -> None:
     """But for the labels: the steps are equal, so their results are found again."""
     sources = Sources((checkpoint("chat"),), (checkpoint("lora"),))
-    (alone,) = plan(recipe(), sources, Options(quantizations=(Q8,)))
-    _, beside = plan(recipe(), sources, Options(quantizations=(Q4, Q8)))
+    (alone,) = plan(recipe(), sources, asked_for(quantizations=(Q8,)))
+    _, beside = plan(recipe(), sources, asked_for(quantizations=(Q4, Q8)))
     assert alone.manifest == beside.manifest
     assert alone.manifest.label != beside.manifest.label
 
@@ -174,7 +187,7 @@ def test_planning_twice_gives_equal_steps() -> None:
 
     def manifest() -> Step:
         sources = Sources((checkpoint("chat"),), (checkpoint("lora"),), (gguf("d.gguf"),))
-        (planned,) = plan(recipe(system="s"), sources, Options(quantizations=(Q4,)))
+        (planned,) = plan(recipe(system="s"), sources, asked_for(quantizations=(Q4,)))
         return planned.manifest
 
     assert manifest() == manifest()
@@ -184,7 +197,7 @@ def test_files_are_told_apart_before_anybody_reads_them() -> None:
     """By path and stamp; a file that became another one gives another step."""
     touched = file("a.gguf")._replace(stamp=FileStamp(1, 6, 100, 6, 6))
     plans = [
-        plan(recipe(), Sources((GGUFSource((each,)),)), Options())[0].manifest
+        plan(recipe(), Sources((GGUFSource((each,)),)), asked_for())[0].manifest
         for each in (file("a.gguf"), file("b.gguf"), touched)
     ]
     assert len(set(plans)) == 3
@@ -193,15 +206,15 @@ def test_files_are_told_apart_before_anybody_reads_them() -> None:
 def test_a_link_is_the_same_step_as_a_copy() -> None:
     """How a file comes into the store does not tell what comes out."""
     sources = Sources((gguf("a.gguf"),))
-    (copied,) = plan(recipe(), sources, Options())
-    (linked,) = plan(recipe(), sources, Options(link=True))
+    (copied,) = plan(recipe(), sources, asked_for())
+    (linked,) = plan(recipe(), sources, asked_for(link=True))
     assert copied.manifest == linked.manifest
 
 
 def test_readers_of_one_source_are_one_group() -> None:
     """Quantizations and what reads their source's header; a draft's are another."""
     sources = Sources((gguf("a.gguf"),), (checkpoint("lora"),), (gguf("a.gguf"),))
-    plans = plan(recipe(), sources, Options(quantizations=(Q4, Q8), draft_quantization=Q4))
+    plans = plan(recipe(), sources, asked_for(quantizations=(Q4, Q8), draft_quantize=Q4.file_type))
     groups: dict[object, list[str]] = {}
     for step in in_order([each.manifest for each in plans]):
         groups.setdefault(step.group, []).append(step.label)
@@ -231,12 +244,12 @@ def test_a_stored_model_is_quantized_in_its_place() -> None:
 def test_a_draft_quantization_needs_a_draft() -> None:
     """And says so."""
     with pytest.raises(UsageError, match="requires a DRAFT"):
-        plan(recipe(), Sources((gguf("a.gguf"),)), Options(draft_quantization=Q4))
+        plan(recipe(), Sources((gguf("a.gguf"),)), asked_for(draft_quantize=Q4.file_type))
 
 
-@pytest.mark.parametrize("quantizations", [(), (Q4,)])
-def test_a_base_without_weights(quantizations: tuple[Quantization, ...]) -> None:
+@pytest.mark.parametrize("quantizations", [(None,), (Q4,)])
+def test_a_base_without_weights(quantizations: tuple[Quantization | None, ...]) -> None:
     """It cannot be quantized, and no adapter be converted for it; its name is told."""
     sources = Sources((stored(layer(SYSTEM, "s")),), (checkpoint("lora"),))
     with pytest.raises(UnsupportedError, match="base"):
-        plan(recipe(), sources, Options(quantizations=quantizations))
+        plan(recipe(), sources, asked_for(quantizations=quantizations))

@@ -24,7 +24,6 @@ from mbuild.build.steps import (
     MergeParameters,
     Part,
     PutLayer,
-    Quantization,
     Quantize,
     ReadHeader,
     Role,
@@ -37,6 +36,8 @@ from mbuild.core.digest import Digest
 from mbuild.core.errors import DamagedError, SourceError
 from mbuild.gguf.model import KV, Model, Tensor
 from mbuild.gguf.types import GGMLType, ValueType
+from mbuild.quant.choose.options import Quantization
+from mbuild.quant.choose.types import file_type
 from mbuild.store import Layer, Store
 from mbuild.store.manifest import CONFIG_TYPE
 from mbuild.store.media import ADAPTER, MODEL, PARAMS, SYSTEM, TEMPLATE
@@ -261,7 +262,7 @@ def test_a_role_that_a_file_has_not(context: StepContext, tmp_path: Path) -> Non
 def test_a_header_is_read_beside_the_quantization(context: StepContext, tmp_path: Path) -> None:
     """Its facts come first, without digests; the last result brings those of all files."""
     origin = GGUFOrigin((zeros(tmp_path / "a.gguf"),))
-    steps = [Quantize(origin, Quantization("Q8_0")), ReadHeader(origin, Part.SHAPES)]
+    steps = [Quantize(origin, Quantization(file_type("Q8_0"))), ReadHeader(origin, Part.SHAPES)]
     assert steps[0].group == steps[1].group
     made = list(steps[0].run_together(steps, context, [[], []]))
     assert [step.kind for step, _ in made] == ["header", "quantize"]
@@ -293,7 +294,7 @@ def test_a_header_takes_no_time_of_its_own(context: StepContext, tmp_path: Path)
 
 def test_a_quantization_tells_its_cost(context: StepContext, tmp_path: Path) -> None:
     """Size, memory and each tensor, from the header; the size is the file's, to the byte."""
-    step = Quantize(GGUFOrigin((zeros(tmp_path / "a.gguf"),)), Quantization("Q8_0"))
+    step = Quantize(GGUFOrigin((zeros(tmp_path / "a.gguf"),)), Quantization(file_type("Q8_0")))
     cost = step.cost(context.store)
     (layer,) = step.run(context, []).result.layers
     assert cost.writes == layer.size
@@ -359,7 +360,7 @@ def test_a_quantized_range_is_found_again(context: StepContext) -> None:
     tensor = next(iter(tiny_model()))
     (part,) = ranges_of(0, tensor)
     assert part.size == tensor.nbytes < RANGE
-    key = cache.key("digest", part, GGMLType.Q8_0, None)
-    assert key != cache.key("digest", part, GGMLType.Q4_0, None)
-    assert key != cache.key("other", part, GGMLType.Q8_0, None)
+    key = cache.key(Digest.of(b"d"), part, GGMLType.Q8_0, None)
+    assert key != cache.key(Digest.of(b"d"), part, GGMLType.Q4_0, None)
+    assert key != cache.key(Digest.of(b"o"), part, GGMLType.Q8_0, None)
     assert cache.find(key) is None
