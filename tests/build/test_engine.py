@@ -161,7 +161,9 @@ def test_a_layer_of_another_size_is_damaged(store: Store) -> None:
     store.blobs.path(layer.digest).write_bytes(b"longer than before")
     rows = {row.step: row for row in Engine(store).survey([above])}
     assert rows[below].state is State.RUN
-    assert rows[below].lost.cause is Cause.LAYER_DAMAGED
+    lost = rows[below].lost
+    assert lost is not None
+    assert lost.cause is Cause.LAYER_DAMAGED
 
 
 @pytest.mark.parametrize("record", ["", "null", "{}", '{"layers": [7], "facts": {}}'])

@@ -6,6 +6,7 @@ import pytest
 
 from mbuild.build.engine import State
 from mbuild.build.forecast import Forecast, PlannedStep
+from mbuild.build.request import BuildRequest
 
 
 def step(seconds: float | None, *inputs: int, every_core: bool = False) -> PlannedStep:
@@ -17,7 +18,7 @@ def step(seconds: float | None, *inputs: int, every_core: bool = False) -> Plann
 
 def forecast(*steps: PlannedStep) -> Forecast:
     """A build of these."""
-    return Forecast((), steps, None, 1 << 40)
+    return Forecast(BuildRequest(()), steps, None, 1 << 40)
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_every_kind_has_its_name() -> None:
     assert set(KINDS.values()) == set(_concrete(BaseStep))
 
 
-def _concrete(kind: type) -> Iterator[type]:
+def _concrete(kind: type[BaseStep]) -> Iterator[type[BaseStep]]:
     """The classes below a class that make steps."""
     for below in kind.__subclasses__():
         if below.__module__.startswith("mbuild."):
