@@ -117,7 +117,7 @@ def _checkpoint(folder: Path, class_: str, config: dict[str, Any], arrays: Array
         "model.safetensors": _save(folder / "model.safetensors", arrays),
     }
     checkpoint = open_checkpoint(folder.name, files)
-    row = checkpoint.architecture
+    row = checkpoint.family
     hp = hyper_parameters(checkpoint, OutType.F32)
     found = model_tensors(hp, row, source_tensors(checkpoint))
     return Base(row, hp, {name: tuple(reversed(item.shape)) for name, item in found})

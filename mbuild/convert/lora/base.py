@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.convert import hyper_parameters, model_tensors, source_tensors
 from mbuild.convert.families import of_gguf
 from mbuild.convert.read.dtypes import OutType
 from mbuild.convert.read.files import Files
@@ -19,7 +18,6 @@ from mbuild.core.errors import FormatError, UnsupportedError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mbuild.convert.checkpoint import Checkpoint
     from mbuild.convert.rows.row import Family
     from mbuild.gguf.model import Model
 
@@ -46,15 +44,6 @@ class Base:
     row: Family
     hp: Hyper
     tensors: Mapping[str, tuple[int, ...]]
-
-
-def base_of_checkpoint(checkpoint: Checkpoint) -> Base:
-    """A checkpoint as a base; raises what its conversion would raise before the first weight."""
-    row = checkpoint.family
-    sources = source_tensors(checkpoint)
-    hp = hyper_parameters(checkpoint, OutType.F32)
-    shapes = ((name, item.shape) for name, item in model_tensors(hp, row, sources))
-    return Base(row, hp, {name: tuple(reversed(shape)) for name, shape in shapes})
 
 
 def base_of_model(model: Model) -> Base:

@@ -83,11 +83,6 @@ def ahead(sizes: Sizes, layer: int) -> bool:
     return layer >= (sizes.value("layers", layer) or 0) - (sizes.value("nextn", layer) or 0)
 
 
-def main_layer(sizes: Sizes, layer: int) -> bool:
-    """All other layers."""
-    return not ahead(sizes, layer)
-
-
 def slots(text: str) -> tuple[Slot, ...]:
     """Slots from lines of ``NAME DIM...``; ``.weight`` is left out of names.
 

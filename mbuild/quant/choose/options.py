@@ -67,9 +67,6 @@ FILE = OptionKind("FILE", _text, str)
 TYPE = OptionKind("TYPE", _type, lambda type_: type_.name)
 RULES = OptionKind("REGEX=TYPE", _rules, _written_rules, repeats=True)
 
-KINDS = (FLAG, CHOICE, FILE, TYPE, RULES)
-"""Every kind of option. A front end has one way of asking for each."""
-
 
 class Option(NamedTuple):
     """One option: what it does, for people, and what its values are.
