@@ -90,13 +90,13 @@ def keep_recipe(recipe: Recipe, store: Store) -> Digest:
     """Keep what a posted request asks for in the cache, under its digest, which is returned."""
     text = recipe.to_json()
     digest = Digest.of(text.encode())
-    store.database.put(POSTED, str(digest), text)
+    store.cache.put(POSTED, str(digest), text)
     return digest
 
 
 def kept_recipe(digest: Digest, store: Store) -> Recipe | None:
     """What a posted request asked for, if the cache still has it."""
-    text = store.database.get(POSTED, str(digest))
+    text = store.cache.get(POSTED, str(digest))
     with suppress(ValueError, TypeError, KeyError):
         return None if text is None else Recipe.from_json(text)
     return None

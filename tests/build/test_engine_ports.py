@@ -13,13 +13,14 @@ from fakes_store import MemoryStore
 
 from mbuild.build.engine import Engine, Outcome
 from mbuild.build.graph import Step
-from mbuild.build.plan import Options
-from mbuild.build.request import Request, plans_of, read_recipe
+from mbuild.build.prepare import Build, plans_of, read_recipe
+from mbuild.build.request import BuildRequest, Target
 from mbuild.build.sources.resolve import LocalContext
-from mbuild.build.steps import Quantization
 from mbuild.core.digest import BLAKE3, Digest
 from mbuild.core.events import Code, Status
 from mbuild.core.names import ModelName
+from mbuild.quant.choose.options import Quantization
+from mbuild.quant.choose.types import FILE_TYPES
 from mbuild.store import Manifest, Store
 from mbuild.store.media import MODEL
 from mbuild.store.ports import BuildStore
@@ -46,10 +47,11 @@ def targets(folder: Path, *types: str) -> list[Step]:
     """The last steps of a build's variants; a store on disk is used to find the files."""
     store = Store(folder / "planning")
     recipe, _ = read_recipe(TEXT, "Modelfile", store)
-    options = Options(quantizations=tuple(map(Quantization, types)))
-    names = (ModelName.parse("m"),)
-    request = Request(recipe, LocalContext(folder, store, hash_files=True), names, options)
-    return [plan.manifest for plan in plans_of(request, store)]
+    known = {type_.name: type_ for type_ in FILE_TYPES}
+    wanted = [Quantization(known[name]) for name in types] or [None]
+    request = BuildRequest(tuple(Target((ModelName.parse("m"),), each) for each in wanted))
+    build = Build(request, recipe, LocalContext(folder, store, hash_files=True))
+    return [plan.manifest for plan in plans_of(build, store)]
 
 
 def run(store: BuildStore, steps: Sequence[Step]) -> tuple[list[bytes], set[str], list[Any]]:
@@ -65,7 +67,7 @@ def on_disk(folder: Path) -> dict[tuple[str, ...], list[bytes]]:
     """What the store on disk makes of it, unquantized and as two variants."""
     store = Store(folder / "store")
     with store.using():
-        return {t: run(store, targets(folder, *t))[0] for t in ((), ("q8_0", "q4_0"))}
+        return {t: run(store, targets(folder, *t))[0] for t in ((), ("Q8_0", "Q4_0"))}
 
 
 @pytest.fixture
@@ -74,7 +76,7 @@ def store(tmp_path: Path) -> MemoryStore:
     return MemoryStore(tmp_path / "files")
 
 
-@pytest.mark.parametrize("types", [(), ("q8_0", "q4_0")])
+@pytest.mark.parametrize("types", [(), ("Q8_0", "Q4_0")])
 def test_the_manifests_are_those_of_the_store_on_disk(
     folder: Path,
     store: MemoryStore,
@@ -158,36 +160,36 @@ def weights(manifest: bytes) -> Digest:
 
 def test_quantized_ranges_are_found_at_their_places(folder: Path, store: MemoryStore) -> None:
     """In a blob of the store, through the two ports alone."""
-    made, _, _ = run(store, targets(folder, "q8_0"))
+    made, _, _ = run(store, targets(folder, "Q8_0"))
     forget_steps(store)
-    again, ran, events = run(store, targets(folder, "q8_0"))
+    again, ran, events = run(store, targets(folder, "Q8_0"))
     assert again == made and "quantize" in ran
     assert Code.REUSED_TENSORS in codes(events)
 
 
 def test_a_place_with_other_bytes_is_quantized_again(folder: Path, store: MemoryStore) -> None:
     """What lies there counts only if its digest is right."""
-    made, _, _ = run(store, targets(folder, "q8_0"))
+    made, _, _ = run(store, targets(folder, "Q8_0"))
     forget_steps(store)
     for (table, key), text in list(store.cache.texts.items()):
         place = PLACE.read(text) if table == PLACE.table else None
         if place is not None:
             moved = Place(place.path, place.offset + 1, place.size, place.digest)
             store.cache.texts[table, key] = PLACE.encode(moved)
-    again, _, events = run(store, targets(folder, "q8_0"))
+    again, _, events = run(store, targets(folder, "Q8_0"))
     assert again == made and weights(again[0]) in store.blobs.here
     assert Code.REUSED_TENSORS not in codes(events)
 
 
 def test_a_place_that_is_gone_is_forgotten(folder: Path, store: MemoryStore) -> None:
     """And the range is quantized again."""
-    made, _, _ = run(store, targets(folder, "q8_0"))
+    made, _, _ = run(store, targets(folder, "Q8_0"))
     forget_steps(store)
     keys = {key.partition(" ")[0] for table, key in store.cache.texts if table == PLACE.table}
     (lost,) = (store.blobs.here.pop(weights(data)) for data in made)
     for key in keys:
         store.cache.add_place(key, Place("blobs/sha256-none", 0, 1, Digest.of(b"x", BLAKE3)))
-    again, _, _ = run(store, targets(folder, "q8_0"))
+    again, _, _ = run(store, targets(folder, "Q8_0"))
     assert again == made and store.blobs.here[weights(made[0])] == lost
     places = [place for found in store.cache.places(keys).values() for place in found]
     assert keys and {place.path for place in places} == {f"blobs/{weights(made[0]).filename}"}

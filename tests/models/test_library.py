@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from stores import copy_tiny_store
 
-from mbuild.build.request import read_recipe
+from mbuild.build.prepare import read_recipe
 from mbuild.core.names import ModelName
 from mbuild.models.library import by_digest, by_path, modelfile_of, view
 from mbuild.store import Layer, Manifest, Store
