@@ -68,13 +68,14 @@ HANDED_ON = frozenset(
         "f'{path}: {error}'",
         "f'{tensor.name}: {error.message}'",
         "f'{tensor}: {error.message}'",
-        "f'{value}: {error.strerror}'",
+        "f'{self.value}: {error.strerror}'",
         "found.message",
         "last.message",
         "str(error)",
         "str(message)[:1000]",
         "text",
         "warning",
+        "warning.message",
     )
 )
 """Expressions that only hand on a sentence: the system's, or one listed where it is made."""
