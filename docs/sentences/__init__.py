@@ -69,7 +69,6 @@ HANDED_ON = frozenset(
         "f'{tensor.name}: {error.message}'",
         "f'{tensor}: {error.message}'",
         "f'{self.value}: {error.strerror}'",
-        "warning.message",
         "found.message",
         "last.message",
         "str(error)",
