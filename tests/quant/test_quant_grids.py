@@ -121,7 +121,7 @@ class TestReference:
 
 PROGRAM = """
 import sys
-sys.path.insert(0, "tests")
+sys.path[:0] = ["tests", "tests/quant"]
 import numpy as np
 from test_quant_grids import ROW, weights, importances
 from mbuild.gguf.types import GGMLType as G

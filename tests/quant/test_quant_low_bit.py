@@ -18,7 +18,9 @@ from mbuild.quant.choose.imatrix import open_imatrix
 from mbuild.quant.choose.options import Quantization
 from mbuild.quant.choose.recipes import plan
 from mbuild.quant.choose.types import FILE_TYPES
-from mbuild.quant.search.grids import CHUNK, HALF, RINGS, shape, table
+from mbuild.quant.search.grids import CHUNK, HALF, Grid, table
+from mbuild.quant.search.methods import OnGrid
+from mbuild.quant.table import TYPES
 
 G = GGMLType
 LOW = [
@@ -31,6 +33,15 @@ ERRORS = {
     **{G.IQ2_XXS: 0.6, G.IQ2_XS: 0.6, G.IQ2_S: 0.6, G.IQ3_XXS: 0.4},
 }
 """Root mean square error, in units of the weights' deviation, that a type stays below."""
+
+
+def _grids() -> dict[GGMLType, Grid]:
+    """The grids of the types that have one."""
+    methods = {type_: parts.method(weighted=True) for type_, parts in TYPES.items()}
+    return {type_: made.grid for type_, made in methods.items() if isinstance(made, OnGrid)}
+
+
+GRIDS = _grids()
 
 
 @pytest.fixture
@@ -130,11 +141,11 @@ def test_a_tensor_without_importances_is_named(mbuild: Run, source: Path, tmp_pa
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("type_", RINGS, ids=lambda t: t.name)
+@pytest.mark.parametrize("type_", GRIDS, ids=lambda t: t.name)
 def test_neighbours_are_the_nearest_points(type_: GGMLType) -> None:
     """A point has no neighbours; any other combination has all points of the least distances."""
-    grid = table(type_)
-    size, levels, bits = shape(type_)
+    grid = table(GRIDS[type_])
+    size, levels, bits = GRIDS[type_].shape
     shifts = bits * np.arange(size)
     codes = np.flatnonzero(grid.numbers)
     codes = np.concatenate([[0], codes])
@@ -146,7 +157,7 @@ def test_neighbours_are_the_nearest_points(type_: GGMLType) -> None:
     for spot in np.random.default_rng(0).integers(0, levels**size, 50):
         combination = spot // levels ** np.arange(size) % levels
         distances = ((points - combination) ** 2).sum(axis=1)
-        limit = np.unique(distances)[: RINGS[type_]].max()
+        limit = np.unique(distances)[: GRIDS[type_].rings].max()
         first = (grid.lists[lists + spot] >> 6) * chunk
         count = (grid.lists[lists + spot] & 63) * chunk
         found = near[first : first + count]
@@ -160,7 +171,7 @@ def test_neighbours_are_the_nearest_points(type_: GGMLType) -> None:
             assert listed == sorted(listed)
 
 
-SHORT = [type_ for type_ in RINGS if type_ not in (G.IQ1_S, G.IQ1_M)]
+SHORT = [type_ for type_ in GRIDS if type_ not in (G.IQ1_S, G.IQ1_M)]
 
 
 @pytest.mark.parametrize("type_", SHORT, ids=lambda t: t.name)
@@ -169,8 +180,8 @@ def test_shortened_lists_hold_the_nearest_points(type_: GGMLType) -> None:
 
     What fills a list up costs more than its nearest neighbour.
     """
-    grid = table(type_)
-    size, levels, bits = shape(type_)
+    grid = table(GRIDS[type_])
+    size, levels, bits = GRIDS[type_].shape
     near, shifts = grid.codes.view("<u2").astype(np.int64), bits * np.arange(size)
     random = np.random.default_rng(0)
     off = np.flatnonzero(grid.lists[: levels**size] & 63)

@@ -13,6 +13,7 @@ import pytest
 from quant_data import ALL, GRIDS, ONLY_WEIGHTED, WEIGHTED, X86_REFERENCE, Reference, kinds
 
 from mbuild.gguf.types import BLOCKS, GGMLType
+from mbuild.quant.engine import Weights
 from mbuild.quant.quantize import engine, fallback
 
 G = GGMLType
@@ -92,7 +93,7 @@ def given(type_: GGMLType, x: Any, q: Any) -> Any:
     with np.errstate(all="ignore"):
         sums = np.add.accumulate((x * x).reshape(-1, ROW), axis=1, dtype=np.float32)[:, -1]
         means = np.repeat(sums / np.float32(ROW), ROW // BLOCKS[type_].weights)
-    return np.tile(q, x.size // ROW), means
+    return Weights(np.tile(q, x.size // ROW), means)
 
 
 @pytest.mark.parametrize("type_", WEIGHTED, ids=lambda t: t.name)

@@ -16,14 +16,12 @@ import numpy as np
 
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant.compiled import cache, loader, needs
-from mbuild.quant.engine import Bytes, Outcome, Weights
+from mbuild.quant.engine import Bytes, Outcome, Reals, Weights
 from mbuild.quant.kernels import target
 from mbuild.quant.table import GOOD, SUSPECT, Kernel, kernel, takes_importances
 
 _OUTCOMES = {GOOD: Outcome.GOOD, SUSPECT: Outcome.SUSPECT}
 """What a kernel returns; everything else is the number of a tile."""
-
-_NONE = Weights(np.empty(0, np.float32), np.empty(0, np.float32))
 
 
 def machine_code(kernel: Kernel) -> Callable[..., int]:
@@ -39,6 +37,17 @@ def machine_code(kernel: Kernel) -> Callable[..., int]:
         cache.write(kernel.name, code)
     with needs.llvm():
         return loader.load(code, kernel.name)
+
+
+_NONE = (None, None)
+"""What a kernel is given for importances and means that there are not."""
+
+
+def _part(weights: Weights | None, values: int, blocks: int) -> tuple[Reals | None, Reals | None]:
+    """The importances of the first values, the means of the first blocks."""
+    if weights is None:
+        return _NONE
+    return weights.importances[:values], weights.means[:blocks]
 
 
 class _Entry(NamedTuple):
@@ -100,23 +109,21 @@ class CompiledEngine:
         blocks = len(out) // size
         whole = blocks - blocks % tile
         values = whole * count
-        given = weights or _NONE
         number, found = int(kind), GOOD
         if whole:
             first = source[: values * item]
-            parts = given.importances[:values], given.means[:whole]
-            found = entry.call(first, number, *parts, out[: whole * size])
+            found = entry.call(first, number, *_part(weights, values, whole), out[: whole * size])
         if whole == blocks or found >= 0:
             return _OUTCOMES.get(found, Outcome.NOT_FINITE)
         padded = np.zeros(tile * count * item, np.uint8)
         padded[: len(source) - values * item] = source[values * item :]
         last = np.empty(tile * size, np.uint8)
-        parts = given
+        given = None
         if weights is not None:
-            parts = (
-                np.resize(given.importances[values:], tile * count),
-                np.resize(given.means[whole:], tile),
+            given = Weights(
+                np.resize(weights.importances[values:], tile * count),
+                np.resize(weights.means[whole:], tile),
             )
-        rest = entry.call(padded, number, *parts, last)
+        rest = entry.call(padded, number, *(given or _NONE), last)
         out[whole * size :] = last[: (blocks - whole) * size]
         return _OUTCOMES.get(rest if rest >= 0 else min(found, rest), Outcome.NOT_FINITE)

@@ -26,7 +26,8 @@ def _machine() -> Any:
 def load(code: bytes, name: str) -> Callable[..., int]:
     """The function ``name`` of an object file, which takes integers and numpy arrays.
 
-    They become the words that :mod:`mbuild.quant.compiled.compiler` describes; nothing is checked.
+    None stands for an empty array. They become the words that
+    :mod:`mbuild.quant.compiled.compiler` describes; nothing is checked.
     Arrays have to be flat, contiguous and of the right kind. The GIL is released during
     a call. Only what the compiler made may be given: LLVM ends the process where a file is
     no object file or calls what the process does not have. Raises RuntimeError where the
@@ -54,9 +55,15 @@ def load(code: bytes, name: str) -> Callable[..., int]:
     return call
 
 
+_EMPTY = (ctypes.c_void_p(None), ctypes.c_int64(0))
+"""The words of an array without elements: made once, for the same reason."""
+
+
 def _append(words: list[Any], argument: Any) -> None:
     """Add the C arguments of a Python value."""
-    if isinstance(argument, np.ndarray):
+    if argument is None:
+        words.extend(_EMPTY)
+    elif isinstance(argument, np.ndarray):
         # ``ctypes.data`` takes twice as long, which is felt: a call is some 0.2 ms of work.
         words.append(ctypes.c_void_p(argument.__array_interface__["data"][0]))
         words.append(ctypes.c_int64(argument.size))
