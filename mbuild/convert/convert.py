@@ -66,16 +66,16 @@ def hyper_parameters(checkpoint: Checkpoint, outtype: OutType) -> Hyper:
     row = checkpoint.family
     config = config_class(checkpoint.config.get("model_type")).complete(checkpoint.config)
     layers = next((config[name] for name in LAYER_NAMES if name in config), None)
-    blocks = as_integer(layers, "num_hidden_layers", low=1)
+    nextn = as_integer(config.get(row.nextn) or 0, row.nextn) if row.nextn else 0
+    blocks = as_integer(layers, "num_hidden_layers", low=1) + nextn
     if blocks > len(checkpoint.tensors):
         raise FormatError(
             f"config.json has {blocks} layers, but the checkpoint has only "
             f"{len(checkpoint.tensors)} tensors",
             hint="a shard is missing, or config.json belongs to another checkpoint",
         )
-    nextn = as_integer(config.get(row.nextn) or 0, row.nextn) if row.nextn else 0
     rope, files = unified_rope(config), Files(checkpoint.files)
-    return Hyper(row.gguf, checkpoint.hf_arch, config, rope, blocks + nextn, outtype, files, nextn)
+    return Hyper(row.gguf, checkpoint.hf_arch, config, rope, blocks, outtype, files, nextn)
 
 
 def resolve_outtype(outtype: OutType, tensors: Mapping[str, Lazy]) -> OutType:

@@ -15,7 +15,7 @@ from mbuild.convert.checks.layout import check_layout
 from mbuild.convert.convert import Body, convert_body
 from mbuild.convert.families import find
 from mbuild.convert.vocabulary.assemble import vocabulary
-from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.errors import FormatError, MbuildError, UnsupportedError
 from mbuild.gguf.encoding import encode_entry
 
 NEXTN = ("glm4_moe", "glm4_moe_lite", "exaone_moe")
@@ -91,3 +91,29 @@ def test_a_character_map_can_be_written(tmp_path: Path) -> None:
     (charsmap,) = [kv for kv in entries if kv.key.endswith("precompiled_charsmap")]
     data = encode_entry(charsmap.key, charsmap.type, charsmap.element, charsmap.value)
     assert data.endswith(bytes(charsmap.value))
+
+
+@pytest.mark.parametrize("name", ("mtp.x", "mtp.layers.x.y.weight", f"mtp.layers.{'9' * 5000}.a.b"))
+def test_a_strange_name_of_a_layer_ahead_has_no_place(name: str, tmp_path: Path) -> None:
+    """Names come from the file: any text is refused with a message, not with a traceback."""
+    case = spec("exaone_moe")
+    shard(case)[name] = "BF16 64"
+    with pytest.raises(MbuildError):
+        check_layout(body_of(tmp_path, case).described, 80)
+
+
+def test_more_layers_ahead_than_tensors_are_refused_at_once(tmp_path: Path) -> None:
+    """A hostile number makes no table of four thousand million layers."""
+    case = spec("glm4_moe")
+    case["files"]["config.json"]["num_nextn_predict_layers"] = 4_000_000_000
+    with pytest.raises(FormatError, match="layers"):
+        body_of(tmp_path, case)
+
+
+@pytest.mark.parametrize("alpha", (-1.0, 0.0, 1e30))
+def test_an_impossible_stretching_of_rope_is_refused(alpha: float, tmp_path: Path) -> None:
+    """A power of it would be complex, or larger than any number."""
+    case = spec("hunyuan_dense")
+    case["files"]["config.json"]["rope_scaling"]["alpha"] = alpha
+    with pytest.raises(FormatError, match="alpha"):
+        body_of(tmp_path, case)

@@ -100,13 +100,14 @@ _SHARED = {
 
 
 def _ahead(hp: Hyper, name: str, lazy: Lazy) -> list[Named]:
-    """The layers for multi-token prediction stand behind the others."""
-    _, label, rest = name.split(".", 2)
-    if label == "layers":
-        number, tail = rest.split(".", 1)
-        return [(f"model.layers.{hp.main + int(number)}.{tail}", lazy)]
-    part = _SHARED.get(label, label)
-    return [(f"model.layers.{layer}.{part}.{rest}", lazy) for layer in range(hp.main, hp.blocks)]
+    """A layer for multi-token prediction stands behind the others."""
+    _, _, number, rest = name.split(".", 3)
+    return [(f"model.layers.{hp.main + int(number)}.{rest}", lazy)]
+
+
+def _shared(hp: Hyper, name: str, lazy: Lazy) -> list[Named]:
+    part = _SHARED[name.split(".")[1]]
+    return [(f"model.layers.{layer}.{part}.weight", lazy) for layer in range(hp.main, hp.blocks)]
 
 
 def _shared_width(hp: Hyper) -> int:
@@ -164,7 +165,10 @@ EXAONE_MOE = replace(
         ),
     ),
     hf=NO_HF_CONFIG,
-    rules=(Rule(re.compile(r"^mtp\."), _ahead),),
+    rules=(
+        Rule(re.compile(r"^mtp\.layers\.\d{1,6}\."), _ahead),
+        Rule(re.compile(rf"^mtp\.({'|'.join(_SHARED)})\.weight$"), _shared),
+    ),
     stacks=(EXPERTS,),
     nextn="num_nextn_predict_layers",
 )

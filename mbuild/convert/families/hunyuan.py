@@ -10,7 +10,7 @@ from mbuild.convert.rows.hyper import HFConfig, heads
 from mbuild.convert.rows.keys import COMMON, F32, TEXT, U32
 from mbuild.convert.rows.row import Family
 from mbuild.convert.vocabulary.rules import VocabRule
-from mbuild.core.errors import UnsupportedError
+from mbuild.core.errors import FormatError, UnsupportedError
 from mbuild.gguf.model import KV
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def _stretched(hp: Hyper) -> Iterator[KV]:
         )
     width = hp.integer("head_dim", low=3)
     alpha = hp.rope_number("alpha", 50)
+    if not 0 < alpha < 1e6:
+        raise FormatError(f"config.json: the alpha of rope_parameters is {alpha:g}")
     yield KV(f"{hp.arch}.rope.freq_base", F32, base * alpha ** (width / (width - 2)))
     yield KV(f"{hp.arch}.rope.scaling.type", TEXT, "none")
     yield KV(f"{hp.arch}.rope.scaling.factor", F32, 1.0)
