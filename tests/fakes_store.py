@@ -12,7 +12,7 @@ from mbuild.core.digest import BLAKE3, Digest
 from mbuild.core.errors import DamagedError
 from mbuild.store.copying import OpenFile
 from mbuild.store.manifest import Blob
-from mbuild.store.records import PLACE, Place, RecordKind
+from mbuild.store.records import PLACE, RangePlace, RecordKind
 
 ValueT = TypeVar("ValueT")
 
@@ -41,10 +41,10 @@ class MemoryCache:
         """Record a value."""
         self.texts[kind.table, key] = kind.encode(value)
 
-    def places(self, keys: Collection[str]) -> dict[str, list[Place]]:
+    def places(self, keys: Collection[str]) -> dict[str, list[RangePlace]]:
         """Where ranges lie."""
         self.asked += 1
-        found: dict[str, list[Place]] = {}
+        found: dict[str, list[RangePlace]] = {}
         for (table, name), text in self.texts.items():
             key = name.partition(" ")[0]
             place = PLACE.read(text) if table == PLACE.table and key in keys else None
@@ -52,11 +52,11 @@ class MemoryCache:
                 found.setdefault(key, []).append(place)
         return found
 
-    def add_place(self, key: str, place: Place) -> None:
+    def add_place(self, key: str, place: RangePlace) -> None:
         """One more place."""
         self.put(PLACE, f"{key} {place.path}", place)
 
-    def drop_place(self, key: str, place: Place) -> None:
+    def drop_place(self, key: str, place: RangePlace) -> None:
         """One place less."""
         self.texts.pop((PLACE.table, f"{key} {place.path}"), None)
 
@@ -156,7 +156,7 @@ class MemoryBlobs:
             path.write_bytes(file.read())
         return path
 
-    def read_at(self, place: Place) -> bytes | None:
+    def read_at(self, place: RangePlace) -> bytes | None:
         """Some bytes of a blob."""
         data = {f"blobs/{d.filename}": data for d, data in self.here.items()}.get(place.path)
         return None if data is None else data[place.offset : place.offset + place.size]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mbuild.build.history import History, modelfile_text
-from mbuild.build.lock import UNQUANTIZED, Lock, locked_quantization, locked_request
+from mbuild.build.lock import UNQUANTIZED, BuildLock, locked_quantization, locked_request
 from mbuild.build.locked import Locked
 from mbuild.build.prepare import Build, Notice, kept_recipe, read_recipe
 from mbuild.build.rebuild import Unchanged
@@ -111,7 +111,7 @@ def _bring(source: Posted, record: BuildRecord, stored: StoredManifest, store: S
 def from_modelfile(
     data: bytes,
     script: Script,
-    lock: tuple[Lock, Path] | None,
+    lock: tuple[BuildLock, Path] | None,
     stored: StoredManifest,
     store: Store,
     on_read: OnRead,
@@ -131,7 +131,7 @@ def from_modelfile(
     return wanted._replace(gate=Locked(*lock, wanted, store))
 
 
-def _locked_target(lock: Lock, path: Path, stored: StoredManifest) -> Target:
+def _locked_target(lock: BuildLock, path: Path, stored: StoredManifest) -> Target:
     """The locked variant that is this model."""
     same = [name for name, result in lock.results.items() if result["id"] == str(stored.id)]
     chosen = same or list(lock.results)

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from mbuild.build.engine import Engine, Outcome
+from mbuild.build.engine import BuildEngine, Outcome
 from mbuild.build.graph import in_order
 from mbuild.build.prepare import Build, plans_of
 from mbuild.build.recording import Recorder
@@ -84,7 +84,7 @@ def _build(
     recorder.begins(steps, outcome)
     request = wanted.request
     yield BuildStarted(str(request.names[0]), len(in_order(steps)))
-    yield from Engine(store, wanted.use_cache).run(steps, outcome)
+    yield from BuildEngine(store, wanted.use_cache).run(steps, outcome)
     models = [Assembled.of(outcome.results[step]) for step in steps]
     if wanted.gate is not None:
         wanted.gate.after([model.data for model in models])

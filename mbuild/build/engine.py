@@ -104,7 +104,7 @@ class Surveyed(NamedTuple):
     lost: Note | None = None
 
 
-class Engine:
+class BuildEngine:
     """Runs steps against one store. ``use_cache=False`` runs every step."""
 
     def __init__(self, store: BuildStore, use_cache: bool = True) -> None:
@@ -224,7 +224,7 @@ class _Run:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: BuildEngine,
         outcome: Outcome,
         numbers: Mapping[Step, int],
         steps: Sequence[Step],

@@ -86,7 +86,7 @@ _STEPS = {
 }
 
 
-class Described(NamedTuple):
+class DescribedStep(NamedTuple):
     """A step of a build that was or is to be: what it is for and what decides it.
 
     ``lost`` is why it has no cached result, should nothing have changed.
@@ -120,7 +120,9 @@ class Explanation(NamedTuple):
         return (self.note.cause,)
 
 
-def explain(new: Sequence[Described], old: Sequence[Described], store: Store) -> list[Explanation]:
+def explain(
+    new: Sequence[DescribedStep], old: Sequence[DescribedStep], store: Store
+) -> list[Explanation]:
     """For each step of a build what differs from the build before.
 
     Of a step without a description nothing can be said yet.
@@ -135,7 +137,7 @@ def explain(new: Sequence[Described], old: Sequence[Described], store: Store) ->
 
 
 def _explanation(
-    step: Described, before: Described | None, read_text: ReadText, alias: Alias
+    step: DescribedStep, before: DescribedStep | None, read_text: ReadText, alias: Alias
 ) -> Explanation:
     if before is None:
         return Explanation(note=Note(Cause.NEW_STEP))
@@ -147,7 +149,7 @@ def _explanation(
     return Explanation(found, None if found else step.lost or Note(Cause.INPUT))
 
 
-def match(new: Sequence[Described], old: Sequence[Described]) -> list[Described | None]:
+def match(new: Sequence[DescribedStep], old: Sequence[DescribedStep]) -> list[DescribedStep | None]:
     """For each new step the old one that it stands for, if there is one.
 
     Steps of one kind stand for each other: those with the same key first, then
@@ -155,7 +157,7 @@ def match(new: Sequence[Described], old: Sequence[Described]) -> list[Described 
     kind: an import can become a conversion.
     """
     left = list(old)
-    found: list[Described | None] = [None] * len(new)
+    found: list[DescribedStep | None] = [None] * len(new)
     for same in (_same_key, _same_place, _same_kind):
         for number, step in enumerate(new):
             if found[number] is None:
@@ -168,15 +170,15 @@ def match(new: Sequence[Described], old: Sequence[Described]) -> list[Described 
 _WEIGHTS = frozenset(name for name, kind in KINDS.items() if kind.makes_weights)
 
 
-def _same_key(a: Described, b: Described) -> bool:
+def _same_key(a: DescribedStep, b: DescribedStep) -> bool:
     return a.kind == b.kind and a.key != "" and a.key == b.key
 
 
-def _same_place(a: Described, b: Described) -> bool:
+def _same_place(a: DescribedStep, b: DescribedStep) -> bool:
     return (a.kind, a.role, a.subject, a.target) == (b.kind, b.role, b.subject, b.target)
 
 
-def _same_kind(a: Described, b: Described) -> bool:
+def _same_kind(a: DescribedStep, b: DescribedStep) -> bool:
     return a.kind == b.kind or {a.kind, b.kind} <= _WEIGHTS
 
 

@@ -8,12 +8,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.build.costs import PlannedTensor
-from mbuild.build.engine import Engine, State, Surveyed
-from mbuild.build.explain import Described, Explanation, explain
+from mbuild.build.engine import BuildEngine, State, Surveyed
+from mbuild.build.explain import DescribedStep, Explanation, explain
 from mbuild.build.graph import names_of
 from mbuild.build.history import BuildRecord, History
 from mbuild.build.prepare import Build, plans_of
-from mbuild.build.recording import described
+from mbuild.build.recording import describe_steps
 from mbuild.build.sources.values import Material
 from mbuild.core.events import Cause, Note
 
@@ -139,19 +139,19 @@ class Survey(NamedTuple):
 def survey(wanted: Build, store: Store) -> Survey:
     """Look every step up in the cache, and compare with the last build of the model."""
     targets = [planned.manifest for planned in plans_of(wanted, store)]
-    rows = tuple(Engine(store, wanted.use_cache).survey(targets))
+    rows = tuple(BuildEngine(store, wanted.use_cache).survey(targets))
     base = History(store).last_of(wanted.request)
     if base is None:
         reasons = [Explanation(note=Note(Cause.FIRST))] * len(rows)
     else:
-        reasons = explain([_described(row) for row in rows], described(base, store), store)
+        reasons = explain([_described(row) for row in rows], describe_steps(base, store), store)
     why = (_applies(row, reason, wanted) for row, reason in zip(rows, reasons, strict=True))
     places = {row.step: place for place, row in enumerate(rows)}
     return Survey(rows, tuple(why), base, tuple(places[target] for target in targets))
 
 
-def _described(row: Surveyed) -> Described:
-    return Described(*names_of(row.step), row.key, row.description, row.lost)
+def _described(row: Surveyed) -> DescribedStep:
+    return DescribedStep(*names_of(row.step), row.key, row.description, row.lost)
 
 
 def forecast(wanted: Build, store: Store) -> Forecast:

@@ -50,7 +50,7 @@ _SETTINGS = {"renderer": "RENDERER", "parser": "PARSER", "requires": "REQUIRES"}
 _SOURCES = {"from": "FROM", "adapter": "ADAPTER", "draft": "DRAFT"}
 
 
-class Place(NamedTuple):
+class LockPlace(NamedTuple):
     """What a locked value is about: an instruction by word and number, or what is in none.
 
     ``number`` counts the instructions of that word from 0; -1 is the last one,
@@ -66,7 +66,7 @@ class Place(NamedTuple):
 class Drift(NamedTuple):
     """One difference: ``old`` in the lock, ``new`` now; None where there is nothing."""
 
-    place: Place
+    place: LockPlace
     old: str | None
     new: str | None
 
@@ -81,7 +81,7 @@ class Drift(NamedTuple):
         return f"{what} changed: {self.old} in the lock file, {self.new} now"
 
 
-class Lock(NamedTuple):
+class BuildLock(NamedTuple):
     """A lock: what the build starts from, and each variant's result.
 
     ``inputs`` and ``results`` are the JSON of the file; ``mbuild`` is the
@@ -98,7 +98,7 @@ class Lock(NamedTuple):
         return json.dumps(value, indent=2, sort_keys=True) + "\n"
 
     @classmethod
-    def from_text(cls, text: str, name: str) -> Lock:
+    def from_text(cls, text: str, name: str) -> BuildLock:
         """Read a lock; raises :class:`FormatError` naming ``name`` for anything else."""
         again = "write it again with mbuild lock"
         try:
@@ -227,7 +227,7 @@ def _result(data: bytes) -> dict[str, Any]:
 # Asking again.
 
 
-def locked_quantization(lock: Lock, variant: str) -> Quantization | None:
+def locked_quantization(lock: BuildLock, variant: str) -> Quantization | None:
     """How a variant of a lock is quantized; None for one that is not, or that it does not have.
 
     Raises :class:`UsageError` for options that this mbuild cannot read.
@@ -240,7 +240,7 @@ def locked_quantization(lock: Lock, variant: str) -> Quantization | None:
     return Quantization.parse(variant, given)
 
 
-def locked_request(lock: Lock, target: Target, source: Script) -> BuildRequest:
+def locked_request(lock: BuildLock, target: Target, source: Script) -> BuildRequest:
     """The request for one target, with the lock's options for what all targets share."""
     options = lock.inputs["options"]
     draft = options["draft_quantize"]
@@ -254,7 +254,7 @@ def locked_request(lock: Lock, target: Target, source: Script) -> BuildRequest:
 # Comparing.
 
 
-def drift_of_inputs(lock: Lock, now: Mapping[str, Any], asked: Collection[str]) -> list[Drift]:
+def drift_of_inputs(lock: BuildLock, now: Mapping[str, Any], asked: Collection[str]) -> list[Drift]:
     """What differs between a lock and the build that would run now.
 
     ``asked`` are the variants of that build; others that the lock has do not
@@ -263,41 +263,41 @@ def drift_of_inputs(lock: Lock, now: Mapping[str, Any], asked: Collection[str]) 
     missing = [variant for variant in asked if variant not in lock.results]
     if missing:
         has = ", ".join(lock.results)
-        return [Drift(Place("", -1, _variant(name)), None, f"it has {has}") for name in missing]
+        return [Drift(LockPlace("", -1, _variant(name)), None, f"it has {has}") for name in missing]
     old, new = locked_inputs(lock.inputs, asked), locked_inputs(now, asked)
     for kind in set(lock.inputs["steps"]) - set(now["steps"]):
         del old[_step(kind)]
     return _differences(old, new)
 
 
-def drift_of_results(lock: Lock, now: Mapping[str, Any]) -> list[Drift]:
+def drift_of_results(lock: BuildLock, now: Mapping[str, Any]) -> list[Drift]:
     """What differs between a lock's results and those of a build, by variant and layer."""
     found = []
     for variant, result in now.items():
         prefix = f"{variant}: " if variant != UNQUANTIZED else ""
         rows = _differences(_flat_result(lock.results[variant]), _flat_result(result))
         for place, old, new in rows:
-            found.append(Drift(Place("", -1, prefix + place.label), old, new))
+            found.append(Drift(LockPlace("", -1, prefix + place.label), old, new))
     return found
 
 
-def locked_inputs(value: Mapping[str, Any], asked: Iterable[str]) -> dict[Place, str]:
+def locked_inputs(value: Mapping[str, Any], asked: Iterable[str]) -> dict[LockPlace, str]:
     """A lock's inputs as places and texts; raises KeyError, TypeError, ... for foreign JSON."""
-    flat: dict[Place, str] = {}
+    flat: dict[LockPlace, str] = {}
     sources, modelfile, options = value["sources"], value["modelfile"], value["options"]
     for key, word in _SOURCES.items():
         for number, source in enumerate(sources[key]):
-            flat |= {Place(word, number, label): text for label, text in _flat_source(source)}
+            flat |= {LockPlace(word, number, label): text for label, text in _flat_source(source)}
     for key, word in (_TEXTS | _SETTINGS).items():
         if key in modelfile:
-            flat[Place(word, -1, "")] = str(modelfile[key])
+            flat[LockPlace(word, -1, "")] = str(modelfile[key])
     for key, word in _LISTS.items():
         for number, text in enumerate(modelfile.get(key, ())):
-            flat[Place(word, number, "")] = str(text)
+            flat[LockPlace(word, number, "")] = str(text)
     for name, item in modelfile.get("parameters", {}).items():
-        flat[Place("PARAMETER", -1, name)] = json.dumps(item)
+        flat[LockPlace("PARAMETER", -1, name)] = json.dumps(item)
     for name in ("outtype", "pre", "draft_quantize"):
-        flat[Place("", -1, f"--{name.replace('_', '-')}")] = json.dumps(options[name])
+        flat[LockPlace("", -1, f"--{name.replace('_', '-')}")] = json.dumps(options[name])
     for variant in asked:
         if variant != UNQUANTIZED:
             flat |= _flat_quantization(variant, options["quantize"][variant])
@@ -317,41 +317,41 @@ def _flat_source(source: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield from _flat_source(projector)
 
 
-def _flat_quantization(variant: str, fields: Mapping[str, Any]) -> dict[Place, str]:
+def _flat_quantization(variant: str, fields: Mapping[str, Any]) -> dict[LockPlace, str]:
     """The options of a variant; one that the lock does not have yet has its default."""
     flat = {}
     for field, option in OPTIONS.items():
         label, item = f"{_variant(variant)} {option.flag}", fields.get(field)
         if field == _IMATRIX and item is not None:
             for file, digest in item.items():
-                flat[Place("", -1, f"{label} {file}")] = str(digest)
+                flat[LockPlace("", -1, f"{label} {file}")] = str(digest)
         else:
             value = option.default if item is None else option.parse(item)
-            flat[Place("", -1, label)] = json.dumps(option.write(value))
+            flat[LockPlace("", -1, label)] = json.dumps(option.write(value))
     for name, item in fields.items():
         if name not in OPTIONS:
-            flat[Place("", -1, f"{_variant(variant)} --{name}")] = json.dumps(item)
+            flat[LockPlace("", -1, f"{_variant(variant)} --{name}")] = json.dumps(item)
     return flat
 
 
-def _flat_result(result: Mapping[str, Any]) -> dict[Place, str]:
+def _flat_result(result: Mapping[str, Any]) -> dict[LockPlace, str]:
     rows = {"the model's id": result["id"], "the config": result["config"]["digest"]}
     for number, layer in enumerate(result["layers"], start=1):
         kind = str(layer["mediaType"]).rpartition(".")[2]
         origin = f" from {layer['from']}" if "from" in layer else ""
         rows[f"layer {number}"] = f"{kind} {layer['digest']}{origin}"
-    return {Place("", -1, label): str(text) for label, text in rows.items()}
+    return {LockPlace("", -1, label): str(text) for label, text in rows.items()}
 
 
 def _variant(name: str) -> str:
     return f"-q {name}" if name != UNQUANTIZED else "the unquantized model"
 
 
-def _step(kind: str) -> Place:
-    return Place("", -1, f"the version of the step {kind!r}")
+def _step(kind: str) -> LockPlace:
+    return LockPlace("", -1, f"the version of the step {kind!r}")
 
 
-def _differences(old: Mapping[Place, str], new: Mapping[Place, str]) -> list[Drift]:
+def _differences(old: Mapping[LockPlace, str], new: Mapping[LockPlace, str]) -> list[Drift]:
     """In the order of the old places, then the new ones."""
     return [
         Drift(place, old.get(place), new.get(place))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.build.history import modelfile_text
 from mbuild.build.lock import (
+    BuildLock,
     Drift,
-    Lock,
-    Place,
+    LockPlace,
     drift_of_inputs,
     drift_of_results,
     inputs,
@@ -46,7 +46,7 @@ class Writing:
 class Locked:
     """A gate that lets pass what a lock says and nothing else."""
 
-    def __init__(self, lock: Lock, path: Path, wanted: Build, store: Store) -> None:
+    def __init__(self, lock: BuildLock, path: Path, wanted: Build, store: Store) -> None:
         self._lock = lock
         self._path = path
         self._wanted = wanted
@@ -91,7 +91,7 @@ class Locked:
         raise ModelfileError(problems)
 
 
-def _spans(data: bytes | None, places: Iterable[Place]) -> list[Span | None]:
+def _spans(data: bytes | None, places: Iterable[LockPlace]) -> list[Span | None]:
     """Where the instructions of some places stand in a Modelfile, as far as they do."""
     if data is None:
         return [None for _ in places]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Node = TypeVar("Node", bound=Hashable)
 
 
-class Row(Protocol):
+class NetworkRow(Protocol):
     """A step of a forecast or of the log; its inputs are places in the list of all."""
 
     @property
@@ -48,7 +48,7 @@ class BuildGraph(Generic[Node]):
         return BuildGraph(steps, ((source, step) for step in steps for source in step.inputs))
 
     @classmethod
-    def of_rows(cls, rows: Sequence[Row]) -> BuildGraph[int]:
+    def of_rows(cls, rows: Sequence[NetworkRow]) -> BuildGraph[int]:
         """The places of the steps in a forecast, or in a build of the log."""
         edges = ((source, place) for place, row in enumerate(rows) for source in row.inputs)
         return BuildGraph(range(len(rows)), edges)

@@ -20,11 +20,11 @@ from mbuild.build.steps import (
     ConvertAdapter,
     ConvertCheckpoint,
     DetectTemplate,
+    HeaderPart,
     ImportGGUF,
     MakeConfig,
     MergeGGUF,
     MergeParameters,
-    Part,
     PutLayer,
     Quantize,
     ReadHeader,
@@ -35,7 +35,16 @@ from mbuild.core import gojson
 from mbuild.core.errors import UnsupportedError, UsageError
 from mbuild.quant.choose.options import Quantization
 from mbuild.store import Layer
-from mbuild.store.media import LICENSE, MEDIA_TYPES, MESSAGES, MODEL, PARAMS, SYSTEM, TEMPLATE, Rule
+from mbuild.store.media import (
+    LICENSE,
+    MEDIA_TYPES,
+    MESSAGES,
+    MODEL,
+    PARAMS,
+    SYSTEM,
+    TEMPLATE,
+    Inheritance,
+)
 
 if TYPE_CHECKING:
     from mbuild.build.graph import Step
@@ -111,7 +120,7 @@ def _plan(
     models = entries.steps()
     detected: tuple[Step, ...] = ()
     if base is None:
-        detected = (DetectTemplate((_knowing(Part.CHAT_TEMPLATE, models, quantized),)),)
+        detected = (DetectTemplate((_knowing(HeaderPart.CHAT_TEMPLATE, models, quantized),)),)
         entries.put(detected[0], TEMPLATE)
     adapters = tuple(_adapter(each, base, models, quantized, request) for each in sources.adapters)
     for step in (*adapters, *drafts):
@@ -154,7 +163,7 @@ class _Entries:
 
     def put(self, step: Step, media_type: str) -> None:
         """Add a step's layers at the end, beside or instead of those of their type: its rule."""
-        if MEDIA_TYPES[media_type].rule in (Rule.REPLACED, Rule.MERGED):
+        if MEDIA_TYPES[media_type].rule in (Inheritance.REPLACED, Inheritance.MERGED):
             self._entries = [entry for entry in self._entries if entry[0] != media_type]
         self.append(step, media_type)
 
@@ -232,7 +241,7 @@ def _draft(source: DraftSource, request: BuildRequest) -> Step:
     return Quantize(_origin(source, request), Quantization(request.draft_quantize), Role.DRAFT)
 
 
-def _knowing(part: Part, models: Sequence[Step], quantized: Quantize | None) -> Step:
+def _knowing(part: HeaderPart, models: Sequence[Step], quantized: Quantize | None) -> Step:
     """The step that knows a part of the model's header: its layer's, if it is not quantized.
 
     What depends on it is then the same for all variants of a quantized model.
@@ -258,4 +267,4 @@ def _adapter(
                 hint="name another model in FROM, or convert the adapter to GGUF",
             )
         return ConvertAdapter(source, layers[0])
-    return ConvertAdapter(source, None, (_knowing(Part.SHAPES, models, quantized),))
+    return ConvertAdapter(source, None, (_knowing(HeaderPart.SHAPES, models, quantized),))

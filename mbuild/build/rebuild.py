@@ -15,9 +15,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.build.build import build
-from mbuild.build.explain import Described, explain
+from mbuild.build.explain import DescribedStep, explain
 from mbuild.build.graph import Step, in_order, names_of
-from mbuild.build.recording import described
+from mbuild.build.recording import describe_steps
 from mbuild.core.errors import MbuildError, SourceError, StoreError
 from mbuild.core.events import Cause
 from mbuild.store import Layer, Manifest, Store
@@ -155,7 +155,7 @@ class Unchanged:
     def before(self, sources: Sources, plans: Sequence[Plan]) -> None:
         """Raise :class:`SourceError` naming what changed."""
         steps = in_order([plan.manifest for plan in plans])
-        old = [_bare(step) for step in described(self._record, self._store)]
+        old = [_bare(step) for step in describe_steps(self._record, self._store)]
         for step, why in zip(steps, explain(_bares(steps), old, self._store), strict=True):
             changes = [c for c in why.changes if c.cause is not Cause.VERSION]
             if changes:
@@ -169,11 +169,11 @@ class Unchanged:
         """Nothing more to say."""
 
 
-def _bares(steps: Sequence[Step]) -> list[Described]:
+def _bares(steps: Sequence[Step]) -> list[DescribedStep]:
     """The steps by what is known before they run: their own fields, not what they are given."""
     return [
         _bare(
-            Described(
+            DescribedStep(
                 *names_of(step),
                 "",
                 {"kind": step.kind, "version": step.version, "fields": step.key_fields()},
@@ -183,7 +183,7 @@ def _bares(steps: Sequence[Step]) -> list[Described]:
     ]
 
 
-def _bare(step: Described) -> Described:
+def _bare(step: DescribedStep) -> DescribedStep:
     description = step.description
     if description is None or description["fields"] is None:
         return step._replace(key="", description=None)

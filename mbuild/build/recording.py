@@ -15,7 +15,7 @@ from mbuild.core.events import Cause, Note, Reason
 from mbuild.store.records import DESCRIPTION
 
 if TYPE_CHECKING:
-    from mbuild.build.explain import Described, Explanation
+    from mbuild.build.explain import DescribedStep, Explanation
     from mbuild.build.prepare import Build
     from mbuild.store import Store
 
@@ -106,13 +106,13 @@ class Recorder:
         )
 
 
-def described(record: BuildRecord, store: Store) -> list[Described]:
+def describe_steps(record: BuildRecord, store: Store) -> list[DescribedStep]:
     """The steps of an earlier build with what was hashed for their keys, where it is kept."""
-    from mbuild.build.explain import Described
+    from mbuild.build.explain import DescribedStep
 
     known = store.cache.get_many(DESCRIPTION, [step.key for step in record.steps if step.key])
     return [
-        Described(s.kind, s.role, s.subject, s.target, s.key, known.get(s.key))
+        DescribedStep(s.kind, s.role, s.subject, s.target, s.key, known.get(s.key))
         for s in record.steps
     ]
 
@@ -124,7 +124,7 @@ def _why(
     ran = [step for step in order if step in outcome.ran]
     if not ran:
         return {}
-    from mbuild.build.explain import Described, Explanation, explain
+    from mbuild.build.explain import DescribedStep, Explanation, explain
 
     before = history.last_of(wanted.request)
     steps = [step for step in order if step in outcome.results]
@@ -132,7 +132,7 @@ def _why(
         rows = dict.fromkeys(ran, Explanation(note=Note(Cause.FIRST)))
     else:
         new = [
-            Described(
+            DescribedStep(
                 *names_of(step),
                 outcome.keys.get(step, ""),
                 outcome.descriptions.get(step),
@@ -140,7 +140,7 @@ def _why(
             )
             for step in steps
         ]
-        found = explain(new, described(before, store), store)
+        found = explain(new, describe_steps(before, store), store)
         rows = dict(zip(steps, found, strict=True))
     return {step: _reason(step, rows[step], wanted) for step in ran}
 

@@ -49,7 +49,7 @@ class ModelfileText:
 
 
 def build_options(command: CommandT) -> CommandT:
-    """The options that say what to build; a command with them calls :func:`asked_for`."""
+    """The options that say what to build; a command with them calls :func:`read_request`."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -107,7 +107,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 )
 
 
-def asked_for(
+def read_request(
     ctx: click.Context,
     *,
     file: str | None,
@@ -203,13 +203,13 @@ def _wanted(ctx: click.Context, options: Mapping[str, Any], *, locked: bool) -> 
 
         modelfile = Path(options["file"] or context_folder(options["folder"]) / "Modelfile")
         options = with_locked_options(ctx, options, modelfile)
-    wanted, store = asked_for(ctx, hash_files=locked, **options)
+    wanted, store = read_request(ctx, hash_files=locked, **options)
     if not options["names"]:
         check_unasked_names(wanted.request, store)
     if locked:
-        from mbuild.cli.locked import held_to_lock
+        from mbuild.cli.locked import hold_to_lock
 
-        wanted = held_to_lock(wanted, store, stdin=stdin)
+        wanted = hold_to_lock(wanted, store, stdin=stdin)
     return wanted, store
 
 

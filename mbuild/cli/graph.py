@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from mbuild.cli.build import asked_for, build_options
+from mbuild.cli.build import build_options, read_request
 from mbuild.cli.common import open_store, write_output
 from mbuild.core.errors import UsageError
 
@@ -60,7 +60,7 @@ def _planned(ctx: click.Context, options: dict[str, Any]) -> Picture:
     from mbuild.build.forecast import forecast
     from mbuild.view.report import picture_of_plan
 
-    wanted, store = asked_for(ctx, **options)
+    wanted, store = read_request(ctx, **options)
     return picture_of_plan(forecast(wanted, store))
 
 

@@ -8,15 +8,15 @@ from typing import Any
 import click
 
 from mbuild.build.lock import (
-    Lock,
+    BuildLock,
 )
 from mbuild.build.locked import Writing
 from mbuild.cli.build import (
-    asked_for,
     build_options,
     context_folder,
     from_stdin,
     progress_options,
+    read_request,
     run,
 )
 from mbuild.cli.common import write_file
@@ -55,12 +55,12 @@ def _lock(ctx: click.Context, style: str, options: dict[str, Any]) -> None:
     """Build what is asked for, and write down what it is made from and what came out."""
     named = bool(options["names"])
     options["names"] = options["names"] or (_what_to_call(context_folder(options["folder"])),)
-    wanted, store = asked_for(ctx, hash_files=True, **options)
+    wanted, store = read_request(ctx, hash_files=True, **options)
     wanted = wanted._replace(request=wanted.request._replace(named=named))
     path = lock_path(wanted.request.script, from_stdin(options["file"], options["folder"]))
     writing = Writing(wanted)
     run(wanted._replace(gate=writing), store, style)
-    text = Lock(writing.inputs, writing.results).to_text()
+    text = BuildLock(writing.inputs, writing.results).to_text()
     same = read_lock(path) == text
     if not same:
         write_file(path, text)

@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from mbuild.build.lock import (
     UNQUANTIZED,
-    Lock,
+    BuildLock,
     locked_quantization,
 )
 from mbuild.build.locked import Locked
@@ -38,7 +38,7 @@ def with_locked_options(
     text = read_lock(path)
     if text is None:
         return given
-    lock = Lock.from_text(text, str(path))
+    lock = BuildLock.from_text(text, str(path))
     said = {name for name in given if ctx.get_parameter_source(name) in _SAID}
     locked = locked_options(lock, distinct(given["quantize"]) or tuple(lock.results))
     return {**given, **{name: value for name, value in locked.items() if name not in said}}
@@ -47,7 +47,7 @@ def with_locked_options(
 _SAID = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
 
 
-def locked_options(lock: Lock, variants: Sequence[str]) -> dict[str, Any]:
+def locked_options(lock: BuildLock, variants: Sequence[str]) -> dict[str, Any]:
     """The arguments of ``mbuild build`` that ask for some variants of a lock, by their names."""
     options = lock.inputs["options"]
     found = {name: options[name] for name in ("outtype", "pre", "draft_quantize")}
@@ -63,7 +63,7 @@ def locked_options(lock: Lock, variants: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def held_to_lock(wanted: Build, store: Store, *, stdin: bool = False) -> Build:
+def hold_to_lock(wanted: Build, store: Store, *, stdin: bool = False) -> Build:
     """The same build, held to its lock file.
 
     Raises :class:`MissingFileError` when there is none and :class:`FormatError`
@@ -75,7 +75,7 @@ def held_to_lock(wanted: Build, store: Store, *, stdin: bool = False) -> Build:
         raise MissingFileError(
             f"--locked: there is no {path}", hint="write it with mbuild lock and the same options"
         )
-    return wanted._replace(gate=Locked(Lock.from_text(text, str(path)), path, wanted, store))
+    return wanted._replace(gate=Locked(BuildLock.from_text(text, str(path)), path, wanted, store))
 
 
 def lock_path(script: Script | None, stdin: bool) -> Path:

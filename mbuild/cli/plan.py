@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mbuild.cli.build import asked_for, build_options
+from mbuild.cli.build import build_options, read_request
 from mbuild.cli.common import columns_of, format_option, human_size
 from mbuild.cli.preview import INDENT, STATES, show_steps
 from mbuild.cli.screen import wrapped
@@ -48,7 +48,7 @@ def plan_command(ctx: click.Context, /, *, style: str, tensors: bool, **options:
     """
     from mbuild.build.forecast import forecast
 
-    wanted, store = asked_for(ctx, **options)
+    wanted, store = read_request(ctx, **options)
     planned = forecast(wanted, store)
     show_steps(planned, style, tensors=tensors)
     if not planned.fits:
@@ -71,7 +71,7 @@ def explain_command(ctx: click.Context, /, *, style: str, **options: Any) -> Non
     """
     from mbuild.build.forecast import survey
 
-    wanted, store = asked_for(ctx, hash_files=True, **options)
+    wanted, store = read_request(ctx, hash_files=True, **options)
     surveyed = survey(wanted, store)
     names = [str(name) for name in wanted.request.names]
     if store.private.exists():

@@ -6,7 +6,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from mbuild.build.again import from_log, from_modelfile
-from mbuild.build.lock import Lock
+from mbuild.build.lock import BuildLock
 from mbuild.build.rebuild import Rebuilt, rebuild
 from mbuild.cli.build import read_modelfile, script_of
 from mbuild.cli.common import say_reading
@@ -53,7 +53,7 @@ def _from_file(file: str, stored: StoredManifest, store: Store) -> Build:
     if file != "-":
         path = lock_path(script, stdin=False)
         text = read_lock(path)
-        lock = None if text is None else (Lock.from_text(text, str(path)), path)
+        lock = None if text is None else (BuildLock.from_text(text, str(path)), path)
     return from_modelfile(modelfile.data, script, lock, stored, store, say_reading)
 
 

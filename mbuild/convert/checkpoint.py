@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families import find
-from mbuild.convert.read.files import Files, parse_object
+from mbuild.convert.read.files import CheckpointFiles, parse_object
 from mbuild.convert.read.leftovers import weights_alone
 from mbuild.convert.read.safetensors import read_header
-from mbuild.convert.read.wrappers import unwrapped
+from mbuild.convert.read.wrappers import unwrap
 from mbuild.core.errors import FormatError, SourceError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -69,14 +69,14 @@ def open_checkpoint(name: str, files: Mapping[str, Path]) -> Checkpoint:
         FormatError: for files whose content is wrong or does not fit together.
         SourceError: for files that are missing or cannot be read.
     """
-    small = Files(files)
+    small = CheckpointFiles(files)
     root = small.json_object("config.json")
     if root is None:
         raise SourceError(f"{name} has no config.json", hint=_what_it_is(files))
     hf_arch = _class_name(root)
     config, family = _flat(root), find(hf_arch)
     family = family.variant(config) if family.variant else family
-    stored, renamed = unwrapped(_tensors(name, files, small))
+    stored, renamed = unwrap(_tensors(name, files, small))
     tensors, config, more = weights_alone(stored, config, family.gguf)
     warnings = (*renamed, *more)
     if "adapter_config.json" in files:
@@ -117,7 +117,9 @@ def _flat(root: Mapping[str, Any]) -> dict[str, Any]:
     return {**root, **_nested(root)}
 
 
-def _tensors(name: str, files: Mapping[str, Path], small: Files) -> tuple[StoredTensor, ...]:
+def _tensors(
+    name: str, files: Mapping[str, Path], small: CheckpointFiles
+) -> tuple[StoredTensor, ...]:
     promised = _read_index(files, small)
     shards = sorted(set(promised.values())) if promised else _shard_names(name, files)
     found: dict[str, StoredTensor] = {}
@@ -137,7 +139,7 @@ def _tensors(name: str, files: Mapping[str, Path], small: Files) -> tuple[Stored
     return tuple(found.values())
 
 
-def _read_index(files: Mapping[str, Path], small: Files) -> dict[str, str]:
+def _read_index(files: Mapping[str, Path], small: CheckpointFiles) -> dict[str, str]:
     """The index's map from tensors to shards, empty where there is no index."""
     if INDEX not in files:
         return {}

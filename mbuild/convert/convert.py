@@ -15,20 +15,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.checks.head import check_head
-from mbuild.convert.checks.layout import Described, check_layout, check_vocabulary
+from mbuild.convert.checks.layout import DescribedModel, check_layout, check_vocabulary
 from mbuild.convert.checks.unsaid import unsaid
 from mbuild.convert.families import config_class
 from mbuild.convert.metadata.general import QUANTIZATION_VERSION, Parameters, general
-from mbuild.convert.read.dequantize import dequantized
+from mbuild.convert.read.dequantize import dequantize
 from mbuild.convert.read.dtypes import OutType
-from mbuild.convert.read.files import Files
-from mbuild.convert.read.lazy import Lazy, Packed, stored
+from mbuild.convert.read.files import CheckpointFiles
+from mbuild.convert.read.lazy import Lazy, Packed, lazy_of
 from mbuild.convert.read.leftovers import INTEGERS, UNQUANTIZED
 from mbuild.convert.read.safetensors import DType
 from mbuild.convert.read.values import check_mxfp4, encode_checked
 from mbuild.convert.rows.hyper import LAYER_NAMES, Hyper, as_integer, unified_rope
 from mbuild.convert.rows.keys import merged, write
-from mbuild.convert.rows.rules import Stacker, applied
+from mbuild.convert.rows.rules import Stacker, apply_rules
 from mbuild.convert.vocabulary.assemble import vocabulary
 from mbuild.core.errors import FormatError, UnsupportedError
 from mbuild.gguf.memory import room
@@ -74,7 +74,7 @@ def hyper_parameters(checkpoint: Checkpoint, outtype: OutType) -> Hyper:
             f"{len(checkpoint.tensors)} tensors",
             hint="a shard is missing, or config.json belongs to another checkpoint",
         )
-    rope, files = unified_rope(config), Files(checkpoint.files)
+    rope, files = unified_rope(config), CheckpointFiles(checkpoint.files)
     return Hyper(row.gguf, checkpoint.hf_arch, config, rope, blocks, outtype, files, nextn)
 
 
@@ -97,7 +97,7 @@ def source_tensors(checkpoint: Checkpoint) -> dict[str, Lazy]:
             continue
         if name in result:
             raise FormatError(f"two tensors would be named {name!r}; {tensor.name!r} is the second")
-        result[name] = stored(tensor)
+        result[name] = lazy_of(tensor)
     return result
 
 
@@ -129,8 +129,8 @@ def model_tensors(
         for name, item in row.extra(hp, tensors):
             yield name_of(name), item
     stacker = Stacker(row.stacks, hp) if row.stacks else None
-    for name, lazy in dequantized(hp.config, tensors).items():
-        if name.endswith(_UNUSED) or skipped(row, hp, name):
+    for name, lazy in dequantize(hp.config, tensors).items():
+        if name.endswith(_UNUSED) or is_skipped(row, hp, name):
             continue
         if lazy.dtype in INTEGERS:
             raise UnsupportedError(
@@ -148,13 +148,13 @@ def _transformed(
 ) -> Iterator[Named]:
     for rule in row.rules:
         if rule.pattern.search(name):
-            yield from applied(rule, hp, name, lazy)
+            yield from apply_rules(rule, hp, name, lazy)
             return
     stacks = stacker.take(name, lazy) if stacker is not None else None
     yield from [(name, lazy)] if stacks is None else stacks
 
 
-def skipped(row: Family, hp: Hyper, name: str) -> bool:
+def is_skipped(row: Family, hp: Hyper, name: str) -> bool:
     """Whether the family has no use for a tensor of that name."""
     return any(
         re.search(test, name) is not None if isinstance(test, str) else test(hp, name)
@@ -280,7 +280,7 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
+class BareModel:
     """A model without its general and tokenizer metadata.
 
     ``early`` stands right after ``general.architecture``, ``keys`` between the
@@ -292,12 +292,12 @@ class Body:
     early: tuple[KV, ...]
     keys: tuple[KV, ...]
     tensors: tuple[Tensor, ...]
-    described: Described
+    described: DescribedModel
     head: Lazy | None
     embedding: Lazy | None
 
 
-def convert_body(checkpoint: Checkpoint, outtype: OutType = OutType.AUTO) -> Body:
+def convert_body(checkpoint: Checkpoint, outtype: OutType = OutType.AUTO) -> BareModel:
     """What the family's row decides; raises as :func:`convert` does."""
     row = checkpoint.family
     sources = source_tensors(checkpoint)
@@ -312,7 +312,7 @@ def convert_body(checkpoint: Checkpoint, outtype: OutType = OutType.AUTO) -> Bod
         items[name] = item
     early = tuple(row.early(hp, sources)) if row.early is not None else ()
     keys = merged(write(row.keys, hp))
-    described = Described(
+    described = DescribedModel(
         row,
         hp.hf_arch,
         config_class(checkpoint.config.get("model_type")).untied,
@@ -325,10 +325,10 @@ def convert_body(checkpoint: Checkpoint, outtype: OutType = OutType.AUTO) -> Bod
     whole = row.layout.whole
     tensors = tuple(_tensor(name, item, hp.outtype, whole) for name, item in items.items())
     head, embedding = sources.get("lm_head.weight"), sources.get("model.embed_tokens.weight")
-    return Body(hp, early, keys, tensors, described, head, embedding)
+    return BareModel(hp, early, keys, tensors, described, head, embedding)
 
 
-def _check(body: Body) -> list[str]:
+def _check(body: BareModel) -> list[str]:
     """What llama.cpp would not load is refused, and so is what config.json contradicts."""
     hp = body.hyper
     tokens = None if body.described.row.padded else hp.optional_integer("vocab_size")

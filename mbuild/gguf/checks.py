@@ -10,7 +10,7 @@ from typing import Protocol
 from mbuild.core.errors import FormatError
 from mbuild.gguf.cursor import DAMAGED
 from mbuild.gguf.files import FileBytes
-from mbuild.gguf.model import Entry, RawKV
+from mbuild.gguf.model import MetadataEntry, RawKV
 from mbuild.gguf.types import ALIGNMENT, ValueType
 
 ARCHITECTURE = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
@@ -110,7 +110,7 @@ _READ = frozenset({"general", "tokenizer", "adapter", "split"})
 """What keys begin with that programs act on, besides the architecture's name."""
 
 
-def with_nul(entries: Iterable[Entry]) -> Iterator[Entry]:
+def with_nul(entries: Iterable[MetadataEntry]) -> Iterator[MetadataEntry]:
     """The texts that have a NUL, at which llama.cpp takes them to end while others read on.
 
     Of keys that no program acts on it is no matter, nor in items of arrays: there are real

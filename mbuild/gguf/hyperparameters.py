@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from mbuild.core.errors import FormatError
-from mbuild.gguf.model import Entry, RawKV
+from mbuild.gguf.model import MetadataEntry, RawKV
 from mbuild.gguf.types import ValueType
 
 MAX_LAYERS = 512
@@ -163,7 +163,7 @@ WHOLE: Mapping[str, HyperparameterRow] = {
 """Keys of all architectures, and of adapters."""
 
 
-def check_hyperparameters(metadata: Iterable[Entry], name: str) -> None:
+def check_hyperparameters(metadata: Iterable[MetadataEntry], name: str) -> None:
     """Raise :class:`FormatError` where no program could load a model with these keys.
 
     ``name`` is what the error calls the file.
@@ -172,7 +172,7 @@ def check_hyperparameters(metadata: Iterable[Entry], name: str) -> None:
         raise FormatError(f"{name}: {problem}", hint=_HINT)
 
 
-def _problems(entries: Mapping[str, Entry]) -> Iterator[str]:
+def _problems(entries: Mapping[str, MetadataEntry]) -> Iterator[str]:
     """What is wrong, each in words; values are read after their types were found good."""
     named = entries.get("general.architecture")
     prefix = f"{named.value}." if named is not None else ""
@@ -193,7 +193,7 @@ def _problems(entries: Mapping[str, Entry]) -> Iterator[str]:
         yield from relation(found, prefix)
 
 
-def _wrong_type(entry: Entry, row: HyperparameterRow, layers: int | None) -> str:
+def _wrong_type(entry: MetadataEntry, row: HyperparameterRow, layers: int | None) -> str:
     """What is wrong with a value's type, or with the length of an array; "" for nothing."""
     if entry.type is row.type:
         return ""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
-class Entry(Protocol):
+class MetadataEntry(Protocol):
     """A metadata entry: one made here (:class:`KV`) or one in a file (:class:`RawKV`)."""
 
     @property
@@ -136,7 +136,7 @@ class Tensor:
 class Model:
     """What a GGUF file holds: metadata in file order, tensors in file order."""
 
-    metadata: tuple[Entry, ...]
+    metadata: tuple[MetadataEntry, ...]
     tensors: tuple[Tensor, ...]
 
     def get(self, key: str, default: Any = None) -> Any:

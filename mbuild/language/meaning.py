@@ -19,11 +19,15 @@ from mbuild.language.instructions import (
     Requires,
     Severity,
 )
-from mbuild.language.parameters import DEPRECATED, PARAMETERS, Kind
+from mbuild.language.parameters import DEPRECATED, PARAMETERS, ParameterType
 from mbuild.language.printable import visible
 from mbuild.language.span import Span
 
-_PARSERS = {Kind.INT: parse_int, Kind.FLOAT: parse_float32, Kind.BOOL: parse_bool}
+_PARSERS = {
+    ParameterType.INT: parse_int,
+    ParameterType.FLOAT: parse_float32,
+    ParameterType.BOOL: parse_bool,
+}
 
 _NUMERIC = r"(?:0|[1-9][0-9]*)"
 _IDENTIFIER = rf"(?:{_NUMERIC}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
@@ -47,7 +51,7 @@ def coerce(name: str, text: str, span: Span | None = None) -> int | float | bool
     kind = PARAMETERS.get(name)
     if kind is None:
         raise ModelfileError([_unknown(name, span)])
-    if kind is Kind.TEXTS:
+    if kind is ParameterType.TEXTS:
         return text
     try:
         return _PARSERS[kind](visible(text))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 
-class Kind(StrEnum):
+class ParameterType(StrEnum):
     """The type of a parameter's value, in the words of Ollama's errors."""
 
     INT = "int"
@@ -18,27 +18,27 @@ class Kind(StrEnum):
     TEXTS = "strings"
 
 
-PARAMETERS: dict[str, Kind] = {
-    "num_keep": Kind.INT,
-    "seed": Kind.INT,
-    "num_predict": Kind.INT,
-    "draft_num_predict": Kind.INT,
-    "top_k": Kind.INT,
-    "top_p": Kind.FLOAT,
-    "min_p": Kind.FLOAT,
-    "typical_p": Kind.FLOAT,
-    "repeat_last_n": Kind.INT,
-    "temperature": Kind.FLOAT,
-    "repeat_penalty": Kind.FLOAT,
-    "presence_penalty": Kind.FLOAT,
-    "frequency_penalty": Kind.FLOAT,
-    "stop": Kind.TEXTS,
-    "num_ctx": Kind.INT,
-    "num_batch": Kind.INT,
-    "num_gpu": Kind.INT,
-    "main_gpu": Kind.INT,
-    "use_mmap": Kind.BOOL,
-    "num_thread": Kind.INT,
+PARAMETERS: dict[str, ParameterType] = {
+    "num_keep": ParameterType.INT,
+    "seed": ParameterType.INT,
+    "num_predict": ParameterType.INT,
+    "draft_num_predict": ParameterType.INT,
+    "top_k": ParameterType.INT,
+    "top_p": ParameterType.FLOAT,
+    "min_p": ParameterType.FLOAT,
+    "typical_p": ParameterType.FLOAT,
+    "repeat_last_n": ParameterType.INT,
+    "temperature": ParameterType.FLOAT,
+    "repeat_penalty": ParameterType.FLOAT,
+    "presence_penalty": ParameterType.FLOAT,
+    "frequency_penalty": ParameterType.FLOAT,
+    "stop": ParameterType.TEXTS,
+    "num_ctx": ParameterType.INT,
+    "num_batch": ParameterType.INT,
+    "num_gpu": ParameterType.INT,
+    "main_gpu": ParameterType.INT,
+    "use_mmap": ParameterType.BOOL,
+    "num_thread": ParameterType.INT,
 }
 """Every parameter that a model can carry. Names are case-sensitive."""
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from mbuild.core.suggest import did_you_mean, near
 from mbuild.language.gonumber import parse_bool, parse_float32, parse_int
-from mbuild.language.parameters import DEPRECATED, PARAMETERS, Kind
+from mbuild.language.parameters import DEPRECATED, PARAMETERS, ParameterType
 from mbuild.language.printable import visible
 
 REMOVED: dict[str, str] = {
@@ -115,7 +115,11 @@ def meant_parameter(name: str) -> str:
 
 # Numbers and truth values as people write them.
 
-_PARSERS = {Kind.INT: parse_int, Kind.FLOAT: parse_float32, Kind.BOOL: parse_bool}
+_PARSERS = {
+    ParameterType.INT: parse_int,
+    ParameterType.FLOAT: parse_float32,
+    ParameterType.BOOL: parse_bool,
+}
 _QUOTES = "\"'`\u201c\u201d\u201e\u201f\u2018\u2019\u201a\u201b\u00ab\u00bb\u2039\u203a"
 _DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212"), "-")
 _COMMENT = re.compile(r"\s+(?:#|//|;|--|<!--|/\*|\().*", re.S)
@@ -133,19 +137,19 @@ _TRUTH = {
 _FACTORS = {"k": (1024, 1000), "m": (1024**2, 1000**2)}
 
 
-def _digits_grouped(kind: Kind, text: str) -> str:
-    match = _THOUSANDS.fullmatch(text) if kind is Kind.INT else None
+def _digits_grouped(kind: ParameterType, text: str) -> str:
+    match = _THOUSANDS.fullmatch(text) if kind is ParameterType.INT else None
     return text.replace(match[1], "") if match else ""
 
 
-def _whole(kind: Kind, text: str) -> str:
-    match = _WHOLE.fullmatch(text) if kind is Kind.INT else None
+def _whole(kind: ParameterType, text: str) -> str:
+    match = _WHOLE.fullmatch(text) if kind is ParameterType.INT else None
     return match[1] if match else ""
 
 
-def _suffixed(kind: Kind, text: str) -> str:
+def _suffixed(kind: ParameterType, text: str) -> str:
     """``8k``: of a context 8192, which ``8000`` may also mean; both are named."""
-    match = _SUFFIXED.fullmatch(text) if kind is Kind.INT else None
+    match = _SUFFIXED.fullmatch(text) if kind is ParameterType.INT else None
     if not match:
         return ""
     number = float(match[1].replace(",", "."))
@@ -153,32 +157,32 @@ def _suffixed(kind: Kind, text: str) -> str:
     return f"{binary} or {decimal}"
 
 
-def _decimal_comma(kind: Kind, text: str) -> str:
-    fits = kind is Kind.FLOAT and _DECIMAL_COMMA.fullmatch(text)
+def _decimal_comma(kind: ParameterType, text: str) -> str:
+    fits = kind is ParameterType.FLOAT and _DECIMAL_COMMA.fullmatch(text)
     return text.replace(",", ".") if fits else ""
 
 
-def _percent(kind: Kind, text: str) -> str:
-    match = _PERCENT.fullmatch(text) if kind is Kind.FLOAT else None
+def _percent(kind: ParameterType, text: str) -> str:
+    match = _PERCENT.fullmatch(text) if kind is ParameterType.FLOAT else None
     return f"{float(match[1].replace(',', '.')) / 100:g}" if match else ""
 
 
-def _power(kind: Kind, text: str) -> str:
-    match = _POWER.fullmatch(text) if kind is Kind.INT else None
+def _power(kind: ParameterType, text: str) -> str:
+    match = _POWER.fullmatch(text) if kind is ParameterType.INT else None
     value = float(match[1]) * 10 ** int(match[2]) if match else 0.5
     return str(int(value)) if value.is_integer() else ""
 
 
-def _truth(kind: Kind, text: str) -> str:
-    return _TRUTH.get(text.lower(), "") if kind is Kind.BOOL else ""
+def _truth(kind: ParameterType, text: str) -> str:
+    return _TRUTH.get(text.lower(), "") if kind is ParameterType.BOOL else ""
 
 
-def _with_unit(kind: Kind, text: str) -> str:
+def _with_unit(kind: ParameterType, text: str) -> str:
     match = _UNIT.fullmatch(text)
-    return match[1] if match and kind is not Kind.BOOL else ""
+    return match[1] if match and kind is not ParameterType.BOOL else ""
 
 
-_READINGS: tuple[Callable[[Kind, str], str], ...] = (
+_READINGS: tuple[Callable[[ParameterType, str], str], ...] = (
     _digits_grouped,
     _whole,
     _suffixed,
@@ -204,7 +208,7 @@ def meant_value(name: str, text: str) -> str:
     return did_you_mean([meant])
 
 
-def _reading(kind: Kind, text: str) -> str:
+def _reading(kind: ParameterType, text: str) -> str:
     """The number that a text stands for, where it is one; of two both."""
     for candidate in (text, *(read(kind, text) for read in _READINGS)):
         try:

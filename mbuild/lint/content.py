@@ -23,7 +23,7 @@ from mbuild.language.instructions import (
     Template,
 )
 from mbuild.language.meaning import coerce
-from mbuild.language.parameters import DEPRECATED, PARAMETERS, Kind
+from mbuild.language.parameters import DEPRECATED, PARAMETERS, ParameterType
 from mbuild.language.printable import visible
 from mbuild.language.span import Span
 
@@ -96,7 +96,7 @@ def title_of(item: Instruction) -> str:
 def _texts(modelfile: Modelfile, *kinds: type[Instruction]) -> Iterator[tuple[Instruction, str]]:
     """Texts that reach the model: those of stop, and of the kinds of instructions."""
     for item in modelfile.instructions:
-        stop = isinstance(item, Parameter) and PARAMETERS.get(item.name) is Kind.TEXTS
+        stop = isinstance(item, Parameter) and PARAMETERS.get(item.name) is ParameterType.TEXTS
         if stop or isinstance(item, kinds):
             yield item, _text_of(item)
 

@@ -19,7 +19,7 @@ from mbuild.core.errors import (
 )
 from mbuild.language.formatter import quote
 from mbuild.language.instructions import ROLES
-from mbuild.language.parameters import PARAMETERS, Kind
+from mbuild.language.parameters import PARAMETERS, ParameterType
 from mbuild.store.absent import about_absent
 from mbuild.store.contents import Contents, Numbers, open_layer, read_contents
 from mbuild.store.manifest import Manifest
@@ -113,14 +113,14 @@ def _parameter(name: str, value: Any) -> list[str]:
     """PARAMETER lines that come to the same stored value, or a comment."""
     kind = PARAMETERS.get(name)
     values = value if isinstance(value, list) else [value]
-    if kind is Kind.TEXTS and all(isinstance(text, str) for text in values):
+    if kind is ParameterType.TEXTS and all(isinstance(text, str) for text in values):
         return [f"PARAMETER {name} {quote(text)}" for text in values]
-    if kind is Kind.BOOL and isinstance(value, bool):
+    if kind is ParameterType.BOOL and isinstance(value, bool):
         return [f"PARAMETER {name} {str(value).lower()}"]
-    if kind is Kind.INT and _is_number(value) and float(value).is_integer():
+    if kind is ParameterType.INT and _is_number(value) and float(value).is_integer():
         # The greatest 64-bit integer is stored as the double above it.
         return [f"PARAMETER {name} {max(-_INT_LIMIT, min(int(value), _INT_LIMIT - 1))}"]
-    if kind is Kind.FLOAT and _is_number(value):
+    if kind is ParameterType.FLOAT and _is_number(value):
         return [f"PARAMETER {name} {gojson.dumps(float(value)).decode().strip()}"]
     return [f"# PARAMETER {name} {json.dumps(value)}"]
 

@@ -18,7 +18,7 @@ Bytes = NDArray[np.uint8]
 Reals = NDArray[np.float32]
 
 
-class Outcome(IntEnum):
+class BlocksOutcome(IntEnum):
     """What an engine found while it made blocks."""
 
     NOT_FINITE = 0
@@ -55,7 +55,7 @@ class Engine(Protocol):
         kind: GGMLType,
         out: Bytes,
         weights: Weights | None = None,
-    ) -> Outcome:
+    ) -> BlocksOutcome:
         """Quantize ``source`` (bytes of values of type ``kind``) into ``out`` (bytes of blocks).
 
         Both are flat and contiguous.

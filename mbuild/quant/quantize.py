@@ -19,7 +19,7 @@ from mbuild.core.errors import FormatError, UnsupportedError, UsageError
 from mbuild.gguf.memory import room
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant.arrays.values import widen
-from mbuild.quant.engine import Bytes, Engine, Outcome, Reals, Unavailable, Weights
+from mbuild.quant.engine import BlocksOutcome, Bytes, Engine, Reals, Unavailable, Weights
 from mbuild.quant.table import TYPES, supports, takes_importances, wants_means
 from mbuild.work.spread import run_all
 
@@ -168,9 +168,9 @@ def quantize(
         to = out[first // block.weights * block.size : last // block.weights * block.size]
         given = None if weights is None else weights(first, last, part, source_type, type_)
         outcome = chosen.blocks(type_, part, source_type, to, given)
-        if outcome is Outcome.NOT_FINITE:
+        if outcome is BlocksOutcome.NOT_FINITE:
             _refuse(part, source_type, begin + first, row_len)
-        elif outcome is Outcome.SUSPECT:
+        elif outcome is BlocksOutcome.SUSPECT:
             _validate(type_, to, begin + first)
 
     total = rows * row_len

@@ -20,10 +20,10 @@ from mbuild.quant.search.grids import CHUNK, EIGHT, FOUR, Grid
 from mbuild.quant.search.methods import (
     SQUARES_OF_ROW,
     Each,
-    Layout,
     Levels,
     Measure,
     Method,
+    MethodLayout,
     OnGrid,
     Search,
     Simple,
@@ -45,7 +45,7 @@ class Parts:
     plain: Method | None
     bad: Callable[[Any], Any]
     scales: int = 0
-    layout: Layout | None = None
+    layout: MethodLayout | None = None
     weighted: Method | None = None
 
     def method(self, weighted: bool) -> Method | None:
@@ -72,31 +72,31 @@ TYPES: dict[GGMLType, Parts] = {
     G.Q4_0: Parts(
         Simple(simple.scale_q4_0, packing.iq4_nl, direct.q4_0, Measure.EXTREME, 15),
         *at(0),
-        Layout(packing.iq4_nl, emit.iq4_nl),
+        MethodLayout(packing.iq4_nl, emit.iq4_nl),
         Search(1, 32, 8, _S, fits.q4_0_weighted, settling.settle_single, _ROW),
     ),
     G.Q4_1: Parts(
         Simple(simple.scale_q4_1, packing.q4_1, direct.q4_1, Measure.RANGE, 15),
         *at(0, 2),
-        Layout(packing.q4_1, emit.q4_1),
+        MethodLayout(packing.q4_1, emit.q4_1),
         Search(1, 32, 15, _A, fits.q4_1_weighted, settling.settle_single, _ROW),
     ),
     G.Q5_0: Parts(
         Simple(simple.scale_q5_0, packing.q5_0, direct.q5_0, Measure.EXTREME, 31),
         *at(0),
-        Layout(packing.q5_0, emit.q5_0),
+        MethodLayout(packing.q5_0, emit.q5_0),
         Search(1, 32, 16, _S, fits.q5_0_weighted, settling.settle_single, _ROW),
     ),
     G.Q5_1: Parts(
         Simple(simple.scale_q5_1, packing.q5_1, direct.q5_1, Measure.RANGE, 31),
         *at(0, 2),
-        Layout(packing.q5_1, emit.q5_1),
+        MethodLayout(packing.q5_1, emit.q5_1),
         Search(1, 32, 31, _A, fits.q5_1_weighted, settling.settle_single, _ROW),
     ),
     G.Q1_0: Parts(
         Search(4, 32, 1, Levels.SIGNS, fits.q1_0, settling.settle_q1_0),
         *at(0),
-        Layout(packing.q1_0, emit.q1_0),
+        MethodLayout(packing.q1_0, emit.q1_0),
     ),
     G.TQ1_0: Parts(
         Simple(simple.scale_ternary, packing.tq1_0, direct.tq1_0),
@@ -109,86 +109,86 @@ TYPES: dict[GGMLType, Parts] = {
     G.Q2_K: Parts(
         Search(16, 16, 3, _A, fits.q2_k, settling.settle_q2_k),
         *at(80, 82),
-        Layout(packing.q2_k, emit.q2_k),
+        MethodLayout(packing.q2_k, emit.q2_k),
         Search(16, 16, 3, _A, fits.q2_k_weighted, settling.settle_q2_k_weighted, _ONE),
     ),
     G.Q3_K: Parts(
         Search(16, 16, 4, _D, fits.q3_k, settling.settle_q3_k),
         *at(108),
-        Layout(packing.q3_k, emit.q3_k),
+        MethodLayout(packing.q3_k, emit.q3_k),
         Search(16, 16, 4, _D, fits.q3_k_weighted, settling.settle_q3_k_weighted, _TWO),
     ),
     G.Q4_K: Parts(
         Search(8, 32, 15, _A, fits.q4_k, settling.settle_k),
         *at(0, 2),
-        Layout(packing.q4_k, emit.q4_k),
+        MethodLayout(packing.q4_k, emit.q4_k),
         Search(8, 32, 15, _A, fits.q4_k_weighted, settling.settle_q4_k_weighted, _TWO),
     ),
     G.Q5_K: Parts(
         Search(8, 32, 31, _A, fits.q5_k, settling.settle_k),
         *at(0, 2),
-        Layout(packing.q5_k, emit.q5_k),
+        MethodLayout(packing.q5_k, emit.q5_k),
         Search(8, 32, 31, _A, fits.q5_k_weighted, settling.settle_q5_k_weighted, _TWO),
     ),
     G.Q6_K: Parts(
         Search(16, 16, 32, _S, fits.q6_k, settling.settle_q6_k),
         *at(208),
-        Layout(packing.q6_k, emit.q6_k),
+        MethodLayout(packing.q6_k, emit.q6_k),
         Search(16, 16, 32, _S, fits.q6_k_weighted, settling.settle_q6_k),
     ),
     G.IQ4_NL: Parts(
         Search(1, 32, 15, _T, fits.iq4, settling.settle_iq4_nl),
         *at(0),
-        Layout(packing.iq4_nl, emit.iq4_nl),
+        MethodLayout(packing.iq4_nl, emit.iq4_nl),
         Search(1, 32, 15, _T, fits.iq4_weighted, settling.settle_iq4_nl, (1.0, 2 / 32)),
     ),
     G.IQ4_XS: Parts(
         Search(8, 32, 15, _T, fits.iq4, settling.settle_iq4_xs),
         *at(0),
-        Layout(packing.iq4_xs, emit.iq4_xs),
+        MethodLayout(packing.iq4_xs, emit.iq4_xs),
         Search(8, 32, 15, _T, fits.iq4_weighted, settling.settle_iq4_xs, (1.0, 2 / 256)),
     ),
     G.IQ1_S: Parts(
         None,
         *at(0),
-        Layout(point_packing.iq1_s, point_emit.iq1_s),
+        MethodLayout(point_packing.iq1_s, point_emit.iq1_s),
         OnGrid(8, 32, _IQ1, ternary.iq1_s, ternary.settle_iq1_s, _TWO, ROWS_S),
     ),
     G.IQ1_M: Parts(
         OnGrid(16, 16, _IQ1, ternary.iq1_m, ternary.settle_iq1_m, _TWO, ROWS_M),
         checks.iq1_m,
         1,
-        Layout(point_packing.iq1_m, point_emit.iq1_m),
+        MethodLayout(point_packing.iq1_m, point_emit.iq1_m),
         OnGrid(16, 16, _IQ1, ternary.iq1_m_weighted, ternary.settle_iq1_m, _TWO, ROWS_M),
     ),
     G.IQ2_XXS: Parts(
         None,
         *at(0),
-        Layout(point_packing.iq2_xxs, point_emit.iq2_xxs),
+        MethodLayout(point_packing.iq2_xxs, point_emit.iq2_xxs),
         OnGrid(8, 32, Grid("IQ2_XXS", EIGHT, 2), points.iq2_xxs, points.settle_iq2_xxs, _ONE),
     ),
     G.IQ2_XS: Parts(
         None,
         *at(0),
-        Layout(point_packing.iq2_xs, point_emit.iq2_xs),
+        MethodLayout(point_packing.iq2_xs, point_emit.iq2_xs),
         OnGrid(16, 16, Grid("IQ2_XS", EIGHT, 2), points.iq2_xs, points.settle_iq2_xs, _ONE),
     ),
     G.IQ2_S: Parts(
         OnGrid(16, 16, _IQ2_S, points.iq2_s, points.settle_iq2_s, _TWO),
         *at(0),
-        Layout(point_packing.iq2_s, point_emit.iq2_s),
+        MethodLayout(point_packing.iq2_s, point_emit.iq2_s),
         OnGrid(16, 16, _IQ2_S, points.iq2_s_weighted, points.settle_iq2_s, _TWO),
     ),
     G.IQ3_XXS: Parts(
         OnGrid(8, 32, _IQ3_XXS, points.iq3_xxs, points.settle_iq3_xxs, _TWO),
         *at(0),
-        Layout(point_packing.iq3_xxs, point_emit.iq3_xxs),
+        MethodLayout(point_packing.iq3_xxs, point_emit.iq3_xxs),
         OnGrid(8, 32, _IQ3_XXS, points.iq3_xxs_weighted, points.settle_iq3_xxs, _TWO),
     ),
     G.IQ3_S: Parts(
         OnGrid(8, 32, _IQ3_S, points.iq3_s, points.settle_iq3_s, _TWO),
         *at(0),
-        Layout(point_packing.iq3_s, point_emit.iq3_s),
+        MethodLayout(point_packing.iq3_s, point_emit.iq3_s),
         OnGrid(8, 32, _IQ3_S, points.iq3_s_weighted, points.settle_iq3_s, _TWO),
     ),
 }

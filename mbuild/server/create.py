@@ -32,7 +32,7 @@ from mbuild.language.instructions import (
     Parameter,
     Severity,
 )
-from mbuild.language.parameters import PARAMETERS, Kind
+from mbuild.language.parameters import PARAMETERS, ParameterType
 from mbuild.language.recipe import Recipe, Turn
 from mbuild.server.body import MAX_LICENSES, CreateBody
 
@@ -203,12 +203,17 @@ def _strings(value: Any) -> list[str] | None:
     return None
 
 
-_TEXTS_OF = {Kind.INT: _integer, Kind.FLOAT: _float, Kind.BOOL: _bool, Kind.TEXTS: _strings}
+_TEXTS_OF = {
+    ParameterType.INT: _integer,
+    ParameterType.FLOAT: _float,
+    ParameterType.BOOL: _bool,
+    ParameterType.TEXTS: _strings,
+}
 _TYPE_NAMES = {
-    Kind.INT: "integer",
-    Kind.FLOAT: "float32",
-    Kind.BOOL: "boolean",
-    Kind.TEXTS: "array of strings",
+    ParameterType.INT: "integer",
+    ParameterType.FLOAT: "float32",
+    ParameterType.BOOL: "boolean",
+    ParameterType.TEXTS: "array of strings",
 }
 """As Ollama's errors call them."""
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from mbuild.store.copying import OpenFile
     from mbuild.store.kept import Kept
-    from mbuild.store.records import Place
+    from mbuild.store.records import RangePlace
     from mbuild.store.writing import BlobWriter
 
     Progress = Callable[[int, int], None]
@@ -133,7 +133,7 @@ class Blobs:
         except OSError as error:
             raise self._gone(digest, path, error) from error
 
-    def read_at(self, place: Place) -> bytes | None:
+    def read_at(self, place: RangePlace) -> bytes | None:
         """The bytes at a place in a blob or an unfinished file; None when the file is gone.
 
         They are not checked. A path that leads anywhere else is that of no such file.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
     from pathlib import Path
 
-    from mbuild.store.records import Place, RecordKind
+    from mbuild.store.records import RangePlace, RecordKind
 
 T = TypeVar("T")
 
@@ -111,16 +111,16 @@ class Database:
 
     # Where quantized ranges lie; each can lie at several places.
 
-    def places(self, keys: Collection[str]) -> dict[str, list[Place]]:
+    def places(self, keys: Collection[str]) -> dict[str, list[RangePlace]]:
         """Where the bytes of ranges lie, by the ranges' keys."""
         found = {key: list(self.find(PLACE, f"{key} ").values()) for key in keys}
         return {key: places for key, places in found.items() if places}
 
-    def add_place(self, key: str, place: Place) -> None:
+    def add_place(self, key: str, place: RangePlace) -> None:
         """Record one more place of a range; :meth:`places` finds it after :meth:`flush`."""
         self.put(PLACE, f"{key} {place.path}", place)
 
-    def drop_place(self, key: str, place: Place) -> None:
+    def drop_place(self, key: str, place: RangePlace) -> None:
         """Forget a place at which nothing is left."""
         self.forget(PLACE, f"{key} {place.path}")
 

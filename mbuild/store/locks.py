@@ -36,7 +36,7 @@ class NoLocksError(StoreError):
     """The file system has no locks, so nobody can be alone in the store."""
 
 
-class Lock:
+class FileLock:
     """An advisory lock on one file, shared or exclusive, released by ``release`` or death."""
 
     def __init__(self, path: Path) -> None:

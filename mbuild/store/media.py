@@ -14,7 +14,7 @@ PREFIX = "application/vnd.ollama.image."
 """What the media type of every layer begins with."""
 
 
-class Rule(StrEnum):
+class Inheritance(StrEnum):
     """What becomes of a base model's layers of a type when a Modelfile says something of it."""
 
     REPLACED = "replaced"
@@ -36,7 +36,7 @@ class MediaType(NamedTuple):
     """
 
     name: str
-    rule: Rule
+    rule: Inheritance
     word: str = ""
     title: str = ""
     file: str = ""
@@ -53,19 +53,19 @@ class MediaType(NamedTuple):
 
 
 ROWS: tuple[MediaType, ...] = (
-    MediaType("model", Rule.ADDED, "FROM", file="{stem}{n}.gguf"),
-    MediaType("projector", Rule.ADDED, "FROM", file="mmproj-{stem}{n}.gguf"),
-    MediaType("adapter", Rule.ADDED, "ADAPTER", file="{stem}-adapter{n}.gguf"),
-    MediaType("draft", Rule.ADDED, "DRAFT", file="{stem}-draft{n}.gguf"),
-    MediaType("system", Rule.REPLACED, "SYSTEM", "System message"),
-    MediaType("template", Rule.REPLACED, "TEMPLATE", "Template"),
-    MediaType("prompt", Rule.KEPT, title="Template"),
-    MediaType("params", Rule.MERGED, "PARAMETER"),
-    MediaType("messages", Rule.REPLACED, "MESSAGE", "Messages"),
-    MediaType("license", Rule.ADDED, "LICENSE", "License"),
-    MediaType("embed", Rule.KEPT),
-    MediaType("tensor", Rule.KEPT),
-    MediaType("json", Rule.KEPT),
+    MediaType("model", Inheritance.ADDED, "FROM", file="{stem}{n}.gguf"),
+    MediaType("projector", Inheritance.ADDED, "FROM", file="mmproj-{stem}{n}.gguf"),
+    MediaType("adapter", Inheritance.ADDED, "ADAPTER", file="{stem}-adapter{n}.gguf"),
+    MediaType("draft", Inheritance.ADDED, "DRAFT", file="{stem}-draft{n}.gguf"),
+    MediaType("system", Inheritance.REPLACED, "SYSTEM", "System message"),
+    MediaType("template", Inheritance.REPLACED, "TEMPLATE", "Template"),
+    MediaType("prompt", Inheritance.KEPT, title="Template"),
+    MediaType("params", Inheritance.MERGED, "PARAMETER"),
+    MediaType("messages", Inheritance.REPLACED, "MESSAGE", "Messages"),
+    MediaType("license", Inheritance.ADDED, "LICENSE", "License"),
+    MediaType("embed", Inheritance.KEPT),
+    MediaType("tensor", Inheritance.KEPT),
+    MediaType("json", Inheritance.KEPT),
 )
 """All of them, in the order in which weights are listed and texts are shown."""
 

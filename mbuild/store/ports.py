@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mbuild.core.digest import Digest
     from mbuild.store.copying import OpenFile
     from mbuild.store.manifest import Blob
-    from mbuild.store.records import Place, RecordKind
+    from mbuild.store.records import RangePlace, RecordKind
 
 ValueT = TypeVar("ValueT")
 
@@ -42,13 +42,13 @@ class ActionCache(Protocol):
     def put(self, kind: RecordKind[ValueT], key: str, value: ValueT) -> None:
         """Record a value; it is found at once, and durable after :meth:`flush`."""
 
-    def places(self, keys: Collection[str]) -> dict[str, list[Place]]:
+    def places(self, keys: Collection[str]) -> dict[str, list[RangePlace]]:
         """Where the bytes of quantized ranges lie, by the ranges' keys; each may lie at several."""
 
-    def add_place(self, key: str, place: Place) -> None:
+    def add_place(self, key: str, place: RangePlace) -> None:
         """Record one more place of a range; it is found after :meth:`flush`."""
 
-    def drop_place(self, key: str, place: Place) -> None:
+    def drop_place(self, key: str, place: RangePlace) -> None:
         """Forget a place at which nothing is left."""
 
     def flush(self) -> None:
@@ -72,7 +72,7 @@ class Writer(Protocol):
     def save(self, then: Callable[[str, int], object]) -> None:
         """Make what was written so far durable, and call ``then``, both on another thread.
 
-        It is given the path for :class:`Place`, and how many bytes are durable there.
+        It is given the path for :class:`RangePlace`, and how many bytes are durable there.
         """
 
     def wait(self) -> None:
@@ -123,7 +123,7 @@ class BlobStore(Protocol):
         is gone.
         """
 
-    def read_at(self, place: Place) -> bytes | None:
+    def read_at(self, place: RangePlace) -> bytes | None:
         """The bytes at a place; None when the file is gone. They are not checked."""
 
     def put(self, data: bytes) -> Blob:

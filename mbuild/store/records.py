@@ -50,7 +50,7 @@ class RecordKind(NamedTuple, Generic[ValueT]):
 _LARGEST_FILE = 1 << 63
 
 
-class Place(NamedTuple):
+class RangePlace(NamedTuple):
     """Where the bytes of a quantized range lie: in which file of the store, and their BLAKE3.
 
     ``path`` is below the store's root, with ``/``: that of a blob, or of a file that a
@@ -67,7 +67,7 @@ class Place(NamedTuple):
         return json.dumps([self.path, self.offset, self.size, self.digest.hex])
 
     @classmethod
-    def decode(cls, text: str) -> Place:
+    def decode(cls, text: str) -> RangePlace:
         """Read :meth:`encode`'s text; raises ValueError or TypeError for anything else."""
         path, offset, size, digest = json.loads(text)
         place = cls(str(path), int(offset), int(size), _blake3(digest))
@@ -111,14 +111,14 @@ STEP: RecordKind[str] = RecordKind(
 DESCRIPTION: RecordKind[Mapping[str, Any]] = RecordKind(
     "description", 1, "a step's key", "what was hashed for the key", True, _json, _object
 )
-PLACE: RecordKind[Place] = RecordKind(
+PLACE: RecordKind[RangePlace] = RecordKind(
     "range",
     1,
     "a quantized range's key, a space and a path",
     "where in that file its bytes lie",
     True,
-    Place.encode,
-    Place.decode,
+    RangePlace.encode,
+    RangePlace.decode,
 )
 SOURCE_RANGES: RecordKind[dict[str, Digest]] = RecordKind(
     "source-ranges",

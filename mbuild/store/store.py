@@ -13,7 +13,7 @@ from mbuild.core.errors import BusyError, DamagedError, NameNotFoundError, Store
 from mbuild.store.blobs import Blobs
 from mbuild.store.database import Database
 from mbuild.store.files import remove_stale, store_errors
-from mbuild.store.locks import Lock, NoLocksError
+from mbuild.store.locks import FileLock, NoLocksError
 from mbuild.store.manifests import Manifests, StoredManifest
 from mbuild.store.place import check_place, make_store
 from mbuild.store.records import MANIFEST
@@ -54,7 +54,7 @@ class Store:
         self._patience = patience
         self._warn = warn
         self.private = root / PRIVATE_FOLDER
-        self._lock = Lock(self.private / "lock")
+        self._lock = FileLock(self.private / "lock")
 
     @cached_property
     def blobs(self) -> Blobs:

@@ -23,7 +23,7 @@ _FEW = 2  # cores that are busy enough with making the bytes and digesting them
 _PIECE = 256 << 10  # bytes that are still in the processor's cache when they are copied
 
 
-class Target(Protocol):
+class WriteTarget(Protocol):
     """Where a finished blob goes: the folder of blobs."""
 
     @property
@@ -50,7 +50,7 @@ class BlobWriter:
     of a named one when the build was stopped.
     """
 
-    def __init__(self, blobs: Target, partial: str = "", *, twice: bool = False) -> None:
+    def __init__(self, blobs: WriteTarget, partial: str = "", *, twice: bool = False) -> None:
         """``twice``: the blob's BLAKE3 is computed too, on a thread of its own."""
         self._blobs = blobs
         self._hash = hashlib.sha256()

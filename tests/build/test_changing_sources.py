@@ -17,7 +17,7 @@ from example_models import generator, settle, write_imatrix
 from gguf_files import tiny_gguf
 from inprocess import in_process
 
-from mbuild.build.steps import files as step_files
+from mbuild.build.steps import opened as step_files
 from mbuild.core.names import ModelName
 from mbuild.store import Store
 from mbuild.store.copying import OpenFile

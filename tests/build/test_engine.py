@@ -10,7 +10,7 @@ import fakes
 import pytest
 from fakes import FakeMember, FakeReader, FakeStep, waiting_for
 
-from mbuild.build.engine import Engine, Outcome, State
+from mbuild.build.engine import BuildEngine, Outcome, State
 from mbuild.build.graph import Step, StepContext, cache_key, describe
 from mbuild.core.digest import Digest
 from mbuild.core.errors import CancelledError, SourceError
@@ -33,7 +33,7 @@ def run(store: Store, *targets: Step, use_cache: bool = True) -> tuple[list[str]
     """The names of the steps that ran, sorted, and the outcome."""
     fakes.RUNS.clear()
     outcome = Outcome()
-    list(Engine(store, use_cache).run(targets, outcome))
+    list(BuildEngine(store, use_cache).run(targets, outcome))
     return sorted(fakes.RUNS), outcome
 
 
@@ -159,7 +159,7 @@ def test_a_layer_of_another_size_is_damaged(store: Store) -> None:
     for path in store.root.rglob(layer.digest.filename):
         path.unlink()
     store.blobs.path(layer.digest).write_bytes(b"longer than before")
-    rows = {row.step: row for row in Engine(store).survey([above])}
+    rows = {row.step: row for row in BuildEngine(store).survey([above])}
     assert rows[below].state is State.RUN
     lost = rows[below].lost
     assert lost is not None
@@ -256,7 +256,7 @@ def test_closing_the_events_stops_the_build(store: Store) -> None:
     above = FakeStep("above", "b", (below,))
     fakes.RUNS.clear()
     outcome = Outcome()
-    events = Engine(store).run([above], outcome)
+    events = BuildEngine(store).run([above], outcome)
     assert isinstance(next(events), StepStarted)
     events.close()  # type: ignore[attr-defined]
     assert fakes.RUNS in ([], ["below"])
@@ -268,10 +268,10 @@ def test_every_step_says_that_it_finished(store: Store) -> None:
     """Cached or not, with its number in the graph; a warning comes through as it is."""
     below = FakeStep("below", "a", then=lambda context: context.warn("careful"))
     above = FakeStep("above", "b", (below,))
-    events: list[BuildEvent] = list(Engine(store).run([above], Outcome()))
+    events: list[BuildEvent] = list(BuildEngine(store).run([above], Outcome()))
     assert finished(events) == [(1, "below", False), (2, "above", False)]
     assert Warned("careful") in events
-    assert finished(list(Engine(store).run([above], Outcome()))) == [
+    assert finished(list(BuildEngine(store).run([above], Outcome()))) == [
         (1, "below", True),
         (2, "above", True),
     ]
@@ -285,11 +285,11 @@ def finished(events: Sequence[BuildEvent]) -> list[tuple[int, str, bool]]:
 def test_a_survey_runs_nothing(store: Store) -> None:
     """It tells what would run, and what might if its input came out differently."""
     below, above = chain()
-    states = [row.state for row in Engine(store).survey([above])]
+    states = [row.state for row in BuildEngine(store).survey([above])]
     assert states == [State.RUN, State.DEPENDS]
     run(store, above)
     fakes.RUNS.clear()
-    assert [row.state for row in Engine(store).survey([above])] == [State.CACHED, State.CACHED]
+    assert [row.state for row in BuildEngine(store).survey([above])] == [State.CACHED, State.CACHED]
     changed = FakeStep("above", "c", (below,))
-    assert [row.state for row in Engine(store).survey([changed])] == [State.CACHED, State.RUN]
+    assert [row.state for row in BuildEngine(store).survey([changed])] == [State.CACHED, State.RUN]
     assert fakes.RUNS == []

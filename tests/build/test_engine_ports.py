@@ -11,7 +11,7 @@ from checkpoints import FAMILIES, write_family
 from example_models import settle
 from fakes_store import MemoryStore
 
-from mbuild.build.engine import Engine, Outcome
+from mbuild.build.engine import BuildEngine, Outcome
 from mbuild.build.graph import Step
 from mbuild.build.prepare import Build, plans_of, read_recipe
 from mbuild.build.request import BuildRequest, Target
@@ -24,7 +24,7 @@ from mbuild.quant.choose.types import FILE_TYPES
 from mbuild.store import Manifest, Store
 from mbuild.store.media import MODEL
 from mbuild.store.ports import BuildStore
-from mbuild.store.records import DESCRIPTION, PLACE, STEP, Place
+from mbuild.store.records import DESCRIPTION, PLACE, STEP, RangePlace
 
 TEXT = b"""FROM ./model
 SYSTEM You are Mario.
@@ -57,7 +57,7 @@ def targets(folder: Path, *types: str) -> list[Step]:
 def run(store: BuildStore, steps: Sequence[Step]) -> tuple[list[bytes], set[str], list[Any]]:
     """The manifests, the kinds of steps that ran, and the events."""
     outcome = Outcome()
-    events = list(Engine(store).run(steps, outcome))
+    events = list(BuildEngine(store).run(steps, outcome))
     manifests = [outcome.results[step].facts["manifest"].encode() for step in steps]
     return manifests, {step.kind for step in outcome.ran}, events
 
@@ -110,7 +110,7 @@ def test_looking_fetches_nothing(folder: Path, store: MemoryStore) -> None:
     """What a build would do is said without bringing anything."""
     run(store, targets(folder))
     store.blobs.far, store.blobs.here = store.blobs.here, {}
-    rows = Engine(store).survey(targets(folder))
+    rows = BuildEngine(store).survey(targets(folder))
     assert {row.state.value for row in rows} == {"cached"}
     assert not store.blobs.fetched and not store.blobs.here
 
@@ -174,7 +174,7 @@ def test_a_place_with_other_bytes_is_quantized_again(folder: Path, store: Memory
     for (table, key), text in list(store.cache.texts.items()):
         place = PLACE.read(text) if table == PLACE.table else None
         if place is not None:
-            moved = Place(place.path, place.offset + 1, place.size, place.digest)
+            moved = RangePlace(place.path, place.offset + 1, place.size, place.digest)
             store.cache.texts[table, key] = PLACE.encode(moved)
     again, _, events = run(store, targets(folder, "Q8_0"))
     assert again == made and weights(again[0]) in store.blobs.here
@@ -188,7 +188,7 @@ def test_a_place_that_is_gone_is_forgotten(folder: Path, store: MemoryStore) -> 
     keys = {key.partition(" ")[0] for table, key in store.cache.texts if table == PLACE.table}
     (lost,) = (store.blobs.here.pop(weights(data)) for data in made)
     for key in keys:
-        store.cache.add_place(key, Place("blobs/sha256-none", 0, 1, Digest.of(b"x", BLAKE3)))
+        store.cache.add_place(key, RangePlace("blobs/sha256-none", 0, 1, Digest.of(b"x", BLAKE3)))
     again, _, _ = run(store, targets(folder, "Q8_0"))
     assert again == made and store.blobs.here[weights(made[0])] == lost
     places = [place for found in store.cache.places(keys).values() for place in found]

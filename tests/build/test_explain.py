@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from inprocess import in_process
 
-from mbuild.build.explain import MISSING, Change, Described, changes, explain, match
+from mbuild.build.explain import MISSING, Change, DescribedStep, changes, explain, match
 from mbuild.build.steps import PutLayer
 from mbuild.core.digest import BLAKE3, Digest
 from mbuild.core.events import Cause
@@ -432,8 +432,8 @@ def test_explain_says_what_the_next_build_does(
 def test_steps_are_matched_by_what_they_are() -> None:
     """The same key first, then the same place, then the order; weights are one kind."""
 
-    def step(kind: str, key: str, subject: str = "", target: str = "") -> Described:
-        return Described(kind, "", subject, target, key, {})
+    def step(kind: str, key: str, subject: str = "", target: str = "") -> DescribedStep:
+        return DescribedStep(kind, "", subject, target, key, {})
 
     old, new = ([step("license", key) for key in keys] for keys in ("abc", "cxa"))
     assert [found.key for found in match(new, old) if found] == ["c", "b", "a"]
@@ -518,10 +518,10 @@ def test_a_step_that_only_knows_its_files_by_other_digests_says_so(tiny_store: S
     sha256, blake3 = Digest.of(b"file"), Digest.of(b"file", BLAKE3)
     tiny_store.database.remember_alias(sha256, blake3)
 
-    def imported(digest: Digest) -> Described:
+    def imported(digest: Digest) -> DescribedStep:
         fields = {"source": str(digest), "role": "model", "name": None}
         description = {"kind": "import", "version": 1, "fields": fields, "inputs": []}
-        return Described("import", "", "f.gguf", "", str(digest), description)
+        return DescribedStep("import", "", "f.gguf", "", str(digest), description)
 
     (why,) = explain([imported(blake3)], [imported(sha256)], tiny_store)
     assert why.texts() == ("mbuild knows its inputs by other digests now",)

@@ -19,7 +19,7 @@ from example_models import edit_json, generator, settle
 from gguf_files import tiny_gguf
 from inprocess import in_process
 
-from mbuild.build.lock import FORMAT, Lock, Place, drift_of_results
+from mbuild.build.lock import FORMAT, BuildLock, LockPlace, drift_of_results
 from mbuild.build.request import BuildRequest
 from mbuild.build.steps.quantize import QUANTIZER_VERSION
 from mbuild.core.digest import BLAKE3, SHA256, Digest
@@ -539,7 +539,7 @@ def test_a_locked_build_with_nothing_to_do_loads_nothing_heavy(small: Path, mbui
 def test_a_lock_reads_back_as_written(locked: Path) -> None:
     """Reading and writing are inverse."""
     text = (locked / "Modelfile.lock").read_text()
-    assert Lock.from_text(text, "lock").to_text() == text
+    assert BuildLock.from_text(text, "lock").to_text() == text
 
 
 def test_results_are_compared_layer_by_layer() -> None:
@@ -551,11 +551,11 @@ def test_results_are_compared_layer_by_layer() -> None:
 
     model = {"mediaType": "a.model", "digest": "sha256:m"}
     system = {"mediaType": "a.system", "digest": "sha256:s"}
-    lock = Lock({}, result(model, system))
+    lock = BuildLock({}, result(model, system))
     assert drift_of_results(lock, result(model, system)) == []
     (gone,) = drift_of_results(lock, result(model))
-    assert (gone.place, gone.new) == (Place("", -1, "Q8_0: layer 2"), None)
-    (more,) = drift_of_results(Lock({}, result(model)), result(model, system))
+    assert (gone.place, gone.new) == (LockPlace("", -1, "Q8_0: layer 2"), None)
+    (more,) = drift_of_results(BuildLock({}, result(model)), result(model, system))
     assert (more.old, more.new) == (None, "system sha256:s")
     (moved,) = drift_of_results(lock, result({**model, "from": "x"}, system))
     assert moved.message == (
@@ -574,7 +574,7 @@ def test_a_lock_of_hostile_json_is_refused() -> None:
         "[" * 100_000,
     ):
         with pytest.raises(FormatError, match="is not a lock file"):
-            Lock.from_text(text, "Modelfile.lock")
+            BuildLock.from_text(text, "Modelfile.lock")
 
 
 def test_the_documented_session(tmp_path: Path) -> None:

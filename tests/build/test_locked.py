@@ -10,7 +10,7 @@ from gguf_files import tiny_gguf
 
 from mbuild.build.build import build
 from mbuild.build.history import keep_modelfile
-from mbuild.build.lock import Lock, locked_quantization, locked_request
+from mbuild.build.lock import BuildLock, locked_quantization, locked_request
 from mbuild.build.locked import Locked, Writing
 from mbuild.build.prepare import Build, read_recipe
 from mbuild.build.request import Script, Target
@@ -34,11 +34,11 @@ def wanted(folder: Path, store: Store, text: bytes) -> Build:
     return asked(recipe, LocalContext(folder, store, hash_files=True), NAME, source=source)
 
 
-def lock_of(build_: Build, store: Store) -> Lock:
+def lock_of(build_: Build, store: Store) -> BuildLock:
     """The lock that a build writes."""
     writing = Writing(build_)
     list(build(build_._replace(gate=writing), store))
-    return Lock(writing.inputs, writing.results)
+    return BuildLock(writing.inputs, writing.results)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_a_result_that_differs_is_refused(tmp_path: Path, store: Store) -> None:
     lock = lock_of(first, store)
     ((variant, result),) = lock.results.items()
     layers = [{**layer, "digest": f"sha256:{'0' * 64}"} for layer in result["layers"]]
-    other = Lock(lock.inputs, {variant: {**result, "layers": layers}}, "0.0.1")
+    other = BuildLock(lock.inputs, {variant: {**result, "layers": layers}}, "0.0.1")
     with pytest.raises(ModelfileError, match="layer 1 changed") as refused:
         list(build(first._replace(gate=Locked(other, Path("L"), first, store)), store))
     assert "which mbuild 0.0.1 wrote" in refused.value.problems[-1].suggestion
@@ -87,7 +87,7 @@ def test_what_a_lock_asks_for(tmp_path: Path, store: Store) -> None:
     first = wanted(tmp_path, store, b"FROM ./model.gguf\n")
     request = first.request._replace(targets=(Target((NAME,), quantization),), pre="llama-bpe")
     lock = lock_of(first._replace(request=request), store)
-    lock = Lock.from_text(lock.to_text(), "Modelfile.lock")
+    lock = BuildLock.from_text(lock.to_text(), "Modelfile.lock")
     assert locked_quantization(lock, "Q8_0") == quantization
     assert locked_quantization(lock, "Q4_0") is None
     assert request.script is not None

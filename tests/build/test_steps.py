@@ -19,10 +19,10 @@ from mbuild.build.steps import (
     KINDS,
     AssembleManifest,
     DetectTemplate,
+    HeaderPart,
     ImportGGUF,
     MakeConfig,
     MergeParameters,
-    Part,
     PutLayer,
     Quantize,
     ReadHeader,
@@ -262,7 +262,10 @@ def test_a_role_that_a_file_has_not(context: StepContext, tmp_path: Path) -> Non
 def test_a_header_is_read_beside_the_quantization(context: StepContext, tmp_path: Path) -> None:
     """Its facts come first, without digests; the last result brings those of all files."""
     origin = GGUFOrigin((zeros(tmp_path / "a.gguf"),))
-    steps = [Quantize(origin, Quantization(file_type("Q8_0"))), ReadHeader(origin, Part.SHAPES)]
+    steps = [
+        Quantize(origin, Quantization(file_type("Q8_0"))),
+        ReadHeader(origin, HeaderPart.SHAPES),
+    ]
     assert steps[0].group == steps[1].group
     made = list(steps[0].run_together(steps, context, [[], []]))
     assert [step.kind for step, _ in made] == ["header", "quantize"]
@@ -276,9 +279,9 @@ def test_a_header_is_read_beside_the_quantization(context: StepContext, tmp_path
 def test_a_header_alone_is_read_without_quantizing(context: StepContext, tmp_path: Path) -> None:
     """The same facts, from a file or from the layer that it became."""
     path = tiny_gguf(tmp_path / "a.gguf")
-    made = ReadHeader(GGUFOrigin((source(path),)), Part.SHAPES).run(context, [])
+    made = ReadHeader(GGUFOrigin((source(path),)), HeaderPart.SHAPES).run(context, [])
     (layer,) = ImportGGUF(source(path), Role.MODEL).run(context, []).result.layers
-    again = ReadHeader(LayerOrigin(layer), Part.SHAPES).run(context, [])
+    again = ReadHeader(LayerOrigin(layer), HeaderPart.SHAPES).run(context, [])
     assert made.result == again.result
     assert made.result.facts["architecture"] == "llama"
     names = {tensor.name: list(tensor.dims) for tensor in tiny_model()}
@@ -287,7 +290,7 @@ def test_a_header_alone_is_read_without_quantizing(context: StepContext, tmp_pat
 
 def test_a_header_takes_no_time_of_its_own(context: StepContext, tmp_path: Path) -> None:
     """A plan does not count it, and a lock names no version of it."""
-    step = ReadHeader(GGUFOrigin((source(tiny_gguf(tmp_path / "a.gguf")),)), Part.SHAPES)
+    step = ReadHeader(GGUFOrigin((source(tiny_gguf(tmp_path / "a.gguf")),)), HeaderPart.SHAPES)
     assert step.cost(context.store).in_passing
     assert step.versions == ()
 

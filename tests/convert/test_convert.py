@@ -13,7 +13,7 @@ import pytest
 from checkpoints import files_of, write_checkpoint
 
 from mbuild.convert.checkpoint import Checkpoint, open_checkpoint
-from mbuild.convert.convert import Body, convert_body
+from mbuild.convert.convert import BareModel, convert_body
 from mbuild.convert.read.dtypes import OutType
 from mbuild.gguf.model import KV, Tensor
 from mbuild.gguf.types import GGMLType, ValueType
@@ -44,7 +44,7 @@ def digest(tensor: Tensor) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def listed(body: Body) -> list[str]:
+def listed(body: BareModel) -> list[str]:
     return [
         " ".join([t.name, t.type.name, digest(t)[:12], *map(str, t.dims)]) for t in body.tensors
     ]

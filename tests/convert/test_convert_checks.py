@@ -15,7 +15,7 @@ from checkpoints import write_checkpoint
 from mbuild.convert.checkpoint import open_checkpoint
 from mbuild.convert.convert import convert, convert_body
 from mbuild.convert.families import by_name, config_class, find, rows
-from mbuild.convert.read.files import Files
+from mbuild.convert.read.files import CheckpointFiles
 from mbuild.convert.rows.hyper import HFConfig
 from mbuild.convert.rows.keys import Key
 from mbuild.core.errors import FormatError, MbuildError, SourceError, UnsupportedError
@@ -290,4 +290,4 @@ def test_files_of_a_pooling_module_are_checked(tmp_path: Path) -> None:
         case["files"]["modules.json"] = modules
         with pytest.raises(FormatError, match=r"modules\.json"):
             convert_body(opened(tmp_path / str(number), case))
-    assert "modules.json" in Files(write_checkpoint(tmp_path / "x", case))
+    assert "modules.json" in CheckpointFiles(write_checkpoint(tmp_path / "x", case))

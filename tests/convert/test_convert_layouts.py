@@ -17,7 +17,7 @@ from checkpoints import DATA, Family, write_checkpoint, write_family, write_shar
 from llama_runs import BPE, SPM, loadable
 
 from mbuild.convert.checkpoint import open_checkpoint
-from mbuild.convert.checks.layout import Described, check_layout, check_vocabulary
+from mbuild.convert.checks.layout import DescribedModel, check_layout, check_vocabulary
 from mbuild.convert.convert import convert, convert_body
 from mbuild.convert.families import rows
 from mbuild.convert.read.safetensors import read_header
@@ -316,7 +316,7 @@ def test_a_vocabulary_of_another_size_than_the_embedding_is_refused(tmp_path: Pa
 # --- llama.cpp itself ---
 
 
-def _mutants(model: Model, known: Described) -> Iterator[tuple[str, Model, Described]]:
+def _mutants(model: Model, known: DescribedModel) -> Iterator[tuple[str, Model, DescribedModel]]:
     """The model, and it without each tensor of one layer and of none, and with a longer one."""
     yield "as it is", model, known
     for tensor in model.tensors:
@@ -341,7 +341,7 @@ class _Zeros:
         return np.zeros(4 * self.count, np.uint8)
 
 
-def _passes(known: Described, tokens: int) -> bool:
+def _passes(known: DescribedModel, tokens: int) -> bool:
     try:
         check_layout(known, tokens)
         check_vocabulary(known, tokens, None)

@@ -12,7 +12,7 @@ from llama_runs import byte_level_tokenizer
 
 from mbuild.convert.checkpoint import Checkpoint, open_checkpoint
 from mbuild.convert.convert import convert, convert_body
-from mbuild.convert.read.files import Files
+from mbuild.convert.read.files import CheckpointFiles
 from mbuild.convert.read.leftovers import LEFTOVERS, Verdict
 from mbuild.convert.vocabulary.spm import has_pieces
 from mbuild.core.errors import FormatError, MbuildError, SourceError, UnsupportedError
@@ -268,7 +268,7 @@ def test_tiktokens_tokenizer_model_is_passed_over(tmp_path: Path) -> None:
     model, other = tmp_path / "tokenizer.model", tmp_path / "tokenizer.json"
     model.write_text("IQ== 0\nIg== 1\n")
     with pytest.raises(FormatError, match="tiktoken") as caught:
-        has_pieces(Files({"tokenizer.model": model}))
+        has_pieces(CheckpointFiles({"tokenizer.model": model}))
     assert "tokenizer.json" in caught.value.hint
     other.write_text(json.dumps(byte_level_tokenizer(80)))
     files = write_checkpoint(tmp_path / "tiny", spec())

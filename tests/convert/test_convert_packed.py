@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mbuild.convert.read.dequantize import dequantized
+from mbuild.convert.read.dequantize import dequantize
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError, UnsupportedError
@@ -51,7 +51,7 @@ def test_gptq_is_codes_less_zeros_times_scales(
         "b.weight": _lazy(np.ones(3, np.float32), DType.F32),
     }
     settings = {"quant_method": "gptq", "bits": bits, **form}
-    made = dequantized({"quantization_config": settings}, stored)
+    made = dequantize({"quantization_config": settings}, stored)
     assert list(made) == ["b.weight", "a.weight"]
     values = made["a.weight"].load()
     assert values.shape == made["a.weight"].shape == (width, rows)
@@ -75,7 +75,7 @@ def test_packed_integers_have_their_middle_as_zero(bits: int, groups: int) -> No
         "a.weight_scale": _lazy(scales, DType.F32),
         "a.weight_shape": _lazy(np.array([rows, width]), DType.I64),
     }
-    made = dequantized(_compressed("pack-quantized", num_bits=bits, type="int"), stored)
+    made = dequantize(_compressed("pack-quantized", num_bits=bits, type="int"), stored)
     assert list(made) == ["a.weight"]
     values = made["a.weight"].load()
     for row in range(rows):
@@ -99,7 +99,7 @@ def test_integers_times_their_rows_or_tensors_scale(shape: tuple[int, ...]) -> N
         "a.weight": _lazy(values, DType.I8),
         "a.weight_scale": _lazy(scales, DType.F32),
     }
-    made = dequantized(_compressed("int-quantized", strategy="channel"), stored)
+    made = dequantize(_compressed("int-quantized", strategy="channel"), stored)
     want = values.astype(np.float32) * scales
     assert np.array_equal(made["a.weight"].load(), want)
 
@@ -113,7 +113,7 @@ def test_what_is_not_read_is_refused_with_a_remedy() -> None:
         (_compressed("pack-quantized", num_bits=3), "3 bits"),
     ]:
         with pytest.raises(UnsupportedError, match=said) as caught:
-            dequantized(config, {})
+            dequantize(config, {})
         assert "dequantize" in str(caught.value.hint)
 
 
@@ -122,7 +122,7 @@ def test_parts_of_gptq_that_are_missing_or_do_not_fit_are_named() -> None:
     config = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
     codes = _lazy(_words((8, 8)), DType.I32)
     with pytest.raises(FormatError, match=r"a\.qzeros"):
-        dequantized(config, {"a.qweight": codes})
+        dequantize(config, {"a.qweight": codes})
     parts = {
         "a.qweight": codes,
         "a.qzeros": _lazy(_words((1, 1)), DType.I32),
@@ -130,4 +130,4 @@ def test_parts_of_gptq_that_are_missing_or_do_not_fit_are_named() -> None:
         "a.g_idx": _lazy(np.full(64, 1, np.int32), DType.I32, "a.g_idx"),
     }
     with pytest.raises(FormatError, match="names a group"):
-        dequantized(config, parts)["a.weight"].load()
+        dequantize(config, parts)["a.weight"].load()

@@ -12,7 +12,7 @@ from vocab_cases import BY_NAME, case_files, write_files
 
 from mbuild.convert.checkpoint import open_checkpoint
 from mbuild.convert.checks.layout import check_layout
-from mbuild.convert.convert import Body, convert_body
+from mbuild.convert.convert import BareModel, convert_body
 from mbuild.convert.families import find
 from mbuild.convert.vocabulary.assemble import vocabulary
 from mbuild.core.errors import FormatError, MbuildError, UnsupportedError
@@ -25,7 +25,7 @@ def spec(name: str) -> dict[str, Any]:
     return json.loads((DATA / f"{name}.json").read_text())  # type: ignore[no-any-return]
 
 
-def body_of(folder: Path, case: dict[str, Any]) -> Body:
+def body_of(folder: Path, case: dict[str, Any]) -> BareModel:
     return convert_body(open_checkpoint("tiny", write_checkpoint(folder / "tiny", case)))
 
 

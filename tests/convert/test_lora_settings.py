@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mbuild.convert.lora.settings import read_config
-from mbuild.convert.read.files import Files
+from mbuild.convert.read.files import CheckpointFiles
 from mbuild.core.errors import FormatError, UnsupportedError
 
 
@@ -19,7 +19,7 @@ def _read(folder: Path, **settings: Any) -> tuple[Any, list[str]]:
     plain = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "bias": "none"}
     path.write_text(json.dumps(plain | settings))
     warnings: list[str] = []
-    return read_config("a", Files({path.name: path}), warnings.append), warnings
+    return read_config("a", CheckpointFiles({path.name: path}), warnings.append), warnings
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from vocab_cases import BY_NAME, case_files, write_files
 
-from mbuild.convert.read.files import Files
+from mbuild.convert.read.files import CheckpointFiles
 from mbuild.convert.vocabulary.hashes import CHECK_TEXT, PRE_TOKENIZERS
 from mbuild.convert.vocabulary.loader import load_added
 from mbuild.convert.vocabulary.pretokenizer import (
@@ -31,7 +31,7 @@ from mbuild.core.errors import FormatError, UnsupportedError
 
 
 def _load(folder: Path, raw: dict[str, Any]) -> TokenizerJson:
-    tokenizer = read_tokenizer_json(Files(write_files(folder, {"tokenizer.json": raw})))
+    tokenizer = read_tokenizer_json(CheckpointFiles(write_files(folder, {"tokenizer.json": raw})))
     assert tokenizer is not None
     return tokenizer
 
@@ -208,7 +208,7 @@ def test_tokens_are_decoded_as_the_library_does(name: str, tmp_path: Path) -> No
 def test_flags_of_the_config_win_over_those_of_the_file(tmp_path: Path) -> None:
     """added_tokens_decoder replaces flags; a token that is named special is special."""
     contents = case_files(BY_NAME["qwen_bpe"])
-    files = Files(write_files(tmp_path, contents))
+    files = CheckpointFiles(write_files(tmp_path, contents))
     tokenizer = read_tokenizer_json(files)
     assert tokenizer is not None
     before = {t.content: t.special for t in tokenizer.added}

@@ -16,12 +16,17 @@ from mbuild.core.errors import ModelfileError
 from mbuild.language.gonumber import parse_bool, parse_float32, parse_int, shortest_float32
 from mbuild.language.instructions import Modelfile, Parameter, Requires, Severity
 from mbuild.language.meaning import coerce, merge, validate, version_of
-from mbuild.language.parameters import DEPRECATED, PARAMETERS, Kind
+from mbuild.language.parameters import DEPRECATED, PARAMETERS, ParameterType
 from mbuild.language.parser import parse
 from mbuild.language.span import Span
 
-SAMPLES = {Kind.INT: "7", Kind.FLOAT: "0.5", Kind.BOOL: "true", Kind.TEXTS: "x"}
-WRONG = {Kind.INT: "1.5", Kind.FLOAT: "hot", Kind.BOOL: "yes"}
+SAMPLES = {
+    ParameterType.INT: "7",
+    ParameterType.FLOAT: "0.5",
+    ParameterType.BOOL: "true",
+    ParameterType.TEXTS: "x",
+}
+WRONG = {ParameterType.INT: "1.5", ParameterType.FLOAT: "hot", ParameterType.BOOL: "yes"}
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -29,11 +34,19 @@ def test_every_parameter_is_taken_stored_and_checked(name: str) -> None:
     """Each row of the table takes a value of its type and refuses one of another."""
     kind = PARAMETERS[name]
     value = coerce(name, SAMPLES[kind])
-    assert type(value) is {Kind.INT: int, Kind.FLOAT: float, Kind.BOOL: bool, Kind.TEXTS: str}[kind]
+    assert (
+        type(value)
+        is {
+            ParameterType.INT: int,
+            ParameterType.FLOAT: float,
+            ParameterType.BOOL: bool,
+            ParameterType.TEXTS: str,
+        }[kind]
+    )
     stored = merge({}, [Parameter(name, SAMPLES[kind])])
-    assert stored == {name: [value] if kind is Kind.TEXTS else value}
+    assert stored == {name: [value] if kind is ParameterType.TEXTS else value}
     assert name not in DEPRECATED
-    if kind is not Kind.TEXTS:
+    if kind is not ParameterType.TEXTS:
         with pytest.raises(ModelfileError, match=f"invalid {kind.value} value"):
             coerce(name, WRONG[kind])
 

@@ -22,7 +22,7 @@ from mbuild.core.names import ModelName
 from mbuild.gguf.model import Tensor
 from mbuild.gguf.types import GGMLType
 from mbuild.language.formatter import quote
-from mbuild.language.parameters import PARAMETERS, Kind
+from mbuild.language.parameters import PARAMETERS, ParameterType
 from mbuild.server.create import parameter_texts, read_creation
 from mbuild.server.requests import parse_json
 from mbuild.server.shapes import CREATE, check
@@ -32,11 +32,11 @@ TEXT = st.text(
     st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs"), include_characters="\n"),
     max_size=30,
 ).filter(lambda text: '"""' not in text)
-VALUES: dict[Kind, st.SearchStrategy[Any]] = {
-    Kind.INT: st.integers(-(2**63), 2**63 - 1),
-    Kind.FLOAT: st.floats(-1e30, 1e30, allow_nan=False),
-    Kind.BOOL: st.booleans(),
-    Kind.TEXTS: st.lists(TEXT.filter(bool), min_size=1, max_size=3),
+VALUES: dict[ParameterType, st.SearchStrategy[Any]] = {
+    ParameterType.INT: st.integers(-(2**63), 2**63 - 1),
+    ParameterType.FLOAT: st.floats(-1e30, 1e30, allow_nan=False),
+    ParameterType.BOOL: st.booleans(),
+    ParameterType.TEXTS: st.lists(TEXT.filter(bool), min_size=1, max_size=3),
 }
 PARAMETER_SETS = st.fixed_dictionaries(
     {}, optional={name: VALUES[kind] for name, kind in PARAMETERS.items()}

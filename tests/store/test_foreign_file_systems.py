@@ -25,7 +25,7 @@ from stores import check_promise
 
 from mbuild.core.names import ModelName
 from mbuild.store import Store
-from mbuild.store.locks import Lock, NoLocksError
+from mbuild.store.locks import FileLock, NoLocksError
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX files")
 MANIFEST = "store/manifests/registry.ollama.ai/library/a/latest"
@@ -152,11 +152,11 @@ def test_a_lock_that_cannot_be_had_alone_is_an_error_of_its_own(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    lock = Lock(tmp_path / "lock")
+    lock = FileLock(tmp_path / "lock")
     assert lock.acquire(exclusive=False)
     assert lock.missing
     with pytest.raises(NoLocksError, match="no locks"):
-        Lock(tmp_path / "lock").acquire(exclusive=True)
+        FileLock(tmp_path / "lock").acquire(exclusive=True)
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EPERM, errno.ENOTSUP])

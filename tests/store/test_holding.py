@@ -10,7 +10,7 @@ from stores import copy_tiny_store
 from mbuild.core.errors import BusyError
 from mbuild.core.names import ModelName
 from mbuild.store import Store
-from mbuild.store.locks import Lock
+from mbuild.store.locks import FileLock
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def store(tmp_path: Path) -> Store:
 
 def removing(store: Store) -> bool:
     """Whether somebody could remove blobs now."""
-    lock = Lock(store.private / "lock")
+    lock = FileLock(store.private / "lock")
     alone = lock.acquire(exclusive=True, timeout=0)
     if alone:
         lock.release()
@@ -57,7 +57,7 @@ def test_the_end_of_use_removes_what_nothing_names(store: Store) -> None:
 def test_whoever_gives_a_time_is_told_that_it_is_over(store: Store) -> None:
     """While somebody removes blobs nobody can begin; the store's own patience counts too."""
     store.prepare()
-    lock = Lock(store.private / "lock")
+    lock = FileLock(store.private / "lock")
     assert lock.acquire(exclusive=True, timeout=0)
     try:
         with pytest.raises(BusyError, match="removing blobs"), store.using(timeout=0.01):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mbuild.core.digest import Digest
 from mbuild.store import Layer, media
-from mbuild.store.media import GGUF, MEDIA_TYPES, PREFIX, ROWS, Rule
+from mbuild.store.media import GGUF, MEDIA_TYPES, PREFIX, ROWS, Inheritance
 
 PACKAGE = Path(__file__).parents[2] / "mbuild"
 
@@ -32,18 +32,18 @@ def test_the_short_name_is_what_a_layer_calls_itself() -> None:
 
 def test_only_what_a_modelfile_has_a_word_for_changes() -> None:
     """Layers without an instruction are kept from the base model, all others are not."""
-    assert all((row.rule is Rule.KEPT) == (not row.word) for row in ROWS)
+    assert all((row.rule is Inheritance.KEPT) == (not row.word) for row in ROWS)
 
 
 def test_the_rules_are_those_of_ollama() -> None:
     """Of a template there is one, licenses add up, parameters are merged key by key."""
     rules = {row.name: row.rule for row in ROWS if row.word}
-    assert {name for name, rule in rules.items() if rule is Rule.REPLACED} == {
+    assert {name for name, rule in rules.items() if rule is Inheritance.REPLACED} == {
         "system",
         "template",
         "messages",
     }
-    assert {name for name, rule in rules.items() if rule is Rule.MERGED} == {"params"}
+    assert {name for name, rule in rules.items() if rule is Inheritance.MERGED} == {"params"}
 
 
 def test_exported_files_of_one_model_have_names_of_their_own() -> None:

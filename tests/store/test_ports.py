@@ -15,7 +15,7 @@ from mbuild.core.errors import DamagedError
 from mbuild.store import Store, records
 from mbuild.store.copying import OpenFile
 from mbuild.store.ports import BuildStore
-from mbuild.store.records import Place
+from mbuild.store.records import RangePlace
 
 NOT_THERE = Digest("0" * 64)
 ANY = Digest("0" * 64, BLAKE3)
@@ -56,7 +56,7 @@ def test_a_record_is_found_at_once_and_after_the_flush(store: BuildStore) -> Non
 
 def test_a_range_can_lie_at_several_places(store: BuildStore) -> None:
     """In the files of two variants; where one is gone the other one counts."""
-    one, two = Place("blobs/sha256-1", 0, 5, ANY), Place("blobs/sha256-2", 7, 5, ANY)
+    one, two = RangePlace("blobs/sha256-1", 0, 5, ANY), RangePlace("blobs/sha256-2", 7, 5, ANY)
     for place in (one, two, one):
         store.cache.add_place("k", place)
     store.cache.add_place("kk", one)
@@ -137,9 +137,9 @@ def test_bytes_at_a_place_of_a_blob(store: BuildStore) -> None:
     """As many as lie there; of a file that is gone none."""
     blob = store.blobs.put(b"0123456789")
     path = f"blobs/{blob.digest.filename}"
-    assert store.blobs.read_at(Place(path, 3, 4, ANY)) == b"3456"
-    assert store.blobs.read_at(Place(path, 8, 4, ANY)) == b"89"
-    assert store.blobs.read_at(Place(f"blobs/{NOT_THERE.filename}", 0, 1, ANY)) is None
+    assert store.blobs.read_at(RangePlace(path, 3, 4, ANY)) == b"3456"
+    assert store.blobs.read_at(RangePlace(path, 8, 4, ANY)) == b"89"
+    assert store.blobs.read_at(RangePlace(f"blobs/{NOT_THERE.filename}", 0, 1, ANY)) is None
 
 
 # What only the store on disk has.
@@ -151,7 +151,7 @@ def test_a_kept_blob_is_brought_back(tmp_path: Path) -> None:
     blob = store.blobs.put(b"made")
     store.blobs.keep(blob.digest)
     store.blobs.path(blob.digest).unlink()
-    place = Place(f"blobs/{blob.digest.filename}", 1, 2, ANY)
+    place = RangePlace(f"blobs/{blob.digest.filename}", 1, 2, ANY)
     assert store.blobs.size(blob.digest) is None
     assert store.blobs.missing({blob.digest: 4}) == set()
     assert store.blobs.read_at(place) == b"ad"
@@ -181,4 +181,4 @@ def test_no_place_leads_out_of_the_store(tmp_path: Path, path: str) -> None:
     """A record of a cache that others write can name no other file."""
     store = local_store(tmp_path)
     (tmp_path / "secret").write_bytes(b"secret")
-    assert store.blobs.read_at(Place(path, 0, 6, ANY)) is None
+    assert store.blobs.read_at(RangePlace(path, 0, 6, ANY)) is None

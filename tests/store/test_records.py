@@ -11,14 +11,14 @@ import pytest
 from mbuild.core.digest import BLAKE3, Digest
 from mbuild.store import records
 from mbuild.store.database import Database
-from mbuild.store.records import RECORDS, Place, RecordKind
+from mbuild.store.records import RECORDS, RangePlace, RecordKind
 
 PACKAGE = Path(__file__).parents[2] / "mbuild"
 
 SAMPLES: dict[str, Any] = {
     "step": '{"facts":{},"layers":[]}',
     "description": {"kind": "import", "fields": {"source": "sha256:0"}, "version": 1},
-    "range": Place("blobs/sha256-0", 1 << 40, 3, Digest("ab" * 32, BLAKE3)),
+    "range": RangePlace("blobs/sha256-0", 1 << 40, 3, Digest("ab" * 32, BLAKE3)),
     "source-ranges": {"0 token_embd.weight": Digest("ab" * 32, BLAKE3)},
     "recipe": [{"models": ["x"]}, ["a warning"]],
     "chat-template": ["chatml", "{{ .Prompt }}", ["<|im_end|>"]],

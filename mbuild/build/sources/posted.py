@@ -97,7 +97,7 @@ def _has_gguf(files: Files, store: Store) -> bool:
     return False
 
 
-class Uploads:
+class UploadedFiles:
     """Some uploaded blobs as the files of one folder: plain relative names to digests.
 
     ``prefix`` is what messages put before a file's name.
@@ -167,15 +167,15 @@ class RequestNames:
             for path, digest in ((PurePosixPath(other), d) for other, d in files.items())
             if path.parent == folder
         }
-        return Found(Uploads(folder.name, beside, self._store), name, value)
+        return Found(UploadedFiles(folder.name, beside, self._store), name, value)
 
-    def _directory(self, files: Files) -> Uploads:
+    def _directory(self, files: Files) -> UploadedFiles:
         """The request's files as a directory; one folder that all lie in is that directory."""
         common = posixpath.commonpath(posixpath.dirname(name) for name in files)
         prefix = f"{common}/" if common else ""
         inside = {name.removeprefix(prefix): digest for name, digest in files.items()}
         name = common.rpartition("/")[2] or self._folder
-        return Uploads(name, inside, self._store, prefix)
+        return UploadedFiles(name, inside, self._store, prefix)
 
     def _blob(self, word: str, value: str) -> SourceFile | None:
         """What ``@sha256:...`` or ``sha256:...`` in the text of a Modelfile names."""

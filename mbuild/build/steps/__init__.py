@@ -5,7 +5,7 @@ from __future__ import annotations
 from mbuild.build.graph import BaseStep
 from mbuild.build.steps.config import MakeConfig
 from mbuild.build.steps.gguf import ImportGGUF, MergeGGUF, Role
-from mbuild.build.steps.header import Part, ReadHeader
+from mbuild.build.steps.header import HeaderPart, ReadHeader
 from mbuild.build.steps.layers import MergeParameters, PutLayer
 from mbuild.build.steps.manifest import AssembleManifest
 from mbuild.build.steps.quantize import Quantize
@@ -18,11 +18,11 @@ __all__ = [
     "ConvertAdapter",
     "ConvertCheckpoint",
     "DetectTemplate",
+    "HeaderPart",
     "ImportGGUF",
     "MakeConfig",
     "MergeGGUF",
     "MergeParameters",
-    "Part",
     "PutLayer",
     "Quantize",
     "ReadHeader",

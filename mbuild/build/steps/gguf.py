@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
 from mbuild.build.sources.values import Material, SourceFile
-from mbuild.build.steps.files import OpenFiles, open_source
 from mbuild.build.steps.models import as_json, check_loadable, read_facts, write_model
+from mbuild.build.steps.opened import OpenFiles, open_source
 from mbuild.core.digest import Digest
 from mbuild.core.errors import SourceError
 from mbuild.core.events import Code

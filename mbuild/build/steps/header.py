@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import Made, Result, Step, StepContext
 from mbuild.build.sources.values import Material
-from mbuild.build.steps.files import OpenFiles
+from mbuild.build.steps.opened import OpenFiles
 from mbuild.build.steps.origins import ORIGIN_NAMES, Origin, OverOrigin
 from mbuild.build.steps.template import chat_template_of
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mbuild.store.ports import BuildStore
 
 
-class Part(StrEnum):
+class HeaderPart(StrEnum):
     """What of a header somebody needs."""
 
     CHAT_TEMPLATE = "chat template"
@@ -40,7 +40,7 @@ class ReadHeader(OverOrigin):
     """
 
     origin: Origin
-    part: Part
+    part: HeaderPart
 
     kind: ClassVar[str] = "header"
     quick: ClassVar[bool] = True
@@ -86,7 +86,7 @@ class ReadHeader(OverOrigin):
         return [Made(Result(facts=_facts(step.part, model))) for step in steps]
 
 
-def _facts(part: Part, model: Model) -> dict[str, Any]:
+def _facts(part: HeaderPart, model: Model) -> dict[str, Any]:
     from mbuild.convert.lora.base import facts_of_base
 
-    return chat_template_of(model) if part is Part.CHAT_TEMPLATE else facts_of_base(model)
+    return chat_template_of(model) if part is HeaderPart.CHAT_TEMPLATE else facts_of_base(model)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mbuild.build.graph import StepContext
-from mbuild.build.steps.files import OpenFiles
+from mbuild.build.steps.opened import OpenFiles
 from mbuild.core.errors import SourceError
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext, written
 from mbuild.build.sources.values import README, CheckpointSource, Material, SourceFile
-from mbuild.build.steps.files import OpenFiles, open_all
 from mbuild.build.steps.gguf import Role, gguf_digests
+from mbuild.build.steps.opened import OpenFiles, open_all
 from mbuild.build.steps.weights import (
     CONVERTER_VERSION,
     ConvertCheckpoint,

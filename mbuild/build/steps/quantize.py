@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import Made, Step, StepContext, canonical_json
 from mbuild.build.sources.values import Material, SourceFile
-from mbuild.build.steps.files import OpenFiles, open_source
 from mbuild.build.steps.gguf import Role, check_role
 from mbuild.build.steps.models import as_json, read_facts
+from mbuild.build.steps.opened import OpenFiles, open_source
 from mbuild.build.steps.origins import ORIGIN_NAMES, Origin, OverOrigin, open_quietly
 from mbuild.core.errors import UnsupportedError
 from mbuild.core.events import Code

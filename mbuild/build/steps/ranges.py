@@ -13,7 +13,7 @@ from mbuild.core.digest import BLAKE3, Digest
 from mbuild.gguf.model import InPieces, Tensor
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant.quantize import VERSION
-from mbuild.store.records import SOURCE_RANGES, Place
+from mbuild.store.records import SOURCE_RANGES, RangePlace
 
 if TYPE_CHECKING:
     from mbuild.build.steps.origins import Origin
@@ -70,7 +70,7 @@ def _pieces(tensor: Tensor) -> Iterator[tuple[int, InPieces]]:
             at += piece.count
 
 
-class Made(NamedTuple):
+class MadeRange(NamedTuple):
     """One variant's result of a range; without a key it is the source's bytes as they are."""
 
     data: Any
@@ -124,7 +124,7 @@ class RangeCache:
         made_of = [source.hex, tensor.type.name, new.name, tensor.dims[0], weights, VERSION]
         return _key({"range": made_of})
 
-    def find(self, key: str) -> Made | None:
+    def find(self, key: str) -> MadeRange | None:
         """A quantized range, if its bytes are somewhere in the store and undamaged."""
         places = self._store.cache.places([key]).get(key, []) if self._read else []
         for place in places:
@@ -132,10 +132,10 @@ class RangeCache:
             if data is None:
                 self._store.cache.drop_place(key, place)
             elif len(data) == place.size and digest_of(data) == place.digest:
-                return Made(data, key, place.digest, found=True)
+                return MadeRange(data, key, place.digest, found=True)
         return None
 
-    def record(self, key: str, place: Place) -> None:
+    def record(self, key: str, place: RangePlace) -> None:
         """Note a place where a quantized range lies, beside others; written by the next flush."""
         self._store.cache.add_place(key, place)
 

@@ -20,7 +20,7 @@ from mbuild.build.graph import StepContext
 from mbuild.build.steps.ranges import (
     RANGE,
     Array,
-    Made,
+    MadeRange,
     Range,
     RangeCache,
     bytes_of_row,
@@ -36,14 +36,14 @@ from mbuild.gguf.model import KV, Model, Tensor
 from mbuild.gguf.types import GGMLType
 from mbuild.gguf.writer import SLICE, layout, padded
 from mbuild.quant.quantize import SOURCES, NotFiniteError, quantize
-from mbuild.store.records import Place
+from mbuild.store.records import RangePlace
 from mbuild.work.ahead import Ahead, Job, budget
 from mbuild.work.beside import Beside
 from mbuild.work.cores import cores
 
 if TYPE_CHECKING:
-    from mbuild.build.steps.files import OpenFiles
-    from mbuild.gguf.model import Entry
+    from mbuild.build.steps.opened import OpenFiles
+    from mbuild.gguf.model import MetadataEntry
     from mbuild.quant.choose.imatrix import Imatrix
     from mbuild.store.manifest import Blob
     from mbuild.store.ports import Writer
@@ -61,7 +61,7 @@ class Variant(NamedTuple):
 
     name: str
     tensors: tuple[tuple[Tensor, GGMLType], ...]
-    metadata: tuple[Entry | KV, ...]
+    metadata: tuple[MetadataEntry | KV, ...]
     imatrix: Imatrix | None
 
 
@@ -142,7 +142,7 @@ class _Work:
         jobs = [Job(partial(self._make, part), self._size(part)) for part in self.ranges]
         largest = max((job.size for job in jobs), default=0)
         limit = budget(self._threads, largest)
-        self.ahead: Ahead[tuple[Made, ...]] = Ahead(jobs, self._threads, limit, len(variants))
+        self.ahead: Ahead[tuple[MadeRange, ...]] = Ahead(jobs, self._threads, limit, len(variants))
 
     def fail(self, error: BaseException) -> None:
         """Stop all work; the first error counts."""
@@ -168,28 +168,28 @@ class _Work:
             size += rows * bytes_of_row(part.tensor, GGMLType.F32)
         return size
 
-    def _make(self, part: Range) -> tuple[Made, ...]:
+    def _make(self, part: Range) -> tuple[MadeRange, ...]:
         """A range for every variant: as it is, as found, or quantized now."""
         self._check()
         source = _Loaded(part)
-        made: list[Made] = []
+        made: list[MadeRange] = []
         for variant, new in zip(self._variants, self._types(part), strict=True):
             if new is part.tensor.type:
-                made.append(Made(source.load()))
+                made.append(MadeRange(source.load()))
             else:
                 made.append(self._changed(part, new, variant.imatrix, source))
         return tuple(made)
 
     def _changed(
         self, part: Range, new: GGMLType, imatrix: Imatrix | None, source: _Loaded
-    ) -> Made:
+    ) -> MadeRange:
         importances = importances_of(part, imatrix)
         key = self._cache.key(self._cache.source_digest(part, source.load), part, new, importances)
         found = self._cache.find(key)
         if found is not None:
             return found
         made = self._quantized(part, new, importances, source.load())
-        return Made(made, key, digest_of(made))
+        return MadeRange(made, key, digest_of(made))
 
     def _quantized(
         self, part: Range, new: GGMLType, importances: Array | None, data: Array
@@ -243,7 +243,7 @@ class _Lane:
         self._variant = variant
         self._work = work
         self._cache = cache
-        self._done: list[tuple[str, Place]] = []  # keys, and places but for the file's name
+        self._done: list[tuple[str, RangePlace]] = []  # keys, and places but for the file's name
         self._saved = 0
         self._made: set[int] = set()  # tensors of which something had to be quantized
         self.writer = writer
@@ -291,10 +291,10 @@ class _Lane:
         """As :meth:`run`, on a thread of its own; what ends it is an error of the work."""
         self.run()
 
-    def _note(self, part: Range, made: Made) -> None:
+    def _note(self, part: Range, made: MadeRange) -> None:
         """Remember where a quantized range will lie in the file."""
         if made.digest is not None:
-            place = Place("", self.writer.size, memoryview(made.data).nbytes, made.digest)
+            place = RangePlace("", self.writer.size, memoryview(made.data).nbytes, made.digest)
             self._done.append((made.key, place))
             if not made.found:
                 self._made.add(part.number)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
 from mbuild.build.sources.values import README, CheckpointSource, Material
-from mbuild.build.steps.files import OpenFiles, open_all
 from mbuild.build.steps.gguf import Role
 from mbuild.build.steps.models import as_json, read_facts, write_model
+from mbuild.build.steps.opened import OpenFiles, open_all
 from mbuild.core.events import Code
 from mbuild.store import Layer
 from mbuild.store.media import ADAPTER

@@ -14,7 +14,7 @@ from mbuild.core.errors import FormatError
 from mbuild.gguf.hyperparameters import MAX_EXPERTS, MAX_LAYERS
 
 if TYPE_CHECKING:
-    from mbuild.convert.rows.layout import Layout, Slot
+    from mbuild.convert.rows.layout import Slot, TensorLayout
     from mbuild.convert.rows.row import Family
     from mbuild.gguf.model import KV
 
@@ -27,7 +27,7 @@ _WITH_HEAD = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class DescribedModel:
     """What is known of a model before its weights are read.
 
     ``row`` is the family's, ``untied`` says that silence about tie_word_embeddings means false;
@@ -61,7 +61,7 @@ class Described:
         return Sizes(self.arch, self.entries, self.config, {**given, **found})
 
 
-def check_layout(model: Described, tokens: int | None) -> list[str]:
+def check_layout(model: DescribedModel, tokens: int | None) -> list[str]:
     """Raise :class:`FormatError` unless llama.cpp finds every tensor, well shaped, and no other.
 
     ``tokens`` is the size of the vocabulary as far as config.json says it. Gives warnings
@@ -85,7 +85,7 @@ def check_layout(model: Described, tokens: int | None) -> list[str]:
     return warnings
 
 
-def check_vocabulary(model: Described, tokens: int, types: int | None) -> None:
+def check_vocabulary(model: DescribedModel, tokens: int, types: int | None) -> None:
     """Raise :class:`FormatError` for an embedding that has not one row for each token.
 
     ``tokens`` and ``types`` are the counts that the metadata got.
@@ -97,7 +97,9 @@ def check_vocabulary(model: Described, tokens: int, types: int | None) -> None:
             _check_shape(model, sizes, slot.name, slot, 0)
 
 
-def _places(layout: Layout, sizes: Sizes, blocks: int) -> Iterable[tuple[str, tuple[Slot, int]]]:
+def _places(
+    layout: TensorLayout, sizes: Sizes, blocks: int
+) -> Iterable[tuple[str, tuple[Slot, int]]]:
     for slot in layout.model:
         yield slot.name, (slot, 0)
     for layer in range(blocks):
@@ -105,7 +107,7 @@ def _places(layout: Layout, sizes: Sizes, blocks: int) -> Iterable[tuple[str, tu
             yield f"blk.{layer}.{slot.name}", (slot, layer)
 
 
-def _check_keys(model: Described, layout: Layout) -> list[str]:
+def _check_keys(model: DescribedModel, layout: TensorLayout) -> list[str]:
     """The metadata that llama.cpp stops without."""
     keys = {kv.key.removeprefix(f"{model.arch}.") for kv in model.entries}
     warnings = []
@@ -127,7 +129,7 @@ def _check_keys(model: Described, layout: Layout) -> list[str]:
     return warnings
 
 
-def _check_numbers(model: Described, layout: Layout, sizes: Sizes) -> None:
+def _check_numbers(model: DescribedModel, layout: TensorLayout, sizes: Sizes) -> None:
     """The conditions under which llama.cpp stops before it looks at a tensor."""
     if model.blocks > MAX_LAYERS:
         raise FormatError(f"{model.blocks} layers are more than llama.cpp's {MAX_LAYERS}")
@@ -145,7 +147,7 @@ def _check_numbers(model: Described, layout: Layout, sizes: Sizes) -> None:
         )
 
 
-def _check_present(model: Described, places: Mapping[str, tuple[Slot, int]]) -> None:
+def _check_present(model: DescribedModel, places: Mapping[str, tuple[Slot, int]]) -> None:
     missing = [n for n, (slot, _) in places.items() if not slot.together and n not in model.shapes]
     if not missing:
         return
@@ -169,7 +171,7 @@ def _check_present(model: Described, places: Mapping[str, tuple[Slot, int]]) -> 
     )
 
 
-def _check_shape(model: Described, sizes: Sizes, name: str, slot: Slot, layer: int) -> None:
+def _check_shape(model: DescribedModel, sizes: Sizes, name: str, slot: Slot, layer: int) -> None:
     shape = model.shapes[name]
     dims = [sizes.dim(dim, layer) for dim in reversed(slot.dims)]
     wrong = [
@@ -210,7 +212,7 @@ def _hint(name: str, used: Iterable[str]) -> str:
     return "config.json may belong to another checkpoint"
 
 
-def _check_together(model: Described, places: Mapping[str, tuple[Slot, int]]) -> None:
+def _check_together(model: DescribedModel, places: Mapping[str, tuple[Slot, int]]) -> None:
     """Sets of optional tensors are complete, in all layers or in none."""
     sets: dict[str, list[str]] = {}
     for name, (slot, _) in places.items():
@@ -234,7 +236,7 @@ def _check_together(model: Described, places: Mapping[str, tuple[Slot, int]]) ->
         raise FormatError(f"tensor {source!r} is missing, but {why}", hint=_OTHER_CONFIG)
 
 
-def _check_no_other(model: Described, places: Mapping[str, tuple[Slot, int]]) -> None:
+def _check_no_other(model: DescribedModel, places: Mapping[str, tuple[Slot, int]]) -> None:
     other = [name for name in model.shapes if name not in places]
     if other:
         raise FormatError(
@@ -245,7 +247,7 @@ def _check_no_other(model: Described, places: Mapping[str, tuple[Slot, int]]) ->
         )
 
 
-def _check_head(model: Described, layout: Layout) -> None:
+def _check_head(model: DescribedModel, layout: TensorLayout) -> None:
     """A model that does not share its embedding has an output matrix of its own."""
     embeds = any(kv.key == f"{model.arch}.pooling_type" for kv in model.entries)
     if layout.tied or "output.weight" in model.shapes or embeds:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from mbuild.convert.families.llama import LLAMA
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.keys import BOOL, Key, f32, u32
-from mbuild.convert.rows.layout import Group, Layout, slots
+from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import NO_HF_CONFIG
 from mbuild.convert.rows.rules import EXPERTS
 
@@ -24,7 +24,7 @@ AFMOE = replace(
         f32("expert_weights_scale", "route_scale"),
         u32("attention.sliding_window", "sliding_window"),
     ),
-    layout=Layout(
+    layout=TensorLayout(
         (*p.USUAL, *p.ROPE_FREQS),
         (
             Group((*p.NORMS, *p.POST_NORMS, *p.separate(), *p.QK_NORM)),

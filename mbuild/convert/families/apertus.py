@@ -10,7 +10,7 @@ from mbuild.convert.families.llama import LLAMA
 from mbuild.convert.read.dtypes import to_f32
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig, heads
-from mbuild.convert.rows.layout import Group, Layout
+from mbuild.convert.rows.layout import Group, TensorLayout
 from mbuild.core.errors import FormatError
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import ValueType
@@ -56,7 +56,7 @@ APERTUS = replace(
     gguf="apertus",
     names=("ApertusForCausalLM",),
     silu=False,
-    layout=Layout(
+    layout=TensorLayout(
         (*p.UNTIED, *p.ROPE_FREQS, *p.ROPE_FACTORS),
         (Group((*p.NORMS, *p.separate(), *p.OUTPUT_BIAS, *p.QK_NORM, *p.PLAIN)),),
         (*p.RMS, "xielu.alpha_n", "xielu.alpha_p", "xielu.beta", "xielu.eps"),

@@ -6,14 +6,16 @@ from dataclasses import replace
 
 from mbuild.convert.families.llama import LLAMA, LLAMA_HF
 from mbuild.convert.rows import parts as p
-from mbuild.convert.rows.layout import Group, Layout
+from mbuild.convert.rows.layout import Group, TensorLayout
 
 ARCEE = replace(
     LLAMA,
     gguf="arcee",
     names=("ArceeForCausalLM",),
     silu=False,
-    layout=Layout((*p.USUAL, *p.ROPE_FREQS), (Group((*p.NORMS, *p.separate(), *p.PLAIN)),), p.RMS),
+    layout=TensorLayout(
+        (*p.USUAL, *p.ROPE_FREQS), (Group((*p.NORMS, *p.separate(), *p.PLAIN)),), p.RMS
+    ),
     hf=replace(
         LLAMA_HF,
         model_type="arcee",

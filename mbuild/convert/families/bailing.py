@@ -16,7 +16,7 @@ from mbuild.convert.rows.keys import (
     constant,
     u32,
 )
-from mbuild.convert.rows.layout import Group, Layout, slots
+from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import EXPERTS, Rule, rename, rotary
 from mbuild.core.errors import UnsupportedError
@@ -62,7 +62,7 @@ BAILING_MOE = Family(
         u32("expert_shared_count", "num_shared_experts", required=True),
         Key("expert_weights_norm", BOOL, ("norm_topk_prob",), required=True),
     ),
-    layout=Layout(
+    layout=TensorLayout(
         p.UNTIED,
         (
             Group((*p.NORMS, *p.experts("expert_ff"), *p.shared_experts("expert_ff*shared"))),

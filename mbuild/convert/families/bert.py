@@ -14,7 +14,7 @@ from mbuild.convert.rows.keys import (
     computed,
     constant,
 )
-from mbuild.convert.rows.layout import Group, Layout, slots
+from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.pooling import pooling
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import Rule
@@ -75,7 +75,7 @@ _NORMS = slots("""
 """)
 BERT_LAYER = (*p.EITHER, Group((*p.OUTPUT_BIAS, *_NORMS)))
 
-_LAYOUT = Layout(
+_LAYOUT = TensorLayout(
     (
         *BERT_MODEL,
         *p.POSITIONS,

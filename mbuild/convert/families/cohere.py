@@ -17,7 +17,7 @@ from mbuild.convert.rows.keys import (
     replaced,
     u32,
 )
-from mbuild.convert.rows.layout import Group, Layout, slots
+from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import Rule
 from mbuild.core.errors import UnsupportedError
@@ -36,7 +36,7 @@ _VALUES = {
 }
 _LOGIT_SCALE = f32("logit_scale", "logit_scale", required=True)
 
-_LAYOUT = Layout(
+_LAYOUT = TensorLayout(
     p.TIED,
     (
         Group((*p.ATTN_NORM, *p.WIDE, *p.GATED)),
@@ -81,7 +81,7 @@ def _zero_bias(hp: Hyper, name: str, lazy: Lazy) -> list[Named]:
 COHERE2 = Family(
     gguf="cohere2",
     names=("Cohere2ForCausalLM",),
-    layout=Layout(
+    layout=TensorLayout(
         p.TIED,
         (Group((*p.ATTN_NORM, *p.WIDE, *p.GATED)),),
         (*p.EPS, "logit_scale", "attention.sliding_window"),

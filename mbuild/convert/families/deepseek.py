@@ -24,7 +24,7 @@ from mbuild.convert.rows.keys import (
     replaced,
     u32,
 )
-from mbuild.convert.rows.layout import Group, Layout, slots
+from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import NO_HF_CONFIG, Family
 from mbuild.convert.rows.rules import EXPERTS, ROTARY, parts
 from mbuild.convert.vocabulary.rules import (
@@ -130,7 +130,7 @@ DEEPSEEK = Family(
         u32("expert_count", "n_routed_experts", required=True),
         u32("expert_shared_count", "n_shared_experts", required=True),
     ),
-    layout=Layout(
+    layout=TensorLayout(
         p.USUAL,
         (
             Group((*p.NORMS, *p.WIDE)),
@@ -144,7 +144,7 @@ DEEPSEEK = Family(
     stacks=(EXPERTS,),
 )
 
-_LAYOUT = Layout(
+_LAYOUT = TensorLayout(
     p.USUAL,
     (
         Group(

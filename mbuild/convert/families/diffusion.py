@@ -18,7 +18,7 @@ from mbuild.convert.rows.keys import (
     computed,
     u32,
 )
-from mbuild.convert.rows.layout import Group, Layout
+from mbuild.convert.rows.layout import Group, TensorLayout
 from mbuild.convert.rows.pooling import pooling
 from mbuild.convert.rows.row import NO_HF_CONFIG, Family
 from mbuild.convert.rows.rules import ROTARY
@@ -62,7 +62,7 @@ LLADA = Family(
         NOT_CAUSAL,
         _shift_logits,
     ),
-    layout=Layout(
+    layout=TensorLayout(
         (*p.USUAL, *p.ROPE_FREQS),
         (Group((*p.NORMS, *p.separate(), *p.OUTPUT_BIAS, *p.GATED, *p.GATED_BIAS)),),
         p.RMS,

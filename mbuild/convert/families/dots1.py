@@ -8,7 +8,7 @@ from mbuild.convert.families.qwen import QWEN2_MOE
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig, heads
 from mbuild.convert.rows.keys import BOOL, Key, f32, u32
-from mbuild.convert.rows.layout import Group, Layout, slots
+from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.vocabulary.rules import BPE
 
 # llama.cpp takes as many keys and values as there are heads.
@@ -33,7 +33,7 @@ DOTS1 = replace(
         f32("expert_weights_scale", "routed_scaling_factor", required=True),
         Key("expert_weights_norm", BOOL, ("norm_topk_prob",), required=True),
     ),
-    layout=Layout(
+    layout=TensorLayout(
         p.UNTIED,
         (Group((*p.NORMS, *_ATTENTION, *p.QK_NORM)), *p.dense_then_experts()),
         (*p.RMS, "expert_feed_forward_length", "expert_shared_count"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig, heads
 from mbuild.convert.rows.keys import COMMON, U32, computed, u32
-from mbuild.convert.rows.layout import Group, Layout, slots
+from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import EXPERTS, halves, parts
 from mbuild.convert.vocabulary.rules import (
@@ -61,7 +61,7 @@ def _shared_width(hp: Hyper) -> int | None:
     return None if width is None or count is None else width // count
 
 
-_MOE_LAYOUT = Layout(
+_MOE_LAYOUT = TensorLayout(
     p.USUAL,
     (
         Group((*p.NORMS, *p.separate(), *p.OUTPUT_BIAS)),

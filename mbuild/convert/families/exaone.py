@@ -21,7 +21,7 @@ from mbuild.convert.rows.keys import (
     sliding_pattern,
     u32,
 )
-from mbuild.convert.rows.layout import Group, Layout, ahead, slots
+from mbuild.convert.rows.layout import Group, TensorLayout, ahead, slots
 from mbuild.convert.rows.rope import llama3_factors
 from mbuild.convert.rows.row import NO_HF_CONFIG, Family
 from mbuild.convert.rows.rules import EXPERTS, Rule
@@ -64,7 +64,7 @@ def _window_pattern(hp: Hyper) -> list[bool] | None:
 EXAONE4 = Family(
     gguf="exaone4",
     names=("Exaone4ForCausalLM",),
-    layout=Layout(
+    layout=TensorLayout(
         (*p.USUAL, *p.ROPE_FREQS),
         (Group((*p.separate(out="width"), *p.POST_NORMS, *p.QK_NORM, *p.GATED)),),
         p.RMS,
@@ -142,7 +142,7 @@ EXAONE_MOE = replace(
         replace(NEXTN, default=0),
         ROPE_SCALING_NONE,
     ),
-    layout=Layout(
+    layout=TensorLayout(
         (*p.UNTIED, *p.ROPE_FREQS),
         (
             Group((*p.NORMS, *p.separate(), *p.QK_NORM)),

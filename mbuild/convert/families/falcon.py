@@ -18,7 +18,7 @@ from mbuild.convert.rows.keys import (
     file_type,
     u32,
 )
-from mbuild.convert.rows.layout import Group, Layout, slots
+from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import each, regrouped
 
@@ -46,7 +46,7 @@ def _qkv(hp: Hyper, lazy: Lazy) -> Lazy:
     return regrouped(groups, (hp.heads // groups, 1, 1), lazy)
 
 
-_LAYOUT = Layout(
+_LAYOUT = TensorLayout(
     (*p.USUAL, *p.OUTPUT_NORM_BIAS),
     (
         Group(

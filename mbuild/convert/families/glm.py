@@ -25,7 +25,7 @@ from mbuild.convert.rows.keys import (
     file_type,
     u32,
 )
-from mbuild.convert.rows.layout import Group, Layout, slots
+from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import NO_HF_CONFIG, Family
 from mbuild.convert.rows.rules import EXPERTS, NEXTN_NAMES
 from mbuild.convert.vocabulary.rules import VocabRule
@@ -49,7 +49,7 @@ GLM4 = Family(
             ("bos", "<|endoftext|>"),
         )
     ),
-    layout=Layout(
+    layout=TensorLayout(
         p.USUAL,
         (
             Group((*p.NORMS, *p.POST_NORMS, *p.separate())),
@@ -86,7 +86,7 @@ GLM4_MOE = Family(
     gguf="glm4moe",
     names=("Glm4MoeForCausalLM",),
     vocabulary=GLM,
-    layout=Layout(
+    layout=TensorLayout(
         p.USUAL,
         (
             Group((*p.ATTN_NORM, *slots("post_attention_norm width"), *p.separate(), *p.QK_NORMS)),
@@ -157,7 +157,7 @@ CHATGLM = Family(
     vocabulary=VocabRule(
         tokens=(("eos", "<|endoftext|>"), ("eot", "<|user|>"), ("unk", "<|endoftext|>"))
     ),
-    layout=Layout(
+    layout=TensorLayout(
         p.USUAL,
         (
             Group((*p.NORMS, *p.fused("heads*key"))),

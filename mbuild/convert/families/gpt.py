@@ -17,7 +17,7 @@ from mbuild.convert.rows.keys import (
     file_type,
     u32,
 )
-from mbuild.convert.rows.layout import Group, Layout, slots
+from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import each, regrouped, transposed
 
@@ -46,7 +46,7 @@ _LAYER = (
 GPT2 = Family(
     gguf="gpt2",
     names=("GPT2LMHeadModel",),
-    layout=Layout((*p.USUAL, *p.OUTPUT_NORM_BIAS, *p.POSITIONS), (Group(_LAYER),), p.EPS),
+    layout=TensorLayout((*p.USUAL, *p.OUTPUT_NORM_BIAS, *p.POSITIONS), (Group(_LAYER),), p.EPS),
     keys=(
         BLOCK_COUNT,
         u32("context_length", "n_ctx", "n_positions", low=1, required=True),
@@ -86,7 +86,7 @@ GPT_NEOX = Family(
     names=("GPTNeoXForCausalLM",),
     # llama.cpp's converter writes no general.file_type for this family.
     head="embed_out",
-    layout=Layout((*p.UNTIED, *p.OUTPUT_NORM_BIAS), (Group(_LAYER),), p.EPS),
+    layout=TensorLayout((*p.UNTIED, *p.OUTPUT_NORM_BIAS), (Group(_LAYER),), p.EPS),
     keys=(
         u32("context_length", "max_position_embeddings", low=1, required=True),
         u32("embedding_length", "hidden_size", low=1, required=True),

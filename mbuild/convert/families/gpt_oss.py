@@ -10,7 +10,7 @@ from mbuild.convert.read.safetensors import DType
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig, heads
 from mbuild.convert.rows.keys import COMMON, u32
-from mbuild.convert.rows.layout import Group, Layout, slots
+from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import Rule, rename, transposed
 from mbuild.core.errors import FormatError
@@ -96,7 +96,7 @@ def _gate_up(hp: Hyper, name: str, lazy: Lazy) -> list[Named]:
     ]
 
 
-_LAYOUT = Layout(
+_LAYOUT = TensorLayout(
     p.UNTIED,
     (
         Group(

@@ -8,7 +8,7 @@ from mbuild.convert.families.llama import LLAMA, LLAMA_KEYS
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig, heads
 from mbuild.convert.rows.keys import COMMON
-from mbuild.convert.rows.layout import Group, Layout
+from mbuild.convert.rows.layout import Group, TensorLayout
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import ROTARY, parts, rotary
 from mbuild.convert.vocabulary.rules import (
@@ -41,7 +41,7 @@ INTERNLM2 = Family(
     names=("InternLM2ForCausalLM",),
     head="output",
     vocabulary=VocabRule((Reader.INTERNLM2,), Prefix.MODEL_MIDDLE, eos_in_chat="<|im_end|>"),
-    layout=Layout(p.UNTIED, (Group((*p.NORMS, *p.WIDE, *p.GATED)),), p.RMS),
+    layout=TensorLayout(p.UNTIED, (Group((*p.NORMS, *p.WIDE, *p.GATED)),), p.RMS),
     keys=COMMON,
     rules=(parts(r"attention\.wqkv\.weight$", "wqkv", ("wq", "wk", "wv"), _separate),),
 )

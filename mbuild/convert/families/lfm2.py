@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig
 from mbuild.convert.rows.keys import COMMON, U32, VOCAB_SIZE, computed, constant, f32, replaced, u32
-from mbuild.convert.rows.layout import Group, Layout, slots
+from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import MIXTRAL_EXPERTS, Stack, each, experts
 from mbuild.core.errors import FormatError
@@ -53,7 +53,7 @@ def _flat_kernel(hp: Hyper, lazy: Lazy) -> Lazy:
     return lazy.reshape(lazy.shape[0], lazy.shape[2])
 
 
-_LAYOUT = Layout(
+_LAYOUT = TensorLayout(
     (*p.EMBEDDING, *slots("token_embd_norm width"), *p.HEAD_OR_TIED),
     (
         Group((*p.NORMS, *p.GATED)),
@@ -112,7 +112,7 @@ def _attention(hp: Hyper) -> list[int]:
 LFM2_MOE = Family(
     gguf="lfm2moe",
     names=("Lfm2MoeForCausalLM",),
-    layout=Layout(
+    layout=TensorLayout(
         LFM2.layout.model,
         (
             Group(p.NORMS),

@@ -13,7 +13,7 @@ from mbuild.convert.rows.keys import (
     VOCAB_SIZE,
     KeyRule,
 )
-from mbuild.convert.rows.layout import Group, Layout
+from mbuild.convert.rows.layout import Group, TensorLayout
 from mbuild.convert.rows.rope import llama3_factors
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import ROTARY
@@ -40,7 +40,7 @@ _MOE_OR_DENSE = (
     Group(p.experts(), p.some("experts")),
 )
 
-_LAYOUT = Layout(
+_LAYOUT = TensorLayout(
     (*p.USUAL, *p.ROPE_FREQS, *p.ROPE_FACTORS),
     (Group((*p.NORMS, *p.separate(), *p.OUTPUT_BIAS)), *_MOE_OR_DENSE),
     p.RMS,

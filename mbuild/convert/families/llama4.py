@@ -10,7 +10,7 @@ from mbuild.convert.families.llama import LLAMA, LLAMA_KEYS
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig, heads
 from mbuild.convert.rows.keys import replaced, u32
-from mbuild.convert.rows.layout import Group, Layout
+from mbuild.convert.rows.layout import Group, TensorLayout
 from mbuild.convert.rows.rules import Rule, halves, rename, transposed
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ LLAMA4 = replace(
         u32("interleave_moe_layer_step", "interleave_moe_layer_step", required=True),
         u32("expert_feed_forward_length", "intermediate_size", required=True),
     ),
-    layout=Layout(
+    layout=TensorLayout(
         (*p.USUAL, *p.ROPE_FREQS),
         (
             Group((*p.NORMS, *p.separate())),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.keys import COMMON, u32
-from mbuild.convert.rows.layout import Group, Layout, slots
+from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import MIXTRAL_EXPERTS
 
@@ -16,7 +16,7 @@ MINIMAX_M2 = Family(
         u32("expert_feed_forward_length", "intermediate_size", required=True),
         u32("rope.dimension_count", "rotary_dim", low=1, required=True),
     ),
-    layout=Layout(
+    layout=TensorLayout(
         p.UNTIED,
         (
             Group((*p.NORMS, *p.separate(), *p.experts())),

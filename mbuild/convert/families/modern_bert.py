@@ -19,14 +19,14 @@ from mbuild.convert.rows.keys import (
     replaced,
     u32,
 )
-from mbuild.convert.rows.layout import Group, Layout, slots
+from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.pooling import POOLING
 from mbuild.convert.vocabulary.rules import VocabRule
 
 if TYPE_CHECKING:
     from mbuild.convert.rows.hyper import Hyper
 
-_LAYOUT = Layout(
+_LAYOUT = TensorLayout(
     (
         *p.TIED,
         *slots("""

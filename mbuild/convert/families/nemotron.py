@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig, head_width
 from mbuild.convert.rows.keys import COMMON, F32, TEXT, U32, VOCAB_SIZE, computed, f32
-from mbuild.convert.rows.layout import Group, Layout
+from mbuild.convert.rows.layout import Group, TensorLayout
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import NORM_PLUS_ONE
 from mbuild.convert.vocabulary.rules import (
@@ -29,7 +29,7 @@ def _factor(hp: Hyper) -> float | None:
     return None if hp.rope.get("factor") is None else hp.rope_number("factor")
 
 
-_LAYOUT = Layout(
+_LAYOUT = TensorLayout(
     (*p.UNTIED, *p.OUTPUT_NORM_BIAS),
     (Group((*p.BIASED, *p.OUTPUT_BIAS, *p.FFN_NORM, *p.FFN_NORM_BIAS, *p.PLAIN, *p.PLAIN_BIAS)),),
     p.EPS,

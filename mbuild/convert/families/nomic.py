@@ -10,7 +10,7 @@ from mbuild.convert.read.files import TOKENIZER_LIMIT
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig
 from mbuild.convert.rows.keys import U32, Key, computed, replaced, u32
-from mbuild.convert.rows.layout import Group, Layout, slots
+from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.rules import each, experts, rename, transposed
 from mbuild.convert.vocabulary.rules import Reader, VocabRule
 from mbuild.core.errors import UnsupportedError
@@ -55,8 +55,8 @@ def _experts_down(hp: Hyper, lazy: Lazy) -> Lazy:
     return transposed(hp, _experts(hp, lazy))
 
 
-_LAYOUT = Layout(BERT_MODEL, (*BERT_LAYER, Group((*p.GATED, *p.PLAIN_BIAS))), p.EPS)
-_MOE_LAYOUT = Layout(
+_LAYOUT = TensorLayout(BERT_MODEL, (*BERT_LAYER, Group((*p.GATED, *p.PLAIN_BIAS))), p.EPS)
+_MOE_LAYOUT = TensorLayout(
     BERT_MODEL,
     (
         *BERT_LAYER,

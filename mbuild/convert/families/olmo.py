@@ -17,7 +17,7 @@ from mbuild.convert.rows.keys import (
     sliding_pattern,
     u32,
 )
-from mbuild.convert.rows.layout import Group, Layout, slots
+from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import EXPERTS, ROTARY_WEIGHTS
 
@@ -29,7 +29,7 @@ _VALUES = {"max_position_embeddings": 2048, "vocab_size": 50304}
 OLMO = Family(
     gguf="olmo",
     names=("OlmoForCausalLM", "OLMoForCausalLM"),
-    layout=Layout((*p.EMBEDDING, *p.HEAD_OR_TIED), (Group((*p.WIDE, *p.GATED)),), p.EPS),
+    layout=TensorLayout((*p.EMBEDDING, *p.HEAD_OR_TIED), (Group((*p.WIDE, *p.GATED)),), p.EPS),
     keys=(
         *COMMON,
         constant("attention.layer_norm_epsilon", F32, 1e-5),
@@ -47,7 +47,7 @@ def _window_pattern(hp: Hyper) -> list[bool] | None:
     return sliding_pattern(hp) or [(layer + 1) % 4 != 0 for layer in range(hp.blocks)]
 
 
-_OLMO2_LAYOUT = Layout(
+_OLMO2_LAYOUT = TensorLayout(
     p.UNTIED,
     (Group((*p.WIDE, *p.POST_NORMS, *slots("attn_q_norm width\nattn_k_norm kv*key"), *p.GATED)),),
     p.RMS,
@@ -84,7 +84,7 @@ OLMO3 = replace(
     ),
 )
 
-_OLMOE_LAYOUT = Layout(
+_OLMOE_LAYOUT = TensorLayout(
     p.UNTIED,
     (Group((*p.NORMS, *p.WIDE, *slots("attn_q_norm width\nattn_k_norm width"), *p.experts())),),
     p.RMS,

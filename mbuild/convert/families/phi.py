@@ -18,7 +18,7 @@ from mbuild.convert.rows.keys import (
     file_type,
     u32,
 )
-from mbuild.convert.rows.layout import Group, Layout, slots
+from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.rope import long_factors
 from mbuild.convert.rows.row import Family
 from mbuild.convert.vocabulary.rules import (
@@ -42,7 +42,7 @@ def _rotary_width(hp: Hyper, default: float) -> int:
     return int(hp.rope_number("partial_rotary_factor", default) * hp.width) // hp.heads
 
 
-_PHI2_LAYOUT = Layout(
+_PHI2_LAYOUT = TensorLayout(
     (*p.UNTIED, *p.OUTPUT_NORM_BIAS, *slots("output.bias tokens")),
     (
         Group(
@@ -115,7 +115,7 @@ def _factors(hp: Hyper, tensors: Mapping[str, Any]) -> Iterator[Named]:
     return long_factors(hp, _rotary_width(hp, 1.0))
 
 
-_PHI3_LAYOUT = Layout(
+_PHI3_LAYOUT = TensorLayout(
     (*p.USUAL, *p.ROPE_FACTORS),
     (Group((*p.NORMS, *p.fused(), *slots("ffn_up width 2*ff\nffn_down ff width"))),),
     p.RMS,

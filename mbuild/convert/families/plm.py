@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.keys import COMMON, U32, VOCAB_SIZE, computed, u32
-from mbuild.convert.rows.layout import Group, Layout, slots
+from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import Family
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ PLM = Family(
         u32("attention.value_length", "v_head_dim", low=1, required=True),
         u32("rope.dimension_count", "qk_rope_head_dim", low=1, required=True),
     ),
-    layout=Layout(
+    layout=TensorLayout(
         p.TIED,
         (
             Group((*p.NORMS, *p.PLAIN)),

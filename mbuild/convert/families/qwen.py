@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig, heads
 from mbuild.convert.rows.keys import COMMON, u32
-from mbuild.convert.rows.layout import Group, Layout, slots
+from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.pooling import pooling
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import EXPERTS, Rule, halves, rename
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _VALUES = {"max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "vocab_size": 151936}
 
-_LAYOUT = Layout(
+_LAYOUT = TensorLayout(
     (*p.USUAL, *slots("? output.bias tokens")), (Group((*p.NORMS, *p.WIDE, *p.GATED)),), p.RMS
 )
 
@@ -51,7 +51,7 @@ QWEN3 = replace(
     gguf="qwen3",
     names=("Qwen3ForCausalLM", "Qwen3Model"),
     biased=False,
-    layout=Layout(p.USUAL, (Group((*p.NORMS, *p.separate(), *p.QK_NORM, *p.GATED)),), p.RMS),
+    layout=TensorLayout(p.USUAL, (Group((*p.NORMS, *p.separate(), *p.QK_NORM, *p.GATED)),), p.RMS),
     hf=replace(
         QWEN2.hf,
         model_type="qwen3",
@@ -73,7 +73,7 @@ FUSED_EXPERTS = (
     rename(r"mlp\.experts\.down_proj$", "down_proj", "down_proj.weight"),
 )
 
-_MOE_LAYOUT = Layout(
+_MOE_LAYOUT = TensorLayout(
     p.UNTIED,
     (
         Group((*p.NORMS, *p.WIDE, *p.experts("expert_ff"), *p.shared_experts())),
@@ -109,7 +109,7 @@ QWEN2_MOE = Family(
     stacks=(EXPERTS,),
 )
 
-_QWEN3_MOE_LAYOUT = Layout(
+_QWEN3_MOE_LAYOUT = TensorLayout(
     p.USUAL,
     (Group((*p.NORMS, *p.separate(), *p.QK_NORM, *p.experts("expert_ff"))),),
     p.RMS,

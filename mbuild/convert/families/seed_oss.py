@@ -5,13 +5,13 @@ from __future__ import annotations
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig, heads
 from mbuild.convert.rows.keys import COMMON
-from mbuild.convert.rows.layout import Group, Layout, slots
+from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import Family
 
 SEED_OSS = Family(
     gguf="seed_oss",
     names=("SeedOssForCausalLM",),
-    layout=Layout(
+    layout=TensorLayout(
         p.USUAL,
         (Group((*p.ATTN_NORM, *slots("post_attention_norm width"), *p.separate(), *p.GATED)),),
         p.RMS,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.keys import COMMON, U32, computed, u32
-from mbuild.convert.rows.layout import Group, Layout
+from mbuild.convert.rows.layout import Group, TensorLayout
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import Stack
 
@@ -37,7 +37,9 @@ SMALLTHINKER = Family(
         computed("expert_gating_func", U32, _gating),
         computed("attention.sliding_window", U32, _window),
     ),
-    layout=Layout(p.USUAL, (Group((*p.NORMS, *p.separate(), *p.experts("expert_ff"))),), p.RMS),
+    layout=TensorLayout(
+        p.USUAL, (Group((*p.NORMS, *p.separate(), *p.experts("expert_ff"))),), p.RMS
+    ),
     stacks=(
         Stack(
             re.compile(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig
 from mbuild.convert.rows.keys import BLOCK_COUNT, BOOL, U32, Key, computed, f32, file_type, u32
-from mbuild.convert.rows.layout import Group, Layout, slots
+from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import Stack
 
@@ -30,7 +30,7 @@ def _stacked(letter: str) -> str:
     return "model.layers.{layer}.self_attn." + letter + "_layernorm.weight"
 
 
-_LAYOUT = Layout(
+_LAYOUT = TensorLayout(
     (*p.UNTIED, *p.OUTPUT_NORM_BIAS),
     (
         Group(

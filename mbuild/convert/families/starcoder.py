@@ -15,7 +15,7 @@ from mbuild.convert.rows.keys import (
     file_type,
     u32,
 )
-from mbuild.convert.rows.layout import Group, Layout
+from mbuild.convert.rows.layout import Group, TensorLayout
 from mbuild.convert.rows.row import Family
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ GPT_BIGCODE = Family(
     skip=(r"\.attn\.(masked_)?bias$",),
 )
 
-_LAYOUT = Layout(
+_LAYOUT = TensorLayout(
     (*p.USUAL, *p.OUTPUT_NORM_BIAS),
     (
         Group(

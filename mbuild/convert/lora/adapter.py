@@ -19,15 +19,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.convert import (
+    is_skipped,
     name_map,
     renamed,
-    skipped,
 )
 from mbuild.convert.lora.settings import LoraConfig, read_config
 from mbuild.convert.metadata.general import QUANTIZATION_VERSION, Parameters, general
 from mbuild.convert.read.dtypes import OutType, to_f32
-from mbuild.convert.read.files import Files
-from mbuild.convert.read.lazy import Lazy, stored
+from mbuild.convert.read.files import CheckpointFiles
+from mbuild.convert.read.lazy import Lazy, lazy_of
 from mbuild.convert.read.safetensors import DType, read_header
 from mbuild.convert.read.values import encode_checked
 from mbuild.convert.rows.rules import Stacker
@@ -77,7 +77,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Adapter:
+class LoraAdapter:
     """A PEFT adapter, checked in itself.
 
     ``name`` is the folder's name, ``pairs`` and ``vectors`` (whole norm
@@ -94,7 +94,7 @@ class Adapter:
 
 def open_adapter(
     name: str, files: Mapping[str, Path], warn: Callable[[str], None] = lambda text: None
-) -> Adapter:
+) -> LoraAdapter:
     """Read an adapter's config and the headers of its weights; ``warn`` is told what is lost.
 
     ``files`` maps names relative to the adapter's folder to readable files.
@@ -102,7 +102,7 @@ def open_adapter(
     weights and for whole weights among the factors, :class:`SourceError` for
     missing files and :class:`FormatError` for malformed ones.
     """
-    config = read_config(name, Files(files), warn)
+    config = read_config(name, CheckpointFiles(files), warn)
     if WEIGHTS not in files:
         if _PICKLED in files:
             raise UnsupportedError(
@@ -127,11 +127,11 @@ def open_adapter(
                     hint="save one of them alone:"
                     " model.save_pretrained(FOLDER, selected_adapters=[NAME])",
                 )
-            factors.setdefault(weight, {})[kind] = stored(tensor)
+            factors.setdefault(weight, {})[kind] = lazy_of(tensor)
         elif ".base_layer.weight" in base:
             continue
         elif "_layernorm" in base or ".norm" in base:
-            vectors[base] = stored(tensor)
+            vectors[base] = lazy_of(tensor)
         else:
             raise _unexpected(tensor.name)
     if not factors:
@@ -142,7 +142,7 @@ def open_adapter(
             " llama.cpp does not apply: merge the adapter into its base to keep them"
         )
     pairs = {weight: _pair(weight, kinds) for weight, kinds in factors.items()}
-    return Adapter(name, dict(files), config, pairs, vectors)
+    return LoraAdapter(name, dict(files), config, pairs, vectors)
 
 
 def _unexpected(name: str) -> UnsupportedError:
@@ -169,7 +169,7 @@ def _pair(weight: str, kinds: Mapping[str, Lazy]) -> Pair:
     return Pair(a, b, embedding)
 
 
-def convert_adapter(adapter: Adapter, base: Base, outtype: OutType = OutType.F32) -> Model:
+def convert_adapter(adapter: LoraAdapter, base: Base, outtype: OutType = OutType.F32) -> Model:
     """The GGUF adapter for a base: metadata complete, tensors loaded on demand.
 
     ``outtype`` is what the factors are stored as; ``auto`` keeps BF16 or F16
@@ -195,7 +195,7 @@ def convert_adapter(adapter: Adapter, base: Base, outtype: OutType = OutType.F32
     return Model(tuple(entries), tuple(tensors.values()))
 
 
-def _resolve(adapter: Adapter, outtype: OutType) -> OutType:
+def _resolve(adapter: LoraAdapter, outtype: OutType) -> OutType:
     if outtype is not OutType.AUTO:
         return outtype
     first = next(iter(adapter.pairs.values()))
@@ -216,7 +216,7 @@ def _encoded(item: Lazy, type_: GGMLType) -> Any:
     return encode_checked(item.load(), item.dtype, type_, item.origin)
 
 
-def _placed(adapter: Adapter, base: Base) -> Iterator[tuple[str, Lazy]]:
+def _placed(adapter: LoraAdapter, base: Base) -> Iterator[tuple[str, Lazy]]:
     """GGUF's names and the values under them, in llama.cpp's order: vectors, then pairs."""
     name_of = name_map(base.hp, base.row)
     for weight, lazy in adapter.vectors.items():
@@ -243,7 +243,7 @@ def _placed(adapter: Adapter, base: Base) -> Iterator[tuple[str, Lazy]]:
 def _known(base: Base, weight: str) -> str:
     """A weight's name as the family's rules know it."""
     name = renamed(base.row, weight)
-    if name is None or skipped(base.row, base.hp, name):
+    if name is None or is_skipped(base.row, base.hp, name):
         raise FormatError(
             f"the adapter changes {weight!r}, which the base model does not have",
             hint="this adapter was trained for another base model",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families import of_gguf
 from mbuild.convert.read.dtypes import OutType
-from mbuild.convert.read.files import Files
+from mbuild.convert.read.files import CheckpointFiles
 from mbuild.convert.rows.hyper import Hyper
 from mbuild.core.errors import FormatError, UnsupportedError
 
@@ -78,7 +78,7 @@ def base_from_facts(facts: Mapping[str, Any]) -> Base:
     blocks = config.get("num_hidden_layers")
     if blocks is None or blocks > len(tensors):
         raise FormatError(f"the base model's {arch}.block_count is {blocks}")
-    hp = Hyper(row.gguf, row.names[0], config, {}, blocks, OutType.F32, Files({}))
+    hp = Hyper(row.gguf, row.names[0], config, {}, blocks, OutType.F32, CheckpointFiles({}))
     return Base(row, hp, {name: tuple(dims) for name, dims in tensors.items()})
 
 

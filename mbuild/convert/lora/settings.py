@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mbuild.core.errors import FormatError, SourceError, UnsupportedError
 
 if TYPE_CHECKING:
-    from mbuild.convert.read.files import Files
+    from mbuild.convert.read.files import CheckpointFiles
 
 CONFIG = "adapter_config.json"
 _PATTERN_LIMIT = 200
@@ -55,7 +55,7 @@ class LoraConfig:
 
 
 def read_config(
-    name: str, files: Files, warn: Callable[[str], None] = lambda text: None
+    name: str, files: CheckpointFiles, warn: Callable[[str], None] = lambda text: None
 ) -> LoraConfig:
     """Read and check the config of the adapter ``name``; ``warn`` is told what may be lost.
 

@@ -15,7 +15,7 @@ from mbuild.core.errors import SourceError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mbuild.convert.read.files import Files
+    from mbuild.convert.read.files import CheckpointFiles
 
 CARD_LIMIT = 8 << 20
 """Most bytes of README.md; benchmark results make some front matters megabytes long."""
@@ -43,7 +43,7 @@ USED = frozenset(
 _ENTRY = re.compile(r"(['\"]?)([A-Za-z_][\w-]*)\1\s*:(\s|$)")
 
 
-def model_card(files: Files) -> dict[str, Any]:
+def model_card(files: CheckpointFiles) -> dict[str, Any]:
     """The entries of README.md's front matter that are used; empty when there is none."""
     if "README.md" not in files:
         return {}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.metadata.card import model_card
 from mbuild.convert.metadata.name import Name, parse_name, title
-from mbuild.convert.read.files import Files
+from mbuild.convert.read.files import CheckpointFiles
 from mbuild.convert.vocabulary.entries import Entries
 from mbuild.core.errors import FormatError
 from mbuild.gguf.model import KV
@@ -154,7 +154,7 @@ def general(
     Raises :class:`FormatError` for a malformed config.json. A broken front
     matter or generation_config.json counts as none.
     """
-    read = Files(files)
+    read = CheckpointFiles(files)
     card = model_card(read)
     entries = Entries()
     entries.string("general.architecture", arch)
@@ -180,7 +180,7 @@ BASE_MODELS = ("base_model", "base_models", "base_model_sources")
 DATASETS = ("datasets", "dataset", "dataset_sources")
 
 
-def _write_sampling(entries: Entries, files: Files) -> None:
+def _write_sampling(entries: Entries, files: CheckpointFiles) -> None:
     try:
         config = files.json_object("generation_config.json") or {}
     except FormatError:
@@ -199,7 +199,9 @@ def _write_sampling(entries: Entries, files: Files) -> None:
                 entries.float32(key, float(value))
 
 
-def _fields(card: Mapping[str, Any], files: Files, folder: str, total: int) -> dict[str, str]:
+def _fields(
+    card: Mapping[str, Any], files: CheckpointFiles, folder: str, total: int
+) -> dict[str, str]:
     """The texts of :data:`_CARD_FIELDS`, from the card, config.json and the folder's name."""
     fields: dict[str, str] = {}
     for key, names in _CARD_FIELDS:

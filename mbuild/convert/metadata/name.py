@@ -21,7 +21,7 @@ LONGEST = 1000
 """Longer identifiers are names and nothing else."""
 
 
-class Part(StrEnum):
+class NamePart(StrEnum):
     """What a part of an identifier is; one may be two things for a while."""
 
     BASENAME = "basename"
@@ -65,39 +65,39 @@ def parse_name(identifier: str, parameters: int) -> Name:
     if organization.startswith("."):
         organization = ""
     parts = [part for part in full.split("-") if part]
-    kinds: list[set[Part]] = []
+    kinds: list[set[NamePart]] = []
     for number, part in enumerate(parts):
         parts[number], kind = _classify(part, number, parameters)
         kinds.append({kind} if kind else set())
     _drop_words_as_sizes(parts, kinds)
     _mark_basename(parts, kinds)
     found = list(zip(parts, kinds, strict=True))
-    sizes = dict.fromkeys(text for text, kind in found if Part.SIZE in kind)
-    finetune = "-".join(text for text, kind in found if Part.FINETUNE in kind)
+    sizes = dict.fromkeys(text for text, kind in found if NamePart.SIZE in kind)
+    finetune = "-".join(text for text, kind in found if NamePart.FINETUNE in kind)
     version = "-".join(
-        text for text, kind in found if Part.VERSION in kind and Part.BASENAME not in kind
+        text for text, kind in found if NamePart.VERSION in kind and NamePart.BASENAME not in kind
     )
-    basename = "-".join(text for text, kind in found if Part.BASENAME in kind)
+    basename = "-".join(text for text, kind in found if NamePart.BASENAME in kind)
     if not (sizes or finetune or version):
         basename = ""  # nothing but a base name is too ambiguous
     return Name(full, organization, basename, finetune, version, "-".join(sizes))
 
 
-def _classify(part: str, number: int, parameters: int) -> tuple[str, Part | None]:
+def _classify(part: str, number: int, parameters: int) -> tuple[str, NamePart | None]:
     """A part, perhaps in normal form, and what it is when taken alone."""
     if _VERSION.fullmatch(part):
-        return part, Part.VERSION
+        return part, NamePart.VERSION
     if _QUANTIZATION.fullmatch(part):
-        return part.upper(), Part.TYPE
+        return part.upper(), NamePart.TYPE
     if number > 0 and _SIZE.fullmatch(part):
         return _size(part, parameters)
     if number > 0 and _FINETUNE.fullmatch(part):
         redundant = parameters < 0 and part.lower() == "lora"
-        return part, Part.TYPE if redundant else Part.FINETUNE
+        return part, NamePart.TYPE if redundant else NamePart.FINETUNE
     return part, None
 
 
-def _size(part: str, parameters: int) -> tuple[str, Part]:
+def _size(part: str, parameters: int) -> tuple[str, NamePart]:
     """``7b1`` as ``7.1B``; a size that cannot be this model's is a context length."""
     part = part.replace("_", ".")
     if part[-1].isdecimal():
@@ -107,10 +107,10 @@ def _size(part: str, parameters: int) -> tuple[str, Part]:
     try:
         size = float(part[:-1]) * 1000.0 ** " KMBT".find(part[-1])
     except ValueError:
-        return part, Part.SIZE
+        return part, NamePart.SIZE
     if parameters and not _fits(size, parameters):
-        return part[:-1] + part[-1].lower(), Part.FINETUNE
-    return part, Part.SIZE
+        return part[:-1] + part[-1].lower(), NamePart.FINETUNE
+    return part, NamePart.SIZE
 
 
 def _fits(size: float, parameters: int) -> bool:
@@ -120,26 +120,26 @@ def _fits(size: float, parameters: int) -> bool:
     return abs(size - parameters) <= 7 * parameters // 8
 
 
-def _drop_words_as_sizes(parts: list[str], kinds: list[set[Part]]) -> None:
+def _drop_words_as_sizes(parts: list[str], kinds: list[set[NamePart]]) -> None:
     """``mini`` is no size when there is a number for it."""
-    sizes = [part for part, kind in zip(parts, kinds, strict=True) if Part.SIZE in kind]
+    sizes = [part for part, kind in zip(parts, kinds, strict=True) if NamePart.SIZE in kind]
     if any(c.isdecimal() for part in sizes for c in part):
         for part, kind in zip(parts, kinds, strict=True):
             if part.isalpha():
-                kind.discard(Part.SIZE)
+                kind.discard(NamePart.SIZE)
 
 
-def _mark_basename(parts: list[str], kinds: list[set[Part]]) -> None:
+def _mark_basename(parts: list[str], kinds: list[set[NamePart]]) -> None:
     """The base name: the words at the start and versions among them, but not at its end."""
     at_start = True
     for part, kind in zip(parts, kinds, strict=True):
-        if at_start and ((not kind and part[0].isalpha()) or Part.VERSION in kind):
-            kind.add(Part.BASENAME)
+        if at_start and ((not kind and part[0].isalpha()) or NamePart.VERSION in kind):
+            kind.add(NamePart.BASENAME)
             continue
         at_start = False
         if not kind:
-            kind.add(Part.FINETUNE)
+            kind.add(NamePart.FINETUNE)
     for kind in reversed(kinds):
-        if Part.BASENAME not in kind or len(kind) == 1:
+        if NamePart.BASENAME not in kind or len(kind) == 1:
             break
-        kind.remove(Part.BASENAME)
+        kind.remove(NamePart.BASENAME)

@@ -24,7 +24,7 @@ _SCALES = (("_scale_inv", ""), (".weight_scale", ".weight"), (".qscale_weight", 
 _UNUSED = ("activation_scale", ".qscale_act")
 
 
-def dequantized(config: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> Mapping[str, Lazy]:
+def dequantize(config: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> Mapping[str, Lazy]:
     """The tensors with every quantized weight multiplied by its scales, and without the scales.
 
     Raises :class:`UnsupportedError` for formats that are not read, and

@@ -32,7 +32,7 @@ CONTAINER_LIMIT = 4_000_000
 _LFS = b"version https://git-lfs.github.com/spec/"
 
 
-class Files:
+class CheckpointFiles:
     """The files of one checkpoint by their relative names, each read at most once."""
 
     def __init__(self, files: Mapping[str, Path]) -> None:

@@ -138,7 +138,7 @@ class Packed:
     origin: str
 
 
-def stored(tensor: StoredTensor) -> Lazy:
+def lazy_of(tensor: StoredTensor) -> Lazy:
     """A tensor of a file; raises :class:`UnsupportedError` for a type without a number format."""
     from mbuild.convert.read.dtypes import NUMPY
 

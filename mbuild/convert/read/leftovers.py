@@ -62,7 +62,7 @@ REMEDIES: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Leftover:
+class IgnoredTensor:
     """A kind of tensor that is no weight of the model.
 
     Attributes:
@@ -82,13 +82,13 @@ class Leftover:
 
 def _row(
     pattern: str, what: str, verdict: Verdict, remedy: str = "", methods: tuple[str, ...] = ()
-) -> Leftover:
-    return Leftover(re.compile(pattern), what, verdict, remedy, methods)
+) -> IgnoredTensor:
+    return IgnoredTensor(re.compile(pattern), what, verdict, remedy, methods)
 
 
 _BASE = r"^(?P<base>.+?)(?:\.weight)?\."
 
-LEFTOVERS: tuple[Leftover, ...] = (
+LEFTOVERS: tuple[IgnoredTensor, ...] = (
     _row(
         r"(?:^|\.)(?:base_layer|lora_\w+|modules_to_save|original_module|token_adapter"
         r"|trainable_tokens_\w+|hada_w\d\w*|lokr_w\d\w*|vera_lambda_[bd]|b?oft_[a-zA-Z]+|ia3_l"
@@ -315,11 +315,11 @@ def _and_more(names: Sequence[str]) -> str:
     return f", like {len(names) - 1} more" if len(names) > 1 else ""
 
 
-def _described(name: str, rows: Sequence[Leftover]) -> Leftover | None:
+def _described(name: str, rows: Sequence[IgnoredTensor]) -> IgnoredTensor | None:
     return next((row for row in rows if row.pattern.search(name)), None)
 
 
-def _has_float_weight(row: Leftover, name: str, stored: Mapping[str, StoredTensor]) -> bool:
+def _has_float_weight(row: IgnoredTensor, name: str, stored: Mapping[str, StoredTensor]) -> bool:
     match = row.pattern.search(name)
     base = "" if match is None else next((text for text in match.groupdict().values() if text), "")
     weight = stored.get(f"{base}.weight")

@@ -41,7 +41,7 @@ _KNOWN = re.compile(r"language_model|text_model|vision|visual|audio|talker")
 """Prefixes of models with towers, which the families' rules take off themselves."""
 
 
-def unwrapped(tensors: Sequence[StoredTensor]) -> tuple[tuple[StoredTensor, ...], list[str]]:
+def unwrap(tensors: Sequence[StoredTensor]) -> tuple[tuple[StoredTensor, ...], list[str]]:
     """The tensors under the names that they had inside, in their order, and warnings.
 
     Raises :class:`FormatError` if two tensors get one name.

@@ -20,7 +20,7 @@ from mbuild.core.errors import FormatError
 
 if TYPE_CHECKING:
     from mbuild.convert.read.dtypes import OutType
-    from mbuild.convert.read.files import Files
+    from mbuild.convert.read.files import CheckpointFiles
 
 U32_MAX = (1 << 32) - 1
 LAYER_NAMES = ("n_layers", "num_hidden_layers", "n_layer", "num_layers")
@@ -224,7 +224,7 @@ class Hyper:
     rope: Mapping[str, Any]
     blocks: int
     outtype: OutType
-    files: Files
+    files: CheckpointFiles
     nextn: int = 0
 
     @property

@@ -39,7 +39,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class TensorLayout:
     """All tensors of an architecture.
 
     Attributes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mbuild.convert.rows.layout import Group, Layout, Slot, Where, ahead, slots
+from mbuild.convert.rows.layout import Group, Slot, TensorLayout, Where, ahead, slots
 
 if TYPE_CHECKING:
     from mbuild.convert.rows.sizes import Sizes
@@ -123,7 +123,7 @@ def required(found: tuple[Slot, ...]) -> tuple[Slot, ...]:
 
 BIASED = (*ATTN_NORM, *ATTN_NORM_BIAS, *WIDE)
 
-DENSE = Layout(USUAL, (Group((*NORMS, *separate(), *GATED)),), RMS)
+DENSE = TensorLayout(USUAL, (Group((*NORMS, *separate(), *GATED)),), RMS)
 """Two norms, separate projections and a gated network: what most dense models have."""
 
 NEXTN = Group(

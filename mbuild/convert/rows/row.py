@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mbuild.convert.read.lazy import Lazy, Packed
     from mbuild.convert.rows.hyper import Hyper
     from mbuild.convert.rows.keys import KeyRule
-    from mbuild.convert.rows.layout import Layout
+    from mbuild.convert.rows.layout import TensorLayout
     from mbuild.convert.rows.rules import Rule, Stack
     from mbuild.convert.vocabulary.rules import VocabRule
     from mbuild.gguf.model import KV
@@ -70,7 +70,7 @@ class Family:
     gguf: str
     names: tuple[str, ...]
     keys: tuple[KeyRule, ...]
-    layout: Layout
+    layout: TensorLayout
     vocabulary: VocabRule = BPE
     hf: HFConfig = NO_HF_CONFIG
     rules: tuple[Rule, ...] = ()

@@ -66,7 +66,7 @@ class _Asked(dict[str, Any]):
         return value
 
 
-def applied(rule: Rule, hp: Hyper, name: str, lazy: Lazy) -> list[Named]:
+def apply_rules(rule: Rule, hp: Hyper, name: str, lazy: Lazy) -> list[Named]:
     """What a rule makes of a tensor.
 
     Raises :class:`FormatError` for a shape that contradicts config.json, with the numbers of

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.read.files import Files
+from mbuild.convert.read.files import CheckpointFiles
 from mbuild.convert.vocabulary.doubts import doubts
 from mbuild.convert.vocabulary.entries import Entries
 from mbuild.convert.vocabulary.loader import CONFIG
-from mbuild.convert.vocabulary.readers import READERS, Context, Unfit, Vocabulary, segments
+from mbuild.convert.vocabulary.readers import READERS, ReaderContext, Unfit, Vocabulary, segments
 from mbuild.convert.vocabulary.rules import Prefix
 from mbuild.convert.vocabulary.special import ADD_KEYS, ID_KEYS, PREFIX, Specials, read_specials
 from mbuild.convert.vocabulary.spm import MODEL, declared_tokens, read_pieces
@@ -45,11 +45,11 @@ def vocabulary(
     :class:`~mbuild.core.errors.UnsupportedError` for an unknown pre-tokenizer; its
     message has the hash, its hint the way to name one.
     """
-    files = Files(paths)
+    files = CheckpointFiles(paths)
     nested = config.get("text_config")
     flat = {**config, **nested} if isinstance(nested, dict) else config
     original = files.json_object("config.json") or config
-    found = _read(Context(files, flat, rule, pre, warn))
+    found = _read(ReaderContext(files, flat, rule, pre, warn))
     entries = Entries()
     for name, flag in rule.flags_before:
         entries.boolean(ADD_KEYS[name], flag)
@@ -68,7 +68,7 @@ def vocabulary(
     return entries.list()
 
 
-def _read(context: Context) -> Vocabulary:
+def _read(context: ReaderContext) -> Vocabulary:
     for reader in context.rule.readers:
         try:
             return READERS[reader](context)
@@ -102,7 +102,7 @@ def _write_tokens(entries: Entries, found: Vocabulary) -> None:
     entries.array(PREFIX + "token_type", tokens.types, ValueType.INT32)
 
 
-def _space_prefix(files: Files, entries: Entries) -> None:
+def _space_prefix(files: CheckpointFiles, entries: Entries) -> None:
     value = (files.json_object(CONFIG) or {}).get("add_prefix_space")
     if value is None:
         return
@@ -111,7 +111,7 @@ def _space_prefix(files: Files, entries: Entries) -> None:
     entries.boolean(PREFIX + "add_space_prefix", value)
 
 
-def _middle(files: Files, rule: VocabRule, found: Vocabulary, entries: Entries) -> None:
+def _middle(files: CheckpointFiles, rule: VocabRule, found: Vocabulary, entries: Entries) -> None:
     for kv in found.middle:
         entries.add(kv)
     if rule.prefix is Prefix.SETTINGS_MIDDLE:
@@ -121,7 +121,7 @@ def _middle(files: Files, rule: VocabRule, found: Vocabulary, entries: Entries) 
 
 
 def _specials(
-    files: Files, config: Mapping[str, Any], rule: VocabRule, found: Vocabulary
+    files: CheckpointFiles, config: Mapping[str, Any], rule: VocabRule, found: Vocabulary
 ) -> Specials:
     size = len(found.tokens.texts) if found.bounded else None
     specials = read_specials(
@@ -141,7 +141,7 @@ def _specials(
 
 
 def _second_pass(
-    files: Files,
+    files: CheckpointFiles,
     config: Mapping[str, Any],
     rule: VocabRule,
     entries: Entries,
@@ -158,7 +158,7 @@ def _second_pass(
 
 
 def _after(
-    files: Files,
+    files: CheckpointFiles,
     rule: VocabRule,
     found: Vocabulary,
     entries: Entries,
@@ -177,7 +177,9 @@ def _after(
         entries.add(segments(flat, rule))
 
 
-def _ends(files: Files, rule: VocabRule, flat: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+def _ends(
+    files: CheckpointFiles, rule: VocabRule, flat: Mapping[str, Any]
+) -> Iterator[tuple[str, int]]:
     """The ids of eos and eot that other files than the tokenizer's name."""
     several = (files.json_object("generation_config.json") or {}).get("eos_token_id")
     found = {

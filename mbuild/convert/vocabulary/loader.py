@@ -19,7 +19,7 @@ from mbuild.core.errors import FormatError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from mbuild.convert.read.files import Files
+    from mbuild.convert.read.files import CheckpointFiles
 
 CONFIG = "tokenizer_config.json"
 SPECIAL_NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -95,7 +95,7 @@ def token_text(value: object) -> str | None:
 
 
 def load_added(
-    files: Files,
+    files: CheckpointFiles,
     vocab: Mapping[str, int],
     from_file: Sequence[AddedToken],
     default_class: str = "",
@@ -136,7 +136,7 @@ def _named(key: str, value: object) -> str | None:
     return token_text(value) if key.endswith("_token") else None
 
 
-def _settings(files: Files, config: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(files: CheckpointFiles, config: Mapping[str, Any]) -> dict[str, Any]:
     """tokenizer_config.json, with special_tokens_map.json over it in older checkpoints."""
     settings = dict(config)
     if "added_tokens_decoder" not in config:
@@ -145,7 +145,7 @@ def _settings(files: Files, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _declared(
-    files: Files, config: Mapping[str, Any], named: frozenset[str]
+    files: CheckpointFiles, config: Mapping[str, Any], named: frozenset[str]
 ) -> dict[int, Mapping[str, Any]]:
     """Tokens that the config or added_tokens.json declares, by id."""
     if "added_tokens_decoder" in config:
@@ -175,7 +175,7 @@ def added_tokens_decoder(config: Mapping[str, Any]) -> dict[int, Mapping[str, An
     return result
 
 
-def added_tokens(files: Files) -> dict[str, int]:
+def added_tokens(files: CheckpointFiles) -> dict[str, int]:
     """``added_tokens.json``: texts and ids."""
     table = files.json_object("added_tokens.json") or {}
     for text, id_ in table.items():

@@ -17,10 +17,10 @@ from mbuild.core.errors import FormatError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mbuild.convert.read.files import Files
+    from mbuild.convert.read.files import CheckpointFiles
 
 
-def older_tokenizer(files: Files, default_class: str) -> TokenizerJson | None:
+def older_tokenizer(files: CheckpointFiles, default_class: str) -> TokenizerJson | None:
     """The tokenizer of the older files; None when they are not there."""
     settings = files.json_object(CONFIG) or {}
     class_ = str(settings.get("tokenizer_class") or default_class).removesuffix("Fast")
@@ -35,7 +35,7 @@ def older_tokenizer(files: Files, default_class: str) -> TokenizerJson | None:
 OLD_BPE = ("vocab.json", "merges.txt")
 
 
-def _lines(files: Files) -> dict[str, int]:
+def _lines(files: CheckpointFiles) -> dict[str, int]:
     """vocab.txt: one token a line, its number the id."""
     lines = decode(files.read("vocab.txt", TOKENIZER_LIMIT), "vocab.txt").split("\n")
     if lines[-1] == "":

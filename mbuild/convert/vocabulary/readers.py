@@ -19,7 +19,7 @@ from mbuild.convert.vocabulary.special import PREFIX
 from mbuild.convert.vocabulary.spm import (
     ADDED_SCORE,
     PADDING_SCORE,
-    Table,
+    TokenTable,
     has_pieces,
     internlm2_tokens,
     phi3_tokens,
@@ -35,7 +35,7 @@ from mbuild.gguf.types import ValueType
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from mbuild.convert.read.files import Files
+    from mbuild.convert.read.files import CheckpointFiles
     from mbuild.convert.vocabulary.loader import Loaded
     from mbuild.convert.vocabulary.rules import VocabRule
 
@@ -45,10 +45,10 @@ class Unfit(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class ReaderContext:
     """What a reader may look at; ``config`` is config.json with a text_config laid over it."""
 
-    files: Files
+    files: CheckpointFiles
     config: Mapping[str, Any]
     rule: VocabRule
     pre: str | None
@@ -77,14 +77,14 @@ class Vocabulary:
     renumbered: Mapping[str, int] = field(default_factory=dict)
 
 
-def _sentencepiece(context: Context) -> Vocabulary:
+def _sentencepiece(context: ReaderContext) -> Vocabulary:
     if not has_pieces(context.files):
         raise Unfit
     tokens = sentencepiece_tokens(context.files, context.config, context.warn)
     return Vocabulary("llama", "default", tokens, pieces=True)
 
 
-def _phi3(context: Context) -> Vocabulary:
+def _phi3(context: ReaderContext) -> Vocabulary:
     class_ = (context.files.json_object(CONFIG) or {}).get("tokenizer_class")
     if not has_pieces(context.files) or class_ == "GPT2Tokenizer":
         raise Unfit
@@ -92,14 +92,14 @@ def _phi3(context: Context) -> Vocabulary:
     return Vocabulary("llama", "default", tokens, pieces=True)
 
 
-def _internlm2(context: Context) -> Vocabulary:
+def _internlm2(context: ReaderContext) -> Vocabulary:
     if not has_pieces(context.files):
         raise Unfit
     tokens = internlm2_tokens(context.files, context.config, context.warn)
     return Vocabulary("llama", "default", tokens, pieces=True)
 
 
-def _tokenizer(context: Context, default_class: str = "") -> tuple[TokenizerJson, Loaded]:
+def _tokenizer(context: ReaderContext, default_class: str = "") -> tuple[TokenizerJson, Loaded]:
     """tokenizer.json, or the older files, with its added tokens."""
     tokenizer = read_tokenizer_json(context.files)
     if tokenizer is None:
@@ -111,7 +111,7 @@ def _tokenizer(context: Context, default_class: str = "") -> tuple[TokenizerJson
     return tokenizer, load_added(context.files, tokenizer.vocab, added, default_class)
 
 
-def _warn_of_numbers(context: Context, tokenizer: TokenizerJson) -> None:
+def _warn_of_numbers(context: ReaderContext, tokenizer: TokenizerJson) -> None:
     for text, said in tokenizer.renumbered.items():
         id_ = next(token.id for token in tokenizer.added if token.content == text)
         context.warn(
@@ -124,7 +124,7 @@ def _moved(tokenizer: TokenizerJson) -> dict[str, int]:
     return {t.content: t.id for t in tokenizer.added if t.content in tokenizer.renumbered}
 
 
-def _bpe(context: Context) -> Vocabulary:
+def _bpe(context: ReaderContext) -> Vocabulary:
     tokenizer, loaded = _tokenizer(context)
     tokens = base_tokens(tokenizer, loaded, context.config, context.rule.plain)
     pre = _pre(context, tokenizer, loaded)
@@ -132,7 +132,7 @@ def _bpe(context: Context) -> Vocabulary:
     return Vocabulary("gpt2", pre, tokens, merges=True, bounded=False, renumbered=moved)
 
 
-def _wordpiece(context: Context) -> Vocabulary:
+def _wordpiece(context: ReaderContext) -> Vocabulary:
     """BERT's: words get a leading mark, continuations lose their ``##``."""
     tokenizer, loaded = _tokenizer(context, "BertTokenizer")
     tokens = base_tokens(tokenizer, loaded, context.config)
@@ -155,7 +155,7 @@ def segments(config: Mapping[str, Any], rule: VocabRule) -> KV:
     return KV(PREFIX + "token_type_count", ValueType.UINT32, value)
 
 
-def _pre(context: Context, tokenizer: TokenizerJson, loaded: Loaded) -> str:
+def _pre(context: ReaderContext, tokenizer: TokenizerJson, loaded: Loaded) -> str:
     """The pre-tokenizer's name, unless the user has said it."""
     if context.pre is not None:
         return context.pre
@@ -171,7 +171,7 @@ def _pre(context: Context, tokenizer: TokenizerJson, loaded: Loaded) -> str:
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
-def _llama_hf(context: Context) -> Vocabulary:
+def _llama_hf(context: ReaderContext) -> Vocabulary:
     """Llama's BPE with byte fallback, written as a SentencePiece vocabulary without scores.
 
     ``LlamaHfVocab`` of gguf-py: ids must have no gaps, and special tokens are
@@ -195,7 +195,7 @@ def _llama_hf(context: Context) -> Vocabulary:
         special = token.content in loaded.named
         texts.append(token.content)
         types.append(TokenType.CONTROL if special else TokenType.USER_DEFINED)
-    table = Table(texts, [ADDED_SCORE] * len(texts), types)
+    table = TokenTable(texts, [ADDED_SCORE] * len(texts), types)
     return Vocabulary("llama", "default", table.freeze(), renumbered=_moved(tokenizer))
 
 
@@ -218,7 +218,7 @@ def _llama_type(text: str, special: bool) -> int:
 XLM_MODEL = "sentencepiece.bpe.model"
 
 
-def _xlm_roberta(context: Context) -> Vocabulary:
+def _xlm_roberta(context: ReaderContext) -> Vocabulary:
     """XLM-RoBERTa's Unigram vocabulary, written as T5's."""
     if XLM_MODEL in context.files:
         model = read_pieces(context.files, XLM_MODEL)
@@ -249,7 +249,7 @@ def _xlm_roberta(context: Context) -> Vocabulary:
     return Vocabulary("t5", "default", tokens, middle=middle)
 
 
-def _unigram_tokens(context: Context, tokenizer: TokenizerJson) -> Tokens:
+def _unigram_tokens(context: ReaderContext, tokenizer: TokenizerJson) -> Tokens:
     loaded = load_added(context.files, tokenizer.vocab, tokenizer.added, "XLMRobertaTokenizer")
     settings = context.files.json_object(CONFIG) or {}
     unknown = loaded.added.get(token_text(settings.get("unk_token")) or "")
@@ -269,7 +269,7 @@ def _unigram_tokens(context: Context, tokenizer: TokenizerJson) -> Tokens:
     ]
     scores = [score for _, score in tokenizer.pieces]
     more = range(known, size)
-    table = Table(
+    table = TokenTable(
         texts + [f"[PAD{id_}]" for id_ in more],
         scores + [PADDING_SCORE for _ in more],
         [*types, *(TokenType.UNUSED for _ in more)],
@@ -290,7 +290,7 @@ def _charsmap(tokenizer: TokenizerJson) -> bytes:
     return b""
 
 
-READERS: dict[Reader, Callable[[Context], Vocabulary]] = {
+READERS: dict[Reader, Callable[[ReaderContext], Vocabulary]] = {
     Reader.SENTENCEPIECE: _sentencepiece,
     Reader.LLAMA_HF: _llama_hf,
     Reader.BPE: _bpe,

@@ -22,7 +22,7 @@ from mbuild.gguf.types import ValueType
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mbuild.convert.read.files import Files
+    from mbuild.convert.read.files import CheckpointFiles
     from mbuild.convert.vocabulary.entries import Entries
     from mbuild.convert.vocabulary.templates import Template
 
@@ -84,7 +84,7 @@ class Specials:
 
 
 def read_specials(
-    files: Files,
+    files: CheckpointFiles,
     config: Mapping[str, Any],
     *,
     merges: bool = False,
@@ -177,7 +177,7 @@ def _read_normalizer(normalizer: object, flags: dict[str, bool]) -> None:
             pending += reversed(parts)
 
 
-def merges_txt(files: Files) -> list[str]:
+def merges_txt(files: CheckpointFiles) -> list[str]:
     """The older file of merges: two pieces a line, a comment first; other lines are dropped."""
     lines = files.text("merges.txt", _MERGES_LIMIT).split("\n")
     if lines[0].strip().startswith("#"):

@@ -19,7 +19,7 @@ from mbuild.core.errors import FormatError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from mbuild.convert.read.files import Files
+    from mbuild.convert.read.files import CheckpointFiles
 
 MODEL = "tokenizer.model"
 TOKENIZER = "tokenizer.json"
@@ -29,7 +29,7 @@ ADDED_SCORE = -1000.0
 PADDING_SCORE = -10000.0
 
 
-def has_pieces(files: Files) -> bool:
+def has_pieces(files: CheckpointFiles) -> bool:
     """Whether there is a tokenizer.model with pieces.
 
     Llama 3 calls a file of tiktoken's by the same name (lines of base64 and a rank). It is
@@ -48,7 +48,7 @@ def has_pieces(files: Files) -> bool:
 
 
 @dataclass(slots=True)
-class Table:
+class TokenTable:
     """Parallel lists by id; unlike :class:`Tokens` they may still change."""
 
     texts: list[str]
@@ -56,7 +56,7 @@ class Table:
     types: list[int]
 
     @classmethod
-    def padded(cls, model: SentencePieceModel, size: int) -> Table:
+    def padded(cls, model: SentencePieceModel, size: int) -> TokenTable:
         """The first ``size`` pieces, or all and ``[PAD<id>]`` to fill up."""
         count = min(size, len(model.texts))
         more = size - count
@@ -92,13 +92,13 @@ def _types(model: SentencePieceModel) -> list[int]:
     return [changed.get(type_, type_) for type_ in model.types]
 
 
-def read_pieces(files: Files, name: str = MODEL) -> SentencePieceModel:
+def read_pieces(files: CheckpointFiles, name: str = MODEL) -> SentencePieceModel:
     """Read a SentencePiece model of the checkpoint."""
     return read_model(files.read(name, TOKENIZER_LIMIT), name)
 
 
 def sentencepiece_tokens(
-    files: Files, config: Mapping[str, Any], warn: Callable[[str], None]
+    files: CheckpointFiles, config: Mapping[str, Any], warn: Callable[[str], None]
 ) -> Tokens:
     """The common reader (``_create_vocab_sentencepiece``), and what tokenizer.json adds.
 
@@ -120,7 +120,10 @@ def sentencepiece_tokens(
 
 
 def _put_tokenizer_json(
-    files: Files, table: Table, decoder: Mapping[int, Any], warn: Callable[[str], None]
+    files: CheckpointFiles,
+    table: TokenTable,
+    decoder: Mapping[int, Any],
+    warn: Callable[[str], None],
 ) -> None:
     """Tokens that tokenizer.json adds, and tokenizer_config.json does not have.
 
@@ -149,17 +152,21 @@ def _put_tokenizer_json(
     beyond.report(warn)
 
 
-def _padded(files: Files, config: Mapping[str, Any], warn: Callable[[str], None]) -> Table:
+def _padded(
+    files: CheckpointFiles, config: Mapping[str, Any], warn: Callable[[str], None]
+) -> TokenTable:
     model = read_pieces(files)
     size = vocab_size(config, len(model.texts))
     beyond = _Dropped(MODEL, size)
     for id_ in range(size, len(model.texts)):
         beyond.takes(id_, model.texts[id_])
     beyond.report(warn)
-    return Table.padded(model, size)
+    return TokenTable.padded(model, size)
 
 
-def phi3_tokens(files: Files, config: Mapping[str, Any], warn: Callable[[str], None]) -> Tokens:
+def phi3_tokens(
+    files: CheckpointFiles, config: Mapping[str, Any], warn: Callable[[str], None]
+) -> Tokens:
     """Phi-3's reader: added tokens as they are, tokenizer.json's last."""
     table = _padded(files, config, warn)
     _put_added_json(files, table, warn)
@@ -168,7 +175,7 @@ def phi3_tokens(files: Files, config: Mapping[str, Any], warn: Callable[[str], N
 
 
 def internlm2_tokens(
-    files: Files, config: Mapping[str, Any], warn: Callable[[str], None]
+    files: CheckpointFiles, config: Mapping[str, Any], warn: Callable[[str], None]
 ) -> Tokens:
     """InternLM 2's reader: NUL as a dragon, ``[UNUSED...`` unused.
 
@@ -220,7 +227,7 @@ class _Dropped:
         )
 
 
-def _put_added_json(files: Files, table: Table, warn: Callable[[str], None]) -> None:
+def _put_added_json(files: CheckpointFiles, table: TokenTable, warn: Callable[[str], None]) -> None:
     beyond = _Dropped("added_tokens.json", len(table.texts))
     for text, id_ in added_tokens(files).items():
         if not beyond.takes(id_, text):
@@ -228,7 +235,7 @@ def _put_added_json(files: Files, table: Table, warn: Callable[[str], None]) -> 
     beyond.report(warn)
 
 
-def declared_tokens(files: Files) -> Iterable[tuple[int, Mapping[str, Any], str]]:
+def declared_tokens(files: CheckpointFiles) -> Iterable[tuple[int, Mapping[str, Any], str]]:
     """Ids, tokens and files of added_tokens_decoder, then of tokenizer.json's added_tokens."""
     for id_, raw in added_tokens_decoder(files.json_object(CONFIG) or {}).items():
         yield id_, raw, CONFIG
@@ -242,7 +249,7 @@ def declared_tokens(files: Files) -> Iterable[tuple[int, Mapping[str, Any], str]
                 raise FormatError(f"{name}: an added token lacks its id or its content")
 
 
-def _put_declared(files: Files, table: Table, warn: Callable[[str], None]) -> None:
+def _put_declared(files: CheckpointFiles, table: TokenTable, warn: Callable[[str], None]) -> None:
     beyond = {name: _Dropped(name, len(table.texts)) for name in (CONFIG, TOKENIZER)}
     for id_, raw, name in declared_tokens(files):
         if beyond[name].takes(id_, raw["content"]):
@@ -262,9 +269,9 @@ def xlm_roberta_tokens(
     converter writes only for families with a place for it (``mask_at``).
     """
     known = len(model.texts)
-    table = Table.padded(model, max(vocab_size(config, known), known))
+    table = TokenTable.padded(model, max(vocab_size(config, known), known))
     control, unknown = int(TokenType.CONTROL), int(TokenType.UNKNOWN)
-    table = Table(
+    table = TokenTable(
         ["<s>", "<pad>", "</s>", "<unk>", *table.texts[3:-1]],
         [0.0, 0.0, 0.0, 0.0, *table.scores[3:-1]],
         [control, control, control, unknown, *table.types[3:-1]],

@@ -13,7 +13,7 @@ from mbuild.gguf.types import ValueType
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mbuild.convert.read.files import Files
+    from mbuild.convert.read.files import CheckpointFiles
     from mbuild.convert.vocabulary.entries import Entries
 
 Template = str | list[tuple[str, str]]
@@ -25,7 +25,7 @@ FOLDER = "additional_chat_templates/"
 _NAME_CHARACTERS = frozenset(string.ascii_letters + string.digits)
 
 
-def chat_template(files: Files, settings: Mapping[str, Any]) -> Template | None:
+def chat_template(files: CheckpointFiles, settings: Mapping[str, Any]) -> Template | None:
     """The checkpoint's templates.
 
     ``chat_template`` of tokenizer_config.json counts first, even when it is
@@ -41,7 +41,7 @@ def chat_template(files: Files, settings: Mapping[str, Any]) -> Template | None:
     return None
 
 
-def _from_files(files: Files) -> object:
+def _from_files(files: CheckpointFiles) -> object:
     if "chat_template.jinja" in files:
         default = files.text("chat_template.jinja", TEMPLATE_LIMIT)
         more = [

@@ -16,7 +16,7 @@ from mbuild.core.errors import FormatError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mbuild.convert.read.files import Files
+    from mbuild.convert.read.files import CheckpointFiles
 
 NAME = "tokenizer.json"
 
@@ -90,7 +90,7 @@ class TokenizerJson:
         return value or {}
 
 
-def read_tokenizer_json(files: Files) -> TokenizerJson | None:
+def read_tokenizer_json(files: CheckpointFiles) -> TokenizerJson | None:
     """Read and check the file; None when the checkpoint has none."""
     raw = files.json_object(NAME, TOKENIZER_LIMIT)
     if raw is None:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mbuild.gguf.model import KV, Entry, Model
+from mbuild.gguf.model import KV, MetadataEntry, Model
 from mbuild.gguf.types import ValueType
 from mbuild.gguf.writer import layout
 from mbuild.models.artifacts.sharing import BLOCK
@@ -47,7 +47,7 @@ _INT32 = 1 << 31
 def with_settings(model: Model, contents: Contents) -> Model:
     """The model with its settings in its metadata; keys that it had keep their places."""
     added = {entry.key: entry for entry in _entries(model, contents)}
-    entries: list[Entry] = [added.pop(entry.key, entry) for entry in model.metadata]
+    entries: list[MetadataEntry] = [added.pop(entry.key, entry) for entry in model.metadata]
     return Model((*entries, *added.values()), model.tensors)
 
 

@@ -19,7 +19,7 @@ from mbuild.gguf.reader import GGUFFile, open_gguf
 from mbuild.gguf.types import GGMLType
 from mbuild.quant.choose import rules
 from mbuild.quant.choose.options import Quantization
-from mbuild.quant.choose.recipes import PLAIN, Described, plan, quantizable
+from mbuild.quant.choose.recipes import PLAIN, HasType, plan, quantizable
 from mbuild.quant.choose.types import FILE_TYPES, FileType
 
 _ROUNDS = 8
@@ -84,7 +84,7 @@ def _source(file: GGUFFile) -> str:
     return ""
 
 
-def infer(tensors: Sequence[Described], get: Callable[..., Any]) -> RecoveredRecipe:
+def infer(tensors: Sequence[HasType], get: Callable[..., Any]) -> RecoveredRecipe:
     """The recipe that gives tensors of these names and shapes the types that they have.
 
     ``get(key, default)`` reads the file's metadata. Raises :class:`SourceError` where
@@ -128,7 +128,7 @@ def _likely(rows: Sequence[_Wanted]) -> list[FileType]:
     return sorted(usual, key=lambda type_: type_.default not in types)
 
 
-def _wanted(tensors: Sequence[Described], get: Callable[..., Any]) -> list[_Wanted]:
+def _wanted(tensors: Sequence[HasType], get: Callable[..., Any]) -> list[_Wanted]:
     """Tensors before they were quantized: those that no rule touches as they are, others F16."""
     architecture = str(get("general.architecture", ""))
     rows = []

@@ -25,7 +25,7 @@ from mbuild.models.disk.inventory import (
     take_inventory,
 )
 from mbuild.store.files import remove_stale, store_errors
-from mbuild.store.locks import Lock, NoLocksError
+from mbuild.store.locks import FileLock, NoLocksError
 from mbuild.store.place import check_place
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def prune(
     if not store.root.is_dir():
         return Pruned((), (), ())
     store.prepare()
-    lock = Lock(store.private / "lock")
+    lock = FileLock(store.private / "lock")
     with store_errors("locking the store"):
         try:
             got = lock.acquire(exclusive=True, timeout=None if wait else 0, on_wait=on_wait)

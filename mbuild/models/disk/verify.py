@@ -29,7 +29,7 @@ from mbuild.store.files import (
     kind_of,
     make_directories,
 )
-from mbuild.store.locks import Lock
+from mbuild.store.locks import FileLock
 from mbuild.store.manifest import CONFIG_TYPE, MANIFEST_TYPE
 from mbuild.store.media import ADAPTER, MEDIA_TYPES
 from mbuild.store.place import check_place
@@ -321,7 +321,7 @@ def _set_aside(
     store: Store, damaged: Sequence[_Looked], findings: Sequence[Finding], seconds: float
 ) -> tuple[list[Finding], str]:
     """Move damaged blobs away, alone in the store: a running build may count on them."""
-    lock = Lock(store.private / "lock")
+    lock = FileLock(store.private / "lock")
     try:
         store.prepare()
         if not lock.acquire(exclusive=True, timeout=seconds):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant.arrays.values import widen
-from mbuild.quant.engine import Outcome, Weights
+from mbuild.quant.engine import BlocksOutcome, Weights
 from mbuild.quant.layouts.packing import Bytes
 from mbuild.quant.search import fits, grids, ops
 from mbuild.quant.search.columns import WEIGHT, Columns
@@ -163,14 +163,14 @@ class NumpyEngine:
         kind: GGMLType,
         out: Bytes,
         weights: Weights | None = None,
-    ) -> Outcome:
+    ) -> BlocksOutcome:
         """As :meth:`mbuild.quant.engine.Engine.blocks`; looks at no scale."""
         x = widen(source, kind)
         if not np.isfinite(x).all():
-            return Outcome.NOT_FINITE
+            return BlocksOutcome.NOT_FINITE
         x = x.reshape(-1, BLOCKS[type_].weights)
         if TYPES[type_].weighted is None:
             weights = None
         made = Kernel(type_, len(x), weights is not None)
         out[:] = MAKERS[type(made.method)](made, made.method, x, weights).reshape(-1)
-        return Outcome.SUSPECT
+        return BlocksOutcome.SUSPECT

@@ -35,7 +35,7 @@ KEYS = ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ImatrixEntry:
     """One tensor's importances: how many there are, and a way to read them (float32)."""
 
     size: int
@@ -47,7 +47,7 @@ class Imatrix:
     """An opened importance matrix; ``chunks`` and ``dataset`` say how it was made."""
 
     name: str
-    entries: dict[str, Entry]
+    entries: dict[str, ImatrixEntry]
     chunks: int
     dataset: str | None
 
@@ -186,7 +186,7 @@ def _info(cursor: Cursor) -> tuple[str, int, int]:
     return name, count, cursor.u64("a tensor's offset")
 
 
-def _gguf_entry(file: str, name: str, found: dict[str, _Values]) -> Entry:
+def _gguf_entry(file: str, name: str, found: dict[str, _Values]) -> ImatrixEntry:
     if len(found) != 2:
         lone = SUMS if SUMS in found else COUNTS
         raise FormatError(f"{file}: {name} has {lone} only")
@@ -204,7 +204,7 @@ def _gguf_entry(file: str, name: str, found: dict[str, _Values]) -> Entry:
             shares = np.where(number > 0, values / number, np.float32(1))
         return shares.astype(np.float32).reshape(-1)
 
-    return Entry(size, load)
+    return ImatrixEntry(size, load)
 
 
 def _open_binary(file: FileBytes) -> Imatrix:
@@ -217,7 +217,7 @@ def _open_binary(file: FileBytes) -> Imatrix:
             f"{file.name}: {what}, not an importance matrix",
             hint="name the file that llama-imatrix wrote: imatrix.gguf, or the older imatrix.dat",
         )
-    entries: dict[str, Entry] = {}
+    entries: dict[str, ImatrixEntry] = {}
     at = 4
     for _ in range(count):
         (length,) = _ints(file, at, 1)
@@ -248,12 +248,12 @@ def _trailer(file: FileBytes, at: int) -> tuple[int, str | None]:
     return chunks, text.decode(errors="replace")
 
 
-def _binary_entry(file: FileBytes, at: int, size: int, calls: int) -> Entry:
+def _binary_entry(file: FileBytes, at: int, size: int, calls: int) -> ImatrixEntry:
     def load() -> Reals:
         values = np.frombuffer(file.read(at, size * 4), "<f4").astype(np.float32)
         return values / np.float32(calls) if calls > 0 else values
 
-    return Entry(size, load)
+    return ImatrixEntry(size, load)
 
 
 def _bytes(file: FileBytes, at: int, count: int) -> bytes:

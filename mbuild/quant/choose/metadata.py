@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mbuild.gguf.model import KV, Entry
+from mbuild.gguf.model import KV, MetadataEntry
 from mbuild.gguf.types import ValueType
 from mbuild.quant.choose.types import FileType
 
@@ -28,8 +28,8 @@ class Importances:
 
 
 def quantized(
-    metadata: Sequence[Entry], file_type: FileType, importances: Importances | None = None
-) -> tuple[Entry, ...]:
+    metadata: Sequence[MetadataEntry], file_type: FileType, importances: Importances | None = None
+) -> tuple[MetadataEntry, ...]:
     """The metadata of the quantized model: keys that are set move to the end."""
     new = [
         KV("general.quantization_version", ValueType.UINT32, QUANTIZATION_VERSION),

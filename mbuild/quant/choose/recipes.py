@@ -16,14 +16,14 @@ from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant.choose import rules
 from mbuild.quant.choose.options import Quantization
 from mbuild.quant.choose.patterns import compile_pattern
-from mbuild.quant.choose.rules import Category, Place
+from mbuild.quant.choose.rules import Category, TensorPlace
 from mbuild.quant.choose.types import FileType
 
 PLAIN = frozenset({GGMLType.F32, GGMLType.F16, GGMLType.BF16})
 """Types that are not quantized."""
 
 
-class Described(Protocol):
+class HasType(Protocol):
     """What a plan needs of a tensor: :class:`mbuild.gguf.model.Tensor` has it."""
 
     @property
@@ -39,11 +39,11 @@ class Described(Protocol):
         """Its type now."""
 
 
-T = TypeVar("T", bound=Described)
+T = TypeVar("T", bound=HasType)
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class RecipeFacts:
     """What the rules ask of a model's metadata."""
 
     architecture: str
@@ -53,7 +53,7 @@ class Facts:
     experts: int
 
     @classmethod
-    def of(cls, get: Callable[..., Any]) -> Facts:
+    def of(cls, get: Callable[..., Any]) -> RecipeFacts:
         """From ``get(key, default)``, such as :meth:`mbuild.gguf.model.Model.get`.
 
         A key that holds one value per layer counts with its first, as in llama.cpp.
@@ -130,7 +130,7 @@ def plan(
     where a tensor that is quantized already would be changed, where a type needs an
     importance matrix and there is none, and where a named type does not fit a row.
     """
-    state = _State(Facts.of(get), options.file_type, options)
+    state = _State(RecipeFacts.of(get), options.file_type, options)
     placed = order(tensors)
     state.count(placed)
     planned = [(tensor, state.type_of(tensor)) for tensor in placed]
@@ -139,7 +139,7 @@ def plan(
     return planned
 
 
-def unused(tensors: Sequence[Described], options: Quantization) -> list[str]:
+def unused(tensors: Sequence[HasType], options: Quantization) -> list[str]:
     """The patterns of ``tensor_types`` that fit no tensor's name, with their types."""
     names = [tensor.name for tensor in tensors]
     return [
@@ -149,7 +149,7 @@ def unused(tensors: Sequence[Described], options: Quantization) -> list[str]:
     ]
 
 
-def _check(tensor: Described, new: GGMLType, options: Quantization) -> None:
+def _check(tensor: HasType, new: GGMLType, options: Quantization) -> None:
     if new is tensor.type:
         return
     if tensor.type not in PLAIN and not options.allow_requantize:
@@ -182,7 +182,7 @@ def needs_importances(name: str, new: GGMLType, file_type: FileType) -> bool:
 class _State:
     """The running numbers that the rules go by, over one model's tensors in order."""
 
-    facts: Facts
+    facts: RecipeFacts
     file_type: FileType
     options: Quantization
     tied: bool = True
@@ -190,7 +190,7 @@ class _State:
     seen: dict[Category, int] = field(default_factory=dict)
     patterns: list[tuple[re.Pattern[str], GGMLType]] = field(default_factory=list)
 
-    def count(self, tensors: Sequence[Described]) -> None:
+    def count(self, tensors: Sequence[HasType]) -> None:
         """Count the value tensors, see whether there is an output, compile the patterns."""
         kinds = [category(tensor.name) for tensor in tensors]
         self.values = kinds.count(Category.ATTN_V)
@@ -208,7 +208,7 @@ class _State:
         mine = self.facts.architecture
         return [(text, type_) for archs, text, type_ in rules.OLLAMA if mine in archs]
 
-    def type_of(self, tensor: Described) -> GGMLType:
+    def type_of(self, tensor: HasType) -> GGMLType:
         """The type of the next tensor."""
         options, kind = self.options, category(tensor.name)
         mine = self.facts.architecture
@@ -228,7 +228,7 @@ class _State:
             new = self.file_type.default if options.pure else self._ruled(tensor, kind)
         return _fitting(new, tensor.dims[0])
 
-    def _ruled(self, tensor: Described, kind: Category) -> GGMLType:
+    def _ruled(self, tensor: HasType, kind: Category) -> GGMLType:
         """The type that the tables give."""
         default, name = self.file_type.default, self.file_type.name
         wanted = rules.AT_LEAST_Q8.get(self.facts.architecture, ())
@@ -260,14 +260,14 @@ class _State:
             return GGMLType.Q5_K
         return default if default is GGMLType.Q8_0 else GGMLType.Q6_K
 
-    def _experts_only(self, tensor: Described, kind: Category) -> GGMLType:
+    def _experts_only(self, tensor: HasType, kind: Category) -> GGMLType:
         stacked = len(tensor.dims) > 2 and tensor.dims[2] > 1
         if self.facts.architecture == "bailingmoe3":
             experts = (Category.FFN_UP, Category.FFN_GATE, Category.FFN_DOWN)
             stacked = stacked and kind in experts
         return GGMLType.MXFP4 if stacked else GGMLType.Q8_0
 
-    def _place(self, tensor: Described, kind: Category) -> Place:
+    def _place(self, tensor: HasType, kind: Category) -> TensorPlace:
         """The tensor's place among its kind; counts it."""
         number = self.seen.get(kind, 0)
         self.seen[kind] = number + 1
@@ -275,7 +275,7 @@ class _State:
         feed_forward = kind in (Category.FFN_DOWN, Category.FFN_GATE, Category.FFN_UP)
         if feed_forward and self.facts.experts > 1 and self.file_type.name not in rules.LOW_BIT:
             number = self._layer(tensor.name)
-        return Place(
+        return TensorPlace(
             i=number,
             n=total,
             gqa=self.facts.gqa,

@@ -143,7 +143,7 @@ NEEDS_IMPORTANCES = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TensorPlace:
     """A tensor's place among those of its kind, and the facts that conditions ask for.
 
     ``i`` of ``n``: its running number, or in models of experts its layer.
@@ -170,31 +170,31 @@ class Place:
         return self.gqa >= 4
 
 
-Condition = Callable[[Place], bool]
+Condition = Callable[[TensorPlace], bool]
 
 
-def always(place: Place) -> bool:
+def always(place: TensorPlace) -> bool:
     """No condition."""
     return True
 
 
-def _grouped(place: Place) -> bool:
+def _grouped(place: TensorPlace) -> bool:
     return place.grouped
 
 
-def _more_bits(place: Place) -> bool:
+def _more_bits(place: TensorPlace) -> bool:
     return place.more_bits
 
 
-def _first_eighth(place: Place) -> bool:
+def _first_eighth(place: TensorPlace) -> bool:
     return place.i < place.n // 8
 
 
-def _first_sixteenth(place: Place) -> bool:
+def _first_sixteenth(place: TensorPlace) -> bool:
     return place.i < place.n // 16
 
 
-def _eight(place: Place) -> bool:
+def _eight(place: TensorPlace) -> bool:
     return place.experts == 8
 
 

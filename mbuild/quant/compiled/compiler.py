@@ -32,7 +32,7 @@ _BYTES = types.Array(types.uint8, 1, "C")
 _SOURCE = types.Array(types.uint8, 1, "C", readonly=True)
 _REALS = types.Array(types.float32, 1, "C", readonly=True)
 _CALL = (_SOURCE, types.int64, _REALS, _REALS, _BYTES)
-"""A kernel's arguments: :class:`mbuild.quant.layouts.rooms.Call`."""
+"""A kernel's arguments: :class:`mbuild.quant.layouts.rooms.KernelCall`."""
 _WORD = ir.IntType(64)
 
 

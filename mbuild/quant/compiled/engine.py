@@ -16,11 +16,11 @@ import numpy as np
 
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant.compiled import cache, loader, needs
-from mbuild.quant.engine import Bytes, Outcome, Reals, Weights
+from mbuild.quant.engine import BlocksOutcome, Bytes, Reals, Weights
 from mbuild.quant.kernels import target
 from mbuild.quant.table import GOOD, SUSPECT, Kernel, kernel, takes_importances
 
-_OUTCOMES = {GOOD: Outcome.GOOD, SUSPECT: Outcome.SUSPECT}
+_OUTCOMES = {GOOD: BlocksOutcome.GOOD, SUSPECT: BlocksOutcome.SUSPECT}
 """What a kernel returns; everything else is the number of a tile."""
 
 
@@ -99,7 +99,7 @@ class CompiledEngine:
         kind: GGMLType,
         out: Bytes,
         weights: Weights | None = None,
-    ) -> Outcome:
+    ) -> BlocksOutcome:
         """As :meth:`mbuild.quant.engine.Engine.blocks`."""
         if weights is None or not takes_importances(type_):
             weights = None
@@ -114,7 +114,7 @@ class CompiledEngine:
             first = source[: values * item]
             found = entry.call(first, number, *_part(weights, values, whole), out[: whole * size])
         if whole == blocks or found >= 0:
-            return _OUTCOMES.get(found, Outcome.NOT_FINITE)
+            return _OUTCOMES.get(found, BlocksOutcome.NOT_FINITE)
         padded = np.zeros(tile * count * item, np.uint8)
         padded[: len(source) - values * item] = source[values * item :]
         last = np.empty(tile * size, np.uint8)
@@ -126,4 +126,4 @@ class CompiledEngine:
             )
         rest = entry.call(padded, number, *(given or _NONE), last)
         out[whole * size :] = last[: (blocks - whole) * size]
-        return _OUTCOMES.get(rest if rest >= 0 else min(found, rest), Outcome.NOT_FINITE)
+        return _OUTCOMES.get(rest if rest >= 0 else min(found, rest), BlocksOutcome.NOT_FINITE)

@@ -1,6 +1,6 @@
 """The kernels' one loop, compiled by numba: tiles of blocks, each made by its type's method.
 
-A kernel is called with bytes of values and bytes for blocks (:class:`Call`) and has scratch
+A kernel is called with bytes of values and bytes for blocks (:class:`KernelCall`) and has scratch
 memory for one tile (:class:`Room`). Of the types with a search a tile is as many blocks as there
 are lanes: the search of every sub-block and the settling of the scales run on all lanes at
 once, then the blocks are written one after the other. All kernels are made from the texts below.
@@ -22,7 +22,7 @@ from mbuild.quant.kernels.lane_arrays import as_bytes, as_rows, flat_reals, octe
 from mbuild.quant.layouts import direct, emit, point_emit
 from mbuild.quant.layouts.direct import beyond
 from mbuild.quant.layouts.instructions import count, load_bf16, load_f32, load_u16, prefetch, turn
-from mbuild.quant.layouts.rooms import Block, Call, Room, Shape
+from mbuild.quant.layouts.rooms import DirectBlock, KernelCall, Room, SearchedShape
 from mbuild.quant.search import fits, fitting, grids, halves, points, settling, simple, ternary
 from mbuild.quant.search.columns import WEIGHT, Columns, D
 from mbuild.quant.search.methods import Each, Levels, OnGrid, Search, Simple
@@ -62,7 +62,7 @@ def squares(w: Any, x: Any, subs: Any, n: Any, cols: Any) -> Any:
     return total
 
 
-def fetch(e: Any, call: Call, first: Any, rows: Any) -> Any:
+def fetch(e: Any, call: KernelCall, first: Any, rows: Any) -> Any:
     """Fill ``rows`` of ``ROW`` with float32 from values ``first`` ... of the source bytes.
 
     ``first`` is a multiple of ``ROW``. Returns whether all are finite.
@@ -88,7 +88,7 @@ def fetch(e: Any, call: Call, first: Any, rows: Any) -> Any:
     return not any_lane(bad)
 
 
-def ahead(call: Call, first: Any, count: Any) -> None:
+def ahead(call: KernelCall, first: Any, count: Any) -> None:
     """Ask the memory for ``count`` values of the source from ``first`` on.
 
     A search takes so long that the processor's own prefetching forgets where it was.
@@ -194,7 +194,7 @@ def _writer(type_: GGMLType, method: Search | OnGrid) -> Callable[..., None]:
             pack(room.columns, b, out, o)
 
     else:
-        choose, shape = CHOICES[method.levels], Shape(method.subs, method.n, method.nmax)
+        choose, shape = CHOICES[method.levels], SearchedShape(method.subs, method.n, method.nmax)
 
         def write(e: Any, room: Any, b: Any, out: Any, o: Any) -> None:
             choose(e, room, shape, b)
@@ -222,7 +222,7 @@ def _simple(kernel: Kernel, method: Simple) -> Callable[..., Any]:
         scale(w, c.found, c.whole)
         for b in range(LANES):
             at = (tile * LANES + b) * size
-            write(w, room, Block(values, first + b * vectors, b, call.out, at))
+            write(w, room, DirectBlock(values, first + b * vectors, b, call.out, at))
         return True, infinite(w, c.whole, scales)
 
     return make
@@ -258,9 +258,9 @@ def text(kernel: Kernel) -> Callable[..., Any]:
     """run(w, e, source, kind, importances, means, out), which numba is to compile.
 
     ``w`` is the :class:`mbuild.quant.layouts.instructions.Width` of a tile in lanes, ``e`` that of
-    ``ROW``; the others are a :class:`Call`, its source a whole number of tiles. ``run`` returns
-    GOOD, or SUSPECT where a block's scale does not fit float16, or the first tile that holds
-    a NaN or an infinity, where work ended.
+    ``ROW``; the others are a :class:`KernelCall`, its source a whole number of tiles. ``run``
+    returns GOOD, or SUSPECT where a block's scale does not fit float16, or the first tile
+    that holds a NaN or an infinity, where work ended.
     """
     _allow_texts()
     make = MAKERS[type(kernel.method)](kernel, kernel.method)
@@ -284,7 +284,7 @@ def text(kernel: Kernel) -> Callable[..., Any]:
             wholes(w, spots), grid,
         )  # fmt: skip
         room = Room(values, as_rows(values, ROW), octets(octets_), c)
-        call = Call(source, kind, importances, means, out)
+        call = KernelCall(source, kind, importances, means, out)
         suspect = whole(w, 0)
         for tile in range(out.size // size):
             finite, beyond_ = make(w, e, call, room, tile)

@@ -20,7 +20,7 @@ from mbuild.quant.layouts.instructions import (
     store_nibbles,
     store_words,
 )
-from mbuild.quant.layouts.rooms import Block, Room
+from mbuild.quant.layouts.rooms import DirectBlock, Room
 from mbuild.quant.search import halves, simple
 from mbuild.quant.search.columns import DMIN, D
 from mbuild.quant.search.fits import MXFP4_VALUES
@@ -40,7 +40,7 @@ from mbuild.quant.search.simple import LANES
 MXFP4 = np.array(MXFP4_VALUES, np.float32)
 
 
-def _truncated(w: Any, room: Room, block: Block, nmax: Any, ranged: Any) -> Any:
+def _truncated(w: Any, room: Room, block: DirectBlock, nmax: Any, ranged: Any) -> Any:
     """Levels of the 32 values of a block that truncates; its LOW is 0 if not ``ranged``."""
     st, b = room.columns.found, block.lane
     scaled = load_f32(w, block.values, block.first)
@@ -51,26 +51,26 @@ def _truncated(w: Any, room: Room, block: Block, nmax: Any, ranged: Any) -> Any:
     return at_most(truncate(scaled), nmax)
 
 
-def _rounded(w: Any, room: Room, block: Block, i: Any) -> Any:
+def _rounded(w: Any, room: Room, block: DirectBlock, i: Any) -> Any:
     """Levels of the values of vector ``i`` of a block that rounds."""
     inverse = fill(w, room.columns.found[simple.INVERSE, block.lane])
     return away(load_f32(w, block.values, block.first + i) * inverse)
 
 
-def q4_0(w: Any, room: Room, block: Block) -> None:
+def q4_0(w: Any, room: Room, block: DirectBlock) -> None:
     """One float16, 16 bytes of levels."""
     half(block.out, block.at, room.columns.whole[D, block.lane])
     store_nibbles(w, block.out, block.at + 2, _truncated(w, room, block, 15, False))
 
 
-def q4_1(w: Any, room: Room, block: Block) -> None:
+def q4_1(w: Any, room: Room, block: DirectBlock) -> None:
     """Two float16, 16 bytes of levels."""
     half(block.out, block.at, room.columns.whole[D, block.lane])
     half(block.out, block.at + 2, room.columns.whole[DMIN, block.lane])
     store_nibbles(w, block.out, block.at + 4, _truncated(w, room, block, 15, True))
 
 
-def q5_0(w: Any, room: Room, block: Block) -> None:
+def q5_0(w: Any, room: Room, block: DirectBlock) -> None:
     """One float16, 32 high bits, 16 bytes of levels."""
     half(block.out, block.at, room.columns.whole[D, block.lane])
     level = _truncated(w, room, block, 31, False)
@@ -78,7 +78,7 @@ def q5_0(w: Any, room: Room, block: Block) -> None:
     store_nibbles(w, block.out, block.at + 6, level)
 
 
-def q5_1(w: Any, room: Room, block: Block) -> None:
+def q5_1(w: Any, room: Room, block: DirectBlock) -> None:
     """Two float16, 32 high bits, 16 bytes of levels."""
     half(block.out, block.at, room.columns.whole[D, block.lane])
     half(block.out, block.at + 2, room.columns.whole[DMIN, block.lane])
@@ -87,20 +87,20 @@ def q5_1(w: Any, room: Room, block: Block) -> None:
     store_nibbles(w, block.out, block.at + 8, level)
 
 
-def q8_0(w: Any, room: Room, block: Block) -> None:
+def q8_0(w: Any, room: Room, block: DirectBlock) -> None:
     """One float16, 32 bytes of levels."""
     half(block.out, block.at, room.columns.whole[D, block.lane])
     store_bytes(w, block.out, block.at + 2, _rounded(w, room, block, 0))
 
 
-def tq1_0(w: Any, room: Room, block: Block) -> None:
+def tq1_0(w: Any, room: Room, block: DirectBlock) -> None:
     """54 bytes of five ternary digits, one float16."""
     for i in range(8):
         store_bytes(w, room.levels, i * LANES, _rounded(w, room, block, i))
     emit.tq1_0(room.levels, room.columns.whole, block.lane, block.out, block.at)
 
 
-def tq2_0(w: Any, room: Room, block: Block) -> None:
+def tq2_0(w: Any, room: Room, block: DirectBlock) -> None:
     """64 bytes of four ternary digits, one float16."""
     for i in range(8):
         store_bytes(w, room.levels, i * LANES, _rounded(w, room, block, i))

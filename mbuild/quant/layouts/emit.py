@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mbuild.quant.layouts.instructions import Width, load_bytes, store_bits, store_bytes, store_half
-from mbuild.quant.layouts.rooms import Room, Shape
+from mbuild.quant.layouts.rooms import Room, SearchedShape
 from mbuild.quant.search.columns import DMIN, WHOLE_HEAD, D
 from mbuild.quant.search.fits import BASE, INVERSE, IQ4_INDEX, OFFSET, STEP
 from mbuild.quant.search.fitting import place
@@ -26,7 +26,7 @@ PLACES = IQ4_INDEX.astype(np.float32)
 """The index of the nearest non-linear level for each half step, as a table of reals."""
 
 
-def affine_levels(e: Any, room: Room, shape: Shape, b: Any) -> None:
+def affine_levels(e: Any, room: Room, shape: SearchedShape, b: Any) -> None:
     """Levels above a minimum."""
     subs, n, nmax = shape
     st = room.columns.found
@@ -42,7 +42,7 @@ def affine_levels(e: Any, room: Room, shape: Shape, b: Any) -> None:
             store_bytes(e, room.levels, g * n + i * 16, clamp(nearest(value), 0, nmax))
 
 
-def symmetric_levels(e: Any, room: Room, shape: Shape, b: Any) -> None:
+def symmetric_levels(e: Any, room: Room, shape: SearchedShape, b: Any) -> None:
     """Levels around zero."""
     subs, n, nmax = shape
     st = room.columns.found
@@ -60,7 +60,7 @@ def symmetric_levels(e: Any, room: Room, shape: Shape, b: Any) -> None:
             store_bytes(e, room.levels, g * n + i * 16, level)
 
 
-def descent_levels(e: Any, room: Room, shape: Shape, b: Any) -> None:
+def descent_levels(e: Any, room: Room, shape: SearchedShape, b: Any) -> None:
     """Levels around zero, or those that the search left in the scratch."""
     subs, n, nmax = shape
     st = room.columns.found
@@ -76,7 +76,7 @@ def descent_levels(e: Any, room: Room, shape: Shape, b: Any) -> None:
                 store_bytes(e, room.levels, g * n + i * 16, level)
 
 
-def table_levels(e: Any, room: Room, shape: Shape, b: Any) -> None:
+def table_levels(e: Any, room: Room, shape: SearchedShape, b: Any) -> None:
     """The nearest of the non-linear levels."""
     subs, n, _ = shape
     st = room.columns.found
@@ -88,7 +88,7 @@ def table_levels(e: Any, room: Room, shape: Shape, b: Any) -> None:
             store_bytes(e, room.levels, g * n + i * 16, truncate(level))
 
 
-def sign_levels(e: Any, room: Room, shape: Shape, b: Any) -> None:
+def sign_levels(e: Any, room: Room, shape: SearchedShape, b: Any) -> None:
     """1 from zero on, else 0."""
     rows = shape.subs * shape.n // 16
     for i in range(rows):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from mbuild.quant.search.columns import Columns
 
 
-class Call(NamedTuple):
+class KernelCall(NamedTuple):
     """A kernel's arguments, all flat: bytes of values, and the bytes of blocks that they become.
 
     ``kind`` is the number of the source's tensor type. ``importances`` are those of every value,
@@ -33,7 +33,7 @@ class Room(NamedTuple):
     columns: Columns
 
 
-class Shape(NamedTuple):
+class SearchedShape(NamedTuple):
     """A searched block: ``subs`` sub-blocks of ``n`` values, levels up to ``nmax``."""
 
     subs: int
@@ -41,7 +41,7 @@ class Shape(NamedTuple):
     nmax: int
 
 
-class Block(NamedTuple):
+class DirectBlock(NamedTuple):
     """A block that is written without a search.
 
     ``values`` are bytes that hold float32, of which the block begins with vector number ``first``;

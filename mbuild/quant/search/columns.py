@@ -32,7 +32,7 @@ class Columns(NamedTuple):
     spots: Any
     """Scratch of the types on grids: a group's spots, and then codes, at each step."""
     grid: Any
-    """The grid's table (:class:`mbuild.quant.search.grids.Table`), or None."""
+    """The grid's table (:class:`mbuild.quant.search.grids.GridTable`), or None."""
 
 
 class Sub(NamedTuple):

@@ -28,7 +28,7 @@ MOVED = 1 << 16
 """Added to the code of a group whose levels were not on the grid; bits above it mean nothing."""
 
 
-class Shape(NamedTuple):
+class GridShape(NamedTuple):
     """What the groups of a grid look like: a grid of eight values or one of four."""
 
     size: int
@@ -42,10 +42,10 @@ class Shape(NamedTuple):
         return int(self.levels**self.size)
 
 
-EIGHT, FOUR = Shape(8, 3, 2), Shape(4, 8, 4)
+EIGHT, FOUR = GridShape(8, 3, 2), GridShape(4, 8, 4)
 
 
-class Table(NamedTuple):
+class GridTable(NamedTuple):
     """One grid, as the searches read it.
 
     For types other than IQ1 there are two lists for each spot: in place ``spot`` only those
@@ -69,7 +69,7 @@ class Grid(NamedTuple):
     """
 
     name: str
-    shape: Shape
+    shape: GridShape
     rings: int
     chunk: int = HALF
 
@@ -107,7 +107,7 @@ def _able(away: Any) -> Any:
     return ~nearer.any(axis=0)
 
 
-def _useless(near: Any, spot: Any, form: Shape) -> int:
+def _useless(near: Any, spot: Any, form: GridShape) -> int:
     """A code to fill up a list of those able with, that can not be the nearest.
 
     Of three levels it is the fourth, which costs infinity (:mod:`mbuild.quant.kernels.lane_runs`).
@@ -129,7 +129,7 @@ def _fill(codes: Any, chunk: int, spare: int) -> Any:
 
 
 @cache
-def table(grid: Grid) -> Table:
+def table(grid: Grid) -> GridTable:
     """The table of a grid; made at the first call, in some tenths of a second.
 
     Compiled kernels have it among their constants.
@@ -158,14 +158,14 @@ def table(grid: Grid) -> Table:
     on_grid = np.resize(held, counts.size) >= 0
     numbers = np.zeros(int(codes.max()) + 1, np.uint16)
     numbers[codes] = np.arange(len(codes))
-    return Table(
+    return GridTable(
         (((np.cumsum(counts) - counts) << 6) + np.where(on_grid, 0, counts)).astype(np.int32),
         np.concatenate(lists).astype("<u2").view(np.uint8),
         numbers,
     )
 
 
-def _nearest(grid: Table, chunk: int, lanes: Any, spots: Any, cost: Any) -> Any:
+def _nearest(grid: GridTable, chunk: int, lanes: Any, spots: Any, cost: Any) -> Any:
     """Of the lists at ``spots``, one for each of ``lanes``, the code of the least cost.
 
     ``cost(lane, codes)`` gives the float32 costs of neighbours; of equal ones the first

@@ -35,7 +35,7 @@ class Levels(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class MethodLayout:
     """How the bytes of a searched block are made: ``pack`` in numpy, ``emit`` compiled.
 
     :mod:`mbuild.quant.layouts.packing` and :mod:`mbuild.quant.layouts.emit` say what the functions
