@@ -231,7 +231,7 @@ def run(args: Sequence[str]) -> int:
     _stop_on_signals()
     _prepare_streams()
     if "_MBUILD_COMPLETE" in os.environ:
-        importlib.import_module("mbuild.cli.completion").prepared(cli, "")
+        importlib.import_module("mbuild.cli.completion").prepare(cli, "")
     try:
         status = cli.main(args=list(args), prog_name="mbuild", standalone_mode=False)
         sys.stdout.flush()
