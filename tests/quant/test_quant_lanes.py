@@ -71,7 +71,9 @@ def _argument(context: Any, builder: Any, value: Any, kind: Any, place: Any) -> 
     if value.dtype.kind != "b":
         return builder.load(builder.bitcast(place, kind.llvm.as_pointer()), align=1)
     octets = ir.VectorType(I8, value.size)
-    return builder.trunc(builder.load(builder.bitcast(place, octets.as_pointer()), align=1), kind.llvm)
+    return builder.trunc(
+        builder.load(builder.bitcast(place, octets.as_pointer()), align=1), kind.llvm
+    )
 
 
 def _machine() -> Any:
@@ -348,7 +350,7 @@ def test_an_array_on_the_stack_has_rows_of_lanes(
 def test_a_lead_outweighs_the_rounding_of_sums() -> None:
     """Sums of float32 differ from real numbers by less than 15 units; four times 80 are asked."""
     unit = 2.0**-24
-    assert lane_runs.MARGIN >= 4 * 80 * unit
+    assert 4 * 80 * unit <= lane_runs.MARGIN
     r = np.random.default_rng(2)
     for form in (EIGHT, FOUR):
         roots = r.random((2000, form.size)).astype(np.float32)
@@ -368,10 +370,10 @@ def test_an_item_of_the_queue_has_room_for_its_parts() -> None:
     """First step, last step, middle, lane and spot lie one above the other in 64 bits."""
     step = lane_runs.STEP.bit_length()
     assert lane_runs.STEP == STEPS - 1
-    assert lane_runs.LAST >= step
-    assert lane_runs.CUT >= lane_runs.LAST + step
-    assert lane_runs.LANE >= lane_runs.CUT + step
-    assert lane_runs.SPOT >= lane_runs.LANE + (32 - 1).bit_length()
+    assert step <= lane_runs.LAST
+    assert lane_runs.LAST + step <= lane_runs.CUT
+    assert lane_runs.CUT + step <= lane_runs.LANE
+    assert lane_runs.LANE + (32 - 1).bit_length() <= lane_runs.SPOT
     assert 2 * max(EIGHT.spots, FOUR.spots) << lane_runs.SPOT < 1 << 63
 
 
