@@ -6,7 +6,6 @@ compiled here.
 
 from __future__ import annotations
 
-import ctypes
 import inspect
 import operator
 from collections.abc import Iterator
@@ -17,9 +16,8 @@ import pytest
 
 pytest.importorskip("numba")
 
-from llvmlite import binding, ir
-from numba.core import types
-from numba.core.registry import cpu_target
+from lane_probe import I64, call, compiled, lowered
+from llvmlite import ir
 from numba.np.arrayobj import make_array
 
 from mbuild.gguf.types import GGMLType
@@ -42,8 +40,6 @@ from mbuild.quant.search.grids import EIGHT, FOUR
 from mbuild.quant.search.methods import Each, Levels, Measure, Method, OnGrid, Search, Simple
 from mbuild.quant.table import TYPES, Kernel, kernel, supports
 
-I8, I64 = ir.IntType(8), ir.IntType(64)
-KINDS = {"f": lanes.Real, "i": lanes.Whole, "b": lanes.Mask}
 W = Width(16)
 
 REALS = np.array(
@@ -52,81 +48,6 @@ REALS = np.array(
 )
 OTHERS = np.array([1, 0, 0.5, 2, -2.5, 0.5, 1.5, -4, 3.7, 1, 3, 8, 1, 2e-30, 6, -6], np.float32)
 WHOLES = np.array([0, 1, -1, 7, -8, 255, 256, 1 << 30, -(1 << 31), 3, 5, 9, 15, 16, 17, -17], "i4")
-
-
-def _type_of(value: Any) -> Any:
-    if isinstance(value, Width):
-        return lanes.WidthType(value.lanes)
-    if isinstance(value, np.ndarray):
-        return KINDS[value.dtype.kind](value.size)
-    return types.literal(value) if isinstance(value, int) else types.float64
-
-
-def _argument(context: Any, builder: Any, value: Any, kind: Any, place: Any) -> Any:
-    """The value as LLVM has it: a vector from memory, else a constant."""
-    if isinstance(value, Width):
-        return context.get_dummy_value()
-    if not isinstance(value, np.ndarray):
-        return ir.Constant(I64 if isinstance(value, int) else ir.DoubleType(), value)
-    if value.dtype.kind != "b":
-        return builder.load(builder.bitcast(place, kind.llvm.as_pointer()), align=1)
-    octets = ir.VectorType(I8, value.size)
-    return builder.trunc(
-        builder.load(builder.bitcast(place, octets.as_pointer()), align=1), kind.llvm
-    )
-
-
-def _machine() -> Any:
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
-    features = binding.get_host_cpu_features().flatten()
-    found = binding.Target.from_default_triple()
-    return found.create_target_machine(cpu=binding.get_host_cpu_name(), features=features, opt=2)
-
-
-def _call(function: Any, arguments: tuple[Any, ...], out: Any, keep: Any = None) -> None:
-    """What numba makes of ``function(*arguments)``, stored to ``out`` by ``keep``."""
-    typing, context = cpu_target.typing_context, cpu_target.target_context
-    typing.refresh()
-    context.refresh()
-    kinds = tuple(map(_type_of, arguments))
-    known = typing.resolve_value_type(function)
-    sig = known.get_call_type(typing, kinds, {})
-    assert sig is not None, f"numba has no meaning of {function.__name__}{kinds}"
-    module = ir.Module("probe")
-    signature = ir.FunctionType(ir.VoidType(), [I8.as_pointer()] * (len(arguments) + 1))
-    probe = ir.Function(module, signature, "probe")
-    builder = ir.IRBuilder(probe.append_basic_block())
-    places = zip(arguments, kinds, probe.args[1:], strict=True)
-    values = [_argument(context, builder, value, kind, place) for value, kind, place in places]
-    with context.push_code_library(context.codegen().create_library("probe")):
-        made = context.get_function(known, sig)(builder, values)
-    target = probe.args[0]
-    if keep is not None:
-        keep(context, builder, sig.return_type, made, target)
-    else:
-        if isinstance(sig.return_type, lanes.Mask):
-            made = builder.zext(made, ir.VectorType(I8, sig.return_type.lanes))
-        elif made.type == ir.IntType(1):
-            made = builder.zext(made, I8)
-        builder.store(made, builder.bitcast(target, made.type.as_pointer()), align=1)
-    builder.ret_void()
-    machine = _machine()
-    compiled = binding.parse_assembly(str(module))
-    engine = binding.create_mcjit_compiler(compiled, machine)
-    engine.finalize_object()
-    run = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (len(arguments) + 1))(
-        engine.get_function_address("probe")
-    )
-    held = [v if isinstance(v, np.ndarray) else None for v in arguments]
-    run(out.ctypes.data, *(None if v is None else v.ctypes.data for v in held))
-
-
-def lowered(function: Any, *arguments: Any, dtype: Any, size: int = 16) -> Any:
-    """The result of an operation as numba has it, as an array (a scalar is an array of one)."""
-    out = np.zeros(size, dtype)
-    _call(function, arguments, out)
-    return out
 
 
 BINARY = [operator.add, operator.sub, operator.mul, operator.truediv]
@@ -246,11 +167,9 @@ def test_pairwise_exchanges_transpose_eight_by_eight() -> None:
     for value, place in zip(values, places, strict=True):
         builder.store(value, place, align=4)
     builder.ret_void()
-    engine = binding.create_mcjit_compiler(binding.parse_assembly(str(module)), _machine())
-    engine.finalize_object()
-    address = engine.get_function_address("probe")
+    run, _engine = compiled(module, 1)
     wanted = matrix.reshape(8, 8).T.reshape(-1).tolist()
-    ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)(matrix.ctypes.data)
+    run(matrix.ctypes.data)
     assert matrix.tolist() == wanted
 
 
@@ -339,7 +258,7 @@ def test_an_array_on_the_stack_has_rows_of_lanes(
 ) -> None:
     """Elements, lengths and strides in bytes follow from the width; it begins on a cache line."""
     out = np.zeros(8, np.int64)
-    _call(function, arguments, out, keep=_kept)
+    call(function, arguments, out, keep=_kept)
     assert out[1 : 1 + len(wanted)].tolist() == wanted
     assert out[0] % lane_arrays.ALIGNMENT == 0
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from quant_columns import W, column, half, of_zeros, sub
 
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant.search import (
@@ -19,43 +20,14 @@ from mbuild.quant.search import (
     fitting,
     forms,
     ops,
-    points,
     settling,
-    simple,
-    ternary,
 )
-from mbuild.quant.search.columns import DMIN, WHOLE_HEAD, Columns, D, Sub
-from mbuild.quant.search.grids import EIGHT, FOUR, MOVED
+from mbuild.quant.search.columns import WHOLE_HEAD, D
 from mbuild.quant.search.halves import half_bits, half_value
 from mbuild.quant.search.methods import OnGrid
 from mbuild.quant.table import TYPES
 
-W = None
-"""numpy's width of lanes: it has no use for one."""
 RANDOM = np.random.default_rng(17)
-
-
-def _column(*rows: Any) -> Any:
-    """Columns of one lane, or of as many as a row has numbers."""
-    return np.array([np.atleast_1d(row) for row in rows], np.float32)
-
-
-def _columns(lanes: int = 1, found: int = 1, whole: int = 20, scratch: int = 1, **more: Any) -> Any:
-    """Columns of zeros, but for those that are given."""
-    made = Columns(
-        *(np.zeros((rows, lanes), np.float32) for rows in (32, 32, 32, scratch, found)),
-        np.zeros((whole, lanes), np.int32), np.zeros((columns.SPOT_ROWS, lanes), np.int32), None,
-    )  # fmt: skip
-    return made._replace(**more)
-
-
-def _sub(values: Any, weights: Any, nmax: int, kind: Any = np.float32) -> Sub:
-    """A sub-block of columns of values and weights, its levels all zero."""
-    return Sub(values, weights, np.zeros(values.shape, kind), len(values), nmax)
-
-
-def _half(value: float) -> int:
-    return int(np.float16(value).view(np.uint16))
 
 
 # --- operations ---
@@ -168,10 +140,10 @@ def test_a_form_is_that_of_its_types_grid(name: str) -> None:
 def test_an_affine_search_finds_a_scale_that_fits_exactly() -> None:
     """Values on 16 even steps above a minimum get that step, that minimum, and their levels."""
     levels = RANDOM.permutation(np.r_[np.arange(16), RANDOM.integers(0, 16, 16)])
-    values = _column(*(np.float32(0.25) * levels - np.float32(2.0)))
+    values = column(*(np.float32(0.25) * levels - np.float32(2.0)))
     with np.errstate(all="ignore"):
         scale, low, inverse, offset = fitting.fit_affine(
-            W, _sub(values, np.ones_like(values), 15), (-1.0, 0.1, 20), False
+            W, sub(values, np.ones_like(values), 15), (-1.0, 0.1, 20), False
         )
     assert np.allclose([scale, low], [[0.25], [2.0]], rtol=1e-5)
     assert ops.nearest((values - offset) * inverse)[:, 0].tolist() == levels.tolist()
@@ -179,10 +151,10 @@ def test_an_affine_search_finds_a_scale_that_fits_exactly() -> None:
 
 def test_an_affine_search_of_equal_values_has_no_scale() -> None:
     """The value is the minimum if it is negative; no level is lost in a division by zero."""
-    values = _column(*[[-0.5, 0.5]] * 32)
+    values = column(*[[-0.5, 0.5]] * 32)
     with np.errstate(all="ignore"):
         scale, low, inverse, _ = fitting.fit_affine(
-            W, _sub(values, np.ones_like(values), 15), (-1.0, 0.1, 20), False
+            W, sub(values, np.ones_like(values), 15), (-1.0, 0.1, 20), False
         )
     assert low.tolist()[0] == 0.5
     assert scale.tolist()[0] == inverse.tolist()[0] == 0
@@ -200,7 +172,7 @@ def test_a_symmetric_search_is_no_worse_than_the_first_guess() -> None:
     values = RANDOM.standard_normal((16, 200)).astype(np.float32)
     weights = values * values
     with np.errstate(all="ignore"):
-        scale, inverse, shift = fitting.fit_symmetric(W, _sub(values, weights, 32), True)
+        scale, inverse, shift = fitting.fit_symmetric(W, sub(values, weights, 32), True)
     extreme = np.take_along_axis(values, np.abs(values).argmax(axis=0)[None], 0)[0]
     levels = np.clip(np.rint(values * inverse), -32, 31)
     made = (weights * (values - scale * levels) ** 2).sum(axis=0)
@@ -216,20 +188,20 @@ def test_a_sub_block_of_almost_nothing_has_no_scale(size: float) -> None:
     values = np.full((16, 1), size, np.float32)
     weights = np.ones_like(values)
     with np.errstate(all="ignore"):
-        assert [float(x[0]) for x in fitting.fit_symmetric(W, _sub(values, weights, 32), True)] == [
+        assert [float(x[0]) for x in fitting.fit_symmetric(W, sub(values, weights, 32), True)] == [
             0, 0, 0,
         ]  # fmt: skip
-        assert fitting.fit_descent(W, _sub(values, weights, 4))[0] == 0
-        positive = _sub(values, weights, 15, np.int32)
+        assert fitting.fit_descent(W, sub(values, weights, 4))[0] == 0
+        positive = sub(values, weights, 15, np.int32)
         assert fitting.fit_positive(W, positive)[0] == 0
         assert not positive.levels.any()
-        assert fitting.fit_table(W, _sub(values, weights, 0), fits.IQ4_TABLE, -127.0)[0] == 0
+        assert fitting.fit_table(W, sub(values, weights, 0), fits.IQ4_TABLE, -127.0)[0] == 0
 
 
 def test_coordinate_descent_leaves_levels_that_fit_exactly() -> None:
     """Values on eight even steps around zero: their steps, shifted by ``nmax``."""
     levels = np.r_[-4, RANDOM.integers(-4, 4, 15)]
-    s = _sub(_column(*(levels * np.float32(0.5))), _column(*np.ones(16)), 4)
+    s = sub(column(*(levels * np.float32(0.5))), column(*np.ones(16)), 4)
     with np.errstate(all="ignore"):
         assert fitting.fit_descent(W, s).tolist() == [0.5]
     assert s.levels[:, 0].tolist() == (levels + 4).tolist()
@@ -238,7 +210,7 @@ def test_coordinate_descent_leaves_levels_that_fit_exactly() -> None:
 def test_positive_values_get_levels_from_zero_on() -> None:
     """Values on steps of a third up to 15 steps: that scale and those steps."""
     levels = np.r_[15, RANDOM.integers(0, 16, 15)]
-    s = _sub(_column(*(levels * np.float32(1 / 3))), _column(*np.ones(16)), 15, np.int32)
+    s = sub(column(*(levels * np.float32(1 / 3))), column(*np.ones(16)), 15, np.int32)
     with np.errstate(all="ignore"):
         assert np.allclose(fitting.fit_positive(W, s), 1 / 3, rtol=1e-6)
     assert s.levels[:, 0].tolist() == levels.tolist()
@@ -246,10 +218,10 @@ def test_positive_values_get_levels_from_zero_on() -> None:
 
 def test_non_linear_levels_get_their_own_scale() -> None:
     """Values that are the 16 levels themselves, times a number, give that number."""
-    values = _column(*(np.float32(0.01) * np.array([*fits.IQ4_VALUES] * 2, np.float32)))
+    values = column(*(np.float32(0.01) * np.array([*fits.IQ4_VALUES] * 2, np.float32)))
     with np.errstate(all="ignore"):
         scale = fitting.fit_table(
-            W, _sub(values, np.ones_like(values), 0), fits.IQ4_TABLE, fits.IQ4_VALUES[0]
+            W, sub(values, np.ones_like(values), 0), fits.IQ4_TABLE, fits.IQ4_VALUES[0]
         )
     assert np.allclose(scale, 0.01, rtol=1e-6)
 
@@ -267,7 +239,7 @@ def test_the_place_in_the_table_is_that_of_the_nearest_level() -> None:
 
 def test_importances_are_combined_with_the_mean_square() -> None:
     """A weight is importance * sqrt(mean + x * x); the sum of them comes back."""
-    c = _columns(values=_column(3.0, 0.0), importances=_column(2.0, 5.0), weights=_column(0.0, 0.0))
+    c = of_zeros(values=column(3.0, 0.0), importances=column(2.0, 5.0), weights=column(0.0, 0.0))
     total = fitting.importance_weights(W, c, 2, np.float32(16))
     assert c.weights[:, 0].tolist() == [10.0, 20.0]
     assert total.tolist() == [30.0]
@@ -279,20 +251,20 @@ def test_importances_are_combined_with_the_mean_square() -> None:
 
 def test_magnitudes_of_q1_0_are_summed_over_sub_blocks() -> None:
     """The first sub-block begins the sum, later ones go on with it; the mean is the scale."""
-    c = _columns(
+    c = of_zeros(
         found=fits.REAL_ROWS * 4, whole=WHOLE_HEAD + 8, values=np.full((32, 1), -0.5, "f4")
     )
     for g in range(4):
         fits.q1_0(W, c, g, 0.0)
     assert c.found[0].tolist() == [64.0]
     settling.settle_q1_0(W, c)
-    assert c.whole[D].tolist() == [_half(0.5)]
+    assert c.whole[D].tolist() == [half(0.5)]
 
 
 def test_a_fit_keeps_its_findings_at_its_sub_blocks_rows() -> None:
     """Sub-block 3 of 8 writes row 3 of each kind of finding, and no other."""
-    values = _column(*(np.arange(32) % 16 * 0.5 - 1))
-    c = _columns(found=fits.REAL_ROWS * 8, scratch=256, values=values)
+    values = column(*(np.arange(32) % 16 * 0.5 - 1))
+    c = of_zeros(found=fits.REAL_ROWS * 8, scratch=256, values=values)
     with np.errstate(all="ignore"):
         fits.q4_k(W, c, 3, 0.0)
     kinds = (fits.SCALE, fits.LOW, fits.INVERSE, fits.OFFSET)
@@ -307,172 +279,3 @@ def test_the_table_of_half_steps_lists_every_level_in_order() -> None:
     assert (np.diff(fits.IQ4_INDEX.astype(int)) >= 0).all()
     assert fits.IQ4_TABLE.tolist() == [fits.IQ4_VALUES[i] for i in fits.IQ4_INDEX]
     assert fits.MXFP4_VALUES[8:] == tuple(-value for value in fits.MXFP4_VALUES[:8])
-
-
-# --- scales of a block ---
-
-
-def test_scales_and_minima_of_q4_k_are_counted_against_the_largest() -> None:
-    """The largest of eight is 63; each final step is the float16 step times the six bits."""
-    c = _columns(found=fits.REAL_ROWS * 8, whole=WHOLE_HEAD + 16)
-    scales = np.arange(8) * np.float32(0.9)
-    c.found[fits.SCALE * 8 : fits.SCALE * 8 + 8, 0] = scales
-    c.found[fits.LOW * 8 : fits.LOW * 8 + 8, 0] = scales[::-1]
-    settling.settle_k(W, c)
-    assert c.whole[WHOLE_HEAD:, 0].tolist() == [*range(0, 64, 9), *range(63, -1, -9)]
-    assert c.whole[[D, DMIN], 0].tolist() == [_half(0.1)] * 2
-    step = np.float32(np.float16(0.1))
-    assert c.found[fits.STEP * 8 + 7].tolist() == [step * 63]
-    assert c.found[fits.BASE * 8 + 7].tolist() == [0]
-
-
-def test_scales_of_q6_k_keep_their_sign() -> None:
-    """The extreme scale is -128, whatever its sign; a block of nothing has no scale at all."""
-    c = _columns(2, found=fits.REAL_ROWS * 16, whole=WHOLE_HEAD + 32)
-    c.found[:4, 0] = [0.5, -2.0, 1.0, 0.0]
-    c.found[fits.INVERSE * 16, :] = 7
-    with np.errstate(all="ignore"):
-        settling.settle_q6_k(W, c)
-    assert c.whole[WHOLE_HEAD : WHOLE_HEAD + 4, 0].tolist() == [32, -128, 64, 0]
-    assert c.whole[D].tolist() == [_half(2 / 128), 0]
-    assert c.found[fits.INVERSE * 16].tolist() == [7, 0]
-
-
-def test_a_single_scale_and_minimum_are_stored_as_found() -> None:
-    """Q4_1 with importances: both in float16, the minimum with its sign, and no final step."""
-    c = _columns(found=fits.REAL_ROWS, whole=WHOLE_HEAD + 2)
-    c.found[[fits.SCALE, fits.LOW, fits.STEP], 0] = [0.25, 1.5, 9]
-    settling.settle_single(W, c)
-    assert (c.whole[[D, DMIN], 0] & 0xFFFF).tolist() == [_half(0.25), _half(-1.5)]
-    assert c.found[fits.STEP].tolist() == [0]
-
-
-# --- types without a search ---
-
-
-@pytest.mark.parametrize(
-    ("scale", "extreme", "d", "inverse", "shift", "nothing"),
-    [
-        (simple.scale_q8_0, 254.0, 2.0, 0.5, 0.0, 0.0),
-        (simple.scale_ternary, 4.0, 4.0, 0.25, 0.0, 0.0),
-        (simple.scale_q4_0, -16.0, 2.0, 0.5, 8.5, -0.0),
-        (simple.scale_q5_0, 16.0, -1.0, -1.0, 16.5, -0.0),
-    ],
-    ids=lambda value: getattr(value, "__name__", None),
-)
-def test_a_scale_follows_from_the_extreme_value(
-    scale: Any, extreme: float, d: float, inverse: float, shift: float, nothing: float
-) -> None:
-    """The extreme over the greatest level, which for zeros is a zero of that level's sign."""
-    st, it = np.zeros((simple.ROWS, 2), np.float32), np.zeros((WHOLE_HEAD, 2), np.int32)
-    st[simple.TOP], st[simple.VALUE] = [abs(extreme), 0], [extreme, -0.0]
-    with np.errstate(all="ignore"):
-        scale(W, st, it)
-    assert (it[D] & 0xFFFF).tolist() == [_half(d), _half(nothing)]
-    assert st[[simple.INVERSE, simple.SHIFT], 0].tolist() == [inverse, shift]
-    assert st[simple.INVERSE, 1] == 0
-
-
-@pytest.mark.parametrize(("scale", "levels"), [(simple.scale_q4_1, 15), (simple.scale_q5_1, 31)])
-def test_a_range_has_a_scale_and_a_minimum(scale: Any, levels: int) -> None:
-    """(greatest - least) / levels and the least; equal values have no scale, of either zero."""
-    st, it = np.zeros((simple.ROWS, 2), np.float32), np.zeros((WHOLE_HEAD, 2), np.int32)
-    st[simple.TOP], st[simple.VALUE] = [levels / 2 - 3, 0.0], [-3, -0.0]
-    with np.errstate(all="ignore"):
-        scale(W, st, it)
-    assert (it[D] & 0xFFFF).tolist() == [_half(0.5), 0]
-    assert (it[DMIN] & 0xFFFF).tolist() == [_half(-3), 0x8000]
-    assert st[[simple.INVERSE, simple.LOW, simple.SHIFT], 0].tolist() == [2, -3, 0.5]
-
-
-def test_a_scale_too_small_to_invert_has_ordinary_numbers() -> None:
-    """Where 1 / d is infinite, levels follow from 0 and not from NaN."""
-    st, it = np.zeros((simple.ROWS, 1), np.float32), np.zeros((WHOLE_HEAD, 1), np.int32)
-    st[[simple.TOP, simple.VALUE]] = 1e-39
-    with np.errstate(all="ignore"):
-        simple.scale_q4_0(W, st, it)
-    assert st[[simple.INVERSE, simple.SHIFT], 0].tolist() == [0, 0]
-
-
-# --- types on grids ---
-
-
-def test_odd_scales_are_odd_multiples_of_one_step() -> None:
-    """Scale level stands for 2 * level + 1 steps; a lane without scales is told."""
-    c = _columns(2, found=4, whole=WHOLE_HEAD + 4)
-    c.found[:, 0] = [31.0, 1.0, 15.0, 0.0]
-    with np.errstate(all="ignore"):
-        nothing = points.odd_scales(W, c, 4, 15, 1.0)
-    assert nothing.tolist() == [False, True]
-    assert c.whole[WHOLE_HEAD:, 0].tolist() == [15, 0, 7, 0]
-    assert c.whole[D].tolist() == [_half(1.0), 0]
-    assert not c.whole[WHOLE_HEAD:, 1].any()
-
-
-@pytest.mark.parametrize(("settle", "kept"), [(points.settle_iq2_xxs, 0), (points.settle_iq3_s, 9)])
-def test_points_of_a_block_without_scales(settle: Any, kept: int) -> None:
-    """IQ2_XXS clears points and signs, IQ3_S leaves them, as ggml does."""
-    c = _columns(found=8, whole=WHOLE_HEAD + 8, scratch=columns.ROWS)
-    c.scratch[:] = 9
-    with np.errstate(all="ignore"):
-        settle(W, c)
-    assert set(c.scratch[columns.CODE : columns.SIGN + 32, 0].tolist()) == {kept}
-    assert c.scratch[columns.VALUE].tolist() == [9]
-
-
-def test_values_on_the_grid_of_iq3_s_are_found_again() -> None:
-    """Odd multiples of a scale whose combinations are points keep scale, levels and signs."""
-    from mbuild.quant.search.grids import table
-
-    method = TYPES[GGMLType.IQ3_S].plain
-    assert isinstance(method, OnGrid)
-    grid = table(method.grid)
-    code = next(c for c in np.flatnonzero(grid.numbers).tolist() if c & 0xF == 7)
-    levels = [code >> (4 * i) & 7 for i in range(4)]
-    signs = RANDOM.integers(0, 2, 32)
-    values = np.array([2 * level + 1 for level in levels] * 8) * np.where(signs, -0.25, 0.25)
-    c = _columns(found=8, whole=WHOLE_HEAD + 8, scratch=columns.ROWS, grid=grid)
-    c = c._replace(values=_column(*values), weights=c.scratch[columns.WEIGHT :])
-    with np.errstate(all="ignore"):
-        points.iq3_s(W, c, 2, 0.0)
-    assert c.found[:, 0].tolist() == [0, 0, 0.25, 0, 0, 0, 0, 0]
-    first = columns.CODE + 2 * 8
-    assert c.scratch[first : first + 8, 0].tolist() == [code] * 8
-    wanted = np.packbits(signs, bitorder="little").tolist()
-    first = columns.SIGN + 2 * 4
-    assert c.scratch[first : first + 4, 0].tolist() == wanted
-    assert code < MOVED
-
-
-def test_shifts_of_a_block_without_scales_are_cleared() -> None:
-    """IQ1_S keeps a shift only beside a scale; three bits count odd multiples of the step."""
-    c = _columns(2, found=8, whole=WHOLE_HEAD + 8, scratch=columns.ROWS_S)
-    c.scratch[columns.SIGN : columns.SIGN + 8] = 1
-    c.found[:, 0] = np.arange(1, 16, 2)
-    with np.errstate(all="ignore"):
-        ternary.settle_iq1_s(W, c)
-    assert c.whole[WHOLE_HEAD:, 0].tolist() == [*range(8)]
-    assert c.whole[D].tolist() == [_half(1.125), 0]
-    shifts = c.scratch[columns.SIGN : columns.SIGN + 8]
-    assert shifts.sum(axis=0).tolist() == [8, 0]
-
-
-def test_the_step_of_iq1_m_comes_from_least_squares() -> None:
-    """Values that are level plus an eighth, times one scale, give it back, enlarged by 1.1125."""
-    c = _columns(found=16, whole=WHOLE_HEAD + 16, scratch=columns.ROWS_M)
-    c.found[:] = 0.5
-    c.scratch[columns.CODE : columns.CODE + 32] = 0b1010101010101010  # level 2, which is 1
-    c.scratch[columns.ALL_W : columns.ALL_W + 256] = 1
-    c.scratch[columns.ALL_X : columns.ALL_X + 256] = 0.5 * (1 + ternary.DELTA)
-    with np.errstate(all="ignore"):
-        ternary.settle_iq1_m(W, c)
-    assert c.whole[WHOLE_HEAD:, 0].tolist() == [7] * 16
-    assert c.whole[D].tolist() == [_half(0.5 / 15 * 1.1125)]
-
-
-def test_groups_have_the_size_that_a_code_has_room_for() -> None:
-    """Eight values of two bits or four of four: 16 bits, below what marks a moved group."""
-    for shape in (EIGHT, FOUR):
-        assert shape.size * shape.bits == 16
-        assert shape.levels <= 1 << shape.bits
-    assert MOVED == 1 << 16
