@@ -20,11 +20,11 @@ def column(*rows: Any) -> Any:
 
 def of_zeros(lanes: int = 1, found: int = 1, whole: int = 20, scratch: int = 1, **more: Any) -> Any:
     """Columns of zeros, but for those that are given."""
-    made = Columns(
-        *(np.zeros((rows, lanes), np.float32) for rows in (32, 32, 32, scratch, found)),
-        np.zeros((whole, lanes), np.int32), np.zeros((columns.SPOT_ROWS, lanes), np.int32), None,
-    )  # fmt: skip
-    return made._replace(**more)
+    rows = {"values": 32, "importances": 32, "weights": 32, "scratch": scratch, "found": found}
+    held: dict[str, Any] = {name: np.zeros((n, lanes), np.float32) for name, n in rows.items()}
+    held["whole"] = np.zeros((whole, lanes), np.int32)
+    held["spots"] = np.zeros((columns.SPOT_ROWS, lanes), np.int32)
+    return Columns(**{**held, "grid": None, **more})
 
 
 def sub(values: Any, weights: Any, nmax: int, kind: Any = np.float32) -> Sub:

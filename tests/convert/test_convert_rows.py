@@ -265,7 +265,8 @@ def test_pooling_that_cannot_be_told_is_refused_by_its_file(tmp_path: Path) -> N
     assert "mean, cls, lasttoken" in str(caught.value.hint)
     with pytest.raises(FormatError, match=r"1_Pooling/config\.json, which is missing"):
         _pooled(tmp_path, MODULES)
-    for wrong in ({}, ["x"], [{"type": "x.Pooling"}]):
+    damaged: list[Any] = [{}, ["x"], [{"type": "x.Pooling"}]]
+    for wrong in damaged:
         with pytest.raises(FormatError, match=r"modules\.json"):
             _pooled(tmp_path, wrong)
     assert _pooled(tmp_path, MODULES[:1]) == []
@@ -275,7 +276,7 @@ def test_pooling_that_cannot_be_told_is_refused_by_its_file(tmp_path: Path) -> N
 # --- RoPE ---
 
 
-SMALL = {"hidden_size": 64, "num_attention_heads": 1}
+SMALL: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 1}
 
 
 def _llama3(**more: Any) -> Any:
@@ -291,7 +292,8 @@ def test_llama3_stretches_long_wavelengths_alone() -> None:
     ((name, tensor),) = llama3_factors(_llama3(), {})
     factors = tensor.load()
     assert name == "rope_freqs.weight"
-    assert (factors.dtype, factors.shape) == (np.float32, (32,))
+    assert factors.dtype == np.float32
+    assert factors.shape == (32,)
     waves = 2 * np.pi * 500000.0 ** (np.arange(0, 64, 2) / 64)
     assert set(factors[waves < 8192 / 4]) == {1.0}
     assert set(factors[waves > 8192]) == {32.0}

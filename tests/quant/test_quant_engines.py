@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from mbuild.quant.table import TYPES
 G = GGMLType
 
 
-def _blocks(type_: GGMLType, values: np.ndarray[tuple[int], np.dtype[np.float32]]) -> bytes:
+def _blocks(type_: GGMLType, values: Any) -> bytes:
     out = np.zeros(len(values) // BLOCKS[type_].weights * BLOCKS[type_].size, np.uint8)
     made = NumpyEngine().blocks(type_, values.view(np.uint8), G.F32, out)
     assert made is BlocksOutcome.SUSPECT
@@ -31,7 +32,11 @@ def _blocks(type_: GGMLType, values: np.ndarray[tuple[int], np.dtype[np.float32]
 def test_bytes_of_all_source_types_are_the_same_values() -> None:
     """F32, F16 and BF16 bytes become float32 without a loss, infinities and signs included."""
     values = np.array([1.0, -0.5, 0.0, -0.0, np.inf, 65280.0], np.float32)
-    sources = {G.F32: values, G.F16: values.astype(np.float16), G.BF16: to_bf16(values)}
+    sources: dict[GGMLType, Any] = {
+        G.F32: values,
+        G.F16: values.astype(np.float16),
+        G.BF16: to_bf16(values),
+    }
     for type_, held in sources.items():
         made = widen(held.view(np.uint8), type_)
         assert made.dtype == np.float32

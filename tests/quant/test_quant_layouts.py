@@ -188,7 +188,7 @@ def test_points_signs_and_scales_are_read_back(
     step = _spread((scale + 0.5) * factor, 256 // scales)
     wanted = grid[point.T].reshape(2, -1) * _signed(sign, even) * step
     packed = getattr(point_packing, name.lower())(c)
-    assert np.allclose(_read(G[name], packed), wanted, rtol=1e-6)
+    assert np.allclose(_read(GGMLType[name], packed), wanted, rtol=1e-6)
 
 
 def test_an_empty_sub_block_of_iq3_s_takes_no_place() -> None:
@@ -228,7 +228,7 @@ def test_iq1_keeps_three_high_bits_and_a_shift() -> None:
     nibbles = [packed[:, 32 + k // 2] >> 4 * (k & 1) & 15 for k in range(32)]
     assert np.array_equal(nibbles, (point >> 8) | (sign << 3))
     words = np.ascontiguousarray(packed[:, 48:]).view("<u2").astype(int)
-    assert sum(words[:, i] >> 12 << 4 * i for i in range(4)).tolist() == [0x3C12, 0x1234]
+    assert (words >> 12 << np.arange(0, 16, 4)).sum(axis=1).tolist() == [0x3C12, 0x1234]
     assert [(words[:, g // 4] >> 3 * (g % 4) & 7).tolist() for g in range(16)] == scale.tolist()
 
 
