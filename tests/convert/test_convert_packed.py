@@ -9,6 +9,7 @@ import pytest
 
 from mbuild.convert.read.dequantize import dequantize
 from mbuild.convert.read.lazy import Lazy
+from mbuild.convert.read.packed import gptq, pack_quantized
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError, UnsupportedError
 
@@ -131,3 +132,44 @@ def test_parts_of_gptq_that_are_missing_or_do_not_fit_are_named() -> None:
     }
     with pytest.raises(FormatError, match="names a group"):
         dequantize(config, parts)["a.weight"].load()
+
+
+def test_a_packed_word_holds_the_lowest_code_first() -> None:
+    """Eight codes of four bits, by hand: less 8, times the row's scale."""
+    word = np.array([[0x76543210], [-1]], np.int64).astype(np.int32)
+    stored = {
+        "w_packed": _lazy(word, DType.I32),
+        "w_scale": _lazy(np.array([[2.0], [0.5]], np.float32), DType.F32),
+    }
+    with pytest.raises(UnsupportedError, match="20"):
+        pack_quantized({"num_bits": 20}, stored)
+    assert pack_quantized({"num_bits": 4}, stored) == stored  # no weight has such a name
+    made = pack_quantized({"num_bits": 4}, {f"a.weight{n[1:]}": t for n, t in stored.items()})
+    assert made["a.weight"].load().tolist() == [[2.0 * (i - 8) for i in range(8)], [3.5] * 8]
+
+
+@pytest.mark.parametrize("beside", ["a.weight_zero_point", "a.weight_g_idx"])
+def test_packed_weights_with_zero_points_or_an_order_are_refused(beside: str) -> None:
+    """They would be read as if these were not there: another model without a word."""
+    codes = _lazy(_words((2, 1)), DType.I32, "tensor 'a.weight_packed'")
+    with pytest.raises(UnsupportedError, match=r"'a\.weight_packed' has zero points or an order"):
+        pack_quantized({"num_bits": 8}, {"a.weight_packed": codes, beside: codes})
+
+
+@pytest.mark.parametrize("part", ["qweight", "qzeros", "scales", "g_idx"])
+def test_a_part_of_gptq_of_another_shape_is_refused_before_it_is_read(part: str) -> None:
+    """All shapes are told; nothing is loaded for it."""
+
+    def never() -> Any:
+        raise AssertionError("read")
+
+    shapes = {"qweight": (1, 8), "qzeros": (2, 1), "scales": (2, 8), "g_idx": (8,)}
+    shapes[part] = (3, *shapes[part][1:]) if part != "g_idx" else (9,)
+    kinds = {"scales": DType.F16}
+    stored = {
+        f"a.{name}": Lazy(kinds.get(name, DType.I32), shape, never, f"a.{name}")
+        for name, shape in shapes.items()
+    }
+    with pytest.raises(FormatError, match=r"a\.qweight of .* does not fit its scales") as caught:
+        gptq({"bits": 4}, stored)
+    assert "quantization_config" in str(caught.value.hint)
