@@ -142,14 +142,14 @@ def test_what_may_be_a_models_name_is_left_to_the_store(disk: Disk) -> None:
     for word in ("ADAPTER", "DRAFT"):
         with pytest.raises(MissingFileError, match=f"{word} llama3: No such file"):
             disk.find(word, "llama3")
-    with pytest.raises(MissingFileError, match="FROM ./llama3: no such file"):
+    with pytest.raises(MissingFileError, match=r"FROM \./llama3: no such file"):
         disk.find("FROM", "./llama3")
 
 
 def test_a_link_to_nowhere_is_no_models_name(disk: Disk, tmp_path: Path) -> None:
     """The model of the store would be another one than meant."""
     (tmp_path / "project/llama3").symlink_to(tmp_path / "drive")
-    with pytest.raises(SourceError, match="FROM llama3: a link to .*drive, which does not exist"):
+    with pytest.raises(SourceError, match=r"FROM llama3: a link to .*drive, which does not exist"):
         disk.find("FROM", "llama3")
 
 

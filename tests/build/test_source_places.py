@@ -82,7 +82,7 @@ def test_of_a_card_the_front_matter_counts(tmp_path: Path, text: bytes, read: by
 
 def test_a_card_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     """By the name that the user knows."""
-    with pytest.raises(SourceError, match="chat/README.md: "):
+    with pytest.raises(SourceError, match=r"chat/README\.md: "):
         places.front_matter(tmp_path / "README.md", "chat/README.md")
 
 
