@@ -139,6 +139,15 @@ def test_values_that_are_no_numbers_name_their_tensor(context: StepContext) -> N
     assert list(context.store.blobs) == []  # type: ignore[call-overload]
 
 
+def test_a_tensor_that_keeps_its_type_is_not_looked_into(context: StepContext) -> None:
+    """Its bytes are the source's, whatever they mean, and it does not count as quantized."""
+    raw = np.full(34 * ROWS * WIDTH // 32, 0xFF, np.uint8).tobytes()  # every scale is a NaN
+    bad = Tensor("bad.weight", (WIDTH, ROWS), GGMLType.Q8_0, lambda: raw)
+    model = source(tensor("a.weight"), bad)
+    (blob,) = written(context, model, variant(model, a=GGMLType.Q8_0))
+    assert raw in read(context, blob)
+
+
 def test_a_tensor_that_cannot_be_read_stops_all_variants(context: StepContext) -> None:
     """The error of the source is the one that is raised, whoever came upon it."""
 

@@ -158,6 +158,34 @@ def test_a_client_that_leaves_gets_no_more(service: Service) -> None:
     assert closed.is_set()
 
 
+def test_a_client_that_leaves_without_reading_is_let_go(service: Service) -> None:
+    """The line before is still on its way: the next ones are closed all the same, at once."""
+
+    class Slow(Client):
+        async def send(self, message: Message) -> None:
+            if message["type"] == "http.response.body":
+                self.gone.set()
+                await asyncio.sleep(60)
+
+    async def ask() -> bool:
+        client, closed = Slow(), asyncio.Event()
+        await client.receive()
+
+        async def lines() -> Any:
+            try:
+                yield {"status": "one"}
+                yield {"status": "two"}
+            finally:
+                closed.set()
+
+        rest = lines()
+        first = await anext(rest)
+        await asyncio.wait_for(client.take(LineStream(service, first, rest)), 10)
+        return closed.is_set()
+
+    assert asyncio.run(ask())
+
+
 def test_a_client_that_left_before_the_answer_is_told_nothing(service: Service) -> None:
     """While all builds wait for others no line comes: the wait ends with the client."""
 

@@ -151,6 +151,14 @@ def test_earlier_models_are_known_by_their_ids(store: Store) -> None:
     assert store.earlier("zz") == {}
 
 
+def test_a_model_that_ollama_removed_is_known_too(store: Store) -> None:
+    """It was remembered when it got its name: nobody tells mbuild that it goes."""
+    data = model(store, "one").encode()
+    store.replace(NAME, data)
+    store.manifests.remove(NAME)
+    assert store.earlier(Digest.of(data).hex) == {Digest.of(data).hex: data}
+
+
 def test_reading_makes_no_store(tmp_path: Path) -> None:
     """Who only looks leaves no folder behind, and lists nothing."""
     store = Store(tmp_path / "absent")
