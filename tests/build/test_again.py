@@ -81,9 +81,10 @@ def test_a_copy_was_built_under_its_other_name(store: Store) -> None:
     stored = built(store, Target(names("a")))
     data = store.manifests.read_bytes(stored.name)
     assert data is not None
-    store.replace(*names("copy"), data)
-    wanted = again(store, store.manifests.read(*names("copy")))
-    assert wanted.request.targets == (Target(names("copy")),)
+    (copy,) = names("copy")
+    store.replace(copy, data)
+    wanted = again(store, store.manifests.read(copy))
+    assert wanted.request.targets == (Target((copy,)),)
 
 
 def test_a_model_that_nobody_built_here_is_not_known(tiny_store: Store) -> None:

@@ -118,8 +118,8 @@ def test_families_add_up_each_once(context: StepContext) -> None:
 def test_an_asked_family_comes_first(context: StepContext) -> None:
     """As in Ollama; one that is there already is not repeated."""
     step = MakeConfig(None, (PutLayer(SYSTEM, ""),), {"model_family": "gemma"})
-    facts = {"model_families": ["llama", "gemma"]}
-    config = json.loads(text(context, step.run(context, [weights(**facts)]).result))
+    given = weights(model_families=["llama", "gemma"])
+    config = json.loads(text(context, step.run(context, [given]).result))
     assert (config["model_family"], config["model_families"]) == ("gemma", ["gemma", "llama"])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from mbuild.server.jobs import Jobs
 from mbuild.server.security import AccessPolicy
 from mbuild.server.service import Service
 
-Message = Mapping[str, Any]
+Message = MutableMapping[str, Any]
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ class Client:
 
     async def take(self, response: Response) -> None:
         """Read the answer."""
-        await response({"type": "http"}, self.receive, self.send)  # type: ignore[arg-type]
+        await response({"type": "http"}, self.receive, self.send)
 
     @property
     def lines(self) -> list[dict[str, Any]]:
