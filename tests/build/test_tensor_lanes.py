@@ -1,0 +1,186 @@
+"""Several quantized files from one pass over a source, over a store on disk."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from gguf_files import gguf_bytes, tiny_model
+
+from mbuild.build.graph import StepContext
+from mbuild.build.steps.opened import OpenFiles
+from mbuild.build.steps.ranges import RangeCache
+from mbuild.build.steps.tensors import Variant, write_variants
+from mbuild.core.errors import CancelledError, FormatError
+from mbuild.core.events import Code
+from mbuild.gguf.model import Model, Tensor
+from mbuild.gguf.types import GGMLType
+from mbuild.quant.quantize import quantize
+from mbuild.store import Store
+from mbuild.store.manifest import Blob
+
+ROWS, WIDTH = 4, 64
+LOADED: Counter[str] = Counter()
+"""How often each tensor of :func:`source` was loaded."""
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Iterator[StepContext]:
+    """What a running step may use, on an empty store; nobody hears of it."""
+    LOADED.clear()
+    store = Store(tmp_path / "store")
+    with store.using():
+        yield StepContext.silent(store)
+
+
+def values(name: str) -> np.ndarray[Any, Any]:
+    """A tensor's values, other ones for each name."""
+    return np.linspace(-1, len(name), ROWS * WIDTH, dtype=np.float32)
+
+
+def tensor(name: str, data: np.ndarray[Any, Any] | None = None) -> Tensor:
+    """A tensor of a source, which counts how often it is loaded."""
+
+    def load() -> bytes:
+        LOADED[name] += 1
+        return (values(name) if data is None else data).tobytes()
+
+    return Tensor(name, (WIDTH, ROWS), GGMLType.F32, load)
+
+
+def source(*tensors: Tensor) -> Model:
+    """A model of these tensors."""
+    return tiny_model(tensors=tensors or (tensor("a.weight"), tensor("bb.weight")))
+
+
+def variant(model: Model, **types: GGMLType) -> Variant:
+    """What is to be made: ``a`` and ``bb`` name tensors; the others stay as they are."""
+    made = tuple((t, types.get(t.name.partition(".")[0], t.type)) for t in model.tensors)
+    return Variant("variant-", made, model.metadata, None)
+
+
+def written(context: StepContext, model: Model, *variants: Variant) -> list[Blob]:
+    """Make the variants."""
+    cache = RangeCache(context.store, None)
+    with ExitStack() as stack:
+        return write_variants(variants, model, cache, OpenFiles({}, stack), context)
+
+
+def expected(model: Model, **types: GGMLType) -> bytes:
+    """The file of a variant, made in memory without any of the machinery."""
+
+    def made(each: Tensor) -> Tensor:
+        new = types.get(each.name.partition(".")[0], each.type)
+        data = values(each.name)
+        raw = data if new is each.type else quantize(new, each.type, data.view(np.uint8), WIDTH)
+        content = np.ascontiguousarray(raw).tobytes()
+        return Tensor(each.name, each.dims, new, lambda: content)
+
+    return gguf_bytes(Model(model.metadata, tuple(map(made, model.tensors))))
+
+
+def read(context: StepContext, blob: Blob) -> bytes:
+    return context.store.blobs.read(blob.digest, 1 << 20)
+
+
+def test_each_variant_is_a_file_of_its_own(context: StepContext) -> None:
+    """In the order in which they were asked for, whole, from one reading of each tensor."""
+    model = source()
+    wanted: list[Mapping[str, GGMLType]] = [
+        {"a": GGMLType.Q8_0, "bb": GGMLType.Q8_0},
+        {"a": GGMLType.Q4_0},
+        {},
+    ]
+    blobs = written(context, model, *(variant(model, **types) for types in wanted))
+    assert [read(context, blob) for blob in blobs] == [expected(model, **w) for w in wanted]
+    assert LOADED == {"a.weight": 1, "bb.weight": 1}
+
+
+def test_a_tensor_is_not_quantized_twice(context: StepContext) -> None:
+    """What an earlier file has of that type is taken from there, and it is said."""
+    model = source()
+    written(context, model, variant(model, a=GGMLType.Q8_0))
+    said: list[tuple[Code, Mapping[str, Any]]] = []
+    context = context._replace(status=lambda code, values: said.append((code, values)))
+    types = {"a": GGMLType.Q8_0, "bb": GGMLType.Q8_0}
+    (blob,) = written(context, model, variant(model, **types))
+    assert read(context, blob) == expected(model, **types)
+    assert said == [
+        (Code.REUSED_TENSORS, {"reused": 1, "total": 2}),
+        (Code.NEWLY_QUANTIZED, {"tensors": ("bb.weight",)}),
+    ]
+
+
+def test_reports_count_all_files_together(context: StepContext) -> None:
+    """They never go back, nor beyond the size of all."""
+    model = source()
+    told: list[tuple[int, int]] = []
+    context = context._replace(report=lambda done, total: told.append((done, total)))
+    blobs = written(context, model, variant(model, a=GGMLType.Q8_0), variant(model))
+    total = sum(blob.size for blob in blobs)
+    sizes = [done for done, of in told if of == total]
+    assert sizes == sorted(sizes)
+    assert 0 < sizes[-1] <= total
+
+
+def test_values_that_are_no_numbers_name_their_tensor(context: StepContext) -> None:
+    """No variant is left, not even the one that would not have needed them quantized."""
+    bad = values("bad")
+    bad[70] = np.nan
+    model = source(tensor("a.weight"), tensor("bad.weight", bad))
+    with pytest.raises(FormatError, match=r"^bad\.weight: "):
+        written(context, model, variant(model, bad=GGMLType.Q8_0), variant(model))
+    assert list(context.store.blobs) == []  # type: ignore[call-overload]
+
+
+def test_a_tensor_that_keeps_its_type_is_not_looked_into(context: StepContext) -> None:
+    """Its bytes are the source's, whatever they mean, and it does not count as quantized."""
+    raw = np.full(34 * ROWS * WIDTH // 32, 0xFF, np.uint8).tobytes()  # every scale is a NaN
+    bad = Tensor("bad.weight", (WIDTH, ROWS), GGMLType.Q8_0, lambda: raw)
+    model = source(tensor("a.weight"), bad)
+    (blob,) = written(context, model, variant(model, a=GGMLType.Q8_0))
+    assert raw in read(context, blob)
+
+
+def test_a_tensor_that_cannot_be_read_stops_all_variants(context: StepContext) -> None:
+    """The error of the source is the one that is raised, whoever came upon it."""
+
+    def load() -> bytes:
+        raise FormatError("the disk is gone")
+
+    model = source(tensor("a.weight"), Tensor("b.weight", (WIDTH, ROWS), GGMLType.F32, load))
+    with pytest.raises(FormatError, match="the disk is gone"):
+        written(context, model, variant(model, a=GGMLType.Q8_0), variant(model))
+    assert list(context.store.blobs) == []  # type: ignore[call-overload]
+
+
+def test_a_stopped_build_publishes_nothing(context: StepContext) -> None:
+    """It ends with what stopped it."""
+
+    def stop(done: int, total: int) -> None:
+        raise CancelledError("the build was stopped")
+
+    model = source()
+    with pytest.raises(CancelledError):
+        written(context._replace(report=stop), model, variant(model, a=GGMLType.Q8_0))
+    assert list(context.store.blobs) == []  # type: ignore[call-overload]
+
+
+def test_what_is_quantized_already_is_decoded_first(context: StepContext) -> None:
+    """From Q8_0 to Q4_0 the result is that of the decoded values."""
+    raw = quantize(GGMLType.Q8_0, GGMLType.F32, values("a").view(np.uint8), WIDTH)
+    data = np.ascontiguousarray(raw).tobytes()
+    model = source(Tensor("a.weight", (WIDTH, ROWS), GGMLType.Q8_0, lambda: data))
+    (blob,) = written(context, model, variant(model, a=GGMLType.Q4_0))
+    block = np.frombuffer(data, np.uint8).reshape(ROWS, -1)
+    decoded = gguf.quants.dequantize(block, gguf.GGMLQuantizationType.Q8_0)
+    again = quantize(GGMLType.Q4_0, GGMLType.F32, decoded.view(np.uint8), WIDTH)
+    content = np.ascontiguousarray(again).tobytes()
+    made = Tensor("a.weight", (WIDTH, ROWS), GGMLType.Q4_0, lambda: content)
+    assert read(context, blob) == gguf_bytes(Model(model.metadata, (made,)))
