@@ -90,6 +90,8 @@ class Recipe(NamedTuple):
     def from_json(cls, text: str) -> Recipe:
         """Read :meth:`to_json`'s text; raises ValueError or TypeError for anything else."""
         fields = json.loads(text)
+        if not isinstance(fields, dict):
+            raise ValueError("a recipe is an object")
         for name in ("models", "adapters", "drafts"):
             rows = fields.get(name, ())
             fields[name] = tuple(Reference(value, span and Span(*span)) for value, span in rows)

@@ -227,9 +227,10 @@ def test_activated_adapters_keep_their_tokens(llama: Base, tmp_path: Path) -> No
 def test_a_gguf_base_says_what_a_checkpoint_says(llama: Base, tmp_path: Path) -> None:
     """From a GGUF model's metadata come the same rules, heads and shapes."""
     entries = {"block_count": 1, "embedding_length": 16, "attention.head_count": 4}
-    entries |= {"attention.head_count_kv": [2]}  # type: ignore[dict-item]
     metadata = [KV("general.architecture", ValueType.STRING, "llama")]
     metadata += [KV(f"llama.{k}", ValueType.UINT32, v) for k, v in entries.items()]
+    heads = KV("llama.attention.head_count_kv", ValueType.ARRAY, [2], ValueType.UINT32)
+    metadata.append(heads)
     tensors = [Tensor(n, d, GGMLType.F32, bytes) for n, d in llama.tensors.items()]
     base = base_of_model(Model(tuple(metadata), tuple(tensors)))
     got = _convert(tmp_path / "1" / "a", base, _factors(ATTENTION))

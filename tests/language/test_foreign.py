@@ -8,7 +8,7 @@ from mbuild.language.diagnosis import meant_instruction, name_of
 from mbuild.language.foreign import KINDS, recognise
 from mbuild.language.instructions import From, System
 from mbuild.language.parser import parse
-from mbuild.language.recipe import Recipe, Reference
+from mbuild.language.recipe import Recipe, Reference, Turn
 from mbuild.language.spellings import known_parameter, meant_parameter, meant_value, plain_name
 
 
@@ -97,10 +97,11 @@ def test_a_recipe_is_the_same_after_it_was_kept() -> None:
     recipe = Recipe.of(modelfile)
     assert recipe.system == "two"
     assert recipe.models == (Reference("./a.gguf", recipe.models[0].span),)
-    assert recipe.messages == (("user", "hi"),)
+    assert recipe.messages == (Turn("user", "hi"),)
     assert Recipe.from_json(recipe.to_json()) == recipe
     assert modelfile.last(From) is not None
     assert [item.value for item in modelfile.every(System)] == ["one", "two"]
-    for text in ("", "{}", "[]", "[1]"):
+    assert Recipe.from_json("{}") == Recipe(())
+    for text in ("", "[]", "[1]", '{"models": 1}', '{"unknown": 1}'):
         with pytest.raises((ValueError, TypeError)):
             Recipe.from_json(text)

@@ -22,7 +22,7 @@ from mbuild.language.formatter import format
 from mbuild.language.instructions import Modelfile
 from mbuild.language.parser import decode, parse
 from mbuild.lint import check
-from mbuild.models.library import modelfile_of, view
+from mbuild.models.library import by_path, modelfile_of, view
 from mbuild.store import Layer, Store
 
 SOURCES = [case.modelfile for case in cases() if case.ok or case.id.endswith("3")]
@@ -139,7 +139,7 @@ def _check_building(data: bytes, formatted: bytes, store: Store) -> bool:
     except MbuildError:  # a file that is not there, a template that is none
         return False
     assert built(formatted, "second", store) == first, data
-    printed = modelfile_of(store, view(store, ModelName.parse("first")))
+    printed = modelfile_of(view(store, ModelName.parse("first")), by_path(store))
     built(printed.encode(), "third", store)
     assert layers("third", store) == layers("first", store), data
     assert Digest.of(first) == store.manifests.read(ModelName.parse("first")).id

@@ -74,7 +74,7 @@ def explained(mbuild: Run, *arguments: str) -> Steps:
 
 
 EVERYTHING = {"convert", "config", "detect-template", "params", "system", "manifest"}
-QUANTIZED = {"quantize", "config", "detect-template", "manifest"}
+QUANTIZED = {"quantize", "config", "manifest"}
 
 
 def toggle_types(mbuild: Run, project: Path) -> list[Steps]:

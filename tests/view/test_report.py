@@ -185,7 +185,7 @@ def test_texts_cannot_leave_their_place(mbuild: Run, tmp_path: Path) -> None:
     """Markup, quotes and control characters in a Modelfile and a file's name stay text."""
     name = 'x"><script>alert(1)</script>&amp;.gguf'.replace("/", "_")
     tiny_gguf(tmp_path / name)
-    text = "</pre></style><script>alert(2)</script>{{ 7 * 7 }}\x07"
+    text = "</pre></style><script>alert(2)</script>{{ 1234 * 4321 }}\x07"
     (tmp_path / "Modelfile").write_text(f"FROM {tmp_path / name}\nSYSTEM {text}\n")
     done = mbuild("-t", "mario", "--quiet")
     assert done.returncode == 0, done.stderr
@@ -193,7 +193,7 @@ def test_texts_cannot_leave_their_place(mbuild: Run, tmp_path: Path) -> None:
     page = _Page(html)
     assert "script" not in {tag for tag, _ in page.elements}
     assert "</pre></style><script>alert(2)" in page.sections["settings"]
-    assert "49" not in page.sections["settings"]
+    assert str(1234 * 4321) not in page.sections["settings"]
     assert "\x1b" not in html and "\x07" not in html
 
 

@@ -6,8 +6,7 @@ import pytest
 
 from mbuild.core.names import ModelName
 from mbuild.store import Store
-from mbuild.view.picture.model import MEANINGS, NodeLook, neighbours, topological
-from mbuild.view.report.drawing import names_by_step
+from mbuild.view.picture.model import MEANINGS, NodeLook, neighbours
 from mbuild.view.report.facts import (
     ModelPart,
     layers_of,
@@ -23,25 +22,11 @@ def test_every_look_has_a_meaning() -> None:
     assert len(set(MEANINGS.values())) == len(MEANINGS)
 
 
-def test_nodes_come_after_those_they_need() -> None:
-    """The order is that of the numbers where the edges leave a choice."""
-    assert topological(4, [(3, 0), (0, 1)]) == [2, 3, 0, 1]
-    with pytest.raises(ValueError, match="cycle"):
-        topological(2, [(0, 1), (1, 0)])
-
-
 def test_neighbours_are_in_the_edges_order() -> None:
     """Before and after each node, as the edges name them."""
     before, after = neighbours(3, [(2, 0), (1, 0)])
     assert before == [[2, 1], [], []]
     assert after == [[], [0], [0]]
-
-
-def test_names_are_shared_out_among_the_variants() -> None:
-    """A build names its variants in order, each as often."""
-    kinds = ["gguf", "manifest", "config", "manifest"]
-    assert names_by_step(["a", "b", "c", "d"], kinds) == {1: ("a", "b"), 3: ("c", "d")}
-    assert names_by_step(["a"], ["gguf"]) == {}
 
 
 def test_a_page_gathers_what_the_store_knows(tiny_store: Store) -> None:
