@@ -513,7 +513,7 @@ def test_a_terminal_that_folds_lines_anew(tmp_path: Path) -> None:
             shown = until(lambda shown: sum("%" in row for row in shown) == 2)
             # Below the small steps that are done, a part of whose rows may be folded.
             live = [row for row in shown if not re.match(r"done | {8}\S", row)]
-            known = re.compile("%|quantizers|machine|detect template")
+            known = re.compile("%|quantizers|machine| {3}\\d s  detect")
             assert all(known.search(row) for row in live), shown
         shown = until(lambda shown: shown and shown[-1].startswith("built m:iq4_nl, m:q8_0 in "))
         assert not any("%" in row for row in shown), shown

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from mbuild.build.history import StepRecord
 from mbuild.core.names import ModelName
 from mbuild.store import Store
 from mbuild.view.picture.model import MEANINGS, NodeLook, neighbours
+from mbuild.view.report.drawing import look_of
 from mbuild.view.report.facts import (
     ModelPart,
     layers_of,
@@ -27,6 +29,21 @@ def test_neighbours_are_in_the_edges_order() -> None:
     before, after = neighbours(3, [(2, 0), (1, 0)])
     assert before == [[2, 1], [], []]
     assert after == [[], [0], [0]]
+
+
+@pytest.mark.parametrize(
+    ("status", "seconds", "look"),
+    [
+        ("cached", 0.0, NodeLook.CACHED),
+        ("ran", 0.0, NodeLook.RAN),
+        ("unfinished", 1.5, NodeLook.FAILED),
+        ("unfinished", 0.0, NodeLook.WAITED),
+    ],
+)
+def test_a_step_of_a_past_build_has_a_look(status: str, seconds: float, look: NodeLook) -> None:
+    """One that began and did not finish failed; one that took no time had not begun."""
+    step = StepRecord("gguf", "import x", "", (), status, seconds=seconds)
+    assert look_of(step) is look
 
 
 def test_a_page_gathers_what_the_store_knows(tiny_store: Store) -> None:
