@@ -66,6 +66,10 @@ class FakeNames:
         """An error that names the value."""
         return NameNotFoundError(f"no model {value}")
 
+    def is_model(self, value: str) -> MbuildError:
+        """An error with this front end's remedy."""
+        return SourceError(f"ADAPTER {value}: it is a model", hint=f"{value} goes elsewhere")
+
     def is_adapter(self, value: str) -> MbuildError:
         """An error with this front end's remedy."""
         return SourceError(f"FROM {value}: it is a LoRA adapter", hint=f"{value} goes elsewhere")

@@ -67,7 +67,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
         places = {(line, column) for file, line, column in self.words if file == name}
         tree = ast.parse(Path(self.path).read_text(encoding="utf-8"))
         changed = _Changed(places, name.startswith("build/")).visit(tree)
-        return compile(changed, self.path, "exec")
+        return compile(changed, self.path, "exec", dont_inherit=True)
 
 
 class _Finder(importlib.abc.MetaPathFinder):

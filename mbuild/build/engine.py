@@ -139,7 +139,8 @@ class BuildEngine:
             if result is not None:
                 results[step] = result
             if any(source not in results for source in step.inputs):
-                rows.append(Surveyed(step, State.DEPENDS, None))
+                state = State.DEPENDS if self.use_cache else State.RUN
+                rows.append(Surveyed(step, state, None))
                 continue
             description = describe(step, [results[source] for source in step.inputs])
             key = cache_key(description) if description else ""

@@ -64,9 +64,11 @@ class Change(NamedTuple):
         if self.cause is Cause.STEP:
             return _STEPS.get((self.old, self.new), f"{self.new} instead of {self.old}")
         if self.old is MISSING:
+            if self.cause is Cause.VERSION:
+                return f"{self.name} is {_shown(self.new)}"
             return f"{self.name} {_shown(self.new)} is new"
         if self.new is MISSING:
-            return f"{self.name} {_shown(self.old)} is gone"
+            return f"{self.name} {_shown(self.old)} is no longer an input"
         return f"{self.name} {_pair(self.old, self.new)}"
 
     def to_json(self) -> dict[str, Any]:
@@ -401,7 +403,7 @@ def _pair(old: Any, new: Any) -> str:
 
 def _shown(value: Any) -> str:
     """A value as one reads it: short digests, quoted texts, JSON for the rest."""
-    if value is None:
+    if value is None or value == [] or value == {}:
         return "none"
     if isinstance(value, str):
         if digests := _digests(value):

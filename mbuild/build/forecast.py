@@ -178,7 +178,7 @@ def _applies(row: Surveyed, reason: Explanation, wanted: Build) -> Explanation |
         return None
     if row.state is State.DEPENDS:
         return Explanation(note=Note(Cause.DEPENDS))
-    if not wanted.use_cache and not reason.changes:
+    if not wanted.use_cache and (row.description is None or not reason.changes):
         return Explanation(note=Note(Cause.NO_CACHE))
     return reason
 

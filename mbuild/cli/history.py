@@ -7,7 +7,7 @@ from itertools import islice
 
 import click
 
-from mbuild.build.history import BuildRecord, History
+from mbuild.build.history import BuildRecord, History, StepRecord
 from mbuild.cli.common import columns_of, format_option, human_size, open_store, store_option
 from mbuild.cli.screen import Column, fitted, wrapped
 from mbuild.core.errors import NameNotFoundError, UsageError
@@ -121,6 +121,13 @@ def _row(record: BuildRecord) -> tuple[str, ...]:
     )
 
 
+def _ending(step: StepRecord, result: str) -> str:
+    """What became of a step: ran, cached, as its build where that cut it off, else not begun."""
+    if step.status != "unfinished":
+        return step.status
+    return result if step.seconds else "not begun"
+
+
 def _show_build(record: BuildRecord) -> None:
     width = columns_of()
 
@@ -145,6 +152,6 @@ def _show_build(record: BuildRecord) -> None:
     for step in record.steps:
         ran = step.status == "ran"
         facts = f"  {step.seconds:.2f} s, {human_size(step.written)}" if ran else ""
-        say(f"{step.label}{facts}", step.status)
+        say(f"{step.label}{facts}", _ending(step, record.result))
         for reason in step.reasons if step.causes != (Cause.FIRST,) else ():
             say(reason)

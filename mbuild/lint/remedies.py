@@ -61,6 +61,10 @@ def missing(folder: Path, value: str) -> str:
         if os.path.exists(folder / plain):
             return f"{did_you_mean([plain])} here / separates folders"
         value = plain
+    if value.startswith("~"):
+        whole = os.path.expanduser(value)
+        what = did_you_mean([whole]) if os.path.exists(folder / whole) else "write the whole path"
+        return f"a Modelfile has no ~ for the home folder: {what}"
     path = folder / value
     names = entries(path.parent)
     if names is None:

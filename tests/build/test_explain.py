@@ -325,8 +325,10 @@ def test_a_lost_layer_and_a_lost_cache_are_told_from_a_change(mbuild: Run, proje
 
 
 def test_without_cache_is_a_reason(mbuild: Run, project: Path) -> None:
-    """``--no-cache`` runs what did not change, and says so."""
+    """``--no-cache`` runs every step, and all who look say so."""
     build(mbuild)
+    planned = mbuild("plan", "--no-cache", "-t", "m", "--format", "json")
+    assert {step["state"] for step in json.loads(planned.stdout)["steps"]} == {"run"}
     assert named(explained(mbuild, "--no-cache"))["system"] == {"--no-cache"}
     assert set.union(*build(mbuild, "--no-cache")[1].values()) == {"--no-cache"}
 
@@ -451,7 +453,7 @@ def test_steps_are_matched_by_what_they_are() -> None:
         (Change("type", "Q4_K_M", "Q5_K_M"), "type Q4_K_M -> Q5_K_M"),
         (Change("f", "sha256:" + "a" * 64, "sha256:" + "b" * 64), f"f {'a' * 12} -> {'b' * 12}"),
         (Change("x", MISSING, 1), "x 1 is new"),
-        (Change("x", "a b", MISSING), 'x "a b" is gone'),
+        (Change("x", "a b", MISSING), 'x "a b" is no longer an input'),
         (Change("x", None, True), "x none -> true"),
         (Change("x", ["a", "b"], ["a"]), "x a b -> a"),
         (

@@ -187,6 +187,7 @@ def test_each_error_has_a_remedy_of_this_front_end(disk: Disk) -> None:
         disk.nothing_in("FROM", "./chat", folder.files): "config.json with .safetensors",
         disk.nothing_in("ADAPTER", "./chat", folder.files): "adapter_config.json with",
         disk.is_adapter("./lora"): "use ADAPTER ./lora for it",
+        disk.is_model("./chat"): "use FROM ./chat to build from it",
         disk.not_the_first("m-2", "m-1", 2): "name m-1",
         disk.shards_missing("m", ["m-2"], 2): "copy all shards into one folder",
         disk.lost_blob("tiny", Digest.of(b"x")): "build or pull that model again",

@@ -146,6 +146,9 @@ def test_an_adapter_is_a_folder_without_a_model(tmp_path: Path) -> None:
     assert places.is_adapter(CheckpointSource("a", adapter))
     assert not places.is_adapter(CheckpointSource("a", {**adapter, "config.json": file}))
     assert not places.is_adapter(GGUFSource((file,)))
+    assert places.is_model(CheckpointSource("a", {"config.json": file}))
+    assert not places.is_model(CheckpointSource("a", {**adapter, "config.json": file}))
+    assert not places.is_model(GGUFSource((file,)))
 
 
 def test_messages_stay_short(tmp_path: Path) -> None:

@@ -220,6 +220,14 @@ class Disk:
             hint=f"{found}{'' if found.endswith('?') else ';'} {obtain(value)}",
         )
 
+    def is_model(self, value: str) -> MbuildError:
+        """That FROM is the word for it."""
+        return SourceError(
+            f"ADAPTER {value}: it is a model, not a LoRA adapter",
+            hint=f"use FROM {value} to build from it; an adapter is a folder with"
+            " adapter_config.json and adapter_model.safetensors",
+        )
+
     def is_adapter(self, value: str) -> MbuildError:
         """That ADAPTER is the word for it."""
         return SourceError(

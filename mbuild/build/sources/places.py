@@ -64,7 +64,7 @@ def unusable(path: Path, error: OSError) -> str:
     """Why a path leads to no file."""
     if error.errno == errno.ENOENT and os.path.islink(path):
         return f"a link to {os.readlink(path)}, which does not exist"
-    return error.strerror or str(error)
+    return (error.strerror or str(error)).lower()
 
 
 def short(text: str) -> str:
@@ -133,6 +133,12 @@ def is_adapter(source: ModelSource) -> bool:
     """Whether a directory holds a PEFT adapter and no model."""
     files = source.files if isinstance(source, CheckpointSource) else {}
     return "adapter_config.json" in files and "config.json" not in files
+
+
+def is_model(source: ModelSource) -> bool:
+    """Whether a directory holds a model's checkpoint and no adapter."""
+    files = source.files if isinstance(source, CheckpointSource) else {}
+    return "config.json" in files and "adapter_config.json" not in files
 
 
 def not_the_first(name: str, count: int, hint: str) -> SourceError:

@@ -202,6 +202,14 @@ class RequestNames:
             return UsageError("invalid model name")
         return NameNotFoundError(f"model '{value}' not found")
 
+    def is_model(self, value: str) -> MbuildError:
+        """That the request has another field for it."""
+        return SourceError(
+            "'adapters' holds a model, not a LoRA adapter",
+            hint="send its files in 'files'; an adapter is adapter_config.json and"
+            " adapter_model.safetensors",
+        )
+
     def is_adapter(self, value: str) -> MbuildError:
         """That the request has another field for it."""
         return SourceError(

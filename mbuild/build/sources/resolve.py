@@ -11,6 +11,7 @@ from mbuild.build.sources.places import (
     PICKLES,
     front_matter,
     is_adapter,
+    is_model,
     is_part_of_checkpoint,
     is_path,
 )
@@ -108,6 +109,8 @@ class Resolver:
         source = None if found is None else self._source(found, wanted)
         if isinstance(source, GGUFDirectory):
             source = source.model
+        if word == "ADAPTER" and source is not None and is_model(source):
+            raise self._names.is_model(value)
         if isinstance(source, (GGUFSource, CheckpointSource)):
             return source
         raise self._nothing(word, value, found)

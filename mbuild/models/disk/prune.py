@@ -247,7 +247,8 @@ def _checked(store: Store, now: float) -> Inventory:
 
 def _remove(store: Store, chosen: Pruned) -> None:
     for digest, _ in chosen.blobs:
-        store.kept.remove([digest])
+        with store_errors(f"removing result {digest.short}"):
+            store.kept.path(digest).unlink(missing_ok=True)
         store.blobs.remove(digest)
     store.database.clear_garbage(digest for digest, _ in chosen.blobs)
     store.uploads.expire()
