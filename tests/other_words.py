@@ -50,6 +50,13 @@ class _Changed(ast.NodeTransformer):
         node.value = self.visit(node.value)
         return node  # its format is no word
 
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        self._in_label = self._labels and isinstance(node.target, ast.Name)
+        self._in_label = self._in_label and ast.unparse(node.target) == "label"
+        self.generic_visit(node)
+        self._in_label = False
+        return node
+
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         self._in_label = self._labels and node.name in ("label", "variant_label")
         self.generic_visit(node)

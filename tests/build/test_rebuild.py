@@ -165,7 +165,7 @@ def test_sources_that_changed_are_named(chat: Path, mbuild: Run) -> None:
     assert "adapter_model.safetensors" in mbuild("verify", "--rebuild", "mario").stderr
     shutil.rmtree(chat / "lora")
     done = mbuild("verify", "--rebuild", "mario")
-    assert "ADAPTER ./lora: No such file or directory" in done.stderr
+    assert "ADAPTER ./lora: no such file or directory" in done.stderr
     assert done.returncode == 1
     assert leftovers(chat) == []
 

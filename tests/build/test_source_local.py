@@ -140,7 +140,7 @@ def test_what_may_be_a_models_name_is_left_to_the_store(disk: Disk) -> None:
     """For FROM only: an adapter and a draft are always files."""
     assert disk.find("FROM", "llama3") is None
     for word in ("ADAPTER", "DRAFT"):
-        with pytest.raises(MissingFileError, match=f"{word} llama3: No such file"):
+        with pytest.raises(MissingFileError, match=f"{word} llama3: no such file"):
             disk.find(word, "llama3")
     with pytest.raises(MissingFileError, match=r"FROM \./llama3: no such file"):
         disk.find("FROM", "./llama3")

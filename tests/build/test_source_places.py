@@ -166,7 +166,7 @@ def test_a_link_to_nowhere_says_where(tmp_path: Path) -> None:
     (tmp_path / "m").symlink_to(tmp_path / "drive")
     for name, told in (
         ("m", f"a link to {tmp_path}/drive, which does not exist"),
-        ("n", "No such"),
+        ("n", "no such"),
     ):
         with pytest.raises(OSError) as caught:
             (tmp_path / name).stat()
