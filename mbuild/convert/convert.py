@@ -14,8 +14,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.checks.head import check_head
-from mbuild.convert.checks.layout import DescribedModel, check_layout, check_vocabulary
+from mbuild.convert.checks.head import check_head, differ
+from mbuild.convert.checks.layout import (
+    DescribedModel,
+    check_layout,
+    check_vocabulary,
+    layout_places,
+)
 from mbuild.convert.checks.unsaid import unsaid
 from mbuild.convert.families import config_class
 from mbuild.convert.metadata.general import QUANTIZATION_VERSION, Parameters, general
@@ -28,6 +33,7 @@ from mbuild.convert.read.safetensors import DType
 from mbuild.convert.read.values import check_mxfp4, encode_checked
 from mbuild.convert.rows.hyper import LAYER_NAMES, Hyper, as_integer, unified_rope
 from mbuild.convert.rows.keys import merged, write
+from mbuild.convert.rows.names import name_map
 from mbuild.convert.rows.rules import Stacker, apply_rules
 from mbuild.convert.vocabulary.assemble import vocabulary
 from mbuild.core.errors import FormatError, UnsupportedError
@@ -47,8 +53,6 @@ _WIDEST = 4  # bytes of the widest element
 
 _UNUSED = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
 
-_BLOCK = re.compile(r"^blk\.\d+\.")
-_LAYER = re.compile(r"\.(?:layers|layer|h|blocks)\.(\d+)\.")
 
 _GGML: dict[OutType, GGMLType] = {
     OutType.F32: GGMLType.F32,
@@ -67,6 +71,8 @@ def hyper_parameters(checkpoint: Checkpoint, outtype: OutType) -> Hyper:
     config = config_class(checkpoint.config.get("model_type")).complete(checkpoint.config)
     layers = next((config[name] for name in LAYER_NAMES if name in config), None)
     nextn = as_integer(config.get(row.nextn) or 0, row.nextn) if row.nextn else 0
+    if row.counted is not None and not nextn:
+        nextn = row.counted(tensor.name for tensor in checkpoint.tensors)
     blocks = as_integer(layers, "num_hidden_layers", low=1) + nextn
     if blocks > len(checkpoint.tensors):
         raise FormatError(
@@ -92,16 +98,23 @@ def source_tensors(checkpoint: Checkpoint) -> dict[str, Lazy]:
     """The checkpoint's tensors under the names that its family's rules know."""
     row, result = checkpoint.family, dict[str, Lazy]()
     for tensor in checkpoint.tensors:
-        name = renamed(row, tensor.name)
+        name = renamed(row, checkpoint.config, tensor.name)
         if name is None:
             continue
+        if name in row.alike:
+            name = row.alike[-1]
+            if name in result:
+                continue
         if name in result:
             raise FormatError(f"two tensors would be named {name!r}; {tensor.name!r} is the second")
         result[name] = lazy_of(tensor)
+    head, embedding = result.get(f"{row.head}.weight"), result.get(row.same_head)
+    if head is not None and embedding is not None and not differ(head, embedding):
+        del result[f"{row.head}.weight"]
     return result
 
 
-def renamed(row: Family, name: str) -> str | None:
+def renamed(row: Family, config: Mapping[str, Any], name: str) -> str | None:
     """A checkpoint's tensor name as the family's rules expect it; None for one left out."""
     for old, new in row.prefixes:
         if name.startswith(old):
@@ -113,7 +126,7 @@ def renamed(row: Family, name: str) -> str | None:
     name = name.replace("language_model.", "")
     if name.endswith("e_score_correction_bias"):
         name = name.removesuffix("_bias") + ".bias"
-    return name
+    return name if row.renamed is None else row.renamed(config, name)
 
 
 def model_tensors(
@@ -162,41 +175,6 @@ def is_skipped(row: Family, hp: Hyper, name: str) -> bool:
     )
 
 
-def name_map(hp: Hyper, row: Family) -> Callable[[str], str]:
-    """GGUF's name for a checkpoint's; the function raises :class:`UnsupportedError` if none.
-
-    A rule may give GGUF's name itself, where the ``gguf`` package does not have the tensor.
-    """
-    import gguf
-
-    known = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
-    if hp.arch not in known:
-        raise UnsupportedError(
-            f"the installed gguf package does not know the architecture {hp.arch!r}",
-            hint="install a newer one: pip install --upgrade gguf",
-        )
-    table = gguf.get_tensor_name_map(known[hp.arch], hp.blocks)
-    places = row.layout.names
-
-    def name_of(name: str) -> str:
-        found = table.get_name(name, try_suffixes=(".weight", ".bias"))
-        if found is None and _BLOCK.match(name) and _BLOCK.sub("", name) in places:
-            return name
-        if found is None:
-            layer = _LAYER.search(name)
-            beyond = layer is not None and int(layer[1]) >= hp.blocks
-            raise UnsupportedError(
-                f"tensor {name!r} has no place in a {hp.arch} model of {hp.blocks} layers",
-                hint="num_hidden_layers in config.json is too small"
-                if beyond
-                else "config.json may belong to another checkpoint, or the training added a layer"
-                " that llama.cpp does not know",
-            )
-        return found
-
-    return name_of
-
-
 def tensor_type(
     name: str, shape: tuple[int, ...], outtype: OutType, whole: Collection[str]
 ) -> GGMLType:
@@ -204,7 +182,7 @@ def tensor_type(
     a matrix whose rows are no whole blocks as F16, all others as asked for."""
     if len(shape) <= 1 or name.endswith("_norm.weight") or not name.endswith(".weight"):
         return GGMLType.F32
-    if _BLOCK.sub("", name) in whole:
+    if name in whole:
         return GGMLType.F32
     if outtype is OutType.Q8_0 and shape[-1] % 32:
         return GGMLType.F16
@@ -322,7 +300,8 @@ def convert_body(checkpoint: Checkpoint, outtype: OutType = OutType.AUTO) -> Bar
         {name: item.shape for name, item in items.items()},
         {name: item.origin for name, item in items.items()},
     )
-    whole = row.layout.whole
+    places = layout_places(described, described.sizes({}))
+    whole = {name for name, (slot, _) in places.items() if slot.whole}
     tensors = tuple(_tensor(name, item, hp.outtype, whole) for name, item in items.items())
     head, embedding = sources.get("lm_head.weight"), sources.get("model.embed_tokens.weight")
     return BareModel(hp, early, keys, tensors, described, head, embedding)

@@ -41,12 +41,18 @@ def test_every_class_name_stands_in_one_row() -> None:
     assert len(names) == len(set(names)) == len(by_name())
 
 
+UNPUBLISHED = {
+    *("cohere2moe", "deepseek32", "granite_swa", "hy_v3", "laguna", "minimax-m3", "nanbeige"),
+}
+"""Architectures that llama.cpp has and the ``gguf`` package of PyPI does not."""
+
+
 @pytest.mark.parametrize("row", [*rows()], ids=lambda row: (*row.names, row.gguf)[0])
 def test_a_row_is_complete(row: Any) -> None:
     """GGUF knows the architecture; keys are typed and named; the defaults belong to one class."""
     import gguf
 
-    assert row.gguf in gguf.MODEL_ARCH_NAMES.values()
+    assert (row.gguf in gguf.MODEL_ARCH_NAMES.values()) is (row.gguf not in UNPUBLISHED)
     keys = [key for key in row.keys if isinstance(key, Key)]
     assert keys
     for key in keys:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +51,9 @@ def test_every_dimension_is_made_of_sizes_that_are_known() -> None:
 
 
 def test_a_layout_knows_its_names_and_whether_it_is_tied() -> None:
-    """Without a slot for an output matrix the embedding is it; whole matrices are named apart."""
+    """Without a slot for an output matrix the embedding is it."""
     tied = TensorLayout(parts.TIED, (Group(parts.experts()),), parts.RMS)
     assert tied.tied
-    assert tied.whole == {"ffn_gate_inp.weight"}
     assert {"token_embd.weight", "ffn_up_exps.weight"} <= tied.names
     assert not parts.DENSE.tied
     assert "output.weight" in parts.DENSE.names
@@ -210,16 +208,6 @@ def test_an_expert_too_many_or_too_few_is_named() -> None:
     with pytest.raises(FormatError, match="layer 0 has no down_proj number 0 of 2"):
         stacker.finish()
     assert rules.experts(HP) == 2
-
-
-def test_tensors_of_layers_ahead_have_ggufs_names() -> None:
-    """What only such layers have is renamed, all else is left to the table."""
-    made = rules.apply_rules(
-        rules.NEXTN_NAMES, HP, "model.layers.7.shared_head.norm.weight", lazy([1])
-    )
-    assert made[0][0] == "blk.7.nextn.shared_head_norm.weight"
-    assert not rules.NEXTN_NAMES.pattern.search("model.layers.7.mlp.up_proj.weight")
-    assert isinstance(rules.NEXTN_NAMES.pattern, re.Pattern)
 
 
 # --- pooling ---

@@ -20,6 +20,7 @@ CHECKPOINT_FILES = frozenset(
         "tokenizer_config.json",
         "tokenizer.model",
         "sentencepiece.bpe.model",
+        "spiece.model",
         "tekken.json",
         "vocab.json",
         "vocab.txt",

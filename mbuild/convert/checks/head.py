@@ -25,7 +25,7 @@ def check_head(hp: Hyper, kept: bool, head: Lazy | None, embedding: Lazy | None)
     tied = hp.config.get("tie_word_embeddings")
     if head is None or embedding is None or (kept and tied is not True):
         return
-    if not _differ(head, embedding):
+    if not differ(head, embedding):
         return
     if kept:
         yield (
@@ -42,7 +42,7 @@ def check_head(hp: Hyper, kept: bool, head: Lazy | None, embedding: Lazy | None)
     yield f"{said} models; it is left out"
 
 
-def _differ(head: Lazy, embedding: Lazy) -> bool:
+def differ(head: Lazy, embedding: Lazy) -> bool:
     """Whether two matrices are not one: told from values here and there."""
     if head.shape != embedding.shape or head.part is None or embedding.part is None:
         return head.shape != embedding.shape

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.checks.origins import Origins
+from mbuild.convert.rows.layout import in_layer
 from mbuild.convert.rows.parts import LAYER_EPSILON, RMS_EPSILON
-from mbuild.convert.rows.sizes import LAUREL_RANK, SIZES, Sizes
+from mbuild.convert.rows.sizes import SIZES, Sizes
 from mbuild.core.errors import FormatError
 from mbuild.gguf.hyperparameters import MAX_EXPERTS, MAX_LAYERS
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from mbuild.convert.rows.row import Family
     from mbuild.gguf.model import KV
 
-_LAYER = re.compile(r"^blk\.(\d+)\.(.+)$")
+_LAYER = re.compile(r"^(?:enc\.|dec\.)?blk\.(\d+)\.(.+)$")
 _OTHER_CONFIG = "a shard is missing, or config.json belongs to another checkpoint"
 _FLAGS = {"qkv": ("attention_bias", "qkv_bias"), "mlp": ("mlp_bias",)}
 """What config.json says of sets of tensors that may be there."""
@@ -57,7 +58,8 @@ class DescribedModel:
         """The sizes, with those that no metadata has."""
         fused = any(name.endswith(".attn_qkv.weight") for name in self.shapes)
         predicts = any(name.endswith("nextn.eh_proj.weight") for name in self.shapes)
-        found = {"fused": int(fused), "predicts": int(predicts)}
+        gated = any(name.endswith(".ffn_gate.weight") for name in self.shapes)
+        found = {"fused": int(fused), "predicts": int(predicts), "gated": int(gated)}
         return Sizes(self.arch, self.entries, self.config, {**given, **found})
 
 
@@ -71,7 +73,7 @@ def check_layout(model: DescribedModel, tokens: int | None) -> list[str]:
     sizes = model.sizes({} if tokens is None else {"tokens": tokens})
     warnings = _check_keys(model, layout)
     _check_numbers(model, layout, sizes)
-    places = dict(_places(layout, sizes, model.blocks))
+    places = layout_places(model, sizes)
     _check_present(model, places)
     for name, (slot, layer) in places.items():
         if name in model.shapes:
@@ -79,10 +81,7 @@ def check_layout(model: DescribedModel, tokens: int | None) -> list[str]:
     _check_together(model, places)
     _check_no_other(model, places)
     _check_head(model, layout)
-    rank = sizes.value("laurel", 0)
-    if model.arch == "gemma3n" and rank != LAUREL_RANK:
-        warnings.append(f"llama.cpp loads only a laurel_rank of {LAUREL_RANK}, not {rank}")
-    return warnings
+    return [*warnings, *(layout.doubts(sizes, model.shapes) if layout.doubts else ())]
 
 
 def check_vocabulary(model: DescribedModel, tokens: int, types: int | None) -> None:
@@ -97,14 +96,13 @@ def check_vocabulary(model: DescribedModel, tokens: int, types: int | None) -> N
             _check_shape(model, sizes, slot.name, slot, 0)
 
 
-def _places(
-    layout: TensorLayout, sizes: Sizes, blocks: int
-) -> Iterable[tuple[str, tuple[Slot, int]]]:
-    for slot in layout.model:
-        yield slot.name, (slot, 0)
-    for layer in range(blocks):
-        for slot in layout.at(sizes, layer):
-            yield f"blk.{layer}.{slot.name}", (slot, layer)
+def layout_places(model: DescribedModel, sizes: Sizes) -> dict[str, tuple[Slot, int]]:
+    """The places for tensors of a model of these sizes, by whole names; each with its layer."""
+    layout = model.row.layout
+    places = {slot.name: (slot, 0) for slot in layout.model}
+    for layer in range(model.blocks):
+        places |= {in_layer(slot.name, layer): (slot, layer) for slot in layout.at(sizes, layer)}
+    return places
 
 
 def _check_keys(model: DescribedModel, layout: TensorLayout) -> list[str]:
@@ -153,11 +151,7 @@ def _check_present(model: DescribedModel, places: Mapping[str, tuple[Slot, int]]
         return
     origins = model.origins_of()
     layers = sorted({int(match[1]) for name in missing if (match := _LAYER.match(name))})
-    whole = [
-        layer
-        for layer in layers
-        if not any(name.startswith(f"blk.{layer}.") for name in model.shapes)
-    ]
+    whole = [layer for layer in layers if not any(f"blk.{layer}." in name for name in model.shapes)]
     if whole:
         raise FormatError(
             f"config.json says {model.blocks} layers, but layer {whole[0]} has no tensors",
@@ -204,7 +198,7 @@ def _flat(shape: Sequence[int | None]) -> list[int | None]:
 def _hint(name: str, used: Iterable[str]) -> str:
     if "tokens" in used:
         return "resize the embedding or correct vocab_size in config.json"
-    if name.startswith("blk."):
+    if _LAYER.match(name):
         return (
             "correct config.json, or take it from the base model; llama.cpp needs the same sizes "
             "in all layers"

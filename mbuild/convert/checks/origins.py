@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from mbuild.convert.rows.names import synonyms
+
 _QUOTED = re.compile(r"tensor '([^']+)'$")
-_LAYER = re.compile(r"^blk\.(\d+)\.")
+_LAYER = re.compile(r"^(enc\.|dec\.)?blk\.(\d+)\.")
 
 
 class Origins:
@@ -33,22 +35,19 @@ class Origins:
         tail = name[match.end() :]
         for other, origin in self._origins.items():
             found = _LAYER.match(other)
-            if found is None or other[found.end() :] != tail:
+            if found is None or found[1] != match[1] or other[found.end() :] != tail:
                 continue
             source = _source_name(origin)
-            if source and f".{found[1]}." in source:
-                return source.replace(f".{found[1]}.", f".{match[1]}.", 1)
+            if source and f".{found[2]}." in source:
+                return source.replace(f".{found[2]}.", f".{match[2]}.", 1)
         return ""
 
     def _from_table(self, name: str) -> str:
         """Of the names that the ``gguf`` package knows, the one most like those there are."""
-        import gguf
-
-        arches = {text: arch for arch, text in gguf.MODEL_ARCH_NAMES.items()}
-        if self._arch not in arches:
+        table = synonyms(self._arch, self._blocks)
+        if table is None:
             return ""
         base, _, suffix = name.rpartition(".")
-        table = gguf.get_tensor_name_map(arches[self._arch], self._blocks)
         sources = [_source_name(origin) for origin in self._origins.values()]
         names = [n for n, found in table.mapping.items() if found[1] == base and n != base]
         if not names:

@@ -34,7 +34,7 @@ _VALUES = {
     "vocab_size": 256000,
     "tie_word_embeddings": True,
 }
-_LOGIT_SCALE = f32("logit_scale", "logit_scale", required=True)
+LOGIT_SCALE = f32("logit_scale", "logit_scale", required=True)
 
 _LAYOUT = TensorLayout(
     p.TIED,
@@ -59,7 +59,7 @@ COMMAND_R = Family(
             COMMON,
             u32("context_length", "model_max_length", "max_position_embeddings", low=1),
         ),
-        _LOGIT_SCALE,
+        LOGIT_SCALE,
         ROPE_SCALING_NONE,
     ),
     hf=HFConfig("cohere", values=_VALUES, fills={"num_key_value_heads": heads}, theta=500000.0),
@@ -88,7 +88,7 @@ COHERE2 = Family(
     ),
     keys=(
         *COMMON,
-        _LOGIT_SCALE,
+        LOGIT_SCALE,
         u32("attention.sliding_window", "sliding_window", required=True),
         VOCAB_SIZE,
         computed("rope.dimension_count", U32, _rotary_width),

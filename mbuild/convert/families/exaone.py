@@ -22,6 +22,7 @@ from mbuild.convert.rows.keys import (
     u32,
 )
 from mbuild.convert.rows.layout import Group, TensorLayout, ahead, slots
+from mbuild.convert.rows.nextn import SHARED
 from mbuild.convert.rows.rope import llama3_factors
 from mbuild.convert.rows.row import NO_HF_CONFIG, Family
 from mbuild.convert.rows.rules import EXPERTS, Rule
@@ -90,14 +91,6 @@ EXAONE4 = Family(
     extra=llama3_factors,
 )
 
-_SHARED = {
-    "fc": "eh_proj",
-    "pre_fc_norm_embedding": "enorm",
-    "pre_fc_norm_hidden": "hnorm",
-    "norm": "shared_head.norm",
-}
-"""Parts that all layers for multi-token prediction share, and what each of them calls it."""
-
 
 def _ahead(hp: Hyper, name: str, lazy: Lazy) -> list[Named]:
     """A layer for multi-token prediction stands behind the others."""
@@ -106,7 +99,7 @@ def _ahead(hp: Hyper, name: str, lazy: Lazy) -> list[Named]:
 
 
 def _shared(hp: Hyper, name: str, lazy: Lazy) -> list[Named]:
-    part = _SHARED[name.split(".")[1]]
+    part = SHARED[name.split(".")[1]]
     return [(f"model.layers.{layer}.{part}.weight", lazy) for layer in range(hp.main, hp.blocks)]
 
 
@@ -167,7 +160,7 @@ EXAONE_MOE = replace(
     hf=NO_HF_CONFIG,
     rules=(
         Rule(re.compile(r"^mtp\.layers\.\d{1,6}\."), _ahead),
-        Rule(re.compile(rf"^mtp\.({'|'.join(_SHARED)})\.weight$"), _shared),
+        Rule(re.compile(rf"^mtp\.({'|'.join(SHARED)})\.weight$"), _shared),
     ),
     stacks=(EXPERTS,),
     nextn="num_nextn_predict_layers",

@@ -16,6 +16,7 @@ from mbuild.convert.rows.keys import BOOL, computed, sliding_pattern, u32
 from mbuild.convert.rows.layout import Group, slots
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import Stack, each, rename
+from mbuild.convert.rows.sizes import LAUREL_RANK
 from mbuild.core.errors import FormatError
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import ValueType
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mbuild.convert.rows.hyper import Hyper
+    from mbuild.convert.rows.sizes import Sizes
 
 _MAX_LAYERS = 1 << 16
 
@@ -104,8 +106,15 @@ def _altup(kind: str) -> Stack:
     )
 
 
+def _rank(sizes: Sizes, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
+    rank = sizes.value("laurel", 0)
+    if rank != LAUREL_RANK:
+        yield f"llama.cpp loads only a laurel_rank of {LAUREL_RANK}, not {rank}"
+
+
 _LAYOUT = replace(
     GEMMA3.layout,
+    doubts=_rank,
     model=(
         *p.USUAL,
         *slots("""

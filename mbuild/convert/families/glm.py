@@ -27,7 +27,7 @@ from mbuild.convert.rows.keys import (
 )
 from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import NO_HF_CONFIG, Family
-from mbuild.convert.rows.rules import EXPERTS, NEXTN_NAMES
+from mbuild.convert.rows.rules import EXPERTS
 from mbuild.convert.vocabulary.rules import VocabRule
 
 if TYPE_CHECKING:
@@ -137,7 +137,6 @@ GLM4_MOE_LITE = replace(
     keys=(*DEEPSEEK_V3.keys, replace(NEXTN, truthy=True)),
     hf=NO_HF_CONFIG,
     skip=(tied_head,),
-    rules=(*DEEPSEEK_V3.rules, NEXTN_NAMES),
     nextn="num_nextn_predict_layers",
 )
 

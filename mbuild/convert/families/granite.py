@@ -36,6 +36,11 @@ GRANITE_VALUES = {
     "attention_multiplier": 1.0,
 }
 
+SHARED = Group(
+    p.shared_experts(),
+    lambda sizes, layer: p.some("experts")(sizes, layer) and p.some("shared_ff")(sizes, layer),
+)
+
 GRANITE = replace(
     LLAMA,
     gguf="granite",
@@ -43,7 +48,7 @@ GRANITE = replace(
     layout=replace(
         LLAMA.layout,
         one_head=False,
-        layers=(*LLAMA.layout.layers, Group(p.shared_experts(), p.some("shared_ff"))),
+        layers=(*LLAMA.layout.layers, SHARED),
         keys=(*p.RMS, "logit_scale"),
     ),
     hf=HFConfig(

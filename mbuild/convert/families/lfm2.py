@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig
-from mbuild.convert.rows.keys import COMMON, U32, VOCAB_SIZE, computed, constant, f32, replaced, u32
+from mbuild.convert.rows.keys import (
+    BOOL,
+    COMMON,
+    U32,
+    VOCAB_SIZE,
+    computed,
+    constant,
+    f32,
+    replaced,
+    u32,
+)
 from mbuild.convert.rows.layout import Group, TensorLayout, slots
+from mbuild.convert.rows.pooling import pooling
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import MIXTRAL_EXPERTS, Stack, each, experts
 from mbuild.core.errors import FormatError
@@ -104,6 +116,18 @@ LFM2 = Family(
 )
 
 
+def _both_ways(hp: Hyper) -> bool | None:
+    return False if hp.hf_arch == "Lfm2BidirectionalModel" else None
+
+
+LFM2_MODEL = replace(
+    LFM2,
+    names=("Lfm2Model", "Lfm2BidirectionalModel"),
+    keys=(*LFM2.keys, computed("attention.causal", BOOL, _both_ways), pooling),
+    prefixes=(("", "model."),),
+)
+
+
 def _attention(hp: Hyper) -> list[int]:
     kinds = hp.texts("layer_types") or []
     return [hp.kv_heads if kind == "full_attention" else 0 for kind in kinds]
@@ -161,4 +185,4 @@ LFM2_MOE = Family(
     ),
 )
 
-ROWS = (LFM2, LFM2_MOE)
+ROWS = (LFM2, LFM2_MODEL, LFM2_MOE)

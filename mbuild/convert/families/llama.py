@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig, head_width, heads
@@ -22,9 +21,6 @@ from mbuild.convert.vocabulary.rules import (
     Reader,
     VocabRule,
 )
-
-if TYPE_CHECKING:
-    pass
 
 LLAMA_KEYS: tuple[KeyRule, ...] = (*COMMON, VOCAB_SIZE, ROPE_HEAD_DIM)
 

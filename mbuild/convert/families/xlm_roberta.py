@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from mbuild.convert.families.bert import BERT, VALUES
 from mbuild.convert.families.roberta import ROBERTA
 from mbuild.convert.vocabulary.rules import (
     XLM_ROBERTA_VOCABULARY,
 )
-
-if TYPE_CHECKING:
-    pass
-
 
 XLM_ROBERTA = replace(
     ROBERTA,

@@ -18,11 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.convert import (
-    is_skipped,
-    name_map,
-    renamed,
-)
+from mbuild.convert.convert import is_skipped, renamed
 from mbuild.convert.lora.settings import LoraConfig, read_config
 from mbuild.convert.metadata.general import QUANTIZATION_VERSION, Parameters, general
 from mbuild.convert.read.dtypes import OutType, to_f32
@@ -30,6 +26,7 @@ from mbuild.convert.read.files import CheckpointFiles
 from mbuild.convert.read.lazy import Lazy, lazy_of
 from mbuild.convert.read.safetensors import DType, read_header
 from mbuild.convert.read.values import encode_checked
+from mbuild.convert.rows.names import name_map
 from mbuild.convert.rows.rules import Stacker
 from mbuild.core.errors import FormatError, SourceError, UnsupportedError
 from mbuild.gguf.model import KV, Model, Tensor
@@ -242,7 +239,7 @@ def _placed(adapter: LoraAdapter, base: Base) -> Iterator[tuple[str, Lazy]]:
 
 def _known(base: Base, weight: str) -> str:
     """A weight's name as the family's rules know it."""
-    name = renamed(base.row, weight)
+    name = renamed(base.row, base.hp.config, weight)
     if name is None or is_skipped(base.row, base.hp, name):
         raise FormatError(
             f"the adapter changes {weight!r}, which the base model does not have",

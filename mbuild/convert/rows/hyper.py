@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from mbuild.convert.read.files import CheckpointFiles
 
 U32_MAX = (1 << 32) - 1
-LAYER_NAMES = ("n_layers", "num_hidden_layers", "n_layer", "num_layers")
+LAYER_NAMES = (
+    *("n_layers", "num_hidden_layers", "n_layer", "num_layers"),
+    "num_transformer_layers",
+)
 HEAD_NAMES = ("num_attention_heads", "n_head", "n_heads")
 WIDTH_NAMES = ("hidden_size", "n_embd", "dim")
 LAYER_TYPES = ("full_attention", "sliding_attention")
@@ -32,6 +35,13 @@ _THETA = ("global_rope_theta", "rope_global_theta", "rope_theta_global", "rope_t
 _LOCAL_THETA = ("local_rope_theta", "rope_local_theta", "rope_theta_local", "swa_rope_theta")
 
 Fill = Callable[[Mapping[str, Any]], Any]
+
+
+def main_layers(config: Mapping[str, Any]) -> int:
+    """The number of layers that config.json says, without those for multi-token prediction; 0
+    where it is no sensible number."""
+    count = next((config[name] for name in LAYER_NAMES if name in config), 0)
+    return count if type(count) is int and 0 < count < 1 << 16 else 0
 
 
 def heads(config: Mapping[str, Any]) -> Any:

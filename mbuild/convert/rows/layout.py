@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,23 +47,20 @@ class TensorLayout:
         layers: those of each layer.
         keys: metadata that llama.cpp needs, without the architecture's name.
         one_head: a head's rotary part is the whole head; nothing else is loaded.
+        doubts: what llama.cpp's converter writes all the same and its loader does not take, from
+            the sizes and the tensors' shapes.
     """
 
     model: tuple[Slot, ...]
     layers: tuple[Group, ...]
     keys: tuple[str, ...]
     one_head: bool = False
+    doubts: Callable[[Sizes, Mapping[str, tuple[int, ...]]], Iterable[str]] | None = None
 
     @property
     def tied(self) -> bool:
         """Whether the embedding is always the output matrix too."""
         return not any(slot.name == "output.weight" for slot in self.model)
-
-    @property
-    def whole(self) -> frozenset[str]:
-        """Names (those in layers without the layer) of the matrices that are kept as F32."""
-        groups = (self.model, *(group.slots for group in self.layers))
-        return frozenset(slot.name for slots in groups for slot in slots if slot.whole)
 
     @property
     def names(self) -> frozenset[str]:
@@ -78,23 +75,31 @@ class TensorLayout:
         return [slot for group in self.layers if group.where(sizes, layer) for slot in group.slots]
 
 
+def in_layer(name: str, layer: int) -> str:
+    """The whole name of a slot of a layer; ``enc.`` and ``dec.`` stand before the layer."""
+    half = name[:4] if name.startswith(("enc.", "dec.")) else ""
+    return f"{half}blk.{layer}.{name[len(half) :]}"
+
+
 def ahead(sizes: Sizes, layer: int) -> bool:
     """The last layers, which are for multi-token prediction."""
     return layer >= (sizes.value("layers", layer) or 0) - (sizes.value("nextn", layer) or 0)
 
 
 def slots(text: str) -> tuple[Slot, ...]:
-    """Slots from lines of ``NAME DIM...``; ``.weight`` is left out of names.
+    """Slots from lines of ``NAME DIM...``; ``.weight`` is left out of names, and a name that ends
+    with a dot has no ending at all.
 
     A question mark in front makes one optional: ``?`` alone for itself, ``?SET`` with others.
     ``F32`` at the end keeps a small matrix in full precision, whatever others become.
     """
     result = []
-    for line in text.strip().splitlines():
+    for line in filter(str.strip, text.splitlines()):
         first, *rest = line.removesuffix(" F32").split()
         together = ""
         if first.startswith("?"):
             together, (first, *rest) = first[1:] or rest[0], rest
-        name = first if first.endswith((".bias", ".weight")) else f"{first}.weight"
+        whole = first.endswith((".bias", ".weight"))
+        name = first if whole else f"{first}.weight" if first[-1] != "." else first[:-1]
         result.append(Slot(name, tuple(rest), together, line.endswith(" F32")))
     return tuple(result)

@@ -101,6 +101,16 @@ def _power(base: float, exponents: Array) -> Array:
     return powers.astype(f32)
 
 
+def partial_factors(dim: int, share: float) -> Named:
+    """``rope_freqs`` where only the first pairs of a head of ``dim`` turn, a ``share`` of them:
+    those that do not have so large a factor that their angle is nothing."""
+    turned = int(dim * share / 2)
+    if not 0 <= turned <= dim // 2 <= MAX_HEAD:
+        raise FormatError(f"config.json: partial_rotary_factor is {share} for a head of {dim}")
+    factors = [1.0] * turned + [1e30] * (dim // 2 - turned)
+    return "rope_freqs.weight", constant(factors, "rope_freqs")
+
+
 def long_factors(hp: Hyper, dim: int) -> Iterator[Named]:
     """``rope_factors_long`` and ``_short`` of LongRoPE, half the rotary width of float32 each."""
     lists = [hp.rope.get("long_factor"), hp.rope.get("short_factor")]

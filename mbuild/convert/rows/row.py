@@ -51,6 +51,7 @@ class Family:
         prefixes: beginnings of names that are replaced before anything else,
             in order, each at most once.
         replaced: text anywhere in names that is replaced after that.
+        renamed: a last change of names, by the config.
         towers: tensors of other models in the same checkpoint (searched, after renaming).
         skip: tensors that are left out: patterns (searched, after renaming) or
             tests on the hyper-parameters and the name.
@@ -61,7 +62,12 @@ class Family:
         variant: the row that counts instead, by config.json.
         nextn: config.json's name for the number of layers for multi-token prediction, which
             stand behind the others and are kept; empty where the family keeps none.
+        counted: the number of those layers from the tensors' names, where config.json has none.
         head: the checkpoint's name of the output matrix, for messages.
+        same_head: the checkpoint's name of the embedding, where an output matrix that has the same
+            values is left out.
+        alike: names that one tensor may be saved under, once or several times: the first that is
+            there counts, under the last of the names.
         padded: the embedding has another number of rows than config.json's vocab_size.
         biased: queries, keys and values always have biases.
         silu: llama.cpp computes no other activation, and config.json may name one.
@@ -77,13 +83,17 @@ class Family:
     stacks: tuple[Stack, ...] = ()
     prefixes: tuple[tuple[str, str], ...] = ()
     replaced: tuple[tuple[str, str], ...] = ()
+    renamed: Callable[[Mapping[str, Any], str], str] | None = None
     towers: re.Pattern[str] = TOWERS
     skip: tuple[str | Callable[[Hyper, str], bool], ...] = ()
     extra: Callable[[Hyper, Tensors], Iterable[tuple[str, Lazy | Packed]]] | None = None
     early: Callable[[Hyper, Tensors], Iterable[KV]] | None = None
     variant: Callable[[Mapping[str, Any]], Family] | None = None
     nextn: str = ""
+    counted: Callable[[Iterable[str]], int] | None = None
     head: str = "lm_head"
+    same_head: str = ""
+    alike: tuple[str, ...] = ()
     padded: bool = False
     biased: bool = False
     silu: bool = False

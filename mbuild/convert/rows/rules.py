@@ -281,20 +281,3 @@ class Stacker:
                 f"layer {layer} has no {missing[0]} number {missing[1]} of {count}",
                 hint="a shard is missing, or config.json belongs to another checkpoint",
             )
-
-
-_NEXTN = re.compile(
-    r"^model\.layers\.(\d+)\.(eh_proj|enorm|hnorm|embed_tokens|shared_head\.(?:head|norm))\.weight$"
-)
-
-
-def _nextn(hp: Hyper, name: str, lazy: Lazy) -> list[Named]:
-    match = _NEXTN.match(name)
-    if match is None:
-        return [(name, lazy)]
-    return [(f"blk.{match[1]}.nextn.{match[2].replace('.', '_')}.weight", lazy)]
-
-
-NEXTN_NAMES = Rule(_NEXTN, _nextn)
-"""What layers for multi-token prediction have besides the usual, under GGUF's names, where the
-``gguf`` package does not know them for the architecture."""

@@ -47,6 +47,13 @@ def _expert_width(sizes: Sizes, layer: int) -> int | None:
     return (sizes.value("ff", layer) or 0) // used if used else None
 
 
+def _recurrent(sizes: Sizes, layer: int) -> int | None:
+    """All layers but every n-th and those for multi-token prediction."""
+    interval = sizes.value("interval", layer)
+    main = (sizes.value("layers", layer) or 0) - (sizes.value("nextn", layer) or 0)
+    return int(bool(interval) and layer < main and (layer + 1) % (interval or 1) != 0)
+
+
 def _laurel(sizes: Sizes, layer: int) -> int | None:
     return sizes.given("laurel_rank", LAUREL_RANK)
 
@@ -99,6 +106,30 @@ SIZES: Mapping[str, Size] = {
     "key_mla": Size("attention.key_length_mla", ("qk_nope_head_dim",)),
     "value_mla": Size("attention.value_length_mla", ("v_head_dim",)),
     "kernel": Size("shortconv.l_cache", ("conv_L_cache",)),
+    "conv": Size("ssm.conv_kernel", ("linear_conv_kernel_dim", "mamba_d_conv", "conv_kernel")),
+    "inner": Size("ssm.inner_size", ("mamba_d_ssm", "mamba_expand", "intermediate_size")),
+    "state": Size("ssm.state_size", ("linear_key_head_dim", "mamba_d_state", "state_size")),
+    "time": Size(
+        "ssm.time_step_rank", ("linear_num_value_heads", "mamba_dt_rank", "time_step_rank")
+    ),
+    "groups": Size("ssm.group_count", ("linear_num_key_heads", "mamba_n_groups", "n_groups")),
+    "interval": Size("full_attention_interval", ("full_attention_interval",)),
+    "recurrent": Size("attention.recurrent_layers", ("layer_types",), _recurrent),
+    "index_heads": Size("attention.indexer.head_count", ("index_n_heads",)),
+    "index_key": Size("attention.indexer.key_length", ("index_head_dim",)),
+    "latent": Size("moe_latent_size", ("moe_latent_size",)),
+    "expert_width": Size(
+        "moe_latent_size", ("moe_latent_size",), lambda sizes, layer: sizes.value("width", layer)
+    ),
+    "key_swa": Size("attention.key_length_swa", ("head_dim",)),
+    "value_swa": Size("attention.value_length_swa", ("head_dim",)),
+    "sliding": Size("attention.sliding_window_pattern", ("layer_types",)),
+    "borrowed": Size("attention.shared_kv_layers", ("num_kv_shared_layers",)),
+    "free": Size("", (), lambda sizes, layer: None),
+    "kda": Size("kda.head_dim", ("linear_attn_config",)),
+    "buckets": Size("attention.relative_buckets_count", ("relative_attention_num_buckets",)),
+    "decoder": Size("decoder_block_count", ("num_decoder_layers",)),
+    "indexed": Size("attention.indexer.types", ("indexer_types",), lambda sizes, layer: 1),
     "altup": Size("altup.num_inputs", ("altup_num_inputs",)),
     "per_layer": Size("embedding_length_per_layer_input", ("hidden_size_per_layer_input",)),
     "laurel": Size("laurel_rank", ("laurel_rank",), _laurel),
@@ -149,6 +180,10 @@ class Sizes:
         """A number of config.json that no metadata has."""
         value = self._config.get(name)
         return value if type(value) is int else default
+
+    def setting(self, name: str) -> Any:
+        """What config.json says under a name, None where it says nothing."""
+        return self._config.get(name)
 
     def dim(self, expression: str, layer: int) -> int | None:
         """A sum of products of sizes and numbers, ``heads*key+2``; None if one is unknown."""

@@ -48,6 +48,7 @@ def vocabulary(
     files = CheckpointFiles(paths)
     nested = config.get("text_config")
     flat = {**config, **nested} if isinstance(nested, dict) else config
+    flat = _padded(flat, rule)
     original = files.json_object("config.json") or config
     found = _read(ReaderContext(files, flat, rule, pre, warn))
     entries = Entries()
@@ -66,6 +67,14 @@ def vocabulary(
     _second_pass(files, original, rule, entries, flat)
     _after(files, rule, found, entries, flat)
     return entries.list()
+
+
+def _padded(config: Mapping[str, Any], rule: VocabRule) -> Mapping[str, Any]:
+    """The config with its vocabulary's size rounded up, where the family does that."""
+    size, multiple = config.get("vocab_size"), config.get(rule.multiple_name, rule.multiple)
+    if not rule.multiple or type(size) is not int or type(multiple) is not int or multiple < 1:
+        return config
+    return {**config, "vocab_size": -(size // -multiple) * multiple}
 
 
 def _read(context: ReaderContext) -> Vocabulary:
@@ -164,6 +173,8 @@ def _after(
     entries: Entries,
     flat: Mapping[str, Any],
 ) -> None:
+    if rule.prefix is Prefix.FALSE_OF_JSON and not found.pieces:
+        entries.boolean(PREFIX + "add_space_prefix", False)
     for size, flags in rule.flags_of_size.items():
         for name, flag in flags if size in (0, flat.get("vocab_size")) else ():
             entries.boolean(ADD_KEYS[name], flag)
@@ -173,6 +184,8 @@ def _after(
         _space_prefix(files, entries)
     elif rule.prefix is Prefix.FALSE_LAST and found.pieces:
         entries.boolean(PREFIX + "add_space_prefix", False)
+    for kv in found.last:
+        entries.add(kv)
     if rule.segments:
         entries.add(segments(flat, rule))
 
@@ -182,9 +195,14 @@ def _ends(
 ) -> Iterator[tuple[str, int]]:
     """The ids of eos and eot that other files than the tokenizer's name."""
     several = (files.json_object("generation_config.json") or {}).get("eos_token_id")
+    ends = flat.get("eos_token_id")
+    others = (
+        [end for end in ends if end != flat.get("bos_token_id")] if isinstance(ends, list) else []
+    )
+    first = several[:1] if rule.eot_first and isinstance(several, list) and several[1:] else []
     found = {
         "eos": flat.get(rule.eos_name) if rule.eos_name else None,
-        "eot": several[0] if rule.eot_first and isinstance(several, list) and several[1:] else None,
+        "eot": next(iter(first or (others if rule.eot_besides else ())), None),
     }
     for name, id_ in found.items():
         if id_ is None:

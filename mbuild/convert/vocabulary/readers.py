@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.files import TOKENIZER_LIMIT
@@ -18,17 +18,20 @@ from mbuild.convert.vocabulary.sentencepiece import UNIGRAM
 from mbuild.convert.vocabulary.special import PREFIX
 from mbuild.convert.vocabulary.spm import (
     ADDED_SCORE,
+    MODEL,
     PADDING_SCORE,
     TokenTable,
+    arctic_tokens,
     has_pieces,
     internlm2_tokens,
     phi3_tokens,
     read_pieces,
     sentencepiece_tokens,
+    t5_tokens,
     xlm_roberta_tokens,
 )
 from mbuild.convert.vocabulary.tokenizer_json import NAME, TokenizerJson, read_tokenizer_json
-from mbuild.core.errors import FormatError
+from mbuild.core.errors import FormatError, UnsupportedError
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import ValueType
 
@@ -59,8 +62,8 @@ class ReaderContext:
 class Vocabulary:
     """What a reader found: ``model`` and ``pre`` are the tokenizer's kind and pre-tokenizer.
 
-    ``first`` and ``middle`` are entries before all others and before the
-    special tokens, ``merges`` whether merges belong to the model, ``bounded``
+    ``first``, ``middle`` and ``last`` are entries before all others, before the
+    special tokens and behind them, ``merges`` whether merges belong to the model, ``bounded``
     whether special ids beyond the vocabulary are dropped, ``pieces`` whether
     it came from tokenizer.model. ``renumbered`` has the added tokens whose id
     is another than tokenizer.json says.
@@ -74,6 +77,7 @@ class Vocabulary:
     pieces: bool = False
     first: Sequence[KV] = field(default=())
     middle: Sequence[KV] = field(default=())
+    last: Sequence[KV] = field(default=())
     renumbered: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -89,6 +93,13 @@ def _phi3(context: ReaderContext) -> Vocabulary:
     if not has_pieces(context.files) or class_ == "GPT2Tokenizer":
         raise Unfit
     tokens = phi3_tokens(context.files, context.config, context.warn)
+    return Vocabulary("llama", "default", tokens, pieces=True)
+
+
+def _arctic(context: ReaderContext) -> Vocabulary:
+    if not has_pieces(context.files):
+        raise Unfit
+    tokens = arctic_tokens(context.files, context.config, context.warn)
     return Vocabulary("llama", "default", tokens, pieces=True)
 
 
@@ -127,6 +138,9 @@ def _moved(tokenizer: TokenizerJson) -> dict[str, int]:
 def _bpe(context: ReaderContext) -> Vocabulary:
     tokenizer, loaded = _tokenizer(context)
     tokens = base_tokens(tokenizer, loaded, context.config, context.rule.plain)
+    for id_, text in enumerate(tokens.texts if context.rule.controls else ()):
+        if text in context.rule.controls:
+            tokens.types[id_] = TokenType.CONTROL
     pre = _pre(context, tokenizer, loaded)
     moved = _moved(tokenizer)
     return Vocabulary("gpt2", pre, tokens, merges=True, bounded=False, renumbered=moved)
@@ -199,6 +213,24 @@ def _llama_hf(context: ReaderContext) -> Vocabulary:
     return Vocabulary("llama", "default", table.freeze(), renumbered=_moved(tokenizer))
 
 
+_SHOWN = {
+    *("<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>"),
+    *("<tool_response|>", '<|"|>'),
+}
+"""Gemma 4's tokens that parsers of answers have to see."""
+
+
+def _gemma4(context: ReaderContext) -> Vocabulary:
+    """Llama's BPE with its merges, under a name of its own."""
+    found = _llama_hf(context)
+    types = found.tokens.types.copy()
+    for id_, text in enumerate(found.tokens.texts):
+        if text in _SHOWN:
+            types[id_] = TokenType.USER_DEFINED
+    tokens = replace(found.tokens, types=types)
+    return replace(found, model="gemma4", pre="", tokens=tokens, merges=True, bounded=False)
+
+
 def _falls_back(raw: Mapping[str, Any]) -> bool:
     model, decoder = raw.get("model"), raw.get("decoder")
     return (
@@ -213,6 +245,49 @@ def _llama_type(text: str, special: bool) -> int:
     if text.startswith("<0x") and _BYTE.fullmatch(text):
         return TokenType.BYTE
     return TokenType.CONTROL if special else TokenType.NORMAL
+
+
+def _jina(context: ReaderContext) -> Vocabulary:
+    """A vocabulary by the tokenizer's class; words are cut at spaces where the file says so."""
+    class_ = (context.files.json_object(CONFIG) or {}).get("tokenizer_class", "BertTokenizer")
+    if class_ == "BertTokenizer":
+        return _wordpiece(context)
+    if class_ != "RobertaTokenizer":
+        raise UnsupportedError(
+            f"{CONFIG}: the tokenizer class {str(class_)[:60]!r} is not supported here",
+            hint="supported: BertTokenizer, RobertaTokenizer",
+        )
+    raw = context.files.json_object(NAME, TOKENIZER_LIMIT) or {}
+    cut = raw.get("pre_tokenizer")
+    spaces = isinstance(cut, dict) and cut.get("type") == "Whitespace"
+    found = _bpe(replace(context, pre="whitespace") if spaces else context)
+    return replace(found, model="whitespace" if spaces else found.model, last=[_TWO_SEGMENTS])
+
+
+_TWO_SEGMENTS = KV(PREFIX + "token_type_count", ValueType.UINT32, 2)
+
+
+def _t5(context: ReaderContext) -> Vocabulary:
+    """T5's Unigram vocabulary, or a SentencePiece one of merges."""
+    name = next((name for name in (MODEL, "spiece.model") if name in context.files), None)
+    if name is None:
+        raise Unfit
+    model = read_pieces(context.files, name)
+    if model.model_type != UNIGRAM:
+        return _sentencepiece(context)
+    tokens = t5_tokens(context.files, model, context.config, context.warn)
+    flags = [
+        KV(PREFIX + "add_space_prefix", ValueType.BOOL, model.add_dummy_prefix),
+        KV(PREFIX + "remove_extra_whitespaces", ValueType.BOOL, model.remove_extra_whitespaces),
+    ]
+    return Vocabulary(
+        "t5", "default", tokens, middle=[*flags, *_charsmap_entry(model.precompiled_charsmap)]
+    )
+
+
+def _charsmap_entry(charsmap: bytes) -> list[KV]:
+    key = PREFIX + "precompiled_charsmap"
+    return [KV(key, ValueType.ARRAY, list(charsmap), ValueType.UINT8)] if charsmap else []
 
 
 XLM_MODEL = "sentencepiece.bpe.model"
@@ -243,9 +318,7 @@ def _xlm_roberta(context: ReaderContext) -> Vocabulary:
         segments(context.config, context.rule),
         KV(PREFIX + "remove_extra_whitespaces", ValueType.BOOL, flags[1]),
     ]
-    if charsmap:
-        key = PREFIX + "precompiled_charsmap"
-        middle.append(KV(key, ValueType.ARRAY, list(charsmap), ValueType.UINT8))
+    middle += _charsmap_entry(charsmap)
     return Vocabulary("t5", "default", tokens, middle=middle)
 
 
@@ -297,5 +370,9 @@ READERS: dict[Reader, Callable[[ReaderContext], Vocabulary]] = {
     Reader.WORDPIECE: _wordpiece,
     Reader.PHI3: _phi3,
     Reader.INTERNLM2: _internlm2,
+    Reader.ARCTIC: _arctic,
+    Reader.GEMMA4: _gemma4,
+    Reader.JINA: _jina,
+    Reader.T5: _t5,
     Reader.XLM_ROBERTA: _xlm_roberta,
 }

@@ -20,6 +20,10 @@ class Reader(StrEnum):
     WORDPIECE = "a WordPiece vocabulary"
     PHI3 = "tokenizer.model of a Phi-3"
     INTERNLM2 = "tokenizer.model of an InternLM 2"
+    ARCTIC = "tokenizer.model of an Arctic"
+    GEMMA4 = "tokenizer.json of a Gemma 4"
+    JINA = "a WordPiece vocabulary, or tokenizer.json with the class RobertaTokenizer"
+    T5 = "tokenizer.model or spiece.model"
     XLM_ROBERTA = "sentencepiece.bpe.model or a Unigram tokenizer.json"
 
 
@@ -32,6 +36,7 @@ class Prefix(StrEnum):
     SETTINGS_LAST = "tokenizer_config.json's add_prefix_space, after all other keys"
     MODEL_MIDDLE = "tokenizer.model's add_dummy_prefix, before the special tokens"
     FALSE_LAST = "false, after all other keys, when tokenizer.model was read"
+    FALSE_OF_JSON = "false, after the special tokens, when tokenizer.model was not read"
 
 
 Ids = tuple[tuple[str, int], ...]
@@ -54,7 +59,10 @@ class VocabRule:
     ``mask_at`` is the place of a mask token that tokenizer.model lacks. ``plain`` takes added
     tokens as they stand, with the flags of their file alone. ``eos_name`` is config.json's name
     of an id that replaces eos, ``eot_first`` takes the first of several ends of
-    generation_config.json for eot.
+    generation_config.json for eot. ``multiple`` rounds the vocabulary's size up to a
+    multiple; ``multiple_name`` is config.json's name of another one. ``controls`` are tokens that
+    are control tokens whatever the files say. ``eot_besides`` takes for eot the first end in
+    config.json that is not its bos.
     """
 
     readers: tuple[Reader, ...] = (Reader.BPE,)
@@ -72,6 +80,10 @@ class VocabRule:
     plain: bool = False
     eos_name: str = ""
     eot_first: bool = False
+    multiple: int = 0
+    multiple_name: str = ""
+    controls: frozenset[str] = frozenset()
+    eot_besides: bool = False
 
 
 BPE = VocabRule()

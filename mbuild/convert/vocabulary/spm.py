@@ -174,6 +174,26 @@ def phi3_tokens(
     return table.freeze()
 
 
+def arctic_tokens(
+    files: CheckpointFiles, config: Mapping[str, Any], warn: Callable[[str], None]
+) -> Tokens:
+    """Arctic's reader: special tokens as tokenizer_config.json declares them, with the score 0."""
+    table = _padded(files, config, warn)
+    settings = files.json_object(CONFIG) or {}
+    beyond = _Dropped(CONFIG, len(table.texts))
+    for id_, raw in added_tokens_decoder(settings).items():
+        text = raw["content"]
+        if beyond.takes(id_, text):
+            continue
+        if raw.get("special"):
+            unknown = text == settings.get("unk_token")
+            table.put(id_, text, TokenType.UNKNOWN if unknown else TokenType.CONTROL, 0.0)
+        else:
+            table.put(id_, text, TokenType.USER_DEFINED, PADDING_SCORE)
+    beyond.report(warn)
+    return table.freeze()
+
+
 def internlm2_tokens(
     files: CheckpointFiles, config: Mapping[str, Any], warn: Callable[[str], None]
 ) -> Tokens:
@@ -258,6 +278,18 @@ def _put_declared(files: CheckpointFiles, table: TokenTable, warn: Callable[[str
         table.put(id_, raw["content"], type_)
     for dropped in beyond.values():
         dropped.report(warn)
+
+
+def t5_tokens(
+    files: CheckpointFiles,
+    model: SentencePieceModel,
+    config: Mapping[str, Any],
+    warn: Callable[[str], None],
+) -> Tokens:
+    """T5's reader: the pieces, and the tokens of added_tokens.json."""
+    table = TokenTable.padded(model, max(vocab_size(config, len(model.texts)), len(model.texts)))
+    _put_added_json(files, table, warn)
+    return table.freeze()
 
 
 def xlm_roberta_tokens(
