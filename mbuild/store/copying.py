@@ -117,6 +117,12 @@ class OpenFile(NamedTuple):
                 hint="wait until whatever writes it is done, then build again",
             )
 
+    def fill(self, view: memoryview, offset: int) -> None:
+        """Read as many bytes as there is room for; raises :class:`FormatError` if they are gone."""
+        done = 0
+        while done < len(view):
+            done += _fill(self.fd, view[done:], offset + done)
+
     def close(self) -> None:
         """Close the descriptor."""
         os.close(self.fd)
