@@ -169,27 +169,35 @@ class _Work:
         return size
 
     def _make(self, part: Range) -> tuple[MadeRange, ...]:
-        """A range for every variant: as it is, as found, or quantized now."""
+        """A range for every variant: as it is, as found, or quantized now, once for all."""
         self._check()
         source = _Loaded(part)
         made: list[MadeRange] = []
+        known: dict[str, MadeRange] = {}
         for variant, new in zip(self._variants, self._types(part), strict=True):
             if new is part.tensor.type:
                 made.append(MadeRange(source.load()))
             else:
-                made.append(self._changed(part, new, variant.imatrix, source))
+                made.append(self._changed(part, new, variant.imatrix, source, known))
         return tuple(made)
 
     def _changed(
-        self, part: Range, new: GGMLType, imatrix: Imatrix | None, source: _Loaded
+        self,
+        part: Range,
+        new: GGMLType,
+        imatrix: Imatrix | None,
+        source: _Loaded,
+        known: dict[str, MadeRange],
     ) -> MadeRange:
+        """The range in another type; ``known`` is what variants before came to, by its key."""
         importances = importances_of(part, imatrix)
         key = self._cache.key(self._cache.source_digest(part, source.load), part, new, importances)
-        found = self._cache.find(key)
-        if found is not None:
-            return found
-        made = self._quantized(part, new, importances, source.load())
-        return MadeRange(made, key, digest_of(made))
+        found = known.get(key) or self._cache.find(key)
+        if found is None:
+            made = self._quantized(part, new, importances, source.load())
+            found = MadeRange(made, key, digest_of(made))
+        known[key] = found
+        return found
 
     def _quantized(
         self, part: Range, new: GGMLType, importances: Array | None, data: Array
