@@ -49,7 +49,11 @@ class Ahead(Generic[ValueT]):
         self._jobs = jobs
         self._limit = limit
         self._consumers = consumers
-        self._changed = threading.Condition()
+        # Two things to wait for: with one, every result would wake every thread that waits
+        # for room, and on many cores they would take longer than the work.
+        lock = threading.Lock()
+        self._changed = threading.Condition(lock)  # a result, or the end
+        self._room = threading.Condition(lock)  # room in the budget, or the end
         self._next = 0
         self._held = 0
         self._ready: dict[int, ValueT] = {}
@@ -89,20 +93,19 @@ class Ahead(Generic[ValueT]):
                 self._ready.pop(index, None)
                 del self._left[index]
                 self._held -= self._jobs[index].size
-                self._changed.notify_all()
+                self._room.notify()
 
     def fail(self, error: BaseException) -> None:
         """A consumer gives up: everybody stops, with its error unless a job failed before."""
         with self._changed:
-            self._error = self._error or error
-            self._changed.notify_all()
+            self._end(error)
 
     def stop(self) -> None:
         """Let no further job start, and wait a moment for those that run."""
         with self._changed:
             self._cancel.cancel()
             self._ready.clear()
-            self._changed.notify_all()
+            self._wake_all()
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(_JOIN_SECONDS / len(self._threads))
@@ -111,6 +114,15 @@ class Ahead(Generic[ValueT]):
     def stopping(self) -> bool:
         """Whether a job that runs may as well end."""
         return self._cancel.cancelled or self._error is not None
+
+    def _end(self, error: BaseException) -> None:
+        """Note an error, unless one came before; everybody who waits hears of it."""
+        self._error = self._error or error
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        self._changed.notify_all()
+        self._room.notify_all()
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -124,8 +136,7 @@ class Ahead(Generic[ValueT]):
             except BaseException as error:
                 with self._changed:
                     # Jobs that end because of an error fail after it, and do not count.
-                    self._error = self._error or error
-                    self._changed.notify_all()
+                    self._end(error)
                 return
             with self._changed:
                 if not self._cancel.cancelled:
@@ -134,14 +145,19 @@ class Ahead(Generic[ValueT]):
             del value
 
     def _claim(self) -> int | None:
-        """The next job to run, once the budget has room; None when there is no more."""
-        with self._changed:
+        """The next job to run, once the budget has room; None when there is no more.
+
+        Who gets one wakes the next thread, for which there may be room, too, or nothing to do.
+        """
+        with self._room:
             while not self.stopping and self._next < len(self._jobs):
                 size = self._jobs[self._next].size
                 if self._held == 0 or self._held + size <= self._limit:
                     index = self._next
                     self._next += 1
                     self._held += size
+                    self._room.notify()
                     return index
-                self._changed.wait()
+                self._room.wait()
+            self._room.notify()
             return None
