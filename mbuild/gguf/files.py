@@ -17,6 +17,7 @@ from pathlib import Path
 from mbuild.core.errors import FormatError, SourceError
 from mbuild.core.system import remedy, unreadable
 from mbuild.gguf.memory import SMALL, room
+from mbuild.work.limits import reading
 
 _MAX_READ = 1 << 30
 """One read's size in bytes; macOS refuses 2 GiB and more, Linux shortens it."""
@@ -165,7 +166,8 @@ class FileRange:
             data = memoryview(self.file.read(self.start, self.count))
         else:
             data = room(self.count).data
-            self.file.fill(self.start, data)
+            with reading():
+                self.file.fill(self.start, data)
         if self.file.seen is not None:
             self.file.seen(self.start, data)
         return data

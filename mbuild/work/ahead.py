@@ -9,10 +9,12 @@ the work up instead of filling the memory.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from mbuild.work.cancel import Cancel
+from mbuild.work.limits import CORES, DISK, Limits, waited_for_reads
 
 ValueT = TypeVar("ValueT")
 
@@ -60,6 +62,7 @@ class Ahead(Generic[ValueT]):
         self._left: dict[int, int] = {}
         self._error: BaseException | None = None
         self._cancel = Cancel()
+        self._worked = self._read = 0.0
         # Daemons: a job in compiled code cannot be interrupted and must not keep the
         # process from ending.
         self._threads = [
@@ -72,16 +75,23 @@ class Ahead(Generic[ValueT]):
         for thread in self._threads:
             thread.start()
 
-    def take(self, index: int) -> ValueT:
+    def take(self, index: int, limits: Limits | None = None) -> ValueT:
         """The result of a job, once it is there; every consumer calls it once for each.
 
-        Raises what the first job that failed raised, and :class:`CancelledError` after
-        :meth:`stop`.
+        The time until then goes to ``limits``: to the disk as much of it as jobs wait for
+        what they read, to the cores the rest. Raises what the first job that failed
+        raised, and :class:`CancelledError` after :meth:`stop`.
         """
+        started = time.perf_counter()
         with self._changed:
             while index not in self._ready:
                 self._raise()
                 self._changed.wait()
+            if limits is not None:
+                seconds = time.perf_counter() - started
+                disk = seconds * self._read / self._worked if self._worked else 0.0
+                limits.add(DISK, disk)
+                limits.add(CORES, seconds - disk)
             return self._ready[index]
 
     def done(self, index: int) -> None:
@@ -131,6 +141,7 @@ class Ahead(Generic[ValueT]):
 
     def _work(self) -> None:
         while (index := self._claim()) is not None:
+            started, waited = time.perf_counter(), waited_for_reads()
             try:
                 value = self._jobs[index].run()
             except BaseException as error:
@@ -139,6 +150,8 @@ class Ahead(Generic[ValueT]):
                     self._end(error)
                 return
             with self._changed:
+                self._worked += time.perf_counter() - started
+                self._read += waited_for_reads() - waited
                 if not self._cancel.cancelled:
                     self._ready[index] = value
                 self._changed.notify_all()

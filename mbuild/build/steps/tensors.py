@@ -86,7 +86,8 @@ def write_variants(
         files.finish(context)
         blobs = []
         for lane in lanes:
-            blobs.append(lane.writer.commit())
+            blob = lane.writer.commit()
+            blobs.append(blob._replace(limits=lane.writer.limits.rounded()))
             lane.record(f"blobs/{blobs[-1].digest.filename}")
     cache.flush()
     reused_count = sum(len(lane.found) for lane in lanes)
@@ -280,7 +281,7 @@ class _Lane:
         try:
             self._write(memoryview(self.layout.header))
             for number, part in enumerate(self._work.ranges):
-                made = self._work.ahead.take(number)[self._index]
+                made = self._work.ahead.take(number, self.writer.limits)[self._index]
                 self._note(part, made)
                 self._write(memoryview(made.data).cast("B"))
                 if part.last:

@@ -132,6 +132,7 @@ class StoredTensor:
         opened, :class:`SourceError` when it cannot be read.
         """
         from mbuild.gguf.memory import room
+        from mbuild.work.limits import reading
 
         data = room((self.nbytes if stop is None else stop) - start)
         try:
@@ -141,7 +142,8 @@ class StoredTensor:
         try:
             if _identity(os.fstat(fd)) != self.shard.identity:
                 raise _changed(self.shard.name)
-            _fill(fd, self.offset + start, data.data, self.shard.name)
+            with reading():
+                _fill(fd, self.offset + start, data.data, self.shard.name)
         except OSError as error:
             raise unreadable(self.shard.name, error) from error
         finally:
