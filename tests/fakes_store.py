@@ -13,6 +13,7 @@ from mbuild.core.errors import DamagedError
 from mbuild.store.copying import OpenFile
 from mbuild.store.manifest import Blob
 from mbuild.store.records import PLACE, RangePlace, RecordKind
+from mbuild.work.limits import Limits
 
 ValueT = TypeVar("ValueT")
 
@@ -70,6 +71,7 @@ class MemoryWriter:
     def __init__(self, blobs: MemoryBlobs) -> None:
         self._blobs = blobs
         self._data = bytearray()
+        self.limits = Limits()
 
     @property
     def size(self) -> int:

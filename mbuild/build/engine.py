@@ -52,12 +52,14 @@ _FLUSH_SECONDS = 0.2
 class Run(NamedTuple):
     """When a step ran: seconds since the clock's zero, and seconds of work.
 
-    ``new`` are the layers that it made and that the store did not have before.
+    ``new`` are the layers that it made and that the store did not have before, ``limits``
+    the seconds in which each resource held it up.
     """
 
     started: float
     seconds: float
     new: tuple[Layer, ...] = ()
+    limits: Mapping[str, float] = {}
 
     @property
     def written(self) -> int:
@@ -287,8 +289,10 @@ class _Run:
             outcome.keys[step] = done.key
             return StepFinished(number, step.label, True, 0.0, 0, *names_of(step))
         outcome.ran[step] = done.run
-        seconds, written = done.run.seconds, done.run.written
-        return StepFinished(number, step.label, False, seconds, written, *names_of(step))
+        run, names = done.run, names_of(step)
+        return StepFinished(
+            number, step.label, False, run.seconds, run.written, *names, limits=run.limits
+        )
 
     def _work(self, steps: Sequence[Step]) -> None:
         """In a worker thread: each step's result, from the cache or made now."""
@@ -319,7 +323,7 @@ class _Run:
             files |= made.files
             if not self._record(step, made, files):
                 unrecorded.append((step, made))
-            run = Run(before, time.monotonic() - before, made.new)
+            run = Run(before, time.monotonic() - before, made.new, made.limits)
             self._events.put(_Done(step, made.result, "", run))
         for step, made in unrecorded:  # until the files' digests were known
             self._record(step, made, files)

@@ -46,11 +46,13 @@ class Made(NamedTuple):
 
     ``new`` are those of the result's layers that the store did not have before, ``files``
     the digests of the user's files that were read, by their paths, for :meth:`Step.learned`.
+    ``limits`` are the seconds in which each resource held the work up, where there was much.
     """
 
     result: Result
     new: tuple[Layer, ...] = ()
     files: Mapping[str, Digest] = {}
+    limits: Mapping[str, float] = {}
 
     @classmethod
     def of(
@@ -64,7 +66,7 @@ class Made(NamedTuple):
     ) -> Made:
         """One layer, whose bytes are a blob of the store."""
         layers = (Layer(media_type, blob.digest, blob.size, origin),)
-        return cls(Result(layers, facts), () if blob.existed else layers, files)
+        return cls(Result(layers, facts), () if blob.existed else layers, files, blob.limits)
 
 
 class StepContext(NamedTuple):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from mbuild.convert.read.safetensors import StoredTensor
     from mbuild.convert.rows.row import Family
+    from mbuild.gguf.files import Seen
 
 INDEX = "model.safetensors.index.json"
 INDEX_LIMIT = 100 << 20
@@ -60,8 +61,12 @@ class Checkpoint:
     warnings: tuple[str, ...] = ()
 
 
-def open_checkpoint(name: str, files: Mapping[str, Path]) -> Checkpoint:
+def open_checkpoint(
+    name: str, files: Mapping[str, Path], seen: Mapping[str, Seen] | None = None
+) -> Checkpoint:
     """Read the config and the headers of all shards, and check that they belong together.
+
+    ``seen`` has, for some of the files, who is shown what is read of their tensors.
 
     Raises:
         UnsupportedError: for a family without a row, before any shard is
@@ -76,7 +81,7 @@ def open_checkpoint(name: str, files: Mapping[str, Path]) -> Checkpoint:
     hf_arch = _class_name(root)
     config, family = _flat(root), find(hf_arch)
     family = family.variant(config) if family.variant else family
-    stored, renamed = unwrap(_tensors(name, files, small))
+    stored, renamed = unwrap(_tensors(name, files, small, seen or {}))
     tensors, config, more = weights_alone(stored, config, family.gguf)
     warnings = (*renamed, *more)
     if "adapter_config.json" in files:
@@ -118,13 +123,13 @@ def _flat(root: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tensors(
-    name: str, files: Mapping[str, Path], small: CheckpointFiles
+    name: str, files: Mapping[str, Path], small: CheckpointFiles, seen: Mapping[str, Seen]
 ) -> tuple[StoredTensor, ...]:
     promised = _read_index(files, small)
     shards = sorted(set(promised.values())) if promised else _shard_names(name, files)
     found: dict[str, StoredTensor] = {}
     for shard in shards:
-        for tensor in read_header(files[shard], shard):
+        for tensor in read_header(files[shard], shard, seen.get(shard)):
             if tensor.name in found:
                 raise FormatError(
                     f"tensor {tensor.name!r} is in two files: "

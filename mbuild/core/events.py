@@ -118,7 +118,11 @@ class StepProgress(NamedTuple):
 
 
 class StepFinished(NamedTuple):
-    """A step has its result, from the cache or after ``seconds`` of work."""
+    """A step has its result, from the cache or after ``seconds`` of work.
+
+    ``limits`` tells of a step that makes weights how many of these seconds each resource was
+    what it waited for: ``disk``, ``hash`` (a digest, which one core makes) and ``cores``.
+    """
 
     step: int
     label: str
@@ -129,6 +133,7 @@ class StepFinished(NamedTuple):
     role: str = ""
     subject: str = ""
     target: str = ""
+    limits: Mapping[str, float] = {}
 
 
 class LayerReady(NamedTuple):

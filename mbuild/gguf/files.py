@@ -10,13 +10,14 @@ import os
 import stat
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from mbuild.core.errors import FormatError, SourceError
 from mbuild.core.system import remedy, unreadable
 from mbuild.gguf.memory import SMALL, room
+from mbuild.work.limits import reading
 
 _MAX_READ = 1 << 30
 """One read's size in bytes; macOS refuses 2 GiB and more, Linux shortens it."""
@@ -31,6 +32,9 @@ _KINDS = (
     (stat.S_ISBLK, "a block device"),
 )
 
+Seen = Callable[[int, memoryview], object]
+"""Is shown the bytes of a tensor as they were read, and from which byte of the file on."""
+
 _HAS_PREAD = hasattr(os, "pread")
 _SEEK_LOCK = threading.Lock()
 
@@ -39,10 +43,11 @@ class FileBytes:
     """An open regular file whose bytes are read by position, from any thread.
 
     ``name`` is what error messages call it, ``size`` its length in bytes when
-    it was opened. The descriptor is closed by :meth:`close` or with the object.
+    it was opened, ``seen`` is shown what is read of its tensors. The descriptor is closed
+    by :meth:`close` or with the object.
     """
 
-    __slots__ = ("__weakref__", "_close", "_fd", "_mtime", "name", "size")
+    __slots__ = ("__weakref__", "_close", "_fd", "_mtime", "name", "seen", "size")
 
     def __init__(self, fd: int, name: str, *, owned: bool = True) -> None:
         info = os.fstat(fd)
@@ -50,6 +55,7 @@ class FileBytes:
         self._mtime = info.st_mtime_ns
         self._close = weakref.finalize(self, os.close, fd) if owned else None
         self.name = name
+        self.seen: Seen | None = None
         self.size = info.st_size
         if not stat.S_ISREG(info.st_mode):
             raise not_regular(name, info.st_mode)
@@ -154,12 +160,16 @@ class FileRange:
     start: int
     count: int
 
-    def __call__(self) -> bytes | memoryview:
+    def __call__(self) -> memoryview:
         """All the bytes; raises :class:`FormatError` if the file changed."""
         if self.count < SMALL:
-            return self.file.read(self.start, self.count)
-        data = room(self.count).data
-        self.file.fill(self.start, data)
+            data = memoryview(self.file.read(self.start, self.count))
+        else:
+            data = room(self.count).data
+            with reading():
+                self.file.fill(self.start, data)
+        if self.file.seen is not None:
+            self.file.seen(self.start, data)
         return data
 
     def pieces(self, size: int, row: int = 1) -> Iterator[FileRange]:

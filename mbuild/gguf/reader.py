@@ -26,7 +26,7 @@ from mbuild.gguf.checks import (
 )
 from mbuild.gguf.cursor import DAMAGED, MAX_STRING, Cursor
 from mbuild.gguf.encoding import SCALAR_SIZES
-from mbuild.gguf.files import FileBytes, FileRange
+from mbuild.gguf.files import FileBytes, FileRange, Seen
 from mbuild.gguf.foreign import HEAD, refuse_foreign
 from mbuild.gguf.model import Model, RawKV, Tensor
 from mbuild.gguf.types import GGMLType, ValueType, tensor_nbytes
@@ -116,15 +116,21 @@ class GGUFFile:
         self.close()
 
 
-def open_gguf(path: str | os.PathLike[str], *, name: str = "") -> GGUFFile:
+def open_gguf(
+    path: str | os.PathLike[str], *, name: str = "", seen: Seen | None = None
+) -> GGUFFile:
     """Open and check a GGUF file; ``name`` is what errors call it (default: the path).
+
+    ``seen`` is shown what is read of its tensors.
 
     Raises :class:`FormatError` for a file that is damaged, hostile or not GGUF,
     :class:`UnsupportedError` for one that mbuild does not read (GGUF version 1,
     big-endian, old GGML) and :class:`SourceError` if it cannot be opened. Takes
     under a second and a bounded amount of memory whatever the file holds.
     """
-    return read_header(FileBytes.open(path, name))
+    file = FileBytes.open(path, name)
+    file.seen = seen
+    return read_header(file)
 
 
 def read_header(file: FileBytes) -> GGUFFile:

@@ -25,6 +25,8 @@ from mbuild.work.cores import cores
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from mbuild.work.limits import Limits
+
 VERSION = 3
 SLICE = 8 << 20
 """Largest piece in bytes that a sink is handed: progress and Ctrl-C are this fine."""
@@ -130,6 +132,7 @@ def write(
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
     plan: FileLayout | None = None,
+    limits: Limits | None = None,
 ) -> FileLayout:
     """Write a model to ``sink``, in order, in pieces of at most 8 MiB.
 
@@ -139,7 +142,8 @@ def write(
     for a tensor that is larger and cannot be loaded in pieces.
     Whatever is raised, by a load, by the sink or by Ctrl-C, ends the writing at
     once and is raised here; a load that is running then is left to end by
-    itself, its result dropped. Returns the layout, ``plan`` where that is known.
+    itself, its result dropped. ``limits`` is told how long the writing waited for loads.
+    Returns the layout, ``plan`` where that is known.
     """
     plan = plan or layout(model)
     written = 0
@@ -163,7 +167,7 @@ def write(
         try:
             ahead.start()
             for index, load in enumerate(loads):
-                emit(ahead.take(index))
+                emit(ahead.take(index, limits))
                 ahead.done(index)
                 emit(memoryview(bytes(load.padding)))
         finally:

@@ -212,20 +212,25 @@ class Blobs:
         changes meanwhile.
         """
         from mbuild.store.copying import copy_and_hash, hash_twice
+        from mbuild.work.limits import DISK, HASH, Limits
 
-        size = source.size
+        size, limits = source.size, Limits()
         if link:
-            digest, blake3 = hash_twice(source.fd, size, progress)
+            with limits.held_up_by(HASH):
+                digest, blake3 = hash_twice(source.fd, size, progress)
             source.check_unchanged()
             if self.has(digest, size):
                 return Blob(digest, size, existed=True, blake3=blake3)
             if self._hard_link(source, digest):
-                return Blob(digest, size, existed=False, linked=True, blake3=blake3)
+                made = Blob(digest, size, existed=False, linked=True, blake3=blake3)
+                return made._replace(limits=limits.rounded())
         self._make_room(size)
         with store_errors(f"importing {source.name}"), self.temporary() as file:
-            digest, blake3 = copy_and_hash(source.fd, file.fd, size, progress)
+            digest, blake3 = copy_and_hash(source.fd, file.fd, size, progress, limits)
             source.check_unchanged()
-            return self.publish(file, digest, size)._replace(blake3=blake3)
+            with limits.held_up_by(DISK):
+                made = self.publish(file, digest, size)
+            return made._replace(blake3=blake3, limits=limits.rounded())
 
     def _hard_link(self, source: OpenFile, digest: Digest) -> bool:
         """Give the user's own file a second name; False where that cannot be done."""

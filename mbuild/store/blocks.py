@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from mbuild.core.errors import CancelledError
 from mbuild.store.files import NO_SUPPORT, write_all
 from mbuild.work.background import Background
+from mbuild.work.limits import DISK, HASH
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +63,12 @@ class Blocks:
             self._free.put(None)
             raise self._error or CancelledError("the writing was stopped")
         return block
+
+    @property
+    def slowest(self) -> str:
+        """What holds up whoever waits for a block now: what most blocks wait for."""
+        seeing = max((eyes.waiting for _, eyes in self._eyes), default=0)
+        return HASH if seeing > self._disk.waiting else DISK
 
     def put(self, block: memoryview, count: int) -> None:
         """Write the first bytes of a block; all but the file's last block are full ones."""

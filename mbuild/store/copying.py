@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from mbuild.store.blocks import Blocks
     from mbuild.work.cancel import Cancel
+    from mbuild.work.limits import Limits
 
     Progress = Callable[[int, int], None]
 
@@ -117,6 +118,12 @@ class OpenFile(NamedTuple):
                 hint="wait until whatever writes it is done, then build again",
             )
 
+    def fill(self, view: memoryview, offset: int) -> None:
+        """Read as many bytes as there is room for; raises :class:`FormatError` if they are gone."""
+        done = 0
+        while done < len(view):
+            done += _fill(self.fd, view[done:], offset + done)
+
     def close(self) -> None:
         """Close the descriptor."""
         os.close(self.fd)
@@ -185,19 +192,23 @@ def _digests(sha256: Any, blake3: Any) -> Digests:
     return Digests(Digest(sha256.hexdigest()), Digest(blake3.hexdigest(), BLAKE3))
 
 
-def copy_and_hash(source: int, target: int, size: int, progress: Progress) -> Digests:
+def copy_and_hash(
+    source: int, target: int, size: int, progress: Progress, limits: Limits
+) -> Digests:
     """Copy ``size`` bytes into an empty file and return the digests of what was written.
 
     The very bytes that are written are hashed, so that a source which changes
     meanwhile can never leave a blob under a wrong name. One thread reads, this
     one computes SHA-256, one BLAKE3, and another one writes: on two cores the import
-    takes as long as SHA-256 alone.
+    takes as long as SHA-256 alone. ``limits`` is told what it waited for.
     """
     from mbuild.store.blocks import Blocks
     from mbuild.work.beside import Beside
+    from mbuild.work.limits import DISK, HASH
 
     if _reflink(source, target):
-        return hash_twice(target, size, progress)
+        with limits.held_up_by(HASH):
+            return hash_twice(target, size, progress)
     check_room(target, size)
     sha256, blake3 = hashing(SHA256), hashing(BLAKE3)
     blocks = Blocks(target, blake3.update)
@@ -206,12 +217,14 @@ def copy_and_hash(source: int, target: int, size: int, progress: Progress) -> Di
     done = 0
     try:
         reading.start()
-        for block, count in reader.read():
-            sha256.update(block[:count])
+        for block, count in limits.waiting_for(DISK, reader.read()):
+            with limits.held_up_by(HASH):
+                sha256.update(block[:count])
             blocks.put(block, count)
             done += count
             progress(done, size)
-        blocks.finish(None, 0)
+        with limits.held_up_by(DISK):
+            blocks.finish(None, 0)
     finally:
         blocks.stop()  # the reader may be waiting for one
         reading.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mbuild.core.digest import Digest, DigestError
@@ -67,7 +68,8 @@ class Blob(NamedTuple):
     """A stored blob; ``existed`` tells whether the store had it before.
 
     ``linked``: it is the user's own file under a second name. ``blake3`` is the content's
-    other digest, where it was computed.
+    other digest, where it was computed. ``limits`` are the seconds in which each resource
+    held up whoever made it (:mod:`mbuild.work.limits`), where that was looked at.
     """
 
     digest: Digest
@@ -75,6 +77,7 @@ class Blob(NamedTuple):
     existed: bool
     linked: bool = False
     blake3: Digest | None = None
+    limits: Mapping[str, float] = {}
 
 
 class Manifest(NamedTuple):

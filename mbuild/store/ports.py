@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mbuild.store.copying import OpenFile
     from mbuild.store.manifest import Blob
     from mbuild.store.records import RangePlace, RecordKind
+    from mbuild.work.limits import Limits
 
 ValueT = TypeVar("ValueT")
 
@@ -65,6 +66,10 @@ class Writer(Protocol):
     @property
     def size(self) -> int:
         """Bytes written so far."""
+
+    @property
+    def limits(self) -> Limits:
+        """What held the writing up so far."""
 
     def write(self, data: Buffer) -> None:
         """Append bytes."""

@@ -10,6 +10,7 @@ from mbuild.core.errors import CancelledError
 from mbuild.store.blocks import BLOCK, Blocks
 from mbuild.store.files import TemporaryFile, remove_stale, store_errors, sync
 from mbuild.work.cores import cores
+from mbuild.work.limits import DISK, HASH, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,6 +67,7 @@ class BlobWriter:
         self._filled = 0
         self._saved = False
         self.size = 0
+        self.limits = Limits()
 
     def save(self, then: Callable[[str, int], object]) -> None:
         """Make what was written so far durable, and call ``then``, both on another thread.
@@ -102,16 +104,22 @@ class BlobWriter:
         self.size += len(view)
         with store_errors("writing a blob"):
             while view:
-                block = self._block = self._block or self._blocks.take()
+                block = self._block = self._block or self._taken()
                 piece = view[: min(_PIECE, BLOCK - self._filled)]
                 view = view[len(piece) :]
                 if not self._beside:
-                    self._hash.update(piece)
+                    with self.limits.held_up_by(HASH):
+                        self._hash.update(piece)
                 block[self._filled : self._filled + len(piece)] = piece
                 self._filled += len(piece)
                 if self._filled == BLOCK:
                     self._blocks.put(block, BLOCK)
                     self._block, self._filled = None, 0
+
+    def _taken(self) -> memoryview:
+        """A free block, once there is one."""
+        with self.limits.held_up_by(self._blocks.slowest):
+            return self._blocks.take()
 
     def commit(self) -> Blob:
         """Publish the blob under its digest; raises :class:`StoreError` (disk full, ...).
@@ -119,9 +127,13 @@ class BlobWriter:
         Earlier builds' unfinished files of the same name are not needed any more.
         """
         with store_errors("writing a blob"):
-            self._blocks.finish(self._block, self._filled)
+            with self.limits.held_up_by(HASH):
+                self._blocks.seen()
+            with self.limits.held_up_by(DISK):
+                self._blocks.finish(self._block, self._filled)
             self._block = None  # its bytes are digested with the others now
-        blob = self._blobs.publish(self._file, self.digest, self.size)
+        with self.limits.held_up_by(DISK):
+            blob = self._blobs.publish(self._file, self.digest, self.size)
         if self._partial:
             remove_stale(self._blobs.partial_folder, self._partial)
         if self._blake3 is None:

@@ -9,10 +9,12 @@ the work up instead of filling the memory.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from mbuild.work.cancel import Cancel
+from mbuild.work.limits import CORES, DISK, Limits, waited_for_reads
 
 ValueT = TypeVar("ValueT")
 
@@ -49,13 +51,18 @@ class Ahead(Generic[ValueT]):
         self._jobs = jobs
         self._limit = limit
         self._consumers = consumers
-        self._changed = threading.Condition()
+        # Two things to wait for: with one, every result would wake every thread that waits
+        # for room, and on many cores they would take longer than the work.
+        lock = threading.Lock()
+        self._changed = threading.Condition(lock)  # a result, or the end
+        self._room = threading.Condition(lock)  # room in the budget, or the end
         self._next = 0
         self._held = 0
         self._ready: dict[int, ValueT] = {}
         self._left: dict[int, int] = {}
         self._error: BaseException | None = None
         self._cancel = Cancel()
+        self._worked = self._read = 0.0
         # Daemons: a job in compiled code cannot be interrupted and must not keep the
         # process from ending.
         self._threads = [
@@ -68,16 +75,23 @@ class Ahead(Generic[ValueT]):
         for thread in self._threads:
             thread.start()
 
-    def take(self, index: int) -> ValueT:
+    def take(self, index: int, limits: Limits | None = None) -> ValueT:
         """The result of a job, once it is there; every consumer calls it once for each.
 
-        Raises what the first job that failed raised, and :class:`CancelledError` after
-        :meth:`stop`.
+        The time until then goes to ``limits``: to the disk as much of it as jobs wait for
+        what they read, to the cores the rest. Raises what the first job that failed
+        raised, and :class:`CancelledError` after :meth:`stop`.
         """
+        started = time.perf_counter()
         with self._changed:
             while index not in self._ready:
                 self._raise()
                 self._changed.wait()
+            if limits is not None:
+                seconds = time.perf_counter() - started
+                disk = seconds * self._read / self._worked if self._worked else 0.0
+                limits.add(DISK, disk)
+                limits.add(CORES, seconds - disk)
             return self._ready[index]
 
     def done(self, index: int) -> None:
@@ -89,20 +103,19 @@ class Ahead(Generic[ValueT]):
                 self._ready.pop(index, None)
                 del self._left[index]
                 self._held -= self._jobs[index].size
-                self._changed.notify_all()
+                self._room.notify()
 
     def fail(self, error: BaseException) -> None:
         """A consumer gives up: everybody stops, with its error unless a job failed before."""
         with self._changed:
-            self._error = self._error or error
-            self._changed.notify_all()
+            self._end(error)
 
     def stop(self) -> None:
         """Let no further job start, and wait a moment for those that run."""
         with self._changed:
             self._cancel.cancel()
             self._ready.clear()
-            self._changed.notify_all()
+            self._wake_all()
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(_JOIN_SECONDS / len(self._threads))
@@ -112,6 +125,15 @@ class Ahead(Generic[ValueT]):
         """Whether a job that runs may as well end."""
         return self._cancel.cancelled or self._error is not None
 
+    def _end(self, error: BaseException) -> None:
+        """Note an error, unless one came before; everybody who waits hears of it."""
+        self._error = self._error or error
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        self._changed.notify_all()
+        self._room.notify_all()
+
     def _raise(self) -> None:
         if self._error is not None:
             raise self._error
@@ -119,29 +141,36 @@ class Ahead(Generic[ValueT]):
 
     def _work(self) -> None:
         while (index := self._claim()) is not None:
+            started, waited = time.perf_counter(), waited_for_reads()
             try:
                 value = self._jobs[index].run()
             except BaseException as error:
                 with self._changed:
                     # Jobs that end because of an error fail after it, and do not count.
-                    self._error = self._error or error
-                    self._changed.notify_all()
+                    self._end(error)
                 return
             with self._changed:
+                self._worked += time.perf_counter() - started
+                self._read += waited_for_reads() - waited
                 if not self._cancel.cancelled:
                     self._ready[index] = value
                 self._changed.notify_all()
             del value
 
     def _claim(self) -> int | None:
-        """The next job to run, once the budget has room; None when there is no more."""
-        with self._changed:
+        """The next job to run, once the budget has room; None when there is no more.
+
+        Who gets one wakes the next thread, for which there may be room, too, or nothing to do.
+        """
+        with self._room:
             while not self.stopping and self._next < len(self._jobs):
                 size = self._jobs[self._next].size
                 if self._held == 0 or self._held + size <= self._limit:
                     index = self._next
                     self._next += 1
                     self._held += size
+                    self._room.notify()
                     return index
-                self._changed.wait()
+                self._room.wait()
+            self._room.notify()
             return None

@@ -25,6 +25,11 @@ class Background:
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
 
+    @property
+    def waiting(self) -> int:
+        """How many tasks are not done."""
+        return len(self._tasks)
+
     def put(self, task: Task) -> None:
         """Add a task."""
         with self._changed:

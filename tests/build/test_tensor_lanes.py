@@ -14,6 +14,7 @@ import pytest
 from gguf_files import gguf_bytes, tiny_model
 
 from mbuild.build.graph import StepContext
+from mbuild.build.steps import tensors
 from mbuild.build.steps.opened import OpenFiles
 from mbuild.build.steps.ranges import RangeCache
 from mbuild.build.steps.tensors import Variant, write_variants
@@ -115,6 +116,28 @@ def test_a_tensor_is_not_quantized_twice(context: StepContext) -> None:
         (Code.REUSED_TENSORS, {"reused": 1, "total": 2}),
         (Code.NEWLY_QUANTIZED, {"tensors": ("bb.weight",)}),
     ]
+
+
+def test_variants_that_want_the_same_share_the_work(
+    context: StepContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What two variants have in one type is quantized once, in one build, for both files."""
+    made: list[GGMLType] = []
+
+    def counted(new: GGMLType, *arguments: Any, **options: Any) -> Any:
+        made.append(new)
+        return quantize(new, *arguments, **options)
+
+    monkeypatch.setattr(tensors, "quantize", counted)
+    model = source()
+    wanted: list[Mapping[str, GGMLType]] = [
+        {"a": GGMLType.Q8_0, "bb": GGMLType.Q4_0},
+        {"a": GGMLType.Q8_0, "bb": GGMLType.Q5_0},
+        {"a": GGMLType.Q8_0},
+    ]
+    blobs = written(context, model, *(variant(model, **types) for types in wanted))
+    assert [read(context, blob) for blob in blobs] == [expected(model, **w) for w in wanted]
+    assert sorted(made) == [GGMLType.Q4_0, GGMLType.Q5_0, GGMLType.Q8_0]
 
 
 def test_reports_count_all_files_together(context: StepContext) -> None:

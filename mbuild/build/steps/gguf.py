@@ -168,7 +168,7 @@ class MergeGGUF(BaseStep):
         return None if digests is None else {"sources": digests, "role": self.role.value}
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
-        """Merge; shards whose digest is not known are hashed beside it."""
+        """Merge; shards without a digest get it from the same reading."""
         from mbuild.gguf.hyperparameters import check_hyperparameters
         from mbuild.gguf.reader import open_gguf
         from mbuild.gguf.shards import merge
@@ -178,7 +178,7 @@ class MergeGGUF(BaseStep):
         with ExitStack() as stack:
             files = OpenFiles({file.name: file for file in self.files}, stack, by_name=True)
             shards = [
-                stack.enter_context(open_gguf(path, name=shard))
+                stack.enter_context(open_gguf(path, name=shard, seen=files.seen.get(shard)))
                 for shard, path in files.paths.items()
             ]
             model = merge(shards)

@@ -28,9 +28,10 @@ def write_model(context: StepContext, model: Model, files: OpenFiles) -> Blob:
             writer.write,
             progress=lambda done: context.report(done, total),
             plan=plan,
+            limits=writer.limits,
         )
         files.finish(context)
-        return writer.commit()
+        return writer.commit()._replace(limits=writer.limits.rounded())
 
 
 def read_facts(path: Path, name: str) -> ModelFacts:

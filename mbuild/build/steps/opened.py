@@ -1,9 +1,11 @@
-"""A step's user files: opened as the context saw them, hashed while they are used."""
+"""A step's user files: opened as the context saw them, digested by the reading that uses them."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,13 @@ from mbuild.core.errors import SourceError
 from mbuild.store.copying import OpenFile
 
 if TYPE_CHECKING:
+    from mbuild.build.sources.spans import Spans
     from mbuild.work.cancel import Cancel
+
+MUCH = 128 << 20
+"""Bytes without a digest, in large files together, from which on what digests them is loaded."""
+
+_LARGE = 1 << 20
 
 
 def open_source(file: SourceFile) -> OpenFile:
@@ -32,11 +40,12 @@ def open_all(files: Mapping[str, SourceFile], stack: ExitStack) -> dict[str, Pat
 
 
 class OpenFiles:
-    """A source's files, open, while those without a digest are hashed in a thread.
+    """A source's files, open; those without a digest get it from one reading.
 
-    The conversion and the hashing read the same pages at about the same time,
-    so that a file comes from the disk once. ``paths`` are what to read: they lead to
-    the very files that are hashed, whatever their names come to mean meanwhile.
+    ``paths`` are what to read: they lead to the very files that are digested, whatever their
+    names come to mean meanwhile. ``seen`` has, by the files' names, who is to be shown what is
+    read of the weights in large ones: these bytes are digested where they are read. All
+    else is read for its digest, small files at once on a thread, the rest in the end.
     ``by_name``: a blob of the store is known by its name, and not hashed for a second digest.
     """
 
@@ -46,11 +55,28 @@ class OpenFiles:
         from mbuild.work.beside import Beside
 
         self._sources = dict(files)
-        self._by_name = by_name
         self._opened = {name: stack.enter_context(open_source(f)) for name, f in files.items()}
         self.paths = {name: file.reading_path for name, file in self._opened.items()}
-        self._found: dict[str, tuple[SourceFile, int]] = {}
+        self._started = {
+            name: self._opened[name].start_of_hashing()
+            for name, file in files.items()
+            if (file.content if by_name else file.digest) is None
+        }
+        self._found: dict[str, SourceFile] = {}
+        self._spans = self._in_spans()
+        self.seen = {name: partial(_show, spans) for name, spans in self._spans.items()}
         self._hashing = stack.enter_context(Beside(self._hash, "mbuild-hash"))
+
+    def _in_spans(self) -> dict[str, Spans]:
+        """The files to digest by what is read of them: where that is much, and can be done."""
+        large = [name for name in self._started if self._opened[name].size >= _LARGE]
+        large = [name for name in large if self._sources[name].sha256 is None]
+        total = sum(self._opened[name].size for name in large)
+        if total < MUCH or not hasattr(os, "preadv"):
+            return {}
+        from mbuild.build.sources.spans import Spans
+
+        return {name: Spans(self._opened[name].size) for name in large}
 
     def _hash(self, cancel: Cancel) -> None:
         from mbuild.build.sources.reading import read_digests
@@ -58,24 +84,44 @@ class OpenFiles:
         def check(completed: int, total: int) -> None:
             cancel.check()
 
-        for name, file in self._opened.items():
-            source = self._sources[name]
-            if (source.content if self._by_name else source.digest) is None:
-                started = file.start_of_hashing()
-                self._found[name] = (read_digests(file, source, check), started)
+        if self._spans and not _is_ready():
+            self._spans = {}
+        for name in self._started:
+            if name not in self._spans:
+                found = read_digests(self._opened[name], self._sources[name], check)
+                self._found[name] = found
 
     def finish(self, context: StepContext) -> None:
-        """Wait for the hashing; the files must not have changed meanwhile."""
+        """Digest what nobody read; the files must not have changed meanwhile."""
         self._hashing.wait(lambda: context.report(0, 0))
+        self._read_rest(context)
+        for name, spans in self._spans.items():
+            self._found[name] = self._sources[name].known_by(spans.digest())
+        self._spans = {}
         for name, file in self._opened.items():
             file.check_unchanged(change_time=self._sources[name].stamp.ctime_ns is not None)
+
+    def _read_rest(self, context: StepContext) -> None:
+        """On all cores: headers, and tensors that a model does not have."""
+        from mbuild.work.spread import Part, spread
+
+        def read(rest: tuple[str, int, int], part: Part) -> None:
+            name, start, stop = rest
+            part.at(0)
+            data = memoryview(bytearray(stop - start))
+            self._opened[name].fill(data, start)
+            self._spans[name].add(start, data)
+
+        rest = [(n, *place) for n, spans in self._spans.items() for place in spans.missing()]
+        if rest:
+            spread(read, rest, 0, lambda done, total: context.report(0, 0), name="mbuild-hash")
 
     def digests(self, context: StepContext) -> dict[str, Digest]:
         """Every file's digest by its path; new ones are remembered."""
         from mbuild.build.sources.reading import keep_text, remember
 
-        for name, (file, started) in self._found.items():
-            remember(context.store, self._opened[name], file, started)
+        for name, file in self._found.items():
+            remember(context.store, self._opened[name], file, self._started[name])
         known = self.known()
         for name, file in self._sources.items():
             keep_text(context.store, file.name, self.paths[name], known[str(file.path)])
@@ -83,5 +129,18 @@ class OpenFiles:
 
     def known(self) -> dict[str, Digest]:
         """Every file's digest by its path, once :meth:`finish` has returned."""
-        files = self._sources | {name: file for name, (file, _) in self._found.items()}
+        files = self._sources | self._found
         return {str(file.path): file.content for file in files.values() if file.content}
+
+
+def _is_ready() -> bool:
+    """Whether parts of files can be digested on this machine."""
+    from mbuild.quant.compiled.chunks import why_unavailable
+
+    return why_unavailable() is None
+
+
+def _show(spans: Spans, start: int, data: memoryview) -> None:
+    """Digest what was read of a file's weights, where that can be done."""
+    if _is_ready():
+        spans.add(start, data)

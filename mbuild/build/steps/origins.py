@@ -23,8 +23,16 @@ from mbuild.store import Layer
 
 if TYPE_CHECKING:
     from mbuild.core.digest import Digest
+    from mbuild.gguf.files import Seen
     from mbuild.gguf.model import Model
     from mbuild.store.ports import BuildStore
+
+
+class Readable(NamedTuple):
+    """An origin's files by their names: what to open, and who is shown what is read of weights."""
+
+    paths: Mapping[str, Path]
+    seen: Mapping[str, Seen]
 
 
 class CheckpointOrigin(NamedTuple):
@@ -59,10 +67,10 @@ class CheckpointOrigin(NamedTuple):
         options = {"outtype": self.outtype, "pre": self.pre, "converter": CONVERTER_VERSION}
         return checkpoint_fields(self.source, **options)
 
-    def open(self, context: StepContext, paths: Mapping[str, Path], stack: ExitStack) -> Model:
+    def open(self, context: StepContext, files: Readable, stack: ExitStack) -> Model:
         """The unquantized model, its tensors loaded on demand."""
         context.status(Code.CONVERTING_MODEL, {})
-        return converted(self.source, self.outtype, self.pre, paths, context)
+        return converted(self.source, self.outtype, self.pre, files.paths, context, files.seen)
 
     def learned(self, files: Mapping[str, Digest]) -> CheckpointOrigin:
         """With the digests that a step found."""
@@ -105,14 +113,17 @@ class GGUFOrigin(NamedTuple):
         digests = gguf_digests(self.sources)
         return None if digests is None else {"gguf": digests}
 
-    def open(self, context: StepContext, paths: Mapping[str, Path], stack: ExitStack) -> Model:
+    def open(self, context: StepContext, files: Readable, stack: ExitStack) -> Model:
         """The unquantized model, its tensors loaded on demand."""
         from mbuild.gguf.reader import open_gguf
         from mbuild.gguf.shards import merge
 
         context.status(Code.PARSING_GGUF, {})
-        files = [stack.enter_context(open_gguf(path, name=n)) for n, path in paths.items()]
-        return merge(files) if len(files) > 1 else files[0].model()
+        opened = [
+            stack.enter_context(open_gguf(path, name=name, seen=files.seen.get(name)))
+            for name, path in files.paths.items()
+        ]
+        return merge(opened) if len(opened) > 1 else opened[0].model()
 
     def learned(self, files: Mapping[str, Digest]) -> GGUFOrigin:
         """With the digests that a step found."""
@@ -157,7 +168,7 @@ class LayerOrigin(NamedTuple):
         """
         return {"gguf": [str(self.blake3 or self.layer.digest)]}
 
-    def open(self, context: StepContext, paths: Mapping[str, Path], stack: ExitStack) -> Model:
+    def open(self, context: StepContext, files: Readable, stack: ExitStack) -> Model:
         """The unquantized model, its tensors loaded on demand."""
         from mbuild.gguf.reader import open_gguf
 
@@ -243,8 +254,7 @@ class OverOrigin(BaseStep):
         with ExitStack() as stack:
             sources = {str(f.path): f for step in steps for f in step.files}
             files = OpenFiles(sources, stack, by_name=self.origin.by_name)
-            paths = {name: files.paths[str(f.path)] for name, f in self.origin.files.items()}
-            model = self.origin.open(context, paths, stack)
+            model = self.origin.open(context, readable(self.origin, files), stack)
             *first, last = kinds.items()
             for kind, own in first:
                 yield from zip(own, kind.make(own, model, files, context), strict=True)
@@ -256,6 +266,14 @@ class OverOrigin(BaseStep):
             yield step, each._replace(files=digests)
 
 
+def readable(origin: Origin, files: OpenFiles) -> Readable:
+    """An origin's files among those that were opened."""
+    places = {name: str(file.path) for name, file in origin.files.items()}
+    seen = {name: files.seen[place] for name, place in places.items() if place in files.seen}
+    return Readable({name: files.paths[place] for name, place in places.items()}, seen)
+
+
 def open_quietly(origin: Origin, store: BuildStore, stack: ExitStack) -> Model:
     """The model of an origin, without a word and without hashing files."""
-    return origin.open(StepContext.silent(store), open_all(origin.files, stack), stack)
+    files = Readable(open_all(origin.files, stack), {})
+    return origin.open(StepContext.silent(store), files, stack)

@@ -83,7 +83,8 @@ class RangeCache:
     """Remembers quantized ranges by what they were made of, and source ranges' digests.
 
     Digests of ranges never leave this cache, so they are BLAKE3, which takes a third of
-    the time that SHA-256 does: each source byte is hashed twice, as part of its file too.
+    the time that SHA-256 does. What the file's own digest is made of cannot serve for them:
+    in that a byte's place in the file counts.
 
     A range's key is its source bytes' digest, its types, the importances used
     and the kernels' version. Its bytes lie in blobs or in the unfinished file

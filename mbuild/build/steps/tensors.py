@@ -86,7 +86,8 @@ def write_variants(
         files.finish(context)
         blobs = []
         for lane in lanes:
-            blobs.append(lane.writer.commit())
+            blob = lane.writer.commit()
+            blobs.append(blob._replace(limits=lane.writer.limits.rounded()))
             lane.record(f"blobs/{blobs[-1].digest.filename}")
     cache.flush()
     reused_count = sum(len(lane.found) for lane in lanes)
@@ -169,27 +170,35 @@ class _Work:
         return size
 
     def _make(self, part: Range) -> tuple[MadeRange, ...]:
-        """A range for every variant: as it is, as found, or quantized now."""
+        """A range for every variant: as it is, as found, or quantized now, once for all."""
         self._check()
         source = _Loaded(part)
         made: list[MadeRange] = []
+        known: dict[str, MadeRange] = {}
         for variant, new in zip(self._variants, self._types(part), strict=True):
             if new is part.tensor.type:
                 made.append(MadeRange(source.load()))
             else:
-                made.append(self._changed(part, new, variant.imatrix, source))
+                made.append(self._changed(part, new, variant.imatrix, source, known))
         return tuple(made)
 
     def _changed(
-        self, part: Range, new: GGMLType, imatrix: Imatrix | None, source: _Loaded
+        self,
+        part: Range,
+        new: GGMLType,
+        imatrix: Imatrix | None,
+        source: _Loaded,
+        known: dict[str, MadeRange],
     ) -> MadeRange:
+        """The range in another type; ``known`` is what variants before came to, by its key."""
         importances = importances_of(part, imatrix)
         key = self._cache.key(self._cache.source_digest(part, source.load), part, new, importances)
-        found = self._cache.find(key)
-        if found is not None:
-            return found
-        made = self._quantized(part, new, importances, source.load())
-        return MadeRange(made, key, digest_of(made))
+        found = known.get(key) or self._cache.find(key)
+        if found is None:
+            made = self._quantized(part, new, importances, source.load())
+            found = MadeRange(made, key, digest_of(made))
+        known[key] = found
+        return found
 
     def _quantized(
         self, part: Range, new: GGMLType, importances: Array | None, data: Array
@@ -272,7 +281,7 @@ class _Lane:
         try:
             self._write(memoryview(self.layout.header))
             for number, part in enumerate(self._work.ranges):
-                made = self._work.ahead.take(number)[self._index]
+                made = self._work.ahead.take(number, self.writer.limits)[self._index]
                 self._note(part, made)
                 self._write(memoryview(made.data).cast("B"))
                 if part.last:

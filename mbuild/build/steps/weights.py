@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mbuild.build.costs import Cost
     from mbuild.convert.lora.base import Base
     from mbuild.core.digest import Digest
+    from mbuild.gguf.files import Seen
     from mbuild.gguf.model import Model
     from mbuild.store.ports import BuildStore
 
@@ -86,12 +87,12 @@ class ConvertCheckpoint(BaseStep):
         return checkpoint_fields(self.source, **options)
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
-        """Convert in one pass; files whose digest is not known are hashed beside it."""
+        """Convert in one pass; files without a digest get it from the same reading."""
         context.status(Code.CONVERTING_MODEL, {})
         source = self.source
         with ExitStack() as stack:
             files = OpenFiles(source.files, stack)  # hashing begins while modules are loaded
-            model = converted(source, self.outtype, self.pre, files.paths, context)
+            model = converted(source, self.outtype, self.pre, files.paths, context, files.seen)
             blob = write_model(context, model, files)
             digests = files.digests(context)
         facts = read_facts(context.store.blobs.local_path(blob.digest), source.name)
@@ -169,7 +170,7 @@ class ConvertAdapter(BaseStep):
         with ExitStack() as stack:
             base = self._base(context, inputs)
             files = OpenFiles(source.files, stack)
-            adapter = open_adapter(source.name, files.paths, context.warn)
+            adapter = open_adapter(source.name, files.paths, context.warn, files.seen)
             model = convert_adapter(adapter, base)
             blob = write_model(context, model, files)
             digests = files.digests(context)
@@ -200,13 +201,17 @@ def converted(
     pre: str | None,
     paths: Mapping[str, Path],
     context: StepContext,
+    seen: Mapping[str, Seen] | None = None,
 ) -> Model:
-    """The model that a checkpoint is, its tensors converted when they are loaded."""
+    """The model that a checkpoint is, its tensors converted when they are loaded.
+
+    ``seen`` has, for some files, who is shown what is read of their tensors.
+    """
     from mbuild.convert.checkpoint import open_checkpoint
     from mbuild.convert.convert import convert
     from mbuild.convert.read.dtypes import OutType
 
-    checkpoint = open_checkpoint(source.name, paths)
+    checkpoint = open_checkpoint(source.name, paths, seen)
     return convert(checkpoint, OutType(outtype), pre=pre, warn=context.warn)
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mbuild.convert.lora.base import Base
+    from mbuild.gguf.files import Seen
 
 WEIGHTS = "adapter_model.safetensors"
 _PICKLED = "adapter_model.bin"
@@ -90,11 +91,15 @@ class LoraAdapter:
 
 
 def open_adapter(
-    name: str, files: Mapping[str, Path], warn: Callable[[str], None] = lambda text: None
+    name: str,
+    files: Mapping[str, Path],
+    warn: Callable[[str], None] = lambda text: None,
+    seen: Mapping[str, Seen] | None = None,
 ) -> LoraAdapter:
     """Read an adapter's config and the headers of its weights; ``warn`` is told what is lost.
 
-    ``files`` maps names relative to the adapter's folder to readable files.
+    ``files`` maps names relative to the adapter's folder to readable files; ``seen`` has, for
+    some of them, who is shown what is read of their tensors.
     Raises :class:`UnsupportedError` for another kind of adapter, for pickled
     weights and for whole weights among the factors, :class:`SourceError` for
     missing files and :class:`FormatError` for malformed ones.
@@ -111,7 +116,8 @@ def open_adapter(
     factors: dict[str, dict[str, Lazy]] = {}
     adapters: set[str] = set()
     vectors: dict[str, Lazy] = {}
-    for tensor in sorted(read_header(files[WEIGHTS], WEIGHTS), key=lambda t: t.offset):
+    stored = read_header(files[WEIGHTS], WEIGHTS, (seen or {}).get(WEIGHTS))
+    for tensor in sorted(stored, key=lambda t: t.offset):
         base = tensor.name.replace(_PREFIX, "")
         match = _FACTOR.search(base)
         if match is not None:

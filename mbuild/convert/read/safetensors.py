@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from mbuild.gguf.files import Seen
+
 MAX_HEADER = 100_000_000
 """Bytes of JSON that a header may have (the reference's limit)."""
 
@@ -102,12 +104,14 @@ class Shard:
     """One safetensors file as it was when its header was read.
 
     ``name`` is what messages call it (the path may be a blob's). ``identity``
-    is device, inode, size in bytes and modification time in nanoseconds.
+    is device, inode, size in bytes and modification time in nanoseconds. ``seen`` is
+    shown what is read of its tensors.
     """
 
     name: str
     path: Path
     identity: tuple[int, int, int, int]
+    seen: Seen | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +132,7 @@ class StoredTensor:
         opened, :class:`SourceError` when it cannot be read.
         """
         from mbuild.gguf.memory import room
+        from mbuild.work.limits import reading
 
         data = room((self.nbytes if stop is None else stop) - start)
         try:
@@ -137,11 +142,14 @@ class StoredTensor:
         try:
             if _identity(os.fstat(fd)) != self.shard.identity:
                 raise _changed(self.shard.name)
-            _fill(fd, self.offset + start, data.data, self.shard.name)
+            with reading():
+                _fill(fd, self.offset + start, data.data, self.shard.name)
         except OSError as error:
             raise unreadable(self.shard.name, error) from error
         finally:
             os.close(fd)
+        if self.shard.seen is not None:
+            self.shard.seen(self.offset + start, data.data)
         return data
 
 
@@ -160,12 +168,13 @@ def _fill(fd: int, offset: int, view: memoryview, name: str) -> None:
         done += count
 
 
-def read_header(path: Path, name: str) -> tuple[StoredTensor, ...]:
+def read_header(path: Path, name: str, seen: Seen | None = None) -> tuple[StoredTensor, ...]:
     """The tensors of one file, in the order of their names.
 
     Args:
         path: the file to open.
         name: what to call it in messages.
+        seen: is shown what is read of its tensors.
 
     Raises:
         FormatError: for anything that the format forbids.
@@ -186,7 +195,7 @@ def read_header(path: Path, name: str) -> tuple[StoredTensor, ...]:
         raise unreadable(name, error) from error
     finally:
         os.close(fd)
-    shard = Shard(name, path, identity)
+    shard = Shard(name, path, identity, seen)
     entries = _parse(raw, name)
     entries.pop("__metadata__", None)
     start = 8 + len(raw)

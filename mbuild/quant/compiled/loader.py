@@ -23,6 +23,16 @@ def _machine() -> Any:
     return binding.Target.from_triple(binding.get_process_triple())
 
 
+def compiled(text: str) -> bytes:
+    """An object file of LLVM's own text, for this CPU; raises RuntimeError for a wrong text."""
+    module = binding.parse_assembly(text)
+    module.verify()
+    features = binding.get_host_cpu_features().flatten()
+    name = binding.get_host_cpu_name()
+    machine = _machine().create_target_machine(cpu=name, features=features, opt=3)
+    return bytes(machine.emit_object(module))
+
+
 def load(code: bytes, name: str) -> Callable[..., int]:
     """The function ``name`` of an object file, which takes integers and numpy arrays.
 

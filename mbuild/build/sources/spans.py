@@ -1,0 +1,142 @@
+"""A file's BLAKE3 made of what is read of it anyway, in whatever order and on any threads.
+
+Whoever reads weights hands the very bytes on, so that nobody has to read the file a second
+time. What nobody read is read in the end.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections.abc import Iterator
+
+import numpy as np
+
+from mbuild.core.digest import BLAKE3, Digest
+from mbuild.quant.compiled.chunks import CHUNK, VALUE, chunks, last_chunk, parents
+from mbuild.quant.engine import Bytes
+
+_GAP = 8 << 20
+
+
+class Spans:
+    """One file of ``size`` bytes, more than a chunk of 1024; any thread may call it.
+
+    ``_nodes`` are the values of complete subtrees by their level and their place in it, as
+    few as can be; ``_odd`` the bytes of chunks of which a part was read, and how many they are.
+    """
+
+    def __init__(self, size: int) -> None:
+        assert size > CHUNK
+        self._size = size
+        self._chunks = -(-size // CHUNK)
+        self._lock = threading.Lock()
+        self._taken: list[tuple[int, int]] = []
+        self._nodes: dict[tuple[int, int], Bytes] = {}
+        self._odd: dict[int, tuple[bytearray, int]] = {}
+
+    def add(self, start: int, data: memoryview) -> None:
+        """Bytes of the file from ``start`` on; those that somebody brought before do not count."""
+        for first, stop in self._claimed(start, start + len(data)):
+            self._digest(first, data[first - start : stop - start])
+
+    def missing(self) -> Iterator[tuple[int, int]]:
+        """Where the bytes lie that nobody brought, in pieces: from, to."""
+        at = 0
+        for start, stop in [*self._taken, (self._size, self._size)]:
+            for first in range(at, start, _GAP):
+                yield first, min(first + _GAP, start)
+            at = stop
+
+    def digest(self) -> Digest:
+        """The file's digest, once all its bytes were brought."""
+        return Digest(self._value(0, self._chunks, root=True).tobytes().hex(), BLAKE3)
+
+    def _claimed(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Which parts of a range nobody has brought; from now on they count as brought."""
+        with self._lock:
+            low = bisect_left(self._taken, start, key=lambda taken: taken[1])
+            high, at, free = low, start, []
+            while high < len(self._taken) and self._taken[high][0] <= stop:
+                if at < self._taken[high][0]:
+                    free.append((at, self._taken[high][0]))
+                at = self._taken[high][1]
+                high += 1
+            if at < stop:
+                free.append((at, stop))
+            around = self._taken[low:high]
+            if around:
+                start, stop = min(start, around[0][0]), max(stop, around[-1][1])
+            self._taken[low:high] = [(start, stop)]
+            return free
+
+    def _digest(self, start: int, data: memoryview) -> None:
+        """Put a part of the file into the tree: whole chunks, and what is odd at its ends."""
+        first = -(-start // CHUNK)
+        count = max((start + len(data)) // CHUNK - first, 0)
+        head = min(first * CHUNK - start, len(data))
+        if count:
+            whole = np.frombuffer(data[head : head + count * CHUNK], np.uint8)
+            nodes = list(self._merged(chunks(whole, first), first))
+            with self._lock:
+                for level, place, value in nodes:
+                    self._put(level, place, value)
+        self._keep(start, data[:head])
+        end = head + count * CHUNK
+        self._keep(start + end, data[end:])
+
+    def _merged(self, values: Bytes, first: int) -> Iterator[tuple[int, int, Bytes]]:
+        """The few complete subtrees that neighbouring chunks are: level, place, value."""
+        level, last = 0, first + values.size // VALUE
+        while first < last:
+            top = self._is_top(level)
+            if top or first % 2:
+                yield level, first, values[:VALUE].copy()
+                first, values = first + 1, values[VALUE:]
+            if first < last and (top or last % 2):
+                yield level, last - 1, values[-VALUE:].copy()
+                last, values = last - 1, values[:-VALUE]
+            if first < last and not top:
+                values = parents(values)
+                level, first, last = level + 1, first // 2, last // 2
+
+    def _is_top(self, level: int) -> bool:
+        """Whether the parent of two nodes of a level is the root, which is made in the end."""
+        return 2 << level >= self._chunks
+
+    def _put(self, level: int, place: int, value: Bytes) -> None:
+        """Add a subtree, with its neighbour as their parent, and so on; the lock is held."""
+        while not self._is_top(level):
+            other = self._nodes.pop((level, place ^ 1), None)
+            if other is None:
+                break
+            pair = (other, value) if place % 2 else (value, other)
+            value = parents(np.concatenate(pair))
+            level, place = level + 1, place // 2
+        self._nodes[level, place] = value
+
+    def _keep(self, start: int, data: memoryview) -> None:
+        """Remember a part of one chunk until the rest of it is there."""
+        if not data:
+            return
+        number = start // CHUNK
+        whole = min(CHUNK, self._size - number * CHUNK)
+        with self._lock:
+            held, count = self._odd.pop(number, (bytearray(whole), 0))
+            at = start - number * CHUNK
+            held[at : at + len(data)] = data
+            if count + len(data) < whole:
+                self._odd[number] = held, count + len(data)
+            else:
+                self._put(0, number, last_chunk(bytes(held), number))
+
+    def _value(self, first: int, last: int, *, root: bool = False) -> Bytes:
+        """The value of the subtree of some chunks: the largest power of two that is less, left."""
+        count = last - first
+        level = (count - 1).bit_length()
+        found = None if root else self._nodes.get((level, first >> level))
+        if found is not None:
+            return found
+        middle = first + (1 << (level - 1))
+        pair = np.concatenate((self._value(first, middle), self._value(middle, last)))
+        return parents(pair, root=root)
