@@ -3,6 +3,7 @@
 
 python3 run.py example     build Modelfile.example twice: once from scratch, once cached
 python3 run.py test        run all tests
+python3 run.py wheel       write dist/'s wheel for Linux, with compiled kernels
 """
 
 from __future__ import print_function
@@ -92,8 +93,14 @@ def test():
     call(*[PYTHON, "-m", "pytest"] + sys.argv[2:])
 
 
+def wheel():
+    """Compile all kernels, some minutes, and make the wheel that carries them."""
+    set_up()
+    call(*[PYTHON, os.path.join("release", "wheel.py"), "dist"] + sys.argv[2:])
+
+
 if __name__ == "__main__":
-    commands = {"example": example, "test": test}
+    commands = {"example": example, "test": test, "wheel": wheel}
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         sys.exit(__doc__)
     commands[sys.argv[1]]()

@@ -40,7 +40,7 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """What it runs on: ``numba`` or ``numpy``."""
+        """What it runs: ``compiled`` kernels, or ``numpy``."""
 
     def prepare(self, type_: GGMLType, weighted: bool) -> None:
         """Make ready for blocks of a type that is supported.

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import hashlib
+import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -134,6 +139,7 @@ def test_every_line_is_tested() -> None:
         ["uvx", "--from"],
         ["pip", "wheel"],
         ["pip", "install"],
+        ["python3", "run.py"],
     ]
 
 
@@ -164,7 +170,7 @@ def test_pip_installs_the_checkout_and_the_wheel(
     shell("pip uninstall -q -y mbuild-models", tmp_path, variables)
     (checkout / "dist").mkdir(exist_ok=True)
     shutil.copy(wheel, checkout / "dist")
-    shell(LINES[-1], checkout, variables)
+    shell(LINES[4], checkout, variables)
     builds(tmp_path, variables)
     shell(f"pip install -q --no-deps {MOLECULES}", tmp_path, variables)
     broken = subprocess.run(
@@ -191,3 +197,116 @@ def test_pipx_installs_the_checkout(checkout: Path, tmp_path: Path) -> None:
     shell(line_of("pipx"), checkout, variables)
     assert (tmp_path / "bin" / "mbuild").exists()
     builds(tmp_path, variables)
+
+
+# --- the wheel with kernels -----------------------------------------------------------------
+
+
+def own_level() -> str:
+    """The level of x86-64 whose kernels run here; skips the test where there is none."""
+    pytest.importorskip("numba")
+    from mbuild.quant.kernels import target
+
+    if not target.level():
+        pytest.skip("the wheel with kernels is for Linux on x86-64-v3")
+    return target.level()
+
+
+def seconds(line: str, folder: Path, variables: dict[str, str]) -> float:
+    """The CPU time that a command takes; it must not warn."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    said = shell(line, folder, variables)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert "warning" not in said
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def built(program: str, folder: Path, home: Path) -> tuple[str, float]:
+    """The digest of the example's weights in Q4_K_M, and the seconds of CPU that they took.
+
+    ``home`` has to be new: the build finds no store, no cache and no kernels.
+    """
+    home.mkdir()
+    variables = {
+        **environment(home=home),
+        "HOME": str(home),
+        "MBUILD_HOME": str(home / "mbuild"),
+    }
+    spent = seconds(f"{program} -q q4_K_M -t chat", folder, variables)
+    manifest = home / "store/manifests/registry.ollama.ai/library/chat/latest"
+    layers = json.loads(manifest.read_text())["layers"]
+    digest = next(one["digest"] for one in layers if one["mediaType"].endswith(".model"))
+    return str(digest), spent
+
+
+def requirements(archive: zipfile.ZipFile) -> set[str]:
+    """What a wheel requires of numba and of llvmlite."""
+    (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    lines = re.findall("^Requires-Dist: (.*)$", archive.read(name).decode(), re.MULTILINE)
+    return {line.replace('"', "'") for line in lines if line.startswith(("numba", "llvmlite"))}
+
+
+def test_a_wheel_of_a_checkout_compiles(wheel: Path) -> None:
+    """It is for every platform, has no kernels in it, and asks for numba."""
+    assert wheel.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        assert not [name for name in archive.namelist() if "/objects/" in name]
+        assert requirements(archive) == {
+            "llvmlite>=0.44",
+            "numba>=0.61",
+            "numba>=0.61; extra == 'compile'",
+        }
+
+
+@pytest.mark.slow
+@pytest.mark.clients
+def test_the_wheel_with_kernels_needs_no_numba(wheel: Path, tmp_path: Path) -> None:
+    """Not even the first Q4_K_M, which has the same bytes, and takes the time of a later one."""
+    level = own_level()
+    # The kernels of two types instead of all, which would take minutes.
+    few = f"{tmp_path} --pure {wheel} --types Q4_K,Q6_K --levels {level}"
+    shell(f"{sys.executable} {ROOT}/release/wheel.py {few}", tmp_path, environment(home=tmp_path))
+    made = tmp_path / f"mbuild_models-{__version__}-py3-none-manylinux_2_17_x86_64.whl"
+    with zipfile.ZipFile(made) as archive:
+        _check(archive, level)
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    programs = tmp_path / "venv" / "bin"
+    shell(f"{programs}/pip install -q {made}", tmp_path, environment(home=tmp_path))
+    found = shell(f"{programs}/python -m pip list", tmp_path, environment(home=tmp_path))
+    assert "llvmlite" in found and "numba" not in found
+    write_chat(tmp_path / "tiny-chat")
+    (tmp_path / "Modelfile").write_text("FROM ./tiny-chat\n")
+    usual, _ = built(f"{sys.executable} -m mbuild", tmp_path, tmp_path / "numba")
+    builds, imports = [], []
+    for home in (tmp_path / f"home{number}" for number in range(4)):
+        digest, spent = built(f"{programs}/mbuild", tmp_path, home)
+        assert digest == usual
+        assert not (home / "mbuild" / "kernels").exists()
+        builds.append(spent)
+        numpy = f"{programs}/python -c 'import numpy'"
+        imports.append(seconds(numpy, tmp_path, environment(home=home)))
+    # Half a second where numpy is imported in 83 ms, as on a machine that does nothing else.
+    assert min(builds) < 6 * min(imports), (builds, imports)
+
+
+def _check(archive: zipfile.ZipFile, level: str) -> None:
+    """The wheel is well-formed: kernels, requirements, tag, and a RECORD of all files."""
+    objects = [name for name in archive.namelist() if "/objects/" in name]
+    assert len(objects) == 5 and f"mbuild/quant/compiled/objects/{level}/" in objects[-1]
+    elsewhere = "sys_platform != 'linux' or platform_machine != 'x86_64'"
+    assert requirements(archive) == {
+        "llvmlite>=0.44",
+        f"numba>=0.61; {elsewhere}",
+        "numba>=0.61; extra == 'compile'",
+    }
+    (record,) = (name for name in archive.namelist() if name.endswith(".dist-info/RECORD"))
+    tags = archive.read(record.replace("RECORD", "WHEEL")).decode()
+    assert "Tag: py3-none-manylinux_2_17_x86_64\n" in tags and "Purelib: false\n" in tags
+    recorded = {
+        name: digest for name, digest, _ in csv.reader(archive.read(record).decode().split())
+    }
+    assert recorded.pop(record) == ""
+    assert recorded.keys() == set(archive.namelist()) - {record}
+    for name, digest in recorded.items():
+        found = base64.urlsafe_b64encode(hashlib.sha256(archive.read(name)).digest())
+        assert digest == f"sha256={found.decode().rstrip('=')}"

@@ -16,12 +16,14 @@ SCRIPT = Path(__file__).parents[2] / "run.py"
 pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="run.py is not in this package")
 
 
-def _run(tmp_path: Path, before: str, path: str = "") -> subprocess.CompletedProcess[str]:
+def _run(
+    tmp_path: Path, before: str, path: str = "", *arguments: str
+) -> subprocess.CompletedProcess[str]:
     """Start a copy of ``run.py`` alone in a folder, after ``before`` has changed the Python."""
     shutil.copy(SCRIPT, tmp_path)
     (tmp_path / "sitecustomize.py").write_text(f"import sys\n{before}\n")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PATH": path}
-    command = [sys.executable, "run.py", "example"]
+    command = [sys.executable, "run.py", *(arguments or ("example",))]
     return subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
     )
@@ -55,6 +57,17 @@ def test_an_old_python_names_a_newer_one(tmp_path: Path) -> None:
         (tmp_path / name).chmod(0o755)
     done = _run(tmp_path, "sys.version_info = (3, 8, 1, 'final', 0)", str(tmp_path))
     assert done.stderr.endswith("; this machine has one: python3.12 run.py\n")
+
+
+def test_a_wheel_is_made_by_the_environment_that_has_the_compiler(tmp_path: Path) -> None:
+    """The environment is set up first; further arguments go to the script that makes the wheel."""
+    shown = "import subprocess; subprocess.call = lambda command, **_: print(*command)"
+    done = _run(tmp_path, shown, "", "wheel", "--levels", "x86-64-v3")
+    assert done.returncode == 0, done.stderr
+    *_, install, make = done.stdout.splitlines()
+    assert install.endswith("--editable .")
+    python = f"{tmp_path}/.venv/bin/python"
+    assert make == f"{python} release/wheel.py dist --levels x86-64-v3"
 
 
 def test_an_old_python_can_read_it() -> None:

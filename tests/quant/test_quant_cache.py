@@ -57,7 +57,7 @@ def _ended(process: subprocess.Popen[str]) -> list[str]:
 def _expected(numba: bool) -> list[str]:
     x = (np.random.default_rng(0).standard_normal(256 * 40) * 0.05).astype(np.float32)
     made = quantize(GGMLType.MXFP4, GGMLType.F32, x, 256, using=fallback())
-    return ["numba", str(numba), hashlib.sha256(made.tobytes()).hexdigest()]
+    return ["compiled", str(numba), hashlib.sha256(made.tobytes()).hexdigest()]
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -174,7 +174,7 @@ def test_the_key_follows_all_that_decides_the_code(
     keys.append(cache.key("plain_Q4_K_32"))
     monkeypatch.setattr(target, "compilers", lambda: "others")
     keys.append(cache.key("plain_Q4_K_32"))
-    monkeypatch.setattr(cache, "_sources", lambda: b"edited")
+    monkeypatch.setattr(cache, "sources_digest", lambda: b"edited")
     keys.append(cache.key("plain_Q4_K_32"))
     assert len(set(keys)) == len(keys)
 

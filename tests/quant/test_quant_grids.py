@@ -84,7 +84,7 @@ def _differing(a: Any, b: Any, type_: GGMLType) -> int:
 def test_numpy_finds_the_same_points(type_: GGMLType) -> None:
     """numpy looks at every scale and every neighbour: the compiled search misses none."""
     pytest.importorskip("numba")
-    assert engine().name == "numba"
+    assert engine().name == "compiled"
     x = np.concatenate([values for _, values in weights(1)])
     given: list[Any] = [*importances(2).values(), np.zeros(ROW, np.float32)]
     if type_ in PLAIN:

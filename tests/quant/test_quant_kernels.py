@@ -59,7 +59,7 @@ def test_every_type_has_a_kernel_that_needs_no_numba() -> None:
     from mbuild.quant import table
     from mbuild.quant.compiled import cache
 
-    assert engine().name == "numba"
+    assert engine().name == "compiled"
     used: set[str] = set()
     for weighted, types in ((False, ALL), (True, WEIGHTED)):
         for type_ in types:

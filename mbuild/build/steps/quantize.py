@@ -181,10 +181,10 @@ def _say_compiling(types: tuple[str, ...], context: StepContext) -> None:
 
 def _warn_of_kernels(unavailable: Unavailable | None, context: StepContext) -> None:
     """That compiled quantizers cannot be used, or are not kept, and why; once in a process."""
-    from mbuild.quant.compiled import cache
-
     if unavailable is None:
-        problem = cache.problem()
+        from mbuild.quant.compiled import cache, packed
+
+        problem = "" if packed.level() else cache.problem()
     else:
         problem = (
             f"the compiled quantizers cannot be used, because {unavailable.reason}: quantizing"

@@ -113,7 +113,7 @@ def sources() -> list[str]:
 
 
 @cache
-def _sources() -> bytes:
+def sources_digest() -> bytes:
     """A digest of the texts of :func:`sources`."""
     state = hashlib.sha256()
     for name in sources():
@@ -127,7 +127,7 @@ def key(name: str) -> bytes:
     # Only here, so that what llvmlite fails with reaches those alone who compile.
     from mbuild.quant.kernels.target import description
 
-    return hashlib.sha256(_sources() + repr((name, description())).encode()).digest()
+    return hashlib.sha256(sources_digest() + repr((name, description())).encode()).digest()
 
 
 def _path(name: str, key_: bytes) -> Path:

@@ -1,9 +1,9 @@
 """The compiled engine: picks kernels, pads the last tile, says where a bad value lies.
 
-A kernel is compiled by numba (:mod:`mbuild.quant.compiled.compiler`) into an object file,
-which is kept (:mod:`mbuild.quant.compiled.cache`), loaded by LLVM
-(:mod:`mbuild.quant.compiled.loader`) and called through ctypes. Where it is kept already, numba
-is not imported.
+A kernel is an object file, loaded by LLVM (:mod:`mbuild.quant.compiled.loader`) and called through
+ctypes. It came with mbuild (:mod:`mbuild.quant.compiled.packed`), or it is compiled by numba
+(:mod:`mbuild.quant.compiled.compiler`) and kept (:mod:`mbuild.quant.compiled.cache`). Where it is
+there already, numba is not imported.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mbuild.gguf.types import BLOCKS, GGMLType
-from mbuild.quant.compiled import cache, loader, needs
+from mbuild.quant.compiled import cache, loader, needs, packed
 from mbuild.quant.engine import BlocksOutcome, Bytes, Reals, Weights
 from mbuild.quant.kernels import target
 from mbuild.quant.table import GOOD, SUSPECT, Kernel, kernel, takes_importances
@@ -25,18 +25,28 @@ _OUTCOMES = {GOOD: BlocksOutcome.GOOD, SUSPECT: BlocksOutcome.SUSPECT}
 
 
 def machine_code(kernel: Kernel) -> Callable[..., int]:
-    """The kernel's C function, from the cache or compiled now; raises :class:`Unavailable`."""
-    code = cache.read(kernel.name)
-    if code is None:
-        needs.need_numba()
-        from mbuild.quant.compiled import compiler
+    """The kernel's C function, as it came, from the cache or compiled now.
 
-        library = compiler.library(kernel)
-        with needs.llvm():
-            code = bytes(library.emit_native_object())
-        cache.write(kernel.name, code)
+    Raises :class:`Unavailable`.
+    """
+    code = packed.read(kernel.name)
+    if code is None:
+        needs.find_numba(packed.lack(kernel.name))
+        code = cache.read(kernel.name) or _compiled(kernel)
     with needs.llvm():
         return loader.load(code, kernel.name)
+
+
+def _compiled(kernel: Kernel) -> bytes:
+    """The kernel's object file, made now and kept; raises :class:`Unavailable`."""
+    needs.need_numba()
+    from mbuild.quant.compiled import compiler
+
+    library = compiler.library(kernel)
+    with needs.llvm():
+        code = bytes(library.emit_native_object())
+    cache.write(kernel.name, code)
+    return code
 
 
 _NONE = (None, None)
@@ -64,17 +74,15 @@ class _Entry(NamedTuple):
 class CompiledEngine:
     """Quantizes blocks with compiled kernels in ``lanes`` lanes; any thread may call it.
 
-    Raises :class:`Unavailable` where numba is not installed, which compiles what is not kept.
+    Raises :class:`Unavailable` where no kernels came with mbuild and numba is not installed.
     """
 
-    name = "numba"
+    name = "compiled"
 
     def __init__(self, lanes: int | None = None) -> None:
-        try:
-            target.compilers()
-        except (ImportError, OSError) as error:
-            raise needs.unusable("numba", error) from error
-        self.lanes = lanes or target.native_lanes()
+        if not packed.level():
+            needs.find_numba(packed.lack())
+        self.lanes = lanes or packed.lanes() or target.native_lanes()
         self._entries: dict[tuple[GGMLType, bool], _Entry] = {}
         self._compiling = threading.Lock()
 

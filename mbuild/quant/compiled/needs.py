@@ -22,6 +22,23 @@ def need_llvmlite() -> None:
         importlib.import_module("llvmlite.binding")
 
 
+def find_numba(lack: str) -> None:
+    """Find numba without importing it; raises :class:`Unavailable`.
+
+    ``lack`` is why the kernels that came with mbuild are not enough, in words.
+    """
+    # Only here, so that llvmlite is imported where need_llvmlite() has found it.
+    from mbuild.quant.kernels import target
+
+    try:
+        target.compilers()
+    except (ImportError, OSError) as error:
+        reason = unusable("numba", error)
+        if lack:
+            reason = Unavailable(f"{lack}, and {reason.reason}", reason.remedy)
+        raise reason from error
+
+
 def need_numba() -> None:
     """Import numba, and the compiler that is made of its parts; raises :class:`Unavailable`."""
     with _imported("numba"):

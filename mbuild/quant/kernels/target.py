@@ -7,12 +7,20 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 import llvmlite
 from llvmlite import binding
+
+LEVELS: dict[str, tuple[str, ...]] = {
+    "x86-64-v3": ("avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe", "popcnt"),
+    "x86-64-v4": ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"),
+}
+"""The levels of the x86-64 psABI that kernels are compiled for ahead, the lowest first, each with
+LLVM's names of what it adds to the one before. LLVM knows CPUs of these names."""
 
 
 @cache
@@ -63,6 +71,30 @@ def features() -> str:
     return found
 
 
+def lanes_of(features: Iterable[str]) -> int:
+    """The width of the searches on a CPU with these features: 32 lanes with AVX-512, else 16."""
+    return 32 if "+avx512f" in features else 16
+
+
 def native_lanes() -> int:
-    """The width of the searches on this CPU: 32 lanes with AVX-512, else 16."""
-    return 32 if "+avx512f" in features().split(",") else 16
+    """The width of the searches on this CPU."""
+    return lanes_of(features().split(","))
+
+
+def features_of(level: str) -> tuple[str, ...]:
+    """All that a level of :data:`LEVELS` asks of a CPU beyond x86-64-v2, as ``+avx2``."""
+    levels = list(LEVELS)
+    below = levels[: levels.index(level) + 1]
+    return tuple(f"+{name}" for each in below for name in LEVELS[each])
+
+
+def level() -> str:
+    """The highest of :data:`LEVELS` that this CPU has, "" where it has none or this is not Linux.
+
+    The environment may narrow it, as in :func:`features`.
+    """
+    triple, there = _host()[0], set(features().split(","))
+    if not triple.startswith("x86_64-") or "linux" not in triple:
+        return ""
+    has = [each for each in LEVELS if there.issuperset(features_of(each))]
+    return has[-1] if has else ""

@@ -1,0 +1,126 @@
+"""Compile the kernels that a wheel carries: for each type, for each level of x86-64.
+
+    python release/kernels.py FOLDER [--types Q4_K,Q6_K] [--levels x86-64-v3]
+
+FOLDER gets what mbuild/quant/compiled/packed.py reads. The same versions of Python, numba, llvmlite
+and gguf, which the index records, make the same bytes: numba numbers what it compiles, so each
+kernel is compiled by a process of its own, which has compiled nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import json
+import multiprocessing
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import zlib
+from importlib.metadata import version
+from pathlib import Path
+
+import llvmlite
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from mbuild.gguf.types import GGMLType  # noqa: E402
+from mbuild.quant.compiled import cache, packed  # noqa: E402
+from mbuild.quant.compiled.isolation import import_numba  # noqa: E402
+from mbuild.quant.kernels import target  # noqa: E402
+from mbuild.quant.table import TYPES, Kernel, kernel, supports  # noqa: E402
+from mbuild.work.cores import cores  # noqa: E402
+
+
+def kernels(level: str, types: list[GGMLType]) -> list[Kernel]:
+    """Every kernel of these types on a processor of this level, each once."""
+    lanes = target.lanes_of(target.features_of(level))
+    pairs = [(type_, weighted) for type_ in types for weighted in (False, True)]
+    made = [kernel(*pair, lanes) for pair in pairs if supports(*pair)]
+    return list(dict.fromkeys(made))
+
+
+def settings(level: str) -> dict[str, str]:
+    """The environment in which numba compiles for a level, and for nothing that is beyond it."""
+    inherited = {name: value for name, value in os.environ.items() if name[:6] != "NUMBA_"}
+    features = ",".join(target.features_of(level))
+    ours = {"NUMBA_CPU_NAME": level, "NUMBA_CPU_FEATURES": features, "PYTHONHASHSEED": "0"}
+    return {**inherited, **ours}
+
+
+def compiled(one: Kernel) -> bytes:
+    """The object file of a kernel, made by this process, whose only one it should be."""
+    from mbuild.quant.compiled import compiler
+
+    return bytes(compiler.library(one).emit_native_object())
+
+
+def write_level(folder: Path, level: str, types: list[GGMLType]) -> None:
+    """Compile a level's kernels, as many at a time as there are cores, and write them.
+
+    Their digests go into a file beside the level's folder.
+
+    The environment has to be that of :func:`settings` since this process began.
+    """
+    import_numba()
+    # What is imported before processes are made, they need not import each for itself.
+    importlib.import_module("mbuild.quant.compiled.compiler")
+    todo = kernels(level, types)
+    (folder / level).mkdir(parents=True)
+    context = multiprocessing.get_context("fork")
+    digests = {}
+    with context.Pool(min(cores(), len(todo)), maxtasksperchild=1) as pool:
+        for one, code in zip(todo, pool.imap(compiled, todo), strict=True):
+            (folder / level / f"{one.name}.o.z").write_bytes(zlib.compress(code, 9))
+            digests[one.name] = hashlib.sha256(code).hexdigest()
+            print(f"{level}: {one.name}, {len(code)} bytes", flush=True)
+    (folder / f"{level}.json").write_text(json.dumps(digests))
+
+
+def write(folder: Path, levels: list[str], types: list[GGMLType]) -> None:
+    """Write a folder of kernels with its index."""
+    shutil.rmtree(folder, ignore_errors=True)
+    sources, digests = cache.sources_digest().hex(), {}
+    for level in levels:
+        command = [sys.executable, __file__, str(folder), "--only", "--levels", level]
+        names = ",".join(type_.name for type_ in types)
+        subprocess.run([*command, "--types", names], env=settings(level), check=True)
+        made = folder / f"{level}.json"
+        digests[level] = json.loads(made.read_text())
+        made.unlink()
+    index = {
+        "made_with": {
+            "python": platform.python_version(),
+            "numba": version("numba"),
+            "llvmlite": llvmlite.__version__,
+            "gguf": version("gguf"),
+            "zlib": zlib.ZLIB_RUNTIME_VERSION,
+        },
+        "sources": sources,
+        "levels": digests,
+    }
+    (folder / packed.INDEX).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line and compile."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--types", default=",".join(type_.name for type_ in TYPES))
+    parser.add_argument("--levels", default=",".join(target.LEVELS))
+    parser.add_argument("--only", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args(arguments)
+    types = [GGMLType[name] for name in args.types.split(",")]
+    levels = args.levels.split(",")
+    if args.only:
+        write_level(args.folder, levels[0], types)
+    else:
+        write(args.folder, levels, types)
+
+
+if __name__ == "__main__":
+    main()
