@@ -43,7 +43,7 @@ class FakeStep(BaseStep):
             self.then(context)
         given = [str(layer.digest) for result in inputs for layer in result.layers]
         blob = context.store.blobs.put("\n".join([self.text, *given]).encode())
-        return Made.of(blob, "application/fake")
+        return Made.of([blob], "application/fake")
 
 
 @dataclass(frozen=True, eq=False)

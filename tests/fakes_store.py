@@ -88,6 +88,9 @@ class MemoryWriter:
     def wait(self) -> None:
         """Nothing waits."""
 
+    def finish(self) -> None:
+        """Nothing is held but the bytes."""
+
     def commit(self) -> Blob:
         """Publish the bytes."""
         return self._blobs.put(bytes(self._data))

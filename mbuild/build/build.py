@@ -85,6 +85,9 @@ def _build(
     request = wanted.request
     yield BuildStarted(str(request.names[0]), len(in_order(steps)))
     yield from BuildEngine(store, wanted.use_cache).run(steps, outcome)
+    new_configs = (planned for planned in plans if planned.manifest.config in outcome.ran)
+    for text in dict.fromkeys(planned.warning for planned in new_configs if planned.warning):
+        yield Warned(text)
     models = [Assembled.of(outcome.results[step]) for step in steps]
     if wanted.gate is not None:
         wanted.gate.after([model.data for model in models])

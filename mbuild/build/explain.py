@@ -45,6 +45,7 @@ NOTES: Mapping[Cause, str] = {
 
 _SHOWN = 40
 _MOST = 12
+_FEW = 3  # digests that are named
 
 
 class Change(NamedTuple):
@@ -77,11 +78,17 @@ class Change(NamedTuple):
         return {key: item for key, item in value.items() if item is not MISSING}
 
 
+_UNSPLIT = ("import", "merge", "convert", "keep-shards")
+_UNQUANTIZED = (*_UNSPLIT, "split")
 _STEPS = {
-    **{(kind, "quantize"): "now quantized (-q)" for kind in ("import", "merge", "convert")},
-    **{("quantize", kind): "no longer quantized (-q)" for kind in ("import", "merge", "convert")},
-    **{(kind, "header"): "now quantized (-q)" for kind in ("import", "merge", "convert")},
-    **{("header", kind): "no longer quantized (-q)" for kind in ("import", "merge", "convert")},
+    **{(kind, "split"): "now split (--split)" for kind in _UNSPLIT},
+    **{("split", kind): "no longer split (--split)" for kind in _UNSPLIT},
+    ("merge", "keep-shards"): "its shards are kept now (--keep-split)",
+    ("keep-shards", "merge"): "its shards are merged now (no --keep-split)",
+    **{(kind, "quantize"): "now quantized (-q)" for kind in _UNQUANTIZED},
+    **{("quantize", kind): "no longer quantized (-q)" for kind in _UNQUANTIZED},
+    **{(kind, "header"): "now quantized (-q)" for kind in _UNQUANTIZED},
+    **{("header", kind): "no longer quantized (-q)" for kind in _UNQUANTIZED},
     ("quantize", "header"): "read from the source of the quantized weights",
     ("import", "convert"): "a checkpoint instead of a GGUF file",
     ("convert", "import"): "a GGUF file instead of a checkpoint",
@@ -391,7 +398,11 @@ def _as_written(value: Any) -> Any:
 
 
 def _pair(old: Any, new: Any) -> str:
-    """Two values; long texts from where they begin to differ."""
+    """Two values; long texts from where they begin to differ, of many digests those that do."""
+    before, after = _digests(old), _digests(new)
+    if len(before) == len(after) > 1:
+        differing = [pair for pair in zip(before, after, strict=True) if pair[0] != pair[1]]
+        return " -> ".join(_listed(side) for side in zip(*differing, strict=True))
     if isinstance(old, str) and isinstance(new, str) and not _digests(old) and not _digests(new):
         start = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), -1)
         start = min(len(old), len(new)) if start < 0 else start
@@ -407,13 +418,19 @@ def _shown(value: Any) -> str:
         return "none"
     if isinstance(value, str):
         if digests := _digests(value):
-            return ", ".join(digest.short for digest in digests)
+            return _listed(digests)
         text = value if len(value) <= _SHOWN else value[: _SHOWN - 3] + "..."
         return json.dumps(text, ensure_ascii=False) if _needs_quotes(text) else text
     if isinstance(value, (list, tuple)) and value and all(isinstance(item, str) for item in value):
         return " ".join(_shown(item) for item in value[:4]) + (" ..." if len(value) > 4 else "")
     text = canonical(value)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+def _listed(digests: Sequence[Digest]) -> str:
+    """Digests in short, the first of many."""
+    first = ", ".join(digest.short for digest in digests[:_FEW])
+    return f"{first} and {len(digests) - _FEW} more" if digests[_FEW:] else first
 
 
 def _digests(value: Any) -> tuple[Digest, ...]:

@@ -57,16 +57,21 @@ class Made(NamedTuple):
     @classmethod
     def of(
         cls,
-        blob: Blob,
+        blobs: Sequence[Blob],
         media_type: str,
         facts: Mapping[str, Any] = {},
         files: Mapping[str, Digest] = {},
         *,
         origin: str = "",
     ) -> Made:
-        """One layer, whose bytes are a blob of the store."""
-        layers = (Layer(media_type, blob.digest, blob.size, origin),)
-        return cls(Result(layers, facts), () if blob.existed else layers, files, blob.limits)
+        """Layers of one type, whose bytes are blobs of the store."""
+        from mbuild.work.limits import added
+
+        layers = tuple(Layer(media_type, blob.digest, blob.size, origin) for blob in blobs)
+        old = {blob.digest for blob in blobs if blob.existed}
+        new = tuple(layer for layer in layers if layer.digest not in old)
+        limits = added([blob.limits for blob in blobs])
+        return cls(Result(layers, facts), new, files, limits)
 
 
 class StepContext(NamedTuple):
@@ -127,6 +132,10 @@ class Step(Protocol):
     @property
     def group(self) -> Hashable | None:
         """Steps of one group that have to run are run together, by :meth:`run_together`."""
+
+    @property
+    def several_layers(self) -> bool:
+        """Whether its result is weights in several layers, the shards of one model."""
 
     @property
     def reads(self) -> int:
@@ -222,6 +231,11 @@ class BaseStep:
     def group(self) -> Hashable | None:
         """No group."""
         return None
+
+    @property
+    def several_layers(self) -> bool:
+        """One layer, or none."""
+        return False
 
     @property
     def reads(self) -> int:

@@ -21,6 +21,7 @@ from mbuild.build.sources.values import (
     GGUFSource,
     StoredModel,
 )
+from mbuild.build.splitting import SPLITTING, Splitting
 from mbuild.core.digest import Digest
 from mbuild.core.errors import FormatError, MbuildError
 from mbuild.quant.choose.options import OPTIONS, Quantization
@@ -150,6 +151,7 @@ def inputs(
                 for target in request.targets
                 if target.quantization is not None
             },
+            **(request.splitting.to_json() if request.splitting else {}),
         },
         "steps": dict(_versions(plans)),
     }
@@ -248,7 +250,16 @@ def locked_request(lock: BuildLock, target: Target, source: Script) -> BuildRequ
         from mbuild.quant.choose.types import file_type
 
         draft = file_type(draft)
-    return BuildRequest((target,), source, options["outtype"], options["pre"], draft)
+    splitting = locked_splitting(lock)
+    outtype, pre = options["outtype"], options["pre"]
+    return BuildRequest((target,), source, outtype, pre, draft, splitting=splitting)
+
+
+def locked_splitting(lock: BuildLock) -> Splitting | None:
+    """In which files a lock's weights are kept; raises :class:`UsageError` for what cannot be."""
+    options = lock.inputs["options"]
+    names = (row.name for row in SPLITTING.values())
+    return Splitting.parse({name: options[name] for name in names if name in options})
 
 
 # Comparing.
@@ -298,6 +309,8 @@ def locked_inputs(value: Mapping[str, Any], asked: Iterable[str]) -> dict[LockPl
         flat[LockPlace("PARAMETER", -1, name)] = json.dumps(item)
     for name in ("outtype", "pre", "draft_quantize"):
         flat[LockPlace("", -1, f"--{name.replace('_', '-')}")] = json.dumps(options[name])
+    for row in SPLITTING.values():
+        flat[LockPlace("", -1, row.flag)] = json.dumps(options.get(row.name))
     for variant in asked:
         if variant != UNQUANTIZED:
             flat |= _flat_quantization(variant, options["quantize"][variant])

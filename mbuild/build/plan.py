@@ -15,6 +15,7 @@ from mbuild.build.sources.values import (
     SourceFile,
     StoredModel,
 )
+from mbuild.build.splitting import LEAST_OLLAMA, Splitting
 from mbuild.build.steps import (
     AssembleManifest,
     ConvertAdapter,
@@ -22,6 +23,7 @@ from mbuild.build.steps import (
     DetectTemplate,
     HeaderPart,
     ImportGGUF,
+    KeepShards,
     MakeConfig,
     MergeGGUF,
     MergeParameters,
@@ -29,6 +31,7 @@ from mbuild.build.steps import (
     Quantize,
     ReadHeader,
     Role,
+    SplitWeights,
 )
 from mbuild.build.steps.origins import CheckpointOrigin, GGUFOrigin, LayerOrigin, Origin
 from mbuild.core import gojson
@@ -36,6 +39,7 @@ from mbuild.core.errors import UnsupportedError, UsageError
 from mbuild.quant.choose.options import Quantization
 from mbuild.store import Layer
 from mbuild.store.media import (
+    DRAFT,
     LICENSE,
     MEDIA_TYPES,
     MESSAGES,
@@ -67,10 +71,14 @@ class Sources(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The graph to run, by its last step; ``base`` is the model of the store that FROM names."""
+    """The graph to run, by its last step; ``base`` is the model of the store that FROM names.
+
+    ``warning`` says what is to be known of the model, where there is something.
+    """
 
     manifest: AssembleManifest
     base: StoredModel | None
+    warning: str = ""
 
 
 def plan(recipe: Recipe, sources: Sources, request: BuildRequest) -> tuple[Plan, ...]:
@@ -91,7 +99,7 @@ def plan(recipe: Recipe, sources: Sources, request: BuildRequest) -> tuple[Plan,
         step = None
         if each is not None and origin is not None:
             imatrix = sources.imatrices[each.imatrix] if each.imatrix else None
-            step = Quantize(origin, each, imatrix=imatrix)
+            step = Quantize(origin, each, imatrix=imatrix, splitting=request.splitting)
         plans.append(_plan(recipe, sources, request, base, drafts, step))
     return tuple(plans)
 
@@ -110,13 +118,15 @@ def _plan(
     """
     variant = quantized.target if quantized and len(request.targets) > 1 else ""
     entries = _Entries(base)
-    if quantized is not None and base is not None:
-        entries.put_in_place(quantized, MODEL)
+    instead = quantized or _split(base, request)
+    if instead is not None and base is not None:
+        entries.put_in_place(instead, MODEL)
     for number, source in enumerate(_files(sources.models)):
         if quantized is not None and number == 0:
             entries.append(quantized)
         else:
-            entries.append(_weights(source, Role.MODEL, request))
+            splitting = request.splitting if number == 0 else None  # a projector is one file
+            entries.append(_weights(source, Role.MODEL, request, splitting))
     models = entries.steps()
     detected: tuple[Step, ...] = ()
     if base is None:
@@ -127,18 +137,41 @@ def _plan(
         entries.append(step)
     _add_texts(entries, recipe, detected)
     weights = (*models, *adapters, *drafts)
-    config = MakeConfig(base.manifest.config if base else None, weights, recipe.config, variant)
-    return Plan(AssembleManifest(config, entries.all(), variant), base)
+    base_config = base.manifest.config if base else None
+    least = LEAST_OLLAMA if entries.several(base) else ""
+    config = MakeConfig(base_config, weights, recipe.config, variant, least)
+    return Plan(AssembleManifest(config, entries.all(), variant), base, _SEVERAL if least else "")
+
+
+_SEVERAL = (
+    f"the model's weights are in several files: Ollama before {LEAST_OLLAMA} lists the model,"
+    " but cannot run it"
+)
 
 
 def _model_origin(sources: Sources, base: StoredModel | None, request: BuildRequest) -> Origin:
     """What is quantized: the model's weights, never a projector or an adapter."""
     if base is not None:
-        layers = base.manifest.of_kind(MODEL)
-        if len(layers) != 1:
-            raise UnsupportedError(f"{base.name} has {len(layers)} layers of weights, not one")
-        return LayerOrigin(layers[0], base.aliases.get(layers[0].digest))
+        return _stored(base)
     return _origin(_files(sources.models)[0], request)
+
+
+def _stored(base: StoredModel) -> LayerOrigin:
+    """The weights of a model of the store; raises :class:`UnsupportedError` where it has none."""
+    layers = base.manifest.of_kind(MODEL)
+    if not layers:
+        raise UnsupportedError(
+            f"{base.name} has no weights in GGUF", hint="name another model in FROM"
+        )
+    return LayerOrigin(layers, base.aliases)
+
+
+def _split(base: StoredModel | None, request: BuildRequest) -> SplitWeights | None:
+    """The step that splits the weights of a stored model, if that is asked for."""
+    splitting = request.splitting
+    if base is None or splitting is None or splitting.keep:
+        return None
+    return SplitWeights(_stored(base), splitting)
 
 
 def _origin(source: GGUFSource | CheckpointSource, request: BuildRequest) -> Origin:
@@ -168,8 +201,20 @@ class _Entries:
         self.append(step, media_type)
 
     def put_in_place(self, step: Step, media_type: str) -> None:
-        """Put a step where the layer of that type stands."""
-        self._entries = [(m, step if m == media_type else e) for m, e in self._entries]
+        """Put a step where the layer of that type stands, or the first of several."""
+        places = [place for place, (kind, _) in enumerate(self._entries) if kind == media_type]
+        for place in reversed(places[1:]):
+            del self._entries[place]
+        for place in places[:1]:
+            self._entries[place] = media_type, step
+
+    def several(self, base: StoredModel | None) -> bool:
+        """Whether weights are in several layers, of a step or of the base."""
+        steps = [entry for _, entry in self._entries if not isinstance(entry, Layer)]
+        if any(step.several_layers for step in steps):
+            return True
+        kept = [self.inherited(kind) for kind in (MODEL, DRAFT)] if base else []
+        return any(len(layers) > 1 for layers in kept)
 
     def inherited(self, media_type: str) -> list[Layer]:
         """The base's layers of that type."""
@@ -225,11 +270,21 @@ def _files(models: Sequence[ModelSource]) -> list[GGUFSource | CheckpointSource]
     return files
 
 
-def _weights(source: GGUFSource | CheckpointSource, role: Role, request: BuildRequest) -> Step:
-    """The step that makes a layer of weights."""
+def _weights(
+    source: GGUFSource | CheckpointSource,
+    role: Role,
+    request: BuildRequest,
+    splitting: Splitting | None = None,
+) -> Step:
+    """The step that makes a layer of weights, or several of them."""
+    cut = None if splitting is None or splitting.keep else splitting
     if isinstance(source, CheckpointSource):
-        return ConvertCheckpoint(source, request.outtype, request.pre, role)
+        return ConvertCheckpoint(source, request.outtype, request.pre, role, cut)
+    if cut is not None:
+        return SplitWeights(GGUFOrigin(source.files), cut, role)
     if len(source.files) > 1:
+        if splitting is not None or source.keep:
+            return KeepShards(source.files, role, request.link)
         return MergeGGUF(source.files, role)
     return ImportGGUF(source.files[0], role, request.link)
 
@@ -237,7 +292,8 @@ def _weights(source: GGUFSource | CheckpointSource, role: Role, request: BuildRe
 def _draft(source: DraftSource, request: BuildRequest) -> Step:
     """The step that makes a draft's layer."""
     if request.draft_quantize is None:
-        return _weights(source, Role.DRAFT, request)
+        keep = request.splitting if request.splitting and request.splitting.keep else None
+        return _weights(source, Role.DRAFT, request, keep)
     return Quantize(_origin(source, request), Quantization(request.draft_quantize), Role.DRAFT)
 
 
@@ -266,5 +322,5 @@ def _adapter(
                 f"{base.name} has no weights, so that no adapter can be converted for it",
                 hint="name another model in FROM, or convert the adapter to GGUF",
             )
-        return ConvertAdapter(source, layers[0])
-    return ConvertAdapter(source, None, (_knowing(HeaderPart.SHAPES, models, quantized),))
+        return ConvertAdapter(source, layers)
+    return ConvertAdapter(source, (), (_knowing(HeaderPart.SHAPES, models, quantized),))

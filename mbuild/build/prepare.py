@@ -166,7 +166,8 @@ def resolve(recipe: Recipe, request: BuildRequest, context: Context) -> Sources:
         raise errors[0]
     if errors:
         raise ModelfileError([error.problem for error in errors])
-    return Sources(_one_kind(models, recipe.models), adapters, drafts, imatrices)
+    models = context.joined(_one_kind(models, recipe.models))
+    return Sources(models, adapters, drafts, imatrices)
 
 
 def _located(error: MbuildError, script: Script, store: Store) -> MbuildError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from mbuild.build.splitting import Splitting
 from mbuild.core.digest import Digest
 from mbuild.core.errors import FormatError, MbuildError
 from mbuild.core.names import ModelName
@@ -100,7 +101,8 @@ class BuildRequest(NamedTuple):
     type of a converted checkpoint's matrices, and its pre-tokenizer's name.
     ``draft_quantize`` is the type of the drafts, the same for all targets; ``link`` asks for
     hard links instead of copies. Where ``named`` is False the models get no names: those of
-    the targets are only what to call them.
+    the targets are only what to call them. ``splitting`` says in which files the weights of
+    every target are kept.
     """
 
     targets: tuple[Target, ...]
@@ -110,6 +112,7 @@ class BuildRequest(NamedTuple):
     draft_quantize: FileType | None = None
     link: bool = False
     named: bool = True
+    splitting: Splitting | None = None
 
     @property
     def script(self) -> Script | None:
@@ -148,6 +151,8 @@ class BuildRequest(NamedTuple):
             found["--outtype", self.outtype] = None
         if self.pre is not None:
             found["--pre", self.pre] = None
+        if self.splitting is not None:
+            found |= dict.fromkeys(self.splitting.flags())
         if target is None:
             if self.draft_quantize is not None:
                 found["--draft-quantize", spelled(self.draft_quantize.name)] = None
@@ -166,6 +171,7 @@ class BuildRequest(NamedTuple):
             "draft_quantize": self.draft_quantize.name if self.draft_quantize else None,
             "link": self.link or None,
             "named": None if self.named else False,
+            "splitting": self.splitting.to_json() if self.splitting else None,
         }
         return _said(value)
 
@@ -200,11 +206,13 @@ class BuildRequest(NamedTuple):
         outtype, pre = fields.pop("outtype", OUTTYPE), fields.pop("pre", None)
         draft = fields.pop("draft_quantize", None)
         link, named = fields.pop("link", False), fields.pop("named", True)
+        splitting = Splitting.parse(fields.pop("splitting", {}))
         fields.end()
         if not (isinstance(link, bool) and isinstance(named, bool)):
             raise TypeError("'link' and 'named' are true or false")
         pre = None if pre is None else _text(pre)
-        return cls(targets, source, _text(outtype), pre, _file_type(draft), link, named)
+        draft_type = _file_type(draft)
+        return cls(targets, source, _text(outtype), pre, draft_type, link, named, splitting)
 
 
 def _said(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from mbuild.build.sources.resolve import LocalContext
 from mbuild.cli.common import TemplateType, open_store, read_limited, say_reading, store_option
 from mbuild.cli.progress import failures, follow
 from mbuild.cli.quantizing import file_type_of, quantize_options, targets
+from mbuild.cli.splitting import splitting_of, splitting_options
 from mbuild.core.digest import Digest
 from mbuild.core.errors import MissingFileError, SourceError, UsageError
 from mbuild.core.events import BuildEvent, BuildFinished, ModelBuilt
@@ -82,6 +83,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     store_option,
     quantize_options,
+    splitting_options,
     click.option("--no-cache", is_flag=True, help="Run every step, cached or not."),
     click.option(
         "--threads",
@@ -120,7 +122,7 @@ def read_request(
     folder: Path | None,
     threads: int | None,
     hash_files: bool = False,
-    **quantizing: Any,
+    **further: Any,
 ) -> tuple[Build, Store]:
     """What the options of :func:`build_options` ask for, and the store.
 
@@ -135,12 +137,13 @@ def read_request(
     opened = open_store(ctx, store)
     recipe, warnings = read_recipe(modelfile.data, modelfile.name, opened)
     request = BuildRequest(
-        targets(names, lambda: _default_name(context_folder(folder)), quantizing),
+        targets(names, lambda: _default_name(context_folder(folder)), further),
         script_of(modelfile),
         outtype.lower(),
         pre,
-        file_type_of(quantizing["draft_quantize"]),
+        file_type_of(further["draft_quantize"]),
         link,
+        splitting=splitting_of(further),
     )
     context = LocalContext(modelfile.folder, opened, hash_files=hash_files, on_read=say_reading)
     wanted = Build(request, recipe, context, use_cache=not no_cache, warnings=warnings)

@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from mbuild import __version__
+from mbuild.build.splitting import SPLITTING
 from mbuild.cli.common import color_on, columns_of, harmless
 from mbuild.core.errors import CancelledError, MbuildError, ModelfileError, UsageError
 from mbuild.quant.choose.options import OPTIONS
@@ -143,7 +144,7 @@ WITH_VALUE = {
     "-o",
     "--output",
     "--build",
-    *(option.flag for option in OPTIONS.values() if option.kind.metavar),
+    *(row.flag for table in (OPTIONS, SPLITTING) for row in table.values() if row.kind.metavar),
 }
 """The options of build, and of what takes the same ones, that an argument follows."""
 

@@ -23,7 +23,7 @@ RULES_FILE = "tensor_type_file"
 """The argument that names a file of rules; what is in it is the same as ``--tensor-type``."""
 
 
-def _asked(option: Option) -> Any:
+def asked(option: Option) -> Any:
     """The command line's way of asking for an option."""
     if not option.kind.metavar:
         return click.option(option.flag, is_flag=True, help=option.help)
@@ -44,7 +44,7 @@ def _all() -> Iterator[Any]:
         help="Quantize, for example to q4_K_M; repeat it to build several models from one read.",
     )
     for field, option in OPTIONS.items():
-        yield _asked(option)
+        yield asked(option)
         if field == "tensor_types":
             help_ = f"A file of {option.flag} rules."
             yield click.option("--tensor-type-file", metavar="FILE", help=help_)

@@ -1,8 +1,10 @@
-"""Errors of the operating system: what to do about them, by their number."""
+"""The operating system: what to do about its errors, by their number, and its limits."""
 
 from __future__ import annotations
 
 import errno
+import os
+from contextlib import suppress
 
 from mbuild.core.errors import SourceError
 
@@ -33,3 +35,31 @@ def remedy(error: OSError) -> str:
 def unreadable(name: str, error: OSError) -> SourceError:
     """The error about a source that the system does not let us read."""
     return SourceError(f"{name} cannot be read: {error.strerror or error}", hint=remedy(error))
+
+
+_FEW_FILES = 64  # for which there is always room
+_OTHER_FILES = 256  # what a process may open beside
+
+
+def allow_open_files(count: int) -> None:
+    """Raise this process's limit of open files for so many more, as far as it may.
+
+    Where that is not far enough, opening a file fails, and :func:`remedy` says what to do.
+    """
+    if count <= _FEW_FILES:
+        return
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return
+    there = 0
+    with suppress(OSError):
+        there = len(os.listdir("/dev/fd"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = there + count + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))

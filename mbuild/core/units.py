@@ -26,6 +26,14 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
+def exact_size(size: int) -> str:
+    """Bytes in the largest unit of which they are a whole number: ``40GB``, ``1536KB``, ``7``."""
+    for power, unit in enumerate(("TB", "GB", "MB", "KB")):
+        if size and size % 1000 ** (4 - power) == 0:
+            return f"{size // 1000 ** (4 - power)}{unit}"
+    return str(size)
+
+
 def human_duration(seconds: float) -> str:
     """A time span: ``<1 ms``, ``4 ms``, ``3.1 s``, ``48 s``, ``2 min 5 s``, ``3 h 5 min``."""
     if seconds < 0.0005:

@@ -134,10 +134,15 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What a GGUF file holds: metadata in file order, tensors in file order."""
+    """What a GGUF file holds: metadata in file order, tensors in file order.
+
+    ``shards`` says how many of the tensors each file had that the model was merged from,
+    in order; it is empty for a model that is not split.
+    """
 
     metadata: tuple[MetadataEntry, ...]
     tensors: tuple[Tensor, ...]
+    shards: tuple[int, ...] = ()
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of a metadata key, or ``default``."""

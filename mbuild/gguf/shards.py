@@ -24,6 +24,12 @@ TENSORS_COUNT = "split.tensors.count"
 SPLIT_KEYS = (NO, COUNT, TENSORS_COUNT)
 
 _NAME = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf", re.S)
+_OF_THE_MODEL = ("general.architecture", "general.file_type")
+"""Keys that are equal wherever they stand; Ollama 0.35 refuses other sets too."""
+
+_WIDE = re.compile(r"((?:.*\.)?blk)\.\d+(\.(?:attn_q|ffn_up)\.weight)")
+"""Matrices of layers whose rows are as long as the model, or its encoder, is wide."""
+
 _MISSING_HINT = "download or copy all shards into one folder"
 
 
@@ -74,19 +80,43 @@ def merge(files: Sequence[GGUFFile]) -> Model:
     0; its quantizer and Ollama drop them, and so does this, because then the
     result equals the file that was split. Raises :class:`FormatError` for a
     shard that is missing (named), given twice or of another model, for counts
-    that disagree, a tensor in two shards and differing alignment.
+    that disagree, a tensor in two shards, and whatever else tells that the shards are not
+    of one model: alignment, architecture, file type, the width of its layers.
     """
-    if not files:
-        raise FormatError("no GGUF file to merge")
-    ordered = _in_order(files) if len(files) > 1 or is_shard(files[0]) else list(files)
-    first = ordered[0]
-    _check_tensors(ordered)
-    own = (*SPLIT_KEYS, *(f"{first.get('general.architecture')}.{key}" for key in SPLIT_KEYS))
+    ordered = in_order(files)
+    own = own_keys(ordered[0])
     models = [file.model() for file in ordered]
     return Model(
         tuple(kv for kv in models[0].metadata if kv.key not in own),
         tuple(chain.from_iterable(model.tensors for model in models)),
+        tuple(len(model.tensors) for model in models) if len(models) > 1 else (),
     )
+
+
+def in_order(files: Sequence[GGUFFile]) -> list[GGUFFile]:
+    """The shards of one model by their numbers; raises as :func:`merge` does."""
+    if not files:
+        raise FormatError("no GGUF file to merge")
+    ordered = _by_number(files) if len(files) > 1 or is_shard(files[0]) else list(files)
+    if len(ordered) > 1:
+        _check_one_model(ordered)
+    _check_tensors(ordered)
+    return ordered
+
+
+def own_keys(first: GGUFFile) -> tuple[str, ...]:
+    """The keys of a first shard that are about the split, and not about the model."""
+    return (*SPLIT_KEYS, *(f"{first.get('general.architecture')}.{key}" for key in SPLIT_KEYS))
+
+
+def shard_number(file: GGUFFile) -> int:
+    """Which shard a file says that it is, from 0."""
+    return _number(file, NO) or 0
+
+
+def shard_count(file: GGUFFile) -> int:
+    """How many shards a file says that its model has; 1 for a file that is no shard."""
+    return max(1, _number(file, COUNT) or 1)
 
 
 def _number(file: GGUFFile, key: str) -> int | None:
@@ -98,7 +128,7 @@ def _number(file: GGUFFile, key: str) -> int | None:
     return None
 
 
-def _in_order(files: Sequence[GGUFFile]) -> list[GGUFFile]:
+def _by_number(files: Sequence[GGUFFile]) -> list[GGUFFile]:
     """The shards by their number, after checking that each is there once."""
     count = _common_count(files)
     by_number: dict[int, GGUFFile] = {}
@@ -137,7 +167,7 @@ def _common_count(files: Sequence[GGUFFile]) -> int:
         if count != counts[0]:
             raise FormatError(
                 f"{file.name}: {COUNT} is {count}, but {counts[0]} in {files[0].name}",
-                hint="the shards are of different models",
+                hint=_MIXED_HINT,
             )
     return counts[0] or 0
 
@@ -152,22 +182,48 @@ def _names(file: GGUFFile, absent: Sequence[int], count: int) -> str:
     return ", ".join(str(replace(shard, number=number + 1)) for number in shown) + more
 
 
-def _check_tensors(files: Sequence[GGUFFile]) -> None:
-    """Alignment and tensor counts agree, and no tensor is in two shards."""
+_MIXED_HINT = "the shards are of different models"
+
+
+def _check_one_model(files: Sequence[GGUFFile]) -> None:
+    """Nothing that two shards say tells that they are of two models."""
     first = files[0]
-    home: dict[str, GGUFFile] = {}
+    said: dict[str, tuple[Any, GGUFFile]] = {}
     for file in files:
         if file.alignment != first.alignment:
             raise FormatError(
                 f"{file.name}: alignment {file.alignment}, but {first.alignment} in {first.name}",
                 hint="split the model again with one version of gguf-split",
             )
+        for key in _OF_THE_MODEL:
+            if key in file.kvs:
+                _check_said(said, key, file.get(key), file)
+        for tensor in file.tensors:
+            if layer := _WIDE.fullmatch(tensor.name):
+                what = f"the length of the rows of {layer[1]}.*{layer[2]}"
+                _check_said(said, what, tensor.dims[0], file)
+
+
+def _check_said(
+    said: dict[str, tuple[Any, GGUFFile]], what: str, value: Any, file: GGUFFile
+) -> None:
+    before, other = said.setdefault(what, (value, file))
+    if before != value and other is not file:
+        raise FormatError(
+            f"{file.name}: {what} is {value}, but {before} in {other.name}", hint=_MIXED_HINT
+        )
+
+
+def _check_tensors(files: Sequence[GGUFFile]) -> None:
+    """Tensor counts agree, and no tensor is in two shards."""
+    home: dict[str, GGUFFile] = {}
+    for file in files:
         for tensor in file.tensors:
             other = home.setdefault(tensor.name, file)
             if other is not file:
                 raise FormatError(
                     f"{file.name}: tensor {tensor.name!r} is also in {other.name}",
-                    hint="the shards are of different models",
+                    hint=_MIXED_HINT,
                 )
     if len(files) == 1:
         return

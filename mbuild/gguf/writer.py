@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from mbuild.work.limits import Limits
 
+Sink = Callable[["Buffer"], None]
+
 VERSION = 3
 SLICE = 8 << 20
 """Largest piece in bytes that a sink is handed: progress and Ctrl-C are this fine."""
@@ -127,7 +129,7 @@ def _encode_info(tensor: Tensor, offset: int) -> bytes:
 
 def write(
     model: Model,
-    sink: Callable[[Buffer], None],
+    sink: Sink,
     *,
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
@@ -136,43 +138,93 @@ def write(
 ) -> FileLayout:
     """Write a model to ``sink``, in order, in pieces of at most 8 MiB.
 
-    ``workers`` threads (by default one a core) load tensors ahead of the calling thread,
-    which alone calls ``sink`` and ``progress`` (with the bytes written so far). What is
-    loaded and not yet written is within a budget (:func:`mbuild.work.ahead.budget`), but
-    for a tensor that is larger and cannot be loaded in pieces.
-    Whatever is raised, by a load, by the sink or by Ctrl-C, ends the writing at
-    once and is raised here; a load that is running then is left to end by
-    itself, its result dropped. ``limits`` is told how long the writing waited for loads.
-    Returns the layout, ``plan`` where that is known.
+    As :func:`write_all` of this one file. ``limits`` is told how long the writing waited for
+    loads. Returns the layout, ``plan`` where that is known.
     """
     plan = plan or layout(model)
+    output = Output(model, plan, sink, limits=limits)
+    write_all([output], workers=workers, progress=progress)
+    return plan
+
+
+class Output(NamedTuple):
+    """A file to write: what it holds, its layout, and who takes its bytes.
+
+    ``finish`` is called when the last tensor is written, which may be long before the last
+    file is; of a file without tensors it is not. ``limits`` is told how long the writing of
+    the file waited for loads.
+    """
+
+    model: Model
+    plan: FileLayout
+    sink: Sink
+    finish: Callable[[], object] = lambda: None
+    limits: Limits | None = None
+
+
+def write_all(
+    files: Sequence[Output],
+    *,
+    together: int = 1,
+    workers: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Write files to their sinks, each in order, ``together`` of them at once.
+
+    ``workers`` threads (by default one a core) load tensors ahead of the calling thread,
+    which alone calls sinks and ``progress`` (with the bytes written so far). What is
+    loaded and not yet written is within a budget (:func:`mbuild.work.ahead.budget`), but
+    for a tensor that is larger and cannot be loaded in pieces.
+    Whatever is raised, by a load, by a sink or by Ctrl-C, ends the writing at
+    once and is raised here; a load that is running then is left to end by
+    itself, its result dropped.
+    """
+    loads = [_loads(file.model, file.plan) for file in files]
+    order = interleaved([[load.size for load in each] for each in loads], together)
+    jobs = [Job(loads[file][number].run, loads[file][number].size) for file, number in order]
+    threads = cores() if workers is None else max(1, workers)
+    largest = max((job.size for job in jobs), default=0)
+    ahead = Ahead(jobs, threads, budget(threads, largest))
     written = 0
 
-    def emit(data: memoryview) -> None:
+    def emit(file: int, data: memoryview) -> None:
         nonlocal written
         for start in range(0, len(data), SLICE):
             piece = data[start : start + SLICE]
-            sink(piece)
+            files[file].sink(piece)
             written += len(piece)
             if progress is not None:
                 progress(written)
 
-    emit(memoryview(plan.header))
-    loads = _loads(model, plan)
-    threads = cores() if workers is None else max(1, workers)
-    largest = max((load.size for load in loads), default=0)
-    jobs = [Job(load.run, load.size) for load in loads]
-    ahead = Ahead(jobs, threads, budget(threads, largest))
     with reused():
         try:
             ahead.start()
-            for index, load in enumerate(loads):
-                emit(ahead.take(index, limits))
+            for file, output in enumerate(files):
+                emit(file, memoryview(output.plan.header))
+            for index, (file, number) in enumerate(order):
+                emit(file, ahead.take(index, files[file].limits))
                 ahead.done(index)
-                emit(memoryview(bytes(load.padding)))
+                emit(file, memoryview(bytes(loads[file][number].padding)))
+                if number == len(loads[file]) - 1:
+                    files[file].finish()
         finally:
             ahead.stop()
-    return plan
+
+
+def interleaved(sizes: Sequence[Sequence[int]], together: int) -> list[tuple[int, int]]:
+    """In which order to make pieces of several files, so that ``together`` of them grow at once.
+
+    ``sizes`` are those of each file's pieces, in bytes; what comes out are pairs of a file and
+    a piece of it. Each file's pieces stay in order. The digest of one file cannot be made in
+    parallel, those of several files can.
+    """
+    order: list[tuple[int, int, int, int]] = []
+    for file, pieces in enumerate(sizes):
+        at = 0
+        for number, size in enumerate(pieces):
+            order.append((file // together, at, file, number))
+            at += size
+    return [(file, number) for _, _, file, number in sorted(order)]
 
 
 class _Load(NamedTuple):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.build.sources.places import is_path
 from mbuild.build.sources.posted import UPLOAD_HINT, Files, parse_files
+from mbuild.build.splitting import SPLITTING, Splitting
 from mbuild.core import gojson
 from mbuild.core.errors import UsageError
 from mbuild.language.parameters import DEPRECATED, PARAMETERS
@@ -52,8 +53,8 @@ class CreateBody(NamedTuple):
     """What a create request says, each field of its own type.
 
     ``base`` is ``from``; ``files`` is None where the field is missing. ``texts`` are those of
-    :data:`TEXTS` that are not empty; ``config`` is what ``info`` sets in the model's config;
-    ``unread`` says what to say of fields that nobody reads.
+    :data:`TEXTS` that are not empty; ``config`` is what ``info`` and ``capabilities`` set in
+    the model's config; ``unread`` says what to say of fields that nobody reads.
     """
 
     name: ModelName
@@ -69,6 +70,7 @@ class CreateBody(NamedTuple):
     messages: tuple[Turn, ...]
     config: Mapping[str, Any]
     quantization: Quantization | None
+    splitting: Splitting | None
     draft_quantize: FileType | None
     unread: tuple[str, ...]
 
@@ -95,8 +97,9 @@ class CreateBody(NamedTuple):
             _licenses(fields.get("license", [])),
             fields.get("parameters", {}),
             tuple(map(_turn, fields.get("messages", []))),
-            _info(fields.get("info", {})),
+            {**_info(fields.get("info", {})), **_capabilities(fields)},
             _quantization(fields),
+            Splitting.parse({row.name: fields.get(row.name) for row in SPLITTING.values()}),
             _file_type(fields.get("draft_quantize")),
             tuple(fields.get(UNREAD, ())),
         )
@@ -206,6 +209,12 @@ def _info(values: Mapping[str, Any]) -> dict[str, Any]:
             raise UsageError(f"info: {key} must not be negative")
         found[target] = value
     return found
+
+
+def _capabilities(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What the field of that name, which Ollama has since 0.34, sets in the model's config."""
+    given = fields.get("capabilities")
+    return _info({"capabilities": given}) if given else {}
 
 
 # How it is quantized.

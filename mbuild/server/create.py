@@ -88,7 +88,9 @@ def read_creation(fields: Mapping[str, Any], store: Store) -> Creation:
         body.imatrices,
     )
     target = Target((body.name,), body.quantization)
-    request = BuildRequest((target,), posted, draft_quantize=body.draft_quantize)
+    request = BuildRequest(
+        (target,), posted, draft_quantize=body.draft_quantize, splitting=body.splitting
+    )
     return Creation(request, posted, recipe, (*map(Notice, body.unread), *warnings))
 
 

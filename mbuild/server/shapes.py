@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
+from mbuild.build.splitting import SPLITTING
 from mbuild.core.errors import UsageError
 from mbuild.core.suggest import did_you_mean, near
 from mbuild.language.parameters import PARAMETERS
@@ -120,6 +121,12 @@ def _message(value: Any, where: str) -> None:
             check(value[name], f"{where}.{name}")
 
 
+def _size(value: Any, where: str) -> None:
+    """A size: a text such as 40GB, or bytes."""
+    if not isinstance(value, (str, int)) or isinstance(value, bool):
+        raise wrong_type(value, where, "string")
+
+
 def _texts(value: Any, where: str) -> None:
     """One text or a list of texts; null among them is an empty one."""
     if isinstance(value, str):
@@ -161,6 +168,14 @@ MESSAGES = Type(
     _list("[]api.Message", _message),
 )
 
+LIST = Type(
+    "[]string",
+    {"type": "array", "items": {"type": "string"}},
+    _list("[]string", _scalar(str, "string")),
+)
+INTEGER = Type("int", {"type": "integer"}, _scalar(int, "int"))
+SIZE = Type("string", {"oneOf": [{"type": "string"}, {"type": "integer"}]}, _size)
+
 _NAMES: Mapping[str, Type] = {"model": STRING, "name": STRING}
 
 _OF_OPTIONS: Mapping[options.OptionKind, Type] = {
@@ -169,8 +184,10 @@ _OF_OPTIONS: Mapping[options.OptionKind, Type] = {
     options.FILE: FILES,
     options.TYPE: STRING,
     options.RULES: TEXTS,
+    options.SIZE: SIZE,
+    options.COUNT: INTEGER,
 }
-"""The type of a field that is an option of a quantization."""
+"""The type of a field that is an option of a build."""
 
 CREATE = Body(
     "CreateRequest",
@@ -196,7 +213,9 @@ CREATE = Body(
         "modelfile": STRING,
         "path": STRING,
         "remote_host": STRING,
+        "capabilities": LIST,
         **{row.name: _OF_OPTIONS[row.kind] for row in options.OPTIONS.values()},
+        **{row.name: _OF_OPTIONS[row.kind] for row in SPLITTING.values()},
     },
     ("model",),
     {"model": "mario", "from": "tiny", "system": "You are Mario.", "stream": False},

@@ -128,6 +128,11 @@ class Blocks:
             self._write(block[:count])
         self._leave_direct()
 
+    def close(self) -> None:
+        """After :meth:`finish`: end the threads, and give the memory back."""
+        self.stop()
+        self._free = SimpleQueue()
+
     def stop(self) -> None:
         """Drop what waits."""
         for _, eyes in self._eyes:

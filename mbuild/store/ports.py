@@ -83,6 +83,12 @@ class Writer(Protocol):
     def wait(self) -> None:
         """Wait until everything is durable that was to be saved."""
 
+    def finish(self) -> None:
+        """All bytes were given: hold as little as can be until :meth:`commit`, which may be late.
+
+        Raises :class:`StoreError` (disk full, ...).
+        """
+
     def commit(self) -> Blob:
         """Publish the blob under its digest; raises :class:`StoreError` (disk full, ...)."""
 

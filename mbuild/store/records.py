@@ -150,6 +150,15 @@ CHAT_TEMPLATE: RecordKind[list[Any]] = RecordKind(
 GGUF_KIND: RecordKind[str] = RecordKind(
     "gguf-kind", 1, "a GGUF file's digest", "model, projector or adapter", True, str, str
 )
+SHARD: RecordKind[list[int]] = RecordKind(
+    "shard",
+    1,
+    "a GGUF file's digest",
+    "which of how many shards it is, from 0; nothing for a whole file",
+    True,
+    _json,
+    _array,
+)
 MODELFILE: RecordKind[bytes] = RecordKind(
     "modelfile",
     1,
@@ -204,6 +213,7 @@ RECORDS: tuple[RecordKind[Any], ...] = (
     RECIPE,
     CHAT_TEMPLATE,
     GGUF_KIND,
+    SHARD,
     MODELFILE,
     POSTED,
     TEXT,

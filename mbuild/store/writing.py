@@ -66,6 +66,7 @@ class BlobWriter:
         self._block: memoryview | None = None
         self._filled = 0
         self._saved = False
+        self._finished = False
         self.size = 0
         self.limits = Limits()
 
@@ -121,17 +122,28 @@ class BlobWriter:
         with self.limits.held_up_by(self._blocks.slowest):
             return self._blocks.take()
 
-    def commit(self) -> Blob:
-        """Publish the blob under its digest; raises :class:`StoreError` (disk full, ...).
+    def finish(self) -> None:
+        """Wait until all bytes are written, and give back the memory and the threads.
 
-        Earlier builds' unfinished files of the same name are not needed any more.
+        A blob that waits for others before it is published holds nothing but its file.
         """
+        if self._finished:
+            return
         with store_errors("writing a blob"):
             with self.limits.held_up_by(HASH):
                 self._blocks.seen()
             with self.limits.held_up_by(DISK):
                 self._blocks.finish(self._block, self._filled)
-            self._block = None  # its bytes are digested with the others now
+        self._block = None  # its bytes are digested with the others now
+        self._blocks.close()
+        self._finished = True
+
+    def commit(self) -> Blob:
+        """Publish the blob under its digest; raises :class:`StoreError` (disk full, ...).
+
+        Earlier builds' unfinished files of the same name are not needed any more.
+        """
+        self.finish()
         with self.limits.held_up_by(DISK):
             blob = self._blobs.publish(self._file, self.digest, self.size)
         if self._partial:

@@ -158,8 +158,8 @@ def test_one_unknown_digest_leaves_no_key(tmp_path: Path) -> None:
 
 def test_a_projector_has_no_role_of_its_own(tmp_path: Path) -> None:
     """It comes with a model, and cannot be one that is quantized."""
-    model = read_facts(tiny_gguf(tmp_path / "m.gguf"), "m.gguf")
-    projector = read_facts(tiny_gguf(tmp_path / "p.gguf", kind="projector"), "p.gguf")
+    model = read_facts([tiny_gguf(tmp_path / "m.gguf")], "m.gguf")
+    projector = read_facts([tiny_gguf(tmp_path / "p.gguf", kind="projector")], "p.gguf")
     check_role(Role.MODEL, model, "m.gguf")
     check_role(Role.DRAFT, model, "m.gguf")
     with pytest.raises(SourceError, match=r"FROM p\.gguf: it is a projector"):
@@ -168,7 +168,7 @@ def test_a_projector_has_no_role_of_its_own(tmp_path: Path) -> None:
 
 def test_facts_are_in_the_words_of_a_config(tmp_path: Path) -> None:
     """What stands in the header, as ``ollama list`` shows it."""
-    facts = as_json(read_facts(tiny_gguf(tmp_path / "m.gguf"), "m.gguf"))
+    facts = as_json(read_facts([tiny_gguf(tmp_path / "m.gguf")], "m.gguf"))
     assert facts["kind"] == "model"
     assert (facts["model_format"], facts["model_family"]) == ("gguf", "llama")
     assert (facts["model_families"], facts["file_type"]) == (["llama"], "F16")
@@ -178,7 +178,7 @@ def test_a_shard_under_another_name_is_known(tmp_path: Path) -> None:
     """Its header says that it is one of several: alone it is no model."""
     (first, _) = tiny_shards(tmp_path, "m", [3, 2])
     with pytest.raises(SourceError, match=r"model\.gguf is one shard of a split GGUF"):
-        read_facts(first.rename(tmp_path / "model.gguf"), "model.gguf")
+        read_facts([first.rename(tmp_path / "model.gguf")], "model.gguf")
 
 
 def test_a_file_that_no_program_loads_is_refused(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_model_is_streamed_into_a_blob(context: StepContext, tmp_path: Path) -
     context = context._replace(report=lambda done, total: told.append((done, total)))
     model = tiny_model()
     with ExitStack() as stack, open_gguf(path, name="a.gguf"):
-        blob = write_model(context, model, OpenFiles({"a.gguf": source(path)}, stack))
+        (blob,) = write_model(context, model, OpenFiles({"a.gguf": source(path)}, stack))
     size = path.stat().st_size
     assert (blob.digest, blob.size) == (Digest.of(gguf_bytes(model)), size)
     assert (size, size) in told

@@ -117,7 +117,7 @@ def test_a_result_survives_the_cache() -> None:
 @pytest.mark.parametrize("existed", [True, False])
 def test_a_blob_that_was_there_is_not_new(existed: bool) -> None:
     """What a run gave tells the layers that the store did not have before."""
-    made = Made.of(Blob(LAYER.digest, 1, existed=existed), LAYER.media_type)
+    made = Made.of([Blob(LAYER.digest, 1, existed=existed)], LAYER.media_type)
     assert made.result == Result((LAYER,))
     assert made.new == (() if existed else (LAYER,))
 

@@ -400,9 +400,20 @@ def test_a_lock_that_is_none_is_a_clear_error(
 def test_every_option_of_a_build_is_locked(locked: Path) -> None:
     """A new field of a request must be in the lock; --link and names change no bytes."""
     options = json.loads((locked / "Modelfile.lock").read_text())["options"]
-    told = {*BuildRequest._fields} - {"source", "link", "named"}
+    told = {*BuildRequest._fields} - {"source", "link", "named", "splitting"}
     assert {"targets" if name == "quantize" else name for name in options} == told
     assert {*options["quantize"]["Q8_0"]} == {*Quantization._fields} - {"file_type"}
+
+
+def test_splitting_is_locked(locked: Path, mbuild: Run) -> None:
+    """It is in the lock if it is asked for; other or no splitting differs from it, by its flag."""
+    assert mbuild("lock", "-q", "q8_0", "--split-layers", "1").returncode == 0
+    assert json.loads((locked / "Modelfile.lock").read_text())["options"]["split_layers"] == 1
+    done = mbuild("build", "--locked", "-t", "m")
+    assert done.returncode == 0, done.stderr
+    done = mbuild("build", "--locked", "-t", "m", "--split-layers", "2")
+    assert done.returncode == 1
+    assert "--split-layers changed: 1 in the lock file, 2 now" in done.stderr
 
 
 def test_locks_of_earlier_versions_hold(locked: Path, mbuild: Run) -> None:

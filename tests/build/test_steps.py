@@ -281,7 +281,7 @@ def test_a_header_alone_is_read_without_quantizing(context: StepContext, tmp_pat
     path = tiny_gguf(tmp_path / "a.gguf")
     made = ReadHeader(GGUFOrigin((source(path),)), HeaderPart.SHAPES).run(context, [])
     (layer,) = ImportGGUF(source(path), Role.MODEL).run(context, []).result.layers
-    again = ReadHeader(LayerOrigin(layer), HeaderPart.SHAPES).run(context, [])
+    again = ReadHeader(LayerOrigin((layer,)), HeaderPart.SHAPES).run(context, [])
     assert made.result == again.result
     assert made.result.facts["architecture"] == "llama"
     names = {tensor.name: list(tensor.dims) for tensor in tiny_model()}

@@ -21,6 +21,7 @@ from mbuild.build.steps.tensors import Variant, write_variants
 from mbuild.core.errors import CancelledError, FormatError
 from mbuild.core.events import Code
 from mbuild.gguf.model import Model, Tensor
+from mbuild.gguf.split import split
 from mbuild.gguf.types import GGMLType
 from mbuild.quant.quantize import quantize
 from mbuild.store import Store
@@ -70,20 +71,25 @@ def written(context: StepContext, model: Model, *variants: Variant) -> list[Blob
     """Make the variants."""
     cache = RangeCache(context.store, None)
     with ExitStack() as stack:
-        return write_variants(variants, model, cache, OpenFiles({}, stack), context)
+        files = OpenFiles({}, stack)
+        return [
+            blob for own in write_variants(variants, model, cache, files, context) for blob in own
+        ]
 
 
 def expected(model: Model, **types: GGMLType) -> bytes:
     """The file of a variant, made in memory without any of the machinery."""
 
-    def made(each: Tensor) -> Tensor:
-        new = types.get(each.name.partition(".")[0], each.type)
-        data = values(each.name)
-        raw = data if new is each.type else quantize(new, each.type, data.view(np.uint8), WIDTH)
-        content = np.ascontiguousarray(raw).tobytes()
-        return Tensor(each.name, each.dims, new, lambda: content)
+    return gguf_bytes(Model(model.metadata, tuple(made_tensor(t, types) for t in model.tensors)))
 
-    return gguf_bytes(Model(model.metadata, tuple(map(made, model.tensors))))
+
+def made_tensor(each: Tensor, types: Mapping[str, GGMLType]) -> Tensor:
+    """A tensor as a variant has it."""
+    new = types.get(each.name.partition(".")[0], each.type)
+    data = values(each.name)
+    raw = data if new is each.type else quantize(new, each.type, data.view(np.uint8), WIDTH)
+    content = np.ascontiguousarray(raw).tobytes()
+    return Tensor(each.name, each.dims, new, lambda: content)
 
 
 def read(context: StepContext, blob: Blob) -> bytes:
@@ -101,6 +107,28 @@ def test_each_variant_is_a_file_of_its_own(context: StepContext) -> None:
     blobs = written(context, model, *(variant(model, **types) for types in wanted))
     assert [read(context, blob) for blob in blobs] == [expected(model, **w) for w in wanted]
     assert LOADED == {"a.weight": 1, "bb.weight": 1}
+
+
+@pytest.mark.parametrize("threads", [1, 2, 8])
+@pytest.mark.parametrize("shards", [[(0, 1, 2)], [(0, 1, 2), (0, 1, 2)], [(0, 2, 1), ()], [(3,)]])
+def test_a_variant_in_shards_is_the_whole_one_split(
+    context: StepContext,
+    shards: list[tuple[int, ...]],
+    threads: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever number grows at once, and whether or not other variants are cut elsewhere."""
+    model = source(tensor("a.weight"), tensor("bb.weight"), tensor("ccc.weight"))
+    types = [{"a": GGMLType.Q8_0}, {"bb": GGMLType.Q4_0}]
+    cut = [variant(model, **t)._replace(shards=s) for t, s in zip(types, shards, strict=False)]
+    monkeypatch.setenv("MBUILD_THREADS", str(threads))
+    blobs = iter(written(context, model, *cut))
+    for own, kinds in zip(shards, types, strict=False):
+        whole = tuple(made_tensor(each, kinds) for each in model.tensors)
+        every = Model(model.metadata, whole)
+        files = split(every, own) if own else (every,)
+        assert [read(context, next(blobs)) for _ in files] == [gguf_bytes(each) for each in files]
+    assert next(blobs, None) is None
 
 
 def test_a_tensor_is_not_quantized_twice(context: StepContext) -> None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mbuild.build.sources.values import GGUFSource
 from mbuild.core.digest import Digest, DigestError
-from mbuild.core.errors import FormatError, MbuildError, SourceError
-from mbuild.store.records import GGUF_KIND
+from mbuild.core.errors import FormatError, MbuildError, MissingFileError, SourceError
+from mbuild.store.records import GGUF_KIND, SHARD
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mbuild.build.sources.values import SourceFile
+    from mbuild.build.sources.values import ModelSource, SourceFile
     from mbuild.store import Store
+
+_SHOWN = 4  # files that a message names
 
 MODEL, PROJECTOR, ADAPTER = "model", "projector", "adapter"
 """The values of :class:`mbuild.gguf.facts.ModelKind`."""
@@ -42,6 +46,70 @@ def kind_of(file: SourceFile, store: Store) -> str:
     if file.content is not None:
         store.cache.put(GGUF_KIND, str(file.content), kind)
     return kind
+
+
+def shard_of(file: SourceFile, store: Store) -> tuple[int, int] | None:
+    """Which of how many shards a GGUF file is, from 0, by its header; None for a whole file.
+
+    A header is read once for each content. What cannot be read is no shard here.
+    """
+    if file.content is not None:
+        known = store.cache.get(SHARD, str(file.content))
+        if known is not None:
+            return (known[0], known[1]) if len(known) == 2 else None
+    from mbuild.gguf.reader import open_gguf
+    from mbuild.gguf.shards import is_shard, shard_count, shard_number
+
+    try:
+        with open_gguf(file.path, name=file.name) as opened:
+            found = (shard_number(opened), shard_count(opened)) if is_shard(opened) else None
+    except (MbuildError, OSError):
+        return None
+    if file.content is not None:
+        store.cache.put(SHARD, str(file.content), list(found or ()))
+    return found
+
+
+def joined(models: Sequence[ModelSource], store: Store) -> tuple[ModelSource, ...]:
+    """What several FROM lines name, shards that were named one by one as one model.
+
+    So ``show --modelfile`` writes a model of several layers. Each shard becomes a layer again.
+    """
+    single = [m for m in models if isinstance(m, GGUFSource) and len(m.files) == 1]
+    numbers = {m: found[0] for m in single if (found := shard_of(m.files[0], store))}
+    if len(numbers) < 2:
+        return tuple(models)
+    ordered = sorted(numbers, key=lambda source: numbers[source])
+    whole = GGUFSource(tuple(source.files[0] for source in ordered), keep=True)
+    first = next(place for place, source in enumerate(models) if source in numbers)
+    others = [(place, source) for place, source in enumerate(models) if source not in numbers]
+    return tuple(source for _, source in sorted([*others, (first, whole)], key=lambda row: row[0]))
+
+
+def fitting(word: str, value: str, folder: Path, pattern: str) -> str:
+    """The file that a wildcard in a path stands for: the only one, or the first of all shards.
+
+    Raises :class:`MissingFileError` where none fits, :class:`SourceError` for several models.
+    """
+    from mbuild.gguf.shards import parse_shard_name
+
+    names: list[str] = []
+    with suppress(OSError):
+        names = sorted(fnmatch.filter(os.listdir(folder), pattern))
+    if not names:
+        raise MissingFileError(
+            f"{word} {value}: no file has such a name", hint="a * stands for any characters"
+        )
+    shards = {name: parse_shard_name(name) for name in names}
+    models = {(s.prefix, s.count) if s else (name, 0) for name, s in shards.items()}
+    if len(models) > 1:
+        listed = ", ".join(names[:_SHOWN]) + (" and others" if names[_SHOWN:] else "")
+        raise SourceError(
+            f"{word} {value}: the files are of {len(models)} models: {listed}",
+            hint="name the file, or the first shard, of the one that you mean",
+        )
+    shard = shards[names[0]]
+    return shard.siblings[0] if shard else names[0]
 
 
 def whole_files(names: Sequence[str]) -> list[str]:

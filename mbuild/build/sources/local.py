@@ -116,6 +116,10 @@ class Disk:
         if (blob := self._blob(word, value)) is not None:
             return blob
         path = self._path(value)
+        if "*" in path.name and is_path(value) and not os.path.lexists(path):
+            from mbuild.build.sources.folders import fitting
+
+            path = path.with_name(fitting(word, value, path.parent, path.name))
         try:
             info = path.stat()
         except (OSError, ValueError) as error:

@@ -54,6 +54,9 @@ class Context(Protocol):
     def draft(self, value: str) -> DraftSource:
         """What DRAFT means; raises :class:`SourceError`."""
 
+    def joined(self, models: tuple[ModelSource, ...]) -> tuple[ModelSource, ...]:
+        """What several FROM lines mean together."""
+
     def imatrix(self, value: str) -> SourceFile:
         """The importance matrix that an option names; raises :class:`SourceError`."""
 
@@ -103,6 +106,12 @@ class Resolver:
     def draft(self, value: str) -> DraftSource:
         """A GGUF file, or a directory with one or with a checkpoint."""
         return self._weights("DRAFT", value, "model")
+
+    def joined(self, models: tuple[ModelSource, ...]) -> tuple[ModelSource, ...]:
+        """Shards that were named one by one are one model."""
+        from mbuild.build.sources.folders import joined
+
+        return joined(models, self._store) if len(models) > 1 else models
 
     def _weights(self, word: str, value: str, wanted: str) -> GGUFSource | CheckpointSource:
         found = self._names.find(word, value)

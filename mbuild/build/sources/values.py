@@ -119,9 +119,13 @@ class StoredModel(NamedTuple):
 
 
 class GGUFSource(NamedTuple):
-    """FROM, ADAPTER or DRAFT GGUF: one file, or all shards of a split one, in order."""
+    """FROM, ADAPTER or DRAFT GGUF: one file, or all shards of a split one, in order.
+
+    ``keep``: each shard was named by itself, so that each is to be a layer.
+    """
 
     files: tuple[SourceFile, ...]
+    keep: bool = False
 
 
 class GGUFDirectory(NamedTuple):

@@ -9,6 +9,7 @@ from mbuild.build.steps.header import HeaderPart, ReadHeader
 from mbuild.build.steps.layers import MergeParameters, PutLayer
 from mbuild.build.steps.manifest import AssembleManifest
 from mbuild.build.steps.quantize import Quantize
+from mbuild.build.steps.shards import KeepShards, SplitWeights
 from mbuild.build.steps.template import DetectTemplate
 from mbuild.build.steps.weights import ConvertAdapter, ConvertCheckpoint
 
@@ -20,6 +21,7 @@ __all__ = [
     "DetectTemplate",
     "HeaderPart",
     "ImportGGUF",
+    "KeepShards",
     "MakeConfig",
     "MergeGGUF",
     "MergeParameters",
@@ -27,6 +29,7 @@ __all__ = [
     "Quantize",
     "ReadHeader",
     "Role",
+    "SplitWeights",
 ]
 
 
@@ -37,12 +40,14 @@ KINDS: dict[str, type[BaseStep]] = {
     "detect-template": DetectTemplate,
     "header": ReadHeader,
     "import": ImportGGUF,
+    "keep-shards": KeepShards,
     "license": PutLayer,
     "manifest": AssembleManifest,
     "merge": MergeGGUF,
     "messages": PutLayer,
     "params": MergeParameters,
     "quantize": Quantize,
+    "split": SplitWeights,
     "system": PutLayer,
     "template": PutLayer,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -44,13 +45,15 @@ class MakeConfig(BaseStep):
     """The config of a model: its base's, or what its GGUF files say, and what was asked for.
 
     ``overrides`` holds ``renderer``, ``parser`` and ``requires`` where given, and
-    what else a request sets.
+    what else a request sets. ``least`` is the first version of Ollama that can run a model
+    of such layers, empty where any can.
     """
 
     base: Layer | None
     inputs: tuple[Step, ...]
     overrides: Mapping[str, str]
     target: str = field(default="", compare=False)
+    least: str = ""
 
     kind: ClassVar[str] = "config"
     role: ClassVar[str] = ""
@@ -58,6 +61,7 @@ class MakeConfig(BaseStep):
     field_names: ClassVar[Mapping[tuple[str, ...], str]] = {
         ("base",): "base config",
         ("overrides",): "",
+        ("least",): "least version of Ollama",
     }
 
     @property
@@ -68,7 +72,8 @@ class MakeConfig(BaseStep):
     def key_fields(self) -> Mapping[str, Any]:
         """The base's config and the overrides; the files' facts come with the inputs."""
         base = str(self.base.digest) if self.base else None
-        return {"base": base, "overrides": dict(self.overrides)}
+        least = {"least": self.least} if self.least else {}
+        return {"base": base, "overrides": dict(self.overrides), **least}
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Merge and store."""
@@ -90,6 +95,8 @@ class MakeConfig(BaseStep):
             family = self.overrides["model_family"]
             merged["model_families"] = [family, *(f for f in families if f != family)]
         merged.update(self.overrides)
+        if self.least:
+            merged["requires"] = _required(str(merged.get("requires") or ""), self.least)
         ordered = {key: merged[key] for key in KEY_ORDER if merged.get(key)}
         return put_layer(context, CONFIG_TYPE, gojson.dumps(ordered))
 
@@ -105,6 +112,19 @@ def check_one_model(steps: Sequence[Step], results: Sequence[Result]) -> None:
             f"FROM gives {what}: {names}",
             hint="name the one GGUF file that holds the model's weights",
         )
+
+
+def _required(said: str, least: str) -> str:
+    """The later of two versions of Ollama; a text that is none does not count."""
+    return said if _version(said) >= _version(least) else least
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """The numbers of a version, of one before a release smaller ones; none for no version."""
+    match = re.fullmatch(r"v?(\d+)\.(\d+)(?:\.(\d+))?(-.*)?(?:\+.*)?", text.strip())
+    if match is None:
+        return ()
+    return (*(int(part or 0) for part in match.groups()[:3]), 0 if match[4] else 1)
 
 
 def _add_facts(config: dict[str, Any], result: Result) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
 from mbuild.build.sources.values import Material, SourceFile
-from mbuild.build.steps.models import as_json, check_loadable, read_facts, write_model
+from mbuild.build.steps.models import check_loadable, made_of, read_facts, write_model
 from mbuild.build.steps.opened import OpenFiles, open_source
 from mbuild.core.digest import Digest
 from mbuild.core.errors import SourceError
@@ -115,14 +115,13 @@ class ImportGGUF(BaseStep):
         """Check the file, bring it into the store, and read what it is from there."""
         context.status(Code.PARSING_GGUF, {})
         with open_source(self.file) as opened:
-            _layer_type(self.role, read_facts(opened.reading_path, self.file.name), self.file.name)
+            facts = read_facts([opened.reading_path], self.file.name)
+            media_type = layer_type(self.role, facts, self.file.name)
             check_loadable(opened.reading_path, self.file.name)
-            blob = _bring_in(context, opened, link=self.link)
-        facts = read_facts(context.store.blobs.local_path(blob.digest), self.file.name)
-        media_type = _layer_type(self.role, facts, self.file.name)
+            blob = bring_in(context, opened, context.report, link=self.link)
         origin = self.file.name if media_type == ADAPTER else ""
         files = {str(self.file.path): blob.blake3 or blob.digest}
-        return Made.of(blob, media_type, as_json(facts), files, origin=origin)
+        return made_of(context, [blob], media_type, self.file.name, files, origin=origin)
 
     def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digest that reading the file gave."""
@@ -169,6 +168,7 @@ class MergeGGUF(BaseStep):
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Merge; shards without a digest get it from the same reading."""
+        from mbuild.gguf.facts import describe
         from mbuild.gguf.hyperparameters import check_hyperparameters
         from mbuild.gguf.reader import open_gguf
         from mbuild.gguf.shards import merge
@@ -183,10 +183,10 @@ class MergeGGUF(BaseStep):
             ]
             model = merge(shards)
             check_hyperparameters(model.metadata, name)
-            blob = write_model(context, model, files)
+            media_type = layer_type(self.role, describe(model), name)
+            blobs = write_model(context, model, files)
             digests = files.digests(context)
-        facts = read_facts(context.store.blobs.local_path(blob.digest), name)
-        return Made.of(blob, _layer_type(self.role, facts, name), as_json(facts), digests)
+        return made_of(context, blobs, media_type, name, digests)
 
     def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digests that reading the shards gave."""
@@ -199,7 +199,9 @@ def gguf_digests(files: Sequence[SourceFile]) -> list[str] | None:
     return digests if len(digests) == len(files) else None
 
 
-def _bring_in(context: StepContext, opened: OpenFile, *, link: bool) -> Blob:
+def bring_in(
+    context: StepContext, opened: OpenFile, report: Callable[[int, int], None], *, link: bool
+) -> Blob:
     """Bring a file into the store, reading it once, and remember its digest."""
     from mbuild.store.manifest import Blob
 
@@ -208,7 +210,7 @@ def _bring_in(context: StepContext, opened: OpenFile, *, link: bool) -> Blob:
     if own is not None:
         return Blob(own, opened.size, existed=True)
     started = opened.start_of_hashing()
-    blob = store.blobs.ingest(opened, link=link, progress=context.report)
+    blob = store.blobs.ingest(opened, link=link, progress=report)
     assert blob.blake3 is not None
     store.files.remember_alias(blob.digest, blob.blake3)
     if blob.linked:
@@ -221,14 +223,15 @@ def _bring_in(context: StepContext, opened: OpenFile, *, link: bool) -> Blob:
 
 def check_role(role: Role, facts: ModelFacts, name: str) -> None:
     """Raise :class:`SourceError` unless a GGUF is weights of that role, and no projector."""
-    if _layer_type(role, facts, name) != role.media_type:
+    if layer_type(role, facts, name) != role.media_type:
         raise SourceError(
             f"{_WORDS[role]} {name}: it is a projector",
             hint="name the model in the first FROM, the projector in a second one",
         )
 
 
-def _layer_type(role: Role, facts: ModelFacts, name: str) -> str:
+def layer_type(role: Role, facts: ModelFacts, name: str) -> str:
+    """Which layer weights become; raises :class:`SourceError` for what the role cannot be."""
     media_type = _MEDIA_TYPES.get((role, facts.kind))
     if media_type is None:
         what = {"adapter": "a LoRA adapter", "model": "a model"}.get(facts.kind, "a projector")

@@ -21,7 +21,7 @@ def put_layer(
     context: StepContext, media_type: str, data: bytes, facts: Mapping[str, Any] = {}
 ) -> Made:
     """Store bytes as a layer of that type."""
-    return Made.of(context.store.blobs.put(data), media_type, facts)
+    return Made.of([context.store.blobs.put(data)], media_type, facts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,51 +2,136 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mbuild.build.graph import StepContext
+from mbuild.build.graph import Made, StepContext
 from mbuild.build.steps.opened import OpenFiles
 from mbuild.core.errors import SourceError
+from mbuild.core.system import allow_open_files
+from mbuild.core.units import human_size
+from mbuild.work.cores import cores
 
 if TYPE_CHECKING:
+    from mbuild.build.splitting import Splitting
+    from mbuild.core.digest import Digest
     from mbuild.gguf.facts import ModelFacts
-    from mbuild.gguf.model import Model
+    from mbuild.gguf.model import Model, Tensor
+    from mbuild.store import Layer
     from mbuild.store.manifest import Blob
+    from mbuild.store.ports import BuildStore
 
 
-def write_model(context: StepContext, model: Model, files: OpenFiles) -> Blob:
-    """Stream a model into a blob, loading tensors on all cores, once its files are hashed."""
-    from mbuild.gguf.writer import layout, write
+_DISK = 4  # digests at once that give a disk enough to write
 
-    plan = layout(model)
-    total = plan.size
+
+def write_model(
+    context: StepContext, model: Model, files: OpenFiles, splitting: Splitting | None = None
+) -> list[Blob]:
+    """Stream a model into a blob, or one a shard, loading tensors on all cores.
+
+    The blobs are published once the model's files are hashed.
+    """
+    from mbuild.gguf.writer import Output, layout, write_all
+
+    shards = shards_of(model, splitting, context)
+    plans = [layout(shard) for shard in shards]
+    total = sum(plan.size for plan in plans)
     context.store.blobs.check_room(total)
-    with context.store.blobs.writer() as writer:
-        write(
-            model,
-            writer.write,
+    allow_open_files(len(shards))
+    with ExitStack() as stack:
+        writers = [stack.enter_context(context.store.blobs.writer()) for _ in shards]
+        write_all(
+            [
+                Output(shard, plan, writer.write, writer.finish, writer.limits)
+                for shard, plan, writer in zip(shards, plans, writers, strict=True)
+            ],
+            together=digests_at_once(),
             progress=lambda done: context.report(done, total),
-            plan=plan,
-            limits=writer.limits,
         )
         files.finish(context)
-        return writer.commit()._replace(limits=writer.limits.rounded())
+        return [writer.commit()._replace(limits=writer.limits.rounded()) for writer in writers]
 
 
-def read_facts(path: Path, name: str) -> ModelFacts:
-    """Read a GGUF file's header; raises :class:`FormatError` naming the user's file."""
+def shards_of(model: Model, splitting: Splitting | None, context: StepContext) -> tuple[Model, ...]:
+    """The files that a model is written to: itself, or its shards."""
+    from mbuild.gguf.split import split
+
+    counts = splitting.counts(model) if splitting else ()
+    if not counts:
+        return (model,)
+    warn_of_large(model.tensors, splitting, context)
+    return split(model, counts)
+
+
+def warn_of_large(
+    tensors: Sequence[Tensor], splitting: Splitting | None, context: StepContext
+) -> None:
+    """Say that a shard will be larger than what was asked for."""
+    most = splitting.size if splitting else None
+    if most is None:
+        return
+    for tensor in tensors:
+        if tensor.nbytes > most:
+            context.warn(
+                f"the tensor {tensor.name} has {human_size(tensor.nbytes)}, and no tensor can be"
+                f" divided: its shard is larger than {human_size(most)}"
+            )
+            return
+
+
+def digests_at_once() -> int:
+    """How many files to write at once: a digest takes a core, and few of them keep a disk busy."""
+    return max(1, min(_DISK, cores() // 2))
+
+
+def read_facts(paths: Sequence[Path], name: str) -> ModelFacts:
+    """Read the header of a GGUF file, or those of all shards of a model.
+
+    Raises :class:`FormatError` naming the user's file, and :class:`SourceError` for one shard
+    without the others.
+    """
     from mbuild.gguf.facts import describe
     from mbuild.gguf.reader import open_gguf
     from mbuild.gguf.shards import is_shard
+    from mbuild.gguf.weights import Weights
 
-    with open_gguf(path, name=name) as file:
-        if is_shard(file):
+    with ExitStack() as stack:
+        files = [stack.enter_context(open_gguf(path, name=name)) for path in paths]
+        if len(files) == 1 and is_shard(files[0]):
             raise SourceError(
                 f"{name} is one shard of a split GGUF, under another name",
                 hint="keep the names that gguf-split gave the shards, and name the first",
             )
-        return describe(file)
+        return describe(Weights(files))
+
+
+def open_layers(store: BuildStore, layers: Sequence[Layer], name: str, stack: ExitStack) -> Model:
+    """The model that layers of weights are: one, or all shards."""
+    from mbuild.gguf.reader import open_gguf
+    from mbuild.gguf.shards import merge
+
+    allow_open_files(len(layers))
+    paths = [store.blobs.local_path(layer.digest) for layer in layers]
+    files = [stack.enter_context(open_gguf(path, name=name)) for path in paths]
+    return merge(files) if len(files) > 1 else files[0].model()
+
+
+def made_of(
+    context: StepContext,
+    blobs: Sequence[Blob],
+    media_type: str,
+    name: str,
+    files: Mapping[str, Digest] = {},
+    *,
+    origin: str = "",
+) -> Made:
+    """What a step made: weights in one layer or several, with the facts that their headers say."""
+    paths = [context.store.blobs.local_path(blob.digest) for blob in blobs]
+    facts = as_json(read_facts(paths, name))
+    return Made.of(blobs, media_type, facts, files, origin=origin)
 
 
 def check_loadable(path: Path, name: str) -> None:

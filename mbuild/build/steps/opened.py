@@ -13,6 +13,7 @@ from mbuild.build.graph import StepContext
 from mbuild.build.sources.values import SourceFile
 from mbuild.core.digest import Digest
 from mbuild.core.errors import SourceError
+from mbuild.core.system import allow_open_files
 from mbuild.store.copying import OpenFile
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class OpenFiles:
     ) -> None:
         from mbuild.work.beside import Beside
 
+        allow_open_files(len(files))
         self._sources = dict(files)
         self._opened = {name: stack.enter_context(open_source(f)) for name, f in files.items()}
         self.paths = {name: file.reading_path for name, file in self._opened.items()}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext, written
 from mbuild.build.sources.values import README, CheckpointSource, Material, SourceFile
 from mbuild.build.steps.gguf import Role, gguf_digests
+from mbuild.build.steps.models import open_layers
 from mbuild.build.steps.opened import OpenFiles, open_all
 from mbuild.build.steps.weights import (
     CONVERTER_VERSION,
@@ -19,6 +20,7 @@ from mbuild.build.steps.weights import (
 )
 from mbuild.core.digest import Digest
 from mbuild.core.events import Code
+from mbuild.core.system import allow_open_files
 from mbuild.store import Layer
 
 if TYPE_CHECKING:
@@ -45,6 +47,11 @@ class CheckpointOrigin(NamedTuple):
     @property
     def by_name(self) -> bool:
         """Whether a key may know a blob of the store by its name; here every file has BLAKE3."""
+        return False
+
+    @property
+    def is_split(self) -> bool:
+        """Whether its weights are a split GGUF: not those of a checkpoint."""
         return False
 
     @property
@@ -93,6 +100,11 @@ class GGUFOrigin(NamedTuple):
         return True
 
     @property
+    def is_split(self) -> bool:
+        """Whether it is the shards of a split GGUF."""
+        return len(self.sources) > 1
+
+    @property
     def name(self) -> str:
         """The first file's name."""
         return self.sources[0].name
@@ -119,6 +131,7 @@ class GGUFOrigin(NamedTuple):
         from mbuild.gguf.shards import merge
 
         context.status(Code.PARSING_GGUF, {})
+        allow_open_files(len(files.paths))
         opened = [
             stack.enter_context(open_gguf(path, name=name, seen=files.seen.get(name)))
             for name, path in files.paths.items()
@@ -136,10 +149,13 @@ class GGUFOrigin(NamedTuple):
 
 
 class LayerOrigin(NamedTuple):
-    """The model layer of a model in the store; ``blake3`` is its other digest, if known."""
+    """The weights of a model in the store: one layer, or all shards in order.
 
-    layer: Layer
-    blake3: Digest | None = None
+    ``blake3`` are their other digests, where those are known.
+    """
+
+    layers: tuple[Layer, ...]
+    blake3: Mapping[Digest, Digest] = {}
 
     @property
     def by_name(self) -> bool:
@@ -147,9 +163,14 @@ class LayerOrigin(NamedTuple):
         return True
 
     @property
+    def is_split(self) -> bool:
+        """Whether it is the shards of a split GGUF."""
+        return len(self.layers) > 1
+
+    @property
     def name(self) -> str:
         """What to call it in messages."""
-        return self.layer.origin or self.layer.digest.short
+        return self.layers[0].origin or self.layers[0].digest.short
 
     @property
     def files(self) -> Mapping[str, SourceFile]:
@@ -158,25 +179,23 @@ class LayerOrigin(NamedTuple):
 
     @property
     def material(self) -> Material:
-        """The model that the layer belongs to."""
-        return Material(self.name, "", self.layer.size)
+        """The model that the layers belong to."""
+        return Material(self.name, "", sum(layer.size for layer in self.layers))
 
     def fields(self) -> Mapping[str, Any]:
-        """The layer's digest: the same as of the file that it was imported from.
+        """The layers' digests: the same as of the files that they were imported from.
 
         A layer that nobody has read since it came into the store is known by its name there.
         """
-        return {"gguf": [str(self.blake3 or self.layer.digest)]}
+        digests = [layer.digest for layer in self.layers]
+        return {"gguf": [str(self.blake3.get(digest, digest)) for digest in digests]}
 
     def open(self, context: StepContext, files: Readable, stack: ExitStack) -> Model:
         """The unquantized model, its tensors loaded on demand."""
-        from mbuild.gguf.reader import open_gguf
-
-        path = context.store.blobs.local_path(self.layer.digest)
-        return stack.enter_context(open_gguf(path, name=self.name)).model()
+        return open_layers(context.store, self.layers, self.name, stack)
 
     def learned(self, files: Mapping[str, Digest]) -> LayerOrigin:
-        """The origin itself: its digest is its name."""
+        """The origin itself: its digests are its layers' names."""
         return self
 
     @property

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import Made, Step, StepContext, canonical_json
 from mbuild.build.sources.values import Material, SourceFile
+from mbuild.build.splitting import SPLITTING_NAMES, split_fields
 from mbuild.build.steps.gguf import Role, check_role
-from mbuild.build.steps.models import as_json, read_facts
+from mbuild.build.steps.models import made_of, warn_of_large
 from mbuild.build.steps.opened import OpenFiles, open_source
 from mbuild.build.steps.origins import ORIGIN_NAMES, Origin, OverOrigin, open_quietly
 from mbuild.core.errors import UnsupportedError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mbuild.build.costs import Cost, PlannedTensor
+    from mbuild.build.splitting import Splitting
     from mbuild.build.steps.tensors import Variant
     from mbuild.core.digest import Digest
     from mbuild.gguf.model import Model, Tensor
@@ -52,24 +54,34 @@ class Quantize(OverOrigin):
     """A model becomes a quantized layer, with the bytes of llama-quantize.
 
     ``role`` says whether it is the model or its draft, ``imatrix`` is the file that
-    ``quantization`` names.
+    ``quantization`` names, ``splitting`` whether the model becomes several layers.
     """
 
     origin: Origin
     quantization: Quantization
     role: Role = Role.MODEL
     imatrix: SourceFile | None = None
+    splitting: Splitting | None = None
 
     kind: ClassVar[str] = "quantize"
     version: ClassVar[int] = QUANTIZER_VERSION
     inputs: ClassVar[tuple[Step, ...]] = ()
     makes_weights: ClassVar[bool] = True
-    field_names: ClassVar[Mapping[tuple[str, ...], str]] = ORIGIN_NAMES | OPTION_NAMES
+    field_names: ClassVar[Mapping[tuple[str, ...], str]] = (
+        ORIGIN_NAMES | OPTION_NAMES | SPLITTING_NAMES
+    )
 
     @property
     def target(self) -> str:
         """The type."""
         return self.quantization.file_type.name
+
+    @property
+    def several_layers(self) -> bool:
+        """Where it is split, or its source is and that is kept."""
+        if self.splitting is None:
+            return False
+        return self.origin.is_split or not self.splitting.keep
 
     @property
     def label(self) -> str:
@@ -103,7 +115,8 @@ class Quantize(OverOrigin):
                 return None
             # llama-quantize writes the imatrix's name into the file.
             options["imatrix"] = [self.imatrix.name, str(self.imatrix.content)]
-        return {"origin": origin, "quantization": options, **self.role.fields()}
+        further = {**self.role.fields(), **split_fields(self.splitting)}
+        return {"origin": origin, "quantization": options, **further}
 
     def cost(self, store: BuildStore) -> Cost:
         """The new file, and each tensor in it; all cores work on it."""
@@ -127,11 +140,11 @@ class Quantize(OverOrigin):
         cls, steps: Sequence[Quantize], model: Model, files: OpenFiles, context: StepContext
     ) -> list[Made]:
         """Quantize one source to several variants in one pass."""
-        made = []
-        for step, blob in zip(steps, _write_variants(steps, model, files, context), strict=True):
-            facts = read_facts(context.store.blobs.local_path(blob.digest), step.origin.name)
-            made.append(Made.of(blob, step.role.media_type, as_json(facts)))
-        return made
+        written = _write_variants(steps, model, files, context)
+        return [
+            made_of(context, blobs, step.role.media_type, step.origin.name)
+            for step, blobs in zip(steps, written, strict=True)
+        ]
 
     def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digests that reading the files gave."""
@@ -141,7 +154,7 @@ class Quantize(OverOrigin):
 
 def _write_variants(
     steps: Sequence[Quantize], model: Model, files: OpenFiles, context: StepContext
-) -> list[Blob]:
+) -> list[list[Blob]]:
     """Write all variants side by side."""
     from mbuild.build.steps.ranges import RangeCache
     from mbuild.build.steps.tensors import write_variants
@@ -165,6 +178,8 @@ def _variant(step: Quantize, model: Model, files: OpenFiles, context: StepContex
         context.warn(
             f"--tensor-type {rule} matches no tensor; a tensor is named, for example, {example}"
         )
+    made = [tensor for file in variant.files for tensor in file.tensors]
+    warn_of_large(made, step.splitting, context)
     source = file_type_name(model.get("general.file_type"))
     values = {"source": source, "target": step.target, "role": step.role.value}
     context.status(Code.QUANTIZING, values)
@@ -255,9 +270,25 @@ def _planned(step: Quantize, model: Model, imatrix_path: Path | None) -> Variant
     for tensor, new in tensors:
         if new is not tensor.type:
             _check_type(tensor, new, target, imatrix)
-    made_of = canonical_json([step.origin.name, quantization.to_json()])
-    name = hashlib.sha256(made_of.encode()).hexdigest()[:16] + "-"
-    return Variant(name, tuple(tensors), quantized(model.metadata, target, about), imatrix)
+    pairs, metadata = tuple(tensors), quantized(model.metadata, target, about)
+    shards = _shards(step.splitting, pairs, model.shards)
+    described = [step.origin.name, quantization.to_json(), *shards]
+    name = hashlib.sha256(canonical_json(described).encode()).hexdigest()[:16] + "-"
+    return Variant(name, pairs, metadata, imatrix, shards)
+
+
+def _shards(
+    splitting: Splitting | None,
+    tensors: Sequence[tuple[Tensor, GGMLType]],
+    kept: tuple[int, ...],
+) -> tuple[int, ...]:
+    """How many of the quantized tensors each file gets; nothing for one file."""
+    from mbuild.gguf.model import Model, Tensor
+
+    if splitting is None:
+        return ()
+    made = tuple(Tensor(t.name, t.dims, new, t.load) for t, new in tensors)
+    return splitting.counts(Model((), made, kept))
 
 
 def _check_type(tensor: Tensor, new: GGMLType, target: FileType, imatrix: Imatrix | None) -> None:
@@ -278,13 +309,12 @@ def _check_type(tensor: Tensor, new: GGMLType, target: FileType, imatrix: Imatri
 
 
 def _preview(step: Quantize, store: BuildStore) -> tuple[tuple[PlannedTensor, ...], int]:
-    """Each tensor's types and size in the order of the file, and the file's size in bytes.
+    """Each tensor's types and size in the order of the file, and the files' size in bytes.
 
     Only headers are read, and nothing is written. Raises what running the step
     would raise before it starts to quantize.
     """
     from mbuild.build.costs import PlannedTensor
-    from mbuild.gguf.model import Model, Tensor
     from mbuild.gguf.writer import layout
 
     imatrix = step.imatrix
@@ -292,10 +322,10 @@ def _preview(step: Quantize, store: BuildStore) -> tuple[tuple[PlannedTensor, ..
         model = open_quietly(step.origin, store, stack)
         at = stack.enter_context(open_source(imatrix)).path if imatrix else None
         variant = _planned(step, model, at)
-        tensors = tuple(Tensor(t.name, t.dims, new, t.load) for t, new in variant.tensors)
-        laid_out = layout(Model(tuple(variant.metadata), tensors))
+        plans = [layout(file) for file in variant.files]
+        sizes = (size for plan in plans for size in plan.sizes)
         rows = tuple(
             PlannedTensor(tensor.name, tensor.type, new, size)
-            for (tensor, new), size in zip(variant.tensors, laid_out.sizes, strict=True)
+            for (tensor, new), size in zip(variant.tensors, sizes, strict=True)
         )
-    return rows, laid_out.size
+    return rows, sum(plan.size for plan in plans)

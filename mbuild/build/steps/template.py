@@ -73,7 +73,7 @@ def _chat_template(context: StepContext, given: Result) -> Mapping[str, Any]:
 
     if not given.layers:
         return given.facts
-    (layer,) = given.layers
+    layer = given.layers[0]  # of a split model the first has all metadata
     if layer.media_type != MODEL:
         return {}
     with open_gguf(context.store.blobs.local_path(layer.digest), name="the model") as file:

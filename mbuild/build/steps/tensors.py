@@ -3,7 +3,8 @@
 A range is some rows of a source tensor, about 16 MiB of them: the unit of work. It is read,
 digested, looked up for each variant and quantized where no variant before had it, on one
 of the threads; the results are taken in the order of the file by one thread a variant,
-which digests the file and hands it to the disk. So everything overlaps, a huge tensor is
+which digests the file and hands it to the disk. Of a model that is split a few files grow
+together. So everything overlaps, a huge tensor is
 cut and needs no more memory than others, and a model of small tensors keeps all cores busy.
 """
 
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from mbuild.build.graph import StepContext
+from mbuild.build.steps.models import digests_at_once
+from mbuild.build.steps.outputs import VariantFile, files_of, in_shards
 from mbuild.build.steps.ranges import (
     RANGE,
     Array,
@@ -31,12 +34,13 @@ from mbuild.build.steps.ranges import (
 )
 from mbuild.core.errors import CancelledError, FormatError, MbuildError
 from mbuild.core.events import Code
+from mbuild.core.system import allow_open_files
 from mbuild.gguf.memory import reused
 from mbuild.gguf.model import KV, Model, Tensor
+from mbuild.gguf.split import split
 from mbuild.gguf.types import GGMLType
-from mbuild.gguf.writer import SLICE, layout, padded
+from mbuild.gguf.writer import interleaved
 from mbuild.quant.quantize import SOURCES, NotFiniteError, quantize
-from mbuild.store.records import RangePlace
 from mbuild.work.ahead import Ahead, Job, budget
 from mbuild.work.beside import Beside
 from mbuild.work.cores import cores
@@ -46,23 +50,30 @@ if TYPE_CHECKING:
     from mbuild.gguf.model import MetadataEntry
     from mbuild.quant.choose.imatrix import Imatrix
     from mbuild.store.manifest import Blob
-    from mbuild.store.ports import Writer
     from mbuild.work.cancel import Cancel
 
 _NAMED = 4  # tensors that were not in the cache are named if they are so few
-_SAVE_BYTES = 128 << 20  # output after which finished ranges are made durable
 
 
 class Variant(NamedTuple):
     """One quantized model to be: tensors with their new types in the file's order.
 
-    ``name`` is what a killed build's unfinished file is found under.
+    ``name`` is what a killed build's unfinished files are found under. ``shards`` says how
+    many of the tensors each file gets; it is empty for a model in one file.
     """
 
     name: str
     tensors: tuple[tuple[Tensor, GGMLType], ...]
     metadata: tuple[MetadataEntry | KV, ...]
     imatrix: Imatrix | None
+    shards: tuple[int, ...] = ()
+
+    @property
+    def files(self) -> tuple[Model, ...]:
+        """What each file holds; loading a tensor gives the source's bytes."""
+        tensors = tuple(Tensor(t.name, t.dims, new, t.load) for t, new in self.tensors)
+        model = Model(tuple(self.metadata), tensors)
+        return split(model, self.shards) if self.shards else (model,)
 
 
 def write_variants(
@@ -71,24 +82,20 @@ def write_variants(
     cache: RangeCache,
     files: OpenFiles,
     context: StepContext,
-) -> list[Blob]:
-    """Write every variant's file on its own thread, all fed by one pass over the source."""
+) -> list[list[Blob]]:
+    """Write every variant's files on its own thread, all fed by one pass over the source."""
     work = _Work(variants, cache, context)
+    allow_open_files(sum(len(variant.shards) for variant in variants))
     with ExitStack() as stack:
         lanes = [
-            _Lane(index, variant, work, cache, stack.enter_context(writer))
+            _Lane(index, work, files_of(variant, cache, context.store, stack))
             for index, variant in enumerate(variants)
-            for writer in [context.store.blobs.writer(variant.name)]
         ]
-        total = sum(lane.layout.size for lane in lanes)
+        total = sum(file.layout.size for lane in lanes for file in lane.files)
         context.store.blobs.check_room(total)
         _run_lanes(lanes, work, lambda done: context.report(done, total))
         files.finish(context)
-        blobs = []
-        for lane in lanes:
-            blob = lane.writer.commit()
-            blobs.append(blob._replace(limits=lane.writer.limits.rounded()))
-            lane.record(f"blobs/{blobs[-1].digest.filename}")
+        blobs = [[file.commit() for file in lane.files] for lane in lanes]
     cache.flush()
     reused_count = sum(len(lane.found) for lane in lanes)
     if reused_count:
@@ -106,7 +113,7 @@ def _run_lanes(lanes: Sequence[_Lane], work: _Work, report: Callable[[int], None
 
     def tell() -> None:
         if work.error is None:
-            report(sum(lane.writer.size for lane in lanes))
+            report(sum(lane.size for lane in lanes))
 
     lanes[0].report = tell
     with reused():
@@ -134,12 +141,11 @@ class _Work:
         self, variants: Sequence[Variant], cache: RangeCache, context: StepContext
     ) -> None:
         self.error: BaseException | None = None
-        self._variants = variants
+        self.variants = variants
         self._cache = cache
         self._context = context
         self._threads = cores()
-        sources = [tensor for tensor, _ in variants[0].tensors]
-        self.ranges = [r for number, each in enumerate(sources) for r in ranges_of(number, each)]
+        self.ranges = _in_order(variants)
         jobs = [Job(partial(self._make, part), self._size(part)) for part in self.ranges]
         largest = max((job.size for job in jobs), default=0)
         limit = budget(self._threads, largest)
@@ -158,7 +164,7 @@ class _Work:
             raise CancelledError("other work failed")
 
     def _types(self, part: Range) -> list[GGMLType]:
-        return [variant.tensors[part.number][1] for variant in self._variants]
+        return [variant.tensors[part.number][1] for variant in self.variants]
 
     def _size(self, part: Range) -> int:
         """Bytes that a range takes while it is worked on: its source and its results."""
@@ -175,7 +181,7 @@ class _Work:
         source = _Loaded(part)
         made: list[MadeRange] = []
         known: dict[str, MadeRange] = {}
-        for variant, new in zip(self._variants, self._types(part), strict=True):
+        for variant, new in zip(self.variants, self._types(part), strict=True):
             if new is part.tensor.type:
                 made.append(MadeRange(source.load()))
             else:
@@ -237,28 +243,45 @@ class _Loaded:
         return self._data
 
 
-class _Lane:
-    """One variant's way: its ranges, made or found, written in order."""
+def _in_order(variants: Sequence[Variant]) -> list[Range]:
+    """The source's ranges in the order in which they are made.
 
-    def __init__(
-        self,
-        index: int,
-        variant: Variant,
-        work: _Work,
-        cache: RangeCache,
-        writer: Writer,
-    ) -> None:
+    That is the file's, or where all variants are split in the same way such that the files
+    of a few shards grow together: a digest cannot be made in parallel, several can.
+    """
+    counts = {variant.shards for variant in variants}
+    sources = [tensor for tensor, _ in variants[0].tensors]
+    shards = variants[0].shards if len(counts) == 1 else ()
+    groups = [
+        [part for number in numbers for part in ranges_of(number, sources[number])]
+        for numbers in in_shards(len(sources), shards)
+    ]
+    order = interleaved([[part.size for part in group] for group in groups], digests_at_once())
+    return [groups[group][number] for group, number in order]
+
+
+class _Lane:
+    """One variant's way: its ranges, made or found, written in the order of their files."""
+
+    def __init__(self, index: int, work: _Work, files: Sequence[VariantFile]) -> None:
         self._index = index
-        self._variant = variant
         self._work = work
-        self._cache = cache
-        self._done: list[tuple[str, RangePlace]] = []  # keys, and places but for the file's name
-        self._saved = 0
         self._made: set[int] = set()  # tensors of which something had to be quantized
-        self.writer = writer
+        self._variant = work.variants[index]
+        self.files = files
+        self._home = {
+            number: file
+            for file, own in zip(
+                files, in_shards(len(self._variant.tensors), self._variant.shards), strict=True
+            )
+            for number in own
+        }
         self.report: Callable[[], None] = lambda: None
-        tensors = [Tensor(t.name, t.dims, new, t.load) for t, new in variant.tensors]
-        self.layout = layout(Model(tuple(variant.metadata), tuple(tensors)))
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far, to all files."""
+        return sum(file.writer.size for file in self.files)
 
     @property
     def quantized(self) -> int:
@@ -277,61 +300,34 @@ class _Lane:
         return changed - self._made
 
     def run(self) -> None:
-        """Write the file; an error is kept for whoever started the lanes."""
+        """Write the files; an error is kept for whoever started the lanes."""
         try:
-            self._write(memoryview(self.layout.header))
+            for file in self.files:
+                file.begin(self._tell)
             for number, part in enumerate(self._work.ranges):
-                made = self._work.ahead.take(number, self.writer.limits)[self._index]
-                self._note(part, made)
-                self._write(memoryview(made.data).cast("B"))
-                if part.last:
-                    size = self.layout.sizes[part.number]
-                    self._write(memoryview(bytes(padded(size, self.layout.alignment) - size)))
+                file = self._home[part.number]
+                made = self._work.ahead.take(number, file.writer.limits)[self._index]
+                if made.digest is not None and not made.found:
+                    self._made.add(part.number)
+                file.add(made, self._tell, last=part.last)
                 del made
                 self._work.ahead.done(number)
         except BaseException as error:
             self._work.fail(error)
             if isinstance(self._work.error, CancelledError):  # the user stopped the build
-                with suppress(MbuildError):
-                    self._save()
-                    self.writer.wait()
+                for file in self.files:
+                    with suppress(MbuildError):
+                        file.stop()
 
     def beside(self, cancel: Cancel) -> None:
         """As :meth:`run`, on a thread of its own; what ends it is an error of the work."""
         self.run()
 
-    def _note(self, part: Range, made: MadeRange) -> None:
-        """Remember where a quantized range will lie in the file."""
-        if made.digest is not None:
-            place = RangePlace("", self.writer.size, memoryview(made.data).nbytes, made.digest)
-            self._done.append((made.key, place))
-            if not made.found:
-                self._made.add(part.number)
-
-    def _write(self, data: memoryview) -> None:
-        for start in range(0, len(data), SLICE):
-            self.writer.write(data[start : start + SLICE])
-            self.report()
-            if self._work.error is not None:
-                raise CancelledError("another variant failed")
-        if self.writer.size - self._saved >= _SAVE_BYTES:
-            self._saved = self.writer.size
-            self._save()
-
-    def _save(self) -> None:
-        """Make what was written durable, and the ranges in it findable, beside the writing."""
-
-        def note(path: str, written: int) -> None:
-            self.record(path, written)
-            self._cache.flush()
-
-        self.writer.save(note)
-
-    def record(self, path: str, written: int | None = None) -> None:
-        """Note where the finished ranges lie."""
-        for key, place in list(self._done):
-            if written is None or place.offset + place.size <= written:
-                self._cache.record(key, place._replace(path=path))
+    def _tell(self) -> None:
+        """Called between pieces: raises when another variant failed."""
+        self.report()
+        if self._work.error is not None:
+            raise CancelledError("another variant failed")
 
 
 def _readable(tensor: Tensor, data: Array) -> tuple[GGMLType, Array]:

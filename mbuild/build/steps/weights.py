@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
 from mbuild.build.sources.values import README, CheckpointSource, Material
+from mbuild.build.splitting import SPLITTING_NAMES, Splitting, split_fields
 from mbuild.build.steps.gguf import Role
-from mbuild.build.steps.models import as_json, read_facts, write_model
+from mbuild.build.steps.models import made_of, open_layers, shards_of, write_model
 from mbuild.build.steps.opened import OpenFiles, open_all
 from mbuild.core.events import Code
 from mbuild.store import Layer
@@ -47,24 +48,30 @@ class ConvertCheckpoint(BaseStep):
     ``outtype`` is ``auto``, ``f32``, ``f16``, ``bf16`` or ``q8_0``; ``pre``
     names the pre-tokenizer where it cannot be recognized. The folder's name is
     part of the key, because ``general.name`` is made from it. ``role`` says
-    whether it is the model or its draft.
+    whether it is the model or its draft, ``splitting`` whether it becomes several layers.
     """
 
     source: CheckpointSource
     outtype: str
     pre: str | None
     role: Role = Role.MODEL
+    splitting: Splitting | None = None
 
     kind: ClassVar[str] = "convert"
     version: ClassVar[int] = CONVERTER_VERSION
     inputs: ClassVar[tuple[Step, ...]] = ()
     makes_weights: ClassVar[bool] = True
-    field_names: ClassVar[Mapping[tuple[str, ...], str]] = CHECKPOINT_NAMES
+    field_names: ClassVar[Mapping[tuple[str, ...], str]] = CHECKPOINT_NAMES | SPLITTING_NAMES
 
     @property
     def subject(self) -> str:
         """The folder's name."""
         return self.source.name
+
+    @property
+    def several_layers(self) -> bool:
+        """Where it is split."""
+        return self.splitting is not None
 
     @property
     def label(self) -> str:
@@ -84,7 +91,7 @@ class ConvertCheckpoint(BaseStep):
     def key_fields(self) -> Mapping[str, Any] | None:
         """The files that matter by digest, the folder's name and the options."""
         options = {"outtype": self.outtype, "pre": self.pre, **self.role.fields()}
-        return checkpoint_fields(self.source, **options)
+        return checkpoint_fields(self.source, **options, **split_fields(self.splitting))
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Convert in one pass; files without a digest get it from the same reading."""
@@ -93,10 +100,9 @@ class ConvertCheckpoint(BaseStep):
         with ExitStack() as stack:
             files = OpenFiles(source.files, stack)  # hashing begins while modules are loaded
             model = converted(source, self.outtype, self.pre, files.paths, context, files.seen)
-            blob = write_model(context, model, files)
+            blobs = write_model(context, model, files, self.splitting)
             digests = files.digests(context)
-        facts = read_facts(context.store.blobs.local_path(blob.digest), source.name)
-        return Made.of(blob, self.role.media_type, as_json(facts), digests)
+        return made_of(context, blobs, self.role.media_type, source.name, digests)
 
     def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digests that reading the files gave."""
@@ -110,21 +116,23 @@ class ConvertCheckpoint(BaseStep):
         source, silent = self.source, StepContext.silent(store)
         with ExitStack() as stack:
             paths = open_all(source.files, stack)
-            laid_out = layout(converted(source, self.outtype, self.pre, paths, silent))
-        largest = max(laid_out.sizes, default=0)
-        return Cost(laid_out.size, memory_for(largest), every_core=True)
+            model = converted(source, self.outtype, self.pre, paths, silent)
+            plans = [layout(shard) for shard in shards_of(model, self.splitting, silent)]
+        largest = max((tensor.nbytes for tensor in model.tensors), default=0)
+        return Cost(sum(plan.size for plan in plans), memory_for(largest), every_core=True)
 
 
 @dataclass(frozen=True, eq=False)
 class ConvertAdapter(BaseStep):
     """A PEFT adapter becomes a GGUF adapter layer for a base model.
 
-    ``base`` is the base's layer where it is in the store already. Else the one input makes
-    that layer, or has read what an adapter's conversion has to know (:class:`ReadHeader`).
+    ``base`` are the base's layers, one or those of its shards, where they are in the store
+    already. Else the one input makes them, or has read what an adapter's conversion has to
+    know (:class:`ReadHeader`).
     """
 
     source: CheckpointSource
-    base: Layer | None
+    base: tuple[Layer, ...] = ()
     inputs: tuple[Step, ...] = ()
 
     role: ClassVar[str] = Role.ADAPTER
@@ -158,7 +166,8 @@ class ConvertAdapter(BaseStep):
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The adapter's files; the base comes by digest or with the inputs."""
-        base = str(self.base.digest) if self.base else None
+        digests = [str(layer.digest) for layer in self.base]
+        base = digests if len(digests) > 1 else next(iter(digests), None)
         return checkpoint_fields(self.source, base=base)
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
@@ -172,23 +181,19 @@ class ConvertAdapter(BaseStep):
             files = OpenFiles(source.files, stack)
             adapter = open_adapter(source.name, files.paths, context.warn, files.seen)
             model = convert_adapter(adapter, base)
-            blob = write_model(context, model, files)
+            blobs = write_model(context, model, files)
             digests = files.digests(context)
-        facts = read_facts(context.store.blobs.local_path(blob.digest), source.name)
-        return Made.of(blob, ADAPTER, as_json(facts), digests, origin=source.name)
+        return made_of(context, blobs, ADAPTER, source.name, digests, origin=source.name)
 
     def _base(self, context: StepContext, inputs: Sequence[Result]) -> Base:
-        """What to know about the base, from the header of its layer or as it was read."""
+        """What to know about the base, from the headers of its layers or as it was read."""
         from mbuild.convert.lora.base import base_from_facts, base_of_model
-        from mbuild.gguf.reader import open_gguf
 
-        layers = (self.base,) if self.base else inputs[0].layers
+        layers = self.base or inputs[0].layers
         if not layers:
             return base_from_facts(inputs[0].facts)
-        with open_gguf(
-            context.store.blobs.local_path(layers[0].digest), name="the base model"
-        ) as file:
-            return base_of_model(file.model())
+        with ExitStack() as stack:
+            return base_of_model(open_layers(context.store, layers, "the base model", stack))
 
     def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digests that reading the files gave."""

@@ -2,15 +2,18 @@
 
 An option is one field of :class:`Quantization`, annotated with its :class:`Option`: the
 command line, the HTTP API, the help, the lock, the explanations and ``import-recipe``
-read :data:`OPTIONS`. A build with nothing to do loads this module, so the types of
-tensors are named here and imported where one is read.
+read :data:`OPTIONS`. Other options of a build are such tables too, so what reads and writes
+a table (:func:`rows_of`, :func:`parse_given`) is no matter of quantization. A build with
+nothing to do loads this module, so the types of tensors are named here and imported where
+one is read.
 """
 
 # Without "from __future__ import annotations": the annotations of the fields are the table.
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from mbuild.core.errors import UsageError
+from mbuild.core.units import exact_size, parse_size
 
 if TYPE_CHECKING:
     from mbuild.gguf.types import GGMLType
@@ -61,10 +64,32 @@ def _written_rules(rules: "tuple[tuple[str, GGMLType], ...]") -> list[str]:
     return [f"{pattern}={type_.name}" for pattern, type_ in rules]
 
 
+def _size(given: Any) -> int:
+    """Bytes: a number, or a text such as 40GB."""
+    if isinstance(given, bool) or not isinstance(given, (int, str)):
+        raise UsageError(f"{given!r:.64} is not a size", hint="write for example 40GB")
+    try:
+        size = parse_size(str(given))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if size < 1:
+        raise UsageError(f"{given!r:.64} is too small a size")
+    return size
+
+
+def _count(given: Any) -> int:
+    text = str(given)
+    if isinstance(given, bool) or not (text.isascii() and text.isdecimal() and int(text)):
+        raise UsageError(f"{given!r:.64} is not a number from 1 up")
+    return int(text)
+
+
 FLAG = OptionKind("", _flag, bool)
 CHOICE = OptionKind("NAME", _text, str)
 FILE = OptionKind("FILE", _text, str)
 TYPE = OptionKind("TYPE", _type, lambda type_: type_.name)
+SIZE = OptionKind("SIZE", _size, exact_size)
+COUNT = OptionKind("N", _count, int)
 RULES = OptionKind("REGEX=TYPE", _rules, _written_rules, repeats=True)
 
 
@@ -153,34 +178,20 @@ class Quantization(NamedTuple):
         """
         from mbuild.quant.choose.types import file_type as parsed
 
-        rows = {option.name: (field, option) for field, option in OPTIONS.items()}
-        unknown = [name for name in given if name not in rows]
-        if unknown:
-            known = ", ".join(rows)
-            raise UsageError(f"unknown option of a quantization {unknown[0]!r:.64}", hint=known)
-        values = {
-            rows[name][0]: rows[name][1].parse(value)
-            for name, value in given.items()
-            if value is not None
-        }
-        return cls(parsed(file_type), **values)
+        return cls(parsed(file_type), **parse_given(OPTIONS, given, "a quantization"))
 
     def options(self) -> Iterator[tuple[Option, Any]]:
         """The options that differ from their defaults, with their values."""
-        for field, option in OPTIONS.items():
-            value = getattr(self, field)
-            if value != option.default:
-                yield option, value
+        return said(OPTIONS, self)
 
     def fields(self) -> dict[str, Any]:
         """Every field as JSON, by its own name: what decides the quantized model."""
-        written = {name: row.write(getattr(self, name)) for name, row in OPTIONS.items()}
-        return {"file_type": self.file_type.name, **written}
+        every = {name: row.write(getattr(self, name)) for name, row in OPTIONS.items()}
+        return {"file_type": self.file_type.name, **every}
 
     def to_json(self) -> dict[str, Any]:
         """The type, and the options that differ from their defaults, for :meth:`from_json`."""
-        said = {option.name: option.write(value) for option, value in self.options()}
-        return {"type": self.file_type.name, **said}
+        return {"type": self.file_type.name, **written(self.options())}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Quantization":
@@ -190,14 +201,7 @@ class Quantization(NamedTuple):
 
     def flags(self) -> list[tuple[str, str]]:
         """The options on a command line, without ``-q``: flags and values, empty where none is."""
-        found = []
-        for option, value in self.options():
-            written = option.write(value)
-            if option.kind in (TYPE, RULES):
-                written = _lowered(written)
-            for each in written if isinstance(written, list) else [written]:
-                found.append((option.flag, "" if each is True else each))
-        return found
+        return flags_of(self.options())
 
 
 def _lowered(written: Any) -> Any:
@@ -205,14 +209,58 @@ def _lowered(written: Any) -> Any:
     return [each.lower() for each in written] if isinstance(written, list) else written.lower()
 
 
-def _rows() -> Iterator[tuple[str, Option]]:
-    for field, hint in Quantization.__annotations__.items():
+def rows_of(kind: type[Any]) -> dict[str, Option]:
+    """The options that the fields of a named tuple are, by their fields."""
+    found = {}
+    for field, hint in kind.__annotations__.items():
         for option in getattr(hint, "__metadata__", ()):
-            default = Quantization._field_defaults[field]
-            yield field, option._replace(name=option.name or field, default=default)
+            default = kind._field_defaults[field]
+            found[field] = option._replace(name=option.name or field, default=default)
+    return found
 
 
-OPTIONS: Mapping[str, Option] = dict(_rows())
+def parse_given(rows: Mapping[str, Option], given: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Values by their fields, from what was given by the options' names; null is not given.
+
+    Raises :class:`UsageError` for values that cannot be, and for options that ``what`` has not.
+    """
+    named = {option.name: (field, option) for field, option in rows.items()}
+    unknown = [name for name in given if name not in named]
+    if unknown:
+        raise UsageError(f"unknown option of {what} {unknown[0]!r:.64}", hint=", ".join(named))
+    return {
+        named[name][0]: named[name][1].parse(value)
+        for name, value in given.items()
+        if value is not None
+    }
+
+
+def said(rows: Mapping[str, Option], value: Any) -> Iterator[tuple[Option, Any]]:
+    """The options of a value that differ from their defaults, with what they are."""
+    for field, option in rows.items():
+        own = getattr(value, field)
+        if own != option.default:
+            yield option, own
+
+
+def written(options: Iterable[tuple[Option, Any]]) -> dict[str, Any]:
+    """Options as JSON, by their names."""
+    return {option.name: option.write(value) for option, value in options}
+
+
+def flags_of(options: Iterable[tuple[Option, Any]]) -> list[tuple[str, str]]:
+    """Options as a command line has them: flags and values, empty where none follows."""
+    found = []
+    for option, value in options:
+        text = option.write(value)
+        if option.kind in (TYPE, RULES):
+            text = _lowered(text)
+        for each in text if isinstance(text, list) else [text]:
+            found.append((option.flag, "" if each is True else str(each)))
+    return found
+
+
+OPTIONS: Mapping[str, Option] = rows_of(Quantization)
 """Every option by its field, in the order of ``--help``."""
 
 

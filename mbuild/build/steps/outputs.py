@@ -1,0 +1,115 @@
+"""The files that a quantized model is written to, and where in them each finished range lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from mbuild.gguf.writer import SLICE, layout, padded
+from mbuild.store.records import RangePlace
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    from mbuild.build.steps.ranges import MadeRange, RangeCache
+    from mbuild.build.steps.tensors import Variant
+    from mbuild.gguf.model import Model
+    from mbuild.store.manifest import Blob
+    from mbuild.store.ports import BuildStore, Writer
+
+_SAVE_BYTES = 128 << 20  # output after which finished ranges are made durable
+
+
+def files_of(
+    variant: Variant, cache: RangeCache, store: BuildStore, stack: ExitStack
+) -> list[VariantFile]:
+    """The files of a variant, under construction; unfinished ones outlive a kill."""
+    models = variant.files
+    found = []
+    for number, model in enumerate(models, start=1):
+        name = variant.name if len(models) == 1 else f"{variant.name}{number:05d}-"
+        writer = stack.enter_context(store.blobs.writer(name))
+        found.append(VariantFile(model, writer, cache, waits=len(models) > 1))
+    return found
+
+
+def in_shards(tensors: int, shards: Sequence[int]) -> list[range]:
+    """The numbers of the tensors in each file: all in one, or as many as each shard has."""
+    found, start = [], 0
+    for count in shards or (tensors,):
+        found.append(range(start, start + count))
+        start += count
+    return found
+
+
+class VariantFile:
+    """One file of a variant: its header, its ranges in order, and where in it they lie.
+
+    ``waits``: it is one of several, which are published together when all are written.
+    """
+
+    def __init__(self, model: Model, writer: Writer, cache: RangeCache, *, waits: bool) -> None:
+        self.writer = writer
+        self._waits = waits
+        self.layout = layout(model)
+        self._cache = cache
+        self._done: list[tuple[str, RangePlace]] = []  # keys, and places but for the file's name
+        self._saved = 0
+        self._tensors = 0  # that are written
+
+    @property
+    def _ended(self) -> bool:
+        """Whether all of it is written."""
+        return self._tensors == len(self.layout.sizes)
+
+    def begin(self, tell: Callable[[], None]) -> None:
+        """Write the header."""
+        self._write(memoryview(self.layout.header), tell)
+
+    def add(self, made: MadeRange, tell: Callable[[], None], *, last: bool) -> None:
+        """Write the next range; ``last``: its tensor ends with it."""
+        if made.digest is not None:
+            place = RangePlace("", self.writer.size, memoryview(made.data).nbytes, made.digest)
+            self._done.append((made.key, place))
+        self._write(memoryview(made.data).cast("B"), tell)
+        if last:
+            size = self.layout.sizes[self._tensors]
+            self._write(memoryview(bytes(padded(size, self.layout.alignment) - size)), tell)
+            self._tensors += 1
+            if self._ended and self._waits:
+                self._save()
+                self.writer.finish()
+
+    def stop(self) -> None:
+        """The build was stopped: let the next one find what is written."""
+        if self._done and not self._ended:
+            self._save()
+            self.writer.wait()
+
+    def commit(self) -> Blob:
+        """Publish the file, and note where its ranges lie."""
+        blob = self.writer.commit()
+        self._record(f"blobs/{blob.digest.filename}")
+        return blob._replace(limits=self.writer.limits.rounded())
+
+    def _write(self, data: memoryview, tell: Callable[[], None]) -> None:
+        for start in range(0, len(data), SLICE):
+            self.writer.write(data[start : start + SLICE])
+            tell()
+        if self.writer.size - self._saved >= _SAVE_BYTES:
+            self._save()
+
+    def _save(self) -> None:
+        """Make what was written durable, and the ranges in it findable, beside the writing."""
+
+        def note(path: str, written: int) -> None:
+            self._record(path, written)
+            self._cache.flush()
+
+        self._saved = self.writer.size
+        self.writer.save(note)
+
+    def _record(self, path: str, written: int | None = None) -> None:
+        for key, place in list(self._done):
+            if written is None or place.offset + place.size <= written:
+                self._cache.record(key, place._replace(path=path))

@@ -1,0 +1,198 @@
+"""Models in several layers: the shards of a split GGUF kept as they are, or a GGUF model split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
+from mbuild.build.sources.values import Material, SourceFile
+from mbuild.build.splitting import SPLITTING_NAMES, Splitting, split_fields
+from mbuild.build.steps.gguf import Role, bring_in, check_role, gguf_digests
+from mbuild.build.steps.models import check_loadable, made_of, shards_of, write_model
+from mbuild.build.steps.opened import OpenFiles, open_source
+from mbuild.build.steps.origins import (
+    ORIGIN_NAMES,
+    GGUFOrigin,
+    LayerOrigin,
+    OverOrigin,
+    open_quietly,
+)
+from mbuild.core.events import Code
+from mbuild.core.system import allow_open_files
+
+if TYPE_CHECKING:
+    from mbuild.build.costs import Cost
+    from mbuild.core.digest import Digest
+    from mbuild.gguf.model import Model
+    from mbuild.store.copying import OpenFile
+    from mbuild.store.manifest import Blob
+    from mbuild.store.ports import BuildStore
+    from mbuild.work.spread import Part
+
+
+@dataclass(frozen=True, eq=False)
+class KeepShards(BaseStep):
+    """The shards of a split GGUF become layers with the same bytes, in order.
+
+    ``link``: hard-link the files instead of copying them (not part of the key: the bytes are
+    the same).
+    """
+
+    files: tuple[SourceFile, ...]
+    role: Role
+    link: bool = field(default=False, compare=False)
+
+    kind: ClassVar[str] = "keep-shards"
+    version: ClassVar[int] = 1
+    inputs: ClassVar[tuple[Step, ...]] = ()
+    makes_weights: ClassVar[bool] = True
+    field_names: ClassVar[Mapping[tuple[str, ...], str]] = {("sources",): "shard"}
+
+    @property
+    def subject(self) -> str:
+        """The name of the first shard."""
+        return self.files[0].name
+
+    @property
+    def several_layers(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def label(self) -> str:
+        """What is kept."""
+        return f"keep {self.role.prefix}{self.files[0].name} and {len(self.files) - 1} more"
+
+    @property
+    def reads(self) -> int:
+        """The shards' sizes."""
+        return sum(file.stamp.size for file in self.files)
+
+    @property
+    def materials(self) -> tuple[Material, ...]:
+        """The shards, under the name of the first."""
+        return (self.files[0].material._replace(size=self.reads),)
+
+    def key_fields(self) -> Mapping[str, Any] | None:
+        """The shards' digests in order, and the role."""
+        digests = gguf_digests(self.files)
+        return None if digests is None else {"sources": digests, "role": self.role.value}
+
+    def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
+        """Check that the shards are one whole model, and bring each into the store."""
+        from mbuild.gguf.facts import describe
+
+        context.status(Code.PARSING_GGUF, {})
+        allow_open_files(2 * len(self.files))
+        name = self.files[0].name
+        with ExitStack() as stack:
+            opened = [stack.enter_context(open_source(file)) for file in self.files]
+            check_role(self.role, describe(self._whole(opened)), name)
+            for each in opened:
+                check_loadable(each.reading_path, each.name)
+            blobs = self._bring(context, opened)
+        digests = {
+            str(file.path): blob.blake3 or blob.digest
+            for file, blob in zip(self.files, blobs, strict=True)
+        }
+        return made_of(context, blobs, self.role.media_type, name, digests)
+
+    def _whole(self, opened: Sequence[OpenFile]) -> Model:
+        """The model that the shards are; raises :class:`FormatError` if they are not one."""
+        from mbuild.gguf.reader import open_gguf
+        from mbuild.gguf.shards import merge
+
+        with ExitStack() as stack:
+            files = (open_gguf(each.reading_path, name=each.name) for each in opened)
+            return merge([stack.enter_context(file) for file in files])
+
+    def _bring(self, context: StepContext, opened: Sequence[OpenFile]) -> list[Blob]:
+        """Bring all files in, hashing several at once."""
+        from mbuild.work.spread import spread
+
+        if not self.link:
+            context.store.blobs.check_room(self.reads)
+
+        def bring(file: OpenFile, part: Part) -> Blob:
+            return bring_in(context, file, part.at, link=self.link)
+
+        return spread(bring, opened, self.reads, context.report, name="mbuild-import")
+
+    def learned(self, files: Mapping[str, Digest]) -> Step:
+        """The step with the digests that reading the shards gave."""
+        return replace(self, files=tuple(file.learned(files) for file in self.files))
+
+
+@dataclass(frozen=True, eq=False)
+class SplitWeights(OverOrigin):
+    """A GGUF model, of files or of the store, becomes layers that each hold a part of it."""
+
+    origin: GGUFOrigin | LayerOrigin
+    splitting: Splitting
+    role: Role = Role.MODEL
+
+    kind: ClassVar[str] = "split"
+    version: ClassVar[int] = 1
+    inputs: ClassVar[tuple[Step, ...]] = ()
+    makes_weights: ClassVar[bool] = True
+    field_names: ClassVar[Mapping[tuple[str, ...], str]] = ORIGIN_NAMES | SPLITTING_NAMES
+
+    @property
+    def several_layers(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def label(self) -> str:
+        """What is split."""
+        return f"split {self.role.prefix}{self.origin.name}"
+
+    @property
+    def reads(self) -> int:
+        """The files' sizes."""
+        return sum(file.stamp.size for file in self.origin.files.values())
+
+    @property
+    def materials(self) -> tuple[Material, ...]:
+        """The source."""
+        return (self.origin.material,)
+
+    def key_fields(self) -> Mapping[str, Any] | None:
+        """The source's digests, where it is cut, and the role."""
+        origin = self.origin.fields()
+        if origin is None:
+            return None
+        return {"origin": origin, **split_fields(self.splitting), **self.role.fields()}
+
+    def cost(self, store: BuildStore) -> Cost:
+        """The shards, as large as the model and their headers."""
+        from mbuild.build.costs import Cost
+        from mbuild.gguf.writer import layout
+
+        with ExitStack() as stack:
+            model = open_quietly(self.origin, store, stack)
+            shards = shards_of(model, self.splitting, StepContext.silent(store))
+            return Cost(sum(layout(shard).size for shard in shards))
+
+    @classmethod
+    def make(
+        cls, steps: Sequence[SplitWeights], model: Model, files: OpenFiles, context: StepContext
+    ) -> list[Made]:
+        """Write the shards."""
+        from mbuild.gguf.facts import describe
+        from mbuild.gguf.hyperparameters import check_hyperparameters
+
+        made = []
+        for step in steps:
+            check_role(step.role, describe(model), step.origin.name)
+            check_hyperparameters(model.metadata, step.origin.name)
+            blobs = write_model(context, model, files, step.splitting)
+            made.append(made_of(context, blobs, step.role.media_type, step.origin.name))
+        return made
+
+    def learned(self, files: Mapping[str, Digest]) -> Step:
+        """The step with the digests that reading the files gave."""
+        return replace(self, origin=self.origin.learned(files))

@@ -1,0 +1,23 @@
+"""The options that say in which files weights are kept, for every command that writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from mbuild.build.splitting import SPLITTING, Splitting
+from mbuild.cli.quantizing import asked
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+
+def splitting_options(command: CommandT) -> CommandT:
+    """Add the options to a command, which gives its arguments to :func:`splitting_of`."""
+    for option in reversed([*SPLITTING.values()]):
+        command = asked(option)(command)
+    return command
+
+
+def splitting_of(given: Mapping[str, Any]) -> Splitting | None:
+    """What a command's arguments ask for; raises :class:`UsageError`."""
+    return Splitting.parse({row.name: given[row.name] for row in SPLITTING.values()})
