@@ -39,12 +39,12 @@ from mbuild.core.errors import UnsupportedError, UsageError
 from mbuild.quant.choose.options import Quantization
 from mbuild.store import Layer
 from mbuild.store.media import (
-    DRAFT,
     LICENSE,
     MEDIA_TYPES,
     MESSAGES,
     MODEL,
     PARAMS,
+    SPLIT,
     SYSTEM,
     TEMPLATE,
     Inheritance,
@@ -213,7 +213,7 @@ class _Entries:
         steps = [entry for _, entry in self._entries if not isinstance(entry, Layer)]
         if any(step.several_layers for step in steps):
             return True
-        kept = [self.inherited(kind) for kind in (MODEL, DRAFT)] if base else []
+        kept = [self.inherited(kind) for kind in SPLIT] if base else []
         return any(len(layers) > 1 for layers in kept)
 
     def inherited(self, media_type: str) -> list[Layer]:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import click
 
+from mbuild.build.splitting import Splitting
 from mbuild.cli.common import NameType, human_size, open_store, store_option
 from mbuild.cli.meter import meter
+from mbuild.cli.splitting import cutting_options
 from mbuild.core.digest import Digest
 from mbuild.core.errors import UsageError
 from mbuild.core.names import ModelName
@@ -26,6 +28,8 @@ Examples:
   mbuild export mario -o mario/             GGUF, adapters, Modelfile, texts
   mbuild export mario -o mario.tar          OCI image layout, for mbuild import
   mbuild export mario --lmstudio -o ~/.lmstudio/models
+  mbuild export mario --split 40GB -o mario.gguf   mario-00001-of-00003.gguf and so on
+  mbuild export mario --merge -o mario.gguf        one file of a model in several
 """
 
 
@@ -40,6 +44,8 @@ Examples:
     is_flag=True,
     help="Hard-link to the store instead of copying; do not edit the files after.",
 )
+@click.option("--merge", is_flag=True, help="Merge the files of a split model into one.")
+@cutting_options
 @click.option("--force", is_flag=True, help="Replace existing files.")
 @click.pass_context
 def export_command(
@@ -49,6 +55,8 @@ def export_command(
     name: ModelName,
     output: str,
     store: str | None,
+    split: str | None,
+    split_layers: str | None,
     **flags: bool,
 ) -> None:
     """Write a model to a GGUF file, a directory or an OCI image layout.
@@ -58,7 +66,10 @@ def export_command(
     """
     opened = open_store(ctx, store)
     layout = _layout(output, lmstudio=flags["lmstudio"])
-    options = ExportOptions(layout, flags["raw"], flags["link"], flags["force"])
+    splitting = Splitting.parse({"split": split, "split_layers": split_layers})
+    options = ExportOptions(
+        layout, flags["raw"], flags["link"], flags["force"], flags["merge"], splitting
+    )
     target = Path(output).expanduser()
     with opened.reading(), meter("exporting") as show:
         stored = library.find(opened, name)
@@ -96,7 +107,9 @@ def _modelfile(store: Store, name: ModelName, files: Mapping[Digest, str]) -> st
     stored = library.by_path(store)
 
     def reference(layer: Layer) -> str:
-        return quote(f"./{files[layer.digest]}") if layer.digest in files else stored(layer)
+        if layer.digest not in files:
+            return stored(layer)
+        return quote(f"./{files[layer.digest]}") if files[layer.digest] else ""
 
     text = library.modelfile_of(library.view(store, name), reference)
     _, _, rest = text.partition("\n")

@@ -36,7 +36,7 @@ from mbuild.models.compare import (
 )
 from mbuild.models.compare import diff as compare
 from mbuild.store import Store, StoredManifest
-from mbuild.store.contents import metadata_rows, open_layers, tensor_rows
+from mbuild.store.contents import metadata_rows, tensor_rows, weights_in
 from mbuild.store.media import GGUF
 
 _SHOWN = 100
@@ -141,7 +141,9 @@ def _line(key: str, old: str, new: str) -> str:
 def _weights(weights: WeightsDiff) -> Iterator[str]:
     title = f"Weights ({weights.kind})"
     if weights.identical:
-        yield from _section(title, ["the same bytes"])
+        old, new = weights.files
+        same = "the same bytes" if old == new else f"the same tensors, in {old} and {new} files"
+        yield from _section(title, [same])
         return
     if weights.only:
         yield from _section(title, ["+ only in B" if weights.only == "new" else "- only in A"])
@@ -197,12 +199,15 @@ def inside(store: Store, stored: StoredManifest, parts: Mapping[str, bool]) -> l
     with ExitStack() as stack:
         stack.enter_context(store.reading())
         for media_type in GGUF:
-            for layer, file in open_layers(store, stored, media_type):
+            for group, weights in weights_in(store, stored, media_type):
+                layer = group[0]
                 row: dict[str, Any] = {"layer": layer.kind, "digest": str(layer.digest)}
+                if group[1:]:
+                    row["shards"] = [str(each.digest) for each in group]
                 if parts["metadata"]:
-                    row["metadata"] = metadata_rows(file)
+                    row["metadata"] = metadata_rows(weights)
                 if parts["tensors"]:
-                    row["tensors"] = tensor_rows(file)
+                    row["tensors"] = tensor_rows(weights)
                 found.append(row)
     return found
 
@@ -211,7 +216,8 @@ def inside_lines(layers: list[dict[str, Any]]) -> list[str]:
     """The same for people."""
     lines: list[str] = []
     for layer in layers:
-        lines += [f"{layer['layer']}  {Digest.parse(layer['digest']).short}", ""]
+        more = f" and {len(layer['shards']) - 1} more" if "shards" in layer else ""
+        lines += [f"{layer['layer']}  {Digest.parse(layer['digest']).short}{more}", ""]
         keys = [(row["key"], row["type"], _value(row)) for row in layer.get("metadata", ())]
         tensors = [
             (row["name"], row["type"], "x".join(map(str, row["shape"])), human_size(row["bytes"]))

@@ -18,6 +18,13 @@ def splitting_options(command: CommandT) -> CommandT:
     return command
 
 
+def cutting_options(command: CommandT) -> CommandT:
+    """Add those that say where to cut: all but the one that keeps a source's files."""
+    for field in ("layers", "size"):
+        command = asked(SPLITTING[field])(command)
+    return command
+
+
 def splitting_of(given: Mapping[str, Any]) -> Splitting | None:
     """What a command's arguments ask for; raises :class:`UsageError`."""
     return Splitting.parse({row.name: given[row.name] for row in SPLITTING.values()})

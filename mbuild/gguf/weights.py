@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mbuild.gguf.shards import in_order, own_keys
+from mbuild.core.errors import MissingFileError
+from mbuild.core.system import allow_open_files
+from mbuild.gguf.reader import open_gguf
+from mbuild.gguf.shards import in_order, merge, missing_shards, own_keys, parse_shard_name
 
 if TYPE_CHECKING:
-    from mbuild.gguf.model import RawKV
+    from mbuild.gguf.model import Model, RawKV
     from mbuild.gguf.reader import GGUFFile, TensorInfo
 
 
@@ -40,3 +45,38 @@ class Weights:
     def read(self, tensor: TensorInfo, start: int, size: int) -> bytes:
         """Some bytes of a tensor; raises :class:`FormatError` if the file changed."""
         return self.files[self.shard(tensor)].file.read(tensor.offset + start, size)
+
+    def model(self) -> Model:
+        """The model, whose tensors are read on demand."""
+        return merge(self.files) if len(self.files) > 1 else self.files[0].model()
+
+
+@contextmanager
+def open_weights(paths: Sequence[Path], names: Sequence[str]) -> Iterator[Weights]:
+    """The files of one model, open; ``names`` are what errors call them.
+
+    Raises as :func:`mbuild.gguf.reader.open_gguf` and :class:`Weights` do.
+    """
+    allow_open_files(len(paths))
+    with ExitStack() as stack:
+        pairs = zip(paths, names, strict=True)
+        yield Weights([stack.enter_context(open_gguf(path, name=name)) for path, name in pairs])
+
+
+def paths_of(path: Path) -> tuple[Path, ...]:
+    """A file, or where it is called like a shard all shards of its model.
+
+    Raises :class:`MissingFileError` naming those that do not lie beside it.
+    """
+    shard = parse_shard_name(path.name)
+    if shard is None:
+        return (path,)
+    missing = missing_shards(
+        shard, [name for name in shard.siblings if (path.parent / name).exists()]
+    )
+    if missing and path.exists():
+        raise MissingFileError(
+            f"{path}: {len(missing)} of {shard.count} shards are missing: {', '.join(missing[:3])}",
+            hint="download or copy all shards into one folder",
+        )
+    return (path,) if missing else tuple(path.parent / name for name in shard.siblings)

@@ -64,7 +64,7 @@ def view(store: Store, name: ModelName) -> Contents:
 
 
 Reference = Callable[["Layer"], str]
-"""What a Modelfile calls a layer of weights."""
+"""What a Modelfile calls a layer of weights; nothing where another's name stands for it too."""
 
 
 def by_path(store: Store) -> Reference:
@@ -94,7 +94,8 @@ def modelfile_of(model: Contents, reference: Reference) -> str:
     manifest = model.stored.manifest
     for media_type in GGUF:
         for layer in manifest.of_kind(media_type):
-            lines.append(f"{MEDIA_TYPES[media_type].word} {reference(layer)}")
+            if name := reference(layer):
+                lines.append(f"{MEDIA_TYPES[media_type].word} {name}")
     if model.template:
         lines.append(f"TEMPLATE {quote(model.template)}")
     if model.system:

@@ -20,14 +20,14 @@ from mbuild.server import shapes
 from mbuild.server.catalogue import owner, timestamp
 from mbuild.server.locking import PATIENCE_SECONDS
 from mbuild.server.requests import model_name, parse_name, read_json
-from mbuild.store.contents import open_layer
+from mbuild.store.contents import grouped, open_group
 from mbuild.store.media import MODEL, PROJECTOR
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
     from mbuild.core.names import ModelName
-    from mbuild.gguf.reader import GGUFFile
+    from mbuild.gguf.weights import Weights
     from mbuild.server.service import Service
     from mbuild.store import Store
     from mbuild.store.contents import Contents
@@ -108,8 +108,9 @@ def _header(store: Store, view: Contents, *, verbose: bool) -> dict[str, Any]:
     """``model_info``, ``tensors`` and ``projector_info``, from the headers of the weights."""
     found: dict[str, Any] = {}
     for kind, key in ((MODEL, "model_info"), (PROJECTOR, "projector_info")):
-        for layer in view.stored.manifest.of_kind(kind)[:1]:
-            opened = open_layer(store.blobs, layer, str(view.stored.name))
+        layers, name = view.stored.manifest.of_kind(kind), str(view.stored.name)
+        for group in grouped(store.blobs, layers, name)[:1]:
+            opened = open_group(store.blobs, group, name)
             with suppress(SourceError, StoreError), opened as file:
                 found[key] = model_info(file, verbose=verbose)
                 if kind == MODEL:
@@ -120,7 +121,7 @@ def _header(store: Store, view: Contents, *, verbose: bool) -> dict[str, Any]:
     return found
 
 
-def model_info(file: GGUFFile, *, verbose: bool) -> dict[str, Any]:
+def model_info(file: Weights, *, verbose: bool) -> dict[str, Any]:
     """A GGUF's metadata as JSON, sorted; lists only when asked for, else null."""
     from math import prod
 

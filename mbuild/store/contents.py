@@ -6,13 +6,14 @@ The one reader of stored models: whoever shows, compares, exports or builds on o
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from mbuild.core.errors import DamagedError
+from mbuild.core.errors import DamagedError, SourceError, StoreError
+from mbuild.core.system import allow_open_files
 from mbuild.store.media import (
     LICENSE,
     MESSAGES,
@@ -26,6 +27,7 @@ from mbuild.store.media import (
 if TYPE_CHECKING:
     from mbuild.gguf.model import RawKV
     from mbuild.gguf.reader import GGUFFile
+    from mbuild.gguf.weights import Weights
     from mbuild.store import Layer, Store, StoredManifest
     from mbuild.store.ports import BlobStore
 
@@ -154,20 +156,53 @@ def open_layer(blobs: BlobStore, layer: Layer, name: str) -> Iterator[GGUFFile]:
         yield file
 
 
-def open_layers(
+def grouped(blobs: BlobStore, layers: Sequence[Layer], name: str) -> list[tuple[Layer, ...]]:
+    """Layers of weights of one type, those that are the shards of one model together.
+
+    How many shards there are stands in the header of the first. A layer that cannot be read
+    is taken for a whole file.
+    """
+    from mbuild.gguf.shards import shard_count
+
+    if len(layers) < 2:
+        return [(layer,) for layer in layers]
+    found: list[tuple[Layer, ...]] = []
+    left = tuple(layers)
+    while left:
+        count = 1
+        with suppress(SourceError, StoreError), open_layer(blobs, left[0], name) as file:
+            count = shard_count(file)
+        found.append(left[:count])
+        left = left[count:]
+    return found
+
+
+@contextmanager
+def open_group(blobs: BlobStore, layers: Sequence[Layer], name: str) -> Iterator[Weights]:
+    """A layer of weights or all shards of a model, opened as one; raises as :func:`open_layer`."""
+    from mbuild.gguf.weights import Weights
+
+    allow_open_files(len(layers))
+    with ExitStack() as stack:
+        yield Weights([stack.enter_context(open_layer(blobs, layer, name)) for layer in layers])
+
+
+def weights_in(
     store: Store, stored: StoredManifest, media_type: str
-) -> Iterator[tuple[Layer, GGUFFile]]:
-    """The layers of one kind, opened one after another; raises as :func:`open_layer`."""
-    for layer in stored.manifest.of_kind(media_type):
-        with open_layer(store.blobs, layer, str(stored.name)) as file:
-            yield layer, file
+) -> Iterator[tuple[tuple[Layer, ...], Weights]]:
+    """The weights of one kind, opened one after another; raises as :func:`open_layer`."""
+    name = str(stored.name)
+    for group in grouped(store.blobs, stored.manifest.of_kind(media_type), name):
+        with open_group(store.blobs, group, name) as weights:
+            yield group, weights
 
 
-def tensor_rows(file: GGUFFile) -> list[dict[str, Any]]:
+def tensor_rows(weights: Weights) -> list[dict[str, Any]]:
     """One row a tensor, in file order: name, type, shape (fastest first, as in the file), bytes.
 
-    ``offset`` is from the start of the file.
+    ``offset`` is from the start of the file, ``shard`` which of several files that is, from 1.
     """
+    several = len(weights.files) > 1
     return [
         {
             "name": tensor.name,
@@ -175,12 +210,13 @@ def tensor_rows(file: GGUFFile) -> list[dict[str, Any]]:
             "shape": list(tensor.dims),
             "bytes": tensor.nbytes,
             "offset": tensor.offset,
+            **({"shard": weights.shard(tensor) + 1} if several else {}),
         }
-        for tensor in file.tensors
+        for tensor in weights.tensors
     ]
 
 
-def metadata_rows(file: GGUFFile) -> list[dict[str, Any]]:
+def metadata_rows(file: Weights) -> list[dict[str, Any]]:
     """One row a metadata key, in file order: key, type, value.
 
     Of an array only the first items are given, with ``count``.

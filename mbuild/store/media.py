@@ -85,3 +85,6 @@ PROMPT = PREFIX + "prompt"
 PARAMS = PREFIX + "params"
 MESSAGES = PREFIX + "messages"
 LICENSE = PREFIX + "license"
+
+SPLIT = (MODEL, DRAFT)
+"""Of which a model can have several layers that are the shards of one GGUF (Ollama 0.35)."""

@@ -99,7 +99,10 @@ def read_facts(paths: Sequence[Path], name: str) -> ModelFacts:
     from mbuild.gguf.weights import Weights
 
     with ExitStack() as stack:
-        files = [stack.enter_context(open_gguf(path, name=name)) for path in paths]
+        # No shard is called like the first: a name that contradicts the metadata is refused.
+        named = [f"{name} ({number})" for number in range(1, len(paths) + 1)]
+        pairs = zip(paths, named if len(paths) > 1 else [name], strict=True)
+        files = [stack.enter_context(open_gguf(path, name=each)) for path, each in pairs]
         if len(files) == 1 and is_shard(files[0]):
             raise SourceError(
                 f"{name} is one shard of a split GGUF, under another name",
@@ -110,13 +113,9 @@ def read_facts(paths: Sequence[Path], name: str) -> ModelFacts:
 
 def open_layers(store: BuildStore, layers: Sequence[Layer], name: str, stack: ExitStack) -> Model:
     """The model that layers of weights are: one, or all shards."""
-    from mbuild.gguf.reader import open_gguf
-    from mbuild.gguf.shards import merge
+    from mbuild.store.contents import open_group
 
-    allow_open_files(len(layers))
-    paths = [store.blobs.local_path(layer.digest) for layer in layers]
-    files = [stack.enter_context(open_gguf(path, name=name)) for path in paths]
-    return merge(files) if len(files) > 1 else files[0].model()
+    return stack.enter_context(open_group(store.blobs, layers, name)).model()
 
 
 def made_of(

@@ -26,6 +26,7 @@ from mbuild.core.system import allow_open_files
 if TYPE_CHECKING:
     from mbuild.build.costs import Cost
     from mbuild.core.digest import Digest
+    from mbuild.gguf.facts import ModelFacts
     from mbuild.gguf.model import Model
     from mbuild.store.copying import OpenFile
     from mbuild.store.manifest import Blob
@@ -83,14 +84,12 @@ class KeepShards(BaseStep):
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Check that the shards are one whole model, and bring each into the store."""
-        from mbuild.gguf.facts import describe
-
         context.status(Code.PARSING_GGUF, {})
         allow_open_files(2 * len(self.files))
         name = self.files[0].name
         with ExitStack() as stack:
             opened = [stack.enter_context(open_source(file)) for file in self.files]
-            check_role(self.role, describe(self._whole(opened)), name)
+            check_role(self.role, self._facts(opened), name)
             for each in opened:
                 check_loadable(each.reading_path, each.name)
             blobs = self._bring(context, opened)
@@ -100,14 +99,14 @@ class KeepShards(BaseStep):
         }
         return made_of(context, blobs, self.role.media_type, name, digests)
 
-    def _whole(self, opened: Sequence[OpenFile]) -> Model:
-        """The model that the shards are; raises :class:`FormatError` if they are not one."""
-        from mbuild.gguf.reader import open_gguf
-        from mbuild.gguf.shards import merge
+    def _facts(self, opened: Sequence[OpenFile]) -> ModelFacts:
+        """What the model is; raises :class:`FormatError` if the shards are not those of one."""
+        from mbuild.gguf.facts import describe
+        from mbuild.gguf.weights import open_weights
 
-        with ExitStack() as stack:
-            files = (open_gguf(each.reading_path, name=each.name) for each in opened)
-            return merge([stack.enter_context(file) for file in files])
+        paths, names = [each.reading_path for each in opened], [each.name for each in opened]
+        with open_weights(paths, names) as weights:
+            return describe(weights)
 
     def _bring(self, context: StepContext, opened: Sequence[OpenFile]) -> list[Blob]:
         """Bring all files in, hashing several at once."""

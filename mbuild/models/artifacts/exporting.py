@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING
 from mbuild.core.digest import Digest
 from mbuild.core.errors import DamagedError, MbuildError, StoreError, UnsupportedError, UsageError
 from mbuild.models.artifacts.oci import INDEX_FILE, LAYOUT, LAYOUT_FILE, blob_name, encode_index
+from mbuild.models.artifacts.places import WeightsPlace, places_of
 from mbuild.models.artifacts.settings import align, with_settings
 from mbuild.models.artifacts.sharing import ExportTarget, clear_leftovers, hashing, writing
 from mbuild.models.artifacts.tar import END, header, padding
-from mbuild.store.contents import Contents, read_contents
+from mbuild.store.contents import Contents, open_group, read_contents
 from mbuild.store.copying import OpenFile
 from mbuild.store.files import temporary_folder
-from mbuild.store.media import GGUF, MEDIA_TYPES, MODEL
+from mbuild.store.media import MODEL
 
 if TYPE_CHECKING:
+    from mbuild.build.splitting import Splitting
     from mbuild.store import Layer, Store, StoredManifest
 
     Progress = Callable[[int, int], None]
@@ -57,12 +59,15 @@ class ExportOptions:
 
     ``raw``: the weights byte for byte, without settings in their metadata.
     ``link``: hard links, hence raw too. ``overwrite``: replace files that exist.
+    ``merge``: the shards of a model in one file; ``splitting``: the model in shards.
     """
 
     layout: ExportForm
     raw: bool = False
     link: bool = False
     overwrite: bool = False
+    merge: bool = False
+    splitting: Splitting | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +99,10 @@ def export(
 ) -> list[Written]:
     """Write a model to ``target``: a file, or for the directory layouts a folder.
 
-    ``modelfile``, for a directory, writes a Modelfile given the file name of
-    each layer that was exported. Raises :class:`MbuildError` for a file that
-    exists, :class:`UnsupportedError` for weights that are not GGUF,
-    :class:`DamagedError` for a blob that is not what its digest says,
+    ``modelfile``, for a directory, writes a Modelfile given what each layer that was
+    exported is called there, nothing for what a name before stands for. Raises
+    :class:`MbuildError` for a file that exists, :class:`UnsupportedError` for weights that
+    are not GGUF, :class:`DamagedError` for a blob that is not what its digest says,
     :class:`StoreError` where the system says no. The caller holds the store
     (:meth:`mbuild.store.Store.reading`). ``progress``: bytes done, bytes in all.
     """
@@ -110,45 +115,61 @@ def export(
         progress(done, max(total, done))
 
     job = _Job(store, read_contents(store.blobs, stored), options, tick)
+    _check_options(options)
+    if options.layout is ExportForm.TAR:
+        return [_write_tar(job, target)]
+    places = _places(job, target)
+    texts: dict[Path, str] = {}
+    if options.layout is ExportForm.DIRECTORY:
+        names = {digest: name for place in places for digest, name in place.references.items()}
+        texts = _beside(job, target, _texts(job.contents, modelfile(names) if modelfile else ""))
+    found = [written for place in places for written in _write_weights(job, place)]
+    return found + [_write_text(job, path, text) for path, text in texts.items()]
+
+
+def _check_options(options: ExportOptions) -> None:
+    """Raise :class:`UsageError` for options that exclude each other."""
+    cut = next(iter(options.splitting.flags()), ("", ""))[0] if options.splitting else ""
+    anew = "--merge" if options.merge else cut
+    if options.merge and cut:
+        raise UsageError(f"--merge and {cut} exclude each other", hint="give one of them")
     if options.layout is ExportForm.TAR:
         if options.link:
             raise UsageError("--link cannot make a tar archive", hint="leave --link out")
-        return [_write_tar(job, target)]
-    files = _file_names(job, target)
-    texts: dict[Path, str] = {}
-    if options.layout is ExportForm.DIRECTORY:
-        names = {layer.digest: path.name for layer, path in files}
-        texts = _beside(job, target, _texts(job.contents, modelfile(names) if modelfile else ""))
-    found = [_write_layer(job, layer, path) for layer, path in files]
-    return found + [_write_text(job, path, text) for path, text in texts.items()]
+        if anew:
+            raise UsageError(
+                f"{anew} has no effect on a tar archive, which has the model as it is stored",
+                hint="name a .gguf file or a folder",
+            )
+    elif options.link and anew:
+        raise UsageError(f"{anew} writes new files, which --link does not", hint="leave one out")
 
 
 # Which files.
 
 
-def _file_names(job: _Job, target: Path) -> list[tuple[Layer, Path]]:
+def _places(job: _Job, target: Path) -> list[WeightsPlace]:
     """The GGUF layers with their files; checks first that all of them can be made."""
-    name, manifest = job.contents.stored.name, job.contents.stored.manifest
-    if not manifest.of_kind(MODEL):
+    stored, options = job.contents.stored, job.options
+    name = stored.name
+    if not stored.manifest.of_kind(MODEL):
         raise UnsupportedError(
             f"{name} has no GGUF weights", hint="export it to a .tar, which takes any model"
         )
     folder, stem = target, _stem(job)
-    if job.options.layout is ExportForm.LMSTUDIO:
+    if options.layout is ExportForm.LMSTUDIO:
         folder = target / name.namespace / name.model
-    elif job.options.layout is ExportForm.GGUF:
+    elif options.layout is ExportForm.GGUF:
         folder, stem = target.parent, target.name.removesuffix(".gguf")
-    files: list[tuple[Layer, Path]] = []
-    for media_type in GGUF:
-        for number, layer in enumerate(manifest.of_kind(media_type), start=1):
-            n = f"-{number}" if number > 1 else ""
-            name_of = MEDIA_TYPES[media_type].file
-            files.append((layer, folder / name_of.format(stem=stem, n=n)))
+    merge, splitting = options.merge, options.splitting
+    found = places_of(job.store, stored, folder, stem, merge=merge, splitting=splitting)
+    places = list(found)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    for _, path in files:
-        _check_free(job, path)
-    return files
+    for place in places:
+        for path in place.paths:
+            _check_free(job, path)
+    return places
 
 
 def _stem(job: _Job) -> str:
@@ -236,17 +257,57 @@ def _blob(job: _Job, layer: Layer) -> Iterator[tuple[OpenFile, Callable[[], None
         yield source, show
 
 
-def _write_layer(job: _Job, layer: Layer, path: Path) -> Written:
+def _write_weights(job: _Job, place: WeightsPlace) -> Iterator[Written]:
+    """Write one model's files, or another part's."""
+    if place.counts:
+        yield from _write_anew(job, place)
+        return
+    for number, (layer, path) in enumerate(zip(place.layers, place.paths, strict=True)):
+        # Of a split model the first shard has all metadata, so the settings too.
+        yield _write_layer(job, layer, path, settings=number == 0)
+
+
+def _write_layer(job: _Job, layer: Layer, path: Path, *, settings: bool) -> Written:
     if job.options.link:
         return _link(job, layer, path)
     with ExportTarget.beside(path) as target, writing(path):
         with _blob(job, layer) as (source, show):
-            if job.options.raw or layer.media_type != MODEL:
+            if job.options.raw or layer.media_type != MODEL or not settings:
                 target.append(source, 0, source.size, lambda count: show())
             else:
                 _write_gguf(job, source, target, show)
         target.publish(path)
     return Written(path, target.size, target.shared)
+
+
+def _write_anew(job: _Job, place: WeightsPlace) -> list[Written]:
+    """Shards in one file, or weights in shards; all appear once every blob was found good."""
+    from mbuild.gguf.split import split
+    from mbuild.gguf.writer import write
+
+    with ExitStack() as stack:
+        targets = [stack.enter_context(ExportTarget.beside(path)) for path in place.paths]
+        with ExitStack() as blobs:
+            shows = [blobs.enter_context(_blob(job, layer))[1] for layer in place.layers]
+            name = str(job.contents.stored.name)
+            model = blobs.enter_context(open_group(job.store.blobs, place.layers, name)).model()
+            if not job.options.raw and place.layers[0].media_type == MODEL:
+                model = with_settings(model, job.contents)
+
+            def tell(done: int) -> None:
+                for show in shows:
+                    show()
+
+            files = split(model, place.counts) if len(place.counts) > 1 else (model,)
+            for file, target, path in zip(files, targets, place.paths, strict=True):
+                with writing(path):
+                    write(file, target.write, progress=tell)
+        for target, path in zip(targets, place.paths, strict=True):
+            target.publish(path)
+        return [
+            Written(path, target.size, target.shared)
+            for target, path in zip(targets, place.paths, strict=True)
+        ]
 
 
 def _write_gguf(

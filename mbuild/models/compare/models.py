@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mbuild.gguf.reader import open_gguf
-from mbuild.models.compare.sides import Side, WeightsFile
+from mbuild.models.compare.sides import Side, SideWeights
 from mbuild.models.compare.tensors import TensorDiff, compare_tensors, count_types
 from mbuild.store.contents import Contents, shown_value, type_name
 
@@ -36,10 +35,11 @@ class ChangedValue:
 
 @dataclass(frozen=True, slots=True)
 class WeightsDiff:
-    """One GGUF file of each side; ``identical``: the very same bytes.
+    """One GGUF file or split model of each side; ``identical``: the same metadata and tensors.
 
-    ``only`` is ``old`` or ``new`` for a file that one side alone has. ``same``
-    counts tensors without a difference. ``types`` are each side's tensors by type.
+    ``files`` are how many files each side has of it. ``only`` is ``old`` or ``new`` for what
+    one side alone has. ``same`` counts tensors without a difference. ``types`` are each
+    side's tensors by type.
     """
 
     kind: str
@@ -49,6 +49,7 @@ class WeightsDiff:
     tensors: tuple[TensorDiff, ...] = ()
     same: int = 0
     types: tuple[Mapping[str, int], Mapping[str, int]] = ({}, {})
+    files: tuple[int, int] = (1, 1)
 
     def to_json(self) -> dict[str, Any]:
         """As ``mbuild diff --format json`` prints it."""
@@ -60,6 +61,7 @@ class WeightsDiff:
             "tensors": [tensor.to_json() for tensor in self.tensors],
             "tensors_same": self.same,
             "tensor_types": {"old": dict(self.types[0]), "new": dict(self.types[1])},
+            "files": list(self.files),
         }
 
 
@@ -181,13 +183,14 @@ def _unified(old: list[str], new: list[str]) -> list[str]:
 
 
 def _weights(
-    kind: str, old: WeightsFile | None, new: WeightsFile | None, values: bool, progress: Progress
+    kind: str, old: SideWeights | None, new: SideWeights | None, values: bool, progress: Progress
 ) -> WeightsDiff:
     if old is None or new is None:
         return WeightsDiff(kind, identical=False, only="new" if old is None else "old")
-    if old.digest is not None and old.digest == new.digest:
-        return WeightsDiff(kind, identical=True)
-    with open_gguf(old.path, name=old.label) as a, open_gguf(new.path, name=new.label) as b:
+    files = len(old.paths), len(new.paths)
+    if old.digests is not None and old.digests == new.digests:
+        return WeightsDiff(kind, identical=True, files=files)
+    with old.open() as a, new.open() as b:
         metadata = tuple(
             ChangedValue(key, _shown(a.kvs.get(key)), _shown(b.kvs.get(key)))
             for key in dict.fromkeys((*a.kvs, *b.kvs))
@@ -198,7 +201,7 @@ def _weights(
         types = (count_types(a.tensors), count_types(b.tensors))
     identical = values and not metadata and not tensors
     same = len(names) - len(tensors)
-    return WeightsDiff(kind, identical, "", metadata, tensors, same, types)
+    return WeightsDiff(kind, identical, "", metadata, tensors, same, types, files)
 
 
 def _same(a: RawKV | None, b: RawKV | None) -> bool:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mbuild.core.errors import MbuildError, SourceError
-from mbuild.gguf.reader import GGUFFile, open_gguf
 from mbuild.gguf.types import GGMLType
+from mbuild.gguf.weights import Weights, open_weights, paths_of
 from mbuild.quant.choose import rules
 from mbuild.quant.choose.options import Quantization
 from mbuild.quant.choose.recipes import PLAIN, HasType, plan, quantizable
@@ -68,15 +68,19 @@ class RecoveredRecipe:
 
 
 def read_recipe(path: Path) -> RecoveredRecipe:
-    """The recipe of a GGUF file; raises :class:`SourceError` for one that is no quantized model."""
-    with open_gguf(path, name=path.name) as file:
+    """The recipe of a GGUF file, or of all shards that belong to one.
+
+    Raises :class:`SourceError` for what is no quantized model.
+    """
+    paths = paths_of(path)
+    with open_weights(paths, [each.name for each in paths]) as file:
         if not file.tensors:
             raise SourceError(f"{path.name} has no tensors")
         found = infer(file.tensors, file.get)
         return replace(found, source=_source(file))
 
 
-def _source(file: GGUFFile) -> str:
+def _source(file: Weights) -> str:
     for key in ("general.source.repo_url", "general.base_model.0.repo_url", "general.source.url"):
         value = file.get(key)
         if isinstance(value, str) and value:

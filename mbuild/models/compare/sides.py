@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mbuild.core.errors import DamagedError
-from mbuild.store.contents import Contents, read_contents
+from mbuild.gguf.weights import open_weights, paths_of
+from mbuild.store.contents import Contents, grouped, read_contents
 from mbuild.store.media import GGUF
 
 if TYPE_CHECKING:
     from mbuild.core.digest import Digest
+    from mbuild.gguf.weights import Weights
     from mbuild.store import Store, StoredManifest
 
 
 @dataclass(frozen=True, slots=True)
-class WeightsFile:
-    """One GGUF file of a side; ``digest`` is None where nobody has read the file yet."""
+class SideWeights:
+    """One GGUF file of a side, or the shards of a model.
 
-    path: Path
+    ``digests`` are None where nobody has read the files yet.
+    """
+
+    paths: tuple[Path, ...]
     label: str
-    digest: Digest | None
+    digests: tuple[Digest, ...] | None
+
+    @contextmanager
+    def open(self) -> Iterator[Weights]:
+        """The files, open, as one."""
+        with open_weights(self.paths, [self.label] * len(self.paths)) as weights:
+            yield weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,30 +42,33 @@ class Side:
     """One of two things to compare.
 
     ``contents`` is None for a mere file. ``weights`` maps ``model``,
-    ``adapter``, ``adapter 2`` and so on to GGUF files.
+    ``adapter``, ``adapter 2`` and so on to GGUF files, all shards of a model to one of them.
     """
 
     label: str
     contents: Contents | None
-    weights: dict[str, WeightsFile]
+    weights: dict[str, SideWeights]
 
 
 def model_side(store: Store, stored: StoredManifest) -> Side:
     """A model of the store; raises :class:`DamagedError` for one that lacks a blob."""
     weights = {}
     for media_type in GGUF:
-        for number, layer in enumerate(stored.manifest.of_kind(media_type), start=1):
+        layers = stored.manifest.of_kind(media_type)
+        for layer in layers:
             if not store.blobs.has(layer.digest, layer.size):
                 raise DamagedError(
                     f"{stored.name}: its {layer.kind} {layer.digest} is missing or cut short",
                     hint="mbuild verify reports how to repair it",
                 )
-            kind = layer.kind if number == 1 else f"{layer.kind} {number}"
-            path = store.blobs.local_path(layer.digest)
-            weights[kind] = WeightsFile(path, f"{stored.name} ({kind})", layer.digest)
+        for number, group in enumerate(grouped(store.blobs, layers, str(stored.name)), start=1):
+            kind = group[0].kind if number == 1 else f"{group[0].kind} {number}"
+            paths = tuple(store.blobs.local_path(layer.digest) for layer in group)
+            digests = tuple(layer.digest for layer in group)
+            weights[kind] = SideWeights(paths, f"{stored.name} ({kind})", digests)
     return Side(str(stored.name), read_contents(store.blobs, stored), weights)
 
 
 def gguf_side(path: Path) -> Side:
-    """A GGUF file, which stands for a model's weights."""
-    return Side(str(path), None, {"model": WeightsFile(path, path.name, None)})
+    """A GGUF file, or of a shard all of them, which stands for a model's weights."""
+    return Side(str(path), None, {"model": SideWeights(paths_of(path), path.name, None)})

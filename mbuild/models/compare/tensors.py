@@ -19,7 +19,8 @@ from mbuild.work.spread import Part, spread
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mbuild.gguf.reader import GGUFFile, TensorInfo
+    from mbuild.gguf.reader import TensorInfo
+    from mbuild.gguf.weights import Weights
 
     Progress = Callable[[int, int], None]
     Tick = Callable[[int], None]
@@ -78,8 +79,8 @@ class TensorDiff:
 
 
 def compare_tensors(
-    old: GGUFFile,
-    new: GGUFFile,
+    old: Weights,
+    new: Weights,
     *,
     values: bool = True,
     progress: Progress = lambda done, total: None,
@@ -103,7 +104,7 @@ def compare_tensors(
 
 
 _Pair = tuple["TensorInfo | None", "TensorInfo | None"]
-_Place = tuple["GGUFFile", "TensorInfo | None"]
+_Place = tuple["Weights", "TensorInfo | None"]
 
 
 def _compare(a: _Place, b: _Place, values: bool, tick: Tick) -> TensorDiff | None:
@@ -123,7 +124,7 @@ def _compare(a: _Place, b: _Place, values: bool, tick: Tick) -> TensorDiff | Non
 
 
 def _facts(
-    file: GGUFFile, tensor: TensorInfo | None, values: bool, tick: Tick
+    file: Weights, tensor: TensorInfo | None, values: bool, tick: Tick
 ) -> TensorFacts | None:
     if tensor is None:
         return None
@@ -132,7 +133,7 @@ def _facts(
         hashed = hashlib.sha256()
         step = 8 << 20
         for at in range(0, tensor.nbytes, step):
-            data = file.file.read(tensor.offset + at, min(step, tensor.nbytes - at))
+            data = file.read(tensor, at, min(step, tensor.nbytes - at))
             hashed.update(data)
             tick(len(data))
         digest = hashed.hexdigest()
@@ -140,7 +141,7 @@ def _facts(
 
 
 def _error(
-    a: tuple[GGUFFile, TensorInfo], b: tuple[GGUFFile, TensorInfo]
+    a: tuple[Weights, TensorInfo], b: tuple[Weights, TensorInfo]
 ) -> tuple[float | None, str]:
     """The relative RMS error of b against a, or why there is none."""
     import numpy as np
@@ -163,14 +164,14 @@ def _error(
     return math.sqrt(off / reference), ""
 
 
-def _values(file: GGUFFile, tensor: TensorInfo, start: int, stop: int) -> NDArray[Any]:
+def _values(file: Weights, tensor: TensorInfo, start: int, stop: int) -> NDArray[Any]:
     """Values ``start`` to ``stop`` of a tensor, in the order in which they lie, as float64."""
     import numpy as np
 
     block = BLOCKS[tensor.type]
     first = start // block.weights * block.size
     size = (stop - start) // block.weights * block.size
-    data = np.frombuffer(file.file.read(tensor.offset + first, size), np.uint8)
+    data = np.frombuffer(file.read(tensor, first, size), np.uint8)
     plain = _PLAIN.get(tensor.type)
     if plain is not None:
         return data.view(plain).astype(np.float64)

@@ -20,9 +20,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mbuild.core.digest import Digest
-from mbuild.core.errors import CancelledError, DamagedError, MbuildError, StoreError
+from mbuild.core.errors import (
+    CancelledError,
+    DamagedError,
+    FormatError,
+    MbuildError,
+    StoreError,
+)
 from mbuild.models.disk.inventory import DAMAGED_FOLDER, read_manifests
 from mbuild.models.disk.strays import free_name, is_removable, rename, set_apart, unreadable
+from mbuild.store.contents import grouped, open_group
 from mbuild.store.copying import OpenFile, hash_file
 from mbuild.store.files import (
     fsync_directory,
@@ -31,7 +38,7 @@ from mbuild.store.files import (
 )
 from mbuild.store.locks import FileLock
 from mbuild.store.manifest import CONFIG_TYPE, MANIFEST_TYPE
-from mbuild.store.media import ADAPTER, MEDIA_TYPES
+from mbuild.store.media import ADAPTER, MEDIA_TYPES, SPLIT
 from mbuild.store.place import check_place
 from mbuild.work.spread import Part, spread
 
@@ -151,6 +158,7 @@ def verify(
         looked = _hash_all(store, places, workers, progress)
         for model in chosen:
             findings += _manifest_problems(store, model)
+            findings += _split_problems(store, model)
     findings += _wrong_sizes(looked, users)
     # A blob that nobody names and that is gone was removed while others were hashed.
     damaged = [
@@ -294,6 +302,25 @@ def _manifest_problems(store: Store, stored: StoredManifest) -> list[Finding]:
             for detail in problems
         ]
     return []
+
+
+def _split_problems(store: Store, stored: StoredManifest) -> list[Finding]:
+    """Layers of weights that are shards, but not all of one model; each may be a good blob."""
+    name = str(stored.name)
+    found = []
+    for media_type in SPLIT:
+        layers = stored.manifest.of_kind(media_type)
+        if all(store.blobs.has(layer.digest, layer.size) for layer in layers):
+            try:
+                for group in grouped(store.blobs, layers, name):
+                    with open_group(store.blobs, group, name):
+                        pass
+            except FormatError as error:
+                heal = _heal([name], [])
+                found.append(Finding(Damage.MANIFEST, name, error.message, (name,), heal))
+            except MbuildError:
+                pass  # a blob that cannot be read has a finding of its own
+    return found
 
 
 def _schema_problems(value: dict[str, Any]) -> Iterable[str]:

@@ -12,12 +12,13 @@ from mbuild.build.steps.manifest import Assembled
 from mbuild.core.digest import Digest
 from mbuild.core.errors import DamagedError, MbuildError
 from mbuild.store import Layer, Manifest
-from mbuild.store.contents import open_layer, read_text
+from mbuild.store.contents import grouped, open_group, read_text
 from mbuild.store.media import GGUF, MEDIA_TYPES, MESSAGES, PARAMS
 from mbuild.store.records import STEP
 
 if TYPE_CHECKING:
     from mbuild.build.history import BuildRecord
+    from mbuild.gguf.weights import Weights
     from mbuild.store import Store
 
 MAX_TEXT_BYTES = 1 << 20
@@ -66,7 +67,7 @@ class TensorRow(NamedTuple):
 
 
 class LayerTensors(NamedTuple):
-    """The tensors of one GGUF layer."""
+    """The tensors of one GGUF layer, or of a split model's layers, of which it is the first."""
 
     layer: Layer
     architecture: str
@@ -155,30 +156,35 @@ def layers_of(
 
 
 def weights_of(model: ModelPart, store: Store) -> tuple[LayerTensors, ...]:
-    """The tensors of each GGUF layer that is still in the store; headers are read, no weights."""
+    """The tensors of all weights that are still in the store; headers are read, no weights."""
+    found = []
+    for media_type in GGUF if model.manifest else ():
+        layers = model.manifest.of_kind(media_type) if model.manifest else ()
+        for group in grouped(store.blobs, layers, "the model"):
+            with (
+                suppress(MbuildError, OSError),
+                open_group(store.blobs, group, "the model") as weights,
+            ):
+                found.append(_tensors(group[0], weights))
+    return tuple(found)
+
+
+def _tensors(layer: Layer, weights: Weights) -> LayerTensors:
     from math import prod
 
-    found = []
-    for layer in model.manifest.layers if model.manifest else ():
-        if layer.media_type not in GGUF:
-            continue
-        with suppress(MbuildError, OSError):
-            with open_layer(store.blobs, layer, "the model") as file:
-                rows = [(t.name, t.type.name, t.dims, t.nbytes) for t in file.tensors]
-                architecture = str(file.get("general.architecture", ""))
-            sums: dict[str, tuple[int, int, int]] = {}
-            for _, type_, dims, size in rows:
-                count, values, total = sums.get(type_, (0, 0, 0))
-                sums[type_] = count + 1, values + prod(dims), total + size
-            everything = sum(size for _, _, size in sums.values()) or 1
-            types = [TypeRow(name, *row, row[2] / everything) for name, row in sums.items()]
-            types.sort(key=lambda row: (-row.size, row.type))
-            tensors = tuple(
-                TensorRow(name, type_, " × ".join(map(str, dims)), size)
-                for name, type_, dims, size in rows
-            )
-            found.append(LayerTensors(layer, architecture, tuple(types), tensors))
-    return tuple(found)
+    rows = [(t.name, t.type.name, t.dims, t.nbytes) for t in weights.tensors]
+    sums: dict[str, tuple[int, int, int]] = {}
+    for _, type_, dims, size in rows:
+        count, values, total = sums.get(type_, (0, 0, 0))
+        sums[type_] = count + 1, values + prod(dims), total + size
+    everything = sum(size for _, _, size in sums.values()) or 1
+    types = [TypeRow(name, *row, row[2] / everything) for name, row in sums.items()]
+    types.sort(key=lambda row: (-row.size, row.type))
+    tensors = tuple(
+        TensorRow(name, type_, " × ".join(map(str, dims)), size) for name, type_, dims, size in rows
+    )
+    architecture = str(weights.get("general.architecture", ""))
+    return LayerTensors(layer, architecture, tuple(types), tensors)
 
 
 def settings_of(models: Sequence[ModelPart], store: Store) -> tuple[Settings, ...]:
