@@ -85,7 +85,7 @@ def test_a_model_and_its_own_weights_do_not_differ(tiny_store: Store) -> None:
     same = diff(side, model_side(tiny_store, stored))
     assert not same.differ
     assert causes(same, [stored, stored], tiny_store) == ()
-    weights = diff(side, gguf_side(side.weights["model"].path)).weights
+    weights = diff(side, gguf_side(side.weights["model"].paths[0])).weights
     assert all(item.identical or not (item.metadata or item.tensors) for item in weights)
 
 
@@ -140,4 +140,4 @@ def test_a_gguf_file_is_a_side_of_its_own(tmp_path: Path) -> None:
     """It has weights and nothing else; nobody has read it yet."""
     side = gguf_side(tiny_gguf(tmp_path / "a.gguf"))
     assert side.contents is None
-    assert side.weights["model"].digest is None
+    assert side.weights["model"].digests is None

@@ -23,6 +23,7 @@ SAMPLES: dict[str, Any] = {
     "recipe": [{"models": ["x"]}, ["a warning"]],
     "chat-template": ["chatml", "{{ .Prompt }}", ["<|im_end|>"]],
     "gguf-kind": "projector",
+    "shard": [1, 3],
     "modelfile": bytes(range(256)),
     "posted": '{"models": [["./é", null]]}',
     "text": '{"a": "é"}\n',

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -156,20 +156,21 @@ def verify(
             kept = {blob.digest: blob.path for blob in store.kept.unnamed()}
             places = {**kept, **{d: store.blobs.path(d) for d in store.blobs}, **places}
         looked = _hash_all(store, places, workers, progress)
+        damaged = {item.digest for item in looked if item.problem is not None}
         for model in chosen:
             findings += _manifest_problems(store, model)
-            findings += _split_problems(store, model)
+            findings += _split_problems(store, model, damaged)
     findings += _wrong_sizes(looked, users)
     # A blob that nobody names and that is gone was removed while others were hashed.
-    damaged = [
+    bad = [
         item
         for item in looked
         if item.problem is not None and (item.problem is not Damage.MISSING or item.digest in users)
     ]
-    found = [_finding(item, users) for item in damaged]
+    found = [_finding(item, users) for item in bad]
     reason = ""
-    if set_aside and any(item.problem is Damage.CONTENT for item in damaged):
-        found, reason = _set_aside(store, damaged, found, wait_seconds)
+    if set_aside and any(item.problem is Damage.CONTENT for item in bad):
+        found, reason = _set_aside(store, bad, found, wait_seconds)
     size = sum(item.info.st_size for item in looked if item.info is not None)
     return Verified(len(chosen), len(looked), size, tuple(findings + found), reason)
 
@@ -304,22 +305,23 @@ def _manifest_problems(store: Store, stored: StoredManifest) -> list[Finding]:
     return []
 
 
-def _split_problems(store: Store, stored: StoredManifest) -> list[Finding]:
+def _split_problems(
+    store: Store, stored: StoredManifest, damaged: Collection[Digest]
+) -> list[Finding]:
     """Layers of weights that are shards, but not all of one model; each may be a good blob."""
     name = str(stored.name)
     found = []
     for media_type in SPLIT:
         layers = stored.manifest.of_kind(media_type)
-        if all(store.blobs.has(layer.digest, layer.size) for layer in layers):
+        if len(layers) < 2 or any(layer.digest in damaged for layer in layers):
+            continue
+        for group in grouped(store.blobs, layers, name):
             try:
-                for group in grouped(store.blobs, layers, name):
-                    with open_group(store.blobs, group, name):
-                        pass
+                with open_group(store.blobs, group, name):
+                    pass
             except FormatError as error:
                 heal = _heal([name], [])
                 found.append(Finding(Damage.MANIFEST, name, error.message, (name,), heal))
-            except MbuildError:
-                pass  # a blob that cannot be read has a finding of its own
     return found
 
 
