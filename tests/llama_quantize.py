@@ -31,7 +31,8 @@ class Job(NamedTuple):
     """One file to quantize; numbers are llama.cpp's (``llama_ftype``, ``ggml_type``).
 
     ``importances`` are the values of all columns (of all experts) by tensor; ``metadata``
-    is set in the file, as ``llama-quantize`` does for an importance matrix.
+    is set in the file, as ``llama-quantize`` does for an importance matrix. With
+    ``keep_split`` the target is what the shards' names begin with.
     """
 
     source: str
@@ -44,6 +45,7 @@ class Job(NamedTuple):
     tensor_types: Sequence[tuple[str, int]] = ()
     importances: Mapping[str, Sequence[float]] = {}
     metadata: Mapping[str, int | str] = {}
+    keep_split: bool = False
 
 
 class Refused(Exception):
@@ -167,7 +169,7 @@ def run(library: ctypes.CDLL, job: Job, threads: int) -> None:
     if types is not None:
         options.tt_overrides = types
     options.nthread, options.ftype = threads, job.file_type
-    options.pure = job.pure
+    options.pure, options.keep_split = job.pure, job.keep_split
     options.quantize_output_tensor = not job.leave_output_tensor
     options.output_tensor_type = job.output_tensor_type
     options.token_embedding_type = job.token_embedding_type

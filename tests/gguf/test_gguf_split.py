@@ -1,4 +1,4 @@
-"""Splitting models: the bytes of llama.cpp's converter, where cuts lie, and what changes a shard."""
+"""Splitting models: the bytes of llama.cpp's converter, where cuts lie, what changes a shard."""
 
 from __future__ import annotations
 
@@ -138,11 +138,12 @@ def test_more_shards_than_ollama_takes_are_refused() -> None:
     assert len(by_layers(tensors[1:], 1)) == MAX_SHARDS
 
 
+QWEN = KV("general.architecture", ValueType.STRING, "qwen2")
 MIXED: list[tuple[str, Any, Any]] = [
-    ("general.architecture is qwen2, but llama", KV("general.architecture", ValueType.STRING, "qwen2"), None),
+    ("general.architecture is qwen2, but llama", QWEN, None),
     ("general.file_type is 7, but 1", KV("general.file_type", ValueType.UINT32, 7), None),
     ("length of the rows of blk.*.ffn_up.weight is 32, but 64", None, (32, 2)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("says", "key", "dims"), MIXED)

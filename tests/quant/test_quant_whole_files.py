@@ -14,12 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from checkpoints import FAMILIES, write_family
+from gguf_files import gguf_bytes
 from inprocess import in_process
 from installed import llama_cpp
 from llama_quantize import Job, quantize
 from quant_data import X86_REFERENCE, imatrix_bytes
 
 from mbuild.gguf.reader import open_gguf
+from mbuild.gguf.split import by_layers, split
 from mbuild.gguf.types import GGMLType
 from mbuild.quant.choose.types import file_type
 
@@ -199,3 +201,37 @@ def test_an_importance_matrix(model: Callable[[str], Model], name: str) -> None:
         },
     }
     assert made.compare(WEIGHTED, ["--imatrix", str(path)], job) == []
+
+
+@pytest.mark.parametrize("empty_first", [True, False])
+def test_shards_that_are_kept(
+    model: Callable[[str], Model],
+    empty_first: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With --keep-split each shard is llama-quantize's, its tensors in the order of the source."""
+    types = ["Q4_K_M", "Q3_K_L", "Q8_0"]
+    with open_gguf(model("3 experts").unquantized) as file:
+        whole = file.model()
+        counts = by_layers(whole.tensors, 1)
+        counts = counts if empty_first else counts[1:]
+        for number, shard in enumerate(split(whole, counts), start=1):
+            name = f"s-{number:05d}-of-{len(counts):05d}.gguf"
+            (tmp_path / name).write_bytes(gguf_bytes(shard))
+    first = tmp_path / f"s-00001-of-{len(counts):05d}.gguf"
+    rows = [(tmp_path / f"theirs-{type_}", file_type(type_).number) for type_ in types]
+    quantize([Job(str(first), str(t), n, keep_split=True) for t, n in rows], llama_cpp())
+    (tmp_path / "Modelfile").write_text("FROM ./s-*.gguf\n")
+    mbuild = in_process(tmp_path, monkeypatch)
+    for type_ in types:
+        done = mbuild("-t", "kept", "-q", type_, "--keep-split")
+        assert done.returncode == 0, done.stderr
+        done = mbuild("export", "kept", "--raw", "-o", f"ours-{type_}.gguf")
+        assert done.returncode == 0, done.stderr
+        ours = sorted(tmp_path.glob(f"ours-{type_}-*.gguf"))
+        theirs = sorted(tmp_path.glob(f"theirs-{type_}-*.gguf"))
+        assert len(ours) == len(theirs) == len(counts)
+        assert [
+            line for pair in zip(ours, theirs, strict=True) for line in differences(*pair)
+        ] == []

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gguf_files import gguf_bytes, tiny_model, tiny_shards
+from gguf_files import gguf_bytes, tensor, tiny_model, tiny_shards
 from live_server import Server, files_below, lines_of, serving_here
 from stores import copy_tiny_store
 
+from mbuild.gguf.split import split
+from mbuild.gguf.types import GGMLType
 from mbuild.server.openapi import describe
 from mbuild.server.routes import ROUTES
 from mbuild.store.media import LICENSE
@@ -100,6 +102,84 @@ def test_shards_of_one_request_are_merged(server: Server, tmp_path: Path) -> Non
     del files[f"sub/{paths[1].name}"]
     answer = server.create(model="part", files=files, stream=False)
     assert answer.status_code == 400 and "missing" in answer.json()["error"]
+
+
+def weights_of(server: Server, name: str) -> list[str]:
+    """The digests of a model's layers of weights, in order."""
+    path = server.root / "manifests/registry.ollama.ai/library" / name / "latest"
+    layers = json.loads(path.read_text())["layers"]
+    return [each["digest"] for each in layers if each["mediaType"].endswith(".model")]
+
+
+def test_shards_of_one_request_are_kept(server: Server, tmp_path: Path) -> None:
+    """With ``keep_split``, or under names that tell nothing, each is a layer, in order."""
+    paths = tiny_shards(tmp_path, "m", [2, 0, 3])
+    files = {path.name: server.upload(path.read_bytes()) for path in reversed(paths)}
+    answer = server.create(model="kept", files=files, keep_split=True, stream=False)
+    assert answer.is_success, answer.text
+    assert weights_of(server, "kept") == [files[path.name] for path in paths]
+    shown = server.http.post("/api/show", json={"model": "kept"}).json()
+    assert [row["name"] for row in shown["tensors"]] == [t.name for t in tiny_model().tensors]
+    assert "split.count" not in shown["model_info"]
+    assert server.create(model="whole", files={"m.gguf": server.upload(GGUF)}).is_success
+    whole = server.http.post("/api/show", json={"model": "whole"}).json()
+    assert shown["model_info"] == whole["model_info"]
+    body = {"name": "again", "modelfile": shown["modelfile"], "stream": False}
+    assert server.http.post("/api/create", json=body).is_success
+    assert weights_of(server, "again") == weights_of(server, "kept")
+    files = {f"part{digest[7:12]}.gguf": digest for digest in files.values()}
+    assert server.create(model="named", files=files, stream=False).is_success
+    assert weights_of(server, "named") == weights_of(server, "kept")
+
+
+def test_weights_are_split_on_request(server: Server) -> None:
+    """``split`` takes a size as text or bytes, ``split_layers`` a number; one of them at a time."""
+    files = {"m.gguf": server.upload(GGUF)}
+    made = {}
+    for key, value in (("split", "1KB"), ("split", 1000), ("split_layers", 1)):
+        answer = server.create(model="cut", files=files, stream=False, **{key: value})
+        assert answer.is_success, answer.text
+        made[value] = weights_of(server, "cut")
+    assert made["1KB"] == made[1000]
+    assert len(made["1KB"]) == len(made[1]) == 3
+    config = server.http.post("/api/show", json={"model": "cut"}).json()
+    assert "REQUIRES 0.35.0" in config["modelfile"]
+    answer = server.create(model="no", files=files, split="1KB", split_layers=1, stream=False)
+    assert (answer.status_code, "exclude each other" in answer.json()["error"]) == (400, True)
+    for key, value in (
+        ("split", "much"),
+        ("split_layers", 0),
+        ("split_layers", "2"),
+        ("split", []),
+    ):
+        answer = server.create(model="no", files=files, stream=False, **{key: value})
+        assert answer.status_code == 400, (key, value)
+    lines = lines_of(server.create(model="loud", files=files, split_layers=2))
+    assert any("Ollama before 0.35.0" in line.get("status", "") for line in lines), lines
+
+
+def test_capabilities_of_a_request(server: Server) -> None:
+    """What Ollama has had as a field since 0.34 stands in the config, as ``info`` puts it there."""
+    files = {"m.gguf": server.upload(GGUF)}
+    answer = server.create(model="able", files=files, capabilities=["tools", "vision"])
+    assert answer.is_success
+    shown = server.http.post("/api/show", json={"model": "able"}).json()
+    assert {"tools", "vision"} <= {*shown["capabilities"]}
+    assert server.create(model="able", files=files, capabilities="tools").status_code == 400
+
+
+def test_as_many_files_as_ollama_takes(server: Server) -> None:
+    """1,024 files can be the shards of one model; one more is refused."""
+    tensors = [tensor(f"blk.{n}.x", (32,), GGMLType.F32) for n in range(1023)]
+    shards = split(tiny_model(tensors=tensors), [0] + [1] * 1023)
+    names = [f"m-{number:05d}-of-01024.gguf" for number in range(1, 1025)]
+    pairs = zip(names, shards, strict=True)
+    files = {name: server.upload(gguf_bytes(shard)) for name, shard in pairs}
+    answer = server.create(model="many", files=files, keep_split=True, stream=False)
+    assert answer.is_success, answer.text
+    assert weights_of(server, "many") == [files[name] for name in names]
+    answer = server.create(model="more", files={**files, "x.gguf": files[names[0]]}, stream=False)
+    assert (answer.status_code, "1025 files; the limit is 1024" in answer.text) == (400, True)
 
 
 def test_adapter_and_projector(server: Server) -> None:

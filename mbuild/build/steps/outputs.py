@@ -58,7 +58,7 @@ class VariantFile:
         self._tensors = 0  # that are written
 
     @property
-    def _ended(self) -> bool:
+    def ended(self) -> bool:
         """Whether all of it is written."""
         return self._tensors == len(self.layout.sizes)
 
@@ -76,13 +76,12 @@ class VariantFile:
             size = self.layout.sizes[self._tensors]
             self._write(memoryview(bytes(padded(size, self.layout.alignment) - size)), tell)
             self._tensors += 1
-            if self._ended and self._waits:
+            if self.ended and self._waits:
                 self._save()
-                self.writer.finish()
 
     def stop(self) -> None:
         """The build was stopped: let the next one find what is written."""
-        if self._done and not self._ended:
+        if self._done and not self.ended:
             self._save()
             self.writer.wait()
 

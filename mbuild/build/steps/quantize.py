@@ -266,7 +266,8 @@ def _planned(step: Quantize, model: Model, imatrix_path: Path | None) -> Variant
     if step.imatrix is not None and imatrix_path is not None:
         imatrix = open_imatrix(imatrix_path, name=step.imatrix.name)
         about = imatrix.source(step.imatrix.name)
-    tensors = plan(model.tensors, model.get, quantization)
+    kept = step.splitting is not None and step.splitting.keep and bool(model.shards)
+    tensors = plan(model.tensors, model.get, quantization, keep_order=kept)
     for tensor, new in tensors:
         if new is not tensor.type:
             _check_type(tensor, new, target, imatrix)

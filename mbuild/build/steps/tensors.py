@@ -268,6 +268,7 @@ class _Lane:
         self._work = work
         self._made: set[int] = set()  # tensors of which something had to be quantized
         self._variant = work.variants[index]
+        self._ended: list[VariantFile] = []
         self.files = files
         self._home = {
             number: file
@@ -309,15 +310,31 @@ class _Lane:
                 made = self._work.ahead.take(number, file.writer.limits)[self._index]
                 if made.digest is not None and not made.found:
                     self._made.add(part.number)
+                file = self._home[part.number]
+                made = self._work.ahead.take(number, file.writer.limits)[self._index]
+                if made.digest is not None and not made.found:
+                    self._made.add(part.number)
+                file.add(made, self._tell, last=part.last)
                 file.add(made, self._tell, last=part.last)
                 del made
                 self._work.ahead.done(number)
+                if file.ended:
+                    self._release(file)
         except BaseException as error:
             self._work.fail(error)
             if isinstance(self._work.error, CancelledError):  # the user stopped the build
                 for file in self.files:
                     with suppress(MbuildError):
                         file.stop()
+
+    def _release(self, file: VariantFile) -> None:
+        """A file is written: let those before it give their memory back, which waits for the disk.
+
+        What ended last is most likely still on its way.
+        """
+        self._ended.append(file)
+        while len(self._ended) > digests_at_once():
+            self._ended.pop(0).writer.finish()
 
     def beside(self, cancel: Cancel) -> None:
         """As :meth:`run`, on a thread of its own; what ends it is an error of the work."""

@@ -123,15 +123,18 @@ def plan(
     tensors: Sequence[T],
     get: Callable[..., Any],
     options: Quantization,
+    *,
+    keep_order: bool = False,
 ) -> list[tuple[T, GGMLType]]:
     """Each tensor with the type it gets, in the order of the quantized file.
 
-    ``get(key, default)`` reads the model's metadata. Raises :class:`UnsupportedError`
+    ``keep_order``: that is the source's, as with llama-quantize's ``--keep-split``; some types
+    depend on it. ``get(key, default)`` reads the model's metadata. Raises :class:`UnsupportedError`
     where a tensor that is quantized already would be changed, where a type needs an
     importance matrix and there is none, and where a named type does not fit a row.
     """
     state = _State(RecipeFacts.of(get), options.file_type, options)
-    placed = order(tensors)
+    placed = list(tensors) if keep_order else order(tensors)
     state.count(placed)
     planned = [(tensor, state.type_of(tensor)) for tensor in placed]
     for tensor, new in planned:
