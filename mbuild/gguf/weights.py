@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mbuild.gguf.reader import GGUFFile, TensorInfo
 
 
-class Weights:
+class GGUFWeights:
     """The headers of one file or of all shards, open; values and tensors stay in the files.
 
     ``kvs`` are the model's metadata without what is about the split, ``tensors`` those of all
@@ -52,15 +52,15 @@ class Weights:
 
 
 @contextmanager
-def open_weights(paths: Sequence[Path], names: Sequence[str]) -> Iterator[Weights]:
+def open_weights(paths: Sequence[Path], names: Sequence[str]) -> Iterator[GGUFWeights]:
     """The files of one model, open; ``names`` are what errors call them.
 
-    Raises as :func:`mbuild.gguf.reader.open_gguf` and :class:`Weights` do.
+    Raises as :func:`mbuild.gguf.reader.open_gguf` and :class:`GGUFWeights` do.
     """
     allow_open_files(len(paths))
     with ExitStack() as stack:
         pairs = zip(paths, names, strict=True)
-        yield Weights([stack.enter_context(open_gguf(path, name=name)) for path, name in pairs])
+        yield GGUFWeights([stack.enter_context(open_gguf(path, name=name)) for path, name in pairs])
 
 
 def paths_of(path: Path) -> tuple[Path, ...]:

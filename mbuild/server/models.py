@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from mbuild.core.names import ModelName
-    from mbuild.gguf.weights import Weights
+    from mbuild.gguf.weights import GGUFWeights
     from mbuild.server.service import Service
     from mbuild.store import Store
     from mbuild.store.contents import Contents
@@ -121,7 +121,7 @@ def _header(store: Store, view: Contents, *, verbose: bool) -> dict[str, Any]:
     return found
 
 
-def model_info(file: Weights, *, verbose: bool) -> dict[str, Any]:
+def model_info(file: GGUFWeights, *, verbose: bool) -> dict[str, Any]:
     """A GGUF's metadata as JSON, sorted; lists only when asked for, else null."""
     from math import prod
 

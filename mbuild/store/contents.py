@@ -27,7 +27,7 @@ from mbuild.store.media import (
 if TYPE_CHECKING:
     from mbuild.gguf.model import RawKV
     from mbuild.gguf.reader import GGUFFile
-    from mbuild.gguf.weights import Weights
+    from mbuild.gguf.weights import GGUFWeights
     from mbuild.store import Layer, Store, StoredManifest
     from mbuild.store.ports import BlobStore
 
@@ -178,18 +178,18 @@ def grouped(blobs: BlobStore, layers: Sequence[Layer], name: str) -> list[tuple[
 
 
 @contextmanager
-def open_group(blobs: BlobStore, layers: Sequence[Layer], name: str) -> Iterator[Weights]:
+def open_group(blobs: BlobStore, layers: Sequence[Layer], name: str) -> Iterator[GGUFWeights]:
     """A layer of weights or all shards of a model, opened as one; raises as :func:`open_layer`."""
-    from mbuild.gguf.weights import Weights
+    from mbuild.gguf.weights import GGUFWeights
 
     allow_open_files(len(layers))
     with ExitStack() as stack:
-        yield Weights([stack.enter_context(open_layer(blobs, layer, name)) for layer in layers])
+        yield GGUFWeights([stack.enter_context(open_layer(blobs, layer, name)) for layer in layers])
 
 
 def weights_in(
     store: Store, stored: StoredManifest, media_type: str
-) -> Iterator[tuple[tuple[Layer, ...], Weights]]:
+) -> Iterator[tuple[tuple[Layer, ...], GGUFWeights]]:
     """The weights of one kind, opened one after another; raises as :func:`open_layer`."""
     name = str(stored.name)
     for group in grouped(store.blobs, stored.manifest.of_kind(media_type), name):
@@ -197,7 +197,7 @@ def weights_in(
             yield group, weights
 
 
-def tensor_rows(weights: Weights) -> list[dict[str, Any]]:
+def tensor_rows(weights: GGUFWeights) -> list[dict[str, Any]]:
     """One row a tensor, in file order: name, type, shape (fastest first, as in the file), bytes.
 
     ``offset`` is from the start of the file, ``shard`` which of several files that is, from 1.
@@ -216,7 +216,7 @@ def tensor_rows(weights: Weights) -> list[dict[str, Any]]:
     ]
 
 
-def metadata_rows(file: Weights) -> list[dict[str, Any]]:
+def metadata_rows(file: GGUFWeights) -> list[dict[str, Any]]:
     """One row a metadata key, in file order: key, type, value.
 
     Of an array only the first items are given, with ``count``.

@@ -16,8 +16,9 @@ from gguf_files import gguf_bytes, tiny_model
 from mbuild.build.graph import StepContext
 from mbuild.build.steps import tensors
 from mbuild.build.steps.opened import OpenFiles
+from mbuild.build.steps.outputs import Variant
 from mbuild.build.steps.ranges import RangeCache
-from mbuild.build.steps.tensors import Variant, write_variants
+from mbuild.build.steps.tensors import write_variants
 from mbuild.core.errors import CancelledError, FormatError
 from mbuild.core.events import Code
 from mbuild.gguf.model import Model, Tensor

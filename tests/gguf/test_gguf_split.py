@@ -20,7 +20,7 @@ from mbuild.gguf.reader import GGUFFile, open_gguf
 from mbuild.gguf.shards import merge
 from mbuild.gguf.split import MAX_SHARDS, by_layers, by_size, split
 from mbuild.gguf.types import GGMLType, ValueType
-from mbuild.gguf.weights import Weights
+from mbuild.gguf.weights import GGUFWeights
 from mbuild.gguf.writer import Output, interleaved, layout, write_all
 
 
@@ -168,7 +168,7 @@ def test_shards_of_two_models_are_told_apart(
 def test_shards_are_looked_at_as_one_file(tmp_path: Path) -> None:
     """Metadata without what is about the split, all tensors, and each one's bytes."""
     model = tiny_model()
-    weights = Weights(opened(tmp_path, split(model, (0, 2, 3)))[::-1])
+    weights = GGUFWeights(opened(tmp_path, split(model, (0, 2, 3)))[::-1])
     assert [*weights.kvs] == [entry.key for entry in model.metadata]
     assert weights.get("general.name") == "tiny" and weights.get("no", 3) == 3
     assert [t.name for t in weights.tensors] == [t.name for t in model.tensors]

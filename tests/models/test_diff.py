@@ -21,7 +21,7 @@ from stores import copy_tiny_store
 from mbuild.gguf.model import Tensor
 from mbuild.gguf.reader import open_gguf
 from mbuild.gguf.types import BLOCKS, GGMLType, tensor_nbytes
-from mbuild.gguf.weights import Weights
+from mbuild.gguf.weights import GGUFWeights
 from mbuild.models.compare.tensors import PIECE, TensorDiff, compare_tensors
 
 
@@ -52,7 +52,7 @@ def compared(
     a = tiny_gguf(folder / "a.gguf", tensors=old)
     b = tiny_gguf(folder / "b.gguf", tensors=new)
     with open_gguf(a) as first, open_gguf(b) as second:
-        return compare_tensors(Weights([first]), Weights([second]), **options)
+        return compare_tensors(GGUFWeights([first]), GGUFWeights([second]), **options)
 
 
 @pytest.mark.parametrize("count", [256, PIECE - 256, PIECE, PIECE + 512, 2 * PIECE + 256])
@@ -159,7 +159,7 @@ def test_memory_does_not_grow_with_the_tensor(tmp_path: Path) -> None:
     del values, data
     with open_gguf(paths[0]) as a, open_gguf(paths[1]) as b:
         tracemalloc.start()
-        (found,) = compare_tensors(Weights([a]), Weights([b]))
+        (found,) = compare_tensors(GGUFWeights([a]), GGUFWeights([b]))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert found.error == pytest.approx(math.sqrt(1 / (32 << 20)), rel=1e-6)

@@ -27,7 +27,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
 """A module imports only from rows above its own, and from its own package."""
 
 ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
-    ("request", "costs"),
+    ("request", "splitting", "costs"),
     ("sources",),
     ("graph",),
     ("steps",),

@@ -96,7 +96,7 @@ def read_facts(paths: Sequence[Path], name: str) -> ModelFacts:
     from mbuild.gguf.facts import describe
     from mbuild.gguf.reader import open_gguf
     from mbuild.gguf.shards import is_shard
-    from mbuild.gguf.weights import Weights
+    from mbuild.gguf.weights import GGUFWeights
 
     with ExitStack() as stack:
         # No shard is called like the first: a name that contradicts the metadata is refused.
@@ -108,7 +108,7 @@ def read_facts(paths: Sequence[Path], name: str) -> ModelFacts:
                 f"{name} is one shard of a split GGUF, under another name",
                 hint="keep the names that gguf-split gave the shards, and name the first",
             )
-        return describe(Weights(files))
+        return describe(GGUFWeights(files))
 
 
 def open_layers(store: BuildStore, layers: Sequence[Layer], name: str, stack: ExitStack) -> Model:

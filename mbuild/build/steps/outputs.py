@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from mbuild.gguf.model import Model, Tensor
+from mbuild.gguf.split import split
 from mbuild.gguf.writer import SLICE, layout, padded
 from mbuild.store.records import RangePlace
 
@@ -12,12 +14,34 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from mbuild.build.steps.ranges import MadeRange, RangeCache
-    from mbuild.build.steps.tensors import Variant
-    from mbuild.gguf.model import Model
+    from mbuild.gguf.model import KV, MetadataEntry
+    from mbuild.gguf.types import GGMLType
+    from mbuild.quant.choose.imatrix import Imatrix
     from mbuild.store.manifest import Blob
     from mbuild.store.ports import BuildStore, Writer
 
 _SAVE_BYTES = 128 << 20  # output after which finished ranges are made durable
+
+
+class Variant(NamedTuple):
+    """One quantized model to be: tensors with their new types in the file's order.
+
+    ``name`` is what a killed build's unfinished files are found under. ``shards`` says how
+    many of the tensors each file gets; it is empty for a model in one file.
+    """
+
+    name: str
+    tensors: tuple[tuple[Tensor, GGMLType], ...]
+    metadata: tuple[MetadataEntry | KV, ...]
+    imatrix: Imatrix | None
+    shards: tuple[int, ...] = ()
+
+    @property
+    def files(self) -> tuple[Model, ...]:
+        """What each file holds; loading a tensor gives the source's bytes."""
+        tensors = tuple(Tensor(t.name, t.dims, new, t.load) for t, new in self.tensors)
+        model = Model(tuple(self.metadata), tensors)
+        return split(model, self.shards) if self.shards else (model,)
 
 
 def files_of(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from mbuild.build.costs import Cost, PlannedTensor
     from mbuild.build.splitting import Splitting
-    from mbuild.build.steps.tensors import Variant
+    from mbuild.build.steps.outputs import Variant
     from mbuild.core.digest import Digest
     from mbuild.gguf.model import Model, Tensor
     from mbuild.gguf.types import GGMLType
@@ -250,7 +250,7 @@ def _load_kernels(variant: Variant, context: StepContext) -> None:
 
 def _planned(step: Quantize, model: Model, imatrix_path: Path | None) -> Variant:
     """Metadata, and each tensor's new type, in order; nothing is loaded but the imatrix."""
-    from mbuild.build.steps.tensors import Variant
+    from mbuild.build.steps.outputs import Variant
     from mbuild.gguf.facts import describe
     from mbuild.gguf.hyperparameters import check_hyperparameters
     from mbuild.quant.choose.imatrix import open_imatrix

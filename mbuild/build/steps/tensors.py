@@ -13,13 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mbuild.build.graph import StepContext
 from mbuild.build.steps.models import digests_at_once
-from mbuild.build.steps.outputs import VariantFile, files_of, in_shards
+from mbuild.build.steps.outputs import Variant, VariantFile, files_of, in_shards
 from mbuild.build.steps.ranges import (
     RANGE,
     Array,
@@ -36,8 +36,7 @@ from mbuild.core.errors import CancelledError, FormatError, MbuildError
 from mbuild.core.events import Code
 from mbuild.core.system import allow_open_files
 from mbuild.gguf.memory import reused
-from mbuild.gguf.model import KV, Model, Tensor
-from mbuild.gguf.split import split
+from mbuild.gguf.model import Model, Tensor
 from mbuild.gguf.types import GGMLType
 from mbuild.gguf.writer import interleaved
 from mbuild.quant.quantize import SOURCES, NotFiniteError, quantize
@@ -47,33 +46,11 @@ from mbuild.work.cores import cores
 
 if TYPE_CHECKING:
     from mbuild.build.steps.opened import OpenFiles
-    from mbuild.gguf.model import MetadataEntry
     from mbuild.quant.choose.imatrix import Imatrix
     from mbuild.store.manifest import Blob
     from mbuild.work.cancel import Cancel
 
 _NAMED = 4  # tensors that were not in the cache are named if they are so few
-
-
-class Variant(NamedTuple):
-    """One quantized model to be: tensors with their new types in the file's order.
-
-    ``name`` is what a killed build's unfinished files are found under. ``shards`` says how
-    many of the tensors each file gets; it is empty for a model in one file.
-    """
-
-    name: str
-    tensors: tuple[tuple[Tensor, GGMLType], ...]
-    metadata: tuple[MetadataEntry | KV, ...]
-    imatrix: Imatrix | None
-    shards: tuple[int, ...] = ()
-
-    @property
-    def files(self) -> tuple[Model, ...]:
-        """What each file holds; loading a tensor gives the source's bytes."""
-        tensors = tuple(Tensor(t.name, t.dims, new, t.load) for t, new in self.tensors)
-        model = Model(tuple(self.metadata), tensors)
-        return split(model, self.shards) if self.shards else (model,)
 
 
 def write_variants(

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from mbuild.core.errors import MbuildError, SourceError
 from mbuild.gguf.types import GGMLType
-from mbuild.gguf.weights import Weights, open_weights, paths_of
+from mbuild.gguf.weights import GGUFWeights, open_weights, paths_of
 from mbuild.quant.choose import rules
 from mbuild.quant.choose.options import Quantization
 from mbuild.quant.choose.recipes import PLAIN, HasType, plan, quantizable
@@ -80,7 +80,7 @@ def read_recipe(path: Path) -> RecoveredRecipe:
         return replace(found, source=_source(file))
 
 
-def _source(file: Weights) -> str:
+def _source(file: GGUFWeights) -> str:
     for key in ("general.source.repo_url", "general.base_model.0.repo_url", "general.source.url"):
         value = file.get(key)
         if isinstance(value, str) and value:

@@ -15,7 +15,7 @@ from mbuild.store.media import GGUF
 
 if TYPE_CHECKING:
     from mbuild.core.digest import Digest
-    from mbuild.gguf.weights import Weights
+    from mbuild.gguf.weights import GGUFWeights
     from mbuild.store import Store, StoredManifest
 
 
@@ -31,7 +31,7 @@ class SideWeights:
     digests: tuple[Digest, ...] | None
 
     @contextmanager
-    def open(self) -> Iterator[Weights]:
+    def open(self) -> Iterator[GGUFWeights]:
         """The files, open, as one."""
         with open_weights(self.paths, [self.label] * len(self.paths)) as weights:
             yield weights

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mbuild.gguf.reader import TensorInfo
-    from mbuild.gguf.weights import Weights
+    from mbuild.gguf.weights import GGUFWeights
 
     Progress = Callable[[int, int], None]
     Tick = Callable[[int], None]
@@ -79,8 +79,8 @@ class TensorDiff:
 
 
 def compare_tensors(
-    old: Weights,
-    new: Weights,
+    old: GGUFWeights,
+    new: GGUFWeights,
     *,
     values: bool = True,
     progress: Progress = lambda done, total: None,
@@ -104,7 +104,7 @@ def compare_tensors(
 
 
 _Pair = tuple["TensorInfo | None", "TensorInfo | None"]
-_Place = tuple["Weights", "TensorInfo | None"]
+_Place = tuple["GGUFWeights", "TensorInfo | None"]
 
 
 def _compare(a: _Place, b: _Place, values: bool, tick: Tick) -> TensorDiff | None:
@@ -124,7 +124,7 @@ def _compare(a: _Place, b: _Place, values: bool, tick: Tick) -> TensorDiff | Non
 
 
 def _facts(
-    file: Weights, tensor: TensorInfo | None, values: bool, tick: Tick
+    file: GGUFWeights, tensor: TensorInfo | None, values: bool, tick: Tick
 ) -> TensorFacts | None:
     if tensor is None:
         return None
@@ -141,7 +141,7 @@ def _facts(
 
 
 def _error(
-    a: tuple[Weights, TensorInfo], b: tuple[Weights, TensorInfo]
+    a: tuple[GGUFWeights, TensorInfo], b: tuple[GGUFWeights, TensorInfo]
 ) -> tuple[float | None, str]:
     """The relative RMS error of b against a, or why there is none."""
     import numpy as np
@@ -164,7 +164,7 @@ def _error(
     return math.sqrt(off / reference), ""
 
 
-def _values(file: Weights, tensor: TensorInfo, start: int, stop: int) -> NDArray[Any]:
+def _values(file: GGUFWeights, tensor: TensorInfo, start: int, stop: int) -> NDArray[Any]:
     """Values ``start`` to ``stop`` of a tensor, in the order in which they lie, as float64."""
     import numpy as np
 

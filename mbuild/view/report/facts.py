@@ -18,7 +18,7 @@ from mbuild.store.records import STEP
 
 if TYPE_CHECKING:
     from mbuild.build.history import BuildRecord
-    from mbuild.gguf.weights import Weights
+    from mbuild.gguf.weights import GGUFWeights
     from mbuild.store import Store
 
 MAX_TEXT_BYTES = 1 << 20
@@ -169,7 +169,7 @@ def weights_of(model: ModelPart, store: Store) -> tuple[LayerTensors, ...]:
     return tuple(found)
 
 
-def _tensors(layer: Layer, weights: Weights) -> LayerTensors:
+def _tensors(layer: Layer, weights: GGUFWeights) -> LayerTensors:
     from math import prod
 
     rows = [(t.name, t.type.name, t.dims, t.nbytes) for t in weights.tensors]
