@@ -209,7 +209,7 @@ def test_files_written_together_have_the_bytes_of_files_written_alone(
     made = [bytearray() for _ in models]
     ended: list[tuple[int, int]] = []
     outputs = [
-        Output(model, layout(model), data.extend, lambda n=n, d=data: ended.append((n, len(d))))  # type: ignore[misc]
+        Output(model, layout(model), data.extend, lambda n=n, d=data: ended.append((n, len(d))))  # type: ignore[arg-type, misc]
         for n, (model, data) in enumerate(zip(models, made, strict=True))
     ]
     said: list[int] = []
