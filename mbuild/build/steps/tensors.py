@@ -287,11 +287,6 @@ class _Lane:
                 made = self._work.ahead.take(number, file.writer.limits)[self._index]
                 if made.digest is not None and not made.found:
                     self._made.add(part.number)
-                file = self._home[part.number]
-                made = self._work.ahead.take(number, file.writer.limits)[self._index]
-                if made.digest is not None and not made.found:
-                    self._made.add(part.number)
-                file.add(made, self._tell, last=part.last)
                 file.add(made, self._tell, last=part.last)
                 del made
                 self._work.ahead.done(number)
