@@ -175,6 +175,11 @@ def write(
     return plan
 
 
+def largest_load(model: Model, plan: FileLayout) -> int:
+    """Bytes of the largest piece that :func:`write` loads as a whole."""
+    return max((load.size for load in _loads(model, plan)), default=0)
+
+
 class _Load(NamedTuple):
     """A load: all of a tensor or a piece of one, and how many zeros follow it."""
 

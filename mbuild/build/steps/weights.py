@@ -105,14 +105,17 @@ class ConvertCheckpoint(BaseStep):
     def cost(self, store: BuildStore) -> Cost:
         """The unquantized file, written while all cores convert tensors."""
         from mbuild.build.costs import Cost, memory_for
-        from mbuild.gguf.writer import layout
+        from mbuild.gguf.writer import largest_load, layout
+        from mbuild.work.cores import cores
 
         source, silent = self.source, StepContext.silent(store)
         with ExitStack() as stack:
             paths = open_all(source.files, stack)
-            laid_out = layout(converted(source, self.outtype, self.pre, paths, silent))
-        largest = max(laid_out.sizes, default=0)
-        return Cost(laid_out.size, memory_for(largest), every_core=True)
+            model = converted(source, self.outtype, self.pre, paths, silent)
+            laid_out = layout(model)
+            largest = largest_load(model, laid_out)
+        memory = memory_for(self.reads + laid_out.size, largest, cores())
+        return Cost(laid_out.size, memory, every_core=True)
 
 
 @dataclass(frozen=True, eq=False)
