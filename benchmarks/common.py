@@ -49,12 +49,15 @@ class Program:
 class Run:
     """One run: wall and CPU time in seconds, the largest process's peak memory in bytes.
 
-    ``parts`` are the wall times of its commands.
+    ``parts`` are the wall times of its commands. ``read`` are the bytes that it asked
+    files for, ``fetched`` those that came from a disk (``/proc/PID/io``, Linux; else 0).
     """
 
     parts: tuple[float, ...]
     cpu: float
     peak: int
+    read: int = 0
+    fetched: int = 0
 
     @property
     def wall(self) -> float:
@@ -91,15 +94,18 @@ def run_once(program: Program) -> Run:
     program.before()
     environment = {**os.environ, **program.environment}
     parts: list[float] = []
-    cpu, peak = 0.0, 0
+    cpu, peak, read, fetched = 0.0, 0, 0, 0
     for command in program.commands:
         with tempfile.TemporaryFile() as log:
             started = time.perf_counter()
             child = subprocess.Popen(
                 command, stdout=log, stderr=log, env=environment, cwd=program.folder
             )
-            _, status, usage = os.wait4(child.pid, 0)
+            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
             parts.append(time.perf_counter() - started)
+            counts = read_by(child.pid)
+            read, fetched = read + counts[0], fetched + counts[1]
+            _, status, usage = os.wait4(child.pid, 0)
             child.returncode = os.waitstatus_to_exitcode(status)
             if child.returncode:
                 log.seek(0)
@@ -107,7 +113,17 @@ def run_once(program: Program) -> Run:
                 raise SystemExit(f"{program.name} failed: {' '.join(command)}\n{text}")
         cpu += usage.ru_utime + usage.ru_stime
         peak = max(peak, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
-    return Run(tuple(parts), cpu, peak)
+    return Run(tuple(parts), cpu, peak, read, fetched)
+
+
+def read_by(process: int) -> tuple[int, int]:
+    """Bytes that a process read, by its calls and from a disk; of one that has just ended, too."""
+    try:
+        lines = Path(f"/proc/{process}/io").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0, 0
+    counts = dict(line.split(": ") for line in lines)
+    return int(counts["rchar"]), int(counts["read_bytes"])
 
 
 def in_turn(programs: Sequence[Program], repeats: int, *, warm: bool = True) -> dict[str, Runs]:

@@ -1,6 +1,7 @@
 """Writes the inputs of the benchmarks; run by ``common.generate`` in a process of its own.
 
 python benchmarks/inputs.py checkpoint FOLDER [LAYERS]
+python benchmarks/inputs.py moe FOLDER EXPERTS
 python benchmarks/inputs.py gguf FILE MEGABYTES
 python benchmarks/inputs.py store FOLDER MODELS
 """
@@ -93,8 +94,61 @@ def write_checkpoint(folder: Path, layers: int = LAYERS) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
-def write_shard(path: Path, shapes: dict[str, list[int]], random: np.random.Generator) -> None:
-    """One safetensors file."""
+MOE_HIDDEN, MOE_FFN = 4096, 8192
+"""Sizes of a mixture of experts, of which each matrix has 64 MiB in BF16."""
+
+
+def write_moe(folder: Path, experts: int) -> None:
+    """A Mixtral of one layer: three tensors of so many experts, in a file with holes.
+
+    Its weights are zeros, which the disk need not hold, but for some numbers in each 4 MiB:
+    what is equal would be quantized once. Zeros change the time, and not the memory.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        **CONFIG,
+        "architectures": ["MixtralForCausalLM"],
+        "model_type": "mixtral",
+        "hidden_size": MOE_HIDDEN,
+        "intermediate_size": MOE_FFN,
+        "num_hidden_layers": 1,
+        "num_local_experts": experts,
+        "num_experts_per_tok": 2,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    settings = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    (folder / "tokenizer.model").write_bytes(sentencepiece_model())
+    narrow = MOE_HIDDEN // HEADS * KV_HEADS
+    layer = "model.layers.0."
+    shapes = {
+        "model.embed_tokens.weight": [VOCABULARY, MOE_HIDDEN],
+        f"{layer}input_layernorm.weight": [MOE_HIDDEN],
+        f"{layer}self_attn.q_proj.weight": [MOE_HIDDEN, MOE_HIDDEN],
+        f"{layer}self_attn.k_proj.weight": [narrow, MOE_HIDDEN],
+        f"{layer}self_attn.v_proj.weight": [narrow, MOE_HIDDEN],
+        f"{layer}self_attn.o_proj.weight": [MOE_HIDDEN, MOE_HIDDEN],
+        f"{layer}post_attention_layernorm.weight": [MOE_HIDDEN],
+        f"{layer}block_sparse_moe.gate.weight": [experts, MOE_HIDDEN],
+        "model.norm.weight": [MOE_HIDDEN],
+    }
+    for number in range(experts):
+        of_expert = f"{layer}block_sparse_moe.experts.{number}."
+        shapes[f"{of_expert}w1.weight"] = shapes[f"{of_expert}w3.weight"] = [MOE_FFN, MOE_HIDDEN]
+        shapes[f"{of_expert}w2.weight"] = [MOE_HIDDEN, MOE_FFN]
+    shapes["lm_head.weight"] = [VOCABULARY, MOE_HIDDEN]
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(header := shard_header(shapes))
+        size = len(header) + sum(2 * int(np.prod(shape)) for shape in shapes.values())
+        file.truncate(size)
+        for number, at in enumerate(range(len(header), size - 8, 4 << 20)):
+            digits = np.array([number >> 7 * place & 127 for place in range(4)], np.float32)
+            file.seek(at)
+            file.write((digits.view(np.uint32) >> 16).astype(np.uint16).data)
+
+
+def shard_header(shapes: dict[str, list[int]]) -> bytes:
+    """What a safetensors file of BF16 begins with."""
     header, at = {"__metadata__": {"format": "pt"}}, 0
     for name, shape in shapes.items():
         size = 2 * int(np.prod(shape))
@@ -102,8 +156,13 @@ def write_shard(path: Path, shapes: dict[str, list[int]], random: np.random.Gene
         at += size
     raw = json.dumps(header).encode()
     raw += b" " * (-len(raw) % 8)
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def write_shard(path: Path, shapes: dict[str, list[int]], random: np.random.Generator) -> None:
+    """One safetensors file."""
     with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(raw)) + raw)
+        file.write(shard_header(shapes))
         for shape in shapes.values():
             file.write(bf16(random, shape).data)
 
@@ -207,6 +266,8 @@ def main() -> None:
     target = Path(path)
     if kind == "checkpoint":
         write_checkpoint(target, *map(int, rest))
+    elif kind == "moe":
+        write_moe(target, int(rest[0]))
     elif kind == "store":
         fill_store(target, int(rest[0]))
     else:

@@ -7,11 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from mbuild.gguf.types import GGMLType
 
-BASE_MEMORY = 160 << 20
-"""What Python and the modules of a conversion take, in bytes, measured."""
-
-IN_FLIGHT = 3
-"""Tensors of the largest size that are in memory at once: read, transformed, written."""
+BASE_MEMORY = 224 << 20
+"""What Python, modules, machine code and blocks for the disk take, in bytes, measured."""
 
 
 class PlannedTensor(NamedTuple):
@@ -43,6 +40,15 @@ class Cost(NamedTuple):
     in_passing: bool = False
 
 
-def memory_for(largest: int) -> int:
-    """The memory of a step that streams tensors of which the largest has that many bytes."""
-    return BASE_MEMORY + IN_FLIGHT * largest
+def memory_for(weights: int, largest: int, threads: int) -> int:
+    """The most memory of a step that streams weights on so many threads, in bytes.
+
+    ``weights`` are the bytes of all of them, before and after; ``largest`` those of the
+    largest piece that is worked on as a whole. Pieces are some MiB, whatever the model and
+    its largest tensor, but for a tensor that cannot be cut: so it is 1 GiB and 64 MiB a thread
+    at most.
+    """
+    from mbuild.gguf.memory import kept_idle
+    from mbuild.work.ahead import budget
+
+    return BASE_MEMORY + min(weights, kept_idle(threads) + budget(threads, largest))

@@ -8,6 +8,7 @@ must be zero; those are read at once.)
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -251,7 +252,8 @@ class Encoded:
         values = max(row // block.size * block.weights, 32)
         for part in self.item.parts or (self.item,):
             first, last = (self.start, self.stop) if part is self.item else (0, part.size)
-            step = max(size // _WIDEST // values, 1) * values
+            unit = math.lcm(values, part.grain)
+            step = max(size // _WIDEST // unit, 1) * unit
             step = step if part.part is not None else part.size
             for start in range(first, last, step):
                 yield Encoded(self.name, part, self.type, start, min(start + step, last))

@@ -26,12 +26,17 @@ SMALL = 1 << 20
 
 _LARGE = 64 << 20  # bytes of blocks that are not kept: a model has few tensors of that size
 _IDLE = 96 << 20  # bytes that are kept while nobody uses them, and of each thread's:
-_IDLE_A_THREAD = 24 << 20
+_IDLE_A_THREAD = 12 << 20
 _STEP = 1 << 20  # sizes are multiples of it, so that nearly equal requests share blocks
 
 _PRIVATE: dict[str, int] = (
     {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 )
+
+
+def kept_idle(threads: int) -> int:
+    """The most bytes that are kept while nobody uses them."""
+    return _IDLE + _IDLE_A_THREAD * threads
 
 
 class _Pool:
@@ -50,7 +55,7 @@ class _Pool:
     def held(self) -> Iterator[None]:
         with self._lock:
             self._holders += 1
-            self._limit = _IDLE + _IDLE_A_THREAD * cores()
+            self._limit = kept_idle(cores())
         try:
             yield
         finally:

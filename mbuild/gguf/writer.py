@@ -227,6 +227,11 @@ def interleaved(sizes: Sequence[Sequence[int]], together: int) -> list[tuple[int
     return [(file, number) for _, _, file, number in sorted(order)]
 
 
+def largest_load(model: Model, plan: FileLayout) -> int:
+    """Bytes of the largest piece that :func:`write` loads as a whole."""
+    return max((load.size for load in _loads(model, plan)), default=0)
+
+
 class _Load(NamedTuple):
     """A load: all of a tensor or a piece of one, and how many zeros follow it."""
 

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from mbuild.build.costs import BASE_MEMORY, Cost, PlannedTensor, memory_for
 from mbuild.gguf.types import GGMLType
 
 
-def test_the_largest_tensor_decides_the_memory() -> None:
-    """A step that streams holds a few of it, beside what is there anyway."""
-    assert memory_for(0) == BASE_MEMORY == 160 << 20
+@pytest.mark.parametrize("threads", [1, 2, 7, 16, 64, 256])
+def test_memory_is_a_gibibyte_and_64_mebibytes_a_thread(threads: int) -> None:
+    """Whatever the model, with pieces of any size that tensors are cut into."""
+    for piece in (1 << 10, 8 << 20, 16 << 20, 64 << 20):
+        for weights in (0, 1 << 20, 1 << 30, 1 << 40):
+            assert memory_for(weights, piece, threads) <= (1 << 30) + threads * (64 << 20)
+
+
+def test_a_small_model_takes_no_more_than_its_weights() -> None:
+    """Beside what is there anyway."""
+    assert memory_for(0, 0, 16) == BASE_MEMORY == 224 << 20
+    assert memory_for(3 << 20, 1 << 20, 16) == BASE_MEMORY + (3 << 20)
+
+
+def test_what_cannot_be_cut_is_in_memory_whole() -> None:
+    """Twice: another one waits to be written."""
     gib = 1 << 30
-    assert memory_for(2 * gib) - memory_for(gib) == memory_for(gib) - memory_for(0)
-    assert gib < memory_for(gib) - BASE_MEMORY <= 4 * gib
+    assert memory_for(1 << 40, 4 * gib, 2) > 8 * gib
 
 
 def test_a_planned_tensor_is_written_with_the_names_of_its_types() -> None:

@@ -121,15 +121,11 @@ class Quantize(OverOrigin):
     def cost(self, store: BuildStore) -> Cost:
         """The new file, and each tensor in it; all cores work on it."""
         from mbuild.build.costs import Cost, memory_for
-        from mbuild.gguf.types import BLOCKS
+        from mbuild.work.cores import cores
 
-        tensors, size = _preview(self, store)
-        largest = 0
-        for tensor in tensors:
-            old, new = BLOCKS[tensor.before], BLOCKS[tensor.after]
-            before = tensor.size * new.weights // new.size * old.size // old.weights
-            largest = max(largest, before)
-        return Cost(size, memory_for(largest), tensors, every_core=True)
+        tensors, size, largest = _preview(self, store)
+        memory = memory_for(self.reads + size, largest, cores())
+        return Cost(size, memory, tensors, every_core=True)
 
     def tensors(self, store: BuildStore) -> tuple[PlannedTensor, ...]:
         """Each tensor's types and size in the order of the file."""
@@ -309,13 +305,15 @@ def _check_type(tensor: Tensor, new: GGMLType, target: FileType, imatrix: Imatri
         raise UnsupportedError(f"{tensor.name}: {error.message}", hint=error.hint)
 
 
-def _preview(step: Quantize, store: BuildStore) -> tuple[tuple[PlannedTensor, ...], int]:
-    """Each tensor's types and size in the order of the file, and the files' size in bytes.
+def _preview(step: Quantize, store: BuildStore) -> tuple[tuple[PlannedTensor, ...], int, int]:
+    """Each tensor's types and size in the order of the file, and two sizes in bytes.
 
+    One is the file's, the other what the largest range takes while it is worked on.
     Only headers are read, and nothing is written. Raises what running the step
     would raise before it starts to quantize.
     """
     from mbuild.build.costs import PlannedTensor
+    from mbuild.build.steps.ranges import ranges_of, room_for
     from mbuild.gguf.writer import layout
 
     imatrix = step.imatrix
@@ -329,4 +327,6 @@ def _preview(step: Quantize, store: BuildStore) -> tuple[tuple[PlannedTensor, ..
             PlannedTensor(tensor.name, tensor.type, new, size)
             for (tensor, new), size in zip(variant.tensors, sizes, strict=True)
         )
-    return rows, sum(plan.size for plan in plans)
+        ranges = ((part, new) for tensor, new in variant.tensors for part in ranges_of(0, tensor))
+        largest = max((room_for(part, [new]) for part, new in ranges), default=0)
+    return rows, sum(plan.size for plan in plans), largest

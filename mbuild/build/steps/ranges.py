@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from mbuild.build.graph import canonical_json
 from mbuild.core.digest import BLAKE3, Digest
 from mbuild.gguf.model import InPieces, Tensor
 from mbuild.gguf.types import BLOCKS, GGMLType
-from mbuild.quant.quantize import VERSION
+from mbuild.quant.quantize import SOURCES, VERSION
 from mbuild.store.records import SOURCE_RANGES, RangePlace
 
 if TYPE_CHECKING:
@@ -68,6 +68,16 @@ def _pieces(tensor: Tensor) -> Iterator[tuple[int, InPieces]]:
         for piece in whole.pieces(RANGE, row):
             yield at, piece
             at += piece.count
+
+
+def room_for(part: Range, types: Iterable[GGMLType]) -> int:
+    """Bytes that a range takes while it is worked on: its source, and a result of each type."""
+    source, (_, rows) = part.tensor.type, part.rows
+    changed = {new for new in types if new is not source}
+    size = part.size + sum(rows * bytes_of_row(part.tensor, new) for new in changed)
+    if changed and source not in SOURCES:
+        size += rows * bytes_of_row(part.tensor, GGMLType.F32)
+    return size
 
 
 class MadeRange(NamedTuple):

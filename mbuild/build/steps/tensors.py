@@ -26,10 +26,10 @@ from mbuild.build.steps.ranges import (
     MadeRange,
     Range,
     RangeCache,
-    bytes_of_row,
     digest_of,
     importances_of,
     ranges_of,
+    room_for,
     row_bytes,
 )
 from mbuild.core.errors import CancelledError, FormatError, MbuildError
@@ -123,7 +123,7 @@ class _Work:
         self._context = context
         self._threads = cores()
         self.ranges = _in_order(variants)
-        jobs = [Job(partial(self._make, part), self._size(part)) for part in self.ranges]
+        jobs = [Job(partial(self._make, r), room_for(r, self._types(r))) for r in self.ranges]
         largest = max((job.size for job in jobs), default=0)
         limit = budget(self._threads, largest)
         self.ahead: Ahead[tuple[MadeRange, ...]] = Ahead(jobs, self._threads, limit, len(variants))
@@ -142,15 +142,6 @@ class _Work:
 
     def _types(self, part: Range) -> list[GGMLType]:
         return [variant.tensors[part.number][1] for variant in self.variants]
-
-    def _size(self, part: Range) -> int:
-        """Bytes that a range takes while it is worked on: its source and its results."""
-        source, (_, rows) = part.tensor.type, part.rows
-        changed = {new for new in self._types(part) if new is not source}
-        size = part.size + sum(rows * bytes_of_row(part.tensor, new) for new in changed)
-        if changed and source not in SOURCES:
-            size += rows * bytes_of_row(part.tensor, GGMLType.F32)
-        return size
 
     def _make(self, part: Range) -> tuple[MadeRange, ...]:
         """A range for every variant: as it is, as found, or quantized now, once for all."""

@@ -111,15 +111,18 @@ class ConvertCheckpoint(BaseStep):
     def cost(self, store: BuildStore) -> Cost:
         """The unquantized file, written while all cores convert tensors."""
         from mbuild.build.costs import Cost, memory_for
-        from mbuild.gguf.writer import layout
+        from mbuild.gguf.writer import largest_load, layout
+        from mbuild.work.cores import cores
 
         source, silent = self.source, StepContext.silent(store)
         with ExitStack() as stack:
             paths = open_all(source.files, stack)
             model = converted(source, self.outtype, self.pre, paths, silent)
-            plans = [layout(shard) for shard in shards_of(model, self.splitting, silent)]
-        largest = max((tensor.nbytes for tensor in model.tensors), default=0)
-        return Cost(sum(plan.size for plan in plans), memory_for(largest), every_core=True)
+            shards = shards_of(model, self.splitting, silent)
+            plans = [layout(shard) for shard in shards]
+            largest = max(map(largest_load, shards, plans), default=0)
+        size = sum(plan.size for plan in plans)
+        return Cost(size, memory_for(self.reads + size, largest, cores()), every_core=True)
 
 
 @dataclass(frozen=True, eq=False)

@@ -99,7 +99,7 @@ def encode(values: Array, dtype: DType, target: GGMLType, *, finite: bool = Fals
     ``finite`` every result has to be a finite number: the first that is none
     raises :class:`NotFinite`. The check is part of the pass over each piece.
     """
-    flat = _contiguous(values).reshape(-1)
+    flat = contiguous(values).reshape(-1)
     direct = _DIRECT.get((dtype, target))
     if direct is not None:
         return direct(flat, finite).view(np.uint8)
@@ -157,7 +157,7 @@ def _as_doubles(values: Array, dtype: DType) -> Array:
     return values if dtype is DType.F64 else to_f32(values, dtype).astype(np.float64)
 
 
-def _contiguous(values: Array) -> Array:
+def contiguous(values: Array) -> Array:
     """The values in the order of their indices, in their own memory if they lie so already."""
     if values.flags.c_contiguous:
         return values

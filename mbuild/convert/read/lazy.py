@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 CONTRADICTS = "the shape contradicts config.json"
 
 
+_LONG_RUN = 1 << 16
+"""Values in a row that are worth a read of their own."""
+
+
 class ShapeError(FormatError):
     """A tensor has a shape that config.json leaves no place for."""
 
@@ -40,9 +44,9 @@ class Lazy:
     :mod:`mbuild.convert.read.dtypes` says (BF16 as ``uint16``); it may be a view,
     of any strides, and belongs to the caller. ``origin`` names the source for
     messages. ``parts`` are what was stacked, in order, so that a stack of many
-    experts can be converted one by one. Where values are needed in the order in
-    which they are stored, ``part(start, stop)`` gives those between two flat
-    indices, one-dimensional, so that a tensor need not be in memory whole.
+    experts can be converted one by one. ``part(start, stop)``, where there is one, gives
+    the values between two flat indices, one-dimensional, so that a tensor need not be in
+    memory whole; ``grain`` is how many of them in a row are read together at least.
     """
 
     dtype: DType
@@ -51,6 +55,7 @@ class Lazy:
     origin: str
     parts: tuple[Lazy, ...] = ()
     part: Callable[[int, int], Array] | None = None
+    grain: int = 1
 
     @property
     def size(self) -> int:
@@ -70,14 +75,14 @@ class Lazy:
                 hint=CONTRADICTS,
             )
         same = self.move(shape, lambda values: values.reshape(shape))
-        return replace(same, part=self.part)
+        return replace(same, part=self.part, grain=self.grain)
 
     def transpose(self, *axes: int) -> Lazy:
         """The axes in another order; raises :class:`FormatError` for another number of axes."""
         self.need_dims(len(axes))
-        return self.move(
-            tuple(self.shape[axis] for axis in axes), lambda values: values.transpose(axes)
-        )
+        shape = tuple(self.shape[axis] for axis in axes)
+        moved = self.move(shape, lambda values: values.transpose(axes))
+        return self._one_by_one(moved, lambda values: values.transpose(axes), axes[0] == 0)
 
     def slice(self, axis: int, start: int, stop: int | None = None, step: int = 1) -> Lazy:
         """Some positions of one axis, by Python's slicing."""
@@ -85,7 +90,32 @@ class Lazy:
         index = (slice(None),) * (axis % len(self.shape)) + (cut,)
         shape = list(self.shape)
         shape[axis] = len(range(shape[axis])[cut])
-        return self.move(shape, lambda values: values[index])
+        moved = self.move(shape, lambda values: values[index])
+        first, axis = range(self.shape[axis])[cut].start, axis % len(self.shape)
+        if self.part is None or step != 1 or axis > 1:
+            return self._one_by_one(moved, lambda values: values[index], axis > 0)
+        run = math.prod(shape[axis:])
+        if axis and (self.grain > 1 or run < _LONG_RUN):
+            return self._one_by_one(moved, lambda values: values[index], True)
+        skipped = math.prod(self.shape[axis:]), first * math.prod(shape[axis + 1 :])
+        return replace(moved, part=_Runs(self.part, run, *skipped), grain=self.grain)
+
+    def _one_by_one(self, moved: Lazy, change: Callable[[Array], Array], possible: bool) -> Lazy:
+        """``moved``, in parts if each position of the first axis is changed by itself."""
+        old, new = math.prod(self.shape[1:]), math.prod(moved.shape[1:])
+        cut = self.part
+        if cut is None or not possible or not old * new:
+            return moved
+
+        def part(start: int, stop: int) -> Array:
+            from mbuild.convert.read.dtypes import contiguous
+
+            first, last = start // new, -(-stop // new)
+            values = cut(first * old, last * old).reshape(last - first, *self.shape[1:])
+            flat = contiguous(change(values)).reshape(-1)
+            return flat[start - first * new : stop - first * new]
+
+        return replace(moved, part=part, grain=new)
 
     def split(self, axis: int, sizes: Sequence[int]) -> list[Lazy]:
         """Consecutive parts of one axis; raises :class:`FormatError` unless they fill it."""
@@ -121,7 +151,34 @@ class Lazy:
             lambda: changed(self.load()),
             self.origin,
             part=None if cut is None else lambda start, stop: changed(cut(start, stop)),
+            grain=self.grain,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Runs:
+    """The values of equal runs, of which one of ``length`` begins in each ``stride`` values.
+
+    The first begins at ``first``; ``cut`` gives the values that are around them.
+    """
+
+    cut: Callable[[int, int], Array]
+    length: int
+    stride: int
+    first: int
+
+    def __call__(self, start: int, stop: int) -> Array:
+        """The values between two places, which count only what is in the runs."""
+        import numpy as np
+
+        found = []
+        while start < stop:
+            number, at = divmod(start, self.length)
+            count = min(stop - start, self.length - at)
+            begin = self.first + number * self.stride + at
+            found.append(self.cut(begin, begin + count))
+            start += count
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
 
 @dataclass(frozen=True, slots=True)

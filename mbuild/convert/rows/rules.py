@@ -157,12 +157,8 @@ def rotary(lazy: Lazy, heads: int) -> Lazy:
             f"{lazy.origin}: {rows} rows are not {heads} heads of an even width",
             hint=CONTRADICTS,
         )
-    return lazy.move(
-        lazy.shape,
-        lambda values: (
-            values.reshape(heads, 2, rows // heads // 2, *rest).swapaxes(1, 2).reshape(lazy.shape)
-        ),
-    )
+    pairs = lazy.reshape(heads, 2, rows // heads // 2, *rest)
+    return pairs.transpose(0, 2, 1, *range(3, len(pairs.shape))).reshape(*lazy.shape)
 
 
 def regrouped(groups: int, per_group: tuple[int, ...], lazy: Lazy) -> Lazy:

@@ -1,0 +1,63 @@
+"""Memory of builds: pieces of tensors, however large the tensors are."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+INPUTS = Path(__file__).parents[2] / "benchmarks" / "inputs.py"
+EXPERTS, HIDDEN, FFN = 32, 1024, 4096
+LARGEST = 2 * EXPERTS * HIDDEN * FFN
+"""Bytes of each of the three tensors of experts: 256 MiB."""
+
+
+@pytest.fixture
+def experts(tmp_path: Path) -> Path:
+    """A folder with a mixture of experts of 0.9 GB, in a file with holes, and a Modelfile."""
+    spec = importlib.util.spec_from_file_location("inputs", INPUTS)
+    assert spec is not None and spec.loader is not None
+    inputs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(inputs)
+    inputs.MOE_HIDDEN, inputs.MOE_FFN = HIDDEN, FFN
+    inputs.write_moe(tmp_path / "experts", EXPERTS)
+    (tmp_path / "Modelfile").write_text("FROM ./experts\n")
+    return tmp_path
+
+
+PEAK = """
+import resource, sys
+from mbuild.cli.main import run
+status = run(sys.argv[1:])
+print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+sys.exit(status)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the unit of ru_maxrss is Linux's")
+@pytest.mark.parametrize("options", [[], ["-q", "q4_K_M"], ["-q", "q4_0", "-q", "q8_0"]])
+def test_a_tensor_need_not_fit_into_memory(options: list[str], experts: Path) -> None:
+    """A build takes less than the model's largest tensor, and less than ``plan`` says before."""
+    command = [*options, "--store", "store", "-t", "m", "--threads", "2"]
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=experts,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    planned = json.loads(run("-m", "mbuild", "plan", *command, "--format", "json"))["memory"]
+    assert planned <= (1 << 30) + 2 * (64 << 20)
+    peak = 1024 * int(run("-c", PEAK, *command, "--progress", "quiet").split()[-1])
+    assert peak < LARGEST
+    assert peak < planned
