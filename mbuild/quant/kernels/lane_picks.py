@@ -42,7 +42,7 @@ def pick4(table: Any, index: Any) -> Any:
 def pick8(table: Any, index: Any) -> Any:
     """Per lane the entry ``index & 7`` of its block of 8 lanes of the real vector ``table``.
 
-    Bit 3 of ``index`` has to be that of the lane's number.
+    ``index`` is of those that :func:`indexes8` gave, shifted by a multiple of 4.
     """
     raise NotImplementedError("only compiled kernels pick from vectors")
 
@@ -67,9 +67,12 @@ def cycle(w: Width, start: int, step: int, length: int) -> Any:
     raise NotImplementedError("only compiled kernels make patterns")
 
 
-def upper(w: Width, value: int) -> Any:
-    """A whole vector with ``value`` in its second half and 0 in its first; a constant."""
-    raise NotImplementedError("only compiled kernels make patterns")
+def indexes8(index: Any) -> Any:
+    """Four indexes in each lane of a whole vector, each 3 bits of 4, made ready for :func:`pick8`.
+
+    With AVX-512 one instruction picks from 16 lanes: there bit 3 becomes that of the lane's number.
+    """
+    raise NotImplementedError("only compiled kernels pick from vectors")
 
 
 def least_of_half(value: Any) -> Any:
@@ -193,9 +196,11 @@ def _cycle(builder: Any, args: Any, sig: Any, context: Any) -> Any:
     return ir.Constant(vector, [start + step * (j % length) for j in range(vector.count)])
 
 
-def _upper(builder: Any, args: Any, sig: Any, context: Any) -> Any:
-    value = context.cast(builder, args[1], sig.args[1], types.int32)
-    return _join(builder, constant(8, 0), splat(builder, value, 8))
+def _indexes8(builder: Any, args: Any, sig: Any, context: Any) -> Any:
+    if not _has("+avx512f"):
+        return args[0]
+    upper = ir.Constant(ir.VectorType(I32, 16), [0] * 8 + [0x8888] * 8)
+    return builder.or_(args[0], upper)
 
 
 def _least_of_half(builder: Any, args: Any, sig: Any, context: Any) -> Any:
@@ -272,7 +277,7 @@ INSTRUCTIONS: tuple[tuple[Any, tuple[Any, ...], Any, Any], ...] = (
     (load_half, (types.Array, types.Integer), lambda *_: types.int64, _load_half),
     (halves, (WidthType, *[types.Number] * 2), lambda w, *_: Real(w.lanes), _halves),
     (cycle, (WidthType, *[types.IntegerLiteral] * 3), _whole_of, _cycle),
-    (upper, (WidthType, types.Integer), _whole_of, _upper),
+    (indexes8, (Whole,), lambda i: i, _indexes8),
     (least_of_half, (Real,), lambda v: v, _least_of_half),
     (packed, (Mask,), lambda m: types.int64, _packed),
     (unpacked, (WidthType, types.Integer), lambda w, n: Mask(w.lanes), _unpacked),

@@ -23,10 +23,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from mbuild.quant.kernels.lane_arrays import flat_longs, flat_wholes, reals
+from mbuild.quant.kernels.lane_arrays import (
+    as_rows,
+    flat_longs,
+    flat_reals,
+    flat_wholes,
+    reals,
+)
 from mbuild.quant.kernels.lane_picks import (
     cycle,
     halves,
+    indexes8,
     least_of_half,
     load_both,
     load_half,
@@ -39,7 +46,6 @@ from mbuild.quant.kernels.lane_picks import (
     take,
     turn_back,
     unpacked,
-    upper,
 )
 from mbuild.quant.layouts.instructions import Width, count, lane_of, turn
 from mbuild.quant.search import grids
@@ -54,14 +60,18 @@ LEAST = 1e-30
 """Below it units of the last place are those of denormal numbers, and no lead is trusted."""
 CLEAR = MOVED << 1
 """Added to a code that is in the lead."""
-E = Width(16)
+BOTH = 16
+E = Width(BOTH)
 LINE = Width(STEPS)
 ROOM = STEPS + 8
 """Steps of a lane and, all lanes together, room to read beyond the last one."""
+COSTS = 12 * BOTH
+"""Room for what a lane's runs cost: one that is to be cut has three steps or more."""
 STEP = STEPS - 1
-LAST, CUT, LANE, SPOT = 5, 10, 15, 20
+LAST, CUT, LANE, SPOT, PLACES = 5, 10, 15, 20, 36
 """Where the parts of an item of the queue begin: the first step, the last one, the one to look
-at next, the lane, the spot."""
+at next, the lane, the spot, and the lanes of the costs in which the two nearest points are."""
+SPOTS = 1 << (PLACES - SPOT)
 
 
 class Runs(NamedTuple):
@@ -74,11 +84,15 @@ class Runs(NamedTuple):
     tables: Any
     """What each level of each value costs at two scales, value i's in row i."""
     line: Any
-    """Spots, and then codes, STEPS of each lane, flat."""
+    """Spots, STEPS of each lane, flat."""
+    made: Any
+    """Codes, in the same places."""
     leads: Any
     """The lead of a nearest point that decides a run, one row."""
     queue: Any
     """Runs that are to be cut."""
+    costs: Any
+    """What the nearest points of the runs in the queue cost."""
     group: Any
     steps: Any
     form: Form
@@ -118,7 +132,7 @@ def _total(r: Runs, near: Any) -> Any:
     """The costs of 8 neighbours at two scales, added up in the values' order."""
     ts = r.tables
     if r.form.levels == FOUR.levels:
-        near = near | upper(E, 0x8888)
+        near = indexes8(near)
         total = pick8(load(E, ts, 0), near)
         for i in range(1, 4):
             total = total + pick8(load(E, ts, i), near >> (4 * i))
@@ -130,11 +144,11 @@ def _total(r: Runs, near: Any) -> Any:
 
 
 def _look(r: Runs, start: Any, chunks: Any, lead: Any) -> Any:
-    """(code of the nearest point at the first scale, at the second, share).
+    """(nearest point at the first scale, at the second, mark, costs).
 
-    To the codes MOVED is added, and CLEAR to both or to none. Of equal costs the first in the
-    list is the nearest. The share of the way from the first scale to the second is where one
-    of the two points may become nearer than the other, if they are two.
+    The points are places in the list; of equal costs the first is the nearest. The mark is to be
+    added to their codes: MOVED, and CLEAR where the lead is enough. A lane of the costs is what
+    the nearest costs of all neighbours that it looked at.
     """
     grid = r.columns.grid
     infinite, zero = fill(E, np.inf), fill(E, 0.0)
@@ -162,11 +176,7 @@ def _look(r: Runs, start: Any, chunks: Any, lead: Any) -> Any:
     else:
         found = packed(equal)
         low, high = lowest(found), lowest(found >> 8)
-    mark = MOVED + CLEAR if near == 2 else MOVED
-    excess_low = lane_of(best, high & 7) - lane_of(least, 0)
-    excess_high = lane_of(best, (low & 7) + 8) - lane_of(least, 8)
-    share = excess_low / (excess_low + excess_high)
-    return _code(grid, start, low) + mark, _code(grid, start, high) + mark, share
+    return low, high, MOVED + CLEAR if near == 2 else MOVED, best
 
 
 def _code(grid: Any, start: Any, place: Any) -> Any:
@@ -179,21 +189,15 @@ def _listed(grid: Any, spot: Any) -> Any:
     return listed >> 6, listed & 63
 
 
-def _from(step: Any) -> Any:
-    """The steps from this one on; what they get, later runs overwrite beyond this one's end."""
-    return unpacked(LINE, -(np.int64(1) << step))
-
-
 def _runs(r: Runs, lane: Any, n: Any) -> Any:
     """Give each step of a lane the code of its run; queue those runs that are to be cut.
 
     They are queued from place ``n`` on; returns the next place.
     """
-    ls, grid, line, queue = r.columns.scratch, r.columns.grid, r.line, r.queue
+    ls, grid, line, made = r.columns.scratch, r.columns.grid, r.line, r.made
     at = STEPS * lane
     last = r.steps - 1
-    made = take(LINE, line, at)
-    ends = packed(made != take(LINE, line, at + 1))
+    ends = packed(take(LINE, line, at) != take(LINE, line, at + 1))
     ends = (ends & ((np.int64(1) << last) - 1)) | (np.int64(1) << last)
     first: Any = np.int64(0)
     while ends != 0:
@@ -201,26 +205,41 @@ def _runs(r: Runs, lane: Any, n: Any) -> Any:
         ends &= ends - 1
         spot = np.int64(line[at + first])
         start, chunks = _listed(grid, spot)
+        # All steps to the line's end and beyond get it: the runs that follow overwrite them.
         if chunks == 0:
-            made = select(_from(first), whole(LINE, _code(grid, start, 0)), made)
+            put(LINE, made, at + first, whole(LINE, _code(grid, start, 0)))
         else:
             _costs(r, lane, ls[SCALES + first, lane], ls[SCALES + b, lane])
-            low, high, share = _look(r, start, chunks, r.leads[0, lane])
-            made = select(_from(first), whole(LINE, low), made)
-            made = select(_from(b), whole(LINE, high), made)
-            middle = _middle(first, b, share)
-            queue[n] = first | (b << LAST) | (middle << CUT) | (lane << LANE) | (spot << SPOT)
-            n += _unlike(low, high, b - first)
+            low, high, mark, costs = _look(r, start, chunks, r.leads[0, lane])
+            one, other = _code(grid, start, low) + mark, _code(grid, start, high) + mark
+            put(LINE, made, at + first, whole(LINE, one))
+            made[at + b] = other
+            places = (low & 7) | ((high & 7) << 3)
+            item = first | (b << LAST) | (places << PLACES) | (lane << LANE) | (spot << SPOT)
+            r.queue[n] = item
+            store(E, r.costs, n, costs)
+            n += _unlike(one, other, b - first)
         first = b + 1
-    put(LINE, line, at, made)
     return n
 
 
-def _middle(first: Any, last: Any, share: Any) -> Any:
-    """The step after ``first`` at this share of the way to ``last``, or half-way."""
-    if not (share >= np.float32(0) and share <= np.float32(1)):
-        share = np.float32(0.5)
-    return max(first + np.int64(share * np.float32(last - first)), first + 1)
+def _middles(r: Runs, n: Any) -> None:
+    """Put into each of the ``n`` runs in the queue the step that is to be looked at next.
+
+    Between its two scales it is where one of the two points becomes nearer than the other, if
+    the costs change evenly; if there is only one point, half-way.
+    """
+    for i in range(n):
+        item = np.int64(r.queue[i])
+        first, last = item & STEP, (item >> LAST) & STEP
+        low, high = (item >> PLACES) & 7, (item >> (PLACES + 3)) & 7
+        excess_low = r.costs[i, high] - r.costs[i, low]
+        excess_high = r.costs[i, low + 8] - r.costs[i, high + 8]
+        share = excess_low / (excess_low + excess_high)
+        if not (share >= np.float32(0) and share <= np.float32(1)):
+            share = np.float32(0.5)
+        middle = max(first + np.int64(share * np.float32(last - first)), first + 1)
+        r.queue[i] = item | (middle << CUT)
 
 
 def _unlike(one: Any, other: Any, apart: Any) -> Any:
@@ -230,18 +249,19 @@ def _unlike(one: Any, other: Any, apart: Any) -> Any:
 
 def _cut(r: Runs, n: Any) -> None:
     """Look at the middle of the ``n`` runs in the queue, and of the parts that need it too."""
-    ls, grid, line, queue = r.columns.scratch, r.columns.grid, r.line, r.queue
+    ls, grid, line, queue = r.columns.scratch, r.columns.grid, r.made, r.queue
     i = 0
     while i < n:
         item = np.int64(queue[i])
         i += 1
         first, last = item & STEP, (item >> LAST) & STEP
-        lane, spot = (item >> LANE) & STEP, item >> SPOT
+        lane, spot = (item >> LANE) & STEP, (item >> SPOT) & (SPOTS - 1)
         a = min((item >> CUT) & STEP, last - 1)
         b = min(a + 1, last - 1)
         _costs(r, lane, ls[SCALES + a, lane], ls[SCALES + b, lane])
         start, chunks = _listed(grid, spot)
-        low, high, _ = _look(r, start, chunks, r.leads[0, lane])
+        low, high, mark, _ = _look(r, start, chunks, r.leads[0, lane])
+        low, high = _code(grid, start, low) + mark, _code(grid, start, high) + mark
         at = STEPS * lane
         made = take(LINE, line, at)
         chosen = unpacked(LINE, (np.int64(1) << last) - (np.int64(1) << b))
@@ -259,9 +279,9 @@ def _cut(r: Runs, n: Any) -> None:
 
 def move(w: Any, c: Columns, group: Any, steps: Any, form: Any) -> None:
     """As :func:`mbuild.quant.search.grids.move`."""
-    line = flat_wholes(w, ROOM)
-    queue = flat_longs(w, ROOM)
-    r = Runs(c, reals(E, 8), line, reals(w, 1), queue, group, steps, form)
+    line, made = flat_wholes(w, ROOM), flat_wholes(w, ROOM)
+    queue, costs = flat_longs(w, ROOM), as_rows(flat_reals(w, COSTS), BOTH)
+    r = Runs(c, reals(E, 8), line, made, reals(w, 1), queue, costs, group, steps, form)
     _leads(w, r)
     n = np.int64(0)
     for first in range(0, count(w), 8):
@@ -269,13 +289,14 @@ def move(w: Any, c: Columns, group: Any, steps: Any, form: Any) -> None:
             turn_back(c.spots, STEPS * group + step, first, line, STEPS * first + step, STEPS)
     for lane in range(count(w)):
         n = _runs(r, lane, n)
+    _middles(r, n)
     _cut(r, n)
     for first in range(0, count(w), 8):
         for step in range(0, steps, 8):
-            turn(line, STEPS * first + step, STEPS, c.spots, STEPS * group + step, first)
+            turn(made, STEPS * first + step, STEPS, c.spots, STEPS * group + step, first)
 
 
-_TEXT = (_leads, _costs, _total, _look, _code, _listed, _from, _runs, _unlike, _middle, _cut)
+_TEXT = (_leads, _costs, _total, _look, _code, _listed, _runs, _unlike, _middles, _cut)
 
 
 def allow(options: Any) -> None:
