@@ -49,6 +49,7 @@ class Checkpoint:
         family: the family's row.
         tensors: the weights, ordered by their file's name, then their own.
         warnings: what was put right or left out, one sentence each.
+        tied: the root of config.json says tie_word_embeddings, whatever a nested text_config does.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Checkpoint:
     family: Family
     tensors: tuple[StoredTensor, ...]
     warnings: tuple[str, ...] = ()
+    tied: bool = False
 
 
 def open_checkpoint(name: str, files: Mapping[str, Path]) -> Checkpoint:
@@ -83,7 +85,8 @@ def open_checkpoint(name: str, files: Mapping[str, Path]) -> Checkpoint:
         warnings += (
             "the adapter beside the model is not applied: to apply it, name it with ADAPTER",
         )
-    return Checkpoint(name, dict(files), config, hf_arch, family, tensors, warnings)
+    tied = root.get("tie_word_embeddings") is True
+    return Checkpoint(name, dict(files), config, hf_arch, family, tensors, warnings, tied)
 
 
 def _what_it_is(files: Mapping[str, Path]) -> str:
