@@ -102,8 +102,10 @@ def mlx(settings: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> dict[str, L
                 f" {str(said.get('mode'))[:20]!r}",
                 hint=MLX,
             )
-        parts = (take(result, base + part, "MLX") for part in (".weight", ".scales", ".biases"))
-        made[base + ".weight"] = _mlx(*parts, said.get("group_size"))
+        codes, scales, biases = (
+            take(result, base + part, "MLX") for part in (".weight", ".scales", ".biases")
+        )
+        made[base + ".weight"] = _mlx(codes, scales, biases, said.get("group_size"))
     return {name: made.get(name, lazy) for name, lazy in tensors.items() if name in result | made}
 
 
