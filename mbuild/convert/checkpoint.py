@@ -50,6 +50,7 @@ class Checkpoint:
         family: the family's row.
         tensors: the weights, ordered by their file's name, then their own.
         warnings: what was put right or left out, one sentence each.
+        tied: the root of config.json says tie_word_embeddings, whatever a nested text_config does.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Checkpoint:
     family: Family
     tensors: tuple[StoredTensor, ...]
     warnings: tuple[str, ...] = ()
+    tied: bool = False
 
 
 def open_checkpoint(
@@ -88,7 +90,8 @@ def open_checkpoint(
         warnings += (
             "the adapter beside the model is not applied: to apply it, name it with ADAPTER",
         )
-    return Checkpoint(name, dict(files), config, hf_arch, family, tensors, warnings)
+    tied = root.get("tie_word_embeddings") is True
+    return Checkpoint(name, dict(files), config, hf_arch, family, tensors, warnings, tied)
 
 
 def _what_it_is(files: Mapping[str, Path]) -> str:

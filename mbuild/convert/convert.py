@@ -35,6 +35,7 @@ from mbuild.convert.read.values import check_mxfp4, encode_checked
 from mbuild.convert.rows.hyper import LAYER_NAMES, Hyper, as_integer, unified_rope
 from mbuild.convert.rows.keys import merged, write
 from mbuild.convert.rows.names import name_map
+from mbuild.convert.rows.row import NO_HF_CONFIG
 from mbuild.convert.rows.rules import Stacker, apply_rules
 from mbuild.convert.vocabulary.assemble import vocabulary
 from mbuild.core.errors import FormatError, UnsupportedError
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from mbuild.convert.checkpoint import Checkpoint
+    from mbuild.convert.rows.hyper import HFConfig
     from mbuild.convert.rows.row import Family
     from mbuild.convert.rows.rules import Named
 
@@ -69,7 +71,7 @@ def hyper_parameters(checkpoint: Checkpoint, outtype: OutType) -> Hyper:
     Raises :class:`FormatError` for a number of layers that its tensors cannot have.
     """
     row = checkpoint.family
-    config = config_class(checkpoint.config.get("model_type")).complete(checkpoint.config)
+    config = _class_of(checkpoint).complete(checkpoint.config)
     layers = next((config[name] for name in LAYER_NAMES if name in config), None)
     nextn = as_integer(config.get(row.nextn) or 0, row.nextn) if row.nextn else 0
     if row.counted is not None and not nextn:
@@ -83,6 +85,12 @@ def hyper_parameters(checkpoint: Checkpoint, outtype: OutType) -> Hyper:
         )
     rope, files = unified_rope(config), CheckpointFiles(checkpoint.files)
     return Hyper(row.gguf, checkpoint.hf_arch, config, rope, blocks, outtype, files, nextn)
+
+
+def _class_of(checkpoint: Checkpoint) -> HFConfig:
+    """The defaults that count for a checkpoint's config."""
+    named = config_class(checkpoint.config.get("model_type"))
+    return NO_HF_CONFIG if checkpoint.family.raw else named
 
 
 def resolve_outtype(outtype: OutType, tensors: Mapping[str, Lazy]) -> OutType:
@@ -113,6 +121,18 @@ def source_tensors(checkpoint: Checkpoint) -> dict[str, Lazy]:
     if head is not None and embedding is not None and not differ(head, embedding):
         del result[f"{row.head}.weight"]
     return result
+
+
+def left_out(checkpoint: Checkpoint) -> Iterator[str]:
+    """A warning of the tensors that belong to encoders of images and sound."""
+    row, config = checkpoint.family, checkpoint.config
+    towers = [t.name for t in checkpoint.tensors if renamed(row, config, t.name) is None]
+    if towers:
+        yield (
+            f"{len(towers)} tensors of encoders for images or sound are left out"
+            f" ({towers[0]!r} and so on): the model reads text only; a projector file that was made"
+            " elsewhere can be added with a second FROM"
+        )
 
 
 def renamed(row: Family, config: Mapping[str, Any], name: str) -> str | None:
@@ -295,12 +315,13 @@ def convert_body(checkpoint: Checkpoint, outtype: OutType = OutType.AUTO) -> Bar
     described = DescribedModel(
         row,
         hp.hf_arch,
-        config_class(checkpoint.config.get("model_type")).untied,
+        _class_of(checkpoint).untied,
         hp.blocks,
         checkpoint.config,
         (*early, *keys),
         {name: item.shape for name, item in items.items()},
         {name: item.origin for name, item in items.items()},
+        checkpoint.tied,
     )
     places = layout_places(described, described.sizes({}))
     whole = {name for name, (slot, _) in places.items() if slot.whole}
@@ -338,7 +359,7 @@ def convert(
         UnsupportedError: for what has no place in a GGUF file.
     """
     body = convert_body(checkpoint, outtype)
-    for warning in (*checkpoint.warnings, *_check(body)):
+    for warning in (*checkpoint.warnings, *left_out(checkpoint), *_check(body)):
         warn(warning)
     arch, files = body.hyper.arch, checkpoint.files
     parameters = Parameters.count((t.name, t.dims) for t in body.tensors)

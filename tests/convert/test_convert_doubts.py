@@ -81,6 +81,14 @@ def test_a_tensor_that_no_layer_has_is_called_as_the_others_are() -> None:
     assert berts.source("blk.1.attn_k.weight") == "encoder.layer.1.attention.self.key.weight"
 
 
+def test_the_style_behind_the_layers_number_counts() -> None:
+    """Families agree before the number and differ behind it: proj and w1 are two styles."""
+    hugging_face = _origins(blk__0__attn_q__weight="model.layers.0.self_attn.q_proj.weight")
+    assert hugging_face.source("blk.0.ffn_up.weight") == "model.layers.0.mlp.up_proj.weight"
+    others = _origins(blk__0__ffn_gate__weight="model.layers.0.feed_forward.w1.weight")
+    assert others.source("blk.0.ffn_up.weight") == "model.layers.0.feed_forward.w3.weight"
+
+
 def test_the_output_matrix_has_the_familys_name() -> None:
     """It is like no other tensor, so the row says what it is called."""
     made = _origins(token_embd__weight="model.embed_tokens.weight")

@@ -148,12 +148,11 @@ def test_a_packed_word_holds_the_lowest_code_first() -> None:
     assert made["a.weight"].load().tolist() == [[2.0 * (i - 8) for i in range(8)], [3.5] * 8]
 
 
-@pytest.mark.parametrize("beside", ["a.weight_zero_point", "a.weight_g_idx"])
-def test_packed_weights_with_zero_points_or_an_order_are_refused(beside: str) -> None:
-    """They would be read as if these were not there: another model without a word."""
+def test_packed_weights_with_an_order_of_their_own_are_refused() -> None:
+    """They would be read as if it were not there: another model without a word."""
     codes = _lazy(_words((2, 1)), DType.I32, "tensor 'a.weight_packed'")
-    with pytest.raises(UnsupportedError, match=r"'a\.weight_packed' has zero points or an order"):
-        pack_quantized({"num_bits": 8}, {"a.weight_packed": codes, beside: codes})
+    with pytest.raises(UnsupportedError, match=r"'a\.weight_packed' has groups in an order"):
+        pack_quantized({"num_bits": 8}, {"a.weight_packed": codes, "a.weight_g_idx": codes})
 
 
 @pytest.mark.parametrize("part", ["qweight", "qzeros", "scales", "g_idx"])
@@ -173,3 +172,127 @@ def test_a_part_of_gptq_of_another_shape_is_refused_before_it_is_read(part: str)
     with pytest.raises(FormatError, match=r"a\.qweight of .* does not fit its scales") as caught:
         gptq({"bits": 4}, stored)
     assert "quantization_config" in str(caught.value.hint)
+
+
+# --- AWQ, MLX, ModelOpt, zero points ---
+
+AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
+
+
+def test_awq_is_codes_less_zeros_times_scales() -> None:
+    """Eight columns a word, the even ones in its lower half; the result is transposed."""
+    rows, columns, groups = 32, 16, 4
+    codes, zeros = _words((rows, columns // 8)), _words((groups, columns // 8))
+    scales = RANDOM.standard_normal((groups, columns)).astype(np.float16)
+    stored = {
+        "a.qweight": _lazy(codes, DType.I32),
+        "a.qzeros": _lazy(zeros, DType.I32),
+        "a.scales": _lazy(scales, DType.F16),
+    }
+    made = dequantize({"quantization_config": {"quant_method": "awq", "bits": 4}}, stored)
+    values = made["a.weight"].load()
+    assert values.shape == made["a.weight"].shape == (columns, rows)
+
+    def code(words: Any, row: int, column: int) -> int:
+        word = int(words[row, column // 8]) % (1 << 32)
+        return word >> 4 * AWQ_ORDER.index(column % 8) & 15
+
+    for row in range(rows):
+        group = row // (rows // groups)
+        for column in range(columns):
+            less = code(codes, row, column) - code(zeros, group, column)
+            assert values[column, row] == np.float32(less) * np.float32(scales[group, column])
+
+
+@pytest.mark.parametrize("note", ("quantization", "quantization_config"))
+@pytest.mark.parametrize("bits", (2, 4, 8))
+def test_mlx_is_scales_times_codes_plus_biases(note: str, bits: int) -> None:
+    """Groups of a row; a layer may have another group size than the rest. Nothing moves."""
+    rows, groups, size = 6, 2, 32
+    codes = RANDOM.integers(0, 1 << 32, (rows, groups * size * bits // 32), np.uint64)
+    scales = RANDOM.standard_normal((rows, groups)).astype(np.float16)
+    biases = RANDOM.standard_normal((rows, groups)).astype(np.float16)
+    stored = {
+        "x.weight": _lazy(np.ones(3, np.float32), DType.F32),
+        "a.weight": _lazy(codes.astype(np.uint32), DType.U32),
+        "a.scales": _lazy(scales, DType.F16),
+        "a.biases": _lazy(biases, DType.F16),
+        "y.weight": _lazy(np.ones(3, np.float32), DType.F32),
+    }
+    settings = {"group_size": 64, "bits": 4, "a": {"group_size": size, "bits": bits}}
+    made = dequantize({note: settings}, stored)
+    assert list(made) == ["x.weight", "a.weight", "y.weight"]
+    values = made["a.weight"].load()
+    for row in range(rows):
+        for column in range(groups * size):
+            word, place = divmod(column, 32 // bits)
+            code = int(codes[row, word]) >> bits * place & (1 << bits) - 1
+            scale, bias = np.float32(scales[row, column // size]), biases[row, column // size]
+            assert values[row, column] == scale * np.float32(code) + np.float32(bias)
+
+
+def test_zero_points_of_compressed_tensors_are_packed_down_the_columns() -> None:
+    """Eleven rows need two words of a column; what is behind the last row does not count."""
+    rows, groups, size = 11, 2, 8
+    codes, zeros = _words((rows, groups * size // 8)), _words((2, groups))
+    scales = RANDOM.standard_normal((rows, groups)).astype(np.float16)
+    stored = {
+        "a.weight_packed": _lazy(codes, DType.I32),
+        "a.weight_scale": _lazy(scales, DType.F16),
+        "a.weight_zero_point": _lazy(zeros, DType.I32),
+        "a.weight_shape": _lazy(np.array([rows, 16]), DType.I64),
+    }
+    values = pack_quantized({"num_bits": 4, "symmetric": False}, stored)["a.weight"].load()
+    for row in range(rows):
+        for column in range(groups * size):
+            group = column // size
+            less = _code(codes, 4, row, column, 1) - _code(zeros, 4, row, group, 0)
+            assert values[row, column] == np.float32(less) * np.float32(scales[row, group])
+
+
+def test_modelopts_fp8_has_one_scale_a_tensor() -> None:
+    """As llama.cpp multiplies it; its NVFP4 is refused by its name."""
+    settings = {"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}
+    eight = np.array([[0x38, 0x40]], np.uint8)  # 1 and 2 in E4M3
+    stored = {
+        "a.weight": _lazy(eight, DType.F8_E4M3),
+        "a.weight_scale": _lazy(np.array(0.5, np.float32), DType.F32),
+    }
+    made = dequantize(settings, stored)
+    assert made["a.weight"].load().tolist() == [[0.5, 1.0]] and list(made) == ["a.weight"]
+    with pytest.raises(UnsupportedError, match="NVFP4"):
+        dequantize(settings, {"a.weight": _lazy(eight, DType.U8)})
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    (
+        ({"quant_method": "awq", "bits": 3}, "3 bits"),
+        ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "gemv"),
+        ({"group_size": 64, "bits": 4, "mode": "mxfp4"}, "mxfp4"),
+    ),
+)
+def test_other_layouts_of_integers_are_refused(settings: dict[str, Any], error: str) -> None:
+    """The same names, other numbers: nothing is guessed."""
+    stored = {"a.scales": _lazy(np.ones((2, 2), np.float16), DType.F16)}
+    with pytest.raises(UnsupportedError, match=error):
+        dequantize({"quantization_config": settings}, stored)
+
+
+def test_parts_of_packed_weights_that_do_not_fit_are_refused() -> None:
+    """Shapes that contradict each other, a part that is missing, and bits that fill no word."""
+    words, half = _lazy(_words((8, 2)), DType.I32), DType.F16
+    four = {"quantization_config": {"quant_method": "awq", "bits": 4}}
+    with pytest.raises(FormatError, match=r"qzeros.*AWQ"):
+        dequantize(four, {"a.qweight": words})
+    wrong = _lazy(np.ones((3, 16), np.float16), half)
+    with pytest.raises(FormatError, match="does not fit"):
+        parts = {"a.qweight": words, "a.qzeros": _lazy(_words((3, 2)), DType.I32)}
+        dequantize(four, {**parts, "a.scales": wrong})
+    apple = {"quantization": {"group_size": 32, "bits": 4}}
+    ones = _lazy(np.ones((8, 1), np.float16), half)
+    with pytest.raises(UnsupportedError, match="to 3 bits is not supported"):
+        three = {"a.weight": _lazy(_words((8, 3)), DType.I32), "a.scales": ones, "a.biases": ones}
+        dequantize(apple, three)
+    with pytest.raises(FormatError, match="does not fit"):
+        dequantize(apple, {"a.weight": words, "a.scales": wrong, "a.biases": wrong})

@@ -85,11 +85,14 @@ def test_layers_for_multi_token_prediction_are_there_as_a_whole(name: str, tmp_p
         check_layout(body.described, 80)
 
 
-def test_a_model_that_shares_another_ones_class_is_refused_by_its_type(tmp_path: Path) -> None:
-    """Mistral 4 has Mistral 3's class name and other tensors."""
+def test_a_model_that_shares_another_ones_class_goes_by_its_type(tmp_path: Path) -> None:
+    """Mistral 4 has Mistral 3's class name and other tensors: these have no place then."""
     case = spec("mistral3")
-    case["files"]["config.json"]["text_config"]["model_type"] = "mistral4"
-    with pytest.raises(UnsupportedError, match="mistral4"):
+    case["files"]["config.json"]["text_config"] |= {
+        **{"model_type": "mistral4", "qk_nope_head_dim": 16, "qk_rope_head_dim": 16},
+        **{"v_head_dim": 32, "moe_intermediate_size": 32, "n_shared_experts": 1},
+    }
+    with pytest.raises(UnsupportedError, match="no place in a mistral4 model"):
         body_of(tmp_path, case)
 
 

@@ -31,7 +31,8 @@ _WITH_HEAD = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 class DescribedModel:
     """What is known of a model before its weights are read.
 
-    ``row`` is the family's, ``untied`` says that silence about tie_word_embeddings means false;
+    ``row`` is the family's, ``untied`` says that silence about tie_word_embeddings means false,
+    ``tied`` that the root of config.json says true;
     ``shapes`` are the tensors' under GGUF's names, slowest dimension first;
     ``origins`` say where each comes from, for messages.
     """
@@ -44,6 +45,7 @@ class DescribedModel:
     entries: Sequence[KV]
     shapes: Mapping[str, tuple[int, ...]]
     origins: Mapping[str, str]
+    tied: bool = False
 
     @property
     def arch(self) -> str:
@@ -244,7 +246,7 @@ def _check_no_other(model: DescribedModel, places: Mapping[str, tuple[Slot, int]
 def _check_head(model: DescribedModel, layout: TensorLayout) -> None:
     """A model that does not share its embedding has an output matrix of its own."""
     embeds = any(kv.key == f"{model.arch}.pooling_type" for kv in model.entries)
-    if layout.tied or "output.weight" in model.shapes or embeds:
+    if layout.tied or model.tied or "output.weight" in model.shapes or embeds:
         return
     said = model.config.get("tie_word_embeddings")
     if said is None and model.untied:

@@ -52,13 +52,26 @@ class Origins:
         names = [n for n, found in table.mapping.items() if found[1] == base and n != base]
         if not names:
             return ""
-        best = max(names, key=lambda n: (n == self._head, max(_common(n, s) for s in sources)))
+        words = {word for source in sources for word in _words(source)}
+        best = max(
+            names,
+            key=lambda n: (
+                n == self._head,
+                max(_common(n, s) for s in sources),
+                len(words & _words(n)),
+            ),
+        )
         return f"{best}.{suffix}"
 
 
 def _source_name(origin: str) -> str:
     match = _QUOTED.search(origin)
     return match[1] if match else ""
+
+
+def _words(name: str) -> set[str]:
+    """The words behind the layer's number, by which a style of naming is known."""
+    return set(re.split(r"[._]", re.sub(r"^.*?\.\d+\.", "", name)))
 
 
 def _common(first: str, second: str) -> int:

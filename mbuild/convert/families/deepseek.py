@@ -144,30 +144,35 @@ DEEPSEEK = Family(
     stacks=(EXPERTS,),
 )
 
+LATENT = (
+    Group(
+        (
+            *p.NORMS,
+            *slots("""
+                attn_kv_a_norm kv_rank
+                attn_kv_a_mqa width kv_rank+rotary
+                attn_k_b key_mla+-rotary kv_rank heads
+                attn_v_b kv_rank value_mla heads
+                attn_output heads*value_mla width
+            """),
+        )
+    ),
+    Group(
+        slots("""
+            attn_q_a width q_rank
+            attn_q_a_norm q_rank
+            attn_q_b q_rank heads*key_mla
+        """),
+        p.some("q_rank"),
+    ),
+    Group(slots("attn_q width heads*key_mla"), p.none("q_rank")),
+)
+"""Latent attention with keys and values split for the absorbed form."""
+
 _LAYOUT = TensorLayout(
     p.USUAL,
     (
-        Group(
-            (
-                *p.NORMS,
-                *slots("""
-                    attn_kv_a_norm kv_rank
-                    attn_kv_a_mqa width kv_rank+rotary
-                    attn_k_b key_mla+-rotary kv_rank heads
-                    attn_v_b kv_rank value_mla heads
-                    attn_output heads*value_mla width
-                """),
-            )
-        ),
-        Group(
-            slots("""
-                attn_q_a width q_rank
-                attn_q_a_norm q_rank
-                attn_q_b q_rank heads*key_mla
-            """),
-            p.some("q_rank"),
-        ),
-        Group(slots("attn_q width heads*key_mla"), p.none("q_rank")),
+        *LATENT,
         Group(p.GATED, p.leading),
         Group(
             (
@@ -250,4 +255,11 @@ DEEPSEEK_V3 = Family(
 
 YOUTU = replace(DEEPSEEK_V2, names=("YoutuForCausalLM",), hf=NO_HF_CONFIG)
 
-ROWS = (DEEPSEEK, DEEPSEEK_V2, DEEPSEEK_V3, YOUTU)
+KIMI_VL = replace(
+    DEEPSEEK_V3,
+    names=("KimiVLForConditionalGeneration", "KimiK25ForConditionalGeneration"),
+    hf=NO_HF_CONFIG,
+    raw=True,
+)
+
+ROWS = (DEEPSEEK, DEEPSEEK_V2, DEEPSEEK_V3, YOUTU, KIMI_VL)

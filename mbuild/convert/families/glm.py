@@ -27,10 +27,11 @@ from mbuild.convert.rows.keys import (
 )
 from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import NO_HF_CONFIG, Family
-from mbuild.convert.rows.rules import EXPERTS
+from mbuild.convert.rows.rules import EXPERTS, each, paired
 from mbuild.convert.vocabulary.rules import VocabRule
 
 if TYPE_CHECKING:
+    from mbuild.convert.read.lazy import Lazy
     from mbuild.convert.rows.hyper import Hyper
 
 
@@ -38,9 +39,18 @@ def _rotary_width(hp: Hyper) -> int:
     return int(hp.head_dim * hp.rope_number("partial_rotary_factor", 0.5))
 
 
+def _for_axes(hp: Hyper, lazy: Lazy) -> Lazy:
+    """Rows of queries and keys in the order that RoPE of several axes needs, where there is one."""
+    if "mrope_section" not in hp.rope:
+        return lazy
+    return paired(lazy, hp.head_dim, _rotary_width(hp))
+
+
+_FOR_AXES = (each(r"[qk]_proj\.(weight|bias)$", _for_axes),)
+
 GLM4 = Family(
     gguf="glm4",
-    names=("Glm4ForCausalLM",),
+    names=("Glm4ForCausalLM", "Glm4vForConditionalGeneration"),
     vocabulary=VocabRule(
         tokens=(
             ("eos", "<|endoftext|>"),
@@ -70,6 +80,7 @@ GLM4 = Family(
         },
         partial=0.5,
     ),
+    rules=_FOR_AXES,
 )
 
 GLM = VocabRule(
@@ -84,7 +95,7 @@ GLM = VocabRule(
 
 GLM4_MOE = Family(
     gguf="glm4moe",
-    names=("Glm4MoeForCausalLM",),
+    names=("Glm4MoeForCausalLM", "Glm4vMoeForConditionalGeneration"),
     vocabulary=GLM,
     layout=TensorLayout(
         p.USUAL,
@@ -126,6 +137,7 @@ GLM4_MOE = Family(
         },
         partial=0.5,
     ),
+    rules=_FOR_AXES,
     stacks=(EXPERTS,),
     nextn="num_nextn_predict_layers",
 )

@@ -19,6 +19,7 @@ from mbuild.convert.rows.keys import (
     without,
 )
 from mbuild.convert.rows.layout import Group
+from mbuild.convert.rows.row import TOWERS
 from mbuild.convert.rows.rules import ROTARY, Rule, halves
 
 if TYPE_CHECKING:
@@ -44,12 +45,15 @@ SHARED = Group(
 GRANITE = replace(
     LLAMA,
     gguf="granite",
-    names=("GraniteForCausalLM",),
+    names=("GraniteForCausalLM", "GraniteSpeechForConditionalGeneration"),
     layout=replace(
         LLAMA.layout,
         one_head=False,
         layers=(*LLAMA.layout.layers, SHARED),
         keys=(*p.RMS, "logit_scale"),
+    ),
+    towers=re.compile(
+        TOWERS.pattern + r"|^encoder\.|image_|layerwise_projectors|spatial_projectors"
     ),
     hf=HFConfig(
         "granite", untied=True, values=GRANITE_VALUES, fills={"num_key_value_heads": heads}

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mbuild.convert.rows import parts as p
-from mbuild.convert.rows.hyper import HFConfig, head_width, heads
+from mbuild.convert.rows.hyper import HEAD_NAMES, HFConfig, head_width, heads
 from mbuild.convert.rows.keys import (
     COMMON,
     ROPE_HEAD_DIM,
     VOCAB_SIZE,
     KeyRule,
+    replaced,
+    u32,
 )
 from mbuild.convert.rows.layout import Group, TensorLayout
 from mbuild.convert.rows.rope import llama3_factors
@@ -53,7 +55,10 @@ _VOCABULARY = VocabRule(
 
 LLAMA = Family(
     gguf="llama",
-    names=("LlamaForCausalLM", "LLaMAForCausalLM", "IQuestCoderForCausalLM"),
+    names=(
+        *("LlamaForCausalLM", "LLaMAForCausalLM", "IQuestCoderForCausalLM"),
+        *("LlavaForConditionalGeneration", "VoxtralForConditionalGeneration"),
+    ),
     silu=True,
     vocabulary=_VOCABULARY,
     layout=_LAYOUT,
@@ -65,4 +70,11 @@ LLAMA = Family(
 
 LLAMA_MODEL = replace(LLAMA, names=("LlamaModel",), prefixes=(("", "model."),))
 
-ROWS = (LLAMA, LLAMA_MODEL)
+SMOL_VLM = replace(
+    LLAMA,
+    names=("VLlama3ForCausalLM",),
+    keys=replaced(LLAMA_KEYS, u32("attention.head_count", *HEAD_NAMES, low=1, default=32)),
+    replaced=(("text_model.", ""),),
+)
+
+ROWS = (LLAMA, LLAMA_MODEL, SMOL_VLM)

@@ -39,6 +39,12 @@ def _dense(sizes: Sizes, layer: int) -> bool:
     return not _with_experts(sizes, layer)
 
 
+JOINED_EXPERTS = (
+    Rule(re.compile(r"\.experts\.gate_up_proj$"), _gate_up),
+    rename(r"\.experts\.down_proj$", "down_proj", "down_proj.weight", transposed),
+)
+"""Experts as one tensor each way, that are multiplied from the other side."""
+
 LLAMA4 = replace(
     LLAMA,
     gguf="llama4",
@@ -75,10 +81,7 @@ LLAMA4 = replace(
         fills={"num_key_value_heads": heads},
         theta=500000.0,
     ),
-    rules=(
-        Rule(re.compile(r"feed_forward\.experts\.gate_up_proj$"), _gate_up),
-        rename(r"feed_forward\.experts\.down_proj$", "down_proj", "down_proj.weight", transposed),
-    ),
+    rules=JOINED_EXPERTS,
     silu=False,
 )
 

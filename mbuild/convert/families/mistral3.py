@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families.llama import LLAMA
+from mbuild.convert.families.mistral4 import MISTRAL4
 from mbuild.convert.rows.keys import F32, computed
 from mbuild.convert.rows.row import NO_HF_CONFIG, Family
-from mbuild.core.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,14 +18,8 @@ if TYPE_CHECKING:
 
 def _by_type(config: Mapping[str, Any]) -> Family:
     """Three models share one class name; config.json's model_type of the text tells them apart."""
-    kind = config.get("model_type")
-    if kind == "mistral4":
-        raise UnsupportedError(
-            "checkpoints of 'Mistral3ForConditionalGeneration' with model_type 'mistral4' are"
-            " not supported",
-            hint="the families that are supported are listed in docs/convert.md",
-        )
-    return MINISTRAL3 if kind == "ministral3" else MISTRAL3
+    kinds = {"ministral3": MINISTRAL3, "mistral4": MISTRAL4}
+    return kinds.get(str(config.get("model_type")), MISTRAL3)
 
 
 def _log_multiplier(hp: Hyper) -> float:

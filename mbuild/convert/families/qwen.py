@@ -30,7 +30,10 @@ _LAYOUT = TensorLayout(
 
 QWEN2 = Family(
     gguf="qwen2",
-    names=("Qwen2ForCausalLM", "KORMoForCausalLM"),
+    names=(
+        *("Qwen2ForCausalLM", "KORMoForCausalLM", "Qwen2AudioForConditionalGeneration"),
+        *("AudioFlamingo3ForConditionalGeneration", "DotsOCRForCausalLM"),
+    ),
     biased=True,
     silu=True,
     vocabulary=SPM_OR_BPE,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mbuild.convert.read.affine import awq, mlx
 from mbuild.convert.read.dtypes import PIECE, to_f32
 from mbuild.convert.read.lazy import Lazy
-from mbuild.convert.read.leftovers import DEQUANTIZE
+from mbuild.convert.read.leftovers import DEQUANTIZE, quantization
 from mbuild.convert.read.packed import gptq, pack_quantized
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError, UnsupportedError
@@ -30,18 +31,32 @@ def dequantize(config: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> Mappin
     Raises :class:`UnsupportedError` for formats that are not read, and
     :class:`FormatError` for scales that do not fit their weight.
     """
-    settings = config.get("quantization_config")
-    method = settings.get("quant_method") if isinstance(settings, dict) else None
-    if not isinstance(settings, dict) or method not in ("fp8", "gptq", "compressed-tensors"):
-        return tensors
-    if method == "gptq":
-        return gptq(settings, tensors)
+    method, settings = quantization(config)
+    whole = {"gptq": gptq, "awq": awq, "mlx": mlx}
+    if method in whole:
+        return whole[method](settings, tensors)
     if method == "fp8":
         return _multiplied(tensors, _block(settings.get("weight_block_size")))
+    if method == "modelopt":
+        return _modelopt(settings, tensors)
+    if method != "compressed-tensors":
+        return tensors
     weights = _weights(settings)
     if settings.get("format") == "pack-quantized":
         return pack_quantized(weights, tensors)
     return _multiplied(tensors, _block(weights.get("block_structure")))
+
+
+def _modelopt(settings: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> Mapping[str, Lazy]:
+    """ModelOpt's FP8, a scale for each tensor; its NVFP4 is refused."""
+    four = next((lazy for lazy in tensors.values() if lazy.dtype is DType.U8), None)
+    if four is not None:
+        algorithm = str(settings.get("quant_algo"))[:40]
+        raise UnsupportedError(
+            f"{four.origin}: ModelOpt's {algorithm!r} is not supported, only its FP8 is",
+            hint=DEQUANTIZE,
+        )
+    return _multiplied(tensors, None)
 
 
 _SCALED = ("float-quantized", "int-quantized", "naive-quantized")
@@ -60,7 +75,7 @@ def _weights(settings: Mapping[str, Any]) -> Mapping[str, Any]:
             f"{len(listed)} groups is not supported",
             hint=DEQUANTIZE,
         )
-    if weights.get("symmetric") is False:
+    if weights.get("symmetric") is False and format_ != "pack-quantized":
         raise UnsupportedError(
             "config.json: weights of compressed-tensors with zero points are not supported",
             hint=DEQUANTIZE,

@@ -126,7 +126,7 @@ LEFTOVERS: tuple[IgnoredTensor, ...] = (
         UNQUANTIZED,
         ("gptq", "awq"),
     ),
-    _row(r"\.biases$", "of MLX's quantization", Verdict.REFUSE, MLX),
+    _row(r"\.biases$", "of MLX's quantization", Verdict.REFUSE, MLX, ("mlx",)),
     _row(r"\.weight_scales$", "of EETQ's 8-bit quantization", Verdict.REFUSE, UNQUANTIZED),
     _row(
         r"\.(?:W_q|nbits|unpack_view_dtype|view_as_float|channel_wise)$",
@@ -200,7 +200,7 @@ LEFTOVERS: tuple[IgnoredTensor, ...] = (
         "of a quantization that the checkpoint does not name",
         Verdict.REFUSE,
         UNQUANTIZED,
-        ("gptq", "awq", "mxfp4"),
+        ("gptq", "awq", "mxfp4", "mlx"),
     ),
     _row(
         r"\.(?:k|v|q|kv|p|attn|prob)_scale$|\.[qkv]_proj\.output_scale$|kv_cache_scaling_factor$"
@@ -234,7 +234,7 @@ LEFTOVERS: tuple[IgnoredTensor, ...] = (
 )
 """The first row whose pattern is found counts."""
 
-SUPPORTED = ("fp8", "mxfp4", "gptq", "compressed-tensors")
+SUPPORTED = ("fp8", "mxfp4", "gptq", "compressed-tensors", "awq", "modelopt", "mlx")
 """Values of quant_method whose weights are read."""
 
 _FLOATS = (DType.F16, DType.BF16, DType.F32, DType.F64)
@@ -255,19 +255,20 @@ def weights_alone(
     weight whose scale is missing.
     """
     checked, warnings = dict(config), list[str]()
-    method = _method(config)
+    method, _ = quantization(config)
     reads = method if method in SUPPORTED and (method != "mxfp4" or arch == "gpt-oss") else None
     kept, more = _sorted_out(tensors, reads)
     warnings += more
     packed = any(t.dtype not in _FLOATS and _PACKED.search(t.name) for t in kept)
-    if config.get("quantization_config"):
+    if method is not None or config.get("quantization_config"):
         if packed and method is not None and reads is None:
             raise UnsupportedError(
                 f"checkpoints quantized with {method!r} are not supported",
                 hint=REMEDIES.get(method, UNQUANTIZED),
             )
         if not packed:
-            del checked["quantization_config"]
+            for note in _NOTES:
+                checked.pop(note, None)
             said = f" with {method}" if method else ""
             warnings.append(
                 f"config.json says that the model is quantized{said}, but no weight is;"
@@ -277,14 +278,27 @@ def weights_alone(
     return kept, checked, warnings
 
 
-def _method(config: Mapping[str, Any]) -> str | None:
-    settings = config.get("quantization_config")
-    if settings is None:
-        return None
-    if not isinstance(settings, dict):
-        raise FormatError("config.json: quantization_config is not an object")
-    method = settings.get("quant_method")
-    return None if method is None else str(method)[:60]
+_NOTES = ("quantization_config", "quantization")
+
+
+def quantization(config: Mapping[str, Any]) -> tuple[str | None, Mapping[str, Any]]:
+    """The method that config.json names and its settings.
+
+    MLX names none, and has its settings under one name or both. Raises :class:`FormatError` for a
+    note that is no object.
+    """
+    for note in _NOTES:
+        settings = config.get(note)
+        if settings is None:
+            continue
+        if not isinstance(settings, dict):
+            raise FormatError(f"config.json: {note} is not an object")
+        method = settings.get("quant_method")
+        if method is not None:
+            return str(method)[:60], settings
+        if type(settings.get("group_size")) is int and type(settings.get("bits")) is int:
+            return "mlx", settings
+    return None, {}
 
 
 def _sorted_out(

@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-_WORD = 32  # bits
+WORD = 32  # bits
+
+
+def misfit(codes: Lazy, *parts: Lazy) -> FormatError:
+    """What to say of parts of a quantized weight whose shapes do not belong together."""
+    shapes = " and ".join(str(list(part.shape)) for part in parts)
+    return FormatError(
+        f"{codes.origin} of {list(codes.shape)} does not fit its parts of {shapes}",
+        hint="quantization_config may belong to another checkpoint",
+    )
 
 
 def gptq(settings: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> dict[str, Lazy]:
@@ -44,22 +53,23 @@ def gptq(settings: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> dict[str, 
         if name.endswith(".qweight"):
             base = name.removesuffix("qweight")
             names = (base + part for part in ("qweight", "qzeros", "scales", "g_idx"))
-            codes, zeros, scales, groups = (_take(result, name) for name in names)
+            codes, zeros, scales, groups = (take(result, name, "GPTQ") for name in names)
             made[base + "weight"] = _gptq(codes, zeros, scales, groups, bits, plus)
     return result | made
 
 
-def _take(tensors: dict[str, Lazy], name: str) -> Lazy:
+def take(tensors: dict[str, Lazy], name: str, tool: str) -> Lazy:
+    """Take a part of a quantized weight out; raises :class:`FormatError` where it is missing."""
     if name not in tensors:
         raise FormatError(
-            f"tensor {name!r} of a weight that GPTQ quantized is missing",
+            f"tensor {name!r} of a weight that {tool} quantized is missing",
             hint="a shard is missing: download or save the checkpoint again",
         )
     return tensors.pop(name)
 
 
 def _gptq(codes: Lazy, zeros: Lazy, scales: Lazy, groups: Lazy, bits: int, plus: int) -> Lazy:
-    each = _WORD // bits
+    each = WORD // bits
     rows, width = codes.shape[0] * each if codes.shape else 0, codes.shape[-1:]
     count = scales.shape[0] if scales.shape else 0
     good = (
@@ -84,7 +94,7 @@ def _gptq(codes: Lazy, zeros: Lazy, scales: Lazy, groups: Lazy, bits: int, plus:
         index = groups.load().astype(np.int64)
         if index.size and not 0 <= int(index.min()) <= int(index.max()) < count:
             raise FormatError(f"{groups.origin} names a group that does not exist")
-        shifts = np.arange(0, _WORD, bits, dtype=np.uint32)
+        shifts = np.arange(0, WORD, bits, dtype=np.uint32)
         mask = np.uint32((1 << bits) - 1)
         words = zeros.load().view(np.uint32)
         points = ((words[:, :, None] >> shifts) & mask).reshape(scales.shape).astype(np.float32)
@@ -99,10 +109,11 @@ def _gptq(codes: Lazy, zeros: Lazy, scales: Lazy, groups: Lazy, bits: int, plus:
 
 
 def pack_quantized(weights: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> dict[str, Lazy]:
-    """compressed-tensors' ``pack-quantized``: symmetric integers of 4 or 8 bits in 32-bit words.
+    """compressed-tensors' ``pack-quantized``: integers of 4 or 8 bits in 32-bit words, around
+    the middle or a zero point of each group.
 
     ``weights`` is the group's setting. The weights come after all other tensors.
-    Raises :class:`UnsupportedError` for zero points and other bits.
+    Raises :class:`UnsupportedError` for other bits and for groups in an order of their own.
     """
     bits = weights.get("num_bits")
     if bits not in (4, 8) or weights.get("type", "int") != "int":
@@ -114,19 +125,33 @@ def pack_quantized(weights: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> d
     for name in tensors:
         if name.endswith(".weight_packed"):
             base = name.removesuffix("_packed")
-            if base + "_zero_point" in tensors or base + "_g_idx" in tensors:
+            if base + "_g_idx" in tensors:
                 raise UnsupportedError(
-                    f"{tensors[name].origin} has zero points or an order of its own, "
+                    f"{tensors[name].origin} has groups in an order of its own, "
                     "which is not supported",
                     hint=UNQUANTIZED,
                 )
             result.pop(base + "_shape", None)
-            made[base] = _unpacked(_take(result, name), _take(result, base + "_scale"), bits)
+            codes, scale = (take(result, n, _PACKER) for n in (name, base + "_scale"))
+            made[base] = _unpacked(codes, scale, result.pop(base + "_zero_point", None), bits)
     return result | made
 
 
-def _unpacked(codes: Lazy, scale: Lazy, bits: int) -> Lazy:
-    each = _WORD // bits
+_PACKER = "compressed-tensors"
+
+
+def _points(zeros: Lazy, rows: int, groups: int, bits: int) -> Array:
+    """Zero points as float32, one a row and group; they are packed down the columns."""
+    import numpy as np
+
+    shifts = np.arange(0, WORD, bits, dtype=np.uint32)
+    words = zeros.load().view(np.uint32)
+    codes = (words[:, None, :] >> shifts[:, None]) & np.uint32((1 << bits) - 1)
+    return codes.reshape(-1, groups)[:rows].astype(np.float32)[:, :, None]
+
+
+def _unpacked(codes: Lazy, scale: Lazy, zeros: Lazy | None, bits: int) -> Lazy:
+    each = WORD // bits
     rows, width = (codes.shape[0], codes.shape[1] * each) if len(codes.shape) == 2 else (0, 0)
     groups = scale.shape[1] if len(scale.shape) == 2 else 0
     if not groups or scale.shape[0] != rows or width % groups or codes.dtype is not DType.I32:
@@ -134,15 +159,20 @@ def _unpacked(codes: Lazy, scale: Lazy, bits: int) -> Lazy:
             f"{codes.origin} of {list(codes.shape)} does not fit its scale of {list(scale.shape)}",
             hint="quantization_config may belong to another checkpoint",
         )
+    if zeros is not None and (
+        zeros.dtype is not DType.I32 or zeros.shape != (-(-rows // each), groups)
+    ):
+        raise misfit(codes, scale, zeros)
 
     def load() -> Array:
         import numpy as np
 
-        shifts = np.arange(0, _WORD, bits, dtype=np.uint32)
+        shifts = np.arange(0, WORD, bits, dtype=np.uint32)
         words = codes.load().view(np.uint32)
         values = ((words[:, :, None] >> shifts) & np.uint32((1 << bits) - 1)).astype(np.float32)
         out = values.reshape(rows, groups, width // groups)
-        out -= np.float32(1 << (bits - 1))
+        middle = np.float32(1 << (bits - 1))
+        out -= middle if zeros is None else _points(zeros, rows, groups, bits)
         out *= to_f32(scale.load(), scale.dtype)[:, :, None]
         return out.reshape(rows, width)
 

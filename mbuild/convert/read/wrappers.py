@@ -8,6 +8,7 @@ tensor's. The weights are the same, so the names are put right with a warning.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -46,13 +47,10 @@ def unwrap(tensors: Sequence[StoredTensor]) -> tuple[tuple[StoredTensor, ...], l
 
     Raises :class:`FormatError` if two tensors get one name.
     """
-    found: dict[str, int] = {}
-
-    def take(match: re.Match[str]) -> str:
-        found[match[1]] = found.get(match[1], 0) + 1
-        return ""
-
-    names = [_WRAPPER.sub(take, tensor.name) for tensor in tensors]
+    names = [_WRAPPER.sub("", tensor.name) for tensor in tensors]
+    found = Counter(
+        prefix for tensor in tensors for prefix in dict.fromkeys(_WRAPPER.findall(tensor.name))
+    )
     makers = dict(WRAPPERS)
     warnings = [_said(f"{name}.", count, makers[name]) for name, count in found.items()]
     outer = _outer(names)

@@ -161,6 +161,25 @@ def rotary(lazy: Lazy, heads: int) -> Lazy:
     return pairs.transpose(0, 2, 1, *range(3, len(pairs.shape))).reshape(*lazy.shape)
 
 
+def paired(lazy: Lazy, head: int, turned: int) -> Lazy:
+    """The first ``turned`` rows of each head of ``head`` rows from pairs side by side to all first
+    halves, then all second halves: what multi-axis RoPE of llama.cpp wants."""
+    import numpy as np
+
+    rows = lazy.shape[0] if lazy.shape else 0
+    if rows == 0 or rows % head or turned % 2 or turned > head:
+        raise ShapeError(
+            f"{lazy.origin}: {rows} rows are not heads of {head}, {turned} of them turned",
+            hint=CONTRADICTS,
+        )
+    order = np.r_[0:turned:2, 1:turned:2, turned:head]
+
+    def change(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return values.reshape(rows // head, head, -1)[:, order].reshape(lazy.shape)
+
+    return lazy.move(lazy.shape, change)
+
+
 def regrouped(groups: int, per_group: tuple[int, ...], lazy: Lazy) -> Lazy:
     """Rows from groups of (queries, key, value) to all queries, all keys, all values.
 
