@@ -17,6 +17,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("templates", "quant"),
     ("convert", "lint"),
     ("store",),
+    ("registry",),
     ("build",),
     ("models",),
     ("view",),
