@@ -118,6 +118,7 @@ VALUES: dict[tuple[str, str], tuple[Words | None, str]] = {
     ("push", "target"): (models, ""),
     ("login", "host"): (hosts, ""),
     ("logout", "host"): (hosts, ""),
+    ("serve", "registries"): (hosts, ""),
     ("cp", "source"): (models, ""),
     ("cp", "target"): (models, ""),
     ("diff", "old"): (models, FILE),

@@ -25,6 +25,7 @@ class Phase(StrEnum):
     READING_MANIFEST = "reading-manifest"
     VERIFYING = "verifying"
     WRITING_MANIFEST = "writing-manifest"
+    ABSENT = "absent"  # there is no such model here; the error follows
 
 
 class PhaseStarted(NamedTuple):

@@ -48,6 +48,7 @@ def make_app(service: Service) -> ASGIApp:
             yield
         finally:
             service.jobs.cancel_all()
+            service.transfers.cancel_all()
             sweeper.cancel()
             with suppress(asyncio.CancelledError):
                 await sweeper

@@ -9,6 +9,7 @@ from mbuild.core.digest import DigestError
 from mbuild.core.errors import (
     BusyError,
     CancelledError,
+    ForbiddenHostError,
     MbuildError,
     ModelfileError,
     NameNotFoundError,
@@ -42,6 +43,7 @@ class NoRoomError(MbuildError):
 STATUS: dict[type[MbuildError], int] = {
     TooLargeError: 413,
     UnauthorizedError: 401,
+    ForbiddenHostError: 403,
     NameNotFoundError: 404,
     UnsupportedHereError: 501,
     UpstreamError: 502,

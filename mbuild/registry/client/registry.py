@@ -35,6 +35,9 @@ ACCEPT = ", ".join((MANIFEST_TYPE, OCI_MANIFEST, OCI_INDEX, DOCKER_LIST))
 TRIES = 6
 """How often the same is asked for without anything coming of it."""
 
+_FIRST_TRIES = 3
+"""The same for the first question: whoever waits wants to hear soon that nobody is there."""
+
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 8.0
@@ -232,7 +235,7 @@ class Registry:
         where its digest is not the one that was asked for or that the registry names.
         """
         url = self.url(f"manifests/{reference.target}")
-        answer = self.get(url, scopes, {"Accept": ACCEPT}).response
+        answer = self.get(url, scopes, {"Accept": ACCEPT}, tries=_FIRST_TRIES).response
         if answer.status != 200:
             raise refusal(answer, f"{reference} cannot be pulled", self.host)
         said = answer.headers.get("docker-content-digest", "")
