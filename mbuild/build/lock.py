@@ -251,6 +251,14 @@ def locked_request(lock: BuildLock, target: Target, source: Script) -> BuildRequ
     return BuildRequest((target,), source, options["outtype"], options["pre"], draft)
 
 
+def pinned_manifest(lock: BuildLock) -> Digest | None:
+    """The id of the stored model that a locked build starts from; None where that is a file."""
+    for source in lock.inputs["sources"]["from"]:
+        if "manifest" in source:
+            return Digest.parse(source["manifest"])
+    return None
+
+
 # Comparing.
 
 

@@ -146,6 +146,7 @@ WITH_VALUE = {
     "--format",
     "-o",
     "--output",
+    "--pull",
     "--build",
     *(option.flag for option in OPTIONS.values() if option.kind.metavar),
 }

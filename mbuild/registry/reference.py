@@ -59,7 +59,10 @@ class ModelReference(NamedTuple):
         host, slash, path = rest.partition("/")
         if not slash or not has_host(rest):
             name = ModelName.parse(rest)
-            return cls(name.host, f"{name.namespace}/{name.model}", name.tag, digest)
+            found = cls(name.host, f"{name.namespace}/{name.model}", name.tag, digest)
+            if name.host != DEFAULT_HOST:  # Ollama's own rules are wider
+                found._check(text)
+            return found
         tag = DEFAULT_TAG
         if path.rfind(":") > path.rfind("/"):
             path, _, tag = path.rpartition(":")
@@ -142,14 +145,13 @@ class ModelReference(NamedTuple):
 def has_host(text: str) -> bool:
     """Whether a name begins with a host, as Docker tells it from a namespace.
 
-    A host has a dot or a port in it, or is ``localhost``; three parts of a name are always
-    host, namespace and model, as in Ollama.
+    A host has a dot or a port in it, or is ``localhost``.
     """
     rest = text.split("://", 1)[-1].partition("@")[0]
-    first, slash, path = rest.partition("/")
+    first, slash, _ = rest.partition("/")
     if not slash or not _HOST.fullmatch(first):
         return False
-    return "." in first or ":" in first or first.lower() == "localhost" or "/" in path
+    return "." in first or ":" in first or first.lower() == "localhost"
 
 
 def _full_path(host: str, path: str) -> str:

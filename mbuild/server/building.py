@@ -44,7 +44,7 @@ async def create(service: Service, request: Request) -> Response:
     store = service.store()
     creation = await to_thread.run_sync(read_creation, fields, store)
     wording = await to_thread.run_sync(_wording, store, creation)
-    job = service.jobs.join(creation.key, lambda: _build(creation, service.store()))
+    job = service.jobs.join(creation.key, lambda: _build(creation, service))
     return await follow(service, request, job, Lines(wording), stream=fields.get("stream"))
 
 
@@ -84,10 +84,11 @@ def _opening(files: Files) -> str:
     return opening(is_checkpoint=is_checkpoint(files)) if files else ""
 
 
-def _build(creation: Creation, store: Store) -> Iterator[BuildEvent]:
+def _build(creation: Creation, service: Service) -> Iterator[BuildEvent]:
     """The build's events, in its own thread; afterwards the model vouches for its blobs."""
+    store = service.store()
     used: set[Digest] = set()
-    for event in build(creation.build(store), store):
+    for event in build(creation.build(store, service.access), store):
         if isinstance(event, LayerReady):
             used.add(event.digest)
         yield event

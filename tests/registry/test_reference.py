@@ -111,13 +111,13 @@ def test_a_path_that_the_store_cannot_hold_says_how_to_name_it() -> None:
         ("localhost/model", True),
         ("ghcr.io/model", True),
         ("machine:5000/model", True),
-        ("host/namespace/model", True),
+        ("host/namespace/model", False),
         ("./folder", False),
         ("models/llama.gguf", False),
     ],
 )
 def test_a_name_with_a_host_is_told_from_one_without(text: str, host: bool) -> None:
-    """As Docker does, and for three parts as Ollama."""
+    """As Docker does."""
     assert has_host(text) is host
 
 

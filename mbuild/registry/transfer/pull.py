@@ -84,19 +84,26 @@ def pull(
     Raises :class:`RegistryError`, and :class:`StoreError` where the disk has no room. Closing
     the iterator stops the pull; what has arrived is kept for the next one.
     """
+    with store.using():
+        yield from bring_model(reference, name, store, access)
+
+
+def bring_model(
+    reference: ModelReference, name: ModelName, store: Store, access: Access
+) -> Generator[TransferEvent, None, None]:
+    """As :func:`pull`, for a caller that holds the store."""
     cancel = Cancel("the pull was stopped")
     registry = Registry(reference, access, cancel)
     try:
         yield PhaseStarted(_PULL, Phase.READING_MANIFEST)
         remote = look(registry, reference)
-        with store.using():
-            moved = yield from bring(remote.sizes, registry, store, cancel)
-            yield PhaseStarted(_PULL, Phase.VERIFYING)
-            yield PhaseStarted(_PULL, Phase.WRITING_MANIFEST)
-            target = store.manifests.resolve(name)
-            replaced = None
-            if store.manifests.read_bytes(target) != remote.data:
-                replaced = store.replace(target, remote.data)
+        moved = yield from bring(remote.sizes, registry, store, cancel)
+        yield PhaseStarted(_PULL, Phase.VERIFYING)
+        yield PhaseStarted(_PULL, Phase.WRITING_MANIFEST)
+        target = store.manifests.resolve(name)
+        replaced = None
+        if store.manifests.read_bytes(target) != remote.data:
+            replaced = store.replace(target, remote.data)
         size = sum(layer.size for layer in remote.manifest.blobs())
         yield Transferred(_PULL, str(target), remote.id, size, moved, replaced)
     finally:
