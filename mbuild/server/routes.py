@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
 
-from mbuild.server import blobs, building, inference, models, openapi, shapes, transfers
+from mbuild.server import (
+    blobs,
+    building,
+    distribution,
+    inference,
+    models,
+    openapi,
+    shapes,
+    transfers,
+)
 from mbuild.server.service import Endpoint
 
 if TYPE_CHECKING:
@@ -72,6 +81,18 @@ ROUTES: tuple[Endpoint, ...] = (
     Endpoint(("POST",), "/v1/chat/completions", inference.forward, "Forwarded"),
     Endpoint(("POST",), "/v1/completions", inference.forward, "Forwarded"),
     Endpoint(("POST",), "/v1/embeddings", inference.forward, "Forwarded"),
+    Endpoint(GET, "/v2/", distribution.start, "Says that this is a registry"),
+    Endpoint(
+        GET,
+        "/v2/{name:path}/manifests/{reference}",
+        distribution.manifest,
+        "A model's manifest, by tag or digest",
+    ),
+    Endpoint(GET, "/v2/{name:path}/blobs/{digest}", distribution.blob, "A model's blob"),
+    Endpoint(
+        ("POST",), "/v2/{name:path}/blobs/uploads/", distribution.refuse, "Refused: read-only"
+    ),
+    Endpoint(GET, "/v2/{name:path}/tags/list", distribution.tags, "The tags of a model"),
     Endpoint(("GET",), "/docs", docs, "This page"),
     Endpoint(("GET",), "/openapi.json", document, "The OpenAPI document"),
 )
