@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -37,10 +38,13 @@ def sessions(page: str) -> list[tuple[str, str]]:
     return found
 
 
-def documented(page: str, folder: Path, *, without: str = "") -> None:
+def documented(
+    page: str, folder: Path, *, without: str = "", names: Mapping[str, str] | None = None
+) -> None:
     """Run a page's commands in ``folder``, with ``mbuild`` on the path and the store ``store``.
 
-    ``without`` is an environment variable that the page does not expect.
+    ``without`` is an environment variable that the page does not expect; ``names`` are words of
+    the page, each with what stands for it here.
     """
     program = folder / "bin" / "mbuild"
     program.parent.mkdir(exist_ok=True)
@@ -61,6 +65,8 @@ def documented(page: str, folder: Path, *, without: str = "") -> None:
     commands = sessions(page)
     assert commands, f"{page} shows no command"
     for command, expected in commands:
+        for shown, here in (names or {}).items():
+            command, expected = command.replace(shown, here), expected.replace(shown, here)
         done = subprocess.run(
             ["sh", "-c", command],
             cwd=work,

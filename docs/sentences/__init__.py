@@ -57,6 +57,7 @@ HANDED_ON = frozenset(
         "error.message",
         "f\"{' '.join(words)}: {sentence}\"",
         "f\"{NAME}: {answer['error']}\"",
+        "f'{error.message}; {error.hint}'",
         "f\"{step.label}: {'; '.join(map(str, changes))}\"",
         "f\"{where}: {error.message} {str(row.get('digest'))[:90]!r}\"",
         "f'{doing}:{where} {error.strerror or error}'",

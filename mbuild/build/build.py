@@ -8,12 +8,13 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from mbuild.build.engine import BuildEngine, Outcome
+from mbuild.build.fetching import fetch
 from mbuild.build.graph import in_order
-from mbuild.build.prepare import Build, plans_of
+from mbuild.build.prepare import Build, at_last_model, plans_of
 from mbuild.build.recording import Recorder
 from mbuild.build.steps.manifest import Assembled
 from mbuild.core.digest import Digest
-from mbuild.core.errors import BusyError, CancelledError, DamagedError
+from mbuild.core.errors import BusyError, CancelledError, DamagedError, RegistryError
 from mbuild.core.events import (
     BuildEvent,
     BuildFinished,
@@ -78,6 +79,10 @@ def _build(
         span = warning.span
         place = (script.name, span.line, span.column) if script and span else ()
         yield Warned(warning.message, *place)
+    try:
+        yield from fetch(wanted.recipe, wanted.fetching, wanted.context, store)
+    except RegistryError as error:
+        raise at_last_model(error, wanted, store) from None
     plans = plans_of(wanted, store)
     steps = [planned.manifest for planned in plans]
     outcome = Outcome()

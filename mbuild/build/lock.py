@@ -262,6 +262,14 @@ def locked_splitting(lock: BuildLock) -> Splitting | None:
     return Splitting.parse({name: options[name] for name in names if name in options})
 
 
+def pinned_manifest(lock: BuildLock) -> Digest | None:
+    """The id of the stored model that a locked build starts from; None where that is a file."""
+    for source in lock.inputs["sources"]["from"]:
+        if "manifest" in source:
+            return Digest.parse(source["manifest"])
+    return None
+
+
 # Comparing.
 
 

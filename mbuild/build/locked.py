@@ -14,6 +14,7 @@ from mbuild.build.lock import (
     drift_of_inputs,
     drift_of_results,
     inputs,
+    pinned_manifest,
     results,
     variants,
 )
@@ -22,6 +23,7 @@ from mbuild.core.errors import ModelfileError
 if TYPE_CHECKING:
     from mbuild.build.plan import Plan, Sources
     from mbuild.build.prepare import Build
+    from mbuild.core.digest import Digest
     from mbuild.language.span import Span
     from mbuild.store import Store
 
@@ -51,6 +53,11 @@ class Locked:
         self._path = path
         self._wanted = wanted
         self._store = store
+
+    @property
+    def pinned(self) -> Digest | None:
+        """The manifest of the stored model that the locked build starts from, if it has one."""
+        return pinned_manifest(self._lock)
 
     def before(self, sources: Sources, plans: Sequence[Plan]) -> None:
         """Raise :class:`ModelfileError` for every input that drifted."""

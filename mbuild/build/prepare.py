@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from mbuild import __version__
+from mbuild.build.fetching import Fetching
 from mbuild.build.history import keep_modelfile, modelfile_text
 from mbuild.build.plan import Plan, Sources, plan
 from mbuild.build.sources.values import ModelSource, StoredModel
@@ -53,6 +54,7 @@ class Build(NamedTuple):
     """A request made ready to run: its recipe, where what it names is found, and who watches.
 
     ``warnings`` are shown before the build starts. Without ``use_cache`` every step runs.
+    ``fetching`` says what may be pulled before.
     """
 
     request: BuildRequest
@@ -61,6 +63,7 @@ class Build(NamedTuple):
     use_cache: bool = True
     warnings: tuple[Notice, ...] = ()
     gate: Gate | None = None
+    fetching: Fetching = Fetching()
 
 
 def read_recipe(data: bytes, filename: str, store: Store) -> tuple[Recipe, tuple[Notice, ...]]:
@@ -168,6 +171,13 @@ def resolve(recipe: Recipe, request: BuildRequest, context: Context) -> Sources:
         raise ModelfileError([error.problem for error in errors])
     models = context.joined(_one_kind(models, recipe.models))
     return Sources(models, adapters, drafts, imatrices)
+
+
+def at_last_model(error: MbuildError, wanted: Build, store: Store) -> MbuildError:
+    """An error about what the last FROM names, with its place in the Modelfile."""
+    script = wanted.request.script
+    placed = _placed(error, wanted.recipe.models[-1])
+    return placed if script is None else _located(placed, script, store)
 
 
 def _located(error: MbuildError, script: Script, store: Store) -> MbuildError:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from mbuild.build.build import build
+from mbuild.build.fetching import Fetching, PullMode
 from mbuild.build.prepare import Build, check_unasked_names, read_recipe
 from mbuild.build.request import BuildRequest, Script
 from mbuild.build.sources.resolve import LocalContext
@@ -84,6 +85,12 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     store_option,
     quantize_options,
     splitting_options,
+    click.option(
+        "--pull",
+        type=click.Choice([mode.value for mode in PullMode]),
+        help="When to ask a registry for FROM a model's name  [default: missing, for names with"
+        " a host]",
+    ),
     click.option("--no-cache", is_flag=True, help="Run every step, cached or not."),
     click.option(
         "--threads",
@@ -121,6 +128,7 @@ def read_request(
     pre: str | None,
     folder: Path | None,
     threads: int | None,
+    pull: str | None = None,
     hash_files: bool = False,
     **further: Any,
 ) -> tuple[Build, Store]:
@@ -146,7 +154,15 @@ def read_request(
         splitting=splitting_of(further),
     )
     context = LocalContext(modelfile.folder, opened, hash_files=hash_files, on_read=say_reading)
-    wanted = Build(request, recipe, context, use_cache=not no_cache, warnings=warnings)
+    fetching = Fetching(PullMode(pull) if pull else None)
+    wanted = Build(
+        request,
+        recipe,
+        context,
+        use_cache=not no_cache,
+        warnings=warnings,
+        fetching=fetching,
+    )
     return wanted, opened
 
 

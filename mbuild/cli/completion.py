@@ -86,6 +86,13 @@ def tensor_types(ctx: click.Context) -> Iterable[str]:
     return [spelled(kind.name) for kind in GGMLType]
 
 
+def hosts(ctx: click.Context) -> Iterable[str]:
+    """The registries of which a login is kept in Docker's file."""
+    from mbuild.registry.auth.keeping import hosts as kept
+
+    return kept()
+
+
 FILE, FOLDER = "file", "dir"
 
 _BY_KIND: dict[OptionKind, tuple[Words | None, str]] = {
@@ -107,6 +114,11 @@ VALUES: dict[tuple[str, str], tuple[Words | None, str]] = {
     ("", "name"): (models, ""),
     ("", "build"): (builds, ""),
     ("list", "start"): (models, ""),
+    ("pull", "reference"): (models, ""),
+    ("push", "target"): (models, ""),
+    ("login", "host"): (hosts, ""),
+    ("logout", "host"): (hosts, ""),
+    ("serve", "registries"): (hosts, ""),
     ("cp", "source"): (models, ""),
     ("cp", "target"): (models, ""),
     ("diff", "old"): (models, FILE),

@@ -77,7 +77,8 @@ def hold_to_lock(wanted: Build, store: Store, *, stdin: bool = False) -> Build:
         raise MissingFileError(
             f"--locked: there is no {path}", hint="write it with mbuild lock and the same options"
         )
-    return wanted._replace(gate=Locked(BuildLock.from_text(text, str(path)), path, wanted, store))
+    gate = Locked(BuildLock.from_text(text, str(path)), path, wanted, store)
+    return wanted._replace(gate=gate, fetching=wanted.fetching._replace(pinned=gate.pinned))
 
 
 def lock_path(script: Script | None, stdin: bool) -> Path:

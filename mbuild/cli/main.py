@@ -42,6 +42,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "import-recipe": ("mbuild.cli.recipe", "Recover the quantization flags of a GGUF file."),
     "fmt": ("mbuild.cli.language", "Rewrite a Modelfile in its canonical form."),
     "check": ("mbuild.cli.language", "Find mistakes in a Modelfile without building it."),
+    "pull": ("mbuild.cli.registry", "Bring a model from a registry into the store."),
+    "push": ("mbuild.cli.registry", "Bring a model of the store to a registry."),
+    "login": ("mbuild.cli.registry", "Log in to a registry."),
+    "logout": ("mbuild.cli.registry", "Remove the login of a registry."),
     "serve": ("mbuild.cli.serve", "Serve Ollama's API for building and managing models."),
     "completion": ("mbuild.cli.completion", "Print the completion script for a shell."),
 }
@@ -143,6 +147,7 @@ WITH_VALUE = {
     "--format",
     "-o",
     "--output",
+    "--pull",
     "--build",
     *(row.flag for table in (OPTIONS, SPLITTING) for row in table.values() if row.kind.metavar),
 }

@@ -30,6 +30,14 @@ Examples:
     "--upstream", metavar="URL", help="Address of an Ollama or llama-server that runs the models."
 )
 @click.option(
+    "--registry",
+    "registries",
+    metavar="HOST",
+    multiple=True,
+    help="A registry that requests may pull from and push to, beside Ollama's and the Hub's;"
+    " http://HOST for one without TLS.",
+)
+@click.option(
     "--builds",
     metavar="N",
     type=click.IntRange(1, 64),
@@ -68,7 +76,14 @@ def serve_command(ctx: click.Context, /, *, store: str | None, **options: Any) -
     if not opened.root.is_dir():
         opened.prepare()
     check_place(opened.root)
-    service = Service(opened.root, policy, upstream, options["builds"] or 0, options["log"])
+    service = Service(
+        opened.root,
+        policy,
+        upstream,
+        options["builds"] or 0,
+        options["log"],
+        options["registries"],
+    )
     sock = run.listen(host, port)
     line = f"serving {opened.root} on {run.url_of(sock)}"
     run.serve(service, sock, lambda: click.echo(line, err=True))

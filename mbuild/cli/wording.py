@@ -25,6 +25,7 @@ from mbuild.core.units import human_duration, human_size
 STATUSES: Mapping[Code, str] = {
     Code.WAITING_FOR_PRUNE: "waiting for another mbuild, which is removing blobs",
     Code.WAITING_FOR_BUILDS: "waiting for other builds to finish",
+    Code.PULLING_MANIFEST: "pulling manifest",
     Code.PARSING_GGUF: "parsing GGUF",
     Code.CONVERTING_MODEL: "converting model",
     Code.CONVERTING_ADAPTER: "converting adapter",

@@ -25,6 +25,13 @@ ALIASES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("buildx", "build"): ("build",),
     ("builder", "build"): ("build",),
     ("system", "df"): ("du",),
+    ("image", "pull"): ("pull",),
+    ("image", "push"): ("push",),
+    ("download",): ("pull",),
+    ("fetch",): ("pull",),
+    ("upload",): ("push",),
+    ("signin",): ("login",),
+    ("signout",): ("logout",),
     ("rmi",): ("rm",),
     ("remove",): ("rm",),
     ("delete",): ("rm",),
@@ -41,7 +48,6 @@ ALIASES: dict[tuple[str, ...], tuple[str, ...]] = {
 
 _OLLAMA = "mbuild builds models; Ollama runs them from the same store"
 _SERVER = "mbuild builds models; Ollama's server runs them"
-_ACCOUNT = "mbuild has no accounts: it sends nothing and fetches nothing"
 _PRUNE = "mbuild prune removes what no model uses"
 _BUILDING = "mbuild does that while it builds"
 
@@ -50,23 +56,14 @@ ELSEWHERE: dict[tuple[str, ...], tuple[str, str]] = {
     ("chat",): (_OLLAMA, "ollama run {}"),
     ("generate",): (_OLLAMA, "ollama run {}"),
     ("exec",): (_OLLAMA, "ollama run {}"),
-    ("pull",): (
-        "mbuild does not download; what Ollama pulls is in the same store",
-        "ollama pull {0}, or for a checkpoint: hf download REPOSITORY --local-dir FOLDER",
+    ("search",): (
+        "mbuild has no list of what registries have",
+        "look on ollama.com/search or huggingface.co/models",
     ),
-    ("push",): (
-        "mbuild does not upload; Ollama pushes from the same store",
-        "ollama push {}",
-    ),
-    ("search",): ("mbuild does not download", "look on ollama.com/search or huggingface.co/models"),
     ("ps",): (_SERVER, "ollama ps; the models of the store: mbuild list"),
     ("stop",): (_SERVER, "ollama stop {}"),
     ("kill",): (_SERVER, "ollama stop {}"),
     ("logs",): (_SERVER, "mbuild history lists the builds"),
-    ("login",): (_ACCOUNT, "ollama signin, or hf auth login"),
-    ("signin",): (_ACCOUNT, "ollama signin"),
-    ("logout",): (_ACCOUNT, "ollama signout, or hf auth logout"),
-    ("signout",): (_ACCOUNT, "ollama signout"),
     ("save",): (
         "mbuild export writes a model to a file",
         "mbuild export {} -o FILE.tar; mbuild import FILE.tar brings it back",
@@ -74,8 +71,6 @@ ELSEWHERE: dict[tuple[str, ...], tuple[str, str]] = {
     ("load",): ("mbuild import brings in what mbuild export wrote", "mbuild import FILE.tar"),
     ("image", "save"): ("mbuild export writes a model to a file", "mbuild export {} -o FILE.tar"),
     ("image", "load"): ("mbuild import brings in a file", "mbuild import FILE.tar"),
-    ("image", "pull"): ("mbuild does not download", "ollama pull {0}"),
-    ("image", "push"): ("mbuild does not upload", "ollama push {}"),
     ("image", "prune"): (_PRUNE, "mbuild prune --dry-run shows what would be removed"),
     ("system", "prune"): (_PRUNE, "mbuild prune --dry-run shows what would be removed"),
     ("builder", "prune"): (_PRUNE, "mbuild prune --dry-run shows what would be removed"),

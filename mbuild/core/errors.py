@@ -13,6 +13,11 @@
     ├── StoreError            the store cannot be read or written
     │   └── DamagedError      ... because its content is not what its name says
     ├── BusyError             somebody else holds the store for too long
+    ├── RegistryError         a registry refuses, fails, or sends what cannot be right
+    │   ├── AbsentError       ... because it has no such model
+    │   ├── DeniedError       ... because of who asks: no login, a wrong one, no right
+    │   ├── ForbiddenHostError  ... because nobody may ask that host from here
+    │   └── UnreachableError  ... because no answer came, or not all of it
     └── CancelledError        the build was stopped on purpose
 
 A message says what is wrong and quotes the value; ``hint`` says what to do
@@ -94,6 +99,30 @@ class DamagedError(StoreError):
 
 class BusyError(MbuildError):
     """Somebody else holds the store for longer than the caller wants to wait."""
+
+
+class RegistryError(MbuildError):
+    """A registry refuses what it is asked, fails, or sends what cannot be right."""
+
+
+class AbsentError(RegistryError):
+    """The registry has no such model, or does not show it to whoever asks."""
+
+
+class DeniedError(RegistryError):
+    """The registry wants a login, a right one, or one that may do what was asked."""
+
+
+class ForbiddenHostError(RegistryError):
+    """A host that must not be asked from here: not allowed, or inside this network."""
+
+
+class UnreachableError(RegistryError):
+    """No answer came, or not all of it; another attempt may go better, after ``wait`` seconds."""
+
+    def __init__(self, message: str, *, hint: str = "", wait: float = 0.0) -> None:
+        super().__init__(message, hint=hint)
+        self.wait = wait
 
 
 class CancelledError(MbuildError):

@@ -24,6 +24,7 @@ class Code(StrEnum):
 
     WAITING_FOR_PRUNE = "waiting-for-prune"
     WAITING_FOR_BUILDS = "waiting-for-builds"
+    PULLING_MANIFEST = "pulling-manifest"
     PARSING_GGUF = "parsing-gguf"
     CONVERTING_MODEL = "converting-model"
     CONVERTING_ADAPTER = "converting-adapter"

@@ -18,21 +18,21 @@ _ENTRIES = 1000  # entries of a folder that are looked at
 
 
 def obtain(value: str) -> str:
-    """How to get a model that is not in the store: mbuild downloads nothing."""
+    """How to get a model that is not in the store."""
     hub = _HUB.match(value)
     if hub:
         folder = hub[2]
         return (
-            f"mbuild does not download: first ollama pull {value.partition('://')[2] or value},"
-            f" or hf download {hub[1]}/{folder} --local-dir {folder} and FROM ./{folder}"
+            f"fetch it first: mbuild pull {value.partition('://')[2] or value}, or for a checkpoint"
+            f" hf download {hub[1]}/{folder} --local-dir {folder} and FROM ./{folder}"
         )
     if repository := _REPOSITORY.fullmatch(value):
         folder = repository[1]
         return (
-            f"mbuild does not download: first ollama pull {value}, or from Hugging Face"
+            f"fetch it first: mbuild pull {value}, or from Hugging Face"
             f" hf download {value} --local-dir {folder} and FROM ./{folder}"
         )
-    return f"mbuild does not download: first ollama pull {value}"
+    return f"fetch it first: mbuild pull {value}"
 
 
 def whole_line(value: str) -> tuple[str, str] | None:
@@ -50,7 +50,7 @@ def missing(folder: Path, value: str) -> str:
     if found := whole_line(value):
         return found[1]
     if "://" in value:
-        return "mbuild does not download: fetch the file first, for example with curl -LO"
+        return "fetch the file first, for example with curl -LO"
     if drive := _DRIVE.fullmatch(value):
         rest = drive[2].replace("\\", "/")
         there = f"/mnt/{drive[1].lower()}/{rest}"

@@ -48,6 +48,7 @@ def make_app(service: Service) -> ASGIApp:
             yield
         finally:
             service.jobs.cancel_all()
+            service.transfers.cancel_all()
             sweeper.cancel()
             with suppress(asyncio.CancelledError):
                 await sweeper
@@ -99,7 +100,8 @@ class _Dispatch:
             return Response(status_code=499)
         except MbuildError as error:
             status = status_of(error)
-            response = error_response(row.path, status, self._service.error_text(error))
+            code = getattr(error, "code", "")
+            response = error_response(row.path, status, self._service.error_text(error), code)
             if status == 503:
                 response.headers["Retry-After"] = RETRY_SECONDS
             return response
@@ -107,8 +109,16 @@ class _Dispatch:
             return error_response(row.path, 500, self._service.error_text(error))
 
 
-def error_response(path: str, status: int, text: str) -> Response:
-    """An error as Ollama's clients read it, below ``/v1`` as OpenAI's do."""
+def error_response(path: str, status: int, text: str, code: str = "") -> Response:
+    """An error as Ollama's clients read it, below ``/v1`` as OpenAI's do, below ``/v2`` as OCI's.
+
+    ``code`` is the OCI's word for it.
+    """
+    if path.startswith("/v2/"):
+        codes = {401: "UNAUTHORIZED", 403: "DENIED"}
+        row = {"code": code or codes.get(status, "UNKNOWN"), "message": text}
+        headers = {"WWW-Authenticate": 'Basic realm="mbuild"'} if status == 401 else {}
+        return JSONResponse({"errors": [row]}, status, headers=headers)
     if not path.startswith("/v1/"):
         return JSONResponse({"error": text}, status, media_type=JSON_TYPE)
     kind = {400: "invalid_request_error", 404: "not_found_error"}.get(status, "api_error")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Iterator
 from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from anyio import to_thread
 from starlette.requests import ClientDisconnect
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
 
-    from mbuild.server.jobs import BuildJob
+    from mbuild.server.jobs import BuildJob, Event
     from mbuild.server.service import Service
     from mbuild.store import Store
 
@@ -44,10 +44,26 @@ async def create(service: Service, request: Request) -> Response:
     store = service.store()
     creation = await to_thread.run_sync(read_creation, fields, store)
     wording = await to_thread.run_sync(_wording, store, creation)
-    job = service.jobs.join(creation.key, lambda: _build(creation, service.store()))
-    lines = _lines(job, wording)
+    job = service.jobs.join(creation.key, lambda: _build(creation, service))
+    return await follow(service, request, job, Lines(wording), stream=fields.get("stream"))
+
+
+class LineMaker(Protocol):
+    """Turns events into lines, and keeps the last one."""
+
+    last: Line
+
+    def of(self, event: Event) -> list[Line]:
+        """The lines of an event, perhaps none."""
+
+
+async def follow(
+    service: Service, request: Request, job: BuildJob, maker: LineMaker, *, stream: object
+) -> Response:
+    """The answer about a job: a stream of its lines, or if ``stream`` is False the last one."""
+    lines = _lines(job, maker)
     try:
-        if fields.get("stream") is False:
+        if stream is False:
             return JSONResponse(await _until(_last(lines), request))
         return LineStream(service, await _until(anext(lines), request), lines)
     except BaseException:
@@ -68,22 +84,22 @@ def _opening(files: Files) -> str:
     return opening(is_checkpoint=is_checkpoint(files)) if files else ""
 
 
-def _build(creation: Creation, store: Store) -> Iterator[BuildEvent]:
+def _build(creation: Creation, service: Service) -> Iterator[BuildEvent]:
     """The build's events, in its own thread; afterwards the model vouches for its blobs."""
+    store = service.store()
     used: set[Digest] = set()
-    for event in build(creation.build(store), store):
+    for event in build(creation.build(store, service.access), store):
         if isinstance(event, LayerReady):
             used.add(event.digest)
         yield event
     store.uploads.settle(used & creation.uploads)
 
 
-async def _lines(job: BuildJob, wording: Wording) -> AsyncGenerator[Line, None]:
+async def _lines(job: BuildJob, maker: LineMaker) -> AsyncGenerator[Line, None]:
     """The lines for one client; the last one again when nothing happens for long."""
-    lines = Lines(wording)
     async with aclosing(job.watch()) as events:
         async for event in events:
-            for line in [lines.last] if event is None else lines.of(event):
+            for line in [maker.last] if event is None else maker.of(event):
                 yield line
 
 

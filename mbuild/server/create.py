@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild import lint
+from mbuild.build.fetching import Fetching
 from mbuild.build.prepare import Build, Notice, keep_recipe
 from mbuild.build.request import BuildRequest, Posted, Target
 from mbuild.build.sources.posted import (
@@ -38,6 +39,7 @@ from mbuild.server.body import MAX_LICENSES, CreateBody
 
 if TYPE_CHECKING:
     from mbuild.core.names import ModelName
+    from mbuild.registry.client.access import Access
     from mbuild.store import Store
 
 
@@ -64,11 +66,15 @@ class Creation(NamedTuple):
         """The uploaded blobs that the request names."""
         return set(self.posted.blobs)
 
-    def build(self, store: Store) -> Build:
-        """The build over a store, which keeps what is asked so that it can be asked again."""
+    def build(self, store: Store, access: Access) -> Build:
+        """The build over a store, which keeps what is asked so that it can be asked again.
+
+        FROM a model of a registry asks only those that ``access`` allows.
+        """
         keep_recipe(self.recipe, store)
         context = BlobContext(store, self.posted)
-        return Build(self.request, self.recipe, context, warnings=self.warnings)
+        fetching = Fetching(access=access)
+        return Build(self.request, self.recipe, context, warnings=self.warnings, fetching=fetching)
 
 
 def read_creation(fields: Mapping[str, Any], store: Store) -> Creation:

@@ -9,6 +9,7 @@ from mbuild.core.digest import DigestError
 from mbuild.core.errors import (
     BusyError,
     CancelledError,
+    ForbiddenHostError,
     MbuildError,
     ModelfileError,
     NameNotFoundError,
@@ -35,6 +36,36 @@ class UpstreamError(MbuildError):
     """The server that requests are forwarded to cannot be reached."""
 
 
+class RegistryAnswerError(MbuildError):
+    """What a request to ``/v2/`` names is not here; ``code`` is the OCI's word for that."""
+
+    code = "UNKNOWN"
+
+
+class NoManifestError(RegistryAnswerError):
+    """No model has that tag or digest."""
+
+    code = "MANIFEST_UNKNOWN"
+
+
+class NoBlobError(RegistryAnswerError):
+    """No model of the repository needs such a blob."""
+
+    code = "BLOB_UNKNOWN"
+
+
+class NoRepositoryError(RegistryAnswerError):
+    """No model has that name."""
+
+    code = "NAME_UNKNOWN"
+
+
+class ReadOnlyError(RegistryAnswerError):
+    """A push to a server that only lets pull."""
+
+    code = "UNSUPPORTED"
+
+
 class NoRoomError(MbuildError):
     """The disk has less room than a request announces to send."""
 
@@ -42,6 +73,9 @@ class NoRoomError(MbuildError):
 STATUS: dict[type[MbuildError], int] = {
     TooLargeError: 413,
     UnauthorizedError: 401,
+    ReadOnlyError: 405,
+    RegistryAnswerError: 404,
+    ForbiddenHostError: 403,
     NameNotFoundError: 404,
     UnsupportedHereError: 501,
     UpstreamError: 502,

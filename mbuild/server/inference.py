@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from anyio import to_thread
 from starlette.responses import JSONResponse, Response
 
-from mbuild.core.errors import NameNotFoundError, UsageError
+from mbuild.core.errors import NameNotFoundError
 from mbuild.models import library
 from mbuild.server import models, shapes
 from mbuild.server.errors import UnsupportedHereError
@@ -83,16 +83,3 @@ async def ps(service: Service, request: Request) -> Response:
     if service.upstream is not None:
         return await forward(service, request)
     return await models.ps(service, request)
-
-
-async def transfer(service: Service, request: Request) -> Response:
-    """``pull`` and ``push``: this server knows no registry yet."""
-    fields = shapes.check(shapes.PULL, parse_json(await read_body(request)))
-    text = model_name(fields)
-    if not text:
-        raise UsageError("model is required")
-    name = parse_name(text)
-    raise UnsupportedHereError(
-        f"{request.url.path.rpartition('/')[2]} {name}: registry {name.host} is not supported",
-        hint="build the model here, or move it with Ollama, which reads the same store",
-    )

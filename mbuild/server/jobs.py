@@ -16,11 +16,13 @@ from contextlib import suppress
 
 from mbuild.core.errors import CancelledError
 from mbuild.core.events import BuildEvent, Code, Status, StepFinished, StepProgress
+from mbuild.core.transfers import BlobDone, BlobProgress, TransferEvent
 from mbuild.server.stream import HEARTBEAT_SECONDS, PATIENCE_SECONDS, PROGRESS_SECONDS
 from mbuild.work.cancel import Cancel
 
-Events = Callable[[], Iterator[BuildEvent]]
-"""Starts a build; called in the build's thread."""
+Event = BuildEvent | TransferEvent
+Events = Callable[[], Iterator[Event]]
+"""Starts a build, a pull or a push; called in its thread."""
 
 QUEUE_NOTICE_SECONDS = 1.0
 """A build that waits longer than this for its turn says so."""
@@ -37,8 +39,8 @@ class BuildJob:
     """
 
     def __init__(self, events: Events, on_done: Callable[[BuildJob], None]) -> None:
-        self.history: list[BuildEvent] = []
-        self.progress: StepProgress | None = None
+        self.history: list[Event] = []
+        self.progress: StepProgress | BlobProgress | None = None
         self.progress_number = 0
         self.error: BaseException | None = None
         self.done = False
@@ -87,14 +89,13 @@ class BuildJob:
         with suppress(RuntimeError):  # the loop is closed: the server has ended
             self._loop.call_soon_threadsafe(function, *values)
 
-    def _take(self, event: BuildEvent) -> None:
-        if isinstance(event, StepProgress):
+    def _take(self, event: Event) -> None:
+        if isinstance(event, (StepProgress, BlobProgress)):
             self.progress = event
             self.progress_number += 1
         else:
             self.history.append(event)
-            finished = isinstance(event, StepFinished) and event.step
-            if self.progress is not None and finished == self.progress.step:
+            if _ends(event, self.progress):
                 self.progress = None  # old news, which must not come after the build's last line
         self._wake()
 
@@ -109,7 +110,7 @@ class BuildJob:
         for event in self._waiting:
             event.set()
 
-    async def watch(self) -> AsyncGenerator[BuildEvent | None, None]:
+    async def watch(self) -> AsyncGenerator[Event | None, None]:
         """The events from the first; None when it is time for a sign of life.
 
         Raises what the build raised. Leaving the iterator early is leaving the
@@ -148,6 +149,15 @@ class BuildJob:
             self._waiting.discard(news)
             if not self._waiting and not self.done:
                 self.cancel()
+
+
+def _ends(event: Event, progress: StepProgress | BlobProgress | None) -> bool:
+    """Whether an event is the end of what the progress tells of."""
+    if isinstance(event, StepFinished):
+        return isinstance(progress, StepProgress) and progress.step == event.step
+    if isinstance(event, BlobDone):
+        return isinstance(progress, BlobProgress) and progress.digest == event.digest
+    return False
 
 
 class Jobs:

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
 
-from mbuild.server import blobs, building, inference, models, openapi, shapes
+from mbuild.server import (
+    blobs,
+    building,
+    distribution,
+    inference,
+    models,
+    openapi,
+    shapes,
+    transfers,
+)
 from mbuild.server.service import Endpoint
 
 if TYPE_CHECKING:
@@ -61,8 +70,8 @@ ROUTES: tuple[Endpoint, ...] = (
     Endpoint(("POST",), "/api/copy", models.copy, "Copy a model", shapes.COPY),
     Endpoint(("DELETE",), "/api/delete", models.delete, "Delete a model", shapes.DELETE),
     Endpoint(("GET",), "/api/ps", inference.ps, "List the running models"),
-    Endpoint(("POST",), "/api/pull", inference.transfer, "Pull a model (not yet)", shapes.PULL),
-    Endpoint(("POST",), "/api/push", inference.transfer, "Push a model (not yet)", shapes.PULL),
+    Endpoint(("POST",), "/api/pull", transfers.pull, "Pull a model", shapes.PULL),
+    Endpoint(("POST",), "/api/push", transfers.push, "Push a model", shapes.PULL),
     Endpoint(("POST",), "/api/generate", inference.generate, "Unload, or run", shapes.GENERATE),
     Endpoint(("POST",), "/api/chat", inference.chat, "Unload, or run", shapes.CHAT),
     Endpoint(("POST",), "/api/embed", inference.forward, "Forwarded"),
@@ -72,6 +81,18 @@ ROUTES: tuple[Endpoint, ...] = (
     Endpoint(("POST",), "/v1/chat/completions", inference.forward, "Forwarded"),
     Endpoint(("POST",), "/v1/completions", inference.forward, "Forwarded"),
     Endpoint(("POST",), "/v1/embeddings", inference.forward, "Forwarded"),
+    Endpoint(GET, "/v2/", distribution.start, "Says that this is a registry"),
+    Endpoint(
+        GET,
+        "/v2/{name:path}/manifests/{reference}",
+        distribution.manifest,
+        "A model's manifest, by tag or digest",
+    ),
+    Endpoint(GET, "/v2/{name:path}/blobs/{digest}", distribution.blob, "A model's blob"),
+    Endpoint(
+        ("POST",), "/v2/{name:path}/blobs/uploads/", distribution.refuse, "Refused: read-only"
+    ),
+    Endpoint(GET, "/v2/{name:path}/tags/list", distribution.tags, "The tags of a model"),
     Endpoint(("GET",), "/docs", docs, "This page"),
     Endpoint(("GET",), "/openapi.json", document, "The OpenAPI document"),
 )

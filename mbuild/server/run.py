@@ -91,6 +91,7 @@ def _all_ended(service: Service) -> bool:
     """Whether builds and other work in threads ended in time; Python would wait for ever."""
     end = time.monotonic() + STOP_SECONDS
     ended = service.jobs.wait(STOP_SECONDS)
+    ended &= service.transfers.wait(max(0.0, end - time.monotonic()))
     others = [t for t in threading.enumerate() if t is not threading.current_thread()]
     for thread in others:
         if not thread.daemon:
@@ -115,6 +116,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop the builds, whose clients are told, then end as uvicorn does."""
         self._service.jobs.cancel_all()
+        self._service.transfers.cancel_all()
         await super().shutdown(sockets)
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
 import ipaddress
 import os
@@ -108,12 +109,22 @@ class AccessPolicy:
         return any(fnmatchcase(origin.lower(), _pattern(allowed)) for allowed in self.origins)
 
     def check_token(self, authorization: str) -> None:
-        """Raise :class:`UnauthorizedError` unless the header carries the token."""
+        """Raise :class:`UnauthorizedError` unless the header carries the token.
+
+        Clients of registries know a user and a password: there the token is the password, and
+        the user is anybody.
+        """
         if not self.token:
             return
         scheme, _, given = authorization.partition(" ")
-        right = hmac.compare_digest(given.strip().encode(), self.token.encode())
-        if scheme.lower() != "bearer" or not right:
+        given, scheme = given.strip(), scheme.lower()
+        if scheme == "basic":
+            try:
+                given = base64.b64decode(given, validate=True).decode().partition(":")[2]
+            except ValueError:
+                given = ""
+        right = hmac.compare_digest(given.encode(), self.token.encode())
+        if scheme not in ("bearer", "basic") or not right:
             raise UnauthorizedError("unauthorized", hint="send Authorization: Bearer TOKEN")
 
     def refuse(self, request: Request) -> Response | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.core.errors import MbuildError
+from mbuild.registry.client.access import Access
 from mbuild.server.catalogue import Catalogue
 from mbuild.server.errors import Scrubber, text_of
 from mbuild.server.jobs import Jobs
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 BUILDS_AT_ONCE = 4
 """Builds that run side by side; each uses several cores."""
 
+TRANSFERS_AT_ONCE = 4
+"""Pulls and pushes that run side by side; each has several connections."""
+
 
 class Service:
     """What handlers work with: the store, the builds, the list of models, the upstream."""
@@ -38,12 +42,18 @@ class Service:
         upstream: Upstream | None = None,
         builds: int = 0,
         log: str = "off",
+        registries: Iterable[str] = (),
     ) -> None:
-        """``log``: ``text``, ``json`` or ``off``."""
+        """``log``: ``text``, ``json`` or ``off``; ``registries`` are those the operator names.
+
+        Raises :class:`UsageError` for what is no registry.
+        """
         self._root = root.absolute()
         self.policy = policy
         self.upstream = upstream
         self.jobs = Jobs(builds or BUILDS_AT_ONCE)
+        self.transfers = Jobs(TRANSFERS_AT_ONCE)
+        self.access = Access.of_operator(registries)
         self.locking = Locking()
         self.log = log
         self.catalogue = Catalogue()

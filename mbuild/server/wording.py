@@ -17,11 +17,21 @@ from mbuild.core.events import (
     Warned,
     WritingManifest,
 )
+from mbuild.core.transfers import (
+    BlobDone,
+    BlobProgress,
+    Direction,
+    Phase,
+    PhaseStarted,
+    TransferEvent,
+    Transferred,
+)
 from mbuild.server.stream import Line
 
 STATUSES: Mapping[Code, str] = {
     Code.WAITING_FOR_PRUNE: "waiting for another mbuild, which is removing blobs",
     Code.WAITING_FOR_BUILDS: "waiting for other builds to finish",
+    Code.PULLING_MANIFEST: "pulling manifest",
     Code.PARSING_GGUF: "parsing GGUF",
     Code.CONVERTING_MODEL: "converting model",
     Code.CONVERTING_ADAPTER: "converting adapter",
@@ -65,6 +75,52 @@ def opening(*, is_checkpoint: bool) -> str:
     return STATUSES[Code.CONVERTING_MODEL if is_checkpoint else Code.PARSING_GGUF]
 
 
+PHASES: Mapping[tuple[Direction, Phase], str] = {
+    (Direction.PULL, Phase.READING_MANIFEST): "pulling manifest",
+    (Direction.PULL, Phase.VERIFYING): "verifying sha256 digest",
+    (Direction.PULL, Phase.WRITING_MANIFEST): "writing manifest",
+    (Direction.PUSH, Phase.READING_MANIFEST): "retrieving manifest",
+    (Direction.PUSH, Phase.WRITING_MANIFEST): "pushing manifest",
+    (Direction.PUSH, Phase.ABSENT): "couldn't retrieve manifest",
+}
+"""What Ollama says while a model travels and no blob does."""
+
+_MOVING = {Direction.PULL: "pulling", Direction.PUSH: "pushing"}
+
+
+class TransferLines:
+    """Turns the events of one pull or push into Ollama's lines."""
+
+    def __init__(self) -> None:
+        self.last: Line = {"status": "working"}
+
+    def of(self, event: BuildEvent | TransferEvent) -> list[Line]:
+        """The lines of an event, perhaps none."""
+        line: Line | None = None
+        match event:
+            case PhaseStarted(direction, phase):
+                line = {"status": PHASES[direction, phase]}
+            case BlobProgress(direction, digest, completed, total):
+                line = _blob(direction, digest, completed, total)
+            case BlobDone(direction, digest, total):
+                line = _blob(direction, digest, total, total)
+            case Transferred():
+                line = {"status": "success"}
+            case Status(code, values) if code in STATUSES:
+                line = {"status": STATUSES[code].format(**values)}
+        if line is None:
+            return []
+        self.last = line
+        return [line]
+
+
+def _blob(direction: Direction, digest: Digest, completed: int, total: int) -> Line:
+    """How far a blob is; Ollama leaves out a number that is 0."""
+    line = {"status": f"{_MOVING[direction]} {digest.short}", "digest": str(digest)}
+    numbers = {"total": total, "completed": completed}
+    return {**line, **{key: number for key, number in numbers.items() if number}}
+
+
 class Wording(NamedTuple):
     """What the lines of a build depend on besides its events.
 
@@ -90,7 +146,7 @@ class Lines:
         self.warnings: list[str] = []
         self.last: Line = {"status": "working"}
 
-    def of(self, event: BuildEvent) -> list[Line]:
+    def of(self, event: BuildEvent | TransferEvent) -> list[Line]:
         """The lines of an event, perhaps none."""
         lines: list[Line] = [{"status": text} for text in self._texts(event)]
         if isinstance(event, StepProgress):
@@ -101,7 +157,7 @@ class Lines:
             self.last = lines[-1]
         return lines
 
-    def _texts(self, event: BuildEvent) -> list[str]:
+    def _texts(self, event: BuildEvent | TransferEvent) -> list[str]:
         match event:
             case Status(code, values) if code in STATUSES:
                 text = STATUSES[code].format(**values)

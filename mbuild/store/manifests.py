@@ -124,6 +124,13 @@ class Manifests:
             except OSError:
                 return
 
+    def beside(self, name: ModelName) -> Iterator[ModelName]:
+        """The names that differ from a stored one (:meth:`resolve`) in nothing but the tag."""
+        folder = self._path(name).parent
+        for tag in _entries(folder, lambda error: None, folders=False):
+            with suppress(InvalidNameError):
+                yield _checked(folder.parent.parent, folder.parent, folder, tag)
+
     def names(
         self, unlisted: Callable[[StoreError], object] = lambda error: None
     ) -> Iterator[ModelName]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from mbuild.work.cancel import Cancel
 from mbuild.work.cores import cores
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 ItemT = TypeVar("ItemT")
 ValueT = TypeVar("ValueT")
@@ -100,3 +103,38 @@ def run_all(
         helper.join()
     if errors:
         raise errors[min(errors)]
+
+
+def ticking(
+    work: Callable[[ItemT, Part], ValueT],
+    items: Sequence[ItemT],
+    *,
+    name: str,
+    threads: int,
+    stop: Callable[[], object],
+) -> Generator[None, None, list[ValueT]]:
+    """As :func:`spread` for work that waits for others: yields ten times a second meanwhile.
+
+    What one item raises ends the work of all at once, and is raised. ``stop`` is called
+    before the threads of unfinished work are waited for: it cuts what they wait for.
+    """
+    from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+
+    cancel = Cancel()
+    pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix=name)
+    futures: list[Future[ValueT]] = []
+    try:
+        futures += [pool.submit(work, item, Part(cancel)) for item in items]
+        while True:
+            found = wait(futures, _POLL_SECONDS, FIRST_EXCEPTION)
+            failed = next((f for f in futures if f in found.done and f.exception()), None)
+            if failed is not None:
+                failed.result()
+            if not found.not_done:
+                return [future.result() for future in futures]
+            yield
+    finally:
+        cancel.cancel()
+        if not all(future.done() for future in futures):
+            stop()
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -215,11 +215,11 @@ def test_a_fault_of_mbuild_says_so(
 
 def test_long_messages_are_wrapped_on_a_terminal(project: Path) -> None:
     """Between words, with the indent of their line; nothing exceeds the terminal."""
-    arguments = ["-m", "mbuild", "pull", "llama3"]
+    arguments = ["-m", "mbuild", "search", "llama3"]
     environment = {"OLLAMA_MODELS": str(project / "store"), "NO_COLOR": "1"}
     with program(arguments, project, environment, 60) as (screen, process):
         assert finished(screen, process) == 2
         rows = screen.rows
     text = " ".join(row.strip() for row in rows)
-    assert "hint: ollama pull llama3, or for a checkpoint: hf download REPOSITORY" in text
+    assert "hint: look on ollama.com/search or huggingface.co/models" in text
     assert max(map(len, rows)) <= 60

@@ -65,7 +65,7 @@ VARIANTS: tuple[str | tuple[str, str, str], ...] = (
 ERRORS: tuple[str | tuple[str, str, str], ...] = (
     "mbuild sho mario",
     "mbuild run mario",
-    "mbuild pull llama3",
+    "mbuild search llama3",
     "mbuild -t mario ../nowhere",
     "mbuild -t mario  # Ctrl-C while it runs",
     ("misspell a parameter", "PARAMETER temperature", "PARAMETER temprature"),

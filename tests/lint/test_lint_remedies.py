@@ -36,7 +36,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 def refused(run: Run, text: str, *arguments: str) -> str:
     """What is said of a Modelfile that does not build."""
-    done = run("-f", "-", "-t", "x", *arguments, input=text)
+    done = run("-f", "-", "-t", "x", "--pull", "never", *arguments, input=text)
     assert done.returncode == 1, done.stderr
     return str(done.stderr)
 
@@ -50,11 +50,11 @@ MISSING = [
     ("FROM ./sub/m.gguf AS base", "write FROM ./sub/m.gguf"),
     ("FROM ./sub/m.gguf  # mine", "write FROM ./sub/m.gguf"),
     ("FROM tiny AS base", "write FROM tiny"),
-    ("FROM https://example.com/m.gguf", "mbuild does not download"),
+    ("FROM https://example.com/m.gguf", "fetch the file first"),
     ("FROM hf.co/org/Name-GGUF", "hf download org/Name-GGUF --local-dir Name-GGUF"),
-    ("FROM hf.co/org/Name-GGUF", "ollama pull hf.co/org/Name-GGUF"),
+    ("FROM hf.co/org/Name-GGUF", "mbuild pull hf.co/org/Name-GGUF"),
     ("FROM meta-llama/Llama-3", "hf download meta-llama/Llama-3"),
-    ("FROM phi3:mini", "ollama pull phi3:mini"),
+    ("FROM phi3:mini", "mbuild pull phi3:mini"),
     ("FROM tinny", "did you mean tiny:latest?"),
     ("FROM @sha256:" + 64 * "0", "the store has no such blob"),
     ("FROM @sha256:xyz", "not a digest"),

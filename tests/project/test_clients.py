@@ -202,7 +202,7 @@ GO_REQUESTS = (
     ("DELETE", "/api/delete", '{"model":"","name":"g2"}', 200),
     ("POST", "/api/create", '{"model":"g8","quantize":"q8_0","from":"p","name":""}', 200),
     ("POST", "/api/push", '{"model":"","insecure":true,"username":"","password":"",'
-                          '"stream":null,"name":"localhost:1/library/g"}', 501),
+                          '"stream":null,"name":"localhost:1/library/g"}', 403),
 )  # fmt: skip
 """What Ollama's own command line sends (G1, G3 to G8), in the order of a session."""
 

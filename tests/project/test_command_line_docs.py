@@ -115,7 +115,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["mbuild", *(name for name in COMMANDS if name != "serve")])
+ELSEWHERE = ("serve", "pull", "push", "login")
+"""Commands whose examples other tests run: they need a server."""
+
+
+@pytest.mark.parametrize("name", ["mbuild", *(name for name in COMMANDS if name not in ELSEWHERE)])
 def test_the_examples_of_help_run(
     name: str, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("templates", "quant"),
     ("convert", "lint"),
     ("store",),
+    ("registry",),
     ("build",),
     ("models",),
     ("view",),
@@ -32,7 +33,7 @@ ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
     ("graph",),
     ("steps",),
     ("plan", "engine", "network", "explain"),
-    ("history", "earlier", "prepare", "recording", "forecast", "lock", "locked"),
+    ("fetching", "history", "earlier", "prepare", "recording", "forecast", "lock", "locked"),
     ("build", "rebuild", "again"),
 )
 """The same inside ``build/``; there a module may also import what stands beside it."""

@@ -110,11 +110,11 @@ def test_without_an_upstream_nothing_runs_and_the_answer_says_how(
     assert "--upstream" in answer.json()["error"]
 
 
-def test_pulling_is_refused_with_the_registry_named(tmp_path: Path) -> None:
-    """The error says which model and registry, and what to do instead."""
-    answer = _ask(tmp_path, "POST", "/api/pull", json={"model": "mario"})
-    assert answer.status_code == 501
-    assert "registry.ollama.ai" in answer.json()["error"]
+def test_pulling_from_any_registry_is_refused_with_its_name(tmp_path: Path) -> None:
+    """The error says which registry, and how its operator allows it."""
+    answer = _ask(tmp_path, "POST", "/api/pull", json={"model": "ghcr.io/org/mario"})
+    assert answer.status_code == 403
+    assert "--registry ghcr.io" in answer.json()["error"]
 
 
 def test_strangers_stay_before_the_door(tmp_path: Path) -> None:

@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 class Context(Protocol):
     """Resolves what a Modelfile names."""
 
+    def may_be_stored(self, value: str) -> bool:
+        """Whether FROM can only mean a model by its name: no file, folder or blob is called so."""
+
     def model(self, value: str) -> ModelSource:
         """What FROM means; raises :class:`SourceError` or :class:`NameNotFoundError`."""
 
@@ -81,6 +84,13 @@ class Resolver:
         self._store = store
         self._hash_files = hash_files
         self._on_read = on_read
+
+    def may_be_stored(self, value: str) -> bool:
+        """Whether nothing that the front end lets be named is called so."""
+        try:
+            return self._names.find("FROM", value) is None
+        except MbuildError:
+            return False
 
     def model(self, value: str) -> ModelSource:
         """A file, a folder or a blob; else a model of the store."""
@@ -139,7 +149,7 @@ class Resolver:
 
     def _stored(self, value: str) -> StoredModel:
         try:
-            stored = self._store.manifests.read(ModelName.parse(value))
+            stored = self._store.manifests.read(self._name(value))
         except (InvalidNameError, NameNotFoundError) as error:
             raise self._names.no_model(value, error) from None
         aliases = {}
@@ -149,6 +159,14 @@ class Resolver:
             if layer.media_type == MODEL and (alias := self._store.files.alias(layer.digest)):
                 aliases[layer.digest] = alias
         return StoredModel(stored.name, stored.id, stored.manifest, aliases)
+
+    def _name(self, value: str) -> ModelName:
+        """The name in the store; of a model in a registry the one that a pull gives it."""
+        if "/" not in value:
+            return ModelName.parse(value)
+        from mbuild.registry.stored import stored_name
+
+        return stored_name(value, self._store)
 
     # Directories.
 

@@ -1,0 +1,270 @@
+"""``pull``, ``push``, ``login`` and ``logout``: models from and to registries."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mbuild.cli.common import (
+    NameType,
+    ParamType,
+    format_option,
+    human_size,
+    open_store,
+    store_option,
+    write_json,
+)
+from mbuild.cli.meter import meter
+from mbuild.core.errors import CancelledError, UsageError
+from mbuild.core.names import InvalidNameError, ModelName
+from mbuild.core.transfers import BlobDone, BlobProgress, Direction, TransferEvent, Transferred
+from mbuild.registry.client.access import Access
+from mbuild.registry.reference import ModelReference
+
+if TYPE_CHECKING:
+    from mbuild.registry.auth.login import Login
+
+_DONE = {Direction.PULL: ("pulled", "fetched"), Direction.PUSH: ("pushed", "sent")}
+
+insecure_option = click.option(
+    "--insecure", is_flag=True, help="Ask the registry over http in place of https."
+)
+
+
+class ReferenceType(ParamType):
+    """A model in a registry."""
+
+    name = "name"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> ModelReference:
+        """Parse, or refuse as wrong usage."""
+        if isinstance(value, ModelReference):
+            return value
+        try:
+            return ModelReference.parse(value)
+        except InvalidNameError as error:
+            self.fail(f"{error.message}; {error.hint}", param, ctx)
+
+
+class HostType(ParamType):
+    """A registry's host, with its port if it has one; a URL is taken for its host."""
+
+    name = "host"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Parse, or refuse as wrong usage."""
+        host = str(value).split("://", 1)[-1].partition("/")[0]
+        try:
+            return ModelReference.parse(f"{host}/a/b").host.lower()
+        except InvalidNameError:
+            self.fail(f"{value!r} is not a registry's host", param, ctx)
+
+
+def _access(reference: ModelReference, insecure: bool) -> Access:
+    """Any registry that the user names; that one over http, if he says so."""
+    return Access(plain=frozenset({reference.endpoint} if insecure else ()))
+
+
+PULL_EPILOG = """\
+\b
+Examples:
+  mbuild pull ghcr.io/org/mario:v2
+  mbuild pull ghcr.io/org/mario:v2 -t mario      under a name of its own
+"""
+
+
+@click.command("pull", epilog=PULL_EPILOG)
+@click.argument("reference", metavar="NAME", type=ReferenceType())
+@click.option("-t", "--tag", "local", metavar="NAME", type=NameType(), help="Name in the store.")
+@store_option
+@insecure_option
+@format_option
+@click.pass_context
+def pull_command(
+    ctx: click.Context,
+    *,
+    reference: ModelReference,
+    local: ModelName | None,
+    store: str | None,
+    insecure: bool,
+    style: str,
+) -> None:
+    """Bring a model from a registry into the store.
+
+    NAME is [HOST/]PATH[:TAG] or HOST/PATH@sha256:...; without a HOST it is Ollama's registry.
+    A pull that was stopped goes on where it was; what the store has is not fetched again.
+    """
+    from mbuild.registry.transfer.pull import pull
+
+    opened = open_store(ctx, store)
+    name = local or reference.local
+    _follow(pull(reference, name, opened, _access(reference, insecure)), "pulling", style)
+
+
+PUSH_EPILOG = """\
+\b
+Examples:
+  mbuild push mario ghcr.io/org/mario:v2
+  mbuild push mario ghcr.io/org/mario:v2 --format json
+"""
+
+
+@click.command("push", epilog=PUSH_EPILOG)
+@click.argument("name", type=NameType())
+@click.argument("target", required=False, type=ReferenceType())
+@store_option
+@insecure_option
+@format_option
+@click.pass_context
+def push_command(
+    ctx: click.Context,
+    *,
+    name: ModelName,
+    target: ModelReference | None,
+    store: str | None,
+    insecure: bool,
+    style: str,
+) -> None:
+    """Bring a model of the store to a registry.
+
+    TARGET is HOST/PATH[:TAG]; without it NAME says where the model goes. The model keeps its
+    id, and blobs that the registry has are not sent again.
+    """
+    from mbuild.registry.transfer.push import push
+
+    opened = open_store(ctx, store)
+    reference = target or ModelReference.of(name)
+    if reference.digest is not None:
+        raise UsageError(
+            f"{reference} cannot be pushed to: a digest names what is there already",
+            hint="name a tag: HOST/PATH:TAG",
+        )
+    stored = opened.manifests.resolve(name)
+    if opened.manifests.read_bytes(stored) is None:
+        from mbuild.models.library import find
+
+        find(opened, name)  # raises the error, with what can have been meant
+    _follow(push(stored, reference, opened, _access(reference, insecure)), "pushing", style)
+
+
+def _follow(events: Generator[TransferEvent, None, None], label: str, style: str) -> None:
+    """Show a transfer, on a terminal by a bar, and in the end what it came to."""
+    blobs: dict[Any, tuple[int, int]] = {}
+    done: Transferred | None = None
+    try:
+        with closing(events), meter(label) as show:
+            for event in events:
+                if isinstance(event, BlobProgress):
+                    blobs[event.digest] = event.completed, event.total
+                elif isinstance(event, BlobDone):
+                    blobs[event.digest] = event.total, event.total
+                elif isinstance(event, Transferred):
+                    done = event
+                    continue
+                show(sum(each[0] for each in blobs.values()), sum(e[1] for e in blobs.values()))
+    except KeyboardInterrupt:
+        raise CancelledError(
+            "interrupted: what has travelled is kept, and the same command goes on from there"
+        ) from None
+    assert done is not None
+    if style == "json":
+        write_json(
+            {
+                "name": done.name,
+                "id": done.id.hex,
+                "size": done.size,
+                "moved": done.moved,
+                "replaced": done.replaced.hex if done.replaced else None,
+            }
+        )
+        return
+    verb, moved = _DONE[done.direction]
+    what = f"{human_size(done.moved)} {moved}" if done.moved else "all of it was there"
+    click.echo(f"{verb} {done.name}  {done.id.short}  {human_size(done.size)}, {what}")
+    if done.replaced is not None:
+        click.echo(f"replaced {done.name} (was {done.replaced.short})", err=True)
+
+
+LOGIN_EPILOG = """\
+\b
+Examples:
+  mbuild login ghcr.io -u USER --password-stdin < token
+"""
+
+
+@click.command("login", epilog=LOGIN_EPILOG)
+@click.argument("host", type=HostType())
+@click.option("-u", "--username", metavar="USER", help="Who logs in.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@insecure_option
+def login_command(*, host: str, username: str | None, password_stdin: bool, insecure: bool) -> None:
+    """Log in to a registry, for mbuild and for all that read Docker's config.json.
+
+    The password is asked for or read from standard input, checked with the registry, and kept
+    by Docker's credential helper if one is configured, else in the file, for nobody else to
+    read. For ollama.com there is no password: the public key is shown, and made if need be.
+    """
+    from mbuild.registry.reference import OLLAMA_HOSTS
+
+    if host in OLLAMA_HOSTS:
+        from mbuild.registry.auth.ollama_key import public_key
+
+        click.echo(public_key())
+        click.echo("add this key to your account: https://ollama.com/settings/keys", err=True)
+        return
+    login = _asked(username, stdin=password_stdin)
+    from mbuild.registry.auth.keeping import keep
+    from mbuild.registry.client.registry import Registry
+    from mbuild.work.cancel import Cancel
+
+    reference = ModelReference(host, "a/b")
+    registry = Registry(reference, _access(reference, insecure), Cancel(), login)
+    try:
+        registry.ping()
+    finally:
+        registry.web.close()
+    click.echo(f"logged in to {host}; the login is kept in {keep(host, login)}", err=True)
+
+
+def _asked(username: str | None, *, stdin: bool) -> Login:
+    """The user and the password, from standard input or from whoever sits there."""
+    from mbuild.registry.auth.login import Login
+
+    if not stdin and not sys.stdin.isatty():
+        raise UsageError(
+            "there is no terminal to ask for the password on",
+            hint="mbuild login HOST -u USER --password-stdin < FILE",
+        )
+    if stdin and not username:
+        raise UsageError("--password-stdin needs to know who logs in", hint="add -u USER")
+    user = username or click.prompt("Username", err=True)
+    if stdin:
+        password = sys.stdin.read(1 << 16).removesuffix("\n").removesuffix("\r")
+    else:
+        password = click.prompt("Password", hide_input=True, err=True)
+    if not password or ":" in user:
+        raise UsageError("the password is empty" if not password else "a user's name has no ':'")
+    return Login(user, password)
+
+
+LOGOUT_EPILOG = """\
+\b
+Examples:
+  mbuild logout ghcr.io
+"""
+
+
+@click.command("logout", epilog=LOGOUT_EPILOG)
+@click.argument("host", type=HostType())
+def logout_command(*, host: str) -> None:
+    """Remove the login of a registry."""
+    from mbuild.registry.auth.keeping import forget
+
+    gone = forget(host)
+    click.echo(f"logged out of {host}" if gone else f"no login of {host} is kept", err=True)

@@ -1,0 +1,1 @@
+"""Logins: where they are kept, and what a registry gives for them."""

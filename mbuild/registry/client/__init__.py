@@ -1,0 +1,1 @@
+"""Requests to a registry: which hosts may be asked, how, and what their answers say."""

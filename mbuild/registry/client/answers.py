@@ -1,0 +1,102 @@
+"""What registries answer: bodies within limits, and errors as people can read them."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import urllib3
+
+from mbuild.core.errors import (
+    AbsentError,
+    DeniedError,
+    RegistryError,
+    UnreachableError,
+)
+
+if TYPE_CHECKING:
+    from urllib3 import BaseHTTPResponse
+
+_MAX_ERROR = 64 << 10
+_SHOWN = 300  # characters of what a registry says
+_LONGEST_WAIT = 120.0
+
+AGAIN = frozenset({408, 429, 500, 502, 503, 504})
+"""Statuses after which the same request may go well."""
+
+
+def read_limited(answer: BaseHTTPResponse, limit: int) -> bytes:
+    """A small body; raises :class:`RegistryError` for one that is longer than ``limit`` bytes.
+
+    The bytes are as they were sent: a compressed body is not unpacked, for nobody asked for
+    one. Raises :class:`UnreachableError` for a body that is cut.
+    """
+    try:
+        if answer.headers.get("content-encoding", "identity").lower() != "identity":
+            raise RegistryError("the registry sends a compressed answer, which nobody asked for")
+        pieces, size = [], 0
+        while piece := answer.read(64 << 10):
+            pieces.append(piece)
+            size += len(piece)
+            if size > limit:
+                raise RegistryError(f"the registry sends an answer of more than {limit} bytes")
+        answer.release_conn()
+        return b"".join(pieces)
+    except (urllib3.exceptions.HTTPError, OSError):
+        raise UnreachableError("the registry's answer was cut") from None
+    finally:
+        answer.close()
+
+
+def drained(answer: BaseHTTPResponse) -> None:
+    """Read what is left of a short body, so that the connection can be used again."""
+    with suppress(RegistryError):
+        read_limited(answer, _MAX_ERROR)
+
+
+def refusal(answer: BaseHTTPResponse, what: str, host: str) -> RegistryError:
+    """The error for an answer that is none to ``what`` was asked for."""
+    said = _said(answer)
+    status = answer.status
+    text = f"{what}: {said}" if said else f"{what}: status {status}"
+    if status == 401:
+        return DeniedError(f"{text}; it wants a login", hint=f"mbuild login {host}")
+    if status == 403:
+        hint = f"the login has no right to it, or none is kept: mbuild login {host}"
+        return DeniedError(text, hint=hint)
+    if status == 404:
+        return AbsentError(text)
+    return RegistryError(text)
+
+
+def later(answer: BaseHTTPResponse, what: str, host: str) -> UnreachableError:
+    """The error for an answer after which the same may go well, with how long to wait."""
+    wait = wait_of(answer)
+    error = refusal(answer, what, host)
+    return UnreachableError(error.message, wait=wait)
+
+
+def _said(answer: BaseHTTPResponse) -> str:
+    """What the registry says is wrong, in one line without what a terminal would obey."""
+    try:
+        value = json.loads(read_limited(answer, _MAX_ERROR))
+        rows = value["errors"]
+        texts = [str(row.get("message") or row.get("code") or "") for row in rows]
+    except (RegistryError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return ""
+    text = "; ".join(text for text in texts if text)
+    return "".join(c if c.isprintable() else " " for c in text)[:_SHOWN].strip()
+
+
+def wait_of(answer: BaseHTTPResponse) -> float:
+    """Seconds that ``Retry-After`` asks for, 0 where it does not: a number or a date."""
+    text = answer.headers.get("retry-after", "").strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text[:9]), _LONGEST_WAIT)
+    with suppress(ValueError, TypeError, IndexError):
+        when = email.utils.parsedate_to_datetime(text).timestamp()
+        return min(max(0.0, when - time.time()), _LONGEST_WAIT)
+    return 0.0

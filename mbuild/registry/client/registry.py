@@ -1,0 +1,344 @@
+"""One registry: requests with its login, repeated where that helps, led on where that is right."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urljoin, urlsplit
+
+from mbuild.core.digest import Digest, DigestError
+from mbuild.core.errors import AbsentError, RegistryError, UnreachableError
+from mbuild.registry.auth.challenge import Challenge, challenges
+from mbuild.registry.auth.tokens import Authority, BearerTokens, usable
+from mbuild.registry.client.access import Access, Nearness, nearness_of_host
+from mbuild.registry.client.answers import AGAIN, drained, later, read_limited, refusal
+from mbuild.registry.client.web import PORTS, Web
+from mbuild.store.manifest import MANIFEST_TYPE, MAX_MANIFEST_BYTES
+
+if TYPE_CHECKING:
+    from urllib3 import BaseHTTPResponse
+
+    from mbuild.registry.auth.login import Login
+    from mbuild.registry.reference import ModelReference
+    from mbuild.work.cancel import Cancel
+
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+
+ACCEPT = ", ".join((MANIFEST_TYPE, OCI_MANIFEST, OCI_INDEX, DOCKER_LIST))
+"""Every form of manifest: a registry that is asked for one of them hides the others."""
+
+TRIES = 6
+"""How often the same is asked for without anything coming of it."""
+
+_FIRST_TRIES = 3
+"""The same for the first question: whoever waits wants to hear soon that nobody is there."""
+
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MOST_REDIRECTS = 5
+_FIRST_WAIT, _LONGEST_WAIT = 0.25, 8.0
+
+Body = bytes | Callable[[], Any] | None
+"""Bytes, or what makes a new stream of the same bytes for each attempt."""
+
+
+class Received(NamedTuple):
+    """A manifest as it came: its bytes, their digest, and what the registry says it is."""
+
+    data: bytes
+    digest: Digest
+    media_type: str
+
+
+class Answered(NamedTuple):
+    """An answer to read, and the address that it came from."""
+
+    response: BaseHTTPResponse
+    url: str
+
+
+class Registry:
+    """A registry as one transfer uses it; safe for many threads."""
+
+    def __init__(
+        self, reference: ModelReference, access: Access, cancel: Cancel, login: Login | None = None
+    ) -> None:
+        """``login`` is shown in place of a stored one.
+
+        Raises :class:`ForbiddenHostError` for a host that may not be asked.
+        """
+        self.host = reference.endpoint
+        self.path = reference.path
+        access.check(self.host)
+        self.access = access
+        self.web = Web(cancel)
+        self._cancel = cancel
+        self._given = login
+        self._challenges: Sequence[Challenge] = ()
+
+    # Where it is.
+
+    @cached_property
+    def near(self) -> Nearness:
+        """How far away the registry is; behind a proxy nobody can tell."""
+        parts = urlsplit(f"//{self.host}")
+        try:
+            return nearness_of_host(parts.hostname or "", parts.port or 443)
+        except UnreachableError:
+            if Web.has_proxy("https", parts.hostname or ""):
+                return Nearness.PUBLIC
+            raise
+
+    @cached_property
+    def scheme(self) -> str:
+        """https, but http where that was asked for, or where a registry on this machine has it."""
+        if self.host in self.access.plain:
+            return "http"
+        if self.near is Nearness.LOOPBACK and self.access.named is None:
+            try:
+                drained(self.web.ask("GET", f"https://{self.host}/v2/", {}))
+            except UnreachableError:
+                return "http"
+        return "https"
+
+    def url(self, rest: str) -> str:
+        """An address below the repository."""
+        return f"{self.scheme}://{self.host}/v2/{self.path}/{rest}"
+
+    def absolute(self, location: str) -> str:
+        """The address that a ``Location`` names, which may be a path."""
+        return urljoin(f"{self.scheme}://{self.host}/", location)
+
+    def is_own(self, url: str) -> bool:
+        """Whether an address is this registry's: scheme, host and port."""
+        return _origin(url) == _origin(f"{self.scheme}://{self.host}")
+
+    @cached_property
+    def _login(self) -> Login | None:
+        """The login, looked for once the registry asks for one."""
+        if self._given is not None:
+            return usable(self._given, self.scheme, self.near)
+        if not self.access.is_named(self.host):
+            return None
+        from mbuild.registry.auth.logins import find
+
+        return usable(find(self.host, self.path), self.scheme, self.near)
+
+    @cached_property
+    def _tokens(self) -> BearerTokens:
+        authority = Authority(self.scheme, self.host, self.near, self.access, self._login)
+        return BearerTokens(self.web, authority)
+
+    # Asking.
+
+    def ask(
+        self,
+        method: str,
+        url: str,
+        scopes: Sequence[str],
+        headers: Mapping[str, str] | None = None,
+        body: Body = None,
+        *,
+        tries: int = TRIES,
+    ) -> BaseHTTPResponse:
+        """Ask, with a login where one is wanted; repeated after what passes by itself.
+
+        Redirects are the caller's. Raises :class:`UnreachableError` after the last try.
+        """
+        attempts = Attempts(self._cancel, tries)
+        while True:
+            try:
+                answer = self._with_login(method, url, scopes, headers or {}, body)
+            except UnreachableError as error:
+                attempts.failed(error)
+                continue
+            if answer.status not in AGAIN or not attempts.left:
+                return answer
+            attempts.failed(later(answer, f"the registry {self.host}", self.host))
+
+    def _with_login(
+        self,
+        method: str,
+        url: str,
+        scopes: Sequence[str],
+        headers: Mapping[str, str],
+        body: Body,
+    ) -> BaseHTTPResponse:
+        """Ask once, or up to three times where the registry wants a login or a new token."""
+        if not self.is_own(url):
+            return self._send(method, url, headers, body)
+        shown = self._tokens.header(self._challenges, scopes, "") if self._challenges else ""
+        failed = False
+        while True:
+            sent = {**headers, "Authorization": shown} if shown else headers
+            answer = self._send(method, url, sent, body)
+            if answer.status != 401 or failed:
+                return answer
+            asked = challenges(", ".join(answer.headers.getlist("www-authenticate")))
+            given = self._tokens.header(asked, scopes, shown)
+            if not given:
+                return answer
+            drained(answer)
+            self._challenges, failed, shown = asked, bool(shown), given
+
+    def _send(
+        self, method: str, url: str, headers: Mapping[str, str], body: Body
+    ) -> BaseHTTPResponse:
+        content = body() if callable(body) else body
+        return self.web.ask(method, url, headers, content, self._reach(url))
+
+    def _reach(self, url: str) -> frozenset[Nearness]:
+        host = urlsplit(url).netloc.rpartition("@")[2].lower()
+        return self.access.reach_from(self.host, self.near, host)
+
+    def get(
+        self,
+        url: str,
+        scopes: Sequence[str],
+        headers: Mapping[str, str],
+        *,
+        method: str = "GET",
+        tries: int = TRIES,
+    ) -> Answered:
+        """GET or HEAD, led on to where the registry keeps its blobs.
+
+        The login goes to the registry only, never to another host, port or scheme; https
+        does not lead to http. Raises :class:`RegistryError` for a redirect that goes wrong.
+        """
+        for _ in range(_MOST_REDIRECTS + 1):
+            answer = self.ask(method, url, scopes, headers, tries=tries)
+            if answer.status not in REDIRECTS:
+                return Answered(answer, url)
+            location = answer.headers.get("location", "")
+            drained(answer)
+            following = urljoin(url, location)
+            if not location or urlsplit(following).scheme not in PORTS:
+                raise RegistryError(f"the registry {self.host} leads nowhere: {location[:200]!r}")
+            if url.startswith("https:") and not following.startswith("https:"):
+                raise RegistryError(
+                    f"the registry {self.host} leads from https to http",
+                    hint="what comes over http may have been changed on its way",
+                )
+            url = following
+        raise RegistryError(f"the registry {self.host} leads on and on")
+
+    # Manifests.
+
+    def manifest(self, reference: ModelReference, scopes: Sequence[str]) -> Received:
+        """The manifest that a reference names, as it came.
+
+        Raises :class:`AbsentError`, :class:`DeniedError` and :class:`RegistryError`: also
+        where its digest is not the one that was asked for or that the registry names.
+        """
+        url = self.url(f"manifests/{reference.target}")
+        answer = self.get(url, scopes, {"Accept": ACCEPT}, tries=_FIRST_TRIES).response
+        if answer.status != 200:
+            raise refusal(answer, f"{reference} cannot be pulled", self.host)
+        said = answer.headers.get("docker-content-digest", "")
+        media_type = answer.headers.get("content-type", "").partition(";")[0].strip()
+        data = read_limited(answer, MAX_MANIFEST_BYTES)
+        digest = Digest.of(data)
+        if reference.digest is not None and reference.digest != digest:
+            raise RegistryError(
+                f"{reference}: the registry sends another manifest, {digest}",
+                hint="it is damaged or changed there: do not use it",
+            )
+        if said.startswith("sha256:") and said != str(digest):
+            raise RegistryError(
+                f"{reference}: the manifest has the digest {digest}, but the registry says"
+                f" {said[:80]!r}",
+                hint="something between here and the registry changes what it sends",
+            )
+        return Received(data, digest, media_type)
+
+    def head_manifest(self, reference: ModelReference, scopes: Sequence[str]) -> Digest | None:
+        """The digest of the manifest that a tag has in the registry now, if it can be told."""
+        url = self.url(f"manifests/{reference.target}")
+        answer = self.get(url, scopes, {"Accept": ACCEPT}, method="HEAD").response
+        drained(answer)
+        if answer.status != 200:
+            return None
+        try:
+            return Digest.parse(answer.headers.get("docker-content-digest"))
+        except DigestError:
+            return None
+
+    def put_manifest(
+        self, reference: ModelReference, data: bytes, media_type: str, scopes: Sequence[str]
+    ) -> None:
+        """Give a manifest its tag; raises :class:`RegistryError` where it is not kept as it is."""
+        url = self.url(f"manifests/{reference.target}")
+        answer = self.ask("PUT", url, scopes, {"Content-Type": media_type}, data)
+        if answer.status not in (200, 201, 202):
+            raise refusal(answer, f"{reference} cannot be pushed", self.host)
+        said = answer.headers.get("docker-content-digest", "")
+        drained(answer)
+        digest = Digest.of(data)
+        if said.startswith("sha256:") and said != str(digest):
+            raise RegistryError(
+                f"{reference}: the registry keeps another manifest than was sent, {said[:80]!r}",
+                hint="something between here and the registry changes what is sent",
+            )
+
+    def ping(self) -> None:
+        """Ask for the start page with the login; raises :class:`DeniedError` and others."""
+        answer = self.ask("GET", f"{self.scheme}://{self.host}/v2/", ())
+        if answer.status != 200:
+            if answer.status == 404:
+                drained(answer)
+                raise AbsentError(f"{self.host} is no registry: it has no /v2/")
+            raise refusal(answer, f"{self.host} refuses the login", self.host)
+        drained(answer)
+
+
+class Attempts:
+    """Counts tries that brought nothing, and waits between them."""
+
+    def __init__(self, cancel: Cancel, tries: int = TRIES) -> None:
+        self._cancel = cancel
+        self._tries = tries
+        self._failed = 0
+
+    @property
+    def left(self) -> bool:
+        """Whether one more try may follow a failure."""
+        return self._failed + 1 < self._tries
+
+    def failed(self, error: UnreachableError) -> None:
+        """Wait before the next try, as long as the error says; raises it after the last."""
+        self._cancel.check()
+        if not self.left:
+            raise error
+        self._failed += 1
+        backoff = min(_FIRST_WAIT * 2**self._failed, _LONGEST_WAIT)
+        end = time.monotonic() + max(error.wait, backoff * random.uniform(0.5, 1.0))
+        while time.monotonic() < end:
+            self._cancel.check()
+            time.sleep(min(0.1, max(0.0, end - time.monotonic())))
+
+    def progressed(self) -> None:
+        """Something came: the counting begins anew."""
+        self._failed = 0
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    return parts.scheme, (parts.hostname or "").lower(), port or PORTS.get(parts.scheme)
+
+
+def pull_scope(path: str) -> str:
+    """What a token has to allow for a pull (distribution's token scopes)."""
+    return f"repository:{path}:pull"
+
+
+def push_scope(path: str) -> str:
+    """The same for a push."""
+    return f"repository:{path}:pull,push"

@@ -1,0 +1,230 @@
+"""HTTP by urllib3: connections that are kept, checked for where they lead, and can be cut off."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import ssl
+import threading
+import urllib.request
+import weakref
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from mbuild import __version__
+from mbuild.core.errors import ForbiddenHostError, RegistryError, UnreachableError
+from mbuild.registry.client.access import EVERYWHERE, Nearness, addresses, nearness
+from mbuild.work.cancel import Cancel
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from urllib3 import BaseHTTPResponse
+
+CONNECT_SECONDS = 10.0
+STALL_SECONDS = 30.0
+"""A peer that sends nothing for so long is given up, and asked again."""
+
+USER_AGENT = f"mbuild/{__version__}"
+PORTS = {"http": 80, "https": 443}
+_BLOCK = 256 << 10  # bytes that are sent at once
+_KEPT = 8  # connections to one host
+
+
+class Web:
+    """Requests to any host, safe for many threads; one object for one transfer.
+
+    Redirects are not followed and nothing is repeated here: who asks knows what that means.
+    """
+
+    def __init__(self, cancel: Cancel) -> None:
+        self._cancel = cancel
+        self._pools: dict[tuple[Any, ...], urllib3.HTTPConnectionPool] = {}
+        self._lock = threading.Lock()
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+    def ask(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: Any = None,
+        reach: frozenset[Nearness] = EVERYWHERE,
+    ) -> BaseHTTPResponse:
+        """Send a request; the answer's body is still to be read.
+
+        ``reach``: where the host's addresses may be. Raises :class:`ForbiddenHostError`, and
+        :class:`UnreachableError` when no answer comes.
+        """
+        self._cancel.check()
+        try:
+            pool = self._pool(url, reach)
+            through = pool.proxy is not None and pool.scheme == "http"
+            return pool.urlopen(
+                method,
+                url if through else _target(url),
+                body=body,
+                headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **headers},
+                retries=False,
+                redirect=False,
+                assert_same_host=False,
+                preload_content=False,
+                decode_content=False,
+            )
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            self._cancel.check()
+            raise explained(error, url) from None
+
+    @staticmethod
+    def has_proxy(scheme: str, host: str) -> bool:
+        """Whether the environment puts a proxy before a host."""
+        return bool(_proxy(scheme, host))
+
+    def interrupt(self) -> None:
+        """Cut every connection, so that whoever waits for one hears of the end at once."""
+        self._cancel.cancel()
+        for sock in list(self._sockets):
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close what is kept open."""
+        for pool in self._pools.values():
+            pool.close()
+
+    def _pool(self, url: str, reach: frozenset[Nearness]) -> urllib3.HTTPConnectionPool:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or PORTS.get(parts.scheme)
+        if not host or port is None:
+            raise RegistryError(f"{url[:200]!r} is not an address of the web")
+        key = (parts.scheme, host, port, reach)
+        with self._lock:
+            if key not in self._pools:
+                self._pools[key] = self._made(parts.scheme, host, port, reach)
+            return self._pools[key]
+
+    def _made(
+        self, scheme: str, host: str, port: int, reach: frozenset[Nearness]
+    ) -> urllib3.HTTPConnectionPool:
+        """A new pool: through the proxy that the environment names, or directly."""
+        limits = urllib3.Timeout(connect=CONNECT_SECONDS, read=STALL_SECONDS)
+        common: dict[str, Any] = {"timeout": limits, "maxsize": _KEPT, "blocksize": _BLOCK}
+        if proxy := _proxy(scheme, host):
+            if reach != EVERYWHERE and _is_address(host):
+                _check(host, host, reach)  # names are the proxy's to look up
+            return _through(proxy, common).connection_from_host(host, port, scheme)
+        if scheme == "https":
+            secure = urllib3.HTTPSConnectionPool(host, port, **common)
+            secure.ConnectionCls = _watched(HTTPSConnection, reach, self._sockets)
+            return secure
+        pool = urllib3.HTTPConnectionPool(host, port, **common)
+        pool.ConnectionCls = _watched(HTTPConnection, reach, self._sockets)
+        return pool
+
+
+def _proxy(scheme: str, host: str) -> str:
+    """The proxy that ``HTTPS_PROXY`` and the like name for a host, "" for none."""
+    proxy = urllib.request.getproxies().get(scheme, "")
+    return "" if urllib.request.proxy_bypass(host) else proxy
+
+
+def _through(proxy: str, common: dict[str, Any]) -> urllib3.ProxyManager:
+    """The pools behind a proxy, which may want a login of its own."""
+    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    headers = {}
+    if parts.username is not None:
+        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        headers = urllib3.make_headers(proxy_basic_auth=login)
+    address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    return urllib3.ProxyManager(address, proxy_headers=headers, **common)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _target(url: str) -> str:
+    """A URL's path and query, exactly as they are written: a signed one allows no change."""
+    _, _, rest = url.partition("://")
+    cut = min((place for mark in "/?" if (place := rest.find(mark)) >= 0), default=len(rest))
+    target = rest[cut:].partition("#")[0]
+    return target if target.startswith("/") else f"/{target}"
+
+
+def _watched(
+    kind: type[HTTPConnection],
+    reach: frozenset[Nearness],
+    sockets: weakref.WeakSet[socket.socket],
+) -> Any:
+    """A class of connections that are noted, and go only where they may.
+
+    The addresses are looked at before anything is sent to them, and the one that was
+    connected to once more: a name may lead elsewhere when it is asked for again.
+    """
+
+    class Watched(kind):  # type: ignore[misc,valid-type]
+        def connect(self) -> None:
+            """Connect, unless that leads where it must not."""
+            if reach != EVERYWHERE:
+                for address in addresses(self.host, self.port):
+                    _check(self.host, address, reach)
+            super().connect()
+            if reach != EVERYWHERE:
+                _check(self.host, self.sock.getpeername()[0], reach)
+            sockets.add(self.sock)
+
+    return Watched
+
+
+def _check(host: str, address: str, reach: frozenset[Nearness]) -> None:
+    near = nearness(address)
+    if near not in reach:
+        raise ForbiddenHostError(
+            f"the host {host} has a {near} address, and nobody named it",
+            hint="only a registry that is named itself may be on this machine or in this network",
+        )
+
+
+def explained(error: Exception, url: str) -> RegistryError:
+    """What to say of a request that no answer came to."""
+    if isinstance(error, RegistryError):
+        return error
+    parts = urlsplit(url)
+    where = parts.netloc.rpartition("@")[2]
+    cause = _innermost(error)
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return RegistryError(
+            f"{where} has a certificate that is not trusted: {cause.verify_message}",
+            hint="add its authority to the system's, or name it in SSL_CERT_FILE",
+        )
+    if isinstance(cause, ssl.SSLError) and parts.scheme == "https":
+        return UnreachableError(
+            f"{where} does not speak https", hint="for a registry that has only http: --insecure"
+        )
+    return UnreachableError(f"{where} does not answer: {_reason(cause)}")
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """The first cause of an error that urllib3 has wrapped."""
+    seen = error
+    while True:
+        inner = getattr(seen, "reason", None) or seen.__cause__ or seen.__context__
+        if not isinstance(inner, BaseException):
+            return seen
+        seen = inner
+
+
+def _reason(cause: BaseException) -> str:
+    if isinstance(cause, TimeoutError | urllib3.exceptions.TimeoutError):
+        return f"nothing came for {STALL_SECONDS:.0f} seconds"
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
+    return "the connection was cut"

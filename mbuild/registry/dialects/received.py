@@ -1,0 +1,85 @@
+"""What a registry's manifest has to be before anybody believes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mbuild.core.digest import DigestError
+from mbuild.core.errors import RegistryError
+from mbuild.registry.client.registry import DOCKER_LIST, OCI_INDEX
+from mbuild.store.manifest import MAX_LAYERS, Layer
+
+if TYPE_CHECKING:
+    from mbuild.registry.client.registry import Received
+    from mbuild.registry.reference import ModelReference
+
+MAX_CONFIG = 4 << 20
+"""Bytes of a config, which is JSON that is read whole."""
+
+
+class Document(NamedTuple):
+    """A checked manifest: its parts, and the JSON that they were read from."""
+
+    media_type: str
+    artifact_type: str
+    config: Layer
+    layers: tuple[Layer, ...]
+    value: Mapping[str, Any]
+
+
+def document(received: Received, reference: ModelReference) -> Document:
+    """Read a manifest; raises :class:`RegistryError` for all that is no model's.
+
+    That is what a strange or hostile registry may send: no JSON, no object, an index of
+    several manifests, a config or layers that are missing, sizes and digests that are none.
+    """
+    try:
+        value = json.loads(received.data)
+    except (ValueError, RecursionError):
+        raise _no_manifest(reference, "it is not JSON") from None
+    if not isinstance(value, dict):
+        raise _no_manifest(reference, "it is not a JSON object")
+    media_type = value.get("mediaType") or received.media_type
+    if "manifests" in value or media_type in (OCI_INDEX, DOCKER_LIST):
+        raise RegistryError(
+            f"{reference} is an index of several manifests",
+            hint=f"name one of them: {reference.host}/{reference.path}@{_first_of(value)}",
+        )
+    version = value.get("schemaVersion")
+    if version != 2 or not isinstance(media_type, str):
+        raise _no_manifest(reference, f"its schemaVersion is {str(version)[:20]}")
+    layers = value.get("layers")
+    if not isinstance(layers, list) or not layers:
+        raise _no_manifest(reference, "it has no layers")
+    if len(layers) > MAX_LAYERS:
+        raise _no_manifest(reference, f"it has more than {MAX_LAYERS} layers")
+    try:
+        config = Layer.from_json(value.get("config"))
+        found = tuple(Layer.from_json(layer) for layer in layers)
+    except (ValueError, DigestError) as error:
+        raise _no_manifest(reference, str(error)) from None
+    if config.size > MAX_CONFIG:
+        raise _no_manifest(reference, f"its config has {config.size} bytes")
+    sizes: dict[Any, int] = {}
+    for layer in (config, *found):
+        if sizes.setdefault(layer.digest, layer.size) != layer.size:
+            raise _no_manifest(reference, f"it names {layer.digest} with two sizes")
+    artifact = value.get("artifactType")
+    return Document(media_type, artifact if isinstance(artifact, str) else "", config, found, value)
+
+
+def _no_manifest(reference: ModelReference, why: str) -> RegistryError:
+    return RegistryError(
+        f"{reference}: what the registry sends is no model's manifest: {why}",
+        hint="check the name; a proxy or a login page may have answered in the registry's place",
+    )
+
+
+def _first_of(value: Mapping[str, Any]) -> str:
+    """The digest of an index's first manifest, for a hint."""
+    rows = value.get("manifests")
+    first = rows[0] if isinstance(rows, list) and rows and isinstance(rows[0], dict) else {}
+    digest = first.get("digest")
+    return digest if isinstance(digest, str) and len(digest) == 71 else "sha256:..."

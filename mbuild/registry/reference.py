@@ -1,0 +1,168 @@
+"""Where a model is in a registry: ``host/path[:tag][@sha256:...]``, and its name in the store."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from mbuild.core.digest import Digest, DigestError
+from mbuild.core.names import (
+    DEFAULT_HOST,
+    DEFAULT_NAMESPACE,
+    DEFAULT_TAG,
+    InvalidNameError,
+    ModelName,
+)
+
+HUB_HOSTS = frozenset({"hf.co", "huggingface.co"})
+"""Hugging Face's registry, whose repositories have upper-case letters."""
+
+OLLAMA_HOSTS = frozenset({DEFAULT_HOST, "ollama.com"})
+"""Ollama's registry."""
+
+DOCKER_HOSTS = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
+"""Docker Hub's names; all are one registry, which answers under the last."""
+
+DOCKER_ENDPOINT = "registry-1.docker.io"
+
+_PART = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
+"""One part of a repository's path, as the OCI's distribution specification has it."""
+
+_ANY_CASE = re.compile(_PART.pattern, re.IGNORECASE)
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::\d{1,5})?")
+_LONGEST = 255  # characters of a path, as registries limit it
+_ALONE = "_"  # the namespace of a repository without one: no registry has such a path
+_DEEPER = "___"  # between the parts of a deep path: no registry has three underscores
+
+
+class ModelReference(NamedTuple):
+    """A model in a registry. ``host`` may carry a port; ``digest`` is that of its manifest."""
+
+    host: str
+    path: str
+    tag: str = DEFAULT_TAG
+    digest: Digest | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> ModelReference:
+        """Read a name with or without a host; raises :class:`InvalidNameError`.
+
+        Without one it is a name of Ollama's registry. The rules for upper case are those of
+        the host, so that a wrong name is refused before anybody is asked.
+        """
+        rest, at, digest_text = text.split("://", 1)[-1].partition("@")
+        try:
+            digest = Digest.parse(digest_text) if at else None
+        except DigestError:
+            raise _invalid(text, "behind @ stands sha256: and 64 digits") from None
+        host, slash, path = rest.partition("/")
+        if not slash or not has_host(rest):
+            name = ModelName.parse(rest)
+            found = cls(name.host, f"{name.namespace}/{name.model}", name.tag, digest)
+            if name.host != DEFAULT_HOST:  # Ollama's own rules are wider
+                found._check(text)
+            return found
+        tag = DEFAULT_TAG
+        if path.rfind(":") > path.rfind("/"):
+            path, _, tag = path.rpartition(":")
+        reference = cls(host, _full_path(host, path), tag, digest)
+        reference._check(text)
+        return reference
+
+    @classmethod
+    def of(cls, name: ModelName) -> ModelReference:
+        """Where a name of the store leads; raises :class:`InvalidNameError` as :meth:`parse`."""
+        namespace = name.namespace.replace(_DEEPER, "/")
+        path = name.model if namespace == _ALONE else f"{namespace}/{name.model}"
+        digest = None
+        if name.tag.startswith("sha256-"):
+            try:
+                digest = Digest.parse(name.tag)
+            except DigestError:
+                digest = None
+        tag = DEFAULT_TAG if digest else name.tag
+        reference = cls(name.host, path, tag, digest)
+        reference._check(str(name))
+        return reference
+
+    def _check(self, text: str) -> None:
+        if not _HOST.fullmatch(self.host):
+            raise _invalid(text, f"{self.host!r} is not a host")
+        folds = self.host.lower() in HUB_HOSTS | OLLAMA_HOSTS
+        pattern = _ANY_CASE if folds else _PART
+        for part in self.path.split("/"):
+            if not pattern.fullmatch(part):
+                upper = part.lower() != part and not folds
+                raise _invalid(
+                    text,
+                    f"{part!r} has upper-case letters, and a registry has none"
+                    if upper
+                    else f"{part!r} is no part of a repository's name",
+                )
+        if len(self.path) > _LONGEST or not _TAG.fullmatch(self.tag):
+            raise _invalid(text, "the path has at most 255 characters, the tag 128")
+
+    @property
+    def endpoint(self) -> str:
+        """The host that answers, in lower case."""
+        host = self.host.lower()
+        if host in DOCKER_HOSTS:
+            return DOCKER_ENDPOINT
+        return DEFAULT_HOST if host in OLLAMA_HOSTS else host
+
+    @property
+    def target(self) -> str:
+        """What a manifest is asked for by: the digest if there is one, else the tag."""
+        return str(self.digest) if self.digest else self.tag
+
+    @property
+    def local(self) -> ModelName:
+        """The name that the model gets in the store; raises :class:`InvalidNameError`.
+
+        The store has exactly host, namespace, model and tag. A path with one part or with
+        more than two, and a digest in place of a tag, are written in ways that no
+        registry's names have, so that no two models share a name.
+        """
+        *spaces, model = self.path.split("/")
+        namespace = _DEEPER.join(spaces) or _ALONE
+        tag = self.digest.filename if self.digest else self.tag
+        host = DEFAULT_HOST if self.host.lower() in OLLAMA_HOSTS else self.host
+        try:
+            return ModelName.parse(f"{host}/{namespace}/{model}:{tag}")
+        except InvalidNameError as error:
+            raise InvalidNameError(
+                f"{self} cannot have its own name in a store: {error.message}",
+                hint=f"give it one: mbuild pull {self} -t NAME",
+            ) from None
+
+    def __str__(self) -> str:
+        at = f"@{self.digest}" if self.digest else ""
+        tag = "" if at and self.tag == DEFAULT_TAG else f":{self.tag}"
+        return f"{self.host}/{self.path}{tag}{at}"
+
+
+def has_host(text: str) -> bool:
+    """Whether a name begins with a host, as Docker tells it from a namespace.
+
+    A host has a dot or a port in it, or is ``localhost``.
+    """
+    rest = text.split("://", 1)[-1].partition("@")[0]
+    first, slash, _ = rest.partition("/")
+    if not slash or not _HOST.fullmatch(first):
+        return False
+    return "." in first or ":" in first or first.lower() == "localhost"
+
+
+def _full_path(host: str, path: str) -> str:
+    """The path in the registry; Ollama's and Docker's have ``library`` for one that is short."""
+    short = "/" not in path
+    hosts = OLLAMA_HOSTS | DOCKER_HOSTS
+    return f"{DEFAULT_NAMESPACE}/{path}" if short and host.lower() in hosts else path
+
+
+def _invalid(text: str, why: str) -> InvalidNameError:
+    return InvalidNameError(
+        f"{text[:300]!r} is not a model in a registry: {why}",
+        hint="a name is host/path[:tag] or host/path@sha256:..., the path in lower case",
+    )

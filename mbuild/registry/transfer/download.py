@@ -1,0 +1,169 @@
+"""One blob from a registry: ranges, each asked for again where it was cut."""
+
+from __future__ import annotations
+
+import re
+import threading
+from typing import TYPE_CHECKING
+
+import urllib3
+
+from mbuild.core.errors import RegistryError, UnreachableError
+from mbuild.registry.client.answers import AGAIN, drained, later, refusal
+from mbuild.registry.client.registry import Attempts, Registry, pull_scope
+
+if TYPE_CHECKING:
+    from urllib3 import BaseHTTPResponse
+
+    from mbuild.registry.transfer.partial import PartialBlob
+    from mbuild.work.cancel import Cancel
+    from mbuild.work.spread import Part
+
+RANGE = 16 << 20
+"""Bytes that are asked for at once: few enough that the digest keeps up with what arrives."""
+
+_PIECE = 256 << 10
+"""Bytes that are read and noted at once: all that a kill loses, but for what is on the way."""
+
+_DIGESTED = 1 << 20  # bytes after which the digest follows
+_EXPIRED = frozenset({400, 401, 403, 404, 410})
+"""What storage answers to an address that was good for some minutes only."""
+
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+
+class Download:
+    """A blob on its way; its ranges are fetched by several threads."""
+
+    def __init__(self, registry: Registry, partial: PartialBlob, cancel: Cancel) -> None:
+        self._registry = registry
+        self._partial = partial
+        self._cancel = cancel
+        self._own = registry.url(f"blobs/{partial.digest}")
+        self._place = self._own
+        self._whole = False
+        self._alone = threading.Lock()
+        self.moved = 0
+        self._moving = threading.Lock()
+
+    @property
+    def partial(self) -> PartialBlob:
+        """What has arrived."""
+        return self._partial
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """What to ask for, in order."""
+        return [
+            (at, min(at + RANGE, end))
+            for start, end in self._partial.missing()
+            for at in range(start, end, RANGE)
+        ]
+
+    def fetch(self, start: int, end: int, part: Part) -> None:
+        """Bring a range, however often it is cut; raises :class:`RegistryError`.
+
+        A registry that knows no ranges sends the whole blob: then one thread takes it, and
+        the others wait for that.
+        """
+        attempts = Attempts(self._cancel)
+        while gaps := self._partial.missing(start, end):
+            part.at(0)
+            before = self._partial.received
+            try:
+                if self._whole:
+                    with self._alone:
+                        if self._partial.missing(start, end):
+                            self._take_whole(part)
+                else:
+                    self._take(*gaps[0], part)
+            except UnreachableError as error:
+                if self._partial.received > before:
+                    attempts.progressed()
+                attempts.failed(error)
+        self._partial.advance()
+
+    def _take(self, start: int, end: int, part: Part) -> None:
+        """Ask for a range once and take what comes of it."""
+        if start == 0 and end == self._partial.size:
+            self._take_whole(part)
+            return
+        answer = self._ask({"Range": f"bytes={start}-{end - 1}"})
+        try:
+            if answer.status == 200:
+                self._whole = True
+                return
+            said = answer.headers.get("content-range", "")
+            found = _CONTENT_RANGE.fullmatch(said)
+            sizes = ("*", str(self._partial.size))
+            if not found or int(found[1]) != start or found[3] not in sizes:
+                raise RegistryError(
+                    f"blob {self._partial.digest}: the registry sends another range than was"
+                    f" asked for: {said[:80]!r}",
+                    hint="the blob has another size than the manifest says, or a proxy is wrong",
+                )
+            self._read(answer, start, end, part)
+        finally:
+            answer.close()
+
+    def _take_whole(self, part: Part) -> None:
+        """Ask for all of it, and take it from the first byte on."""
+        answer = self._ask({})
+        try:
+            size = self._partial.size
+            said = answer.headers.get("content-length")
+            if answer.status != 200 or said not in (None, str(size)):
+                raise self._another_size(said)
+            self._read(answer, 0, size, part)
+            if said is None and answer.read(1):
+                raise self._another_size("more")
+        except urllib3.exceptions.HTTPError:
+            raise UnreachableError("the connection was cut") from None
+        finally:
+            answer.close()
+
+    def _another_size(self, said: str | None) -> RegistryError:
+        return RegistryError(
+            f"blob {self._partial.digest}: the registry sends {(said or 'other')[:40]} bytes, the"
+            f" manifest says {self._partial.size}",
+            hint="the model in the registry is damaged",
+        )
+
+    def _ask(self, headers: dict[str, str]) -> BaseHTTPResponse:
+        """An answer with bytes, from wherever the registry keeps them."""
+        asked = self._place
+        answered = self._registry.get(asked, (pull_scope(self._registry.path),), headers, tries=1)
+        answer = answered.response
+        if answer.status in (200, 206):
+            if not self._registry.is_own(answered.url):
+                self._place = answered.url
+            return answer
+        if asked != self._own and answer.status in _EXPIRED:
+            self._place = self._own
+            drained(answer)
+            raise UnreachableError("the storage's address is good no more")
+        if answer.status in AGAIN:
+            raise later(answer, f"blob {self._partial.digest}", self._registry.host)
+        raise refusal(answer, f"blob {self._partial.digest} cannot be pulled", self._registry.host)
+
+    def _read(self, answer: BaseHTTPResponse, start: int, end: int, part: Part) -> None:
+        """Write what comes to its place; raises :class:`UnreachableError` if it ends too soon."""
+        at = digested = start
+        try:
+            while at < end:
+                piece = answer.read(min(_PIECE, end - at))
+                if not piece:
+                    raise UnreachableError("the connection was cut")
+                part.at(0)
+                self._partial.write(at, piece)
+                self._partial.note(at, at + len(piece))
+                at += len(piece)
+                if at - digested >= _DIGESTED:
+                    digested = at
+                    self._partial.advance()
+        except (urllib3.exceptions.HTTPError, OSError):
+            part.at(0)
+            raise UnreachableError("the connection was cut") from None
+        finally:
+            with self._moving:
+                self.moved += at - start
+        answer.release_conn()

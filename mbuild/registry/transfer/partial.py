@@ -1,0 +1,290 @@
+"""A blob that arrives in parts: its file, the journal of what is there, and the running digest.
+
+The file has the blob's whole length from the start, with holes. The journal beside it gets a line
+``start end`` for every part that was written, so that whoever comes after a killed pull asks only
+for the rest. A journal that lies (the power went, the file is another one) costs a second
+download: the digest decides, always.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from mbuild.core.digest import SHA256, Digest, hashing
+from mbuild.core.errors import RegistryError
+from mbuild.store.files import (
+    NO_LOCKS,
+    TemporaryFile,
+    inherit,
+    make_directories,
+    store_errors,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from typing_extensions import Buffer
+
+    from mbuild.store.blobs import Blobs
+    from mbuild.store.manifest import Blob
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+PREFIX = "pull-"
+"""What the files' names begin with, before the digest's digits."""
+
+JOURNAL = ".journal"
+_PIECE = 1 << 20  # bytes that are read back at once for the digest, from the system's cache
+_MAX_JOURNAL = 64 << 20
+
+Span = tuple[int, int]
+"""Where a part of a blob begins, and where it ends (exclusive), in bytes."""
+
+
+class OtherBytesError(RegistryError):
+    """What arrived is not what the digest says."""
+
+
+class _HeldFile(TemporaryFile):
+    """The partial file of a blob, found again by its name and held by one process at a time."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path, self.fd = path, fd
+        self._open = True
+
+
+class PartialBlob:
+    """A blob of known digest and size of which parts are there; safe for many threads."""
+
+    def __init__(self, blobs: Blobs, digest: Digest, size: int) -> None:
+        self.digest, self.size = digest, size
+        self._blobs = blobs
+        self._path = blobs.partial_folder / f"{PREFIX}{digest.hex}"
+        self._journal_path = self._path.with_name(self._path.name + JOURNAL)
+        self._file: _HeldFile | None = None
+        self._journal = -1
+        self._spans: list[Span] = []
+        self._lock = threading.Lock()
+        self._hashing = threading.Lock()
+        self._start_hash()
+
+    def _start_hash(self) -> None:
+        self._hash = hashing(SHA256)
+        self._hashed = 0
+        self._room = memoryview(bytearray(min(_PIECE, max(self.size, 1))))
+
+    # Who has it.
+
+    def claim(self) -> bool:
+        """Take the file for this process; False while another one has it.
+
+        The caller looks again whether the blob is there, once it has the file, and begins.
+        """
+        with store_errors("opening a partial download"):
+            make_directories(self._path.parent)
+            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+            fd = os.open(self._path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+            try:
+                if not _held(fd) or not self._is_named(fd):
+                    os.close(fd)
+                    return False
+                inherit(fd, self._blobs.folder)
+                self._file = _HeldFile(self._path, fd)
+                self._read_journal()
+            except BaseException:
+                if self._file is None:
+                    with suppress(OSError):
+                        os.close(fd)
+                raise
+        return True
+
+    def _is_named(self, fd: int) -> bool:
+        """Whether the file still has its name: who had it before may have made it a blob."""
+        with suppress(OSError):
+            return os.path.samestat(os.fstat(fd), os.stat(self._path))
+        return False
+
+    def _read_journal(self) -> None:
+        """Find out what is there."""
+        assert self._file is not None
+        spans: list[Span] = []
+        with suppress(OSError, ValueError), self._journal_path.open("rb") as file:
+            lines = file.read(_MAX_JOURNAL).split(b"\n")
+            if lines[0] == str(self.size).encode() and self._length() == self.size:
+                for line in lines[1:-1]:  # behind the last newline a line may be cut
+                    start, _, end = line.partition(b" ")
+                    spans.append((int(start), int(end)))
+        valid = all(0 <= start < end <= self.size for start, end in spans)
+        self._spans = merged(spans) if valid else []
+
+    def begin(self) -> None:
+        """Make room for what is missing, and open the journal for it."""
+        with store_errors("beginning a download"):
+            if not self._spans:
+                self.forget()
+            self._open_journal()
+
+    def _open_journal(self) -> None:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
+        self._journal = os.open(self._journal_path, flags, 0o666)
+        if not self._spans:
+            os.write(self._journal, f"{self.size}\n".encode())
+
+    def _length(self) -> int:
+        assert self._file is not None
+        return os.fstat(self._file.fd).st_size
+
+    def forget(self) -> None:
+        """Begin anew: what is there counts no more."""
+        assert self._file is not None
+        with self._lock, store_errors("beginning a download anew"):
+            self._spans = []
+            os.ftruncate(self._file.fd, 0)
+            os.ftruncate(self._file.fd, self.size)
+            if self._journal >= 0:
+                os.ftruncate(self._journal, 0)
+                os.write(self._journal, f"{self.size}\n".encode())
+            else:
+                self._journal_path.unlink(missing_ok=True)
+        self._start_hash()
+
+    # What is there.
+
+    @property
+    def received(self) -> int:
+        """Bytes that are there."""
+        with self._lock:
+            return sum(end - start for start, end in self._spans)
+
+    def missing(self, start: int = 0, end: int | None = None) -> list[Span]:
+        """What of a stretch is not there, in order; by default of the whole blob."""
+        end = self.size if end is None else end
+        with self._lock:
+            spans = list(self._spans)
+        gaps, at = [], start
+        for first, last in spans:
+            if first >= end:
+                break
+            if first > at:
+                gaps.append((at, first))
+            at = max(at, last)
+        return [*gaps, (at, end)] if at < end else gaps
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Put bytes at their place; they count once they are noted."""
+        assert self._file is not None
+        view = memoryview(data).cast("B")
+        with store_errors("writing a blob"):
+            while view:
+                if hasattr(os, "pwrite"):
+                    count = os.pwrite(self._file.fd, view, offset)
+                else:
+                    with self._lock:
+                        os.lseek(self._file.fd, offset, os.SEEK_SET)
+                        count = os.write(self._file.fd, view)
+                offset += count
+                view = view[count:]
+
+    def note(self, start: int, end: int) -> None:
+        """These bytes are written: they need not be asked for again, even after a kill."""
+        if start < end:
+            with self._lock, store_errors("noting what has arrived"):
+                self._spans = merged([*self._spans, (start, end)])
+                os.write(self._journal, f"{start} {end}\n".encode())
+
+    def advance(self) -> None:
+        """Digest what is there without a gap before it, unless another thread does that now."""
+        while self._hashed < self._prefix() and self._hashing.acquire(blocking=False):
+            try:
+                self._hash_to(self._prefix())
+            finally:
+                self._hashing.release()
+
+    def _prefix(self) -> int:
+        with self._lock:
+            return self._spans[0][1] if self._spans and self._spans[0][0] == 0 else 0
+
+    def _hash_to(self, end: int) -> None:
+        assert self._file is not None
+        with store_errors("reading a partial download"):
+            while self._hashed < end:
+                room = self._room[: end - self._hashed]
+                if hasattr(os, "preadv"):
+                    count = os.preadv(self._file.fd, [room], self._hashed)
+                else:
+                    data = os.pread(self._file.fd, len(room), self._hashed)
+                    count = len(data)
+                    room[:count] = data
+                if not count:
+                    raise OtherBytesError("a partial download became shorter while it was read")
+                self._hash.update(room[:count])
+                self._hashed += count
+
+    # The end.
+
+    def finish(self) -> Blob:
+        """Give the blob its name; raises :class:`OtherBytesError` if its digest is another.
+
+        Then nothing of it is kept.
+        """
+        assert self._file is not None
+        assert not self.missing()
+        with self._hashing:
+            self._hash_to(self.size)
+        found = Digest(self._hash.hexdigest())
+        if found != self.digest:
+            self.forget()
+            raise OtherBytesError(
+                f"the registry sends other bytes than it says: {found} in place of {self.digest}",
+                hint="nothing of it was kept; the blob in the registry is damaged",
+            )
+        blob = self._blobs.publish(self._file, self.digest, self.size)
+        self._close_journal()
+        self._journal_path.unlink(missing_ok=True)
+        return blob
+
+    def discard(self) -> None:
+        """Remove what is there: nobody needs it."""
+        if self._file is not None:
+            self._file.discard()
+        self._close_journal()
+        self._journal_path.unlink(missing_ok=True)
+
+    def leave(self) -> None:
+        """Close the files; what has arrived is taken up by the next pull."""
+        if self._file is not None:
+            self._file.leave()
+        self._close_journal()
+
+    def _close_journal(self) -> None:
+        if self._journal >= 0:
+            os.close(self._journal)
+            self._journal = -1
+
+
+def merged(spans: list[Span]) -> list[Span]:
+    """The same bytes as few spans, in order."""
+    found: list[Span] = []
+    for start, end in sorted(spans):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], end))
+        else:
+            found.append((start, end))
+    return found
+
+
+def _held(fd: int) -> bool:
+    """Take the lock of a file; True, too, where the file system has no locks."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in NO_LOCKS and not isinstance(error, BlockingIOError)
+    return True

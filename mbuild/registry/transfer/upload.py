@@ -1,0 +1,345 @@
+"""One blob on its way to a registry: asked for first, mounted if possible, else sent.
+
+A small one goes in one request. A large one goes in parts: the registry says after each how far
+it is, and a registry that remembers (distribution 3) is asked for that after a cut or a kill, too.
+What is known of an upload lies in a small file, so that the next push goes on with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+from mbuild.core.errors import DamagedError, RegistryError, UnreachableError
+from mbuild.registry.client.answers import AGAIN, drained, later, refusal
+from mbuild.registry.client.registry import Attempts, Registry, push_scope
+from mbuild.store.files import inherit, make_directories
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from urllib3 import BaseHTTPResponse
+
+    from mbuild.registry.reference import ModelReference
+    from mbuild.store import Layer, Store
+    from mbuild.work.cancel import Cancel
+    from mbuild.work.spread import Part
+
+ONE_REQUEST = 100 << 20
+"""Bytes that go in one request: less than every proxy's limit that is known of."""
+
+PART = 64 << 20
+_LEAST_PART = 1 << 20
+_PREFIX = "push-"
+_MAX_RECORD = 64 << 10
+_RANGE = re.compile(r"(?:bytes=)?(\d+)-(\d+)")
+_UPLOAD_GONE = frozenset({404, 410})
+_NO_PARTS = frozenset({404, 405, 501})
+
+
+class _Session(NamedTuple):
+    """An upload that a registry has begun: where the next bytes go, and how many it has."""
+
+    location: str
+    offset: int
+
+
+class _Lost(Exception):
+    """The registry knows nothing of the upload any more: it begins anew."""
+
+
+class Upload:
+    """A blob of the store on its way into a repository."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        store: Store,
+        layer: Layer,
+        mount_from: str,
+        cancel: Cancel,
+    ) -> None:
+        """``mount_from``: a repository of the same registry that has the blob, or ""."""
+        self.layer = layer
+        self.done = 0
+        self.moved = 0
+        self._registry = registry
+        self._blobs = store.blobs
+        self._cancel = cancel
+        self._mount_from = mount_from
+        self._part = PART
+        self._in_parts = layer.size > ONE_REQUEST
+        self._record = _Record(store, registry, layer)
+        self._scopes: Sequence[str] = (push_scope(registry.path),)
+        if mount_from:
+            self._scopes = (*self._scopes, f"repository:{mount_from}:pull")
+
+    def run(self, part: Part) -> None:
+        """Bring the blob there unless it is; raises :class:`RegistryError` and StoreError."""
+        if self._is_there():
+            self.done = self.layer.size
+            return
+        attempts = Attempts(self._cancel)
+        with self._blobs.open(self.layer.digest) as file:
+            session = self._resumed()
+            while True:
+                part.at(0)
+                before = self.moved
+                try:
+                    if session is None and (session := self._begun()) is None:
+                        break  # mounted
+                    self._sent(session, file, part)
+                    break
+                except (UnreachableError, _Lost) as error:
+                    if self.moved - before >= _LEAST_PART:
+                        attempts.progressed()
+                    lost = UnreachableError("the upload was lost, time and again")
+                    attempts.failed(lost if isinstance(error, _Lost) else error)
+                    session = None if isinstance(error, _Lost) else self._resumed()
+        self.done = self.layer.size
+        self._record.remove()
+
+    def _is_there(self) -> bool:
+        url = self._registry.url(f"blobs/{self.layer.digest}")
+        answer = self._registry.get(url, self._scopes, {}, method="HEAD").response
+        drained(answer)
+        if answer.status in (401, 403):
+            raise refusal(answer, "nothing can be pushed there", self._registry.host)
+        return answer.status == 200
+
+    # Where an upload stands.
+
+    def _begun(self) -> _Session | None:
+        """A new upload; None where the registry had the blob in another repository."""
+        url = self._registry.url("blobs/uploads/")
+        if self._mount_from:
+            url += f"?mount={self.layer.digest}&from={self._mount_from}"
+            self._mount_from = ""
+        answer = self._registry.ask("POST", url, self._scopes, {"Content-Length": "0"}, b"")
+        if answer.status == 201 and "?mount=" in url:
+            drained(answer)
+            return None
+        if answer.status != 202:
+            raise refusal(answer, f"blob {self.layer.digest} cannot be pushed", self._registry.host)
+        least = answer.headers.get("oci-chunk-min-length", "")
+        if least.isdigit():
+            self._part = max(self._part, int(least[:12]))
+        return self._session(answer, 0)
+
+    def _session(self, answer: BaseHTTPResponse, offset: int) -> _Session:
+        """Where the registry's answer says that the upload goes on, which is written down."""
+        location = answer.headers.get("location", "")
+        drained(answer)
+        if not location:
+            raise RegistryError(f"the registry {self._registry.host} begins no upload")
+        session = _Session(self._registry.absolute(location), offset)
+        if self._in_parts:
+            self._record.write(session)
+        return session
+
+    def _resumed(self) -> _Session | None:
+        """The upload that was begun, if the registry still knows how far it is."""
+        session = self._record.read() if self._in_parts else None
+        if session is None or not self._registry.is_own(session.location):
+            return None
+        answer = self._registry.ask("GET", session.location, self._scopes)
+        if answer.status != 204:
+            drained(answer)
+            return None
+        offset = _received(answer.headers)
+        if offset is None or offset > self.layer.size:
+            drained(answer)
+            return None
+        self.done = offset
+        return self._session(answer, offset)
+
+    # Sending.
+
+    def _sent(self, session: _Session, file: BinaryIO, part: Part) -> None:
+        """Send what is missing; raises :class:`_Lost` or :class:`UnreachableError`."""
+        size = self.layer.size
+        while self._in_parts and size - session.offset > self._part:
+            session = self._patched(session, file, part)
+        self._put(session, file, part)
+
+    def _patched(self, session: _Session, file: BinaryIO, part: Part) -> _Session:
+        """Send one part; where the upload then stands."""
+        start, size = session.offset, min(self._part, self.layer.size - session.offset)
+        headers = {"Content-Range": f"{start}-{start + size - 1}"}
+        answer = self._send(
+            "PATCH", session.location, headers, _Slice(file, start, size, part, self)
+        )
+        if answer.status in (413, 416):
+            return self._smaller(answer, session)
+        if answer.status in _NO_PARTS and start == 0:
+            drained(answer)
+            self._in_parts = False  # only whole blobs
+            raise _Lost
+        if answer.status != 202:
+            raise self._refused(answer)
+        offset = _received(answer.headers)
+        if offset is not None and not start <= offset <= start + size:
+            drained(answer)
+            raise _Lost  # it put the part somewhere else
+        offset = start + size if offset is None else offset
+        self.done = offset
+        return self._session(answer, offset)
+
+    def _smaller(self, answer: BaseHTTPResponse, session: _Session) -> _Session:
+        """Go on with smaller parts, from where the registry says that the upload stands."""
+        if self._part <= _LEAST_PART:
+            raise self._refused(answer)
+        self._part = max(self._part // 2, _LEAST_PART)
+        drained(answer)
+        resumed = self._resumed()
+        if resumed is None:
+            raise _Lost
+        return resumed
+
+    def _put(self, session: _Session, file: BinaryIO, part: Part) -> None:
+        """Send the rest and end the upload."""
+        start, size = session.offset, self.layer.size - session.offset
+        joint = "&" if "?" in session.location else "?"
+        url = f"{session.location}{joint}digest={self.layer.digest}"
+        headers = {"Content-Range": f"{start}-{start + size - 1}"} if start and size else {}
+        answer = self._send("PUT", url, headers, _Slice(file, start, size, part, self))
+        if answer.status in (413, 416) and not start and self.layer.size > _LEAST_PART:
+            drained(answer)
+            self._in_parts, self._part = True, max(_LEAST_PART, min(PART, size // 2))
+            raise _Lost
+        if answer.status not in (201, 204):
+            raise self._refused(answer)
+        said = answer.headers.get("docker-content-digest", "")
+        drained(answer)
+        if said.startswith("sha256:") and said != str(self.layer.digest):
+            raise RegistryError(f"the registry keeps blob {self.layer.digest} as {said[:80]!r}")
+
+    def _send(
+        self, method: str, url: str, headers: Mapping[str, str], body: _Slice
+    ) -> BaseHTTPResponse:
+        """Send bytes once; raises :class:`UnreachableError` for what may go better later."""
+        sent = {
+            "Content-Type": "application/octet-stream",
+            "Content-Length": str(body.size),
+            **headers,
+        }
+        self.done = body.start
+        answer = self._registry.ask(method, url, self._scopes, sent, body.rewound, tries=1)
+        if answer.status in AGAIN:
+            raise later(answer, f"blob {self.layer.digest}", self._registry.host)
+        if answer.status in _UPLOAD_GONE and body.start:
+            drained(answer)
+            raise _Lost
+        return answer
+
+    def _refused(self, answer: BaseHTTPResponse) -> RegistryError:
+        error = refusal(answer, f"blob {self.layer.digest} cannot be pushed", self._registry.host)
+        if answer.status == 400:
+            return RegistryError(
+                error.message, hint="if the store's copy is damaged, mbuild verify tells"
+            )
+        return error
+
+
+class _Slice:
+    """Some bytes of a file as a stream that urllib3 sends; counts them."""
+
+    def __init__(self, file: BinaryIO, start: int, size: int, part: Part, upload: Upload) -> None:
+        self.start, self.size = start, size
+        self._file, self._part, self._upload = file, part, upload
+        self._at = 0
+
+    def rewound(self) -> _Slice:
+        """The same from its first byte on."""
+        return _Slice(self._file, self.start, self.size, self._part, self._upload)
+
+    def read(self, count: int = -1) -> bytes:
+        """The next bytes; raises :class:`DamagedError` if the blob's file was cut short."""
+        self._part.at(0)
+        count = self.size - self._at if count < 0 else min(count, self.size - self._at)
+        data = read_at(self._file.fileno(), count, self.start + self._at)
+        if len(data) < count:
+            raise DamagedError(
+                f"blob {self._upload.layer.digest} became shorter while it was sent",
+                hint="build or pull the model again",
+            )
+        self._at += len(data)
+        self._upload.done = self.start + self._at
+        self._upload.moved += len(data)
+        return data
+
+
+class _Record:
+    """What is known of an unfinished upload, in a file; a location may be worth a login."""
+
+    def __init__(self, store: Store, registry: Registry, layer: Layer) -> None:
+        where = f"{registry.host}/{registry.path}@{layer.digest}"
+        name = _PREFIX + hashlib.sha256(where.encode()).hexdigest()
+        self._path: Path = store.blobs.partial_folder / name
+        self._folder = store.blobs.folder
+        self._size = layer.size
+
+    def read(self) -> _Session | None:
+        """The upload, as far as it was written down."""
+        try:
+            with self._path.open("rb") as file:
+                value = json.loads(file.read(_MAX_RECORD))
+            location, size = value["location"], value["size"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+        same = isinstance(location, str) and size == self._size
+        return _Session(location, 0) if same else None
+
+    def write(self, session: _Session) -> None:
+        """Keep it; a store that cannot be written does without."""
+        data = json.dumps({"location": session.location, "size": self._size}).encode()
+        temporary = self._path.with_name(f"tmp-{self._path.name}")
+        with suppress(OSError):
+            make_directories(self._path.parent)
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with open(fd, "wb") as file:
+                inherit(file.fileno(), self._folder)
+                file.write(data)
+            temporary.replace(self._path)
+
+    def remove(self) -> None:
+        """The upload is over."""
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
+
+
+def read_at(fd: int, count: int, offset: int) -> bytes:
+    """Bytes of a file from a place, without moving where others read."""
+    if hasattr(os, "pread"):
+        return os.pread(fd, count, offset)
+    os.lseek(fd, offset, os.SEEK_SET)
+    return os.read(fd, count)
+
+
+def _received(headers: Mapping[str, str]) -> int | None:
+    """How many bytes a registry says it has; ``0-0`` is how it writes none."""
+    found = _RANGE.fullmatch(headers.get("range", "").strip())
+    if found is None:
+        return None
+    end = int(found[2][:15])
+    return end + 1 if end else 0
+
+
+def mount_source(layer: Layer, target: ModelReference) -> str:
+    """The repository of the target's registry that a layer was inherited from, or ""."""
+    if not layer.origin:
+        return ""
+    from mbuild.core.names import InvalidNameError, ModelName
+    from mbuild.registry.reference import ModelReference as Source
+
+    try:
+        source = Source.of(ModelName.parse(layer.origin))
+    except InvalidNameError:
+        return ""
+    same = source.endpoint == target.endpoint and source.path != target.path
+    return source.path if same else ""

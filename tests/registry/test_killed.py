@@ -1,0 +1,177 @@
+"""A pull or a push that is killed at any moment goes on where it was."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from registries import digest_of
+from stand_in import StandIn, stand_in
+from stores import check_promise
+
+from mbuild.core.names import ModelName
+from mbuild.registry.transfer.pull import CONNECTIONS
+from mbuild.store import Store
+
+SIZE = 300_000_000
+KILLS = 20
+PACE = 0.002
+"""Seconds for 64 KiB: 300 MB from four connections take a few seconds."""
+
+
+def start(store: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """The command line, on a store, without logins."""
+    environment = {**os.environ, "OLLAMA_MODELS": str(store), "HOME": str(store.parent)}
+    environment.pop("DOCKER_CONFIG", None)
+    return subprocess.Popen(
+        [sys.executable, "-m", "mbuild", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
+
+
+def kill_at(process: subprocess.Popen[bytes], count: int, registry: StandIn, what: str) -> None:
+    """Kill the process once so many bytes have travelled."""
+    while process.poll() is None:
+        travelled = registry.taken if what == "push" else sum(registry.sent.values())
+        if travelled >= count:
+            process.send_signal(signal.SIGKILL)
+            process.communicate(timeout=30)
+            return
+        time.sleep(0.002)
+    _, errors = process.communicate()
+    raise AssertionError(f"it ended before it was killed: {errors.decode()}")
+
+
+@pytest.mark.slow
+def test_a_pull_that_is_killed_twenty_times(tmp_path: Path) -> None:
+    """Loses at most a megabyte a connection each time, and leaves a whole model."""
+    weights = random.Random(7).randbytes(1 << 20) * (SIZE >> 20)
+    store = tmp_path / "store"
+    with stand_in() as (registry, host):
+        registry.model("a/m:v1", weights)
+        registry.pause = PACE
+        moments = sorted(random.Random(1).sample(range(SIZE), KILLS))
+        for moment in moments:
+            process = start(store, "pull", f"{host}/a/m:v1", "--insecure")
+            kill_at(process, moment, registry, "pull")
+            assert list(Store(store).manifests.names()) == []
+        registry.pause = 0
+        last = start(store, "pull", f"{host}/a/m:v1", "--insecure")
+        _, errors = last.communicate(timeout=120)
+        assert last.returncode == 0, errors
+        sent = registry.sent[digest_of(weights)]
+        lost = (sent - len(weights)) / KILLS
+        assert 0 <= lost <= CONNECTIONS * 1_000_000, lost
+        assert check_promise(store) == 1
+        assert not any((store / ".mbuild" / "partial").iterdir())
+
+
+@pytest.mark.slow
+def test_a_push_that_is_killed_twenty_times(tmp_path: Path, tiny_store: Store) -> None:
+    """To a registry that remembers: the same bound, and the manifest is last."""
+    weights = random.Random(8).randbytes(1 << 20) * (SIZE >> 20)
+    blob = tiny_store.blobs.put(weights)
+    stored = tiny_store.manifests.read(ModelName.parse("tiny")).manifest
+    layers = (stored.layers[0]._replace(digest=blob.digest, size=blob.size), *stored.layers[1:])
+    tiny_store.replace(ModelName.parse("large"), stored._replace(layers=layers).encode())
+    with stand_in() as (registry, host):
+        registry.pause = PACE / 4
+        target = f"{host}/a/large:v1"
+        for moment in sorted(random.Random(2).sample(range(SIZE), KILLS)):
+            process = start(tiny_store.root, "push", "large", target, "--insecure")
+            kill_at(process, moment, registry, "push")
+            assert "a/large:v1" not in registry.manifests
+        registry.pause = 0
+        last = start(tiny_store.root, "push", "large", target, "--insecure")
+        _, errors = last.communicate(timeout=120)
+        assert last.returncode == 0, errors
+        assert registry.taken <= len(weights) * 1.05, registry.taken / len(weights)
+        assert registry.blobs[digest_of(weights)] == weights
+        assert registry.manifests["a/large:v1"] == tiny_store.manifests.read_bytes(
+            ModelName.parse("large")
+        )
+
+
+def test_a_journal_that_lies_costs_a_second_download(tmp_path: Path) -> None:
+    """The power may go between the journal and the bytes: the digest finds out."""
+    weights = random.Random(9).randbytes(5 << 20)
+    store = tmp_path / "store"
+    folder = store / ".mbuild" / "partial"
+    folder.mkdir(parents=True)
+    name = f"pull-{digest_of(weights)[7:]}"
+    (folder / name).write_bytes(bytes(len(weights)))
+    (folder / f"{name}.journal").write_text(f"{len(weights)}\n0 {len(weights)}\n12")
+    with stand_in() as (registry, host):
+        registry.model("a/m:v1", weights)
+        done = start(store, "pull", f"{host}/a/m:v1", "--insecure")
+        _, errors = done.communicate(timeout=60)
+        assert done.returncode == 0, errors
+        assert registry.sent[digest_of(weights)] == len(weights)
+        assert check_promise(store) == 1
+
+
+@pytest.mark.parametrize("text", ["", "x", "5\n0 9\n", "{size}\n9 5\n", "{size}\n0 99999999\n"])
+def test_a_journal_that_is_none_counts_for_nothing(tmp_path: Path, text: str) -> None:
+    """Nor does a file of another length."""
+    weights = random.Random(9).randbytes(1 << 20)
+    store = tmp_path / "store"
+    folder = store / ".mbuild" / "partial"
+    folder.mkdir(parents=True)
+    name = f"pull-{digest_of(weights)[7:]}"
+    (folder / name).write_bytes(bytes(len(weights)))
+    (folder / f"{name}.journal").write_text(text.format(size=len(weights)))
+    with stand_in() as (registry, host):
+        registry.model("a/m:v1", weights)
+        done = start(store, "pull", f"{host}/a/m:v1", "--insecure")
+        _, errors = done.communicate(timeout=60)
+        assert done.returncode == 0, errors
+        assert registry.sent[digest_of(weights)] == len(weights)
+        assert check_promise(store) == 1
+
+
+def test_two_pulls_of_one_blob_fetch_it_once(tmp_path: Path) -> None:
+    """The second waits, and finds it there."""
+    weights = random.Random(9).randbytes(1 << 20) * 20
+    store = tmp_path / "store"
+    with stand_in() as (registry, host):
+        registry.model("a/m:v1", weights)
+        registry.model("b/m:v1", weights)
+        registry.pause = 0.003
+        pulls = [start(store, "pull", f"{host}/{name}/m:v1", "--insecure") for name in "ab"]
+        for process in pulls:
+            _, errors = process.communicate(timeout=60)
+            assert process.returncode == 0, errors
+        assert registry.sent[digest_of(weights)] == len(weights)
+        assert check_promise(store) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_pull_at_once(tmp_path: Path, number: int) -> None:
+    """Even if the registry says nothing more; what has arrived is kept, and that is said."""
+    weights = random.Random(9).randbytes(1 << 20) * 40
+    with stand_in() as (registry, host):
+        registry.model("a/m:v1", weights)
+        registry.pause = 0.02
+        process = start(tmp_path / "store", "pull", f"{host}/a/m:v1", "--insecure")
+        while sum(registry.sent.values()) < 4 << 20:
+            assert process.poll() is None
+            time.sleep(0.01)
+        registry.pause = 100
+        time.sleep(0.2)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=10)
+        assert process.returncode == 128 + number
+        assert b"the same command goes on from there" in errors
+        registry.pause = 0
+        again = start(tmp_path / "store", "pull", f"{host}/a/m:v1", "--insecure")
+        _, errors = again.communicate(timeout=60)
+        assert again.returncode == 0, errors
+        assert registry.sent[digest_of(weights)] < len(weights) * 1.2

@@ -1,0 +1,191 @@
+"""``pull``, ``push``, ``login`` and ``logout`` on the command line, and their documentation."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from conftest import Run
+from documents import documented
+from inprocess import in_process
+from registries import PASSWORD, USER, docker_registry, with_password
+from stand_in import stand_in
+from stores import copy_tiny_store
+
+from mbuild.cli import registry as commands
+from mbuild.cli.completion import hosts
+from mbuild.cli.main import cli
+from mbuild.store import Store
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home without logins."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An open registry."""
+    with docker_registry(tmp_path_factory.mktemp("registry")) as found:
+        yield found
+
+
+@pytest.fixture
+def mbuild(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The command line in this process, on a store with ``tiny``."""
+    copy_tiny_store(tmp_path / "store")
+    return in_process(tmp_path, monkeypatch)
+
+
+def test_the_documented_session(host: str, tmp_path: Path) -> None:
+    """Each command of docs/registry.md prints what the page shows."""
+    copy_tiny_store(tmp_path / "store")
+    documented("registry.md", tmp_path, names={"localhost:5000": host})
+
+
+@pytest.mark.parametrize("name", ["push", "pull", "login"])
+def test_the_examples_of_help_run(name: str, host: str, tmp_path: Path, mbuild: Run) -> None:
+    """With this registry in the place of GitHub's."""
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    lines = (command.epilog or "").partition("Examples:\n")[2].splitlines()
+    assert mbuild("cp", "tiny", "mario").returncode == 0
+    assert mbuild("push", "mario", f"{host}/org/mario:v2").returncode == 0
+    for line in filter(None, (re.split(r"\s{2,}", line.strip())[0] for line in lines)):
+        words = shlex.split(line.replace("ghcr.io", host).partition("<")[0])
+        done = mbuild(*words[1:], input="token\n" if "<" in line else "")
+        assert done.returncode == 0, (line, done.stderr)
+
+
+def test_what_a_transfer_prints(host: str, mbuild: Run) -> None:
+    """One line, or one JSON object; what was replaced is said apart."""
+    target = f"{host}/x/tiny:v1"
+    first = mbuild("push", "tiny", target)
+    assert first.stdout.startswith(f"pushed {target}  eb18f3bd1d77  156 KB, 156 KB sent")
+    assert mbuild("push", "tiny", target).stdout.endswith(", all of it was there\n")
+    pulled = mbuild("pull", target, "--format", "json")
+    value = json.loads(pulled.stdout)
+    assert value == {
+        "name": target,
+        "id": value["id"],
+        "size": 156339,
+        "moved": 0,
+        "replaced": None,
+    }
+    assert value["id"].startswith("eb18f3bd1d77")
+    assert mbuild("cp", "tiny", "other").returncode == 0
+    assert (pulled.stderr, first.stderr) == ("", "")
+
+
+def test_a_model_that_is_not_here_cannot_be_pushed(host: str, mbuild: Run) -> None:
+    """What can have been meant is said, and nobody is asked."""
+    done = mbuild("push", "tinny", f"{host}/x/y")
+    assert done.returncode == 1
+    assert "tiny" in done.stderr
+    done = mbuild("push", "tiny", f"{host}/x/y@sha256:{'0' * 64}")
+    assert done.returncode == 2 and "name a tag" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["ghcr.io/Org/x", "a/b/c/../d", "ghcr.io/a/b:", "x@y"])
+def test_a_wrong_name_is_wrong_usage(name: str, mbuild: Run) -> None:
+    """With how to write one."""
+    done = mbuild("pull", name)
+    assert done.returncode == 2
+    assert "a name is" in done.stderr
+
+
+def test_login_checks_before_it_keeps(tmp_path: Path, mbuild: Run) -> None:
+    """A wrong password is not kept; the right one is, and is never shown."""
+    with docker_registry(tmp_path / "registry", with_password(tmp_path / "login")) as host:
+        arguments = ("login", host, "-u", USER, "--password-stdin")
+        wrong = mbuild(*arguments, input="wrong\n")
+        assert wrong.returncode == 1 and "refuses the login" in wrong.stderr
+        assert not (tmp_path / ".docker").exists()
+        assert mbuild("push", "tiny", f"{host}/a/tiny").returncode == 1
+        done = mbuild(*arguments, input=f"{PASSWORD}\n")
+        assert done.returncode == 0, done.stderr
+        assert PASSWORD not in done.stdout + done.stderr
+        assert mbuild("push", "tiny", f"{host}/a/tiny").returncode == 0
+        assert list(hosts(click.Context(cli))) == [host]
+        assert mbuild("logout", host).returncode == 0
+        again = mbuild("logout", f"https://{host}/v2/")
+        assert again.returncode == 0 and "no login" in again.stderr
+        assert mbuild("push", "tiny", f"{host}/a/tiny").returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "input", "said"),
+    [
+        (("x.io",), "", "no terminal"),
+        (("x.io", "--password-stdin"), "p", "-u USER"),
+        (("x.io", "-u", "a:b", "--password-stdin"), "p", "no ':'"),
+        (("x.io", "-u", "a", "--password-stdin"), "\n", "empty"),
+        (("x io", "-u", "a", "--password-stdin"), "p", "not a registry's host"),
+    ],
+)
+def test_what_login_refuses(arguments: tuple[str, ...], input: str, said: str, mbuild: Run) -> None:
+    """Before it asks anybody; a password is no argument."""
+    done = mbuild("login", *arguments, input=input)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert not any(
+        "password" in name
+        for p in commands.login_command.params
+        for name in p.opts
+        if "stdin" not in name
+    )
+
+
+def test_login_for_ollama_shows_the_key(tmp_path: Path) -> None:
+    """Makes it where there is none, for nobody else to read, and never again."""
+    pytest.importorskip("cryptography")
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    command = [sys.executable, "-W", "ignore", "-m", "mbuild", "login", "ollama.com"]
+    said = [
+        subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60).stdout
+        for _ in range(2)
+    ]
+    key = tmp_path / ".ollama" / "id_ed25519"
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert said[0] == said[1] == (tmp_path / ".ollama" / "id_ed25519.pub").read_text()
+
+
+def test_a_pull_says_when_the_store_has_no_room_for_the_name(mbuild: Run) -> None:
+    """A namespace with a dot is none of the store's: -t gives a name."""
+    with stand_in() as (registry, there):
+        registry.model("my.org/m:v1", b"weights")
+        done = mbuild("pull", f"{there}/my.org/m:v1", "--insecure")
+        assert done.returncode == 1 and "-t NAME" in done.stderr
+        assert mbuild("pull", f"{there}/my.org/m:v1", "--insecure", "-t", "m").returncode == 0
+
+
+def test_a_build_loads_no_registry(tmp_path: Path) -> None:
+    """Neither urllib3 nor this layer is on the path of a build with nothing to do."""
+    store = Store(copy_tiny_store(tmp_path / "store"))
+    (tmp_path / "Modelfile").write_text("FROM tiny\nSYSTEM x\n")
+    code = (
+        "import sys; from mbuild.cli.main import run; run(['-t', 'x', '--quiet']);"
+        " print([m for m in sys.modules if m.startswith(('mbuild.registry', 'urllib3', 'ssl'))])"
+    )
+    environment = {**os.environ, "OLLAMA_MODELS": str(store.root)}
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr

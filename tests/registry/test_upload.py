@@ -1,0 +1,233 @@
+"""Pushes to a registry that remembers uploads, limits parts, loses them, forgets them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from registries import digest_of
+from stand_in import Handler, StandIn, stand_in
+
+from mbuild.core.errors import DeniedError, RegistryError
+from mbuild.core.names import ModelName
+from mbuild.core.transfers import Transferred
+from mbuild.registry.client import registry as client
+from mbuild.registry.client.access import Access
+from mbuild.registry.reference import ModelReference
+from mbuild.registry.transfer import upload
+from mbuild.registry.transfer.push import push
+from mbuild.store import Store
+
+MODEL = ModelName.parse("large")
+SIZE = (40 << 20) + 77
+PART = 8 << 20
+
+
+@pytest.fixture(autouse=True)
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No logins, no long waits, and small parts."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("DOCKER_CONFIG", raising=False)
+    monkeypatch.setattr(client, "_FIRST_WAIT", 0.005)
+    monkeypatch.setattr(upload, "ONE_REQUEST", 16 << 20)
+    monkeypatch.setattr(upload, "PART", PART)
+
+
+@pytest.fixture
+def weights(tiny_store: Store) -> bytes:
+    """The weights of the model ``large`` of the store."""
+    data = os.urandom(SIZE)
+    blob = tiny_store.blobs.put(data)
+    stored = tiny_store.manifests.read(ModelName.parse("tiny")).manifest
+    first, *others = stored.layers
+    layers = (first._replace(digest=blob.digest, size=blob.size), *others)
+    tiny_store.replace(MODEL, stored._replace(layers=layers).encode())
+    return data
+
+
+def pushed(store: Store, host: str) -> Transferred:
+    *_, last = push(MODEL, ModelReference.parse(f"{host}/a/large:v1"), store, Access())
+    assert isinstance(last, Transferred)
+    return last
+
+
+def check(registry: StandIn, store: Store, weights: bytes) -> None:
+    """The registry has the model, byte for byte."""
+    assert registry.blobs[digest_of(weights)] == weights
+    assert registry.manifests["a/large:v1"] == store.manifests.read_bytes(MODEL)
+    assert not list((store.private / "partial").glob("push-*"))
+
+
+def test_a_large_blob_goes_in_parts(tiny_store: Store, weights: bytes) -> None:
+    """The last one ends the upload, with no empty request behind it."""
+    with stand_in() as (registry, host):
+        pushed(tiny_store, host)
+        check(registry, tiny_store, weights)
+        parts = [h["content-range"] for h in registry.asked("PATCH")]
+        assert parts[:2] == [f"0-{PART - 1}", f"{PART}-{2 * PART - 1}"]
+        assert len(parts) == 5
+        puts = [int(h["content-length"]) for h in registry.asked("PUT") if "content-range" in h]
+        assert puts == [77]
+        assert pushed(tiny_store, host).moved == 0
+
+
+def test_a_part_that_is_cut_goes_on(tiny_store: Store, weights: bytes) -> None:
+    """Where the registry says that it is."""
+    with stand_in() as (registry, host):
+        registry.cut_upload_after = 20 << 20
+        pushed(tiny_store, host)
+        check(registry, tiny_store, weights)
+        assert registry.taken < SIZE * 1.05
+
+
+def test_an_upload_that_is_lost_begins_anew(tiny_store: Store, weights: bytes) -> None:
+    """As distribution 2.8 loses one whose part was cut."""
+    with stand_in() as (registry, host):
+        registry.cut_upload_after, registry.keeps_cut_parts = 20 << 20, False
+        pushed(tiny_store, host)
+        check(registry, tiny_store, weights)
+        assert len(registry.asked("POST")) == 3  # two for the weights, one for the config
+
+
+@pytest.mark.parametrize("largest", [4 << 20, 1 << 20])
+def test_parts_that_are_too_large_are_halved(
+    tiny_store: Store, weights: bytes, largest: int
+) -> None:
+    """ghcr.io takes no part of more than 4 MiB."""
+    with stand_in() as (registry, host):
+        registry.largest_part = largest
+        pushed(tiny_store, host)
+        check(registry, tiny_store, weights)
+
+
+def test_a_registry_without_parts_gets_one_request(tiny_store: Store, weights: bytes) -> None:
+    """Of any size."""
+    with stand_in() as (registry, host):
+        registry.parts = False
+        pushed(tiny_store, host)
+        check(registry, tiny_store, weights)
+        assert max(int(h["content-length"]) for h in registry.asked("PUT")) == SIZE
+
+
+def test_a_single_request_that_is_too_large_is_divided(
+    tiny_store: Store, weights: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy may limit bodies to less than what goes in one request."""
+    monkeypatch.setattr(upload, "ONE_REQUEST", 1 << 30)
+    with stand_in() as (registry, host):
+        registry.largest_part = 10 << 20
+        pushed(tiny_store, host)
+        check(registry, tiny_store, weights)
+
+
+def test_a_registry_that_puts_parts_elsewhere_is_found_out(
+    tiny_store: Store, weights: bytes
+) -> None:
+    """2.8 appends what has a gap before it: what it says it has is compared."""
+    with stand_in() as (registry, host):
+        lied: list[str] = []
+
+        def lie(handler: Handler) -> bool:
+            if handler.command == "PATCH" and not lied:
+                lied.append(handler.path)
+                handler.body()
+                handler.answer(202, location=handler.path, range="0-99999999")
+                return True
+            return False
+
+        registry.before = lie
+        pushed(tiny_store, host)
+        check(registry, tiny_store, weights)
+
+
+def test_a_token_that_ends_in_the_middle_is_renewed(tiny_store: Store, weights: bytes) -> None:
+    """Uploads outlive tokens: the part is sent again with the new one."""
+    with stand_in() as (registry, host):
+        valid = ["Bearer t1"]
+        given: list[str] = []
+
+        def guard(handler: Handler) -> bool:
+            if handler.path.startswith("/token"):
+                given.append(f"t{len(given) + 1}")
+                valid[:] = [f"Bearer {given[-1]}"]
+                handler.answer(200, f'{{"token":"{given[-1]}","expires_in":3600}}'.encode())
+                return True
+            if handler.command == "PATCH" and len(registry.asked("PATCH")) == 3 and len(given) == 1:
+                valid[:] = []
+            if handler.headers.get("authorization") not in valid:
+                handler.body()
+                realm = f'Bearer realm="http://{host}/token",service="s"'
+                handler.answer(401, www_authenticate=realm)
+                return True
+            return False
+
+        registry.before = guard
+        pushed(tiny_store, host)
+        check(registry, tiny_store, weights)
+        assert given == ["t1", "t2"]
+
+
+def test_a_push_that_was_stopped_goes_on(tiny_store: Store, weights: bytes) -> None:
+    """The upload is written down; what the registry has is not sent again."""
+    with stand_in() as (registry, host):
+        registry.pause = 0.005
+        events = push(MODEL, ModelReference.parse(f"{host}/a/large:v1"), tiny_store, Access())
+        for _ in events:
+            if registry.taken > 20 << 20:
+                break
+        events.close()
+        registry.pause = 0
+        before = registry.taken
+        assert "a/large:v1" not in registry.manifests
+        pushed(tiny_store, host)
+        check(registry, tiny_store, weights)
+        assert registry.taken < SIZE * 1.05
+        assert registry.taken - before < SIZE * 0.55
+
+
+def test_a_record_of_an_upload_leads_to_no_other_host(tiny_store: Store, weights: bytes) -> None:
+    """Whoever changed it gets nothing."""
+    with stand_in() as (other, there), stand_in() as (registry, host):
+        registry.pause = 0.005
+        events = push(MODEL, ModelReference.parse(f"{host}/a/large:v1"), tiny_store, Access())
+        for _ in events:
+            if registry.taken > 12 << 20:
+                break
+        events.close()
+        registry.pause = 0
+        (record,) = (tiny_store.private / "partial").glob("push-*")
+        record.write_text(record.read_text().replace(host, there))
+        pushed(tiny_store, host)
+        check(registry, tiny_store, weights)
+        assert other.requests == []
+
+
+def test_no_right_to_push(tiny_store: Store, weights: bytes) -> None:
+    """Is known before a byte is sent."""
+    with stand_in() as (registry, host):
+
+        def refuse(handler: Handler) -> bool:
+            handler.body()
+            handler.answer(403, b'{"errors":[{"message":"denied: no right"}]}')
+            return True
+
+        registry.before = refuse
+        with pytest.raises(DeniedError):
+            pushed(tiny_store, host)
+        assert registry.taken == 0
+
+
+def test_a_blob_that_is_damaged_here(tiny_store: Store, weights: bytes) -> None:
+    """Is found out by the registry's digest, and the hint says how to look."""
+    from mbuild.core.digest import Digest
+
+    path = tiny_store.blobs.path(Digest.parse(digest_of(weights)))
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.write(b"other")
+    with stand_in() as (registry, host):
+        with pytest.raises(RegistryError, match="not that digest") as caught:
+            pushed(tiny_store, host)
+        assert "mbuild verify" in caught.value.hint
+        assert "a/large:v1" not in registry.manifests
