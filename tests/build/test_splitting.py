@@ -18,7 +18,7 @@ from mbuild.build.steps.origins import GGUFOrigin
 from mbuild.build.steps.shards import KeepShards, SplitWeights
 from mbuild.cli.main import WITH_VALUE
 from mbuild.cli.splitting import cutting_options, splitting_of, splitting_options
-from mbuild.core.errors import SourceError, UsageError
+from mbuild.core.errors import SourceError, StoreError, UsageError
 from mbuild.core.names import ModelName
 from mbuild.core.units import exact_size, parse_size
 from mbuild.gguf.types import GGMLType
@@ -134,6 +134,29 @@ def test_steps_of_several_layers(tmp_path: Path, context: StepContext) -> None:
     assert split.result.facts == made.result.facts
     assert cut.cost(context.store).writes == sum(layer.size for layer in split.result.layers)
     assert {KINDS[step.kind] for step in (keep, cut)} == {KeepShards, SplitWeights}
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_disk_must_have_room_for_all_files(
+    tmp_path: Path, context: StepContext, monkeypatch: pytest.MonkeyPatch, keep: bool
+) -> None:
+    """It is asked once, for the sum, before a byte of the first one is written."""
+    shards = tuple(map(source, tiny_shards(tmp_path, "x", [2, 3])))
+    whole = source(tiny_gguf(tmp_path / "m.gguf"))
+    step = KeepShards(shards, Role.MODEL) if keep else SplitWeights(
+        GGUFOrigin((whole,)), Splitting(layers=1)
+    )  # fmt: skip
+    asked: list[int] = []
+
+    def check_room(folder: Path, size: int) -> None:
+        asked.append(size)
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr("mbuild.store.blobs.check_room", check_room)
+    with pytest.raises(StoreError, match="the disk is full"):
+        step.run(context, [])
+    assert asked == [step.cost(context.store).writes]
+    assert not [p for p in (tmp_path / "store").rglob("*") if p.is_file() and p.stat().st_size > 99]
 
 
 def test_a_projector_is_not_split(tmp_path: Path, context: StepContext) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 from conftest import Run
 from documents import documented
+from example_models import write_chat
 from gguf_files import entry, gguf_bytes, tensor, tiny_model
 from inprocess import in_process
 from stores import copy_tiny_store
@@ -213,6 +214,24 @@ def test_the_printed_command_builds_the_same_bytes(mbuild: Run, tmp_path: Path) 
         for name in ("theirs", "ours")
     ]
     assert layers[0] == layers[1]
+
+
+def test_a_split_model_has_the_recipe_of_the_whole_file(mbuild: Run, tmp_path: Path) -> None:
+    """Any of its shards stands for all; one that is missing is named."""
+    write_chat(tmp_path / "chat", LAYERS=2)
+    (tmp_path / "Modelfile").write_text("FROM ./chat\n")
+    assert mbuild("-t", "m", "-q", "q4_K_M", "--split-layers", "1").returncode == 0
+    assert mbuild("export", "m", "--raw", "-o", "m.gguf").returncode == 0
+    assert mbuild("export", "m", "--raw", "--merge", "-o", "whole.gguf").returncode == 0
+    whole, *parts = (
+        json.loads(mbuild("import-recipe", name, "--format", "json").stdout)
+        for name in ("whole.gguf", "m-00001-of-00003.gguf", "m-00003-of-00003.gguf")
+    )
+    assert parts == [whole, whole]
+    (tmp_path / "m-00002-of-00003.gguf").unlink()
+    done = mbuild("import-recipe", "m-00001-of-00003.gguf")
+    assert done.returncode == 1
+    assert "1 of 3 shards are missing: m-00002-of-00003.gguf" in done.stderr
 
 
 def test_files_that_are_no_models_are_refused(mbuild: Run, tmp_path: Path) -> None:

@@ -25,7 +25,15 @@ README = DOCS.parent / "README.md"
 
 @pytest.mark.parametrize(
     "page",
-    ["convert.md", "explain.md", "graph.md", "quantize.md", "report.md", "templates.md"],
+    [
+        "convert.md",
+        "explain.md",
+        "graph.md",
+        "quantize.md",
+        "report.md",
+        "split.md",
+        "templates.md",
+    ],
 )
 def test_the_documented_session(page: str, tmp_path: Path) -> None:
     """Each command of the page prints what the page shows."""

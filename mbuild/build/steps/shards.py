@@ -168,13 +168,17 @@ class SplitWeights(OverOrigin):
 
     def cost(self, store: BuildStore) -> Cost:
         """The shards, as large as the model and their headers."""
-        from mbuild.build.costs import Cost
-        from mbuild.gguf.writer import layout
+        from mbuild.build.costs import Cost, memory_for
+        from mbuild.gguf.writer import largest_load, layout
+        from mbuild.work.cores import cores
 
         with ExitStack() as stack:
             model = open_quietly(self.origin, store, stack)
             shards = shards_of(model, self.splitting, StepContext.silent(store))
-            return Cost(sum(layout(shard).size for shard in shards))
+            plans = [layout(shard) for shard in shards]
+            largest = max(map(largest_load, shards, plans), default=0)
+        size = sum(plan.size for plan in plans)
+        return Cost(size, memory_for(2 * size, largest, cores()))
 
     @classmethod
     def make(
