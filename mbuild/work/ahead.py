@@ -38,10 +38,15 @@ def budget(threads: int, largest: int) -> int:
     return _LEAST + max(2 * largest, threads * min(2 * largest, _MOST_A_THREAD))
 
 
+_running: set[int] = set()
+"""All that is at work in this process: a model and its draft, say, share one budget."""
+
+
 class Ahead(Generic[ValueT]):
     """Threads that run jobs in order, ahead of ``consumers`` that each take every result.
 
-    A job that is larger than the budget runs when nothing else is held. The error of a job
+    A job that is larger than the budget runs when nothing else is held. Where several are
+    at work at the same time each has its share of its budget. The error of a job
     that fails is raised wherever a result is taken, at once, whatever still runs.
     """
 
@@ -72,6 +77,7 @@ class Ahead(Generic[ValueT]):
 
     def start(self) -> None:
         """Begin to work."""
+        _running.add(id(self))
         for thread in self._threads:
             thread.start()
 
@@ -112,6 +118,7 @@ class Ahead(Generic[ValueT]):
 
     def stop(self) -> None:
         """Let no further job start, and wait a moment for those that run."""
+        _running.discard(id(self))
         with self._changed:
             self._cancel.cancel()
             self._ready.clear()
@@ -165,7 +172,8 @@ class Ahead(Generic[ValueT]):
         with self._room:
             while not self.stopping and self._next < len(self._jobs):
                 size = self._jobs[self._next].size
-                if self._held == 0 or self._held + size <= self._limit:
+                share = self._limit // max(1, len(_running))
+                if self._held == 0 or self._held + size <= share:
                     index = self._next
                     self._next += 1
                     self._held += size

@@ -499,6 +499,51 @@ def test_an_interrupted_build_resumes(mbuild: Run, chat: Path, tmp_path: Path) -
     assert len(large_files(tmp_path / "store")) == 1
 
 
+@pytest.fixture(scope="module")
+def long_work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of 250 MB."""
+    return write_chat(tmp_path_factory.mktemp("long") / "chat", LAYERS=8, WIDTH=1024, HIDDEN=4096)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="computing time is read from /proc")
+@pytest.mark.parametrize("threads", ["1", "2", "16"])
+@pytest.mark.parametrize("options", [[], ["-q", "q4_K_M"], ["-q", "q6_K", "-q", "q8_0"]])
+def test_ctrl_c_ends_a_build_at_once(
+    threads: str, options: list[str], long_work: Path, tmp_path: Path
+) -> None:
+    """Within a second on any number of threads, whatever they are in; no model, no traceback.
+
+    The second is one of computing: what other programs take from the machine does not count.
+    """
+    (tmp_path / "Modelfile").write_text(f"FROM {long_work}\n")
+    words = ["--store", "store", "-t", "m", "--threads", threads, "--progress", "json"]
+    builder = subprocess.Popen(
+        [sys.executable, "-m", "mbuild", *words, *options],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with builder:
+        assert builder.stdout is not None and builder.stderr is not None
+        assert any('"completed"' in line for line in builder.stdout)  # weights are on the way
+        before = computed(builder.pid)
+        builder.send_signal(signal.SIGINT)
+        said = builder.stderr.read()
+        _, status, used = os.wait4(builder.pid, 0)
+        builder.returncode = os.waitstatus_to_exitcode(status)
+    assert builder.returncode == 130, said
+    assert "Traceback" not in said
+    assert not (tmp_path / "store/manifests/registry.ollama.ai/library/m").exists()
+    assert used.ru_utime + used.ru_stime - before < 1
+
+
+def computed(process: int) -> float:
+    """Seconds that a running process has computed (``proc(5)``, stat)."""
+    words = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()
+    return sum(map(int, words[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_a_compilation_does_not_hold_up_ctrl_c(chat: Path, tmp_path: Path) -> None:
     """Kernels take seconds each to compile, once; a stopped build does not wait for them."""

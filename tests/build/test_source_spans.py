@@ -18,6 +18,7 @@ from example_models import settle, write_chat
 from inprocess import in_process
 
 from mbuild.build.graph import StepContext
+from mbuild.build.sources import reading
 from mbuild.build.sources.spans import Spans
 from mbuild.build.sources.values import FileStamp, SourceFile
 from mbuild.build.steps import opened
@@ -27,6 +28,7 @@ from mbuild.core.names import ModelName
 from mbuild.quant.compiled import chunks
 from mbuild.quant.engine import Unavailable
 from mbuild.store import Store
+from mbuild.store.copying import OpenFile
 from mbuild.store.media import MODEL
 
 OTHER_FILES = 8 << 20
@@ -232,3 +234,30 @@ def bytes_read() -> int:
     """What this process has read from files so far, whether they were in memory or not."""
     lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(lines["rchar"])
+
+
+@pytest.mark.parametrize("code", [True, False])
+def test_a_huge_file_is_digested_on_all_cores(
+    code: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a build, too, and told as it goes; without the machine code in order."""
+    monkeypatch.setattr(reading, "HUGE", 1)
+    monkeypatch.setattr(reading, "_FEW", 0)
+    threads = set()
+    add = Spans.add
+
+    def noted(self: Spans, start: int, data: memoryview) -> None:
+        threads.add(threading.current_thread().name.rpartition("_")[0])
+        add(self, start, data)
+
+    monkeypatch.setattr(Spans, "add", noted)
+    if not code:
+        monkeypatch.setattr(chunks, "_loaded", [Unavailable("no llvmlite", "install it")])
+    path, told = tmp_path / "weights", list[tuple[int, int]]()
+    path.write_bytes(random.Random(2).randbytes((9 << 20) + 7))
+    source = SourceFile("weights", path, FileStamp.of(path.stat()), None)
+    with OpenFile.open(path, "weights") as file:
+        found = reading.read_digests(file, source, lambda *done: told.append(done))
+    assert found.digest is not None and found.digest.hex == blake3(path.read_bytes()).hexdigest()
+    assert told[-1] == (path.stat().st_size, path.stat().st_size)
+    assert threads == ({"mbuild-hash"} if code else set())

@@ -136,6 +136,28 @@ def test_bytes_do_not_depend_on_threads_or_pieces() -> None:
         assert b"".join(parts) == made[0]
 
 
+@pytest.mark.parametrize(
+    ("type_", "weighted"),
+    [
+        (type_, weighted)
+        for type_ in TYPES
+        for weighted in (False, True)
+        if supports(type_, weighted)
+    ],
+    ids=lambda value: value.name if isinstance(value, G) else "weighted" if value else "plain",
+)
+def test_every_type_is_the_same_on_any_number_of_threads(type_: GGMLType, weighted: bool) -> None:
+    """1, 2, 3 and 7: three experts with importances of their own, of 231 rows each."""
+    row, rows = 768, 3 * 231
+    x = _weights(row * rows, 7)
+    q = np.random.default_rng(8).random((3, row)).astype(np.float32) + 0.1 if weighted else None
+    made = {
+        quantize(type_, G.F32, x, row, imatrix=q, threads=threads).tobytes()
+        for threads in (1, 2, 3, 7)
+    }
+    assert len(made) == 1
+
+
 @pytest.mark.parametrize("type_", [G.Q4_K, G.Q3_K, G.Q8_0, G.Q5_1, G.TQ1_0, G.MXFP4])
 def test_sources_of_16_bits(type_: GGMLType) -> None:
     """F16 and BF16 weights give what the same values in F32 give, wherever they lie."""

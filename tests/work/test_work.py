@@ -127,11 +127,11 @@ def test_who_takes_after_the_end_is_told_so() -> None:
 
 
 def test_the_budget_grows_with_the_threads_and_not_without_bound() -> None:
-    """Two jobs a thread, at most 64 MiB of them a thread; twice the largest in any case."""
+    """Two jobs a thread, at most 52 MiB of them a thread; twice the largest in any case."""
     mib = 1 << 20
     assert budget(2, 8 * mib) == (16 + 32) * mib
     assert budget(16, 24 * mib) == (16 + 16 * 48) * mib
-    assert budget(16, 500 * mib) == (16 + 16 * 64) * mib
+    assert budget(32, 500 * mib) == (16 + 32 * 52) * mib
     assert budget(1, 4000 * mib) == (16 + 8000) * mib
 
 
@@ -182,3 +182,36 @@ def test_the_quota_of_control_groups_counts(
         path.write_text(text)
     (tmp_path / "own").write_text(own)
     assert _quota(tmp_path / "groups", tmp_path / "own") == expected
+
+
+def test_several_at_work_share_their_budgets() -> None:
+    """While two are at work each holds half of what it may hold alone; then all of it again."""
+    held: dict[str, set[int]] = {"one": set(), "other": set()}
+    peak = dict.fromkeys(held, 0)
+
+    def job(who: str, number: int) -> Job[int]:
+        def run() -> int:
+            held[who].add(number)
+            peak[who] = max(peak[who], len(held[who]))
+            return number
+
+        return Job(run, 1)
+
+    def use(who: str, ahead: Ahead[int]) -> None:
+        for number in range(40):
+            ahead.take(number)
+            time.sleep(0.002)  # the jobs are faster
+            held[who].discard(number)
+            ahead.done(number)
+
+    pair = {who: Ahead([job(who, n) for n in range(40)], 2, 8) for who in held}
+    for ahead in pair.values():
+        ahead.start()
+    pair["one"].take(0)
+    use("other", pair["other"])
+    pair["other"].stop()
+    assert peak["other"] <= 4 + 1
+    peak["one"] = 0
+    use("one", pair["one"])
+    pair["one"].stop()
+    assert 6 <= peak["one"] <= 8 + 1

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mbuild.core.digest import BLAKE3, Digest
 from mbuild.core.errors import DamagedError
 from mbuild.store.records import TEXT
+from mbuild.work.cores import cores
 
 if TYPE_CHECKING:
     from mbuild.build.sources.values import SourceFile
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from mbuild.store.ports import BuildStore
 
 MAX_TEXT_BYTES = 64 << 10
+
+HUGE = 1 << 30
+"""Bytes of a file that is digested on all cores."""
+
+_FEW = 2  # cores on which one that digests in order is as fast
 
 
 def read_digests(
@@ -30,6 +36,11 @@ def read_digests(
     from mbuild.store.copying import hash_file, hash_twice
 
     if not twice and file.sha256 is None:
+        if opened.size >= HUGE and cores() > _FEW:
+            from mbuild.build.sources.spans import digest_of
+
+            if (digest := digest_of(opened, report)) is not None:
+                return file.known_by(digest)
         return file.known_by(hash_file(opened.fd, opened.size, report, BLAKE3))
     sha256, blake3 = hash_twice(opened.fd, opened.size, report)
     if file.stamp.ctime_ns is None and file.sha256 != sha256:

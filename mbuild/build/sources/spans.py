@@ -6,17 +6,55 @@ time. What nobody read is read in the end.
 
 from __future__ import annotations
 
+import os
 import threading
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
 from mbuild.core.digest import BLAKE3, Digest
-from mbuild.quant.compiled.chunks import CHUNK, VALUE, chunks, last_chunk, parents
+from mbuild.quant.compiled.chunks import (
+    CHUNK,
+    VALUE,
+    chunks,
+    last_chunk,
+    parents,
+    why_unavailable,
+)
 from mbuild.quant.engine import Bytes
+from mbuild.store.copying import OpenFile
+from mbuild.work.spread import Part, spread
 
 _GAP = 8 << 20
+
+
+def digest_of(file: OpenFile, progress: Callable[[int, int], None]) -> Digest | None:
+    """A large file's BLAKE3, made on all cores; None where that cannot be done."""
+    if not hasattr(os, "preadv") or why_unavailable() is not None:
+        return None
+    spans = Spans(file.size)
+    read_missing({file.name: (file, spans)}, progress)
+    return spans.digest()
+
+
+def read_missing(
+    files: Mapping[str, tuple[OpenFile, Spans]], progress: Callable[[int, int], None]
+) -> None:
+    """Read what nobody brought, on all cores; ``progress``: bytes done, bytes in all."""
+
+    def read(rest: tuple[OpenFile, Spans, int, int], part: Part) -> None:
+        file, spans, start, stop = rest
+        part.at(0)
+        data = memoryview(bytearray(stop - start))
+        file.fill(data, start)
+        spans.add(start, data)
+        part.at(len(data))
+
+    rest = [(*pair, *place) for pair in files.values() for place in pair[1].missing()]
+    if rest:
+        total = sum(stop - start for *_, start, stop in rest)
+        spread(read, rest, total, progress, name="mbuild-hash")
 
 
 class Spans:

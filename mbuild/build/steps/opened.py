@@ -96,27 +96,17 @@ class OpenFiles:
     def finish(self, context: StepContext) -> None:
         """Digest what nobody read; the files must not have changed meanwhile."""
         self._hashing.wait(lambda: context.report(0, 0))
-        self._read_rest(context)
+        if self._spans:
+            from mbuild.build.sources.spans import read_missing
+
+            # Headers, and tensors that a model does not have.
+            whole = {name: (self._opened[name], spans) for name, spans in self._spans.items()}
+            read_missing(whole, lambda done, total: context.report(0, 0))
         for name, spans in self._spans.items():
             self._found[name] = self._sources[name].known_by(spans.digest())
         self._spans = {}
         for name, file in self._opened.items():
             file.check_unchanged(change_time=self._sources[name].stamp.ctime_ns is not None)
-
-    def _read_rest(self, context: StepContext) -> None:
-        """On all cores: headers, and tensors that a model does not have."""
-        from mbuild.work.spread import Part, spread
-
-        def read(rest: tuple[str, int, int], part: Part) -> None:
-            name, start, stop = rest
-            part.at(0)
-            data = memoryview(bytearray(stop - start))
-            self._opened[name].fill(data, start)
-            self._spans[name].add(start, data)
-
-        rest = [(n, *place) for n, spans in self._spans.items() for place in spans.missing()]
-        if rest:
-            spread(read, rest, 0, lambda done, total: context.report(0, 0), name="mbuild-hash")
 
     def digests(self, context: StepContext) -> dict[str, Digest]:
         """Every file's digest by its path; new ones are remembered."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,12 +35,14 @@ from mbuild.store import Layer, Manifest
 from mbuild.store.copying import OpenFile, hash_file
 from mbuild.store.files import store_errors
 from mbuild.store.manifest import MAX_MANIFEST_BYTES
+from mbuild.work.spread import Part, spread
 
 if TYPE_CHECKING:
     from mbuild.store import Store
 
     Progress = Callable[[int, int], None]
 
+_THREADS = "mbuild-import"
 _INCOMPLETE = "the archive is incomplete; export the model again"
 _DAMAGED = "the archive is damaged; copy or download it again"
 
@@ -158,9 +161,11 @@ def _missing(
 ) -> list[tuple[Layer, Member]]:
     """The blobs that the store lacks, or has damaged, with their places in the archive."""
     missing = []
-    for layer in layers.values():
-        member = archive.blob(layer)
-        if _is_good(store, layer):
+    members = [archive.blob(layer) for layer in layers.values()]
+    every = list(layers.values())
+    good = spread(partial(_is_good, store), every, 0, lambda done, total: None, name=_THREADS)
+    for layer, member, is_there in zip(every, members, good, strict=True):
+        if is_there:
             continue
         if member is None:
             raise FormatError(
@@ -171,31 +176,26 @@ def _missing(
     return missing
 
 
-def _is_good(store: Store, layer: Layer) -> bool:
+def _is_good(store: Store, layer: Layer, part: Part) -> bool:
     """Whether the store has a blob whose bytes are those of its digest."""
     if not store.blobs.has(layer.digest, layer.size):
         return False
     with OpenFile.open(store.blobs.local_path(layer.digest), str(layer.digest)) as file:
-        return hash_file(file.fd, file.size, lambda done, total: None) == layer.digest
+        return hash_file(file.fd, file.size, part.at) == layer.digest
 
 
 def _bring_in(
     archive: _Archive, store: Store, missing: list[tuple[Layer, Member]], progress: Progress
 ) -> dict[Digest, tuple[int, int]]:
-    """Store the blobs; the bytes of each, and how many of them share the archive's extents."""
-    total = 2 * sum(layer.size for layer, _ in missing)  # copied, then hashed
-    finished = 0
-    counts = {}
-    for layer, member in missing:
+    """Store the blobs, several at once; the bytes of each, and how many of them share extents."""
 
-        def at(hashed: int, _: int, before: int = finished + layer.size) -> None:
-            progress(before + hashed, total)
-
+    def bring(item: tuple[Layer, Member], part: Part) -> tuple[int, int]:
+        layer, member = item
         with store_errors(f"importing {archive.file.name}"), store.blobs.temporary() as temporary:
             target = ExportTarget(temporary)
-            target.append(archive.file, member.start, member.size)
-            digest = hash_file(target.fd, target.size, at)
-            finished += 2 * layer.size
+            target.append(archive.file, member.start, member.size, part.add)
+            copied = part.done
+            digest = hash_file(target.fd, target.size, lambda done, _: part.at(copied + done))
             if digest != layer.digest:
                 raise FormatError(
                     f"{archive.where(blob_name(layer.digest))}: its content does not match"
@@ -204,5 +204,8 @@ def _bring_in(
                 )
             # Not Blobs.publish, which takes a damaged blob of the right size for good.
             temporary.publish(store.blobs.path(layer.digest))
-            counts[layer.digest] = (layer.size, target.shared)
-    return counts
+            return layer.size, target.shared
+
+    total = 2 * sum(layer.size for layer, _ in missing)  # copied, then hashed
+    counts = spread(bring, missing, total, progress, name=_THREADS)
+    return {layer.digest: count for (layer, _), count in zip(missing, counts, strict=True)}
