@@ -210,11 +210,10 @@ def test_halves_of_a_vector_belong_to_two_scales() -> None:
 
 
 @pytest.mark.parametrize("number", [1, 0x8001, 0xFFFF, 0x0A50])
-def test_a_mask_is_a_number_and_back(number: int) -> None:
+def test_a_mask_is_a_number(number: int) -> None:
     """Lane 0 is the lowest bit; bits are counted and the lowest one is found."""
     mask = np.array([number >> lane & 1 for lane in range(16)], np.bool_)
     assert lowered(lane_picks.packed, mask, dtype=np.int64, size=1)[0] == number
-    assert lowered(lane_picks.unpacked, W, number, dtype=np.bool_).tolist() == mask.tolist()
     assert lowered(lane_picks.ones, number, dtype=np.int64, size=1)[0] == number.bit_count()
     lowest = (number & -number).bit_length() - 1
     assert lowered(lane_picks.lowest, number, dtype=np.int64, size=1)[0] == lowest

@@ -85,11 +85,6 @@ def packed(mask: Any) -> int:
     raise NotImplementedError("only compiled kernels pack masks")
 
 
-def unpacked(w: Width, number: Any) -> Any:
-    """The mask whose lanes are the lowest bits of a number."""
-    raise NotImplementedError("only compiled kernels unpack masks")
-
-
 def lowest(number: int) -> int:
     """The number of the lowest bit that is set, in a number that is not 0."""
     raise NotImplementedError("only compiled kernels count bits")
@@ -215,12 +210,6 @@ def _packed(builder: Any, args: Any, sig: Any, context: Any) -> Any:
     return builder.zext(builder.bitcast(args[0], ir.IntType(sig.args[0].lanes)), I64)
 
 
-def _unpacked(builder: Any, args: Any, sig: Any, context: Any) -> Any:
-    number = context.cast(builder, args[1], sig.args[1], types.int64)
-    narrow = builder.trunc(number, ir.IntType(sig.args[0].lanes))
-    return builder.bitcast(narrow, ir.VectorType(ir.IntType(1), sig.args[0].lanes))
-
-
 def _lowest(builder: Any, args: Any, sig: Any, context: Any) -> Any:
     number = context.cast(builder, args[0], sig.args[0], types.int64)
     return builder.cttz(number, ir.IntType(1)(1))
@@ -280,7 +269,6 @@ INSTRUCTIONS: tuple[tuple[Any, tuple[Any, ...], Any, Any], ...] = (
     (indexes8, (Whole,), lambda i: i, _indexes8),
     (least_of_half, (Real,), lambda v: v, _least_of_half),
     (packed, (Mask,), lambda m: types.int64, _packed),
-    (unpacked, (WidthType, types.Integer), lambda w, n: Mask(w.lanes), _unpacked),
     (lowest, (types.Integer,), lambda n: types.int64, _lowest),
     (ones, (types.Integer,), lambda n: types.int64, _ones),
     (take, _WORDS, _whole_of, _take),

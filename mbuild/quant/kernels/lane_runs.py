@@ -45,7 +45,6 @@ from mbuild.quant.kernels.lane_picks import (
     put,
     take,
     turn_back,
-    unpacked,
 )
 from mbuild.quant.layouts.instructions import Width, count, lane_of, turn
 from mbuild.quant.search import grids
@@ -263,13 +262,12 @@ def _cut(r: Runs, n: Any) -> None:
         low, high, mark, _ = _look(r, start, chunks, r.leads[0, lane])
         low, high = _code(grid, start, low) + mark, _code(grid, start, high) + mark
         at = STEPS * lane
-        made = take(LINE, line, at)
-        chosen = unpacked(LINE, (np.int64(1) << last) - (np.int64(1) << b))
-        made = select(chosen, whole(LINE, high), made)
-        if a != b:
-            made = select(unpacked(LINE, np.int64(1) << a), whole(LINE, low), made)
         one, other = line[at + first], line[at + last]
-        put(LINE, line, at, made)
+        # The steps from ``b`` to the last one get it; those that follow get back what they had.
+        rest = take(LINE, line, at + last)
+        put(LINE, line, at + b, whole(LINE, high))
+        put(LINE, line, at + last, rest)
+        line[at + a] = low
         base = item & ~np.int64((1 << LANE) - 1)
         queue[n] = base | first | (a << LAST) | (((first + a) >> 1) << CUT)
         n += _unlike(one, low, a - first)
