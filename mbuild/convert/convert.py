@@ -35,6 +35,7 @@ from mbuild.convert.read.values import check_mxfp4, encode_checked
 from mbuild.convert.rows.hyper import LAYER_NAMES, Hyper, as_integer, unified_rope
 from mbuild.convert.rows.keys import merged, write
 from mbuild.convert.rows.names import name_map
+from mbuild.convert.rows.pooling import unused_modules
 from mbuild.convert.rows.row import NO_HF_CONFIG
 from mbuild.convert.rows.rules import Stacker, apply_rules
 from mbuild.convert.vocabulary.assemble import vocabulary
@@ -380,6 +381,8 @@ def convert(
     for text in unsaid(
         checkpoint.family, body.hyper, values.keys(), {tensor.name for tensor in body.tensors}
     ):
+        warn(text)
+    for text in unused_modules(body.hyper):
         warn(text)
     check_vocabulary(
         body.described,

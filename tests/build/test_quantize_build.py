@@ -13,6 +13,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -342,6 +343,24 @@ def test_a_projector_stays_as_it_is(mbuild: Run, tmp_path: Path) -> None:
     kept = [layer for layer in manifest(mbuild, "m") if layer["mediaType"].endswith(".projector")]
     assert len(kept) == 1
     assert blob(tmp_path / "store", kept[0]["digest"]).read_bytes() == projector
+
+
+def test_ones_at_the_end_of_dimensions_are_dropped(mbuild: Run, tmp_path: Path) -> None:
+    """As ggml writes them; the importer keeps them, as convert_hf_to_gguf does."""
+    write_chat(tmp_path / "chat")
+    generator().write_gguf(tmp_path / "chat", tmp_path / "m.gguf")
+    with open_gguf(tmp_path / "m.gguf") as file:
+        model = file.model()
+        odd = [replace(t, dims=(*t.dims, 1)) for t in model.tensors]
+        changed = gguf_bytes(replace(model, tensors=tuple(odd)))
+    (tmp_path / "m.gguf").write_bytes(changed)
+    (tmp_path / "Modelfile").write_text("FROM ./m.gguf\n")
+    build(mbuild)
+    kept = open_gguf(blob(tmp_path / "store", weights(mbuild, "m"))).tensors
+    assert [t.dims for t in kept] == [t.dims for t in odd]
+    build(mbuild, "-q", "q8_0")
+    made = open_gguf(blob(tmp_path / "store", weights(mbuild, "m"))).tensors
+    assert {t.name: t.dims for t in made} == {t.name: t.dims for t in model.tensors}
 
 
 # A cache that is not believed.

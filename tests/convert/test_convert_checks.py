@@ -42,7 +42,16 @@ def test_every_class_name_stands_in_one_row() -> None:
 
 
 UNPUBLISHED = {
-    *("cohere2moe", "deepseek32", "granite_swa", "hy_v3", "laguna", "minimax-m3", "nanbeige"),
+    *(
+        "cohere2moe",
+        "deepseek32",
+        "granite_swa",
+        "hy_v3",
+        "laguna",
+        "mellum",
+        "minimax-m3",
+        "nanbeige",
+    ),
 }
 """Architectures that llama.cpp has and the ``gguf`` package of PyPI does not."""
 

@@ -12,7 +12,7 @@ from hyper_parameters import hyper, lazy
 
 from mbuild.convert.rows import parts, rules
 from mbuild.convert.rows.layout import Group, Slot, TensorLayout, ahead, slots
-from mbuild.convert.rows.pooling import POOLING, pooling
+from mbuild.convert.rows.pooling import POOLING, pooling, unused_modules
 from mbuild.convert.rows.rope import MAX_HEAD, llama3_factors, long_factors
 from mbuild.convert.rows.row import NO_HF_CONFIG, TOWERS, Family
 from mbuild.convert.rows.sizes import SIZES, Sizes
@@ -259,6 +259,16 @@ def test_pooling_that_cannot_be_told_is_refused_by_its_file(tmp_path: Path) -> N
             _pooled(tmp_path, wrong)
     assert _pooled(tmp_path, MODULES[:1]) == []
     assert [*pooling(hyper("bert"))] == []
+
+
+def test_layers_behind_the_model_are_named(tmp_path: Path) -> None:
+    """GGUF files of sentence-transformers end before their dense layers, and say so."""
+    path = tmp_path / "modules.json"
+    path.write_text(json.dumps([*MODULES, {"type": "models.Dense", "path": "2_Dense"}]))
+    (said,) = unused_modules(hyper("bert", {"modules.json": path}))
+    assert said.startswith("modules.json: 2_Dense is left out")
+    path.write_text(json.dumps(MODULES))
+    assert [*unused_modules(hyper("bert", {"modules.json": path}))] == []
 
 
 # --- RoPE ---

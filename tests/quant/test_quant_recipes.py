@@ -131,6 +131,14 @@ def test_more_bits_in_a_real_depth() -> None:
     assert [small[f"blk.{i}.attn_v.weight"] for i in range(5)] == [G.Q5_K] * 4 + [G.Q4_K]
 
 
+def test_layers_that_are_passed_twice_count_twice() -> None:
+    """For what counts the model's layers; value tensors are counted themselves."""
+    types = _types(MODEL, "q4_k_m", facts={"llama.num_loops": 2})
+    six = [i for i in range(32) if types[f"blk.{i}.ffn_down.weight"] is G.Q6_K]
+    assert six == [*range(8), *range(10, 32, 3)]
+    assert types["blk.31.attn_v.weight"] is G.Q6_K
+
+
 def test_layers_are_numbered_not_spelled() -> None:
     """Layer 10 comes after layer 9, and tensors of no layer before all."""
     names = [t.name for t in order([Tensor(f"blk.{i}.x", (1,)) for i in (10, 9, 1)] + MODEL[-1:])]

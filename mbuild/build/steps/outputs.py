@@ -39,9 +39,16 @@ class Variant(NamedTuple):
     @property
     def files(self) -> tuple[Model, ...]:
         """What each file holds; loading a tensor gives the source's bytes."""
-        tensors = tuple(Tensor(t.name, t.dims, new, t.load) for t, new in self.tensors)
+        tensors = tuple(Tensor(t.name, _needed(t.dims), new, t.load) for t, new in self.tensors)
         model = Model(tuple(self.metadata), tensors)
         return split(model, self.shards) if self.shards else (model,)
+
+
+def _needed(dims: tuple[int, ...]) -> tuple[int, ...]:
+    """Dimensions without ones at the end: a conversion keeps those, llama-quantize does not."""
+    while len(dims) > 1 and dims[-1] == 1:
+        dims = dims[:-1]
+    return dims
 
 
 def files_of(

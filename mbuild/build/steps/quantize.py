@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mbuild.store.manifest import Blob
     from mbuild.store.ports import BuildStore
 
-QUANTIZER_VERSION = 4
+QUANTIZER_VERSION = 5
 """Counts up when a recipe or a kernel gives other bytes."""
 
 _POLL_SECONDS = 0.1

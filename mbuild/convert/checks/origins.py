@@ -71,7 +71,8 @@ def _source_name(origin: str) -> str:
 
 def _words(name: str) -> set[str]:
     """The words behind the layer's number, by which a style of naming is known."""
-    return set(re.split(r"[._]", re.sub(r"^.*?\.\d+\.", "", name)))
+    found = re.search(r"\.\d+\.(.+)", name)
+    return set(re.split(r"[._]", found[1])) if found else set()
 
 
 def _common(first: str, second: str) -> int:

@@ -16,6 +16,7 @@ from mbuild.convert.rows.keys import (
     U32,
     VOCAB_SIZE,
     computed,
+    constant,
     u32,
 )
 from mbuild.convert.rows.layout import Group, TensorLayout
@@ -81,4 +82,18 @@ RND1 = replace(
     silu=False,
 )
 
-ROWS = (DREAM, LLADA, RND1)
+LLADA_MOE = replace(
+    RND1,
+    gguf="llada-moe",
+    names=("LLaDAMoEModel", "LLaDAMoEModelLM"),
+    keys=(
+        *COMMON,
+        u32("expert_feed_forward_length", "expert_intermediate_size"),
+        constant("tokenizer.ggml.mask_token_id", U32, 156895),
+        NOT_CAUSAL,
+        _shift_logits,
+    ),
+    layout=replace(RND1.layout, model=p.UNTIED),
+)
+
+ROWS = (DREAM, LLADA, RND1, LLADA_MOE)

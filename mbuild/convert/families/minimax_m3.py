@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from mbuild.convert.families.minimax import MINIMAX_M2
 from mbuild.convert.rows import parts as p
-from mbuild.convert.rows.hyper import as_integer
-from mbuild.convert.rows.keys import BOOL, U32, Key, computed, constant, f32, u32
+from mbuild.convert.rows.keys import BOOL, U32, Key, computed, constant, f32, u32, within
 from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.rules import MIXTRAL_EXPERTS, NORM_PLUS_ONE
 from mbuild.core.errors import FormatError
@@ -18,13 +17,7 @@ if TYPE_CHECKING:
 
 
 def _indexer(key: str, name: str) -> Key:
-    def compute(hp: Hyper) -> int:
-        config = hp.value("sparse_attention_config")
-        if not isinstance(config, dict):
-            raise FormatError("config.json has no sparse_attention_config")
-        return as_integer(config.get(name), f"sparse_attention_config.{name}", low=1)
-
-    return computed(f"attention.indexer.{key}", U32, compute)
+    return within("sparse_attention_config", f"attention.indexer.{key}", U32, name)
 
 
 def _dense(hp: Hyper) -> int:

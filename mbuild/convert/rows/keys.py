@@ -121,6 +121,21 @@ def computed(name: str, type_: ValueType, compute: Callable[[Hyper], Any]) -> Ke
     return Key(name, type_, compute=compute)
 
 
+def within(section: str, name: str, type_: ValueType, field: str, *, required: bool = True) -> Key:
+    """A key whose value stands in an object of the config; null writes nothing unless required."""
+
+    def compute(hp: Hyper) -> Any:
+        settings = hp.value(section)
+        value = settings.get(field) if isinstance(settings, dict) else None
+        if value is None and required:
+            raise FormatError(f"config.json has no {section}.{field}")
+        if isinstance(value, list | dict):
+            raise FormatError(f"config.json: {section}.{field} is no single value")
+        return value
+
+    return computed(name, type_, compute)
+
+
 def file_type(hp: Hyper) -> Iterator[KV]:
     """``general.file_type``, which stands among the architecture's keys."""
     quant = hp.config.get("quantization_config")

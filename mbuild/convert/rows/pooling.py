@@ -46,17 +46,29 @@ def pooling(hp: Hyper) -> Iterator[KV]:
     yield KV(f"{hp.arch}.pooling_type", ValueType.UINT32, POOLING[mode])
 
 
+def unused_modules(hp: Hyper) -> Iterator[str]:
+    """A warning of the layers that sentence-transformers would put behind the model."""
+    folders = [str(path)[:40] for kind, path in _modules(hp) if kind.endswith("Dense")]
+    if folders:
+        yield (f"modules.json: {', '.join(folders)} is left out: embeddings are those before it")
+
+
 def _pooling_folder(hp: Hyper) -> str | None:
-    modules = _json_list(hp, "modules.json")
-    for module in modules:
-        if not isinstance(module, dict):
-            raise FormatError("modules.json has an item that is not an object")
-        kind, folder = module.get("type"), module.get("path")
-        if isinstance(kind, str) and kind.endswith("Pooling"):
+    for kind, folder in _modules(hp):
+        if kind.endswith("Pooling"):
             if not isinstance(folder, str):
                 raise FormatError("modules.json has a pooling module without a path")
             return folder
     return None
+
+
+def _modules(hp: Hyper) -> Iterator[tuple[str, Any]]:
+    """The kind and the folder of each module."""
+    for module in _json_list(hp, "modules.json"):
+        if not isinstance(module, dict):
+            raise FormatError("modules.json has an item that is not an object")
+        kind = module.get("type")
+        yield kind if isinstance(kind, str) else "", module.get("path")
 
 
 def _json_list(hp: Hyper, name: str) -> list[Any]:

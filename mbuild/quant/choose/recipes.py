@@ -56,7 +56,8 @@ class RecipeFacts:
     def of(cls, get: Callable[..., Any]) -> RecipeFacts:
         """From ``get(key, default)``, such as :meth:`mbuild.gguf.model.Model.get`.
 
-        A key that holds one value per layer counts with its first, as in llama.cpp.
+        A key that holds one value per layer counts with its first, as in llama.cpp; layers
+        that are passed several times count as often (Nanbeige).
         """
         architecture = str(get("general.architecture", ""))
 
@@ -69,7 +70,7 @@ class RecipeFacts:
         heads = number("attention.head_count", 0)
         return cls(
             architecture=architecture,
-            layers=number("block_count", 0),
+            layers=number("block_count", 0) * max(number("num_loops", 1), 1),
             heads=heads,
             heads_kv=number("attention.head_count_kv", heads),
             experts=number("expert_count", 0),
