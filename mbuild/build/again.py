@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mbuild.build.fetching import Fetching, PullMode
 from mbuild.build.history import History, modelfile_text
 from mbuild.build.lock import UNQUANTIZED, BuildLock, locked_quantization, locked_request
 from mbuild.build.locked import Locked
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 OnRead = Callable[[str, int], None]
 """Is told the name and the size in bytes of a file that has to be read for its digest."""
 
+_NOTHING = Fetching(PullMode.NEVER)
+"""Whoever builds again to compare wants what is here."""
+
 _BY_FILE = "name its Modelfile with -f FILE"
 
 
@@ -39,7 +43,7 @@ def from_log(stored: StoredManifest, store: Store, on_read: OnRead) -> Build:
     request = record.request._replace(targets=(target._replace(names=(stored.name,)),))
     recipe, context, warnings = _asked(request.source, record, stored, store, on_read)
     gate = Unchanged(record, store)
-    return Build(request, recipe, context, warnings=warnings, gate=gate)
+    return Build(request, recipe, context, warnings=warnings, gate=gate, fetching=_NOTHING)
 
 
 def _record_of(store: Store, stored: StoredManifest) -> tuple[BuildRecord, Target]:
@@ -125,9 +129,9 @@ def from_modelfile(
     context = LocalContext(folder, store, directory=directory, hash_files=True, on_read=on_read)
     request = BuildRequest((Target((stored.name,)),), script)
     if lock is None:
-        return Build(request, recipe, context, warnings=warnings)
+        return Build(request, recipe, context, warnings=warnings, fetching=_NOTHING)
     request = locked_request(lock[0], _locked_target(*lock, stored), script)
-    wanted = Build(request, recipe, context, warnings=warnings)
+    wanted = Build(request, recipe, context, warnings=warnings, fetching=_NOTHING)
     return wanted._replace(gate=Locked(*lock, wanted, store))
 
 

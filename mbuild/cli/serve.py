@@ -37,6 +37,7 @@ Examples:
     help="A registry that requests may pull from and push to, beside Ollama's and the Hub's;"
     " http://HOST for one without TLS.",
 )
+@click.option("--writable", is_flag=True, help="Accept pushes to /v2/, too.")
 @click.option(
     "--builds",
     metavar="N",
@@ -83,6 +84,7 @@ def serve_command(ctx: click.Context, /, *, store: str | None, **options: Any) -
         options["builds"] or 0,
         options["log"],
         options["registries"],
+        options["writable"],
     )
     sock = run.listen(host, port)
     line = f"serving {opened.root} on {run.url_of(sock)}"

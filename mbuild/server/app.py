@@ -49,6 +49,7 @@ def make_app(service: Service) -> ASGIApp:
         finally:
             service.jobs.cancel_all()
             service.transfers.cancel_all()
+            service.pushes.expire(idle=0.0)
             sweeper.cancel()
             with suppress(asyncio.CancelledError):
                 await sweeper

@@ -22,7 +22,6 @@ from mbuild.server.errors import (
     NoBlobError,
     NoManifestError,
     NoRepositoryError,
-    ReadOnlyError,
 )
 from mbuild.store.manifest import MANIFEST_TYPE
 
@@ -89,14 +88,6 @@ async def tags(service: Service, request: Request) -> Response:
     return JSONResponse({"name": name, "tags": found}, headers=HEADERS)
 
 
-async def refuse(service: Service, request: Request) -> Response:
-    """A push: models come into the store by builds, pulls and imports."""
-    raise ReadOnlyError(
-        "this registry is read-only",
-        hint="on its machine mbuild pull and mbuild import bring models",
-    )
-
-
 def _media_type(data: bytes) -> str:
     """What a manifest says that it is."""
     value = json.loads(data)
@@ -112,7 +103,7 @@ def _manifest(store: Store, repository: str, reference: str) -> tuple[bytes, Dig
             wanted = Digest.parse(reference)
         except DigestError:
             raise NoManifestError("manifest unknown") from None
-    names = _names(store, repository) if wanted else [_name(repository, reference)]
+    names = _names(store, repository) if wanted else [stored_name(repository, reference)]
     for name in names:
         data = store.manifests.read_bytes(store.manifests.resolve(name))
         if data is not None and wanted in (None, Digest.of(data)):
@@ -151,10 +142,10 @@ def _read(store: Store, name: ModelName) -> StoredManifest:
 
 def _names(store: Store, repository: str) -> Iterator[ModelName]:
     """The models of a repository, by the tags that the store has."""
-    return store.manifests.beside(store.manifests.resolve(_name(repository, "latest")))
+    return store.manifests.beside(store.manifests.resolve(stored_name(repository, "latest")))
 
 
-def _name(repository: str, tag: str) -> ModelName:
+def stored_name(repository: str, tag: str) -> ModelName:
     """The store's name for a path of the registry; raises :class:`NoRepositoryError`."""
     try:
         return ModelName.parse(f"{repository}:{tag}")

@@ -66,6 +66,30 @@ class ReadOnlyError(RegistryAnswerError):
     code = "UNSUPPORTED"
 
 
+class NoUploadError(RegistryAnswerError):
+    """No upload of that name is unfinished."""
+
+    code = "BLOB_UPLOAD_UNKNOWN"
+
+
+class BadDigestError(RegistryAnswerError):
+    """A digest that is none, or not that of the bytes."""
+
+    code = "DIGEST_INVALID"
+
+
+class BadRangeError(RegistryAnswerError):
+    """A part of an upload that begins where the upload is not."""
+
+    code = "RANGE_INVALID"
+
+
+class BadManifestError(RegistryAnswerError):
+    """A manifest that the store cannot hold."""
+
+    code = "MANIFEST_INVALID"
+
+
 class NoRoomError(MbuildError):
     """The disk has less room than a request announces to send."""
 
@@ -74,6 +98,9 @@ STATUS: dict[type[MbuildError], int] = {
     TooLargeError: 413,
     UnauthorizedError: 401,
     ReadOnlyError: 405,
+    BadDigestError: 400,
+    BadManifestError: 400,
+    BadRangeError: 416,
     RegistryAnswerError: 404,
     ForbiddenHostError: 403,
     NameNotFoundError: 404,

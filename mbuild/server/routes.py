@@ -13,6 +13,7 @@ from mbuild.server import (
     inference,
     models,
     openapi,
+    pushes,
     shapes,
     transfers,
 )
@@ -58,6 +59,8 @@ API_VERSION = "0.32.15"
 
 GET = ("GET", "HEAD")
 
+_UPLOADS = "/v2/{name:path}/blobs/uploads/"
+
 ROUTES: tuple[Endpoint, ...] = (
     Endpoint(GET, "/", root, "Says that the server runs"),
     Endpoint(GET, "/api/version", version, "Version of the API"),
@@ -89,8 +92,16 @@ ROUTES: tuple[Endpoint, ...] = (
         "A model's manifest, by tag or digest",
     ),
     Endpoint(GET, "/v2/{name:path}/blobs/{digest}", distribution.blob, "A model's blob"),
+    Endpoint(("POST",), _UPLOADS, pushes.begin, "Begin the upload of a blob, with --writable"),
+    Endpoint(("GET",), _UPLOADS + "{upload}", pushes.status, "How far an upload is"),
+    Endpoint(("PATCH",), _UPLOADS + "{upload}", pushes.part, "A part of a blob", binary=True),
+    Endpoint(("PUT",), _UPLOADS + "{upload}", pushes.end, "End an upload", binary=True),
     Endpoint(
-        ("POST",), "/v2/{name:path}/blobs/uploads/", distribution.refuse, "Refused: read-only"
+        ("PUT",),
+        "/v2/{name:path}/manifests/{reference}",
+        pushes.manifest,
+        "Give a model its tag, with --writable",
+        binary=True,
     ),
     Endpoint(GET, "/v2/{name:path}/tags/list", distribution.tags, "The tags of a model"),
     Endpoint(("GET",), "/docs", docs, "This page"),

@@ -11,6 +11,7 @@ from mbuild.core.errors import MbuildError
 from mbuild.registry.client.access import Access
 from mbuild.server.catalogue import Catalogue
 from mbuild.server.errors import Scrubber, text_of
+from mbuild.server.incoming import Pushes
 from mbuild.server.jobs import Jobs
 from mbuild.server.locking import Locking
 from mbuild.store import Store
@@ -43,15 +44,19 @@ class Service:
         builds: int = 0,
         log: str = "off",
         registries: Iterable[str] = (),
+        writable: bool = False,
     ) -> None:
         """``log``: ``text``, ``json`` or ``off``; ``registries`` are those the operator names.
 
-        Raises :class:`UsageError` for what is no registry.
+        ``writable``: other machines may push into the store. Raises :class:`UsageError` for what
+        is no registry.
         """
         self._root = root.absolute()
         self.policy = policy
         self.upstream = upstream
         self.jobs = Jobs(builds or BUILDS_AT_ONCE)
+        self.pushes = Pushes()
+        self.writable = writable
         self.transfers = Jobs(TRANSFERS_AT_ONCE)
         self.access = Access.of_operator(registries)
         self.locking = Locking()

@@ -1,8 +1,8 @@
 // Scenarios J1 to J9 with the official JavaScript client.
 //
-//     node official_javascript.mjs URL        (with ollama in node_modules)
+//     node official_javascript.mjs URL DIGEST REGISTRY        (with ollama in node_modules)
 //
-// The server has the model p. Every check is an assertion.
+// The server has the model p, and may ask the registry. Every check is an assertion.
 
 import assert from 'node:assert/strict'
 import { Ollama } from 'ollama'
@@ -48,8 +48,24 @@ const scenarios = {
     await refused(client.delete({ model: 'j-copy' }), 'not found')
   },
   async j7_pull() {
-    await refused(client.pull({ model: 'j' }), 'registry.ollama.ai')
-    await refused(client.pull({ model: 'j', stream: true }), 'registry.ollama.ai')
+    const model = `${process.argv[4]}/lib/j:v1`
+    await client.copy({ source: 'j', destination: model })
+    for (const action of ['push', 'pull']) {
+      const lines = []
+      const options = { model, insecure: true, stream: true }
+      for await (const line of await client[action](options)) lines.push(line)
+      assert.equal(lines.at(-1).status, 'success')
+      assert.ok(lines.some((line) => line.digest && line.total > 0))
+      assert.equal((await client[action]({ model })).status, 'success')
+    }
+    const absent = `${process.argv[4]}/lib/none:v1`
+    await refused(client.pull({ model: absent }), 'file does not exist')
+    const stream = await client.pull({ model: absent, stream: true })
+    await refused((async () => { for await (const _ of stream); })(), 'file does not exist')
+    await refused(client.pull({ model: '127.0.0.1:9/a/b', insecure: true }), '--registry')
+    const other = await new Ollama({ host }).pull({ model, stream: true })
+    other.abort()
+    await assert.rejects((async () => { for await (const _ of other); })())
   },
   async j8_change_system() {
     await client.create({ model: 'j', from: 'j', system: 'You are K.' })

@@ -1,8 +1,9 @@
-"""Scenarios P1 to P15 with the official Python client; run with its Python, not mbuild's.
+"""Scenarios P1 to P16 with the official Python client; run with its Python, not mbuild's.
 
-    python official_python.py URL FOLDER STORE
+    python official_python.py URL FOLDER STORE REGISTRY
 
-FOLDER holds the example models. Every check is an assertion.
+FOLDER holds the example models; REGISTRY is one that the server may ask, over http. Every check is
+an assertion.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ import urllib.request
 import ollama
 
 URL, FOLDER, STORE = sys.argv[1], pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3])
+REGISTRY = sys.argv[4]
 GGUF = FOLDER / "tiny.gguf"
 CLIENT = ollama.Client(URL)
 
@@ -139,8 +141,6 @@ def p12_no_inference():
     refused(lambda: CLIENT.chat("p", messages=talk), 501, "--upstream")
     refused(lambda: CLIENT.generate("p", "Hi"), 501, "--upstream")
     refused(lambda: CLIENT.embed("p", "Hi"), 501, "--upstream")
-    refused(lambda: CLIENT.pull("p"), 501, "registry")
-    refused(lambda: CLIENT.push("p"), 501, "registry")
 
 
 def p13_corrupt():
@@ -189,6 +189,33 @@ def p15_wrong_digest():
     assert not (STORE / "blobs" / digest.replace(":", "-")).exists()
 
 
+async def p16_pull_and_push():
+    name = f"{REGISTRY}/lib/p:v1"
+    assert CLIENT.copy("p", name).status == "success"
+    lines = list(CLIENT.push(name, insecure=True, stream=True))
+    assert [lines[0].status, lines[-1].status] == ["retrieving manifest", "success"]
+    moved = [line for line in lines if line.digest]
+    assert moved and all(line.completed <= line.total for line in moved if line.completed)
+    assert CLIENT.push(name).status == "success"
+    before = CLIENT.show(name)
+    assert CLIENT.delete(name).status == "success"
+    lines = list(CLIENT.pull(name, insecure=True, stream=True))
+    assert [lines[0].status, lines[-1].status] == ["pulling manifest", "success"]
+    assert CLIENT.pull(name).status == "success"
+    assert CLIENT.show(name).modelinfo == before.modelinfo
+    absent = f"{REGISTRY}/lib/none:v1"
+    refused(lambda: CLIENT.pull(absent), 500, "pull model manifest: file does not exist")
+    refused(lambda: list(CLIENT.pull(absent, stream=True)), -1, "file does not exist")
+    refused(lambda: CLIENT.push(absent), 404, "not found")
+    refused(lambda: list(CLIENT.push(absent, stream=True)), -1, "not found")
+    refused(lambda: CLIENT.pull("127.0.0.1:9/a/b", insecure=True), 403, "--registry")
+    refused(lambda: CLIENT.pull("a//b"), 400, "invalid model name")
+    client = ollama.AsyncClient(URL)
+    async for line in await client.pull(name, stream=True):
+        assert line.status == "pulling manifest"
+        break  # it goes away in the middle
+
+
 for scenario in (
     p1_blobs,
     p2_create,
@@ -205,6 +232,7 @@ for scenario in (
     p13_corrupt,
     p14_many_at_once,
     p15_wrong_digest,
+    p16_pull_and_push,
 ):
     result = scenario()
     if result is not None:

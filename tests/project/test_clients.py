@@ -20,6 +20,7 @@ from asked import asked
 from gguf_files import tiny_gguf
 from installed import from_npm, from_pypi
 from live_server import LiveServer, Server, example_models, serving, serving_here, upload_folder
+from registries import docker_registry
 
 from mbuild.build.build import build
 from mbuild.build.prepare import read_recipe
@@ -55,10 +56,19 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Debian's docker-registry."""
+    with docker_registry(tmp_path_factory.mktemp("registry")) as host:
+        yield host
+
+
 @pytest.fixture
-def with_p(tmp_path: Path, models: Path) -> Iterator[Server]:
-    """A server that has the model ``p``."""
-    with serving_here(tmp_path / "store") as server:
+def with_p(tmp_path: Path, models: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server that has the model ``p``, and may ask the registry if the test has one."""
+    here = "registry" in request.fixturenames
+    registries = [f"http://{request.getfixturevalue('registry')}"] if here else []
+    with serving_here(tmp_path / "store", registries=registries) as server:
         digest = server.upload((models / "tiny.gguf").read_bytes())
         server.create(model="p", files={"p.gguf": digest}, stream=False).raise_for_status()
         yield server
@@ -80,11 +90,14 @@ def run(*command: str | Path, **options: Any) -> str:
 
 
 def test_official_python_client(client_python: Path, models: Path, tmp_path: Path) -> None:
-    """P1 to P15; its create gives the manifest that the command line gives."""
-    with serving(tmp_path / "store") as server:
+    """P1 to P16; its create gives the manifest that the command line gives."""
+    with (
+        docker_registry(tmp_path / "registry") as host,
+        serving(tmp_path / "store", "--port", "0", "--registry", f"http://{host}") as server,
+    ):
         script = SCRIPTS / "official_python.py"
-        said = run(client_python, script, server.url, models, server.root)
-        assert said.count(" ok") == 15
+        said = run(client_python, script, server.url, models, server.root, host)
+        assert said.count(" ok") == 16
         text = (
             f"FROM {models}/tiny.gguf\nSYSTEM s\nLICENSE A\nLICENSE B\n"
             "PARAMETER temperature 0.5\nPARAMETER stop x\nPARAMETER stop y\n"
@@ -112,12 +125,12 @@ def test_other_python_clients(client_python: Path, with_p: Server) -> None:
     assert said.count(" ok") == 4
 
 
-def test_official_javascript_client(node_modules: Path, with_p: Server) -> None:
+def test_official_javascript_client(node_modules: Path, registry: str, with_p: Server) -> None:
     """J1 to J9."""
     script = node_modules / "official_javascript.mjs"
     shutil.copyfile(SCRIPTS / "official_javascript.mjs", script)
     junk = with_p.upload(b"this is not a model")
-    assert run("node", script, with_p.url, junk).count(" ok") == 9
+    assert run("node", script, with_p.url, junk, registry).count(" ok") == 9
 
 
 def test_ollama_mcp(node_modules: Path, with_p: Server) -> None:
@@ -164,7 +177,7 @@ def test_ollama_mcp(node_modules: Path, with_p: Server) -> None:
         assert not tool("ollama_delete", model="m2").startswith("ERROR")
         assert "m2" not in tool("ollama_list", format="json")
         assert "not found" in tool("ollama_show", model="m2")
-        assert "registry.ollama.ai" in tool("ollama_pull", model="zzz")
+        assert "--registry" in tool("ollama_pull", model="127.0.0.1:9/a/b")
         assert "models" in tool("ollama_ps", format="json")
     finally:
         process.stdin.close()

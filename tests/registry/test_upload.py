@@ -203,6 +203,23 @@ def test_a_record_of_an_upload_leads_to_no_other_host(tiny_store: Store, weights
         assert other.requests == []
 
 
+def test_a_blob_that_is_kept_elsewhere_is_there(tiny_store: Store, weights: bytes) -> None:
+    """A registry that leads to its storage has it; the storage's address is not for HEAD."""
+    with stand_in() as (registry, host):
+        pushed(tiny_store, host)
+        registry.requests.clear()
+
+        def lead(handler: Handler) -> bool:
+            if handler.command == "HEAD" and "/blobs/" in handler.path:
+                handler.answer(307, location="https://storage.invalid/signed-for-get")
+                return True
+            return False
+
+        registry.before = lead
+        assert pushed(tiny_store, host).moved == 0
+        assert registry.asked("POST") == []
+
+
 def test_no_right_to_push(tiny_store: Store, weights: bytes) -> None:
     """Is known before a byte is sent."""
     with stand_in() as (registry, host):

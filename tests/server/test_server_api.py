@@ -14,6 +14,7 @@ from stores import copy_tiny_store
 
 from mbuild.gguf.split import split
 from mbuild.gguf.types import GGMLType
+from mbuild.server import pushes
 from mbuild.server.openapi import describe
 from mbuild.server.routes import ROUTES
 from mbuild.store.media import LICENSE
@@ -36,8 +37,9 @@ def test_every_route_answers(server: Server) -> None:
         path = row.path.replace("{digest}", "sha256:" + "0" * 64).replace("{model:path}", "tiny")
         for method in row.methods:
             answer = server.http.request(method, path, content=b"{}")
-            assert answer.status_code not in (405, 500), (method, path)
-        assert server.http.request("PATCH", path).status_code == 405
+            refuses = row.handler.__module__ == pushes.__name__  # 405, without --writable
+            assert refuses or answer.status_code not in (405, 500), (method, path)
+        assert server.http.request("TRACE", path).status_code == 405
 
 
 def test_create_from_files_names_the_uploaded_bytes(server: Server) -> None:

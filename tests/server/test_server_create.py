@@ -23,6 +23,7 @@ from mbuild.gguf.model import Tensor
 from mbuild.gguf.types import GGMLType
 from mbuild.language.formatter import quote
 from mbuild.language.parameters import PARAMETERS, ParameterType
+from mbuild.registry.client.access import Access
 from mbuild.server.create import parameter_texts, read_creation
 from mbuild.server.requests import parse_json
 from mbuild.server.shapes import CREATE, check
@@ -91,7 +92,7 @@ def built_from_text(text: str, folder: Path, store: Store, draft_type: str) -> b
 def built_from_json(request: dict[str, Any], store: Store) -> bytes:
     """The manifest that the server makes of a request."""
     creation = read_creation(check(CREATE, request), store)
-    list(build(creation.build(store), store))
+    list(build(creation.build(store, Access.of_operator(())), store))
     return store.manifests.read_bytes(creation.name) or b""
 
 

@@ -247,13 +247,12 @@ DIFFERENCES: dict[tuple[str, str], Difference] = {
     ("04-parameters", 'parameters {"mirostat": 1}'): Difference(
         200, "a parameter without effect is not stored, and a warning says so", "deprecated"
     ),
-    **{
-        ("05-create-errors", what): Difference(404, "a model that is not there is 404")
-        for what in (
-            "from an unknown model (no network: pull fails)",
-            "from an unknown model on a loopback registry (https)",
-        )
-    },
+    ("05-create-errors", "from an unknown model (no network: pull fails)"): Difference(
+        404, "a model without a host that is not there is 404"
+    ),
+    ("05-create-errors", "from an unknown model on a loopback registry (https)"): Difference(
+        403, "one with a host is 403 unless the operator allows that registry", "--registry"
+    ),
     ("05-create-errors", "malformed digest"): Difference(400, EARLY, "invalid digest format"),
     ("05-create-errors", "malformed digest, stream false"): Difference(400, EARLY),
     ("05-create-errors", "blob that is not there"): Difference(400, NO_PATHS, "is not there"),

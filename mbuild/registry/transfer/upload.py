@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from mbuild.core.errors import DamagedError, RegistryError, UnreachableError
 from mbuild.registry.client.answers import AGAIN, drained, later, refusal
-from mbuild.registry.client.registry import Attempts, Registry, push_scope
+from mbuild.registry.client.registry import REDIRECTS, Attempts, Registry, push_scope
 from mbuild.store.files import inherit, make_directories
 
 if TYPE_CHECKING:
@@ -105,12 +105,13 @@ class Upload:
         self._record.remove()
 
     def _is_there(self) -> bool:
+        """Whether the registry has the blob: it says so, or leads to where it is kept."""
         url = self._registry.url(f"blobs/{self.layer.digest}")
-        answer = self._registry.get(url, self._scopes, {}, method="HEAD").response
+        answer = self._registry.ask("HEAD", url, self._scopes)
         drained(answer)
         if answer.status in (401, 403):
             raise refusal(answer, "nothing can be pushed there", self._registry.host)
-        return answer.status == 200
+        return answer.status == 200 or answer.status in REDIRECTS
 
     # Where an upload stands.
 

@@ -1,0 +1,204 @@
+"""``/v2/`` with ``--writable``: blobs and manifests that other machines push into the store.
+
+An upload is an unfinished blob of the store, which remembers how far it is, so that a push that was
+cut goes on. A manifest is taken once all its blobs are here, and only if it is a model of Ollama's
+form, for the store has no other.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING
+
+from anyio import to_thread
+from starlette.responses import Response
+
+from mbuild.core.digest import Digest, DigestError
+from mbuild.core.errors import MbuildError
+from mbuild.registry.client.registry import Received
+from mbuild.registry.dialects import ollama
+from mbuild.registry.dialects.received import document
+from mbuild.registry.reference import ModelReference
+from mbuild.server.distribution import HEADERS, stored_name
+from mbuild.server.errors import (
+    BadDigestError,
+    BadManifestError,
+    BadRangeError,
+    NoBlobError,
+    ReadOnlyError,
+)
+from mbuild.server.locking import PATIENCE_SECONDS
+from mbuild.server.requests import read_body
+from mbuild.store.manifest import MAX_MANIFEST_BYTES
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from mbuild.core.names import ModelName
+    from mbuild.server.incoming import Incoming
+    from mbuild.server.service import Service
+    from mbuild.store import Store
+    from mbuild.store.writing import BlobWriter
+
+_CHUNK = 1 << 20
+_RANGE = re.compile(r"(?:bytes )?(\d{1,18})-(\d{1,18})(?:/.*)?")
+
+
+def check_writable(service: Service) -> None:
+    """Raise :class:`ReadOnlyError` unless the operator said ``--writable``."""
+    if not service.writable:
+        raise ReadOnlyError(
+            "this registry is read-only", hint="its operator can start it with --writable"
+        )
+
+
+async def begin(service: Service, request: Request) -> Response:
+    """Begin an upload, or find that the store has the blob (``mount``)."""
+    check_writable(service)
+    name = request.path_params["name"]
+    stored_name(name, "latest")
+    wanted = request.query_params.get("mount", "")
+    store = service.store(PATIENCE_SECONDS)
+    if wanted and request.query_params.get("from"):
+        digest = _digest(wanted)
+        if await service.locking.run(_mark, store, digest):
+            return _created(f"/v2/{name}/blobs/{digest}", digest)
+    upload = await service.pushes.begin(store)
+    return _stands(name, upload, 0, 202)
+
+
+async def status(service: Service, request: Request) -> Response:
+    """How far an upload is."""
+    check_writable(service)
+    upload = request.path_params["upload"]
+    size = service.pushes.find(upload).writer.size
+    return _stands(request.path_params["name"], upload, size, 204)
+
+
+async def part(service: Service, request: Request) -> Response:
+    """Take the next bytes of an upload; what arrived of a part that was cut counts."""
+    check_writable(service)
+    upload = request.path_params["upload"]
+    found = service.pushes.find(upload)
+    async with found.lock:
+        _check_range(request, found.writer.size)
+        await _receive(request, found)
+        return _stands(request.path_params["name"], upload, found.writer.size, 202)
+
+
+async def end(service: Service, request: Request) -> Response:
+    """Take the last bytes, and keep the blob if it is what it is called."""
+    check_writable(service)
+    name, upload = request.path_params["name"], request.path_params["upload"]
+    digest = _digest(request.query_params.get("digest", ""))
+    found = service.pushes.find(upload)
+    async with found.lock:
+        _check_range(request, found.writer.size)
+        await _receive(request, found)
+        try:
+            store = service.store(PATIENCE_SECONDS)
+            await service.locking.run(_commit, store, found.writer, digest)
+        finally:
+            service.pushes.end(upload)
+    return _created(f"/v2/{name}/blobs/{digest}", digest)
+
+
+async def manifest(service: Service, request: Request) -> Response:
+    """Give a model its tag, once the store has all of it."""
+    check_writable(service)
+    path, tag = request.path_params["name"], request.path_params["reference"]
+    if ":" in tag:
+        raise BadManifestError("a manifest is pushed under a tag")
+    name = stored_name(path, tag)
+    data = await read_body(request, MAX_MANIFEST_BYTES)
+    kind = request.headers.get("content-type", "").partition(";")[0]
+    store = service.store(PATIENCE_SECONDS)
+    digest = await service.locking.run(_keep, store, name, data, kind)
+    return _created(f"/v2/{path}/manifests/{digest}", digest)
+
+
+def _digest(text: str) -> Digest:
+    try:
+        return Digest.parse(text)
+    except DigestError:
+        raise BadDigestError("a digest is sha256: and 64 digits") from None
+
+
+def _check_range(request: Request, size: int) -> None:
+    """Refuse a part that does not begin where the upload is."""
+    said = request.headers.get("content-range", "")
+    if not said:
+        return
+    found = _RANGE.fullmatch(said)
+    if found is None or int(found[1]) != size:
+        raise BadRangeError(f"the upload has {size} bytes, the part begins elsewhere")
+
+
+async def _receive(request: Request, found: Incoming) -> None:
+    """Write a request's body behind what there is."""
+    pending = bytearray()
+    try:
+        async for piece in request.stream():
+            pending += piece
+            if len(pending) >= _CHUNK:
+                await to_thread.run_sync(found.writer.write, pending)
+                found.moved = time.monotonic()
+                pending = bytearray()
+    finally:
+        if pending:
+            await to_thread.run_sync(found.writer.write, pending)
+
+
+def _mark(store: Store, digest: Digest) -> bool:
+    """Keep a blob that is there until a manifest names it; False where it is not."""
+    with store.using():
+        if store.blobs.size(digest) is None:
+            return False
+        store.uploads.add(digest, is_new=False)
+        return True
+
+
+def _commit(store: Store, writer: BlobWriter, digest: Digest) -> None:
+    got = writer.digest
+    if got != digest:
+        raise BadDigestError(f"the content has the digest {got}, not {digest}")
+    with store.using():
+        store.uploads.add(digest, is_new=store.blobs.size(digest) is None)
+        blob = writer.commit()
+        if blob.blake3 is not None:
+            store.files.remember_alias(digest, blob.blake3)
+            store.files.remember_content(blob.size, blob.blake3)
+
+
+def _keep(store: Store, name: ModelName, data: bytes, kind: str) -> Digest:
+    """Check a manifest and write it; its digest."""
+    digest = Digest.of(data)
+    reference = ModelReference(name.host, f"{name.namespace}/{name.model}", name.tag)
+    try:
+        found = document(Received(data, digest, kind), reference)
+        model = ollama.manifest(found, reference)
+    except MbuildError as error:
+        raise BadManifestError(error.message) from None
+    with store.using():
+        for layer in model.blobs():
+            if not store.blobs.bring(layer.digest, layer.size):
+                raise NoBlobError(f"the blob {layer.digest} was not pushed")
+        store.replace(store.manifests.resolve(name), data)
+        store.uploads.settle(layer.digest for layer in model.blobs())
+    return digest
+
+
+def _stands(name: str, upload: str, size: int, status: int) -> Response:
+    """An answer that says how far an upload is, and where it goes on."""
+    headers = {
+        "Location": f"/v2/{name}/blobs/uploads/{upload}",
+        "Range": f"0-{max(size - 1, 0)}",
+        "Docker-Upload-UUID": upload,
+    }
+    return Response(status_code=status, headers={**headers, **HEADERS})
+
+
+def _created(location: str, digest: Digest) -> Response:
+    headers = {"Location": location, "Docker-Content-Digest": str(digest), **HEADERS}
+    return Response(status_code=201, headers=headers)
