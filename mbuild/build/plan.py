@@ -139,8 +139,15 @@ def _plan(
     weights = (*models, *adapters, *drafts)
     base_config = base.manifest.config if base else None
     least = LEAST_OLLAMA if entries.several(base) else ""
-    config = MakeConfig(base_config, weights, recipe.config, variant, least)
+    lifted = "" if least or base is None or not _is_split(base) else LEAST_OLLAMA
+    config = MakeConfig(base_config, weights, recipe.config, variant, least, lifted)
     return Plan(AssembleManifest(config, entries.all(), variant), base, _SEVERAL if least else "")
+
+
+def _is_split(base: StoredModel) -> bool:
+    """Whether a model of the store has several layers of weights."""
+    kinds = [layer.media_type for layer in base.manifest.layers]
+    return any(kinds.count(kind) > 1 for kind in SPLIT)
 
 
 _SEVERAL = (

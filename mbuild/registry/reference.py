@@ -31,6 +31,7 @@ _PART = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 _ANY_CASE = re.compile(_PART.pattern, re.IGNORECASE)
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::\d{1,5})?")
+_LAST_PORT = 65535
 _LONGEST = 255  # characters of a path, as registries limit it
 _ALONE = "_"  # the namespace of a repository without one: no registry has such a path
 _DEEPER = "___"  # between the parts of a deep path: no registry has three underscores
@@ -89,6 +90,9 @@ class ModelReference(NamedTuple):
     def _check(self, text: str) -> None:
         if not _HOST.fullmatch(self.host):
             raise _invalid(text, f"{self.host!r} is not a host")
+        port = self.host.rpartition("]")[2].partition(":")[2]
+        if port and not 0 < int(port) <= _LAST_PORT:
+            raise _invalid(text, f"a port is a number from 1 to {_LAST_PORT}, not {port}")
         folds = self.host.lower() in HUB_HOSTS | OLLAMA_HOSTS
         pattern = _ANY_CASE if folds else _PART
         for part in self.path.split("/"):
@@ -100,8 +104,16 @@ class ModelReference(NamedTuple):
                     if upper
                     else f"{part!r} is no part of a repository's name",
                 )
-        if len(self.path) > _LONGEST or not _TAG.fullmatch(self.tag):
-            raise _invalid(text, "the path has at most 255 characters, the tag 128")
+        if not self.tag:
+            raise _invalid(text, "there is no tag behind the ':'")
+        if len(self.path) > _LONGEST:
+            raise _invalid(text, f"the path has more than {_LONGEST} characters")
+        if not _TAG.fullmatch(self.tag):
+            raise _invalid(
+                text,
+                "a tag has at most 128 letters, digits, '_', '-' and '.',"
+                " and does not begin with '-' or '.'",
+            )
 
     @property
     def endpoint(self) -> str:
@@ -140,6 +152,15 @@ class ModelReference(NamedTuple):
         at = f"@{self.digest}" if self.digest else ""
         tag = "" if at and self.tag == DEFAULT_TAG else f":{self.tag}"
         return f"{self.host}/{self.path}{tag}{at}"
+
+
+def is_host(text: str) -> bool:
+    """Whether a text is a registry's host, with its port if it has one."""
+    try:
+        ModelReference.parse(f"{text}:443/a/b" if ":" not in text else f"{text}/a/b")
+    except InvalidNameError:
+        return False
+    return True
 
 
 def has_host(text: str) -> bool:

@@ -102,6 +102,14 @@ def test_the_result_is_that_of_a_local_model(
     assert Store(tmp_path / "store").manifests.read(ModelName.parse("local")).id == one
 
 
+def test_a_store_of_one_model_is_told_of_in_the_singular(mbuild: Run, tmp_path: Path) -> None:
+    """And how to fetch what is missing."""
+    copy_tiny_store(tmp_path / "store")
+    modelfile(tmp_path, "quite-another")
+    said = mbuild("-t", "mine").stderr
+    assert "the store has 1 model; fetch it first: mbuild pull quite-another" in said
+
+
 def test_always_never_missing(mbuild: Run, tmp_path: Path, registry: tuple[StandIn, str]) -> None:
     """What the tag has by now, or nothing; what was there is not fetched again."""
     found, host = registry

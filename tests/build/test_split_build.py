@@ -218,6 +218,24 @@ def test_a_model_from_a_split_one_inherits_its_layers(mbuild: Run, tmp_path: Pat
     assert "requires" not in (from_text(mbuild, "FROM ./m.gguf\n", name="one"), config("one"))[1]
 
 
+def test_one_file_made_from_a_split_model_does_not_need_a_newer_ollama(
+    mbuild: Run, chat: Path
+) -> None:
+    """What only the shards of the base needed is no longer said; what REQUIRES says stays."""
+    assert chat.is_dir()
+    from_text(mbuild, "FROM ./chat\n", name="whole")
+    from_text(mbuild, "FROM ./chat\n", "--split-layers", "1", name="cut")
+    from_text(mbuild, "FROM ./chat\nREQUIRES 0.40.1\n", "--split-layers", "1", name="newer")
+    for name in ("whole", "cut", "newer"):
+        from_text(mbuild, f"FROM {name}\n", "-q", "q8_0", name=f"{name}-q")
+    assert weights("cut-q") == weights("whole-q")
+    assert config("cut-q") == config("whole-q")
+    assert config("newer-q") == {**config("whole-q"), "requires": "0.40.1"}
+    from_text(mbuild, "FROM cut\n", "-q", "q8_0", "--keep-split", name="kept-q")
+    from_text(mbuild, "FROM cut\nREQUIRES 0.35.0\n", "-q", "q8_0", name="said-q")
+    assert config("kept-q")["requires"] == config("said-q")["requires"] == "0.35.0"
+
+
 def test_an_adapter_is_checked_against_all_shards(mbuild: Run, chat: Path, tmp_path: Path) -> None:
     """Its base's tensors lie in several layers, made now or stored."""
     (tmp_path / "adapter").mkdir()

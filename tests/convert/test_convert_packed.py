@@ -294,5 +294,16 @@ def test_parts_of_packed_weights_that_do_not_fit_are_refused() -> None:
     with pytest.raises(UnsupportedError, match="to 3 bits is not supported"):
         three = {"a.weight": _lazy(_words((8, 3)), DType.I32), "a.scales": ones, "a.biases": ones}
         dequantize(apple, three)
+    with pytest.raises(FormatError, match=r"'a\.biases' of a weight that MLX quantized is missing"):
+        dequantize(apple, {"a.weight": words, "a.scales": ones})
+    with pytest.raises(UnsupportedError, match="in the mode 'mxfp4'"):
+        other = {"quantization": {"group_size": 32, "bits": 4, "mode": "mxfp4"}}
+        dequantize(other, {"a.weight": words, "a.scales": ones})
+    with pytest.raises(FormatError, match="does not fit the weight of") as caught:
+        fp8 = {"quantization_config": {"quant_method": "fp8"}}
+        codes = _lazy(np.zeros((8, 16), np.uint8), DType.F8_E4M3)
+        three = _lazy(np.ones(3, np.float32), DType.F32)
+        dequantize(fp8, {"a.weight": codes, "a.weight_scale": three})
+    assert "another block size" in caught.value.hint
     with pytest.raises(FormatError, match="does not fit"):
         dequantize(apple, {"a.weight": words, "a.scales": wrong, "a.biases": wrong})

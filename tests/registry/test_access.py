@@ -60,7 +60,9 @@ def test_a_server_asks_what_its_operator_allows() -> None:
     assert not access.is_named("hf.co")
 
 
-@pytest.mark.parametrize("text", ["", "http://", "ftp://x", "a/b", "https://a/b"])
+@pytest.mark.parametrize(
+    "text", ["", "http://", "ftp://x", "a/b", "https://a/b", "a b", "u@a", "a:65536"]
+)
 def test_what_is_no_registry_is_refused(text: str) -> None:
     """With how to write one."""
     with pytest.raises(UsageError, match="not a registry"):

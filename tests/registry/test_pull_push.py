@@ -243,7 +243,7 @@ def test_a_registry_that_has_only_http_is_not_asked_so_unasked(
     access = Access(frozenset({host}), frozenset({host}))
     with pytest.raises(Exception, match="does not speak https") as caught:
         list(pull(reference, reference.local, tiny_store, access))
-    assert "--insecure" in getattr(caught.value, "hint", "")
+    assert f"mbuild serve --registry http://{host}" in getattr(caught.value, "hint", "")
 
 
 def test_a_damaged_file_of_logins_stops_a_push(tmp_path: Path, tiny_store: Store) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from mbuild.core.digest import Digest
 from mbuild.core.names import InvalidNameError, ModelName
-from mbuild.registry.reference import ModelReference, has_host
+from mbuild.registry.reference import ModelReference, has_host, is_host
 
 DIGEST = Digest("ab" * 32)
 
@@ -42,6 +42,10 @@ WRONG = [
     "ghcr.io/../etc/passwd",
     "ghcr.io/org/model:a b",
     "ghcr.io/org/model:",
+    "ghcr.io/org/model:-v1",
+    "ghcr.io:0/org/model",
+    "ghcr.io:65536/org/model",
+    "[::1]:99999/org/model",
     "ghcr.io/org/model@sha256:12",
     "ghcr.io/org/model@",
     "user:secret@ghcr.io/org/model",
@@ -127,3 +131,29 @@ def test_hosts_with_several_names_are_asked_under_one() -> None:
         assert ModelReference.parse(f"{host}/a/b").endpoint == "registry-1.docker.io"
     assert ModelReference.parse("ollama.com/a/b").endpoint == "registry.ollama.ai"
     assert ModelReference.of(ModelName.parse("a/b")).endpoint == "registry.ollama.ai"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("ghcr.io/a/b:", "no tag behind the ':'"),
+        ("ghcr.io/a/b:" + "t" * 129, "a tag has at most 128"),
+        ("ghcr.io/" + "a/" * 200 + "b", "more than 255 characters"),
+        ("ghcr.io:65536/a/b", "a port is a number from 1 to 65535, not 65536"),
+    ],
+)
+def test_what_is_wrong_with_a_name_is_said(text: str, said: str) -> None:
+    """That rule alone which the name breaks."""
+    with pytest.raises(InvalidNameError, match="is not a model in a registry") as caught:
+        ModelReference.parse(text)
+    assert said in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "good"),
+    [("ghcr.io", True), ("build", True), ("build:65535", True), ("[::1]:5000", True)]
+    + [(text, False) for text in ("", "foo bar", "a:65536", "a:b", "u@a", "a/b")],
+)
+def test_what_is_a_host(text: str, good: bool) -> None:
+    """With a port or without; nothing else stands beside it."""
+    assert is_host(text) is good

@@ -105,12 +105,24 @@ def test_a_wrong_name_is_wrong_usage(name: str, mbuild: Run) -> None:
     assert "a name is" in done.stderr
 
 
+def test_a_model_that_the_registry_does_not_have(host: str, mbuild: Run) -> None:
+    """The remedy names what can be wrong; a port that cannot be is wrong usage."""
+    done = mbuild("pull", f"{host}/no/such:v1")
+    assert done.returncode == 1
+    assert f"check its name and tag; it may want a login: mbuild login {host}" in done.stderr
+    for command in (("pull",), ("push", "tiny")):
+        assert mbuild(*command, "localhost:99999/a/b").returncode == 2
+    built = mbuild("-f", "-", "-t", "x", input="FROM localhost:99999/a/b\n")
+    assert built.returncode == 1 and "neither a file nor a model's name" in built.stderr
+
+
 def test_login_checks_before_it_keeps(tmp_path: Path, mbuild: Run) -> None:
     """A wrong password is not kept; the right one is, and is never shown."""
     with docker_registry(tmp_path / "registry", with_password(tmp_path / "login")) as host:
         arguments = ("login", host, "-u", USER, "--password-stdin")
         wrong = mbuild(*arguments, input="wrong\n")
         assert wrong.returncode == 1 and "refuses the login" in wrong.stderr
+        assert "check the user and the password" in wrong.stderr  # another login helps nobody
         assert not (tmp_path / ".docker").exists()
         assert mbuild("push", "tiny", f"{host}/a/tiny").returncode == 1
         done = mbuild(*arguments, input=f"{PASSWORD}\n")
@@ -131,6 +143,7 @@ def test_login_checks_before_it_keeps(tmp_path: Path, mbuild: Run) -> None:
         (("x.io", "--password-stdin"), "p", "-u USER"),
         (("x.io", "-u", "a:b", "--password-stdin"), "p", "no ':'"),
         (("x.io", "-u", "a", "--password-stdin"), "\n", "empty"),
+        (("x.io:65536", "-u", "a", "--password-stdin"), "p", "not a registry's host"),
         (("x io", "-u", "a", "--password-stdin"), "p", "not a registry's host"),
     ],
 )

@@ -139,6 +139,7 @@ def test_https_is_not_left_because_a_client_says_so(tmp_path: Path) -> None:
             answer = server.http.post("/api/pull", json=body)
             assert answer.status_code == 500
             assert "does not speak https" in answer.json()["error"]
+            assert f"mbuild serve --registry http://{there}" in answer.json()["error"]
         assert registry.requests == []
 
 

@@ -19,6 +19,7 @@ import pytest
 from conftest import Run
 from gguf_files import tiny_gguf
 from programs import need
+from registries import docker_registry
 from stores import check_promise
 
 from mbuild.core.errors import DamagedError
@@ -311,7 +312,7 @@ def test_ctrl_c_stops_and_leaves_nothing_half_done(tmp_path: Path) -> None:
         assert list((root / "blobs").iterdir()) == []
 
 
-def test_a_read_only_store_can_be_listed_and_says_so_when_built_into(
+def test_a_read_only_store_can_be_listed_pushed_and_says_so_when_built_into(
     mbuild: Run, tmp_path: Path
 ) -> None:
     """Reading needs no lock and no cache; building names the folder and the remedy."""
@@ -333,5 +334,8 @@ def test_a_read_only_store_can_be_listed_and_says_so_when_built_into(
         assert done.returncode == 1
         assert "Read-only file system" in done.stderr
         assert "--store" in done.stderr
+        with docker_registry(tmp_path / "registry") as host:
+            pushed = mbuild("push", "mario", f"{host}/a/mario", "--store", view)
+        assert pushed.returncode == 0, pushed.stderr
     finally:
         subprocess.run(["umount", str(view)], check=False)

@@ -218,7 +218,8 @@ class Disk:
         from mbuild.store.absent import about_absent
 
         count = sum(1 for _ in self._store.manifests.names())
-        found = about_absent(self._store, value) or f"the store has {count} models"
+        models = "1 model" if count == 1 else f"{count} models"
+        found = about_absent(self._store, value) or f"the store has {models}"
         return NameNotFoundError(
             f"FROM {value}: no such model in the store, and no such file",
             hint=f"{found}{'' if found.endswith('?') else ';'} {obtain(value)}",

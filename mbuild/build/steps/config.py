@@ -46,7 +46,8 @@ class MakeConfig(BaseStep):
 
     ``overrides`` holds ``renderer``, ``parser`` and ``requires`` where given, and
     what else a request sets. ``least`` is the first version of Ollama that can run a model
-    of such layers, empty where any can.
+    of such layers, empty where any can. ``lifted`` is the version that the base asks for
+    only because its weights are in several layers, where those of this model are in one.
     """
 
     base: Layer | None
@@ -54,6 +55,7 @@ class MakeConfig(BaseStep):
     overrides: Mapping[str, str]
     target: str = field(default="", compare=False)
     least: str = ""
+    lifted: str = ""
 
     kind: ClassVar[str] = "config"
     role: ClassVar[str] = ""
@@ -62,6 +64,7 @@ class MakeConfig(BaseStep):
         ("base",): "base config",
         ("overrides",): "",
         ("least",): "least version of Ollama",
+        ("lifted",): "version of Ollama that only the base needs",
     }
 
     @property
@@ -73,7 +76,8 @@ class MakeConfig(BaseStep):
         """The base's config and the overrides; the files' facts come with the inputs."""
         base = str(self.base.digest) if self.base else None
         least = {"least": self.least} if self.least else {}
-        return {"base": base, "overrides": dict(self.overrides), **least}
+        lifted = {"lifted": self.lifted} if self.lifted else {}
+        return {"base": base, "overrides": dict(self.overrides), **least, **lifted}
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Merge and store."""
@@ -82,6 +86,8 @@ class MakeConfig(BaseStep):
         merged: dict[str, Any] = {}
         if self.base is not None:
             merged.update(read_object(context.store.blobs, self.base))
+            if self.lifted and merged.get("requires") == self.lifted:
+                del merged["requires"]
         if self.base is None:
             check_one_model(self.inputs, inputs)
         for result in inputs:

@@ -96,7 +96,7 @@ def mlx(settings: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> dict[str, L
         base = name.removesuffix(".scales")
         own = settings.get(base)
         said = {**settings, **(own if isinstance(own, dict) else {})}
-        if said.get("mode", "affine") != "affine" or base + ".biases" not in tensors:
+        if said.get("mode", "affine") != "affine":
             raise UnsupportedError(
                 f"{tensors[name].origin}: MLX's quantization is not supported in the mode"
                 f" {str(said.get('mode'))[:20]!r}",

@@ -154,5 +154,8 @@ def _check_fit(weight: Lazy, scale: Lazy, block: Sequence[int] | None) -> None:
     )
     if not fits:
         raise FormatError(
-            f"{scale.origin} of {list(scale.shape)} does not fit the weight of {list(weight.shape)}"
+            f"{scale.origin} of {list(scale.shape)} does not fit the weight of"
+            f" {list(weight.shape)}",
+            hint="config.json may say another block size than the weights have,"
+            " or a file of another checkpoint lies here",
         )

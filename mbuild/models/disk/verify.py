@@ -2,7 +2,7 @@
 
 A damaged blob is *set aside*: moved to ``.mbuild/damaged/`` under its old name
 with a number. Its place is then empty, which every healer understands: the
-next build misses its cached result and makes the blob again, ``ollama pull``
+next build misses its cached result and makes the blob again, ``mbuild pull``
 downloads it again, ``mbuild import`` brings it back (each of them takes a file
 of the right size for a good one). Nothing is removed by it: a file that turns
 out to be the only copy can be moved back.
@@ -267,7 +267,7 @@ def _finding(item: _Looked, users: dict[Digest, list[tuple[StoredManifest, Layer
 def _heal(names: Sequence[str], origins: Sequence[str]) -> str:
     if not names:
         return "no model needs it: mbuild prune removes it"
-    text = f"build {' or '.join(names)} again (or ollama pull, or mbuild import)"
+    text = f"build {' or '.join(names)} again (or mbuild pull, or mbuild import)"
     if origins:
         text += f"; it came from {', '.join(origins)}: repair that first"
     return text

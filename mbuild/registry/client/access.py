@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from mbuild.core.errors import ForbiddenHostError, UnreachableError, UsageError
 from mbuild.core.names import DEFAULT_HOST
-from mbuild.registry.reference import HUB_HOSTS
+from mbuild.registry.reference import HUB_HOSTS, is_host
 
 
 class Nearness(StrEnum):
@@ -86,7 +86,8 @@ class Access(NamedTuple):
         for text in registries:
             scheme, found, rest = text.strip().rpartition("://")
             host = rest.rstrip("/").lower()
-            if not host or "/" in host or (found and scheme not in ("http", "https")):
+            wrong = "/" in host or (found and scheme not in ("http", "https"))
+            if wrong or not is_host(host):
                 raise UsageError(
                     f"{text!r} is not a registry", hint="write HOST:PORT, or http://HOST:PORT"
                 )
@@ -102,6 +103,10 @@ class Access(NamedTuple):
                 f"this server may not ask the registry {host}",
                 hint=f"its operator can allow that: mbuild serve --registry {host}",
             )
+
+    def over_http(self, host: str) -> str:
+        """What has a registry asked over http: a user's flag, or an operator's."""
+        return "--insecure" if self.named is None else f"mbuild serve --registry http://{host}"
 
     def is_named(self, host: str) -> bool:
         """Whether whoever is responsible named the host himself."""

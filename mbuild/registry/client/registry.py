@@ -75,7 +75,7 @@ class Registry:
         self.path = reference.path
         access.check(self.host)
         self.access = access
-        self.web = Web(cancel)
+        self.web = Web(cancel, access.over_http(self.host))
         self._cancel = cancel
         self._given = login
         self._challenges: Sequence[Challenge] = ()
@@ -237,7 +237,12 @@ class Registry:
         url = self.url(f"manifests/{reference.target}")
         answer = self.get(url, scopes, {"Accept": ACCEPT}, tries=_FIRST_TRIES).response
         if answer.status != 200:
-            raise refusal(answer, f"{reference} cannot be pulled", self.host)
+            error = refusal(answer, f"{reference} cannot be pulled", self.host)
+            if isinstance(error, AbsentError):
+                error.hint = (
+                    f"check its name and tag; it may want a login: mbuild login {self.host}"
+                )
+            raise error
         said = answer.headers.get("docker-content-digest", "")
         media_type = answer.headers.get("content-type", "").partition(";")[0].strip()
         data = read_limited(answer, MAX_MANIFEST_BYTES)
@@ -291,7 +296,10 @@ class Registry:
             if answer.status == 404:
                 drained(answer)
                 raise AbsentError(f"{self.host} is no registry: it has no /v2/")
-            raise refusal(answer, f"{self.host} refuses the login", self.host)
+            error = refusal(answer, f"{self.host} refuses the login", self.host)
+            if answer.status == 401:
+                error.hint = "check the user and the password; some want a token for a password"
+            raise error
         drained(answer)
 
 

@@ -41,8 +41,10 @@ class Web:
     Redirects are not followed and nothing is repeated here: who asks knows what that means.
     """
 
-    def __init__(self, cancel: Cancel) -> None:
+    def __init__(self, cancel: Cancel, over_http: str = "--insecure") -> None:
+        """``over_http`` is what has a registry asked over http, for the error's hint."""
         self._cancel = cancel
+        self._over_http = over_http
         self._pools: dict[tuple[Any, ...], urllib3.HTTPConnectionPool] = {}
         self._lock = threading.Lock()
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
@@ -77,7 +79,7 @@ class Web:
             )
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             self._cancel.check()
-            raise explained(error, url) from None
+            raise explained(error, url, self._over_http) from None
 
     @staticmethod
     def has_proxy(scheme: str, host: str) -> bool:
@@ -193,7 +195,7 @@ def _check(host: str, address: str, reach: frozenset[Nearness]) -> None:
         )
 
 
-def explained(error: Exception, url: str) -> RegistryError:
+def explained(error: Exception, url: str, over_http: str) -> RegistryError:
     """What to say of a request that no answer came to."""
     if isinstance(error, RegistryError):
         return error
@@ -207,7 +209,7 @@ def explained(error: Exception, url: str) -> RegistryError:
         )
     if isinstance(cause, ssl.SSLError) and parts.scheme == "https":
         return UnreachableError(
-            f"{where} does not speak https", hint="for a registry that has only http: --insecure"
+            f"{where} does not speak https", hint=f"for a registry that has only http: {over_http}"
         )
     return UnreachableError(f"{where} does not answer: {_reason(cause)}")
 

@@ -44,7 +44,7 @@ def push(
     """
     cancel = Cancel("the push was stopped")
     yield PhaseStarted(_PUSH, Phase.READING_MANIFEST)
-    with store.using():
+    with store.reading():
         stored = store.manifests.read(name)
         data = store.manifests.read_bytes(stored.name)
         assert data is not None
