@@ -84,7 +84,7 @@ def export_command(
 
 def _layout(output: str, *, lmstudio: bool) -> ExportForm:
     if output.endswith((".gz", ".zst", ".zip", ".tgz", ".xz")):
-        raise UsageError(f"{output}: weights do not compress", hint="name a .tar")
+        raise UsageError(f"{output}: archives are not compressed", hint="name a .tar file")
     ending = {".gguf": ExportForm.GGUF, ".tar": ExportForm.TAR}.get(Path(output).suffix.lower())
     if lmstudio:
         if ending is not None:

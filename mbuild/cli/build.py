@@ -287,7 +287,7 @@ def read_modelfile(file: str | None, folder: Path | None) -> ModelfileText:
 
             raise not_a_folder(str(folder))
         raise MissingFileError(
-            f"{folder}: no such folder", hint="mbuild --help says what can be built"
+            f"{folder}: no such folder", hint="see mbuild --help for what can be built"
         )
     start = context_folder(folder)
     if from_stdin(file, folder):

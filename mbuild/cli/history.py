@@ -84,7 +84,7 @@ def find_build(history: History, text: str) -> BuildRecord:
         return named
     if not found:
         raise NameNotFoundError(
-            f"no build {text!r} in the history, and no build of a model of that name",
+            f"no build {text!r} in the history, and no build of a model with that name",
             hint="see mbuild history",
         )
     ids = ", ".join(record.id for record in found[:5])

@@ -63,7 +63,7 @@ class HostType(ParamType):
         try:
             return ModelReference.parse(f"{host}/a/b").host.lower()
         except InvalidNameError:
-            self.fail(f"{value!r} is not a registry's host", param, ctx)
+            self.fail(f"{value!r} is not a host: write HOST or HOST:PORT", param, ctx)
 
 
 def _access(reference: ModelReference, insecure: bool) -> Access:
@@ -142,7 +142,7 @@ def push_command(
     reference = target or ModelReference.of(name)
     if reference.digest is not None:
         raise UsageError(
-            f"{reference} cannot be pushed to: a digest names what is there already",
+            f"{reference} cannot be pushed to: a digest only names what is already there",
             hint="name a tag: HOST/PATH:TAG",
         )
     stored = opened.manifests.resolve(name)
@@ -170,7 +170,7 @@ def _follow(events: Generator[TransferEvent, None, None], label: str, style: str
                 show(sum(each[0] for each in blobs.values()), sum(e[1] for e in blobs.values()))
     except KeyboardInterrupt:
         raise CancelledError(
-            "interrupted: what has travelled is kept, and the same command goes on from there"
+            "interrupted: what was transferred is kept; the same command continues from there"
         ) from None
     assert done is not None
     if style == "json":
@@ -238,18 +238,19 @@ def _asked(username: str | None, *, stdin: bool) -> Login:
 
     if not stdin and not sys.stdin.isatty():
         raise UsageError(
-            "there is no terminal to ask for the password on",
+            "there is no terminal on which to ask for the password",
             hint="mbuild login HOST -u USER --password-stdin < FILE",
         )
     if stdin and not username:
-        raise UsageError("--password-stdin needs to know who logs in", hint="add -u USER")
+        raise UsageError("--password-stdin needs a user name", hint="add -u USER")
     user = username or click.prompt("Username", err=True)
     if stdin:
         password = sys.stdin.read(1 << 16).removesuffix("\n").removesuffix("\r")
     else:
         password = click.prompt("Password", hide_input=True, err=True)
     if not password or ":" in user:
-        raise UsageError("the password is empty" if not password else "a user's name has no ':'")
+        said = "a user name cannot contain ':'" if password else "the password is empty"
+        raise UsageError(said)
     return Login(user, password)
 
 

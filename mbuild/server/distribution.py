@@ -66,7 +66,7 @@ async def blob(service: Service, request: Request) -> Response:
     try:
         digest = Digest.parse(request.path_params["digest"])
     except DigestError:
-        raise NoBlobError("a digest is sha256: and 64 digits") from None
+        raise NoBlobError("a digest is sha256: and 64 hexadecimal digits") from None
     path, info = await to_thread.run_sync(_blob, service.store(), name, digest)
     return BlobResponse(
         path,
@@ -93,7 +93,7 @@ async def refuse(service: Service, request: Request) -> Response:
     """A push: models come into the store by builds, pulls and imports."""
     raise ReadOnlyError(
         "this registry is read-only",
-        hint="on its machine mbuild pull and mbuild import bring models",
+        hint="add models with mbuild pull or mbuild import on its machine",
     )
 
 

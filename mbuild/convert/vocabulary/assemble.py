@@ -86,7 +86,7 @@ def _read(context: ReaderContext) -> Vocabulary:
     if "tekken.json" in context.files:
         raise UnsupportedError(
             "tekken.json: a vocabulary in Mistral's own format",
-            hint="use the checkpoint's Hugging Face form, which has a tokenizer.json",
+            hint="use the checkpoint in Hugging Face format, which has a tokenizer.json",
         )
     files = (reader.value.removesuffix(" with byte fallback") for reader in context.rule.readers)
     wanted = " or ".join(dict.fromkeys(files))
