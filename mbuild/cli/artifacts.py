@@ -42,7 +42,7 @@ Examples:
 @click.option(
     "--link",
     is_flag=True,
-    help="Hard-link to the store instead of copying; do not edit the files after.",
+    help="Hard-link to the store instead of copying; do not edit the files afterwards.",
 )
 @click.option("--merge", is_flag=True, help="Merge the files of a split model into one.")
 @cutting_options

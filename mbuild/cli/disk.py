@@ -189,7 +189,7 @@ def verify_command(
     anything is wrong.
 
     With --rebuild good models are also built again in a throw-away store, as the
-    last build made them, or as FILE and its lock file say; the two must be equal
+    last build made them, or as FILE and its lock file say; the two must agree
     to the last bit.
     """
     if rebuild and not names:

@@ -40,8 +40,8 @@ def history_command(
 ) -> None:
     """List the last builds, the newest first, or show one build's steps.
 
-    BUILD is a build's id or its beginning, or a model's name: its last build.
-    JSON is one object a line for a list.
+    BUILD is a build's id or the beginning of it, or a model's name, which means
+    its last build. As JSON, a list has one object per line.
     """
     history = History(open_store(ctx, store))
     if build is not None:

@@ -62,7 +62,7 @@ Examples:
 def list_command(
     ctx: click.Context, *, start: str, store: str | None, style: str, as_json: bool
 ) -> None:
-    """List the models of the store, the last changed first; with NAME only names that begin so."""
+    """List the models in the store, newest first; with NAME, only those that begin with it."""
     opened = open_store(ctx, store)
     models, damaged = library.list_models(opened, start)
     if as_json or style == "json":

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _DONE = {Direction.PULL: ("pulled", "fetched"), Direction.PUSH: ("pushed", "sent")}
 
 insecure_option = click.option(
-    "--insecure", is_flag=True, help="Ask the registry over http in place of https."
+    "--insecure", is_flag=True, help="Use http instead of https."
 )
 
 
@@ -75,7 +75,7 @@ PULL_EPILOG = """\
 \b
 Examples:
   mbuild pull ghcr.io/org/mario:v2
-  mbuild pull ghcr.io/org/mario:v2 -t mario      under a name of its own
+  mbuild pull ghcr.io/org/mario:v2 -t mario      under another name
 """
 
 
@@ -95,10 +95,10 @@ def pull_command(
     insecure: bool,
     style: str,
 ) -> None:
-    """Bring a model from a registry into the store.
+    """Pull a model from a registry into the store.
 
-    NAME is [HOST/]PATH[:TAG] or HOST/PATH@sha256:...; without a HOST it is Ollama's registry.
-    A pull that was stopped goes on where it was; what the store has is not fetched again.
+    NAME is [HOST/]PATH[:TAG] or HOST/PATH@sha256:...; without HOST it is in Ollama's registry.
+    A pull that was stopped continues where it left off; what the store has is not fetched again.
     """
     from mbuild.registry.transfer.pull import pull
 
@@ -131,7 +131,7 @@ def push_command(
     insecure: bool,
     style: str,
 ) -> None:
-    """Bring a model of the store to a registry.
+    """Push a model from the store to a registry.
 
     TARGET is HOST/PATH[:TAG]; without it NAME says where the model goes. The model keeps its
     id, and blobs that the registry has are not sent again.
@@ -200,15 +200,15 @@ Examples:
 
 @click.command("login", epilog=LOGIN_EPILOG)
 @click.argument("host", type=HostType())
-@click.option("-u", "--username", metavar="USER", help="Who logs in.")
+@click.option("-u", "--username", metavar="USER", help="The user name.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 @insecure_option
 def login_command(*, host: str, username: str | None, password_stdin: bool, insecure: bool) -> None:
-    """Log in to a registry, for mbuild and for all that read Docker's config.json.
+    """Log in to a registry, for mbuild and all programs that read Docker's config.json.
 
     The password is asked for or read from standard input, checked with the registry, and kept
     by Docker's credential helper if one is configured, else in the file, for nobody else to
-    read. For ollama.com there is no password: the public key is shown, and made if need be.
+    read. For ollama.com there is no password: the public key is shown, and created if necessary.
     """
     from mbuild.registry.reference import OLLAMA_HOSTS
 
@@ -264,7 +264,7 @@ Examples:
 @click.command("logout", epilog=LOGOUT_EPILOG)
 @click.argument("host", type=HostType())
 def logout_command(*, host: str) -> None:
-    """Remove the login of a registry."""
+    """Log out of a registry: remove the login that is kept for it."""
     from mbuild.registry.auth.keeping import forget
 
     gone = forget(host)
