@@ -29,7 +29,7 @@ Examples:
   mbuild export mario -o mario.tar          OCI image layout, for mbuild import
   mbuild export mario --lmstudio -o ~/.lmstudio/models
   mbuild export mario --split 40GB -o mario.gguf   mario-00001-of-00003.gguf and so on
-  mbuild export mario --merge -o mario.gguf        one file of a model in several
+  mbuild export mario --merge -o whole.gguf        one file from a model in several
 """
 
 

@@ -193,9 +193,11 @@ def verify_command(
     to the last bit.
     """
     if rebuild and not names:
-        raise UsageError("--rebuild needs the names of models")
+        raise UsageError("--rebuild needs a model's name", hint="mbuild verify --rebuild NAME")
     if file is not None and not (rebuild and len(names) == 1):
-        raise UsageError("-f needs --rebuild and the name of one model")
+        raise UsageError(
+            "-f needs --rebuild and one model's name", hint="mbuild verify --rebuild NAME -f FILE"
+        )
     opened = open_store(ctx, store)
     models = [library.find(opened, name) for name in names] if names else None
     with meter("verifying") as show:

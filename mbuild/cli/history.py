@@ -88,7 +88,9 @@ def find_build(history: History, text: str) -> BuildRecord:
             hint="see mbuild history",
         )
     ids = ", ".join(record.id for record in found[:5])
-    raise UsageError(f"{text!r} matches {len(found)} builds: {ids}")
+    raise UsageError(
+        f"{text!r} matches {len(found)} builds: {ids}", hint="give more digits of the id"
+    )
 
 
 def _last_of(history: History, text: str) -> BuildRecord | None:

@@ -30,9 +30,7 @@ if TYPE_CHECKING:
 
 _DONE = {Direction.PULL: ("pulled", "fetched"), Direction.PUSH: ("pushed", "sent")}
 
-insecure_option = click.option(
-    "--insecure", is_flag=True, help="Use http instead of https."
-)
+insecure_option = click.option("--insecure", is_flag=True, help="Use http instead of https.")
 
 
 class ReferenceType(ParamType):
@@ -268,4 +266,4 @@ def logout_command(*, host: str) -> None:
     from mbuild.registry.auth.keeping import forget
 
     gone = forget(host)
-    click.echo(f"logged out of {host}" if gone else f"no login of {host} is kept", err=True)
+    click.echo(f"logged out of {host}" if gone else f"no login for {host} is kept", err=True)
