@@ -40,7 +40,7 @@ EXIT_STATUS = f"""\
 | {EXIT[MbuildError]} | it failed, or a model, a build or a file that was named is not there; \
 `check`, `verify` and `diff --exit-code` found something |
 | {EXIT[UsageError]} | the command line is wrong; nothing was tried |
-| 130, 143 | stopped by Ctrl-C, by SIGTERM |
+| 130, 143 | stopped by Ctrl-C or SIGTERM |
 """
 
 

@@ -61,7 +61,7 @@ def _record_of(store: Store, stored: StoredManifest) -> tuple[BuildRecord, Targe
             hint=_BY_FILE,
         )
     raise NameNotFoundError(
-        f"no build of {stored.name} is in the history of this store", hint=_BY_FILE
+        f"the history of this store has no build of {stored.name}", hint=_BY_FILE
     )
 
 
@@ -78,7 +78,7 @@ def _asked(
         if recipe is None:
             raise UsageError(
                 f"{stored.name}: the cache no longer has the request that it was built from",
-                hint="build it again by POST /api/create",
+                hint="build it again with POST /api/create",
             )
         _bring(source, record, stored, store)
         return recipe, BlobContext(store, source), ()
@@ -142,7 +142,7 @@ def _locked_target(lock: BuildLock, path: Path, stored: StoredManifest) -> Targe
     if len(chosen) != 1:
         raise UsageError(
             f"none of the variants in {path} is {stored.name}: {', '.join(lock.results)}",
-            hint="it was built from something else",
+            hint="name the Modelfile that the model was built from, or build it again",
         )
     quantization = None if chosen[0] == UNQUANTIZED else locked_quantization(lock, chosen[0])
     return Target((stored.name,), quantization)

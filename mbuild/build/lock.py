@@ -107,7 +107,7 @@ class BuildLock(NamedTuple):
             number = value.pop("lock")
             if isinstance(number, int) and number > FORMAT:
                 raise FormatError(
-                    f"{name} has lock format {number}; this mbuild knows {FORMAT}",
+                    f"{name} has lock format {number}; this mbuild reads format {FORMAT}",
                     hint="use a newer mbuild",
                 )
             if number != FORMAT:

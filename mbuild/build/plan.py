@@ -168,7 +168,7 @@ def _stored(base: StoredModel) -> LayerOrigin:
     layers = base.manifest.of_kind(MODEL)
     if not layers:
         raise UnsupportedError(
-            f"{base.name} has no weights in GGUF", hint="name another model in FROM"
+            f"{base.name} has no GGUF weights", hint="name another model in FROM"
         )
     return LayerOrigin(layers, base.aliases)
 
@@ -326,7 +326,7 @@ def _adapter(
         layers = base.manifest.of_kind(MODEL)
         if not layers:
             raise UnsupportedError(
-                f"{base.name} has no weights, so that no adapter can be converted for it",
+                f"{base.name} has no weights, so no adapter can be converted for it",
                 hint="name another model in FROM, or convert the adapter to GGUF",
             )
         return ConvertAdapter(source, layers)

@@ -116,8 +116,8 @@ class _Borrowing:
         need, free = sum(new.values()) + _MARGIN, shutil.disk_usage(self._scratch.root).free
         if need > free:
             raise StoreError(
-                f"building {self._stored.name} again takes {need:,} bytes beside the store,"
-                f" {free:,} are free",
+                f"building {self._stored.name} again needs {need:,} bytes on this disk,"
+                f" but only {free:,} are free",
                 hint="free space on that disk: mbuild du, mbuild prune",
             )
 

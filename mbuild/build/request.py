@@ -196,7 +196,7 @@ class BuildRequest(NamedTuple):
         number = fields.pop("request")
         if isinstance(number, int) and number > FORMAT:
             raise FormatError(
-                f"a build request of format {number}; this mbuild knows {FORMAT}",
+                f"a build request of format {number}; this mbuild reads format {FORMAT}",
                 hint="use a newer mbuild",
             )
         if number != FORMAT:

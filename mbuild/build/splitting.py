@@ -59,7 +59,7 @@ class Splitting(NamedTuple):
         flags = [option.flag for option, _ in found.options()]
         if len(flags) > 1:
             raise UsageError(
-                f"{flags[0]} and {flags[1]} exclude each other", hint="give one of them"
+                f"{flags[0]} and {flags[1]} cannot be combined", hint="choose one of them"
             )
         return found if flags else None
 

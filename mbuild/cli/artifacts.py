@@ -42,7 +42,7 @@ Examples:
 @click.option(
     "--link",
     is_flag=True,
-    help="Hard-link to the store instead of copying; do not edit the files after.",
+    help="Hard-link to the store instead of copying; do not edit the files afterwards.",
 )
 @click.option("--merge", is_flag=True, help="Merge the files of a split model into one.")
 @cutting_options
@@ -84,7 +84,7 @@ def export_command(
 
 def _layout(output: str, *, lmstudio: bool) -> ExportForm:
     if output.endswith((".gz", ".zst", ".zip", ".tgz", ".xz")):
-        raise UsageError(f"{output}: weights do not compress", hint="name a .tar")
+        raise UsageError(f"{output}: archives are not compressed", hint="name a .tar file")
     ending = {".gguf": ExportForm.GGUF, ".tar": ExportForm.TAR}.get(Path(output).suffix.lower())
     if lmstudio:
         if ending is not None:

@@ -88,8 +88,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--pull",
         type=click.Choice([mode.value for mode in PullMode]),
-        help="When to ask a registry for FROM a model's name  [default: missing, for names with"
-        " a host]",
+        help="When to ask a registry for the model that FROM names  [default: missing, for names"
+        " with a host]",
     ),
     click.option("--no-cache", is_flag=True, help="Run every step, cached or not."),
     click.option(
@@ -101,7 +101,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--link",
         is_flag=True,
-        help="Hard-link GGUF files instead of copying; do not edit them after.",
+        help="Hard-link GGUF files instead of copying; do not edit them afterwards.",
     ),
     click.option(
         "--outtype",
@@ -287,7 +287,7 @@ def read_modelfile(file: str | None, folder: Path | None) -> ModelfileText:
 
             raise not_a_folder(str(folder))
         raise MissingFileError(
-            f"{folder}: no such folder", hint="mbuild --help says what can be built"
+            f"{folder}: no such folder", hint="see mbuild --help for what can be built"
         )
     start = context_folder(folder)
     if from_stdin(file, folder):

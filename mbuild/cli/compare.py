@@ -64,7 +64,7 @@ def diff_command(
 ) -> int:
     """Show what differs between two models: layers, parameters, texts, metadata, tensors.
 
-    A and B are models of the store or GGUF files. For tensors of equal shape
+    A and B are models in the store or GGUF files. For tensors of equal shape
     the error of B's values against A's is given (relative RMS).
     """
     opened = open_store(ctx, store)

@@ -189,13 +189,15 @@ def verify_command(
     anything is wrong.
 
     With --rebuild good models are also built again in a throw-away store, as the
-    last build made them, or as FILE and its lock file say; the two must be equal
+    last build made them, or as FILE and its lock file say; the two must agree
     to the last bit.
     """
     if rebuild and not names:
-        raise UsageError("--rebuild needs the names of models")
+        raise UsageError("--rebuild needs a model's name", hint="mbuild verify --rebuild NAME")
     if file is not None and not (rebuild and len(names) == 1):
-        raise UsageError("-f needs --rebuild and the name of one model")
+        raise UsageError(
+            "-f needs --rebuild and one model's name", hint="mbuild verify --rebuild NAME -f FILE"
+        )
     opened = open_store(ctx, store)
     models = [library.find(opened, name) for name in names] if names else None
     with meter("verifying") as show:

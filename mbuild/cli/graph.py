@@ -36,7 +36,7 @@ Examples:
 @click.option(
     "-o", "--output", metavar="FILE", type=click.Path(path_type=Path), help="Write it to FILE."
 )
-@click.option("--build", metavar="BUILD", help="Draw a past build: its id, or its model.")
+@click.option("--build", metavar="BUILD", help="Draw a past build, by its id or its model's name.")
 @click.pass_context
 def graph_command(
     ctx: click.Context,
@@ -49,8 +49,8 @@ def graph_command(
 ) -> None:
     """Draw the graph of a build: what is cached, what will run, sizes and times.
 
-    Of the build to be, as mbuild plan sees it, or with --build of a past one.
-    Without -o it goes to standard output.
+    It shows what a build would do, as mbuild plan does, or with --build a past
+    build. Without -o it is written to standard output.
     """
     picture = _past(ctx, build, options) if build is not None else _planned(ctx, options)
     write_output(output, _written(picture, style))

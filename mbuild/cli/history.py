@@ -40,8 +40,8 @@ def history_command(
 ) -> None:
     """List the last builds, the newest first, or show one build's steps.
 
-    BUILD is a build's id or its beginning, or a model's name: its last build.
-    JSON is one object a line for a list.
+    BUILD is a build's id or the beginning of it, or a model's name, which means
+    its last build. As JSON, a list has one object per line.
     """
     history = History(open_store(ctx, store))
     if build is not None:
@@ -84,11 +84,13 @@ def find_build(history: History, text: str) -> BuildRecord:
         return named
     if not found:
         raise NameNotFoundError(
-            f"no build {text!r} in the history, and no build of a model of that name",
+            f"no build {text!r} in the history, and no build of a model with that name",
             hint="see mbuild history",
         )
     ids = ", ".join(record.id for record in found[:5])
-    raise UsageError(f"{text!r} matches {len(found)} builds: {ids}")
+    raise UsageError(
+        f"{text!r} matches {len(found)} builds: {ids}", hint="give more digits of the id"
+    )
 
 
 def _last_of(history: History, text: str) -> BuildRecord | None:

@@ -41,9 +41,9 @@ Examples:
 def lock_command(ctx: click.Context, /, *, progress: str, quiet: bool, **options: Any) -> None:
     """Pin a build's inputs and results, by digest, in Modelfile.lock.
 
-    The lock file lies beside the Modelfile and is called like it, with .lock
-    at the end. What is not built yet is built, so that the result is known; it
-    gets a name only with -t. mbuild build --locked then builds what is locked,
+    The lock file lies beside the Modelfile and has the same name with .lock
+    added. What is not built yet is built, so that the result is known; it gets a
+    name only with -t. mbuild build --locked then builds what is locked,
     with the same options, and refuses anything else.
     """
     style = "quiet" if quiet else progress

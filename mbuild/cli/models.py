@@ -62,7 +62,7 @@ Examples:
 def list_command(
     ctx: click.Context, *, start: str, store: str | None, style: str, as_json: bool
 ) -> None:
-    """List the models of the store, the last changed first; with NAME only names that begin so."""
+    """List the models in the store, newest first; with NAME, only those that begin with it."""
     opened = open_store(ctx, store)
     models, damaged = library.list_models(opened, start)
     if as_json or style == "json":
@@ -109,6 +109,7 @@ def _narrow(rows: Sequence[tuple[str, ...]], width: int) -> list[str]:
 
 
 _PARTS = ("modelfile", "template", "system", "parameters", "license")
+_ONE_PART = "ask for one part at a time"
 
 SHOW_EPILOG = """\
 \b
@@ -150,11 +151,11 @@ def show_command(
     as_json = as_json or style == "json"
     asked = [part for part in _PARTS if parts[part]]
     if len(asked) + as_json > 1:
-        raise UsageError(f"--{asked[0]} cannot be combined with another part")
+        raise UsageError(f"--{asked[0]} cannot be combined with another part", hint=_ONE_PART)
     opened = open_store(ctx, store)
     if parts["tensors"] or parts["metadata"]:
         if asked:
-            raise UsageError(f"--{asked[0]} cannot be combined with another part")
+            raise UsageError(f"--{asked[0]} cannot be combined with another part", hint=_ONE_PART)
         _show_inside(opened, name, as_json, parts)
         return
     model = library.view(opened, name)

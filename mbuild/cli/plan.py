@@ -65,9 +65,9 @@ def plan_command(ctx: click.Context, /, *, style: str, tensors: bool, **options:
 def explain_command(ctx: click.Context, /, *, style: str, **options: Any) -> None:
     """Explain why each step will run or is cached.
 
-    Every input that changed since the last build of the model, old and new,
-    taken from the very values that decide. Files are read if nobody knows yet
-    whether they changed.
+    It shows every input that changed since the last build of the model, with its
+    old and its new value: those that decide what runs. Files are read where it is
+    not known yet whether they changed.
     """
     from mbuild.build.forecast import survey
 

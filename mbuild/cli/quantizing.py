@@ -73,7 +73,10 @@ def targets(
         said = [row.flag for row in OPTIONS.values() if _says(row, options[row.name])]
         said += ["--tensor-type-file"] if given[RULES_FILE] else []
         if said:
-            raise UsageError(f"{said[0]} has no effect without --quantize")
+            raise UsageError(
+                f"{said[0]} has no effect without --quantize",
+                hint=f"add --quantize TYPE, or leave {said[0]} out",
+            )
     elif given[RULES_FILE]:
         options["tensor_type"] = (*options["tensor_type"], *_words(given[RULES_FILE]))
     wanted = names or (default(),)
@@ -129,7 +132,10 @@ def variant_names(
     appended: ``mario:v2`` becomes ``mario:v2-q4_K_M``.
     """
     if not quantize and any("{quant}" in name for name in names):
-        raise UsageError("{quant} in a name stands for a type, but there is no --quantize")
+        raise UsageError(
+            "{quant} in a name stands for a type, but there is no --quantize",
+            hint="add --quantize TYPE, or give a name without {quant}",
+        )
     return tuple(
         tuple(_variant_name(name, quant, len(quantize)) for name in names)
         for quant in quantize or ("",)

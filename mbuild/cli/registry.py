@@ -30,9 +30,7 @@ if TYPE_CHECKING:
 
 _DONE = {Direction.PULL: ("pulled", "fetched"), Direction.PUSH: ("pushed", "sent")}
 
-insecure_option = click.option(
-    "--insecure", is_flag=True, help="Ask the registry over http in place of https."
-)
+insecure_option = click.option("--insecure", is_flag=True, help="Use http instead of https.")
 
 
 class ReferenceType(ParamType):
@@ -63,7 +61,7 @@ class HostType(ParamType):
         try:
             return ModelReference.parse(f"{host}/a/b").host.lower()
         except InvalidNameError:
-            self.fail(f"{value!r} is not a registry's host", param, ctx)
+            self.fail(f"{value!r} is not a host: write HOST or HOST:PORT", param, ctx)
 
 
 def _access(reference: ModelReference, insecure: bool) -> Access:
@@ -75,7 +73,7 @@ PULL_EPILOG = """\
 \b
 Examples:
   mbuild pull ghcr.io/org/mario:v2
-  mbuild pull ghcr.io/org/mario:v2 -t mario      under a name of its own
+  mbuild pull ghcr.io/org/mario:v2 -t mario      under another name
 """
 
 
@@ -95,10 +93,10 @@ def pull_command(
     insecure: bool,
     style: str,
 ) -> None:
-    """Bring a model from a registry into the store.
+    """Pull a model from a registry into the store.
 
-    NAME is [HOST/]PATH[:TAG] or HOST/PATH@sha256:...; without a HOST it is Ollama's registry.
-    A pull that was stopped goes on where it was; what the store has is not fetched again.
+    NAME is [HOST/]PATH[:TAG] or HOST/PATH@sha256:...; without HOST it is in Ollama's registry.
+    A pull that was stopped continues where it left off; what the store has is not fetched again.
     """
     from mbuild.registry.transfer.pull import pull
 
@@ -131,7 +129,7 @@ def push_command(
     insecure: bool,
     style: str,
 ) -> None:
-    """Bring a model of the store to a registry.
+    """Push a model from the store to a registry.
 
     TARGET is HOST/PATH[:TAG]; without it NAME says where the model goes. The model keeps its
     id, and blobs that the registry has are not sent again.
@@ -142,7 +140,7 @@ def push_command(
     reference = target or ModelReference.of(name)
     if reference.digest is not None:
         raise UsageError(
-            f"{reference} cannot be pushed to: a digest names what is there already",
+            f"{reference} cannot be pushed to: a digest only names what is already there",
             hint="name a tag: HOST/PATH:TAG",
         )
     stored = opened.manifests.resolve(name)
@@ -170,7 +168,7 @@ def _follow(events: Generator[TransferEvent, None, None], label: str, style: str
                 show(sum(each[0] for each in blobs.values()), sum(e[1] for e in blobs.values()))
     except KeyboardInterrupt:
         raise CancelledError(
-            "interrupted: what has travelled is kept, and the same command goes on from there"
+            "interrupted: what was transferred is kept; the same command continues from there"
         ) from None
     assert done is not None
     if style == "json":
@@ -200,15 +198,15 @@ Examples:
 
 @click.command("login", epilog=LOGIN_EPILOG)
 @click.argument("host", type=HostType())
-@click.option("-u", "--username", metavar="USER", help="Who logs in.")
+@click.option("-u", "--username", metavar="USER", help="The user name.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 @insecure_option
 def login_command(*, host: str, username: str | None, password_stdin: bool, insecure: bool) -> None:
-    """Log in to a registry, for mbuild and for all that read Docker's config.json.
+    """Log in to a registry, for mbuild and all programs that read Docker's config.json.
 
     The password is asked for or read from standard input, checked with the registry, and kept
     by Docker's credential helper if one is configured, else in the file, for nobody else to
-    read. For ollama.com there is no password: the public key is shown, and made if need be.
+    read. For ollama.com there is no password: the public key is shown, and created if necessary.
     """
     from mbuild.registry.reference import OLLAMA_HOSTS
 
@@ -238,18 +236,19 @@ def _asked(username: str | None, *, stdin: bool) -> Login:
 
     if not stdin and not sys.stdin.isatty():
         raise UsageError(
-            "there is no terminal to ask for the password on",
+            "there is no terminal on which to ask for the password",
             hint="mbuild login HOST -u USER --password-stdin < FILE",
         )
     if stdin and not username:
-        raise UsageError("--password-stdin needs to know who logs in", hint="add -u USER")
+        raise UsageError("--password-stdin needs a user name", hint="add -u USER")
     user = username or click.prompt("Username", err=True)
     if stdin:
         password = sys.stdin.read(1 << 16).removesuffix("\n").removesuffix("\r")
     else:
         password = click.prompt("Password", hide_input=True, err=True)
     if not password or ":" in user:
-        raise UsageError("the password is empty" if not password else "a user's name has no ':'")
+        said = "a user name cannot contain ':'" if password else "the password is empty"
+        raise UsageError(said)
     return Login(user, password)
 
 
@@ -263,8 +262,8 @@ Examples:
 @click.command("logout", epilog=LOGOUT_EPILOG)
 @click.argument("host", type=HostType())
 def logout_command(*, host: str) -> None:
-    """Remove the login of a registry."""
+    """Log out of a registry: remove the login that is kept for it."""
     from mbuild.registry.auth.keeping import forget
 
     gone = forget(host)
-    click.echo(f"logged out of {host}" if gone else f"no login of {host} is kept", err=True)
+    click.echo(f"logged out of {host}" if gone else f"no login for {host} is kept", err=True)

@@ -35,11 +35,12 @@ def report_command(
 ) -> None:
     """Write one HTML page about a build: the last one, or the one that BUILD names.
 
-    BUILD is a build's id or its beginning, or a model's name: its last build.
+    BUILD is a build's id or the beginning of it, or a model's name, which means
+    its last build.
 
-    What was built, the graph, when each step ran and why, the layers and which
-    other models share them, tensor types and sizes, parameters and texts. The
-    page is complete in itself: it has no scripts and loads nothing from the network.
+    The page shows what was built, the graph, when each step ran and why, the layers and which
+    other models share them, tensor types and sizes, parameters and texts. It
+    is complete in itself: it has no scripts and loads nothing from the network.
     """
     from mbuild.build.history import History
     from mbuild.cli.history import find_build

@@ -49,7 +49,7 @@ ALIASES: dict[tuple[str, ...], tuple[str, ...]] = {
 _OLLAMA = "mbuild builds models; Ollama runs them from the same store"
 _SERVER = "mbuild builds models; Ollama's server runs them"
 _PRUNE = "mbuild prune removes what no model uses"
-_BUILDING = "mbuild does that while it builds"
+_BUILDING = "mbuild does that as part of a build"
 
 ELSEWHERE: dict[tuple[str, ...], tuple[str, str]] = {
     ("run",): (_OLLAMA, "ollama run {}"),
@@ -57,10 +57,10 @@ ELSEWHERE: dict[tuple[str, ...], tuple[str, str]] = {
     ("generate",): (_OLLAMA, "ollama run {}"),
     ("exec",): (_OLLAMA, "ollama run {}"),
     ("search",): (
-        "mbuild has no list of what registries have",
-        "look on ollama.com/search or huggingface.co/models",
+        "mbuild does not search registries",
+        "search on ollama.com/search or huggingface.co/models",
     ),
-    ("ps",): (_SERVER, "ollama ps; the models of the store: mbuild list"),
+    ("ps",): (_SERVER, "ollama ps; mbuild list lists the models in the store"),
     ("stop",): (_SERVER, "ollama stop {}"),
     ("kill",): (_SERVER, "ollama stop {}"),
     ("logs",): (_SERVER, "mbuild history lists the builds"),

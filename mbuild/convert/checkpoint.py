@@ -36,6 +36,8 @@ _TO_SAFETENSORS = (
     'convert them, in an environment with torch: python -c "from transformers import '
     "AutoModelForCausalLM as M; M.from_pretrained('.').save_pretrained('.')\""
 )
+_AGAIN = "the download is incomplete: download the checkpoint again"
+_OTHER_SHARD = "a shard is from another download: download the checkpoint again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ def _tensors(
                 raise FormatError(
                     f"tensor {tensor.name!r} is in two files: "
                     f"{found[tensor.name].shard.name} and {shard}",
-                    hint="one of them is left over from an earlier save",
+                    hint="one of them is left over from an earlier save: remove it",
                 )
             found[tensor.name] = tensor
     if promised:
@@ -163,7 +165,7 @@ def _read_index(files: Mapping[str, Path], small: CheckpointFiles) -> dict[str, 
         if shard not in files:
             raise SourceError(
                 f"{shard}, which {INDEX} names, is not there",
-                hint="the download is incomplete",
+                hint=_AGAIN,
             )
     return promised
 
@@ -171,7 +173,7 @@ def _read_index(files: Mapping[str, Path], small: CheckpointFiles) -> dict[str, 
 def _texts(values: Iterable[Any]) -> Iterable[str]:
     for value in values:
         if not isinstance(value, str):
-            raise FormatError(f"{INDEX}: weight_map has a value that is not a file's name")
+            raise FormatError(f"{INDEX}: weight_map has a value that is not a file name")
         yield value
 
 
@@ -181,14 +183,14 @@ def _check_promises(promised: Mapping[str, str], found: Mapping[str, StoredTenso
         raise FormatError(
             f"tensor {missing[0]!r} is not in {promised[missing[0]]}, where {INDEX} has it"
             + (f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""),
-            hint="a shard is from another download",
+            hint=_OTHER_SHARD,
         )
     extra = sorted(found.keys() - promised.keys())
     if extra:
         raise FormatError(
             f"{found[extra[0]].shard.name} has the tensor {extra[0]!r}, which {INDEX} does not "
             "name",
-            hint="a shard is from another download",
+            hint=_OTHER_SHARD,
         )
 
 
@@ -213,5 +215,5 @@ def _shard_names(name: str, files: Mapping[str, Path]) -> list[str]:
         for number in range(1, int(match["count"]) + 1):
             part = f"{match['stem']}-{number:05d}-of-{match['count']}.safetensors"
             if part not in files:
-                raise SourceError(f"{part} is not there", hint="the download is incomplete")
+                raise SourceError(f"{part} is not there", hint=_AGAIN)
     return shards

@@ -54,7 +54,9 @@ class ModelName(NamedTuple):
         name = cls(host, namespace, model, tag)
         for value, (what, limit, allowed) in zip(name, _LIMITS, strict=True):
             if len(value) > limit:
-                raise _invalid(text, f"its {what} has {len(value)} characters, {limit} are allowed")
+                raise _invalid(
+                    text, f"its {what} has {len(value)} characters; at most {limit} are allowed"
+                )
             if value[:1] not in _FIRST or not allowed.issuperset(value):
                 raise _invalid(text, _not_allowed(what, value, limit, allowed))
         return name

@@ -11,15 +11,15 @@ from mbuild.core.errors import SourceError
 _REMEDIES = {
     errno.ENOSPC: "free space on that disk",
     errno.EDQUOT: "free space in your quota",
-    errno.EROFS: "choose a place that can be written to",
-    errno.EACCES: "ask its owner for the right to it, or choose another place",
-    errno.EPERM: "ask its owner for the right to it, or choose another place",
-    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.EROFS: "choose a writable place",
+    errno.EACCES: "ask its owner for access, or choose another place",
+    errno.EPERM: "ask its owner for access, or choose another place",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
     errno.ENFILE: "too many files are open on this machine: stop what holds them open",
-    errno.EFBIG: "raise the limit of file sizes (ulimit -f); FAT32 holds no file of 4 GiB, exFAT"
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f); FAT32 holds no file of 4 GiB, exFAT"
     " does",
     errno.ENAMETOOLONG: "choose a shorter name",
-    errno.ELOOP: "its links lead in a circle: remove one of them",
+    errno.ELOOP: "its links form a loop: remove one of them",
     errno.EIO: "the disk may be failing: copy what is on it to another one",
     errno.ESTALE: "the network drive lost the file: mount the drive again",
 }

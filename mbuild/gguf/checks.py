@@ -102,7 +102,7 @@ def check_key(key: str) -> str:
     one to it and two to others, and each program reads another model.
     """
     if "\0" in key:
-        return "has a NUL, where llama.cpp would take it to end"
+        return "has a NUL, where llama.cpp would end it"
     return "" if key.isprintable() else "has characters that cannot be printed"
 
 
@@ -128,9 +128,9 @@ def check_texts(file: FileBytes, kvs: Mapping[str, RawKV]) -> None:
     """Raise :class:`FormatError` for a text with a NUL; see :func:`with_nul`."""
     for entry in with_nul(kvs.values()):
         raise file.error(
-            f"the text of {entry.key} has a NUL, where llama.cpp would take it to end",
+            f"the text of {entry.key} has a NUL, where llama.cpp would end it",
             kvs[entry.key].start,
-            hint="programs would run different models; set the key anew with "
+            hint="programs would run different models; set the key again with "
             "gguf-set-metadata of the gguf package, or convert the checkpoint again",
         )
 
@@ -269,8 +269,9 @@ def check_order(name: str, tensors: Sequence[Located], data_start: int, alignmen
             raise FormatError(
                 f"{name}: tensor {tensor.name!r} begins {tensor.offset - data_start} bytes into "
                 f"the data, not {expected - data_start}, where the one before it ends",
-                hint="llama.cpp loads no file with gaps or in another order; gguf-new-metadata "
-                "of the gguf package writes it again without them, and so does mbuild -q",
+                hint="llama.cpp does not load a file with gaps or in another order; "
+                "gguf-new-metadata of the gguf package writes it again without them,"
+                " and so does mbuild -q",
             )
         expected += -(-tensor.nbytes // alignment) * alignment
 

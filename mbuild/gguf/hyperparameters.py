@@ -209,7 +209,7 @@ def _wrong_type(entry: MetadataEntry, row: HyperparameterRow, layers: int | None
 def _wrong_value(key: str, value: Any, row: HyperparameterRow) -> Iterator[str]:
     for item in value if isinstance(value, list | tuple) else (value,):
         if not math.isfinite(item):
-            yield f"{key} is {item}, which is no number"
+            yield f"{key} is {item}, which is not a number"
         elif item < row.least:
             yield f"{key} is {item}, less than {row.least:g}"
         elif item > row.most:

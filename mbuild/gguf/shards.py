@@ -141,7 +141,7 @@ def _by_number(files: Sequence[GGUFFile]) -> list[GGUFFile]:
             raise FormatError(
                 f"{file.name}: the metadata says shard {number + 1} of {count}, the name says "
                 f"{shard.number} of {shard.count}",
-                hint="give the file its own name back",
+                hint="give the file its original name",
             )
         if number in by_number:
             raise FormatError(

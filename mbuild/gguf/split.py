@@ -37,7 +37,7 @@ def by_size(tensors: Sequence[Tensor], most: int) -> tuple[int, ...]:
             filled = 0
         counts[-1] += 1
         filled += tensor.nbytes
-    return _checked(counts, "take a larger SIZE")
+    return _checked(counts, "choose a larger SIZE")
 
 
 def by_layers(tensors: Sequence[Tensor], most: int) -> tuple[int, ...]:
@@ -59,13 +59,14 @@ def by_layers(tensors: Sequence[Tensor], most: int) -> tuple[int, ...]:
             seen.add(layer)
             new += 1
         counts[-1] += 1
-    return _checked(counts, "take a larger N")
+    return _checked(counts, "choose a larger N")
 
 
 def _checked(counts: Sequence[int], hint: str) -> tuple[int, ...]:
     if len(counts) > MAX_SHARDS:
         raise UsageError(
-            f"the model would have {len(counts)} shards; Ollama takes {MAX_SHARDS}", hint=hint
+            f"the model would have {len(counts)} shards; Ollama takes at most {MAX_SHARDS}",
+            hint=hint,
         )
     return tuple(counts)
 

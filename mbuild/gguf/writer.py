@@ -94,7 +94,7 @@ def _refuse_odd(model: Model) -> None:
             raise FormatError(f"metadata key {kv.key!r} {problem}")
     for kv in with_nul(model.metadata):
         raise FormatError(
-            f"the text of {kv.key} has a NUL, where llama.cpp would take it to end",
+            f"the text of {kv.key} has a NUL, where llama.cpp would end it",
             hint="take it out of the file that the text comes from",
         )
 

@@ -104,7 +104,7 @@ def _texts(modelfile: Modelfile, *kinds: type[Instruction]) -> Iterator[tuple[In
 def _empty_stop(modelfile: Modelfile) -> Iterator[Problem]:
     for item, text in _texts(modelfile):
         if not visible(text):
-            message = "this stop text is empty, and an empty text ends every answer at once"
+            message = "this stop sequence is empty, and an empty one ends every answer at once"
             yield _warn(item, "empty-stop", message, "remove the line, or write the text after it")
 
 
@@ -143,7 +143,7 @@ def _lists(modelfile: Modelfile) -> Iterator[Problem]:
             yield _warn(
                 item,
                 "list-in-value",
-                "this list becomes one stop text, taken literally",
+                "this list becomes one stop sequence, taken literally",
                 "write one line for each: PARAMETER stop TEXT",
             )
 

@@ -54,12 +54,12 @@ def missing(folder: Path, value: str) -> str:
     if drive := _DRIVE.fullmatch(value):
         rest = drive[2].replace("\\", "/")
         there = f"/mnt/{drive[1].lower()}/{rest}"
-        what = did_you_mean([there]) if os.path.exists(there) else "write it as a path of this one"
-        return f"a path with a drive letter is for Windows, not for this system: {what}"
+        what = did_you_mean([there]) if os.path.exists(there) else "write it as this system does"
+        return f"a drive letter works only on Windows: {what}"
     if "\\" in value and os.sep == "/":
         plain = value.replace("\\", "/")
         if os.path.exists(folder / plain):
-            return f"{did_you_mean([plain])} here / separates folders"
+            return f"{did_you_mean([plain])} this system separates folders with /"
         value = plain
     if value.startswith("~"):
         whole = os.path.expanduser(value)

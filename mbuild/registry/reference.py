@@ -56,7 +56,7 @@ class ModelReference(NamedTuple):
         try:
             digest = Digest.parse(digest_text) if at else None
         except DigestError:
-            raise _invalid(text, "behind @ stands sha256: and 64 digits") from None
+            raise _invalid(text, "after @ must come sha256: and 64 hexadecimal digits") from None
         host, slash, path = rest.partition("/")
         if not slash or not has_host(rest):
             name = ModelName.parse(rest)
@@ -100,9 +100,9 @@ class ModelReference(NamedTuple):
                 upper = part.lower() != part and not folds
                 raise _invalid(
                     text,
-                    f"{part!r} has upper-case letters, and a registry has none"
+                    f"{part!r} has upper-case letters, which registries do not allow"
                     if upper
-                    else f"{part!r} is no part of a repository's name",
+                    else f"{part!r} cannot be part of a repository's name",
                 )
         if not self.tag:
             raise _invalid(text, "there is no tag behind the ':'")
@@ -144,7 +144,7 @@ class ModelReference(NamedTuple):
             return ModelName.parse(f"{host}/{namespace}/{model}:{tag}")
         except InvalidNameError as error:
             raise InvalidNameError(
-                f"{self} cannot have its own name in a store: {error.message}",
+                f"{self} cannot keep its own name in a store: {error.message}",
                 hint=f"give it one: mbuild pull {self} -t NAME",
             ) from None
 
@@ -184,6 +184,6 @@ def _full_path(host: str, path: str) -> str:
 
 def _invalid(text: str, why: str) -> InvalidNameError:
     return InvalidNameError(
-        f"{text[:300]!r} is not a model in a registry: {why}",
-        hint="a name is host/path[:tag] or host/path@sha256:..., the path in lower case",
+        f"{text[:300]!r} is not the name of a model in a registry: {why}",
+        hint="a name is host/path[:tag] or host/path@sha256:..., with the path in lower case",
     )

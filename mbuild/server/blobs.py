@@ -72,7 +72,7 @@ def _check_room(store: Store, length: int | None) -> None:
     free = shutil.disk_usage(store.root / "blobs").free
     if length > free:
         raise NoRoomError(
-            f"the file has {length} bytes, and the store's disk has room for {free}",
+            f"the file has {length} bytes, but the store's disk only has room for {free}",
             hint="free some space on the server: mbuild prune",
         )
 

@@ -65,7 +65,7 @@ async def blob(service: Service, request: Request) -> Response:
     try:
         digest = Digest.parse(request.path_params["digest"])
     except DigestError:
-        raise NoBlobError("a digest is sha256: and 64 digits") from None
+        raise NoBlobError("a digest is sha256: and 64 hexadecimal digits") from None
     path, info = await to_thread.run_sync(_blob, service.store(), name, digest)
     return BlobResponse(
         path,

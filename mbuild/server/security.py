@@ -136,7 +136,7 @@ class AccessPolicy:
         """
         if "content-length" in request.headers and "transfer-encoding" in request.headers:
             return JSONResponse(
-                {"error": "Content-Length and Transfer-Encoding exclude each other"},
+                {"error": "Content-Length and Transfer-Encoding cannot be combined"},
                 status_code=400,
                 headers={"Connection": "close"},
             )

@@ -58,7 +58,7 @@ def may_not_read(path: Path) -> str:
         owner = f"user {pwd.getpwuid(os.lstat(path).st_uid).pw_name}"
     except (ImportError, KeyError, OSError):
         owner = "another user"
-    return f"it belongs to {owner}: ask them for the right to read it, or run as them"
+    return f"it belongs to {owner}: ask them for permission to read it, or run as them"
 
 
 def is_dangling(path: Path) -> bool:

@@ -112,6 +112,6 @@ class FileLock:
                 raise NoLocksError(
                     "the store's file system has no locks, so nobody can tell whether a build"
                     " is running",
-                    hint="when none is: mbuild prune --older 0s",
+                    hint="if none is running: mbuild prune --older 0s",
                 ) from error
         return True

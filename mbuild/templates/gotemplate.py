@@ -82,7 +82,7 @@ def parse(text: str, functions: Collection[str] = OLLAMA_FUNCTIONS) -> ParsedTem
     """
     if len(text) > MAX_SIZE:
         raise TemplateError(
-            1, f"the template has {len(text):,} characters; the most is {MAX_SIZE:,}"
+            1, f"the template has {len(text):,} characters; the limit is {MAX_SIZE:,}"
         )
     from mbuild.templates.check import parse_checked
     from mbuild.templates.tree import Define

@@ -90,7 +90,7 @@ def test_a_copy_was_built_under_its_other_name(store: Store) -> None:
 def test_a_model_that_nobody_built_here_is_not_known(tiny_store: Store) -> None:
     """It was pulled; the remedy is its Modelfile."""
     with pytest.raises(
-        NameNotFoundError, match="no build of tiny:latest is in the history"
+        NameNotFoundError, match="the history of this store has no build of tiny:latest"
     ) as told:
         again(tiny_store, tiny_store.manifests.read(*names("tiny")))
     assert told.value.hint == "name its Modelfile with -f FILE"
@@ -198,14 +198,14 @@ def test_of_a_locks_variants_the_one_that_is_the_model_is_built(store: Store) ->
 
 
 def test_a_model_that_is_none_of_a_locks_variants_is_refused(store: Store) -> None:
-    """They are listed: it was built from something else."""
+    """They are listed: name the Modelfile that the model was built from, or build it again."""
     quantization = Quantization(file_type("Q8_0"))
     lock = locked(store, Target(names("plain")), Target(names("small"), quantization))
     built(store, Target(names("other")), text=TEXT + b"SYSTEM ho\n")
     with pytest.raises(UsageError, match=r"none of the variants in .* is other") as told:
         of_lock(store, lock, "other")
     assert all(variant in told.value.message for variant in ("unquantized", "Q8_0"))
-    assert told.value.hint == "it was built from something else"
+    assert told.value.hint == "name the Modelfile that the model was built from, or build it again"
 
 
 def test_the_only_variant_of_a_lock_is_meant(store: Store) -> None:

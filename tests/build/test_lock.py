@@ -376,7 +376,7 @@ def test_a_lock_names_a_model_only_if_asked(small: Path, mbuild: Run) -> None:
         ("", "is not a lock file"),
         ("[]", "is not a lock file"),
         ("<<<<<<< ours\n", "is not a lock file: Expecting value: line 1"),
-        ('{"lock": 2}', "lock format 2; this mbuild knows 1"),
+        ('{"lock": 2}', "lock format 2; this mbuild reads format 1"),
         ('{"lock": 1, "mbuild": "0", "results": {}}', "is not a lock file: no 'sources'"),
         ("\udcff", "is not a lock file"),
     ],

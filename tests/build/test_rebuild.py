@@ -136,7 +136,7 @@ def test_a_disk_without_room_is_told_before_anything_is_built(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: free._replace(free=1000))
     done = mbuild("verify", "--rebuild", "mario")
     assert done.returncode == 1
-    assert "bytes beside the store, 1,000 are free" in done.stderr
+    assert "bytes on this disk, but only 1,000 are free" in done.stderr
     assert "parsing" not in done.stderr
     assert leftovers(project) == []
 
@@ -191,7 +191,7 @@ def test_a_model_that_nobody_remembers_building_needs_a_modelfile(
     (project / "store/.mbuild/history.jsonl").unlink()
     done = mbuild("verify", "--rebuild", "mario")
     assert done.returncode == 1
-    assert "no build of mario:latest is in the history" in done.stderr
+    assert "the history of this store has no build of mario:latest" in done.stderr
     assert mbuild("verify", "--rebuild", "mario", "-f", "Modelfile").returncode == 0
     (project / "Modelfile").write_text("FROM ./model.gguf\nSYSTEM other\n")
     assert mbuild("-t", "luigi").returncode == 0

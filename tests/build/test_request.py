@@ -132,7 +132,8 @@ def test_an_unknown_field_is_an_error_that_names_it(path: tuple[Any, ...]) -> No
 
 def test_a_later_format_is_told() -> None:
     """The number of the format counts up, and an older mbuild says what to do."""
-    with pytest.raises(FormatError, match=f"format {FORMAT + 1}; this mbuild knows {FORMAT}") as no:
+    said = f"format {FORMAT + 1}; this mbuild reads format {FORMAT}"
+    with pytest.raises(FormatError, match=said) as no:
         BuildRequest.from_json({**WHOLE.to_json(), "request": FORMAT + 1})
     assert no.value.hint == "use a newer mbuild"
     for number in (0, "1", None):

@@ -361,13 +361,13 @@ def test_history_lock_plan_and_rebuild_know_how_it_is_split(mbuild: Run, tmp_pat
     [
         (
             ("--split", "1GB", "--split-layers", "1"),
-            "--split and --split-layers exclude each other",
+            "--split and --split-layers cannot be combined",
         ),
-        (("--split", "1GB", "--keep-split"), "--split and --keep-split exclude each other"),
+        (("--split", "1GB", "--keep-split"), "--split and --keep-split cannot be combined"),
         (("--split", "lots"), "'lots' is not a size such as 50GB"),
         (("--split", "0"), "is too small a size"),
-        (("--split-layers", "0"), "'0' is not a number from 1 up"),
-        (("--split-layers", "x"), "'x' is not a number from 1 up"),
+        (("--split-layers", "0"), "'0' is not a whole number of at least 1"),
+        (("--split-layers", "x"), "'x' is not a whole number of at least 1"),
     ],
 )
 def test_options_that_cannot_be(
@@ -385,7 +385,7 @@ def test_a_tensor_larger_than_a_shard_is_said(mbuild: Run, tmp_path: Path) -> No
     tensors = [tensor(f"blk.{n}.ffn_up.weight", (64, 64), GGMLType.F32) for n in range(3)]
     tiny_gguf(tmp_path / "m.gguf", tensors=tensors)
     said = from_text(mbuild, "FROM ./m.gguf\n", "--split", "10KB")
-    assert "the tensor blk.0.ffn_up.weight has 16 KB, and no tensor can be divided" in said
+    assert "tensor blk.0.ffn_up.weight takes 16 KB and cannot be divided" in said
     assert len(weights()) == 4
     assert "divided" not in from_text(mbuild, "FROM ./m.gguf\n", "--split", "17KB", name="other")
 
@@ -396,8 +396,8 @@ def test_more_shards_than_a_model_can_have(mbuild: Run, tmp_path: Path) -> None:
     tiny_gguf(tmp_path / "m.gguf", tensors=tensors)
     done = mbuild("-f", "-", "-t", "m", "--split", "1", input="FROM ./m.gguf\n")
     assert done.returncode == 2
-    assert "the model would have 1025 shards; Ollama takes 1024" in done.stderr
-    assert "take a larger SIZE" in done.stderr
+    assert "the model would have 1025 shards; Ollama takes at most 1024" in done.stderr
+    assert "choose a larger SIZE" in done.stderr
 
 
 def as_given(folder: Path) -> list[Path]:
@@ -457,7 +457,7 @@ HOSTILE: list[tuple[Callable[[Path], None], str, str]] = [
     (wrong_count, "x-00002-of-00003.gguf: split.count is 4, but 3 in", "of different models"),
     (mixed, "is also in x-0000", "of different models"),
     (twice, "tensor 'token_embd.weight' is also in x-00001-of-00003.gguf", "different models"),
-    (wrong_names, "says shard 3 of 3, the name says 2 of 3", "give the file its own name back"),
+    (wrong_names, "says shard 3 of 3, the name says 2 of 3", "give the file its original name"),
 ]
 
 
@@ -500,10 +500,12 @@ def test_a_wildcard_stands_for_one_model(mbuild: Run, tmp_path: Path) -> None:
     from_text(mbuild, "FROM ./c*.gguf\n", name="one")
     tiny_shards(tmp_path, "ab", [2, 3])
     done = mbuild("-f", "-", "-t", "n", input="FROM ./a*.gguf\n")
-    assert "the files are of 2 models: a-00001-of-00002.gguf, a-00002-of-00002.gguf" in done.stderr
+    assert (
+        "the files belong to 2 models: a-00001-of-00002.gguf, a-00002-of-00002.gguf" in done.stderr
+    )
     assert "name the file, or the first shard, of the one that you mean" in done.stderr
     done = mbuild("-f", "-", "-t", "n", input="FROM ./z-*.gguf\n")
-    assert "FROM ./z-*.gguf: no file has such a name" in done.stderr
+    assert "FROM ./z-*.gguf: no file matches" in done.stderr
     (tmp_path / "lit*.gguf").write_bytes((tmp_path / "c.gguf").read_bytes())
     from_text(mbuild, "FROM ./lit*.gguf\n", name="literal")
     assert weights("literal") == weights("one")

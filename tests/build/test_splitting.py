@@ -73,11 +73,11 @@ def test_options_are_read_and_written(
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"split": "1GB", "keep_split": True}, "--split and --keep-split exclude each other"),
+        ({"split": "1GB", "keep_split": True}, "--split and --keep-split cannot be combined"),
         ({"split": True}, "True is not a size"),
         ({"split": "-1"}, "is not a size"),
-        ({"split_layers": 0}, "0 is not a number from 1 up"),
-        ({"split_layers": True}, "True is not a number from 1 up"),
+        ({"split_layers": 0}, "0 is not a whole number of at least 1"),
+        ({"split_layers": True}, "True is not a whole number of at least 1"),
         ({"keep_split": "yes"}, "neither true nor false"),
         ({"shards": 3}, "unknown option of splitting 'shards'"),
     ],

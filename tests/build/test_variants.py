@@ -110,7 +110,7 @@ def test_a_model_names_its_last_build(mbuild: Run) -> None:
     assert "v:q4_0" in mbuild("history", "v").stdout
     unknown = mbuild("history", "nope")
     assert unknown.returncode == 1
-    assert "no build of a model of that name" in unknown.stderr
+    assert "no build of a model with that name" in unknown.stderr
 
 
 def test_the_first_of_a_variant_is_compared_with_its_modelfile(mbuild: Run) -> None:

@@ -221,5 +221,5 @@ def test_long_messages_are_wrapped_on_a_terminal(project: Path) -> None:
         assert finished(screen, process) == 2
         rows = screen.rows
     text = " ".join(row.strip() for row in rows)
-    assert "hint: look on ollama.com/search or huggingface.co/models" in text
+    assert "hint: search on ollama.com/search or huggingface.co/models" in text
     assert max(map(len, rows)) <= 60

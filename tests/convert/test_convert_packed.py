@@ -151,7 +151,9 @@ def test_a_packed_word_holds_the_lowest_code_first() -> None:
 def test_packed_weights_with_an_order_of_their_own_are_refused() -> None:
     """They would be read as if it were not there: another model without a word."""
     codes = _lazy(_words((2, 1)), DType.I32, "tensor 'a.weight_packed'")
-    with pytest.raises(UnsupportedError, match=r"'a\.weight_packed' has groups in an order"):
+    with pytest.raises(
+        UnsupportedError, match=r"'a\.weight_packed' has its groups in a custom order"
+    ):
         pack_quantized({"num_bits": 8}, {"a.weight_packed": codes, "a.weight_g_idx": codes})
 
 

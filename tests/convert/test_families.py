@@ -92,7 +92,7 @@ def test_a_model_that_shares_another_ones_class_goes_by_its_type(tmp_path: Path)
         **{"model_type": "mistral4", "qk_nope_head_dim": 16, "qk_rope_head_dim": 16},
         **{"v_head_dim": 32, "moe_intermediate_size": 32, "n_shared_experts": 1},
     }
-    with pytest.raises(UnsupportedError, match="no place in a mistral4 model"):
+    with pytest.raises(UnsupportedError, match="no place in mistral4 models"):
         body_of(tmp_path, case)
 
 

@@ -70,7 +70,7 @@ def test_importances_that_do_not_fit(tmp_path: Path) -> None:
     """Another model's importances are refused, except of token embeddings."""
     values = VALUES | {"token_embd.weight": ([[1.0]], [1.0])}
     found = _open(tmp_path, imatrix_bytes(values))
-    with pytest.raises(FormatError, match="4 importances for"):
+    with pytest.raises(FormatError, match="4 importance values for"):
         found.of("blk.0.ffn_up.weight", (5, 100))
     assert found.of("token_embd.weight", (4, 100)) is None
 

@@ -131,7 +131,7 @@ def test_a_tensor_without_importances_is_named(mbuild: Run, source: Path, tmp_pa
     (tmp_path / "part.imatrix").write_bytes(imatrix_bytes(sums))
     done = mbuild("-q", "iq2_xs", "--imatrix", "part.imatrix", "-t", "m")
     assert done.returncode == 1
-    words = "blk.0.attn_k.weight: part.imatrix has no importances for it, which IQ2_XS needs"
+    words = "blk.0.attn_k.weight: part.imatrix has no values for it, which IQ2_XS needs"
     assert f"error: {words}" in done.stderr
     assert mbuild("-q", "q4_K_M", "--imatrix", "part.imatrix", "-t", "m").returncode == 0
     # llama-quantize asks for none for embeddings, and then stops with an assertion.

@@ -86,10 +86,10 @@ def test_only_what_is_said_is_written() -> None:
     [
         ({"pure": "yes"}, "neither true nor false"),
         ({"pure": 1}, "neither true nor false"),
-        ({"imatrix": 5}, "is not a text"),
+        ({"imatrix": 5}, "is not a string"),
         ({"recipe": "vllm"}, "unknown recipe 'vllm'"),
         ({"output_tensor_type": "q9"}, "unknown tensor type 'q9'"),
-        ({"tensor_type": "attn_v=q8_0"}, "is not a list of texts"),
+        ({"tensor_type": "attn_v=q8_0"}, "is not a list of strings"),
         ({"tensor_type": ["attn_v"]}, "malformed tensor type"),
         ({"tensor_type": ["(=q8_0"]}, "is not a regular expression"),
         ({"tensor_types": []}, "unknown option of a quantization 'tensor_types'"),

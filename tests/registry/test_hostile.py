@@ -190,7 +190,7 @@ def test_wrong_bytes_always(store: Store) -> None:
     with stand_in() as (registry, host):
         registry.model("a/m:v1", b"weights")
         registry.blobs[digest_of(b"weights")] = b"WEIGHTS"
-        refused(store, host, "sends other bytes than it says")
+        refused(store, host, "sent the wrong bytes")
         left = {path.name for path in (store.private / "partial").iterdir()}
         assert not any(digest_of(b"weights")[7:] in name for name in left)
 
@@ -243,8 +243,8 @@ LIES = [
     ("upper case", layer(digest="sha256:" + "A" * 64), "invalid digest"),
     ("a negative size", layer(size=-1), "size -1"),
     ("a size of another kind", layer(size="7"), "size '7'"),
-    ("a size too small", layer(size=3), "bytes, the manifest says 3|another range"),
-    ("a size too large", layer(size=70), "bytes, the manifest says 70|another range"),
+    ("a size too small", layer(size=3), "bytes, the manifest says 3|a different range"),
+    ("a size too large", layer(size=70), "bytes, the manifest says 70|a different range"),
     (
         "a container",
         layer(mediaType="application/vnd.docker.image.rootfs.diff.tar.gzip"),
@@ -311,13 +311,13 @@ def test_another_range_than_was_asked_for(store: Store, said: str) -> None:
             return False
 
         registry.before = lie
-        refused(store, host, "another range")
+        refused(store, host, "a different range")
 
 
 REDIRECTS = [
-    ("to a file", "file:///etc/passwd", "leads nowhere"),
-    ("to nothing", "", "leads nowhere"),
-    ("in a circle", "/v2/a/m/blobs/{digest}", "on and on"),
+    ("to a file", "file:///etc/passwd", "redirects to no usable address"),
+    ("to nothing", "", "redirects to no usable address"),
+    ("in a circle", "/v2/a/m/blobs/{digest}", "too many times"),
     ("to the cloud's own address", "http://169.254.169.254/latest/meta-data", "link-local"),
     ("into a network", "http://10.255.255.1/blob", "private"),
 ]
@@ -401,7 +401,7 @@ def test_a_login_is_tried_once(store: Store) -> None:
             return True
 
         registry.before = refuse
-        refused(store, host, "wants a login", DeniedError)
+        refused(store, host, "requires a login", DeniedError)
         assert len(registry.asked("GET", "manifests/v1")) == 2
 
 

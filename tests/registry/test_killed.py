@@ -169,7 +169,7 @@ def test_a_signal_ends_a_pull_at_once(tmp_path: Path, number: int) -> None:
         process.send_signal(number)
         _, errors = process.communicate(timeout=10)
         assert process.returncode == 128 + number
-        assert b"the same command goes on from there" in errors
+        assert b"the same command continues from there" in errors
         registry.pause = 0
         again = start(tmp_path / "store", "pull", f"{host}/a/m:v1", "--insecure")
         _, errors = again.communicate(timeout=60)

@@ -141,7 +141,7 @@ def test_login_checks_before_it_keeps(tmp_path: Path, mbuild: Run) -> None:
     [
         (("x.io",), "", "no terminal"),
         (("x.io", "--password-stdin"), "p", "-u USER"),
-        (("x.io", "-u", "a:b", "--password-stdin"), "p", "no ':'"),
+        (("x.io", "-u", "a:b", "--password-stdin"), "p", "cannot contain ':'"),
         (("x.io", "-u", "a", "--password-stdin"), "\n", "empty"),
         (("x.io:65536", "-u", "a", "--password-stdin"), "p", "not a registry's host"),
         (("x io", "-u", "a", "--password-stdin"), "p", "not a registry's host"),

@@ -197,7 +197,7 @@ def test_a_token_is_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
                 headers = {"Authorization": bad}
                 assert server.http.get(path, headers=headers).status_code == 401
         store = Store(tmp_path / "other")
-        with pytest.raises(Exception, match="wants a login"):
+        with pytest.raises(Exception, match="requires a login"):
             pulled(server, "library/tiny", store)
         keep(f"127.0.0.1:{server.port}", Login("me", "s3cret"))
         pulled(server, "library/tiny", store)

@@ -98,14 +98,14 @@ def fitting(word: str, value: str, folder: Path, pattern: str) -> str:
         names = sorted(fnmatch.filter(os.listdir(folder), pattern))
     if not names:
         raise MissingFileError(
-            f"{word} {value}: no file has such a name", hint="a * stands for any characters"
+            f"{word} {value}: no file matches", hint="* stands for any characters"
         )
     shards = {name: parse_shard_name(name) for name in names}
     models = {(s.prefix, s.count) if s else (name, 0) for name, s in shards.items()}
     if len(models) > 1:
         listed = ", ".join(names[:_SHOWN]) + (" and others" if names[_SHOWN:] else "")
         raise SourceError(
-            f"{word} {value}: the files are of {len(models)} models: {listed}",
+            f"{word} {value}: the files belong to {len(models)} models: {listed}",
             hint="name the file, or the first shard, of the one that you mean",
         )
     shard = shards[names[0]]

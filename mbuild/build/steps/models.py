@@ -76,8 +76,8 @@ def warn_of_large(
     for tensor in tensors:
         if tensor.nbytes > most:
             context.warn(
-                f"the tensor {tensor.name} has {human_size(tensor.nbytes)}, and no tensor can be"
-                f" divided: its shard is larger than {human_size(most)}"
+                f"the tensor {tensor.name} takes {human_size(tensor.nbytes)} and cannot be"
+                f" divided, so its shard is larger than {human_size(most)}"
             )
             return
 

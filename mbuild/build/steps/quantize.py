@@ -297,7 +297,7 @@ def _check_type(tensor: Tensor, new: GGMLType, target: FileType, imatrix: Imatri
     weighted = imatrix is not None and imatrix.has(tensor.name, tensor.dims)
     if imatrix is not None and not weighted and needs_importances(tensor.name, new, target):
         raise UnsupportedError(
-            f"{tensor.name}: {imatrix.name} has no importances for it, which {new.name} needs",
+            f"{tensor.name}: {imatrix.name} has no values for it, which {new.name} needs",
             hint="use the importance matrix of this model, or another type: --tensor-type",
         )
     if not supports(new, weighted):

@@ -29,17 +29,18 @@ def check_head(hp: Hyper, kept: bool, head: Lazy | None, embedding: Lazy | None)
         return
     if kept:
         yield (
-            f"config.json says tie_word_embeddings: true, but {head.origin} is not the embedding;"
-            " it is kept as the output matrix"
+            f"config.json says tie_word_embeddings: true, but {head.origin} differs from the"
+            " embedding; it is kept as the output matrix"
         )
         return
-    said = f"{head.origin} is not the embedding, which llama.cpp takes for it in all {hp.arch}"
+    said = f"llama.cpp uses the embedding in its place in all {hp.arch} models"
     if tied is False:
         raise UnsupportedError(
-            f"{said} models, and config.json says tie_word_embeddings: false",
-            hint="train the model with the embedding and the output matrix tied",
+            f"{head.origin} differs from the embedding, but {said};"
+            " config.json says tie_word_embeddings: false",
+            hint="train the model with tied embeddings",
         )
-    yield f"{said} models; it is left out"
+    yield f"{head.origin} is left out although it differs from the embedding: {said}"
 
 
 def differ(head: Lazy, embedding: Lazy) -> bool:

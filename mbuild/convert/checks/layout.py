@@ -132,17 +132,21 @@ def _check_keys(model: DescribedModel, layout: TensorLayout) -> list[str]:
 def _check_numbers(model: DescribedModel, layout: TensorLayout, sizes: Sizes) -> None:
     """The conditions under which llama.cpp stops before it looks at a tensor."""
     if model.blocks > MAX_LAYERS:
-        raise FormatError(f"{model.blocks} layers are more than llama.cpp's {MAX_LAYERS}")
+        raise FormatError(
+            f"config.json has {model.blocks} layers; llama.cpp allows at most {MAX_LAYERS}"
+        )
     experts, used = sizes.value("experts", 0) or 0, sizes.value("used", 0) or 0
     if experts > MAX_EXPERTS:
-        raise FormatError(f"{experts} experts are more than llama.cpp's {MAX_EXPERTS}")
+        raise FormatError(
+            f"config.json has {experts} experts; llama.cpp allows at most {MAX_EXPERTS}"
+        )
     if used > experts or (experts and not used):
         raise FormatError(
             f"config.json has {sizes.described('experts', 0)}, but {sizes.described('used', 0)}"
         )
     if layout.one_head and sizes.value("rotary", 0) != sizes.value("key", 0):
         raise FormatError(
-            f"config.json: RoPE turns {sizes.value('rotary', 0)} of each head's "
+            f"config.json: RoPE rotates {sizes.value('rotary', 0)} of each head's "
             f"{sizes.value('key', 0)} dimensions; llama.cpp's {model.arch} needs all of them"
         )
 

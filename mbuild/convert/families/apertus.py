@@ -42,7 +42,7 @@ def _xielu_keys(hp: Hyper, tensors: Mapping[str, Lazy]) -> Iterator[KV]:
         numbers = [layer for layer, _ in layers]
         if sorted(numbers) != list(range(hp.blocks)) or any(t.size != 1 for _, t in layers):
             raise FormatError(
-                f"act_fn.{parameter} is not one number for each of {hp.blocks} layers"
+                f"act_fn.{parameter} does not have one number for each of {hp.blocks} layers"
             )
         values = [
             float(to_f32(lazy.load(), lazy.dtype).reshape(-1)[0])

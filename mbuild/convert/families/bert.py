@@ -38,7 +38,7 @@ def _labels(hp: Hyper) -> list[str] | None:
             raise FormatError(f"config.json: num_labels is {count}, more than 100000")
         given = {str(i): f"LABEL_{i}" for i in range(count)}
     if not isinstance(given, dict) or not all(key.isdecimal() for key in given):
-        raise FormatError("config.json: id2label is not an object with numbers for names")
+        raise FormatError("config.json: id2label is not an object whose keys are numbers")
     labels = [label for _, label in sorted(given.items(), key=lambda item: int(item[0]))]
     return None if len(labels) == 2 and given.get("0") == "LABEL_0" else labels
 

@@ -41,7 +41,7 @@ def _blocks(hp: Hyper, part: str) -> list[dict[str, Any]]:
     blocks = hp.value("block_configs")
     found = [b.get(part) for b in blocks if isinstance(b, dict)] if isinstance(blocks, list) else []
     if len(found) != hp.blocks or not all(isinstance(item, dict) for item in found):
-        raise FormatError(f"config.json: block_configs has not one {part} for each layer")
+        raise FormatError(f"config.json: block_configs does not have one {part} per layer")
     return found  # type: ignore[return-value]
 
 

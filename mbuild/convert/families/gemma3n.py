@@ -59,7 +59,7 @@ def _sparsity_scale(hp: Hyper) -> Iterator[KV]:
     """The standard normal's quantile of each layer's share of zeros; no zeros: minus infinity."""
     shares = hp.value("activation_sparsity_pattern")
     if not isinstance(shares, list) or len(shares) != hp.blocks:
-        raise FormatError("config.json: activation_sparsity_pattern is not one number a layer")
+        raise FormatError("config.json: activation_sparsity_pattern is not one number per layer")
     scales = [_quantile(as_number(share, "activation_sparsity_pattern")) for share in shares]
     key = f"{hp.arch}.activation_sparsity_scale"
     yield KV(key, ValueType.ARRAY, scales, ValueType.FLOAT32)
@@ -72,7 +72,7 @@ def _quantile(share: float) -> float:
     f32 = np.float32
     centred = f32(2) * f32(share) - f32(1)
     if not -1 <= centred < 1:
-        raise FormatError(f"config.json: activation_sparsity_pattern has {share}")
+        raise FormatError(f"config.json: activation_sparsity_pattern has {share}, not 0 to below 1")
     if centred == -1:
         return -math.inf
     inverse = NormalDist().inv_cdf((float(centred) + 1) / 2) / math.sqrt(2)
@@ -87,7 +87,7 @@ def _padded(hp: Hyper, lazy: Lazy) -> Lazy:
     if missing <= 0:
         return lazy
     if missing > lazy.shape[0]:
-        raise FormatError(f"{lazy.origin} has {lazy.shape[0]} rows of {rows} in config.json")
+        raise FormatError(f"{lazy.origin} has {lazy.shape[0]} rows, but vocab_size is {rows}")
 
     def pad(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         import numpy as np

@@ -39,7 +39,7 @@ def _packed_experts(hp: Hyper, tensors: Mapping[str, Lazy]) -> Iterator[tuple[st
         blocks = tensors.get(name.removesuffix("_scales") + "_blocks")
         if blocks is None or not _fit(blocks, scales):
             raise FormatError(
-                f"{scales.origin} of {scales.dtype} {list(scales.shape)} has no blocks that fit"
+                f"{scales.origin} of {scales.dtype} {list(scales.shape)} has no matching blocks"
             )
         base = name.removesuffix(match[0])
         if match[1] == "down_proj":

@@ -36,7 +36,9 @@ def _stretched(hp: Hyper) -> Iterator[KV]:
     width = hp.integer("head_dim", low=3)
     alpha = hp.rope_number("alpha", 50)
     if not 0 < alpha < 1e6:
-        raise FormatError(f"config.json: the alpha of rope_parameters is {alpha:g}")
+        raise FormatError(
+            f"config.json: the alpha of rope_parameters is {alpha:g}, not between 0 and 1e6"
+        )
     yield KV(f"{hp.arch}.rope.freq_base", F32, base * alpha ** (width / (width - 2)))
     yield KV(f"{hp.arch}.rope.scaling.type", TEXT, "none")
     yield KV(f"{hp.arch}.rope.scaling.factor", F32, 1.0)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def _heads(hp: Hyper) -> list[int]:
     heads = hp.value("num_attention_heads_per_layer") or [hp.heads] * hp.blocks
     if not isinstance(heads, list) or len(heads) != hp.blocks:
-        raise FormatError("config.json: num_attention_heads_per_layer is not one number a layer")
+        raise FormatError("config.json: num_attention_heads_per_layer is not one number per layer")
     return heads
 
 

@@ -23,7 +23,7 @@ def _indexer(key: str, name: str) -> Key:
 def _dense(hp: Hyper) -> int:
     layers = hp.value("moe_layer_freq")
     if not isinstance(layers, list):
-        raise FormatError("config.json: moe_layer_freq is not a list of one number a layer")
+        raise FormatError("config.json: moe_layer_freq is not a list of one number per layer")
     return next((layer for layer, experts in enumerate(layers) if experts), len(layers))
 
 

@@ -39,7 +39,8 @@ def _kinds(hp: Hyper) -> list[str]:
     pattern = hp.value("hybrid_override_pattern") or hp.value("layers_block_type")
     if not isinstance(pattern, str | list) or len(pattern) != hp.main:
         raise FormatError(
-            f"config.json: hybrid_override_pattern is not one letter for each of {hp.main} layers"
+            "config.json: hybrid_override_pattern does not have one letter for each of"
+            f" {hp.main} layers"
         )
     return [_KINDS.get(str(kind), str(kind)) for kind in pattern]
 

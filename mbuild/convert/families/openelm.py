@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def _each(hp: Hyper, name: str) -> list[Any]:
     values = hp.value(name)
     if not isinstance(values, list) or len(values) != hp.blocks:
-        raise FormatError(f"config.json: {name} is not a list of one number for each layer")
+        raise FormatError(f"config.json: {name} is not a list of one number per layer")
     return values
 
 

@@ -223,7 +223,7 @@ def stack(parts: Sequence[Lazy]) -> Lazy:
     for part in parts:
         if part.shape != first.shape or part.dtype is not first.dtype:
             raise FormatError(
-                f"{part.origin} ({part.dtype} {list(part.shape)}) does not go with "
+                f"{part.origin} ({part.dtype} {list(part.shape)}) does not match "
                 f"{first.origin} ({first.dtype} {list(first.shape)})"
             )
 

@@ -29,7 +29,7 @@ def misfit(codes: Lazy, *parts: Lazy) -> FormatError:
     shapes = " and ".join(str(list(part.shape)) for part in parts)
     return FormatError(
         f"{codes.origin} of {list(codes.shape)} does not fit its parts of {shapes}",
-        hint="quantization_config may belong to another checkpoint",
+        hint="quantization_config may belong to another checkpoint: download or save it again",
     )
 
 
@@ -85,7 +85,7 @@ def _gptq(codes: Lazy, zeros: Lazy, scales: Lazy, groups: Lazy, bits: int, plus:
             f"{codes.origin} of {list(codes.shape)} does not fit its scales of "
             f"{list(scales.shape)}, zeros of {list(zeros.shape)} and groups of "
             f"{list(groups.shape)}",
-            hint="quantization_config may belong to another checkpoint",
+            hint="quantization_config may belong to another checkpoint: download or save it again",
         )
 
     def load() -> Array:
@@ -127,7 +127,7 @@ def pack_quantized(weights: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> d
             base = name.removesuffix("_packed")
             if base + "_g_idx" in tensors:
                 raise UnsupportedError(
-                    f"{tensors[name].origin} has groups in an order of its own, "
+                    f"{tensors[name].origin} has its groups in a custom order, "
                     "which is not supported",
                     hint=UNQUANTIZED,
                 )
@@ -157,7 +157,7 @@ def _unpacked(codes: Lazy, scale: Lazy, zeros: Lazy | None, bits: int) -> Lazy:
     if not groups or scale.shape[0] != rows or width % groups or codes.dtype is not DType.I32:
         raise FormatError(
             f"{codes.origin} of {list(codes.shape)} does not fit its scale of {list(scale.shape)}",
-            hint="quantization_config may belong to another checkpoint",
+            hint="quantization_config may belong to another checkpoint: download or save it again",
         )
     if zeros is not None and (
         zeros.dtype is not DType.I32 or zeros.shape != (-(-rows // each), groups)

@@ -222,7 +222,7 @@ def _read_header_bytes(fd: int, size: int, name: str) -> bytes:
     if 8 + length > size:
         raise FormatError(
             f"{name}: the header claims {length} bytes, but the file has only {size}",
-            hint="the download is incomplete or this is not a safetensors file",
+            hint="download it again: it is incomplete, or not a safetensors file",
         )
     raw = bytearray(length)
     _fill(fd, 8, memoryview(raw), name)
@@ -316,7 +316,7 @@ def _check_layout(tensors: list[StoredTensor], start: int, size: int, name: str)
         what = "more" if at < size else "fewer"
         raise FormatError(
             f"{name} has {abs(size - at)} bytes {what} than its header describes",
-            hint="the download is incomplete or the file is damaged",
+            hint="the file is incomplete or damaged: download or save it again",
         )
 
 

@@ -60,7 +60,7 @@ def _refusal(error: NotFinite, target: GGMLType, origin: str, start: int) -> For
         what = "NaN" if math.isnan(error.value) else f"{error.value:+}".replace("inf", "infinity")
         return FormatError(f"{origin} holds {what} (value {place})", hint=_DAMAGED)
     return FormatError(
-        f"{origin} holds {error.value:g} (value {place}), and {target.name} ends at"
+        f"{origin} holds {error.value:g} (value {place}), but {target.name} ends at"
         f" {_LARGEST[target]}",
         hint=_WIDER.get(target, _DAMAGED),
     )

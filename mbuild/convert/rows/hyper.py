@@ -284,7 +284,9 @@ class Hyper:
         if value is None:
             return None
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise FormatError(f"config.json: {name} is {_quote(value)}; a list of texts is needed")
+            raise FormatError(
+                f"config.json: {name} is {_quote(value)}; a list of strings is needed"
+            )
         if len(value) not in (self.main, self.blocks):
             raise FormatError(f"config.json: {name} has {len(value)} items for {self.main} layers")
         return value

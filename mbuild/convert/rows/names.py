@@ -64,7 +64,7 @@ def name_map(hp: Hyper, row: Family) -> Callable[[str], str]:
             layer = _LAYER.search(name)
             beyond = layer is not None and int(layer[1]) >= hp.blocks
             raise UnsupportedError(
-                f"tensor {name!r} has no place in a {hp.arch} model of {hp.blocks} layers",
+                f"tensor {name!r} has no place in {hp.arch} models of {hp.blocks} layers",
                 hint="num_hidden_layers in config.json is too small"
                 if beyond
                 else "config.json may belong to another checkpoint, or the training added a layer"

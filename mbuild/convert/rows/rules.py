@@ -266,7 +266,7 @@ class Stacker:
             part, index = groups.get("part", spec.parts[0]), int(groups["index"])
             if index >= count:
                 raise FormatError(
-                    f"{lazy.origin}: number {index}, but config.json has {count} (from 0)",
+                    f"{lazy.origin}: number {index} (from 0), but config.json has {count}",
                     hint="correct the number of experts in config.json",
                 )
             layer = groups.get("layer", "")

@@ -85,8 +85,8 @@ def _read(context: ReaderContext) -> Vocabulary:
             continue
     if "tekken.json" in context.files:
         raise UnsupportedError(
-            "tekken.json: a vocabulary in Mistral's own format",
-            hint="use the checkpoint's Hugging Face form, which has a tokenizer.json",
+            "tekken.json is in Mistral's own format, which is not supported",
+            hint="use the checkpoint in Hugging Face format, which has a tokenizer.json",
         )
     files = (reader.value.removesuffix(" with byte fallback") for reader in context.rule.readers)
     wanted = " or ".join(dict.fromkeys(files))

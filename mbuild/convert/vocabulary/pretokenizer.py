@@ -215,7 +215,7 @@ def _making(vocab: Mapping[str, int], merges: Sequence[Any]) -> list[Any]:
             return [merge for merge in merges if merge.replace(" ", "", 1) in vocab]
         return [pair for pair in merges if "".join(pair) in vocab]
     except (AttributeError, TypeError):
-        raise FormatError(f"{NAME}: merges must be all texts or all pairs of texts") from None
+        raise FormatError(f"{NAME}: merges must be all strings or all pairs of strings") from None
 
 
 def _whole(tokenizer: TokenizerJson, added: Sequence[AddedToken]) -> str:

@@ -124,7 +124,7 @@ def _guess_type(model: Mapping[str, Any]) -> str:
 def check_vocab(vocab: object, name: str) -> dict[str, int]:
     """An object of texts and ids: whole, from 0, below ten times their number, all different."""
     if not isinstance(vocab, dict) or not vocab:
-        raise FormatError(f"{name}: the vocabulary must be an object of texts and ids")
+        raise FormatError(f"{name}: the vocabulary must be an object of strings and ids")
     ids = vocab.values()
     if set(map(type, ids)) != {int}:
         text, wrong = next((t, i) for t, i in vocab.items() if type(i) is not int)
@@ -146,7 +146,7 @@ def check_vocab(vocab: object, name: str) -> dict[str, int]:
 
 def _unigram(vocab: object) -> list[tuple[str, float]]:
     if not isinstance(vocab, list) or not vocab:
-        raise FormatError(f"{NAME}: the vocabulary must be a list of texts and scores")
+        raise FormatError(f"{NAME}: the vocabulary must be a list of strings and scores")
     pieces = []
     for entry in vocab:
         match entry:
@@ -216,7 +216,7 @@ def read_merges(model: Mapping[str, Any]) -> list[str]:
     if kinds == {str}:
         return merges
     if kinds != {list} or set(map(len, merges)) != {2}:
-        raise FormatError(f"{NAME}: merges must be all texts or all pairs of texts")
+        raise FormatError(f"{NAME}: merges must be all strings or all pairs of strings")
     return _join_pairs(merges)
 
 
@@ -224,7 +224,7 @@ def _join_pairs(merges: Sequence[Sequence[str]]) -> list[str]:
     try:
         joined = [" ".join(pair) for pair in merges]
     except TypeError:
-        raise FormatError(f"{NAME}: a merge is not a pair of texts") from None
+        raise FormatError(f"{NAME}: a merge is not a pair of strings") from None
     if "".join(joined).count(" ") > len(joined):
         return [" ".join(part.replace(" ", "\u0120") for part in pair) for pair in merges]
     return joined

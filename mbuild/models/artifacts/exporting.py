@@ -132,7 +132,7 @@ def _check_options(options: ExportOptions) -> None:
     cut = next(iter(options.splitting.flags()), ("", ""))[0] if options.splitting else ""
     anew = "--merge" if options.merge else cut
     if options.merge and cut:
-        raise UsageError(f"--merge and {cut} exclude each other", hint="give one of them")
+        raise UsageError(f"--merge and {cut} cannot be combined", hint="choose one of them")
     if options.layout is ExportForm.TAR:
         if options.link:
             raise UsageError("--link cannot make a tar archive", hint="leave --link out")

@@ -112,7 +112,8 @@ def decode_model(data: bytes, where: str) -> Manifest:
     """
     value = _object(data, where)
     if value.get("schemaVersion") != 2:
-        raise FormatError(f"{where}: schemaVersion is {str(value.get('schemaVersion'))[:40]!r}")
+        found = str(value.get("schemaVersion"))[:40]
+        raise FormatError(f"{where}: schemaVersion is {found!r}, not 2")
     if value.get("mediaType", _OCI_MANIFEST) not in (MANIFEST_TYPE, _OCI_MANIFEST):
         raise UnsupportedError(f"{where}: mediaType {str(value.get('mediaType'))[:80]!r}")
     manifest = Manifest.decode(data, where)

@@ -354,7 +354,7 @@ def _set_aside(
     try:
         store.prepare()
         if not lock.acquire(exclusive=True, timeout=seconds):
-            return list(findings), "a build is running in this store: verify again after it"
+            return list(findings), "a build is running in this store: verify again when it is done"
         try:
             return [
                 replace(finding, set_aside=_move(store, item))

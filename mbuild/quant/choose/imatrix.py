@@ -73,7 +73,7 @@ class Imatrix:
             if EXACT.get(tensor) is Category.TOKEN_EMBD:
                 return None
             raise FormatError(
-                f"{self.name}: {entry.size} importances for {tensor}, "
+                f"{self.name}: {entry.size} importance values for {tensor}, "
                 f"which has {columns} columns and {matrices} matrices",
                 hint="use the importance matrix of this model",
             )

@@ -42,7 +42,7 @@ def _flag(given: Any) -> bool:
 
 def _text(given: Any) -> str:
     if not isinstance(given, str):
-        raise UsageError(f"{given!r:.64} is not a text")
+        raise UsageError(f"{given!r:.64} is not a string")
     return given
 
 
@@ -56,7 +56,7 @@ def _rules(given: Any) -> "tuple[tuple[str, GGMLType], ...]":
     from mbuild.quant.choose.patterns import parse_tensor_type
 
     if not isinstance(given, (list, tuple)):
-        raise UsageError(f"{given!r:.64} is not a list of texts")
+        raise UsageError(f"{given!r:.64} is not a list of strings")
     return tuple(parse_tensor_type(_text(each)) for each in given)
 
 
@@ -80,7 +80,7 @@ def _size(given: Any) -> int:
 def _count(given: Any) -> int:
     text = str(given)
     if isinstance(given, bool) or not (text.isascii() and text.isdecimal() and int(text)):
-        raise UsageError(f"{given!r:.64} is not a number from 1 up")
+        raise UsageError(f"{given!r:.64} is not a whole number of at least 1")
     return int(text)
 
 

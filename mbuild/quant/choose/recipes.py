@@ -164,7 +164,7 @@ def _check(tensor: HasType, new: GGMLType, options: Quantization) -> None:
     row, block = tensor.dims[0], BLOCKS[new].weights
     if row % block:
         raise UnsupportedError(
-            f"{tensor.name}: rows of {row} values are not a multiple of {block}, the block of"
+            f"{tensor.name}: rows of {row} values are not a multiple of {block}, the block size of"
             f" {new.name}"
         )
     if not options.importances and needs_importances(tensor.name, new, options.file_type):
@@ -206,7 +206,9 @@ class _State:
         if self.options.recipe == "llama.cpp":
             return []
         if self.options.recipe != "ollama":
-            raise UsageError(f"unknown recipe {self.options.recipe!r}", hint="llama.cpp or ollama")
+            raise UsageError(
+                f"unknown recipe {self.options.recipe!r}", hint="choose llama.cpp or ollama"
+            )
         if self.file_type.name not in rules.OLLAMA_TYPES:
             return []
         mine = self.facts.architecture

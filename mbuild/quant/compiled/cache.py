@@ -57,7 +57,7 @@ def problem() -> str:
     if not is_writable():
         return (
             f"compiled quantizers cannot be kept in {directory()}: {again};"
-            f" {other} a folder that can be written"
+            f" {other} a writable folder"
         )
     try:
         os.close(_open_folder())
@@ -66,7 +66,7 @@ def problem() -> str:
     except OSError as error:
         return (
             f"compiled quantizers in {directory()} are not used, because {error.strerror}: "
-            f"{again}; let only yourself write there (chmod 700), or {other} another folder"
+            f"{again}; let nobody else write there (chmod 700), or {other} another folder"
         )
     return ""
 

@@ -27,7 +27,7 @@ def get(name: str, server: str) -> Login | None:
             return None
         raise UsageError(
             f"docker-credential-{name} fails for {server}: {_line(text)}",
-            hint="repair the helper, or take it out of Docker's config.json",
+            hint="repair the helper, or remove it from Docker's config.json",
         )
     try:
         value = json.loads(text)
@@ -37,7 +37,7 @@ def get(name: str, server: str) -> Login | None:
     except (ValueError, KeyError, TypeError):
         raise UsageError(
             f"docker-credential-{name} gives no login for {server}",
-            hint="repair the helper, or take it out of Docker's config.json",
+            hint="repair the helper, or remove it from Docker's config.json",
         ) from None
     if not user and not secret:
         return None
@@ -60,7 +60,7 @@ def _done(name: str, word: str, server: str, text: str) -> None:
     if status and _NOT_THERE not in said:
         raise UsageError(
             f"docker-credential-{name} cannot {word} the login of {server}: {_line(said)}",
-            hint="repair the helper, or take it out of Docker's config.json",
+            hint="repair the helper, or remove it from Docker's config.json",
         )
 
 
@@ -84,7 +84,7 @@ def _run(name: str, word: str, text: str) -> tuple[int, str]:
     except FileNotFoundError:
         raise UsageError(
             f"the credential helper {program} is not installed",
-            hint="install it, or take it out of Docker's config.json",
+            hint="install it, or remove it from Docker's config.json",
         ) from None
     except (OSError, subprocess.TimeoutExpired) as error:
         late = isinstance(error, subprocess.TimeoutExpired)

@@ -101,5 +101,5 @@ def _write(file: Path, config: Mapping[str, Any]) -> None:
     except OSError as error:
         raise UsageError(
             f"the login cannot be kept in {file}: {error.strerror or error}",
-            hint="name a folder that can be written in DOCKER_CONFIG",
+            hint="set DOCKER_CONFIG to a writable folder",
         ) from None

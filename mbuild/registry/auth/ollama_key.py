@@ -65,7 +65,7 @@ def _load(file: Path) -> Any:
     except (OSError, ValueError, TypeError) as error:
         raise UsageError(
             f"Ollama's key {file} cannot be used: {error}",
-            hint="it has to be an OpenSSH key without a password",
+            hint="it must be an OpenSSH key without a passphrase",
         ) from None
     if not isinstance(key, Ed25519PrivateKey):
         raise UsageError(f"Ollama's key {file} is not an ed25519 key")
@@ -113,11 +113,11 @@ def _make(file: Path) -> None:
         public = f"ssh-ed25519 {_public(key)}\n"
         file.with_name(file.name + ".pub").write_text(public, encoding="ascii")
     except OSError as error:
-        raise UsageError(f"Ollama's key cannot be made: {file}: {error.strerror}") from None
+        raise UsageError(f"cannot create Ollama's key {file}: {error.strerror}") from None
 
 
 def _no_package() -> UsageError:
     return UsageError(
-        "to sign with Ollama's key takes the package cryptography",
+        "signing with Ollama's key requires the package cryptography",
         hint="pip install mbuild-models[ollama-key]",
     )

@@ -113,7 +113,7 @@ class BearerTokens:
             port = None
         if parts.scheme not in PORTS or not parts.hostname or port is None:
             raise RegistryError(
-                f"the registry {registry.host} names no place that gives tokens: {realm[:200]!r}"
+                f"the registry {registry.host} does not say where to get tokens: {realm[:200]!r}"
             )
         if (
             parts.scheme == "http"
@@ -122,7 +122,7 @@ class BearerTokens:
         ):
             raise RegistryError(
                 f"the registry {registry.host} sends logins to {parts.netloc} over http",
-                hint="a login is not sent there: whoever listens would have it",
+                hint="mbuild sends no login there: anyone on the way could read it",
             )
 
     def _is_beside(self, host: str, port: int) -> bool:
@@ -225,7 +225,7 @@ def _read(answer: BaseHTTPResponse, host: str) -> _Kept:
         token = value.get("token") or value.get("access_token")
     if not isinstance(token, str) or not token.isascii() or not token.isprintable():
         raise RegistryError(
-            f"the registry {host} gives no token: its answer has status {answer.status}"
+            f"the registry {host} gave no token: it answered with status {answer.status}"
         )
     seconds = value.get("expires_in")
     lasts = float(seconds) if isinstance(seconds, int | float) else 0.0

@@ -57,8 +57,8 @@ def addresses(host: str, port: int) -> list[str]:
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "not a host's name"
         raise UnreachableError(
-            f"the host {host} is not found: {reason}",
-            hint="check its spelling and the network",
+            f"the host {host} was not found: {reason}",
+            hint="check the spelling and the network",
         ) from None
     return [str(row[4][0]) for row in rows]
 
@@ -100,7 +100,7 @@ class Access(NamedTuple):
         """Raise :class:`ForbiddenHostError` for a registry that nobody allowed."""
         if self.hosts is not None and host not in self.hosts:
             raise ForbiddenHostError(
-                f"this server may not ask the registry {host}",
+                f"this server may not contact the registry {host}",
                 hint=f"its operator can allow that: mbuild serve --registry {host}",
             )
 

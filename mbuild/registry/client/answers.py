@@ -36,17 +36,17 @@ def read_limited(answer: BaseHTTPResponse, limit: int) -> bytes:
     """
     try:
         if answer.headers.get("content-encoding", "identity").lower() != "identity":
-            raise RegistryError("the registry sends a compressed answer, which nobody asked for")
+            raise RegistryError("the registry sent a compressed answer that was not asked for")
         pieces, size = [], 0
         while piece := answer.read(64 << 10):
             pieces.append(piece)
             size += len(piece)
             if size > limit:
-                raise RegistryError(f"the registry sends an answer of more than {limit} bytes")
+                raise RegistryError(f"the registry sent an answer of more than {limit} bytes")
         answer.release_conn()
         return b"".join(pieces)
     except (urllib3.exceptions.HTTPError, OSError):
-        raise UnreachableError("the registry's answer was cut") from None
+        raise UnreachableError("the registry's answer was cut off") from None
     finally:
         answer.close()
 
@@ -63,9 +63,9 @@ def refusal(answer: BaseHTTPResponse, what: str, host: str) -> RegistryError:
     status = answer.status
     text = f"{what}: {said}" if said else f"{what}: status {status}"
     if status == 401:
-        return DeniedError(f"{text}; it wants a login", hint=f"mbuild login {host}")
+        return DeniedError(f"{text}; it requires a login", hint=f"mbuild login {host}")
     if status == 403:
-        hint = f"the login has no right to it, or none is kept: mbuild login {host}"
+        hint = f"the stored login has no access, or there is none: mbuild login {host}"
         return DeniedError(text, hint=hint)
     if status == 404:
         return AbsentError(text)

@@ -217,14 +217,16 @@ class Registry:
             drained(answer)
             following = urljoin(url, location)
             if not location or urlsplit(following).scheme not in PORTS:
-                raise RegistryError(f"the registry {self.host} leads nowhere: {location[:200]!r}")
+                raise RegistryError(
+                    f"the registry {self.host} redirects to no usable address: {location[:200]!r}"
+                )
             if url.startswith("https:") and not following.startswith("https:"):
                 raise RegistryError(
-                    f"the registry {self.host} leads from https to http",
-                    hint="what comes over http may have been changed on its way",
+                    f"the registry {self.host} redirects from https to http",
+                    hint="what comes over http may have been changed on the way",
                 )
             url = following
-        raise RegistryError(f"the registry {self.host} leads on and on")
+        raise RegistryError(f"the registry {self.host} redirects too many times")
 
     # Manifests.
 
@@ -249,14 +251,14 @@ class Registry:
         digest = Digest.of(data)
         if reference.digest is not None and reference.digest != digest:
             raise RegistryError(
-                f"{reference}: the registry sends another manifest, {digest}",
-                hint="it is damaged or changed there: do not use it",
+                f"{reference}: the registry sent a different manifest, {digest}",
+                hint="it was damaged or changed there: do not use it",
             )
         if said.startswith("sha256:") and said != str(digest):
             raise RegistryError(
                 f"{reference}: the manifest has the digest {digest}, but the registry says"
                 f" {said[:80]!r}",
-                hint="something between here and the registry changes what it sends",
+                hint="something on the way, such as a proxy, changes what the registry sends",
             )
         return Received(data, digest, media_type)
 
@@ -286,7 +288,7 @@ class Registry:
         if said.startswith("sha256:") and said != str(digest):
             raise RegistryError(
                 f"{reference}: the registry keeps another manifest than was sent, {said[:80]!r}",
-                hint="something between here and the registry changes what is sent",
+                hint="something on the way, such as a proxy, changes what is sent",
             )
 
     def ping(self) -> None:
@@ -295,7 +297,7 @@ class Registry:
         if answer.status != 200:
             if answer.status == 404:
                 drained(answer)
-                raise AbsentError(f"{self.host} is no registry: it has no /v2/")
+                raise AbsentError(f"{self.host} is not a registry: it has no /v2/")
             error = refusal(answer, f"{self.host} refuses the login", self.host)
             if answer.status == 401:
                 error.hint = "check the user and the password; some want a token for a password"

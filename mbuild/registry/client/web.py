@@ -102,7 +102,7 @@ class Web:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or PORTS.get(parts.scheme)
         if not host or port is None:
-            raise RegistryError(f"{url[:200]!r} is not an address of the web")
+            raise RegistryError(f"{url[:200]!r} is not a web address")
         key = (parts.scheme, host, port, reach)
         with self._lock:
             if key not in self._pools:
@@ -190,8 +190,8 @@ def _check(host: str, address: str, reach: frozenset[Nearness]) -> None:
     near = nearness(address)
     if near not in reach:
         raise ForbiddenHostError(
-            f"the host {host} has a {near} address, and nobody named it",
-            hint="only a registry that is named itself may be on this machine or in this network",
+            f"the host {host} has a {near} address, and was not named",
+            hint="only a registry that you name may be on this machine or in this network",
         )
 
 
@@ -205,11 +205,11 @@ def explained(error: Exception, url: str, over_http: str) -> RegistryError:
     if isinstance(cause, ssl.SSLCertVerificationError):
         return RegistryError(
             f"{where} has a certificate that is not trusted: {cause.verify_message}",
-            hint="add its authority to the system's, or name it in SSL_CERT_FILE",
+            hint="add its certificate authority to the system's, or set SSL_CERT_FILE to it",
         )
     if isinstance(cause, ssl.SSLError) and parts.scheme == "https":
         return UnreachableError(
-            f"{where} does not speak https", hint=f"for a registry that has only http: {over_http}"
+            f"{where} does not speak https", hint=f"if the registry only has http: {over_http}"
         )
     return UnreachableError(f"{where} does not answer: {_reason(cause)}")
 

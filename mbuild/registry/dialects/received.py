@@ -72,7 +72,7 @@ def document(received: Received, reference: ModelReference) -> Document:
 
 def _no_manifest(reference: ModelReference, why: str) -> RegistryError:
     return RegistryError(
-        f"{reference}: what the registry sends is no model's manifest: {why}",
+        f"{reference}: what the registry sent is not a model's manifest: {why}",
         hint="check the name; a proxy or a login page may have answered in the registry's place",
     )
 

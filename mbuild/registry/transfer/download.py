@@ -97,9 +97,9 @@ class Download:
             sizes = ("*", str(self._partial.size))
             if not found or int(found[1]) != start or found[3] not in sizes:
                 raise RegistryError(
-                    f"blob {self._partial.digest}: the registry sends another range than was"
-                    f" asked for: {said[:80]!r}",
-                    hint="the blob has another size than the manifest says, or a proxy is wrong",
+                    f"blob {self._partial.digest}: the registry sent a different range from the"
+                    f" one asked for: {said[:80]!r}",
+                    hint="the blob's size is not what the manifest says, or a proxy is at fault",
                 )
             self._read(answer, start, end, part)
         finally:
@@ -117,7 +117,7 @@ class Download:
             if said is None and answer.read(1):
                 raise self._another_size("more")
         except urllib3.exceptions.HTTPError:
-            raise UnreachableError("the connection was cut") from None
+            raise UnreachableError("the connection was lost") from None
         finally:
             answer.close()
 
@@ -140,7 +140,7 @@ class Download:
         if asked != self._own and answer.status in _EXPIRED:
             self._place = self._own
             drained(answer)
-            raise UnreachableError("the storage's address is good no more")
+            raise UnreachableError("the storage address has expired")
         if answer.status in AGAIN:
             raise later(answer, f"blob {self._partial.digest}", self._registry.host)
         raise refusal(answer, f"blob {self._partial.digest} cannot be pulled", self._registry.host)
@@ -152,7 +152,7 @@ class Download:
             while at < end:
                 piece = answer.read(min(_PIECE, end - at))
                 if not piece:
-                    raise UnreachableError("the connection was cut")
+                    raise UnreachableError("the connection was lost")
                 part.at(0)
                 self._partial.write(at, piece)
                 self._partial.note(at, at + len(piece))
@@ -162,7 +162,7 @@ class Download:
                     self._partial.advance()
         except (urllib3.exceptions.HTTPError, OSError):
             part.at(0)
-            raise UnreachableError("the connection was cut") from None
+            raise UnreachableError("the connection was lost") from None
         finally:
             with self._moving:
                 self.moved += at - start

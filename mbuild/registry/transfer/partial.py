@@ -125,7 +125,7 @@ class PartialBlob:
 
     def begin(self) -> None:
         """Make room for what is missing, and open the journal for it."""
-        with store_errors("beginning a download"):
+        with store_errors("starting a download"):
             if not self._spans:
                 self.forget()
             self._open_journal()
@@ -143,7 +143,7 @@ class PartialBlob:
     def forget(self) -> None:
         """Begin anew: what is there counts no more."""
         assert self._file is not None
-        with self._lock, store_errors("beginning a download anew"):
+        with self._lock, store_errors("restarting a download"):
             self._spans = []
             os.ftruncate(self._file.fd, 0)
             os.ftruncate(self._file.fd, self.size)
@@ -194,7 +194,7 @@ class PartialBlob:
     def note(self, start: int, end: int) -> None:
         """These bytes are written: they need not be asked for again, even after a kill."""
         if start < end:
-            with self._lock, store_errors("noting what has arrived"):
+            with self._lock, store_errors("recording what has arrived"):
                 self._spans = merged([*self._spans, (start, end)])
                 os.write(self._journal, f"{start} {end}\n".encode())
 
@@ -241,8 +241,8 @@ class PartialBlob:
         if found != self.digest:
             self.forget()
             raise OtherBytesError(
-                f"the registry sends other bytes than it says: {found} in place of {self.digest}",
-                hint="nothing of it was kept; the blob in the registry is damaged",
+                f"the registry sent the wrong bytes: their digest is {found}, not {self.digest}",
+                hint="nothing was kept; the blob in the registry is damaged: push it again",
             )
         blob = self._blobs.publish(self._file, self.digest, self.size)
         self._close_journal()

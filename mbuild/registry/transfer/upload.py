@@ -98,7 +98,7 @@ class Upload:
                 except (UnreachableError, _Lost) as error:
                     if self.moved - before >= _LEAST_PART:
                         attempts.progressed()
-                    lost = UnreachableError("the upload was lost, time and again")
+                    lost = UnreachableError("the upload was lost repeatedly")
                     attempts.failed(lost if isinstance(error, _Lost) else error)
                     session = None if isinstance(error, _Lost) else self._resumed()
         self.done = self.layer.size
@@ -137,7 +137,7 @@ class Upload:
         location = answer.headers.get("location", "")
         drained(answer)
         if not location:
-            raise RegistryError(f"the registry {self._registry.host} begins no upload")
+            raise RegistryError(f"the registry {self._registry.host} did not start an upload")
         session = _Session(self._registry.absolute(location), offset)
         if self._in_parts:
             self._record.write(session)
@@ -218,7 +218,7 @@ class Upload:
         said = answer.headers.get("docker-content-digest", "")
         drained(answer)
         if said.startswith("sha256:") and said != str(self.layer.digest):
-            raise RegistryError(f"the registry keeps blob {self.layer.digest} as {said[:80]!r}")
+            raise RegistryError(f"the registry stored blob {self.layer.digest} as {said[:80]!r}")
 
     def _send(
         self, method: str, url: str, headers: Mapping[str, str], body: _Slice
@@ -242,7 +242,7 @@ class Upload:
         error = refusal(answer, f"blob {self.layer.digest} cannot be pushed", self._registry.host)
         if answer.status == 400:
             return RegistryError(
-                error.message, hint="if the store's copy is damaged, mbuild verify tells"
+                error.message, hint="mbuild verify tells whether the store's copy is damaged"
             )
         return error
 

@@ -198,7 +198,7 @@ def _materials(steps: Sequence[_Step]) -> dict[tuple[str, str], int]:
 
 def _source(name: str, place: str, size: int) -> Node:
     facts = (human_size(size),) if size else ()
-    title = "\n".join([f"{name}: {place or 'a model of the store'}", *facts])
+    title = "\n".join([f"{name}: {place or 'a model in the store'}", *facts])
     return Node(name, NodeRole.SOURCE, NodeLook.GIVEN, "source", facts, title)
 
 
