@@ -32,7 +32,8 @@ WARNING = "Ollama before 0.35.0 lists the model, but cannot run it"
 
 @pytest.fixture
 def mbuild(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The command line, in this process."""
+    """The command line, in this process; how full the disk is makes no difference."""
+    monkeypatch.setenv("MBUILD_KEEP", "1GB")
     return in_process(tmp_path, monkeypatch)
 
 
