@@ -14,6 +14,7 @@ from mbuild.build.build import build
 from mbuild.core.errors import UsageError
 from mbuild.core.names import ModelName
 from mbuild.quant.choose.options import OPTIONS
+from mbuild.registry.client.access import Access
 from mbuild.server.create import read_creation
 from mbuild.server.shapes import CREATE, check
 from mbuild.store import Store
@@ -52,7 +53,7 @@ def created(folder: Path, **fields: Any) -> bytes:
         data = (folder / "imatrix.dat").read_bytes()
         fields["imatrix"] = dict.fromkeys(fields["imatrix"], str(store.blobs.put(data).digest))
     creation = read_creation(check(CREATE, {"model": "posted", **fields}), store)
-    list(build(creation.build(store), store))
+    list(build(creation.build(store, Access.of_operator(())), store))
     return store.manifests.read_bytes(creation.name) or b""
 
 
