@@ -24,6 +24,7 @@ from mbuild.build.build import build
 from mbuild.build.rebuild import first_difference, place_in_gguf
 from mbuild.build.sources.resolve import LocalContext
 from mbuild.core.digest import Digest
+from mbuild.registry.client.access import Access
 from mbuild.server.create import read_creation
 from mbuild.server.shapes import CREATE, check
 from mbuild.store import Store
@@ -255,7 +256,7 @@ def posted(folder: Path, **fields: Any) -> None:
         return {k: uploaded(v) for k, v in value.items()} if isinstance(value, dict) else value
 
     creation = read_creation(check(CREATE, uploaded(fields)), store)
-    list(build(creation.build(store), store))
+    list(build(creation.build(store, Access.of_operator(())), store))
     store.database.close()
 
 

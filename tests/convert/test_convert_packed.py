@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mbuild.convert.read.affine import awq
 from mbuild.convert.read.dequantize import dequantize
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.packed import gptq, pack_quantized
@@ -191,7 +192,10 @@ def test_awq_is_codes_less_zeros_times_scales() -> None:
         "a.qzeros": _lazy(zeros, DType.I32),
         "a.scales": _lazy(scales, DType.F16),
     }
-    made = dequantize({"quantization_config": {"quant_method": "awq", "bits": 4}}, stored)
+    made = awq({"bits": 4}, stored)
+    assert list(
+        dequantize({"quantization_config": {"quant_method": "awq", "bits": 4}}, stored)
+    ) == [*made]
     values = made["a.weight"].load()
     assert values.shape == made["a.weight"].shape == (columns, rows)
 
