@@ -397,7 +397,7 @@ def test_quantizing_leaves_adapters_alone(mbuild: Run, lora: Path, tmp_path: Pat
 
 
 def test_memory_is_not_the_models(tmp_path: Path) -> None:
-    """Converting 12 times as many layers takes no more memory."""
+    """Converting 200 MB more takes no more memory."""
     # Not ru_maxrss alone: on Linux a child inherits its parent's.
     code = """
 import os, re, resource, sys
@@ -409,7 +409,7 @@ else:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
     peaks = []
-    for count in (4, 48):
+    for count in (40, 88):  # both are large enough to be digested where they are read
         write_chat(tmp_path / "chat", LAYERS=count, WIDTH=512, HIDDEN=1024)
         (tmp_path / "Modelfile").write_text("FROM ./chat\n")
         command = [sys.executable, "-c", code, "--store", "store", "-t", "m", "--progress", "plain"]
@@ -417,5 +417,5 @@ else:
             command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True
         )
         peaks.append(int(done.stdout))
-    assert (tmp_path / "chat" / "model.safetensors").stat().st_size > 200 << 20
+    assert (tmp_path / "chat" / "model.safetensors").stat().st_size > 360 << 20
     assert peaks[1] - peaks[0] < 100 << 20, peaks

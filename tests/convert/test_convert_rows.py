@@ -202,7 +202,7 @@ def test_experts_of_a_layer_become_one_tensor_when_the_last_is_there() -> None:
 def test_an_expert_too_many_or_too_few_is_named() -> None:
     """A number beyond config.json's, and the first one that never came."""
     stacker = rules.Stacker((rules.EXPERTS, rules.MIXTRAL_EXPERTS), HP)
-    with pytest.raises(FormatError, match=r"number 2, but config\.json has 2"):
+    with pytest.raises(FormatError, match=r"number 2 \(from 0\), but config\.json has 2"):
         stacker.take(_expert(0, 2, "up"), lazy([1]))
     stacker.take(_expert(0, 1, "down"), lazy([1]))
     with pytest.raises(FormatError, match="layer 0 has no down_proj number 0 of 2"):

@@ -19,7 +19,7 @@ from mbuild.store import files
     ("number", "part"),
     [
         (errno.ENOSPC, "free space"),
-        (errno.EACCES, "right"),
+        (errno.EACCES, "ask its owner for access"),
         (errno.EMFILE, "ulimit -n"),
         (errno.EFBIG, "exFAT"),
         (errno.EIO, "disk may be failing"),

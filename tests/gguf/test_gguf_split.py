@@ -130,7 +130,7 @@ def test_another_template_changes_the_first_shard_alone() -> None:
 def test_more_shards_than_ollama_takes_are_refused() -> None:
     """The error says how many there would be, and what to change."""
     tensors = of_names(*(f"blk.{n}.a" for n in range(MAX_SHARDS)))
-    with pytest.raises(UsageError, match="1025 shards; Ollama takes 1024"):
+    with pytest.raises(UsageError, match="1025 shards; Ollama takes at most 1024"):
         by_size(tensors, 1)
     with pytest.raises(UsageError) as refused:
         by_layers(tensors, 1)

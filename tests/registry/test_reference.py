@@ -144,7 +144,7 @@ def test_hosts_with_several_names_are_asked_under_one() -> None:
 )
 def test_what_is_wrong_with_a_name_is_said(text: str, said: str) -> None:
     """That rule alone which the name breaks."""
-    with pytest.raises(InvalidNameError, match="is not a model in a registry") as caught:
+    with pytest.raises(InvalidNameError, match="is not the name of a model in") as caught:
         ModelReference.parse(text)
     assert said in caught.value.message
 

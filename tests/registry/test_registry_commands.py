@@ -143,8 +143,12 @@ def test_login_checks_before_it_keeps(tmp_path: Path, mbuild: Run) -> None:
         (("x.io", "--password-stdin"), "p", "-u USER"),
         (("x.io", "-u", "a:b", "--password-stdin"), "p", "cannot contain ':'"),
         (("x.io", "-u", "a", "--password-stdin"), "\n", "empty"),
-        (("x.io:65536", "-u", "a", "--password-stdin"), "p", "not a registry's host"),
-        (("x io", "-u", "a", "--password-stdin"), "p", "not a registry's host"),
+        (
+            ("x.io:65536", "-u", "a", "--password-stdin"),
+            "p",
+            "is not a host: write HOST or HOST:",
+        ),
+        (("x io", "-u", "a", "--password-stdin"), "p", "is not a host: write HOST or HOST:"),
     ],
 )
 def test_what_login_refuses(arguments: tuple[str, ...], input: str, said: str, mbuild: Run) -> None:

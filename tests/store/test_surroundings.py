@@ -92,7 +92,7 @@ def test_links_that_lead_nowhere_say_so(mbuild: Run, project: Path) -> None:
     for instruction in ("FROM", "FROM ./model.gguf\nADAPTER"):
         word = instruction.split()[-1] if "\n" in instruction else "FROM"
         (project / "Modelfile").write_text(f"{instruction} ./circle\n")
-        assert f"{word} ./circle: Too many levels of symbolic links" in mbuild("-t", "m").stderr
+        assert f"{word} ./circle: too many levels of symbolic links" in mbuild("-t", "m").stderr
         (project / "Modelfile").write_text(f"{instruction} ./gone\n")
         message = f"{word} ./gone: a link to elsewhere.gguf, which does not exist"
         assert message in mbuild("-t", "m").stderr

@@ -7,7 +7,6 @@ import socket
 import ssl
 import threading
 import urllib.request
-import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -47,7 +46,7 @@ class Web:
         self._over_http = over_http
         self._pools: dict[tuple[Any, ...], urllib3.HTTPConnectionPool] = {}
         self._lock = threading.Lock()
-        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._sockets: set[socket.socket] = set()
 
     def ask(
         self,
@@ -97,6 +96,9 @@ class Web:
         """Close what is kept open."""
         for pool in self._pools.values():
             pool.close()
+        for sock in self._sockets:  # whose answers nobody read to the end
+            with suppress(OSError):  # it may be closed; close() alone waits for those readers
+                socket.close(sock.detach())
 
     def _pool(self, url: str, reach: frozenset[Nearness]) -> urllib3.HTTPConnectionPool:
         parts = urlsplit(url)
@@ -164,7 +166,7 @@ def _target(url: str) -> str:
 def _watched(
     kind: type[HTTPConnection],
     reach: frozenset[Nearness],
-    sockets: weakref.WeakSet[socket.socket],
+    sockets: set[socket.socket],
 ) -> Any:
     """A class of connections that are noted, and go only where they may.
 
