@@ -129,14 +129,12 @@ class ImportGGUF(BaseStep):
 
 
 @dataclass(frozen=True, eq=False)
-class MergeGGUF(BaseStep):
-    """The shards of a split GGUF become one layer with all their tensors."""
+class OverShards(BaseStep):
+    """What steps over the shards of a split GGUF have in common."""
 
     files: tuple[SourceFile, ...]
     role: Role
 
-    kind: ClassVar[str] = "merge"
-    version: ClassVar[int] = 1
     inputs: ClassVar[tuple[Step, ...]] = ()
     makes_weights: ClassVar[bool] = True
     field_names: ClassVar[Mapping[tuple[str, ...], str]] = {("sources",): "shard"}
@@ -145,11 +143,6 @@ class MergeGGUF(BaseStep):
     def subject(self) -> str:
         """The name of the first shard."""
         return self.files[0].name
-
-    @property
-    def label(self) -> str:
-        """What is merged."""
-        return f"merge {self.role.prefix}{self.files[0].name} and {len(self.files) - 1} more"
 
     @property
     def reads(self) -> int:
@@ -165,6 +158,23 @@ class MergeGGUF(BaseStep):
         """The shards' digests in order, and the role."""
         digests = gguf_digests(self.files)
         return None if digests is None else {"sources": digests, "role": self.role.value}
+
+    def learned(self, files: Mapping[str, Digest]) -> Any:
+        """The step with the digests that reading the shards gave."""
+        return replace(self, files=tuple(file.learned(files) for file in self.files))
+
+
+@dataclass(frozen=True, eq=False)
+class MergeGGUF(OverShards):
+    """The shards of a split GGUF become one layer with all their tensors."""
+
+    kind: ClassVar[str] = "merge"
+    version: ClassVar[int] = 1
+
+    @property
+    def label(self) -> str:
+        """What is merged."""
+        return f"merge {self.role.prefix}{self.files[0].name} and {len(self.files) - 1} more"
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Merge; shards without a digest get it from the same reading."""
@@ -187,10 +197,6 @@ class MergeGGUF(BaseStep):
             blobs = write_model(context, model, files)
             digests = files.digests(context)
         return made_of(context, blobs, media_type, name, digests)
-
-    def learned(self, files: Mapping[str, Digest]) -> Step:
-        """The step with the digests that reading the shards gave."""
-        return replace(self, files=tuple(file.learned(files) for file in self.files))
 
 
 def gguf_digests(files: Sequence[SourceFile]) -> list[str] | None:

@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
-from mbuild.build.sources.values import Material, SourceFile
+from mbuild.build.graph import Made, Result, Step, StepContext
+from mbuild.build.sources.values import Material
 from mbuild.build.splitting import SPLITTING_NAMES, Splitting, split_fields
-from mbuild.build.steps.gguf import Role, bring_in, check_role, gguf_digests
+from mbuild.build.steps.gguf import OverShards, Role, bring_in, check_role
 from mbuild.build.steps.models import check_loadable, made_of, shards_of, write_model
 from mbuild.build.steps.opened import OpenFiles, open_source
 from mbuild.build.steps.origins import (
@@ -35,27 +35,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class KeepShards(BaseStep):
+class KeepShards(OverShards):
     """The shards of a split GGUF become layers with the same bytes, in order.
 
     ``link``: hard-link the files instead of copying them (not part of the key: the bytes are
     the same).
     """
 
-    files: tuple[SourceFile, ...]
-    role: Role
     link: bool = field(default=False, compare=False)
 
     kind: ClassVar[str] = "keep-shards"
     version: ClassVar[int] = 1
-    inputs: ClassVar[tuple[Step, ...]] = ()
-    makes_weights: ClassVar[bool] = True
-    field_names: ClassVar[Mapping[tuple[str, ...], str]] = {("sources",): "shard"}
-
-    @property
-    def subject(self) -> str:
-        """The name of the first shard."""
-        return self.files[0].name
 
     @property
     def several_layers(self) -> bool:
@@ -66,21 +56,6 @@ class KeepShards(BaseStep):
     def label(self) -> str:
         """What is kept."""
         return f"keep {self.role.prefix}{self.files[0].name} and {len(self.files) - 1} more"
-
-    @property
-    def reads(self) -> int:
-        """The shards' sizes."""
-        return sum(file.stamp.size for file in self.files)
-
-    @property
-    def materials(self) -> tuple[Material, ...]:
-        """The shards, under the name of the first."""
-        return (self.files[0].material._replace(size=self.reads),)
-
-    def key_fields(self) -> Mapping[str, Any] | None:
-        """The shards' digests in order, and the role."""
-        digests = gguf_digests(self.files)
-        return None if digests is None else {"sources": digests, "role": self.role.value}
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Check that the shards are one whole model, and bring each into the store."""
@@ -119,10 +94,6 @@ class KeepShards(BaseStep):
             return bring_in(context, file, part.at, link=self.link)
 
         return spread(bring, opened, self.reads, context.report, name="mbuild-import")
-
-    def learned(self, files: Mapping[str, Digest]) -> Step:
-        """The step with the digests that reading the shards gave."""
-        return replace(self, files=tuple(file.learned(files) for file in self.files))
 
 
 @dataclass(frozen=True, eq=False)

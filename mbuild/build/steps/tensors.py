@@ -94,10 +94,10 @@ def _run_lanes(lanes: Sequence[_Lane], work: _Work, report: Callable[[int], None
 
     lanes[0].report = tell
     with reused():
-        work.ahead.start()
-        for other in others:
-            other.start()
         try:
+            work.ahead.start()
+            for other in others:
+                other.start()
             lanes[0].run()
             for other in others:
                 other.wait(tell)
