@@ -93,7 +93,7 @@ def message_value(message: ChatMessage) -> Struct:
         "Role": message.role,
         "Content": message.content,
         "Thinking": message.thinking,
-        "Images": Named([], show, is_nil=True),
+        "Images": Named([], _plain_text, is_nil=True),
         "ToolCalls": Named(calls, _plain_text, is_nil=not calls),
         "ToolName": message.tool_name,
         "ToolCallID": message.tool_call_id,

@@ -292,6 +292,13 @@ def test_tool_calls() -> None:
     assert render(template, values) == 'f {"a":"x","b":1} a=x b=1 '
 
 
+def test_a_whole_message_prints() -> None:
+    """A whole message, and its images, which are none here, print without an end to it."""
+    template = parse("{{ range .Messages }}{{ .Images }}{{ end }}|{{ .Messages }}")
+    shown = "[]|[{user one  [] []  }]"
+    assert render(template, Values((ChatMessage("user", "one"),))) == shown
+
+
 def test_dates_are_given() -> None:
     """The present day is the caller's to choose."""
     template = parse("{{ currentDate }} {{ yesterdayDate `x` }}{{ range .Messages }}{{ end }}")
