@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mbuild.core.errors import AbsentError, MbuildError
 from mbuild.core.events import (
@@ -22,6 +22,7 @@ from mbuild.core.events import (
     StepStarted,
 )
 from mbuild.core.names import InvalidNameError
+from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
     from mbuild.build.sources.resolve import Context

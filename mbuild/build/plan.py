@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.build.sources.values import (
     AdapterSource,
@@ -36,6 +36,7 @@ from mbuild.build.steps import (
 from mbuild.build.steps.origins import CheckpointOrigin, GGUFOrigin, LayerOrigin, Origin
 from mbuild.core import gojson
 from mbuild.core.errors import UnsupportedError, UsageError
+from mbuild.core.values import NamedTuple
 from mbuild.quant.choose.options import Quantization
 from mbuild.store import Layer
 from mbuild.store.media import (

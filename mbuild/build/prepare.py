@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from mbuild import __version__
 from mbuild.build.fetching import Fetching
@@ -21,6 +21,7 @@ from mbuild.core.errors import (
     SourceError,
     UsageError,
 )
+from mbuild.core.values import NamedTuple
 from mbuild.language.recipe import RECIPE_VERSION, Recipe, Reference
 from mbuild.language.span import Span
 from mbuild.store.records import POSTED, RECIPE

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +22,7 @@ from mbuild.core.digest import Digest
 from mbuild.core.errors import MissingFileError, SourceError, UsageError
 from mbuild.core.events import BuildEvent, BuildFinished, ModelBuilt
 from mbuild.core.names import InvalidNameError, ModelName
+from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
     from mbuild.store import Store
@@ -41,8 +41,7 @@ Examples:
 """
 
 
-@dataclass(frozen=True, slots=True)
-class ModelfileText:
+class ModelfileText(NamedTuple):
     """A Modelfile's bytes, its name for messages, and the folder its paths start from."""
 
     data: bytes

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import MbuildError
+from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

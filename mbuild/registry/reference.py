@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from mbuild.core.digest import Digest, DigestError
 from mbuild.core.names import (
@@ -13,6 +12,7 @@ from mbuild.core.names import (
     InvalidNameError,
     ModelName,
 )
+from mbuild.core.values import NamedTuple
 
 HUB_HOSTS = frozenset({"hf.co", "huggingface.co"})
 """Hugging Face's registry, whose repositories have upper-case letters."""

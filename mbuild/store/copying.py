@@ -10,10 +10,11 @@ import time
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.core.digest import BLAKE3, SHA256, Digest, hashing
 from mbuild.core.errors import CancelledError, FormatError, SourceError
+from mbuild.core.values import NamedTuple
 from mbuild.store.files import check_room, kind_of
 
 if TYPE_CHECKING:

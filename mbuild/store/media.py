@@ -8,7 +8,8 @@ versions of it made.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NamedTuple
+
+from mbuild.core.values import NamedTuple
 
 PREFIX = "application/vnd.ollama.image."
 """What the media type of every layer begins with."""

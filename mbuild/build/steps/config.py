@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext, variant_label
 from mbuild.build.steps.layers import put_layer
 from mbuild.core import gojson
 from mbuild.core.errors import SourceError
+from mbuild.core.values import aside
 from mbuild.store import Layer
 from mbuild.store.manifest import CONFIG_TYPE
 from mbuild.store.media import DRAFT, MODEL
@@ -40,7 +40,6 @@ _PLATFORM = {"architecture": "amd64", "os": "linux"}
 """What Ollama up to 0.33 writes whatever the machine, and expects in a model's id."""
 
 
-@dataclass(frozen=True, eq=False)
 class MakeConfig(BaseStep):
     """The config of a model: its base's, or what its GGUF files say, and what was asked for.
 
@@ -53,7 +52,7 @@ class MakeConfig(BaseStep):
     base: Layer | None
     inputs: tuple[Step, ...]
     overrides: Mapping[str, str]
-    target: str = field(default="", compare=False)
+    target: str = aside(default="")
     least: str = ""
     lifted: str = ""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,6 +15,7 @@ from mbuild.build.steps.opened import OpenFiles, open_source
 from mbuild.core.digest import Digest
 from mbuild.core.errors import SourceError
 from mbuild.core.events import Code
+from mbuild.core.values import aside
 from mbuild.store.copying import OpenFile
 from mbuild.store.media import ADAPTER, DRAFT, MODEL, PROJECTOR
 
@@ -63,7 +63,6 @@ _HINTS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
 class ImportGGUF(BaseStep):
     """One GGUF file becomes a layer with the same bytes.
 
@@ -73,7 +72,7 @@ class ImportGGUF(BaseStep):
 
     file: SourceFile
     role: Role
-    link: bool = field(default=False, compare=False)
+    link: bool = aside(default=False)
 
     kind: ClassVar[str] = "import"
     version: ClassVar[int] = 1
@@ -125,10 +124,9 @@ class ImportGGUF(BaseStep):
 
     def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digest that reading the file gave."""
-        return replace(self, file=self.file.learned(files))
+        return self.changed(file=self.file.learned(files))
 
 
-@dataclass(frozen=True, eq=False)
 class OverShards(BaseStep):
     """What steps over the shards of a split GGUF have in common."""
 
@@ -161,10 +159,9 @@ class OverShards(BaseStep):
 
     def learned(self, files: Mapping[str, Digest]) -> Any:
         """The step with the digests that reading the shards gave."""
-        return replace(self, files=tuple(file.learned(files) for file in self.files))
+        return self.changed(files=tuple(file.learned(files) for file in self.files))
 
 
-@dataclass(frozen=True, eq=False)
 class MergeGGUF(OverShards):
     """The shards of a split GGUF become one layer with all their tensors."""
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild import __version__
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
 from mbuild.build.steps.layers import put_layer
+from mbuild.core.values import NamedTuple
 from mbuild.store.media import MODEL, TEMPLATE
 from mbuild.store.records import CHAT_TEMPLATE
 
@@ -26,7 +26,6 @@ class _Found(NamedTuple):
     stop: list[str]
 
 
-@dataclass(frozen=True, eq=False)
 class DetectTemplate(BaseStep):
     """The template layer of a model, if its chat template is one that a Go template can say.
 
