@@ -68,8 +68,8 @@ def fetch(
     if not recipe.models or fetching.mode is PullMode.NEVER:
         return
     value = recipe.models[-1].value
-    if "/" not in value and fetching.mode is None:
-        return  # as most names are: a bare one of the store
+    if ("/" not in value and fetching.mode is None) or value.startswith((".", "/")):
+        return  # as most are: a bare name of the store, or a path
     yield from _fetch(value, fetching, context, store)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from mbuild.build.sources.values import Material
-from mbuild.core.digest import Digest
+from mbuild.core.digest import Digest, sha256
 from mbuild.core.events import Code
 from mbuild.core.values import Frozen, NamedTuple
 from mbuild.store import Layer
@@ -202,7 +201,7 @@ class BaseStep(Frozen):
         """Digest the value."""
         own = [getattr(self, field) for field in self._compared]
         text = f"{type(self).__module__}.{type(self).__qualname__}{written(own)}"
-        self.__dict__["_value"] = hashlib.sha256(text.encode()).digest()
+        self.__dict__["_value"] = sha256(text.encode()).digest()
 
     def __eq__(self, other: object) -> bool:
         """Whether two steps are one node."""
@@ -328,7 +327,7 @@ def describe(step: Step, inputs: Sequence[Result]) -> dict[str, Any] | None:
 
 def cache_key(description: Mapping[str, Any]) -> str:
     """The key under which a result is kept: the SHA-256 of the description."""
-    return hashlib.sha256(canonical_json(description).encode()).hexdigest()
+    return sha256(canonical_json(description).encode()).hexdigest()
 
 
 def in_order(targets: Sequence[Step]) -> tuple[Step, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -12,7 +11,7 @@ from mbuild.build.fetching import Fetching
 from mbuild.build.history import keep_modelfile, modelfile_text
 from mbuild.build.plan import Plan, Sources, plan
 from mbuild.build.sources.values import ModelSource, StoredModel
-from mbuild.core.digest import Digest
+from mbuild.core.digest import Digest, sha256
 from mbuild.core.errors import (
     MbuildError,
     MissingFileError,
@@ -73,7 +72,7 @@ def read_recipe(data: bytes, filename: str, store: Store) -> tuple[Recipe, tuple
     What a text without errors came to is remembered, so that a build with
     nothing to do loads no grammar. Raises :class:`ModelfileError`.
     """
-    key = hashlib.sha256(f"{RECIPE_VERSION} {__version__} {filename}\0".encode() + data).hexdigest()
+    key = sha256(f"{RECIPE_VERSION} {__version__} {filename}\0".encode() + data).hexdigest()
     remembered = store.cache.get(RECIPE, key)
     if remembered is not None:
         with suppress(ValueError, TypeError, KeyError):

@@ -14,7 +14,15 @@ from mbuild.build.fetching import Fetching, PullMode
 from mbuild.build.prepare import Build, check_unasked_names, read_recipe
 from mbuild.build.request import BuildRequest, Script
 from mbuild.build.sources.resolve import LocalContext
-from mbuild.cli.common import TemplateType, open_store, read_limited, say_reading, store_option
+from mbuild.cli.common import (
+    FolderType,
+    QuickCommand,
+    TemplateType,
+    open_store,
+    read_limited,
+    say_reading,
+    store_option,
+)
 from mbuild.cli.progress import failures, follow
 from mbuild.cli.quantizing import file_type_of, quantize_options, targets
 from mbuild.cli.splitting import splitting_of, splitting_options
@@ -111,7 +119,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--pre", metavar="NAME", help="Pre-tokenizer, where mbuild does not know the tokenizer."
     ),
-    click.argument("folder", metavar="[CONTEXT]", required=False, type=click.Path(path_type=Path)),
+    click.argument("folder", metavar="[CONTEXT]", required=False, type=FolderType()),
 )
 
 
@@ -174,7 +182,7 @@ def script_of(modelfile: ModelfileText) -> Script:
     return Script(modelfile.name, Digest.of(modelfile.data), folder, directory)
 
 
-@click.command("build", epilog=EPILOG)
+@click.command("build", cls=QuickCommand, epilog=EPILOG)
 @build_options
 @click.option("--dry-run", is_flag=True, help="Show which steps would run; write nothing.")
 @click.option(

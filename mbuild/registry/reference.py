@@ -25,12 +25,11 @@ DOCKER_HOSTS = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"
 
 DOCKER_ENDPOINT = "registry-1.docker.io"
 
-_PART = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
+_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 """One part of a repository's path, as the OCI's distribution specification has it."""
 
-_ANY_CASE = re.compile(_PART.pattern, re.IGNORECASE)
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
-_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::\d{1,5})?")
+_TAG = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
+_HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::\d{1,5})?"
 _LAST_PORT = 65535
 _LONGEST = 255  # characters of a path, as registries limit it
 _ALONE = "_"  # the namespace of a repository without one: no registry has such a path
@@ -88,15 +87,15 @@ class ModelReference(NamedTuple):
         return reference
 
     def _check(self, text: str) -> None:
-        if not _HOST.fullmatch(self.host):
+        if not re.fullmatch(_HOST, self.host):
             raise _invalid(text, f"{self.host!r} is not a host")
         port = self.host.rpartition("]")[2].partition(":")[2]
         if port and not 0 < int(port) <= _LAST_PORT:
             raise _invalid(text, f"a port is a number from 1 to {_LAST_PORT}, not {port}")
         folds = self.host.lower() in HUB_HOSTS | OLLAMA_HOSTS
-        pattern = _ANY_CASE if folds else _PART
+        case = re.IGNORECASE if folds else 0
         for part in self.path.split("/"):
-            if not pattern.fullmatch(part):
+            if not re.fullmatch(_PART, part, case):
                 upper = part.lower() != part and not folds
                 raise _invalid(
                     text,
@@ -108,7 +107,7 @@ class ModelReference(NamedTuple):
             raise _invalid(text, "there is no tag behind the ':'")
         if len(self.path) > _LONGEST:
             raise _invalid(text, f"the path has more than {_LONGEST} characters")
-        if not _TAG.fullmatch(self.tag):
+        if not re.fullmatch(_TAG, self.tag):
             raise _invalid(
                 text,
                 "a tag has at most 128 letters, digits, '_', '-' and '.',"
@@ -170,7 +169,7 @@ def has_host(text: str) -> bool:
     """
     rest = text.split("://", 1)[-1].partition("@")[0]
     first, slash, _ = rest.partition("/")
-    if not slash or not _HOST.fullmatch(first):
+    if not slash or not re.fullmatch(_HOST, first):
         return False
     return "." in first or ":" in first or first.lower() == "localhost"
 

@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
 from mbuild.build.sources.values import Material, SourceFile
-from mbuild.build.steps.models import check_loadable, made_of, read_facts, write_model
-from mbuild.build.steps.opened import OpenFiles, open_source
 from mbuild.core.digest import Digest
 from mbuild.core.errors import SourceError
 from mbuild.core.events import Code
 from mbuild.core.values import aside
-from mbuild.store.copying import OpenFile
 from mbuild.store.media import ADAPTER, DRAFT, MODEL, PROJECTOR
 
 if TYPE_CHECKING:
     from mbuild.gguf.facts import ModelFacts
+    from mbuild.store.copying import OpenFile
     from mbuild.store.manifest import Blob
 
 
@@ -112,6 +110,9 @@ class ImportGGUF(BaseStep):
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Check the file, bring it into the store, and read what it is from there."""
+        from mbuild.build.steps.models import check_loadable, made_of, read_facts
+        from mbuild.build.steps.opened import open_source
+
         context.status(Code.PARSING_GGUF, {})
         with open_source(self.file) as opened:
             facts = read_facts([opened.reading_path], self.file.name)
@@ -175,6 +176,8 @@ class MergeGGUF(OverShards):
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Merge; shards without a digest get it from the same reading."""
+        from mbuild.build.steps.models import made_of, write_model
+        from mbuild.build.steps.opened import OpenFiles
         from mbuild.gguf.facts import describe
         from mbuild.gguf.hyperparameters import check_hyperparameters
         from mbuild.gguf.reader import open_gguf

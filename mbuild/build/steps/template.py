@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mbuild import __version__
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
 from mbuild.build.steps.layers import put_layer
+from mbuild.core.digest import sha256
 from mbuild.core.values import NamedTuple
 from mbuild.store.media import MODEL, TEMPLATE
 from mbuild.store.records import CHAT_TEMPLATE
@@ -107,7 +107,7 @@ def _detect_once(
     from mbuild.templates.detect import detect
 
     made_of = json.dumps([__version__, text, bos, eos, adds_bos])
-    key = hashlib.sha256(made_of.encode()).hexdigest()
+    key = sha256(made_of.encode()).hexdigest()
     cache = context.store.cache
     remembered = cache.get(CHAT_TEMPLATE, key)
     if remembered is not None:
