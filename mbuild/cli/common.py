@@ -145,6 +145,20 @@ def write_file(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def model_name(text: str) -> ModelName:
+    """The name in a store that a text means; raises :class:`InvalidNameError`.
+
+    One with a host is what a pull of it gets: only for it the rules of registries are loaded.
+    """
+    with suppress(InvalidNameError):
+        plain = ModelName.parse(text)
+        if plain.namespace.lower() != "localhost":  # else it may be a host
+            return plain
+    from mbuild.registry.stored import local_name
+
+    return local_name(text)
+
+
 class NameType(ParamType):
     """A model's name; completes from the store."""
 
@@ -157,7 +171,7 @@ class NameType(ParamType):
         if isinstance(value, ModelName):
             return value
         try:
-            return ModelName.parse(value)
+            return model_name(value)
         except InvalidNameError as error:
             self.fail(str(error), param, ctx)
 
@@ -277,7 +291,7 @@ class TemplateType(ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Check it as if the quantization were there; refuse as wrong usage."""
         try:
-            ModelName.parse(value.replace("{quant}", "q"))
+            model_name(value.replace("{quant}", "q"))
         except InvalidNameError as error:
             self.fail(str(error), param, ctx)
         return str(value)

@@ -51,21 +51,34 @@ class ReferenceType(ParamType):
 
 
 class HostType(ParamType):
-    """A registry's host, with its port if it has one; a URL is taken for its host."""
+    """A registry's host, with its port if it has one, perhaps with a scheme; any path in it."""
 
     name = "host"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> ModelReference:
         """Parse, or refuse as wrong usage."""
-        host = str(value).split("://", 1)[-1].partition("/")[0]
+        if isinstance(value, ModelReference):
+            return value
+        scheme, mark, rest = str(value).rpartition("://")
         try:
-            return ModelReference.parse(f"{host}/a/b").host.lower()
+            found = ModelReference.parse(f"{scheme}{mark}{rest.partition('/')[0]}/a/b")
+            return found._replace(host=found.host.lower())
         except InvalidNameError:
             self.fail(f"{value!r} is not a host: write HOST or HOST:PORT", param, ctx)
 
 
 def _access(reference: ModelReference, insecure: bool) -> Access:
-    """Any registry that the user names; that one over http, if he says so."""
+    """Any registry that the user names; that one over http, if he says so.
+
+    Raises :class:`UsageError` where he says both.
+    """
+    if insecure and reference.scheme == "https":
+        raise UsageError(
+            "--insecure and https:// contradict each other",
+            hint="leave out --insecure, or write the name without https://",
+        )
     return Access(plain=frozenset({reference.endpoint} if insecure else ()))
 
 
@@ -102,7 +115,9 @@ def pull_command(
 
     opened = open_store(ctx, store)
     name = local or reference.local
-    _follow(pull(reference, name, opened, _access(reference, insecure)), "pulling", style)
+    _follow(
+        pull(reference, name, opened, _access(reference, insecure)), "pulling", reference, style
+    )
 
 
 PUSH_EPILOG = """\
@@ -148,15 +163,19 @@ def push_command(
         from mbuild.models.library import find
 
         find(opened, name)  # raises the error, with what can have been meant
-    _follow(push(stored, reference, opened, _access(reference, insecure)), "pushing", style)
+    _follow(
+        push(stored, reference, opened, _access(reference, insecure)), "pushing", reference, style
+    )
 
 
-def _follow(events: Generator[TransferEvent, None, None], label: str, style: str) -> None:
+def _follow(
+    events: Generator[TransferEvent, None, None], label: str, there: ModelReference, style: str
+) -> None:
     """Show a transfer, on a terminal by a bar, and in the end what it came to."""
     blobs: dict[Any, tuple[int, int]] = {}
     done: Transferred | None = None
     try:
-        with closing(events), meter(label) as show:
+        with closing(events), meter(label, f"waiting for {there.endpoint}") as show:
             for event in events:
                 if isinstance(event, BlobProgress):
                     blobs[event.digest] = event.completed, event.total
@@ -201,7 +220,9 @@ Examples:
 @click.option("-u", "--username", metavar="USER", help="The user name.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 @insecure_option
-def login_command(*, host: str, username: str | None, password_stdin: bool, insecure: bool) -> None:
+def login_command(
+    *, host: ModelReference, username: str | None, password_stdin: bool, insecure: bool
+) -> None:
     """Log in to a registry, for mbuild and all programs that read Docker's config.json.
 
     The password is asked for or read from standard input, checked with the registry, and kept
@@ -210,7 +231,7 @@ def login_command(*, host: str, username: str | None, password_stdin: bool, inse
     """
     from mbuild.registry.reference import OLLAMA_HOSTS
 
-    if host in OLLAMA_HOSTS:
+    if host.host in OLLAMA_HOSTS:
         from mbuild.registry.auth.ollama_key import public_key
 
         click.echo(public_key())
@@ -221,13 +242,13 @@ def login_command(*, host: str, username: str | None, password_stdin: bool, inse
     from mbuild.registry.client.registry import Registry
     from mbuild.work.cancel import Cancel
 
-    reference = ModelReference(host, "a/b")
-    registry = Registry(reference, _access(reference, insecure), Cancel(), login)
+    registry = Registry(host, _access(host, insecure), Cancel(), login)
     try:
         registry.ping()
     finally:
         registry.web.close()
-    click.echo(f"logged in to {host}; the login is kept in {keep(host, login)}", err=True)
+    kept = keep(host.host, login)
+    click.echo(f"logged in to {host.host}; the login is kept in {kept}", err=True)
 
 
 def _asked(username: str | None, *, stdin: bool) -> Login:
@@ -261,9 +282,10 @@ Examples:
 
 @click.command("logout", epilog=LOGOUT_EPILOG)
 @click.argument("host", type=HostType())
-def logout_command(*, host: str) -> None:
+def logout_command(*, host: ModelReference) -> None:
     """Log out of a registry: remove the login that is kept for it."""
     from mbuild.registry.auth.keeping import forget
 
-    gone = forget(host)
-    click.echo(f"logged out of {host}" if gone else f"no login for {host} is kept", err=True)
+    name = host.host
+    gone = forget(name)
+    click.echo(f"logged out of {name}" if gone else f"no login for {name} is kept", err=True)

@@ -25,11 +25,15 @@ DOCKER_HOSTS = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"
 
 DOCKER_ENDPOINT = "registry-1.docker.io"
 
-_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+SCHEMES = ("https", "http")
+"""What may stand before a host."""
+
+_PART = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 """One part of a repository's path, as the OCI's distribution specification has it."""
 
-_TAG = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
-_HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::\d{1,5})?"
+_ANY_CASE = re.compile(_PART.pattern, re.IGNORECASE)
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::\d{1,5})?")
 _LAST_PORT = 65535
 _LONGEST = 255  # characters of a path, as registries limit it
 _ALONE = "_"  # the namespace of a repository without one: no registry has such a path
@@ -37,12 +41,16 @@ _DEEPER = "___"  # between the parts of a deep path: no registry has three under
 
 
 class ModelReference(NamedTuple):
-    """A model in a registry. ``host`` may carry a port; ``digest`` is that of its manifest."""
+    """A model in a registry. ``host`` may carry a port; ``digest`` is that of its manifest.
+
+    ``scheme`` is ``https`` or ``http`` where the user wrote it, else empty.
+    """
 
     host: str
     path: str
     tag: str = DEFAULT_TAG
     digest: Digest | None = None
+    scheme: str = ""
 
     @classmethod
     def parse(cls, text: str) -> ModelReference:
@@ -51,7 +59,9 @@ class ModelReference(NamedTuple):
         Without one it is a name of Ollama's registry. The rules for upper case are those of
         the host, so that a wrong name is refused before anybody is asked.
         """
-        rest, at, digest_text = text.split("://", 1)[-1].partition("@")
+        before, _, after = text.rpartition("://")
+        scheme = before.lower() if before.lower() in SCHEMES else ""
+        rest, at, digest_text = after.partition("@")
         try:
             digest = Digest.parse(digest_text) if at else None
         except DigestError:
@@ -59,14 +69,14 @@ class ModelReference(NamedTuple):
         host, slash, path = rest.partition("/")
         if not slash or not has_host(rest):
             name = ModelName.parse(rest)
-            found = cls(name.host, f"{name.namespace}/{name.model}", name.tag, digest)
+            found = cls(name.host, f"{name.namespace}/{name.model}", name.tag, digest, scheme)
             if name.host != DEFAULT_HOST:  # Ollama's own rules are wider
                 found._check(text)
             return found
         tag = DEFAULT_TAG
         if path.rfind(":") > path.rfind("/"):
             path, _, tag = path.rpartition(":")
-        reference = cls(host, _full_path(host, path), tag, digest)
+        reference = cls(host, _full_path(host, path), tag, digest, scheme)
         reference._check(text)
         return reference
 
@@ -87,15 +97,15 @@ class ModelReference(NamedTuple):
         return reference
 
     def _check(self, text: str) -> None:
-        if not re.fullmatch(_HOST, self.host):
+        if not _HOST.fullmatch(self.host):
             raise _invalid(text, f"{self.host!r} is not a host")
         port = self.host.rpartition("]")[2].partition(":")[2]
         if port and not 0 < int(port) <= _LAST_PORT:
             raise _invalid(text, f"a port is a number from 1 to {_LAST_PORT}, not {port}")
         folds = self.host.lower() in HUB_HOSTS | OLLAMA_HOSTS
-        case = re.IGNORECASE if folds else 0
+        pattern = _ANY_CASE if folds else _PART
         for part in self.path.split("/"):
-            if not re.fullmatch(_PART, part, case):
+            if not pattern.fullmatch(part):
                 upper = part.lower() != part and not folds
                 raise _invalid(
                     text,
@@ -107,7 +117,7 @@ class ModelReference(NamedTuple):
             raise _invalid(text, "there is no tag behind the ':'")
         if len(self.path) > _LONGEST:
             raise _invalid(text, f"the path has more than {_LONGEST} characters")
-        if not re.fullmatch(_TAG, self.tag):
+        if not _TAG.fullmatch(self.tag):
             raise _invalid(
                 text,
                 "a tag has at most 128 letters, digits, '_', '-' and '.',"
@@ -169,7 +179,7 @@ def has_host(text: str) -> bool:
     """
     rest = text.split("://", 1)[-1].partition("@")[0]
     first, slash, _ = rest.partition("/")
-    if not slash or not re.fullmatch(_HOST, first):
+    if not slash or not _HOST.fullmatch(first):
         return False
     return "." in first or ":" in first or first.lower() == "localhost"
 

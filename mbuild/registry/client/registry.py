@@ -11,10 +11,10 @@ from urllib.parse import urljoin, urlsplit
 
 from mbuild.core.digest import Digest, DigestError
 from mbuild.core.errors import AbsentError, RegistryError, UnreachableError
-from mbuild.registry.auth.challenge import Challenge, challenges
+from mbuild.registry.auth.challenge import BEARER, Challenge, challenges
 from mbuild.registry.auth.tokens import Authority, BearerTokens, usable
 from mbuild.registry.client.access import Access, Nearness, nearness_of_host
-from mbuild.registry.client.answers import AGAIN, drained, later, read_limited, refusal
+from mbuild.registry.client.answers import AGAIN, drained, is_json, later, read_limited, refusal
 from mbuild.registry.client.web import PORTS, Web
 from mbuild.store.manifest import MANIFEST_TYPE, MAX_MANIFEST_BYTES
 
@@ -78,6 +78,7 @@ class Registry:
         self.web = Web(cancel, access.over_http(self.host))
         self._cancel = cancel
         self._given = login
+        self._written = reference.scheme
         self._challenges: Sequence[Challenge] = ()
 
     # Where it is.
@@ -95,9 +96,17 @@ class Registry:
 
     @cached_property
     def scheme(self) -> str:
-        """https, but http where that was asked for, or where a registry on this machine has it."""
+        """https, but http where that was asked for, or where a registry on this machine has it.
+
+        A scheme that the user wrote counts; one from a request over HTTP leads to http only
+        where the server's operator named it so.
+        """
         if self.host in self.access.plain:
             return "http"
+        if self._written == "https":
+            return "https"
+        if self._written and self.access.named is None:
+            return self._written
         if self.near is Nearness.LOOPBACK and self.access.named is None:
             try:
                 drained(self.web.ask("GET", f"https://{self.host}/v2/", {}))
@@ -292,7 +301,11 @@ class Registry:
             )
 
     def ping(self) -> None:
-        """Ask for the start page with the login; raises :class:`DeniedError` and others."""
+        """Ask for the start page with the login; raises :class:`DeniedError` and others.
+
+        What answers anything with a page is no registry: :class:`AbsentError`. A registry says
+        its version there, wants a token, or answers with JSON (distribution's specification).
+        """
         answer = self.ask("GET", f"{self.scheme}://{self.host}/v2/", ())
         if answer.status != 200:
             if answer.status == 404:
@@ -302,7 +315,13 @@ class Registry:
             if answer.status == 401:
                 error.hint = "check the user and the password; some want a token for a password"
             raise error
-        drained(answer)
+        token = any(challenge.scheme == BEARER for challenge in self._challenges)
+        said = "docker-distribution-api-version" in answer.headers
+        if not (is_json(answer) or said or token):
+            raise AbsentError(
+                f"{self.host} is not a registry: its /v2/ is a web page",
+                hint="check the host and its port; the login was not kept",
+            )
 
 
 class Attempts:
