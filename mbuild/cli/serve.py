@@ -9,6 +9,7 @@ import click
 
 from mbuild.cli.common import open_store, store_option
 from mbuild.store.place import check_place
+from mbuild.store.serving import Serving
 
 EPILOG = """\
 \b
@@ -96,4 +97,9 @@ def serve_command(ctx: click.Context, /, *, store: str | None, **options: Any) -
     )
     sock = run.listen(host, port)
     line = f"serving {opened.root} on {run.url_of(sock)}"
-    run.serve(service, sock, lambda: click.echo(line, err=True))
+    serving = Serving(opened.private)
+    serving.announce(run.url_of(sock))
+    try:
+        run.serve(service, sock, lambda: click.echo(line, err=True))
+    finally:
+        serving.end()

@@ -49,12 +49,15 @@ class CallSplitter:
         self._text = ""
         self._state = "before"
         self._count = 0
+        self._since = ""  # the text since a bare tag, which is the answer if no call is in it
 
     def feed(self, piece: str) -> tuple[str, list[ToolCall]]:
         """The text of the answer and the calls that this piece makes sure."""
         if self._state == "answer":
             return piece, []
         self._text += piece
+        if self._tag in _BARE:
+            self._since += piece
         answer = self._before() if self._state == "before" else ""
         return answer, list(self._calls()) if self._state == "calls" else []
 
@@ -134,7 +137,7 @@ class CallSplitter:
         text, self._text = self._text, ""
         if self._state == "before":
             return text
-        return text if self._tag in _BARE and not self._count else ""
+        return self._since if self._state == "calls" and not self._count else ""
 
 
 def new_id() -> str:

@@ -42,7 +42,8 @@ class Runner:
         """Load a model without asking anything."""
         began = time.perf_counter_ns()
         async with self._engine(model, self._spec(model, ask), ask.keep_alive):
-            return Finished("load", time.perf_counter_ns() - began)
+            loaded = time.perf_counter_ns() - began
+            return Finished("load", loaded, loaded)
 
     async def unload(self, model: Runnable) -> None:
         """End the engines of a model."""
