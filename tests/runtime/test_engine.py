@@ -194,5 +194,3 @@ def test_without_the_package_nothing_runs(
     with pytest.raises(NoEngineError) as caught:
         loop.run_until_complete(start(EngineSpec("x")))
     assert "mbuild-models[run]" in caught.value.hint
-
-

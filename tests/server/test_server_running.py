@@ -185,16 +185,18 @@ def test_probabilities_come_with_tokens(server: Server) -> None:
 
 def test_a_long_conversation_loses_its_first_turns(server: Server) -> None:
     """Until it fits; where it may not, the request is refused."""
-    turns = [{"role": "user" if n % 2 == 0 else "assistant", "content": f"{n} " * 40}
-             for n in range(31)]  # fmt: skip
-    options = {**FEW, "num_ctx": 1024}
-    answer = _post(server, "/api/chat", model="chat", messages=turns, options=options)
-    assert 0 < answer["prompt_eval_count"] < 1024
-    body = {"model": "chat", "messages": turns, "options": options, "truncate": False}
+    turns = [{"role": "user" if n % 2 == 0 else "assistant", "content": f"{n} " * 20}
+             for n in range(15)]  # fmt: skip
+    options = {**FEW, "num_ctx": 128}
+    loaded = {"model": "chat", "options": options}
+    answer = _post(server, "/api/chat", **loaded, messages=turns)
+    assert 0 < answer["prompt_eval_count"] < 128
+    body = {**loaded, "messages": turns, "truncate": False}
     assert "context length" in _post(server, "/api/chat", 400, **body)["error"]
-    body = {"model": "chat", "prompt": "word " * 3000, "options": options}
-    assert _post(server, "/api/generate", **body)["prompt_eval_count"] < 1024
+    body = {**loaded, "prompt": "word " * 300}
+    assert _post(server, "/api/generate", **body)["prompt_eval_count"] < 128
     assert "context length" in _post(server, "/api/generate", 400, **body, shift=False)["error"]
+    _post(server, "/api/embed", **loaded, input="x", keep_alive=0)
 
 
 TOOL = {
@@ -259,9 +261,9 @@ def test_embeddings_have_length_one(server: Server) -> None:
         assert _post(server, "/api/embed", model="chat", input=nothing)["embeddings"] == []
     old = _post(server, "/api/embeddings", model="chat", prompt="A cat sits.")["embedding"]
     assert alike(old, one) == pytest.approx(1, abs=1e-3)
-    long = {"model": "chat", "input": "word " * 3000}
+    long = {"model": "chat", "input": "word " * 300, "options": {"num_ctx": 128}}
     assert len(_post(server, "/api/embed", **long)["embeddings"]) == 1
-    refused = _post(server, "/api/embed", 400, **long, truncate=False)
+    refused = _post(server, "/api/embed", 400, **long, truncate=False, keep_alive=0)
     assert "exceeds the context length" in refused["error"]
 
 
