@@ -20,7 +20,7 @@ from mbuild.core.errors import MbuildError, NameNotFoundError, UsageError
 if TYPE_CHECKING:
     from mbuild.cli.talking import Talker
     from mbuild.core.names import ModelName
-    from mbuild.runtime.asked import Ask, Finished, Piece, Turn
+    from mbuild.runtime.asked import Ask, ChatTurn, Finished, Piece
     from mbuild.store import Store
 
 MAX_INPUT = 16 << 20
@@ -46,7 +46,7 @@ Examples:
     "--format",
     "shape",
     metavar="json|SCHEMA",
-    help="Answer with JSON: any object, or one of a JSON Schema (its text or its file).",
+    help="EngineAnswer with JSON: any object, or one of a JSON Schema (its text or its file).",
 )
 @click.option("--think", metavar="true|false|LEVEL", help="Think before the answer, and how much.")
 @click.option("--hide-thinking", is_flag=True, help="Do not show the thoughts.")
@@ -58,6 +58,7 @@ Examples:
 @click.pass_context
 def run_command(
     ctx: click.Context,
+    /,
     *,
     name: ModelName,
     prompt: tuple[str, ...],
@@ -122,7 +123,7 @@ def _talker(opened: Store, name: ModelName, options: dict[str, Any]) -> Talker:
     return OwnEngine(opened, name, engine_of(options["llama_server"]))
 
 
-def _asker(talker: Talker, options: dict[str, Any]) -> Callable[[list[Turn]], Ask]:
+def _asker(talker: Talker, options: dict[str, Any]) -> Callable[[list[ChatTurn]], Ask]:
     """Makes the request of a conversation."""
     from mbuild.runtime.asked import Ask
 
@@ -130,7 +131,7 @@ def _asker(talker: Talker, options: dict[str, Any]) -> Callable[[list[Turn]], As
     think = _think(options["think"])
     chats = "completion" in talker.capabilities
 
-    def make(turns: list[Turn]) -> Ask:
+    def make(turns: list[ChatTurn]) -> Ask:
         if not chats:
             raise UsageError("the model makes vectors of texts: it cannot answer")
         return Ask(tuple(turns), schema=schema, think=think)
@@ -164,12 +165,12 @@ def _think(text: str | None) -> bool | str | None:
     return text.lower()
 
 
-def _turn(talker: Talker, text: str) -> Turn:
+def _turn(talker: Talker, text: str) -> ChatTurn:
     """A message; files of images in its text are taken out and given along."""
-    from mbuild.runtime.asked import Turn
+    from mbuild.runtime.asked import ChatTurn
 
     if not {"vision", "audio"} & set(talker.capabilities):
-        return Turn("user", text)
+        return ChatTurn("user", text)
     images: list[bytes] = []
 
     def take(found: re.Match[str]) -> str:
@@ -180,7 +181,7 @@ def _turn(talker: Talker, text: str) -> Turn:
         return ""
 
     text = _IMAGE.sub(take, text).strip()
-    return Turn("user", text, images=tuple(images))
+    return ChatTurn("user", text, images=tuple(images))
 
 
 def _answer(talker: Talker, ask: Ask, options: dict[str, Any]) -> str:
@@ -238,17 +239,17 @@ _HELP = """\
 def _talk(
     talker: Talker,
     name: ModelName,
-    make: Callable[[list[Turn]], Ask],
+    make: Callable[[list[ChatTurn]], Ask],
     options: dict[str, Any],
 ) -> None:
     """The loop on a terminal: a prompt, its answer, the next one."""
-    from mbuild.runtime.asked import Turn
+    from mbuild.runtime.asked import ChatTurn
 
     with suppress(ImportError):
         import readline  # noqa: F401  # input() then edits lines and remembers them
     click.echo(f"loading {name}", err=True)
-    talker.load(make([Turn("user", "")]))
-    turns: list[Turn] = []
+    talker.load(make([ChatTurn("user", "")]))
+    turns: list[ChatTurn] = []
     while (text := _line()) is not None:
         command = text.strip()
         if command in ("/bye", "/exit", "/quit"):
@@ -263,13 +264,13 @@ def _talk(
             turns.append(_turn(talker, text))
             try:
                 answer = _answer(talker, make(turns), options)
-                turns.append(Turn("assistant", answer))
+                turns.append(ChatTurn("assistant", answer))
             except MbuildError as error:
                 turns.pop()
                 hint = f" ({error.hint})" if error.hint else ""
                 click.echo(f"error: {harmless(error.message)}{hint}", err=True)
             except KeyboardInterrupt:
-                turns.append(Turn("assistant", ""))
+                turns.append(ChatTurn("assistant", ""))
 
 
 def _line() -> str | None:
@@ -290,7 +291,15 @@ def _line() -> str | None:
         return ""
 
 
-@click.command("ps")
+PS_EPILOG = """\
+\b
+Examples:
+  mbuild ps
+  mbuild ps --format json
+"""
+
+
+@click.command("ps", epilog=PS_EPILOG)
 @store_option
 @format_option
 @click.pass_context
@@ -314,7 +323,14 @@ def ps_command(ctx: click.Context, *, store: str | None, style: str) -> None:
         click.echo(line.rstrip())
 
 
-@click.command("stop")
+STOP_EPILOG = """\
+\b
+Examples:
+  mbuild stop mario
+"""
+
+
+@click.command("stop", epilog=STOP_EPILOG)
 @click.argument("name", metavar="NAME", type=NameType())
 @store_option
 @click.pass_context

@@ -11,7 +11,7 @@ from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mbuild.core.errors import MbuildError
-from mbuild.runtime.asked import Ask, Finished, Piece
+from mbuild.runtime.asked import Ask, EndReason, Finished, Piece
 from mbuild.runtime.failure import NoEngineError
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class OwnEngine:
 
 
 async def _shown(pieces: AsyncGenerator[Piece | Finished], show: Show) -> Finished:
-    finished = Finished("stop")
+    finished = Finished(EndReason.STOP)
     async with aclosing(pieces):
         async for piece in pieces:
             if isinstance(piece, Finished):
@@ -148,7 +148,7 @@ class AtServer:
         return finished[-1] if finished else None
 
     def _lines(
-        self, path: str, body: Mapping[str, Any], take: Callable[[Mapping[str, Any]], None] = id
+        self, path: str, body: Mapping[str, Any], take: Callable[[Mapping[str, Any]], object] = id
     ) -> list[Mapping[str, Any]]:
         """The lines of an answer, each handed over when it comes."""
         return ask_server(self._http, self._url, path, body, take)
@@ -163,7 +163,7 @@ def ask_server(
     url: str,
     path: str,
     body: Mapping[str, Any] | None,
-    take: Callable[[Mapping[str, Any]], Any] = id,
+    take: Callable[[Mapping[str, Any]], object] = id,
 ) -> list[Mapping[str, Any]]:
     """POST to mbuild's server (GET without a body); its lines. Raises :class:`ServerSaysError`."""
     import urllib3
@@ -199,7 +199,7 @@ def _take(
     line: bytes,
     status: int,
     found: list[Mapping[str, Any]],
-    take: Callable[[Mapping[str, Any]], Any],
+    take: Callable[[Mapping[str, Any]], object],
 ) -> None:
     if not line.strip():
         return
@@ -240,7 +240,7 @@ def _finished(line: Mapping[str, Any]) -> Finished:
         return int(line.get(key) or 0)
 
     return Finished(
-        str(line.get("done_reason") or "stop"),
+        EndReason(line.get("done_reason") or EndReason.STOP),
         number("total_duration"),
         number("load_duration"),
         number("prompt_eval_count"),

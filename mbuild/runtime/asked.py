@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 from mbuild.templates.conversation import ToolCall
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class ChatTurn:
     """One message of a conversation; ``images`` are files' bytes (PNG, JPEG, WAV...)."""
 
     role: str
@@ -31,7 +32,7 @@ class Ask:
     think, or how much; None leaves it to the model. ``context``: tokens that go before.
     """
 
-    turns: tuple[Turn, ...]
+    turns: tuple[ChatTurn, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     complete: bool = False
     raw: bool = False
@@ -53,6 +54,15 @@ class Ask:
         return [image for turn in self.turns for image in turn.images]
 
 
+class EndReason(StrEnum):
+    """Why an answer ended, in the API's words."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    LOAD = "load"
+    UNLOAD = "unload"
+
+
 class Piece(NamedTuple):
     """What one event of the engine adds to the answer."""
 
@@ -65,11 +75,11 @@ class Piece(NamedTuple):
 class Finished(NamedTuple):
     """The end of an answer. Times are in nanoseconds, counts in tokens.
 
-    ``reason``: ``stop``, ``length``, ``load``. ``prompt_count`` counts what was still in the
+    ``prompt_count`` counts what was still in the
     engine's cache, too. ``context``: the tokens of prompt and answer.
     """
 
-    reason: str
+    reason: EndReason
     total_ns: int = 0
     load_ns: int = 0
     prompt_count: int = 0

@@ -21,18 +21,18 @@ from mbuild.runtime.prompt import (
     without,
 )
 from mbuild.runtime.thinking import ThinkingSplitter
-from mbuild.runtime.tokens import text_of, tokens_of
+from mbuild.runtime.tokenizing import text_of, tokens_of
 
 if TYPE_CHECKING:
-    from mbuild.runtime.model import Runnable
-    from mbuild.runtime.process import Engine
+    from mbuild.runtime.process import LlamaEngine
+    from mbuild.runtime.runnable import Runnable
 
 
 class Asking:
     """One request to an engine that is at hand."""
 
     def __init__(
-        self, model: Runnable, ask: Ask, engine: Engine, num_ctx: int, sent: dict[str, Any]
+        self, model: Runnable, ask: Ask, engine: LlamaEngine, num_ctx: int, sent: dict[str, Any]
     ) -> None:
         self._model = model
         self._ask = ask

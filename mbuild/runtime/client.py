@@ -13,7 +13,7 @@ import h11
 _READ = 64 << 10
 
 
-class Answer:
+class EngineAnswer:
     """The head of an answer, and its body to come. :meth:`close` tells the engine to stop."""
 
     def __init__(self, exchange: Exchange, status: int) -> None:
@@ -92,7 +92,7 @@ class Client:
         self._path = path
         self._key = key
 
-    async def post(self, path: str, body: object) -> Answer:
+    async def post(self, path: str, body: object) -> EngineAnswer:
         """Send JSON; raises :class:`OSError` or :class:`EOFError` when nobody answers."""
         streams = await asyncio.open_unix_connection(str(self._path))
         exchange = Exchange(*streams)
@@ -109,7 +109,7 @@ class Client:
             while not isinstance(event := await exchange.next(), h11.Response):
                 if not isinstance(event, h11.InformationalResponse):
                     raise EOFError("the engine broke off its answer")
-            return Answer(exchange, event.status_code)
+            return EngineAnswer(exchange, event.status_code)
         except BaseException:
             exchange.close()
             raise

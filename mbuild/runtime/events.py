@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mbuild.runtime.asked import Finished, Piece
+from mbuild.runtime.asked import EndReason, Finished, Piece
 from mbuild.runtime.calls import CallSplitter, new_id
 from mbuild.runtime.failure import TOO_LONG, EngineError, RequestError, TooLongError
 from mbuild.templates.conversation import ToolCall
@@ -55,11 +55,11 @@ def _logprob_rows(rows: Any) -> tuple[Mapping[str, Any], ...]:
 def finished_of(event: Mapping[str, Any]) -> Finished:
     """The end of an answer, from the event that says so."""
     timings = event.get("timings") or {}
-    reason = "length" if event.get("stop_type") == "limit" else "stop"
+    reason = EndReason.LENGTH if event.get("stop_type") == "limit" else EndReason.STOP
     return _timed(reason, timings)
 
 
-def _timed(reason: str, timings: Mapping[str, Any]) -> Finished:
+def _timed(reason: EndReason, timings: Mapping[str, Any]) -> Finished:
     def ns(key: str) -> int:
         return int(float(timings.get(key, 0.0)) * 1e6)
 
@@ -99,7 +99,9 @@ def native_piece(
     )
     if reason is None:
         return piece, None
-    ended = _timed("length" if reason == "length" else "stop", event.get("timings") or {})
+    ended = _timed(
+        EndReason.LENGTH if reason == "length" else EndReason.STOP, event.get("timings") or {}
+    )
     return piece, ended
 
 

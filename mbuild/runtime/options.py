@@ -22,34 +22,34 @@ _DEFAULT_CONTEXT = 4096
 _CONTEXTS_AT_MOST = 10  # an answer without a budget ends after so many contexts, as in Ollama
 
 
-class Option(NamedTuple):
+class RequestOption(NamedTuple):
     """An option's default and the engine's name of it, "" for what an engine is started with."""
 
     default: Any
     sent_as: str = ""
 
 
-OPTIONS: Mapping[str, Option] = {
-    "num_keep": Option(4, "n_keep"),
-    "seed": Option(-1, "seed"),
-    "num_predict": Option(-1, "n_predict"),
-    "top_k": Option(40, "top_k"),
-    "top_p": Option(0.9, "top_p"),
-    "min_p": Option(0.0, "min_p"),
-    "typical_p": Option(1.0, "typical_p"),
-    "repeat_last_n": Option(64, "repeat_last_n"),
-    "temperature": Option(0.8, "temperature"),
-    "repeat_penalty": Option(1.0, "repeat_penalty"),
-    "presence_penalty": Option(0.0, "presence_penalty"),
-    "frequency_penalty": Option(0.0, "frequency_penalty"),
-    "stop": Option((), "stop"),
-    "num_ctx": Option(0),
-    "num_batch": Option(512),
-    "num_gpu": Option(-1),
-    "main_gpu": Option(0),
-    "use_mmap": Option(True),
-    "num_thread": Option(0),
-    "draft_num_predict": Option(4),
+OPTIONS: Mapping[str, RequestOption] = {
+    "num_keep": RequestOption(4, "n_keep"),
+    "seed": RequestOption(-1, "seed"),
+    "num_predict": RequestOption(-1, "n_predict"),
+    "top_k": RequestOption(40, "top_k"),
+    "top_p": RequestOption(0.9, "top_p"),
+    "min_p": RequestOption(0.0, "min_p"),
+    "typical_p": RequestOption(1.0, "typical_p"),
+    "repeat_last_n": RequestOption(64, "repeat_last_n"),
+    "temperature": RequestOption(0.8, "temperature"),
+    "repeat_penalty": RequestOption(1.0, "repeat_penalty"),
+    "presence_penalty": RequestOption(0.0, "presence_penalty"),
+    "frequency_penalty": RequestOption(0.0, "frequency_penalty"),
+    "stop": RequestOption((), "stop"),
+    "num_ctx": RequestOption(0),
+    "num_batch": RequestOption(512),
+    "num_gpu": RequestOption(-1),
+    "main_gpu": RequestOption(0),
+    "use_mmap": RequestOption(True),
+    "num_thread": RequestOption(0),
+    "draft_num_predict": RequestOption(4),
 }
 """Every option that a request can have."""
 

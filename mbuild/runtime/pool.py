@@ -12,7 +12,7 @@ from pathlib import Path
 from mbuild.core.errors import UsageError
 from mbuild.core.units import human_size
 from mbuild.runtime.failure import EngineError, QueueFullError
-from mbuild.runtime.process import Engine, start
+from mbuild.runtime.process import LlamaEngine, start
 from mbuild.runtime.spec import EngineSpec
 
 KEEP_ALIVE_VARIABLE = "OLLAMA_KEEP_ALIVE"
@@ -24,7 +24,7 @@ _MAX_QUEUE = 512
 _RESERVE = 256 << 20  # bytes of memory that an engine takes beside weights and cache
 
 
-class Loaded:
+class LoadedEngine:
     """An engine in the pool. ``size``: bytes of its files and cache."""
 
     def __init__(self, spec: EngineSpec, name: str, size: int) -> None:
@@ -35,7 +35,7 @@ class Loaded:
         self.keep_alive = DEFAULT_KEEP_ALIVE
         self.expires: float | None = None  # of time.time(); None: never
         self.used = time.monotonic()
-        self.engine: Engine | None = None
+        self.engine: LlamaEngine | None = None
         self.turn = asyncio.Lock()  # an engine answers one request at a time
         self.timer: asyncio.TimerHandle | None = None
 
@@ -49,11 +49,11 @@ class Pool:
         self._most = most or _number(MAX_LOADED_VARIABLE, _MAX_LOADED)
         self._queue = _number(MAX_QUEUE_VARIABLE, _MAX_QUEUE)
         self._waiting = 0
-        self._loaded: dict[EngineSpec, Loaded] = {}
+        self._loaded: dict[EngineSpec, LoadedEngine] = {}
         self._changed = asyncio.Condition()
         self._ending: set[asyncio.Task[None]] = set()
 
-    def list(self) -> list[Loaded]:
+    def list(self) -> list[LoadedEngine]:
         """The loaded engines, that which stays longest first."""
         ready = [row for row in self._loaded.values() if row.engine is not None]
         return sorted(ready, key=lambda row: -(row.expires or float("inf")))
@@ -61,7 +61,7 @@ class Pool:
     @asynccontextmanager
     async def use(
         self, spec: EngineSpec, name: str, cache: int, keep_alive: float | None
-    ) -> AsyncIterator[Engine]:
+    ) -> AsyncIterator[LlamaEngine]:
         """An engine for one request, started if there is none; requests to one take turns.
 
         ``cache``: bytes of its cache; ``keep_alive``: seconds that it stays afterwards, below 0
@@ -97,7 +97,7 @@ class Pool:
             async with self._changed:
                 self._changed.notify_all()
 
-    async def _row(self, spec: EngineSpec, name: str, cache: int) -> Loaded:
+    async def _row(self, spec: EngineSpec, name: str, cache: int) -> LoadedEngine:
         """The engine's row, after room for it was made."""
         async with self._changed:
             while True:
@@ -112,7 +112,7 @@ class Pool:
                     not self._loaded or size + _RESERVE <= available_memory()
                 ):
                     _check_memory(name, size)
-                    row = Loaded(spec, name, size)
+                    row = LoadedEngine(spec, name, size)
                     row.keep_alive = default_keep_alive()
                     self._loaded[spec] = row
                     return row
@@ -122,7 +122,7 @@ class Pool:
                 else:
                     await self._changed.wait()
 
-    async def _engine(self, row: Loaded) -> Engine:
+    async def _engine(self, row: LoadedEngine) -> LlamaEngine:
         if row.engine is not None and not row.engine.alive:
             await row.engine.stop()
             row.engine = None
@@ -134,7 +134,7 @@ class Pool:
                 raise
         return row.engine
 
-    def _let_go(self, row: Loaded) -> None:
+    def _let_go(self, row: LoadedEngine) -> None:
         """Set the time at which an idle engine ends."""
         if row.engine is None or not row.engine.alive or row.keep_alive == 0:
             self._loaded.pop(row.spec, None)
@@ -146,17 +146,17 @@ class Pool:
             loop = asyncio.get_running_loop()
             row.timer = loop.call_later(row.keep_alive, self._expire, row)
 
-    def _expire(self, row: Loaded) -> None:
+    def _expire(self, row: LoadedEngine) -> None:
         if not row.users and self._loaded.get(row.spec) is row:
             del self._loaded[row.spec]
             self._end_soon(row)
 
-    def _end_soon(self, row: Loaded) -> None:
+    def _end_soon(self, row: LoadedEngine) -> None:
         task = asyncio.ensure_future(self._end(row))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
-    async def _end(self, row: Loaded) -> None:
+    async def _end(self, row: LoadedEngine) -> None:
         """End one engine."""
         if self._loaded.get(row.spec) is row:
             del self._loaded[row.spec]

@@ -20,7 +20,7 @@ from mbuild.runtime.failure import EngineDiedError, EngineError, NoEngineError
 from mbuild.runtime.spec import MEDIA_MARKER, EngineSpec
 
 if TYPE_CHECKING:
-    from mbuild.runtime.client import Answer
+    from mbuild.runtime.client import EngineAnswer
 
 LOAD_SECONDS = 300.0
 """How long an engine may take to load a model."""
@@ -32,7 +32,7 @@ _PASSED_ON = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES
 _SAYS_NOTHING = ("Failed to init server", "Traceback", "  File ", "    ")
 
 
-class Engine:
+class LlamaEngine:
     """A running engine. Made by :func:`start`; :meth:`stop` ends it."""
 
     def __init__(self, spec: EngineSpec, folder: Path, key: str, marker: str) -> None:
@@ -126,7 +126,7 @@ class Engine:
         """Whether a line of the engine's, among the last, has this in it."""
         return any(text in line for line in self._lines)
 
-    async def ask(self, path: str, body: object) -> Answer:
+    async def ask(self, path: str, body: object) -> EngineAnswer:
         """POST JSON to the engine; raises :class:`EngineDiedError` when it ends or has ended."""
         try:
             return await self._client.post(path, body)
@@ -171,7 +171,7 @@ def has_engine() -> bool:
     return find_spec("xllamacpp") is not None
 
 
-async def start(spec: EngineSpec, server: str = "") -> Engine:
+async def start(spec: EngineSpec, server: str = "") -> LlamaEngine:
     """A running engine; ``server`` is the path of a ``llama-server``, else xllamacpp is used.
 
     Raises :class:`NoEngineError` where there is neither, :class:`EngineError` with the engine's
@@ -185,7 +185,7 @@ async def start(spec: EngineSpec, server: str = "") -> Engine:
     key, marker = secrets.token_urlsafe(24), f"<media-{secrets.token_hex(12)}>"
     if spec.shards:
         spec = _linked(spec, folder)
-    engine = Engine(spec, folder, key, marker)
+    engine = LlamaEngine(spec, folder, key, marker)
     try:
         await engine.launch(server, key)
     except BaseException:

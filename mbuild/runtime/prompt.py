@@ -6,14 +6,13 @@ The rules are those of Ollama 0.33 (``server/prompt.go``, ``server/routes.go``).
 from __future__ import annotations
 
 import secrets
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.core.errors import UsageError
-from mbuild.runtime.asked import Ask, Prompt, Turn
+from mbuild.runtime.asked import Ask, ChatTurn, Prompt
 from mbuild.runtime.failure import CannotError
 from mbuild.templates.conversation import ChatMessage, Values
-from mbuild.templates.failure import TemplateError
+from mbuild.templates.failure import RenderError, TemplateError
 from mbuild.templates.fields import identifiers
 from mbuild.templates.gotemplate import parse
 from mbuild.templates.render import render
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from mbuild.runtime.model import Runnable
+    from mbuild.runtime.runnable import Runnable
     from mbuild.templates.nodes import ParsedTemplate
 
 IMAGE_TOKENS = 768
@@ -31,7 +30,7 @@ IMAGE_TOKENS = 768
 _TAG = "[img]"
 
 
-def conversation(model: Runnable, ask: Ask) -> tuple[Turn, ...]:
+def conversation(model: Runnable, ask: Ask) -> tuple[ChatTurn, ...]:
     """The whole conversation: the model's SYSTEM, its MESSAGE lines, what was asked.
 
     A request that begins with a system message, or brings ``system``, has it in place of
@@ -40,10 +39,10 @@ def conversation(model: Runnable, ask: Ask) -> tuple[Turn, ...]:
     given = ask.turns
     first = given[0].role if given else ""
     system = model.contents.system if ask.system is None else ask.system
-    start = (Turn("system", system),) if system and first != "system" else ()
+    start = (ChatTurn("system", system),) if system and first != "system" else ()
     lines = () if ask.context else model.contents.messages
     earlier = tuple(
-        Turn(str(line.get("role", "")).lower(), str(line.get("content", ""))) for line in lines
+        ChatTurn(str(line.get("role", "")).lower(), str(line.get("content", ""))) for line in lines
     )
     return (*start, *earlier, *given)
 
@@ -82,7 +81,7 @@ class PromptMaker:
             )
         return parse("{{ .Prompt }}")
 
-    def make(self, turns: Sequence[Turn]) -> Prompt:
+    def make(self, turns: Sequence[ChatTurn]) -> Prompt:
         """The prompt of a conversation; raises :class:`UsageError` when the template fails."""
         if self._ask.suffix:
             values = Values(prompt=turns[-1].content, suffix=self._ask.suffix)
@@ -101,7 +100,7 @@ class PromptMaker:
     def _rendered(self, values: Values, images: Sequence[bytes]) -> Prompt:
         try:
             text = render(self._template, values)
-        except TemplateError as error:
+        except RenderError as error:
             raise UsageError(f"template: {error}") from None
         facts = self._model.facts
         if facts.adds_bos and facts.bos:
@@ -110,7 +109,7 @@ class PromptMaker:
         inside = bool(tags and self._think and text.rstrip().endswith(tags[0]))
         return Prompt(text, tuple(images), inside)
 
-    def _message(self, turn: Turn, images: list[bytes]) -> ChatMessage:
+    def _message(self, turn: ChatTurn, images: list[bytes]) -> ChatMessage:
         content = turn.content
         for image in turn.images:
             mark = self._mark(len(images))
@@ -142,7 +141,7 @@ class PromptMaker:
         return text
 
 
-def without(turns: Sequence[Turn], count: int) -> tuple[Turn, ...]:
+def without(turns: Sequence[ChatTurn], count: int) -> tuple[ChatTurn, ...]:
     """The conversation without so many of its first turns; system turns and the last stay."""
     last = len(turns) - 1
     return tuple(
@@ -150,12 +149,12 @@ def without(turns: Sequence[Turn], count: int) -> tuple[Turn, ...]:
     )
 
 
-def native_messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:
+def native_messages(turns: Sequence[ChatTurn]) -> list[dict[str, Any]]:
     """A conversation as ``/v1/chat/completions`` takes it."""
     return [_native(turn) for turn in turns]
 
 
-def _native(turn: Turn) -> dict[str, Any]:
+def _native(turn: ChatTurn) -> dict[str, Any]:
     import base64
     import json
 
@@ -186,11 +185,6 @@ def _native(turn: Turn) -> dict[str, Any]:
 
 def _kind(image: bytes) -> str:
     return "image/png" if image.startswith(b"\x89PNG") else "image/jpeg"
-
-
-def with_prompt(turns: Sequence[Turn], text: str) -> tuple[Turn, ...]:
-    """The conversation with another text in its last turn."""
-    return (*turns[:-1], replace(turns[-1], content=text))
 
 
 def tool_list(tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

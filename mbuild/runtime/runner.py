@@ -7,21 +7,21 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from mbuild.runtime.asked import Ask, Finished, Piece, Prompt
+from mbuild.runtime.asked import Ask, EndReason, Finished, Piece, Prompt
 from mbuild.runtime.asking import Asking
 from mbuild.runtime.events import refused
 from mbuild.runtime.failure import CannotError, TooLongError
-from mbuild.runtime.model import Runnable, read_model
 from mbuild.runtime.options import settings
 from mbuild.runtime.pool import Pool
 from mbuild.runtime.prompt import PromptMaker, conversation
+from mbuild.runtime.runnable import Runnable, read_model
 from mbuild.runtime.schema import as_json_schema
-from mbuild.runtime.tokens import text_of, tokens_of
+from mbuild.runtime.tokenizing import text_of, tokens_of
 
 if TYPE_CHECKING:
     from mbuild.core.digest import Digest
     from mbuild.core.names import ModelName
-    from mbuild.runtime.model import WeightFacts
+    from mbuild.runtime.runnable import WeightFacts
     from mbuild.runtime.spec import EngineSpec
     from mbuild.store import Store
 
@@ -43,7 +43,7 @@ class Runner:
         began = time.perf_counter_ns()
         async with self._engine(model, self._spec(model, ask), ask.keep_alive):
             loaded = time.perf_counter_ns() - began
-            return Finished("load", loaded, loaded)
+            return Finished(EndReason.LOAD, loaded, loaded)
 
     async def unload(self, model: Runnable) -> None:
         """End the engines of a model."""
@@ -122,7 +122,7 @@ class Runner:
                 vectors.append([float(x) for x in body["data"][0]["embedding"]])
                 count += int(body.get("usage", {}).get("prompt_tokens", len(tokens)))
         total = time.perf_counter_ns() - began
-        return vectors, Finished("stop", total, loaded, count)
+        return vectors, Finished(EndReason.STOP, total, loaded, count)
 
 
 def _thinks(model: Runnable, ask: Ask) -> bool | str:

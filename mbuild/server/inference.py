@@ -12,19 +12,19 @@ from starlette.responses import JSONResponse, Response
 
 from mbuild.core.errors import NameNotFoundError, UsageError
 from mbuild.models import library
-from mbuild.runtime.asked import Ask, Finished, Piece
+from mbuild.runtime.asked import Ask, EndReason, Finished, Piece
 from mbuild.runtime.failure import EXTRA
 from mbuild.runtime.pool import seconds_of
 from mbuild.server import shapes
-from mbuild.server.asking import (
+from mbuild.server.errors import UnsupportedHereError
+from mbuild.server.models import JSON_TYPE
+from mbuild.server.ollama import (
     OllamaLines,
     now,
     read_chat,
     read_generate,
     statistics,
 )
-from mbuild.server.errors import UnsupportedHereError
-from mbuild.server.models import JSON_TYPE
 from mbuild.server.requests import model_name, parse_json, parse_name, read_body
 from mbuild.server.stream import Line
 from mbuild.server.streaming import LineStream, until_gone
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from mbuild.core.names import ModelName
-    from mbuild.runtime.model import Runnable
+    from mbuild.runtime.runnable import Runnable
     from mbuild.runtime.runner import Runner
     from mbuild.server.service import Service
     from mbuild.server.shapes import Body
 
-_UNLOADED = Finished("unload")
+_UNLOADED = Finished(EndReason.UNLOAD)
 
 
 def runner_of(service: Service) -> Runner:
@@ -58,7 +58,7 @@ async def generate(service: Service, request: Request) -> Response:
 
 
 async def chat(service: Service, request: Request) -> Response:
-    """Answer a conversation; with none load the model, or unload it."""
+    """EngineAnswer a conversation; with none load the model, or unload it."""
     return await _run(service, request, shapes.CHAT)
 
 
@@ -142,7 +142,7 @@ async def _answer(
 async def collect(pieces: AsyncGenerator[Piece | Finished]) -> tuple[list[Piece], Finished]:
     """All pieces of an answer, and its end."""
     found: list[Piece] = []
-    finished = Finished("stop")
+    finished = Finished(EndReason.STOP)
     async with aclosing(pieces):
         async for piece in pieces:
             if isinstance(piece, Finished):

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import JSONResponse, Response
 
 from mbuild.core.errors import NameNotFoundError, UsageError
-from mbuild.runtime.asked import Ask, Finished, Piece, Turn
+from mbuild.runtime.asked import Ask, ChatTurn, EndReason, Finished, Piece
 from mbuild.server import shapes
 from mbuild.server.inference import collect, runner_of
 from mbuild.server.requests import parse_json, parse_name, read_body
 from mbuild.server.stream import Line
-from mbuild.server.streaming import Form, LineStream, until_gone
+from mbuild.server.streaming import LineForm, LineStream, until_gone
 from mbuild.templates.conversation import ToolCall
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from mbuild.runtime.model import Runnable
+    from mbuild.runtime.runnable import Runnable
     from mbuild.runtime.runner import Runner
     from mbuild.server.service import Service
 
@@ -45,7 +45,7 @@ def _event(line: Line) -> bytes:
     return b"data: " + json.dumps(line, ensure_ascii=False).encode() + b"\n\n"
 
 
-EVENTS = Form(
+EVENTS = LineForm(
     "text/event-stream",
     _event,
     lambda text: {"error": {"message": text, "type": "api_error", "param": None, "code": None}},
@@ -55,7 +55,7 @@ EVENTS = Form(
 
 
 async def chat(service: Service, request: Request) -> Response:
-    """Answer a conversation."""
+    """EngineAnswer a conversation."""
     return await _run(service, request, complete=False)
 
 
@@ -72,10 +72,10 @@ async def _run(service: Service, request: Request, *, complete: bool) -> Respons
     fields = shapes.check(body, parse_json(data))
     runner = runner_of(service)
     model, text = await _model(runner, fields)
-    ask = _read(fields, complete=complete)
+    ask = read_completion(fields) if complete else read_openai_chat(fields)
     if not ask.turns:
         raise UsageError("messages is required")
-    form = _Answers(text, complete=complete, usage=_wants_usage(fields))
+    form = OpenAIAnswers(text, complete=complete, usage=_wants_usage(fields))
     pieces = runner.answer(model, ask)
     if not fields.get("stream"):
         found, finished = await until_gone(collect(pieces), request)
@@ -99,7 +99,7 @@ async def _model(runner: Runner, fields: Mapping[str, Any]) -> tuple[Runnable, s
         raise NameNotFoundError(f"model '{text}' not found") from None
 
 
-def _read(fields: Mapping[str, Any], *, complete: bool) -> Ask:
+def _options(fields: Mapping[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0}
     for theirs, ours in _OPTIONS.items():
         if fields.get(theirs) is not None:
@@ -107,24 +107,31 @@ def _read(fields: Mapping[str, Any], *, complete: bool) -> Ask:
     stop = fields.get("stop")
     if stop is not None:
         options["stop"] = [stop] if isinstance(stop, str) else stop
-    options |= fields.get("options") or {}
-    if complete:
-        prompt = fields.get("prompt")
-        prompt = prompt[0] if isinstance(prompt, list) and len(prompt) == 1 else prompt
-        if not isinstance(prompt, str):
-            raise UsageError("prompt must be a string or a list of one string")
-        number = fields.get("logprobs")
-        return Ask(
-            (Turn("user", prompt),),
-            options,
-            complete=True,
-            suffix=fields.get("suffix", ""),
-            logprobs=number if isinstance(number, int) and not isinstance(number, bool) else None,
-        )
+    return options | dict(fields.get("options") or {})
+
+
+def read_completion(fields: Mapping[str, Any]) -> Ask:
+    """The request of ``/v1/completions``; raises :class:`UsageError`."""
+    prompt = fields.get("prompt")
+    prompt = prompt[0] if isinstance(prompt, list) and len(prompt) == 1 else prompt
+    if not isinstance(prompt, str):
+        raise UsageError("prompt must be a string or a list of one string")
+    number = fields.get("logprobs")
+    return Ask(
+        (ChatTurn("user", prompt),),
+        _options(fields),
+        complete=True,
+        suffix=fields.get("suffix", ""),
+        logprobs=number if isinstance(number, int) and not isinstance(number, bool) else None,
+    )
+
+
+def read_openai_chat(fields: Mapping[str, Any]) -> Ask:
+    """The request of ``/v1/chat/completions``; raises :class:`UsageError`."""
     effort = fields.get("reasoning_effort")
     return Ask(
         tuple(_turn(message) for message in fields.get("messages") or ()),
-        options,
+        _options(fields),
         tools=() if fields.get("tool_choice") == "none" else tuple(fields.get("tools") or ()),
         schema=_schema(fields.get("response_format")),
         think=False if effort == "none" else effort,
@@ -144,7 +151,7 @@ def _schema(form: Any) -> Any:
     return schema
 
 
-def _turn(message: Mapping[str, Any]) -> Turn:
+def _turn(message: Mapping[str, Any]) -> ChatTurn:
     texts, images = [], []
     content = message.get("content") or ""
     for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
@@ -164,7 +171,7 @@ def _turn(message: Mapping[str, Any]) -> Turn:
             raise UsageError("the arguments of a tool call are not JSON") from None
         name, number = str(function.get("name") or ""), str(call.get("id") or "")
         calls.append(ToolCall(name, arguments, number, index))
-    return Turn(
+    return ChatTurn(
         str(message.get("role") or "").lower().replace("developer", "system"),
         "\n".join(texts),
         str(message.get("reasoning") or ""),
@@ -191,7 +198,7 @@ def _wants_usage(fields: Mapping[str, Any]) -> bool:
     return isinstance(options, dict) and bool(options.get("include_usage"))
 
 
-class _Answers:
+class OpenAIAnswers:
     """Pieces of an answer as OpenAI writes them."""
 
     def __init__(self, model: str, *, complete: bool, usage: bool) -> None:
@@ -262,7 +269,9 @@ class _Answers:
         return message
 
     def _reason(self, finished: Finished) -> str:
-        return "tool_calls" if self._called and finished.reason == "stop" else finished.reason
+        return (
+            "tool_calls" if self._called and finished.reason is EndReason.STOP else finished.reason
+        )
 
 
 def _usage(finished: Finished) -> dict[str, int]:
@@ -275,7 +284,7 @@ def _usage(finished: Finished) -> dict[str, int]:
 
 
 async def _lines(
-    pieces: AsyncGenerator[Piece | Finished], form: _Answers
+    pieces: AsyncGenerator[Piece | Finished], form: OpenAIAnswers
 ) -> AsyncGenerator[Line, None]:
     async with aclosing(pieces):
         async for piece in pieces:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ResultT = TypeVar("ResultT")
 
 
-class Form(NamedTuple):
+class LineForm(NamedTuple):
     """How lines are written: the media type, one line, an error, what follows the last."""
 
     media_type: str
@@ -33,7 +33,7 @@ class Form(NamedTuple):
 
 STREAM_TYPE = "application/x-ndjson"
 
-LINES = Form(STREAM_TYPE, encode, lambda text: {"error": text})
+LINES = LineForm(STREAM_TYPE, encode, lambda text: {"error": text})
 """A line of JSON each, as Ollama's API has them."""
 
 
@@ -71,7 +71,7 @@ class LineStream(Response):
         service: Service,
         first: Line,
         rest: AsyncGenerator[Line, None],
-        form: Form = LINES,
+        form: LineForm = LINES,
     ) -> None:
         super().__init__(media_type=form.media_type)
         del self.headers["content-length"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -46,7 +47,7 @@ def _split(tag: str, text: str, cuts: list[int]) -> tuple[str, Calls]:
     splitter = CallSplitter(tag, NAMES)
     edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     answer, calls = "", []
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         more, found = splitter.feed(text[start:end])
         answer += more
         calls += found

@@ -18,9 +18,9 @@ from smollm import smollm
 from mbuild.runtime.client import Client
 from mbuild.runtime.failure import EngineDiedError, EngineError, NoEngineError
 from mbuild.runtime.pool import Pool, available_memory
-from mbuild.runtime.process import Engine, has_engine, start
+from mbuild.runtime.process import LlamaEngine, has_engine, start
 from mbuild.runtime.spec import EngineSpec
-from mbuild.runtime.tokens import text_of, tokens_of
+from mbuild.runtime.tokenizing import text_of, tokens_of
 
 pytestmark = pytest.mark.skipif(not has_engine(), reason="xllamacpp is not installed")
 
@@ -36,7 +36,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 @pytest.fixture(scope="module")
-def engine(loop: asyncio.AbstractEventLoop) -> Iterator[Engine]:
+def engine(loop: asyncio.AbstractEventLoop) -> Iterator[LlamaEngine]:
     found = loop.run_until_complete(start(EngineSpec(str(smollm()), **SMALL)))
     yield found
     loop.run_until_complete(found.stop())
@@ -50,7 +50,7 @@ def test_a_spec_has_a_written_form() -> None:
 
 
 def test_text_becomes_tokens_and_text_again(
-    loop: asyncio.AbstractEventLoop, engine: Engine
+    loop: asyncio.AbstractEventLoop, engine: LlamaEngine
 ) -> None:
     """By the model's own vocabulary; special tokens by their names."""
     tokens = loop.run_until_complete(tokens_of(engine, "<|im_start|>hi", add_special=False))
@@ -59,7 +59,7 @@ def test_text_becomes_tokens_and_text_again(
 
 
 def test_an_engine_opens_no_port_and_wants_its_key(
-    loop: asyncio.AbstractEventLoop, engine: Engine
+    loop: asyncio.AbstractEventLoop, engine: LlamaEngine
 ) -> None:
     """It listens in a folder of its own that nobody else may enter, and knows who asks."""
     (socket,) = engine._folder.glob("*.sock")
@@ -194,3 +194,11 @@ def test_without_the_package_nothing_runs(
     with pytest.raises(NoEngineError) as caught:
         loop.run_until_complete(start(EngineSpec("x")))
     assert "mbuild-models[run]" in caught.value.hint
+
+
+def test_the_child_says_when_it_is_ready() -> None:
+    """The word that its maker waits for, and nothing else, on standard output."""
+    from mbuild.runtime import asking, child, runner
+
+    assert child.READY == "ready"
+    assert asking.Asking.__doc__ and runner.Runner.__doc__

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ TAGS = ("<think>", "</think>")
 def _split(text: str, cuts: list[int], *, inside: bool = False) -> tuple[str, str]:
     splitter = ThinkingSplitter(TAGS, inside=inside)
     edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
-    found = [splitter.feed(text[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    found = [splitter.feed(text[a:b]) for a, b in itertools.pairwise(edges)]
     found.append(splitter.end())
     return "".join(t for t, _ in found), "".join(a for _, a in found)
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from mbuild.runtime.events import refused
 
 if TYPE_CHECKING:
-    from mbuild.runtime.process import Engine
+    from mbuild.runtime.process import LlamaEngine
 
 
-async def tokens_of(engine: Engine, text: str, *, add_special: bool) -> list[int]:
+async def tokens_of(engine: LlamaEngine, text: str, *, add_special: bool) -> list[int]:
     """The tokens of a text, special ones by their names; ``add_special`` puts BOS and EOS."""
     body = {"content": text, "add_special": add_special, "parse_special": True}
     answer = await engine.ask("/tokenize", body)
@@ -21,7 +21,7 @@ async def tokens_of(engine: Engine, text: str, *, add_special: bool) -> list[int
     return [int(token) for token in found["tokens"]]
 
 
-async def text_of(engine: Engine, tokens: Sequence[int]) -> str:
+async def text_of(engine: LlamaEngine, tokens: Sequence[int]) -> str:
     """The text of tokens."""
     answer = await engine.ask("/detokenize", {"tokens": list(tokens)})
     found = await answer.json()

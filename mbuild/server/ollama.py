@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mbuild.core.errors import UsageError
-from mbuild.runtime.asked import Ask, Finished, Piece, Turn
+from mbuild.runtime.asked import Ask, ChatTurn, Finished, Piece
 from mbuild.runtime.pool import seconds_of
 from mbuild.server.stream import Line
 from mbuild.templates.conversation import ToolCall
@@ -28,7 +28,7 @@ def read_generate(fields: Mapping[str, Any]) -> Ask:
     raw = bool(fields.get("raw"))
     if raw and (fields.get("template") or fields.get("system") or fields.get("context")):
         raise UsageError("raw mode does not support template, system, or context")
-    turn = Turn("user", fields.get("prompt", ""), images=_images(fields.get("images")))
+    turn = ChatTurn("user", fields.get("prompt", ""), images=_images(fields.get("images")))
     return Ask(
         (turn,),
         complete=True,
@@ -66,7 +66,7 @@ def _common(fields: Mapping[str, Any]) -> dict[str, Any]:
 THINK_LEVELS = ("low", "medium", "high", "max")
 
 
-def _turn(message: Mapping[str, Any]) -> Turn:
+def _turn(message: Mapping[str, Any]) -> ChatTurn:
     calls = []
     for index, call in enumerate(message.get("tool_calls") or ()):
         function = call.get("function") or {}
@@ -79,7 +79,7 @@ def _turn(message: Mapping[str, Any]) -> Turn:
                 int(function.get("index") or index),
             )
         )
-    return Turn(
+    return ChatTurn(
         str(message.get("role") or "").lower(),
         message.get("content") or "",
         message.get("thinking") or "",
