@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from live_server import LiveServer, serving
-from smollm import CHATML, build_models
+from smollm import CHATML, build_models, smollm
 
 from mbuild.cli.running import engine_of
 from mbuild.core.errors import UsageError
@@ -190,3 +190,12 @@ def test_ctrl_c_stops_an_answer_and_not_the_talk(store: Path, tmp_path: Path) ->
     terminal.until(">>> ")
     terminal.type("\x04")
     assert terminal.end() == 0
+
+
+def test_the_page_s_commands_run(tmp_path: Path) -> None:
+    """Each command of docs/run.md prints what the page shows."""
+    from documents import documented
+
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "smollm2.gguf").symlink_to(smollm())
+    documented("run.md", tmp_path)

@@ -99,7 +99,7 @@ def test_a_conversation_is_the_model_s_and_the_request_s(store: Store) -> None:
 
 
 def test_images_stand_where_they_are_said(store: Store) -> None:
-    """At [img], else in front; a text cannot pretend to have one; the engine's marker comes last."""
+    """At [img], else in front; no text can pretend to have one; the engine's marker last."""
     ask = Ask(
         (ChatTurn("user", "[img-0] see [img] and", images=(b"a", b"b")), ChatTurn("user", "x"))
     )
@@ -138,7 +138,8 @@ def test_what_cannot_be_a_prompt_is_said(store: Store) -> None:
     maker = PromptMaker(model, Ask((HI,), template="{{ index .Prompt 9 }}"), think=False)
     with pytest.raises(UsageError, match="template: "):
         maker.make((HI,))
-    bare = _model(store, "ollamas", chat_template="")
+    found = _model(store, "ollamas", chat_template="")
+    bare = Runnable(replace(found.contents, template=""), found._files, found.facts)
     with pytest.raises(CannotError, match="renderer 'qwen3-coder'") as caught:
         PromptMaker(bare, Ask((HI,)), think=False)
     assert "--upstream" in caught.value.hint
