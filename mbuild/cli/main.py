@@ -46,6 +46,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "push": ("mbuild.cli.registry", "Push a model from the store to a registry."),
     "login": ("mbuild.cli.registry", "Log in to a registry."),
     "logout": ("mbuild.cli.registry", "Log out of a registry."),
+    "run": ("mbuild.cli.run", "Run a model: answer a prompt, or talk."),
+    "ps": ("mbuild.cli.run", "List the models that mbuild serve has loaded."),
+    "stop": ("mbuild.cli.run", "Unload a model that mbuild serve has loaded."),
     "serve": ("mbuild.cli.serve", "Serve Ollama's API for building and managing models."),
     "completion": ("mbuild.cli.completion", "Print the completion script for a shell."),
 }

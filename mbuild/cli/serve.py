@@ -9,6 +9,7 @@ import click
 
 from mbuild.cli.common import open_store, store_option
 from mbuild.store.place import check_place
+from mbuild.store.serving import Serving
 
 EPILOG = """\
 \b
@@ -29,6 +30,12 @@ Examples:
 @click.option(
     "--upstream", metavar="URL", help="Address of an Ollama or llama-server that runs the models."
 )
+@click.option(
+    "--llama-server",
+    metavar="PATH",
+    help="Run models by this llama-server, for example one for a GPU.",
+)
+@click.option("--no-run", is_flag=True, help="Build models only; do not run them.")
 @click.option(
     "--registry",
     "registries",
@@ -58,6 +65,7 @@ def serve_command(ctx: click.Context, /, *, store: str | None, **options: Any) -
     pages, MBUILD_TOKEN the token. Only this machine is served unless there is
     a token, or --insecure-no-auth.
     """
+    from mbuild.cli.running import engine_of
     from mbuild.server import run, security
     from mbuild.server.service import Service
     from mbuild.server.upstream import Upstream
@@ -85,7 +93,13 @@ def serve_command(ctx: click.Context, /, *, store: str | None, **options: Any) -
         options["log"],
         options["registries"],
         options["writable"],
+        engine_of(options["llama_server"], off=options["no_run"] or upstream is not None),
     )
     sock = run.listen(host, port)
     line = f"serving {opened.root} on {run.url_of(sock)}"
-    run.serve(service, sock, lambda: click.echo(line, err=True))
+    serving = Serving(opened.private)
+    serving.announce(run.url_of(sock))
+    try:
+        run.serve(service, sock, lambda: click.echo(line, err=True))
+    finally:
+        serving.end()

@@ -50,6 +50,8 @@ def make_app(service: Service) -> ASGIApp:
             service.jobs.cancel_all()
             service.transfers.cancel_all()
             service.pushes.expire(idle=0.0)
+            if service.runner is not None:
+                await service.runner.pool.close()
             sweeper.cancel()
             with suppress(asyncio.CancelledError):
                 await sweeper

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.core.errors import MbuildError
 from mbuild.registry.client.access import Access
+from mbuild.runtime.pool import Pool
+from mbuild.runtime.runner import Runner
 from mbuild.server.catalogue import Catalogue
 from mbuild.server.errors import Scrubber, text_of
 from mbuild.server.incoming import Pushes
@@ -45,15 +47,18 @@ class Service:
         log: str = "off",
         registries: Iterable[str] = (),
         writable: bool = False,
+        engine: str | None = None,
     ) -> None:
         """``log``: ``text``, ``json`` or ``off``; ``registries`` are those the operator names.
 
-        ``writable``: other machines may push into the store. Raises :class:`UsageError` for what
-        is no registry.
+        ``writable``: other machines may push into the store. ``engine``: what runs models: the
+        path of a ``llama-server``, "" for the installed package, None for nothing.
+        Raises :class:`UsageError` for what is no registry.
         """
         self._root = root.absolute()
         self.policy = policy
         self.upstream = upstream
+        self.runner = None if engine is None else Runner(self.store, Pool(engine))
         self.jobs = Jobs(builds or BUILDS_AT_ONCE)
         self.pushes = Pushes()
         self.writable = writable
