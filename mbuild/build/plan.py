@@ -15,7 +15,7 @@ from mbuild.build.sources.values import (
     SourceFile,
     StoredModel,
 )
-from mbuild.build.splitting import LEAST_OLLAMA, Splitting
+from mbuild.build.splitting import Splitting
 from mbuild.build.steps import (
     AssembleManifest,
     ConvertAdapter,
@@ -39,6 +39,7 @@ from mbuild.core.errors import UnsupportedError, UsageError
 from mbuild.quant.choose.options import Quantization
 from mbuild.store import Layer
 from mbuild.store.media import (
+    LEAST_OLLAMA,
     LICENSE,
     MEDIA_TYPES,
     MESSAGES,

@@ -31,9 +31,9 @@ from mbuild.build.steps import (
 from mbuild.build.steps.manifest import Assembled
 from mbuild.build.steps.origins import GGUFOrigin, LayerOrigin
 from mbuild.build.steps.ranges import RANGE, RangeCache, ranges_of
-from mbuild.build.steps.template import chat_template_of
 from mbuild.core.digest import Digest
 from mbuild.core.errors import DamagedError, SourceError
+from mbuild.gguf.facts import chat_template_of
 from mbuild.gguf.model import KV, Model, Tensor
 from mbuild.gguf.types import GGMLType, ValueType
 from mbuild.quant.choose.options import Quantization

@@ -11,9 +11,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.core.errors import DamagedError, RegistryError, UnreachableError
 from mbuild.registry.client.answers import AGAIN, drained, later, refusal
@@ -25,10 +26,14 @@ if TYPE_CHECKING:
 
     from urllib3 import BaseHTTPResponse
 
+    from mbuild.core.digest import Digest
     from mbuild.registry.reference import ModelReference
     from mbuild.store import Layer, Store
     from mbuild.work.cancel import Cancel
     from mbuild.work.spread import Part
+
+ReadAt = Callable[[int, int], bytes]
+"""Gives so many bytes from a place."""
 
 ONE_REQUEST = 100 << 20
 """Bytes that go in one request: less than every proxy's limit that is known of."""
@@ -63,13 +68,19 @@ class Upload:
         layer: Layer,
         mount_from: str,
         cancel: Cancel,
+        content: bytes | None = None,
     ) -> None:
-        """``mount_from``: a repository of the same registry that has the blob, or ""."""
+        """``mount_from``: a repository of the same registry that has the blob, or "".
+
+        ``content``: the bytes of a blob that the store does not have.
+        """
         self.layer = layer
         self.done = 0
         self.moved = 0
+        self.ended = False
         self._registry = registry
         self._blobs = store.blobs
+        self._content = content
         self._cancel = cancel
         self._mount_from = mount_from
         self._part = PART
@@ -79,30 +90,51 @@ class Upload:
         if mount_from:
             self._scopes = (*self._scopes, f"repository:{mount_from}:pull")
 
+    @property
+    def digest(self) -> Digest:
+        """The blob's digest."""
+        return self.layer.digest
+
+    @property
+    def size(self) -> int:
+        """The blob's bytes."""
+        return self.layer.size
+
     def run(self, part: Part) -> None:
         """Bring the blob there unless it is; raises :class:`RegistryError` and StoreError."""
-        if self._is_there():
-            self.done = self.layer.size
+        if not self._is_there():
+            with self._opened() as read:
+                self._bring(read, part)
+            self._record.remove()
+        self.done, self.ended = self.layer.size, True
+
+    @contextmanager
+    def _opened(self) -> Iterator[ReadAt]:
+        """What gives the bytes of the blob."""
+        if (content := self._content) is not None:
+            yield lambda count, offset: content[offset : offset + count]
             return
-        attempts = Attempts(self._cancel)
         with self._blobs.open(self.layer.digest) as file:
-            session = self._resumed()
-            while True:
-                part.at(0)
-                before = self.moved
-                try:
-                    if session is None and (session := self._begun()) is None:
-                        break  # mounted
-                    self._sent(session, file, part)
-                    break
-                except (UnreachableError, _Lost) as error:
-                    if self.moved - before >= _LEAST_PART:
-                        attempts.progressed()
-                    lost = UnreachableError("the upload was lost repeatedly")
-                    attempts.failed(lost if isinstance(error, _Lost) else error)
-                    session = None if isinstance(error, _Lost) else self._resumed()
-        self.done = self.layer.size
-        self._record.remove()
+            yield partial(read_at, file.fileno())
+
+    def _bring(self, read: ReadAt, part: Part) -> None:
+        """Send the blob, beginning anew or going on after what was lost."""
+        attempts = Attempts(self._cancel)
+        session = self._resumed()
+        while True:
+            part.at(0)
+            before = self.moved
+            try:
+                if session is None and (session := self._begun()) is None:
+                    return  # mounted
+                self._sent(session, read, part)
+                return
+            except (UnreachableError, _Lost) as error:
+                if self.moved - before >= _LEAST_PART:
+                    attempts.progressed()
+                lost = UnreachableError("the upload was lost repeatedly")
+                attempts.failed(lost if isinstance(error, _Lost) else error)
+                session = None if isinstance(error, _Lost) else self._resumed()
 
     def _is_there(self) -> bool:
         """Whether the registry has the blob: it says so, or leads to where it is kept."""
@@ -161,19 +193,19 @@ class Upload:
 
     # Sending.
 
-    def _sent(self, session: _Session, file: BinaryIO, part: Part) -> None:
+    def _sent(self, session: _Session, read: ReadAt, part: Part) -> None:
         """Send what is missing; raises :class:`_Lost` or :class:`UnreachableError`."""
         size = self.layer.size
         while self._in_parts and size - session.offset > self._part:
-            session = self._patched(session, file, part)
-        self._put(session, file, part)
+            session = self._patched(session, read, part)
+        self._put(session, read, part)
 
-    def _patched(self, session: _Session, file: BinaryIO, part: Part) -> _Session:
+    def _patched(self, session: _Session, read: ReadAt, part: Part) -> _Session:
         """Send one part; where the upload then stands."""
         start, size = session.offset, min(self._part, self.layer.size - session.offset)
         headers = {"Content-Range": f"{start}-{start + size - 1}"}
         answer = self._send(
-            "PATCH", session.location, headers, _Slice(file, start, size, part, self)
+            "PATCH", session.location, headers, _Slice(read, start, size, part, self)
         )
         if answer.status in (413, 416):
             return self._smaller(answer, session)
@@ -202,13 +234,13 @@ class Upload:
             raise _Lost
         return resumed
 
-    def _put(self, session: _Session, file: BinaryIO, part: Part) -> None:
+    def _put(self, session: _Session, read: ReadAt, part: Part) -> None:
         """Send the rest and end the upload."""
         start, size = session.offset, self.layer.size - session.offset
         joint = "&" if "?" in session.location else "?"
         url = f"{session.location}{joint}digest={self.layer.digest}"
         headers = {"Content-Range": f"{start}-{start + size - 1}"} if start and size else {}
-        answer = self._send("PUT", url, headers, _Slice(file, start, size, part, self))
+        answer = self._send("PUT", url, headers, _Slice(read, start, size, part, self))
         if answer.status in (413, 416) and not start and self.layer.size > _LEAST_PART:
             drained(answer)
             self._in_parts, self._part = True, max(_LEAST_PART, min(PART, size // 2))
@@ -250,20 +282,20 @@ class Upload:
 class _Slice:
     """Some bytes of a file as a stream that urllib3 sends; counts them."""
 
-    def __init__(self, file: BinaryIO, start: int, size: int, part: Part, upload: Upload) -> None:
+    def __init__(self, read: ReadAt, start: int, size: int, part: Part, upload: Upload) -> None:
         self.start, self.size = start, size
-        self._file, self._part, self._upload = file, part, upload
+        self._read, self._part, self._upload = read, part, upload
         self._at = 0
 
     def rewound(self) -> _Slice:
         """The same from its first byte on."""
-        return _Slice(self._file, self.start, self.size, self._part, self._upload)
+        return _Slice(self._read, self.start, self.size, self._part, self._upload)
 
     def read(self, count: int = -1) -> bytes:
         """The next bytes; raises :class:`DamagedError` if the blob's file was cut short."""
         self._part.at(0)
         count = self.size - self._at if count < 0 else min(count, self.size - self._at)
-        data = read_at(self._file.fileno(), count, self.start + self._at)
+        data = self._read(count, self.start + self._at)
         if len(data) < count:
             raise DamagedError(
                 f"blob {self._upload.layer.digest} became shorter while it was sent",
@@ -315,7 +347,7 @@ class _Record:
 
 
 def read_at(fd: int, count: int, offset: int) -> bytes:
-    """Bytes of a file from a place, without moving where others read."""
+    """Bytes of a file from a place, without moving where others read it."""
     if hasattr(os, "pread"):
         return os.pread(fd, count, offset)
     os.lseek(fd, offset, os.SEEK_SET)

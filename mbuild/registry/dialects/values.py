@@ -1,0 +1,43 @@
+"""The values that forms of manifest are read to, and written as."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from mbuild.store.manifest import Layer
+
+if TYPE_CHECKING:
+    from mbuild.core.digest import Digest
+    from mbuild.store import Store
+
+
+class Written(NamedTuple):
+    """A manifest to push: its bytes, its type, and what the store does not have of its blobs.
+
+    ``layers`` are all blobs that it names. ``contents`` are the bytes of those that are made
+    here. ``artifact_type`` is what a list of referrers says of it.
+    """
+
+    data: bytes
+    media_type: str
+    artifact_type: str
+    layers: tuple[Layer, ...]
+    contents: dict[Digest, bytes]
+
+
+class Reading(NamedTuple):
+    """A manifest that was understood: the blobs to bring, and what then has to be done.
+
+    ``finish`` gives the bytes of the store's manifest, once the blobs are there; it raises
+    :class:`RegistryError` for blobs that make no model. ``left_out`` are files that the store
+    has no place for.
+    """
+
+    layers: tuple[Layer, ...]
+    finish: Callable[[Store], bytes]
+    left_out: tuple[str, ...] = ()
+
+
+Fetch = Callable[[Layer, int], bytes]
+"""Gets a small blob from the registry: at most so many bytes, checked by digest and size."""
