@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import click
@@ -39,6 +40,12 @@ Examples:
 )
 @click.option("--writable", is_flag=True, help="Accept pushes to /v2/, too.")
 @click.option(
+    "--ollama-keys",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Public keys of Ollama, one a line, that /v2/ takes in place of the token.",
+)
+@click.option(
     "--builds",
     metavar="N",
     type=click.IntRange(1, 64),
@@ -70,6 +77,7 @@ def serve_command(ctx: click.Context, /, *, store: str | None, **options: Any) -
     policy = security.make_policy(
         host, token, options["allow_host"], insecure=options["insecure_no_auth"]
     )
+    keys = security.keys_of(options["ollama_keys"], token)
     upstream = options["upstream"]
     if upstream is not None:
         upstream = Upstream.parse(upstream, drops_authorization=bool(token))
@@ -85,6 +93,7 @@ def serve_command(ctx: click.Context, /, *, store: str | None, **options: Any) -
         options["log"],
         options["registries"],
         options["writable"],
+        keys,
     )
     sock = run.listen(host, port)
     line = f"serving {opened.root} on {run.url_of(sock)}"

@@ -10,6 +10,7 @@ from mbuild.server import (
     blobs,
     building,
     distribution,
+    gate,
     inference,
     models,
     openapi,
@@ -85,6 +86,9 @@ ROUTES: tuple[Endpoint, ...] = (
     Endpoint(("POST",), "/v1/completions", inference.forward, "Forwarded"),
     Endpoint(("POST",), "/v1/embeddings", inference.forward, "Forwarded"),
     Endpoint(GET, "/v2/", distribution.start, "Says that this is a registry"),
+    Endpoint(("GET",), gate.TOKEN_PATH, gate.token, "A token for /v2/"),
+    Endpoint(("POST",), gate.TOKEN_PATH, gate.token, "The same for a form", binary=True),
+    Endpoint(GET, "/v2/_catalog", distribution.catalog, "The names of all models"),
     Endpoint(
         GET,
         "/v2/{name:path}/manifests/{reference}",
@@ -104,6 +108,12 @@ ROUTES: tuple[Endpoint, ...] = (
         binary=True,
     ),
     Endpoint(GET, "/v2/{name:path}/tags/list", distribution.tags, "The tags of a model"),
+    Endpoint(
+        GET,
+        "/v2/{name:path}/referrers/{digest}",
+        distribution.referrers,
+        "The other forms of a model's manifest",
+    ),
     Endpoint(("GET",), "/docs", docs, "This page"),
     Endpoint(("GET",), "/openapi.json", document, "The OpenAPI document"),
 )

@@ -18,7 +18,6 @@ from mbuild.build.sources.values import FileStamp, SourceFile
 from mbuild.build.steps import (
     KINDS,
     AssembleManifest,
-    DetectTemplate,
     HeaderPart,
     ImportGGUF,
     MakeConfig,
@@ -31,6 +30,7 @@ from mbuild.build.steps import (
 from mbuild.build.steps.manifest import Assembled
 from mbuild.build.steps.origins import GGUFOrigin, LayerOrigin
 from mbuild.build.steps.ranges import RANGE, RangeCache, ranges_of
+from mbuild.build.steps.template import DetectTemplate
 from mbuild.core.digest import Digest
 from mbuild.core.errors import DamagedError, SourceError
 from mbuild.gguf.facts import chat_template_of

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mbuild.core.errors import RegistryError
 from mbuild.registry.dialects.files import PlainModel
-from mbuild.registry.dialects.values import Reading, Written
+from mbuild.registry.dialects.values import Reading, WrittenManifest
 from mbuild.store.manifest import CONFIG_TYPE, MANIFEST_TYPE, Manifest
 from mbuild.store.media import PREFIX
 
@@ -43,6 +43,6 @@ def read(document: Document, reference: ModelReference) -> Reading:
     return Reading(layers, lambda store: document.data)
 
 
-def written(model: PlainModel) -> Written:
+def written(model: PlainModel) -> WrittenManifest:
     """The manifest as it lies in the store."""
-    return Written(model.data, MANIFEST_TYPE, "", model.manifest.blobs(), {})
+    return WrittenManifest(model.data, MANIFEST_TYPE, "", model.manifest.blobs(), {})

@@ -11,18 +11,19 @@ from mbuild.core.errors import DamagedError, RegistryError
 from mbuild.registry.dialects.files import MANIFEST_FILE
 from mbuild.registry.dialects.received import MAX_CONFIG
 from mbuild.registry.dialects.roles import LEFT_OUT
-from mbuild.registry.dialects.values import Fetch, Reading
+from mbuild.registry.dialects.values import Fetch, ManifestForm, Reading
 from mbuild.store.manifest import MAX_MANIFEST_BYTES, Layer, Manifest
 from mbuild.store.media import GGUF
 
 if TYPE_CHECKING:
     from mbuild.registry.dialects.received import Document
-    from mbuild.registry.dialects.table import Form
     from mbuild.registry.reference import ModelReference
     from mbuild.store import Store
 
 
-def read(form: Form, document: Document, reference: ModelReference, fetch: Fetch) -> Reading:
+def read(
+    form: ManifestForm, document: Document, reference: ModelReference, fetch: Fetch
+) -> Reading:
     """What a manifest of that form says; raises :class:`RegistryError` for what is no model."""
     named = list(zip(document.layers, document.paths, strict=True))
     for layer, path in named:

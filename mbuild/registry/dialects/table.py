@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.core.errors import RegistryError
 from mbuild.registry.dialects import docker, modelpack, ollama
-from mbuild.registry.dialects.files import NamedLayer, PlainModel
+from mbuild.registry.dialects.values import ManifestForm
 
 if TYPE_CHECKING:
+    from mbuild.registry.dialects.files import PlainModel
     from mbuild.registry.dialects.received import Document
-    from mbuild.registry.dialects.values import Fetch, Reading, Written
+    from mbuild.registry.dialects.values import Fetch, Reading, WrittenManifest
     from mbuild.registry.reference import ModelReference
-
-
-class Form(NamedTuple):
-    """How a form says what it says; Ollama's own has none of it.
-
-    ``configs`` are the media types of its config, the first for what is written.
-    ``layer_type`` gives the media type of a file, ``config`` the config's JSON for the digests
-    of the layers. ``role`` says what a layer is to Ollama: its media type there, or one of
-    :mod:`~mbuild.registry.dialects.roles`; ``context`` the size of the context in a config.
-    """
-
-    configs: tuple[str, ...]
-    artifact_type: str
-    layer_type: Callable[[NamedLayer], str]
-    config: Callable[[PlainModel, Sequence[str]], Mapping[str, Any]]
-    role: Callable[[str, str], str]
-    context: Callable[[Mapping[str, Any]], int]
 
 
 class Dialect(NamedTuple):
@@ -37,7 +21,7 @@ class Dialect(NamedTuple):
 
     name: str
     suffix: str
-    form: Form | None
+    form: ManifestForm | None
 
 
 DIALECTS: tuple[Dialect, ...] = (
@@ -45,7 +29,7 @@ DIALECTS: tuple[Dialect, ...] = (
     Dialect(
         "modelpack",
         "-modelpack",
-        Form(
+        ManifestForm(
             (modelpack.CONFIG,),
             modelpack.ARTIFACT_TYPE,
             modelpack.layer_type,
@@ -57,7 +41,7 @@ DIALECTS: tuple[Dialect, ...] = (
     Dialect(
         "docker",
         "-docker",
-        Form(
+        ManifestForm(
             (docker.CONFIG, docker.CONFIG_OF_FILES),
             "",
             docker.layer_type,
@@ -72,7 +56,7 @@ DIALECTS: tuple[Dialect, ...] = (
 BY_NAME: Mapping[str, Dialect] = {dialect.name: dialect for dialect in DIALECTS}
 
 
-def write(dialect: Dialect, model: PlainModel) -> Written:
+def write(dialect: Dialect, model: PlainModel) -> WrittenManifest:
     """A model's manifest in a dialect: equal bytes for equal models."""
     from mbuild.registry.dialects.writing import written
 

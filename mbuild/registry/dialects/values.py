@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.store.manifest import Layer
 
 if TYPE_CHECKING:
     from mbuild.core.digest import Digest
+    from mbuild.registry.dialects.files import NamedLayer, PlainModel
     from mbuild.store import Store
 
 
-class Written(NamedTuple):
+class ManifestForm(NamedTuple):
+    """How a form says what it says; Ollama's own has none of it.
+
+    ``configs`` are the media types of its config, the first for what is written.
+    ``layer_type`` gives the media type of a file, ``config`` the config's JSON for the digests
+    of the layers. ``role`` says what a layer is to Ollama: its media type there, or one of
+    :mod:`~mbuild.registry.dialects.roles`; ``context`` the size of the context in a config.
+    """
+
+    configs: tuple[str, ...]
+    artifact_type: str
+    layer_type: Callable[[NamedLayer], str]
+    config: Callable[[PlainModel, Sequence[str]], Mapping[str, Any]]
+    role: Callable[[str, str], str]
+    context: Callable[[Mapping[str, Any]], int]
+
+
+class WrittenManifest(NamedTuple):
     """A manifest to push: its bytes, its type, and what the store does not have of its blobs.
 
     ``layers`` are all blobs that it names. ``contents`` are the bytes of those that are made

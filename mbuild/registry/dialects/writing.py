@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mbuild.core.digest import Digest
 from mbuild.registry.client.registry import OCI_MANIFEST
 from mbuild.registry.dialects.files import MANIFEST_FILE, NamedLayer, PlainModel
 from mbuild.registry.dialects.received import FILE_PATH
-from mbuild.registry.dialects.values import Written
+from mbuild.registry.dialects.values import ManifestForm, WrittenManifest
 from mbuild.store.manifest import MANIFEST_TYPE, Layer
-
-if TYPE_CHECKING:
-    from mbuild.registry.dialects.table import Form
 
 
 def as_json(value: Mapping[str, Any]) -> bytes:
@@ -25,7 +22,7 @@ def as_json(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def written(form: Form, model: PlainModel) -> Written:
+def written(form: ManifestForm, model: PlainModel) -> WrittenManifest:
     """The manifest of a model in that form."""
     layers = [_descriptor(form, named) for named in model.files]
     config = as_json(form.config(model, [layer["digest"] for layer in layers]))
@@ -38,7 +35,7 @@ def written(form: Form, model: PlainModel) -> Written:
     value["subject"] = Layer(MANIFEST_TYPE, Digest.of(model.data), len(model.data)).to_json()
     contents = {config_layer.digest: config}
     contents |= {x.layer.digest: model.data for x in model.files if x.path == MANIFEST_FILE}
-    return Written(
+    return WrittenManifest(
         as_json(value),
         OCI_MANIFEST,
         form.artifact_type or form.configs[0],
@@ -47,7 +44,7 @@ def written(form: Form, model: PlainModel) -> Written:
     )
 
 
-def _descriptor(form: Form, named: NamedLayer) -> dict[str, Any]:
+def _descriptor(form: ManifestForm, named: NamedLayer) -> dict[str, Any]:
     return {
         "mediaType": form.layer_type(named),
         "digest": str(named.layer.digest),

@@ -26,7 +26,7 @@ from mbuild.work.cancel import Cancel
 if TYPE_CHECKING:
     from mbuild.core.names import ModelName
     from mbuild.registry.client.access import Access
-    from mbuild.registry.dialects.values import Written
+    from mbuild.registry.dialects.values import WrittenManifest
     from mbuild.registry.reference import ModelReference
     from mbuild.store import Layer, Store, StoredManifest
     from mbuild.work.spread import Part
@@ -49,7 +49,7 @@ class _Put(NamedTuple):
 
     dialect: Dialect
     reference: ModelReference
-    written: Written
+    written: WrittenManifest
 
 
 def push(
