@@ -44,6 +44,7 @@ _PREFIX = "push-"
 _MAX_RECORD = 64 << 10
 _RANGE = re.compile(r"(?:bytes=)?(\d+)-(\d+)")
 _UPLOAD_GONE = frozenset({404, 410})
+_TOO_LARGE = frozenset({413, 416})
 _NO_PARTS = frozenset({404, 405, 501})
 
 
@@ -85,6 +86,8 @@ class Upload:
         self._mount_from = mount_from
         self._part = PART
         self._in_parts = layer.size > ONE_REQUEST
+        self._whole_refused = False
+        self._forgotten = 0
         self._record = _Record(store, registry, layer)
         self._scopes: Sequence[str] = (push_scope(registry.path),)
         if mount_from:
@@ -120,21 +123,22 @@ class Upload:
     def _bring(self, read: ReadAt, part: Part) -> None:
         """Send the blob, beginning anew or going on after what was lost."""
         attempts = Attempts(self._cancel)
-        session = self._resumed()
+        session, furthest = self._resumed(), 0
         while True:
             part.at(0)
-            before = self.moved
             try:
                 if session is None and (session := self._begun()) is None:
                     return  # mounted
                 self._sent(session, read, part)
                 return
             except (UnreachableError, _Lost) as error:
-                if self.moved - before >= _LEAST_PART:
-                    attempts.progressed()
                 lost = UnreachableError("the upload was lost repeatedly")
                 attempts.failed(lost if isinstance(error, _Lost) else error)
                 session = None if isinstance(error, _Lost) else self._resumed()
+                # What was sent and lost again is no progress: else there is no end to it.
+                if session is not None and session.offset >= furthest + _LEAST_PART:
+                    furthest = session.offset
+                    attempts.progressed()
 
     def _is_there(self) -> bool:
         """Whether the registry has the blob: it says so, or leads to where it is kept."""
@@ -207,12 +211,12 @@ class Upload:
         answer = self._send(
             "PATCH", session.location, headers, _Slice(read, start, size, part, self)
         )
-        if answer.status in (413, 416):
-            return self._smaller(answer, session)
-        if answer.status in _NO_PARTS and start == 0:
+        if start == 0 and self._takes_no_parts(answer.status):
             drained(answer)
             self._in_parts = False  # only whole blobs
             raise _Lost
+        if answer.status in _TOO_LARGE:
+            return self._smaller(answer, session)
         if answer.status != 202:
             raise self._refused(answer)
         offset = _received(answer.headers)
@@ -222,6 +226,17 @@ class Upload:
         offset = start + size if offset is None else offset
         self.done = offset
         return self._session(answer, offset)
+
+    def _takes_no_parts(self, status: int) -> bool:
+        """Whether the answer to a first part means that the blob should come in one request.
+
+        ghcr answers 416 to a part of more than 4 MiB, and takes a blob of any size in one.
+        """
+        if self._whole_refused:
+            return False
+        if status == 413:
+            return self._part <= _LEAST_PART
+        return status == 416 or status in _NO_PARTS
 
     def _smaller(self, answer: BaseHTTPResponse, session: _Session) -> _Session:
         """Go on with smaller parts, from where the registry says that the upload stands."""
@@ -241,9 +256,11 @@ class Upload:
         url = f"{session.location}{joint}digest={self.layer.digest}"
         headers = {"Content-Range": f"{start}-{start + size - 1}"} if start and size else {}
         answer = self._send("PUT", url, headers, _Slice(read, start, size, part, self))
-        if answer.status in (413, 416) and not start and self.layer.size > _LEAST_PART:
+        first = not self._whole_refused and not start
+        if answer.status in _TOO_LARGE and first and size > _LEAST_PART:
             drained(answer)
-            self._in_parts, self._part = True, max(_LEAST_PART, min(PART, size // 2))
+            self._whole_refused = self._in_parts = True
+            self._part = max(_LEAST_PART, min(self._part, size // 2))
             raise _Lost
         if answer.status not in (201, 204):
             raise self._refused(answer)
@@ -267,6 +284,9 @@ class Upload:
             raise later(answer, f"blob {self.layer.digest}", self._registry.host)
         if answer.status in _UPLOAD_GONE and body.start:
             drained(answer)
+            self._forgotten += 1
+            if self._forgotten > 1 and not self._whole_refused:
+                self._in_parts = False  # it does not keep what it took
             raise _Lost
         return answer
 
