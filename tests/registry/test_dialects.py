@@ -565,6 +565,28 @@ def test_small_blobs_are_checked(tmp_path: Path) -> None:
             pulled(store, f"{host}/a/m:v1")
 
 
+def test_a_build_starts_from_any_form(rich: Store, tmp_path: Path, run: Run) -> None:
+    """FROM a tag of another form; a lock has the model's id, and finds it under the tag again."""
+    docker_only = (Wanted(BY_NAME["docker"]),)
+    with stand_in() as (_, host):
+        to = f"{host}/from/m:v1"
+        events(rich, to, docker_only)
+        (tmp_path / "Modelfile").write_text(f"FROM {to}-docker\nPARAMETER seed 1\n")
+        assert run("lock", "-t", "mine", "--store", tmp_path / "first").returncode == 0
+        (locked,) = json.loads((tmp_path / "Modelfile.lock").read_text())["sources"]["from"]
+        assert locked["manifest"] == str(rich.manifests.read(RICH).id)
+        done = run("--locked", "-t", "mine", "--store", tmp_path / "second")
+        assert done.returncode == 0, done.stderr
+        data = rich.manifests.read_bytes(RICH)
+        assert data is not None
+        rich.replace(RICH, data.rstrip(b"\n"))
+        events(rich, to, docker_only)
+        done = run("--locked", "-t", "mine", "--store", tmp_path / "third")
+        assert done.returncode == 1
+        assert "another model than the one that is locked" in done.stderr
+        assert not list((tmp_path / "third" / "blobs").iterdir())
+
+
 # --- the parts ----------------------------------------------------------------------------
 
 

@@ -40,7 +40,7 @@ def manifest(document: Document, reference: ModelReference) -> Manifest:
 def read(document: Document, reference: ModelReference) -> Reading:
     """The blobs that the model needs; its manifest stays as it came."""
     layers = manifest(document, reference).blobs()
-    return Reading(layers, lambda store: document.data)
+    return Reading(layers, lambda store: document.data, is_ollama=True)
 
 
 def written(model: PlainModel) -> WrittenManifest:

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from mbuild.core.digest import Digest
-from mbuild.core.errors import RegistryError
+from mbuild.core.errors import AbsentError, RegistryError
 from mbuild.core.transfers import (
     BlobDone,
     BlobProgress,
@@ -60,17 +60,24 @@ def pull(
 
 
 def bring_model(
-    reference: ModelReference, name: ModelName, store: Store, access: Access
+    reference: ModelReference,
+    name: ModelName,
+    store: Store,
+    access: Access,
+    pinned: Digest | None = None,
 ) -> Generator[TransferEvent, None, None]:
-    """As :func:`pull`, for a caller that holds the store."""
+    """As :func:`pull`, for a caller that holds the store.
+
+    ``pinned``: the id that the model has to have, whatever its tag names by now.
+    """
     cancel = Cancel("the pull was stopped")
     with registry_of(reference, access, cancel) as registry:
         yield PhaseStarted(_PULL, Phase.READING_MANIFEST)
-        found = look(registry, reference)
+        found = _pinned(registry, reference, pinned) if pinned else look(registry, reference)
         sizes = _sizes(found)
         moved = yield from bring(sizes, registry, store, cancel)
         yield PhaseStarted(_PULL, Phase.VERIFYING)
-        data = _finished(found, store)
+        data = _finished(found, store, pinned)
         yield PhaseStarted(_PULL, Phase.WRITING_MANIFEST)
         target = store.manifests.resolve(name)
         replaced = None
@@ -82,11 +89,27 @@ def bring_model(
         yield Transferred(_PULL, str(target), Digest.of(data), size, moved, replaced)
 
 
-def _finished(found: Reading, store: Store) -> bytes:
+def _pinned(registry: Registry, reference: ModelReference, pinned: Digest) -> Reading:
+    """The model of that id; one in another dialect is found only by its tag."""
+    try:
+        return look(registry, reference._replace(digest=pinned))
+    except AbsentError:
+        found = look(registry, reference)
+        if found.is_ollama:
+            raise
+        return found
+
+
+def _finished(found: Reading, store: Store, pinned: Digest | None) -> bytes:
     """The store's manifest; blobs that it does not name are not kept, nor any if there is none."""
     brought = {layer.digest for layer in found.layers}
     try:
         data = found.finish(store)
+        if pinned not in (None, Digest.of(data)):
+            raise RegistryError(
+                f"the registry has another model than the one that is locked, {pinned}",
+                hint="to take the new one, pull it and update the lock",
+            )
     except RegistryError:
         store.discard(brought)
         raise
