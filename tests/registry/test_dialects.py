@@ -600,6 +600,7 @@ def test_a_build_starts_from_any_form(rich: Store, tmp_path: Path, run: Run) -> 
         (modelpack.role, DOC.replace("raw", "tar+gzip"), "LICENSE", roles.LEFT_OUT),
         (docker.role, D + "model.file", "a/m.GGUF", MODEL),
         (docker.role, MODEL, "", MODEL),
+        (modelpack.role, WEIGHT, "model.mmproj", MODEL),
         (docker.role, "application/vnd.ollama.image.nothing", "", roles.LEFT_OUT),
         (docker.role, D + "dir.tar", "adapters", roles.LEFT_OUT),
     ],

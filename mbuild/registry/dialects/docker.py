@@ -12,7 +12,7 @@ from typing import Any
 from mbuild.core.errors import RegistryError
 from mbuild.core.units import human_size
 from mbuild.registry.dialects.files import STEM, NamedLayer, PlainModel, text_type
-from mbuild.registry.dialects.roles import CHAT, LEFT_OUT, is_chat_template
+from mbuild.registry.dialects.roles import CHAT, LEFT_OUT, is_chat_template, is_gguf
 from mbuild.store.media import LICENSE, MEDIA_TYPES, MODEL, PREFIX, PROJECTOR
 
 CONFIG = "application/vnd.docker.ai.model.config.v0.1+json"
@@ -73,7 +73,7 @@ def role(media_type: str, path: str) -> str:
         return media_type if media_type in MEDIA_TYPES else LEFT_OUT
     if media_type != _FILE:
         return LEFT_OUT
-    if path.lower().endswith(".gguf"):
+    if is_gguf(path):
         return MODEL
     return CHAT if is_chat_template(path) else text_type(path) or LEFT_OUT
 

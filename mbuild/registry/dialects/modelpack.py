@@ -11,7 +11,7 @@ from typing import Any
 
 from mbuild.core.errors import RegistryError
 from mbuild.registry.dialects.files import NamedLayer, PlainModel, text_type
-from mbuild.registry.dialects.roles import CHAT, LEFT_OUT, is_chat_template
+from mbuild.registry.dialects.roles import CHAT, LEFT_OUT, is_chat_template, is_gguf
 from mbuild.store.media import GGUF, LICENSE, MEDIA_TYPES, MODEL
 
 ARTIFACT_TYPE = "application/vnd.cncf.model.manifest.v1+json"
@@ -62,7 +62,7 @@ def role(media_type: str, path: str) -> str:
                 f"its weights {path or media_type!r} are packed into a tar archive",
                 hint="unpack it (modctl pull --extract-dir DIR), and build FROM its GGUF file",
             )
-        if packing == "gguf" or not path or path.lower().endswith(".gguf"):
+        if packing == "gguf" or not path or is_gguf(path):
             return MODEL
         raise RegistryError(
             f"its weights {path!r} are no GGUF file",

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 FILE_PATH = "org.cncf.model.filepath"
 """The annotation with a file's name, which Docker's model runner reads, too."""
 
-_TITLE = "org.opencontainers.image.title"
+TITLE = "org.opencontainers.image.title"
+"""The annotation by which oras names the file of a layer."""
 
 MAX_CONFIG = 4 << 20
 """Bytes of a config, which is JSON that is read whole."""
@@ -80,7 +81,7 @@ def _path(layer: Mapping[str, Any]) -> str:
     """The name of the file that a layer is: ModelPack's annotation, else the OCI's title."""
     annotations = layer.get("annotations")
     names = annotations if isinstance(annotations, dict) else {}
-    found = names.get(FILE_PATH, names.get(_TITLE, ""))
+    found = names.get(FILE_PATH, names.get(TITLE, ""))
     return found if isinstance(found, str) else ""
 
 

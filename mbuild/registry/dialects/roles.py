@@ -12,3 +12,8 @@ LEFT_OUT = ""
 def is_chat_template(path: str) -> bool:
     """Whether a file is a chat template, by its name."""
     return path.rpartition("/")[2].lower().endswith(".jinja")
+
+
+def is_gguf(path: str) -> bool:
+    """Whether a file is GGUF, by its name; of a projector RamaLama wants another one."""
+    return path.lower().endswith((".gguf", ".mmproj"))

@@ -12,7 +12,7 @@ from typing import Any
 from mbuild.core.digest import Digest
 from mbuild.registry.client.registry import OCI_MANIFEST
 from mbuild.registry.dialects.files import MANIFEST_FILE, NamedLayer, PlainModel
-from mbuild.registry.dialects.received import FILE_PATH
+from mbuild.registry.dialects.received import FILE_PATH, TITLE
 from mbuild.registry.dialects.values import ManifestForm, WrittenManifest
 from mbuild.store.manifest import MANIFEST_TYPE, Layer
 
@@ -49,5 +49,5 @@ def _descriptor(form: ManifestForm, named: NamedLayer) -> dict[str, Any]:
         "mediaType": form.layer_type(named),
         "digest": str(named.layer.digest),
         "size": named.layer.size,
-        "annotations": {FILE_PATH: named.path},
+        "annotations": {FILE_PATH: named.path, TITLE: named.path},
     }
