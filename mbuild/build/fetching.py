@@ -107,14 +107,12 @@ def _pulled(
     from mbuild.registry.client.access import Access
     from mbuild.registry.transfer.pull import bring_model
 
-    exact = reference
-    if fetching.pinned is not None and fetching.mode is not PullMode.ALWAYS:
-        exact = reference._replace(digest=fetching.pinned)
+    pinned = None if fetching.mode is PullMode.ALWAYS else fetching.pinned
     access = fetching.access or Access()
-    access.check(exact.endpoint)
+    access.check(reference.endpoint)
     started, label = time.monotonic(), f"pull {reference}"
     blobs: dict[Digest, tuple[int, int]] = {}
-    transfer = bring_model(exact, local, store, access)
+    transfer = bring_model(reference, local, store, access, pinned)
     yield Status(Code.PULLING_MANIFEST)
     yield StepStarted(0, label, 0, KIND, "model", str(reference))
     try:

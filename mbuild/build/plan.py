@@ -18,7 +18,7 @@ from mbuild.build.sources.values import (
     SourceFile,
     StoredModel,
 )
-from mbuild.build.splitting import LEAST_OLLAMA, Splitting
+from mbuild.build.splitting import Splitting
 from mbuild.build.steps.config import MakeConfig
 from mbuild.build.steps.gguf import ImportGGUF, MergeGGUF, Role
 from mbuild.build.steps.layers import MergeParameters, PutLayer
@@ -29,6 +29,7 @@ from mbuild.core.errors import UnsupportedError, UsageError
 from mbuild.core.values import NamedTuple
 from mbuild.store import Layer
 from mbuild.store.media import (
+    LEAST_OLLAMA,
     LICENSE,
     MEDIA_TYPES,
     MESSAGES,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import click
@@ -46,6 +47,12 @@ Examples:
 )
 @click.option("--writable", is_flag=True, help="Accept pushes to /v2/, too.")
 @click.option(
+    "--ollama-keys",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Public keys of Ollama, one a line, that /v2/ takes in place of the token.",
+)
+@click.option(
     "--builds",
     metavar="N",
     type=click.IntRange(1, 64),
@@ -78,6 +85,7 @@ def serve_command(ctx: click.Context, /, *, store: str | None, **options: Any) -
     policy = security.make_policy(
         host, token, options["allow_host"], insecure=options["insecure_no_auth"]
     )
+    keys = security.keys_of(options["ollama_keys"], token)
     upstream = options["upstream"]
     if upstream is not None:
         upstream = Upstream.parse(upstream, drops_authorization=bool(token))
@@ -94,6 +102,7 @@ def serve_command(ctx: click.Context, /, *, store: str | None, **options: Any) -
         options["registries"],
         options["writable"],
         engine_of(options["llama_server"], off=options["no_run"] or upstream is not None),
+        keys,
     )
     sock = run.listen(host, port)
     line = f"serving {opened.root} on {run.url_of(sock)}"

@@ -172,6 +172,11 @@ def is_host(text: str) -> bool:
     return True
 
 
+def is_tag(text: str) -> bool:
+    """Whether a text can be a tag."""
+    return bool(_TAG.fullmatch(text))
+
+
 def has_host(text: str) -> bool:
     """Whether a name begins with a host, as Docker tells it from a namespace.
 

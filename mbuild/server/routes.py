@@ -10,6 +10,7 @@ from mbuild.server import (
     blobs,
     building,
     distribution,
+    gate,
     inference,
     models,
     openai,
@@ -88,6 +89,9 @@ ROUTES: tuple[Endpoint, ...] = (
     Endpoint(("POST",), "/v1/completions", openai.complete, "Complete so", shapes.V1_COMPLETION),
     Endpoint(("POST",), "/v1/embeddings", openai.embeddings, "Vectors so", shapes.V1_EMBEDDINGS),
     Endpoint(GET, "/v2/", distribution.start, "Says that this is a registry"),
+    Endpoint(("GET",), gate.TOKEN_PATH, gate.token, "A token for /v2/"),
+    Endpoint(("POST",), gate.TOKEN_PATH, gate.token, "The same for a form", binary=True),
+    Endpoint(GET, "/v2/_catalog", distribution.catalog, "The names of all models"),
     Endpoint(
         GET,
         "/v2/{name:path}/manifests/{reference}",
@@ -107,6 +111,12 @@ ROUTES: tuple[Endpoint, ...] = (
         binary=True,
     ),
     Endpoint(GET, "/v2/{name:path}/tags/list", distribution.tags, "The tags of a model"),
+    Endpoint(
+        GET,
+        "/v2/{name:path}/referrers/{digest}",
+        distribution.referrers,
+        "The other forms of a model's manifest",
+    ),
     Endpoint(("GET",), "/docs", docs, "This page"),
     Endpoint(("GET",), "/openapi.json", document, "The OpenAPI document"),
 )

@@ -15,6 +15,30 @@ CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_LAYERS = 100_000
 
+CONFIG_KEYS = (
+    "model_format",
+    "model_family",
+    "model_families",
+    "model_type",
+    "file_type",
+    "renderer",
+    "parser",
+    "requires",
+    "remote_host",
+    "remote_model",
+    "capabilities",
+    "context_length",
+    "embedding_length",
+    "base_name",
+    "draft",
+    "architecture",
+    "os",
+)
+"""Ollama's ConfigV2 in the order in which Go writes it; empty values are left out."""
+
+PLATFORM = {"architecture": "amd64", "os": "linux"}
+"""What Ollama up to 0.33 writes whatever the machine, and expects in a model's id."""
+
 
 class Layer(NamedTuple):
     """One content-addressed blob of a model.

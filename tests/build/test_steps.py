@@ -24,9 +24,10 @@ from mbuild.build.steps.manifest import Assembled, AssembleManifest
 from mbuild.build.steps.origins import GGUFOrigin, LayerOrigin
 from mbuild.build.steps.quantize import Quantize
 from mbuild.build.steps.ranges import RANGE, RangeCache, ranges_of
-from mbuild.build.steps.template import DetectTemplate, chat_template_of
+from mbuild.build.steps.template import DetectTemplate
 from mbuild.core.digest import Digest
 from mbuild.core.errors import DamagedError, SourceError
+from mbuild.gguf.facts import chat_template_of
 from mbuild.gguf.model import KV, Model, Tensor
 from mbuild.gguf.types import GGMLType, ValueType
 from mbuild.quant.choose.options import Quantization

@@ -1,155 +1,162 @@
-"""Requests that run models as values, and answers as Ollama and OpenAI write them."""
+"""The other forms of a model's manifest in ``/v2/``, the lists of models, tags and referrers."""
 
 from __future__ import annotations
 
-import asyncio
+import hashlib
 import json
-from collections.abc import AsyncGenerator
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from live_server import Server, serving_here
+from programs import need
+from stores import check_promise, copy_tiny_store
 
-from mbuild.core.errors import UsageError
-from mbuild.runtime.asked import EndReason, Finished, Piece
-from mbuild.server.inference import collect
-from mbuild.server.ollama import OllamaLines, read_chat, read_generate, statistics
-from mbuild.server.openai import EVENTS, OpenAIAnswers, read_completion, read_openai_chat
-from mbuild.server.security import AccessPolicy
-from mbuild.server.service import Service
-from mbuild.server.streaming import LINES, LineStream
-from mbuild.templates.conversation import ToolCall
+from mbuild.core.digest import Digest
+from mbuild.core.errors import RegistryError
+from mbuild.core.names import ModelName
+from mbuild.core.transfers import Transferred
+from mbuild.registry.client.access import Access
+from mbuild.registry.client.registry import OCI_INDEX, OCI_MANIFEST
+from mbuild.registry.dialects import docker, modelpack
+from mbuild.registry.dialects.table import BY_NAME, DIALECTS
+from mbuild.registry.reference import ModelReference
+from mbuild.registry.transfer.pull import pull
+from mbuild.registry.transfer.push import Wanted, push
+from mbuild.server import forms
+from mbuild.store import Store
 
-ENDED = Finished(EndReason.STOP, 9, 1, 5, 2, 3, 4, (1, 2))
-CALL = ToolCall("f", {"a": 1}, "call_x", 0)
-
-
-def test_a_chat_is_read() -> None:
-    """Roles in lower case, images decoded, calls with their arguments, options as they are."""
-    message = {"role": "User", "content": "x", "images": ["YWI="]}
-    call = {"id": "i", "function": {"name": "f", "arguments": {"a": 1}}}
-    answer = {"role": "assistant", "tool_calls": [call], "thinking": "t"}
-    ask = read_chat({"messages": [message, answer], "options": {"seed": 1}, "keep_alive": "1m",
-                     "format": "", "logprobs": True, "top_logprobs": 2})  # fmt: skip
-    assert (ask.turns[0].role, ask.turns[0].images) == ("user", (b"ab",))
-    assert ask.turns[1].tool_calls == (ToolCall("f", {"a": 1}, "i", 0),)
-    assert (ask.options, ask.keep_alive, ask.schema, ask.logprobs) == ({"seed": 1}, 60, None, 2)
-    with pytest.raises(UsageError, match="think value"):
-        read_chat({"think": "much"})
+TINY = ModelName.parse("tiny")
+SUFFIXES = [dialect.suffix for dialect in DIALECTS if dialect.suffix]
 
 
-def test_a_prompt_is_read() -> None:
-    """One turn; what only a prompt has beside it."""
-    ask = read_generate({"prompt": "p", "suffix": "s", "context": [1], "truncate": False})
-    assert (ask.turns[0].content, ask.suffix, ask.context) == ("p", "s", (1,))
-    assert ask.complete and not ask.truncate and ask.system is None
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A server with ``tiny`` that takes pushes."""
+    with serving_here(copy_tiny_store(tmp_path / "there"), writable=True) as found:
+        yield found
 
 
-def test_lines_are_ollama_s() -> None:
-    """Zeros are left out, a context only of completions, one line may be the whole answer."""
-    chat, complete = OllamaLines("m", complete=False), OllamaLines("m", complete=True)
-    line = chat.of(Piece("a", "t", (CALL,)))
-    assert line["message"] == {
-        "role": "assistant",
-        "content": "a",
-        "thinking": "t",
-        "tool_calls": [
-            {"id": "call_x", "function": {"index": 0, "name": "f", "arguments": {"a": 1}}}
-        ],
-    }
-    assert complete.of(Piece("a"))["response"] == "a"
-    assert complete.of(ENDED)["context"] == [1, 2] and "context" not in chat.of(ENDED)
-    whole = complete.whole([Piece("a"), Piece("b", logprobs=({"token": "b"},))], ENDED)
-    assert (whole["response"], whole["done"], len(whole["logprobs"])) == ("ab", True, 1)
-    assert statistics(Finished(EndReason.LOAD, 7)) == {"total_duration": 7}
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_form_by_tag_and_by_digest(server: Server, suffix: str, tmp_path: Path) -> None:
+    """Equal bytes each time, every blob is there, and mbuild pulls the same model from it."""
+    path = f"/v2/library/tiny/manifests/latest{suffix}"
+    answer = server.http.get(path)
+    assert answer.headers["content-type"] == OCI_MANIFEST
+    digest = answer.headers["docker-content-digest"]
+    assert digest == "sha256:" + hashlib.sha256(answer.content).hexdigest()
+    assert server.http.get(path.replace(f"latest{suffix}", digest)).content == answer.content
+    assert server.http.head(path).headers["content-length"] == str(len(answer.content))
+    value = answer.json()
+    for layer in (value["config"], *value["layers"]):
+        data = server.http.get(f"/v2/library/tiny/blobs/{layer['digest']}").content
+        assert layer["digest"] == "sha256:" + hashlib.sha256(data).hexdigest()
+        assert layer["size"] == len(data)
+    store = Store(tmp_path / "other")
+    reference = ModelReference.parse(f"127.0.0.1:{server.port}/library/tiny:latest{suffix}")
+    *_, last = pull(reference, TINY, store, Access())
+    assert isinstance(last, Transferred)
+    assert last.id == server.store.manifests.read(TINY).id
+    assert check_promise(store.root) == 1
 
 
-def test_openai_s_requests_are_read() -> None:
-    """Its names of options, parts of content, arguments as text; images as data URLs alone."""
-    url = {"url": "data:image/png;base64,YWI="}
-    parts = [{"type": "text", "text": "see"}, {"type": "image_url", "image_url": url}]
-    call = {"id": "i", "function": {"name": "f", "arguments": '{"a": 1}'}}
-    messages = [{"role": "developer", "content": "d"}, {"role": "user", "content": parts},
-                {"role": "assistant", "tool_calls": [call]}]  # fmt: skip
-    ask = read_openai_chat({"messages": messages, "max_tokens": 3, "stop": "x",
-                            "reasoning_effort": "none"})  # fmt: skip
-    assert [turn.role for turn in ask.turns] == ["system", "user", "assistant"]
-    assert ask.turns[1].images == (b"ab",) and ask.turns[2].tool_calls[0].arguments == {"a": 1}
-    assert ask.options == {"temperature": 1.0, "top_p": 1.0, "num_predict": 3, "stop": ["x"]}
-    assert ask.think is False
-    assert read_completion({"prompt": ["p"], "suffix": "s"}).suffix == "s"
-    for wrong in (
-        {"messages": [{"role": "user", "content": [{"type": "video"}]}]},
-        {"messages": [{"content": [{"type": "image_url", "image_url": "http://x/y.png"}]}]},
-        {"messages": [{"content": [{"type": "image_url", "image_url": "data:;base64,*"}]}]},
-        {"messages": [{"tool_calls": [{"function": {"arguments": "{"}}]}]},
-        {"messages": [], "response_format": {"type": "xml"}},
+def test_what_refers_to_a_model(server: Server) -> None:
+    """Both other forms, or those of one type; nothing to what is not there."""
+    identity = server.store.manifests.read(TINY).id
+    answer = server.http.get(f"/v2/library/tiny/referrers/{identity}")
+    assert answer.headers["content-type"] == OCI_INDEX
+    rows = answer.json()["manifests"]
+    assert [row["artifactType"] for row in rows] == [modelpack.ARTIFACT_TYPE, docker.CONFIG]
+    for row in rows:
+        data = server.http.get(f"/v2/library/tiny/manifests/{row['digest']}").content
+        assert row["size"] == len(data)
+        assert json.loads(data)["subject"]["digest"] == str(identity)
+    query = {"artifactType": docker.CONFIG}
+    one = server.http.get(f"/v2/library/tiny/referrers/{identity}", params=query)
+    assert one.json()["manifests"] == rows[1:]
+    assert one.headers["oci-filters-applied"] == "artifactType"
+    for path in (f"library/tiny/referrers/sha256:{'0' * 64}", f"a/b/referrers/{identity}"):
+        empty = server.http.get(f"/v2/{path}")
+        assert (empty.status_code, empty.json()["manifests"]) == (200, [])
+    bad = server.http.get("/v2/library/tiny/referrers/sha256:1")
+    assert (bad.status_code, bad.json()["errors"][0]["code"]) == (400, "DIGEST_INVALID")
+
+
+def test_a_tag_of_the_store_comes_before_a_form(server: Server) -> None:
+    """A model that is really called so is what the tag means."""
+    name = "library/tiny:latest-docker"
+    server.http.post("/api/copy", json={"source": "tiny", "destination": name})
+    answer = server.http.get("/v2/library/tiny/manifests/latest-docker")
+    assert answer.content == server.store.manifests.read_bytes(TINY)
+    assert server.http.get("/v2/library/tiny/manifests/-docker").status_code == 404
+    assert forms.by_tag(server.store, ModelName.parse("none:v1-docker")) is None
+    assert list(forms.of_model(server.store, ModelName.parse("none"))) == []
+
+
+def test_a_damaged_model_has_no_forms(server: Server) -> None:
+    """Its config is gone: the tag is unknown, and nothing refers to it."""
+    stored = server.store.manifests.read(TINY)
+    server.store.blobs.path(stored.manifest.config.digest).unlink()
+    assert server.http.get("/v2/library/tiny/manifests/latest-docker").status_code == 404
+    assert server.http.get(f"/v2/library/tiny/referrers/{stored.id}").json()["manifests"] == []
+
+
+def test_mbuild_pushes_all_forms_to_mbuild(server: Server, tmp_path: Path) -> None:
+    """They are there already, being made from the model; under another tag they cannot be."""
+    store = Store(copy_tiny_store(tmp_path / "here"))
+    reference = ModelReference.parse(f"127.0.0.1:{server.port}/org/tiny:v1")
+    wanted = [Wanted(dialect) for dialect in DIALECTS]
+    *_, last = push(TINY, reference, store, Access(), wanted)
+    assert isinstance(last, Transferred)
+    *_, again = push(TINY, reference, store, Access(), wanted)
+    assert isinstance(again, Transferred) and again.moved == 0
+    assert {name.tag for name in server.store.manifests.names()} == {"latest", "v1"}
+    with pytest.raises(RegistryError, match="config of the model is of an unknown type"):
+        list(push(TINY, reference, store, Access(), [Wanted(BY_NAME["docker"], "mine")]))
+    assert check_promise(server.root) == 2
+
+
+def test_all_models_and_their_tags_in_pages(server: Server) -> None:
+    """In order, at most ``n`` after ``last``, and a link to the next ones."""
+    for name in ("b:v1", "b:v2", "b:v3", "ghcr.io/org/c:v1"):
+        server.http.post("/api/copy", json={"source": "tiny", "destination": name})
+    everything = ["ghcr.io/org/c", "library/b", "library/tiny"]
+    assert server.http.get("/v2/_catalog").json() == {"repositories": everything}
+    for path, key, names in (
+        ("/v2/_catalog", "repositories", everything),
+        ("/v2/library/b/tags/list", "tags", ["v1", "v2", "v3"]),
     ):
-        with pytest.raises(UsageError):
-            read_openai_chat(wrong)
+        found, following = [], f"{path}?n=2"
+        while following:
+            answer = server.http.get(following)
+            page = answer.json()[key]
+            assert len(page) <= 2
+            found += page
+            following = answer.links.get("next", {}).get("url", "")
+        assert found == names
+        for odd in ("n=x", "n=-1", "n=99", "n="):
+            assert server.http.get(f"{path}?{odd}").json()[key] == names
+        empty = server.http.get(f"{path}?n=0")
+        assert empty.json()[key] == [] and not empty.links
+    assert server.http.get("/v2/library/b/tags/list?last=v2").json()["tags"] == ["v3"]
 
 
-def test_openai_s_answers() -> None:
-    """A call is why the answer ended; usage comes last if it was asked for."""
-    form = OpenAIAnswers("m", complete=False, usage=True)
-    (chunk,) = form.chunks(Piece("a", "t", (CALL,)))
-    delta = chunk["choices"][0]["delta"]
-    assert (delta["content"], delta["reasoning"]) == ("a", "t")
-    assert delta["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"a": 1}'}
-    end, usage = form.chunks(ENDED)
-    assert end["choices"][0]["finish_reason"] == "tool_calls"
-    assert usage["usage"] == {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
-    plain = OpenAIAnswers("m", complete=True, usage=False)
-    assert len(plain.chunks(ENDED)) == 1
-    whole = plain.whole([Piece("a"), Piece("b")], ENDED)
-    assert whole["choices"][0]["text"] == "ab"
-
-
-class _Failing:
-    """An answer that fails after its first piece; knows whether it was closed."""
-
-    def __init__(self) -> None:
-        self.closed = False
-
-    async def lines(self) -> AsyncGenerator[dict[str, Any], None]:
-        try:
-            yield {"n": 1}
-            raise UsageError("no more")
-        finally:
-            self.closed = True
-
-
-@pytest.mark.parametrize(
-    ("form", "end"),
-    [(LINES, '{"error":"no more"}\n'), (EVENTS, "data: [DONE]\n\n")],
-)
-def test_an_error_in_a_stream_is_its_last_line(tmp_path: Path, form: Any, end: str) -> None:
-    """In the stream's own form, for the status was sent."""
-    failing = _Failing()
-    sent: list[Any] = []
-
-    async def scenario() -> None:
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        async def receive() -> Any:
-            await asyncio.sleep(60)
-
-        lines = failing.lines()
-        service = Service(tmp_path, AccessPolicy())
-        await LineStream(service, await anext(lines), lines, form)({"type": "http"}, receive, send)
-
-    asyncio.run(scenario())
-    text = b"".join(message.get("body", b"") for message in sent).decode()
-    assert "no more" in text and text.endswith(end) and failing.closed
-
-
-def test_pieces_are_collected() -> None:
-    """And the end apart from them."""
-
-    async def pieces() -> AsyncGenerator[Piece | Finished, None]:
-        yield Piece("a")
-        yield ENDED
-
-    assert asyncio.run(collect(pieces())) == ([Piece("a")], ENDED)
-    assert json.loads(EVENTS.encode({"a": 1}).removeprefix(b"data: ")) == {"a": 1}
+def test_skopeo_copies_a_form_from_it(server: Server, tmp_path: Path) -> None:
+    """With every blob and the manifest's bytes."""
+    need("skopeo")
+    for suffix in SUFFIXES:
+        folder = tmp_path / f"copy{suffix}"
+        place = f"docker://127.0.0.1:{server.port}/library/tiny:latest{suffix}"
+        command = ["skopeo", "--insecure-policy", "copy", "--src-tls-verify=false"]
+        done = subprocess.run(
+            [*command, "--preserve-digests", place, f"dir:{folder}"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        data = (folder / "manifest.json").read_bytes()
+        shown = forms.by_tag(server.store, ModelName.parse(f"tiny:latest{suffix}"))
+        assert shown is not None and shown.digest == Digest.of(data)

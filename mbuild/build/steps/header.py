@@ -10,7 +10,7 @@ from mbuild.build.graph import Made, Result, Step, StepContext
 from mbuild.build.sources.values import Material
 from mbuild.build.steps.opened import OpenFiles
 from mbuild.build.steps.origins import ORIGIN_NAMES, Origin, OverOrigin
-from mbuild.build.steps.template import chat_template_of
+from mbuild.gguf.facts import chat_template_of
 
 if TYPE_CHECKING:
     from mbuild.build.costs import Cost

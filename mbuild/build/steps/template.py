@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from mbuild import __version__
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
@@ -13,9 +13,6 @@ from mbuild.core.digest import sha256
 from mbuild.core.values import NamedTuple
 from mbuild.store.media import MODEL, TEMPLATE
 from mbuild.store.records import CHAT_TEMPLATE
-
-if TYPE_CHECKING:
-    from mbuild.gguf.model import Model
 
 
 class _Found(NamedTuple):
@@ -67,7 +64,8 @@ class DetectTemplate(BaseStep):
 
 
 def _chat_template(context: StepContext, given: Result) -> Mapping[str, Any]:
-    """What :func:`chat_template_of` finds in a layer, or found in a header."""
+    """What :func:`~mbuild.gguf.facts.chat_template_of` finds in a layer, or found in a header."""
+    from mbuild.gguf.facts import chat_template_of
     from mbuild.gguf.reader import open_gguf
 
     if not given.layers:
@@ -77,27 +75,6 @@ def _chat_template(context: StepContext, given: Result) -> Mapping[str, Any]:
         return {}
     with open_gguf(context.store.blobs.local_path(layer.digest), name="the model") as file:
         return chat_template_of(file.model())
-
-
-def chat_template_of(model: Model) -> dict[str, Any]:
-    """A model's chat template and the tokens around a text, as JSON; empty without one."""
-    text = model.read("tokenizer.chat_template")
-    if not isinstance(text, str) or not text:
-        return {}
-    return {
-        "text": text,
-        "bos": _token(model, "bos"),
-        "eos": _token(model, "eos"),
-        "adds_bos": model.read("tokenizer.ggml.add_bos_token") is not False,
-    }
-
-
-def _token(model: Model, which: str) -> str:
-    """The text of the token that begins or ends a sequence, or nothing."""
-    number = model.read(f"tokenizer.ggml.{which}_token_id")
-    tokens = model.read("tokenizer.ggml.tokens")
-    known = isinstance(number, int) and isinstance(tokens, list) and 0 <= number < len(tokens)
-    return str(tokens[number]) if known else ""
 
 
 def _detect_once(

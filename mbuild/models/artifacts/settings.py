@@ -15,13 +15,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from mbuild.build.splitting import LEAST_OLLAMA
 from mbuild.gguf.model import KV, MetadataEntry, Model
 from mbuild.gguf.types import ValueType
 from mbuild.gguf.writer import layout
 from mbuild.models.artifacts.sharing import BLOCK
 from mbuild.store.contents import Contents
-from mbuild.store.media import SPLIT
+from mbuild.store.media import LEAST_OLLAMA, SPLIT
 
 SAMPLING: Mapping[str, tuple[str, ValueType]] = {
     "temperature": ("temp", ValueType.FLOAT32),

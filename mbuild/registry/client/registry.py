@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
-from mbuild.core.digest import Digest, DigestError
+from mbuild.core.digest import Digest
 from mbuild.core.errors import AbsentError, RegistryError, UnreachableError
 from mbuild.registry.auth.challenge import BEARER, Challenge, challenges
 from mbuild.registry.auth.tokens import Authority, BearerTokens, usable
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from mbuild.registry.auth.login import Login
     from mbuild.registry.reference import ModelReference
+    from mbuild.store.manifest import Layer
     from mbuild.work.cancel import Cancel
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -271,27 +272,19 @@ class Registry:
             )
         return Received(data, digest, media_type)
 
-    def head_manifest(self, reference: ModelReference, scopes: Sequence[str]) -> Digest | None:
-        """The digest of the manifest that a tag has in the registry now, if it can be told."""
-        url = self.url(f"manifests/{reference.target}")
-        answer = self.get(url, scopes, {"Accept": ACCEPT}, method="HEAD").response
-        drained(answer)
-        if answer.status != 200:
-            return None
-        try:
-            return Digest.parse(answer.headers.get("docker-content-digest"))
-        except DigestError:
-            return None
-
     def put_manifest(
         self, reference: ModelReference, data: bytes, media_type: str, scopes: Sequence[str]
-    ) -> None:
-        """Give a manifest its tag; raises :class:`RegistryError` where it is not kept as it is."""
+    ) -> bool:
+        """Give a manifest its tag; whether the registry then lists it under its subject.
+
+        Raises :class:`RegistryError` where it is not kept as it is.
+        """
         url = self.url(f"manifests/{reference.target}")
         answer = self.ask("PUT", url, scopes, {"Content-Type": media_type}, data)
         if answer.status not in (200, 201, 202):
             raise refusal(answer, f"{reference} cannot be pushed", self.host)
         said = answer.headers.get("docker-content-digest", "")
+        listed = "oci-subject" in answer.headers
         drained(answer)
         digest = Digest.of(data)
         if said.startswith("sha256:") and said != str(digest):
@@ -299,6 +292,26 @@ class Registry:
                 f"{reference}: the registry keeps another manifest than was sent, {said[:80]!r}",
                 hint="something on the way, such as a proxy, changes what is sent",
             )
+        return listed
+
+    def small_blob(self, layer: Layer, limit: int) -> bytes:
+        """A blob of at most ``limit`` bytes, in memory.
+
+        Raises :class:`RegistryError` for one that is longer, absent, or not what it is called.
+        """
+        if layer.size > limit:
+            raise RegistryError(f"blob {layer.digest} has {layer.size} bytes, not at most {limit}")
+        url, scopes = self.url(f"blobs/{layer.digest}"), (pull_scope(self.path),)
+        answer = self.get(url, scopes, {}).response
+        if answer.status != 200:
+            raise refusal(answer, f"blob {layer.digest} cannot be pulled", self.host)
+        data = read_limited(answer, layer.size)
+        if Digest.of(data) != layer.digest:
+            raise RegistryError(
+                f"the registry sent the wrong bytes for the blob {layer.digest}",
+                hint="the blob in the registry is damaged: push it again",
+            )
+        return data
 
     def ping(self) -> None:
         """Ask for the start page with the login; raises :class:`DeniedError` and others.
