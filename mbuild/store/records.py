@@ -160,6 +160,24 @@ SHARD: RecordKind[list[int]] = RecordKind(
     _json,
     _array,
 )
+MEASURE: RecordKind[Mapping[str, Any]] = RecordKind(
+    "measure",
+    1,
+    "the digest of models, a text and the engine",
+    "what was measured",
+    True,
+    _json,
+    _object,
+)
+IMATRIX: RecordKind[Mapping[str, Any]] = RecordKind(
+    "imatrix",
+    1,
+    "the digest of a model, a text and the engine",
+    "the digest of the importance matrix, and what is in it",
+    True,
+    _json,
+    _object,
+)
 MODELFILE: RecordKind[bytes] = RecordKind(
     "modelfile",
     1,
