@@ -14,7 +14,7 @@ from mbuild.cli.meter import meter
 
 if TYPE_CHECKING:
     from mbuild.core.names import ModelName
-    from mbuild.models.measured import Gate, Measured
+    from mbuild.models.measured import Bound, Measured
     from mbuild.runtime.statistics.jobs import Progress
 
 ResultT = TypeVar("ResultT")
@@ -69,10 +69,10 @@ def measure_command(
     99th percentile, same_top how often the most likely token is the same. What was measured
     once is remembered. Adapters are not applied.
     """
-    from mbuild.models.measured import Gate, measure
+    from mbuild.models.measured import Bound, measure
     from mbuild.work.cores import cores
 
-    gates = [Gate.parse(check) for check in checks]
+    gates = [Bound.parse(check) for check in checks]
     opened = open_store(ctx, store)
     found, cached = _followed(measure(opened, name, against, text, chunks, cores()), "measuring")
     failed = [gate for gate in gates if not gate.passes(found.value(gate.metric))]
@@ -89,7 +89,7 @@ def measure_command(
     return 1 if failed else 0
 
 
-def _json_of(gate: Gate, found: Measured) -> dict[str, Any]:
+def _json_of(gate: Bound, found: Measured) -> dict[str, Any]:
     value = found.value(gate.metric)
     return {**gate._asdict(), "value": value, "passed": gate.passes(value)}
 

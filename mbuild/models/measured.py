@@ -1,4 +1,4 @@
-"""Models measured on texts, and importance matrices: computed once, remembered by what they are of."""
+"""Models measured on texts, and importance matrices: computed once for what they are of."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ METRICS = ("perplexity", "kld", "kld99", "same_top")
 _GATE = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*([0-9.eE+-]+)\s*")
 
 
-class Gate(NamedTuple):
+class Bound(NamedTuple):
     """A bound on what was measured, such as ``kld < 0.05``."""
 
     metric: str
@@ -47,7 +47,7 @@ class Gate(NamedTuple):
     bound: float
 
     @classmethod
-    def parse(cls, text: str) -> Gate:
+    def parse(cls, text: str) -> Bound:
         """Read a gate; raises :class:`UsageError`."""
         found = _GATE.fullmatch(text)
         try:
@@ -158,7 +158,7 @@ def measure(
     return Measured(**found), False
 
 
-class Made(NamedTuple):
+class MadeImatrix(NamedTuple):
     """An importance matrix that was written; ``unseen`` experts were never reached, by weight."""
 
     chunks: int
@@ -176,7 +176,7 @@ def make_imatrix(
     threads: int,
     *,
     special: bool = False,
-) -> Generator[Progress, None, Made]:
+) -> Generator[Progress, None, MadeImatrix]:
     """Write the importance matrix of a model on a text, unless the file is that already.
 
     Raises as :func:`measure`, and :class:`OSError` for a file that cannot be written.
@@ -188,7 +188,7 @@ def make_imatrix(
     with store.using():
         known = store.database.get(IMATRIX, key)
         if known is not None and _digest(output) == known["digest"]:
-            return Made(known["chunks"], known["tensors"], known["unseen"], True)
+            return MadeImatrix(known["chunks"], known["tensors"], known["unseen"], True)
         with tempfile.TemporaryDirectory(prefix="mbuild-imatrix-") as folder:
             held, made = Path(folder) / "text", Path(folder) / "made"
             held.write_bytes(data)
@@ -207,7 +207,7 @@ def make_imatrix(
         row = {**found, "digest": str(Digest.of(result))}
         store.database.put(IMATRIX, key, row)
         store.database.flush()
-    return Made(found["chunks"], found["tensors"], found["unseen"], False)
+    return MadeImatrix(found["chunks"], found["tensors"], found["unseen"], False)
 
 
 def _loadable(weights: _Weights, folder: Path) -> str:

@@ -160,7 +160,7 @@ SHARD: RecordKind[list[int]] = RecordKind(
     _json,
     _array,
 )
-MEASURE: RecordKind[Mapping[str, Any]] = RecordKind(
+MEASURE: RecordKind[dict[str, Any]] = RecordKind(
     "measure",
     1,
     "the digest of models, a text and the engine",
@@ -169,7 +169,7 @@ MEASURE: RecordKind[Mapping[str, Any]] = RecordKind(
     _json,
     _object,
 )
-IMATRIX: RecordKind[Mapping[str, Any]] = RecordKind(
+IMATRIX: RecordKind[dict[str, Any]] = RecordKind(
     "imatrix",
     1,
     "the digest of a model, a text and the engine",
@@ -233,6 +233,8 @@ RECORDS: tuple[RecordKind[Any], ...] = (
     CHAT_TEMPLATE,
     GGUF_KIND,
     SHARD,
+    MEASURE,
+    IMATRIX,
     MODELFILE,
     POSTED,
     TEXT,

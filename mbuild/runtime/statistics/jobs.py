@@ -6,8 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Generator
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from mbuild.core.errors import UsageError
 from mbuild.runtime.failure import EngineDiedError, NoEngineError
@@ -15,6 +16,9 @@ from mbuild.runtime.process import environment_of_engine, has_engine
 
 CHUNK_TOKENS = 512
 """Tokens of a chunk, as llama-imatrix and llama-perplexity have it."""
+
+
+_LAST_WORDS = 2000  # bytes of standard error that are looked at
 
 
 class Progress(NamedTuple):
@@ -64,11 +68,17 @@ def run_job(job: dict[str, Any]) -> Generator[Progress, None, dict[str, Any]]:
     """
     if not has_engine():
         raise NoEngineError
+    with tempfile.TemporaryFile() as said:
+        return (yield from _exchange(job, said))
+
+
+def _exchange(job: dict[str, Any], said: IO[bytes]) -> Generator[Progress, None, dict[str, Any]]:
+    """A job's lines; ``said`` gets what the engine writes to standard error."""
     process = subprocess.Popen(
         [sys.executable, "-m", "mbuild.runtime.statistics.program"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=said,
         env=environment_of_engine(),
     )
     assert process.stdin is not None and process.stdout is not None
@@ -83,8 +93,11 @@ def run_job(job: dict[str, Any]) -> Generator[Progress, None, dict[str, Any]]:
             if "error" in found:
                 raise UsageError(found["error"], hint=found["hint"])
             yield Progress(found["done"], found["total"])
+        process.wait()
+        said.seek(0)
+        last = said.read()[-_LAST_WORDS:].decode("utf-8", "replace").strip().rpartition("\n")[2]
         raise EngineDiedError(
-            "the engine has unexpectedly stopped while it computed statistics",
+            f"the engine has unexpectedly stopped while it computed statistics: {last}",
             hint="is there enough memory for the model?",
         )
     finally:
