@@ -25,8 +25,8 @@ FOREIGN_ERRORS = frozenset(("ClickException", "UsageError", "BadParameter"))
 TABLES = (
     ("cli/wording.py", "STATUSES", "status"),
     ("server/wording.py", "STATUSES", "status"),
-    ("build/explain.py", "NOTES", "reason"),
-    ("build/explain.py", "_STEPS", "reason"),
+    ("build/reasons.py", "NOTES", "reason"),
+    ("build/reasons.py", "_STEPS", "reason"),
     ("cli/words.py", "ELSEWHERE", "error"),
 )
 """Tables of sentences: file, name, and what its rows are."""
