@@ -37,6 +37,8 @@ def weights(name: str, dtype: str, shape: list[int]) -> bytes:
     values = (numbers.astype(np.float64) / 2**34).astype("<f4")
     if name.endswith(("norm.weight", "_scale_inv", "act_fn.beta", "act_fn.eps")):
         values += np.float32(1)
+    if name.endswith(".slopes"):
+        values = np.abs(values)
     if dtype == "F32":
         return values.tobytes()
     if dtype == "F16":

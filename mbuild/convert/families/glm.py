@@ -171,7 +171,9 @@ CHATGLM = Family(
     layout=TensorLayout(
         p.USUAL,
         (
-            Group((*p.NORMS, *p.fused("heads*key"))),
+            Group(p.NORMS),
+            Group(p.fused("heads*key"), p.some("fused")),
+            Group(p.separate(), p.none("fused")),
             Group(slots("ffn_up width 2*ff\nffn_down ff width")),
         ),
         p.RMS,
@@ -195,4 +197,22 @@ CHATGLM = Family(
     head="output_layer",
 )
 
-ROWS = (GLM4, GLM4_MOE, GLM4_MOE_LITE, CHATGLM)
+GLM_9B = replace(
+    CHATGLM,
+    names=("GlmForCausalLM",),
+    hf=HFConfig(
+        "glm",
+        untied=True,
+        values={
+            "num_key_value_heads": 2,
+            "head_dim": 128,
+            "rms_norm_eps": 1.5625e-7,
+            "vocab_size": 151552,
+        },
+        partial=0.5,
+    ),
+    head="lm_head",
+)
+"""GLM-4 9B under transformers' own class."""
+
+ROWS = (GLM4, GLM4_MOE, GLM4_MOE_LITE, CHATGLM, GLM_9B)

@@ -10,7 +10,7 @@ from mbuild.convert.rows.hyper import as_number
 from mbuild.core.errors import FormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import numpy as np
 
@@ -122,3 +122,16 @@ def long_factors(hp: Hyper, dim: int) -> Iterator[Named]:
             raise FormatError(f"config.json: {name} is not a list of {dim // 2} numbers")
         numbers = [as_number(value, name) for value in values]
         yield f"rope_factors_{label}.weight", constant(numbers, name)
+
+
+def turned(kind: str) -> Callable[[Hyper], int | None]:
+    """How much of a head RoPE turns in layers of a kind, where that has parameters of its own."""
+
+    def compute(hp: Hyper) -> int | None:
+        rope = hp.rope.get(kind)
+        if not isinstance(rope, dict):
+            return None
+        share = rope.get("partial_rotary_factor", 1.0)
+        return int(hp.head_dim * as_number(share, f"rope_parameters.{kind}.partial_rotary_factor"))
+
+    return compute

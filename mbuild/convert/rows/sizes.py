@@ -90,6 +90,11 @@ SIZES: Mapping[str, Size] = {
     "expert_ff": Size(
         "expert_feed_forward_length", ("moe_intermediate_size", *_FEED_FORWARD), _expert_width
     ),
+    "routed_ff": Size(
+        "expert_feed_forward_length",
+        ("moe_intermediate_size", *_FEED_FORWARD),
+        lambda sizes, layer: sizes.value("ff", layer),
+    ),
     "shared_ff": Size(
         "expert_shared_feed_forward_length",
         ("shared_expert_intermediate_size", "shared_intermediate_size", *_FEED_FORWARD),
@@ -125,8 +130,19 @@ SIZES: Mapping[str, Size] = {
     "value_swa": Size("attention.value_length_swa", ("head_dim",)),
     "sliding": Size("attention.sliding_window_pattern", ("layer_types",)),
     "borrowed": Size("attention.shared_kv_layers", ("num_kv_shared_layers",)),
+    "steps": Size("", (), lambda sizes, layer: max(64, (sizes.value("width", layer) or 0) // 16)),
     "free": Size("", (), lambda sizes, layer: None),
     "kda": Size("kda.head_dim", ("linear_attn_config",)),
+    "wkv": Size("wkv.head_size", ("head_size", "head_dim")),
+    "mix_extra": Size("time_mix_extra_dim", ("lora_rank_tokenshift",)),
+    "decay_extra": Size("time_decay_extra_dim", ("lora_rank_decay",)),
+    "decay_rank": Size("attention.decay_lora_rank", ("lora_rank_decay", "decay_low_rank_dim")),
+    "iclr_rank": Size("attention.iclr_lora_rank", ("lora_rank_iclr", "a_low_rank_dim")),
+    "value_rank": Size(
+        "attention.value_residual_mix_lora_rank",
+        ("lora_rank_value_residual_mix", "v_low_rank_dim"),
+    ),
+    "gate_rank": Size("attention.gate_lora_rank", ("lora_rank_gate", "gate_low_rank_dim")),
     "buckets": Size("attention.relative_buckets_count", ("relative_attention_num_buckets",)),
     "decoder": Size("decoder_block_count", ("num_decoder_layers",)),
     "indexed": Size("attention.indexer.types", ("indexer_types",), lambda sizes, layer: 1),

@@ -72,3 +72,60 @@ def mean32(values: Array) -> np.float32:
     for value in (*x[rows.size :], *across):
         total += value
     return f32(total / f32(x.size))
+
+
+_LANES = 8
+_ROWS = 4
+_LEVELS = 4
+
+
+def sum32(values: Array) -> Any:
+    """The sum of a float32 array as one thread of torch adds it on x86-64.
+
+    Eight lanes times four rows of running sums, which are put away every 2^k steps, four levels
+    deep, so that rounding errors stay small (ATen's ``cascade_sum``).
+    """
+    import numpy as np
+
+    flat = values.reshape(-1)
+    count = flat.size // _LANES
+    lanes = flat[: count * _LANES].reshape(count, _LANES)
+    steps = count // _ROWS
+    sums = _cascade(lanes[: steps * _ROWS].reshape(steps, _ROWS, _LANES))
+    first = sums[0]
+    for row in lanes[steps * _ROWS :]:
+        first = first + row
+    for row in sums[1:]:
+        first = first + row
+    total = np.float32(0)
+    for value in (*flat[count * _LANES :], *first):
+        total = total + value
+    return total
+
+
+def _cascade(rows: Array) -> Array:
+    """The sum over the first axis, level by level."""
+    import numpy as np
+
+    power = max(4, (max(len(rows), 1) - 1).bit_length() // _LEVELS)
+    step = 1 << power
+    levels = np.zeros((_LEVELS, *rows.shape[1:]), np.float32)
+    whole = len(rows) // step * step
+    # One block's sum begins with zero and adds row by row; all blocks do so side by side.
+    blocks = rows[:whole].reshape(-1, step, *rows.shape[1:])
+    sums = np.zeros((len(blocks), *rows.shape[1:]), np.float32)
+    for index in range(step):
+        sums += blocks[:, index]
+    for number, block in enumerate(sums, start=1):
+        levels[1] += block
+        for level in range(2, _LEVELS):
+            if number * step & ((step - 1) << ((level - 1) * power)):
+                break
+            levels[level] += levels[level - 1]
+            levels[level - 1] = 0
+    for row in rows[whole:]:
+        levels[0] += row
+    for level in levels[1:]:
+        levels[0] += level
+    total: Array = levels[0]
+    return total

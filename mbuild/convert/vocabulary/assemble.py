@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.files import CheckpointFiles
+from mbuild.convert.vocabulary.context import ReaderContext, Unfit, Vocabulary
 from mbuild.convert.vocabulary.doubts import doubts
 from mbuild.convert.vocabulary.entries import Entries
 from mbuild.convert.vocabulary.loader import CONFIG
-from mbuild.convert.vocabulary.readers import READERS, ReaderContext, Unfit, Vocabulary, segments
+from mbuild.convert.vocabulary.readers import READERS, segments
 from mbuild.convert.vocabulary.rules import Prefix
 from mbuild.convert.vocabulary.special import ADD_KEYS, ID_KEYS, PREFIX, Specials, read_specials
 from mbuild.convert.vocabulary.spm import MODEL, declared_tokens, read_pieces
@@ -132,10 +133,17 @@ def _middle(files: CheckpointFiles, rule: VocabRule, found: Vocabulary, entries:
 def _specials(
     files: CheckpointFiles, config: Mapping[str, Any], rule: VocabRule, found: Vocabulary
 ) -> Specials:
+    if found.specials is not None:
+        return found.specials
     size = len(found.tokens.texts) if found.bounded else None
     specials = read_specials(
         files, config, merges=found.merges, size=size, renumbered=found.renumbered
     )
+    if specials.template is None and rule.template:
+        specials.template = rule.template
+    for name, id_ in rule.defaults:
+        specials.set_default(name, id_)
+    specials.ids |= dict(rule.fixed)
     if rule.tokens:
         ids = {text: id_ for id_, text in enumerate(found.tokens.texts)}
         for name, text in rule.tokens:
