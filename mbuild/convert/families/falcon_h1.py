@@ -124,6 +124,7 @@ FALCON_H1 = Family(
         forced={"mamba_d_head": _head},
         theta=100000.0,
     ),
+    folded=_NUMBERS,
     rules=(
         each(r"down_proj\.", scaled("mlp_multipliers.1")),
         each(r"gate_proj\.", scaled("mlp_multipliers.0")),

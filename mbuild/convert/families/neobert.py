@@ -35,6 +35,7 @@ NEO_BERT = replace(
         p.RMS,
     ),
     hf=NO_HF_CONFIG,
+    vocabulary=replace(BERT.vocabulary, default_segments=1),
     prefixes=(("model.", ""), *BERT.prefixes),
     skip=(r"^decoder\.", *BERT.skip),
 )

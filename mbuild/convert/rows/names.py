@@ -45,6 +45,7 @@ LAYER_NAMES = {
     "self_attn.index_k_proj": "indexer.k_proj",
     "self_attn.index_q_norm": "indexer.q_norm",
     "self_attn.index_k_norm": "indexer.k_norm",
+    "final_layernorm": "layer_output_norm",
     "post_attention_layernorm": "post_attention_norm",
     "router.scale": "ffn_gate_inp.scale",
     "router.per_expert_scale": "ffn_down_exps.scale",
@@ -63,7 +64,7 @@ def name_map(hp: Hyper, row: Family) -> Callable[[str], str]:
 
     def name_of(name: str) -> str:
         found = find(name)
-        if found is None and _BLOCK.match(name) and _BLOCK.sub("", name) in places:
+        if found is None and _BLOCK.sub("", name) in places:
             return name
         if found is None:
             layer = _LAYER.search(name)

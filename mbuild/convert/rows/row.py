@@ -72,6 +72,7 @@ class Family:
             there counts, under the last of the names.
         padded: the embedding has another number of rows than config.json's vocab_size.
         biased: queries, keys and values always have biases.
+        folded: settings of config.json that become part of the weights.
         silu: llama.cpp computes no other activation, and config.json may name one.
     """
 
@@ -99,4 +100,5 @@ class Family:
     alike: tuple[str, ...] = ()
     padded: bool = False
     biased: bool = False
+    folded: tuple[str, ...] = ()
     silu: bool = False

@@ -122,6 +122,11 @@ SIZES: Mapping[str, Size] = {
     "recurrent": Size("attention.recurrent_layers", ("layer_types",), _recurrent),
     "index_heads": Size("attention.indexer.head_count", ("index_n_heads",)),
     "index_key": Size("attention.indexer.key_length", ("index_head_dim",)),
+    "streams": Size("hyper_connection.count", ("hc_mult",)),
+    "o_groups": Size("attention.output_group_count", ("o_groups",)),
+    "o_rank": Size("attention.output_lora_rank", ("o_lora_rank",)),
+    "ratio": Size("attention.compress_ratios", ("compress_ratios",)),
+    "hashed": Size("hash_layer_count", ("num_hash_layers",)),
     "latent": Size("moe_latent_size", ("moe_latent_size",)),
     "expert_width": Size(
         "moe_latent_size", ("moe_latent_size",), lambda sizes, layer: sizes.value("width", layer)
