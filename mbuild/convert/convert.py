@@ -91,7 +91,7 @@ def hyper_parameters(checkpoint: Checkpoint, outtype: OutType) -> Hyper:
 def _class_of(checkpoint: Checkpoint) -> HFConfig:
     """The defaults that count for a checkpoint's config."""
     named = config_class(checkpoint.config.get("model_type"))
-    return NO_HF_CONFIG if checkpoint.family.raw else named
+    return named if checkpoint.composed else NO_HF_CONFIG
 
 
 def resolve_outtype(outtype: OutType, tensors: Mapping[str, Lazy]) -> OutType:

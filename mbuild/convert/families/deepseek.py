@@ -253,13 +253,14 @@ DEEPSEEK_V3 = Family(
     stacks=(EXPERTS,),
 )
 
-YOUTU = replace(DEEPSEEK_V2, names=("YoutuForCausalLM",), hf=NO_HF_CONFIG)
+YOUTU = replace(
+    DEEPSEEK_V2, names=("YoutuForCausalLM", "YoutuVLForConditionalGeneration"), hf=NO_HF_CONFIG
+)
 
 KIMI_VL = replace(
     DEEPSEEK_V3,
     names=("KimiVLForConditionalGeneration", "KimiK25ForConditionalGeneration"),
     hf=NO_HF_CONFIG,
-    raw=True,
 )
 
 ROWS = (DEEPSEEK, DEEPSEEK_V2, DEEPSEEK_V3, YOUTU, KIMI_VL)

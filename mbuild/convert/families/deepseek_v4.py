@@ -1,5 +1,5 @@
-"""DeepSeek V4: streams beside the residual one, compressed keys, experts by hash; every tensor keeps
-the precision that it has."""
+"""DeepSeek V4: streams beside the residual one, compressed keys, experts by hash; every tensor
+keeps the precision that it has."""
 
 from __future__ import annotations
 

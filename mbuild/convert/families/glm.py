@@ -64,6 +64,7 @@ GLM4 = Family(
         (
             Group((*p.NORMS, *p.POST_NORMS, *p.separate())),
             Group(slots("ffn_up width 2*ff\nffn_down ff width")),
+            p.NEXTN,
         ),
         p.RMS,
     ),
@@ -197,6 +198,14 @@ CHATGLM = Family(
     head="output_layer",
 )
 
+GLM_OCR = replace(
+    GLM4,
+    names=("GlmOcrForConditionalGeneration",),
+    keys=(*GLM4.keys, NEXTN),
+    hf=NO_HF_CONFIG,
+    nextn="num_nextn_predict_layers",
+)
+
 GLM_9B = replace(
     CHATGLM,
     names=("GlmForCausalLM",),
@@ -215,4 +224,4 @@ GLM_9B = replace(
 )
 """GLM-4 9B under transformers' own class."""
 
-ROWS = (GLM4, GLM4_MOE, GLM4_MOE_LITE, CHATGLM, GLM_9B)
+ROWS = (GLM4, GLM4_MOE, GLM4_MOE_LITE, CHATGLM, GLM_9B, GLM_OCR)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mbuild.convert.families.deepseek import tied_head
 from mbuild.convert.families.qwen import QWEN3
 from mbuild.convert.rows.hyper import HFConfig, heads
-from mbuild.convert.rows.keys import COMMON, F32, TEXT, U32
-from mbuild.convert.rows.row import Family
+from mbuild.convert.rows.keys import COMMON, F32, TEXT, U32, entry, without
+from mbuild.convert.rows.row import NO_HF_CONFIG, Family
 from mbuild.convert.vocabulary.rules import VocabRule
 from mbuild.core.errors import FormatError, UnsupportedError
 from mbuild.gguf.model import KV
@@ -49,7 +50,7 @@ def _stretched(hp: Hyper) -> Iterator[KV]:
 HUNYUAN_DENSE = Family(
     gguf="hunyuan-dense",
     names=("HunYuanDenseV1ForCausalLM",),
-    keys=(*COMMON, _stretched),
+    keys=(*without(COMMON, "expert_count"), _stretched),
     layout=QWEN3.layout,
     vocabulary=VocabRule(eos_name="eod_token_id", eot_first=True),
     hf=HFConfig(
@@ -61,4 +62,29 @@ HUNYUAN_DENSE = Family(
     skip=(tied_head,),
 )
 
-ROWS = (HUNYUAN_DENSE,)
+
+def _by_axes(hp: Hyper) -> Iterator[KV]:
+    """RoPE of several axes, which names what it multiplies the base by."""
+    yield from _stretched(hp)
+    if hp.rope.get("rope_type") != "xdrope":
+        return
+    scaling, longest = f"{hp.arch}.rope.scaling", hp.integer("max_position_embeddings")
+    yield KV(f"{hp.arch}.rope.freq_base", F32, hp.rope_number("rope_theta"))
+    yield KV(f"{scaling}.type", TEXT, "none")
+    yield KV(f"{scaling}.factor", F32, hp.rope_number("factor", 1.0))
+    yield KV(f"{scaling}.alpha", F32, hp.rope_number("alpha"))
+    yield KV(f"{scaling}.original_context_length", U32, longest)
+    yield KV(f"{hp.arch}.context_length", U32, longest)
+    sections = hp.rope.get("xdrope_section")
+    yield entry(f"{hp.arch}.rope.dimension_sections", U32, sections, "xdrope_section")
+
+
+HUNYUAN_VL = replace(
+    HUNYUAN_DENSE,
+    gguf="hunyuan_vl",
+    names=("HunYuanVLForConditionalGeneration",),
+    keys=(*without(COMMON, "expert_count"), _by_axes),
+    hf=NO_HF_CONFIG,
+)
+
+ROWS = (HUNYUAN_DENSE, HUNYUAN_VL)

@@ -22,10 +22,10 @@ from mbuild.convert.rows.keys import (
     u32,
 )
 from mbuild.convert.rows.layout import Group, TensorLayout, ahead, slots
+from mbuild.convert.rows.recurrent import squeezed
 from mbuild.convert.rows.rope import llama3_share
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import each, plus_one
-from mbuild.convert.rows.recurrent import squeezed
 from mbuild.core.errors import FormatError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from mbuild.convert.rows.hyper import Hyper
     from mbuild.convert.rows.rules import Named
+    from mbuild.convert.rows.sizes import Sizes
     from mbuild.gguf.model import KV
 
 
@@ -99,6 +100,10 @@ def _named(config: Mapping[str, Any], name: str) -> str:
     return f"{name}.bias" if name.endswith(".moe.router_bias") else name
 
 
+def _sparse(sizes: Sizes, layer: int) -> bool:
+    return p.following(sizes, layer) and not ahead(sizes, layer)
+
+
 _EXPERTS = (
     *p.experts("expert_ff"),
     *p.shared_experts(),
@@ -138,7 +143,9 @@ STEP35 = Family(
         (
             Group((*p.NORMS, *p.separate(), *p.QK_NORMS, *slots("?gate attn_gate width heads"))),
             Group(p.GATED, p.leading),
-            Group(_EXPERTS, lambda sizes, layer: p.following(sizes, layer) and not ahead(sizes, layer)),
+            Group(
+                _EXPERTS, lambda sizes, layer: p.following(sizes, layer) and not ahead(sizes, layer)
+            ),
             Group(p.optional(p.GATED, "dense ahead"), ahead),
             Group(p.optional(_EXPERTS, "experts ahead"), ahead),
             p.NEXTN,
@@ -148,7 +155,9 @@ STEP35 = Family(
     renamed=_named,
     rules=(
         each(r"norm\.weight$", plus_one),
-        each(r"\.(self_attn\.g_proj|moe\.(gate|up|gate_proj|up_proj|down_proj))\.weight$", squeezed),
+        each(
+            r"\.(self_attn\.g_proj|moe\.(gate|up|gate_proj|up_proj|down_proj))\.weight$", squeezed
+        ),
     ),
     extra=_factors,
     nextn="num_nextn_predict_layers",

@@ -46,8 +46,6 @@ class Family:
         layout: the tensors that llama.cpp's loader wants; the same in all rows of one ``gguf``.
         vocabulary: how the tokenizer's files are read.
         hf: the defaults of transformers' configuration class.
-        raw: nothing is added to config.json, whatever its ``model_type``: transformers has no class
-            for the whole of it.
         rules: transforms; the first whose pattern is found in a name decides.
         stacks: tensors of a layer that are put together.
         prefixes: beginnings of names that are replaced before anything else,
@@ -82,7 +80,6 @@ class Family:
     layout: TensorLayout
     vocabulary: VocabRule = BPE
     hf: HFConfig = NO_HF_CONFIG
-    raw: bool = False
     rules: tuple[Rule, ...] = ()
     stacks: tuple[Stack, ...] = ()
     prefixes: tuple[tuple[str, str], ...] = ()

@@ -13,6 +13,7 @@ from mbuild.convert.vocabulary.readers import READERS, segments
 from mbuild.convert.vocabulary.rules import Prefix
 from mbuild.convert.vocabulary.special import ADD_KEYS, ID_KEYS, PREFIX, Specials, read_specials
 from mbuild.convert.vocabulary.spm import MODEL, declared_tokens, read_pieces
+from mbuild.convert.vocabulary.templates import KEY
 from mbuild.core.errors import FormatError, SourceError, UnsupportedError
 from mbuild.gguf.types import ValueType
 
@@ -194,8 +195,21 @@ def _after(
         entries.boolean(PREFIX + "add_space_prefix", False)
     for kv in found.last:
         entries.add(kv)
+    _instead(files, rule, entries)
+    if rule.eot_text in found.tokens.texts:
+        entries.uint32(ID_KEYS["eot"], found.tokens.texts.index(rule.eot_text))
     if rule.segments:
         entries.add(segments(flat, rule))
+
+
+def _instead(files: CheckpointFiles, rule: VocabRule, entries: Entries) -> None:
+    """What counts in the place of what the checkpoint says."""
+    if rule.template_instead:
+        entries.string(KEY, rule.template_instead)
+    declared = declared_tokens(files) if rule.both_ends else ()
+    found = next((id_ for id_, raw, _ in declared if raw["content"] == rule.both_ends), None)
+    for name in ("bos", "eos") if found is not None else ():
+        entries.uint32(ID_KEYS[name], found)
 
 
 def _ends(

@@ -68,6 +68,8 @@ class VocabRule:
     are control tokens whatever the files say. ``eot_besides`` takes for eot the first end in
     config.json that is not its bos. ``template`` is the chat template of a
     checkpoint that has none, ``late_template`` reads one where others of the kind have none.
+    ``template_instead`` replaces the checkpoint's; ``both_ends`` is a token of
+    tokenizer_config.json that is then bos and eos, ``eot_text`` one that is eot if it is there.
     ``defaults`` are ids of what no file names, ``fixed`` those that count whatever the files say.
     """
 
@@ -91,10 +93,20 @@ class VocabRule:
     controls: frozenset[str] = frozenset()
     eot_besides: bool = False
     template: str = ""
+    template_instead: str = ""
     late_template: bool = False
+    both_ends: str = ""
+    eot_text: str = ""
     defaults: Ids = ()
     fixed: Ids = ()
 
+
+CHATML = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content']"
+    " + '<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""The plainest chat template with the turns of ChatML."""
 
 BPE = VocabRule()
 SPM = VocabRule((Reader.SENTENCEPIECE,))
