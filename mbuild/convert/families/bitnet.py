@@ -12,7 +12,7 @@ from mbuild.convert.rows.keys import COMMON, F32, TEXT, constant
 from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import each
-from mbuild.convert.rows.torch_math import sum32
+from mbuild.convert.rows.torch_math import mean32
 from mbuild.convert.vocabulary.rules import SPM_OR_BPE
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def _ternary(hp: Hyper, lazy: Lazy) -> Lazy:
         from mbuild.convert.read.dtypes import to_f32
 
         values = to_f32(lazy.load(), lazy.dtype)
-        mean = np.float32(sum32(np.abs(values)) / np.float32(values.size))
+        mean = mean32(np.abs(values))
         inverse = np.float32(1) / max(mean, np.float32(1e-5))
         rounded = np.clip(np.rint(values * inverse), -1, 1) / inverse
         return rounded.astype(np.float16) if lazy.dtype is DType.F16 else rounded

@@ -73,13 +73,17 @@ def tied_head(hp: Hyper, name: str) -> bool:
     return name in ("lm_head.weight", "model.lm_head.weight") and hp.flag("tie_word_embeddings")
 
 
-def _absorbed(hp: Hyper, lazy: Lazy) -> list[Lazy]:
+def absorbed(hp: Hyper, lazy: Lazy, heads: int) -> list[Lazy]:
     """kv_b_proj per head as (key, value): the key's part transposed."""
     key, value = hp.integer("qk_nope_head_dim", low=1), hp.integer("v_head_dim", low=1)
     lazy.need_dims(2)
-    both = lazy.reshape(hp.kv_heads, key + value, lazy.shape[1])
+    both = lazy.reshape(heads, key + value, lazy.shape[1])
     first, second = both.split(1, (key, value))
     return [first.transpose(0, 2, 1), second]
+
+
+def _absorbed(hp: Hyper, lazy: Lazy) -> list[Lazy]:
+    return absorbed(hp, lazy, hp.kv_heads)
 
 
 _KEYS: tuple[KeyRule, ...] = (

@@ -99,8 +99,8 @@ def _tensors(hp: Hyper, tensors: Tensors) -> Iterator[tuple[str, Lazy | Packed]]
         for part, label in _PARTS.items():
             yield f"blk.{layer}.ffn_{label}_exps.weight", _experts(hp, tensors, layer, part)
     for name, lazy in tensors.items():
-        layer = re.match(r"layers\.(\d{1,6})\.ffn\.gate\.(bias|tid2eid)$", name)
-        unused = layer is not None and int(layer[1]) < hashed
+        gate = re.match(r"layers\.(\d{1,6})\.ffn\.gate\.(bias|tid2eid)$", name)
+        unused = gate is not None and int(gate[1]) < hashed
         scale = name.removesuffix(".scale") + ".weight"
         scaled = name.endswith(".scale") and scale in tensors
         if name.startswith("mtp.") or _EXPERT.search(name) or unused or scaled:

@@ -11,10 +11,10 @@ from mbuild.convert.rows.hyper import as_integer, as_number, main_layers
 from mbuild.convert.rows.keys import (
     BOOL,
     COMMON,
-    F32,
     KEY_LENGTH,
     U32,
     Key,
+    clamps,
     computed,
     f32,
     replaced,
@@ -82,17 +82,6 @@ def _dense(hp: Hyper) -> int:
     return min((int(n) for n in re.findall(r"\d+", numbers)), default=0)
 
 
-def _limits(name: str) -> Callable[[Hyper], list[float] | None]:
-    def compute(hp: Hyper) -> list[float] | None:
-        given = hp.value(name)
-        if not isinstance(given, list):
-            return None
-        limits = [0.0 if limit is None else as_number(limit, name) for limit in given]
-        return [*limits, *[0.0] * hp.blocks][: hp.blocks]
-
-    return compute
-
-
 def _named(config: Mapping[str, Any], name: str) -> str:
     match = re.match(r"model\.layers\.(\d{1,6})\.", name)
     if match is not None and int(match[1]) >= main_layers(config):
@@ -134,8 +123,8 @@ STEP35 = Family(
         Key("expert_weights_norm", BOOL, ("norm_expert_weight",)),
         computed("leading_dense_block_count", U32, _dense),
         u32("moe_every_n_layers", "moe_every_n_layer", default=1),
-        computed("swiglu_clamp_exp", F32, _limits("swiglu_limits")),
-        computed("swiglu_clamp_shexp", F32, _limits("swiglu_limits_shared")),
+        clamps("swiglu_clamp_exp", "swiglu_limits"),
+        clamps("swiglu_clamp_shexp", "swiglu_limits_shared"),
         computed("nextn_predict_layers", U32, lambda hp: hp.nextn or None),
     ),
     layout=TensorLayout(

@@ -239,7 +239,8 @@ class Hyper:
     ``arch`` is GGUF's name of it, ``config`` the completed config, ``rope`` its
     unified RoPE parameters, ``blocks`` the number of layers, the last
     ``nextn`` of them for multi-token prediction, ``outtype`` what
-    matrices become (never ``auto``), ``files`` the checkpoint's other files.
+    matrices become (never ``auto``), ``files`` the checkpoint's other files,
+    ``tensors`` the checkpoint's by name, for the few numbers that stand in them.
     """
 
     arch: str
@@ -250,6 +251,7 @@ class Hyper:
     outtype: OutType
     files: CheckpointFiles
     nextn: int = 0
+    tensors: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def main(self) -> int:

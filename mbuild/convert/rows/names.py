@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from mbuild.core.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any
 
     from gguf import TensorNameMap
 
@@ -52,6 +53,27 @@ LAYER_NAMES = {
 }
 """Names below ``model.layers.N.`` that the published ``gguf`` package does not know for every
 architecture that has a place for them, and what follows ``blk.N.`` in GGUF's."""
+
+
+_PART = re.compile(
+    r"^(?:model\.|transformer\.)(?:layers|h|blocks)\.(\d{1,6})\.(.+?)(\.weight|\.bias)?$"
+)
+
+
+def placed(names: Mapping[str, str]) -> Callable[[Mapping[str, Any], str], str]:
+    """GGUF's names of parts of layers, for those that no table has; ``.weight`` ends a parameter's
+    name, unless that has a dot at its end."""
+
+    def renamed(config: Mapping[str, Any], name: str) -> str:
+        match = _PART.match(name)
+        inner = names.get(match[2]) if match is not None else names.get(name)
+        if inner is None:
+            return name
+        ending = "" if inner.endswith(".") or match is None else match[3] or ".weight"
+        inner = inner.removesuffix(".")
+        return f"blk.{match[1]}.{inner}{ending}" if match is not None else inner
+
+    return renamed
 
 
 def name_map(hp: Hyper, row: Family) -> Callable[[str], str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows.hyper import HFConfig
@@ -12,7 +12,7 @@ from mbuild.convert.vocabulary.rules import BPE
 
 if TYPE_CHECKING:
     from mbuild.convert.read.lazy import Lazy, Packed
-    from mbuild.convert.rows.hyper import Hyper
+    from mbuild.convert.rows.hyper import Fill, Hyper
     from mbuild.convert.rows.keys import KeyRule
     from mbuild.convert.rows.layout import TensorLayout
     from mbuild.convert.rows.rules import Rule, Stack
@@ -46,6 +46,7 @@ class Family:
         layout: the tensors that llama.cpp's loader wants; the same in all rows of one ``gguf``.
         vocabulary: how the tokenizer's files are read.
         hf: the defaults of transformers' configuration class.
+        settled: settings that follow from others, whatever config.json says, in order.
         rules: transforms; the first whose pattern is found in a name decides.
         stacks: tensors of a layer that are put together.
         prefixes: beginnings of names that are replaced before anything else,
@@ -80,6 +81,7 @@ class Family:
     layout: TensorLayout
     vocabulary: VocabRule = BPE
     hf: HFConfig = NO_HF_CONFIG
+    settled: Mapping[str, Fill] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     stacks: tuple[Stack, ...] = ()
     prefixes: tuple[tuple[str, str], ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.read.files import CheckpointFiles
+from mbuild.convert.read.files import TEMPLATE_LIMIT, CheckpointFiles
 from mbuild.convert.vocabulary.context import ReaderContext, Unfit, Vocabulary
 from mbuild.convert.vocabulary.doubts import doubts
 from mbuild.convert.vocabulary.entries import Entries
@@ -13,7 +13,7 @@ from mbuild.convert.vocabulary.readers import READERS, segments
 from mbuild.convert.vocabulary.rules import Prefix
 from mbuild.convert.vocabulary.special import ADD_KEYS, ID_KEYS, PREFIX, Specials, read_specials
 from mbuild.convert.vocabulary.spm import MODEL, declared_tokens, read_pieces
-from mbuild.convert.vocabulary.templates import KEY
+from mbuild.convert.vocabulary.templates import JINJA, KEY
 from mbuild.core.errors import FormatError, SourceError, UnsupportedError
 from mbuild.gguf.types import ValueType
 
@@ -206,10 +206,13 @@ def _instead(files: CheckpointFiles, rule: VocabRule, entries: Entries) -> None:
     """What counts in the place of what the checkpoint says."""
     if rule.template_instead:
         entries.string(KEY, rule.template_instead)
+    elif rule.file_template and JINJA in files:
+        entries.string(KEY, files.text(JINJA, TEMPLATE_LIMIT))
     declared = declared_tokens(files) if rule.both_ends else ()
     found = next((id_ for id_, raw, _ in declared if raw["content"] == rule.both_ends), None)
-    for name in ("bos", "eos") if found is not None else ():
-        entries.uint32(ID_KEYS[name], found)
+    if found is not None:
+        entries.uint32(ID_KEYS["bos"], found)
+        entries.uint32(ID_KEYS["eos"], found)
 
 
 def _ends(

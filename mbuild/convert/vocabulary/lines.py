@@ -13,7 +13,7 @@ from mbuild.convert.vocabulary.context import Unfit, Vocabulary
 from mbuild.convert.vocabulary.loader import CONFIG, load_added, token_text
 from mbuild.convert.vocabulary.special import PREFIX, Specials
 from mbuild.convert.vocabulary.spm import ADDED_SCORE, TokenTable
-from mbuild.convert.vocabulary.templates import chat_template
+from mbuild.convert.vocabulary.templates import JINJA, chat_template
 from mbuild.convert.vocabulary.tokenizer_json import NAME, read_tokenizer_json
 from mbuild.core.errors import FormatError
 from mbuild.gguf.model import KV
@@ -110,7 +110,7 @@ def plamo(context: ReaderContext) -> Vocabulary:
 
 def _late_template(context: ReaderContext, settings: dict[str, Any]) -> str | None:
     """The template, of which that in a file of its own counts first here."""
-    if "chat_template.jinja" in context.files:
+    if JINJA in context.files:
         settings = {}
     found = chat_template(context.files, settings)
     return found if isinstance(found, str) else None

@@ -68,7 +68,8 @@ class VocabRule:
     are control tokens whatever the files say. ``eot_besides`` takes for eot the first end in
     config.json that is not its bos. ``template`` is the chat template of a
     checkpoint that has none, ``late_template`` reads one where others of the kind have none.
-    ``template_instead`` replaces the checkpoint's; ``both_ends`` is a token of
+    ``template_instead`` replaces the checkpoint's, and with ``file_template`` chat_template.jinja
+    does; ``both_ends`` is a token of
     tokenizer_config.json that is then bos and eos, ``eot_text`` one that is eot if it is there.
     ``defaults`` are ids of what no file names, ``fixed`` those that count whatever the files say.
     """
@@ -94,6 +95,7 @@ class VocabRule:
     eot_besides: bool = False
     template: str = ""
     template_instead: str = ""
+    file_template: bool = False
     late_template: bool = False
     both_ends: str = ""
     eot_text: str = ""
