@@ -248,7 +248,7 @@ DEEPSEEK_V4 = Family(
                     attn_compressor_gate width 2*key
                     attn_compressor_ape 2*key ratio
                     attn_compressor_norm key
-                    indexer.proj width index_heads
+                    indexer.proj width index_heads F32
                     indexer.attn_q_b q_rank index_heads*index_key
                     indexer_compressor_kv width 2*index_key
                     indexer_compressor_gate width 2*index_key

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.files import TOKENIZER_LIMIT
 from mbuild.convert.vocabulary.base import MARK, Tokens, TokenType, base_tokens, vocab_size
+from mbuild.convert.vocabulary.classes import CLASS_OF_TYPE
 from mbuild.convert.vocabulary.context import ReaderContext, Unfit, Vocabulary
 from mbuild.convert.vocabulary.lines import plamo, rwkv, xverse
 from mbuild.convert.vocabulary.loader import CONFIG, load_added, token_text
@@ -82,7 +83,16 @@ def _tokenizer(context: ReaderContext, default_class: str = "") -> tuple[Tokeniz
         raise Unfit
     _warn_of_numbers(context, tokenizer)
     added = tokenizer.added
-    return tokenizer, load_added(context.files, tokenizer.vocab, added, default_class)
+    default_class = default_class or _class_of_type(context)
+    return tokenizer, load_added(
+        context.files, tokenizer.vocab, added, default_class, context.config.get("vocab_size")
+    )
+
+
+def _class_of_type(context: ReaderContext) -> str:
+    """The tokenizer's class by the model's type, where the whole checkpoint is a text model."""
+    nested = "text_config" in context.config
+    return "" if nested else CLASS_OF_TYPE.get(str(context.config.get("model_type")), "")
 
 
 def _warn_of_numbers(context: ReaderContext, tokenizer: TokenizerJson) -> None:
@@ -159,7 +169,8 @@ def _llama_hf(context: ReaderContext) -> Vocabulary:
     if tokenizer is None or tokenizer.type != "BPE":
         raise Unfit
     _warn_of_numbers(context, tokenizer)
-    loaded = load_added(context.files, tokenizer.vocab, tokenizer.added)
+    room = context.config.get("vocab_size")
+    loaded = load_added(context.files, tokenizer.vocab, tokenizer.added, room=room)
     size = len(tokenizer.vocab)
     texts = [""] * size
     for text, id_ in tokenizer.vocab.items():
@@ -286,7 +297,7 @@ def _xlm_roberta(context: ReaderContext) -> Vocabulary:
 
 
 def _unigram_tokens(context: ReaderContext, tokenizer: TokenizerJson) -> Tokens:
-    loaded = load_added(context.files, tokenizer.vocab, tokenizer.added, "XLMRobertaTokenizer")
+    loaded = load_added(context.files, tokenizer.vocab, tokenizer.added, "XLMRobertaTokenizer", 0)
     settings = context.files.json_object(CONFIG) or {}
     unknown = loaded.added.get(token_text(settings.get("unk_token")) or "")
     unknown_id = unknown.id if unknown else tokenizer.model.get("unk_id", 3)
