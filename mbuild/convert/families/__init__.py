@@ -56,7 +56,7 @@ REFUSED: Mapping[str, tuple[str, str]] = {
         (
             *("Dots3NoteForCausalLM", "Dots3NoteForConditionalGeneration"),
             *("Dots3NoteTextForCausalLM", "HYV4ForCausalLM", "KimiK3ForConditionalGeneration"),
-            *("Glm5NextForConditionalGeneration", "GraniteSwitchForCausalLM"),
+            "GraniteSwitchForCausalLM",
             *("Qwen4ExpForCausalLM", "Qwen4ExpForConditionalGeneration"),
         ),
         _NOT_YET,

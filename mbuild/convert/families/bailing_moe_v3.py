@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mbuild.convert.families.deepseek import LATENT, absorbed
+from mbuild.convert.families.deepseek import LATENT_AT_KV, absorbed
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.keys import (
     BOOL,
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from mbuild.convert.rows.hyper import Hyper
     from mbuild.convert.rows.keys import KeyRule
     from mbuild.convert.rows.rules import Named
-    from mbuild.convert.rows.sizes import Sizes
     from mbuild.gguf.model import KV
 
 _ONLY = (
@@ -119,14 +118,6 @@ _KEYS: tuple[KeyRule, ...] = (
 )
 
 
-def _with_latent(group: Group) -> Group:
-    def where(sizes: Sizes, layer: int) -> bool:
-        return bool(sizes.value("kv", layer)) and group.where(sizes, layer)
-
-    # The norm before the network is every layer's.
-    return Group(tuple(slot for slot in group.slots if slot.name != "ffn_norm.weight"), where)
-
-
 BAILING_MOE_V3 = Family(
     gguf="bailingmoe3",
     names=("BailingMoeV3ForCausalLM",),
@@ -147,7 +138,7 @@ BAILING_MOE_V3 = Family(
                 ),
                 p.none("kv"),
             ),
-            *(_with_latent(group) for group in LATENT),
+            *LATENT_AT_KV,
             Group(p.GATED, p.leading),
             Group(
                 (

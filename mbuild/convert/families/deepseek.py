@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from mbuild.convert.read.lazy import Lazy
     from mbuild.convert.rows.hyper import Hyper
+    from mbuild.convert.rows.sizes import Sizes
 
 
 def _dense_layers(hp: Hyper) -> int:
@@ -172,6 +173,18 @@ LATENT = (
     Group(slots("attn_q width heads*key_mla"), p.none("q_rank")),
 )
 """Latent attention with keys and values split for the absorbed form."""
+
+
+def _at_kv(group: Group) -> Group:
+    def where(sizes: Sizes, layer: int) -> bool:
+        return bool(sizes.value("kv", layer)) and group.where(sizes, layer)
+
+    # The norm before the network is every layer's.
+    return Group(tuple(slot for slot in group.slots if slot.name != "ffn_norm.weight"), where)
+
+
+LATENT_AT_KV = tuple(map(_at_kv, LATENT))
+"""The same in those layers alone that have key-value heads."""
 
 _LAYOUT = TensorLayout(
     p.USUAL,

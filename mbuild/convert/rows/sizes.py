@@ -127,6 +127,7 @@ SIZES: Mapping[str, Size] = {
     "o_rank": Size("attention.output_lora_rank", ("o_lora_rank",)),
     "ratio": Size("attention.compress_ratios", ("compress_ratios",)),
     "hashed": Size("hash_layer_count", ("num_hash_layers",)),
+    "pool": Size("attention.indexer.kpool", ("index_kpool",)),
     "latent": Size("moe_latent_size", ("moe_latent_size",)),
     "expert_width": Size(
         "moe_latent_size", ("moe_latent_size",), lambda sizes, layer: sizes.value("width", layer)

@@ -8,7 +8,7 @@ from mbuild.convert.read.files import TEMPLATE_LIMIT, CheckpointFiles
 from mbuild.convert.vocabulary.context import ReaderContext, Unfit, Vocabulary
 from mbuild.convert.vocabulary.doubts import doubts
 from mbuild.convert.vocabulary.entries import Entries
-from mbuild.convert.vocabulary.loader import CONFIG
+from mbuild.convert.vocabulary.loader import CONFIG, added_tokens_decoder
 from mbuild.convert.vocabulary.readers import READERS, segments
 from mbuild.convert.vocabulary.rules import Prefix
 from mbuild.convert.vocabulary.special import ADD_KEYS, ID_KEYS, PREFIX, Specials, read_specials
@@ -208,8 +208,8 @@ def _instead(files: CheckpointFiles, rule: VocabRule, entries: Entries) -> None:
         entries.string(KEY, rule.template_instead)
     elif rule.file_template and JINJA in files:
         entries.string(KEY, files.text(JINJA, TEMPLATE_LIMIT))
-    declared = declared_tokens(files) if rule.both_ends else ()
-    found = next((id_ for id_, raw, _ in declared if raw["content"] == rule.both_ends), None)
+    declared = added_tokens_decoder(files.json_object(CONFIG) or {}) if rule.both_ends else {}
+    found = next((id_ for id_, raw in declared.items() if raw["content"] == rule.both_ends), None)
     if found is not None:
         entries.uint32(ID_KEYS["bos"], found)
         entries.uint32(ID_KEYS["eos"], found)
