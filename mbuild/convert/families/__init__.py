@@ -55,7 +55,7 @@ REFUSED: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(
         (
             *("Dots3NoteForCausalLM", "Dots3NoteForConditionalGeneration"),
-            *("Dots3NoteTextForCausalLM", "HYV4ForCausalLM", "KimiK3ForConditionalGeneration"),
+            *("Dots3NoteTextForCausalLM", "HYV4ForCausalLM"),
             "GraniteSwitchForCausalLM",
             *("Qwen4ExpForCausalLM", "Qwen4ExpForConditionalGeneration"),
         ),

@@ -50,7 +50,7 @@ _FOR_AXES = (each(r"[qk]_proj\.(weight|bias)$", _for_axes),)
 
 GLM4 = Family(
     gguf="glm4",
-    names=("Glm4ForCausalLM", "Glm4vForConditionalGeneration"),
+    names=("Glm4ForCausalLM",),
     vocabulary=VocabRule(
         tokens=(
             ("eos", "<|endoftext|>"),
@@ -198,6 +198,20 @@ CHATGLM = Family(
     head="output_layer",
 )
 
+GLM4V = replace(
+    GLM4,
+    names=("Glm4vForConditionalGeneration",),
+    hf=HFConfig(
+        "glm4v_text",
+        values={
+            "max_position_embeddings": 32768,
+            "num_key_value_heads": 2,
+            "rms_norm_eps": 1e-5,
+            "vocab_size": 151552,
+        },
+    ),
+)
+
 GLM_OCR = replace(
     GLM4,
     names=("GlmOcrForConditionalGeneration",),
@@ -224,4 +238,4 @@ GLM_9B = replace(
 )
 """GLM-4 9B under transformers' own class."""
 
-ROWS = (GLM4, GLM4_MOE, GLM4_MOE_LITE, CHATGLM, GLM_9B, GLM_OCR)
+ROWS = (GLM4, GLM4_MOE, GLM4_MOE_LITE, CHATGLM, GLM_9B, GLM_OCR, GLM4V)

@@ -1,4 +1,4 @@
-"""GLM-5.3 (text): delta attention, latent attention with an indexer, streams beside the residual."""
+"""GLM-5.3 (text): delta and latent attention, an indexer, streams beside the residual one."""
 
 from __future__ import annotations
 

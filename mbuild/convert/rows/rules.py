@@ -49,6 +49,7 @@ class Stack:
         count: how many there are of each kind.
         labels: what ``index`` can be, one letter each, in order, where it is no number; these are
             all, whatever ``count`` says.
+        before: what is done to each tensor before.
         change: what is done to a stack.
     """
 
@@ -57,6 +58,7 @@ class Stack:
     into: str
     count: Callable[[Hyper], int]
     labels: Callable[[Hyper], str] | None = None
+    before: Change | None = None
     change: Change | None = None
 
     def index(self, hp: Hyper, label: str, origin: str) -> int:
@@ -323,7 +325,7 @@ class Stacker:
                 )
             layer = groups.get("layer", "")
             waiting = self._waiting.setdefault((number, layer), {})
-            waiting[part, index] = lazy
+            waiting[part, index] = spec.before(self._hp, lazy) if spec.before else lazy
             if len(waiting) < count * len(spec.parts):
                 return []
             del self._waiting[number, layer]

@@ -127,6 +127,11 @@ SIZES: Mapping[str, Size] = {
     "o_rank": Size("attention.output_lora_rank", ("o_lora_rank",)),
     "ratio": Size("attention.compress_ratios", ("compress_ratios",)),
     "hashed": Size("hash_layer_count", ("num_hash_layers",)),
+    "narrow": Size(
+        "expert_latent_length",
+        ("routed_expert_hidden_size",),
+        lambda sizes, layer: sizes.value("width", layer),
+    ),
     "pool": Size("attention.indexer.kpool", ("index_kpool",)),
     "latent": Size("moe_latent_size", ("moe_latent_size",)),
     "expert_width": Size(
