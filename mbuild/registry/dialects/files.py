@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.core.digest import Digest
-from mbuild.gguf.shards import ShardName
 from mbuild.store.contents import grouped, read_object
 from mbuild.store.manifest import CONFIG_TYPE, MANIFEST_TYPE, Layer, Manifest
 from mbuild.store.media import LICENSE, MEDIA_TYPES, MESSAGES, PARAMS, ROWS, SYSTEM, TEMPLATE
@@ -89,6 +88,8 @@ def _names(
     blobs: BlobStore, layers: tuple[Layer, ...], media_type: str, name: str
 ) -> Iterator[str]:
     """A file's name for each layer of one media type."""
+    from mbuild.gguf.shards import ShardName
+
     row = MEDIA_TYPES.get(media_type)
     if row is not None and row.file:
         for number, group in enumerate(grouped(blobs, layers, name), start=1):
