@@ -27,7 +27,7 @@ RANGE = 16 << 20
 _PIECE = 256 << 10
 """Bytes that are read and noted at once at most: what a kill loses, but for what is on the way."""
 
-_LEAST_PIECE, _FIRST_PIECE = 16 << 10, 64 << 10
+_LEAST_PIECE = 64 << 10
 _SECONDS = 0.02
 """About how long a piece takes: on a slow line a kill then loses little, too."""
 
@@ -170,7 +170,7 @@ class Download:
     def _read(self, answer: BaseHTTPResponse, start: int, end: int, part: Part) -> None:
         """Write what comes to its place; raises :class:`UnreachableError` if it ends too soon."""
         at = digested = start
-        size, before = _FIRST_PIECE, time.monotonic()
+        size, before = _LEAST_PIECE, time.monotonic()
         try:
             while at < end:
                 piece = answer.read(min(size, end - at))
