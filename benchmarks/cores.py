@@ -8,13 +8,19 @@ from the finished BF16 GGUF file, is ``llama_model_quantize`` of PyPI's ``llama-
 and is left out where that cannot be had. Then, on all cores: three types in one build, the
 conversion alone against ``cp`` and ``sync`` and against a SHA-256 of the same bytes in memory,
 and the kernels alone. All files made by one command have one digest, or the program stops.
+
+The last tables have the CPU seconds of each kind of thread in a build on 16 threads, whatever the
+machine. Only what works on ranges of rows can be shared out; from that follows, by computation,
+what more cores would allow.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -145,6 +151,81 @@ def _speed(work: Callable[[], object], threads: int) -> float:
     return best
 
 
+PROFILE = """
+import json, sys, threading, time
+from mbuild.cli.main import run
+seconds, names, over = {}, {}, False
+def look():
+    for thread in threading.enumerate():
+        if thread is sampler:
+            continue
+        try:
+            with open(f"/proc/self/task/{thread.native_id}/schedstat") as file:
+                seconds[thread.native_id] = int(file.read().split()[0]) / 1e9
+        except OSError:
+            continue
+        names[thread.native_id] = thread.name.removeprefix("mbuild-").rstrip("-_0123456789")
+def watch():
+    while not over:
+        look()
+        time.sleep(0.003)
+sampler = threading.Thread(target=watch, daemon=True)
+start = time.process_time()
+sampler.start()
+status = run(sys.argv[1:])
+over = True
+look()
+seconds[threading.main_thread().native_id] -= start
+found = [(names[number], spent) for number, spent in seconds.items()]
+print("threads", json.dumps([("start", start), *found]))
+"""
+"""A build that tells the CPU seconds of its threads by their names."""
+
+MANY = 16
+"""Threads of a build whose threads are looked at: with so many each digest has one of its own."""
+
+SHARED = "work"
+"""The threads that read ranges, digest them, look them up and quantize them."""
+
+
+def profile(work: Path, threads: int, *types: str) -> list[tuple[str, float]]:
+    """What each thread of a build does, and its CPU seconds; the least of three builds."""
+    program = build(work, "profile", threads, *types)
+    runs: list[list[tuple[str, float]]] = []
+    for _ in range(3):
+        program.before()
+        words = program.commands[0][len(MBUILD) :]
+        done = subprocess.run(
+            [sys.executable, "-c", PROFILE, *words],
+            cwd=program.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            check=True,
+        )
+        runs.append(json.loads(done.stdout.rpartition("threads ")[2]))
+    return min(runs, key=lambda run: sum(spent for _, spent in run))
+
+
+def serial(
+    spent: list[tuple[str, float]], counts: Sequence[int]
+) -> tuple[list[list[str]], list[str]]:
+    """A line for each kind of thread, and what the build takes at least on so many cores."""
+    kinds: dict[str, float] = {}
+    for name, cpu in spent:
+        kinds[name] = kinds.get(name, 0) + cpu
+    total = sum(kinds.values())
+    lines = [
+        [name, f"{cpu:.2f} s", f"{100 * cpu / total:.0f} %"]
+        for name, cpu in sorted(kinds.items(), key=lambda item: -item[1])
+    ]
+    alone = max(cpu for name, cpu in spent if name not in (SHARED, "start"))
+    least = [
+        max(total / count, kinds["start"] + max(alone, kinds[SHARED] / count)) for count in counts
+    ]
+    return lines, [f"{count}: {bound:.2f} s" for count, bound in zip(counts, least, strict=True)]
+
+
 def main() -> None:
     """Everything in turn; one table each."""
     parser = arguments(__doc__ or "")
@@ -182,6 +263,10 @@ def main() -> None:
         )
         head = ["M weights/s", *map(str, counts), f"{counts[-1]} to 1"]
         print(table(head, kernels(counts)))
+        for what, types in (("Q4_K_M", ["q4_K_M"]), ("three types", THREE), ("conversion", [])):
+            lines, least = serial(profile(work, MANY, *types), [1, 2, 4, 8, MANY])
+            print(table([f"threads of {what}", "CPU", "of all"], lines))
+            print(f"Computed, at least, on so many cores: {', '.join(least)}.\n")
         remover(work / "store-cores", *work.glob("*.gguf"))()
 
 

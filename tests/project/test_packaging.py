@@ -289,6 +289,21 @@ def test_the_wheel_with_kernels_needs_no_numba(wheel: Path, tmp_path: Path) -> N
     assert min(builds) < 6 * min(imports), (builds, imports)
 
 
+@pytest.mark.slow
+@pytest.mark.clients
+def test_the_same_checkout_gives_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    """All of it, made twice: the pure wheel, the kernels of a type, and what is made of both."""
+    few = f"--types F16 --levels {own_level()}"
+    made = []
+    for name in ("one", "two"):
+        command = f"{sys.executable} {ROOT}/release/wheel.py {tmp_path / name} {few}"
+        shell(command, tmp_path, environment(home=tmp_path))
+        (found,) = (tmp_path / name).iterdir()
+        made.append((found.name, found.read_bytes()))
+    assert made[0] == made[1]
+    assert len(made[0][1]) > wheel.stat().st_size
+
+
 def _check(archive: zipfile.ZipFile, level: str) -> None:
     """The wheel is well-formed: kernels, requirements, tag, and a RECORD of all files."""
     objects = [name for name in archive.namelist() if "/objects/" in name]

@@ -30,8 +30,14 @@ from mbuild.quant.search.ops import any_lane, bits, fill, load, store, whole
 from mbuild.quant.search.simple import LANES
 from mbuild.quant.table import GOOD, ROW, SUSPECT, TYPES, Kernel
 
-OPTIONS = {"error_model": "numpy", "boundscheck": False, "_nrt": False}
-"""numba's, for all code of kernels: nothing raises, nothing needs numba's run-time library."""
+OPTIONS = {
+    "error_model": "numpy",
+    "boundscheck": False,
+    "_nrt": False,
+    "no_cfunc_wrapper": True,
+}
+"""numba's, for all code of kernels: nothing raises, nothing needs numba's run-time library, and
+nothing is called from outside, for which numba would make a function more of each."""
 
 F32, F16 = int(GGMLType.F32), int(GGMLType.F16)
 FINITE = 0x7F800000
