@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from mbuild.build.engine import BuildEngine, Outcome
 from mbuild.build.fetching import fetch
 from mbuild.build.graph import in_order
-from mbuild.build.prepare import Build, at_last_model, plans_of
+from mbuild.build.prepare import Build, located, plans_of
 from mbuild.build.recording import Recorder
 from mbuild.build.steps.manifest import Assembled
 from mbuild.core.digest import Digest
-from mbuild.core.errors import BusyError, CancelledError, DamagedError, RegistryError
+from mbuild.core.errors import BusyError, CancelledError, DamagedError, RegistryError, SourceError
 from mbuild.core.events import (
     BuildEvent,
     BuildFinished,
@@ -81,8 +81,8 @@ def _build(
         yield Warned(warning.message, *place)
     try:
         yield from fetch(wanted.recipe, wanted.fetching, wanted.context, store)
-    except RegistryError as error:
-        raise at_last_model(error, wanted, store) from None
+    except (RegistryError, SourceError) as error:
+        raise located(error, wanted, store) from None
     plans = plans_of(wanted, store)
     steps = [planned.manifest for planned in plans]
     outcome = Outcome()

@@ -7,7 +7,7 @@ The engine knows no kind of step. A build with nothing to do stays in
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +17,7 @@ from mbuild.build.graph import (
     Result,
     Step,
     StepContext,
+    before,
     cache_key,
     describe,
     in_order,
@@ -122,21 +123,41 @@ class BuildEngine:
         numbers = {step: number for number, step in enumerate(steps, start=1)}
         missing: list[Step] = []
         for step in steps:
-            result, key = self._look_up(step, outcome.results)
+            result, key = (None, "") if step.fetches else self._look_up(step, outcome.results)
             if result is None:
                 missing.append(step)
             else:
                 outcome.results[step] = result
                 outcome.keys[step] = key
                 yield StepFinished(numbers[step], step.label, True, 0.0, 0, *names_of(step))
+        for step in self._there(steps, missing, bring=True):
+            missing.remove(step)
+            outcome.results[step] = Result()
+            yield StepFinished(numbers[step], step.label, True, 0.0, 0, *names_of(step))
         if missing:
             yield from _Run(self, outcome, numbers, missing).events()
+
+    def _there(
+        self, steps: Sequence[Step], missing: Collection[Step], *, bring: bool
+    ) -> list[Step]:
+        """The fetching steps that need not run: nobody who runs needs them, or all is here."""
+        needed = {each for step in missing for each in step.needs}
+        needed |= {each for step in steps if step.holds for each in step.needs}
+        return [
+            step
+            for step in steps
+            if step.fetches and (step not in needed or step.is_there(self.store, bring=bring))
+        ]
 
     def survey(self, targets: Sequence[Step]) -> list[Surveyed]:
         """What a build would do with each step, in order, without running any."""
         results: dict[Step, Result] = {}
         rows: list[Surveyed] = []
-        for step in in_order(targets):
+        steps = in_order(targets)
+        for step in steps:
+            if step.fetches:
+                rows.append(self._surveyed_fetch(step))
+                continue
             result, _ = self._look_up(step, results, bring=False)
             if result is not None:
                 results[step] = result
@@ -148,7 +169,15 @@ class BuildEngine:
             key = cache_key(description) if description else ""
             state = State.RUN if result is None else State.CACHED
             rows.append(Surveyed(step, state, description, key, self.lost(key)))
-        return rows
+        missing = [row.step for row in rows if row.state is not State.CACHED]
+        there = set(self._there(steps, missing, bring=False))
+        return [row._replace(state=State.CACHED) if row.step in there else row for row in rows]
+
+    @staticmethod
+    def _surveyed_fetch(step: Step) -> Surveyed:
+        description = describe(step, ())
+        key = cache_key(description) if description else ""
+        return Surveyed(step, State.RUN, description, key, Note(Cause.NOT_HERE))
 
     def _look_up(
         self, step: Step, results: Mapping[Step, Result], bring: bool = True
@@ -240,6 +269,7 @@ class _Run:
         self._outcome = outcome
         self._numbers = numbers
         self._steps = steps
+        self._fetched: dict[str, Digest] = {}  # of files, by path
         self._events: queue.SimpleQueue[BuildEvent | _Done | Future[None]] = queue.SimpleQueue()
         self._cancel = Cancel("the build was stopped")
 
@@ -249,7 +279,7 @@ class _Run:
         from mbuild.work.cores import cores
 
         needs = {
-            step: [source for source in step.inputs if source not in self._outcome.results]
+            step: [source for source in before(step) if source not in self._outcome.results]
             for step in self._steps
         }
         waiting = {step: len(inputs) for step, inputs in needs.items()}
@@ -300,7 +330,11 @@ class _Run:
         # Steps whose inputs had to run may still be cached, if those came out as before.
         missing = []
         for step in steps:
-            result, key = engine._look_up(step, results)
+            if step.fetches:
+                self._outcome.lost[step] = Note(Cause.NOT_HERE)
+                missing.append(step)
+                continue
+            result, key = engine._look_up(self._learned(step), results)
             if result is None:
                 self._outcome.lost[step] = engine.lost(key)
                 missing.append(step)
@@ -309,25 +343,34 @@ class _Run:
         if missing:
             self._make(missing)
 
+    def _learned(self, step: Step) -> Step:
+        """A step with the digests of what was fetched for it."""
+        return step.learned(self._fetched) if step.needs and self._fetched else step
+
     def _make(self, steps: Sequence[Step]) -> None:
         """Run one step, or several of one group together; each result counts when it is there."""
         for step in steps:
             leader, number = self._numbers[steps[0]], self._numbers[step]
             self._events.put(StepStarted(number, step.label, leader, *names_of(step)))
-        before = time.monotonic()
-        self._outcome.begun.update(dict.fromkeys(steps, before))
+        began = time.monotonic()
+        self._outcome.begun.update(dict.fromkeys(steps, began))
         inputs = [self._inputs(step) for step in steps]
-        files: dict[str, Digest] = {}
+        files = dict(self._fetched)
         unrecorded: list[tuple[Step, Made]] = []
-        for step, made in steps[0].run_together(steps, self._context(steps[0]), inputs):
+        own = {self._learned(step): step for step in steps}
+        first, *_ = own
+        for known, made in first.run_together([*own], self._context(steps[0]), inputs):
+            step = own[known]
             files |= made.files
+            if step.fetches:
+                self._fetched |= made.files
             if not self._record(step, made, files):
                 unrecorded.append((step, made))
-            run = Run(before, time.monotonic() - before, made.new, made.limits)
+            run = Run(began, time.monotonic() - began, made.new, made.limits)
             self._events.put(_Done(step, made.result, "", run))
         for step, made in unrecorded:  # until the files' digests were known
             self._record(step, made, files)
-        if time.monotonic() - before > _FLUSH_SECONDS:
+        if time.monotonic() - began > _FLUSH_SECONDS:
             self._engine.store.cache.flush()
 
     def _inputs(self, step: Step) -> list[Result]:

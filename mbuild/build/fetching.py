@@ -1,17 +1,19 @@
-"""FROM a model in a registry: what the store does not have is pulled before the build begins.
+"""FROM, ADAPTER and DRAFT on other machines: what has to be known before a build is planned.
 
-Only a name with a host is fetched by itself; a bare one is the store's, unless ``--pull`` asks for
-more. Nothing of a registry is loaded where all is there.
+Of a repository of the Hub and of a web address that is what is in them; the weights are fetched by
+a step. A model of a registry is pulled here. Only a name with a host is fetched by itself; a bare
+one is the store's, unless ``--pull`` asks for more. Nothing of a registry is loaded where all is
+there.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
-from mbuild.core.errors import AbsentError, MbuildError
+from mbuild.core.errors import MbuildError, RegistryError, SourceError
 from mbuild.core.events import (
     BuildEvent,
     Code,
@@ -24,10 +26,12 @@ from mbuild.core.events import (
 from mbuild.core.names import InvalidNameError
 
 if TYPE_CHECKING:
+    from mbuild.build.sources.files import Found
     from mbuild.build.sources.resolve import Context
+    from mbuild.build.sources.values import SourceFile
     from mbuild.core.digest import Digest
     from mbuild.core.names import ModelName
-    from mbuild.language.recipe import Recipe
+    from mbuild.language.recipe import Recipe, Reference
     from mbuild.registry.client.access import Access
     from mbuild.registry.reference import ModelReference
     from mbuild.store import Store
@@ -49,44 +53,132 @@ class Fetching(NamedTuple):
 
     ``mode`` is None where nobody said: then names with a host are fetched if they are missing.
     ``access`` says which registries may be asked, None for any. ``pinned`` is the manifest that
-    a lock names: it is fetched in place of what the tag has by now.
+    a lock names: it is fetched in place of what the tag has by now; ``commits`` are those of
+    the Hub, by repository.
     """
 
     mode: PullMode | None = None
     access: Access | None = None
     pinned: Digest | None = None
+    commits: Mapping[str, str] = {}
 
 
 def fetch(
     recipe: Recipe, fetching: Fetching, context: Context, store: Store
 ) -> Iterator[BuildEvent]:
-    """Bring the model that FROM names into the store, which the caller holds, if that has to be.
+    """Learn what is on other machines, and bring models of registries into the store.
 
-    Raises what :func:`mbuild.registry.transfer.pull.pull` raises.
+    The caller holds the store. Raises :class:`MbuildError` with its place in the Modelfile:
+    what :func:`mbuild.registry.transfer.pull.pull` raises, and what the Hub refuses.
     """
-    if not recipe.models or fetching.mode is PullMode.NEVER:
-        return
-    value = recipe.models[-1].value
-    if "/" not in value and fetching.mode is None:
+    for word, references in _named(recipe).items():
+        for reference in references:
+            try:
+                yield from _one(word, reference.value, fetching, context, store)
+            except (RegistryError, SourceError) as error:
+                raise placed(error, reference) from None
+
+
+def _named(recipe: Recipe) -> Mapping[str, Sequence[Reference]]:
+    """What may be on other machines, by the word that names it."""
+    return {"FROM": recipe.models, "ADAPTER": recipe.adapters, "DRAFT": recipe.drafts}
+
+
+def _one(
+    word: str, value: str, fetching: Fetching, context: Context, store: Store
+) -> Iterator[BuildEvent]:
+    """Fetch or learn what one value means, where that is on another machine."""
+    if "/" not in value:
+        if word == "FROM" and fetching.mode in (PullMode.ALWAYS, PullMode.MISSING):
+            yield from _fetch(word, value, fetching, context, store)
         return  # as most names are: a bare one of the store
-    yield from _fetch(value, fetching, context, store)
+    address = value.startswith(("http://", "https://")) and ".gguf" in value
+    hub = "hf.co/" in value.lower() or "huggingface.co/" in value.lower()
+    if (address or hub) and context.may_be_stored(value):
+        found = yield from _learned(word, value, fetching, store)
+        if found is not None:
+            context.learn(word, value, found)
+            return
+    if fetching.mode is not PullMode.NEVER or word != "FROM":
+        yield from _fetch(word, value, fetching, context, store)
 
 
-def _fetch(value: str, fetching: Fetching, context: Context, store: Store) -> Iterator[BuildEvent]:
+def _learned(
+    word: str, value: str, fetching: Fetching, store: Store
+) -> Generator[BuildEvent, None, Found | SourceFile | None]:
+    """What a web address or a repository of the Hub means; None for a name of a registry."""
+    from mbuild.registry.client.access import Access
+    from mbuild.registry.hub.reference import HubReference, names_the_hub
+
+    is_address = not names_the_hub(value) or ".gguf" in value
+    if not is_address and ":" in value.split("://", 1)[-1].partition("@")[0]:
+        return None  # a quantization: the Hub's registry has it
+    from mbuild.build.learning import Asking, learn_address, learn_repository
+
+    mode = fetching.mode
+    asking = Asking(
+        fetching.access or Access(),
+        mode is PullMode.ALWAYS,
+        mode is PullMode.NEVER,
+        fetching.commits,
+    )
+    if is_address:
+        return (yield from learn_address(word, value, asking, store))
+    try:
+        reference = HubReference.parse(value)
+    except InvalidNameError:
+        return None  # whoever resolves it says so
+    if "@" not in value and word == "FROM" and mode is not PullMode.ALWAYS:
+        from mbuild.registry.stored import stored_name
+
+        if is_whole(stored_name(value, store), store):
+            return None  # pulled before, as GGUF
+    return (yield from learn_repository(reference, asking, store))
+
+
+def _fetch(
+    word: str, value: str, fetching: Fetching, context: Context, store: Store
+) -> Iterator[BuildEvent]:
+    """Pull a model of a registry if it is missing; of ADAPTER and DRAFT its weights count."""
     from mbuild.registry.reference import ModelReference, has_host
     from mbuild.registry.stored import stored_name
 
     mode = fetching.mode
-    if (mode is None and not has_host(value)) or not context.may_be_stored(value):
+    bare = not has_host(value)
+    if (bare and (mode is None or word != "FROM")) or not context.may_be_stored(value):
         return
     try:
         local = stored_name(value, store)
-        if mode is not PullMode.ALWAYS and is_whole(local, store):
-            return
         reference = ModelReference.parse(value)
     except InvalidNameError:
         return  # whoever resolves it says so
-    yield from _pulled(reference, local, fetching, store)
+    if mode is PullMode.ALWAYS or not is_whole(local, store):
+        if mode is PullMode.NEVER:
+            return
+        if word != "FROM":
+            fetching = fetching._replace(pinned=None)
+        yield from _pulled(reference, local, fetching, store)
+    if word != "FROM":
+        context.learn(word, value, _weights_of(word, value, local, store))
+
+
+def _weights_of(word: str, value: str, name: ModelName, store: Store) -> SourceFile:
+    """The file of a stored model that ADAPTER or DRAFT means; raises :class:`SourceError`."""
+    from mbuild.build.sources.local import stored_blob
+    from mbuild.store.media import ADAPTER, MODEL
+
+    layers = store.manifests.read(name).manifest.of_kind(ADAPTER if word == "ADAPTER" else MODEL)
+    if word == "ADAPTER" and not layers:  # an adapter that was pushed as a file of its own
+        layers = store.manifests.read(name).manifest.of_kind(MODEL)
+    if len(layers) != 1:
+        what = "no weights" if not layers else f"{len(layers)} files of weights"
+        raise SourceError(
+            f"{word} {value}: that model has {what}",
+            hint="name one whose weights are in one file",
+        )
+    digest = layers[0].digest
+    shown = layers[0].origin if word == "ADAPTER" and layers[0].origin else digest.filename
+    return stored_blob(store.blobs.path(digest), shown, digest, store)
 
 
 def is_whole(name: ModelName, store: Store) -> bool:
@@ -131,21 +223,12 @@ def _pulled(
                 )
                 if event.replaced is not None:
                     yield Replaced(event.name, event.replaced)
-    except AbsentError as error:
-        raise _with_remedy(error, reference) from None
     finally:
         transfer.close()
 
 
-def _with_remedy(error: AbsentError, reference: ModelReference) -> MbuildError:
-    """The error with what to do about a repository of the Hub that has no GGUF files."""
-    from mbuild.registry.reference import HUB_HOSTS
+def placed(error: MbuildError, item: Reference) -> MbuildError:
+    """The error with its place in the Modelfile."""
+    from mbuild.language.instructions import Problem
 
-    if reference.endpoint not in HUB_HOSTS:
-        return error
-    folder = reference.path.rpartition("/")[2]
-    return AbsentError(
-        error.message,
-        hint=f"a checkpoint is fetched first: hf download {reference.path} --local-dir {folder},"
-        f" and FROM ./{folder}",
-    )
+    return error.at(Problem(error.message, item.span, suggestion=error.hint))

@@ -130,6 +130,18 @@ class Step(Protocol):
         """The steps whose results this one needs."""
 
     @property
+    def needs(self) -> tuple[Step, ...]:
+        """Steps that fetch what this one reads: its key knows that by digest, not by them."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether its result is of use only while all that it needs is in the store."""
+
+    @property
+    def fetches(self) -> bool:
+        """Whether it only brings to this machine what others need, and runs for them alone."""
+
+    @property
     def group(self) -> Hashable | None:
         """Steps of one group that have to run are run together, by :meth:`run_together`."""
 
@@ -148,6 +160,9 @@ class Step(Protocol):
     @property
     def versions(self) -> tuple[tuple[str, int], ...]:
         """The kinds of work in it and their versions, for a lock."""
+
+    def is_there(self, store: BuildStore, *, bring: bool) -> bool:
+        """Of a step that fetches whether nothing is missing; ``bring`` what the cache keeps."""
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """What else decides the result, as JSON; None while a file has not been read yet."""
@@ -192,6 +207,12 @@ class BaseStep:
     makes_weights: ClassVar[bool] = False
     """Whether its result is a model's weights, however they are made."""
 
+    holds: ClassVar[bool] = False
+    """Whether its result is of use only while all that it needs is in the store."""
+
+    fetches: ClassVar[bool] = False
+    """Whether it only brings to this machine what others need."""
+
     input_name: ClassVar[str] = ""
     """What its result is called where it is the input of another step, if not by its kind."""
 
@@ -226,6 +247,15 @@ class BaseStep:
     def target(self) -> str:
         """No variant."""
         return ""
+
+    @property
+    def needs(self) -> tuple[Step, ...]:
+        """Nothing that has to be fetched."""
+        return ()
+
+    def is_there(self, store: BuildStore, *, bring: bool) -> bool:
+        """It fetches nothing."""
+        return True
 
     @property
     def group(self) -> Hashable | None:
@@ -295,6 +325,11 @@ def written(value: Any) -> str:
     return repr(value)
 
 
+def before(step: Step) -> tuple[Step, ...]:
+    """All steps that have to be over when a step runs: what fetches for it, and its inputs."""
+    return (*step.needs, *step.inputs)
+
+
 def variant_label(text: str, variant: str) -> str:
     """A step's label; where a build makes several variants with the one that it is for."""
     return f"{text} for {variant}" if variant else text
@@ -348,5 +383,5 @@ def in_order(targets: Sequence[Step]) -> tuple[Step, ...]:
             order[step] = None
         else:
             stack.append((step, True))
-            stack.extend((source, False) for source in reversed(step.inputs))
+            stack.extend((source, False) for source in reversed(before(step)))
     return tuple(order)

@@ -13,6 +13,7 @@ from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
 from mbuild.build.sources.values import Material, SourceFile
 from mbuild.build.steps.models import check_loadable, made_of, read_facts, write_model
 from mbuild.build.steps.opened import OpenFiles, open_source
+from mbuild.build.steps.pull import pulls
 from mbuild.core.digest import Digest
 from mbuild.core.errors import SourceError
 from mbuild.core.events import Code
@@ -104,6 +105,11 @@ class ImportGGUF(BaseStep):
         """The file."""
         return (self.file.material,)
 
+    @property
+    def needs(self) -> tuple[Step, ...]:
+        """The download of a file that is on another machine."""
+        return pulls([self.file])
+
     def key_fields(self) -> Mapping[str, Any] | None:
         """The file's digest, its role, and its name, which an adapter's layer carries."""
         if self.file.content is None:
@@ -138,6 +144,11 @@ class OverShards(BaseStep):
     inputs: ClassVar[tuple[Step, ...]] = ()
     makes_weights: ClassVar[bool] = True
     field_names: ClassVar[Mapping[tuple[str, ...], str]] = {("sources",): "shard"}
+
+    @property
+    def needs(self) -> tuple[Step, ...]:
+        """The download of what is on another machine."""
+        return pulls(self.files)
 
     @property
     def subject(self) -> str:

@@ -12,6 +12,7 @@ from mbuild.build.sources.values import README, CheckpointSource, Material, Sour
 from mbuild.build.steps.gguf import Role, gguf_digests
 from mbuild.build.steps.models import open_layers
 from mbuild.build.steps.opened import OpenFiles, open_all
+from mbuild.build.steps.pull import pulls
 from mbuild.build.steps.weights import (
     CONVERTER_VERSION,
     ConvertCheckpoint,
@@ -242,6 +243,11 @@ class OverOrigin(BaseStep):
     def files(self) -> tuple[SourceFile, ...]:
         """All files to open."""
         return tuple(self.origin.files.values())
+
+    @property
+    def needs(self) -> tuple[Step, ...]:
+        """The download of what is on another machine."""
+        return pulls(self.origin.files.values())
 
     @property
     def group(self) -> Hashable:

@@ -13,6 +13,7 @@ from mbuild.build.splitting import SPLITTING_NAMES, Splitting, split_fields
 from mbuild.build.steps.gguf import Role
 from mbuild.build.steps.models import made_of, open_layers, shards_of, write_model
 from mbuild.build.steps.opened import OpenFiles, open_all
+from mbuild.build.steps.pull import pulls
 from mbuild.core.events import Code
 from mbuild.store import Layer
 from mbuild.store.media import ADAPTER
@@ -87,6 +88,11 @@ class ConvertCheckpoint(BaseStep):
     def materials(self) -> tuple[Material, ...]:
         """The folder."""
         return (self.source.material,)
+
+    @property
+    def needs(self) -> tuple[Step, ...]:
+        """The download of what is on another machine."""
+        return pulls(self.source.files.values())
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The files that matter by digest, the folder's name and the options."""
@@ -166,6 +172,11 @@ class ConvertAdapter(BaseStep):
     def materials(self) -> tuple[Material, ...]:
         """The folder."""
         return (self.source.material,)
+
+    @property
+    def needs(self) -> tuple[Step, ...]:
+        """The download of what is on another machine."""
+        return pulls(self.source.files.values())
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The adapter's files; the base comes by digest or with the inputs."""

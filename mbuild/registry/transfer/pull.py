@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mbuild.registry.client.registry import Received
     from mbuild.registry.reference import ModelReference
     from mbuild.store import Layer, Manifest, Store
+    from mbuild.store.manifest import Blob
 
 CONNECTIONS = 4
 """Ranges that are fetched side by side: enough for most links, few enough for rate limits."""
@@ -110,20 +111,40 @@ def bring_model(
         registry.web.close()
 
 
+class Places(NamedTuple):
+    """Where contents are to be had that are no blobs of a registry, by their digests.
+
+    ``found`` is given each one that came, with its BLAKE3. ``watch`` is called often, also
+    while nothing comes, and may raise.
+    """
+
+    urls: Mapping[Digest, str]
+    found: Callable[[Blob], object] = lambda blob: None
+    watch: Callable[[], object] = lambda: None
+
+
+_BLOBS = Places({})
+
+
 def bring(
-    sizes: Mapping[Digest, int], registry: Registry, store: Store, cancel: Cancel
+    sizes: Mapping[Digest, int],
+    registry: Registry,
+    store: Store,
+    cancel: Cancel,
+    places: Places = _BLOBS,
 ) -> Generator[TransferEvent, None, int]:
     """Bring blobs into the store, as far as they are not there; the bytes that travelled.
 
     The caller holds the store. A blob that another process is fetching is waited for.
     """
+    twice = bool(places.urls)
     moved = 0
     with ExitStack() as stack:
         wanted: dict[Digest, PartialBlob] = {}
         for digest, size in sorted(sizes.items()):  # all in one order: none waits in a ring
             if not store.blobs.bring(digest, size):
-                wanted[digest] = PartialBlob(store.blobs, digest, size)
-        yield from _claimed(wanted, store, stack)
+                wanted[digest] = PartialBlob(store.blobs, digest, size, twice=twice)
+        yield from _claimed(wanted, store, stack, places)
         for digest, size in sizes.items():
             if digest not in wanted:
                 yield BlobDone(_PULL, digest, size, 0)
@@ -132,30 +153,35 @@ def bring(
         for blob in order:
             blob.begin()
         for attempt in range(_ATTEMPTS):
-            downloads = [Download(registry, blob, cancel) for blob in order]
-            yield from _fetched(downloads, registry)
+            urls = [places.urls.get(blob.digest, "") for blob in order]
+            downloads = [
+                Download(registry, blob, cancel, url) for blob, url in zip(order, urls, strict=True)
+            ]
+            yield from _fetched(downloads, registry, places)
             moved += sum(download.moved for download in downloads)
             order = []
             for download in downloads:
                 blob = download.partial
                 try:
-                    blob.finish()
+                    made = blob.finish()
                 except OtherBytesError:
                     if attempt + 1 == _ATTEMPTS:
                         blob.discard()
                         raise
                     order.append(blob)
                 else:
+                    places.found(made)
                     yield BlobDone(_PULL, blob.digest, blob.size, download.moved)
     return moved
 
 
 def _claimed(
-    wanted: dict[Digest, PartialBlob], store: Store, stack: ExitStack
+    wanted: dict[Digest, PartialBlob], store: Store, stack: ExitStack, places: Places
 ) -> Iterator[TransferEvent]:
     """Take each blob's partial file; what turns out to be there is taken out of ``wanted``."""
     for digest, blob in list(wanted.items()):
         while not blob.claim():
+            places.watch()
             yield BlobProgress(_PULL, digest, 0, blob.size)
             time.sleep(_WAIT_SECONDS)
         if store.blobs.has(digest, blob.size):  # whoever had the file has finished
@@ -165,7 +191,9 @@ def _claimed(
             stack.callback(blob.leave)
 
 
-def _fetched(downloads: Sequence[Download], registry: Registry) -> Iterator[TransferEvent]:
+def _fetched(
+    downloads: Sequence[Download], registry: Registry, places: Places
+) -> Iterator[TransferEvent]:
     """Fetch the missing ranges of all blobs from one queue, telling how far each is."""
     work = [(download, span) for download in downloads for span in download.ranges()]
 
@@ -187,6 +215,7 @@ def _fetched(downloads: Sequence[Download], registry: Registry) -> Iterator[Tran
     )
     try:
         for _ in ticks:
+            places.watch()
             yield from news()
         yield from news()
     finally:
