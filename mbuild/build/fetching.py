@@ -1,43 +1,31 @@
 """FROM, ADAPTER and DRAFT on other machines: what has to be known before a build is planned.
 
-Of a repository of the Hub and of a web address that is what is in them; the weights are fetched by
-a step. A model of a registry is pulled here. Only a name with a host is fetched by itself; a bare
+Of a model of a registry that is its manifest, of a repository of the Hub its list of files; the
+blobs and the weights are fetched by a step. Only a name with a host is fetched by itself; a bare
 one is the store's, unless ``--pull`` asks for more. Nothing of a registry is loaded where all is
 there.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
+from mbuild.core.digest import Digest
 from mbuild.core.errors import MbuildError, RegistryError, SourceError
-from mbuild.core.events import (
-    BuildEvent,
-    Code,
-    Replaced,
-    Status,
-    StepFinished,
-    StepProgress,
-    StepStarted,
-)
+from mbuild.core.events import BuildEvent, Code, Status
 from mbuild.core.names import InvalidNameError
 
 if TYPE_CHECKING:
     from mbuild.build.sources.files import Found
     from mbuild.build.sources.resolve import Context
-    from mbuild.build.sources.values import SourceFile
-    from mbuild.core.digest import Digest
+    from mbuild.build.sources.values import SourceFile, StoredModel
     from mbuild.core.names import ModelName
     from mbuild.language.recipe import Recipe, Reference
     from mbuild.registry.client.access import Access
     from mbuild.registry.reference import ModelReference
     from mbuild.store import Store
-
-KIND = "pull"
-"""The kind of the step in events. It has the number 0: it is over when steps are counted."""
 
 
 class PullMode(StrEnum):
@@ -66,10 +54,10 @@ class Fetching(NamedTuple):
 def fetch(
     recipe: Recipe, fetching: Fetching, context: Context, store: Store
 ) -> Iterator[BuildEvent]:
-    """Learn what is on other machines, and bring models of registries into the store.
+    """Learn what is on other machines; the weights are fetched by a step.
 
-    The caller holds the store. Raises :class:`MbuildError` with its place in the Modelfile:
-    what :func:`mbuild.registry.transfer.pull.pull` raises, and what the Hub refuses.
+    The caller holds the store. Raises :class:`RegistryError` and :class:`SourceError` with
+    their place in the Modelfile.
     """
     for word, references in _named(recipe).items():
         for reference in references:
@@ -139,7 +127,7 @@ def _learned(
 def _fetch(
     word: str, value: str, fetching: Fetching, context: Context, store: Store
 ) -> Iterator[BuildEvent]:
-    """Pull a model of a registry if it is missing; of ADAPTER and DRAFT its weights count."""
+    """Learn what a model of a registry is, if it is missing or asked for anew."""
     from mbuild.registry.reference import ModelReference, has_host
     from mbuild.registry.stored import stored_name
 
@@ -152,33 +140,99 @@ def _fetch(
         reference = ModelReference.parse(value)
     except InvalidNameError:
         return  # whoever resolves it says so
-    if mode is PullMode.ALWAYS or not is_whole(local, store):
-        if mode is PullMode.NEVER:
-            return
-        if word != "FROM":
-            fetching = fetching._replace(pinned=None)
-        yield from _pulled(reference, local, fetching, store)
-    if word != "FROM":
-        context.learn(word, value, _weights_of(word, value, local, store))
+    if word == "FROM" and mode is not PullMode.ALWAYS and is_whole(local, store):
+        return
+    model = yield from _looked_up(word, reference, local, fetching, store)
+    if model is not None:
+        context.learn(word, value, model if word == "FROM" else _weights_of(word, model, store))
 
 
-def _weights_of(word: str, value: str, name: ModelName, store: Store) -> SourceFile:
-    """The file of a stored model that ADAPTER or DRAFT means; raises :class:`SourceError`."""
+def _looked_up(
+    word: str, reference: ModelReference, local: ModelName, fetching: Fetching, store: Store
+) -> Generator[BuildEvent, None, StoredModel | None]:
+    """A model of a registry by its manifest, which is asked for unless it is known here.
+
+    None where it may not be asked for. Its blobs are fetched by a step.
+    """
+    from mbuild.build.sources.values import RemotePlace, StoredModel
+    from mbuild.registry.client.access import Access
+    from mbuild.store import Manifest
+    from mbuild.store.media import MODEL
+    from mbuild.store.records import MANIFEST, REMOTE_MODEL
+
+    access, exact = fetching.access or Access(), reference
+    if word == "FROM" and fetching.pinned is not None and fetching.mode is not PullMode.ALWAYS:
+        exact = reference._replace(digest=fetching.pinned)
+    access.check(exact.endpoint)
+    data = _known_manifest(exact, local, fetching, store)
+    if data is None:
+        if fetching.mode is PullMode.NEVER:
+            return None
+        yield Status(Code.PULLING_MANIFEST)
+        data = _asked(exact, access)
+        store.database.put(MANIFEST, Digest.of(data).hex, data)
+        if exact.digest is None:
+            store.cache.put(REMOTE_MODEL, str(exact), Digest.of(data))
+    manifest = Manifest.decode(data, str(exact))
+    weights = (layer.digest for layer in manifest.layers if layer.media_type == MODEL)
+    aliases = {digest: alias for digest in weights if (alias := store.files.alias(digest))}
+    remote = RemotePlace(str(reference), "", access)
+    return StoredModel(local, Digest.of(data), manifest, aliases, remote, data)
+
+
+def _known_manifest(
+    reference: ModelReference, local: ModelName, fetching: Fetching, store: Store
+) -> bytes | None:
+    """The manifest's bytes, where the store or its cache has them: nobody has to be asked."""
+    from mbuild.store.records import MANIFEST, REMOTE_MODEL
+
+    if reference.digest is None and fetching.mode is PullMode.ALWAYS:
+        return None
+    identity = reference.digest
+    if identity is None:
+        if (data := store.manifests.read_bytes(store.manifests.resolve(local))) is not None:
+            return data
+        identity = store.cache.get(REMOTE_MODEL, str(reference))
+    if identity is None:
+        return None
+    data = store.cache.get(MANIFEST, identity.hex)
+    return data if data is not None and Digest.of(data) == identity else None
+
+
+def _asked(reference: ModelReference, access: Access) -> bytes:
+    """The manifest's bytes, as the store keeps them, from the registry."""
+    from mbuild.registry.client.registry import Registry
+    from mbuild.registry.transfer.pull import look
+    from mbuild.work.cancel import Cancel
+
+    registry = Registry(reference, access, Cancel("the pull was stopped"))
+    try:
+        return look(registry, reference).data
+    finally:
+        registry.web.close()
+
+
+def _weights_of(word: str, model: StoredModel, store: Store) -> SourceFile:
+    """The file of a model that ADAPTER or DRAFT means; raises :class:`SourceError`."""
+    from mbuild.build.sources.hub import absent
     from mbuild.build.sources.local import stored_blob
     from mbuild.store.media import ADAPTER, MODEL
 
-    layers = store.manifests.read(name).manifest.of_kind(ADAPTER if word == "ADAPTER" else MODEL)
+    assert model.remote is not None
+    layers = model.manifest.of_kind(ADAPTER if word == "ADAPTER" else MODEL)
     if word == "ADAPTER" and not layers:  # an adapter that was pushed as a file of its own
-        layers = store.manifests.read(name).manifest.of_kind(MODEL)
+        layers = model.manifest.of_kind(MODEL)
     if len(layers) != 1:
         what = "no weights" if not layers else f"{len(layers)} files of weights"
         raise SourceError(
-            f"{word} {value}: that model has {what}",
+            f"{word} {model.remote.source}: that model has {what}",
             hint="name one whose weights are in one file",
         )
-    digest = layers[0].digest
-    shown = layers[0].origin if word == "ADAPTER" and layers[0].origin else digest.filename
-    return stored_blob(store.blobs.path(digest), shown, digest, store)
+    (layer,) = layers
+    shown = layer.origin if word == "ADAPTER" and layer.origin else layer.digest.filename
+    if store.blobs.has(layer.digest, layer.size):
+        return stored_blob(store.blobs.path(layer.digest), shown, layer.digest, store)
+    return absent(shown, layer.digest, layer.size, model.remote, store)
 
 
 def is_whole(name: ModelName, store: Store) -> bool:
@@ -188,43 +242,6 @@ def is_whole(name: ModelName, store: Store) -> bool:
     except MbuildError:
         return False
     return all(store.blobs.bring(layer.digest, layer.size) for layer in stored.manifest.blobs())
-
-
-def _pulled(
-    reference: ModelReference, local: ModelName, fetching: Fetching, store: Store
-) -> Generator[BuildEvent, None, None]:
-    """Pull, and tell of it as of a step."""
-    from mbuild.core.transfers import BlobDone, BlobProgress, Transferred
-    from mbuild.registry.client.access import Access
-    from mbuild.registry.transfer.pull import bring_model
-
-    exact = reference
-    if fetching.pinned is not None and fetching.mode is not PullMode.ALWAYS:
-        exact = reference._replace(digest=fetching.pinned)
-    access = fetching.access or Access()
-    access.check(exact.endpoint)
-    started, label = time.monotonic(), f"pull {reference}"
-    blobs: dict[Digest, tuple[int, int]] = {}
-    transfer = bring_model(exact, local, store, access)
-    yield Status(Code.PULLING_MANIFEST)
-    yield StepStarted(0, label, 0, KIND, "model", str(reference))
-    try:
-        for event in transfer:
-            if isinstance(event, (BlobProgress, BlobDone)):
-                done = event.total if isinstance(event, BlobDone) else event.completed
-                blobs[event.digest] = done, event.total
-                completed, total = map(sum, zip(*blobs.values(), strict=True))
-                yield StepProgress(0, label, completed, total, KIND, "model", str(reference))
-            elif isinstance(event, Transferred):
-                seconds = time.monotonic() - started
-                cached = not event.moved and event.replaced is None
-                yield StepFinished(
-                    *(0, label, cached, seconds, event.moved, KIND, "model", str(reference))
-                )
-                if event.replaced is not None:
-                    yield Replaced(event.name, event.replaced)
-    finally:
-        transfer.close()
 
 
 def placed(error: MbuildError, item: Reference) -> MbuildError:

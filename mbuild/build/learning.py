@@ -15,7 +15,7 @@ from mbuild.build.sources.files import Found
 from mbuild.build.sources.hub import INDEX, HubFiles, absent, needed_names
 from mbuild.build.sources.local import stored_blob
 from mbuild.build.sources.places import front_matter_of
-from mbuild.build.sources.values import README, Remote, SourceFile
+from mbuild.build.sources.values import README, RemotePlace, SourceFile
 from mbuild.core.digest import BLAKE3, Digest, DigestError
 from mbuild.core.errors import AbsentError, RegistryError, SourceError, UnreachableError
 from mbuild.core.events import BuildEvent, Code, Status, Warned
@@ -229,7 +229,7 @@ def _keep(file: HubFile, data: bytes, store: Store) -> None:
         store.cache.put(GIT_CONTENT, file.oid, blob.digest)
     if file.name == README:
         card = Digest.of(front_matter_of(data))
-        store.cache.put(MODEL_CARD, str(blob.digest), str(card))
+        store.cache.put(MODEL_CARD, str(blob.digest), card)
 
 
 # A file at a web address.
@@ -253,7 +253,7 @@ def learn_address(
     asking.access.check(urlsplit(url).netloc.rpartition("@")[2].lower())
     name = unquote(urlsplit(url).path).rpartition("/")[2]
     size = store.blobs.size(digest)
-    remote = Remote(value, url, asking.access)
+    remote = RemotePlace(value, url, asking.access)
     if size is not None:
         path = store.blobs.path(digest)
         return stored_blob(path, name, digest, store)._replace(remote=remote)

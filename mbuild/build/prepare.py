@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from mbuild import __version__
-from mbuild.build.fetching import Fetching, placed
+from mbuild.build.fetching import Fetching, fetch, placed
 from mbuild.build.history import keep_modelfile, modelfile_text
 from mbuild.build.plan import Plan, Sources, plan
 from mbuild.build.sources.values import ModelSource, StoredModel
@@ -125,6 +125,15 @@ def check_unasked_names(request: BuildRequest, store: Store) -> None:
                 f"the store has a model {stored} that was not built from this Modelfile",
                 hint=f"name the result with -t NAME; -t {name} replaces that model",
             )
+
+
+def learn(wanted: Build, store: Store) -> None:
+    """Find out what is on other machines, for whoever only looks: no weights are fetched.
+
+    Raises what :func:`mbuild.build.fetching.fetch` raises.
+    """
+    for _ in fetch(wanted.recipe, wanted.fetching, wanted.context, store):
+        pass
 
 
 def plans_of(wanted: Build, store: Store) -> tuple[Plan, ...]:

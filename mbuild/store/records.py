@@ -99,6 +99,12 @@ def _blake3(digits: str) -> Digest:
     return Digest.parse_any(f"{BLAKE3}:{digits}")
 
 
+def _commit(text: str) -> str:
+    if len(text) != 40 or not set(text) <= set("0123456789abcdef"):
+        raise ValueError("not a commit of git")
+    return text
+
+
 def _nothing(text: str) -> bool:
     return True
 
@@ -211,7 +217,7 @@ HUB_COMMIT: RecordKind[str] = RecordKind(
     "the commit that it was when the Hub was asked last",
     False,
     str,
-    str,
+    _commit,
 )
 HUB_LISTING: RecordKind[dict[str, Any]] = RecordKind(
     "hub-listing",
@@ -231,14 +237,23 @@ GIT_CONTENT: RecordKind[Digest] = RecordKind(
     str,
     Digest.parse,
 )
-MODEL_CARD: RecordKind[str] = RecordKind(
+MODEL_CARD: RecordKind[Digest] = RecordKind(
     "model-card",
     1,
     "the SHA-256 of a README.md",
     "that of its front matter",
     True,
     str,
+    Digest.parse,
+)
+REMOTE_MODEL: RecordKind[Digest] = RecordKind(
+    "remote-model",
+    1,
+    "a model in a registry, by its tag",
+    "the id that it had when the registry was asked last",
+    False,
     str,
+    Digest.parse,
 )
 REMOTE_SIZE: RecordKind[int] = RecordKind(
     "remote-size", 1, "a content's SHA-256", "how many bytes it has", True, str, int
@@ -264,6 +279,7 @@ RECORDS: tuple[RecordKind[Any], ...] = (
     HUB_LISTING,
     GIT_CONTENT,
     MODEL_CARD,
+    REMOTE_MODEL,
     REMOTE_SIZE,
 )
 """All of them; ``tests/store/test_records.py`` holds that none is missing."""

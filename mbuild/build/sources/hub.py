@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mbuild.build.sources.local import local_file, stored_blob
 from mbuild.build.sources.places import PICKLES, is_part_of_checkpoint
-from mbuild.build.sources.values import FileStamp, Remote, SourceFile
+from mbuild.build.sources.values import FileStamp, RemotePlace, SourceFile
 from mbuild.core.errors import SourceError
 from mbuild.registry.hub.reference import endpoint
 from mbuild.store.records import GIT_CONTENT
@@ -114,7 +114,7 @@ class HubFiles:
 
         if name not in self._listing.files:
             raise SourceError(f"{self.value}: the commit has no file {name}")
-        remote = Remote(self.source, self._base + quote(name), self._access)
+        remote = RemotePlace(self.source, self._base + quote(name), self._access)
         size, sha256 = self._listing.files[name].size, self.sha256(name)
         blobs = self._store.blobs
         if sha256 is not None and blobs.has(sha256, size):
@@ -130,7 +130,7 @@ class HubFiles:
         return absent(name, sha256, size, remote, self._store)
 
 
-def absent(name: str, sha256: Digest, size: int, remote: Remote, store: Store) -> SourceFile:
+def absent(name: str, sha256: Digest, size: int, remote: RemotePlace, store: Store) -> SourceFile:
     """A file that is to be fetched: what is known of it, and where it will lie."""
     stamp = FileStamp(0, 0, size, 0, None)
     path = store.blobs.path(sha256)

@@ -64,8 +64,8 @@ class Context(Protocol):
     def imatrix(self, value: str) -> SourceFile:
         """The importance matrix that an option names; raises :class:`SourceError`."""
 
-    def learn(self, word: str, value: str, found: Found | SourceFile) -> None:
-        """From now on an instruction's value leads there: to files of another machine."""
+    def learn(self, word: str, value: str, found: Found | SourceFile | StoredModel) -> None:
+        """From now on an instruction's value leads there: to another machine."""
 
 
 class Resolver:
@@ -88,14 +88,17 @@ class Resolver:
         self._store = store
         self._hash_files = hash_files
         self._on_read = on_read
-        self._learned: dict[tuple[str, str], Found | SourceFile] = {}
+        self._learned: dict[tuple[str, str], Found | SourceFile | StoredModel] = {}
 
-    def learn(self, word: str, value: str, found: Found | SourceFile) -> None:
+    def learn(self, word: str, value: str, found: Found | SourceFile | StoredModel) -> None:
         """From now on a value leads there, whatever the front end knows by that name."""
         self._learned[word, value] = found
 
     def _find(self, word: str, value: str) -> Found | SourceFile | None:
-        return self._learned.get((word, value)) or self._names.find(word, value)
+        found = self._learned.get((word, value))
+        if found is None or isinstance(found, StoredModel):
+            return self._names.find(word, value)
+        return found
 
     def may_be_stored(self, value: str) -> bool:
         """Whether nothing that the front end lets be named is called so."""
@@ -160,6 +163,9 @@ class Resolver:
     # Models of the store.
 
     def _stored(self, value: str) -> StoredModel:
+        found = self._learned.get(("FROM", value))
+        if isinstance(found, StoredModel):
+            return found
         try:
             stored = self._store.manifests.read(self._name(value))
         except (InvalidNameError, NameNotFoundError) as error:
@@ -218,7 +224,7 @@ class Resolver:
         if file.remote is not None and file.sha256 is not None:
             known = self._store.cache.get(MODEL_CARD, str(file.sha256))
             if known is not None:
-                return Digest.parse(known)
+                return known
         return Digest.of(front_matter(file.path, file.name))
 
     def _gguf_directory(self, files: Files, names: Sequence[str], wanted: str) -> ModelSource:

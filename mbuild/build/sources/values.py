@@ -58,11 +58,12 @@ class Material(NamedTuple):
     size: int
 
 
-class Remote(NamedTuple):
+class RemotePlace(NamedTuple):
     """Where a file is to be had that need not be on this disk.
 
     ``source`` is what messages call the whole that it belongs to, such as
-    ``hf.co/ORG/REPO@COMMIT``, ``url`` the file's own address. ``access`` is who may be asked.
+    ``hf.co/ORG/REPO@COMMIT``, ``url`` the file's own address, empty for a blob of a registry.
+    ``access`` is who may be asked.
     """
 
     source: str
@@ -84,7 +85,7 @@ class SourceFile(NamedTuple):
     stamp: FileStamp
     digest: Digest | None
     sha256: Digest | None = None
-    remote: Remote | None = None
+    remote: RemotePlace | None = None
 
     @property
     def is_absent(self) -> bool:
@@ -136,15 +137,19 @@ class SourceFile(NamedTuple):
 
 
 class StoredModel(NamedTuple):
-    """FROM a model of the store.
+    """FROM a model of the store, or of a registry under the name that it gets in the store.
 
     ``aliases`` are the BLAKE3 of those layers of weights whose content somebody has read.
+    ``remote`` and ``data``, the manifest's bytes, are there while the model is still to be
+    fetched; its digests are known.
     """
 
     name: ModelName
     id: Digest
     manifest: Manifest
     aliases: Mapping[Digest, Digest] = {}
+    remote: RemotePlace | None = None
+    data: bytes = b""
 
 
 class GGUFSource(NamedTuple):

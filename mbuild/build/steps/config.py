@@ -56,6 +56,7 @@ class MakeConfig(BaseStep):
     target: str = field(default="", compare=False)
     least: str = ""
     lifted: str = ""
+    needs: tuple[Step, ...] = field(default=(), compare=False)
 
     kind: ClassVar[str] = "config"
     role: ClassVar[str] = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
@@ -77,6 +77,7 @@ class MergeParameters(BaseStep):
     values: Mapping[str, Any]
     base: Layer | None
     inputs: tuple[Step, ...] = ()
+    needs: tuple[Step, ...] = field(default=(), compare=False)
 
     kind: ClassVar[str] = "params"
     label: ClassVar[str] = "params"

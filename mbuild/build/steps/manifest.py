@@ -23,7 +23,9 @@ class AssembleManifest(BaseStep):
     config: Step
     entries: tuple[Layer | Step, ...]
     target: str = field(default="", compare=False)
+    needs: tuple[Step, ...] = field(default=(), compare=False)
 
+    holds: ClassVar[bool] = True
     kind: ClassVar[str] = "manifest"
     role: ClassVar[str] = ""
     version: ClassVar[int] = 1

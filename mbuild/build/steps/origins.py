@@ -85,6 +85,11 @@ class CheckpointOrigin(NamedTuple):
         return self._replace(source=self.source.learned(files))
 
     @property
+    def needs(self) -> tuple[Step, ...]:
+        """The download of what is on another machine."""
+        return pulls(self.source.files.values())
+
+    @property
     def versions(self) -> tuple[tuple[str, int], ...]:
         """The conversion's, which is no step of its own here."""
         return ((ConvertCheckpoint.kind, ConvertCheckpoint.version),)
@@ -139,6 +144,11 @@ class GGUFOrigin(NamedTuple):
         ]
         return merge(opened) if len(opened) > 1 else opened[0].model()
 
+    @property
+    def needs(self) -> tuple[Step, ...]:
+        """The download of what is on another machine."""
+        return pulls(self.sources)
+
     def learned(self, files: Mapping[str, Digest]) -> GGUFOrigin:
         """With the digests that a step found."""
         return GGUFOrigin(tuple(file.learned(files) for file in self.sources))
@@ -152,11 +162,13 @@ class GGUFOrigin(NamedTuple):
 class LayerOrigin(NamedTuple):
     """The weights of a model in the store: one layer, or all shards in order.
 
-    ``blake3`` are their other digests, where those are known.
+    ``blake3`` are their other digests, where those are known, ``needs`` the step that fetches
+    them, if a registry has them.
     """
 
     layers: tuple[Layer, ...]
     blake3: Mapping[Digest, Digest] = {}
+    needs: tuple[Step, ...] = ()
 
     @property
     def by_name(self) -> bool:
@@ -247,7 +259,7 @@ class OverOrigin(BaseStep):
     @property
     def needs(self) -> tuple[Step, ...]:
         """The download of what is on another machine."""
-        return pulls(self.origin.files.values())
+        return self.origin.needs
 
     @property
     def group(self) -> Hashable:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
-from mbuild.build.sources.values import Material, SourceFile
+from mbuild.build.sources.values import FileStamp, Material, SourceFile, StoredModel
 from mbuild.core.digest import Digest
 from mbuild.store import Layer
 
@@ -28,13 +29,15 @@ class Pull(BaseStep):
     """Files whose digests are known become blobs of the store, which the cache keeps.
 
     ``source`` is the whole that they belong to. No key of a step that reads them has this one
-    in it: it runs when such a step runs and the files are not here.
+    in it: it runs when such a step runs and the files are not here. Of a ``model`` of a
+    registry they are blobs, and it gets its name once the store has all of them.
     """
 
     source: str
     files: tuple[SourceFile, ...]
-    inputs: tuple[Step, ...] = field(default=(), compare=False)
+    model: StoredModel | None = None
 
+    inputs: ClassVar[tuple[Step, ...]] = ()
     kind: ClassVar[str] = "pull"
     role: ClassVar[str] = ""
     version: ClassVar[int] = 1
@@ -63,14 +66,24 @@ class Pull(BaseStep):
 
     def key_fields(self) -> Mapping[str, Any]:
         """The files by name: what explains that something is fetched again."""
-        digests = {file.name: str(file.sha256) for file in self.files}
+        digests = {f"{n} {file.name}": str(file.sha256) for n, file in enumerate(self.files)}
+        if self.model is None:
+            digests = {file.name: str(file.sha256) for file in self.files}
         return {"source": self.source, "files": digests}
 
     def is_there(self, store: BuildStore, *, bring: bool) -> bool:
-        """Whether every file is in the store, or kept by the cache."""
+        """Whether every file is in the store, or kept by the cache, and a whole model named."""
         if bring:
-            return all(store.blobs.bring(*row) for row in self.sizes.items())
-        return not store.blobs.missing(self.sizes)
+            here = all(store.blobs.bring(*row) for row in self.sizes.items())
+        else:
+            here = not store.blobs.missing(self.sizes)
+        return here and not (self.model and self._can_be_named(self.model, cast("Store", store)))
+
+    def _can_be_named(self, model: StoredModel, store: Store) -> bool:
+        """Whether the model is whole, and its name means another or none."""
+        sizes = {layer.digest: layer.size for layer in model.manifest.blobs()}
+        named = store.manifests.read_bytes(store.manifests.resolve(model.name)) == model.data
+        return not named and not store.blobs.missing(sizes)
 
     def cost(self, store: BuildStore) -> Cost:
         """What is missing is written."""
@@ -87,18 +100,42 @@ class Pull(BaseStep):
         missing = {d: size for d, size in sizes.items() if not store.blobs.bring(d, size)}
         found: list[Blob] = []
         fetch(self.files, missing, context, found.append)
-        learned, new = {}, []
+        new = tuple(Layer(_FILE, blob.digest, blob.size) for blob in found)
         for blob in found:
-            assert blob.blake3 is not None
-            store.blobs.keep(blob.digest)
-            store.files.remember_alias(blob.digest, blob.blake3)
-            store.files.remember_content(blob.size, blob.blake3)
-            new.append(Layer(_FILE, blob.digest, blob.size))
-        store.discard(blob.digest for blob in found)  # no model names it: the cache keeps it
+            if blob.blake3 is not None:
+                store.files.remember_alias(blob.digest, blob.blake3)
+                store.files.remember_content(blob.size, blob.blake3)
+        if self.model is not None and self._can_be_named(self.model, store):
+            sizes = {layer.digest: layer.size for layer in self.model.manifest.blobs()}
+            if all(store.blobs.bring(*row) for row in sizes.items()):
+                store.replace(store.manifests.resolve(self.model.name), self.model.data)
+        elif self.model is None:
+            for blob in found:
+                store.blobs.keep(blob.digest)
+            store.discard(blob.digest for blob in found)  # no model names it: the cache keeps it
+        learned = {}
         for file in self.files:
             if file.sha256 and (digest := store.files.alias(file.sha256)):
                 learned[str(file.path)] = digest
-        return Made(Result(), tuple(new), learned)
+        return Made(Result(), new, learned)
+
+
+def pull_of(model: StoredModel, layers: Iterable[Layer]) -> tuple[Pull, ...]:
+    """The step that fetches some layers of a model of a registry; none for one that is here."""
+    if model.remote is None:
+        return ()
+    files = (
+        SourceFile(
+            layer.kind,
+            Path(),
+            FileStamp(0, 0, layer.size, 0, None),
+            model.aliases.get(layer.digest),
+            layer.digest,
+            model.remote,
+        )
+        for layer in dict.fromkeys(layers)
+    )
+    return (Pull(model.remote.source, tuple(files), model),)
 
 
 def pulls(files: Iterable[SourceFile]) -> tuple[Pull, ...]:

@@ -12,7 +12,7 @@ from mbuild.work.cancel import Cancel
 
 if TYPE_CHECKING:
     from mbuild.build.graph import StepContext
-    from mbuild.build.sources.values import Remote, SourceFile
+    from mbuild.build.sources.values import RemotePlace, SourceFile
     from mbuild.core.digest import Digest
     from mbuild.registry.client.registry import Registry
     from mbuild.store import Store
@@ -33,7 +33,8 @@ def fetch(
     if first is None:
         return
     cancel = Cancel("the download was stopped")
-    urls = {f.sha256: f.remote.url for f in files if f.sha256 in missing and f.remote}
+    remotes = [(f.sha256, f.remote.url) for f in files if f.sha256 in missing and f.remote]
+    urls = {digest: url for digest, url in remotes if url}
     registry = _site(first, cancel)
     places = Places(cast("dict[Digest, str]", urls), found, lambda: context.report(0, 0))
     sizes = dict(sorted(missing.items(), key=lambda row: -row[1]))
@@ -51,8 +52,13 @@ def fetch(
         registry.web.close()
 
 
-def _site(remote: Remote, cancel: Cancel) -> Registry:
-    """Who is asked for a file: the Hub, with its login, or any site."""
+def _site(remote: RemotePlace, cancel: Cancel) -> Registry:
+    """Who is asked for a file: a registry, the Hub, with its login, or any site."""
+    if not remote.url:
+        from mbuild.registry.client.registry import Registry
+        from mbuild.registry.reference import ModelReference
+
+        return Registry(ModelReference.parse(remote.source), remote.access, cancel)
     from mbuild.registry.hub.reference import HubReference, names_the_hub
 
     if names_the_hub(remote.source):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
@@ -143,6 +143,7 @@ class ConvertAdapter(BaseStep):
     source: CheckpointSource
     base: tuple[Layer, ...] = ()
     inputs: tuple[Step, ...] = ()
+    base_needs: tuple[Step, ...] = field(default=(), compare=False)
 
     role: ClassVar[str] = Role.ADAPTER
     kind: ClassVar[str] = "convert-adapter"
@@ -175,8 +176,8 @@ class ConvertAdapter(BaseStep):
 
     @property
     def needs(self) -> tuple[Step, ...]:
-        """The download of what is on another machine."""
-        return pulls(self.source.files.values())
+        """The download of what is on another machine, of the base, too."""
+        return (*pulls(self.source.files.values()), *self.base_needs)
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The adapter's files; the base comes by digest or with the inputs."""
