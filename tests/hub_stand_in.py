@@ -356,7 +356,7 @@ _ROUTES = (
     (r"/api/validate-yaml", "yaml"),
     (rf"/{_NAME}\.git/info/lfs/objects/batch", "batch"),
     (rf"/{_NAME}/resolve/([^/]+)/(.+)", "resolve"),
-    (r"/get/([0-9a-f]{64})", "stored"),
+    (r"/get/([0-9a-f]{64})(?:/[^/]+)?", "stored"),
     (r"/put/([0-9a-f]{64})", "store"),
 )
 
