@@ -118,8 +118,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             hub.requests.append((self.command, self.path, dict(self.headers.items())))
             busy = hub.busy > 0
             hub.busy -= busy
-        length = int(self.headers.get("content-length") or 0)
-        self.body = self.rfile.read(length)
+        self.body = self._read()
         if busy:
             self.answer(429, b"", {"RateLimit": '"api";r=0;t=1'})
             return
@@ -130,6 +129,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 getattr(self, name)(*map(unquote, found.groups()))
                 return
         self.answer(404, b"{}", {})
+
+    def _read(self) -> bytes:
+        if self.headers.get("transfer-encoding", "") != "chunked":
+            return self.rfile.read(int(self.headers.get("content-length") or 0))
+        found = b""
+        while size := int(self.rfile.readline(), 16):
+            found += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return found
 
     do_GET = do_HEAD = do_POST = do_PUT = _route
 
@@ -273,11 +282,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         exists = name in self.hub.repositories
         if not exists:
             self.hub.put(name, {})
-            self.hub.repositories[name].private = bool(asked.get("private"))
+            self.hub.repositories[name].private = asked.get("visibility") == "private" or bool(
+                asked.get("private")
+            )
         self.json({"url": f"{self.hub.url}/{name}", "name": name}, 409 if exists else 200)
 
     def preupload(self, name: str, revision: str) -> None:
         """Which files go to LFS."""
+        if self.headers.get("authorization") != f"Bearer {TOKEN}":
+            self.refuse(403, "Forbidden")
+            return
         rows = json.loads(self.body)["files"]
         files = [
             {

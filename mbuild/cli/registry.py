@@ -23,10 +23,11 @@ from mbuild.core.errors import CancelledError, UsageError
 from mbuild.core.names import InvalidNameError, ModelName
 from mbuild.core.transfers import BlobDone, BlobProgress, Direction, TransferEvent, Transferred
 from mbuild.registry.client.access import Access
-from mbuild.registry.reference import ModelReference
+from mbuild.registry.reference import HUB_HOSTS, ModelReference
 
 if TYPE_CHECKING:
     from mbuild.registry.auth.login import Login
+    from mbuild.registry.transfer.push import Unsent
 
 _DONE = {Direction.PULL: ("pulled", "fetched"), Direction.PUSH: ("pushed", "sent")}
 
@@ -110,12 +111,15 @@ PUSH_EPILOG = """\
 Examples:
   mbuild push mario ghcr.io/org/mario:v2
   mbuild push mario ghcr.io/org/mario:v2 --format json
+  mbuild push mario hf.co/org/mario-GGUF --dry-run
 """
 
 
 @click.command("push", epilog=PUSH_EPILOG)
 @click.argument("name", type=NameType())
 @click.argument("target", required=False, type=ReferenceType())
+@click.option("--dry-run", is_flag=True, help="Show what would be sent; send nothing.")
+@click.option("--private", is_flag=True, help="Make a new repository of the Hub private.")
 @store_option
 @insecure_option
 @format_option
@@ -128,13 +132,16 @@ def push_command(
     store: str | None,
     insecure: bool,
     style: str,
+    dry_run: bool,
+    private: bool,
 ) -> None:
-    """Push a model from the store to a registry.
+    """Push a model from the store to a registry, or to a repository of the Hub.
 
     TARGET is HOST/PATH[:TAG]; without it NAME says where the model goes. The model keeps its
-    id, and blobs that the registry has are not sent again.
+    id, and blobs that the registry has are not sent again. To hf.co/ORG/REPO go its GGUF files,
+    named after the repository and the quantization, and a model card.
     """
-    from mbuild.registry.transfer.push import push
+    from mbuild.registry.transfer.push import push, would_send
 
     opened = open_store(ctx, store)
     reference = target or ModelReference.of(name)
@@ -148,7 +155,39 @@ def push_command(
         from mbuild.models.library import find
 
         find(opened, name)  # raises the error, with what can have been meant
+    if reference.endpoint in HUB_HOSTS:
+        from mbuild.cli.publish import publish
+
+        publish(opened, stored, reference, style, dry_run=dry_run, private=private)
+        return
+    if private:
+        raise UsageError("--private is for repositories of the Hub", hint="leave it out")
+    if dry_run:
+        _show_dry_run(would_send(stored, reference, opened, _access(reference, insecure)), style)
+        return
     _follow(push(stored, reference, opened, _access(reference, insecure)), "pushing", style)
+
+
+def _show_dry_run(planned: Unsent, style: str) -> None:
+    """What a push would send, and the tag that the model would get."""
+    missing = [layer for layer in planned.layers if layer.digest in planned.missing]
+    size = sum(layer.size for layer in missing)
+    if style == "json":
+        rows = [
+            {
+                "digest": str(layer.digest),
+                "kind": layer.kind,
+                "size": layer.size,
+                "send": layer.digest in planned.missing,
+            }
+            for layer in planned.layers
+        ]
+        write_json({"target": str(planned.reference), "bytes": size, "blobs": rows})
+        return
+    for layer in planned.layers:
+        word = "send " if layer.digest in planned.missing else "there"
+        click.echo(f"{word}  {human_size(layer.size):>9}  {layer.kind} {layer.digest.short}")
+    click.echo(f"would send {human_size(size)} and tag {planned.reference}")
 
 
 def _follow(events: Generator[TransferEvent, None, None], label: str, style: str) -> None:

@@ -122,7 +122,7 @@ def export(
     texts: dict[Path, str] = {}
     if options.layout is ExportForm.DIRECTORY:
         names = {digest: name for place in places for digest, name in place.references.items()}
-        texts = _beside(job, target, _texts(job.contents, modelfile(names) if modelfile else ""))
+        texts = _beside(job, target, texts_of(job.contents, modelfile(names) if modelfile else ""))
     found = [written for place in places for written in _write_weights(job, place)]
     return found + [_write_text(job, path, text) for path, text in texts.items()]
 
@@ -183,7 +183,7 @@ def _check_free(job: _Job, path: Path) -> None:
         raise MbuildError(f"{path} exists", hint="name another place, or replace it with --force")
 
 
-def _texts(contents: Contents, modelfile: str) -> dict[str, str]:
+def texts_of(contents: Contents, modelfile: str) -> dict[str, str]:
     """Small files beside the weights.
 
     ``template``, ``system`` and ``params`` are what ``ollama run hf.co/...``

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.core.digest import Digest
 from mbuild.core.errors import DamagedError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mbuild.core.names import ModelName
     from mbuild.registry.client.access import Access
     from mbuild.registry.reference import ModelReference
-    from mbuild.store import Manifest, Store
+    from mbuild.store import Layer, Manifest, Store
 
 CONNECTIONS = 4
 """Blobs that are sent side by side."""
@@ -63,6 +63,31 @@ def push(
         finally:
             registry.web.close()
     yield Transferred(_PUSH, str(reference), Digest.of(data), stored.size, moved)
+
+
+class Unsent(NamedTuple):
+    """What a push would do: all blobs of the model, once each, and those that would be sent."""
+
+    reference: ModelReference
+    layers: tuple[Layer, ...]
+    missing: frozenset[Digest]
+
+
+def would_send(name: ModelName, reference: ModelReference, store: Store, access: Access) -> Unsent:
+    """Ask a registry which blobs of a model it does not have; raises as :func:`push`."""
+    cancel = Cancel("the push was stopped")
+    manifest = store.manifests.read(name).manifest
+    layers = {layer.digest: layer for layer in (*manifest.layers, manifest.config)}
+    registry = Registry(reference, access, cancel)
+    try:
+        missing = {
+            digest
+            for digest, layer in layers.items()
+            if not Upload(registry, store, layer, "", cancel).is_there()
+        }
+    finally:
+        registry.web.close()
+    return Unsent(reference, tuple(layers.values()), frozenset(missing))
 
 
 def _blobs(

@@ -81,7 +81,7 @@ class Upload:
 
     def run(self, part: Part) -> None:
         """Bring the blob there unless it is; raises :class:`RegistryError` and StoreError."""
-        if self._is_there():
+        if self.is_there():
             self.done = self.layer.size
             return
         attempts = Attempts(self._cancel)
@@ -104,7 +104,7 @@ class Upload:
         self.done = self.layer.size
         self._record.remove()
 
-    def _is_there(self) -> bool:
+    def is_there(self) -> bool:
         """Whether the registry has the blob: it says so, or leads to where it is kept."""
         url = self._registry.url(f"blobs/{self.layer.digest}")
         answer = self._registry.ask("HEAD", url, self._scopes)
