@@ -129,8 +129,8 @@ def _asked(
     exact = reference
     if not asking.always and (pinned := asking.commits.get(reference.repository)):
         exact = reference._replace(revision=pinned)
-    yield Status(Code.PULLING_MANIFEST)
     hub = Hub(exact, asking.access, Cancel("the build was stopped"))
+    yield Status(Code.PULLING_MANIFEST)
     try:
         listing = hub.listing()
         index = listing.files.get(INDEX)
