@@ -8,17 +8,21 @@ from pathlib import Path
 
 import pytest
 from conftest import Run
+from documents import documented
 from example_models import write_chat
 from hub_stand_in import TOKEN, HubStandIn, hub_stand_in
 from inprocess import in_process
 from stores import copy_tiny_store
 
+from mbuild.cli.publish import publish
 from mbuild.core.digest import Digest
+from mbuild.core.errors import UsageError
 from mbuild.core.names import ModelName
 from mbuild.models.publish import upload
 from mbuild.models.publish.card import MARK, Origin, card, is_ours, origin_of
 from mbuild.models.publish.content import Published, ggufs, missing, stem_of, text, weights_of
 from mbuild.registry.hub.listing import HubFile, Listing, git_oid
+from mbuild.registry.reference import ModelReference
 from mbuild.store import Store
 
 constants = pytest.importorskip("huggingface_hub.constants")
@@ -163,6 +167,28 @@ def test_a_file_that_is_too_large_is_split(tmp_path: Path) -> None:
     assert all(file.size <= 100_000 and file.path and file.path.exists() for file in found)
     (whole,) = weights_of(store, stored, "me/x", tmp_path, lambda done, total: None)
     assert whole.sha256 == stored.manifest.layers[0].digest
+
+
+def test_the_documented_session(tmp_path: Path, hub: HubStandIn) -> None:
+    """Each command of docs/hub.md prints what the page shows."""
+    folder = write_chat(tmp_path / "source")
+    files = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    hub.put("org/tiny-chat", files)
+    variables = {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(tmp_path / "hub"),
+        "HF_TOKEN": TOKEN,
+        "HF_HUB_DISABLE_XET": "1",
+    }
+    documented("hub.md", tmp_path, variables=variables)
+
+
+def test_who_is_to_be_named(tmp_path: Path) -> None:
+    """A tag has no meaning on the Hub, and is refused before anything is read."""
+    store = Store(copy_tiny_store(tmp_path / "store"))
+    target = ModelReference.parse("hf.co/me/x:v1")
+    with pytest.raises(UsageError, match="not by a tag"):
+        publish(store, ModelName.parse("tiny"), target, "text", dry_run=True, private=False)
 
 
 def test_names_and_what_is_missing() -> None:
