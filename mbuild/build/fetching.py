@@ -8,14 +8,25 @@ there.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mbuild.core.digest import Digest
-from mbuild.core.errors import MbuildError, RegistryError, SourceError
-from mbuild.core.events import BuildEvent, Code, Status
-from mbuild.core.names import InvalidNameError
+from mbuild.core.errors import AbsentError, MbuildError, RegistryError, SourceError
+from mbuild.core.events import (
+    BuildEvent,
+    Code,
+    Replaced,
+    Status,
+    StepFinished,
+    StepProgress,
+    StepStarted,
+)
+from mbuild.core.names import DEFAULT_TAG, InvalidNameError
+from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
     from mbuild.build.sources.files import Found
@@ -42,13 +53,14 @@ class Fetching(NamedTuple):
     ``mode`` is None where nobody said: then names with a host are fetched if they are missing.
     ``access`` says which registries may be asked, None for any. ``pinned`` is the manifest that
     a lock names: it is fetched in place of what the tag has by now; ``commits`` are those of
-    the Hub, by repository.
+    the Hub, by repository. ``only_look``: nothing large may be fetched.
     """
 
     mode: PullMode | None = None
     access: Access | None = None
     pinned: Digest | None = None
     commits: Mapping[str, str] = {}
+    only_look: bool = False
 
 
 def fetch(
@@ -76,6 +88,8 @@ def _one(
     word: str, value: str, fetching: Fetching, context: Context, store: Store
 ) -> Iterator[BuildEvent]:
     """Fetch or learn what one value means, where that is on another machine."""
+    if value.startswith((".", "/")):
+        return  # a path
     if "/" not in value:
         if word == "FROM" and fetching.mode in (PullMode.ALWAYS, PullMode.MISSING):
             yield from _fetch(word, value, fetching, context, store)
@@ -101,17 +115,17 @@ def _learned(
     is_address = not names_the_hub(value) or ".gguf" in value
     if not is_address and ":" in value.split("://", 1)[-1].partition("@")[0]:
         return None  # a quantization: the Hub's registry has it
-    from mbuild.build.learning import Asking, learn_address, learn_repository
+    from mbuild.build.learning import Inquiry, learn_address, learn_repository
 
     mode = fetching.mode
-    asking = Asking(
+    inquiry = Inquiry(
         fetching.access or Access(),
         mode is PullMode.ALWAYS,
         mode is PullMode.NEVER,
         fetching.commits,
     )
     if is_address:
-        return (yield from learn_address(word, value, asking, store))
+        return (yield from learn_address(word, value, inquiry, store))
     try:
         reference = HubReference.parse(value)
     except InvalidNameError:
@@ -121,7 +135,7 @@ def _learned(
 
         if is_whole(stored_name(value, store), store):
             return None  # pulled before, as GGUF
-    return (yield from learn_repository(reference, asking, store))
+    return (yield from learn_repository(reference, inquiry, store))
 
 
 def _fetch(
@@ -169,7 +183,10 @@ def _looked_up(
         if fetching.mode is PullMode.NEVER:
             return None
         yield Status(Code.PULLING_MANIFEST)
-        data = _asked(exact, access)
+        data = _asked(exact, access, store)
+        if data is None:
+            yield from _pulled(word, reference, local, fetching, store)
+            return None
         store.database.put(MANIFEST, Digest.of(data).hex, data)
         if exact.digest is None:
             store.cache.put(REMOTE_MODEL, str(exact), Digest.of(data))
@@ -199,17 +216,60 @@ def _known_manifest(
     return data if data is not None and Digest.of(data) == identity else None
 
 
-def _asked(reference: ModelReference, access: Access) -> bytes:
-    """The manifest's bytes, as the store keeps them, from the registry."""
-    from mbuild.registry.client.registry import Registry
+def _asked(reference: ModelReference, access: Access, store: Store) -> bytes | None:
+    """The manifest's bytes, as the store keeps them, from the registry.
+
+    None for a model in another dialect than Ollama's, whose manifest is made of its blobs, and
+    for one that is not there by its digest: it may be such a model, too.
+    """
+    from mbuild.registry.transfer.moving import registry_of
     from mbuild.registry.transfer.pull import look
     from mbuild.work.cancel import Cancel
 
-    registry = Registry(reference, access, Cancel("the pull was stopped"))
-    try:
-        return look(registry, reference).data
-    finally:
-        registry.web.close()
+    with registry_of(reference, access, Cancel("the pull was stopped")) as registry:
+        try:
+            found = look(registry, reference)
+        except AbsentError:
+            if reference.digest is None or reference.tag == DEFAULT_TAG:
+                raise
+            return None
+        return found.finish(store) if found.is_ollama else None
+
+
+def _pulled(
+    word: str, reference: ModelReference, local: ModelName, fetching: Fetching, store: Store
+) -> Generator[BuildEvent, None, None]:
+    """Pull a model whose manifest is known only once its blobs are here.
+
+    Raises :class:`RegistryError` for whoever only looks.
+    """
+    from mbuild.core.transfers import BlobDone, BlobProgress, Transferred
+    from mbuild.registry.client.access import Access
+    from mbuild.registry.transfer.pull import bring_model
+
+    if fetching.only_look:
+        raise RegistryError(
+            f"{reference}: what a build does with it is known only once it is here",
+            hint=f"mbuild pull {reference}",
+        )
+    pinned = None if fetching.mode is PullMode.ALWAYS or word != "FROM" else fetching.pinned
+    started, label, names = time.monotonic(), f"pull {reference}", ("model", str(reference))
+    blobs: dict[Digest, tuple[int, int]] = {}
+    yield StepStarted(0, label, 0, "pull", *names)
+    transfer = bring_model(reference, local, store, fetching.access or Access(), pinned)
+    with closing(transfer):
+        for event in transfer:
+            if isinstance(event, (BlobProgress, BlobDone)):
+                done = event.total if isinstance(event, BlobDone) else event.completed
+                blobs[event.digest] = done, event.total
+                completed, total = map(sum, zip(*blobs.values(), strict=True))
+                yield StepProgress(0, label, completed, total, "pull", *names)
+            elif isinstance(event, Transferred):
+                seconds = time.monotonic() - started
+                cached = not event.moved and event.replaced is None
+                yield StepFinished(0, label, cached, seconds, event.moved, "pull", *names)
+                if event.replaced is not None:
+                    yield Replaced(event.name, event.replaced)
 
 
 def _weights_of(word: str, model: StoredModel, store: Store) -> SourceFile:

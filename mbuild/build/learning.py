@@ -34,7 +34,7 @@ _CONNECTIONS = 4
 _MAX_INDEX = 64 << 20
 
 
-class Asking(NamedTuple):
+class Inquiry(NamedTuple):
     """How a repository may be asked about.
 
     ``always``: also where an earlier answer is remembered; ``never``: not at all.
@@ -48,40 +48,40 @@ class Asking(NamedTuple):
 
 
 def learn_repository(
-    reference: HubReference, asking: Asking, store: Store
+    reference: HubReference, inquiry: Inquiry, store: Store
 ) -> Generator[BuildEvent, None, Found | None]:
     """Where a repository's files are; None for one of GGUF, which the Hub's registry serves.
 
     A repository that is asked for at a revision is never left to the registry. Raises
     :class:`RegistryError`, and :class:`SourceError` for one without weights.
     """
-    listing = _remembered(reference, asking, store)
+    listing = _remembered(reference, inquiry, store)
     if listing is None:
-        listing = yield from _asked(reference, asking, store)
+        listing = yield from _asked(reference, inquiry, store)
     if listing.repository.lower() != reference.repository.lower():
         yield Warned(
             f"hf.co/{reference.repository} is called hf.co/{listing.repository} now: name it so"
         )
-    files = _files(reference, listing, asking, store)
+    files = _files(reference, listing, inquiry, store)
     weights = [name for name in files.names() if name.lower().endswith((".safetensors", ".gguf"))]
     if not any(name.endswith(".safetensors") for name in weights):
         if any(name.lower().endswith(".gguf") for name in weights) and "@" not in str(reference):
             return None
         if not weights and not any("." in name for name in files.names()):
             raise _no_weights(reference, listing)
-    if not asking.never:
-        yield from _small_files(reference, listing, files, asking, store)
+    if not inquiry.never:
+        yield from _small_files(reference, listing, files, inquiry, store)
     return Found(files)
 
 
-def _files(reference: HubReference, listing: Listing, asking: Asking, store: Store) -> HubFiles:
+def _files(reference: HubReference, listing: Listing, inquiry: Inquiry, store: Store) -> HubFiles:
     """The commit's files; the Hub's cache counts where its owner may be read for."""
     place = None
-    if is_named(asking.access, urlsplit(endpoint()).netloc.lower()):
+    if is_named(inquiry.access, urlsplit(endpoint()).netloc.lower()):
         place = snapshot(listing.repository, listing.commit)
         if place is None and listing.repository != reference.repository:
             place = snapshot(reference.repository, listing.commit)
-    return HubFiles(reference, listing, asking.access, store, place)
+    return HubFiles(reference, listing, inquiry.access, store, place)
 
 
 def _no_weights(reference: HubReference, listing: Listing) -> SourceError:
@@ -95,12 +95,12 @@ def _no_weights(reference: HubReference, listing: Listing) -> SourceError:
 # Which commit, and what it holds.
 
 
-def _remembered(reference: HubReference, asking: Asking, store: Store) -> Listing | None:
+def _remembered(reference: HubReference, inquiry: Inquiry, store: Store) -> Listing | None:
     """What is known of the commit that a revision was, or that a lock names."""
-    pinned = asking.commits.get(reference.repository)
+    pinned = inquiry.commits.get(reference.repository)
     commit = reference.revision if reference.is_commit else pinned
-    if commit is None or (asking.always and not reference.is_commit):
-        if asking.always:
+    if commit is None or (inquiry.always and not reference.is_commit):
+        if inquiry.always:
             return None
         key = f"{reference.repository}@{reference.revision}"
         commit = store.cache.get(HUB_COMMIT, key)
@@ -114,22 +114,22 @@ def _remembered(reference: HubReference, asking: Asking, store: Store) -> Listin
 
 
 def _asked(
-    reference: HubReference, asking: Asking, store: Store
+    reference: HubReference, inquiry: Inquiry, store: Store
 ) -> Generator[BuildEvent, None, Listing]:
     """Ask the Hub; where it cannot be reached, its cache on this disk tells."""
-    local = _from_cache(reference, asking)
-    if asking.never or is_offline():
+    local = _from_cache(reference, inquiry)
+    if inquiry.never or is_offline():
         if local is not None:
             return local
-        never = "--pull never" if asking.never else "HF_HUB_OFFLINE"
+        never = "--pull never" if inquiry.never else "HF_HUB_OFFLINE"
         raise AbsentError(
             f"{reference} is not here, and {never} forbids fetching it",
             hint="build it once without that, or name a folder",
         )
     exact = reference
-    if not asking.always and (pinned := asking.commits.get(reference.repository)):
+    if not inquiry.always and (pinned := inquiry.commits.get(reference.repository)):
         exact = reference._replace(revision=pinned)
-    hub = Hub(exact, asking.access, Cancel("the build was stopped"))
+    hub = Hub(exact, inquiry.access, Cancel("the build was stopped"))
     yield Status(Code.PULLING_MANIFEST)
     try:
         listing = hub.listing()
@@ -153,11 +153,11 @@ def _asked(
     return listing
 
 
-def _from_cache(reference: HubReference, asking: Asking) -> Listing | None:
+def _from_cache(reference: HubReference, inquiry: Inquiry) -> Listing | None:
     """A commit as far as the Hub's cache on this disk has it: names and sizes, no digests."""
-    if not is_named(asking.access, urlsplit(endpoint()).netloc.lower()):
+    if not is_named(inquiry.access, urlsplit(endpoint()).netloc.lower()):
         return None
-    pinned = asking.commits.get(reference.repository)
+    pinned = inquiry.commits.get(reference.repository)
     commit = pinned or cached_commit(reference.repository, reference.revision)
     folder = snapshot(reference.repository, commit) if commit else None
     if commit is None or folder is None:
@@ -178,7 +178,7 @@ def _from_cache(reference: HubReference, asking: Asking) -> Listing | None:
 
 
 def _small_files(
-    reference: HubReference, listing: Listing, files: HubFiles, asking: Asking, store: Store
+    reference: HubReference, listing: Listing, files: HubFiles, inquiry: Inquiry, store: Store
 ) -> Generator[BuildEvent, None, None]:
     """Fetch those of which no digest is known, and that are nowhere on this disk."""
     wanted = [
@@ -191,7 +191,7 @@ def _small_files(
     from mbuild.work.spread import ticking
 
     cancel = Cancel("the build was stopped")
-    hub = Hub(reference, asking.access, cancel)
+    hub = Hub(reference, inquiry.access, cancel)
 
     def fetch(file: HubFile, part: object) -> None:
         _keep(file, hub.small_file(listing, file), store)
@@ -236,7 +236,7 @@ def _keep(file: HubFile, data: bytes, store: Store) -> None:
 
 
 def learn_address(
-    word: str, value: str, asking: Asking, store: Store
+    word: str, value: str, inquiry: Inquiry, store: Store
 ) -> Generator[BuildEvent, None, SourceFile]:
     """The GGUF file at ``https://...gguf@sha256:...``; its size is asked for once.
 
@@ -250,21 +250,21 @@ def learn_address(
             f"{word} {value[:300]}: an address needs the digest of what is there",
             hint="write URL@sha256: and the file's 64 digits, as sha256sum prints them",
         ) from None
-    asking.access.check(urlsplit(url).netloc.rpartition("@")[2].lower())
+    inquiry.access.check(urlsplit(url).netloc.rpartition("@")[2].lower())
     name = unquote(urlsplit(url).path).rpartition("/")[2]
     size = store.blobs.size(digest)
-    remote = RemotePlace(value, url, asking.access)
+    remote = RemotePlace(value, url, inquiry.access)
     if size is not None:
         path = store.blobs.path(digest)
         return stored_blob(path, name, digest, store)._replace(remote=remote)
     size = store.cache.get(REMOTE_SIZE, str(digest))
     if size is None:
-        if asking.never:
+        if inquiry.never:
             raise AbsentError(f"{url} is not here, and --pull never forbids fetching it")
         from mbuild.registry.client.site import Site
 
         yield Status(Code.PULLING_MANIFEST)
-        site = Site(url, asking.access, Cancel("the build was stopped"))
+        site = Site(url, inquiry.access, Cancel("the build was stopped"))
         try:
             size = site.size_of(url)
         finally:

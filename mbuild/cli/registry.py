@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +21,26 @@ from mbuild.cli.common import (
 from mbuild.cli.meter import meter
 from mbuild.core.errors import CancelledError, UsageError
 from mbuild.core.names import InvalidNameError, ModelName
-from mbuild.core.transfers import BlobDone, BlobProgress, Direction, TransferEvent, Transferred
+from mbuild.core.transfers import (
+    BlobDone,
+    BlobProgress,
+    Direction,
+    LeftOut,
+    ManifestPut,
+    TransferEvent,
+    Transferred,
+)
 from mbuild.registry.client.access import Access
-from mbuild.registry.reference import HUB_HOSTS, ModelReference
+from mbuild.registry.reference import HUB_HOSTS, ModelReference, is_tag
 
 if TYPE_CHECKING:
     from mbuild.registry.auth.login import Login
-    from mbuild.registry.transfer.push import Unsent
+    from mbuild.registry.transfer.push import Unsent, Wanted
 
 _DONE = {Direction.PULL: ("pulled", "fetched"), Direction.PUSH: ("pushed", "sent")}
+
+_SHOWN = 5
+"""Files that were left out and are named."""
 
 insecure_option = click.option("--insecure", is_flag=True, help="Use http instead of https.")
 
@@ -52,21 +63,34 @@ class ReferenceType(ParamType):
 
 
 class HostType(ParamType):
-    """A registry's host, with its port if it has one; a URL is taken for its host."""
+    """A registry's host, with its port if it has one, perhaps with a scheme; any path in it."""
 
     name = "host"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> ModelReference:
         """Parse, or refuse as wrong usage."""
-        host = str(value).split("://", 1)[-1].partition("/")[0]
+        if isinstance(value, ModelReference):
+            return value
+        scheme, mark, rest = str(value).rpartition("://")
         try:
-            return ModelReference.parse(f"{host}/a/b").host.lower()
+            found = ModelReference.parse(f"{scheme}{mark}{rest.partition('/')[0]}/a/b")
+            return found._replace(host=found.host.lower())
         except InvalidNameError:
             self.fail(f"{value!r} is not a host: write HOST or HOST:PORT", param, ctx)
 
 
 def _access(reference: ModelReference, insecure: bool) -> Access:
-    """Any registry that the user names; that one over http, if he says so."""
+    """Any registry that the user names; that one over http, if he says so.
+
+    Raises :class:`UsageError` where he says both.
+    """
+    if insecure and reference.scheme == "https":
+        raise UsageError(
+            "--insecure and https:// contradict each other",
+            hint="leave out --insecure, or write the name without https://",
+        )
     return Access(plain=frozenset({reference.endpoint} if insecure else ()))
 
 
@@ -103,14 +127,39 @@ def pull_command(
 
     opened = open_store(ctx, store)
     name = local or reference.local
-    _follow(pull(reference, name, opened, _access(reference, insecure)), "pulling", style)
+    _follow(
+        pull(reference, name, opened, _access(reference, insecure)), "pulling", reference, style
+    )
+
+
+class DialectType(ParamType):
+    """A form of manifest, perhaps with the tag that it gets: ``NAME[=TAG]``."""
+
+    name = "dialect"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Wanted:
+        """Parse, or refuse as wrong usage."""
+        from mbuild.registry.dialects.table import BY_NAME
+        from mbuild.registry.transfer.push import Wanted
+
+        if isinstance(value, Wanted):
+            return value
+        name, equals, tag = str(value).partition("=")
+        if name not in BY_NAME:
+            known = ", ".join(BY_NAME)
+            self.fail(f"there is no dialect {name!r}; there are {known}", param, ctx)
+        if equals and not is_tag(tag):
+            self.fail(f"{tag!r} cannot be a tag", param, ctx)
+        return Wanted(BY_NAME[name], tag)
 
 
 PUSH_EPILOG = """\
 \b
 Examples:
   mbuild push mario ghcr.io/org/mario:v2
-  mbuild push mario ghcr.io/org/mario:v2 --format json
+  mbuild push mario ghcr.io/org/mario:v2 --dialect ollama --dialect docker
   mbuild push mario hf.co/org/mario-GGUF --dry-run
 """
 
@@ -120,6 +169,14 @@ Examples:
 @click.argument("target", required=False, type=ReferenceType())
 @click.option("--dry-run", is_flag=True, help="Show what would be sent; send nothing.")
 @click.option("--private", is_flag=True, help="Make a new repository of the Hub private.")
+@click.option(
+    "--dialect",
+    "dialects",
+    metavar="NAME[=TAG]",
+    multiple=True,
+    type=DialectType(),
+    help="Push this form of manifest: ollama, modelpack, docker; repeatable.  [default: ollama]",
+)
 @store_option
 @insecure_option
 @format_option
@@ -129,6 +186,7 @@ def push_command(
     *,
     name: ModelName,
     target: ModelReference | None,
+    dialects: tuple[Wanted, ...],
     store: str | None,
     insecure: bool,
     style: str,
@@ -138,10 +196,11 @@ def push_command(
     """Push a model from the store to a registry, or to a repository of the Hub.
 
     TARGET is HOST/PATH[:TAG]; without it NAME says where the model goes. The model keeps its
-    id, and blobs that the registry has are not sent again. To hf.co/ORG/REPO go its GGUF files,
-    named after the repository and the quantization, and a model card.
+    id, and blobs that the registry has are not sent again. Manifests of ModelPack and of Docker
+    Model Runner are tagged TAG-modelpack and TAG-docker, unless --dialect says another tag. To
+    hf.co/ORG/REPO go its GGUF files, named after the repository and the quantization, and a card.
     """
-    from mbuild.registry.transfer.push import push, would_send
+    from mbuild.registry.transfer.push import AS_OLLAMA, push, would_send
 
     opened = open_store(ctx, store)
     reference = target or ModelReference.of(name)
@@ -156,46 +215,63 @@ def push_command(
 
         find(opened, name)  # raises the error, with what can have been meant
     if reference.endpoint in HUB_HOSTS:
+        if dialects:
+            raise UsageError("the Hub has no dialects: files go there", hint="leave --dialect out")
         from mbuild.cli.publish import publish
 
         publish(opened, stored, reference, style, dry_run=dry_run, private=private)
         return
     if private:
         raise UsageError("--private is for repositories of the Hub", hint="leave it out")
+    access, wanted = _access(reference, insecure), dialects or AS_OLLAMA
+    _check_tags(reference, wanted)
     if dry_run:
-        _show_dry_run(would_send(stored, reference, opened, _access(reference, insecure)), style)
+        _show_dry_run(would_send(stored, reference, opened, access, wanted), style)
         return
-    _follow(push(stored, reference, opened, _access(reference, insecure)), "pushing", style)
+    _follow(push(stored, reference, opened, access, wanted), "pushing", reference, style)
 
 
 def _show_dry_run(planned: Unsent, style: str) -> None:
-    """What a push would send, and the tag that the model would get."""
-    missing = [layer for layer in planned.layers if layer.digest in planned.missing]
-    size = sum(layer.size for layer in missing)
+    """What a push would send, and the tags that the model would get."""
+    names = [str(reference) for reference in planned.references]
+    rows = [(layer, layer.digest in planned.missing) for layer in planned.layers]
+    size = sum(layer.size for layer, send in rows if send)
     if style == "json":
-        rows = [
-            {
-                "digest": str(layer.digest),
-                "kind": layer.kind,
-                "size": layer.size,
-                "send": layer.digest in planned.missing,
-            }
-            for layer in planned.layers
+        blobs = [
+            {"digest": str(layer.digest), "kind": layer.kind, "size": layer.size, "send": send}
+            for layer, send in rows
         ]
-        write_json({"target": str(planned.reference), "bytes": size, "blobs": rows})
+        write_json({"targets": names, "bytes": size, "blobs": blobs})
         return
-    for layer in planned.layers:
-        word = "send " if layer.digest in planned.missing else "there"
+    for layer, send in rows:
+        word = "send " if send else "there"
         click.echo(f"{word}  {human_size(layer.size):>9}  {layer.kind} {layer.digest.short}")
-    click.echo(f"would send {human_size(size)} and tag {planned.reference}")
+    click.echo(f"would send {human_size(size)} and tag {', '.join(names)}")
 
 
-def _follow(events: Generator[TransferEvent, None, None], label: str, style: str) -> None:
+def _check_tags(reference: ModelReference, wanted: Sequence[Wanted]) -> None:
+    """Raise :class:`UsageError` for two manifests under one tag, and for a tag too long."""
+    tags = [tag or f"{reference.tag}{dialect.suffix}" for dialect, tag in wanted]
+    twice = next((tag for tag in tags if tags.count(tag) > 1), "")
+    if twice:
+        raise UsageError(
+            f"two dialects would have the tag {twice!r}", hint="name the tags: --dialect NAME=TAG"
+        )
+    long = next((tag for tag in tags if not is_tag(tag)), "")
+    if long:
+        raise UsageError(f"{long!r} cannot be a tag", hint="name one: --dialect NAME=TAG")
+
+
+def _follow(
+    events: Generator[TransferEvent, None, None], label: str, there: ModelReference, style: str
+) -> None:
     """Show a transfer, on a terminal by a bar, and in the end what it came to."""
     blobs: dict[Any, tuple[int, int]] = {}
+    manifests: list[ManifestPut] = []
+    left_out: tuple[str, ...] = ()
     done: Transferred | None = None
     try:
-        with closing(events), meter(label) as show:
+        with closing(events), meter(label, f"waiting for {there.endpoint}") as show:
             for event in events:
                 if isinstance(event, BlobProgress):
                     blobs[event.digest] = event.completed, event.total
@@ -203,6 +279,12 @@ def _follow(events: Generator[TransferEvent, None, None], label: str, style: str
                     blobs[event.digest] = event.total, event.total
                 elif isinstance(event, Transferred):
                     done = event
+                    continue
+                elif isinstance(event, ManifestPut):
+                    manifests.append(event)
+                    continue
+                elif isinstance(event, LeftOut):
+                    left_out = event.names
                     continue
                 show(sum(each[0] for each in blobs.values()), sum(e[1] for e in blobs.values()))
     except KeyboardInterrupt:
@@ -218,14 +300,25 @@ def _follow(events: Generator[TransferEvent, None, None], label: str, style: str
                 "size": done.size,
                 "moved": done.moved,
                 "replaced": done.replaced.hex if done.replaced else None,
+                **({"manifests": [_manifest(put) for put in manifests]} if manifests else {}),
+                **({"left_out": list(left_out)} if left_out else {}),
             }
         )
         return
     verb, moved = _DONE[done.direction]
     what = f"{human_size(done.moved)} {moved}" if done.moved else "all of it was there"
     click.echo(f"{verb} {done.name}  {done.id.short}  {human_size(done.size)}, {what}")
+    for put in manifests[1:]:
+        click.echo(f"{verb} {put.name}  {put.digest.short}  the same blobs for {put.dialect}")
+    if left_out:
+        shown = ", ".join(left_out[:_SHOWN]) + (", ..." if len(left_out) > _SHOWN else "")
+        click.echo(f"left out, because a model has no place for it: {shown}", err=True)
     if done.replaced is not None:
         click.echo(f"replaced {done.name} (was {done.replaced.short})", err=True)
+
+
+def _manifest(put: ManifestPut) -> dict[str, str]:
+    return {"dialect": put.dialect, "name": put.name, "id": put.digest.hex}
 
 
 LOGIN_EPILOG = """\
@@ -240,7 +333,9 @@ Examples:
 @click.option("-u", "--username", metavar="USER", help="The user name.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 @insecure_option
-def login_command(*, host: str, username: str | None, password_stdin: bool, insecure: bool) -> None:
+def login_command(
+    *, host: ModelReference, username: str | None, password_stdin: bool, insecure: bool
+) -> None:
     """Log in to a registry, for mbuild and all programs that read Docker's config.json.
 
     The password is asked for or read from standard input, checked with the registry, and kept
@@ -249,7 +344,7 @@ def login_command(*, host: str, username: str | None, password_stdin: bool, inse
     """
     from mbuild.registry.reference import OLLAMA_HOSTS
 
-    if host in OLLAMA_HOSTS:
+    if host.host in OLLAMA_HOSTS:
         from mbuild.registry.auth.ollama_key import public_key
 
         click.echo(public_key())
@@ -260,13 +355,13 @@ def login_command(*, host: str, username: str | None, password_stdin: bool, inse
     from mbuild.registry.client.registry import Registry
     from mbuild.work.cancel import Cancel
 
-    reference = ModelReference(host, "a/b")
-    registry = Registry(reference, _access(reference, insecure), Cancel(), login)
+    registry = Registry(host, _access(host, insecure), Cancel(), login)
     try:
         registry.ping()
     finally:
         registry.web.close()
-    click.echo(f"logged in to {host}; the login is kept in {keep(host, login)}", err=True)
+    kept = keep(host.host, login)
+    click.echo(f"logged in to {host.host}; the login is kept in {kept}", err=True)
 
 
 def _asked(username: str | None, *, stdin: bool) -> Login:
@@ -300,9 +395,10 @@ Examples:
 
 @click.command("logout", epilog=LOGOUT_EPILOG)
 @click.argument("host", type=HostType())
-def logout_command(*, host: str) -> None:
+def logout_command(*, host: ModelReference) -> None:
     """Log out of a registry: remove the login that is kept for it."""
     from mbuild.registry.auth.keeping import forget
 
-    gone = forget(host)
-    click.echo(f"logged out of {host}" if gone else f"no login for {host} is kept", err=True)
+    name = host.host
+    gone = forget(name)
+    click.echo(f"logged out of {name}" if gone else f"no login for {name} is kept", err=True)

@@ -14,7 +14,7 @@ from live_server import lines_of, serving_here
 from stand_in import stand_in
 from stores import check_promise, copy_tiny_store
 
-from mbuild.build.learning import Asking, learn_address
+from mbuild.build.learning import Inquiry, learn_address
 from mbuild.build.sources.hub import absent, needed_names
 from mbuild.build.sources.values import RemotePlace
 from mbuild.build.steps.pull import Pull, pull_of, pulls
@@ -80,7 +80,7 @@ def test_files_of_one_place_are_one_step(tiny_store: Store) -> None:
 def test_an_address_needs_a_digest(tiny_store: Store) -> None:
     """Else nobody could tell whether it is the same file tomorrow."""
     with pytest.raises(SourceError, match="needs the digest"):
-        list(learn_address("FROM", "https://x.org/a.gguf?x=1", Asking(Access()), tiny_store))
+        list(learn_address("FROM", "https://x.org/a.gguf?x=1", Inquiry(Access()), tiny_store))
 
 
 def test_a_model_of_a_registry_is_a_step_and_known_beforehand(mbuild: Run, tmp_path: Path) -> None:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
 from mbuild.build.sources.values import Material, SourceFile
-from mbuild.build.steps.models import check_loadable, made_of, read_facts, write_model
-from mbuild.build.steps.opened import OpenFiles, open_source
-from mbuild.build.steps.pull import pulls
 from mbuild.core.digest import Digest
 from mbuild.core.errors import SourceError
 from mbuild.core.events import Code
-from mbuild.store.copying import OpenFile
+from mbuild.core.values import aside
 from mbuild.store.media import ADAPTER, DRAFT, MODEL, PROJECTOR
 
 if TYPE_CHECKING:
     from mbuild.gguf.facts import ModelFacts
+    from mbuild.store.copying import OpenFile
     from mbuild.store.manifest import Blob
 
 
@@ -64,7 +61,16 @@ _HINTS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+def downloads(files: Iterable[SourceFile]) -> tuple[Step, ...]:
+    """The steps that fetch those of some files that are on another machine; mostly none."""
+    remote = [file for file in files if file.remote is not None]
+    if not remote:
+        return ()
+    from mbuild.build.steps.pull import pulls
+
+    return pulls(remote)
+
+
 class ImportGGUF(BaseStep):
     """One GGUF file becomes a layer with the same bytes.
 
@@ -74,7 +80,7 @@ class ImportGGUF(BaseStep):
 
     file: SourceFile
     role: Role
-    link: bool = field(default=False, compare=False)
+    link: bool = aside(default=False)
 
     kind: ClassVar[str] = "import"
     version: ClassVar[int] = 1
@@ -108,7 +114,7 @@ class ImportGGUF(BaseStep):
     @property
     def needs(self) -> tuple[Step, ...]:
         """The download of a file that is on another machine."""
-        return pulls([self.file])
+        return downloads([self.file])
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The file's digest, its role, and its name, which an adapter's layer carries."""
@@ -119,6 +125,9 @@ class ImportGGUF(BaseStep):
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Check the file, bring it into the store, and read what it is from there."""
+        from mbuild.build.steps.models import check_loadable, made_of, read_facts
+        from mbuild.build.steps.opened import open_source
+
         context.status(Code.PARSING_GGUF, {})
         with open_source(self.file) as opened:
             facts = read_facts([opened.reading_path], self.file.name)
@@ -131,10 +140,9 @@ class ImportGGUF(BaseStep):
 
     def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digest that reading the file gave."""
-        return replace(self, file=self.file.learned(files))
+        return self.changed(file=self.file.learned(files))
 
 
-@dataclass(frozen=True, eq=False)
 class OverShards(BaseStep):
     """What steps over the shards of a split GGUF have in common."""
 
@@ -148,7 +156,7 @@ class OverShards(BaseStep):
     @property
     def needs(self) -> tuple[Step, ...]:
         """The download of what is on another machine."""
-        return pulls(self.files)
+        return downloads(self.files)
 
     @property
     def subject(self) -> str:
@@ -172,10 +180,9 @@ class OverShards(BaseStep):
 
     def learned(self, files: Mapping[str, Digest]) -> Any:
         """The step with the digests that reading the shards gave."""
-        return replace(self, files=tuple(file.learned(files) for file in self.files))
+        return self.changed(files=tuple(file.learned(files) for file in self.files))
 
 
-@dataclass(frozen=True, eq=False)
 class MergeGGUF(OverShards):
     """The shards of a split GGUF become one layer with all their tensors."""
 
@@ -189,6 +196,8 @@ class MergeGGUF(OverShards):
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Merge; shards without a digest get it from the same reading."""
+        from mbuild.build.steps.models import made_of, write_model
+        from mbuild.build.steps.opened import OpenFiles
         from mbuild.gguf.facts import describe
         from mbuild.gguf.hyperparameters import check_hyperparameters
         from mbuild.gguf.reader import open_gguf

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
 from mbuild.build.sources.values import Material
 from mbuild.core import gojson
+from mbuild.core.values import aside
 from mbuild.store import Layer
 from mbuild.store.media import MEDIA_TYPES, PARAMS
 
@@ -24,7 +24,6 @@ def put_layer(
     return Made.of([context.store.blobs.put(data)], media_type, facts)
 
 
-@dataclass(frozen=True, eq=False)
 class PutLayer(BaseStep):
     """A text becomes a layer, byte for byte.
 
@@ -65,7 +64,6 @@ class PutLayer(BaseStep):
         return put_layer(context, self.media_type, self.text.encode())
 
 
-@dataclass(frozen=True, eq=False)
 class MergeParameters(BaseStep):
     """PARAMETER values laid over those of the base model or of a detected template, key by key.
 
@@ -77,7 +75,7 @@ class MergeParameters(BaseStep):
     values: Mapping[str, Any]
     base: Layer | None
     inputs: tuple[Step, ...] = ()
-    needs: tuple[Step, ...] = field(default=(), compare=False)
+    needs: tuple[Step, ...] = aside(default=())
 
     kind: ClassVar[str] = "params"
     label: ClassVar[str] = "params"

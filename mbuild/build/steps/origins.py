@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext, written
 from mbuild.build.sources.values import README, CheckpointSource, Material, SourceFile
-from mbuild.build.steps.gguf import Role, gguf_digests
+from mbuild.build.steps.gguf import Role, downloads, gguf_digests
 from mbuild.build.steps.models import open_layers
 from mbuild.build.steps.opened import OpenFiles, open_all
-from mbuild.build.steps.pull import pulls
 from mbuild.build.steps.weights import (
     CONVERTER_VERSION,
     ConvertCheckpoint,
@@ -22,6 +21,7 @@ from mbuild.build.steps.weights import (
 from mbuild.core.digest import Digest
 from mbuild.core.events import Code
 from mbuild.core.system import allow_open_files
+from mbuild.core.values import NamedTuple
 from mbuild.store import Layer
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class CheckpointOrigin(NamedTuple):
     @property
     def needs(self) -> tuple[Step, ...]:
         """The download of what is on another machine."""
-        return pulls(self.source.files.values())
+        return downloads(self.source.files.values())
 
     @property
     def versions(self) -> tuple[tuple[str, int], ...]:
@@ -147,7 +147,7 @@ class GGUFOrigin(NamedTuple):
     @property
     def needs(self) -> tuple[Step, ...]:
         """The download of what is on another machine."""
-        return pulls(self.sources)
+        return downloads(self.sources)
 
     def learned(self, files: Mapping[str, Digest]) -> GGUFOrigin:
         """With the digests that a step found."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -24,7 +23,6 @@ _FILE = "application/octet-stream"
 """The media type of a file that is no layer of a model: that of the distribution protocol."""
 
 
-@dataclass(frozen=True, eq=False)
 class Pull(BaseStep):
     """Files whose digests are known become blobs of the store, which the cache keeps.
 

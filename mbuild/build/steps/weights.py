@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
 from mbuild.build.sources.values import README, CheckpointSource, Material
 from mbuild.build.splitting import SPLITTING_NAMES, Splitting, split_fields
-from mbuild.build.steps.gguf import Role
+from mbuild.build.steps.gguf import Role, downloads
 from mbuild.build.steps.models import made_of, open_layers, shards_of, write_model
 from mbuild.build.steps.opened import OpenFiles, open_all
-from mbuild.build.steps.pull import pulls
 from mbuild.core.events import Code
+from mbuild.core.values import aside
 from mbuild.store import Layer
 from mbuild.store.media import ADAPTER
 
@@ -42,7 +41,6 @@ CHECKPOINT_NAMES: dict[tuple[str, ...], str] = {
 """What :func:`checkpoint_fields` and the converter's options are called in explanations."""
 
 
-@dataclass(frozen=True, eq=False)
 class ConvertCheckpoint(BaseStep):
     """A Hugging Face checkpoint becomes a GGUF layer, as llama.cpp's converter makes it.
 
@@ -92,7 +90,7 @@ class ConvertCheckpoint(BaseStep):
     @property
     def needs(self) -> tuple[Step, ...]:
         """The download of what is on another machine."""
-        return pulls(self.source.files.values())
+        return downloads(self.source.files.values())
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The files that matter by digest, the folder's name and the options."""
@@ -112,7 +110,7 @@ class ConvertCheckpoint(BaseStep):
 
     def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digests that reading the files gave."""
-        return replace(self, source=self.source.learned(files))
+        return self.changed(source=self.source.learned(files))
 
     def cost(self, store: BuildStore) -> Cost:
         """The unquantized file, written while all cores convert tensors."""
@@ -131,7 +129,6 @@ class ConvertCheckpoint(BaseStep):
         return Cost(size, memory_for(self.reads + size, largest, cores()), every_core=True)
 
 
-@dataclass(frozen=True, eq=False)
 class ConvertAdapter(BaseStep):
     """A PEFT adapter becomes a GGUF adapter layer for a base model.
 
@@ -143,7 +140,7 @@ class ConvertAdapter(BaseStep):
     source: CheckpointSource
     base: tuple[Layer, ...] = ()
     inputs: tuple[Step, ...] = ()
-    base_needs: tuple[Step, ...] = field(default=(), compare=False)
+    base_needs: tuple[Step, ...] = aside(default=())
 
     role: ClassVar[str] = Role.ADAPTER
     kind: ClassVar[str] = "convert-adapter"
@@ -177,7 +174,7 @@ class ConvertAdapter(BaseStep):
     @property
     def needs(self) -> tuple[Step, ...]:
         """The download of what is on another machine, of the base, too."""
-        return (*pulls(self.source.files.values()), *self.base_needs)
+        return (*downloads(self.source.files.values()), *self.base_needs)
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The adapter's files; the base comes by digest or with the inputs."""
@@ -212,7 +209,7 @@ class ConvertAdapter(BaseStep):
 
     def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digests that reading the files gave."""
-        return replace(self, source=self.source.learned(files))
+        return self.changed(source=self.source.learned(files))
 
 
 def converted(
