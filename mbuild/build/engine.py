@@ -17,7 +17,6 @@ from mbuild.build.graph import (
     Result,
     Step,
     StepContext,
-    before,
     cache_key,
     describe,
     in_order,
@@ -252,6 +251,12 @@ class _Done(NamedTuple):
     run: Run | None = None
 
 
+class _Begun(NamedTuple):
+    """What a step fetches is on its way."""
+
+    step: Step
+
+
 class _Run:
     """One run of the steps that have no cached result, on a few threads."""
 
@@ -271,27 +276,23 @@ class _Run:
         self._numbers = numbers
         self._steps = steps
         self._fetched: dict[str, Digest] = {}  # of files, by path
-        self._events: queue.SimpleQueue[BuildEvent | _Done | Future[None]] = queue.SimpleQueue()
+        self._arriving: dict[Digest, Any] = {}
+        self._events: queue.SimpleQueue[BuildEvent | _Done | _Begun | Future[None]] = (
+            queue.SimpleQueue()
+        )
         self._cancel = Cancel("the build was stopped")
 
     def events(self) -> Iterator[BuildEvent]:
         from concurrent.futures import Future, ThreadPoolExecutor
 
+        from mbuild.build.waiting import Waiting
         from mbuild.work.cores import cores
 
-        needs = {
-            step: [source for source in before(step) if source not in self._outcome.results]
-            for step in self._steps
-        }
-        waiting = {step: len(inputs) for step, inputs in needs.items()}
-        users: dict[Step, list[Step]] = {step: [] for step in self._steps}
-        for step, inputs in needs.items():
-            for source in inputs:
-                users[source].append(step)
+        waiting = Waiting(self._steps, self._outcome.results)
         pool = ThreadPoolExecutor(max(_LEAST_AT_ONCE, cores()), thread_name_prefix="mbuild-step")
         running = 0
         try:
-            ready = [step for step, count in waiting.items() if count == 0]
+            ready = waiting.ready()
             while ready or running:
                 for batch in _batches(ready):
                     pool.submit(self._work, batch).add_done_callback(self._events.put)
@@ -303,10 +304,9 @@ class _Run:
                     running -= 1
                 elif isinstance(event, _Done):
                     yield self._finish(event)
-                    for user in users[event.step]:
-                        waiting[user] -= 1
-                        if waiting[user] == 0:
-                            ready.append(user)
+                    ready = waiting.done(event.step)
+                elif isinstance(event, _Begun):
+                    ready = waiting.begun(event.step)
                 else:
                     yield event
         finally:
@@ -403,6 +403,8 @@ class _Run:
             lambda code, values: self._events.put(Status(code, values)),
             lambda text: self._events.put(Warned(text)),
             self._engine.use_cache,
+            lambda: self._events.put(_Begun(step)),
+            self._arriving,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from mbuild.build.sources.values import Material
@@ -87,6 +87,12 @@ class StepContext(NamedTuple):
     """``status(code, values)``: what it is doing, by a code of the events."""
     warn: Callable[[str], None]
     use_cache: bool = True
+    begun: Callable[[], object] = lambda: None
+    """What a fetching step says once those that it fetches for may start
+    (:attr:`Step.overlaps`)."""
+    arriving: MutableMapping[Digest, Any] | None = None
+    """The files that are on their way in this run, by their SHA-256
+    (:mod:`mbuild.build.steps.arriving`)."""
 
     @classmethod
     def silent(cls, store: BuildStore) -> StepContext:
@@ -135,6 +141,10 @@ class Step(Protocol):
     @property
     def holds(self) -> bool:
         """Whether its result is of use only while all that it needs is in the store."""
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether it can start once what it needs is on its way."""
 
     @property
     def fetches(self) -> bool:
@@ -251,6 +261,11 @@ class BaseStep(Frozen):
     def needs(self) -> tuple[Step, ...]:
         """Nothing that has to be fetched."""
         return ()
+
+    @property
+    def overlaps(self) -> bool:
+        """It starts once what it needs is there."""
+        return False
 
     def is_there(self, store: BuildStore, *, bring: bool) -> bool:
         """It fetches nothing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -338,3 +339,62 @@ def test_a_draft_of_the_hub_and_a_file_of_a_site(
     modelfile(tmp_path, f"FROM {url}")
     done = mbuild("-t", "m")
     assert done.returncode == 1 and "URL@sha256:..." in done.stderr
+
+
+def timeline(mbuild: Run, *arguments: str) -> list[dict[str, object]]:
+    """The events of a build of ``m``."""
+    done = mbuild("-t", "m", "--progress", "json", *arguments)
+    assert done.returncode == 0, done.stderr + done.stdout[-500:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="takes Linux's names of open files")
+@pytest.mark.parametrize("options", [(), ("-q", "q8_0")])
+def test_weights_are_converted_while_they_arrive(
+    mbuild: Run, tmp_path: Path, hub: HubStandIn, options: tuple[str, ...]
+) -> None:
+    """The conversion, or the quantization, is at work before the download ends; same bytes."""
+    modelfile(tmp_path, f"FROM hf.co/{REPO}")
+    hub.pause = 0.04
+    events = timeline(mbuild, *options)
+    work = "quantize" if options else "convert"
+    ended = next(
+        n for n, e in enumerate(events) if (e["event"], e.get("kind")) == ("StepFinished", "pull")
+    )
+    progress = [e for e in events[:ended] if (e["event"], e.get("kind")) == ("StepProgress", work)]
+    assert any(e["completed"] for e in progress), events
+    first = identity(tmp_path, "m")
+    hub.pause = 0.0
+    good(mbuild, *options, "--no-cache")  # the files are here
+    assert identity(tmp_path, "m") == first
+    assert check_promise(tmp_path / "store") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="takes Linux's names of open files")
+def test_what_was_wrong_at_first_is_in_no_model(
+    mbuild: Run, tmp_path: Path, hub: HubStandIn
+) -> None:
+    """Of bytes that were used and turn out wrong nothing is recorded; the next build is right."""
+    modelfile(tmp_path, f"FROM hf.co/{REPO}")
+    good(mbuild)
+    right = identity(tmp_path, "m")
+    shutil.rmtree(tmp_path / "store")
+    hub.lie, hub.lies = True, 1
+    done = mbuild("-t", "m")
+    assert done.returncode == 1
+    assert "damaged on its way here and fetched again" in done.stderr
+    assert not list(Store(tmp_path / "store").manifests.names())
+    hub.forget()
+    good(mbuild)
+    assert identity(tmp_path, "m") == right and hub.weight_bytes() == 0
+
+
+def test_a_download_that_fails_is_told_of_as_such(
+    mbuild: Run, tmp_path: Path, hub: HubStandIn
+) -> None:
+    """Not the steps that waited for it."""
+    modelfile(tmp_path, f"FROM hf.co/{REPO}")
+    hub.lfs.clear()
+    done = mbuild("-t", "m")
+    assert done.returncode == 1
+    assert "cannot be pulled" in done.stderr and "stopped" not in done.stderr

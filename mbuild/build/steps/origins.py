@@ -262,6 +262,11 @@ class OverOrigin(BaseStep):
         return self.origin.needs
 
     @property
+    def overlaps(self) -> bool:
+        """Whether it reads safetensors, which it can while they arrive."""
+        return isinstance(self.origin, CheckpointOrigin)
+
+    @property
     def group(self) -> Hashable:
         """The origin, and what it is for: its readers run together."""
         return self.role or Role.MODEL, written(self.origin)
@@ -290,7 +295,7 @@ class OverOrigin(BaseStep):
             kinds.setdefault(type(step), []).append(step)
         with ExitStack() as stack:
             sources = {str(f.path): f for step in steps for f in step.files}
-            files = OpenFiles(sources, stack, by_name=self.origin.by_name)
+            files = OpenFiles(sources, stack, by_name=self.origin.by_name, context=context)
             model = self.origin.open(context, readable(self.origin, files), stack)
             *first, last = kinds.items()
             for kind, own in first:

@@ -92,6 +92,11 @@ class ConvertCheckpoint(BaseStep):
         """The download of what is on another machine."""
         return downloads(self.source.files.values())
 
+    @property
+    def overlaps(self) -> bool:
+        """It reads weights as they come."""
+        return True
+
     def key_fields(self) -> Mapping[str, Any] | None:
         """The files that matter by digest, the folder's name and the options."""
         options = {"outtype": self.outtype, "pre": self.pre, **self.role.fields()}
@@ -102,7 +107,8 @@ class ConvertCheckpoint(BaseStep):
         context.status(Code.CONVERTING_MODEL, {})
         source = self.source
         with ExitStack() as stack:
-            files = OpenFiles(source.files, stack)  # hashing begins while modules are loaded
+            # Hashing begins while modules are loaded.
+            files = OpenFiles(source.files, stack, context=context)
             model = converted(source, self.outtype, self.pre, files.paths, context, files.seen)
             blobs = write_model(context, model, files, self.splitting)
             digests = files.digests(context)

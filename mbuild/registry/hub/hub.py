@@ -92,6 +92,8 @@ class Hub(Registry):
         rev = quote(revision, safe="")
         url = f"{self.base}/api/models/{name}/revision/{rev}?blobs=true"
         answer = self.get(url, (), {"Accept": "application/json"}).response
+        if answer.status == 404 and not answer.headers.get(_ERROR):  # as some mirrors say it
+            raise self._no_repository()
         if answer.status != 200:
             raise self.refused(answer, f"{self.reference} cannot be read")
         return read_listing(read_limited(answer, MAX_LISTING), str(self.reference))
@@ -122,14 +124,10 @@ class Hub(Registry):
     def refused(self, answer: BaseHTTPResponse, what: str) -> RegistryError:
         """The error for an answer that is none to what was asked for."""
         code = answer.headers.get(_ERROR, "")
-        page = f"{DEFAULT_ENDPOINT}/{self.reference.repository}"
-        sign_in = "set HF_TOKEN or run hf auth login"
-        if not is_named(self.access, self.host):
-            sign_in = "this server asks the Hub without a token unless its operator names it"
         if code == "GatedRepo":
             return DeniedError(
                 f"{self.reference} is gated: its owners decide who may download it",
-                hint=f"ask for access at {page}, then {sign_in}",
+                hint=f"ask for access at {self._page}, then {self._sign_in}",
             )
         if code == "RevisionNotFound":
             return AbsentError(
@@ -138,14 +136,29 @@ class Hub(Registry):
             )
         if code == "EntryNotFound":
             return AbsentError(f"{what}: the commit has no such file")
-        if code == "RepoNotFound" or answer.status in (401, 404):
-            return AbsentError(
-                f"{self.reference}: the Hub has no such repository, or it is private",
-                hint=f"check the spelling at {page}; for a private one {sign_in}",
-            )
+        if code == "RepoNotFound" or answer.status == 401:
+            return self._no_repository()
         if answer.status == 403:
-            return DeniedError(f"{what}: the Hub refuses access", hint=sign_in)
+            return DeniedError(f"{what}: the Hub refuses access", hint=self._sign_in)
+        if answer.status == 404:
+            return AbsentError(f"{what}: the Hub's storage does not have it", hint="try later")
         return refusal(answer, what, self.host)
+
+    @property
+    def _page(self) -> str:
+        return f"{DEFAULT_ENDPOINT}/{self.reference.repository}"
+
+    @property
+    def _sign_in(self) -> str:
+        if is_named(self.access, self.host):
+            return "set HF_TOKEN or run hf auth login"
+        return "this server asks the Hub without a token unless its operator names it"
+
+    def _no_repository(self) -> AbsentError:
+        return AbsentError(
+            f"{self.reference}: the Hub has no such repository, or it is private",
+            hint=f"check the spelling at {self._page}; for a private one {self._sign_in}",
+        )
 
 
 def is_named(access: Access, host: str) -> bool:

@@ -63,10 +63,14 @@ class PartialBlob:
     """A blob of known digest and size of which parts are there; safe for many threads."""
 
     def __init__(self, blobs: Blobs, digest: Digest, size: int, *, twice: bool = False) -> None:
-        """``twice``: its BLAKE3 is computed, too."""
+        """``twice``: its BLAKE3 is computed, too.
+
+        ``was_wrong`` tells that what arrived once was not what the digest says.
+        """
         self.digest, self.size = digest, size
         self._blobs = blobs
         self._twice = twice
+        self.was_wrong = False
         self._path = blobs.partial_folder / f"{PREFIX}{digest.hex}"
         self._journal_path = self._path.with_name(self._path.name + JOURNAL)
         self._file: _HeldFile | None = None
@@ -81,6 +85,11 @@ class PartialBlob:
         self._other = hashing(BLAKE3) if self._twice else None
         self._hashed = 0
         self._room = memoryview(bytearray(min(_PIECE, max(self.size, 1))))
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies until it is whole."""
+        return self._path
 
     # Who has it.
 
@@ -244,6 +253,7 @@ class PartialBlob:
             self._hash_to(self.size)
         found = Digest(self._hash.hexdigest())
         if found != self.digest:
+            self.was_wrong = True
             self.forget()
             raise OtherBytesError(
                 f"the registry sent the wrong bytes: their digest is {found}, not {self.digest}",

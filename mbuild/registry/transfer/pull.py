@@ -130,12 +130,14 @@ class Places(NamedTuple):
     """Where contents are to be had that are no blobs of a registry, by their digests.
 
     ``found`` is given each one that came, with its BLAKE3. ``watch`` is called often, also
-    while nothing comes, and may raise.
+    while nothing comes, and may raise. ``begun`` is given the unfinished files once there is
+    room for them: where they are read meanwhile, the first range of each comes first.
     """
 
     urls: Mapping[Digest, str]
     found: Callable[[Blob], object] = lambda blob: None
     watch: Callable[[], object] = lambda: None
+    begun: Callable[[Sequence[PartialBlob]], object] | None = None
 
 
 _BLOBS = Places({})
@@ -167,6 +169,8 @@ def bring(
         store.blobs.check_room(sum(blob.size - blob.received for blob in order))
         for blob in order:
             blob.begin()
+        if places.begun is not None:
+            places.begun(order)
         for attempt in range(_ATTEMPTS):
             urls = [places.urls.get(blob.digest, "") for blob in order]
             downloads = [
@@ -211,6 +215,8 @@ def _fetched(
 ) -> Generator[TransferEvent, None, None]:
     """Fetch the missing ranges of all blobs from one queue, telling how far each is."""
     work = [(download, span) for download in downloads for span in download.ranges()]
+    if places.begun is not None:  # a file's header is at its start
+        work.sort(key=lambda item: item[1][0] > 0)
 
     def fetch(item: tuple[Download, tuple[int, int]], part: Part) -> None:
         download, (start, end) = item

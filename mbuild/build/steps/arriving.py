@@ -1,0 +1,69 @@
+"""Files that are read while they arrive: whoever reads a stretch waits until it is there.
+
+A download step tells of the files that it began; steps that can work on parts start then, and end
+only once each file is whole and has its digest.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mbuild.core.errors import RegistryError
+from mbuild.gguf.files import Arriving
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mbuild.core.digest import Digest
+    from mbuild.registry.transfer.partial import PartialBlob
+
+_SECONDS = 0.02
+
+Check = Callable[[], object]
+"""Raises when the build was stopped, also by the download's own failure."""
+
+
+class Arrival:
+    """One file on its way: safe for many threads."""
+
+    def __init__(self, partial: PartialBlob) -> None:
+        self._partial = partial
+        self._ended = threading.Event()
+        self._digest: Digest | None = None
+
+    @property
+    def path(self) -> Path:
+        """Where the unfinished file lies; its name is another one once it is whole."""
+        return self._partial.path
+
+    def ends(self, digest: Digest) -> None:
+        """The file is whole and has the SHA-256 that it was to have; this is its BLAKE3."""
+        self._digest = digest
+        self._ended.set()
+
+    def reader(self, check: Check) -> Arriving:
+        """What has readers of a stretch of bytes wait for it."""
+
+        def wait(start: int, stop: int) -> None:
+            while not self._ended.is_set() and self._partial.missing(start, stop):
+                check()
+                self._ended.wait(_SECONDS)
+
+        return Arriving(wait)
+
+    def result(self, check: Check) -> Digest:
+        """Wait for the end; the BLAKE3 of the whole file.
+
+        Raises :class:`RegistryError` where what was read before may have been wrong.
+        """
+        while not self._ended.wait(_SECONDS):
+            check()
+        if self._partial.was_wrong:
+            raise RegistryError(
+                "a file was damaged on its way here and fetched again, after a part of it was used",
+                hint="build again: it is whole now",
+            )
+        assert self._digest is not None
+        return self._digest
