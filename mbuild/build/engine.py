@@ -382,7 +382,10 @@ class _Run:
         description = describe(step.learned(files), self._inputs(step))
         if description is not None:
             self._outcome.descriptions[step] = description
-            self._outcome.keys[step] = self._engine.record(description, made)
+            kept = (
+                made._replace(new=()) if step.fetches else made
+            )  # it keeps what it fetched itself
+            self._outcome.keys[step] = self._engine.record(description, kept)
         return description is not None
 
     def _context(self, step: Step) -> StepContext:

@@ -53,7 +53,8 @@ class Fetching(NamedTuple):
     ``mode`` is None where nobody said: then names with a host are fetched if they are missing.
     ``access`` says which registries may be asked, None for any. ``pinned`` is the manifest that
     a lock names: it is fetched in place of what the tag has by now; ``commits`` are those of
-    the Hub, by repository. ``only_look``: nothing large may be fetched.
+    the Hub, by repository. ``only_look``: nothing large may be fetched. Without ``keep``
+    the files of checkpoints are removed after the build.
     """
 
     mode: PullMode | None = None
@@ -61,6 +62,7 @@ class Fetching(NamedTuple):
     pinned: Digest | None = None
     commits: Mapping[str, str] = {}
     only_look: bool = False
+    keep: bool = True
 
 
 def fetch(
@@ -123,6 +125,7 @@ def _learned(
         mode is PullMode.ALWAYS,
         mode is PullMode.NEVER,
         fetching.commits,
+        fetching.keep,
     )
     if is_address:
         return (yield from learn_address(word, value, inquiry, store))

@@ -38,13 +38,15 @@ class Inquiry(NamedTuple):
     """How a repository may be asked about.
 
     ``always``: also where an earlier answer is remembered; ``never``: not at all.
-    ``commits`` are those that a lock names, by repository.
+    ``commits`` are those that a lock names, by repository. ``keep``: what is fetched is kept
+    after the build.
     """
 
     access: Access
     always: bool = False
     never: bool = False
     commits: Mapping[str, str] = {}
+    keep: bool = True
 
 
 def learn_repository(
@@ -81,7 +83,7 @@ def _files(reference: HubReference, listing: Listing, inquiry: Inquiry, store: S
         place = snapshot(listing.repository, listing.commit)
         if place is None and listing.repository != reference.repository:
             place = snapshot(reference.repository, listing.commit)
-    return HubFiles(reference, listing, inquiry.access, store, place)
+    return HubFiles(reference, listing, inquiry.access, store, place, keep=inquiry.keep)
 
 
 def _no_weights(reference: HubReference, listing: Listing) -> SourceError:
@@ -253,7 +255,7 @@ def learn_address(
     inquiry.access.check(urlsplit(url).netloc.rpartition("@")[2].lower())
     name = unquote(urlsplit(url).path).rpartition("/")[2]
     size = store.blobs.size(digest)
-    remote = RemotePlace(value, url, inquiry.access)
+    remote = RemotePlace(value, url, inquiry.access, inquiry.keep)
     if size is not None:
         path = store.blobs.path(digest)
         return stored_blob(path, name, digest, store)._replace(remote=remote)

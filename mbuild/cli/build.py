@@ -98,6 +98,11 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="When to ask a registry for the model that FROM names  [default: missing, for names"
         " with a host]",
     ),
+    click.option(
+        "--no-keep-source",
+        is_flag=True,
+        help="Remove what was fetched of a checkpoint after the build.",
+    ),
     click.option("--no-cache", is_flag=True, help="Run every step, cached or not."),
     click.option(
         "--threads",
@@ -136,6 +141,7 @@ def read_request(
     folder: Path | None,
     threads: int | None,
     pull: str | None = None,
+    no_keep_source: bool = False,
     hash_files: bool = False,
     **further: Any,
 ) -> tuple[Build, Store]:
@@ -161,7 +167,7 @@ def read_request(
         splitting=splitting_of(further),
     )
     context = LocalContext(modelfile.folder, opened, hash_files=hash_files, on_read=say_reading)
-    fetching = Fetching(PullMode(pull) if pull else None)
+    fetching = Fetching(PullMode(pull) if pull else None, keep=not no_keep_source)
     wanted = Build(
         request,
         recipe,

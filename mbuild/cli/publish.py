@@ -1,4 +1,4 @@
-"""``mbuild push NAME hf.co/ORG/REPO``: what goes to the Hub, shown and sent."""
+"""``mbuild push``: what goes to the Hub, shown and sent, and what a dry run tells."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mbuild.core.names import ModelName
     from mbuild.models.publish.upload import Publication
     from mbuild.registry.reference import ModelReference
+    from mbuild.registry.transfer.push import Unsent
     from mbuild.store import Store
 
 
@@ -88,3 +89,21 @@ def _write_json(found: Publication, commit: str) -> None:
             "files": rows,
         }
     )
+
+
+def show_dry_run(planned: Unsent, style: str) -> None:
+    """What a push would send, and the tags that the model would get."""
+    names = [str(reference) for reference in planned.references]
+    rows = [(layer, layer.digest in planned.missing) for layer in planned.layers]
+    size = sum(layer.size for layer, send in rows if send)
+    if style == "json":
+        blobs = [
+            {"digest": str(layer.digest), "kind": layer.kind, "size": layer.size, "send": send}
+            for layer, send in rows
+        ]
+        write_json({"targets": names, "bytes": size, "blobs": blobs})
+        return
+    for layer, send in rows:
+        word = "send " if send else "there"
+        click.echo(f"{word}  {human_size(layer.size):>9}  {layer.kind} {layer.digest.short}")
+    click.echo(f"would send {human_size(size)} and tag {', '.join(names)}")

@@ -35,7 +35,7 @@ from mbuild.registry.reference import HUB_HOSTS, ModelReference, is_tag
 
 if TYPE_CHECKING:
     from mbuild.registry.auth.login import Login
-    from mbuild.registry.transfer.push import Unsent, Wanted
+    from mbuild.registry.transfer.push import Wanted
 
 _DONE = {Direction.PULL: ("pulled", "fetched"), Direction.PUSH: ("pushed", "sent")}
 
@@ -226,27 +226,11 @@ def push_command(
     access, wanted = _access(reference, insecure), dialects or AS_OLLAMA
     _check_tags(reference, wanted)
     if dry_run:
-        _show_dry_run(would_send(stored, reference, opened, access, wanted), style)
+        from mbuild.cli.publish import show_dry_run
+
+        show_dry_run(would_send(stored, reference, opened, access, wanted), style)
         return
     _follow(push(stored, reference, opened, access, wanted), "pushing", reference, style)
-
-
-def _show_dry_run(planned: Unsent, style: str) -> None:
-    """What a push would send, and the tags that the model would get."""
-    names = [str(reference) for reference in planned.references]
-    rows = [(layer, layer.digest in planned.missing) for layer in planned.layers]
-    size = sum(layer.size for layer, send in rows if send)
-    if style == "json":
-        blobs = [
-            {"digest": str(layer.digest), "kind": layer.kind, "size": layer.size, "send": send}
-            for layer, send in rows
-        ]
-        write_json({"targets": names, "bytes": size, "blobs": blobs})
-        return
-    for layer, send in rows:
-        word = "send " if send else "there"
-        click.echo(f"{word}  {human_size(layer.size):>9}  {layer.kind} {layer.digest.short}")
-    click.echo(f"would send {human_size(size)} and tag {', '.join(names)}")
 
 
 def _check_tags(reference: ModelReference, wanted: Sequence[Wanted]) -> None:

@@ -308,3 +308,19 @@ def test_a_build_loads_no_registry(tmp_path: Path) -> None:
             timeout=60,
         )
     assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
+
+
+def test_a_dry_run_of_a_push(host: str, mbuild: Run) -> None:
+    """Each blob with its size, the bytes and the tag; nothing is sent."""
+    target = f"{host}/dry/tiny:v1"
+    done = mbuild("push", "tiny", target, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    *blobs, last = done.stdout.splitlines()
+    assert blobs and all(line.startswith("send ") for line in blobs)
+    assert last == f"would send 156 KB and tag {target}"
+    assert mbuild("pull", target).returncode == 1
+    assert mbuild("push", "tiny", target).returncode == 0
+    value = json.loads(mbuild("push", "tiny", target, "--dry-run", "--format", "json").stdout)
+    assert value["bytes"] == 0 and value["targets"] == [target]
+    assert not any(blob["send"] for blob in value["blobs"])
+    assert "repositories of the Hub" in mbuild("push", "tiny", target, "--private").stderr

@@ -45,7 +45,8 @@ def needed_names(listing: Listing) -> list[str]:
 class HubFiles:
     """A commit's files, as :class:`mbuild.build.sources.files.Files`.
 
-    ``snapshot`` is the folder of the Hub's own cache that has some or all of them.
+    ``snapshot`` is the folder of the Hub's own cache that has some or all of them. Without
+    ``keep`` what is fetched is removed after the build.
     """
 
     def __init__(
@@ -55,12 +56,15 @@ class HubFiles:
         access: Access,
         store: Store,
         snapshot: Path | None = None,
+        *,
+        keep: bool = True,
     ) -> None:
         self._reference = reference
         self._listing = listing
         self._access = access
         self._store = store
         self._snapshot = snapshot
+        self._keep = keep
         self._names = needed_names(listing)
         self._base = f"{endpoint()}/{listing.repository}/resolve/{listing.commit}/"
 
@@ -114,7 +118,7 @@ class HubFiles:
 
         if name not in self._listing.files:
             raise SourceError(f"{self.value}: the commit has no file {name}")
-        remote = RemotePlace(self.source, self._base + quote(name), self._access)
+        remote = RemotePlace(self.source, self._base + quote(name), self._access, self._keep)
         size, sha256 = self._listing.files[name].size, self.sha256(name)
         blobs = self._store.blobs
         if sha256 is not None and blobs.has(sha256, size):

@@ -64,12 +64,13 @@ class RemotePlace(NamedTuple):
 
     ``source`` is what messages call the whole that it belongs to, such as
     ``hf.co/ORG/REPO@COMMIT``, ``url`` the file's own address, empty for a blob of a registry.
-    ``access`` is who may be asked.
+    ``access`` is who may be asked. Without ``keep`` the file is removed after the build.
     """
 
     source: str
     url: str
     access: Access
+    keep: bool = True
 
 
 class SourceFile(NamedTuple):

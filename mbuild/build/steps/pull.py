@@ -108,8 +108,10 @@ class Pull(BaseStep):
             if all(store.blobs.bring(*row) for row in sizes.items()):
                 store.replace(store.manifests.resolve(self.model.name), self.model.data)
         elif self.model is None:
+            thrown_away = {f.sha256 for f in self.files if f.remote and not f.remote.keep}
             for blob in found:
-                store.blobs.keep(blob.digest)
+                if blob.digest not in thrown_away:
+                    store.blobs.keep(blob.digest)
             store.discard(blob.digest for blob in found)  # no model names it: the cache keeps it
         learned = {}
         for file in self.files:

@@ -65,12 +65,12 @@ class PartialBlob:
     def __init__(self, blobs: Blobs, digest: Digest, size: int, *, twice: bool = False) -> None:
         """``twice``: its BLAKE3 is computed, too.
 
-        ``was_wrong`` tells that what arrived once was not what the digest says.
+        ``is_read`` is set where others read it meanwhile: then it is not begun anew.
         """
         self.digest, self.size = digest, size
         self._blobs = blobs
         self._twice = twice
-        self.was_wrong = False
+        self.is_read = False
         self._path = blobs.partial_folder / f"{PREFIX}{digest.hex}"
         self._journal_path = self._path.with_name(self._path.name + JOURNAL)
         self._file: _HeldFile | None = None
@@ -253,8 +253,8 @@ class PartialBlob:
             self._hash_to(self.size)
         found = Digest(self._hash.hexdigest())
         if found != self.digest:
-            self.was_wrong = True
-            self.forget()
+            if not self.is_read:
+                self.forget()
             raise OtherBytesError(
                 f"the registry sent the wrong bytes: their digest is {found}, not {self.digest}",
                 hint="nothing was kept; the blob in the registry is damaged: push it again",

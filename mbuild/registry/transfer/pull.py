@@ -169,29 +169,48 @@ def bring(
         store.blobs.check_room(sum(blob.size - blob.received for blob in order))
         for blob in order:
             blob.begin()
+        attempts = _ATTEMPTS
         if places.begun is not None:
+            for blob in order:
+                blob.is_read = True
             places.begun(order)
-        for attempt in range(_ATTEMPTS):
-            urls = [places.urls.get(blob.digest, "") for blob in order]
-            downloads = [
-                Download(registry, blob, cancel, url) for blob, url in zip(order, urls, strict=True)
-            ]
-            yield from _fetched(downloads, registry, places)
-            moved += sum(download.moved for download in downloads)
-            order = []
-            for download in downloads:
-                blob = download.partial
-                try:
-                    made = blob.finish()
-                except OtherBytesError:
-                    if attempt + 1 == _ATTEMPTS:
-                        blob.discard()
-                        raise
-                    order.append(blob)
-                else:
-                    places.found(made)
-                    yield BlobDone(_PULL, blob.digest, blob.size, download.moved)
+            attempts = 1  # what was read is used already
+        for left in reversed(range(attempts)):
+            came, order = yield from _tried(order, registry, cancel, places, last=not left)
+            moved += came
     return moved
+
+
+def _tried(
+    blobs: Sequence[PartialBlob],
+    registry: Registry,
+    cancel: Cancel,
+    places: Places,
+    *,
+    last: bool,
+) -> Generator[TransferEvent, None, tuple[int, list[PartialBlob]]]:
+    """Fetch blobs; the bytes that travelled, and the blobs whose bytes were wrong.
+
+    Those are an error at the ``last`` try, and nothing is kept of them.
+    """
+    downloads = [
+        Download(registry, blob, cancel, places.urls.get(blob.digest, "")) for blob in blobs
+    ]
+    yield from _fetched(downloads, registry, places)
+    wrong = []
+    for download in downloads:
+        blob = download.partial
+        try:
+            made = blob.finish()
+        except OtherBytesError:
+            if last:
+                blob.discard()
+                raise
+            wrong.append(blob)
+        else:
+            places.found(made)
+            yield BlobDone(_PULL, blob.digest, blob.size, download.moved)
+    return sum(download.moved for download in downloads), wrong
 
 
 def _claimed(
