@@ -6,7 +6,7 @@ only once each file is whole and has its digest.
 
 from __future__ import annotations
 
-import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,6 @@ class Arrival:
 
     def __init__(self, partial: PartialBlob) -> None:
         self._partial = partial
-        self._ended = threading.Event()
         self._digest: Digest | None = None
 
     @property
@@ -40,21 +39,20 @@ class Arrival:
     def ends(self, digest: Digest) -> None:
         """The file is whole and has the SHA-256 that it was to have; this is its BLAKE3."""
         self._digest = digest
-        self._ended.set()
 
     def reader(self, check: Check) -> Arriving:
         """What has readers of a stretch of bytes wait for it."""
 
         def wait(start: int, stop: int) -> None:
-            while not self._ended.is_set() and self._partial.missing(start, stop):
+            while self._digest is None and self._partial.missing(start, stop):
                 check()
-                self._ended.wait(_SECONDS)
+                time.sleep(_SECONDS)
 
         return Arriving(wait)
 
     def result(self, check: Check) -> Digest:
         """Wait for the end; the BLAKE3 of the whole file. Of a failure ``check`` hears."""
-        while not self._ended.wait(_SECONDS):
+        while self._digest is None:
             check()
-        assert self._digest is not None
+            time.sleep(_SECONDS)
         return self._digest
