@@ -32,7 +32,7 @@ ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
     ("sources",),
     ("graph",),
     ("steps",),
-    ("plan", "engine", "waiting", "network", "explain"),
+    ("plan", "engine", "waiting", "network", "explain", "reasons"),
     (
         "fetching",
         "learning",

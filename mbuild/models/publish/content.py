@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from mbuild.build.splitting import Splitting
 from mbuild.core.digest import Digest
 from mbuild.core.errors import DamagedError, UnsupportedError
-from mbuild.models.artifacts.exporting import ExportForm, ExportOptions, export, texts_of
+from mbuild.models.artifacts.exporting import export, texts_of
+from mbuild.models.artifacts.jobs import ExportForm, ExportOptions
 from mbuild.models.artifacts.places import places_of
 from mbuild.registry.hub.listing import git_oid
 from mbuild.store.contents import read_contents
