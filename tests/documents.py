@@ -39,12 +39,17 @@ def sessions(page: str) -> list[tuple[str, str]]:
 
 
 def documented(
-    page: str, folder: Path, *, without: str = "", names: Mapping[str, str] | None = None
+    page: str,
+    folder: Path,
+    *,
+    without: str = "",
+    names: Mapping[str, str] | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> None:
     """Run a page's commands in ``folder``, with ``mbuild`` on the path and the store ``store``.
 
     ``without`` is an environment variable that the page does not expect; ``names`` are words of
-    the page, each with what stands for it here.
+    the page, each with what stands for it here; ``variables`` are further ones of the environment.
     """
     program = folder / "bin" / "mbuild"
     program.parent.mkdir(exist_ok=True)
@@ -59,6 +64,7 @@ def documented(
         "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"),
         "NO_COLOR": "1",
         "LC_ALL": "C.UTF-8",
+        **(variables or {}),
     }
     environment.pop(without, "")
     need("sh", "sed", "grep")

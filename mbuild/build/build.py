@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from mbuild.build.engine import BuildEngine, Outcome
 from mbuild.build.fetching import fetch
 from mbuild.build.graph import in_order
-from mbuild.build.prepare import Build, at_last_model, plans_of
+from mbuild.build.prepare import Build, located, plans_of
 from mbuild.build.recording import Recorder
 from mbuild.build.steps.manifest import Assembled
 from mbuild.core.digest import Digest
-from mbuild.core.errors import BusyError, CancelledError, DamagedError, RegistryError
+from mbuild.core.errors import BusyError, CancelledError, DamagedError, RegistryError, SourceError
 from mbuild.core.events import (
     BuildEvent,
     BuildFinished,
@@ -81,15 +81,19 @@ def _build(
         yield Warned(warning.message, *place)
     try:
         yield from fetch(wanted.recipe, wanted.fetching, wanted.context, store)
-    except RegistryError as error:
-        raise at_last_model(error, wanted, store) from None
+    except (RegistryError, SourceError) as error:
+        raise located(error, wanted, store) from None
     plans = plans_of(wanted, store)
     steps = [planned.manifest for planned in plans]
     outcome = Outcome()
     recorder.begins(steps, outcome)
     request = wanted.request
     yield BuildStarted(str(request.names[0]), len(in_order(steps)))
+    pulled = {p.base.name: _id(store, p.base.name) for p in plans if p.base and p.base.remote}
     yield from BuildEngine(store, wanted.use_cache).run(steps, outcome)
+    for name, before in pulled.items():
+        if before is not None and _id(store, name) != before:
+            yield Replaced(str(name), before)
     new_configs = (planned for planned in plans if planned.manifest.config in outcome.ran)
     for text in dict.fromkeys(planned.warning for planned in new_configs if planned.warning):
         yield Warned(text)
@@ -111,6 +115,12 @@ def _build(
         yield ModelBuilt(str(names[0]) if names else "", model.id, size)
     written = sum(layer.size for layer in new.values())
     return _finished(request, models, outcome, written, recorder.clock)
+
+
+def _id(store: Store, name: ModelName) -> Digest | None:
+    """The id of the model of that name, if there is one."""
+    data = store.manifests.read_bytes(store.manifests.resolve(name))
+    return None if data is None else Digest.of(data)
 
 
 def _layers(model: Assembled, outcome: Outcome, new: set[Digest]) -> Iterator[BuildEvent]:

@@ -7,7 +7,7 @@ The engine knows no kind of step. A build with nothing to do stays in
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -123,21 +123,41 @@ class BuildEngine:
         numbers = {step: number for number, step in enumerate(steps, start=1)}
         missing: list[Step] = []
         for step in steps:
-            result, key = self._look_up(step, outcome.results)
+            result, key = (None, "") if step.fetches else self._look_up(step, outcome.results)
             if result is None:
                 missing.append(step)
             else:
                 outcome.results[step] = result
                 outcome.keys[step] = key
                 yield StepFinished(numbers[step], step.label, True, 0.0, 0, *names_of(step))
+        for step in self._there(steps, missing, bring=True):
+            missing.remove(step)
+            outcome.results[step] = Result()
+            yield StepFinished(numbers[step], step.label, True, 0.0, 0, *names_of(step))
         if missing:
             yield from _Run(self, outcome, numbers, missing).events()
+
+    def _there(
+        self, steps: Sequence[Step], missing: Collection[Step], *, bring: bool
+    ) -> list[Step]:
+        """The fetching steps that need not run: nobody who runs needs them, or all is here."""
+        needed = {each for step in missing for each in step.needs}
+        needed |= {each for step in steps if step.holds for each in step.needs}
+        return [
+            step
+            for step in steps
+            if step.fetches and (step not in needed or step.is_there(self.store, bring=bring))
+        ]
 
     def survey(self, targets: Sequence[Step]) -> list[Surveyed]:
         """What a build would do with each step, in order, without running any."""
         results: dict[Step, Result] = {}
         rows: list[Surveyed] = []
-        for step in in_order(targets):
+        steps = in_order(targets)
+        for step in steps:
+            if step.fetches:
+                rows.append(self._surveyed_fetch(step))
+                continue
             result, _ = self._look_up(step, results, bring=False)
             if result is not None:
                 results[step] = result
@@ -149,7 +169,15 @@ class BuildEngine:
             key = cache_key(description) if description else ""
             state = State.RUN if result is None else State.CACHED
             rows.append(Surveyed(step, state, description, key, self.lost(key)))
-        return rows
+        missing = [row.step for row in rows if row.state is not State.CACHED]
+        there = set(self._there(steps, missing, bring=False))
+        return [row._replace(state=State.CACHED) if row.step in there else row for row in rows]
+
+    @staticmethod
+    def _surveyed_fetch(step: Step) -> Surveyed:
+        description = describe(step, ())
+        key = cache_key(description) if description else ""
+        return Surveyed(step, State.RUN, description, key, Note(Cause.NOT_HERE))
 
     def _look_up(
         self, step: Step, results: Mapping[Step, Result], bring: bool = True
@@ -223,6 +251,12 @@ class _Done(NamedTuple):
     run: Run | None = None
 
 
+class _Begun(NamedTuple):
+    """What a step fetches is on its way."""
+
+    step: Step
+
+
 class _Run:
     """One run of the steps that have no cached result, on a few threads."""
 
@@ -241,27 +275,24 @@ class _Run:
         self._outcome = outcome
         self._numbers = numbers
         self._steps = steps
-        self._events: queue.SimpleQueue[BuildEvent | _Done | Future[None]] = queue.SimpleQueue()
+        self._fetched: dict[str, Digest] = {}  # of files, by path
+        self._arriving: dict[Digest, Any] = {}
+        self._events: queue.SimpleQueue[BuildEvent | _Done | _Begun | Future[None]] = (
+            queue.SimpleQueue()
+        )
         self._cancel = Cancel("the build was stopped")
 
     def events(self) -> Iterator[BuildEvent]:
         from concurrent.futures import Future, ThreadPoolExecutor
 
+        from mbuild.build.waiting import Waiting
         from mbuild.work.cores import cores
 
-        needs = {
-            step: [source for source in step.inputs if source not in self._outcome.results]
-            for step in self._steps
-        }
-        waiting = {step: len(inputs) for step, inputs in needs.items()}
-        users: dict[Step, list[Step]] = {step: [] for step in self._steps}
-        for step, inputs in needs.items():
-            for source in inputs:
-                users[source].append(step)
+        waiting = Waiting(self._steps, self._outcome.results)
         pool = ThreadPoolExecutor(max(_LEAST_AT_ONCE, cores()), thread_name_prefix="mbuild-step")
         running = 0
         try:
-            ready = [step for step, count in waiting.items() if count == 0]
+            ready = waiting.ready()
             while ready or running:
                 for batch in _batches(ready):
                     pool.submit(self._work, batch).add_done_callback(self._events.put)
@@ -273,10 +304,9 @@ class _Run:
                     running -= 1
                 elif isinstance(event, _Done):
                     yield self._finish(event)
-                    for user in users[event.step]:
-                        waiting[user] -= 1
-                        if waiting[user] == 0:
-                            ready.append(user)
+                    ready = waiting.done(event.step)
+                elif isinstance(event, _Begun):
+                    ready = waiting.begun(event.step)
                 else:
                     yield event
         finally:
@@ -301,7 +331,11 @@ class _Run:
         # Steps whose inputs had to run may still be cached, if those came out as before.
         missing = []
         for step in steps:
-            result, key = engine._look_up(step, results)
+            if step.fetches:
+                self._outcome.lost[step] = Note(Cause.NOT_HERE)
+                missing.append(step)
+                continue
+            result, key = engine._look_up(self._learned(step), results)
             if result is None:
                 self._outcome.lost[step] = engine.lost(key)
                 missing.append(step)
@@ -310,25 +344,34 @@ class _Run:
         if missing:
             self._make(missing)
 
+    def _learned(self, step: Step) -> Step:
+        """A step with the digests of what was fetched for it."""
+        return step.learned(self._fetched) if step.needs and self._fetched else step
+
     def _make(self, steps: Sequence[Step]) -> None:
         """Run one step, or several of one group together; each result counts when it is there."""
         for step in steps:
             leader, number = self._numbers[steps[0]], self._numbers[step]
             self._events.put(StepStarted(number, step.label, leader, *names_of(step)))
-        before = time.monotonic()
-        self._outcome.begun.update(dict.fromkeys(steps, before))
+        began = time.monotonic()
+        self._outcome.begun.update(dict.fromkeys(steps, began))
         inputs = [self._inputs(step) for step in steps]
-        files: dict[str, Digest] = {}
+        files = dict(self._fetched)
         unrecorded: list[tuple[Step, Made]] = []
-        for step, made in steps[0].run_together(steps, self._context(steps[0]), inputs):
+        own = {self._learned(step): step for step in steps}
+        first, *_ = own
+        for known, made in first.run_together([*own], self._context(steps[0]), inputs):
+            step = own[known]
             files |= made.files
+            if step.fetches:
+                self._fetched |= made.files
             if not self._record(step, made, files):
                 unrecorded.append((step, made))
-            run = Run(before, time.monotonic() - before, made.new, made.limits)
+            run = Run(began, time.monotonic() - began, made.new, made.limits)
             self._events.put(_Done(step, made.result, "", run))
         for step, made in unrecorded:  # until the files' digests were known
             self._record(step, made, files)
-        if time.monotonic() - before > _FLUSH_SECONDS:
+        if time.monotonic() - began > _FLUSH_SECONDS:
             self._engine.store.cache.flush()
 
     def _inputs(self, step: Step) -> list[Result]:
@@ -339,7 +382,10 @@ class _Run:
         description = describe(step.learned(files), self._inputs(step))
         if description is not None:
             self._outcome.descriptions[step] = description
-            self._outcome.keys[step] = self._engine.record(description, made)
+            kept = (
+                made._replace(new=()) if step.fetches else made
+            )  # it keeps what it fetched itself
+            self._outcome.keys[step] = self._engine.record(description, kept)
         return description is not None
 
     def _context(self, step: Step) -> StepContext:
@@ -360,6 +406,8 @@ class _Run:
             lambda code, values: self._events.put(Status(code, values)),
             lambda text: self._events.put(Warned(text)),
             self._engine.use_cache,
+            lambda: self._events.put(_Begun(step)),
+            self._arriving,
         )
 
 

@@ -1,17 +1,21 @@
-"""FROM a model in a registry: what the store does not have is pulled before the build begins.
+"""FROM, ADAPTER and DRAFT on other machines: what has to be known before a build is planned.
 
-Only a name with a host is fetched by itself; a bare one is the store's, unless ``--pull`` asks for
-more. Nothing of a registry is loaded where all is there.
+Of a model of a registry that is its manifest, of a repository of the Hub its list of files; the
+blobs and the weights are fetched by a step. Only a name with a host is fetched by itself; a bare
+one is the store's, unless ``--pull`` asks for more. Nothing of a registry is loaded where all is
+there.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from mbuild.core.errors import AbsentError, MbuildError
+from mbuild.core.digest import Digest
+from mbuild.core.errors import AbsentError, MbuildError, RegistryError, SourceError
 from mbuild.core.events import (
     BuildEvent,
     Code,
@@ -21,20 +25,18 @@ from mbuild.core.events import (
     StepProgress,
     StepStarted,
 )
-from mbuild.core.names import InvalidNameError
+from mbuild.core.names import DEFAULT_TAG, InvalidNameError
 from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
+    from mbuild.build.sources.files import Found
     from mbuild.build.sources.resolve import Context
-    from mbuild.core.digest import Digest
+    from mbuild.build.sources.values import SourceFile, StoredModel
     from mbuild.core.names import ModelName
-    from mbuild.language.recipe import Recipe
+    from mbuild.language.recipe import Recipe, Reference
     from mbuild.registry.client.access import Access
     from mbuild.registry.reference import ModelReference
     from mbuild.store import Store
-
-KIND = "pull"
-"""The kind of the step in events. It has the number 0: it is over when steps are counted."""
 
 
 class PullMode(StrEnum):
@@ -50,44 +52,250 @@ class Fetching(NamedTuple):
 
     ``mode`` is None where nobody said: then names with a host are fetched if they are missing.
     ``access`` says which registries may be asked, None for any. ``pinned`` is the manifest that
-    a lock names: it is fetched in place of what the tag has by now.
+    a lock names: it is fetched in place of what the tag has by now; ``commits`` are those of
+    the Hub, by repository. ``only_look``: nothing large may be fetched. Without ``keep``
+    the files of checkpoints are removed after the build.
     """
 
     mode: PullMode | None = None
     access: Access | None = None
     pinned: Digest | None = None
+    commits: Mapping[str, str] = {}
+    only_look: bool = False
+    keep: bool = True
 
 
 def fetch(
     recipe: Recipe, fetching: Fetching, context: Context, store: Store
 ) -> Iterator[BuildEvent]:
-    """Bring the model that FROM names into the store, which the caller holds, if that has to be.
+    """Learn what is on other machines; the weights are fetched by a step.
 
-    Raises what :func:`mbuild.registry.transfer.pull.pull` raises.
+    The caller holds the store. Raises :class:`RegistryError` and :class:`SourceError` with
+    their place in the Modelfile.
     """
-    if not recipe.models or fetching.mode is PullMode.NEVER:
-        return
-    value = recipe.models[-1].value
-    if ("/" not in value and fetching.mode is None) or value.startswith((".", "/")):
-        return  # as most are: a bare name of the store, or a path
-    yield from _fetch(value, fetching, context, store)
+    for word, references in _named(recipe).items():
+        for reference in references:
+            try:
+                yield from _one(word, reference.value, fetching, context, store)
+            except (RegistryError, SourceError) as error:
+                raise placed(error, reference) from None
 
 
-def _fetch(value: str, fetching: Fetching, context: Context, store: Store) -> Iterator[BuildEvent]:
+def _named(recipe: Recipe) -> Mapping[str, Sequence[Reference]]:
+    """What may be on other machines, by the word that names it."""
+    return {"FROM": recipe.models, "ADAPTER": recipe.adapters, "DRAFT": recipe.drafts}
+
+
+def _one(
+    word: str, value: str, fetching: Fetching, context: Context, store: Store
+) -> Iterator[BuildEvent]:
+    """Fetch or learn what one value means, where that is on another machine."""
+    if value.startswith((".", "/")):
+        return  # a path
+    if "/" not in value:
+        if word == "FROM" and fetching.mode in (PullMode.ALWAYS, PullMode.MISSING):
+            yield from _fetch(word, value, fetching, context, store)
+        return  # as most names are: a bare one of the store
+    address = value.startswith(("http://", "https://")) and ".gguf" in value
+    hub = "hf.co/" in value.lower() or "huggingface.co/" in value.lower()
+    if (address or hub) and context.may_be_stored(value):
+        found = yield from _learned(word, value, fetching, store)
+        if found is not None:
+            context.learn(word, value, found)
+            return
+    if fetching.mode is not PullMode.NEVER or word != "FROM":
+        yield from _fetch(word, value, fetching, context, store)
+
+
+def _learned(
+    word: str, value: str, fetching: Fetching, store: Store
+) -> Generator[BuildEvent, None, Found | SourceFile | None]:
+    """What a web address or a repository of the Hub means; None for a name of a registry."""
+    from mbuild.registry.client.access import Access
+    from mbuild.registry.hub.reference import HubReference, names_the_hub
+
+    is_address = not names_the_hub(value) or ".gguf" in value
+    if not is_address and ":" in value.split("://", 1)[-1].partition("@")[0]:
+        return None  # a quantization: the Hub's registry has it
+    from mbuild.build.learning import Inquiry, learn_address, learn_repository
+
+    mode = fetching.mode
+    inquiry = Inquiry(
+        fetching.access or Access(),
+        mode is PullMode.ALWAYS,
+        mode is PullMode.NEVER,
+        fetching.commits,
+        fetching.keep,
+    )
+    if is_address:
+        return (yield from learn_address(word, value, inquiry, store))
+    try:
+        reference = HubReference.parse(value)
+    except InvalidNameError:
+        return None  # whoever resolves it says so
+    if "@" not in value and word == "FROM" and mode is not PullMode.ALWAYS:
+        from mbuild.registry.stored import stored_name
+
+        if is_whole(stored_name(value, store), store):
+            return None  # pulled before, as GGUF
+    return (yield from learn_repository(reference, inquiry, store))
+
+
+def _fetch(
+    word: str, value: str, fetching: Fetching, context: Context, store: Store
+) -> Iterator[BuildEvent]:
+    """Learn what a model of a registry is, if it is missing or asked for anew."""
     from mbuild.registry.reference import ModelReference, has_host
     from mbuild.registry.stored import stored_name
 
     mode = fetching.mode
-    if (mode is None and not has_host(value)) or not context.may_be_stored(value):
+    bare = not has_host(value)
+    if (bare and (mode is None or word != "FROM")) or not context.may_be_stored(value):
         return
     try:
         local = stored_name(value, store)
-        if mode is not PullMode.ALWAYS and is_whole(local, store):
-            return
         reference = ModelReference.parse(value)
     except InvalidNameError:
         return  # whoever resolves it says so
-    yield from _pulled(reference, local, fetching, store)
+    if word == "FROM" and mode is not PullMode.ALWAYS and is_whole(local, store):
+        return
+    model = yield from _looked_up(word, reference, local, fetching, store)
+    if model is not None:
+        context.learn(word, value, model if word == "FROM" else _weights_of(word, model, store))
+
+
+def _looked_up(
+    word: str, reference: ModelReference, local: ModelName, fetching: Fetching, store: Store
+) -> Generator[BuildEvent, None, StoredModel | None]:
+    """A model of a registry by its manifest, which is asked for unless it is known here.
+
+    None where it may not be asked for. Its blobs are fetched by a step.
+    """
+    from mbuild.build.sources.values import RemotePlace, StoredModel
+    from mbuild.registry.client.access import Access
+    from mbuild.store import Manifest
+    from mbuild.store.media import MODEL
+    from mbuild.store.records import MANIFEST, REMOTE_MODEL
+
+    access, exact = fetching.access or Access(), reference
+    if word == "FROM" and fetching.pinned is not None and fetching.mode is not PullMode.ALWAYS:
+        exact = reference._replace(digest=fetching.pinned)
+    access.check(exact.endpoint)
+    data = _known_manifest(exact, local, fetching, store)
+    if data is None:
+        if fetching.mode is PullMode.NEVER:
+            return None
+        yield Status(Code.PULLING_MANIFEST)
+        data = _asked(exact, access, store)
+        if data is None:
+            yield from _pulled(word, reference, local, fetching, store)
+            return None
+        store.database.put(MANIFEST, Digest.of(data).hex, data)
+        if exact.digest is None:
+            store.cache.put(REMOTE_MODEL, str(exact), Digest.of(data))
+    manifest = Manifest.decode(data, str(exact))
+    weights = (layer.digest for layer in manifest.layers if layer.media_type == MODEL)
+    aliases = {digest: alias for digest in weights if (alias := store.files.alias(digest))}
+    remote = RemotePlace(str(reference), "", access)
+    return StoredModel(local, Digest.of(data), manifest, aliases, remote, data)
+
+
+def _known_manifest(
+    reference: ModelReference, local: ModelName, fetching: Fetching, store: Store
+) -> bytes | None:
+    """The manifest's bytes, where the store or its cache has them: nobody has to be asked."""
+    from mbuild.store.records import MANIFEST, REMOTE_MODEL
+
+    if reference.digest is None and fetching.mode is PullMode.ALWAYS:
+        return None
+    identity = reference.digest
+    if identity is None:
+        if (data := store.manifests.read_bytes(store.manifests.resolve(local))) is not None:
+            return data
+        identity = store.cache.get(REMOTE_MODEL, str(reference))
+    if identity is None:
+        return None
+    data = store.cache.get(MANIFEST, identity.hex)
+    return data if data is not None and Digest.of(data) == identity else None
+
+
+def _asked(reference: ModelReference, access: Access, store: Store) -> bytes | None:
+    """The manifest's bytes, as the store keeps them, from the registry.
+
+    None for a model in another dialect than Ollama's, whose manifest is made of its blobs, and
+    for one that is not there by its digest: it may be such a model, too.
+    """
+    from mbuild.registry.transfer.moving import registry_of
+    from mbuild.registry.transfer.pull import look
+    from mbuild.work.cancel import Cancel
+
+    with registry_of(reference, access, Cancel("the pull was stopped")) as registry:
+        try:
+            found = look(registry, reference)
+        except AbsentError:
+            if reference.digest is None or reference.tag == DEFAULT_TAG:
+                raise
+            return None
+        return found.finish(store) if found.is_ollama else None
+
+
+def _pulled(
+    word: str, reference: ModelReference, local: ModelName, fetching: Fetching, store: Store
+) -> Generator[BuildEvent, None, None]:
+    """Pull a model whose manifest is known only once its blobs are here.
+
+    Raises :class:`RegistryError` for whoever only looks.
+    """
+    from mbuild.core.transfers import BlobDone, BlobProgress, Transferred
+    from mbuild.registry.client.access import Access
+    from mbuild.registry.transfer.pull import bring_model
+
+    if fetching.only_look:
+        raise RegistryError(
+            f"{reference}: what a build does with it is known only once it is here",
+            hint=f"mbuild pull {reference}",
+        )
+    pinned = None if fetching.mode is PullMode.ALWAYS or word != "FROM" else fetching.pinned
+    started, label, names = time.monotonic(), f"pull {reference}", ("model", str(reference))
+    blobs: dict[Digest, tuple[int, int]] = {}
+    yield StepStarted(0, label, 0, "pull", *names)
+    transfer = bring_model(reference, local, store, fetching.access or Access(), pinned)
+    with closing(transfer):
+        for event in transfer:
+            if isinstance(event, (BlobProgress, BlobDone)):
+                done = event.total if isinstance(event, BlobDone) else event.completed
+                blobs[event.digest] = done, event.total
+                completed, total = map(sum, zip(*blobs.values(), strict=True))
+                yield StepProgress(0, label, completed, total, "pull", *names)
+            elif isinstance(event, Transferred):
+                seconds = time.monotonic() - started
+                cached = not event.moved and event.replaced is None
+                yield StepFinished(0, label, cached, seconds, event.moved, "pull", *names)
+                if event.replaced is not None:
+                    yield Replaced(event.name, event.replaced)
+
+
+def _weights_of(word: str, model: StoredModel, store: Store) -> SourceFile:
+    """The file of a model that ADAPTER or DRAFT means; raises :class:`SourceError`."""
+    from mbuild.build.sources.hub import absent
+    from mbuild.build.sources.local import stored_blob
+    from mbuild.store.media import ADAPTER, MODEL
+
+    assert model.remote is not None
+    layers = model.manifest.of_kind(ADAPTER if word == "ADAPTER" else MODEL)
+    if word == "ADAPTER" and not layers:  # an adapter that was pushed as a file of its own
+        layers = model.manifest.of_kind(MODEL)
+    if len(layers) != 1:
+        what = "no weights" if not layers else f"{len(layers)} files of weights"
+        raise SourceError(
+            f"{word} {model.remote.source}: that model has {what}",
+            hint="name one whose weights are in one file",
+        )
+    (layer,) = layers
+    shown = layer.origin if word == "ADAPTER" and layer.origin else layer.digest.filename
+    if store.blobs.has(layer.digest, layer.size):
+        return stored_blob(store.blobs.path(layer.digest), shown, layer.digest, store)
+    return absent(shown, layer.digest, layer.size, model.remote, store)
 
 
 def is_whole(name: ModelName, store: Store) -> bool:
@@ -99,52 +307,8 @@ def is_whole(name: ModelName, store: Store) -> bool:
     return all(store.blobs.bring(layer.digest, layer.size) for layer in stored.manifest.blobs())
 
 
-def _pulled(
-    reference: ModelReference, local: ModelName, fetching: Fetching, store: Store
-) -> Generator[BuildEvent, None, None]:
-    """Pull, and tell of it as of a step."""
-    from mbuild.core.transfers import BlobDone, BlobProgress, Transferred
-    from mbuild.registry.client.access import Access
-    from mbuild.registry.transfer.pull import bring_model
+def placed(error: MbuildError, item: Reference) -> MbuildError:
+    """The error with its place in the Modelfile."""
+    from mbuild.language.instructions import Problem
 
-    pinned = None if fetching.mode is PullMode.ALWAYS else fetching.pinned
-    access = fetching.access or Access()
-    access.check(reference.endpoint)
-    started, label = time.monotonic(), f"pull {reference}"
-    blobs: dict[Digest, tuple[int, int]] = {}
-    transfer = bring_model(reference, local, store, access, pinned)
-    yield Status(Code.PULLING_MANIFEST)
-    yield StepStarted(0, label, 0, KIND, "model", str(reference))
-    try:
-        for event in transfer:
-            if isinstance(event, (BlobProgress, BlobDone)):
-                done = event.total if isinstance(event, BlobDone) else event.completed
-                blobs[event.digest] = done, event.total
-                completed, total = map(sum, zip(*blobs.values(), strict=True))
-                yield StepProgress(0, label, completed, total, KIND, "model", str(reference))
-            elif isinstance(event, Transferred):
-                seconds = time.monotonic() - started
-                cached = not event.moved and event.replaced is None
-                yield StepFinished(
-                    *(0, label, cached, seconds, event.moved, KIND, "model", str(reference))
-                )
-                if event.replaced is not None:
-                    yield Replaced(event.name, event.replaced)
-    except AbsentError as error:
-        raise _with_remedy(error, reference) from None
-    finally:
-        transfer.close()
-
-
-def _with_remedy(error: AbsentError, reference: ModelReference) -> MbuildError:
-    """The error with what to do about a repository of the Hub that has no GGUF files."""
-    from mbuild.registry.reference import HUB_HOSTS
-
-    if reference.endpoint not in HUB_HOSTS:
-        return error
-    folder = reference.path.rpartition("/")[2]
-    return AbsentError(
-        error.message,
-        hint=f"a checkpoint is fetched first: hf download {reference.path} --local-dir {folder},"
-        f" and FROM ./{folder}",
-    )
+    return error.at(Problem(error.message, item.span, suggestion=error.hint))

@@ -7,12 +7,12 @@ from collections.abc import Hashable
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from mbuild.build.costs import PlannedTensor
+from mbuild.build.costs import Cost, PlannedTensor
 from mbuild.build.engine import BuildEngine, State, Surveyed
 from mbuild.build.explain import DescribedStep, explain
-from mbuild.build.graph import names_of
+from mbuild.build.graph import before, names_of
 from mbuild.build.history import BuildRecord, History
-from mbuild.build.prepare import Build, plans_of
+from mbuild.build.prepare import Build, learn, plans_of
 from mbuild.build.reasons import Explanation
 from mbuild.build.recording import describe_steps
 from mbuild.build.sources.values import Material
@@ -31,13 +31,13 @@ _PAST_BUILDS = 200
 class PlannedStep(NamedTuple):
     """A step before a build.
 
-    ``inputs`` are places in the list of steps. ``reads`` and ``writes`` are
-    bytes of sources and of new blobs, 0 for a cached step; ``writes`` is None
-    when nobody can know yet. ``seconds`` is what such steps took on this
-    machine, None while none ran. ``tensors`` are those of a quantization,
-    ``memory`` is in bytes; ``every_core`` tells that the work spreads over all cores.
-    ``key`` is empty while it is not known; ``materials`` are the files, folders and models
-    that the step is made from.
+    ``inputs`` are places in the list of steps. ``reads``, ``fetches`` and ``writes`` are
+    bytes of sources, of other machines' and of new blobs, 0 for a cached step;
+    ``writes``, with what is fetched among it, is None when nobody can know yet. ``seconds`` is
+    what such steps took on this machine, None while none ran. ``tensors`` are those of a
+    quantization, ``memory`` is in bytes; ``every_core`` tells that the work spreads over all
+    cores. ``key`` is empty while it is not known; ``materials`` are the files, folders and
+    models that the step is made from.
     """
 
     kind: str
@@ -53,6 +53,7 @@ class PlannedStep(NamedTuple):
     key: str = ""
     materials: tuple[Material, ...] = ()
     every_core: bool = False
+    fetches: int = 0
 
     @property
     def cached(self) -> bool:
@@ -85,6 +86,11 @@ class Forecast(NamedTuple):
         reading = (step for step in self.to_run if step.reads)
         used = {material for step in reading for material in step.materials}
         return sum(material.size for material in used)
+
+    @property
+    def fetches(self) -> int:
+        """Bytes that come from other machines."""
+        return sum(step.fetches for step in self.to_run)
 
     @property
     def writes(self) -> int:
@@ -139,6 +145,7 @@ class Survey(NamedTuple):
 
 def survey(wanted: Build, store: Store) -> Survey:
     """Look every step up in the cache, and compare with the last build of the model."""
+    learn(wanted, store)
     targets = [planned.manifest for planned in plans_of(wanted, store)]
     rows = tuple(BuildEngine(store, wanted.use_cache).survey(targets))
     base = History(store).last_of(wanted.request)
@@ -163,7 +170,7 @@ def forecast(wanted: Build, store: Store) -> Forecast:
     shared: set[Hashable] = set()
     steps = []
     for row, explanation in zip(rows, why, strict=True):
-        inputs = tuple(places[source] for source in row.step.inputs)
+        inputs = tuple(places[source] for source in before(row.step))
         planned = _planned(row, store, past, shared)
         steps.append(
             planned._replace(
@@ -189,7 +196,10 @@ def _planned(row: Surveyed, store: Store, past: _Past, shared: set[Hashable]) ->
     step = row.step
     if row.state is State.CACHED:
         return PlannedStep(step.kind, step.label, row.state, tensors=step.tensors(store))
-    cost = step.cost(store)
+    if any(not each.is_there(store, bring=False) for each in step.needs):
+        cost = Cost(None)  # its files' headers are not here
+    else:
+        cost = step.cost(store)
     first = step.group is None or step.group not in shared
     shared.add(step.group)
     size = (step.reads if first else 0) + (cost.writes or 0)
@@ -203,6 +213,7 @@ def _planned(row: Surveyed, store: Store, past: _Past, shared: set[Hashable]) ->
         memory=cost.memory,
         tensors=cost.tensors,
         every_core=cost.every_core,
+        fetches=(cost.writes or 0) if step.fetches else 0,
     )
 
 

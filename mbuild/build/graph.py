@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from mbuild.build.sources.values import Material
@@ -87,6 +87,12 @@ class StepContext(NamedTuple):
     """``status(code, values)``: what it is doing, by a code of the events."""
     warn: Callable[[str], None]
     use_cache: bool = True
+    begun: Callable[[], object] = lambda: None
+    """What a fetching step says once those that it fetches for may start
+    (:attr:`Step.overlaps`)."""
+    arriving: MutableMapping[Digest, Any] | None = None
+    """The files that are on their way in this run, by their SHA-256
+    (:mod:`mbuild.build.steps.arriving`)."""
 
     @classmethod
     def silent(cls, store: BuildStore) -> StepContext:
@@ -129,6 +135,22 @@ class Step(Protocol):
         """The steps whose results this one needs."""
 
     @property
+    def needs(self) -> tuple[Step, ...]:
+        """Steps that fetch what this one reads: its key knows that by digest, not by them."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether its result is of use only while all that it needs is in the store."""
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether it can start once what it needs is on its way."""
+
+    @property
+    def fetches(self) -> bool:
+        """Whether it only brings to this machine what others need, and runs for them alone."""
+
+    @property
     def group(self) -> Hashable | None:
         """Steps of one group that have to run are run together, by :meth:`run_together`."""
 
@@ -147,6 +169,9 @@ class Step(Protocol):
     @property
     def versions(self) -> tuple[tuple[str, int], ...]:
         """The kinds of work in it and their versions, for a lock."""
+
+    def is_there(self, store: BuildStore, *, bring: bool) -> bool:
+        """Of a step that fetches whether nothing is missing; ``bring`` what the cache keeps."""
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """What else decides the result, as JSON; None while a file has not been read yet."""
@@ -191,6 +216,12 @@ class BaseStep(Frozen):
     makes_weights: ClassVar[bool] = False
     """Whether its result is a model's weights, however they are made."""
 
+    holds: ClassVar[bool] = False
+    """Whether its result is of use only while all that it needs is in the store."""
+
+    fetches: ClassVar[bool] = False
+    """Whether it only brings to this machine what others need."""
+
     input_name: ClassVar[str] = ""
     """What its result is called where it is the input of another step, if not by its kind."""
 
@@ -225,6 +256,20 @@ class BaseStep(Frozen):
     def target(self) -> str:
         """No variant."""
         return ""
+
+    @property
+    def needs(self) -> tuple[Step, ...]:
+        """Nothing that has to be fetched."""
+        return ()
+
+    @property
+    def overlaps(self) -> bool:
+        """It starts once what it needs is there."""
+        return False
+
+    def is_there(self, store: BuildStore, *, bring: bool) -> bool:
+        """It fetches nothing."""
+        return True
 
     @property
     def group(self) -> Hashable | None:
@@ -294,6 +339,11 @@ def written(value: Any) -> str:
     return repr(value)
 
 
+def before(step: Step) -> tuple[Step, ...]:
+    """All steps that have to be over when a step runs: what fetches for it, and its inputs."""
+    return (*step.needs, *step.inputs)
+
+
 def variant_label(text: str, variant: str) -> str:
     """A step's label; where a build makes several variants with the one that it is for."""
     return f"{text} for {variant}" if variant else text
@@ -347,5 +397,5 @@ def in_order(targets: Sequence[Step]) -> tuple[Step, ...]:
             order[step] = None
         else:
             stack.append((step, True))
-            stack.extend((source, False) for source in reversed(step.inputs))
+            stack.extend((source, False) for source in reversed(before(step)))
     return tuple(order)

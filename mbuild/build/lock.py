@@ -30,7 +30,7 @@ from mbuild.store import Manifest
 if TYPE_CHECKING:
     from mbuild.build.plan import Plan, Sources
     from mbuild.build.request import Script
-    from mbuild.build.sources.values import AdapterSource, ModelSource
+    from mbuild.build.sources.values import AdapterSource, ModelSource, SourceFile
     from mbuild.language.recipe import Recipe
 
 FORMAT = 1
@@ -44,6 +44,9 @@ _IMATRIX = "imatrix"
 
 _FOREIGN = (MbuildError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What reading raises where the JSON is not that of a lock."""
+
+_HUB = "hf.co/"
+"""What the source of the Hub's files begins with."""
 
 _TEXTS = {"template": "TEMPLATE", "system": "SYSTEM"}
 _LISTS = {"licenses": "LICENSE", "messages": "MESSAGE"}
@@ -183,14 +186,22 @@ def _source(source: ModelSource | AdapterSource) -> dict[str, Any]:
         case StoredModel(name, id_, _):
             return {"model": str(name), "manifest": str(id_)}
         case GGUFSource(files):
-            return {"files": {file.name: str(file.locked) for file in files}}
+            digests = {file.name: str(file.locked) for file in files}
+            return {"files": digests, **_revision(files)}
         case GGUFDirectory(model, projectors):
             return {**_source(model), "projectors": [_source(each) for each in projectors]}
         case CheckpointSource(name, _, card):
             digests = {name: str(file.locked) for name, file in source.deciding.items()}
             if card is not None:
                 digests[README] = str(card)
-            return {"checkpoint": name, "files": digests}
+            return {"checkpoint": name, "files": digests, **_revision(source.files.values())}
+
+
+def _revision(files: Iterable[SourceFile]) -> dict[str, str]:
+    """The commit of the Hub that files belong to, if they are from there: ``ORG/REPO@COMMIT``."""
+    sources = {file.remote.source for file in files if file.remote}
+    found = next((s for s in sources if s.startswith(_HUB)), None)
+    return {} if found is None else {"revision": found.removeprefix(_HUB)}
 
 
 def _quantization(quantization: Quantization, sources: Sources) -> dict[str, Any]:
@@ -270,6 +281,17 @@ def pinned_manifest(lock: BuildLock) -> Digest | None:
     return None
 
 
+def pinned_commits(lock: BuildLock) -> dict[str, str]:
+    """The commits of the Hub's repositories that a locked build starts from, by repository."""
+    commits = {}
+    for sources in lock.inputs["sources"].values():
+        for source in sources:
+            repository, _, commit = str(source.get("revision", "")).partition("@")
+            if commit:
+                commits[repository] = commit
+    return commits
+
+
 # Comparing.
 
 
@@ -332,6 +354,8 @@ def _flat_source(source: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         return
     if "checkpoint" in source:
         yield "the folder's name", str(source["checkpoint"])
+    if "revision" in source:
+        yield "the Hub's commit", str(source["revision"])
     for name, digest in source["files"].items():
         yield name, str(digest)
     for projector in source.get("projectors", ()):

@@ -14,6 +14,7 @@ from mbuild.build.lock import (
     drift_of_inputs,
     drift_of_results,
     inputs,
+    pinned_commits,
     pinned_manifest,
     results,
     variants,
@@ -58,6 +59,11 @@ class Locked:
     def pinned(self) -> Digest | None:
         """The manifest of the stored model that the locked build starts from, if it has one."""
         return pinned_manifest(self._lock)
+
+    @property
+    def commits(self) -> dict[str, str]:
+        """The commits of the Hub's repositories that it starts from."""
+        return pinned_commits(self._lock)
 
     def before(self, sources: Sources, plans: Sequence[Plan]) -> None:
         """Raise :class:`ModelfileError` for every input that drifted."""

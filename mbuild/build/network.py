@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import networkx
 
-from mbuild.build.graph import in_order
+from mbuild.build.graph import before, in_order
 
 if TYPE_CHECKING:
     from mbuild.build.graph import Step
@@ -45,7 +45,7 @@ class BuildGraph(Generic[Node]):
     def of_steps(cls, targets: Sequence[Step]) -> BuildGraph[Step]:
         """All steps that the targets need; equal ones are one node."""
         steps = in_order(targets)
-        return BuildGraph(steps, ((source, step) for step in steps for source in step.inputs))
+        return BuildGraph(steps, ((source, step) for step in steps for source in before(step)))
 
     @classmethod
     def of_rows(cls, rows: Sequence[NetworkRow]) -> BuildGraph[int]:

@@ -128,17 +128,35 @@ def _plan(
     if base is None:
         detected = (DetectTemplate((_knowing("CHAT_TEMPLATE", models, quantized),)),)
         entries.put(detected[0], TEMPLATE)
-    adapters = tuple(_adapter(each, base, models, quantized, request) for each in sources.adapters)
+    needs = _base_needs(base, replaced=instead is not None)
+    adapters = tuple(
+        _adapter(each, base, models, quantized, request, needs) for each in sources.adapters
+    )
     for step in (*adapters, *drafts):
         entries.append(step)
-    _add_texts(entries, recipe, detected)
+    _add_texts(entries, recipe, detected, needs)
     weights = (*models, *adapters, *drafts)
     base_config = base.manifest.config if base else None
     least = LEAST_OLLAMA if entries.several(base) else ""
     lifted = "" if least or base is None or not _is_split(base) else LEAST_OLLAMA
-    config = MakeConfig(base_config, weights, recipe.config, variant, least, lifted)
+    config = MakeConfig(base_config, weights, recipe.config, variant, least, lifted, needs)
+    manifest = AssembleManifest(config, entries.all(), variant, needs)
     warning = _SEVERAL if least else _kept_nothing(sources, request)
-    return Plan(AssembleManifest(config, entries.all(), variant), base, warning)
+    return Plan(manifest, base, warning)
+
+
+def _base_needs(base: StoredModel | None, *, replaced: bool) -> tuple[Step, ...]:
+    """The step that fetches what a model inherits from one in a registry.
+
+    Weights that are ``replaced`` by others are fetched by a step of their own, which runs
+    only for whoever reads them.
+    """
+    if base is None or base.remote is None:
+        return ()
+    from mbuild.build.steps.pull import pull_of
+
+    blobs = base.manifest.blobs()
+    return pull_of(base, [b for b in blobs if not (replaced and b.media_type == MODEL)])
 
 
 def _is_split(base: StoredModel) -> bool:
@@ -180,7 +198,11 @@ def _stored(base: StoredModel) -> LayerOrigin:
         raise UnsupportedError(
             f"{base.name} has no GGUF weights", hint="name another model in FROM"
         )
-    return LayerOrigin(layers, base.aliases)
+    if base.remote is None:
+        return LayerOrigin(layers, base.aliases)
+    from mbuild.build.steps.pull import pull_of
+
+    return LayerOrigin(layers, base.aliases, pull_of(base, layers))
 
 
 def _split(base: StoredModel | None, request: BuildRequest) -> SplitWeights | None:
@@ -250,7 +272,9 @@ class _Entries:
         return tuple(entry for _, entry in self._entries)
 
 
-def _add_texts(entries: _Entries, recipe: Recipe, detected: tuple[Step, ...]) -> None:
+def _add_texts(
+    entries: _Entries, recipe: Recipe, detected: tuple[Step, ...], needs: tuple[Step, ...]
+) -> None:
     """Template, system, licenses, parameters, messages: replaced, added or merged."""
     if recipe.template:
         entries.put(PutLayer(TEMPLATE, recipe.template), TEMPLATE)
@@ -263,7 +287,7 @@ def _add_texts(entries: _Entries, recipe: Recipe, detected: tuple[Step, ...]) ->
     inherited = entries.inherited(PARAMS)
     if recipe.parameters or inherited or detected:
         base = inherited[-1] if inherited else None
-        entries.put(MergeParameters(recipe.parameters, base, detected), PARAMS)
+        entries.put(MergeParameters(recipe.parameters, base, detected, needs), PARAMS)
     if recipe.messages:
         messages = [_message(turn) for turn in recipe.messages]
         text = gojson.dumps(messages).decode()
@@ -348,6 +372,7 @@ def _adapter(
     models: Sequence[Step],
     quantized: Quantize | None,
     request: BuildRequest,
+    needs: tuple[Step, ...],
 ) -> Step:
     """The step that makes an adapter's layer; a PEFT adapter is checked against the base."""
     if isinstance(source, GGUFSource):
@@ -361,5 +386,5 @@ def _adapter(
                 f"{base.name} has no weights, so no adapter can be converted for it",
                 hint="name another model in FROM, or convert the adapter to GGUF",
             )
-        return ConvertAdapter(source, layers)
+        return ConvertAdapter(source, layers, (), needs)
     return ConvertAdapter(source, (), (_knowing("SHAPES", models, quantized),))

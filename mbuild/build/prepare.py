@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from mbuild import __version__
-from mbuild.build.fetching import Fetching
+from mbuild.build.fetching import Fetching, fetch, placed
 from mbuild.build.history import keep_modelfile, modelfile_text
 from mbuild.build.plan import Plan, Sources, plan
 from mbuild.build.sources.values import ModelSource, StoredModel
@@ -127,6 +127,16 @@ def check_unasked_names(request: BuildRequest, store: Store) -> None:
             )
 
 
+def learn(wanted: Build, store: Store) -> None:
+    """Find out what is on other machines, for whoever only looks: no weights are fetched.
+
+    Raises what :func:`mbuild.build.fetching.fetch` raises.
+    """
+    fetching = wanted.fetching._replace(only_look=True)
+    for _ in fetch(wanted.recipe, fetching, wanted.context, store):
+        pass
+
+
 def plans_of(wanted: Build, store: Store) -> tuple[Plan, ...]:
     """The graph of each target; raises what cannot be resolved."""
     script = wanted.request.script
@@ -159,7 +169,7 @@ def resolve(recipe: Recipe, request: BuildRequest, context: Context) -> Sources:
             except MbuildError as error:
                 hidden = items is recipe.models and item is not items[-1]
                 if not (hidden and isinstance(error, (MissingFileError, NameNotFoundError))):
-                    errors.append(_placed(error, item))
+                    errors.append(placed(error, item))
         return tuple(found)
 
     models = each(recipe.models, context.model)
@@ -173,11 +183,10 @@ def resolve(recipe: Recipe, request: BuildRequest, context: Context) -> Sources:
     return Sources(models, adapters, drafts, imatrices)
 
 
-def at_last_model(error: MbuildError, wanted: Build, store: Store) -> MbuildError:
-    """An error about what the last FROM names, with its place in the Modelfile."""
+def located(error: MbuildError, wanted: Build, store: Store) -> MbuildError:
+    """The error of an instruction with the Modelfile's name and the line."""
     script = wanted.request.script
-    placed = _placed(error, wanted.recipe.models[-1])
-    return placed if script is None else _located(placed, script, store)
+    return error if script is None else _located(error, script, store)
 
 
 def _located(error: MbuildError, script: Script, store: Store) -> MbuildError:
@@ -203,12 +212,5 @@ def _one_kind(
             f"FROM names both the model {stored[-1].name} and a file",
             hint="keep the one to build from",
         )
-        raise _placed(error, named[-1])
+        raise placed(error, named[-1])
     return (stored[-1],)
-
-
-def _placed(error: MbuildError, item: Reference) -> MbuildError:
-    """The error with its place in the Modelfile."""
-    from mbuild.language.instructions import Problem
-
-    return error.at(Problem(error.message, item.span, suggestion=error.hint))

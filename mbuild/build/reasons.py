@@ -24,6 +24,7 @@ NOTES: Mapping[Cause, str] = {
     Cause.RESULT_REMOVED: "its cached result was removed",
     Cause.LAYER_REMOVED: "its cached layer {layer} was removed",
     Cause.LAYER_DAMAGED: "its layer {layer} is damaged: {size} bytes long",
+    Cause.NOT_HERE: "the store does not have it",
     Cause.DEPENDS: "only if its input changes",
     Cause.REWRITTEN: "mbuild knows its inputs by other digests now",
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mbuild import __version__
 from mbuild.build.engine import Outcome
-from mbuild.build.graph import Step, in_order, names_of
+from mbuild.build.graph import Step, before, in_order, names_of
 from mbuild.build.history import BuildRecord, History, StepRecord, new_id
 from mbuild.core.digest import Digest
 from mbuild.core.events import Cause, Note, Reason
@@ -72,7 +72,7 @@ class Recorder:
 
     def _step(self, step: Step, places: Mapping[Step, int]) -> StepRecord:
         outcome = self._outcome
-        inputs = tuple(places[source] for source in step.inputs)
+        inputs = tuple(places[source] for source in before(step))
         result, run = outcome.results.get(step), outcome.ran.get(step)
         key = outcome.keys.get(step, "")
         record = StepRecord(
@@ -128,9 +128,9 @@ def _why(
     from mbuild.build.explain import DescribedStep, explain
     from mbuild.build.reasons import Explanation
 
-    before = history.last_of(wanted.request)
+    last = history.last_of(wanted.request)
     steps = [step for step in order if step in outcome.results]
-    if before is None:
+    if last is None:
         rows = dict.fromkeys(ran, Explanation(note=Note(Cause.FIRST)))
     else:
         new = [
@@ -142,7 +142,7 @@ def _why(
             )
             for step in steps
         ]
-        found = explain(new, describe_steps(before, store), store)
+        found = explain(new, describe_steps(last, store), store)
         rows = dict(zip(steps, found, strict=True))
     return {step: _reason(step, rows[step], wanted) for step in ran}
 

@@ -98,6 +98,11 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="When to ask a registry for the model that FROM names  [default: missing, for names"
         " with a host]",
     ),
+    click.option(
+        "--no-keep-source",
+        is_flag=True,
+        help="Remove what was fetched of a checkpoint after the build.",
+    ),
     click.option("--no-cache", is_flag=True, help="Run every step, cached or not."),
     click.option(
         "--threads",
@@ -145,7 +150,10 @@ def read_request(
         LocalContext(modelfile.folder, store, hash_files=hash_files, on_read=say_reading),
         use_cache=not given["no_cache"],
         warnings=warnings,
-        fetching=Fetching(PullMode(given["pull"]) if given["pull"] else None),
+        fetching=Fetching(
+            PullMode(given["pull"]) if given["pull"] else None,
+            keep=not given["no_keep_source"],
+        ),
     )
     return wanted, store
 

@@ -78,7 +78,8 @@ def hold_to_lock(wanted: Build, store: Store, *, stdin: bool = False) -> Build:
             f"--locked: there is no {path}", hint="write it with mbuild lock and the same options"
         )
     gate = Locked(BuildLock.from_text(text, str(path)), path, wanted, store)
-    return wanted._replace(gate=gate, fetching=wanted.fetching._replace(pinned=gate.pinned))
+    fetching = wanted.fetching._replace(pinned=gate.pinned, commits=gate.commits)
+    return wanted._replace(gate=gate, fetching=fetching)
 
 
 def lock_path(script: Script | None, stdin: bool) -> Path:

@@ -51,9 +51,11 @@ def show_steps(planned: Forecast, style: str, *, tensors: bool = False) -> None:
 def _step_text(step: PlannedStep) -> str:
     facts = []
     if not step.cached:
+        if step.fetches:
+            facts.append(f"fetches {human_size(step.fetches)}")
         if step.reads:
             facts.append(f"reads {human_size(step.reads)}")
-        if step.writes:
+        if step.writes and not step.fetches:
             facts.append(f"writes {human_size(step.writes)}")
         if step.seconds and step.seconds >= 0.1:
             facts.append(f"about {human_duration(step.seconds)}")
@@ -74,6 +76,8 @@ def _total_line(planned: Forecast) -> str:
     text = f"{counted(runs, 'step')} to run, {len(planned.steps) - runs} cached"
     if not runs:
         return text
+    if planned.fetches:
+        text += f", {human_size(planned.fetches)} to fetch"
     text += f", {human_size(planned.reads)} to read, {human_size(planned.writes)} to write"
     text += f" ({human_size(planned.free)} free)"
     if planned.memory:
@@ -104,6 +108,7 @@ def _plan_json(planned: Forecast) -> dict[str, Any]:
     return {
         "names": list(planned.names),
         "steps": steps,
+        "fetches": planned.fetches,
         "reads": planned.reads,
         "writes": planned.writes,
         "free": planned.free,

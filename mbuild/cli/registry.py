@@ -31,7 +31,7 @@ from mbuild.core.transfers import (
     Transferred,
 )
 from mbuild.registry.client.access import Access
-from mbuild.registry.reference import ModelReference, is_tag
+from mbuild.registry.reference import HUB_HOSTS, ModelReference, is_tag
 
 if TYPE_CHECKING:
     from mbuild.registry.auth.login import Login
@@ -160,12 +160,15 @@ PUSH_EPILOG = """\
 Examples:
   mbuild push mario ghcr.io/org/mario:v2
   mbuild push mario ghcr.io/org/mario:v2 --dialect ollama --dialect docker
+  mbuild push mario hf.co/org/mario-GGUF --dry-run
 """
 
 
 @click.command("push", epilog=PUSH_EPILOG)
 @click.argument("name", type=NameType())
 @click.argument("target", required=False, type=ReferenceType())
+@click.option("--dry-run", is_flag=True, help="Show what would be sent; send nothing.")
+@click.option("--private", is_flag=True, help="Make a new repository of the Hub private.")
 @click.option(
     "--dialect",
     "dialects",
@@ -187,14 +190,17 @@ def push_command(
     store: str | None,
     insecure: bool,
     style: str,
+    dry_run: bool,
+    private: bool,
 ) -> None:
-    """Push a model from the store to a registry.
+    """Push a model from the store to a registry, or to a repository of the Hub.
 
     TARGET is HOST/PATH[:TAG]; without it NAME says where the model goes. The model keeps its
     id, and blobs that the registry has are not sent again. Manifests of ModelPack and of Docker
-    Model Runner are tagged TAG-modelpack and TAG-docker, unless --dialect says another tag.
+    Model Runner are tagged TAG-modelpack and TAG-docker, unless --dialect says another tag. To
+    hf.co/ORG/REPO go its GGUF files, named after the repository and the quantization, and a card.
     """
-    from mbuild.registry.transfer.push import AS_OLLAMA, push
+    from mbuild.registry.transfer.push import AS_OLLAMA, push, would_send
 
     opened = open_store(ctx, store)
     reference = target or ModelReference.of(name)
@@ -208,8 +214,22 @@ def push_command(
         from mbuild.models.library import find
 
         find(opened, name)  # raises the error, with what can have been meant
+    if reference.endpoint in HUB_HOSTS:
+        if dialects:
+            raise UsageError("the Hub has no dialects: files go there", hint="leave --dialect out")
+        from mbuild.cli.publish import publish
+
+        publish(opened, stored, reference, style, dry_run=dry_run, private=private)
+        return
+    if private:
+        raise UsageError("--private is for repositories of the Hub", hint="leave it out")
     access, wanted = _access(reference, insecure), dialects or AS_OLLAMA
     _check_tags(reference, wanted)
+    if dry_run:
+        from mbuild.cli.publish import show_dry_run
+
+        show_dry_run(would_send(stored, reference, opened, access, wanted), style)
+        return
     _follow(push(stored, reference, opened, access, wanted), "pushing", reference, style)
 
 

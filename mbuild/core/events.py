@@ -50,6 +50,7 @@ class Cause(StrEnum):
     RESULT_REMOVED = "result-removed"
     LAYER_REMOVED = "layer-removed"  # layer: its short digest
     LAYER_DAMAGED = "layer-damaged"  # layer; size: its bytes on the disk
+    NOT_HERE = "not-here"  # what it fetches is not in the store
     DEPENDS = "depends"  # it runs only if its input changes
 
 

@@ -35,6 +35,20 @@ _KINDS = (
 Seen = Callable[[int, memoryview], object]
 """Is shown the bytes of a tensor as they were read, and from which byte of the file on."""
 
+
+class Arriving:
+    """In the place of a :data:`Seen`, for a file that is not whole yet.
+
+    ``wait`` returns once the bytes from ``start`` to ``stop`` (exclusive) are there.
+    """
+
+    def __init__(self, wait: Callable[[int, int], object]) -> None:
+        self.wait = wait
+
+    def __call__(self, start: int, data: memoryview) -> None:
+        """Nothing: whoever brings the file digests it."""
+
+
 _HAS_PREAD = hasattr(os, "pread")
 _SEEK_LOCK = threading.Lock()
 

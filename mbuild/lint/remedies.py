@@ -12,26 +12,14 @@ from mbuild.core.suggest import did_you_mean, near
 _STAGE = re.compile(r"(\S.*?)\s+AS\s+[A-Za-z0-9_.-]+\s*", re.IGNORECASE | re.DOTALL)
 _COMMENT = re.compile(r"(\S.*?)\s+(?:#|//).*", re.DOTALL)
 _DRIVE = re.compile(r"([A-Za-z]):[\\/](.*)", re.DOTALL)
-_HUB = re.compile(r"(?:https?://)?(?:hf\.co|huggingface\.co)/([^/\s]+)/([^/:\s]+)")
-_REPOSITORY = re.compile(r"[\w.-]+/([\w.-]+)")
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _ENTRIES = 1000  # entries of a folder that are looked at
 
 
 def obtain(value: str) -> str:
     """How to get a model that is not in the store."""
-    hub = _HUB.match(value)
-    if hub:
-        folder = hub[2]
-        return (
-            f"fetch it first: mbuild pull {value.partition('://')[2] or value}, or for a checkpoint"
-            f" hf download {hub[1]}/{folder} --local-dir {folder} and FROM ./{folder}"
-        )
-    if repository := _REPOSITORY.fullmatch(value):
-        folder = repository[1]
-        return (
-            f"fetch it first: mbuild pull {value}, or from Hugging Face"
-            f" hf download {value} --local-dir {folder} and FROM ./{folder}"
-        )
+    if _REPOSITORY.fullmatch(value):
+        return f"fetch it first: mbuild pull {value}; a repository of Hugging Face is hf.co/{value}"
     return f"fetch it first: mbuild pull {value}"
 
 
@@ -50,7 +38,10 @@ def missing(folder: Path, value: str) -> str:
     if found := whole_line(value):
         return found[1]
     if "://" in value:
-        return "fetch the file first, for example with curl -LO"
+        return (
+            "write the file's digest behind it, URL@sha256:..., or fetch the file first, for"
+            " example with curl -LO"
+        )
     if drive := _DRIVE.fullmatch(value):
         rest = drive[2].replace("\\", "/")
         there = f"/mnt/{drive[1].lower()}/{rest}"

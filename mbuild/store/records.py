@@ -100,6 +100,12 @@ def _blake3(digits: str) -> Digest:
     return Digest.parse_any(f"{BLAKE3}:{digits}")
 
 
+def _commit(text: str) -> str:
+    if len(text) != 40 or not set(text) <= set("0123456789abcdef"):
+        raise ValueError("not a commit of git")
+    return text
+
+
 def _nothing(text: str) -> bool:
     return True
 
@@ -223,6 +229,54 @@ ALIAS: RecordKind[Digest] = RecordKind(
     str,
     Digest.parse_any,
 )
+HUB_COMMIT: RecordKind[str] = RecordKind(
+    "hub-commit",
+    1,
+    "a repository of the Hub, @ and a branch or a tag",
+    "the commit that it was when the Hub was asked last",
+    False,
+    str,
+    _commit,
+)
+HUB_LISTING: RecordKind[dict[str, Any]] = RecordKind(
+    "hub-listing",
+    1,
+    "a repository of the Hub, @ and a commit",
+    "its files: names, sizes and digests",
+    False,
+    _json,
+    _object,
+)
+GIT_CONTENT: RecordKind[Digest] = RecordKind(
+    "git-content",
+    1,
+    "git's name of a content: the SHA-1 of it and a head",
+    "the content's SHA-256",
+    True,
+    str,
+    Digest.parse,
+)
+MODEL_CARD: RecordKind[Digest] = RecordKind(
+    "model-card",
+    1,
+    "the SHA-256 of a README.md",
+    "that of its front matter",
+    True,
+    str,
+    Digest.parse,
+)
+REMOTE_MODEL: RecordKind[Digest] = RecordKind(
+    "remote-model",
+    1,
+    "a model in a registry, by its tag",
+    "the id that it had when the registry was asked last",
+    False,
+    str,
+    Digest.parse,
+)
+REMOTE_SIZE: RecordKind[int] = RecordKind(
+    "remote-size", 1, "a content's SHA-256", "how many bytes it has", True, str, int
+)
 
 RECORDS: tuple[RecordKind[Any], ...] = (
     STEP,
@@ -242,5 +296,11 @@ RECORDS: tuple[RecordKind[Any], ...] = (
     MADE,
     CONTENT,
     ALIAS,
+    HUB_COMMIT,
+    HUB_LISTING,
+    GIT_CONTENT,
+    MODEL_CARD,
+    REMOTE_MODEL,
+    REMOTE_SIZE,
 )
 """All of them; ``tests/store/test_records.py`` holds that none is missing."""

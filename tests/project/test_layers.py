@@ -32,8 +32,18 @@ ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
     ("sources",),
     ("graph",),
     ("steps",),
-    ("plan", "engine", "network", "explain", "reasons"),
-    ("fetching", "history", "earlier", "prepare", "recording", "forecast", "lock", "locked"),
+    ("plan", "engine", "waiting", "network", "explain", "reasons"),
+    (
+        "fetching",
+        "learning",
+        "history",
+        "earlier",
+        "prepare",
+        "recording",
+        "forecast",
+        "lock",
+        "locked",
+    ),
     ("build", "rebuild", "again"),
 )
 """The same inside ``build/``; there a module may also import what stands beside it."""

@@ -18,6 +18,7 @@ import click
 import pytest
 from conftest import Run
 from documents import documented
+from hub_stand_in import HubStandIn, hub_stand_in
 from inprocess import in_process
 from registries import PASSWORD, USER, docker_registry, with_password
 from stand_in import stand_in
@@ -62,14 +63,24 @@ def test_the_documented_session(host: str, tmp_path: Path) -> None:
     documented("registry.md", tmp_path, names={"localhost:5000": host})
 
 
+@pytest.fixture
+def hub() -> Iterator[HubStandIn]:
+    """A Hub without repositories."""
+    with hub_stand_in() as found:
+        yield found
+
+
 @pytest.mark.parametrize("name", ["push", "pull", "login"])
-def test_the_examples_of_help_run(name: str, host: str, tmp_path: Path, mbuild: Run) -> None:
-    """With this registry in the place of GitHub's."""
+def test_the_examples_of_help_run(
+    name: str, host: str, mbuild: Run, hub: HubStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With this registry in the place of GitHub's, and a stand-in in that of the Hub."""
     command = cli.get_command(click.Context(cli), name)
     assert command is not None
     lines = (command.epilog or "").partition("Examples:\n")[2].splitlines()
     assert mbuild("cp", "tiny", "mario").returncode == 0
     assert mbuild("push", "mario", f"{host}/org/mario:v2").returncode == 0
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
     for line in filter(None, (re.split(r"\s{2,}", line.strip())[0] for line in lines)):
         words = shlex.split(line.replace("ghcr.io", host).partition("<")[0])
         done = mbuild(*words[1:], input="token\n" if "<" in line else "")
@@ -297,3 +308,19 @@ def test_a_build_loads_no_registry(tmp_path: Path) -> None:
             timeout=60,
         )
     assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
+
+
+def test_a_dry_run_of_a_push(host: str, mbuild: Run) -> None:
+    """Each blob with its size, the bytes and the tag; nothing is sent."""
+    target = f"{host}/dry/tiny:v1"
+    done = mbuild("push", "tiny", target, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    *blobs, last = done.stdout.splitlines()
+    assert blobs and all(line.startswith("send ") for line in blobs)
+    assert last == f"would send 156 KB and tag {target}"
+    assert mbuild("pull", target).returncode == 1
+    assert mbuild("push", "tiny", target).returncode == 0
+    value = json.loads(mbuild("push", "tiny", target, "--dry-run", "--format", "json").stdout)
+    assert value["bytes"] == 0 and value["targets"] == [target]
+    assert not any(blob["send"] for blob in value["blobs"])
+    assert "repositories of the Hub" in mbuild("push", "tiny", target, "--private").stderr

@@ -33,6 +33,12 @@ SAMPLES: dict[str, Any] = {
     "alias": Digest("0" * 64, BLAKE3),
     "made": True,
     "content": True,
+    "hub-commit": "0123456789" * 4,
+    "hub-listing": {"repository": "org/chat", "commit": "0" * 40, "files": [], "shards": []},
+    "git-content": Digest("0" * 64),
+    "model-card": Digest("1" * 64),
+    "remote-model": Digest("2" * 64),
+    "remote-size": 1 << 40,
 }
 
 every_kind = pytest.mark.parametrize("kind", RECORDS, ids=lambda kind: kind.name)
@@ -113,6 +119,10 @@ def test_many_keys_are_asked_for_in_few_queries(database: Database) -> None:
 
 
 def test_what_people_wrote_or_one_store_has_is_not_shared() -> None:
-    """A shared cache holds results, never a Modelfile's text, a model's name or a path's."""
+    """A shared cache holds results, never a Modelfile's text, a model's name or a path's.
+
+    Nor what a branch or a tag was when somebody asked, and what a private repository holds.
+    """
     private = {kind.name for kind in RECORDS if not kind.shared}
-    assert private == {"modelfile", "posted", "text", "manifest", "made", "content"}
+    written = {"modelfile", "posted", "text", "manifest", "made", "content"}
+    assert private == written | {"hub-commit", "hub-listing", "remote-model"}

@@ -92,6 +92,12 @@ def front_matter(path: Path, name: str) -> bytes:
             text = file.read(_CARD_LIMIT)
     except OSError as error:
         raise SourceError(f"{name}: {error.strerror}") from None
+    return front_matter_of(text)
+
+
+def front_matter_of(text: bytes) -> bytes:
+    """The same of a model card's first bytes."""
+    text = text[:_CARD_LIMIT]
     if not text.startswith(b"---"):
         return b""
     end = text.find(b"\n---", 3)

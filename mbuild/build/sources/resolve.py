@@ -35,6 +35,7 @@ from mbuild.core.errors import (
 )
 from mbuild.core.names import InvalidNameError, ModelName
 from mbuild.store.media import MODEL
+from mbuild.store.records import MODEL_CARD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,6 +64,9 @@ class Context(Protocol):
     def imatrix(self, value: str) -> SourceFile:
         """The importance matrix that an option names; raises :class:`SourceError`."""
 
+    def learn(self, word: str, value: str, found: Found | SourceFile | StoredModel) -> None:
+        """From now on an instruction's value leads there: to another machine."""
+
 
 class Resolver:
     """A :class:`Context` over whatever a front end lets instructions name.
@@ -84,6 +88,17 @@ class Resolver:
         self._store = store
         self._hash_files = hash_files
         self._on_read = on_read
+        self._learned: dict[tuple[str, str], Found | SourceFile | StoredModel] = {}
+
+    def learn(self, word: str, value: str, found: Found | SourceFile | StoredModel) -> None:
+        """From now on a value leads there, whatever the front end knows by that name."""
+        self._learned[word, value] = found
+
+    def _find(self, word: str, value: str) -> Found | SourceFile | None:
+        found = self._learned.get((word, value))
+        if found is None or isinstance(found, StoredModel):
+            return self._names.find(word, value)
+        return found
 
     def may_be_stored(self, value: str) -> bool:
         """Whether nothing that the front end lets be named is called so."""
@@ -94,7 +109,7 @@ class Resolver:
 
     def model(self, value: str) -> ModelSource:
         """A file, a folder or a blob; else a stored model."""
-        found = self._names.find("FROM", value)
+        found = self._find("FROM", value)
         if found is None:
             return self._stored(value)
         source = self._source(found, "model")
@@ -124,7 +139,7 @@ class Resolver:
         return joined(models, self._store) if len(models) > 1 else models
 
     def _weights(self, word: str, value: str, wanted: str) -> GGUFSource | CheckpointSource:
-        found = self._names.find(word, value)
+        found = self._find(word, value)
         source = None if found is None else self._source(found, wanted)
         if isinstance(source, GGUFDirectory):
             source = source.model
@@ -148,6 +163,9 @@ class Resolver:
     # Models of the store.
 
     def _stored(self, value: str) -> StoredModel:
+        found = self._learned.get(("FROM", value))
+        if isinstance(found, StoredModel):
+            return found
         try:
             stored = self._store.manifests.read(self._name(value))
         except (InvalidNameError, NameNotFoundError) as error:
@@ -193,13 +211,21 @@ class Resolver:
         found = {name: files.file(name) for name in names if is_part_of_checkpoint(name)}
         card = None
         if README in found:
-            card = Digest.of(front_matter(found[README].path, found[README].name))
+            card = self._card(found[README])
         source = CheckpointSource(files.name, found, card)
         hashed = self._hashed_first(
             tuple(source.deciding.values()),
             lambda file: file.digest is None or (self._hash_files and file.locked is None),
         )
         return source._replace(files={**found, **dict(zip(source.deciding, hashed, strict=True))})
+
+    def _card(self, file: SourceFile) -> Digest:
+        """The digest of a model card's front matter; of one of the Hub it is remembered."""
+        if file.remote is not None and file.sha256 is not None:
+            known = self._store.cache.get(MODEL_CARD, str(file.sha256))
+            if known is not None:
+                return known
+        return Digest.of(front_matter(file.path, file.name))
 
     def _gguf_directory(self, files: Files, names: Sequence[str], wanted: str) -> ModelSource:
         from mbuild.build.sources.folders import choose_ggufs, kind_of, whole_files
@@ -253,7 +279,8 @@ class Resolver:
         read before, and until one turns out to be new.
         """
         files = [self._with_sha256(file) for file in files] if self._hash_files else files
-        unknown = sorted((f for f in files if is_unknown(f)), key=lambda file: file.stamp.size)
+        unknown = [file for file in files if is_unknown(file) and not file.is_absent]
+        unknown = sorted(unknown, key=lambda file: file.stamp.size)
         known = self._store.files.content_known
         if not self._hash_files and not all(known(file.stamp.size) for file in unknown):
             return tuple(files)

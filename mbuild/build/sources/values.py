@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mbuild.core.digest import BLAKE3, Digest
 from mbuild.core.names import ModelName
 from mbuild.core.values import NamedTuple
 from mbuild.store import Manifest
+
+if TYPE_CHECKING:
+    from mbuild.registry.client.access import Access
 
 README = "README.md"
 
@@ -34,7 +38,12 @@ class FileStamp(NamedTuple):
         return cls(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, ctime_ns)
 
     def fits(self, info: os.stat_result) -> bool:
-        """Whether a file with that ``stat`` is the same, untouched."""
+        """Whether a file with that ``stat`` is the same, untouched.
+
+        What was fetched since has its digest for a name, so that its size is enough.
+        """
+        if self.inode == 0 and self.ctime_ns is None:
+            return info.st_size == self.size
         return FileStamp.of(info, is_blob=self.ctime_ns is None) == self
 
 
@@ -50,12 +59,27 @@ class Material(NamedTuple):
     size: int
 
 
+class RemotePlace(NamedTuple):
+    """Where a file is to be had that need not be on this disk.
+
+    ``source`` is what messages call the whole that it belongs to, such as
+    ``hf.co/ORG/REPO@COMMIT``, ``url`` the file's own address, empty for a blob of a registry.
+    ``access`` is who may be asked. Without ``keep`` the file is removed after the build.
+    """
+
+    source: str
+    url: str
+    access: Access
+    keep: bool = True
+
+
 class SourceFile(NamedTuple):
     """A regular file that the user named, or a blob of the store.
 
     ``name`` is for messages and for the manifest, ``path`` is what to open.
     ``digest`` is the BLAKE3 of the whole file, whoever asks; None until somebody has read
     it. ``sha256`` is its other digest, where that is known: a blob's is its name.
+    ``remote`` says where it comes from, if that is another machine.
     """
 
     name: str
@@ -63,6 +87,12 @@ class SourceFile(NamedTuple):
     stamp: FileStamp
     digest: Digest | None
     sha256: Digest | None = None
+    remote: RemotePlace | None = None
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether it is still to be fetched; until then only its size and digest are known."""
+        return self.remote is not None and self.stamp.inode == 0
 
     @property
     def content(self) -> Digest | None:
@@ -86,9 +116,10 @@ class SourceFile(NamedTuple):
 
         Safetensors files are large and only ever read: for them the SHA-256 would take three
         times as long as the rest of the reading, or ten times on a processor without
-        instructions for it. A lock names them by BLAKE3.
+        instructions for it. A lock names them by BLAKE3, but for those of the Hub, which
+        itself names them by SHA-256.
         """
-        return not self.name.lower().endswith(".safetensors")
+        return self.remote is not None or not self.name.lower().endswith(".safetensors")
 
     @property
     def locked(self) -> Digest | None:
@@ -98,7 +129,8 @@ class SourceFile(NamedTuple):
     @property
     def material(self) -> Material:
         """The file as what a step is made from."""
-        return Material(self.name, str(self.path.absolute()), self.stamp.size)
+        place = self.remote.source if self.remote else str(self.path.absolute())
+        return Material(self.name, place, self.stamp.size)
 
     def learned(self, files: Mapping[str, Digest]) -> SourceFile:
         """The file with its digest, if it is among those that were found, by path."""
@@ -107,15 +139,19 @@ class SourceFile(NamedTuple):
 
 
 class StoredModel(NamedTuple):
-    """FROM a stored model.
+    """FROM a stored model, or one of a registry under the name that it gets in the store.
 
     ``aliases`` are the BLAKE3 of those layers of weights whose content somebody has read.
+    ``remote`` and ``data``, the manifest's bytes, are there while the model is still to be
+    fetched; its digests are known.
     """
 
     name: ModelName
     id: Digest
     manifest: Manifest
     aliases: Mapping[Digest, Digest] = {}
+    remote: RemotePlace | None = None
+    data: bytes = b""
 
 
 class GGUFSource(NamedTuple):
@@ -154,7 +190,10 @@ class CheckpointSource(NamedTuple):
     @property
     def material(self) -> Material:
         """The folder as what a step is made from."""
-        place = next((str(file.path.parent.absolute()) for file in self.files.values()), "")
+        first = next(iter(self.files.values()), None)
+        place = "" if first is None else str(first.path.parent.absolute())
+        if first is not None and first.remote is not None:
+            place = first.remote.source
         return Material(self.name, place, sum(file.stamp.size for file in self.files.values()))
 
     def learned(self, files: Mapping[str, Digest]) -> CheckpointSource:

@@ -31,6 +31,7 @@ class MakeConfig(BaseStep):
     target: str = aside(default="")
     least: str = ""
     lifted: str = ""
+    needs: tuple[Step, ...] = aside(default=())
 
     kind: ClassVar[str] = "config"
     role: ClassVar[str] = ""

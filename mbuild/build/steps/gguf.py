@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -61,6 +61,16 @@ _HINTS = {
 }
 
 
+def downloads(files: Iterable[SourceFile]) -> tuple[Step, ...]:
+    """The steps that fetch those of some files that are on another machine; mostly none."""
+    remote = [file for file in files if file.remote is not None]
+    if not remote:
+        return ()
+    from mbuild.build.steps.pull import pulls
+
+    return pulls(remote)
+
+
 class ImportGGUF(BaseStep):
     """One GGUF file becomes a layer with the same bytes.
 
@@ -101,6 +111,11 @@ class ImportGGUF(BaseStep):
         """The file."""
         return (self.file.material,)
 
+    @property
+    def needs(self) -> tuple[Step, ...]:
+        """The download of a file that is on another machine."""
+        return downloads([self.file])
+
     def key_fields(self) -> Mapping[str, Any] | None:
         """The file's digest, its role, and its name, which an adapter's layer carries."""
         if self.file.content is None:
@@ -137,6 +152,11 @@ class OverShards(BaseStep):
     inputs: ClassVar[tuple[Step, ...]] = ()
     makes_weights: ClassVar[bool] = True
     field_names: ClassVar[Mapping[tuple[str, ...], str]] = {("sources",): "shard"}
+
+    @property
+    def needs(self) -> tuple[Step, ...]:
+        """The download of what is on another machine."""
+        return downloads(self.files)
 
     @property
     def subject(self) -> str:

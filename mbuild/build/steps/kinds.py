@@ -8,6 +8,7 @@ from mbuild.build.steps.gguf import ImportGGUF, MergeGGUF
 from mbuild.build.steps.header import ReadHeader
 from mbuild.build.steps.layers import MergeParameters, PutLayer
 from mbuild.build.steps.manifest import AssembleManifest
+from mbuild.build.steps.pull import Pull
 from mbuild.build.steps.quantize import Quantize
 from mbuild.build.steps.shards import KeepShards, SplitWeights
 from mbuild.build.steps.template import DetectTemplate
@@ -26,6 +27,7 @@ KINDS: dict[str, type[BaseStep]] = {
     "merge": MergeGGUF,
     "messages": PutLayer,
     "params": MergeParameters,
+    "pull": Pull,
     "quantize": Quantize,
     "split": SplitWeights,
     "system": PutLayer,

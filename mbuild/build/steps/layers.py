@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
 from mbuild.build.sources.values import Material
 from mbuild.core import gojson
+from mbuild.core.values import aside
 from mbuild.store import Layer
 from mbuild.store.media import MEDIA_TYPES, PARAMS
 
@@ -74,6 +75,7 @@ class MergeParameters(BaseStep):
     values: Mapping[str, Any]
     base: Layer | None
     inputs: tuple[Step, ...] = ()
+    needs: tuple[Step, ...] = aside(default=())
 
     kind: ClassVar[str] = "params"
     label: ClassVar[str] = "params"

@@ -22,7 +22,9 @@ class AssembleManifest(BaseStep):
     config: Step
     entries: tuple[Layer | Step, ...]
     target: str = aside(default="")
+    needs: tuple[Step, ...] = aside(default=())
 
+    holds: ClassVar[bool] = True
     kind: ClassVar[str] = "manifest"
     role: ClassVar[str] = ""
     version: ClassVar[int] = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,8 @@ from mbuild.store.copying import OpenFile
 
 if TYPE_CHECKING:
     from mbuild.build.sources.spans import Spans
+    from mbuild.build.steps.arriving import Arrival
+    from mbuild.gguf.files import Seen
     from mbuild.work.cancel import Cancel
 
 MUCH = 128 << 20
@@ -48,26 +50,53 @@ class OpenFiles:
     read of the weights in large ones: these bytes are digested where they are read. All
     else is read for its digest, small files at once on a thread, the rest in the end.
     ``by_name``: a blob of the store is known by its name, and not hashed for a second digest.
+    Files that are on their way in the run of a ``context`` are opened unfinished; readers of
+    them wait, and whoever brings them digests them.
     """
 
     def __init__(
-        self, files: Mapping[str, SourceFile], stack: ExitStack, *, by_name: bool = False
+        self,
+        files: Mapping[str, SourceFile],
+        stack: ExitStack,
+        *,
+        by_name: bool = False,
+        context: StepContext | None = None,
     ) -> None:
         from mbuild.work.beside import Beside
 
         allow_open_files(len(files))
         self._sources = dict(files)
-        self._opened = {name: stack.enter_context(open_source(f)) for name, f in files.items()}
+        self._arriving: dict[str, Arrival] = {}
+        self._opened = {
+            name: stack.enter_context(self._open(name, file, context))
+            for name, file in files.items()
+        }
         self.paths = {name: file.reading_path for name, file in self._opened.items()}
         self._started = {
             name: self._opened[name].start_of_hashing()
             for name, file in files.items()
-            if (file.content if by_name else file.digest) is None
+            if (file.content if by_name else file.digest) is None and name not in self._arriving
         }
         self._found: dict[str, SourceFile] = {}
         self._spans = self._in_spans()
-        self.seen = {name: partial(_show, spans) for name, spans in self._spans.items()}
+        self.seen: dict[str, Seen] = {
+            name: partial(_show, spans) for name, spans in self._spans.items()
+        }
+        if context is not None:
+            check = partial(context.report, 0, 0)
+            self.seen |= {name: each.reader(check) for name, each in self._arriving.items()}
         self._hashing = stack.enter_context(Beside(self._hash, "mbuild-hash"))
+
+    def _open(self, name: str, file: SourceFile, context: StepContext | None) -> OpenFile:
+        arrival = None
+        if file.is_absent and file.sha256 is not None and context is not None:
+            arrival = (context.arriving or {}).get(file.sha256)
+        if arrival is not None:
+            with suppress(SourceError):  # it is whole by now, and has its name
+                opened = OpenFile.open(arrival.path, file.name)
+                self._arriving[name] = arrival
+                return opened
+        return open_source(file)
 
     def _in_spans(self) -> dict[str, Spans]:
         """The files to digest by what is read of them: where that is much, and can be done."""
@@ -105,7 +134,12 @@ class OpenFiles:
         for name, spans in self._spans.items():
             self._found[name] = self._sources[name].known_by(spans.digest())
         self._spans = {}
+        for name, arrival in self._arriving.items():
+            digest = arrival.result(lambda: context.report(0, 0))
+            self._found[name] = self._sources[name].known_by(digest)
         for name, file in self._opened.items():
+            if name in self._arriving:
+                continue
             file.check_unchanged(change_time=self._sources[name].stamp.ctime_ns is not None)
 
     def digests(self, context: StepContext) -> dict[str, Digest]:
@@ -113,6 +147,8 @@ class OpenFiles:
         from mbuild.build.sources.reading import keep_text, remember
 
         for name, file in self._found.items():
+            if name in self._arriving:
+                continue
             remember(context.store, self._opened[name], file, self._started[name])
         known = self.known()
         for name, file in self._sources.items():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext, written
 from mbuild.build.sources.values import README, CheckpointSource, Material, SourceFile
-from mbuild.build.steps.gguf import Role, gguf_digests
+from mbuild.build.steps.gguf import Role, downloads, gguf_digests
 from mbuild.build.steps.models import open_layers
 from mbuild.build.steps.opened import OpenFiles, open_all
 from mbuild.build.steps.weights import (
@@ -85,6 +85,11 @@ class CheckpointOrigin(NamedTuple):
         return self._replace(source=self.source.learned(files))
 
     @property
+    def needs(self) -> tuple[Step, ...]:
+        """The download of what is on another machine."""
+        return downloads(self.source.files.values())
+
+    @property
     def versions(self) -> tuple[tuple[str, int], ...]:
         """The conversion's, which is no step of its own here."""
         return ((ConvertCheckpoint.kind, ConvertCheckpoint.version),)
@@ -139,6 +144,11 @@ class GGUFOrigin(NamedTuple):
         ]
         return merge(opened) if len(opened) > 1 else opened[0].model()
 
+    @property
+    def needs(self) -> tuple[Step, ...]:
+        """The download of what is on another machine."""
+        return downloads(self.sources)
+
     def learned(self, files: Mapping[str, Digest]) -> GGUFOrigin:
         """With the digests that a step found."""
         return GGUFOrigin(tuple(file.learned(files) for file in self.sources))
@@ -152,11 +162,13 @@ class GGUFOrigin(NamedTuple):
 class LayerOrigin(NamedTuple):
     """The weights of a model in the store: one layer, or all shards in order.
 
-    ``blake3`` are their other digests, where those are known.
+    ``blake3`` are their other digests, where those are known, ``needs`` the step that fetches
+    them, if a registry has them.
     """
 
     layers: tuple[Layer, ...]
     blake3: Mapping[Digest, Digest] = {}
+    needs: tuple[Step, ...] = ()
 
     @property
     def by_name(self) -> bool:
@@ -245,6 +257,16 @@ class OverOrigin(BaseStep):
         return tuple(self.origin.files.values())
 
     @property
+    def needs(self) -> tuple[Step, ...]:
+        """The download of what is on another machine."""
+        return self.origin.needs
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether it reads safetensors, which it can while they arrive."""
+        return isinstance(self.origin, CheckpointOrigin)
+
+    @property
     def group(self) -> Hashable:
         """The origin, and what it is for: its readers run together."""
         return self.role or Role.MODEL, written(self.origin)
@@ -273,7 +295,7 @@ class OverOrigin(BaseStep):
             kinds.setdefault(type(step), []).append(step)
         with ExitStack() as stack:
             sources = {str(f.path): f for step in steps for f in step.files}
-            files = OpenFiles(sources, stack, by_name=self.origin.by_name)
+            files = OpenFiles(sources, stack, by_name=self.origin.by_name, context=context)
             model = self.origin.open(context, readable(self.origin, files), stack)
             *first, last = kinds.items()
             for kind, own in first:

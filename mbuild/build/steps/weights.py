@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
 from mbuild.build.sources.values import README, CheckpointSource, Material
 from mbuild.build.splitting import SPLITTING_NAMES, Splitting, split_fields
-from mbuild.build.steps.gguf import Role
+from mbuild.build.steps.gguf import Role, downloads
 from mbuild.build.steps.models import made_of, open_layers, shards_of, write_model
 from mbuild.build.steps.opened import OpenFiles, open_all
 from mbuild.core.events import Code
+from mbuild.core.values import aside
 from mbuild.store import Layer
 from mbuild.store.media import ADAPTER
 
@@ -86,6 +87,16 @@ class ConvertCheckpoint(BaseStep):
         """The folder."""
         return (self.source.material,)
 
+    @property
+    def needs(self) -> tuple[Step, ...]:
+        """The download of what is on another machine."""
+        return downloads(self.source.files.values())
+
+    @property
+    def overlaps(self) -> bool:
+        """It reads weights as they come."""
+        return True
+
     def key_fields(self) -> Mapping[str, Any] | None:
         """The files that matter by digest, the folder's name and the options."""
         options = {"outtype": self.outtype, "pre": self.pre, **self.role.fields()}
@@ -96,7 +107,8 @@ class ConvertCheckpoint(BaseStep):
         context.status(Code.CONVERTING_MODEL, {})
         source = self.source
         with ExitStack() as stack:
-            files = OpenFiles(source.files, stack)  # hashing begins while modules are loaded
+            # Hashing begins while modules are loaded.
+            files = OpenFiles(source.files, stack, context=context)
             model = converted(source, self.outtype, self.pre, files.paths, context, files.seen)
             blobs = write_model(context, model, files, self.splitting)
             digests = files.digests(context)
@@ -134,6 +146,7 @@ class ConvertAdapter(BaseStep):
     source: CheckpointSource
     base: tuple[Layer, ...] = ()
     inputs: tuple[Step, ...] = ()
+    base_needs: tuple[Step, ...] = aside(default=())
 
     role: ClassVar[str] = Role.ADAPTER
     kind: ClassVar[str] = "convert-adapter"
@@ -163,6 +176,11 @@ class ConvertAdapter(BaseStep):
     def materials(self) -> tuple[Material, ...]:
         """The folder."""
         return (self.source.material,)
+
+    @property
+    def needs(self) -> tuple[Step, ...]:
+        """The download of what is on another machine, of the base, too."""
+        return (*downloads(self.source.files.values()), *self.base_needs)
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The adapter's files; the base comes by digest or with the inputs."""

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import FormatError, SourceError
 from mbuild.core.system import unreadable
+from mbuild.gguf.files import Arriving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +39,7 @@ MAX_HEADER = 100_000_000
 MAX_NAME = 255
 """Bytes of UTF-8 that a tensor's name may have."""
 
+_HEAD = 64  # bytes that tell what else a file is, if it is none of these
 _MAX_COUNT = 1 << 63
 _READ_AT_ONCE = 1 << 30
 _LFS_POINTER = b"version https://git-lfs"
@@ -134,13 +136,18 @@ class StoredTensor:
         from mbuild.gguf.memory import room
         from mbuild.work.limits import reading
 
-        data = room((self.nbytes if stop is None else stop) - start)
+        stop = self.nbytes if stop is None else stop
+        data = room(stop - start)
+        arriving = isinstance(self.shard.seen, Arriving)
+        if isinstance(self.shard.seen, Arriving):
+            self.shard.seen.wait(self.offset + start, self.offset + stop)
         try:
             fd = os.open(self.shard.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise unreadable(self.shard.name, error) from error
         try:
-            if _identity(os.fstat(fd)) != self.shard.identity:
+            counts = 3 if arriving else 4  # what arrives has no time that stays
+            if _identity(os.fstat(fd))[:counts] != self.shard.identity[:counts]:
                 raise _changed(self.shard.name)
             with reading():
                 _fill(fd, self.offset + start, data.data, self.shard.name)
@@ -151,6 +158,13 @@ class StoredTensor:
         if self.shard.seen is not None:
             self.shard.seen(self.offset + start, data.data)
         return data
+
+
+def _wait_for_header(fd: int, size: int, arriving: Arriving) -> None:
+    """Wait until the header of a file that is still coming is there."""
+    arriving.wait(0, min(_HEAD, size))
+    length = int.from_bytes(os.pread(fd, 8, 0), "little")
+    arriving.wait(0, min(8 + min(length, MAX_HEADER), size))
 
 
 def _fill(fd: int, offset: int, view: memoryview, name: str) -> None:
@@ -190,6 +204,8 @@ def read_header(path: Path, name: str, seen: Seen | None = None) -> tuple[Stored
         if not stat.S_ISREG(status.st_mode):
             raise SourceError(f"{name} is not a regular file")
         identity = _identity(status)
+        if isinstance(seen, Arriving):
+            _wait_for_header(fd, identity[2], seen)
         raw = _read_header_bytes(fd, identity[2], name)
     except OSError as error:
         raise unreadable(name, error) from error
@@ -205,7 +221,7 @@ def read_header(path: Path, name: str, seen: Seen | None = None) -> tuple[Stored
 
 
 def _read_header_bytes(fd: int, size: int, name: str) -> bytes:
-    head = os.pread(fd, 64, 0)
+    head = os.pread(fd, _HEAD, 0)
     if head.startswith(_LFS_POINTER):
         raise FormatError(
             f"{name} is a git-lfs pointer, not the file itself",

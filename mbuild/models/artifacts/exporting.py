@@ -78,7 +78,7 @@ def export(
     texts: dict[Path, str] = {}
     if options.layout is ExportForm.DIRECTORY:
         names = {digest: name for place in places for digest, name in place.references.items()}
-        texts = _beside(job, target, _texts(job.contents, modelfile(names) if modelfile else ""))
+        texts = _beside(job, target, texts_of(job.contents, modelfile(names) if modelfile else ""))
     return _write_weights(job, places) + [
         _write_text(job, path, text) for path, text in texts.items()
     ]
@@ -135,7 +135,7 @@ def _stem(job: ExportJob) -> str:
     return name.model if name.tag == "latest" else f"{name.model}-{name.tag}"
 
 
-def _texts(contents: Contents, modelfile: str) -> dict[str, str]:
+def texts_of(contents: Contents, modelfile: str) -> dict[str, str]:
     """Small files beside the weights.
 
     ``template``, ``system`` and ``params`` are what ``ollama run hf.co/...``

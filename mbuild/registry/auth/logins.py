@@ -51,7 +51,7 @@ def find(host: str, path: str = "") -> Login | None:
         config = read_config(file)
         if config and (found := _in_config(config, host, path, file)) is not None:
             return found
-    return _hub_token() if host in HUB_HOSTS else None
+    return hub_token() if host in HUB_HOSTS else None
 
 
 def read_config(file: Path) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def _entry(entry: Mapping[str, Any], file: Path) -> Login | None:
     return found if any(found) else None
 
 
-def _hub_token() -> Login | None:
+def hub_token() -> Login | None:
     """Hugging Face's token: ``HF_TOKEN``, else its file."""
     token = os.environ.get("HF_TOKEN", "").strip()
     if not token:

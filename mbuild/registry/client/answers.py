@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import json
+import re
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 _MAX_ERROR = 64 << 10
 _SHOWN = 300  # characters of what a registry says
 _LONGEST_WAIT = 120.0
+
+_RATE_LIMIT = re.compile(r";\s*r=0\s*;\s*t=(\d+)")
 
 AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 """Statuses after which the same request may go well."""
@@ -100,8 +103,13 @@ def _said(answer: BaseHTTPResponse) -> str:
 
 
 def wait_of(answer: BaseHTTPResponse) -> float:
-    """Seconds that ``Retry-After`` asks for, 0 where it does not: a number or a date."""
+    """Seconds that an answer asks to wait, 0 where it does not.
+
+    ``Retry-After`` is a number or a date; the Hub says ``RateLimit: "api";r=0;t=55``.
+    """
     text = answer.headers.get("retry-after", "").strip()
+    if not text and (limit := _RATE_LIMIT.search(answer.headers.get("ratelimit", ""))):
+        text = limit[1]
     if text.isascii() and text.isdigit():
         return min(float(text[:9]), _LONGEST_WAIT)
     with suppress(ValueError, TypeError, IndexError):

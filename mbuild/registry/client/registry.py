@@ -238,6 +238,10 @@ class Registry:
             url = following
         raise RegistryError(f"the registry {self.host} redirects too many times")
 
+    def refused(self, answer: BaseHTTPResponse, what: str) -> RegistryError:
+        """The error for an answer that is none to what was asked for."""
+        return refusal(answer, what, self.host)
+
     # Manifests.
 
     def manifest(self, reference: ModelReference, scopes: Sequence[str]) -> Received:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import urllib3
 
 from mbuild.core.errors import RegistryError, UnreachableError
-from mbuild.registry.client.answers import AGAIN, drained, later, refusal
+from mbuild.registry.client.answers import AGAIN, drained, later
 from mbuild.registry.client.registry import Attempts, Registry, pull_scope
 
 if TYPE_CHECKING:
@@ -41,11 +41,14 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 class Download:
     """A blob on its way; its ranges are fetched by several threads."""
 
-    def __init__(self, registry: Registry, partial: PartialBlob, cancel: Cancel) -> None:
+    def __init__(
+        self, registry: Registry, partial: PartialBlob, cancel: Cancel, url: str = ""
+    ) -> None:
+        """``url`` is where the content is to be had, by default the registry's blob."""
         self._registry = registry
         self._partial = partial
         self._cancel = cancel
-        self._own = registry.url(f"blobs/{partial.digest}")
+        self._own = url or registry.url(f"blobs/{partial.digest}")
         self._place = self._own
         self._whole = False
         self._alone = threading.Lock()
@@ -165,7 +168,7 @@ class Download:
             raise UnreachableError("the storage address has expired")
         if answer.status in AGAIN:
             raise later(answer, f"blob {self._partial.digest}", self._registry.host)
-        raise refusal(answer, f"blob {self._partial.digest} cannot be pulled", self._registry.host)
+        raise self._registry.refused(answer, f"blob {self._partial.digest} cannot be pulled")
 
     def _read(self, answer: BaseHTTPResponse, start: int, end: int, part: Part) -> None:
         """Write what comes to its place; raises :class:`UnreachableError` if it ends too soon."""

@@ -60,10 +60,12 @@ def move(
     items: Sequence[ItemT],
     blobs: Sequence[MovingBlob],
     registry: Registry,
+    watch: Callable[[], object] = lambda: None,
 ) -> Generator[TransferEvent, None, None]:
     """Do the work for every item on some connections, telling how far each blob is.
 
-    What one raises ends the work for all; so does closing the iterator.
+    ``watch`` is called ten times a second, also while nothing comes. What one raises ends the
+    work for all; so does closing the iterator.
     """
     # Of a blob to push nobody knows whether it has to travel, until it does.
     told = dict.fromkeys((blob.digest for blob in blobs), 0 if direction is Direction.PUSH else -1)
@@ -82,6 +84,7 @@ def move(
     ticks = ticking(work, items, name=name, threads=CONNECTIONS, stop=stop)
     try:
         for _ in ticks:
+            watch()
             yield from news()
         yield from news()
     finally:

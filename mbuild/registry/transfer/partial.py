@@ -13,7 +13,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from mbuild.core.digest import SHA256, Digest, hashing
+from mbuild.core.digest import BLAKE3, SHA256, Digest, hashing
 from mbuild.core.errors import RegistryError
 from mbuild.store.files import (
     NO_LOCKS,
@@ -65,9 +65,15 @@ class _HeldFile(TemporaryFile):
 class PartialBlob:
     """A blob of known digest and size of which parts are there; safe for many threads."""
 
-    def __init__(self, blobs: Blobs, digest: Digest, size: int) -> None:
+    def __init__(self, blobs: Blobs, digest: Digest, size: int, *, twice: bool = False) -> None:
+        """``twice``: its BLAKE3 is computed, too.
+
+        ``is_read`` is set where others read it meanwhile: then it is not begun anew.
+        """
         self.digest, self.size = digest, size
         self._blobs = blobs
+        self._twice = twice
+        self.is_read = False
         self._path = blobs.partial_folder / f"{PREFIX}{digest.hex}"
         self._journal_path = self._path.with_name(self._path.name + JOURNAL)
         self._file: _HeldFile | None = None
@@ -80,8 +86,14 @@ class PartialBlob:
 
     def _start_hash(self) -> None:
         self._hash = hashing(SHA256)
+        self._other = hashing(BLAKE3) if self._twice else None
         self._hashed = 0
         self._room = memoryview(bytearray(min(_PIECE, max(self.size, 1))))
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies until it is whole."""
+        return self._path
 
     # Who has it.
 
@@ -241,6 +253,8 @@ class PartialBlob:
                 if not count:
                     raise OtherBytesError("a partial download became shorter while it was read")
                 self._hash.update(room[:count])
+                if self._other is not None:
+                    self._other.update(room[:count])
                 self._hashed += count
 
     # The end.
@@ -256,7 +270,8 @@ class PartialBlob:
             self._hash_to(self.size)
         found = Digest(self._hash.hexdigest())
         if found != self.digest:
-            self.forget()
+            if not self.is_read:
+                self.forget()
             raise OtherBytesError(
                 f"the registry sent the wrong bytes: their digest is {found}, not {self.digest}",
                 hint="nothing was kept; the blob in the registry is damaged: push it again",
@@ -264,7 +279,9 @@ class PartialBlob:
         blob = self._blobs.publish(self._file, self.digest, self.size)
         self._close_journal()
         self._journal_path.unlink(missing_ok=True)
-        return blob
+        if self._other is None:
+            return blob
+        return blob._replace(blake3=Digest(self._other.hexdigest(), BLAKE3))
 
     def discard(self) -> None:
         """Remove what is there: nobody needs it."""

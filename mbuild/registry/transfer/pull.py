@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.core.digest import Digest
 from mbuild.core.errors import AbsentError, RegistryError
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mbuild.registry.dialects.values import Reading
     from mbuild.registry.reference import ModelReference
     from mbuild.store import Store
+    from mbuild.store.manifest import Blob
     from mbuild.work.spread import Part
 
 _WAIT_SECONDS = 0.1
@@ -125,20 +126,42 @@ def _sizes(found: Reading) -> Mapping[Digest, int]:
     return dict(sorted(rows.items(), key=lambda row: -row[1]))
 
 
+class Places(NamedTuple):
+    """Where contents are to be had that are no blobs of a registry, by their digests.
+
+    ``found`` is given each one that came, with its BLAKE3. ``watch`` is called often, also
+    while nothing comes, and may raise. ``begun`` is given the unfinished files once there is
+    room for them: where they are read meanwhile, the first range of each comes first.
+    """
+
+    urls: Mapping[Digest, str]
+    found: Callable[[Blob], object] = lambda blob: None
+    watch: Callable[[], object] = lambda: None
+    begun: Callable[[Sequence[PartialBlob]], object] | None = None
+
+
+_BLOBS = Places({})
+
+
 def bring(
-    sizes: Mapping[Digest, int], registry: Registry, store: Store, cancel: Cancel
+    sizes: Mapping[Digest, int],
+    registry: Registry,
+    store: Store,
+    cancel: Cancel,
+    places: Places = _BLOBS,
 ) -> Generator[TransferEvent, None, int]:
     """Bring blobs into the store, as far as they are not there; the bytes that travelled.
 
     The caller holds the store. A blob that another process is fetching is waited for.
     """
+    twice = bool(places.urls)
     moved = 0
     with ExitStack() as stack:
         wanted: dict[Digest, PartialBlob] = {}
         for digest, size in sorted(sizes.items()):  # all in one order: none waits in a ring
             if not store.blobs.bring(digest, size):
-                wanted[digest] = PartialBlob(store.blobs, digest, size)
-        yield from _claimed(wanted, store, stack)
+                wanted[digest] = PartialBlob(store.blobs, digest, size, twice=twice)
+        yield from _claimed(wanted, store, stack, places)
         for digest, size in sizes.items():
             if digest not in wanted:
                 yield BlobDone(_PULL, digest, size, 0)
@@ -146,31 +169,57 @@ def bring(
         store.blobs.check_room(sum(blob.size - blob.received for blob in order))
         for blob in order:
             blob.begin()
-        for attempt in range(_ATTEMPTS):
-            downloads = [Download(registry, blob, cancel) for blob in order]
-            yield from _fetched(downloads, registry)
-            moved += sum(download.moved for download in downloads)
-            order = []
-            for download in downloads:
-                blob = download.partial
-                try:
-                    blob.finish()
-                except OtherBytesError:
-                    if attempt + 1 == _ATTEMPTS:
-                        blob.discard()
-                        raise
-                    order.append(blob)
-                else:
-                    yield BlobDone(_PULL, blob.digest, blob.size, download.moved)
+        attempts = _ATTEMPTS
+        if places.begun is not None:
+            for blob in order:
+                blob.is_read = True
+            places.begun(order)
+            attempts = 1  # what was read is used already
+        for left in reversed(range(attempts)):
+            came, order = yield from _tried(order, registry, cancel, places, last=not left)
+            moved += came
     return moved
 
 
+def _tried(
+    blobs: Sequence[PartialBlob],
+    registry: Registry,
+    cancel: Cancel,
+    places: Places,
+    *,
+    last: bool,
+) -> Generator[TransferEvent, None, tuple[int, list[PartialBlob]]]:
+    """Fetch blobs; the bytes that travelled, and the blobs whose bytes were wrong.
+
+    Those are an error at the ``last`` try, and nothing is kept of them.
+    """
+    downloads = [
+        Download(registry, blob, cancel, places.urls.get(blob.digest, "")) for blob in blobs
+    ]
+    yield from _fetched(downloads, registry, places)
+    wrong = []
+    for download in downloads:
+        blob = download.partial
+        try:
+            made = blob.finish()
+        except OtherBytesError:
+            if last:
+                blob.discard()
+                raise
+            wrong.append(blob)
+        else:
+            places.found(made)
+            yield BlobDone(_PULL, blob.digest, blob.size, download.moved)
+    return sum(download.moved for download in downloads), wrong
+
+
 def _claimed(
-    wanted: dict[Digest, PartialBlob], store: Store, stack: ExitStack
+    wanted: dict[Digest, PartialBlob], store: Store, stack: ExitStack, places: Places
 ) -> Iterator[TransferEvent]:
     """Take each blob's partial file; what turns out to be there is taken out of ``wanted``."""
     for digest, blob in list(wanted.items()):
         while not blob.claim():
+            places.watch()
             yield BlobProgress(_PULL, digest, 0, blob.size)
             time.sleep(_WAIT_SECONDS)
         if store.blobs.has(digest, blob.size):  # whoever had the file has finished
@@ -181,13 +230,15 @@ def _claimed(
 
 
 def _fetched(
-    downloads: Sequence[Download], registry: Registry
+    downloads: Sequence[Download], registry: Registry, places: Places
 ) -> Generator[TransferEvent, None, None]:
     """Fetch the missing ranges of all blobs from one queue, telling how far each is."""
     work = [(download, span) for download in downloads for span in download.ranges()]
+    if places.begun is not None:  # a file's header is at its start
+        work.sort(key=lambda item: item[1][0] > 0)
 
     def fetch(item: tuple[Download, tuple[int, int]], part: Part) -> None:
         download, (start, end) = item
         download.fetch(start, end, part)
 
-    return move(_PULL, fetch, work, downloads, registry)
+    return move(_PULL, fetch, work, downloads, registry, places.watch)

@@ -82,6 +82,33 @@ def push(
     yield Transferred(_PUSH, str(first.reference), identity, stored.size, moved)
 
 
+class Unsent(NamedTuple):
+    """What a push would do: the blobs that it needs, those that it would send, and the names."""
+
+    layers: tuple[Layer, ...]
+    missing: frozenset[Digest]
+    references: tuple[ModelReference, ...]
+
+
+def would_send(
+    name: ModelName,
+    reference: ModelReference,
+    store: Store,
+    access: Access,
+    wanted: Sequence[Wanted] = AS_OLLAMA,
+) -> Unsent:
+    """Ask a registry which blobs of a model it does not have; raises as :func:`push`."""
+    cancel = Cancel("the push was stopped")
+    with store.reading():
+        stored, data = _whole(name, store)
+        puts = _puts(data, stored, reference, store, wanted)
+        with registry_of(reference, access, cancel) as registry:
+            uploads = list(_uploads(puts, stored, reference, registry, store, cancel))
+            missing = frozenset(each.digest for each in uploads if not each.is_there())
+    layers = tuple(upload.layer for upload in uploads)
+    return Unsent(layers, missing, tuple(put.reference for put in puts))
+
+
 def _send(upload: Upload, part: Part) -> None:
     upload.run(part)
 

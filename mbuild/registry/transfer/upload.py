@@ -105,7 +105,7 @@ class Upload:
 
     def run(self, part: Part) -> None:
         """Bring the blob there unless it is; raises :class:`RegistryError` and StoreError."""
-        if not self._is_there():
+        if not self.is_there():
             with self._opened() as read:
                 self._bring(read, part)
             self._record.remove()
@@ -140,7 +140,7 @@ class Upload:
                     furthest = session.offset
                     attempts.progressed()
 
-    def _is_there(self) -> bool:
+    def is_there(self) -> bool:
         """Whether the registry has the blob: it says so, or leads to where it is kept."""
         url = self._registry.url(f"blobs/{self.layer.digest}")
         answer = self._registry.ask("HEAD", url, self._scopes)

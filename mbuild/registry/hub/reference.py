@@ -1,0 +1,88 @@
+"""Where a checkpoint is on the Hub: ``hf.co/ORG/REPO[@REVISION]``."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from mbuild.core.errors import UsageError
+from mbuild.core.names import InvalidNameError
+from mbuild.registry.reference import HUB_HOSTS
+
+DEFAULT_ENDPOINT = "https://huggingface.co"
+DEFAULT_REVISION = "main"
+
+_PREFIXES = tuple(f"{host}/" for host in sorted(HUB_HOSTS))
+_PART = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
+"""An owner or a repository, as ``huggingface_hub.utils.validate_repo_id`` has it."""
+
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,249}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class HubReference(NamedTuple):
+    """A repository of the Hub, ``owner/name``, and a branch, tag or commit of it."""
+
+    repository: str
+    revision: str = DEFAULT_REVISION
+
+    @classmethod
+    def parse(cls, text: str) -> HubReference:
+        """Read ``hf.co/ORG/REPO[@REVISION]``; raises :class:`InvalidNameError`."""
+        rest = text.split("://", 1)[-1]
+        host, _, path = rest.partition("/")
+        path, at, revision = path.partition("@")
+        parts = path.split("/")
+        if host.lower() not in HUB_HOSTS or len(parts) != 2:
+            raise _invalid(text, "a repository of the Hub has an owner and a name")
+        for part in parts:
+            if not _PART.fullmatch(part) or ".." in part or "--" in part:
+                raise _invalid(text, f"{part!r} cannot be part of a repository's name")
+        if at and (not _REVISION.fullmatch(revision) or ".." in revision):
+            raise _invalid(text, f"{revision!r} is not a branch, a tag or a commit")
+        return cls(path, revision or DEFAULT_REVISION)
+
+    @property
+    def is_commit(self) -> bool:
+        """Whether the revision is a commit, which never changes."""
+        return _COMMIT.fullmatch(self.revision) is not None
+
+    @property
+    def name(self) -> str:
+        """The repository's own name, after which a model is called."""
+        return self.repository.rpartition("/")[2]
+
+    def __str__(self) -> str:
+        at = "" if self.revision == DEFAULT_REVISION else f"@{self.revision}"
+        return f"hf.co/{self.repository}{at}"
+
+
+def names_the_hub(value: str) -> bool:
+    """Whether a value can only mean a repository of the Hub; most values cannot."""
+    return value.split("://", 1)[-1].lower().startswith(_PREFIXES)
+
+
+def endpoint() -> str:
+    """The Hub's address: ``$HF_ENDPOINT`` for a mirror; raises :class:`UsageError`."""
+    text = os.environ.get("HF_ENDPOINT", "").strip().rstrip("/") or DEFAULT_ENDPOINT
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+        raise UsageError(
+            f"HF_ENDPOINT={text!r} is not a web address",
+            hint=f"unset it, or write for example HF_ENDPOINT={DEFAULT_ENDPOINT}",
+        )
+    return text
+
+
+def is_offline() -> bool:
+    """Whether ``$HF_HUB_OFFLINE`` forbids requests, as huggingface_hub reads it."""
+    return os.environ.get("HF_HUB_OFFLINE", "").strip().upper() in ("1", "ON", "YES", "TRUE")
+
+
+def _invalid(text: str, why: str) -> InvalidNameError:
+    return InvalidNameError(
+        f"{text[:300]!r} is not the name of a repository of the Hub: {why}",
+        hint="write hf.co/ORG/REPO, hf.co/ORG/REPO@REVISION or, for GGUF, hf.co/ORG/REPO:QUANT",
+    )

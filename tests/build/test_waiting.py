@@ -1,0 +1,93 @@
+"""Which steps can start, and what reads a file that is still coming."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from fakes import FakeStep
+
+from mbuild.build.steps.arriving import Arrival
+from mbuild.build.waiting import Waiting
+from mbuild.core.digest import BLAKE3, Digest
+from mbuild.core.errors import CancelledError
+from mbuild.registry.transfer.partial import PartialBlob
+from mbuild.store import Store
+
+
+def arriving(store: Store, size: int = 100) -> tuple[Arrival, PartialBlob]:
+    """A file of which nothing is there yet."""
+    partial = PartialBlob(store.blobs, Digest("1" * 64), size, twice=True)
+    assert partial.claim()
+    partial.begin()
+    return Arrival(partial), partial
+
+
+def test_a_reader_waits_for_its_stretch(tmp_path: Path) -> None:
+    """And for no more than that."""
+    store = Store(tmp_path / "store")
+    store.prepare()
+    arrival, partial = arriving(store)
+    reached = threading.Event()
+
+    def read() -> None:
+        arrival.reader(lambda: None).wait(10, 20)
+        reached.set()
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    partial.write(0, bytes(15))
+    partial.note(0, 15)
+    time.sleep(0.1)
+    assert not reached.is_set()
+    partial.write(15, bytes(5))
+    partial.note(15, 20)
+    thread.join(5)
+    assert reached.is_set() and arrival.path.exists()
+    partial.discard()
+
+
+def test_whoever_waits_hears_of_the_end(tmp_path: Path) -> None:
+    """Of a stopped build, and of a whole file."""
+    store = Store(tmp_path / "store")
+    store.prepare()
+    arrival, partial = arriving(store)
+
+    def stopped() -> None:
+        raise CancelledError("stopped")
+
+    with pytest.raises(CancelledError):
+        arrival.reader(stopped).wait(0, 1)
+    with pytest.raises(CancelledError):
+        arrival.result(stopped)
+    blake3 = Digest("2" * 64, BLAKE3)
+    arrival.ends(blake3)
+    arrival.reader(stopped).wait(0, 100)
+    assert arrival.result(stopped) == blake3
+    partial.discard()
+
+
+class Early(FakeStep):
+    """A step that starts while what it needs is on its way."""
+
+    needs: tuple[FakeStep, ...] = ()
+
+    @property
+    def overlaps(self) -> bool:
+        """It can."""
+        return True
+
+
+def test_a_step_starts_when_it_waits_for_nothing() -> None:
+    """Whoever can read what is on its way waits only for the beginning, and starts once."""
+    download = FakeStep("download")
+    late = FakeStep("late", inputs=(download, download))
+    early = Early("early", needs=(download,))
+    waiting = Waiting([download, late, early], set())
+    assert waiting.ready() == [download]
+    assert waiting.begun(download) == [early]
+    assert waiting.begun(download) == []
+    assert waiting.done(download) == [late]
+    assert Waiting([late, early], {download}).ready() == [late, early]
