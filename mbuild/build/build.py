@@ -77,10 +77,11 @@ def _build(
     script = wanted.request.script
     for warning in wanted.warnings:
         span = warning.span
-        place = (script.name, span.line, span.column) if script and span else ()
+        place = (span.file or script.name, span.line, span.column) if script and span else ()
         yield Warned(warning.message, *place)
     try:
-        yield from fetch(wanted.recipe, wanted.fetching, wanted.context, store)
+        for value in dict.fromkeys(wanted.bases()):
+            yield from fetch(value, wanted.fetching, wanted.context, store)
     except RegistryError as error:
         raise at_last_model(error, wanted, store) from None
     plans = plans_of(wanted, store)

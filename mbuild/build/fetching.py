@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from mbuild.build.sources.resolve import Context
     from mbuild.core.digest import Digest
     from mbuild.core.names import ModelName
-    from mbuild.language.recipe import Recipe
     from mbuild.registry.client.access import Access
     from mbuild.registry.reference import ModelReference
     from mbuild.store import Store
@@ -57,16 +56,13 @@ class Fetching(NamedTuple):
     pinned: Digest | None = None
 
 
-def fetch(
-    recipe: Recipe, fetching: Fetching, context: Context, store: Store
-) -> Iterator[BuildEvent]:
+def fetch(value: str, fetching: Fetching, context: Context, store: Store) -> Iterator[BuildEvent]:
     """Bring the model that FROM names into the store, which the caller holds, if that has to be.
 
     Raises what :func:`mbuild.registry.transfer.pull.pull` raises.
     """
-    if not recipe.models or fetching.mode is PullMode.NEVER:
+    if fetching.mode is PullMode.NEVER:
         return
-    value = recipe.models[-1].value
     if "/" not in value and fetching.mode is None:
         return  # as most names are: a bare one of the store
     yield from _fetch(value, fetching, context, store)

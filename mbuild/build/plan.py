@@ -81,12 +81,15 @@ class Plan(NamedTuple):
     warning: str = ""
 
 
-def plan(recipe: Recipe, sources: Sources, request: BuildRequest) -> tuple[Plan, ...]:
+def plan(
+    recipe: Recipe, sources: Sources, request: BuildRequest, *, several: bool | None = None
+) -> tuple[Plan, ...]:
     """The steps that build each target, in Ollama's order of layers.
 
     What targets have in common are equal steps, and so one node: only the weights, the
-    config and the manifest are each target's own. Raises :class:`UsageError` when a draft
-    shall be quantized and there is none.
+    config and the manifest are each target's own. ``several`` tells whether there are other
+    targets, so that labels have to say which one a step is for. Raises :class:`UsageError`
+    when a draft shall be quantized and there is none.
     """
     if request.draft_quantize is not None and not sources.drafts:
         raise UsageError("--draft-quantize requires a DRAFT model")
@@ -94,13 +97,15 @@ def plan(recipe: Recipe, sources: Sources, request: BuildRequest) -> tuple[Plan,
     base = next((source for source in sources.models if isinstance(source, StoredModel)), None)
     wanted = [target.quantization for target in request.targets]
     origin = _model_origin(sources, base, request) if any(wanted) else None
-    plans = []
+    several = len(wanted) > 1 if several is None else several
+    plans: list[Plan] = []
     for each in wanted:
         step = None
         if each is not None and origin is not None:
             imatrix = sources.imatrices[each.imatrix] if each.imatrix else None
             step = Quantize(origin, each, imatrix=imatrix, splitting=request.splitting)
-        plans.append(_plan(recipe, sources, request, base, drafts, step))
+        label = request.targets[len(plans)].label if several else ""
+        plans.append(_plan(recipe, sources, request, base, drafts, step, label))
     return tuple(plans)
 
 
@@ -111,12 +116,12 @@ def _plan(
     base: StoredModel | None,
     drafts: tuple[Step, ...],
     quantized: Quantize | None = None,
+    variant: str = "",
 ) -> Plan:
     """One variant's graph; ``quantized`` takes the place of the model's weights.
 
     Where there are several, what depends on the variant has its name in its label.
     """
-    variant = quantized.target if quantized and len(request.targets) > 1 else ""
     entries = _Entries(base)
     instead = quantized or _split(base, request)
     if instead is not None and base is not None:

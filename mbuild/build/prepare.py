@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from mbuild import __version__
 from mbuild.build.fetching import Fetching
@@ -28,16 +28,25 @@ from mbuild.store.records import POSTED, RECIPE
 if TYPE_CHECKING:
     from mbuild.build.request import BuildRequest, Script
     from mbuild.build.sources.resolve import Context
+    from mbuild.language.stages.values import StageRecipe
     from mbuild.store import Store
 
 SourceT = TypeVar("SourceT")
 
 
+class Resolved(NamedTuple):
+    """What one target or several come from: a recipe, all that it names, and the request."""
+
+    recipe: Recipe
+    sources: Sources
+    request: BuildRequest
+
+
 class Gate(Protocol):
     """Looks at a build twice and may refuse it, by raising a :class:`MbuildError`."""
 
-    def before(self, sources: Sources, plans: Sequence[Plan]) -> None:
-        """Everything is found, nothing has run."""
+    def before(self, found: Sequence[Resolved], plans: Sequence[Plan]) -> None:
+        """Everything is found, nothing has run: one part, or one for each stage's target."""
 
     def after(self, manifests: Sequence[bytes]) -> None:
         """Every target is built (their manifests' bytes), none has a name."""
@@ -54,7 +63,9 @@ class Build(NamedTuple):
     """A request made ready to run: its recipe, where what it names is found, and who watches.
 
     ``warnings`` are shown before the build starts. Without ``use_cache`` every step runs.
-    ``fetching`` says what may be pulled before.
+    ``fetching`` says what may be pulled before. ``stages`` are those of the targets, by their
+    names, where the Modelfile has stages; ``recipe`` is then that of the first target.
+    ``overruled`` tells which options of the command line count in place of the Modelfile's.
     """
 
     request: BuildRequest
@@ -64,6 +75,20 @@ class Build(NamedTuple):
     warnings: tuple[Notice, ...] = ()
     gate: Gate | None = None
     fetching: Fetching = Fetching()
+    stages: Mapping[str, StageRecipe] = {}
+    overruled: tuple[Notice, ...] = ()
+
+    def bases(self) -> Iterator[str]:
+        """What FROM names, of every stage that is built and of models that give tensors."""
+        for recipe, _ in self.parts():
+            yield from (each.models[-1].value for each in recipe.every() if each.models)
+
+    def parts(self) -> Iterator[tuple[Recipe, BuildRequest]]:
+        """The recipe of each stage's target, and the request for it; without stages one of all."""
+        if not self.stages:
+            yield self.recipe, self.request
+        for target in self.request.targets if self.stages else ():
+            yield self.stages[target.stage].recipe, self.request.for_stage(target)
 
 
 def read_recipe(data: bytes, filename: str, store: Store) -> tuple[Recipe, tuple[Notice, ...]]:
@@ -130,16 +155,20 @@ def check_unasked_names(request: BuildRequest, store: Store) -> None:
 def plans_of(wanted: Build, store: Store) -> tuple[Plan, ...]:
     """The graph of each target; raises what cannot be resolved."""
     script = wanted.request.script
-    try:
-        sources = resolve(wanted.recipe, wanted.request, wanted.context)
-    except MbuildError as error:
-        if script is None:
-            raise
-        raise _located(error, script, store) from None
-    plans = plan(wanted.recipe, sources, wanted.request)
+    several = len(wanted.request.targets) > 1
+    found, plans = [], list[Plan]()
+    for recipe, request in wanted.parts():
+        try:
+            sources = resolve(recipe, request, wanted.context)
+        except MbuildError as error:
+            if script is None:
+                raise
+            raise _located(error, script, store) from None
+        found.append(Resolved(recipe, sources, request))
+        plans += plan(recipe, sources, request, several=several)
     if wanted.gate is not None:
-        wanted.gate.before(sources, plans)
-    return plans
+        wanted.gate.before(found, plans)
+    return tuple(plans)
 
 
 def resolve(recipe: Recipe, request: BuildRequest, context: Context) -> Sources:
@@ -147,8 +176,12 @@ def resolve(recipe: Recipe, request: BuildRequest, context: Context) -> Sources:
 
     Of the instructions' errors one is raised as it is, several together.
     """
-    matrices = (t.quantization.imatrix for t in request.targets if t.quantization)
-    imatrices = {name: context.imatrix(name) for name in dict.fromkeys(matrices) if name}
+    matrices = [(t.quantization.imatrix, t.beside) for t in request.targets if t.quantization]
+    imatrices = {
+        name: context.imatrix(name, beside=beside)
+        for name, beside in dict.fromkeys(matrices)
+        if name
+    }
     errors: list[MbuildError] = []
 
     def each(items: Sequence[Reference], find: Callable[[str], SourceT]) -> tuple[SourceT, ...]:
@@ -181,14 +214,19 @@ def at_last_model(error: MbuildError, wanted: Build, store: Store) -> MbuildErro
 
 
 def _located(error: MbuildError, script: Script, store: Store) -> MbuildError:
-    """The error with the Modelfile's name, and its line where the text is known."""
+    """The error with its file's name, and its line where the text is known."""
     from mbuild.language.parser import decode
 
-    data = modelfile_text(script.text, store)
-    text = "" if data is None else decode(data)
+    def located(problem: Any) -> Any:
+        included = problem.span.file if problem.span else ""
+        digest = script.brought.get(included) if included else script.text
+        data = None if digest is None else modelfile_text(digest, store)
+        text = "" if data is None else decode(data)
+        return problem.located(text, included or script.name)
+
     if isinstance(error, ModelfileError):
-        return ModelfileError([problem.located(text, script.name) for problem in error.problems])
-    return error if error.problem is None else error.at(error.problem.located(text, script.name))
+        return ModelfileError([located(problem) for problem in error.problems])
+    return error if error.problem is None else error.at(located(error.problem))
 
 
 def _one_kind(

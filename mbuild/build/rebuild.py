@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mbuild.build.history import BuildRecord
-    from mbuild.build.plan import Plan, Sources
-    from mbuild.build.prepare import Build, Gate
+    from mbuild.build.plan import Plan
+    from mbuild.build.prepare import Build, Gate, Resolved
     from mbuild.build.sources.values import StoredModel
     from mbuild.core.events import BuildEvent
     from mbuild.store import StoredManifest
@@ -103,10 +103,10 @@ class _Borrowing:
         self._stored = stored
         self._inner = inner
 
-    def before(self, sources: Sources, plans: Sequence[Plan]) -> None:
+    def before(self, found: Sequence[Resolved], plans: Sequence[Plan]) -> None:
         """Everything is found: link what is inherited."""
         if self._inner is not None:
-            self._inner.before(sources, plans)
+            self._inner.before(found, plans)
         lent: set[Layer] = set()
         for plan in plans:
             if plan.base is not None:
@@ -152,7 +152,7 @@ class Unchanged:
         self._record = record
         self._store = store
 
-    def before(self, sources: Sources, plans: Sequence[Plan]) -> None:
+    def before(self, found: Sequence[Resolved], plans: Sequence[Plan]) -> None:
         """Raise :class:`SourceError` naming what changed."""
         steps = in_order([plan.manifest for plan in plans])
         old = [_bare(step) for step in describe_steps(self._record, self._store)]

@@ -6,14 +6,14 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
 from mbuild.build.build import build
 from mbuild.build.fetching import Fetching, PullMode
-from mbuild.build.prepare import Build, check_unasked_names, read_recipe
-from mbuild.build.request import BuildRequest, Script
+from mbuild.build.prepare import Build, Notice, check_unasked_names, read_recipe
+from mbuild.build.request import BuildRequest, Script, Target
 from mbuild.build.sources.resolve import LocalContext
 from mbuild.cli.common import TemplateType, open_store, read_limited, say_reading, store_option
 from mbuild.cli.progress import failures, follow
@@ -23,8 +23,11 @@ from mbuild.core.digest import Digest
 from mbuild.core.errors import MissingFileError, SourceError, UsageError
 from mbuild.core.events import BuildEvent, BuildFinished, ModelBuilt
 from mbuild.core.names import InvalidNameError, ModelName
+from mbuild.language.stages.opening import opens_stages
 
 if TYPE_CHECKING:
+    from mbuild.language.recipe import Recipe
+    from mbuild.language.stages.values import StageRecipe
     from mbuild.store import Store
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
@@ -80,7 +83,19 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         multiple=True,
         type=TemplateType(),
         help="Name of the result; repeat it for several names  [default: the folder's name]."
-        " {quant} in it stands for the quantization.",
+        " {quant} in it stands for the quantization, {target} for the stage.",
+    ),
+    click.option(
+        "--target",
+        metavar="STAGE",
+        multiple=True,
+        help="A stage to build, or all; repeat it for several  [default: the last stage]",
+    ),
+    click.option(
+        "--build-arg",
+        metavar="NAME=VALUE",
+        multiple=True,
+        help="The value of an ARG of the Modelfile; without = that of the environment.",
     ),
     store_option,
     quantize_options,
@@ -143,10 +158,11 @@ def read_request(
         use_threads(threads)
     modelfile = read_modelfile(file, folder)
     opened = open_store(ctx, store)
-    recipe, warnings = read_recipe(modelfile.data, modelfile.name, opened)
+    further |= {"outtype": outtype}
+    asked = _asked(modelfile, names, lambda: _default_name(context_folder(folder)), further, opened)
     request = BuildRequest(
-        targets(names, lambda: _default_name(context_folder(folder)), further),
-        script_of(modelfile),
+        asked.targets,
+        asked.script,
         outtype.lower(),
         pre,
         file_type_of(further["draft_quantize"]),
@@ -154,16 +170,55 @@ def read_request(
         splitting=splitting_of(further),
     )
     context = LocalContext(modelfile.folder, opened, hash_files=hash_files, on_read=say_reading)
-    fetching = Fetching(PullMode(pull) if pull else None)
     wanted = Build(
         request,
-        recipe,
+        asked.recipe,
         context,
         use_cache=not no_cache,
-        warnings=warnings,
-        fetching=fetching,
+        warnings=asked.warnings,
+        fetching=Fetching(PullMode(pull) if pull else None),
+        stages=asked.stages,
+        overruled=asked.overruled,
     )
     return wanted, opened
+
+
+class _Asked(NamedTuple):
+    """What a Modelfile and the command line ask for together."""
+
+    targets: tuple[Target, ...]
+    script: Script
+    recipe: Recipe
+    warnings: tuple[Notice, ...]
+    stages: Mapping[str, StageRecipe] = {}
+    overruled: tuple[Notice, ...] = ()
+
+
+def _asked(
+    modelfile: ModelfileText,
+    names: tuple[str, ...],
+    default: Callable[[], str],
+    given: Mapping[str, Any],
+    store: Store,
+) -> _Asked:
+    if not opens_stages(modelfile.data):
+        if given.get("build_arg") or given.get("target"):
+            from mbuild.cli.staged import check_no_stages
+
+            check_no_stages(given)
+        recipe, warnings = read_recipe(modelfile.data, modelfile.name, store)
+        script = script_of(modelfile)
+        return _Asked(targets(names, default, given), script, recipe, warnings)
+    from mbuild.cli.staged import arguments_of, staged_targets, stages_of
+
+    read = stages_of(modelfile.data, modelfile.name, modelfile.folder, given, store)
+    wanted, overruled = staged_targets(read.stages, names, default, given)
+    script = script_of(modelfile)._replace(
+        arguments=arguments_of(given.get("build_arg", ())), brought=read.brought
+    )
+    stages = {stage.name: stage for stage in read.stages}
+    first = read.stages[0].recipe
+    return _Asked(wanted, script, first, read.warnings, stages, overruled)
 
 
 def script_of(modelfile: ModelfileText) -> Script:

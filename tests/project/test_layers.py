@@ -33,7 +33,10 @@ ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
     ("graph",),
     ("steps",),
     ("plan", "engine", "network", "explain"),
-    ("fetching", "history", "earlier", "prepare", "recording", "forecast", "lock", "locked"),
+    (
+        *("fetching", "history", "earlier", "prepare", "staging", "recording"),
+        *("forecast", "lock", "locked"),
+    ),
     ("build", "rebuild", "again"),
 )
 """The same inside ``build/``; there a module may also import what stands beside it."""

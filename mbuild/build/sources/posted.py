@@ -241,6 +241,8 @@ class BlobContext(Resolver):
         super().__init__(RequestNames(store, posted.folder, every), store)
         self._imatrices = posted.imatrices
 
-    def imatrix(self, value: str) -> SourceFile:
+    def imatrix(self, value: str, *, beside: bool = False) -> SourceFile:
         """The uploaded blob of that name."""
+        if value not in self._imatrices:
+            raise MissingFileError(f"IMATRIX {value}: the request has no such file")
         return self._known((_uploaded(self._imatrices[value], value, self._store),))[0]

@@ -60,8 +60,11 @@ class Context(Protocol):
     def joined(self, models: tuple[ModelSource, ...]) -> tuple[ModelSource, ...]:
         """What several FROM lines mean together."""
 
-    def imatrix(self, value: str) -> SourceFile:
-        """The importance matrix that an option names; raises :class:`SourceError`."""
+    def imatrix(self, value: str, *, beside: bool = False) -> SourceFile:
+        """The importance matrix that an option names; raises :class:`SourceError`.
+
+        ``beside``: the Modelfile names it, and it lies where its other paths start.
+        """
 
 
 class Resolver:
@@ -302,8 +305,10 @@ class LocalContext(Resolver):
         on_read: Callable[[str, int], None] = lambda name, size: None,
     ) -> None:
         super().__init__(Disk(folder, store), store, hash_files=hash_files, on_read=on_read)
+        self._folder = folder
         self._start = directory
 
-    def imatrix(self, value: str) -> SourceFile:
+    def imatrix(self, value: str, *, beside: bool = False) -> SourceFile:
         """A file that the command line names, from the folder of the command."""
-        return self._known((local_file(self._start / value, value, self._store),))[0]
+        start = self._folder if beside else self._start
+        return self._known((local_file(start / value, value, self._store),))[0]
