@@ -18,6 +18,7 @@ from mbuild.build.sources.values import (
 from mbuild.build.splitting import LEAST_OLLAMA, Splitting
 from mbuild.build.steps import (
     AssembleManifest,
+    ChangeWeights,
     ConvertAdapter,
     ConvertCheckpoint,
     DetectTemplate,
@@ -33,12 +34,22 @@ from mbuild.build.steps import (
     Role,
     SplitWeights,
 )
+from mbuild.build.steps.changes import (
+    Alteration,
+    ChangedOrigin,
+    DropLayers,
+    MergeAdapter,
+    SetMetadata,
+    TakeTensors,
+)
 from mbuild.build.steps.origins import CheckpointOrigin, GGUFOrigin, LayerOrigin, Origin
 from mbuild.core import gojson
 from mbuild.core.errors import UnsupportedError, UsageError
 from mbuild.quant.choose.options import Quantization
 from mbuild.store import Layer
 from mbuild.store.media import (
+    ADAPTER,
+    DRAFT,
     LICENSE,
     MEDIA_TYPES,
     MESSAGES,
@@ -54,7 +65,7 @@ if TYPE_CHECKING:
     from mbuild.build.graph import Step
     from mbuild.build.request import BuildRequest
     from mbuild.core.digest import Digest
-    from mbuild.language.recipe import Recipe, Turn
+    from mbuild.language.recipe import ModelChange, Recipe, Turn
 
 
 class Sources(NamedTuple):
@@ -68,6 +79,18 @@ class Sources(NamedTuple):
     adapters: tuple[AdapterSource, ...] = ()
     drafts: tuple[DraftSource, ...] = ()
     imatrices: Mapping[str, SourceFile] = {}
+    changes: tuple[ChangeSource, ...] = ()
+
+
+class OtherModel(NamedTuple):
+    """The model that TAKE names: what it comes to, and all that it names."""
+
+    recipe: Recipe
+    sources: Sources
+
+
+ChangeSource = AdapterSource | OtherModel | None
+"""What each change of a recipe names: an adapter, another model, or nothing."""
 
 
 class Plan(NamedTuple):
@@ -96,16 +119,20 @@ def plan(
     drafts = tuple(_draft(draft, request) for draft in sources.drafts)
     base = next((source for source in sources.models if isinstance(source, StoredModel)), None)
     wanted = [target.quantization for target in request.targets]
-    origin = _model_origin(sources, base, request) if any(wanted) else None
+    altered = bool(recipe.changes)
+    origin = _changed(recipe, sources, request) if altered or any(wanted) else None
     several = len(wanted) > 1 if several is None else several
     plans: list[Plan] = []
     for each in wanted:
-        step = None
+        step: Quantize | ChangeWeights | None = None
         if each is not None and origin is not None:
             imatrix = sources.imatrices[each.imatrix] if each.imatrix else None
             step = Quantize(origin, each, imatrix=imatrix, splitting=request.splitting)
+        elif isinstance(origin, ChangedOrigin):
+            step = ChangeWeights(origin, request.splitting)
         label = request.targets[len(plans)].label if several else ""
-        plans.append(_plan(recipe, sources, request, base, drafts, step, label))
+        header = origin if each is not None else None
+        plans.append(_plan(recipe, sources, request, base, drafts, step, header, label))
     return tuple(plans)
 
 
@@ -115,29 +142,33 @@ def _plan(
     request: BuildRequest,
     base: StoredModel | None,
     drafts: tuple[Step, ...],
-    quantized: Quantize | None = None,
+    made: Quantize | ChangeWeights | None = None,
+    header: Origin | None = None,
     variant: str = "",
 ) -> Plan:
-    """One variant's graph; ``quantized`` takes the place of the model's weights.
+    """One variant's graph; ``made`` takes the place of the model's weights.
+
+    ``header`` is the unquantized model of a quantized one, which is written nowhere.
 
     Where there are several, what depends on the variant has its name in its label.
     """
-    entries = _Entries(base)
-    instead = quantized or _split(base, request)
+    entries = _Entries(base, recipe.unset)
+    instead = made or _split(base, request)
     if instead is not None and base is not None:
         entries.put_in_place(instead, MODEL)
     for number, source in enumerate(_files(sources.models)):
-        if quantized is not None and number == 0:
-            entries.append(quantized)
+        if made is not None and number == 0:
+            entries.append(made)
         else:
             splitting = request.splitting if number == 0 else None  # a projector is one file
             entries.append(_weights(source, Role.MODEL, request, splitting))
     models = entries.steps()
     detected: tuple[Step, ...] = ()
-    if base is None:
-        detected = (DetectTemplate((_knowing(HeaderPart.CHAT_TEMPLATE, models, quantized),)),)
+    if base is None and TEMPLATE not in entries.unset:
+        detected = (DetectTemplate((_knowing(HeaderPart.CHAT_TEMPLATE, models, header),)),)
         entries.put(detected[0], TEMPLATE)
-    adapters = tuple(_adapter(each, base, models, quantized, request) for each in sources.adapters)
+    stored = base if made is None else None
+    adapters = tuple(_adapter(each, stored, models, header, request) for each in sources.adapters)
     for step in (*adapters, *drafts):
         entries.append(step)
     _add_texts(entries, recipe, detected)
@@ -145,7 +176,8 @@ def _plan(
     base_config = base.manifest.config if base else None
     least = LEAST_OLLAMA if entries.several(base) else ""
     lifted = "" if least or base is None or not _is_split(base) else LEAST_OLLAMA
-    config = MakeConfig(base_config, weights, recipe.config, variant, least, lifted)
+    left = tuple(key for key in UNSET_CONFIG if key in recipe.unset)
+    config = MakeConfig(base_config, weights, recipe.config, variant, least, lifted, left)
     return Plan(AssembleManifest(config, entries.all(), variant), base, _SEVERAL if least else "")
 
 
@@ -159,6 +191,28 @@ _SEVERAL = (
     f"the model's weights are in several files: Ollama before {LEAST_OLLAMA} lists the model,"
     " but cannot run it"
 )
+
+
+def _changed(recipe: Recipe, sources: Sources, request: BuildRequest) -> Origin:
+    """The model's weights with what the recipe changes in them."""
+    base = next((source for source in sources.models if isinstance(source, StoredModel)), None)
+    origin = _model_origin(sources, base, request)
+    pairs = zip(recipe.changes, sources.changes, strict=True)
+    changes = tuple(_alteration(change, source, request) for change, source in pairs)
+    return ChangedOrigin(origin, changes) if changes else origin
+
+
+def _alteration(change: ModelChange, source: ChangeSource, request: BuildRequest) -> Alteration:
+    """One change with what it names."""
+    if isinstance(source, OtherModel):
+        name, _ = change.value
+        return TakeTensors(change.name, name, _changed(*source, request))
+    if change.kind == "merge":
+        assert isinstance(source, (CheckpointSource, GGUFSource))
+        return MergeAdapter(source, change.value)
+    if change.kind == "drop":
+        return DropLayers(tuple(change.value))
+    return SetMetadata(change.name, change.value)
 
 
 def _model_origin(sources: Sources, base: StoredModel | None, request: BuildRequest) -> Origin:
@@ -193,12 +247,31 @@ def _origin(source: GGUFSource | CheckpointSource, request: BuildRequest) -> Ori
     return GGUFOrigin(source.files)
 
 
+UNSET_LAYERS = {
+    "template": TEMPLATE,
+    "system": SYSTEM,
+    "license": LICENSE,
+    "message": MESSAGES,
+    "adapter": ADAPTER,
+    "draft": DRAFT,
+}
+"""Which inherited layers UNSET leaves out, by its word."""
+
+UNSET_CONFIG = ("renderer", "parser", "requires", "draft")
+"""Which keys of an inherited config it leaves out."""
+
+_PARAMETER = "parameter "
+
+
 class _Entries:
     """The layers of the model to be: inherited ones first, replaced and added to as Ollama does."""
 
-    def __init__(self, base: StoredModel | None) -> None:
+    def __init__(self, base: StoredModel | None, unset: Sequence[str] = ()) -> None:
+        self.unset = frozenset(UNSET_LAYERS[word] for word in unset if word in UNSET_LAYERS)
         self._entries: list[tuple[str, Layer | Step]] = []
         for layer in base.manifest.layers if base else ():
+            if layer.media_type in self.unset:
+                continue
             inherited = Layer(layer.media_type, layer.digest, layer.size, str(base.name))  # type: ignore[union-attr]
             self._entries.append((layer.media_type, inherited))
 
@@ -254,7 +327,8 @@ def _add_texts(entries: _Entries, recipe: Recipe, detected: tuple[Step, ...]) ->
     inherited = entries.inherited(PARAMS)
     if recipe.parameters or inherited or detected:
         base = inherited[-1] if inherited else None
-        entries.put(MergeParameters(recipe.parameters, base, detected), PARAMS)
+        without = tuple(w.partition(" ")[2] for w in recipe.unset if w.startswith(_PARAMETER))
+        entries.put(MergeParameters(recipe.parameters, base, detected, without), PARAMS)
     if recipe.messages:
         messages = [_message(turn) for turn in recipe.messages]
         text = gojson.dumps(messages).decode()
@@ -309,25 +383,25 @@ def _draft(source: DraftSource, request: BuildRequest) -> Step:
     return Quantize(_origin(source, request), Quantization(request.draft_quantize), Role.DRAFT)
 
 
-def _knowing(part: HeaderPart, models: Sequence[Step], quantized: Quantize | None) -> Step:
+def _knowing(part: HeaderPart, models: Sequence[Step], header: Origin | None) -> Step:
     """The step that knows a part of the model's header: its layer's, if it is not quantized.
 
     What depends on it is then the same for all variants of a quantized model.
     """
-    return models[0] if quantized is None else ReadHeader(quantized.origin, part)
+    return models[0] if header is None else ReadHeader(header, part)
 
 
 def _adapter(
     source: AdapterSource,
     base: StoredModel | None,
     models: Sequence[Step],
-    quantized: Quantize | None,
+    header: Origin | None,
     request: BuildRequest,
 ) -> Step:
     """The step that makes an adapter's layer; a PEFT adapter is checked against the base."""
     if isinstance(source, GGUFSource):
         return _weights(source, Role.ADAPTER, request)
-    if quantized is None and base is not None:
+    if header is None and base is not None:
         layers = base.manifest.of_kind(MODEL)
         if not layers:
             raise UnsupportedError(
@@ -335,4 +409,4 @@ def _adapter(
                 hint="name another model in FROM, or convert the adapter to GGUF",
             )
         return ConvertAdapter(source, layers)
-    return ConvertAdapter(source, (), (_knowing(HeaderPart.SHAPES, models, quantized),))
+    return ConvertAdapter(source, (), (_knowing(HeaderPart.SHAPES, models, header),))

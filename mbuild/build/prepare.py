@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from mbuild import __version__
 from mbuild.build.fetching import Fetching
 from mbuild.build.history import keep_modelfile, modelfile_text
-from mbuild.build.plan import Plan, Sources, plan
+from mbuild.build.plan import ChangeSource, OtherModel, Plan, Sources, plan
 from mbuild.build.sources.values import ModelSource, StoredModel
 from mbuild.core.digest import Digest
 from mbuild.core.errors import (
@@ -21,7 +21,7 @@ from mbuild.core.errors import (
     SourceError,
     UsageError,
 )
-from mbuild.language.recipe import RECIPE_VERSION, Recipe, Reference
+from mbuild.language.recipe import RECIPE_VERSION, ModelChange, Recipe, Reference
 from mbuild.language.span import Span
 from mbuild.store.records import POSTED, RECIPE
 
@@ -198,12 +198,30 @@ def resolve(recipe: Recipe, request: BuildRequest, context: Context) -> Sources:
     models = each(recipe.models, context.model)
     adapters = each(recipe.adapters, context.adapter)
     drafts = each(recipe.drafts, context.draft)
+    changes: list[ChangeSource] = []
+    for change in recipe.changes:
+        try:
+            changes.append(_of_change(change, request, context))
+        except ModelfileError:
+            raise
+        except MbuildError as error:
+            errors.append(_placed(error, Reference("", change.span)))
     if len(errors) == 1:
         raise errors[0]
     if errors:
         raise ModelfileError([error.problem for error in errors])
     models = context.joined(_one_kind(models, recipe.models))
-    return Sources(models, adapters, drafts, imatrices)
+    return Sources(models, adapters, drafts, imatrices, tuple(changes))
+
+
+def _of_change(change: ModelChange, request: BuildRequest, context: Context) -> ChangeSource:
+    """What a change of the weights names."""
+    if change.kind == "merge":
+        return context.merged(change.name)
+    if change.kind != "take":
+        return None
+    other = Recipe.from_json(change.value[1])
+    return OtherModel(other, resolve(other, request._replace(targets=()), context))
 
 
 def at_last_model(error: MbuildError, wanted: Build, store: Store) -> MbuildError:

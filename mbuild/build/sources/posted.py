@@ -149,7 +149,7 @@ class RequestNames:
 
     def find(self, word: str, value: str) -> Found | SourceFile | None:
         """A file of the request, all of them as a directory, or an uploaded blob by its digest."""
-        files = self._files[word]
+        files = self._files["ADAPTER" if word == "MERGE" else word]
         if value in files:
             return self._file(files, value)
         if value == FOLDER and files:
@@ -202,7 +202,7 @@ class RequestNames:
             return UsageError("invalid model name")
         return NameNotFoundError(f"model '{value}' not found")
 
-    def is_model(self, value: str) -> MbuildError:
+    def is_model(self, value: str, word: str = "ADAPTER") -> MbuildError:
         """That the request has another field for it."""
         return SourceError(
             "'adapters' holds a model, not a LoRA adapter",

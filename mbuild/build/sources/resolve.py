@@ -54,6 +54,9 @@ class Context(Protocol):
     def adapter(self, value: str) -> AdapterSource:
         """What ADAPTER means; raises :class:`SourceError`."""
 
+    def merged(self, value: str) -> AdapterSource:
+        """What MERGE means; raises :class:`SourceError`."""
+
     def draft(self, value: str) -> DraftSource:
         """What DRAFT means; raises :class:`SourceError`."""
 
@@ -116,6 +119,10 @@ class Resolver:
         """A GGUF file, or a directory with one or with a PEFT adapter."""
         return self._weights("ADAPTER", value, "adapter")
 
+    def merged(self, value: str) -> AdapterSource:
+        """As ADAPTER, or a directory with an adapter of MLX."""
+        return self._weights("MERGE", value, "adapter")
+
     def draft(self, value: str) -> DraftSource:
         """A GGUF file, or a directory with one or with a checkpoint."""
         return self._weights("DRAFT", value, "model")
@@ -131,8 +138,8 @@ class Resolver:
         source = None if found is None else self._source(found, wanted)
         if isinstance(source, GGUFDirectory):
             source = source.model
-        if word == "ADAPTER" and source is not None and is_model(source):
-            raise self._names.is_model(value)
+        if wanted == "adapter" and source is not None and is_model(source):
+            raise self._names.is_model(value, word)
         if isinstance(source, (GGUFSource, CheckpointSource)):
             return source
         raise self._nothing(word, value, found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mbuild.build.graph import BaseStep
+from mbuild.build.steps.changed import ChangeWeights
 from mbuild.build.steps.config import MakeConfig
 from mbuild.build.steps.gguf import ImportGGUF, MergeGGUF, Role
 from mbuild.build.steps.header import HeaderPart, ReadHeader
@@ -16,6 +17,7 @@ from mbuild.build.steps.weights import ConvertAdapter, ConvertCheckpoint
 __all__ = [
     "KINDS",
     "AssembleManifest",
+    "ChangeWeights",
     "ConvertAdapter",
     "ConvertCheckpoint",
     "DetectTemplate",
@@ -34,6 +36,7 @@ __all__ = [
 
 
 KINDS: dict[str, type[BaseStep]] = {
+    "change": ChangeWeights,
     "config": MakeConfig,
     "convert": ConvertCheckpoint,
     "convert-adapter": ConvertAdapter,

@@ -56,7 +56,7 @@ class ReadHeader(OverOrigin):
     @property
     def materials(self) -> tuple[Material, ...]:
         """The source."""
-        return (self.origin.material,)
+        return self.origin.materials
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The description of the unquantized model, and the part."""

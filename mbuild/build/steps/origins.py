@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext, written
 from mbuild.build.sources.values import README, CheckpointSource, Material, SourceFile
@@ -65,9 +65,9 @@ class CheckpointOrigin(NamedTuple):
         return self.source.files
 
     @property
-    def material(self) -> Material:
+    def materials(self) -> tuple[Material, ...]:
         """The folder."""
-        return self.source.material
+        return (self.source.material,)
 
     def fields(self) -> Mapping[str, Any] | None:
         """What decides the unquantized model: the description of its conversion."""
@@ -115,10 +115,10 @@ class GGUFOrigin(NamedTuple):
         return {file.name: file for file in self.sources}
 
     @property
-    def material(self) -> Material:
+    def materials(self) -> tuple[Material, ...]:
         """The file, or the shards under the name of the first."""
         size = sum(file.stamp.size for file in self.sources)
-        return self.sources[0].material._replace(size=size)
+        return (self.sources[0].material._replace(size=size),)
 
     def fields(self) -> Mapping[str, Any] | None:
         """The files' digests."""
@@ -178,9 +178,9 @@ class LayerOrigin(NamedTuple):
         return {}
 
     @property
-    def material(self) -> Material:
+    def materials(self) -> tuple[Material, ...]:
         """The model that the layers belong to."""
-        return Material(self.name, "", sum(layer.size for layer in self.layers))
+        return (Material(self.name, "", sum(layer.size for layer in self.layers)),)
 
     def fields(self) -> Mapping[str, Any]:
         """The layers' digests: the same as of the files that they were imported from.
@@ -204,7 +204,42 @@ class LayerOrigin(NamedTuple):
         return ()
 
 
-Origin = CheckpointOrigin | GGUFOrigin | LayerOrigin
+class Origin(Protocol):
+    """Where weights come from; changes of them on the way are an origin too."""
+
+    @property
+    def by_name(self) -> bool:
+        """Whether a key may know a blob of the store by its name, unread."""
+
+    @property
+    def is_split(self) -> bool:
+        """Whether it is the shards of a split GGUF."""
+
+    @property
+    def name(self) -> str:
+        """What to call it in messages."""
+
+    @property
+    def files(self) -> Mapping[str, SourceFile]:
+        """The files to open."""
+
+    @property
+    def materials(self) -> tuple[Material, ...]:
+        """What it is made from; the first is the model."""
+
+    @property
+    def versions(self) -> tuple[tuple[str, int], ...]:
+        """The kinds of work in it and their versions."""
+
+    def fields(self) -> Mapping[str, Any] | None:
+        """What decides the unquantized model; None while a digest is not known."""
+
+    def open(self, context: StepContext, files: Readable, stack: ExitStack) -> Model:
+        """The unquantized model, its tensors loaded on demand."""
+
+    def learned(self, files: Mapping[str, Digest]) -> Origin:
+        """With the digests that a step found."""
+
 
 ORIGIN_NAMES: dict[tuple[str, ...], str] = {
     ("origin", "files"): "",
@@ -214,6 +249,7 @@ ORIGIN_NAMES: dict[tuple[str, ...], str] = {
     ("origin", "pre"): "--pre",
     ("origin", "outtype"): "--outtype",
     ("origin", "converter"): "mbuild's version of the converter",
+    ("origin", "changes"): "change of the weights",
 }
 """What the fields of origins are called in explanations."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mbuild.build.graph import Made, Step, StepContext, canonical_json
 from mbuild.build.sources.values import Material, SourceFile
 from mbuild.build.splitting import SPLITTING_NAMES, split_fields
+from mbuild.build.steps.changes import ChangedOrigin
 from mbuild.build.steps.gguf import Role, check_role
 from mbuild.build.steps.models import made_of, warn_of_large
 from mbuild.build.steps.opened import OpenFiles, open_source
@@ -103,7 +104,7 @@ class Quantize(OverOrigin):
     def materials(self) -> tuple[Material, ...]:
         """The source, and the importance matrix."""
         imatrix = (self.imatrix.material,) if self.imatrix else ()
-        return (self.origin.material, *imatrix)
+        return (*self.origin.materials, *imatrix)
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The description of the unquantized model, and the recipe with its options."""
@@ -156,9 +157,14 @@ def _write_variants(
     from mbuild.build.steps.tensors import write_variants
 
     variants = [_variant(step, model, files, context) for step in steps]
-    cache = RangeCache(context.store, steps[0].origin.fields(), read=context.use_cache)
+    origin = steps[0].origin
+    cache = RangeCache(context.store, origin.fields(), read=context.use_cache)
+    if isinstance(origin, ChangedOrigin):  # what nothing changes is the base's, digested before
+        cache.also_from(origin.base, origin.unchanged(model))
     blobs = write_variants(variants, model, cache, files, context)
-    cache.remember_sources(steps[0].origin, files.known())
+    cache.remember_sources(origin, files.known())
+    if isinstance(origin, ChangedOrigin):
+        cache.remember_sources(origin.base, files.known(), origin.unchanged(model))
     return blobs
 
 

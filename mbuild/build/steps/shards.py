@@ -128,7 +128,7 @@ class SplitWeights(OverOrigin):
     @property
     def materials(self) -> tuple[Material, ...]:
         """The source."""
-        return (self.origin.material,)
+        return self.origin.materials
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The source's digests, where it is cut, and the role."""
