@@ -87,10 +87,11 @@ def _build(
     plans = plans_of(wanted, store)
     steps = [planned.manifest for planned in plans]
     outcome = Outcome()
-    recorder.begins(steps, outcome)
+    ends = [step for planned in plans for step in planned.ends]
+    recorder.begins(steps, outcome, ends)
     request = wanted.request
-    yield BuildStarted(str(request.names[0]), len(in_order(steps)))
-    yield from BuildEngine(store, wanted.use_cache).run(steps, outcome)
+    yield BuildStarted(str(request.names[0]), len(in_order(ends)))
+    yield from BuildEngine(store, wanted.use_cache).run(ends, outcome)
     new_configs = (planned for planned in plans if planned.manifest.config in outcome.ran)
     for text in dict.fromkeys(planned.warning for planned in new_configs if planned.warning):
         yield Warned(text)

@@ -19,6 +19,7 @@ from mbuild.build.splitting import LEAST_OLLAMA, Splitting
 from mbuild.build.steps import (
     AssembleManifest,
     ChangeWeights,
+    CheckModel,
     ConvertAdapter,
     ConvertCheckpoint,
     DetectTemplate,
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from mbuild.build.request import BuildRequest
     from mbuild.core.digest import Digest
     from mbuild.language.recipe import ModelChange, Recipe, Turn
+    from mbuild.language.stages.values import Expectation
 
 
 class Sources(NamedTuple):
@@ -96,12 +98,27 @@ ChangeSource = AdapterSource | OtherModel | None
 class Plan(NamedTuple):
     """The graph to run, by its last step; ``base`` is the model of the store that FROM names.
 
-    ``warning`` says what is to be known of the model, where there is something.
+    ``warning`` says what is to be known of the model, where there is something, and
+    ``checks`` are what has to hold before it is named.
     """
 
     manifest: AssembleManifest
     base: StoredModel | None
     warning: str = ""
+    checks: tuple[CheckModel, ...] = ()
+
+    def checked(self, expected: Sequence[Expectation], label: str) -> Plan:
+        """The plan with steps that look at the model."""
+        checks = tuple(
+            CheckModel(self.manifest, each.measure, each.compare, each.value, label)
+            for each in expected
+        )
+        return self._replace(checks=checks)
+
+    @property
+    def ends(self) -> tuple[Step, ...]:
+        """The steps that nothing else needs: what has to run."""
+        return self.checks or (self.manifest,)
 
 
 def plan(

@@ -26,9 +26,9 @@ from mbuild.language.span import Span
 from mbuild.store.records import POSTED, RECIPE
 
 if TYPE_CHECKING:
-    from mbuild.build.request import BuildRequest, Script
+    from mbuild.build.request import BuildRequest, Script, Target
     from mbuild.build.sources.resolve import Context
-    from mbuild.language.stages.values import StageRecipe
+    from mbuild.language.stages.values import Expectation, StageRecipe
     from mbuild.store import Store
 
 SourceT = TypeVar("SourceT")
@@ -77,6 +77,10 @@ class Build(NamedTuple):
     fetching: Fetching = Fetching()
     stages: Mapping[str, StageRecipe] = {}
     overruled: tuple[Notice, ...] = ()
+
+    def expected(self, target: Target) -> tuple[Expectation, ...]:
+        """What CHECK demands of a target."""
+        return self.stages[target.stage].checks if target.stage in self.stages else ()
 
     def bases(self) -> Iterator[str]:
         """What FROM names, of every stage that is built and of models that give tensors."""
@@ -165,7 +169,11 @@ def plans_of(wanted: Build, store: Store) -> tuple[Plan, ...]:
                 raise
             raise _located(error, script, store) from None
         found.append(Resolved(recipe, sources, request))
-        plans += plan(recipe, sources, request, several=several)
+        made = plan(recipe, sources, request, several=several)
+        plans += (
+            each.checked(wanted.expected(target), target.label if several else "")
+            for each, target in zip(made, request.targets, strict=True)
+        )
     if wanted.gate is not None:
         wanted.gate.before(found, plans)
     return tuple(plans)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mbuild.build.graph import BaseStep
 from mbuild.build.steps.changed import ChangeWeights
+from mbuild.build.steps.checking import CheckModel
 from mbuild.build.steps.config import MakeConfig
 from mbuild.build.steps.gguf import ImportGGUF, MergeGGUF, Role
 from mbuild.build.steps.header import HeaderPart, ReadHeader
@@ -18,6 +19,7 @@ __all__ = [
     "KINDS",
     "AssembleManifest",
     "ChangeWeights",
+    "CheckModel",
     "ConvertAdapter",
     "ConvertCheckpoint",
     "DetectTemplate",
@@ -37,6 +39,7 @@ __all__ = [
 
 KINDS: dict[str, type[BaseStep]] = {
     "change": ChangeWeights,
+    "check": CheckModel,
     "config": MakeConfig,
     "convert": ConvertCheckpoint,
     "convert-adapter": ConvertAdapter,
