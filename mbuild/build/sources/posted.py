@@ -154,6 +154,8 @@ class RequestNames:
             return self._file(files, value)
         if value == FOLDER and files:
             return Found(self._directory(files))
+        if word == "MERGE" and (folder := self._folder_of(files, value)) is not None:
+            return Found(folder)
         blob = self._blob(word, value)
         if blob is None and word != "FROM":
             raise MissingFileError(f"{word} {value}: the request has no such file")
@@ -168,6 +170,13 @@ class RequestNames:
             if path.parent == folder
         }
         return Found(UploadedFiles(folder.name, beside, self._store), name, value)
+
+    def _folder_of(self, files: Files, value: str) -> UploadedFiles | None:
+        """The files of the request that lie in a folder, if there are any: one adapter of many."""
+        prefix = posixpath.normpath(value) + "/"
+        inside = {n.removeprefix(prefix): d for n, d in files.items() if n.startswith(prefix)}
+        name = prefix[:-1].rpartition("/")[2]
+        return UploadedFiles(name, inside, self._store, prefix) if inside else None
 
     def _directory(self, files: Files) -> UploadedFiles:
         """The request's files as a directory; one folder that all lie in is that directory."""
