@@ -1,9 +1,12 @@
-"""From instructions and sources to the graph of steps: a pure function."""
+"""From instructions and sources to the graph of steps: a pure function.
+
+Kinds of steps that few builds have are loaded where they are planned.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from mbuild.build.sources.values import (
     AdapterSource,
@@ -15,42 +18,20 @@ from mbuild.build.sources.values import (
     SourceFile,
     StoredModel,
 )
-from mbuild.build.splitting import LEAST_OLLAMA, Splitting
-from mbuild.build.steps import (
-    AssembleManifest,
-    ChangeWeights,
-    CheckModel,
-    ConvertAdapter,
-    ConvertCheckpoint,
-    DetectTemplate,
-    HeaderPart,
-    ImportGGUF,
-    KeepShards,
-    MakeConfig,
-    MergeGGUF,
-    MergeParameters,
-    PutLayer,
-    Quantize,
-    ReadHeader,
-    Role,
-    SplitWeights,
-)
-from mbuild.build.steps.changes import (
-    Alteration,
-    ChangedOrigin,
-    DropLayers,
-    MergeAdapter,
-    SetMetadata,
-    TakeTensors,
-)
-from mbuild.build.steps.origins import CheckpointOrigin, GGUFOrigin, LayerOrigin, Origin
+from mbuild.build.splitting import Splitting
+from mbuild.build.steps.config import MakeConfig
+from mbuild.build.steps.gguf import ImportGGUF, MergeGGUF, Role
+from mbuild.build.steps.layers import MergeParameters, PutLayer
+from mbuild.build.steps.manifest import AssembleManifest
+from mbuild.build.steps.template import DetectTemplate
 from mbuild.core import gojson
 from mbuild.core.errors import UnsupportedError, UsageError
-from mbuild.quant.choose.options import Quantization
+from mbuild.core.values import NamedTuple
 from mbuild.store import Layer
 from mbuild.store.media import (
     ADAPTER,
     DRAFT,
+    LEAST_OLLAMA,
     LICENSE,
     MEDIA_TYPES,
     MESSAGES,
@@ -65,8 +46,13 @@ from mbuild.store.media import (
 if TYPE_CHECKING:
     from mbuild.build.graph import Step
     from mbuild.build.request import BuildRequest
+    from mbuild.build.steps.changed import ChangeWeights
+    from mbuild.build.steps.checking import CheckModel
+    from mbuild.build.steps.origins import LayerOrigin, Origin
+    from mbuild.build.steps.quantize import Quantize
+    from mbuild.build.steps.shards import SplitWeights
     from mbuild.core.digest import Digest
-    from mbuild.language.recipe import ModelChange, Recipe, Turn
+    from mbuild.language.recipe import Recipe, Turn
     from mbuild.language.stages.values import Expectation
 
 
@@ -109,6 +95,10 @@ class Plan(NamedTuple):
 
     def checked(self, expected: Sequence[Expectation], label: str) -> Plan:
         """The plan with steps that look at the model."""
+        if not expected:
+            return self
+        from mbuild.build.steps.checking import CheckModel
+
         checks = tuple(
             CheckModel(self.manifest, each.measure, each.compare, each.value, label)
             for each in expected
@@ -136,17 +126,22 @@ def plan(
     drafts = tuple(_draft(draft, request) for draft in sources.drafts)
     base = next((source for source in sources.models if isinstance(source, StoredModel)), None)
     wanted = [target.quantization for target in request.targets]
-    altered = bool(recipe.changes)
-    origin = _changed(recipe, sources, request) if altered or any(wanted) else None
+    origin = None
+    if recipe.changes or any(wanted):
+        origin = _changed(recipe, sources, request)
     several = len(wanted) > 1 if several is None else several
     plans: list[Plan] = []
     for each in wanted:
         step: Quantize | ChangeWeights | None = None
         if each is not None and origin is not None:
+            from mbuild.build.steps.quantize import Quantize
+
             imatrix = sources.imatrices[each.imatrix] if each.imatrix else None
             step = Quantize(origin, each, imatrix=imatrix, splitting=request.splitting)
-        elif isinstance(origin, ChangedOrigin):
-            step = ChangeWeights(origin, request.splitting)
+        elif origin is not None and recipe.changes:
+            from mbuild.build.altering import changed_weights
+
+            step = changed_weights(origin, request.splitting)
         label = request.targets[len(plans)].label if several else ""
         header = origin if each is not None else None
         plans.append(_plan(recipe, sources, request, base, drafts, step, header, label))
@@ -182,7 +177,7 @@ def _plan(
     models = entries.steps()
     detected: tuple[Step, ...] = ()
     if base is None and TEMPLATE not in entries.unset:
-        detected = (DetectTemplate((_knowing(HeaderPart.CHAT_TEMPLATE, models, header),)),)
+        detected = (DetectTemplate((_knowing("CHAT_TEMPLATE", models, header),)),)
         entries.put(detected[0], TEMPLATE)
     stored = base if made is None else None
     adapters = tuple(_adapter(each, stored, models, header, request) for each in sources.adapters)
@@ -211,25 +206,18 @@ _SEVERAL = (
 
 
 def _changed(recipe: Recipe, sources: Sources, request: BuildRequest) -> Origin:
-    """The model's weights with what the recipe changes in them."""
+    """The model's weights, with what the recipe changes in them."""
     base = next((source for source in sources.models if isinstance(source, StoredModel)), None)
     origin = _model_origin(sources, base, request)
-    pairs = zip(recipe.changes, sources.changes, strict=True)
-    changes = tuple(_alteration(change, source, request) for change, source in pairs)
-    return ChangedOrigin(origin, changes) if changes else origin
+    if not recipe.changes:
+        return origin
+    from mbuild.build.altering import altered
 
-
-def _alteration(change: ModelChange, source: ChangeSource, request: BuildRequest) -> Alteration:
-    """One change with what it names."""
-    if isinstance(source, OtherModel):
-        name, _ = change.value
-        return TakeTensors(change.name, name, _changed(*source, request))
-    if change.kind == "merge":
-        assert isinstance(source, (CheckpointSource, GGUFSource))
-        return MergeAdapter(source, change.value)
-    if change.kind == "drop":
-        return DropLayers(tuple(change.value))
-    return SetMetadata(change.name, change.value)
+    others = [
+        _changed(*source, request) if isinstance(source, OtherModel) else source
+        for source in sources.changes
+    ]
+    return altered(origin, recipe.changes, others)
 
 
 def _model_origin(sources: Sources, base: StoredModel | None, request: BuildRequest) -> Origin:
@@ -241,6 +229,8 @@ def _model_origin(sources: Sources, base: StoredModel | None, request: BuildRequ
 
 def _stored(base: StoredModel) -> LayerOrigin:
     """The weights of a model of the store; raises :class:`UnsupportedError` where it has none."""
+    from mbuild.build.steps.origins import LayerOrigin
+
     layers = base.manifest.of_kind(MODEL)
     if not layers:
         raise UnsupportedError(
@@ -254,11 +244,15 @@ def _split(base: StoredModel | None, request: BuildRequest) -> SplitWeights | No
     splitting = request.splitting
     if base is None or splitting is None or splitting.keep:
         return None
+    from mbuild.build.steps.shards import SplitWeights
+
     return SplitWeights(_stored(base), splitting)
 
 
 def _origin(source: GGUFSource | CheckpointSource, request: BuildRequest) -> Origin:
     """The weights of a source, to be quantized."""
+    from mbuild.build.steps.origins import CheckpointOrigin, GGUFOrigin
+
     if isinstance(source, CheckpointSource):
         return CheckpointOrigin(source, request.outtype, request.pre)
     return GGUFOrigin(source.files)
@@ -382,11 +376,18 @@ def _weights(
     """The step that makes a layer of weights, or several of them."""
     cut = None if splitting is None or splitting.keep else splitting
     if isinstance(source, CheckpointSource):
+        from mbuild.build.steps.weights import ConvertCheckpoint
+
         return ConvertCheckpoint(source, request.outtype, request.pre, role, cut)
     if cut is not None:
+        from mbuild.build.steps.origins import GGUFOrigin
+        from mbuild.build.steps.shards import SplitWeights
+
         return SplitWeights(GGUFOrigin(source.files), cut, role)
     if len(source.files) > 1:
         if splitting is not None or source.keep:
+            from mbuild.build.steps.shards import KeepShards
+
             return KeepShards(source.files, role, request.link)
         return MergeGGUF(source.files, role)
     return ImportGGUF(source.files[0], role, request.link)
@@ -397,15 +398,24 @@ def _draft(source: DraftSource, request: BuildRequest) -> Step:
     if request.draft_quantize is None:
         keep = request.splitting if request.splitting and request.splitting.keep else None
         return _weights(source, Role.DRAFT, request, keep)
+    from mbuild.build.steps.quantize import Quantize
+    from mbuild.quant.choose.options import Quantization
+
     return Quantize(_origin(source, request), Quantization(request.draft_quantize), Role.DRAFT)
 
 
-def _knowing(part: HeaderPart, models: Sequence[Step], header: Origin | None) -> Step:
+def _knowing(
+    part: Literal["CHAT_TEMPLATE", "SHAPES"], models: Sequence[Step], header: Origin | None
+) -> Step:
     """The step that knows a part of the model's header: its layer's, if it is not quantized.
 
     What depends on it is then the same for all variants of a quantized model.
     """
-    return models[0] if header is None else ReadHeader(header, part)
+    if header is None:
+        return models[0]
+    from mbuild.build.steps.header import HeaderPart, ReadHeader
+
+    return ReadHeader(header, HeaderPart[part])
 
 
 def _adapter(
@@ -418,6 +428,8 @@ def _adapter(
     """The step that makes an adapter's layer; a PEFT adapter is checked against the base."""
     if isinstance(source, GGUFSource):
         return _weights(source, Role.ADAPTER, request)
+    from mbuild.build.steps.weights import ConvertAdapter
+
     if header is None and base is not None:
         layers = base.manifest.of_kind(MODEL)
         if not layers:
@@ -426,4 +438,4 @@ def _adapter(
                 hint="name another model in FROM, or convert the adapter to GGUF",
             )
         return ConvertAdapter(source, layers)
-    return ConvertAdapter(source, (), (_knowing(HeaderPart.SHAPES, models, header),))
+    return ConvertAdapter(source, (), (_knowing("SHAPES", models, header),))

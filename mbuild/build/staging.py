@@ -8,13 +8,14 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mbuild import __version__
 from mbuild.build.history import keep_modelfile, modelfile_text
 from mbuild.build.prepare import Notice
 from mbuild.core.digest import Digest
 from mbuild.core.errors import MissingFileError, SourceError, UsageError
+from mbuild.core.values import NamedTuple
 from mbuild.language.recipe import RECIPE_VERSION
 from mbuild.language.span import Span
 from mbuild.language.stages.values import StageRecipe

@@ -17,7 +17,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("templates", "quant"),
     ("convert", "lint"),
     ("store",),
-    ("registry",),
+    ("registry", "runtime"),
     ("build",),
     ("models",),
     ("view",),
@@ -32,7 +32,7 @@ ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
     ("sources",),
     ("graph",),
     ("steps",),
-    ("plan", "engine", "network", "explain"),
+    ("plan", "altering", "engine", "network", "explain"),
     (
         *("fetching", "history", "earlier", "prepare", "staging", "recording"),
         *("forecast", "lock", "locked"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import Made, Step, StepContext
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from mbuild.store.ports import BuildStore
 
 
-@dataclass(frozen=True, eq=False)
 class ChangeWeights(OverOrigin):
     """Weights become a layer with all that MERGE, SET, DROP and TAKE make of them."""
 
@@ -102,7 +100,7 @@ class ChangeWeights(OverOrigin):
 
     def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digests that reading the files gave."""
-        return replace(self, origin=self.origin.learned(files))
+        return self.changed(origin=self.origin.learned(files))
 
 
 def _check_types(model: Model) -> None:

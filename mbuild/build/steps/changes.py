@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.build.graph import StepContext, canonical_json
 from mbuild.build.sources.values import CheckpointSource, GGUFSource, Material, SourceFile
@@ -12,6 +12,7 @@ from mbuild.build.steps.gguf import gguf_digests
 from mbuild.build.steps.origins import CheckpointOrigin, Origin, Readable
 from mbuild.core.digest import Digest
 from mbuild.core.errors import MbuildError
+from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
     from mbuild.convert.rows.row import Family

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext, variant_label
 from mbuild.build.steps.manifest import Assembled
 from mbuild.core.errors import FailedCheckError
 from mbuild.core.units import exact_size, human_size, parse_size
+from mbuild.core.values import aside
 from mbuild.store.media import MODEL, PROJECTOR, TEMPLATE
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 _PIECE = 16 << 20  # bytes of a tensor that are looked at together
 
 
-@dataclass(frozen=True, eq=False)
 class CheckModel(BaseStep):
     """A model is looked at; what does not hold ends the build before anything is named.
 
@@ -35,7 +34,7 @@ class CheckModel(BaseStep):
     measure: str
     compare: str = ""
     bound: str = ""
-    target: str = field(default="", compare=False)
+    target: str = aside(default="")
 
     kind: ClassVar[str] = "check"
     role: ClassVar[str] = ""
@@ -159,7 +158,7 @@ def _template(step: CheckModel, model: Assembled, context: StepContext) -> Mappi
 
 def _chat_template(model: Assembled, context: StepContext) -> Mapping[str, Any]:
     """Of a model without a template layer the one in its GGUF file, which runners use then."""
-    from mbuild.build.steps.template import chat_template_of
+    from mbuild.gguf.facts import chat_template_of
     from mbuild.store.contents import open_group
     from mbuild.templates.detect import expected_texts
     from mbuild.templates.probes import FINDING

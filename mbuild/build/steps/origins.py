@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext, written
 from mbuild.build.sources.values import README, CheckpointSource, Material, SourceFile
@@ -21,6 +21,7 @@ from mbuild.build.steps.weights import (
 from mbuild.core.digest import Digest
 from mbuild.core.events import Code
 from mbuild.core.system import allow_open_files
+from mbuild.core.values import NamedTuple
 from mbuild.store import Layer
 
 if TYPE_CHECKING:

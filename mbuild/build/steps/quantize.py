@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import Made, Step, StepContext, canonical_json
 from mbuild.build.sources.values import Material, SourceFile
 from mbuild.build.splitting import SPLITTING_NAMES, split_fields
-from mbuild.build.steps.changes import ChangedOrigin
 from mbuild.build.steps.gguf import Role, check_role
 from mbuild.build.steps.models import made_of, warn_of_large
 from mbuild.build.steps.opened import OpenFiles, open_source
@@ -50,7 +48,6 @@ OPTION_NAMES: dict[tuple[str, ...], str] = {
 """What the options are called in explanations."""
 
 
-@dataclass(frozen=True, eq=False)
 class Quantize(OverOrigin):
     """A model becomes a quantized layer, with the bytes of llama-quantize.
 
@@ -146,13 +143,14 @@ class Quantize(OverOrigin):
     def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digests that reading the files gave."""
         imatrix = None if self.imatrix is None else self.imatrix.learned(files)
-        return replace(self, origin=self.origin.learned(files), imatrix=imatrix)
+        return self.changed(origin=self.origin.learned(files), imatrix=imatrix)
 
 
 def _write_variants(
     steps: Sequence[Quantize], model: Model, files: OpenFiles, context: StepContext
 ) -> list[list[Blob]]:
     """Write all variants side by side."""
+    from mbuild.build.steps.changes import ChangedOrigin
     from mbuild.build.steps.ranges import RangeCache
     from mbuild.build.steps.tensors import write_variants
 

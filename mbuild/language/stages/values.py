@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from mbuild.core.values import NamedTuple
 from mbuild.language.recipe import Recipe
 from mbuild.language.span import Span
 
