@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mbuild.build.graph import Made, Step, StepContext
 from mbuild.build.sources.values import Material
 from mbuild.build.splitting import SPLITTING_NAMES, Splitting, split_fields
-from mbuild.build.steps.changes import ChangedOrigin, MergeAdapter
+from mbuild.build.steps.changes import ChangedOrigin
 from mbuild.build.steps.gguf import Role, check_role
 from mbuild.build.steps.models import made_of, shards_of, write_model
 from mbuild.build.steps.opened import OpenFiles
@@ -45,11 +45,8 @@ class ChangeWeights(OverOrigin):
 
     @property
     def label(self) -> str:
-        """What is merged, or else that something is changed."""
-        merged = [each.name for each in self.origin.changes if isinstance(each, MergeAdapter)]
-        if merged:
-            return f"merge {', '.join(merged)} into {self.origin.name}"
-        return f"change {self.origin.name}"
+        """What is made of what."""
+        return f"make {self.origin.shown}"
 
     @property
     def reads(self) -> int:

@@ -44,6 +44,11 @@ class MergeAdapter(NamedTuple):
         )
 
     @property
+    def shown(self) -> str:
+        """The adapter, and its weight where that is not 1."""
+        return f"+ {self.name}" if self.weight == 1 else f"+ {self.weight:g} {self.name}"
+
+    @property
     def files(self) -> Mapping[str, SourceFile]:
         """The files to open, by their names."""
         if isinstance(self.source, GGUFSource):
@@ -84,6 +89,11 @@ class SetMetadata(NamedTuple):
     key: str
     text: str | None
 
+    @property
+    def shown(self) -> str:
+        """The key, and the beginning of its text."""
+        return f"without {self.key}" if self.text is None else f"with {self.key}={self.text:.20}"
+
     def fields(self) -> Mapping[str, Any]:
         """Both."""
         return {"key": self.key, "text": self.text}
@@ -93,6 +103,11 @@ class DropLayers(NamedTuple):
     """DROP LAYER: the numbers of layers."""
 
     layers: tuple[int, ...]
+
+    @property
+    def shown(self) -> str:
+        """The numbers."""
+        return f"without layers {' '.join(map(str, self.layers))}"
 
     def fields(self) -> Mapping[str, Any]:
         """The numbers."""
@@ -105,6 +120,11 @@ class TakeTensors(NamedTuple):
     pattern: str
     name: str
     origin: Origin
+
+    @property
+    def shown(self) -> str:
+        """The pattern and the other model."""
+        return f"with {self.pattern:.40} of {self.name}"
 
     @property
     def files(self) -> Mapping[str, SourceFile]:
@@ -152,6 +172,11 @@ class ChangedOrigin(NamedTuple):
     def name(self) -> str:
         """The base's name."""
         return self.base.name
+
+    @property
+    def shown(self) -> str:
+        """The base's name and what is changed, in few words."""
+        return " ".join([self.base.name, *(change.shown for change in self.changes)])
 
     @property
     def files(self) -> Mapping[str, SourceFile]:

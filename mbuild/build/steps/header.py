@@ -49,7 +49,7 @@ class ReadHeader(OverOrigin):
     @property
     def label(self) -> str:
         """What is read from what."""
-        return f"read {self.part} of {self.origin.name}"
+        return f"read {self.part} of {self.origin.shown}"
 
     @property
     def materials(self) -> tuple[Material, ...]:

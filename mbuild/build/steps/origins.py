@@ -61,6 +61,11 @@ class CheckpointOrigin(NamedTuple):
         return self.source.name
 
     @property
+    def shown(self) -> str:
+        """The name."""
+        return self.name
+
+    @property
     def files(self) -> Mapping[str, SourceFile]:
         """The files to open."""
         return self.source.files
@@ -109,6 +114,11 @@ class GGUFOrigin(NamedTuple):
     def name(self) -> str:
         """The first file's name."""
         return self.sources[0].name
+
+    @property
+    def shown(self) -> str:
+        """The name."""
+        return self.name
 
     @property
     def files(self) -> Mapping[str, SourceFile]:
@@ -174,6 +184,11 @@ class LayerOrigin(NamedTuple):
         return self.layers[0].origin or self.layers[0].digest.short
 
     @property
+    def shown(self) -> str:
+        """The name."""
+        return self.name
+
+    @property
     def files(self) -> Mapping[str, SourceFile]:
         """No file of the user's."""
         return {}
@@ -219,6 +234,10 @@ class Origin(Protocol):
     @property
     def name(self) -> str:
         """What to call it in messages."""
+
+    @property
+    def shown(self) -> str:
+        """The name, and what tells it from other origins of that name, for labels."""
 
     @property
     def files(self) -> Mapping[str, SourceFile]:

@@ -84,7 +84,7 @@ class Quantize(OverOrigin):
     @property
     def label(self) -> str:
         """What becomes what."""
-        return f"quantize {self.role.prefix}{self.origin.name} to {self.target}"
+        return f"quantize {self.role.prefix}{self.origin.shown} to {self.target}"
 
     @property
     def files(self) -> tuple[SourceFile, ...]:
@@ -273,7 +273,7 @@ def _planned(step: Quantize, model: Model, imatrix_path: Path | None) -> Variant
             _check_type(tensor, new, target, imatrix)
     pairs, metadata = tuple(tensors), quantized(model.metadata, target, about)
     shards = _shards(step.splitting, pairs, model.shards)
-    described = [step.origin.name, quantization.to_json(), *shards]
+    described = [step.origin.shown, quantization.to_json(), *shards]
     name = hashlib.sha256(canonical_json(described).encode()).hexdigest()[:16] + "-"
     return Variant(name, pairs, metadata, imatrix, shards)
 
