@@ -284,7 +284,7 @@ def test_targets_are_chosen_in_the_order_of_the_file(
         ("FROM x\nDROP LAYER 3-1\n", "3-1 is no layer"),
         ("FROM x\nTAKE ( FROM y\n", "( is not a regular expression"),
         ("FROM x\nCHECK size < much\n", "'much' is not a size"),
-        ("FROM x\nCHECK kld < 0.05 TEXT t\n", "this mbuild has no runner"),
+        ("FROM x\nCHECK kld < 0.05 TEXT t\n", "which a build cannot do yet"),
         ("FROM x\nSET general.name\n", "SET needs a key and a value"),
         ("ARG\nFROM x\n", "ARG needs a value on the same line"),
     ],

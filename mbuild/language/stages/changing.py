@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Read = Callable[["Word"], str]
 """A word with its arguments put in, without its quotes."""
 
+_KEY = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)+")
 _LAYERS = re.compile(r"([0-9]{1,6})(?:-([0-9]{1,6}))?")
 MAX_LAYERS = 10_000
 """More layers than any model has."""
@@ -37,10 +38,10 @@ OPTION_OF: dict[str, str] = {
 
 _FLAGS = {"pure": "pure", "requantize": "allow_requantize"}
 _ABSENT = {
-    "imatrix_from": "IMATRIX FROM needs a runner for models",
-    "chunks": "CHUNKS needs a runner for models",
-    "size": "SIZE needs the errors of each type",
-    "bpw": "BPW needs the errors of each type",
+    "imatrix_from": "IMATRIX FROM runs the model, which a build cannot do yet",
+    "chunks": "CHUNKS belongs to IMATRIX FROM, which a build cannot do yet",
+    "size": "SIZE measures each type's error, which a build cannot do yet",
+    "bpw": "BPW measures each type's error, which a build cannot do yet",
 }
 _RUN = ("kld", "perplexity", "error", "answers")
 
@@ -61,7 +62,7 @@ def quantize_of(item: Any, phrases: Phrases, read: Read) -> QuantizeLine:
     for phrase in phrases.options:
         rule, keyword = phrase.rule, " ".join(phrase.keywords)
         if rule in _ABSENT:
-            raise _refuse(f"{_ABSENT[rule]}, which this mbuild does not have", item.span, "absent")
+            raise _refuse(_ABSENT[rule], item.span, "absent")
         if rule in seen and rule != "tensor":
             raise _refuse(f"QUANTIZE has {keyword} twice", item.span, "twice")
         seen.add(rule)
@@ -79,6 +80,9 @@ def quantize_of(item: Any, phrases: Phrases, read: Read) -> QuantizeLine:
         else:
             options[OPTION_OF[rule]] = words[0]
     types = tuple(read(word) for word in phrases.head.words)
+    if not types:
+        hint = "name one or several: QUANTIZE q4_K_M q8_0"
+        raise _refuse("QUANTIZE names no type", item.span, "missing-type", hint)
     return QuantizeLine(types, options, outtype, splitting, item.span)
 
 
@@ -130,6 +134,10 @@ def unset_of(item: Any, phrases: Phrases, read: Read, stage: Stage) -> None:
     head = phrases.head
     words = [read(word) for word in head.words]
     if head.rule == "unset_key":
+        wrong = next((word for word in words if not _KEY.fullmatch(word)), None)
+        if wrong is not None:
+            hint = f"a key of metadata, PARAMETER and a name, or {', '.join(UNSET_WORDS)}"
+            raise _refuse(f"UNSET cannot take {wrong:.60} back", item.span, "bad-unset", hint)
         stage.changes += [ModelChange("unset", word, None, item.span) for word in words]
         return
     if head.rule == "unset_word":
@@ -158,7 +166,7 @@ def check_of(item: Any, phrases: Phrases, read: Read) -> Expectation:
     head = phrases.head
     measure = head.keywords[0].lower()
     if measure in _RUN:
-        message = f"CHECK {measure} runs the model, and this mbuild has no runner for models"
+        message = f"CHECK {measure} runs the model, which a build cannot do yet"
         raise _refuse(message, item.span, "absent", "remove the line: nan, size and template can")
     compare = next((each for each in head.keywords if each[0] in "<>"), "")
     words = [read(word) for word in head.words]

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any, NamedTuple, cast
 
 from lark import Lark, Token, Transformer
-from lark.exceptions import UnexpectedInput
+from lark.exceptions import UnexpectedInput, UnexpectedToken
 
 from mbuild.core.errors import ModelfileError
 from mbuild.core.grammars import grammar_text
@@ -107,6 +107,8 @@ _MEASURES = ("NAN", "TEMPLATE", "RENDERS", "SIZE", "KLD", "PERPLEXITY", "ERROR",
 
 def _problem(item: Clause, error: UnexpectedInput) -> Problem:
     at = error.pos_in_stream
+    if isinstance(error, UnexpectedToken) and error.token.type == "$END":
+        at = len(item.value)
     rest = "" if at is None else item.value[at:].split(maxsplit=1)[:1]
     found = f"{rest[0]:.60}" if rest else "the end of the line"
     where = item.span

@@ -160,7 +160,7 @@ class _Run:
             raise ModelfileError([Problem("FROM has no value", item.span, code="missing-value")])
         named = self._expanded(item.name, scope, item)
         stage_named = stage_name(named, item.span, self.stages) if named else str(len(self.stages))
-        base = next((s for s in self.stages if s.name.lower() == value.lower()), None)
+        base = self._stage(value)
         inner = scope if included else self.scope.inner(base.scope if base else None)
         stage = Stage(stage_named, item.span, inner, base)
         if base is None:
@@ -233,9 +233,14 @@ class _Run:
 
     def _other(self, value: str) -> Any:
         """The recipe of another model: a stage's, or that of what FROM would mean by a name."""
-        stage = next((s for s in self.stages if s.name.lower() == value.lower()), None)
+        stage = self._stage(value)
         recipe = stage.recipe().recipe if stage else Recipe.of(Modelfile((From(value),)))
         return recipe.to_json()
+
+    def _stage(self, name: str) -> Stage | None:
+        """The stage of that name, if the file gives it to one before."""
+        named = (stage for stage in self.stages if not stage.name.isdecimal())
+        return next((stage for stage in named if stage.name.lower() == name.lower()), None)
 
     # Values.
 
@@ -249,26 +254,27 @@ class _Run:
         return decode(brought.data).removesuffix("\n").removesuffix("\r")
 
     def _word(self, word: Word, scope: Scope, item: Any) -> str:
-        return expand(word.text, self._lookup(scope, item), unquote=True)
+        return expand(word.text, scope.value, unquote=True, empty=self._empty(item))
 
     def _expanded(self, written: str, scope: Scope, item: Any) -> str:
-        return expand(written, self._lookup(scope, item))
+        return expand(written, scope.value, empty=self._empty(item))
 
-    def _lookup(self, scope: Scope, item: Any) -> Callable[[str], str | None]:
-        def lookup(name: str) -> str | None:
-            value = scope.value(name)
-            if value is None:
-                message = f"ARG {name} has no value, so ${{{name}}} is empty"
-                hint = f"give one: --build-arg {name}=VALUE, or ARG {name}=DEFAULT"
-                self.warnings.append(
-                    Problem(message, item.span, Severity.WARNING, "empty-argument", hint)
-                )
-            return value
+    def _empty(self, item: Any) -> Callable[[str], None]:
+        """Notes that an argument was put in that has no value."""
 
-        return lookup
+        def note(name: str) -> None:
+            message = f"ARG {name} has no value, so ${{{name}}} is empty"
+            hint = f"give one: --build-arg {name}=VALUE, or ARG {name}=DEFAULT"
+            found = Problem(message, item.span, Severity.WARNING, "empty-argument", hint)
+            self.warnings += [] if found in self.warnings else [found]
+
+        return note
 
     def _file(self, path: str, includer: str, item: Any) -> Brought:
         """A file by its path, with an error that names the place; so many and no more."""
+        if not path:
+            message = "the name of a file is missing behind the @"
+            raise ModelfileError([Problem(message, item.span, code="bad-file")])
         self._brought += 1
         if self._brought > MAX_INCLUDED:
             message = f"more than {MAX_INCLUDED} files are brought in"

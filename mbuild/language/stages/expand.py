@@ -23,11 +23,22 @@ class ExpansionError(ValueError):
         self.hint = hint
 
 
-def expand(text: str, lookup: Callable[[str], str | None], *, unquote: bool = False) -> str:
+def _nothing(name: str) -> None:
+    """Nobody wants to know."""
+
+
+def expand(
+    text: str,
+    lookup: Callable[[str], str | None],
+    *,
+    unquote: bool = False,
+    empty: Callable[[str], None] = _nothing,
+) -> str:
     """A value with its arguments put in.
 
     ``lookup`` gives an argument's value, None for one without; it raises
-    :class:`ExpansionError` for one that nobody declared. ``unquote`` leaves quotes of the
+    :class:`ExpansionError` for one that nobody declared. ``empty`` is told the name of one
+    without a value that is put in nevertheless. ``unquote`` leaves quotes of the
     text out, but not those that arguments bring. Raises :class:`ExpansionError`.
     """
     if "${" not in text and not (unquote and '"' in text):
@@ -41,7 +52,7 @@ def expand(text: str, lookup: Callable[[str], str | None], *, unquote: bool = Fa
             at = match.end()
         elif match[0] == "${":
             end = _end_of(text, match.end())
-            out.append(_value(text[match.end() : end], lookup, unquote))
+            out.append(_value(text[match.end() : end], lookup, unquote, empty))
             at = end + 1
         else:
             out.append("${")
@@ -62,7 +73,12 @@ def _end_of(text: str, start: int) -> int:
     raise ExpansionError("${ is never closed", r"write }, or \${ for the two characters themselves")
 
 
-def _value(inner: str, lookup: Callable[[str], str | None], unquote: bool) -> str:
+def _value(
+    inner: str,
+    lookup: Callable[[str], str | None],
+    unquote: bool,
+    empty: Callable[[str], None],
+) -> str:
     match = _NAME.match(inner)
     rest = inner[match.end() :] if match else ""
     if match is None or (rest and not rest.startswith((":-", ":+"))):
@@ -74,7 +90,9 @@ def _value(inner: str, lookup: Callable[[str], str | None], unquote: bool) -> st
         raise ExpansionError("arguments are nested too deep", "declare an ARG for the inner ones")
     value = lookup(match[0])
     if rest.startswith(":-"):
-        return value or expand(rest[2:], lookup, unquote=unquote)
+        return value or expand(rest[2:], lookup, unquote=unquote, empty=empty)
     if rest.startswith(":+"):
-        return expand(rest[2:], lookup, unquote=unquote) if value else ""
+        return expand(rest[2:], lookup, unquote=unquote, empty=empty) if value else ""
+    if value is None:
+        empty(match[0])
     return value or ""

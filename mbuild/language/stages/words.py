@@ -9,7 +9,7 @@ from typing import ClassVar
 from mbuild.language.instructions import TYPES, Comment, From, Instruction, _Item, _Plain
 from mbuild.language.span import Span
 
-_NAMED = re.compile(r"(?s)(.*?)[ \t]+[Aa][Ss][ \t]+([^ \t]+)")
+_NAMED = re.compile(r"(?s)(.*?)[ \t]+[Aa][Ss][ \t]+(.+)")
 
 
 @dataclass(frozen=True, slots=True)
