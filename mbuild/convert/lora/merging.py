@@ -13,7 +13,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -31,9 +31,12 @@ Array = np.ndarray[Any, np.dtype[Any]]
 FLOATS = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
 """Types that a merged tensor keeps; one of any other type becomes F32."""
 
-_BLOCK = 1 << 17  # values that are worked on at once: they stay in a core's cache
+_BLOCK = 1 << 16  # values that are worked on at once: they stay in a core's cache
 _KEPT = 6  # factors that are kept loaded: those of the tensors that are worked on
-_LARGEST = {GGMLType.F16: 65504.0, GGMLType.F32: 3.4028234663852886e38}
+_TILE = 1 << 18  # multiplications below which OpenBLAS stays on one thread
+_TILE_ROWS = 64
+_UNIT = 2.0**-24  # by how much of itself an F32 is rounded at most
+_LARGEST = {GGMLType.F16: 65000.0, GGMLType.BF16: 3.3e38}
 
 
 class LowRank(NamedTuple):
@@ -64,6 +67,18 @@ class _Recent:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._arrays: OrderedDict[int, tuple[Lazy, Array]] = OrderedDict()
+        self._lengths: dict[int, Array] = {}
+
+    def longest(self, lazy: Lazy, number: int) -> float:
+        """The length of the longest column of a factor, of a stack that of one matrix."""
+        with self._lock:
+            found = self._lengths.get(id(lazy))
+        if found is None:
+            squares = np.square(self.values(lazy), dtype=np.float64).sum(axis=-2)
+            found = np.sqrt(squares.max(axis=-1)).reshape(-1)
+            with self._lock:
+                self._lengths[id(lazy)] = found
+        return float(found[number if len(found) > 1 else 0])
 
     def values(self, lazy: Lazy) -> Array:
         """All values in F32, loaded now or kept."""
@@ -76,7 +91,7 @@ class _Recent:
         with self._lock:
             self._arrays[id(lazy)] = lazy, loaded
             while len(self._arrays) > _KEPT:
-                self._arrays.popitem(last=False)
+                self._lengths.pop(self._arrays.popitem(last=False)[0], None)
         return loaded
 
 
@@ -114,11 +129,56 @@ class MergedRows:
         while at < self.rows:
             inside = (self.first + at) % self.matrix
             stop = min(at + step, self.rows, at + self.matrix - inside)
-            values = _doubles(data[at:stop], self.stored, self.columns)
-            values = self._changed(values, self.first + at)
-            out[at:stop] = rounded(values, self.type, self.name).view(np.uint8)
+            made = self._quickly(data[at:stop], self.first + at)
+            if made is None:
+                values = _doubles(data[at:stop], self.stored, self.columns)
+                made = rounded(self._changed(values, self.first + at), self.type, self.name)
+            out[at:stop] = made.view(np.uint8)
             at = stop
         return out.reshape(-1)
+
+    def _quickly(self, data: Array, first: int) -> Array | None:
+        """The rows of a type of 16 bits, most of them computed in F32; None where that is no use.
+
+        A value in F32 and what it can be wrong by tell the rounded one, unless two are
+        possible: those few are computed in doubles. So the result is the same.
+        """
+        if self.type not in _SHORT or not all(isinstance(d, LowRank) for d in self.deltas):
+            return None
+        sums = _singles(data, self.stored, self.columns)
+        largest = np.maximum(sums.max(axis=1), -sums.min(axis=1)).astype(np.float64)
+        wrong = np.zeros(len(sums), np.float64)
+        factors = [self._factors(each, first, len(sums)) for each in self.deltas]
+        for delta, (left, right, scale) in zip(self.deltas, factors, strict=True):
+            _add_product(sums, left * np.float32(scale), right)
+            most = np.sqrt(np.square(left, dtype=np.float64).sum(axis=1)) * abs(scale)
+            longest = self.recent.longest(cast("LowRank", delta).right, first // self.matrix)
+            most *= longest  # no sum of products is more
+            largest += most
+            wrong += most * (right.shape[0] + 4) * _UNIT
+        wrong += largest * (2 * len(factors) + 4) * _UNIT
+        if not (largest < _LARGEST[self.type]).all():  # what is too large is told there
+            return None
+        apart = wrong.astype(np.float32)[:, None] * np.float32(1.01) + np.float32(1e-44)
+        made = np.ascontiguousarray(_SHORT[self.type](sums - apart))
+        sums += apart
+        places = np.flatnonzero(made != _SHORT[self.type](sums))
+        if len(places) > made.size // 4:
+            return None
+        if len(places):
+            rows, columns = np.divmod(places, self.columns)
+            values = _doubles_at(data, self.stored, self.columns, places)
+            parts = [_products(*each, rows, columns) for each in factors]
+            made.reshape(-1)[places] = rounded(values + _sum(parts), self.type, self.name)
+        return made
+
+    def _factors(self, delta: Any, first: int, count: int) -> tuple[Array, Array, float]:
+        """The part of the left factor for some rows of one matrix, the right factor, the scale."""
+        number, row = divmod(first, self.matrix)
+        left, right = self.recent.values(delta.left), self.recent.values(delta.right)
+        if left.ndim == 3:
+            left, right = left[number], right[number]
+        return left[row : row + count], right, delta.scale
 
     def pieces(self, size: int, row: int = 1) -> Iterator[MergedRows]:
         """The rows as loads of at most ``size`` bytes, as far as the source can be cut."""
@@ -151,7 +211,7 @@ class MergedRows:
             ]
         for each in self.deltas:
             if isinstance(each, LowRank):
-                parts.append(self._product(each, number, rows))
+                parts.append(self._product(each, first, len(values)))
         return values + _sum(parts) if parts else values
 
     def _whole(self, lazy: Lazy, number: int, rows: slice) -> Array:
@@ -163,12 +223,40 @@ class MergedRows:
             values = self.recent.values(lazy).reshape(-1)[start:stop]
         return values.reshape(-1, self.columns).astype(np.float64)
 
-    def _product(self, delta: LowRank, number: int, rows: slice) -> Array:
-        left, right = self.recent.values(delta.left), self.recent.values(delta.right)
-        if left.ndim == 3:
-            left, right = left[number], right[number]
-        product: Array = left[rows].astype(np.float64) @ right.astype(np.float64)
-        return product * delta.scale
+    def _product(self, delta: LowRank, first: int, count: int) -> Array:
+        """left right, row by row and term by term: the same on every machine."""
+        left, right, scale = self._factors(delta, first, count)
+        total = np.zeros((count, self.columns))
+        for term in range(right.shape[0]):
+            column = left[:, term, None].astype(np.float64)
+            total += column * right[None, term].astype(np.float64)
+        return total * scale
+
+
+def _add_product(sums: Array, left: Array, right: Array) -> None:
+    """Add left right in F32, in tiles too small for numpy's BLAS to start threads for.
+
+    All cores are at work already: each on a range of its own.
+    """
+    rank = right.shape[0]
+    rows = min(_TILE_ROWS, len(left))
+    columns = max(_TILE // (rows * rank), 64)
+    room = np.empty((rows, columns), np.float32)
+    for top in range(0, len(left), rows):
+        part = left[top : top + rows]
+        for start in range(0, right.shape[1], columns):
+            tile = right[:, start : start + columns]
+            made = room[: len(part), : tile.shape[1]]
+            np.matmul(part, tile, out=made)
+            sums[top : top + rows, start : start + columns] += made
+
+
+def _products(left: Array, right: Array, scale: float, rows: Array, columns: Array) -> Array:
+    """The same at single places."""
+    total = np.zeros(len(rows))
+    for term in range(right.shape[0]):
+        total += left[rows, term].astype(np.float64) * right[term, columns].astype(np.float64)
+    return total * scale
 
 
 def _sum(parts: list[Array]) -> Array:
@@ -198,6 +286,44 @@ def _doubles(data: Array, type_: GGMLType, columns: int) -> Array:
 
     values = gguf.quants.dequantize(data, gguf.GGMLQuantizationType(int(type_)))
     return np.asarray(values, np.float64).reshape(-1, columns)
+
+
+def _singles(data: Array, type_: GGMLType, columns: int) -> Array:
+    """Rows of bytes as F32, to be changed."""
+    if type_ is GGMLType.BF16:
+        bits = data.reshape(-1).view("<u2").astype(np.uint32)
+        bits <<= np.uint32(16)
+        return bits.view(np.float32).reshape(-1, columns)
+    if type_ in (GGMLType.F16, GGMLType.F32):
+        view = "<f2" if type_ is GGMLType.F16 else "<f4"
+        return data.reshape(-1).view(view).reshape(-1, columns).astype(np.float32)
+    return _doubles(data, type_, columns).astype(np.float32)
+
+
+def _upper(values: Array) -> Array:
+    """F32 to the nearest BF16, halves up: whoever asks has moved the values off the halves."""
+    bits = values.view(np.uint32)
+    bits += np.uint32(0x8000)
+    return bits.view("<u2")[:, 1::2]
+
+
+def _half(values: Array) -> Array:
+    return values.astype("<f2")
+
+
+_SHORT: dict[GGMLType, Callable[[Array], Array]] = {GGMLType.BF16: _upper, GGMLType.F16: _half}
+"""Types whose values are found by way of F32, and how."""
+
+
+def _doubles_at(data: Array, type_: GGMLType, columns: int, places: Array) -> Array:
+    """Single values as doubles, by their places in the rows of bytes."""
+    if type_ is GGMLType.BF16:
+        bits = data.reshape(-1).view("<u2")[places].astype(np.uint32) << np.uint32(16)
+        return bits.view(np.float32).astype(np.float64)
+    if type_ in (GGMLType.F16, GGMLType.F32):
+        view = "<f2" if type_ is GGMLType.F16 else "<f4"
+        return data.reshape(-1).view(view)[places].astype(np.float64)
+    return _doubles(data, type_, columns).reshape(-1)[places]
 
 
 def rounded(values: Array, type_: GGMLType, name: str) -> Array:
