@@ -69,8 +69,6 @@ async def _run(service: Service, request: Request, body: Body) -> Response:
     fields = shapes.check(body, parse_json(data))
     complete = body is shapes.GENERATE
     text = model_name(fields)
-    if not text and complete:
-        raise NameNotFoundError("model '' not found")
     name = parse_name(text, "model is required" if not text else "invalid model name")
     lines = OllamaLines(text, complete=complete)
     ask = read_generate(fields) if complete else read_chat(fields)
