@@ -38,14 +38,15 @@ def check_no_stages(given: Mapping[str, Any]) -> None:
 def arguments_of(given: Sequence[str]) -> dict[str, str]:
     """``--build-arg``: ``NAME=VALUE``, or ``NAME`` for a variable of the environment, if set."""
     found: dict[str, str] = {}
+    environment = dict(os.environ)  # any variable, by the name of the argument
     for text in given:
         name, equals, value = text.partition("=")
         if not name:
             raise UsageError(f"--build-arg {text!r} has no name", hint="write NAME=VALUE")
         if equals:
             found[name] = value
-        elif name in os.environ:
-            found[name] = os.environ[name]
+        elif name in environment:
+            found[name] = environment[name]
     return found
 
 

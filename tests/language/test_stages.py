@@ -12,6 +12,7 @@ from mbuild.core.errors import MissingFileError, ModelfileError, UsageError
 from mbuild.language.formatter import format
 from mbuild.language.instructions import Problem
 from mbuild.language.parser import parse, parse_stages
+from mbuild.language.stages.changing import OPTION_OF, quantize_of
 from mbuild.language.stages.clauses import USAGE, read_clause, written_clause
 from mbuild.language.stages.evaluate import Brought, Evaluated, chosen, evaluate
 from mbuild.language.stages.expand import ExpansionError, expand
@@ -19,6 +20,7 @@ from mbuild.language.stages.opening import opens_stages
 from mbuild.language.stages.scope import Scope
 from mbuild.language.stages.values import StageRecipe
 from mbuild.language.stages.words import CLAUSES, MergeIn, Opening, QuantizeTo
+from mbuild.quant.choose.options import OPTIONS
 
 HEAD = "# syntax=mbuild/1\n"
 
@@ -317,3 +319,11 @@ def test_the_canonical_form_reads_back_as_itself() -> None:
         "QUANTIZE q8_0 PURE\n# why\nMERGE ./a WEIGHT 2\nFROM y\nCHECK nan\n"
     )
     assert parse_stages(format(file).encode()).instructions[1] == file.instructions[1]
+
+
+def test_options_of_a_line_go_by_the_names_of_the_flags() -> None:
+    """So that whoever knows the flags knows the lines."""
+    line = QuantizeTo("q4_0 OUTPUT q8_0 EMBEDDING q6_K IMATRIX i RECIPE ollama PURE REQUANTIZE")
+    made = quantize_of(line, read_clause(line), lambda word: word.text)
+    assert set(OPTION_OF.values()) <= made.options.keys() <= {row.name for row in OPTIONS.values()}
+    assert made.options["pure"] is made.options["allow_requantize"] is True

@@ -16,7 +16,6 @@ from mbuild.language.stages.values import Expectation, QuantizeLine
 from mbuild.language.stages.words import Drop, MergeIn
 
 if TYPE_CHECKING:
-    from mbuild.language.span import Span
     from mbuild.language.stages.clauses import Phrase, Phrases, Word
     from mbuild.language.stages.stage import Stage
 
@@ -46,10 +45,6 @@ _ABSENT = {
 _RUN = ("kld", "perplexity", "error", "answers")
 
 
-def _refuse(message: str, span: Span | None, code: str, hint: str = "") -> ModelfileError:
-    return ModelfileError([Problem(message, span, code=code, suggestion=hint)])
-
-
 def quantize_of(item: Any, phrases: Phrases, read: Read) -> QuantizeLine:
     """A QUANTIZE line; types are as written, for whoever knows them.
 
@@ -62,9 +57,11 @@ def quantize_of(item: Any, phrases: Phrases, read: Read) -> QuantizeLine:
     for phrase in phrases.options:
         rule, keyword = phrase.rule, " ".join(phrase.keywords)
         if rule in _ABSENT:
-            raise _refuse(_ABSENT[rule], item.span, "absent")
+            raise ModelfileError([Problem(_ABSENT[rule], item.span, code="absent")])
         if rule in seen and rule != "tensor":
-            raise _refuse(f"QUANTIZE has {keyword} twice", item.span, "twice")
+            raise ModelfileError(
+                [Problem(f"QUANTIZE has {keyword} twice", item.span, code="twice")]
+            )
         seen.add(rule)
         words = [read(word) for word in phrase.words]
         if rule == "tensor":
@@ -82,7 +79,9 @@ def quantize_of(item: Any, phrases: Phrases, read: Read) -> QuantizeLine:
     types = tuple(read(word) for word in phrases.head.words)
     if not types:
         hint = "name one or several: QUANTIZE q4_K_M q8_0"
-        raise _refuse("QUANTIZE names no type", item.span, "missing-type", hint)
+        raise ModelfileError(
+            [Problem("QUANTIZE names no type", item.span, code="missing-type", suggestion=hint)]
+        )
     return QuantizeLine(types, options, outtype, splitting, item.span)
 
 
@@ -104,7 +103,7 @@ def change_of(item: Any, phrases: Phrases, read: Read, other: Callable[[str], An
         re.compile(words[0])
     except re.error as error:
         message = f"{words[0]:.60} is not a regular expression: {error}"
-        raise _refuse(message, item.span, "bad-regex") from None
+        raise ModelfileError([Problem(message, item.span, code="bad-regex")]) from None
     return ModelChange("take", words[0], [words[1], other(words[1])], item.span)
 
 
@@ -116,7 +115,13 @@ def _weight(words: list[str], item: Any) -> float:
         weight = math.nan
     if not math.isfinite(weight) or abs(weight) > 1e6:
         hint = "a number such as 0.5; a negative one takes the adapter away"
-        raise _refuse(f"WEIGHT {text:.40} is no weight", item.span, "bad-weight", hint)
+        raise ModelfileError(
+            [
+                Problem(
+                    f"WEIGHT {text:.40} is no weight", item.span, code="bad-weight", suggestion=hint
+                )
+            ]
+        )
     return weight
 
 
@@ -125,7 +130,9 @@ def _layers(word: str, item: Any) -> range:
     first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
     if first > last or last >= MAX_LAYERS:
         hint = "count from 0: DROP LAYER 30 31, or DROP LAYER 30-31"
-        raise _refuse(f"{word:.40} is no layer", item.span, "bad-layer", hint)
+        raise ModelfileError(
+            [Problem(f"{word:.40} is no layer", item.span, code="bad-layer", suggestion=hint)]
+        )
     return range(first, last + 1)
 
 
@@ -137,7 +144,16 @@ def unset_of(item: Any, phrases: Phrases, read: Read, stage: Stage) -> None:
         wrong = next((word for word in words if not _KEY.fullmatch(word)), None)
         if wrong is not None:
             hint = f"a key of metadata, PARAMETER and a name, or {', '.join(UNSET_WORDS)}"
-            raise _refuse(f"UNSET cannot take {wrong:.60} back", item.span, "bad-unset", hint)
+            raise ModelfileError(
+                [
+                    Problem(
+                        f"UNSET cannot take {wrong:.60} back",
+                        item.span,
+                        code="bad-unset",
+                        suggestion=hint,
+                    )
+                ]
+            )
         stage.changes += [ModelChange("unset", word, None, item.span) for word in words]
         return
     if head.rule == "unset_word":
@@ -150,7 +166,16 @@ def unset_of(item: Any, phrases: Phrases, read: Read, stage: Stage) -> None:
             from mbuild.language.spellings import meant_parameter
 
             message = f"unknown parameter '{name:.60}'"
-            raise _refuse(message, item.span, "unknown-parameter", meant_parameter(name[:60]))
+            raise ModelfileError(
+                [
+                    Problem(
+                        message,
+                        item.span,
+                        code="unknown-parameter",
+                        suggestion=meant_parameter(name[:60]),
+                    )
+                ]
+            )
         stage.instructions[:] = [
             i for i in stage.instructions if not (isinstance(i, Parameter) and i.name == name)
         ]
@@ -167,13 +192,22 @@ def check_of(item: Any, phrases: Phrases, read: Read) -> Expectation:
     measure = head.keywords[0].lower()
     if measure in _RUN:
         message = f"CHECK {measure} runs the model, which a build cannot do yet"
-        raise _refuse(message, item.span, "absent", "remove the line: nan, size and template can")
+        raise ModelfileError(
+            [
+                Problem(
+                    message,
+                    item.span,
+                    code="absent",
+                    suggestion="remove the line: nan, size and template can",
+                )
+            ]
+        )
     compare = next((each for each in head.keywords if each[0] in "<>"), "")
     words = [read(word) for word in head.words]
     if measure == "size":
         try:
             parse_size(words[0])
         except ValueError as error:
-            raise _refuse(str(error), item.span, "bad-size") from None
+            raise ModelfileError([Problem(str(error), item.span, code="bad-size")]) from None
         return Expectation(measure, compare, words[0], "", item.span)
     return Expectation(measure, span=item.span)
