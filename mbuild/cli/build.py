@@ -27,11 +27,10 @@ from mbuild.cli.progress import failures, follow
 from mbuild.cli.quantizing import file_type_of, quantize_options, targets
 from mbuild.cli.splitting import splitting_of, splitting_options
 from mbuild.core.digest import Digest
-from mbuild.core.errors import MissingFileError, SourceError, UsageError
+from mbuild.core.errors import SourceError, UsageError
 from mbuild.core.events import BuildEvent, BuildFinished, ModelBuilt, StepFinished
 from mbuild.core.names import InvalidNameError, ModelName
 from mbuild.core.values import NamedTuple
-from mbuild.language.stages.opening import opens_stages
 
 if TYPE_CHECKING:
     from mbuild.language.recipe import Recipe
@@ -201,6 +200,15 @@ class _Asked(NamedTuple):
     overruled: tuple[Notice, ...] = ()
 
 
+def _has_stages(data: bytes) -> bool:
+    """Whether a Modelfile opens the language of stages; where none can, nothing is loaded."""
+    if b"syntax" not in data[:200].lower():
+        return False
+    from mbuild.language.stages.opening import opens_stages
+
+    return opens_stages(data)
+
+
 def _asked(
     modelfile: ModelfileText,
     names: tuple[str, ...],
@@ -208,7 +216,7 @@ def _asked(
     given: Mapping[str, Any],
     store: Store,
 ) -> _Asked:
-    if not opens_stages(modelfile.data):
+    if not _has_stages(modelfile.data):
         if given.get("build_arg") or given.get("target"):
             from mbuild.cli.staged import check_no_stages
 
@@ -365,35 +373,23 @@ def read_modelfile(file: str | None, folder: Path | None) -> ModelfileText:
             hint="leave one out",
         )
     if folder is not None and str(folder) != "-" and not folder.is_dir():
-        if folder.exists():
-            from mbuild.cli.words import not_a_folder
+        from mbuild.cli.words import no_folder
 
-            raise not_a_folder(str(folder))
-        raise MissingFileError(
-            f"{folder}: no such folder", hint="see mbuild --help for what can be built"
-        )
+        raise no_folder(folder)
     start = context_folder(folder)
     if from_stdin(file, folder):
         name = "standard input"
         return ModelfileText(read_limited(None, name), name, start)
     path = Path(file) if file else start / "Modelfile"
     if not path.exists() and not path.is_symlink():
-        raise _no_modelfile(file, start)
+        from mbuild.cli.words import no_modelfile
+
+        raise no_modelfile(file, start)
     try:
         data = read_limited(path, str(path))
     except SourceError as error:
         raise type(error)(f"the Modelfile {error.message}", hint=error.hint) from None
     return ModelfileText(data, str(path), path.parent if folder is None else folder)
-
-
-def _no_modelfile(file: str | None, folder: Path) -> MissingFileError:
-    """The error about a Modelfile that is not there."""
-    if file:
-        return MissingFileError(f"no such Modelfile: {file}", hint="name the file with -f FILE")
-    where = "the current folder" if folder == Path(".") else str(folder)
-    from mbuild.lint.remedies import offers
-
-    return MissingFileError(f"no Modelfile in {where}", hint=offers(folder))
 
 
 def _default_name(folder: Path) -> str:
