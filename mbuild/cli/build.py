@@ -164,8 +164,8 @@ def read_request(
         use_threads(threads)
     modelfile = read_modelfile(file, folder)
     opened = open_store(ctx, store)
-    further |= {"outtype": outtype}
-    asked = _asked(modelfile, names, lambda: _default_name(context_folder(folder)), further, opened)
+    given = {**further, "outtype": outtype}
+    asked = _asked(modelfile, names, lambda: _default_name(context_folder(folder)), given, opened)
     request = BuildRequest(
         asked.targets,
         asked.script,
@@ -222,18 +222,16 @@ def _asked(
 
             check_no_stages(given)
         recipe, warnings = read_recipe(modelfile.data, modelfile.name, store)
-        script = script_of(modelfile)
-        return _Asked(targets(names, default, given), script, recipe, warnings)
+        made = targets(names, default, given)
+        return _Asked(made, script_of(modelfile), recipe, warnings)
     from mbuild.cli.staged import arguments_of, staged_targets, stages_of
 
-    read = stages_of(modelfile.data, modelfile.name, modelfile.folder, given, store)
-    wanted, overruled = staged_targets(read.stages, names, default, given)
-    script = script_of(modelfile)._replace(
-        arguments=arguments_of(given.get("build_arg", ())), brought=read.brought
-    )
+    read = stages_of(*modelfile, given, store)
+    wanted, notes = staged_targets(read.stages, names, default, given)
+    arguments = arguments_of(given.get("build_arg", ()))
+    script = script_of(modelfile)._replace(arguments=arguments, brought=read.brought)
     stages = {stage.name: stage for stage in read.stages}
-    first = read.stages[0].recipe
-    return _Asked(wanted, script, first, read.warnings, stages, overruled)
+    return _Asked(wanted, script, read.stages[0].recipe, read.warnings, stages, notes)
 
 
 def script_of(modelfile: ModelfileText) -> Script:
