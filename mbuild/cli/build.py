@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -138,55 +139,42 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 
 
 def read_request(
-    ctx: click.Context,
-    *,
-    file: str | None,
-    names: tuple[str, ...],
-    store: str | None,
-    no_cache: bool,
-    link: bool,
-    outtype: str,
-    pre: str | None,
-    folder: Path | None,
-    threads: int | None,
-    pull: str | None = None,
-    hash_files: bool = False,
-    **further: Any,
+    ctx: click.Context, given: Mapping[str, Any], *, hash_files: bool = False
 ) -> tuple[Build, Store]:
     """What the options of :func:`build_options` ask for, and the store.
 
-    ``hash_files``: read files whose digest is not remembered, so that it is known
-    before the build. Raises :class:`MbuildError` for whatever is wrong with them.
+    ``given`` are their values by name. ``hash_files``: read files whose digest is not
+    remembered, so that it is known before the build. Raises :class:`MbuildError` for
+    whatever is wrong with them.
     """
-    if threads is not None:
+    if given["threads"] is not None:
         from mbuild.work.cores import use_threads
 
-        use_threads(threads)
-    modelfile = read_modelfile(file, folder)
-    opened = open_store(ctx, store)
-    given = {**further, "outtype": outtype}
-    asked = _asked(modelfile, names, lambda: _default_name(context_folder(folder)), given, opened)
+        use_threads(given["threads"])
+    modelfile = read_modelfile(given["file"], given["folder"])
+    store = open_store(ctx, given["store"])
+    default = partial(_default_name, context_folder(given["folder"]))
+    asked = _asked(modelfile, given["names"], default, given, store)
     request = BuildRequest(
         asked.targets,
         asked.script,
-        outtype.lower(),
-        pre,
-        file_type_of(further["draft_quantize"]),
-        link,
-        splitting=splitting_of(further),
+        given["outtype"].lower(),
+        given["pre"],
+        file_type_of(given["draft_quantize"]),
+        given["link"],
+        splitting=splitting_of(given),
     )
-    context = LocalContext(modelfile.folder, opened, hash_files=hash_files, on_read=say_reading)
     wanted = Build(
         request,
         asked.recipe,
-        context,
-        use_cache=not no_cache,
+        LocalContext(modelfile.folder, store, hash_files=hash_files, on_read=say_reading),
+        use_cache=not given["no_cache"],
         warnings=asked.warnings,
-        fetching=Fetching(PullMode(pull) if pull else None),
+        fetching=Fetching(PullMode(given["pull"]) if given["pull"] else None),
         stages=asked.stages,
         overruled=asked.overruled,
     )
-    return wanted, opened
+    return wanted, store
 
 
 class _Asked(NamedTuple):
@@ -296,7 +284,7 @@ def _wanted(ctx: click.Context, options: Mapping[str, Any], *, locked: bool) -> 
 
         modelfile = Path(options["file"] or context_folder(options["folder"]) / "Modelfile")
         options = with_locked_options(ctx, options, modelfile)
-    wanted, store = read_request(ctx, hash_files=locked, **options)
+    wanted, store = read_request(ctx, options, hash_files=locked)
     if not options["names"]:
         check_unasked_names(wanted.request, store)
     if locked:

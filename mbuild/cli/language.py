@@ -20,6 +20,10 @@ from mbuild.lint import check
 
 MODELFILE = "Modelfile"
 
+named_option = click.option(
+    "-f", "--file", "named", metavar="FILE", multiple=True, help="A Modelfile, as for a build."
+)
+
 
 def _read(file: str) -> bytes:
     if file == "-":
@@ -45,12 +49,15 @@ Examples:
 
 @click.command("fmt", epilog=FMT_EPILOG)
 @click.argument("files", metavar="[FILE]...", nargs=-1)
+@named_option
 @click.option("-w", "--write", is_flag=True, help="Rewrite the files instead of printing.")
 @click.option("--check", "only_check", is_flag=True, help="Print a diff; exit 1 if there is one.")
-def fmt_command(*, files: tuple[str, ...], write: bool, only_check: bool) -> None:
+def fmt_command(
+    *, files: tuple[str, ...], named: tuple[str, ...], write: bool, only_check: bool
+) -> None:
     """Print Modelfiles in their canonical form; they build the same models."""
     each = partial(_fmt, write=write, only_check=only_check)
-    raise click.exceptions.Exit(_worst(files or (MODELFILE,), each))
+    raise click.exceptions.Exit(_worst((*named, *files) or (MODELFILE,), each))
 
 
 def _worst(files: Sequence[str], work: Callable[[str], bool]) -> int:
@@ -109,6 +116,7 @@ STYLES = ("text", "json", "github")
 
 @click.command("check", epilog=CHECK_EPILOG)
 @click.argument("files", metavar="[FILE]...", nargs=-1)
+@named_option
 @click.option(
     "--format",
     "style",
@@ -118,7 +126,13 @@ STYLES = ("text", "json", "github")
 @click.option(
     "--build-arg", metavar="NAME=VALUE", multiple=True, help="The value of an ARG of the Modelfile."
 )
-def check_command(*, files: tuple[str, ...], style: str | None, build_arg: tuple[str, ...]) -> None:
+def check_command(
+    *,
+    files: tuple[str, ...],
+    named: tuple[str, ...],
+    style: str | None,
+    build_arg: tuple[str, ...],
+) -> None:
     """Find mistakes in Modelfiles without building them; exit 1 if there are errors.
 
     Of a Modelfile with stages every stage is looked at.
@@ -126,7 +140,7 @@ def check_command(*, files: tuple[str, ...], style: str | None, build_arg: tuple
     style = style or ("github" if os.environ.get("GITHUB_ACTIONS") == "true" else "text")
     found: list[Problem] = []
     each = partial(_check, style=style, found=found, given=build_arg)
-    status = _worst(files or (MODELFILE,), each)
+    status = _worst((*named, *files) or (MODELFILE,), each)
     if style == "json":
         click.echo(json.dumps([_as_json(problem) for problem in found], indent=2))
     raise click.exceptions.Exit(status)

@@ -57,7 +57,7 @@ def _lock(ctx: click.Context, style: str, options: dict[str, Any]) -> None:
     each = ":{target}" if len(stages) > 1 or ALL in stages else ""
     called = _what_to_call(context_folder(options["folder"])).removesuffix(":latest") + each
     options["names"] = options["names"] or (called,)
-    wanted, store = read_request(ctx, hash_files=True, **options)
+    wanted, store = read_request(ctx, options, hash_files=True)
     wanted = wanted._replace(request=wanted.request._replace(named=named))
     path = lock_path(wanted.request.script, from_stdin(options["file"], options["folder"]))
     writing = Writing(wanted)

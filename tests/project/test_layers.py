@@ -32,7 +32,7 @@ ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
     ("sources",),
     ("graph",),
     ("steps",),
-    ("plan", "altering", "engine", "network", "explain"),
+    ("plan", "altering", "engine", "network", "explain", "reasons"),
     (
         *("fetching", "history", "earlier", "prepare", "staging", "recording"),
         *("forecast", "lock", "locked"),
