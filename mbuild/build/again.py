@@ -10,17 +10,17 @@ from mbuild.build.fetching import Fetching, PullMode
 from mbuild.build.history import History, modelfile_text
 from mbuild.build.lock import UNQUANTIZED, BuildLock, locked_quantization, locked_request
 from mbuild.build.locked import Locked
-from mbuild.build.prepare import Build, Notice, kept_recipe, read_recipe
+from mbuild.build.prepare import Build, kept_recipe, read_recipe
 from mbuild.build.rebuild import Unchanged
 from mbuild.build.request import BuildRequest, Posted, Script, Target
 from mbuild.build.sources.posted import BlobContext
 from mbuild.build.sources.resolve import LocalContext
+from mbuild.build.staging import FilesKept, read_stages
 from mbuild.core.errors import DamagedError, NameNotFoundError, UsageError
+from mbuild.language.stages.opening import opens_stages
 
 if TYPE_CHECKING:
     from mbuild.build.history import BuildRecord
-    from mbuild.build.sources.resolve import Context
-    from mbuild.language.recipe import Recipe
     from mbuild.store import Store, StoredManifest
 
 OnRead = Callable[[str, int], None]
@@ -41,9 +41,8 @@ def from_log(stored: StoredManifest, store: Store, on_read: OnRead) -> Build:
     """
     record, target = _record_of(store, stored)
     request = record.request._replace(targets=(target._replace(names=(stored.name,)),))
-    recipe, context, warnings = _asked(request.source, record, stored, store, on_read)
-    gate = Unchanged(record, store)
-    return Build(request, recipe, context, warnings=warnings, gate=gate, fetching=_NOTHING)
+    wanted = _asked(request, record, stored, store, on_read)
+    return wanted._replace(gate=Unchanged(record, store), fetching=_NOTHING)
 
 
 def _record_of(store: Store, stored: StoredManifest) -> tuple[BuildRecord, Target]:
@@ -66,13 +65,14 @@ def _record_of(store: Store, stored: StoredManifest) -> tuple[BuildRecord, Targe
 
 
 def _asked(
-    source: Script | Posted | None,
+    request: BuildRequest,
     record: BuildRecord,
     stored: StoredManifest,
     store: Store,
     on_read: OnRead,
-) -> tuple[Recipe, Context, tuple[Notice, ...]]:
-    """The recipe of a request, where what it names is found, and warnings about it."""
+) -> Build:
+    """The build of a request: its recipe, where what it names is found, warnings about it."""
+    source = request.source
     if isinstance(source, Posted):
         recipe = kept_recipe(source.recipe, store)
         if recipe is None:
@@ -81,7 +81,7 @@ def _asked(
                 hint="build it again with POST /api/create",
             )
         _bring(source, record, stored, store)
-        return recipe, BlobContext(store, source), ()
+        return Build(request, recipe, BlobContext(store, source))
     data = modelfile_text(source.text, store) if source is not None else None
     if source is None or data is None:
         raise UsageError(
@@ -89,9 +89,16 @@ def _asked(
             hint="name it with -f FILE",
         )
     folder, directory = Path(source.folder), Path(source.directory)
-    recipe, warnings = read_recipe(data, source.name, store)
     context = LocalContext(folder, store, directory=directory, hash_files=True, on_read=on_read)
-    return recipe, context, warnings
+    if opens_stages(data):
+        (target,) = request.targets
+        bring = FilesKept(source.brought, store)
+        read = read_stages(data, source.name, store, bring, source.arguments, (target.stage,))
+        stages = {stage.name: stage for stage in read.stages}
+        first = read.stages[0].recipe
+        return Build(request, first, context, warnings=read.warnings, stages=stages)
+    recipe, warnings = read_recipe(data, source.name, store)
+    return Build(request, recipe, context, warnings=warnings)
 
 
 def _bring(source: Posted, record: BuildRecord, stored: StoredManifest, store: Store) -> None:
@@ -124,6 +131,11 @@ def from_modelfile(
 
     Raises :class:`UsageError` where none of the lock's variants is the model.
     """
+    if opens_stages(data):
+        raise UsageError(
+            f"{script.name} has stages, of which one made {stored.name}",
+            hint="leave -f out: the history knows the stage and its arguments",
+        )
     recipe, warnings = read_recipe(data, script.name, store)
     folder, directory = Path(script.folder), Path(script.directory)
     context = LocalContext(folder, store, directory=directory, hash_files=True, on_read=on_read)

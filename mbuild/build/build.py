@@ -77,20 +77,21 @@ def _build(
     script = wanted.request.script
     for warning in wanted.warnings:
         span = warning.span
-        place = (script.name, span.line, span.column) if script and span else ()
+        place = (span.file or script.name, span.line, span.column) if script and span else ()
         yield Warned(warning.message, *place)
     try:
-        yield from fetch(wanted.recipe, wanted.fetching, wanted.context, store)
+        yield from fetch(wanted.recipes(), wanted.fetching, wanted.context, store)
     except (RegistryError, SourceError) as error:
         raise located(error, wanted, store) from None
     plans = plans_of(wanted, store)
     steps = [planned.manifest for planned in plans]
     outcome = Outcome()
-    recorder.begins(steps, outcome)
+    ends = [step for planned in plans for step in planned.ends]
+    recorder.begins(steps, outcome, ends)
     request = wanted.request
-    yield BuildStarted(str(request.names[0]), len(in_order(steps)))
+    yield BuildStarted(str(request.names[0]), len(in_order(ends)))
     pulled = {p.base.name: _id(store, p.base.name) for p in plans if p.base and p.base.remote}
-    yield from BuildEngine(store, wanted.use_cache).run(steps, outcome)
+    yield from BuildEngine(store, wanted.use_cache).run(ends, outcome)
     for name, before in pulled.items():
         if before is not None and _id(store, name) != before:
             yield Replaced(str(name), before)

@@ -9,7 +9,7 @@ there.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -66,19 +66,24 @@ class Fetching(NamedTuple):
 
 
 def fetch(
-    recipe: Recipe, fetching: Fetching, context: Context, store: Store
+    recipes: Iterable[Recipe], fetching: Fetching, context: Context, store: Store
 ) -> Iterator[BuildEvent]:
     """Learn what is on other machines; the weights are fetched by a step.
 
     The caller holds the store. Raises :class:`RegistryError` and :class:`SourceError` with
     their place in the Modelfile.
     """
-    for word, references in _named(recipe).items():
-        for reference in references:
-            try:
-                yield from _one(word, reference.value, fetching, context, store)
-            except (RegistryError, SourceError) as error:
-                raise placed(error, reference) from None
+    seen: set[tuple[str, str]] = set()
+    for recipe in recipes:
+        for word, references in _named(recipe).items():
+            for reference in references:
+                if (word, reference.value) in seen:
+                    continue  # a stage's base is that of several targets
+                seen.add((word, reference.value))
+                try:
+                    yield from _one(word, reference.value, fetching, context, store)
+                except (RegistryError, SourceError) as error:
+                    raise placed(error, reference) from None
 
 
 def _named(recipe: Recipe) -> Mapping[str, Sequence[Reference]]:

@@ -146,8 +146,10 @@ class Survey(NamedTuple):
 def survey(wanted: Build, store: Store) -> Survey:
     """Look every step up in the cache, and compare with the last build of the model."""
     learn(wanted, store)
-    targets = [planned.manifest for planned in plans_of(wanted, store)]
-    rows = tuple(BuildEngine(store, wanted.use_cache).survey(targets))
+    plans = plans_of(wanted, store)
+    targets = [planned.manifest for planned in plans]
+    ends = [step for planned in plans for step in planned.ends]
+    rows = tuple(BuildEngine(store, wanted.use_cache).survey(ends))
     base = History(store).last_of(wanted.request)
     if base is None:
         reasons = [Explanation(note=Note(Cause.FIRST))] * len(rows)

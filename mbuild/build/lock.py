@@ -29,6 +29,7 @@ from mbuild.store import Manifest
 
 if TYPE_CHECKING:
     from mbuild.build.plan import Plan, Sources
+    from mbuild.build.prepare import Resolved
     from mbuild.build.request import Script
     from mbuild.build.sources.values import AdapterSource, ModelSource, SourceFile
     from mbuild.language.recipe import Recipe
@@ -38,6 +39,12 @@ FORMAT = 1
 
 UNQUANTIZED = "unquantized"
 """The variant of a build without ``--quantize``."""
+
+STAGES = "stages"
+"""What a lock of a Modelfile with stages has in place of one recipe: one for each target."""
+
+ASKED = "asked"
+"""What the command line asked of a Modelfile with stages, for the next time."""
 
 _IMATRIX = "imatrix"
 """The option whose value is a file: a lock has its digest, too."""
@@ -134,10 +141,20 @@ def _reason(error: Exception) -> str:
 # What a build starts from.
 
 
-def inputs(
-    recipe: Recipe, sources: Sources, request: BuildRequest, plans: Sequence[Plan]
-) -> dict[str, Any]:
-    """What decides a build's result, as a lock has it. Every file's digest must be known."""
+def inputs(found: Sequence[Resolved], plans: Sequence[Plan]) -> dict[str, Any]:
+    """What decides a build's result, as a lock has it. Every file's digest must be known.
+
+    Of a Modelfile with stages each target has its own.
+    """
+    steps = {"steps": dict(_versions(plans))}
+    first = found[0].request.targets[0]
+    if not first.stage:
+        return {**_part(found[0]), **steps}
+    return {STAGES: {part.request.variants[0]: _part(part) for part in found}, **steps}
+
+
+def _part(found: Resolved) -> dict[str, Any]:
+    recipe, sources, request = found
     return {
         "modelfile": _modelfile(recipe),
         "sources": {
@@ -156,7 +173,6 @@ def inputs(
             },
             **(request.splitting.to_json() if request.splitting else {}),
         },
-        "steps": dict(_versions(plans)),
     }
 
 
@@ -274,7 +290,12 @@ def locked_splitting(lock: BuildLock) -> Splitting | None:
 
 
 def pinned_manifest(lock: BuildLock) -> Digest | None:
-    """The id of the stored model that a locked build starts from; None where that is a file."""
+    """The id of the stored model that a locked build starts from; None where that is a file.
+
+    Stages may start from several: their names are held to what is there.
+    """
+    if STAGES in lock.inputs:
+        return None
     for source in lock.inputs["sources"]["from"]:
         if "manifest" in source:
             return Digest.parse(source["manifest"])
@@ -283,12 +304,12 @@ def pinned_manifest(lock: BuildLock) -> Digest | None:
 
 def pinned_commits(lock: BuildLock) -> dict[str, str]:
     """The commits of the Hub's repositories that a locked build starts from, by repository."""
+    parts = lock.inputs[STAGES].values() if STAGES in lock.inputs else (lock.inputs,)
     commits = {}
-    for sources in lock.inputs["sources"].values():
-        for source in sources:
-            repository, _, commit = str(source.get("revision", "")).partition("@")
-            if commit:
-                commits[repository] = commit
+    for source in (each for part in parts for kind in part["sources"].values() for each in kind):
+        repository, _, commit = str(source.get("revision", "")).partition("@")
+        if commit:
+            commits[repository] = commit
     return commits
 
 
@@ -325,6 +346,15 @@ def drift_of_results(lock: BuildLock, now: Mapping[str, Any]) -> list[Drift]:
 def locked_inputs(value: Mapping[str, Any], asked: Iterable[str]) -> dict[LockPlace, str]:
     """A lock's inputs as places and texts; raises KeyError, TypeError, ... for foreign JSON."""
     flat: dict[LockPlace, str] = {}
+    if STAGES in value:
+        for variant in asked:
+            part = value[STAGES][variant]
+            named = [*part["options"]["quantize"]] or [UNQUANTIZED]
+            for place, text in locked_inputs({**part, "steps": {}}, named).items():
+                label = f"{variant}: {' '.join(each for each in (place.word, place.label) if each)}"
+                flat[LockPlace("", place.number, label)] = text
+        flat |= {_step(kind): str(version) for kind, version in value["steps"].items()}
+        return flat
     sources, modelfile, options = value["sources"], value["modelfile"], value["options"]
     for key, word in _SOURCES.items():
         for number, source in enumerate(sources[key]):

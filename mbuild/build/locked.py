@@ -22,8 +22,8 @@ from mbuild.build.lock import (
 from mbuild.core.errors import ModelfileError
 
 if TYPE_CHECKING:
-    from mbuild.build.plan import Plan, Sources
-    from mbuild.build.prepare import Build
+    from mbuild.build.plan import Plan
+    from mbuild.build.prepare import Build, Resolved
     from mbuild.core.digest import Digest
     from mbuild.language.span import Span
     from mbuild.store import Store
@@ -37,9 +37,9 @@ class Writing:
         self.inputs: dict[str, Any] = {}
         self.results: dict[str, Any] = {}
 
-    def before(self, sources: Sources, plans: Sequence[Plan]) -> None:
+    def before(self, found: Sequence[Resolved], plans: Sequence[Plan]) -> None:
         """Keep what the build starts from."""
-        self.inputs = inputs(self._wanted.recipe, sources, self._wanted.request, plans)
+        self.inputs = inputs(found, plans)
 
     def after(self, manifests: Sequence[bytes]) -> None:
         """Keep what came out."""
@@ -65,12 +65,11 @@ class Locked:
         """The commits of the Hub's repositories that it starts from."""
         return pinned_commits(self._lock)
 
-    def before(self, sources: Sources, plans: Sequence[Plan]) -> None:
+    def before(self, found: Sequence[Resolved], plans: Sequence[Plan]) -> None:
         """Raise :class:`ModelfileError` for every input that drifted."""
-        request = self._wanted.request
-        now = inputs(self._wanted.recipe, sources, request, plans)
+        now = inputs(found, plans)
         self._refuse(
-            drift_of_inputs(self._lock, now, variants(request)),
+            drift_of_inputs(self._lock, now, variants(self._wanted.request)),
             f"nothing was built: undo the change, or accept it with mbuild lock"
             f" (which writes {self._path})",
         )
@@ -110,6 +109,10 @@ def _spans(data: bytes | None, places: Iterable[LockPlace]) -> list[Span | None]
         return [None for _ in places]
     from mbuild.language.instructions import TYPES, Parameter
     from mbuild.language.parser import parse
+    from mbuild.language.stages.opening import opens_stages
+
+    if opens_stages(data):  # the places name the target, which is no line of the file
+        return [None for _ in places]
 
     modelfile = parse(data, "")
     found = []

@@ -29,6 +29,8 @@ from mbuild.core.errors import UnsupportedError, UsageError
 from mbuild.core.values import NamedTuple
 from mbuild.store import Layer
 from mbuild.store.media import (
+    ADAPTER,
+    DRAFT,
     LEAST_OLLAMA,
     LICENSE,
     MEDIA_TYPES,
@@ -44,11 +46,14 @@ from mbuild.store.media import (
 if TYPE_CHECKING:
     from mbuild.build.graph import Step
     from mbuild.build.request import BuildRequest
+    from mbuild.build.steps.changed import ChangeWeights
+    from mbuild.build.steps.checking import CheckModel
     from mbuild.build.steps.origins import LayerOrigin, Origin
     from mbuild.build.steps.quantize import Quantize
     from mbuild.build.steps.shards import SplitWeights
     from mbuild.core.digest import Digest
     from mbuild.language.recipe import Recipe, Turn
+    from mbuild.language.stages.values import Expectation
 
 
 class Sources(NamedTuple):
@@ -62,41 +67,84 @@ class Sources(NamedTuple):
     adapters: tuple[AdapterSource, ...] = ()
     drafts: tuple[DraftSource, ...] = ()
     imatrices: Mapping[str, SourceFile] = {}
+    changes: tuple[ChangeSource, ...] = ()
+
+
+class OtherModel(NamedTuple):
+    """The model that TAKE names: what it comes to, and all that it names."""
+
+    recipe: Recipe
+    sources: Sources
+
+
+ChangeSource = AdapterSource | OtherModel | None
+"""What each change of a recipe names: an adapter, another model, or nothing."""
 
 
 class Plan(NamedTuple):
     """The graph to run, by its last step; ``base`` is the stored model that FROM names.
 
-    ``warning`` says what is to be known of the model, where there is something.
+    ``warning`` says what is to be known of the model, where there is something, and
+    ``checks`` are what has to hold before it is named.
     """
 
     manifest: AssembleManifest
     base: StoredModel | None
     warning: str = ""
+    checks: tuple[CheckModel, ...] = ()
+
+    def checked(self, expected: Sequence[Expectation], label: str) -> Plan:
+        """The plan with steps that look at the model."""
+        if not expected:
+            return self
+        from mbuild.build.steps.checking import CheckModel
+
+        checks = tuple(
+            CheckModel(self.manifest, each.measure, each.compare, each.value, label)
+            for each in expected
+        )
+        return self._replace(checks=checks)
+
+    @property
+    def ends(self) -> tuple[Step, ...]:
+        """The steps that nothing else needs: what has to run."""
+        return self.checks or (self.manifest,)
 
 
-def plan(recipe: Recipe, sources: Sources, request: BuildRequest) -> tuple[Plan, ...]:
+def plan(
+    recipe: Recipe, sources: Sources, request: BuildRequest, *, several: bool | None = None
+) -> tuple[Plan, ...]:
     """The steps that build each target, in Ollama's order of layers.
 
     What targets have in common are equal steps, and so one node: only the weights, the
-    config and the manifest are each target's own. Raises :class:`UsageError` when a draft
-    shall be quantized and there is none.
+    config and the manifest are each target's own. ``several`` tells whether there are other
+    targets, so that labels have to say which one a step is for. Raises :class:`UsageError`
+    when a draft shall be quantized and there is none.
     """
     if request.draft_quantize is not None and not sources.drafts:
         raise UsageError("--draft-quantize requires a DRAFT model")
     drafts = tuple(_draft(draft, request) for draft in sources.drafts)
     base = next((source for source in sources.models if isinstance(source, StoredModel)), None)
     wanted = [target.quantization for target in request.targets]
-    origin = _model_origin(sources, base, request) if any(wanted) else None
-    plans = []
+    origin = None
+    if recipe.changes or any(wanted):
+        origin = _changed(recipe, sources, request)
+    several = len(wanted) > 1 if several is None else several
+    plans: list[Plan] = []
     for each in wanted:
-        step = None
+        step: Quantize | ChangeWeights | None = None
         if each is not None and origin is not None:
             from mbuild.build.steps.quantize import Quantize
 
             imatrix = sources.imatrices[each.imatrix] if each.imatrix else None
             step = Quantize(origin, each, imatrix=imatrix, splitting=request.splitting)
-        plans.append(_plan(recipe, sources, request, base, drafts, step))
+        elif origin is not None and recipe.changes:
+            from mbuild.build.altering import changed_weights
+
+            step = changed_weights(origin, request.splitting)
+        label = request.targets[len(plans)].label if several else ""
+        header = origin if each is not None else None
+        plans.append(_plan(recipe, sources, request, base, drafts, step, header, label))
     return tuple(plans)
 
 
@@ -106,31 +154,35 @@ def _plan(
     request: BuildRequest,
     base: StoredModel | None,
     drafts: tuple[Step, ...],
-    quantized: Quantize | None = None,
+    made: Quantize | ChangeWeights | None = None,
+    header: Origin | None = None,
+    variant: str = "",
 ) -> Plan:
-    """One variant's graph; ``quantized`` takes the place of the model's weights.
+    """One variant's graph; ``made`` takes the place of the model's weights.
+
+    ``header`` is the unquantized model of a quantized one, which is written nowhere.
 
     Where there are several, what depends on the variant has its name in its label.
     """
-    variant = quantized.target if quantized and len(request.targets) > 1 else ""
-    entries = _Entries(base)
-    instead = quantized or _split(base, request)
+    entries = _Entries(base, recipe.unset)
+    instead = made or _split(base, request)
     if instead is not None and base is not None:
         entries.put_in_place(instead, MODEL)
     for number, source in enumerate(_files(sources.models)):
-        if quantized is not None and number == 0:
-            entries.append(quantized)
+        if made is not None and number == 0:
+            entries.append(made)
         else:
             splitting = request.splitting if number == 0 else None  # a projector is one file
             entries.append(_weights(source, Role.MODEL, request, splitting))
     models = entries.steps()
     detected: tuple[Step, ...] = ()
-    if base is None:
-        detected = (DetectTemplate((_knowing("CHAT_TEMPLATE", models, quantized),)),)
+    if base is None and TEMPLATE not in entries.unset:
+        detected = (DetectTemplate((_knowing("CHAT_TEMPLATE", models, header),)),)
         entries.put(detected[0], TEMPLATE)
+    stored = base if made is None else None
     needs = _base_needs(base, replaced=instead is not None)
     adapters = tuple(
-        _adapter(each, base, models, quantized, request, needs) for each in sources.adapters
+        _adapter(each, stored, models, header, request, needs) for each in sources.adapters
     )
     for step in (*adapters, *drafts):
         entries.append(step)
@@ -139,7 +191,8 @@ def _plan(
     base_config = base.manifest.config if base else None
     least = LEAST_OLLAMA if entries.several(base) else ""
     lifted = "" if least or base is None or not _is_split(base) else LEAST_OLLAMA
-    config = MakeConfig(base_config, weights, recipe.config, variant, least, lifted, needs)
+    left = tuple(key for key in UNSET_CONFIG if key in recipe.unset)
+    config = MakeConfig(base_config, weights, recipe.config, variant, least, lifted, left, needs)
     manifest = AssembleManifest(config, entries.all(), variant, needs)
     warning = _SEVERAL if least else _kept_nothing(sources, request)
     return Plan(manifest, base, warning)
@@ -180,6 +233,21 @@ _SEVERAL = (
     f"the model's weights are in several files: Ollama before {LEAST_OLLAMA} lists the model,"
     " but cannot run it"
 )
+
+
+def _changed(recipe: Recipe, sources: Sources, request: BuildRequest) -> Origin:
+    """The model's weights, with what the recipe changes in them."""
+    base = next((source for source in sources.models if isinstance(source, StoredModel)), None)
+    origin = _model_origin(sources, base, request)
+    if not recipe.changes:
+        return origin
+    from mbuild.build.altering import altered
+
+    others = [
+        _changed(*source, request) if isinstance(source, OtherModel) else source
+        for source in sources.changes
+    ]
+    return altered(origin, recipe.changes, others)
 
 
 def _model_origin(sources: Sources, base: StoredModel | None, request: BuildRequest) -> Origin:
@@ -224,12 +292,31 @@ def _origin(source: GGUFSource | CheckpointSource, request: BuildRequest) -> Ori
     return GGUFOrigin(source.files)
 
 
+UNSET_LAYERS = {
+    "template": TEMPLATE,
+    "system": SYSTEM,
+    "license": LICENSE,
+    "message": MESSAGES,
+    "adapter": ADAPTER,
+    "draft": DRAFT,
+}
+"""Which inherited layers UNSET leaves out, by its word."""
+
+UNSET_CONFIG = ("renderer", "parser", "requires", "draft")
+"""Which keys of an inherited config it leaves out."""
+
+_PARAMETER = "parameter "
+
+
 class _Entries:
     """The layers of the model to be: inherited ones first, replaced and added to as Ollama does."""
 
-    def __init__(self, base: StoredModel | None) -> None:
+    def __init__(self, base: StoredModel | None, unset: Sequence[str] = ()) -> None:
+        self.unset = frozenset(UNSET_LAYERS[word] for word in unset if word in UNSET_LAYERS)
         self._entries: list[tuple[str, Layer | Step]] = []
         for layer in base.manifest.layers if base else ():
+            if layer.media_type in self.unset:
+                continue
             inherited = Layer(layer.media_type, layer.digest, layer.size, str(base.name))  # type: ignore[union-attr]
             self._entries.append((layer.media_type, inherited))
 
@@ -287,7 +374,8 @@ def _add_texts(
     inherited = entries.inherited(PARAMS)
     if recipe.parameters or inherited or detected:
         base = inherited[-1] if inherited else None
-        entries.put(MergeParameters(recipe.parameters, base, detected, needs), PARAMS)
+        without = tuple(w.partition(" ")[2] for w in recipe.unset if w.startswith(_PARAMETER))
+        entries.put(MergeParameters(recipe.parameters, base, detected, without, needs), PARAMS)
     if recipe.messages:
         messages = [_message(turn) for turn in recipe.messages]
         text = gojson.dumps(messages).decode()
@@ -353,24 +441,24 @@ def _draft(source: DraftSource, request: BuildRequest) -> Step:
 
 
 def _knowing(
-    part: Literal["CHAT_TEMPLATE", "SHAPES"], models: Sequence[Step], quantized: Quantize | None
+    part: Literal["CHAT_TEMPLATE", "SHAPES"], models: Sequence[Step], header: Origin | None
 ) -> Step:
     """The step that knows a part of the model's header: its layer's, if it is not quantized.
 
     What depends on it is then the same for all variants of a quantized model.
     """
-    if quantized is None:
+    if header is None:
         return models[0]
     from mbuild.build.steps.header import HeaderPart, ReadHeader
 
-    return ReadHeader(quantized.origin, HeaderPart[part])
+    return ReadHeader(header, HeaderPart[part])
 
 
 def _adapter(
     source: AdapterSource,
     base: StoredModel | None,
     models: Sequence[Step],
-    quantized: Quantize | None,
+    header: Origin | None,
     request: BuildRequest,
     needs: tuple[Step, ...],
 ) -> Step:
@@ -379,7 +467,7 @@ def _adapter(
         return _weights(source, Role.ADAPTER, request)
     from mbuild.build.steps.weights import ConvertAdapter
 
-    if quantized is None and base is not None:
+    if header is None and base is not None:
         layers = base.manifest.of_kind(MODEL)
         if not layers:
             raise UnsupportedError(
@@ -387,4 +475,4 @@ def _adapter(
                 hint="name another model in FROM, or convert the adapter to GGUF",
             )
         return ConvertAdapter(source, layers, (), needs)
-    return ConvertAdapter(source, (), (_knowing("SHAPES", models, quantized),))
+    return ConvertAdapter(source, (), (_knowing("SHAPES", models, header),))

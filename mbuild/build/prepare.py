@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from mbuild import __version__
 from mbuild.build.fetching import Fetching, fetch, placed
 from mbuild.build.history import keep_modelfile, modelfile_text
-from mbuild.build.plan import Plan, Sources, plan
+from mbuild.build.plan import ChangeSource, OtherModel, Plan, Sources, plan
 from mbuild.build.sources.values import ModelSource, StoredModel
 from mbuild.core.digest import Digest, sha256
 from mbuild.core.errors import (
@@ -21,23 +21,32 @@ from mbuild.core.errors import (
     UsageError,
 )
 from mbuild.core.values import NamedTuple
-from mbuild.language.recipe import RECIPE_VERSION, Recipe, Reference
+from mbuild.language.recipe import RECIPE_VERSION, ModelChange, Recipe, Reference
 from mbuild.language.span import Span
 from mbuild.store.records import POSTED, RECIPE
 
 if TYPE_CHECKING:
-    from mbuild.build.request import BuildRequest, Script
+    from mbuild.build.request import BuildRequest, Script, Target
     from mbuild.build.sources.resolve import Context
+    from mbuild.language.stages.values import Expectation, StageRecipe
     from mbuild.store import Store
 
 SourceT = TypeVar("SourceT")
 
 
+class Resolved(NamedTuple):
+    """What one target or several come from: a recipe, all that it names, and the request."""
+
+    recipe: Recipe
+    sources: Sources
+    request: BuildRequest
+
+
 class Gate(Protocol):
     """Looks at a build twice and may refuse it, by raising a :class:`MbuildError`."""
 
-    def before(self, sources: Sources, plans: Sequence[Plan]) -> None:
-        """Everything is found, nothing has run."""
+    def before(self, found: Sequence[Resolved], plans: Sequence[Plan]) -> None:
+        """Everything is found, nothing has run: one part, or one for each stage's target."""
 
     def after(self, manifests: Sequence[bytes]) -> None:
         """Every target is built (their manifests' bytes), none has a name."""
@@ -54,7 +63,9 @@ class Build(NamedTuple):
     """A request made ready to run: its recipe, where what it names is found, and who watches.
 
     ``warnings`` are shown before the build starts. Without ``use_cache`` every step runs.
-    ``fetching`` says what may be pulled before.
+    ``fetching`` says what may be pulled before. ``stages`` are those of the targets, by their
+    names, where the Modelfile has stages; ``recipe`` is then that of the first target.
+    ``overruled`` tells which options of the command line count in place of the Modelfile's.
     """
 
     request: BuildRequest
@@ -64,6 +75,24 @@ class Build(NamedTuple):
     warnings: tuple[Notice, ...] = ()
     gate: Gate | None = None
     fetching: Fetching = Fetching()
+    stages: Mapping[str, StageRecipe] = {}
+    overruled: tuple[Notice, ...] = ()
+
+    def expected(self, target: Target) -> tuple[Expectation, ...]:
+        """What CHECK demands of a target."""
+        return self.stages[target.stage].checks if target.stage in self.stages else ()
+
+    def recipes(self) -> Iterator[Recipe]:
+        """The recipe of every stage that is built, and of models that give tensors."""
+        for recipe, _ in self.parts():
+            yield from recipe.every()
+
+    def parts(self) -> Iterator[tuple[Recipe, BuildRequest]]:
+        """The recipe of each stage's target, and the request for it; without stages one of all."""
+        if not self.stages:
+            yield self.recipe, self.request
+        for target in self.request.targets if self.stages else ():
+            yield self.stages[target.stage].recipe, self.request.for_stage(target)
 
 
 def read_recipe(data: bytes, filename: str, store: Store) -> tuple[Recipe, tuple[Notice, ...]]:
@@ -133,23 +162,31 @@ def learn(wanted: Build, store: Store) -> None:
     Raises what :func:`mbuild.build.fetching.fetch` raises.
     """
     fetching = wanted.fetching._replace(only_look=True)
-    for _ in fetch(wanted.recipe, fetching, wanted.context, store):
+    for _ in fetch(wanted.recipes(), fetching, wanted.context, store):
         pass
 
 
 def plans_of(wanted: Build, store: Store) -> tuple[Plan, ...]:
     """The graph of each target; raises what cannot be resolved."""
     script = wanted.request.script
-    try:
-        sources = resolve(wanted.recipe, wanted.request, wanted.context)
-    except MbuildError as error:
-        if script is None:
-            raise
-        raise _located(error, script, store) from None
-    plans = plan(wanted.recipe, sources, wanted.request)
+    several = len(wanted.request.targets) > 1
+    found, plans = [], list[Plan]()
+    for recipe, request in wanted.parts():
+        try:
+            sources = resolve(recipe, request, wanted.context)
+        except MbuildError as error:
+            if script is None:
+                raise
+            raise _located(error, script, store) from None
+        found.append(Resolved(recipe, sources, request))
+        made = plan(recipe, sources, request, several=several)
+        plans += (
+            each.checked(wanted.expected(target), target.label if several else "")
+            for each, target in zip(made, request.targets, strict=True)
+        )
     if wanted.gate is not None:
-        wanted.gate.before(sources, plans)
-    return plans
+        wanted.gate.before(found, plans)
+    return tuple(plans)
 
 
 def resolve(recipe: Recipe, request: BuildRequest, context: Context) -> Sources:
@@ -157,8 +194,12 @@ def resolve(recipe: Recipe, request: BuildRequest, context: Context) -> Sources:
 
     Of the instructions' errors one is raised as it is, several together.
     """
-    matrices = (t.quantization.imatrix for t in request.targets if t.quantization)
-    imatrices = {name: context.imatrix(name) for name in dict.fromkeys(matrices) if name}
+    matrices = [(t.quantization.imatrix, t.beside) for t in request.targets if t.quantization]
+    imatrices = {
+        name: context.imatrix(name, beside=beside)
+        for name, beside in dict.fromkeys(matrices)
+        if name
+    }
     errors: list[MbuildError] = []
 
     def each(items: Sequence[Reference], find: Callable[[str], SourceT]) -> tuple[SourceT, ...]:
@@ -175,12 +216,30 @@ def resolve(recipe: Recipe, request: BuildRequest, context: Context) -> Sources:
     models = each(recipe.models, context.model)
     adapters = each(recipe.adapters, context.adapter)
     drafts = each(recipe.drafts, context.draft)
+    changes: list[ChangeSource] = []
+    for change in recipe.changes:
+        try:
+            changes.append(_of_change(change, request, context))
+        except ModelfileError:
+            raise
+        except MbuildError as error:
+            errors.append(placed(error, Reference("", change.span)))
     if len(errors) == 1:
         raise errors[0]
     if errors:
         raise ModelfileError([error.problem for error in errors])
     models = context.joined(_one_kind(models, recipe.models))
-    return Sources(models, adapters, drafts, imatrices)
+    return Sources(models, adapters, drafts, imatrices, tuple(changes))
+
+
+def _of_change(change: ModelChange, request: BuildRequest, context: Context) -> ChangeSource:
+    """What a change of the weights names."""
+    if change.kind == "merge":
+        return context.merged(change.name)
+    if change.kind != "take":
+        return None
+    other = Recipe.from_json(change.value[1])
+    return OtherModel(other, resolve(other, request._replace(targets=()), context))
 
 
 def located(error: MbuildError, wanted: Build, store: Store) -> MbuildError:
@@ -190,14 +249,19 @@ def located(error: MbuildError, wanted: Build, store: Store) -> MbuildError:
 
 
 def _located(error: MbuildError, script: Script, store: Store) -> MbuildError:
-    """The error with the Modelfile's name, and its line where the text is known."""
+    """The error with its file's name, and its line where the text is known."""
     from mbuild.language.parser import decode
 
-    data = modelfile_text(script.text, store)
-    text = "" if data is None else decode(data)
+    def located(problem: Any) -> Any:
+        included = problem.span.file if problem.span else ""
+        digest = script.brought.get(included) if included else script.text
+        data = None if digest is None else modelfile_text(digest, store)
+        text = "" if data is None else decode(data)
+        return problem.located(text, included or script.name)
+
     if isinstance(error, ModelfileError):
-        return ModelfileError([problem.located(text, script.name) for problem in error.problems])
-    return error if error.problem is None else error.at(error.problem.located(text, script.name))
+        return ModelfileError([located(problem) for problem in error.problems])
+    return error if error.problem is None else error.at(located(error.problem))
 
 
 def _one_kind(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.build.build import build
 from mbuild.build.explain import DescribedStep, explain
-from mbuild.build.graph import Step, in_order, names_of
+from mbuild.build.graph import Step, canonical_json, in_order, names_of
 from mbuild.build.recording import describe_steps
 from mbuild.core.errors import MbuildError, SourceError, StoreError
 from mbuild.core.events import Cause
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mbuild.build.history import BuildRecord
-    from mbuild.build.plan import Plan, Sources
-    from mbuild.build.prepare import Build, Gate
+    from mbuild.build.plan import Plan
+    from mbuild.build.prepare import Build, Gate, Resolved
     from mbuild.build.sources.values import StoredModel
     from mbuild.core.events import BuildEvent
     from mbuild.store import StoredManifest
@@ -103,10 +103,10 @@ class _Borrowing:
         self._stored = stored
         self._inner = inner
 
-    def before(self, sources: Sources, plans: Sequence[Plan]) -> None:
+    def before(self, found: Sequence[Resolved], plans: Sequence[Plan]) -> None:
         """Everything is found: link what is inherited."""
         if self._inner is not None:
-            self._inner.before(sources, plans)
+            self._inner.before(found, plans)
         lent: set[Layer] = set()
         for plan in plans:
             if plan.base is not None:
@@ -152,11 +152,16 @@ class Unchanged:
         self._record = record
         self._store = store
 
-    def before(self, sources: Sources, plans: Sequence[Plan]) -> None:
+    def before(self, found: Sequence[Resolved], plans: Sequence[Plan]) -> None:
         """Raise :class:`SourceError` naming what changed."""
         steps = in_order([plan.manifest for plan in plans])
         old = [_bare(step) for step in describe_steps(self._record, self._store)]
-        for step, why in zip(steps, explain(_bares(steps), old, self._store), strict=True):
+        new = _bares(steps)
+        # A build of several targets has steps that are alike: one that is there is no other.
+        there = {canonical_json(step.description) for step in old}
+        for step, bare, why in zip(steps, new, explain(new, old, self._store), strict=True):
+            if canonical_json(bare.description) in there:
+                continue
             changes = [c for c in why.changes if c.cause is not Cause.VERSION]
             if changes:
                 raise SourceError(

@@ -32,18 +32,22 @@ class Recorder:
         self._time = time.time_ns()
         self.clock = time.monotonic()
         self._targets: Sequence[Step] = ()
+        self._ends: Sequence[Step] = ()
         self._outcome = Outcome()
         self._reasons: Mapping[Step, Reason] | None = None
 
-    def begins(self, targets: Sequence[Step], outcome: Outcome) -> None:
-        """The graph is known; ``outcome`` fills while it runs."""
-        self._targets, self._outcome = targets, outcome
+    def begins(self, targets: Sequence[Step], outcome: Outcome, ends: Sequence[Step] = ()) -> None:
+        """The graph is known; ``outcome`` fills while it runs.
+
+        ``ends`` are the steps that nothing else needs, where those are not the targets alone.
+        """
+        self._targets, self._outcome, self._ends = targets, outcome, ends or targets
 
     @property
     def reasons(self) -> Mapping[Step, Reason]:
         """Why each step ran that ran, in the build's order; looked up when first asked for."""
         if self._reasons is None:
-            order = in_order(self._targets)
+            order = in_order(self._ends)
             self._reasons = _why(self._wanted, order, self._outcome, self._store, self._history)
         return self._reasons
 
@@ -54,7 +58,7 @@ class Recorder:
 
     def ends(self, result: str, error: str = "", models: Mapping[str, Digest] = {}) -> None:
         """Add the build to the log."""
-        order = in_order(self._targets)
+        order = in_order(self._ends)
         places = {step: place for place, step in enumerate(order)}
         record = BuildRecord(
             self._id,

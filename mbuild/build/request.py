@@ -31,12 +31,16 @@ class Script(NamedTuple):
 
     ``text`` is the digest of its bytes, which the cache keeps; ``folder`` is where its
     paths start, ``directory`` where those of the options start (an importance matrix).
+    ``arguments`` are those of ``--build-arg``; ``brought`` has the files that the Modelfile
+    includes or takes values from, by the names that it gives them, which the cache keeps too.
     """
 
     name: str
     text: Digest
     folder: str
     directory: str = ""
+    arguments: Mapping[str, str] = {}
+    brought: Mapping[str, Digest] = {}
 
 
 class Posted(NamedTuple):
@@ -62,15 +66,35 @@ class Posted(NamedTuple):
 
 
 class Target(NamedTuple):
-    """One model to be: the names that it gets, and how it is quantized, if it is."""
+    """One model to be: the names that it gets, and how it is quantized, if it is.
+
+    ``stage`` is the stage of the Modelfile that it is, empty for a Modelfile without.
+    ``outtype`` and ``splitting`` are what the stage says of them, and count before those of
+    the request. Where ``beside`` is True the importance matrix is named by the Modelfile, and
+    lies beside it.
+    """
 
     names: tuple[ModelName, ...]
     quantization: Quantization | None = None
+    stage: str = ""
+    outtype: str | None = None
+    splitting: Splitting | None = None
+    beside: bool = False
 
     @property
     def variant(self) -> str:
-        """Which of a build's variants it is: the file type, empty where it is not quantized."""
-        return self.quantization.file_type.name if self.quantization else ""
+        """Which of a build's variants it is: the file type, empty where it is not quantized.
+
+        The stage stands before it, with a slash.
+        """
+        type_ = self.quantization.file_type.name if self.quantization else ""
+        return "/".join(part for part in (self.stage, type_) if part)
+
+    @property
+    def label(self) -> str:
+        """What tells it from other targets in the label of a step."""
+        type_ = self.quantization.file_type.name if self.quantization else ""
+        return " ".join(part for part in (self.stage, type_) if part)
 
     def flags(self) -> Iterator[tuple[str, str]]:
         """The options that quantize it, with their values, as a command line has them."""
@@ -81,8 +105,15 @@ class Target(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """For :meth:`from_json`."""
-        quantize = self.quantization.to_json() if self.quantization else None
-        return _said({"names": [str(name) for name in self.names], "quantize": quantize})
+        value = {
+            "names": [str(name) for name in self.names],
+            "quantize": self.quantization.to_json() if self.quantization else None,
+            "stage": self.stage or None,
+            "outtype": self.outtype,
+            "splitting": self.splitting.to_json() if self.splitting else None,
+            "beside": self.beside or None,
+        }
+        return _said(value)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Target:
@@ -90,8 +121,13 @@ class Target(NamedTuple):
         fields = _Fields(value, "a target")
         names = tuple(ModelName.parse(_text(name)) for name in _list(fields.pop("names", [])))
         quantize = fields.pop("quantize", None)
+        stage, outtype = _text(fields.pop("stage", "")), fields.pop("outtype", None)
+        splitting = Splitting.parse(fields.pop("splitting", {}))
+        beside = fields.pop("beside", False) is True
         fields.end()
-        return cls(names, None if quantize is None else Quantization.from_json(quantize))
+        quantization = None if quantize is None else Quantization.from_json(quantize)
+        outtype = None if outtype is None else _text(outtype)
+        return cls(names, quantization, stage, outtype, splitting, beside)
 
 
 class BuildRequest(NamedTuple):
@@ -148,18 +184,28 @@ class BuildRequest(NamedTuple):
         """
         wanted = self.targets if target is None else (target,)
         found = dict.fromkeys(flag for each in wanted for flag in each.flags())
-        if self.outtype != OUTTYPE:
-            found["--outtype", self.outtype] = None
+        own = target.outtype if target and target.outtype else self.outtype
+        if own != OUTTYPE:
+            found["--outtype", own] = None
         if self.pre is not None:
             found["--pre", self.pre] = None
-        if self.splitting is not None:
-            found |= dict.fromkeys(self.splitting.flags())
+        splitting = target.splitting if target and target.splitting else self.splitting
+        if splitting is not None:
+            found |= dict.fromkeys(splitting.flags())
         if target is None:
             if self.draft_quantize is not None:
                 found["--draft-quantize", spelled(self.draft_quantize.name)] = None
             if self.link:
                 found["--link", ""] = None
         return list(found)
+
+    def for_stage(self, target: Target) -> BuildRequest:
+        """The request for one target alone, with what its stage says of the options."""
+        return self._replace(
+            targets=(target,),
+            outtype=target.outtype or self.outtype,
+            splitting=target.splitting or self.splitting,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The request as JSON, for :meth:`from_json`; what says nothing is left out."""
@@ -275,7 +321,8 @@ def _source_to_json(source: Script | Posted | None) -> dict[str, Any]:
     if source is None:
         return {}
     if isinstance(source, Script):
-        said = {**source._asdict(), "text": str(source.text)}
+        brought = {name: str(digest) for name, digest in source.brought.items()}
+        said = {**source._asdict(), "text": str(source.text), "brought": brought}
         return {"modelfile": {key: text for key, text in said.items() if text}}
     value: dict[str, Any] = {"recipe": str(source.recipe), "folder": source.folder}
     for name in _FILES:
@@ -291,8 +338,9 @@ def _source_from_json(modelfile: Any, posted: Any) -> Script | Posted | None:
         fields = _Fields(modelfile, "a request's Modelfile")
         name, text = _text(fields.pop("name", "")), Digest.parse(fields.pop("text"))
         folder, directory = (_text(fields.pop(each, "")) for each in ("folder", "directory"))
+        arguments, brought = fields.each("arguments", _text), fields.each("brought", Digest.parse)
         fields.end()
-        return Script(name, text, folder, directory)
+        return Script(name, text, folder, directory, arguments, brought)
     if posted is not None:
         fields = _Fields(posted, "a posted request")
         recipe, folder = Digest.parse(fields.pop("recipe")), _text(fields.pop("folder"))

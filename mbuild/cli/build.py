@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,8 +12,8 @@ import click
 
 from mbuild.build.build import build
 from mbuild.build.fetching import Fetching, PullMode
-from mbuild.build.prepare import Build, check_unasked_names, read_recipe
-from mbuild.build.request import BuildRequest, Script
+from mbuild.build.prepare import Build, Notice, check_unasked_names, read_recipe
+from mbuild.build.request import BuildRequest, Script, Target
 from mbuild.build.sources.resolve import LocalContext
 from mbuild.cli.common import (
     FolderType,
@@ -27,12 +28,14 @@ from mbuild.cli.progress import failures, follow
 from mbuild.cli.quantizing import file_type_of, quantize_options, targets
 from mbuild.cli.splitting import splitting_of, splitting_options
 from mbuild.core.digest import Digest
-from mbuild.core.errors import MissingFileError, SourceError, UsageError
+from mbuild.core.errors import SourceError, UsageError
 from mbuild.core.events import BuildEvent, BuildFinished, ModelBuilt, StepFinished
 from mbuild.core.names import InvalidNameError, ModelName
 from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
+    from mbuild.language.recipe import Recipe
+    from mbuild.language.stages.values import StageRecipe
     from mbuild.store import Store
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
@@ -87,7 +90,19 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         multiple=True,
         type=TemplateType(),
         help="Name of the result; repeat it for several names  [default: the folder's name]."
-        " {quant} in it stands for the quantization.",
+        " {quant} in it stands for the quantization, {target} for the stage.",
+    ),
+    click.option(
+        "--target",
+        metavar="STAGE",
+        multiple=True,
+        help="A stage to build, or all; repeat it for several  [default: the last stage]",
+    ),
+    click.option(
+        "--build-arg",
+        metavar="NAME=VALUE",
+        multiple=True,
+        help="The value of an ARG of the Modelfile; without = that of the environment.",
     ),
     store_option,
     quantize_options,
@@ -143,32 +158,76 @@ def read_request(
         use_threads(given["threads"])
     modelfile = read_modelfile(given["file"], given["folder"])
     store = open_store(ctx, given["store"])
-    recipe, warnings = read_recipe(modelfile.data, modelfile.name, store)
-    wanted = Build(
-        _asked(given, modelfile),
-        recipe,
-        LocalContext(modelfile.folder, store, hash_files=hash_files, on_read=say_reading),
-        use_cache=not given["no_cache"],
-        warnings=warnings,
-        fetching=Fetching(
-            PullMode(given["pull"]) if given["pull"] else None,
-            keep=not given["no_keep_source"],
-        ),
-    )
-    return wanted, store
-
-
-def _asked(given: Mapping[str, Any], modelfile: ModelfileText) -> BuildRequest:
-    """The request that the options make of a Modelfile."""
-    return BuildRequest(
-        targets(given["names"], lambda: _default_name(context_folder(given["folder"])), given),
-        script_of(modelfile),
+    default = partial(_default_name, context_folder(given["folder"]))
+    asked = _asked(modelfile, given["names"], default, given, store)
+    request = BuildRequest(
+        asked.targets,
+        asked.script,
         given["outtype"].lower(),
         given["pre"],
         file_type_of(given["draft_quantize"]),
         given["link"],
         splitting=splitting_of(given),
     )
+    wanted = Build(
+        request,
+        asked.recipe,
+        LocalContext(modelfile.folder, store, hash_files=hash_files, on_read=say_reading),
+        use_cache=not given["no_cache"],
+        warnings=asked.warnings,
+        fetching=Fetching(
+            PullMode(given["pull"]) if given["pull"] else None,
+            keep=not given["no_keep_source"],
+        ),
+        stages=asked.stages,
+        overruled=asked.overruled,
+    )
+    return wanted, store
+
+
+class _Asked(NamedTuple):
+    """What a Modelfile and the command line ask for together."""
+
+    targets: tuple[Target, ...]
+    script: Script
+    recipe: Recipe
+    warnings: tuple[Notice, ...]
+    stages: Mapping[str, StageRecipe] = {}
+    overruled: tuple[Notice, ...] = ()
+
+
+def _has_stages(data: bytes) -> bool:
+    """Whether a Modelfile opens the language of stages; where none can, nothing is loaded."""
+    if b"syntax" not in data[:200].lower():
+        return False
+    from mbuild.language.stages.opening import opens_stages
+
+    return opens_stages(data)
+
+
+def _asked(
+    modelfile: ModelfileText,
+    names: tuple[str, ...],
+    default: Callable[[], str],
+    given: Mapping[str, Any],
+    store: Store,
+) -> _Asked:
+    if not _has_stages(modelfile.data):
+        if given.get("build_arg") or given.get("target"):
+            from mbuild.cli.staged import check_no_stages
+
+            check_no_stages(given)
+        recipe, warnings = read_recipe(modelfile.data, modelfile.name, store)
+        made = targets(names, default, given)
+        return _Asked(made, script_of(modelfile), recipe, warnings)
+    from mbuild.cli.staged import arguments_of, staged_targets, stages_of
+
+    read = stages_of(*modelfile, given, store)
+    wanted, notes = staged_targets(read.stages, names, default, given)
+    arguments = arguments_of(given.get("build_arg", ()))
+    script = script_of(modelfile)._replace(arguments=arguments, brought=read.brought)
+    stages = {stage.name: stage for stage in read.stages}
+    return _Asked(wanted, script, read.stages[0].recipe, read.warnings, stages, notes)
 
 
 def script_of(modelfile: ModelfileText) -> Script:
@@ -308,35 +367,23 @@ def read_modelfile(file: str | None, folder: Path | None) -> ModelfileText:
             hint="leave one out",
         )
     if folder is not None and str(folder) != "-" and not folder.is_dir():
-        if folder.exists():
-            from mbuild.cli.words import not_a_folder
+        from mbuild.cli.words import no_folder
 
-            raise not_a_folder(str(folder))
-        raise MissingFileError(
-            f"{folder}: no such folder", hint="see mbuild --help for what can be built"
-        )
+        raise no_folder(folder)
     start = context_folder(folder)
     if from_stdin(file, folder):
         name = "standard input"
         return ModelfileText(read_limited(None, name), name, start)
     path = Path(file) if file else start / "Modelfile"
     if not path.exists() and not path.is_symlink():
-        raise _no_modelfile(file, start)
+        from mbuild.cli.words import no_modelfile
+
+        raise no_modelfile(file, start)
     try:
         data = read_limited(path, str(path))
     except SourceError as error:
         raise type(error)(f"the Modelfile {error.message}", hint=error.hint) from None
     return ModelfileText(data, str(path), path.parent if folder is None else folder)
-
-
-def _no_modelfile(file: str | None, folder: Path) -> MissingFileError:
-    """The error about a Modelfile that is not there."""
-    if file:
-        return MissingFileError(f"no such Modelfile: {file}", hint="name the file with -f FILE")
-    where = "the current folder" if folder == Path(".") else str(folder)
-    from mbuild.lint.remedies import offers
-
-    return MissingFileError(f"no Modelfile in {where}", hint=offers(folder))
 
 
 def _default_name(folder: Path) -> str:

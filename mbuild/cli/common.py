@@ -284,14 +284,14 @@ def read_limited(path: Path | None, name: str) -> bytes:
 
 
 class TemplateType(ParamType):
-    """A model's name in which ``{quant}`` may stand for a quantization."""
+    """A model's name in which ``{quant}`` and ``{target}`` may stand for what will be built."""
 
     name = "name"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check it as if the quantization were there; refuse as wrong usage."""
+        """Check it as if both were there; refuse as wrong usage."""
         try:
-            model_name(value.replace("{quant}", "q"))
+            model_name(value.replace("{quant}", "q").replace("{target}", "t"))
         except InvalidNameError as error:
             self.fail(str(error), param, ctx)
         return str(value)

@@ -93,6 +93,40 @@ def hosts(ctx: click.Context) -> Iterable[str]:
     return kept()
 
 
+def stages(ctx: click.Context) -> Iterable[str]:
+    """The names of the Modelfile's stages, and the word for all of them."""
+    from mbuild.language.stages.values import ALL
+    from mbuild.language.stages.words import Opening
+
+    opened = [item.name for item in _instructions(ctx) if isinstance(item, Opening)]
+    return [*filter(None, opened), ALL] if opened else []
+
+
+def arguments(ctx: click.Context) -> Iterable[str]:
+    """The names of the Modelfile's arguments, as ``--build-arg`` begins with them."""
+    from mbuild.language.stages.clauses import read_clause
+    from mbuild.language.stages.words import Arg
+
+    args = [item for item in _instructions(ctx) if isinstance(item, Arg)]
+    words = (word.text for item in args for word in read_clause(item).head.words)
+    return list(dict.fromkeys(f"{word.partition('=')[0]}=" for word in words))
+
+
+def _instructions(ctx: click.Context) -> tuple[Any, ...]:
+    """The instructions of the Modelfile that the line so far names, if it has stages."""
+    from pathlib import Path
+
+    from mbuild.language.parser import parse_stages
+    from mbuild.language.stages.opening import opens_stages
+
+    folder = Path(str(ctx.params.get("folder") or "."))
+    path = Path(ctx.params.get("file") or folder / "Modelfile")
+    with suppress(OSError, MbuildError):
+        if path.is_file() and opens_stages(data := path.read_bytes()):
+            return parse_stages(data).instructions
+    return ()
+
+
 FILE, FOLDER = "file", "dir"
 
 _BY_KIND: dict[OptionKind, tuple[Words | None, str]] = {
@@ -114,6 +148,8 @@ VALUES: dict[tuple[str, str], tuple[Words | None, str]] = {
     ("", "names"): (models, ""),
     ("", "name"): (models, ""),
     ("", "build"): (builds, ""),
+    ("", "target"): (stages, ""),
+    ("", "build_arg"): (arguments, ""),
     ("list", "start"): (models, ""),
     ("pull", "reference"): (models, ""),
     ("push", "target"): (models, ""),

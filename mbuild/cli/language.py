@@ -15,6 +15,7 @@ from mbuild.cli.common import read_limited, write_text
 from mbuild.cli.main import show_error
 from mbuild.core.errors import MbuildError, ModelfileError
 from mbuild.language.instructions import Problem, Severity
+from mbuild.language.stages.opening import opens_stages
 from mbuild.lint import check
 
 MODELFILE = "Modelfile"
@@ -76,10 +77,11 @@ def _worst(files: Sequence[str], work: Callable[[str], bool]) -> int:
 def _fmt(file: str, *, write: bool, only_check: bool) -> bool:
     """Format one file; False if it was to be canonical and is not."""
     from mbuild.language.formatter import format
-    from mbuild.language.parser import decode, parse
+    from mbuild.language.parser import decode, parse, parse_stages
 
     data = _read(file)
-    formatted = format(parse(data, file))
+    parsed = parse_stages(data, file) if opens_stages(data) else parse(data, file)
+    formatted = format(parsed)
     if only_check:
         old, new = decode(data).splitlines(True), formatted.splitlines(True)
         diff = "".join(difflib.unified_diff(old, new, file, f"{file} (formatted)"))
@@ -121,22 +123,47 @@ STYLES = ("text", "json", "github")
     type=click.Choice(STYLES),
     help="Output format  [default: text; github where GITHUB_ACTIONS is set]",
 )
-def check_command(*, files: tuple[str, ...], named: tuple[str, ...], style: str | None) -> None:
-    """Find mistakes in Modelfiles without building them; exit 1 if there are errors."""
+@click.option(
+    "--build-arg", metavar="NAME=VALUE", multiple=True, help="The value of an ARG of the Modelfile."
+)
+def check_command(
+    *,
+    files: tuple[str, ...],
+    named: tuple[str, ...],
+    style: str | None,
+    build_arg: tuple[str, ...],
+) -> None:
+    """Find mistakes in Modelfiles without building them; exit 1 if there are errors.
+
+    Of a Modelfile with stages every stage is looked at.
+    """
     style = style or ("github" if os.environ.get("GITHUB_ACTIONS") == "true" else "text")
     found: list[Problem] = []
-    status = _worst((*named, *files) or (MODELFILE,), partial(_check, style=style, found=found))
+    each = partial(_check, style=style, found=found, given=build_arg)
+    status = _worst((*named, *files) or (MODELFILE,), each)
     if style == "json":
         click.echo(json.dumps([_as_json(problem) for problem in found], indent=2))
     raise click.exceptions.Exit(status)
 
 
-def _check(file: str, *, style: str, found: list[Problem]) -> bool:
+def _problems(data: bytes, file: str, folder: Path, given: Sequence[str]) -> list[Problem]:
+    """The warnings about a file; raises :class:`ModelfileError` if there are errors."""
+    if not opens_stages(data):
+        return check(data, file, folder)[1]
+    from mbuild.build.staging import FilesBeside
+    from mbuild.cli.staged import arguments_of
+    from mbuild.lint.stages import check_stages
+
+    bring, arguments = FilesBeside(folder), arguments_of(given)
+    return list(check_stages(data, file, bring, arguments, folder=folder).warnings)
+
+
+def _check(file: str, *, style: str, found: list[Problem], given: Sequence[str]) -> bool:
     """Check one file and print what is wrong; False if there are errors."""
     data = _read(file)
     folder = Path() if file == "-" else _path(file).parent
     try:
-        problems = check(data, file, folder)[1]
+        problems = _problems(data, file, folder, given)
     except ModelfileError as error:
         problems = list(error.problems)
     found += problems

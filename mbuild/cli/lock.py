@@ -7,9 +7,7 @@ from typing import Any
 
 import click
 
-from mbuild.build.lock import (
-    BuildLock,
-)
+from mbuild.build.lock import ASKED, BuildLock
 from mbuild.build.locked import Writing
 from mbuild.cli.build import (
     build_options,
@@ -20,9 +18,10 @@ from mbuild.cli.build import (
     run,
 )
 from mbuild.cli.common import write_file
-from mbuild.cli.locked import lock_path, read_lock
+from mbuild.cli.locked import asked_options, lock_path, read_lock
 from mbuild.cli.progress import failures
 from mbuild.core.names import InvalidNameError, ModelName
+from mbuild.language.stages.values import ALL
 
 EPILOG = """\
 \b
@@ -54,12 +53,17 @@ def lock_command(ctx: click.Context, /, *, progress: str, quiet: bool, **options
 def _lock(ctx: click.Context, style: str, options: dict[str, Any]) -> None:
     """Build what is asked for, and write down what it is made from and what came out."""
     named = bool(options["names"])
-    options["names"] = options["names"] or (_what_to_call(context_folder(options["folder"])),)
+    stages = options["target"]
+    each = ":{target}" if len(stages) > 1 or ALL in stages else ""
+    called = _what_to_call(context_folder(options["folder"])).removesuffix(":latest") + each
+    options["names"] = options["names"] or (called,)
     wanted, store = read_request(ctx, options, hash_files=True)
     wanted = wanted._replace(request=wanted.request._replace(named=named))
     path = lock_path(wanted.request.script, from_stdin(options["file"], options["folder"]))
     writing = Writing(wanted)
     run(wanted._replace(gate=writing), store, style)
+    if wanted.stages:
+        writing.inputs[ASKED] = asked_options(ctx, options)
     text = BuildLock(writing.inputs, writing.results).to_text()
     same = read_lock(path) == text
     if not same:

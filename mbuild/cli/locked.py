@@ -10,6 +10,8 @@ import click
 from click.core import ParameterSource
 
 from mbuild.build.lock import (
+    ASKED,
+    STAGES,
     UNQUANTIZED,
     BuildLock,
     locked_quantization,
@@ -41,8 +43,31 @@ def with_locked_options(
         return given
     lock = BuildLock.from_text(text, str(path))
     said = {name for name in given if ctx.get_parameter_source(name) in _SAID}
+    if STAGES in lock.inputs:
+        asked = {name: _as_given(value) for name, value in lock.inputs.get(ASKED, {}).items()}
+        return {**given, **{n: v for n, v in asked.items() if n in given and n not in said}}
     locked = locked_options(lock, distinct(given["quantize"]) or tuple(lock.results))
     return {**given, **{name: value for name, value in locked.items() if name not in said}}
+
+
+def _as_given(value: Any) -> Any:
+    """An option as the command line gives it."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+_NOT_ASKED = frozenset(
+    {"names", "store", "file", "folder", "pull", "no_cache", "threads", "link", "progress"}
+)
+"""Options that say nothing of what a build makes."""
+
+
+def asked_options(ctx: click.Context, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the command line says of a build's result, for a lock of a Modelfile with stages."""
+    return {
+        name: value
+        for name, value in options.items()
+        if name not in _NOT_ASKED and ctx.get_parameter_source(name) in _SAID
+    }
 
 
 _SAID = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)

@@ -154,6 +154,8 @@ WITH_VALUE = {
     "--output",
     "--pull",
     "--build",
+    "--build-arg",
+    "--target",
     *(row.flag for table in (OPTIONS, SPLITTING) for row in table.values() if row.kind.metavar),
 }
 """The options of build, and of what takes the same ones, that an argument follows."""

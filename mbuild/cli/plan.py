@@ -77,11 +77,17 @@ def explain_command(ctx: click.Context, /, *, style: str, **options: Any) -> Non
     if store.private.exists():
         store.database.close()  # the digests of files that were read
     if style == "json":
-        click.echo(json.dumps(_explain_json(names, surveyed), indent=2))
+        value = _explain_json(names, surveyed)
+        if wanted.overruled:
+            value["overruled"] = [notice.message for notice in wanted.overruled]
+        click.echo(json.dumps(value, indent=2))
         return
     width = columns_of()
     head = f"{', '.join(names)}: {_compared(surveyed.base)}"
     click.echo("\n".join(wrapped(head, width, INDENT, "")))
+    for notice in wanted.overruled:
+        place = f" (line {notice.span.line})" if notice.span else ""
+        click.echo("\n".join(wrapped(f"{notice.message}{place}", width, INDENT, "")))
     for row, why in zip(surveyed.rows, surveyed.why, strict=True):
         texts = why.texts() if why else ()
         first, *rest = texts if surveyed.base is not None and texts else ("",)

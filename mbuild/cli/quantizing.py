@@ -69,8 +69,13 @@ def targets(
     """
     options = {row.name: given[row.name] for row in OPTIONS.values()}
     types = distinct(given["quantize"])
+    if any("{target}" in name for name in names):
+        raise UsageError(
+            "{target} in a name stands for a stage, but this Modelfile has none",
+            hint="make # syntax=mbuild/1 its first line, and name stages: FROM ... AS NAME",
+        )
     if not types:
-        said = [row.flag for row in OPTIONS.values() if _says(row, options[row.name])]
+        said = [row.flag for row in OPTIONS.values() if says(row, options[row.name])]
         said += ["--tensor-type-file"] if given[RULES_FILE] else []
         if said:
             raise UsageError(
@@ -78,7 +83,7 @@ def targets(
                 hint=f"add --quantize TYPE, or leave {said[0]} out",
             )
     elif given[RULES_FILE]:
-        options["tensor_type"] = (*options["tensor_type"], *_words(given[RULES_FILE]))
+        options["tensor_type"] = (*options["tensor_type"], *words_of(given[RULES_FILE]))
     wanted = names or (default(),)
     named = variant_names(wanted, types)
     if not types:
@@ -87,7 +92,7 @@ def targets(
     return tuple(Target(*pair) for pair in zip(named, quantizations, strict=True))
 
 
-def _says(option: Option, value: Any) -> bool:
+def says(option: Option, value: Any) -> bool:
     """Whether a value is not that of an option which was not given."""
     return bool(value) and value != option.default
 
@@ -116,7 +121,8 @@ def file_type_of(text: str | None) -> FileType | None:
     return file_type(text)
 
 
-def _words(path: str) -> list[str]:
+def words_of(path: str) -> list[str]:
+    """The rules in a file; raises :class:`SourceError` for one that cannot be read."""
     try:
         return read_limited(Path(path), path).decode().split()
     except UnicodeDecodeError as error:
@@ -137,12 +143,13 @@ def variant_names(
             hint="add --quantize TYPE, or give a name without {quant}",
         )
     return tuple(
-        tuple(_variant_name(name, quant, len(quantize)) for name in names)
+        tuple(variant_name(name, quant, len(quantize)) for name in names)
         for quant in quantize or ("",)
     )
 
 
-def _variant_name(name: str, quant: str, count: int) -> ModelName:
+def variant_name(name: str, quant: str, count: int) -> ModelName:
+    """The name of one of ``count`` variants."""
     if "{quant}" in name:
         return model_name(name.replace("{quant}", quant))
     parsed = model_name(name)

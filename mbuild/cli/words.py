@@ -9,7 +9,7 @@ import os
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
-from mbuild.core.errors import UsageError
+from mbuild.core.errors import MissingFileError, UsageError
 from mbuild.core.suggest import did_you_mean, near
 
 ALIASES: dict[tuple[str, ...], tuple[str, ...]] = {
@@ -194,3 +194,22 @@ def _help(args: Sequence[str], commands: Sequence[str]) -> list[str]:
 
 
 _GROUP_HELP = ("--help", "--version")
+
+
+def no_modelfile(file: str | None, folder: Path) -> MissingFileError:
+    """The error about a Modelfile that is not there."""
+    if file:
+        return MissingFileError(f"no such Modelfile: {file}", hint="name the file with -f FILE")
+    where = "the current folder" if folder == Path(".") else str(folder)
+    from mbuild.lint.remedies import offers
+
+    return MissingFileError(f"no Modelfile in {where}", hint=offers(folder))
+
+
+def no_folder(folder: Path) -> UsageError | MissingFileError:
+    """The error about a context that is no folder."""
+    if folder.exists():
+        return not_a_folder(str(folder))
+    return MissingFileError(
+        f"{folder}: no such folder", hint="see mbuild --help for what can be built"
+    )

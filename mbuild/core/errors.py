@@ -10,6 +10,7 @@
     │   ├── FormatError       ... because its bytes are not what they should be
     │   └── UnsupportedError  ... because mbuild has no support for it
     ├── NameNotFoundError     no model of that name in the store
+    ├── FailedCheckError      the model was made, and a CHECK of it does not hold
     ├── StoreError            the store cannot be read or written
     │   └── DamagedError      ... because its content is not what its name says
     ├── BusyError             somebody else holds the store for too long
@@ -87,6 +88,10 @@ class UnsupportedError(SourceError):
 
 class NameNotFoundError(MbuildError):
     """No model of that name is in the store."""
+
+
+class FailedCheckError(MbuildError):
+    """A CHECK does not hold of the model that was made; nothing is named."""
 
 
 class StoreError(MbuildError):

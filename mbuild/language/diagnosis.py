@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Container
+from collections.abc import Collection, Container
 from dataclasses import dataclass
 
 from mbuild.core.suggest import did_you_mean, near
@@ -13,6 +13,7 @@ from mbuild.language.instructions import ROLES, TYPES, Instruction
 from mbuild.language.parameters import PARAMETERS
 from mbuild.language.printable import HIDDEN
 from mbuild.language.spellings import known_parameter, meant_parameter
+from mbuild.language.stages.words import STAGED_TYPES
 
 _FIRST_WORD = re.compile(f"[^ \t\r\n{HIDDEN}]*")
 _LETTERS = re.compile("[A-Za-z]*")
@@ -40,10 +41,8 @@ _WORDS: dict[str, str] = {
     "LORA": "did you mean ADAPTER?",
     "PROJECTOR": "a projector is one more FROM line",
     "MMPROJ": "a projector is one more FROM line",
-    "INCLUDE": "a Modelfile cannot include another file",
     "DESCRIPTION": "write it as a comment, behind a #",
     "TAG": "mbuild --tag gives the name",
-    "QUANTIZE": "mbuild --quantize gives the type",
 }
 """Words that are no instructions but look like some, and what to do, by their upper case."""
 
@@ -59,14 +58,23 @@ class Description:
     suggestion: str
 
 
-def describe(text: str, shape: str, offset: int, expected: Container[str]) -> Description:
+def describe(
+    text: str,
+    shape: str,
+    offset: int,
+    expected: Container[str],
+    words: Collection[str] = TYPES,
+) -> Description:
     """Describe an error at an offset of the text, of which ``shape`` is the prepared form.
 
-    ``expected`` holds the names of the terminals that the grammar would have taken.
+    ``expected`` holds the names of the terminals that the grammar would have taken, ``words``
+    are the instructions of the language.
     """
     kind = next((t for t in _DESCRIBE if t in expected), "FROM")
     if kind != "BARE" and (hidden := _not_a_space(text, shape, offset, kind)):
         return hidden
+    if kind == "FROM":
+        return _bad_instruction(shape, offset, words)
     return _DESCRIBE[kind](shape, offset)
 
 
@@ -77,7 +85,12 @@ def _not_a_space(text: str, shape: str, offset: int, kind: str) -> Description |
         start += 1
     end = _run(_FIRST_WORD, shape, start)
     word = shape[start:end]
-    known = {"FROM": word.upper() in TYPES, "ROLE": word in ROLES, "NAME": word in PARAMETERS}
+    known = {
+        "FROM": word.upper() in TYPES,
+        "ROLE": word in ROLES,
+        "NAME": word in PARAMETERS,
+        "KEY": False,
+    }
     if (kind == "FROM" and start > offset + 1) or (start > offset and not known[kind]):
         what = f"{name_of(text[offset])} stands where an instruction should start"
         return Description(offset, start, what, "not-a-space", "remove it")
@@ -125,6 +138,12 @@ def _bad_name(shape: str, offset: int) -> Description:
     return Description(offset, end, message, "bad-name", hint)
 
 
+def _bad_key(shape: str, offset: int) -> Description:
+    end = _run(_FIRST_WORD, shape, offset)
+    hint = "write both on one line, with one space before the key: SET general.name NAME"
+    return Description(offset, end, "SET needs a key and a value", "bad-key", hint)
+
+
 def _unclosed(shape: str, offset: int) -> Description:
     start = shape.index('"', offset)
     quotes = '"""' if _TRIPLE.match(shape, start) else '"'
@@ -136,16 +155,20 @@ def _unclosed(shape: str, offset: int) -> Description:
     return Description(start, start + len(quotes), message, "unclosed", hint)
 
 
-def _bad_instruction(shape: str, offset: int) -> Description:
+def _bad_instruction(shape: str, offset: int, words: Collection[str] = TYPES) -> Description:
     start = offset + shape.startswith(HIDDEN, offset)
     end = _run(_FIRST_WORD, shape, start)
     word = shape[start:end]
-    if word.isascii() and word.upper() in TYPES and not shape.startswith(HIDDEN, end):
+    if word in STAGED_TYPES and word not in words:
+        message = f"{word} is an instruction of the language mbuild/1, which this file does not use"
+        hint = "make # syntax=mbuild/1 the first line of the Modelfile"
+        return Description(start, end, message, "needs-syntax", hint)
+    if word.isascii() and word.upper() in words and not shape.startswith(HIDDEN, end):
         message = f"{word.upper()} needs a value on the same line"
         hint = 'an empty value is written ""'
         return Description(start, end, message, "missing-value", hint)
     message = f'unknown instruction "{_clipped(word)}"'
-    return Description(start, end, message, "unknown-instruction", _hint_for(word))
+    return Description(start, end, message, "unknown-instruction", _hint_for(word, words))
 
 
 def value_ended(shape: str, item: Instruction, line: int, region: str, hint: str) -> str:
@@ -175,11 +198,11 @@ def value_ended(shape: str, item: Instruction, line: int, region: str, hint: str
 _TEXTS = frozenset(("SYSTEM", "TEMPLATE", "LICENSE", "MESSAGE"))
 
 
-def _hint_for(word: str) -> str:
+def _hint_for(word: str, words: Collection[str] = TYPES) -> str:
     """What was probably meant by a word that is no instruction."""
     if word == '"""':
         return "no value is open here"
-    meant = _nearest_word(word)
+    meant = _nearest_word(word, words)
     odd = next((char for char in word if not char.isascii()), "")
     if odd and not any(char.isascii() and char.isalpha() for char in word):
         folded = unicodedata.normalize("NFKC", word)
@@ -195,11 +218,17 @@ def _hint_for(word: str) -> str:
         if known in PARAMETERS:
             return did_you_mean([f"PARAMETER {known}"])
         return meant_parameter(name) or f"{known} is a parameter without effect: remove the line"
-    return did_you_mean([meant] if meant else [], f"one of {', '.join(TYPES)}")
+    return did_you_mean([meant] if meant else [], f"one of {', '.join(words)}")
 
 
 # By a terminal that the grammar would have taken, most telling first.
-_DESCRIBE = {"ROLE": _bad_role, "NAME": _bad_name, "BARE": _unclosed, "FROM": _bad_instruction}
+_DESCRIBE = {
+    "ROLE": _bad_role,
+    "NAME": _bad_name,
+    "KEY": _bad_key,
+    "BARE": _unclosed,
+    "FROM": _bad_instruction,
+}
 
 
 def _run(pattern: re.Pattern[str], shape: str, offset: int) -> int:
@@ -207,12 +236,12 @@ def _run(pattern: re.Pattern[str], shape: str, offset: int) -> int:
     return match.end() if match else offset
 
 
-def _nearest_word(word: str) -> str | None:
+def _nearest_word(word: str, words: Collection[str] = TYPES) -> str | None:
     """The instruction that a word was probably meant to be."""
     letters = _LETTERS.match(word)
     candidates = [word[:_SHOWN].upper(), letters[0][:_SHOWN].upper() if letters else ""]
     for candidate in candidates:
-        if found := near(candidate, TYPES):
+        if found := near(candidate, words):
             return found[0]
     return None
 

@@ -13,13 +13,28 @@ from mbuild.core.errors import ModelfileError
 from mbuild.language.instructions import (
     ROLES,
     Comment,
-    Instruction,
     Message,
     Modelfile,
     Parameter,
     Problem,
 )
 from mbuild.language.printable import HIDDEN, shape
+from mbuild.language.stages.clauses import read_clause, written_clause
+from mbuild.language.stages.opening import SYNTAX_LINE, opens_stages
+from mbuild.language.stages.words import (
+    Arg,
+    CheckThat,
+    Drop,
+    Include,
+    MergeIn,
+    Opening,
+    QuantizeTo,
+    SetKey,
+    StagedFile,
+    StagedInstruction,
+    Take,
+    Unset,
+)
 
 _PAD = f"[ \t{HIDDEN}]*"
 _STARTS_QUOTED = re.compile(f'{_PAD}"')
@@ -27,20 +42,26 @@ _CLOSES = re.compile(f'"{_PAD}[\r\n]')
 _CLOSES_TRIPLE = re.compile(f'"{HIDDEN}*"{HIDDEN}*"{_PAD}[\r\n]')
 _MAKES_TRIPLE = re.compile(f'{HIDDEN}*"{HIDDEN}*(?:"|\\Z)')
 _NAME = re.compile("[A-Za-z0-9_]*")
+_KEY = re.compile(r"""[^ \t\r\n"\x00]+""")
 
 
-def format(modelfile: Modelfile) -> str:
+def format(modelfile: Modelfile | StagedFile) -> str:
     """The canonical text, each line ended by ``\\n``; to be written as UTF-8 without translation.
 
     Comments stand where their spans say, those without one come first. Raises
     :class:`ModelfileError` for what the language cannot express, which a parsed
     file never contains.
     """
-    items: list[Instruction | Comment] = [*modelfile.comments, *modelfile.instructions]
+    items: list[StagedInstruction | Comment] = [*modelfile.comments, *modelfile.instructions]
     if all(item.span for item in items):
         items.sort(key=lambda item: item.span.start if item.span else 0)
     lines: list[str] = []
-    previous: Instruction | Comment | None = None
+    if isinstance(modelfile, StagedFile):
+        lines.append(SYNTAX_LINE)
+        if items and _is_syntax(items[0]):
+            lines += [""] if len(items) > 1 and _apart(items[0], items[1]) else []
+            del items[0]
+    previous: StagedInstruction | Comment | None = None
     for item in items:
         if previous is not None and _apart(previous, item):
             lines.append("")
@@ -79,8 +100,22 @@ def _trimmed(value: str, form: str) -> str:
     return "" if any(char.isspace() for char in ends) else value
 
 
-def _written(item: Instruction | Comment) -> str:
+def _is_syntax(item: StagedInstruction | Comment) -> bool:
+    """Whether it is the line that opens the language."""
+    return isinstance(item, Comment) and opens_stages(f"#{item.text}".encode())
+
+
+def _written(item: StagedInstruction | Comment) -> str:
     match item:
+        case Opening(value=value, name=name):
+            return f"FROM {_opened(value, name)}"
+        case SetKey(name=key, value=value):
+            if not _KEY.fullmatch(key):
+                raise _inexpressible("a key of metadata has no blanks or quotes in it", key)
+            return f"SET {key} {quote(value)}"
+        case Arg() | Include() | QuantizeTo() | MergeIn() | Unset() | Drop() | Take() | CheckThat():
+            read_clause(item)
+            return f"{item.word} {written_clause(item)}"
         case Comment(text=text):
             return f"#{_one_line(text)}"
         case Parameter(name=name, value=value):
@@ -95,13 +130,26 @@ def _written(item: Instruction | Comment) -> str:
             return f"{item.word} {quote(item.value)}"
 
 
+def _opened(value: str, name: str) -> str:
+    """The value of FROM and the stage's name; one that ends like a name is put in quotes."""
+    if not name:
+        return f'"{value}"' if Opening.of_bare(value, None).name else quote(value)
+    if (
+        not value
+        or quote(value) != value
+        or Opening.of_bare(f"{value} AS {name}", None) != Opening(value, name)
+    ):
+        raise _inexpressible("AS follows a value without quotes, and a name without blanks", value)
+    return f"{value} AS {name}"
+
+
 def _one_line(text: str) -> str:
     if "\n" in text or "\r" in text:
         raise _inexpressible("a comment is one line", text)
     return text
 
 
-def _apart(before: Instruction | Comment, after: Instruction | Comment) -> bool:
+def _apart(before: StagedInstruction | Comment, after: StagedInstruction | Comment) -> bool:
     """Whether the source had an empty line between two neighbours."""
     if before.span is None or after.span is None:
         return False

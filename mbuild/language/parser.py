@@ -1,5 +1,8 @@
 """Bytes of a Modelfile to instructions, through the grammar in ``grammar/modelfile.lark``.
 
+Behind a first line ``# syntax=mbuild/1`` the language has more instructions, which
+``grammar/recipe.lark`` adds (:func:`parse_stages`).
+
 The grammar decides what is one; this module decodes the bytes, hands the text to
 the grammar in the form it expects, takes the values from the text as it was
 written, and turns the first error of every broken line into a problem.
@@ -13,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
 from pathlib import PurePath
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from lark import Lark, Token, Transformer
 from lark.exceptions import UnexpectedInput
@@ -26,16 +29,17 @@ from mbuild.language.instructions import (
     TYPES,
     Comment,
     From,
-    Instruction,
-    Message,
     Modelfile,
-    Parameter,
     Problem,
     Severity,
 )
 from mbuild.language.meaning import validate
 from mbuild.language.printable import HIDDEN, shape
 from mbuild.language.span import Span
+from mbuild.language.stages.words import STAGED_TYPES, StagedFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
 
 MAX_BYTES = 16 * 2**20
 """The largest Modelfile that is read, in bytes."""
@@ -55,14 +59,24 @@ _WHITE = "\t\n\v\f\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _FIRST_WHITE = re.compile(f"[{_WHITE}]")
 _PADDING = f" \t{HIDDEN}"
 
-_WORDS = "|".join(TYPES)
-
-# Where reading goes on: at a line that seems to start an instruction. Inside a
-# value that was never closed, only a whole instruction is taken for one.
 _LINE = f"(?<=[\r\n])[ \t]*+{HIDDEN}?+"
-_RESUME = re.compile(f"{_LINE}(?:(?ai:{_WORDS})(?![A-Za-z])|[A-Z]{{3,}})")
-_RESUME_IN_VALUE = re.compile(f"{_LINE}(?ai:{_WORDS})[ \t]")
-_STARTS = re.compile(f"{_LINE}(?:#|(?ai:{_WORDS})[ \t])")
+
+
+class _Dialect:
+    """One of the two languages: its instructions by their words, and how to read them.
+
+    Reading goes on after an error at a line that seems to start an instruction
+    (``resume``). Inside a value that was never closed, only a whole instruction is taken
+    for one (``resume_in_value``).
+    """
+
+    def __init__(self, types: Mapping[str, type[Any]], grammar: Callable[[], Lark]) -> None:
+        words = "|".join(types)
+        self.types = types
+        self.grammar = grammar
+        self.resume = re.compile(f"{_LINE}(?:(?ai:{words})(?![A-Za-z])|[A-Z]{{3,}})")
+        self.resume_in_value = re.compile(f"{_LINE}(?ai:{words})[ \t]")
+        self.starts = re.compile(f"{_LINE}(?:#|(?ai:{words})[ \t])")
 
 
 def parse(data: bytes, filename: str = "Modelfile") -> Modelfile:
@@ -73,15 +87,8 @@ def parse(data: bytes, filename: str = "Modelfile") -> Modelfile:
     instruction, and if there is one, also what :func:`validate` says of the lines
     that are whole. Time and memory grow with the file, not faster.
     """
-    if len(data) > MAX_BYTES:
-        message = f"the file has {len(data)} bytes, more than the {MAX_BYTES} that are read"
-        raise ModelfileError([Problem(message, code="too-large", filename=filename)])
-    text = decode(data)
-    reader = _Reader(text)
-    if next(islice(_STARTS.finditer(reader.shape), MAX_STARTS, None), None):
-        message = f"the file has more than {MAX_STARTS} instructions and comments"
-        raise ModelfileError([Problem(message, code="too-large", filename=filename)])
-    found = reader.read()
+    text, found = _read(data, filename, _plain())
+    found.problems.extend(_demand_from(found))
     if found.problems:
         if (problem := _foreign(data, filename, found.problems)) is not None:
             raise ModelfileError([problem.located(text, filename)])
@@ -89,6 +96,42 @@ def parse(data: bytes, filename: str = "Modelfile") -> Modelfile:
         problems = sorted(found.problems + validate(whole), key=_position)
         raise ModelfileError([problem.located(text, filename) for problem in problems])
     return Modelfile(tuple(found.instructions), tuple(found.comments))
+
+
+def parse_stages(data: bytes, filename: str = "Modelfile", *, included: str = "") -> StagedFile:
+    """Parse a Modelfile of the language that ``# syntax=mbuild/1`` opens, or what it includes.
+
+    ``included`` is the name that spans get for an included file, which needs no FROM. Raises
+    :class:`ModelfileError` as :func:`parse` does; values are not looked at yet.
+    """
+    text, found = _read(data, filename, _staged(), included)
+    if not included:
+        found.problems.extend(_demand_from(found))
+    if found.problems:
+        problems = sorted(found.problems, key=_position)
+        raise ModelfileError([problem.located(text, filename) for problem in problems])
+    return StagedFile(tuple(found.instructions), tuple(found.comments))
+
+
+def _read(data: bytes, filename: str, dialect: _Dialect, included: str = "") -> tuple[str, _Found]:
+    """The text, and what is in it; raises :class:`ModelfileError` for one that is too large."""
+    if len(data) > MAX_BYTES:
+        message = f"the file has {len(data)} bytes, more than the {MAX_BYTES} that are read"
+        raise ModelfileError([Problem(message, code="too-large", filename=filename)])
+    text = decode(data)
+    reader = _Reader(text, dialect, included)
+    if next(islice(dialect.starts.finditer(reader.shape), MAX_STARTS, None), None):
+        message = f"the file has more than {MAX_STARTS} instructions and comments"
+        raise ModelfileError([Problem(message, code="too-large", filename=filename)])
+    return text, reader.read()
+
+
+def _demand_from(found: _Found) -> Iterator[Problem]:
+    """A Modelfile needs a FROM, unless one of its broken lines was meant to be one."""
+    if found.meant_from or any(item.word == From.word for item in found.instructions):
+        return
+    hint = "say what to build on: FROM NAME or FROM ./model.gguf"
+    yield Problem("no FROM line", code="missing-from", suggestion=hint)
 
 
 def _foreign(data: bytes, filename: str, problems: list[Problem]) -> Problem | None:
@@ -128,11 +171,12 @@ def _position(problem: Problem) -> int:
     return problem.span.start if problem.span else -1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Found:
-    instructions: list[Instruction]
+    instructions: list[Any]
     comments: list[Comment]
     problems: list[Problem]
+    meant_from: bool = False
 
 
 _Tokens = tuple[Token, ...]
@@ -144,16 +188,35 @@ class _Rows(Transformer[Token, Any]):
     def _row(self, children: list[Token]) -> _Tokens:
         return tuple(children)
 
-    plain = parameter = message = _row
+    plain = parameter = message = clause = setting = _row
 
     def start(self, children: list[_Tokens | Token]) -> list[_Tokens | Token]:
         return children
 
 
 @cache
+def _plain() -> _Dialect:
+    return _Dialect(TYPES, _grammar)
+
+
+@cache
+def _staged() -> _Dialect:
+    return _Dialect(STAGED_TYPES, _staged_grammar)
+
+
+@cache
 def _grammar() -> Lark:
+    return _lark("modelfile.lark")
+
+
+@cache
+def _staged_grammar() -> Lark:
+    return _lark("modelfile.lark", "recipe.lark")
+
+
+def _lark(*names: str) -> Lark:
     return Lark(
-        grammar_text("modelfile.lark"),
+        "\n".join(map(grammar_text, names)),
         parser="lalr",
         lexer="contextual",
         g_regex_flags=re.ASCII,
@@ -196,7 +259,7 @@ def _triple(token: str, written: str) -> str:
 
 
 # How a token of each form and the text as written at its place give the value.
-_VALUES = {"BARE": _bare, "QUOTED": _quoted, "TRIPLE": _triple}
+_VALUES = {"BARE": _bare, "QUOTED": _quoted, "TRIPLE": _triple, "LINE": _bare}
 
 
 class _Lines:
@@ -225,11 +288,13 @@ class _Lines:
 class _Reader:
     """One run over one text."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, dialect: _Dialect, included: str = "") -> None:
         self.text = text
         self.shape = shape(text) + "\n"
         self.lines = _Lines(text)
         self.found = _Found([], [], [])
+        self.dialect = dialect
+        self.included = included
 
     def read(self) -> _Found:
         """Parse from line to line: on over what is broken, up to the limit of problems."""
@@ -250,14 +315,17 @@ class _Reader:
                 in_value = in_value or problem.code == "unclosed"
                 if not (in_value and problem.code == "unknown-instruction"):
                     self.found.problems.append(problem)
-                resume = _RESUME_IN_VALUE if in_value else _RESUME
+                dialect = self.dialect
+                resume = dialect.resume_in_value if in_value else dialect.resume
                 match = resume.search(self.shape, offset + 1)
                 start = match.start() if match else None
                 budget -= len(self.shape) - offset
                 if start is not None and (budget < 0 or len(broken) == MAX_PROBLEMS):
                     self._stop(start)
+                    self.found.meant_from = True  # the rest was not looked at
                     return self.found
-        self._demand_from(broken)
+        meant = (meant_instruction(self.shape, line) for line in broken)
+        self.found.meant_from = From.word in meant
         return self.found
 
     def _after_value(self, problem: Problem, offset: int, broken: list[int]) -> Problem:
@@ -269,7 +337,7 @@ class _Reader:
         between = len(broken) > 1 and broken[-2] >= last.span.start
         if problem.code != "unknown-instruction" or between:
             return problem
-        following = _RESUME.search(self.shape, offset + 1)
+        following = self.dialect.resume.search(self.shape, offset + 1)
         region = self.shape[broken[-1] : following.start() if following else len(self.shape)]
         hint = value_ended(self.shape, last, where.line, region, problem.suggestion)
         return replace(problem, suggestion=hint) if hint else problem
@@ -278,24 +346,26 @@ class _Reader:
         """Parse a part of the text that begins where an instruction may."""
         whole = start == 0 and end == len(self.shape)
         part = self.shape if whole else self.shape[start:end]
-        for row in cast("list[_Tokens | Token]", _grammar().parse(part)):
+        for row in cast("list[_Tokens | Token]", self.dialect.grammar().parse(part)):
             if isinstance(row, tuple):
                 self.found.instructions.append(self._instruction(row, start))
             else:
                 self.found.comments.append(self._comment(row, start))
 
-    def _instruction(self, row: _Tokens, base: int) -> Instruction:
+    def _instruction(self, row: _Tokens, base: int) -> Any:
         word, *names, value = row
-        kind = TYPES[word.type]
+        kind = self.dialect.types[word.type]
         begin = base + _start(value)
         opening = begin + len(value) - len(value.lstrip(_PADDING))
         end = begin + len(value.rstrip(_PADDING + "\r\n"))
         first = base + _start(word) + word.startswith(HIDDEN)
         span = self._span(first, max(end, opening), opening)
         said = _VALUES[value.type](value, self.text[begin : begin + len(value)])
-        if issubclass(kind, (Parameter, Message)):
+        if names:
             return kind(names[0][:-1], said, span)
-        return kind(said, span)
+        if value.type == "BARE" and hasattr(kind, "of_bare"):
+            return kind.of_bare(said, span)
+        return kind(said, span=span)
 
     def _comment(self, token: Token, base: int) -> Comment:
         start = base + _start(token)
@@ -305,16 +375,7 @@ class _Reader:
     def _span(self, start: int, end: int, value: int) -> Span:
         line, line_start = self.lines.at(start)
         last = line + self.lines.ends(start, end)
-        return Span(line, start - line_start + 1, start, end, value, last)
-
-    def _demand_from(self, broken: list[int]) -> None:
-        """A Modelfile needs a FROM, unless one of its broken lines was meant to be one."""
-        if any(isinstance(item, From) for item in self.found.instructions):
-            return
-        if any(meant_instruction(self.shape, line) == From.word for line in broken):
-            return
-        hint = "say what to build on: FROM NAME or FROM ./model.gguf"
-        self.found.problems.append(Problem("no FROM line", code="missing-from", suggestion=hint))
+        return Span(line, start - line_start + 1, start, end, value, last, self.included)
 
     def _stop(self, start: int) -> None:
         message = "too many errors; the rest of the file was not checked"
@@ -324,6 +385,6 @@ class _Reader:
     def _problem(self, offset: int, error: UnexpectedInput) -> Problem:
         allowed = getattr(error, "allowed", None) or getattr(error, "expected", ())
         expected = cast("set[str]", allowed)
-        found = describe(self.text, self.shape, offset, expected)
+        found = describe(self.text, self.shape, offset, expected, self.dialect.types)
         span = self._span(found.start, found.end, found.start)
         return Problem(found.message, span, Severity.ERROR, found.code, found.suggestion)

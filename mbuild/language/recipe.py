@@ -7,7 +7,7 @@ a build with nothing to do loads neither the parser nor the instructions.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mbuild.core.values import NamedTuple
@@ -35,11 +35,27 @@ class Turn(NamedTuple):
     further: Mapping[str, Any] = {}
 
 
+class ModelChange(NamedTuple):
+    """What becomes of the model's weights or metadata before anything is made of them.
+
+    ``kind`` is ``merge`` (``name`` is the adapter, ``value`` its weight), ``set`` (a key and
+    its text), ``unset`` (a key), ``drop`` (``value`` has the numbers of layers) or ``take``
+    (``name`` is a regular expression, ``value`` the JSON of the other model's recipe).
+    """
+
+    kind: str
+    name: str = ""
+    value: Any = None
+    span: Span | None = None
+
+
 class Recipe(NamedTuple):
     """The instructions taken together: of single values the last counts, others add up.
 
     An empty TEMPLATE, SYSTEM, RENDERER or PARSER asks for nothing, as in
-    Ollama. ``config`` holds ``renderer``, ``parser`` and ``requires`` where given.
+    Ollama. ``config`` holds ``renderer``, ``parser`` and ``requires`` where given. ``changes``
+    are made in their order. ``unset`` names what of the base is left out: an instruction's
+    word in lower case, behind ``parameter`` and a blank a parameter.
     """
 
     models: tuple[Reference, ...]
@@ -51,6 +67,8 @@ class Recipe(NamedTuple):
     parameters: Mapping[str, Any] = {}
     messages: tuple[Turn, ...] = ()
     config: Mapping[str, str] = {}
+    changes: tuple[ModelChange, ...] = ()
+    unset: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, modelfile: Modelfile) -> Recipe:
@@ -83,6 +101,13 @@ class Recipe(NamedTuple):
             {key: value for key, value in config.items() if value},
         )
 
+    def every(self) -> Iterator[Recipe]:
+        """The recipe, and those of the models that it takes tensors from."""
+        yield self
+        for change in self.changes:
+            if change.kind == "take":
+                yield from Recipe.from_json(change.value[1]).every()
+
     def to_json(self) -> str:
         """The recipe as the cache keeps it: an object with what was said, and no more."""
         return json.dumps({key: value for key, value in self._asdict().items() if value})
@@ -98,4 +123,9 @@ class Recipe(NamedTuple):
             fields[name] = tuple(Reference(value, span and Span(*span)) for value, span in rows)
         fields["licenses"] = tuple(fields.get("licenses", ()))
         fields["messages"] = tuple(Turn(*turn) for turn in fields.get("messages", ()))
+        rows = fields.get("changes", ())
+        fields["changes"] = tuple(
+            ModelChange(kind, name, value, span and Span(*span)) for kind, name, value, span in rows
+        )
+        fields["unset"] = tuple(fields.get("unset", ()))
         return cls(**fields)

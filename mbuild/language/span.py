@@ -13,7 +13,7 @@ class Span(NamedTuple):
     0, ``end`` exclusive, the newline that ends the value left out. ``value`` is
     the offset of an instruction's value (of its opening quote, if it has one), on
     the same line as ``start``; ``last_line`` is the line that the value ends on
-    (0: not known).
+    (0: not known). ``file`` is the included file that the text is, empty for the Modelfile.
     """
 
     line: int
@@ -22,7 +22,9 @@ class Span(NamedTuple):
     end: int
     value: int
     last_line: int = 0
+    file: str = ""
 
     def part(self, start: int, end: int) -> Span:
         """The part between two offsets, of which ``start`` is on this span's first line."""
-        return Span(self.line, self.column + start - self.start, start, end, start, self.last_line)
+        column = self.column + start - self.start
+        return Span(self.line, column, start, end, start, self.last_line, self.file)

@@ -26,7 +26,9 @@ def obtain(value: str) -> str:
 def whole_line(value: str) -> tuple[str, str] | None:
     """What else than a name stands behind FROM: the code of the problem, and what to write."""
     if match := _STAGE.fullmatch(value):
-        hint = f"stages are Docker's; a Modelfile builds one model: write FROM {match[1]}"
+        hint = (
+            f"stages need # syntax=mbuild/1 as the first line; without them write FROM {match[1]}"
+        )
         return "from-stage", hint
     if match := _COMMENT.fullmatch(value):
         return "comment-in-value", f"a comment needs a line of its own: write FROM {match[1]}"

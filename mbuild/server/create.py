@@ -35,10 +35,13 @@ from mbuild.language.instructions import (
 )
 from mbuild.language.parameters import PARAMETERS, ParameterType
 from mbuild.language.recipe import Recipe, Turn
+from mbuild.language.stages.values import Expectation, StageRecipe
 from mbuild.server.body import MAX_LICENSES, CreateBody
+from mbuild.server.stages import last_stage, target_of
 
 if TYPE_CHECKING:
     from mbuild.core.names import ModelName
+    from mbuild.language.stages.stage import Stage
     from mbuild.registry.client.access import Access
     from mbuild.store import Store
 
@@ -50,6 +53,7 @@ class Creation(NamedTuple):
     posted: Posted
     recipe: Recipe
     warnings: tuple[Notice, ...]
+    checks: tuple[Expectation, ...] = ()
 
     @property
     def name(self) -> ModelName:
@@ -74,7 +78,9 @@ class Creation(NamedTuple):
         keep_recipe(self.recipe, store)
         context = BlobContext(store, self.posted)
         fetching = Fetching(access=access)
-        return Build(self.request, self.recipe, context, warnings=self.warnings, fetching=fetching)
+        stages = {"": StageRecipe("", self.recipe, (), self.checks)} if self.checks else {}
+        wanted = Build(self.request, self.recipe, context, stages=stages)
+        return wanted._replace(warnings=self.warnings, fetching=fetching)
 
 
 def read_creation(fields: Mapping[str, Any], store: Store) -> Creation:
@@ -84,7 +90,14 @@ def read_creation(fields: Mapping[str, Any], store: Store) -> Creation:
     first bytes of uploaded blobs is read.
     """
     body = CreateBody.of(fields)
-    recipe, warnings = _recipe(body, tuple(_sources(body, store)))
+    stage = last_stage(body.modelfile) if body.modelfile else None
+    recipe, warnings = _recipe(body, tuple(_sources(body, store, stage)))
+    target = Target((body.name,), body.quantization)
+    checks: tuple[Expectation, ...] = ()
+    if stage is not None:
+        said = stage.recipe()
+        recipe = recipe._replace(changes=said.recipe.changes, unset=said.recipe.unset)
+        target, checks = target_of(said, target), said.checks
     posted = Posted(
         Digest.of(recipe.to_json().encode()),
         body.name.model,
@@ -93,11 +106,10 @@ def read_creation(fields: Mapping[str, Any], store: Store) -> Creation:
         body.drafts,
         body.imatrices,
     )
-    target = Target((body.name,), body.quantization)
     request = BuildRequest(
         (target,), posted, draft_quantize=body.draft_quantize, splitting=body.splitting
     )
-    return Creation(request, posted, recipe, (*map(Notice, body.unread), *warnings))
+    return Creation(request, posted, recipe, (*map(Notice, body.unread), *warnings), checks)
 
 
 def _recipe(
@@ -124,17 +136,23 @@ def _recipe(
     return recipe, tuple(Notice(problem.message, problem.span) for problem in problems)
 
 
-def _sources(body: CreateBody, store: Store) -> Iterator[Instruction]:
-    """FROM, ADAPTER and DRAFT, or the text of a Modelfile in place of FROM."""
+def _sources(body: CreateBody, store: Store, stage: Stage | None) -> Iterator[Instruction]:
+    """FROM, ADAPTER and DRAFT, or the text of a Modelfile in place of FROM.
+
+    Adapters that the Modelfile merges are no adapters of the model.
+    """
     if body.base:
         yield From(body.base)
     elif body.files is not None:
         yield from (From(name) for name in _names(body.files, store))
+    elif stage is not None:
+        yield from stage.instructions
     else:
         from mbuild.language.parser import parse
 
         yield from parse(body.modelfile.encode(), "modelfile").instructions
-    if body.adapters:
+    merges = stage is not None and any(change.kind == "merge" for change in stage.changes)
+    if body.adapters and not merges:
         yield from (Adapter(name) for name in _names(body.adapters, store))
     if body.drafts:
         yield from (Draft(name) for name in _names(body.drafts, store))

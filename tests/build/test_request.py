@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mbuild.build.request import FORMAT, BuildRequest, Posted, Script, Target
+from mbuild.build.splitting import Splitting
 from mbuild.core.digest import Digest
 from mbuild.core.errors import FormatError
 from mbuild.core.names import ModelName
@@ -43,13 +44,22 @@ QUANTIZATIONS = st.builds(
     st.sampled_from(FILE_TYPES),
     **{field: values(option) for field, option in OPTIONS.items()},
 )
-TARGETS = st.builds(
-    Target, st.lists(NAMES, min_size=1, max_size=3).map(tuple), st.none() | QUANTIZATIONS
-)
 FILES = st.dictionaries(TEXT, DIGESTS, max_size=3)
+SPLITTINGS = st.builds(Splitting, st.integers(1, 10**12), st.none(), st.just(False)) | st.just(
+    Splitting(keep=True)
+)
+TARGETS = st.builds(
+    Target,
+    st.lists(NAMES, min_size=1, max_size=3).map(tuple),
+    st.none() | QUANTIZATIONS,
+    TEXT,
+    st.none() | TEXT,
+    st.none() | SPLITTINGS,
+    st.booleans(),
+)
 SOURCES = (
     st.none()
-    | st.builds(Script, TEXT, DIGESTS, TEXT, TEXT)
+    | st.builds(Script, TEXT, DIGESTS, TEXT, TEXT, st.dictionaries(TEXT, TEXT, max_size=2), FILES)
     | st.builds(Posted, DIGESTS, TEXT, FILES, FILES, FILES, FILES)
 )
 REQUESTS = st.builds(

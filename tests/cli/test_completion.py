@@ -34,6 +34,8 @@ LINES = {
     "a Modelfile": ("mbuild -f Modelf", "mbuild -f Modelfile"),
     "a file to check": ("mbuild check Modelf", "mbuild check Modelfile"),
     "a folder of a store": ("mbuild --store sto", "mbuild --store store/"),
+    "a stage": ("mbuild -f Staged --target tu", "--target tuned"),
+    "an argument": ("mbuild -f Staged --build-arg BA", "--build-arg BASE="),
     "where to export": ("mbuild export luigi -o Modelf", "-o Modelfile"),
 }
 
@@ -42,6 +44,8 @@ LINES = {
 def project(tmp_path: Path, mbuild: Run) -> Path:
     """A folder with a Modelfile, and a store with models, two of them tags of one name."""
     (tmp_path / "Modelfile").write_text("FROM ./model.gguf\n")
+    text = "# syntax=mbuild/1\nARG BASE=./model.gguf\nFROM ${BASE} AS tuned\n"
+    (tmp_path / "Staged").write_text(text)
     tiny_gguf(tmp_path / "model.gguf")
     done = mbuild("-t", "luigi", "-t", "mario:q8_0", "-t", "mario:f16")
     assert done.returncode == 0, done.stderr

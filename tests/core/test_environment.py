@@ -50,7 +50,7 @@ def test_a_budget_that_is_no_size_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_every_grammar_can_be_read() -> None:
     """The grammars are found wherever mbuild is installed from."""
-    for name in ("modelfile.lark", "gotemplate.lark"):
+    for name in ("modelfile.lark", "gotemplate.lark", "clauses.lark"):
         assert "start" in grammar_text(name)
     with pytest.raises(FileNotFoundError):
         grammar_text("nothing.lark")

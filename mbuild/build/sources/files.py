@@ -78,7 +78,7 @@ class Names(Protocol):
     def no_model(self, value: str, error: InvalidNameError | NameNotFoundError) -> MbuildError:
         """The error for a value that is not the name of a stored model."""
 
-    def is_model(self, value: str) -> MbuildError:
+    def is_model(self, value: str, word: str = "ADAPTER") -> MbuildError:
         """The error for a model's checkpoint where an adapter is meant."""
 
     def is_adapter(self, value: str) -> MbuildError:

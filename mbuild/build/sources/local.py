@@ -194,9 +194,9 @@ class Disk:
         from mbuild.lint.remedies import inside
 
         there = inside(self._path(value), value, word)
-        if word == "ADAPTER":
+        if word in ("ADAPTER", "MERGE"):
             return SourceError(
-                f"ADAPTER {value}: no adapter in that directory",
+                f"{word} {value}: no adapter in that directory",
                 hint=there
                 or "it needs a .gguf file, or adapter_config.json with adapter_model.safetensors",
             )
@@ -225,10 +225,10 @@ class Disk:
             hint=f"{found}{'' if found.endswith('?') else ';'} {obtain(value)}",
         )
 
-    def is_model(self, value: str) -> MbuildError:
+    def is_model(self, value: str, word: str = "ADAPTER") -> MbuildError:
         """That FROM is the word for it."""
         return SourceError(
-            f"ADAPTER {value}: it is a model, not a LoRA adapter",
+            f"{word} {value}: it is a model, not a LoRA adapter",
             hint=f"use FROM {value} to build from it; an adapter is a folder with"
             " adapter_config.json and adapter_model.safetensors",
         )

@@ -149,11 +149,13 @@ class RequestNames:
 
     def find(self, word: str, value: str) -> Found | SourceFile | None:
         """A file of the request, all of them as a directory, or an uploaded blob by its digest."""
-        files = self._files[word]
+        files = self._files["ADAPTER" if word == "MERGE" else word]
         if value in files:
             return self._file(files, value)
         if value == FOLDER and files:
             return Found(self._directory(files))
+        if word == "MERGE" and (folder := self._folder_of(files, value)) is not None:
+            return Found(folder)
         blob = self._blob(word, value)
         if blob is None and word != "FROM":
             raise MissingFileError(f"{word} {value}: the request has no such file")
@@ -168,6 +170,13 @@ class RequestNames:
             if path.parent == folder
         }
         return Found(UploadedFiles(folder.name, beside, self._store), name, value)
+
+    def _folder_of(self, files: Files, value: str) -> UploadedFiles | None:
+        """The files of the request that lie in a folder, if there are any: one adapter of many."""
+        prefix = posixpath.normpath(value) + "/"
+        inside = {n.removeprefix(prefix): d for n, d in files.items() if n.startswith(prefix)}
+        name = prefix[:-1].rpartition("/")[2]
+        return UploadedFiles(name, inside, self._store, prefix) if inside else None
 
     def _directory(self, files: Files) -> UploadedFiles:
         """The request's files as a directory; one folder that all lie in is that directory."""
@@ -203,7 +212,7 @@ class RequestNames:
             return UsageError("invalid model name")
         return NameNotFoundError(f"model '{value}' not found")
 
-    def is_model(self, value: str) -> MbuildError:
+    def is_model(self, value: str, word: str = "ADAPTER") -> MbuildError:
         """That the request has another field for it."""
         return SourceError(
             "'adapters' holds a model, not a LoRA adapter",
@@ -242,6 +251,8 @@ class BlobContext(Resolver):
         super().__init__(RequestNames(store, posted.folder, every), store)
         self._imatrices = posted.imatrices
 
-    def imatrix(self, value: str) -> SourceFile:
+    def imatrix(self, value: str, *, beside: bool = False) -> SourceFile:
         """The uploaded blob of that name."""
+        if value not in self._imatrices:
+            raise MissingFileError(f"IMATRIX {value}: the request has no such file")
         return self._known((_uploaded(self._imatrices[value], value, self._store),))[0]

@@ -55,14 +55,20 @@ class Context(Protocol):
     def adapter(self, value: str) -> AdapterSource:
         """What ADAPTER means; raises :class:`SourceError`."""
 
+    def merged(self, value: str) -> AdapterSource:
+        """What MERGE means; raises :class:`SourceError`."""
+
     def draft(self, value: str) -> DraftSource:
         """What DRAFT means; raises :class:`SourceError`."""
 
     def joined(self, models: tuple[ModelSource, ...]) -> tuple[ModelSource, ...]:
         """What several FROM lines mean together."""
 
-    def imatrix(self, value: str) -> SourceFile:
-        """The importance matrix that an option names; raises :class:`SourceError`."""
+    def imatrix(self, value: str, *, beside: bool = False) -> SourceFile:
+        """The importance matrix that an option names; raises :class:`SourceError`.
+
+        ``beside``: the Modelfile names it, and it lies where its other paths start.
+        """
 
     def learn(self, word: str, value: str, found: Found | SourceFile | StoredModel) -> None:
         """From now on an instruction's value leads there: to another machine."""
@@ -128,6 +134,10 @@ class Resolver:
         """A GGUF file, or a directory with one or with a PEFT adapter."""
         return self._weights("ADAPTER", value, "adapter")
 
+    def merged(self, value: str) -> AdapterSource:
+        """As ADAPTER, or a directory with an adapter of MLX."""
+        return self._weights("MERGE", value, "adapter")
+
     def draft(self, value: str) -> DraftSource:
         """A GGUF file, or a directory with one or with a checkpoint."""
         return self._weights("DRAFT", value, "model")
@@ -143,8 +153,8 @@ class Resolver:
         source = None if found is None else self._source(found, wanted)
         if isinstance(source, GGUFDirectory):
             source = source.model
-        if word == "ADAPTER" and source is not None and is_model(source):
-            raise self._names.is_model(value)
+        if wanted == "adapter" and source is not None and is_model(source):
+            raise self._names.is_model(value, word)
         if isinstance(source, (GGUFSource, CheckpointSource)):
             return source
         raise self._nothing(word, value, found)
@@ -329,8 +339,10 @@ class LocalContext(Resolver):
         on_read: Callable[[str, int], None] = lambda name, size: None,
     ) -> None:
         super().__init__(Disk(folder, store), store, hash_files=hash_files, on_read=on_read)
+        self._folder = folder
         self._start = directory
 
-    def imatrix(self, value: str) -> SourceFile:
+    def imatrix(self, value: str, *, beside: bool = False) -> SourceFile:
         """A file that the command line names, from the folder of the command."""
-        return self._known((local_file(self._start / value, value, self._store),))[0]
+        start = self._folder if beside else self._start
+        return self._known((local_file(start / value, value, self._store),))[0]

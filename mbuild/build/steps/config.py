@@ -23,6 +23,7 @@ class MakeConfig(BaseStep):
     what else a request sets. ``least`` is the first version of Ollama that can run a model
     of such layers, empty where any can. ``lifted`` is the version that the base asks for
     only because its weights are in several layers, where those of this model are in one.
+    ``without`` are keys that the base's config has and this one must not inherit.
     """
 
     base: Layer | None
@@ -31,6 +32,7 @@ class MakeConfig(BaseStep):
     target: str = aside(default="")
     least: str = ""
     lifted: str = ""
+    without: tuple[str, ...] = ()
     needs: tuple[Step, ...] = aside(default=())
 
     kind: ClassVar[str] = "config"
@@ -41,6 +43,7 @@ class MakeConfig(BaseStep):
         ("overrides",): "",
         ("least",): "least version of Ollama",
         ("lifted",): "version of Ollama that only the base needs",
+        ("without",): "what UNSET leaves out",
     }
 
     @property
@@ -53,7 +56,8 @@ class MakeConfig(BaseStep):
         base = str(self.base.digest) if self.base else None
         least = {"least": self.least} if self.least else {}
         lifted = {"lifted": self.lifted} if self.lifted else {}
-        return {"base": base, "overrides": dict(self.overrides), **least, **lifted}
+        without = {"without": list(self.without)} if self.without else {}
+        return {"base": base, "overrides": dict(self.overrides), **least, **lifted, **without}
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Merge and store."""
@@ -64,6 +68,7 @@ class MakeConfig(BaseStep):
             merged.update(read_object(context.store.blobs, self.base))
             if self.lifted and merged.get("requires") == self.lifted:
                 del merged["requires"]
+            merged = {key: item for key, item in merged.items() if key not in self.without}
         if self.base is None:
             check_one_model(self.inputs, inputs)
         for result in inputs:

@@ -49,12 +49,12 @@ class ReadHeader(OverOrigin):
     @property
     def label(self) -> str:
         """What is read from what."""
-        return f"read {self.part} of {self.origin.name}"
+        return f"read {self.part} of {self.origin.shown}"
 
     @property
     def materials(self) -> tuple[Material, ...]:
         """The source."""
-        return (self.origin.material,)
+        return self.origin.materials
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The description of the unquantized model, and the part."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from mbuild.build.graph import BaseStep
+from mbuild.build.steps.changed import ChangeWeights
+from mbuild.build.steps.checking import CheckModel
 from mbuild.build.steps.config import MakeConfig
 from mbuild.build.steps.gguf import ImportGGUF, MergeGGUF
 from mbuild.build.steps.header import ReadHeader
@@ -15,6 +17,8 @@ from mbuild.build.steps.template import DetectTemplate
 from mbuild.build.steps.weights import ConvertAdapter, ConvertCheckpoint
 
 KINDS: dict[str, type[BaseStep]] = {
+    "change": ChangeWeights,
+    "check": CheckModel,
     "config": MakeConfig,
     "convert": ConvertCheckpoint,
     "convert-adapter": ConvertAdapter,

@@ -68,13 +68,15 @@ class MergeParameters(BaseStep):
     """PARAMETER values laid over those of the base model or of a detected template, key by key.
 
     An input's ``facts["parameters"]`` are such values. Nothing to say, no layer.
-    ``values`` hold ints, floats, bools, strings and lists of strings, as
+    ``without`` are names of parameters that are not inherited. ``values`` hold ints,
+    floats, bools, strings and lists of strings, as
     :mod:`mbuild.language.parameters` makes them.
     """
 
     values: Mapping[str, Any]
     base: Layer | None
     inputs: tuple[Step, ...] = ()
+    without: tuple[str, ...] = ()
     needs: tuple[Step, ...] = aside(default=())
 
     kind: ClassVar[str] = "params"
@@ -84,6 +86,7 @@ class MergeParameters(BaseStep):
     field_names: ClassVar[Mapping[tuple[str, ...], str]] = {
         ("values",): "parameter",
         ("base",): "base params",
+        ("without",): "what UNSET leaves out",
     }
 
     @property
@@ -94,7 +97,8 @@ class MergeParameters(BaseStep):
     def key_fields(self) -> Mapping[str, Any]:
         """The values and the base's parameters."""
         base = str(self.base.digest) if self.base else None
-        return {"values": dict(self.values), "base": base}
+        without = {"without": list(self.without)} if self.without else {}
+        return {"values": dict(self.values), "base": base, **without}
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Merge and store; numbers of the base come out as Go writes them."""
@@ -105,6 +109,7 @@ class MergeParameters(BaseStep):
             merged.update(read_object(context.store.blobs, self.base, Numbers.AS_IN_GO))
         for result in inputs:
             merged.update(result.facts.get("parameters", {}))
+        merged = {name: value for name, value in merged.items() if name not in self.without}
         merged.update(self.values)
         if not merged:
             return Made(Result())

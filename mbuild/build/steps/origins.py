@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext, written
 from mbuild.build.sources.values import README, CheckpointSource, Material, SourceFile
@@ -61,14 +61,19 @@ class CheckpointOrigin(NamedTuple):
         return self.source.name
 
     @property
+    def shown(self) -> str:
+        """The name."""
+        return self.name
+
+    @property
     def files(self) -> Mapping[str, SourceFile]:
         """The files to open."""
         return self.source.files
 
     @property
-    def material(self) -> Material:
+    def materials(self) -> tuple[Material, ...]:
         """The folder."""
-        return self.source.material
+        return (self.source.material,)
 
     def fields(self) -> Mapping[str, Any] | None:
         """What decides the unquantized model: the description of its conversion."""
@@ -116,15 +121,20 @@ class GGUFOrigin(NamedTuple):
         return self.sources[0].name
 
     @property
+    def shown(self) -> str:
+        """The name."""
+        return self.name
+
+    @property
     def files(self) -> Mapping[str, SourceFile]:
         """The files to open."""
         return {file.name: file for file in self.sources}
 
     @property
-    def material(self) -> Material:
+    def materials(self) -> tuple[Material, ...]:
         """The file, or the shards under the name of the first."""
         size = sum(file.stamp.size for file in self.sources)
-        return self.sources[0].material._replace(size=size)
+        return (self.sources[0].material._replace(size=size),)
 
     def fields(self) -> Mapping[str, Any] | None:
         """The files' digests."""
@@ -186,14 +196,19 @@ class LayerOrigin(NamedTuple):
         return self.layers[0].origin or self.layers[0].digest.short
 
     @property
+    def shown(self) -> str:
+        """The name."""
+        return self.name
+
+    @property
     def files(self) -> Mapping[str, SourceFile]:
         """No file of the user's."""
         return {}
 
     @property
-    def material(self) -> Material:
+    def materials(self) -> tuple[Material, ...]:
         """The model that the layers belong to."""
-        return Material(self.name, "", sum(layer.size for layer in self.layers))
+        return (Material(self.name, "", sum(layer.size for layer in self.layers)),)
 
     def fields(self) -> Mapping[str, Any]:
         """The layers' digests: the same as of the files that they were imported from.
@@ -217,7 +232,50 @@ class LayerOrigin(NamedTuple):
         return ()
 
 
-Origin = CheckpointOrigin | GGUFOrigin | LayerOrigin
+class Origin(Protocol):
+    """Where weights come from; changes of them on the way are an origin too."""
+
+    @property
+    def by_name(self) -> bool:
+        """Whether a key may know a blob of the store by its name, unread."""
+
+    @property
+    def is_split(self) -> bool:
+        """Whether it is the shards of a split GGUF."""
+
+    @property
+    def name(self) -> str:
+        """What to call it in messages."""
+
+    @property
+    def shown(self) -> str:
+        """The name, and what tells it from other origins of that name, for labels."""
+
+    @property
+    def files(self) -> Mapping[str, SourceFile]:
+        """The files to open."""
+
+    @property
+    def materials(self) -> tuple[Material, ...]:
+        """What it is made from; the first is the model."""
+
+    @property
+    def versions(self) -> tuple[tuple[str, int], ...]:
+        """The kinds of work in it and their versions."""
+
+    @property
+    def needs(self) -> tuple[Step, ...]:
+        """The downloads of what is on other machines."""
+
+    def fields(self) -> Mapping[str, Any] | None:
+        """What decides the unquantized model; None while a digest is not known."""
+
+    def open(self, context: StepContext, files: Readable, stack: ExitStack) -> Model:
+        """The unquantized model, its tensors loaded on demand."""
+
+    def learned(self, files: Mapping[str, Digest]) -> Origin:
+        """With the digests that a step found."""
+
 
 ORIGIN_NAMES: dict[tuple[str, ...], str] = {
     ("origin", "files"): "",
@@ -227,6 +285,7 @@ ORIGIN_NAMES: dict[tuple[str, ...], str] = {
     ("origin", "pre"): "--pre",
     ("origin", "outtype"): "--outtype",
     ("origin", "converter"): "mbuild's version of the converter",
+    ("origin", "changes"): "change of the weights",
 }
 """What the fields of origins are called in explanations."""
 

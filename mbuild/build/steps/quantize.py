@@ -84,7 +84,7 @@ class Quantize(OverOrigin):
     @property
     def label(self) -> str:
         """What becomes what."""
-        return f"quantize {self.role.prefix}{self.origin.name} to {self.target}"
+        return f"quantize {self.role.prefix}{self.origin.shown} to {self.target}"
 
     @property
     def files(self) -> tuple[SourceFile, ...]:
@@ -95,13 +95,13 @@ class Quantize(OverOrigin):
     @property
     def reads(self) -> int:
         """The source's size; the importance matrix is small."""
-        return self.origin.material.size
+        return sum(each.size for each in self.origin.materials)
 
     @property
     def materials(self) -> tuple[Material, ...]:
         """The source, and the importance matrix."""
         imatrix = (self.imatrix.material,) if self.imatrix else ()
-        return (self.origin.material, *imatrix)
+        return (*self.origin.materials, *imatrix)
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The description of the unquantized model, and the recipe with its options."""
@@ -150,13 +150,19 @@ def _write_variants(
     steps: Sequence[Quantize], model: Model, files: OpenFiles, context: StepContext
 ) -> list[list[Blob]]:
     """Write all variants side by side."""
+    from mbuild.build.steps.changes import ChangedOrigin
     from mbuild.build.steps.ranges import RangeCache
     from mbuild.build.steps.tensors import write_variants
 
     variants = [_variant(step, model, files, context) for step in steps]
-    cache = RangeCache(context.store, steps[0].origin.fields(), read=context.use_cache)
+    origin = steps[0].origin
+    cache = RangeCache(context.store, origin.fields(), read=context.use_cache)
+    if isinstance(origin, ChangedOrigin):  # what nothing changes is the base's, digested before
+        cache.also_from(origin.base, origin.unchanged(model))
     blobs = write_variants(variants, model, cache, files, context)
-    cache.remember_sources(steps[0].origin, files.known())
+    cache.remember_sources(origin, files.known())
+    if isinstance(origin, ChangedOrigin):
+        cache.remember_sources(origin.base, files.known(), origin.unchanged(model))
     return blobs
 
 
@@ -267,7 +273,7 @@ def _planned(step: Quantize, model: Model, imatrix_path: Path | None) -> Variant
             _check_type(tensor, new, target, imatrix)
     pairs, metadata = tuple(tensors), quantized(model.metadata, target, about)
     shards = _shards(step.splitting, pairs, model.shards)
-    described = [step.origin.name, quantization.to_json(), *shards]
+    described = [step.origin.shown, quantization.to_json(), *shards]
     name = hashlib.sha256(canonical_json(described).encode()).hexdigest()[:16] + "-"
     return Variant(name, pairs, metadata, imatrix, shards)
 

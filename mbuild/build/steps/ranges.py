@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -112,6 +112,16 @@ class RangeCache:
             known = store.cache.get(SOURCE_RANGES, _key([origin, RANGE]))
             self._digests = dict(known or {})
 
+    def also_from(self, origin: Origin, names: Collection[str]) -> None:
+        """Take the digests of some tensors' ranges that another origin has in common with it."""
+        fields = origin.fields()
+        if not self._read or fields is None:
+            return
+        known = self._store.cache.get(SOURCE_RANGES, _key([fields, RANGE]))
+        for name, digest in (known or {}).items():
+            if name.partition(" ")[2] in names:
+                self._digests.setdefault(name, digest)
+
     def source_digest(self, part: Range, load: Callable[[], Array]) -> Digest:
         """The digest of a range's bytes, remembered or from loading it."""
         name = f"{part.first} {part.tensor.name}"
@@ -121,12 +131,25 @@ class RangeCache:
             self._digests[name] = known
         return known
 
-    def remember_sources(self, origin: Origin, files: Mapping[str, Digest]) -> None:
-        """Keep the source ranges' digests under the origin's own description."""
+    def remember_sources(
+        self,
+        origin: Origin,
+        files: Mapping[str, Digest],
+        names: Collection[str] | None = None,
+    ) -> None:
+        """Keep the source ranges' digests under the origin's own description.
+
+        With ``names`` only those of some tensors, beside what is kept there already.
+        """
         fields = origin.learned(files).fields()
-        if fields is not None:
-            key = _key([fields, RANGE])
-            self._store.cache.put(SOURCE_RANGES, key, self._digests)
+        if fields is None:
+            return
+        key, found = _key([fields, RANGE]), self._digests
+        if names is not None:
+            kept = self._store.cache.get(SOURCE_RANGES, key)
+            found = dict(kept or {})
+            found |= {n: d for n, d in self._digests.items() if n.partition(" ")[2] in names}
+        self._store.cache.put(SOURCE_RANGES, key, found)
 
     def key(self, source: Digest, part: Range, new: GGMLType, importances: Array | None) -> str:
         """The key of one quantized range."""

@@ -121,12 +121,12 @@ class SplitWeights(OverOrigin):
     @property
     def reads(self) -> int:
         """The source's size."""
-        return self.origin.material.size
+        return sum(each.size for each in self.origin.materials)
 
     @property
     def materials(self) -> tuple[Material, ...]:
         """The source."""
-        return (self.origin.material,)
+        return self.origin.materials
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The source's digests, where it is cut, and the role."""

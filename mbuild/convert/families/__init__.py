@@ -92,9 +92,16 @@ def config_class(model_type: object) -> HFConfig:
     return next((r.hf for r in rows(model_type) if r.hf.model_type == model_type), NO_HF_CONFIG)
 
 
-def of_gguf(arch: object) -> Family | None:
-    """The first row of GGUF's architecture: the family that the others of that name are like."""
-    return next((row for row in rows(str(arch)) if row.gguf == arch), None)
+def of_gguf(arch: object, *, experts: bool = False) -> Family | None:
+    """The first row of GGUF's architecture: the family that the others of that name are like.
+
+    Of a model with ``experts`` the first one that has such (Mixtral, of Llama's architecture).
+    """
+    same = (row for row in rows(str(arch)) if row.gguf == arch)
+    if not experts:
+        return next(same, None)
+    every = list(same)
+    return next((row for row in every if row.stacks), every[0] if every else None)
 
 
 def by_name() -> Mapping[str, Family]:

@@ -95,16 +95,19 @@ def open_adapter(
     files: Mapping[str, Path],
     warn: Callable[[str], None] = lambda text: None,
     seen: Mapping[str, Seen] | None = None,
+    *,
+    merging: bool = False,
 ) -> LoraAdapter:
     """Read an adapter's config and the headers of its weights; ``warn`` is told what is lost.
 
     ``files`` maps names relative to the adapter's folder to readable files; ``seen`` has, for
-    some of them, who is shown what is read of their tensors.
+    some of them, who is shown what is read of their tensors. ``merging``: whole weights have
+    a place in the base, so any tensor may be one.
     Raises :class:`UnsupportedError` for another kind of adapter, for pickled
     weights and for whole weights among the factors, :class:`SourceError` for
     missing files and :class:`FormatError` for malformed ones.
     """
-    config = read_config(name, CheckpointFiles(files), warn)
+    config = read_config(name, CheckpointFiles(files), warn, merging=merging)
     if WEIGHTS not in files:
         if _PICKLED in files:
             raise UnsupportedError(
@@ -133,19 +136,32 @@ def open_adapter(
             factors.setdefault(weight, {})[kind] = lazy_of(tensor)
         elif ".base_layer.weight" in base:
             continue
+        elif merging:
+            vectors[_whole_name(base)] = lazy_of(tensor)
         elif "_layernorm" in base or ".norm" in base:
             vectors[base] = lazy_of(tensor)
         else:
             raise _unexpected(tensor.name)
-    if not factors:
+    if not factors and not (merging and vectors):
         raise FormatError(f"{WEIGHTS}: no LoRA tensors")
-    if vectors:
+    if vectors and not merging:
         warn(
             f"{WEIGHTS}: {next(iter(vectors))} and {len(vectors) - 1} more are whole weights, which"
             " llama.cpp does not apply: merge the adapter into its base to keep them"
         )
     pairs = {weight: _pair(weight, kinds) for weight, kinds in factors.items()}
     return LoraAdapter(name, dict(files), config, pairs, vectors)
+
+
+def _whole_name(name: str) -> str:
+    """The base's name of a tensor that is kept whole; raises for what is none of the base's."""
+    name = re.sub(r"\.modules_to_save(?:\.\w+)?(?=\.)", "", name)
+    if ".lora_" in name or not name.endswith((".weight", ".bias")):
+        raise UnsupportedError(
+            f"{WEIGHTS}: {name!r} is neither a factor of a LoRA pair nor a weight of the base",
+            hint="merge the adapter with peft: model.merge_and_unload()",
+        )
+    return name
 
 
 def _unexpected(name: str) -> UnsupportedError:

@@ -46,9 +46,12 @@ class Base:
     tensors: Mapping[str, tuple[int, ...]]
 
 
-def base_of_model(model: Model) -> Base:
-    """A GGUF model as a base; raises as :func:`base_from_facts` does."""
-    return base_from_facts(facts_of_base(model))
+def base_of_model(model: Model, row: Family | None = None) -> Base:
+    """A GGUF model as a base; raises as :func:`base_from_facts` does.
+
+    ``row`` is the family of the checkpoint that the model is converted from, if it is.
+    """
+    return base_from_facts(facts_of_base(model), row)
 
 
 def facts_of_base(model: Model) -> dict[str, Any]:
@@ -62,7 +65,7 @@ def facts_of_base(model: Model) -> dict[str, Any]:
     }
 
 
-def base_from_facts(facts: Mapping[str, Any]) -> Base:
+def base_from_facts(facts: Mapping[str, Any], row: Family | None = None) -> Base:
     """A base from :func:`facts_of_base`.
 
     Families that share GGUF's architecture (Llama and Mistral) share its
@@ -71,7 +74,7 @@ def base_from_facts(facts: Mapping[str, Any]) -> Base:
     :class:`FormatError` for metadata that no model has.
     """
     arch, numbers, tensors = facts["architecture"], facts["numbers"], facts["tensors"]
-    row = of_gguf(arch)
+    row = row or of_gguf(arch, experts=bool(numbers.get("expert_count")))
     if row is None:
         raise UnsupportedError(f"adapters for {arch!r} models cannot be converted")
     config = {name: numbers[key] for name, key in CONFIG_KEYS.items() if key in numbers}

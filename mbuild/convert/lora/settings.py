@@ -21,6 +21,7 @@ _REPEATED = re.compile(r"\)[*+{]|\\[1-9]|\(\?(?!:)")
 _ENDLESS = re.compile(r"[*+{]")
 _ENDLESS_LIMIT = 3
 _MERGE = "merge the adapter into its base (model.merge_and_unload()) and build that"
+_PEFT = "merge it with peft (model.merge_and_unload()) and build that"
 _RANK_LIMIT = 1 << 20
 
 
@@ -55,9 +56,15 @@ class LoraConfig:
 
 
 def read_config(
-    name: str, files: CheckpointFiles, warn: Callable[[str], None] = lambda text: None
+    name: str,
+    files: CheckpointFiles,
+    warn: Callable[[str], None] = lambda text: None,
+    *,
+    merging: bool = False,
 ) -> LoraConfig:
     """Read and check the config of the adapter ``name``; ``warn`` is told what may be lost.
+
+    ``merging``: it is folded into its base, which has a place for biases too.
 
     Raises :class:`SourceError` when there is none, :class:`UnsupportedError`
     for anything but a plain LoRA, and :class:`FormatError` for settings that
@@ -69,7 +76,7 @@ def read_config(
             f"{name} has no {CONFIG}",
             hint="an adapter is a folder with adapter_config.json and adapter_model.safetensors",
         )
-    _check_kind(config, warn)
+    _check_kind(config, warn, merging=merging)
     return LoraConfig(
         _rank(config.get("r")),
         _positive("lora_alpha", config.get("lora_alpha")),
@@ -126,7 +133,9 @@ def _check_start(config: Mapping[str, Any], warn: Callable[[str], None]) -> None
         )
 
 
-def _check_kind(config: Mapping[str, Any], warn: Callable[[str], None]) -> None:
+def _check_kind(
+    config: Mapping[str, Any], warn: Callable[[str], None], *, merging: bool = False
+) -> None:
     kind = config.get("peft_type", "LORA")
     if kind != "LORA":
         raise UnsupportedError(
@@ -134,8 +143,13 @@ def _check_kind(config: Mapping[str, Any], warn: Callable[[str], None]) -> None:
         )
     _check_start(config, warn)
     for name, neutral, what in _ONLY_MERGED:
-        if config.get(name) not in (None, False, [], {}, "", *neutral):
-            raise UnsupportedError(f"{CONFIG}: {name}: GGUF cannot express {what}", hint=_MERGE)
+        if config.get(name) in (None, False, [], {}, "", *neutral):
+            continue
+        if merging and name == "bias":  # the biases are there, whole
+            continue
+        if merging:
+            raise UnsupportedError(f"{CONFIG}: {name}: mbuild cannot merge {what}", hint=_PEFT)
+        raise UnsupportedError(f"{CONFIG}: {name}: GGUF cannot express {what}", hint=_MERGE)
     for name, value in config.items():
         if name not in _KNOWN and value not in (None, False, [], {}, ""):
             warn(f"{CONFIG}: {name} is not known to mbuild; its effect, if any, is lost")

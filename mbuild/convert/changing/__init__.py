@@ -1,0 +1,1 @@
+"""Models changed on their way: metadata, layers, tensors of another model."""

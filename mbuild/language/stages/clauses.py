@@ -1,0 +1,119 @@
+"""The words behind ARG, QUANTIZE, MERGE and the like, through ``grammar/clauses.lark``."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any, NamedTuple, cast
+
+from lark import Lark, Token, Transformer
+from lark.exceptions import UnexpectedInput, UnexpectedToken
+
+from mbuild.core.errors import ModelfileError
+from mbuild.core.grammars import grammar_text
+from mbuild.language.instructions import Problem
+from mbuild.language.printable import shape
+from mbuild.language.stages.words import Clause
+
+USAGE: dict[str, str] = {
+    "ARG": "ARG NAME[=DEFAULT] ...",
+    "INCLUDE": "INCLUDE FILE [NAME=VALUE ...]",
+    "QUANTIZE": "QUANTIZE TYPE ... [IMATRIX FILE] [TENSOR REGEX=TYPE ...] [OUTPUT TYPE]"
+    " [EMBEDDING TYPE] [PURE] [REQUANTIZE] [RECIPE NAME] [OUTTYPE TYPE]"
+    " [SPLIT SIZE | SPLIT N LAYERS | SPLIT KEEP]",
+    "MERGE": "MERGE ADAPTER [WEIGHT NUMBER]",
+    "UNSET": "UNSET PARAMETER NAME ..., UNSET SYSTEM (or another instruction), UNSET KEY ...",
+    "DROP": "DROP LAYER NUMBER ...",
+    "TAKE": "TAKE REGEX FROM STAGE",
+    "CHECK": "CHECK nan, CHECK template renders, CHECK size < 5GB, CHECK kld < 0.05 TEXT FILE,"
+    " CHECK perplexity < 7.2 TEXT FILE, CHECK error < 0.08,"
+    ' CHECK answers "PROMPT" WITH /REGEX/',
+}
+"""How each instruction is written, for messages and the documentation."""
+
+
+class Word(NamedTuple):
+    """A word as written, quotes and arguments in it; ``start`` counts characters of the value."""
+
+    text: str
+    start: int
+
+
+class Phrase(NamedTuple):
+    """A part of a clause: its rule in the grammar, and its words without the keywords."""
+
+    rule: str
+    words: tuple[Word, ...]
+    keywords: tuple[str, ...]
+
+
+class Phrases(NamedTuple):
+    """A clause: what it begins with, and the options behind that."""
+
+    head: Phrase
+    options: tuple[Phrase, ...]
+
+
+class _Parts(Transformer[Token, Any]):
+    """Each rule of the tree as a :class:`Phrase`, the outermost with its options."""
+
+    def __default__(self, data: Any, children: list[Any], meta: Any) -> Phrases:
+        own = [child for child in children if isinstance(child, Token)]
+        words = tuple(Word(str(t), cast("int", t.start_pos)) for t in own if t.type == "WORD")
+        keywords = tuple(t.upper() for t in own if t.type != "WORD")
+        options = tuple(child.head for child in children if isinstance(child, Phrases))
+        return Phrases(Phrase(str(data), words, keywords), options)
+
+
+@cache
+def _lark() -> Lark:
+    return Lark(
+        grammar_text("clauses.lark"),
+        parser="lalr",
+        lexer="contextual",
+        start=[word.lower() for word in USAGE],
+        g_regex_flags=re.ASCII,
+        maybe_placeholders=False,
+    )
+
+
+def read_clause(item: Clause) -> Phrases:
+    """The words of a clause; raises :class:`ModelfileError` where it is written in another way."""
+    try:
+        tree = _lark().parse(shape(item.value), start=item.word.lower())
+    except UnexpectedInput as error:
+        raise ModelfileError([_problem(item, error)]) from None
+    return cast("Phrases", _Parts().transform(tree))
+
+
+def written_clause(item: Clause) -> str:
+    """The value in its canonical form: one blank between words, keywords in upper case."""
+    tokens = _lark().parse_interactive(shape(item.value), start=item.word.lower()).exhaust_lexer()
+    lower = item.word == "CHECK"
+    words = []
+    for token in tokens:
+        if token.type == "WORD":
+            start = cast("int", token.start_pos)
+            words.append(item.value[start : start + len(token)])
+        elif lower and token.type in _MEASURES:
+            words.append(token.lower())
+        else:
+            words.append(token.upper())
+    return " ".join(words)
+
+
+_MEASURES = ("NAN", "TEMPLATE", "RENDERS", "SIZE", "KLD", "PERPLEXITY", "ERROR", "ANSWERS")
+
+
+def _problem(item: Clause, error: UnexpectedInput) -> Problem:
+    at = error.pos_in_stream
+    if isinstance(error, UnexpectedToken) and error.token.type == "$END":
+        at = len(item.value)
+    rest = "" if at is None else item.value[at:].split(maxsplit=1)[:1]
+    found = f"{rest[0]:.60}" if rest else "the end of the line"
+    where = item.span
+    if where is not None and at is not None and "\n" not in item.value[:at]:
+        start = min(where.value + at, where.end)
+        where = where.part(start, start + (len(found) if rest else 1))
+    message = f"{item.word} cannot go on with {found}"
+    return Problem(message, where, code="bad-clause", suggestion=f"write {USAGE[item.word]}")

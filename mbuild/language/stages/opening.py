@@ -1,0 +1,31 @@
+"""Whether a Modelfile opens the language ``mbuild/1``: light, because every build asks."""
+
+from __future__ import annotations
+
+import codecs
+import re
+
+from mbuild.core.errors import UsageError
+
+SYNTAX_LINE = "# syntax=mbuild/1"
+"""The first line that opens the language, as ``mbuild fmt`` writes it."""
+
+_FIRST = re.compile(rb"#[ \t]*syntax[ \t]*=[ \t]*mbuild/([^ \t\r\n]*)[ \t]*(?:[\r\n]|\Z)", re.I)
+
+
+def opens_stages(data: bytes) -> bool:
+    """Whether the first line of a Modelfile is ``# syntax=mbuild/1``.
+
+    Another line with ``syntax=`` is a comment, as in Ollama. Raises :class:`UsageError` for
+    a version of the language that this mbuild does not know.
+    """
+    match = _FIRST.match(data.removeprefix(codecs.BOM_UTF8))
+    if match is None:
+        return False
+    if match[1] != b"1":
+        version = match[1].decode(errors="replace")
+        raise UsageError(
+            f"the Modelfile wants the language mbuild/{version:.40}; this mbuild knows mbuild/1",
+            hint=f"use a newer mbuild, or begin the file with {SYNTAX_LINE}",
+        )
+    return True

@@ -1,0 +1,103 @@
+"""What can be known to be wrong with a file of stages without building it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mbuild.core.errors import MbuildError, ModelfileError
+from mbuild.language.instructions import Problem, Severity
+from mbuild.language.span import Span
+from mbuild.language.stages.evaluate import Bring, chosen, evaluate
+from mbuild.language.stages.stage import Stage
+from mbuild.language.stages.values import ALL, QuantizeLine
+from mbuild.lint import check_instructions, paths, templates
+
+
+class CheckedStages(NamedTuple):
+    """The stages that were asked for, all that there are, and warnings."""
+
+    stages: tuple[Stage, ...]
+    every: tuple[Stage, ...]
+    warnings: tuple[Problem, ...]
+
+
+def check_stages(
+    data: bytes,
+    filename: str,
+    bring: Bring,
+    arguments: Mapping[str, str] = {},
+    targets: Sequence[str] = (ALL,),
+    folder: Path | None = None,
+) -> CheckedStages:
+    """Evaluate a file, and check the stages that ``targets`` name as Modelfiles of their own.
+
+    ``folder`` is where its paths start from; without one no folder is looked at. Raises
+    :class:`ModelfileError` with all problems if any of them is an error.
+    """
+    evaluated = evaluate(data, filename, arguments, bring)
+    wanted = tuple(chosen(evaluated.stages, tuple(targets)))
+    found = dict.fromkeys(evaluated.warnings)
+    for stage in _with_bases(wanted):
+        found |= dict.fromkeys(_of_stage(stage, folder))
+    problems = [evaluated.located(problem, filename) for problem in found]
+    problems.sort(key=_place)
+    if any(problem.severity is Severity.ERROR for problem in problems):
+        raise ModelfileError(problems)
+    return CheckedStages(wanted, evaluated.stages, tuple(problems))
+
+
+def _place(problem: Problem) -> tuple[str, int]:
+    return (problem.span.file, problem.span.start) if problem.span else ("", 0)
+
+
+def _with_bases(stages: Sequence[Stage]) -> list[Stage]:
+    """The stages and all that they begin from, each once."""
+    found: dict[int, Stage] = {}
+    for stage in stages:
+        each: Stage | None = stage
+        while each is not None:
+            found[id(each)] = each
+            each = each.base
+    return list(found.values())
+
+
+def _of_stage(stage: Stage, folder: Path | None) -> Iterator[Problem]:
+    """What is wrong with its own lines: those of its base are the base's matter.
+
+    That a line takes the place of one of the base is what a stage is for.
+    """
+    inherited = {id(item) for item in stage.base.instructions} if stage.base else set()
+    before = {item.span for item in stage.instructions if id(item) in inherited}
+    modelfile = stage.modelfile
+    problems = [*check_instructions(modelfile), *templates.execution(modelfile)]
+    if folder is not None:
+        problems += paths.check(modelfile, folder)
+    for problem in problems:
+        if not any(_within(problem.span, each) for each in before):
+            yield problem
+    for line in stage.quantize:
+        yield from _of_line(line)
+
+
+def _within(inner: Span | None, outer: Span | None) -> bool:
+    if inner is None or outer is None or inner.file != outer.file:
+        return False
+    return outer.start <= inner.start < outer.end
+
+
+def _of_line(line: QuantizeLine) -> Iterator[Problem]:
+    """What QUANTIZE names that there is not."""
+    from mbuild.quant.choose.options import Quantization
+
+    seen: set[str] = set()
+    for text in line.types:
+        try:
+            name = Quantization.parse(text, line.options).file_type.name
+        except MbuildError as error:
+            yield Problem(error.message, line.span, code="bad-quantize", suggestion=error.hint)
+            continue
+        if name in seen:
+            yield Problem(f"QUANTIZE names {name} twice", line.span, code="twice")
+        seen.add(name)
