@@ -81,11 +81,11 @@ def open_checkpoint(
     small = CheckpointFiles(files)
     root = small.json_object("config.json")
     if root is None:
-        raise SourceError(f"{name} has no config.json", hint=_what_it_is(files))
-    hf_arch = _class_name(root)
-    config, family = _flat(root), find(hf_arch)
+        raise SourceError(f"{name} has no config.json", hint=what_it_is(files))
+    hf_arch = class_name(root)
+    config, family = flat(root), find(hf_arch)
     family = family.variant(config) if family.variant else family
-    stored, renamed = unwrap(_tensors(name, files, small, seen or {}))
+    stored, renamed = unwrap(read_tensors(name, files, small, seen or {}))
     tensors, config, more = weights_alone(stored, config, family.gguf)
     warnings = (*renamed, *more)
     if "adapter_config.json" in files:
@@ -96,13 +96,14 @@ def open_checkpoint(
     return Checkpoint(name, dict(files), config, hf_arch, family, tensors, warnings, tied)
 
 
-def _what_it_is(files: Mapping[str, Path]) -> str:
+def what_it_is(files: Mapping[str, Path]) -> str:
+    """What a folder without config.json may be, as a hint."""
     if "adapter_config.json" in files:
         return "it is a LoRA adapter: name it with ADAPTER, and its base model with FROM"
     return "a checkpoint is a folder with config.json and model*.safetensors"
 
 
-def _class_name(root: Mapping[str, Any]) -> str:
+def class_name(root: Mapping[str, Any]) -> str:
     """The first of ``architectures``, a nested text_config's before the root's."""
     nested = _nested(root)
     names = nested.get("architectures") or root.get("architectures")
@@ -123,13 +124,18 @@ def _nested(root: Mapping[str, Any]) -> Mapping[str, Any]:
     return {}
 
 
-def _flat(root: Mapping[str, Any]) -> dict[str, Any]:
+def flat(root: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json, its nested text config laid over the root."""
     return {**root, **_nested(root)}
 
 
-def _tensors(
+def read_tensors(
     name: str, files: Mapping[str, Path], small: CheckpointFiles, seen: Mapping[str, Seen]
 ) -> tuple[StoredTensor, ...]:
+    """The headers of all shards, ordered by the shard's name and the tensor's.
+
+    Raises :class:`FormatError` for shards that do not fit together.
+    """
     promised = _read_index(files, small)
     shards = sorted(set(promised.values())) if promised else _shard_names(name, files)
     found: dict[str, StoredTensor] = {}

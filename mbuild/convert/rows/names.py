@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import UnsupportedError
 
@@ -94,6 +94,15 @@ def synonyms(arch: str, blocks: int) -> TensorNameMap | None:
         finally:
             shared.clear()
             shared.update(before)
+
+
+def package_tables() -> tuple[dict[Any, tuple[str, ...]], dict[Any, tuple[str, ...]]]:
+    """The ``gguf`` package's synonyms of all tensors: those outside the layers, those of layers."""
+    import gguf
+
+    with _TABLE:
+        table = gguf.TensorNameMap
+        return dict(table.mappings_cfg), dict(table.block_mappings_cfg)
 
 
 def _finder(hp: Hyper, row: Family) -> Callable[[str], str | None]:

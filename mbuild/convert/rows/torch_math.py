@@ -72,3 +72,11 @@ def mean32(values: Array) -> np.float32:
     for value in (*x[rows.size :], *across):
         total += value
     return f32(total / f32(x.size))
+
+
+def sincos32(angles: Array) -> tuple[Array, Array]:
+    """Sines and cosines of F32 angles of a circle, each rounded once to F32."""
+    import numpy as np
+
+    wide = angles.astype(np.float64)
+    return np.sin(wide).astype(np.float32), np.cos(wide).astype(np.float32)
