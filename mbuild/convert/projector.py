@@ -148,13 +148,14 @@ def _towers(checkpoint: TowerCheckpoint, outtype: OutType) -> Towers:
     root = Section(checkpoint.config)
     text = Section(flat(checkpoint.config))
     width = text.integer("hidden_size", "n_embd", low=1)
-    towers = Towers(root, _processor(files), width, outtype, files, checkpoint.tensors)
+    row, processor = checkpoint.row, _processor(files)
+    processor = replace(processor, values={**processor.values, **row.processor})
+    towers = Towers(root, processor, width, outtype, files, checkpoint.tensors)
 
     def found(find: Find | None, place: str) -> Section | None:
         values = None if find is None else find(towers)
         return None if values is None else Section(values, f"config.json: {place}")
 
-    row = checkpoint.row
     vision, audio = found(row.vision, "vision_config"), found(row.audio, "audio_config")
     if vision is None and audio is None:
         raise FormatError(

@@ -199,11 +199,11 @@ GLM4V = replace(
     + """
         ?positions v.position_embd width free
         v.post_ln width
-        mm.model.fc width text
-        mm.up text free
-        mm.gate text free
+        mm.model.fc free free
+        mm.up free free
+        mm.gate free free
         mm.down free text
-        mm.post_norm text
+        mm.post_norm free
         mm.patch_merger free free free free
     """,
 )

@@ -320,12 +320,19 @@ def clip_name(name: str, endings: tuple[str, ...]) -> str | None:
     A number may stand for itself in a name, or count layers, or both.
     """
     frame = _FRAME.search(name)
-    ending = frame[0] if frame else next((each for each in endings if name.endswith(each)), "")
-    stem, names = name.removesuffix(ending) if ending else name, clip_names()
+    for ending in (frame[0],) if frame else ("", *endings):
+        if name.endswith(ending):
+            found = _base(name[: len(name) - len(ending)])
+            if found is not None:
+                return found + ending
+    return None
+
+
+def _base(stem: str) -> str | None:
+    names = clip_names()
     for match in _NUMBER.finditer(stem):
         start, stop = match.span()
         found = names.get(f"{stem[:start]}{{}}{stem[stop:]}")
         if found is not None:
-            return found.replace("{}", match[0]) + ending
-    found = names.get(stem)
-    return None if found is None else found + ending
+            return found.replace("{}", match[0])
+    return names.get(stem)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows.keys import entry
@@ -59,6 +59,7 @@ class Projector:
         needs: lines of tensors and shapes (:mod:`mbuild.convert.checks.towers`).
         vision: finds the vision encoder's part of config.json; None for none.
         audio: the same of the encoder of sound.
+        processor: what preprocessor_config.json does not decide.
         before: metadata in front of that which all files have.
         rules: transforms; the first whose pattern is found in a name decides.
         extra: tensors that stand before all others, generated.
@@ -74,6 +75,7 @@ class Projector:
     needs: str = ""
     vision: Find | None = part("vision_config")
     audio: Find | None = None
+    processor: Mapping[str, Any] = field(default_factory=dict)
     before: tuple[TowerKey, ...] = ()
     rules: tuple[TowerRule, ...] = ()
     extra: Callable[[Towers], Iterable[Named]] | None = None
@@ -135,13 +137,15 @@ def each(pattern: str, change: Change) -> TowerRule:
     return TowerRule(re.compile(pattern), lambda t, name, lazy: [(name, change(t, lazy))])
 
 
-def rename(pattern: str, *replaced: tuple[str, str], change: Change | None = None) -> TowerRule:
-    """Another name, made by replacing parts of it, and perhaps other values."""
+def rename(
+    pattern: str, *replaced: tuple[str, str], change: Change | None = None, ending: str = ""
+) -> TowerRule:
+    """Another name, made by replacing parts of it and adding an ending, perhaps other values."""
 
     def action(towers: Towers, name: str, lazy: Lazy) -> list[Named]:
         for old, new in replaced:
             name = name.replace(old, new)
-        return [(name, change(towers, lazy) if change else lazy)]
+        return [(name + ending, change(towers, lazy) if change else lazy)]
 
     return TowerRule(re.compile(pattern), action)
 
