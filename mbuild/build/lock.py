@@ -21,6 +21,7 @@ from mbuild.build.sources.values import (
     GGUFSource,
     StoredModel,
 )
+from mbuild.build.halves import HALVES, Halves
 from mbuild.build.splitting import SPLITTING, Splitting
 from mbuild.core.digest import Digest
 from mbuild.core.errors import FormatError, MbuildError
@@ -152,6 +153,7 @@ def inputs(
                 if target.quantization is not None
             },
             **(request.splitting.to_json() if request.splitting else {}),
+            **request.halves.to_json(),
         },
         "steps": dict(_versions(plans)),
     }
@@ -186,8 +188,8 @@ def _source(source: ModelSource | AdapterSource) -> dict[str, Any]:
             return {"files": {file.name: str(file.locked) for file in files}}
         case GGUFDirectory(model, projectors):
             return {**_source(model), "projectors": [_source(each) for each in projectors]}
-        case CheckpointSource(name, _, card):
-            digests = {name: str(file.locked) for name, file in source.deciding.items()}
+        case CheckpointSource(name, _, card, _):
+            digests = {name: str(file.locked) for name, file in source.whole.items()}
             if card is not None:
                 digests[README] = str(card)
             return {"checkpoint": name, "files": digests}
@@ -252,7 +254,10 @@ def locked_request(lock: BuildLock, target: Target, source: Script) -> BuildRequ
         draft = file_type(draft)
     splitting = locked_splitting(lock)
     outtype, pre = options["outtype"], options["pre"]
-    return BuildRequest((target,), source, outtype, pre, draft, splitting=splitting)
+    halves = locked_halves(lock)
+    return BuildRequest(
+        (target,), source, outtype, pre, draft, splitting=splitting, halves=halves
+    )
 
 
 def locked_splitting(lock: BuildLock) -> Splitting | None:
@@ -260,6 +265,13 @@ def locked_splitting(lock: BuildLock) -> Splitting | None:
     options = lock.inputs["options"]
     names = (row.name for row in SPLITTING.values())
     return Splitting.parse({name: options[name] for name in names if name in options})
+
+
+def locked_halves(lock: BuildLock) -> Halves:
+    """Which halves of a checkpoint a lock has; raises :class:`UsageError` for what cannot be."""
+    options = lock.inputs["options"]
+    names = (row.name for row in HALVES.values())
+    return Halves.parse({name: options[name] for name in names if name in options})
 
 
 def pinned_manifest(lock: BuildLock) -> Digest | None:
@@ -317,7 +329,7 @@ def locked_inputs(value: Mapping[str, Any], asked: Iterable[str]) -> dict[LockPl
         flat[LockPlace("PARAMETER", -1, name)] = json.dumps(item)
     for name in ("outtype", "pre", "draft_quantize"):
         flat[LockPlace("", -1, f"--{name.replace('_', '-')}")] = json.dumps(options[name])
-    for row in SPLITTING.values():
+    for row in (*SPLITTING.values(), *HALVES.values()):
         flat[LockPlace("", -1, row.flag)] = json.dumps(options.get(row.name))
     for variant in asked:
         if variant != UNQUANTIZED:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from mbuild.build.halves import HALVES
 from mbuild.build.lock import (
     UNQUANTIZED,
     BuildLock,
@@ -52,7 +53,8 @@ def locked_options(lock: BuildLock, variants: Sequence[str]) -> dict[str, Any]:
     """The arguments of ``mbuild build`` that ask for some variants of a lock, by their names."""
     options = lock.inputs["options"]
     found = {name: options[name] for name in ("outtype", "pre", "draft_quantize")}
-    found |= {row.name: options[row.name] for row in SPLITTING.values() if row.name in options}
+    tables = (*SPLITTING.values(), *HALVES.values())
+    found |= {row.name: options[row.name] for row in tables if row.name in options}
     types = [type_ for name in variants if name != UNQUANTIZED and (type_ := file_type_of(name))]
     known = (locked_quantization(lock, type_.name) for type_ in types)
     quantization = next((each for each in known if each is not None), None)

@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from mbuild import __version__
+from mbuild.build.halves import HALVES
 from mbuild.build.splitting import SPLITTING
 from mbuild.cli.common import color_on, columns_of, harmless
 from mbuild.core.errors import CancelledError, MbuildError, ModelfileError, UsageError
@@ -149,7 +150,7 @@ WITH_VALUE = {
     "--output",
     "--pull",
     "--build",
-    *(row.flag for table in (OPTIONS, SPLITTING) for row in table.values() if row.kind.metavar),
+    *(row.flag for table in (OPTIONS, SPLITTING, HALVES) for row in table.values() if row.kind.metavar),
 }
 """The options of build, and of what takes the same ones, that an argument follows."""
 

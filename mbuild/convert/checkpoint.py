@@ -83,7 +83,7 @@ def open_checkpoint(
     if root is None:
         raise SourceError(f"{name} has no config.json", hint=what_it_is(files))
     hf_arch = class_name(root)
-    config, family = flat(root), find(hf_arch)
+    config, family = flat(root), _family(name, root, hf_arch)
     family = family.variant(config) if family.variant else family
     stored, renamed = unwrap(read_tensors(name, files, small, seen or {}))
     tensors, config, more = weights_alone(stored, config, family.gguf)
@@ -94,6 +94,25 @@ def open_checkpoint(
         )
     tied = root.get("tie_word_embeddings") is True
     return Checkpoint(name, dict(files), config, hf_arch, family, tensors, warnings, tied)
+
+
+def _family(name: str, root: Mapping[str, Any], hf_arch: str) -> Family:
+    """The row of a class; an encoder whose text model lies elsewhere is refused with its name."""
+    try:
+        return find(hf_arch)
+    except UnsupportedError as error:
+        from mbuild.convert.projectors import find as find_projector
+
+        row = find_projector(hf_arch)
+        other = root.get(row.apart) if row is not None and row.apart else None
+        if row is None or not row.apart:
+            raise
+        named = f", {str(other)[:100]!r}," if other else ""
+        raise UnsupportedError(
+            f"{name} has encoders and no text model: its text model{named} is another checkpoint",
+            hint="name that one's folder or GGUF file in the first FROM and this one in a second;"
+            " or convert the encoders alone with --mmproj",
+        ) from error
 
 
 def what_it_is(files: Mapping[str, Path]) -> str:

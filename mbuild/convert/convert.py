@@ -340,12 +340,25 @@ def _check(body: BareModel) -> list[str]:
     return [*check_layout(body.described, tokens), *heads]
 
 
+def _beyond(body: BareModel, tokens: int) -> int:
+    """How many tokens of a multimodal checkpoint have no row of the embedding.
+
+    Tokens that only mark images were added to tokenizers whose embedding has as many rows as
+    config.json says; llama.cpp's converter writes them, so that the projector's numbers are right.
+    """
+    rows = body.described.shapes.get("token_embd.weight", (0,))[0]
+    sees = isinstance(body.hyper.config.get("vision_config"), dict)
+    said = body.hyper.config.get("vocab_size")
+    return tokens - rows if sees and rows == said and rows < tokens else 0
+
+
 def convert(
     checkpoint: Checkpoint,
     outtype: OutType = OutType.AUTO,
     *,
     pre: str | None = None,
     warn: Callable[[str], None] = lambda text: None,
+    alone: bool = True,
 ) -> Model:
     """The GGUF model of a checkpoint: metadata complete, tensors loaded on demand.
 
@@ -354,13 +367,15 @@ def convert(
         outtype: what matrices are stored as; ``auto`` keeps BF16 or F16.
         pre: the pre-tokenizer's name instead of the one that is found.
         warn: told of what was put right or left out, and of what GGUF cannot say.
+        alone: nobody else converts the encoders, so that it is said when they are left out.
 
     Raises:
         FormatError: for files that contradict each other.
         UnsupportedError: for what has no place in a GGUF file.
     """
     body = convert_body(checkpoint, outtype)
-    for warning in (*checkpoint.warnings, *left_out(checkpoint), *_check(body)):
+    towers = left_out(checkpoint) if alone else ()
+    for warning in (*checkpoint.warnings, *towers, *_check(body)):
         warn(warning)
     arch, files = body.hyper.arch, checkpoint.files
     parameters = Parameters.count((t.name, t.dims) for t in body.tensors)
@@ -384,9 +399,13 @@ def convert(
         warn(text)
     for text in unused_modules(body.hyper):
         warn(text)
-    check_vocabulary(
-        body.described,
-        len(values.get("tokenizer.ggml.tokens") or ()),
-        values.get("tokenizer.ggml.token_type_count"),
-    )
+    tokens = len(values.get("tokenizer.ggml.tokens") or ())
+    beyond = _beyond(body, tokens)
+    if beyond:
+        warn(
+            f"the tokenizer has {tokens} tokens, {beyond} more than the embedding has rows: llama.cpp"
+            " loads no such model; resize the embedding, or remove the tokens that were added"
+        )
+    types = values.get("tokenizer.ggml.token_type_count")
+    check_vocabulary(body.described, tokens - beyond, types)
     return Model(entries, body.tensors)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from mbuild.build.sources.encoders import encoder_files
 from mbuild.build.sources.files import Files, Found, Names
 from mbuild.build.sources.local import Disk, local_file
 from mbuild.build.sources.places import (
@@ -194,12 +195,12 @@ class Resolver:
         card = None
         if README in found:
             card = Digest.of(front_matter(found[README].path, found[README].name))
-        source = CheckpointSource(files.name, found, card)
+        source = CheckpointSource(files.name, found, card, encoder_files(found))
         hashed = self._hashed_first(
-            tuple(source.deciding.values()),
+            tuple(source.whole.values()),
             lambda file: file.digest is None or (self._hash_files and file.locked is None),
         )
-        return source._replace(files={**found, **dict(zip(source.deciding, hashed, strict=True))})
+        return source._replace(files={**found, **dict(zip(source.whole, hashed, strict=True))})
 
     def _gguf_directory(self, files: Files, names: Sequence[str], wanted: str) -> ModelSource:
         from mbuild.build.sources.folders import choose_ggufs, kind_of, whole_files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mbuild.build.graph import BaseStep
+from mbuild.build.steps.checkpoint import ConvertCheckpoint, ConvertProjector
 from mbuild.build.steps.config import MakeConfig
 from mbuild.build.steps.gguf import ImportGGUF, MergeGGUF, Role
 from mbuild.build.steps.header import HeaderPart, ReadHeader
@@ -11,13 +12,14 @@ from mbuild.build.steps.manifest import AssembleManifest
 from mbuild.build.steps.quantize import Quantize
 from mbuild.build.steps.shards import KeepShards, SplitWeights
 from mbuild.build.steps.template import DetectTemplate
-from mbuild.build.steps.weights import ConvertAdapter, ConvertCheckpoint
+from mbuild.build.steps.weights import ConvertAdapter
 
 __all__ = [
     "KINDS",
     "AssembleManifest",
     "ConvertAdapter",
     "ConvertCheckpoint",
+    "ConvertProjector",
     "DetectTemplate",
     "HeaderPart",
     "ImportGGUF",
@@ -37,6 +39,7 @@ KINDS: dict[str, type[BaseStep]] = {
     "config": MakeConfig,
     "convert": ConvertCheckpoint,
     "convert-adapter": ConvertAdapter,
+    "convert-projector": ConvertProjector,
     "detect-template": DetectTemplate,
     "header": ReadHeader,
     "import": ImportGGUF,

@@ -12,12 +12,7 @@ from mbuild.build.sources.values import README, CheckpointSource, Material, Sour
 from mbuild.build.steps.gguf import Role, gguf_digests
 from mbuild.build.steps.models import open_layers
 from mbuild.build.steps.opened import OpenFiles, open_all
-from mbuild.build.steps.weights import (
-    CONVERTER_VERSION,
-    ConvertCheckpoint,
-    checkpoint_fields,
-    converted,
-)
+from mbuild.build.steps.weights import CONVERTER_VERSION, checkpoint_fields, converted
 from mbuild.core.digest import Digest
 from mbuild.core.events import Code
 from mbuild.core.system import allow_open_files
@@ -86,7 +81,7 @@ class CheckpointOrigin(NamedTuple):
     @property
     def versions(self) -> tuple[tuple[str, int], ...]:
         """The conversion's, which is no step of its own here."""
-        return ((ConvertCheckpoint.kind, ConvertCheckpoint.version),)
+        return (("convert", CONVERTER_VERSION),)
 
 
 class GGUFOrigin(NamedTuple):
@@ -226,6 +221,9 @@ class OverOrigin(BaseStep):
     quick: ClassVar[bool] = False
     """Whether it takes no time beside the others of its group."""
 
+    needs_model: ClassVar[bool] = True
+    """Whether it is made of the opened model."""
+
     @property
     def role(self) -> str:
         """Nothing: it makes no weights."""
@@ -238,15 +236,24 @@ class OverOrigin(BaseStep):
         """The results of all steps of this kind, from the opened origin."""
         raise NotImplementedError
 
+    @classmethod
+    def check(cls, steps: Sequence[Any], files: OpenFiles, context: StepContext) -> None:
+        """Raise what makes the steps fail before anything is written by the others."""
+
     @property
     def files(self) -> tuple[SourceFile, ...]:
         """All files to open."""
         return tuple(self.origin.files.values())
 
     @property
-    def group(self) -> Hashable:
+    def group(self) -> Hashable | None:
         """The origin, and what it is for: its readers run together."""
-        return self.role or Role.MODEL, written(self.origin)
+        return self.group_of(self.origin, self.role)
+
+    @staticmethod
+    def group_of(origin: Origin, role: str) -> Hashable:
+        """The group of the readers of an origin that is for a role."""
+        return str(role or Role.MODEL), written(origin)
 
     @property
     def subject(self) -> str:
@@ -273,7 +280,11 @@ class OverOrigin(BaseStep):
         with ExitStack() as stack:
             sources = {str(f.path): f for step in steps for f in step.files}
             files = OpenFiles(sources, stack, by_name=self.origin.by_name)
-            model = self.origin.open(context, readable(self.origin, files), stack)
+            for kind, own in kinds.items():
+                kind.check(own, files, context)
+            model: Any = None
+            if any(step.needs_model for step in steps):
+                model = self.origin.open(context, readable(self.origin, files), stack)
             *first, last = kinds.items()
             for kind, own in first:
                 yield from zip(own, kind.make(own, model, files, context), strict=True)
