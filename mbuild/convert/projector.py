@@ -149,7 +149,9 @@ def _towers(checkpoint: TowerCheckpoint, outtype: OutType) -> Towers:
     text = Section(flat(checkpoint.config))
     width = text.integer("hidden_size", "n_embd", low=1)
     row, processor = checkpoint.row, _processor(files)
-    processor = replace(processor, values={**processor.values, **row.processor})
+    inner = processor.section(row.processor_inner).values if row.processor_inner else {}
+    said = {**row.processor_defaults, **processor.values, **inner, **row.processor}
+    processor = replace(processor, values=said)
     towers = Towers(root, processor, width, outtype, files, checkpoint.tensors)
 
     def found(find: Find | None, place: str) -> Section | None:

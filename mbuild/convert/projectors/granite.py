@@ -1,15 +1,19 @@
-"""Granite's encoder of sound: a conformer and a q-former."""
+"""Granite's encoders: of sound, a conformer and a q-former; of images, SigLIP and q-formers."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.convert.rows.conformer import depthwise, folded, pointwise
+from mbuild.convert.rows import tower_parts as p
 from mbuild.convert.rows.projector import (
+    GELU,
+    I32,
     U32,
     Projector,
-    drop,
+    TowerRule,
     each,
     epsilon,
     force,
@@ -18,14 +22,15 @@ from mbuild.convert.rows.projector import (
     mels,
     only,
     parts,
+    without,
 )
 from mbuild.core.errors import FormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from mbuild.convert.read.lazy import Lazy
-    from mbuild.convert.rows.towers import Towers
+    from mbuild.convert.rows.towers import Section, Towers
 
 
 def _encoder(towers: Towers) -> Mapping[str, Any] | None:
@@ -125,4 +130,103 @@ GRANITE_SPEECH_PLUS = replace(
     keys=(*GRANITE_SPEECH.keys, key("audio.feature_layer", U32, _features)),
 )
 
-ROWS = (GRANITE_SPEECH, GRANITE_SPEECH_PLUS)
+# Granite 4 Vision: a projector for each layer of the text model that takes something.
+
+
+class _Tap(NamedTuple):
+    """One projector: the layers that it joins, its kind, and its number among those of its kind."""
+
+    vision: int
+    text: int
+    kind: str
+    number: int
+
+
+def taps(root: Section) -> list[_Tap]:
+    """All projectors, by the layer of the text model."""
+    texts = root.section("text_config").integer("num_hidden_layers", low=1)
+    count = root.section("vision_config").integer("num_hidden_layers", low=1)
+    found = []
+    for number, pair in enumerate(sorted(_pairs(root, "deepstack_layer_map"))):
+        found.append(_Tap(pair[0] % count, pair[1] % texts, "layerwise", number))
+    last = root.value("spatial_vision_layer")
+    last = -1 if last is None else last
+    targets = root.value("spatial_target_layers") or []
+    if type(last) is not int or not isinstance(targets, list):
+        raise FormatError("config.json: spatial_vision_layer or spatial_target_layers is no layer")
+    for number, layer in enumerate(targets):
+        if type(layer) is not int:
+            raise FormatError("config.json: spatial_target_layers is no list of layers")
+        found.append(_Tap(last % count, layer, "spatial", number))
+    return sorted(found, key=lambda tap: tap.text)
+
+
+def _pairs(root: Section, name: str) -> list[list[int]]:
+    value = root.value(name) or []
+    if not isinstance(value, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(type(n) is int for n in pair)
+        for pair in value
+    ):
+        raise FormatError(f"config.json: {name} is no list of pairs")
+    return value
+
+
+def _rate(number: int) -> Callable[[Towers], int]:
+    def compute(towers: Towers) -> int:
+        parts = towers.root.text("downsample_rate").split("/")
+        if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+            raise FormatError("config.json: downsample_rate is no fraction such as 4/8")
+        return int(parts[number])
+
+    return compute
+
+
+def _pinpoints(towers: Towers) -> list[int] | None:
+    pairs = _pairs(towers.root, "image_grid_pinpoints")
+    return [side for height, width in pairs for side in (width, height)] or None
+
+
+_TAPPED = re.compile(r"^model\.(layerwise|spatial)_projectors\.(\d+)\.")
+
+
+def _numbered(towers: Towers, name: str, lazy: Lazy) -> Iterable[tuple[str, Lazy]]:
+    """A projector's tensor under its place among all projectors."""
+    match = _TAPPED.match(name)
+    places = [(tap.kind, tap.number) for tap in taps(towers.root)]
+    if match is None or (match[1], int(match[2])) not in places:
+        raise FormatError(f"{lazy.origin} is of no projector that config.json names")
+    place = places.index((match[1], int(match[2])))
+    stem, rest = name[: match.start(2)], name[match.end() :]
+    layer = re.search(r"\.\d+\.", rest)
+    if layer is None:
+        return [(f"{stem}{place}.{rest}", lazy)]
+    return [(f"{stem}{rest[: layer.start()]}.{place}.{rest[layer.end() :]}", lazy)]
+
+
+GRANITE4_VISION = Projector(
+    names=("Granite4VisionForConditionalGeneration",),
+    takes=without("lm_head", drop=("vision_model.head",)),
+    keys=(
+        kind("granite4_vision"),
+        epsilon(1e-6, "layer_norm_eps"),
+        GELU,
+        key(
+            "vision.preproc_image_size",
+            U32,
+            lambda towers: towers.sight.integer("image_size", default=384),
+        ),
+        key("vision.projector.query_side", U32, _rate(0)),
+        key("vision.projector.window_side", U32, _rate(1)),
+        key("vision.feature_layer", U32, lambda t: [tap.vision for tap in taps(t.root)]),
+        key(
+            "vision.projector.spatial_offsets",
+            I32,
+            lambda t: [tap.number if tap.kind == "spatial" else -1 for tap in taps(t.root)],
+        ),
+        key("vision.image_grid_pinpoints", U32, _pinpoints),
+    ),
+    rules=(TowerRule(_TAPPED, _numbered),),
+    needs=p.SIGLIP + "v.proj_blk.0.query. free free free\n",
+)
+
+ROWS = (GRANITE_SPEECH, GRANITE_SPEECH_PLUS, GRANITE4_VISION)

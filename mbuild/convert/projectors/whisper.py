@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from math import log
 from typing import TYPE_CHECKING, Any
@@ -12,24 +13,25 @@ from mbuild.convert.rows import tower_parts as p
 from mbuild.convert.rows.projector import (
     U32,
     Projector,
+    TowerRule,
     column,
     constant,
-    drop,
     each,
     epsilon,
     force,
     key,
     kind,
     mels,
+    rename,
     without,
 )
 from mbuild.convert.rows.torch_math import exp32, sincos32
 from mbuild.gguf.types import GGMLType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from mbuild.convert.rows.projector import Takes, TowerRule
+    from mbuild.convert.rows.projector import Takes
     from mbuild.convert.rows.towers import Find, Towers
 
 _FRAMES = 1500
@@ -156,4 +158,96 @@ MUSIC_FLAMINGO = replace(
     needs=_BLOCK + "mm.a.mlp.1 free free\nmm.a.mlp.2 free text\n",
 )
 
-ROWS = (QWEN2_AUDIO, ULTRAVOX, VOXTRAL, MUSIC_FLAMINGO)
+_ADAPTER = (
+    (".mlp_adapter.0.", 0),
+    (".gate_proj.", 1),
+    (".pool_proj.", 2),
+    (".out_proj.", 3),
+)
+
+
+def _meralion_adapter(towers: Towers, name: str, lazy: Lazy) -> Iterable[tuple[str, Lazy]]:
+    ending = name.rpartition(".")[2]
+    number = next((number for part, number in _ADAPTER if part in name), None)
+    return [] if number is None else [(f"mm.a.mlp.{number}.{ending}", lazy)]
+
+
+def _meralion_scale(towers: Towers) -> int:
+    return towers.root.integer("speech_mlp_scale_factor", default=15)
+
+
+MERALION = replace(
+    QWEN2_AUDIO,
+    names=("MERaLiON2ForConditionalGeneration",),
+    takes=without(
+        "text_decoder.",
+        then=lambda name: name.replace("speech_encoder.", "audio_tower.")
+        if name.startswith("speech_encoder.")
+        else name,
+    ),
+    audio=hears("speech_config"),
+    keys=(
+        *(kind("qwen2a"), *_KEYS, kind("meralion")),
+        key("audio.projector.stack_factor", U32, _meralion_scale),
+    ),
+    rules=(
+        rename(r"^ln_speech\.", ("ln_speech.", "mm.a.norm_pre.")),
+        TowerRule(re.compile(r"^speech_audio_adapter\."), _meralion_adapter),
+        *QWEN2_AUDIO.rules,
+    ),
+    needs=_BLOCK + "mm.a.mlp.0 free free\nmm.a.mlp.3 free text\nmm.a.norm_pre free\n",
+)
+
+
+def _glm_name(name: str) -> str | None:
+    """GLM-ASR's names as those of Whisper and of a projector behind it."""
+    if name.startswith(("model.", "lm_head.")):
+        return None
+    name = name.replace("audio_encoder.whisper.", "audio_tower.")
+    if "audio_encoder.layer_norm." in name or "audio_encoder.proj." in name:
+        name = name.replace("audio_encoder.", "audio_encoder.adapting.")
+    if not name.startswith("audio_encoder.adapting."):
+        return name
+    name = name.replace("audio_encoder.adapting.", "audio.multi_modal_projector.")
+    for old, new in ((".layer_norm.", ".ln_pre."), (".0.", ".linear_1."), (".2.", ".linear_2.")):
+        name = name.replace(old, new)
+    return name
+
+
+def _ends(towers: Towers, name: str, lazy: Lazy) -> Iterable[tuple[str, Lazy]]:
+    """The embeddings that stand around the sound's."""
+    lazy.need_dims(2)
+    rows = [lazy.slice(0, n, n + 1).reshape(lazy.shape[1]) for n in range(2)]
+    return list(zip(("model.vision.boi", "model.vision.eoi"), rows, strict=True))
+
+
+def _glm_audio(towers: Towers) -> Mapping[str, Any] | None:
+    name = "whisper_config" if "whisper_config" in towers.root else "audio_config"
+    return hears(name)(towers)
+
+
+GLM_ASR = replace(
+    QWEN2_AUDIO,
+    names=("GlmasrModel",),
+    takes=without(then=_glm_name),
+    audio=_glm_audio,
+    keys=(
+        kind("glma"),
+        *_KEYS,
+        key("audio.projector.stack_factor", U32, lambda t: t.root.integer("merge_factor")),
+    ),
+    rules=(
+        TowerRule(re.compile(r"^audio_encoder\.audio_bos_eos_token\."), _ends),
+        *QWEN2_AUDIO.rules,
+    ),
+    needs=p.block("a", bias="q v out")
+    + """
+        a.conv1d.1 3 mels width
+        a.conv1d.2 3 width width
+        mm.a.mlp.1 free free
+        mm.a.mlp.2 free text
+    """,
+)
+
+
+ROWS = (QWEN2_AUDIO, ULTRAVOX, VOXTRAL, MUSIC_FLAMINGO, MERALION, GLM_ASR)

@@ -16,10 +16,8 @@ if TYPE_CHECKING:
     from mbuild.convert.read.lazy import Lazy
     from mbuild.convert.rows.towers import Find, Section
 
-U32, F32, BOOL, TEXT = (
-    *(ValueType.UINT32, ValueType.FLOAT32),
-    *(ValueType.BOOL, ValueType.STRING),
-)
+U32, I32, F32 = ValueType.UINT32, ValueType.INT32, ValueType.FLOAT32
+BOOL, TEXT = ValueType.BOOL, ValueType.STRING
 Named = tuple[str, "Lazy"]
 TowerKey = Callable[[Towers], Iterable[KV]]
 Takes = Callable[[str], str | None]
@@ -60,6 +58,8 @@ class Projector:
         vision: finds the vision encoder's part of config.json; None for none.
         audio: the same of the encoder of sound.
         processor: what preprocessor_config.json does not decide.
+        processor_inner: the object in it whose fields count as its own.
+        processor_defaults: what counts where it says nothing.
         before: metadata in front of that which all files have.
         rules: transforms; the first whose pattern is found in a name decides.
         extra: tensors that stand before all others, generated.
@@ -76,6 +76,8 @@ class Projector:
     vision: Find | None = part("vision_config")
     audio: Find | None = None
     processor: Mapping[str, Any] = field(default_factory=dict)
+    processor_inner: str = ""
+    processor_defaults: Mapping[str, Any] = field(default_factory=dict)
     before: tuple[TowerKey, ...] = ()
     rules: tuple[TowerRule, ...] = ()
     extra: Callable[[Towers], Iterable[Named]] | None = None
@@ -176,14 +178,15 @@ def column(towers: Towers, lazy: Lazy) -> Lazy:
     return lazy.reshape(*lazy.shape, 1)
 
 
-def frames(pattern: str, name: str = "v.patch_embd.weight", count: int = 2) -> TowerRule:
-    """A convolution over several frames as one over each: ``NAME``, ``NAME.1`` and so on."""
+def frames(pattern: str, count: int | None = 2) -> TowerRule:
+    """A convolution over several frames as one over each; ``count`` is how many there must be."""
 
     def action(towers: Towers, source: str, lazy: Lazy) -> list[Named]:
         lazy.need_dims(5)
-        out, channels, _, height, width = lazy.shape
-        slabs = lazy.split(2, (1,) * count)
+        out, channels, found, height, width = lazy.shape
+        slabs = lazy.split(2, (1,) * (found if count is None else count))
         flat = [slab.reshape(out, channels, height, width) for slab in slabs]
+        name = "v.patch_embd.weight"
         return [(f"{name}.{n}" if n else name, slab) for n, slab in enumerate(flat)]
 
     return TowerRule(re.compile(pattern), action)
@@ -210,7 +213,9 @@ def key(name: str, type_: ValueType, compute: Callable[[Towers], Any]) -> TowerK
 
     def rule(towers: Towers) -> Iterator[KV]:
         value = compute(towers)
-        if value is not None:
+        if type_ is I32:  # numbers below zero among them, which are checked where they are made
+            yield KV(f"clip.{name}", ValueType.ARRAY, list(value), I32)
+        elif value is not None:
             yield entry(f"clip.{name}", type_, value, name)
 
     return rule
