@@ -83,7 +83,7 @@ def open_checkpoint(
     if root is None:
         raise SourceError(f"{name} has no config.json", hint=what_it_is(files))
     hf_arch = class_name(root)
-    config, family = flat(root), _family(name, root, hf_arch)
+    config, family = _flat(root), _family(name, root, hf_arch)
     family = family.variant(config) if family.variant else family
     stored, renamed = unwrap(read_tensors(name, files, small, seen or {}))
     tensors, config, more = weights_alone(stored, config, family.gguf)
@@ -143,8 +143,7 @@ def _nested(root: Mapping[str, Any]) -> Mapping[str, Any]:
     return {}
 
 
-def flat(root: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json, its nested text config laid over the root."""
+def _flat(root: Mapping[str, Any]) -> dict[str, Any]:
     return {**root, **_nested(root)}
 
 

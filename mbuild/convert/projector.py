@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.checkpoint import class_name, flat, read_tensors, what_it_is
+from mbuild.convert.checkpoint import class_name, read_tensors, what_it_is
 from mbuild.convert.checks.towers import check_towers
 from mbuild.convert.convert import MAX_DIMS, Encoded, resolve_outtype
 from mbuild.convert.metadata.general import QUANTIZATION_VERSION, Parameters, general
@@ -49,6 +49,8 @@ _GGML = {
 _SMALL = (".patch_embd.weight", ".patch_merger.weight")
 """Matrices that are F32, or F16 in an F16 file, whatever the others are."""
 
+_TEXTS = ("text_config", "llm_config", "lm_config", "language_config", "lfm")
+_WIDTH = ("hidden_size", "n_embd")
 _POSITIONS = ("v.position_embd.weight", "a.position_embd.weight")
 
 
@@ -146,13 +148,13 @@ def _towers(checkpoint: TowerCheckpoint, outtype: OutType) -> Towers:
     """What the row's rules and keys read."""
     files = CheckpointFiles(checkpoint.files)
     root = Section(checkpoint.config)
-    text = Section(flat(checkpoint.config))
-    width = text.integer("hidden_size", "n_embd", low=1)
+    text = _text(checkpoint.config)
+    width = replace(text, values={**root.values, **text.values}).integer(*_WIDTH, low=1)
     row, processor = checkpoint.row, _processor(files)
     inner = processor.section(row.processor_inner).values if row.processor_inner else {}
     said = {**row.processor_defaults, **processor.values, **inner, **row.processor}
     processor = replace(processor, values=said)
-    towers = Towers(root, processor, width, outtype, files, checkpoint.tensors)
+    towers = Towers(root, text, processor, width, outtype, files, checkpoint.tensors)
 
     def found(find: Find | None, place: str) -> Section | None:
         values = None if find is None else find(towers)
@@ -165,6 +167,14 @@ def _towers(checkpoint: TowerCheckpoint, outtype: OutType) -> Towers:
             hint=f"take config.json from the base model; {TEXT_ONLY}",
         )
     return replace(towers, vision=vision, audio=audio)
+
+
+def _text(config: Mapping[str, Any]) -> Section:
+    """The text model's part of config.json, empty where it has none of its own."""
+    thinker = config.get("thinker_config")
+    inner = thinker.get("text_config") if isinstance(thinker, dict) else None
+    nested = next((config[name] for name in _TEXTS if isinstance(config.get(name), dict)), inner)
+    return Section(nested if isinstance(nested, dict) else {}, "config.json: text_config")
 
 
 def _processor(files: CheckpointFiles) -> Section:

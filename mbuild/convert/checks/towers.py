@@ -61,7 +61,7 @@ def _encoder(name: str) -> str:
 
 
 def _sizes(keys: Sequence[KV], encoder: str) -> dict[str, int]:
-    values = {kv.key: kv.value for kv in keys}
+    values = {kv.key: kv.value for kv in reversed(keys)}  # before a row corrects one
     found = {name: values.get(f"clip.{encoder}.{key}") for name, key in _SIZES.items()}
     return {name: value for name, value in found.items() if type(value) is int}
 

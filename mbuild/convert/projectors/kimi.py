@@ -109,10 +109,9 @@ def _kernel(towers: Towers) -> int:
 
 def _split_rope(towers: Towers, name: str, lazy: Lazy) -> Iterator[tuple[str, Lazy]]:
     """Rows of queries and keys from pairs of x and y side by side to all x, then all y."""
-    heads, rows = towers.sight.integer("num_attention_heads", "vt_num_attention_heads", default=16), lazy.shape[0] // 3
-    if "num_attention_heads" not in towers.sight:
-        heads = 16
-    if lazy.shape[0] % 3 or rows % (heads * 4):
+    rows = lazy.shape[0] // 3 if lazy.shape else 0
+    heads = towers.sight.integer("num_attention_heads", low=1, default=16)
+    if not rows or lazy.shape[0] % 3 or rows % (heads * 4):
         raise ShapeError(f"{lazy.origin}: {lazy.shape[0]} rows are not {heads} heads of pairs of pairs")
 
     def change(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -151,10 +150,6 @@ KIMI_K25 = Projector(
     ),
     rules=(
         TowerRule(re.compile("wqkv"), _split_rope),
-        each(
-            r"pos_emb\.time_weight",
-            lambda towers, lazy: lazy.reshape(lazy.shape[0], lazy.shape[-1]),
-        ),
         rename(r"mm_projector\.proj\.0\.", (".proj.0.", ".proj.linear_1.")),
         rename(r"mm_projector\.proj\.2\.", (".proj.2.", ".proj.linear_2.")),
     ),

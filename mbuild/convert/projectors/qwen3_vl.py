@@ -89,7 +89,7 @@ MERGE = key("vision.spatial_merge_size", U32, _merge)
 
 def text_epsilon(towers: Towers) -> float:
     """The text model's, which llama.cpp's converter writes for the encoder's norms."""
-    return towers.root.section("text_config").number("rms_norm_eps", default=1e-6)
+    return towers.text.number("rms_norm_eps", default=1e-6)
 
 
 _KEYS = (

@@ -128,6 +128,7 @@ class Towers:
 
     Attributes:
         root: the whole of config.json, completed.
+        text: the text model's part of it, empty where it has none of its own.
         processor: preprocessor_config.json with processor_config.json laid over it.
         width: the embedding length of the text model.
         outtype: what matrices become, never ``auto``.
@@ -138,6 +139,7 @@ class Towers:
     """
 
     root: Section
+    text: Section
     processor: Section
     width: int
     outtype: OutType
