@@ -26,9 +26,9 @@ class Halves(NamedTuple):
     ``outtype`` is the type of the projector's matrices; None: as of the text model's.
     """
 
-    text_only: Annotated[
-        bool, Option("Leave out a checkpoint's encoders of images and sound.")
-    ] = False
+    text_only: Annotated[bool, Option("Leave out a checkpoint's encoders of images and sound.")] = (
+        False
+    )
     mmproj: Annotated[
         bool, Option("Convert only the encoders of a checkpoint: a projector without a model.")
     ] = False

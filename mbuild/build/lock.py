@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild import __version__
 from mbuild.build.graph import in_order
+from mbuild.build.halves import HALVES, Halves
 from mbuild.build.request import BuildRequest, Target
 from mbuild.build.sources.values import (
     README,
@@ -21,7 +22,6 @@ from mbuild.build.sources.values import (
     GGUFSource,
     StoredModel,
 )
-from mbuild.build.halves import HALVES, Halves
 from mbuild.build.splitting import SPLITTING, Splitting
 from mbuild.core.digest import Digest
 from mbuild.core.errors import FormatError, MbuildError
@@ -255,9 +255,7 @@ def locked_request(lock: BuildLock, target: Target, source: Script) -> BuildRequ
     splitting = locked_splitting(lock)
     outtype, pre = options["outtype"], options["pre"]
     halves = locked_halves(lock)
-    return BuildRequest(
-        (target,), source, outtype, pre, draft, splitting=splitting, halves=halves
-    )
+    return BuildRequest((target,), source, outtype, pre, draft, splitting=splitting, halves=halves)
 
 
 def locked_splitting(lock: BuildLock) -> Splitting | None:

@@ -109,7 +109,9 @@ def plan(recipe: Recipe, sources: Sources, request: BuildRequest) -> tuple[Plan,
 
 def _check_projector_alone(sources: Sources, request: BuildRequest) -> None:
     """Raise :class:`UsageError` unless a projector without a model can be what is asked."""
-    if not all(isinstance(source, CheckpointSource) and source.encoders for source in sources.models):
+    if not all(
+        isinstance(source, CheckpointSource) and source.encoders for source in sources.models
+    ):
         raise UsageError("--mmproj converts the encoders of a checkpoint, and FROM names none")
     if any(target.quantization for target in request.targets):
         raise UsageError("a projector is not quantized", hint="its type is --mmproj-outtype")

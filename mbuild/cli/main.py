@@ -150,7 +150,12 @@ WITH_VALUE = {
     "--output",
     "--pull",
     "--build",
-    *(row.flag for table in (OPTIONS, SPLITTING, HALVES) for row in table.values() if row.kind.metavar),
+    *(
+        row.flag
+        for table in (OPTIONS, SPLITTING, HALVES)
+        for row in table.values()
+        if row.kind.metavar
+    ),
 }
 """The options of build, and of what takes the same ones, that an argument follows."""
 

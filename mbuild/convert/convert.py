@@ -340,18 +340,6 @@ def _check(body: BareModel) -> list[str]:
     return [*check_layout(body.described, tokens), *heads]
 
 
-def _beyond(body: BareModel, tokens: int) -> int:
-    """How many tokens of a multimodal checkpoint have no row of the embedding.
-
-    Tokens that only mark images were added to tokenizers whose embedding has as many rows as
-    config.json says; llama.cpp's converter writes them, so that the projector's numbers are right.
-    """
-    rows = body.described.shapes.get("token_embd.weight", (0,))[0]
-    sees = isinstance(body.hyper.config.get("vision_config"), dict)
-    said = body.hyper.config.get("vocab_size")
-    return tokens - rows if sees and rows == said and rows < tokens else 0
-
-
 def convert(
     checkpoint: Checkpoint,
     outtype: OutType = OutType.AUTO,
@@ -400,12 +388,8 @@ def convert(
     for text in unused_modules(body.hyper):
         warn(text)
     tokens = len(values.get("tokenizer.ggml.tokens") or ())
-    beyond = _beyond(body, tokens)
-    if beyond:
-        warn(
-            f"the tokenizer has {tokens} tokens, {beyond} more than the embedding has rows: llama.cpp"
-            " loads no such model; resize the embedding, or remove the tokens that were added"
-        )
-    types = values.get("tokenizer.ggml.token_type_count")
-    check_vocabulary(body.described, tokens - beyond, types)
+    for text in check_vocabulary(
+        body.described, tokens, values.get("tokenizer.ggml.token_type_count")
+    ):
+        warn(text)
     return Model(entries, body.tensors)

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from mbuild.convert.rows.projector import Find, Projector
+    from mbuild.convert.rows.projector import Projector
+    from mbuild.convert.rows.towers import Find
     from mbuild.gguf.files import Seen
 
 ARCH = "clip"
@@ -95,7 +96,9 @@ def open_towers(
         known = row.takes(tensor.name)
         assert known is not None
         if known in tensors:
-            raise FormatError(f"two tensors would be named {known!r}; {tensor.name!r} is the second")
+            raise FormatError(
+                f"two tensors would be named {known!r}; {tensor.name!r} is the second"
+            )
         tensors[known] = lazy_of(tensor)
     if not tensors:
         return None
@@ -163,7 +166,8 @@ def _towers(checkpoint: TowerCheckpoint, outtype: OutType) -> Towers:
     vision, audio = found(row.vision, "vision_config"), found(row.audio, "audio_config")
     if vision is None and audio is None:
         raise FormatError(
-            "config.json does not describe the encoders: it has no vision_config and no audio_config",
+            "config.json does not describe the encoders: it has no vision_config and no"
+            " audio_config",
             hint=f"take config.json from the base model; {TEXT_ONLY}",
         )
     return replace(towers, vision=vision, audio=audio)

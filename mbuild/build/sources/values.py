@@ -16,7 +16,6 @@ PROCESSORS = frozenset({"preprocessor_config.json", "processor_config.json"})
 """What decides the projector of a checkpoint and nothing of its text model."""
 
 
-
 class FileStamp(NamedTuple):
     """What identifies a file's content as long as nobody touches it.
 

@@ -47,7 +47,7 @@ class ConvertCheckpoint(OverOrigin):
     source: CheckpointSource
     outtype: str
     pre: str | None
-    role: Role = Role.MODEL  # type: ignore[assignment]
+    role: Role = Role.MODEL
     splitting: Splitting | None = None
 
     kind: ClassVar[str] = "convert"
@@ -94,7 +94,7 @@ class ConvertCheckpoint(OverOrigin):
     def key_fields(self) -> Mapping[str, Any] | None:
         """The files that matter by digest, the folder's name and the options."""
         options = {"outtype": self.outtype, "pre": self.pre, **self.role.fields()}
-        return checkpoint_fields(self.source, **options, **split_fields(self.splitting))
+        return checkpoint_fields(self.source, None, **options, **split_fields(self.splitting))
 
     @classmethod
     def make(

@@ -67,7 +67,7 @@ class CheckpointOrigin(NamedTuple):
     def fields(self) -> Mapping[str, Any] | None:
         """What decides the unquantized model: the description of its conversion."""
         options = {"outtype": self.outtype, "pre": self.pre, "converter": CONVERTER_VERSION}
-        return checkpoint_fields(self.source, **options)
+        return checkpoint_fields(self.source, None, **options)
 
     def open(self, context: StepContext, files: Readable, stack: ExitStack) -> Model:
         """The unquantized model, its tensors loaded on demand."""

@@ -84,7 +84,7 @@ class ConvertAdapter(BaseStep):
         """The adapter's files; the base comes by digest or with the inputs."""
         digests = [str(layer.digest) for layer in self.base]
         base = digests if len(digests) > 1 else next(iter(digests), None)
-        return checkpoint_fields(self.source, base=base)
+        return checkpoint_fields(self.source, None, base=base)
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Convert and check against the base."""
@@ -138,7 +138,7 @@ def converted(
 
 
 def checkpoint_fields(
-    source: CheckpointSource, files: Mapping[str, SourceFile] | None = None, **options: Any
+    source: CheckpointSource, files: Mapping[str, SourceFile] | None, **options: Any
 ) -> Mapping[str, Any] | None:
     """The key fields of a step over a checkpoint; None while a digest is not known.
 

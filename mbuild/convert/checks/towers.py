@@ -93,7 +93,8 @@ def _check_together(
         if missing and len(missing) < len(names):
             there = next(name for name in names if name in tensors)
             raise FormatError(
-                f"the checkpoint has no tensor for {missing[0]}, but {tensors[there].origin} is there",
+                f"the checkpoint has no tensor for {missing[0]}, but {tensors[there].origin}"
+                " is there",
                 hint=_OTHER,
             )
 
@@ -110,7 +111,8 @@ def _check_shape(name: str, slot: Slot, known: Mapping[str, int], lazy: Lazy) ->
     if not fits:
         asked = ", ".join("any" if dim is None else str(dim) for dim in wanted)
         raise FormatError(
-            f"{lazy.origin} has the shape {list(lazy.shape)} as {name}, but config.json asks for [{asked}]",
+            f"{lazy.origin} has the shape {list(lazy.shape)} as {name}, but config.json asks for"
+            f" [{asked}]",
             hint="config.json may belong to another checkpoint",
         )
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from math import isqrt
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.rows.conformer import CONFORMER_RULES, depthwise, scalar_bounds
 from mbuild.convert.rows import tower_parts as p
+from mbuild.convert.rows.conformer import CONFORMER_RULES, depthwise, scalar_bounds
 from mbuild.convert.rows.projector import (
     GELU,
     U32,
@@ -247,7 +247,12 @@ GEMMA4 = Projector(
 def _unified_vision(towers: Towers) -> Mapping[str, Any]:
     vision = towers.root.section("vision_config")
     none = dict.fromkeys(("intermediate_size", "num_layers", "num_attention_heads"), 0)
-    return {**vision.values, **none, "hidden_size": vision.integer("mm_embed_dim"), "image_size": 224}
+    return {
+        **vision.values,
+        **none,
+        "hidden_size": vision.integer("mm_embed_dim"),
+        "image_size": 224,
+    }
 
 
 def _unified_audio(towers: Towers) -> Mapping[str, Any]:

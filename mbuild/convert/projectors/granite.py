@@ -6,8 +6,8 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mbuild.convert.rows.conformer import depthwise, folded, pointwise
 from mbuild.convert.rows import tower_parts as p
+from mbuild.convert.rows.conformer import depthwise, folded, pointwise
 from mbuild.convert.rows.projector import (
     GELU,
     I32,
@@ -65,9 +65,14 @@ def _if_three(change: Callable[[Towers, Lazy], Lazy]) -> Callable[[Towers, Lazy]
 
 GRANITE_SPEECH = Projector(
     names=("GraniteSpeechForConditionalGeneration",),
-    takes=only("encoder.", "projector.", "model.encoder.", "model.projector.",
-               started=(("model.encoder.", "encoder."), ("model.projector.", "projector.")),
-               drop=("attention_dists", "num_batches_tracked")),
+    takes=only(
+        "encoder.",
+        "projector.",
+        "model.encoder.",
+        "model.projector.",
+        started=(("model.encoder.", "encoder."), ("model.projector.", "projector.")),
+        drop=("attention_dists", "num_batches_tracked"),
+    ),
     vision=None,
     audio=_encoder,
     keys=(

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from mbuild.convert.read.lazy import ShapeError
 from mbuild.convert.rows import tower_parts as p
 from mbuild.convert.rows.projector import (
     BOOL,
@@ -24,7 +25,6 @@ from mbuild.convert.rows.projector import (
     rename,
 )
 from mbuild.convert.rows.towers import part
-from mbuild.convert.read.lazy import ShapeError
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import ValueType
 
@@ -83,7 +83,11 @@ def _grid(towers: Towers) -> Mapping[str, Any] | None:
     if not vision.values:
         return None
     side = vision.integer("init_pos_emb_height", default=64)
-    return {"patch_size": 14, **vision.values, "image_size": side * vision.integer("patch_size", default=14)}
+    return {
+        "patch_size": 14,
+        **vision.values,
+        "image_size": side * vision.integer("patch_size", default=14),
+    }
 
 
 def _bare(name: str, source: str, default: int) -> TowerKey:
@@ -112,7 +116,9 @@ def _split_rope(towers: Towers, name: str, lazy: Lazy) -> Iterator[tuple[str, La
     rows = lazy.shape[0] // 3 if lazy.shape else 0
     heads = towers.sight.integer("num_attention_heads", low=1, default=16)
     if not rows or lazy.shape[0] % 3 or rows % (heads * 4):
-        raise ShapeError(f"{lazy.origin}: {lazy.shape[0]} rows are not {heads} heads of pairs of pairs")
+        raise ShapeError(
+            f"{lazy.origin}: {lazy.shape[0]} rows are not {heads} heads of pairs of pairs"
+        )
 
     def change(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         import numpy as np
@@ -160,9 +166,7 @@ GLM_5V = replace(
     KIMI_K25,
     names=("Glm5vForConditionalGeneration",),
     rules=(
-        rename(
-            r"^mm_projector\.linear_", ("mm_projector.linear_", "mm_projector.proj.linear_")
-        ),
+        rename(r"^mm_projector\.linear_", ("mm_projector.linear_", "mm_projector.proj.linear_")),
         *KIMI_K25.rules,
     ),
 )

@@ -4,7 +4,6 @@ Nemotron Nano VL, dots3 Note, MiMo V2.5."""
 from __future__ import annotations
 
 import re
-
 from math import isqrt
 from typing import TYPE_CHECKING, Any
 
@@ -33,12 +32,12 @@ from mbuild.convert.rows.projector import (
     without,
 )
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.gguf.model import KV
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from mbuild.convert.rows.towers import Towers
-    from mbuild.gguf.model import KV
 
 
 # LFM2-Audio.
@@ -117,8 +116,8 @@ def _sound_first(towers: Towers) -> Iterator[KV]:
         return
     yield from mels("num_mel_bins")(towers)
     yield from epsilon(1e-5, audio=True)(towers)
-    for name, source in (("subsampling_factor",) * 2, ("conv_kernel_size",) * 2):
-        yield from key(f"audio.{name}", U32, lambda t, n=source: t.hearing.integer(n))(towers)
+    for name in ("subsampling_factor", "conv_kernel_size"):
+        yield KV(f"clip.audio.{name}", U32, towers.audio.integer(name))
     yield from kind("parakeet", "audio")(towers)
     yield from kind("nemotron_v2_vl", "vision")(towers)
 
@@ -220,7 +219,8 @@ NEMOTRON = Projector(
         force(r"sound_encoder.*(conv|bias|norm)|subsampling.*weight"),
         force(r"^mm\.a\..*(bias|norm|conv.*weight)", gguf=True),
     ),
-    needs=p.block(attention="qkv", bias="qkv out") + "mm.model.mlp.1 free free\nmm.model.mlp.3 free text\n",
+    needs=p.block(attention="qkv", bias="qkv out")
+    + "mm.model.mlp.1 free free\nmm.model.mlp.3 free text\n",
 )
 
 
@@ -231,12 +231,19 @@ def _note_vision(towers: Towers) -> Mapping[str, Any] | None:
     vision = towers.root.section("vision_config")
     if not vision.values:
         return None
-    wanted = {"adapter_type": ("patch_merger",), "pre_pixel_shuffle": (True,)}
-    known = {"router_scoring_func": ("sigmoid",), "router_scale": (1, 1.0)}
-    known |= {"temporal_patch_size": (1,), "use_bias": (False, None)}
+    wanted: dict[str, tuple[Any, ...]] = {
+        "adapter_type": ("patch_merger",),
+        "pre_pixel_shuffle": (True,),
+    }
+    known: dict[str, tuple[Any, ...]] = {
+        **{"router_scoring_func": ("sigmoid",), "router_scale": (1, 1.0)},
+        **{"temporal_patch_size": (1,), "use_bias": (False, None)},
+    }
     for name, values in (wanted | known).items():
         if (name in wanted or name in vision) and vision.value(name) not in values:
-            raise UnsupportedError(f"config.json: vision_config.{name} is {vision.value(name)!r:.40}")
+            raise UnsupportedError(
+                f"config.json: vision_config.{name} is {vision.value(name)!r:.40}"
+            )
     if not vision.value("use_qk_norm"):
         raise UnsupportedError("config.json: vision_config.use_qk_norm is not true")
     return {**vision.values, "hidden_size": vision.integer("embed_dim", low=1), "image_size": 0}
@@ -309,9 +316,7 @@ DOTS3_NOTE = Projector(
         key("vision.spatial_merge_size", U32, lambda t: t.sight.integer("spatial_merge_size")),
         *min_max_pixels(),
         key("vision.expert_count_per_layer", U32, _routed),
-        key(
-            "vision.expert_used_count", U32, lambda t: int(t.sight.number("capacity_factor"))
-        ),
+        key("vision.expert_used_count", U32, lambda t: int(t.sight.number("capacity_factor"))),
         kind("dots3note_a", "audio"),
         mels("num_mel_bins"),
         constant("audio.attention.layer_norm_epsilon", F32, 1e-6),

@@ -23,7 +23,6 @@ from mbuild.convert.rows.projector import (
     without,
 )
 from mbuild.convert.rows.towers import part
-from mbuild.core.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -347,7 +347,8 @@ DEEPSEEK4_V = Projector(
         each(r"^vision\.patch_embed\.proj\.weight$", _square),
         parts(r"\.mlp\.w1\.", "w1", ("w1_gate", "w1_up")),
     ),
-    needs=p.PATCHES + "v.blk.ffn_gate width free\nv.blk.ffn_up width free\nv.blk.ffn_down free width\n",
+    needs=p.PATCHES
+    + "v.blk.ffn_gate width free\nv.blk.ffn_up width free\nv.blk.ffn_down free width\n",
 )
 
 ROWS = (MINICPM_V46, MINIMAX_M3, STEP3_VL, YOUTU_VL, MUSE_GLIMMER, DEEPSEEK4_V)

@@ -56,14 +56,14 @@ def _break_token(towers: Towers) -> int:
     """Its number, from tokenizer_config.json or else from tokenizer.json."""
     config = towers.files.json_object("tokenizer_config.json", SMALL_LIMIT) or {}
     listed = config.get("added_tokens_decoder")
-    for number, token in (listed.items() if isinstance(listed, dict) else ()):
+    for number, token in listed.items() if isinstance(listed, dict) else ():
         if isinstance(token, dict) and token.get("content") == _BREAK and number.isdecimal():
             return int(number)
     tokenizer = towers.files.json_object("tokenizer.json", TOKENIZER_LIMIT) or {}
     for token in tokenizer.get("added_tokens") or ():
-        if isinstance(token, dict) and token.get("content") == _BREAK:
-            if type(token.get("id")) is int and token["id"] >= 0:
-                return int(token["id"])
+        number = token.get("id") if isinstance(token, dict) else None
+        if type(number) is int and number >= 0 and token["content"] == _BREAK:
+            return number
     raise FormatError(
         f"neither tokenizer_config.json nor tokenizer.json has the token {_BREAK}",
         hint="take the tokenizer's files from the base model",

@@ -1,4 +1,4 @@
-"""Qwen3-VL's encoder, also of Qwen 3.5, Qwen3-Omni and Qwen3-ASR, and GLM's, which is built alike."""
+"""Qwen3-VL's encoder, also of Qwen 3.5, Qwen3-Omni and Qwen3-ASR, and GLM's, which is like it."""
 
 from __future__ import annotations
 
@@ -160,12 +160,7 @@ QWEN3_OMNI = replace(
     takes=only("visual.", "audio_tower.", started=_OMNI_STARTS, replaced=_OMNI_NAMES),
     vision=within("vision_config", _sized),
     audio=within("audio_config", whisper),
-    keys=(
-        *_KEYS,
-        kind("qwen3vl_merger", "vision"),
-        *_HEARD,
-        kind("qwen3a", "audio"),
-    ),
+    keys=(*_HEARD, *_KEYS, kind("qwen3vl_merger", "vision"), kind("qwen3a", "audio")),
     extra=positions,
     rules=(*_RULES, *_SOUND_RULES),
     forced=_SOUND_TYPES,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.projectors.whisper import column_biases, positions, whisper
@@ -12,7 +13,6 @@ from mbuild.convert.rows.projector import (
     SILU,
     U32,
     Projector,
-    constant,
     epsilon,
     force,
     frames,
@@ -28,7 +28,7 @@ from mbuild.gguf.types import GGMLType
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from mbuild.convert.rows.towers import Find, Section, Towers
+    from mbuild.convert.rows.towers import Find, Towers
     from mbuild.gguf.model import KV
 
 _MERGER = """
@@ -70,7 +70,7 @@ def window_pattern(towers: Towers) -> int:
     if not full:
         raise FormatError("config.json: vision_config has no fullatt_block_indexes")
     every = full[0] + 1
-    if any(second - first != every for first, second in zip(full, full[1:], strict=False)):
+    if any(second - first != every for first, second in pairwise(full)):
         raise FormatError(
             f"config.json: fullatt_block_indexes is {str(full)[:60]}; llama.cpp needs one layer of"
             f" every {every}"

@@ -99,7 +99,9 @@ def _encoder(then: Takes | None = None) -> Takes:
 
 
 _KEYS = (mels("num_mel_bins"), epsilon(1e-5, "layer_norm_eps", audio=True))
-_BLOCK = p.block("a", bias="q v out") + """
+_BLOCK = (
+    p.block("a", bias="q v out")
+    + """
     a.conv1d.1 3 mels width
     a.conv1d.1.bias free width
     a.conv1d.2 3 width width
@@ -108,6 +110,7 @@ _BLOCK = p.block("a", bias="q v out") + """
     a.post_ln width
     a.post_ln.bias width
 """
+)
 
 QWEN2_AUDIO = Projector(
     names=("Qwen2AudioForConditionalGeneration",),
@@ -126,9 +129,7 @@ ULTRAVOX = replace(
     names=("UltravoxModel",),
     keys=(
         *(kind("qwen2a"), *_KEYS, kind("ultravox")),
-        key(
-            "audio.projector.stack_factor", U32, lambda t: t.root.integer("stack_factor", low=1)
-        ),
+        key("audio.projector.stack_factor", U32, lambda t: t.root.integer("stack_factor", low=1)),
     ),
     needs=_BLOCK
     + """
@@ -181,9 +182,11 @@ MERALION = replace(
     names=("MERaLiON2ForConditionalGeneration",),
     takes=without(
         "text_decoder.",
-        then=lambda name: name.replace("speech_encoder.", "audio_tower.")
-        if name.startswith("speech_encoder.")
-        else name,
+        then=lambda name: (
+            name.replace("speech_encoder.", "audio_tower.")
+            if name.startswith("speech_encoder.")
+            else name
+        ),
     ),
     audio=hears("speech_config"),
     keys=(

@@ -46,6 +46,9 @@ class Forced:
     follows: bool = False
 
 
+VISION = part("vision_config")
+
+
 @dataclass(frozen=True, slots=True)
 class Projector:
     """How the encoders of one kind of multimodal checkpoint become a GGUF file.
@@ -73,7 +76,7 @@ class Projector:
     keys: tuple[TowerKey, ...]
     takes: Takes
     needs: str = ""
-    vision: Find | None = part("vision_config")
+    vision: Find | None = VISION
     audio: Find | None = None
     processor: Mapping[str, Any] = field(default_factory=dict)
     processor_inner: str = ""
@@ -158,7 +161,7 @@ def drop(pattern: str) -> TowerRule:
 
 
 def parts(pattern: str, old: str, new: Sequence[str], axis: int = 0) -> TowerRule:
-    """As many equal parts of an axis as there are names; ``old`` becomes each of ``new`` in turn."""
+    """Equal parts of an axis, one for each of the names that ``old`` becomes."""
 
     def action(towers: Towers, name: str, lazy: Lazy) -> list[Named]:
         size = lazy.shape[axis] // len(new) if lazy.shape else 0

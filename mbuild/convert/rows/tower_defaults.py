@@ -7,6 +7,7 @@ in what a file leaves out. A class that transformers does not have adds nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 Values = Mapping[str, Any]
@@ -105,7 +106,7 @@ class Root(NamedTuple):
     """What a whole config.json gets: values, and the ``model_type`` of parts that name none."""
 
     parts: Mapping[str, str]
-    values: Values = {}
+    values: Values = MappingProxyType({})
     within: str = ""
 
 

@@ -178,9 +178,7 @@ Find = Callable[[Towers], Mapping[str, Any] | None]
 """Finds the part of config.json that describes an encoder; None for none."""
 
 
-def part(
-    name: str, defaults: Mapping[str, Any] = {}, *, fixed: Mapping[str, Any] = {}
-) -> Find:
+def part(name: str, defaults: Mapping[str, Any] = {}, *, fixed: Mapping[str, Any] = {}) -> Find:
     """That object of config.json, with values for what it leaves out, and others instead."""
 
     def find(towers: Towers) -> Mapping[str, Any] | None:
