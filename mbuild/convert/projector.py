@@ -51,6 +51,7 @@ _SMALL = (".patch_embd.weight", ".patch_merger.weight")
 """Matrices that are F32, or F16 in an F16 file, whatever the others are."""
 
 _TEXTS = ("text_config", "llm_config", "lm_config", "language_config", "lfm")
+_GGUFS = ("v.", "a.", "mm.")
 _WIDTH = ("hidden_size", "n_embd")
 _POSITIONS = ("v.position_embd.weight", "a.position_embd.weight")
 
@@ -222,6 +223,9 @@ def _transformed(
 
 
 def _gguf_name(row: Projector, name: str) -> str:
+    """GGUF's name; a rule may give it itself, where no table has it."""
+    if name.startswith(_GGUFS):
+        return name
     found = clip_name(name, row.endings)
     if found is None:
         raise UnsupportedError(

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _NUMBER = re.compile(r"(?<!\d)\d+(?=\.|$)")
-_FRAME = re.compile(r"\.weight\.\d+$")
 _BID = "{bid}"
 
 OWN = """
@@ -319,8 +318,7 @@ def clip_name(name: str, endings: tuple[str, ...]) -> str | None:
 
     A number may stand for itself in a name, or count layers, or both.
     """
-    frame = _FRAME.search(name)
-    for ending in (frame[0],) if frame else ("", *endings):
+    for ending in ("", *endings):
         if name.endswith(ending):
             found = _base(name[: len(name) - len(ending)])
             if found is not None:
