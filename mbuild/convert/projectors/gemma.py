@@ -25,7 +25,7 @@ from mbuild.convert.rows.projector import (
     rename,
     without,
 )
-from mbuild.convert.rows.torch_math import softplus32
+from mbuild.convert.rows.torch_softplus import softplus32
 from mbuild.convert.rows.towers import part
 from mbuild.core.errors import FormatError
 from mbuild.gguf.types import GGMLType

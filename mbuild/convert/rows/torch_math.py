@@ -75,18 +75,12 @@ def mean32(values: Array) -> np.float32:
 
 
 def sincos32(angles: Array) -> tuple[Array, Array]:
-    """Sines and cosines of F32 angles of a circle, each rounded once to F32."""
+    """Sines and cosines of F32 angles of a circle, each rounded once to F32.
+
+    torch computes them with a library that rounds one of twenty values to the neighbour, and not
+    to the same on every processor.
+    """
     import numpy as np
 
     wide = angles.astype(np.float64)
     return np.sin(wide).astype(np.float32), np.cos(wide).astype(np.float32)
-
-
-def softplus32(values: Array) -> Array:
-    """log(1 + e**x) of F32 values as torch computes it, in its type; above 20 the value itself."""
-    import numpy as np
-
-    x = values.astype(np.float32)
-    near = np.minimum(x, np.float32(20))
-    result = np.log1p(exp32(near).astype(np.float64)).astype(np.float32)
-    return np.where(x > 20, x, result).astype(values.dtype)
