@@ -85,7 +85,7 @@ def open_checkpoint(
     hf_arch = class_name(root)
     config, family = _flat(root), _family(name, root, hf_arch)
     family = family.variant(config) if family.variant else family
-    stored, renamed = unwrap(read_tensors(name, files, small, seen or {}))
+    stored, renamed = unwrap(_tensors(name, files, small, seen or {}))
     tensors, config, more = weights_alone(stored, config, family.gguf)
     warnings = (*renamed, *more)
     if "adapter_config.json" in files:
@@ -147,13 +147,9 @@ def _flat(root: Mapping[str, Any]) -> dict[str, Any]:
     return {**root, **_nested(root)}
 
 
-def read_tensors(
+def _tensors(
     name: str, files: Mapping[str, Path], small: CheckpointFiles, seen: Mapping[str, Seen]
 ) -> tuple[StoredTensor, ...]:
-    """The headers of all shards, ordered by the shard's name and the tensor's.
-
-    Raises :class:`FormatError` for shards that do not fit together.
-    """
     promised = _read_index(files, small)
     shards = sorted(set(promised.values())) if promised else _shard_names(name, files)
     found: dict[str, StoredTensor] = {}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.checkpoint import class_name, read_tensors, what_it_is
+from mbuild.convert.checkpoint import INDEX, INDEX_LIMIT, class_name, what_it_is
 from mbuild.convert.checks.towers import check_towers
 from mbuild.convert.convert import MAX_DIMS, Encoded, resolve_outtype
 from mbuild.convert.metadata.general import QUANTIZATION_VERSION, Parameters, general
@@ -20,6 +20,7 @@ from mbuild.convert.read.dtypes import OutType
 from mbuild.convert.read.files import CheckpointFiles
 from mbuild.convert.read.lazy import Lazy, lazy_of
 from mbuild.convert.read.leftovers import INTEGERS, UNQUANTIZED, weights_alone
+from mbuild.convert.read.safetensors import read_header
 from mbuild.convert.read.wrappers import unwrap
 from mbuild.convert.rows.clip_names import clip_name
 from mbuild.convert.rows.keys import FILE_TYPES, merged
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+    from mbuild.convert.read.safetensors import StoredTensor
     from mbuild.convert.rows.projector import Projector
     from mbuild.convert.rows.towers import Find
     from mbuild.gguf.files import Seen
@@ -89,7 +91,7 @@ def open_towers(
             hint=f"{TEXT_ONLY}; a projector file that was made elsewhere can be added with a"
             " second FROM",
         )
-    stored, _ = unwrap(read_tensors(name, files, small, seen or {}))
+    stored, _ = unwrap(_headers(files, small, seen or {}))
     taken = [tensor for tensor in stored if row.takes(tensor.name) is not None]
     kept, config, _ = weights_alone(taken, root, ARCH)
     tensors: dict[str, Lazy] = {}
@@ -104,6 +106,23 @@ def open_towers(
     if not tensors:
         return None
     return TowerCheckpoint(name, dict(files), completed(config), row, tensors)
+
+
+def _headers(
+    files: Mapping[str, Path], small: CheckpointFiles, seen: Mapping[str, Seen]
+) -> list[StoredTensor]:
+    """The tensors of those shards that are there: others may hold text alone."""
+    index = small.json_object(INDEX, INDEX_LIMIT) or {}
+    weights = index.get("weight_map")
+    named = None
+    if isinstance(weights, dict):
+        named = {shard for shard in weights.values() if isinstance(shard, str)}
+    shards = [name for name in sorted(files) if name.endswith(".safetensors") and "/" not in name]
+    if named is not None:
+        shards = [name for name in shards if name in named]
+    elif any(name.startswith("model") for name in shards):
+        shards = [name for name in shards if name.startswith("model")]
+    return [each for name in shards for each in read_header(files[name], name, seen.get(name))]
 
 
 def tower_class(root: Mapping[str, Any]) -> str:

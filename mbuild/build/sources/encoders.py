@@ -29,8 +29,10 @@ _LIMIT = 16 << 20
 _INDEX = "model.safetensors.index.json"
 _INDEX_LIMIT = 100 << 20
 _TOKENIZERS = ("tokenizer_config.json", "tokenizer.json")
-_TEXT = re.compile(r"language_model\.(?:model\.)?layers\.|^model\.layers\.|^lm_head\.")
-"""Names that are the text model's alone: of layers and of the output matrix."""
+_TEXT = re.compile(
+    r"(?:language_model|text_model)\.|^(?:thinker\.)?(?:model\.(?:layers|norm)\.|lm_head\.)"
+)
+"""Names that are the text model's alone; not all of its embedding's, which Pixtral takes from."""
 
 
 def encoder_files(files: Mapping[str, SourceFile]) -> tuple[str, ...]:
@@ -53,7 +55,8 @@ def _shards(files: Mapping[str, SourceFile]) -> Iterable[str]:
     weights = _object(files, _INDEX, _INDEX_LIMIT).get("weight_map")
     shards = {name for name in files if name.endswith(".safetensors")}
     if not isinstance(weights, dict):
-        return shards
+        usual = {name for name in shards if name.startswith("model")}
+        return usual or shards
     found = {shard for name, shard in weights.items() if not _TEXT.search(name)}
     return shards & {shard for shard in found if isinstance(shard, str)}
 
