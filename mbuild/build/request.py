@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mbuild.build.halves import BOTH, Halves
 from mbuild.build.splitting import Splitting
 from mbuild.core.digest import Digest
 from mbuild.core.errors import FormatError, MbuildError
 from mbuild.core.names import ModelName
+from mbuild.core.values import NamedTuple
 from mbuild.quant.choose.options import Quantization, spelled
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import Made, Result, Step, StepContext
@@ -13,7 +12,7 @@ from mbuild.build.splitting import SPLITTING_NAMES, Splitting, split_fields
 from mbuild.build.steps.gguf import Role
 from mbuild.build.steps.models import made_of, shards_of, write_model
 from mbuild.build.steps.opened import OpenFiles, open_all
-from mbuild.build.steps.origins import CheckpointOrigin, OverOrigin
+from mbuild.build.steps.origins import CheckpointOrigin, Together
 from mbuild.build.steps.weights import (
     CHECKPOINT_NAMES,
     CONVERTER_VERSION,
@@ -34,8 +33,7 @@ PROJECTOR_VERSION = 1
 """Counts up when the same encoders would come out as other bytes."""
 
 
-@dataclass(frozen=True, eq=False)
-class ConvertCheckpoint(OverOrigin):
+class ConvertCheckpoint(Together):
     """A Hugging Face checkpoint becomes a GGUF layer, as llama.cpp's converter makes it.
 
     ``outtype`` is ``auto``, ``f32``, ``f16``, ``bf16`` or ``q8_0``; ``pre``
@@ -57,7 +55,7 @@ class ConvertCheckpoint(OverOrigin):
     field_names: ClassVar[Mapping[tuple[str, ...], str]] = CHECKPOINT_NAMES | SPLITTING_NAMES
 
     @property
-    def origin(self) -> CheckpointOrigin:  # type: ignore[override]
+    def origin(self) -> CheckpointOrigin:
         """The checkpoint with the options of its conversion."""
         return CheckpointOrigin(self.source, self.outtype, self.pre)
 
@@ -113,7 +111,7 @@ class ConvertCheckpoint(OverOrigin):
 
     def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digests that reading the files gave."""
-        return replace(self, source=self.source.learned(files))
+        return self.changed(source=self.source.learned(files))
 
     def cost(self, store: BuildStore) -> Cost:
         """The unquantized file, written while all cores convert tensors."""
@@ -124,8 +122,7 @@ class ConvertCheckpoint(OverOrigin):
             return _cost(shards_of(model, self.splitting, silent), self.reads)
 
 
-@dataclass(frozen=True, eq=False)
-class ConvertProjector(OverOrigin):
+class ConvertProjector(Together):
     """The encoders of a multimodal checkpoint become a projector layer.
 
     Only what decides them is in the key: their shards, config.json, the processors' files. So
@@ -148,14 +145,14 @@ class ConvertProjector(OverOrigin):
     }
 
     @property
-    def origin(self) -> CheckpointOrigin:  # type: ignore[override]
+    def origin(self) -> CheckpointOrigin:
         """The text model's, or the checkpoint by itself."""
         return self.beside or CheckpointOrigin(self.source, self.outtype, None)
 
     @property
     def group(self) -> Hashable | None:
         """It runs together with the text model's step, where there is one."""
-        return OverOrigin.group_of(self.beside, Role.MODEL) if self.beside else None
+        return Together.group_of(self.beside, Role.MODEL) if self.beside else None
 
     @property
     def versions(self) -> tuple[tuple[str, int], ...]:
@@ -241,7 +238,7 @@ class ConvertProjector(OverOrigin):
 
     def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digests that reading the files gave."""
-        return replace(self, source=self.source.learned(files))
+        return self.changed(source=self.source.learned(files))
 
     def cost(self, store: BuildStore) -> Cost:
         """The file of the encoders alone."""

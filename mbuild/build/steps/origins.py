@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext, written
 from mbuild.build.sources.values import README, CheckpointSource, Material, SourceFile
@@ -16,6 +16,7 @@ from mbuild.build.steps.weights import CONVERTER_VERSION, checkpoint_fields, con
 from mbuild.core.digest import Digest
 from mbuild.core.events import Code
 from mbuild.core.system import allow_open_files
+from mbuild.core.values import NamedTuple
 from mbuild.store import Layer
 
 if TYPE_CHECKING:
@@ -213,10 +214,14 @@ ORIGIN_NAMES: dict[tuple[str, ...], str] = {
 """What the fields of origins are called in explanations."""
 
 
-class OverOrigin(BaseStep):
-    """A step over an origin: those of one origin run together, which open and read it once."""
+class Together(BaseStep):
+    """A step over an origin's files: those of one origin run together, and read them once."""
 
-    origin: Origin
+    if TYPE_CHECKING:
+
+        @property
+        def origin(self) -> Origin:
+            """What it is over."""
 
     quick: ClassVar[bool] = False
     """Whether it takes no time beside the others of its group."""
@@ -274,7 +279,7 @@ class OverOrigin(BaseStep):
         self, steps: Sequence[Any], context: StepContext, inputs: Sequence[Sequence[Result]]
     ) -> Iterator[tuple[Step, Made]]:
         """Open the origin, and make what each kind of step over it makes, quick ones first."""
-        kinds: dict[type[OverOrigin], list[Any]] = {}
+        kinds: dict[type[Together], list[Any]] = {}
         for step in sorted(steps, key=lambda step: not step.quick):
             kinds.setdefault(type(step), []).append(step)
         with ExitStack() as stack:
@@ -294,6 +299,12 @@ class OverOrigin(BaseStep):
             digests = files.digests(context)
         for step, each in zip(own, made, strict=True):
             yield step, each._replace(files=digests)
+
+
+class OverOrigin(Together):
+    """A step over an origin, which is a field of its own."""
+
+    origin: Origin
 
 
 def readable(origin: Origin, files: OpenFiles) -> Readable:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
@@ -38,7 +37,6 @@ CHECKPOINT_NAMES: dict[tuple[str, ...], str] = {
 """What :func:`checkpoint_fields` and the converter's options are called in explanations."""
 
 
-@dataclass(frozen=True, eq=False)
 class ConvertAdapter(BaseStep):
     """A PEFT adapter becomes a GGUF adapter layer for a base model.
 
@@ -113,7 +111,7 @@ class ConvertAdapter(BaseStep):
 
     def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digests that reading the files gave."""
-        return replace(self, source=self.source.learned(files))
+        return self.changed(source=self.source.learned(files))
 
 
 def converted(

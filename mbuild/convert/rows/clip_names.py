@@ -11,7 +11,7 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING
 
-from mbuild.convert.rows.names import package_tables
+from mbuild.convert.rows.names import package_tables, published
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -302,13 +302,12 @@ def clip_names() -> Mapping[str, str]:
 
 def _published() -> Iterator[tuple[str, str]]:
     """What the package has."""
-    import gguf
-
-    known = set(gguf.MODEL_TENSORS[gguf.MODEL_ARCH.MMPROJ])
+    constants = published("constants")
+    known = set(constants.MODEL_TENSORS[constants.MODEL_ARCH.MMPROJ])
     for table in package_tables():
         for tensor, sources in table.items():
             if tensor in known:
-                name = gguf.TENSOR_NAMES[tensor].replace(_BID, "{}")
+                name = constants.TENSOR_NAMES[tensor].replace(_BID, "{}")
                 for source in (name, *sources):
                     yield source.replace(_BID, "{}"), name
 
