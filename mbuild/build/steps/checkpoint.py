@@ -202,9 +202,9 @@ class ConvertProjector(Together):
         context: StepContext,
     ) -> list[Made]:
         """Convert; nothing comes of encoders that have no tensors."""
-        return [step._made(files, context) for step in steps]
+        return [step._layer(files, context) for step in steps]
 
-    def _made(self, files: OpenFiles, context: StepContext) -> Made:
+    def _layer(self, files: OpenFiles, context: StepContext) -> Made:
         model = self._converted(self._paths(files), context)
         if model is None:
             context.warn(
