@@ -31,6 +31,7 @@ from mbuild.convert.rows.torch_math import sincos32
 from mbuild.convert.rows.torch_softplus import softplus32
 from mbuild.convert.rows.towers import Section, Towers, part
 from mbuild.core.errors import FormatError, MbuildError, UnsupportedError
+from mbuild.gguf.facts import describe
 from mbuild.gguf.model import Model
 from mbuild.gguf.types import GGMLType
 
@@ -302,6 +303,23 @@ def test_softplus_and_the_circle() -> None:
     assert softplus32(np.float32([25]))[0] == 25
     sines, cosines = sincos32(np.float32([0, np.pi / 2]))
     assert (sines.tolist(), cosines[0]) == ([0.0, 1.0], 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "capabilities", "senses"),
+    [
+        ("gemma3", ("vision",), ("images",)),
+        ("voxtral", ("vision", "audio"), ("sound",)),
+        ("gemma4", ("vision", "audio"), ("images", "sound")),
+        ("gemma3n", ("vision",), ("images", "sound")),
+    ],
+)
+def test_what_a_projector_adds_to_a_model(
+    name: str, capabilities: tuple[str, ...], senses: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Capabilities are Ollama's: vision whenever there is one, nothing of Gemma 3n's ears."""
+    facts = describe(projector(tmp_path, spec(name)))
+    assert (facts.kind, facts.capabilities, facts.senses) == ("projector", capabilities, senses)
 
 
 @pytest.mark.parametrize("outtype", ("bf16", "f16"))
