@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild import __version__
 from mbuild.build.graph import in_order
-from mbuild.build.halves import HALVES, Halves
 from mbuild.build.request import BuildRequest, Target
 from mbuild.build.sources.values import (
     README,
@@ -22,7 +21,7 @@ from mbuild.build.sources.values import (
     GGUFSource,
     StoredModel,
 )
-from mbuild.build.splitting import SPLITTING, Splitting
+from mbuild.build.splitting import HALVES, SPLITTING, Halves, Splitting
 from mbuild.core.digest import Digest
 from mbuild.core.errors import FormatError, MbuildError
 from mbuild.quant.choose.options import OPTIONS, Quantization

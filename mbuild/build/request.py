@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mbuild.build.halves import BOTH, Halves
-from mbuild.build.splitting import Splitting
+from mbuild.build.splitting import BOTH, Halves, Splitting
 from mbuild.core.digest import Digest
 from mbuild.core.errors import FormatError, MbuildError
 from mbuild.core.names import ModelName

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from mbuild.build.halves import HALVES
 from mbuild.build.lock import (
     UNQUANTIZED,
     BuildLock,
     locked_quantization,
 )
 from mbuild.build.locked import Locked
-from mbuild.build.splitting import SPLITTING
+from mbuild.build.splitting import HALVES, SPLITTING
 from mbuild.cli.common import read_limited
 from mbuild.cli.quantizing import distinct, file_type_of
 from mbuild.core.errors import FormatError, MissingFileError, UsageError

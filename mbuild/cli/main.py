@@ -16,8 +16,7 @@ from typing import Any
 import click
 
 from mbuild import __version__
-from mbuild.build.halves import HALVES
-from mbuild.build.splitting import SPLITTING
+from mbuild.build.splitting import HALVES, SPLITTING
 from mbuild.cli.common import QuickCommand, color_on, columns_of, harmless, said_at_once
 from mbuild.core.errors import CancelledError, MbuildError, ModelfileError, UsageError
 from mbuild.quant.choose.options import OPTIONS

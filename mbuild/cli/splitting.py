@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from mbuild.build.halves import HALVES, Halves
-from mbuild.build.splitting import SPLITTING, Splitting
+from mbuild.build.splitting import HALVES, SPLITTING, Halves, Splitting
 from mbuild.cli.quantizing import asked
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mbuild.build.halves import HALVES, Halves
 from mbuild.build.sources.places import is_path
 from mbuild.build.sources.posted import UPLOAD_HINT, Files, parse_files
-from mbuild.build.splitting import SPLITTING, Splitting
+from mbuild.build.splitting import HALVES, SPLITTING, Halves, Splitting
 from mbuild.core import gojson
 from mbuild.core.errors import UsageError
 from mbuild.language.parameters import DEPRECATED, PARAMETERS

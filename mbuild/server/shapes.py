@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
-from mbuild.build.halves import HALVES
-from mbuild.build.splitting import SPLITTING
+from mbuild.build.splitting import HALVES, SPLITTING
 from mbuild.core.errors import UsageError
 from mbuild.core.suggest import did_you_mean, near
 from mbuild.language.parameters import PARAMETERS

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from mbuild.build.halves import BOTH, HALVES, Halves
 from mbuild.build.request import BuildRequest
 from mbuild.build.sources.encoders import encoder_files
 from mbuild.build.sources.values import CheckpointSource, FileStamp, SourceFile
+from mbuild.build.splitting import BOTH, HALVES, Halves
 from mbuild.build.steps.checkpoint import ConvertCheckpoint, ConvertProjector
 from mbuild.build.steps.origins import CheckpointOrigin
 from mbuild.core.digest import Digest

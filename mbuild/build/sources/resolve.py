@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from mbuild.build.sources.encoders import encoder_files
 from mbuild.build.sources.files import Files, Found, Names
 from mbuild.build.sources.local import Disk, local_file
 from mbuild.build.sources.places import (
@@ -191,6 +190,8 @@ class Resolver:
 
     def _checkpoint(self, files: Files, names: Sequence[str]) -> CheckpointSource:
         """The files that a conversion reads; logs and the like are left out of it."""
+        from mbuild.build.sources.encoders import encoder_files
+
         found = {name: files.file(name) for name in names if is_part_of_checkpoint(name)}
         card = None
         if README in found:
