@@ -128,6 +128,15 @@ def _mobile(towers: Towers, name: str, lazy: Lazy) -> Iterable[tuple[str, Lazy]]
     return [(f"v.blk.{match[1]}.{match[2]}.{match[3]}", lazy)]
 
 
+_SUBSAMPLED = re.compile(r"subsample_conv_projection\.conv_(\d+)\.norm\.weight$")
+
+
+def _norm_of_convolution(towers: Towers, name: str, lazy: Lazy) -> Iterable[tuple[str, Lazy]]:
+    """Under the name that Gemma 4's has; llama.cpp's converter stops at it."""
+    match = _SUBSAMPLED.search(name)
+    return [(f"a.conv1d.{match[1]}.norm.weight", lazy)] if match else []
+
+
 def _channels(towers: Towers, lazy: Lazy) -> Lazy:
     lazy.need_dims(1)
     return lazy.reshape(1, lazy.shape[0], 1, 1)
@@ -152,6 +161,7 @@ GEMMA3N = Projector(
     ),
     rules=(
         TowerRule(re.compile(r"timm_model\.blocks\."), _mobile),
+        TowerRule(_SUBSAMPLED, _norm_of_convolution),
         each(r"conv_stem\.conv\.bias$", _channels),
         *CONFORMER_RULES,
     ),
