@@ -190,7 +190,8 @@ def _towers(checkpoint: TowerCheckpoint, outtype: OutType) -> Towers:
             " audio_config",
             hint=f"take config.json from the base model; {TEXT_ONLY}",
         )
-    return replace(towers, vision=vision, audio=audio)
+    order = {name: place for place, name in enumerate(checkpoint.tensors)}
+    return replace(towers, vision=vision, audio=audio, order=order)
 
 
 def _text(config: Mapping[str, Any]) -> Section:

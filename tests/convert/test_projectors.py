@@ -246,7 +246,8 @@ def _towers(**tensors: Any) -> Towers:
 
     none = Section({})
     given = {name.replace("__", "."): lazy(value) for name, value in tensors.items()}
-    return Towers(none, none, none, 8, OutType.F32, CheckpointFiles({}), given)
+    order = {name: place for place, name in enumerate(given)}
+    return Towers(none, none, none, 8, OutType.F32, CheckpointFiles({}), given, order=order)
 
 
 def test_a_batch_norm_is_folded_where_its_last_tensor_stands() -> None:

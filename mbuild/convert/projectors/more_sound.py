@@ -291,11 +291,12 @@ def _experts(towers: Towers, name: str, lazy: Lazy) -> Iterable[tuple[str, Lazy]
     if match is None or int(match[1]) >= len(counts) or int(match[2]) >= counts[int(match[1])]:
         raise FormatError(f"{lazy.origin} is of no expert that pyramid_num_routed counts")
     stem = f"vision_encoder.blocks.{match[1]}.mlp.experts."
-    if name != [each for each in towers.tensors if each.startswith(stem)][-1]:
+    count = range(counts[int(match[1])])
+    named = {part: [f"{stem}{n}.{part}.weight" for n in count] for part in ("fc1", "fc2", "fc3")}
+    if name != towers.last(each for names in named.values() for each in names):
         return []
     made = []
-    for matrix in ("fc1", "fc2", "fc3"):
-        names = [f"{stem}{n}.{matrix}.weight" for n in range(counts[int(match[1])])]
+    for matrix, names in named.items():
         missing = next((each for each in names if each not in towers.tensors), None)
         if missing:
             raise FormatError(f"tensor {missing!r} is missing")

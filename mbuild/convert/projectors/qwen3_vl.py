@@ -33,7 +33,7 @@ from mbuild.core.errors import FormatError
 from mbuild.gguf.types import GGMLType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from mbuild.convert.read.lazy import Lazy
     from mbuild.convert.rows.towers import Towers
@@ -204,7 +204,7 @@ GLM4V = replace(
 )
 
 
-def _tokens(name: str):  # type: ignore[no-untyped-def]
+def _tokens(name: str) -> Callable[[Towers], int | None]:
     def compute(towers: Towers) -> int | None:
         if towers.processor.value(name) is None:
             return None

@@ -12,15 +12,17 @@ from mbuild.core.errors import FormatError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from mbuild.convert.rows.projector import Change
     from mbuild.convert.rows.towers import Towers
 
 _EPSILON = 1e-5
 """Of batch norms (torch's default)."""
 
 _BATCH = ("weight", "bias", "running_mean", "running_var")
+_STORED = (*_BATCH, "num_batches_tracked")
 
 
-def squeezed(axis: int):  # type: ignore[no-untyped-def]
+def squeezed(axis: int) -> Change:
     """Without an axis, which has one place."""
 
     def change(towers: Towers, lazy: Lazy) -> Lazy:
@@ -42,20 +44,19 @@ def scalar_bounds(towers: Towers, lazy: Lazy) -> Lazy:
     return lazy if lazy.shape else lazy.reshape(1)
 
 
-def folded(pattern: str, count: int = 4) -> TowerRule:
+def folded(pattern: str) -> TowerRule:
     """Batch norms, whose running mean and variance go into weight and bias.
 
-    The two come where the last of the ``count`` tensors stands: weight over the root of the
+    The two come where the last of its tensors stands: weight over the root of the
     variance, and the bias without the mean. Each step is rounded as torch rounds it.
     """
 
     def action(towers: Towers, name: str, lazy: Lazy) -> Iterable[tuple[str, Lazy]]:
         stem = name.rpartition(".")[0]
-        order = [each for each in towers.tensors if each.startswith(f"{stem}.")]
         missing = [each for each in _BATCH if f"{stem}.{each}" not in towers.tensors]
         if missing:
             raise FormatError(f"{lazy.origin}: {stem}.{missing[0]} is missing")
-        if name != order[-1]:
+        if name != towers.last(f"{stem}.{each}" for each in _STORED):
             return []
         scale, bias, mean, variance = (towers.tensors[f"{stem}.{each}"] for each in _BATCH)
         factor = _scale(scale, variance)
@@ -98,7 +99,7 @@ def _alike(first: Lazy, second: Lazy) -> None:
 
 
 CONFORMER_RULES: tuple[TowerRule, ...] = (
-    folded(r"conformer\.layers\.\d+\.conv\.batch_norm\.", 5),
+    folded(r"conformer\.layers\.\d+\.conv\.batch_norm\."),
     each(
         r"^conformer\.pre_encode\.conv\..*\.bias$",
         lambda towers, lazy: lazy.reshape(*lazy.shape, 1, 1),

@@ -10,6 +10,7 @@ from mbuild.core.errors import UnsupportedError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mbuild.convert.rows.projector import TowerKey
     from mbuild.convert.rows.towers import Towers
     from mbuild.gguf.model import KV
 
@@ -68,7 +69,9 @@ PLAIN_GATED = block(feed="gate up down", feed_bias=False, norm_bias=False)
 """Layers with RMS norms and gated feed-forward networks, and no bias."""
 
 
-def activation(*, default: str = "", needed: bool = False, gelu: tuple[str, ...] = ("gelu",)):  # type: ignore[no-untyped-def]
+def activation(
+    *, default: str = "", needed: bool = False, gelu: tuple[str, ...] = ("gelu",)
+) -> TowerKey:
     """``use_gelu`` or ``use_silu``, by the encoder's ``hidden_act``."""
 
     def rule(towers: Towers) -> Iterator[KV]:

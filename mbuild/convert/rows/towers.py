@@ -6,7 +6,7 @@ what is out of bounds, and say in which file and where it stands.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +136,7 @@ class Towers:
         tensors: the tensors of the encoders under the names that the rules know.
         vision: the vision encoder's part of config.json, as its row has it; None for none.
         audio: the same of the encoder of sound.
+        order: the places of the tensors.
     """
 
     root: Section
@@ -147,6 +148,12 @@ class Towers:
     tensors: Mapping[str, Lazy] = field(default_factory=dict)
     vision: Section | None = None
     audio: Section | None = None
+    order: Mapping[str, int] = field(default_factory=dict)
+
+    def last(self, names: Iterable[str]) -> str:
+        """Which of these tensors comes last in the checkpoint; empty where none is there."""
+        there = [name for name in names if name in self.order]
+        return max(there, key=self.order.__getitem__, default="")
 
     @property
     def sight(self) -> Section:
