@@ -138,7 +138,7 @@ class Step(Protocol):
 
     @property
     def reads(self) -> int:
-        """Bytes of the user's files that it reads when it runs."""
+        """Bytes of the user's files, or of stored weights, that it reads when it runs."""
 
     @property
     def materials(self) -> tuple[Material, ...]:

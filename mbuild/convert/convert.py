@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +73,7 @@ def hyper_parameters(checkpoint: Checkpoint, outtype: OutType) -> Hyper:
     """
     row = checkpoint.family
     config = _class_of(checkpoint).complete(checkpoint.config)
+    config |= {name: settle(config) for name, settle in row.settled.items()}
     layers = next((config[name] for name in LAYER_NAMES if name in config), None)
     nextn = as_integer(config.get(row.nextn) or 0, row.nextn) if row.nextn else 0
     if row.counted is not None and not nextn:
@@ -91,7 +92,7 @@ def hyper_parameters(checkpoint: Checkpoint, outtype: OutType) -> Hyper:
 def _class_of(checkpoint: Checkpoint) -> HFConfig:
     """The defaults that count for a checkpoint's config."""
     named = config_class(checkpoint.config.get("model_type"))
-    return NO_HF_CONFIG if checkpoint.family.raw else named
+    return named if checkpoint.composed else NO_HF_CONFIG
 
 
 def resolve_outtype(outtype: OutType, tensors: Mapping[str, Lazy]) -> OutType:
@@ -302,7 +303,7 @@ def convert_body(checkpoint: Checkpoint, outtype: OutType = OutType.AUTO) -> Bar
     """What the family's row decides; raises as :func:`convert` does."""
     row = checkpoint.family
     sources = source_tensors(checkpoint)
-    hp = hyper_parameters(checkpoint, resolve_outtype(outtype, sources))
+    hp = replace(hyper_parameters(checkpoint, resolve_outtype(outtype, sources)), tensors=sources)
     items: dict[str, Lazy | Packed] = {}
     for name, item in model_tensors(hp, row, sources):
         if name in items:

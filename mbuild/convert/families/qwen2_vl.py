@@ -13,8 +13,9 @@ QWEN2_VL = replace(
     gguf="qwen2vl",
     names=(
         *("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"),
-        "Qwen2VLModel",
+        *("Qwen2VLModel", "Qwen2_5OmniModel"),
     ),
+    prefixes=(("thinker.", ""),),
     keys=COMMON,
     layout=replace(QWEN2.layout, keys=(*p.RMS, "rope.dimension_sections")),
     hf=replace(QWEN2.hf, model_type="qwen2_vl_text", theta=1000000.0),
