@@ -142,7 +142,7 @@ class Step(Protocol):
 
     @property
     def materials(self) -> tuple[Material, ...]:
-        """What it is made from that no step makes, for people: the key holds the contents."""
+        """The sources that it is made from, for people: the key holds their contents."""
 
     @property
     def versions(self) -> tuple[tuple[str, int], ...]:

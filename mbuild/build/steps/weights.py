@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mbuild.gguf.files import Seen
     from mbuild.gguf.model import Model
 
-CONVERTER_VERSION = 3
+CONVERTER_VERSION = 4
 """Counts up when the same checkpoint would come out as other bytes."""
 
 

@@ -8,18 +8,27 @@ from typing import TYPE_CHECKING
 
 from mbuild.convert.families.deepseek import DEEPSEEK, DEEPSEEK_V2
 from mbuild.convert.rows import parts as p
-from mbuild.convert.rows.keys import COMMON, U32, computed, f32, replaced, u32, without
+from mbuild.convert.rows.keys import COMMON, TEXT, U32, computed, f32, replaced, u32, without
 from mbuild.convert.rows.row import NO_HF_CONFIG, TOWERS
 from mbuild.convert.vocabulary.rules import BPE
+from mbuild.gguf.model import KV
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mbuild.convert.rows.hyper import Hyper
+    from mbuild.convert.rows.row import Tensors
 
 
 def _window(hp: Hyper) -> int | None:
     return (
         hp.optional_integer("sliding_window_size") or hp.optional_integer("sliding_window") or None
     )
+
+
+def _template(hp: Hyper, tensors: Tensors) -> Iterator[KV]:
+    """The messages as they are, unless the checkpoint says more."""
+    yield KV("tokenizer.chat_template", TEXT, "{% for m in messages %}{{m['content']}}{% endfor %}")
 
 
 _EPSILON = f32("attention.layer_norm_rms_epsilon", "rms_norm_eps", default=1e-6)
@@ -46,7 +55,8 @@ DEEPSEEK_OCR = replace(
         DEEPSEEK.layout,
         keys=(*p.RMS, "expert_feed_forward_length", "expert_shared_count"),
     ),
-    vocabulary=replace(BPE, template="{% for m in messages %}{{m['content']}}{% endfor %}"),
+    vocabulary=BPE,
+    early=_template,
     hf=NO_HF_CONFIG,
 )
 

@@ -13,13 +13,23 @@ QWEN2_VL = replace(
     gguf="qwen2vl",
     names=(
         *("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"),
-        *("Qwen2VLModel", "Qwen2_5OmniModel"),
+        "Qwen2VLModel",
     ),
-    prefixes=(("thinker.", ""),),
     keys=COMMON,
     layout=replace(QWEN2.layout, keys=(*p.RMS, "rope.dimension_sections")),
     hf=replace(QWEN2.hf, model_type="qwen2_vl_text", theta=1000000.0),
 )
 
 
-ROWS = (QWEN2_VL,)
+QWEN2_5_OMNI = replace(
+    QWEN2_VL,
+    names=("Qwen2_5OmniModel",),
+    hf=replace(
+        QWEN2_VL.hf,
+        model_type="qwen2_5_omni_text",
+        values={**QWEN2.hf.values, "num_key_value_heads": 4},
+    ),
+    prefixes=(("thinker.", ""),),
+)
+
+ROWS = (QWEN2_VL, QWEN2_5_OMNI)

@@ -132,9 +132,7 @@ STEP35 = Family(
         (
             Group((*p.NORMS, *p.separate(), *p.QK_NORMS, *slots("?gate attn_gate width heads"))),
             Group(p.GATED, p.leading),
-            Group(
-                _EXPERTS, lambda sizes, layer: p.following(sizes, layer) and not ahead(sizes, layer)
-            ),
+            Group(_EXPERTS, _sparse),
             Group(p.optional(p.GATED, "dense ahead"), ahead),
             Group(p.optional(_EXPERTS, "experts ahead"), ahead),
             p.NEXTN,
