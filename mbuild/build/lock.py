@@ -21,7 +21,7 @@ from mbuild.build.sources.values import (
     GGUFSource,
     StoredModel,
 )
-from mbuild.build.splitting import SPLITTING, Splitting
+from mbuild.build.splitting import HALVES, SPLITTING, Halves, Splitting
 from mbuild.core.digest import Digest
 from mbuild.core.errors import FormatError, MbuildError
 from mbuild.quant.choose.options import OPTIONS, Quantization
@@ -172,6 +172,7 @@ def _part(found: Resolved) -> dict[str, Any]:
                 if target.quantization is not None
             },
             **(request.splitting.to_json() if request.splitting else {}),
+            **request.halves.to_json(),
         },
     }
 
@@ -206,8 +207,8 @@ def _source(source: ModelSource | AdapterSource) -> dict[str, Any]:
             return {"files": digests, **_revision(files)}
         case GGUFDirectory(model, projectors):
             return {**_source(model), "projectors": [_source(each) for each in projectors]}
-        case CheckpointSource(name, _, card):
-            digests = {name: str(file.locked) for name, file in source.deciding.items()}
+        case CheckpointSource(name, _, card, _):
+            digests = {name: str(file.locked) for name, file in source.whole.items()}
             if card is not None:
                 digests[README] = str(card)
             return {"checkpoint": name, "files": digests, **_revision(source.files.values())}
@@ -279,7 +280,8 @@ def locked_request(lock: BuildLock, target: Target, source: Script) -> BuildRequ
         draft = file_type(draft)
     splitting = locked_splitting(lock)
     outtype, pre = options["outtype"], options["pre"]
-    return BuildRequest((target,), source, outtype, pre, draft, splitting=splitting)
+    halves = locked_halves(lock)
+    return BuildRequest((target,), source, outtype, pre, draft, splitting=splitting, halves=halves)
 
 
 def locked_splitting(lock: BuildLock) -> Splitting | None:
@@ -287,6 +289,13 @@ def locked_splitting(lock: BuildLock) -> Splitting | None:
     options = lock.inputs["options"]
     names = (row.name for row in SPLITTING.values())
     return Splitting.parse({name: options[name] for name in names if name in options})
+
+
+def locked_halves(lock: BuildLock) -> Halves:
+    """Which halves of a checkpoint a lock has; raises :class:`UsageError` for what cannot be."""
+    options = lock.inputs["options"]
+    names = (row.name for row in HALVES.values())
+    return Halves.parse({name: options[name] for name in names if name in options})
 
 
 def pinned_manifest(lock: BuildLock) -> Digest | None:
@@ -369,7 +378,7 @@ def locked_inputs(value: Mapping[str, Any], asked: Iterable[str]) -> dict[LockPl
         flat[LockPlace("PARAMETER", -1, name)] = json.dumps(item)
     for name in ("outtype", "pre", "draft_quantize"):
         flat[LockPlace("", -1, f"--{name.replace('_', '-')}")] = json.dumps(options[name])
-    for row in SPLITTING.values():
+    for row in (*SPLITTING.values(), *HALVES.values()):
         flat[LockPlace("", -1, row.flag)] = json.dumps(options.get(row.name))
     for variant in asked:
         if variant != UNQUANTIZED:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mbuild.build.splitting import Splitting
+from mbuild.build.splitting import BOTH, Halves, Splitting
 from mbuild.core.digest import Digest
 from mbuild.core.errors import FormatError, MbuildError
 from mbuild.core.names import ModelName
@@ -139,7 +139,7 @@ class BuildRequest(NamedTuple):
     ``draft_quantize`` is the type of the drafts, the same for all targets; ``link`` asks for
     hard links instead of copies. Where ``named`` is False the models get no names: those of
     the targets are only what to call them. ``splitting`` says in which files the weights of
-    every target are kept.
+    every target are kept, ``halves`` which parts of a multimodal checkpoint are built.
     """
 
     targets: tuple[Target, ...]
@@ -150,6 +150,7 @@ class BuildRequest(NamedTuple):
     link: bool = False
     named: bool = True
     splitting: Splitting | None = None
+    halves: Halves = BOTH
 
     @property
     def script(self) -> Script | None:
@@ -192,6 +193,7 @@ class BuildRequest(NamedTuple):
         splitting = target.splitting if target and target.splitting else self.splitting
         if splitting is not None:
             found |= dict.fromkeys(splitting.flags())
+        found |= dict.fromkeys(self.halves.flags())
         if target is None:
             if self.draft_quantize is not None:
                 found["--draft-quantize", spelled(self.draft_quantize.name)] = None
@@ -219,6 +221,7 @@ class BuildRequest(NamedTuple):
             "link": self.link or None,
             "named": None if self.named else False,
             "splitting": self.splitting.to_json() if self.splitting else None,
+            "halves": self.halves.to_json() or None,
         }
         return _said(value)
 
@@ -254,12 +257,14 @@ class BuildRequest(NamedTuple):
         draft = fields.pop("draft_quantize", None)
         link, named = fields.pop("link", False), fields.pop("named", True)
         splitting = Splitting.parse(fields.pop("splitting", {}))
+        halves = Halves.parse(fields.pop("halves", {}))
         fields.end()
         if not (isinstance(link, bool) and isinstance(named, bool)):
             raise TypeError("'link' and 'named' are true or false")
         pre = None if pre is None else _text(pre)
         draft_type = _file_type(draft)
-        return cls(targets, source, _text(outtype), pre, draft_type, link, named, splitting)
+        outtype = _text(outtype)
+        return cls(targets, source, outtype, pre, draft_type, link, named, splitting, halves)
 
 
 def _said(value: Mapping[str, Any]) -> dict[str, Any]:

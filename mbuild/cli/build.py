@@ -26,7 +26,7 @@ from mbuild.cli.common import (
 )
 from mbuild.cli.progress import failures, follow
 from mbuild.cli.quantizing import file_type_of, quantize_options, targets
-from mbuild.cli.splitting import splitting_of, splitting_options
+from mbuild.cli.splitting import halves_of, halves_options, splitting_of, splitting_options
 from mbuild.core.digest import Digest
 from mbuild.core.errors import SourceError, UsageError
 from mbuild.core.events import BuildEvent, BuildFinished, ModelBuilt, StepFinished
@@ -139,6 +139,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--pre", metavar="NAME", help="Pre-tokenizer, where mbuild does not know the tokenizer."
     ),
+    halves_options,
     click.argument("folder", metavar="[CONTEXT]", required=False, type=FolderType()),
 )
 
@@ -168,6 +169,7 @@ def read_request(
         file_type_of(given["draft_quantize"]),
         given["link"],
         splitting=splitting_of(given),
+        halves=halves_of(given),
     )
     wanted = Build(
         request,

@@ -347,6 +347,7 @@ def convert(
     *,
     pre: str | None = None,
     warn: Callable[[str], None] = lambda text: None,
+    alone: bool = True,
 ) -> Model:
     """The GGUF model of a checkpoint: metadata complete, tensors loaded on demand.
 
@@ -355,13 +356,15 @@ def convert(
         outtype: what matrices are stored as; ``auto`` keeps BF16 or F16.
         pre: the pre-tokenizer's name instead of the one that is found.
         warn: told of what was put right or left out, and of what GGUF cannot say.
+        alone: nobody else converts the encoders, so that it is said when they are left out.
 
     Raises:
         FormatError: for files that contradict each other.
         UnsupportedError: for what has no place in a GGUF file.
     """
     body = convert_body(checkpoint, outtype)
-    for warning in (*checkpoint.warnings, *left_out(checkpoint), *_check(body)):
+    towers = left_out(checkpoint) if alone else ()
+    for warning in (*checkpoint.warnings, *towers, *_check(body)):
         warn(warning)
     arch, files = body.hyper.arch, checkpoint.files
     parameters = Parameters.count((t.name, t.dims) for t in body.tensors)
@@ -385,9 +388,9 @@ def convert(
         warn(text)
     for text in unused_modules(body.hyper):
         warn(text)
-    check_vocabulary(
-        body.described,
-        len(values.get("tokenizer.ggml.tokens") or ()),
-        values.get("tokenizer.ggml.token_type_count"),
-    )
+    tokens = len(values.get("tokenizer.ggml.tokens") or ())
+    for text in check_vocabulary(
+        body.described, tokens, values.get("tokenizer.ggml.token_type_count")
+    ):
+        warn(text)
     return Model(entries, body.tensors)

@@ -107,7 +107,11 @@ def read_creation(fields: Mapping[str, Any], store: Store) -> Creation:
         body.imatrices,
     )
     request = BuildRequest(
-        (target,), posted, draft_quantize=body.draft_quantize, splitting=body.splitting
+        (target,),
+        posted,
+        draft_quantize=body.draft_quantize,
+        splitting=body.splitting,
+        halves=body.halves,
     )
     return Creation(request, posted, recipe, (*map(Notice, body.unread), *warnings), checks)
 

@@ -55,6 +55,7 @@ PYTHONS = {
 """The modules of Python that it loads beside click's; with what these load in turn."""
 
 TABLES = [
+    "mbuild.build.splitting.Halves",
     "mbuild.build.splitting.Splitting",
     "mbuild.quant.choose.options.Option",
     "mbuild.quant.choose.options.OptionKind",

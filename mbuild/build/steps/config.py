@@ -24,6 +24,7 @@ class MakeConfig(BaseStep):
     of such layers, empty where any can. ``lifted`` is the version that the base asks for
     only because its weights are in several layers, where those of this model are in one.
     ``without`` are keys that the base's config has and this one must not inherit.
+    ``projector``: there is to be no model, only a projector.
     """
 
     base: Layer | None
@@ -33,6 +34,7 @@ class MakeConfig(BaseStep):
     least: str = ""
     lifted: str = ""
     without: tuple[str, ...] = ()
+    projector: bool = False
     needs: tuple[Step, ...] = aside(default=())
 
     kind: ClassVar[str] = "config"
@@ -42,6 +44,7 @@ class MakeConfig(BaseStep):
         ("base",): "base config",
         ("overrides",): "",
         ("least",): "least version of Ollama",
+        ("projector",): "--mmproj",
         ("lifted",): "version of Ollama that only the base needs",
         ("without",): "what UNSET leaves out",
     }
@@ -57,7 +60,9 @@ class MakeConfig(BaseStep):
         least = {"least": self.least} if self.least else {}
         lifted = {"lifted": self.lifted} if self.lifted else {}
         without = {"without": list(self.without)} if self.without else {}
-        return {"base": base, "overrides": dict(self.overrides), **least, **lifted, **without}
+        projector = {"projector": True} if self.projector else {}
+        special = {**least, **lifted, **without, **projector}
+        return {"base": base, "overrides": dict(self.overrides), **special}
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Merge and store."""
@@ -69,9 +74,11 @@ class MakeConfig(BaseStep):
             if self.lifted and merged.get("requires") == self.lifted:
                 del merged["requires"]
             merged = {key: item for key, item in merged.items() if key not in self.without}
-        if self.base is None:
+        if self.base is None and not self.projector:
             check_one_model(self.inputs, inputs)
         for result in inputs:
+            if not result.layers:
+                continue
             if result.layers[0].media_type == DRAFT:
                 merged["draft"] = _draft_facts(result)
             else:
@@ -91,7 +98,8 @@ class MakeConfig(BaseStep):
 def check_one_model(steps: Sequence[Step], results: Sequence[Result]) -> None:
     """Raise :class:`SourceError` unless exactly one step gave a model's weights."""
     pairs = list(zip(steps, results, strict=True))
-    models = [step for step, result in pairs if result.layers[0].media_type == MODEL]
+    kinds = [(step, result.layers[0].media_type) for step, result in pairs if result.layers]
+    models = [step for step, kind in kinds if kind == MODEL]
     if len(models) != 1:
         names = ", ".join(step.label for step in models or steps)
         what = "no model" if not models else f"{len(models)} models"

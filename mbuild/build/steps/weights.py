@@ -1,4 +1,4 @@
-"""Weights that have to be made: converted from a checkpoint, streamed tensor by tensor."""
+"""Weights that have to be converted: what their steps have in common, and adapters."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
-from mbuild.build.sources.values import README, CheckpointSource, Material
-from mbuild.build.splitting import SPLITTING_NAMES, Splitting, split_fields
+from mbuild.build.sources.values import README, CheckpointSource, Material, SourceFile
 from mbuild.build.steps.gguf import Role, downloads
-from mbuild.build.steps.models import made_of, open_layers, shards_of, write_model
-from mbuild.build.steps.opened import OpenFiles, open_all
+from mbuild.build.steps.models import made_of, open_layers, write_model
+from mbuild.build.steps.opened import OpenFiles
 from mbuild.core.events import Code
 from mbuild.core.values import aside
 from mbuild.store import Layer
@@ -20,12 +19,10 @@ from mbuild.store.media import ADAPTER
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mbuild.build.costs import Cost
     from mbuild.convert.lora.base import Base
     from mbuild.core.digest import Digest
     from mbuild.gguf.files import Seen
     from mbuild.gguf.model import Model
-    from mbuild.store.ports import BuildStore
 
 CONVERTER_VERSION = 4
 """Counts up when the same checkpoint would come out as other bytes."""
@@ -39,100 +36,6 @@ CHECKPOINT_NAMES: dict[tuple[str, ...], str] = {
     ("outtype",): "--outtype",
 }
 """What :func:`checkpoint_fields` and the converter's options are called in explanations."""
-
-
-class ConvertCheckpoint(BaseStep):
-    """A Hugging Face checkpoint becomes a GGUF layer, as llama.cpp's converter makes it.
-
-    ``outtype`` is ``auto``, ``f32``, ``f16``, ``bf16`` or ``q8_0``; ``pre``
-    names the pre-tokenizer where it cannot be recognized. The folder's name is
-    part of the key, because ``general.name`` is made from it. ``role`` says
-    whether it is the model or its draft, ``splitting`` whether it becomes several layers.
-    """
-
-    source: CheckpointSource
-    outtype: str
-    pre: str | None
-    role: Role = Role.MODEL
-    splitting: Splitting | None = None
-
-    kind: ClassVar[str] = "convert"
-    version: ClassVar[int] = CONVERTER_VERSION
-    inputs: ClassVar[tuple[Step, ...]] = ()
-    makes_weights: ClassVar[bool] = True
-    field_names: ClassVar[Mapping[tuple[str, ...], str]] = CHECKPOINT_NAMES | SPLITTING_NAMES
-
-    @property
-    def subject(self) -> str:
-        """The folder's name."""
-        return self.source.name
-
-    @property
-    def several_layers(self) -> bool:
-        """Where it is split."""
-        return self.splitting is not None
-
-    @property
-    def label(self) -> str:
-        """What is converted."""
-        return f"convert {self.role.prefix}{self.source.name}"
-
-    @property
-    def reads(self) -> int:
-        """The files' sizes."""
-        return sum(file.stamp.size for file in self.source.files.values())
-
-    @property
-    def materials(self) -> tuple[Material, ...]:
-        """The folder."""
-        return (self.source.material,)
-
-    @property
-    def needs(self) -> tuple[Step, ...]:
-        """The download of what is on another machine."""
-        return downloads(self.source.files.values())
-
-    @property
-    def overlaps(self) -> bool:
-        """It reads weights as they come."""
-        return True
-
-    def key_fields(self) -> Mapping[str, Any] | None:
-        """The files that matter by digest, the folder's name and the options."""
-        options = {"outtype": self.outtype, "pre": self.pre, **self.role.fields()}
-        return checkpoint_fields(self.source, **options, **split_fields(self.splitting))
-
-    def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
-        """Convert in one pass; files without a digest get it from the same reading."""
-        context.status(Code.CONVERTING_MODEL, {})
-        source = self.source
-        with ExitStack() as stack:
-            # Hashing begins while modules are loaded.
-            files = OpenFiles(source.files, stack, context=context)
-            model = converted(source, self.outtype, self.pre, files.paths, context, files.seen)
-            blobs = write_model(context, model, files, self.splitting)
-            digests = files.digests(context)
-        return made_of(context, blobs, self.role.media_type, source.name, digests)
-
-    def learned(self, files: Mapping[str, Digest]) -> Step:
-        """The step with the digests that reading the files gave."""
-        return self.changed(source=self.source.learned(files))
-
-    def cost(self, store: BuildStore) -> Cost:
-        """The unquantized file, written while all cores convert tensors."""
-        from mbuild.build.costs import Cost, memory_for
-        from mbuild.gguf.writer import largest_load, layout
-        from mbuild.work.cores import cores
-
-        source, silent = self.source, StepContext.silent(store)
-        with ExitStack() as stack:
-            paths = open_all(source.files, stack)
-            model = converted(source, self.outtype, self.pre, paths, silent)
-            shards = shards_of(model, self.splitting, silent)
-            plans = [layout(shard) for shard in shards]
-            largest = max(map(largest_load, shards, plans), default=0)
-        size = sum(plan.size for plan in plans)
-        return Cost(size, memory_for(self.reads + size, largest, cores()), every_core=True)
 
 
 class ConvertAdapter(BaseStep):
@@ -186,7 +89,7 @@ class ConvertAdapter(BaseStep):
         """The adapter's files; the base comes by digest or with the inputs."""
         digests = [str(layer.digest) for layer in self.base]
         base = digests if len(digests) > 1 else next(iter(digests), None)
-        return checkpoint_fields(self.source, base=base)
+        return checkpoint_fields(self.source, None, base=base)
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Convert and check against the base."""
@@ -235,12 +138,18 @@ def converted(
     from mbuild.convert.read.dtypes import OutType
 
     checkpoint = open_checkpoint(source.name, paths, seen)
-    return convert(checkpoint, OutType(outtype), pre=pre, warn=context.warn)
+    alone = not source.encoders  # else a step beside this one has them, or the user wants none
+    return convert(checkpoint, OutType(outtype), pre=pre, warn=context.warn, alone=alone)
 
 
-def checkpoint_fields(source: CheckpointSource, **options: Any) -> Mapping[str, Any] | None:
-    """The key fields of a step over a checkpoint; None while a digest is not known."""
-    deciding = source.deciding
+def checkpoint_fields(
+    source: CheckpointSource, files: Mapping[str, SourceFile] | None, **options: Any
+) -> Mapping[str, Any] | None:
+    """The key fields of a step over a checkpoint; None while a digest is not known.
+
+    ``files`` are those that decide: as a rule the text model's.
+    """
+    deciding = source.deciding if files is None else files
     if any(file.digest is None for file in deciding.values()):
         return None
     digests = {name: str(file.digest) for name, file in sorted(deciding.items())}
