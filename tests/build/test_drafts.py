@@ -164,4 +164,4 @@ def test_draft_quantize_needs_a_draft(small: Path, tmp_path: Path) -> None:
             for source in ({"files": files}, {"modelfile": f"FROM {files['m.gguf']}"}):
                 answer = server.create(model="x", stream=stream, draft_quantize="q8_0", **source)
                 assert answer.status_code == 400
-                assert answer.json() == {"error": "--draft-quantize requires a DRAFT model"}
+                assert answer.json() == {"error": "'draft_quantize' requires a DRAFT model"}
