@@ -64,7 +64,7 @@ VARIANTS: tuple[str | tuple[str, str, str], ...] = (
 )
 ERRORS: tuple[str | tuple[str, str, str], ...] = (
     "mbuild sho mario",
-    "mbuild run mario",
+    "mbuild logs mario",
     "mbuild search llama3",
     "mbuild -t mario ../nowhere",
     "mbuild -t mario  # Ctrl-C while it runs",

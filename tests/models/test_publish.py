@@ -19,7 +19,7 @@ from mbuild.core.digest import Digest
 from mbuild.core.errors import UsageError
 from mbuild.core.names import ModelName
 from mbuild.models.publish import upload
-from mbuild.models.publish.card import MARK, Origin, card, is_ours, origin_of
+from mbuild.models.publish.card import MARK, CardOrigin, card, is_ours, origin_of
 from mbuild.models.publish.content import Published, ggufs, missing, stem_of, text, weights_of
 from mbuild.registry.hub.listing import HubFile, Listing, git_oid
 from mbuild.registry.reference import ModelReference
@@ -212,10 +212,10 @@ def test_names_and_what_is_missing() -> None:
 
 def test_the_card_escapes_what_it_is_given(tmp_path: Path) -> None:
     """A fence is longer than any in the text, YAML's values are quoted where they must be."""
-    origin = Origin(modelfile='FROM x\nSYSTEM """```"""\n', command="mbuild -t x")
+    origin = CardOrigin(modelfile='FROM x\nSYSTEM """```"""\n', command="mbuild -t x")
     made = card("me/x", origin, {"license": "mit: no\n", "base": ""}, {"x-Q8_0.gguf": 5})
     assert '\nlicense: "mit: no\\n"\n' in made and "\n````dockerfile\n" in made
     assert is_ours(made.encode()) and MARK in made and not is_ours(b"# Mine\n")
     store = Store(copy_tiny_store(tmp_path / "store"))
-    assert origin_of(store, store.manifests.read(ModelName.parse("tiny"))) == Origin()
+    assert origin_of(store, store.manifests.read(ModelName.parse("tiny"))) == CardOrigin()
     assert upload.README == "README.md"

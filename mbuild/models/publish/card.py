@@ -27,7 +27,7 @@ _PLAIN = re.compile(r"[A-Za-z][\w./-]*")
 _QUANT = re.compile(r"-((?:I?Q\d\w*|B?F16|F32|MXFP4\w*|TQ\d_\d))(?:-\d{5}-of-\d{5})?\.gguf$", re.I)
 
 
-class Origin(NamedTuple):
+class CardOrigin(NamedTuple):
     """How a model was built, as far as the history knows.
 
     ``base`` is the repository of the Hub that it is made from, at ``commit``; ``command`` is
@@ -43,11 +43,11 @@ class Origin(NamedTuple):
     version: str = __version__
 
 
-def origin_of(store: Store, stored: StoredManifest) -> Origin:
+def origin_of(store: Store, stored: StoredManifest) -> CardOrigin:
     """How a model of the store was built: empty where the history does not know."""
     record = History(store).maker_of(str(stored.name), stored.id)
     if record is None:
-        return Origin()
+        return CardOrigin()
     base, commit = _base(record)
     script = record.request.script
     data = modelfile_text(script.text, store) if script is not None else None
@@ -60,7 +60,7 @@ def origin_of(store: Store, stored: StoredManifest) -> Origin:
     lock = ""
     if script is not None:
         lock = _lock(Path(script.folder) / f"{Path(script.name).name}.lock", str(stored.id))
-    return Origin(
+    return CardOrigin(
         base,
         commit,
         " ".join(words),
@@ -104,7 +104,7 @@ def metadata_of(store: Store, stored: StoredManifest) -> dict[str, str]:
 
 
 def card(
-    repository: str, origin: Origin, metadata: Mapping[str, str], sizes: Mapping[str, int]
+    repository: str, origin: CardOrigin, metadata: Mapping[str, str], sizes: Mapping[str, int]
 ) -> str:
     """The text of README.md; ``sizes`` are all GGUF files of the repository, in bytes."""
     base = origin.base or metadata.get("base", "")
@@ -124,7 +124,7 @@ def card(
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(base: str, origin: Origin, metadata: Mapping[str, str]) -> str:
+def _front_matter(base: str, origin: CardOrigin, metadata: Mapping[str, str]) -> str:
     """The YAML that the Hub reads; a JSON string is one of YAML, too."""
     rows = ["---"]
     if base:
@@ -141,7 +141,7 @@ def _scalar(value: str) -> str:
     return value if _PLAIN.fullmatch(value) else json.dumps(value)
 
 
-def _made_from(base: str, origin: Origin) -> str:
+def _made_from(base: str, origin: CardOrigin) -> str:
     how = "Quantized" if origin.quantized else "Built"
     source = f" from [{base}](https://huggingface.co/{base})" if base else ""
     at = f" at commit `{origin.commit}`" if origin.commit else ""
