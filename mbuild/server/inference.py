@@ -170,9 +170,9 @@ async def embed(service: Service, request: Request) -> Response:
         raise NameNotFoundError("model '' not found")
     absent = f'model "{text}" not found, try pulling it first'
     model = await _model(service, runner, parse_name(text), absent)
-    given = fields.get("input")
-    texts = [given] if isinstance(given, str) else list(given or [])
-    if any(not isinstance(item, str) for item in texts):
+    given = fields.get("input", [])
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or any(not isinstance(item, str) for item in texts):
         raise UsageError("invalid input type")
     texts = [] if texts == [""] else texts
     vectors, finished = await until_gone(

@@ -301,8 +301,8 @@ async def embeddings(service: Service, request: Request) -> Response:
     runner = runner_of(service)
     model, text = await _model(runner, fields)
     given = fields.get("input")
-    texts = [given] if isinstance(given, str) else list(given or [])
-    if not texts or any(not isinstance(item, str) for item in texts):
+    texts = [given] if isinstance(given, str) else given
+    if not texts or not isinstance(texts, list) or any(not isinstance(item, str) for item in texts):
         raise UsageError("input must be a string or a list of strings")
     vectors, finished = await until_gone(runner.embed(model, texts, {}, None), request)
     rows = []

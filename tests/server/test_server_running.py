@@ -167,6 +167,8 @@ def test_wrong_requests_are_said(server: Server) -> None:
          "support vision"),
         ("/api/chat", 400, {"model": "chat", "messages": [{**HI[0], "images": ["*"]}]}, "base64"),
         ("/api/embed", 400, {"model": "chat", "input": [1]}, "invalid input type"),
+        ("/api/embed", 400, {"model": "chat", "input": True}, "invalid input type"),
+        ("/v1/embeddings", 400, {"model": "chat", "input": {"a": "b"}}, "input must be"),
         ("/v1/chat/completions", 400, {"model": "chat", "messages": []}, "messages is required"),
         ("/v1/completions", 400, {"model": "chat", "prompt": 7}, "prompt must be"),
     ]  # fmt: skip
