@@ -22,6 +22,7 @@ from mbuild.build.sources.values import (
     StoredModel,
 )
 from mbuild.build.splitting import SPLITTING, Splitting
+from mbuild.convert.options import CONVERSION, Conversion
 from mbuild.core.digest import Digest
 from mbuild.core.errors import FormatError, MbuildError
 from mbuild.quant.choose.options import OPTIONS, Quantization
@@ -152,6 +153,7 @@ def inputs(
                 if target.quantization is not None
             },
             **(request.splitting.to_json() if request.splitting else {}),
+            **request.conversion.to_json(),
         },
         "steps": dict(_versions(plans)),
     }
@@ -252,7 +254,10 @@ def locked_request(lock: BuildLock, target: Target, source: Script) -> BuildRequ
         draft = file_type(draft)
     splitting = locked_splitting(lock)
     outtype, pre = options["outtype"], options["pre"]
-    return BuildRequest((target,), source, outtype, pre, draft, splitting=splitting)
+    conversion = locked_conversion(lock)
+    return BuildRequest(
+        (target,), source, outtype, pre, draft, splitting=splitting, conversion=conversion
+    )
 
 
 def locked_splitting(lock: BuildLock) -> Splitting | None:
@@ -260,6 +265,13 @@ def locked_splitting(lock: BuildLock) -> Splitting | None:
     options = lock.inputs["options"]
     names = (row.name for row in SPLITTING.values())
     return Splitting.parse({name: options[name] for name in names if name in options})
+
+
+def locked_conversion(lock: BuildLock) -> Conversion:
+    """How a lock's checkpoint is converted; raises :class:`UsageError` for what cannot be."""
+    options = lock.inputs["options"]
+    names = (row.name for row in CONVERSION.values())
+    return Conversion.parse({name: options[name] for name in names if name in options})
 
 
 def pinned_manifest(lock: BuildLock) -> Digest | None:
@@ -317,7 +329,7 @@ def locked_inputs(value: Mapping[str, Any], asked: Iterable[str]) -> dict[LockPl
         flat[LockPlace("PARAMETER", -1, name)] = json.dumps(item)
     for name in ("outtype", "pre", "draft_quantize"):
         flat[LockPlace("", -1, f"--{name.replace('_', '-')}")] = json.dumps(options[name])
-    for row in SPLITTING.values():
+    for row in (*SPLITTING.values(), *CONVERSION.values()):
         flat[LockPlace("", -1, row.flag)] = json.dumps(options.get(row.name))
     for variant in asked:
         if variant != UNQUANTIZED:

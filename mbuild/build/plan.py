@@ -184,7 +184,7 @@ def _split(base: StoredModel | None, request: BuildRequest) -> SplitWeights | No
 def _origin(source: GGUFSource | CheckpointSource, request: BuildRequest) -> Origin:
     """The weights of a source, to be quantized."""
     if isinstance(source, CheckpointSource):
-        return CheckpointOrigin(source, request.outtype, request.pre)
+        return CheckpointOrigin(source, request.outtype, request.pre, request.conversion)
     return GGUFOrigin(source.files)
 
 
@@ -286,7 +286,8 @@ def _weights(
     """The step that makes a layer of weights, or several of them."""
     cut = None if splitting is None or splitting.keep else splitting
     if isinstance(source, CheckpointSource):
-        return ConvertCheckpoint(source, request.outtype, request.pre, role, cut)
+        options = (request.outtype, request.pre, role, cut, request.conversion)
+        return ConvertCheckpoint(source, *options)
     if cut is not None:
         return SplitWeights(GGUFOrigin(source.files), cut, role)
     if len(source.files) > 1:

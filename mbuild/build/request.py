@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from mbuild.build.splitting import Splitting
+from mbuild.convert.options import AS_IT_IS, Conversion
 from mbuild.core.digest import Digest
 from mbuild.core.errors import FormatError, MbuildError
 from mbuild.core.names import ModelName
@@ -102,7 +103,7 @@ class BuildRequest(NamedTuple):
     ``draft_quantize`` is the type of the drafts, the same for all targets; ``link`` asks for
     hard links instead of copies. Where ``named`` is False the models get no names: those of
     the targets are only what to call them. ``splitting`` says in which files the weights of
-    every target are kept.
+    every target are kept, ``conversion`` how a checkpoint is converted beside its types.
     """
 
     targets: tuple[Target, ...]
@@ -113,6 +114,7 @@ class BuildRequest(NamedTuple):
     link: bool = False
     named: bool = True
     splitting: Splitting | None = None
+    conversion: Conversion = AS_IT_IS
 
     @property
     def script(self) -> Script | None:
@@ -151,6 +153,7 @@ class BuildRequest(NamedTuple):
             found["--outtype", self.outtype] = None
         if self.pre is not None:
             found["--pre", self.pre] = None
+        found |= dict.fromkeys(self.conversion.flags())
         if self.splitting is not None:
             found |= dict.fromkeys(self.splitting.flags())
         if target is None:
@@ -172,6 +175,7 @@ class BuildRequest(NamedTuple):
             "link": self.link or None,
             "named": None if self.named else False,
             "splitting": self.splitting.to_json() if self.splitting else None,
+            "conversion": self.conversion.to_json() or None,
         }
         return _said(value)
 
@@ -207,12 +211,14 @@ class BuildRequest(NamedTuple):
         draft = fields.pop("draft_quantize", None)
         link, named = fields.pop("link", False), fields.pop("named", True)
         splitting = Splitting.parse(fields.pop("splitting", {}))
+        conversion = Conversion.parse(fields.pop("conversion", {}))
         fields.end()
         if not (isinstance(link, bool) and isinstance(named, bool)):
             raise TypeError("'link' and 'named' are true or false")
         pre = None if pre is None else _text(pre)
         draft_type = _file_type(draft)
-        return cls(targets, source, _text(outtype), pre, draft_type, link, named, splitting)
+        further = (draft_type, link, named, splitting, conversion)
+        return cls(targets, source, _text(outtype), pre, *further)
 
 
 def _said(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import click
 from mbuild import __version__
 from mbuild.build.splitting import SPLITTING
 from mbuild.cli.common import color_on, columns_of, harmless
+from mbuild.convert.options import CONVERSION
 from mbuild.core.errors import CancelledError, MbuildError, ModelfileError, UsageError
 from mbuild.quant.choose.options import OPTIONS
 
@@ -149,7 +150,12 @@ WITH_VALUE = {
     "--output",
     "--pull",
     "--build",
-    *(row.flag for table in (OPTIONS, SPLITTING) for row in table.values() if row.kind.metavar),
+    *(
+        row.flag
+        for table in (OPTIONS, SPLITTING, CONVERSION)
+        for row in table.values()
+        if row.kind.metavar
+    ),
 }
 """The options of build, and of what takes the same ones, that an argument follows."""
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mbuild.convert.families import find
 from mbuild.convert.read.files import CheckpointFiles, parse_object
 from mbuild.convert.read.leftovers import weights_alone
+from mbuild.convert.read.modelopt import with_quant_file
 from mbuild.convert.read.safetensors import read_header
 from mbuild.convert.read.wrappers import unwrap
 from mbuild.core.errors import FormatError, SourceError, UnsupportedError
@@ -83,7 +84,7 @@ def open_checkpoint(
     if root is None:
         raise SourceError(f"{name} has no config.json", hint=_what_it_is(files))
     hf_arch = _class_name(root)
-    config, family = _flat(root), find(hf_arch)
+    config, family = with_quant_file(_flat(root), small), find(hf_arch)
     family = family.variant(config) if family.variant else family
     stored, renamed = unwrap(_tensors(name, files, small, seen or {}))
     tensors, config, more = weights_alone(stored, config, family.gguf)

@@ -95,7 +95,11 @@ def read_creation(fields: Mapping[str, Any], store: Store) -> Creation:
     )
     target = Target((body.name,), body.quantization)
     request = BuildRequest(
-        (target,), posted, draft_quantize=body.draft_quantize, splitting=body.splitting
+        (target,),
+        posted,
+        draft_quantize=body.draft_quantize,
+        splitting=body.splitting,
+        conversion=body.conversion,
     )
     return Creation(request, posted, recipe, (*map(Notice, body.unread), *warnings))
 

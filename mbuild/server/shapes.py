@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from mbuild.build.splitting import SPLITTING
+from mbuild.convert.options import CONVERSION
 from mbuild.core.errors import UsageError
 from mbuild.core.suggest import did_you_mean, near
 from mbuild.language.parameters import PARAMETERS
@@ -216,6 +217,7 @@ CREATE = Body(
         "capabilities": LIST,
         **{row.name: _OF_OPTIONS[row.kind] for row in options.OPTIONS.values()},
         **{row.name: _OF_OPTIONS[row.kind] for row in SPLITTING.values()},
+        **{row.name: _OF_OPTIONS[row.kind] for row in CONVERSION.values()},
     },
     ("model",),
     {"model": "mario", "from": "tiny", "system": "You are Mario.", "stream": False},

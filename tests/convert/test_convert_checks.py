@@ -188,7 +188,7 @@ def test_a_folder_without_config_or_weights_says_so(tmp_path: Path) -> None:
         opened(tmp_path, {"files": spec()["files"], "tensors": {}})
 
 
-@pytest.mark.parametrize("method", ["eetq", "hqq", "bitsandbytes", "mxfp4", 3])
+@pytest.mark.parametrize("method", ["eetq", "hqq", "torchao", "mxfp4", 3])
 def test_unknown_quantizations_are_refused(method: Any, tmp_path: Path) -> None:
     """MXFP4 is known for GPT-OSS only."""
     case = spec()

@@ -120,7 +120,7 @@ def _checkpoint(folder: Path, class_: str, config: dict[str, Any], arrays: Array
     row = checkpoint.family
     hp = hyper_parameters(checkpoint, OutType.F32)
     found = model_tensors(hp, row, source_tensors(checkpoint))
-    return Base(row, hp, {name: tuple(reversed(item.shape)) for name, item in found})
+    return Base(row, hp, {name: tuple(reversed(item.shape)) for name, item, *_ in found})
 
 
 def _whole(folder: Path) -> Arrays:
@@ -129,7 +129,8 @@ def _whole(folder: Path) -> Arrays:
     checkpoint = open_checkpoint(folder.name, files)
     hp = hyper_parameters(checkpoint, OutType.F32)
     items = model_tensors(hp, checkpoint.family, source_tensors(checkpoint))
-    return {name: to_f32(item.load(), item.dtype) for name, item in items if isinstance(item, Lazy)}
+    found = {name: item for name, item, *_ in items if isinstance(item, Lazy)}
+    return {name: to_f32(item.load(), item.dtype) for name, item in found.items()}
 
 
 def _adapter_files(folder: Path, arrays: Arrays, **config: Any) -> dict[str, Path]:

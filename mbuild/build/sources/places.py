@@ -15,6 +15,7 @@ CHECKPOINT_FILES = frozenset(
     {
         "config.json",
         "generation_config.json",
+        "hf_quant_config.json",
         "model.safetensors.index.json",
         "tokenizer.json",
         "tokenizer_config.json",

@@ -15,9 +15,11 @@ from mbuild.build.steps.opened import OpenFiles, open_all
 from mbuild.build.steps.weights import (
     CONVERTER_VERSION,
     ConvertCheckpoint,
+    ConvertOptions,
     checkpoint_fields,
     converted,
 )
+from mbuild.convert.options import AS_IT_IS, CONVERSION_NAMES, Conversion
 from mbuild.core.digest import Digest
 from mbuild.core.events import Code
 from mbuild.core.system import allow_open_files
@@ -43,6 +45,7 @@ class CheckpointOrigin(NamedTuple):
     source: CheckpointSource
     outtype: str
     pre: str | None
+    conversion: Conversion = AS_IT_IS
 
     @property
     def by_name(self) -> bool:
@@ -72,12 +75,13 @@ class CheckpointOrigin(NamedTuple):
     def fields(self) -> Mapping[str, Any] | None:
         """What decides the unquantized model: the description of its conversion."""
         options = {"outtype": self.outtype, "pre": self.pre, "converter": CONVERTER_VERSION}
-        return checkpoint_fields(self.source, **options)
+        return checkpoint_fields(self.source, **options, **self.conversion.fields())
 
     def open(self, context: StepContext, files: Readable, stack: ExitStack) -> Model:
         """The unquantized model, its tensors loaded on demand."""
         context.status(Code.CONVERTING_MODEL, {})
-        return converted(self.source, self.outtype, self.pre, files.paths, context, files.seen)
+        options = ConvertOptions(self.outtype, self.pre, self.conversion)
+        return converted(self.source, options, files.paths, context, files.seen)
 
     def learned(self, files: Mapping[str, Digest]) -> CheckpointOrigin:
         """With the digests that a step found."""
@@ -214,6 +218,7 @@ ORIGIN_NAMES: dict[tuple[str, ...], str] = {
     ("origin", "pre"): "--pre",
     ("origin", "outtype"): "--outtype",
     ("origin", "converter"): "mbuild's version of the converter",
+    **{("origin", *place): name for place, name in CONVERSION_NAMES.items()},
 }
 """What the fields of origins are called in explanations."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
 from mbuild.build.sources.values import README, CheckpointSource, Material
@@ -13,6 +13,7 @@ from mbuild.build.splitting import SPLITTING_NAMES, Splitting, split_fields
 from mbuild.build.steps.gguf import Role
 from mbuild.build.steps.models import made_of, open_layers, shards_of, write_model
 from mbuild.build.steps.opened import OpenFiles, open_all
+from mbuild.convert.options import AS_IT_IS, CONVERSION_NAMES, Conversion
 from mbuild.core.events import Code
 from mbuild.store import Layer
 from mbuild.store.media import ADAPTER
@@ -37,6 +38,7 @@ CHECKPOINT_NAMES: dict[tuple[str, ...], str] = {
     ("card",): README,
     ("pre",): "--pre",
     ("outtype",): "--outtype",
+    **CONVERSION_NAMES,
 }
 """What :func:`checkpoint_fields` and the converter's options are called in explanations."""
 
@@ -45,8 +47,8 @@ CHECKPOINT_NAMES: dict[tuple[str, ...], str] = {
 class ConvertCheckpoint(BaseStep):
     """A Hugging Face checkpoint becomes a GGUF layer, as llama.cpp's converter makes it.
 
-    ``outtype`` is ``auto``, ``f32``, ``f16``, ``bf16`` or ``q8_0``; ``pre``
-    names the pre-tokenizer where it cannot be recognized. The folder's name is
+    ``outtype`` is one of :class:`OutType`; ``pre`` names the pre-tokenizer where it
+    cannot be recognized, ``conversion`` has all other options. The folder's name is
     part of the key, because ``general.name`` is made from it. ``role`` says
     whether it is the model or its draft, ``splitting`` whether it becomes several layers.
     """
@@ -56,6 +58,7 @@ class ConvertCheckpoint(BaseStep):
     pre: str | None
     role: Role = Role.MODEL
     splitting: Splitting | None = None
+    conversion: Conversion = AS_IT_IS
 
     kind: ClassVar[str] = "convert"
     version: ClassVar[int] = CONVERTER_VERSION
@@ -90,7 +93,8 @@ class ConvertCheckpoint(BaseStep):
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The files that matter by digest, the folder's name and the options."""
-        options = {"outtype": self.outtype, "pre": self.pre, **self.role.fields()}
+        options = {"outtype": self.outtype, "pre": self.pre, **self.conversion.fields()}
+        options |= self.role.fields()
         return checkpoint_fields(self.source, **options, **split_fields(self.splitting))
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
@@ -99,10 +103,19 @@ class ConvertCheckpoint(BaseStep):
         source = self.source
         with ExitStack() as stack:
             files = OpenFiles(source.files, stack)  # hashing begins while modules are loaded
-            model = converted(source, self.outtype, self.pre, files.paths, context, files.seen)
+            model = self._converted(context, files.paths, files.seen)
             blobs = write_model(context, model, files, self.splitting)
             digests = files.digests(context)
         return made_of(context, blobs, self.role.media_type, source.name, digests)
+
+    def _converted(
+        self,
+        context: StepContext,
+        paths: Mapping[str, Path],
+        seen: Mapping[str, Seen] | None = None,
+    ) -> Model:
+        options = ConvertOptions(self.outtype, self.pre, self.conversion)
+        return converted(self.source, options, paths, context, seen)
 
     def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digests that reading the files gave."""
@@ -117,7 +130,7 @@ class ConvertCheckpoint(BaseStep):
         source, silent = self.source, StepContext.silent(store)
         with ExitStack() as stack:
             paths = open_all(source.files, stack)
-            model = converted(source, self.outtype, self.pre, paths, silent)
+            model = self._converted(silent, paths)
             shards = shards_of(model, self.splitting, silent)
             plans = [layout(shard) for shard in shards]
             largest = max(map(largest_load, shards, plans), default=0)
@@ -203,10 +216,17 @@ class ConvertAdapter(BaseStep):
         return replace(self, source=self.source.learned(files))
 
 
+class ConvertOptions(NamedTuple):
+    """All options of a conversion: the type of the matrices, the pre-tokenizer, the others."""
+
+    outtype: str
+    pre: str | None
+    conversion: Conversion
+
+
 def converted(
     source: CheckpointSource,
-    outtype: str,
-    pre: str | None,
+    options: ConvertOptions,
     paths: Mapping[str, Path],
     context: StepContext,
     seen: Mapping[str, Seen] | None = None,
@@ -220,7 +240,8 @@ def converted(
     from mbuild.convert.read.dtypes import OutType
 
     checkpoint = open_checkpoint(source.name, paths, seen)
-    return convert(checkpoint, OutType(outtype), pre=pre, warn=context.warn)
+    outtype, pre, further = options
+    return convert(checkpoint, OutType(outtype), pre=pre, options=further, warn=context.warn)
 
 
 def checkpoint_fields(source: CheckpointSource, **options: Any) -> Mapping[str, Any] | None:
