@@ -150,12 +150,7 @@ WITH_VALUE = {
     "--output",
     "--pull",
     "--build",
-    *(
-        row.flag
-        for table in (OPTIONS, SPLITTING, CONVERSION)
-        for row in table.values()
-        if row.kind.metavar
-    ),
+    *(row.flag for t in (OPTIONS, SPLITTING, CONVERSION) for row in t.values() if row.kind.metavar),
 }
 """The options of build, and of what takes the same ones, that an argument follows."""
 
