@@ -13,6 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families import find
+from mbuild.convert.mistral import (
+    PARAMS,
+    WEIGHTS,
+    is_mistral_format,
+    mistral_config,
+    mistral_row,
+)
 from mbuild.convert.read.files import CheckpointFiles, parse_object
 from mbuild.convert.read.leftovers import weights_alone
 from mbuild.convert.read.modelopt import with_quant_file
@@ -81,6 +88,8 @@ def open_checkpoint(
     """
     small = CheckpointFiles(files)
     root = small.json_object("config.json")
+    if is_mistral_format(files):
+        return _in_mistral_format(name, files, seen or {}, small)
     if root is None:
         raise SourceError(f"{name} has no config.json", hint=_what_it_is(files))
     hf_arch = _class_name(root)
@@ -95,6 +104,25 @@ def open_checkpoint(
         )
     tied = root.get("tie_word_embeddings") is True
     return Checkpoint(name, dict(files), config, hf_arch, family, tensors, warnings, tied)
+
+
+def _in_mistral_format(
+    name: str, files: Mapping[str, Path], seen: Mapping[str, Seen], small: CheckpointFiles
+) -> Checkpoint:
+    """A checkpoint in Mistral's own format."""
+    config = mistral_config(small.json_object(PARAMS) or {})
+    family = mistral_row(config)
+    shards = [f for f in sorted(files) if f.startswith(WEIGHTS) and f.endswith(".safetensors")]
+    if not shards:
+        raise SourceError(
+            f"{name} has no {WEIGHTS}*.safetensors",
+            hint="a checkpoint in Mistral's format has params.json, the weights and tekken.json",
+        )
+    stored, config, warnings = weights_alone(_stored(shards, files, seen), config, family.gguf)
+    tied = config.get("tie_word_embeddings") is True
+    return Checkpoint(
+        name, dict(files), config, "MistralFormat", family, stored, tuple(warnings), tied
+    )
 
 
 def _what_it_is(files: Mapping[str, Path]) -> str:
@@ -133,6 +161,18 @@ def _tensors(
 ) -> tuple[StoredTensor, ...]:
     promised = _read_index(files, small)
     shards = sorted(set(promised.values())) if promised else _shard_names(name, files)
+    found = {tensor.name: tensor for tensor in _stored(shards, files, seen)}
+    if promised:
+        _check_promises(promised, found)
+    if not found:
+        raise FormatError(f"{name}: the checkpoint has no tensors")
+    return tuple(found.values())
+
+
+def _stored(
+    shards: Iterable[str], files: Mapping[str, Path], seen: Mapping[str, Seen]
+) -> tuple[StoredTensor, ...]:
+    """The tensors of all shards; raises :class:`FormatError` for one that two of them have."""
     found: dict[str, StoredTensor] = {}
     for shard in shards:
         for tensor in read_header(files[shard], shard, seen.get(shard)):
@@ -143,10 +183,6 @@ def _tensors(
                     hint="one of them is left over from an earlier save: remove it",
                 )
             found[tensor.name] = tensor
-    if promised:
-        _check_promises(promised, found)
-    if not found:
-        raise FormatError(f"{name}: the checkpoint has no tensors")
     return tuple(found.values())
 
 

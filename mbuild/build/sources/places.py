@@ -17,6 +17,7 @@ CHECKPOINT_FILES = frozenset(
         "generation_config.json",
         "hf_quant_config.json",
         "model.safetensors.index.json",
+        "params.json",
         "tokenizer.json",
         "tokenizer_config.json",
         "tokenizer.model",

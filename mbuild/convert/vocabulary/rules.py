@@ -24,6 +24,7 @@ class Reader(StrEnum):
     GEMMA4 = "tokenizer.json of a Gemma 4"
     JINA = "a WordPiece vocabulary, or tokenizer.json with the class RobertaTokenizer"
     T5 = "tokenizer.model or spiece.model"
+    TEKKEN = "tekken.json"
     XLM_ROBERTA = "sentencepiece.bpe.model or a Unigram tokenizer.json"
 
 
@@ -62,7 +63,8 @@ class VocabRule:
     generation_config.json for eot. ``multiple`` rounds the vocabulary's size up to a
     multiple; ``multiple_name`` is config.json's name of another one. ``controls`` are tokens that
     are control tokens whatever the files say. ``eot_besides`` takes for eot the first end in
-    config.json that is not its bos.
+    config.json that is not its bos. ``size_key`` is the metadata's key of the vocabulary's size,
+    where the vocabulary writes it.
     """
 
     readers: tuple[Reader, ...] = (Reader.BPE,)
@@ -84,6 +86,7 @@ class VocabRule:
     multiple_name: str = ""
     controls: frozenset[str] = frozenset()
     eot_besides: bool = False
+    size_key: str = ""
 
 
 BPE = VocabRule()
