@@ -8,7 +8,6 @@ plain relative names to paths, which over the HTTP API are blobs.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +19,12 @@ from mbuild.convert.mistral import (
     mistral_config,
     mistral_row,
 )
-from mbuild.convert.read.files import CheckpointFiles, parse_object
+from mbuild.convert.read.files import CheckpointFiles
 from mbuild.convert.read.leftovers import weights_alone
 from mbuild.convert.read.modelopt import with_quant_file
 from mbuild.convert.read.safetensors import read_header
+from mbuild.convert.read.torch_files import is_torch_file, read_torch_file
+from mbuild.convert.read.weight_files import WeightFiles
 from mbuild.convert.read.wrappers import unwrap
 from mbuild.core.errors import FormatError, SourceError, UnsupportedError
 
@@ -35,17 +36,7 @@ if TYPE_CHECKING:
     from mbuild.convert.rows.row import Family
     from mbuild.gguf.files import Seen
 
-INDEX = "model.safetensors.index.json"
-INDEX_LIMIT = 100 << 20
 _NESTED = ("text_config", "llm_config", "lm_config", "language_config")
-_PICKLED = re.compile(r"^(pytorch_model|consolidated|model).*\.(bin|pth|pt|ckpt)$")
-_PART = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors$")
-_TO_SAFETENSORS = (
-    'convert them, in an environment with torch: python -c "from transformers import '
-    "AutoModelForCausalLM as M; M.from_pretrained('.').save_pretrained('.')\""
-)
-_AGAIN = "the download is incomplete: download the checkpoint again"
-_OTHER_SHARD = "a shard is from another download: download the checkpoint again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +124,12 @@ def _what_it_is(files: Mapping[str, Path]) -> str:
 
 def _class_name(root: Mapping[str, Any]) -> str:
     """The first of ``architectures``, a nested text_config's before the root's."""
+    if "_class_name" in root and "_diffusers_version" in root:
+        raise UnsupportedError(
+            f"config.json is that of a {str(root['_class_name'])[:60]} of Diffusers, which is no"
+            " language model",
+            hint="name the folder of its text encoder, if that is what you mean",
+        )
     nested = _nested(root)
     names = nested.get("architectures") or root.get("architectures")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
@@ -159,11 +156,9 @@ def _flat(root: Mapping[str, Any]) -> dict[str, Any]:
 def _tensors(
     name: str, files: Mapping[str, Path], small: CheckpointFiles, seen: Mapping[str, Seen]
 ) -> tuple[StoredTensor, ...]:
-    promised = _read_index(files, small)
-    shards = sorted(set(promised.values())) if promised else _shard_names(name, files)
-    found = {tensor.name: tensor for tensor in _stored(shards, files, seen)}
-    if promised:
-        _check_promises(promised, found)
+    shards = WeightFiles(name, files, small)
+    found = {tensor.name: tensor for tensor in _stored(shards.names, files, seen)}
+    shards.check(found)
     if not found:
         raise FormatError(f"{name}: the checkpoint has no tensors")
     return tuple(found.values())
@@ -175,7 +170,8 @@ def _stored(
     """The tensors of all shards; raises :class:`FormatError` for one that two of them have."""
     found: dict[str, StoredTensor] = {}
     for shard in shards:
-        for tensor in read_header(files[shard], shard, seen.get(shard)):
+        read = read_torch_file if is_torch_file(shard) else read_header
+        for tensor in read(files[shard], shard, seen.get(shard)):
             if tensor.name in found:
                 raise FormatError(
                     f"tensor {tensor.name!r} is in two files: "
@@ -184,73 +180,3 @@ def _stored(
                 )
             found[tensor.name] = tensor
     return tuple(found.values())
-
-
-def _read_index(files: Mapping[str, Path], small: CheckpointFiles) -> dict[str, str]:
-    """The index's map from tensors to shards, empty where there is no index."""
-    if INDEX not in files:
-        return {}
-    index = parse_object(small.read(INDEX, INDEX_LIMIT), INDEX)
-    promised = index.get("weight_map")
-    if not isinstance(promised, dict) or not promised:
-        raise FormatError(f"{INDEX} has no weight_map")
-    for shard in set(_texts(promised.values())):
-        if not shard.endswith(".safetensors") or "/" in shard or "\\" in shard or "\0" in shard:
-            raise FormatError(
-                f"{INDEX} names the file {shard[:100]!r}, which is not a plain file name"
-            )
-        if shard not in files:
-            raise SourceError(
-                f"{shard}, which {INDEX} names, is not there",
-                hint=_AGAIN,
-            )
-    return promised
-
-
-def _texts(values: Iterable[Any]) -> Iterable[str]:
-    for value in values:
-        if not isinstance(value, str):
-            raise FormatError(f"{INDEX}: weight_map has a value that is not a file name")
-        yield value
-
-
-def _check_promises(promised: Mapping[str, str], found: Mapping[str, StoredTensor]) -> None:
-    missing = sorted(promised.keys() - found.keys())
-    if missing:
-        raise FormatError(
-            f"tensor {missing[0]!r} is not in {promised[missing[0]]}, where {INDEX} has it"
-            + (f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""),
-            hint=_OTHER_SHARD,
-        )
-    extra = sorted(found.keys() - promised.keys())
-    if extra:
-        raise FormatError(
-            f"{found[extra[0]].shard.name} has the tensor {extra[0]!r}, which {INDEX} does not "
-            "name",
-            hint=_OTHER_SHARD,
-        )
-
-
-def _shard_names(name: str, files: Mapping[str, Path]) -> list[str]:
-    """The shards of a checkpoint without an index."""
-    plain = [file for file in sorted(files) if "/" not in file]
-    shards = [f for f in plain if f.startswith("model") and f.endswith(".safetensors")]
-    if not shards:
-        pickled = [file for file in plain if _PICKLED.match(file)]
-        if pickled:
-            raise UnsupportedError(
-                f"{name}: {pickled[0]} holds pickled weights, which can run any code when they"
-                " are read",
-                hint=_TO_SAFETENSORS,
-            )
-        hint = "it is an adapter: name it with ADAPTER" if "adapter_config.json" in files else ""
-        raise SourceError(f"{name} has no model*.safetensors", hint=hint)
-    for shard in shards:
-        match = _PART.match(shard)
-        if match is None:
-            continue
-        for number in range(1, int(match["count"]) + 1):
-            part = f"{match['stem']}-{number:05d}-of-{match['count']}.safetensors"
-            if part not in files:
-                raise SourceError(f"{part} is not there", hint=_AGAIN)
-    return shards

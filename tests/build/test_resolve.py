@@ -177,7 +177,7 @@ def test_missing_shards_are_named(store: Store) -> None:
 
 def test_pickles_are_refused(store: Store) -> None:
     """They can run code when they are read."""
-    with pytest.raises(UnsupportedError, match=r"far/model/pytorch_model\.bin is a pickle"):
+    with pytest.raises(UnsupportedError, match=r"pytorch_model\.bin is a pickle without a config"):
         resolver(store, FakeFiles({"pytorch_model.bin": b""})).model(".")
 
 

@@ -86,9 +86,9 @@ class SourceFile(NamedTuple):
 
         Safetensors files are large and only ever read: for them the SHA-256 would take three
         times as long as the rest of the reading, or ten times on a processor without
-        instructions for it. A lock names them by BLAKE3.
+        instructions for it. A lock names them by BLAKE3, and pickled weights too.
         """
-        return not self.name.lower().endswith(".safetensors")
+        return not self.name.lower().endswith((".safetensors", ".bin", ".pt", ".pth", ".ckpt"))
 
     @property
     def locked(self) -> Digest | None:

@@ -48,9 +48,7 @@ _KEYS: tuple[KeyRule, ...] = (
     computed("rope.scaling.yarn_beta_slow", F32, lambda hp: _number(hp, "yarn", "alpha")),
     computed("rope.scaling.yarn_log_multiplier", F32, _multiplier),
     computed("rope.scaling.original_context_length", U32, _context),
-    computed(
-        "attention.temperature_scale", F32, lambda hp: _number(hp, "llama_4_scaling", "beta")
-    ),
+    computed("attention.temperature_scale", F32, lambda hp: _number(hp, "llama_4_scaling", "beta")),
 )
 
 DENSE = replace(

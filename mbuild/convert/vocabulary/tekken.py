@@ -101,9 +101,7 @@ def _special(root: Mapping[str, Any], count: int) -> list[str]:
             rank = entry.get("rank") if isinstance(entry, dict) else None
             text = entry.get("token_str") if isinstance(entry, dict) else None
             if type(rank) is not int or not isinstance(text, str) or rank in texts:
-                raise FormatError(
-                    f"{TEKKEN}: special_tokens has {str(entry)[:60]}", hint=_DAMAGED
-                )
+                raise FormatError(f"{TEKKEN}: special_tokens has {str(entry)[:60]}", hint=_DAMAGED)
             texts[rank] = text
     if any(not 0 <= rank < count for rank in texts):
         raise FormatError(
