@@ -23,6 +23,9 @@ FORMAT = 1
 OUTTYPE = "auto"
 """The type of a converted checkpoint's matrices when nobody names one."""
 
+OUTTYPES = (OUTTYPE, "f32", "f16", "bf16", "q8_0", "tq1_0", "tq2_0")
+"""The types that they can have."""
+
 T = TypeVar("T")
 
 

@@ -13,7 +13,7 @@ import click
 from mbuild.build.build import build
 from mbuild.build.fetching import Fetching, PullMode
 from mbuild.build.prepare import Build, check_unasked_names, read_recipe
-from mbuild.build.request import BuildRequest, Script
+from mbuild.build.request import OUTTYPES, BuildRequest, Script
 from mbuild.build.sources.resolve import LocalContext
 from mbuild.cli.common import TemplateType, open_store, read_limited, say_reading, store_option
 from mbuild.cli.converting import conversion_of, converting_options
@@ -106,7 +106,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     click.option(
         "--outtype",
-        type=click.Choice(["auto", "f32", "f16", "bf16", "q8_0"], case_sensitive=False),
+        type=click.Choice(OUTTYPES, case_sensitive=False),
         default="auto",
         help="Type of a converted checkpoint's matrices; auto keeps BF16 or F16  [default: auto]",
     ),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
+from mbuild.cli.common import read_limited
 from mbuild.cli.quantizing import asked
 from mbuild.convert.options import CONVERSION, Conversion
+from mbuild.core.errors import SourceError
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -20,4 +23,16 @@ def converting_options(command: CommandT) -> CommandT:
 
 def conversion_of(given: Mapping[str, Any]) -> Conversion:
     """What a command's arguments ask for; raises :class:`UsageError`."""
-    return Conversion.parse({row.name: given[row.name] for row in CONVERSION.values()})
+    values = {row.name: given[row.name] for row in CONVERSION.values()}
+    path = values["metadata"]
+    if isinstance(path, str):
+        values["metadata"] = _read(path)
+    return Conversion.parse(values)
+
+
+def _read(path: str) -> str:
+    """The text of a file of metadata; raises :class:`SourceError`."""
+    try:
+        return read_limited(Path(path), path).decode()
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path}: {error}") from None

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.checks.head import check_head, differ
 from mbuild.convert.checks.layout import (
@@ -22,8 +22,10 @@ from mbuild.convert.checks.layout import (
     layout_places,
 )
 from mbuild.convert.checks.unsaid import unsaid
+from mbuild.convert.dense import dense_layers, dense_sizes
 from mbuild.convert.encoded import encoded, shape_of
 from mbuild.convert.families import config_class
+from mbuild.convert.fusing import Converted, fused
 from mbuild.convert.metadata.general import QUANTIZATION_VERSION, Parameters, general
 from mbuild.convert.options import AS_IT_IS, Conversion
 from mbuild.convert.read.dequantize import dequantize, eight_bit_names, kept_first, plain
@@ -31,13 +33,14 @@ from mbuild.convert.read.dtypes import OutType
 from mbuild.convert.read.files import CheckpointFiles
 from mbuild.convert.read.integers import lost
 from mbuild.convert.read.kept import KeptWeight, can_stay, kept_types
-from mbuild.convert.read.lazy import Lazy, Packed, constant, lazy_of
+from mbuild.convert.read.lazy import Lazy, constant, lazy_of
 from mbuild.convert.read.leftovers import INTEGERS, UNQUANTIZED
 from mbuild.convert.read.modelopt import activations
 from mbuild.convert.read.safetensors import DType
 from mbuild.convert.rows.hyper import LAYER_NAMES, Hyper, as_integer, unified_rope
 from mbuild.convert.rows.keys import merged, write
 from mbuild.convert.rows.names import name_map
+from mbuild.convert.rows.nextn import of_layers
 from mbuild.convert.rows.pooling import unused_modules
 from mbuild.convert.rows.row import NO_HF_CONFIG
 from mbuild.convert.rows.rules import Stacker, apply_rules
@@ -58,7 +61,9 @@ if TYPE_CHECKING:
 _UNUSED = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
 
 
-def hyper_parameters(checkpoint: Checkpoint, outtype: OutType) -> Hyper:
+def hyper_parameters(
+    checkpoint: Checkpoint, outtype: OutType, options: Conversion = AS_IT_IS
+) -> Hyper:
     """The checkpoint's hyper-parameters, completed with its family's defaults.
 
     Raises :class:`FormatError` for a number of layers that its tensors cannot have.
@@ -69,6 +74,8 @@ def hyper_parameters(checkpoint: Checkpoint, outtype: OutType) -> Hyper:
     nextn = as_integer(config.get(row.nextn) or 0, row.nextn) if row.nextn else 0
     if row.counted is not None and not nextn:
         nextn = row.counted(tensor.name for tensor in checkpoint.tensors)
+    if options.no_mtp and nextn:
+        config, nextn = {k: v for k, v in config.items() if k != row.nextn}, 0
     blocks = as_integer(layers, "num_hidden_layers", low=1) + nextn
     if blocks > len(checkpoint.tensors):
         raise FormatError(
@@ -143,18 +150,6 @@ def renamed(row: Family, config: Mapping[str, Any], name: str) -> str | None:
     return name if row.renamed is None else row.renamed(config, name)
 
 
-class Converted(NamedTuple):
-    """A tensor of the model: GGUF's name, the values, and the type where that is settled already.
-
-    ``source`` is the checkpoint's name of the weight, or of the stack that it became.
-    """
-
-    name: str
-    item: Lazy | Packed
-    type: GGMLType | None = None
-    source: str = ""
-
-
 def model_tensors(
     hp: Hyper, row: Family, tensors: Mapping[str, Lazy], options: Conversion = AS_IT_IS
 ) -> Iterator[Converted]:
@@ -222,6 +217,12 @@ def is_skipped(row: Family, hp: Hyper, name: str) -> bool:
     )
 
 
+def _before_pooling(keys: tuple[KV, ...], more: tuple[KV, ...]) -> tuple[KV, ...]:
+    """Entries in front of the kind of pooling, or behind all others."""
+    at = next((n for n, kv in enumerate(keys) if kv.key.endswith(".pooling_type")), len(keys))
+    return (*keys[:at], *more, *keys[at:])
+
+
 def _beside(made: Converted) -> Iterator[Converted]:
     """The factors of a weight that stays in its bits, as tensors of their own."""
     if isinstance(made.item, KeptWeight):
@@ -255,7 +256,8 @@ def convert_body(
     """What the family's row decides; raises as :func:`convert` does."""
     row = checkpoint.family
     sources = source_tensors(checkpoint)
-    hp = hyper_parameters(checkpoint, resolve_outtype(outtype, sources))
+    hp = hyper_parameters(checkpoint, resolve_outtype(outtype, sources), options)
+    sources = dict(of_layers(row, hp, sources, options))
     made: dict[str, Converted] = {}
     for each in model_tensors(hp, row, sources, options):
         if each.name in made:
@@ -277,9 +279,14 @@ def convert_body(
         {name: shape_of(each.item) for name, each in made.items()},
         {name: each.item.origin for name, each in made.items()},
         checkpoint.tied,
+        hp.main if options.mtp else 0,
     )
     places = layout_places(described, described.sizes({}))
     whole = {name for name, (slot, _) in places.items() if slot.whole}
+    made = fused(made, hp.arch, options)
+    if options.sentence_transformers_dense_modules:
+        dense = {n: Converted(n, item) for n, item in dense_layers(hp, checkpoint.files)}
+        made, keys = dense | made, _before_pooling(keys, tuple(dense_sizes(hp)))
     tensors = tuple(
         encoded(name, item, hp.outtype, whole, type_)
         for each in made.values()
@@ -347,7 +354,14 @@ def convert(
         (
             KV("general.architecture", ValueType.STRING, arch),
             *body.early,
-            *general(checkpoint.name, files, arch, parameters),
+            *general(
+                checkpoint.name,
+                files,
+                arch,
+                parameters,
+                model_name=options.model_name,
+                override=options.overrides,
+            ),
             *body.keys,
             QUANTIZATION_VERSION,
             *body.late,
@@ -359,7 +373,8 @@ def convert(
         checkpoint.family, body.hyper, values.keys(), {tensor.name for tensor in body.tensors}
     ):
         warn(text)
-    for text in (*unused_modules(body.hyper), *not_kept(checkpoint, options)):
+    unused = () if options.sentence_transformers_dense_modules else unused_modules(body.hyper)
+    for text in (*unused, *not_kept(checkpoint, options)):
         warn(text)
     check_vocabulary(
         body.described,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +26,13 @@ _GGML: dict[OutType, GGMLType] = {
     OutType.F16: GGMLType.F16,
     OutType.BF16: GGMLType.BF16,
     OutType.Q8_0: GGMLType.Q8_0,
+    OutType.TQ1_0: GGMLType.TQ1_0,
+    OutType.TQ2_0: GGMLType.TQ2_0,
 }
+_TERNARY = (OutType.TQ1_0, OutType.TQ2_0)
+_NEVER_TERNARY = re.compile(
+    r"^(?:token_embd|per_layer_token_embd|output)\.weight$|\.(?:altup_router|laurel_[lr])\.weight$"
+)
 
 
 def tensor_type(
@@ -37,9 +44,10 @@ def tensor_type(
         return GGMLType.F32
     if name in whole:
         return GGMLType.F32
-    if outtype is OutType.Q8_0 and shape[-1] % 32:
+    type_ = _GGML[outtype]
+    if shape[-1] % BLOCKS[type_].weights or (outtype in _TERNARY and _NEVER_TERNARY.search(name)):
         return GGMLType.F16
-    return _GGML[outtype]
+    return type_
 
 
 def encoded(

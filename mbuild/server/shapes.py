@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from mbuild.build.splitting import SPLITTING
-from mbuild.convert.options import CONVERSION
+from mbuild.convert.options import CONVERSION, METADATA
 from mbuild.core.errors import UsageError
 from mbuild.core.suggest import did_you_mean, near
 from mbuild.language.parameters import PARAMETERS
@@ -187,6 +187,7 @@ _OF_OPTIONS: Mapping[options.OptionKind, Type] = {
     options.RULES: TEXTS,
     options.SIZE: SIZE,
     options.COUNT: INTEGER,
+    METADATA: OBJECT,
 }
 """The type of a field that is an option of a build."""
 

@@ -38,10 +38,10 @@ CHECKPOINT_FILES = frozenset(
 )
 """What a conversion can read beside ``*.safetensors``; other files change nothing."""
 
-FOLDERS = ("additional_chat_templates", "_Pooling")
+FOLDERS = ("additional_chat_templates", "_Pooling", "_Dense")
 """How the names of those folders inside a checkpoint end in which a conversion reads files."""
 
-_FOLDER_FILES = (".jinja", "config.json")
+_FOLDER_FILES = (".jinja", "config.json", "model.safetensors")
 
 _CARD_LIMIT = 1 << 20
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")

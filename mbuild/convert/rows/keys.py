@@ -35,6 +35,8 @@ FILE_TYPES: dict[OutType, int] = {
     OutType.F16: 1,
     OutType.Q8_0: 7,
     OutType.BF16: 32,
+    OutType.TQ1_0: 36,
+    OutType.TQ2_0: 37,
 }
 """``general.file_type`` (``llama_ftype`` of llama.h)."""
 FILE_TYPE_MXFP4 = 38
@@ -148,7 +150,7 @@ def file_type(hp: Hyper) -> Iterator[KV]:
     quant = hp.config.get("quantization_config")
     is_mxfp4 = isinstance(quant, dict) and quant.get("quant_method") == "mxfp4"
     number = FILE_TYPES[hp.outtype]
-    if hp.outtype is not OutType.Q8_0:
+    if hp.outtype in (OutType.F32, OutType.F16, OutType.BF16):
         kept = (file_type for type_, file_type in _FILE_TYPES_OF_KEPT if type_ in hp.kept)
         number = FILE_TYPE_MXFP4 if is_mxfp4 else next(kept, number)
     yield KV("general.file_type", U32, number)
