@@ -154,6 +154,7 @@ def inputs(
             },
             **(request.splitting.to_json() if request.splitting else {}),
             **request.conversion.to_json(),
+            **({"converter": request.converter.to_json()} if request.converter else {}),
         },
         "steps": dict(_versions(plans)),
     }
@@ -331,6 +332,8 @@ def locked_inputs(value: Mapping[str, Any], asked: Iterable[str]) -> dict[LockPl
         flat[LockPlace("", -1, f"--{name.replace('_', '-')}")] = json.dumps(options[name])
     for row in (*SPLITTING.values(), *CONVERSION.values()):
         flat[LockPlace("", -1, row.flag)] = json.dumps(options.get(row.name))
+    if "converter" in options:
+        flat[LockPlace("", -1, "--converter")] = str(options["converter"])
     for variant in asked:
         if variant != UNQUANTIZED:
             flat |= _flat_quantization(variant, options["quantize"][variant])

@@ -20,6 +20,7 @@ from mbuild.build.steps import (
     AssembleManifest,
     ConvertAdapter,
     ConvertCheckpoint,
+    ConvertOptions,
     DetectTemplate,
     HeaderPart,
     ImportGGUF,
@@ -184,8 +185,12 @@ def _split(base: StoredModel | None, request: BuildRequest) -> SplitWeights | No
 def _origin(source: GGUFSource | CheckpointSource, request: BuildRequest) -> Origin:
     """The weights of a source, to be quantized."""
     if isinstance(source, CheckpointSource):
-        return CheckpointOrigin(source, request.outtype, request.pre, request.conversion)
+        return CheckpointOrigin(source, _convert_options(request))
     return GGUFOrigin(source.files)
+
+
+def _convert_options(request: BuildRequest) -> ConvertOptions:
+    return ConvertOptions(request.outtype, request.pre, request.conversion, request.converter)
 
 
 class _Entries:
@@ -286,8 +291,7 @@ def _weights(
     """The step that makes a layer of weights, or several of them."""
     cut = None if splitting is None or splitting.keep else splitting
     if isinstance(source, CheckpointSource):
-        options = (request.outtype, request.pre, role, cut, request.conversion)
-        return ConvertCheckpoint(source, *options)
+        return ConvertCheckpoint(source, _convert_options(request), role, cut)
     if cut is not None:
         return SplitWeights(GGUFOrigin(source.files), cut, role)
     if len(source.files) > 1:

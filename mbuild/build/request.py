@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from mbuild.build.converter import ForeignConverter
 from mbuild.build.splitting import Splitting
 from mbuild.convert.options import AS_IT_IS, Conversion
 from mbuild.core.digest import Digest
@@ -106,7 +107,8 @@ class BuildRequest(NamedTuple):
     ``draft_quantize`` is the type of the drafts, the same for all targets; ``link`` asks for
     hard links instead of copies. Where ``named`` is False the models get no names: those of
     the targets are only what to call them. ``splitting`` says in which files the weights of
-    every target are kept, ``conversion`` how a checkpoint is converted beside its types.
+    every target are kept, ``conversion`` how a checkpoint is converted beside its types,
+    ``converter`` by whose converter, where it is not mbuild's; of that only the digest is written.
     """
 
     targets: tuple[Target, ...]
@@ -118,6 +120,7 @@ class BuildRequest(NamedTuple):
     named: bool = True
     splitting: Splitting | None = None
     conversion: Conversion = AS_IT_IS
+    converter: ForeignConverter | None = None
 
     @property
     def script(self) -> Script | None:
@@ -157,6 +160,8 @@ class BuildRequest(NamedTuple):
         if self.pre is not None:
             found["--pre", self.pre] = None
         found |= dict.fromkeys(self.conversion.flags())
+        if self.converter is not None:
+            found["--converter", self.converter.path or self.converter.digest] = None
         if self.splitting is not None:
             found |= dict.fromkeys(self.splitting.flags())
         if target is None:
@@ -179,6 +184,7 @@ class BuildRequest(NamedTuple):
             "named": None if self.named else False,
             "splitting": self.splitting.to_json() if self.splitting else None,
             "conversion": self.conversion.to_json() or None,
+            "converter": self.converter.to_json() if self.converter else None,
         }
         return _said(value)
 
@@ -215,12 +221,14 @@ class BuildRequest(NamedTuple):
         link, named = fields.pop("link", False), fields.pop("named", True)
         splitting = Splitting.parse(fields.pop("splitting", {}))
         conversion = Conversion.parse(fields.pop("conversion", {}))
-        fields.end()
         if not (isinstance(link, bool) and isinstance(named, bool)):
             raise TypeError("'link' and 'named' are true or false")
         pre = None if pre is None else _text(pre)
         draft_type = _file_type(draft)
-        further = (draft_type, link, named, splitting, conversion)
+        digest = fields.pop("converter", None)
+        converter = None if digest is None else ForeignConverter.from_json(_text(digest))
+        fields.end()
+        further = (draft_type, link, named, splitting, conversion, converter)
         return cls(targets, source, _text(outtype), pre, *further)
 
 

@@ -16,7 +16,12 @@ from mbuild.build.prepare import Build, check_unasked_names, read_recipe
 from mbuild.build.request import OUTTYPES, BuildRequest, Script
 from mbuild.build.sources.resolve import LocalContext
 from mbuild.cli.common import TemplateType, open_store, read_limited, say_reading, store_option
-from mbuild.cli.converting import conversion_of, converting_options
+from mbuild.cli.converting import (
+    conversion_of,
+    converter_of,
+    converter_options,
+    converting_options,
+)
 from mbuild.cli.progress import failures, follow
 from mbuild.cli.quantizing import file_type_of, quantize_options, targets
 from mbuild.cli.splitting import splitting_of, splitting_options
@@ -114,6 +119,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--pre", metavar="NAME", help="Pre-tokenizer, where mbuild does not know the tokenizer."
     ),
     converting_options,
+    converter_options,
     click.argument("folder", metavar="[CONTEXT]", required=False, type=click.Path(path_type=Path)),
 )
 
@@ -155,6 +161,7 @@ def read_request(
         link,
         splitting=splitting_of(further),
         conversion=conversion_of(further),
+        converter=converter_of(further, opened),
     )
     context = LocalContext(modelfile.folder, opened, hash_files=hash_files, on_read=say_reading)
     fetching = Fetching(PullMode(pull) if pull else None)

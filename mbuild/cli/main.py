@@ -150,6 +150,8 @@ WITH_VALUE = {
     "--output",
     "--pull",
     "--build",
+    "--converter",
+    "--converter-python",
     *(row.flag for t in (OPTIONS, SPLITTING, CONVERSION) for row in t.values() if row.kind.metavar),
 }
 """The options of build, and of what takes the same ones, that an argument follows."""

@@ -65,11 +65,15 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    name: str, files: Mapping[str, Path], seen: Mapping[str, Seen] | None = None
+    name: str,
+    files: Mapping[str, Path],
+    seen: Mapping[str, Seen] | None = None,
+    like: str | None = None,
 ) -> Checkpoint:
     """Read the config and the headers of all shards, and check that they belong together.
 
-    ``seen`` has, for some of the files, who is shown what is read of their tensors.
+    ``seen`` has, for some of the files, who is shown what is read of their tensors; ``like``
+    names the family for a class that has none (:func:`~mbuild.convert.families.find`).
 
     Raises:
         UnsupportedError: for a family without a row, before any shard is
@@ -84,7 +88,7 @@ def open_checkpoint(
     if root is None:
         raise SourceError(f"{name} has no config.json", hint=_what_it_is(files))
     hf_arch = _class_name(root)
-    config, family = with_quant_file(_flat(root), small), find(hf_arch)
+    config, family = with_quant_file(_flat(root), small), find(hf_arch, like)
     family = family.variant(config) if family.variant else family
     stored, renamed = unwrap(_tensors(name, files, small, seen or {}))
     tensors, config, more = weights_alone(stored, config, family.gguf)
@@ -92,6 +96,11 @@ def open_checkpoint(
     if "adapter_config.json" in files:
         warnings += (
             "the adapter beside the model is not applied: to apply it, name it with ADAPTER",
+        )
+    if like is not None:
+        warnings += (
+            f"{hf_arch} is converted as {like}: its tensors fit, but only whoever made it knows"
+            " whether it computes the same",
         )
     tied = root.get("tie_word_embeddings") is True
     return Checkpoint(name, dict(files), config, hf_arch, family, tensors, warnings, tied)

@@ -110,6 +110,15 @@ class Conversion(NamedTuple):
     model_name: Annotated[
         str | None, Option("Name of the model in its metadata, general.name.", CHOICE)
     ] = None
+    like: Annotated[
+        str | None,
+        Option(
+            "Convert a checkpoint of an unknown class as one of this family, if its tensors fit.",
+            CHOICE,
+            ("llama",),
+            name="as",
+        ),
+    ] = None
     metadata: Annotated[
         str | None, Option("JSON file with general.* metadata that counts instead.", METADATA)
     ] = None

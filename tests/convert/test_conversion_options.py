@@ -15,8 +15,9 @@ from mbuild.build.request import BuildRequest, Target
 from mbuild.cli.converting import conversion_of, converting_options
 from mbuild.cli.main import WITH_VALUE
 from mbuild.convert.checkpoint import open_checkpoint
-from mbuild.convert.convert import BareModel, convert_body, not_kept
+from mbuild.convert.convert import BareModel, convert, convert_body, not_kept
 from mbuild.convert.dense import dense_layers, dense_sizes
+from mbuild.convert.families import find
 from mbuild.convert.metadata.general import Parameters, general
 from mbuild.convert.options import AS_IT_IS, CONVERSION, CONVERSION_NAMES, Conversion
 from mbuild.convert.read.dtypes import OutType
@@ -263,3 +264,44 @@ def test_the_command_line_reads_the_file_of_metadata(tmp_path: Path) -> None:
     path.write_bytes(b"\xff")
     with pytest.raises(SourceError, match=r"meta\.json"):
         conversion_of({**nothing, "metadata": str(path)})
+
+
+def test_an_unknown_class_can_be_converted_as_a_llama(tmp_path: Path) -> None:
+    """If its tensors fit, with a warning; a class with a row of its own is that."""
+    case = spec("llama")
+    case["files"]["config.json"]["architectures"] = ["ZebraForCausalLM"]
+    files = write_checkpoint(tmp_path / "a", case)
+    with pytest.raises(UnsupportedError, match="'ZebraForCausalLM'") as caught:
+        open_checkpoint("tiny", files)
+    assert "--as llama" in caught.value.hint and "--converter PATH" in caught.value.hint
+    checkpoint = open_checkpoint("tiny", files, like="llama")
+    assert "only whoever made it knows" in checkpoint.warnings[-1]
+    plain = open_checkpoint("tiny", write_checkpoint(tmp_path / "b", spec("llama")))
+    assert [t.name for t in convert_body(checkpoint).tensors] == [
+        t.name for t in convert_body(plain).tensors
+    ]
+    with pytest.raises(UnsupportedError, match="has a family of its own, llama"):
+        open_checkpoint("tiny", write_checkpoint(tmp_path / "c", spec("llama")), like="llama")
+    (shard,) = case["tensors"].values()
+    shard["model.layers.0.self_attn.q_norm.weight"] = "BF16 16"
+    other = open_checkpoint("tiny", write_checkpoint(tmp_path / "d", case), like="llama")
+    with pytest.raises((FormatError, UnsupportedError), match="place"):
+        convert(other, pre="llama-bpe")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    (
+        ("LlamaForCausalLMX", "LlamaForCausalLM"),
+        ("Qwen3ForCausalML", "Qwen3ForCausalLM"),
+        ("Qwen33ForCausalLM", "Qwen3ForCausalLM"),
+        ("ZebraForCausalLM", ""),
+        ("PythiaForCausalLM", ""),
+        ("ForCausalLM", ""),
+    ),
+)
+def test_only_names_that_are_really_near_are_offered(name: str, near: str) -> None:
+    """A common ending makes no two families alike."""
+    with pytest.raises(UnsupportedError) as caught:
+        find(name)
+    assert near in caught.value.hint and ("did you mean" in caught.value.hint) == bool(near)

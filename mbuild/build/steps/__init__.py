@@ -11,13 +11,14 @@ from mbuild.build.steps.manifest import AssembleManifest
 from mbuild.build.steps.quantize import Quantize
 from mbuild.build.steps.shards import KeepShards, SplitWeights
 from mbuild.build.steps.template import DetectTemplate
-from mbuild.build.steps.weights import ConvertAdapter, ConvertCheckpoint
+from mbuild.build.steps.weights import ConvertAdapter, ConvertCheckpoint, ConvertOptions
 
 __all__ = [
     "KINDS",
     "AssembleManifest",
     "ConvertAdapter",
     "ConvertCheckpoint",
+    "ConvertOptions",
     "DetectTemplate",
     "HeaderPart",
     "ImportGGUF",

@@ -19,7 +19,7 @@ from mbuild.build.steps.weights import (
     checkpoint_fields,
     converted,
 )
-from mbuild.convert.options import AS_IT_IS, CONVERSION_NAMES, Conversion
+from mbuild.convert.options import CONVERSION_NAMES
 from mbuild.core.digest import Digest
 from mbuild.core.events import Code
 from mbuild.core.system import allow_open_files
@@ -43,9 +43,7 @@ class CheckpointOrigin(NamedTuple):
     """A checkpoint, converted on the way: nothing unquantized is written anywhere."""
 
     source: CheckpointSource
-    outtype: str
-    pre: str | None
-    conversion: Conversion = AS_IT_IS
+    options: ConvertOptions
 
     @property
     def by_name(self) -> bool:
@@ -74,14 +72,14 @@ class CheckpointOrigin(NamedTuple):
 
     def fields(self) -> Mapping[str, Any] | None:
         """What decides the unquantized model: the description of its conversion."""
-        options = {"outtype": self.outtype, "pre": self.pre, "converter": CONVERTER_VERSION}
-        return checkpoint_fields(self.source, **options, **self.conversion.fields())
+        return checkpoint_fields(
+            self.source, **{"converter": CONVERTER_VERSION, **self.options.fields()}
+        )
 
     def open(self, context: StepContext, files: Readable, stack: ExitStack) -> Model:
         """The unquantized model, its tensors loaded on demand."""
         context.status(Code.CONVERTING_MODEL, {})
-        options = ConvertOptions(self.outtype, self.pre, self.conversion)
-        return converted(self.source, options, files.paths, context, files.seen)
+        return converted(self.source, self.options, files.paths, context, stack, files.seen)
 
     def learned(self, files: Mapping[str, Digest]) -> CheckpointOrigin:
         """With the digests that a step found."""
@@ -217,7 +215,7 @@ ORIGIN_NAMES: dict[tuple[str, ...], str] = {
     ("origin", "name"): "folder's name",
     ("origin", "pre"): "--pre",
     ("origin", "outtype"): "--outtype",
-    ("origin", "converter"): "mbuild's version of the converter",
+    ("origin", "converter"): "the converter",
     **{("origin", *place): name for place, name in CONVERSION_NAMES.items()},
 }
 """What the fields of origins are called in explanations."""

@@ -21,6 +21,7 @@ from mbuild.store.media import ADAPTER
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mbuild.build.converter import ForeignConverter
     from mbuild.build.costs import Cost
     from mbuild.convert.lora.base import Base
     from mbuild.core.digest import Digest
@@ -39,26 +40,41 @@ CHECKPOINT_NAMES: dict[tuple[str, ...], str] = {
     ("pre",): "--pre",
     ("outtype",): "--outtype",
     **CONVERSION_NAMES,
+    ("converter",): "--converter",
 }
 """What :func:`checkpoint_fields` and the converter's options are called in explanations."""
+
+
+class ConvertOptions(NamedTuple):
+    """All options of a conversion: the type of the matrices, the pre-tokenizer, the others.
+
+    ``converter`` is the user's, where one is asked instead of mbuild's.
+    """
+
+    outtype: str
+    pre: str | None
+    conversion: Conversion = AS_IT_IS
+    converter: ForeignConverter | None = None
+
+    def fields(self) -> dict[str, Any]:
+        """What a step's key fields say of them."""
+        named = {"outtype": self.outtype, "pre": self.pre, **self.conversion.fields()}
+        return named | (self.converter.fields if self.converter else {})
 
 
 @dataclass(frozen=True, eq=False)
 class ConvertCheckpoint(BaseStep):
     """A Hugging Face checkpoint becomes a GGUF layer, as llama.cpp's converter makes it.
 
-    ``outtype`` is one of :class:`OutType`; ``pre`` names the pre-tokenizer where it
-    cannot be recognized, ``conversion`` has all other options. The folder's name is
+    ``options`` say how. The folder's name is
     part of the key, because ``general.name`` is made from it. ``role`` says
     whether it is the model or its draft, ``splitting`` whether it becomes several layers.
     """
 
     source: CheckpointSource
-    outtype: str
-    pre: str | None
+    options: ConvertOptions
     role: Role = Role.MODEL
     splitting: Splitting | None = None
-    conversion: Conversion = AS_IT_IS
 
     kind: ClassVar[str] = "convert"
     version: ClassVar[int] = CONVERTER_VERSION
@@ -93,8 +109,7 @@ class ConvertCheckpoint(BaseStep):
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The files that matter by digest, the folder's name and the options."""
-        options = {"outtype": self.outtype, "pre": self.pre, **self.conversion.fields()}
-        options |= self.role.fields()
+        options = {**self.options.fields(), **self.role.fields()}
         return checkpoint_fields(self.source, **options, **split_fields(self.splitting))
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
@@ -103,19 +118,10 @@ class ConvertCheckpoint(BaseStep):
         source = self.source
         with ExitStack() as stack:
             files = OpenFiles(source.files, stack)  # hashing begins while modules are loaded
-            model = self._converted(context, files.paths, files.seen)
+            model = converted(source, self.options, files.paths, context, stack, files.seen)
             blobs = write_model(context, model, files, self.splitting)
             digests = files.digests(context)
         return made_of(context, blobs, self.role.media_type, source.name, digests)
-
-    def _converted(
-        self,
-        context: StepContext,
-        paths: Mapping[str, Path],
-        seen: Mapping[str, Seen] | None = None,
-    ) -> Model:
-        options = ConvertOptions(self.outtype, self.pre, self.conversion)
-        return converted(self.source, options, paths, context, seen)
 
     def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digests that reading the files gave."""
@@ -128,9 +134,11 @@ class ConvertCheckpoint(BaseStep):
         from mbuild.work.cores import cores
 
         source, silent = self.source, StepContext.silent(store)
+        if self.options.converter is not None:  # nobody knows before it ran
+            return Cost(2 * self.reads, memory_for(2 * self.reads, 0, cores()), every_core=True)
         with ExitStack() as stack:
             paths = open_all(source.files, stack)
-            model = self._converted(silent, paths)
+            model = converted(source, self.options, paths, silent, stack)
             shards = shards_of(model, self.splitting, silent)
             plans = [layout(shard) for shard in shards]
             largest = max(map(largest_load, shards, plans), default=0)
@@ -216,31 +224,29 @@ class ConvertAdapter(BaseStep):
         return replace(self, source=self.source.learned(files))
 
 
-class ConvertOptions(NamedTuple):
-    """All options of a conversion: the type of the matrices, the pre-tokenizer, the others."""
-
-    outtype: str
-    pre: str | None
-    conversion: Conversion
-
-
 def converted(
     source: CheckpointSource,
     options: ConvertOptions,
     paths: Mapping[str, Path],
     context: StepContext,
+    stack: ExitStack,
     seen: Mapping[str, Seen] | None = None,
 ) -> Model:
     """The model that a checkpoint is, its tensors converted when they are loaded.
 
-    ``seen`` has, for some files, who is shown what is read of their tensors.
+    ``seen`` has, for some files, who is shown what is read of their tensors; ``stack`` keeps
+    what the model is loaded from.
     """
+    if options.converter is not None:
+        from mbuild.build.steps.foreign import foreign_model
+
+        return foreign_model(source.name, options.converter, options, paths, context, stack)
     from mbuild.convert.checkpoint import open_checkpoint
     from mbuild.convert.convert import convert
     from mbuild.convert.read.dtypes import OutType
 
-    checkpoint = open_checkpoint(source.name, paths, seen)
-    outtype, pre, further = options
+    outtype, pre, further, _ = options
+    checkpoint = open_checkpoint(source.name, paths, seen, further.like)
     return convert(checkpoint, OutType(outtype), pre=pre, options=further, warn=context.warn)
 
 
