@@ -1,4 +1,4 @@
-"""Compile the kernels that a wheel carries: for each type, for each level of x86-64.
+"""Compile the kernels that a wheel carries: for each type, for each level of x86-64, and BLAKE3's.
 
     python release/kernels.py FOLDER [--types Q4_K,Q6_K] [--levels x86-64-v3]
 
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import zlib
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 import llvmlite
@@ -29,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from mbuild.gguf.types import GGMLType  # noqa: E402
-from mbuild.quant.compiled import cache, packed  # noqa: E402
+from mbuild.quant.compiled import cache, chunk_text, chunks, elf, llvm, packed  # noqa: E402
 from mbuild.quant.compiled.isolation import import_numba  # noqa: E402
 from mbuild.quant.kernels import target  # noqa: E402
 from mbuild.quant.table import TYPES, Kernel, kernel, supports  # noqa: E402
@@ -59,6 +60,12 @@ def compiled(one: Kernel) -> bytes:
     return bytes(compiler.library(one).emit_native_object())
 
 
+def digesting(level: str) -> bytes:
+    """The object file of what digests parts of files."""
+    text = chunk_text.ChunksText(chunks.NAME).write()
+    return llvm.compiled(text, level, ",".join(target.features_of(level)))
+
+
 def write_level(folder: Path, level: str, types: list[GGMLType]) -> None:
     """Compile a level's kernels, as many at a time as there are cores, and write them.
 
@@ -74,10 +81,12 @@ def write_level(folder: Path, level: str, types: list[GGMLType]) -> None:
     context = multiprocessing.get_context("fork")
     digests = {}
     with context.Pool(min(cores(), len(todo)), maxtasksperchild=1) as pool:
-        for one, code in zip(todo, pool.imap(compiled, todo), strict=True):
-            (folder / level / f"{one.name}.o.z").write_bytes(zlib.compress(code, 9))
-            digests[one.name] = hashlib.sha256(code).hexdigest()
-            print(f"{level}: {one.name}, {len(code)} bytes", flush=True)
+        made = zip((one.name for one in todo), pool.imap(compiled, todo), strict=True)
+        for name, code in chain(made, [(chunks.kernel_name(), digesting(level))]):
+            elf.ObjectFile(code).image(0)  # raises for a file that only LLVM could load
+            (folder / level / f"{name}.o.z").write_bytes(zlib.compress(code, 9))
+            digests[name] = hashlib.sha256(code).hexdigest()
+            print(f"{level}: {name}, {len(code)} bytes", flush=True)
     (folder / f"{level}.json").write_text(json.dumps(digests))
 
 

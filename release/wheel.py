@@ -4,8 +4,8 @@
 
 The pure wheel, which any platform can install and which compiles with numba, is made by pip if it
 is not given, the kernels by kernels.py: all, or those of some types and levels. The new wheel is
-the pure one with the kernels in it, another tag, and other requirements: llvmlite, which loads
-kernels, and numba only as the extra ``compile``. The same inputs make the same bytes; times are
+the pure one with the kernels in it, another tag, and other requirements: numba and llvmlite only as
+the extra ``compile``. The same inputs make the same bytes; times are
 those of the pure wheel's files.
 """
 
@@ -40,9 +40,10 @@ def pure_wheel(folder: Path) -> Path:
 
 
 def requirements(metadata: str) -> str:
-    """METADATA with what the wheel with kernels needs: numba elsewhere only, llvmlite."""
-    changed, count = re.subn(r"(?m)^Requires-Dist: numba[^;\n]*$", rf"\g<0>; {ELSEWHERE}", metadata)
-    if count != 1 or not re.search(r"(?m)^Requires-Dist: llvmlite[^;\n]*$", metadata):
+    """METADATA with what the wheel with kernels needs: numba and llvmlite elsewhere only."""
+    needed = r"(?m)^Requires-Dist: (numba|llvmlite)[^;\n]*$"
+    changed, count = re.subn(needed, rf"\g<0>; {ELSEWHERE}", metadata)
+    if count != 2:
         raise SystemExit("the pure wheel does not require numba and llvmlite")
     return changed
 

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
 from mbuild.core.digest import Digest
+from mbuild.core.values import aside
 
 RUNS: list[str] = []
 """The names of the fake steps that ran, in the order in which they began."""
 
 
-@dataclass(frozen=True, eq=False)
 class FakeStep(BaseStep):
     """Puts ``text`` and what its inputs put into one layer; ``then`` happens while it runs."""
 
     name: str
     text: str = ""
     inputs: tuple[Step, ...] = ()
-    then: Callable[[StepContext], object] | None = field(default=None, compare=False)
+    then: Callable[[StepContext], object] | None = aside(default=None)
 
     kind: ClassVar[str] = "fake"
     version: ClassVar[int] = 1
@@ -46,7 +45,6 @@ class FakeStep(BaseStep):
         return Made.of([blob], "application/fake")
 
 
-@dataclass(frozen=True, eq=False)
 class FakeMember(FakeStep):
     """A step of the group ``team``, which runs together."""
 
@@ -67,7 +65,6 @@ class FakeMember(FakeStep):
         yield from super().run_together(steps, context, inputs)
 
 
-@dataclass(frozen=True, eq=False)
 class FakeReader(FakeStep):
     """A step over a file whose digest is not known until it has read it."""
 
@@ -86,7 +83,7 @@ class FakeReader(FakeStep):
 
     def learned(self, files: Mapping[str, Digest]) -> Step:
         """With the digest."""
-        return replace(self, digest=files.get(self.name))
+        return self.changed(digest=files.get(self.name))
 
 
 def waiting_for(event: threading.Event) -> Callable[[StepContext], object]:

@@ -30,6 +30,7 @@ class StandIn:
 
     ``before`` may answer a request in its own way: it gets the handler and returns whether it
     did. ``cut_after`` ends a blob's answer after so many bytes, as often as ``cuts`` says.
+    ``subjects``: it lists manifests under their subjects, and says so when it takes them.
     ``pause`` is seconds for each 64 KiB. ``sent`` counts bytes of blobs by digest, ``taken`` those
     of uploads.
     """
@@ -43,6 +44,7 @@ class StandIn:
         self.parts = True
         self.largest_part = 1 << 40
         self.keeps_cut_parts = True
+        self.subjects = False
         self.cut_after = 0
         self.cuts = 0
         self.cut_upload_after = 0
@@ -145,7 +147,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.command == "PUT":
             data = self.body()
             found.put(key, data, self.headers["content-type"])
-            self.answer(201, docker_content_digest=digest_of(data))
+            named = {"docker_content_digest": digest_of(data)}
+            subject = json.loads(data).get("subject")
+            if found.subjects and subject:
+                named["oci_subject"] = subject["digest"]
+            self.answer(201, **named)
         elif key in found.manifests:
             data = found.manifests[key]
             headers = {"content_type": found.types[key]}

@@ -52,6 +52,10 @@ VALUE_ERRORS = frozenset(("core/units.py", "templates/check.py", "templates/lite
 
 HANDED_ON = frozenset(
     (
+        "'\\n'.join((f'{name} does not support {word}' for word in missing))",
+        "str(value['error'])",
+        "f'{name}: {error.message}'",
+        "f'{reference}: {error.message}'",
         "drift.message",
         "self._why or 'the work was stopped'",
         "error.message",

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
+from mbuild.convert.options import AS_IT_IS, Conversion
 from mbuild.core.digest import Digest
 from mbuild.core.errors import MissingFileError, SourceError, UsageError
+from mbuild.core.values import NamedTuple
 
 SCRIPT = "convert_hf_to_gguf.py"
 _CODE = (SCRIPT, "conversion", "gguf-py/gguf")
@@ -126,3 +128,20 @@ def environment(home: Path) -> dict[str, str]:
         "TRANSFORMERS_OFFLINE": "1",
         "HF_HOME": str(home),
     }
+
+
+class ConvertOptions(NamedTuple):
+    """All options of a conversion: the type of the matrices, the pre-tokenizer, the others.
+
+    ``converter`` is the user's, where one is asked instead of mbuild's.
+    """
+
+    outtype: str
+    pre: str | None
+    conversion: Conversion = AS_IT_IS
+    converter: ForeignConverter | None = None
+
+    def fields(self) -> dict[str, Any]:
+        """What a step's key fields say of them."""
+        named = {"outtype": self.outtype, "pre": self.pre, **self.conversion.fields()}
+        return named | (self.converter.fields if self.converter else {})

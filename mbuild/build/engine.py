@@ -10,7 +10,7 @@ import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.build.graph import (
     Made,
@@ -33,6 +33,7 @@ from mbuild.core.events import (
     StepStarted,
     Warned,
 )
+from mbuild.core.values import NamedTuple
 from mbuild.store.records import DESCRIPTION, STEP
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.build.sources.values import README
-from mbuild.build.steps import KINDS, ReadHeader
+from mbuild.build.steps.header import ReadHeader
+from mbuild.build.steps.kinds import KINDS
 from mbuild.core.digest import Digest, DigestError
 from mbuild.core.events import Cause, Note
 

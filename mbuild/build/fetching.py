@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mbuild.core.errors import AbsentError, MbuildError
 from mbuild.core.events import (
@@ -22,6 +22,7 @@ from mbuild.core.events import (
     StepStarted,
 )
 from mbuild.core.names import InvalidNameError
+from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
     from mbuild.build.sources.resolve import Context
@@ -67,8 +68,8 @@ def fetch(
     if not recipe.models or fetching.mode is PullMode.NEVER:
         return
     value = recipe.models[-1].value
-    if "/" not in value and fetching.mode is None:
-        return  # as most names are: a bare one of the store
+    if ("/" not in value and fetching.mode is None) or value.startswith((".", "/")):
+        return  # as most are: a bare name of the store, or a path
     yield from _fetch(value, fetching, context, store)
 
 
@@ -106,14 +107,12 @@ def _pulled(
     from mbuild.registry.client.access import Access
     from mbuild.registry.transfer.pull import bring_model
 
-    exact = reference
-    if fetching.pinned is not None and fetching.mode is not PullMode.ALWAYS:
-        exact = reference._replace(digest=fetching.pinned)
+    pinned = None if fetching.mode is PullMode.ALWAYS else fetching.pinned
     access = fetching.access or Access()
-    access.check(exact.endpoint)
+    access.check(reference.endpoint)
     started, label = time.monotonic(), f"pull {reference}"
     blobs: dict[Digest, tuple[int, int]] = {}
-    transfer = bring_model(exact, local, store, access)
+    transfer = bring_model(reference, local, store, access, pinned)
     yield Status(Code.PULLING_MANIFEST)
     yield StepStarted(0, label, 0, KIND, "model", str(reference))
     try:

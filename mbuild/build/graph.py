@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from mbuild.build.sources.values import Material
-from mbuild.core.digest import Digest
+from mbuild.core.digest import Digest, sha256
 from mbuild.core.events import Code
+from mbuild.core.values import Frozen, NamedTuple
 from mbuild.store import Layer
 
 if TYPE_CHECKING:
@@ -179,11 +178,11 @@ class Step(Protocol):
         """Equal for equal steps, and known at once however deep the graph is."""
 
 
-class BaseStep:
-    """What most steps have in common; every kind of step is a frozen dataclass over it.
+class BaseStep(Frozen):
+    """What most steps have in common; every kind of step is declared over it.
 
     Steps are compared by value, files by name, path and stamp, so that this can be done
-    before anybody has read them. A field with ``compare=False`` only labels its step, or
+    before anybody has read them. A field that is ``aside`` only labels its step, or
     says how to make what comes out the same. What a step is worth in a comparison is
     digested once, when it is made: its inputs exist by then, so neither a look into a
     dictionary nor a comparison walks down the graph.
@@ -200,9 +199,9 @@ class BaseStep:
 
     def __post_init__(self) -> None:
         """Digest the value."""
-        own = [getattr(self, f.name) for f in fields(self) if f.compare]  # type: ignore[arg-type]
+        own = [getattr(self, field) for field in self._compared]
         text = f"{type(self).__module__}.{type(self).__qualname__}{written(own)}"
-        object.__setattr__(self, "_value", hashlib.sha256(text.encode()).digest())
+        self.__dict__["_value"] = sha256(text.encode()).digest()
 
     def __eq__(self, other: object) -> bool:
         """Whether two steps are one node."""
@@ -328,7 +327,7 @@ def describe(step: Step, inputs: Sequence[Result]) -> dict[str, Any] | None:
 
 def cache_key(description: Mapping[str, Any]) -> str:
     """The key under which a result is kept: the SHA-256 of the description."""
-    return hashlib.sha256(canonical_json(description).encode()).hexdigest()
+    return sha256(canonical_json(description).encode()).hexdigest()
 
 
 def in_order(targets: Sequence[Step]) -> tuple[Step, ...]:

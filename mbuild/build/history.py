@@ -13,12 +13,13 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.build.request import BuildRequest
 from mbuild.build.sources.values import Material
 from mbuild.core.digest import Digest
 from mbuild.core.errors import MbuildError
+from mbuild.core.values import NamedTuple
 from mbuild.store import Layer
 from mbuild.store.files import inherit, open_regular
 from mbuild.store.records import MODELFILE

@@ -1,10 +1,14 @@
-"""From instructions and sources to the graph of steps: a pure function."""
+"""From instructions and sources to the graph of steps: a pure function.
+
+Kinds of steps that few builds have are loaded where they are planned.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
+from mbuild.build.converter import ConvertOptions
 from mbuild.build.sources.values import (
     AdapterSource,
     CheckpointSource,
@@ -15,31 +19,18 @@ from mbuild.build.sources.values import (
     SourceFile,
     StoredModel,
 )
-from mbuild.build.splitting import LEAST_OLLAMA, Splitting
-from mbuild.build.steps import (
-    AssembleManifest,
-    ConvertAdapter,
-    ConvertCheckpoint,
-    ConvertOptions,
-    DetectTemplate,
-    HeaderPart,
-    ImportGGUF,
-    KeepShards,
-    MakeConfig,
-    MergeGGUF,
-    MergeParameters,
-    PutLayer,
-    Quantize,
-    ReadHeader,
-    Role,
-    SplitWeights,
-)
-from mbuild.build.steps.origins import CheckpointOrigin, GGUFOrigin, LayerOrigin, Origin
+from mbuild.build.splitting import Splitting
+from mbuild.build.steps.config import MakeConfig
+from mbuild.build.steps.gguf import ImportGGUF, MergeGGUF, Role
+from mbuild.build.steps.layers import MergeParameters, PutLayer
+from mbuild.build.steps.manifest import AssembleManifest
+from mbuild.build.steps.template import DetectTemplate
 from mbuild.core import gojson
 from mbuild.core.errors import UnsupportedError, UsageError
-from mbuild.quant.choose.options import Quantization
+from mbuild.core.values import NamedTuple
 from mbuild.store import Layer
 from mbuild.store.media import (
+    LEAST_OLLAMA,
     LICENSE,
     MEDIA_TYPES,
     MESSAGES,
@@ -54,6 +45,9 @@ from mbuild.store.media import (
 if TYPE_CHECKING:
     from mbuild.build.graph import Step
     from mbuild.build.request import BuildRequest
+    from mbuild.build.steps.origins import LayerOrigin, Origin
+    from mbuild.build.steps.quantize import Quantize
+    from mbuild.build.steps.shards import SplitWeights
     from mbuild.core.digest import Digest
     from mbuild.language.recipe import Recipe, Turn
 
@@ -99,6 +93,8 @@ def plan(recipe: Recipe, sources: Sources, request: BuildRequest) -> tuple[Plan,
     for each in wanted:
         step = None
         if each is not None and origin is not None:
+            from mbuild.build.steps.quantize import Quantize
+
             imatrix = sources.imatrices[each.imatrix] if each.imatrix else None
             step = Quantize(origin, each, imatrix=imatrix, splitting=request.splitting)
         plans.append(_plan(recipe, sources, request, base, drafts, step))
@@ -131,7 +127,7 @@ def _plan(
     models = entries.steps()
     detected: tuple[Step, ...] = ()
     if base is None:
-        detected = (DetectTemplate((_knowing(HeaderPart.CHAT_TEMPLATE, models, quantized),)),)
+        detected = (DetectTemplate((_knowing("CHAT_TEMPLATE", models, quantized),)),)
         entries.put(detected[0], TEMPLATE)
     adapters = tuple(_adapter(each, base, models, quantized, request) for each in sources.adapters)
     for step in (*adapters, *drafts):
@@ -166,6 +162,8 @@ def _model_origin(sources: Sources, base: StoredModel | None, request: BuildRequ
 
 def _stored(base: StoredModel) -> LayerOrigin:
     """The weights of a model of the store; raises :class:`UnsupportedError` where it has none."""
+    from mbuild.build.steps.origins import LayerOrigin
+
     layers = base.manifest.of_kind(MODEL)
     if not layers:
         raise UnsupportedError(
@@ -179,11 +177,15 @@ def _split(base: StoredModel | None, request: BuildRequest) -> SplitWeights | No
     splitting = request.splitting
     if base is None or splitting is None or splitting.keep:
         return None
+    from mbuild.build.steps.shards import SplitWeights
+
     return SplitWeights(_stored(base), splitting)
 
 
 def _origin(source: GGUFSource | CheckpointSource, request: BuildRequest) -> Origin:
     """The weights of a source, to be quantized."""
+    from mbuild.build.steps.origins import CheckpointOrigin, GGUFOrigin
+
     if isinstance(source, CheckpointSource):
         return CheckpointOrigin(source, _convert_options(request))
     return GGUFOrigin(source.files)
@@ -291,11 +293,18 @@ def _weights(
     """The step that makes a layer of weights, or several of them."""
     cut = None if splitting is None or splitting.keep else splitting
     if isinstance(source, CheckpointSource):
+        from mbuild.build.steps.weights import ConvertCheckpoint
+
         return ConvertCheckpoint(source, _convert_options(request), role, cut)
     if cut is not None:
+        from mbuild.build.steps.origins import GGUFOrigin
+        from mbuild.build.steps.shards import SplitWeights
+
         return SplitWeights(GGUFOrigin(source.files), cut, role)
     if len(source.files) > 1:
         if splitting is not None or source.keep:
+            from mbuild.build.steps.shards import KeepShards
+
             return KeepShards(source.files, role, request.link)
         return MergeGGUF(source.files, role)
     return ImportGGUF(source.files[0], role, request.link)
@@ -306,15 +315,24 @@ def _draft(source: DraftSource, request: BuildRequest) -> Step:
     if request.draft_quantize is None:
         keep = request.splitting if request.splitting and request.splitting.keep else None
         return _weights(source, Role.DRAFT, request, keep)
+    from mbuild.build.steps.quantize import Quantize
+    from mbuild.quant.choose.options import Quantization
+
     return Quantize(_origin(source, request), Quantization(request.draft_quantize), Role.DRAFT)
 
 
-def _knowing(part: HeaderPart, models: Sequence[Step], quantized: Quantize | None) -> Step:
+def _knowing(
+    part: Literal["CHAT_TEMPLATE", "SHAPES"], models: Sequence[Step], quantized: Quantize | None
+) -> Step:
     """The step that knows a part of the model's header: its layer's, if it is not quantized.
 
     What depends on it is then the same for all variants of a quantized model.
     """
-    return models[0] if quantized is None else ReadHeader(quantized.origin, part)
+    if quantized is None:
+        return models[0]
+    from mbuild.build.steps.header import HeaderPart, ReadHeader
+
+    return ReadHeader(quantized.origin, HeaderPart[part])
 
 
 def _adapter(
@@ -327,6 +345,8 @@ def _adapter(
     """The step that makes an adapter's layer; a PEFT adapter is checked against the base."""
     if isinstance(source, GGUFSource):
         return _weights(source, Role.ADAPTER, request)
+    from mbuild.build.steps.weights import ConvertAdapter
+
     if quantized is None and base is not None:
         layers = base.manifest.of_kind(MODEL)
         if not layers:
@@ -335,4 +355,4 @@ def _adapter(
                 hint="name another model in FROM, or convert the adapter to GGUF",
             )
         return ConvertAdapter(source, layers)
-    return ConvertAdapter(source, (), (_knowing(HeaderPart.SHAPES, models, quantized),))
+    return ConvertAdapter(source, (), (_knowing("SHAPES", models, quantized),))

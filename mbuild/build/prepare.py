@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from mbuild import __version__
 from mbuild.build.fetching import Fetching
 from mbuild.build.history import keep_modelfile, modelfile_text
 from mbuild.build.plan import Plan, Sources, plan
 from mbuild.build.sources.values import ModelSource, StoredModel
-from mbuild.core.digest import Digest
+from mbuild.core.digest import Digest, sha256
 from mbuild.core.errors import (
     MbuildError,
     MissingFileError,
@@ -21,6 +20,7 @@ from mbuild.core.errors import (
     SourceError,
     UsageError,
 )
+from mbuild.core.values import NamedTuple
 from mbuild.language.recipe import RECIPE_VERSION, Recipe, Reference
 from mbuild.language.span import Span
 from mbuild.store.records import POSTED, RECIPE
@@ -72,7 +72,7 @@ def read_recipe(data: bytes, filename: str, store: Store) -> tuple[Recipe, tuple
     What a text without errors came to is remembered, so that a build with
     nothing to do loads no grammar. Raises :class:`ModelfileError`.
     """
-    key = hashlib.sha256(f"{RECIPE_VERSION} {__version__} {filename}\0".encode() + data).hexdigest()
+    key = sha256(f"{RECIPE_VERSION} {__version__} {filename}\0".encode() + data).hexdigest()
     remembered = store.cache.get(RECIPE, key)
     if remembered is not None:
         with suppress(ValueError, TypeError, KeyError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mbuild.build.converter import ForeignConverter
 from mbuild.build.splitting import Splitting
@@ -11,6 +11,7 @@ from mbuild.convert.options import AS_IT_IS, Conversion
 from mbuild.core.digest import Digest
 from mbuild.core.errors import FormatError, MbuildError
 from mbuild.core.names import ModelName
+from mbuild.core.values import NamedTuple
 from mbuild.quant.choose.options import Quantization, spelled
 
 if TYPE_CHECKING:

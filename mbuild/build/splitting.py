@@ -23,9 +23,6 @@ from mbuild.quant.choose.options import (
 if TYPE_CHECKING:
     from mbuild.gguf.model import Model
 
-LEAST_OLLAMA = "0.35.0"
-"""The first version of Ollama that runs a model with several layers of weights."""
-
 
 class Splitting(NamedTuple):
     """In which files weights are kept: at most one of the fields says something.

@@ -19,7 +19,9 @@ from mbuild.language.formatter import quote
 from mbuild.models import library
 from mbuild.models.artifacts import ExportForm, ExportOptions, Written, export, import_tar
 from mbuild.models.artifacts.exporting import WRITTEN_BY
+from mbuild.models.artifacts.settings import in_one_file
 from mbuild.store import Layer, Store
+from mbuild.store.contents import Contents
 
 EXPORT_EPILOG = """\
 \b
@@ -75,7 +77,8 @@ def export_command(
         stored = library.find(opened, name)
 
         def modelfile(files: Mapping[Digest, str]) -> str:
-            return _modelfile(opened, stored.name, files)
+            contents = library.view(opened, stored.name)
+            return _modelfile(opened, in_one_file(contents) if flags["merge"] else contents, files)
 
         written = export(opened, stored, target, options, modelfile, show)
     for file in written:
@@ -102,7 +105,7 @@ _ENDING = re.compile(r"\.[A-Za-z]\w*$")
 """How a file's name ends; ``llama-3.2`` and ``mario/`` do not end so."""
 
 
-def _modelfile(store: Store, name: ModelName, files: Mapping[Digest, str]) -> str:
+def _modelfile(store: Store, model: Contents, files: Mapping[Digest, str]) -> str:
     """The model's Modelfile with the exported files in place of the store's."""
     stored = library.by_path(store)
 
@@ -111,9 +114,9 @@ def _modelfile(store: Store, name: ModelName, files: Mapping[Digest, str]) -> st
             return stored(layer)
         return quote(f"./{files[layer.digest]}") if files[layer.digest] else ""
 
-    text = library.modelfile_of(library.view(store, name), reference)
+    text = library.modelfile_of(model, reference)
     _, _, rest = text.partition("\n")
-    return f"# {name}{WRITTEN_BY}\n{rest}"
+    return f"# {model.stored.name}{WRITTEN_BY}\n{rest}"
 
 
 def _line(file: Written, link: bool) -> str:

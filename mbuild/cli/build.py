@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +14,15 @@ from mbuild.build.fetching import Fetching, PullMode
 from mbuild.build.prepare import Build, check_unasked_names, read_recipe
 from mbuild.build.request import OUTTYPES, BuildRequest, Script
 from mbuild.build.sources.resolve import LocalContext
-from mbuild.cli.common import TemplateType, open_store, read_limited, say_reading, store_option
+from mbuild.cli.common import (
+    FolderType,
+    QuickCommand,
+    TemplateType,
+    open_store,
+    read_limited,
+    say_reading,
+    store_option,
+)
 from mbuild.cli.converting import (
     conversion_of,
     converter_of,
@@ -27,8 +34,9 @@ from mbuild.cli.quantizing import file_type_of, quantize_options, targets
 from mbuild.cli.splitting import splitting_of, splitting_options
 from mbuild.core.digest import Digest
 from mbuild.core.errors import MissingFileError, SourceError, UsageError
-from mbuild.core.events import BuildEvent, BuildFinished, ModelBuilt
+from mbuild.core.events import BuildEvent, BuildFinished, ModelBuilt, StepFinished
 from mbuild.core.names import InvalidNameError, ModelName
+from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
     from mbuild.store import Store
@@ -47,8 +55,7 @@ Examples:
 """
 
 
-@dataclass(frozen=True, slots=True)
-class ModelfileText:
+class ModelfileText(NamedTuple):
     """A Modelfile's bytes, its name for messages, and the folder its paths start from."""
 
     data: bytes
@@ -120,7 +127,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     converting_options,
     converter_options,
-    click.argument("folder", metavar="[CONTEXT]", required=False, type=click.Path(path_type=Path)),
+    click.argument("folder", metavar="[CONTEXT]", required=False, type=FolderType()),
 )
 
 
@@ -185,7 +192,7 @@ def script_of(modelfile: ModelfileText) -> Script:
     return Script(modelfile.name, Digest.of(modelfile.data), folder, directory)
 
 
-@click.command("build", epilog=EPILOG)
+@click.command("build", cls=QuickCommand, epilog=EPILOG)
 @build_options
 @click.option("--dry-run", is_flag=True, help="Show which steps would run; write nothing.")
 @click.option(
@@ -194,6 +201,11 @@ def script_of(modelfile: ModelfileText) -> Script:
     help="Build exactly what Modelfile.lock says, with its options, or fail.",
 )
 @progress_options
+@click.option(
+    "--verbose",
+    is_flag=True,
+    help="Say at the end what the build waited for: the cores, a digest or the disk.",
+)
 @click.pass_context
 def build_command(
     ctx: click.Context,
@@ -203,6 +215,7 @@ def build_command(
     locked: bool,
     progress: str,
     quiet: bool,
+    verbose: bool,
     **options: Any,
 ) -> None:
     """Build a model from a Modelfile.
@@ -221,7 +234,7 @@ def build_command(
 
             show_steps(forecast(wanted, store), "json" if style == "json" else "text")
         else:
-            run(wanted, store, style)
+            run(wanted, store, style, verbose=verbose)
 
 
 def _wanted(ctx: click.Context, options: Mapping[str, Any], *, locked: bool) -> tuple[Build, Store]:
@@ -242,11 +255,20 @@ def _wanted(ctx: click.Context, options: Mapping[str, Any], *, locked: bool) -> 
     return wanted, store
 
 
-def run(wanted: Build, store: Store, style: str) -> None:
-    """Build, showing it; raises what the build raises, and :class:`Interrupted` for a signal."""
+def run(wanted: Build, store: Store, style: str, *, verbose: bool = False) -> None:
+    """Build, showing it; raises what the build raises, and :class:`Interrupted` for a signal.
+
+    ``verbose``: and say at the end what it waited for.
+    """
     names: list[str] = []
+    waited: list[Mapping[str, float]] = []
     try:
-        follow(_watched(build(wanted, store), wanted.request, store, names), style)
+        follow(_watched(build(wanted, store), wanted.request, store, names, waited), style)
+        if verbose:
+            from mbuild.cli.wording import waited_for
+            from mbuild.work.limits import added
+
+            click.echo(waited_for(added(waited)), err=True)
     except KeyboardInterrupt:
         from mbuild.cli.endings import interrupted
 
@@ -258,11 +280,17 @@ def _watched(
     request: BuildRequest,
     store: Store,
     names: list[str],
+    waited: list[Mapping[str, float]],
 ) -> Generator[BuildEvent, None, None]:
-    """The events; ``names`` fills with the models that are there, and a note comes at the end."""
+    """The events, and a note at the end.
+
+    ``names`` fills with the models that are there, ``waited`` with what steps waited for.
+    """
     with closing(events):
         for event in events:
-            if isinstance(event, ModelBuilt):
+            if isinstance(event, StepFinished):
+                waited.append(event.limits)
+            elif isinstance(event, ModelBuilt):
                 names.append(event.name)
             elif isinstance(event, BuildFinished) and len(request.targets) > 1:
                 from mbuild.cli.endings import left_behind

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
@@ -29,6 +29,55 @@ if TYPE_CHECKING:
     ParamType = click.ParamType[Any]
 else:
     ParamType = click.ParamType  # generic only in newer versions of click
+
+
+class QuickCommand(click.Command):
+    """A command that asks click for nothing that takes long and is not needed.
+
+    click translates each text of its own, for which it loads ``locale`` and looks for files,
+    and for every ``-t`` it thinks up, with ``difflib``, what else could have been meant.
+    """
+
+    _help: click.Option | None = None
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """``--help`` as click has it."""
+        names = self.get_help_option_names(ctx)
+        if self._help is None and names:
+            text = "Show this message and exit."
+            self._help = said_at_once(names, text, lambda ctx: ctx.get_help())
+        return self._help
+
+    def make_parser(self, ctx: click.Context) -> Any:
+        """A parser that looks for ``-t`` where it looks first: where ``--tag`` is."""
+        parser: Any = super().make_parser(ctx)
+        parser._long_opt.update(parser._short_opt)
+        return parser
+
+
+def said_at_once(
+    names: Iterable[str], help: str, text: Callable[[click.Context], str]
+) -> click.Option:
+    """An option that writes a text and ends the command, whatever else is given."""
+
+    def say(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+        if value and not ctx.resilient_parsing:
+            click.echo(text(ctx), color=ctx.color)
+            ctx.exit()
+
+    return click.Option(
+        [*names], is_flag=True, expose_value=False, is_eager=True, help=help, callback=say
+    )
+
+
+class FolderType(ParamType):
+    """A folder, or ``-``; ``click.Path`` translates what it is called."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Whether it is there is for the command to say."""
+        return Path(value)
 
 
 def store_option(command: CommandT) -> CommandT:
@@ -96,6 +145,20 @@ def write_file(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def model_name(text: str) -> ModelName:
+    """The name in a store that a text means; raises :class:`InvalidNameError`.
+
+    One with a host is what a pull of it gets: only for it the rules of registries are loaded.
+    """
+    with suppress(InvalidNameError):
+        plain = ModelName.parse(text)
+        if plain.namespace.lower() != "localhost":  # else it may be a host
+            return plain
+    from mbuild.registry.stored import local_name
+
+    return local_name(text)
+
+
 class NameType(ParamType):
     """A model's name; completes from the store."""
 
@@ -108,7 +171,7 @@ class NameType(ParamType):
         if isinstance(value, ModelName):
             return value
         try:
-            return ModelName.parse(value)
+            return model_name(value)
         except InvalidNameError as error:
             self.fail(str(error), param, ctx)
 
@@ -129,15 +192,13 @@ def printable(line: str) -> str:
     return "".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in line)
 
 
-UNSAFE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-)
+UNSAFE = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 """What a text can do to a terminal: move its cursor, turn its text round, end a line."""
 
 
 def harmless(text: str) -> str:
     """A text of many lines without what a terminal would obey; joiners and wide spaces stay."""
-    return UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
+    return re.sub(UNSAFE, lambda found: ascii(found[0])[1:-1], text)
 
 
 def write_text(text: str) -> None:
@@ -158,7 +219,7 @@ def write_json(value: object) -> None:
     import json
 
     text = json.dumps(value, indent=2, ensure_ascii=False)
-    click.echo(UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    click.echo(re.sub(UNSAFE, lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def columns_of(stream: TextIO | None = None) -> int:
@@ -230,7 +291,7 @@ class TemplateType(ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Check it as if the quantization were there; refuse as wrong usage."""
         try:
-            ModelName.parse(value.replace("{quant}", "q"))
+            model_name(value.replace("{quant}", "q"))
         except InvalidNameError as error:
             self.fail(str(error), param, ctx)
         return str(value)

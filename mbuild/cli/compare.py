@@ -13,6 +13,7 @@ import click
 from mbuild.cli.common import (
     format_option,
     human_size,
+    model_name,
     open_store,
     printable,
     store_option,
@@ -20,7 +21,6 @@ from mbuild.cli.common import (
 )
 from mbuild.cli.meter import meter, table
 from mbuild.core.digest import Digest
-from mbuild.core.names import ModelName
 from mbuild.models import library
 from mbuild.models.compare import (
     ChangedValue,
@@ -86,7 +86,7 @@ def _side(store: Store, text: str) -> Side:
     """A GGUF file when it ends so or is one, else a model's name."""
     if text.endswith(".gguf") or text.startswith(("./", "../", "/", "~")):
         return gguf_side(Path(text).expanduser())
-    return model_side(store, library.find(store, ModelName.parse(text)))
+    return model_side(store, library.find(store, model_name(text)))
 
 
 def _lines(found: ModelDiff) -> list[str]:

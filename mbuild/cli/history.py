@@ -8,7 +8,14 @@ from itertools import islice
 import click
 
 from mbuild.build.history import BuildRecord, History, StepRecord
-from mbuild.cli.common import columns_of, format_option, human_size, open_store, store_option
+from mbuild.cli.common import (
+    columns_of,
+    format_option,
+    human_size,
+    model_name,
+    open_store,
+    store_option,
+)
 from mbuild.cli.screen import Column, fitted, wrapped
 from mbuild.core.errors import NameNotFoundError, UsageError
 from mbuild.core.events import Cause
@@ -96,7 +103,7 @@ def find_build(history: History, text: str) -> BuildRecord:
 def _last_of(history: History, text: str) -> BuildRecord | None:
     """The last build that gave a model this name; without a tag, else any of the model's tags."""
     try:
-        name = ModelName.parse(text)
+        name = model_name(text)
     except InvalidNameError:
         return None
     other = None

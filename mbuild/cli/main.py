@@ -17,7 +17,7 @@ import click
 
 from mbuild import __version__
 from mbuild.build.splitting import SPLITTING
-from mbuild.cli.common import color_on, columns_of, harmless
+from mbuild.cli.common import QuickCommand, color_on, columns_of, harmless, said_at_once
 from mbuild.convert.options import CONVERSION
 from mbuild.core.errors import CancelledError, MbuildError, ModelfileError, UsageError
 from mbuild.quant.choose.options import OPTIONS
@@ -47,6 +47,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "push": ("mbuild.cli.registry", "Push a model from the store to a registry."),
     "login": ("mbuild.cli.registry", "Log in to a registry."),
     "logout": ("mbuild.cli.registry", "Log out of a registry."),
+    "run": ("mbuild.cli.run", "Run a model: answer a prompt, or talk."),
+    "ps": ("mbuild.cli.run", "List the models that mbuild serve has loaded."),
+    "stop": ("mbuild.cli.run", "Unload a model that mbuild serve has loaded."),
     "serve": ("mbuild.cli.serve", "Serve Ollama's API for building and managing models."),
     "completion": ("mbuild.cli.completion", "Print the completion script for a shell."),
 }
@@ -75,7 +78,7 @@ Examples:
 """
 
 
-class Commands(click.Group):
+class Commands(QuickCommand, click.Group):
     """A group whose default is ``build``, and whose commands are loaded when used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -218,7 +221,6 @@ def _options(args: list[str]) -> list[str]:
     epilog=EPILOG,
     subcommand_metavar="[COMMAND] [ARGS]...",
 )
-@click.version_option(__version__, prog_name="mbuild", message="%(prog)s %(version)s")
 @click.option(
     "--store",
     metavar="DIR",
@@ -233,6 +235,12 @@ def cli(ctx: click.Context, store: str | None) -> None:
     the result. Steps whose inputs did not change are not run again.
     """
     ctx.obj = store
+
+
+cli.params.insert(
+    0,
+    said_at_once(["--version"], "Show the version and exit.", lambda ctx: f"mbuild {__version__}"),
+)
 
 
 def run(args: Sequence[str]) -> int:
@@ -306,7 +314,7 @@ def _say(text: str) -> None:
     color = color_on(sys.stderr)
     if color:
         for pattern, code in _COLORS:
-            text = pattern.sub(f"\\1\x1b[{code}m\\2\x1b[0m", text)
+            text = re.sub(pattern, f"\\1\x1b[{code}m\\2\x1b[0m", text, flags=re.MULTILINE)
     with suppress(OSError):
         click.echo(text, err=True, color=color)
 
@@ -323,11 +331,11 @@ def _parts(line: str, columns: int) -> list[str]:
 
 
 _COLORS = (
-    (re.compile(r"^()([Ee]rror:)", re.MULTILINE), "1;31"),
-    (re.compile(r"^()(warning:)", re.MULTILINE), "1;33"),
-    (re.compile(r"^(  )(hint:)", re.MULTILINE), "36"),
-    (re.compile(r"^(  )(--> .*)$", re.MULTILINE), "2"),
-    (re.compile(r"^( *\|\s+)(\^+)$", re.MULTILINE), "1;31"),
+    (r"^()([Ee]rror:)", "1;31"),
+    (r"^()(warning:)", "1;33"),
+    (r"^(  )(hint:)", "36"),
+    (r"^(  )(--> .*)$", "2"),
+    (r"^( *\|\s+)(\^+)$", "1;31"),
 )
 """What is painted in messages: the word that begins a line, the place, and the caret."""
 

@@ -12,31 +12,41 @@ import click
 
 from mbuild.cli.common import ParamType
 from mbuild.cli.progress import is_terminal
-from mbuild.core.units import parse_size
+from mbuild.core.units import parse_size, short_duration
 
 if TYPE_CHECKING:
     from mbuild.cli.live import LiveRow
+
+_LONG = 3.0
+"""Seconds after which whoever reads a log wants to know what is waited for."""
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 @contextmanager
-def meter(label: str) -> Iterator[Callable[[int, int], None]]:
-    """``show(done, total)`` in bytes draws a bar on a terminal's standard error, else nothing."""
+def meter(label: str, waiting: str = "") -> Iterator[Callable[[int, int], None]]:
+    """``show(done, total)`` in bytes draws a bar on a terminal's standard error, else nothing.
+
+    ``waiting`` says what is waited for before the first call: on a terminal in the bar's
+    place, elsewhere in a line once it takes long.
+    """
     if not is_terminal():
-        yield lambda done, total: None
+        yield from _said_once(waiting)
         return
-    from mbuild.cli.live import SHOWN_AFTER, Live, row
+    from mbuild.cli import live as shown
     from mbuild.cli.rate import Rate
 
     rate, started = Rate(), time.monotonic()
 
     def rows() -> list[LiveRow]:
         now = time.monotonic()
-        shown = now - started >= SHOWN_AFTER and rate.total > 0
-        return [row(label, rate, now, now - started)] if shown else []
+        if now - started < shown.SHOWN_AFTER:
+            return []
+        if rate.total == 0 and waiting:
+            return [shown.LiveRow(waiting, elapsed=short_duration(now - started))]
+        return [shown.row(label, rate, now, now - started)] if rate.total > 0 else []
 
-    live = Live(rows)
+    live = shown.Live(rows)
 
     def show(done: int, total: int) -> None:
         with live.lock:
@@ -46,6 +56,20 @@ def meter(label: str) -> Iterator[Callable[[int, int], None]]:
         yield show
     finally:
         live.close()
+
+
+def _said_once(waiting: str) -> Iterator[Callable[[int, int], None]]:
+    """Write what is waited for if nothing came for :data:`_LONG` seconds."""
+    from threading import Timer
+
+    timer = Timer(_LONG, lambda: click.echo(waiting, err=True))
+    timer.daemon = True
+    if waiting:
+        timer.start()
+    try:
+        yield lambda done, total: timer.cancel() if total else None
+    finally:
+        timer.cancel()
 
 
 class SizeType(ParamType):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from mbuild.build.request import Target
-from mbuild.cli.common import read_limited
+from mbuild.cli.common import model_name, read_limited
 from mbuild.core.errors import SourceError, UsageError
 from mbuild.core.names import DEFAULT_TAG, ModelName
 from mbuild.quant.choose.options import OPTIONS, Option, Quantization
@@ -144,8 +144,8 @@ def variant_names(
 
 def _variant_name(name: str, quant: str, count: int) -> ModelName:
     if "{quant}" in name:
-        return ModelName.parse(name.replace("{quant}", quant))
-    parsed = ModelName.parse(name)
+        return model_name(name.replace("{quant}", quant))
+    parsed = model_name(name)
     if count < 2:
         return parsed
     tag = quant if parsed.tag == DEFAULT_TAG else f"{parsed.tag}-{quant}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +21,26 @@ from mbuild.cli.common import (
 from mbuild.cli.meter import meter
 from mbuild.core.errors import CancelledError, UsageError
 from mbuild.core.names import InvalidNameError, ModelName
-from mbuild.core.transfers import BlobDone, BlobProgress, Direction, TransferEvent, Transferred
+from mbuild.core.transfers import (
+    BlobDone,
+    BlobProgress,
+    Direction,
+    LeftOut,
+    ManifestPut,
+    TransferEvent,
+    Transferred,
+)
 from mbuild.registry.client.access import Access
-from mbuild.registry.reference import ModelReference
+from mbuild.registry.reference import ModelReference, is_tag
 
 if TYPE_CHECKING:
     from mbuild.registry.auth.login import Login
+    from mbuild.registry.transfer.push import Wanted
 
 _DONE = {Direction.PULL: ("pulled", "fetched"), Direction.PUSH: ("pushed", "sent")}
+
+_SHOWN = 5
+"""Files that were left out and are named."""
 
 insecure_option = click.option("--insecure", is_flag=True, help="Use http instead of https.")
 
@@ -51,21 +63,34 @@ class ReferenceType(ParamType):
 
 
 class HostType(ParamType):
-    """A registry's host, with its port if it has one; a URL is taken for its host."""
+    """A registry's host, with its port if it has one, perhaps with a scheme; any path in it."""
 
     name = "host"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> ModelReference:
         """Parse, or refuse as wrong usage."""
-        host = str(value).split("://", 1)[-1].partition("/")[0]
+        if isinstance(value, ModelReference):
+            return value
+        scheme, mark, rest = str(value).rpartition("://")
         try:
-            return ModelReference.parse(f"{host}/a/b").host.lower()
+            found = ModelReference.parse(f"{scheme}{mark}{rest.partition('/')[0]}/a/b")
+            return found._replace(host=found.host.lower())
         except InvalidNameError:
             self.fail(f"{value!r} is not a host: write HOST or HOST:PORT", param, ctx)
 
 
 def _access(reference: ModelReference, insecure: bool) -> Access:
-    """Any registry that the user names; that one over http, if he says so."""
+    """Any registry that the user names; that one over http, if he says so.
+
+    Raises :class:`UsageError` where he says both.
+    """
+    if insecure and reference.scheme == "https":
+        raise UsageError(
+            "--insecure and https:// contradict each other",
+            hint="leave out --insecure, or write the name without https://",
+        )
     return Access(plain=frozenset({reference.endpoint} if insecure else ()))
 
 
@@ -102,20 +127,53 @@ def pull_command(
 
     opened = open_store(ctx, store)
     name = local or reference.local
-    _follow(pull(reference, name, opened, _access(reference, insecure)), "pulling", style)
+    _follow(
+        pull(reference, name, opened, _access(reference, insecure)), "pulling", reference, style
+    )
+
+
+class DialectType(ParamType):
+    """A form of manifest, perhaps with the tag that it gets: ``NAME[=TAG]``."""
+
+    name = "dialect"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Wanted:
+        """Parse, or refuse as wrong usage."""
+        from mbuild.registry.dialects.table import BY_NAME
+        from mbuild.registry.transfer.push import Wanted
+
+        if isinstance(value, Wanted):
+            return value
+        name, equals, tag = str(value).partition("=")
+        if name not in BY_NAME:
+            known = ", ".join(BY_NAME)
+            self.fail(f"there is no dialect {name!r}; there are {known}", param, ctx)
+        if equals and not is_tag(tag):
+            self.fail(f"{tag!r} cannot be a tag", param, ctx)
+        return Wanted(BY_NAME[name], tag)
 
 
 PUSH_EPILOG = """\
 \b
 Examples:
   mbuild push mario ghcr.io/org/mario:v2
-  mbuild push mario ghcr.io/org/mario:v2 --format json
+  mbuild push mario ghcr.io/org/mario:v2 --dialect ollama --dialect docker
 """
 
 
 @click.command("push", epilog=PUSH_EPILOG)
 @click.argument("name", type=NameType())
 @click.argument("target", required=False, type=ReferenceType())
+@click.option(
+    "--dialect",
+    "dialects",
+    metavar="NAME[=TAG]",
+    multiple=True,
+    type=DialectType(),
+    help="Push this form of manifest: ollama, modelpack, docker; repeatable.  [default: ollama]",
+)
 @store_option
 @insecure_option
 @format_option
@@ -125,6 +183,7 @@ def push_command(
     *,
     name: ModelName,
     target: ModelReference | None,
+    dialects: tuple[Wanted, ...],
     store: str | None,
     insecure: bool,
     style: str,
@@ -132,9 +191,10 @@ def push_command(
     """Push a model from the store to a registry.
 
     TARGET is HOST/PATH[:TAG]; without it NAME says where the model goes. The model keeps its
-    id, and blobs that the registry has are not sent again.
+    id, and blobs that the registry has are not sent again. Manifests of ModelPack and of Docker
+    Model Runner are tagged TAG-modelpack and TAG-docker, unless --dialect says another tag.
     """
-    from mbuild.registry.transfer.push import push
+    from mbuild.registry.transfer.push import AS_OLLAMA, push
 
     opened = open_store(ctx, store)
     reference = target or ModelReference.of(name)
@@ -148,15 +208,34 @@ def push_command(
         from mbuild.models.library import find
 
         find(opened, name)  # raises the error, with what can have been meant
-    _follow(push(stored, reference, opened, _access(reference, insecure)), "pushing", style)
+    access, wanted = _access(reference, insecure), dialects or AS_OLLAMA
+    _check_tags(reference, wanted)
+    _follow(push(stored, reference, opened, access, wanted), "pushing", reference, style)
 
 
-def _follow(events: Generator[TransferEvent, None, None], label: str, style: str) -> None:
+def _check_tags(reference: ModelReference, wanted: Sequence[Wanted]) -> None:
+    """Raise :class:`UsageError` for two manifests under one tag, and for a tag too long."""
+    tags = [tag or f"{reference.tag}{dialect.suffix}" for dialect, tag in wanted]
+    twice = next((tag for tag in tags if tags.count(tag) > 1), "")
+    if twice:
+        raise UsageError(
+            f"two dialects would have the tag {twice!r}", hint="name the tags: --dialect NAME=TAG"
+        )
+    long = next((tag for tag in tags if not is_tag(tag)), "")
+    if long:
+        raise UsageError(f"{long!r} cannot be a tag", hint="name one: --dialect NAME=TAG")
+
+
+def _follow(
+    events: Generator[TransferEvent, None, None], label: str, there: ModelReference, style: str
+) -> None:
     """Show a transfer, on a terminal by a bar, and in the end what it came to."""
     blobs: dict[Any, tuple[int, int]] = {}
+    manifests: list[ManifestPut] = []
+    left_out: tuple[str, ...] = ()
     done: Transferred | None = None
     try:
-        with closing(events), meter(label) as show:
+        with closing(events), meter(label, f"waiting for {there.endpoint}") as show:
             for event in events:
                 if isinstance(event, BlobProgress):
                     blobs[event.digest] = event.completed, event.total
@@ -164,6 +243,12 @@ def _follow(events: Generator[TransferEvent, None, None], label: str, style: str
                     blobs[event.digest] = event.total, event.total
                 elif isinstance(event, Transferred):
                     done = event
+                    continue
+                elif isinstance(event, ManifestPut):
+                    manifests.append(event)
+                    continue
+                elif isinstance(event, LeftOut):
+                    left_out = event.names
                     continue
                 show(sum(each[0] for each in blobs.values()), sum(e[1] for e in blobs.values()))
     except KeyboardInterrupt:
@@ -179,14 +264,25 @@ def _follow(events: Generator[TransferEvent, None, None], label: str, style: str
                 "size": done.size,
                 "moved": done.moved,
                 "replaced": done.replaced.hex if done.replaced else None,
+                **({"manifests": [_manifest(put) for put in manifests]} if manifests else {}),
+                **({"left_out": list(left_out)} if left_out else {}),
             }
         )
         return
     verb, moved = _DONE[done.direction]
     what = f"{human_size(done.moved)} {moved}" if done.moved else "all of it was there"
     click.echo(f"{verb} {done.name}  {done.id.short}  {human_size(done.size)}, {what}")
+    for put in manifests[1:]:
+        click.echo(f"{verb} {put.name}  {put.digest.short}  the same blobs for {put.dialect}")
+    if left_out:
+        shown = ", ".join(left_out[:_SHOWN]) + (", ..." if len(left_out) > _SHOWN else "")
+        click.echo(f"left out, because a model has no place for it: {shown}", err=True)
     if done.replaced is not None:
         click.echo(f"replaced {done.name} (was {done.replaced.short})", err=True)
+
+
+def _manifest(put: ManifestPut) -> dict[str, str]:
+    return {"dialect": put.dialect, "name": put.name, "id": put.digest.hex}
 
 
 LOGIN_EPILOG = """\
@@ -201,7 +297,9 @@ Examples:
 @click.option("-u", "--username", metavar="USER", help="The user name.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 @insecure_option
-def login_command(*, host: str, username: str | None, password_stdin: bool, insecure: bool) -> None:
+def login_command(
+    *, host: ModelReference, username: str | None, password_stdin: bool, insecure: bool
+) -> None:
     """Log in to a registry, for mbuild and all programs that read Docker's config.json.
 
     The password is asked for or read from standard input, checked with the registry, and kept
@@ -210,7 +308,7 @@ def login_command(*, host: str, username: str | None, password_stdin: bool, inse
     """
     from mbuild.registry.reference import OLLAMA_HOSTS
 
-    if host in OLLAMA_HOSTS:
+    if host.host in OLLAMA_HOSTS:
         from mbuild.registry.auth.ollama_key import public_key
 
         click.echo(public_key())
@@ -221,13 +319,13 @@ def login_command(*, host: str, username: str | None, password_stdin: bool, inse
     from mbuild.registry.client.registry import Registry
     from mbuild.work.cancel import Cancel
 
-    reference = ModelReference(host, "a/b")
-    registry = Registry(reference, _access(reference, insecure), Cancel(), login)
+    registry = Registry(host, _access(host, insecure), Cancel(), login)
     try:
         registry.ping()
     finally:
         registry.web.close()
-    click.echo(f"logged in to {host}; the login is kept in {keep(host, login)}", err=True)
+    kept = keep(host.host, login)
+    click.echo(f"logged in to {host.host}; the login is kept in {kept}", err=True)
 
 
 def _asked(username: str | None, *, stdin: bool) -> Login:
@@ -261,9 +359,10 @@ Examples:
 
 @click.command("logout", epilog=LOGOUT_EPILOG)
 @click.argument("host", type=HostType())
-def logout_command(*, host: str) -> None:
+def logout_command(*, host: ModelReference) -> None:
     """Log out of a registry: remove the login that is kept for it."""
     from mbuild.registry.auth.keeping import forget
 
-    gone = forget(host)
-    click.echo(f"logged out of {host}" if gone else f"no login for {host} is kept", err=True)
+    name = host.host
+    gone = forget(name)
+    click.echo(f"logged out of {name}" if gone else f"no login for {name} is kept", err=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import click
 
 from mbuild.cli.common import open_store, store_option
 from mbuild.store.place import check_place
+from mbuild.store.serving import Serving
 
 EPILOG = """\
 \b
@@ -30,6 +32,12 @@ Examples:
     "--upstream", metavar="URL", help="Address of an Ollama or llama-server that runs the models."
 )
 @click.option(
+    "--llama-server",
+    metavar="PATH",
+    help="Run models by this llama-server, for example one for a GPU.",
+)
+@click.option("--no-run", is_flag=True, help="Build models only; do not run them.")
+@click.option(
     "--registry",
     "registries",
     metavar="HOST",
@@ -38,6 +46,12 @@ Examples:
     " http://HOST for one without TLS.",
 )
 @click.option("--writable", is_flag=True, help="Accept pushes to /v2/, too.")
+@click.option(
+    "--ollama-keys",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Public keys of Ollama, one a line, that /v2/ takes in place of the token.",
+)
 @click.option(
     "--builds",
     metavar="N",
@@ -58,6 +72,7 @@ def serve_command(ctx: click.Context, /, *, store: str | None, **options: Any) -
     pages, MBUILD_TOKEN the token. Only this machine is served unless there is
     a token, or --insecure-no-auth.
     """
+    from mbuild.cli.running import engine_of
     from mbuild.server import run, security
     from mbuild.server.service import Service
     from mbuild.server.upstream import Upstream
@@ -70,6 +85,7 @@ def serve_command(ctx: click.Context, /, *, store: str | None, **options: Any) -
     policy = security.make_policy(
         host, token, options["allow_host"], insecure=options["insecure_no_auth"]
     )
+    keys = security.keys_of(options["ollama_keys"], token)
     upstream = options["upstream"]
     if upstream is not None:
         upstream = Upstream.parse(upstream, drops_authorization=bool(token))
@@ -85,7 +101,14 @@ def serve_command(ctx: click.Context, /, *, store: str | None, **options: Any) -
         options["log"],
         options["registries"],
         options["writable"],
+        engine_of(options["llama_server"], off=options["no_run"] or upstream is not None),
+        keys,
     )
     sock = run.listen(host, port)
     line = f"serving {opened.root} on {run.url_of(sock)}"
-    run.serve(service, sock, lambda: click.echo(line, err=True))
+    serving = Serving(opened.private)
+    serving.announce(run.url_of(sock))
+    try:
+        run.serve(service, sock, lambda: click.echo(line, err=True))
+    finally:
+        serving.end()

@@ -101,3 +101,23 @@ def summary(event: BuildFinished) -> str:
         f" {'step' if event.ran == 1 else 'steps'} run, {event.cached} cached,"
         f" {human_size(event.written)} written"
     )
+
+
+_WAITED = {
+    "cores": ("the cores", "more cores would help most"),
+    "hash": (
+        "the SHA-256 of what was written",
+        "one core digests one file, so that only --split would help",
+    ),
+    "disk": ("the disk", "a faster disk would help most"),
+}
+"""What a build waits for, and what would make it faster where that is the most."""
+
+
+def waited_for(limits: Mapping[str, float]) -> str:
+    """What ``--verbose`` adds: the seconds for which each resource was the limit."""
+    if not any(limits.values()):
+        return "waited for nothing: no weights were written"
+    most = sorted(limits, key=lambda what: -limits[what])
+    parts = [f"{limits[what]:.1f} s for {_WAITED[what][0]}" for what in most]
+    return f"waited {parts[0]}, {', '.join(parts[1:])}; {_WAITED[most[0]][1]}"

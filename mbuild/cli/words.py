@@ -40,29 +40,26 @@ ALIASES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("inspect",): ("show",),
     ("info",): ("show",),
     ("start",): ("serve",),
+    ("chat",): ("run",),
+    ("generate",): ("run",),
+    ("exec",): ("run",),
+    ("kill",): ("stop",),
+    ("unload",): ("stop",),
     ("lint",): ("check",),
     ("validate",): ("check",),
     ("format",): ("fmt",),
 }
 """What Docker, Ollama and others call a command of mbuild that takes the same arguments."""
 
-_OLLAMA = "mbuild builds models; Ollama runs them from the same store"
-_SERVER = "mbuild builds models; Ollama's server runs them"
+_SERVER = "mbuild serve writes its log to standard error"
 _PRUNE = "mbuild prune removes what no model uses"
 _BUILDING = "mbuild does that as part of a build"
 
 ELSEWHERE: dict[tuple[str, ...], tuple[str, str]] = {
-    ("run",): (_OLLAMA, "ollama run {}"),
-    ("chat",): (_OLLAMA, "ollama run {}"),
-    ("generate",): (_OLLAMA, "ollama run {}"),
-    ("exec",): (_OLLAMA, "ollama run {}"),
     ("search",): (
         "mbuild does not search registries",
         "search on ollama.com/search or huggingface.co/models",
     ),
-    ("ps",): (_SERVER, "ollama ps; mbuild list lists the models in the store"),
-    ("stop",): (_SERVER, "ollama stop {}"),
-    ("kill",): (_SERVER, "ollama stop {}"),
     ("logs",): (_SERVER, "mbuild history lists the builds"),
     ("save",): (
         "mbuild export writes a model to a file",

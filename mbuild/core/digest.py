@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import MbuildError
+from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
+    from hashlib import sha256 as sha256
+
     from typing_extensions import Buffer
+else:
+    # For texts. Python's own, as its module random has it: loading OpenSSL, which hashes
+    # files several times faster, takes 2 ms.
+    try:
+        from _sha2 import sha256
+    except ImportError:  # before 3.12
+        try:
+            from _sha256 import sha256
+        except ImportError:
+            from hashlib import sha256
 
 SHA256, BLAKE3 = "sha256", "blake3"
 
 _HEX = frozenset("0123456789abcdef")
+_LONG = 1 << 18
+"""Bytes that take Python's own SHA-256 longer than OpenSSL takes to be loaded and hash them."""
 
 
 class DigestError(MbuildError):
@@ -25,6 +39,8 @@ def hashing(algorithm: str) -> Any:
         from blake3 import blake3
 
         return blake3()
+    import hashlib
+
     return hashlib.new(algorithm)
 
 
@@ -66,6 +82,8 @@ class Digest(NamedTuple):
     @classmethod
     def of(cls, data: Buffer, algorithm: str = SHA256) -> Digest:
         """The digest of bytes that are in memory."""
+        if algorithm == SHA256 and len(data) < _LONG:  # type: ignore[arg-type]
+            return cls(sha256(data).hexdigest())
         state = hashing(algorithm)
         state.update(data)
         return cls(state.hexdigest(), algorithm)

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import NamedTuple
 
 from mbuild.core.digest import Digest
+from mbuild.core.values import NamedTuple
 
 Value = str | int | bool | tuple[str, ...]
 """What a code's sentence has places for."""

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from mbuild.core.errors import MbuildError
 
-_UNSAFE = re.compile('[\\x00-\\x1f"\\\\<>&\u2028\u2029\ud800-\udfff]')
+_UNSAFE = '[\\x00-\\x1f"\\\\<>&\u2028\u2029\ud800-\udfff]'
 _SHORT = {
     '"': '\\"',
     "\\": "\\\\",
@@ -95,7 +95,7 @@ def _write_array(
 
 
 def _string(text: str) -> str:
-    return f'"{_UNSAFE.sub(_escape, text)}"'
+    return f'"{re.sub(_UNSAFE, _escape, text)}"'
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mbuild.core.errors import MbuildError
+from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
     pass

@@ -53,6 +53,15 @@ class BlobDone(NamedTuple):
     moved: int
 
 
+class ManifestPut(NamedTuple):
+    """A pushed manifest has its name: which form it has, what it is called, its digest."""
+
+    direction: Direction
+    dialect: str
+    name: str
+    digest: Digest
+
+
 class Transferred(NamedTuple):
     """The model is where it was to go.
 
@@ -69,5 +78,12 @@ class Transferred(NamedTuple):
     replaced: Digest | None = None
 
 
-TransferEvent = PhaseStarted | BlobProgress | BlobDone | Transferred
+class LeftOut(NamedTuple):
+    """Files of a package that the model in the store has no place for, by their names."""
+
+    direction: Direction
+    names: tuple[str, ...]
+
+
+TransferEvent = PhaseStarted | BlobProgress | BlobDone | LeftOut | ManifestPut | Transferred
 """The closed union, as of a build's events."""

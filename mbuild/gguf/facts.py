@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import prod
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from mbuild.gguf.model import Model
 
 
 class ModelKind(StrEnum):
@@ -187,3 +190,24 @@ def _capabilities(model: HasMetadata, architecture: str, kind: ModelKind) -> tup
     if audio or model.get(f"{architecture}.has_audio_encoder") is True:
         found.append("audio")
     return tuple(found)
+
+
+def chat_template_of(model: Model) -> dict[str, Any]:
+    """A model's chat template and the tokens around a text, as JSON; empty without one."""
+    text = model.read("tokenizer.chat_template")
+    if not isinstance(text, str) or not text:
+        return {}
+    return {
+        "text": text,
+        "bos": _token(model, "bos"),
+        "eos": _token(model, "eos"),
+        "adds_bos": model.read("tokenizer.ggml.add_bos_token") is not False,
+    }
+
+
+def _token(model: Model, which: str) -> str:
+    """The text of the token that begins or ends a sequence, or nothing."""
+    number = model.read(f"tokenizer.ggml.{which}_token_id")
+    tokens = model.read("tokenizer.ggml.tokens")
+    known = isinstance(number, int) and isinstance(tokens, list) and 0 <= number < len(tokens)
+    return str(tokens[number]) if known else ""

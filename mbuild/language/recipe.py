@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from mbuild.core.values import NamedTuple
 from mbuild.language.span import Span
 
 if TYPE_CHECKING:

@@ -57,12 +57,9 @@ def engine() -> Engine:
 @cache
 def _compiled() -> Engine | Unavailable:
     """The compiled engine, or why it cannot be used."""
-    from mbuild.quant.compiled.needs import need_llvmlite
+    from mbuild.quant.compiled.engine import CompiledEngine
 
     try:
-        need_llvmlite()
-        from mbuild.quant.compiled.engine import CompiledEngine
-
         return CompiledEngine()
     except Unavailable as reason:
         return reason

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from mbuild.core.digest import Digest, DigestError
 from mbuild.core.names import (
@@ -13,6 +12,7 @@ from mbuild.core.names import (
     InvalidNameError,
     ModelName,
 )
+from mbuild.core.values import NamedTuple
 
 HUB_HOSTS = frozenset({"hf.co", "huggingface.co"})
 """Hugging Face's registry, whose repositories have upper-case letters."""
@@ -24,6 +24,9 @@ DOCKER_HOSTS = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"
 """Docker Hub's names; all are one registry, which answers under the last."""
 
 DOCKER_ENDPOINT = "registry-1.docker.io"
+
+SCHEMES = ("https", "http")
+"""What may stand before a host."""
 
 _PART = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 """One part of a repository's path, as the OCI's distribution specification has it."""
@@ -38,12 +41,16 @@ _DEEPER = "___"  # between the parts of a deep path: no registry has three under
 
 
 class ModelReference(NamedTuple):
-    """A model in a registry. ``host`` may carry a port; ``digest`` is that of its manifest."""
+    """A model in a registry. ``host`` may carry a port; ``digest`` is that of its manifest.
+
+    ``scheme`` is ``https`` or ``http`` where the user wrote it, else empty.
+    """
 
     host: str
     path: str
     tag: str = DEFAULT_TAG
     digest: Digest | None = None
+    scheme: str = ""
 
     @classmethod
     def parse(cls, text: str) -> ModelReference:
@@ -52,7 +59,9 @@ class ModelReference(NamedTuple):
         Without one it is a name of Ollama's registry. The rules for upper case are those of
         the host, so that a wrong name is refused before anybody is asked.
         """
-        rest, at, digest_text = text.split("://", 1)[-1].partition("@")
+        before, _, after = text.rpartition("://")
+        scheme = before.lower() if before.lower() in SCHEMES else ""
+        rest, at, digest_text = after.partition("@")
         try:
             digest = Digest.parse(digest_text) if at else None
         except DigestError:
@@ -60,14 +69,14 @@ class ModelReference(NamedTuple):
         host, slash, path = rest.partition("/")
         if not slash or not has_host(rest):
             name = ModelName.parse(rest)
-            found = cls(name.host, f"{name.namespace}/{name.model}", name.tag, digest)
+            found = cls(name.host, f"{name.namespace}/{name.model}", name.tag, digest, scheme)
             if name.host != DEFAULT_HOST:  # Ollama's own rules are wider
                 found._check(text)
             return found
         tag = DEFAULT_TAG
         if path.rfind(":") > path.rfind("/"):
             path, _, tag = path.rpartition(":")
-        reference = cls(host, _full_path(host, path), tag, digest)
+        reference = cls(host, _full_path(host, path), tag, digest, scheme)
         reference._check(text)
         return reference
 
@@ -161,6 +170,11 @@ def is_host(text: str) -> bool:
     except InvalidNameError:
         return False
     return True
+
+
+def is_tag(text: str) -> bool:
+    """Whether a text can be a tag."""
+    return bool(_TAG.fullmatch(text))
 
 
 def has_host(text: str) -> bool:

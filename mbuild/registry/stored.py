@@ -5,11 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mbuild.core.errors import DamagedError, NameNotFoundError
-from mbuild.core.names import InvalidNameError, ModelName
+from mbuild.core.names import DEFAULT_HOST, InvalidNameError, ModelName
 from mbuild.registry.reference import ModelReference, has_host
 
 if TYPE_CHECKING:
     from mbuild.store import Store
+
+
+def local_name(text: str) -> ModelName:
+    """The name in a store that a text means, as a pull gives it: ``HOST/a/b/c/m`` has one, too.
+
+    Raises :class:`InvalidNameError`.
+    """
+    try:
+        plain = ModelName.parse(text)
+    except InvalidNameError:
+        if not has_host(text):
+            raise
+    else:
+        if plain.host != DEFAULT_HOST or not has_host(text) or plain.host in text:
+            return plain
+    return ModelReference.parse(text).local  # such as localhost/m, whose host is no namespace
 
 
 def stored_name(value: str, store: Store) -> ModelName:

@@ -15,7 +15,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import BaseRoute, Match, Route
 
 from mbuild.core.errors import MbuildError
+from mbuild.server import gate
 from mbuild.server.blobs import sweep
+from mbuild.server.distribution import HEADERS as REGISTRY_HEADERS
 from mbuild.server.errors import status_of
 from mbuild.server.locking import PATIENCE_SECONDS
 from mbuild.server.models import JSON_TYPE
@@ -50,6 +52,8 @@ def make_app(service: Service) -> ASGIApp:
             service.jobs.cancel_all()
             service.transfers.cancel_all()
             service.pushes.expire(idle=0.0)
+            if service.runner is not None:
+                await service.runner.pool.close()
             sweeper.cancel()
             with suppress(asyncio.CancelledError):
                 await sweeper
@@ -95,7 +99,11 @@ class _Dispatch:
 
     async def _answer(self, row: Endpoint, request: Request) -> Response:
         try:
-            self._service.policy.check_token(request.headers.get("authorization", ""))
+            if row.path.startswith("/v2/"):
+                if row.path != gate.TOKEN_PATH:
+                    gate.check(self._service, request)
+            else:
+                self._service.policy.check_token(request.headers.get("authorization", ""))
             return await row.handler(self._service, request)
         except ClientDisconnect:
             return Response(status_code=499)
@@ -105,6 +113,8 @@ class _Dispatch:
             response = error_response(row.path, status, self._service.error_text(error), code)
             if status == 503:
                 response.headers["Retry-After"] = RETRY_SECONDS
+            if isinstance(error, gate.NoTokenError):
+                response.headers["WWW-Authenticate"] = error.challenge
             return response
         except Exception as error:
             return error_response(row.path, 500, self._service.error_text(error))
@@ -118,8 +128,7 @@ def error_response(path: str, status: int, text: str, code: str = "") -> Respons
     if path.startswith("/v2/"):
         codes = {401: "UNAUTHORIZED", 403: "DENIED"}
         row = {"code": code or codes.get(status, "UNKNOWN"), "message": text}
-        headers = {"WWW-Authenticate": 'Basic realm="mbuild"'} if status == 401 else {}
-        return JSONResponse({"errors": [row]}, status, headers=headers)
+        return JSONResponse({"errors": [row]}, status, headers=REGISTRY_HEADERS)
     if not path.startswith("/v1/"):
         return JSONResponse({"error": text}, status, media_type=JSON_TYPE)
     kind = {400: "invalid_request_error", 404: "not_found_error"}.get(status, "api_error")

@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Iterator
-from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Protocol
 
 from anyio import to_thread
-from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from mbuild.build.build import build
 from mbuild.build.sources.posted import Files, is_checkpoint
 from mbuild.core.digest import Digest
-from mbuild.core.errors import MbuildError
 from mbuild.core.events import BuildEvent, LayerReady
 from mbuild.server import shapes
 from mbuild.server.create import Creation, read_creation
 from mbuild.server.requests import read_json
-from mbuild.server.stream import Line, encode
+from mbuild.server.stream import Line
+from mbuild.server.streaming import LineStream, until_gone
 from mbuild.server.wording import Lines, Wording, opening
 
 if TYPE_CHECKING:
     from starlette.requests import Request
-    from starlette.types import Receive, Scope, Send
 
     from mbuild.server.jobs import BuildJob, Event
     from mbuild.server.service import Service
     from mbuild.store import Store
-
-ResultT = TypeVar("ResultT")
-
-STREAM_TYPE = "application/x-ndjson"
 
 
 async def create(service: Service, request: Request) -> Response:
@@ -64,8 +57,8 @@ async def follow(
     lines = _lines(job, maker)
     try:
         if stream is False:
-            return JSONResponse(await _until(_last(lines), request))
-        return LineStream(service, await _until(anext(lines), request), lines)
+            return JSONResponse(await until_gone(_last(lines), request))
+        return LineStream(service, await until_gone(anext(lines), request), lines)
     except BaseException:
         await lines.aclose()
         raise
@@ -108,68 +101,3 @@ async def _last(lines: AsyncGenerator[Line, None]) -> Line:
     async for line in lines:
         last = line
     return last
-
-
-async def _until(work: Awaitable[ResultT], request: Request) -> ResultT:
-    """The work's result; it is cancelled when the client goes away first."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request.receive))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
-    finally:
-        await _cancel(task, gone)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _cancel(*tasks: asyncio.Future[Any]) -> None:
-    for task in tasks:
-        task.cancel()
-    for task in tasks:
-        with suppress(asyncio.CancelledError, MbuildError, StopAsyncIteration):
-            await task
-
-
-class LineStream(Response):
-    """A response that sends each line when it comes, in one piece."""
-
-    media_type = STREAM_TYPE
-
-    def __init__(self, service: Service, first: Line, rest: AsyncGenerator[Line, None]) -> None:
-        super().__init__()
-        del self.headers["content-length"]
-        self._service = service
-        self._first = first
-        self._rest = rest
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send until the build ends or the client goes away."""
-        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        sending = asyncio.ensure_future(self._send(start, send))
-        gone = asyncio.ensure_future(_disconnected(receive))
-        try:
-            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if sending.done():
-                sending.result()
-        finally:
-            await _cancel(sending, gone)
-            await self._rest.aclose()
-
-    async def _send(self, start: dict[str, Any], send: Send) -> None:
-        await send(start)
-        line: Line | None = self._first
-        while line is not None:
-            await send({"type": "http.response.body", "body": encode(line), "more_body": True})
-            try:
-                line = await anext(self._rest, None)
-            except Exception as error:
-                line = {"error": self._service.error_text(error)}
-                await send({"type": "http.response.body", "body": encode(line), "more_body": True})
-                line = None
-        await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -6,7 +6,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,6 +16,7 @@ from mbuild.core.names import DEFAULT_NAMESPACE, InvalidNameError, ModelName
 from mbuild.models import library
 from mbuild.store.contents import open_layer
 from mbuild.store.media import MODEL, PROJECTOR
+from mbuild.templates.fields import capabilities_of
 
 if TYPE_CHECKING:
     from mbuild.store import Store
@@ -120,7 +121,7 @@ class Catalogue:
         found += header.capabilities
         if view.stored.manifest.of_kind(PROJECTOR):
             found.append("vision")
-        found += _template_capabilities(view)
+        found += capabilities_of(view.template)
         lengths = {
             key: view.config[key] if isinstance(view.config.get(key), int) else getattr(header, key)
             for key in ("context_length", "embedding_length")
@@ -140,23 +141,6 @@ class Catalogue:
                 facts = ListFacts(known.context_length, known.embedding_length, known.capabilities)
                 return self._headers.setdefault(key, facts)
         return ListFacts(0, 0, ())
-
-
-def _template_capabilities(view: Contents) -> list[str]:
-    """What the template's variables show, by Ollama's names of them."""
-    if not view.template:
-        return []
-    from mbuild.templates.failure import TemplateError
-    from mbuild.templates.fields import identifiers
-    from mbuild.templates.gotemplate import parse
-
-    with suppress(TemplateError):
-        used = identifiers(parse(view.template))
-        return [word for variable, word in _CAPABILITIES.items() if variable in used]
-    return []
-
-
-_CAPABILITIES: Mapping[str, str] = {"tools": "tools", "suffix": "insert", "thinking": "thinking"}
 
 
 _TICK_NS = 2_100_000_000

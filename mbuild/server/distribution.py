@@ -2,23 +2,29 @@
 
 ``/v2/NAMESPACE/MODEL`` is the store's model of that name, ``/v2/HOST/NAMESPACE/MODEL`` one of
 another registry. Manifests are sent as they lie in the store whatever a client says it accepts:
-Ollama's id is the digest of these bytes. A blob's answer names its own place in ``Location``,
+Ollama's id is the digest of these bytes. The same model in another form is under its tag with
+``-modelpack`` or ``-docker``. A blob's answer names its own place in ``Location``,
 without which Ollama pulls nothing (``server/download.go``).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 from anyio import to_thread
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from mbuild.core.digest import Digest, DigestError
 from mbuild.core.errors import DamagedError, NameNotFoundError
-from mbuild.core.names import InvalidNameError, ModelName
+from mbuild.core.names import DEFAULT_HOST, InvalidNameError, ModelName
+from mbuild.registry.client.referrers import Referrer, index
+from mbuild.registry.client.registry import OCI_INDEX
+from mbuild.server import forms
 from mbuild.server.errors import (
+    BadDigestError,
     NoBlobError,
     NoManifestError,
     NoRepositoryError,
@@ -36,6 +42,7 @@ if TYPE_CHECKING:
 
 HEADERS = {"Docker-Distribution-Api-Version": "registry/2.0"}
 
+_BYTES = "application/octet-stream"
 _CHUNK = 1 << 20
 """Bytes that are read at once: with fewer the event loop takes most of the time."""
 
@@ -66,26 +73,59 @@ async def blob(service: Service, request: Request) -> Response:
         digest = Digest.parse(request.path_params["digest"])
     except DigestError:
         raise NoBlobError("a digest is sha256: and 64 hexadecimal digits") from None
-    path, info = await to_thread.run_sync(_blob, service.store(), name, digest)
-    return BlobResponse(
-        path,
-        media_type="application/octet-stream",
-        stat_result=info,
-        headers={
-            "Docker-Content-Digest": str(digest),
-            "ETag": f'"{digest}"',
-            "Location": request.url.path,
-            "Cache-Control": "max-age=31536000",
-            **HEADERS,
-        },
-    )
+    found = await to_thread.run_sync(_blob, service.store(), name, digest)
+    closed, own = bool(service.policy.token), request.url.path
+    headers = {
+        "Docker-Content-Digest": str(digest),
+        "ETag": f'"{digest}"',
+        "Location": service.tokens.signed(own) if closed else own,
+        "Cache-Control": f"{'private, ' if closed else ''}max-age=31536000",
+        **HEADERS,
+    }
+    if isinstance(found, bytes):
+        return Response(found, media_type=_BYTES, headers=headers)
+    path, info = found
+    return BlobResponse(path, media_type=_BYTES, stat_result=info, headers=headers)
 
 
 async def tags(service: Service, request: Request) -> Response:
     """The tags of a repository."""
     name = request.path_params["name"]
     found = await to_thread.run_sync(_tags, service.store(), name)
-    return JSONResponse({"name": name, "tags": found}, headers=HEADERS)
+    page, headers = _page(request, found)
+    return JSONResponse({"name": name, "tags": page}, headers=headers)
+
+
+async def catalog(service: Service, request: Request) -> Response:
+    """The names of all models."""
+    page, headers = _page(request, await to_thread.run_sync(_repositories, service.store()))
+    return JSONResponse({"repositories": page}, headers=headers)
+
+
+async def referrers(service: Service, request: Request) -> Response:
+    """The other forms of a model's manifest, which refer to it."""
+    name, kind = request.path_params["name"], request.query_params.get("artifactType", "")
+    try:
+        subject = Digest.parse(request.path_params["digest"])
+    except DigestError:
+        raise BadDigestError("a digest is sha256: and 64 hexadecimal digits") from None
+    found = await to_thread.run_sync(_referrers, service.store(), name, subject)
+    rows = [row.to_json() for row in found if kind in ("", row.artifact_type)]
+    filtered = {"OCI-Filters-Applied": "artifactType"} if kind else {}
+    return Response(index(rows), media_type=OCI_INDEX, headers={**filtered, **HEADERS})
+
+
+def _page(request: Request, names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The names after ``last``, at most ``n``, and where the next ones are."""
+    last, count = request.query_params.get("last", ""), request.query_params.get("n", "")
+    left = [name for name in names if name > last]
+    if not (count.isascii() and count.isdigit() and len(count) < 10) or int(count) >= len(left):
+        return left, HEADERS
+    page = left[: int(count)]
+    if not page:
+        return page, HEADERS
+    following = urlencode({"n": count, "last": page[-1]})
+    return page, {"Link": f'<{request.url.path}?{following}>; rel="next"', **HEADERS}
 
 
 def _media_type(data: bytes) -> str:
@@ -98,22 +138,49 @@ def _media_type(data: bytes) -> str:
 def _manifest(store: Store, repository: str, reference: str) -> tuple[bytes, Digest]:
     """The bytes of a manifest, and their digest."""
     wanted = None
-    if ":" in reference:
+    if ":" in reference:  # no tag has one
         try:
             wanted = Digest.parse(reference)
         except DigestError:
             raise NoManifestError("manifest unknown") from None
-    names = _names(store, repository) if wanted else [stored_name(repository, reference)]
-    for name in names:
+    named = [] if wanted else [stored_name(repository, reference)]
+    for name in named or _names(store, repository):
         data = store.manifests.read_bytes(store.manifests.resolve(name))
         if data is not None and wanted in (None, Digest.of(data)):
             _read(store, name)  # one that cannot be read is not handed on
             return data, Digest.of(data)
-    raise NoManifestError("manifest unknown")
+    shown = forms.by_tag(store, named[0]) if named else _shown(store, repository, wanted)
+    if shown is None:
+        raise NoManifestError("manifest unknown")
+    return shown.written.data, shown.digest
 
 
-def _blob(store: Store, repository: str, digest: Digest) -> tuple[Path, os.stat_result]:
-    """Where a blob lies that a model of the repository needs, and its file's facts."""
+def _shown(store: Store, repository: str, digest: Digest | None) -> forms.Shown | None:
+    """The other form of some model of the repository that has this digest."""
+    for name in _names(store, repository):
+        for shown in forms.of_model(store, name):
+            if shown.digest == digest:
+                return shown
+    return None
+
+
+def _referrers(store: Store, repository: str, subject: Digest) -> list[Referrer]:
+    """What refers to a manifest of the repository: nothing to one that is not there."""
+    for name in _names(store, repository):
+        data = store.manifests.read_bytes(name)
+        if data is not None and Digest.of(data) == subject:
+            return [
+                Referrer(shown.digest, len(shown.written.data), shown.written.artifact_type)
+                for shown in forms.of_model(store, name)
+            ]
+    return []
+
+
+def _blob(store: Store, repository: str, digest: Digest) -> tuple[Path, os.stat_result] | bytes:
+    """Where a blob lies that a model of the repository needs, and its file's facts.
+
+    Of what is made when it is asked for, the bytes.
+    """
     for name in _names(store, repository):
         try:
             stored = _read(store, name)
@@ -123,6 +190,10 @@ def _blob(store: Store, repository: str, digest: Digest) -> tuple[Path, os.stat_
             if layer.digest == digest and store.blobs.has(digest, layer.size):
                 path = store.blobs.local_path(digest)
                 return path, path.stat()
+    for name in _names(store, repository):
+        for shown in forms.of_model(store, name):
+            if digest in shown.written.contents:
+                return shown.written.contents[digest]
     raise NoBlobError("blob unknown to registry")
 
 
@@ -131,6 +202,15 @@ def _tags(store: Store, repository: str) -> list[str]:
     if not found:
         raise NoRepositoryError("repository name not known to registry")
     return found
+
+
+def _repositories(store: Store) -> list[str]:
+    """Every model's name as its path here; those of Ollama's registry without its host."""
+    found = set()
+    for name in store.manifests.names():
+        host = "" if name.host == DEFAULT_HOST else f"{name.host}/"
+        found.add(f"{host}{name.namespace}/{name.model}")
+    return sorted(found)
 
 
 def _read(store: Store, name: ModelName) -> StoredManifest:

@@ -18,6 +18,13 @@ from mbuild.core.errors import (
     UsageError,
 )
 from mbuild.core.names import InvalidNameError
+from mbuild.runtime.failure import (
+    CannotError,
+    EngineError,
+    NoEngineError,
+    QueueFullError,
+    RequestError,
+)
 from mbuild.server.requests import TooLargeError
 
 if TYPE_CHECKING:
@@ -105,6 +112,11 @@ STATUS: dict[type[MbuildError], int] = {
     ForbiddenHostError: 403,
     NameNotFoundError: 404,
     UnsupportedHereError: 501,
+    NoEngineError: 501,
+    QueueFullError: 503,
+    RequestError: 400,
+    CannotError: 400,
+    EngineError: 500,
     UpstreamError: 502,
     CancelledError: 503,
     BusyError: 503,

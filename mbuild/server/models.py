@@ -1,4 +1,4 @@
-"""``tags``, ``show``, ``copy``, ``delete``, ``ps`` and ``/v1/models``."""
+"""``tags``, ``show``, ``copy``, ``delete`` and ``/v1/models``."""
 
 from __future__ import annotations
 
@@ -42,11 +42,6 @@ async def tags(service: Service, request: Request) -> Response:
     """The models, last changed first."""
     body = await to_thread.run_sync(service.catalogue.tags, service.store())
     return Response(body, media_type=JSON_TYPE)
-
-
-async def ps(service: Service, request: Request) -> Response:
-    """The running models: none, as nothing runs here."""
-    return JSONResponse({"models": []}, media_type=JSON_TYPE)
 
 
 async def show(service: Service, request: Request) -> Response:

@@ -2,11 +2,12 @@
 
 An upload is an unfinished blob of the store, which remembers how far it is, so that a push that was
 cut goes on. A manifest is taken once all its blobs are here, and only if it is a model of Ollama's
-form, for the store has no other.
+form, for the store has no other; the model's other forms are shown as they would be pushed.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from mbuild.registry.client.registry import Received
 from mbuild.registry.dialects import ollama
 from mbuild.registry.dialects.received import document
 from mbuild.registry.reference import ModelReference
+from mbuild.server import forms
 from mbuild.server.distribution import HEADERS, stored_name
 from mbuild.server.errors import (
     BadDigestError,
@@ -114,8 +116,11 @@ async def manifest(service: Service, request: Request) -> Response:
     data = await read_body(request, MAX_MANIFEST_BYTES)
     kind = request.headers.get("content-type", "").partition(";")[0]
     store = service.store(PATIENCE_SECONDS)
-    digest = await service.locking.run(_keep, store, name, data, kind)
-    return _created(f"/v2/{path}/manifests/{digest}", digest)
+    digest, subject = await service.locking.run(_keep, store, name, data, kind)
+    response = _created(f"/v2/{path}/manifests/{digest}", digest)
+    if subject:
+        response.headers["OCI-Subject"] = subject
+    return response
 
 
 def _digest(text: str) -> Digest:
@@ -171,9 +176,15 @@ def _commit(store: Store, writer: BlobWriter, digest: Digest) -> None:
             store.files.remember_content(blob.size, blob.blake3)
 
 
-def _keep(store: Store, name: ModelName, data: bytes, kind: str) -> Digest:
-    """Check a manifest and write it; its digest."""
+def _keep(store: Store, name: ModelName, data: bytes, kind: str) -> tuple[Digest, str]:
+    """Check a manifest and write it; its digest, and what it refers to if that is listed.
+
+    A model's manifest in another form is there already, if the model is: then it is equal.
+    """
     digest = Digest.of(data)
+    shown = forms.by_tag(store, name)
+    if shown is not None and shown.written.data == data:
+        return digest, str(json.loads(data)["subject"]["digest"])
     reference = ModelReference(name.host, f"{name.namespace}/{name.model}", name.tag)
     try:
         found = document(Received(data, digest, kind), reference)
@@ -186,7 +197,7 @@ def _keep(store: Store, name: ModelName, data: bytes, kind: str) -> Digest:
                 raise NoBlobError(f"the blob {layer.digest} was not pushed")
         store.replace(store.manifests.resolve(name), data)
         store.uploads.settle(layer.digest for layer in model.blobs())
-    return digest
+    return digest, ""
 
 
 def _stands(name: str, upload: str, size: int, status: int) -> Response:

@@ -10,6 +10,7 @@ from anyio import to_thread
 
 from mbuild.core.errors import MbuildError, UsageError
 from mbuild.core.names import InvalidNameError, ModelName
+from mbuild.registry.stored import local_name
 from mbuild.server.shapes import Body, check
 
 if TYPE_CHECKING:
@@ -106,6 +107,6 @@ def model_name(fields: dict[str, Any]) -> str:
 def parse_name(text: str, message: str = "invalid model name") -> ModelName:
     """A model's name; raises :class:`UsageError` with the message for anything else."""
     try:
-        return ModelName.parse(text)
+        return local_name(text)
     except InvalidNameError:
         raise UsageError(message) from None

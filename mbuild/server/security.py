@@ -20,6 +20,8 @@ from mbuild.core.errors import UsageError
 from mbuild.server.errors import UnauthorizedError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from starlette.requests import Request
 
 DEFAULT_HOST = "127.0.0.1"
@@ -226,6 +228,20 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def keys_of(file: Path | None, token: str) -> tuple[bytes, ...]:
+    """Ollama's public keys in a file; raises :class:`UsageError` also where nothing is closed."""
+    if file is None:
+        return ()
+    if not token:
+        raise UsageError(
+            "--ollama-keys needs a token: without one everybody may pull",
+            hint=f"set --token or {TOKEN_VARIABLE}",
+        )
+    from mbuild.server.tokens import read_keys
+
+    return read_keys(file)
 
 
 def make_policy(host: str, token: str, allowed: Iterable[str], *, insecure: bool) -> AccessPolicy:

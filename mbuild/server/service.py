@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.core.errors import MbuildError
 from mbuild.registry.client.access import Access
+from mbuild.runtime.pool import Pool
+from mbuild.runtime.runner import Runner
 from mbuild.server.catalogue import Catalogue
 from mbuild.server.errors import Scrubber, text_of
 from mbuild.server.incoming import Pushes
 from mbuild.server.jobs import Jobs
 from mbuild.server.locking import Locking
+from mbuild.server.tokens import RegistryTokens
 from mbuild.store import Store
 
 if TYPE_CHECKING:
@@ -45,18 +48,24 @@ class Service:
         log: str = "off",
         registries: Iterable[str] = (),
         writable: bool = False,
+        engine: str | None = None,
+        keys: Iterable[bytes] = (),
     ) -> None:
         """``log``: ``text``, ``json`` or ``off``; ``registries`` are those the operator names.
 
-        ``writable``: other machines may push into the store. Raises :class:`UsageError` for what
-        is no registry.
+        ``writable``: other machines may push into the store. ``engine``: what runs models: the
+        path of a ``llama-server``, "" for the installed package, None for nothing.
+        ``keys``: Ollama's public keys that count as a login of ``/v2/``.
+        Raises :class:`UsageError` for what is no registry.
         """
         self._root = root.absolute()
         self.policy = policy
         self.upstream = upstream
+        self.runner = None if engine is None else Runner(self.store, Pool(engine))
         self.jobs = Jobs(builds or BUILDS_AT_ONCE)
         self.pushes = Pushes()
         self.writable = writable
+        self.tokens = RegistryTokens(keys)
         self.transfers = Jobs(TRANSFERS_AT_ONCE)
         self.access = Access.of_operator(registries)
         self.locking = Locking()

@@ -174,6 +174,14 @@ LIST = Type(
     {"type": "array", "items": {"type": "string"}},
     _list("[]string", _scalar(str, "string")),
 )
+OBJECTS = Type(
+    "[]map[string]interface {}",
+    {"type": "array", "items": {"type": "object"}},
+    _list("[]map[string]interface {}", _mapping("map[string]interface {}", None)),
+)
+NUMBERS = Type(
+    "[]int", {"type": "array", "items": {"type": "integer"}}, _list("[]int", _scalar(int, "int"))
+)
 INTEGER = Type("int", {"type": "integer"}, _scalar(int, "int"))
 SIZE = Type("string", {"oneOf": [{"type": "string"}, {"type": "integer"}]}, _size)
 
@@ -265,17 +273,103 @@ PULL = Body(
     ("model",),
     {"model": "mario"},
 )
+_ASKED: Mapping[str, Type] = {
+    "model": STRING,
+    "stream": BOOL,
+    "format": ANY,
+    "options": OBJECT,
+    "think": ANY,
+    "keep_alive": ANY,
+    "truncate": BOOL,
+    "shift": BOOL,
+    "logprobs": BOOL,
+    "top_logprobs": INTEGER,
+    "_debug_render_only": BOOL,
+}
+"""What every request has that runs a model by a prompt."""
+
 GENERATE = Body(
     "GenerateRequest",
-    {"model": STRING, "prompt": STRING, "keep_alive": ANY, "stream": BOOL},
+    {
+        **_ASKED,
+        "prompt": STRING,
+        "suffix": STRING,
+        "system": STRING,
+        "template": STRING,
+        "context": NUMBERS,
+        "raw": BOOL,
+        "images": LIST,
+    },
     ("model",),
     {"model": "mario", "prompt": "", "keep_alive": 0},
 )
 CHAT = Body(
     "ChatRequest",
-    {"model": STRING, "messages": MESSAGES, "keep_alive": ANY, "stream": BOOL},
+    {**_ASKED, "messages": MESSAGES, "tools": OBJECTS},
     ("model",),
     {"model": "mario", "messages": [], "keep_alive": 0},
+)
+EMBED = Body(
+    "EmbedRequest",
+    {
+        "model": STRING,
+        "input": ANY,
+        "truncate": BOOL,
+        "dimensions": INTEGER,
+        "keep_alive": ANY,
+        "options": OBJECT,
+    },
+    ("model",),
+    {"model": "mario", "input": "Hello"},
+)
+EMBEDDINGS = Body(
+    "EmbeddingRequest",
+    {"model": STRING, "prompt": STRING, "keep_alive": ANY, "options": OBJECT},
+    ("model",),
+    {"model": "mario", "prompt": "Hello"},
+)
+
+_V1: Mapping[str, Type] = {
+    "model": STRING,
+    "stream": BOOL,
+    "stream_options": OBJECT,
+    "max_tokens": INTEGER,
+    "max_completion_tokens": INTEGER,
+    "temperature": ANY,
+    "top_p": ANY,
+    "seed": INTEGER,
+    "frequency_penalty": ANY,
+    "presence_penalty": ANY,
+    "stop": TEXTS,
+    "logprobs": ANY,
+    "options": OBJECT,
+}
+
+V1_CHAT = Body(
+    "ChatCompletionRequest",
+    {
+        **_V1,
+        "messages": OBJECTS,
+        "tools": OBJECTS,
+        "tool_choice": ANY,
+        "response_format": OBJECT,
+        "reasoning_effort": STRING,
+        "top_logprobs": INTEGER,
+    },
+    ("model", "messages"),
+    {"model": "mario", "messages": [{"role": "user", "content": "Hello"}]},
+)
+V1_COMPLETION = Body(
+    "CompletionRequest",
+    {**_V1, "prompt": ANY, "suffix": STRING},
+    ("model", "prompt"),
+    {"model": "mario", "prompt": "Hello"},
+)
+V1_EMBEDDINGS = Body(
+    "EmbeddingsRequest",
+    {"model": STRING, "input": ANY, "encoding_format": STRING},
+    ("model", "input"),
+    {"model": "mario", "input": "Hello"},
 )
 
 

@@ -9,11 +9,11 @@ import sys
 import time
 from contextlib import suppress
 from functools import partial
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mbuild.core.digest import BLAKE3, SHA256, Digest, hashing
 from mbuild.core.errors import CancelledError, FormatError, SourceError
+from mbuild.core.values import NamedTuple
 from mbuild.store.files import check_room, kind_of
 
 if TYPE_CHECKING:
@@ -267,6 +267,8 @@ class _Reader:
 
     def __init__(self, fd: int, size: int, blocks: Blocks) -> None:
         self._fd, self._size, self._blocks = fd, size, blocks
+        from queue import SimpleQueue  # not on the way of a build with nothing to do
+
         self._full: SimpleQueue[tuple[memoryview, int] | Exception] = SimpleQueue()
 
     def read(self) -> Iterator[tuple[memoryview, int]]:

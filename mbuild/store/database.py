@@ -7,7 +7,6 @@ its own content, and a file that SQLite cannot read is set aside.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sqlite3
 import sys
@@ -16,7 +15,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
-from mbuild.core.digest import Digest, DigestError
+from mbuild.core.digest import Digest, DigestError, sha256
 from mbuild.store.files import NO_LOCKS, inherit
 from mbuild.store.records import ALIAS, CONTENT, PLACE
 
@@ -350,7 +349,7 @@ def _signed(number: int) -> int:
 
 def _verify(kind: str, key: str, value: str) -> str:
     data = "\0".join((kind, key, value)).encode("utf-8", "replace")
-    return hashlib.sha256(data).hexdigest()[:32]
+    return sha256(data).hexdigest()[:32]
 
 
 def _vouched(info: os.stat_result, digest: Digest) -> str:

@@ -4,15 +4,40 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from mbuild.core.digest import Digest, DigestError
 from mbuild.core.errors import DamagedError
+from mbuild.core.values import NamedTuple
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_LAYERS = 100_000
+
+CONFIG_KEYS = (
+    "model_format",
+    "model_family",
+    "model_families",
+    "model_type",
+    "file_type",
+    "renderer",
+    "parser",
+    "requires",
+    "remote_host",
+    "remote_model",
+    "capabilities",
+    "context_length",
+    "embedding_length",
+    "base_name",
+    "draft",
+    "architecture",
+    "os",
+)
+"""Ollama's ConfigV2 in the order in which Go writes it; empty values are left out."""
+
+PLATFORM = {"architecture": "amd64", "os": "linux"}
+"""What Ollama up to 0.33 writes whatever the machine, and expects in a model's id."""
 
 
 class Layer(NamedTuple):

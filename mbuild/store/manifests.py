@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mbuild.core.digest import Digest
 from mbuild.core.errors import DamagedError, NameNotFoundError, StoreError
 from mbuild.core.names import InvalidNameError, ModelName
+from mbuild.core.values import NamedTuple
 from mbuild.store.files import (
     TemporaryFile,
     inherit,

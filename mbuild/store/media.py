@@ -8,7 +8,8 @@ versions of it made.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NamedTuple
+
+from mbuild.core.values import NamedTuple
 
 PREFIX = "application/vnd.ollama.image."
 """What the media type of every layer begins with."""
@@ -88,3 +89,6 @@ LICENSE = PREFIX + "license"
 
 SPLIT = (MODEL, DRAFT)
 """Of which a model can have several layers that are the shards of one GGUF (Ollama 0.35)."""
+
+LEAST_OLLAMA = "0.35.0"
+"""The first version of Ollama that runs a model with several layers of weights."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 from mbuild.core.digest import BLAKE3, Digest, DigestError
+from mbuild.core.values import NamedTuple
 
 ValueT = TypeVar("ValueT")
 

@@ -12,9 +12,10 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mbuild.core.digest import Digest, DigestError
+from mbuild.core.values import NamedTuple
 from mbuild.store.files import inherit, make_directories, store_errors
 
 if TYPE_CHECKING:

@@ -16,11 +16,10 @@ from gguf_files import tiny_gguf
 from inprocess import in_process
 
 from mbuild.build.again import with_converter
-from mbuild.build.converter import ForeignConverter, environment, find_converter
+from mbuild.build.converter import ConvertOptions, ForeignConverter, environment, find_converter
 from mbuild.build.graph import StepContext
 from mbuild.build.request import BuildRequest, Target
-from mbuild.build.steps.foreign import foreign_model
-from mbuild.build.steps.weights import ConvertOptions
+from mbuild.build.steps.external import foreign_model
 from mbuild.convert.options import Conversion
 from mbuild.core.errors import (
     CancelledError,

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from inprocess import in_process
 
 from mbuild.build.explain import MISSING, Change, DescribedStep, changes, explain, match
-from mbuild.build.steps import PutLayer
+from mbuild.build.steps.layers import PutLayer
 from mbuild.core.digest import BLAKE3, Digest
 from mbuild.core.events import Cause
 from mbuild.store import Store

@@ -20,7 +20,7 @@ from mbuild.build.prepare import (
 )
 from mbuild.build.request import BuildRequest, Script, Target
 from mbuild.build.sources.resolve import LocalContext
-from mbuild.build.steps import Quantize
+from mbuild.build.steps.quantize import Quantize
 from mbuild.core.digest import Digest
 from mbuild.core.errors import MissingFileError, ModelfileError, SourceError, UsageError
 from mbuild.core.events import Warned

@@ -10,12 +10,12 @@ import pytest
 from fakes_store import MemoryStore
 
 from mbuild.build.graph import Result, StepContext
-from mbuild.build.steps.config import KEY_ORDER, MakeConfig, check_one_model
+from mbuild.build.steps.config import MakeConfig, check_one_model
 from mbuild.build.steps.layers import MergeParameters, PutLayer, put_layer
 from mbuild.core.digest import Digest
 from mbuild.core.errors import SourceError
 from mbuild.store import Layer
-from mbuild.store.manifest import CONFIG_TYPE
+from mbuild.store.manifest import CONFIG_KEYS, CONFIG_TYPE
 from mbuild.store.media import DRAFT, MODEL, PARAMS, PROJECTOR, SYSTEM, TEMPLATE
 
 
@@ -100,7 +100,7 @@ def test_a_configs_keys_stand_in_gos_order(context: StepContext) -> None:
     step = MakeConfig(None, (PutLayer(SYSTEM, ""),), overrides)
     made = step.run(context, [weights(model_type="8B", file_type="Q4_0")])
     keys = list(json.loads(text(context, made.result)))
-    assert keys == [key for key in KEY_ORDER if key in keys]
+    assert keys == [key for key in CONFIG_KEYS if key in keys]
     assert "renderer" not in keys
     assert {"requires", "parser", "base_name", "model_type"} <= set(keys)
     assert made.result.layers[0].media_type == CONFIG_TYPE

@@ -12,8 +12,8 @@ from mbuild.build.graph import StepContext
 from mbuild.build.request import BuildRequest, Target
 from mbuild.build.sources.values import FileStamp, SourceFile
 from mbuild.build.splitting import SPLITTING, SPLITTING_NAMES, Splitting, split_fields
-from mbuild.build.steps import KINDS
 from mbuild.build.steps.gguf import Role
+from mbuild.build.steps.kinds import KINDS
 from mbuild.build.steps.origins import GGUFOrigin
 from mbuild.build.steps.shards import KeepShards, SplitWeights
 from mbuild.cli.main import WITH_VALUE

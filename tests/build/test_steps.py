@@ -15,25 +15,19 @@ from gguf_files import tiny_gguf, tiny_model
 import mbuild
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
 from mbuild.build.sources.values import FileStamp, SourceFile
-from mbuild.build.steps import (
-    KINDS,
-    AssembleManifest,
-    DetectTemplate,
-    HeaderPart,
-    ImportGGUF,
-    MakeConfig,
-    MergeParameters,
-    PutLayer,
-    Quantize,
-    ReadHeader,
-    Role,
-)
-from mbuild.build.steps.manifest import Assembled
+from mbuild.build.steps.config import MakeConfig
+from mbuild.build.steps.gguf import ImportGGUF, Role
+from mbuild.build.steps.header import HeaderPart, ReadHeader
+from mbuild.build.steps.kinds import KINDS
+from mbuild.build.steps.layers import MergeParameters, PutLayer
+from mbuild.build.steps.manifest import Assembled, AssembleManifest
 from mbuild.build.steps.origins import GGUFOrigin, LayerOrigin
+from mbuild.build.steps.quantize import Quantize
 from mbuild.build.steps.ranges import RANGE, RangeCache, ranges_of
-from mbuild.build.steps.template import chat_template_of
+from mbuild.build.steps.template import DetectTemplate
 from mbuild.core.digest import Digest
 from mbuild.core.errors import DamagedError, SourceError
+from mbuild.gguf.facts import chat_template_of
 from mbuild.gguf.model import KV, Model, Tensor
 from mbuild.gguf.types import GGMLType, ValueType
 from mbuild.quant.choose.options import Quantization

@@ -28,6 +28,7 @@ from mbuild.cli.live import ASCII, LINES, LiveRow, TerminalLook, done_text, fit,
 from mbuild.cli.progress import PLAIN_SECONDS, Plain
 from mbuild.cli.rate import SETTLED, Rate
 from mbuild.cli.terminal import Terminal
+from mbuild.cli.wording import waited_for
 from mbuild.core.digest import Digest
 from mbuild.core.events import (
     BuildEvent,
@@ -572,3 +573,39 @@ def test_quiet_prints_ids_and_warnings(project: Path, mbuild: Run) -> None:
     assert done.stderr.count("\n") == 1
     listed = json.loads(mbuild("list", "--json").stdout)
     assert [f"sha256:{row['id']}" for row in listed] == [done.stdout.strip()]
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        (
+            {"disk": 0.149, "hash": 0.559, "cores": 6.047},
+            "waited 6.0 s for the cores, 0.6 s for the SHA-256 of what was written, "
+            "0.1 s for the disk; more cores would help most",
+        ),
+        (
+            {"disk": 0.0, "hash": 9.0, "cores": 1.0},
+            "waited 9.0 s for the SHA-256 of what was written, 1.0 s for the cores, 0.0 s for the"
+            " disk; one core digests one file, so that only --split would help",
+        ),
+        (
+            {"disk": 9.0, "hash": 0.5, "cores": 1.0},
+            "waited 9.0 s for the disk, 1.0 s for the cores, 0.5 s for the SHA-256 of what was"
+            " written; a faster disk would help most",
+        ),
+        ({}, "waited for nothing: no weights were written"),
+    ],
+)
+def test_what_a_build_waited_for(limits: dict[str, float], said: str) -> None:
+    """The resource that was the limit for longest comes first, with what would help."""
+    assert waited_for(limits) == said
+
+
+def test_verbose_says_what_a_build_waited_for(project: Path, mbuild: Run) -> None:
+    """After the last line, of a build that makes weights; the second one makes none."""
+    write_chat(project / "chat")
+    (project / "Modelfile").write_text("FROM ./chat\n")
+    first, second = (mbuild("-t", "chat", "--verbose").stderr.splitlines() for _ in range(2))
+    assert first[-2].startswith("built chat:latest")
+    assert re.fullmatch(r"waited \d+\.\d s for .*(cores|--split|disk) would help.*", first[-1])
+    assert second[-1] == "waited for nothing: no weights were written"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 from checkpoints import DATA, files_of, resized, write_checkpoint, write_shard
 from test_convert import spec
@@ -18,9 +19,12 @@ from mbuild.convert.checkpoint import open_checkpoint
 from mbuild.convert.convert import BareModel, convert, convert_body, not_kept
 from mbuild.convert.dense import dense_layers, dense_sizes
 from mbuild.convert.families import find
+from mbuild.convert.fusing import joined
 from mbuild.convert.metadata.general import Parameters, general
 from mbuild.convert.options import AS_IT_IS, CONVERSION, CONVERSION_NAMES, Conversion
 from mbuild.convert.read.dtypes import OutType
+from mbuild.convert.read.lazy import Lazy
+from mbuild.convert.read.safetensors import DType
 from mbuild.convert.rows.pooling import dense_folders, unused_modules
 from mbuild.core.errors import FormatError, SourceError, UnsupportedError, UsageError
 from mbuild.core.names import ModelName
@@ -305,3 +309,21 @@ def test_only_names_that_are_really_near_are_offered(name: str, near: str) -> No
     with pytest.raises(UnsupportedError) as caught:
         find(name)
     assert near in caught.value.hint and ("did you mean" in caught.value.hint) == bool(near)
+
+
+def test_tensors_one_behind_another() -> None:
+    """Any part can be asked for; different types become F32."""
+    halves = Lazy(DType.F16, (2, 3), lambda: np.ones((2, 3), np.float16), "a")
+    whole = Lazy(DType.F32, (1, 3), lambda: np.zeros((1, 3), np.float32), "b")
+    made = joined([halves, whole], 0)
+    assert made.dtype is DType.F32 and made.load().tolist() == [[1] * 3] * 2 + [[0] * 3]
+    flat = np.arange(6, dtype=np.float32)
+    cut = Lazy(
+        DType.F32,
+        (2, 3),
+        lambda: flat.reshape(2, 3),
+        "c",
+        part=lambda start, stop: flat[start:stop],
+    )
+    both = joined([cut, cut], 0)
+    assert both.part is not None and both.part(4, 9).tolist() == [4, 5, 0, 1, 2]

@@ -67,7 +67,7 @@ def test_merged(mbuild: Run, tmp_path: Path) -> None:
     export(mbuild, "one", "-o", "b.gguf")
     with open_gguf(tmp_path / "a.gguf") as a, open_gguf(tmp_path / "b.gguf") as b:
         assert a.get("general.sampling.top_k") == b.get("general.sampling.top_k") == 7
-        assert a.kvs.keys() - {"ollama.requires"} == b.kvs.keys() - {"mbuild.padding"}
+        assert a.kvs.keys() == b.kvs.keys() - {"mbuild.padding"}
     export(mbuild, "one", "--merge", "--raw", "-o", "same.gguf")
     assert (tmp_path / "same.gguf").read_bytes() == (tmp_path / "raw.gguf").read_bytes()
 
@@ -89,9 +89,21 @@ def test_a_folder_has_a_modelfile_that_gives_the_model_again(mbuild: Run, tmp_pa
     assert mbuild("-f", "shards/Modelfile", "-t", "again", "--keep-split").returncode == 0
     assert _stored(tmp_path, "again").manifest.layers == _stored(tmp_path, "cut").manifest.layers
     export(mbuild, "cut", "--raw", "--merge", "-o", "whole/")
-    assert "FROM ./cut.gguf\n" in (tmp_path / "whole/Modelfile").read_text()
+    whole = (tmp_path / "whole/Modelfile").read_text()
+    assert "FROM ./cut.gguf\n" in whole and "REQUIRES" not in whole
     assert mbuild("-f", "whole/Modelfile", "-t", "merged").returncode == 0
-    assert _stored(tmp_path, "merged").manifest.layers == _stored(tmp_path, "one").manifest.layers
+    assert _stored(tmp_path, "merged").manifest == _stored(tmp_path, "one").manifest
+
+
+def test_a_requirement_of_the_users_own_stays(mbuild: Run, tmp_path: Path) -> None:
+    """Only the version that several layers need goes with them."""
+    text = (tmp_path / "Modelfile").read_text() + "REQUIRES 0.99.0\n"
+    assert mbuild("-f", "-", "-t", "new", "--split-layers", "1", input=text).returncode == 0
+    export(mbuild, "new", "--merge", "-o", "new.gguf")
+    export(mbuild, "new", "--merge", "-o", "new/")
+    with open_gguf(tmp_path / "new.gguf") as file:
+        assert file.get("ollama.requires") == "0.99.0"
+    assert "REQUIRES 0.99.0\n" in (tmp_path / "new/Modelfile").read_text()
 
 
 def test_a_tar_brings_all_layers_back(mbuild: Run, tmp_path: Path) -> None:

@@ -93,7 +93,9 @@ def test_official_python_client(client_python: Path, models: Path, tmp_path: Pat
     """P1 to P16; its create gives the manifest that the command line gives."""
     with (
         docker_registry(tmp_path / "registry") as host,
-        serving(tmp_path / "store", "--port", "0", "--registry", f"http://{host}") as server,
+        serving(
+            tmp_path / "store", "--port", "0", "--no-run", "--registry", f"http://{host}"
+        ) as server,
     ):
         script = SCRIPTS / "official_python.py"
         said = run(client_python, script, server.url, models, server.root, host)

@@ -115,8 +115,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-ELSEWHERE = ("serve", "pull", "push", "login")
-"""Commands whose examples other tests run: they need a server."""
+ELSEWHERE = ("serve", "run", "ps", "stop", "pull", "push", "login")
+"""Commands whose examples other tests run: they need a server or a model that can run."""
 
 
 @pytest.mark.parametrize("name", ["mbuild", *(name for name in COMMANDS if name not in ELSEWHERE)])

@@ -17,7 +17,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("templates", "quant"),
     ("convert", "lint"),
     ("store",),
-    ("registry",),
+    ("registry", "runtime"),
     ("build",),
     ("models",),
     ("view",),

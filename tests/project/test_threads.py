@@ -12,6 +12,7 @@ OTHERS = {
     "build/engine.py": "steps side by side, of which one waits for the disk while another computes",
     "build/steps/quantize.py": "a compilation, which nothing can stop and nobody waits for",
     "cli/live.py": "the clock of the rows on a terminal",
+    "cli/meter.py": "the clock of a line that says what is waited for",
     "server/jobs.py": "a build of the server, which outlives the request that began it",
 }
 """The modules outside of ``work/`` that start threads, and what for."""

@@ -241,7 +241,7 @@ def test_a_function_that_is_not_there() -> None:
     code = cache.read("plain_F16_32")
     assert code is not None
     with pytest.raises(RuntimeError, match="no function plain_F32_32"):
-        loader.load(code, "plain_F32_32")
+        loader.load(code, "plain_F32_32")  # asked of LLVM at last
 
 
 def test_where_kernels_can_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from blake3 import blake3
 
 from mbuild.core.environment import HOME_VARIABLE
-from mbuild.quant.compiled import chunk_text, chunks, loader, needs
+from mbuild.quant.compiled import chunk_text, chunks, llvm, needs
 from mbuild.quant.compiled.chunks import CHUNK, VALUE
 from mbuild.quant.engine import Unavailable
 
@@ -60,13 +61,23 @@ def test_the_code_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv(HOME_VARIABLE, str(tmp_path))
     chunks._load()
     (kept,) = (tmp_path / "kernels").iterdir()
-    assert kept.name.startswith(chunk_text.NAME)
-    monkeypatch.setattr(loader, "compiled", lambda text: pytest.fail("made again"))
+    assert kept.name.startswith(chunks.kernel_name())
+    monkeypatch.setattr(llvm, "compiled", lambda text: pytest.fail("made again"))
     chunks._load()
 
 
-def test_a_machine_without_llvm_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_text_is_kept_under_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name has a digest of the module whose text it is; the function is called as is asked."""
+    usual = chunks.kernel_name()
+    assert '@"another"(' in chunk_text.ChunksText("another").write()
+    monkeypatch.setattr(Path, "read_bytes", lambda path: path.name.encode())
+    assert chunks.kernel_name() == f"chunks-{hashlib.sha256(b'chunk_text.py').hexdigest()[:16]}"
+    assert chunks.kernel_name() != usual
+
+
+def test_a_machine_without_llvm_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then files are digested in order, by the package; the reason is asked for once."""
+    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path))
 
     def missing() -> None:
         raise Unavailable("llvmlite is not installed", "pip install llvmlite")

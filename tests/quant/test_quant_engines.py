@@ -161,7 +161,7 @@ def test_a_package_that_is_missing_is_told_from_one_that_is_broken() -> None:
 @pytest.mark.parametrize("error", [RuntimeError("no memory"), OSError("no memory")], ids=repr)
 def test_what_llvm_refuses_has_a_remedy(error: Exception) -> None:
     """A system that forbids running what was written leads to the numpy engine, with the reason."""
-    with pytest.raises(Unavailable) as caught, needs.llvm():
+    with pytest.raises(Unavailable) as caught, needs.machine_code():
         raise error
     assert "no memory" in caught.value.reason
     assert "execmem" in caught.value.remedy
@@ -170,7 +170,7 @@ def test_what_llvm_refuses_has_a_remedy(error: Exception) -> None:
 
 def test_a_fault_inside_of_llvms_part_is_not_hidden() -> None:
     """An error of mbuild's own is raised as it is."""
-    with pytest.raises(KeyError), needs.llvm():
+    with pytest.raises(KeyError), needs.machine_code():
         raise KeyError("a fault")
 
 

@@ -30,6 +30,7 @@ from mbuild.quant.kernels import (
     lanes,
     measures,
     tiles,
+    vectors,
 )
 from mbuild.quant.layouts import instructions
 from mbuild.quant.layouts.instructions import Width
@@ -72,7 +73,10 @@ CASES: list[tuple[Any, tuple[Any, ...]]] = [
     (ops.root, (np.abs(REALS),)),
     (ops.unbits, (WHOLES & 0x7F000000,)),
     (ops.real, (WHOLES,)),
+    (ops.odd4, (WHOLES,)),
+    (ops.odd8, (WHOLES,)),
     (ops.confine, (REALS, -1.5, 2.0)),
+    (ops.confine, (np.abs(REALS) - np.float32(3), 0.0, 2.0)),
     (ops.at_most, (WHOLES, 9)),
     (ops.clamp, (WHOLES, -4, 11)),
 ]
@@ -343,3 +347,24 @@ def test_a_kernels_text_takes_the_parts_of_a_call_in_order(type_: GGMLType, weig
     assert [*inspect.signature(text).parameters] == ["w", "e", *KernelCall._fields]
     assert tiles.text(kernel(type_, weighted, 16)) is text
     assert tiles.text(kernel(type_, weighted, 8)) is not text or type_ is GGMLType.Q8_0
+
+
+@pytest.mark.parametrize("lanes_", [4, 8, 16, 32])
+def test_a_vector_cut_into_parts_and_joined_is_itself(lanes_: int) -> None:
+    """Parts of eight lanes, of which a vector that is no longer makes one."""
+    module = ir.Module()
+    pointer = ir.IntType(8).as_pointer()
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [pointer] * 2), "probe")
+    builder = ir.IRBuilder(function.append_basic_block())
+    kind = ir.VectorType(vectors.I32, lanes_).as_pointer()
+    given, target_ = (builder.bitcast(argument, kind) for argument in function.args)
+    parts = vectors.split(builder, builder.load(given, align=4), 8)
+    assert len(parts) == max(1, lanes_ // 8)
+    turned = [vectors.shuffle(builder, part, [*range(part.type.count)][::-1]) for part in parts]
+    builder.store(vectors.joined(builder, turned[::-1]), target_, align=4)
+    builder.ret_void()
+    run, engine_ = compiled(module, 2)
+    before, after = np.arange(lanes_, dtype=np.int32), np.zeros(lanes_, np.int32)
+    run(before.ctypes.data, after.ctypes.data)
+    assert after.tolist() == before[::-1].tolist()
+    assert engine_ is not None

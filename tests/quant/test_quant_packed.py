@@ -25,7 +25,7 @@ from mbuild.quant.table import TYPES, supports, takes_importances
 
 pytest.importorskip("numba")
 
-from mbuild.quant.compiled import cache, packed
+from mbuild.quant.compiled import cache, chunks, packed
 from mbuild.quant.compiled.engine import CompiledEngine
 from mbuild.quant.kernels import target
 
@@ -67,7 +67,7 @@ def narrowed(level: str) -> str:
 PROGRAM = """
 import os, sys
 from pathlib import Path
-sys.modules["numba"] = None
+sys.modules["numba"] = sys.modules["llvmlite"] = None
 from mbuild.quant.compiled import packed
 packed.FOLDER = Path(sys.argv[1])
 import numpy as np
@@ -76,13 +76,15 @@ from mbuild.quant import quantize as q
 import hashlib
 x = (np.random.default_rng(0).standard_normal(256 * 40) * 0.05).astype(np.float32)
 made = q.quantize(G.Q6_K, G.F32, x, 256)
+from mbuild.quant.compiled import chunks
+assert chunks.why_unavailable() is None
 assert "gguf" not in sys.modules and not os.listdir(os.environ["XDG_CACHE_HOME"])
 print(q.engine().name, packed.level(), hashlib.sha256(made.tobytes()).hexdigest())
 """
 
 
 @pytest.mark.parametrize("level", target.LEVELS)
-def test_they_run_without_numba(level: str, made: Path, tmp_path: Path) -> None:
+def test_they_run_without_numba_and_llvmlite(level: str, made: Path, tmp_path: Path) -> None:
     """With numpy's bytes, at each level that this processor has; the cache stays empty."""
     if list(target.LEVELS).index(level) > list(target.LEVELS).index(target.level()):
         pytest.skip(f"this processor is no {level}")
@@ -108,8 +110,9 @@ def test_the_index_says_what_made_them(came: Path) -> None:
     assert index["made_with"]["numba"] == version("numba")
     assert index["sources"] == cache.sources_digest().hex()
     assert list(index["levels"]) == [V3, V4]
-    assert index["levels"][V3].keys() == {"plain_F16_32", "plain_Q6_K_16", "weighted_Q6_K_16"}
-    assert index["levels"][V4].keys() == {"plain_F16_32", "plain_Q6_K_32", "weighted_Q6_K_32"}
+    both = {"plain_F16_32", chunks.kernel_name()}
+    assert index["levels"][V3].keys() == both | {"plain_Q6_K_16", "weighted_Q6_K_16"}
+    assert index["levels"][V4].keys() == both | {"plain_Q6_K_32", "weighted_Q6_K_32"}
     for name, digest in index["levels"][target.level()].items():
         code = packed.read(name)
         assert code is not None
@@ -128,7 +131,7 @@ def test_the_same_bytes_come_out_again(made: Path, tmp_path: Path) -> None:
         NUMBA_OPT="1",
     )
     files = {path.name: path.read_bytes() for path in (again / V3).iterdir()}
-    assert len(files) == 3
+    assert len(files) == 4
     assert files == {path.name: path.read_bytes() for path in (made / V3).iterdir()}
 
 
@@ -202,10 +205,12 @@ def test_an_index_that_is_not_mbuilds_own_counts_as_damaged(
 def without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let numba be missing."""
 
-    def missing() -> str:
-        raise ModuleNotFoundError("numba is not installed", name="numba")
+    def version_of(package: str) -> str:
+        if package == "numba":
+            raise ModuleNotFoundError("numba is not installed", name="numba")
+        return "1"
 
-    monkeypatch.setattr(target, "compilers", missing)
+    monkeypatch.setattr(target, "version_of", version_of)
 
 
 def test_an_older_processor_is_named(came: Path, monkeypatch: pytest.MonkeyPatch) -> None:

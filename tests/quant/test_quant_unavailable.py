@@ -41,6 +41,7 @@ BROKEN: dict[str, tuple[dict[str, str], str]] = {
     "llvmlite whose library is gone": (
         {
             "llvmlite/__init__.py": "",
+            "llvmlite/_version.py": "",
             "llvmlite/binding.py": "raise OSError('libllvmlite.so: gone')",
         },
         "llvmlite cannot be imported (OSError: libllvmlite.so: gone)",
@@ -108,15 +109,14 @@ def _new(kernel: Kernel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any
 F16 = Kernel(GGMLType.F16, 32)
 
 
-def test_what_llvm_refuses_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_the_system_refuses_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Memory that must not be run leaves the type to numpy, with the reason."""
 
-    def refuse() -> None:
+    def refuse(code: bytes, name: str) -> int:
         raise OSError("cannot allocate executable memory")
 
     _new(F16, monkeypatch, tmp_path)
-    monkeypatch.setattr(loader.binding, "check_jit_execution", refuse)
-    loader._machine.cache_clear()
+    monkeypatch.setattr(loader, "_address", refuse)
     try:
         reason = prepare([GGMLType.F16])
         assert isinstance(reason, Unavailable)
@@ -125,7 +125,6 @@ def test_what_llvm_refuses_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         assert module._ready(GGMLType.F16, False)[0] is fallback()
     finally:
         module._ready.cache_clear()
-        loader._machine.cache_clear()
 
 
 @pytest.mark.parametrize("error", [TypeError("a fault"), compiler.KernelError("calls f")], ids=repr)

@@ -27,6 +27,7 @@ from mbuild.core.transfers import Transferred
 from mbuild.registry.auth.keeping import keep
 from mbuild.registry.auth.login import Login
 from mbuild.registry.client import registry as client
+from mbuild.registry.client import web
 from mbuild.registry.client.access import Access
 from mbuild.registry.client.registry import OCI_INDEX
 from mbuild.registry.reference import ModelReference
@@ -180,6 +181,38 @@ def test_storage_whose_addresses_expire(store: Store) -> None:
         assert check_promise(store.root) == 1
         assert storage.requests
         assert not any("authorization" in headers for _, _, headers in storage.requests)
+
+
+def test_a_registry_that_falls_silent(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of a blob: it is given up after a while, and the rest is asked for again."""
+    monkeypatch.setattr(web, "STALL_SECONDS", 0.3)
+    with stand_in() as (registry, host):
+        registry.model("a/m:v1", WEIGHTS)
+        quiet: list[str] = []
+
+        def stall(handler: Handler) -> bool:
+            asked = handler.headers.get("range")
+            if asked and len(quiet) < 2:
+                quiet.append(asked)
+                start, _, end = asked.removeprefix("bytes=").partition("-")
+                size = int(end) + 1 - int(start)
+                part = WEIGHTS[int(start) : int(start) + (1 << 20)]
+                handler.send_response(206)
+                handler.send_header("content-range", f"bytes {start}-{end}/{len(WEIGHTS)}")
+                handler.send_header("content-length", str(size))
+                handler.end_headers()
+                handler.wfile.write(part)
+                registry.sent[digest_of(WEIGHTS)] += len(part)
+                time.sleep(1)
+                handler.close_connection = True
+                return True
+            return False
+
+        registry.before = stall
+        pulled(store, host)
+        assert len(quiet) == 2
+        assert registry.sent[digest_of(WEIGHTS)] <= len(WEIGHTS) * 1.05
+        assert check_promise(store.root) == 1
 
 
 # --- what is refused ----------------------------------------------------------------------

@@ -16,7 +16,7 @@ from stand_in import StandIn, stand_in
 from stores import check_promise
 
 from mbuild.core.names import ModelName
-from mbuild.registry.transfer.pull import CONNECTIONS
+from mbuild.registry.transfer.moving import CONNECTIONS
 from mbuild.store import Store
 
 SIZE = 300_000_000

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,9 +23,14 @@ from registries import PASSWORD, USER, docker_registry, with_password
 from stand_in import stand_in
 from stores import copy_tiny_store
 
+from mbuild.cli import meter
 from mbuild.cli import registry as commands
+from mbuild.cli.common import model_name
 from mbuild.cli.completion import hosts
 from mbuild.cli.main import cli
+from mbuild.core.names import InvalidNameError
+from mbuild.registry.client import web
+from mbuild.registry.reference import ModelReference
 from mbuild.store import Store
 
 
@@ -114,6 +122,89 @@ def test_a_model_that_the_registry_does_not_have(host: str, mbuild: Run) -> None
         assert mbuild(*command, "localhost:99999/a/b").returncode == 2
     built = mbuild("-f", "-", "-t", "x", input="FROM localhost:99999/a/b\n")
     assert built.returncode == 1 and "neither a file nor a model's name" in built.stderr
+
+
+def test_the_scheme_that_is_written_counts(host: str, mbuild: Run) -> None:
+    """https is never given up for http, on this machine either; both at once is wrong usage."""
+    target = f"{host}/scheme/tiny:v1"
+    assert mbuild("push", "tiny", f"http://{target}").returncode == 0
+    for command in (("pull",), ("push", "tiny")):
+        done = mbuild(*command, f"https://{target}")
+        assert done.returncode == 1 and "does not speak https" in done.stderr
+        both = mbuild(*command, f"https://{target}", "--insecure")
+        assert both.returncode == 2 and "contradict" in both.stderr
+    login = ("login", f"https://{host}", "-u", "mario", "--password-stdin")
+    done = mbuild(*login, input="secret\n")
+    assert done.returncode == 1 and "does not speak https" in done.stderr
+    built = mbuild("-f", "-", "-t", "x", input=f"FROM https://{host}/scheme/other\n")
+    assert built.returncode == 1 and "does not speak https" in built.stderr
+    assert mbuild("pull", f"http://{target}", "-t", "again").returncode == 0
+
+
+def test_a_host_that_says_nothing_is_named(mbuild: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits hears for whom, before the wait has an end."""
+    monkeypatch.setattr(web, "STALL_SECONDS", 0.4)
+    monkeypatch.setattr(meter, "_LONG", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host = f"127.0.0.1:{silent.getsockname()[1]}"
+        done = mbuild("pull", f"http://{host}/a/b")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0] == f"waiting for {host}"
+    assert "does not answer" in done.stderr
+
+
+class _Page(http.server.BaseHTTPRequestHandler):
+    """A web server that answers everything with a page."""
+
+    def do_GET(self) -> None:
+        """The page, whatever is asked for."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(b"<html>Welcome</html>")
+
+    def log_message(self, *arguments: object) -> None:
+        """Nothing."""
+
+
+def test_a_web_server_gets_no_login(tmp_path: Path, mbuild: Run) -> None:
+    """What answers /v2/ with a page is no registry: the password is kept nowhere."""
+    with http.server.HTTPServer(("127.0.0.1", 0), _Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"127.0.0.1:{server.server_port}"
+        done = mbuild("login", f"http://{host}", "-u", "m", "--password-stdin", input="secret\n")
+        server.shutdown()
+    assert done.returncode == 1 and "is not a registry" in done.stderr
+    assert not (tmp_path / ".docker").exists()
+
+
+@pytest.mark.parametrize("path", ["a/b/c/deep", "short"])
+def test_a_pulled_model_is_found_by_the_name_it_was_pulled_by(
+    path: str, host: str, mbuild: Run
+) -> None:
+    """However many parts its path has: in every command, and in FROM."""
+    name = f"{host}/{path}:v1"
+    assert mbuild("push", "tiny", name).returncode == 0
+    assert mbuild("pull", name).returncode == 0
+    assert mbuild("show", name).returncode == 0
+    assert mbuild("diff", name, "tiny").returncode == 0
+    assert mbuild("cp", name, f"{host}/{path}:v2").returncode == 0
+    assert mbuild("push", f"{host}/{path}:v2").returncode == 0
+    assert mbuild("pull", f"{host}/{path}:v2", "-t", "other").returncode == 0
+    built = mbuild("-f", "-", "-t", f"{host}/{path}:v3", input=f"FROM {name}\nSYSTEM x\n")
+    assert built.returncode == 0, built.stderr
+    assert mbuild("history", f"{host}/{path}:v3").returncode == 0
+    assert mbuild("rm", name, f"{host}/{path}:v2", f"{host}/{path}:v3").returncode == 0
+    assert mbuild("show", name).returncode == 1
+
+
+def test_localhost_is_a_host(mbuild: Run) -> None:
+    """A namespace cannot be called so: it is looked for where a pull puts it."""
+    assert model_name("localhost/m") == ModelReference.parse("localhost/m").local
+    assert str(model_name("localhost/m")) == "localhost/_/m:latest"
+    assert str(model_name("org/m")) == "org/m:latest"
+    with pytest.raises(InvalidNameError, match="more parts"):
+        model_name("a/b/c/d")
 
 
 def test_login_checks_before_it_keeps(tmp_path: Path, mbuild: Run) -> None:

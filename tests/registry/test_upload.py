@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 from registries import digest_of
 from stand_in import Handler, StandIn, stand_in
 
-from mbuild.core.errors import DeniedError, RegistryError
+from mbuild.core.errors import DeniedError, RegistryError, UnreachableError
 from mbuild.core.names import ModelName
 from mbuild.core.transfers import Transferred
+from mbuild.registry.auth.keeping import keep
+from mbuild.registry.auth.login import Login
 from mbuild.registry.client import registry as client
 from mbuild.registry.client.access import Access
 from mbuild.registry.reference import ModelReference
@@ -248,3 +251,116 @@ def test_a_blob_that_is_damaged_here(tiny_store: Store, weights: bytes) -> None:
             pushed(tiny_store, host)
         assert "mbuild verify" in caught.value.hint
         assert "a/large:v1" not in registry.manifests
+
+
+def test_a_registry_that_refuses_ranges_gets_one_request(tiny_store: Store, weights: bytes) -> None:
+    """As ghcr does: 416 to the first part, and any size in one request."""
+    with stand_in() as (registry, host):
+
+        def refuse(handler: Handler) -> bool:
+            if handler.command == "PATCH":
+                handler.body()
+                handler.answer(416)
+                return True
+            return False
+
+        registry.before = refuse
+        pushed(tiny_store, host)
+        check(registry, tiny_store, weights)
+        assert len(registry.asked("PATCH")) == 1
+
+
+def test_a_registry_that_forgets_parts_gets_one_request(tiny_store: Store, weights: bytes) -> None:
+    """It takes the first part and answers 404 to the second, twice: not for ever."""
+    with stand_in() as (registry, host):
+
+        def forget(handler: Handler) -> bool:
+            if handler.command == "PATCH" and not handler.headers["content-range"].startswith("0-"):
+                handler.body()
+                handler.answer(404)
+                return True
+            return False
+
+        registry.before = forget
+        pushed(tiny_store, host)
+        check(registry, tiny_store, weights)
+        assert len(registry.asked("PATCH")) == 4
+        assert registry.taken <= SIZE + 2 * PART + 2000
+
+
+def test_a_registry_that_takes_neither_is_given_up(tiny_store: Store, weights: bytes) -> None:
+    """Nothing larger than a part that is too small: an end, and no more bytes than a few tries."""
+    with stand_in() as (registry, host):
+        registry.largest_part = 1000
+        with pytest.raises(RegistryError, match="cannot be pushed: status 413"):
+            pushed(tiny_store, host)
+        assert registry.taken < 200_000
+
+
+def test_a_registry_that_cuts_and_forgets_is_given_up(tiny_store: Store, weights: bytes) -> None:
+    """What was sent and lost again is no progress, so that the tries come to an end."""
+    with stand_in() as (registry, host):
+        registry.keeps_cut_parts = False
+
+        def cut(handler: Handler) -> bool:
+            if handler.command == "PATCH":
+                registry.cut_upload_after = 20 << 20
+            return False
+
+        registry.before = cut
+        with pytest.raises(UnreachableError):
+            pushed(tiny_store, host)
+        assert registry.taken <= client.TRIES * (21 << 20)
+        assert "a/large:v1" not in registry.manifests
+
+
+def test_a_busy_registry_says_when_to_go_on(tiny_store: Store, weights: bytes) -> None:
+    """``Retry-After`` in the middle of an upload: not before, and the part is sent once more."""
+    with stand_in() as (registry, host):
+        busy: list[float] = []
+
+        def wait(handler: Handler) -> bool:
+            if handler.command == "PATCH" and len(registry.asked("PATCH")) == 2 and not busy:
+                handler.body()
+                busy.append(time.monotonic())
+                handler.answer(429, retry_after="1")
+                return True
+            if busy and len(busy) == 1 and handler.command == "PATCH":
+                busy.append(time.monotonic())
+            return False
+
+        registry.before = wait
+        pushed(tiny_store, host)
+        check(registry, tiny_store, weights)
+        assert busy[1] - busy[0] >= 1
+        assert registry.taken < SIZE + 2000
+
+
+def test_an_upload_elsewhere_never_sees_the_login(
+    tiny_store: Store, weights: bytes, tmp_path: Path
+) -> None:
+    """Where the registry has the bytes sent to another host, the login stays behind."""
+    with stand_in() as (storage, there), stand_in() as (registry, host):
+        keep(host, Login("mario", "secret"))
+        storage.blobs = registry.blobs
+
+        def guard(handler: Handler) -> bool:
+            if handler.headers.get("authorization") is None:
+                handler.body()
+                handler.answer(401, www_authenticate='Basic realm="x"')
+                return True
+            if handler.command == "POST":
+                key = f"k{len(storage.uploads)}"
+                storage.uploads[key] = bytearray()
+                place = f"http://{there}/v2/a/large/blobs/uploads/{key}?sign=a%2Fb"
+                handler.answer(202, location=place)
+                return True
+            return False
+
+        registry.before = guard
+        pushed(tiny_store, host)
+        check(registry, tiny_store, weights)
+        assert storage.requests and all(
+            "sign=" in path or "state=" in path for _, path, _ in storage.requests
+        )
+        assert not any("authorization" in headers for _, _, headers in storage.requests)

@@ -14,10 +14,11 @@ from starlette.responses import Response
 from stores import copy_tiny_store
 
 from mbuild.core.errors import NameNotFoundError, UsageError
-from mbuild.server.building import STREAM_TYPE, LineStream, create
+from mbuild.server.building import create
 from mbuild.server.jobs import Jobs
 from mbuild.server.security import AccessPolicy
 from mbuild.server.service import Service
+from mbuild.server.streaming import STREAM_TYPE, LineStream
 
 Message = MutableMapping[str, Any]
 

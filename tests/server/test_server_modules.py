@@ -17,7 +17,7 @@ from mbuild.language.instructions import Problem
 from mbuild.server import errors
 from mbuild.server.app import error_response, make_app
 from mbuild.server.errors import MAX_PROBLEMS, STATUS, Scrubber, status_of, text_of
-from mbuild.server.inference import chat, forward, generate
+from mbuild.server.inference import chat, embed, generate
 from mbuild.server.requestlog import RequestLog
 from mbuild.server.routes import ROUTES
 from mbuild.server.security import AccessPolicy
@@ -87,7 +87,7 @@ def _ask(root: Path, method: str, path: str, log: str = "off", **options: Any) -
     return asyncio.run(ask())
 
 
-@pytest.mark.parametrize("handler", [forward, generate, chat])
+@pytest.mark.parametrize("handler", [embed, generate, chat])
 def test_what_runs_models_is_routed_here(handler: object) -> None:
     """Each of these handlers answers some path of the table."""
     assert handler in [row.handler for row in ROUTES]

@@ -6,7 +6,9 @@ files are in a model is decided once, in :mod:`mbuild.build.sources.resolve`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from mbuild.core.digest import BLAKE3, Digest
 from mbuild.core.names import ModelName
+from mbuild.core.values import NamedTuple
 from mbuild.store import Manifest
 
 README = "README.md"

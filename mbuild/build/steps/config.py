@@ -4,43 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext, variant_label
 from mbuild.build.steps.layers import put_layer
 from mbuild.core import gojson
 from mbuild.core.errors import SourceError
+from mbuild.core.values import aside
 from mbuild.store import Layer
-from mbuild.store.manifest import CONFIG_TYPE
+from mbuild.store.manifest import CONFIG_KEYS, CONFIG_TYPE, PLATFORM
 from mbuild.store.media import DRAFT, MODEL
 
-KEY_ORDER = (
-    "model_format",
-    "model_family",
-    "model_families",
-    "model_type",
-    "file_type",
-    "renderer",
-    "parser",
-    "requires",
-    "remote_host",
-    "remote_model",
-    "capabilities",
-    "context_length",
-    "embedding_length",
-    "base_name",
-    "draft",
-    "architecture",
-    "os",
-)
-"""Ollama's ConfigV2 in the order in which Go writes it; empty values are left out."""
 
-_PLATFORM = {"architecture": "amd64", "os": "linux"}
-"""What Ollama up to 0.33 writes whatever the machine, and expects in a model's id."""
-
-
-@dataclass(frozen=True, eq=False)
 class MakeConfig(BaseStep):
     """The config of a model: its base's, or what its GGUF files say, and what was asked for.
 
@@ -53,7 +28,7 @@ class MakeConfig(BaseStep):
     base: Layer | None
     inputs: tuple[Step, ...]
     overrides: Mapping[str, str]
-    target: str = field(default="", compare=False)
+    target: str = aside(default="")
     least: str = ""
     lifted: str = ""
 
@@ -95,7 +70,7 @@ class MakeConfig(BaseStep):
                 merged["draft"] = _draft_facts(result)
             else:
                 _add_facts(merged, result)
-        merged.update(_PLATFORM)
+        merged.update(PLATFORM)
         if self.overrides.get("model_family"):  # Ollama puts it before what the files say
             families = merged.get("model_families") or ()
             family = self.overrides["model_family"]
@@ -103,7 +78,7 @@ class MakeConfig(BaseStep):
         merged.update(self.overrides)
         if self.least:
             merged["requires"] = _required(str(merged.get("requires") or ""), self.least)
-        ordered = {key: merged[key] for key in KEY_ORDER if merged.get(key)}
+        ordered = {key: merged[key] for key in CONFIG_KEYS if merged.get(key)}
         return put_layer(context, CONFIG_TYPE, gojson.dumps(ordered))
 
 

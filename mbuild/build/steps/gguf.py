@@ -5,22 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
 from mbuild.build.sources.values import Material, SourceFile
-from mbuild.build.steps.models import check_loadable, made_of, read_facts, write_model
-from mbuild.build.steps.opened import OpenFiles, open_source
 from mbuild.core.digest import Digest
 from mbuild.core.errors import SourceError
 from mbuild.core.events import Code
-from mbuild.store.copying import OpenFile
+from mbuild.core.values import aside
 from mbuild.store.media import ADAPTER, DRAFT, MODEL, PROJECTOR
 
 if TYPE_CHECKING:
     from mbuild.gguf.facts import ModelFacts
+    from mbuild.store.copying import OpenFile
     from mbuild.store.manifest import Blob
 
 
@@ -63,7 +61,6 @@ _HINTS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
 class ImportGGUF(BaseStep):
     """One GGUF file becomes a layer with the same bytes.
 
@@ -73,7 +70,7 @@ class ImportGGUF(BaseStep):
 
     file: SourceFile
     role: Role
-    link: bool = field(default=False, compare=False)
+    link: bool = aside(default=False)
 
     kind: ClassVar[str] = "import"
     version: ClassVar[int] = 1
@@ -113,6 +110,9 @@ class ImportGGUF(BaseStep):
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Check the file, bring it into the store, and read what it is from there."""
+        from mbuild.build.steps.models import check_loadable, made_of, read_facts
+        from mbuild.build.steps.opened import open_source
+
         context.status(Code.PARSING_GGUF, {})
         with open_source(self.file) as opened:
             facts = read_facts([opened.reading_path], self.file.name)
@@ -125,10 +125,9 @@ class ImportGGUF(BaseStep):
 
     def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digest that reading the file gave."""
-        return replace(self, file=self.file.learned(files))
+        return self.changed(file=self.file.learned(files))
 
 
-@dataclass(frozen=True, eq=False)
 class OverShards(BaseStep):
     """What steps over the shards of a split GGUF have in common."""
 
@@ -161,10 +160,9 @@ class OverShards(BaseStep):
 
     def learned(self, files: Mapping[str, Digest]) -> Any:
         """The step with the digests that reading the shards gave."""
-        return replace(self, files=tuple(file.learned(files) for file in self.files))
+        return self.changed(files=tuple(file.learned(files) for file in self.files))
 
 
-@dataclass(frozen=True, eq=False)
 class MergeGGUF(OverShards):
     """The shards of a split GGUF become one layer with all their tensors."""
 
@@ -178,6 +176,8 @@ class MergeGGUF(OverShards):
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Merge; shards without a digest get it from the same reading."""
+        from mbuild.build.steps.models import made_of, write_model
+        from mbuild.build.steps.opened import OpenFiles
         from mbuild.gguf.facts import describe
         from mbuild.gguf.hyperparameters import check_hyperparameters
         from mbuild.gguf.reader import open_gguf

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,7 +10,7 @@ from mbuild.build.graph import Made, Result, Step, StepContext
 from mbuild.build.sources.values import Material
 from mbuild.build.steps.opened import OpenFiles
 from mbuild.build.steps.origins import ORIGIN_NAMES, Origin, OverOrigin
-from mbuild.build.steps.template import chat_template_of
+from mbuild.gguf.facts import chat_template_of
 
 if TYPE_CHECKING:
     from mbuild.build.costs import Cost
@@ -30,7 +29,6 @@ class HeaderPart(StrEnum):
     """For an adapter's conversion: the family, its numbers, and the tensors' sizes."""
 
 
-@dataclass(frozen=True, eq=False)
 class ReadHeader(OverOrigin):
     """A part of an unquantized model's header becomes facts; the model is never written.
 
@@ -76,7 +74,7 @@ class ReadHeader(OverOrigin):
 
     def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digests that reading the files gave."""
-        return replace(self, origin=self.origin.learned(files))
+        return self.changed(origin=self.origin.learned(files))
 
     @classmethod
     def make(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
@@ -24,7 +23,6 @@ def put_layer(
     return Made.of([context.store.blobs.put(data)], media_type, facts)
 
 
-@dataclass(frozen=True, eq=False)
 class PutLayer(BaseStep):
     """A text becomes a layer, byte for byte.
 
@@ -65,7 +63,6 @@ class PutLayer(BaseStep):
         return put_layer(context, self.media_type, self.text.encode())
 
 
-@dataclass(frozen=True, eq=False)
 class MergeParameters(BaseStep):
     """PARAMETER values laid over those of the base model or of a detected template, key by key.
 

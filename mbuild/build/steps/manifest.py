@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext, variant_label
 from mbuild.build.sources.values import Material
 from mbuild.core.digest import Digest
+from mbuild.core.values import NamedTuple, aside
 from mbuild.store import Layer, Manifest
 
 
-@dataclass(frozen=True, eq=False)
 class AssembleManifest(BaseStep):
     """The manifest of a model, in memory: ``facts["manifest"]`` is its text.
 
@@ -22,7 +21,7 @@ class AssembleManifest(BaseStep):
 
     config: Step
     entries: tuple[Layer | Step, ...]
-    target: str = field(default="", compare=False)
+    target: str = aside(default="")
 
     kind: ClassVar[str] = "manifest"
     role: ClassVar[str] = ""

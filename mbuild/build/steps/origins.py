@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext, written
 from mbuild.build.sources.values import README, CheckpointSource, Material, SourceFile
@@ -15,7 +15,6 @@ from mbuild.build.steps.opened import OpenFiles, open_all
 from mbuild.build.steps.weights import (
     CONVERTER_VERSION,
     ConvertCheckpoint,
-    ConvertOptions,
     checkpoint_fields,
     converted,
 )
@@ -23,9 +22,11 @@ from mbuild.convert.options import CONVERSION_NAMES
 from mbuild.core.digest import Digest
 from mbuild.core.events import Code
 from mbuild.core.system import allow_open_files
+from mbuild.core.values import NamedTuple
 from mbuild.store import Layer
 
 if TYPE_CHECKING:
+    from mbuild.build.converter import ConvertOptions
     from mbuild.core.digest import Digest
     from mbuild.gguf.files import Seen
     from mbuild.gguf.model import Model

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import Made, Step, StepContext, canonical_json
@@ -49,7 +48,6 @@ OPTION_NAMES: dict[tuple[str, ...], str] = {
 """What the options are called in explanations."""
 
 
-@dataclass(frozen=True, eq=False)
 class Quantize(OverOrigin):
     """A model becomes a quantized layer, with the bytes of llama-quantize.
 
@@ -145,7 +143,7 @@ class Quantize(OverOrigin):
     def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digests that reading the files gave."""
         imatrix = None if self.imatrix is None else self.imatrix.learned(files)
-        return replace(self, origin=self.origin.learned(files), imatrix=imatrix)
+        return self.changed(origin=self.origin.learned(files), imatrix=imatrix)
 
 
 def _write_variants(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import Made, Result, Step, StepContext
@@ -22,6 +21,7 @@ from mbuild.build.steps.origins import (
 )
 from mbuild.core.events import Code
 from mbuild.core.system import allow_open_files
+from mbuild.core.values import aside
 
 if TYPE_CHECKING:
     from mbuild.build.costs import Cost
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from mbuild.work.spread import Part
 
 
-@dataclass(frozen=True, eq=False)
 class KeepShards(OverShards):
     """The shards of a split GGUF become layers with the same bytes, in order.
 
@@ -42,7 +41,7 @@ class KeepShards(OverShards):
     the same).
     """
 
-    link: bool = field(default=False, compare=False)
+    link: bool = aside(default=False)
 
     kind: ClassVar[str] = "keep-shards"
     version: ClassVar[int] = 1
@@ -96,7 +95,6 @@ class KeepShards(OverShards):
         return spread(bring, opened, self.reads, context.report, name="mbuild-import")
 
 
-@dataclass(frozen=True, eq=False)
 class SplitWeights(OverOrigin):
     """A GGUF model, of files or of the store, becomes layers that each hold a part of it."""
 
@@ -169,4 +167,4 @@ class SplitWeights(OverOrigin):
 
     def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digests that reading the files gave."""
-        return replace(self, origin=self.origin.learned(files))
+        return self.changed(origin=self.origin.learned(files))

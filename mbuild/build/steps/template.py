@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from mbuild import __version__
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
 from mbuild.build.steps.layers import put_layer
+from mbuild.core.digest import sha256
+from mbuild.core.values import NamedTuple
 from mbuild.store.media import MODEL, TEMPLATE
 from mbuild.store.records import CHAT_TEMPLATE
-
-if TYPE_CHECKING:
-    from mbuild.gguf.model import Model
 
 
 class _Found(NamedTuple):
@@ -26,7 +23,6 @@ class _Found(NamedTuple):
     stop: list[str]
 
 
-@dataclass(frozen=True, eq=False)
 class DetectTemplate(BaseStep):
     """The template layer of a model, if its chat template is one that a Go template can say.
 
@@ -68,7 +64,8 @@ class DetectTemplate(BaseStep):
 
 
 def _chat_template(context: StepContext, given: Result) -> Mapping[str, Any]:
-    """What :func:`chat_template_of` finds in a layer, or found in a header."""
+    """What :func:`~mbuild.gguf.facts.chat_template_of` finds in a layer, or found in a header."""
+    from mbuild.gguf.facts import chat_template_of
     from mbuild.gguf.reader import open_gguf
 
     if not given.layers:
@@ -80,27 +77,6 @@ def _chat_template(context: StepContext, given: Result) -> Mapping[str, Any]:
         return chat_template_of(file.model())
 
 
-def chat_template_of(model: Model) -> dict[str, Any]:
-    """A model's chat template and the tokens around a text, as JSON; empty without one."""
-    text = model.read("tokenizer.chat_template")
-    if not isinstance(text, str) or not text:
-        return {}
-    return {
-        "text": text,
-        "bos": _token(model, "bos"),
-        "eos": _token(model, "eos"),
-        "adds_bos": model.read("tokenizer.ggml.add_bos_token") is not False,
-    }
-
-
-def _token(model: Model, which: str) -> str:
-    """The text of the token that begins or ends a sequence, or nothing."""
-    number = model.read(f"tokenizer.ggml.{which}_token_id")
-    tokens = model.read("tokenizer.ggml.tokens")
-    known = isinstance(number, int) and isinstance(tokens, list) and 0 <= number < len(tokens)
-    return str(tokens[number]) if known else ""
-
-
 def _detect_once(
     context: StepContext, text: str, bos: str, eos: str, adds_bos: bool
 ) -> _Found | None:
@@ -108,7 +84,7 @@ def _detect_once(
     from mbuild.templates.detect import detect
 
     made_of = json.dumps([__version__, text, bos, eos, adds_bos])
-    key = hashlib.sha256(made_of.encode()).hexdigest()
+    key = sha256(made_of.encode()).hexdigest()
     cache = context.store.cache
     remembered = cache.get(CHAT_TEMPLATE, key)
     if remembered is not None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
 from mbuild.build.sources.values import README, CheckpointSource, Material
@@ -13,7 +12,7 @@ from mbuild.build.splitting import SPLITTING_NAMES, Splitting, split_fields
 from mbuild.build.steps.gguf import Role
 from mbuild.build.steps.models import made_of, open_layers, shards_of, write_model
 from mbuild.build.steps.opened import OpenFiles, open_all
-from mbuild.convert.options import AS_IT_IS, CONVERSION_NAMES, Conversion
+from mbuild.convert.options import CONVERSION_NAMES
 from mbuild.core.events import Code
 from mbuild.store import Layer
 from mbuild.store.media import ADAPTER
@@ -21,7 +20,7 @@ from mbuild.store.media import ADAPTER
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mbuild.build.converter import ForeignConverter
+    from mbuild.build.converter import ConvertOptions
     from mbuild.build.costs import Cost
     from mbuild.convert.lora.base import Base
     from mbuild.core.digest import Digest
@@ -45,24 +44,6 @@ CHECKPOINT_NAMES: dict[tuple[str, ...], str] = {
 """What :func:`checkpoint_fields` and the converter's options are called in explanations."""
 
 
-class ConvertOptions(NamedTuple):
-    """All options of a conversion: the type of the matrices, the pre-tokenizer, the others.
-
-    ``converter`` is the user's, where one is asked instead of mbuild's.
-    """
-
-    outtype: str
-    pre: str | None
-    conversion: Conversion = AS_IT_IS
-    converter: ForeignConverter | None = None
-
-    def fields(self) -> dict[str, Any]:
-        """What a step's key fields say of them."""
-        named = {"outtype": self.outtype, "pre": self.pre, **self.conversion.fields()}
-        return named | (self.converter.fields if self.converter else {})
-
-
-@dataclass(frozen=True, eq=False)
 class ConvertCheckpoint(BaseStep):
     """A Hugging Face checkpoint becomes a GGUF layer, as llama.cpp's converter makes it.
 
@@ -125,7 +106,7 @@ class ConvertCheckpoint(BaseStep):
 
     def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digests that reading the files gave."""
-        return replace(self, source=self.source.learned(files))
+        return self.changed(source=self.source.learned(files))
 
     def cost(self, store: BuildStore) -> Cost:
         """The unquantized file, written while all cores convert tensors."""
@@ -146,7 +127,6 @@ class ConvertCheckpoint(BaseStep):
         return Cost(size, memory_for(self.reads + size, largest, cores()), every_core=True)
 
 
-@dataclass(frozen=True, eq=False)
 class ConvertAdapter(BaseStep):
     """A PEFT adapter becomes a GGUF adapter layer for a base model.
 
@@ -221,7 +201,7 @@ class ConvertAdapter(BaseStep):
 
     def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digests that reading the files gave."""
-        return replace(self, source=self.source.learned(files))
+        return self.changed(source=self.source.learned(files))
 
 
 def converted(
@@ -238,7 +218,7 @@ def converted(
     what the model is loaded from.
     """
     if options.converter is not None:
-        from mbuild.build.steps.foreign import foreign_model
+        from mbuild.build.steps.external import foreign_model
 
         return foreign_model(source.name, options.converter, options, paths, context, stack)
     from mbuild.convert.checkpoint import open_checkpoint

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from threading import Lock
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import UnsupportedError
 
@@ -81,19 +86,34 @@ def synonyms(arch: str, blocks: int) -> TensorNameMap | None:
     The package writes what is special for one architecture into a table that all later ones
     start from, so that is put back.
     """
-    import gguf
-
-    known = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
+    constants, tables = _published("constants"), _published("tensor_mapping")
+    known = {name: arch for arch, name in constants.MODEL_ARCH_NAMES.items()}
     if arch not in known:
         return None
     with _TABLE:
-        shared = gguf.TensorNameMap.block_mappings_cfg
+        shared = tables.TensorNameMap.block_mappings_cfg
         before = dict(shared)
         try:
-            return gguf.get_tensor_name_map(known[arch], blocks)
+            made: TensorNameMap = tables.get_tensor_name_map(known[arch], blocks)
+            return made
         finally:
             shared.clear()
             shared.update(before)
+
+
+@cache
+def _published(module: str) -> Any:
+    """A module of the ``gguf`` package, without the rest of it: that loads YAML and more.
+
+    The package's own file runs all of its modules, which takes five times as long as its tables.
+    """
+    place = find_spec("gguf")
+    if place is None:
+        raise ModuleNotFoundError("gguf is not installed", name="gguf")
+    package = ModuleType("mbuild_gguf")
+    package.__path__ = list(place.submodule_search_locations or ())
+    sys.modules.setdefault(package.__name__, package)
+    return import_module(f"{package.__name__}.{module}")
 
 
 def _finder(hp: Hyper, row: Family) -> Callable[[str], str | None]:
@@ -118,9 +138,8 @@ def _own(row: Family, blocks: int) -> Iterator[tuple[str, str]]:
 def _from_places(row: Family, blocks: int) -> TensorNameMap:
     """The table of an architecture that the package does not have: its synonyms of all tensors
     for which the layout has a place."""
-    import gguf
-
-    table = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 0)
+    constants, tables = _published("constants"), _published("tensor_mapping")
+    table: TensorNameMap = tables.get_tensor_name_map(constants.MODEL_ARCH.LLAMA, 0)
     table.mapping = {}
     places = {name.removesuffix(".weight").removesuffix(".bias") for name in row.layout.names}
     everywhere = (
@@ -129,7 +148,7 @@ def _from_places(row: Family, blocks: int) -> TensorNameMap:
     )
     for synonyms, layers, prefix in everywhere:
         for tensor, names in synonyms.items():
-            name = gguf.TENSOR_NAMES[tensor]
+            name = constants.TENSOR_NAMES[tensor]
             if name.removeprefix(prefix) not in places:
                 continue
             for layer in layers:

@@ -18,7 +18,7 @@ from mbuild.core.digest import Digest
 from mbuild.core.errors import DamagedError, MbuildError, StoreError, UnsupportedError, UsageError
 from mbuild.models.artifacts.oci import INDEX_FILE, LAYOUT, LAYOUT_FILE, blob_name, encode_index
 from mbuild.models.artifacts.places import WeightsPlace, places_of
-from mbuild.models.artifacts.settings import align, with_settings
+from mbuild.models.artifacts.settings import align, in_one_file, with_settings
 from mbuild.models.artifacts.sharing import ExportTarget, clear_leftovers, hashing, writing
 from mbuild.models.artifacts.tar import END, header, padding
 from mbuild.store.contents import Contents, open_group, read_contents
@@ -114,7 +114,8 @@ def export(
         done += count
         progress(done, max(total, done))
 
-    job = _Job(store, read_contents(store.blobs, stored), options, tick)
+    contents = read_contents(store.blobs, stored)
+    job = _Job(store, in_one_file(contents) if options.merge else contents, options, tick)
     _check_options(options)
     if options.layout is ExportForm.TAR:
         return [_write_tar(job, target)]

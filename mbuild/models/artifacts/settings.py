@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from mbuild.gguf.model import KV, MetadataEntry, Model
@@ -19,6 +20,7 @@ from mbuild.gguf.types import ValueType
 from mbuild.gguf.writer import layout
 from mbuild.models.artifacts.sharing import BLOCK
 from mbuild.store.contents import Contents
+from mbuild.store.media import LEAST_OLLAMA, SPLIT
 
 SAMPLING: Mapping[str, tuple[str, ValueType]] = {
     "temperature": ("temp", ValueType.FLOAT32),
@@ -42,6 +44,20 @@ _SPECIAL = (3, 4)
 """Token types of control and user-defined tokens (llama.h)."""
 _ENDS = re.compile(r"end|eot|eom|eos|stop|^</")
 _INT32 = 1 << 31
+
+
+def in_one_file(contents: Contents) -> Contents:
+    """A model's contents once its weights are merged.
+
+    They do not ask for the version of Ollama that only weights in several layers need; a
+    build from such a model leaves it out by the same rule.
+    """
+    layers = [layer.media_type for layer in contents.stored.manifest.layers]
+    several = any(layers.count(kind) > 1 for kind in SPLIT)
+    if not several or contents.config.get("requires") != LEAST_OLLAMA:
+        return contents
+    config = {key: value for key, value in contents.config.items() if key != "requires"}
+    return replace(contents, config=config)
 
 
 def with_settings(model: Model, contents: Contents) -> Model:

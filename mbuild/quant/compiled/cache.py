@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 
 from mbuild.core.environment import HOME_VARIABLE, home_folder
+from mbuild.quant.kernels import target
 
 PACKAGE = Path(__file__).parents[2]
 SOURCES = ("gguf/types", "quant/compiled/compiler", "quant/table")
@@ -124,10 +125,7 @@ def sources_digest() -> bytes:
 
 def key(name: str) -> bytes:
     """A digest of all that decides the code of the kernel of this name."""
-    # Only here, so that what llvmlite fails with reaches those alone who compile.
-    from mbuild.quant.kernels.target import description
-
-    return hashlib.sha256(sources_digest() + repr((name, description())).encode()).digest()
+    return hashlib.sha256(sources_digest() + repr((name, target.description())).encode()).digest()
 
 
 def _path(name: str, key_: bytes) -> Path:

@@ -11,15 +11,6 @@ from typing import Any
 
 from llvmlite import ir
 
-NAME = "chunks"
-"""The function's name.
-
-Its parameters: the inputs, one behind the other, and their bytes; how many blocks of 64
-bytes an input has; the number of the first, and what is added for each further one; flags of
-all blocks, of an input's first and of its last; the bytes of the last block that count; the
-memory for what comes out, 32 bytes each, which may be that of the inputs, and its size.
-"""
-
 LANES = 8
 """Words in a register of 256 bits; with 16 it is slower on Zen 4, where registers run out."""
 
@@ -43,14 +34,20 @@ _PLACE = ir.IntType(8).as_pointer()
 
 
 class ChunksText:
-    """The function's text in LLVM's words."""
+    """The function's text in LLVM's words.
 
-    def __init__(self) -> None:
-        self.module = ir.Module("chunks")
+    Its parameters: the inputs, one behind the other, and their bytes; how many blocks of 64
+    bytes an input has; the number of the first, and what is added for each further one; flags of
+    all blocks, of an input's first and of its last; the bytes of the last block that count; the
+    memory for what comes out, 32 bytes each, which may be that of the inputs, and its size.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.module = ir.Module(name)
         turn = ir.FunctionType(_WORDS, [_WORDS] * 3)
         self.turn = ir.Function(self.module, turn, f"llvm.fshr.v{LANES}i32")
         kind = ir.FunctionType(_LONG, [_PLACE, *[_LONG] * 8, _PLACE, _LONG])
-        self.function = ir.Function(self.module, kind, NAME)
+        self.function = ir.Function(self.module, kind, name)
         self.at = ir.IRBuilder(self.function.append_basic_block("begin"))
 
     def everywhere(self, value: Any) -> Any:

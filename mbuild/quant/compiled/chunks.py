@@ -17,8 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mbuild.quant.compiled import needs
+from mbuild.quant.compiled import cache, loader, needs, packed
 from mbuild.quant.engine import Bytes, Unavailable
+
+NAME = "chunks"
+"""The function whose text :mod:`mbuild.quant.compiled.chunk_text` has."""
 
 CHUNK = 1024
 """Bytes of a chunk of the file."""
@@ -44,22 +47,29 @@ def why_unavailable() -> Unavailable | None:
     return found if isinstance(found, Unavailable) else None
 
 
-def _load() -> Callable[..., int]:
-    """The machine code, kept or made now; raises :class:`Unavailable`."""
-    needs.need_llvmlite()
-    from mbuild.quant.compiled import cache, chunk_text, loader
+def kernel_name() -> str:
+    """The name under which the machine code is kept, which changes with its text."""
+    text = Path(__file__).with_name("chunk_text.py").read_bytes()
+    return f"{NAME}-{hashlib.sha256(text).hexdigest()[:16]}"
 
-    text = Path(chunk_text.__file__).read_bytes()
-    name = f"{chunk_text.NAME}-{hashlib.sha256(text).hexdigest()[:16]}"
-    code = None
-    with needs.llvm():
+
+def _load() -> Callable[..., int]:
+    """The machine code, as it came, kept or made now; raises :class:`Unavailable`."""
+    name = kernel_name()
+    code = packed.read(name)
+    if code is None:
         with suppress(ModuleNotFoundError):  # where numba is missing nothing is kept
             code = cache.read(name)
-        if code is None:
-            code = loader.compiled(chunk_text.ChunksText().write())
-            with suppress(ModuleNotFoundError):
-                cache.write(name, code)
-        return loader.load(code, chunk_text.NAME)
+    if code is None:
+        needs.need_llvmlite()
+        from mbuild.quant.compiled import chunk_text, llvm
+
+        with needs.machine_code():
+            code = llvm.compiled(chunk_text.ChunksText(NAME).write())
+        with suppress(ModuleNotFoundError):
+            cache.write(name, code)
+    with needs.machine_code():
+        return loader.load(code, NAME)
 
 
 def _call(*arguments: int | Bytes) -> None:

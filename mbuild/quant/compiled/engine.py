@@ -1,9 +1,9 @@
 """The compiled engine: picks kernels, pads the last tile, says where a bad value lies.
 
-A kernel is an object file, loaded by LLVM (:mod:`mbuild.quant.compiled.loader`) and called through
-ctypes. It came with mbuild (:mod:`mbuild.quant.compiled.packed`), or it is compiled by numba
-(:mod:`mbuild.quant.compiled.compiler`) and kept (:mod:`mbuild.quant.compiled.cache`). Where it is
-there already, numba is not imported.
+A kernel is an object file, put into memory and called through ctypes
+(:mod:`mbuild.quant.compiled.loader`). It came with mbuild (:mod:`mbuild.quant.compiled.packed`),
+or it is compiled by numba (:mod:`mbuild.quant.compiled.compiler`) and kept
+(:mod:`mbuild.quant.compiled.cache`). Where it is there already, numba is not imported.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def machine_code(kernel: Kernel) -> Callable[..., int]:
     if code is None:
         needs.find_numba(packed.lack(kernel.name))
         code = cache.read(kernel.name) or _compiled(kernel)
-    with needs.llvm():
+    with needs.machine_code():
         return loader.load(code, kernel.name)
 
 
@@ -43,7 +43,7 @@ def _compiled(kernel: Kernel) -> bytes:
     from mbuild.quant.compiled import compiler
 
     library = compiler.library(kernel)
-    with needs.llvm():
+    with needs.machine_code():
         code = bytes(library.emit_native_object())
     cache.write(kernel.name, code)
     return code
@@ -80,6 +80,8 @@ class CompiledEngine:
     name = "compiled"
 
     def __init__(self, lanes: int | None = None) -> None:
+        if not target.is_known():
+            needs.need_llvmlite()
         if not packed.level():
             needs.find_numba(packed.lack())
         self.lanes = lanes or packed.lanes() or target.native_lanes()

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from mbuild.quant.compiled.isolation import import_numba
 from mbuild.quant.engine import Unavailable
+from mbuild.quant.kernels import target
 
 
 def need_llvmlite() -> None:
@@ -23,24 +24,23 @@ def need_llvmlite() -> None:
 
 
 def find_numba(lack: str) -> None:
-    """Find numba without importing it; raises :class:`Unavailable`.
+    """Find numba and llvmlite without importing them; raises :class:`Unavailable`.
 
     ``lack`` is why the kernels that came with mbuild are not enough, in words.
     """
-    # Only here, so that llvmlite is imported where need_llvmlite() has found it.
-    from mbuild.quant.kernels import target
-
-    try:
-        target.compilers()
-    except (ImportError, OSError) as error:
-        reason = unusable("numba", error)
-        if lack:
-            reason = Unavailable(f"{lack}, and {reason.reason}", reason.remedy)
-        raise reason from error
+    for package in ("llvmlite", "numba"):
+        try:
+            target.version_of(package)
+        except (ImportError, OSError) as error:
+            reason = unusable(package, error)
+            if lack:
+                reason = Unavailable(f"{lack}, and {reason.reason}", reason.remedy)
+            raise reason from error
 
 
 def need_numba() -> None:
     """Import numba, and the compiler that is made of its parts; raises :class:`Unavailable`."""
+    need_llvmlite()
     with _imported("numba"):
         import_numba()
     try:
@@ -72,14 +72,14 @@ def unusable(package: str, error: Exception) -> Unavailable:
 
 
 @contextmanager
-def llvm() -> Iterator[None]:
-    """What LLVM refuses, or the system does to it, as :class:`Unavailable`."""
+def machine_code() -> Iterator[None]:
+    """What LLVM or the system refuses, as :class:`Unavailable`."""
     try:
         yield
     except (RuntimeError, OSError) as error:
         words = " ".join(str(error).split())
         raise Unavailable(
-            f"LLVM cannot make or load machine code ({words[:200]})",
+            f"machine code cannot be made or loaded ({words[:200]})",
             "let programs run memory that they wrote (SELinux: execmem),"
             " or pip install --force-reinstall llvmlite",
         ) from error

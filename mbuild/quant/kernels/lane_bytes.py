@@ -15,17 +15,15 @@ from mbuild.quant.kernels.lanes import (
     I1,
     I8,
     I16,
-    I32,
     Mask,
     Real,
     Whole,
     WidthType,
-    call,
-    constant,
     data,
     nothing,
     register,
 )
+from mbuild.quant.kernels.vectors import I32, call, constant
 from mbuild.quant.layouts.instructions import (
     count,
     first_lane,

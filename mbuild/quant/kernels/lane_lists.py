@@ -17,7 +17,8 @@ from numba.extending import intrinsic, overload
 
 from mbuild.quant.kernels.lane_arrays import reals
 from mbuild.quant.kernels.lane_picks import cycle, pick4
-from mbuild.quant.kernels.lanes import I32, Real, WidthType, register
+from mbuild.quant.kernels.lanes import Real, WidthType, register
+from mbuild.quant.kernels.vectors import I32
 from mbuild.quant.layouts.instructions import count, first_lane, load_u16
 from mbuild.quant.search import grids
 from mbuild.quant.search.columns import COST, SPOT, Columns

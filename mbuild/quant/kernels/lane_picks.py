@@ -17,18 +17,16 @@ from mbuild.quant.kernels.lane_bytes import exchange
 from mbuild.quant.kernels.lanes import (
     F32,
     I16,
-    I32,
+    PICKS,
     Mask,
     Real,
     Whole,
     WidthType,
-    call,
-    constant,
     data,
     nothing,
     register,
-    splat,
 )
+from mbuild.quant.kernels.vectors import I32, call, constant, joined, shuffle, splat, split
 from mbuild.quant.layouts.instructions import Width
 
 I64 = ir.IntType(64)
@@ -110,27 +108,9 @@ def turn_back(columns: Any, row: int, lane: int, x: Any, start: int, stride: int
     raise NotImplementedError("only compiled kernels transpose")
 
 
-def _has(*names: str) -> bool:
-    return set(names) <= set(target.features().split(","))
-
-
-def _shuffle(builder: Any, value: Any, order: list[int]) -> Any:
-    index = ir.Constant(ir.VectorType(I32, len(order)), order)
-    return builder.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), index)
-
-
-def _join(builder: Any, low: Any, high: Any) -> Any:
-    index = ir.Constant(ir.VectorType(I32, 16), list(range(16)))
-    return builder.shuffle_vector(low, high, index)
-
-
 def _by_halves(builder: Any, name: str, table: Any, index: Any) -> Any:
-    parts = []
-    for start in (0, 8):
-        order = list(range(start, start + 8))
-        part, places = _shuffle(builder, table, order), _shuffle(builder, index, order)
-        parts.append(call(builder, name, part.type, [part, places]))
-    return _join(builder, *parts)
+    pairs = zip(split(builder, table, 8), split(builder, index, 8), strict=True)
+    return joined(builder, [call(builder, name, part.type, [part, at]) for part, at in pairs])
 
 
 def _by_selects(builder: Any, table: Any, index: Any, length: int) -> Any:
@@ -138,7 +118,7 @@ def _by_selects(builder: Any, table: Any, index: Any, length: int) -> Any:
     choices = []
     for entry in range(length):
         order = [lane - lane % length + entry for lane in range(16)]
-        choices.append(_shuffle(builder, table, order))
+        choices.append(shuffle(builder, table, order))
     bit = 1
     while len(choices) > 1:
         isolated = builder.and_(index, constant(16, bit))
@@ -150,18 +130,18 @@ def _by_selects(builder: Any, table: Any, index: Any, length: int) -> Any:
 
 
 def _pick4(builder: Any, args: Any, sig: Any, context: Any) -> Any:
-    if _has("+avx512f"):
-        return call(builder, "llvm.x86.avx512.vpermilvar.ps.512", args[0].type, list(args))
-    if _has("+avx"):
-        return _by_halves(builder, "llvm.x86.avx.vpermilvar.ps.256", *args)
+    if target.has("+avx512f"):
+        return call(builder, PICKS[4, 16], args[0].type, list(args))
+    if target.has("+avx"):
+        return _by_halves(builder, PICKS[4, 8], *args)
     return _by_selects(builder, args[0], args[1], 4)
 
 
 def _pick8(builder: Any, args: Any, sig: Any, context: Any) -> Any:
-    if _has("+avx512f"):
-        return call(builder, "llvm.x86.avx512.permvar.sf.512", args[0].type, list(args))
-    if _has("+avx2"):
-        return _by_halves(builder, "llvm.x86.avx2.permps", *args)
+    if target.has("+avx512f"):
+        return call(builder, PICKS[8, 16], args[0].type, list(args))
+    if target.has("+avx2"):
+        return _by_halves(builder, PICKS[8, 8], *args)
     return _by_selects(builder, args[0], args[1], 8)
 
 
@@ -170,7 +150,7 @@ def _load_both(builder: Any, args: Any, sig: Any, context: Any) -> Any:
     index = context.cast(builder, args[2], sig.args[2], types.intp)
     places = builder.bitcast(base, ir.VectorType(I16, 8).as_pointer())
     eight = builder.load(builder.gep(places, [index]), align=1)
-    return builder.zext(_shuffle(builder, eight, [*range(8)] * 2), ir.VectorType(I32, 16))
+    return builder.zext(shuffle(builder, eight, [*range(8)] * 2), ir.VectorType(I32, 16))
 
 
 def _load_half(builder: Any, args: Any, sig: Any, context: Any) -> Any:
@@ -192,7 +172,7 @@ def _cycle(builder: Any, args: Any, sig: Any, context: Any) -> Any:
 
 
 def _indexes8(builder: Any, args: Any, sig: Any, context: Any) -> Any:
-    if not _has("+avx512f"):
+    if not target.has("+avx512f"):
         return args[0]
     upper = ir.Constant(ir.VectorType(I32, 16), [0] * 8 + [0x8888] * 8)
     return builder.or_(args[0], upper)
@@ -201,7 +181,7 @@ def _indexes8(builder: Any, args: Any, sig: Any, context: Any) -> Any:
 def _least_of_half(builder: Any, args: Any, sig: Any, context: Any) -> Any:
     value = args[0]
     for apart in (4, 2, 1):
-        other = _shuffle(builder, value, [lane ^ apart for lane in range(16)])
+        other = shuffle(builder, value, [lane ^ apart for lane in range(16)])
         value = builder.select(builder.fcmp_ordered("<", value, other), value, other)
     return value
 

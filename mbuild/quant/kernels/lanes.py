@@ -15,17 +15,27 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.core.datamodel import models, register_default
 from numba.core.imputils import lower_constant
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import NativeValue, lower_builtin, typeof_impl, unbox
 
+from mbuild.quant.kernels import target
+from mbuild.quant.kernels.vectors import I32, call, constant, joined, splat, split
 from mbuild.quant.layouts.instructions import Width
 from mbuild.quant.search import ops
 
-I1, I8, I16, I32 = (ir.IntType(size) for size in (1, 8, 16, 32))
+I1, I8, I16 = (ir.IntType(size) for size in (1, 8, 16))
 F32 = ir.FloatType()
+PICKS = {
+    (4, 8): "llvm.x86.avx.vpermilvar.ps.256",
+    (4, 16): "llvm.x86.avx512.vpermilvar.ps.512",
+    (8, 8): "llvm.x86.avx2.permps",
+    (8, 16): "llvm.x86.avx512.permvar.sf.512",
+}
+"""LLVM's names of what picks from blocks of so many lanes of a register of so many."""
+
 ELEMENT = {"real": F32, "whole": I32, "mask": I1}
 
 
@@ -130,25 +140,6 @@ def nothing(*args: Any) -> Any:
     return types.none
 
 
-def splat(builder: Any, scalar: Any, lanes: int) -> Any:
-    """The scalar in every lane."""
-    vector = ir.VectorType(scalar.type, lanes)
-    first = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, I32(0))
-    zeros = ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)
-    return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), zeros)
-
-
-def constant(lanes: int, value: int) -> Any:
-    """A vector constant that has ``value`` in every lane."""
-    return ir.Constant(ir.VectorType(I32, lanes), [value] * lanes)
-
-
-def call(builder: Any, name: str, result: Any, args: list[Any]) -> Any:
-    """Call an LLVM intrinsic."""
-    kind = ir.FunctionType(result, [a.type for a in args])
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
-
-
 def _intrinsic(name: str) -> Callable[..., Any]:
     """Code that calls an LLVM intrinsic overloaded on the first argument's vector type."""
 
@@ -200,13 +191,48 @@ def _rounded(builder: Any, args: Any, sig: Any, context: Any) -> Any:
     return builder.fsub(builder.fadd(args[0], rounder), rounder)
 
 
+def _odd(length: int) -> Callable[..., Any]:
+    """Code of ``2 * (value & (length - 1)) + 1`` as reals: a pick where the processor has one."""
+
+    def build(builder: Any, args: Any, sig: Any, context: Any) -> Any:
+        lanes, wide = args[0].type.count, target.register_lanes()
+        if not target.has("+avx2") or lanes % wide:
+            twice = builder.shl(args[0], constant(lanes, 1))
+            odd = builder.or_(
+                builder.and_(twice, constant(lanes, 2 * length - 2)), constant(lanes, 1)
+            )
+            return builder.sitofp(odd, ir.VectorType(F32, lanes))
+        kind = ir.VectorType(F32, wide)
+        table = ir.Constant(kind, [2.0 * (lane % length) + 1 for lane in range(wide)])
+        parts = split(builder, args[0], wide)
+        picked = [call(builder, PICKS[length, wide], kind, [table, part]) for part in parts]
+        return joined(builder, picked)
+
+    return build
+
+
+def _chosen(builder: Any, sign: str, value: Any, limit: Any) -> Any:
+    """Per lane the value where it is above (or below) the limit, else the limit.
+
+    On x86-64 that is one instruction, NaN and zeros included, which LLVM does not find where
+    the limit is 0.
+    """
+    name, lanes = {">": "max", "<": "min"}[sign], value.type.count
+    if lanes == 16 and target.has("+avx512f"):
+        given = [value, limit, I32(4)]  # rounded as the processor is set
+        return call(builder, f"llvm.x86.avx512.{name}.ps.512", value.type, given)
+    if lanes == 8 and target.has("+avx"):
+        return call(builder, f"llvm.x86.avx.{name}.ps.256", value.type, [value, limit])
+    return builder.select(builder.fcmp_ordered(sign, value, limit), value, limit)
+
+
 def _confine(builder: Any, args: Any, sig: Any, context: Any) -> Any:
-    value = args[0]
+    parts = split(builder, args[0], target.register_lanes())
     for number, sign in ((1, ">"), (2, "<")):
         scalar = context.cast(builder, args[number], sig.args[number], types.float32)
-        limit = splat(builder, scalar, sig.args[0].lanes)
-        value = builder.select(builder.fcmp_ordered(sign, value, limit), value, limit)
-    return value
+        limit = splat(builder, scalar, parts[0].type.count)
+        parts = [_chosen(builder, sign, part, limit) for part in parts]
+    return joined(builder, parts)
 
 
 def _limit(builder: Any, context: Any, value: Any, name: str, scalar: Any, kind: Any) -> Any:
@@ -324,6 +350,8 @@ INSTRUCTIONS: tuple[tuple[Any, tuple[Any, ...], Any, Any], ...] = (
     (ops.bits, (Real,), lambda v: Whole(v.lanes), _cast("bitcast", I32)),
     (ops.unbits, (Whole,), lambda v: Real(v.lanes), _cast("bitcast", F32)),
     (ops.real, (Whole,), lambda v: Real(v.lanes), _cast("sitofp", F32)),
+    (ops.odd4, (Whole,), lambda v: Real(v.lanes), _odd(4)),
+    (ops.odd8, (Whole,), lambda v: Real(v.lanes), _odd(8)),
     (ops.nearest, (Real,), lambda v: Whole(v.lanes), _nearest),
     (ops.rounded, (Real,), _same, _rounded),
     (ops.confine, (Real, types.Number, types.Number), lambda v, a, b: v, _confine),

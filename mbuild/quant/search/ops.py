@@ -76,6 +76,16 @@ def real(value: Any) -> Any:
     return np.asarray(value).astype(np.float32)
 
 
+def odd4(value: Any) -> Any:
+    """``2 * (value & 3) + 1`` of a whole vector, as a real one: 1, 3, 5 or 7."""
+    return real(2 * (value & 3) + 1)
+
+
+def odd8(value: Any) -> Any:
+    """``2 * (value & 7) + 1`` of a whole vector, as a real one: 1, 3 ... 15."""
+    return real(2 * (value & 7) + 1)
+
+
 def nearest(value: Any) -> Any:
     """Rounded half to even, as ggml's ``nearest_int`` does it.
 

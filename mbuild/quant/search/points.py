@@ -47,6 +47,8 @@ from mbuild.quant.search.ops import (
     fill,
     load,
     nearest,
+    odd4,
+    odd8,
     real,
     root,
     rounded,
@@ -59,11 +61,14 @@ from mbuild.quant.search.ops import (
 CERTAIN = 0.4995
 """A value so near to its level has no other that costs less, however the costs are rounded."""
 
+HALVED = 1e-37
+"""Half of a number above it is none of those denormal ones that have fewer bits."""
+
 
 class Trial(NamedTuple):
     """One of the scales that are tried: its place among them, and one over it.
 
-    ``small`` says that magnitudes stay below ``LIMIT``.
+    ``small`` says that magnitudes stay below ``LIMIT``, and that half of one over it is exact.
     """
 
     step: Any
@@ -104,6 +109,17 @@ def _fold(w: Any, c: Columns, g: Any, form: Form) -> None:
         store(w, c.scratch, SIGN + g * (form.n // 8) + k, real(signs))
 
 
+def _ratio(w: Any, x: Any, trial: Trial) -> Any:
+    """The level as a fraction: half of the value over the scale, less half of one.
+
+    Halving is exact at either place, so that one multiplication does for two.
+    """
+    one, half = fill(w, 1.0), fill(w, 0.5)
+    if trial.small:
+        return (half * trial.inverse) * x - half
+    return half * (trial.inverse * x - one)
+
+
 def _level(ratio: Any, top: Any, small: Any) -> Any:
     """The nearest level; ``small`` says that magnitudes stay below ``LIMIT``."""
     if small:
@@ -113,11 +129,10 @@ def _level(ratio: Any, top: Any, small: Any) -> Any:
 
 def _find(w: Any, c: Columns, k: Any, trial: Trial, form: Form) -> None:
     """The spot of group ``k`` at this scale, for :func:`mbuild.quant.search.grids.move`."""
-    one, half = fill(w, 1.0), fill(w, 0.5)
     spot = apart = fill(w, 0.0)
     place = np.float32(1)
     for i in range(form.size):
-        ratio = half * (trial.inverse * load(w, c.scratch, VALUE + form.size * k + i) - one)
+        ratio = _ratio(w, load(w, c.scratch, VALUE + form.size * k + i), trial)
         level = _level(ratio, form.levels - 1, trial.small)
         distance = absolute(confine(ratio, 0, form.levels - 1) - level)
         apart = select(apart > distance, apart, distance)
@@ -130,7 +145,8 @@ def _find(w: Any, c: Columns, k: Any, trial: Trial, form: Form) -> None:
 
 def _find_all(w: Any, c: Columns, step: Any, inverse: Any, form: Form) -> None:
     """The spots of all groups at this scale."""
-    if any_lane(~(absolute(inverse * load(w, c.scratch, REACH)) < fill(w, LIMIT))):
+    small = absolute(inverse * load(w, c.scratch, REACH)) < fill(w, LIMIT)
+    if any_lane(~(small & (absolute(inverse) > fill(w, HALVED)))):
         for k in range(form.n // form.size):
             _find(w, c, k, Trial(step, inverse, False), form)
     else:
@@ -141,12 +157,12 @@ def _find_all(w: Any, c: Columns, step: Any, inverse: Any, form: Form) -> None:
 def _sums(w: Any, c: Columns, step: Any, form: Form) -> Any:
     """(sum of weight*x*value, sum of weight*value*value) of the groups' codes at this step."""
     sum_qx, sum_q2 = fill(w, 0.0), fill(w, 0.0)
-    twice_level = 14 if form.levels == 8 else 6
     for k in range(form.n // form.size):
-        twice = load(w, c.spots, STEPS * k + step) << 1
+        code = load(w, c.spots, STEPS * k + step)
         for i in range(form.size):
             row = form.size * k + i
-            value = real(((twice >> (form.bits * i)) & twice_level) | whole(w, 1))
+            level = code >> (form.bits * i)
+            value = odd8(level) if form.levels == 8 else odd4(level)
             sum_qx = sum_qx + load(w, c.scratch, PRODUCT + row) * value
             sum_q2 = sum_q2 + load(w, c.scratch, WEIGHT + row) * value * value
     return sum_qx, sum_q2
@@ -182,16 +198,18 @@ def _search(w: Any, c: Columns, first: Any, start: Any, form: Form) -> Any:
         _find_all(w, c, step, inverse, form)
     for k in range(groups):
         move(w, c, k, steps, form)
-        store(w, c.scratch, first + k, fill(w, form.start))
-    best = zero
+    best, chosen = zero, whole(w, -1)
     for step in range(steps):
         sum_qx, sum_q2 = _sums(w, c, step, form)
         better = (sum_q2 > zero) & (sum_qx * sum_qx > best * sum_q2)
         scale = select(better, sum_qx / sum_q2, scale)
         best = select(better, scale * sum_qx, best)
-        for k in range(groups):
-            new = real(load(w, c.spots, STEPS * k + step) & (2 * MOVED - 1))
-            store(w, c.scratch, first + k, select(better, new, load(w, c.scratch, first + k)))
+        chosen = select(better, whole(w, step), chosen)
+    for k in range(groups):
+        code = whole(w, form.start)
+        for step in range(steps):
+            code = select(chosen == whole(w, step), load(w, c.spots, STEPS * k + step), code)
+        store(w, c.scratch, first + k, real(code & (2 * MOVED - 1)))
     return scale
 
 

@@ -101,7 +101,7 @@ class BearerTokens:
             answer = self._post(challenge, scopes, login, reach)
         if answer is None:
             answer = self._get(challenge, scopes, login, reach)
-        return _read(answer, self._registry.host)
+        return _read(answer, self._registry.host, login is not None)
 
     def _check_realm(self, realm: str) -> None:
         """Refuse a place that a login must not be taken to; raises :class:`RegistryError`."""
@@ -207,13 +207,12 @@ def _host_of(url: str) -> str:
     return urlsplit(url).netloc.rpartition("@")[2].lower()
 
 
-def _read(answer: BaseHTTPResponse, host: str) -> _Kept:
+def _read(answer: BaseHTTPResponse, host: str, has_login: bool) -> _Kept:
     """The token in an answer; raises :class:`DeniedError` or :class:`RegistryError`."""
     data = read_limited(answer, MAX_ANSWER)
     if answer.status in (400, 401, 403):
-        raise DeniedError(
-            f"the registry {host} does not accept the login", hint=f"mbuild login {host}"
-        )
+        said = "does not accept the login" if has_login else "requires a login"
+        raise DeniedError(f"the registry {host} {said}", hint=f"mbuild login {host}")
     value: Mapping[str, Any] = {}
     if answer.status == 200:
         try:

@@ -57,6 +57,14 @@ def drained(answer: BaseHTTPResponse) -> None:
         read_limited(answer, _MAX_ERROR)
 
 
+def is_json(answer: BaseHTTPResponse) -> bool:
+    """Whether a short body is a JSON object."""
+    try:
+        return isinstance(json.loads(read_limited(answer, _MAX_ERROR)), dict)
+    except (RegistryError, ValueError, RecursionError):
+        return False
+
+
 def refusal(answer: BaseHTTPResponse, what: str, host: str) -> RegistryError:
     """The error for an answer that is none to ``what`` was asked for."""
     said = _said(answer)

@@ -9,12 +9,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
-from mbuild.core.digest import Digest, DigestError
+from mbuild.core.digest import Digest
 from mbuild.core.errors import AbsentError, RegistryError, UnreachableError
-from mbuild.registry.auth.challenge import Challenge, challenges
+from mbuild.registry.auth.challenge import BEARER, Challenge, challenges
 from mbuild.registry.auth.tokens import Authority, BearerTokens, usable
 from mbuild.registry.client.access import Access, Nearness, nearness_of_host
-from mbuild.registry.client.answers import AGAIN, drained, later, read_limited, refusal
+from mbuild.registry.client.answers import AGAIN, drained, is_json, later, read_limited, refusal
 from mbuild.registry.client.web import PORTS, Web
 from mbuild.store.manifest import MANIFEST_TYPE, MAX_MANIFEST_BYTES
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from mbuild.registry.auth.login import Login
     from mbuild.registry.reference import ModelReference
+    from mbuild.store.manifest import Layer
     from mbuild.work.cancel import Cancel
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -78,6 +79,7 @@ class Registry:
         self.web = Web(cancel, access.over_http(self.host))
         self._cancel = cancel
         self._given = login
+        self._written = reference.scheme
         self._challenges: Sequence[Challenge] = ()
 
     # Where it is.
@@ -95,9 +97,17 @@ class Registry:
 
     @cached_property
     def scheme(self) -> str:
-        """https, but http where that was asked for, or where a registry on this machine has it."""
+        """https, but http where that was asked for, or where a registry on this machine has it.
+
+        A scheme that the user wrote counts; one from a request over HTTP leads to http only
+        where the server's operator named it so.
+        """
         if self.host in self.access.plain:
             return "http"
+        if self._written == "https":
+            return "https"
+        if self._written and self.access.named is None:
+            return self._written
         if self.near is Nearness.LOOPBACK and self.access.named is None:
             try:
                 drained(self.web.ask("GET", f"https://{self.host}/v2/", {}))
@@ -262,27 +272,19 @@ class Registry:
             )
         return Received(data, digest, media_type)
 
-    def head_manifest(self, reference: ModelReference, scopes: Sequence[str]) -> Digest | None:
-        """The digest of the manifest that a tag has in the registry now, if it can be told."""
-        url = self.url(f"manifests/{reference.target}")
-        answer = self.get(url, scopes, {"Accept": ACCEPT}, method="HEAD").response
-        drained(answer)
-        if answer.status != 200:
-            return None
-        try:
-            return Digest.parse(answer.headers.get("docker-content-digest"))
-        except DigestError:
-            return None
-
     def put_manifest(
         self, reference: ModelReference, data: bytes, media_type: str, scopes: Sequence[str]
-    ) -> None:
-        """Give a manifest its tag; raises :class:`RegistryError` where it is not kept as it is."""
+    ) -> bool:
+        """Give a manifest its tag; whether the registry then lists it under its subject.
+
+        Raises :class:`RegistryError` where it is not kept as it is.
+        """
         url = self.url(f"manifests/{reference.target}")
         answer = self.ask("PUT", url, scopes, {"Content-Type": media_type}, data)
         if answer.status not in (200, 201, 202):
             raise refusal(answer, f"{reference} cannot be pushed", self.host)
         said = answer.headers.get("docker-content-digest", "")
+        listed = "oci-subject" in answer.headers
         drained(answer)
         digest = Digest.of(data)
         if said.startswith("sha256:") and said != str(digest):
@@ -290,9 +292,33 @@ class Registry:
                 f"{reference}: the registry keeps another manifest than was sent, {said[:80]!r}",
                 hint="something on the way, such as a proxy, changes what is sent",
             )
+        return listed
+
+    def small_blob(self, layer: Layer, limit: int) -> bytes:
+        """A blob of at most ``limit`` bytes, in memory.
+
+        Raises :class:`RegistryError` for one that is longer, absent, or not what it is called.
+        """
+        if layer.size > limit:
+            raise RegistryError(f"blob {layer.digest} has {layer.size} bytes, not at most {limit}")
+        url, scopes = self.url(f"blobs/{layer.digest}"), (pull_scope(self.path),)
+        answer = self.get(url, scopes, {}).response
+        if answer.status != 200:
+            raise refusal(answer, f"blob {layer.digest} cannot be pulled", self.host)
+        data = read_limited(answer, layer.size)
+        if Digest.of(data) != layer.digest:
+            raise RegistryError(
+                f"the registry sent the wrong bytes for the blob {layer.digest}",
+                hint="the blob in the registry is damaged: push it again",
+            )
+        return data
 
     def ping(self) -> None:
-        """Ask for the start page with the login; raises :class:`DeniedError` and others."""
+        """Ask for the start page with the login; raises :class:`DeniedError` and others.
+
+        What answers anything with a page is no registry: :class:`AbsentError`. A registry says
+        its version there, wants a token, or answers with JSON (distribution's specification).
+        """
         answer = self.ask("GET", f"{self.scheme}://{self.host}/v2/", ())
         if answer.status != 200:
             if answer.status == 404:
@@ -302,7 +328,13 @@ class Registry:
             if answer.status == 401:
                 error.hint = "check the user and the password; some want a token for a password"
             raise error
-        drained(answer)
+        token = any(challenge.scheme == BEARER for challenge in self._challenges)
+        said = "docker-distribution-api-version" in answer.headers
+        if not (is_json(answer) or said or token):
+            raise AbsentError(
+                f"{self.host} is not a registry: its /v2/ is a web page",
+                hint="check the host and its port; the login was not kept",
+            )
 
 
 class Attempts:

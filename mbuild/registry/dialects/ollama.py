@@ -6,14 +6,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mbuild.core.errors import RegistryError
+from mbuild.registry.dialects.files import PlainModel
+from mbuild.registry.dialects.values import Reading, WrittenManifest
 from mbuild.store.manifest import CONFIG_TYPE, MANIFEST_TYPE, Manifest
 from mbuild.store.media import PREFIX
 
 if TYPE_CHECKING:
     from mbuild.registry.dialects.received import Document
     from mbuild.registry.reference import ModelReference
-
-MEDIA_TYPE = MANIFEST_TYPE
 
 
 def fits(document: Document) -> bool:
@@ -35,3 +35,14 @@ def manifest(document: Document, reference: ModelReference) -> Manifest:
                 f" {layer.media_type[:100]!r}"
             )
     return Manifest(document.config, document.layers)
+
+
+def read(document: Document, reference: ModelReference) -> Reading:
+    """The blobs that the model needs; its manifest stays as it came."""
+    layers = manifest(document, reference).blobs()
+    return Reading(layers, lambda store: document.data, is_ollama=True)
+
+
+def written(model: PlainModel) -> WrittenManifest:
+    """The manifest as it lies in the store."""
+    return WrittenManifest(model.data, MANIFEST_TYPE, "", model.manifest.blobs(), {})

@@ -15,18 +15,26 @@ if TYPE_CHECKING:
     from mbuild.registry.client.registry import Received
     from mbuild.registry.reference import ModelReference
 
+FILE_PATH = "org.cncf.model.filepath"
+"""The annotation with a file's name, which Docker's model runner reads, too."""
+
+TITLE = "org.opencontainers.image.title"
+"""The annotation by which oras names the file of a layer."""
+
 MAX_CONFIG = 4 << 20
 """Bytes of a config, which is JSON that is read whole."""
 
 
 class Document(NamedTuple):
-    """A checked manifest: its parts, and the JSON that they were read from."""
+    """A checked manifest: its bytes and its parts.
 
-    media_type: str
-    artifact_type: str
+    ``paths`` are the names of the files that layers are, "" where a layer has none.
+    """
+
+    data: bytes
     config: Layer
     layers: tuple[Layer, ...]
-    value: Mapping[str, Any]
+    paths: tuple[str, ...]
 
 
 def document(received: Received, reference: ModelReference) -> Document:
@@ -66,8 +74,15 @@ def document(received: Received, reference: ModelReference) -> Document:
     for layer in (config, *found):
         if sizes.setdefault(layer.digest, layer.size) != layer.size:
             raise _no_manifest(reference, f"it names {layer.digest} with two sizes")
-    artifact = value.get("artifactType")
-    return Document(media_type, artifact if isinstance(artifact, str) else "", config, found, value)
+    return Document(received.data, config, found, tuple(map(_path, layers)))
+
+
+def _path(layer: Mapping[str, Any]) -> str:
+    """The name of the file that a layer is: ModelPack's annotation, else the OCI's title."""
+    annotations = layer.get("annotations")
+    names = annotations if isinstance(annotations, dict) else {}
+    found = names.get(FILE_PATH, names.get(TITLE, ""))
+    return found if isinstance(found, str) else ""
 
 
 def _no_manifest(reference: ModelReference, why: str) -> RegistryError:

@@ -15,6 +15,7 @@ from mbuild.registry.client.registry import Attempts, Registry, pull_scope
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
 
+    from mbuild.core.digest import Digest
     from mbuild.registry.transfer.partial import PartialBlob
     from mbuild.work.cancel import Cancel
     from mbuild.work.spread import Part
@@ -44,12 +45,28 @@ class Download:
         self._whole = False
         self._alone = threading.Lock()
         self.moved = 0
+        self.ended = False  # its digest is still to be seen to
         self._moving = threading.Lock()
 
     @property
     def partial(self) -> PartialBlob:
         """What has arrived."""
         return self._partial
+
+    @property
+    def digest(self) -> Digest:
+        """The blob's digest."""
+        return self._partial.digest
+
+    @property
+    def size(self) -> int:
+        """The blob's bytes."""
+        return self._partial.size
+
+    @property
+    def done(self) -> int:
+        """Bytes that are there."""
+        return self._partial.received
 
     def ranges(self) -> list[tuple[int, int]]:
         """What to ask for, in order."""

@@ -5,75 +5,46 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mbuild.core.digest import Digest
-from mbuild.core.errors import RegistryError
+from mbuild.core.errors import AbsentError, RegistryError
 from mbuild.core.transfers import (
     BlobDone,
     BlobProgress,
     Direction,
+    LeftOut,
     Phase,
     PhaseStarted,
     TransferEvent,
     Transferred,
 )
 from mbuild.registry.client.registry import Registry, pull_scope
-from mbuild.registry.dialects import ollama
 from mbuild.registry.dialects.received import document
+from mbuild.registry.dialects.table import read
 from mbuild.registry.transfer.download import Download
+from mbuild.registry.transfer.moving import move, registry_of
 from mbuild.registry.transfer.partial import OtherBytesError, PartialBlob
+from mbuild.store.manifest import Manifest
 from mbuild.work.cancel import Cancel
-from mbuild.work.spread import Part, ticking
 
 if TYPE_CHECKING:
     from mbuild.core.names import ModelName
     from mbuild.registry.client.access import Access
-    from mbuild.registry.client.registry import Received
+    from mbuild.registry.dialects.values import Reading
     from mbuild.registry.reference import ModelReference
-    from mbuild.store import Layer, Manifest, Store
-
-CONNECTIONS = 4
-"""Ranges that are fetched side by side: enough for most links, few enough for rate limits."""
+    from mbuild.store import Store
+    from mbuild.work.spread import Part
 
 _WAIT_SECONDS = 0.1
 _ATTEMPTS = 2  # a blob whose bytes were wrong is fetched once more from its first byte
 _PULL = Direction.PULL
 
 
-class Remote(NamedTuple):
-    """A model that a registry has: its manifest, and the bytes that the store keeps of it."""
-
-    data: bytes
-    manifest: Manifest
-
-    @property
-    def id(self) -> Digest:
-        """The model's id."""
-        return Digest.of(self.data)
-
-    @property
-    def sizes(self) -> Mapping[Digest, int]:
-        """Every blob that it needs, once, the largest first, with its size."""
-        rows = {layer.digest: layer.size for layer in self.manifest.blobs()}
-        return dict(sorted(rows.items(), key=lambda row: -row[1]))
-
-
-def look(registry: Registry, reference: ModelReference) -> Remote:
+def look(registry: Registry, reference: ModelReference) -> Reading:
     """What a registry has under a name; raises :class:`RegistryError` for what is no model."""
-    received: Received = registry.manifest(reference, (pull_scope(reference.path),))
-    found = document(received, reference)
-    if ollama.fits(found):
-        return Remote(received.data, ollama.manifest(found, reference))
-    raise RegistryError(
-        f"{reference} is not a model: its layers are {_types(found.layers)}",
-        hint="only what Ollama or mbuild pushed can be pulled",
-    )
-
-
-def _types(layers: Sequence[Layer]) -> str:
-    names = list(dict.fromkeys(layer.media_type[:100] for layer in layers))
-    return ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
+    received = registry.manifest(reference, (pull_scope(reference.path),))
+    return read(document(received, reference), reference, registry.small_blob)
 
 
 def pull(
@@ -89,25 +60,69 @@ def pull(
 
 
 def bring_model(
-    reference: ModelReference, name: ModelName, store: Store, access: Access
+    reference: ModelReference,
+    name: ModelName,
+    store: Store,
+    access: Access,
+    pinned: Digest | None = None,
 ) -> Generator[TransferEvent, None, None]:
-    """As :func:`pull`, for a caller that holds the store."""
+    """As :func:`pull`, for a caller that holds the store.
+
+    ``pinned``: the id that the model has to have, whatever its tag names by now.
+    """
     cancel = Cancel("the pull was stopped")
-    registry = Registry(reference, access, cancel)
-    try:
+    with registry_of(reference, access, cancel) as registry:
         yield PhaseStarted(_PULL, Phase.READING_MANIFEST)
-        remote = look(registry, reference)
-        moved = yield from bring(remote.sizes, registry, store, cancel)
+        found = _pinned(registry, reference, pinned) if pinned else look(registry, reference)
+        sizes = _sizes(found)
+        moved = yield from bring(sizes, registry, store, cancel)
         yield PhaseStarted(_PULL, Phase.VERIFYING)
+        data = _finished(found, store, pinned)
         yield PhaseStarted(_PULL, Phase.WRITING_MANIFEST)
         target = store.manifests.resolve(name)
         replaced = None
-        if store.manifests.read_bytes(target) != remote.data:
-            replaced = store.replace(target, remote.data)
-        size = sum(layer.size for layer in remote.manifest.blobs())
-        yield Transferred(_PULL, str(target), remote.id, size, moved, replaced)
-    finally:
-        registry.web.close()
+        if store.manifests.read_bytes(target) != data:
+            replaced = store.replace(target, data)
+        size = store.manifests.read(target).size
+        if found.left_out:
+            yield LeftOut(_PULL, found.left_out)
+        yield Transferred(_PULL, str(target), Digest.of(data), size, moved, replaced)
+
+
+def _pinned(registry: Registry, reference: ModelReference, pinned: Digest) -> Reading:
+    """The model of that id; one in another dialect is found only by its tag."""
+    try:
+        return look(registry, reference._replace(digest=pinned))
+    except AbsentError:
+        found = look(registry, reference)
+        if found.is_ollama:
+            raise
+        return found
+
+
+def _finished(found: Reading, store: Store, pinned: Digest | None) -> bytes:
+    """The store's manifest; blobs that it does not name are not kept, nor any if there is none."""
+    brought = {layer.digest for layer in found.layers}
+    try:
+        data = found.finish(store)
+        if pinned not in (None, Digest.of(data)):
+            raise RegistryError(
+                f"the registry has another model than the one that is locked, {pinned}",
+                hint="to take the new one, pull it and update the lock",
+            )
+    except RegistryError:
+        store.discard(brought)
+        raise
+    named = {layer.digest for layer in Manifest.decode(data, "the manifest").blobs()}
+    if not_needed := brought - named:
+        store.discard(not_needed)
+    return data
+
+
+def _sizes(found: Reading) -> Mapping[Digest, int]:
+    """Every blob that a model needs, once, the largest first, with its size."""
+    rows = {layer.digest: layer.size for layer in found.layers}
+    return dict(sorted(rows.items(), key=lambda row: -row[1]))
 
 
 def bring(
@@ -165,7 +180,9 @@ def _claimed(
             stack.callback(blob.leave)
 
 
-def _fetched(downloads: Sequence[Download], registry: Registry) -> Iterator[TransferEvent]:
+def _fetched(
+    downloads: Sequence[Download], registry: Registry
+) -> Generator[TransferEvent, None, None]:
     """Fetch the missing ranges of all blobs from one queue, telling how far each is."""
     work = [(download, span) for download in downloads for span in download.ranges()]
 
@@ -173,21 +190,4 @@ def _fetched(downloads: Sequence[Download], registry: Registry) -> Iterator[Tran
         download, (start, end) = item
         download.fetch(start, end, part)
 
-    told: dict[Digest, int] = {}
-
-    def news() -> Iterator[TransferEvent]:
-        for download in downloads:
-            blob = download.partial
-            if told.get(blob.digest) != (now := blob.received):
-                told[blob.digest] = now
-                yield BlobProgress(_PULL, blob.digest, now, blob.size)
-
-    ticks = ticking(
-        fetch, work, name="mbuild-pull", threads=CONNECTIONS, stop=registry.web.interrupt
-    )
-    try:
-        for _ in ticks:
-            yield from news()
-        yield from news()
-    finally:
-        ticks.close()
+    return move(_PULL, fetch, work, downloads, registry)

@@ -1,41 +1,63 @@
-"""Push: from the store to a registry, blobs first, the manifest last."""
+"""Push: from the store to a registry, blobs first, then the manifests, Ollama's before others."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.core.digest import Digest
 from mbuild.core.errors import DamagedError
 from mbuild.core.transfers import (
-    BlobDone,
-    BlobProgress,
     Direction,
+    ManifestPut,
     Phase,
     PhaseStarted,
     TransferEvent,
     Transferred,
 )
+from mbuild.registry.client.referrers import Referrer, announce
 from mbuild.registry.client.registry import Registry, push_scope
-from mbuild.registry.dialects import ollama
+from mbuild.registry.dialects.files import PlainModel
+from mbuild.registry.dialects.table import DIALECTS, Dialect, write
+from mbuild.registry.transfer.moving import move, registry_of
 from mbuild.registry.transfer.upload import Upload, mount_source
 from mbuild.work.cancel import Cancel
-from mbuild.work.spread import Part, ticking
 
 if TYPE_CHECKING:
     from mbuild.core.names import ModelName
     from mbuild.registry.client.access import Access
+    from mbuild.registry.dialects.values import WrittenManifest
     from mbuild.registry.reference import ModelReference
-    from mbuild.store import Manifest, Store
-
-CONNECTIONS = 4
-"""Blobs that are sent side by side."""
+    from mbuild.store import Layer, Store, StoredManifest
+    from mbuild.work.spread import Part
 
 _PUSH = Direction.PUSH
 
 
+class Wanted(NamedTuple):
+    """A form of manifest to push, and its tag; "" for the usual one."""
+
+    dialect: Dialect
+    tag: str = ""
+
+
+AS_OLLAMA = (Wanted(DIALECTS[0]),)
+
+
+class _Put(NamedTuple):
+    """A manifest to be given its name."""
+
+    dialect: Dialect
+    reference: ModelReference
+    written: WrittenManifest
+
+
 def push(
-    name: ModelName, reference: ModelReference, store: Store, access: Access
+    name: ModelName,
+    reference: ModelReference,
+    store: Store,
+    access: Access,
+    wanted: Sequence[Wanted] = AS_OLLAMA,
 ) -> Generator[TransferEvent, None, None]:
     """Bring a model of the store to a registry; the events tell how far it is.
 
@@ -45,59 +67,90 @@ def push(
     cancel = Cancel("the push was stopped")
     yield PhaseStarted(_PUSH, Phase.READING_MANIFEST)
     with store.reading():
-        stored = store.manifests.read(name)
-        data = store.manifests.read_bytes(stored.name)
-        assert data is not None
-        for layer in stored.manifest.blobs():
-            if not store.blobs.bring(layer.digest, layer.size):
-                raise DamagedError(
-                    f"blob {layer.digest} of model '{stored.name}' is missing or damaged",
-                    hint="build or pull that model again",
-                )
-        registry = Registry(reference, access, cancel)
-        try:
-            moved = yield from _blobs(stored.manifest, reference, registry, store, cancel)
+        stored, data = _whole(name, store)
+        puts = _puts(data, stored, reference, store, wanted)
+        with registry_of(reference, access, cancel) as registry:
+            uploads = list(_uploads(puts, stored, reference, registry, store, cancel))
+            yield from move(_PUSH, _send, uploads, uploads, registry)
             yield PhaseStarted(_PUSH, Phase.WRITING_MANIFEST)
-            scopes = (push_scope(reference.path),)
-            registry.put_manifest(reference, data, ollama.MEDIA_TYPE, scopes)
-        finally:
-            registry.web.close()
-    yield Transferred(_PUSH, str(reference), Digest.of(data), stored.size, moved)
+            _give_names(puts, reference, registry, stored.id)
+    for put in puts:
+        digest = Digest.of(put.written.data)
+        yield ManifestPut(_PUSH, put.dialect.name, str(put.reference), digest)
+    first, moved = puts[0], sum(upload.moved for upload in uploads)
+    identity = Digest.of(first.written.data)
+    yield Transferred(_PUSH, str(first.reference), identity, stored.size, moved)
 
 
-def _blobs(
-    manifest: Manifest, reference: ModelReference, registry: Registry, store: Store, cancel: Cancel
-) -> Generator[TransferEvent, None, int]:
-    """Send what the registry does not have, telling how far each blob is; the bytes sent."""
-    layers = {layer.digest: layer for layer in (*manifest.layers, manifest.config)}
-    uploads = [
-        Upload(registry, store, layer, mount_source(layer, reference), cancel)
-        for layer in layers.values()
+def _send(upload: Upload, part: Part) -> None:
+    upload.run(part)
+
+
+def _whole(name: ModelName, store: Store) -> tuple[StoredManifest, bytes]:
+    """A model of which every blob is there, and its manifest's bytes."""
+    stored = store.manifests.read(name)
+    data = store.manifests.read_bytes(stored.name)
+    assert data is not None
+    for layer in stored.manifest.blobs():
+        if not store.blobs.bring(layer.digest, layer.size):
+            raise DamagedError(
+                f"blob {layer.digest} of model '{stored.name}' is missing or damaged",
+                hint="build or pull that model again",
+            )
+    return stored, data
+
+
+def _puts(
+    data: bytes,
+    stored: StoredManifest,
+    reference: ModelReference,
+    store: Store,
+    wanted: Sequence[Wanted],
+) -> list[_Put]:
+    """The manifests, in the table's order, so that what others refer to is there first."""
+    model = PlainModel(store.blobs, data, str(stored.name))
+    ordered = sorted(wanted, key=lambda each: DIALECTS.index(each.dialect))
+    return [
+        _Put(
+            dialect,
+            reference._replace(tag=tag or f"{reference.tag}{dialect.suffix}"),
+            write(dialect, model),
+        )
+        for dialect, tag in ordered
     ]
-    finished: set[Digest] = set()
-    told: dict[Digest, int] = {}
 
-    def send(upload: Upload, part: Part) -> None:
-        upload.run(part)
-        finished.add(upload.layer.digest)
 
-    def news() -> Iterator[TransferEvent]:
-        for upload in uploads:
-            digest, size = upload.layer.digest, upload.layer.size
-            if digest in finished and told.get(digest) != -1:
-                told[digest] = -1
-                yield BlobDone(_PUSH, digest, size, upload.moved)
-            elif digest not in finished and upload.done and told.get(digest) != upload.done:
-                told[digest] = upload.done
-                yield BlobProgress(_PUSH, digest, upload.done, size)
+def _uploads(
+    puts: Sequence[_Put],
+    stored: StoredManifest,
+    reference: ModelReference,
+    registry: Registry,
+    store: Store,
+    cancel: Cancel,
+) -> Iterator[Upload]:
+    """Every blob that some manifest names, once."""
+    origins = {layer.digest: layer for layer in stored.manifest.blobs()}
+    layers: dict[Digest, Layer] = {}
+    contents: dict[Digest, bytes] = {}
+    for put in puts:
+        layers |= {layer.digest: layer for layer in put.written.layers}
+        contents |= put.written.contents
+    for digest, layer in layers.items():
+        source = mount_source(origins.get(digest, layer), reference)
+        yield Upload(registry, store, layer, source, cancel, contents.get(digest))
 
-    ticks = ticking(
-        send, uploads, name="mbuild-push", threads=CONNECTIONS, stop=registry.web.interrupt
-    )
-    try:
-        for _ in ticks:
-            yield from news()
-        yield from news()
-    finally:
-        ticks.close()
-    return sum(upload.moved for upload in uploads)
+
+def _give_names(
+    puts: Sequence[_Put], reference: ModelReference, registry: Registry, subject: Digest
+) -> None:
+    """Write the manifests; those that refer to Ollama's can then be found by its digest."""
+    scopes = (push_scope(reference.path),)
+    unlisted: list[Referrer] = []
+    for put in puts:
+        data = put.written.data
+        listed = registry.put_manifest(put.reference, data, put.written.media_type, scopes)
+        if put.dialect.form is not None and not listed:
+            artifact = put.written.artifact_type
+            unlisted.append(Referrer(Digest.of(data), len(data), artifact))
+    if unlisted:
+        announce(registry, reference, subject, unlisted, scopes)

@@ -11,9 +11,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.core.errors import DamagedError, RegistryError, UnreachableError
 from mbuild.registry.client.answers import AGAIN, drained, later, refusal
@@ -25,10 +26,14 @@ if TYPE_CHECKING:
 
     from urllib3 import BaseHTTPResponse
 
+    from mbuild.core.digest import Digest
     from mbuild.registry.reference import ModelReference
     from mbuild.store import Layer, Store
     from mbuild.work.cancel import Cancel
     from mbuild.work.spread import Part
+
+ReadAt = Callable[[int, int], bytes]
+"""Gives so many bytes from a place."""
 
 ONE_REQUEST = 100 << 20
 """Bytes that go in one request: less than every proxy's limit that is known of."""
@@ -39,6 +44,7 @@ _PREFIX = "push-"
 _MAX_RECORD = 64 << 10
 _RANGE = re.compile(r"(?:bytes=)?(\d+)-(\d+)")
 _UPLOAD_GONE = frozenset({404, 410})
+_TOO_LARGE = frozenset({413, 416})
 _NO_PARTS = frozenset({404, 405, 501})
 
 
@@ -63,46 +69,76 @@ class Upload:
         layer: Layer,
         mount_from: str,
         cancel: Cancel,
+        content: bytes | None = None,
     ) -> None:
-        """``mount_from``: a repository of the same registry that has the blob, or ""."""
+        """``mount_from``: a repository of the same registry that has the blob, or "".
+
+        ``content``: the bytes of a blob that the store does not have.
+        """
         self.layer = layer
         self.done = 0
         self.moved = 0
+        self.ended = False
         self._registry = registry
         self._blobs = store.blobs
+        self._content = content
         self._cancel = cancel
         self._mount_from = mount_from
         self._part = PART
         self._in_parts = layer.size > ONE_REQUEST
+        self._whole_refused = False
+        self._forgotten = 0
         self._record = _Record(store, registry, layer)
         self._scopes: Sequence[str] = (push_scope(registry.path),)
         if mount_from:
             self._scopes = (*self._scopes, f"repository:{mount_from}:pull")
 
+    @property
+    def digest(self) -> Digest:
+        """The blob's digest."""
+        return self.layer.digest
+
+    @property
+    def size(self) -> int:
+        """The blob's bytes."""
+        return self.layer.size
+
     def run(self, part: Part) -> None:
         """Bring the blob there unless it is; raises :class:`RegistryError` and StoreError."""
-        if self._is_there():
-            self.done = self.layer.size
+        if not self._is_there():
+            with self._opened() as read:
+                self._bring(read, part)
+            self._record.remove()
+        self.done, self.ended = self.layer.size, True
+
+    @contextmanager
+    def _opened(self) -> Iterator[ReadAt]:
+        """What gives the bytes of the blob."""
+        if (content := self._content) is not None:
+            yield lambda count, offset: content[offset : offset + count]
             return
-        attempts = Attempts(self._cancel)
         with self._blobs.open(self.layer.digest) as file:
-            session = self._resumed()
-            while True:
-                part.at(0)
-                before = self.moved
-                try:
-                    if session is None and (session := self._begun()) is None:
-                        break  # mounted
-                    self._sent(session, file, part)
-                    break
-                except (UnreachableError, _Lost) as error:
-                    if self.moved - before >= _LEAST_PART:
-                        attempts.progressed()
-                    lost = UnreachableError("the upload was lost repeatedly")
-                    attempts.failed(lost if isinstance(error, _Lost) else error)
-                    session = None if isinstance(error, _Lost) else self._resumed()
-        self.done = self.layer.size
-        self._record.remove()
+            yield partial(read_at, file.fileno())
+
+    def _bring(self, read: ReadAt, part: Part) -> None:
+        """Send the blob, beginning anew or going on after what was lost."""
+        attempts = Attempts(self._cancel)
+        session, furthest = self._resumed(), 0
+        while True:
+            part.at(0)
+            try:
+                if session is None and (session := self._begun()) is None:
+                    return  # mounted
+                self._sent(session, read, part)
+                return
+            except (UnreachableError, _Lost) as error:
+                lost = UnreachableError("the upload was lost repeatedly")
+                attempts.failed(lost if isinstance(error, _Lost) else error)
+                session = None if isinstance(error, _Lost) else self._resumed()
+                # What was sent and lost again is no progress: else there is no end to it.
+                if session is not None and session.offset >= furthest + _LEAST_PART:
+                    furthest = session.offset
+                    attempts.progressed()
 
     def _is_there(self) -> bool:
         """Whether the registry has the blob: it says so, or leads to where it is kept."""
@@ -161,26 +197,26 @@ class Upload:
 
     # Sending.
 
-    def _sent(self, session: _Session, file: BinaryIO, part: Part) -> None:
+    def _sent(self, session: _Session, read: ReadAt, part: Part) -> None:
         """Send what is missing; raises :class:`_Lost` or :class:`UnreachableError`."""
         size = self.layer.size
         while self._in_parts and size - session.offset > self._part:
-            session = self._patched(session, file, part)
-        self._put(session, file, part)
+            session = self._patched(session, read, part)
+        self._put(session, read, part)
 
-    def _patched(self, session: _Session, file: BinaryIO, part: Part) -> _Session:
+    def _patched(self, session: _Session, read: ReadAt, part: Part) -> _Session:
         """Send one part; where the upload then stands."""
         start, size = session.offset, min(self._part, self.layer.size - session.offset)
         headers = {"Content-Range": f"{start}-{start + size - 1}"}
         answer = self._send(
-            "PATCH", session.location, headers, _Slice(file, start, size, part, self)
+            "PATCH", session.location, headers, _Slice(read, start, size, part, self)
         )
-        if answer.status in (413, 416):
-            return self._smaller(answer, session)
-        if answer.status in _NO_PARTS and start == 0:
+        if start == 0 and self._takes_no_parts(answer.status):
             drained(answer)
             self._in_parts = False  # only whole blobs
             raise _Lost
+        if answer.status in _TOO_LARGE:
+            return self._smaller(answer, session)
         if answer.status != 202:
             raise self._refused(answer)
         offset = _received(answer.headers)
@@ -190,6 +226,17 @@ class Upload:
         offset = start + size if offset is None else offset
         self.done = offset
         return self._session(answer, offset)
+
+    def _takes_no_parts(self, status: int) -> bool:
+        """Whether the answer to a first part means that the blob should come in one request.
+
+        ghcr answers 416 to a part of more than 4 MiB, and takes a blob of any size in one.
+        """
+        if self._whole_refused:
+            return False
+        if status == 413:
+            return self._part <= _LEAST_PART
+        return status == 416 or status in _NO_PARTS
 
     def _smaller(self, answer: BaseHTTPResponse, session: _Session) -> _Session:
         """Go on with smaller parts, from where the registry says that the upload stands."""
@@ -202,16 +249,18 @@ class Upload:
             raise _Lost
         return resumed
 
-    def _put(self, session: _Session, file: BinaryIO, part: Part) -> None:
+    def _put(self, session: _Session, read: ReadAt, part: Part) -> None:
         """Send the rest and end the upload."""
         start, size = session.offset, self.layer.size - session.offset
         joint = "&" if "?" in session.location else "?"
         url = f"{session.location}{joint}digest={self.layer.digest}"
         headers = {"Content-Range": f"{start}-{start + size - 1}"} if start and size else {}
-        answer = self._send("PUT", url, headers, _Slice(file, start, size, part, self))
-        if answer.status in (413, 416) and not start and self.layer.size > _LEAST_PART:
+        answer = self._send("PUT", url, headers, _Slice(read, start, size, part, self))
+        first = not self._whole_refused and not start
+        if answer.status in _TOO_LARGE and first and size > _LEAST_PART:
             drained(answer)
-            self._in_parts, self._part = True, max(_LEAST_PART, min(PART, size // 2))
+            self._whole_refused = self._in_parts = True
+            self._part = max(_LEAST_PART, min(self._part, size // 2))
             raise _Lost
         if answer.status not in (201, 204):
             raise self._refused(answer)
@@ -235,6 +284,9 @@ class Upload:
             raise later(answer, f"blob {self.layer.digest}", self._registry.host)
         if answer.status in _UPLOAD_GONE and body.start:
             drained(answer)
+            self._forgotten += 1
+            if self._forgotten > 1 and not self._whole_refused:
+                self._in_parts = False  # it does not keep what it took
             raise _Lost
         return answer
 
@@ -250,20 +302,20 @@ class Upload:
 class _Slice:
     """Some bytes of a file as a stream that urllib3 sends; counts them."""
 
-    def __init__(self, file: BinaryIO, start: int, size: int, part: Part, upload: Upload) -> None:
+    def __init__(self, read: ReadAt, start: int, size: int, part: Part, upload: Upload) -> None:
         self.start, self.size = start, size
-        self._file, self._part, self._upload = file, part, upload
+        self._read, self._part, self._upload = read, part, upload
         self._at = 0
 
     def rewound(self) -> _Slice:
         """The same from its first byte on."""
-        return _Slice(self._file, self.start, self.size, self._part, self._upload)
+        return _Slice(self._read, self.start, self.size, self._part, self._upload)
 
     def read(self, count: int = -1) -> bytes:
         """The next bytes; raises :class:`DamagedError` if the blob's file was cut short."""
         self._part.at(0)
         count = self.size - self._at if count < 0 else min(count, self.size - self._at)
-        data = read_at(self._file.fileno(), count, self.start + self._at)
+        data = self._read(count, self.start + self._at)
         if len(data) < count:
             raise DamagedError(
                 f"blob {self._upload.layer.digest} became shorter while it was sent",
@@ -315,7 +367,7 @@ class _Record:
 
 
 def read_at(fd: int, count: int, offset: int) -> bytes:
-    """Bytes of a file from a place, without moving where others read."""
+    """Bytes of a file from a place, without moving where others read it."""
     if hasattr(os, "pread"):
         return os.pread(fd, count, offset)
     os.lseek(fd, offset, os.SEEK_SET)

@@ -21,9 +21,8 @@ from mbuild.core.errors import SourceError, UnsupportedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mbuild.build.converter import ForeignConverter
+    from mbuild.build.converter import ConvertOptions, ForeignConverter
     from mbuild.build.graph import StepContext
-    from mbuild.build.steps.weights import ConvertOptions
     from mbuild.gguf.model import Model
 
 _POLL = 0.2  # seconds

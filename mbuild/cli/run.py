@@ -1,0 +1,358 @@
+"""``run``, ``ps`` and ``stop``."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mbuild.cli.common import NameType, format_option, harmless, open_store, store_option
+from mbuild.cli.running import engine_of
+from mbuild.core.errors import MbuildError, NameNotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from mbuild.cli.talking import Talker
+    from mbuild.core.names import ModelName
+    from mbuild.runtime.asked import Ask, ChatTurn, Finished, Piece
+    from mbuild.store import Store
+
+MAX_INPUT = 16 << 20
+"""Bytes of the longest standard input."""
+
+_IMAGE = re.compile(r"\S+\.(?:png|jpe?g|webp|wav|mp3)\b", re.IGNORECASE)
+
+RUN_EPILOG = """\
+\b
+Examples:
+  mbuild run mario
+  mbuild run mario "Who are you?"
+  mbuild run mario "Sum this up:" < report.txt
+  mbuild run mario --format json "A character as JSON"
+"""
+
+
+@click.command("run", epilog=RUN_EPILOG)
+@click.argument("name", metavar="NAME", type=NameType())
+@click.argument("prompt", metavar="[PROMPT]", nargs=-1)
+@store_option
+@click.option(
+    "--format",
+    "shape",
+    metavar="json|SCHEMA",
+    help="EngineAnswer with JSON: any object, or one of a JSON Schema (its text or its file).",
+)
+@click.option("--think", metavar="true|false|LEVEL", help="Think before the answer, and how much.")
+@click.option("--hide-thinking", is_flag=True, help="Do not show the thoughts.")
+@click.option("--verbose", is_flag=True, help="Show how many tokens a second.")
+@click.option(
+    "--keepalive", metavar="TIME", help="How long mbuild serve keeps the model loaded (5m, -1s)."
+)
+@click.option("--llama-server", metavar="PATH", help="Use this llama-server as the engine.")
+@click.pass_context
+def run_command(
+    ctx: click.Context,
+    /,
+    *,
+    name: ModelName,
+    prompt: tuple[str, ...],
+    store: str | None,
+    **options: Any,
+) -> None:
+    """Run a model: answer PROMPT, or on a terminal talk.
+
+    Paths of images in a prompt are given to a model that can look at them. Where mbuild
+    serve serves this store, it is asked; else the model is loaded for this command alone.
+    """
+    opened = open_store(ctx, store)
+    text = " ".join(prompt)
+    if not sys.stdin.isatty():
+        text = "\n".join(part for part in (_standard_input(), text) if part)
+        if not text:
+            raise UsageError(
+                "there is no prompt",
+                hint=f"mbuild run {name} PROMPT, or give it on standard input",
+            )
+    talker = _talker(opened, name, options)
+    try:
+        make = _asker(talker, options)
+        if text:
+            _answer(talker, make([_turn(talker, text)]), options)
+        else:
+            _talk(talker, name, make, options)
+    finally:
+        talker.close()
+
+
+def _standard_input() -> str:
+    data = sys.stdin.buffer.read(MAX_INPUT + 1)
+    if len(data) > MAX_INPUT:
+        raise UsageError(f"standard input is longer than {MAX_INPUT >> 20} MiB")
+    return data.decode("utf-8", "replace").rstrip("\n")
+
+
+def _talker(opened: Store, name: ModelName, options: dict[str, Any]) -> Talker:
+    """Mbuild's server where it serves this store, else an engine of our own."""
+    from mbuild.cli.talking import AtServer, OwnEngine
+    from mbuild.models import library
+    from mbuild.runtime.pool import seconds_of
+    from mbuild.store.serving import served_at
+
+    try:
+        library.find(opened, name)
+    except NameNotFoundError as error:
+        hint = error.hint or f"mbuild pull {name} gets it from a registry; mbuild list lists them"
+        raise NameNotFoundError(error.message, hint=hint) from None
+    keep = options["keepalive"]
+    if keep is not None:
+        seconds_of(keep)
+    url = "" if options["llama_server"] else served_at(opened.private)
+    if url:
+        return AtServer(url, name, keep)
+    if keep is not None:
+        click.echo(
+            "note: --keepalive needs mbuild serve; without it the model ends with this command",
+            err=True,
+        )
+    return OwnEngine(opened, name, engine_of(options["llama_server"]))
+
+
+def _asker(talker: Talker, options: dict[str, Any]) -> Callable[[list[ChatTurn]], Ask]:
+    """Makes the request of a conversation."""
+    from mbuild.runtime.asked import Ask
+
+    schema = _schema(options["shape"])
+    think = _think(options["think"])
+    chats = "completion" in talker.capabilities
+
+    def make(turns: list[ChatTurn]) -> Ask:
+        if not chats:
+            raise UsageError("the model makes vectors of texts: it cannot answer")
+        return Ask(tuple(turns), schema=schema, think=think)
+
+    return make
+
+
+def _schema(text: str | None) -> Any:
+    if text is None or text == "json":
+        return text
+    with suppress(OSError, ValueError):
+        if not text.lstrip().startswith("{") and os.path.isfile(text):
+            text = Path(text).read_text(encoding="utf-8")
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise UsageError("--format is json, a JSON Schema, or the path of one")
+    return value
+
+
+def _think(text: str | None) -> bool | str | None:
+    if text is None:
+        return None
+    words = {"true": True, "false": False}
+    if text.lower() in words:
+        return words[text.lower()]
+    if text.lower() not in ("low", "medium", "high", "max"):
+        raise UsageError("--think is true, false, low, medium, high or max")
+    return text.lower()
+
+
+def _turn(talker: Talker, text: str) -> ChatTurn:
+    """A message; files of images in its text are taken out and given along."""
+    from mbuild.runtime.asked import ChatTurn
+
+    if not {"vision", "audio"} & set(talker.capabilities):
+        return ChatTurn("user", text)
+    images: list[bytes] = []
+
+    def take(found: re.Match[str]) -> str:
+        path = Path(found[0].strip("'\"")).expanduser()
+        if not path.is_file():
+            return found[0]
+        images.append(path.read_bytes())
+        return ""
+
+    text = _IMAGE.sub(take, text).strip()
+    return ChatTurn("user", text, images=tuple(images))
+
+
+def _answer(talker: Talker, ask: Ask, options: dict[str, Any]) -> str:
+    """Show an answer as it comes; its text."""
+    texts: list[str] = []
+    terminal = sys.stdout.isatty()
+    thinking = False
+
+    def show(piece: Piece) -> None:
+        nonlocal thinking
+        if piece.thinking and not options["hide_thinking"]:
+            if not thinking:
+                click.echo("Thinking...", err=True)
+            thinking = True
+            click.echo(harmless(piece.thinking), nl=False, err=True)
+        if piece.content:
+            if thinking:
+                click.echo("\n...done thinking.\n", err=True)
+            thinking = False
+            texts.append(piece.content)
+            click.echo(harmless(piece.content) if terminal else piece.content, nl=False)
+
+    finished = talker.ask(ask, show)
+    text = "".join(texts)
+    if not text.endswith("\n"):
+        click.echo()
+    if finished is not None and options["verbose"]:
+        click.echo("\n".join(_statistics(finished)), err=True)
+    if finished is None and not terminal:
+        raise KeyboardInterrupt
+    return text
+
+
+def _statistics(finished: Finished) -> list[str]:
+    def rate(count: int, ns: int) -> str:
+        return f"{count / (ns / 1e9):.2f} tokens/s" if ns else "-"
+
+    return [
+        f"total duration:       {finished.total_ns / 1e9:.3f} s",
+        f"load duration:        {finished.load_ns / 1e9:.3f} s",
+        f"prompt eval count:    {finished.prompt_count} tokens",
+        f"prompt eval duration: {finished.prompt_ns / 1e9:.3f} s",
+        f"eval count:           {finished.answer_count} tokens",
+        f"eval duration:        {finished.answer_ns / 1e9:.3f} s",
+        f"eval rate:            {rate(finished.answer_count, finished.answer_ns)}",
+    ]
+
+
+_HELP = """\
+  /clear   forget the conversation
+  /bye     end (Ctrl-D too); Ctrl-C stops an answer
+  \"\"\"      begins and ends a text of several lines"""
+
+
+def _talk(
+    talker: Talker,
+    name: ModelName,
+    make: Callable[[list[ChatTurn]], Ask],
+    options: dict[str, Any],
+) -> None:
+    """The loop on a terminal: a prompt, its answer, the next one."""
+    from mbuild.runtime.asked import ChatTurn
+
+    with suppress(ImportError):
+        import readline  # noqa: F401  # input() then edits lines and remembers them
+    click.echo(f"loading {name}", err=True)
+    talker.load(make([ChatTurn("user", "")]))
+    turns: list[ChatTurn] = []
+    while (text := _line()) is not None:
+        command = text.strip()
+        if command in ("/bye", "/exit", "/quit"):
+            return
+        if command == "/clear":
+            turns = []
+        elif command in ("/?", "/help"):
+            click.echo(_HELP)
+        elif command.startswith("/") and " " not in command and not os.path.exists(command):
+            click.echo(f"{command} is no command; /? lists them")
+        elif command:
+            turns.append(_turn(talker, text))
+            try:
+                answer = _answer(talker, make(turns), options)
+                turns.append(ChatTurn("assistant", answer))
+            except MbuildError as error:
+                turns.pop()
+                hint = f" ({error.hint})" if error.hint else ""
+                click.echo(f"error: {harmless(error.message)}{hint}", err=True)
+            except KeyboardInterrupt:
+                turns.append(ChatTurn("assistant", ""))
+
+
+def _line() -> str | None:
+    """A text that was typed, perhaps of several lines; None at the end."""
+    try:
+        line = input(">>> ")
+        if not line.startswith('"""'):
+            return line
+        lines = [line.removeprefix('"""')]
+        while not lines[-1].endswith('"""'):
+            lines.append(input("... "))
+        return "\n".join(lines).removesuffix('"""')
+    except EOFError:
+        click.echo()
+        return None
+    except KeyboardInterrupt:
+        click.echo("\n/bye ends")
+        return ""
+
+
+PS_EPILOG = """\
+\b
+Examples:
+  mbuild ps
+  mbuild ps --format json
+"""
+
+
+@click.command("ps", epilog=PS_EPILOG)
+@store_option
+@format_option
+@click.pass_context
+def ps_command(ctx: click.Context, *, store: str | None, style: str) -> None:
+    """List the models that mbuild serve has loaded."""
+    from mbuild.cli.common import human_size
+
+    rows = _asked(ctx, store, "/api/ps", None)[0].get("models") or []
+    if style == "json":
+        click.echo(json.dumps(rows, indent=2))
+        return
+    table = [("NAME", "ID", "SIZE", "CONTEXT", "UNTIL")]
+    for row in rows:
+        until = str(row["expires_at"])
+        shown = "forever" if until.startswith("0001") else until.partition(".")[0] + "Z"
+        context = str(row.get("context_length", ""))
+        table.append((row["name"], row["digest"][:12], human_size(row["size"]), context, shown))
+    widths = [max(len(row[n]) for row in table) for n in range(len(table[0]))]
+    for cells in table:
+        line = "    ".join(c.ljust(width) for c, width in zip(cells, widths, strict=True))
+        click.echo(line.rstrip())
+
+
+STOP_EPILOG = """\
+\b
+Examples:
+  mbuild stop mario
+"""
+
+
+@click.command("stop", epilog=STOP_EPILOG)
+@click.argument("name", metavar="NAME", type=NameType())
+@store_option
+@click.pass_context
+def stop_command(ctx: click.Context, *, name: ModelName, store: str | None) -> None:
+    """Unload a model that mbuild serve has loaded."""
+    body = {"model": str(name), "keep_alive": 0, "stream": False}
+    _asked(ctx, store, "/api/generate", body)
+    click.echo(f"stopped {name}", err=True)
+
+
+def _asked(ctx: click.Context, store: str | None, path: str, body: Any) -> list[Any]:
+    """What mbuild's server of the store answers; raises :class:`UsageError` without one."""
+    import urllib3
+
+    from mbuild.cli.talking import ask_server
+    from mbuild.store.serving import served_at
+
+    opened = open_store(ctx, store)
+    url = served_at(opened.private)
+    if not url:
+        raise UsageError(
+            f"no mbuild serve serves {opened.root}",
+            hint="a model that mbuild run runs without it ends with the command",
+        )
+    return list(ask_server(urllib3.PoolManager(retries=False), url, path, body))

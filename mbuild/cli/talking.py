@@ -1,0 +1,250 @@
+"""Asking a model from the command line: by an engine of this process's, or by mbuild's server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mbuild.core.errors import MbuildError
+from mbuild.runtime.asked import Ask, EndReason, Finished, Piece
+from mbuild.runtime.failure import NoEngineError
+
+if TYPE_CHECKING:
+    from mbuild.core.names import ModelName
+    from mbuild.store import Store
+
+TOKEN_VARIABLE = "MBUILD_TOKEN"
+
+Show = Callable[[Piece], None]
+"""Is given each piece of an answer as it comes."""
+
+
+class ServerSaysError(MbuildError):
+    """What the server answered instead of what was asked."""
+
+
+class Talker(Protocol):
+    """Something that answers."""
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What the model can do."""
+
+    def ask(self, ask: Ask, show: Show) -> Finished | None:
+        """Ask, and show the answer as it comes; None when Ctrl-C ended it."""
+
+    def load(self, ask: Ask) -> None:
+        """Load the model, so that the first answer comes at once."""
+
+    def close(self) -> None:
+        """End what was started for this."""
+
+
+class OwnEngine:
+    """An engine that ends with this command."""
+
+    def __init__(self, store: Store, name: ModelName, engine: str | None) -> None:
+        """Raises :class:`NoEngineError` where nothing can run models."""
+        from mbuild.runtime.pool import Pool
+        from mbuild.runtime.runner import Runner
+        from mbuild.store import Store as Opened
+
+        if engine is None:
+            raise NoEngineError
+        self._loop = asyncio.new_event_loop()
+        self._runner = Runner(lambda: Opened(store.root), Pool(engine))
+        self._name = name
+        self._model = self._runner.model(name)
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What the model can do."""
+        return self._model.capabilities
+
+    def load(self, ask: Ask) -> None:
+        """Load the model."""
+        self._until_interrupted(self._runner.load(self._model, ask))
+
+    def ask(self, ask: Ask, show: Show) -> Finished | None:
+        """Ask the engine."""
+        pieces = self._runner.answer(self._model, ask)
+        found = self._until_interrupted(_shown(pieces, show))
+        return found if isinstance(found, Finished) else None
+
+    def _until_interrupted(self, work: Any) -> Any:
+        """The work's result; None when Ctrl-C ended it."""
+        task = self._loop.create_task(work)
+        before = signal.getsignal(signal.SIGINT)
+        with suppress(NotImplementedError, ValueError, RuntimeError):
+            self._loop.add_signal_handler(signal.SIGINT, task.cancel)
+        try:
+            return self._loop.run_until_complete(task)
+        except asyncio.CancelledError:
+            return None
+        finally:
+            with suppress(NotImplementedError, ValueError, RuntimeError):
+                self._loop.remove_signal_handler(signal.SIGINT)
+                signal.signal(signal.SIGINT, before)
+
+    def close(self) -> None:
+        """End the engine."""
+        self._loop.run_until_complete(self._runner.pool.close())
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+
+async def _shown(pieces: AsyncGenerator[Piece | Finished], show: Show) -> Finished:
+    finished = Finished(EndReason.STOP)
+    async with aclosing(pieces):
+        async for piece in pieces:
+            if isinstance(piece, Finished):
+                finished = piece
+            else:
+                show(piece)
+    return finished
+
+
+class AtServer:
+    """A model of the server that serves this store; it stays loaded there."""
+
+    def __init__(self, url: str, name: ModelName, keep_alive: str | None) -> None:
+        """Raises :class:`ServerSaysError` for what the server says is wrong."""
+        import urllib3
+
+        self._url = url
+        self._http = urllib3.PoolManager(retries=False)
+        self._name = str(name)
+        self._keep_alive = {} if keep_alive is None else {"keep_alive": keep_alive}
+        shown = self._lines("/api/show", {"model": self._name})[-1]
+        self.capabilities: tuple[str, ...] = tuple(shown.get("capabilities") or ())
+
+    def load(self, ask: Ask) -> None:
+        """Load the model there."""
+        self._lines("/api/generate", {"model": self._name, "stream": False, **self._keep_alive})
+
+    def ask(self, ask: Ask, show: Show) -> Finished | None:
+        """Ask the server."""
+        body = {"model": self._name, **self._keep_alive, **_body(ask)}
+        path = "/api/generate" if ask.complete else "/api/chat"
+        finished: list[Finished] = []
+
+        def take(line: Mapping[str, Any]) -> None:
+            message = line.get("message") or line
+            text = message.get("content") or line.get("response") or ""
+            if text or message.get("thinking"):
+                show(Piece(text, message.get("thinking") or ""))
+            if line.get("done"):
+                finished.append(_finished(line))
+
+        try:
+            self._lines(path, body, take)
+        except KeyboardInterrupt:
+            return None
+        return finished[-1] if finished else None
+
+    def _lines(
+        self, path: str, body: Mapping[str, Any], take: Callable[[Mapping[str, Any]], object] = id
+    ) -> list[Mapping[str, Any]]:
+        """The lines of an answer, each handed over when it comes."""
+        return ask_server(self._http, self._url, path, body, take)
+
+    def close(self) -> None:
+        """Let the connections go; the model stays loaded as long as the server keeps it."""
+        self._http.clear()
+
+
+def ask_server(
+    http: Any,
+    url: str,
+    path: str,
+    body: Mapping[str, Any] | None,
+    take: Callable[[Mapping[str, Any]], object] = id,
+) -> list[Mapping[str, Any]]:
+    """POST to mbuild's server (GET without a body); its lines. Raises :class:`ServerSaysError`."""
+    import urllib3
+
+    headers = {"Content-Type": "application/json"}
+    if token := os.environ.get(TOKEN_VARIABLE, ""):
+        headers["Authorization"] = f"Bearer {token}"
+    found: list[Mapping[str, Any]] = []
+    try:
+        answer = http.request(
+            "GET" if body is None else "POST",
+            url + path,
+            body=None if body is None else json.dumps(body).encode(),
+            headers=headers,
+            preload_content=False,
+            timeout=urllib3.Timeout(connect=10, read=None),
+        )
+        try:
+            rest = b""
+            for chunk in answer.stream(1 << 16):
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    _take(line, answer.status, found, take)
+            _take(rest, answer.status, found, take)
+        finally:
+            answer.release_conn() if answer.closed else answer.close()
+    except urllib3.exceptions.HTTPError as error:
+        raise ServerSaysError(f"the server at {url} gives no answer: {error}") from None
+    return found
+
+
+def _take(
+    line: bytes,
+    status: int,
+    found: list[Mapping[str, Any]],
+    take: Callable[[Mapping[str, Any]], object],
+) -> None:
+    if not line.strip():
+        return
+    try:
+        value = json.loads(line)
+    except ValueError:
+        raise ServerSaysError(f"the server answered {status}, and not with JSON") from None
+    if "error" in value:
+        raise ServerSaysError(str(value["error"]))
+    found.append(value)
+    take(value)
+
+
+def _body(ask: Ask) -> dict[str, Any]:
+    """A request as the API takes it."""
+    import base64
+
+    body: dict[str, Any] = {"options": dict(ask.options)}
+    if ask.schema is not None:
+        body["format"] = ask.schema
+    if ask.think is not None:
+        body["think"] = ask.think
+    if ask.complete:
+        return {**body, "prompt": ask.turns[-1].content}
+    body["messages"] = [
+        {
+            "role": turn.role,
+            "content": turn.content,
+            **({"images": [base64.b64encode(i).decode() for i in turn.images]}),
+        }
+        for turn in ask.turns
+    ]
+    return body
+
+
+def _finished(line: Mapping[str, Any]) -> Finished:
+    def number(key: str) -> int:
+        return int(line.get(key) or 0)
+
+    return Finished(
+        EndReason(line.get("done_reason") or EndReason.STOP),
+        number("total_duration"),
+        number("load_duration"),
+        number("prompt_eval_count"),
+        number("prompt_eval_duration"),
+        number("eval_count"),
+        number("eval_duration"),
+    )

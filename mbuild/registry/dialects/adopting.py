@@ -1,0 +1,169 @@
+"""Files that arrived from another tool become a model, as if FROM had named them.
+
+What Ollama's config says is taken from the GGUF files, a template from their chat template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mbuild.core import gojson
+from mbuild.core.errors import MbuildError, RegistryError
+from mbuild.gguf.facts import ModelFacts, ModelKind, chat_template_of, describe
+from mbuild.gguf.shards import in_order, is_shard
+from mbuild.gguf.weights import GGUFWeights
+from mbuild.registry.dialects.roles import CHAT
+from mbuild.store.contents import MAX_SMALL, Numbers, open_layer, read_object
+from mbuild.store.manifest import CONFIG_KEYS, CONFIG_TYPE, PLATFORM, Layer, Manifest
+from mbuild.store.media import (
+    ADAPTER,
+    GGUF,
+    LEAST_OLLAMA,
+    LICENSE,
+    MESSAGES,
+    MODEL,
+    PARAMS,
+    PROJECTOR,
+    SYSTEM,
+    TEMPLATE,
+)
+
+if TYPE_CHECKING:
+    from mbuild.gguf.reader import GGUFFile
+    from mbuild.store import Store
+
+_LAYER_TYPES = {
+    ModelKind.MODEL: MODEL,
+    ModelKind.PROJECTOR: PROJECTOR,
+    ModelKind.ADAPTER: ADAPTER,
+}
+_ORDER = (MODEL, PROJECTOR, ADAPTER, TEMPLATE, SYSTEM, LICENSE, PARAMS, MESSAGES)
+"""As ``ollama create`` puts them."""
+
+
+class _Weights(NamedTuple):
+    """Layers of weights with their right types, what they are, and the model's own template."""
+
+    layers: tuple[Layer, ...]
+    facts: tuple[ModelFacts, ...]
+    chat: Mapping[str, Any]
+
+
+def adopt(parts: Sequence[Layer], context: int, name: str, store: Store) -> bytes:
+    """The manifest of a model with these layers, which the store has.
+
+    ``context`` is the size of the context that the model is to have, 0 for its own. Raises
+    :class:`RegistryError` for weights that are not one model's and texts that are damaged.
+    """
+    try:
+        weights = _weights([part for part in parts if part.media_type in GGUF], name, store)
+        texts = _texts([part for part in parts if part.media_type not in GGUF], store)
+        parameters = _parameters(texts.get(PARAMS, []), context, store)
+        if TEMPLATE not in texts:
+            template, stops = _template(texts.pop(CHAT, []), weights.chat, store)
+            texts[TEMPLATE] = template
+            parameters = {**({"stop": stops} if stops else {}), **parameters}
+    except RegistryError:
+        raise
+    except MbuildError as error:
+        raise RegistryError(f"{name}: {error.message}", hint=error.hint) from None
+    texts.pop(CHAT, None)
+    if parameters:
+        texts[PARAMS] = [_put(store, PARAMS, gojson.dumps(parameters, sort_keys=True))]
+    found = [*weights.layers, *(layer for layers in texts.values() for layer in layers)]
+    ordered = sorted(found, key=lambda layer: _ORDER.index(layer.media_type))
+    config = _put(store, CONFIG_TYPE, gojson.dumps(_config(weights)))
+    return Manifest(config, tuple(ordered)).encode()
+
+
+def _weights(layers: Sequence[Layer], name: str, store: Store) -> _Weights:
+    """What each file of weights is, by its header; the shards of a model in their order."""
+    with ExitStack() as stack:
+        opened = [
+            (layer, stack.enter_context(open_layer(store.blobs, layer, name))) for layer in layers
+        ]
+        shards = [pair for pair in opened if is_shard(pair[1])]
+        whole = [pair for pair in opened if not is_shard(pair[1])]
+        models: list[list[tuple[Layer, GGUFFile]]] = []
+        if shards:
+            by_file = {id(file): layer for layer, file in shards}
+            ordered = in_order([file for _, file in shards])
+            models.append([(by_file[id(file)], file) for file in ordered])
+        found: list[Layer] = []
+        others: list[ModelFacts] = []
+        for layer, file in whole:
+            facts = describe(file)
+            if facts.kind is ModelKind.MODEL:
+                models.append([(layer, file)])
+            else:
+                found.append(layer._replace(media_type=_LAYER_TYPES[facts.kind]))
+                others.append(facts)
+        if len(models) != 1:
+            raise RegistryError(
+                f"{name} holds {len(models) or 'no'} models in GGUF",
+                hint="a model has the weights of one; projectors and adapters can come with it",
+            )
+        main = GGUFWeights([file for _, file in models[0]])
+        own = [layer._replace(media_type=MODEL) for layer, _ in models[0]]
+        chat = chat_template_of(models[0][0][1].model())
+        return _Weights((*own, *found), (describe(main), *others), chat)
+
+
+def _config(weights: _Weights) -> dict[str, Any]:
+    """Ollama's config: the model's facts, and the families of all files."""
+    model = weights.facts[0]
+    families = dict.fromkeys(family for facts in weights.facts for family in facts.families)
+    several = sum(layer.media_type == MODEL for layer in weights.layers) > 1
+    values: dict[str, Any] = {
+        "model_format": "gguf",
+        "model_family": model.architecture,
+        "model_families": list(families),
+        "model_type": model.parameter_size,
+        "file_type": model.file_type,
+        "requires": LEAST_OLLAMA if several else "",
+        **PLATFORM,
+    }
+    return {key: values[key] for key in CONFIG_KEYS if values.get(key)}
+
+
+def _texts(layers: Sequence[Layer], store: Store) -> dict[str, list[Layer]]:
+    """The other layers by their types; of all but licenses the last counts."""
+    found: dict[str, list[Layer]] = {}
+    for layer in layers:
+        before = found.get(layer.media_type, []) if layer.media_type == LICENSE else []
+        found[layer.media_type] = [*before, layer]
+    return found
+
+
+def _parameters(layers: Sequence[Layer], context: int, store: Store) -> dict[str, Any]:
+    """What the file of parameters says, and the size of the context."""
+    given = {"num_ctx": context} if context else {}
+    if not layers:
+        return given
+    return {**given, **read_object(store.blobs, layers[-1], Numbers.AS_IN_GO)}
+
+
+def _template(
+    chats: Sequence[Layer], own: Mapping[str, Any], store: Store
+) -> tuple[list[Layer], list[str]]:
+    """The Go template that says what a Jinja template says, and where generation then stops."""
+    from mbuild.templates.detect import detect
+
+    given = dict(own)
+    if chats:
+        data = store.blobs.read(chats[-1].digest, MAX_SMALL)
+        given = {"bos": "", "eos": "", "adds_bos": True, **given}
+        given["text"] = data.decode("utf-8", "replace")
+    if not given:
+        return [], []
+    found = detect(given["text"], given["bos"], given["eos"], adds_bos=given["adds_bos"])
+    if found is None:
+        return [], []
+    return [_put(store, TEMPLATE, found.template.encode())], list(found.stop)
+
+
+def _put(store: Store, media_type: str, data: bytes) -> Layer:
+    blob = store.blobs.put(data)
+    return Layer(media_type, blob.digest, blob.size)

@@ -1,0 +1,78 @@
+"""ModelPack: the CNCF's form of a model's manifest (model-spec v1), a layer for each file.
+
+Its config knows a family, a format, sizes; what Ollama says beyond that comes along as files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mbuild.core.errors import RegistryError
+from mbuild.registry.dialects.files import NamedLayer, PlainModel, text_type
+from mbuild.registry.dialects.roles import CHAT, LEFT_OUT, is_chat_template, is_gguf
+from mbuild.store.media import GGUF, LICENSE, MEDIA_TYPES, MODEL
+
+ARTIFACT_TYPE = "application/vnd.cncf.model.manifest.v1+json"
+CONFIG = "application/vnd.cncf.model.config.v1+json"
+
+_PREFIX = "application/vnd.cncf.model."
+_WEIGHT = _PREFIX + "weight.v1.raw"
+_SETTINGS = _PREFIX + "weight.config.v1.raw"
+_DOC = _PREFIX + "doc.v1.raw"
+_TYPE = re.compile(re.escape(_PREFIX) + r"([a-z.]+)\.v\d+\.([a-z+]+)")
+_HEAVY = frozenset({"tensor", "embed"})
+
+
+def layer_type(named: NamedLayer) -> str:
+    """What ModelPack calls a file."""
+    row = MEDIA_TYPES.get(named.layer.media_type)
+    if named.layer.media_type in GGUF or (row and row.name in _HEAVY):
+        return _WEIGHT
+    return _SETTINGS if row and row.text != LICENSE else _DOC
+
+
+def config(model: PlainModel, digests: Sequence[str]) -> Mapping[str, Any]:
+    """The config, without dates, so that equal models have equal ones."""
+    said = model.config
+    about = {
+        "architecture": said.get("model_family"),
+        "format": said.get("model_format") or "gguf",
+        "paramSize": str(said.get("model_type") or "").lower(),
+        "quantization": said.get("file_type"),
+    }
+    family = said.get("model_family")
+    return {
+        "descriptor": {"family": family} if family else {},
+        "modelfs": {"type": "layers", "diffIds": list(digests)},
+        "config": {key: value for key, value in about.items() if value},
+    }
+
+
+def role(media_type: str, path: str) -> str:
+    """What a layer is to Ollama; raises :class:`RegistryError` for weights that it cannot be."""
+    found = _TYPE.fullmatch(media_type)
+    if found is None:
+        return LEFT_OUT
+    kind, packing = found[1], found[2]
+    if kind == "weight":
+        if packing.startswith("tar"):
+            raise RegistryError(
+                f"its weights {path or media_type!r} are packed into a tar archive",
+                hint="unpack it (modctl pull --extract-dir DIR), and build FROM its GGUF file",
+            )
+        if packing == "gguf" or not path or is_gguf(path):
+            return MODEL
+        raise RegistryError(
+            f"its weights {path!r} are no GGUF file",
+            hint="fetch the files with a tool for ModelPack, and build FROM their folder",
+        )
+    if packing != "raw":
+        return LEFT_OUT
+    return CHAT if is_chat_template(path) else text_type(path) or LEFT_OUT
+
+
+def context(said: Mapping[str, Any]) -> int:
+    """ModelPack says nothing of the context."""
+    return 0

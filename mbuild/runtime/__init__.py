@@ -1,0 +1,1 @@
+"""Running models: an engine in a process of its own, what it is asked, what it answers."""

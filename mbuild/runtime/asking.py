@@ -1,0 +1,211 @@
+"""One request to an engine that is at hand: prompts out, pieces of the answer in."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from mbuild.runtime.asked import Ask, Finished, Piece, Prompt
+from mbuild.runtime.calls import CallSplitter, names_of
+from mbuild.runtime.events import finished_of, logprobs_of, native_piece, refused, split_event
+from mbuild.runtime.failure import TOO_LONG, TooLongError
+from mbuild.runtime.options import sampling, settings
+from mbuild.runtime.prompt import (
+    IMAGE_TOKENS,
+    PromptMaker,
+    conversation,
+    native_messages,
+    tool_list,
+    without,
+)
+from mbuild.runtime.thinking import ThinkingSplitter
+from mbuild.runtime.tokenizing import text_of, tokens_of
+
+if TYPE_CHECKING:
+    from mbuild.runtime.process import LlamaEngine
+    from mbuild.runtime.runnable import Runnable
+
+
+class Asking:
+    """One request to an engine that is at hand."""
+
+    def __init__(
+        self, model: Runnable, ask: Ask, engine: LlamaEngine, num_ctx: int, sent: dict[str, Any]
+    ) -> None:
+        self._model = model
+        self._ask = ask
+        self._engine = engine
+        self._num_ctx = num_ctx
+        options = settings(model.contents.parameters, ask.options)
+        self._sent = sampling(options, num_ctx) | sent
+        self._keep = int(options["num_keep"])
+
+    async def plain(
+        self, maker: PromptMaker | None, think: bool | str
+    ) -> AsyncGenerator[Piece | Finished]:
+        """By a prompt that is made here; without a maker the prompt is as it is."""
+        prompt = await self._fitting(maker)
+        text = prompt.text if maker is None else maker.marked(prompt, self._engine.marker)
+        tags = self._model.thinking_tags if think else None
+        thoughts = ThinkingSplitter(tags, inside=prompt.thinking) if tags else None
+        calls = None
+        sent = dict(self._sent)
+        schema = sent.pop("json_schema", None) if thoughts is not None else None
+        if self._ask.tools:
+            calls = CallSplitter(self._model.tool_tag, names_of(self._ask.tools))
+            if self._model.tool_tag not in "{[":
+                sent["preserved_tokens"] = [self._model.tool_tag]
+        written, finished = "", None
+        sent["prompt"] = self._with_images(text, prompt)
+        async with aclosing(self._events("/completion", sent)) as events:
+            async for event in events:
+                written += event.get("content", "")
+                finished = finished_of(event) if event.get("stop") else None
+                piece = split_event(event, thoughts, calls, ended=finished is not None)
+                if schema is not None and thoughts is not None and thoughts.over:
+                    piece = Piece(thinking=piece.thinking)  # the answer comes from a second prompt
+                    finished = None
+                if any(piece):
+                    yield piece
+                if finished is not None or (schema is not None and thoughts and thoughts.over):
+                    break
+        if finished is not None:
+            yield finished._replace(context=await self._context(prompt, written))
+        elif schema is not None and thoughts is not None and thoughts.over:
+            async for last in self._after_thoughts(text, written, schema, prompt):
+                yield last
+        else:
+            raise await self._engine.died()
+
+    async def _after_thoughts(
+        self, text: str, written: str, schema: Any, prompt: Prompt
+    ) -> AsyncGenerator[Piece | Finished]:
+        """The answer to a prompt and the thoughts about it, by a schema."""
+        tags = self._model.thinking_tags
+        assert tags is not None
+        thoughts, found, _ = written.partition(tags[1])
+        whole = f"{text}{thoughts}{tags[1]}\n" if found else text
+        sent = self._sent | {"prompt": self._with_images(whole, prompt), "json_schema": schema}
+        async with aclosing(self._events("/completion", sent)) as events:
+            async for event in events:
+                piece = Piece(event.get("content", ""), logprobs=logprobs_of(event))
+                if any(piece):
+                    yield piece
+                if event.get("stop"):
+                    yield finished_of(event)
+                    return
+        raise await self._engine.died()
+
+    def _with_images(self, text: str, prompt: Prompt) -> Any:
+        if not prompt.images:
+            return text
+        data = [base64.b64encode(image).decode() for image in prompt.images]
+        return {"prompt_string": text, "multimodal_data": data}
+
+    async def native(self, think: bool | str) -> AsyncGenerator[Piece | Finished]:
+        """By the template in the weights, which the engine knows; it finds calls and thoughts."""
+        ask = self._ask
+        sent = dict(self._sent)
+        sent["max_tokens"] = sent.pop("n_predict")
+        if "n_probs" in sent:
+            sent |= {"logprobs": True, "top_logprobs": sent.pop("n_probs")}
+        schema = sent.pop("json_schema", None)
+        if schema is not None:
+            sent["response_format"] = {"type": "json_schema", "json_schema": {"schema": schema}}
+        if ask.tools:
+            sent["tools"] = tool_list(ask.tools)
+        if "thinking" in self._model.capabilities:
+            level = think if isinstance(think, str) else "medium"
+            sent["chat_template_kwargs"] = {
+                "enable_thinking": bool(think),
+                **({"reasoning_effort": level} if think else {}),
+            }
+        turns, dropped = conversation(self._model, ask), 0
+        while True:
+            sent["messages"] = native_messages(without(turns, dropped))
+            try:
+                async with aclosing(self._native_pieces(sent)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+                return
+            except TooLongError:
+                if not ask.truncate or dropped >= len(turns) - 1:
+                    raise
+                dropped += 1
+
+    async def _native_pieces(self, sent: dict[str, Any]) -> AsyncGenerator[Piece | Finished]:
+        calls: dict[int, dict[str, str]] = {}
+        finished = None
+        async with aclosing(self._events("/v1/chat/completions", sent)) as events:
+            async for event in events:
+                piece, ended = native_piece(event, calls)
+                if any(piece):
+                    yield piece
+                finished = ended or finished
+                if finished is not None and event.get("timings"):
+                    yield finished
+                    return
+        if finished is None:
+            raise await self._engine.died()
+        yield finished
+
+    async def _fitting(self, maker: PromptMaker | None) -> Prompt:
+        """The prompt, with as many of the last turns as fit the context."""
+        ask = self._ask
+        before = await text_of(self._engine, ask.context) if ask.context else ""
+        if maker is None:
+            prompt = Prompt(ask.turns[-1].content)
+        else:
+            turns, dropped = conversation(self._model, ask), 0
+            prompt = maker.make(turns)
+            while ask.truncate and dropped < len(turns) - 1 and await self._beyond(prompt) > 0:
+                dropped += 1
+                prompt = maker.make(without(turns, dropped))
+        prompt = prompt._replace(text=before + prompt.text)
+        beyond = await self._beyond(prompt)
+        if beyond <= 0:
+            return prompt
+        if not ask.shift or not ask.truncate or prompt.images:
+            raise TooLongError(TOO_LONG)
+        return prompt._replace(text=await self._shortened(prompt.text))
+
+    async def _beyond(self, prompt: Prompt) -> int:
+        """How many tokens more than the context has room for."""
+        # A token has at most some dozen characters, and each is at least one token's part.
+        images = IMAGE_TOKENS * len(prompt.images)
+        if len(prompt.text.encode()) + images < self._num_ctx:
+            return 0
+        tokens = await tokens_of(self._engine, prompt.text, add_special=True)
+        return len(tokens) + images - self._num_ctx + 1
+
+    async def _shortened(self, text: str) -> str:
+        """The first num_keep tokens and as many of the last as leave half of the rest free."""
+        tokens = await tokens_of(self._engine, text, add_special=False)
+        keep = min(self._keep, self._num_ctx // 2)
+        last = (self._num_ctx - keep) // 2
+        return await text_of(self._engine, [*tokens[:keep], *tokens[-last:]])
+
+    async def _context(self, prompt: Prompt, written: str) -> tuple[int, ...]:
+        if not self._ask.complete or self._ask.raw or prompt.images:
+            return ()
+        return tuple(await tokens_of(self._engine, prompt.text + written, add_special=False))
+
+    async def _events(self, path: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+        """The engine's events; raises what it says is wrong."""
+        answer = await self._engine.ask(path, body)
+        if answer.status != 200:
+            raise refused(answer.status, await answer.json())
+        try:
+            async for event in answer.events():
+                if "error" in event:
+                    raise refused(500, event)
+                yield event
+        except (OSError, EOFError):
+            error = await self._engine.died()
+            raise type(error)(
+                f"an error was encountered while running the model: {error.message}"
+            ) from None
+        finally:
+            answer.close()

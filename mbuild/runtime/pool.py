@@ -1,0 +1,252 @@
+"""The engines that are loaded: found by what they were started with, kept for a while, bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from mbuild.core.errors import UsageError
+from mbuild.core.units import human_size
+from mbuild.runtime.failure import EngineError, QueueFullError
+from mbuild.runtime.process import LlamaEngine, start
+from mbuild.runtime.spec import EngineSpec
+
+KEEP_ALIVE_VARIABLE = "OLLAMA_KEEP_ALIVE"
+MAX_LOADED_VARIABLE = "OLLAMA_MAX_LOADED_MODELS"
+MAX_QUEUE_VARIABLE = "OLLAMA_MAX_QUEUE"
+DEFAULT_KEEP_ALIVE = 300.0
+_MAX_LOADED = 3
+_MAX_QUEUE = 512
+_RESERVE = 256 << 20  # bytes of memory that an engine takes beside weights and cache
+
+
+class LoadedEngine:
+    """An engine in the pool. ``size``: bytes of its files and cache."""
+
+    def __init__(self, spec: EngineSpec, name: str, size: int) -> None:
+        self.spec = spec
+        self.name = name
+        self.size = size
+        self.users = 0
+        self.keep_alive = DEFAULT_KEEP_ALIVE
+        self.expires: float | None = None  # of time.time(); None: never
+        self.used = time.monotonic()
+        self.engine: LlamaEngine | None = None
+        self.turn = asyncio.Lock()  # an engine answers one request at a time
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Pool:
+    """Engines by their specs. All of its methods belong to one event loop."""
+
+    def __init__(self, server: str = "", most: int = 0) -> None:
+        """``server``: path of a ``llama-server``; ``most``: engines at once, 0 for the default."""
+        self._server = server
+        self._most = most or _number(MAX_LOADED_VARIABLE, _MAX_LOADED)
+        self._queue = _number(MAX_QUEUE_VARIABLE, _MAX_QUEUE)
+        self._waiting = 0
+        self._loaded: dict[EngineSpec, LoadedEngine] = {}
+        self._changed = asyncio.Condition()
+        self._ending: set[asyncio.Task[None]] = set()
+
+    def list(self) -> list[LoadedEngine]:
+        """The loaded engines, that which stays longest first."""
+        ready = [row for row in self._loaded.values() if row.engine is not None]
+        return sorted(ready, key=lambda row: -(row.expires or float("inf")))
+
+    @asynccontextmanager
+    async def use(
+        self, spec: EngineSpec, name: str, cache: int, keep_alive: float | None
+    ) -> AsyncIterator[LlamaEngine]:
+        """An engine for one request, started if there is none; requests to one take turns.
+
+        ``cache``: bytes of its cache; ``keep_alive``: seconds that it stays afterwards, below 0
+        for ever, None as before. Raises :class:`QueueFullError`, :class:`EngineError`.
+        """
+        if self._waiting >= self._queue:
+            raise QueueFullError(
+                "server busy, please try again.  maximum pending requests exceeded"
+            )
+        self._waiting += 1
+        try:
+            row = await self._row(spec, name, cache)
+            row.users += 1
+        finally:
+            self._waiting -= 1
+        try:
+            if keep_alive is not None:
+                row.keep_alive = keep_alive
+            self._waiting += 1
+            try:
+                await row.turn.acquire()
+            finally:
+                self._waiting -= 1
+            try:
+                yield await self._engine(row)
+            finally:
+                row.turn.release()
+        finally:
+            row.users -= 1
+            row.used = time.monotonic()
+            if not row.users:
+                self._let_go(row)
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def _row(self, spec: EngineSpec, name: str, cache: int) -> LoadedEngine:
+        """The engine's row, after room for it was made."""
+        async with self._changed:
+            while True:
+                row = self._loaded.get(spec)
+                if row is not None:
+                    row.name = name
+                    if row.timer is not None:
+                        row.timer.cancel()
+                    return row
+                size = sum(_size(path) for path in spec.files) + cache
+                if len(self._loaded) < self._most and (
+                    not self._loaded or size + _RESERVE <= available_memory()
+                ):
+                    _check_memory(name, size)
+                    row = LoadedEngine(spec, name, size)
+                    row.keep_alive = default_keep_alive()
+                    self._loaded[spec] = row
+                    return row
+                idle = [row for row in self._loaded.values() if not row.users]
+                if idle:
+                    await self._end(min(idle, key=lambda row: row.used))
+                else:
+                    await self._changed.wait()
+
+    async def _engine(self, row: LoadedEngine) -> LlamaEngine:
+        if row.engine is not None and not row.engine.alive:
+            await row.engine.stop()
+            row.engine = None
+        if row.engine is None:
+            try:
+                row.engine = await start(row.spec, self._server)
+            except BaseException:
+                self._loaded.pop(row.spec, None)
+                raise
+        return row.engine
+
+    def _let_go(self, row: LoadedEngine) -> None:
+        """Set the time at which an idle engine ends."""
+        if row.engine is None or not row.engine.alive or row.keep_alive == 0:
+            self._loaded.pop(row.spec, None)
+            self._end_soon(row)
+        elif row.keep_alive < 0:
+            row.expires = None
+        else:
+            row.expires = time.time() + row.keep_alive
+            loop = asyncio.get_running_loop()
+            row.timer = loop.call_later(row.keep_alive, self._expire, row)
+
+    def _expire(self, row: LoadedEngine) -> None:
+        if not row.users and self._loaded.get(row.spec) is row:
+            del self._loaded[row.spec]
+            self._end_soon(row)
+
+    def _end_soon(self, row: LoadedEngine) -> None:
+        task = asyncio.ensure_future(self._end(row))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _end(self, row: LoadedEngine) -> None:
+        """End one engine."""
+        if self._loaded.get(row.spec) is row:
+            del self._loaded[row.spec]
+        if row.timer is not None:
+            row.timer.cancel()
+        if row.engine is not None:
+            await row.engine.stop()
+
+    async def unload(self, files: tuple[str, ...]) -> None:
+        """End the idle engines of a model, by its files; busy ones end with their answer."""
+        for row in list(self._loaded.values()):
+            if row.spec.files == files:
+                row.keep_alive = 0.0
+                if not row.users:
+                    await self._end(row)
+
+    async def close(self) -> None:
+        """End every engine."""
+        for row in list(self._loaded.values()):
+            await self._end(row)
+        if self._ending:
+            await asyncio.gather(*self._ending, return_exceptions=True)
+
+
+def _size(path: str) -> int:
+    with suppress(OSError):
+        return os.stat(path).st_size
+    return 0
+
+
+def _check_memory(name: str, size: int) -> None:
+    """Raise :class:`EngineError` for a model that cannot fit, before minutes go into trying."""
+    there = available_memory()
+    if size > there:
+        raise EngineError(
+            f"{name} needs {human_size(size)} of memory and {human_size(there)} is available",
+            hint="choose a smaller num_ctx, or a quantization with fewer bits",
+        )
+
+
+def available_memory(table: Path = Path("/proc/meminfo")) -> int:
+    """Bytes of memory that a new process can have; a great many where the system tells nothing."""
+    with suppress(OSError, ValueError):
+        for line in table.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) << 10
+    return 1 << 62
+
+
+def _number(variable: str, default: int) -> int:
+    text = os.environ.get(variable, "").strip()
+    if not text:
+        return default
+    if not text.isdecimal():
+        raise UsageError(f"{variable}={text!r} is not a number")
+    return int(text) or default
+
+
+def default_keep_alive() -> float:
+    """Seconds that an engine stays after its last request: the environment's, else 5 minutes."""
+    text = os.environ.get(KEEP_ALIVE_VARIABLE, "").strip()
+    return DEFAULT_KEEP_ALIVE if not text else seconds_of(_as_number(text))
+
+
+def _as_number(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds_of(value: object) -> float:
+    """A ``keep_alive``: seconds, or Go's text of a duration (``1h30m``); below 0 is for ever.
+
+    Raises :class:`UsageError` for anything else.
+    """
+    import re
+
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return -1.0 if value < 0 else float(value)
+    text = value if isinstance(value, str) else ""
+    found = re.fullmatch(r"([-+]?)((?:\d*\.?\d*(?:ns|us|µs|ms|s|m|h))+|0)", text)
+    if found is None:
+        raise UsageError(f"keep_alive {value!r} is not a duration such as 5m")
+    parts = re.findall(r"(\d*\.?\d*)(ns|us|µs|ms|s|m|h)", found[2])
+    try:
+        total = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    except ValueError:
+        raise UsageError(f"keep_alive {value!r} is not a duration such as 5m") from None
+    return -1.0 if found[1] == "-" and total else total

@@ -1,0 +1,204 @@
+"""Starting an engine's process, talking to it, ending it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mbuild.runtime.child import READY
+from mbuild.runtime.client import Client
+from mbuild.runtime.failure import EngineDiedError, EngineError, NoEngineError
+from mbuild.runtime.spec import MEDIA_MARKER, EngineSpec
+
+if TYPE_CHECKING:
+    from mbuild.runtime.client import EngineAnswer
+
+LOAD_SECONDS = 300.0
+"""How long an engine may take to load a model."""
+STOP_SECONDS = 2.0
+_KEPT_LINES = 60
+_KEPT_BYTES = 1 << 20
+_PASSED_ON = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "SYSTEMROOT")
+"""Of this process's environment the engine gets these and OMP_*: it needs no secrets."""
+_SAYS_NOTHING = ("Failed to init server", "Traceback", "  File ", "    ")
+
+
+class LlamaEngine:
+    """A running engine. Made by :func:`start`; :meth:`stop` ends it."""
+
+    def __init__(self, spec: EngineSpec, folder: Path, key: str, marker: str) -> None:
+        self.spec = spec
+        self.marker = marker
+        self._folder = folder
+        self._client = Client(folder / "engine.sock", key)
+        self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._process: asyncio.subprocess.Process | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.returncode is None
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        assert self._process is not None
+        return self._process.pid
+
+    async def launch(self, server: str, key: str) -> None:
+        """Start the process and wait until the model is loaded; raises :class:`EngineError`."""
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if name in _PASSED_ON or name.startswith("OMP_")
+        }
+        environment[MEDIA_MARKER] = self.marker
+        # Python finds the package where this process has it, installed or not.
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        arguments = (sys.executable, "-m", "mbuild.runtime.child")
+        self._process = await asyncio.create_subprocess_exec(
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=environment,
+            limit=_KEPT_BYTES,
+            start_new_session=True,  # Ctrl-C on a terminal is for mbuild, which ends the engine
+        )
+        self._reading = asyncio.ensure_future(self._read_errors())
+        job = {
+            "socket": str(self._folder / "engine.sock"),
+            "key": key,
+            "server": server,
+            "spec": self.spec.to_json(),
+        }
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with suppress(OSError):
+            self._process.stdin.write(json.dumps(job).encode() + b"\n")
+            await self._process.stdin.drain()
+        line = b""
+        try:
+            async with asyncio.timeout(LOAD_SECONDS):
+                while line.strip() != READY.encode():
+                    line = await self._process.stdout.readline()
+                    if not line:
+                        await self._process.wait()
+                        raise EngineError(f"the model cannot be loaded: {await self._reason()}")
+        except TimeoutError:
+            raise EngineError(f"the model was not loaded in {LOAD_SECONDS:.0f} s") from None
+
+    async def _read_errors(self) -> None:
+        """Keep the last lines that the engine writes."""
+        assert self._process is not None and self._process.stderr is not None
+        while True:
+            try:
+                line = await self._process.stderr.readline()
+            except ValueError:  # a line longer than the limit
+                continue
+            if not line:
+                return
+            self._lines.append(line.decode("utf-8", "replace").rstrip())
+
+    async def _reason(self) -> str:
+        """What the engine said was wrong: its first line that is an error's."""
+        if self._reading is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STOP_SECONDS):
+                    await asyncio.shield(self._reading)
+        lines = [line for line in self._lines if line and not line.startswith(_SAYS_NOTHING)]
+        for line in lines:
+            _, found, text = line.partition(" E ")
+            if found:
+                return text.strip()
+        return lines[-1] if lines else "the engine ended without a word"
+
+    def said(self, text: str) -> bool:
+        """Whether a line of the engine's, among the last, has this in it."""
+        return any(text in line for line in self._lines)
+
+    async def ask(self, path: str, body: object) -> EngineAnswer:
+        """POST JSON to the engine; raises :class:`EngineDiedError` when it ends or has ended."""
+        try:
+            return await self._client.post(path, body)
+        except (OSError, EOFError) as error:
+            raise await self.died() from error
+
+    async def died(self) -> EngineError:
+        """The error for an engine that broke off."""
+        if self._process is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STOP_SECONDS):
+                    await self._process.wait()
+        if self.alive:
+            return EngineError("the engine broke off its answer")
+        return EngineDiedError(
+            "the engine has unexpectedly stopped, this may be due to resource limitations or an"
+            f" internal error: {await self._reason()}"
+        )
+
+    async def stop(self) -> None:
+        """End the process and remove its socket."""
+        process = self._process
+        if process is not None:
+            if process.stdin is not None:
+                process.stdin.close()
+            try:
+                async with asyncio.timeout(STOP_SECONDS):
+                    await process.wait()
+            except (TimeoutError, asyncio.CancelledError):
+                with suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+        if self._reading is not None:
+            self._reading.cancel()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def has_engine() -> bool:
+    """Whether the package of the engine is installed; it is not loaded."""
+    from importlib.util import find_spec
+
+    return find_spec("xllamacpp") is not None
+
+
+async def start(spec: EngineSpec, server: str = "") -> LlamaEngine:
+    """A running engine; ``server`` is the path of a ``llama-server``, else xllamacpp is used.
+
+    Raises :class:`NoEngineError` where there is neither, :class:`EngineError` with the engine's
+    own reason for a model that does not load.
+    """
+    if not server and not has_engine():
+        raise NoEngineError
+    # The path of a socket has at most 107 characters.
+    base = tempfile.gettempdir() if len(tempfile.gettempdir()) < 60 else "/tmp"
+    folder = Path(tempfile.mkdtemp(prefix="mbuild-run-", dir=base))
+    key, marker = secrets.token_urlsafe(24), f"<media-{secrets.token_hex(12)}>"
+    if spec.shards:
+        spec = _linked(spec, folder)
+    engine = LlamaEngine(spec, folder, key, marker)
+    try:
+        await engine.launch(server, key)
+    except BaseException:
+        await engine.stop()
+        raise
+    return engine
+
+
+def _linked(spec: EngineSpec, folder: Path) -> EngineSpec:
+    """The shards under the names by which llama.cpp finds the second from the first."""
+    from dataclasses import replace
+
+    count = len(spec.shards)
+    for number, path in enumerate(spec.shards, 1):
+        (folder / f"model-{number:05}-of-{count:05}.gguf").symlink_to(path)
+    return replace(spec, model=str(folder / f"model-00001-of-{count:05}.gguf"))

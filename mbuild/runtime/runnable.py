@@ -1,0 +1,229 @@
+"""A stored model as it is run: its files, what it can do, and how its prompts are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from mbuild.core.errors import DamagedError, NameNotFoundError
+from mbuild.runtime.calls import tag_of
+from mbuild.runtime.failure import CannotError
+from mbuild.runtime.options import context_of
+from mbuild.runtime.spec import EngineSpec
+from mbuild.runtime.thinking import tags_of
+from mbuild.store.contents import Numbers, grouped, open_group, read_contents
+from mbuild.store.media import ADAPTER, DRAFT, MODEL, PROJECTOR
+from mbuild.templates.fields import capabilities_of, identifiers
+from mbuild.templates.gotemplate import parse
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mbuild.core.digest import Digest
+    from mbuild.core.names import ModelName
+    from mbuild.gguf.weights import GGUFWeights
+    from mbuild.store import Layer, Store
+    from mbuild.store.contents import Contents
+    from mbuild.templates.nodes import ParsedTemplate
+
+_BYTES_OF_CACHE = 2  # of a number in the engine's cache of keys and values: F16
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFacts:
+    """What the header of the weights says that running them needs.
+
+    ``bytes_per_token``: of the cache of keys and values, at most.
+    """
+
+    architecture: str
+    context_length: int
+    pooled: bool
+    sees: bool
+    hears: bool
+    chat_template: str
+    adds_bos: bool
+    bos: str
+    bytes_per_token: int
+
+
+class Runnable:
+    """A model of the store, read once a version; safe to share."""
+
+    def __init__(
+        self, contents: Contents, files: Mapping[str, tuple[str, ...]], facts: WeightFacts
+    ):
+        """``files``: paths of the layers of weights by media type."""
+        self.contents = contents
+        self.facts = facts
+        self._files = files
+        self.name = str(contents.stored.name)
+
+    @cached_property
+    def template(self) -> ParsedTemplate | None:
+        """The Go template; None for a model without one. Raises the parser's errors."""
+        return parse(self.contents.template) if self.contents.template else None
+
+    @property
+    def builtin(self) -> str:
+        """The prompt builder or answer parser of Ollama's that the model names, if it does."""
+        config = self.contents.config
+        return str(config.get("renderer") or config.get("parser") or "")
+
+    @property
+    def jinja(self) -> bool:
+        """Whether the engine makes the prompts, by the template in the weights.
+
+        So it is for a model without a Go template, for one that names a renderer of Ollama's,
+        and where the template in the weights knows tools or thinking and the Go one does not.
+        """
+        inner = self.facts.chat_template
+        if not inner:
+            return False
+        if self.template is None or self.builtin:
+            return True
+        names = identifiers(self.template)
+        tools = "tools" in inner or "tool_call" in inner
+        thinks = "<think>" in inner and "</think>" in inner
+        return (tools and "tools" not in names) or (thinks and self.thinking_tags is None)
+
+    @cached_property
+    def thinking_tags(self) -> tuple[str, str] | None:
+        """The texts around a thought, as the Go template writes them."""
+        return tags_of(self.template) if self.template is not None else None
+
+    @cached_property
+    def tool_tag(self) -> str:
+        """The text that begins a call of a tool, as the Go template writes it."""
+        return tag_of(self.template) if self.template is not None else "{"
+
+    @cached_property
+    def capabilities(self) -> tuple[str, ...]:
+        """What the model can do, in Ollama's words."""
+        found = ["embedding" if self.facts.pooled else "completion"]
+        if self._files.get(PROJECTOR) or self.facts.sees:
+            found.append("vision")
+        if self.facts.hears:
+            found.append("audio")
+        found += capabilities_of(self.contents.template)
+        inner = self.facts.chat_template
+        if self.jinja:
+            if "tools" in inner or "tool_call" in inner:
+                found.append("tools")
+            if "<think>" in inner or "enable_thinking" in inner or "reasoning_effort" in inner:
+                found.append("thinking")
+        return tuple(dict.fromkeys(found))
+
+    def require(self, *capabilities: str) -> None:
+        """Raise :class:`CannotError` for what the model cannot do."""
+        missing = [word for word in capabilities if word not in self.capabilities]
+        if missing:
+            *path, tag = self.contents.stored.name.parts
+            name = f"{'/'.join(path)}:{tag}"
+            raise CannotError("\n".join(f"{name} does not support {word}" for word in missing))
+
+    def spec(self, options: Mapping[str, Any]) -> EngineSpec:
+        """The engine that these options need (:func:`mbuild.runtime.options.settings`)."""
+        weights = self._files[MODEL]
+        vision = "vision" in self.capabilities
+        num_ctx = context_of(options, self.facts.context_length, vision=vision)
+        batch = min(int(options["num_batch"]), num_ctx)
+        if self.facts.pooled:
+            batch = min(2048, num_ctx)
+        draft = (self._files.get(DRAFT) or ("",))[0]
+        return EngineSpec(
+            model=weights[0],
+            shards=weights if len(weights) > 1 else (),
+            adapters=self._files.get(ADAPTER, ()),
+            projectors=self._files.get(PROJECTOR, ()),
+            draft=draft,
+            num_ctx=num_ctx,
+            num_batch=max(batch, 1),
+            num_thread=max(int(options["num_thread"]), 0),
+            num_gpu=int(options["num_gpu"]),
+            draft_tokens=max(int(options["draft_num_predict"]), 0) if draft else 0,
+            use_mmap=bool(options["use_mmap"]),
+            jinja=self.jinja,
+            embeds_only=self.facts.pooled,
+            pooled=self.facts.pooled,
+        )
+
+
+def read_model(store: Store, name: ModelName, known: dict[Digest, WeightFacts]) -> Runnable:
+    """A model to run; raises :class:`NameNotFoundError`, :class:`DamagedError`, or
+    :class:`CannotError` for one without weights.
+
+    ``known``: what headers said, by the digest of the weights; it grows here.
+    """
+    try:
+        stored = store.manifests.read(name)
+    except NameNotFoundError:
+        raise NameNotFoundError(f"model '{name}' not found") from None
+    contents = read_contents(store.blobs, stored, Numbers.AS_IN_GO)
+    files: dict[str, tuple[str, ...]] = {}
+    for kind in (MODEL, ADAPTER, PROJECTOR, DRAFT):
+        layers = stored.manifest.of_kind(kind)
+        if kind in (MODEL, DRAFT):
+            layers = grouped(store.blobs, layers, str(name))[0] if layers else ()
+        files[kind] = tuple(_path(store, layer, str(name)) for layer in layers)
+    if not files[MODEL]:
+        raise CannotError(f"{name} has no weights to run")
+    group = grouped(store.blobs, stored.manifest.of_kind(MODEL), str(name))[0]
+    if group[0].digest not in known:
+        with open_group(store.blobs, group, str(name)) as weights:
+            known[group[0].digest] = facts_of(weights)
+    return Runnable(contents, files, known[group[0].digest])
+
+
+def _path(store: Store, layer: Layer, name: str) -> str:
+    if not store.blobs.has(layer.digest, layer.size):
+        raise DamagedError(
+            f"{name}: its {layer.kind} {layer.digest} is missing or cut short",
+            hint="build or pull the model again",
+        )
+    return str(store.blobs.local_path(layer.digest).absolute())
+
+
+def facts_of(weights: GGUFWeights) -> WeightFacts:
+    """What running weights needs to know of their header."""
+    architecture = str(weights.get("general.architecture", ""))
+
+    def own(key: str, default: Any = None) -> Any:
+        return weights.get(f"{architecture}.{key}", default)
+
+    tokens = weights.get("tokenizer.ggml.tokens") or ()
+    number = weights.get("tokenizer.ggml.bos_token_id")
+    known = isinstance(number, int) and 0 <= number < len(tokens)
+    sentencepiece = weights.get("tokenizer.ggml.model") == "llama"
+    return WeightFacts(
+        architecture=architecture,
+        context_length=_number(own("context_length")),
+        pooled=own("pooling_type") is not None,
+        sees=own("vision.block_count") is not None,
+        hears=own("audio.block_count") is not None,
+        chat_template=str(weights.get("tokenizer.chat_template") or ""),
+        adds_bos=bool(weights.get("tokenizer.ggml.add_bos_token", sentencepiece)),
+        bos=_text(tokens[number]) if known else "",
+        bytes_per_token=_cache_bytes(own),
+    )
+
+
+def _text(token: Any) -> str:
+    return token.decode("utf-8", "replace") if isinstance(token, bytes) else str(token)
+
+
+def _number(value: Any) -> int:
+    """A count; of one that differs from layer to layer the largest."""
+    if isinstance(value, (list, tuple)):
+        return max((_number(item) for item in value), default=0)
+    return int(value) if isinstance(value, int) and value > 0 else 0
+
+
+def _cache_bytes(own: Any) -> int:
+    layers, heads = _number(own("block_count")), _number(own("attention.head_count"))
+    width = _number(own("embedding_length")) // max(heads, 1)
+    shared = _number(own("attention.head_count_kv")) or heads
+    keys = _number(own("attention.key_length")) or width
+    values = _number(own("attention.value_length")) or width
+    return layers * shared * (keys + values) * _BYTES_OF_CACHE

@@ -1,0 +1,145 @@
+"""Asking a model: from a request to the pieces of its answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from mbuild.runtime.asked import Ask, EndReason, Finished, Piece, Prompt
+from mbuild.runtime.asking import Asking
+from mbuild.runtime.events import refused
+from mbuild.runtime.failure import CannotError, TooLongError
+from mbuild.runtime.options import settings
+from mbuild.runtime.pool import Pool
+from mbuild.runtime.prompt import PromptMaker, conversation
+from mbuild.runtime.runnable import Runnable, read_model
+from mbuild.runtime.schema import as_json_schema
+from mbuild.runtime.tokenizing import text_of, tokens_of
+
+if TYPE_CHECKING:
+    from mbuild.core.digest import Digest
+    from mbuild.core.names import ModelName
+    from mbuild.runtime.runnable import WeightFacts
+    from mbuild.runtime.spec import EngineSpec
+    from mbuild.store import Store
+
+
+class Runner:
+    """Runs the models of a store. Belongs to one event loop."""
+
+    def __init__(self, store: Callable[[], Store], pool: Pool) -> None:
+        self._store = store
+        self.pool = pool
+        self._headers: dict[Digest, WeightFacts] = {}
+
+    def model(self, name: ModelName) -> Runnable:
+        """A model, read now: it may have been built again. Blocks for some milliseconds."""
+        return read_model(self._store(), name, self._headers)
+
+    async def load(self, model: Runnable, ask: Ask) -> Finished:
+        """Load a model without asking anything."""
+        began = time.perf_counter_ns()
+        async with self._engine(model, self._spec(model, ask), ask.keep_alive):
+            loaded = time.perf_counter_ns() - began
+            return Finished(EndReason.LOAD, loaded, loaded)
+
+    async def unload(self, model: Runnable) -> None:
+        """End the engines of a model."""
+        await self.pool.unload(model.spec(settings(model.contents.parameters, {})).files)
+
+    def _spec(self, model: Runnable, ask: Ask) -> EngineSpec:
+        return model.spec(settings(model.contents.parameters, ask.options))
+
+    def _engine(self, model: Runnable, spec: EngineSpec, keep_alive: float | None) -> Any:
+        cache = model.facts.bytes_per_token * spec.num_ctx
+        return self.pool.use(spec, model.name, cache, keep_alive)
+
+    async def answer(self, model: Runnable, ask: Ask) -> AsyncGenerator[Piece | Finished]:
+        """The pieces of an answer, the last of them :class:`Finished`.
+
+        Raises :class:`CannotError`, :class:`UsageError`, :class:`RequestError` before the first
+        piece, :class:`EngineError` at any time. A caller that stops iterating stops the engine.
+        """
+        began = time.perf_counter_ns()
+        model.require("completion")
+        think = _thinks(model, ask)
+        if ask.tools:
+            model.require("tools")
+        if ask.images:
+            model.require("vision")
+        sent = _sent(ask)
+        spec = self._spec(model, ask)
+        native = spec.jinja and not (ask.raw or ask.suffix or ask.template)
+        maker = None if native or ask.raw else PromptMaker(model, ask, think=think)
+        async with self._engine(model, spec, ask.keep_alive) as engine:
+            loaded = time.perf_counter_ns() - began
+            asking = Asking(model, ask, engine, spec.num_ctx, sent)
+            pieces = asking.native(think) if native else asking.plain(maker, think)
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    if isinstance(piece, Finished):
+                        total = time.perf_counter_ns() - began
+                        piece = piece._replace(total_ns=total, load_ns=loaded)
+                    yield piece
+
+    async def prompt(self, model: Runnable, ask: Ask) -> Prompt:
+        """The prompt that a request would become, for models whose prompts are made here."""
+        if ask.raw:
+            return Prompt(ask.turns[-1].content)
+        maker = PromptMaker(model, ask, think=_thinks(model, ask))
+        return maker.make(conversation(model, ask))
+
+    async def embed(
+        self,
+        model: Runnable,
+        texts: Sequence[str],
+        options: Mapping[str, Any],
+        keep_alive: float | None,
+        *,
+        truncate: bool = True,
+    ) -> tuple[list[list[float]], Finished]:
+        """A vector of length 1 for each text; raises :class:`TooLongError`."""
+        began = time.perf_counter_ns()
+        spec = model.spec(settings(model.contents.parameters, options))
+        async with self._engine(model, spec, keep_alive) as engine:
+            loaded = time.perf_counter_ns() - began
+            vectors, count = [], 0
+            for text in texts:
+                most = min(spec.num_ctx, spec.num_batch)
+                tokens = await tokens_of(engine, text, add_special=True)
+                if len(tokens) > most:
+                    if not truncate:
+                        raise TooLongError("the input length exceeds the context length")
+                    kept = await tokens_of(engine, text, add_special=False)
+                    tokens = kept[: most - (len(tokens) - len(kept))]
+                    text = await text_of(engine, tokens)
+                answer = await engine.ask("/v1/embeddings", {"input": text})
+                body = await answer.json()
+                if answer.status != 200:
+                    raise refused(answer.status, body)
+                vectors.append([float(x) for x in body["data"][0]["embedding"]])
+                count += int(body.get("usage", {}).get("prompt_tokens", len(tokens)))
+        total = time.perf_counter_ns() - began
+        return vectors, Finished(EndReason.STOP, total, loaded, count)
+
+
+def _thinks(model: Runnable, ask: Ask) -> bool | str:
+    """Whether the model is to think, or how much: asked for, else if it can."""
+    can = "thinking" in model.capabilities
+    if ask.think and not can:
+        raise CannotError(f'"{model.name}" does not support thinking')
+    if ask.think is None:
+        return can and not ask.raw
+    return ask.think
+
+
+def _sent(ask: Ask) -> dict[str, Any]:
+    """What goes to the engine with any prompt of the request, but for the context's share."""
+    sent: dict[str, Any] = {"stream": True, "cache_prompt": True}
+    if ask.schema is not None:
+        sent["json_schema"] = as_json_schema(ask.schema)
+    if ask.logprobs is not None:
+        sent["n_probs"] = max(ask.logprobs, 1)
+    return sent

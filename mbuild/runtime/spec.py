@@ -1,0 +1,52 @@
+"""What an engine is started with: its files and settings, as a value with a written form."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+MEDIA_MARKER = "LLAMA_MEDIA_MARKER"
+"""The variable of an engine's environment that says which text stands for an image."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """An engine's files (absolute paths) and settings. Equal ones are one engine.
+
+    Two models that differ in their template, system prompt or parameters have equal ones.
+    ``model``: the weights, or the first of their shards. ``jinja``: the engine makes prompts
+    itself, by the template in the weights. ``num_thread`` 0: as many as there are cores;
+    ``num_gpu`` -1: as many layers as fit, for engines that have a GPU.
+    """
+
+    model: str
+    shards: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
+    projectors: tuple[str, ...] = ()
+    draft: str = ""
+    num_ctx: int = 4096
+    num_batch: int = 512
+    num_thread: int = 0
+    num_gpu: int = -1
+    draft_tokens: int = 0
+    use_mmap: bool = True
+    jinja: bool = False
+    embeds_only: bool = False
+    pooled: bool = False
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file that the engine opens."""
+        weights = self.shards or (self.model,)
+        return (*weights, *self.adapters, *self.projectors, *filter(None, (self.draft,)))
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as the child reads them."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> EngineSpec:
+        """The value of :meth:`to_json`, from another process."""
+        found = {field.name: data[field.name] for field in fields(cls)}
+        lists = ("shards", "adapters", "projectors")
+        return cls(**found | {name: tuple(found[name]) for name in lists})

@@ -1,0 +1,106 @@
+"""Thoughts and answers of a model apart, as its text comes in."""
+
+from __future__ import annotations
+
+from mbuild.templates.nodes import Action, Branch, BranchKind, Field, ParsedTemplate, Text, walk
+
+_BLANK = " \t\r\n"
+
+
+def tags_of(template: ParsedTemplate) -> tuple[str, str] | None:
+    """The texts that open and close a thought, from how a template writes earlier thoughts.
+
+    In ``{{ range .Messages }}`` they are the first and last texts of the nodes in which
+    ``.Thinking`` is written (Ollama's ``thinking.InferTags``); None where there are none.
+    """
+    for part in walk(template.body):
+        if not isinstance(part, Branch) or part.kind is not BranchKind.RANGE:
+            continue
+        if not any(isinstance(p, Field) and "Messages" in p.names for p in walk([part.pipe])):
+            continue
+        for inner in walk([part]):
+            if isinstance(inner, Branch):
+                for nodes in (inner.body, inner.otherwise):
+                    found = _around(nodes)
+                    if found is not None:
+                        return found
+    return None
+
+
+def _around(nodes: tuple[object, ...]) -> tuple[str, str] | None:
+    """The first and last texts of nodes of which one writes ``.Thinking``."""
+    writes = any(
+        isinstance(node, Action)
+        and any(isinstance(p, Field) and "Thinking" in p.names for p in walk([node.pipe]))
+        for node in nodes
+    )
+    texts = [node.text.strip(_BLANK) for node in nodes if isinstance(node, Text)]
+    if not writes or len(texts) < 2 or not texts[0] or not texts[-1]:
+        return None
+    return texts[0], texts[-1]
+
+
+class ThinkingSplitter:
+    """Takes a text piece by piece; gives (thoughts, answer) as soon as it is sure of them.
+
+    A thought stands first in the text or not at all. Blanks around the tags belong to neither.
+    """
+
+    def __init__(self, tags: tuple[str, str], *, inside: bool = False) -> None:
+        """``inside``: the prompt ended with the opening tag."""
+        self._open, self._close = tags
+        self._text = ""
+        self._state = "thought" if inside else "before"
+        self._eats_blanks = inside
+
+    @property
+    def over(self) -> bool:
+        """Whether the thoughts have ended, or there were none."""
+        return self._state == "answer"
+
+    def feed(self, piece: str) -> tuple[str, str]:
+        """The thoughts and the answer that this piece makes sure."""
+        self._text += piece
+        thoughts = answer = ""
+        if self._state == "before":
+            start = self._text.lstrip(_BLANK)
+            if start.startswith(self._open):
+                self._text, self._state = start[len(self._open) :], "thought"
+                self._eats_blanks = True
+            elif not self._open.startswith(start):
+                self._state = "answer"
+            else:
+                return "", ""
+        if self._state == "thought":
+            thoughts = self._thoughts()
+        if self._state == "answer":
+            answer = self._after_blanks()
+        return thoughts, answer
+
+    def _thoughts(self) -> str:
+        text = self._after_blanks()
+        before, found, after = text.partition(self._close)
+        if found:
+            self._text, self._state, self._eats_blanks = after, "answer", True
+            return before
+        held = overlap(text, self._close)
+        self._text = text[len(text) - held :]
+        return text[: len(text) - held]
+
+    def _after_blanks(self) -> str:
+        text, self._text = self._text, ""
+        if self._eats_blanks:
+            text = text.lstrip(_BLANK)
+            self._eats_blanks = not text
+        return text
+
+    def end(self) -> tuple[str, str]:
+        """What is left when the text has ended."""
+        text, self._text = self._text, ""
+        return (text, "") if self._state == "thought" else ("", text)
+
+
+def overlap(text: str, tag: str) -> int:
+    """How many characters at the end of the text may be the beginning of the tag."""
+    most = min(len(text), len(tag) - 1)
+    return next((n for n in range(most, 0, -1) if text.endswith(tag[:n])), 0)

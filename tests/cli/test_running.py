@@ -1,0 +1,201 @@
+"""``mbuild run``, ``ps`` and ``stop``: with an engine of the command's, and with a server."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from live_server import LiveServer, serving
+from smollm import CHATML, build_models, smollm
+
+from mbuild.cli.running import engine_of
+from mbuild.core.errors import UsageError
+from mbuild.runtime.process import has_engine
+from mbuild.store.serving import Serving, served_at
+
+pytestmark = pytest.mark.skipif(not has_engine(), reason="xllamacpp is not installed")
+
+CHAT = f'TEMPLATE """{CHATML}"""\nPARAMETER num_ctx 512\nPARAMETER temperature 0\n'
+CHAT += "PARAMETER num_predict 8\nPARAMETER stop <|im_end|>"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_models(tmp_path_factory.mktemp("run"), {"chat": CHAT}).root
+
+
+@pytest.fixture(scope="module")
+def server(store: Path) -> Iterator[LiveServer]:
+    with serving(store) as running:
+        yield running
+
+
+def _run(
+    store: Path, *arguments: str, stdin: str = "", status: int = 0
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mbuild", *arguments, "--store", str(store)]
+    environment = {**os.environ, "NO_COLOR": "1"}
+    done = subprocess.run(
+        command, input=stdin, capture_output=True, text=True, timeout=120, env=environment
+    )
+    assert done.returncode == status, done.stderr
+    return done
+
+
+def test_a_prompt_is_answered(store: Path) -> None:
+    """On standard output alone; --verbose counts on standard error."""
+    done = _run(store, "run", "chat", "What is the capital of France?", "--verbose")
+    assert "Paris" in done.stdout and "eval rate" in done.stderr
+    assert "Paris" not in done.stderr
+
+
+def test_standard_input_stands_before_the_prompt(store: Path) -> None:
+    """A file's text, then what to do with it; nothing at all is an error with a remedy."""
+    done = _run(store, "run", "chat", "is", stdin="The capital of Italy")
+    assert done.stdout.strip()
+    done = _run(store, "run", "chat", status=2)
+    assert "there is no prompt" in done.stderr and "standard input" in done.stderr
+
+
+def test_an_answer_is_json(store: Path, tmp_path: Path) -> None:
+    """By the word json, by a schema, by a schema's file; else it says what --format takes."""
+    schema = {"type": "object", "properties": {"a": {"type": "integer", "maximum": 9}},
+              "required": ["a"], "additionalProperties": False}  # fmt: skip
+    file = tmp_path / "schema.json"
+    file.write_text(json.dumps(schema))
+    for shape in (json.dumps(schema), str(file)):
+        done = _run(store, "run", "chat", "--format", shape, "A number")
+        assert isinstance(json.loads(done.stdout)["a"], int)
+    assert "JSON Schema" in _run(store, "run", "chat", "--format", "x", "y", status=2).stderr
+
+
+def test_what_cannot_be_run_is_said(store: Path) -> None:
+    """An unknown name, a wrong option, no server to ask; each with a way to go."""
+    done = _run(store, "run", "nope", "x", status=1)
+    assert "not found" in done.stderr and "hint:" in done.stderr
+    assert "high" in _run(store, "run", "chat", "x", "--think", "much", status=2).stderr
+    assert (
+        "does not support thinking"
+        in _run(store, "run", "chat", "x", "--think", "true", status=1).stderr
+    )
+    assert "no mbuild serve serves" in _run(store, "ps", status=2).stderr
+    assert "no mbuild serve serves" in _run(store, "stop", "chat", status=2).stderr
+    done = _run(store, "run", "chat", "x", "--llama-server", "/no/such", status=2)
+    assert "is no program" in done.stderr
+
+
+def test_a_server_of_the_store_is_asked(store: Path, server: LiveServer) -> None:
+    """The model stays loaded there; ps shows it, stop ends it."""
+    assert served_at(store / ".mbuild") == server.url
+    assert "Paris" in _run(store, "run", "chat", "What is the capital of France?").stdout
+    rows = json.loads(_run(store, "ps", "--format", "json").stdout)
+    assert [row["name"] for row in rows] == ["chat:latest"]
+    shown = _run(store, "ps").stdout
+    assert shown.splitlines()[0].split() == ["NAME", "ID", "SIZE", "CONTEXT", "UNTIL"]
+    assert "stopped chat" in _run(store, "stop", "chat").stderr
+    assert len(_run(store, "ps").stdout.splitlines()) == 1
+    done = _run(store, "run", "chat", "x", "--format", '{"type": "colour"}', status=1)
+    assert "invalid format" in done.stderr
+
+
+def test_only_a_server_that_lives_is_found(tmp_path: Path) -> None:
+    """The announcement is gone with its holder, and the second server of a store has none."""
+    assert served_at(tmp_path) == ""
+    first, second = Serving(tmp_path), Serving(tmp_path)
+    first.announce("http://127.0.0.1:1")
+    second.announce("http://127.0.0.1:2")
+    assert served_at(tmp_path) == "http://127.0.0.1:1"
+    first.end()
+    assert served_at(tmp_path) == ""
+
+
+def test_engines_are_chosen(tmp_path: Path) -> None:
+    """The installed package, a program of the user's, or none."""
+    assert engine_of(None) == "" and engine_of(None, off=True) is None
+    assert engine_of("sh") and os.path.isabs(str(engine_of("sh")))
+    with pytest.raises(UsageError, match="is no program"):
+        engine_of(str(tmp_path))
+
+
+class _Terminal:
+    """``mbuild run chat`` on a terminal of its own."""
+
+    def __init__(self, store: Path) -> None:
+        pid, self._fd = pty.fork()
+        if pid == 0:
+            os.environ |= {"TERM": "dumb", "NO_COLOR": "1"}
+            arguments = [sys.executable, "-m", "mbuild", "run", "chat", "--store", str(store)]
+            os.execv(sys.executable, arguments)
+        self.pid = pid
+
+    def until(self, text: str) -> str:
+        """What it writes until a text comes."""
+        found, end = "", time.monotonic() + 60
+        while text not in found and time.monotonic() < end:
+            if select.select([self._fd], [], [], 0.2)[0]:
+                try:
+                    found += os.read(self._fd, 4096).decode("utf-8", "replace")
+                except OSError:
+                    break
+        assert text in found, found
+        return found
+
+    def type(self, text: str) -> None:
+        os.write(self._fd, text.encode())
+
+    def end(self) -> int:
+        _, status = os.waitpid(self.pid, 0)
+        os.close(self._fd)
+        return os.waitstatus_to_exitcode(status)
+
+
+def test_people_talk_on_a_terminal(store: Path) -> None:
+    """Questions and answers until /bye; a conversation goes on, /clear forgets it."""
+    terminal = _Terminal(store)
+    terminal.until(">>> ")
+    terminal.type("What is the capital of France?\n")
+    terminal.until("Paris")
+    terminal.until(">>> ")
+    terminal.type("/nonsense\n")
+    terminal.until("is no command")
+    terminal.type("/clear\n")
+    terminal.until(">>> ")
+    terminal.type('"""one\ntwo"""\n')
+    terminal.until(">>> ")
+    terminal.type("/?\n")
+    terminal.until("/bye")
+    terminal.type("/bye\n")
+    assert terminal.end() == 0
+
+
+def test_ctrl_c_stops_an_answer_and_not_the_talk(store: Path, tmp_path: Path) -> None:
+    """The prompt is back; Ctrl-D ends."""
+    long = {"long": CHAT.replace("num_predict 8", "num_predict 4000")}
+    root = build_models(tmp_path, {"chat": long["long"]}).root
+    terminal = _Terminal(root)
+    terminal.until(">>> ")
+    terminal.type("Count from one to a million.\n")
+    terminal.until("\r\n")
+    time.sleep(1)
+    os.kill(terminal.pid, signal.SIGINT)
+    terminal.until(">>> ")
+    terminal.type("\x04")
+    assert terminal.end() == 0
+
+
+def test_the_page_s_commands_run(tmp_path: Path) -> None:
+    """Each command of docs/run.md prints what the page shows."""
+    from documents import documented
+
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "smollm2.gguf").symlink_to(smollm())
+    documented("run.md", tmp_path)

@@ -1,0 +1,101 @@
+"""What mbuild run asks of a server, and what it makes of the answer."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from mbuild.cli.run import run_command
+from mbuild.cli.talking import AtServer, ServerSaysError
+from mbuild.core.names import ModelName
+from mbuild.runtime.asked import Ask, ChatTurn, EndReason, Piece
+
+ASKED: list[tuple[str, Any, str]] = []
+LINES = [
+    {"message": {"content": "a", "thinking": "t"}, "done": False},
+    {"message": {"content": "b"}, "done": False},
+    {"message": {"content": ""}, "done": True, "done_reason": "length", "eval_count": 2},
+]
+
+
+class _Server(BaseHTTPRequestHandler):
+    """Answers as mbuild's server does, in pieces that end anywhere."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        ASKED.append((self.path, body, self.headers.get("Authorization", "")))
+        if body.get("think"):
+            data, status = b'{"error": "cannot think"}', 400
+        elif self.path == "/api/show":
+            data, status = b'{"capabilities": ["completion", "vision"]}', 200
+        elif body.get("prompt") == "broken":
+            data, status = b"<html>", 502
+        else:
+            data, status = b"\n".join(json.dumps(line).encode() for line in LINES), 200
+        self.send_response(status)
+        self.end_headers()
+        for start in range(0, len(data), 7):
+            self.wfile.write(data[start : start + 7])
+
+    def log_message(self, *arguments: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Server)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    ASKED.clear()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_server_is_asked_as_ollama_s_clients_ask(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The token, images as base64, keep_alive; pieces as they come, then the statistics."""
+    monkeypatch.setenv("MBUILD_TOKEN", "secret")
+    talker = AtServer(url, ModelName.parse("m"), "5m")
+    assert talker.capabilities == ("completion", "vision")
+    pieces: list[Piece] = []
+    turns = (ChatTurn("user", "see", images=(b"ab",)),)
+    ended = talker.ask(Ask(turns, options={"seed": 1}, schema="json"), pieces.append)
+    assert [(p.content, p.thinking) for p in pieces] == [("a", "t"), ("b", "")]
+    assert ended is not None and ended.reason is EndReason.LENGTH and ended.answer_count == 2
+    path, body, token = ASKED[-1]
+    assert (path, token) == ("/api/chat", "Bearer secret")
+    assert body["messages"] == [{"role": "user", "content": "see", "images": ["YWI="]}]
+    assert (body["keep_alive"], body["format"], body["options"]) == ("5m", "json", {"seed": 1})
+    talker.load(Ask(()))
+    assert ASKED[-1][:2] == (
+        "/api/generate",
+        {"model": "m:latest", "stream": False, "keep_alive": "5m"},
+    )
+    talker.close()
+
+
+def test_what_a_server_says_is_wrong_is_said(url: str) -> None:
+    """Its own words; what is no JSON, and a server that is gone, too."""
+    talker = AtServer(url, ModelName.parse("m"), None)
+    turn = (ChatTurn("user", "x"),)
+    with pytest.raises(ServerSaysError, match="cannot think"):
+        talker.ask(Ask(turn, think=True), print)
+    broken = (ChatTurn("user", "broken"),)
+    with pytest.raises(ServerSaysError, match="answered 502"):
+        talker.ask(Ask(broken, complete=True), print)
+    with pytest.raises(ServerSaysError, match="gives no answer"):
+        AtServer("http://127.0.0.1:9", ModelName.parse("m"), None)
+
+
+def test_the_command_has_its_options() -> None:
+    """Those of ollama run that make sense here, and the engine."""
+    names = {name for parameter in run_command.params for name in parameter.opts}
+    assert {"--format", "--think", "--hide-thinking", "--verbose", "--keepalive"} <= names

@@ -1,0 +1,204 @@
+"""An engine's process: what it says when it fails, and that it never outlives its maker."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from smollm import smollm
+
+from mbuild.runtime.client import Client
+from mbuild.runtime.failure import EngineDiedError, EngineError, NoEngineError
+from mbuild.runtime.pool import Pool, available_memory
+from mbuild.runtime.process import LlamaEngine, has_engine, start
+from mbuild.runtime.spec import EngineSpec
+from mbuild.runtime.tokenizing import text_of, tokens_of
+
+pytestmark = pytest.mark.skipif(not has_engine(), reason="xllamacpp is not installed")
+
+SMALL: dict[str, Any] = {"num_ctx": 256, "num_batch": 64, "num_thread": 1}
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+
+
+@pytest.fixture(scope="module")
+def engine(loop: asyncio.AbstractEventLoop) -> Iterator[LlamaEngine]:
+    found = loop.run_until_complete(start(EngineSpec(str(smollm()), **SMALL)))
+    yield found
+    loop.run_until_complete(found.stop())
+
+
+def test_a_spec_has_a_written_form() -> None:
+    """What a child reads is what its maker meant."""
+    spec = EngineSpec("a", shards=("a", "b"), adapters=("c",), draft="d", num_ctx=7)
+    assert EngineSpec.from_json(spec.to_json()) == spec
+    assert spec.files == ("a", "b", "c", "d")
+
+
+def test_text_becomes_tokens_and_text_again(
+    loop: asyncio.AbstractEventLoop, engine: LlamaEngine
+) -> None:
+    """By the model's own vocabulary; special tokens by their names."""
+    tokens = loop.run_until_complete(tokens_of(engine, "<|im_start|>hi", add_special=False))
+    assert tokens[0] == 1 and len(tokens) == 2
+    assert loop.run_until_complete(text_of(engine, tokens)) == "<|im_start|>hi"
+
+
+def test_an_engine_opens_no_port_and_wants_its_key(
+    loop: asyncio.AbstractEventLoop, engine: LlamaEngine
+) -> None:
+    """It listens in a folder of its own that nobody else may enter, and knows who asks."""
+    (socket,) = engine._folder.glob("*.sock")
+    assert engine._folder.stat().st_mode & 0o777 == 0o700
+    stranger = Client(socket, "guessed")
+    answer = loop.run_until_complete(stranger.post("/tokenize", {"content": "x"}))
+    assert answer.status == 401
+    answer.close()
+    ports = subprocess.run(["ss", "-tlnpH"], capture_output=True, text=True).stdout
+    assert f"pid={engine.pid}," not in ports
+
+
+def test_what_is_no_model_is_said(loop: asyncio.AbstractEventLoop, tmp_path: Path) -> None:
+    """The engine's own reason, and no folder left behind."""
+    file = tmp_path / "x.gguf"
+    file.write_bytes(b"nothing of the kind")
+    before = set(_folders())
+    with pytest.raises(EngineError, match=r"cannot be loaded: .*magic"):
+        loop.run_until_complete(start(EngineSpec(str(file), **SMALL)))
+    assert set(_folders()) == before
+
+
+def _folders() -> list[Path]:
+    import tempfile
+
+    return list(Path(tempfile.gettempdir()).glob("mbuild-run-*"))
+
+
+def test_an_engine_that_is_killed_is_one_clear_error(loop: asyncio.AbstractEventLoop) -> None:
+    """In the middle of an answer; the next request starts another."""
+
+    async def scenario() -> None:
+        pool = Pool()
+        spec = EngineSpec(str(smollm()), **SMALL)
+        async with pool.use(spec, "m", 0, None) as engine:
+            asked = {"prompt": "One two three", "n_predict": 200, "stream": True}
+            answer = await engine.ask("/completion", asked)
+            os.kill(engine.pid, signal.SIGKILL)
+            with pytest.raises((EOFError, OSError)):
+                async for _ in answer.events():
+                    pass
+            assert isinstance(await engine.died(), EngineDiedError)
+        async with pool.use(spec, "m", 0, None) as engine:
+            assert await tokens_of(engine, "hi", add_special=False)
+        await pool.close()
+
+    loop.run_until_complete(scenario())
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+MAKER = """
+import asyncio, sys
+from mbuild.runtime.process import start
+from mbuild.runtime.spec import EngineSpec
+async def main():
+    engine = await start(EngineSpec(sys.argv[1], num_ctx=256, num_batch=64, num_thread=1))
+    print(engine.pid, flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+def test_no_engine_outlives_its_maker() -> None:
+    """SIGKILL of the process that started it ends it within seconds."""
+    maker = subprocess.Popen(
+        [sys.executable, "-c", MAKER, str(smollm())], stdout=subprocess.PIPE, text=True
+    )
+    assert maker.stdout is not None
+    pid = int(maker.stdout.readline())
+    assert _alive(pid)
+    maker.kill()
+    maker.wait()
+    maker.stdout.close()
+    end = time.monotonic() + 20
+    while _alive(pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not _alive(pid)
+
+
+def test_engines_are_few(loop: asyncio.AbstractEventLoop) -> None:
+    """With room for one, another spec takes the place of the one that was used longest ago."""
+
+    async def scenario() -> None:
+        pool = Pool(most=1)
+        for num_ctx in (256, 512):
+            spec = EngineSpec(str(smollm()), **{**SMALL, "num_ctx": num_ctx})
+            async with pool.use(spec, "m", 0, None) as engine:
+                assert engine.alive
+            assert [row.spec for row in pool.list()] == [spec]
+        async with pool.use(spec, "m", 0, 0.0) as engine:
+            pid = engine.pid
+        await pool.close()
+        assert not pool.list() and not _alive(pid)
+
+    loop.run_until_complete(scenario())
+
+
+def test_a_model_larger_than_the_memory_is_refused_at_once(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    """Before minutes go into loading it; the error has both sizes and a remedy."""
+
+    async def scenario() -> None:
+        pool = Pool()
+        async with pool.use(EngineSpec(str(smollm())), "huge", 1 << 50, None):
+            raise AssertionError("it was loaded")
+
+    with pytest.raises(EngineError, match=r"huge needs .* of memory and .* is available") as caught:
+        loop.run_until_complete(scenario())
+    assert "num_ctx" in caught.value.hint
+
+
+def test_memory_is_what_the_system_says(tmp_path: Path) -> None:
+    """Linux's estimate of what a new process can have; elsewhere there is no telling."""
+    table = tmp_path / "meminfo"
+    table.write_text("MemTotal: 9 kB\nMemAvailable:    2048 kB\n")
+    assert available_memory(table) == 2 << 20
+    assert available_memory(tmp_path / "none") > 1 << 60
+
+
+def test_without_the_package_nothing_runs(
+    loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the extra."""
+    monkeypatch.setattr("mbuild.runtime.process.has_engine", lambda: False)
+    with pytest.raises(NoEngineError) as caught:
+        loop.run_until_complete(start(EngineSpec("x")))
+    assert "mbuild-models[run]" in caught.value.hint
+
+
+def test_the_child_says_when_it_is_ready() -> None:
+    """The word that its maker waits for, and nothing else, on standard output."""
+    from mbuild.runtime import asking, child, runner
+
+    assert child.READY == "ready"
+    assert asking.Asking.__doc__ and runner.Runner.__doc__

@@ -1,0 +1,181 @@
+"""Prompts and the conversations that they are made of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from smollm import CHATML, TOOLS, build_models
+
+from mbuild.core.errors import NameNotFoundError, UsageError
+from mbuild.core.names import ModelName
+from mbuild.runtime.asked import Ask, ChatTurn
+from mbuild.runtime.failure import CannotError
+from mbuild.runtime.options import settings
+from mbuild.runtime.prompt import (
+    PromptMaker,
+    conversation,
+    native_messages,
+    tool_list,
+    without,
+)
+from mbuild.runtime.runnable import Runnable, read_model
+from mbuild.store import Store
+from mbuild.templates.conversation import ToolCall
+
+HI = ChatTurn("user", "Hi")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    models = {
+        "chat": f'TEMPLATE """{CHATML}"""\nSYSTEM Be brief.\nMESSAGE user Ping',
+        "tools": f'TEMPLATE """{TOOLS}"""',
+        "ollamas": "RENDERER qwen3-coder",
+    }
+    return build_models(tmp_path_factory.mktemp("prompts"), models)
+
+
+def _model(store: Store, name: str, **facts: Any) -> Runnable:
+    """A model of the store, perhaps with other facts of its weights."""
+    found = read_model(store, ModelName.parse(name), {})
+    return Runnable(found.contents, found._files, replace(found.facts, **facts))
+
+
+def test_a_header_says_what_running_needs(store: Store) -> None:
+    """SmolLM2's own numbers: 30 layers with 3 key/value heads of 64."""
+    facts = _model(store, "chat").facts
+    assert (facts.architecture, facts.context_length, facts.pooled) == ("llama", 8192, False)
+    assert (facts.adds_bos, facts.bos) == (False, "<|im_start|>")
+    assert facts.bytes_per_token == 30 * 3 * (64 + 64) * 2
+    assert "im_start" in facts.chat_template
+
+
+def test_a_header_is_read_once_a_file(store: Store) -> None:
+    """Models of the same weights share what their header says."""
+    known: dict[Any, Any] = {}
+    one = read_model(store, ModelName.parse("chat"), known)
+    two = read_model(store, ModelName.parse("tools"), known)
+    assert len(known) == 1 and one.facts is two.facts
+    options = settings({}, {})
+    assert one.spec(options) == two.spec(options)
+    with pytest.raises(NameNotFoundError, match="model 'nope:latest' not found"):
+        read_model(store, ModelName.parse("nope"), known)
+
+
+def test_who_makes_the_prompts(store: Store) -> None:
+    """The Go template, but where the one in the weights can more, or there is none of use."""
+    assert not _model(store, "chat").jinja
+    assert _model(store, "ollamas").jinja and _model(store, "ollamas").builtin == "qwen3-coder"
+    assert _model(store, "chat", chat_template="{{ tools }}").jinja
+    assert _model(store, "chat", chat_template="<think></think>").jinja
+    assert not _model(store, "tools", chat_template="<think></think> tool_call").jinja
+    assert not _model(store, "ollamas", chat_template="").jinja
+
+
+def test_what_a_model_can_do(store: Store) -> None:
+    """From its template, its weights and its projectors; what it cannot is named in full."""
+    assert _model(store, "tools").capabilities == ("completion", "tools", "thinking")
+    assert _model(store, "chat", sees=True, pooled=True).capabilities == ("embedding", "vision")
+    native = _model(store, "chat", chat_template="{{ tools }}<think></think>").capabilities
+    assert native == ("completion", "tools", "thinking")
+    with pytest.raises(CannotError) as caught:
+        _model(store, "chat").require("completion", "tools", "vision")
+    name = "registry.ollama.ai/library/chat:latest does not support"
+    assert caught.value.message == f"{name} tools\n{name} vision"
+
+
+def test_a_conversation_is_the_model_s_and_the_request_s(store: Store) -> None:
+    """SYSTEM and MESSAGE lines first; a system message of the request's own replaces SYSTEM."""
+    model = _model(store, "chat")
+    told = [(t.role, t.content) for t in conversation(model, Ask((HI,)))]
+    assert told == [("system", "Be brief."), ("user", "Ping"), ("user", "Hi")]
+    told = [t.content for t in conversation(model, Ask((HI,), system="Sing.", context=(1,)))]
+    assert told == ["Sing.", "Hi"]
+    own = Ask((ChatTurn("system", "S"), HI))
+    assert [t.content for t in conversation(model, own)] == ["Ping", "S", "Hi"]
+
+
+def test_images_stand_where_they_are_said(store: Store) -> None:
+    """At [img], else in front; no text can pretend to have one; the engine's marker last."""
+    ask = Ask(
+        (ChatTurn("user", "[img-0] see [img] and", images=(b"a", b"b")), ChatTurn("user", "x"))
+    )
+    maker = PromptMaker(_model(store, "chat"), ask, think=False)
+    prompt = maker.make(ask.turns)
+    assert prompt.images == (b"a", b"b")
+    text = maker.marked(prompt, "<M>")
+    assert text.count("<M>") == 2 and "see <M><M> and" in text and "[img-0] see" in text
+    maker = PromptMaker(_model(store, "chat"), ask, think=False)
+    turns = (ChatTurn("user", "look", images=(b"a", b"b")),)
+    assert "<M><M>look" in maker.marked(maker.make(turns), "<M>")
+
+
+def test_a_token_that_the_engine_adds_is_not_written_twice(store: Store) -> None:
+    """BOS at the beginning of a prompt, where the tokenizer adds one."""
+    ask = Ask((HI,), template="<s>{{ .Prompt }}")
+    for adds, expected in ((True, "Hi"), (False, "<s>Hi")):
+        model = _model(store, "chat", adds_bos=adds, bos="<s>")
+        assert PromptMaker(model, ask, think=False).make((HI,)).text == expected
+
+
+def test_a_prompt_may_begin_a_thought(store: Store) -> None:
+    """Then the answer begins within it."""
+    template = TOOLS + "<think>\n"
+    ask = Ask((HI,), template=template)
+    model = _model(store, "tools")
+    assert PromptMaker(model, ask, think=True).make((HI,)).thinking
+    assert not PromptMaker(model, ask, think=False).make((HI,)).thinking
+
+
+def test_what_cannot_be_a_prompt_is_said(store: Store) -> None:
+    """A broken template, a renderer of Ollama's with nothing in its place, no template at all."""
+    model = _model(store, "chat")
+    with pytest.raises(UsageError, match="template: "):
+        PromptMaker(model, Ask((HI,), template="{{ .Prompt"), think=False)
+    maker = PromptMaker(model, Ask((HI,), template="{{ index .Prompt 9 }}"), think=False)
+    with pytest.raises(UsageError, match="template: "):
+        maker.make((HI,))
+    found = _model(store, "ollamas", chat_template="")
+    bare = Runnable(replace(found.contents, template=""), found._files, found.facts)
+    with pytest.raises(CannotError, match="renderer 'qwen3-coder'") as caught:
+        PromptMaker(bare, Ask((HI,)), think=False)
+    assert "--upstream" in caught.value.hint
+
+
+def test_first_turns_go_first() -> None:
+    """System turns and the last one stay."""
+    turns = (ChatTurn("system", "s"), ChatTurn("user", "1"), ChatTurn("system", "t"), HI)
+    assert [t.content for t in without(turns, 0)] == ["s", "1", "t", "Hi"]
+    assert [t.content for t in without(turns, 9)] == ["s", "t", "Hi"]
+
+
+def test_messages_as_the_engine_takes_them() -> None:
+    """Thoughts, calls, tools' answers and images in OpenAI's forms."""
+    call = ToolCall("f", {"a": 1})
+    turns = (
+        ChatTurn("assistant", "c", thinking="t", tool_calls=(call,)),
+        ChatTurn("tool", "r", tool_name="f", tool_call_id="call_0"),
+        ChatTurn("user", "see", images=(b"\x89PNG", b"other")),
+    )
+    said, answered, seen = native_messages(turns)
+    assert said["reasoning_content"] == "t"
+    assert said["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"a": 1}'}
+    assert (answered["tool_call_id"], answered["name"]) == ("call_0", "f")
+    urls = [part["image_url"]["url"] for part in seen["content"][:2]]
+    assert urls == ["data:image/png;base64,iVBORw==", "data:image/jpeg;base64,b3RoZXI="]
+    assert tool_list([{"function": {}}]) == [{"function": {}, "type": "function"}]
+
+
+def test_weights_that_are_gone_are_named(store: Store, tmp_path: Path) -> None:
+    """A model without its blob, and one without weights."""
+    from mbuild.core.errors import DamagedError
+
+    root = build_models(tmp_path, {"m": ""}).root
+    for blob in (root / "blobs").iterdir():
+        if blob.stat().st_size > 1 << 20:
+            blob.unlink()
+    with pytest.raises(DamagedError, match="missing or cut short"):
+        read_model(Store(root), ModelName.parse("m"), {})
