@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mbuild.convert.options import AS_IT_IS, Conversion
+from mbuild.convert.conversion import AS_IT_IS, Conversion
 from mbuild.core.digest import Digest
 from mbuild.core.errors import MissingFileError, SourceError, UsageError
 from mbuild.core.values import NamedTuple

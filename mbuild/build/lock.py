@@ -22,7 +22,7 @@ from mbuild.build.sources.values import (
     StoredModel,
 )
 from mbuild.build.splitting import SPLITTING, Splitting
-from mbuild.convert.options import CONVERSION, Conversion
+from mbuild.convert.conversion import CONVERSION, Conversion
 from mbuild.core.digest import Digest
 from mbuild.core.errors import FormatError, MbuildError
 from mbuild.quant.choose.options import OPTIONS, Quantization

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mbuild.build.converter import ForeignConverter
 from mbuild.build.splitting import Splitting
-from mbuild.convert.options import AS_IT_IS, Conversion
+from mbuild.convert.conversion import AS_IT_IS, Conversion
 from mbuild.core.digest import Digest
 from mbuild.core.errors import FormatError, MbuildError
 from mbuild.core.names import ModelName

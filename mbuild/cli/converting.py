@@ -10,7 +10,7 @@ import click
 
 from mbuild.cli.common import read_limited
 from mbuild.cli.quantizing import asked
-from mbuild.convert.options import CONVERSION, Conversion
+from mbuild.convert.conversion import CONVERSION, Conversion
 from mbuild.core.errors import SourceError, UsageError
 
 if TYPE_CHECKING:

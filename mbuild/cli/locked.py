@@ -18,7 +18,7 @@ from mbuild.build.locked import Locked
 from mbuild.build.splitting import SPLITTING
 from mbuild.cli.common import read_limited
 from mbuild.cli.quantizing import distinct, file_type_of
-from mbuild.convert.options import CONVERSION
+from mbuild.convert.conversion import CONVERSION
 from mbuild.core.errors import FormatError, MissingFileError, UsageError
 from mbuild.quant.choose.options import OPTIONS, spelled
 

@@ -18,7 +18,7 @@ import click
 from mbuild import __version__
 from mbuild.build.splitting import SPLITTING
 from mbuild.cli.common import QuickCommand, color_on, columns_of, harmless, said_at_once
-from mbuild.convert.options import CONVERSION
+from mbuild.convert.conversion import CONVERSION
 from mbuild.core.errors import CancelledError, MbuildError, ModelfileError, UsageError
 from mbuild.quant.choose.options import OPTIONS
 

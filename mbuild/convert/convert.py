@@ -22,12 +22,12 @@ from mbuild.convert.checks.layout import (
     layout_places,
 )
 from mbuild.convert.checks.unsaid import unsaid
+from mbuild.convert.conversion import AS_IT_IS, Conversion
 from mbuild.convert.dense import dense_layers, dense_sizes
 from mbuild.convert.encoded import encoded, shape_of
 from mbuild.convert.families import config_class
 from mbuild.convert.fusing import Converted, fused
 from mbuild.convert.metadata.general import QUANTIZATION_VERSION, Parameters, general
-from mbuild.convert.options import AS_IT_IS, Conversion
 from mbuild.convert.read.dequantize import dequantize, eight_bit_names, kept_first, plain
 from mbuild.convert.read.dtypes import OutType
 from mbuild.convert.read.files import CheckpointFiles

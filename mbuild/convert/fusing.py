@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from mbuild.convert.options import Conversion
+    from mbuild.convert.conversion import Conversion
     from mbuild.gguf.types import GGMLType
 
     Array = np.ndarray[Any, np.dtype[Any]]

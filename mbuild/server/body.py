@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mbuild.build.sources.places import is_path
 from mbuild.build.sources.posted import UPLOAD_HINT, Files, parse_files
 from mbuild.build.splitting import SPLITTING, Splitting
-from mbuild.convert.options import CONVERSION, Conversion
+from mbuild.convert.conversion import CONVERSION, Conversion
 from mbuild.core import gojson
 from mbuild.core.errors import UsageError
 from mbuild.language.parameters import DEPRECATED, PARAMETERS

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from mbuild.build.splitting import SPLITTING
-from mbuild.convert.options import CONVERSION, METADATA
+from mbuild.convert.conversion import CONVERSION, METADATA
 from mbuild.core.errors import UsageError
 from mbuild.core.suggest import did_you_mean, near
 from mbuild.language.parameters import PARAMETERS

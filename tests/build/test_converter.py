@@ -20,7 +20,7 @@ from mbuild.build.converter import ConvertOptions, ForeignConverter, environment
 from mbuild.build.graph import StepContext
 from mbuild.build.request import BuildRequest, Target
 from mbuild.build.steps.external import foreign_model
-from mbuild.convert.options import Conversion
+from mbuild.convert.conversion import Conversion
 from mbuild.core.errors import (
     CancelledError,
     FormatError,

@@ -16,12 +16,12 @@ from mbuild.build.request import BuildRequest, Target
 from mbuild.cli.converting import conversion_of, converting_options
 from mbuild.cli.main import WITH_VALUE
 from mbuild.convert.checkpoint import open_checkpoint
+from mbuild.convert.conversion import AS_IT_IS, CONVERSION, CONVERSION_NAMES, Conversion
 from mbuild.convert.convert import BareModel, convert, convert_body, not_kept
 from mbuild.convert.dense import dense_layers, dense_sizes
 from mbuild.convert.families import find
 from mbuild.convert.fusing import joined
 from mbuild.convert.metadata.general import Parameters, general
-from mbuild.convert.options import AS_IT_IS, CONVERSION, CONVERSION_NAMES, Conversion
 from mbuild.convert.read.dtypes import OutType
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.safetensors import DType

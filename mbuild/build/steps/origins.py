@@ -18,7 +18,7 @@ from mbuild.build.steps.weights import (
     checkpoint_fields,
     converted,
 )
-from mbuild.convert.options import CONVERSION_NAMES
+from mbuild.convert.conversion import CONVERSION_NAMES
 from mbuild.core.digest import Digest
 from mbuild.core.events import Code
 from mbuild.core.system import allow_open_files

@@ -12,7 +12,7 @@ from mbuild.build.splitting import SPLITTING_NAMES, Splitting, split_fields
 from mbuild.build.steps.gguf import Role
 from mbuild.build.steps.models import made_of, open_layers, shards_of, write_model
 from mbuild.build.steps.opened import OpenFiles, open_all
-from mbuild.convert.options import CONVERSION_NAMES
+from mbuild.convert.conversion import CONVERSION_NAMES
 from mbuild.core.events import Code
 from mbuild.store import Layer
 from mbuild.store.media import ADAPTER

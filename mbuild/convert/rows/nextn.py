@@ -14,7 +14,7 @@ from mbuild.core.errors import UnsupportedError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from mbuild.convert.options import Conversion
+    from mbuild.convert.conversion import Conversion
     from mbuild.convert.read.lazy import Lazy
     from mbuild.convert.rows.hyper import Hyper
     from mbuild.convert.rows.row import Family
