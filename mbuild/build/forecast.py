@@ -34,7 +34,8 @@ class PlannedStep(NamedTuple):
     bytes of the user's files and of new blobs, 0 for a cached step; ``writes`` is None
     when nobody can know yet. ``seconds`` is what such steps took on this
     machine, None while none ran. ``tensors`` are those of a quantization,
-    ``memory`` is in bytes; ``every_core`` tells that the work spreads over all cores.
+    ``memory`` is in bytes; ``every_core`` tells that the work spreads over all cores;
+    ``eight_bits`` what Q8_0 would take of weights that were quantized already.
     ``key`` is empty while it is not known; ``materials`` are the files, folders and models
     that the step is made from.
     """
@@ -52,6 +53,7 @@ class PlannedStep(NamedTuple):
     key: str = ""
     materials: tuple[Material, ...] = ()
     every_core: bool = False
+    eight_bits: int | None = None
 
     @property
     def cached(self) -> bool:
@@ -202,6 +204,7 @@ def _planned(row: Surveyed, store: Store, past: _Past, shared: set[Hashable]) ->
         memory=cost.memory,
         tensors=cost.tensors,
         every_core=cost.every_core,
+        eight_bits=cost.eight_bits,
     )
 
 

@@ -221,6 +221,20 @@ def test_a_moved_checkpoint_of_the_same_name_is_not_converted_again(
     assert layers(tmp_path)["model"] == before
 
 
+def test_a_plan_says_what_q8_0_would_take(
+    mbuild: Run, chat: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the result is much larger than the files: their weights were quantized."""
+    assert "--outtype q8_0 would write" not in mbuild("plan", "-t", "m").stdout
+    monkeypatch.setattr("mbuild.build.steps.weights._MUCH_LARGER", 0.5)
+    said = mbuild("plan", "-t", "m").stdout
+    assert "its weights are quantized in the files" in said
+    assert "--outtype q8_0 would write 1." in said
+    (step,) = [s for s in json.loads(mbuild("plan", "-t", "m", "--format", "json").stdout)["steps"]
+               if s["kind"] == "convert"]  # fmt: skip
+    assert 0.5 < step["eight_bits"] / step["writes"] < 0.6
+
+
 # What is refused.
 
 

@@ -124,7 +124,26 @@ class ConvertCheckpoint(BaseStep):
             plans = [layout(shard) for shard in shards]
             largest = max(map(largest_load, shards, plans), default=0)
         size = sum(plan.size for plan in plans)
-        return Cost(size, memory_for(self.reads + size, largest, cores()), every_core=True)
+        eight = _eight_bits(model) if size > _MUCH_LARGER * self.reads else None
+        memory = memory_for(self.reads + size, largest, cores())
+        return Cost(size, memory, every_core=True, eight_bits=eight)
+
+
+_MUCH_LARGER = 1.25
+"""A model that is so much larger than its files was quantized in them."""
+
+
+def _eight_bits(model: Model) -> int:
+    """The bytes of a model's tensors with every matrix that can be Q8_0 in it."""
+    from mbuild.gguf.types import GGMLType, tensor_nbytes
+
+    wide = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
+    return sum(
+        tensor_nbytes(GGMLType.Q8_0, tensor.dims)
+        if tensor.type in wide and len(tensor.dims) > 1 and tensor.dims[0] % 32 == 0
+        else tensor.nbytes
+        for tensor in model.tensors
+    )
 
 
 class ConvertAdapter(BaseStep):
