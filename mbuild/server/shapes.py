@@ -195,6 +195,7 @@ _OF_OPTIONS: Mapping[options.OptionKind, Type] = {
     options.RULES: TEXTS,
     options.SIZE: SIZE,
     options.COUNT: INTEGER,
+    options.ENTRIES: TEXTS,
     METADATA: OBJECT,
 }
 """The type of a field that is an option of a build."""
