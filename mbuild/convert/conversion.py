@@ -6,7 +6,6 @@ it has its name. A build with nothing to do loads this module.
 """
 
 # Without "from __future__ import annotations": the annotations of the fields are the table.
-import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, NamedTuple
 
@@ -25,6 +24,8 @@ from mbuild.quant.choose.options import (
 
 def _metadata(given: Any) -> str:
     """An object of metadata as JSON text, its keys in order, so that equal ones are equal."""
+    import json
+
     if isinstance(given, str):
         try:
             given = json.loads(given)
@@ -40,6 +41,12 @@ def _metadata(given: Any) -> str:
             )
         _check_value(key, value)
     return json.dumps(given, sort_keys=True)
+
+
+def _read_metadata(text: str) -> Any:
+    import json
+
+    return json.loads(text)
 
 
 def _check_value(key: str, value: Any) -> None:
@@ -79,7 +86,7 @@ _KEYS = frozenset(
 )
 """The keys that may be given, as ``Metadata.load`` of gguf-py has them."""
 
-METADATA = OptionKind("FILE", _metadata, json.loads)
+METADATA = OptionKind("FILE", _metadata, _read_metadata)
 """A JSON object; the command line names a file with it, which is read when it is asked."""
 
 
@@ -141,7 +148,7 @@ class Conversion(NamedTuple):
     @property
     def overrides(self) -> Mapping[str, Any]:
         """What :attr:`metadata` says, by the metadata's keys."""
-        found: dict[str, Any] = json.loads(self.metadata or "{}")
+        found: dict[str, Any] = _read_metadata(self.metadata or "{}")
         return found
 
     def options(self) -> Iterator[tuple[Option, Any]]:

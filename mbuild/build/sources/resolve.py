@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from mbuild.build.sources.files import Files, Found, Names
-from mbuild.build.sources.formats import DESCRIPTIONS, foreign_format
 from mbuild.build.sources.local import Disk, local_file
 from mbuild.build.sources.places import (
     PICKLES,
@@ -181,6 +180,8 @@ class Resolver:
         ggufs = [name for name in plain if name.lower().endswith(".gguf")]
         if ggufs:
             return self._gguf_directory(files, ggufs, wanted)
+        from mbuild.build.sources.formats import DESCRIPTIONS, foreign_format
+
         pickles = [name for name in plain if name.endswith(PICKLES)]
         if any(map(is_pickled, pickles)) and any(name in plain for name in DESCRIPTIONS):
             return self._checkpoint(files, names)
