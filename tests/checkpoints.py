@@ -27,6 +27,9 @@ def weights(name: str, dtype: str, shape: list[int]) -> bytes:
     count = int(np.prod(shape, dtype=np.int64))
     if dtype in ("I8", "I16", "I32"):
         return hashlib.shake_256(name.encode()).digest(count * int(dtype[1:]) // 8)
+    if dtype == "F8_E8M0":  # powers of two from 1/128 to 1/16
+        raw = hashlib.shake_256(name.encode()).digest(count)
+        return bytes(120 + byte % 4 for byte in raw)
     if dtype in ("U8", "F8_E4M3"):
         raw = hashlib.shake_256(name.encode()).digest(count)
         # 0x7F and 0xFF are NaN in F8_E4M3, and no scale of published weights.
@@ -37,6 +40,8 @@ def weights(name: str, dtype: str, shape: list[int]) -> bytes:
     values = (numbers.astype(np.float64) / 2**34).astype("<f4")
     if name.endswith(("norm.weight", "_scale_inv", "act_fn.beta", "act_fn.eps")):
         values += np.float32(1)
+    if name.endswith(".slopes"):
+        values = np.abs(values)
     if dtype == "F32":
         return values.tobytes()
     if dtype == "F16":

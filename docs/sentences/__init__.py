@@ -25,8 +25,8 @@ FOREIGN_ERRORS = frozenset(("ClickException", "UsageError", "BadParameter"))
 TABLES = (
     ("cli/wording.py", "STATUSES", "status"),
     ("server/wording.py", "STATUSES", "status"),
-    ("build/explain.py", "NOTES", "reason"),
-    ("build/explain.py", "_STEPS", "reason"),
+    ("build/reasons.py", "NOTES", "reason"),
+    ("build/reasons.py", "_STEPS", "reason"),
     ("cli/words.py", "ELSEWHERE", "error"),
 )
 """Tables of sentences: file, name, and what its rows are."""
@@ -54,6 +54,7 @@ HANDED_ON = frozenset(
     (
         "'\\n'.join((f'{name} does not support {word}' for word in missing))",
         "str(value['error'])",
+        "found['error']",
         "f'{name}: {error.message}'",
         "f'{reference}: {error.message}'",
         "drift.message",
@@ -65,6 +66,7 @@ HANDED_ON = frozenset(
         "f\"{step.label}: {'; '.join(map(str, changes))}\"",
         "f\"{where}: {error.message} {str(row.get('digest'))[:90]!r}\"",
         "f'{doing}:{where} {error.strerror or error}'",
+        "f'{name}: {error.message}'",
         "f'{name}: {error.strerror or error}'",
         "f'{name}: {error.strerror}'",
         "f'{name}: {problem}'",
@@ -73,6 +75,7 @@ HANDED_ON = frozenset(
         "f'{path}: {error}'",
         "f'{tensor.name}: {error.message}'",
         "f'{tensor}: {error.message}'",
+        "f'{reference}: {error.message}'",
         "f'{self.value}: {error.strerror}'",
         "found.message",
         "last.message",

@@ -1,4 +1,4 @@
-"""Why a step runs: what differs between two descriptions, in words.
+"""Why a step runs: what differs between two descriptions.
 
 A description is what was hashed for a step's key (:func:`mbuild.build.graph.describe`),
 so what is said here is what decided. Nothing else is looked at, but for the
@@ -12,88 +12,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mbuild.build.reasons import MISSING, Change, Explanation, canonical, digests
 from mbuild.build.sources.values import README
 from mbuild.build.steps.header import ReadHeader
 from mbuild.build.steps.kinds import KINDS
-from mbuild.core.digest import Digest, DigestError
+from mbuild.core.digest import Digest
 from mbuild.core.events import Cause, Note
 
 if TYPE_CHECKING:
     from mbuild.store import Store
+
+_MOST = 12
+"""Values of a JSON file that are named, of those that differ."""
 
 ReadText = Callable[[Digest], str | None]
 """The text of a small file by its digest, if it was kept."""
 
 Alias = Callable[[Digest], Digest | None]
 """The other digest of a content, if it is known."""
-
-MISSING = object()
-
-NOTES: Mapping[Cause, str] = {
-    Cause.INPUT: "input changed",
-    Cause.FIRST: "not built before",
-    Cause.NEW_STEP: "new step",
-    Cause.NOTHING_KEPT: "the last build kept nothing to compare with",
-    Cause.NO_CACHE: "--no-cache",
-    Cause.READ_AGAIN: "its inputs were read again, and are unchanged",
-    Cause.RESULT_REMOVED: "its cached result was removed",
-    Cause.LAYER_REMOVED: "its cached layer {layer} was removed",
-    Cause.LAYER_DAMAGED: "its layer {layer} is damaged: {size} bytes long",
-    Cause.DEPENDS: "only if its input changes",
-    Cause.REWRITTEN: "mbuild knows its inputs by other digests now",
-}
-"""What a note says; the other causes have a change each, which says what differs."""
-
-_SHOWN = 40
-_MOST = 12
-_FEW = 3  # digests that are named
-
-
-class Change(NamedTuple):
-    """One input that differs; ``old`` or ``new`` is :data:`MISSING` where there is none.
-
-    ``name`` is for people; ``cause`` says whether it is an input of the user's, another kind
-    of step, or another version of mbuild.
-    """
-
-    name: str
-    old: Any
-    new: Any
-    cause: Cause = Cause.INPUT
-
-    def __str__(self) -> str:
-        """``name old -> new``, digests and texts cut to what tells them apart."""
-        if self.cause is Cause.STEP:
-            return _STEPS.get((self.old, self.new), f"{self.new} instead of {self.old}")
-        if self.old is MISSING:
-            if self.cause is Cause.VERSION:
-                return f"{self.name} is {_shown(self.new)}"
-            return f"{self.name} {_shown(self.new)} is new"
-        if self.new is MISSING:
-            return f"{self.name} {_shown(self.old)} is no longer an input"
-        return f"{self.name} {_pair(self.old, self.new)}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Both values whole; a side that has none is left out."""
-        value = {"input": self.name, "old": self.old, "new": self.new, "cause": self.cause.value}
-        return {key: item for key, item in value.items() if item is not MISSING}
-
-
-_UNSPLIT = ("import", "merge", "convert", "keep-shards")
-_UNQUANTIZED = (*_UNSPLIT, "split")
-_STEPS = {
-    **{(kind, "split"): "now split (--split)" for kind in _UNSPLIT},
-    **{("split", kind): "no longer split (--split)" for kind in _UNSPLIT},
-    ("merge", "keep-shards"): "its shards are kept now (--keep-split)",
-    ("keep-shards", "merge"): "its shards are merged now (no --keep-split)",
-    **{(kind, "quantize"): "now quantized (-q)" for kind in _UNQUANTIZED},
-    **{("quantize", kind): "no longer quantized (-q)" for kind in _UNQUANTIZED},
-    **{(kind, "header"): "now quantized (-q)" for kind in _UNQUANTIZED},
-    **{("header", kind): "no longer quantized (-q)" for kind in _UNQUANTIZED},
-    ("quantize", "header"): "read from the source of the quantized weights",
-    ("import", "convert"): "a checkpoint instead of a GGUF file",
-    ("convert", "import"): "a GGUF file instead of a checkpoint",
-}
 
 
 class DescribedStep(NamedTuple):
@@ -109,25 +45,6 @@ class DescribedStep(NamedTuple):
     key: str
     description: Mapping[str, Any] | None
     lost: Note | None = None
-
-
-class Explanation(NamedTuple):
-    """Why a step that runs runs: inputs that differ, or in ``note`` what else it is."""
-
-    changes: tuple[Change, ...] = ()
-    note: Note | None = None
-
-    def texts(self) -> tuple[str, ...]:
-        """Each reason in words; there is always one."""
-        if self.note is None:
-            return tuple(str(change) for change in self.changes)
-        return (NOTES[self.note.cause].format(**self.note.values),)
-
-    def causes(self) -> tuple[Cause, ...]:
-        """Each reason's code, in the order of :meth:`texts`."""
-        if self.note is None:
-            return tuple(change.cause for change in self.changes)
-        return (self.note.cause,)
 
 
 def explain(
@@ -291,7 +208,7 @@ def _same_content(old: Any, new: Any, read_text: ReadText, alias: Alias) -> bool
     """Whether both are digests, of one kind and the other, of the same files."""
     if _named_file(old) and _named_file(new) and old[0] == new[0]:
         old, new = old[1], new[1]
-    before, after = _digests(old), _digests(new)
+    before, after = digests(old), digests(new)
 
     def same(a: Digest, b: Digest) -> bool:
         text = read_text(a)
@@ -318,11 +235,6 @@ def _result(name: str, result: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
     return dict(_flat(result["facts"], ("inputs", name)))
 
 
-def canonical(value: Any) -> str:
-    """A value as compact JSON."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
 def _flat(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Leaves of nested mappings; layers, and lists that are values, stay whole."""
     if isinstance(value, Mapping) and "mediaType" not in value:
@@ -333,7 +245,7 @@ def _flat(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], 
         names = _numbered([entry["mediaType"].rpartition(".")[2] for entry in kept])
         for name, entry in zip(names, kept, strict=True):
             yield (*path, name), entry["digest"]
-    elif isinstance(value, (list, tuple)) and value and all(map(_digests, value)):
+    elif isinstance(value, (list, tuple)) and value and all(map(digests, value)):
         for number, digest in enumerate(value, start=1):
             yield ((*path, str(number)) if len(value) > 1 else path), digest
     else:
@@ -381,11 +293,11 @@ def _expanded(name: str, old: Any, new: Any, read_text: ReadText) -> Iterator[Ch
 
 def _named_file(value: Any) -> bool:
     """Whether a value is a file's name and digest."""
-    return isinstance(value, (list, tuple)) and len(value) == 2 and bool(_digests(value[1]))
+    return isinstance(value, (list, tuple)) and len(value) == 2 and bool(digests(value[1]))
 
 
 def _parsed(digest: Any, read_text: ReadText) -> Any:
-    named = _digests(digest)
+    named = digests(digest)
     text = read_text(named[0]) if named else None
     try:
         return None if text is None else json.loads(text)
@@ -396,53 +308,3 @@ def _parsed(digest: Any, read_text: ReadText) -> Any:
 def _as_written(value: Any) -> Any:
     """A parameter's value as Modelfiles have it: numbers are kept as Go's floats, 5 as 5.0."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _pair(old: Any, new: Any) -> str:
-    """Two values; long texts from where they begin to differ, of many digests those that do."""
-    before, after = _digests(old), _digests(new)
-    if len(before) == len(after) > 1:
-        differing = [pair for pair in zip(before, after, strict=True) if pair[0] != pair[1]]
-        return " -> ".join(_listed(side) for side in zip(*differing, strict=True))
-    if isinstance(old, str) and isinstance(new, str) and not _digests(old) and not _digests(new):
-        start = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), -1)
-        start = min(len(old), len(new)) if start < 0 else start
-        if max(len(old), len(new)) > _SHOWN and start > _SHOWN // 2:
-            start -= _SHOWN // 4
-            return f"{_shown('...' + old[start:])} -> {_shown('...' + new[start:])}"
-    return f"{_shown(old)} -> {_shown(new)}"
-
-
-def _shown(value: Any) -> str:
-    """A value as one reads it: short digests, quoted texts, JSON for the rest."""
-    if value is None or value == [] or value == {}:
-        return "none"
-    if isinstance(value, str):
-        if digests := _digests(value):
-            return _listed(digests)
-        text = value if len(value) <= _SHOWN else value[: _SHOWN - 3] + "..."
-        return json.dumps(text, ensure_ascii=False) if _needs_quotes(text) else text
-    if isinstance(value, (list, tuple)) and value and all(isinstance(item, str) for item in value):
-        return " ".join(_shown(item) for item in value[:4]) + (" ..." if len(value) > 4 else "")
-    text = canonical(value)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
-
-
-def _listed(digests: Sequence[Digest]) -> str:
-    """Digests in short, the first of many."""
-    first = ", ".join(digest.short for digest in digests[:_FEW])
-    return f"{first} and {len(digests) - _FEW} more" if digests[_FEW:] else first
-
-
-def _digests(value: Any) -> tuple[Digest, ...]:
-    """The digests that a text consists of, with commas between them; none for any other value."""
-    if not isinstance(value, str):
-        return ()
-    try:
-        return tuple(Digest.parse_any(part) for part in value.split(", "))
-    except DigestError:
-        return ()
-
-
-def _needs_quotes(text: str) -> bool:
-    return not text or not all(char.isalnum() or char in "._-+/" for char in text)

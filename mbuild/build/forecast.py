@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.build.costs import PlannedTensor
 from mbuild.build.engine import BuildEngine, State, Surveyed
-from mbuild.build.explain import DescribedStep, Explanation, explain
+from mbuild.build.explain import DescribedStep, explain
 from mbuild.build.graph import names_of
 from mbuild.build.history import BuildRecord, History
 from mbuild.build.prepare import Build, plans_of
+from mbuild.build.reasons import Explanation
 from mbuild.build.recording import describe_steps
 from mbuild.build.sources.values import Material
 from mbuild.core.events import Cause, Note
@@ -31,7 +32,7 @@ class PlannedStep(NamedTuple):
     """A step before a build.
 
     ``inputs`` are places in the list of steps. ``reads`` and ``writes`` are
-    bytes of the user's files and of new blobs, 0 for a cached step; ``writes`` is None
+    bytes of sources and of new blobs, 0 for a cached step; ``writes`` is None
     when nobody can know yet. ``seconds`` is what such steps took on this
     machine, None while none ran. ``tensors`` are those of a quantization,
     ``memory`` is in bytes; ``every_core`` tells that the work spreads over all cores;
@@ -82,10 +83,10 @@ class Forecast(NamedTuple):
 
     @property
     def reads(self) -> int:
-        """Bytes of the user's files to read; variants share one read."""
+        """Bytes of files and of stored weights to read; variants share one read."""
         reading = (step for step in self.to_run if step.reads)
         used = {material for step in reading for material in step.materials}
-        return sum(material.size for material in used if material.place)
+        return sum(material.size for material in used)
 
     @property
     def writes(self) -> int:

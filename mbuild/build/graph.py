@@ -138,11 +138,11 @@ class Step(Protocol):
 
     @property
     def reads(self) -> int:
-        """Bytes of the user's files that it reads when it runs."""
+        """Bytes of the user's files, or of stored weights, that it reads when it runs."""
 
     @property
     def materials(self) -> tuple[Material, ...]:
-        """What it is made from that no step makes, for people: the key holds the contents."""
+        """The sources that it is made from, for people: the key holds their contents."""
 
     @property
     def versions(self) -> tuple[tuple[str, int], ...]:

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 class Sources(NamedTuple):
     """What the instructions that name files and models mean.
 
-    ``models`` is one model of the store, or all the files that FROM lines name
+    ``models`` is one stored model, or all the files that FROM lines name
     (a model and its projectors). ``imatrices`` are the importance matrices by their names.
     """
 
@@ -66,7 +66,7 @@ class Sources(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The graph to run, by its last step; ``base`` is the model of the store that FROM names.
+    """The graph to run, by its last step; ``base`` is the stored model that FROM names.
 
     ``warning`` says what is to be known of the model, where there is something.
     """
@@ -138,13 +138,25 @@ def _plan(
     least = LEAST_OLLAMA if entries.several(base) else ""
     lifted = "" if least or base is None or not _is_split(base) else LEAST_OLLAMA
     config = MakeConfig(base_config, weights, recipe.config, variant, least, lifted)
-    return Plan(AssembleManifest(config, entries.all(), variant), base, _SEVERAL if least else "")
+    warning = _SEVERAL if least else _kept_nothing(sources, request)
+    return Plan(AssembleManifest(config, entries.all(), variant), base, warning)
 
 
 def _is_split(base: StoredModel) -> bool:
-    """Whether a model of the store has several layers of weights."""
+    """Whether a stored model has several layers of weights."""
     kinds = [layer.media_type for layer in base.manifest.layers]
     return any(kinds.count(kind) > 1 for kind in SPLIT)
+
+
+def _kept_nothing(sources: Sources, request: BuildRequest) -> str:
+    """What to say where files are to be kept and the weights come from a checkpoint."""
+    kept = request.splitting is not None and request.splitting.keep
+    if not kept or not any(isinstance(each, CheckpointSource) for each in sources.models):
+        return ""
+    return (
+        "--keep-split keeps the files of a split GGUF; FROM is a checkpoint, which becomes one"
+        " file: use --split SIZE"
+    )
 
 
 _SEVERAL = (
@@ -161,7 +173,7 @@ def _model_origin(sources: Sources, base: StoredModel | None, request: BuildRequ
 
 
 def _stored(base: StoredModel) -> LayerOrigin:
-    """The weights of a model of the store; raises :class:`UnsupportedError` where it has none."""
+    """The weights of a stored model; raises :class:`UnsupportedError` where it has none."""
     from mbuild.build.steps.origins import LayerOrigin
 
     layers = base.manifest.of_kind(MODEL)

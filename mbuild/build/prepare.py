@@ -194,7 +194,7 @@ def _located(error: MbuildError, script: Script, store: Store) -> MbuildError:
 def _one_kind(
     models: tuple[ModelSource, ...], named: Sequence[Reference]
 ) -> tuple[ModelSource, ...]:
-    """Of several FROM lines: the last model of the store, or all files."""
+    """Of several FROM lines: the last stored model, or all files."""
     stored = [source for source in models if isinstance(source, StoredModel)]
     if not stored:
         return models

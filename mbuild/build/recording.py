@@ -15,8 +15,9 @@ from mbuild.core.events import Cause, Note, Reason
 from mbuild.store.records import DESCRIPTION
 
 if TYPE_CHECKING:
-    from mbuild.build.explain import DescribedStep, Explanation
+    from mbuild.build.explain import DescribedStep
     from mbuild.build.prepare import Build
+    from mbuild.build.reasons import Explanation
     from mbuild.store import Store
 
 
@@ -124,7 +125,8 @@ def _why(
     ran = [step for step in order if step in outcome.ran]
     if not ran:
         return {}
-    from mbuild.build.explain import DescribedStep, Explanation, explain
+    from mbuild.build.explain import DescribedStep, explain
+    from mbuild.build.reasons import Explanation
 
     before = history.last_of(wanted.request)
     steps = [step for step in order if step in outcome.results]

@@ -132,55 +132,45 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 
 
 def read_request(
-    ctx: click.Context,
-    *,
-    file: str | None,
-    names: tuple[str, ...],
-    store: str | None,
-    no_cache: bool,
-    link: bool,
-    outtype: str,
-    pre: str | None,
-    folder: Path | None,
-    threads: int | None,
-    pull: str | None = None,
-    hash_files: bool = False,
-    **further: Any,
+    ctx: click.Context, given: Mapping[str, Any], *, hash_files: bool = False
 ) -> tuple[Build, Store]:
     """What the options of :func:`build_options` ask for, and the store.
 
-    ``hash_files``: read files whose digest is not remembered, so that it is known
-    before the build. Raises :class:`MbuildError` for whatever is wrong with them.
+    ``given`` are their values by name. ``hash_files``: read files whose digest is not
+    remembered, so that it is known before the build. Raises :class:`MbuildError` for
+    whatever is wrong with them.
     """
-    if threads is not None:
+    if given["threads"] is not None:
         from mbuild.work.cores import use_threads
 
-        use_threads(threads)
-    modelfile = read_modelfile(file, folder)
-    opened = open_store(ctx, store)
-    recipe, warnings = read_recipe(modelfile.data, modelfile.name, opened)
-    request = BuildRequest(
-        targets(names, lambda: _default_name(context_folder(folder)), further),
-        script_of(modelfile),
-        outtype.lower(),
-        pre,
-        file_type_of(further["draft_quantize"]),
-        link,
-        splitting=splitting_of(further),
-        conversion=conversion_of(further),
-        converter=converter_of(further, opened),
-    )
-    context = LocalContext(modelfile.folder, opened, hash_files=hash_files, on_read=say_reading)
-    fetching = Fetching(PullMode(pull) if pull else None)
+        use_threads(given["threads"])
+    modelfile = read_modelfile(given["file"], given["folder"])
+    store = open_store(ctx, given["store"])
+    recipe, warnings = read_recipe(modelfile.data, modelfile.name, store)
     wanted = Build(
-        request,
+        _asked(given, modelfile, store),
         recipe,
-        context,
-        use_cache=not no_cache,
+        LocalContext(modelfile.folder, store, hash_files=hash_files, on_read=say_reading),
+        use_cache=not given["no_cache"],
         warnings=warnings,
-        fetching=fetching,
+        fetching=Fetching(PullMode(given["pull"]) if given["pull"] else None),
     )
-    return wanted, opened
+    return wanted, store
+
+
+def _asked(given: Mapping[str, Any], modelfile: ModelfileText, store: Store) -> BuildRequest:
+    """The request that the options make of a Modelfile."""
+    return BuildRequest(
+        targets(given["names"], lambda: _default_name(context_folder(given["folder"])), given),
+        script_of(modelfile),
+        given["outtype"].lower(),
+        given["pre"],
+        file_type_of(given["draft_quantize"]),
+        given["link"],
+        splitting=splitting_of(given),
+        conversion=conversion_of(given),
+        converter=converter_of(given, store),
+    )
 
 
 def script_of(modelfile: ModelfileText) -> Script:
@@ -245,7 +235,7 @@ def _wanted(ctx: click.Context, options: Mapping[str, Any], *, locked: bool) -> 
 
         modelfile = Path(options["file"] or context_folder(options["folder"]) / "Modelfile")
         options = with_locked_options(ctx, options, modelfile)
-    wanted, store = read_request(ctx, hash_files=locked, **options)
+    wanted, store = read_request(ctx, options, hash_files=locked)
     if not options["names"]:
         check_unasked_names(wanted.request, store)
     if locked:

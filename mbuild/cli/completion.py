@@ -104,6 +104,7 @@ _BY_KIND: dict[OptionKind, tuple[Words | None, str]] = {
 VALUES: dict[tuple[str, str], tuple[Words | None, str]] = {
     ("", "file"): (None, FILE),
     ("", "files"): (None, FILE),
+    ("", "named"): (None, FILE),
     ("", "folder"): (None, FOLDER),
     ("", "store"): (None, FOLDER),
     ("", "output"): (None, FILE),

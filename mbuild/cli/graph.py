@@ -60,7 +60,7 @@ def _planned(ctx: click.Context, options: dict[str, Any]) -> Picture:
     from mbuild.build.forecast import forecast
     from mbuild.view.report import picture_of_plan
 
-    wanted, store = read_request(ctx, **options)
+    wanted, store = read_request(ctx, options)
     return picture_of_plan(forecast(wanted, store))
 
 

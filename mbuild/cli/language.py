@@ -19,6 +19,10 @@ from mbuild.lint import check
 
 MODELFILE = "Modelfile"
 
+named_option = click.option(
+    "-f", "--file", "named", metavar="FILE", multiple=True, help="A Modelfile, as for a build."
+)
+
 
 def _read(file: str) -> bytes:
     if file == "-":
@@ -44,12 +48,15 @@ Examples:
 
 @click.command("fmt", epilog=FMT_EPILOG)
 @click.argument("files", metavar="[FILE]...", nargs=-1)
+@named_option
 @click.option("-w", "--write", is_flag=True, help="Rewrite the files instead of printing.")
 @click.option("--check", "only_check", is_flag=True, help="Print a diff; exit 1 if there is one.")
-def fmt_command(*, files: tuple[str, ...], write: bool, only_check: bool) -> None:
+def fmt_command(
+    *, files: tuple[str, ...], named: tuple[str, ...], write: bool, only_check: bool
+) -> None:
     """Print Modelfiles in their canonical form; they build the same models."""
     each = partial(_fmt, write=write, only_check=only_check)
-    raise click.exceptions.Exit(_worst(files or (MODELFILE,), each))
+    raise click.exceptions.Exit(_worst((*named, *files) or (MODELFILE,), each))
 
 
 def _worst(files: Sequence[str], work: Callable[[str], bool]) -> int:
@@ -107,17 +114,18 @@ STYLES = ("text", "json", "github")
 
 @click.command("check", epilog=CHECK_EPILOG)
 @click.argument("files", metavar="[FILE]...", nargs=-1)
+@named_option
 @click.option(
     "--format",
     "style",
     type=click.Choice(STYLES),
     help="Output format  [default: text; github where GITHUB_ACTIONS is set]",
 )
-def check_command(*, files: tuple[str, ...], style: str | None) -> None:
+def check_command(*, files: tuple[str, ...], named: tuple[str, ...], style: str | None) -> None:
     """Find mistakes in Modelfiles without building them; exit 1 if there are errors."""
     style = style or ("github" if os.environ.get("GITHUB_ACTIONS") == "true" else "text")
     found: list[Problem] = []
-    status = _worst(files or (MODELFILE,), partial(_check, style=style, found=found))
+    status = _worst((*named, *files) or (MODELFILE,), partial(_check, style=style, found=found))
     if style == "json":
         click.echo(json.dumps([_as_json(problem) for problem in found], indent=2))
     raise click.exceptions.Exit(status)

@@ -55,7 +55,7 @@ def _lock(ctx: click.Context, style: str, options: dict[str, Any]) -> None:
     """Build what is asked for, and write down what it is made from and what came out."""
     named = bool(options["names"])
     options["names"] = options["names"] or (_what_to_call(context_folder(options["folder"])),)
-    wanted, store = read_request(ctx, hash_files=True, **options)
+    wanted, store = read_request(ctx, options, hash_files=True)
     wanted = wanted._replace(request=wanted.request._replace(named=named))
     path = lock_path(wanted.request.script, from_stdin(options["file"], options["folder"]))
     writing = Writing(wanted)

@@ -48,6 +48,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "login": ("mbuild.cli.registry", "Log in to a registry."),
     "logout": ("mbuild.cli.registry", "Log out of a registry."),
     "run": ("mbuild.cli.run", "Run a model: answer a prompt, or talk."),
+    "measure": ("mbuild.cli.measure", "Measure a model on a text: perplexity, divergence."),
+    "imatrix": ("mbuild.cli.measure", "Compute an importance matrix for quantization."),
     "ps": ("mbuild.cli.run", "List the models that mbuild serve has loaded."),
     "stop": ("mbuild.cli.run", "Unload a model that mbuild serve has loaded."),
     "serve": ("mbuild.cli.serve", "Serve Ollama's API for building and managing models."),

@@ -48,7 +48,7 @@ def plan_command(ctx: click.Context, /, *, style: str, tensors: bool, **options:
     """
     from mbuild.build.forecast import forecast
 
-    wanted, store = read_request(ctx, **options)
+    wanted, store = read_request(ctx, options)
     planned = forecast(wanted, store)
     show_steps(planned, style, tensors=tensors)
     if not planned.fits:
@@ -71,7 +71,7 @@ def explain_command(ctx: click.Context, /, *, style: str, **options: Any) -> Non
     """
     from mbuild.build.forecast import survey
 
-    wanted, store = read_request(ctx, hash_files=True, **options)
+    wanted, store = read_request(ctx, options, hash_files=True)
     surveyed = survey(wanted, store)
     names = [str(name) for name in wanted.request.names]
     if store.private.exists():

@@ -26,6 +26,7 @@ from mbuild.convert.read.safetensors import read_header
 from mbuild.convert.read.torch_files import is_torch_file, read_torch_file
 from mbuild.convert.read.weight_files import WeightFiles
 from mbuild.convert.read.wrappers import unwrap
+from mbuild.convert.rows.hyper import COMPOSED
 from mbuild.core.errors import FormatError, SourceError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from mbuild.convert.rows.row import Family
     from mbuild.gguf.files import Seen
 
+_AS_A_WHOLE = (["DeepseekOCRForCausalLM"], ["DeepseekOCR2ForCausalLM"])
+"""Models whose text half has another class's name, and is none of that class."""
 _NESTED = ("text_config", "llm_config", "lm_config", "language_config")
 
 
@@ -52,6 +55,7 @@ class Checkpoint:
         tensors: the weights, ordered by their file's name, then their own.
         warnings: what was put right or left out, one sentence each.
         tied: the root of config.json says tie_word_embeddings, whatever a nested text_config does.
+        composed: transformers knows the model as a whole, where it is made of several.
     """
 
     name: str
@@ -62,6 +66,7 @@ class Checkpoint:
     tensors: tuple[StoredTensor, ...]
     warnings: tuple[str, ...] = ()
     tied: bool = False
+    composed: bool = True
 
 
 def open_checkpoint(
@@ -103,7 +108,8 @@ def open_checkpoint(
             " whether it computes the same",
         )
     tied = root.get("tie_word_embeddings") is True
-    return Checkpoint(name, dict(files), config, hf_arch, family, tensors, warnings, tied)
+    composed = not _nested(root) or root.get("model_type") in COMPOSED
+    return Checkpoint(name, dict(files), config, hf_arch, family, tensors, warnings, tied, composed)
 
 
 def _in_mistral_format(
@@ -139,8 +145,9 @@ def _class_name(root: Mapping[str, Any]) -> str:
             " language model",
             hint="name the folder of its text encoder, if that is what you mean",
         )
-    nested = _nested(root)
-    names = nested.get("architectures") or root.get("architectures")
+    nested, whole = _nested(root), root.get("architectures")
+    as_a_whole = isinstance(whole, list) and whole[:1] in _AS_A_WHOLE
+    names = whole if as_a_whole else nested.get("architectures") or whole
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
         raise FormatError(
             "config.json does not name the model's class: architectures is missing",
@@ -150,6 +157,9 @@ def _class_name(root: Mapping[str, Any]) -> str:
 
 
 def _nested(root: Mapping[str, Any]) -> Mapping[str, Any]:
+    thinker = root.get("thinker_config")
+    if isinstance(thinker, dict) and isinstance(thinker.get("text_config"), dict):
+        return thinker["text_config"]  # type: ignore[no-any-return]
     for key in _NESTED:
         if key in root:
             if not isinstance(root[key], dict):

@@ -70,6 +70,7 @@ def hyper_parameters(
     """
     row = checkpoint.family
     config = _class_of(checkpoint).complete(checkpoint.config)
+    config |= {name: settle(config) for name, settle in row.settled.items()}
     layers = next((config[name] for name in LAYER_NAMES if name in config), None)
     nextn = as_integer(config.get(row.nextn) or 0, row.nextn) if row.nextn else 0
     if row.counted is not None and not nextn:
@@ -90,7 +91,7 @@ def hyper_parameters(
 def _class_of(checkpoint: Checkpoint) -> HFConfig:
     """The defaults that count for a checkpoint's config."""
     named = config_class(checkpoint.config.get("model_type"))
-    return NO_HF_CONFIG if checkpoint.family.raw else named
+    return named if checkpoint.composed else NO_HF_CONFIG
 
 
 def resolve_outtype(outtype: OutType, tensors: Mapping[str, Lazy]) -> OutType:
@@ -258,6 +259,7 @@ def convert_body(
     sources = source_tensors(checkpoint)
     hp = hyper_parameters(checkpoint, resolve_outtype(outtype, sources), options)
     sources = dict(of_layers(row, hp, sources, options))
+    hp = replace(hp, tensors=sources)
     made: dict[str, Converted] = {}
     for each in model_tensors(hp, row, sources, options):
         if each.name in made:

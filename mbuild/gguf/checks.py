@@ -10,6 +10,7 @@ from typing import Protocol
 from mbuild.core.errors import FormatError
 from mbuild.gguf.cursor import DAMAGED
 from mbuild.gguf.files import FileBytes
+from mbuild.gguf.foreign import QUANTIZE_WITH_IT
 from mbuild.gguf.model import MetadataEntry, RawKV
 from mbuild.gguf.types import ALIGNMENT, ValueType
 
@@ -141,6 +142,11 @@ def _architecture(file: FileBytes, kvs: Mapping[str, RawKV]) -> str | None:
     if entry is None:
         if _is_later_shard(kvs):
             return None
+        if any(key.startswith("imatrix.") for key in kvs):
+            raise FormatError(
+                f"{file.name}: an importance matrix of llama-imatrix, not a model",
+                hint=QUANTIZE_WITH_IT,
+            )
         raise FormatError(
             f"{file.name}: no general.architecture in the metadata",
             hint="not a model that llama.cpp or Ollama could load; convert it again",

@@ -24,6 +24,10 @@ class Foreign(NamedTuple):
     error: Callable[..., FormatError | UnsupportedError]
 
 
+QUANTIZE_WITH_IT = "quantize with it: --quantize TYPE --imatrix FILE"
+"""What to do with an importance matrix, of either form."""
+
+
 FOREIGN: tuple[Foreign, ...] = (
     Foreign(
         rb"version https://git-lfs",
@@ -80,6 +84,12 @@ FOREIGN: tuple[Foreign, ...] = (
         rb"\x1f\x8b|\x28\xb5\x2f\xfd|BZh|\xfd7zXZ",
         "a compressed file, not a GGUF file",
         "unpack it first",
+        FormatError,
+    ),
+    Foreign(
+        rb"..\0\0.\0\0\0[a-z]\w+\.",  # how many tensors, then the first one's name
+        "an importance matrix of llama-imatrix, not a model",
+        QUANTIZE_WITH_IT,
         FormatError,
     ),
     Foreign(

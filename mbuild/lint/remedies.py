@@ -57,7 +57,7 @@ def missing(folder: Path, value: str) -> str:
         what = did_you_mean([there]) if os.path.exists(there) else "write it as this system does"
         return f"a drive letter works only on Windows: {what}"
     if "\\" in value and os.sep == "/":
-        plain = value.replace("\\", "/")
+        plain = re.sub(r"[\\/]+", "/", value)  # two, where somebody escaped one
         if os.path.exists(folder / plain):
             return f"{did_you_mean([plain])} this system separates folders with /"
         value = plain

@@ -29,7 +29,7 @@ def local_name(text: str) -> ModelName:
 
 
 def stored_name(value: str, store: Store) -> ModelName:
-    """The model of the store that a value of FROM names; raises :class:`InvalidNameError`.
+    """The stored model that a value of FROM names; raises :class:`InvalidNameError`.
 
     A digest is met by the tag beside it, if that has it here, and else by the model that was
     pulled by the digest. A plain name of the store comes before all else.

@@ -113,7 +113,7 @@ def _start_executable(job: dict[str, Any], spec: EngineSpec) -> subprocess.Popen
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr.fileno(),
         env=environment,
-        preexec_fn=_die_with_parent,
+        preexec_fn=die_with_parent,
     )
     while not _answers(job["socket"]):
         if process.poll() is not None:
@@ -122,7 +122,7 @@ def _start_executable(job: dict[str, Any], spec: EngineSpec) -> subprocess.Popen
     return process
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Let the kernel end this process with its parent, where the kernel can."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
@@ -149,5 +149,5 @@ def _cores() -> int:
 
 
 if __name__ == "__main__":
-    _die_with_parent()
+    die_with_parent()
     main()

@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,14 +58,7 @@ class LlamaEngine:
 
     async def launch(self, server: str, key: str) -> None:
         """Start the process and wait until the model is loaded; raises :class:`EngineError`."""
-        environment = {
-            name: value
-            for name, value in os.environ.items()
-            if name in _PASSED_ON or name.startswith("OMP_")
-        }
-        environment[MEDIA_MARKER] = self.marker
-        # Python finds the package where this process has it, installed or not.
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        environment = {**environment_of_engine(), MEDIA_MARKER: self.marker}
         arguments = (sys.executable, "-m", "mbuild.runtime.child")
         self._process = await asyncio.create_subprocess_exec(
             *arguments,
@@ -164,6 +158,17 @@ class LlamaEngine:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def environment_of_engine() -> dict[str, str]:
+    """What an engine's process gets of this one's environment: it needs no secrets."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _PASSED_ON or name.startswith("OMP_")
+    }
+    # Python finds the package where this process has it, installed or not.
+    return {**environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
 def has_engine() -> bool:
     """Whether the package of the engine is installed; it is not loaded."""
     from importlib.util import find_spec
@@ -198,7 +203,12 @@ def _linked(spec: EngineSpec, folder: Path) -> EngineSpec:
     """The shards under the names by which llama.cpp finds the second from the first."""
     from dataclasses import replace
 
-    count = len(spec.shards)
-    for number, path in enumerate(spec.shards, 1):
+    return replace(spec, model=linked_shards(spec.shards, folder))
+
+
+def linked_shards(paths: Sequence[str], folder: Path) -> str:
+    """The path of the first of linked shards, whose names lead to the others."""
+    count = len(paths)
+    for number, path in enumerate(paths, 1):
         (folder / f"model-{number:05}-of-{count:05}.gguf").symlink_to(path)
-    return replace(spec, model=str(folder / f"model-00001-of-{count:05}.gguf"))
+    return str(folder / f"model-00001-of-{count:05}.gguf")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
+from mbuild.build.splitting import SPLITTING
 from mbuild.core.digest import DigestError
 from mbuild.core.errors import (
     BusyError,
@@ -18,6 +20,7 @@ from mbuild.core.errors import (
     UsageError,
 )
 from mbuild.core.names import InvalidNameError
+from mbuild.quant.choose.options import OPTIONS
 from mbuild.runtime.failure import (
     CannotError,
     EngineError,
@@ -141,8 +144,40 @@ def status_of(error: MbuildError) -> int:
     return next(status for kind, status in STATUS.items() if isinstance(error, kind))
 
 
+_FIELDS = {
+    "--quantize": "quantize",
+    "--draft-quantize": "draft_quantize",
+    **{row.flag: row.name for table in (OPTIONS, SPLITTING) for row in table.values()},
+}
+"""The fields of a request that stand for options of the command line."""
+
+_FLAG = re.compile(r"(?<![\w-])(--[a-z][a-z-]*)( (?:TYPE|FILE|SIZE|NAME|N|REGEX=TYPE)\b)?")
+
+
+def in_fields(text: str) -> str:
+    """A sentence that names options, in a request's words: ``'imatrix'`` for ``--imatrix FILE``.
+
+    An option that no request has is named with its command.
+    """
+
+    def said(found: re.Match[str]) -> str:
+        flag, value = found[1], found[2] or ""
+        if flag in _FIELDS:
+            return f"'{_FIELDS[flag]}'"
+        return f"mbuild build {flag}{value}" if flag in _OF_BUILDS else found[0]
+
+    return _FLAG.sub(said, text)
+
+
+_OF_BUILDS = ("--outtype", "--pre")
+
+
 def text_of(error: MbuildError) -> str:
     """What the ``error`` key says: the message, and the remedy where there is one."""
+    return in_fields(_text_of(error))
+
+
+def _text_of(error: MbuildError) -> str:
     if isinstance(error, ModelfileError):
         texts = [
             f"{problem.message} ({problem.suggestion})" if problem.suggestion else problem.message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
@@ -64,7 +65,7 @@ def _challenge(request: Request, needed: str) -> str:
     scope = needed.replace(":push", ":pull,push")
     parts = {
         "realm": f"{_origin(request)}{TOKEN_PATH}",
-        "service": request.headers.get("host", ""),
+        "service": _host(request),
         **({"scope": scope} if scope else {}),
     }
     return "Bearer " + ",".join(f'{key}="{value}"' for key, value in parts.items())
@@ -77,7 +78,12 @@ def _origin(request: Request) -> str:
     """
     said = request.headers.get("x-forwarded-proto", "").lower()
     scheme = "https" if said == "https" else request.url.scheme
-    return f"{scheme}://{request.headers.get('host', '')}"
+    return f"{scheme}://{_host(request)}"
+
+
+def _host(request: Request) -> str:
+    """What the client called us; nothing that would end the quotes around it."""
+    return re.sub(r"[^A-Za-z0-9.:\[\]_-]", "", request.headers.get("host", ""))
 
 
 async def token(service: Service, request: Request) -> Response:

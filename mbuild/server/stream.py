@@ -1,10 +1,13 @@
-"""A build's lines on the wire: how often they come, and how each is written."""
+"""A build's lines on the wire: how often they come, how each is written, who still reads."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from starlette.types import Receive
 
 PROGRESS_SECONDS = 0.1
 """Progress lines come no faster than this."""
@@ -21,3 +24,9 @@ Line = Mapping[str, Any]
 def encode(line: Line) -> bytes:
     """One line of the stream, with its end."""
     return json.dumps(line, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+
+
+async def disconnected(receive: Receive) -> None:
+    """Return when the client is gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

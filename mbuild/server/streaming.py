@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from mbuild.core.errors import MbuildError
-from mbuild.server.stream import Line, encode
+from mbuild.server.stream import Line, disconnected, encode
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -40,7 +40,7 @@ LINES = LineForm(STREAM_TYPE, encode, lambda text: {"error": text})
 async def until_gone(work: Awaitable[ResultT], request: Request) -> ResultT:
     """The work's result; it is cancelled when the client goes away first."""
     task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request.receive))
+    gone = asyncio.ensure_future(disconnected(request.receive))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -48,11 +48,6 @@ async def until_gone(work: Awaitable[ResultT], request: Request) -> ResultT:
         return task.result()
     finally:
         await _cancel(task, gone)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _cancel(*tasks: asyncio.Future[Any]) -> None:
@@ -84,7 +79,7 @@ class LineStream(Response):
         """Send until the build ends or the client goes away."""
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         sending = asyncio.ensure_future(self._send(start, send))
-        gone = asyncio.ensure_future(_disconnected(receive))
+        gone = asyncio.ensure_future(disconnected(receive))
         try:
             await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
             if sending.done():

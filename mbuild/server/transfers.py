@@ -46,7 +46,7 @@ async def pull(service: Service, request: Request) -> Response:
 
 
 async def push(service: Service, request: Request) -> Response:
-    """Bring a model of the store to the registry that its name says."""
+    """Bring a stored model to the registry that its name says."""
     fields = await read_json(request, shapes.PULL)
     name = parse_name(model_name(fields))
     reference = _named(lambda: ModelReference.of(name))

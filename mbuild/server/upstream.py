@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from mbuild.core.errors import UsageError
 from mbuild.server.errors import UpstreamError
+from mbuild.server.stream import disconnected
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -137,7 +138,7 @@ class _Relay(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until either side ends."""
         relaying = asyncio.ensure_future(self._relay(send))
-        gone = asyncio.ensure_future(_disconnected(receive))
+        gone = asyncio.ensure_future(disconnected(receive))
         try:
             await asyncio.wait({relaying, gone}, return_when=asyncio.FIRST_COMPLETED)
             if relaying.done():
@@ -155,8 +156,3 @@ class _Relay(Response):
             body = bytes(event.data)
             await send({"type": "http.response.body", "body": body, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

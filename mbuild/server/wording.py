@@ -26,6 +26,7 @@ from mbuild.core.transfers import (
     TransferEvent,
     Transferred,
 )
+from mbuild.server.errors import in_fields
 from mbuild.server.stream import Line
 
 STATUSES: Mapping[Code, str] = {
@@ -165,7 +166,7 @@ class Lines:
                     return [text]
                 self._quantizing[values["role"], values["target"]] = text
             case Warned(text=text):
-                self.warnings.append(text)
+                self.warnings.append(in_fields(text))
             case StepFinished(kind=kind, role=role, cached=cached) if kind in LINES_OF_STEPS:
                 before, after = self._around(kind, role)
                 return [text for text in ((before, after) if cached else (after,)) if text]

@@ -160,6 +160,24 @@ SHARD: RecordKind[list[int]] = RecordKind(
     _json,
     _array,
 )
+MEASURE: RecordKind[dict[str, Any]] = RecordKind(
+    "measure",
+    1,
+    "the digest of models, a text and the engine",
+    "what was measured",
+    True,
+    _json,
+    _object,
+)
+IMATRIX: RecordKind[dict[str, Any]] = RecordKind(
+    "imatrix",
+    1,
+    "the digest of a model, a text and the engine",
+    "the digest of the importance matrix, and what is in it",
+    True,
+    _json,
+    _object,
+)
 MODELFILE: RecordKind[bytes] = RecordKind(
     "modelfile",
     1,
@@ -215,6 +233,8 @@ RECORDS: tuple[RecordKind[Any], ...] = (
     CHAT_TEMPLATE,
     GGUF_KIND,
     SHARD,
+    MEASURE,
+    IMATRIX,
     MODELFILE,
     POSTED,
     TEXT,

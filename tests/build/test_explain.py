@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from inprocess import in_process
 
-from mbuild.build.explain import MISSING, Change, DescribedStep, changes, explain, match
+from mbuild.build.explain import DescribedStep, changes, explain, match
+from mbuild.build.reasons import MISSING, Change
 from mbuild.build.steps.layers import PutLayer
 from mbuild.core.digest import BLAKE3, Digest
 from mbuild.core.events import Cause
@@ -453,6 +454,11 @@ def test_steps_are_matched_by_what_they_are() -> None:
         (Change("type", "Q4_K_M", "Q5_K_M"), "type Q4_K_M -> Q5_K_M"),
         (Change("f", "sha256:" + "a" * 64, "sha256:" + "b" * 64), f"f {'a' * 12} -> {'b' * 12}"),
         (Change("x", MISSING, 1), "x 1 is new"),
+        (Change("--keep-split", MISSING, True), "--keep-split is new"),
+        (Change("--keep-split", True, MISSING), "--keep-split is no longer given"),
+        (Change("--pure", False, True), "--pure is new"),
+        (Change("--split", "40GB", "20GB"), "--split 40GB -> 20GB"),
+        (Change("--split-layers", 1, 2), "--split-layers 1 -> 2"),
         (Change("x", "a b", MISSING), 'x "a b" is no longer an input'),
         (Change("x", None, True), "x none -> true"),
         (Change("x", ["a", "b"], ["a"]), "x a b -> a"),

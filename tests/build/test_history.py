@@ -196,6 +196,17 @@ def test_one_build_by_the_beginning_of_its_id(mbuild: Run) -> None:
     assert first["id"] in several.stderr
 
 
+def test_a_plan_counts_the_stored_weights_that_are_read(mbuild: Run) -> None:
+    """A quantization reads its source, whether that is a file or in the store."""
+    assert mbuild("-t", "base").returncode == 0
+    options = ("-f", "-", "-t", "q", "-q", "q8_0", "--format", "json")
+    planned = json.loads(mbuild("plan", *options, input="FROM base\n").stdout)
+    size = Path("model.gguf").stat().st_size
+    assert planned["reads"] == planned["steps"][0]["reads"] == size
+    unquantized = json.loads(mbuild("plan", *options[:4], *options[6:], input="FROM base\n").stdout)
+    assert unquantized["reads"] == 0
+
+
 def test_plans_learn_from_the_past(mbuild: Run, tmp_path: Path) -> None:
     """No estimate without a past; with one, the time that such steps took, by their bytes."""
 

@@ -10,6 +10,7 @@ from gguf_files import gguf_bytes, tiny_model
 
 from mbuild.build.request import Posted
 from mbuild.build.sources.files import Found
+from mbuild.build.sources.local import Disk
 from mbuild.build.sources.posted import (
     FOLDER,
     MAX_FILES,
@@ -131,6 +132,17 @@ def test_a_file_is_found_beside_those_of_its_folder(store: Store) -> None:
     assert isinstance(found, Found)
     assert (found.file, found.shown, found.files.name) == ("a", "d/a", "d")
     assert found.files.names() == ["a", "b"]
+
+
+@pytest.mark.parametrize("word", ["FROM", "ADAPTER", "DRAFT"])
+@pytest.mark.parametrize("spelling", ["@sha256:{}", "sha256:{}", "@sha256-{}", "sha256-{}"])
+def test_a_blob_has_one_name_however_it_is_spelled(word: str, spelling: str, store: Store) -> None:
+    """That of its file, as on the command line: an adapter's name is part of its model."""
+    digest = uploaded(store, {"a": b"1"})["a"]
+    value = spelling.format(digest.hex)
+    found = names_of(store).find(word, value)
+    assert isinstance(found, SourceFile) and found.name == digest.filename
+    assert Disk(store.root, store).find(word, value) == found
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,14 @@ def test_shards_are_kept_byte_for_byte(mbuild: Run, tmp_path: Path) -> None:
     assert weights("merged") == weights("whole")
 
 
+def test_a_checkpoint_has_no_files_to_keep(mbuild: Run, chat: Path) -> None:
+    """Whoever asks for that is told what to ask for instead; shards of a GGUF need no word."""
+    assert chat.is_dir()
+    said = from_text(mbuild, "FROM ./chat\n", "--keep-split")
+    assert said.count("warning: --keep-split keeps the files of a split GGUF;") == 1
+    assert "use --split SIZE" in said and len(weights()) == 1
+
+
 def test_a_draft_keeps_its_shards(mbuild: Run, tmp_path: Path) -> None:
     """Ollama takes several layers of a draft as well."""
     tiny_gguf(tmp_path / "m.gguf")

@@ -29,7 +29,7 @@ LINES = {
     "a word of another tool": ("mbuild rmi lui", "mbuild rmi luigi:latest"),
     "a model to draw": ("mbuild graph --build lui", "--build luigi:latest"),
     "the model of a report": ("mbuild report mario:q8", "mbuild report mario:q8_0"),
-    "a type": ("mbuild -t x -q iq4_N", "-q iq4_NL"),
+    "a type": ("mbuild -t x -q iq4_n", "-q iq4_nl"),
     "a style": ("mbuild --progress pl", "--progress plain"),
     "a Modelfile": ("mbuild -f Modelf", "mbuild -f Modelfile"),
     "a file to check": ("mbuild check Modelf", "mbuild check Modelfile"),

@@ -42,16 +42,9 @@ def test_every_class_name_stands_in_one_row() -> None:
 
 
 UNPUBLISHED = {
-    *(
-        "cohere2moe",
-        "deepseek32",
-        "granite_swa",
-        "hy_v3",
-        "laguna",
-        "mellum",
-        "minimax-m3",
-        "nanbeige",
-    ),
+    *("bailingmoe3", "cohere2moe", "deepseek32", "deepseek4", "gemma4-assistant", "glm5-next"),
+    *("granite_swa", "hrm_text", "hy_v3", "kimi-k3", "laguna", "maple", "mellum", "minimax-01"),
+    *("minimax-m3", "muse-glimmer", "nanbeige", "spark2_5", "talkie"),
 }
 """Architectures that llama.cpp has and the ``gguf`` package of PyPI does not."""
 
@@ -69,7 +62,8 @@ def test_a_row_is_complete(row: Any) -> None:
         assert not (key.required and not key.names), key
     assert isinstance(row.hf, HFConfig)
     covered = {json.loads((DATA / f"{c}.json").read_text())["arch"] for c in CASES}
-    assert row.gguf in covered, "no reference result for this family"
+    # llama.cpp's converter takes PLaMo 1 in its own size alone (test_families.py).
+    assert row.gguf in covered | {"plamo"}, "no reference result for this family"
 
 
 def test_a_model_type_has_one_set_of_defaults() -> None:

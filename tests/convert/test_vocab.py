@@ -246,11 +246,19 @@ def test_an_overlong_chat_template_is_refused(tmp_path: Path) -> None:
         _read(tmp_path, contents, "Qwen3ForCausalLM")
 
 
+def test_an_id_of_minus_one_is_no_token(tmp_path: Path) -> None:
+    """Refact and HunyuanOCR are published with it; llama.cpp's converter stops at the first."""
+    contents = case_files(BY_NAME["llama_spm"])
+    contents["config.json"]["pad_token_id"] = -1
+    entries = _read(tmp_path, contents, BY_NAME["llama_spm"]["class"])
+    assert _get(entries, "ggml.padding_token_id") is None
+
+
 def test_a_negative_special_id_is_refused(tmp_path: Path) -> None:
     """config.json cannot name a token before the first."""
     contents = case_files(BY_NAME["llama_spm"])
-    contents["config.json"]["pad_token_id"] = -1
-    with pytest.raises(FormatError, match="pad_token_id: -1"):
+    contents["config.json"]["pad_token_id"] = -2
+    with pytest.raises(FormatError, match="pad_token_id: -2"):
         _read(tmp_path, contents, "LlamaForCausalLM")
 
 

@@ -39,6 +39,8 @@ def test_check_takes_several_files(run: Run) -> None:
         "bad: 1 error, 1 warning",
     ]
     assert run("check", "good", "odd").returncode == 0
+    assert run("check", "-f", "good", "odd").stdout == run("check", "good", "odd").stdout
+    assert run("fmt", "-f", "good").stdout == run("fmt", "good").stdout
 
 
 def test_check_goes_on_after_a_file_that_is_not_there(run: Run) -> None:

@@ -43,6 +43,7 @@ def refused(run: Run, text: str, *arguments: str) -> str:
 
 MISSING = [
     ("FROM .\\sub\\m.gguf", "did you mean ./sub/m.gguf?"),
+    ("FROM .\\\\sub\\\\m.gguf", "did you mean ./sub/m.gguf?"),
     ("FROM sub\\m.gguf", "did you mean sub/m.gguf?"),
     ("FROM tiny\nADAPTER .\\sub\\m.gguf", "did you mean ./sub/m.gguf?"),
     ("FROM C:\\models\\m.gguf", "drive letter"),

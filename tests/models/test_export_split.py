@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from pathlib import Path
+from threading import Barrier
+from typing import Any
 
 import pytest
 from conftest import Run
 from gguf_files import gguf_bytes, tiny_gguf, tiny_model
 from inprocess import in_process
 
+from mbuild.core.digest import Digest
 from mbuild.core.names import ModelName
 from mbuild.gguf.reader import open_gguf
 from mbuild.gguf.weights import open_weights, paths_of
+from mbuild.models.artifacts import archive, sharing
 from mbuild.models.artifacts.places import places_of
 from mbuild.store import Store, StoredManifest
 
@@ -149,3 +154,43 @@ def test_a_file_that_exists_or_a_damaged_shard_leaves_nothing(mbuild: Run, tmp_p
         done = mbuild("export", "cut", *options, "-o", "bad/a.gguf")
         assert done.returncode == 1 and "does not match its digest" in done.stderr
         assert not list((tmp_path / "bad").iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("-o", "m.tar"), ("-o", "a.gguf"), ("-o", "b.gguf", "--link"), ("--merge",)],
+    ids=str,
+)
+def test_several_blobs_are_hashed_at_once(
+    arguments: tuple[str, ...], mbuild: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the three shards two are begun before one is done, on two cores and on no more."""
+    monkeypatch.setenv("MBUILD_THREADS", "2")
+    met, at_once = Barrier(2), []
+    hash_file = sharing.hash_file
+
+    def meet(*given: Any) -> Digest:
+        at_once.append(1)
+        if len(at_once) <= 2:
+            met.wait(20)
+        found = hash_file(*given)
+        at_once.append(-1)
+        return found
+
+    monkeypatch.setattr(sharing, "hash_file", meet)
+    out = () if "-o" in arguments else ("-o", "whole.gguf")
+    export(mbuild, "cut", *arguments, *out)
+    assert max(accumulate(at_once)) == 2
+    assert at_once.count(1) >= 3
+
+
+def test_an_archive_is_the_same_however_many_copy(
+    mbuild: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each blob has its place, whoever fills it and when."""
+    assert archive.THREADS == "mbuild-export"
+    for threads in ("1", "2", "7"):
+        monkeypatch.setenv("MBUILD_THREADS", threads)
+        export(mbuild, "cut", "-o", f"{threads}.tar")
+    made = {(tmp_path / f"{threads}.tar").read_bytes() for threads in ("1", "2", "7")}
+    assert len(made) == 1

@@ -14,8 +14,9 @@ from mbuild.core.digest import Digest
 from mbuild.core.errors import DamagedError, FormatError, StoreError, UnsupportedError
 from mbuild.core.names import ModelName
 from mbuild.models.artifacts import oci
-from mbuild.models.artifacts.exporting import ExportForm, ExportOptions, export
+from mbuild.models.artifacts.exporting import export
 from mbuild.models.artifacts.importing import import_tar
+from mbuild.models.artifacts.jobs import ExportForm, ExportOptions
 from mbuild.models.compare.causes import causes
 from mbuild.models.compare.models import diff
 from mbuild.models.compare.sides import gguf_side, model_side

@@ -14,7 +14,6 @@ USERS.append(ROOT / "docs" / "generate.py")
 
 FOR_READERS = {
     "mbuild.store.records.RECORDS": "all kinds of record in one place, held complete by a test",
-    "mbuild.quant.choose.patterns.parse_tensor_types": "the text of --tensor-type-file",
 }
 """Tables that mbuild itself has no need to read, and what they are for."""
 

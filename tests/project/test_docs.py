@@ -77,7 +77,8 @@ def families() -> str:
     rows: dict[str, list[str]] = {}
     for row in all_rows():
         rows.setdefault(row.gguf, []).extend(f"`{name}`" for name in row.names)
-    lines = [f"| `{gguf}` | {', '.join(sorted(names))} |" for gguf, names in sorted(rows.items())]
+    named = sorted((gguf, names) for gguf, names in rows.items() if names)
+    lines = [f"| `{gguf}` | {', '.join(sorted(names))} |" for gguf, names in named]
     return "\n".join(["| GGUF | `architectures` in config.json |", "|---|---|", *lines])
 
 

@@ -32,7 +32,7 @@ ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
     ("sources",),
     ("graph",),
     ("steps",),
-    ("plan", "engine", "network", "explain"),
+    ("plan", "engine", "network", "explain", "reasons"),
     ("fetching", "history", "earlier", "prepare", "recording", "forecast", "lock", "locked"),
     ("build", "rebuild", "again"),
 )

@@ -11,7 +11,7 @@ from inprocess import in_process
 from texts_read import decisions
 
 import mbuild
-from mbuild.build.explain import NOTES
+from mbuild.build.reasons import NOTES
 from mbuild.cli.wording import STATUSES
 from mbuild.core.events import Cause, Code
 

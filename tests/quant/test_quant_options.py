@@ -104,11 +104,15 @@ def test_what_cannot_be_a_value_is_refused(given: dict[str, Any], message: str) 
 
 
 def test_types_as_people_spell_them() -> None:
-    """Lower case up to the first digit, and every spelling is read as the type that it is of."""
-    assert [spelled(name) for name in ("Q4_K_M", "BF16", "IQ2_XXS")] == [
+    """As llama.cpp's and Ollama's files are called, and read as the type that it is of.
+
+    The sizes of K types are upper-case letters; IQ types have none.
+    """
+    assert [spelled(name) for name in ("Q4_K_M", "BF16", "IQ2_XXS", "IQ3_S")] == [
         "q4_K_M",
         "bf16",
-        "iq2_XXS",
+        "iq2_xxs",
+        "iq3_s",
     ]
     assert all(file_type(spelled(kind.name)) is kind for kind in FILE_TYPES)
 

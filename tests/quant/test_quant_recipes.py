@@ -19,7 +19,7 @@ from mbuild.gguf.model import KV
 from mbuild.gguf.types import BLOCKS, GGMLType, ValueType
 from mbuild.quant.choose import metadata, rules
 from mbuild.quant.choose.options import Quantization
-from mbuild.quant.choose.patterns import parse_tensor_type, parse_tensor_types
+from mbuild.quant.choose.patterns import parse_tensor_type
 from mbuild.quant.choose.recipes import (
     category,
     order,
@@ -196,7 +196,6 @@ def test_malformed_tensor_types() -> None:
     for text in ("attn_v", "=q8_0", "attn_v=", "attn_v=q9", "(=q8_0", "*=q8_0"):
         with pytest.raises(UsageError):
             parse_tensor_type(text)
-    assert parse_tensor_types("a=q8_0\n b=F16 ") == (("a", G.Q8_0), ("b", G.F16))
 
 
 def test_ollamas_exceptions() -> None:

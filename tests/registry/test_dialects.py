@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+import io
 import json
+import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,24 @@ from mbuild.core.transfers import LeftOut, ManifestPut, TransferEvent, Transferr
 from mbuild.registry.client.access import Access
 from mbuild.registry.client.referrers import Referrer, index
 from mbuild.registry.client.registry import OCI_INDEX, OCI_MANIFEST
-from mbuild.registry.dialects import adopting, docker, modelpack, reading, roles, values, writing
-from mbuild.registry.dialects.files import MANIFEST_FILE, PlainModel, text_type
+from mbuild.registry.dialects import (
+    adopting,
+    docker,
+    modelpack,
+    reading,
+    roles,
+    unpacking,
+    values,
+    writing,
+)
+from mbuild.registry.dialects.files import MANIFEST_FILE, PlainModel
 from mbuild.registry.dialects.received import FILE_PATH
 from mbuild.registry.dialects.table import BY_NAME, DIALECTS, write
 from mbuild.registry.reference import ModelReference
 from mbuild.registry.transfer.pull import pull
 from mbuild.registry.transfer.push import Wanted, push
 from mbuild.store import Store
-from mbuild.store.manifest import MANIFEST_TYPE
+from mbuild.store.manifest import MANIFEST_TYPE, Layer
 from mbuild.store.media import MODEL, PROJECTOR
 
 ALL = tuple(Wanted(dialect) for dialect in DIALECTS)
@@ -407,6 +417,22 @@ SETTINGS = "application/vnd.cncf.model.weight.config.v1.raw"
 DOC = "application/vnd.cncf.model.doc.v1.raw"
 D = "application/vnd.docker.ai."
 
+TAR = WEIGHT.replace("raw", "tar")
+
+
+def packed(files: Mapping[str, bytes | None], mode: str = "w:") -> bytes:
+    """A tar archive of files; None is a link out of it."""
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode=mode) as archive:  # type: ignore[call-overload]
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            if data is None:
+                member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            member.size = len(data or b"")
+            archive.addfile(member, io.BytesIO(data or b""))
+    return target.getvalue()
+
+
 WITH_CHAT = {"tokenizer.chat_template": CHAT}
 
 
@@ -435,6 +461,48 @@ def test_a_modelpack_of_another_tool_is_what_from_makes(tmp_path: Path, run: Run
     assert len(built.manifest.layers) == 5  # model, projector, template, license, params
     assert store.manifests.read(ModelName.parse("came")).id == built.id
     assert check_promise(store.root) == 2
+
+
+@pytest.mark.parametrize("packing", ["", "+gzip"])
+def test_a_modelpack_of_modctl(tmp_path: Path, run: Run, packing: str) -> None:
+    """Which packs files into archives: the model is what FROM its files makes, and they are gone.
+
+    Links, folders and names with dots in them write nothing anywhere.
+    """
+    model, eye = gguf_bytes(tiny_model(metadata=WITH_CHAT)), gguf_bytes(tiny_model("projector"))
+    (tmp_path / "m.gguf").write_bytes(model)
+    (tmp_path / "eye.gguf").write_bytes(eye)
+    (tmp_path / "Modelfile").write_text("FROM ./m.gguf\nFROM ./eye.gguf\nLICENSE MIT\n")
+    assert run("-t", "built", "--quiet").returncode == 0
+    mode = "w:gz" if packing else "w:"
+    weights = {"../../m.gguf": model, "x.gguf": None, "dir/eye.gguf": eye, "tokenizer.json": b"{}"}
+    files = {
+        (TAR + packing, "weights"): packed(weights, mode),
+        (DOC.replace("raw", f"tar{packing}"), "LICENSE"): packed({"LICENSE": b"MIT"}, mode),
+    }
+    store, other = Store(tmp_path / "store"), Store(tmp_path / "other")
+    with stand_in() as (registry, host):
+        foreign(registry, files)
+        came = pulled(other, f"{host}/a/m:v1")
+    assert came.id == store.manifests.read(ModelName.parse("built")).id
+    assert check_promise(other.root) == 1
+    named = {x.digest for x in other.manifests.read(ModelName.parse("came")).manifest.blobs()}
+    assert {Digest.parse(path.name) for path in (other.root / "blobs").iterdir()} == named
+    assert not (tmp_path.parent / "m.gguf").exists()
+
+
+def test_an_archive_has_bounds(tiny_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of files, and of a text's size; what the disk has no room for is not begun."""
+    blob = tiny_store.blobs.put(packed({"system": b"s" * 99, "template": b"t"}))
+    layer = Layer(roles.PACKED, blob.digest, blob.size)
+    assert [x.kind for x in unpacking.unpacked(layer, tiny_store, "x")] == ["system", "template"]
+    monkeypatch.setattr(unpacking, "_SMALL", 98)
+    with pytest.raises(RegistryError, match="a text of 99 bytes"):
+        list(unpacking.unpacked(layer, tiny_store, "x"))
+    monkeypatch.setattr(unpacking, "_SMALL", 99)
+    monkeypatch.setattr(unpacking, "_MOST_FILES", 1)
+    with pytest.raises(RegistryError, match="more than 1 files"):
+        list(unpacking.unpacked(layer, tiny_store, "x"))
 
 
 def test_docker_typed_layers_in_any_order(tmp_path: Path, run: Run) -> None:
@@ -488,7 +556,21 @@ def test_files_with_the_names_of_the_hub(tmp_path: Path) -> None:
 
 
 REFUSED: list[tuple[str, dict[tuple[str, str], bytes], str, str]] = [
-    ("tar", {(WEIGHT.replace("raw", "tar"), "m.gguf"): b"x"}, modelpack.CONFIG, "tar archive"),
+    ("zstd", {(f"{TAR}+zstd", "m.gguf"): b"x"}, modelpack.CONFIG, "are no GGUF file"),
+    ("no tar", {(TAR, "m.gguf"): b"x" * 999}, modelpack.CONFIG, "cannot be unpacked"),
+    ("no gzip", {(f"{TAR}+gzip", "m"): b"\x1f\x8bx"}, modelpack.CONFIG, "cannot be unpacked"),
+    (
+        "a tar that is cut",
+        {(TAR, "m.gguf"): packed({"m.gguf": gguf_bytes(tiny_model())})[:1500]},
+        modelpack.CONFIG,
+        "cannot be unpacked|in the middle",
+    ),
+    (
+        "a tar without weights",
+        {(TAR, "m"): packed({"README.md": b"x", "m.gguf": None})},
+        modelpack.CONFIG,
+        "holds no models",
+    ),
     ("safetensors", {(WEIGHT, "m.safetensors"): b"x"}, modelpack.CONFIG, "are no GGUF file"),
     ("docker", {(D + "safetensors", ""): b"x"}, docker.CONFIG, "are no GGUF file"),
     ("diffusers", {(D + "dduf", "a.dduf"): b"x"}, docker.CONFIG, "are no GGUF file"),
@@ -597,7 +679,8 @@ def test_a_build_starts_from_any_form(rich: Store, tmp_path: Path, run: Run) -> 
         (modelpack.role, "application/vnd.cncf.model.weight.v1.gguf", "x", MODEL),
         (modelpack.role, SETTINGS, "a/chat_template.jinja", roles.CHAT),
         (modelpack.role, "application/octet-stream", "m.gguf", roles.LEFT_OUT),
-        (modelpack.role, DOC.replace("raw", "tar+gzip"), "LICENSE", roles.LEFT_OUT),
+        (modelpack.role, DOC.replace("raw", "tar+gzip"), "LICENSE", roles.PACKED),
+        (modelpack.role, DOC.replace("raw", "tar+zstd"), "LICENSE", roles.LEFT_OUT),
         (docker.role, D + "model.file", "a/m.GGUF", MODEL),
         (docker.role, MODEL, "", MODEL),
         (modelpack.role, WEIGHT, "model.mmproj", MODEL),
@@ -615,9 +698,11 @@ def test_what_a_layer_is(
 def test_files_by_their_names() -> None:
     """Licenses under each of their usual names; what only looks like one is none."""
     for name in ("LICENSE", "licence.md", "LICENSE-APACHE", "COPYING", "sub/LICENSE.txt"):
-        assert text_type(name).endswith("license"), name
+        assert roles.role_of_file(name).endswith("license"), name
     for name in ("README", "licensed", "templates", "system.txt", ""):
-        assert text_type(name) == "", name
+        assert roles.role_of_file(name) == roles.LEFT_OUT, name
+    assert roles.role_of_file("a/M.GGUF") == roles.role_of_file("m.mmproj") == MODEL
+    assert roles.is_other_weights("m.Safetensors") and not roles.is_other_weights("m.gguf")
 
 
 def test_the_modules_of_the_table() -> None:
@@ -626,4 +711,3 @@ def test_the_modules_of_the_table() -> None:
     assert len({dialect.suffix for dialect in DIALECTS}) == len(DIALECTS)
     assert writing.as_json({"b": "ä", "a": 1}) == '{"b":"ä","a":1}'.encode()
     assert adopting.adopt and reading.read and values.Reading((), lambda store: b"").left_out == ()
-    assert hashlib.sha256(b"").hexdigest()

@@ -34,6 +34,7 @@ from mbuild.registry.client.registry import Received, Registry
 from mbuild.registry.dialects import ollama
 from mbuild.registry.dialects.received import document
 from mbuild.registry.reference import ModelReference
+from mbuild.registry.transfer import download, partial
 from mbuild.registry.transfer.download import RANGE, Download
 from mbuild.registry.transfer.partial import OtherBytesError, PartialBlob, merged
 from mbuild.store import Store
@@ -72,6 +73,34 @@ def claimed(store: Store, digest: Digest = DIGEST, size: int = len(DATA)) -> Par
     assert blob.claim()
     blob.begin()
     return blob
+
+
+def test_a_long_journal_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow line notes little at a time: the file stays short, and tells the same."""
+    monkeypatch.setattr(partial, "_LONG_JOURNAL", 500)
+    store = Store(tmp_path / "store")
+    blob = claimed(store)
+    for at in range(0, 200_000, 100):
+        blob.write(at, DATA[at : at + 100])
+        blob.note(at, at + 100)
+    blob.note(300_000, 300_001)
+    journal = blob._journal_path
+    assert journal.stat().st_size < 1000
+    blob.leave()
+    again = PartialBlob(store.blobs, DIGEST, len(DATA))
+    assert again.claim()
+    assert again.missing() == [(200_000, 300_000), (300_001, len(DATA))]
+    assert [path.name for path in journal.parent.iterdir() if "tmp" in path.name] == []
+    again.discard()
+
+
+@given(st.integers(1 << 16, 1 << 18), st.floats(0, 10))
+def test_pieces_fit_the_line(size: int, seconds: float) -> None:
+    """Smaller after a slow one, larger after a fast one, within bounds."""
+    after = download._following(size, seconds)
+    assert 1 << 16 <= after <= 1 << 18
+    assert after <= size if seconds > 0.04 else after >= size
+    assert after == size if 0.01 <= seconds <= 0.04 else True
 
 
 def test_a_partial_blob_is_taken_up(tmp_path: Path) -> None:

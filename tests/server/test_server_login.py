@@ -81,6 +81,10 @@ def test_the_challenge_names_our_own_place(server: Server) -> None:
         (asked,) = challenges(answer.headers["www-authenticate"])
         assert (asked.scheme, asked.realm, asked.service) == ("bearer", realm, host)
         assert asked.scopes == ("repository:library/tiny:pull",)
+    odd = server.http.get(path, headers={"Host": 'localhost:1",realm="evil'})
+    assert [x.realm for x in challenges(odd.headers["www-authenticate"])] == [
+        "http://localhost:1realmevil/v2/token"
+    ]
     pushing = server.http.post("/v2/a/b/blobs/uploads/").headers["www-authenticate"]
     assert 'scope="repository:a/b:pull,push"' in pushing
     assert "scope" not in server.http.get("/v2/").headers["www-authenticate"]

@@ -9,9 +9,11 @@ import pytest
 from gguf_files import gguf_bytes, tiny_model
 from live_server import Server, lines_of, serving_here
 
-from mbuild.core.events import Code, StepFinished
+from mbuild.core.errors import MbuildError
+from mbuild.core.events import Code, StepFinished, Warned
 from mbuild.gguf.model import Tensor
 from mbuild.gguf.types import GGMLType
+from mbuild.server.errors import in_fields, text_of
 from mbuild.server.wording import STATUSES, Lines, Wording
 
 VERIFYING = "verifying conversion"
@@ -49,6 +51,27 @@ def test_a_quantization_of_an_oddly_named_file(server: Server) -> None:
     name = "draft x to F16.gguf"
     said = statuses(server, model="q", files={name: digest}, quantize="Q8_0")
     assert said == ["parsing GGUF", VERIFYING, "writing manifest", "success"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("give one with --imatrix FILE", "give one with 'imatrix'"),
+        ("--tensor-type foo=q4_0 matches no tensor", "'tensor_type' foo=q4_0 matches no tensor"),
+        ("--quantize makes the result small", "'quantize' makes the result small"),
+        ("--draft-quantize requires a DRAFT", "'draft_quantize' requires a DRAFT"),
+        ("use --split SIZE (--keep-split)", "use 'split' ('keep_split')"),
+        ("use --outtype bf16", "use mbuild build --outtype bf16"),
+        ("mlx_lm.fuse --dequantize x--pure", "mlx_lm.fuse --dequantize x--pure"),
+    ],
+)
+def test_options_are_named_as_fields_of_a_request(text: str, said: str) -> None:
+    """Whoever asks over HTTP has no command line; what only that has is named with its command."""
+    assert in_fields(text) == said
+    assert text_of(MbuildError("it failed", hint=text)) == f"it failed ({said})"
+    lines = Lines(Wording())
+    lines.of(Warned(text))
+    assert lines.warnings == [said]
 
 
 def test_only_a_draft_is_not_verified(server: Server) -> None:

@@ -24,6 +24,8 @@ SAMPLES: dict[str, Any] = {
     "chat-template": ["chatml", "{{ .Prompt }}", ["<|im_end|>"]],
     "gguf-kind": "projector",
     "shard": [1, 3],
+    "measure": {"perplexity": 7.5},
+    "imatrix": {"digest": "sha256:00", "chunks": 2},
     "modelfile": bytes(range(256)),
     "posted": '{"models": [["./é", null]]}',
     "text": '{"a": "é"}\n',

@@ -25,6 +25,9 @@ _SHOWN = 4  # files that a message names
 MODEL, PROJECTOR, ADAPTER = "model", "projector", "adapter"
 """The values of :class:`mbuild.gguf.facts.ModelKind`."""
 
+IMATRIX = "importance matrix"
+"""What ``llama-imatrix`` wrote, which often lies beside a model."""
+
 
 def kind_of(file: SourceFile, store: Store) -> str:
     """What a GGUF file is in a model, from its header, which is read once for each content.
@@ -42,7 +45,8 @@ def kind_of(file: SourceFile, store: Store) -> str:
         with open_gguf(file.path, name=file.name) as opened:
             kind = describe(opened).kind.value
     except (MbuildError, OSError):
-        return PROJECTOR if "mmproj" in file.name.lower() else MODEL
+        name = file.name.lower()
+        return PROJECTOR if "mmproj" in name else IMATRIX if "imatrix" in name else MODEL
     if file.content is not None:
         store.cache.put(GGUF_KIND, str(file.content), kind)
     return kind
@@ -131,7 +135,7 @@ def choose_ggufs(
         return names[0], ()
     kinds = {name: kind(name) for name in names}
     found = [name for name in names if kinds[name] == wanted]
-    others = [n for n in names if kinds[n] not in (wanted, PROJECTOR)]
+    others = [n for n in names if kinds[n] not in (wanted, PROJECTOR, IMATRIX)]
     if len(found) == 1 and not (others and wanted == MODEL):
         return found[0], tuple(n for n in names if kinds[n] == PROJECTOR)
     if len(found) == 1:

@@ -111,7 +111,7 @@ class Disk:
         self._store = store
 
     def find(self, word: str, value: str) -> Found | SourceFile | None:
-        """A file, a folder or a blob; None for what may be a model of the store."""
+        """A file, a folder or a blob; None for what may be a stored model."""
         check_named(word, value)
         if (blob := self._blob(word, value)) is not None:
             return blob
@@ -170,7 +170,7 @@ class Disk:
     def _refuse_absent(
         self, word: str, value: str, path: Path, error: OSError | ValueError
     ) -> None:
-        """Raise for all but what may be a model of the store."""
+        """Raise for all but what may be a stored model."""
         reason = unusable(path, error) if isinstance(error, OSError) else "not a path"
         if word != "FROM":
             raise MissingFileError(f"{word} {value}: {reason}", hint=self._missing(value))
@@ -206,7 +206,7 @@ class Disk:
         )
 
     def no_model(self, value: str, error: InvalidNameError | NameNotFoundError) -> MbuildError:
-        """That there is neither a model of the store nor a file."""
+        """That there is neither a stored model nor a file."""
         from mbuild.lint.remedies import obtain, whole_line
 
         if isinstance(error, InvalidNameError):

@@ -26,6 +26,8 @@ CHECKPOINT_FILES = frozenset(
         "tekken.json",
         "vocab.json",
         "vocab.txt",
+        "rwkv_vocab_v20230424.txt",
+        "tokenizer.jsonl",
         "merges.txt",
         "added_tokens.json",
         "special_tokens_map.json",

@@ -193,7 +193,8 @@ class RequestNames:
                     hint=UPLOAD_HINT,
                 ) from None
             return None
-        return _uploaded(digest, f"{word} {digest}", self._store)
+        # Called as on the command line: an adapter's name is part of what is built.
+        return _uploaded(digest, digest.filename, self._store)
 
     def nothing_in(self, word: str, value: str, files: SourceFiles) -> MbuildError:
         """That none of the request's files is of use."""

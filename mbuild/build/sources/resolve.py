@@ -94,7 +94,7 @@ class Resolver:
             return False
 
     def model(self, value: str) -> ModelSource:
-        """A file, a folder or a blob; else a model of the store."""
+        """A file, a folder or a blob; else a stored model."""
         found = self._names.find("FROM", value)
         if found is None:
             return self._stored(value)

@@ -39,7 +39,7 @@ class FileStamp(NamedTuple):
 
 
 class Material(NamedTuple):
-    """A file, a folder, or a model of the store that a step is made from.
+    """A file, a folder, or a stored model that a step is made from.
 
     ``name`` is what it is called, ``place`` its whole path, empty for a model, and
     ``size`` the bytes of it that count.
@@ -107,7 +107,7 @@ class SourceFile(NamedTuple):
 
 
 class StoredModel(NamedTuple):
-    """FROM a model of the store.
+    """FROM a stored model.
 
     ``aliases`` are the BLAKE3 of those layers of weights whose content somebody has read.
     """

@@ -129,8 +129,25 @@ def made_of(
 ) -> Made:
     """What a step made: weights in one layer or several, with the facts that their headers say."""
     paths = [context.store.blobs.local_path(blob.digest) for blob in blobs]
-    facts = as_json(read_facts(paths, name))
-    return Made.of(blobs, media_type, facts, files, origin=origin)
+    facts = read_facts(paths, name)
+    _warn_of_unrunnable(facts, name, context)
+    return Made.of(blobs, media_type, as_json(facts), files, origin=origin)
+
+
+def _warn_of_unrunnable(facts: ModelFacts, name: str, context: StepContext) -> None:
+    """Say if no program that is known can run a model; a part of one has no architecture of it."""
+    from mbuild.gguf.architectures import ARCHITECTURES
+    from mbuild.gguf.facts import ModelKind
+
+    if facts.kind is not ModelKind.MODEL:
+        return
+    if facts.parameter_count == 0:
+        context.warn(f"{name} has no weights: no program can run it")
+    elif facts.architecture not in ARCHITECTURES:
+        context.warn(
+            f"{name} has the architecture {facts.architecture!r}, which neither llama.cpp of"
+            " October 2026 nor Ollama 0.35 runs"
+        )
 
 
 def check_loadable(path: Path, name: str) -> None:

@@ -95,7 +95,7 @@ class Quantize(OverOrigin):
     @property
     def reads(self) -> int:
         """The source's size; the importance matrix is small."""
-        return sum(file.stamp.size for file in self.origin.files.values())
+        return self.origin.material.size
 
     @property
     def materials(self) -> tuple[Material, ...]:

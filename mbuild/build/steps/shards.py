@@ -120,8 +120,8 @@ class SplitWeights(OverOrigin):
 
     @property
     def reads(self) -> int:
-        """The files' sizes."""
-        return sum(file.stamp.size for file in self.origin.files.values())
+        """The source's size."""
+        return self.origin.material.size
 
     @property
     def materials(self) -> tuple[Material, ...]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mbuild.gguf.model import Model
     from mbuild.store.ports import BuildStore
 
-CONVERTER_VERSION = 3
+CONVERTER_VERSION = 4
 """Counts up when the same checkpoint would come out as other bytes."""
 
 

@@ -137,7 +137,8 @@ def _check_numbers(model: DescribedModel, layout: TensorLayout, sizes: Sizes) ->
         raise FormatError(
             f"config.json has {model.blocks} layers; llama.cpp allows at most {MAX_LAYERS}"
         )
-    experts, used = sizes.value("experts", 0) or 0, sizes.value("used", 0) or 0
+    experts = sizes.value("experts", 0) or 0
+    used = max((sizes.value("used", layer) or 0 for layer in range(model.blocks)), default=0)
     if experts > MAX_EXPERTS:
         raise FormatError(
             f"config.json has {experts} experts; llama.cpp allows at most {MAX_EXPERTS}"

@@ -44,10 +44,11 @@ def unsaid(
         )
     for name, key, neutral in _FACTORS:
         value = hp.config.get(name)
-        if value in (None, 0, False, *neutral) or f"{hp.arch}.{key}" in keys:
+        said = name in row.folded or f"{hp.arch}.{key}" in keys
+        if said or value in (None, 0, False, *neutral):
             continue
-        said = f"{name} {str(value)[:40]}"
-        yield f"config.json: {said} is not in the model: {hp.arch} has no place for it"
+        setting = f"{name} {str(value)[:40]}"
+        yield f"config.json: {setting} is not in the model: {hp.arch} has no place for it"
     act = hp.config.get("hidden_act")
     if row.silu and isinstance(act, str) and act not in _SILU:
         yield f"config.json: hidden_act is {act[:40]!r}, but llama.cpp's {hp.arch} computes silu"

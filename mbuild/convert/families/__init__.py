@@ -6,6 +6,7 @@ the modules it needs, first those that have the name which is looked for as thei
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
@@ -15,10 +16,53 @@ from mbuild.convert.rows.row import NO_HF_CONFIG
 from mbuild.core.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from mbuild.convert.rows.hyper import HFConfig
     from mbuild.convert.rows.row import Family
+
+
+_DRAFT = (
+    "it is a draft model, whose tokenizer is that of the model that it drafts for",
+    "convert it with llama.cpp's convert_hf_to_gguf.py and --target-model-dir, and name the file"
+    " with DRAFT",
+)
+_SOUND = ("it makes sound, not text", "convert it with llama.cpp's convert_hf_to_gguf.py")
+_NOT_YET = ("no row describes it yet", "convert it with llama.cpp's convert_hf_to_gguf.py")
+
+REFUSED: Mapping[str, tuple[str, str]] = {
+    "UltravoxModel": (
+        "it has no text model of its own",
+        "name the Llama that it was trained with in FROM, and its projector in a second FROM",
+    ),
+    **dict.fromkeys(
+        (
+            *("DFlashDraftModel", "DFlash2DraftModel", "DSparkDraftModel", "DSparkSpeculator"),
+            *("Qwen3DSparkModel", "Gemma4DSparkModel", "Lfm2DSparkDraftModel", "LingDSparkModel"),
+            *("DeepseekV4DSparkModel", "MuseGlimmerAssistantModel"),
+            *("Eagle3DraftModel", "Eagle3Speculator", "Eagle3LlamaForCausalLM"),
+            "LlamaForCausalLMEagle3",
+        ),
+        _DRAFT,
+    ),
+    **dict.fromkeys(
+        (
+            *("Lfm25AudioTokenizer", "WavTokenizerDec", "PocketTTSModel"),
+            "Qwen3TTSForConditionalGeneration",
+        ),
+        _SOUND,
+    ),
+    **dict.fromkeys(
+        (
+            *("Dots3NoteForCausalLM", "Dots3NoteForConditionalGeneration"),
+            *("Dots3NoteTextForCausalLM", "HYV4ForCausalLM"),
+            "GraniteSwitchForCausalLM",
+            *("Qwen4ExpForCausalLM", "Qwen4ExpForConditionalGeneration"),
+        ),
+        _NOT_YET,
+    ),
+}
+"""Classes of llama.cpp's converter that have no row, with the reason and what to do."""
 
 
 @cache
@@ -83,6 +127,9 @@ def find(name: str, like: str | None = None) -> Family:
         return found
     if like is not None:
         return find(GENERIC[like])
+    if name in REFUSED:
+        reason, hint = REFUSED[name]
+        raise UnsupportedError(f"checkpoints of {name!r} are not supported: {reason}", hint=hint)
     from mbuild.core.suggest import did_you_mean
 
     nearest = _near(name)

@@ -62,7 +62,7 @@ COMMAND_R = Family(
         LOGIT_SCALE,
         ROPE_SCALING_NONE,
     ),
-    hf=HFConfig("cohere", values=_VALUES, fills={"num_key_value_heads": heads}, theta=500000.0),
+    hf=HFConfig("cohere", values=_VALUES, fills={"num_key_value_heads": heads}),
     skip=(r"^lm_head\.weight$",),
 )
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from mbuild.convert.read.lazy import Lazy
     from mbuild.convert.rows.hyper import Hyper
+    from mbuild.convert.rows.sizes import Sizes
 
 
 def _dense_layers(hp: Hyper) -> int:
@@ -73,13 +74,17 @@ def tied_head(hp: Hyper, name: str) -> bool:
     return name in ("lm_head.weight", "model.lm_head.weight") and hp.flag("tie_word_embeddings")
 
 
-def _absorbed(hp: Hyper, lazy: Lazy) -> list[Lazy]:
+def absorbed(hp: Hyper, lazy: Lazy, heads: int) -> list[Lazy]:
     """kv_b_proj per head as (key, value): the key's part transposed."""
     key, value = hp.integer("qk_nope_head_dim", low=1), hp.integer("v_head_dim", low=1)
     lazy.need_dims(2)
-    both = lazy.reshape(hp.kv_heads, key + value, lazy.shape[1])
+    both = lazy.reshape(heads, key + value, lazy.shape[1])
     first, second = both.split(1, (key, value))
     return [first.transpose(0, 2, 1), second]
+
+
+def _absorbed(hp: Hyper, lazy: Lazy) -> list[Lazy]:
+    return absorbed(hp, lazy, hp.kv_heads)
 
 
 _KEYS: tuple[KeyRule, ...] = (
@@ -169,6 +174,18 @@ LATENT = (
 )
 """Latent attention with keys and values split for the absorbed form."""
 
+
+def _at_kv(group: Group) -> Group:
+    def where(sizes: Sizes, layer: int) -> bool:
+        return bool(sizes.value("kv", layer)) and group.where(sizes, layer)
+
+    # The norm before the network is every layer's.
+    return Group(tuple(slot for slot in group.slots if slot.name != "ffn_norm.weight"), where)
+
+
+LATENT_AT_KV = tuple(map(_at_kv, LATENT))
+"""The same in those layers alone that have key-value heads."""
+
 _LAYOUT = TensorLayout(
     p.USUAL,
     (
@@ -253,13 +270,14 @@ DEEPSEEK_V3 = Family(
     stacks=(EXPERTS,),
 )
 
-YOUTU = replace(DEEPSEEK_V2, names=("YoutuForCausalLM",), hf=NO_HF_CONFIG)
+YOUTU = replace(
+    DEEPSEEK_V2, names=("YoutuForCausalLM", "YoutuVLForConditionalGeneration"), hf=NO_HF_CONFIG
+)
 
 KIMI_VL = replace(
     DEEPSEEK_V3,
     names=("KimiVLForConditionalGeneration", "KimiK25ForConditionalGeneration"),
     hf=NO_HF_CONFIG,
-    raw=True,
 )
 
 ROWS = (DEEPSEEK, DEEPSEEK_V2, DEEPSEEK_V3, YOUTU, KIMI_VL)

@@ -9,7 +9,7 @@ from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig, heads
 from mbuild.convert.rows.keys import COMMON, U32, computed, u32
 from mbuild.convert.rows.layout import Group, TensorLayout, slots
-from mbuild.convert.rows.row import Family
+from mbuild.convert.rows.row import NO_HF_CONFIG, Family
 from mbuild.convert.rows.rules import EXPERTS, halves, parts
 from mbuild.convert.vocabulary.rules import (
     SPM_PREFIX,
@@ -77,6 +77,14 @@ _MOE_LAYOUT = TensorLayout(
     p.RMS,
 )
 
+PADDLE_OCR = replace(
+    ERNIE,
+    gguf="paddleocr",
+    names=("PaddleOCRVLForConditionalGeneration",),
+    layout=replace(ERNIE.layout, keys=(*p.RMS, "rope.dimension_sections")),
+    hf=NO_HF_CONFIG,
+)
+
 ERNIE_MOE = replace(
     ERNIE,
     gguf="ernie4_5-moe",
@@ -122,4 +130,4 @@ ERNIE_MOE = replace(
     ),
 )
 
-ROWS = (ERNIE, ERNIE_MOE)
+ROWS = (ERNIE, ERNIE_MOE, PADDLE_OCR)

@@ -67,7 +67,7 @@ EXAONE4 = Family(
     names=("Exaone4ForCausalLM",),
     layout=TensorLayout(
         (*p.USUAL, *p.ROPE_FREQS),
-        (Group((*p.separate(out="width"), *p.POST_NORMS, *p.QK_NORM, *p.GATED)),),
+        (Group((*p.separate(out="width"), *p.POST_NORMS, *p.QK_NORM, *p.GATED)), p.NEXTN),
         p.RMS,
     ),
     keys=(
@@ -166,4 +166,25 @@ EXAONE_MOE = replace(
     nextn="num_nextn_predict_layers",
 )
 
-ROWS = (EXAONE, EXAONE4, EXAONE_MOE)
+
+def _ahead_or_none(hp: Hyper, name: str, lazy: Lazy) -> list[Named]:
+    """None where config.json has none of these layers; one for all where they share weights."""
+    if not hp.nextn or not hp.flag("mtp_share_layers"):
+        return _ahead(hp, name, lazy) if hp.nextn else []
+    rest = name.split(".", 3)[3]
+    return [(f"model.layers.{layer}.{rest}", lazy) for layer in range(hp.main, hp.blocks)]
+
+
+EXAONE4_5 = replace(
+    EXAONE4,
+    names=("Exaone4_5_ForConditionalGeneration",),
+    keys=(*EXAONE4.keys, replace(NEXTN, truthy=True)),
+    hf=NO_HF_CONFIG,
+    rules=(
+        Rule(re.compile(r"^mtp\.layers\.\d{1,6}\."), _ahead_or_none),
+        Rule(re.compile(rf"^mtp\.({'|'.join(SHARED)})\.weight$"), _shared),
+    ),
+    nextn="num_nextn_predict_layers",
+)
+
+ROWS = (EXAONE, EXAONE4, EXAONE_MOE, EXAONE4_5)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families.gemma import GEMMA3
 from mbuild.convert.rows import parts as p
-from mbuild.convert.rows.keys import BOOL, U32, computed, sliding_pattern, u32
+from mbuild.convert.rows.keys import BOOL, U32, computed, entry, sliding_pattern, u32
 from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.rope import partial_factors
-from mbuild.convert.rows.row import NO_HF_CONFIG
+from mbuild.convert.rows.row import NO_HF_CONFIG, TOWERS
 from mbuild.convert.vocabulary.rules import Prefix, Reader, VocabRule
 from mbuild.core.errors import FormatError
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from mbuild.convert.rows.layout import Where
     from mbuild.convert.rows.rules import Named
     from mbuild.convert.rows.sizes import Sizes
+    from mbuild.gguf.model import KV
 
 
 def _of_full(hp: Hyper, name: str, single: str) -> int | None:
@@ -168,4 +170,52 @@ GEMMA4 = replace(
     extra=_factors,
 )
 
-ROWS = (GEMMA4,)
+
+def _silenced(hp: Hyper) -> Iterator[KV]:
+    """Tokens that no answer may have."""
+    tokens = (hp.files.json_object("generation_config.json") or {}).get("suppress_tokens")
+    if tokens is not None:
+        yield entry("tokenizer.ggml.suppress_tokens", U32, tokens, "suppress_tokens")
+
+
+GEMMA4_UNIFIED = replace(
+    GEMMA4, names=("Gemma4UnifiedForConditionalGeneration",), keys=(*GEMMA4.keys, _silenced)
+)
+
+_ALL_AHEAD = computed("nextn_predict_layers", U32, lambda hp: hp.blocks)
+
+GEMMA4_ASSISTANT = replace(
+    GEMMA4,
+    gguf="gemma4-assistant",
+    names=("Gemma4AssistantForCausalLM", "Gemma4UnifiedAssistantForCausalLM"),
+    keys=(
+        *GEMMA4.keys,
+        u32("embedding_length_out", "backbone_hidden_size", low=1, required=True),
+        _ALL_AHEAD,
+    ),
+    layout=TensorLayout(
+        (
+            *p.TIED,
+            *slots("""
+                rope_freqs key/2
+                nextn.pre_projection 2*out width
+                nextn.post_projection width out
+            """),
+        ),
+        (
+            Group((*p.NORMS, *p.POST_NORMS, *p.GATED, *slots("layer_output_scale 1"))),
+            Group(slots(_SLIDING), p.some("sliding")),
+            Group(slots(_FULL), p.none("sliding")),
+        ),
+        (*GEMMA4.layout.keys, "embedding_length_out"),
+    ),
+    replaced=(
+        ("post_attention_layernorm", "post_self_attn_layernorm"),
+        ("pre_projection", "nextn.pre_projection"),
+        ("post_projection", "nextn.post_projection"),
+    ),
+    towers=re.compile(rf"masked_embedding|{TOWERS.pattern}"),
+)
+"""A draft head, which reads the keys and values of its target's layers."""
+
+ROWS = (GEMMA4, GEMMA4_UNIFIED, GEMMA4_ASSISTANT)

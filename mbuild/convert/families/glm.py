@@ -50,7 +50,7 @@ _FOR_AXES = (each(r"[qk]_proj\.(weight|bias)$", _for_axes),)
 
 GLM4 = Family(
     gguf="glm4",
-    names=("Glm4ForCausalLM", "Glm4vForConditionalGeneration"),
+    names=("Glm4ForCausalLM",),
     vocabulary=VocabRule(
         tokens=(
             ("eos", "<|endoftext|>"),
@@ -64,6 +64,7 @@ GLM4 = Family(
         (
             Group((*p.NORMS, *p.POST_NORMS, *p.separate())),
             Group(slots("ffn_up width 2*ff\nffn_down ff width")),
+            p.NEXTN,
         ),
         p.RMS,
     ),
@@ -171,7 +172,9 @@ CHATGLM = Family(
     layout=TensorLayout(
         p.USUAL,
         (
-            Group((*p.NORMS, *p.fused("heads*key"))),
+            Group(p.NORMS),
+            Group(p.fused("heads*key"), p.some("fused")),
+            Group(p.separate(), p.none("fused")),
             Group(slots("ffn_up width 2*ff\nffn_down ff width")),
         ),
         p.RMS,
@@ -195,4 +198,44 @@ CHATGLM = Family(
     head="output_layer",
 )
 
-ROWS = (GLM4, GLM4_MOE, GLM4_MOE_LITE, CHATGLM)
+GLM4V = replace(
+    GLM4,
+    names=("Glm4vForConditionalGeneration",),
+    hf=HFConfig(
+        "glm4v_text",
+        values={
+            "max_position_embeddings": 32768,
+            "num_key_value_heads": 2,
+            "rms_norm_eps": 1e-5,
+            "vocab_size": 151552,
+        },
+    ),
+)
+
+GLM_OCR = replace(
+    GLM4,
+    names=("GlmOcrForConditionalGeneration",),
+    keys=(*GLM4.keys, NEXTN),
+    hf=NO_HF_CONFIG,
+    nextn="num_nextn_predict_layers",
+)
+
+GLM_9B = replace(
+    CHATGLM,
+    names=("GlmForCausalLM",),
+    hf=HFConfig(
+        "glm",
+        untied=True,
+        values={
+            "num_key_value_heads": 2,
+            "head_dim": 128,
+            "rms_norm_eps": 1.5625e-7,
+            "vocab_size": 151552,
+        },
+        partial=0.5,
+    ),
+    head="lm_head",
+)
+"""GLM-4 9B under transformers' own class."""
+
+ROWS = (GLM4, GLM4_MOE, GLM4_MOE_LITE, CHATGLM, GLM_9B, GLM_OCR, GLM4V)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mbuild.convert.read.lazy import Packed
-from mbuild.convert.read.safetensors import DType
+from mbuild.convert.read.mxfp4 import repacked
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig, heads
 from mbuild.convert.rows.keys import COMMON, u32
@@ -14,18 +13,13 @@ from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import Rule, rename, transposed
 from mbuild.core.errors import FormatError
-from mbuild.gguf.types import GGMLType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    import numpy as np
-
-    from mbuild.convert.read.lazy import Lazy
+    from mbuild.convert.read.lazy import Lazy, Packed
     from mbuild.convert.rows.hyper import Hyper
     from mbuild.convert.rows.rules import Named
-
-    Array = np.ndarray[Any, np.dtype[Any]]
 
 _SCALES = re.compile(r"mlp\.experts\.(down_proj|gate_up_proj)_scales$")
 
@@ -37,48 +31,17 @@ def _packed_experts(hp: Hyper, tensors: Mapping[str, Lazy]) -> Iterator[tuple[st
         if match is None:
             continue
         blocks = tensors.get(name.removesuffix("_scales") + "_blocks")
-        if blocks is None or not _fit(blocks, scales):
+        if blocks is None:
             raise FormatError(
                 f"{scales.origin} of {scales.dtype} {list(scales.shape)} has no matching blocks"
             )
         base = name.removesuffix(match[0])
         if match[1] == "down_proj":
-            yield f"{base}mlp.experts.down_proj.weight", _repacked(blocks, scales)
+            yield f"{base}mlp.experts.down_proj.weight", repacked(blocks, scales)
             continue
         for first, part in enumerate(("gate_proj", "up_proj")):
             rows = blocks.slice(1, first, step=2), scales.slice(1, first, step=2)
-            yield f"{base}mlp.experts.{part}.weight", _repacked(*rows)
-
-
-def _fit(blocks: Lazy, scales: Lazy) -> bool:
-    return (
-        blocks.dtype is scales.dtype is DType.U8
-        and len(blocks.shape) == 4
-        and blocks.shape[-1] == 16
-        and scales.shape == blocks.shape[:-1]
-    )
-
-
-def _repacked(blocks: Lazy, scales: Lazy) -> Packed:
-    """Blocks of 32 as ggml has them: the scale, then byte j with weights j and j + 16.
-
-    The checkpoint's byte j has weights 2j (low half) and 2j + 1.
-    """
-    import numpy as np
-
-    experts, rows, count, _ = blocks.shape
-
-    def load() -> Array:
-        source = blocks.load()
-        out = np.empty((experts, rows, count, 17), dtype=np.uint8)
-        out[..., 0] = scales.load()
-        for expert in range(experts):  # one at a time: the temporaries are as large as a tensor
-            low, high = source[expert] & 15, source[expert] >> 4
-            out[expert, ..., 1::2] = low[..., :8] | (low[..., 8:] << 4)
-            out[expert, ..., 2::2] = high[..., :8] | (high[..., 8:] << 4)
-        return out.reshape(-1)
-
-    return Packed(GGMLType.MXFP4, (experts, rows, count * 32), load, blocks.origin)
+            yield f"{base}mlp.experts.{part}.weight", repacked(*rows)
 
 
 def _gate_up(hp: Hyper, name: str, lazy: Lazy) -> list[Named]:

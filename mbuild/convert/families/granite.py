@@ -45,7 +45,10 @@ SHARED = Group(
 GRANITE = replace(
     LLAMA,
     gguf="granite",
-    names=("GraniteForCausalLM", "GraniteSpeechForConditionalGeneration"),
+    names=(
+        *("GraniteForCausalLM", "GraniteSpeechForConditionalGeneration"),
+        "GraniteSpeechPlusForConditionalGeneration",
+    ),
     layout=replace(
         LLAMA.layout,
         one_head=False,

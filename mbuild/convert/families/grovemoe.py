@@ -22,7 +22,10 @@ _CHUNKS = replace(
 GROVE_MOE = replace(
     QWEN3_MOE,
     gguf="grovemoe",
-    names=("GroveMoeForCausalLM",),
+    names=(
+        "GroveMoeForCausalLM",
+        "modeling_grove_moe.GroveMoeForCausalLM",
+    ),
     keys=(
         *COMMON,
         u32("expert_feed_forward_length", "moe_intermediate_size"),

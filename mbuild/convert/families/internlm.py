@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from mbuild.convert.families.llama import LLAMA, LLAMA_KEYS
 from mbuild.convert.rows import parts as p
-from mbuild.convert.rows.hyper import HFConfig, heads
 from mbuild.convert.rows.keys import COMMON
 from mbuild.convert.rows.layout import Group, TensorLayout
 from mbuild.convert.rows.row import Family
@@ -53,17 +52,6 @@ INTERNLM3 = Family(
     vocabulary=VocabRule((Reader.SENTENCEPIECE,), Prefix.SETTINGS_MIDDLE, eos_in_chat="<|im_end|>"),
     layout=LLAMA.layout,
     keys=LLAMA_KEYS,
-    hf=HFConfig(
-        "internlm3",
-        values={
-            "max_position_embeddings": 32768,
-            "num_key_value_heads": 2,
-            "head_dim": 128,
-            "rms_norm_eps": 1e-5,
-            "vocab_size": 128512,
-        },
-        fills={"num_key_value_heads": heads},
-    ),
     rules=ROTARY,
 )
 

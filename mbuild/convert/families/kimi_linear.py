@@ -10,13 +10,12 @@ from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import as_integer
 from mbuild.convert.rows.keys import COMMON, U32, VOCAB_SIZE, Key, computed, f32, u32
 from mbuild.convert.rows.layout import Group, TensorLayout, slots
-from mbuild.convert.rows.recurrent import negative_exp
+from mbuild.convert.rows.recurrent import KDA, four_dims, negative_exp
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import MIXTRAL_EXPERTS, each, rename
 from mbuild.core.errors import FormatError
 
 if TYPE_CHECKING:
-    from mbuild.convert.read.lazy import Lazy
     from mbuild.convert.rows.hyper import Hyper
 
 
@@ -40,10 +39,6 @@ def _kv_heads(hp: Hyper) -> list[int]:
 
 def _sum(*names: str) -> Any:
     return lambda hp: sum(hp.integer(name, low=1) for name in names)
-
-
-def _conv(hp: Hyper, lazy: Lazy) -> Lazy:
-    return lazy.reshape(1, lazy.shape[0], 1, lazy.size // max(lazy.shape[0], 1))
 
 
 KIMI_LINEAR = Family(
@@ -71,23 +66,16 @@ KIMI_LINEAR = Family(
         (
             Group(p.NORMS),
             Group(
-                slots("""
-                    ssm_conv1d_q conv 1 kda*heads 1 F32
-                    ssm_conv1d_k conv 1 kda*heads 1 F32
-                    ssm_conv1d_v conv 1 kda*heads 1 F32
-                    attn_q width kda*heads
-                    attn_k width kda*heads
-                    attn_v width kda*heads
+                (
+                    *KDA,
+                    *slots("""
                     ssm_f_a width kda
                     ssm_f_b kda kda*heads
-                    ssm_beta width heads
                     ssm_a. 1 heads 1 1
-                    ssm_dt.bias kda*heads
                     ssm_g_a width kda
                     ssm_g_b kda kda*heads
-                    ssm_norm kda
-                    attn_output kda*heads width
                 """),
+                ),
                 p.none("kv"),
             ),
             Group(
@@ -106,7 +94,7 @@ KIMI_LINEAR = Family(
         (*p.RMS, "attention.kv_lora_rank", "ssm.conv_kernel", "expert_gating_func"),
     ),
     rules=(
-        each(r"\.[qkv]_conv1d\.weight$", _conv),
+        each(r"\.[qkv]_conv1d\.weight$", four_dims),
         each(r"\.A_log$", negative_exp),
         rename(r"\.dt_bias$", "dt_bias", "dt_proj.bias"),
         *DEEPSEEK_V3.rules,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mbuild.convert.rows import parts as p
-from mbuild.convert.rows.hyper import as_number
 from mbuild.convert.rows.keys import BOOL, COMMON, U32, VOCAB_SIZE, computed, constant, f32, u32
 from mbuild.convert.rows.layout import Group, TensorLayout, slots
+from mbuild.convert.rows.rope import turned
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import EXPERTS
 from mbuild.convert.vocabulary.rules import VocabRule
@@ -29,17 +29,6 @@ def _heads(hp: Hyper) -> list[int]:
 def _dense(hp: Hyper) -> int:
     kinds = hp.texts("mlp_layer_types") or []
     return next((layer for layer, kind in enumerate(kinds) if kind != "dense"), len(kinds))
-
-
-def _turned(kind: str) -> Any:
-    def compute(hp: Hyper) -> int | None:
-        rope = hp.rope.get(kind)
-        if not isinstance(rope, dict):
-            return None
-        share = rope.get("partial_rotary_factor", 1.0)
-        return int(hp.head_dim * as_number(share, f"rope_parameters.{kind}.partial_rotary_factor"))
-
-    return compute
 
 
 def _by_element(sizes: Sizes, layer: int) -> bool:
@@ -65,8 +54,8 @@ LAGUNA = Family(
         f32("expert_weights_scale", "moe_routed_scaling_factor", required=True),
         constant("expert_gating_func", U32, 2),
         computed("leading_dense_block_count", U32, _dense),
-        computed("rope.dimension_count", U32, _turned("full_attention")),
-        computed("rope.dimension_count_swa", U32, _turned("sliding_attention")),
+        computed("rope.dimension_count", U32, turned("full_attention")),
+        computed("rope.dimension_count_swa", U32, turned("sliding_attention")),
     ),
     layout=TensorLayout(
         p.USUAL,

@@ -21,7 +21,7 @@ from mbuild.convert.rows.keys import (
 )
 from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.pooling import pooling
-from mbuild.convert.rows.row import Family
+from mbuild.convert.rows.row import NO_HF_CONFIG, Family
 from mbuild.convert.rows.rules import MIXTRAL_EXPERTS, Stack, each, experts
 from mbuild.core.errors import FormatError
 
@@ -154,22 +154,7 @@ LFM2_MOE = Family(
         VOCAB_SIZE,
         u32("shortconv.l_cache", "conv_L_cache", required=True),
     ),
-    hf=HFConfig(
-        "lfm2_moe",
-        values={
-            "max_position_embeddings": 128000,
-            "num_key_value_heads": 8,
-            "norm_eps": 1e-5,
-            "conv_L_cache": 3,
-            "intermediate_size": 7168,
-            "moe_intermediate_size": 1792,
-            "num_dense_layers": 2,
-            "num_experts_per_tok": 4,
-            "num_experts": 32,
-            "vocab_size": 65536,
-        },
-        theta=1e6,
-    ),
+    hf=NO_HF_CONFIG,
     replaced=((".expert_bias", ".expert_bias.bias"),),
     rules=LFM2.rules,
     stacks=(

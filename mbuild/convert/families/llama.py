@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from mbuild.convert.rows import parts as p
@@ -14,9 +15,9 @@ from mbuild.convert.rows.keys import (
     replaced,
     u32,
 )
-from mbuild.convert.rows.layout import Group, TensorLayout
+from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.rope import llama3_factors
-from mbuild.convert.rows.row import Family
+from mbuild.convert.rows.row import TOWERS, Family
 from mbuild.convert.rows.rules import ROTARY
 from mbuild.convert.vocabulary.rules import (
     Prefix,
@@ -70,6 +71,43 @@ LLAMA = Family(
 
 LLAMA_MODEL = replace(LLAMA, names=("LlamaModel",), prefixes=(("", "model."),))
 
+_JANUS = r"^model\.(vision_model|aligner|vqmodel|generation_(embeddings|aligner|head))\."
+
+JANUS = replace(
+    LLAMA,
+    names=("JanusForConditionalGeneration",),
+    towers=re.compile(rf"{_JANUS}|{TOWERS.pattern}"),
+)
+
+SARASHINA2_VISION = replace(
+    LLAMA,
+    names=("Sarashina2VisionForCausalLM",),
+    prefixes=(("llm.", ""),),
+    towers=re.compile(rf"^norm\.|{TOWERS.pattern}"),
+)
+
+_BY_EXPERT = slots("""
+    attn_qkv width heads*key*3
+    attn_output heads*key width
+    vis_attn_qkv width heads*key*3
+    vis_attn_output heads*key width
+    vis_gate width ff
+    vis_up width ff
+    vis_down ff width
+""")
+
+COG_VLM = replace(
+    LLAMA,
+    gguf="cogvlm",
+    names=("CogVLMForCausalLM",),
+    layout=TensorLayout(
+        (*p.USUAL, *p.ROPE_FREQS), (Group((*p.NORMS, *_BY_EXPERT, *p.GATED)),), p.RMS
+    ),
+    # llama.cpp's converter takes the layers for images for an encoder's; its loader wants them.
+    towers=re.compile(TOWERS.pattern.replace("|vision_|", "|vision_(?!expert|mlp)|")),
+    rules=(),
+)
+
 SMOL_VLM = replace(
     LLAMA,
     names=("VLlama3ForCausalLM",),
@@ -77,4 +115,4 @@ SMOL_VLM = replace(
     replaced=(("text_model.", ""),),
 )
 
-ROWS = (LLAMA, LLAMA_MODEL, SMOL_VLM)
+ROWS = (LLAMA, LLAMA_MODEL, SMOL_VLM, JANUS, SARASHINA2_VISION, COG_VLM)

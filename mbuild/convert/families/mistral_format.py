@@ -56,7 +56,6 @@ DENSE = replace(
     names=(),
     keys=_KEYS,
     hf=NO_HF_CONFIG,
-    raw=True,
     rules=(),
     extra=None,
     head="output",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mbuild.convert.families.granite import GRANITE
 from mbuild.convert.rows import mamba as m
 from mbuild.convert.rows import parts as p
-from mbuild.convert.rows.hyper import HFConfig, main_layers
+from mbuild.convert.rows.hyper import HFConfig, as_integer, main_layers
 from mbuild.convert.rows.keys import BOOL, U32, computed, constant, f32, u32
 from mbuild.convert.rows.layout import Group, TensorLayout, ahead, slots
 from mbuild.convert.rows.row import Family
@@ -211,4 +211,42 @@ NEMOTRON_H_MOE = replace(
     variant=None,
 )
 
-ROWS = (NEMOTRON_H, NEMOTRON_H_MOE)
+
+def _blocks(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    blocks = config.get("block_configs")
+    if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
+        raise FormatError("config.json: block_configs is not a list of objects")
+    return blocks
+
+
+def _of_blocks(key: str, name: str) -> Key:
+    """A number for each layer, 0 in those that have none."""
+
+    def compute(hp: Hyper) -> list[int]:
+        return [as_integer(block.get(name) or 0, name) for block in _blocks(hp.config)]
+
+    return computed(key, U32, compute)
+
+
+PUZZLE = replace(
+    NEMOTRON_H_MOE,
+    names=("NemotronHPuzzleForCausalLM",),
+    keys=(
+        *NEMOTRON_H.keys[:-1],
+        _of_blocks("feed_forward_length", "moe_intermediate_size"),
+        _of_blocks("expert_feed_forward_length", "moe_intermediate_size"),
+        _of_blocks("expert_used_count", "num_experts_per_tok"),
+        *NEMOTRON_H_MOE.keys[len(NEMOTRON_H.keys) + 1 : -1],
+    ),
+    settled={
+        "num_hidden_layers": lambda config: len(_blocks(config)),
+        "layers_block_type": lambda config: [b.get("block_type") for b in _blocks(config)],
+        "hybrid_override_pattern": lambda config: None,
+    },
+    skip=(r"^mtp\.", *NEMOTRON_H_MOE.skip),
+    renamed=None,
+    nextn="",
+)
+"""Each layer says how many experts it uses, and how wide they are."""
+
+ROWS = (NEMOTRON_H, NEMOTRON_H_MOE, PUZZLE)

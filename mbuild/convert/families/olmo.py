@@ -79,8 +79,6 @@ OLMO3 = replace(
         untied=True,
         values={**_VALUES, "rms_norm_eps": 1e-5, "sliding_window": 4096},
         fills={"num_key_value_heads": heads},
-        theta=500000.0,
-        sliding_theta=500000.0,
     ),
 )
 

@@ -123,7 +123,7 @@ _PHI3_LAYOUT = TensorLayout(
 
 PHI3 = Family(
     gguf="phi3",
-    names=("Phi3ForCausalLM",),
+    names=("Phi3ForCausalLM", "Phi4ForCausalLMV"),
     vocabulary=VocabRule((Reader.PHI3, Reader.BPE)),
     layout=_PHI3_LAYOUT,
     keys=(

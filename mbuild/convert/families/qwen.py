@@ -52,7 +52,7 @@ QWEN2_MODEL = replace(QWEN2, names=("Qwen2Model",), prefixes=(("", "model."),))
 QWEN3 = replace(
     QWEN2,
     gguf="qwen3",
-    names=("Qwen3ForCausalLM", "Qwen3Model"),
+    names=("Qwen3ForCausalLM", "Qwen3Model", "StepVLForConditionalGeneration"),
     biased=False,
     layout=TensorLayout(p.USUAL, (Group((*p.NORMS, *p.separate(), *p.QK_NORM, *p.GATED)),), p.RMS),
     hf=replace(

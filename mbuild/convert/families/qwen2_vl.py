@@ -21,4 +21,15 @@ QWEN2_VL = replace(
 )
 
 
-ROWS = (QWEN2_VL,)
+QWEN2_5_OMNI = replace(
+    QWEN2_VL,
+    names=("Qwen2_5OmniModel",),
+    hf=replace(
+        QWEN2_VL.hf,
+        model_type="qwen2_5_omni_text",
+        values={**QWEN2.hf.values, "num_key_value_heads": 4},
+    ),
+    prefixes=(("thinker.", ""),),
+)
+
+ROWS = (QWEN2_VL, QWEN2_5_OMNI)

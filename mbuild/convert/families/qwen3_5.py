@@ -51,4 +51,12 @@ QWEN3_5_MOE = replace(
     layout=replace(QWEN3_5.layout, layers=(Group((*NORMS, *EXPERTS)), *QWEN3_5.layout.layers[1:])),
 )
 
-ROWS = (QWEN3_5, QWEN3_5_MOE)
+MINICPM_V4_6 = replace(
+    QWEN3_5,
+    names=("MiniCPMV4_6ForConditionalGeneration",),
+    renamed=None,
+    skip=(r"^mtp", r"^model\.merger\."),
+)
+"""Its layer for multi-token prediction counts, and is left out."""
+
+ROWS = (QWEN3_5, QWEN3_5_MOE, MINICPM_V4_6)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from mbuild.convert.families.llama4 import JOINED_EXPERTS
 from mbuild.convert.families.qwen import QWEN3, QWEN3_MOE
 from mbuild.convert.rows import parts as p
-from mbuild.convert.rows.keys import U32, computed
+from mbuild.convert.rows.keys import U32, computed, constant
+from mbuild.convert.rows.row import NO_HF_CONFIG
+from mbuild.convert.vocabulary.rules import CHATML, VocabRule
 
 if TYPE_CHECKING:
     from mbuild.convert.rows.hyper import Hyper
@@ -42,4 +44,26 @@ QWEN3_VL_MOE = replace(
     rules=JOINED_EXPERTS,
 )
 
-ROWS = (QWEN3_VL, QWEN3_VL_MOE)
+_NO_DEEP = constant("n_deepstack_layers", U32, 0)
+_CHAT_ENDS = VocabRule(both_ends="<|im_end|>")
+
+QWEN3_OMNI = replace(
+    QWEN3_VL_MOE,
+    names=("Qwen3OmniMoeForConditionalGeneration",),
+    keys=(*QWEN3_MOE.keys, _NO_DEEP),
+    vocabulary=_CHAT_ENDS,
+    hf=replace(QWEN3_MOE.hf, model_type="qwen3_omni_moe_text", theta=1000000.0),
+    prefixes=(("thinker.", ""),),
+    rules=(),
+)
+
+QWEN3_ASR = replace(
+    QWEN3_VL,
+    names=("Qwen3ASRForConditionalGeneration",),
+    keys=(*QWEN3.keys, _NO_DEEP),
+    vocabulary=replace(_CHAT_ENDS, template_instead=CHATML),
+    hf=NO_HF_CONFIG,
+    prefixes=(("thinker.", ""),),
+)
+
+ROWS = (QWEN3_VL, QWEN3_VL_MOE, QWEN3_OMNI, QWEN3_ASR)

@@ -51,7 +51,7 @@ _LAYOUT = TensorLayout(
 
 STABLELM = Family(
     gguf="stablelm",
-    names=("StableLmForCausalLM", "StableLMEpochForCausalLM"),
+    names=("StableLmForCausalLM", "StableLMEpochForCausalLM", "LlavaStableLMEpochForCausalLM"),
     layout=_LAYOUT,
     keys=(
         u32("context_length", "max_position_embeddings", low=1, required=True),

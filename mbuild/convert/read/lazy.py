@@ -258,6 +258,27 @@ def stack(parts: Sequence[Lazy]) -> Lazy:
     return first.stacked(parts, load)
 
 
+def joined(parts: Sequence[Lazy], axis: int = 0) -> Lazy:
+    """Tensors one behind the other on an axis; raises :class:`FormatError` if they do not fit."""
+    first = parts[0]
+    others = [[n for i, n in enumerate(part.shape) if i != axis] for part in parts]
+    for part, other in zip(parts, others, strict=True):
+        if len(part.shape) <= axis or other != others[0] or part.dtype is not first.dtype:
+            raise FormatError(
+                f"{part.origin} ({part.dtype} {list(part.shape)}) cannot be joined with "
+                f"{first.origin} ({first.dtype} {list(first.shape)})"
+            )
+
+    def load() -> Array:
+        import numpy as np
+
+        return np.concatenate([part.load() for part in parts], axis)
+
+    shape = list(first.shape)
+    shape[axis] = sum(part.shape[axis] for part in parts)
+    return Lazy(first.dtype, tuple(shape), load, first.origin)
+
+
 def constant(values: Sequence[float], origin: str) -> Lazy:
     """A generated vector of F32."""
     import numpy as np

@@ -35,6 +35,20 @@ LAYER_TYPES = ("full_attention", "sliding_attention")
 _THETA = ("global_rope_theta", "rope_global_theta", "rope_theta_global", "rope_theta")
 _LOCAL_THETA = ("local_rope_theta", "rope_local_theta", "rope_theta_local", "swa_rope_theta")
 
+COMPOSED = frozenset(
+    {
+        *("aria", "aya_vision", "cohere2_vision", "deepseek_vl", "deepseek_vl_hybrid", "emu3"),
+        *("fuyu", "gemma3", "gemma3n", "glm4v", "glm4v_moe", "got_ocr2", "granite_speech"),
+        *("idefics2", "idefics3", "instructblip", "instructblipvideo", "internvl", "janus"),
+        *("llama4", "llava", "llava_next", "llava_next_video", "llava_onevision", "mistral3"),
+        *("mllama", "ovis2", "paligemma", "perception_lm", "qwen2_5_omni", "qwen2_5_vl"),
+        *("qwen2_audio", "qwen2_vl", "qwen3_omni_moe", "qwen3_vl", "qwen3_vl_moe", "shieldgemma2"),
+        *("smolvlm", "video_llava", "vipllava", "voxtral"),
+    }
+)
+"""Types of models made of several, of which transformers 4.57.6 has a class. Of others it adds
+nothing to the text model's config either."""
+
 Fill = Callable[[Mapping[str, Any]], Any]
 
 
@@ -226,8 +240,9 @@ class Hyper:
     ``arch`` is GGUF's name of it, ``config`` the completed config, ``rope`` its
     unified RoPE parameters, ``blocks`` the number of layers, the last
     ``nextn`` of them for multi-token prediction, ``outtype`` what
-    matrices become (never ``auto``), ``files`` the checkpoint's other files, ``kept`` the
-    types of weights that stay as the checkpoint has them.
+    matrices become (never ``auto``), ``files`` the checkpoint's other files, ``tensors`` the
+    checkpoint's by name, for the few numbers that stand in them, ``kept`` the types of weights
+    that stay as the checkpoint has them.
     """
 
     arch: str
@@ -238,6 +253,7 @@ class Hyper:
     outtype: OutType
     files: CheckpointFiles
     nextn: int = 0
+    tensors: Mapping[str, Any] = field(default_factory=dict)
     kept: frozenset[GGMLType] = frozenset()
 
     @property

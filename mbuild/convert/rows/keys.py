@@ -323,6 +323,19 @@ def sliding_pattern(hp: Hyper) -> list[bool] | None:
     return None if kinds is None else [kind == "sliding_attention" for kind in kinds]
 
 
+def clamps(key: str, name: str) -> Key:
+    """A limit for each layer, 0 where config.json has none; nothing where it has no list."""
+
+    def compute(hp: Hyper) -> list[float] | None:
+        given = hp.value(name)
+        if not isinstance(given, list):
+            return None
+        limits = [0.0 if limit is None else as_number(limit, name) for limit in given]
+        return [*limits, *[0.0] * hp.blocks][: hp.blocks]
+
+    return computed(key, F32, compute)
+
+
 def merged(entries: Iterable[KV]) -> tuple[KV, ...]:
     """Entries with each key once: at its first place, with its last value."""
     result: dict[str, KV] = {}

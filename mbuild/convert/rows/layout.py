@@ -69,8 +69,11 @@ class TensorLayout:
         return frozenset(slot.name for slots in groups for slot in slots)
 
     def at(self, sizes: Sizes, layer: int) -> list[Slot]:
-        """The tensors of one layer: none for a layer that the checkpoint was saved without."""
-        if ahead(sizes, layer) and not sizes.value("predicts", layer):
+        """The tensors of one layer: none for a layer that the checkpoint was saved without.
+
+        A draft model has nothing but layers for multi-token prediction.
+        """
+        if ahead(sizes, layer) and not ahead(sizes, 0) and not sizes.value("predicts", layer):
             return []
         return [slot for group in self.layers if group.where(sizes, layer) for slot in group.slots]
 

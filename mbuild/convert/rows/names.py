@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from mbuild.core.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any
 
     from gguf import TensorNameMap
 
@@ -45,12 +46,34 @@ LAYER_NAMES = {
     "self_attn.index_k_proj": "indexer.k_proj",
     "self_attn.index_q_norm": "indexer.q_norm",
     "self_attn.index_k_norm": "indexer.k_norm",
+    "final_layernorm": "layer_output_norm",
     "post_attention_layernorm": "post_attention_norm",
     "router.scale": "ffn_gate_inp.scale",
     "router.per_expert_scale": "ffn_down_exps.scale",
 }
 """Names below ``model.layers.N.`` that the published ``gguf`` package does not know for every
 architecture that has a place for them, and what follows ``blk.N.`` in GGUF's."""
+
+
+_PART = re.compile(
+    r"^(?:model\.|transformer\.)(?:layers|h|blocks)\.(\d{1,6})\.(.+?)(\.weight|\.bias)?$"
+)
+
+
+def placed(names: Mapping[str, str]) -> Callable[[Mapping[str, Any], str], str]:
+    """GGUF's names of parts of layers, for those that no table has; ``.weight`` ends a parameter's
+    name, unless that has a dot at its end."""
+
+    def renamed(config: Mapping[str, Any], name: str) -> str:
+        match = _PART.match(name)
+        inner = names.get(match[2]) if match is not None else names.get(name)
+        if inner is None:
+            return name
+        ending = "" if inner.endswith(".") or match is None else match[3] or ".weight"
+        inner = inner.removesuffix(".")
+        return f"blk.{match[1]}.{inner}{ending}" if match is not None else inner
+
+    return renamed
 
 
 def name_map(hp: Hyper, row: Family) -> Callable[[str], str]:
@@ -63,7 +86,7 @@ def name_map(hp: Hyper, row: Family) -> Callable[[str], str]:
 
     def name_of(name: str) -> str:
         found = find(name)
-        if found is None and _BLOCK.match(name) and _BLOCK.sub("", name) in places:
+        if found is None and _BLOCK.sub("", name) in places:
             return name
         if found is None:
             layer = _LAYER.search(name)

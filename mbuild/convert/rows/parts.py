@@ -121,6 +121,11 @@ def required(found: tuple[Slot, ...]) -> tuple[Slot, ...]:
     return tuple(replace(slot, together="") for slot in found)
 
 
+def optional(found: tuple[Slot, ...], together: str) -> tuple[Slot, ...]:
+    """The same tensors, which are there all or none."""
+    return tuple(replace(slot, together=together) for slot in found)
+
+
 BIASED = (*ATTN_NORM, *ATTN_NORM_BIAS, *WIDE)
 
 DENSE = TensorLayout(USUAL, (Group((*NORMS, *separate(), *GATED)),), RMS)

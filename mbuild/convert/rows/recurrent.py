@@ -23,6 +23,16 @@ def negative_exp(hp: Hyper, lazy: Lazy) -> Lazy:
     return lazy.compute(lambda values: -exp32(values))
 
 
+def positive_exp(hp: Hyper, lazy: Lazy) -> Lazy:
+    """A factor from its logarithm."""
+    return lazy.compute(exp32)
+
+
+def four_dims(hp: Hyper, lazy: Lazy) -> Lazy:
+    """Kernels of a convolution by channel as (1, channels, 1, width), as ggml wants these."""
+    return lazy.reshape(1, lazy.shape[0], 1, lazy.size // max(lazy.shape[0], 1))
+
+
 def squeezed(hp: Hyper, lazy: Lazy) -> Lazy:
     """Without the axes of length 1."""
     return lazy.reshape(*(size for size in lazy.shape if size != 1))
@@ -68,6 +78,21 @@ DELTA_NET = slots("""
     ssm_out time*state width
 """)
 """What every gated delta net has; value heads are as wide as key heads in llama.cpp."""
+
+
+KDA = slots("""
+    ssm_conv1d_q conv 1 kda*heads 1 F32
+    ssm_conv1d_k conv 1 kda*heads 1 F32
+    ssm_conv1d_v conv 1 kda*heads 1 F32
+    attn_q width kda*heads
+    attn_k width kda*heads
+    attn_v width kda*heads
+    ssm_beta width heads
+    ssm_dt.bias kda*heads
+    ssm_norm kda
+    attn_output kda*heads width
+""")
+"""What delta attention with a gate for each channel has everywhere."""
 
 
 def tiled(hp: Hyper, lazy: Lazy, width: int, axis: int = 0, start: int = 0) -> Lazy:

@@ -10,7 +10,7 @@ from mbuild.convert.rows.hyper import as_number
 from mbuild.core.errors import FormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import numpy as np
 
@@ -22,35 +22,44 @@ if TYPE_CHECKING:
 MAX_HEAD = 1 << 16
 
 
-def llama3_factors(hp: Hyper, tensors: Mapping[str, Any]) -> Iterator[Named]:
-    """``rope_freqs``: Llama 3's stretching of long wavelengths, half a head of float32.
+_STRETCHING = (
+    ("factor", 8.0),
+    ("low_freq_factor", 1.0),
+    ("high_freq_factor", 4.0),
+    ("original_max_position_embeddings", 8192.0),
+)
+
+
+def _stretching(hp: Hyper, dim: int) -> tuple[tuple[float, ...], Array] | None:
+    """What Llama 3's stretching asks for, and the frequencies of ``dim`` values; None without it.
 
     In float32 step by step, as the reference computes them:
     https://github.com/huggingface/transformers, ``_compute_llama3_parameters``.
     """
     if str(hp.full_rope.get("rope_type", "")).lower() != "llama3":
-        return
+        return None
     import numpy as np
 
-    dim = hp.head_dim
     if dim > MAX_HEAD:
         raise FormatError(f"config.json: head_dim is {dim}, more than {MAX_HEAD}")
     base = hp.rope_number("rope_theta", 10000.0)
-    factor, low, high, original = (
-        hp.rope_number(name, default)
-        for name, default in (
-            ("factor", 8.0),
-            ("low_freq_factor", 1.0),
-            ("high_freq_factor", 4.0),
-            ("original_max_position_embeddings", 8192),
-        )
-    )
-    if base <= 0 or not factor or not low or not high:
+    numbers = tuple(hp.rope_number(name, default) for name, default in _STRETCHING)
+    if base <= 0 or not all(numbers[:3]):
         raise FormatError("config.json: rope_parameters has a factor that is zero")
     f32 = np.float32
     exponents = np.arange(0, dim, 2, dtype=f32) / f32(dim)
-    frequencies = f32(1) / _power(base, exponents)
-    factors = []
+    return numbers, f32(1) / _power(base, exponents)
+
+
+def llama3_factors(hp: Hyper, tensors: Mapping[str, Any]) -> Iterator[Named]:
+    """``rope_freqs``: Llama 3's stretching of long wavelengths, half a head of float32."""
+    found = _stretching(hp, hp.head_dim)
+    if found is None:
+        return
+    import numpy as np
+
+    (factor, low, high, original), frequencies = found
+    f32, factors = np.float32, []
     for frequency in frequencies:
         # torch divides a number by a tensor by multiplying with the reciprocal.
         wavelength = f32(1) / frequency * f32(2 * math.pi)
@@ -62,6 +71,26 @@ def llama3_factors(hp: Hyper, tensors: Mapping[str, Any]) -> Iterator[Named]:
             smooth = (f32(1) / wavelength * f32(original) - f32(low)) / f32(high - low)
             share = (f32(1) - smooth) / f32(factor) + smooth
             factors.append(float(f32(1) / share))
+    yield "rope_freqs.weight", constant(factors, "rope_freqs")
+
+
+def llama3_share(hp: Hyper, share: float) -> Iterator[Named]:
+    """The same for the first ``share`` of a head, in float64; the rest stays as it is."""
+    found = _stretching(hp, int(hp.head_dim * share))
+    if found is None:
+        return
+    (factor, low, high, original), frequencies = found
+    factors = []
+    for frequency in map(float, frequencies):
+        wavelength = 2 * math.pi / frequency
+        if wavelength < original / high:
+            factors.append(1.0)
+        elif wavelength > original / low:
+            factors.append(factor)
+        else:
+            smooth = (original / wavelength - low) / (high - low)
+            factors.append(1.0 / ((1.0 - smooth) / factor + smooth))
+    factors += [1.0] * (hp.head_dim // 2 - len(factors))
     yield "rope_freqs.weight", constant(factors, "rope_freqs")
 
 
@@ -122,3 +151,16 @@ def long_factors(hp: Hyper, dim: int) -> Iterator[Named]:
             raise FormatError(f"config.json: {name} is not a list of {dim // 2} numbers")
         numbers = [as_number(value, name) for value in values]
         yield f"rope_factors_{label}.weight", constant(numbers, name)
+
+
+def turned(kind: str) -> Callable[[Hyper], int | None]:
+    """How much of a head RoPE turns in layers of a kind, where that has parameters of its own."""
+
+    def compute(hp: Hyper) -> int | None:
+        rope = hp.rope.get(kind)
+        if not isinstance(rope, dict):
+            return None
+        share = rope.get("partial_rotary_factor", 1.0)
+        return int(hp.head_dim * as_number(share, f"rope_parameters.{kind}.partial_rotary_factor"))
+
+    return compute

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows.hyper import HFConfig
@@ -12,7 +12,7 @@ from mbuild.convert.vocabulary.rules import BPE
 
 if TYPE_CHECKING:
     from mbuild.convert.read.lazy import Lazy, Packed
-    from mbuild.convert.rows.hyper import Hyper
+    from mbuild.convert.rows.hyper import Fill, Hyper
     from mbuild.convert.rows.keys import KeyRule
     from mbuild.convert.rows.layout import TensorLayout
     from mbuild.convert.rows.rules import Rule, Stack
@@ -46,8 +46,7 @@ class Family:
         layout: the tensors that llama.cpp's loader wants; the same in all rows of one ``gguf``.
         vocabulary: how the tokenizer's files are read.
         hf: the defaults of transformers' configuration class.
-        raw: nothing is added to config.json, whatever its ``model_type``: transformers has no class
-            for the whole of it.
+        settled: settings that follow from others, whatever config.json says, in order.
         rules: transforms; the first whose pattern is found in a name decides.
         stacks: tensors of a layer that are put together.
         prefixes: beginnings of names that are replaced before anything else,
@@ -72,6 +71,7 @@ class Family:
             there counts, under the last of the names.
         padded: the embedding has another number of rows than config.json's vocab_size.
         biased: queries, keys and values always have biases.
+        folded: settings of config.json that become part of the weights.
         silu: llama.cpp computes no other activation, and config.json may name one.
     """
 
@@ -81,7 +81,7 @@ class Family:
     layout: TensorLayout
     vocabulary: VocabRule = BPE
     hf: HFConfig = NO_HF_CONFIG
-    raw: bool = False
+    settled: Mapping[str, Fill] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     stacks: tuple[Stack, ...] = ()
     prefixes: tuple[tuple[str, str], ...] = ()
@@ -99,4 +99,5 @@ class Family:
     alike: tuple[str, ...] = ()
     padded: bool = False
     biased: bool = False
+    folded: tuple[str, ...] = ()
     silu: bool = False

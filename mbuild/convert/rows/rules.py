@@ -11,10 +11,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.lazy import CONTRADICTS, Lazy, ShapeError, stack
+from mbuild.convert.rows.hyper import as_number
 from mbuild.core.errors import FormatError
 
 if TYPE_CHECKING:
@@ -45,12 +47,28 @@ class Stack:
         parts: the kinds, in the order in which their stacks come out.
         into: the stack's name, with ``{layer}`` and ``{part}``.
         count: how many there are of each kind.
+        labels: what ``index`` can be, one letter each, in order, where it is no number; these are
+            all, whatever ``count`` says.
+        before: what is done to each tensor before.
+        change: what is done to a stack.
     """
 
     pattern: re.Pattern[str]
     parts: tuple[str, ...]
     into: str
     count: Callable[[Hyper], int]
+    labels: Callable[[Hyper], str] | None = None
+    before: Change | None = None
+    change: Change | None = None
+
+    def index(self, hp: Hyper, label: str, origin: str) -> int:
+        """The place of a tensor in its stack; raises :class:`FormatError` for a label that it does
+        not have."""
+        if self.labels is None:
+            return int(label)
+        if label not in (labels := self.labels(hp)):
+            raise FormatError(f"{origin}: {label!r} is none of {', '.join(labels)}")
+        return labels.index(label)
 
 
 class _Asked(dict[str, Any]):
@@ -126,6 +144,41 @@ def plus_one(hp: Hyper, lazy: Lazy) -> Lazy:
         return values + values.dtype.type(1)  # type: ignore[no-any-return]
 
     return lazy.compute(change)
+
+
+def plus(amount: float) -> Change:
+    """A number added, in float32, for norms that the model applies as that number + weight."""
+    import numpy as np
+
+    def change(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        total: np.ndarray[Any, Any] = values.astype(np.float32) + np.float32(amount)
+        return total.astype(values.dtype)
+
+    return lambda hp, lazy: lazy.compute(change)
+
+
+def times(lazy: Lazy, factor: float) -> Lazy:
+    """Each value times a number, in float32."""
+    import numpy as np
+
+    def change(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        product: np.ndarray[Any, Any] = values.astype(np.float32) * np.float32(factor)
+        return product.astype(values.dtype)
+
+    return lazy.compute(change)
+
+
+def scaled(*names: str) -> Change:
+    """Values times numbers of config.json, one after the other; ``name.N`` is one of a list."""
+    return lambda hp, lazy: reduce(times, (_factor(hp, name) for name in names), lazy)
+
+
+def _factor(hp: Hyper, name: str) -> float:
+    first, _, index = name.partition(".")
+    value = hp.value(first)
+    if index:
+        value = value[int(index)] if isinstance(value, list) and len(value) > int(index) else None
+    return as_number(value, name)
 
 
 def transposed(hp: Hyper, lazy: Lazy) -> Lazy:
@@ -263,7 +316,8 @@ class Stacker:
                 continue
             count = spec.count(self._hp)
             groups = match.groupdict()
-            part, index = groups.get("part", spec.parts[0]), int(groups["index"])
+            part = groups.get("part", spec.parts[0])
+            index = spec.index(self._hp, groups["index"], lazy.origin)
             if index >= count:
                 raise FormatError(
                     f"{lazy.origin}: number {index} (from 0), but config.json has {count}",
@@ -271,18 +325,20 @@ class Stacker:
                 )
             layer = groups.get("layer", "")
             waiting = self._waiting.setdefault((number, layer), {})
-            waiting[part, index] = lazy
+            waiting[part, index] = spec.before(self._hp, lazy) if spec.before else lazy
             if len(waiting) < count * len(spec.parts):
                 return []
             del self._waiting[number, layer]
             return [
-                (
-                    spec.into.format(layer=layer, part=label),
-                    stack([waiting[label, i] for i in range(count)]),
-                )
+                self._stacked(spec, layer, label, [waiting[label, i] for i in range(count)])
                 for label in spec.parts
             ]
         return None
+
+    def _stacked(self, spec: Stack, layer: str, part: str, tensors: Sequence[Lazy]) -> Named:
+        stacked = stack(tensors)
+        changed = spec.change(self._hp, stacked) if spec.change else stacked
+        return spec.into.format(layer=layer, part=part), changed
 
     def finish(self) -> None:
         """Raise :class:`FormatError` if a stack lacks tensors."""

@@ -90,6 +90,11 @@ SIZES: Mapping[str, Size] = {
     "expert_ff": Size(
         "expert_feed_forward_length", ("moe_intermediate_size", *_FEED_FORWARD), _expert_width
     ),
+    "routed_ff": Size(
+        "expert_feed_forward_length",
+        ("moe_intermediate_size", *_FEED_FORWARD),
+        lambda sizes, layer: sizes.value("ff", layer),
+    ),
     "shared_ff": Size(
         "expert_shared_feed_forward_length",
         ("shared_expert_intermediate_size", "shared_intermediate_size", *_FEED_FORWARD),
@@ -117,6 +122,17 @@ SIZES: Mapping[str, Size] = {
     "recurrent": Size("attention.recurrent_layers", ("layer_types",), _recurrent),
     "index_heads": Size("attention.indexer.head_count", ("index_n_heads",)),
     "index_key": Size("attention.indexer.key_length", ("index_head_dim",)),
+    "streams": Size("hyper_connection.count", ("hc_mult",)),
+    "o_groups": Size("attention.output_group_count", ("o_groups",)),
+    "o_rank": Size("attention.output_lora_rank", ("o_lora_rank",)),
+    "ratio": Size("attention.compress_ratios", ("compress_ratios",)),
+    "hashed": Size("hash_layer_count", ("num_hash_layers",)),
+    "narrow": Size(
+        "expert_latent_length",
+        ("routed_expert_hidden_size",),
+        lambda sizes, layer: sizes.value("width", layer),
+    ),
+    "pool": Size("attention.indexer.kpool", ("index_kpool",)),
     "latent": Size("moe_latent_size", ("moe_latent_size",)),
     "expert_width": Size(
         "moe_latent_size", ("moe_latent_size",), lambda sizes, layer: sizes.value("width", layer)
@@ -125,8 +141,21 @@ SIZES: Mapping[str, Size] = {
     "value_swa": Size("attention.value_length_swa", ("head_dim",)),
     "sliding": Size("attention.sliding_window_pattern", ("layer_types",)),
     "borrowed": Size("attention.shared_kv_layers", ("num_kv_shared_layers",)),
+    "stack": Size("hrm.layers_per_stack", ("num_layers_per_stack", "num_hidden_layers")),
+    "steps": Size("", (), lambda sizes, layer: max(64, (sizes.value("width", layer) or 0) // 16)),
     "free": Size("", (), lambda sizes, layer: None),
+    "out": Size("embedding_length_out", ("backbone_hidden_size",)),
     "kda": Size("kda.head_dim", ("linear_attn_config",)),
+    "wkv": Size("wkv.head_size", ("head_size", "head_dim")),
+    "mix_extra": Size("time_mix_extra_dim", ("lora_rank_tokenshift",)),
+    "decay_extra": Size("time_decay_extra_dim", ("lora_rank_decay",)),
+    "decay_rank": Size("attention.decay_lora_rank", ("lora_rank_decay", "decay_low_rank_dim")),
+    "iclr_rank": Size("attention.iclr_lora_rank", ("lora_rank_iclr", "a_low_rank_dim")),
+    "value_rank": Size(
+        "attention.value_residual_mix_lora_rank",
+        ("lora_rank_value_residual_mix", "v_low_rank_dim"),
+    ),
+    "gate_rank": Size("attention.gate_lora_rank", ("lora_rank_gate", "gate_low_rank_dim")),
     "buckets": Size("attention.relative_buckets_count", ("relative_attention_num_buckets",)),
     "decoder": Size("decoder_block_count", ("num_decoder_layers",)),
     "indexed": Size("attention.indexer.types", ("indexer_types",), lambda sizes, layer: 1),

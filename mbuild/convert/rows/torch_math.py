@@ -45,30 +45,66 @@ def exp32(values: Array) -> Array:
         return result.astype(values.dtype)
 
 
-_LANES, _SUMS = 8, 4
+_LANES = 8
+_ROWS = 4
+_LEVELS = 4
 
 
-def mean32(values: Array) -> np.float32:
-    """The mean of a vector of F32, added in torch's order.
+def sum32(values: Array) -> Any:
+    """The sum of a float32 array as one thread of torch adds it on x86-64.
 
-    Rows of eight lanes (of one, in a vector shorter than that) go round four sums; what is left
-    over goes to the first. The sums are added, then the lanes, after the values behind the last
-    row. Measured on vectors of 4 to 512 values.
+    Eight lanes times four rows of running sums, which are put away every 2^k steps, four levels
+    deep, so that rounding errors stay small (ATen's ``cascade_sum``).
     """
     import numpy as np
 
-    f32 = np.float32
-    x = values.astype(f32)
-    lanes = _LANES if x.size >= _LANES else 1
-    rows = x[: x.size // lanes * lanes].reshape(-1, lanes)
-    sums = np.zeros((_SUMS, lanes), f32)
-    even = len(rows) // _SUMS * _SUMS
-    for row in rows[:even].reshape(-1, _SUMS, lanes):
-        sums += row
-    for row in rows[even:]:
-        sums[0] += row
-    across = sums[0] + sums[1] + sums[2] + sums[3]
-    total = f32(0)
-    for value in (*x[rows.size :], *across):
-        total += value
-    return f32(total / f32(x.size))
+    flat = values.reshape(-1).astype(np.float32)
+    width = _LANES if flat.size >= _LANES else 1
+    count = flat.size // width
+    lanes = flat[: count * width].reshape(count, width)
+    steps = count // _ROWS
+    sums = _cascade(lanes[: steps * _ROWS].reshape(steps, _ROWS, width))
+    first = sums[0]
+    for row in lanes[steps * _ROWS :]:
+        first = first + row
+    for row in sums[1:]:
+        first = first + row
+    total = np.float32(0)
+    for value in (*flat[count * width :], *first):
+        total = total + value
+    return total
+
+
+def mean32(values: Array) -> np.float32:
+    """The mean of an array of F32, added in torch's order."""
+    import numpy as np
+
+    return np.float32(sum32(values) / np.float32(values.size))
+
+
+def _cascade(rows: Array) -> Array:
+    """The sum over the first axis, level by level."""
+    import numpy as np
+
+    power = max(4, (max(len(rows), 1) - 1).bit_length() // _LEVELS)
+    step = 1 << power
+    levels = np.zeros((_LEVELS, *rows.shape[1:]), np.float32)
+    whole = len(rows) // step * step
+    # One block's sum begins with zero and adds row by row; all blocks do so side by side.
+    blocks = rows[:whole].reshape(-1, step, *rows.shape[1:])
+    sums = np.zeros((len(blocks), *rows.shape[1:]), np.float32)
+    for index in range(step):
+        sums += blocks[:, index]
+    for number, block in enumerate(sums, start=1):
+        levels[1] += block
+        for level in range(2, _LEVELS):
+            if number * step & ((step - 1) << ((level - 1) * power)):
+                break
+            levels[level] += levels[level - 1]
+            levels[level - 1] = 0
+    for row in rows[whole:]:
+        levels[0] += row
+    for level in levels[1:]:
+        levels[0] += level
+    total: Array = levels[0]
+    return total

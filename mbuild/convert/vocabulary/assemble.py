@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.read.files import CheckpointFiles
+from mbuild.convert.read.files import TEMPLATE_LIMIT, CheckpointFiles
+from mbuild.convert.vocabulary.context import ReaderContext, Unfit, Vocabulary
 from mbuild.convert.vocabulary.doubts import doubts
 from mbuild.convert.vocabulary.entries import Entries
-from mbuild.convert.vocabulary.loader import CONFIG
-from mbuild.convert.vocabulary.readers import READERS, ReaderContext, Unfit, Vocabulary, segments
+from mbuild.convert.vocabulary.loader import CONFIG, added_tokens_decoder
+from mbuild.convert.vocabulary.readers import READERS, segments
 from mbuild.convert.vocabulary.rules import Prefix, Reader
 from mbuild.convert.vocabulary.special import ADD_KEYS, ID_KEYS, PREFIX, Specials, read_specials
 from mbuild.convert.vocabulary.spm import MODEL, declared_tokens, read_pieces
 from mbuild.convert.vocabulary.tekken import TEKKEN, tekken_vocabulary
+from mbuild.convert.vocabulary.templates import JINJA, KEY
 from mbuild.core.errors import FormatError, SourceError, UnsupportedError
 from mbuild.gguf.types import ValueType
 
@@ -135,10 +137,17 @@ def _middle(files: CheckpointFiles, rule: VocabRule, found: Vocabulary, entries:
 def _specials(
     files: CheckpointFiles, config: Mapping[str, Any], rule: VocabRule, found: Vocabulary
 ) -> Specials:
+    if found.specials is not None:
+        return found.specials
     size = len(found.tokens.texts) if found.bounded else None
     specials = read_specials(
         files, config, merges=found.merges, size=size, renumbered=found.renumbered
     )
+    if specials.template is None and rule.template:
+        specials.template = rule.template
+    for name, id_ in rule.defaults:
+        specials.set_default(name, id_)
+    specials.ids |= dict(rule.fixed)
     if rule.tokens:
         ids = {text: id_ for id_, text in enumerate(found.tokens.texts)}
         for name, text in rule.tokens:
@@ -189,8 +198,24 @@ def _after(
         entries.boolean(PREFIX + "add_space_prefix", False)
     for kv in found.last:
         entries.add(kv)
+    _instead(files, rule, entries)
+    if rule.eot_text in found.tokens.texts:
+        entries.uint32(ID_KEYS["eot"], found.tokens.texts.index(rule.eot_text))
     if rule.segments:
         entries.add(segments(flat, rule))
+
+
+def _instead(files: CheckpointFiles, rule: VocabRule, entries: Entries) -> None:
+    """What counts in the place of what the checkpoint says."""
+    if rule.template_instead:
+        entries.string(KEY, rule.template_instead)
+    elif rule.file_template and JINJA in files:
+        entries.string(KEY, files.text(JINJA, TEMPLATE_LIMIT))
+    declared = added_tokens_decoder(files.json_object(CONFIG) or {}) if rule.both_ends else {}
+    found = next((id_ for id_, raw in declared.items() if raw["content"] == rule.both_ends), None)
+    if found is not None:
+        entries.uint32(ID_KEYS["bos"], found)
+        entries.uint32(ID_KEYS["eos"], found)
 
 
 def _ends(

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from mbuild.convert.vocabulary.classes import CLASS_DEFAULTS
 from mbuild.convert.vocabulary.tokenizer_json import AddedToken
 from mbuild.core.errors import FormatError
 
@@ -23,60 +24,6 @@ if TYPE_CHECKING:
 
 CONFIG = "tokenizer_config.json"
 SPECIAL_NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-
-CLASS_DEFAULTS: dict[str, dict[str, str]] = {
-    "BertTokenizer": {
-        "unk_token": "[UNK]",
-        "sep_token": "[SEP]",
-        "pad_token": "[PAD]",
-        "cls_token": "[CLS]",
-        "mask_token": "[MASK]",
-    },
-    "RobertaTokenizer": {
-        "bos_token": "<s>",
-        "eos_token": "</s>",
-        "sep_token": "</s>",
-        "cls_token": "<s>",
-        "unk_token": "<unk>",
-        "pad_token": "<pad>",
-        "mask_token": "<mask>",
-    },
-    "XLMRobertaTokenizer": {
-        "bos_token": "<s>",
-        "eos_token": "</s>",
-        "sep_token": "</s>",
-        "cls_token": "<s>",
-        "unk_token": "<unk>",
-        "pad_token": "<pad>",
-        "mask_token": "<mask>",
-    },
-    "GPT2Tokenizer": {
-        "bos_token": "<|endoftext|>",
-        "eos_token": "<|endoftext|>",
-        "unk_token": "<|endoftext|>",
-    },
-    "GPTNeoXTokenizer": {
-        "bos_token": "<|endoftext|>",
-        "eos_token": "<|endoftext|>",
-        "unk_token": "<|endoftext|>",
-        "pad_token": "<|padding|>",
-    },
-    "Qwen2Tokenizer": {
-        "eos_token": "<|endoftext|>",
-        "unk_token": "<|endoftext|>",
-        "pad_token": "<|endoftext|>",
-    },
-    "CohereTokenizer": {
-        "bos_token": "<BOS_TOKEN>",
-        "eos_token": "<|END_OF_TURN_TOKEN|>",
-        "unk_token": "<UNK>",
-        "pad_token": "<PAD>",
-        "cls_token": "<CLS>",
-        "sep_token": "<SEP>",
-        "mask_token": "<MASK_TOKEN>",
-    },
-}
-"""Special tokens that a tokenizer class has when the config does not name them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,20 +46,21 @@ def load_added(
     vocab: Mapping[str, int],
     from_file: Sequence[AddedToken],
     default_class: str = "",
+    room: object = None,
 ) -> Loaded:
     """Put the added tokens together.
 
     ``vocab`` is the model's vocabulary, ``from_file`` the added tokens of
     tokenizer.json, ``default_class`` the tokenizer class to assume when the
-    config names none. Raises :class:`FormatError` for malformed files.
+    config names none, ``room`` the number of tokens that the model has rows for: a token that no
+    file names is added only where there is one. Raises :class:`FormatError` for malformed files.
     """
     config = files.json_object(CONFIG) or {}
     class_ = config.get("tokenizer_class")
     class_ = class_ if isinstance(class_, str) else default_class
     settings = _settings(files, config)
-    known = {token.content for token in from_file} | vocab.keys()
     defaults = CLASS_DEFAULTS.get(class_.removesuffix("Fast"), {})
-    named = {k: t for k, t in defaults.items() if k not in settings and t in known}
+    named = {k: t for k, t in defaults.items() if k not in settings}
     named |= {k: t for k, v in settings.items() if (t := _named(k, v)) is not None}
     texts = [named[k] for k in _in_order(named)]
 
@@ -121,8 +69,11 @@ def load_added(
         table.declare(id_, raw)
     extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens")
     more = [token_text(t) for t in extra] if isinstance(extra, list) else []
+    said = {named[k] for k in named if k in settings}
     for text in [*texts, *more]:
-        if text and text not in table.tokens:
+        new = text not in table.tokens
+        full = type(room) is int and table.following >= room and text not in vocab
+        if text and new and not (full and text not in said and text not in more):
             table.add(AddedToken(0, text, special=True, normalized=False))
     return Loaded(table.tokens, frozenset([*texts, *(t for t in more if t)]))
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.files import TOKENIZER_LIMIT
 from mbuild.convert.vocabulary.base import MARK, Tokens, TokenType, base_tokens, vocab_size
+from mbuild.convert.vocabulary.classes import CLASS_OF_TYPE
+from mbuild.convert.vocabulary.context import ReaderContext, Unfit, Vocabulary
+from mbuild.convert.vocabulary.lines import plamo, rwkv, xverse
 from mbuild.convert.vocabulary.loader import CONFIG, load_added, token_text
 from mbuild.convert.vocabulary.older import older_tokenizer
 from mbuild.convert.vocabulary.pretokenizer import find_pre
@@ -36,49 +39,10 @@ from mbuild.gguf.model import KV
 from mbuild.gguf.types import ValueType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
-    from mbuild.convert.read.files import CheckpointFiles
     from mbuild.convert.vocabulary.loader import Loaded
     from mbuild.convert.vocabulary.rules import VocabRule
-
-
-class Unfit(Exception):
-    """The checkpoint has not the files that a reader needs; the next one is tried."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReaderContext:
-    """What a reader may look at; ``config`` is config.json with a text_config laid over it."""
-
-    files: CheckpointFiles
-    config: Mapping[str, Any]
-    rule: VocabRule
-    pre: str | None
-    warn: Callable[[str], None] = lambda text: None
-
-
-@dataclass(frozen=True, slots=True)
-class Vocabulary:
-    """What a reader found: ``model`` and ``pre`` are the tokenizer's kind and pre-tokenizer.
-
-    ``first``, ``middle`` and ``last`` are entries before all others, before the
-    special tokens and behind them, ``merges`` whether merges belong to the model, ``bounded``
-    whether special ids beyond the vocabulary are dropped, ``pieces`` whether
-    it came from tokenizer.model. ``renumbered`` has the added tokens whose id
-    is another than tokenizer.json says.
-    """
-
-    model: str
-    pre: str
-    tokens: Tokens
-    merges: bool = False
-    bounded: bool = True
-    pieces: bool = False
-    first: Sequence[KV] = field(default=())
-    middle: Sequence[KV] = field(default=())
-    last: Sequence[KV] = field(default=())
-    renumbered: Mapping[str, int] = field(default_factory=dict)
 
 
 def _sentencepiece(context: ReaderContext) -> Vocabulary:
@@ -119,7 +83,16 @@ def _tokenizer(context: ReaderContext, default_class: str = "") -> tuple[Tokeniz
         raise Unfit
     _warn_of_numbers(context, tokenizer)
     added = tokenizer.added
-    return tokenizer, load_added(context.files, tokenizer.vocab, added, default_class)
+    default_class = default_class or _class_of_type(context)
+    return tokenizer, load_added(
+        context.files, tokenizer.vocab, added, default_class, context.config.get("vocab_size")
+    )
+
+
+def _class_of_type(context: ReaderContext) -> str:
+    """The tokenizer's class by the model's type, where the whole checkpoint is a text model."""
+    nested = "text_config" in context.config
+    return "" if nested else CLASS_OF_TYPE.get(str(context.config.get("model_type")), "")
 
 
 def _warn_of_numbers(context: ReaderContext, tokenizer: TokenizerJson) -> None:
@@ -196,7 +169,8 @@ def _llama_hf(context: ReaderContext) -> Vocabulary:
     if tokenizer is None or tokenizer.type != "BPE":
         raise Unfit
     _warn_of_numbers(context, tokenizer)
-    loaded = load_added(context.files, tokenizer.vocab, tokenizer.added)
+    room = context.config.get("vocab_size")
+    loaded = load_added(context.files, tokenizer.vocab, tokenizer.added, room=room)
     size = len(tokenizer.vocab)
     texts = [""] * size
     for text, id_ in tokenizer.vocab.items():
@@ -323,7 +297,7 @@ def _xlm_roberta(context: ReaderContext) -> Vocabulary:
 
 
 def _unigram_tokens(context: ReaderContext, tokenizer: TokenizerJson) -> Tokens:
-    loaded = load_added(context.files, tokenizer.vocab, tokenizer.added, "XLMRobertaTokenizer")
+    loaded = load_added(context.files, tokenizer.vocab, tokenizer.added, "XLMRobertaTokenizer", 0)
     settings = context.files.json_object(CONFIG) or {}
     unknown = loaded.added.get(token_text(settings.get("unk_token")) or "")
     unknown_id = unknown.id if unknown else tokenizer.model.get("unk_id", 3)
@@ -375,4 +349,7 @@ READERS: dict[Reader, Callable[[ReaderContext], Vocabulary]] = {
     Reader.JINA: _jina,
     Reader.T5: _t5,
     Reader.XLM_ROBERTA: _xlm_roberta,
+    Reader.RWKV: rwkv,
+    Reader.PLAMO: plamo,
+    Reader.XVERSE: xverse,
 }

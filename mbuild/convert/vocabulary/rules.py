@@ -25,6 +25,9 @@ class Reader(StrEnum):
     JINA = "a WordPiece vocabulary, or tokenizer.json with the class RobertaTokenizer"
     T5 = "tokenizer.model or spiece.model"
     TEKKEN = "tekken.json"
+    RWKV = "rwkv_vocab_v20230424.txt"
+    PLAMO = "tokenizer.jsonl"
+    XVERSE = "tokenizer.json of an XVERSE"
     XLM_ROBERTA = "sentencepiece.bpe.model or a Unigram tokenizer.json"
 
 
@@ -41,6 +44,7 @@ class Prefix(StrEnum):
 
 
 Ids = tuple[tuple[str, int], ...]
+Wanted = tuple[tuple[str, int | None], ...]
 Flags = tuple[tuple[str, bool], ...]
 
 
@@ -52,7 +56,7 @@ class VocabRule:
     and ``ids_after`` are written before and after everything else (kinds of
     token and values). ``tokens`` gives ids by their token's text where the
     checkpoint names none. ``second_pass`` maps a vocabulary size (0: any) to
-    ids that are set unless known in a second look at the special tokens,
+    ids (if any) that are set unless known in a second look at the special tokens,
     ``flags_of_size`` (0: any) to flags that are then set. ``eos_in_chat`` is a token
     that replaces eos when it is there. ``pre_names`` replaces names of
     pre-tokenizers. ``segments`` writes the number of text segments last;
@@ -64,7 +68,12 @@ class VocabRule:
     multiple; ``multiple_name`` is config.json's name of another one. ``controls`` are tokens that
     are control tokens whatever the files say. ``eot_besides`` takes for eot the first end in
     config.json that is not its bos. ``size_key`` is the metadata's key of the vocabulary's size,
-    where the vocabulary writes it.
+    where the vocabulary writes it. ``template`` is the chat template of a
+    checkpoint that has none, ``late_template`` reads one where others of the kind have none.
+    ``template_instead`` replaces the checkpoint's, and with ``file_template`` chat_template.jinja
+    does; ``both_ends`` is a token of
+    tokenizer_config.json that is then bos and eos, ``eot_text`` one that is eot if it is there.
+    ``defaults`` are ids of what no file names, ``fixed`` those that count whatever the files say.
     """
 
     readers: tuple[Reader, ...] = (Reader.BPE,)
@@ -72,7 +81,7 @@ class VocabRule:
     flags_before: Flags = ()
     ids_after: Ids = ()
     tokens: tuple[tuple[str, str], ...] = ()
-    second_pass: dict[int, Ids] = field(default_factory=dict)
+    second_pass: dict[int, Wanted] = field(default_factory=dict)
     flags_of_size: dict[int, Flags] = field(default_factory=dict)
     eos_in_chat: str = ""
     pre_names: dict[str, str] = field(default_factory=dict)
@@ -87,11 +96,33 @@ class VocabRule:
     controls: frozenset[str] = frozenset()
     eot_besides: bool = False
     size_key: str = ""
+    template: str = ""
+    template_instead: str = ""
+    file_template: bool = False
+    late_template: bool = False
+    both_ends: str = ""
+    eot_text: str = ""
+    defaults: Ids = ()
+    fixed: Ids = ()
 
+
+CHATML = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content']"
+    " + '<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""The plainest chat template with the turns of ChatML."""
 
 BPE = VocabRule()
 SPM = VocabRule((Reader.SENTENCEPIECE,))
 SPM_OR_BPE = VocabRule((Reader.SENTENCEPIECE, Reader.BPE))
 SPM_PREFIX = VocabRule((Reader.SENTENCEPIECE,), Prefix.SETTINGS_LAST)
+RWKV = VocabRule(
+    (Reader.RWKV,),
+    template="rwkv-world",
+    defaults=(("eot", 261),),
+    fixed=(("bos", 0), ("eos", 0)),
+)
+"""261 is an empty line, with which turns end; the template is one that llama.cpp has itself."""
 WORDPIECE = VocabRule((Reader.WORDPIECE,))
 XLM_ROBERTA_VOCABULARY = VocabRule((Reader.XLM_ROBERTA,))

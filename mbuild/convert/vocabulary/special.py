@@ -152,7 +152,8 @@ def _from_config(
         id_ = config.get(f"{name}_token_id")
         if id_ is None and isinstance(nested, dict):
             id_ = nested.get(f"{name}_token_id")
-        specials.set_default(name, id_, size)
+        if id_ != -1:  # written for "none"
+            specials.set_default(name, id_, size)
 
 
 def _read_normalizer(normalizer: object, flags: dict[str, bool]) -> None:

@@ -21,6 +21,7 @@ Template = str | list[tuple[str, str]]
 
 KEY = "tokenizer.chat_template"
 NAMES_KEY = "tokenizer.chat_templates"
+JINJA = "chat_template.jinja"
 FOLDER = "additional_chat_templates/"
 _NAME_CHARACTERS = frozenset(string.ascii_letters + string.digits)
 
@@ -42,8 +43,8 @@ def chat_template(files: CheckpointFiles, settings: Mapping[str, Any]) -> Templa
 
 
 def _from_files(files: CheckpointFiles) -> object:
-    if "chat_template.jinja" in files:
-        default = files.text("chat_template.jinja", TEMPLATE_LIMIT)
+    if JINJA in files:
+        default = files.text(JINJA, TEMPLATE_LIMIT)
         more = [
             {"name": PurePosixPath(name).stem, "template": files.text(name, TEMPLATE_LIMIT)}
             for name in files.names(FOLDER, ".jinja")

@@ -7,86 +7,44 @@ whole or not at all.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.core.digest import Digest
-from mbuild.core.errors import DamagedError, MbuildError, StoreError, UnsupportedError, UsageError
-from mbuild.models.artifacts.oci import INDEX_FILE, LAYOUT, LAYOUT_FILE, blob_name, encode_index
+from mbuild.core.errors import StoreError, UnsupportedError, UsageError
+from mbuild.core.system import allow_open_files
+from mbuild.models.artifacts.archive import write_tar
+from mbuild.models.artifacts.jobs import (
+    THREADS,
+    ExportForm,
+    ExportJob,
+    ExportOptions,
+    Written,
+    check_free,
+    open_blobs,
+)
 from mbuild.models.artifacts.places import WeightsPlace, places_of
 from mbuild.models.artifacts.settings import align, in_one_file, with_settings
-from mbuild.models.artifacts.sharing import ExportTarget, clear_leftovers, hashing, writing
-from mbuild.models.artifacts.tar import END, header, padding
+from mbuild.models.artifacts.sharing import ExportTarget, clear_leftovers, writing
 from mbuild.store.contents import Contents, open_group, read_contents
 from mbuild.store.copying import OpenFile
 from mbuild.store.files import temporary_folder
 from mbuild.store.media import MODEL
+from mbuild.work.spread import Part, spread
 
 if TYPE_CHECKING:
-    from mbuild.build.splitting import Splitting
     from mbuild.store import Layer, Store, StoredManifest
 
     Progress = Callable[[int, int], None]
     MakeModelfile = Callable[[Mapping[Digest, str]], str]
-
-_ALIGNED_FROM = 64 << 10
-"""Bytes from which a blob in a tar starts with a block, to share its extents."""
-
 
 MODELFILE = "Modelfile"
 WRITTEN_BY = ", written by mbuild export"
 """How the first line of a Modelfile ends that an export made."""
 
 _LONGEST = 16 << 20
-
-
-class ExportForm(StrEnum):
-    """What an export makes."""
-
-    GGUF = "gguf"
-    DIRECTORY = "directory"
-    LMSTUDIO = "lmstudio"
-    TAR = "tar"
-
-
-@dataclass(frozen=True, slots=True)
-class ExportOptions:
-    """How to export.
-
-    ``raw``: the weights byte for byte, without settings in their metadata.
-    ``link``: hard links, hence raw too. ``overwrite``: replace files that exist.
-    ``merge``: the shards of a model in one file; ``splitting``: the model in shards.
-    """
-
-    layout: ExportForm
-    raw: bool = False
-    link: bool = False
-    overwrite: bool = False
-    merge: bool = False
-    splitting: Splitting | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """A file that was made: its bytes, and how many of them take no room of their own."""
-
-    path: Path
-    size: int
-    shared: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """An export under way."""
-
-    store: Store
-    contents: Contents
-    options: ExportOptions
-    tick: Callable[[int], None]
 
 
 def export(
@@ -107,25 +65,23 @@ def export(
     (:meth:`mbuild.store.Store.reading`). ``progress``: bytes done, bytes in all.
     """
     total = sum({layer.digest: layer.size for layer in stored.manifest.blobs()}.values())
-    done = 0
 
-    def tick(count: int) -> None:
-        nonlocal done
-        done += count
+    def tell(done: int) -> None:
         progress(done, max(total, done))
 
     contents = read_contents(store.blobs, stored)
-    job = _Job(store, in_one_file(contents) if options.merge else contents, options, tick)
+    job = ExportJob(store, in_one_file(contents) if options.merge else contents, options, tell)
     _check_options(options)
     if options.layout is ExportForm.TAR:
-        return [_write_tar(job, target)]
+        return [write_tar(job, target)]
     places = _places(job, target)
     texts: dict[Path, str] = {}
     if options.layout is ExportForm.DIRECTORY:
         names = {digest: name for place in places for digest, name in place.references.items()}
         texts = _beside(job, target, _texts(job.contents, modelfile(names) if modelfile else ""))
-    found = [written for place in places for written in _write_weights(job, place)]
-    return found + [_write_text(job, path, text) for path, text in texts.items()]
+    return _write_weights(job, places) + [
+        _write_text(job, path, text) for path, text in texts.items()
+    ]
 
 
 def _check_options(options: ExportOptions) -> None:
@@ -149,7 +105,7 @@ def _check_options(options: ExportOptions) -> None:
 # Which files.
 
 
-def _places(job: _Job, target: Path) -> list[WeightsPlace]:
+def _places(job: ExportJob, target: Path) -> list[WeightsPlace]:
     """The GGUF layers with their files; checks first that all of them can be made."""
     stored, options = job.contents.stored, job.options
     name = stored.name
@@ -169,19 +125,14 @@ def _places(job: _Job, target: Path) -> list[WeightsPlace]:
         folder.mkdir(parents=True, exist_ok=True)
     for place in places:
         for path in place.paths:
-            _check_free(job, path)
+            check_free(job, path)
     return places
 
 
-def _stem(job: _Job) -> str:
+def _stem(job: ExportJob) -> str:
     """What the files of a model in a folder begin with."""
     name = job.contents.stored.name
     return name.model if name.tag == "latest" else f"{name.model}-{name.tag}"
-
-
-def _check_free(job: _Job, path: Path) -> None:
-    if path.is_dir() or (os.path.lexists(path) and not job.options.overwrite):
-        raise MbuildError(f"{path} exists", hint="name another place, or replace it with --force")
 
 
 def _texts(contents: Contents, modelfile: str) -> dict[str, str]:
@@ -203,7 +154,7 @@ def _texts(contents: Contents, modelfile: str) -> dict[str, str]:
     return {name: text for name, text in texts.items() if text}
 
 
-def _beside(job: _Job, folder: Path, texts: Mapping[str, str]) -> dict[Path, str]:
+def _beside(job: ExportJob, folder: Path, texts: Mapping[str, str]) -> dict[Path, str]:
     """Where each text goes; those that are there already are left out.
 
     A folder can hold several quantizations of a model, as repositories do: the Modelfile
@@ -217,7 +168,7 @@ def _beside(job: _Job, folder: Path, texts: Mapping[str, str]) -> dict[Path, str
             continue
         if name == MODELFILE and there.partition("\n")[0].endswith(WRITTEN_BY):
             path = folder / f"{_stem(job)}.{MODELFILE}"
-        _check_free(job, path)
+        check_free(job, path)
         found[path] = text
     return found
 
@@ -231,8 +182,8 @@ def _text_of(path: Path) -> str:
         return ""
 
 
-def _write_text(job: _Job, path: Path, text: str) -> Written:
-    _check_free(job, path)
+def _write_text(job: ExportJob, path: Path, text: str) -> Written:
+    check_free(job, path)
     with ExportTarget.beside(path) as target, writing(path):
         target.write(text.encode())
         target.publish(path)
@@ -242,67 +193,89 @@ def _write_text(job: _Job, path: Path, text: str) -> Written:
 # Weights.
 
 
-@contextmanager
-def _blob(job: _Job, layer: Layer) -> Iterator[tuple[OpenFile, Callable[[], None]]]:
-    """A blob, open, and hashed while the block runs."""
-    store, name = job.store, job.contents.stored.name
-    if not store.blobs.has(layer.digest, layer.size):
-        raise DamagedError(
-            f"{name}: its blob {layer.digest} ({layer.kind}) is missing or cut short",
-            hint="mbuild verify reports how to repair it",
-        )
-    with (
-        OpenFile.open(store.blobs.local_path(layer.digest), f"{name} ({layer.kind})") as source,
-        hashing(source, layer.digest, job.tick) as show,
-    ):
-        yield source, show
+class _Copy(NamedTuple):
+    """A layer that becomes a file of its own; ``settings``: with them in its metadata."""
+
+    layer: Layer
+    path: Path
+    settings: bool
 
 
-def _write_weights(job: _Job, place: WeightsPlace) -> Iterator[Written]:
-    """Write one model's files, or another part's."""
-    if place.counts:
-        yield from _write_anew(job, place)
-        return
-    for number, (layer, path) in enumerate(zip(place.layers, place.paths, strict=True)):
-        # Of a split model the first shard has all metadata, so the settings too.
-        yield _write_layer(job, layer, path, settings=number == 0)
+def _write_weights(job: ExportJob, places: Sequence[WeightsPlace]) -> list[Written]:
+    """Write all models' files, in the places' order."""
+    # Of a split model the first shard has all metadata, so the settings too.
+    copies = [
+        _Copy(layer, path, number == 0)
+        for place in places
+        if not place.counts
+        for number, (layer, path) in enumerate(zip(place.layers, place.paths, strict=True))
+    ]
+    made = _link_all(job, copies) if job.options.link else _copy_all(job, copies)
+    found = {written.path: written for written in made}
+    done = sum(copy.layer.size for copy in copies)
+    for place in places:
+        if place.counts:
+            found |= {written.path: written for written in _write_anew(job, place, done)}
+            done += sum(layer.size for layer in place.layers)
+    return [found[path] for place in places for path in place.paths]
 
 
-def _write_layer(job: _Job, layer: Layer, path: Path, *, settings: bool) -> Written:
-    if job.options.link:
-        return _link(job, layer, path)
-    with ExportTarget.beside(path) as target, writing(path):
-        with _blob(job, layer) as (source, show):
-            if job.options.raw or layer.media_type != MODEL or not settings:
-                target.append(source, 0, source.size, lambda count: show())
-            else:
-                _write_gguf(job, source, target, show)
-        target.publish(path)
-    return Written(path, target.size, target.shared)
+def _copy_all(job: ExportJob, copies: Sequence[_Copy]) -> list[Written]:
+    """Copy layers, several at once; the files appear when all are known good."""
+    allow_open_files(len(copies))
+    with ExitStack() as stack:
+        pairs = [(copy, stack.enter_context(ExportTarget.beside(copy.path))) for copy in copies]
+        targets = {copy.path: target for copy, target in pairs}
+
+        def fill(copy: _Copy, part: Part) -> None:
+            _fill(job, copy, targets[copy.path], part.add)
+
+        _at_once(job, fill, copies)
+        for path, target in targets.items():
+            target.publish(path)
+        return [Written(path, target.size, target.shared) for path, target in targets.items()]
 
 
-def _write_anew(job: _Job, place: WeightsPlace) -> list[Written]:
-    """Shards in one file, or weights in shards; all appear once every blob was found good."""
+def _fill(job: ExportJob, copy: _Copy, target: ExportTarget, tick: Callable[[int], object]) -> None:
+    with writing(copy.path), open_blobs(job, [copy.layer], tick) as ((source,), show):
+        if job.options.raw or copy.layer.media_type != MODEL or not copy.settings:
+            target.append(source, 0, source.size, lambda count: show())
+        else:
+            _write_gguf(job, source, target, show)
+
+
+def _at_once(job: ExportJob, work: Callable[[_Copy, Part], None], copies: Sequence[_Copy]) -> None:
+    total = sum(copy.layer.size for copy in copies)
+    spread(work, copies, total, lambda done, total: job.tell(done), name=THREADS)
+
+
+def _write_anew(job: ExportJob, place: WeightsPlace, before: int) -> list[Written]:
+    """Shards in one file, or weights in shards; all appear once every blob was found good.
+
+    ``before`` are the bytes that were done by then.
+    """
     from mbuild.gguf.split import split
     from mbuild.gguf.writer import write
+
+    done = before
+
+    def tick(count: int) -> None:
+        nonlocal done
+        done += count
+        job.tell(done)
 
     with ExitStack() as stack:
         targets = [stack.enter_context(ExportTarget.beside(path)) for path in place.paths]
         with ExitStack() as blobs:
-            shows = [blobs.enter_context(_blob(job, layer))[1] for layer in place.layers]
+            _, show = blobs.enter_context(open_blobs(job, place.layers, tick))
             name = str(job.contents.stored.name)
             model = blobs.enter_context(open_group(job.store.blobs, place.layers, name)).model()
             if not job.options.raw and place.layers[0].media_type == MODEL:
                 model = with_settings(model, job.contents)
-
-            def tell(done: int) -> None:
-                for show in shows:
-                    show()
-
             files = split(model, place.counts) if len(place.counts) > 1 else (model,)
             for file, target, path in zip(files, targets, place.paths, strict=True):
                 with writing(path):
-                    write(file, target.write, progress=tell)
+                    write(file, target.write, progress=lambda written: show())
         for target, path in zip(targets, place.paths, strict=True):
             target.publish(path)
         return [
@@ -312,7 +285,7 @@ def _write_anew(job: _Job, place: WeightsPlace) -> list[Written]:
 
 
 def _write_gguf(
-    job: _Job, source: OpenFile, target: ExportTarget, show: Callable[[], None]
+    job: ExportJob, source: OpenFile, target: ExportTarget, show: Callable[[], None]
 ) -> None:
     """The weights with another header; their data follows as it is, in one piece."""
     from mbuild.gguf.reader import open_gguf
@@ -330,60 +303,27 @@ def _write_gguf(
         target.append(source, start, source.size - start, lambda count: show())
 
 
-def _link(job: _Job, layer: Layer, path: Path) -> Written:
-    """Give the blob a second name."""
-    with _blob(job, layer) as (source, _):
-        pass
+def _link_all(job: ExportJob, copies: Sequence[_Copy]) -> list[Written]:
+    """Give blobs second names, once all of them are known good."""
+
+    def look(copy: _Copy, part: Part) -> None:
+        with open_blobs(job, [copy.layer], part.add):
+            pass
+
+    _at_once(job, look, copies)
+    return [_link(job, copy) for copy in copies]
+
+
+def _link(job: ExportJob, copy: _Copy) -> Written:
+    path, blob = copy.path, job.store.blobs.local_path(copy.layer.digest)
     try:
         with temporary_folder(path.parent, clear_leftovers(path)) as folder:
             temporary = folder / "linked"
-            os.link(os.path.realpath(source.path), temporary)
+            os.link(os.path.realpath(blob), temporary)
             temporary.replace(path)
     except OSError as error:
         raise StoreError(
             f"{path} cannot be a hard link to the store: {error.strerror}",
             hint="choose a place on the store's disk, or leave --link out",
         ) from error
-    return Written(path, source.size, source.size)
-
-
-# OCI image layout.
-
-
-def _write_tar(job: _Job, path: Path) -> Written:
-    """The archive, its files in the order of their names."""
-    stored = job.contents.stored
-    data = job.store.manifests.read_bytes(stored.name)
-    if data is None or Digest.of(data) != stored.id:
-        raise StoreError(f"{stored.name} changed during the export", hint="export it again")
-    small = {
-        LAYOUT_FILE: LAYOUT,
-        INDEX_FILE: encode_index([(stored.name, data)]),
-        blob_name(stored.id): data,
-    }
-    blobs = {blob_name(layer.digest): layer for layer in stored.manifest.blobs()}
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    _check_free(job, path)
-    with ExportTarget.beside(path) as target, writing(path):
-        for name in sorted(small.keys() | blobs.keys()):
-            if name in small:
-                _add(target, name, small[name])
-            else:
-                _add_blob(job, target, name, blobs[name])
-        target.write(END)
-        target.publish(path)
-    return Written(path, target.size, target.shared)
-
-
-def _add(target: ExportTarget, name: str, data: bytes) -> None:
-    target.write(header(name, len(data), target.size, align=False))
-    target.write(data + padding(len(data)))
-
-
-def _add_blob(job: _Job, target: ExportTarget, name: str, layer: Layer) -> None:
-    align = layer.size >= _ALIGNED_FROM
-    target.write(header(name, layer.size, target.size, align=align))
-    with _blob(job, layer) as (source, show):
-        target.append(source, 0, source.size, lambda count: show())
-    target.write(padding(layer.size))
+    return Written(path, copy.layer.size, copy.layer.size)

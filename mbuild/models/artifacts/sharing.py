@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from mbuild.core.system import remedy
 from mbuild.store.copying import OpenFile, hash_file
 from mbuild.store.files import TemporaryFile, remove_stale, write_all
 from mbuild.work.beside import Beside
+from mbuild.work.spread import Part, spread
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,6 +92,13 @@ class ExportTarget:
         """The descriptor, open for reading too."""
         return self._file.fd
 
+    def leave(self, count: int) -> ExportTarget:
+        """Leave so many bytes out, for the target that is returned: it appends there."""
+        part = ExportTarget(self._file)
+        part.size = self.size
+        self.size += count
+        return part
+
     def write(self, data: Buffer) -> None:
         """Append bytes."""
         view = memoryview(data).cast("B")
@@ -111,8 +119,8 @@ class ExportTarget:
 
     def _clone(self, source: OpenFile, start: int, count: int, progress: Progress) -> int:
         """Share what can be shared of a range that starts with a block; how many bytes."""
-        if start + count < source.size:
-            count -= count % BLOCK  # only the file's last block may be a part of one
+        if start + count < source.size or self.size + count < os.fstat(self.fd).st_size:
+            count -= count % BLOCK  # only both files' last block may be a part of one
         if sys.platform != "linux" or count <= 0:
             return 0
         import fcntl
@@ -159,23 +167,31 @@ class ExportTarget:
 
 @contextmanager
 def hashing(
-    source: OpenFile, digest: Digest, tick: Callable[[int], None] = _nothing
+    blobs: Sequence[tuple[OpenFile, Digest]], tick: Callable[[int], object] = _nothing
 ) -> Iterator[Callable[[], None]]:
-    """Hash a blob in a thread while the block runs; what the block made of it is then known good.
+    """Hash blobs beside the block, several at once; what it made of them is then known good.
 
     Yields a function to call now and then from the block: it passes the bytes
     hashed since the last call to ``tick``. Raises :class:`DamagedError` at the
-    block's end when the blob's bytes are not those of its digest.
+    block's end when a blob's bytes are not those of its digest.
     """
     told = position = 0
 
-    def run(cancel: Cancel) -> Digest:
+    def look(blob: tuple[OpenFile, Digest], part: Part) -> None:
+        source, digest = blob
+        if hash_file(source.fd, source.size, part.at) != digest:
+            raise DamagedError(
+                f"blob {digest} is damaged: its content does not match its digest",
+                hint="mbuild verify reports which models use it and how to repair it",
+            )
+
+    def run(cancel: Cancel) -> None:
         def at(done: int, total: int) -> None:
             nonlocal position
             cancel.check()
             position = done
 
-        return hash_file(source.fd, source.size, at)
+        spread(look, blobs, sum(source.size for source, _ in blobs), at, name="mbuild-check")
 
     def show() -> None:
         nonlocal told
@@ -183,12 +199,7 @@ def hashing(
         tick(now - told)
         told = now
 
-    with Beside(run, "mbuild-check") as hashing:
+    with Beside(run, "mbuild-check") as looking:
         yield show
-        found = hashing.wait(show)
+        looking.wait(show)
         show()
-        if found != digest:
-            raise DamagedError(
-                f"blob {digest} is damaged: its content does not match its digest",
-                hint="mbuild verify reports which models use it and how to repair it",
-            )

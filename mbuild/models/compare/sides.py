@@ -1,4 +1,4 @@
-"""What can be compared: a model of the store, or a GGUF file."""
+"""What can be compared: a stored model, or a GGUF file."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Side:
 
 
 def model_side(store: Store, stored: StoredManifest) -> Side:
-    """A model of the store; raises :class:`DamagedError` for one that lacks a blob."""
+    """A stored model; raises :class:`DamagedError` for one that lacks a blob."""
     weights = {}
     for media_type in GGUF:
         layers = stored.manifest.of_kind(media_type)

@@ -31,6 +31,7 @@ MAX_ENTRIES = 65_536
 MAX_NAME = 1024
 _START = 64  # bytes that tell a text file
 SUMS, COUNTS = ".in_sum2", ".counts"
+_NAME_IT = "name the file that llama-imatrix wrote: imatrix.gguf, or the older imatrix.dat"
 KEYS = ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size")
 
 
@@ -120,11 +121,13 @@ def _open_gguf(file: FileBytes) -> Imatrix:
     if version not in (2, 3) or max(tensors, kvs) > 2 * MAX_ENTRIES:
         raise cursor.fail(f"version {version}, {tensors} tensors, {kvs} entries", at=4)
     held = dict(_metadata(cursor) for _ in range(kvs))
+    if not any(key in held for key in KEYS):
+        raise FormatError(f"{file.name}: a GGUF file, but not an importance matrix", hint=_NAME_IT)
     infos = [_info(cursor) for _ in range(tensors)]
     missing = [key for key in KEYS if key not in held]
     if missing or not infos:
         what = f"no {missing[0]}" if missing else "no sums of activations"
-        raise FormatError(f"{file.name}: {what}: not an importance matrix")
+        raise FormatError(f"{file.name}: {what}: not an importance matrix", hint=_NAME_IT)
     alignment = held.get("general.alignment", ALIGNMENT)
     if not isinstance(alignment, int) or not 0 < alignment <= 1 << 20:
         raise FormatError(f"{file.name}: general.alignment is {alignment!r}")
@@ -215,7 +218,7 @@ def _open_binary(file: FileBytes) -> Imatrix:
         what = "a text file" if start.isascii() and b"\0" not in start else "an unknown format"
         raise FormatError(
             f"{file.name}: {what}, not an importance matrix",
-            hint="name the file that llama-imatrix wrote: imatrix.gguf, or the older imatrix.dat",
+            hint=_NAME_IT,
         )
     entries: dict[str, ImatrixEntry] = {}
     at = 4

@@ -325,6 +325,8 @@ OPTIONS: Mapping[str, Option] = rows_of(Quantization)
 
 
 def spelled(name: str) -> str:
-    """A type as people and tags spell it: ``q4_K_M`` for ``Q4_K_M``, ``bf16`` for ``BF16``."""
+    """A type as people and tags spell it: ``q4_K_M`` for ``Q4_K_M``, ``iq3_s``, ``bf16``."""
+    if name.startswith("IQ"):
+        return name.lower()
     letters = len(name) - len(name.lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
     return name[:letters].lower() + name[letters:]

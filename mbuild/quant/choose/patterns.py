@@ -41,8 +41,3 @@ def parse_tensor_type(text: str) -> tuple[str, GGMLType]:
     pattern = name.lower()
     compile_pattern(pattern)
     return pattern, tensor_type(type_)
-
-
-def parse_tensor_types(text: str) -> tuple[tuple[str, GGMLType], ...]:
-    """The content of a ``--tensor-type-file``: ``NAME=TYPE`` separated by white space."""
-    return tuple(parse_tensor_type(word) for word in text.split())

@@ -10,11 +10,12 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.core import gojson
-from mbuild.core.errors import MbuildError, RegistryError
+from mbuild.core.errors import DamagedError, MbuildError, RegistryError, StoreError
 from mbuild.gguf.facts import ModelFacts, ModelKind, chat_template_of, describe
 from mbuild.gguf.shards import in_order, is_shard
 from mbuild.gguf.weights import GGUFWeights
-from mbuild.registry.dialects.roles import CHAT
+from mbuild.registry.dialects.roles import CHAT, PACKED
+from mbuild.registry.dialects.unpacking import unpacked
 from mbuild.store.contents import MAX_SMALL, Numbers, open_layer, read_object
 from mbuild.store.manifest import CONFIG_KEYS, CONFIG_TYPE, PLATFORM, Layer, Manifest
 from mbuild.store.media import (
@@ -57,25 +58,47 @@ def adopt(parts: Sequence[Layer], context: int, name: str, store: Store) -> byte
     ``context`` is the size of the context that the model is to have, 0 for its own. Raises
     :class:`RegistryError` for weights that are not one model's and texts that are damaged.
     """
+    made: list[Layer] = []
     try:
-        weights = _weights([part for part in parts if part.media_type in GGUF], name, store)
-        texts = _texts([part for part in parts if part.media_type not in GGUF], store)
-        parameters = _parameters(texts.get(PARAMS, []), context, store)
-        if TEMPLATE not in texts:
-            template, stops = _template(texts.pop(CHAT, []), weights.chat, store)
-            texts[TEMPLATE] = template
-            parameters = {**({"stop": stops} if stops else {}), **parameters}
-    except RegistryError:
-        raise
+        manifest = _adopted(parts, context, name, store, made)
     except MbuildError as error:
+        store.discard(layer.digest for layer in made)
+        here = isinstance(error, StoreError) and not isinstance(error, DamagedError)
+        if here or isinstance(error, RegistryError):
+            raise
         raise RegistryError(f"{name}: {error.message}", hint=error.hint) from None
+    named = {layer.digest for layer in manifest.blobs()}
+    if extra := {layer.digest for layer in made} - named:
+        store.discard(extra)
+    return manifest.encode()
+
+
+def _adopted(
+    parts: Sequence[Layer], context: int, name: str, store: Store, made: list[Layer]
+) -> Manifest:
+    """The manifest; ``made`` gets the blobs that were not there before."""
+    files = [part for part in parts if part.media_type != PACKED]
+    for packed in parts:
+        if packed.media_type == PACKED:
+            for layer in unpacked(packed, store, name):
+                made.append(layer)
+                files.append(layer)
+    weights = _weights([part for part in files if part.media_type in GGUF], name, store)
+    texts = _texts([part for part in files if part.media_type not in GGUF], store)
+    parameters = _parameters(texts.get(PARAMS, []), context, store)
+    if TEMPLATE not in texts:
+        text, stops = _template(texts.get(CHAT, []), weights.chat, store)
+        if text:
+            texts[TEMPLATE] = [_put(store, TEMPLATE, text.encode(), made)]
+        parameters = {**({"stop": stops} if stops else {}), **parameters}
     texts.pop(CHAT, None)
     if parameters:
-        texts[PARAMS] = [_put(store, PARAMS, gojson.dumps(parameters, sort_keys=True))]
+        data = gojson.dumps(parameters, sort_keys=True)
+        texts[PARAMS] = [_put(store, PARAMS, data, made)]
     found = [*weights.layers, *(layer for layers in texts.values() for layer in layers)]
     ordered = sorted(found, key=lambda layer: _ORDER.index(layer.media_type))
-    config = _put(store, CONFIG_TYPE, gojson.dumps(_config(weights)))
-    return Manifest(config, tuple(ordered)).encode()
+    config = _put(store, CONFIG_TYPE, gojson.dumps(_config(weights)), made)
+    return Manifest(config, tuple(ordered))
 
 
 def _weights(layers: Sequence[Layer], name: str, store: Store) -> _Weights:
@@ -147,7 +170,7 @@ def _parameters(layers: Sequence[Layer], context: int, store: Store) -> dict[str
 
 def _template(
     chats: Sequence[Layer], own: Mapping[str, Any], store: Store
-) -> tuple[list[Layer], list[str]]:
+) -> tuple[str, list[str]]:
     """The Go template that says what a Jinja template says, and where generation then stops."""
     from mbuild.templates.detect import detect
 
@@ -157,13 +180,14 @@ def _template(
         given = {"bos": "", "eos": "", "adds_bos": True, **given}
         given["text"] = data.decode("utf-8", "replace")
     if not given:
-        return [], []
+        return "", []
     found = detect(given["text"], given["bos"], given["eos"], adds_bos=given["adds_bos"])
-    if found is None:
-        return [], []
-    return [_put(store, TEMPLATE, found.template.encode())], list(found.stop)
+    return (found.template, list(found.stop)) if found else ("", [])
 
 
-def _put(store: Store, media_type: str, data: bytes) -> Layer:
+def _put(store: Store, media_type: str, data: bytes, made: list[Layer]) -> Layer:
     blob = store.blobs.put(data)
-    return Layer(media_type, blob.digest, blob.size)
+    layer = Layer(media_type, blob.digest, blob.size)
+    if not blob.existed:
+        made.append(layer)
+    return layer

@@ -11,8 +11,8 @@ from typing import Any
 
 from mbuild.core.errors import RegistryError
 from mbuild.core.units import human_size
-from mbuild.registry.dialects.files import STEM, NamedLayer, PlainModel, text_type
-from mbuild.registry.dialects.roles import CHAT, LEFT_OUT, is_chat_template, is_gguf
+from mbuild.registry.dialects.files import STEM, NamedLayer, PlainModel
+from mbuild.registry.dialects.roles import CHAT, LEFT_OUT, is_other_weights, role_of_file
 from mbuild.store.media import LICENSE, MEDIA_TYPES, MODEL, PREFIX, PROJECTOR
 
 CONFIG = "application/vnd.docker.ai.model.config.v0.1+json"
@@ -64,18 +64,14 @@ def role(media_type: str, path: str) -> str:
     """What a layer is to Ollama; raises :class:`RegistryError` for weights that it cannot be."""
     if media_type in _ROLES:
         return _ROLES[media_type]
-    if media_type in _OTHER_WEIGHTS or path.lower().endswith(".safetensors"):
+    if media_type in _OTHER_WEIGHTS or is_other_weights(path):
         raise RegistryError(
             f"its weights {path or media_type!r} are no GGUF file",
             hint="docker model package has models in GGUF, too; or build from the checkpoint",
         )
     if media_type.startswith(PREFIX):
         return media_type if media_type in MEDIA_TYPES else LEFT_OUT
-    if media_type != _FILE:
-        return LEFT_OUT
-    if is_gguf(path):
-        return MODEL
-    return CHAT if is_chat_template(path) else text_type(path) or LEFT_OUT
+    return role_of_file(path) if media_type == _FILE else LEFT_OUT
 
 
 def context(said: Mapping[str, Any]) -> int:

@@ -6,16 +6,15 @@ The names do not depend on the model's, so that equal models have equal manifest
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.core.digest import Digest
-from mbuild.gguf.shards import ShardName
+from mbuild.registry.dialects.roles import PLAIN
 from mbuild.store.contents import grouped, read_object
 from mbuild.store.manifest import CONFIG_TYPE, MANIFEST_TYPE, Layer, Manifest
-from mbuild.store.media import LICENSE, MEDIA_TYPES, MESSAGES, PARAMS, ROWS, SYSTEM, TEMPLATE
+from mbuild.store.media import LICENSE, MEDIA_TYPES, PARAMS, ROWS
 
 if TYPE_CHECKING:
     from mbuild.store.ports import BlobStore
@@ -26,11 +25,7 @@ MANIFEST_FILE = "ollama/manifest.json"
 
 CONFIG_FILE = "ollama/config.json"
 
-_PLAIN = frozenset({TEMPLATE, SYSTEM, PARAMS, MESSAGES})
-"""Layers that are files of the same name."""
-
 _LICENSE = "LICENSE"
-_IS_LICENSE = re.compile(r"(licen[cs]e|copying|usage[_-]policy)([._-].*)?", re.IGNORECASE)
 
 
 class NamedLayer(NamedTuple):
@@ -89,6 +84,8 @@ def _names(
     blobs: BlobStore, layers: tuple[Layer, ...], media_type: str, name: str
 ) -> Iterator[str]:
     """A file's name for each layer of one media type."""
+    from mbuild.gguf.shards import ShardName
+
     row = MEDIA_TYPES.get(media_type)
     if row is not None and row.file:
         for number, group in enumerate(grouped(blobs, layers, name), start=1):
@@ -98,15 +95,6 @@ def _names(
         return
     word = Layer(media_type, layers[0].digest, 0).kind if layers else ""
     first = _LICENSE if media_type == LICENSE else word
-    folder = "" if media_type in _PLAIN or media_type == LICENSE else "ollama/"
+    folder = "" if media_type in PLAIN or media_type == LICENSE else "ollama/"
     for number in range(1, len(layers) + 1):
         yield f"{folder}{first}{f'-{number}' if number > 1 else ''}"
-
-
-def text_type(path: str) -> str:
-    """The Ollama media type of a file that is no weights, by its name; "" for any other."""
-    name = path.rpartition("/")[2]
-    for media_type in _PLAIN:
-        if name == MEDIA_TYPES[media_type].name:
-            return media_type
-    return LICENSE if _IS_LICENSE.fullmatch(name) else ""

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mbuild.core.errors import RegistryError
-from mbuild.registry.dialects.files import NamedLayer, PlainModel, text_type
-from mbuild.registry.dialects.roles import CHAT, LEFT_OUT, is_chat_template, is_gguf
+from mbuild.registry.dialects.files import NamedLayer, PlainModel
+from mbuild.registry.dialects.roles import LEFT_OUT, PACKED, role_of_file
 from mbuild.store.media import GGUF, LICENSE, MEDIA_TYPES, MODEL
 
 ARTIFACT_TYPE = "application/vnd.cncf.model.manifest.v1+json"
@@ -23,6 +23,7 @@ _SETTINGS = _PREFIX + "weight.config.v1.raw"
 _DOC = _PREFIX + "doc.v1.raw"
 _TYPE = re.compile(re.escape(_PREFIX) + r"([a-z.]+)\.v\d+\.([a-z+]+)")
 _HEAVY = frozenset({"tensor", "embed"})
+_KINDS = frozenset({"weight", "weight.config", "doc"})
 
 
 def layer_type(named: NamedLayer) -> str:
@@ -56,21 +57,16 @@ def role(media_type: str, path: str) -> str:
     if found is None:
         return LEFT_OUT
     kind, packing = found[1], found[2]
-    if kind == "weight":
-        if packing.startswith("tar"):
-            raise RegistryError(
-                f"its weights {path or media_type!r} are packed into a tar archive",
-                hint="unpack it (modctl pull --extract-dir DIR), and build FROM its GGUF file",
-            )
-        if packing == "gguf" or not path or is_gguf(path):
-            return MODEL
-        raise RegistryError(
-            f"its weights {path!r} are no GGUF file",
-            hint="fetch the files with a tool for ModelPack, and build FROM their folder",
-        )
-    if packing != "raw":
-        return LEFT_OUT
-    return CHAT if is_chat_template(path) else text_type(path) or LEFT_OUT
+    if kind in _KINDS and packing in ("tar", "tar+gzip"):
+        return PACKED
+    if kind != "weight":
+        return role_of_file(path) if kind in _KINDS and packing == "raw" else LEFT_OUT
+    if packing == "gguf" or (packing == "raw" and (not path or role_of_file(path) == MODEL)):
+        return MODEL
+    raise RegistryError(
+        f"its weights {path or media_type!r} are no GGUF file",
+        hint="fetch the files with a tool for ModelPack, and build FROM their folder",
+    )
 
 
 def context(said: Mapping[str, Any]) -> int:

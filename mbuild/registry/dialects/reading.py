@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mbuild.core.errors import DamagedError, RegistryError
 from mbuild.registry.dialects.files import MANIFEST_FILE
 from mbuild.registry.dialects.received import MAX_CONFIG
-from mbuild.registry.dialects.roles import LEFT_OUT
+from mbuild.registry.dialects.roles import LEFT_OUT, PACKED
 from mbuild.registry.dialects.values import Fetch, ManifestForm, Reading
 from mbuild.store.manifest import MAX_MANIFEST_BYTES, Layer, Manifest
 from mbuild.store.media import GGUF
@@ -40,7 +40,7 @@ def read(
             left_out.append(path or layer.media_type)
         else:
             parts.append(layer._replace(media_type=role, origin=""))
-    if not any(part.media_type in GGUF for part in parts):
+    if not any(part.media_type in (*GGUF, PACKED) for part in parts):
         raise RegistryError(
             f"{reference} has no weights in GGUF: its layers are {_listed(left_out)}",
             hint="only models in GGUF can be pulled",

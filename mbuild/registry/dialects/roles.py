@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+import re
+
+from mbuild.store.media import LICENSE, MEDIA_TYPES, MESSAGES, MODEL, PARAMS, SYSTEM, TEMPLATE
+
 CHAT = "chat template"
 """A Jinja template, which becomes a template of Ollama's if there is one that says the same."""
+
+PACKED = "packed"
+"""A tar archive with files of the model in it."""
 
 LEFT_OUT = ""
 """A file that a model of Ollama's has no place for."""
 
 
-def is_chat_template(path: str) -> bool:
-    """Whether a file is a chat template, by its name."""
-    return path.rpartition("/")[2].lower().endswith(".jinja")
+PLAIN = frozenset({TEMPLATE, SYSTEM, PARAMS, MESSAGES})
+"""Layers that are files of the same name."""
+
+_IS_LICENSE = re.compile(r"(licen[cs]e|copying|usage[_-]policy)([._-].*)?", re.IGNORECASE)
+_OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".onnx", ".dduf")
 
 
-def is_gguf(path: str) -> bool:
-    """Whether a file is GGUF, by its name; of a projector RamaLama wants another one."""
-    return path.lower().endswith((".gguf", ".mmproj"))
+def role_of_file(path: str) -> str:
+    """What a file is to Ollama, by its name; GGUF may still be a projector or an adapter.
+
+    RamaLama wants ``.mmproj`` as the end of a projector's name.
+    """
+    name = path.rpartition("/")[2].lower()
+    if name.endswith((".gguf", ".mmproj")):
+        return MODEL
+    if name.endswith(".jinja"):
+        return CHAT
+    plain = next((kind for kind in PLAIN if MEDIA_TYPES[kind].name == name), LEFT_OUT)
+    return LICENSE if _IS_LICENSE.fullmatch(name) else plain
+
+
+def is_other_weights(path: str) -> bool:
+    """Whether a file has weights that are no GGUF, by its name."""
+    return path.lower().endswith(_OTHER_WEIGHTS)

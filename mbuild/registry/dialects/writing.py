@@ -18,7 +18,7 @@ from mbuild.store.manifest import MANIFEST_TYPE, Layer
 
 
 def as_json(value: Mapping[str, Any]) -> bytes:
-    """JSON without blanks, in the order of the keys: equal values, equal bytes."""
+    """JSON without spaces, in the order of the keys: equal values, equal bytes."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import urllib3
@@ -24,7 +25,11 @@ RANGE = 16 << 20
 """Bytes that are asked for at once: few enough that the digest keeps up with what arrives."""
 
 _PIECE = 256 << 10
-"""Bytes that are read and noted at once: all that a kill loses, but for what is on the way."""
+"""Bytes that are read and noted at once at most: what a kill loses, but for what is on the way."""
+
+_LEAST_PIECE = 64 << 10
+_SECONDS = 0.02
+"""About how long a piece takes: on a slow line a kill then loses little, too."""
 
 _DIGESTED = 1 << 20  # bytes after which the digest follows
 _EXPIRED = frozenset({400, 401, 403, 404, 410})
@@ -165,11 +170,14 @@ class Download:
     def _read(self, answer: BaseHTTPResponse, start: int, end: int, part: Part) -> None:
         """Write what comes to its place; raises :class:`UnreachableError` if it ends too soon."""
         at = digested = start
+        size, before = _LEAST_PIECE, time.monotonic()
         try:
             while at < end:
-                piece = answer.read(min(_PIECE, end - at))
+                piece = answer.read(min(size, end - at))
                 if not piece:
                     raise UnreachableError("the connection was lost")
+                now = time.monotonic()
+                size, before = _following(size, now - before), now
                 part.at(0)
                 self._partial.write(at, piece)
                 self._partial.note(at, at + len(piece))
@@ -184,3 +192,10 @@ class Download:
             with self._moving:
                 self.moved += at - start
         answer.release_conn()
+
+
+def _following(size: int, seconds: float) -> int:
+    """How many bytes to read next, after so many took so long."""
+    if seconds > 2 * _SECONDS:
+        return max(size // 2, _LEAST_PIECE)
+    return min(size * 2, _PIECE) if seconds < _SECONDS / 2 else size

@@ -42,6 +42,9 @@ PREFIX = "pull-"
 JOURNAL = ".journal"
 _PIECE = 1 << 20  # bytes that are read back at once for the digest, from the system's cache
 _MAX_JOURNAL = 64 << 20
+_LONG_JOURNAL = 4 << 20
+"""Bytes of a journal after which it is written anew."""
+
 
 Span = tuple[int, int]
 """Where a part of a blob begins, and where it ends (exclusive), in bytes."""
@@ -69,6 +72,7 @@ class PartialBlob:
         self._journal_path = self._path.with_name(self._path.name + JOURNAL)
         self._file: _HeldFile | None = None
         self._journal = -1
+        self._noted = 0
         self._spans: list[Span] = []
         self._lock = threading.Lock()
         self._hashing = threading.Lock()
@@ -196,7 +200,20 @@ class PartialBlob:
         if start < end:
             with self._lock, store_errors("recording what has arrived"):
                 self._spans = merged([*self._spans, (start, end)])
-                os.write(self._journal, f"{start} {end}\n".encode())
+                self._noted += os.write(self._journal, f"{start} {end}\n".encode())
+                if self._noted > _LONG_JOURNAL:
+                    self._shorten_journal()
+
+    def _shorten_journal(self) -> None:
+        """Put the same as few lines in the journal's place, in one piece."""
+        lines = [f"{self.size}\n", *(f"{start} {end}\n" for start, end in self._spans)]
+        temporary = self._journal_path.with_name(f"tmp-{self._journal_path.name}")
+        temporary.write_text("".join(lines), encoding="ascii")
+        inherit(temporary, self._blobs.folder)
+        self._close_journal()
+        temporary.replace(self._journal_path)
+        self._noted = 0
+        self._open_journal()
 
     def advance(self) -> None:
         """Digest what is there without a gap before it, unless another thread does that now."""

@@ -59,7 +59,7 @@ def push(
     access: Access,
     wanted: Sequence[Wanted] = AS_OLLAMA,
 ) -> Generator[TransferEvent, None, None]:
-    """Bring a model of the store to a registry; the events tell how far it is.
+    """Bring a stored model to a registry; the events tell how far it is.
 
     Raises :class:`NameNotFoundError`, :class:`DamagedError` for a model that is not whole, and
     :class:`RegistryError`. Closing the iterator stops the push.

@@ -1,0 +1,56 @@
+"""What a reader of a vocabulary is given, and what it finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
+
+    from mbuild.convert.read.files import CheckpointFiles
+    from mbuild.convert.vocabulary.base import Tokens
+    from mbuild.convert.vocabulary.rules import VocabRule
+    from mbuild.convert.vocabulary.special import Specials
+    from mbuild.gguf.model import KV
+
+
+class Unfit(Exception):
+    """The checkpoint has not the files that a reader needs; the next one is tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderContext:
+    """What a reader may look at; ``config`` is config.json with a text_config laid over it."""
+
+    files: CheckpointFiles
+    config: Mapping[str, Any]
+    rule: VocabRule
+    pre: str | None
+    warn: Callable[[str], None] = lambda text: None
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What a reader found: ``model`` and ``pre`` are the tokenizer's kind and pre-tokenizer.
+
+    ``first``, ``middle`` and ``last`` are entries before all others, before the
+    special tokens and behind them, ``merges`` whether merges belong to the model, ``bounded``
+    whether special ids beyond the vocabulary are dropped, ``pieces`` whether
+    it came from tokenizer.model. ``renumbered`` has the added tokens whose id
+    is another than tokenizer.json says. ``specials`` are the special tokens, where they are
+    found in another way than usual.
+    """
+
+    model: str
+    pre: str
+    tokens: Tokens
+    merges: bool = False
+    bounded: bool = True
+    pieces: bool = False
+    first: Sequence[KV] = field(default=())
+    middle: Sequence[KV] = field(default=())
+    last: Sequence[KV] = field(default=())
+    renumbered: Mapping[str, int] = field(default_factory=dict)
+    specials: Specials | None = None

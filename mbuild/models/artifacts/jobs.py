@@ -1,0 +1,97 @@
+"""An export under way: what it is asked, what it reads, where it may write."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mbuild.core.errors import DamagedError, MbuildError
+from mbuild.models.artifacts.sharing import hashing
+from mbuild.store.copying import OpenFile
+
+if TYPE_CHECKING:
+    from mbuild.build.splitting import Splitting
+    from mbuild.store import Layer, Store
+    from mbuild.store.contents import Contents
+
+THREADS = "mbuild-export"
+"""What threads that copy are called."""
+
+
+class ExportForm(StrEnum):
+    """What an export makes."""
+
+    GGUF = "gguf"
+    DIRECTORY = "directory"
+    LMSTUDIO = "lmstudio"
+    TAR = "tar"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """How to export.
+
+    ``raw``: the weights byte for byte, without settings in their metadata.
+    ``link``: hard links, hence raw too. ``overwrite``: replace files that exist.
+    ``merge``: the shards of a model in one file; ``splitting``: the model in shards.
+    """
+
+    layout: ExportForm
+    raw: bool = False
+    link: bool = False
+    overwrite: bool = False
+    merge: bool = False
+    splitting: Splitting | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A file that was made: its bytes, and how many of them take no room of their own."""
+
+    path: Path
+    size: int
+    shared: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExportJob:
+    """An export under way."""
+
+    store: Store
+    contents: Contents
+    options: ExportOptions
+    tell: Callable[[int], None]
+    """Told how many bytes are done."""
+
+
+def check_free(job: ExportJob, path: Path) -> None:
+    """Raise :class:`MbuildError` for a file that is there and is to stay."""
+    if path.is_dir() or (os.path.lexists(path) and not job.options.overwrite):
+        raise MbuildError(f"{path} exists", hint="name another place, or replace it with --force")
+
+
+@contextmanager
+def open_blobs(
+    job: ExportJob, layers: Sequence[Layer], tick: Callable[[int], object]
+) -> Iterator[tuple[list[OpenFile], Callable[[], None]]]:
+    """Blobs, open, and hashed while the block runs."""
+    store, name = job.store, job.contents.stored.name
+    with ExitStack() as stack:
+        sources = []
+        for layer in layers:
+            if not store.blobs.has(layer.digest, layer.size):
+                raise DamagedError(
+                    f"{name}: its blob {layer.digest} ({layer.kind}) is missing or cut short",
+                    hint="mbuild verify reports how to repair it",
+                )
+            path = store.blobs.local_path(layer.digest)
+            opened = OpenFile.open(path, f"{name} ({layer.kind})")
+            sources.append(stack.enter_context(opened))
+        digests = (layer.digest for layer in layers)
+        with hashing(list(zip(sources, digests, strict=True)), tick) as show:
+            yield sources, show

@@ -1,0 +1,226 @@
+"""Models measured on texts, and importance matrices: computed once for what they are of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tempfile
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mbuild.core.digest import Digest
+from mbuild.core.errors import SourceError, UsageError
+from mbuild.core.system import unreadable
+from mbuild.runtime.options import settings
+from mbuild.runtime.process import linked_shards
+from mbuild.runtime.runnable import read_model
+from mbuild.runtime.statistics.jobs import (
+    Progress,
+    engine_features,
+    imatrix_job,
+    measure_job,
+    run_job,
+)
+from mbuild.store.media import MODEL
+from mbuild.store.records import IMATRIX, MEASURE
+
+if TYPE_CHECKING:
+    from mbuild.core.names import ModelName
+    from mbuild.store import Store
+
+MAX_TEXT = 256 << 20
+"""Bytes of the longest text."""
+
+METRICS = ("perplexity", "kld", "kld99", "same_top")
+"""What a gate can look at; all but the first need a model to compare with."""
+
+_GATE = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*([0-9.eE+-]+)\s*")
+
+
+class Bound(NamedTuple):
+    """A bound on what was measured, such as ``kld < 0.05``."""
+
+    metric: str
+    relation: str
+    bound: float
+
+    @classmethod
+    def parse(cls, text: str) -> Bound:
+        """Read a gate; raises :class:`UsageError`."""
+        found = _GATE.fullmatch(text)
+        try:
+            bound = float(found[3]) if found else None
+        except ValueError:
+            bound = None
+        if found is None or bound is None or found[1] not in METRICS:
+            raise UsageError(
+                f"{text!r} is no check",
+                hint=f"write METRIC < NUMBER; the metrics are {', '.join(METRICS)}",
+            )
+        return cls(found[1], found[2], bound)
+
+    def passes(self, value: float) -> bool:
+        """Whether a value is within the bound."""
+        return {
+            "<": value < self.bound,
+            "<=": value <= self.bound,
+            ">": value > self.bound,
+            ">=": value >= self.bound,
+        }[self.relation]
+
+
+class Measured(NamedTuple):
+    """What a model is on a text; None where there was no model to compare with."""
+
+    positions: int
+    perplexity: float
+    perplexity_error: float
+    base_perplexity: float | None
+    mean_kld: float | None
+    mean_kld_error: float | None
+    kld_99: float | None
+    max_kld: float | None
+    same_top: float | None
+
+    def value(self, metric: str) -> float:
+        """The value of a metric; raises :class:`UsageError` where it was not measured."""
+        found = {
+            "perplexity": self.perplexity,
+            "kld": self.mean_kld,
+            "kld99": self.kld_99,
+            "same_top": self.same_top,
+        }[metric]
+        if found is None:
+            raise UsageError(
+                f"{metric} compares two models", hint="name the other one with --against"
+            )
+        return found
+
+
+class _Weights(NamedTuple):
+    """A model's weights: where they are, and their digests."""
+
+    path: str
+    digests: tuple[Digest, ...]
+    shards: tuple[str, ...]
+
+
+def _weights(store: Store, name: ModelName) -> _Weights:
+    model = read_model(store, name, {})
+    spec = model.spec(settings({}, {}))
+    layers = model.contents.stored.manifest.of_kind(MODEL)
+    return _Weights(spec.model, tuple(layer.digest for layer in layers), spec.shards)
+
+
+def _text(path: Path) -> tuple[bytes, Digest]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_TEXT + 1)
+    except OSError as error:
+        raise unreadable(str(path), error) from None
+    if len(data) > MAX_TEXT:
+        raise SourceError(f"{path} is longer than {MAX_TEXT >> 20} MiB", hint="give a part of it")
+    return data, Digest.of(data)
+
+
+def _key(kind: str, of: Sequence[Any]) -> str:
+    data = json.dumps([kind, *of, engine_features()])
+    return hashlib.blake2b(data.encode(), digest_size=32).hexdigest()
+
+
+def measure(
+    store: Store, name: ModelName, against: ModelName | None, text: Path, chunks: int, threads: int
+) -> Generator[Progress, None, tuple[Measured, bool]]:
+    """Measure a model's weights on a text; what was found, and whether that was remembered.
+
+    Raises what :func:`mbuild.runtime.statistics.jobs.run_job` raises, and :class:`SourceError`
+    for a text that cannot be read.
+    """
+    data, digest = _text(text)
+    own = _weights(store, name)
+    base = _weights(store, against) if against is not None else None
+    others = [str(digest) for digest in base.digests] if base else None
+    key = _key("measure", [[str(d) for d in own.digests], others, str(digest), chunks])
+    with store.using():
+        found = store.database.get(MEASURE, key)
+        if found is not None:
+            return Measured(**found), True
+        with tempfile.TemporaryDirectory(prefix="mbuild-measure-") as folder:
+            held = Path(folder) / "text"
+            held.write_bytes(data)
+            path = _loadable(own, Path(folder) / "own")
+            other = _loadable(base, Path(folder) / "base") if base else None
+            found = yield from run_job(measure_job(path, other, str(held), chunks, threads))
+        store.database.put(MEASURE, key, found)
+        store.database.flush()
+    return Measured(**found), False
+
+
+class MadeImatrix(NamedTuple):
+    """An importance matrix that was written; ``unseen`` experts were never reached, by weight."""
+
+    chunks: int
+    tensors: int
+    unseen: dict[str, list[int]]
+    cached: bool
+
+
+def make_imatrix(
+    store: Store,
+    name: ModelName,
+    text: Path,
+    output: Path,
+    chunks: int,
+    threads: int,
+    *,
+    special: bool = False,
+) -> Generator[Progress, None, MadeImatrix]:
+    """Write the importance matrix of a model on a text, unless the file is that already.
+
+    Raises as :func:`measure`, and :class:`OSError` for a file that cannot be written.
+    """
+    data, digest = _text(text)
+    own = _weights(store, name)
+    of = [[str(d) for d in own.digests], str(digest), text.name, chunks, special]
+    key = _key("imatrix", of)
+    with store.using():
+        known = store.database.get(IMATRIX, key)
+        if known is not None and _digest(output) == known["digest"]:
+            return MadeImatrix(known["chunks"], known["tensors"], known["unseen"], True)
+        with tempfile.TemporaryDirectory(prefix="mbuild-imatrix-") as folder:
+            held, made = Path(folder) / "text", Path(folder) / "made"
+            held.write_bytes(data)
+            path = _loadable(own, Path(folder) / "own")
+            job = imatrix_job(
+                path, str(held), str(made), text.name, chunks, threads, special=special
+            )
+            found = yield from run_job(job)
+            result = made.read_bytes()
+        temporary = output.with_name(f"{output.name}.part")
+        try:
+            temporary.write_bytes(result)
+            temporary.replace(output)
+        finally:
+            temporary.unlink(missing_ok=True)
+        row = {**found, "digest": str(Digest.of(result))}
+        store.database.put(IMATRIX, key, row)
+        store.database.flush()
+    return MadeImatrix(found["chunks"], found["tensors"], found["unseen"], False)
+
+
+def _loadable(weights: _Weights, folder: Path) -> str:
+    """A path by which the engine loads the weights, also those in several files."""
+    if not weights.shards:
+        return weights.path
+    folder.mkdir()
+    return linked_shards(weights.shards, folder)
+
+
+def _digest(path: Path) -> str:
+    """The digest of a small file, "" where there is none."""
+    try:
+        return str(Digest.of(path.read_bytes()))
+    except OSError:
+        return ""
