@@ -61,12 +61,13 @@ def test_a_checkpoint_is_what_a_conversion_reads(store: Store) -> None:
         "tokenizer.json": b"{}",
         "additional_chat_templates/tool_use.jinja": b"x",
         "1_Pooling/config.json": b"{}",
+        "2_Dense/model.safetensors": b"layers behind the model",
     }
     outside = {
         "training.log": b"step 1",
         "optimizer.bin": b"pickle",
         "additional_chat_templates/notes.txt": b"x",
-        "2_Dense/model.safetensors": b"other weights",
+        "2_Other/model.safetensors": b"other weights",
         "a/1_Pooling/config.json": b"{}",
     }
     files = FakeFiles({**inside, **outside})
