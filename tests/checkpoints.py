@@ -22,6 +22,9 @@ from llama_runs import write_vocabulary
 DATA = Path(__file__).parent / "data" / "convert"
 
 
+_AROUND_ONE = ("norm.weight", "_scale_inv", "act_fn.beta", "act_fn.eps", "running_var")
+
+
 def weights(name: str, dtype: str, shape: list[int]) -> bytes:
     """Little-endian values in (-0.125, 0.125), about 1 for norms, small positive for scales."""
     count = int(np.prod(shape, dtype=np.int64))
@@ -38,7 +41,7 @@ def weights(name: str, dtype: str, shape: list[int]) -> bytes:
         return np.arange(count, dtype="<i8").tobytes()
     numbers = np.frombuffer(hashlib.shake_256(name.encode()).digest(4 * count), dtype="<i4")
     values = (numbers.astype(np.float64) / 2**34).astype("<f4")
-    if name.endswith(("norm.weight", "_scale_inv", "act_fn.beta", "act_fn.eps")):
+    if name.endswith(_AROUND_ONE):
         values += np.float32(1)
     if name.endswith(".slopes"):
         values = np.abs(values)

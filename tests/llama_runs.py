@@ -106,6 +106,19 @@ def loadable(models: Sequence[Path]) -> dict[Path, bool]:
     return found
 
 
+def loads_with(model: Path, projector: Path) -> bool:
+    """Whether llama.cpp loads a model together with a projector."""
+    done = subprocess.run(
+        [sys.executable, __file__, "load"],
+        input=f"{model}\t{projector}",
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return done.stdout.startswith("yes ")
+
+
 def load_all(paths: Sequence[str]) -> None:
     """Print for each model whether it loads, and end the process.
 
@@ -114,7 +127,8 @@ def load_all(paths: Sequence[str]) -> None:
     alive = []
     for path in paths:
         try:
-            alive.append(server({"model": path, "adapters": []}))
+            model, _, projector = path.partition("\t")
+            alive.append(server({"model": model, "adapters": [], "projector": projector}))
         except Exception:
             print("no", path, flush=True)
         else:
@@ -145,6 +159,8 @@ def server(job: Mapping[str, Any]) -> Any:
         lora = xllamacpp.CommonAdapterLoraInfo()
         lora.path, lora.scale = path, 1.0
         params.lora_adapters = [lora]
+    if job.get("projector"):
+        params.mmproj.path, params.mmproj_use_gpu = job["projector"], False
     params.n_ctx, params.n_parallel, params.n_gpu_layers, params.port = 64, 1, 0, 0
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.warmup, params.embedding = False, "texts" in job

@@ -21,7 +21,7 @@ from mbuild.build.sources.values import (
     GGUFSource,
     StoredModel,
 )
-from mbuild.build.splitting import SPLITTING, Splitting
+from mbuild.build.splitting import HALVES, SPLITTING, Halves, Splitting
 from mbuild.convert.conversion import CONVERSION, Conversion
 from mbuild.core.digest import Digest
 from mbuild.core.errors import FormatError, MbuildError
@@ -155,6 +155,7 @@ def inputs(
             **(request.splitting.to_json() if request.splitting else {}),
             **request.conversion.to_json(),
             **({"converter": request.converter.to_json()} if request.converter else {}),
+            **request.halves.to_json(),
         },
         "steps": dict(_versions(plans)),
     }
@@ -189,8 +190,8 @@ def _source(source: ModelSource | AdapterSource) -> dict[str, Any]:
             return {"files": {file.name: str(file.locked) for file in files}}
         case GGUFDirectory(model, projectors):
             return {**_source(model), "projectors": [_source(each) for each in projectors]}
-        case CheckpointSource(name, _, card):
-            digests = {name: str(file.locked) for name, file in source.deciding.items()}
+        case CheckpointSource(name, _, card, _):
+            digests = {name: str(file.locked) for name, file in source.whole.items()}
             if card is not None:
                 digests[README] = str(card)
             return {"checkpoint": name, "files": digests}
@@ -255,10 +256,9 @@ def locked_request(lock: BuildLock, target: Target, source: Script) -> BuildRequ
         draft = file_type(draft)
     splitting = locked_splitting(lock)
     outtype, pre = options["outtype"], options["pre"]
-    conversion = locked_conversion(lock)
-    return BuildRequest(
-        (target,), source, outtype, pre, draft, splitting=splitting, conversion=conversion
-    )
+    conversion, halves = locked_conversion(lock), locked_halves(lock)
+    request = BuildRequest((target,), source, outtype, pre, draft, splitting=splitting)
+    return request._replace(conversion=conversion, halves=halves)
 
 
 def locked_splitting(lock: BuildLock) -> Splitting | None:
@@ -273,6 +273,13 @@ def locked_conversion(lock: BuildLock) -> Conversion:
     options = lock.inputs["options"]
     names = (row.name for row in CONVERSION.values())
     return Conversion.parse({name: options[name] for name in names if name in options})
+
+
+def locked_halves(lock: BuildLock) -> Halves:
+    """Which halves of a checkpoint a lock has; raises :class:`UsageError` for what cannot be."""
+    options = lock.inputs["options"]
+    names = (row.name for row in HALVES.values())
+    return Halves.parse({name: options[name] for name in names if name in options})
 
 
 def pinned_manifest(lock: BuildLock) -> Digest | None:
@@ -330,7 +337,7 @@ def locked_inputs(value: Mapping[str, Any], asked: Iterable[str]) -> dict[LockPl
         flat[LockPlace("PARAMETER", -1, name)] = json.dumps(item)
     for name in ("outtype", "pre", "draft_quantize"):
         flat[LockPlace("", -1, f"--{name.replace('_', '-')}")] = json.dumps(options[name])
-    for row in (*SPLITTING.values(), *CONVERSION.values()):
+    for row in (*SPLITTING.values(), *CONVERSION.values(), *HALVES.values()):
         flat[LockPlace("", -1, row.flag)] = json.dumps(options.get(row.name))
     if "converter" in options:
         flat[LockPlace("", -1, "--converter")] = str(options["converter"])

@@ -85,6 +85,8 @@ def plan(recipe: Recipe, sources: Sources, request: BuildRequest) -> tuple[Plan,
     """
     if request.draft_quantize is not None and not sources.drafts:
         raise UsageError("--draft-quantize requires a DRAFT model")
+    if request.halves.mmproj:
+        _check_projector_alone(sources, request)
     drafts = tuple(_draft(draft, request) for draft in sources.drafts)
     base = next((source for source in sources.models if isinstance(source, StoredModel)), None)
     wanted = [target.quantization for target in request.targets]
@@ -99,6 +101,18 @@ def plan(recipe: Recipe, sources: Sources, request: BuildRequest) -> tuple[Plan,
             step = Quantize(origin, each, imatrix=imatrix, splitting=request.splitting)
         plans.append(_plan(recipe, sources, request, base, drafts, step))
     return tuple(plans)
+
+
+def _check_projector_alone(sources: Sources, request: BuildRequest) -> None:
+    """Raise :class:`UsageError` unless a projector without a model can be what is asked."""
+    if not all(
+        isinstance(source, CheckpointSource) and source.encoders for source in sources.models
+    ):
+        raise UsageError("--mmproj converts the encoders of a checkpoint, and FROM names none")
+    if any(target.quantization for target in request.targets):
+        raise UsageError("a projector is not quantized", hint="its type is --mmproj-outtype")
+    if sources.adapters or sources.drafts or request.splitting:
+        raise UsageError("--mmproj makes no model that has adapters, drafts or shards")
 
 
 def _plan(
@@ -119,14 +133,18 @@ def _plan(
     if instead is not None and base is not None:
         entries.put_in_place(instead, MODEL)
     for number, source in enumerate(_files(sources.models)):
-        if quantized is not None and number == 0:
+        sees = isinstance(source, CheckpointSource) and bool(source.encoders)
+        first = number == 0 and not request.halves.mmproj
+        if quantized is not None and first:
             entries.append(quantized)
-        else:
-            splitting = request.splitting if number == 0 else None  # a projector is one file
+        elif first or not sees:
+            splitting = request.splitting if first else None  # a projector is one file
             entries.append(_weights(source, Role.MODEL, request, splitting))
+        if isinstance(source, CheckpointSource) and sees and not request.halves.text_only:
+            entries.append(_projector(source, request, beside=first))
     models = entries.steps()
     detected: tuple[Step, ...] = ()
-    if base is None:
+    if base is None and not request.halves.mmproj:
         detected = (DetectTemplate((_knowing("CHAT_TEMPLATE", models, quantized),)),)
         entries.put(detected[0], TEMPLATE)
     adapters = tuple(_adapter(each, base, models, quantized, request) for each in sources.adapters)
@@ -137,7 +155,8 @@ def _plan(
     base_config = base.manifest.config if base else None
     least = LEAST_OLLAMA if entries.several(base) else ""
     lifted = "" if least or base is None or not _is_split(base) else LEAST_OLLAMA
-    config = MakeConfig(base_config, weights, recipe.config, variant, least, lifted)
+    alone = request.halves.mmproj
+    config = MakeConfig(base_config, weights, recipe.config, variant, least, lifted, alone)
     warning = _SEVERAL if least else _kept_nothing(sources, request)
     return Plan(AssembleManifest(config, entries.all(), variant), base, warning)
 
@@ -305,7 +324,7 @@ def _weights(
     """The step that makes a layer of weights, or several of them."""
     cut = None if splitting is None or splitting.keep else splitting
     if isinstance(source, CheckpointSource):
-        from mbuild.build.steps.weights import ConvertCheckpoint
+        from mbuild.build.steps.checkpoint import ConvertCheckpoint
 
         return ConvertCheckpoint(source, _convert_options(request), role, cut)
     if cut is not None:
@@ -320,6 +339,16 @@ def _weights(
             return KeepShards(source.files, role, request.link)
         return MergeGGUF(source.files, role)
     return ImportGGUF(source.files[0], role, request.link)
+
+
+def _projector(source: CheckpointSource, request: BuildRequest, *, beside: bool) -> Step:
+    """The step that makes the projector of a checkpoint, ``beside`` its text model or alone."""
+    from mbuild.build.steps.checkpoint import ConvertProjector
+    from mbuild.build.steps.origins import CheckpointOrigin
+
+    outtype = request.halves.outtype or request.outtype
+    text = CheckpointOrigin(source, _convert_options(request)) if beside else None
+    return ConvertProjector(source, outtype, text)
 
 
 def _draft(source: DraftSource, request: BuildRequest) -> Step:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mbuild.build.converter import ForeignConverter
-from mbuild.build.splitting import Splitting
+from mbuild.build.splitting import BOTH, Halves, Splitting
 from mbuild.convert.conversion import AS_IT_IS, Conversion
 from mbuild.core.digest import Digest
 from mbuild.core.errors import FormatError, MbuildError
@@ -110,6 +110,7 @@ class BuildRequest(NamedTuple):
     the targets are only what to call them. ``splitting`` says in which files the weights of
     every target are kept, ``conversion`` how a checkpoint is converted beside its types,
     ``converter`` by whose converter, where it is not mbuild's; of that only the digest is written.
+    ``halves`` says which parts of a multimodal checkpoint are built.
     """
 
     targets: tuple[Target, ...]
@@ -122,6 +123,7 @@ class BuildRequest(NamedTuple):
     splitting: Splitting | None = None
     conversion: Conversion = AS_IT_IS
     converter: ForeignConverter | None = None
+    halves: Halves = BOTH
 
     @property
     def script(self) -> Script | None:
@@ -165,6 +167,7 @@ class BuildRequest(NamedTuple):
             found["--converter", self.converter.path or self.converter.digest] = None
         if self.splitting is not None:
             found |= dict.fromkeys(self.splitting.flags())
+        found |= dict.fromkeys(self.halves.flags())
         if target is None:
             if self.draft_quantize is not None:
                 found["--draft-quantize", spelled(self.draft_quantize.name)] = None
@@ -186,6 +189,7 @@ class BuildRequest(NamedTuple):
             "splitting": self.splitting.to_json() if self.splitting else None,
             "conversion": self.conversion.to_json() or None,
             "converter": self.converter.to_json() if self.converter else None,
+            "halves": self.halves.to_json() or None,
         }
         return _said(value)
 
@@ -222,6 +226,7 @@ class BuildRequest(NamedTuple):
         link, named = fields.pop("link", False), fields.pop("named", True)
         splitting = Splitting.parse(fields.pop("splitting", {}))
         conversion = Conversion.parse(fields.pop("conversion", {}))
+        halves = Halves.parse(fields.pop("halves", {}))
         if not (isinstance(link, bool) and isinstance(named, bool)):
             raise TypeError("'link' and 'named' are true or false")
         pre = None if pre is None else _text(pre)
@@ -229,7 +234,7 @@ class BuildRequest(NamedTuple):
         digest = fields.pop("converter", None)
         converter = None if digest is None else ForeignConverter.from_json(_text(digest))
         fields.end()
-        further = (draft_type, link, named, splitting, conversion, converter)
+        further = (draft_type, link, named, splitting, conversion, converter, halves)
         return cls(targets, source, _text(outtype), pre, *further)
 
 

@@ -31,7 +31,7 @@ from mbuild.cli.converting import (
 )
 from mbuild.cli.progress import failures, follow
 from mbuild.cli.quantizing import file_type_of, quantize_options, targets
-from mbuild.cli.splitting import splitting_of, splitting_options
+from mbuild.cli.splitting import halves_of, halves_options, splitting_of, splitting_options
 from mbuild.core.digest import Digest
 from mbuild.core.errors import MissingFileError, SourceError, UsageError
 from mbuild.core.events import BuildEvent, BuildFinished, ModelBuilt, StepFinished
@@ -127,6 +127,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     converting_options,
     converter_options,
+    halves_options,
     click.argument("folder", metavar="[CONTEXT]", required=False, type=FolderType()),
 )
 
@@ -170,6 +171,7 @@ def _asked(given: Mapping[str, Any], modelfile: ModelfileText, store: Store) -> 
         splitting=splitting_of(given),
         conversion=conversion_of(given),
         converter=converter_of(given, store),
+        halves=halves_of(given),
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from mbuild import __version__
-from mbuild.build.splitting import SPLITTING
+from mbuild.build.splitting import HALVES, SPLITTING
 from mbuild.cli.common import QuickCommand, color_on, columns_of, harmless, said_at_once
 from mbuild.convert.conversion import CONVERSION
 from mbuild.core.errors import CancelledError, MbuildError, ModelfileError, UsageError
@@ -157,7 +157,12 @@ WITH_VALUE = {
     "--build",
     "--converter",
     "--converter-python",
-    *(row.flag for t in (OPTIONS, SPLITTING, CONVERSION) for row in t.values() if row.kind.metavar),
+    *(
+        row.flag
+        for table in (OPTIONS, SPLITTING, CONVERSION, HALVES)
+        for row in table.values()
+        if row.kind.metavar
+    ),
 }
 """The options of build, and of what takes the same ones, that an argument follows."""
 

@@ -194,6 +194,8 @@ def _overview(store: Any, model: Contents) -> list[str]:
     facts = library.model_facts(store, model)
     lines = [f"{model.stored.name}  {model.stored.id.short}", ""]
     lines += _section("Model", [f"{key:<20}{value}" for key, value in facts.items()])
+    projector = library.projector_facts(store, model)
+    lines += _section("Projector", [f"{key:<20}{value}" for key, value in projector.items()])
     layers = [
         f"{layer.kind:<12}{layer.digest.short}  {human_size(layer.size)}"
         for layer in model.stored.manifest.layers

@@ -1,11 +1,11 @@
-"""The options that say in which files weights are kept, for every command that writes them."""
+"""The options that say in which files weights are kept, and which halves of a checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from mbuild.build.splitting import SPLITTING, Splitting
+from mbuild.build.splitting import HALVES, SPLITTING, Halves, Splitting
 from mbuild.cli.quantizing import asked
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
@@ -16,6 +16,18 @@ def splitting_options(command: CommandT) -> CommandT:
     for option in reversed([*SPLITTING.values()]):
         command = asked(option)(command)
     return command
+
+
+def halves_options(command: CommandT) -> CommandT:
+    """Add those about a checkpoint's encoders, for :func:`halves_of`."""
+    for option in reversed([*HALVES.values()]):
+        command = asked(option)(command)
+    return command
+
+
+def halves_of(given: Mapping[str, Any]) -> Halves:
+    """What a command's arguments ask for; raises :class:`UsageError`."""
+    return Halves.parse({row.name: given[row.name] for row in HALVES.values()})
 
 
 def cutting_options(command: CommandT) -> CommandT:

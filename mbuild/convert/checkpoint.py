@@ -91,9 +91,9 @@ def open_checkpoint(
     if is_mistral_format(files):
         return _in_mistral_format(name, files, seen or {}, small)
     if root is None:
-        raise SourceError(f"{name} has no config.json", hint=_what_it_is(files))
-    hf_arch = _class_name(root)
-    config, family = with_quant_file(_flat(root), small), find(hf_arch, like)
+        raise SourceError(f"{name} has no config.json", hint=what_it_is(files))
+    hf_arch = class_name(root)
+    config, family = with_quant_file(_flat(root), small), _family(name, root, hf_arch, like)
     family = family.variant(config) if family.variant else family
     stored, renamed = unwrap(_tensors(name, files, small, seen or {}))
     tensors, config, more = weights_alone(stored, config, family.gguf)
@@ -131,13 +131,33 @@ def _in_mistral_format(
     )
 
 
-def _what_it_is(files: Mapping[str, Path]) -> str:
+def _family(name: str, root: Mapping[str, Any], hf_arch: str, like: str | None) -> Family:
+    """The row of a class; an encoder whose text model lies elsewhere is refused with its name."""
+    try:
+        return find(hf_arch, like)
+    except UnsupportedError as error:
+        from mbuild.convert.projectors import find as find_projector
+
+        row = find_projector(hf_arch)
+        other = root.get(row.apart) if row is not None and row.apart else None
+        if row is None or not row.apart:
+            raise
+        named = f", {str(other)[:100]!r}," if other else ""
+        raise UnsupportedError(
+            f"{name} has encoders and no text model: its text model{named} is another checkpoint",
+            hint="name that one's folder or GGUF file in the first FROM and this one in a second;"
+            " or convert the encoders alone with --mmproj",
+        ) from error
+
+
+def what_it_is(files: Mapping[str, Path]) -> str:
+    """What a folder without config.json may be, as a hint."""
     if "adapter_config.json" in files:
         return "it is a LoRA adapter: name it with ADAPTER, and its base model with FROM"
     return "a checkpoint is a folder with config.json and model*.safetensors"
 
 
-def _class_name(root: Mapping[str, Any]) -> str:
+def class_name(root: Mapping[str, Any]) -> str:
     """The first of ``architectures``, a nested text_config's before the root's."""
     if "_class_name" in root and "_diffusers_version" in root:
         raise UnsupportedError(

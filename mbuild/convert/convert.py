@@ -330,6 +330,7 @@ def convert(
     pre: str | None = None,
     options: Conversion = AS_IT_IS,
     warn: Callable[[str], None] = lambda text: None,
+    alone: bool = True,
 ) -> Model:
     """The GGUF model of a checkpoint: metadata complete, tensors loaded on demand.
 
@@ -339,13 +340,15 @@ def convert(
         pre: the pre-tokenizer's name instead of the one that is found.
         options: what else is asked for.
         warn: told of what was put right or left out, and of what GGUF cannot say.
+        alone: nobody else converts the encoders, so that it is said when they are left out.
 
     Raises:
         FormatError: for files that contradict each other.
         UnsupportedError: for what has no place in a GGUF file.
     """
     body = convert_body(checkpoint, outtype, options)
-    for warning in (*checkpoint.warnings, *left_out(checkpoint), *_check(body)):
+    towers = left_out(checkpoint) if alone else ()
+    for warning in (*checkpoint.warnings, *towers, *_check(body)):
         warn(warning)
     arch, files = body.hyper.arch, checkpoint.files
     parameters = Parameters.count((t.name, t.dims) for t in body.tensors)
@@ -378,9 +381,9 @@ def convert(
     unused = () if options.sentence_transformers_dense_modules else unused_modules(body.hyper)
     for text in (*unused, *not_kept(checkpoint, options)):
         warn(text)
-    check_vocabulary(
-        body.described,
-        len(values.get("tokenizer.ggml.tokens") or ()),
-        values.get("tokenizer.ggml.token_type_count"),
-    )
+    tokens = len(values.get("tokenizer.ggml.tokens") or ())
+    for text in check_vocabulary(
+        body.described, tokens, values.get("tokenizer.ggml.token_type_count")
+    ):
+        warn(text)
     return Model(entries, body.tensors)

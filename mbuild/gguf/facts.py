@@ -97,6 +97,7 @@ class ModelFacts:
     ``file_type`` the name of ``general.file_type``; a length that the file
     does not give is 0. ``capabilities`` are those that the metadata shows;
     tools, insert and thinking depend on the template and are decided there.
+    ``senses`` are what the encoders of a projector take: images, sound.
     """
 
     kind: ModelKind
@@ -109,6 +110,7 @@ class ModelFacts:
     embedding_length: int
     chat_template: str | None
     capabilities: tuple[str, ...]
+    senses: tuple[str, ...] = ()
 
 
 def describe(model: HasMetadata) -> ModelFacts:
@@ -129,7 +131,15 @@ def describe(model: HasMetadata) -> ModelFacts:
         embedding_length=_number(model, f"{architecture}.embedding_length"),
         chat_template=template if isinstance(template, str) else None,
         capabilities=_capabilities(model, architecture, kind),
+        senses=tuple(
+            word
+            for encoder, word in _ENCODERS.items()
+            if model.get(f"{architecture}.has_{encoder}_encoder") is True
+        ),
     )
+
+
+_ENCODERS = {"vision": "images", "audio": "sound"}
 
 
 def human_number(count: int) -> str:
@@ -187,7 +197,9 @@ def _capabilities(model: HasMetadata, architecture: str, kind: ModelKind) -> tup
     if kind is ModelKind.PROJECTOR or model.get(f"{architecture}.vision.block_count") is not None:
         found.append("vision")
     audio = model.get(f"{architecture}.audio.block_count") is not None
-    if audio or model.get(f"{architecture}.has_audio_encoder") is True:
+    audio = audio or model.get(f"{architecture}.has_audio_encoder") is True
+    # Of Gemma 3n's Ollama says nothing: no runtime hears with it.
+    if audio and model.get(f"{architecture}.vision.projector_type") != "gemma3nv":
         found.append("audio")
     return tuple(found)
 

@@ -23,7 +23,7 @@ from mbuild.language.parameters import PARAMETERS, ParameterType
 from mbuild.store.absent import about_absent
 from mbuild.store.contents import Contents, Numbers, open_layer, read_contents
 from mbuild.store.manifest import Manifest
-from mbuild.store.media import GGUF, MEDIA_TYPES, MODEL
+from mbuild.store.media import GGUF, MEDIA_TYPES, MODEL, PROJECTOR
 
 if TYPE_CHECKING:
     from mbuild.core.digest import Digest
@@ -261,9 +261,38 @@ def model_facts(store: Store, model: Contents) -> dict[str, str]:
     return {key: value for key, value in facts.items() if value}
 
 
+def projector_facts(store: Store, model: Contents) -> dict[str, str]:
+    """The first projector for people: what it is and what it sees or hears; empty for none."""
+    from mbuild.gguf.facts import describe
+
+    name = str(model.stored.name)
+    for layer in model.stored.manifest.of_kind(PROJECTOR):
+        with suppress(SourceError, StoreError), open_layer(store.blobs, layer, name) as file:
+            known = describe(file)
+            values = {
+                key: [file.get(f"clip.{part}{key}") for part in ("", "vision.", "audio.")]
+                for key in ("projector_type", "embedding_length", "projection_dim")
+            }
+            said = {
+                key: " and ".join(dict.fromkeys(str(value) for value in found if value))
+                for key, found in values.items()
+            }
+            facts = {
+                "architecture": known.architecture,
+                "type": said["projector_type"],
+                "parameters": known.parameter_size,
+                "quantization": known.file_type,
+                "encoders": " and ".join(known.senses),
+                "embedding length": said["embedding_length"],
+                "dimensions": said["projection_dim"],
+            }
+            return {key: value for key, value in facts.items() if value}
+    return {}
+
+
 def as_json(store: Store, model: Contents) -> dict[str, Any]:
     """The model for ``mbuild show --format json``; keys as in ``/api/show`` where it has them."""
-    header = _header(store, model)
+    header, projector = _header(store, model), projector_facts(store, model)
     return {
         "name": str(model.stored.name),
         "id": model.stored.id.hex,
@@ -271,7 +300,8 @@ def as_json(store: Store, model: Contents) -> dict[str, Any]:
         "details": model.details,
         "context_length": header.context_length if header else None,
         "embedding_length": header.embedding_length if header else None,
-        "capabilities": list(header.capabilities) if header else [],
+        "capabilities": _capabilities(store, model, header),
+        **({"projector": projector} if projector else {}),
         "parameters": {key: _plain(value) for key, value in model.parameters.items()},
         "template": model.template,
         "system": model.system,
@@ -280,6 +310,18 @@ def as_json(store: Store, model: Contents) -> dict[str, Any]:
         "config": dict(model.config),
         "layers": [layer.to_json() for layer in model.stored.manifest.layers],
     }
+
+
+def _capabilities(store: Store, model: Contents, header: ModelFacts | None) -> list[str]:
+    """What the headers of the weights and of the projectors show."""
+    from mbuild.gguf.facts import describe
+
+    found = list(header.capabilities) if header else []
+    for layer in model.stored.manifest.of_kind(PROJECTOR):
+        opened = open_layer(store.blobs, layer, str(model.stored.name))
+        with suppress(SourceError, StoreError), opened as file:
+            found += describe(file).capabilities
+    return list(dict.fromkeys(found))
 
 
 def _plain(value: Any) -> Any:

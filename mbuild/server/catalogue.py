@@ -120,7 +120,7 @@ class Catalogue:
         found = [str(item) for item in declared] if isinstance(declared, list) else []
         found += header.capabilities
         if view.stored.manifest.of_kind(PROJECTOR):
-            found.append("vision")
+            found += ("vision", *self._header(store, view, PROJECTOR).capabilities)
         found += capabilities_of(view.template)
         lengths = {
             key: view.config[key] if isinstance(view.config.get(key), int) else getattr(header, key)
@@ -128,10 +128,10 @@ class Catalogue:
         }
         return ListFacts(**lengths, capabilities=tuple(dict.fromkeys(found)))
 
-    def _header(self, store: Store, view: Contents) -> ListFacts:
+    def _header(self, store: Store, view: Contents, kind: str = MODEL) -> ListFacts:
         from mbuild.gguf.facts import describe
 
-        for layer in view.stored.manifest.of_kind(MODEL):
+        for layer in view.stored.manifest.of_kind(kind):
             key = layer.digest.hex
             if key in self._headers:
                 return self._headers[key]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
-from mbuild.build.splitting import SPLITTING
+from mbuild.build.splitting import HALVES, SPLITTING
 from mbuild.convert.conversion import CONVERSION, METADATA
 from mbuild.core.errors import UsageError
 from mbuild.core.suggest import did_you_mean, near
@@ -228,6 +228,7 @@ CREATE = Body(
         **{row.name: _OF_OPTIONS[row.kind] for row in options.OPTIONS.values()},
         **{row.name: _OF_OPTIONS[row.kind] for row in SPLITTING.values()},
         **{row.name: _OF_OPTIONS[row.kind] for row in CONVERSION.values()},
+        **{row.name: _OF_OPTIONS[row.kind] for row in HALVES.values()},
     },
     ("model",),
     {"model": "mario", "from": "tiny", "system": "You are Mario.", "stream": False},

@@ -88,7 +88,7 @@ def test_every_file_is_in_the_key_by_its_blake3_and_the_card_by_its_front_matter
         source = resolver(store, files).model(".")
         assert isinstance(source, CheckpointSource)
         assert source.files["README.md"].digest == Digest.of(card.encode(), BLAKE3)
-        return dict(checkpoint_fields(source) or {})
+        return dict(checkpoint_fields(source, None) or {})
 
     found = fields("---\nlicense: mit\n---\nWords.\n")
     blake3 = {name: str(Digest.of(data, BLAKE3)) for name, data in CHECKPOINT.items()}

@@ -56,6 +56,7 @@ PYTHONS = {
 """The modules of Python that it loads beside click's; with what these load in turn."""
 
 TABLES = [
+    "mbuild.build.splitting.Halves",
     "mbuild.build.splitting.Splitting",
     "mbuild.convert.conversion.Conversion",
     "mbuild.quant.choose.options.Option",

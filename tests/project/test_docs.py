@@ -12,9 +12,11 @@ import click
 import pytest
 from documents import DOCS, documented
 from example_models import edit_json, generator, settle
+from multimodal import DATA as PROJECTORS
 
 from mbuild.cli.main import cli
 from mbuild.convert.families import rows as all_rows
+from mbuild.convert.projectors import rows as projector_rows
 from mbuild.gguf.types import GGMLType
 from mbuild.quant.choose.rules import NEEDS_IMPORTANCES, ROWS
 from mbuild.quant.choose.types import FILE_TYPES
@@ -82,6 +84,12 @@ def families() -> str:
     return "\n".join(["| GGUF | `architectures` in config.json |", "|---|---|", *lines])
 
 
+def kinds() -> str:
+    """The table of projectors: the class names in config.json, those of a kind together."""
+    lines = [f"| {', '.join(f'`{name}`' for name in row.names)} |" for row in projector_rows()]
+    return "\n".join(["| class in config.json |", "|---|", *lines])
+
+
 def ruled(name: str) -> set[GGMLType]:
     """The types that the recipe's rules give tensors under this file type."""
     rows = [row for category in ROWS.values() for row in category]
@@ -104,6 +112,21 @@ def types() -> str:
 def test_all_families_are_documented() -> None:
     """The table in docs/convert.md is the table in the code."""
     assert part("convert.md", "families") == families()
+
+
+def test_all_kinds_of_projectors_are_documented() -> None:
+    """The table in docs/multimodal.md is the table in the code, with the counts in its text."""
+    assert part("multimodal.md", "kinds") == kinds()
+    reference = {name for row in projector_rows() for name in row.names} & classes()
+    text = (DOCS / "multimodal.md").read_text(encoding="utf-8")
+    said = f"Of the {len(classes())} classes that llama.cpp's converter makes projectors of"
+    assert f"{said} {len(reference)} are converted" in text
+
+
+def classes() -> set[str]:
+    """llama.cpp's classes with projectors."""
+    _, found, _ = (PROJECTORS / "reference.txt").read_text().split("# ")
+    return {*found.split("\n")[1:]} - {""}
 
 
 def test_all_types_are_documented() -> None:

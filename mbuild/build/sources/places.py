@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from mbuild.build.sources.values import CheckpointSource, ModelSource
+from mbuild.build.sources.values import PROCESSORS, CheckpointSource, ModelSource
 from mbuild.core.errors import MissingFileError, SourceError
 
 CHECKPOINT_FILES = frozenset(
@@ -59,7 +59,8 @@ def is_part_of_checkpoint(name: str) -> bool:
     folder, _, base = name.rpartition("/")
     if folder:
         return "/" not in folder and folder.endswith(FOLDERS) and base.endswith(_FOLDER_FILES)
-    return base in CHECKPOINT_FILES or base.endswith(_WEIGHT_ENDS) or is_pickled(base)
+    known = base in CHECKPOINT_FILES or base in PROCESSORS
+    return known or base.endswith(_WEIGHT_ENDS) or is_pickled(base)
 
 
 def is_pickled(base: str) -> bool:

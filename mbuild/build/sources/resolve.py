@@ -199,16 +199,18 @@ class Resolver:
 
     def _checkpoint(self, files: Files, names: Sequence[str]) -> CheckpointSource:
         """The files that a conversion reads; logs and the like are left out of it."""
+        from mbuild.build.sources.encoders import encoder_files
+
         found = {name: files.file(name) for name in names if is_part_of_checkpoint(name)}
         card = None
         if README in found:
             card = Digest.of(front_matter(found[README].path, found[README].name))
-        source = CheckpointSource(files.name, found, card)
+        source = CheckpointSource(files.name, found, card, encoder_files(found))
         hashed = self._hashed_first(
-            tuple(source.deciding.values()),
+            tuple(source.whole.values()),
             lambda file: file.digest is None or (self._hash_files and file.locked is None),
         )
-        return source._replace(files={**found, **dict(zip(source.deciding, hashed, strict=True))})
+        return source._replace(files={**found, **dict(zip(source.whole, hashed, strict=True))})
 
     def _gguf_directory(self, files: Files, names: Sequence[str], wanted: str) -> ModelSource:
         from mbuild.build.sources.folders import choose_ggufs, kind_of, whole_files

@@ -12,6 +12,8 @@ from mbuild.core.values import NamedTuple
 from mbuild.store import Manifest
 
 README = "README.md"
+PROCESSORS = frozenset({"preprocessor_config.json", "processor_config.json"})
+"""What decides the projector of a checkpoint and nothing of its text model."""
 
 
 class FileStamp(NamedTuple):
@@ -140,16 +142,28 @@ class CheckpointSource(NamedTuple):
 
     ``card`` is the SHA-256 of README.md's front matter, if there is a README.md: all of
     that file that a conversion reads, so that its text can be edited without a rebuild.
+    ``encoders`` are the names of the files that decide the projector, if there is one to be.
     """
 
     name: str
     files: Mapping[str, SourceFile]
     card: Digest | None = None
+    encoders: tuple[str, ...] = ()
 
     @property
     def deciding(self) -> Mapping[str, SourceFile]:
-        """The files that decide with their whole content: all but README.md."""
+        """The files that decide the text model with their whole content."""
+        return {name: file for name, file in self.whole.items() if name not in PROCESSORS}
+
+    @property
+    def whole(self) -> Mapping[str, SourceFile]:
+        """The files that are read as a whole: all but README.md."""
         return {name: file for name, file in self.files.items() if name != README}
+
+    @property
+    def seeing(self) -> Mapping[str, SourceFile]:
+        """The files that decide the projector."""
+        return {name: self.files[name] for name in self.encoders}
 
     @property
     def material(self) -> Material:

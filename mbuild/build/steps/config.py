@@ -23,6 +23,7 @@ class MakeConfig(BaseStep):
     what else a request sets. ``least`` is the first version of Ollama that can run a model
     of such layers, empty where any can. ``lifted`` is the version that the base asks for
     only because its weights are in several layers, where those of this model are in one.
+    ``projector``: there is to be no model, only a projector.
     """
 
     base: Layer | None
@@ -31,6 +32,7 @@ class MakeConfig(BaseStep):
     target: str = aside(default="")
     least: str = ""
     lifted: str = ""
+    projector: bool = False
 
     kind: ClassVar[str] = "config"
     role: ClassVar[str] = ""
@@ -39,6 +41,7 @@ class MakeConfig(BaseStep):
         ("base",): "base config",
         ("overrides",): "",
         ("least",): "least version of Ollama",
+        ("projector",): "--mmproj",
         ("lifted",): "version of Ollama that only the base needs",
     }
 
@@ -52,7 +55,9 @@ class MakeConfig(BaseStep):
         base = str(self.base.digest) if self.base else None
         least = {"least": self.least} if self.least else {}
         lifted = {"lifted": self.lifted} if self.lifted else {}
-        return {"base": base, "overrides": dict(self.overrides), **least, **lifted}
+        projector = {"projector": True} if self.projector else {}
+        overrides = dict(self.overrides)
+        return {"base": base, "overrides": overrides, **least, **lifted, **projector}
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Merge and store."""
@@ -63,9 +68,11 @@ class MakeConfig(BaseStep):
             merged.update(read_object(context.store.blobs, self.base))
             if self.lifted and merged.get("requires") == self.lifted:
                 del merged["requires"]
-        if self.base is None:
+        if self.base is None and not self.projector:
             check_one_model(self.inputs, inputs)
         for result in inputs:
+            if not result.layers:
+                continue
             if result.layers[0].media_type == DRAFT:
                 merged["draft"] = _draft_facts(result)
             else:
@@ -85,7 +92,8 @@ class MakeConfig(BaseStep):
 def check_one_model(steps: Sequence[Step], results: Sequence[Result]) -> None:
     """Raise :class:`SourceError` unless exactly one step gave a model's weights."""
     pairs = list(zip(steps, results, strict=True))
-    models = [step for step, result in pairs if result.layers[0].media_type == MODEL]
+    kinds = [(step, result.layers[0].media_type) for step, result in pairs if result.layers]
+    models = [step for step, kind in kinds if kind == MODEL]
     if len(models) != 1:
         names = ", ".join(step.label for step in models or steps)
         what = "no model" if not models else f"{len(models)} models"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mbuild.build.graph import BaseStep
+from mbuild.build.steps.checkpoint import ConvertCheckpoint, ConvertProjector
 from mbuild.build.steps.config import MakeConfig
 from mbuild.build.steps.gguf import ImportGGUF, MergeGGUF
 from mbuild.build.steps.header import ReadHeader
@@ -11,12 +12,13 @@ from mbuild.build.steps.manifest import AssembleManifest
 from mbuild.build.steps.quantize import Quantize
 from mbuild.build.steps.shards import KeepShards, SplitWeights
 from mbuild.build.steps.template import DetectTemplate
-from mbuild.build.steps.weights import ConvertAdapter, ConvertCheckpoint
+from mbuild.build.steps.weights import ConvertAdapter
 
 KINDS: dict[str, type[BaseStep]] = {
     "config": MakeConfig,
     "convert": ConvertCheckpoint,
     "convert-adapter": ConvertAdapter,
+    "convert-projector": ConvertProjector,
     "detect-template": DetectTemplate,
     "header": ReadHeader,
     "import": ImportGGUF,

@@ -94,7 +94,7 @@ class OpenFiles:
                 self._found[name] = found
 
     def finish(self, context: StepContext) -> None:
-        """Digest what nobody read; the files must not have changed meanwhile."""
+        """Digest what nobody read, once; the files must not have changed meanwhile."""
         self._hashing.wait(lambda: context.report(0, 0))
         if self._spans:
             from mbuild.build.sources.spans import read_missing

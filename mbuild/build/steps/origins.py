@@ -12,12 +12,7 @@ from mbuild.build.sources.values import README, CheckpointSource, Material, Sour
 from mbuild.build.steps.gguf import Role, gguf_digests
 from mbuild.build.steps.models import open_layers
 from mbuild.build.steps.opened import OpenFiles, open_all
-from mbuild.build.steps.weights import (
-    CONVERTER_VERSION,
-    ConvertCheckpoint,
-    checkpoint_fields,
-    converted,
-)
+from mbuild.build.steps.weights import CONVERTER_VERSION, checkpoint_fields, converted
 from mbuild.convert.conversion import CONVERSION_NAMES
 from mbuild.core.digest import Digest
 from mbuild.core.events import Code
@@ -73,9 +68,8 @@ class CheckpointOrigin(NamedTuple):
 
     def fields(self) -> Mapping[str, Any] | None:
         """What decides the unquantized model: the description of its conversion."""
-        return checkpoint_fields(
-            self.source, **{"converter": CONVERTER_VERSION, **self.options.fields()}
-        )
+        options = {"converter": CONVERTER_VERSION, **self.options.fields()}
+        return checkpoint_fields(self.source, None, **options)
 
     def open(self, context: StepContext, files: Readable, stack: ExitStack) -> Model:
         """The unquantized model, its tensors loaded on demand."""
@@ -89,7 +83,7 @@ class CheckpointOrigin(NamedTuple):
     @property
     def versions(self) -> tuple[tuple[str, int], ...]:
         """The conversion's, which is no step of its own here."""
-        return ((ConvertCheckpoint.kind, ConvertCheckpoint.version),)
+        return (("convert", CONVERTER_VERSION),)
 
 
 class GGUFOrigin(NamedTuple):
@@ -222,13 +216,20 @@ ORIGIN_NAMES: dict[tuple[str, ...], str] = {
 """What the fields of origins are called in explanations."""
 
 
-class OverOrigin(BaseStep):
-    """A step over an origin: those of one origin run together, which open and read it once."""
+class Together(BaseStep):
+    """A step over an origin's files: those of one origin run together, and read them once."""
 
-    origin: Origin
+    if TYPE_CHECKING:
+
+        @property
+        def origin(self) -> Origin:
+            """What it is over."""
 
     quick: ClassVar[bool] = False
     """Whether it takes no time beside the others of its group."""
+
+    needs_model: ClassVar[bool] = True
+    """Whether it is made of the opened model."""
 
     @property
     def role(self) -> str:
@@ -242,15 +243,24 @@ class OverOrigin(BaseStep):
         """The results of all steps of this kind, from the opened origin."""
         raise NotImplementedError
 
+    @classmethod
+    def check(cls, steps: Sequence[Any], files: OpenFiles, context: StepContext) -> None:
+        """Raise what makes the steps fail before anything is written by the others."""
+
     @property
     def files(self) -> tuple[SourceFile, ...]:
         """All files to open."""
         return tuple(self.origin.files.values())
 
     @property
-    def group(self) -> Hashable:
+    def group(self) -> Hashable | None:
         """The origin, and what it is for: its readers run together."""
-        return self.role or Role.MODEL, written(self.origin)
+        return self.group_of(self.origin, self.role)
+
+    @staticmethod
+    def group_of(origin: Origin, role: str) -> Hashable:
+        """The group of the readers of an origin that is for a role."""
+        return str(role or Role.MODEL), written(origin)
 
     @property
     def subject(self) -> str:
@@ -271,13 +281,17 @@ class OverOrigin(BaseStep):
         self, steps: Sequence[Any], context: StepContext, inputs: Sequence[Sequence[Result]]
     ) -> Iterator[tuple[Step, Made]]:
         """Open the origin, and make what each kind of step over it makes, quick ones first."""
-        kinds: dict[type[OverOrigin], list[Any]] = {}
+        kinds: dict[type[Together], list[Any]] = {}
         for step in sorted(steps, key=lambda step: not step.quick):
             kinds.setdefault(type(step), []).append(step)
         with ExitStack() as stack:
             sources = {str(f.path): f for step in steps for f in step.files}
             files = OpenFiles(sources, stack, by_name=self.origin.by_name)
-            model = self.origin.open(context, readable(self.origin, files), stack)
+            for kind, own in kinds.items():
+                kind.check(own, files, context)
+            model: Any = None
+            if any(step.needs_model for step in steps):
+                model = self.origin.open(context, readable(self.origin, files), stack)
             *first, last = kinds.items()
             for kind, own in first:
                 yield from zip(own, kind.make(own, model, files, context), strict=True)
@@ -287,6 +301,12 @@ class OverOrigin(BaseStep):
             digests = files.digests(context)
         for step, each in zip(own, made, strict=True):
             yield step, each._replace(files=digests)
+
+
+class OverOrigin(Together):
+    """A step over an origin, which is a field of its own."""
+
+    origin: Origin
 
 
 def readable(origin: Origin, files: OpenFiles) -> Readable:

@@ -88,16 +88,37 @@ def check_layout(model: DescribedModel, tokens: int | None) -> list[str]:
     return [*warnings, *(layout.doubts(sizes, model.shapes) if layout.doubts else ())]
 
 
-def check_vocabulary(model: DescribedModel, tokens: int, types: int | None) -> None:
+def check_vocabulary(model: DescribedModel, tokens: int, types: int | None) -> list[str]:
     """Raise :class:`FormatError` for an embedding that has not one row for each token.
 
-    ``tokens`` and ``types`` are the counts that the metadata got.
+    ``tokens`` and ``types`` are the counts that the metadata got. Gives a warning of tokens
+    that only mark images and have no row.
     """
     layout = model.row.layout
+    beyond = _tokens_of_images(model, tokens)
+    tokens -= beyond
     sizes = model.sizes({"tokens": tokens} | ({} if types is None else {"types": types}))
     for slot in layout.model:
         if slot.name in model.shapes and {"tokens", "types"} & set(slot.dims):
             _check_shape(model, sizes, slot.name, slot, 0)
+    if not beyond:
+        return []
+    return [
+        f"the tokenizer has {tokens + beyond} tokens, {beyond} more than the embedding has rows:"
+        " llama.cpp loads no such model; resize the embedding, or remove the tokens that were added"
+    ]
+
+
+def _tokens_of_images(model: DescribedModel, tokens: int) -> int:
+    """How many tokens of a multimodal checkpoint have no row of the embedding.
+
+    They were added to mark images, where the embedding has as many rows as config.json says;
+    llama.cpp's converter writes them all the same.
+    """
+    rows = model.shapes.get("token_embd.weight", (0,))[0]
+    sees = isinstance(model.config.get("vision_config"), dict)
+    fits = sees and rows == model.config.get("vocab_size")
+    return max(tokens - rows, 0) if fits else 0
 
 
 def layout_places(model: DescribedModel, sizes: Sizes) -> dict[str, tuple[Slot, int]]:

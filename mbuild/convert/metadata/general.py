@@ -147,6 +147,7 @@ def general(
     parameters: Parameters,
     *,
     adapter: bool = False,
+    projector: bool = False,
     model_name: str | None = None,
     override: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[KV]:
@@ -156,7 +157,8 @@ def general(
     it to readable files (README.md, config.json and generation_config.json
     are looked at), ``arch`` is GGUF's name of the architecture, ``model_name``
     overrides the name, ``override`` other entries by their keys. For an ``adapter`` the type
-    is ``adapter``, ``adapter.type`` follows it, and no size is made up.
+    is ``adapter``, ``adapter.type`` follows it, and no size is made up; for a ``projector`` it
+    is ``mmproj``.
 
     Raises :class:`FormatError` for a malformed config.json. A broken front
     matter or generation_config.json counts as none.
@@ -165,7 +167,8 @@ def general(
     card = model_card(read)
     entries = Entries()
     entries.string("general.architecture", arch)
-    entries.string("general.type", "adapter" if adapter else "model")
+    type_ = "adapter" if adapter else "mmproj" if projector else "model"
+    entries.string("general.type", type_)
     if adapter:
         entries.string("adapter.type", "lora")
     _write_sampling(entries, read, override)

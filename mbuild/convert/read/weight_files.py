@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 INDEX_LIMIT = 100 << 20
-_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+"""Those of usual names: of safetensors, and of pickled weights."""
+
 _PART = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<end>\.\w+)$")
 _NO_MODEL = re.compile(r"^(?:adapter_model|adapters|consolidated|optimizer|scheduler|mmproj)")
 _AGAIN = "the download is incomplete: download the checkpoint again"
@@ -59,8 +61,8 @@ class WeightFiles:
 def _index_name(files: Mapping[str, Path]) -> str:
     """The index that counts; that of pickled weights only where there are no others."""
     plain = [file for file in sorted(files) if "/" not in file]
-    others = [f for f in plain if f.endswith(".safetensors.index.json") and f not in _INDEXES]
-    usual, pickled = _INDEXES
+    others = [f for f in plain if f.endswith(".safetensors.index.json") and f not in INDEXES]
+    usual, pickled = INDEXES
     if usual in plain:
         return usual
     has_safetensors = any(f.endswith(".safetensors") and not _NO_MODEL.match(f) for f in plain)

@@ -38,7 +38,7 @@ _ROOT = (
 )
 _AT_ROOT = re.compile(rf"^{_ROOT}")
 _INNER = re.compile(rf"^(?P<prefix>.+?\.){_ROOT}")
-_KNOWN = re.compile(r"language_model|text_model|vision|visual|audio|talker")
+_KNOWN = re.compile(r"language_model|text_model|text_decoder|thinker|vision|visual|audio|talker")
 """Prefixes of models with towers, which the families' rules take off themselves."""
 
 

@@ -109,7 +109,7 @@ def synonyms(arch: str, blocks: int) -> TensorNameMap | None:
     The package writes what is special for one architecture into a table that all later ones
     start from, so that is put back.
     """
-    constants, tables = _published("constants"), _published("tensor_mapping")
+    constants, tables = published("constants"), published("tensor_mapping")
     known = {name: arch for arch, name in constants.MODEL_ARCH_NAMES.items()}
     if arch not in known:
         return None
@@ -125,7 +125,7 @@ def synonyms(arch: str, blocks: int) -> TensorNameMap | None:
 
 
 @cache
-def _published(module: str) -> Any:
+def published(module: str) -> Any:
     """A module of the ``gguf`` package, without the rest of it: that loads YAML and more.
 
     The package's own file runs all of its modules, which takes five times as long as its tables.
@@ -137,6 +137,13 @@ def _published(module: str) -> Any:
     package.__path__ = list(place.submodule_search_locations or ())
     sys.modules.setdefault(package.__name__, package)
     return import_module(f"{package.__name__}.{module}")
+
+
+def package_tables() -> tuple[dict[Any, tuple[str, ...]], dict[Any, tuple[str, ...]]]:
+    """The ``gguf`` package's synonyms of all tensors: those outside the layers, those of layers."""
+    with _TABLE:
+        table = published("tensor_mapping").TensorNameMap
+        return dict(table.mappings_cfg), dict(table.block_mappings_cfg)
 
 
 def _finder(hp: Hyper, row: Family) -> Callable[[str], str | None]:
@@ -161,7 +168,7 @@ def _own(row: Family, blocks: int) -> Iterator[tuple[str, str]]:
 def _from_places(row: Family, blocks: int) -> TensorNameMap:
     """The table of an architecture that the package does not have: its synonyms of all tensors
     for which the layout has a place."""
-    constants, tables = _published("constants"), _published("tensor_mapping")
+    constants, tables = published("constants"), published("tensor_mapping")
     table: TensorNameMap = tables.get_tensor_name_map(constants.MODEL_ARCH.LLAMA, 0)
     table.mapping = {}
     places = {name.removesuffix(".weight").removesuffix(".bias") for name in row.layout.names}

@@ -108,3 +108,15 @@ def _cascade(rows: Array) -> Array:
         levels[0] += level
     total: Array = levels[0]
     return total
+
+
+def sincos32(angles: Array) -> tuple[Array, Array]:
+    """Sines and cosines of F32 angles of a circle, each rounded once to F32.
+
+    torch computes them with a library that rounds one of twenty values to the neighbour, and not
+    to the same on every processor.
+    """
+    import numpy as np
+
+    wide = angles.astype(np.float64)
+    return np.sin(wide).astype(np.float32), np.cos(wide).astype(np.float32)
