@@ -25,7 +25,7 @@ from mbuild.build.splitting import HALVES, SPLITTING, Halves, Splitting
 from mbuild.convert.conversion import CONVERSION, Conversion
 from mbuild.core.digest import Digest
 from mbuild.core.errors import FormatError, MbuildError
-from mbuild.quant.choose.options import OPTIONS, Quantization
+from mbuild.quant.choose.options import OPTIONS, Option, Quantization
 from mbuild.store import Manifest
 
 if TYPE_CHECKING:
@@ -254,32 +254,21 @@ def locked_request(lock: BuildLock, target: Target, source: Script) -> BuildRequ
         from mbuild.quant.choose.types import file_type
 
         draft = file_type(draft)
-    splitting = locked_splitting(lock)
-    outtype, pre = options["outtype"], options["pre"]
-    conversion, halves = locked_conversion(lock), locked_halves(lock)
+    outtype, pre, splitting = options["outtype"], options["pre"], locked_splitting(lock)
     request = BuildRequest((target,), source, outtype, pre, draft, splitting=splitting)
-    return request._replace(conversion=conversion, halves=halves)
+    conversion = Conversion.parse(_given(lock, CONVERSION))
+    return request._replace(conversion=conversion, halves=Halves.parse(_given(lock, HALVES)))
 
 
 def locked_splitting(lock: BuildLock) -> Splitting | None:
     """In which files a lock's weights are kept; raises :class:`UsageError` for what cannot be."""
+    return Splitting.parse(_given(lock, SPLITTING))
+
+
+def _given(lock: BuildLock, table: Mapping[str, Option]) -> dict[str, Any]:
+    """The options of a table that a lock has, by their names."""
     options = lock.inputs["options"]
-    names = (row.name for row in SPLITTING.values())
-    return Splitting.parse({name: options[name] for name in names if name in options})
-
-
-def locked_conversion(lock: BuildLock) -> Conversion:
-    """How a lock's checkpoint is converted; raises :class:`UsageError` for what cannot be."""
-    options = lock.inputs["options"]
-    names = (row.name for row in CONVERSION.values())
-    return Conversion.parse({name: options[name] for name in names if name in options})
-
-
-def locked_halves(lock: BuildLock) -> Halves:
-    """Which halves of a checkpoint a lock has; raises :class:`UsageError` for what cannot be."""
-    options = lock.inputs["options"]
-    names = (row.name for row in HALVES.values())
-    return Halves.parse({name: options[name] for name in names if name in options})
+    return {row.name: options[row.name] for row in table.values() if row.name in options}
 
 
 def pinned_manifest(lock: BuildLock) -> Digest | None:

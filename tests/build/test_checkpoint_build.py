@@ -226,7 +226,7 @@ def test_a_plan_says_what_q8_0_would_take(
 ) -> None:
     """Where the result is much larger than the files: their weights were quantized."""
     assert "--outtype q8_0 would write" not in mbuild("plan", "-t", "m").stdout
-    monkeypatch.setattr("mbuild.build.steps.weights._MUCH_LARGER", 0.5)
+    monkeypatch.setattr("mbuild.build.steps.checkpoint._MUCH_LARGER", 0.5)
     said = mbuild("plan", "-t", "m").stdout
     assert "its weights are quantized in the files" in said
     assert "--outtype q8_0 would write 1." in said

@@ -108,6 +108,26 @@ def test_pixtrals_tokenizer_counts(tmp_path: Path, model_type: str | None) -> No
     assert encoder_files(found) == ("config.json", "model.safetensors", "tokenizer.json")
 
 
+def test_pickled_shards_count_where_there_are_no_others(tmp_path: Path) -> None:
+    """By the index of pickled weights; an adapter beside them is none of the model's."""
+    weights = {
+        "model.layers.0.mlp.up_proj.weight": "pytorch_model-00001-of-00002.bin",
+        "vision_tower.proj.weight": "pytorch_model-00002-of-00002.bin",
+    }
+    found = files(
+        tmp_path,
+        config__json={"vision_config": {"model_type": "x"}},
+        adapter_model__safetensors="",
+        hf_quant_config__json={},
+        **{f"pytorch_model-0000{n}-of-00002__bin": "" for n in (1, 2)},
+        pytorch_model__bin__index__json={"weight_map": weights},
+    )
+    assert encoder_files(found) == (
+        *("config.json", "hf_quant_config.json", "pytorch_model-00002-of-00002.bin"),
+        "pytorch_model.bin.index.json",
+    )
+
+
 def test_the_steps_of_both_halves_run_together(tmp_path: Path) -> None:
     """One group, so that files are read once for their digests; keys of their own."""
     found = files(
