@@ -20,6 +20,7 @@ from mbuild.core.errors import DamagedError, NameNotFoundError, UsageError
 from mbuild.language.stages.opening import opens_stages
 
 if TYPE_CHECKING:
+    from mbuild.build.converter import ForeignConverter
     from mbuild.build.history import BuildRecord
     from mbuild.store import Store, StoredManifest
 
@@ -158,3 +159,18 @@ def _locked_target(lock: BuildLock, path: Path, stored: StoredManifest) -> Targe
         )
     quantization = None if chosen[0] == UNQUANTIZED else locked_quantization(lock, chosen[0])
     return Target((stored.name,), quantization)
+
+
+def with_converter(wanted: Build, converter: ForeignConverter) -> Build:
+    """The same build with the checkout that its checkpoint was converted with.
+
+    Raises :class:`UsageError` for another checkout, and for a build that asked none.
+    """
+    asked = wanted.request.converter
+    if asked is None or asked.digest != converter.digest:
+        said = "no other converter" if asked is None else f"code with the digest {asked.digest}"
+        raise UsageError(
+            f"--converter {converter.path}: the model was converted by {said}",
+            hint="leave --converter out" if asked is None else "name a checkout with that code",
+        )
+    return wanted._replace(request=wanted.request._replace(converter=converter))

@@ -31,6 +31,8 @@ class Cost(NamedTuple):
     peak in bytes where it is worth a word. ``tensors`` are those of a quantization.
     ``every_core`` tells that the work spreads over all cores, so that other such work
     beside it makes both slower; ``in_passing`` that it takes no time of its own.
+    ``eight_bits`` are the bytes that Q8_0 would take instead, where the result is much larger
+    than the quantized weights that it is made from.
     """
 
     writes: int | None = 0
@@ -38,6 +40,7 @@ class Cost(NamedTuple):
     tensors: tuple[PlannedTensor, ...] = ()
     every_core: bool = False
     in_passing: bool = False
+    eight_bits: int | None = None
 
 
 def memory_for(weights: int, largest: int, threads: int) -> int:

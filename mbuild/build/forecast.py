@@ -36,7 +36,8 @@ class PlannedStep(NamedTuple):
     ``writes``, with what is fetched among it, is None when nobody can know yet. ``seconds`` is
     what such steps took on this machine, None while none ran. ``tensors`` are those of a
     quantization, ``memory`` is in bytes; ``every_core`` tells that the work spreads over all
-    cores. ``key`` is empty while it is not known; ``materials`` are the files, folders and
+    cores; ``eight_bits`` is what Q8_0 would take of weights that were quantized already.
+    ``key`` is empty while it is not known; ``materials`` are the files, folders and
     models that the step is made from.
     """
 
@@ -54,6 +55,7 @@ class PlannedStep(NamedTuple):
     materials: tuple[Material, ...] = ()
     every_core: bool = False
     fetches: int = 0
+    eight_bits: int | None = None
 
     @property
     def cached(self) -> bool:
@@ -216,6 +218,7 @@ def _planned(row: Surveyed, store: Store, past: _Past, shared: set[Hashable]) ->
         tensors=cost.tensors,
         every_core=cost.every_core,
         fetches=(cost.writes or 0) if step.fetches else 0,
+        eight_bits=cost.eight_bits,
     )
 
 

@@ -22,9 +22,10 @@ from mbuild.build.sources.values import (
     StoredModel,
 )
 from mbuild.build.splitting import HALVES, SPLITTING, Halves, Splitting
+from mbuild.convert.conversion import CONVERSION, Conversion
 from mbuild.core.digest import Digest
 from mbuild.core.errors import FormatError, MbuildError
-from mbuild.quant.choose.options import OPTIONS, Quantization
+from mbuild.quant.choose.options import OPTIONS, Option, Quantization
 from mbuild.store import Manifest
 
 if TYPE_CHECKING:
@@ -172,6 +173,8 @@ def _part(found: Resolved) -> dict[str, Any]:
                 if target.quantization is not None
             },
             **(request.splitting.to_json() if request.splitting else {}),
+            **request.conversion.to_json(),
+            **({"converter": request.converter.to_json()} if request.converter else {}),
             **request.halves.to_json(),
         },
     }
@@ -278,24 +281,21 @@ def locked_request(lock: BuildLock, target: Target, source: Script) -> BuildRequ
         from mbuild.quant.choose.types import file_type
 
         draft = file_type(draft)
-    splitting = locked_splitting(lock)
-    outtype, pre = options["outtype"], options["pre"]
-    halves = locked_halves(lock)
-    return BuildRequest((target,), source, outtype, pre, draft, splitting=splitting, halves=halves)
+    outtype, pre, splitting = options["outtype"], options["pre"], locked_splitting(lock)
+    request = BuildRequest((target,), source, outtype, pre, draft, splitting=splitting)
+    conversion = Conversion.parse(_given(lock, CONVERSION))
+    return request._replace(conversion=conversion, halves=Halves.parse(_given(lock, HALVES)))
 
 
 def locked_splitting(lock: BuildLock) -> Splitting | None:
     """In which files a lock's weights are kept; raises :class:`UsageError` for what cannot be."""
-    options = lock.inputs["options"]
-    names = (row.name for row in SPLITTING.values())
-    return Splitting.parse({name: options[name] for name in names if name in options})
+    return Splitting.parse(_given(lock, SPLITTING))
 
 
-def locked_halves(lock: BuildLock) -> Halves:
-    """Which halves of a checkpoint a lock has; raises :class:`UsageError` for what cannot be."""
+def _given(lock: BuildLock, table: Mapping[str, Option]) -> dict[str, Any]:
+    """The options of a table that a lock has, by their names."""
     options = lock.inputs["options"]
-    names = (row.name for row in HALVES.values())
-    return Halves.parse({name: options[name] for name in names if name in options})
+    return {row.name: options[row.name] for row in table.values() if row.name in options}
 
 
 def pinned_manifest(lock: BuildLock) -> Digest | None:
@@ -378,8 +378,10 @@ def locked_inputs(value: Mapping[str, Any], asked: Iterable[str]) -> dict[LockPl
         flat[LockPlace("PARAMETER", -1, name)] = json.dumps(item)
     for name in ("outtype", "pre", "draft_quantize"):
         flat[LockPlace("", -1, f"--{name.replace('_', '-')}")] = json.dumps(options[name])
-    for row in (*SPLITTING.values(), *HALVES.values()):
+    for row in (*SPLITTING.values(), *CONVERSION.values(), *HALVES.values()):
         flat[LockPlace("", -1, row.flag)] = json.dumps(options.get(row.name))
+    if "converter" in options:
+        flat[LockPlace("", -1, "--converter")] = str(options["converter"])
     for variant in asked:
         if variant != UNQUANTIZED:
             flat |= _flat_quantization(variant, options["quantize"][variant])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from mbuild.build.converter import ConvertOptions
 from mbuild.build.sources.values import (
     AdapterSource,
     CheckpointSource,
@@ -309,7 +310,7 @@ def _origin(source: GGUFSource | CheckpointSource, request: BuildRequest) -> Ori
     from mbuild.build.steps.origins import CheckpointOrigin, GGUFOrigin
 
     if isinstance(source, CheckpointSource):
-        return CheckpointOrigin(source, request.outtype, request.pre)
+        return CheckpointOrigin(source, _convert_options(request))
     return GGUFOrigin(source.files)
 
 
@@ -327,6 +328,10 @@ UNSET_CONFIG = ("renderer", "parser", "requires", "draft")
 """Which keys of an inherited config it leaves out."""
 
 _PARAMETER = "parameter "
+
+
+def _convert_options(request: BuildRequest) -> ConvertOptions:
+    return ConvertOptions(request.outtype, request.pre, request.conversion, request.converter)
 
 
 class _Entries:
@@ -435,7 +440,7 @@ def _weights(
     if isinstance(source, CheckpointSource):
         from mbuild.build.steps.checkpoint import ConvertCheckpoint
 
-        return ConvertCheckpoint(source, request.outtype, request.pre, role, cut)
+        return ConvertCheckpoint(source, _convert_options(request), role, cut)
     if cut is not None:
         from mbuild.build.steps.origins import GGUFOrigin
         from mbuild.build.steps.shards import SplitWeights
@@ -456,7 +461,7 @@ def _projector(source: CheckpointSource, request: BuildRequest, *, beside: bool)
     from mbuild.build.steps.origins import CheckpointOrigin
 
     outtype = request.halves.outtype or request.outtype
-    text = CheckpointOrigin(source, request.outtype, request.pre) if beside else None
+    text = CheckpointOrigin(source, _convert_options(request)) if beside else None
     return ConvertProjector(source, outtype, text)
 
 

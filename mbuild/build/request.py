@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mbuild.build.converter import ForeignConverter
 from mbuild.build.splitting import BOTH, Halves, Splitting
+from mbuild.convert.conversion import AS_IT_IS, Conversion
 from mbuild.core.digest import Digest
 from mbuild.core.errors import FormatError, MbuildError
 from mbuild.core.names import ModelName
@@ -22,6 +24,9 @@ FORMAT = 1
 
 OUTTYPE = "auto"
 """The type of a converted checkpoint's matrices when nobody names one."""
+
+OUTTYPES = (OUTTYPE, "f32", "f16", "bf16", "q8_0", "tq1_0", "tq2_0")
+"""The types that they can have."""
 
 T = TypeVar("T")
 
@@ -139,7 +144,9 @@ class BuildRequest(NamedTuple):
     ``draft_quantize`` is the type of the drafts, the same for all targets; ``link`` asks for
     hard links instead of copies. Where ``named`` is False the models get no names: those of
     the targets are only what to call them. ``splitting`` says in which files the weights of
-    every target are kept, ``halves`` which parts of a multimodal checkpoint are built.
+    every target are kept, ``conversion`` how a checkpoint is converted beside its types,
+    ``converter`` by whose converter, where it is not mbuild's; of that only the digest is written.
+    ``halves`` says which parts of a multimodal checkpoint are built.
     """
 
     targets: tuple[Target, ...]
@@ -150,6 +157,8 @@ class BuildRequest(NamedTuple):
     link: bool = False
     named: bool = True
     splitting: Splitting | None = None
+    conversion: Conversion = AS_IT_IS
+    converter: ForeignConverter | None = None
     halves: Halves = BOTH
 
     @property
@@ -190,6 +199,9 @@ class BuildRequest(NamedTuple):
             found["--outtype", own] = None
         if self.pre is not None:
             found["--pre", self.pre] = None
+        found |= dict.fromkeys(self.conversion.flags())
+        if self.converter is not None:
+            found["--converter", self.converter.path or self.converter.digest] = None
         splitting = target.splitting if target and target.splitting else self.splitting
         if splitting is not None:
             found |= dict.fromkeys(splitting.flags())
@@ -221,6 +233,8 @@ class BuildRequest(NamedTuple):
             "link": self.link or None,
             "named": None if self.named else False,
             "splitting": self.splitting.to_json() if self.splitting else None,
+            "conversion": self.conversion.to_json() or None,
+            "converter": self.converter.to_json() if self.converter else None,
             "halves": self.halves.to_json() or None,
         }
         return _said(value)
@@ -257,14 +271,17 @@ class BuildRequest(NamedTuple):
         draft = fields.pop("draft_quantize", None)
         link, named = fields.pop("link", False), fields.pop("named", True)
         splitting = Splitting.parse(fields.pop("splitting", {}))
+        conversion = Conversion.parse(fields.pop("conversion", {}))
         halves = Halves.parse(fields.pop("halves", {}))
-        fields.end()
         if not (isinstance(link, bool) and isinstance(named, bool)):
             raise TypeError("'link' and 'named' are true or false")
         pre = None if pre is None else _text(pre)
         draft_type = _file_type(draft)
-        outtype = _text(outtype)
-        return cls(targets, source, outtype, pre, draft_type, link, named, splitting, halves)
+        digest = fields.pop("converter", None)
+        converter = None if digest is None else ForeignConverter.from_json(_text(digest))
+        fields.end()
+        further = (draft_type, link, named, splitting, conversion, converter, halves)
+        return cls(targets, source, _text(outtype), pre, *further)
 
 
 def _said(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import click
 from mbuild.build.build import build
 from mbuild.build.fetching import Fetching, PullMode
 from mbuild.build.prepare import Build, Notice, check_unasked_names, read_recipe
-from mbuild.build.request import BuildRequest, Script, Target
+from mbuild.build.request import OUTTYPES, BuildRequest, Script, Target
 from mbuild.build.sources.resolve import LocalContext
 from mbuild.cli.common import (
     FolderType,
@@ -23,6 +23,12 @@ from mbuild.cli.common import (
     read_limited,
     say_reading,
     store_option,
+)
+from mbuild.cli.converting import (
+    conversion_of,
+    converter_of,
+    converter_options,
+    converting_options,
 )
 from mbuild.cli.progress import failures, follow
 from mbuild.cli.quantizing import file_type_of, quantize_options, targets
@@ -132,13 +138,15 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     click.option(
         "--outtype",
-        type=click.Choice(["auto", "f32", "f16", "bf16", "q8_0"], case_sensitive=False),
+        type=click.Choice(OUTTYPES, case_sensitive=False),
         default="auto",
         help="Type of a converted checkpoint's matrices; auto keeps BF16 or F16  [default: auto]",
     ),
     click.option(
         "--pre", metavar="NAME", help="Pre-tokenizer, where mbuild does not know the tokenizer."
     ),
+    converting_options,
+    converter_options,
     halves_options,
     click.argument("folder", metavar="[CONTEXT]", required=False, type=FolderType()),
 )
@@ -169,6 +177,8 @@ def read_request(
         file_type_of(given["draft_quantize"]),
         given["link"],
         splitting=splitting_of(given),
+        conversion=conversion_of(given),
+        converter=converter_of(given, store),
         halves=halves_of(given),
     )
     wanted = Build(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mbuild.cli.common import NameType, format_option, human_size, open_store, store_option
+from mbuild.cli.converting import converter_of, converter_options
 from mbuild.cli.meter import AgeType, SizeType, counted, meter, table
 from mbuild.core.errors import UsageError
 from mbuild.core.names import ModelName
@@ -170,10 +171,12 @@ Examples:
 @click.option("--dry-run", is_flag=True, help="Only report; leave damaged blobs in place.")
 @click.option("--rebuild", is_flag=True, help="Rebuild the models and compare them bit for bit.")
 @click.option("-f", "--file", metavar="FILE", help="The Modelfile to rebuild from.")
+@converter_options
 @format_option
 @click.pass_context
 def verify_command(
     ctx: click.Context,
+    /,
     *,
     names: tuple[ModelName, ...],
     store: str | None,
@@ -181,6 +184,7 @@ def verify_command(
     rebuild: bool,
     file: str | None,
     style: str,
+    **further: str | None,
 ) -> int:
     """Rehash what the store holds, or some models; report damage and how to repair it.
 
@@ -205,7 +209,8 @@ def verify_command(
     if rebuild and models and not found.findings:
         from mbuild.cli.rebuild import rebuilt
 
-        again = [rebuilt(opened, stored, file, quiet=style == "json") for stored in models]
+        converter, quiet = converter_of(further, opened), style == "json"
+        again = [rebuilt(opened, m, file, quiet=quiet, converter=converter) for m in models]
         return _show_rebuilt(found, again, style)
     if style == "json":
         click.echo(json.dumps(found.to_json(), indent=2))

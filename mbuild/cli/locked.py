@@ -20,6 +20,7 @@ from mbuild.build.locked import Locked
 from mbuild.build.splitting import HALVES, SPLITTING
 from mbuild.cli.common import read_limited
 from mbuild.cli.quantizing import distinct, file_type_of
+from mbuild.convert.conversion import CONVERSION
 from mbuild.core.errors import FormatError, MissingFileError, UsageError
 from mbuild.quant.choose.options import OPTIONS, spelled
 
@@ -77,7 +78,7 @@ def locked_options(lock: BuildLock, variants: Sequence[str]) -> dict[str, Any]:
     """The arguments of ``mbuild build`` that ask for some variants of a lock, by their names."""
     options = lock.inputs["options"]
     found = {name: options[name] for name in ("outtype", "pre", "draft_quantize")}
-    tables = (*SPLITTING.values(), *HALVES.values())
+    tables = (*SPLITTING.values(), *CONVERSION.values(), *HALVES.values())
     found |= {row.name: options[row.name] for row in tables if row.name in options}
     types = [type_ for name in variants if name != UNQUANTIZED and (type_ := file_type_of(name))]
     known = (locked_quantization(lock, type_.name) for type_ in types)

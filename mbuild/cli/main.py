@@ -18,6 +18,7 @@ import click
 from mbuild import __version__
 from mbuild.build.splitting import HALVES, SPLITTING
 from mbuild.cli.common import QuickCommand, color_on, columns_of, harmless, said_at_once
+from mbuild.convert.conversion import CONVERSION
 from mbuild.core.errors import CancelledError, MbuildError, ModelfileError, UsageError
 from mbuild.quant.choose.options import OPTIONS
 
@@ -156,9 +157,11 @@ WITH_VALUE = {
     "--build",
     "--build-arg",
     "--target",
+    "--converter",
+    "--converter-python",
     *(
         row.flag
-        for table in (OPTIONS, SPLITTING, HALVES)
+        for table in (OPTIONS, SPLITTING, CONVERSION, HALVES)
         for row in table.values()
         if row.kind.metavar
     ),

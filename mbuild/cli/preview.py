@@ -42,6 +42,11 @@ def show_steps(planned: Forecast, style: str, *, tensors: bool = False) -> None:
     say(_total_line(planned), f"{', '.join(planned.names)}: ")
     for step in planned.steps:
         say(_step_text(step), STATES[step.state])
+        if step.eight_bits is not None and not step.cached:
+            say(
+                f"its weights are quantized in the files, which have {human_size(step.reads)};"
+                f" --outtype q8_0 would write {human_size(step.eight_bits)}"
+            )
         if tensors:
             _show_tensors(step.tensors)
         elif step.tensors and not step.cached:

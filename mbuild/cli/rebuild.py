@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from mbuild.build.again import from_log, from_modelfile
+from mbuild.build.again import from_log, from_modelfile, with_converter
 from mbuild.build.lock import BuildLock
 from mbuild.build.rebuild import Rebuilt, rebuild
 from mbuild.cli.build import read_modelfile, script_of
@@ -16,6 +16,7 @@ from mbuild.cli.progress import renderer
 from mbuild.core.events import BuildFinished, Explained, LayerReady, ModelBuilt, WritingManifest
 
 if TYPE_CHECKING:
+    from mbuild.build.converter import ForeignConverter
     from mbuild.build.prepare import Build
     from mbuild.store import Store, StoredManifest
 
@@ -24,17 +25,26 @@ _UNSAID = (LayerReady, WritingManifest, ModelBuilt, BuildFinished, Explained)
 
 
 def rebuilt(
-    store: Store, stored: StoredManifest, file: str | None, *, quiet: bool = False
+    store: Store,
+    stored: StoredManifest,
+    file: str | None,
+    *,
+    quiet: bool = False,
+    converter: ForeignConverter | None = None,
 ) -> Rebuilt:
     """Build a model again and compare, showing the build on standard error.
 
     Without ``file`` as the log says that it was built; else from that Modelfile,
-    with the options of its lock file if it has one. Raises :class:`UsageError`
-    where neither tells how, and :class:`NameNotFoundError` where the log knows no such build.
+    with the options of its lock file if it has one. ``converter`` is the checkout of llama.cpp
+    that a model was converted with, which nothing but the command line names. Raises
+    :class:`UsageError` where neither tells how, and :class:`NameNotFoundError` where the log knows
+    no such build.
     """
     wanted = (
         from_log(stored, store, say_reading) if file is None else _from_file(file, stored, store)
     )
+    if converter is not None:
+        wanted = with_converter(wanted, converter)
     building = rebuild(wanted, stored, store)
     with renderer("auto") as show, closing(building):
         while True:

@@ -8,14 +8,23 @@ plain relative names to paths, which over the HTTP API are blobs.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families import find
-from mbuild.convert.read.files import CheckpointFiles, parse_object
+from mbuild.convert.mistral import (
+    PARAMS,
+    WEIGHTS,
+    is_mistral_format,
+    mistral_config,
+    mistral_row,
+)
+from mbuild.convert.read.files import CheckpointFiles
 from mbuild.convert.read.leftovers import weights_alone
+from mbuild.convert.read.modelopt import with_quant_file
 from mbuild.convert.read.safetensors import read_header
+from mbuild.convert.read.torch_files import is_torch_file, read_torch_file
+from mbuild.convert.read.weight_files import WeightFiles
 from mbuild.convert.read.wrappers import unwrap
 from mbuild.convert.rows.hyper import COMPOSED
 from mbuild.core.errors import FormatError, SourceError, UnsupportedError
@@ -30,17 +39,7 @@ if TYPE_CHECKING:
 
 _AS_A_WHOLE = (["DeepseekOCRForCausalLM"], ["DeepseekOCR2ForCausalLM"])
 """Models whose text half has another class's name, and is none of that class."""
-INDEX = "model.safetensors.index.json"
-INDEX_LIMIT = 100 << 20
 _NESTED = ("text_config", "llm_config", "lm_config", "language_config")
-_PICKLED = re.compile(r"^(pytorch_model|consolidated|model).*\.(bin|pth|pt|ckpt)$")
-_PART = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors$")
-_TO_SAFETENSORS = (
-    'convert them, in an environment with torch: python -c "from transformers import '
-    "AutoModelForCausalLM as M; M.from_pretrained('.').save_pretrained('.')\""
-)
-_AGAIN = "the download is incomplete: download the checkpoint again"
-_OTHER_SHARD = "a shard is from another download: download the checkpoint again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +70,15 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    name: str, files: Mapping[str, Path], seen: Mapping[str, Seen] | None = None
+    name: str,
+    files: Mapping[str, Path],
+    seen: Mapping[str, Seen] | None = None,
+    like: str | None = None,
 ) -> Checkpoint:
     """Read the config and the headers of all shards, and check that they belong together.
 
-    ``seen`` has, for some of the files, who is shown what is read of their tensors.
+    ``seen`` has, for some of the files, who is shown what is read of their tensors; ``like``
+    names the family for a class that has none (:func:`~mbuild.convert.families.find`).
 
     Raises:
         UnsupportedError: for a family without a row, before any shard is
@@ -85,10 +88,12 @@ def open_checkpoint(
     """
     small = CheckpointFiles(files)
     root = small.json_object("config.json")
+    if is_mistral_format(files):
+        return _in_mistral_format(name, files, seen or {}, small)
     if root is None:
         raise SourceError(f"{name} has no config.json", hint=what_it_is(files))
     hf_arch = class_name(root)
-    config, family = _flat(root), _family(name, root, hf_arch)
+    config, family = with_quant_file(_flat(root), small), _family(name, root, hf_arch, like)
     family = family.variant(config) if family.variant else family
     stored, renamed = unwrap(_tensors(name, files, small, seen or {}))
     tensors, config, more = weights_alone(stored, config, family.gguf)
@@ -97,15 +102,39 @@ def open_checkpoint(
         warnings += (
             "the adapter beside the model is not applied: to apply it, name it with ADAPTER",
         )
+    if like is not None:
+        warnings += (
+            f"{hf_arch} is converted as {like}: its tensors fit, but only whoever made it knows"
+            " whether it computes the same",
+        )
     tied = root.get("tie_word_embeddings") is True
     composed = not _nested(root) or root.get("model_type") in COMPOSED
     return Checkpoint(name, dict(files), config, hf_arch, family, tensors, warnings, tied, composed)
 
 
-def _family(name: str, root: Mapping[str, Any], hf_arch: str) -> Family:
+def _in_mistral_format(
+    name: str, files: Mapping[str, Path], seen: Mapping[str, Seen], small: CheckpointFiles
+) -> Checkpoint:
+    """A checkpoint in Mistral's own format."""
+    config = mistral_config(small.json_object(PARAMS) or {})
+    family = mistral_row(config)
+    shards = [f for f in sorted(files) if f.startswith(WEIGHTS) and f.endswith(".safetensors")]
+    if not shards:
+        raise SourceError(
+            f"{name} has no {WEIGHTS}*.safetensors",
+            hint="a checkpoint in Mistral's format has params.json, the weights and tekken.json",
+        )
+    stored, config, warnings = weights_alone(_stored(shards, files, seen), config, family.gguf)
+    tied = config.get("tie_word_embeddings") is True
+    return Checkpoint(
+        name, dict(files), config, "MistralFormat", family, stored, tuple(warnings), tied
+    )
+
+
+def _family(name: str, root: Mapping[str, Any], hf_arch: str, like: str | None) -> Family:
     """The row of a class; an encoder whose text model lies elsewhere is refused with its name."""
     try:
-        return find(hf_arch)
+        return find(hf_arch, like)
     except UnsupportedError as error:
         from mbuild.convert.projectors import find as find_projector
 
@@ -130,6 +159,12 @@ def what_it_is(files: Mapping[str, Path]) -> str:
 
 def class_name(root: Mapping[str, Any]) -> str:
     """The first of ``architectures``, a nested text_config's before the root's."""
+    if "_class_name" in root and "_diffusers_version" in root:
+        raise UnsupportedError(
+            f"config.json is that of a {str(root['_class_name'])[:60]} of Diffusers, which is no"
+            " language model",
+            hint="name the folder of its text encoder, if that is what you mean",
+        )
     nested, whole = _nested(root), root.get("architectures")
     as_a_whole = isinstance(whole, list) and whole[:1] in _AS_A_WHOLE
     names = whole if as_a_whole else nested.get("architectures") or whole
@@ -160,11 +195,22 @@ def _flat(root: Mapping[str, Any]) -> dict[str, Any]:
 def _tensors(
     name: str, files: Mapping[str, Path], small: CheckpointFiles, seen: Mapping[str, Seen]
 ) -> tuple[StoredTensor, ...]:
-    promised = _read_index(files, small)
-    shards = sorted(set(promised.values())) if promised else _shard_names(name, files)
+    shards = WeightFiles(name, files, small)
+    found = {tensor.name: tensor for tensor in _stored(shards.names, files, seen)}
+    shards.check(found)
+    if not found:
+        raise FormatError(f"{name}: the checkpoint has no tensors")
+    return tuple(found.values())
+
+
+def _stored(
+    shards: Iterable[str], files: Mapping[str, Path], seen: Mapping[str, Seen]
+) -> tuple[StoredTensor, ...]:
+    """The tensors of all shards; raises :class:`FormatError` for one that two of them have."""
     found: dict[str, StoredTensor] = {}
     for shard in shards:
-        for tensor in read_header(files[shard], shard, seen.get(shard)):
+        read = read_torch_file if is_torch_file(shard) else read_header
+        for tensor in read(files[shard], shard, seen.get(shard)):
             if tensor.name in found:
                 raise FormatError(
                     f"tensor {tensor.name!r} is in two files: "
@@ -172,78 +218,4 @@ def _tensors(
                     hint="one of them is left over from an earlier save: remove it",
                 )
             found[tensor.name] = tensor
-    if promised:
-        _check_promises(promised, found)
-    if not found:
-        raise FormatError(f"{name}: the checkpoint has no tensors")
     return tuple(found.values())
-
-
-def _read_index(files: Mapping[str, Path], small: CheckpointFiles) -> dict[str, str]:
-    """The index's map from tensors to shards, empty where there is no index."""
-    if INDEX not in files:
-        return {}
-    index = parse_object(small.read(INDEX, INDEX_LIMIT), INDEX)
-    promised = index.get("weight_map")
-    if not isinstance(promised, dict) or not promised:
-        raise FormatError(f"{INDEX} has no weight_map")
-    for shard in set(_texts(promised.values())):
-        if not shard.endswith(".safetensors") or "/" in shard or "\\" in shard or "\0" in shard:
-            raise FormatError(
-                f"{INDEX} names the file {shard[:100]!r}, which is not a plain file name"
-            )
-        if shard not in files:
-            raise SourceError(
-                f"{shard}, which {INDEX} names, is not there",
-                hint=_AGAIN,
-            )
-    return promised
-
-
-def _texts(values: Iterable[Any]) -> Iterable[str]:
-    for value in values:
-        if not isinstance(value, str):
-            raise FormatError(f"{INDEX}: weight_map has a value that is not a file name")
-        yield value
-
-
-def _check_promises(promised: Mapping[str, str], found: Mapping[str, StoredTensor]) -> None:
-    missing = sorted(promised.keys() - found.keys())
-    if missing:
-        raise FormatError(
-            f"tensor {missing[0]!r} is not in {promised[missing[0]]}, where {INDEX} has it"
-            + (f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""),
-            hint=_OTHER_SHARD,
-        )
-    extra = sorted(found.keys() - promised.keys())
-    if extra:
-        raise FormatError(
-            f"{found[extra[0]].shard.name} has the tensor {extra[0]!r}, which {INDEX} does not "
-            "name",
-            hint=_OTHER_SHARD,
-        )
-
-
-def _shard_names(name: str, files: Mapping[str, Path]) -> list[str]:
-    """The shards of a checkpoint without an index."""
-    plain = [file for file in sorted(files) if "/" not in file]
-    shards = [f for f in plain if f.startswith("model") and f.endswith(".safetensors")]
-    if not shards:
-        pickled = [file for file in plain if _PICKLED.match(file)]
-        if pickled:
-            raise UnsupportedError(
-                f"{name}: {pickled[0]} holds pickled weights, which can run any code when they"
-                " are read",
-                hint=_TO_SAFETENSORS,
-            )
-        hint = "it is an adapter: name it with ADAPTER" if "adapter_config.json" in files else ""
-        raise SourceError(f"{name} has no model*.safetensors", hint=hint)
-    for shard in shards:
-        match = _PART.match(shard)
-        if match is None:
-            continue
-        for number in range(1, int(match["count"]) + 1):
-            part = f"{match['stem']}-{number:05d}-of-{match['count']}.safetensors"
-            if part not in files:
-                raise SourceError(f"{part} is not there", hint=_AGAIN)
-    return shards

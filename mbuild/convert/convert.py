@@ -8,11 +8,10 @@ must be zero; those are read at once.)
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.checks.head import check_head, differ
@@ -23,50 +22,48 @@ from mbuild.convert.checks.layout import (
     layout_places,
 )
 from mbuild.convert.checks.unsaid import unsaid
+from mbuild.convert.conversion import AS_IT_IS, Conversion
+from mbuild.convert.dense import dense_layers, dense_sizes
+from mbuild.convert.encoded import encoded, shape_of
 from mbuild.convert.families import config_class
+from mbuild.convert.fusing import Converted, fused
 from mbuild.convert.metadata.general import QUANTIZATION_VERSION, Parameters, general
-from mbuild.convert.read.dequantize import dequantize
+from mbuild.convert.read.dequantize import dequantize, eight_bit_names, kept_first, plain
 from mbuild.convert.read.dtypes import OutType
 from mbuild.convert.read.files import CheckpointFiles
-from mbuild.convert.read.lazy import Lazy, Packed, lazy_of
+from mbuild.convert.read.integers import lost
+from mbuild.convert.read.kept import KeptWeight, can_stay, kept_types
+from mbuild.convert.read.lazy import Lazy, constant, lazy_of
 from mbuild.convert.read.leftovers import INTEGERS, UNQUANTIZED
+from mbuild.convert.read.modelopt import activations
 from mbuild.convert.read.safetensors import DType
-from mbuild.convert.read.values import check_mxfp4, encode_checked
 from mbuild.convert.rows.hyper import LAYER_NAMES, Hyper, as_integer, unified_rope
 from mbuild.convert.rows.keys import merged, write
 from mbuild.convert.rows.names import name_map
+from mbuild.convert.rows.nextn import of_layers
 from mbuild.convert.rows.pooling import unused_modules
 from mbuild.convert.rows.row import NO_HF_CONFIG
 from mbuild.convert.rows.rules import Stacker, apply_rules
 from mbuild.convert.vocabulary.assemble import vocabulary
 from mbuild.core.errors import FormatError, UnsupportedError
-from mbuild.gguf.memory import room
-from mbuild.gguf.model import KV, Model, Tensor
-from mbuild.gguf.types import BLOCKS, GGMLType, ValueType, tensor_nbytes
+from mbuild.gguf.model import KV, Model
+from mbuild.gguf.types import GGMLType, ValueType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
 
     from mbuild.convert.checkpoint import Checkpoint
     from mbuild.convert.rows.hyper import HFConfig
     from mbuild.convert.rows.row import Family
     from mbuild.convert.rows.rules import Named
-
-MAX_DIMS = 4
-_WIDEST = 4  # bytes of the widest element
+    from mbuild.gguf.model import Tensor
 
 _UNUSED = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
 
 
-_GGML: dict[OutType, GGMLType] = {
-    OutType.F32: GGMLType.F32,
-    OutType.F16: GGMLType.F16,
-    OutType.BF16: GGMLType.BF16,
-    OutType.Q8_0: GGMLType.Q8_0,
-}
-
-
-def hyper_parameters(checkpoint: Checkpoint, outtype: OutType) -> Hyper:
+def hyper_parameters(
+    checkpoint: Checkpoint, outtype: OutType, options: Conversion = AS_IT_IS
+) -> Hyper:
     """The checkpoint's hyper-parameters, completed with its family's defaults.
 
     Raises :class:`FormatError` for a number of layers that its tensors cannot have.
@@ -78,6 +75,8 @@ def hyper_parameters(checkpoint: Checkpoint, outtype: OutType) -> Hyper:
     nextn = as_integer(config.get(row.nextn) or 0, row.nextn) if row.nextn else 0
     if row.counted is not None and not nextn:
         nextn = row.counted(tensor.name for tensor in checkpoint.tensors)
+    if options.no_mtp and nextn:
+        config, nextn = {k: v for k, v in config.items() if k != row.nextn}, 0
     blocks = as_integer(layers, "num_hidden_layers", low=1) + nextn
     if blocks > len(checkpoint.tensors):
         raise FormatError(
@@ -153,19 +152,21 @@ def renamed(row: Family, config: Mapping[str, Any], name: str) -> str | None:
 
 
 def model_tensors(
-    hp: Hyper, row: Family, tensors: Mapping[str, Lazy]
-) -> Iterator[tuple[str, Lazy | Packed]]:
-    """GGUF's names and the values to be stored under them, in the file's order.
+    hp: Hyper, row: Family, tensors: Mapping[str, Lazy], options: Conversion = AS_IT_IS
+) -> Iterator[Converted]:
+    """The model's tensors in the file's order.
 
     Raises :class:`UnsupportedError` for a tensor that the family has no place
     for, :class:`FormatError` for one that does not fit.
     """
     name_of = name_map(hp, row)
-    if row.extra is not None:
-        for name, item in row.extra(hp, tensors):
-            yield name_of(name), item
     stacker = Stacker(row.stacks, hp) if row.stacks else None
-    for name, lazy in dequantize(hp.config, tensors).items():
+    made = dequantize(hp.config, tensors, keep=options.keep_quantized)
+    eight = eight_bit_names(tensors, made) if options.fp8_as_q8 else frozenset()
+    extra = iter(row.extra(hp, tensors) if row.extra is not None else ())
+    for name, lazy in kept_first(plain(made) if options.dequantize else made):
+        if not isinstance(lazy, KeptWeight):
+            yield from (Converted(name_of(label), item) for label, item in extra)
         if name.endswith(_UNUSED) or is_skipped(row, hp, name):
             continue
         if lazy.dtype in INTEGERS:
@@ -173,10 +174,29 @@ def model_tensors(
                 f"{lazy.origin} holds integers ({lazy.dtype}) without scales: it is quantized",
                 hint=UNQUANTIZED,
             )
-        for label, item in _transformed(row, stacker, hp, name, lazy):
-            yield name_of(label), item
+        type_ = GGMLType.Q8_0 if name in eight else None
+        for label, item in _kept_or_plain(row, stacker, hp, name, lazy, name_of):
+            yield Converted(name_of(label), item, type_, label)
     if stacker is not None:
         stacker.finish()
+
+
+def _kept_or_plain(
+    row: Family,
+    stacker: Stacker | None,
+    hp: Hyper,
+    name: str,
+    lazy: Lazy,
+    name_of: Callable[[str], str],
+) -> list[Named]:
+    """What the rules make of a tensor, in its bits if every rule and llama.cpp can leave it so."""
+    if not isinstance(lazy, KeptWeight):
+        return list(_transformed(row, stacker, hp, name, lazy))
+    with suppress(FormatError):
+        made = list(_transformed(row, stacker, hp, name, lazy))
+        fitting = [(n, item if can_stay(name_of(n), item) else item.plain()) for n, item in made]
+        return fitting
+    return list(_transformed(row, stacker, hp, name, lazy.plain()))
 
 
 def _transformed(
@@ -198,87 +218,18 @@ def is_skipped(row: Family, hp: Hyper, name: str) -> bool:
     )
 
 
-def tensor_type(
-    name: str, shape: tuple[int, ...], outtype: OutType, whole: Collection[str]
-) -> GGMLType:
-    """What a tensor is stored as: vectors, norms, biases and those of ``whole`` as F32,
-    a matrix whose rows are no whole blocks as F16, all others as asked for."""
-    if len(shape) <= 1 or name.endswith("_norm.weight") or not name.endswith(".weight"):
-        return GGMLType.F32
-    if name in whole:
-        return GGMLType.F32
-    if outtype is OutType.Q8_0 and shape[-1] % 32:
-        return GGMLType.F16
-    return _GGML[outtype]
+def _before_pooling(keys: tuple[KV, ...], more: tuple[KV, ...]) -> tuple[KV, ...]:
+    """Entries in front of the kind of pooling, or behind all others."""
+    at = next((n for n, kv in enumerate(keys) if kv.key.endswith(".pooling_type")), len(keys))
+    return (*keys[:at], *more, *keys[at:])
 
 
-def _tensor(name: str, item: Lazy | Packed, outtype: OutType, whole: Collection[str]) -> Tensor:
-    dims = tuple(reversed(item.shape))
-    if len(dims) > MAX_DIMS:
-        raise FormatError(f"tensor {name} has {len(dims)} dimensions, more than {MAX_DIMS}")
-    if isinstance(item, Packed):
-        return Tensor(name, dims, item.type, partial(_stored, item))
-    type_ = tensor_type(name, item.shape, outtype, whole)
-    return Tensor(name, dims, type_, Encoded(name, item, type_, 0, item.size))
-
-
-def _stored(item: Packed) -> Any:
-    blocks = item.load()
-    return check_mxfp4(blocks, item.origin) if item.type is GGMLType.MXFP4 else blocks
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """A tensor's ``load``: values as GGUF's type ``type``, those from ``start`` to ``stop``.
-
-    The places are flat indices, multiples of 32 but for the last. The writer
-    takes a large tensor in pieces, so that it is not in memory whole. ``name``
-    is GGUF's, for messages.
-    """
-
-    name: str
-    item: Lazy
-    type: GGMLType
-    start: int
-    stop: int
-
-    @property
-    def count(self) -> int:
-        """Bytes of the result."""
-        return tensor_nbytes(self.type, (self.stop - self.start,))
-
-    def __call__(self) -> Any:
-        """The bytes, as a flat array; raises :class:`FormatError` for what is not finite."""
-        item = self.item
-        if item.part is not None:
-            return self._encoded(item, item.part(self.start, self.stop), self.start)
-        if not item.parts:
-            return self._encoded(item, item.load())
-        # A stack of experts can be larger than memory is; one at a time needs room for one more.
-        out = room(self.count)
-        size = out.size // len(item.parts)
-        for number, part in enumerate(item.parts):
-            out[number * size : (number + 1) * size] = self._encoded(part, part.load())
-        return out
-
-    def _encoded(self, item: Lazy, values: Any, start: int = 0) -> Any:
-        origin = f"{item.origin} ({self.name})"
-        return encode_checked(values, item.dtype, self.type, origin, start)
-
-    def pieces(self, size: int, row: int = 1) -> Iterator[Encoded]:
-        """The tensor as loads of at most ``size`` bytes, in order, as far as it can be cut.
-
-        They begin and end with rows of ``row`` bytes of the result, or with blocks of 32.
-        """
-        block = BLOCKS[self.type]
-        values = max(row // block.size * block.weights, 32)
-        for part in self.item.parts or (self.item,):
-            first, last = (self.start, self.stop) if part is self.item else (0, part.size)
-            unit = math.lcm(values, part.grain)
-            step = max(size // _WIDEST // unit, 1) * unit
-            step = step if part.part is not None else part.size
-            for start in range(first, last, step):
-                yield Encoded(self.name, part, self.type, start, min(start + step, last))
+def _beside(made: Converted) -> Iterator[Converted]:
+    """The factors of a weight that stays in its bits, as tensors of their own."""
+    if isinstance(made.item, KeptWeight):
+        for label, values in made.item.factors.tensors():
+            name = f"{made.name.removesuffix('weight')}{label}"
+            yield Converted(name, constant(values, made.item.origin))
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,32 +237,38 @@ class BareModel:
     """A model without its general and tokenizer metadata.
 
     ``early`` stands right after ``general.architecture``, ``keys`` between the
-    general and the tokenizer's entries. ``head`` and ``embedding`` are the
+    general and the tokenizer's entries, ``late`` after them. ``head`` and ``embedding`` are the
     checkpoint's, whether the model has both or not.
     """
 
     hyper: Hyper
     early: tuple[KV, ...]
     keys: tuple[KV, ...]
+    late: tuple[KV, ...]
     tensors: tuple[Tensor, ...]
     described: DescribedModel
     head: Lazy | None
     embedding: Lazy | None
 
 
-def convert_body(checkpoint: Checkpoint, outtype: OutType = OutType.AUTO) -> BareModel:
+def convert_body(
+    checkpoint: Checkpoint, outtype: OutType = OutType.AUTO, options: Conversion = AS_IT_IS
+) -> BareModel:
     """What the family's row decides; raises as :func:`convert` does."""
     row = checkpoint.family
     sources = source_tensors(checkpoint)
-    hp = replace(hyper_parameters(checkpoint, resolve_outtype(outtype, sources)), tensors=sources)
-    items: dict[str, Lazy | Packed] = {}
-    for name, item in model_tensors(hp, row, sources):
-        if name in items:
+    hp = hyper_parameters(checkpoint, resolve_outtype(outtype, sources), options)
+    sources = dict(of_layers(row, hp, sources, options))
+    hp = replace(hp, tensors=sources)
+    made: dict[str, Converted] = {}
+    for each in model_tensors(hp, row, sources, options):
+        if each.name in made:
             raise FormatError(
-                f"two tensors of the checkpoint would be named {name}: {items[name].origin}"
-                f" and {item.origin}"
+                f"two tensors of the checkpoint would be named {each.name}:"
+                f" {made[each.name].item.origin} and {each.item.origin}"
             )
-        items[name] = item
+        made[each.name] = each
+    hp = replace(hp, kept=kept_types(each.item for each in made.values()))
     early = tuple(row.early(hp, sources)) if row.early is not None else ()
     keys = merged(write(row.keys, hp))
     described = DescribedModel(
@@ -321,15 +278,40 @@ def convert_body(checkpoint: Checkpoint, outtype: OutType = OutType.AUTO) -> Bar
         hp.blocks,
         checkpoint.config,
         (*early, *keys),
-        {name: item.shape for name, item in items.items()},
-        {name: item.origin for name, item in items.items()},
+        {name: shape_of(each.item) for name, each in made.items()},
+        {name: each.item.origin for name, each in made.items()},
         checkpoint.tied,
+        hp.main if options.mtp else 0,
     )
     places = layout_places(described, described.sizes({}))
     whole = {name for name, (slot, _) in places.items() if slot.whole}
-    tensors = tuple(_tensor(name, item, hp.outtype, whole) for name, item in items.items())
+    made = fused(made, hp.arch, options)
+    if options.sentence_transformers_dense_modules:
+        dense = {n: Converted(n, item) for n, item in dense_layers(hp, checkpoint.files)}
+        made, keys = dense | made, _before_pooling(keys, tuple(dense_sizes(hp)))
+    tensors = tuple(
+        encoded(name, item, hp.outtype, whole, type_)
+        for each in made.values()
+        for name, item, type_, _ in (each, *_beside(each))
+    )
+    kept = ((each.source, name) for name, each in made.items() if isinstance(each.item, KeptWeight))
+    late = tuple(activations(checkpoint.config, kept))
     head, embedding = sources.get("lm_head.weight"), sources.get("model.embed_tokens.weight")
-    return BareModel(hp, early, keys, tensors, described, head, embedding)
+    return BareModel(hp, early, keys, late, tensors, described, head, embedding)
+
+
+def not_kept(checkpoint: Checkpoint, options: Conversion) -> Iterator[str]:
+    """A warning of integers that were to be kept and are dequantized."""
+    if not options.keep_quantized:
+        return
+    sources = source_tensors(checkpoint)
+    names = lost(sources, dequantize(checkpoint.config, sources, keep=True))
+    if names:
+        yield (
+            f"--keep-quantized: {names[0]} is dequantized"
+            + (f", like {len(names) - 1} more" if len(names) > 1 else "")
+            + ": its scales are no halves, or a group of its values is no whole block of ggml"
+        )
 
 
 def _check(body: BareModel) -> list[str]:
@@ -346,6 +328,7 @@ def convert(
     outtype: OutType = OutType.AUTO,
     *,
     pre: str | None = None,
+    options: Conversion = AS_IT_IS,
     warn: Callable[[str], None] = lambda text: None,
     alone: bool = True,
 ) -> Model:
@@ -355,6 +338,7 @@ def convert(
         checkpoint: as :func:`~mbuild.convert.checkpoint.open_checkpoint` gives it.
         outtype: what matrices are stored as; ``auto`` keeps BF16 or F16.
         pre: the pre-tokenizer's name instead of the one that is found.
+        options: what else is asked for.
         warn: told of what was put right or left out, and of what GGUF cannot say.
         alone: nobody else converts the encoders, so that it is said when they are left out.
 
@@ -362,7 +346,7 @@ def convert(
         FormatError: for files that contradict each other.
         UnsupportedError: for what has no place in a GGUF file.
     """
-    body = convert_body(checkpoint, outtype)
+    body = convert_body(checkpoint, outtype, options)
     towers = left_out(checkpoint) if alone else ()
     for warning in (*checkpoint.warnings, *towers, *_check(body)):
         warn(warning)
@@ -375,9 +359,17 @@ def convert(
         (
             KV("general.architecture", ValueType.STRING, arch),
             *body.early,
-            *general(checkpoint.name, files, arch, parameters),
+            *general(
+                checkpoint.name,
+                files,
+                arch,
+                parameters,
+                model_name=options.model_name,
+                override=options.overrides,
+            ),
             *body.keys,
             QUANTIZATION_VERSION,
+            *body.late,
             *vocabulary(files, config, checkpoint.family.vocabulary, pre=pre, warn=warn),
         )
     )
@@ -386,7 +378,8 @@ def convert(
         checkpoint.family, body.hyper, values.keys(), {tensor.name for tensor in body.tensors}
     ):
         warn(text)
-    for text in unused_modules(body.hyper):
+    unused = () if options.sentence_transformers_dense_modules else unused_modules(body.hyper)
+    for text in (*unused, *not_kept(checkpoint, options)):
         warn(text)
     tokens = len(values.get("tokenizer.ggml.tokens") or ())
     for text in check_vocabulary(

@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.checkpoint import INDEX, INDEX_LIMIT, class_name, what_it_is
+from mbuild.convert.checkpoint import class_name, what_it_is
 from mbuild.convert.checks.towers import check_towers
-from mbuild.convert.convert import MAX_DIMS, Encoded, resolve_outtype
+from mbuild.convert.convert import resolve_outtype
+from mbuild.convert.encoded import MAX_DIMS, Encoded
 from mbuild.convert.metadata.general import QUANTIZATION_VERSION, Parameters, general
 from mbuild.convert.projectors import find
 from mbuild.convert.read.dequantize import dequantize
@@ -20,7 +21,10 @@ from mbuild.convert.read.dtypes import OutType
 from mbuild.convert.read.files import CheckpointFiles
 from mbuild.convert.read.lazy import Lazy, lazy_of
 from mbuild.convert.read.leftovers import INTEGERS, UNQUANTIZED, weights_alone
+from mbuild.convert.read.modelopt import with_quant_file
 from mbuild.convert.read.safetensors import read_header
+from mbuild.convert.read.torch_files import is_torch_file, read_torch_file
+from mbuild.convert.read.weight_files import INDEX_LIMIT, INDEXES
 from mbuild.convert.read.wrappers import unwrap
 from mbuild.convert.rows.clip_names import clip_name
 from mbuild.convert.rows.keys import FILE_TYPES, merged
@@ -93,7 +97,7 @@ def open_towers(
         )
     stored, _ = unwrap(_headers(files, small, seen or {}))
     taken = [tensor for tensor in stored if row.takes(tensor.name) is not None]
-    kept, config, _ = weights_alone(taken, root, ARCH)
+    kept, config, _ = weights_alone(taken, with_quant_file(root, small), ARCH)
     tensors: dict[str, Lazy] = {}
     for tensor in kept:
         known = row.takes(tensor.name)
@@ -112,17 +116,24 @@ def _headers(
     files: Mapping[str, Path], small: CheckpointFiles, seen: Mapping[str, Seen]
 ) -> list[StoredTensor]:
     """The tensors of those shards that are there: others may hold text alone."""
-    index = small.json_object(INDEX, INDEX_LIMIT) or {}
-    weights = index.get("weight_map")
-    named = None
+    usual, pickled = INDEXES
+    plain = [name for name in sorted(files) if "/" not in name]
+    shards = [name for name in plain if name.endswith(".safetensors")]
+    starts, index = "model", usual
+    if not any(not name.startswith("adapter") for name in shards):
+        shards = [name for name in plain if is_torch_file(name)]
+        starts, index = "pytorch_model", pickled
+    weights = (small.json_object(index, INDEX_LIMIT) or {}).get("weight_map")
     if isinstance(weights, dict):
         named = {shard for shard in weights.values() if isinstance(shard, str)}
-    shards = [name for name in sorted(files) if name.endswith(".safetensors") and "/" not in name]
-    if named is not None:
         shards = [name for name in shards if name in named]
-    elif any(name.startswith("model") for name in shards):
-        shards = [name for name in shards if name.startswith("model")]
-    return [each for name in shards for each in read_header(files[name], name, seen.get(name))]
+    else:
+        shards = [name for name in shards if name.startswith(starts)] or shards
+    found: list[StoredTensor] = []
+    for name in shards:
+        read = read_torch_file if is_torch_file(name) else read_header
+        found += read(files[name], name, seen.get(name))
+    return found
 
 
 def tower_class(root: Mapping[str, Any]) -> str:
@@ -220,7 +231,8 @@ def _named(row: Projector, towers: Towers) -> Iterator[tuple[str, str, Lazy]]:
     if row.extra is not None:
         for source, lazy in row.extra(towers):
             yield source, _gguf_name(row, source), lazy
-    for source, lazy in dequantize(towers.root.values, towers.tensors).items():
+    for source, each in dequantize(towers.root.values, towers.tensors).items():
+        lazy = each.plain()  # an encoder's weights are never kept in four bits
         if source.endswith((".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")):
             continue
         if lazy.dtype in INTEGERS:

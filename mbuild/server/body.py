@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mbuild.build.sources.places import is_path
 from mbuild.build.sources.posted import UPLOAD_HINT, Files, parse_files
 from mbuild.build.splitting import HALVES, SPLITTING, Halves, Splitting
+from mbuild.convert.conversion import CONVERSION, Conversion
 from mbuild.core import gojson
 from mbuild.core.errors import UsageError
 from mbuild.language.parameters import DEPRECATED, PARAMETERS
@@ -71,6 +72,7 @@ class CreateBody(NamedTuple):
     config: Mapping[str, Any]
     quantization: Quantization | None
     splitting: Splitting | None
+    conversion: Conversion
     halves: Halves
     draft_quantize: FileType | None
     unread: tuple[str, ...]
@@ -101,6 +103,7 @@ class CreateBody(NamedTuple):
             {**_info(fields.get("info", {})), **_capabilities(fields)},
             _quantization(fields),
             Splitting.parse({row.name: fields.get(row.name) for row in SPLITTING.values()}),
+            Conversion.parse({row.name: fields.get(row.name) for row in CONVERSION.values()}),
             Halves.parse({row.name: fields.get(row.name) for row in HALVES.values()}),
             _file_type(fields.get("draft_quantize")),
             tuple(fields.get(UNREAD, ())),

@@ -111,6 +111,7 @@ def read_creation(fields: Mapping[str, Any], store: Store) -> Creation:
         posted,
         draft_quantize=body.draft_quantize,
         splitting=body.splitting,
+        conversion=body.conversion,
         halves=body.halves,
     )
     return Creation(request, posted, recipe, (*map(Notice, body.unread), *warnings), checks)

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from mbuild.build.splitting import HALVES, SPLITTING
+from mbuild.convert.conversion import CONVERSION, METADATA
 from mbuild.core.errors import UsageError
 from mbuild.core.suggest import did_you_mean, near
 from mbuild.language.parameters import PARAMETERS
@@ -194,6 +195,8 @@ _OF_OPTIONS: Mapping[options.OptionKind, Type] = {
     options.RULES: TEXTS,
     options.SIZE: SIZE,
     options.COUNT: INTEGER,
+    options.ENTRIES: TEXTS,
+    METADATA: OBJECT,
 }
 """The type of a field that is an option of a build."""
 
@@ -224,6 +227,7 @@ CREATE = Body(
         "capabilities": LIST,
         **{row.name: _OF_OPTIONS[row.kind] for row in options.OPTIONS.values()},
         **{row.name: _OF_OPTIONS[row.kind] for row in SPLITTING.values()},
+        **{row.name: _OF_OPTIONS[row.kind] for row in CONVERSION.values()},
         **{row.name: _OF_OPTIONS[row.kind] for row in HALVES.values()},
     },
     ("model",),

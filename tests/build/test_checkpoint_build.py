@@ -14,7 +14,9 @@ import pytest
 from conftest import Run
 from example_models import change_tensors, edit_json, generator, settle, write_chat
 from inprocess import in_process
+from torch_files import write_torch_zip
 
+from mbuild.convert.read.safetensors import read_header
 from mbuild.gguf.reader import open_gguf
 
 BAD = Path(__file__).parents[1] / "data" / "bad_safetensors"
@@ -219,6 +221,20 @@ def test_a_moved_checkpoint_of_the_same_name_is_not_converted_again(
     assert layers(tmp_path)["model"] == before
 
 
+def test_a_plan_says_what_q8_0_would_take(
+    mbuild: Run, chat: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the result is much larger than the files: their weights were quantized."""
+    assert "--outtype q8_0 would write" not in mbuild("plan", "-t", "m").stdout
+    monkeypatch.setattr("mbuild.build.steps.checkpoint._MUCH_LARGER", 0.5)
+    said = mbuild("plan", "-t", "m").stdout
+    assert "its weights are quantized in the files" in said
+    assert "--outtype q8_0 would write 1." in said
+    (step,) = [s for s in json.loads(mbuild("plan", "-t", "m", "--format", "json").stdout)["steps"]
+               if s["kind"] == "convert"]  # fmt: skip
+    assert 0.5 < step["eight_bits"] / step["writes"] < 0.6
+
+
 # What is refused.
 
 
@@ -229,13 +245,26 @@ def test_an_unknown_family_is_refused_by_name(mbuild: Run, chat: Path, tmp_path:
     assert "LlamaForCausalLM," in mbuild("-t", "m").stderr
 
 
-def test_pickled_weights_are_refused(mbuild: Run, chat: Path, tmp_path: Path) -> None:
-    """With what to do; nothing is unpickled."""
+def test_a_pickle_is_not_run(mbuild: Run, chat: Path, tmp_path: Path) -> None:
+    """It wants what is no tensor: refused, with what to do."""
     (chat / "model.safetensors").unlink()
-    (chat / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
-    refused(mbuild, tmp_path, "pytorch_model.bin", "pickle")
+    (chat / "pytorch_model.bin").write_bytes(b"\x80\x02cos\nsystem\n(X\x0b\0\0\0touch ownedtR.")
+    refused(mbuild, tmp_path, "pytorch_model.bin", "'os.system'")
     assert "safetensors" in mbuild("-t", "m").stderr
     assert not (tmp_path / "owned").exists()
+
+
+def test_pickled_weights_make_the_same_model(mbuild: Run, chat: Path, tmp_path: Path) -> None:
+    """As safetensors with the same tensors; beside those they do not count."""
+    stored = read_header(chat / "model.safetensors", "model.safetensors")
+    parts = [(t.name, t.dtype.value, t.shape, t.read().tobytes()) for t in stored]
+    (chat / "pytorch_model.bin").write_bytes(b"not read")
+    build(mbuild)
+    whole = layers(tmp_path)["model"]
+    (chat / "model.safetensors").unlink()
+    write_torch_zip(chat / "pytorch_model.bin", parts)
+    build(mbuild)
+    assert layers(tmp_path)["model"] == whole
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.model", "config.json"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mbuild.build.converter import ConvertOptions
 from mbuild.build.request import BuildRequest
 from mbuild.build.sources.encoders import encoder_files
 from mbuild.build.sources.values import CheckpointSource, FileStamp, SourceFile
@@ -16,6 +17,8 @@ from mbuild.build.steps.checkpoint import ConvertCheckpoint, ConvertProjector
 from mbuild.build.steps.origins import CheckpointOrigin
 from mbuild.core.digest import Digest
 from mbuild.core.errors import UsageError
+
+AUTO = ConvertOptions("auto", None)
 
 
 def test_what_is_given_comes_back() -> None:
@@ -105,6 +108,26 @@ def test_pixtrals_tokenizer_counts(tmp_path: Path, model_type: str | None) -> No
     assert encoder_files(found) == ("config.json", "model.safetensors", "tokenizer.json")
 
 
+def test_pickled_shards_count_where_there_are_no_others(tmp_path: Path) -> None:
+    """By the index of pickled weights; an adapter beside them is none of the model's."""
+    weights = {
+        "model.layers.0.mlp.up_proj.weight": "pytorch_model-00001-of-00002.bin",
+        "vision_tower.proj.weight": "pytorch_model-00002-of-00002.bin",
+    }
+    found = files(
+        tmp_path,
+        config__json={"vision_config": {"model_type": "x"}},
+        adapter_model__safetensors="",
+        hf_quant_config__json={},
+        **{f"pytorch_model-0000{n}-of-00002__bin": "" for n in (1, 2)},
+        pytorch_model__bin__index__json={"weight_map": weights},
+    )
+    assert encoder_files(found) == (
+        *("config.json", "hf_quant_config.json", "pytorch_model-00002-of-00002.bin"),
+        "pytorch_model.bin.index.json",
+    )
+
+
 def test_the_steps_of_both_halves_run_together(tmp_path: Path) -> None:
     """One group, so that files are read once for their digests; keys of their own."""
     found = files(
@@ -115,8 +138,8 @@ def test_the_steps_of_both_halves_run_together(tmp_path: Path) -> None:
         preprocessor_config__json="{}",
     )
     source = CheckpointSource("m", found, None, encoder_files(found))
-    text = ConvertCheckpoint(source, "auto", None)
-    beside = ConvertProjector(source, "f16", CheckpointOrigin(source, "auto", None))
+    text = ConvertCheckpoint(source, AUTO)
+    beside = ConvertProjector(source, "f16", CheckpointOrigin(source, AUTO))
     assert text.group == beside.group
     assert ConvertProjector(source, "f16").group is None
     mine, others = beside.key_fields(), text.key_fields()
@@ -132,4 +155,4 @@ def test_a_text_models_step_runs_alone(tmp_path: Path) -> None:
     """There is nothing to share."""
     found = files(tmp_path, config__json={}, model__safetensors="")
     source = CheckpointSource("m", found, None, encoder_files(found))
-    assert ConvertCheckpoint(source, "auto", None).group is None
+    assert ConvertCheckpoint(source, AUTO).group is None

@@ -400,7 +400,8 @@ def test_a_lock_that_is_none_is_a_clear_error(
 def test_every_option_of_a_build_is_locked(locked: Path) -> None:
     """A new field of a request must be in the lock; --link and names change no bytes."""
     options = json.loads((locked / "Modelfile.lock").read_text())["options"]
-    told = {*BuildRequest._fields} - {"source", "link", "named", "splitting", "halves"}
+    apart = {"source", "link", "named", "splitting", "conversion", "converter", "halves"}
+    told = {*BuildRequest._fields} - apart
     assert {"targets" if name == "quantize" else name for name in options} == told
     assert {*options["quantize"]["Q8_0"]} == {*Quantization._fields} - {"file_type"}
 
@@ -414,6 +415,18 @@ def test_splitting_is_locked(locked: Path, mbuild: Run) -> None:
     done = mbuild("build", "--locked", "-t", "m", "--split-layers", "2")
     assert done.returncode == 1
     assert "--split-layers changed: 1 in the lock file, 2 now" in done.stderr
+
+
+def test_how_a_checkpoint_is_converted_is_locked(locked: Path, mbuild: Run) -> None:
+    """The options are in the lock if they are asked for, and the lock asks for them again."""
+    assert mbuild("lock", "-q", "q8_0", "--fp8-as-q8").returncode == 0
+    assert json.loads((locked / "Modelfile.lock").read_text())["options"]["fp8_as_q8"] is True
+    done = mbuild("build", "--locked", "-t", "m")
+    assert done.returncode == 0, done.stderr
+    assert mbuild("lock", "-q", "q8_0").returncode == 0
+    done = mbuild("build", "--locked", "-t", "m", "--fp8-as-q8")
+    assert done.returncode == 1
+    assert "--fp8-as-q8 changed: null in the lock file, true now" in done.stderr
 
 
 def test_locks_of_earlier_versions_hold(locked: Path, mbuild: Run) -> None:

@@ -78,6 +78,18 @@ def test_both_halves_of_a_first_quantized_build(mbuild: Run, vlm: Path, tmp_path
     assert ran(mbuild, "-q", "q8_0") == []
 
 
+def test_an_option_of_the_conversion_leaves_the_projector_as_it_is(
+    mbuild: Run, vlm: Path, tmp_path: Path
+) -> None:
+    """Both halves run together with it, and a later one makes the text half alone again."""
+    assert ran(mbuild, "--model-name", "Owl") == BOTH
+    before = layers(tmp_path)
+    assert value(before["model"], "general.name") == "Owl"
+    assert ran(mbuild, "--model-name", "Crow") == BOTH[:1]
+    assert layers(tmp_path)["projector"] == before["projector"]
+    assert ran(mbuild, "--model-name", "Crow") == []
+
+
 @pytest.mark.parametrize(
     ("change", "runs"),
     [

@@ -61,12 +61,13 @@ def test_a_checkpoint_is_what_a_conversion_reads(store: Store) -> None:
         "tokenizer.json": b"{}",
         "additional_chat_templates/tool_use.jinja": b"x",
         "1_Pooling/config.json": b"{}",
+        "2_Dense/model.safetensors": b"layers behind the model",
     }
     outside = {
         "training.log": b"step 1",
         "optimizer.bin": b"pickle",
         "additional_chat_templates/notes.txt": b"x",
-        "2_Dense/model.safetensors": b"other weights",
+        "2_Other/model.safetensors": b"other weights",
         "a/1_Pooling/config.json": b"{}",
     }
     files = FakeFiles({**inside, **outside})
@@ -177,7 +178,7 @@ def test_missing_shards_are_named(store: Store) -> None:
 
 def test_pickles_are_refused(store: Store) -> None:
     """They can run code when they are read."""
-    with pytest.raises(UnsupportedError, match=r"far/model/pytorch_model\.bin is a pickle"):
+    with pytest.raises(UnsupportedError, match=r"pytorch_model\.bin is a pickle without a config"):
         resolver(store, FakeFiles({"pytorch_model.bin": b""})).model(".")
 
 

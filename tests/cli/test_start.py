@@ -31,9 +31,10 @@ OWN = """
 build build.build build.engine build.fetching build.graph build.history build.plan build.prepare
 build.recording build.request build.sources build.sources.files build.sources.folders
 build.sources.local build.sources.places build.sources.resolve build.sources.values
-build.splitting build.steps build.steps.config build.steps.gguf build.steps.layers
+build.converter build.splitting build.steps build.steps.config build.steps.gguf build.steps.layers
 build.steps.manifest build.steps.template cli cli.build cli.common cli.main cli.progress
-cli.quantizing cli.splitting cli.wording core core.digest core.environment core.errors core.events
+cli.converting cli.quantizing cli.splitting cli.wording convert convert.conversion
+core core.digest core.environment core.errors core.events
 core.gojson core.names core.units core.values language language.recipe language.span quant
 quant.choose quant.choose.options store store.blobs store.copying store.database store.files
 store.locks store.manifest store.manifests store.media store.place store.records store.store
@@ -57,6 +58,7 @@ PYTHONS = {
 TABLES = [
     "mbuild.build.splitting.Halves",
     "mbuild.build.splitting.Splitting",
+    "mbuild.convert.conversion.Conversion",
     "mbuild.quant.choose.options.Option",
     "mbuild.quant.choose.options.OptionKind",
     "mbuild.quant.choose.options.Quantization",

@@ -186,18 +186,25 @@ def test_every_refusal_of_the_table_has_a_remedy() -> None:
     ] == []
 
 
-def test_4_bit_weights_are_refused_with_the_note_and_without(tmp_path: Path) -> None:
+def test_4_bit_weights_that_nothing_describes_are_refused(tmp_path: Path) -> None:
     """The tensors tell it: packed bytes, and the state that unpacks them."""
-    for number, note in enumerate(({"quant_method": "bitsandbytes"}, None)):
-        case = spec()
-        shard = case["tensors"]["model.safetensors"]
-        shard[f"{UP}.weight"], shard[f"{UP}.weight.absmax"] = "U8 3072 1", "U8 96"
-        shard[f"{UP}.weight.quant_state.bitsandbytes__nf4"] = "U8 80"
-        if note:
-            case["files"]["config.json"]["quantization_config"] = note
-        with pytest.raises(UnsupportedError, match="bitsandbytes") as caught:
-            opened(tmp_path / str(number), case)
-        assert "model.dequantize()" in caught.value.hint
+    case = spec()
+    shard = case["tensors"]["model.safetensors"]
+    shard[f"{UP}.weight"], shard[f"{UP}.weight.absmax"] = "U8 3072 1", "U8 96"
+    shard[f"{UP}.weight.quant_state.bitsandbytes__nf4"] = "U8 80"
+    with pytest.raises(UnsupportedError, match="bitsandbytes") as caught:
+        opened(tmp_path, case)
+    assert "model.dequantize()" in caught.value.hint
+
+
+def test_torchao_is_refused_by_name(tmp_path: Path) -> None:
+    """Its tensors are Python objects; whether those of this file are complete nobody knows."""
+    case = spec()
+    case["files"]["config.json"]["quantization_config"] = {"quant_method": "torchao"}
+    with pytest.raises(UnsupportedError, match="'torchao'") as caught:
+        opened(tmp_path, case)
+    assert "model.dequantize()" in caught.value.hint
+    assert "remove quantization_config" in caught.value.hint
 
 
 def test_integers_without_scales_are_no_weights(tmp_path: Path) -> None:
@@ -209,7 +216,7 @@ def test_integers_without_scales_are_no_weights(tmp_path: Path) -> None:
             convert_body(opened(tmp_path / type_, case))
 
 
-@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq", "fp8", "mxfp4", "torchao"])
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq", "fp8", "mxfp4", "bitnet"])
 def test_a_note_that_the_weights_contradict_is_ignored_with_a_warning(
     method: str, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 from mbuild.convert.read.affine import awq
 from mbuild.convert.read.dequantize import dequantize
 from mbuild.convert.read.lazy import Lazy
-from mbuild.convert.read.packed import gptq, pack_quantized
+from mbuild.convert.read.packed import gptq
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError, UnsupportedError
 
@@ -107,15 +107,17 @@ def test_integers_times_their_rows_or_tensors_scale(shape: tuple[int, ...]) -> N
 
 
 def test_what_is_not_read_is_refused_with_a_remedy() -> None:
-    """Three bits, two groups, another format, zero points: named, and told what to do."""
+    """Three bits, another format, no groups: named, and told what to do."""
+    words = {"a.weight_packed": _lazy(_words((2, 3)), DType.I32)}
+    empty = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
     for config, said in [
         ({"quantization_config": {"quant_method": "gptq", "bits": 3}}, "3 bits"),
-        (_compressed("nvfp4-pack-quantized"), "nvfp4"),
-        (_compressed("int-quantized", symmetric=False), "zero points"),
+        (_compressed("marlin-24"), "marlin-24"),
+        ({"quantization_config": empty}, "without config_groups"),
         (_compressed("pack-quantized", num_bits=3), "3 bits"),
     ]:
         with pytest.raises(UnsupportedError, match=said) as caught:
-            dequantize(config, {})
+            dequantize(config, words)
         assert "dequantize" in str(caught.value.hint)
 
 
@@ -142,20 +144,31 @@ def test_a_packed_word_holds_the_lowest_code_first() -> None:
         "w_packed": _lazy(word, DType.I32),
         "w_scale": _lazy(np.array([[2.0], [0.5]], np.float32), DType.F32),
     }
-    with pytest.raises(UnsupportedError, match="20"):
-        pack_quantized({"num_bits": 20}, stored)
-    assert pack_quantized({"num_bits": 4}, stored) == stored  # no weight has such a name
-    made = pack_quantized({"num_bits": 4}, {f"a.weight{n[1:]}": t for n, t in stored.items()})
+    four = _compressed("pack-quantized", num_bits=4)
+    made = dequantize(four, {f"a.weight{n[1:]}": t for n, t in stored.items()})
     assert made["a.weight"].load().tolist() == [[2.0 * (i - 8) for i in range(8)], [3.5] * 8]
 
 
-def test_packed_weights_with_an_order_of_their_own_are_refused() -> None:
-    """They would be read as if it were not there: another model without a word."""
-    codes = _lazy(_words((2, 1)), DType.I32, "tensor 'a.weight_packed'")
-    with pytest.raises(
-        UnsupportedError, match=r"'a\.weight_packed' has its groups in a custom order"
-    ):
-        pack_quantized({"num_bits": 8}, {"a.weight_packed": codes, "a.weight_g_idx": codes})
+@pytest.mark.parametrize("symmetric", (True, False))
+def test_packed_weights_may_have_their_groups_in_an_order_of_their_own(symmetric: bool) -> None:
+    """``actorder``: ``weight_g_idx`` names each column's group."""
+    rows, groups = 9, 2
+    codes, scales = _words((rows, 4)), RANDOM.standard_normal((rows, groups)).astype(np.float32)
+    zeros, order = _words((2, groups)), RANDOM.permutation(np.arange(32, dtype=np.int32) // 16)
+    stored = {
+        "a.weight_packed": _lazy(codes, DType.I32),
+        "a.weight_scale": _lazy(scales, DType.F32),
+        "a.weight_g_idx": _lazy(order, DType.I32),
+    }
+    if not symmetric:
+        stored["a.weight_zero_point"] = _lazy(zeros, DType.I32)
+    values = dequantize(_compressed("pack-quantized", num_bits=4), stored)["a.weight"].load()
+    for row in range(rows):
+        for column in range(32):
+            group = order[column]
+            zero = 8 if symmetric else _code(zeros, 4, row, group, 0)
+            level = np.float32(_code(codes, 4, row, column, 1) - zero)
+            assert values[row, column] == level * scales[row, group]
 
 
 @pytest.mark.parametrize("part", ["qweight", "qzeros", "scales", "g_idx"])
@@ -211,7 +224,7 @@ def test_awq_is_codes_less_zeros_times_scales() -> None:
 
 
 @pytest.mark.parametrize("note", ("quantization", "quantization_config"))
-@pytest.mark.parametrize("bits", (2, 4, 8))
+@pytest.mark.parametrize("bits", (2, 3, 4, 5, 6, 8))
 def test_mlx_is_scales_times_codes_plus_biases(note: str, bits: int) -> None:
     """Groups of a row; a layer may have another group size than the rest. Nothing moves."""
     rows, groups, size = 6, 2, 32
@@ -231,8 +244,8 @@ def test_mlx_is_scales_times_codes_plus_biases(note: str, bits: int) -> None:
     values = made["a.weight"].load()
     for row in range(rows):
         for column in range(groups * size):
-            word, place = divmod(column, 32 // bits)
-            code = int(codes[row, word]) >> bits * place & (1 << bits) - 1
+            stream = sum(int(word) << 32 * place for place, word in enumerate(codes[row]))
+            code = stream >> bits * column & (1 << bits) - 1
             scale, bias = np.float32(scales[row, column // size]), biases[row, column // size]
             assert values[row, column] == scale * np.float32(code) + np.float32(bias)
 
@@ -248,7 +261,8 @@ def test_zero_points_of_compressed_tensors_are_packed_down_the_columns() -> None
         "a.weight_zero_point": _lazy(zeros, DType.I32),
         "a.weight_shape": _lazy(np.array([rows, 16]), DType.I64),
     }
-    values = pack_quantized({"num_bits": 4, "symmetric": False}, stored)["a.weight"].load()
+    four = _compressed("pack-quantized", num_bits=4, symmetric=False)
+    values = dequantize(four, stored)["a.weight"].load()
     for row in range(rows):
         for column in range(groups * size):
             group = column // size
@@ -257,17 +271,16 @@ def test_zero_points_of_compressed_tensors_are_packed_down_the_columns() -> None
 
 
 def test_modelopts_fp8_has_one_scale_a_tensor() -> None:
-    """As llama.cpp multiplies it; its NVFP4 is refused by its name."""
-    settings = {"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}
+    """As llama.cpp multiplies it; what belongs to activations goes."""
+    settings = {"quantization_config": {"quant_method": "modelopt", "quant_algo": "FP8"}}
     eight = np.array([[0x38, 0x40]], np.uint8)  # 1 and 2 in E4M3
     stored = {
         "a.weight": _lazy(eight, DType.F8_E4M3),
         "a.weight_scale": _lazy(np.array(0.5, np.float32), DType.F32),
+        "a.input_scale": _lazy(np.array(0.5, np.float32), DType.F32),
     }
     made = dequantize(settings, stored)
     assert made["a.weight"].load().tolist() == [[0.5, 1.0]] and list(made) == ["a.weight"]
-    with pytest.raises(UnsupportedError, match="NVFP4"):
-        dequantize(settings, {"a.weight": _lazy(eight, DType.U8)})
 
 
 @pytest.mark.parametrize(
@@ -275,7 +288,7 @@ def test_modelopts_fp8_has_one_scale_a_tensor() -> None:
     (
         ({"quant_method": "awq", "bits": 3}, "3 bits"),
         ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "gemv"),
-        ({"group_size": 64, "bits": 4, "mode": "mxfp4"}, "mxfp4"),
+        ({"group_size": 64, "bits": 4, "mode": "mxfp8"}, "mxfp8"),
     ),
 )
 def test_other_layouts_of_integers_are_refused(settings: dict[str, Any], error: str) -> None:
@@ -297,13 +310,13 @@ def test_parts_of_packed_weights_that_do_not_fit_are_refused() -> None:
         dequantize(four, {**parts, "a.scales": wrong})
     apple = {"quantization": {"group_size": 32, "bits": 4}}
     ones = _lazy(np.ones((8, 1), np.float16), half)
-    with pytest.raises(UnsupportedError, match="to 3 bits is not supported"):
-        three = {"a.weight": _lazy(_words((8, 3)), DType.I32), "a.scales": ones, "a.biases": ones}
-        dequantize(apple, three)
+    with pytest.raises(UnsupportedError, match="to 7 bits is not supported"):
+        seven = {"a.weight": _lazy(_words((8, 7)), DType.I32), "a.scales": ones, "a.biases": ones}
+        dequantize(apple, seven)
     with pytest.raises(FormatError, match=r"'a\.biases' of a weight that MLX quantized is missing"):
         dequantize(apple, {"a.weight": words, "a.scales": ones})
-    with pytest.raises(UnsupportedError, match="in the mode 'mxfp4'"):
-        other = {"quantization": {"group_size": 32, "bits": 4, "mode": "mxfp4"}}
+    with pytest.raises(UnsupportedError, match="in the mode 'mxfp8'"):
+        other = {"quantization": {"group_size": 32, "bits": 4, "mode": "mxfp8"}}
         dequantize(other, {"a.weight": words, "a.scales": ones})
     with pytest.raises(FormatError, match="does not fit the weight of") as caught:
         fp8 = {"quantization_config": {"quant_method": "fp8"}}

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import math
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from torch_files import write_torch_zip
 
 from mbuild.convert.checkpoint import open_checkpoint
 from mbuild.convert.convert import hyper_parameters, model_tensors, source_tensors
 from mbuild.convert.lora.adapter import convert_adapter, open_adapter
 from mbuild.convert.lora.base import Base, base_of_model
+from mbuild.convert.lora.mlx import MLX_WEIGHTS
 from mbuild.convert.read.dtypes import OutType, to_f32
 from mbuild.convert.read.lazy import Lazy
+from mbuild.convert.rows.rules import each
 from mbuild.core.errors import FormatError, SourceError, UnsupportedError
 from mbuild.gguf.model import KV, Model, Tensor
 from mbuild.gguf.types import GGMLType, ValueType
@@ -120,7 +124,7 @@ def _checkpoint(folder: Path, class_: str, config: dict[str, Any], arrays: Array
     row = checkpoint.family
     hp = hyper_parameters(checkpoint, OutType.F32)
     found = model_tensors(hp, row, source_tensors(checkpoint))
-    return Base(row, hp, {name: tuple(reversed(item.shape)) for name, item in found})
+    return Base(row, hp, {name: tuple(reversed(item.shape)) for name, item, *_ in found})
 
 
 def _whole(folder: Path) -> Arrays:
@@ -129,7 +133,8 @@ def _whole(folder: Path) -> Arrays:
     checkpoint = open_checkpoint(folder.name, files)
     hp = hyper_parameters(checkpoint, OutType.F32)
     items = model_tensors(hp, checkpoint.family, source_tensors(checkpoint))
-    return {name: to_f32(item.load(), item.dtype) for name, item in items if isinstance(item, Lazy)}
+    found = {name: item for name, item, *_ in items if isinstance(item, Lazy)}
+    return {name: to_f32(item.load(), item.dtype) for name, item in found.items()}
 
 
 def _adapter_files(folder: Path, arrays: Arrays, **config: Any) -> dict[str, Path]:
@@ -442,13 +447,13 @@ def test_settings_that_cannot_be_are_refused(
         open_adapter("a", files)
 
 
-def test_missing_files_and_pickled_weights_are_named(tmp_path: Path) -> None:
-    """No config, no weights, or weights that could run code when read."""
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    """No config, no weights, or pickled ones that are none."""
     files = _adapter_files(tmp_path, _factors(ATTENTION))
     weights = files.pop("adapter_model.safetensors")
     with pytest.raises(SourceError, match=r"mine has no adapter_model\.safetensors"):
         open_adapter("mine", files)
-    with pytest.raises(UnsupportedError, match="pickled"):
+    with pytest.raises(FormatError, match=r"adapter_model\.bin is not a file of PyTorch"):
         open_adapter("mine", files | {"adapter_model.bin": weights})
     with pytest.raises(SourceError, match=r"mine has no adapter_config\.json"):
         open_adapter("mine", {"adapter_model.safetensors": weights})
@@ -461,3 +466,107 @@ def test_base_layers_are_passed_over(llama: Base, tmp_path: Path) -> None:
     assert len(_convert(tmp_path / "b", llama, _factors(ATTENTION) | extra).tensors) == len(
         plain.tensors
     )
+
+
+# --- other formats ---
+
+
+def _mlx_files(folder: Path, factors: Arrays, **config: Any) -> dict[str, Path]:
+    """The same adapter as MLX saves it: transposed factors, one scale for all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {"fine_tune_type": "lora", "lora_parameters": {"rank": RANK, "scale": 20.0}}
+    (folder / "adapter_config.json").write_text(json.dumps({**settings, **config}))
+    arrays = {
+        name.removeprefix("base_model.model.")
+        .replace(".lora_A.weight", ".lora_a")
+        .replace(".lora_B.weight", ".lora_b"): values.T
+        for name, values in factors.items()
+    }
+    path = _save(folder / MLX_WEIGHTS, arrays)
+    return {"adapter_config.json": folder / "adapter_config.json", MLX_WEIGHTS: path}
+
+
+def test_mlx_adapters_have_transposed_factors_and_a_whole_scale(
+    llama: Base, tmp_path: Path
+) -> None:
+    """y = x W + scale (x A) B; llama.cpp divides alpha by the rank."""
+    factors = _factors(ATTENTION)
+    plain = _multiplied(_convert(tmp_path / "peft", llama, factors))
+    model = convert_adapter(open_adapter("m", _mlx_files(tmp_path / "mlx", factors)), llama)
+    found = _multiplied(model)
+    assert found.keys() == plain.keys()
+    assert all((found[name] == plain[name]).all() for name in plain)
+    assert next(kv.value for kv in model.metadata if kv.key == "adapter.lora.alpha") == 20 * RANK
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    (
+        ({"fine_tune_type": "dora"}, "MLX's type 'dora'"),
+        ({"fine_tune_type": "full"}, "MLX's type 'full'"),
+        ({"lora_parameters": {"rank": 8}}, "scale is None"),
+        ({"lora_parameters": {"scale": -1}}, "scale is -1"),
+    ),
+)
+def test_other_adapters_of_mlx_are_named(config: dict[str, Any], says: str, tmp_path: Path) -> None:
+    """With the command that fuses them."""
+    with pytest.raises((UnsupportedError, FormatError), match=says):
+        open_adapter("m", _mlx_files(tmp_path, _factors(ATTENTION), **config))
+
+
+def test_mlx_factors_that_are_none_or_do_not_fit_are_named(tmp_path: Path) -> None:
+    """A whole weight, a stack of experts, one of two, another rank."""
+    whole = "model.layers.0.x"
+    for arrays, says in (
+        ({f"{whole}.weight": _integers((4, 4), 1)}, "is not a factor"),
+        ({f"{whole}.lora_a": _integers((2, 4, 4), 1)}, "is not a factor"),
+        ({f"{whole}.lora_a": _integers((4, 4), 1)}, "cannot be multiplied"),
+        (
+            {f"{whole}.lora_a": _integers((4, 2), 1), f"{whole}.lora_b": _integers((3, 4), 1)},
+            "cannot be multiplied",
+        ),
+        ({}, "no LoRA tensors"),
+    ):
+        files = _mlx_files(tmp_path, {})
+        _save(files[MLX_WEIGHTS], arrays)
+        with pytest.raises((UnsupportedError, FormatError), match=says):
+            open_adapter("m", files)
+
+
+def test_a_pickled_adapter_is_the_same(llama: Base, tmp_path: Path) -> None:
+    """``adapter_model.bin``, as older versions of PEFT wrote it."""
+    factors = _factors(ATTENTION)
+    plain = _multiplied(_convert(tmp_path / "a", llama, factors))
+    files = _adapter_files(tmp_path / "b", factors)
+    del files["adapter_model.safetensors"]
+    files["adapter_model.bin"] = tmp_path / "b" / "adapter_model.bin"
+    parts = [(n, "F32", v.shape, np.ascontiguousarray(v).tobytes()) for n, v in factors.items()]
+    write_torch_zip(files["adapter_model.bin"], parts)
+    found = _multiplied(convert_adapter(open_adapter("b", files), llama))
+    assert all((found[name] == plain[name]).all() for name in plain)
+
+
+def test_an_adapter_that_changes_nothing_is_told(tmp_path: Path) -> None:
+    """B is zero before the first step; one pair that is not is enough."""
+    factors = _factors(ATTENTION)
+    told: list[str] = []
+    open_adapter("a", _adapter_files(tmp_path / "a", factors), told.append)
+    assert not told
+    zeros = {n: v * 0 if "lora_B" in n else v for n, v in factors.items()}
+    open_adapter("b", _adapter_files(tmp_path / "b", zeros), told.append)
+    assert len(told) == 1 and "changes nothing" in told[0]
+
+
+def test_columns_that_a_family_moves_move_in_a(llama: Base, tmp_path: Path) -> None:
+    """Qwen 3.5 tiles the columns of a matrix: B keeps its rows, A's columns follow."""
+    swapped = each(
+        r"o_proj\.weight$",
+        lambda hp, lazy: lazy.reshape(16, 2, 8).transpose(0, 2, 1).reshape(16, 16),
+    )
+    base = replace(llama, row=replace(llama.row, rules=(*llama.row.rules, swapped)))
+    name = "model.layers.0.self_attn.o_proj"
+    factors = _factors({name: (16, 16)})
+    plain = _multiplied(_convert(tmp_path / "a", llama, factors))
+    found = _multiplied(_convert(tmp_path / "b", base, factors))
+    key = "blk.0.attn_output.weight"
+    assert (found[key] == plain[key].reshape(16, 2, 8).transpose(0, 2, 1).reshape(16, 16)).all()

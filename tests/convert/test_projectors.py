@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checkpoints import weights
 from hyper_parameters import lazy
 from multimodal import (
     CASES,
@@ -21,9 +22,13 @@ from multimodal import (
     spec,
     write_case,
 )
+from torch_files import write_torch_zip
 
 from mbuild.convert.projector import open_towers
 from mbuild.convert.projectors import find, rows
+from mbuild.convert.read.dtypes import to_f32
+from mbuild.convert.read.lazy import lazy_of
+from mbuild.convert.read.safetensors import read_header
 from mbuild.convert.rows.clip_names import clip_name
 from mbuild.convert.rows.conformer import folded
 from mbuild.convert.rows.projector import frames
@@ -63,6 +68,43 @@ def test_a_projector_is_the_references_file(name: str, tmp_path: Path) -> None:
     towers = opened(tmp_path, case)
     wanted = {each: case["digests"][each] for each in ("auto", "q8_0")}
     assert {each: digest(convert(towers, each)) for each in wanted} == wanted
+
+
+def test_a_projector_of_pickled_weights_is_the_references_file(tmp_path: Path) -> None:
+    """The same bytes as of safetensors."""
+    case = spec("gemma3")
+    files = write_case(tmp_path / "tiny", case)
+    tensors = []
+    for name, described in sorted(case["tensors"].items()):  # as in safetensors
+        dtype, *dims = described.split()
+        shape = tuple(map(int, dims))
+        tensors.append((name, dtype, shape, weights(name, dtype, list(shape))))
+    files.pop("model.safetensors").unlink()
+    files["pytorch_model.bin"] = tmp_path / "tiny" / "pytorch_model.bin"
+    write_torch_zip(files["pytorch_model.bin"], tensors)
+    towers = open_towers("tiny", files)
+    assert towers is not None
+    assert digest(convert(towers, "auto")) == case["digests"]["auto"]
+
+
+def test_an_encoder_in_fp8_is_dequantized(tmp_path: Path) -> None:
+    """With ModelOpt's note in a file of its own: values times their scale."""
+    case = spec("gemma3")
+    name = next(n for n in case["tensors"] if n.endswith("layers.0.mlp.fc1.weight"))
+    case["tensors"][name] = case["tensors"][name].replace("BF16", "F8_E4M3")
+    case["tensors"][f"{name}_scale"] = "F32"
+    note = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8"}}
+    case["files"]["hf_quant_config.json"] = note
+    folder = tmp_path / "tiny"
+    files = write_case(folder, case)
+    towers = open_towers("tiny", files)
+    assert towers is not None
+    found = {t.name: t for t in convert(towers, "f32").tensors}["v.blk.0.ffn_up.weight"]
+    stored = {t.name: t for t in read_header(files["model.safetensors"], "model.safetensors")}
+
+    plain, scale = (lazy_of(stored[n]) for n in (name, f"{name}_scale"))
+    wanted = to_f32(plain.load(), plain.dtype) * to_f32(scale.load(), scale.dtype)
+    assert np.array_equal(np.frombuffer(bytes(found.load()), np.float32), wanted.ravel())
 
 
 @pytest.mark.parametrize("outtype", ("f16", "f32"))

@@ -28,7 +28,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
 """A module imports only from rows above its own, and from its own package."""
 
 ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
-    ("request", "splitting", "costs"),
+    ("request", "splitting", "converter", "costs"),
     ("sources",),
     ("graph",),
     ("steps",),

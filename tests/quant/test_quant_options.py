@@ -11,7 +11,9 @@ from mbuild.cli.completion import VALUES
 from mbuild.cli.main import WITH_VALUE
 from mbuild.cli.quantizing import quantize_options
 from mbuild.core.errors import UsageError
-from mbuild.gguf.types import GGMLType
+from mbuild.gguf.model import KV
+from mbuild.gguf.types import GGMLType, ValueType
+from mbuild.quant.choose.metadata import quantized
 from mbuild.quant.choose.options import FILE, FLAG, OPTIONS, TYPE, Quantization, spelled
 from mbuild.quant.choose.types import FILE_TYPES, file_type
 from mbuild.server.shapes import CREATE
@@ -113,3 +115,36 @@ def test_types_as_people_spell_them() -> None:
         "iq3_s",
     ]
     assert all(file_type(spelled(kind.name)) is kind for kind in FILE_TYPES)
+
+
+def test_metadata_is_set_as_llama_quantize_sets_it() -> None:
+    """Behind what a quantization sets itself, the last of a key; whole numbers without a sign."""
+    said = ["general.name=str:Mario: 1", "a.b=int:-7", "a.c=float:0.5", "a.d=bool:true"]
+    found = Quantization.parse("q8_0", {"override_kv": [*said, "general.file_type=int:3"]})
+    assert Quantization.from_json(found.to_json()) == found
+    assert [text for flag, text in found.flags()] == [*said, "general.file_type=int:3"]
+    kept = [KV("general.name", ValueType.STRING, "Luigi"), KV("x", ValueType.BOOL, True)]
+    made = quantized(kept, Q8, None, found.override_kv)
+    assert [(kv.key, kv.type.name, kv.value) for kv in made] == [
+        ("x", "BOOL", True),
+        ("general.quantization_version", "UINT32", 2),
+        ("general.name", "STRING", "Mario: 1"),
+        ("a.b", "UINT32", 7),
+        ("a.c", "FLOAT32", 0.5),
+        ("a.d", "BOOL", True),
+        ("general.file_type", "UINT32", 3),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ("a", "a=b", "a=int", "=int:1", "a=long:1", "a=int:x", "a=int:9999999999", "a=float:nan",
+     "a=float:1e99", "a=bool:1", "a\0=int:1", f"a=str:{'x' * 128}", f"{'a' * 128}=int:1"),
+)  # fmt: skip
+def test_metadata_that_cannot_be_is_refused(text: str) -> None:
+    """With how to write it, or what is too long."""
+    with pytest.raises(UsageError) as caught:
+        Quantization.parse("q8_0", {"override_kv": [text]})
+    assert caught.value.message
+    with pytest.raises(UsageError, match="not a list"):
+        Quantization.parse("q8_0", {"override_kv": 3})

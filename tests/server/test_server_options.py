@@ -30,6 +30,7 @@ ASKED: dict[str, tuple[list[str], Any]] = {
     "token_embedding_type": (["--token-embedding-type", "Q5_1"], "q5_1"),
     "tensor_type": (["--tensor-type", "ATTN_V=q8_0", "--tensor-type", "ffn=q5_1"], None),
     "allow_requantize": (["--allow-requantize"], True),
+    "override_kv": (["--override-kv", "general.name=str:Mario"], None),
 }
 """Each option on the command line and as the API's field."""
 
@@ -63,7 +64,9 @@ def test_every_option_makes_the_command_lines_model(mbuild: Run, tmp_path: Path)
     plain = created(tmp_path, **{"from": "whole"}, quantize=TYPE)
     for name, (flags, value) in ASKED.items():
         base = "eight" if name == "allow_requantize" else "whole"
-        value = ["ATTN_V=q8_0", "ffn=q5_1"] if name == "tensor_type" else value
+        lists = {"tensor_type": ["ATTN_V=q8_0", "ffn=q5_1"]}
+        lists["override_kv"] = ["general.name=str:Mario"]
+        value = lists.get(name, value)
         done = mbuild("-f", "-", "-t", "x", "-q", TYPE, *flags, input=f"FROM {base}\n")
         assert done.returncode == 0, done.stderr
         expected = Store(tmp_path / "store").manifests.read_bytes(ModelName.parse("x"))

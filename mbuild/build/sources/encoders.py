@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from mbuild.build.sources.places import PICKLES
 from mbuild.build.sources.values import PROCESSORS
 
 if TYPE_CHECKING:
@@ -26,8 +27,10 @@ _MARKS = (
 """Keys of config.json that only a checkpoint with encoders has."""
 
 _LIMIT = 16 << 20
-_INDEX = "model.safetensors.index.json"
+_INDEX, _PICKLED_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
 _INDEX_LIMIT = 100 << 20
+_NOTES = (_INDEX, _PICKLED_INDEX, "hf_quant_config.json")
+"""Files that say how weights are stored."""
 _TOKENIZERS = ("tokenizer_config.json", "tokenizer.json")
 _TEXT = re.compile(
     r"(?:language_model|text_model)\.|^(?:thinker\.)?(?:model\.(?:layers|norm)\.|lm_head\.)"
@@ -44,7 +47,7 @@ def encoder_files(files: Mapping[str, SourceFile]) -> tuple[str, ...]:
     config = _object(files, "config.json", _LIMIT)
     if not any(config.get(mark) for mark in _MARKS):
         return ()
-    names = {"config.json", "generation_config.json", _INDEX, *PROCESSORS}
+    names = {"config.json", "generation_config.json", *_NOTES, *PROCESSORS}
     vision = config.get("vision_config")
     if isinstance(vision, dict) and vision.get("model_type") in ("pixtral", None):
         names.update(_TOKENIZERS)  # one of Pixtral's tensors is a token's embedding
@@ -52,10 +55,15 @@ def encoder_files(files: Mapping[str, SourceFile]) -> tuple[str, ...]:
 
 
 def _shards(files: Mapping[str, SourceFile]) -> Iterable[str]:
-    weights = _object(files, _INDEX, _INDEX_LIMIT).get("weight_map")
-    shards = {name for name in files if name.endswith(".safetensors")}
+    plain = {name for name in files if "/" not in name}
+    shards = {name for name in plain if name.endswith(".safetensors")}
+    starts, index = "model", _INDEX
+    if not any(not name.startswith("adapter") for name in shards):
+        shards = {name for name in plain if name.endswith(PICKLES)}
+        starts, index = "pytorch_model", _PICKLED_INDEX
+    weights = _object(files, index, _INDEX_LIMIT).get("weight_map")
     if not isinstance(weights, dict):
-        usual = {name for name in shards if name.startswith("model")}
+        usual = {name for name in shards if name.startswith(starts)}
         return usual or shards
     found = {shard for name, shard in weights.items() if not _TEXT.search(name)}
     return shards & {shard for shard in found if isinstance(shard, str)}

@@ -15,7 +15,9 @@ CHECKPOINT_FILES = frozenset(
     {
         "config.json",
         "generation_config.json",
+        "hf_quant_config.json",
         "model.safetensors.index.json",
+        "params.json",
         "tokenizer.json",
         "tokenizer_config.json",
         "tokenizer.model",
@@ -38,13 +40,15 @@ CHECKPOINT_FILES = frozenset(
 )
 """What a conversion can read beside ``*.safetensors``; other files change nothing."""
 
-FOLDERS = ("additional_chat_templates", "_Pooling")
+FOLDERS = ("additional_chat_templates", "_Pooling", "_Dense")
 """How the names of those folders inside a checkpoint end in which a conversion reads files."""
 
-_FOLDER_FILES = (".jinja", "config.json")
+_FOLDER_FILES = (".jinja", "config.json", "model.safetensors")
 
 _CARD_LIMIT = 1 << 20
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_PICKLED_STARTS = ("pytorch_model", "consolidated", "model", "adapter_model")
+_WEIGHT_ENDS = (".safetensors", ".safetensors.index.json", ".bin.index.json")
 _SHOWN = 500  # characters of a value in a message
 _PATH_STARTS = ("./", "../", "/", "~", ".\\", "..\\", "\\")
 _PATH_ENDS = (".gguf", ".safetensors", *PICKLES)
@@ -56,7 +60,12 @@ def is_part_of_checkpoint(name: str) -> bool:
     if folder:
         return "/" not in folder and folder.endswith(FOLDERS) and base.endswith(_FOLDER_FILES)
     known = base in CHECKPOINT_FILES or base in PROCESSORS
-    return known or base.endswith(".safetensors")
+    return known or base.endswith(_WEIGHT_ENDS) or is_pickled(base)
+
+
+def is_pickled(base: str) -> bool:
+    """Whether a file of that name has pickled weights: a model's or an adapter's."""
+    return base.startswith(_PICKLED_STARTS) and base.endswith(PICKLES[:-1])
 
 
 def is_path(value: str) -> bool:
@@ -115,7 +124,7 @@ def check_inside(folder: Path, name: str, value: str) -> None:
     """
     real = Path(os.path.realpath(folder / name))
     root = Path(os.path.realpath(folder))
-    weights = name.lower().endswith((".safetensors", ".gguf"))
+    weights = name.lower().endswith((".safetensors", ".gguf")) or is_pickled(name)
     cached = real.parent.name == "blobs" and real.parent.parent.name.startswith("models--")
     same = real.name == name.rpartition("/")[2]
     if not (weights or cached or same or real.is_relative_to(root)):
@@ -128,7 +137,8 @@ def check_inside(folder: Path, name: str, value: str) -> None:
 def refuse_part(word: str, value: str, path: Path) -> None:
     """Refuse one file of a checkpoint: what FROM, ADAPTER and DRAFT name is its folder."""
     name = path.name
-    if name not in CHECKPOINT_FILES and not name.endswith((".safetensors", ".json")):
+    weights = name.endswith((".safetensors", ".json")) or is_pickled(name)
+    if name not in CHECKPOINT_FILES and not weights:
         return
     with suppress(OSError), path.open("rb") as file:
         if file.read(4) == b"GGUF":

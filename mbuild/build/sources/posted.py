@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from mbuild.build.sources.files import Files as SourceFiles
 from mbuild.build.sources.files import Found
+from mbuild.build.sources.formats import DESCRIPTIONS
 from mbuild.build.sources.local import stored_blob
-from mbuild.build.sources.places import is_path, not_the_first, shards_missing
+from mbuild.build.sources.places import is_path, is_pickled, not_the_first, shards_missing
 from mbuild.build.sources.resolve import Resolver
 from mbuild.build.sources.values import SourceFile
 from mbuild.core.digest import Digest, DigestError
@@ -61,8 +62,10 @@ def parse_files(values: Mapping[str, str]) -> Files:
 
 
 def is_checkpoint(files: Files) -> bool:
-    """Whether the files are a directory with safetensors."""
-    return any(name.endswith(".safetensors") for name in files)
+    """Whether the files are a directory with safetensors, or with pickles and what they are."""
+    if any(name.endswith(".safetensors") for name in files):
+        return True
+    return any(map(is_pickled, files)) and any(name in files for name in DESCRIPTIONS)
 
 
 def gguf_names(files: Files, store: Store) -> Sequence[str]:

@@ -14,6 +14,7 @@ from mbuild.build.sources.places import (
     is_model,
     is_part_of_checkpoint,
     is_path,
+    is_pickled,
 )
 from mbuild.build.sources.values import (
     README,
@@ -203,16 +204,24 @@ class Resolver:
         names = files.names()
         plain = [name for name in names if "/" not in name]
         if any(name.endswith(".safetensors") for name in plain):
-            return self._checkpoint(files, names)
+            return self._checkpoint(files, [name for name in names if not is_pickled(name)])
         ggufs = [name for name in plain if name.lower().endswith(".gguf")]
         if ggufs:
             return self._gguf_directory(files, ggufs, wanted)
+        from mbuild.build.sources.formats import DESCRIPTIONS, foreign_format
+
         pickles = [name for name in plain if name.endswith(PICKLES)]
+        if any(map(is_pickled, pickles)) and any(name in plain for name in DESCRIPTIONS):
+            return self._checkpoint(files, names)
+        found = foreign_format(names)
+        if found is not None:
+            raise UnsupportedError(f"{files.value}/{found.file} is {found.what}", hint=found.hint)
         if pickles:
             raise UnsupportedError(
-                f"{files.value}/{pickles[0]} is a pickle, which can run code when it is read",
-                hint="convert it to safetensors, for example with"
-                " safetensors.torch.save_file in the environment that made it",
+                f"{files.value}/{pickles[0]} is a pickle without a config.json: nothing says what"
+                " model it is",
+                hint="put the base model's config.json and tokenizer beside it, or save the model"
+                " with save_pretrained(FOLDER)",
             )
         return None
 

@@ -118,10 +118,11 @@ class SourceFile(NamedTuple):
 
         Safetensors files are large and only ever read: for them the SHA-256 would take three
         times as long as the rest of the reading, or ten times on a processor without
-        instructions for it. A lock names them by BLAKE3, but for those of the Hub, which
-        itself names them by SHA-256.
+        instructions for it. A lock names them by BLAKE3, and pickled weights too, but for those
+        of the Hub, which itself names them by SHA-256.
         """
-        return self.remote is not None or not self.name.lower().endswith(".safetensors")
+        weights = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+        return self.remote is not None or not self.name.lower().endswith(weights)
 
     @property
     def locked(self) -> Digest | None:

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from mbuild.build.converter import ConvertOptions
 from mbuild.build.graph import Made, Result, Step, StepContext
 from mbuild.build.sources.values import README, CheckpointSource, Material, SourceFile
 from mbuild.build.splitting import SPLITTING_NAMES, Splitting, split_fields
@@ -36,15 +37,13 @@ PROJECTOR_VERSION = 1
 class ConvertCheckpoint(Together):
     """A Hugging Face checkpoint becomes a GGUF layer, as llama.cpp's converter makes it.
 
-    ``outtype`` is ``auto``, ``f32``, ``f16``, ``bf16`` or ``q8_0``; ``pre``
-    names the pre-tokenizer where it cannot be recognized. The folder's name is
-    part of the key, because ``general.name`` is made from it. ``role`` says
-    whether it is the model or its draft, ``splitting`` whether it becomes several layers.
+    ``options`` say how. The folder's name is part of the key, because ``general.name`` is made
+    from it. ``role`` says whether it is the model or its draft, ``splitting`` whether it becomes
+    several layers.
     """
 
     source: CheckpointSource
-    outtype: str
-    pre: str | None
+    options: ConvertOptions
     role: Role = Role.MODEL
     splitting: Splitting | None = None
 
@@ -57,7 +56,7 @@ class ConvertCheckpoint(Together):
     @property
     def origin(self) -> CheckpointOrigin:
         """The checkpoint with the options of its conversion."""
-        return CheckpointOrigin(self.source, self.outtype, self.pre)
+        return CheckpointOrigin(self.source, self.options)
 
     @property
     def group(self) -> Hashable | None:
@@ -91,7 +90,7 @@ class ConvertCheckpoint(Together):
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The files that matter by digest, the folder's name and the options."""
-        options = {"outtype": self.outtype, "pre": self.pre, **self.role.fields()}
+        options = {**self.options.fields(), **self.role.fields()}
         return checkpoint_fields(self.source, None, **options, **split_fields(self.splitting))
 
     @classmethod
@@ -115,11 +114,19 @@ class ConvertCheckpoint(Together):
 
     def cost(self, store: BuildStore) -> Cost:
         """The unquantized file, written while all cores convert tensors."""
+        from mbuild.build.costs import Cost, memory_for
+        from mbuild.work.cores import cores
+
         source, silent = self.source, StepContext.silent(store)
+        if self.options.converter is not None:  # nobody knows before it ran
+            return Cost(2 * self.reads, memory_for(2 * self.reads, 0, cores()), every_core=True)
         with ExitStack() as stack:
             paths = open_all(source.files, stack)
-            model = converted(source, self.outtype, self.pre, paths, silent)
-            return _cost(shards_of(model, self.splitting, silent), self.reads)
+            model = converted(source, self.options, paths, silent, stack)
+            cost = _cost(shards_of(model, self.splitting, silent), self.reads)
+        larger = (cost.writes or 0) > _MUCH_LARGER * self.reads
+        eight = _eight_bits(model) if larger else None
+        return cost._replace(eight_bits=eight)
 
 
 class ConvertProjector(Together):
@@ -147,7 +154,7 @@ class ConvertProjector(Together):
     @property
     def origin(self) -> CheckpointOrigin:
         """The text model's, or the checkpoint by itself."""
-        return self.beside or CheckpointOrigin(self.source, self.outtype, None)
+        return self.beside or CheckpointOrigin(self.source, ConvertOptions(self.outtype, None))
 
     @property
     def group(self) -> Hashable | None:
@@ -258,3 +265,20 @@ def _cost(models: Sequence[Model], reads: int) -> Cost:
     largest = max(map(largest_load, models, plans), default=0)
     size = sum(plan.size for plan in plans)
     return Cost(size, memory_for(reads + size, largest, cores()), every_core=True)
+
+
+_MUCH_LARGER = 1.25
+"""A model that is so much larger than its files was quantized in them."""
+
+
+def _eight_bits(model: Model) -> int:
+    """The bytes of a model's tensors with every matrix that can be Q8_0 in it."""
+    from mbuild.gguf.types import GGMLType, tensor_nbytes
+
+    wide = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
+    return sum(
+        tensor_nbytes(GGMLType.Q8_0, tensor.dims)
+        if tensor.type in wide and len(tensor.dims) > 1 and tensor.dims[0] % 32 == 0
+        else tensor.nbytes
+        for tensor in model.tensors
+    )

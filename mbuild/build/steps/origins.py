@@ -13,6 +13,7 @@ from mbuild.build.steps.gguf import Role, downloads, gguf_digests
 from mbuild.build.steps.models import open_layers
 from mbuild.build.steps.opened import OpenFiles, open_all
 from mbuild.build.steps.weights import CONVERTER_VERSION, checkpoint_fields, converted
+from mbuild.convert.conversion import CONVERSION_NAMES
 from mbuild.core.digest import Digest
 from mbuild.core.events import Code
 from mbuild.core.system import allow_open_files
@@ -20,6 +21,7 @@ from mbuild.core.values import NamedTuple
 from mbuild.store import Layer
 
 if TYPE_CHECKING:
+    from mbuild.build.converter import ConvertOptions
     from mbuild.core.digest import Digest
     from mbuild.gguf.files import Seen
     from mbuild.gguf.model import Model
@@ -37,8 +39,7 @@ class CheckpointOrigin(NamedTuple):
     """A checkpoint, converted on the way: nothing unquantized is written anywhere."""
 
     source: CheckpointSource
-    outtype: str
-    pre: str | None
+    options: ConvertOptions
 
     @property
     def by_name(self) -> bool:
@@ -72,13 +73,13 @@ class CheckpointOrigin(NamedTuple):
 
     def fields(self) -> Mapping[str, Any] | None:
         """What decides the unquantized model: the description of its conversion."""
-        options = {"outtype": self.outtype, "pre": self.pre, "converter": CONVERTER_VERSION}
+        options = {"converter": CONVERTER_VERSION, **self.options.fields()}
         return checkpoint_fields(self.source, None, **options)
 
     def open(self, context: StepContext, files: Readable, stack: ExitStack) -> Model:
         """The unquantized model, its tensors loaded on demand."""
         context.status(Code.CONVERTING_MODEL, {})
-        return converted(self.source, self.outtype, self.pre, files.paths, context, files.seen)
+        return converted(self.source, self.options, files.paths, context, stack, files.seen)
 
     def learned(self, files: Mapping[str, Digest]) -> CheckpointOrigin:
         """With the digests that a step found."""
@@ -279,7 +280,8 @@ ORIGIN_NAMES: dict[tuple[str, ...], str] = {
     ("origin", "name"): "folder's name",
     ("origin", "pre"): "--pre",
     ("origin", "outtype"): "--outtype",
-    ("origin", "converter"): "mbuild's version of the converter",
+    ("origin", "converter"): "the converter",
+    **{("origin", *place): name for place, name in CONVERSION_NAMES.items()},
     ("origin", "changes"): "change of the weights",
 }
 """What the fields of origins are called in explanations."""

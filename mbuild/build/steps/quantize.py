@@ -271,7 +271,8 @@ def _planned(step: Quantize, model: Model, imatrix_path: Path | None) -> Variant
     for tensor, new in tensors:
         if new is not tensor.type:
             _check_type(tensor, new, target, imatrix)
-    pairs, metadata = tuple(tensors), quantized(model.metadata, target, about)
+    overrides = quantization.override_kv
+    pairs, metadata = tuple(tensors), quantized(model.metadata, target, about, overrides)
     shards = _shards(step.splitting, pairs, model.shards)
     described = [step.origin.shown, quantization.to_json(), *shards]
     name = hashlib.sha256(canonical_json(described).encode()).hexdigest()[:16] + "-"

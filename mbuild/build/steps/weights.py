@@ -11,6 +11,7 @@ from mbuild.build.sources.values import README, CheckpointSource, Material, Sour
 from mbuild.build.steps.gguf import Role, downloads
 from mbuild.build.steps.models import made_of, open_layers, write_model
 from mbuild.build.steps.opened import OpenFiles
+from mbuild.convert.conversion import CONVERSION_NAMES
 from mbuild.core.events import Code
 from mbuild.core.values import aside
 from mbuild.store import Layer
@@ -19,6 +20,7 @@ from mbuild.store.media import ADAPTER
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mbuild.build.converter import ConvertOptions
     from mbuild.convert.lora.base import Base
     from mbuild.core.digest import Digest
     from mbuild.gguf.files import Seen
@@ -34,6 +36,8 @@ CHECKPOINT_NAMES: dict[tuple[str, ...], str] = {
     ("card",): README,
     ("pre",): "--pre",
     ("outtype",): "--outtype",
+    **CONVERSION_NAMES,
+    ("converter",): "--converter",
 }
 """What :func:`checkpoint_fields` and the converter's options are called in explanations."""
 
@@ -123,23 +127,31 @@ class ConvertAdapter(BaseStep):
 
 def converted(
     source: CheckpointSource,
-    outtype: str,
-    pre: str | None,
+    options: ConvertOptions,
     paths: Mapping[str, Path],
     context: StepContext,
+    stack: ExitStack,
     seen: Mapping[str, Seen] | None = None,
 ) -> Model:
     """The model that a checkpoint is, its tensors converted when they are loaded.
 
-    ``seen`` has, for some files, who is shown what is read of their tensors.
+    ``seen`` has, for some files, who is shown what is read of their tensors; ``stack`` keeps
+    what the model is loaded from.
     """
+    if options.converter is not None:
+        from mbuild.build.steps.external import foreign_model
+
+        return foreign_model(source.name, options.converter, options, paths, context, stack)
     from mbuild.convert.checkpoint import open_checkpoint
     from mbuild.convert.convert import convert
     from mbuild.convert.read.dtypes import OutType
 
-    checkpoint = open_checkpoint(source.name, paths, seen)
+    outtype, pre, further, _ = options
+    checkpoint = open_checkpoint(source.name, paths, seen, further.like)
     alone = not source.encoders  # else a step beside this one has them, or the user wants none
-    return convert(checkpoint, OutType(outtype), pre=pre, warn=context.warn, alone=alone)
+    return convert(
+        checkpoint, OutType(outtype), pre=pre, options=further, warn=context.warn, alone=alone
+    )
 
 
 def checkpoint_fields(

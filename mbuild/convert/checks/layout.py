@@ -34,7 +34,8 @@ class DescribedModel:
     ``row`` is the family's, ``untied`` says that silence about tie_word_embeddings means false,
     ``tied`` that the root of config.json says true;
     ``shapes`` are the tensors' under GGUF's names, slowest dimension first;
-    ``origins`` say where each comes from, for messages.
+    ``origins`` say where each comes from, for messages; ``first`` is the first layer that the
+    file has.
     """
 
     row: Family
@@ -46,6 +47,7 @@ class DescribedModel:
     shapes: Mapping[str, tuple[int, ...]]
     origins: Mapping[str, str]
     tied: bool = False
+    first: int = 0
 
     @property
     def arch(self) -> str:
@@ -123,7 +125,7 @@ def layout_places(model: DescribedModel, sizes: Sizes) -> dict[str, tuple[Slot, 
     """The places for tensors of a model of these sizes, by whole names; each with its layer."""
     layout = model.row.layout
     places = {slot.name: (slot, 0) for slot in layout.model}
-    for layer in range(model.blocks):
+    for layer in range(model.first, model.blocks):
         places |= {in_layer(slot.name, layer): (slot, layer) for slot in layout.at(sizes, layer)}
     return places
 

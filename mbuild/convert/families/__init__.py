@@ -109,17 +109,60 @@ def by_name() -> Mapping[str, Family]:
     return {name: row for row in rows() for name in row.names}
 
 
-def find(name: str) -> Family:
-    """The row of a class; raises :class:`UnsupportedError` with the nearest names."""
+GENERIC = {"llama": "LlamaForCausalLM"}
+"""Families that a class without a row can be converted as (``--as``), and whose row counts."""
+
+_ENDINGS = (
+    *("ForCausalLM", "ForConditionalGeneration", "ForSequenceClassification", "ForMaskedLM"),
+    *("LMHeadModel", "Model"),
+)
+_NEAR, _NEAR_WHOLE = 0.8, 0.93
+
+
+def find(name: str, like: str | None = None) -> Family:
+    """The row of a class, or of the family ``like`` where the class has none.
+
+    Raises :class:`UnsupportedError` with the names that are really near, and for a class that
+    has a row of its own and is to be converted as another family.
+    """
     found = next((row for row in rows(name) if name in row.names), None)
+    if found is not None and like is not None:
+        raise UnsupportedError(
+            f"--as {like}: {name} has a family of its own, {found.gguf}", hint="leave --as out"
+        )
     if found is not None:
         return found
+    if like is not None:
+        return find(GENERIC[like])
     if name in REFUSED:
         reason, hint = REFUSED[name]
         raise UnsupportedError(f"checkpoints of {name!r} are not supported: {reason}", hint=hint)
-    from mbuild.core.suggest import did_you_mean, near
+    from mbuild.core.suggest import did_you_mean
 
-    hint = did_you_mean(
-        near(name, by_name(), 5), "the families that are supported are listed in docs/convert.md"
+    nearest = _near(name)
+    otherwise = (
+        "the families that are supported are listed in docs/convert.md; a model that computes as a"
+        " Llama does can be converted with --as llama, and any that a llama.cpp knows with"
+        " --converter PATH"
     )
-    raise UnsupportedError(f"checkpoints of {name[:100]!r} are not supported", hint=hint)
+    raise UnsupportedError(
+        f"checkpoints of {name[:100]!r} are not supported", hint=did_you_mean(nearest, otherwise)
+    )
+
+
+def _near(name: str) -> list[str]:
+    """Up to three names that are nearly the same, whole or without the usual ending."""
+    from difflib import SequenceMatcher
+
+    name, found = name[:100], list[tuple[float, str]]()
+    for known in by_name():
+        own = SequenceMatcher(None, _own_part(name), _own_part(known)).ratio()
+        whole = SequenceMatcher(None, name.lower(), known.lower()).ratio()
+        if own >= _NEAR or whole >= _NEAR_WHOLE:
+            found.append((-max(own, whole), known))
+    return [known for _, known in sorted(found)[:3]]
+
+
+def _own_part(name: str) -> str:
+    end = next((ending for ending in _ENDINGS if name.endswith(ending)), "")
+    return name.removesuffix(end).lower()

@@ -19,12 +19,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.convert import is_skipped, renamed
+from mbuild.convert.lora.mlx import MLX_WEIGHTS, mlx_adapter
 from mbuild.convert.lora.settings import LoraConfig, read_config
 from mbuild.convert.metadata.general import QUANTIZATION_VERSION, Parameters, general
 from mbuild.convert.read.dtypes import OutType, to_f32
 from mbuild.convert.read.files import CheckpointFiles
 from mbuild.convert.read.lazy import Lazy, lazy_of
 from mbuild.convert.read.safetensors import DType, read_header
+from mbuild.convert.read.torch_files import read_torch_file
 from mbuild.convert.read.values import encode_checked
 from mbuild.convert.rows.names import name_map
 from mbuild.convert.rows.rules import Stacker
@@ -103,23 +105,24 @@ def open_adapter(
     ``files`` maps names relative to the adapter's folder to readable files; ``seen`` has, for
     some of them, who is shown what is read of their tensors. ``merging``: whole weights have
     a place in the base, so any tensor may be one.
-    Raises :class:`UnsupportedError` for another kind of adapter, for pickled
-    weights and for whole weights among the factors, :class:`SourceError` for
-    missing files and :class:`FormatError` for malformed ones.
+    Raises :class:`UnsupportedError` for another kind of adapter and for whole weights among the
+    factors, :class:`SourceError` for missing files and :class:`FormatError` for malformed ones.
     """
+    if MLX_WEIGHTS in files and WEIGHTS not in files:
+        stored = read_header(files[MLX_WEIGHTS], MLX_WEIGHTS, (seen or {}).get(MLX_WEIGHTS))
+        mlx, found = mlx_adapter(CheckpointFiles(files), stored)
+        plain = {weight: Pair(a, b, embedding=False) for weight, (a, b) in found.items()}
+        _warn_of_nothing(plain, warn)
+        return LoraAdapter(name, dict(files), mlx, plain, {})
     config = read_config(name, CheckpointFiles(files), warn, merging=merging)
-    if WEIGHTS not in files:
-        if _PICKLED in files:
-            raise UnsupportedError(
-                f"{name}: {_PICKLED} holds pickled weights, which can run any code when they"
-                " are read",
-                hint="save the adapter again with a current peft: it writes safetensors",
-            )
+    if WEIGHTS not in files and _PICKLED not in files:
         raise SourceError(f"{name} has no {WEIGHTS}")
     factors: dict[str, dict[str, Lazy]] = {}
     adapters: set[str] = set()
     vectors: dict[str, Lazy] = {}
-    stored = read_header(files[WEIGHTS], WEIGHTS, (seen or {}).get(WEIGHTS))
+    used = WEIGHTS if WEIGHTS in files else _PICKLED
+    read = read_header if WEIGHTS in files else read_torch_file
+    stored = read(files[used], used, (seen or {}).get(used))
     for tensor in sorted(stored, key=lambda t: t.offset):
         base = tensor.name.replace(_PREFIX, "")
         match = _FACTOR.search(base)
@@ -150,6 +153,7 @@ def open_adapter(
             " llama.cpp does not apply: merge the adapter into its base to keep them"
         )
     pairs = {weight: _pair(weight, kinds) for weight, kinds in factors.items()}
+    _warn_of_nothing(pairs, warn)
     return LoraAdapter(name, dict(files), config, pairs, vectors)
 
 
@@ -162,6 +166,14 @@ def _whole_name(name: str) -> str:
             hint="merge the adapter with peft: model.merge_and_unload()",
         )
     return name
+
+
+def _warn_of_nothing(pairs: Mapping[str, Pair], warn: Callable[[str], None]) -> None:
+    """Tell of an adapter whose products are all zero, as before the first step of a training."""
+    for pair in pairs.values():
+        if all(to_f32(each.load(), each.dtype).any() for each in (pair.b, pair.a)):
+            return
+    warn("the adapter changes nothing: in each of its pairs one factor is all zeros")
 
 
 def _unexpected(name: str) -> UnsupportedError:
@@ -349,8 +361,51 @@ def _ruled(base: Base, name: str, pair: Pair) -> list[tuple[str, Lazy, Lazy]]:
     if shapes == [(_PROBE, b.shape[0])]:
         return [(name, pair.a, b)]
     if not shapes or any(len(shape) != 2 or shape[1] != _PROBE for shape in shapes):
+        moved = _along_both_axes(base, name, pair)
+        if moved is not None:
+            return moved
         raise UnsupportedError(
             f"the adapter changes {name!r}, which {base.hp.arch} models store in a different form",
             hint="merge the adapter into its base model and build that",
         )
     return [(label, pair.a, item) for label, item in _rows(base, name, b)]
+
+
+def _along_both_axes(base: Base, name: str, pair: Pair) -> list[tuple[str, Lazy, Lazy]] | None:
+    """A pair whose weight a rule moves by rows and by columns; None if it does anything else.
+
+    What becomes of each row and column shows in what the rule makes of their numbers.
+    """
+    import numpy as np
+
+    shape = (pair.b.shape[0], pair.a.shape[1])
+    try:
+        numbered = [
+            _rows(base, name, Lazy(DType.F32, shape, partial(_numbers, shape, axis), "x"))
+            for axis in (0, 1)
+        ]
+        found = []
+        for (label, down), (_, across) in zip(*numbered, strict=True):
+            row, column = down.load(), across.load()
+            whole = row.ndim == 2 and (row == row[:, :1]).all() and (column == column[:1]).all()
+            if not whole or down.dtype is not DType.F32:
+                return None
+            rows, columns = row[:, 0].astype(np.int64), column[0].astype(np.int64)
+            b = pair.b.move((len(rows), pair.rank), partial(_taken, rows, 0))
+            a = pair.a.move((pair.a.shape[0], len(columns)), partial(_taken, columns, 1))
+            found.append((label, a, b))
+    except (FormatError, ValueError):
+        return None
+    return found
+
+
+def _numbers(shape: tuple[int, int], axis: int) -> Any:
+    """A matrix whose values are the numbers of their rows or columns."""
+    import numpy as np
+
+    numbers = np.arange(shape[axis], dtype=np.float32)
+    return np.broadcast_to(numbers[:, None] if axis == 0 else numbers, shape)
+
+
+def _taken(index: Any, axis: int, values: Any) -> Any:
+    return values.take(index, axis)

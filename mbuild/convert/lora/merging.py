@@ -411,7 +411,7 @@ def _unrounded(tensor: Tensor) -> tuple[Callable[[], Any], GGMLType, GGMLType]:
     What a conversion would round first is taken in F32, so that there is one rounding. A
     tensor that is quantized already becomes F32.
     """
-    from mbuild.convert.convert import Encoded
+    from mbuild.convert.encoded import Encoded
 
     load = tensor.load
     if isinstance(load, Encoded) and _NATIVE.get(load.item.dtype) is not tensor.type:
@@ -429,7 +429,7 @@ def _rows_of(delta: WholeWeight) -> int:
 
 def _grown(tensor: Tensor, deltas: list[Delta], type_: GGMLType) -> Tensor:
     """A matrix with a row for each token, of a vocabulary that training made larger."""
-    from mbuild.convert.convert import Encoded
+    from mbuild.convert.encoded import Encoded
 
     if len(deltas) > 1 or not isinstance(deltas[0], WholeWeight) or deltas[0].weight != 1:
         raise FormatError(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.metadata.card import model_card
@@ -53,10 +54,15 @@ _CARD_FIELDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("finetune", ("finetune", "model_finetune")),
     ("basename", ("basename", "model_basename", "model_type")),
     ("description", ("description", "model_description")),
+    ("quantized_by", ()),
     ("size_label", ("size_label", "model_size_label")),
     ("license", ("license",)),
     ("license.name", ("license_name",)),
     ("license.link", ("license_link",)),
+    ("url", ()),
+    ("doi", ()),
+    ("uuid", ()),
+    ("repo_url", ()),
     ("source.url", ("url", "model_url")),
     ("source.doi", ("doi", "model_doi")),
     ("source.uuid", ("uuid", "model_uuid")),
@@ -143,14 +149,16 @@ def general(
     adapter: bool = False,
     projector: bool = False,
     model_name: str | None = None,
+    override: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[KV]:
     """The ``general.*`` entries that stand before an architecture's own.
 
     ``folder`` is the name of the checkpoint's folder, ``files`` maps names in
     it to readable files (README.md, config.json and generation_config.json
     are looked at), ``arch`` is GGUF's name of the architecture, ``model_name``
-    overrides the name. For an ``adapter`` the type is ``adapter``,
-    ``adapter.type`` follows it, and no size is made up; for a ``projector`` it is ``mmproj``.
+    overrides the name, ``override`` other entries by their keys. For an ``adapter`` the type
+    is ``adapter``, ``adapter.type`` follows it, and no size is made up; for a ``projector`` it
+    is ``mmproj``.
 
     Raises :class:`FormatError` for a malformed config.json. A broken front
     matter or generation_config.json counts as none.
@@ -163,17 +171,23 @@ def general(
     entries.string("general.type", type_)
     if adapter:
         entries.string("adapter.type", "lora")
-    _write_sampling(entries, read)
+    _write_sampling(entries, read, override)
     fields = _fields(card, read, folder, parameters.total)
+    fields |= {
+        key: str(override[k]) for key, _ in _CARD_FIELDS if (k := f"general.{key}") in override
+    }
     fields["name"] = model_name or fields.get("name") or folder
     if not fields.get("size_label") and parameters.total > 0:
         fields["size_label"] = parameters.label()
     for key, _ in _CARD_FIELDS:
         entries.string(f"general.{key}", fields.get(key, ""))
-    _write_origins(entries, "base_model", _origins(card, BASE_MODELS, parameters.total))
-    _write_origins(entries, "dataset", _origins(card, DATASETS, parameters.total))
+    for key, aliases in (("base_model", BASE_MODELS), ("dataset", DATASETS)):
+        own = override.get(f"general.{key}s")
+        found = _origins(card, aliases, parameters.total) if own is None else [*map(_given, own)]
+        _write_origins(entries, key, found)
     for key, names in (("tags", ("tags", "pipeline_tag")), ("languages", LANGUAGES)):
-        entries.array(f"general.{key}", _texts(card, names), ValueType.STRING)
+        texts = override.get(f"general.{key}") or _texts(card, names)
+        entries.array(f"general.{key}", texts, ValueType.STRING)
     return entries.list()
 
 
@@ -182,14 +196,20 @@ BASE_MODELS = ("base_model", "base_models", "base_model_sources")
 DATASETS = ("datasets", "dataset", "dataset_sources")
 
 
-def _write_sampling(entries: Entries, files: CheckpointFiles) -> None:
+def _given(origin: Mapping[str, Any]) -> dict[str, str]:
+    """A base model or dataset as somebody describes it."""
+    return {key: _scalar(origin[key]) for key in _ORIGIN_FIELDS if key in origin}
+
+
+def _write_sampling(entries: Entries, files: CheckpointFiles, override: Mapping[str, Any]) -> None:
     try:
         config = files.json_object("generation_config.json") or {}
     except FormatError:
-        return
+        config = {}
     for key, names, type_ in SAMPLING:
         value = next((config[name] for name in names if name in config), None)
         key = f"general.sampling.{key}"
+        value = override.get(key, value)
         match type_, value:
             case _, bool():
                 continue

@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.dtypes import to_f32
+from mbuild.convert.read.fp4 import mxfp4, nvfp4
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.leftovers import MLX, UNQUANTIZED
 from mbuild.convert.read.packed import WORD, misfit, take
+from mbuild.convert.read.rowwise import by_rows, rows_of
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import UnsupportedError
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 _ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 """The columns of a word's eight codes, those of the lowest bits first (AutoAWQ's ``order_map``)."""
+
+_TOGETHER = 1 << 24  # as of GPTQ
 
 
 def awq(settings: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> dict[str, Lazy]:
@@ -60,16 +64,18 @@ def _awq(codes: Lazy, zeros: Lazy, scales: Lazy) -> Lazy:
     if not good:
         raise misfit(codes, scales, zeros)
 
-    def load() -> Array:
+    def make(first: int, last: int) -> Array:
         import numpy as np
 
-        out = _in_order(codes.load())
+        cut = slice(first // len(_ORDER), -(-last // len(_ORDER)))
+        whole = slice(cut.start * len(_ORDER), cut.stop * len(_ORDER))
+        out = _in_order(codes.load()[:, cut])
         index = np.arange(rows) // (rows // groups)
-        out -= _in_order(zeros.load())[index]
-        out *= to_f32(scales.load(), scales.dtype)[index]
-        return out.T
+        out -= _in_order(zeros.load()[:, cut])[index]
+        out *= to_f32(scales.load()[:, whole], scales.dtype)[index]
+        return out.T[first - whole.start : last - whole.start]
 
-    return Lazy(DType.F32, (columns, rows), load, codes.origin)
+    return by_rows((columns, rows), make, codes.origin, max(_TOGETHER // max(rows, 1), 1))
 
 
 def _in_order(words: Array) -> Array:
@@ -83,8 +89,11 @@ def _in_order(words: Array) -> Array:
     return columns.reshape(words.shape[0], -1)
 
 
+_BITS = (2, 3, 4, 5, 6, 8)
+
+
 def mlx(settings: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> dict[str, Lazy]:
-    """MLX's affine quantization of 2, 4 or 8 bits: scale times code plus bias, by groups of a row.
+    """MLX's quantization: scale times code plus bias, by groups of a row; and its MXFP4, NVFP4.
 
     ``settings`` may have an object of its own for a layer. Raises :class:`UnsupportedError` for
     other modes and bits, :class:`FormatError` for parts that are missing or do not fit.
@@ -96,47 +105,72 @@ def mlx(settings: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> dict[str, L
         base = name.removesuffix(".scales")
         own = settings.get(base)
         said = {**settings, **(own if isinstance(own, dict) else {})}
-        if said.get("mode", "affine") != "affine":
+        mode = said.get("mode", "affine")
+        if mode not in ("affine", "mxfp4", "nvfp4"):
             raise UnsupportedError(
                 f"{tensors[name].origin}: MLX's quantization is not supported in the mode"
-                f" {str(said.get('mode'))[:20]!r}",
+                f" {str(mode)[:20]!r}",
                 hint=MLX,
             )
-        codes, scales, biases = (
-            take(result, base + part, "MLX") for part in (".weight", ".scales", ".biases")
-        )
-        made[base + ".weight"] = _mlx(codes, scales, biases, said.get("group_size"))
+        codes, scales = (take(result, base + part, "MLX") for part in (".weight", ".scales"))
+        if mode == "affine":
+            biases = take(result, f"{base}.biases", "MLX")
+            made[f"{base}.weight"] = _mlx(codes, scales, biases, said.get("group_size"))
+        else:
+            made[f"{base}.weight"] = _four_bits(str(mode), _as_bytes(codes), scales)
     return {name: made.get(name, lazy) for name, lazy in tensors.items() if name in result | made}
 
 
+def _four_bits(mode: str, codes: Lazy, scales: Lazy) -> Lazy:
+    if mode == "mxfp4":
+        return mxfp4(codes, scales)
+    return nvfp4(codes, Lazy(DType.F8_E4M3, scales.shape, scales.load, scales.origin,
+                             part=scales.part), 1.0, 1.0)  # fmt: skip
+
+
+def _as_bytes(words: Lazy) -> Lazy:
+    """32-bit words as four bytes each."""
+    if words.dtype is DType.U8:
+        return words
+    import numpy as np
+
+    shape = (*words.shape[:-1], 4 * words.shape[-1]) if words.shape else (0,)
+    part = words.part
+    return Lazy(
+        DType.U8,
+        shape,
+        lambda: words.load().view(np.uint8).reshape(shape),
+        words.origin,
+        part=part and (lambda start, stop: part(start // 4, -(-stop // 4)).view(np.uint8)),
+    )
+
+
 def _mlx(codes: Lazy, scales: Lazy, biases: Lazy, group: Any) -> Lazy:
-    rows, words = codes.shape if len(codes.shape) == 2 else (0, 0)
-    groups = scales.shape[1] if len(scales.shape) == 2 else 0
+    words = codes.shape[-1] if len(codes.shape) >= 2 else 0
+    lead, groups = codes.shape[:-1], scales.shape[-1] if len(scales.shape) >= 2 else 0
     width = groups * group if type(group) is int and 0 < group < 1 << 16 else 0
     if (
         not width
         or codes.dtype not in (DType.U32, DType.I32)
-        or scales.shape != (rows, groups)
+        or scales.shape != (*lead, groups)
         or biases.shape != scales.shape
         or words * WORD % width
     ):
         raise misfit(codes, scales, biases)
     bits = words * WORD // width
-    if bits not in (2, 4, 8):
+    if bits not in _BITS:
         raise UnsupportedError(
-            f"{codes.origin}: MLX's quantization to {bits} bits is not supported, only to 2, 4"
-            " and 8 bits",
+            f"{codes.origin}: MLX's quantization to {bits} bits is not supported, only to 2, 3, 4,"
+            " 5, 6 and 8 bits",
             hint=MLX,
         )
 
-    def load() -> Array:
-        import numpy as np
+    def make(first: int, last: int) -> Array:
+        from mbuild.convert.read.codes import unpacked
 
-        shifts = np.arange(0, WORD, bits, dtype=np.uint32)
-        values = (codes.load().view(np.uint32)[:, :, None] >> shifts) & np.uint32((1 << bits) - 1)
-        out = values.reshape(rows, groups, group).astype(np.float32)
-        out *= to_f32(scales.load(), scales.dtype)[:, :, None]
-        out += to_f32(biases.load(), biases.dtype)[:, :, None]
-        return out.reshape(rows, width)
+        out = unpacked(rows_of(codes, first, last), bits).reshape(-1, groups, group)
+        out *= to_f32(rows_of(scales, first, last), scales.dtype)[:, :, None]
+        out += to_f32(rows_of(biases, first, last), biases.dtype)[:, :, None]
+        return out
 
-    return Lazy(DType.F32, (rows, width), load, codes.origin)
+    return by_rows((*lead, width), make, codes.origin)

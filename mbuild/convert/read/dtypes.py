@@ -21,7 +21,7 @@ import numpy as np
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import UnsupportedError
 from mbuild.gguf.memory import room
-from mbuild.gguf.types import GGMLType
+from mbuild.gguf.types import BLOCKS, GGMLType
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +40,8 @@ class OutType(StrEnum):
     F16 = "f16"
     BF16 = "bf16"
     Q8_0 = "q8_0"
+    TQ1_0 = "tq1_0"
+    TQ2_0 = "tq2_0"
 
 
 NUMPY: dict[DType, str] = {
@@ -94,7 +96,7 @@ class NotFinite(ValueError):
 def encode(values: Array, dtype: DType, target: GGMLType, *, finite: bool = False) -> Array:
     """The stored bytes (uint8, one-dimensional) of values in GGUF's type ``target``.
 
-    ``target`` is F32, F16, BF16 or Q8_0 (rows a multiple of 32); little-endian.
+    ``target`` is F32, F16, BF16, Q8_0 (rows a multiple of 32), TQ1_0 or TQ2_0 (of 256).
     The values' own memory is given back where nothing has to change. With
     ``finite`` every result has to be a finite number: the first that is none
     raises :class:`NotFinite`. The check is part of the pass over each piece.
@@ -104,7 +106,8 @@ def encode(values: Array, dtype: DType, target: GGMLType, *, finite: bool = Fals
     if direct is not None:
         return direct(flat, finite).view(np.uint8)
     size, from_f32 = _FROM_F32[target]
-    out = room(flat.size // 32 * 34 if size is None else flat.size * size)
+    block = BLOCKS[target]
+    out = room(flat.size // block.weights * block.size if size is None else flat.size * size)
     at = 0
     for start in range(0, flat.size, PIECE):
         source = flat[start : start + PIECE]
@@ -120,6 +123,8 @@ def encode(values: Array, dtype: DType, target: GGMLType, *, finite: bool = Fals
 _INFINITE: dict[int, int] = {2: 0x7F80, 4: 0x7F800000}
 """Infinity's bits in BF16 and F32, by their bytes; what is above is not a number."""
 _F16_INFINITE = 0x7C00
+_SCALE_AT = {GGMLType.Q8_0: 0, GGMLType.TQ1_0: 52, GGMLType.TQ2_0: 64}
+"""Where a block has its scale, an F16."""
 
 
 def _beyond(bits: Array, limit: int) -> bool:
@@ -139,11 +144,13 @@ def _first_beyond(bits: Array, limit: int) -> int:
 
 def _check_made(made: Array, source: Array, dtype: DType, target: GGMLType, start: int) -> None:
     """Raise :class:`NotFinite` for what one piece, from the flat place ``start`` on, became."""
-    if target is GGMLType.Q8_0:
-        bits, each = made[:, :2].copy().view(np.uint16).reshape(-1), 32
+    if target in _SCALE_AT:
+        at = _SCALE_AT[target]
+        bits = made[:, at : at + 2].copy().view(np.uint16).reshape(-1)
+        each = BLOCKS[target].weights
     else:
         bits, each = made.reshape(-1).view(f"u{made.itemsize}"), 1
-    half = target in (GGMLType.F16, GGMLType.Q8_0)
+    half = target is GGMLType.F16 or target in _SCALE_AT
     limit = _F16_INFINITE if half else _INFINITE[bits.itemsize]
     if not _beyond(bits, limit):
         return
@@ -319,13 +326,27 @@ _DIRECT: dict[tuple[DType, GGMLType], Callable[[Array, bool], Array]] = {
 }
 """Pairs of types that need no way through float32."""
 
+
+def _ternary(type_: GGMLType) -> Callable[[Array], Array]:
+    """Blocks of 256 values of -1, 0 and 1 times their scale, by the quantizer."""
+
+    def made(values: Array) -> Array:
+        from mbuild.quant.quantize import quantize
+
+        return quantize(type_, GGMLType.F32, values, values.size).reshape(-1, BLOCKS[type_].size)
+
+    return made
+
+
 _FROM_F32: dict[GGMLType, tuple[int | None, Callable[[Array], Array]]] = {
     GGMLType.F32: (4, _same),
     GGMLType.F16: (2, f32_to_f16),
     GGMLType.BF16: (2, f32_to_bf16),
     GGMLType.Q8_0: (None, f32_to_q8_0),
+    GGMLType.TQ1_0: (None, _ternary(GGMLType.TQ1_0)),
+    GGMLType.TQ2_0: (None, _ternary(GGMLType.TQ2_0)),
 }
-"""Bytes an element (None: blocks of 32 in 34) and the conversion."""
+"""Bytes an element (None: a block's) and the conversion."""
 
 
 def _f8_e4m3(codes: Array) -> Array:

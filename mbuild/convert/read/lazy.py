@@ -58,6 +58,20 @@ class Lazy:
     grain: int = 1
 
     @property
+    def unit(self) -> int:
+        """Values that an element of the last axis stands for."""
+        return 1
+
+    @property
+    def layout(self) -> object:
+        """What an element is, where it is no single value."""
+        return None
+
+    def plain(self) -> Lazy:
+        """The tensor in single values."""
+        return self
+
+    @property
     def size(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
@@ -136,6 +150,10 @@ class Lazy:
             raise FormatError(
                 f"{self.origin} has the shape {list(self.shape)}; {count} dimensions are needed"
             )
+
+    def stacked(self, parts: Sequence[Lazy], load: Callable[[], Array]) -> Lazy:
+        """Parts like this one, the first of them, under a new first axis."""
+        return Lazy(self.dtype, (len(parts), *self.shape), load, self.origin, tuple(parts))
 
     def compute(self, change: Callable[[Array], Array]) -> Lazy:
         """Arithmetic, element by element, in F16 for F16 and in F32 for everything else."""
@@ -219,6 +237,8 @@ def stack(parts: Sequence[Lazy]) -> Lazy:
     """Tensors of one shape under a new first axis; raises :class:`FormatError` if they differ."""
     from mbuild.gguf.memory import room
 
+    if len({part.layout for part in parts}) > 1:
+        parts = [part.plain() for part in parts]
     first = parts[0]
     for part in parts:
         if part.shape != first.shape or part.dtype is not first.dtype:
@@ -235,8 +255,7 @@ def stack(parts: Sequence[Lazy]) -> Lazy:
             out[index] = part.load()
         return out
 
-    shape = (len(parts), *first.shape)
-    return Lazy(first.dtype, shape, load, first.origin, tuple(parts))
+    return first.stacked(parts, load)
 
 
 def joined(parts: Sequence[Lazy], axis: int = 0) -> Lazy:

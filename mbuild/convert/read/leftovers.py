@@ -168,7 +168,7 @@ LEFTOVERS: tuple[IgnoredTensor, ...] = (
         DEQUANTIZE,
     ),
     _row(
-        r"\.weight_(?:packed|shape|zero_point|g_idx|global_scale|scale_2)$",
+        r"\.(?:weight_(?:packed|shape|zero_point|g_idx|global_scale|scale_2)|input_global_scale)$",
         "of a quantization such as compressed-tensors' or ModelOpt's",
         Verdict.REFUSE,
         DEQUANTIZE,
@@ -186,7 +186,7 @@ LEFTOVERS: tuple[IgnoredTensor, ...] = (
         Verdict.REFUSE,
         "if the weights are dequantized already, save them without their scales; otherwise "
         + DEQUANTIZE,
-        ("fp8", "compressed-tensors", "modelopt", "bitnet"),
+        ("fp8", "fbgemm_fp8", "compressed-tensors", "modelopt", "bitnet"),
     ),
     _row(
         r"_(?:blocks|scales)$",
@@ -209,7 +209,14 @@ LEFTOVERS: tuple[IgnoredTensor, ...] = (
         Verdict.DROP,
     ),
     _row(
-        r"\.(?:input|output|act|activation)_(?:global_)?(?:scale|zero_point|amax)$|\.qscale_act$"
+        r"\.input_(?:global_)?scale$",
+        "a scale of quantized activations, left over from an export or from training",
+        Verdict.DROP,
+        methods=("compressed-tensors", "modelopt"),
+    ),
+    _row(
+        r"\.(?:output|act|activation)_(?:global_)?(?:scale|zero_point|amax)$|\.qscale_act$"
+        r"|\.input_(?:global_)?(?:zero_point|amax)$|\.input_scale_ub$"
         r"|quantizer\._\w+$|\.(?:activation_post_process|\w*fake_quant\w*)\.",
         "a scale of quantized activations, left over from an export or from training",
         Verdict.DROP,
@@ -234,7 +241,10 @@ LEFTOVERS: tuple[IgnoredTensor, ...] = (
 )
 """The first row whose pattern is found counts."""
 
-SUPPORTED = ("fp8", "mxfp4", "gptq", "compressed-tensors", "awq", "modelopt", "mlx")
+SUPPORTED = (
+    *("fp8", "fbgemm_fp8", "mxfp4", "gptq", "compressed-tensors", "awq", "modelopt", "mlx"),
+    *("bitsandbytes", "bitnet"),
+)
 """Values of quant_method whose weights are read."""
 
 _FLOATS = (DType.F16, DType.BF16, DType.F32, DType.F64)
@@ -256,10 +266,16 @@ def weights_alone(
     """
     checked, warnings = dict(config), list[str]()
     method, _ = quantization(config)
+    if method == TORCHAO:
+        raise UnsupportedError(
+            "checkpoints quantized with 'torchao' are not supported", hint=_PLAIN
+        )
+    packed = any(t.dtype not in _FLOATS and _PACKED.search(t.name) for t in tensors)
     reads = method if method in SUPPORTED and (method != "mxfp4" or arch == "gpt-oss") else None
+    if not packed:
+        reads = None
     kept, more = _sorted_out(tensors, reads)
     warnings += more
-    packed = any(t.dtype not in _FLOATS and _PACKED.search(t.name) for t in kept)
     if method is not None or config.get("quantization_config"):
         if packed and method is not None and reads is None:
             raise UnsupportedError(
@@ -279,6 +295,14 @@ def weights_alone(
 
 
 _NOTES = ("quantization_config", "quantization")
+
+TORCHAO = "torchao"
+"""Its tensors are Python objects around others: what a file has of them depends on its version."""
+
+_PLAIN = (
+    "dequantize before saving: model.dequantize(), then model.save_pretrained(FOLDER); if the"
+    " weights are in 16 bits already, remove quantization_config from config.json"
+)
 
 
 def quantization(config: Mapping[str, Any]) -> tuple[str | None, Mapping[str, Any]]:
@@ -342,7 +366,8 @@ def _has_float_weight(row: IgnoredTensor, name: str, stored: Mapping[str, Stored
 
 def _check_scales(tensors: Sequence[StoredTensor]) -> list[str]:
     """Of 8-bit floats either every matrix has a scale or none has, which is worth a warning."""
-    eight = [t for t in tensors if t.dtype in _EIGHT_BITS and len(t.shape) == 2]
+    matrices = [t for t in tensors if t.dtype in _EIGHT_BITS and len(t.shape) == 2]
+    eight = [t for t in matrices if not t.name.endswith(("scale", "scales", "scale_inv"))]
     names = {tensor.name for tensor in tensors} if eight else set()
     without = [
         tensor

@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.dtypes import to_f32
+from mbuild.convert.read.integers import as_blocks
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.leftovers import UNQUANTIZED
+from mbuild.convert.read.rowwise import by_rows, rows_of
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError, UnsupportedError
 
@@ -23,22 +25,27 @@ if TYPE_CHECKING:
 
 WORD = 32  # bits
 
+_TOGETHER = 1 << 24
+"""Values of a transposed weight that are made at once: its words are read again each time."""
+
+_BELONGS = "quantization_config may belong to another checkpoint: download or save it again"
+
 
 def misfit(codes: Lazy, *parts: Lazy) -> FormatError:
     """What to say of parts of a quantized weight whose shapes do not belong together."""
     shapes = " and ".join(str(list(part.shape)) for part in parts)
     return FormatError(
         f"{codes.origin} of {list(codes.shape)} does not fit its parts of {shapes}",
-        hint="quantization_config may belong to another checkpoint: download or save it again",
+        hint=_BELONGS,
     )
 
 
 def gptq(settings: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> dict[str, Lazy]:
     """GPTQ of 2, 4 or 8 bits: ``qweight``, ``qzeros``, ``scales`` and ``g_idx`` of each weight.
 
-    The weights come after all other tensors, as in llama.cpp. Raises
-    :class:`UnsupportedError` for other bits, :class:`FormatError` for parts that
-    are missing or do not fit.
+    Without ``g_idx`` groups lie in their order. The weights come after all other tensors, as in
+    llama.cpp. Raises :class:`UnsupportedError` for other bits, :class:`FormatError` for parts
+    that are missing or do not fit.
     """
     bits = settings.get("bits")
     if bits not in (2, 4, 8):
@@ -52,8 +59,9 @@ def gptq(settings: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> dict[str, 
     for name in tensors:
         if name.endswith(".qweight"):
             base = name.removesuffix("qweight")
-            names = (base + part for part in ("qweight", "qzeros", "scales", "g_idx"))
-            codes, zeros, scales, groups = (take(result, name, "GPTQ") for name in names)
+            names = (base + part for part in ("qweight", "qzeros", "scales"))
+            codes, zeros, scales = (take(result, name, "GPTQ") for name in names)
+            groups = result.pop(f"{base}g_idx", None)
             made[base + "weight"] = _gptq(codes, zeros, scales, groups, bits, plus)
     return result | made
 
@@ -68,7 +76,9 @@ def take(tensors: dict[str, Lazy], name: str, tool: str) -> Lazy:
     return tensors.pop(name)
 
 
-def _gptq(codes: Lazy, zeros: Lazy, scales: Lazy, groups: Lazy, bits: int, plus: int) -> Lazy:
+def _gptq(
+    codes: Lazy, zeros: Lazy, scales: Lazy, groups: Lazy | None, bits: int, plus: int
+) -> Lazy:
     each = WORD // bits
     rows, width = codes.shape[0] * each if codes.shape else 0, codes.shape[-1:]
     count = scales.shape[0] if scales.shape else 0
@@ -78,102 +88,116 @@ def _gptq(codes: Lazy, zeros: Lazy, scales: Lazy, groups: Lazy, bits: int, plus:
         and scales.shape == (count, *width)
         and zeros.shape == (count, -(-width[0] // each))
         and width[0] % each == 0
-        and groups.shape == (rows,)
+        and (groups.shape == (rows,) if groups else count > 0 and rows % count == 0)
     )
     if not good:
+        of = f" and groups of {list(groups.shape)}" if groups else ""
         raise FormatError(
             f"{codes.origin} of {list(codes.shape)} does not fit its scales of "
-            f"{list(scales.shape)}, zeros of {list(zeros.shape)} and groups of "
-            f"{list(groups.shape)}",
-            hint="quantization_config may belong to another checkpoint: download or save it again",
+            f"{list(scales.shape)}, zeros of {list(zeros.shape)}{of}",
+            hint=_BELONGS,
         )
 
-    def load() -> Array:
-        import numpy as np
+    def make(first: int, last: int) -> Array:
+        from mbuild.convert.read.codes import unpacked, unpacked_down
 
-        index = groups.load().astype(np.int64)
-        if index.size and not 0 <= int(index.min()) <= int(index.max()) < count:
-            raise FormatError(f"{groups.origin} names a group that does not exist")
-        shifts = np.arange(0, WORD, bits, dtype=np.uint32)
-        mask = np.uint32((1 << bits) - 1)
-        words = zeros.load().view(np.uint32)
-        points = ((words[:, :, None] >> shifts) & mask).reshape(scales.shape).astype(np.float32)
-        words = codes.load().view(np.uint32)
-        values = (words[:, None, :] >> shifts[:, None]) & mask
-        out = values.reshape(rows, width[0]).astype(np.float32)
-        out -= (points + np.float32(plus))[index]
-        out *= to_f32(scales.load(), scales.dtype)[index]
+        index = _groups(groups, rows, count)
+        points = unpacked(zeros.load(), bits)[:, first:last] + plus
+        out = unpacked_down(codes.load()[:, first:last], bits)
+        out -= points[index]
+        out *= to_f32(scales.load()[:, first:last], scales.dtype)[index]
         return out.T
 
-    return Lazy(DType.F32, (width[0], rows), load, codes.origin)
+    return by_rows((width[0], rows), make, codes.origin, max(_TOGETHER // max(rows, 1), 1))
 
 
-def pack_quantized(weights: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> dict[str, Lazy]:
-    """compressed-tensors' ``pack-quantized``: integers of 4 or 8 bits in 32-bit words, around
-    the middle or a zero point of each group.
+def _groups(groups: Lazy | None, rows: int, count: int) -> Array:
+    """The group of each row."""
+    import numpy as np
 
-    ``weights`` is the group's setting. The weights come after all other tensors.
-    Raises :class:`UnsupportedError` for other bits and for groups in an order of their own.
+    if groups is None:
+        return np.arange(rows) // (rows // count)
+    index = groups.load().astype(np.int64)
+    if index.size and not 0 <= int(index.min()) <= int(index.max()) < count:
+        raise FormatError(f"{groups.origin} names a group that does not exist", hint=_BELONGS)
+    return index
+
+
+PACKER = "compressed-tensors"
+
+
+def pack_quantized(
+    bits: int | None,
+    name: str,
+    tensors: dict[str, Lazy],
+    width: int | None = None,
+    *,
+    keep: bool = False,
+) -> Lazy:
+    """One weight of compressed-tensors' ``pack-quantized``: integers of 4 or 8 bits in 32-bit
+    words, around the middle or a zero point of each group.
+
+    ``name`` is that of the codes, whose parts are taken out of ``tensors``; ``width`` are the
+    values of a row, where its last word is not full. With ``keep`` it stays in its bits where
+    ggml has them (:func:`~mbuild.convert.read.integers.as_blocks`). Raises
+    :class:`UnsupportedError` for other bits, :class:`FormatError` for parts that are missing or
+    do not fit.
     """
-    bits = weights.get("num_bits")
-    if bits not in (4, 8) or weights.get("type", "int") != "int":
+    if bits not in (4, 8):
         raise UnsupportedError(
             f"config.json: weights packed with {str(bits)[:20]} bits are not supported",
             hint=UNQUANTIZED,
         )
-    result, made = dict(tensors), dict[str, Lazy]()
-    for name in tensors:
-        if name.endswith(".weight_packed"):
-            base = name.removesuffix("_packed")
-            if base + "_g_idx" in tensors:
-                raise UnsupportedError(
-                    f"{tensors[name].origin} has its groups in a custom order, "
-                    "which is not supported",
-                    hint=UNQUANTIZED,
-                )
-            result.pop(base + "_shape", None)
-            codes, scale = (take(result, n, _PACKER) for n in (name, base + "_scale"))
-            made[base] = _unpacked(codes, scale, result.pop(base + "_zero_point", None), bits)
-    return result | made
-
-
-_PACKER = "compressed-tensors"
+    base = name.removesuffix("_packed")
+    codes, scale = (take(tensors, part, PACKER) for part in (name, f"{base}_scale"))
+    zeros, order = (tensors.pop(base + end, None) for end in ("_zero_point", "_g_idx"))
+    values = _unpacked(codes, scale, zeros, order, bits, width)
+    plain = zeros is None and order is None and width in (None, codes.shape[-1] * WORD // bits)
+    return as_blocks(bits, values, codes, scale) if keep and plain else values
 
 
 def _points(zeros: Lazy, rows: int, groups: int, bits: int) -> Array:
     """Zero points as float32, one a row and group; they are packed down the columns."""
-    import numpy as np
+    from mbuild.convert.read.codes import unpacked_down
 
-    shifts = np.arange(0, WORD, bits, dtype=np.uint32)
-    words = zeros.load().view(np.uint32)
-    codes = (words[:, None, :] >> shifts[:, None]) & np.uint32((1 << bits) - 1)
-    return codes.reshape(-1, groups)[:rows].astype(np.float32)[:, :, None]
+    return unpacked_down(zeros.load(), bits)[:rows]
 
 
-def _unpacked(codes: Lazy, scale: Lazy, zeros: Lazy | None, bits: int) -> Lazy:
+def _unpacked(
+    codes: Lazy, scale: Lazy, zeros: Lazy | None, order: Lazy | None, bits: int, said: int | None
+) -> Lazy:
     each = WORD // bits
-    rows, width = (codes.shape[0], codes.shape[1] * each) if len(codes.shape) == 2 else (0, 0)
+    rows, full = (codes.shape[0], codes.shape[1] * each) if len(codes.shape) == 2 else (0, 0)
     groups = scale.shape[1] if len(scale.shape) == 2 else 0
-    if not groups or scale.shape[0] != rows or width % groups or codes.dtype is not DType.I32:
-        raise FormatError(
-            f"{codes.origin} of {list(codes.shape)} does not fit its scale of {list(scale.shape)}",
-            hint="quantization_config may belong to another checkpoint: download or save it again",
-        )
-    if zeros is not None and (
-        zeros.dtype is not DType.I32 or zeros.shape != (-(-rows // each), groups)
-    ):
-        raise misfit(codes, scale, zeros)
+    width = full if said is None else said
+    good = (
+        groups > 0
+        and scale.shape[0] == rows
+        and codes.dtype is DType.I32
+        and full - each < width <= full
+        and (width % groups == 0 if order is None else order.shape == (width,))
+        and (zeros is None or (zeros.dtype is DType.I32))
+        and (zeros is None or zeros.shape == (-(-rows // each), groups))
+    )
+    if not good:
+        raise misfit(codes, scale, *(part for part in (zeros, order) if part is not None))
 
-    def load() -> Array:
+    def make(first: int, last: int) -> Array:
         import numpy as np
 
-        shifts = np.arange(0, WORD, bits, dtype=np.uint32)
-        words = codes.load().view(np.uint32)
-        values = ((words[:, :, None] >> shifts) & np.uint32((1 << bits) - 1)).astype(np.float32)
-        out = values.reshape(rows, groups, width // groups)
-        middle = np.float32(1 << (bits - 1))
-        out -= middle if zeros is None else _points(zeros, rows, groups, bits)
-        out *= to_f32(scale.load(), scale.dtype)[:, :, None]
-        return out.reshape(rows, width)
+        from mbuild.convert.read.codes import unpacked
 
-    return Lazy(DType.F32, (rows, width), load, codes.origin)
+        out = unpacked(rows_of(codes, first, last), bits)[:, :width]
+        scales = to_f32(rows_of(scale, first, last), scale.dtype)
+        points = None if zeros is None else _points(zeros, rows, groups, bits)[first:last]
+        if order is None:
+            view = out.reshape(len(out), groups, width // groups)
+            view -= np.float32(1 << (bits - 1)) if points is None else points[:, :, None]
+            view *= scales[:, :, None]
+            return view
+        index = _groups(order, width, groups)
+        out = out - (np.float32(1 << (bits - 1)) if points is None else points[:, index])
+        out *= scales[:, index]
+        return out
+
+    return by_rows((rows, width), make, codes.origin)

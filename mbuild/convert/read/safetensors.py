@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from mbuild.core.system import unreadable
 from mbuild.gguf.files import Arriving
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import numpy as np
@@ -194,23 +196,14 @@ def read_header(path: Path, name: str, seen: Seen | None = None) -> tuple[Stored
         FormatError: for anything that the format forbids.
         SourceError: when the file cannot be read.
     """
-    try:
-        # A FIFO under a shard's name must not block the build: no waiting for its other end.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise unreadable(name, error) from error
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise SourceError(f"{name} is not a regular file")
-        identity = _identity(status)
-        if isinstance(seen, Arriving):
-            _wait_for_header(fd, identity[2], seen)
-        raw = _read_header_bytes(fd, identity[2], name)
-    except OSError as error:
-        raise unreadable(name, error) from error
-    finally:
-        os.close(fd)
+    with opened_file(path, name) as fd:
+        try:
+            identity = file_identity(fd)
+            if isinstance(seen, Arriving):
+                _wait_for_header(fd, identity[2], seen)
+            raw = _read_header_bytes(fd, identity[2], name)
+        except OSError as error:
+            raise unreadable(name, error) from error
     shard = Shard(name, path, identity, seen)
     entries = _parse(raw, name)
     entries.pop("__metadata__", None)
@@ -218,6 +211,27 @@ def read_header(path: Path, name: str, seen: Seen | None = None) -> tuple[Stored
     tensors = [_tensor(shard, key, entry, start) for key, entry in entries.items()]
     _check_layout(tensors, start, identity[2], name)
     return tuple(sorted(tensors, key=lambda tensor: tensor.name))
+
+
+@contextmanager
+def opened_file(path: Path, name: str) -> Iterator[int]:
+    """The descriptor of a regular file; raises :class:`SourceError`, which calls it ``name``."""
+    try:
+        # A FIFO under a shard's name must not block the build: no waiting for its other end.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise unreadable(name, error) from error
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise SourceError(f"{name} is not a regular file")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def file_identity(fd: int) -> tuple[int, int, int, int]:
+    """What tells an open file from another, or from itself once it changed (:class:`Shard`)."""
+    return _identity(os.fstat(fd))
 
 
 def _read_header_bytes(fd: int, size: int, name: str) -> bytes:
@@ -277,7 +291,7 @@ def _no_constant(text: str) -> None:
 
 def _tensor(shard: Shard, key: str, entry: Any, start: int) -> StoredTensor:
     where = f"{shard.name}: tensor {key!r}"
-    _check_name(key, shard.name)
+    check_name(key, shard.name)
     if not isinstance(entry, dict):
         raise FormatError(f"{where} is not described by an object")
     dtype = _DTYPES.get(str(entry.get("dtype")))
@@ -300,7 +314,8 @@ def _tensor(shard: Shard, key: str, entry: Any, start: int) -> StoredTensor:
     return StoredTensor(key, dtype, shape, shard, start + offsets[0], nbytes)
 
 
-def _check_name(key: str, file: str) -> None:
+def check_name(key: str, file: str) -> None:
+    """Raise :class:`FormatError` for a tensor's name that none can have."""
     try:
         size = len(key.encode("utf-8"))
     except UnicodeEncodeError as error:

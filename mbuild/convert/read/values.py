@@ -27,6 +27,8 @@ _DAMAGED = (
 _LARGEST = {
     GGMLType.F16: "65504",
     GGMLType.Q8_0: "8319008",
+    GGMLType.TQ1_0: "65504",
+    GGMLType.TQ2_0: "65504",
     GGMLType.BF16: "3.39e+38",
     GGMLType.F32: "3.40e+38",
 }

@@ -21,6 +21,7 @@ from mbuild.core.errors import FormatError
 if TYPE_CHECKING:
     from mbuild.convert.read.dtypes import OutType
     from mbuild.convert.read.files import CheckpointFiles
+    from mbuild.gguf.types import GGMLType
 
 U32_MAX = (1 << 32) - 1
 LAYER_NAMES = (
@@ -239,8 +240,9 @@ class Hyper:
     ``arch`` is GGUF's name of it, ``config`` the completed config, ``rope`` its
     unified RoPE parameters, ``blocks`` the number of layers, the last
     ``nextn`` of them for multi-token prediction, ``outtype`` what
-    matrices become (never ``auto``), ``files`` the checkpoint's other files,
-    ``tensors`` the checkpoint's by name, for the few numbers that stand in them.
+    matrices become (never ``auto``), ``files`` the checkpoint's other files, ``tensors`` the
+    checkpoint's by name, for the few numbers that stand in them, ``kept`` the types of weights
+    that stay as the checkpoint has them.
     """
 
     arch: str
@@ -252,6 +254,7 @@ class Hyper:
     files: CheckpointFiles
     nextn: int = 0
     tensors: Mapping[str, Any] = field(default_factory=dict)
+    kept: frozenset[GGMLType] = frozenset()
 
     @property
     def main(self) -> int:

@@ -18,7 +18,7 @@ from mbuild.convert.read.dtypes import OutType
 from mbuild.convert.rows.hyper import HEAD_NAMES, WIDTH_NAMES, Hyper, as_integer, as_number
 from mbuild.core.errors import FormatError, UnsupportedError
 from mbuild.gguf.model import KV
-from mbuild.gguf.types import ValueType
+from mbuild.gguf.types import GGMLType, ValueType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,9 +35,18 @@ FILE_TYPES: dict[OutType, int] = {
     OutType.F16: 1,
     OutType.Q8_0: 7,
     OutType.BF16: 32,
+    OutType.TQ1_0: 36,
+    OutType.TQ2_0: 37,
 }
 """``general.file_type`` (``llama_ftype`` of llama.h)."""
 FILE_TYPE_MXFP4 = 38
+_FILE_TYPES_OF_KEPT = (
+    (GGMLType.NVFP4, 39),
+    (GGMLType.MXFP4, FILE_TYPE_MXFP4),
+    (GGMLType.Q4_0, 2),
+    (GGMLType.Q8_0, 7),
+)
+"""The same where weights stay as the checkpoint has them; the first that some have counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +149,11 @@ def file_type(hp: Hyper) -> Iterator[KV]:
     """``general.file_type``, which stands among the architecture's keys."""
     quant = hp.config.get("quantization_config")
     is_mxfp4 = isinstance(quant, dict) and quant.get("quant_method") == "mxfp4"
-    if is_mxfp4 and hp.outtype is not OutType.Q8_0:
-        yield KV("general.file_type", U32, FILE_TYPE_MXFP4)
-    else:
-        yield KV("general.file_type", U32, FILE_TYPES[hp.outtype])
+    number = FILE_TYPES[hp.outtype]
+    if hp.outtype in (OutType.F32, OutType.F16, OutType.BF16):
+        kept = (file_type for type_, file_type in _FILE_TYPES_OF_KEPT if type_ in hp.kept)
+        number = FILE_TYPE_MXFP4 if is_mxfp4 else next(kept, number)
+    yield KV("general.file_type", U32, number)
 
 
 def rope_scaling(hp: Hyper) -> Iterator[KV]:

@@ -48,9 +48,21 @@ def pooling(hp: Hyper) -> Iterator[KV]:
 
 def unused_modules(hp: Hyper) -> Iterator[str]:
     """A warning of the layers that sentence-transformers would put behind the model."""
-    folders = [str(path)[:40] for kind, path in _modules(hp) if kind.endswith("Dense")]
+    folders = dense_folders(hp)
     if folders:
-        yield (f"modules.json: {', '.join(folders)} is left out: embeddings are those before it")
+        yield (
+            f"modules.json: {', '.join(folders)} is left out: embeddings are those before it"
+            + ("; add --sentence-transformers-dense-modules to have it" if _takes_dense(hp) else "")
+        )
+
+
+def _takes_dense(hp: Hyper) -> bool:
+    return hp.arch == "gemma-embedding"
+
+
+def dense_folders(hp: Hyper) -> list[str]:
+    """The folders of the dense layers that modules.json names, in its order."""
+    return [str(path)[:40] for kind, path in _modules(hp) if kind.endswith("Dense")]
 
 
 def _pooling_folder(hp: Hyper) -> str | None:

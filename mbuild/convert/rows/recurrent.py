@@ -104,12 +104,19 @@ def tiled(hp: Hyper, lazy: Lazy, width: int, axis: int = 0, start: int = 0) -> L
     keys, values = _key_heads(hp), _value_heads(hp)
     if keys == values:
         return lazy
+    if axis == len(lazy.shape) - 1:
+        width //= lazy.unit
     lazy.split(axis, (start, values * width))  # checks the shape
     grouped = (*lazy.shape[:axis], keys, values // keys, width, *lazy.shape[axis + 1 :])
     if keys * (values // keys) != values:
         raise ShapeError(
             f"{lazy.origin}: {values} value heads for {keys} key heads", hint=CONTRADICTS
         )
+
+    if not start:
+        order = list(range(len(grouped)))
+        order[axis], order[axis + 1] = order[axis + 1], order[axis]
+        return lazy.reshape(*grouped).transpose(*order).reshape(*lazy.shape)
 
     def change(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         first, rest = np.split(array, [start], axis)

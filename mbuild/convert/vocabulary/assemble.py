@@ -10,9 +10,10 @@ from mbuild.convert.vocabulary.doubts import doubts
 from mbuild.convert.vocabulary.entries import Entries
 from mbuild.convert.vocabulary.loader import CONFIG, added_tokens_decoder
 from mbuild.convert.vocabulary.readers import READERS, segments
-from mbuild.convert.vocabulary.rules import Prefix
+from mbuild.convert.vocabulary.rules import Prefix, Reader
 from mbuild.convert.vocabulary.special import ADD_KEYS, ID_KEYS, PREFIX, Specials, read_specials
 from mbuild.convert.vocabulary.spm import MODEL, declared_tokens, read_pieces
+from mbuild.convert.vocabulary.tekken import TEKKEN, tekken_vocabulary
 from mbuild.convert.vocabulary.templates import JINJA, KEY
 from mbuild.core.errors import FormatError, SourceError, UnsupportedError
 from mbuild.gguf.types import ValueType
@@ -50,6 +51,8 @@ def vocabulary(
     files = CheckpointFiles(paths)
     nested = config.get("text_config")
     flat = {**config, **nested} if isinstance(nested, dict) else config
+    if rule.readers == (Reader.TEKKEN,) and TEKKEN in files:
+        return tekken_vocabulary(files, rule.size_key).list()
     flat = _padded(flat, rule)
     original = files.json_object("config.json") or config
     found = _read(ReaderContext(files, flat, rule, pre, warn))
@@ -85,7 +88,7 @@ def _read(context: ReaderContext) -> Vocabulary:
             return READERS[reader](context)
         except Unfit:
             continue
-    if "tekken.json" in context.files:
+    if TEKKEN in context.files:
         raise UnsupportedError(
             "tekken.json is in Mistral's own format, which is not supported",
             hint="use the checkpoint in Hugging Face format, which has a tokenizer.json",

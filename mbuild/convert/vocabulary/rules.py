@@ -24,6 +24,7 @@ class Reader(StrEnum):
     GEMMA4 = "tokenizer.json of a Gemma 4"
     JINA = "a WordPiece vocabulary, or tokenizer.json with the class RobertaTokenizer"
     T5 = "tokenizer.model or spiece.model"
+    TEKKEN = "tekken.json"
     RWKV = "rwkv_vocab_v20230424.txt"
     PLAMO = "tokenizer.jsonl"
     XVERSE = "tokenizer.json of an XVERSE"
@@ -66,7 +67,8 @@ class VocabRule:
     generation_config.json for eot. ``multiple`` rounds the vocabulary's size up to a
     multiple; ``multiple_name`` is config.json's name of another one. ``controls`` are tokens that
     are control tokens whatever the files say. ``eot_besides`` takes for eot the first end in
-    config.json that is not its bos. ``template`` is the chat template of a
+    config.json that is not its bos. ``size_key`` is the metadata's key of the vocabulary's size,
+    where the vocabulary writes it. ``template`` is the chat template of a
     checkpoint that has none, ``late_template`` reads one where others of the kind have none.
     ``template_instead`` replaces the checkpoint's, and with ``file_template`` chat_template.jinja
     does; ``both_ends`` is a token of
@@ -93,6 +95,7 @@ class VocabRule:
     multiple_name: str = ""
     controls: frozenset[str] = frozenset()
     eot_besides: bool = False
+    size_key: str = ""
     template: str = ""
     template_instead: str = ""
     file_template: bool = False

@@ -28,17 +28,38 @@ class Importances:
 
 
 def quantized(
-    metadata: Sequence[MetadataEntry], file_type: FileType, importances: Importances | None = None
+    metadata: Sequence[MetadataEntry],
+    file_type: FileType,
+    importances: Importances | None = None,
+    overrides: Sequence[tuple[str, str, str]] = (),
 ) -> tuple[MetadataEntry, ...]:
-    """The metadata of the quantized model: keys that are set move to the end."""
+    """The metadata of the quantized model: keys that are set move to the end.
+
+    ``overrides`` are keys, the names of their types (int, float, bool, str) and their values, as
+    ``--override-kv`` has them.
+    """
     new = [
         KV("general.quantization_version", ValueType.UINT32, QUANTIZATION_VERSION),
         KV("general.file_type", ValueType.UINT32, file_type.number),
     ]
+    for kv in map(_override, overrides):
+        new = [*(each for each in new if each.key != kv.key), kv]
     if importances is not None:
         new += _describe(importances)
     replaced = SPLIT_KEYS | {kv.key for kv in new}
     return (*(kv for kv in metadata if kv.key not in replaced), *new)
+
+
+def _override(entry: tuple[str, str, str]) -> KV:
+    """An entry as llama-quantize sets it: whole numbers as UINT32, without their sign."""
+    key, type_, value = entry
+    if type_ == "int":
+        return KV(key, ValueType.UINT32, abs(int(value)))
+    if type_ == "float":
+        return KV(key, ValueType.FLOAT32, float(value))
+    if type_ == "bool":
+        return KV(key, ValueType.BOOL, value == "true")
+    return KV(key, ValueType.STRING, value)
 
 
 def _describe(importances: Importances) -> list[KV]:

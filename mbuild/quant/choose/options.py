@@ -64,6 +64,60 @@ def _written_rules(rules: "tuple[tuple[str, GGMLType], ...]") -> list[str]:
     return [f"{pattern}={type_.name}" for pattern, type_ in rules]
 
 
+def _entries(given: Any) -> tuple[tuple[str, str, str], ...]:
+    """Metadata as llama-quantize takes it, ``KEY=TYPE:VALUE``; each is checked by itself."""
+    if not isinstance(given, (list, tuple)):
+        raise UsageError(f"{given!r:.64} is not a list of strings")
+    return tuple(_entry(_text(each)) for each in given)
+
+
+def _entry(text: str) -> tuple[str, str, str]:
+    key, equals, rest = text.partition("=")
+    type_, colon, value = rest.partition(":")
+    hint = "write KEY=TYPE:VALUE, where TYPE is int, float, bool or str"
+    if not (key and equals and colon) or type_ not in _ENTRY_TYPES or not key.isprintable():
+        raise UsageError(f"malformed metadata {text!r:.80}", hint=hint)
+    if max(len(key.encode()), len(value.encode())) > _LONGEST_ENTRY:
+        raise UsageError(f"{text!r:.80} is longer than {_LONGEST_ENTRY} bytes")
+    try:
+        _ENTRY_TYPES[type_](value)
+    except (ValueError, OverflowError):
+        raise UsageError(f"{value!r:.60} is no {type_}", hint=hint) from None
+    return key, type_, value
+
+
+def _whole(value: str) -> int:
+    if not -(1 << 32) < int(value) < 1 << 32:
+        raise ValueError(value)
+    return int(value)
+
+
+def _finite(value: str) -> float:
+    if not abs(float(value)) < 3.4e38:
+        raise ValueError(value)
+    return float(value)
+
+
+def _true_or_false(value: str) -> bool:
+    if value not in ("true", "false"):
+        raise ValueError(value)
+    return value == "true"
+
+
+_ENTRY_TYPES: Mapping[str, Callable[[str], Any]] = {
+    "int": _whole,
+    "float": _finite,
+    "bool": _true_or_false,
+    "str": str,
+}
+_LONGEST_ENTRY = 127
+"""Bytes of a key and of a text in llama.cpp's ``llama_model_kv_override``."""
+
+
+def _written_entries(entries: "tuple[tuple[str, str, str], ...]") -> list[str]:
+    return [f"{key}={type_}:{value}" for key, type_, value in entries]
+
+
 def _size(given: Any) -> int:
     """Bytes: a number, or a text such as 40GB."""
     if isinstance(given, bool) or not isinstance(given, (int, str)):
@@ -91,6 +145,7 @@ TYPE = OptionKind("TYPE", _type, lambda type_: type_.name)
 SIZE = OptionKind("SIZE", _size, exact_size)
 COUNT = OptionKind("N", _count, int)
 RULES = OptionKind("REGEX=TYPE", _rules, _written_rules, repeats=True)
+ENTRIES = OptionKind("KEY=TYPE:VALUE", _entries, _written_entries, repeats=True)
 
 
 class Option(NamedTuple):
@@ -163,6 +218,11 @@ class Quantization(NamedTuple):
     allow_requantize: Annotated[bool, Option("Requantize tensors that are already quantized.")] = (
         False
     )
+
+    override_kv: Annotated[
+        tuple[tuple[str, str, str], ...],
+        Option("Set metadata of the quantized model; TYPE is int, float, bool or str.", ENTRIES),
+    ] = ()
 
     @property
     def importances(self) -> bool:

@@ -1,0 +1,103 @@
+"""Symmetric integers of 4 and 8 bits in ggml's blocks: Q4_0 and Q8_0, where no value changes.
+
+Both types have an F16 scale for 32 values. A checkpoint's scale is for a row or a group of it; it
+is written once for each block. That is exact if the scale is a half, which is asked before.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mbuild.convert.read.dtypes import to_f32
+from mbuild.convert.read.kept import Q4_0, Q8_0, halves_of_runs, kept
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import numpy as np
+
+    from mbuild.convert.read.kept import RunFormat
+    from mbuild.convert.read.lazy import Lazy
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+_RUN = 32
+
+
+def as_blocks(bits: int, values: Lazy, codes: Lazy, scales: Lazy) -> Lazy:
+    """A weight (rows, width) as Q4_0 or Q8_0, or ``values`` where that would change one.
+
+    ``codes`` are stored bytes in rows: two codes with a zero point of 8 in each, the first in its
+    lower half; or one of 8 bits, signed (I8) or with a zero point of 128. ``scales`` are (rows,
+    groups), (rows, 1), (rows,) or one number.
+    """
+    rows, width = values.shape[0], values.shape[-1]
+    groups = scales.shape[1] if len(scales.shape) == 2 else 1
+    part = codes.part
+    whole = len(values.shape) == 2 and width % (groups * _RUN) == 0 and part is not None
+    if not whole or scales.size not in (1, rows * groups):
+        return values
+    halves = _as_halves(scales)
+    if halves is None:
+        return values
+    form: RunFormat = Q4_0 if bits == 4 else Q8_0
+    each, per_row = form.nbytes - 2, width // _RUN
+    runs_of = _coded(codes, bits)
+    assert part is not None
+
+    def runs(start: int, stop: int) -> Array:
+        import numpy as np
+
+        place = np.arange(start, stop)
+        group = place % per_row // (per_row // groups)
+        own = halves[place // per_row, group] if halves.size > 1 else halves.reshape(-1)[:1]
+        out = np.empty((stop - start, form.nbytes), np.uint8)
+        out[:, :2] = np.broadcast_to(own, place.shape).copy().view(np.uint8).reshape(-1, 2)
+        out[:, 2:] = runs_of(start * each, stop * each).reshape(-1, each)
+        return out
+
+    return kept(form, values.origin, values.shape, runs, values)
+
+
+def _coded(codes: Lazy, bits: int) -> Callable[[int, int], Array]:
+    """Some bytes of codes as the blocks have them."""
+    import numpy as np
+
+    part = codes.part
+    size = 4 if codes.dtype.value.endswith("32") else 1
+    signed = size == 1
+    assert part is not None
+
+    def some(start: int, stop: int) -> Array:
+        raw = part(start // size, stop // size).view(np.uint8).reshape(-1)
+        if bits == 4:
+            return halves_of_runs(raw.reshape(-1, _RUN // 2))
+        return raw if signed else raw ^ np.uint8(128)
+
+    return some
+
+
+def _as_halves(scales: Lazy) -> Array | None:
+    """The scales as halves, (rows, groups), if every one is a half."""
+    import numpy as np
+
+    exact = to_f32(scales.load(), scales.dtype)
+    with np.errstate(all="ignore"):
+        halves = exact.astype(np.float16)
+    if not np.array_equal(halves.astype(np.float32), exact) or not np.isfinite(exact).all():
+        return None
+    groups = scales.shape[1] if len(scales.shape) == 2 else 1
+    return halves.reshape(-1, groups)
+
+
+def lost(before: Mapping[str, Lazy], after: Mapping[str, Lazy]) -> list[str]:
+    """The names of weights that were integers and are dequantized."""
+    from mbuild.convert.read.safetensors import DType
+
+    return [
+        name
+        for name, lazy in after.items()
+        if lazy.layout is None
+        and lazy.dtype is DType.F32
+        and (name not in before or before[name].dtype in (DType.I8, DType.U8))
+    ]

@@ -1,0 +1,98 @@
+"""Weights of 8 bits times their scales: one for the tensor, for a row, a block or an expert."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mbuild.convert.read.dtypes import to_f32
+from mbuild.convert.read.packed import misfit
+from mbuild.convert.read.rowwise import by_rows, rows_of
+from mbuild.core.errors import FormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+
+    from mbuild.convert.read.lazy import Lazy
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def scaled(
+    weight: Lazy, scale: Lazy, block: tuple[int, ...] | None, zeros: Lazy | None = None
+) -> Lazy:
+    """``weight`` less its zero points, times ``scale``, as float32; each step rounds once.
+
+    ``block`` are the sizes of a block in the scale's last axes; without it a scale's axis is as
+    long as the weight's, or 1. Axes that the scale lacks are the weight's last ones, as in
+    llama.cpp's converter. Raises :class:`FormatError` for a scale that does not fit.
+    """
+    sizes = _sizes(weight, scale, block)
+    if zeros is not None and zeros.shape != scale.shape:
+        raise misfit(weight, scale, zeros)
+    if len(weight.shape) < 2:
+        return weight.compute(lambda values: values * _all(scale).reshape(-1))
+
+    def make(first: int, last: int) -> Array:
+        import numpy as np
+
+        out = to_f32(rows_of(weight, first, last), weight.dtype)
+        if out.dtype != np.float32 or not out.flags.writeable:
+            out = out.astype(np.float32)
+        if zeros is not None:
+            _apply(out, _all(zeros), sizes, weight.shape, first, np.subtract)
+        _apply(out, _all(scale), sizes, weight.shape, first, np.multiply)
+        return out
+
+    return by_rows(weight.shape, make, weight.origin)
+
+
+def _all(lazy: Lazy) -> Array:
+    return to_f32(lazy.load(), lazy.dtype)
+
+
+def _apply(
+    out: Array, factors: Array, sizes: Sequence[int], shape: tuple[int, ...], first: int, by: Any
+) -> None:
+    """Change rows (rows, width) in their place by the factors of their blocks."""
+    import numpy as np
+
+    lead = np.unravel_index(np.arange(first, first + len(out)), shape[:-1])
+    index = tuple(
+        np.minimum(lead[axis] // sizes[axis], factors.shape[axis] - 1)
+        for axis in range(min(factors.ndim, len(shape) - 1))
+    )
+    own = factors[index] if index else np.broadcast_to(factors.reshape(-1), (len(out), 1))
+    if own.ndim < 2:
+        by(out, own[:, None], out=out)
+        return
+    size, width = sizes[len(shape) - 1] if factors.ndim == len(shape) else 1, shape[-1]
+    if own.shape[1] == 1:
+        by(out, own, out=out)
+    elif width % size == 0 and own.shape[1] * size == width:
+        view = out.reshape(len(out), -1, size)
+        by(view, own[:, :, None], out=view)
+    else:
+        by(out, own.repeat(size, axis=1)[:, :width], out=out)
+
+
+def _sizes(weight: Lazy, scale: Lazy, block: Sequence[int] | None) -> list[int]:
+    """How many of the weight's positions a scale's stands for, axis by axis."""
+    sizes = [1] * len(scale.shape)
+    if block is not None:
+        if len(scale.shape) < len(block):
+            raise FormatError(f"{scale.origin} has the shape {list(scale.shape)}")
+        sizes[len(sizes) - len(block) :] = block
+    fits = len(scale.shape) <= len(weight.shape) and all(
+        count == -(-dim // size) or (count == 1 and block is None)
+        for count, dim, size in zip(scale.shape, weight.shape, sizes, strict=False)
+    )
+    if not fits:
+        raise FormatError(
+            f"{scale.origin} of {list(scale.shape)} does not fit the weight of"
+            f" {list(weight.shape)}",
+            hint="config.json may say another block size than the weights have,"
+            " or a file of another checkpoint lies here",
+        )
+    return sizes
