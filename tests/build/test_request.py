@@ -17,10 +17,27 @@ from mbuild.core.digest import Digest
 from mbuild.core.errors import FormatError
 from mbuild.core.names import ModelName
 from mbuild.gguf.types import GGMLType
-from mbuild.quant.choose.options import FILE, FLAG, OPTIONS, RULES, TYPE, Option, Quantization
+from mbuild.quant.choose.options import (
+    ENTRIES,
+    FILE,
+    FLAG,
+    OPTIONS,
+    RULES,
+    TYPE,
+    Option,
+    Quantization,
+)
 from mbuild.quant.choose.types import FILE_TYPES, file_type
 
 TEXT = st.text(max_size=20)
+ENTRY = st.sampled_from(
+    [
+        ("a.count", "int", "-3"),
+        ("a.scale", "float", "0.5"),
+        ("a.flag", "bool", "true"),
+        ("general.name", "str", "x y"),
+    ]
+)
 DIGESTS = st.binary(max_size=4).map(Digest.of)
 TYPES = st.sampled_from(GGMLType)
 PART = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,9}", fullmatch=True)
@@ -35,6 +52,7 @@ def values(option: Option) -> st.SearchStrategy[Any]:
         FILE: st.none() | TEXT,
         TYPE: st.none() | TYPES,
         RULES: st.lists(RULE, max_size=3).map(tuple),
+        ENTRIES: st.lists(ENTRY, max_size=3, unique_by=lambda entry: entry[0]).map(tuple),
     }
     return st.sampled_from(option.choices) if option.choices else kinds[option.kind]
 
