@@ -389,7 +389,7 @@ def test_checking_costs_little(tmp_path: Path) -> None:
     """A check of a model with ten thousand tensors takes a fraction of a second."""
     code = """
 import time
-from checkpoints import DATA, *
+from checkpoints import DATA, resized, write_checkpoint
 import json, sys
 from pathlib import Path
 from mbuild.convert.checkpoint import open_checkpoint
