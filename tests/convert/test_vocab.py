@@ -11,7 +11,7 @@ from vocab_cases import BY_NAME, CASES, PRE, case_files, plain, write_files
 
 from mbuild.convert.families import find, rows
 from mbuild.convert.vocabulary.assemble import vocabulary
-from mbuild.convert.vocabulary.rules import BPE, VocabRule
+from mbuild.convert.vocabulary.rules import BPE, Reader, VocabRule
 from mbuild.core.errors import FormatError, MbuildError, SourceError, UnsupportedError
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import ValueType
@@ -61,6 +61,8 @@ def test_every_row_is_used_by_some_case_of_its_kind() -> None:
     used = [find(c["class"]).vocabulary for c in CASES]
     for rule in (row.vocabulary for row in rows()):
         assert rule.prefix in {other.prefix for other in used}
+        if rule.readers == (Reader.TEKKEN,):
+            continue  # test_mistral_format.py has that file's cases
         assert any(rule.readers[0] in other.readers for other in used), rule
 
 

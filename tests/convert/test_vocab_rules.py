@@ -13,7 +13,8 @@ from mbuild.convert.vocabulary.special import ADD_KEYS, ID_KEYS
 
 def test_every_reader_has_a_function_and_a_family() -> None:
     """No way to read a vocabulary lacks its code, and none is there for nothing."""
-    assert READERS.keys() == set(Reader)
+    # tekken.json is read with the config of Mistral's own format (test_mistral_format.py).
+    assert READERS.keys() == set(Reader) - {Reader.TEKKEN}
     assert {r for row in rows() for r in row.vocabulary.readers} == set(Reader)
 
 
