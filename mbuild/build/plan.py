@@ -29,10 +29,10 @@ from mbuild.core import gojson
 from mbuild.core.errors import UnsupportedError, UsageError
 from mbuild.core.values import NamedTuple
 from mbuild.store import Layer
+from mbuild.store.manifest import LEAST_OLLAMA
 from mbuild.store.media import (
     ADAPTER,
     DRAFT,
-    LEAST_OLLAMA,
     LICENSE,
     MEDIA_TYPES,
     MESSAGES,

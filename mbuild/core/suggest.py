@@ -24,6 +24,13 @@ def near(word: str, known: Iterable[str], count: int = 1, cutoff: float = 0.6) -
     return [by_lower[lower] for lower in found]
 
 
+def likeness(one: str, other: str) -> float:
+    """How alike two words are: from 0, not at all, to 1, equal."""
+    from difflib import SequenceMatcher
+
+    return SequenceMatcher(None, one, other).ratio()
+
+
 def did_you_mean(names: Sequence[str], otherwise: str = "") -> str:
     """The question, or where there is nothing to ask ``otherwise``."""
     return "did you mean " + ", ".join(names) + "?" if names else otherwise
@@ -34,8 +41,6 @@ def near_models(value: str, names: Iterable[str]) -> list[str]:
 
     Their models have to be alike: a tag, which may be ``latest``, says nothing.
     """
-    from difflib import SequenceMatcher
-
     model = value.partition(":")[0].lower()
     by_model: dict[str, list[str]] = {}
     for name in names:
@@ -44,5 +49,5 @@ def near_models(value: str, names: Iterable[str]) -> list[str]:
     if len(model) >= _PREFIX:
         models += [other for other in sorted(by_model) if other.startswith(model)]
     found = [name for other in dict.fromkeys(models) for name in sorted(by_model[other])]
-    found.sort(key=lambda name: -SequenceMatcher(None, value, name).ratio())
+    found.sort(key=lambda name: -likeness(value, name))
     return found[:5]

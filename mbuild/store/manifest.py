@@ -39,6 +39,9 @@ CONFIG_KEYS = (
 PLATFORM = {"architecture": "amd64", "os": "linux"}
 """What Ollama up to 0.33 writes whatever the machine, and expects in a model's id."""
 
+LEAST_OLLAMA = "0.35.0"
+"""The first version of Ollama that runs a model with several layers of weights."""
+
 
 class Layer(NamedTuple):
     """One content-addressed blob of a model.

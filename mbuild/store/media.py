@@ -89,6 +89,3 @@ LICENSE = PREFIX + "license"
 
 SPLIT = (MODEL, DRAFT)
 """Of which a model can have several layers that are the shards of one GGUF (Ollama 0.35)."""
-
-LEAST_OLLAMA = "0.35.0"
-"""The first version of Ollama that runs a model with several layers of weights."""

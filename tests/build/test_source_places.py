@@ -19,7 +19,7 @@ from mbuild.core.errors import MissingFileError, SourceError
         ("anything.safetensors", True),
         ("README.md", True),
         ("training_args.json", False),
-        ("pytorch_model.bin", False),
+        ("pytorch_model.bin", True),
         ("1_Pooling/config.json", True),
         ("additional_chat_templates/rag.jinja", True),
         ("additional_chat_templates/rag.txt", False),

@@ -61,6 +61,8 @@ recipes = st.builds(
     licenses=st.lists(texts, max_size=2).map(tuple),
     parameters=numbers,
     messages=st.lists(turns).map(tuple),
+    changes=st.just(()),
+    unset=st.just(()),
     config=st.fixed_dictionaries(
         {},
         optional={

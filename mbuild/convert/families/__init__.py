@@ -152,12 +152,12 @@ def find(name: str, like: str | None = None) -> Family:
 
 def _near(name: str) -> list[str]:
     """Up to three names that are nearly the same, whole or without the usual ending."""
-    from difflib import SequenceMatcher
+    from mbuild.core.suggest import likeness
 
     name, found = name[:100], list[tuple[float, str]]()
     for known in by_name():
-        own = SequenceMatcher(None, _own_part(name), _own_part(known)).ratio()
-        whole = SequenceMatcher(None, name.lower(), known.lower()).ratio()
+        own = likeness(_own_part(name), _own_part(known))
+        whole = likeness(name.lower(), known.lower())
         if own >= _NEAR or whole >= _NEAR_WHOLE:
             found.append((-max(own, whole), known))
     return [known for _, known in sorted(found)[:3]]

@@ -20,7 +20,8 @@ from mbuild.gguf.types import ValueType
 from mbuild.gguf.writer import layout
 from mbuild.models.artifacts.sharing import BLOCK
 from mbuild.store.contents import Contents
-from mbuild.store.media import LEAST_OLLAMA, SPLIT
+from mbuild.store.manifest import LEAST_OLLAMA
+from mbuild.store.media import SPLIT
 
 SAMPLING: Mapping[str, tuple[str, ValueType]] = {
     "temperature": ("temp", ValueType.FLOAT32),

@@ -17,11 +17,10 @@ from mbuild.gguf.weights import GGUFWeights
 from mbuild.registry.dialects.roles import CHAT, PACKED
 from mbuild.registry.dialects.unpacking import unpacked
 from mbuild.store.contents import MAX_SMALL, Numbers, open_layer, read_object
-from mbuild.store.manifest import CONFIG_KEYS, CONFIG_TYPE, PLATFORM, Layer, Manifest
+from mbuild.store.manifest import CONFIG_KEYS, CONFIG_TYPE, LEAST_OLLAMA, PLATFORM, Layer, Manifest
 from mbuild.store.media import (
     ADAPTER,
     GGUF,
-    LEAST_OLLAMA,
     LICENSE,
     MESSAGES,
     MODEL,
