@@ -145,7 +145,8 @@ def _settings(state: Lazy) -> Mapping[str, Any]:
     except (ValueError, RecursionError) as error:
         raise FormatError(
             f"{state.origin} is not the state of a weight of bitsandbytes: {str(error)[:80]}",
-            hint="the file is damaged: download or save the checkpoint again",
+            hint="download the checkpoint again, or save it unquantized: model.dequantize() before"
+            " saving, or the adapter merged into the original weights",
         ) from None
     return value
 
