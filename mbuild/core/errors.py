@@ -8,6 +8,7 @@
     ├── SourceError           a file that FROM, ADAPTER or DRAFT names cannot be used
     │   ├── MissingFileError  ... because it is not there
     │   ├── FormatError       ... because its bytes are not what they should be
+    │   │   └── LackingError  ... because its encoders cannot be made of what is there
     │   └── UnsupportedError  ... because mbuild has no support for it
     ├── NameNotFoundError     no model of that name in the store
     ├── FailedCheckError      the model was made, and a CHECK of it does not hold
@@ -80,6 +81,10 @@ class MissingFileError(SourceError):
 
 class FormatError(SourceError):
     """A file whose bytes are not what its format demands: truncated, hostile or foreign."""
+
+
+class LackingError(FormatError):
+    """A checkpoint that does not say what converting its encoders needs."""
 
 
 class UnsupportedError(SourceError):

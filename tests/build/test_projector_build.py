@@ -153,6 +153,21 @@ def test_outtype_counts_for_both_where_the_projector_has_none(
     assert {value(made[half], "general.file_type") for half in ("model", "projector")} == {1}
 
 
+def test_encoders_that_no_file_describes_are_left_out_with_a_warning(
+    mbuild: Run, vlm: Path, tmp_path: Path
+) -> None:
+    """The text half is what llama.cpp makes of it; the projector alone is refused."""
+    processor = vlm / "preprocessor_config.json"
+    processor.write_text("{}")
+    settle()
+    done = mbuild("-t", "m")
+    assert done.returncode == 0, done.stderr
+    assert "no image_mean" in done.stderr and "reads text only" in done.stderr
+    assert "projector" not in layers(tmp_path)
+    done = mbuild("-t", "m", "--mmproj")
+    assert done.returncode == 1 and "no image_mean" in done.stderr
+
+
 def test_encoders_that_cannot_be_converted_stop_the_build(
     mbuild: Run, vlm: Path, tmp_path: Path
 ) -> None:

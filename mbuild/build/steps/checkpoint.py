@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.converter import ConvertOptions
@@ -20,6 +20,7 @@ from mbuild.build.steps.weights import (
     checkpoint_fields,
     converted,
 )
+from mbuild.core.errors import LackingError
 from mbuild.store.media import PROJECTOR
 
 if TYPE_CHECKING:
@@ -212,11 +213,17 @@ class ConvertProjector(Together):
         return [step._layer(files, context) for step in steps]
 
     def _layer(self, files: OpenFiles, context: StepContext) -> Made:
-        model = self._converted(self._paths(files), context)
+        lacking = "there are no tensors of them"
+        try:
+            model = self._converted(self._paths(files), context)
+        except LackingError as error:
+            if self.beside is None:
+                raise
+            model, lacking = None, error.message
         if model is None:
             context.warn(
-                f"config.json of {self.source.name} describes encoders, but there are no tensors"
-                " of them: the model reads text only"
+                f"config.json of {self.source.name} describes encoders, but {lacking}: the model"
+                " reads text only"
             )
             files.finish(context)
             return Made(Result())
@@ -229,7 +236,8 @@ class ConvertProjector(Together):
     ) -> None:
         """Refuse encoders that cannot be converted before the text model is."""
         for step in steps:
-            step._converted(step._paths(files), StepContext.silent(context.store))
+            with suppress(LackingError) if step.beside is not None else nullcontext():
+                step._converted(step._paths(files), StepContext.silent(context.store))
 
     def _paths(self, files: OpenFiles) -> Mapping[str, Path]:
         return {name: files.paths[str(file.path)] for name, file in self._read.items()}
@@ -251,7 +259,9 @@ class ConvertProjector(Together):
         """The file of the encoders alone."""
         with ExitStack() as stack:
             paths = open_all(self._read, stack)
-            model = self._converted(paths, StepContext.silent(store))
+            model = None
+            with suppress(LackingError) if self.beside is not None else nullcontext():
+                model = self._converted(paths, StepContext.silent(store))
             return _cost((model,) if model else (), self.reads)
 
 

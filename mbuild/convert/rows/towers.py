@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows.hyper import U32_MAX
-from mbuild.core.errors import FormatError
+from mbuild.core.errors import FormatError, LackingError
 
 if TYPE_CHECKING:
     from mbuild.convert.read.dtypes import OutType
@@ -103,7 +103,7 @@ class Section:
         value = self.value(*names)
         value = default if value is None else value
         if value is None:
-            raise FormatError(
+            raise LackingError(
                 f"{self.place} has no {names[0]}, which the projector needs",
                 hint="take the file from the base model, or build the text half alone with"
                 " --text-only",
