@@ -150,6 +150,7 @@ class ConvertProjector(Together):
     field_names: ClassVar[Mapping[tuple[str, ...], str]] = {
         **CHECKPOINT_NAMES,
         ("outtype",): "--mmproj-outtype",
+        ("alone",): "--mmproj",
     }
 
     @property
@@ -198,8 +199,12 @@ class ConvertProjector(Together):
         return (self.source.material,)
 
     def key_fields(self) -> Mapping[str, Any] | None:
-        """The files that decide the encoders, the folder's name and the type."""
-        return checkpoint_fields(self.source, self.source.seeing, outtype=self.outtype)
+        """The files that decide the encoders, the folder's name and the type.
+
+        Encoders that are not described are left out beside a text model and refused alone.
+        """
+        alone = {} if self.beside is not None else {"alone": True}
+        return checkpoint_fields(self.source, self.source.seeing, outtype=self.outtype, **alone)
 
     @classmethod
     def make(
