@@ -34,7 +34,8 @@ INTEGERS = frozenset(
 )
 
 _TOKEN_TABLES: tuple[tuple[str, tuple[ValueType, ...]], ...] = (
-    ("tokenizer.ggml.scores", (ValueType.FLOAT32,)),
+    # llama.cpp's converter writes the scores of a tekken vocabulary, all zero, as integers.
+    ("tokenizer.ggml.scores", (ValueType.FLOAT32, ValueType.INT32)),
     ("tokenizer.ggml.token_type", (ValueType.INT32, ValueType.UINT32)),
 )
 """Arrays that llama.cpp indexes by token, and the element types that it reads them as."""
