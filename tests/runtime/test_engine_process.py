@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from smollm import smollm
 
+from mbuild.runtime.child import READY
 from mbuild.runtime.client import Client
 from mbuild.runtime.failure import EngineDiedError, EngineError, NoEngineError
 from mbuild.runtime.pool import Pool, available_memory
@@ -196,9 +198,31 @@ def test_without_the_package_nothing_runs(
     assert "mbuild-models[run]" in caught.value.hint
 
 
-def test_the_child_says_when_it_is_ready() -> None:
-    """The word that its maker waits for, and nothing else, on standard output."""
-    from mbuild.runtime import asking, child, runner
+def _child(path: Path, folder: Path) -> subprocess.Popen[str]:
+    """The program that an engine runs in, given a job as its maker gives it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mbuild.runtime.child"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    spec = EngineSpec(str(path), **SMALL).to_json()
+    job = {"socket": str(folder / "x.sock"), "key": "k", "server": "", "spec": spec}
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(job) + "\n")
+    process.stdin.flush()
+    return process
 
-    assert child.READY == "ready"
-    assert asking.Asking.__doc__ and runner.Runner.__doc__
+
+def test_the_child_says_when_it_is_ready_and_ends_with_its_input(tmp_path: Path) -> None:
+    """One word on standard output once the model is loaded; without a model another ending."""
+    process = _child(smollm(), tmp_path)
+    assert process.stdout is not None and process.stdin is not None
+    assert process.stdout.readline().strip() == READY
+    process.stdin.close()
+    assert process.wait(30) == 0
+    process.stdout.close()
+    failing = _child(tmp_path / "none.gguf", tmp_path)
+    said, _ = failing.communicate(timeout=60)
+    assert said == "" and failing.returncode != 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Generator
@@ -17,7 +18,6 @@ from gguf import GGUFReader
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbuild.cli.measure import imatrix_command, measure_command
 from mbuild.core.errors import UsageError
 from mbuild.core.names import ModelName
 from mbuild.gguf.reader import open_gguf
@@ -26,7 +26,7 @@ from mbuild.quant.choose.imatrix import open_imatrix
 from mbuild.runtime.failure import EngineError
 from mbuild.runtime.process import has_engine
 from mbuild.runtime.statistics import binding, importances, passes, program
-from mbuild.runtime.statistics.jobs import Progress, engine_features
+from mbuild.runtime.statistics.jobs import Progress, engine_features, measure_job
 from mbuild.runtime.statistics.quality import Tally, log_softmax
 from mbuild.store import Store
 
@@ -242,11 +242,25 @@ def test_names_are_what_a_backend_put_around_them() -> None:
         assert importances._name(tensor) == "blk.0.attn_q.weight"
 
 
-def test_commands_and_program_are_there() -> None:
-    """Their options; the features of the engine that are part of a key."""
-    assert {"--text", "--against", "--check"} <= {o for p in measure_command.params for o in p.opts}
-    assert {"--text", "--output"} <= {o for p in imatrix_command.params for o in p.opts}
-    assert callable(program.main) and "xllamacpp 20" in engine_features()
+def test_the_program_says_what_is_wrong_in_a_line(tmp_path: Path) -> None:
+    """Of a job that cannot be done: an error and its remedy as JSON, and no traceback."""
+    (tmp_path / "text").write_text("x")
+    (tmp_path / "m.gguf").write_bytes(b"no model")
+    job = measure_job(str(tmp_path / "m.gguf"), None, str(tmp_path / "text"), 0, 1)
+    done = subprocess.run(
+        [sys.executable, "-m", program.__name__],
+        input=json.dumps(job) + "\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "cannot be loaded" in json.loads(done.stdout)["error"]
+    assert "Traceback" not in done.stderr
+
+
+def test_the_key_has_what_changes_the_last_digits() -> None:
+    """The engine's version and what of the processor it uses."""
+    assert re.match(r"xllamacpp 20\d\d\.\d+\.\d+ .*AVX2? = 1|xllamacpp .* NEON", engine_features())
 
 
 def test_the_page_s_commands_run(folder: Path, tmp_path: Path) -> None:
