@@ -70,7 +70,7 @@ class Exchange:
         await self._writer.drain()
 
     async def next(self) -> Any:
-        """The next event of the answer; raises :class:`EOFError` when the engine breaks off."""
+        """The next event of the answer; raises :class:`EOFError` when it breaks off."""
         while True:
             try:
                 event = self._connection.next_event()
@@ -78,7 +78,14 @@ class Exchange:
                     return event
                 self._connection.receive_data(await self._reader.read(_READ))
             except h11.RemoteProtocolError:
-                raise EOFError("the engine broke off its answer") from None
+                raise EOFError("the answer broke off") from None
+
+    async def head(self) -> h11.Response:
+        """The head of the answer; raises :class:`EOFError` where none comes."""
+        while not isinstance(event := await self.next(), h11.Response):
+            if not isinstance(event, h11.InformationalResponse):
+                raise EOFError("no answer came")
+        return event
 
     def close(self) -> None:
         """Close the connection."""
@@ -106,10 +113,7 @@ class Client:
         ]
         try:
             await exchange.send(h11.Request(method="POST", target=path, headers=headers), data)
-            while not isinstance(event := await exchange.next(), h11.Response):
-                if not isinstance(event, h11.InformationalResponse):
-                    raise EOFError("the engine broke off its answer")
-            return EngineAnswer(exchange, event.status_code)
+            return EngineAnswer(exchange, (await exchange.head()).status_code)
         except BaseException:
             exchange.close()
             raise

@@ -110,10 +110,14 @@ def open_adapter(
     """
     if MLX_WEIGHTS in files and WEIGHTS not in files:
         stored = read_header(files[MLX_WEIGHTS], MLX_WEIGHTS, (seen or {}).get(MLX_WEIGHTS))
-        mlx, found = mlx_adapter(CheckpointFiles(files), stored)
-        plain = {weight: Pair(a, b, embedding=False) for weight, (a, b) in found.items()}
-        _warn_of_nothing(plain, warn)
-        return LoraAdapter(name, dict(files), mlx, plain, {})
+        mlx = mlx_adapter(CheckpointFiles(files), stored, merging=merging)
+        plain = {
+            weight: Pair(a, b, embedding="embed_tokens" in weight)
+            for weight, (a, b) in mlx.factors.items()
+        }
+        if plain:
+            _warn_of_nothing(plain, warn)
+        return LoraAdapter(name, dict(files), mlx.config, plain, mlx.whole)
     config = read_config(name, CheckpointFiles(files), warn, merging=merging)
     if WEIGHTS not in files and _PICKLED not in files:
         raise SourceError(f"{name} has no {WEIGHTS}")

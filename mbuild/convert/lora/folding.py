@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.convert import is_skipped, renamed
 from mbuild.convert.lora.adapter import (
-    WEIGHTS,
     LoraAdapter,
-    Pair,
     _factors,
     _known,
     _rows,
@@ -20,13 +18,12 @@ from mbuild.convert.lora.adapter import (
     open_adapter,
 )
 from mbuild.convert.lora.merging import Delta, LowRank, WholeWeight
-from mbuild.convert.lora.settings import CONFIG, LoraConfig
 from mbuild.convert.read.files import CheckpointFiles
-from mbuild.convert.read.lazy import Lazy, lazy_of
-from mbuild.convert.read.safetensors import DType, read_header
+from mbuild.convert.read.lazy import Lazy
+from mbuild.convert.read.safetensors import DType
 from mbuild.convert.rows.names import name_map
 from mbuild.convert.rows.rules import Stacker
-from mbuild.core.errors import FormatError, SourceError, UnsupportedError
+from mbuild.core.errors import FormatError, UnsupportedError
 from mbuild.gguf.types import GGMLType
 
 if TYPE_CHECKING:
@@ -36,10 +33,6 @@ if TYPE_CHECKING:
     from mbuild.gguf.files import Seen
     from mbuild.gguf.model import Model, Tensor
 
-MLX_WEIGHTS = "adapters.safetensors"
-"""The file of an adapter that mlx-lm saves."""
-
-_MLX_SCALE = 20.0  # mlx-lm's LoRALinear where the config has no scale
 _PART = re.compile(r"(?P<name>.+)\.lora_(?P<kind>[ab])$")
 _OTHER_BASE = "this adapter was trained for another base model"
 _DTYPES = {GGMLType.F32: DType.F32, GGMLType.F16: DType.F16, GGMLType.BF16: DType.BF16}
@@ -58,10 +51,7 @@ def changes_of_folder(
     Raises :class:`UnsupportedError` for adapters that change weights in another way, and
     :class:`FormatError` with a tensor's name where the base has none like it.
     """
-    if MLX_WEIGHTS in files and WEIGHTS not in files:
-        adapter = _open_mlx(name, files, seen)
-    else:
-        adapter = open_adapter(name, files, warn, seen, merging=True)
+    adapter = open_adapter(name, files, warn, seen, merging=True)
     left = [w for w in (*adapter.vectors, *adapter.pairs) if _is_left_out(base, w)]
     if left:
         warn(
@@ -130,77 +120,6 @@ def _check(
 
 
 _VOCABULARY = ("token_embd.weight", "output.weight")
-
-
-# MLX.
-
-
-def _open_mlx(name: str, files: Mapping[str, Path], seen: Mapping[str, Seen] | None) -> LoraAdapter:
-    """An adapter of mlx-lm: its factors are the transposed of PEFT's, its scale is one number.
-
-    Format: ``mlx_lm/tuner/lora.py`` (W + (scale B^T) A^T) and ``tuner/utils.py``.
-    """
-    config = CheckpointFiles(files).json_object(CONFIG)
-    if config is None:
-        raise SourceError(
-            f"{name} has no {CONFIG}", hint="mlx_lm.lora writes it beside the weights"
-        )
-    kind = config.get("fine_tune_type", "lora")
-    if kind not in ("lora", "full"):
-        what = "DoRA (a magnitude for each output)" if kind == "dora" else str(kind)[:60]
-        raise UnsupportedError(
-            f"{CONFIG}: fine_tune_type: {what} cannot be merged",
-            hint="fuse it with mlx_lm.fuse and build the result",
-        )
-    settings = config.get("lora_parameters") or {}
-    scale = settings.get("scale", _MLX_SCALE) if isinstance(settings, dict) else _MLX_SCALE
-    if not isinstance(scale, int | float) or not math.isfinite(scale):
-        raise FormatError(f"{CONFIG}: the scale is {str(scale)[:60]}; a number is needed")
-    factors: dict[str, dict[str, Lazy]] = {}
-    whole: dict[str, Lazy] = {}
-    for tensor in read_header(files[MLX_WEIGHTS], MLX_WEIGHTS, (seen or {}).get(MLX_WEIGHTS)):
-        match = _PART.fullmatch(tensor.name)
-        if match is None:
-            if tensor.name.endswith((".m", ".lora_m")) or "scales" in tensor.name:
-                raise UnsupportedError(f"{MLX_WEIGHTS}: {tensor.name!r} is no factor of a LoRA")
-            whole[tensor.name] = lazy_of(tensor)
-        else:
-            factors.setdefault(f"{match['name']}.weight", {})[match["kind"]] = lazy_of(tensor)
-    pairs = {weight: _mlx_pair(weight, kinds) for weight, kinds in factors.items()}
-    return LoraAdapter(name, dict(files), _FixedScale(1, float(scale)), pairs, whole)
-
-
-class _FixedScale(LoraConfig):
-    """Settings of MLX: the scale is said, and no alpha is divided by a rank."""
-
-    __slots__ = ()
-
-    def scale(self, module: str, rank: int) -> float:
-        """The number of the config."""
-        return self.alpha
-
-    def written_alpha(self) -> float:
-        """Only asked for stacks, which MLX's adapters name in another way."""
-        raise UnsupportedError("an MLX adapter of experts cannot be merged")
-
-
-def _mlx_pair(weight: str, kinds: Mapping[str, Lazy]) -> Pair:
-    a, b = kinds.get("a"), kinds.get("b")
-    if a is None or b is None:
-        raise FormatError(f"{MLX_WEIGHTS}: {weight!r} has only one of its two factors")
-    if len(a.shape) == 3:
-        raise UnsupportedError(
-            f"{MLX_WEIGHTS}: {weight!r} is an adapter of experts, which cannot be merged",
-            hint="fuse it with mlx_lm.fuse and build the result",
-        )
-    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[1] != b.shape[0]:
-        raise FormatError(
-            f"{MLX_WEIGHTS}: the factors of {weight!r} have the shapes {list(a.shape)} and"
-            f" {list(b.shape)}, which cannot be multiplied"
-        )
-    if "embed_tokens" in weight:  # (vocabulary, rank) and (rank, width)
-        return Pair(a.transpose(1, 0), b.transpose(1, 0), True)
-    return Pair(a.transpose(1, 0), b.transpose(1, 0), False)
 
 
 # GGUF.

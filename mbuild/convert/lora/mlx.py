@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.convert.lora.settings import CONFIG, LoraConfig
 from mbuild.convert.read.lazy import Lazy, lazy_of
@@ -25,23 +25,37 @@ _FACTOR = re.compile(r"\.lora_(?P<kind>[ab])$")
 _FUSE = "fuse it into its base: mlx_lm.fuse --model BASE --adapter-path FOLDER, and build that"
 
 
-def mlx_adapter(
-    files: CheckpointFiles, stored: Sequence[StoredTensor]
-) -> tuple[LoraConfig, dict[str, tuple[Lazy, Lazy]]]:
-    """The settings in PEFT's terms, and PEFT's factors A and B by the base's weights.
+class MlxAdapter(NamedTuple):
+    """An adapter in PEFT's terms, by the base's weights: factors A and B, and whole weights."""
 
-    Raises :class:`UnsupportedError` for DoRA, whole weights and factors of stacked experts,
-    :class:`FormatError` for factors that do not fit.
+    config: LoraConfig
+    factors: dict[str, tuple[Lazy, Lazy]]
+    whole: dict[str, Lazy]
+
+
+def mlx_adapter(
+    files: CheckpointFiles, stored: Sequence[StoredTensor], *, merging: bool = False
+) -> MlxAdapter:
+    """Read an adapter; ``merging``: whole weights have a place in the base.
+
+    Raises :class:`UnsupportedError` for DoRA, for whole weights that have no place and for
+    factors of stacked experts, :class:`FormatError` for factors that do not fit.
     """
     config = files.json_object(CONFIG) or {}
     kind = config.get("fine_tune_type", "lora")
-    if kind != "lora" or config.get("use_dora"):
+    if kind not in (("lora", "full") if merging else ("lora",)) or config.get("use_dora"):
+        dora = " (DoRA)" if kind == "dora" or config.get("use_dora") else ""
         raise UnsupportedError(
-            f"{CONFIG}: adapters of MLX's type {str(kind)[:40]!r} are not supported", hint=_FUSE
+            f"{CONFIG}: adapters of MLX's type {str(kind)[:40]!r}{dora} are not supported",
+            hint=_FUSE,
         )
-    factors: dict[str, dict[str, Lazy]] = {}
+    found: dict[str, dict[str, Lazy]] = {}
+    whole: dict[str, Lazy] = {}
     for tensor in sorted(stored, key=lambda tensor: tensor.offset):
         match = _FACTOR.search(tensor.name)
+        if merging and match is None and tensor.name.endswith((".weight", ".bias")):
+            whole[tensor.name] = lazy_of(tensor)
+            continue
         if match is None or len(tensor.shape) != 2:
             raise UnsupportedError(
                 f"{MLX_WEIGHTS}: {tensor.name!r} of shape {list(tensor.shape)} is not a factor of a"
@@ -49,12 +63,13 @@ def mlx_adapter(
                 hint=_FUSE,
             )
         weight = tensor.name[: match.start()].removesuffix(".linear") + ".weight"
-        factors.setdefault(weight, {})[match["kind"]] = lazy_of(tensor).transpose(1, 0)
-    if not factors:
+        found.setdefault(weight, {})[match["kind"]] = lazy_of(tensor).transpose(1, 0)
+    if not found and not whole:
         raise FormatError(f"{MLX_WEIGHTS}: no LoRA tensors")
-    pairs = {weight: _pair(weight, found) for weight, found in factors.items()}
-    rank = next(iter(pairs.values()))[0].shape[0]
-    return LoraConfig(rank, _scale(config) * rank), pairs
+    factors = {weight: _pair(weight, kinds) for weight, kinds in found.items()}
+    rank = next((a.shape[0] for a, _ in factors.values()), 1)
+    scale = _scale(config) if factors else 1.0
+    return MlxAdapter(LoraConfig(rank, scale * rank), factors, whole)
 
 
 def _pair(weight: str, found: Mapping[str, Lazy]) -> tuple[Lazy, Lazy]:
