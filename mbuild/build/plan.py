@@ -183,16 +183,7 @@ def _plan(
     instead = made or _split(base, request)
     if instead is not None and base is not None:
         entries.put_in_place(instead, MODEL)
-    for number, source in enumerate(_files(sources.models)):
-        sees = isinstance(source, CheckpointSource) and bool(source.encoders)
-        first = number == 0 and not request.halves.mmproj
-        if made is not None and first:
-            entries.append(made)
-        elif first or not sees:
-            splitting = request.splitting if first else None  # a projector is one file
-            entries.append(_weights(source, Role.MODEL, request, splitting))
-        if isinstance(source, CheckpointSource) and sees and not request.halves.text_only:
-            entries.append(_projector(source, request, beside=first))
+    _add_weights(entries, sources, request, made)
     models = entries.steps()
     detected: tuple[Step, ...] = ()
     if base is None and TEMPLATE not in entries.unset and not request.halves.mmproj:
@@ -218,6 +209,22 @@ def _plan(
     manifest = AssembleManifest(config, entries.all(), variant, needs)
     warning = _SEVERAL if least else _kept_nothing(sources, request)
     return Plan(manifest, base, warning)
+
+
+def _add_weights(
+    entries: _Entries, sources: Sources, request: BuildRequest, made: Step | None
+) -> None:
+    """The weights that FROM names: the model, or ``made`` in its place, and the projectors."""
+    for number, source in enumerate(_files(sources.models)):
+        sees = isinstance(source, CheckpointSource) and bool(source.encoders)
+        first = number == 0 and not request.halves.mmproj
+        if made is not None and first:
+            entries.append(made)
+        elif first or not sees:
+            splitting = request.splitting if first else None  # a projector is one file
+            entries.append(_weights(source, Role.MODEL, request, splitting))
+        if isinstance(source, CheckpointSource) and sees and not request.halves.text_only:
+            entries.append(_projector(source, request, beside=first))
 
 
 def _base_needs(base: StoredModel | None, *, replaced: bool) -> tuple[Step, ...]:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 CONNECT_SECONDS = 10.0
-_READ = 64 << 10
 
 _HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization te trailer"
