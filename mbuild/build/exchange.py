@@ -28,6 +28,9 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.2, 5.0
 _CORE_RATE = 100_000_000
 """Bytes of new weights that a core makes in a second, where no estimate is better."""
 
+_LARGEST = 1 << 50
+"""Bytes that no layer has."""
+
 
 class Follower(Protocol):
     """The run of a graph, as it hears of steps that other machines have made."""
@@ -106,17 +109,14 @@ class SharedSteps:
 
     def _take(self, step: Step, key: str, text: str) -> bool:
         """Bring a result's layers, if they are there and come sooner than they are made."""
-        try:
-            result = Result.from_json(text)
-        except (ValueError, KeyError, TypeError, AttributeError, MbuildError):
+        result = sane_result(text)
+        if result is None:
             return False
         sizes = {layer.digest: layer.size for layer in result.layers}
-        if not sane(sizes):
-            return False
         far = {d: size for d, size in sizes.items() if not self._store.blobs.bring(d, size)}
         if far and (self._shared.missing(far) or not self._pays(step, far)):
             return False
-        if far and not (self._fetch(step, far) and fits(result, self._store)):
+        if (far and not self._fetch(step, far)) or not fits(result, self._store):
             return False
         self._store.cache.put(STEP, key, text)
         if far:
@@ -212,8 +212,9 @@ def foreseen(
             return found
         found += new
         for step in new:
-            with suppress(ValueError, KeyError, TypeError, AttributeError, MbuildError):
-                known[step] = Result.from_json(texts[keys[step]])
+            result = sane_result(texts[keys[step]])
+            if result is not None:
+                known[step] = result
 
 
 def _key(step: Step, results: Mapping[Step, Result]) -> str:
@@ -245,9 +246,20 @@ def give(
             shared.put(DESCRIPTION, key, description)
 
 
-def sane(sizes: Mapping[Digest, int]) -> bool:
-    """Whether sizes can be those of blobs."""
-    return all(isinstance(size, int) and 0 <= size < 1 << 50 for size in sizes.values())
+def sane_result(text: str) -> Result | None:
+    """What another machine's record says, if a result can be like that."""
+    try:
+        result = Result.from_json(text)
+        sane = isinstance(result.facts, dict) and all(
+            type(layer.size) is int
+            and 0 <= layer.size <= _LARGEST
+            and isinstance(layer.media_type, str)
+            and isinstance(layer.origin, str)
+            for layer in result.layers
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, MbuildError):
+        return None
+    return result if sane else None
 
 
 def fits(result: Result, store: BuildStore) -> bool:
