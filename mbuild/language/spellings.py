@@ -98,16 +98,12 @@ _ELSEWHERE: dict[str, str] = {
 }
 """What is no parameter of a model but stands somewhere else."""
 
-_METADATA = frozenset(
-    "rope_freq_base rope_freq_scale rope_scaling rope_scale rope_theta rope_type yarn_orig_ctx"
+_NOWHERE: dict[str, str] = {
+    "Ollama does not let it be set; the model's own metadata says it: remove the line": "rope_freq_base rope_freq_scale rope_scaling rope_scale rope_theta rope_type yarn_orig_ctx"
     " yarn_ext_factor yarn_attn_factor yarn_beta_fast yarn_beta_slow alpha_value compress_pos_emb"
     " model_type architectures vocab_size hidden_size num_hidden_layers num_attention_heads"
-    " pooling pooling_type embedding embeddings bos_token pad_token unk_token tokenizer".split()
-)
-"""What other programs let people set, and a GGUF file's metadata says for Ollama."""
-
-_LACKING = frozenset(
-    "dry_multiplier dry_base dry_allowed_length dry_penalty_last_n dry_sequence_breakers"
+    " pooling pooling_type embedding embeddings bos_token pad_token unk_token tokenizer",
+    "Ollama has no such setting: remove the line": "dry_multiplier dry_base dry_allowed_length dry_penalty_last_n dry_sequence_breakers"
     " xtc_probability xtc_threshold top_n_sigma top_a epsilon_cutoff eta_cutoff smoothing_factor"
     " smoothing_curve dynamic_temperature dynatemp_range dynatemp_exponent dynatemp_low"
     " dynatemp_high tfs tail_free_sampling tail_free mirostat_mode mirostat_lr mirostat_ent"
@@ -117,9 +113,10 @@ _LACKING = frozenset(
     " sampling_order tensor_split split_mode mlock cache_prompt cont_batching n_cpu_moe"
     " override_tensor swa_full add_bos_token skip_special_tokens use_cache dtype torch_dtype"
     " load_in_4bit load_in_8bit device device_map gpu_memory_utilization tensor_parallel_size"
-    " user store metadata service_tier echo".split()
-)
-"""Settings of other programs that Ollama has nothing for."""
+    " user store metadata service_tier echo",
+}
+"""What to say of settings of other programs that have no counterpart in Ollama."""
+_NO_COUNTERPART = {name: said for said, names in _NOWHERE.items() for name in names.split()}
 
 _HUMP = re.compile("(?<=[a-z0-9])(?=[A-Z])")
 
@@ -147,10 +144,8 @@ def meant_parameter(name: str) -> str:
         return f"it is not a model parameter: {_ELSEWHERE[plain]}"
     if plain in PARAMETERS or plain in _FOREIGN:
         return did_you_mean([_FOREIGN.get(plain, plain)])
-    if plain in _METADATA:
-        return "Ollama does not let it be set; the model's own metadata says it: remove the line"
-    if plain in _LACKING:
-        return "Ollama has no such setting: remove the line"
+    if plain in _NO_COUNTERPART:
+        return _NO_COUNTERPART[plain]
     return did_you_mean(near(plain, PARAMETERS), f"Ollama has {', '.join(sorted(PARAMETERS))}")
 
 
