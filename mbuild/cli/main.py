@@ -38,6 +38,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "du": ("mbuild.cli.disk", "Show disk use, and what prune would free."),
     "prune": ("mbuild.cli.disk", "Remove what no model uses."),
     "verify": ("mbuild.cli.disk", "Check every digest; quarantine damaged blobs."),
+    "provenance": ("mbuild.cli.provenance", "Show how a model was made; print its SBOM."),
+    "sign": ("mbuild.cli.provenance", "Sign a model and the statement about it."),
     "export": ("mbuild.cli.artifacts", "Write a model to GGUF, a directory or a tar archive."),
     "import": ("mbuild.cli.artifacts", "Import models from a tar archive."),
     "import-recipe": ("mbuild.cli.recipe", "Recover the quantization flags of a GGUF file."),
