@@ -243,7 +243,8 @@ def verify_command(
         click.echo("\n".join(_verified_lines(found)))
         good = not found.findings
     if key is not None:
-        good = all([_show_signed(opened, model, key, style) for model in models or ()]) and good
+        for model in models or ():
+            good = _show_signed(opened, model, key, style) and good
     return 0 if good else 1
 
 
