@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "explain": ("mbuild.cli.plan", "Explain why each step will run or is cached."),
     "graph": ("mbuild.cli.graph", "Draw a build's steps: SVG, Mermaid or DOT."),
     "history": ("mbuild.cli.history", "List the last builds, or show one build's steps."),
+    "watch": ("mbuild.cli.watch", "Build each finished checkpoint of a training run."),
     "lock": ("mbuild.cli.lock", "Pin a build's inputs and results in Modelfile.lock."),
     "report": ("mbuild.cli.report", "Write a page about a build: graph, times, layers, tensors."),
     "list": ("mbuild.cli.models", "List the models in the store."),
