@@ -98,25 +98,33 @@ _ELSEWHERE: dict[str, str] = {
 }
 """What is no parameter of a model but stands somewhere else."""
 
-_NOWHERE: dict[str, str] = {
-    "Ollama does not let it be set; the model's own metadata says it: remove the line": "rope_freq_base rope_freq_scale rope_scaling rope_scale rope_theta rope_type yarn_orig_ctx"
-    " yarn_ext_factor yarn_attn_factor yarn_beta_fast yarn_beta_slow alpha_value compress_pos_emb"
-    " model_type architectures vocab_size hidden_size num_hidden_layers num_attention_heads"
-    " pooling pooling_type embedding embeddings bos_token pad_token unk_token tokenizer",
-    "Ollama has no such setting: remove the line": "dry_multiplier dry_base dry_allowed_length dry_penalty_last_n dry_sequence_breakers"
-    " xtc_probability xtc_threshold top_n_sigma top_a epsilon_cutoff eta_cutoff smoothing_factor"
-    " smoothing_curve dynamic_temperature dynatemp_range dynatemp_exponent dynatemp_low"
-    " dynatemp_high tfs tail_free_sampling tail_free mirostat_mode mirostat_lr mirostat_ent"
-    " mirostat_v2 logit_bias bad_words_ids ban_eos_token ignore_eos min_tokens min_length"
-    " min_new_tokens num_beams do_sample early_stopping length_penalty no_repeat_ngram_size"
-    " guidance_scale cfg_scale best_of n num_return_sequences samplers sampler_seq"
-    " sampling_order tensor_split split_mode mlock cache_prompt cont_batching n_cpu_moe"
-    " override_tensor swa_full add_bos_token skip_special_tokens use_cache dtype torch_dtype"
-    " load_in_4bit load_in_8bit device device_map gpu_memory_utilization tensor_parallel_size"
-    " user store metadata service_tier echo",
-}
+_NOWHERE = (
+    (
+        "Ollama does not let it be set; the model's own metadata says it: remove the line",
+        "rope_freq_base rope_freq_scale rope_scaling rope_scale rope_theta rope_type"
+        " yarn_orig_ctx yarn_ext_factor yarn_attn_factor yarn_beta_fast yarn_beta_slow"
+        " alpha_value compress_pos_emb model_type architectures vocab_size hidden_size"
+        " num_hidden_layers num_attention_heads pooling pooling_type embedding embeddings"
+        " bos_token pad_token unk_token tokenizer",
+    ),
+    (
+        "Ollama has no such setting: remove the line",
+        "dry_multiplier dry_base dry_allowed_length dry_penalty_last_n dry_sequence_breakers"
+        " xtc_probability xtc_threshold top_n_sigma top_a epsilon_cutoff eta_cutoff"
+        " smoothing_factor smoothing_curve dynamic_temperature dynatemp_range"
+        " dynatemp_exponent dynatemp_low dynatemp_high tfs tail_free_sampling tail_free"
+        " mirostat_mode mirostat_lr mirostat_ent mirostat_v2 logit_bias bad_words_ids"
+        " ban_eos_token ignore_eos min_tokens min_length min_new_tokens num_beams do_sample"
+        " early_stopping length_penalty no_repeat_ngram_size guidance_scale cfg_scale best_of"
+        " n num_return_sequences samplers sampler_seq sampling_order tensor_split split_mode"
+        " mlock cache_prompt cont_batching n_cpu_moe override_tensor swa_full add_bos_token"
+        " skip_special_tokens use_cache dtype torch_dtype load_in_4bit load_in_8bit device"
+        " device_map gpu_memory_utilization tensor_parallel_size user store metadata"
+        " service_tier echo",
+    ),
+)
 """What to say of settings of other programs that have no counterpart in Ollama."""
-_NO_COUNTERPART = {name: said for said, names in _NOWHERE.items() for name in names.split()}
+_NO_COUNTERPART = {name: said for said, names in _NOWHERE for name in names.split()}
 
 _HUMP = re.compile("(?<=[a-z0-9])(?=[A-Z])")
 
