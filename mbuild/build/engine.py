@@ -76,7 +76,8 @@ class Outcome:
 
     ``begun`` says when steps began, by the monotonic clock, those that never ended
     among them. For those that ran also when they did, what was hashed for their keys, and
-    why there was no cached result, should no input have changed.
+    why there was no cached result, should no input have changed. ``files`` are the digests
+    that were found by reading, by path.
     """
 
     def __init__(self) -> None:
@@ -86,6 +87,7 @@ class Outcome:
         self.begun: dict[Step, float] = {}
         self.descriptions: dict[Step, dict[str, Any]] = {}
         self.lost: dict[Step, Note] = {}
+        self.files: dict[str, Digest] = {}
 
 
 class State(StrEnum):
@@ -429,6 +431,7 @@ class _Run:
             self._events.put(_Done(step, made.result, "", run))
         for step, made in unrecorded:  # until the files' digests were known
             self._record(step, made, files)
+        self._outcome.files |= files
         if time.monotonic() - began > _FLUSH_SECONDS:
             self._engine.store.cache.flush()
 

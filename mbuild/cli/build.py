@@ -75,6 +75,13 @@ def build_options(command: CommandT) -> CommandT:
     return command
 
 
+def build_options_without_context(command: CommandT) -> CommandT:
+    """The same without CONTEXT, for a command that gives the folders itself."""
+    for option in reversed(_OPTIONS[:-1]):
+        command = option(command)
+    return command
+
+
 def progress_options(command: CommandT) -> CommandT:
     """How to show a build: ``progress`` and ``quiet``."""
     progress = click.option(
@@ -156,21 +163,25 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 
 
 def read_request(
-    ctx: click.Context, given: Mapping[str, Any], *, hash_files: bool = False
+    ctx: click.Context,
+    given: Mapping[str, Any],
+    *,
+    hash_files: bool = False,
+    modelfile: ModelfileText | None = None,
 ) -> tuple[Build, Store]:
     """What the options of :func:`build_options` ask for, and the store.
 
     ``given`` are their values by name. ``hash_files``: read files whose digest is not
-    remembered, so that it is known before the build. Raises :class:`MbuildError` for
-    whatever is wrong with them.
+    remembered, so that it is known before the build. ``modelfile`` is one that was read before.
+    Raises :class:`MbuildError` for whatever is wrong with them.
     """
     if given["threads"] is not None:
         from mbuild.work.cores import use_threads
 
         use_threads(given["threads"])
-    modelfile = read_modelfile(given["file"], given["folder"])
+    modelfile = modelfile or read_modelfile(given["file"], given["folder"])
     store = open_store(ctx, given["store"])
-    default = partial(_default_name, context_folder(given["folder"]))
+    default = partial(default_name, context_folder(given["folder"]))
     asked = _asked(modelfile, given["names"], default, given, store)
     request = BuildRequest(
         asked.targets,
@@ -402,7 +413,8 @@ def read_modelfile(file: str | None, folder: Path | None) -> ModelfileText:
     return ModelfileText(data, str(path), path.parent if folder is None else folder)
 
 
-def _default_name(folder: Path) -> str:
+def default_name(folder: Path) -> str:
+    """What a model is called without ``-t``: as its folder; raises :class:`UsageError`."""
     name = folder.resolve().name
     try:
         return str(ModelName.parse(name))

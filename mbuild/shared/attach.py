@@ -42,10 +42,10 @@ def seal_of(options: CacheOptions) -> Seal:
     signs = named and options.target is not None
     if not signs and not options.verify:
         return Seal()
-    from mbuild.core.signing import PrivateKey, PublicKey
+    from mbuild.core.keys import private_key, public_key
 
-    signer = PrivateKey.read(Path(named).expanduser()) if signs else None
-    trusted = [PublicKey.read(Path(path).expanduser()) for path in options.verify]
+    signer = private_key(Path(named).expanduser()) if signs else None
+    trusted = [public_key(Path(path).expanduser()) for path in options.verify]
     if trusted and signer is not None:
         trusted.append(signer.public)
     return Seal(signer, tuple(trusted))

@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from mbuild.core.signing import PrivateKey, PublicKey
+    from mbuild.core.keys import PublicKey, SigningKey
 
 _FIELDS = ("kind", "key", "value", "check")
 _PURPOSE = "mbuild shared record 1"
@@ -22,7 +22,7 @@ _PURPOSE = "mbuild shared record 1"
 class Seal(NamedTuple):
     """Who signs what is written, and whose signatures count; both may be nobody."""
 
-    signer: PrivateKey | None = None
+    signer: SigningKey | None = None
     trusted: tuple[PublicKey, ...] = ()
 
     def close(self, table: str, key: str, value: str) -> bytes:

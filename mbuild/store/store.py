@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from mbuild.store.shared import SharedCache
 
 PRIVATE_FOLDER = ".mbuild"
+ATTACHED_FOLDER = "attached"
+"""Below it: documents about models, by the models' ids."""
 
 _SLACK = 1 << 20  # bytes that the cache's own files may grow by while a blob is written
 
@@ -109,6 +111,13 @@ class Store:
         if all(map(os.path.isdir, folders)):
             return
         make_store(self.root, folders)
+
+    def has_provenance(self, model: Digest) -> bool:
+        """Whether a statement about how a model was made is kept (:mod:`mbuild.store.attached`)."""
+        with suppress(OSError):
+            names = os.listdir(self.private / ATTACHED_FOLDER / model.hex)
+            return any(name.startswith("provenance-") for name in names)
+        return False
 
     # Users of the store.
 

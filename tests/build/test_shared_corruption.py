@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 from checkpoints import FAMILIES, write_family
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from example_models import settle
 from fakes_shared import MemoryStorage
 from fakes_store import MemoryStore
@@ -21,8 +19,8 @@ from mbuild.build.graph import Step
 from mbuild.build.prepare import Build, plans_of, read_recipe
 from mbuild.build.request import BuildRequest, Target
 from mbuild.build.sources.resolve import LocalContext
+from mbuild.core.keys import make_key
 from mbuild.core.names import ModelName
-from mbuild.core.signing import PrivateKey
 from mbuild.quant.choose.options import Quantization
 from mbuild.quant.choose.types import FILE_TYPES
 from mbuild.shared.cache import TeamCache
@@ -51,7 +49,7 @@ class Made:
         write_family(folder / "model", FAMILIES["odd"])
         settle()
         self.folder = folder
-        self.key = _key(folder / "key.pem")
+        self.key = make_key(folder / "key.pem")
         self.objects: dict[str, Objects] = {}
         self.good: dict[str, bytes] = {}
         for name in NAMES:
@@ -84,13 +82,6 @@ class Made:
         assert self.build(NAMES[0], storage, seal=seal) == self.good[NAMES[0]]
         for digest, data in self.blobs.blobs.here.items():
             assert hashlib.sha256(data).hexdigest() == digest.hex
-
-
-def _key(path: Path) -> PrivateKey:
-    key = Ed25519PrivateKey.generate()
-    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8)
-    path.write_bytes(key.private_bytes(*form, serialization.NoEncryption()))
-    return PrivateKey.read(path)
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +276,7 @@ def test_only_signed_records_count_where_a_key_is_given(
     objects = dict(made.objects[NAMES[0]])
     made.check(objects, signed)
     assert "quantize" not in {step.kind for step in made.ran.ran}, "signed records count"
-    stranger = Seal(_key(tmp_path / "stranger.pem"))
+    stranger = Seal(make_key(tmp_path / "stranger.pem"))
     for name, data in list(objects.items()):
         if name.startswith("record/"):
             record = json.loads(data)
