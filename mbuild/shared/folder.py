@@ -43,13 +43,17 @@ class FolderStorage:
         self.place = place
         self.can_lease = True
 
+    def path(self, name: str) -> Path:
+        """Where an object lies, or would lie."""
+        return self._folder / name
+
     def read_many(self, names: Collection[str]) -> dict[str, bytes]:
         """The objects that are there."""
         found = {}
         with self._errors("be read"):
             self._check_there()
             for name in names:
-                with suppress(FileNotFoundError), open(self._folder / name, "rb") as file:
+                with suppress(FileNotFoundError), open(self.path(name), "rb") as file:
                     data = file.read(LARGEST_SMALL + 1)
                     if len(data) <= LARGEST_SMALL:
                         found[name] = data
@@ -59,7 +63,7 @@ class FolderStorage:
         """Some bytes of an object."""
         with self._errors("be read"):
             self._check_there()
-            with suppress(FileNotFoundError), open(self._folder / name, "rb") as file:
+            with suppress(FileNotFoundError), open(self.path(name), "rb") as file:
                 file.seek(offset)
                 return file.read(size)
         return None
@@ -68,7 +72,7 @@ class FolderStorage:
         """The file's bytes."""
         with self._errors("be read"):
             self._check_there()
-            with suppress(FileNotFoundError), open(self._folder / name, "rb") as file:
+            with suppress(FileNotFoundError), open(self.path(name), "rb") as file:
                 while piece := file.read(_PIECE):
                     yield piece
 
@@ -79,19 +83,19 @@ class FolderStorage:
             self._check_there()
             for name in names:
                 with suppress(FileNotFoundError):
-                    found[name] = (self._folder / name).stat().st_size
+                    found[name] = self.path(name).stat().st_size
         return found
 
     def write_many(self, objects: Mapping[str, bytes], blobs: Mapping[Digest, int] = {}) -> None:
         """Write each beside, then rename it."""
         for name, data in objects.items():
-            with self._temporary(name) as (temporary, target), open(temporary, "wb") as file:
+            with self.temporary(name) as (temporary, target), open(temporary, "wb") as file:
                 self._fill(file.fileno(), [data])
                 os.replace(temporary, target)
 
     def create(self, name: str, data: bytes) -> bool:
         """Write beside, then link: only one of all who try can."""
-        with self._temporary(name) as (temporary, target):
+        with self.temporary(name) as (temporary, target):
             with open(temporary, "wb") as file:
                 self._fill(file.fileno(), [data])
             try:
@@ -122,7 +126,7 @@ class FolderStorage:
                     done += len(piece)
                     report(done)
 
-        with self._temporary(name) as (temporary, target):
+        with self.temporary(name) as (temporary, target):
             with open(temporary, "wb") as file:
                 self._fill(file.fileno(), pieces())
                 sync(file.fileno())
@@ -133,7 +137,7 @@ class FolderStorage:
         """Unlink those that are there."""
         with self._errors("be written"):
             for name in names:
-                (self._folder / name).unlink(missing_ok=True)
+                self.path(name).unlink(missing_ok=True)
 
     def objects(self) -> Iterator[StoredObject]:
         """Every file with a name of the cache's; what killed writers left goes after a day."""
@@ -170,9 +174,9 @@ class FolderStorage:
             write_all(fd, piece)
 
     @contextmanager
-    def _temporary(self, name: str) -> Iterator[tuple[Path, Path]]:
+    def temporary(self, name: str) -> Iterator[tuple[Path, Path]]:
         """A name for a file under construction, gone afterwards, and the object's own."""
-        target = self._folder / name
+        target = self.path(name)
         folder = self._folder / _TEMPORARY
         temporary = folder / f"{os.getpid()}-{os.urandom(8).hex()}"
         with self._errors("be written"):
