@@ -97,12 +97,15 @@ class State(StrEnum):
     RUN = "run"
     DEPENDS = "depends"
     """It runs if a step that has to run before it comes out differently."""
+    SHARED = "shared"
+    """Its result comes from the shared cache."""
 
 
 class Surveyed(NamedTuple):
     """A step before a build; ``description`` is None while not all of it is known.
 
-    ``lost`` is why it has no cached result, should no input have changed.
+    ``lost`` is why it has no cached result, should no input have changed. ``fetches`` are the
+    bytes that come from the shared cache.
     """
 
     step: Step
@@ -110,6 +113,7 @@ class Surveyed(NamedTuple):
     description: dict[str, Any] | None
     key: str = ""
     lost: Note | None = None
+    fetches: int = 0
 
 
 class BuildEngine:
@@ -187,10 +191,27 @@ class BuildEngine:
             description = describe(step, [results[source] for source in step.inputs])
             key = cache_key(description) if description else ""
             state = State.RUN if result is None else State.CACHED
-            rows.append(Surveyed(step, state, description, key, self.lost(key)))
-        missing = [row.step for row in rows if row.state is not State.CACHED]
+            row = Surveyed(step, state, description, key, self.lost(key))
+            rows.append(row if result is not None else self._offered(row, results))
+        to_run = (State.RUN, State.DEPENDS)
+        missing = [row.step for row in rows if row.state in to_run]
         there = set(self._there(steps, missing, bring=False))
         return [row._replace(state=State.CACHED) if row.step in there else row for row in rows]
+
+    def _offered(self, row: Surveyed, results: dict[Step, Result]) -> Surveyed:
+        """A step that would run, or what other machines have of it, noted among the results."""
+        shared = self.store.shared
+        if shared is None or not self.use_cache:
+            return row
+        from mbuild.build.exchange import offer
+
+        found = offer(row.step, row.key, self.store, shared)
+        if found is None:
+            return row
+        if not found.pays:
+            return row._replace(lost=Note(Cause.MADE_SOONER))
+        results[row.step] = found.result
+        return row._replace(state=State.SHARED, fetches=found.size)
 
     @staticmethod
     def _surveyed_fetch(step: Step) -> Surveyed:

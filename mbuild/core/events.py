@@ -57,6 +57,7 @@ class Cause(StrEnum):
     LAYER_REMOVED = "layer-removed"  # layer: its short digest
     LAYER_DAMAGED = "layer-damaged"  # layer; size: its bytes on the disk
     NOT_HERE = "not-here"  # what it fetches is not in the store
+    MADE_SOONER = "made-sooner"  # the shared cache has the result, which takes longer to come
     DEPENDS = "depends"  # it runs only if its input changes
 
 
