@@ -1,8 +1,4 @@
-"""Matrices that hold nothing but zeros, as a download leaves them that was cut.
-
-A program that reserves a file's room before it fetches the bytes, and is stopped, leaves a file
-whose header and size are right: nothing but the values tells.
-"""
+"""Weights of a checkpoint that turn out to hold nothing but zeros; see :mod:`mbuild.gguf.zeros`."""
 
 from __future__ import annotations
 
@@ -12,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.encoded import Encoded
 from mbuild.gguf.model import Model, Tensor
+from mbuild.gguf.zeros import may_not_be_zero, nothing_but_zeros
 
 if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, np.dtype[Any]]
-
-_ZERO_ON_PURPOSE = ("token_types.weight",)
-"""RoBERTa has no kinds of tokens, and the checkpoints of its family hold zeros for them."""
 
 
 class ZeroWatch:
@@ -40,25 +34,19 @@ class ZeroWatch:
 
     def _watched(self, tensor: Tensor) -> Tensor:
         load = tensor.load
-        named = tensor.name.endswith(".weight") and tensor.name not in _ZERO_ON_PURPOSE
-        if named and isinstance(load, Encoded):
+        if may_not_be_zero(tensor.name) and isinstance(load, Encoded):
             return replace(tensor, load=replace(load, watch=self.saw))
         return tensor
 
     def warnings(self, tensors: Sequence[Tensor]) -> list[str]:
         """What to say of the weights all of whose values were seen and are zero."""
-        empty = [
-            tensor.name
-            for tensor in tensors
-            if sum(self._runs.get(tensor.name, {}).values()) == _elements(tensor)
-        ]
-        if not empty:
-            return []
-        more = f", like {len(empty) - 1} more" if len(empty) > 1 else ""
-        return [
-            f"{empty[0]} holds nothing but zeros{more}: a download that was cut leaves such files;"
-            " compare their SHA-256, or download them again"
-        ]
+        return nothing_but_zeros(
+            [
+                tensor.name
+                for tensor in tensors
+                if sum(self._runs.get(tensor.name, {}).values()) == _elements(tensor)
+            ]
+        )
 
 
 def _elements(tensor: Tensor) -> int:
