@@ -19,9 +19,11 @@ from mbuild.cli.common import (
     FolderType,
     QuickCommand,
     TemplateType,
+    cache_options,
     open_store,
     read_limited,
     say_reading,
+    sharing,
     store_option,
 )
 from mbuild.cli.converting import (
@@ -132,6 +134,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Remove what was fetched of a checkpoint after the build.",
     ),
     click.option("--no-cache", is_flag=True, help="Run every step, cached or not."),
+    cache_options,
     click.option(
         "--threads",
         metavar="N",
@@ -298,13 +301,14 @@ def build_command(
     style = "quiet" if quiet else progress
     with failures(style):
         wanted, store = _wanted(ctx, options, locked=locked)
-        if dry_run:
-            from mbuild.build.forecast import forecast
-            from mbuild.cli.preview import show_steps
+        with sharing(store, options):
+            if dry_run:
+                from mbuild.build.forecast import forecast
+                from mbuild.cli.preview import show_steps
 
-            show_steps(forecast(wanted, store), "json" if style == "json" else "text")
-        else:
-            run(wanted, store, style, verbose=verbose)
+                show_steps(forecast(wanted, store), "json" if style == "json" else "text")
+            else:
+                run(wanted, store, style, verbose=verbose)
 
 
 def _wanted(ctx: click.Context, options: Mapping[str, Any], *, locked: bool) -> tuple[Build, Store]:

@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "diff": ("mbuild.cli.compare", "Show what differs between two models."),
     "du": ("mbuild.cli.disk", "Show disk use, and what prune would free."),
     "prune": ("mbuild.cli.disk", "Remove what no model uses."),
+    "cache": ("mbuild.cli.cache", "Count or remove what lies in a shared cache."),
     "verify": ("mbuild.cli.disk", "Check every digest; quarantine damaged blobs."),
     "provenance": ("mbuild.cli.provenance", "Show how a model was made; print its SBOM."),
     "sign": ("mbuild.cli.provenance", "Sign a model and the statement about it."),

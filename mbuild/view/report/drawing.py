@@ -35,6 +35,7 @@ class _Step(NamedTuple):
 
 _PLANNED: dict[State, NodeLook] = {
     State.CACHED: NodeLook.CACHED,
+    State.SHARED: NodeLook.CACHED,
     State.RUN: NodeLook.RUN,
     State.DEPENDS: NodeLook.DEPENDS,
 }
