@@ -26,8 +26,8 @@ from registries import docker_registry
 from mbuild.core.digest import Digest
 from mbuild.core.errors import MbuildError
 from mbuild.models.provenance.keys import SigningKey, is_exposed, make_key, private_key, public_key
-from mbuild.models.provenance.reading import newest
 from mbuild.models.provenance.signing import claim, envelope, opened, pre_authentication
+from mbuild.models.provenance.statements import newest
 from mbuild.registry.documents import documents_in, rows_of, tag_of
 from mbuild.store import Store
 from mbuild.store.attached import ENVELOPE, PROVENANCE, SBOM, SIGNATURE, documents
