@@ -13,6 +13,7 @@ from mbuild.core.errors import DamagedError
 from mbuild.store.copying import OpenFile
 from mbuild.store.manifest import Blob
 from mbuild.store.records import PLACE, RangePlace, RecordKind
+from mbuild.store.shared import SharedCache
 from mbuild.work.limits import Limits
 
 ValueT = TypeVar("ValueT")
@@ -234,3 +235,4 @@ class MemoryStore:
         self.cache = MemoryCache()
         self.blobs = MemoryBlobs(folder)
         self.files = MemoryFiles()
+        self.shared: SharedCache | None = None

@@ -136,6 +136,15 @@ SOURCE_RANGES: RecordKind[dict[str, Digest]] = RecordKind(
     lambda digests: _json({name: digest.hex for name, digest in digests.items()}),
     lambda text: {name: _blake3(digits) for name, digits in _object(text).items()},
 )
+SOURCE_RANGE: RecordKind[Digest] = RecordKind(
+    "source-range",
+    1,
+    "the digest of an origin's fields and of a range of one of its tensors",
+    "the digest of that range's bytes",
+    True,
+    lambda digest: digest.hex,
+    _blake3,
+)
 RECIPE: RecordKind[list[Any]] = RecordKind(
     "recipe",
     1,
@@ -283,6 +292,7 @@ RECORDS: tuple[RecordKind[Any], ...] = (
     DESCRIPTION,
     PLACE,
     SOURCE_RANGES,
+    SOURCE_RANGE,
     RECIPE,
     CHAT_TEMPLATE,
     GGUF_KIND,

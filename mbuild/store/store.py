@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mbuild.core.names import ModelName
     from mbuild.store.kept import Kept
     from mbuild.store.ports import ActionCache, FileDigests
+    from mbuild.store.shared import SharedCache
 
 PRIVATE_FOLDER = ".mbuild"
 ATTACHED_FOLDER = "attached"
@@ -57,6 +58,8 @@ class Store:
         self._warn = warn
         self.private = root / PRIVATE_FOLDER
         self._lock = FileLock(self.private / "lock")
+        self.shared: SharedCache | None = None
+        """What it has in common with other machines, while somebody has attached it."""
 
     @cached_property
     def blobs(self) -> Blobs:

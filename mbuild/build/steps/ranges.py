@@ -178,6 +178,17 @@ class RangeCache:
         self._store.cache.flush()
 
 
+def converted_key(origin: Mapping[str, Any], tensor: str, first: int, size: int) -> str:
+    """The key of a range of an origin's tensor as it is, before any quantization.
+
+    ``origin`` are :meth:`Origin.fields`, which hold the digests of all files and every option
+    of the conversion; ``first`` and ``size`` are bytes of the tensor. The range's digest is
+    recorded under it (:data:`mbuild.store.records.SOURCE_RANGE`), and where a worker
+    converted it, so is the place of its bytes.
+    """
+    return _key({"converted": [origin, tensor, first, size]})
+
+
 def digest_of(data: Array | bytes) -> Digest:
     """The BLAKE3 of an array's bytes in the order of its elements."""
     flat = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else np.ascontiguousarray(data)
