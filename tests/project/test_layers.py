@@ -45,6 +45,7 @@ ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
         "forecast",
         "lock",
         "locked",
+        "provenance",
     ),
     ("build", "rebuild", "again"),
 )
