@@ -37,6 +37,7 @@ ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
         "fetching",
         "learning",
         "history",
+        "underway",
         "earlier",
         "prepare",
         "staging",
