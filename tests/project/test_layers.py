@@ -38,6 +38,7 @@ ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
         "fetching",
         "learning",
         "history",
+        "underway",
         "earlier",
         "prepare",
         "staging",
