@@ -7,7 +7,16 @@ The engine knows no kind of step. A build with nothing to do stays in
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Container, Hashable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Container,
+    Generator,
+    Hashable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -123,7 +132,7 @@ class BuildEngine:
         self.store = store
         self.use_cache = use_cache
 
-    def run(self, targets: Sequence[Step], outcome: Outcome) -> Iterator[BuildEvent]:
+    def run(self, targets: Sequence[Step], outcome: Outcome) -> Generator[BuildEvent, None, None]:
         """Bring the targets' results into ``outcome``, yielding events.
 
         Raises what a step raised; the other running steps are stopped first.

@@ -66,6 +66,7 @@ class Build(NamedTuple):
     ``fetching`` says what may be pulled before. ``stages`` are those of the targets, by their
     names, where the Modelfile has stages; ``recipe`` is then that of the first target.
     ``overruled`` tells which options of the command line count in place of the Modelfile's.
+    ``id`` is the one that the log shall have for the build, empty for a new one.
     """
 
     request: BuildRequest
@@ -77,6 +78,7 @@ class Build(NamedTuple):
     fetching: Fetching = Fetching()
     stages: Mapping[str, StageRecipe] = {}
     overruled: tuple[Notice, ...] = ()
+    id: str = ""
 
     def expected(self, target: Target) -> tuple[Expectation, ...]:
         """What CHECK demands of a target."""

@@ -18,7 +18,7 @@ from mbuild.cli.progress import renderer
 from mbuild.core.errors import NameNotFoundError
 from mbuild.core.events import BuildFinished, Explained, LayerReady, ModelBuilt, WritingManifest
 from mbuild.models.provenance.comparing import Compared, compare, compare_lock, same_steps
-from mbuild.models.provenance.reading import Statement, statements
+from mbuild.models.provenance.statements import Statement, statements
 from mbuild.store.records import DESCRIPTION
 
 if TYPE_CHECKING:

@@ -38,6 +38,7 @@ ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
         "fetching",
         "learning",
         "history",
+        "underway",
         "earlier",
         "prepare",
         "staging",
@@ -45,6 +46,7 @@ ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
         "forecast",
         "lock",
         "locked",
+        "provenance",
     ),
     ("build", "rebuild", "again"),
 )
