@@ -33,7 +33,17 @@ ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
     ("sources",),
     ("graph",),
     ("steps",),
-    ("plan", "altering", "engine", "waiting", "exchange", "network", "explain", "reasons"),
+    (
+        "plan",
+        "altering",
+        "engine",
+        "waiting",
+        "exchange",
+        "surveying",
+        "network",
+        "explain",
+        "reasons",
+    ),
     (
         "fetching",
         "learning",
