@@ -40,9 +40,7 @@ def rebuilt(
     :class:`UsageError` where neither tells how, and :class:`NameNotFoundError` where the log knows
     no such build.
     """
-    wanted = (
-        from_log(stored, store, say_reading) if file is None else _from_file(file, stored, store)
-    )
+    wanted = how_built(store, stored, file)
     if converter is not None:
         wanted = with_converter(wanted, converter)
     building = rebuild(wanted, stored, store)
@@ -57,7 +55,14 @@ def rebuilt(
                 show(event)
 
 
-def _from_file(file: str, stored: StoredManifest, store: Store) -> Build:
+def how_built(store: Store, stored: StoredManifest, file: str | None) -> Build:
+    """The build that made a model: as the log says, or of the Modelfile ``file``.
+
+    Raises :class:`UsageError` where neither tells how, and :class:`NameNotFoundError` where
+    the log knows no such build.
+    """
+    if file is None:
+        return from_log(stored, store, say_reading)
     modelfile = read_modelfile(file, None)
     script, lock = script_of(modelfile), None
     if file != "-":
