@@ -173,13 +173,17 @@ class BuildEngine:
         self, steps: Sequence[Step], missing: Collection[Step], *, bring: bool
     ) -> list[Step]:
         """The fetching steps that need not run: nobody who runs needs them, or all is here."""
-        needed = {each for step in missing for each in step.needs}
+        needed = {each for step in missing if not step.fetches for each in step.needs}
         needed |= {each for step in steps if step.holds for each in step.needs}
-        return [
-            step
-            for step in steps
-            if step.fetches and (step not in needed or step.is_there(self.store, bring=bring))
-        ]
+        there = []
+        for step in reversed(steps):  # who fetches may need what another one fetches
+            if not step.fetches:
+                continue
+            if step not in needed or step.is_there(self.store, bring=bring):
+                there.append(step)
+            else:
+                needed.update(step.needs)
+        return there[::-1]
 
     def survey(self, targets: Sequence[Step]) -> list[Surveyed]:
         """What a build would do with each step, in order, without running any."""
@@ -328,7 +332,7 @@ class _Run:
         self._numbers = numbers
         self._steps = steps
         self._takes = takes
-        self._fetched: dict[str, Digest] = {}  # of files, by path
+        self._found: dict[str, Digest] = {}  # of files that were read or fetched, by path
         self._arriving: dict[Digest, Any] = {}
         self._events: queue.SimpleQueue[BuildEvent | _Done | _Begun | Future[None]] = (
             queue.SimpleQueue()
@@ -435,8 +439,8 @@ class _Run:
         self._cancel.check()
 
     def _learned(self, step: Step) -> Step:
-        """A step with the digests of what was fetched for it."""
-        return step.learned(self._fetched) if step.needs and self._fetched else step
+        """A step with the digests of what was read or fetched before it."""
+        return step.learned(self._found) if self._found else step
 
     def make(self, steps: Sequence[Step]) -> None:
         """Run one step, or several of one group together; each result counts when it is there."""
@@ -446,15 +450,14 @@ class _Run:
         began = time.monotonic()
         self._outcome.begun.update(dict.fromkeys(steps, began))
         inputs = [self._inputs(step) for step in steps]
-        files = dict(self._fetched)
+        files = dict(self._found)
         unrecorded: list[tuple[Step, Made]] = []
         own = {self._learned(step): step for step in steps}
         first, *_ = own
         for known, made in first.run_together([*own], self._context(steps[0]), inputs):
             step = own[known]
             files |= made.files
-            if step.fetches:
-                self._fetched |= made.files
+            self._found |= made.files
             if not self._record(step, made, files):
                 unrecorded.append((step, made))
             run = Run(began, time.monotonic() - began, made.new, made.limits)

@@ -193,6 +193,15 @@ IMATRIX: RecordKind[dict[str, Any]] = RecordKind(
     _json,
     _object,
 )
+TYPE_ERROR: RecordKind[list[Any]] = RecordKind(
+    "type-error",
+    1,
+    "the digest of some rows of a tensor, of their importances, and a type",
+    "the squares of the type's errors, and of the values: two sums",
+    True,
+    _json,
+    _array,
+)
 MODELFILE: RecordKind[bytes] = RecordKind(
     "modelfile",
     1,
@@ -299,6 +308,7 @@ RECORDS: tuple[RecordKind[Any], ...] = (
     SHARD,
     MEASURE,
     IMATRIX,
+    TYPE_ERROR,
     MODELFILE,
     POSTED,
     TEXT,

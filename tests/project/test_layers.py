@@ -33,7 +33,17 @@ ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
     ("sources",),
     ("graph",),
     ("steps",),
-    ("plan", "altering", "engine", "waiting", "exchange", "network", "explain", "reasons"),
+    (
+        "plan",
+        "altering",
+        "gates",
+        "engine",
+        "waiting",
+        "exchange",
+        "network",
+        "explain",
+        "reasons",
+    ),
     (
         "fetching",
         "learning",
@@ -57,7 +67,7 @@ ROWS_OF_QUANT: tuple[tuple[str, ...], ...] = (
     ("layouts",),
     ("table",),
     ("arrays", "kernels"),
-    ("compiled",),
+    ("compiled", "distance"),
     ("quantize",),
 )
 """The same inside ``quant/``: who runs the arithmetic knows it, and not the other way round."""
