@@ -20,7 +20,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("registry", "runtime"),
     ("build",),
     ("models",),
-    ("view",),
+    ("view", "editor"),
     ("server",),
     ("cli",),
     ("__main__",),
