@@ -21,7 +21,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("shared",),
     ("build",),
     ("models",),
-    ("view",),
+    ("view", "editor"),
     ("server",),
     ("cli",),
     ("__main__",),
