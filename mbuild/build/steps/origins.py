@@ -377,6 +377,7 @@ class Together(BaseStep):
             for kind, own in first:
                 yield from zip(own, kind.make(own, model, files, context), strict=True)
             kind, own = last
+            files.read_last()
             made = kind.make(own, model, files, context)
             files.finish(context)
             digests = files.digests(context)
