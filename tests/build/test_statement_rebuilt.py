@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 from conftest import Run
+from documents import documented
 from example_models import generator, settle
 from gguf_files import tiny_gguf
 from inprocess import in_process
+from programs import need
 
 from mbuild.build.lock import BuildLock
 from mbuild.build.provenance.keeping import encoded
@@ -307,3 +309,12 @@ def test_a_key_is_the_same_by_either_digest_of_a_content() -> None:
     assert same("a", "b")
     assert not same("a", "c")
     assert not same("a", "unknown")
+
+
+def test_the_documented_session(tmp_path: Path) -> None:
+    """Each command of docs/provenance.md prints what the page shows."""
+    need("openssl")
+    (tmp_path / "work").mkdir()
+    tiny_gguf(tmp_path / "work" / "model.gguf")
+    settle()
+    documented("provenance.md", tmp_path)

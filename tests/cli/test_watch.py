@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Run
+from documents import documented
 from example_models import generator, settle
 from inprocess import in_process
 
@@ -249,3 +250,10 @@ def test_a_checkpoint_that_is_written_slowly(
     assert "interrupted" in watching.stderr.read()
     leftovers = os.listdir(tmp_path / "store/.mbuild/tmp")
     assert leftovers == []
+
+
+def test_the_documented_session(trained: Path, tmp_path: Path) -> None:
+    """Each command of docs/watch.md prints what the page shows."""
+    for step in (500, 1000):
+        shutil.copytree(trained, tmp_path / "work" / "run" / f"checkpoint-{step}")
+    documented("watch.md", tmp_path)
