@@ -93,6 +93,9 @@ class StepContext(NamedTuple):
     arriving: MutableMapping[Digest, Any] | None = None
     """The files that are on their way in this run, by their SHA-256
     (:mod:`mbuild.build.steps.arriving`)."""
+    passes: bool = False
+    """Whether what a fetching step brings is read once, by steps that run together while it
+    comes, so that it need not be kept for them."""
 
     @classmethod
     def silent(cls, store: BuildStore) -> StepContext:
@@ -149,6 +152,10 @@ class Step(Protocol):
     @property
     def fetches(self) -> bool:
         """Whether it only brings to this machine what others need, and runs for them alone."""
+
+    @property
+    def trivial(self) -> bool:
+        """Whether making its result takes less time than to ask another machine for it."""
 
     @property
     def group(self) -> Hashable | None:
@@ -229,6 +236,9 @@ class BaseStep(Frozen):
 
     fetches: ClassVar[bool] = False
     """Whether it only brings to this machine what others need."""
+
+    trivial: ClassVar[bool] = False
+    """Whether making its result takes less time than to ask another machine for it."""
 
     shows: ClassVar[tuple[str, ...]] = ()
     """The facts of its result that the log keeps, for people: what was measured."""

@@ -66,6 +66,7 @@ class Build(NamedTuple):
     ``fetching`` says what may be pulled before. ``stages`` are those of the targets, by their
     names, where the Modelfile has stages; ``recipe`` is then that of the first target.
     ``overruled`` tells which options of the command line count in place of the Modelfile's.
+    ``id`` is the one that the log shall have for the build, empty for a new one.
     ``checks`` is what the request's own checks mean; without ``checking`` neither these nor
     those of the stages are made.
     """
@@ -79,6 +80,7 @@ class Build(NamedTuple):
     fetching: Fetching = Fetching()
     stages: Mapping[str, StageRecipe] = {}
     overruled: tuple[Notice, ...] = ()
+    id: str = ""
     checks: tuple[Expectation, ...] = ()
     checking: bool = True
 
@@ -175,6 +177,11 @@ def learn(wanted: Build, store: Store) -> None:
 
 def plans_of(wanted: Build, store: Store) -> tuple[Plan, ...]:
     """The graph of each target; raises what cannot be resolved."""
+    return prepared(wanted, store)[1]
+
+
+def prepared(wanted: Build, store: Store) -> tuple[Sequence[Resolved], tuple[Plan, ...]]:
+    """What each part of a build comes from, and the graph of each target; raises as plans_of."""
     script = wanted.request.script
     several = len(wanted.request.targets) > 1
     found, plans = [], list[Plan]()
@@ -192,7 +199,7 @@ def plans_of(wanted: Build, store: Store) -> tuple[Plan, ...]:
             plans.append(_checked(each, expected, wanted, target.label if several else ""))
     if wanted.gate is not None:
         wanted.gate.before(found, plans)
-    return tuple(plans)
+    return found, tuple(plans)
 
 
 def _checked(planned: Plan, expected: Sequence[Expectation], wanted: Build, label: str) -> Plan:

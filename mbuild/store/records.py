@@ -136,6 +136,15 @@ SOURCE_RANGES: RecordKind[dict[str, Digest]] = RecordKind(
     lambda digests: _json({name: digest.hex for name, digest in digests.items()}),
     lambda text: {name: _blake3(digits) for name, digits in _object(text).items()},
 )
+SOURCE_RANGE: RecordKind[Digest] = RecordKind(
+    "source-range",
+    1,
+    "the digest of an origin's fields and of a range of one of its tensors",
+    "the digest of that range's bytes",
+    True,
+    lambda digest: digest.hex,
+    _blake3,
+)
 RECIPE: RecordKind[list[Any]] = RecordKind(
     "recipe",
     1,
@@ -283,6 +292,15 @@ REMOTE_MODEL: RecordKind[Digest] = RecordKind(
     str,
     Digest.parse,
 )
+ADOPTED: RecordKind[Digest] = RecordKind(
+    "adopted",
+    1,
+    "the digest of another tool's manifest and the program's version",
+    "the id of the model that its files became",
+    False,
+    str,
+    Digest.parse,
+)
 REMOTE_SIZE: RecordKind[int] = RecordKind(
     "remote-size", 1, "a content's SHA-256", "how many bytes it has", True, str, int
 )
@@ -292,6 +310,7 @@ RECORDS: tuple[RecordKind[Any], ...] = (
     DESCRIPTION,
     PLACE,
     SOURCE_RANGES,
+    SOURCE_RANGE,
     RECIPE,
     CHAT_TEMPLATE,
     GGUF_KIND,
@@ -311,6 +330,7 @@ RECORDS: tuple[RecordKind[Any], ...] = (
     GIT_CONTENT,
     MODEL_CARD,
     REMOTE_MODEL,
+    ADOPTED,
     REMOTE_SIZE,
 )
 """All of them; ``tests/store/test_records.py`` holds that none is missing."""
