@@ -115,7 +115,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-ELSEWHERE = ("serve", "run", "measure", "imatrix", "ps", "stop", "pull", "push", "login")
+ELSEWHERE = ("serve", "run", "measure", "imatrix", "ps", "stop", "pull", "push", "login", "lsp")
 """Commands whose examples other tests run: they need a server or a model that can run."""
 
 
