@@ -12,7 +12,7 @@ from mbuild.language.foreign import DOCKER, MODCTL
 from mbuild.language.instructions import ROLES, TYPES, Edit, Instruction
 from mbuild.language.parameters import PARAMETERS
 from mbuild.language.printable import HIDDEN
-from mbuild.language.spellings import known_parameter, meant_parameter
+from mbuild.language.spellings import known_parameter, meant_parameter, meant_role
 from mbuild.language.stages.opening import SYNTAX_LINE
 from mbuild.language.stages.words import STAGED_TYPES
 
@@ -123,7 +123,7 @@ def _bad_role(shape: str, offset: int) -> Description:
     if role in ROLES:
         hint = f"the text must stand on the same line: MESSAGE {role} TEXT"
         return Description(offset, end, message, "bad-role", hint)
-    meant = near(role, ROLES)
+    meant = [known] if (known := meant_role(role)) else near(role, ROLES)
     hint = did_you_mean(meant, "write MESSAGE ROLE TEXT, with one space before ROLE")
     return Description(offset, end, message, "bad-role", hint, _instead(offset, end, meant))
 

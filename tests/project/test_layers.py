@@ -18,6 +18,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("convert", "lint"),
     ("store",),
     ("registry", "runtime"),
+    ("shared",),
     ("build",),
     ("models",),
     ("view", "editor"),
@@ -32,11 +33,22 @@ ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
     ("sources",),
     ("graph",),
     ("steps",),
-    ("plan", "altering", "engine", "waiting", "network", "explain", "reasons"),
+    (
+        "plan",
+        "altering",
+        "gates",
+        "engine",
+        "waiting",
+        "exchange",
+        "network",
+        "explain",
+        "reasons",
+    ),
     (
         "fetching",
         "learning",
         "history",
+        "underway",
         "earlier",
         "prepare",
         "staging",
@@ -44,6 +56,7 @@ ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
         "forecast",
         "lock",
         "locked",
+        "provenance",
     ),
     ("build", "rebuild", "again"),
 )
@@ -54,7 +67,7 @@ ROWS_OF_QUANT: tuple[tuple[str, ...], ...] = (
     ("layouts",),
     ("table",),
     ("arrays", "kernels"),
-    ("compiled",),
+    ("compiled", "distance"),
     ("quantize",),
 )
 """The same inside ``quant/``: who runs the arithmetic knows it, and not the other way round."""

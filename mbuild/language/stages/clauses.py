@@ -19,15 +19,16 @@ from mbuild.language.stages.words import Clause
 USAGE: dict[str, str] = {
     "ARG": "ARG NAME[=DEFAULT] ...",
     "INCLUDE": "INCLUDE FILE [NAME=VALUE ...]",
-    "QUANTIZE": "QUANTIZE TYPE ... [IMATRIX FILE] [TENSOR REGEX=TYPE ...] [OUTPUT TYPE]"
+    "QUANTIZE": "QUANTIZE TYPE ... [IMATRIX FILE | IMATRIX FROM TEXT [CHUNKS N]]"
+    " [SIZE BYTES | BPW BITS] [TENSOR REGEX=TYPE ...] [OUTPUT TYPE]"
     " [EMBEDDING TYPE] [PURE] [REQUANTIZE] [RECIPE NAME] [OUTTYPE TYPE]"
     " [SPLIT SIZE | SPLIT N LAYERS | SPLIT KEEP]",
     "MERGE": "MERGE ADAPTER [WEIGHT NUMBER]",
     "UNSET": "UNSET PARAMETER NAME ..., UNSET SYSTEM (or another instruction), UNSET KEY ...",
     "DROP": "DROP LAYER NUMBER ...",
     "TAKE": "TAKE REGEX FROM STAGE",
-    "CHECK": "CHECK nan, CHECK template renders, CHECK size < 5GB, CHECK kld < 0.05 TEXT FILE,"
-    " CHECK perplexity < 7.2 TEXT FILE, CHECK error < 0.08,"
+    "CHECK": "CHECK nan, CHECK template renders, CHECK size < 5GB, CHECK error < 0.08,"
+    " CHECK kld < 0.05 TEXT FILE [CHUNKS N] (or kld99, same_top, perplexity),"
     ' CHECK answers "PROMPT" WITH /REGEX/',
 }
 """How each instruction is written, for messages and the documentation."""
@@ -110,7 +111,10 @@ def following(word: str, before: str) -> Following | None:
     return Following(tuple(zip(types, words, strict=True)), frozenset(accepted))
 
 
-MEASURES = ("NAN", "TEMPLATE", "RENDERS", "SIZE", "KLD", "PERPLEXITY", "ERROR", "ANSWERS")
+MEASURES = (
+    *("NAN", "TEMPLATE", "RENDERS", "SIZE", "ERROR", "ANSWERS"),
+    *("KLD", "KLD99", "SAME_TOP", "PERPLEXITY"),
+)
 """The words of CHECK, which are written in lower case."""
 
 
