@@ -12,7 +12,6 @@ from collections.abc import (
     Collection,
     Container,
     Generator,
-    Hashable,
     Iterator,
     Mapping,
     Sequence,
@@ -342,7 +341,7 @@ class _Run:
     def events(self) -> Iterator[BuildEvent]:
         from concurrent.futures import Future, ThreadPoolExecutor
 
-        from mbuild.build.waiting import Waiting
+        from mbuild.build.waiting import Waiting, batches
         from mbuild.work.cores import cores
 
         waiting = Waiting(self._steps, self._others())
@@ -351,7 +350,7 @@ class _Run:
         try:
             ready = waiting.ready()
             while ready or running:
-                for batch in _batches(ready):
+                for batch in batches(ready):
                     pool.submit(self._work, batch).add_done_callback(self._events.put)
                     running += 1
                 ready = []
@@ -369,6 +368,8 @@ class _Run:
         finally:
             self._cancel.cancel()
             pool.shutdown(wait=True, cancel_futures=True)
+            for arrival in self._arriving.values():
+                arrival.release()
 
     def _others(self) -> Container[Step]:
         """What no step waits for: what is over, and what this run does without."""
@@ -491,6 +492,8 @@ class _Run:
             give(shared, step, key, result, description)
 
     def _context(self, step: Step) -> StepContext:
+        from mbuild.build.waiting import passes
+
         number, label, names = self._numbers[step], step.label, names_of(step)
         last = 0.0
 
@@ -510,12 +513,5 @@ class _Run:
             self._engine.use_cache,
             lambda: self._events.put(_Begun(step)),
             self._arriving,
+            step.fetches and passes(step, self._steps),
         )
-
-
-def _batches(steps: Sequence[Step]) -> list[list[Step]]:
-    """Steps of one group together, all others alone."""
-    batches: dict[Hashable, list[Step]] = {}
-    for step in steps:
-        batches.setdefault(step if step.group is None else step.group, []).append(step)
-    return list(batches.values())

@@ -93,6 +93,9 @@ class StepContext(NamedTuple):
     arriving: MutableMapping[Digest, Any] | None = None
     """The files that are on their way in this run, by their SHA-256
     (:mod:`mbuild.build.steps.arriving`)."""
+    passes: bool = False
+    """Whether what a fetching step brings is read once, by steps that run together while it
+    comes, so that it need not be kept for them."""
 
     @classmethod
     def silent(cls, store: BuildStore) -> StepContext:

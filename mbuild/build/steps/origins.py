@@ -386,6 +386,7 @@ class Together(BaseStep):
                 made = kind.make([settled[step] for step in own], model, files, context)
                 yield from zip(own, made, strict=True)
             kind, own = last
+            files.read_last()
             made = kind.make([settled[step] for step in own], model, files, context)
             files.finish(context)
             digests = files.digests(context)
