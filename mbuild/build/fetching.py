@@ -72,7 +72,7 @@ class Fetching(NamedTuple):
 
 def fetch(
     recipes: Iterable[Recipe], fetching: Fetching, context: Context, store: Store
-) -> Iterator[BuildEvent]:
+) -> Generator[BuildEvent, None, None]:
     """Learn what is on other machines; the weights are fetched by a step.
 
     The caller holds the store. Raises :class:`RegistryError` and :class:`SourceError` with

@@ -26,6 +26,7 @@ from mbuild.core.transfers import (
     BlobDone,
     BlobProgress,
     Direction,
+    DocumentsMoved,
     LeftOut,
     ManifestPut,
     TransferEvent,
@@ -251,6 +252,7 @@ def _follow(
     blobs: dict[Any, tuple[int, int]] = {}
     manifests: list[ManifestPut] = []
     not_taken: tuple[str, ...] = ()
+    documents: DocumentsMoved | None = None
     done: Transferred | None = None
     try:
         with closing(events), meter(label, f"waiting for {there.endpoint}") as show:
@@ -268,6 +270,9 @@ def _follow(
                 elif isinstance(event, LeftOut):
                     not_taken = event.names
                     continue
+                elif isinstance(event, DocumentsMoved):
+                    documents = event
+                    continue
                 show(sum(each[0] for each in blobs.values()), sum(e[1] for e in blobs.values()))
     except KeyboardInterrupt:
         raise CancelledError(
@@ -284,6 +289,7 @@ def _follow(
                 "replaced": done.replaced.hex if done.replaced else None,
                 **({"manifests": [_manifest(put) for put in manifests]} if manifests else {}),
                 **({"left_out": list(not_taken)} if not_taken else {}),
+                **({"documents": documents.number} if documents else {}),
             }
         )
         return
@@ -292,10 +298,21 @@ def _follow(
     click.echo(f"{verb} {done.name}  {done.id.short}  {human_size(done.size)}, {what}")
     for put in manifests[1:]:
         click.echo(f"{verb} {put.name}  {put.digest.short}  the same blobs for {put.dialect}")
+    if documents is not None:
+        _show_documents(documents)
     if not_taken:
         click.echo(left_out(not_taken), err=True)
     if done.replaced is not None:
         click.echo(f"replaced {done.name} (was {done.replaced.short})", err=True)
+
+
+def _show_documents(moved: DocumentsMoved) -> None:
+    """How many statements and signatures went along, and why not all of them did."""
+    verb, what = _DONE[moved.direction][0], "statements and signatures about it"
+    if moved.number:
+        click.echo(f"{verb} {moved.number} {what}: mbuild provenance shows them")
+    if moved.problem:
+        click.echo(f"warning: not all {what} were {verb}: {moved.problem}", err=True)
 
 
 def _manifest(put: ManifestPut) -> dict[str, str]:

@@ -20,6 +20,7 @@ SAMPLES: dict[str, Any] = {
     "description": {"kind": "import", "fields": {"source": "sha256:0"}, "version": 1},
     "range": RangePlace("blobs/sha256-0", 1 << 40, 3, Digest("ab" * 32, BLAKE3)),
     "source-ranges": {"0 token_embd.weight": Digest("ab" * 32, BLAKE3)},
+    "source-range": Digest("cd" * 32, BLAKE3),
     "recipe": [{"models": ["x"]}, ["a warning"]],
     "chat-template": ["chatml", "{{ .Prompt }}", ["<|im_end|>"]],
     "gguf-kind": "projector",

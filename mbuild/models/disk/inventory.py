@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,6 +19,7 @@ from mbuild.store.files import is_held, open_regular
 from mbuild.store.locks import is_used
 from mbuild.store.manifest import MAX_MANIFEST_BYTES, Manifest
 from mbuild.store.place import check_place
+from mbuild.store.store import ATTACHED_FOLDER
 
 if TYPE_CHECKING:
     from mbuild.store import Store, StoredManifest
@@ -38,6 +39,7 @@ class LeftoverKind(StrEnum):
     OLD_CACHE = "old cache"
     DAMAGED = "damaged"
     STRAY = "stray"
+    DOCUMENT = "document"
 
 
 class FileInfo:
@@ -128,7 +130,7 @@ def take_inventory(store: Store, now: float) -> Inventory:
         blobs,
         {digest: frozenset(names) for digest, names in users.items()},
         frozenset(store.uploads.held()),
-        tuple(_leftovers(store, now)),
+        (*_leftovers(store, now), *_documents(store, {model.id.hex for model in models})),
         kept,
         frozenset(digest for digest, file in unused if is_used(file.path)),
         sum(_size(path) for path in store.private.glob("cache.db*") if "damaged" not in path.name),
@@ -241,6 +243,15 @@ def _leftovers(store: Store, now: float) -> Iterator[Leftover]:
         stray = FileInfo(path, info)
         stray.size = 0
         yield Leftover(LeftoverKind.STRAY, stray, in_use=not is_removable(path))
+
+
+def _documents(store: Store, models: Set[str]) -> Iterator[Leftover]:
+    """Statements and signatures about models that are not there any more."""
+    with suppress(OSError):
+        for name in sorted(os.listdir(store.private / ATTACHED_FOLDER)):
+            if name not in models:
+                for file in _files(store.private / ATTACHED_FOLDER / name):
+                    yield Leftover(LeftoverKind.DOCUMENT, file, in_use=False)
 
 
 DAMAGED_FOLDER = "damaged"
