@@ -20,6 +20,7 @@ SAMPLES: dict[str, Any] = {
     "description": {"kind": "import", "fields": {"source": "sha256:0"}, "version": 1},
     "range": RangePlace("blobs/sha256-0", 1 << 40, 3, Digest("ab" * 32, BLAKE3)),
     "source-ranges": {"0 token_embd.weight": Digest("ab" * 32, BLAKE3)},
+    "source-range": Digest("cd" * 32, BLAKE3),
     "recipe": [{"models": ["x"]}, ["a warning"]],
     "chat-template": ["chatml", "{{ .Prompt }}", ["<|im_end|>"]],
     "gguf-kind": "projector",
@@ -38,6 +39,7 @@ SAMPLES: dict[str, Any] = {
     "git-content": Digest("0" * 64),
     "model-card": Digest("1" * 64),
     "remote-model": Digest("2" * 64),
+    "adopted": Digest("3" * 64),
     "remote-size": 1 << 40,
 }
 
@@ -125,4 +127,4 @@ def test_what_people_wrote_or_one_store_has_is_not_shared() -> None:
     """
     private = {kind.name for kind in RECORDS if not kind.shared}
     written = {"modelfile", "posted", "text", "manifest", "made", "content"}
-    assert private == written | {"hub-commit", "hub-listing", "remote-model"}
+    assert private == written | {"hub-commit", "hub-listing", "remote-model", "adopted"}
