@@ -12,7 +12,6 @@ from collections.abc import (
     Collection,
     Container,
     Generator,
-    Hashable,
     Iterator,
     Mapping,
     Sequence,
@@ -144,13 +143,17 @@ class BuildEngine:
 
     def there(self, steps: Sequence[Step], missing: Collection[Step], *, bring: bool) -> list[Step]:
         """The fetching steps that need not run: nobody who runs needs them, or all is here."""
-        needed = {each for step in missing for each in step.needs}
+        needed = {each for step in missing if not step.fetches for each in step.needs}
         needed |= {each for step in steps if step.holds for each in step.needs}
-        return [
-            step
-            for step in steps
-            if step.fetches and (step not in needed or step.is_there(self.store, bring=bring))
-        ]
+        there = []
+        for step in reversed(steps):  # who fetches may need what another one fetches
+            if not step.fetches:
+                continue
+            if step not in needed or step.is_there(self.store, bring=bring):
+                there.append(step)
+            else:
+                needed.update(step.needs)
+        return there[::-1]
 
     def look_up(
         self, step: Step, results: Mapping[Step, Result], bring: bool = True
@@ -252,7 +255,7 @@ class _Run:
         self._numbers = numbers
         self._steps = steps
         self._takes = takes
-        self._fetched: dict[str, Digest] = {}  # of files, by path
+        self._found: dict[str, Digest] = {}  # of files that were read or fetched, by path
         self._arriving: dict[Digest, Any] = {}
         self._events: queue.SimpleQueue[BuildEvent | _Done | _Begun | Future[None]] = (
             queue.SimpleQueue()
@@ -262,7 +265,7 @@ class _Run:
     def events(self) -> Iterator[BuildEvent]:
         from concurrent.futures import Future, ThreadPoolExecutor
 
-        from mbuild.build.waiting import Waiting
+        from mbuild.build.waiting import Waiting, batches
         from mbuild.work.cores import cores
 
         waiting = Waiting(self._steps, self._others())
@@ -271,7 +274,7 @@ class _Run:
         try:
             ready = waiting.ready()
             while ready or running:
-                for batch in _batches(ready):
+                for batch in batches(ready):
                     pool.submit(self._work, batch).add_done_callback(self._events.put)
                     running += 1
                 ready = []
@@ -289,6 +292,8 @@ class _Run:
         finally:
             self._cancel.cancel()
             pool.shutdown(wait=True, cancel_futures=True)
+            for arrival in self._arriving.values():
+                arrival.release()
 
     def _others(self) -> Container[Step]:
         """What no step waits for: what is over, and what this run does without."""
@@ -359,8 +364,8 @@ class _Run:
         self._cancel.check()
 
     def _learned(self, step: Step) -> Step:
-        """A step with the digests of what was fetched for it."""
-        return step.learned(self._fetched) if step.needs and self._fetched else step
+        """A step with the digests of what was read or fetched before it."""
+        return step.learned(self._found) if self._found else step
 
     def make(self, steps: Sequence[Step]) -> None:
         """Run one step, or several of one group together; each result counts when it is there."""
@@ -370,15 +375,14 @@ class _Run:
         began = time.monotonic()
         self._outcome.begun.update(dict.fromkeys(steps, began))
         inputs = [self._inputs(step) for step in steps]
-        files = dict(self._fetched)
+        files = dict(self._found)
         unrecorded: list[tuple[Step, Made]] = []
         own = {self._learned(step): step for step in steps}
         first, *_ = own
         for known, made in first.run_together([*own], self._context(steps[0]), inputs):
             step = own[known]
             files |= made.files
-            if step.fetches:
-                self._fetched |= made.files
+            self._found |= made.files
             if not self._record(step, made, files):
                 unrecorded.append((step, made))
             run = Run(began, time.monotonic() - began, made.new, made.limits)
@@ -412,6 +416,8 @@ class _Run:
             give(shared, step, key, result, description)
 
     def _context(self, step: Step) -> StepContext:
+        from mbuild.build.waiting import passes
+
         number, label, names = self._numbers[step], step.label, names_of(step)
         last = 0.0
 
@@ -431,12 +437,5 @@ class _Run:
             self._engine.use_cache,
             lambda: self._events.put(_Begun(step)),
             self._arriving,
+            step.fetches and passes(step, self._steps),
         )
-
-
-def _batches(steps: Sequence[Step]) -> list[list[Step]]:
-    """Steps of one group together, all others alone."""
-    batches: dict[Hashable, list[Step]] = {}
-    for step in steps:
-        batches.setdefault(step if step.group is None else step.group, []).append(step)
-    return list(batches.values())

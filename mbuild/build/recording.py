@@ -198,6 +198,9 @@ class Recorder:
                 return record
             took = time.monotonic() - begun
             return record._replace(started=begun - self.clock, seconds=took)
+        shown = {name: result.facts.get(name) for name in step.shows}
+        measured = {name: value for name, value in shown.items() if value is not None}
+        record = record._replace(measured=measured)
         if run is None:
             return record._replace(layers=result.layers)
         reason = self.reasons.get(step)

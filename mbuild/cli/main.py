@@ -47,6 +47,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "import-recipe": ("mbuild.cli.recipe", "Recover the quantization flags of a GGUF file."),
     "fmt": ("mbuild.cli.language", "Rewrite a Modelfile in its canonical form."),
     "check": ("mbuild.cli.language", "Find mistakes in a Modelfile without building it."),
+    "lsp": ("mbuild.cli.lsp", "Help an editor with Modelfiles: completion, hints, fixes."),
     "pull": ("mbuild.cli.registry", "Pull a model from a registry into the store."),
     "push": ("mbuild.cli.registry", "Push a model from the store to a registry."),
     "login": ("mbuild.cli.registry", "Log in to a registry."),
@@ -267,6 +268,10 @@ def run(args: Sequence[str]) -> int:
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except click.ClickException as error:
+        if isinstance(error, click.NoSuchOption):
+            from mbuild.cli.endings import meant
+
+            meant(error)
         text = io.StringIO()
         error.show(text)
         _say(text.getvalue().rstrip("\n"))

@@ -32,6 +32,7 @@ class Code(StrEnum):
     COMPILING_QUANTIZERS = "compiling-quantizers"  # types; kept: whether for later builds
     REUSED_TENSORS = "reused-tensors"  # reused, total: how many
     NEWLY_QUANTIZED = "newly-quantized"  # tensors: their names
+    CHOSEN_TYPES = "chosen-types"  # size: bytes; bits: for each weight; again: what repeats it
     AUTODETECTED_TEMPLATE = "autodetected-template"  # template: its name
     WAITING_FOR_MACHINE = "waiting-for-machine"  # step: its label; holder: who makes it
     TAKING_OVER = "taking-over"  # step; holder: who began to make it

@@ -21,7 +21,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("shared",),
     ("build",),
     ("models",),
-    ("view",),
+    ("view", "editor"),
     ("server",),
     ("cli",),
     ("__main__",),
@@ -36,6 +36,7 @@ ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
     (
         "plan",
         "altering",
+        "gates",
         "engine",
         "waiting",
         "exchange",
@@ -67,7 +68,7 @@ ROWS_OF_QUANT: tuple[tuple[str, ...], ...] = (
     ("layouts",),
     ("table",),
     ("arrays", "kernels"),
-    ("compiled",),
+    ("compiled", "distance"),
     ("quantize",),
 )
 """The same inside ``quant/``: who runs the arithmetic knows it, and not the other way round."""

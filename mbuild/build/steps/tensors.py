@@ -193,7 +193,7 @@ class _Work:
 
         A tensor that cannot be cut is one range, however large: then it is spread.
         """
-        type_, values = _readable(part.tensor, data)
+        type_, values = readable_values(part.tensor, data)
         try:
             return quantize(
                 new,
@@ -322,7 +322,7 @@ class _Lane:
             raise CancelledError("another variant failed")
 
 
-def _readable(tensor: Tensor, data: Array) -> tuple[GGMLType, Array]:
+def readable_values(tensor: Tensor, data: Array) -> tuple[GGMLType, Array]:
     """A tensor's values in a type that can be quantized: what is quantized already is decoded."""
     if tensor.type in SOURCES:
         return tensor.type, data
