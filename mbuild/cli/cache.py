@@ -13,7 +13,7 @@ from mbuild.core.errors import UsageError
 EPILOG = """\
 \b
 Examples:
-  mbuild -t mario --cache-to shared
+  mbuild -q q8_0 -t mario --cache-to shared
   mbuild cache du shared
   mbuild cache prune shared --older 30d
 """
