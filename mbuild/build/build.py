@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mbuild.build.request import BuildRequest
     from mbuild.core.names import ModelName
     from mbuild.store import Store
+    from mbuild.store.shared import SharedCache
 
 _NOTICE_SECONDS = 1.0
 
@@ -95,7 +96,7 @@ def _build(
         place = (span.file or script.name, span.line, span.column) if script and span else ()
         yield Warned(warning.message, *place)
     try:
-        yield from fetch(wanted.recipes(), wanted.fetching, wanted.context, store)
+        yield from recorder.watched(fetch(wanted.recipes(), wanted.fetching, wanted.context, store))
     except (RegistryError, SourceError) as error:
         raise located(error, wanted, store) from None
     found, plans = prepared(wanted, store)
@@ -107,7 +108,11 @@ def _build(
     request = wanted.request
     yield BuildStarted(str(request.names[0]), len(in_order(ends)))
     pulled = {p.base.name: _id(store, p.base.name) for p in plans if p.base and p.base.remote}
-    yield from BuildEngine(store, wanted.use_cache).run(ends, outcome)
+    yield from recorder.watched(BuildEngine(store, wanted.use_cache).run(ends, outcome))
+    if store.shared is not None:
+        from mbuild.build.exchange import give_cached
+
+        give_cached(store.shared, outcome.keys, outcome.results)
     for name, before in pulled.items():
         if before is not None and _id(store, name) != before:
             yield Replaced(str(name), before)
@@ -131,7 +136,20 @@ def _build(
         size = sum(layer.size for layer in model.manifest.layers)
         yield ModelBuilt(str(names[0]) if names else "", model.id, size)
     written = sum(layer.size for layer in new.values())
+    if store.shared is not None:
+        yield from _drained(store.shared)
     return _finished(request, models, outcome, written, recorder.clock)
+
+
+def _drained(shared: SharedCache) -> Iterator[BuildEvent]:
+    """Wait for what is still on its way to the shared cache; the models have their names."""
+    said, done = False, 0
+    for done, total in shared.drain() if shared.writes else ():
+        if not said and done < total:
+            said = True
+            yield Status(Code.SENDING_SHARED, {"size": total - done})
+    if done and shared.writes:
+        yield Status(Code.SENT_SHARED, {"size": done})
 
 
 def _id(store: Store, name: ModelName) -> Digest | None:

@@ -7,7 +7,15 @@ The engine knows no kind of step. A build with nothing to do stays in
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Container,
+    Generator,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -17,6 +25,7 @@ from mbuild.build.graph import (
     Result,
     Step,
     StepContext,
+    before,
     cache_key,
     describe,
     in_order,
@@ -26,11 +35,13 @@ from mbuild.core.errors import MbuildError
 from mbuild.core.events import (
     BuildEvent,
     Cause,
+    Code,
     Note,
     Status,
     StepFinished,
     StepProgress,
     StepStarted,
+    Value,
     Warned,
 )
 from mbuild.core.values import NamedTuple
@@ -94,12 +105,15 @@ class State(StrEnum):
     RUN = "run"
     DEPENDS = "depends"
     """It runs if a step that has to run before it comes out differently."""
+    SHARED = "shared"
+    """Its result comes from the shared cache."""
 
 
 class Surveyed(NamedTuple):
     """A step before a build; ``description`` is None while not all of it is known.
 
-    ``lost`` is why it has no cached result, should no input have changed.
+    ``lost`` is why it has no cached result, should no input have changed. ``fetches`` are the
+    bytes that come from the shared cache.
     """
 
     step: Step
@@ -107,6 +121,7 @@ class Surveyed(NamedTuple):
     description: dict[str, Any] | None
     key: str = ""
     lost: Note | None = None
+    fetches: int = 0
 
 
 class BuildEngine:
@@ -116,7 +131,7 @@ class BuildEngine:
         self.store = store
         self.use_cache = use_cache
 
-    def run(self, targets: Sequence[Step], outcome: Outcome) -> Iterator[BuildEvent]:
+    def run(self, targets: Sequence[Step], outcome: Outcome) -> Generator[BuildEvent, None, None]:
         """Bring the targets' results into ``outcome``, yielding events.
 
         Raises what a step raised; the other running steps are stopped first.
@@ -132,6 +147,9 @@ class BuildEngine:
                 outcome.results[step] = result
                 outcome.keys[step] = key
                 yield StepFinished(numbers[step], step.label, True, 0.0, 0, *names_of(step))
+        if missing and self.use_cache and self.store.shared is not None:
+            yield from self._take(missing, outcome, numbers)
+            missing = [step for step in missing if step not in outcome.results]
         for step in self._there(steps, missing, bring=True):
             missing.remove(step)
             outcome.results[step] = Result()
@@ -139,17 +157,32 @@ class BuildEngine:
         if missing:
             yield from _Run(self, outcome, numbers, missing).events()
 
+    def _take(
+        self, missing: Sequence[Step], outcome: Outcome, numbers: Mapping[Step, int]
+    ) -> Iterator[BuildEvent]:
+        """Take what other machines have made, before anything is fetched to make it from."""
+        from mbuild.build.exchange import foreseen
+
+        assert self.store.shared is not None
+        found = foreseen(missing, outcome.results, self.store.shared)
+        if found:
+            yield from _Run(self, outcome, numbers, found, takes=True).events()
+
     def _there(
         self, steps: Sequence[Step], missing: Collection[Step], *, bring: bool
     ) -> list[Step]:
         """The fetching steps that need not run: nobody who runs needs them, or all is here."""
-        needed = {each for step in missing for each in step.needs}
+        needed = {each for step in missing if not step.fetches for each in step.needs}
         needed |= {each for step in steps if step.holds for each in step.needs}
-        return [
-            step
-            for step in steps
-            if step.fetches and (step not in needed or step.is_there(self.store, bring=bring))
-        ]
+        there = []
+        for step in reversed(steps):  # who fetches may need what another one fetches
+            if not step.fetches:
+                continue
+            if step not in needed or step.is_there(self.store, bring=bring):
+                there.append(step)
+            else:
+                needed.update(step.needs)
+        return there[::-1]
 
     def survey(self, targets: Sequence[Step]) -> list[Surveyed]:
         """What a build would do with each step, in order, without running any."""
@@ -170,10 +203,27 @@ class BuildEngine:
             description = describe(step, [results[source] for source in step.inputs])
             key = cache_key(description) if description else ""
             state = State.RUN if result is None else State.CACHED
-            rows.append(Surveyed(step, state, description, key, self.lost(key)))
-        missing = [row.step for row in rows if row.state is not State.CACHED]
+            row = Surveyed(step, state, description, key, self.lost(key))
+            rows.append(row if result is not None else self._offered(row, results))
+        to_run = (State.RUN, State.DEPENDS)
+        missing = [row.step for row in rows if row.state in to_run]
         there = set(self._there(steps, missing, bring=False))
         return [row._replace(state=State.CACHED) if row.step in there else row for row in rows]
+
+    def _offered(self, row: Surveyed, results: dict[Step, Result]) -> Surveyed:
+        """A step that would run, or what other machines have of it, noted among the results."""
+        shared = self.store.shared
+        if shared is None or not self.use_cache:
+            return row
+        from mbuild.build.exchange import offer
+
+        found = offer(row.step, row.key, self.store, shared)
+        if found is None:
+            return row
+        if not found.pays:
+            return row._replace(lost=Note(Cause.MADE_SOONER))
+        results[row.step] = found.result
+        return row._replace(state=State.SHARED, fetches=found.size)
 
     @staticmethod
     def _surveyed_fetch(step: Step) -> Surveyed:
@@ -268,7 +318,10 @@ class _Run:
         outcome: Outcome,
         numbers: Mapping[Step, int],
         steps: Sequence[Step],
+        *,
+        takes: bool = False,
     ) -> None:
+        """``takes``: nothing is made, and what other machines do not have is left."""
         import queue
 
         from mbuild.work.cancel import Cancel
@@ -277,7 +330,8 @@ class _Run:
         self._outcome = outcome
         self._numbers = numbers
         self._steps = steps
-        self._fetched: dict[str, Digest] = {}  # of files, by path
+        self._takes = takes
+        self._found: dict[str, Digest] = {}  # of files that were read or fetched, by path
         self._arriving: dict[Digest, Any] = {}
         self._events: queue.SimpleQueue[BuildEvent | _Done | _Begun | Future[None]] = (
             queue.SimpleQueue()
@@ -287,16 +341,16 @@ class _Run:
     def events(self) -> Iterator[BuildEvent]:
         from concurrent.futures import Future, ThreadPoolExecutor
 
-        from mbuild.build.waiting import Waiting
+        from mbuild.build.waiting import Waiting, batches
         from mbuild.work.cores import cores
 
-        waiting = Waiting(self._steps, self._outcome.results)
+        waiting = Waiting(self._steps, self._others())
         pool = ThreadPoolExecutor(max(_LEAST_AT_ONCE, cores()), thread_name_prefix="mbuild-step")
         running = 0
         try:
             ready = waiting.ready()
             while ready or running:
-                for batch in _batches(ready):
+                for batch in batches(ready):
                     pool.submit(self._work, batch).add_done_callback(self._events.put)
                     running += 1
                 ready = []
@@ -314,6 +368,15 @@ class _Run:
         finally:
             self._cancel.cancel()
             pool.shutdown(wait=True, cancel_futures=True)
+            for arrival in self._arriving.values():
+                arrival.release()
+
+    def _others(self) -> Container[Step]:
+        """What no step waits for: what is over, and what this run does without."""
+        if not self._takes:
+            return self._outcome.results
+        own = set(self._steps)
+        return {each for step in own for each in before(step) if each not in own}
 
     def _finish(self, done: _Done) -> BuildEvent:
         outcome, step, number = self._outcome, done.step, self._numbers[done.step]
@@ -331,26 +394,56 @@ class _Run:
         """In a worker thread: each step's result, from the cache or made now."""
         engine, results = self._engine, self._outcome.results
         # Steps whose inputs had to run may still be cached, if those came out as before.
-        missing = []
+        missing: dict[Step, str] = {}
         for step in steps:
             if step.fetches:
                 self._outcome.lost[step] = Note(Cause.NOT_HERE)
-                missing.append(step)
+                missing[step] = ""
                 continue
             result, key = engine._look_up(self._learned(step), results)
             if result is None:
                 self._outcome.lost[step] = engine.lost(key)
-                missing.append(step)
+                missing[step] = key
             else:
                 self._events.put(_Done(step, result, key))
         if missing:
-            self._make(missing)
+            self._obtain(missing)
+
+    def _obtain(self, missing: Mapping[Step, str]) -> None:
+        """Make what is missing, or have it from other machines; keys are empty where unknown."""
+        engine = self._engine
+        shared = engine.store.shared
+        if shared is None or not engine.use_cache:
+            self.make([*missing])
+            return
+        from mbuild.build.exchange import SharedSteps
+
+        exchange = SharedSteps(engine.store, shared, self)
+        (exchange.take if self._takes else exchange.work)(missing)
+
+    def took(self, step: Step, result: Result, key: str) -> None:
+        """Another machine has made a step's result."""
+        self._events.put(_Done(step, result, key))
+
+    def comes(self, step: Step) -> Callable[[int, int], None]:
+        """A result is fetched: that is shown like work."""
+        number = self._numbers[step]
+        self._events.put(StepStarted(number, step.label, number, *names_of(step)))
+        return self._context(step).report
+
+    def say(self, code: Code, values: Mapping[str, Value]) -> None:
+        """Something about other machines."""
+        self._events.put(Status(code, values))
+
+    def check(self) -> None:
+        """Whether to go on."""
+        self._cancel.check()
 
     def _learned(self, step: Step) -> Step:
-        """A step with the digests of what was fetched for it."""
-        return step.learned(self._fetched) if step.needs and self._fetched else step
+        """A step with the digests of what was read or fetched before it."""
+        return step.learned(self._found) if self._found else step
 
-    def _make(self, steps: Sequence[Step]) -> None:
+    def make(self, steps: Sequence[Step]) -> None:
         """Run one step, or several of one group together; each result counts when it is there."""
         for step in steps:
             leader, number = self._numbers[steps[0]], self._numbers[step]
@@ -358,15 +451,14 @@ class _Run:
         began = time.monotonic()
         self._outcome.begun.update(dict.fromkeys(steps, began))
         inputs = [self._inputs(step) for step in steps]
-        files = dict(self._fetched)
+        files = dict(self._found)
         unrecorded: list[tuple[Step, Made]] = []
         own = {self._learned(step): step for step in steps}
         first, *_ = own
         for known, made in first.run_together([*own], self._context(steps[0]), inputs):
             step = own[known]
             files |= made.files
-            if step.fetches:
-                self._fetched |= made.files
+            self._found |= made.files
             if not self._record(step, made, files):
                 unrecorded.append((step, made))
             run = Run(began, time.monotonic() - began, made.new, made.limits)
@@ -388,10 +480,20 @@ class _Run:
             kept = (
                 made._replace(new=()) if step.fetches else made
             )  # it keeps what it fetched itself
-            self._outcome.keys[step] = self._engine.record(description, kept)
+            key = self._outcome.keys[step] = self._engine.record(description, kept)
+            self._give(step, key, made.result, description)
         return description is not None
 
+    def _give(self, step: Step, key: str, result: Result, description: Mapping[str, Any]) -> None:
+        shared = self._engine.store.shared
+        if shared is not None and shared.writes:
+            from mbuild.build.exchange import give
+
+            give(shared, step, key, result, description)
+
     def _context(self, step: Step) -> StepContext:
+        from mbuild.build.waiting import passes
+
         number, label, names = self._numbers[step], step.label, names_of(step)
         last = 0.0
 
@@ -411,12 +513,5 @@ class _Run:
             self._engine.use_cache,
             lambda: self._events.put(_Begun(step)),
             self._arriving,
+            step.fetches and passes(step, self._steps),
         )
-
-
-def _batches(steps: Sequence[Step]) -> list[list[Step]]:
-    """Steps of one group together, all others alone."""
-    batches: dict[Hashable, list[Step]] = {}
-    for step in steps:
-        batches.setdefault(step if step.group is None else step.group, []).append(step)
-    return list(batches.values())

@@ -12,16 +12,24 @@ import click
 
 from mbuild.build.build import build
 from mbuild.build.fetching import Fetching, PullMode
-from mbuild.build.prepare import Build, Notice, check_unasked_names, read_recipe
+from mbuild.build.prepare import (
+    Build,
+    Notice,
+    check_unasked_names,
+    read_checks,
+    read_recipe,
+)
 from mbuild.build.request import OUTTYPES, BuildRequest, Script, Target
 from mbuild.build.sources.resolve import LocalContext
 from mbuild.cli.common import (
     FolderType,
     QuickCommand,
     TemplateType,
+    cache_options,
     open_store,
     read_limited,
     say_reading,
+    sharing,
     store_option,
 )
 from mbuild.cli.converting import (
@@ -121,6 +129,13 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     quantize_options,
     splitting_options,
     click.option(
+        "--check",
+        metavar="CONDITION",
+        multiple=True,
+        help="What has to hold before anything is named, in the words of CHECK: 'kld < 0.05 TEXT"
+        " FILE'.",
+    ),
+    click.option(
         "--pull",
         type=click.Choice([mode.value for mode in PullMode]),
         help="When to ask a registry for the model that FROM names  [default: missing, for names"
@@ -132,6 +147,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Remove what was fetched of a checkpoint after the build.",
     ),
     click.option("--no-cache", is_flag=True, help="Run every step, cached or not."),
+    cache_options,
     click.option(
         "--threads",
         metavar="N",
@@ -191,6 +207,7 @@ def read_request(
         conversion=conversion_of(given),
         converter=converter_of(given, store),
         halves=halves_of(given),
+        checks=tuple(given["check"]),
     )
     wanted = Build(
         request,
@@ -204,6 +221,7 @@ def read_request(
         ),
         stages=asked.stages,
         overruled=asked.overruled,
+        checks=read_checks(given["check"], store),
     )
     return wanted, store
 
@@ -298,13 +316,14 @@ def build_command(
     style = "quiet" if quiet else progress
     with failures(style):
         wanted, store = _wanted(ctx, options, locked=locked)
-        if dry_run:
-            from mbuild.build.forecast import forecast
-            from mbuild.cli.preview import show_steps
+        with sharing(store, options):
+            if dry_run:
+                from mbuild.build.forecast import forecast
+                from mbuild.cli.preview import show_steps
 
-            show_steps(forecast(wanted, store), "json" if style == "json" else "text")
-        else:
-            run(wanted, store, style, verbose=verbose)
+                show_steps(forecast(wanted, store), "json" if style == "json" else "text")
+            else:
+                run(wanted, store, style, verbose=verbose)
 
 
 def _wanted(ctx: click.Context, options: Mapping[str, Any], *, locked: bool) -> tuple[Build, Store]:

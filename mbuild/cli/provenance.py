@@ -162,7 +162,7 @@ def sign_command(
     The key is a PEM file without a passphrase, as openssl writes it. The signatures are kept
     beside the model; push puts them where cosign looks for them.
     """
-    from mbuild.models.provenance import keys
+    from mbuild.core import keys
 
     if new_key is not None:
         made = keys.make_key(new_key)
@@ -193,7 +193,7 @@ def sign_command(
 
 def signed_lines(opened: Store, stored: StoredManifest, key: Path) -> tuple[list[str], bool]:
     """What ``verify --signed`` found, for people, and whether the key signed the model."""
-    from mbuild.models.provenance.keys import public_key
+    from mbuild.core.keys import public_key
     from mbuild.models.provenance.signing import check
 
     found = check(opened, stored, public_key(key))

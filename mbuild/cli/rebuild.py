@@ -103,6 +103,16 @@ def _wanted(
         return from_statement(modelfile.data, script, shown, stored, store, say_reading, **further)
 
 
+def how_built(store: Store, stored: StoredManifest, file: str | None) -> Build:
+    """The build that made a model: as the log says, or of the Modelfile ``file``.
+
+    Raises :class:`UsageError` where nothing tells how, and :class:`NameNotFoundError` where
+    the log knows no such build.
+    """
+    known = statements(store, stored.id)
+    return _wanted(store, stored, RebuildOptions(file), known[0] if known else None)
+
+
 def _from_file(
     file: str,
     stored: StoredManifest,

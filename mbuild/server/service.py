@@ -16,7 +16,10 @@ from mbuild.server.errors import Scrubber, text_of
 from mbuild.server.incoming import Pushes
 from mbuild.server.jobs import Jobs
 from mbuild.server.locking import Locking
+from mbuild.server.page.board import Board
+from mbuild.server.page.records import PastBuilds
 from mbuild.server.tokens import RegistryTokens
+from mbuild.shared.folder import FolderStorage
 from mbuild.store import Store
 
 if TYPE_CHECKING:
@@ -50,12 +53,14 @@ class Service:
         writable: bool = False,
         engine: str | None = None,
         keys: Iterable[bytes] = (),
+        cache: Path | None = None,
     ) -> None:
         """``log``: ``text``, ``json`` or ``off``; ``registries`` are those the operator names.
 
         ``writable``: other machines may push into the store. ``engine``: what runs models: the
         path of a ``llama-server``, "" for the installed package, None for nothing.
-        ``keys``: Ollama's public keys that count as a login of ``/v2/``.
+        ``keys``: Ollama's public keys that count as a login of ``/v2/``. ``cache``: the folder
+        of a shared cache that other machines may fill.
         Raises :class:`UsageError` for what is no registry.
         """
         self._root = root.absolute()
@@ -63,12 +68,15 @@ class Service:
         self.upstream = upstream
         self.runner = None if engine is None else Runner(self.store, Pool(engine))
         self.jobs = Jobs(builds or BUILDS_AT_ONCE)
+        self.board = Board()
+        self.past = PastBuilds()
         self.pushes = Pushes()
         self.writable = writable
         self.tokens = RegistryTokens(keys)
         self.transfers = Jobs(TRANSFERS_AT_ONCE)
         self.access = Access.of_operator(registries)
         self.locking = Locking()
+        self.cache = FolderStorage(cache, "/cache", writes=True) if cache is not None else None
         self.log = log
         self.catalogue = Catalogue()
         self.scrub = Scrubber(self._root)
@@ -102,13 +110,18 @@ def report(error: BaseException) -> None:
     sys.stderr.write(f"internal error: {type(error).__name__}: {error}{where}\n")
 
 
+def closed(service: Service, request: Request) -> bool:
+    """That a request needs the token, where there is one."""
+    return False
+
+
 Handler = Callable[[Service, "Request"], Awaitable["Response"]]
 
 
 class Endpoint(NamedTuple):
     """One row: methods and path, the handler, the body if it has a JSON one.
 
-    ``binary``: the body is a blob's bytes.
+    ``binary``: the body is a blob's bytes. ``is_open`` tells the requests that need no token.
     """
 
     methods: tuple[str, ...]
@@ -117,3 +130,4 @@ class Endpoint(NamedTuple):
     summary: str
     body: Body | None = None
     binary: bool = False
+    is_open: Callable[[Service, Request], bool] = closed

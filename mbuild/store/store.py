@@ -60,6 +60,7 @@ class Store:
         self._lock = FileLock(self.private / "lock")
         self.shared: SharedCache | None = None
         """What it has in common with other machines, while somebody has attached it."""
+        self.shared_files: FileDigests | None = None
 
     @cached_property
     def blobs(self) -> Blobs:
@@ -97,7 +98,7 @@ class Store:
     @property
     def files(self) -> FileDigests:
         """The digests of this machine's files, as a build uses them."""
-        return self.database
+        return self.shared_files or self.database
 
     @cached_property
     def uploads(self) -> Uploads:

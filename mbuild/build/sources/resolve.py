@@ -303,12 +303,14 @@ class Resolver:
         unknown = [file for file in files if is_unknown(file) and not file.is_absent]
         unknown = sorted(unknown, key=lambda file: file.stamp.size)
         known = self._store.files.content_known
-        if not self._hash_files and not all(known(file.stamp.size) for file in unknown):
+        # Another machine may have a result for any content.
+        every = self._hash_files or self._store.shared is not None
+        if not every and not all(known(file.stamp.size) for file in unknown):
             return tuple(files)
         found: dict[str, SourceFile] = {}
         for file in unknown:
             found[file.name], is_new = self._hash(file)
-            if is_new and not self._hash_files:
+            if is_new and not every:
                 break
         return tuple(found.get(file.name, file) for file in files)
 

@@ -26,8 +26,8 @@ from mbuild.store.attached import (
 )
 
 if TYPE_CHECKING:
+    from mbuild.core.keys import PublicKey, SigningKey
     from mbuild.core.names import ModelName
-    from mbuild.models.provenance.keys import PublicKey, SigningKey
     from mbuild.store import Store, StoredManifest
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
