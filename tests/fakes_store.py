@@ -13,6 +13,7 @@ from mbuild.core.errors import DamagedError
 from mbuild.store.copying import OpenFile
 from mbuild.store.manifest import Blob
 from mbuild.store.records import PLACE, RangePlace, RecordKind
+from mbuild.store.shared import SharedCache
 from mbuild.work.limits import Limits
 
 ValueT = TypeVar("ValueT")
@@ -77,6 +78,11 @@ class MemoryWriter:
     def size(self) -> int:
         """Bytes written so far."""
         return len(self._data)
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of what was written so far."""
+        return Digest.of(bytes(self._data))
 
     def write(self, data: Any) -> None:
         """Append bytes."""
@@ -234,3 +240,4 @@ class MemoryStore:
         self.cache = MemoryCache()
         self.blobs = MemoryBlobs(folder)
         self.files = MemoryFiles()
+        self.shared: SharedCache | None = None

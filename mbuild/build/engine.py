@@ -1,15 +1,22 @@
 """Runs a graph of steps: cached ones from the cache, the others as soon as they can.
 
 The engine knows no kind of step. A build with nothing to do stays in
-:func:`_look_up` and starts no thread.
+:func:`look_up` and starts no thread.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Generator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Container,
+    Generator,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import suppress
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from mbuild.build.graph import (
@@ -17,6 +24,7 @@ from mbuild.build.graph import (
     Result,
     Step,
     StepContext,
+    before,
     cache_key,
     describe,
     in_order,
@@ -26,11 +34,13 @@ from mbuild.core.errors import MbuildError
 from mbuild.core.events import (
     BuildEvent,
     Cause,
+    Code,
     Note,
     Status,
     StepFinished,
     StepProgress,
     StepStarted,
+    Value,
     Warned,
 )
 from mbuild.core.values import NamedTuple
@@ -73,7 +83,8 @@ class Outcome:
 
     ``begun`` says when steps began, by the monotonic clock, those that never ended
     among them. For those that ran also when they did, what was hashed for their keys, and
-    why there was no cached result, should no input have changed.
+    why there was no cached result, should no input have changed. ``files`` are the digests
+    that were found by reading, by path.
     """
 
     def __init__(self) -> None:
@@ -83,28 +94,7 @@ class Outcome:
         self.begun: dict[Step, float] = {}
         self.descriptions: dict[Step, dict[str, Any]] = {}
         self.lost: dict[Step, Note] = {}
-
-
-class State(StrEnum):
-    """What a build would do with a step."""
-
-    CACHED = "cached"
-    RUN = "run"
-    DEPENDS = "depends"
-    """It runs if a step that has to run before it comes out differently."""
-
-
-class Surveyed(NamedTuple):
-    """A step before a build; ``description`` is None while not all of it is known.
-
-    ``lost`` is why it has no cached result, should no input have changed.
-    """
-
-    step: Step
-    state: State
-    description: dict[str, Any] | None
-    key: str = ""
-    lost: Note | None = None
+        self.files: dict[str, Digest] = {}
 
 
 class BuildEngine:
@@ -123,63 +113,49 @@ class BuildEngine:
         numbers = {step: number for number, step in enumerate(steps, start=1)}
         missing: list[Step] = []
         for step in steps:
-            result, key = (None, "") if step.fetches else self._look_up(step, outcome.results)
+            result, key = (None, "") if step.fetches else self.look_up(step, outcome.results)
             if result is None:
                 missing.append(step)
             else:
                 outcome.results[step] = result
                 outcome.keys[step] = key
                 yield StepFinished(numbers[step], step.label, True, 0.0, 0, *names_of(step))
-        for step in self._there(steps, missing, bring=True):
+        if missing and self.use_cache and self.store.shared is not None:
+            yield from self._take(missing, outcome, numbers)
+            missing = [step for step in missing if step not in outcome.results]
+        for step in self.there(steps, missing, bring=True):
             missing.remove(step)
             outcome.results[step] = Result()
             yield StepFinished(numbers[step], step.label, True, 0.0, 0, *names_of(step))
         if missing:
             yield from _Run(self, outcome, numbers, missing).events()
 
-    def _there(
-        self, steps: Sequence[Step], missing: Collection[Step], *, bring: bool
-    ) -> list[Step]:
+    def _take(
+        self, missing: Sequence[Step], outcome: Outcome, numbers: Mapping[Step, int]
+    ) -> Iterator[BuildEvent]:
+        """Take what other machines have made, before anything is fetched to make it from."""
+        from mbuild.build.exchange import foreseen
+
+        assert self.store.shared is not None
+        found = foreseen(missing, outcome.results, self.store.shared)
+        if found:
+            yield from _Run(self, outcome, numbers, found, takes=True).events()
+
+    def there(self, steps: Sequence[Step], missing: Collection[Step], *, bring: bool) -> list[Step]:
         """The fetching steps that need not run: nobody who runs needs them, or all is here."""
-        needed = {each for step in missing for each in step.needs}
+        needed = {each for step in missing if not step.fetches for each in step.needs}
         needed |= {each for step in steps if step.holds for each in step.needs}
-        return [
-            step
-            for step in steps
-            if step.fetches and (step not in needed or step.is_there(self.store, bring=bring))
-        ]
-
-    def survey(self, targets: Sequence[Step]) -> list[Surveyed]:
-        """What a build would do with each step, in order, without running any."""
-        results: dict[Step, Result] = {}
-        rows: list[Surveyed] = []
-        steps = in_order(targets)
-        for step in steps:
-            if step.fetches:
-                rows.append(self._surveyed_fetch(step))
+        there = []
+        for step in reversed(steps):  # who fetches may need what another one fetches
+            if not step.fetches:
                 continue
-            result, _ = self._look_up(step, results, bring=False)
-            if result is not None:
-                results[step] = result
-            if any(source not in results for source in step.inputs):
-                state = State.DEPENDS if self.use_cache else State.RUN
-                rows.append(Surveyed(step, state, None))
-                continue
-            description = describe(step, [results[source] for source in step.inputs])
-            key = cache_key(description) if description else ""
-            state = State.RUN if result is None else State.CACHED
-            rows.append(Surveyed(step, state, description, key, self.lost(key)))
-        missing = [row.step for row in rows if row.state is not State.CACHED]
-        there = set(self._there(steps, missing, bring=False))
-        return [row._replace(state=State.CACHED) if row.step in there else row for row in rows]
+            if step not in needed or step.is_there(self.store, bring=bring):
+                there.append(step)
+            else:
+                needed.update(step.needs)
+        return there[::-1]
 
-    @staticmethod
-    def _surveyed_fetch(step: Step) -> Surveyed:
-        description = describe(step, ())
-        key = cache_key(description) if description else ""
-        return Surveyed(step, State.RUN, description, key, Note(Cause.NOT_HERE))
-
-    def _look_up(
+    def look_up(
         self, step: Step, results: Mapping[Step, Result], bring: bool = True
     ) -> tuple[Result | None, str]:
         """The cached result of a step, if it is recorded and its layers are still there.
@@ -266,7 +242,10 @@ class _Run:
         outcome: Outcome,
         numbers: Mapping[Step, int],
         steps: Sequence[Step],
+        *,
+        takes: bool = False,
     ) -> None:
+        """``takes``: nothing is made, and what other machines do not have is left."""
         import queue
 
         from mbuild.work.cancel import Cancel
@@ -275,7 +254,8 @@ class _Run:
         self._outcome = outcome
         self._numbers = numbers
         self._steps = steps
-        self._fetched: dict[str, Digest] = {}  # of files, by path
+        self._takes = takes
+        self._found: dict[str, Digest] = {}  # of files that were read or fetched, by path
         self._arriving: dict[Digest, Any] = {}
         self._events: queue.SimpleQueue[BuildEvent | _Done | _Begun | Future[None]] = (
             queue.SimpleQueue()
@@ -285,16 +265,16 @@ class _Run:
     def events(self) -> Iterator[BuildEvent]:
         from concurrent.futures import Future, ThreadPoolExecutor
 
-        from mbuild.build.waiting import Waiting
+        from mbuild.build.waiting import Waiting, batches
         from mbuild.work.cores import cores
 
-        waiting = Waiting(self._steps, self._outcome.results)
+        waiting = Waiting(self._steps, self._others())
         pool = ThreadPoolExecutor(max(_LEAST_AT_ONCE, cores()), thread_name_prefix="mbuild-step")
         running = 0
         try:
             ready = waiting.ready()
             while ready or running:
-                for batch in _batches(ready):
+                for batch in batches(ready):
                     pool.submit(self._work, batch).add_done_callback(self._events.put)
                     running += 1
                 ready = []
@@ -312,6 +292,15 @@ class _Run:
         finally:
             self._cancel.cancel()
             pool.shutdown(wait=True, cancel_futures=True)
+            for arrival in self._arriving.values():
+                arrival.release()
+
+    def _others(self) -> Container[Step]:
+        """What no step waits for: what is over, and what this run does without."""
+        if not self._takes:
+            return self._outcome.results
+        own = set(self._steps)
+        return {each for step in own for each in before(step) if each not in own}
 
     def _finish(self, done: _Done) -> BuildEvent:
         outcome, step, number = self._outcome, done.step, self._numbers[done.step]
@@ -329,26 +318,56 @@ class _Run:
         """In a worker thread: each step's result, from the cache or made now."""
         engine, results = self._engine, self._outcome.results
         # Steps whose inputs had to run may still be cached, if those came out as before.
-        missing = []
+        missing: dict[Step, str] = {}
         for step in steps:
             if step.fetches:
                 self._outcome.lost[step] = Note(Cause.NOT_HERE)
-                missing.append(step)
+                missing[step] = ""
                 continue
-            result, key = engine._look_up(self._learned(step), results)
+            result, key = engine.look_up(self._learned(step), results)
             if result is None:
                 self._outcome.lost[step] = engine.lost(key)
-                missing.append(step)
+                missing[step] = key
             else:
                 self._events.put(_Done(step, result, key))
         if missing:
-            self._make(missing)
+            self._obtain(missing)
+
+    def _obtain(self, missing: Mapping[Step, str]) -> None:
+        """Make what is missing, or have it from other machines; keys are empty where unknown."""
+        engine = self._engine
+        shared = engine.store.shared
+        if shared is None or not engine.use_cache:
+            self.make([*missing])
+            return
+        from mbuild.build.exchange import SharedSteps
+
+        exchange = SharedSteps(engine.store, shared, self)
+        (exchange.take if self._takes else exchange.work)(missing)
+
+    def took(self, step: Step, result: Result, key: str) -> None:
+        """Another machine has made a step's result."""
+        self._events.put(_Done(step, result, key))
+
+    def comes(self, step: Step) -> Callable[[int, int], None]:
+        """A result is fetched: that is shown like work."""
+        number = self._numbers[step]
+        self._events.put(StepStarted(number, step.label, number, *names_of(step)))
+        return self._context(step).report
+
+    def say(self, code: Code, values: Mapping[str, Value]) -> None:
+        """Something about other machines."""
+        self._events.put(Status(code, values))
+
+    def check(self) -> None:
+        """Whether to go on."""
+        self._cancel.check()
 
     def _learned(self, step: Step) -> Step:
-        """A step with the digests of what was fetched for it."""
-        return step.learned(self._fetched) if step.needs and self._fetched else step
+        """A step with the digests of what was read or fetched before it."""
+        return step.learned(self._found) if self._found else step
 
-    def _make(self, steps: Sequence[Step]) -> None:
+    def make(self, steps: Sequence[Step]) -> None:
         """Run one step, or several of one group together; each result counts when it is there."""
         for step in steps:
             leader, number = self._numbers[steps[0]], self._numbers[step]
@@ -356,21 +375,21 @@ class _Run:
         began = time.monotonic()
         self._outcome.begun.update(dict.fromkeys(steps, began))
         inputs = [self._inputs(step) for step in steps]
-        files = dict(self._fetched)
+        files = dict(self._found)
         unrecorded: list[tuple[Step, Made]] = []
         own = {self._learned(step): step for step in steps}
         first, *_ = own
         for known, made in first.run_together([*own], self._context(steps[0]), inputs):
             step = own[known]
             files |= made.files
-            if step.fetches:
-                self._fetched |= made.files
+            self._found |= made.files
             if not self._record(step, made, files):
                 unrecorded.append((step, made))
             run = Run(began, time.monotonic() - began, made.new, made.limits)
             self._events.put(_Done(step, made.result, "", run))
         for step, made in unrecorded:  # until the files' digests were known
             self._record(step, made, files)
+        self._outcome.files |= files
         if time.monotonic() - began > _FLUSH_SECONDS:
             self._engine.store.cache.flush()
 
@@ -385,10 +404,20 @@ class _Run:
             kept = (
                 made._replace(new=()) if step.fetches else made
             )  # it keeps what it fetched itself
-            self._outcome.keys[step] = self._engine.record(description, kept)
+            key = self._outcome.keys[step] = self._engine.record(description, kept)
+            self._give(step, key, made.result, description)
         return description is not None
 
+    def _give(self, step: Step, key: str, result: Result, description: Mapping[str, Any]) -> None:
+        shared = self._engine.store.shared
+        if shared is not None and shared.writes:
+            from mbuild.build.exchange import give
+
+            give(shared, step, key, result, description)
+
     def _context(self, step: Step) -> StepContext:
+        from mbuild.build.waiting import passes
+
         number, label, names = self._numbers[step], step.label, names_of(step)
         last = 0.0
 
@@ -408,12 +437,5 @@ class _Run:
             self._engine.use_cache,
             lambda: self._events.put(_Begun(step)),
             self._arriving,
+            step.fetches and passes(step, self._steps),
         )
-
-
-def _batches(steps: Sequence[Step]) -> list[list[Step]]:
-    """Steps of one group together, all others alone."""
-    batches: dict[Hashable, list[Step]] = {}
-    for step in steps:
-        batches.setdefault(step if step.group is None else step.group, []).append(step)
-    return list(batches.values())

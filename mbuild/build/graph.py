@@ -93,6 +93,9 @@ class StepContext(NamedTuple):
     arriving: MutableMapping[Digest, Any] | None = None
     """The files that are on their way in this run, by their SHA-256
     (:mod:`mbuild.build.steps.arriving`)."""
+    passes: bool = False
+    """Whether what a fetching step brings is read once, by steps that run together while it
+    comes, so that it need not be kept for them."""
 
     @classmethod
     def silent(cls, store: BuildStore) -> StepContext:
@@ -151,12 +154,24 @@ class Step(Protocol):
         """Whether it only brings to this machine what others need, and runs for them alone."""
 
     @property
+    def trivial(self) -> bool:
+        """Whether making its result takes less time than to ask another machine for it."""
+
+    @property
     def group(self) -> Hashable | None:
         """Steps of one group that have to run are run together, by :meth:`run_together`."""
 
     @property
     def several_layers(self) -> bool:
         """Whether its result is weights in several layers, the shards of one model."""
+
+    @property
+    def makes_weights(self) -> bool:
+        """Whether its result is a model's weights, however they are made."""
+
+    @property
+    def shows(self) -> tuple[str, ...]:
+        """The facts of its result that the log keeps, for people: what was measured."""
 
     @property
     def reads(self) -> int:
@@ -221,6 +236,12 @@ class BaseStep(Frozen):
 
     fetches: ClassVar[bool] = False
     """Whether it only brings to this machine what others need."""
+
+    trivial: ClassVar[bool] = False
+    """Whether making its result takes less time than to ask another machine for it."""
+
+    shows: ClassVar[tuple[str, ...]] = ()
+    """The facts of its result that the log keeps, for people: what was measured."""
 
     input_name: ClassVar[str] = ""
     """What its result is called where it is the input of another step, if not by its kind."""

@@ -67,6 +67,8 @@ class Build(NamedTuple):
     names, where the Modelfile has stages; ``recipe`` is then that of the first target.
     ``overruled`` tells which options of the command line count in place of the Modelfile's.
     ``id`` is the one that the log shall have for the build, empty for a new one.
+    ``checks`` is what the request's own checks mean; without ``checking`` neither these nor
+    those of the stages are made.
     """
 
     request: BuildRequest
@@ -79,10 +81,15 @@ class Build(NamedTuple):
     stages: Mapping[str, StageRecipe] = {}
     overruled: tuple[Notice, ...] = ()
     id: str = ""
+    checks: tuple[Expectation, ...] = ()
+    checking: bool = True
 
     def expected(self, target: Target) -> tuple[Expectation, ...]:
-        """What CHECK demands of a target."""
-        return self.stages[target.stage].checks if target.stage in self.stages else ()
+        """What CHECK and ``--check`` demand of a target."""
+        if not self.checking:
+            return ()
+        own = self.stages[target.stage].checks if target.stage in self.stages else ()
+        return (*own, *self.checks)
 
     def recipes(self) -> Iterator[Recipe]:
         """The recipe of every stage that is built, and of models that give tensors."""
@@ -170,6 +177,11 @@ def learn(wanted: Build, store: Store) -> None:
 
 def plans_of(wanted: Build, store: Store) -> tuple[Plan, ...]:
     """The graph of each target; raises what cannot be resolved."""
+    return prepared(wanted, store)[1]
+
+
+def prepared(wanted: Build, store: Store) -> tuple[Sequence[Resolved], tuple[Plan, ...]]:
+    """What each part of a build comes from, and the graph of each target; raises as plans_of."""
     script = wanted.request.script
     several = len(wanted.request.targets) > 1
     found, plans = [], list[Plan]()
@@ -182,13 +194,48 @@ def plans_of(wanted: Build, store: Store) -> tuple[Plan, ...]:
             raise _located(error, script, store) from None
         found.append(Resolved(recipe, sources, request))
         made = plan(recipe, sources, request, several=several)
-        plans += (
-            each.checked(wanted.expected(target), target.label if several else "")
-            for each, target in zip(made, request.targets, strict=True)
-        )
+        for each, target in zip(made, request.targets, strict=True):
+            expected = wanted.expected(target)
+            plans.append(_checked(each, expected, wanted, target.label if several else ""))
     if wanted.gate is not None:
         wanted.gate.before(found, plans)
-    return tuple(plans)
+    return found, tuple(plans)
+
+
+def _checked(planned: Plan, expected: Sequence[Expectation], wanted: Build, label: str) -> Plan:
+    """The plan with the steps that look at the model."""
+    if not expected:
+        return planned
+    from mbuild.build.gates import ON_TEXT, checks_of
+
+    texts = {
+        (each.text, each.beside): wanted.context.imatrix(each.text, beside=each.beside)
+        for each in expected
+        if each.measure in ON_TEXT
+    }
+    return planned._replace(checks=tuple(checks_of(planned, expected, texts, label)))
+
+
+def read_checks(texts: Sequence[str], store: Store) -> tuple[Expectation, ...]:
+    """What ``--check`` says; remembered, so that a build with nothing to do loads no grammar.
+
+    Raises :class:`UsageError`.
+    """
+    if not texts:
+        return ()
+    from mbuild.language.stages.values import Expectation
+
+    asked = "\0".join(("checks", str(RECIPE_VERSION), __version__, *texts))
+    key = sha256(asked.encode()).hexdigest()
+    remembered = store.cache.get(RECIPE, key)
+    if remembered is not None:
+        with suppress(ValueError, TypeError):
+            return tuple(Expectation(*each) for each in remembered)
+    from mbuild.language.stages.changing import checks_said
+
+    found = checks_said(texts)
+    store.cache.put(RECIPE, key, [list(each) for each in found])
+    return found
 
 
 def resolve(recipe: Recipe, request: BuildRequest, context: Context) -> Sources:
@@ -196,11 +243,14 @@ def resolve(recipe: Recipe, request: BuildRequest, context: Context) -> Sources:
 
     Of the instructions' errors one is raised as it is, several together.
     """
-    matrices = [(t.quantization.imatrix, t.beside) for t in request.targets if t.quantization]
+    named = [
+        (name, target.beside)
+        for target in request.targets
+        if target.quantization
+        for name in (target.quantization.imatrix, target.quantization.imatrix_from)
+    ]
     imatrices = {
-        name: context.imatrix(name, beside=beside)
-        for name, beside in dict.fromkeys(matrices)
-        if name
+        name: context.imatrix(name, beside=beside) for name, beside in dict.fromkeys(named) if name
     }
     errors: list[MbuildError] = []
 

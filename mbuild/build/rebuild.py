@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.build.build import build
 from mbuild.build.explain import DescribedStep, explain
 from mbuild.build.graph import Step, canonical_json, in_order, names_of
 from mbuild.build.recording import describe_steps
+from mbuild.build.steps.importances import LENT_KIND, lent_key
 from mbuild.core.errors import MbuildError, SourceError, StoreError
 from mbuild.core.events import Cause
 from mbuild.store import Layer, Manifest, Store
 from mbuild.store.files import temporary_folder
 from mbuild.store.media import GGUF
+from mbuild.store.records import DESCRIPTION, IMATRIX
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +56,11 @@ class Difference(NamedTuple):
 
 
 class Rebuilt(NamedTuple):
-    """What building again came to; ``layers`` and ``bytes`` are those of the model in the store."""
+    """What building again came to; ``layers`` and ``bytes`` are those of the model in the store.
+
+    ``statement`` is what this build says of itself, ``descriptions`` are what was hashed for
+    the keys in it.
+    """
 
     name: str
     old: str
@@ -62,6 +68,8 @@ class Rebuilt(NamedTuple):
     layers: int
     bytes: int
     differences: tuple[Difference, ...]
+    statement: Mapping[str, Any] = {}
+    descriptions: Mapping[str, Mapping[str, Any]] = {}
 
 
 def rebuild(
@@ -74,11 +82,12 @@ def rebuild(
     (target,) = wanted.request.targets
     target = target._replace(names=(stored.name,))
     request = wanted.request._replace(targets=(target,), named=True)
-    wanted = wanted._replace(request=request, use_cache=False)
+    wanted = wanted._replace(request=request, use_cache=False, checking=False)
     with store.reading():
         store.prepare()
         with temporary_folder(store.private / "tmp") as folder:
             scratch = Store(folder / "store")
+            _lend_matrices(store, scratch, stored)
             gate = _Borrowing(store, scratch, stored, wanted.gate)
             yield from build(wanted._replace(gate=gate), scratch)
             again = scratch.manifests.read(stored.name)
@@ -89,7 +98,47 @@ def rebuild(
                 len(stored.manifest.layers),
                 stored.size,
                 tuple(_differences((store, stored), (scratch, again))),
+                *_said(scratch, again),
             )
+
+
+def _lend_matrices(store: Store, scratch: Store, stored: StoredManifest) -> None:
+    """Give the throw-away store the importance matrices that the model was made with.
+
+    Their last digits depend on the processor, and computing them on the engine. So they are
+    an input of what is built again, as a file of the user's would be.
+    """
+    from mbuild.build.history import History
+
+    record = History(store).maker_of(str(stored.name), stored.id)
+    for step in record.steps if record else ():
+        if step.kind == LENT_KIND and all(store.blobs.bring(x.digest, x.size) for x in step.layers):
+            for layer in step.layers:
+                data = store.blobs.local_path(layer.digest).read_bytes()
+                lent = {"digest": str(layer.digest), "facts": dict(step.measured)}
+                scratch.prepare()
+                scratch.blobs.put(data)
+                scratch.database.put(IMATRIX, lent_key(step.label), lent)
+    scratch.database.flush()
+
+
+def _said(
+    scratch: Store, again: StoredManifest
+) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]]:
+    """The statement that the build wrote, and what its steps' keys stand for."""
+    from mbuild.store.attached import PROVENANCE, documents, parsed
+
+    for document in documents(scratch, again.id, PROVENANCE):
+        value = parsed(document.data)
+        keys = keys_of(value)
+        return value, scratch.cache.get_many(DESCRIPTION, keys)
+    return {}, {}
+
+
+def keys_of(statement: Mapping[str, Any]) -> list[str]:
+    """The keys of a statement's steps."""
+    steps = statement["predicate"]["buildDefinition"]["internalParameters"]["steps"]
+    return [step["key"] for step in steps if step.get("key")]
 
 
 class _Borrowing:

@@ -24,7 +24,8 @@ from mbuild.store.records import DESCRIPTION
 
 if TYPE_CHECKING:
     from mbuild.build.explain import DescribedStep
-    from mbuild.build.prepare import Build
+    from mbuild.build.plan import Plan
+    from mbuild.build.prepare import Build, Resolved
     from mbuild.build.reasons import Explanation
     from mbuild.build.underway import Telling
     from mbuild.store import Store
@@ -34,6 +35,7 @@ class Recorder:
     """Follows one build from its start, and adds it to the log at its end.
 
     Once the build does more than find results it also tells other processes that it runs.
+    ``found`` and ``plans`` are what the build comes from and its graphs, once they are known.
     """
 
     def __init__(self, wanted: Build, store: Store) -> None:
@@ -47,6 +49,8 @@ class Recorder:
         self._ends: Sequence[Step] = ()
         self._outcome = Outcome()
         self._reasons: Mapping[Step, Reason] | None = None
+        self.found: Sequence[Resolved] = ()
+        self.plans: Sequence[Plan] = ()
         self._telling: Telling | None = None
         self._order: Sequence[Step] = ()
         self._places: Mapping[Step, int] = {}
@@ -128,16 +132,28 @@ class Recorder:
         return self._reasons
 
     @property
+    def ran(self) -> bool:
+        """Whether any step ran so far."""
+        return bool(self._outcome.ran)
+
+    @property
+    def files(self) -> Mapping[str, Digest]:
+        """The digests of files that were found by reading, by path."""
+        return self._outcome.files
+
+    @property
     def first(self) -> bool:
         """Whether there is no earlier build of the model: nobody asks why it is built."""
         return {reason.causes for reason in self.reasons.values()} == {(Cause.FIRST,)}
 
-    def ends(self, result: str, error: str = "", models: Mapping[str, Digest] = {}) -> None:
-        """Add the build to the log."""
+    def ends(self, result: str, error: str = "", models: Mapping[str, Digest] = {}) -> BuildRecord:
+        """Add the build to the log; its line there."""
         try:
             self._number()
             record = self._record(result, map(self._ended, self._order))
-            self._history.append(record._replace(error=error, models=models))
+            record = record._replace(error=error, models=models)
+            self._history.append(record)
+            return record
         finally:
             if self._telling is not None:
                 self._telling.end()
@@ -182,6 +198,9 @@ class Recorder:
                 return record
             took = time.monotonic() - begun
             return record._replace(started=begun - self.clock, seconds=took)
+        shown = {name: result.facts.get(name) for name in step.shows}
+        measured = {name: value for name, value in shown.items() if value is not None}
+        record = record._replace(measured=measured)
         if run is None:
             return record._replace(layers=result.layers)
         reason = self.reasons.get(step)

@@ -12,16 +12,24 @@ import click
 
 from mbuild.build.build import build
 from mbuild.build.fetching import Fetching, PullMode
-from mbuild.build.prepare import Build, Notice, check_unasked_names, read_recipe
+from mbuild.build.prepare import (
+    Build,
+    Notice,
+    check_unasked_names,
+    read_checks,
+    read_recipe,
+)
 from mbuild.build.request import OUTTYPES, BuildRequest, Script, Target
 from mbuild.build.sources.resolve import LocalContext
 from mbuild.cli.common import (
     FolderType,
     QuickCommand,
     TemplateType,
+    cache_options,
     open_store,
     read_limited,
     say_reading,
+    sharing,
     store_option,
 )
 from mbuild.cli.converting import (
@@ -73,6 +81,13 @@ def build_options(command: CommandT) -> CommandT:
     return command
 
 
+def build_options_without_context(command: CommandT) -> CommandT:
+    """The same without CONTEXT, for a command that gives the folders itself."""
+    for option in reversed(_OPTIONS[:-1]):
+        command = option(command)
+    return command
+
+
 def progress_options(command: CommandT) -> CommandT:
     """How to show a build: ``progress`` and ``quiet``."""
     progress = click.option(
@@ -114,6 +129,13 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     quantize_options,
     splitting_options,
     click.option(
+        "--check",
+        metavar="CONDITION",
+        multiple=True,
+        help="What has to hold before anything is named, in the words of CHECK: 'kld < 0.05 TEXT"
+        " FILE'.",
+    ),
+    click.option(
         "--pull",
         type=click.Choice([mode.value for mode in PullMode]),
         help="When to ask a registry for the model that FROM names  [default: missing, for names"
@@ -125,6 +147,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Remove what was fetched of a checkpoint after the build.",
     ),
     click.option("--no-cache", is_flag=True, help="Run every step, cached or not."),
+    cache_options,
     click.option(
         "--threads",
         metavar="N",
@@ -153,21 +176,25 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 
 
 def read_request(
-    ctx: click.Context, given: Mapping[str, Any], *, hash_files: bool = False
+    ctx: click.Context,
+    given: Mapping[str, Any],
+    *,
+    hash_files: bool = False,
+    modelfile: ModelfileText | None = None,
 ) -> tuple[Build, Store]:
     """What the options of :func:`build_options` ask for, and the store.
 
     ``given`` are their values by name. ``hash_files``: read files whose digest is not
-    remembered, so that it is known before the build. Raises :class:`MbuildError` for
-    whatever is wrong with them.
+    remembered, so that it is known before the build. ``modelfile`` is one that was read before.
+    Raises :class:`MbuildError` for whatever is wrong with them.
     """
     if given["threads"] is not None:
         from mbuild.work.cores import use_threads
 
         use_threads(given["threads"])
-    modelfile = read_modelfile(given["file"], given["folder"])
+    modelfile = modelfile or read_modelfile(given["file"], given["folder"])
     store = open_store(ctx, given["store"])
-    default = partial(_default_name, context_folder(given["folder"]))
+    default = partial(default_name, context_folder(given["folder"]))
     asked = _asked(modelfile, given["names"], default, given, store)
     request = BuildRequest(
         asked.targets,
@@ -180,6 +207,7 @@ def read_request(
         conversion=conversion_of(given),
         converter=converter_of(given, store),
         halves=halves_of(given),
+        checks=tuple(given["check"]),
     )
     wanted = Build(
         request,
@@ -193,6 +221,7 @@ def read_request(
         ),
         stages=asked.stages,
         overruled=asked.overruled,
+        checks=read_checks(given["check"], store),
     )
     return wanted, store
 
@@ -287,13 +316,14 @@ def build_command(
     style = "quiet" if quiet else progress
     with failures(style):
         wanted, store = _wanted(ctx, options, locked=locked)
-        if dry_run:
-            from mbuild.build.forecast import forecast
-            from mbuild.cli.preview import show_steps
+        with sharing(store, options):
+            if dry_run:
+                from mbuild.build.forecast import forecast
+                from mbuild.cli.preview import show_steps
 
-            show_steps(forecast(wanted, store), "json" if style == "json" else "text")
-        else:
-            run(wanted, store, style, verbose=verbose)
+                show_steps(forecast(wanted, store), "json" if style == "json" else "text")
+            else:
+                run(wanted, store, style, verbose=verbose)
 
 
 def _wanted(ctx: click.Context, options: Mapping[str, Any], *, locked: bool) -> tuple[Build, Store]:
@@ -398,7 +428,8 @@ def read_modelfile(file: str | None, folder: Path | None) -> ModelfileText:
     return ModelfileText(data, str(path), path.parent if folder is None else folder)
 
 
-def _default_name(folder: Path) -> str:
+def default_name(folder: Path) -> str:
+    """What a model is called without ``-t``: as its folder; raises :class:`UsageError`."""
     name = folder.resolve().name
     try:
         return str(ModelName.parse(name))

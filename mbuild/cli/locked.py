@@ -18,8 +18,8 @@ from mbuild.build.lock import (
 )
 from mbuild.build.locked import Locked
 from mbuild.build.splitting import HALVES, SPLITTING
-from mbuild.cli.common import read_limited
-from mbuild.cli.quantizing import distinct, file_type_of
+from mbuild.cli.common import CACHE_OPTIONS, read_limited
+from mbuild.cli.quantizing import distinct, file_type_of, types_asked
 from mbuild.convert.conversion import CONVERSION
 from mbuild.core.errors import FormatError, MissingFileError, UsageError
 from mbuild.quant.choose.options import OPTIONS, spelled
@@ -47,7 +47,7 @@ def with_locked_options(
     if STAGES in lock.inputs:
         asked = {name: _as_given(value) for name, value in lock.inputs.get(ASKED, {}).items()}
         return {**given, **{n: v for n, v in asked.items() if n in given and n not in said}}
-    locked = locked_options(lock, distinct(given["quantize"]) or tuple(lock.results))
+    locked = locked_options(lock, distinct(types_asked(given)) or tuple(lock.results))
     return {**given, **{name: value for name, value in locked.items() if name not in said}}
 
 
@@ -58,6 +58,7 @@ def _as_given(value: Any) -> Any:
 
 _NOT_ASKED = frozenset(
     {"names", "store", "file", "folder", "pull", "no_cache", "threads", "link", "progress"}
+    | {*CACHE_OPTIONS}
 )
 """Options that say nothing of what a build makes."""
 

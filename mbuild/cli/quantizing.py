@@ -12,6 +12,7 @@ from mbuild.build.request import Target
 from mbuild.cli.common import model_name, read_limited
 from mbuild.core.errors import SourceError, UsageError
 from mbuild.core.names import DEFAULT_TAG, ModelName
+from mbuild.core.units import parse_size
 from mbuild.quant.choose.options import OPTIONS, Option, Quantization
 
 if TYPE_CHECKING:
@@ -43,6 +44,10 @@ def _all() -> Iterator[Any]:
         multiple=True,
         help="Quantize, for example to q4_K_M; repeat it to build several models from one read.",
     )
+    help_ = "Choose each tensor's type so that the file has at most this size, for example 4.2GB."
+    yield click.option("--size", metavar="SIZE", multiple=True, help=help_)
+    help_ = "The same for so many bits a weight, for example 4.6."
+    yield click.option("--bpw", metavar="BITS", multiple=True, help=help_)
     for field, option in OPTIONS.items():
         yield asked(option)
         if field == "tensor_types":
@@ -68,7 +73,7 @@ def targets(
     unknown types, for options without ``-q``, and for names that cannot be.
     """
     options = {row.name: given[row.name] for row in OPTIONS.values()}
-    types = distinct(given["quantize"])
+    types = distinct(types_asked(given))
     if any("{target}" in name for name in names):
         raise UsageError(
             "{target} in a name stands for a stage, but this Modelfile has none",
@@ -90,6 +95,21 @@ def targets(
         return (Target(named[0]),)
     quantizations = (Quantization.parse(type_, options) for type_ in types)
     return tuple(Target(*pair) for pair in zip(named, quantizations, strict=True))
+
+
+def types_asked(given: Mapping[str, Any]) -> tuple[str, ...]:
+    """The types that -q names, and those that --size and --bpw stand for."""
+    bits = (f"{text.strip()}bpw" for text in given["bpw"])
+    return (*given["quantize"], *map(_size_asked, given["size"]), *bits)
+
+
+def _size_asked(text: str) -> str:
+    """A size with its unit; raises :class:`UsageError` for what is none."""
+    try:
+        size = parse_size(text)
+    except ValueError as error:
+        raise UsageError(f"--size: {error}") from None
+    return text if text.strip()[-1:].isalpha() else f"{size}B"
 
 
 def says(option: Option, value: Any) -> bool:

@@ -10,7 +10,14 @@ from mbuild.build.prepare import Notice
 from mbuild.build.request import OUTTYPE, Target
 from mbuild.build.splitting import SPLITTING, Splitting
 from mbuild.build.staging import FilesBeside, read_stages
-from mbuild.cli.quantizing import RULES_FILE, distinct, says, variant_name, words_of
+from mbuild.cli.quantizing import (
+    RULES_FILE,
+    distinct,
+    says,
+    types_asked,
+    variant_name,
+    words_of,
+)
 from mbuild.core.errors import MbuildError, ModelfileError, UsageError
 from mbuild.core.names import ModelName
 from mbuild.language.instructions import Problem
@@ -90,7 +97,7 @@ def staged_targets(
     flags = {name: value for name, value in flags.items() if _given(name, value)}
     if given[RULES_FILE]:
         flags["tensor_type"] = (*flags.get("tensor_type", ()), *words_of(given[RULES_FILE]))
-    types = distinct(given["quantize"])
+    types = distinct(types_asked(given))
     wanted: list[_Wanted] = []
     notes: list[Notice] = []
     for stage in stages:
@@ -175,7 +182,7 @@ def _target(
         except MbuildError as error:
             problem = Problem(error.message, line.span, suggestion=error.hint)
             raise ModelfileError([problem]) from None
-    beside = line is not None and "imatrix" in line.options
+    beside = line is not None and not {"imatrix", "imatrix_from"}.isdisjoint(line.options)
     stage = wanted.stage.name
     return Target(names, wanted.quantization, stage, outtype, splitting, beside)
 

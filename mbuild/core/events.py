@@ -32,7 +32,14 @@ class Code(StrEnum):
     COMPILING_QUANTIZERS = "compiling-quantizers"  # types; kept: whether for later builds
     REUSED_TENSORS = "reused-tensors"  # reused, total: how many
     NEWLY_QUANTIZED = "newly-quantized"  # tensors: their names
+    CHOSEN_TYPES = "chosen-types"  # size: bytes; bits: for each weight; again: what repeats it
     AUTODETECTED_TEMPLATE = "autodetected-template"  # template: its name
+    WAITING_FOR_MACHINE = "waiting-for-machine"  # step: its label; holder: who makes it
+    TAKING_OVER = "taking-over"  # step; holder: who began to make it
+    TOOK_SHARED = "took-shared"  # step: its label; size: bytes that came from the shared cache
+    MAKING_SOONER = "making-sooner"  # step: whose result would take longer to come
+    SENDING_SHARED = "sending-shared"  # size: bytes that are on their way to the shared cache
+    SENT_SHARED = "sent-shared"  # size: bytes that it got from this build
 
 
 class Cause(StrEnum):
@@ -51,6 +58,7 @@ class Cause(StrEnum):
     LAYER_REMOVED = "layer-removed"  # layer: its short digest
     LAYER_DAMAGED = "layer-damaged"  # layer; size: its bytes on the disk
     NOT_HERE = "not-here"  # what it fetches is not in the store
+    MADE_SOONER = "made-sooner"  # the shared cache has the result, which takes longer to come
     DEPENDS = "depends"  # it runs only if its input changes
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mbuild.core.digest import Digest
     from mbuild.core.names import ModelName
     from mbuild.gguf.weights import GGUFWeights
-    from mbuild.store import Layer, Store
+    from mbuild.store import Layer, Store, StoredManifest
     from mbuild.store.contents import Contents
     from mbuild.templates.nodes import ParsedTemplate
 
@@ -150,16 +150,37 @@ class Runnable:
         )
 
 
-def read_model(store: Store, name: ModelName, known: dict[Digest, WeightFacts]) -> Runnable:
-    """A model to run; raises :class:`NameNotFoundError`, :class:`DamagedError`, or
-    :class:`CannotError` for one without weights.
+def doubt_of(contents: Contents) -> str:
+    """What may differ from Ollama, which has prompts and answers of some models in its own code.
 
-    ``known``: what headers said, by the digest of the weights; it grows here.
+    "" for a model that names no such code.
     """
+    rows = {"RENDERER": contents.config.get("renderer"), "PARSER": contents.config.get("parser")}
+    named = " and ".join(f"{word} {value}" for word, value in rows.items() if value)
+    if not named:
+        return ""
+    return (
+        f"{contents.stored.name}: {named} is code inside Ollama; here a template of the model's"
+        " takes its place, and prompts and answers may differ"
+    )
+
+
+def read_model(store: Store, name: ModelName, known: dict[Digest, WeightFacts]) -> Runnable:
+    """A model to run; raises :class:`NameNotFoundError`, and what :func:`runnable_of` raises."""
     try:
         stored = store.manifests.read(name)
     except NameNotFoundError:
         raise NameNotFoundError(f"model '{name}' not found") from None
+    return runnable_of(store, stored, known)
+
+
+def runnable_of(store: Store, stored: StoredManifest, known: dict[Digest, WeightFacts]) -> Runnable:
+    """A model to run by its manifest; raises :class:`DamagedError`, or :class:`CannotError` for
+    one without weights.
+
+    ``known``: what headers said, by the digest of the weights; it grows here.
+    """
+    name = stored.name
     contents = read_contents(store.blobs, stored, Numbers.AS_IN_GO)
     files: dict[str, tuple[str, ...]] = {}
     for kind in (MODEL, ADAPTER, PROJECTOR, DRAFT):

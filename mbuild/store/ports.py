@@ -1,9 +1,8 @@
-"""What a build needs of a store, whoever stands behind it: two ports, and what holds them.
+"""What a build needs of a store, whoever stands behind it: ports, and what holds them.
 
 A port is a Protocol. Here the cache is a SQLite file and the blobs are a folder
-(:class:`mbuild.store.database.Database`, :class:`mbuild.store.blobs.Blobs`); a shared cache
-or a registry is another implementation, most likely one that asks these two first. Whoever
-is far away is asked about many keys at once, so every look-up has a form for many.
+(:class:`mbuild.store.database.Database`, :class:`mbuild.store.blobs.Blobs`). What several
+machines have in common is a port of its own (:mod:`mbuild.store.shared`).
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from mbuild.store.copying import OpenFile
     from mbuild.store.manifest import Blob
     from mbuild.store.records import RangePlace, RecordKind
+    from mbuild.store.shared import SharedCache
     from mbuild.work.limits import Limits
 
 ValueT = TypeVar("ValueT")
@@ -66,6 +66,10 @@ class Writer(Protocol):
     @property
     def size(self) -> int:
         """Bytes written so far."""
+
+    @property
+    def digest(self) -> Digest:
+        """The SHA-256 of what was written so far."""
 
     @property
     def limits(self) -> Limits:
@@ -194,3 +198,7 @@ class BuildStore(Protocol):
     @property
     def files(self) -> FileDigests:
         """The digests of files that have not changed."""
+
+    @property
+    def shared(self) -> SharedCache | None:
+        """What it has in common with other machines; None where nothing is configured."""

@@ -136,6 +136,15 @@ SOURCE_RANGES: RecordKind[dict[str, Digest]] = RecordKind(
     lambda digests: _json({name: digest.hex for name, digest in digests.items()}),
     lambda text: {name: _blake3(digits) for name, digits in _object(text).items()},
 )
+SOURCE_RANGE: RecordKind[Digest] = RecordKind(
+    "source-range",
+    1,
+    "the digest of an origin's fields and of a range of one of its tensors",
+    "the digest of that range's bytes",
+    True,
+    lambda digest: digest.hex,
+    _blake3,
+)
 RECIPE: RecordKind[list[Any]] = RecordKind(
     "recipe",
     1,
@@ -183,6 +192,15 @@ IMATRIX: RecordKind[dict[str, Any]] = RecordKind(
     True,
     _json,
     _object,
+)
+TYPE_ERROR: RecordKind[list[Any]] = RecordKind(
+    "type-error",
+    1,
+    "the digest of some rows of a tensor, of their importances, and a type",
+    "the squares of the type's errors, and of the values: two sums",
+    True,
+    _json,
+    _array,
 )
 MODELFILE: RecordKind[bytes] = RecordKind(
     "modelfile",
@@ -274,6 +292,15 @@ REMOTE_MODEL: RecordKind[Digest] = RecordKind(
     str,
     Digest.parse,
 )
+ADOPTED: RecordKind[Digest] = RecordKind(
+    "adopted",
+    1,
+    "the digest of another tool's manifest and the program's version",
+    "the id of the model that its files became",
+    False,
+    str,
+    Digest.parse,
+)
 REMOTE_SIZE: RecordKind[int] = RecordKind(
     "remote-size", 1, "a content's SHA-256", "how many bytes it has", True, str, int
 )
@@ -283,12 +310,14 @@ RECORDS: tuple[RecordKind[Any], ...] = (
     DESCRIPTION,
     PLACE,
     SOURCE_RANGES,
+    SOURCE_RANGE,
     RECIPE,
     CHAT_TEMPLATE,
     GGUF_KIND,
     SHARD,
     MEASURE,
     IMATRIX,
+    TYPE_ERROR,
     MODELFILE,
     POSTED,
     TEXT,
@@ -301,6 +330,7 @@ RECORDS: tuple[RecordKind[Any], ...] = (
     GIT_CONTENT,
     MODEL_CARD,
     REMOTE_MODEL,
+    ADOPTED,
     REMOTE_SIZE,
 )
 """All of them; ``tests/store/test_records.py`` holds that none is missing."""

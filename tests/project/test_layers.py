@@ -18,9 +18,10 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("convert", "lint"),
     ("store",),
     ("registry", "runtime"),
+    ("shared",),
     ("build",),
     ("models",),
-    ("view",),
+    ("view", "editor"),
     ("server",),
     ("cli",),
     ("__main__",),
@@ -32,7 +33,18 @@ ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
     ("sources",),
     ("graph",),
     ("steps",),
-    ("plan", "altering", "engine", "waiting", "network", "explain", "reasons"),
+    (
+        "plan",
+        "altering",
+        "gates",
+        "engine",
+        "waiting",
+        "exchange",
+        "surveying",
+        "network",
+        "explain",
+        "reasons",
+    ),
     (
         "fetching",
         "learning",
@@ -45,6 +57,7 @@ ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
         "forecast",
         "lock",
         "locked",
+        "provenance",
     ),
     ("build", "rebuild", "again"),
 )
@@ -55,7 +68,7 @@ ROWS_OF_QUANT: tuple[tuple[str, ...], ...] = (
     ("layouts",),
     ("table",),
     ("arrays", "kernels"),
-    ("compiled",),
+    ("compiled", "distance"),
     ("quantize",),
 )
 """The same inside ``quant/``: who runs the arithmetic knows it, and not the other way round."""

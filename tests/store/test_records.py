@@ -20,12 +20,14 @@ SAMPLES: dict[str, Any] = {
     "description": {"kind": "import", "fields": {"source": "sha256:0"}, "version": 1},
     "range": RangePlace("blobs/sha256-0", 1 << 40, 3, Digest("ab" * 32, BLAKE3)),
     "source-ranges": {"0 token_embd.weight": Digest("ab" * 32, BLAKE3)},
+    "source-range": Digest("cd" * 32, BLAKE3),
     "recipe": [{"models": ["x"]}, ["a warning"]],
     "chat-template": ["chatml", "{{ .Prompt }}", ["<|im_end|>"]],
     "gguf-kind": "projector",
     "shard": [1, 3],
     "measure": {"perplexity": 7.5},
     "imatrix": {"digest": "sha256:00", "chunks": 2},
+    "type-error": [0.25, 1e300],
     "modelfile": bytes(range(256)),
     "posted": '{"models": [["./é", null]]}',
     "text": '{"a": "é"}\n',
@@ -38,6 +40,7 @@ SAMPLES: dict[str, Any] = {
     "git-content": Digest("0" * 64),
     "model-card": Digest("1" * 64),
     "remote-model": Digest("2" * 64),
+    "adopted": Digest("3" * 64),
     "remote-size": 1 << 40,
 }
 
@@ -125,4 +128,4 @@ def test_what_people_wrote_or_one_store_has_is_not_shared() -> None:
     """
     private = {kind.name for kind in RECORDS if not kind.shared}
     written = {"modelfile", "posted", "text", "manifest", "made", "content"}
-    assert private == written | {"hub-commit", "hub-listing", "remote-model"}
+    assert private == written | {"hub-commit", "hub-listing", "remote-model", "adopted"}

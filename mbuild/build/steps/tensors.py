@@ -10,6 +10,7 @@ cut and needs no more memory than others, and a model of small tensors keeps all
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -26,6 +27,7 @@ from mbuild.build.steps.ranges import (
     MadeRange,
     Range,
     RangeCache,
+    bytes_of_row,
     digest_of,
     importances_of,
     ranges_of,
@@ -123,6 +125,13 @@ class _Work:
         self._context = context
         self._threads = cores()
         self.ranges = _in_order(variants)
+        cache.ask(
+            [
+                (part, variant.tensors[part.number][1], variant.imatrix)
+                for part in self.ranges
+                for variant in variants
+            ]
+        )
         jobs = [Job(partial(self._make, r), room_for(r, self._types(r))) for r in self.ranges]
         largest = max((job.size for job in jobs), default=0)
         limit = budget(self._threads, largest)
@@ -167,9 +176,12 @@ class _Work:
         """The range in another type; ``known`` is what variants before came to, by its key."""
         importances = importances_of(part, imatrix)
         key = self._cache.key(self._cache.source_digest(part, source.load), part, new, importances)
-        found = known.get(key) or self._cache.find(key)
+        size = part.rows[1] * bytes_of_row(part.tensor, new)
+        found = known.get(key) or self._cache.find(key, size)
         if found is None:
-            made = self._quantized(part, new, importances, source.load())
+            data, started = source.load(), time.perf_counter()
+            made = self._quantized(part, new, importances, data)
+            self._cache.made(made.nbytes, time.perf_counter() - started)
             found = MadeRange(made, key, digest_of(made))
         known[key] = found
         return found
@@ -181,7 +193,7 @@ class _Work:
 
         A tensor that cannot be cut is one range, however large: then it is spread.
         """
-        type_, values = _readable(part.tensor, data)
+        type_, values = readable_values(part.tensor, data)
         try:
             return quantize(
                 new,
@@ -310,7 +322,7 @@ class _Lane:
             raise CancelledError("another variant failed")
 
 
-def _readable(tensor: Tensor, data: Array) -> tuple[GGMLType, Array]:
+def readable_values(tensor: Tensor, data: Array) -> tuple[GGMLType, Array]:
     """A tensor's values in a type that can be quantized: what is quantized already is decoded."""
     if tensor.type in SOURCES:
         return tensor.type, data
