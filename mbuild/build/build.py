@@ -91,7 +91,7 @@ def _build(
     request = wanted.request
     yield BuildStarted(str(request.names[0]), len(in_order(ends)))
     pulled = {p.base.name: _id(store, p.base.name) for p in plans if p.base and p.base.remote}
-    yield from BuildEngine(store, wanted.use_cache).run(ends, outcome)
+    yield from BuildEngine(store, wanted.use_cache, wanted.pool).run(ends, outcome)
     for name, before in pulled.items():
         if before is not None and _id(store, name) != before:
             yield Replaced(str(name), before)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mbuild.build.costs import Cost, PlannedTensor
     from mbuild.store.manifest import Blob
     from mbuild.store.ports import BuildStore
+    from mbuild.work.pools import Pool
 
 
 class Result(NamedTuple):
@@ -93,6 +94,8 @@ class StepContext(NamedTuple):
     arriving: MutableMapping[Digest, Any] | None = None
     """The files that are on their way in this run, by their SHA-256
     (:mod:`mbuild.build.steps.arriving`)."""
+    pool: Pool | None = None
+    """Who else computes for this build."""
 
     @classmethod
     def silent(cls, store: BuildStore) -> StepContext:

@@ -159,6 +159,8 @@ WITH_VALUE = {
     "--target",
     "--converter",
     "--converter-python",
+    "--on",
+    "--part",
     *(
         row.flag
         for table in (OPTIONS, SPLITTING, CONVERSION, HALVES)

@@ -21,7 +21,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("build",),
     ("models",),
     ("view",),
-    ("server",),
+    ("server", "api"),
     ("cli",),
     ("__main__",),
 )
@@ -45,7 +45,7 @@ ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
         "lock",
         "locked",
     ),
-    ("build", "rebuild", "again"),
+    ("build", "rebuild", "again", "staged", "parts"),
 )
 """The same inside ``build/``; there a module may also import what stands beside it."""
 

@@ -107,4 +107,5 @@ def test_ollamas_words() -> None:
         Code.COMPILING_QUANTIZERS,
         Code.REUSED_TENSORS,
         Code.NEWLY_QUANTIZED,
+        Code.WORKERS,
     }

@@ -131,6 +131,18 @@ class RangeCache:
             self._digests[name] = known
         return known
 
+    def known_source(self, part: Range) -> Digest | None:
+        """The digest of a range's bytes, if it is remembered."""
+        return self._digests.get(f"{part.first} {part.tensor.name}")
+
+    def note_source(self, part: Range, digest: Digest) -> None:
+        """Remember the digest of a range's bytes, which somebody else has read."""
+        self._digests[f"{part.first} {part.tensor.name}"] = digest
+
+    def has_places(self, keys: Collection[str]) -> bool:
+        """Whether there is a place on record for each of these ranges; its bytes are not read."""
+        return self._read and len(self._store.cache.places(keys)) == len(set(keys))
+
     def remember_sources(
         self,
         origin: Origin,

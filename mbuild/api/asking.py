@@ -1,0 +1,209 @@
+"""From a call's arguments to a build that can run, as the command line makes one of its options."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mbuild.api.options import with_defaults
+from mbuild.build.fetching import Fetching, PullMode
+from mbuild.build.prepare import Build, Notice, check_unasked_names, read_recipe, targets
+from mbuild.build.request import BuildRequest, Script, Target
+from mbuild.build.sources.resolve import LocalContext
+from mbuild.build.splitting import HALVES, SPLITTING, Halves, Splitting
+from mbuild.convert.conversion import CONVERSION, Conversion
+from mbuild.core.digest import Digest
+from mbuild.core.environment import default_store
+from mbuild.core.errors import MissingFileError, SourceError, UsageError
+from mbuild.core.names import InvalidNameError, ModelName
+from mbuild.language.stages.opening import SYNTAX_LINE, opens_stages
+from mbuild.quant.choose.options import Option
+from mbuild.registry.stored import local_name
+from mbuild.store import Store
+
+if TYPE_CHECKING:
+    from mbuild.build.staging import StagesRead
+    from mbuild.language.recipe import Recipe
+    from mbuild.language.stages.values import StageRecipe
+    from mbuild.quant.choose.types import FileType
+
+StrPath = str | os.PathLike[str]
+
+TEXT = "Modelfile (text)"
+"""What messages call a Modelfile that is in no file."""
+
+_LONGEST = 16 << 20
+
+
+class Asking(NamedTuple):
+    """What a call asks for, before its Modelfile is read.
+
+    ``named`` tells whether the models get their names. ``arguments`` are the values of ARG;
+    ``given`` are the options by their names.
+    """
+
+    data: bytes
+    label: str
+    folder: Path
+    names: tuple[str, ...]
+    types: tuple[str, ...] = ()
+    stages: tuple[str, ...] = ()
+    arguments: Mapping[str, str] = {}
+    use_cache: bool = True
+    named: bool = True
+    given: Mapping[str, Any] = {}
+
+
+def open_store(store: StrPath | None, said: list[str]) -> Store:
+    """The store in a folder, or the usual one; what it warns of is added to ``said``."""
+    return Store(Path(store).expanduser() if store is not None else default_store(), said.append)
+
+
+def read_text(path: Path, name: str) -> bytes:
+    """A Modelfile's bytes; raises :class:`SourceError` for what is none."""
+    from mbuild.store.copying import OpenFile
+
+    try:
+        opened = OpenFile.open(path, name)
+    except SourceError as error:
+        kind = MissingFileError if isinstance(error.__cause__, FileNotFoundError) else SourceError
+        raise kind(f"the Modelfile {error.message}", hint=error.hint) from None
+    with opened, open(opened.fd, "rb", closefd=False) as file:
+        data = file.read(_LONGEST + 1)
+    if len(data) > _LONGEST:
+        raise SourceError(f"the Modelfile {name} is larger than {_LONGEST >> 20} MiB")
+    return data
+
+
+def wanted_build(asking: Asking, store: Store) -> Build:
+    """The build that is asked for; raises :class:`MbuildError` for whatever is wrong with it."""
+    given = {**with_defaults(asking.given), "quantize": asking.types}
+    found = (_staged if opens_stages(asking.data) else _plain)(asking, given, store)
+    request = BuildRequest(
+        found.targets,
+        found.script,
+        given["outtype"],
+        given["pre"],
+        _file_type(given["draft_quantize"]),
+        given["link"],
+        asking.named,
+        Splitting.parse(_of(SPLITTING, given)),
+        Conversion.parse(_of(CONVERSION, given)),
+        halves=Halves.parse(_of(HALVES, given)),
+    )
+    if asking.named and not asking.names:
+        check_unasked_names(request, store)
+    mode = PullMode(given["pull"]) if given["pull"] else None
+    return Build(
+        request,
+        found.recipe,
+        LocalContext(asking.folder, store),
+        use_cache=asking.use_cache,
+        warnings=(*found.warnings, *found.overruled),
+        fetching=Fetching(mode),
+        stages=found.stages,
+    )
+
+
+class _Read(NamedTuple):
+    """A Modelfile and what is asked of it, read."""
+
+    targets: tuple[Target, ...]
+    script: Script
+    recipe: Recipe
+    warnings: tuple[Notice, ...]
+    stages: Mapping[str, StageRecipe] = {}
+    overruled: tuple[Notice, ...] = ()
+
+
+def _plain(asking: Asking, given: Mapping[str, Any], store: Store) -> _Read:
+    """A Modelfile in Ollama's language."""
+    for name, value in (("arguments", asking.arguments), ("target", asking.stages)):
+        if value:
+            raise UsageError(
+                f"{name} has no effect: this Modelfile has no arguments and no stages",
+                hint=f"make {SYNTAX_LINE} its first line to use them",
+            )
+    recipe, warnings = read_recipe(asking.data, asking.label, store)
+    made = targets(asking.names, partial(_default_name, asking.folder), given, local_name)
+    return _Read(made, _script(asking), recipe, warnings)
+
+
+def _staged(asking: Asking, given: Mapping[str, Any], store: Store) -> _Read:
+    """A Modelfile with stages."""
+    from mbuild.build.staged import staged_targets
+    from mbuild.build.staging import FilesBeside, read_stages
+
+    read: StagesRead = read_stages(
+        asking.data,
+        asking.label,
+        store,
+        FilesBeside(asking.folder),
+        asking.arguments,
+        asking.stages,
+    )
+    default = partial(_default_name, asking.folder)
+    made, notes = staged_targets(read.stages, asking.names, default, given, local_name)
+    script = _script(asking)._replace(arguments=asking.arguments, brought=read.brought)
+    stages = {stage.name: stage for stage in read.stages}
+    return _Read(made, script, read.stages[0].recipe, read.warnings, stages, notes)
+
+
+def _script(asking: Asking) -> Script:
+    """What the log keeps of the Modelfile, and where the caller's own paths start."""
+    folder = str(asking.folder.absolute())
+    return Script(asking.label, Digest.of(asking.data), folder, os.getcwd())
+
+
+def _of(table: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:
+    return {row.name: given[row.name] for row in table.values()}
+
+
+def _file_type(text: str | None) -> FileType | None:
+    if text is None:
+        return None
+    from mbuild.quant.choose.types import file_type
+
+    return file_type(text)
+
+
+def _default_name(folder: Path) -> str:
+    name = folder.resolve().name
+    try:
+        return str(ModelName.parse(name))
+    except InvalidNameError:
+        raise UsageError(
+            f"cannot make a model name from the folder name {name!r}", hint="give one: name=NAME"
+        ) from None
+
+
+def modelfile_of(
+    modelfile: StrPath | None, text: str | None, folder: StrPath | None
+) -> tuple[bytes, str, Path]:
+    """The bytes of the Modelfile that a call names, what it is called, and where its paths start.
+
+    Raises :class:`UsageError` for two of them, :class:`SourceError` for one that is not there.
+    """
+    if text is not None:
+        if modelfile is not None:
+            raise UsageError("modelfile and text name two Modelfiles", hint="leave one out")
+        return text.encode(), TEXT, Path(folder) if folder is not None else Path()
+    path = Path(modelfile) if modelfile is not None else Path(folder or ".") / "Modelfile"
+    return (
+        read_text(path, str(path)),
+        str(path),
+        Path(folder) if folder is not None else path.parent,
+    )
+
+
+def as_value(value: StrPath) -> str:
+    """What an instruction calls a model: a text as it is, a path in full."""
+    return value if isinstance(value, str) else str(Path(value).absolute())
+
+
+def several(value: str | Sequence[str]) -> tuple[str, ...]:
+    """One text or several as several."""
+    return (value,) if isinstance(value, str) else tuple(value)
