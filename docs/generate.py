@@ -27,6 +27,7 @@ from mbuild.server.shapes import CREATE
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS))  # for those who load this file by its path
 
+import request_schema  # noqa: E402
 import sentences  # noqa: E402
 
 COMMAND = "python docs/generate.py"
@@ -50,6 +51,7 @@ def pages() -> dict[str, str]:
         "cli.md": command_line(),
         "messages.md": sentences.page(sentences.Messages().messages(), COMMAND),
         "progress.schema.json": json.dumps(schema(), indent=2) + "\n",
+        "request.schema.json": json.dumps(request_schema.schema(), indent=2) + "\n",
         "quantize.md": _with_options("quantize.md", _flags()),
         "api.md": _with_options("api.md", _properties()),
     }

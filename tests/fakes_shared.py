@@ -47,6 +47,13 @@ class MemoryStorage:
         data = self.held.get(name)
         return None if data is None else data[offset : offset + size]
 
+    def stream(self, name: str, size: int) -> Iterator[bytes]:
+        """The bytes, in pieces."""
+        self._ask("stream", [name])
+        data = self.held.get(name, b"")
+        for start in range(0, len(data), 1000):
+            yield data[start : start + 1000]
+
     def sizes(self, names: Collection[str]) -> dict[str, int]:
         """How many bytes."""
         self._ask("sizes", names)

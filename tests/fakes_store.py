@@ -79,6 +79,11 @@ class MemoryWriter:
         """Bytes written so far."""
         return len(self._data)
 
+    @property
+    def digest(self) -> Digest:
+        """The digest of what was written so far."""
+        return Digest.of(bytes(self._data))
+
     def write(self, data: Any) -> None:
         """Append bytes."""
         self._data += memoryview(data).cast("B")

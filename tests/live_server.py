@@ -53,13 +53,14 @@ class Server:
 
     def raw(self, request: bytes, timeout: float = 10) -> bytes:
         """What the server answers to these very bytes, until it closes or is silent."""
+        headers_alone = request.startswith(b"HEAD ")
         with socket.create_connection(("127.0.0.1", self.port), timeout) as sock:
             sock.sendall(request)
             received = b""
             try:
                 while piece := sock.recv(65536):
                     received += piece
-                    if _complete(received):
+                    if _complete(received, headers_alone):
                         break
             except (TimeoutError, ConnectionResetError):
                 pass
@@ -139,10 +140,10 @@ def serving_here(root: Path, **options: Any) -> Iterator[Server]:
         sock.close()
 
 
-def _complete(answer: bytes) -> bool:
+def _complete(answer: bytes, headers_alone: bool) -> bool:
     head, found, body = answer.partition(b"\r\n\r\n")
-    if not found:
-        return False
+    if not found or headers_alone:
+        return bool(found)
     if b"transfer-encoding: chunked" in head.lower():
         return body.endswith(b"0\r\n\r\n")
     length = re.search(rb"content-length: (\d+)", head.lower())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +17,7 @@ from mbuild.build.sources.resolve import LocalContext
 from mbuild.build.splitting import HALVES, SPLITTING, Halves, Splitting
 from mbuild.convert.conversion import CONVERSION, Conversion
 from mbuild.core.digest import Digest
-from mbuild.core.environment import default_store
+from mbuild.core.environment import CACHE_VARIABLE, default_store
 from mbuild.core.errors import MissingFileError, SourceError, UsageError
 from mbuild.core.names import InvalidNameError, ModelName
 from mbuild.language.stages.opening import SYNTAX_LINE, opens_stages
@@ -38,11 +39,15 @@ TEXT = "Modelfile (text)"
 _LONGEST = 16 << 20
 
 
+Caches = tuple[tuple[str, ...], str | None, tuple[str, ...]]
+
+
 class Asking(NamedTuple):
     """What a call asks for, before its Modelfile is read.
 
     ``named`` tells whether the models get their names. ``arguments`` are the values of ARG;
-    ``given`` are the options by their names.
+    ``given`` are the options by their names; ``caches`` the shared ones: where from, where to,
+    whose signatures count.
     """
 
     data: bytes
@@ -55,11 +60,22 @@ class Asking(NamedTuple):
     use_cache: bool = True
     named: bool = True
     given: Mapping[str, Any] = {}
+    caches: Caches = ((), None, ())
 
 
 def open_store(store: StrPath | None, said: list[str]) -> Store:
     """The store in a folder, or the usual one; what it warns of is added to ``said``."""
     return Store(Path(store).expanduser() if store is not None else default_store(), said.append)
+
+
+def sharing(caches: Caches, store: Store, said: list[str]) -> AbstractContextManager[object]:
+    """The shared caches of a call, attached to a store; raises :class:`UsageError`."""
+    if not any(caches) and not os.environ.get(CACHE_VARIABLE):
+        return nullcontext()
+    from mbuild.shared.attach import attached
+    from mbuild.shared.locations import CacheOptions
+
+    return attached(store, CacheOptions.of(*caches), said.append)
 
 
 def read_text(path: Path, name: str) -> bytes:

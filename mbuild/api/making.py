@@ -16,6 +16,7 @@ from mbuild.api.asking import (
     modelfile_of,
     open_store,
     several,
+    sharing,
     wanted_build,
 )
 from mbuild.api.options import BuildOptions
@@ -78,6 +79,9 @@ def build(
     use_cache: bool = True,
     threads: int | None = None,
     executor: Executor | str | None = None,
+    cache_from: str | Sequence[str] = (),
+    cache_to: str | None = None,
+    cache_verify: str | Sequence[str] = (),
     **options: Unpack[BuildOptions],
 ) -> Generator[BuildEvent, None, Built]:
     """Build what a Modelfile asks for, as ``mbuild build`` does.
@@ -88,6 +92,8 @@ def build(
     (default: the folder's name). ``quantize`` names types, ``target`` stages, ``arguments`` the
     values of ARG. Without ``use_cache`` every step runs. ``executor`` is any executor, whose
     workers compute for the build, or what ``--on`` takes (``local:4``).
+    ``cache_from``, ``cache_to`` and ``cache_verify`` are the shared caches of the options of
+    these names.
     """
     data, label, start = modelfile_of(modelfile, text, folder)
     asking = Asking(
@@ -100,6 +106,7 @@ def build(
         dict(arguments or {}),
         use_cache,
         given=options,
+        caches=(several(cache_from), cache_to, several(cache_verify)),
     )
     return (yield from _run(asking, store, threads, executor=executor))
 
@@ -230,6 +237,7 @@ def _run(
     end: BuildFinished | None = None
     with ExitStack() as stack:
         stack.enter_context(computing_on(threads))
+        stack.enter_context(sharing(asking.caches, store, said))
         if output is not None:  # what it is written from must not be removed before
             stack.enter_context(store.using())
         if executor is not None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mbuild.build.fetching import Fetching, PullMode
 from mbuild.build.history import History, modelfile_text
@@ -33,22 +33,35 @@ _NOTHING = Fetching(PullMode.NEVER)
 _BY_FILE = "name its Modelfile with -f FILE"
 
 
-def from_log(stored: StoredManifest, store: Store, on_read: OnRead) -> Build:
+def from_log(
+    stored: StoredManifest,
+    store: Store,
+    on_read: OnRead,
+    *,
+    build: str = "",
+    elsewhere: Path | None = None,
+) -> Build:
     """The build that made a model, for this one model, and only of what it was made from.
 
+    ``build`` is the id of the one that is meant, if it was in this store; else it is the last.
+    ``elsewhere`` is where sources lie that are not in the Modelfile's folder (any more).
     Raises :class:`NameNotFoundError` where the log knows no such build, :class:`UsageError`
     where it does not tell enough, and :class:`DamagedError` where a blob that a request to
     the API named is gone.
     """
-    record, target = _record_of(store, stored)
+    record, target = _record_of(store, stored, build)
     request = record.request._replace(targets=(target._replace(names=(stored.name,)),))
-    wanted = _asked(request, record, stored, store, on_read)
+    wanted = _asked(request, record, stored, store, (on_read, elsewhere))
     return wanted._replace(gate=Unchanged(record, store), fetching=_NOTHING)
 
 
-def _record_of(store: Store, stored: StoredManifest) -> tuple[BuildRecord, Target]:
+def _record_of(store: Store, stored: StoredManifest, build: str) -> tuple[BuildRecord, Target]:
     """The last build that made this very model, and which of its targets that is."""
     other = None
+    for record in History(store).find(build) if build else ():
+        target = record.target_of(str(stored.name), stored.id)
+        if target is not None:
+            return record, target
     for record in History(store).newest_first():
         target = record.target_of(str(stored.name), stored.id)
         if target is not None:
@@ -70,7 +83,7 @@ def _asked(
     record: BuildRecord,
     stored: StoredManifest,
     store: Store,
-    on_read: OnRead,
+    reading: tuple[OnRead, Path | None],
 ) -> Build:
     """The build of a request: its recipe, where what it names is found, warnings about it."""
     source = request.source
@@ -89,8 +102,7 @@ def _asked(
             f"{stored.name}: the history does not have the Modelfile that it was built from",
             hint="name it with -f FILE",
         )
-    folder, directory = Path(source.folder), Path(source.directory)
-    context = LocalContext(folder, store, directory=directory, hash_files=True, on_read=on_read)
+    context = _context(source, store, *reading)
     if opens_stages(data):
         (target,) = request.targets
         bring = FilesKept(source.brought, store)
@@ -100,6 +112,55 @@ def _asked(
         return Build(request, first, context, warnings=read.warnings, stages=stages)
     recipe, warnings = read_recipe(data, source.name, store)
     return Build(request, recipe, context, warnings=warnings)
+
+
+def _context(script: Script, store: Store, on_read: OnRead, elsewhere: Path | None) -> LocalContext:
+    """Where what a Modelfile names is found: its sources are digested before anything runs."""
+    return LocalContext(
+        Path(script.folder),
+        store,
+        directory=Path(script.directory),
+        hash_files=True,
+        on_read=on_read,
+        elsewhere=elsewhere,
+    )
+
+
+def from_statement(
+    data: bytes,
+    script: Script,
+    shown: Mapping[str, Any],
+    stored: StoredManifest,
+    store: Store,
+    on_read: OnRead,
+    *,
+    elsewhere: Path | None = None,
+) -> Build:
+    """The build that a statement tells of, from the Modelfile that it names by its digest.
+
+    ``shown`` is the request in it. Raises :class:`UsageError` for another Modelfile, and where
+    the statement does not tell enough.
+    """
+    told = shown.get("modelfile")
+    if not isinstance(told, dict) or told.get("text") != str(script.text):
+        raise UsageError(
+            f"{script.name} is not the Modelfile that {stored.name} was made from:"
+            f" {told.get('text') if told else 'a request to the API'} in the statement,"
+            f" {script.text} now",
+            hint="name that one with -f FILE",
+        )
+    if opens_stages(data):
+        raise UsageError(
+            f"{script.name} has stages, whose arguments a statement does not have",
+            hint="verify it in the store in which it was built",
+        )
+    own = BuildRequest((Target((stored.name,)),), script).to_json()["modelfile"]
+    request = BuildRequest.from_json({**shown, "modelfile": own})
+    target = request.targets[0]._replace(names=(stored.name,))
+    request = request._replace(targets=(target,), link=False, named=True)
+    recipe, warnings = read_recipe(data, script.name, store)
+    context = _context(script, store, on_read, elsewhere)
+    return Build(request, recipe, context, warnings=warnings, fetching=_NOTHING)
 
 
 def _bring(source: Posted, record: BuildRecord, stored: StoredManifest, store: Store) -> None:
@@ -127,6 +188,8 @@ def from_modelfile(
     stored: StoredManifest,
     store: Store,
     on_read: OnRead,
+    *,
+    elsewhere: Path | None = None,
 ) -> Build:
     """The build of a model from a Modelfile, with the options of its lock and held to it.
 
@@ -138,8 +201,7 @@ def from_modelfile(
             hint="leave -f out: the history knows the stage and its arguments",
         )
     recipe, warnings = read_recipe(data, script.name, store)
-    folder, directory = Path(script.folder), Path(script.directory)
-    context = LocalContext(folder, store, directory=directory, hash_files=True, on_read=on_read)
+    context = _context(script, store, on_read, elsewhere)
     request = BuildRequest((Target((stored.name,)),), script)
     if lock is None:
         return Build(request, recipe, context, warnings=warnings, fetching=_NOTHING)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mbuild.build.engine import BuildEngine, Outcome
 from mbuild.build.fetching import fetch
 from mbuild.build.graph import in_order
-from mbuild.build.prepare import Build, located, plans_of
+from mbuild.build.prepare import Build, located, prepared
 from mbuild.build.recording import Recorder
 from mbuild.build.steps.manifest import Assembled
 from mbuild.core.digest import Digest
@@ -30,9 +30,11 @@ from mbuild.core.events import (
 )
 
 if TYPE_CHECKING:
+    from mbuild.build.history import BuildRecord
     from mbuild.build.request import BuildRequest
     from mbuild.core.names import ModelName
     from mbuild.store import Store
+    from mbuild.store.shared import SharedCache
 
 _NOTICE_SECONDS = 1.0
 
@@ -64,10 +66,24 @@ def _recorded(wanted: Build, store: Store, recorder: Recorder) -> Iterator[Build
     except BaseException:  # Ctrl-C, or whoever followed the build went away
         recorder.ends("stopped", models=models)
         raise
-    recorder.ends("built", models=models)
+    warning = _attest(recorder.ends("built", models=models), recorder, store)
+    if warning:
+        yield Warned(warning)
     if recorder.reasons and not recorder.first:
         yield Explained(tuple(recorder.reasons.values()))
     yield finished
+
+
+def _attest(record: BuildRecord, recorder: Recorder, store: Store) -> str:
+    """Keep statements about new models; why that cannot be done, if it cannot.
+
+    A build with nothing to do has nothing to say that was not said before.
+    """
+    if not recorder.ran and all(map(store.has_provenance, record.models.values())):
+        return ""
+    from mbuild.build.provenance.keeping import keep
+
+    return keep(record, recorder.found, recorder.plans, recorder.files, store)
 
 
 def _build(
@@ -83,15 +99,20 @@ def _build(
         yield from fetch(wanted.recipes(), wanted.fetching, wanted.context, store)
     except (RegistryError, SourceError) as error:
         raise located(error, wanted, store) from None
-    plans = plans_of(wanted, store)
+    found, plans = prepared(wanted, store)
     steps = [planned.manifest for planned in plans]
     outcome = Outcome()
     ends = [step for planned in plans for step in planned.ends]
     recorder.begins(steps, outcome, ends)
+    recorder.found, recorder.plans = found, plans
     request = wanted.request
     yield BuildStarted(str(request.names[0]), len(in_order(ends)))
     pulled = {p.base.name: _id(store, p.base.name) for p in plans if p.base and p.base.remote}
     yield from BuildEngine(store, wanted.use_cache, wanted.pool).run(ends, outcome)
+    if store.shared is not None:
+        from mbuild.build.exchange import give_cached
+
+        give_cached(store.shared, outcome.keys, outcome.results)
     for name, before in pulled.items():
         if before is not None and _id(store, name) != before:
             yield Replaced(str(name), before)
@@ -115,7 +136,20 @@ def _build(
         size = sum(layer.size for layer in model.manifest.layers)
         yield ModelBuilt(str(names[0]) if names else "", model.id, size)
     written = sum(layer.size for layer in new.values())
+    if store.shared is not None:
+        yield from _drained(store.shared)
     return _finished(request, models, outcome, written, recorder.clock)
+
+
+def _drained(shared: SharedCache) -> Iterator[BuildEvent]:
+    """Wait for what is still on its way to the shared cache; the models have their names."""
+    said, done = False, 0
+    for done, total in shared.drain() if shared.writes else ():
+        if not said and done < total:
+            said = True
+            yield Status(Code.SENDING_SHARED, {"size": total - done})
+    if done and shared.writes:
+        yield Status(Code.SENT_SHARED, {"size": done})
 
 
 def _id(store: Store, name: ModelName) -> Digest | None:

@@ -7,7 +7,7 @@ The engine knows no kind of step. A build with nothing to do stays in
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from mbuild.build.graph import (
     Result,
     Step,
     StepContext,
+    before,
     cache_key,
     describe,
     in_order,
@@ -26,11 +27,13 @@ from mbuild.core.errors import MbuildError
 from mbuild.core.events import (
     BuildEvent,
     Cause,
+    Code,
     Note,
     Status,
     StepFinished,
     StepProgress,
     StepStarted,
+    Value,
     Warned,
 )
 from mbuild.core.values import NamedTuple
@@ -74,7 +77,8 @@ class Outcome:
 
     ``begun`` says when steps began, by the monotonic clock, those that never ended
     among them. For those that ran also when they did, what was hashed for their keys, and
-    why there was no cached result, should no input have changed.
+    why there was no cached result, should no input have changed. ``files`` are the digests
+    that were found by reading, by path.
     """
 
     def __init__(self) -> None:
@@ -84,6 +88,7 @@ class Outcome:
         self.begun: dict[Step, float] = {}
         self.descriptions: dict[Step, dict[str, Any]] = {}
         self.lost: dict[Step, Note] = {}
+        self.files: dict[str, Digest] = {}
 
 
 class State(StrEnum):
@@ -135,12 +140,26 @@ class BuildEngine:
                 outcome.results[step] = result
                 outcome.keys[step] = key
                 yield StepFinished(numbers[step], step.label, True, 0.0, 0, *names_of(step))
+        if missing and self.use_cache and self.store.shared is not None:
+            yield from self._take(missing, outcome, numbers)
+            missing = [step for step in missing if step not in outcome.results]
         for step in self._there(steps, missing, bring=True):
             missing.remove(step)
             outcome.results[step] = Result()
             yield StepFinished(numbers[step], step.label, True, 0.0, 0, *names_of(step))
         if missing:
             yield from _Run(self, outcome, numbers, missing).events()
+
+    def _take(
+        self, missing: Sequence[Step], outcome: Outcome, numbers: Mapping[Step, int]
+    ) -> Iterator[BuildEvent]:
+        """Take what other machines have made, before anything is fetched to make it from."""
+        from mbuild.build.exchange import foreseen
+
+        assert self.store.shared is not None
+        found = foreseen(missing, outcome.results, self.store.shared)
+        if found:
+            yield from _Run(self, outcome, numbers, found, takes=True).events()
 
     def _there(
         self, steps: Sequence[Step], missing: Collection[Step], *, bring: bool
@@ -271,7 +290,10 @@ class _Run:
         outcome: Outcome,
         numbers: Mapping[Step, int],
         steps: Sequence[Step],
+        *,
+        takes: bool = False,
     ) -> None:
+        """``takes``: nothing is made, and what other machines do not have is left."""
         import queue
 
         from mbuild.work.cancel import Cancel
@@ -280,6 +302,7 @@ class _Run:
         self._outcome = outcome
         self._numbers = numbers
         self._steps = steps
+        self._takes = takes
         self._fetched: dict[str, Digest] = {}  # of files, by path
         self._arriving: dict[Digest, Any] = {}
         self._events: queue.SimpleQueue[BuildEvent | _Done | _Begun | Future[None]] = (
@@ -293,7 +316,7 @@ class _Run:
         from mbuild.build.waiting import Waiting
         from mbuild.work.cores import cores
 
-        waiting = Waiting(self._steps, self._outcome.results)
+        waiting = Waiting(self._steps, self._others())
         pool = ThreadPoolExecutor(max(_LEAST_AT_ONCE, cores()), thread_name_prefix="mbuild-step")
         running = 0
         try:
@@ -319,6 +342,13 @@ class _Run:
             self._cancel.cancel()
             pool.shutdown(wait=True, cancel_futures=True)
 
+    def _others(self) -> Container[Step]:
+        """What no step waits for: what is over, and what this run does without."""
+        if not self._takes:
+            return self._outcome.results
+        own = set(self._steps)
+        return {each for step in own for each in before(step) if each not in own}
+
     def _finish(self, done: _Done) -> BuildEvent:
         outcome, step, number = self._outcome, done.step, self._numbers[done.step]
         outcome.results[step] = done.result
@@ -335,26 +365,56 @@ class _Run:
         """In a worker thread: each step's result, from the cache or made now."""
         engine, results = self._engine, self._outcome.results
         # Steps whose inputs had to run may still be cached, if those came out as before.
-        missing = []
+        missing: dict[Step, str] = {}
         for step in steps:
             if step.fetches:
                 self._outcome.lost[step] = Note(Cause.NOT_HERE)
-                missing.append(step)
+                missing[step] = ""
                 continue
             result, key = engine._look_up(self._learned(step), results)
             if result is None:
                 self._outcome.lost[step] = engine.lost(key)
-                missing.append(step)
+                missing[step] = key
             else:
                 self._events.put(_Done(step, result, key))
         if missing:
-            self._make(missing)
+            self._obtain(missing)
+
+    def _obtain(self, missing: Mapping[Step, str]) -> None:
+        """Make what is missing, or have it from other machines; keys are empty where unknown."""
+        engine = self._engine
+        shared = engine.store.shared
+        if shared is None or not engine.use_cache:
+            self.make([*missing])
+            return
+        from mbuild.build.exchange import SharedSteps
+
+        exchange = SharedSteps(engine.store, shared, self)
+        (exchange.take if self._takes else exchange.work)(missing)
+
+    def took(self, step: Step, result: Result, key: str) -> None:
+        """Another machine has made a step's result."""
+        self._events.put(_Done(step, result, key))
+
+    def comes(self, step: Step) -> Callable[[int, int], None]:
+        """A result is fetched: that is shown like work."""
+        number = self._numbers[step]
+        self._events.put(StepStarted(number, step.label, number, *names_of(step)))
+        return self._context(step).report
+
+    def say(self, code: Code, values: Mapping[str, Value]) -> None:
+        """Something about other machines."""
+        self._events.put(Status(code, values))
+
+    def check(self) -> None:
+        """Whether to go on."""
+        self._cancel.check()
 
     def _learned(self, step: Step) -> Step:
         """A step with the digests of what was fetched for it."""
         return step.learned(self._fetched) if step.needs and self._fetched else step
 
-    def _make(self, steps: Sequence[Step]) -> None:
+    def make(self, steps: Sequence[Step]) -> None:
         """Run one step, or several of one group together; each result counts when it is there."""
         for step in steps:
             leader, number = self._numbers[steps[0]], self._numbers[step]
@@ -377,6 +437,7 @@ class _Run:
             self._events.put(_Done(step, made.result, "", run))
         for step, made in unrecorded:  # until the files' digests were known
             self._record(step, made, files)
+        self._outcome.files |= files
         if time.monotonic() - began > _FLUSH_SECONDS:
             self._engine.store.cache.flush()
 
@@ -391,8 +452,16 @@ class _Run:
             kept = (
                 made._replace(new=()) if step.fetches else made
             )  # it keeps what it fetched itself
-            self._outcome.keys[step] = self._engine.record(description, kept)
+            key = self._outcome.keys[step] = self._engine.record(description, kept)
+            self._give(step, key, made.result, description)
         return description is not None
+
+    def _give(self, step: Step, key: str, result: Result, description: Mapping[str, Any]) -> None:
+        shared = self._engine.store.shared
+        if shared is not None and shared.writes:
+            from mbuild.build.exchange import give
+
+            give(shared, step, key, result, description)
 
     def _context(self, step: Step) -> StepContext:
         number, label, names = self._numbers[step], step.label, names_of(step)

@@ -154,6 +154,10 @@ class Step(Protocol):
         """Whether it only brings to this machine what others need, and runs for them alone."""
 
     @property
+    def trivial(self) -> bool:
+        """Whether making its result takes less time than to ask another machine for it."""
+
+    @property
     def group(self) -> Hashable | None:
         """Steps of one group that have to run are run together, by :meth:`run_together`."""
 
@@ -224,6 +228,9 @@ class BaseStep(Frozen):
 
     fetches: ClassVar[bool] = False
     """Whether it only brings to this machine what others need."""
+
+    trivial: ClassVar[bool] = False
+    """Whether making its result takes less time than to ask another machine for it."""
 
     input_name: ClassVar[str] = ""
     """What its result is called where it is the input of another step, if not by its kind."""

@@ -20,6 +20,7 @@ from mbuild.build.prepare import located, plans_of
 from mbuild.core.errors import RegistryError, SourceError, UnsupportedError, UsageError
 from mbuild.core.events import (
     BuildEvent,
+    Code,
     PartFinished,
     Status,
     StepProgress,
@@ -91,7 +92,12 @@ def make_part(wanted: Build, store: Store, part: Part) -> Generator[BuildEvent, 
         totals = [0, 0, 0]
         for number, steps in enumerate(groups, start=1):
             yield from _group(steps, number, store, shared, part, totals)
-        sent = shared.drain(lambda done, total: None)
+        sent = said = 0
+        for done, total in shared.drain():
+            sent = total
+            if not said and done < total:
+                said = total - done
+                yield Status(Code.SENDING_SHARED, {"size": said})
     made, there, size = totals
     seconds = time.monotonic() - began
     yield PartFinished(part.number, part.parts, made, there, size, sent, seconds)

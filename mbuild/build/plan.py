@@ -70,12 +70,26 @@ class Sources(NamedTuple):
     imatrices: Mapping[str, SourceFile] = {}
     changes: tuple[ChangeSource, ...] = ()
 
+    def learned(self, files: Mapping[str, Digest]) -> Sources:
+        """The same with the digests, by path, that a build found by reading."""
+        return Sources(
+            tuple(source.learned(files) for source in self.models),
+            tuple(source.learned(files) for source in self.adapters),
+            tuple(source.learned(files) for source in self.drafts),
+            {name: file.learned(files) for name, file in self.imatrices.items()},
+            tuple(each.learned(files) if each else each for each in self.changes),
+        )
+
 
 class OtherModel(NamedTuple):
     """The model that TAKE names: what it comes to, and all that it names."""
 
     recipe: Recipe
     sources: Sources
+
+    def learned(self, files: Mapping[str, Digest]) -> OtherModel:
+        """As :meth:`Sources.learned`."""
+        return self._replace(sources=self.sources.learned(files))
 
 
 ChangeSource = AdapterSource | OtherModel | None

@@ -177,6 +177,11 @@ def learn(wanted: Build, store: Store) -> None:
 
 def plans_of(wanted: Build, store: Store) -> tuple[Plan, ...]:
     """The graph of each target; raises what cannot be resolved."""
+    return prepared(wanted, store)[1]
+
+
+def prepared(wanted: Build, store: Store) -> tuple[Sequence[Resolved], tuple[Plan, ...]]:
+    """What each part of a build comes from, and the graph of each target; raises as plans_of."""
     script = wanted.request.script
     several = len(wanted.request.targets) > 1
     found, plans = [], list[Plan]()
@@ -195,7 +200,7 @@ def plans_of(wanted: Build, store: Store) -> tuple[Plan, ...]:
         )
     if wanted.gate is not None:
         wanted.gate.before(found, plans)
-    return tuple(plans)
+    return found, tuple(plans)
 
 
 def resolve(recipe: Recipe, request: BuildRequest, context: Context) -> Sources:

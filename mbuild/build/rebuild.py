@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.build.build import build
 from mbuild.build.explain import DescribedStep, explain
@@ -23,6 +23,7 @@ from mbuild.core.events import Cause
 from mbuild.store import Layer, Manifest, Store
 from mbuild.store.files import temporary_folder
 from mbuild.store.media import GGUF
+from mbuild.store.records import DESCRIPTION
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +55,11 @@ class Difference(NamedTuple):
 
 
 class Rebuilt(NamedTuple):
-    """What building again came to; ``layers`` and ``bytes`` are those of the model in the store."""
+    """What building again came to; ``layers`` and ``bytes`` are those of the model in the store.
+
+    ``statement`` is what this build says of itself, ``descriptions`` are what was hashed for
+    the keys in it.
+    """
 
     name: str
     old: str
@@ -62,6 +67,8 @@ class Rebuilt(NamedTuple):
     layers: int
     bytes: int
     differences: tuple[Difference, ...]
+    statement: Mapping[str, Any] = {}
+    descriptions: Mapping[str, Mapping[str, Any]] = {}
 
 
 def rebuild(
@@ -89,7 +96,27 @@ def rebuild(
                 len(stored.manifest.layers),
                 stored.size,
                 tuple(_differences((store, stored), (scratch, again))),
+                *_said(scratch, again),
             )
+
+
+def _said(
+    scratch: Store, again: StoredManifest
+) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]]:
+    """The statement that the build wrote, and what its steps' keys stand for."""
+    from mbuild.store.attached import PROVENANCE, documents, parsed
+
+    for document in documents(scratch, again.id, PROVENANCE):
+        value = parsed(document.data)
+        keys = keys_of(value)
+        return value, scratch.cache.get_many(DESCRIPTION, keys)
+    return {}, {}
+
+
+def keys_of(statement: Mapping[str, Any]) -> list[str]:
+    """The keys of a statement's steps."""
+    steps = statement["predicate"]["buildDefinition"]["internalParameters"]["steps"]
+    return [step["key"] for step in steps if step.get("key")]
 
 
 class _Borrowing:

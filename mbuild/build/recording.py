@@ -16,13 +16,17 @@ from mbuild.store.records import DESCRIPTION
 
 if TYPE_CHECKING:
     from mbuild.build.explain import DescribedStep
-    from mbuild.build.prepare import Build
+    from mbuild.build.plan import Plan
+    from mbuild.build.prepare import Build, Resolved
     from mbuild.build.reasons import Explanation
     from mbuild.store import Store
 
 
 class Recorder:
-    """Follows one build from its start, and adds it to the log at its end."""
+    """Follows one build from its start, and adds it to the log at its end.
+
+    ``found`` and ``plans`` are what the build comes from and its graphs, once they are known.
+    """
 
     def __init__(self, wanted: Build, store: Store) -> None:
         self._wanted = wanted
@@ -35,6 +39,8 @@ class Recorder:
         self._ends: Sequence[Step] = ()
         self._outcome = Outcome()
         self._reasons: Mapping[Step, Reason] | None = None
+        self.found: Sequence[Resolved] = ()
+        self.plans: Sequence[Plan] = ()
 
     def begins(self, targets: Sequence[Step], outcome: Outcome, ends: Sequence[Step] = ()) -> None:
         """The graph is known; ``outcome`` fills while it runs.
@@ -52,12 +58,22 @@ class Recorder:
         return self._reasons
 
     @property
+    def ran(self) -> bool:
+        """Whether any step ran so far."""
+        return bool(self._outcome.ran)
+
+    @property
+    def files(self) -> Mapping[str, Digest]:
+        """The digests of files that were found by reading, by path."""
+        return self._outcome.files
+
+    @property
     def first(self) -> bool:
         """Whether there is no earlier build of the model: nobody asks why it is built."""
         return {reason.causes for reason in self.reasons.values()} == {(Cause.FIRST,)}
 
-    def ends(self, result: str, error: str = "", models: Mapping[str, Digest] = {}) -> None:
-        """Add the build to the log."""
+    def ends(self, result: str, error: str = "", models: Mapping[str, Digest] = {}) -> BuildRecord:
+        """Add the build to the log; its line there."""
         order = in_order(self._ends)
         places = {step: place for place, step in enumerate(order)}
         record = BuildRecord(
@@ -73,6 +89,7 @@ class Recorder:
             tuple(places[target] for target in self._targets),
         )
         self._history.append(record)
+        return record
 
     def _step(self, step: Step, places: Mapping[Step, int]) -> StepRecord:
         outcome = self._outcome

@@ -30,6 +30,7 @@ Examples:
   mbuild export mario -o mario/             GGUF, adapters, Modelfile, texts
   mbuild export mario -o mario.tar          OCI image layout, for mbuild import
   mbuild export mario --lmstudio -o ~/.lmstudio/models
+  mbuild export mario --preset models.ini            llama-server --models-preset models.ini
   mbuild export mario --split 40GB -o parts/         mario-00001-of-00003.gguf and so on
   mbuild export mario --merge -o whole.gguf          one file of a model in several
 """
@@ -37,9 +38,21 @@ Examples:
 
 @click.command("export", epilog=EXPORT_EPILOG)
 @click.argument("name", type=NameType())
-@click.option("-o", "--output", metavar="PATH", required=True, help="FILE.gguf, FILE.tar or DIR.")
+@click.option("-o", "--output", metavar="PATH", help="FILE.gguf, FILE.tar or DIR.")
 @store_option
 @click.option("--lmstudio", is_flag=True, help="DIR/<namespace>/<model>/: LM Studio's layout.")
+@click.option(
+    "--preset",
+    metavar="FILE.ini",
+    type=click.Path(path_type=Path),
+    help="Add the model to a preset of llama.cpp's router; without -o over the store's files.",
+)
+@click.option(
+    "--model-yaml",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write LM Studio's description of the model: model.yaml.",
+)
 @click.option("--raw", is_flag=True, help="Write the weights as stored, without adding settings.")
 @click.option(
     "--link",
@@ -55,8 +68,10 @@ def export_command(
     /,
     *,
     name: ModelName,
-    output: str,
+    output: str | None,
     store: str | None,
+    preset: Path | None,
+    model_yaml: Path | None,
     split: str | None,
     split_layers: str | None,
     **flags: bool,
@@ -67,22 +82,39 @@ def export_command(
     file system can (XFS, btrfs), weights share their blocks with the store.
     """
     opened = open_store(ctx, store)
-    layout = _layout(output, lmstudio=flags["lmstudio"])
+    written: list[Written] = []
     splitting = Splitting.parse({"split": split, "split_layers": split_layers})
-    options = ExportOptions(
-        layout, flags["raw"], flags["link"], flags["force"], flags["merge"], splitting
-    )
-    target = Path(output).expanduser()
-    with opened.reading(), meter("exporting") as show:
-        stored = library.find(opened, name)
-
-        def modelfile(files: Mapping[Digest, str]) -> str:
-            contents = library.view(opened, stored.name)
-            return _modelfile(opened, in_one_file(contents) if flags["merge"] else contents, files)
-
-        written = export(opened, stored, target, options, modelfile, show)
+    if output is not None:
+        layout = _layout(output, lmstudio=flags["lmstudio"])
+        options = ExportOptions(
+            layout, flags["raw"], flags["link"], flags["force"], flags["merge"], splitting
+        )
+        written = _exported(opened, name, Path(output).expanduser(), options)
+    elif not (preset or model_yaml) or splitting or any(flags[each] for each in _OF_FILES):
+        raise UsageError("an export needs a place", hint="name it: -o FILE.gguf, FILE.tar or DIR")
     for file in written:
         click.echo(_line(file, flags["link"]))
+    if preset is not None or model_yaml is not None:
+        from mbuild.cli.presets import write_presets
+
+        stored = library.find(opened, name)
+        write_presets(opened, stored, written, preset, model_yaml, replace=flags["force"])
+
+
+def _exported(store: Store, name: ModelName, target: Path, options: ExportOptions) -> list[Written]:
+    """Write the model's files."""
+    with store.reading(), meter("exporting") as show:
+        stored = library.find(store, name)
+
+        def modelfile(files: Mapping[Digest, str]) -> str:
+            contents = library.view(store, stored.name)
+            return _modelfile(store, in_one_file(contents) if options.merge else contents, files)
+
+        return export(store, stored, target, options, modelfile, show)
+
+
+_OF_FILES = ("raw", "link", "merge", "lmstudio")
+"""Flags that say how files are written."""
 
 
 def _layout(output: str, *, lmstudio: bool) -> ExportForm:

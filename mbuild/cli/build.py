@@ -19,10 +19,12 @@ from mbuild.cli.common import (
     FolderType,
     QuickCommand,
     TemplateType,
+    cache_options,
     model_name,
     open_store,
     read_limited,
     say_reading,
+    sharing,
     store_option,
 )
 from mbuild.cli.converting import (
@@ -70,6 +72,13 @@ class ModelfileText(NamedTuple):
 def build_options(command: CommandT) -> CommandT:
     """The options that say what to build; a command with them calls :func:`read_request`."""
     for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def build_options_without_context(command: CommandT) -> CommandT:
+    """The same without CONTEXT, for a command that gives the folders itself."""
+    for option in reversed(_OPTIONS[:-1]):
         command = option(command)
     return command
 
@@ -126,6 +135,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Remove what was fetched of a checkpoint after the build.",
     ),
     click.option("--no-cache", is_flag=True, help="Run every step, cached or not."),
+    cache_options,
     click.option(
         "--threads",
         metavar="N",
@@ -154,21 +164,25 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 
 
 def read_request(
-    ctx: click.Context, given: Mapping[str, Any], *, hash_files: bool = False
+    ctx: click.Context,
+    given: Mapping[str, Any],
+    *,
+    hash_files: bool = False,
+    modelfile: ModelfileText | None = None,
 ) -> tuple[Build, Store]:
     """What the options of :func:`build_options` ask for, and the store.
 
     ``given`` are their values by name. ``hash_files``: read files whose digest is not
-    remembered, so that it is known before the build. Raises :class:`MbuildError` for
-    whatever is wrong with them.
+    remembered, so that it is known before the build. ``modelfile`` is one that was read before.
+    Raises :class:`MbuildError` for whatever is wrong with them.
     """
     if given["threads"] is not None:
         from mbuild.work.cores import use_threads
 
         use_threads(given["threads"])
-    modelfile = read_modelfile(given["file"], given["folder"])
+    modelfile = modelfile or read_modelfile(given["file"], given["folder"])
     store = open_store(ctx, given["store"])
-    default = partial(_default_name, context_folder(given["folder"]))
+    default = partial(default_name, context_folder(given["folder"]))
     asked = _asked(modelfile, given["names"], default, given, store)
     request = BuildRequest(
         asked.targets,
@@ -300,22 +314,23 @@ def build_command(
     style = "quiet" if quiet else progress
     with failures(style):
         wanted, store = _wanted(ctx, options, locked=locked)
-        if dry_run:
-            from mbuild.build.forecast import forecast
-            from mbuild.cli.preview import show_steps
+        with sharing(store, options):
+            if dry_run:
+                from mbuild.build.forecast import forecast
+                from mbuild.cli.preview import show_steps
 
-            show_steps(forecast(wanted, store), "json" if style == "json" else "text")
-        elif part is not None:
-            from mbuild.build.parts import Part, make_part
+                show_steps(forecast(wanted, store), "json" if style == "json" else "text")
+            elif part is not None:
+                from mbuild.build.parts import Part, make_part
 
-            follow(make_part(wanted, store, Part.parse(part)), style)
-        elif on is not None:
-            from mbuild.work.pools import open_pool
+                follow(make_part(wanted, store, Part.parse(part)), style)
+            elif on is not None:
+                from mbuild.work.pools import open_pool
 
-            with open_pool(on) as pool:
-                run(wanted._replace(pool=pool), store, style, verbose=verbose)
-        else:
-            run(wanted, store, style, verbose=verbose)
+                with open_pool(on) as pool:
+                    run(wanted._replace(pool=pool), store, style, verbose=verbose)
+            else:
+                run(wanted, store, style, verbose=verbose)
 
 
 def _wanted(ctx: click.Context, options: Mapping[str, Any], *, locked: bool) -> tuple[Build, Store]:
@@ -420,7 +435,8 @@ def read_modelfile(file: str | None, folder: Path | None) -> ModelfileText:
     return ModelfileText(data, str(path), path.parent if folder is None else folder)
 
 
-def _default_name(folder: Path) -> str:
+def default_name(folder: Path) -> str:
+    """What a model is called without ``-t``: as its folder; raises :class:`UsageError`."""
     name = folder.resolve().name
     try:
         return str(ModelName.parse(name))

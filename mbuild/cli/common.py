@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
+from mbuild.core.environment import CACHE_VARIABLE
 from mbuild.core.errors import MissingFileError, SourceError
 from mbuild.core.names import InvalidNameError, ModelName
 from mbuild.core.units import human_size as human_size
@@ -88,6 +89,47 @@ def store_option(command: CommandT) -> CommandT:
         help="The store's folder  [default: $OLLAMA_MODELS, else $MBUILD_HOME/models, else"
         " ~/.ollama/models]",
     )(command)
+
+
+CACHE_OPTIONS = ("cache_from", "cache_to", "cache_verify")
+"""The options of :func:`cache_options`, which say nothing of what a build makes."""
+
+
+def cache_options(command: CommandT) -> CommandT:
+    """The shared caches that results come from and go to; :func:`sharing` attaches them."""
+    verify = click.option(
+        "--cache-verify",
+        metavar="KEY",
+        multiple=True,
+        help="Take only results that were signed with this public key (ed25519, a file).",
+    )
+    target = click.option(
+        "--cache-to",
+        metavar="URL",
+        help="Put results into a shared cache, and take them from there  [default: $MBUILD_CACHE"
+        " if MBUILD_CACHE_WRITE=1]",
+    )
+    return click.option(
+        "--cache-from",
+        metavar="URL",
+        multiple=True,
+        help="Take results from a shared cache: a folder, or a URL (s3://, oci://, http://, ...);"
+        " repeat it for several  [default: $MBUILD_CACHE]",
+    )(target(verify(command)))
+
+
+def sharing(store: Store, given: Mapping[str, Any]) -> AbstractContextManager[object]:
+    """The shared caches of a command, attached to a store; nothing is loaded where there are none.
+
+    Raises :class:`UsageError`.
+    """
+    if not any(map(given.get, CACHE_OPTIONS)) and not os.environ.get(CACHE_VARIABLE):
+        return nullcontext()
+    from mbuild.shared.attach import attached
+    from mbuild.shared.locations import CacheOptions
+
+    asked = CacheOptions.of(*(given[name] for name in CACHE_OPTIONS))
+    return attached(store, asked, _warn_once(set()))
 
 
 format_option = click.option(

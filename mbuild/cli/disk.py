@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from mbuild.cli.common import NameType, format_option, human_size, open_store, store_option
+from mbuild.cli.common import (
+    FolderType,
+    NameType,
+    format_option,
+    human_size,
+    open_store,
+    store_option,
+)
 from mbuild.cli.converting import converter_of, converter_options
 from mbuild.cli.meter import AgeType, SizeType, counted, meter, table
 from mbuild.core.errors import UsageError
@@ -17,7 +25,8 @@ from mbuild.models.disk import Finding, Pruned, PrunePolicy, Usage, Verified, pr
 from mbuild.models.disk.inventory import LeftoverKind
 
 if TYPE_CHECKING:
-    from mbuild.build.rebuild import Rebuilt
+    from mbuild.cli.rebuild import Again
+    from mbuild.store import Store, StoredManifest
 
 _LEFTOVERS = {
     LeftoverKind.TEMPORARY: "files under construction",
@@ -26,6 +35,7 @@ _LEFTOVERS = {
     LeftoverKind.OLD_CACHE: "old build caches",
     LeftoverKind.DAMAGED: "damaged blobs set aside",
     LeftoverKind.STRAY: "not blobs, but named like blobs",
+    LeftoverKind.DOCUMENT: "statements about removed models",
 }
 
 
@@ -162,6 +172,7 @@ Examples:
   mbuild verify mario
   mbuild verify --dry-run --format json
   mbuild verify --rebuild mario      build it again elsewhere, compare bit for bit
+  mbuild verify --signed --key mbuild.key.pub mario
 """
 
 
@@ -171,6 +182,14 @@ Examples:
 @click.option("--dry-run", is_flag=True, help="Only report; leave damaged blobs in place.")
 @click.option("--rebuild", is_flag=True, help="Rebuild the models and compare them bit for bit.")
 @click.option("-f", "--file", metavar="FILE", help="The Modelfile to rebuild from.")
+@click.option(
+    "--source",
+    metavar="DIR",
+    type=FolderType(),
+    help="Where sources are that lie outside of the Modelfile's folder.",
+)
+@click.option("--signed", is_flag=True, help="Check that the key signed the models.")
+@click.option("--key", metavar="FILE", type=click.Path(path_type=Path), help="The public key.")
 @converter_options
 @format_option
 @click.pass_context
@@ -183,6 +202,9 @@ def verify_command(
     dry_run: bool,
     rebuild: bool,
     file: str | None,
+    source: Path | None,
+    signed: bool,
+    key: Path | None,
     style: str,
     **further: str | None,
 ) -> int:
@@ -194,7 +216,7 @@ def verify_command(
 
     With --rebuild good models are also built again in a throw-away store, as the
     last build made them, or as FILE and its lock file say; the two must agree
-    to the last bit.
+    to the last bit, and with what the statement about the model says (mbuild provenance).
     """
     if rebuild and not names:
         raise UsageError("--rebuild needs a model's name", hint="mbuild verify --rebuild NAME")
@@ -202,24 +224,60 @@ def verify_command(
         raise UsageError(
             "-f needs --rebuild and one model's name", hint="mbuild verify --rebuild NAME -f FILE"
         )
+    _check_options(names, rebuild=rebuild, source=source, signed=signed, key=key)
     opened = open_store(ctx, store)
     models = [library.find(opened, name) for name in names] if names else None
     with meter("verifying") as show:
         found = verify(opened, models, set_aside=not dry_run, progress=show)
     if rebuild and models and not found.findings:
-        from mbuild.cli.rebuild import rebuilt
+        from mbuild.cli.rebuild import RebuildOptions, rebuilt
 
         converter, quiet = converter_of(further, opened), style == "json"
-        again = [rebuilt(opened, m, file, quiet=quiet, converter=converter) for m in models]
-        return _show_rebuilt(found, again, style)
-    if style == "json":
+        asked = RebuildOptions(file, source, converter, quiet)
+        again = [rebuilt(opened, m, asked) for m in models]
+        good = _show_rebuilt(found, again, style)
+    elif style == "json":
         click.echo(json.dumps(found.to_json(), indent=2))
+        good = not found.findings
     else:
         click.echo("\n".join(_verified_lines(found)))
-    return 1 if found.findings else 0
+        good = not found.findings
+    if key is not None:
+        for model in models or ():
+            good = _show_signed(opened, model, key, style) and good
+    return 0 if good else 1
 
 
-def _show_rebuilt(found: Verified, again: list[Rebuilt], style: str) -> int:
+def _check_options(
+    names: tuple[ModelName, ...],
+    *,
+    rebuild: bool,
+    source: Path | None,
+    signed: bool,
+    key: Path | None,
+) -> None:
+    """Raise :class:`UsageError` for options that need others."""
+    if source is not None and not rebuild:
+        raise UsageError(
+            "--source needs --rebuild", hint="mbuild verify --rebuild NAME --source DIR"
+        )
+    if signed != (key is not None) or (signed and not names):
+        raise UsageError(
+            "--signed, --key and a model's name belong together",
+            hint="mbuild verify NAME --signed --key FILE",
+        )
+
+
+def _show_signed(store: Store, model: StoredManifest, key: Path, style: str) -> bool:
+    """Whether the key signed the model, and what of it; beside JSON on standard error."""
+    from mbuild.cli.provenance import signed_lines
+
+    lines, good = signed_lines(store, model, key)
+    click.echo("\n".join(lines), err=style == "json")
+    return good
+
+
+def _show_rebuilt(found: Verified, again: list[Again], style: str) -> bool:
     from mbuild.cli.rebuild import rebuilt_json, rebuilt_lines
 
     if style == "json":
@@ -228,7 +286,7 @@ def _show_rebuilt(found: Verified, again: list[Rebuilt], style: str) -> int:
     else:
         lines = [line for each in again for line in rebuilt_lines(each)]
         click.echo("\n".join([*_verified_lines(found), *lines]))
-    return 1 if any(each.differences for each in again) else 0
+    return all(each.good for each in again)
 
 
 def _verified_lines(found: Verified) -> list[str]:

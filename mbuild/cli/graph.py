@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from mbuild.cli.build import build_options, read_request
-from mbuild.cli.common import open_store, write_output
+from mbuild.cli.common import open_store, sharing, write_output
 from mbuild.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def _planned(ctx: click.Context, options: dict[str, Any]) -> Picture:
     from mbuild.view.report import picture_of_plan
 
     wanted, store = read_request(ctx, options)
-    return picture_of_plan(forecast(wanted, store))
+    with sharing(store, options):
+        return picture_of_plan(forecast(wanted, store))
 
 
 def _past(ctx: click.Context, build: str, options: dict[str, Any]) -> Picture:

@@ -17,7 +17,7 @@ from mbuild.cli.build import (
     read_request,
     run,
 )
-from mbuild.cli.common import write_file
+from mbuild.cli.common import sharing, write_file
 from mbuild.cli.locked import asked_options, lock_path, read_lock
 from mbuild.cli.progress import failures
 from mbuild.core.names import InvalidNameError, ModelName
@@ -61,7 +61,8 @@ def _lock(ctx: click.Context, style: str, options: dict[str, Any]) -> None:
     wanted = wanted._replace(request=wanted.request._replace(named=named))
     path = lock_path(wanted.request.script, from_stdin(options["file"], options["folder"]))
     writing = Writing(wanted)
-    run(wanted._replace(gate=writing), store, style)
+    with sharing(store, options):
+        run(wanted._replace(gate=writing), store, style)
     if wanted.stages:
         writing.inputs[ASKED] = asked_options(ctx, options)
     text = BuildLock(writing.inputs, writing.results).to_text()

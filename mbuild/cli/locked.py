@@ -19,7 +19,7 @@ from mbuild.build.lock import (
 from mbuild.build.locked import Locked
 from mbuild.build.prepare import distinct
 from mbuild.build.splitting import HALVES, SPLITTING
-from mbuild.cli.common import read_limited
+from mbuild.cli.common import CACHE_OPTIONS, read_limited
 from mbuild.cli.quantizing import file_type_of
 from mbuild.convert.conversion import CONVERSION
 from mbuild.core.errors import FormatError, MissingFileError, UsageError
@@ -59,6 +59,7 @@ def _as_given(value: Any) -> Any:
 
 _NOT_ASKED = frozenset(
     {"names", "store", "file", "folder", "pull", "no_cache", "threads", "link", "progress"}
+    | {*CACHE_OPTIONS}
 )
 """Options that say nothing of what a build makes."""
 

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "explain": ("mbuild.cli.plan", "Explain why each step will run or is cached."),
     "graph": ("mbuild.cli.graph", "Draw a build's steps: SVG, Mermaid or DOT."),
     "history": ("mbuild.cli.history", "List the last builds, or show one build's steps."),
+    "watch": ("mbuild.cli.watch", "Build each finished checkpoint of a training run."),
     "lock": ("mbuild.cli.lock", "Pin a build's inputs and results in Modelfile.lock."),
     "report": ("mbuild.cli.report", "Write a page about a build: graph, times, layers, tensors."),
     "list": ("mbuild.cli.models", "List the models in the store."),
@@ -37,7 +38,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "diff": ("mbuild.cli.compare", "Show what differs between two models."),
     "du": ("mbuild.cli.disk", "Show disk use, and what prune would free."),
     "prune": ("mbuild.cli.disk", "Remove what no model uses."),
+    "cache": ("mbuild.cli.cache", "Count or remove what lies in a shared cache."),
     "verify": ("mbuild.cli.disk", "Check every digest; quarantine damaged blobs."),
+    "provenance": ("mbuild.cli.provenance", "Show how a model was made; print its SBOM."),
+    "sign": ("mbuild.cli.provenance", "Sign a model and the statement about it."),
     "export": ("mbuild.cli.artifacts", "Write a model to GGUF, a directory or a tar archive."),
     "import": ("mbuild.cli.artifacts", "Import models from a tar archive."),
     "import-recipe": ("mbuild.cli.recipe", "Recover the quantization flags of a GGUF file."),
@@ -161,6 +165,9 @@ WITH_VALUE = {
     "--converter-python",
     "--on",
     "--part",
+    "--cache-from",
+    "--cache-to",
+    "--cache-verify",
     *(
         row.flag
         for table in (OPTIONS, SPLITTING, CONVERSION, HALVES)

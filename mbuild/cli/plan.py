@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mbuild.cli.build import build_options, read_request
-from mbuild.cli.common import columns_of, format_option, human_size
+from mbuild.cli.common import columns_of, format_option, human_size, sharing
 from mbuild.cli.preview import INDENT, STATES, show_steps
 from mbuild.cli.screen import wrapped
 from mbuild.core.units import local_time
@@ -49,7 +49,8 @@ def plan_command(ctx: click.Context, /, *, style: str, tensors: bool, **options:
     from mbuild.build.forecast import forecast
 
     wanted, store = read_request(ctx, options)
-    planned = forecast(wanted, store)
+    with sharing(store, options):
+        planned = forecast(wanted, store)
     show_steps(planned, style, tensors=tensors)
     if not planned.fits:
         if style == "text":
@@ -72,7 +73,8 @@ def explain_command(ctx: click.Context, /, *, style: str, **options: Any) -> Non
     from mbuild.build.forecast import survey
 
     wanted, store = read_request(ctx, options, hash_files=True)
-    surveyed = survey(wanted, store)
+    with sharing(store, options):
+        surveyed = survey(wanted, store)
     names = [str(name) for name in wanted.request.names]
     if store.private.exists():
         store.database.close()  # the digests of files that were read

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mbuild.build.again import from_log, from_modelfile, with_converter
+from mbuild.build.again import from_log, from_modelfile, from_statement, with_converter
+from mbuild.build.converter import ForeignConverter
 from mbuild.build.lock import BuildLock
-from mbuild.build.rebuild import Rebuilt, rebuild
+from mbuild.build.rebuild import Rebuilt, keys_of, rebuild
 from mbuild.cli.build import read_modelfile, script_of
 from mbuild.cli.common import say_reading
 from mbuild.cli.locked import lock_path, read_lock
 from mbuild.cli.meter import counted
 from mbuild.cli.progress import renderer
+from mbuild.core.errors import NameNotFoundError
 from mbuild.core.events import BuildFinished, Explained, LayerReady, ModelBuilt, WritingManifest
+from mbuild.models.provenance.comparing import Compared, compare, compare_lock, same_steps
+from mbuild.models.provenance.reading import Statement, statements
+from mbuild.store.records import DESCRIPTION
 
 if TYPE_CHECKING:
-    from mbuild.build.converter import ForeignConverter
     from mbuild.build.prepare import Build
     from mbuild.store import Store, StoredManifest
 
@@ -24,51 +29,124 @@ _UNSAID = (LayerReady, WritingManifest, ModelBuilt, BuildFinished, Explained)
 """Events that speak of the throw-away store."""
 
 
-def rebuilt(
-    store: Store,
-    stored: StoredManifest,
-    file: str | None,
-    *,
-    quiet: bool = False,
-    converter: ForeignConverter | None = None,
-) -> Rebuilt:
+class RebuildOptions(NamedTuple):
+    """What the command line says of building again.
+
+    ``file`` is the Modelfile, ``source`` where its sources lie that are not beside it,
+    ``converter`` the checkout of llama.cpp that a model was converted with, which nothing but
+    the command line names.
+    """
+
+    file: str | None = None
+    source: Path | None = None
+    converter: ForeignConverter | None = None
+    quiet: bool = False
+
+
+class Again(NamedTuple):
+    """A model that was built again, and what the statement about it says beside that.
+
+    ``statement`` is the digest of the statement, empty where there is none.
+    """
+
+    rebuilt: Rebuilt
+    statement: str
+    compared: tuple[Compared, ...]
+
+    @property
+    def good(self) -> bool:
+        """Whether everything agrees."""
+        return not self.rebuilt.differences and all(row.agrees for row in self.compared)
+
+
+def rebuilt(store: Store, stored: StoredManifest, asked: RebuildOptions) -> Again:
     """Build a model again and compare, showing the build on standard error.
 
-    Without ``file`` as the log says that it was built; else from that Modelfile,
-    with the options of its lock file if it has one. ``converter`` is the checkout of llama.cpp
-    that a model was converted with, which nothing but the command line names. Raises
-    :class:`UsageError` where neither tells how, and :class:`NameNotFoundError` where the log knows
-    no such build.
+    Without a Modelfile as the log says that it was built; else from that Modelfile, with the
+    options of its lock file if it has one, or those of the statement. Raises
+    :class:`UsageError` where nothing tells how, and :class:`NameNotFoundError` where the log
+    knows no such build.
     """
-    wanted = (
-        from_log(stored, store, say_reading) if file is None else _from_file(file, stored, store)
-    )
-    if converter is not None:
-        wanted = with_converter(wanted, converter)
+    known = statements(store, stored.id)
+    statement = known[0] if known else None
+    wanted = _wanted(store, stored, asked, statement)
+    if asked.converter is not None:
+        wanted = with_converter(wanted, asked.converter)
     building = rebuild(wanted, stored, store)
     with renderer("auto") as show, closing(building):
         while True:
             try:
                 event = next(building)
             except StopIteration as done:
-                found: Rebuilt = done.value
-                return found
-            if not quiet and not isinstance(event, _UNSAID):
+                return _compared(store, done.value, statement, wanted)
+            if not asked.quiet and not isinstance(event, _UNSAID):
                 show(event)
 
 
-def _from_file(file: str, stored: StoredManifest, store: Store) -> Build:
+def _wanted(
+    store: Store, stored: StoredManifest, asked: RebuildOptions, statement: Statement | None
+) -> Build:
+    """The build to make again: the log knows best, then a lock, then the statement."""
+    source = asked.source
+    if asked.file is not None:
+        return _from_file(asked.file, stored, store, source, statement)
+    build = statement.build if statement else ""
+    try:
+        return from_log(stored, store, say_reading, build=build, elsewhere=source)
+    except NameNotFoundError:
+        if statement is None or source is None:
+            raise
+        name = statement.definition["externalParameters"]["request"]["modelfile"]["name"]
+        return _from_file(str(source / name), stored, store, source, statement)
+
+
+def _from_file(
+    file: str,
+    stored: StoredManifest,
+    store: Store,
+    source: Path | None,
+    statement: Statement | None,
+) -> Build:
     modelfile = read_modelfile(file, None)
     script, lock = script_of(modelfile), None
     if file != "-":
         path = lock_path(script, stdin=False)
         text = read_lock(path)
         lock = None if text is None else (BuildLock.from_text(text, str(path)), path)
-    return from_modelfile(modelfile.data, script, lock, stored, store, say_reading)
+    data = modelfile.data
+    if lock is None and statement is not None:
+        shown = statement.definition["externalParameters"]["request"]
+        if shown.get("modelfile", {}).get("text") == str(script.text):
+            further = {"elsewhere": source}
+            return from_statement(data, script, shown, stored, store, say_reading, **further)
+    return from_modelfile(data, script, lock, stored, store, say_reading, elsewhere=source)
 
 
-def rebuilt_lines(found: Rebuilt) -> list[str]:
+def _compared(store: Store, found: Rebuilt, statement: Statement | None, wanted: Build) -> Again:
+    """What the statement says beside the model that was made again, and beside the lock file."""
+    if statement is None or not found.statement:
+        return Again(found, "", ())
+    keys = keys_of(statement.value)
+    known = store.cache.get_many(DESCRIPTION, keys)
+    same = same_steps(known.get, found.descriptions.get, store.files.alias)
+    rows = compare(statement.value, found.statement, same)
+    text, script = None, wanted.request.script
+    if script is not None:
+        path = Path(script.folder) / f"{Path(script.name).name}.lock"
+        text = read_lock(path)
+    if text is not None:
+        lock = BuildLock.from_text(text, str(path))
+        if any(result["id"] == found.old for result in lock.results.values()):
+            rows += compare_lock(lock, text, statement.value)
+    return Again(found, str(statement.document.digest), tuple(rows))
+
+
+def rebuilt_lines(again: Again) -> list[str]:
     """What the comparison found, for people."""
+    return [*_model_lines(again.rebuilt), *_statement_lines(again)]
+
+
+def _model_lines(found: Rebuilt) -> list[str]:
     if not found.differences:
         layers = counted(found.layers, "layer")
         return [f"{found.name}: built again, bit for bit the same ({layers}, manifest, config)"]
@@ -81,9 +159,35 @@ def rebuilt_lines(found: Rebuilt) -> list[str]:
     return lines
 
 
-def rebuilt_json(found: Rebuilt) -> dict[str, Any]:
+def _statement_lines(again: Again) -> list[str]:
+    if not again.statement:
+        return []
+    wrong = [row for row in again.compared if not row.agrees]
+    agree = len(again.compared) - len(wrong)
+    head = f"statement {again.statement}: {agree} of {counted(len(again.compared), 'entry')} agree"
+    lines = [head.replace("entrys", "entries")]
+    for row in again.compared:
+        if row.agrees:
+            lines.append(f"  agrees   {row.what}  {row.said}")
+        else:
+            lines.append(f"  differs  {row.what}  {row.said} in the statement")
+            lines.append(f"           {' ' * len(row.what)}  {row.found} built again")
+    lines.append("  not shown by building again: when it was built, and on which machine")
+    return lines
+
+
+def rebuilt_json(again: Again) -> dict[str, Any]:
     """What the comparison found, for programs."""
-    return {
-        **found._asdict(),
+    found = again.rebuilt
+    value: dict[str, Any] = {
+        "name": found.name,
+        "old": found.old,
+        "new": found.new,
+        "layers": found.layers,
+        "bytes": found.bytes,
         "differences": [difference._asdict() for difference in found.differences],
     }
+    if again.statement:
+        value["statement"] = again.statement
+        value["compared"] = [row._asdict() for row in again.compared]
+    return value

@@ -25,6 +25,7 @@ from mbuild.core.transfers import (
     BlobDone,
     BlobProgress,
     Direction,
+    DocumentsMoved,
     LeftOut,
     ManifestPut,
     TransferEvent,
@@ -253,6 +254,7 @@ def _follow(
     blobs: dict[Any, tuple[int, int]] = {}
     manifests: list[ManifestPut] = []
     left_out: tuple[str, ...] = ()
+    documents: DocumentsMoved | None = None
     done: Transferred | None = None
     try:
         with closing(events), meter(label, f"waiting for {there.endpoint}") as show:
@@ -270,6 +272,9 @@ def _follow(
                 elif isinstance(event, LeftOut):
                     left_out = event.names
                     continue
+                elif isinstance(event, DocumentsMoved):
+                    documents = event
+                    continue
                 show(sum(each[0] for each in blobs.values()), sum(e[1] for e in blobs.values()))
     except KeyboardInterrupt:
         raise CancelledError(
@@ -286,6 +291,7 @@ def _follow(
                 "replaced": done.replaced.hex if done.replaced else None,
                 **({"manifests": [_manifest(put) for put in manifests]} if manifests else {}),
                 **({"left_out": list(left_out)} if left_out else {}),
+                **({"documents": documents.number} if documents else {}),
             }
         )
         return
@@ -294,11 +300,22 @@ def _follow(
     click.echo(f"{verb} {done.name}  {done.id.short}  {human_size(done.size)}, {what}")
     for put in manifests[1:]:
         click.echo(f"{verb} {put.name}  {put.digest.short}  the same blobs for {put.dialect}")
+    if documents is not None:
+        _show_documents(documents)
     if left_out:
         shown = ", ".join(left_out[:_SHOWN]) + (", ..." if len(left_out) > _SHOWN else "")
         click.echo(f"left out, because a model has no place for it: {shown}", err=True)
     if done.replaced is not None:
         click.echo(f"replaced {done.name} (was {done.replaced.short})", err=True)
+
+
+def _show_documents(moved: DocumentsMoved) -> None:
+    """How many statements and signatures went along, and why not all of them did."""
+    verb, what = _DONE[moved.direction][0], "statements and signatures about it"
+    if moved.number:
+        click.echo(f"{verb} {moved.number} {what}: mbuild provenance shows them")
+    if moved.problem:
+        click.echo(f"warning: not all {what} were {verb}: {moved.problem}", err=True)
 
 
 def _manifest(put: ManifestPut) -> dict[str, str]:

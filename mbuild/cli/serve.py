@@ -45,6 +45,12 @@ Examples:
     help="A registry that requests may pull from and push to, beside Ollama's and the Hub's;"
     " http://HOST for one without TLS.",
 )
+@click.option(
+    "--cache",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Be the shared cache of other machines, in this folder: --cache-to http://HOST:PORT/cache",
+)
 @click.option("--writable", is_flag=True, help="Accept pushes to /v2/, too.")
 @click.option(
     "--ollama-keys",
@@ -103,6 +109,7 @@ def serve_command(ctx: click.Context, /, *, store: str | None, **options: Any) -
         options["writable"],
         engine_of(options["llama_server"], off=options["no_run"] or upstream is not None),
         keys,
+        options["cache"],
     )
     sock = run.listen(host, port)
     line = f"serving {opened.root} on {run.url_of(sock)}"

@@ -36,6 +36,12 @@ STATUSES: Mapping[Code, str] = {
     Code.REUSED_TENSORS: "reused {reused} of {total} quantized tensors",
     Code.NEWLY_QUANTIZED: "newly quantized: {tensors}",
     Code.AUTODETECTED_TEMPLATE: "using autodetected template {template}",
+    Code.WAITING_FOR_MACHINE: "waiting for {holder}, which makes the same: {step}",
+    Code.TAKING_OVER: "{holder} does not go on: {step}",
+    Code.TOOK_SHARED: "took {size} from the shared cache: {step}",
+    Code.MAKING_SOONER: "made here sooner than it comes from the shared cache: {step}",
+    Code.SENDING_SHARED: "sending {size} to the shared cache",
+    Code.SENT_SHARED: "sent {size} to the shared cache",
 }
 """A sentence for each code; those that Ollama has, too, are in its words."""
 
@@ -45,6 +51,8 @@ _ONCE = " (once on this machine)"
 def status_text(event: Status) -> str:
     """What the build is doing."""
     values = {name: _listed(value) for name, value in event.values.items()}
+    if isinstance(size := event.values.get("size"), int):
+        values["size"] = human_size(size)
     once = _ONCE if event.values.get("kept") else ""
     return STATUSES[event.code].format(once=once, **values)
 

@@ -16,6 +16,18 @@ HOME_VARIABLE = "MBUILD_HOME"
 KEEP_VARIABLE = "MBUILD_KEEP"
 """How much the cache may keep beyond what models name: ``50GB``, ``0`` for nothing."""
 
+CACHE_VARIABLE = "MBUILD_CACHE"
+"""A shared cache that builds take from: a folder or a URL."""
+
+CACHE_WRITE_VARIABLE = "MBUILD_CACHE_WRITE"
+"""``1`` where builds also fill that cache."""
+
+CACHE_KEY_VARIABLE = "MBUILD_CACHE_KEY"
+"""A file with the ed25519 key that signs the records a build puts into a shared cache."""
+
+CACHE_TOKEN_VARIABLE = "MBUILD_CACHE_TOKEN"
+"""What a shared cache over HTTP is shown: the token of ``mbuild serve``."""
+
 
 def default_store() -> Path:
     """Where models are: ``$OLLAMA_MODELS``, else ``$MBUILD_HOME/models``, else Ollama's place.

@@ -133,11 +133,17 @@ class ForbiddenHostError(RegistryError):
 
 
 class UnreachableError(RegistryError):
-    """No answer came, or not all of it; another attempt may go better, after ``wait`` seconds."""
+    """No answer came, or not all of it.
 
-    def __init__(self, message: str, *, hint: str = "", wait: float = 0.0) -> None:
+    Where ``again`` holds, another attempt may go better, after ``wait`` seconds.
+    """
+
+    def __init__(
+        self, message: str, *, hint: str = "", wait: float = 0.0, again: bool = True
+    ) -> None:
         super().__init__(message, hint=hint)
         self.wait = wait
+        self.again = again
 
 
 class CancelledError(MbuildError):

@@ -34,6 +34,12 @@ class Code(StrEnum):
     REUSED_TENSORS = "reused-tensors"  # reused, total: how many
     NEWLY_QUANTIZED = "newly-quantized"  # tensors: their names
     AUTODETECTED_TEMPLATE = "autodetected-template"  # template: its name
+    WAITING_FOR_MACHINE = "waiting-for-machine"  # step: its label; holder: who makes it
+    TAKING_OVER = "taking-over"  # step; holder: who began to make it
+    TOOK_SHARED = "took-shared"  # step: its label; size: bytes that came from the shared cache
+    MAKING_SOONER = "making-sooner"  # step: whose result would take longer to come
+    SENDING_SHARED = "sending-shared"  # size: bytes that are on their way to the shared cache
+    SENT_SHARED = "sent-shared"  # size: bytes that it got from this build
 
 
 class Cause(StrEnum):

@@ -85,5 +85,18 @@ class LeftOut(NamedTuple):
     names: tuple[str, ...]
 
 
-TransferEvent = PhaseStarted | BlobProgress | BlobDone | LeftOut | ManifestPut | Transferred
+class DocumentsMoved(NamedTuple):
+    """Statements and signatures about the model are where they were to go, too: their number.
+
+    ``problem`` is why they, or some of them, are not; the model is there all the same.
+    """
+
+    direction: Direction
+    number: int
+    problem: str = ""
+
+
+TransferEvent = (
+    PhaseStarted | BlobProgress | BlobDone | LeftOut | ManifestPut | DocumentsMoved | Transferred
+)
 """The closed union, as of a build's events."""

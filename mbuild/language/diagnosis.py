@@ -12,7 +12,7 @@ from mbuild.language.foreign import DOCKER, MODCTL
 from mbuild.language.instructions import ROLES, TYPES, Instruction
 from mbuild.language.parameters import PARAMETERS
 from mbuild.language.printable import HIDDEN
-from mbuild.language.spellings import known_parameter, meant_parameter
+from mbuild.language.spellings import known_parameter, meant_parameter, meant_role
 from mbuild.language.stages.words import STAGED_TYPES
 
 _FIRST_WORD = re.compile(f"[^ \t\r\n{HIDDEN}]*")
@@ -116,7 +116,8 @@ def _bad_role(shape: str, offset: int) -> Description:
     end = _run(_FIRST_WORD, shape, offset)
     role = _clipped(shape[offset:end])
     message = 'message role must be one of "system", "user", or "assistant"'
-    hint = did_you_mean(near(role, ROLES), "write MESSAGE ROLE TEXT, with one space before ROLE")
+    meant = [known] if (known := meant_role(role)) else near(role, ROLES)
+    hint = did_you_mean(meant, "write MESSAGE ROLE TEXT, with one space before ROLE")
     if role in ROLES:
         hint = f"the text must stand on the same line: MESSAGE {role} TEXT"
     return Description(offset, end, message, "bad-role", hint)

@@ -61,6 +61,12 @@ _ELSEWHERE: dict[str, str] = {
     "template": "the template has its own instruction: TEMPLATE TEXT",
     "adapter": "an adapter has its own instruction: ADAPTER FILE",
     "license": "a license has its own instruction: LICENSE TEXT",
+    "system_prompt": "the system message has its own instruction: SYSTEM TEXT",
+    "system_message": "the system message has its own instruction: SYSTEM TEXT",
+    "chat_template": "the template has its own instruction: TEMPLATE TEXT",
+    "prompt_template": "the template has its own instruction: TEMPLATE TEXT",
+    "lora": "an adapter has its own instruction: ADAPTER FILE",
+    "model": "the model to build on has its own instruction: FROM MODEL",
     "role": "a turn has its own instruction: MESSAGE ROLE TEXT",
     "prompt": "it belongs in a request, not in the model",
     "stream": "it belongs in a request, not in the model",
@@ -69,7 +75,15 @@ _ELSEWHERE: dict[str, str] = {
     "think": "it belongs in a request, not in the model",
     "reasoning_effort": "it belongs in a request, as think, not in the model",
     "tools": "it belongs in a request, not in the model",
+    "grammar": "it belongs in a request, as format with a JSON schema, not in the model",
+    "json_schema": "it belongs in a request, as format, not in the model",
+    "guided_json": "it belongs in a request, as format, not in the model",
     "logprobs": "it belongs in a request, not in the model",
+    "n_probs": "it belongs in a request, as logprobs, not in the model",
+    "top_logprobs": "it belongs in a request, not in the model",
+    "suffix": "it belongs in a request, not in the model",
+    "images": "it belongs in a request, not in the model",
+    "tool_choice": "it belongs in a request, as tools, not in the model",
     "keep_alive": "it belongs in a request, or for the server in OLLAMA_KEEP_ALIVE",
     "num_parallel": "it is a setting of the server: OLLAMA_NUM_PARALLEL",
     "n_parallel": "it is a setting of the server: OLLAMA_NUM_PARALLEL",
@@ -83,6 +97,34 @@ _ELSEWHERE: dict[str, str] = {
     "quantization": "it is an option of the build: mbuild --quantize TYPE",
 }
 """What is no parameter of a model but stands somewhere else."""
+
+_NOWHERE = (
+    (
+        "Ollama does not let it be set; the model's own metadata says it: remove the line",
+        "rope_freq_base rope_freq_scale rope_scaling rope_scale rope_theta rope_type"
+        " yarn_orig_ctx yarn_ext_factor yarn_attn_factor yarn_beta_fast yarn_beta_slow"
+        " alpha_value compress_pos_emb model_type architectures vocab_size hidden_size"
+        " num_hidden_layers num_attention_heads pooling pooling_type embedding embeddings"
+        " bos_token pad_token unk_token tokenizer",
+    ),
+    (
+        "Ollama has no such setting: remove the line",
+        "dry_multiplier dry_base dry_allowed_length dry_penalty_last_n dry_sequence_breakers"
+        " xtc_probability xtc_threshold top_n_sigma top_a epsilon_cutoff eta_cutoff"
+        " smoothing_factor smoothing_curve dynamic_temperature dynatemp_range"
+        " dynatemp_exponent dynatemp_low dynatemp_high tfs tail_free_sampling tail_free"
+        " mirostat_mode mirostat_lr mirostat_ent mirostat_v2 logit_bias bad_words_ids"
+        " ban_eos_token ignore_eos min_tokens min_length min_new_tokens num_beams do_sample"
+        " early_stopping length_penalty no_repeat_ngram_size guidance_scale cfg_scale best_of"
+        " n num_return_sequences samplers sampler_seq sampling_order tensor_split split_mode"
+        " mlock cache_prompt cont_batching n_cpu_moe override_tensor swa_full add_bos_token"
+        " skip_special_tokens use_cache dtype torch_dtype load_in_4bit load_in_8bit device"
+        " device_map gpu_memory_utilization tensor_parallel_size user store metadata"
+        " service_tier echo",
+    ),
+)
+"""What to say of settings of other programs that have no counterpart in Ollama."""
+_NO_COUNTERPART = {name: said for said, names in _NOWHERE for name in names.split()}
 
 _HUMP = re.compile("(?<=[a-z0-9])(?=[A-Z])")
 
@@ -102,7 +144,7 @@ def known_parameter(name: str) -> str | None:
 
 
 def meant_parameter(name: str) -> str:
-    """What to say of a parameter that Ollama does not know; empty where nothing is alike."""
+    """What to say of a parameter that Ollama does not know."""
     plain = plain_name(name)
     if plain in REMOVED:
         return f"only older versions of Ollama have it; {REMOVED[plain]}: remove the line"
@@ -110,7 +152,22 @@ def meant_parameter(name: str) -> str:
         return f"it is not a model parameter: {_ELSEWHERE[plain]}"
     if plain in PARAMETERS or plain in _FOREIGN:
         return did_you_mean([_FOREIGN.get(plain, plain)])
-    return did_you_mean(near(plain, PARAMETERS))
+    if plain in _NO_COUNTERPART:
+        return _NO_COUNTERPART[plain]
+    return did_you_mean(near(plain, PARAMETERS), f"Ollama has {', '.join(sorted(PARAMETERS))}")
+
+
+_ROLES = {
+    "user": "human person me input question instruction prompt you usr users",
+    "assistant": "bot ai model gpt llm answer response output character agent char assistent",
+    "system": "sys developer context instructions",
+}
+_MEANT_ROLE = {word: role for role, words in _ROLES.items() for word in words.split()}
+
+
+def meant_role(word: str) -> str:
+    """The role of a MESSAGE that a word of other programs stands for, or nothing."""
+    return _MEANT_ROLE.get(plain_name(word), "")
 
 
 # Numbers and truth values as people write them.

@@ -66,6 +66,7 @@ _LIST_OF_QUOTED = re.compile(r"""\[\s*(["']).*\1\s*,?\s*\]""", re.S)
 _SEVERAL_QUOTED = re.compile(r'[^"\n]+(?:"(?:[ \t]*,[ \t]*|[ \t]+)"[^"\n]+)+')
 _ESCAPE = re.compile(r"\\(?:[nrt](?![a-z])|u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2})")
 _ESCAPE_IN_TEXT = re.compile(r"""(?<=[^\s\\"'`(])\\n(?![a-z])""")
+_CONTINUED = re.compile(r"[^\n]*[ \t]\\\s*")
 _COMMENT = re.compile(r"\S+\s+#\s+\S.*")
 _COMMENT_BEHIND_QUOTE = re.compile(r'[^"\n]*"[ \t]+(?:#|//)[^\n]*\n')
 PATH = re.compile(
@@ -173,6 +174,18 @@ def _escapes(modelfile: Modelfile) -> Iterator[Problem]:
             )
 
 
+def _continued(modelfile: Modelfile) -> Iterator[Problem]:
+    """A shell's and a Dockerfile's backslash before a line's end is a part of the value."""
+    for item, text in _texts(modelfile, From, Adapter, Draft, System, Template, License, Message):
+        if _CONTINUED.fullmatch(text):
+            yield _warn(
+                item,
+                "backslash-in-value",
+                f"the backslash at the end is part of the value of {title_of(item)}",
+                'a value of several lines stands between """',
+            )
+
+
 def _carriage_returns(modelfile: Modelfile) -> Iterator[Problem]:
     for item, text in _texts(modelfile, System, Template, License, Message):
         if item.span is not None and "\r" in text:
@@ -238,6 +251,7 @@ RULES: tuple[Callable[[Modelfile], Iterator[Problem]], ...] = (
     _quotes,
     _lists,
     _escapes,
+    _continued,
     _carriage_returns,
     _comments,
     _ranges,

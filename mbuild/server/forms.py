@@ -1,7 +1,8 @@
-"""The other forms of a stored model's manifest, as its registry shows them.
+"""The other forms of a stored model's manifest, as its registry shows them, and its documents.
 
 They are made from the model whenever somebody asks: equal models have equal ones, so their
-digests stay. Tag and digest lead to them, and the list of what refers to the model.
+digests stay. Tag and digest lead to them, and the list of what refers to the model. So it is with
+the manifests of statements and signatures about the model, which are made from these.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from mbuild.core.digest import Digest
+from mbuild.core.digest import SHA256, Digest
 from mbuild.core.errors import MbuildError
 from mbuild.core.names import InvalidNameError
 from mbuild.registry.dialects.files import PlainModel
 from mbuild.registry.dialects.table import DIALECTS, write
+from mbuild.registry.documents import SUFFIXES, placed
+from mbuild.store.attached import documents
+from mbuild.store.manifest import MANIFEST_TYPE, Layer
 
 if TYPE_CHECKING:
     from mbuild.core.names import ModelName
@@ -22,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Shown(NamedTuple):
-    """A model's manifest in another form, and the tag that it has."""
+    """A model's manifest in another form, and the tag that it has; a document may have none."""
 
     tag: str
     written: WrittenManifest
@@ -34,7 +38,7 @@ class Shown(NamedTuple):
 
 
 def of_model(store: Store, name: ModelName) -> Iterator[Shown]:
-    """All other forms of a model; none of one that is damaged or absent."""
+    """All other forms of a model and its documents; none of one that is damaged or absent."""
     data = store.manifests.read_bytes(name)
     if data is None:
         return
@@ -43,12 +47,28 @@ def of_model(store: Store, name: ModelName) -> Iterator[Shown]:
         for dialect in DIALECTS:
             if dialect.form is not None:
                 yield Shown(f"{name.tag}{dialect.suffix}", write(dialect, model))
+        subject = Layer(MANIFEST_TYPE, Digest.of(data), len(data))
+        for tag, written in placed(list(documents(store, subject.digest)), subject):
+            yield Shown(tag, written)
     except MbuildError:
         return
 
 
+def is_signature_tag(tag: str) -> bool:
+    """Whether cosign puts signatures under such a tag."""
+    return tag.startswith(f"{SHA256}-") and tag.endswith(tuple(SUFFIXES.values()))
+
+
 def by_tag(store: Store, name: ModelName) -> Shown | None:
-    """What a tag with a form's suffix shows, where the store has a model of the rest of it."""
+    """What a tag with a form's suffix shows, where the store has a model of the rest of it.
+
+    Signatures have a tag that is made of the model's id.
+    """
+    if is_signature_tag(name.tag):
+        for each in store.manifests.beside(store.manifests.resolve(name)):
+            for shown in of_model(store, each):
+                if shown.tag == name.tag:
+                    return shown
     for dialect in DIALECTS:
         if dialect.suffix and name.tag.endswith(dialect.suffix):
             try:

@@ -2,7 +2,8 @@
 
 An upload is an unfinished blob of the store, which remembers how far it is, so that a push that was
 cut goes on. A manifest is taken once all its blobs are here, and only if it is a model of Ollama's
-form, for the store has no other; the model's other forms are shown as they would be pushed.
+form, for the store has no other; the model's other forms are shown as they would be pushed. Of
+statements and signatures about a model that is here the documents are kept.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from mbuild.core.errors import MbuildError
 from mbuild.registry.client.registry import Received
 from mbuild.registry.dialects import ollama
 from mbuild.registry.dialects.received import document
+from mbuild.registry.documents import documents_in
 from mbuild.registry.reference import ModelReference
 from mbuild.server import forms
 from mbuild.server.distribution import HEADERS, stored_name
@@ -32,6 +34,7 @@ from mbuild.server.errors import (
 )
 from mbuild.server.locking import PATIENCE_SECONDS
 from mbuild.server.requests import read_body
+from mbuild.store.attached import attach
 from mbuild.store.manifest import MAX_MANIFEST_BYTES
 
 if TYPE_CHECKING:
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
     from mbuild.core.names import ModelName
     from mbuild.server.incoming import Incoming
     from mbuild.server.service import Service
-    from mbuild.store import Store
+    from mbuild.store import Layer, Store
     from mbuild.store.writing import BlobWriter
 
 _CHUNK = 1 << 20
@@ -110,13 +113,15 @@ async def manifest(service: Service, request: Request) -> Response:
     """Give a model its tag, once the store has all of it."""
     check_writable(service)
     path, tag = request.path_params["name"], request.path_params["reference"]
-    if ":" in tag:
-        raise BadManifestError("a manifest is pushed under a tag")
-    name = stored_name(path, tag)
+    by_digest = ":" in tag  # as what has no tag is pushed: a document about a model
+    name = stored_name(path, "latest" if by_digest else tag)
     data = await read_body(request, MAX_MANIFEST_BYTES)
     kind = request.headers.get("content-type", "").partition(";")[0]
     store = service.store(PATIENCE_SECONDS)
-    digest, subject = await service.locking.run(_keep, store, name, data, kind)
+    if by_digest and tag != str(Digest.of(data)):
+        raise BadDigestError(f"the manifest has the digest {Digest.of(data)}, not {tag}")
+    keep = _keep_documents if by_digest or forms.is_signature_tag(tag) else _keep
+    digest, subject = await service.locking.run(keep, store, name, data, kind)
     response = _created(f"/v2/{path}/manifests/{digest}", digest)
     if subject:
         response.headers["OCI-Subject"] = subject
@@ -198,6 +203,31 @@ def _keep(store: Store, name: ModelName, data: bytes, kind: str) -> tuple[Digest
         store.replace(store.manifests.resolve(name), data)
         store.uploads.settle(layer.digest for layer in model.blobs())
     return digest, ""
+
+
+def _keep_documents(store: Store, name: ModelName, data: bytes, kind: str) -> tuple[Digest, str]:
+    """Keep the documents that a manifest holds about a model; its digest, and the model's."""
+    try:
+        subject = Digest.parse(json.loads(data)["subject"]["digest"])
+    except (ValueError, KeyError, TypeError, DigestError, RecursionError):
+        raise BadManifestError("a manifest is pushed under a tag") from None
+    with store.using():
+        beside = store.manifests.beside(store.manifests.resolve(name))
+        known = (store.manifests.read_bytes(each) for each in beside)
+        if not any(found and Digest.of(found) == subject for found in known):
+            raise BadManifestError(f"there is no model {subject} in this repository")
+        found = list(documents_in(data, subject, lambda layer, limit: _small(store, layer, limit)))
+        if not found:
+            raise BadManifestError("it is neither a model nor a document about one")
+        for document in found:
+            attach(store, subject, document.kind, document.data)
+    return Digest.of(data), str(subject)
+
+
+def _small(store: Store, layer: Layer, limit: int) -> bytes:
+    if not store.blobs.bring(layer.digest, layer.size):
+        raise NoBlobError(f"the blob {layer.digest} was not pushed")
+    return store.blobs.read(layer.digest, limit)
 
 
 def _stands(name: str, upload: str, size: int, status: int) -> Response:

@@ -17,6 +17,7 @@ from mbuild.server import (
     openapi,
     pushes,
     shapes,
+    teamcache,
     transfers,
 )
 from mbuild.server.service import Endpoint
@@ -88,6 +89,11 @@ ROUTES: tuple[Endpoint, ...] = (
     ),
     Endpoint(("POST",), "/v1/completions", openai.complete, "Complete so", shapes.V1_COMPLETION),
     Endpoint(("POST",), "/v1/embeddings", openai.embeddings, "Vectors so", shapes.V1_EMBEDDINGS),
+    Endpoint(GET, "/cache/ac/{key}", teamcache.get, "A record of the shared cache"),
+    Endpoint(("PUT",), "/cache/ac/{key}", teamcache.put_record, "Keep one", binary=True),
+    Endpoint(("DELETE",), "/cache/ac/{key}", teamcache.remove, "Remove one"),
+    Endpoint(GET, "/cache/cas/{key}", teamcache.get, "Bytes by their SHA-256"),
+    Endpoint(("PUT",), "/cache/cas/{key}", teamcache.put_blob, "Keep bytes", binary=True),
     Endpoint(GET, "/v2/", distribution.start, "Says that this is a registry"),
     Endpoint(("GET",), gate.TOKEN_PATH, gate.token, "A token for /v2/"),
     Endpoint(("POST",), gate.TOKEN_PATH, gate.token, "The same for a form", binary=True),

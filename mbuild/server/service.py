@@ -17,6 +17,7 @@ from mbuild.server.incoming import Pushes
 from mbuild.server.jobs import Jobs
 from mbuild.server.locking import Locking
 from mbuild.server.tokens import RegistryTokens
+from mbuild.shared.folder import FolderStorage
 from mbuild.store import Store
 
 if TYPE_CHECKING:
@@ -50,12 +51,14 @@ class Service:
         writable: bool = False,
         engine: str | None = None,
         keys: Iterable[bytes] = (),
+        cache: Path | None = None,
     ) -> None:
         """``log``: ``text``, ``json`` or ``off``; ``registries`` are those the operator names.
 
         ``writable``: other machines may push into the store. ``engine``: what runs models: the
         path of a ``llama-server``, "" for the installed package, None for nothing.
-        ``keys``: Ollama's public keys that count as a login of ``/v2/``.
+        ``keys``: Ollama's public keys that count as a login of ``/v2/``. ``cache``: the folder
+        of a shared cache that other machines may fill.
         Raises :class:`UsageError` for what is no registry.
         """
         self._root = root.absolute()
@@ -69,6 +72,7 @@ class Service:
         self.transfers = Jobs(TRANSFERS_AT_ONCE)
         self.access = Access.of_operator(registries)
         self.locking = Locking()
+        self.cache = FolderStorage(cache, "/cache", writes=True) if cache is not None else None
         self.log = log
         self.catalogue = Catalogue()
         self.scrub = Scrubber(self._root)

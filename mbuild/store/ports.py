@@ -68,6 +68,10 @@ class Writer(Protocol):
         """Bytes written so far."""
 
     @property
+    def digest(self) -> Digest:
+        """The SHA-256 of what was written so far."""
+
+    @property
     def limits(self) -> Limits:
         """What held the writing up so far."""
 

@@ -1,7 +1,7 @@
 """The port of a shared cache: what a build has in common with other machines.
 
 ``SharedCache`` is what builds and workers use; ``SharedStorage`` is all that it asks of a
-place, one implementation for each kind of URL (``mbuild.shared.table.STORAGES``).
+place, one implementation for each kind of URL (``mbuild.shared.storages.STORAGES``).
 
 A shared cache holds three kinds of objects, under these names:
 
@@ -45,17 +45,20 @@ if TYPE_CHECKING:
 
 ValueT = TypeVar("ValueT")
 
+LARGEST_SMALL = 16 << 20
+"""Bytes of the largest object that is read into memory as a whole."""
+
 
 class Held(NamedTuple):
     """Somebody's lease: who holds it, in words for people, and what was last read of it.
 
-    ``text`` changes whenever the lease is renewed; ``life`` is in seconds. A lease that has not
+    ``content`` changes whenever the lease is renewed; ``life`` is in seconds. A lease that has not
     changed for its whole life, by the clock of whoever waits, is held by nobody.
     """
 
     holder: str
     life: float
-    text: bytes
+    content: bytes
 
 
 class SharedLease(Protocol):
@@ -110,8 +113,14 @@ class SharedCache(Protocol):
         ``report`` is told the bytes that have come, and may raise to stop it.
         """
 
-    def pays(self, size: int, seconds: float | None) -> bool:
-        """Whether bytes come sooner than they are made: ``seconds``, None where nobody knows."""
+    def pays(self, blobs: Mapping[Digest, int], seconds: float | None) -> bool:
+        """Whether blobs come sooner than they are made: in ``seconds``, None where nobody knows.
+
+        The first time some megabytes are fetched to see how fast they come.
+        """
+
+    def piece_pays(self, size: int, seconds: float) -> bool:
+        """The same of a piece of so many bytes, by what came before; the first one is fetched."""
 
     def places(self, keys: Collection[str]) -> dict[str, RangePlace]:
         """Where pieces lie there, by their keys, asked for together."""
@@ -140,10 +149,11 @@ class SharedCache(Protocol):
     def take_over(self, key: str, stale: Held) -> SharedLease | None:
         """A lease in place of one that nobody renews; None when somebody else was faster."""
 
-    def drain(self, report: Callable[[int, int], object]) -> int:
-        """Wait until all that was put has arrived; how many bytes this cache took in its time.
+    def drain(self) -> Iterator[tuple[int, int]]:
+        """Wait until all that was put has arrived.
 
-        ``report(done, total)`` is called meanwhile, in bytes, and may raise to leave the rest.
+        Tells ten times a second how many bytes have gone, and how many there are; the last
+        pair is what it took in its time.
         """
 
     def close(self) -> None:
@@ -175,10 +185,13 @@ class SharedStorage(Protocol):
         """Whether :meth:`create` is atomic, as far as is known before it was tried."""
 
     def read_many(self, names: Collection[str]) -> dict[str, bytes]:
-        """Small objects that are there, asked for at once; more than 16 MiB counts as absent."""
+        """Small objects that are there, asked for at once; a larger one counts as absent."""
 
     def read_range(self, name: str, offset: int, size: int) -> bytes | None:
         """Some bytes of an object, fewer where it ends; None when it is not there."""
+
+    def stream(self, name: str, size: int) -> Iterator[bytes]:
+        """An object of so many bytes from its first one on; nothing where it is not there."""
 
     def sizes(self, names: Collection[str]) -> dict[str, int]:
         """Bytes of the objects that are there, asked for at once."""

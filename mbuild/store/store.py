@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from mbuild.store.shared import SharedCache
 
 PRIVATE_FOLDER = ".mbuild"
+ATTACHED_FOLDER = "attached"
+"""Below it: documents about models, by the models' ids."""
 
 _SLACK = 1 << 20  # bytes that the cache's own files may grow by while a blob is written
 
@@ -58,6 +60,7 @@ class Store:
         self._lock = FileLock(self.private / "lock")
         self.shared: SharedCache | None = None
         """What it has in common with other machines, while somebody has attached it."""
+        self.shared_files: FileDigests | None = None
 
     @cached_property
     def blobs(self) -> Blobs:
@@ -95,7 +98,7 @@ class Store:
     @property
     def files(self) -> FileDigests:
         """The digests of this machine's files, as a build uses them."""
-        return self.database
+        return self.shared_files or self.database
 
     @cached_property
     def uploads(self) -> Uploads:
@@ -108,6 +111,13 @@ class Store:
         if all(map(os.path.isdir, folders)):
             return
         make_store(self.root, folders)
+
+    def has_provenance(self, model: Digest) -> bool:
+        """Whether a statement about how a model was made is kept (:mod:`mbuild.store.attached`)."""
+        with suppress(OSError):
+            names = os.listdir(self.private / ATTACHED_FOLDER / model.hex)
+            return any(name.startswith("provenance-") for name in names)
+        return False
 
     # Users of the store.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -63,3 +64,19 @@ class Beside(Generic[ValueT]):
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
+
+
+def in_time(run: Callable[[], ValueT], seconds: float, name: str) -> ValueT:
+    """What ``run`` gives, if it gives it in time; raises TimeoutError, and what it raises.
+
+    Work that takes longer is left to itself: it is a library's, which nothing can stop.
+    """
+    beside: Beside[ValueT] = Beside(lambda cancel: run(), name)
+    beside.start()
+    end = time.monotonic() + seconds
+
+    def tick() -> None:
+        if time.monotonic() > end:
+            raise TimeoutError(name)
+
+    return beside.wait(tick)

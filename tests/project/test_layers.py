@@ -18,6 +18,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("convert", "lint"),
     ("store",),
     ("registry", "runtime"),
+    ("shared",),
     ("build",),
     ("models",),
     ("view",),
@@ -32,7 +33,7 @@ ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
     ("sources",),
     ("graph",),
     ("steps",),
-    ("plan", "altering", "engine", "waiting", "network", "explain", "reasons"),
+    ("plan", "altering", "engine", "waiting", "exchange", "network", "explain", "reasons"),
     (
         "fetching",
         "learning",

@@ -103,12 +103,26 @@ def stored_blob(path: Path, name: str, digest: Digest, store: Store) -> SourceFi
     return SourceFile(name, path, stamp, store.files.alias(digest), digest)
 
 
-class Disk:
-    """What a Modelfile can name: paths against its folder, blobs of the store by digest."""
+def moved(path: Path, folder: Path, elsewhere: Path) -> Path:
+    """Where a path leads once all that is not in ``folder`` was brought to ``elsewhere``."""
+    plain = Path(os.path.normpath(path.absolute()))
+    start = Path(os.path.normpath(folder.absolute()))
+    if not plain.is_relative_to(start):
+        return elsewhere / plain.name
+    return path if os.path.lexists(path) else elsewhere / plain.relative_to(start)
 
-    def __init__(self, folder: Path, store: Store) -> None:
+
+class Disk:
+    """What a Modelfile can name: paths against its folder, blobs of the store by digest.
+
+    ``elsewhere`` is where to look for what lies outside of that folder, by the last part of its
+    path, and for what is no longer in it.
+    """
+
+    def __init__(self, folder: Path, store: Store, elsewhere: Path | None = None) -> None:
         self._folder = folder
         self._store = store
+        self._elsewhere = elsewhere
 
     def find(self, word: str, value: str) -> Found | SourceFile | None:
         """A file, a folder or a blob; None for what may be a stored model."""
@@ -142,6 +156,8 @@ class Disk:
             path = self._folder / Path(value).expanduser()
         except (RuntimeError, ValueError):  # no such user
             path = self._folder / value
+        if self._elsewhere is not None and is_path(value):
+            path = moved(path, self._folder, self._elsewhere)
         if "sha256" not in path.name:
             return path
         from mbuild.build.sources.folders import blob_path

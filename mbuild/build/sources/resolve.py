@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from mbuild.build.sources.files import Files, Found, Names
-from mbuild.build.sources.local import Disk, local_file
+from mbuild.build.sources.local import Disk, local_file, moved
 from mbuild.build.sources.places import (
     PICKLES,
     front_matter,
@@ -303,12 +303,14 @@ class Resolver:
         unknown = [file for file in files if is_unknown(file) and not file.is_absent]
         unknown = sorted(unknown, key=lambda file: file.stamp.size)
         known = self._store.files.content_known
-        if not self._hash_files and not all(known(file.stamp.size) for file in unknown):
+        # Another machine may have a result for any content.
+        every = self._hash_files or self._store.shared is not None
+        if not every and not all(known(file.stamp.size) for file in unknown):
             return tuple(files)
         found: dict[str, SourceFile] = {}
         for file in unknown:
             found[file.name], is_new = self._hash(file)
-            if is_new and not self._hash_files:
+            if is_new and not every:
                 break
         return tuple(found.get(file.name, file) for file in files)
 
@@ -338,6 +340,7 @@ class LocalContext(Resolver):
     """The command line's: paths against the Modelfile's folder, names against the store.
 
     ``directory`` is where the paths of options start: the command's own folder.
+    ``elsewhere``: where to look for what is not in the Modelfile's folder, if not where it says.
     """
 
     def __init__(
@@ -348,12 +351,17 @@ class LocalContext(Resolver):
         directory: Path = Path(),
         hash_files: bool = False,
         on_read: Callable[[str, int], None] = lambda name, size: None,
+        elsewhere: Path | None = None,
     ) -> None:
-        super().__init__(Disk(folder, store), store, hash_files=hash_files, on_read=on_read)
+        disk = Disk(folder, store, elsewhere)
+        super().__init__(disk, store, hash_files=hash_files, on_read=on_read)
         self._folder = folder
         self._start = directory
+        self._elsewhere = elsewhere
 
     def imatrix(self, value: str, *, beside: bool = False) -> SourceFile:
         """A file that the command line names, from the folder of the command."""
-        start = self._folder if beside else self._start
-        return self._known((local_file(start / value, value, self._store),))[0]
+        path = (self._folder if beside else self._start) / value
+        if self._elsewhere is not None:
+            path = moved(path, self._folder, self._elsewhere)
+        return self._known((local_file(path, value, self._store),))[0]

@@ -156,6 +156,10 @@ class StoredModel(NamedTuple):
     remote: RemotePlace | None = None
     data: bytes = b""
 
+    def learned(self, files: Mapping[str, Digest]) -> StoredModel:
+        """The model itself: its id says all."""
+        return self
+
 
 class GGUFSource(NamedTuple):
     """FROM, ADAPTER or DRAFT GGUF: one file, or all shards of a split one, in order.
@@ -166,12 +170,21 @@ class GGUFSource(NamedTuple):
     files: tuple[SourceFile, ...]
     keep: bool = False
 
+    def learned(self, files: Mapping[str, Digest]) -> GGUFSource:
+        """With the digests that were found, by path."""
+        return self._replace(files=tuple(file.learned(files) for file in self.files))
+
 
 class GGUFDirectory(NamedTuple):
     """FROM a directory with GGUF files: the model and its projectors."""
 
     model: GGUFSource
     projectors: tuple[GGUFSource, ...]
+
+    def learned(self, files: Mapping[str, Digest]) -> GGUFDirectory:
+        """With the digests that were found, by path."""
+        projectors = tuple(each.learned(files) for each in self.projectors)
+        return GGUFDirectory(self.model.learned(files), projectors)
 
 
 class CheckpointSource(NamedTuple):

@@ -14,6 +14,7 @@ from mbuild.build.steps.gguf import Role
 from mbuild.build.steps.models import made_of, shards_of, write_model
 from mbuild.build.steps.opened import OpenFiles, open_all
 from mbuild.build.steps.origins import CheckpointOrigin, Together
+from mbuild.build.steps.pieces import with_pieces
 from mbuild.build.steps.unquantized import write_unquantized
 from mbuild.build.steps.weights import (
     CHECKPOINT_NAMES,
@@ -105,6 +106,7 @@ class ConvertCheckpoint(Together):
     ) -> list[Made]:
         """Convert in one pass; files without a digest get it from the same reading."""
         made = []
+        model = with_pieces(model, steps[0].origin.fields(), context)
         for step in steps:
             blobs = write_unquantized(context, model, files, step.splitting, step.origin)
             made.append(made_of(context, blobs, step.role.media_type, step.source.name))

@@ -37,6 +37,7 @@ class MakeConfig(BaseStep):
     projector: bool = False
     needs: tuple[Step, ...] = aside(default=())
 
+    trivial: ClassVar[bool] = True
     kind: ClassVar[str] = "config"
     role: ClassVar[str] = ""
     version: ClassVar[int] = 3

@@ -174,6 +174,7 @@ class _Blobs:
     def __init__(self, paths: Mapping[Digest, str]) -> None:
         self._paths = paths
         self.blobs = self
+        self.shared = None
 
     def has(self, digest: Digest, size: int) -> bool:
         """Whether a blob is there with that size; raises :class:`WorkerError` where it is not."""

@@ -34,6 +34,7 @@ class PutLayer(BaseStep):
     media_type: str
     text: str
 
+    trivial: ClassVar[bool] = True
     role: ClassVar[str] = ""
     version: ClassVar[int] = 1
     inputs: ClassVar[tuple[Step, ...]] = ()
@@ -80,6 +81,7 @@ class MergeParameters(BaseStep):
     needs: tuple[Step, ...] = aside(default=())
 
     kind: ClassVar[str] = "params"
+    trivial: ClassVar[bool] = True
     label: ClassVar[str] = "params"
     role: ClassVar[str] = ""
     version: ClassVar[int] = 1

@@ -5,6 +5,7 @@ An ordinary build calls it on its threads, a worker wherever it runs, ``--part``
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +17,7 @@ from mbuild.build.steps.ranges import (
     MadeRange,
     Range,
     RangeCache,
+    bytes_of_row,
     digest_of,
     importances_of,
     row_bytes,
@@ -91,9 +93,12 @@ class RangeMaker:
         """The range in another type; ``known`` is what variants before came to, by its key."""
         importances = importances_of(part, imatrix)
         key = self._cache.key(self._cache.source_digest(part, source.load), part, new, importances)
-        found = known.get(key) or self._cache.find(key)
+        size = part.rows[1] * bytes_of_row(part.tensor, new)
+        found = known.get(key) or self._cache.find(key, size)
         if found is None:
-            made = self._quantized(part, new, importances, source.load())
+            data, started = source.load(), time.perf_counter()
+            made = self._quantized(part, new, importances, data)
+            self._cache.made(made.nbytes, time.perf_counter() - started)
             found = MadeRange(made, key, digest_of(made))
         known[key] = found
         return found

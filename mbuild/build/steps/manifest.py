@@ -25,6 +25,7 @@ class AssembleManifest(BaseStep):
     needs: tuple[Step, ...] = aside(default=())
 
     holds: ClassVar[bool] = True
+    trivial: ClassVar[bool] = True
     kind: ClassVar[str] = "manifest"
     role: ClassVar[str] = ""
     version: ClassVar[int] = 1

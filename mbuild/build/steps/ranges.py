@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,8 @@ from mbuild.core.digest import BLAKE3, Digest
 from mbuild.gguf.model import InPieces, Tensor
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant.quantize import SOURCES, VERSION
-from mbuild.store.records import SOURCE_RANGES, RangePlace
+from mbuild.store.records import SOURCE_RANGE, SOURCE_RANGES, RangePlace
+from mbuild.work.pace import Pace
 
 if TYPE_CHECKING:
     from mbuild.build.steps.origins import Origin
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 RANGE = 16 << 20
 """Bytes of a source tensor that are worked on at once: some hundredths of a second's work."""
+
+_PATIENCE, _SELDOM = 16, 8
+"""After so many questions in vain only every so many-th range is asked for by itself."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -99,6 +103,7 @@ class RangeCache:
     A range's key is its source bytes' digest, its types, the importances used
     and the kernels' version. Its bytes lie in blobs or in the unfinished file
     of a build that was killed; they count only if their digest is right.
+    What other machines have is asked for together, before the work begins (:meth:`ask`).
     Without ``read`` nothing is found, only recorded.
     """
 
@@ -107,24 +112,62 @@ class RangeCache:
     ) -> None:
         self._store = store
         self._read = read
+        self._shared = store.shared
+        self._far: dict[str, RangePlace] = {}
+        self._asked: set[str] = set()
+        self._late = self._misses = 0
+        self._made = Pace()
+        self._new: dict[str, RangePlace] = {}
         self._digests: dict[str, Digest] = {}
+        self._origin = origin
         if read and origin is not None:
-            known = store.cache.get(SOURCE_RANGES, _key([origin, RANGE]))
-            self._digests = dict(known or {})
+            self._digests = dict(self._known(origin))
+
+    def _known(self, origin: Mapping[str, Any]) -> Mapping[str, Digest]:
+        """The digests of an origin's ranges, as this machine or another one has found them."""
+        key = _key([origin, RANGE])
+        known = self._store.cache.get(SOURCE_RANGES, key)
+        if known is None and self._shared is not None:
+            known = self._shared.get_many(SOURCE_RANGES, [key]).get(key)
+        return known or {}
+
+    def ask(self, wanted: Sequence[tuple[Range, GGMLType, Imatrix | None]]) -> None:
+        """Learn where other machines have what will be needed: ranges, their types, importances."""
+        if self._shared is None or not self._read or not self._shared.reads:
+            return
+        if self._origin is not None:
+            names = {
+                converted_key(self._origin, part.tensor.name, part.first, part.size): _name(part)
+                for part, _, _ in wanted
+                if _name(part) not in self._digests
+            }
+            found = self._shared.get_many(SOURCE_RANGE, list(names)) if names else {}
+            self._digests |= {names[key]: digest for key, digest in found.items()}
+        keys = {
+            self.key(self._digests[_name(part)], part, new, importances_of(part, imatrix))
+            for part, new, imatrix in wanted
+            if new is not part.tensor.type and _name(part) in self._digests
+        }
+        self._asked = keys
+        here = self._store.cache.places(keys)
+        self._far = self._shared.places(keys - here.keys())
+
+    def made(self, size: int, seconds: float) -> None:
+        """So many bytes of a result took so long here."""
+        self._made.add(size, seconds)
 
     def also_from(self, origin: Origin, names: Collection[str]) -> None:
         """Take the digests of some tensors' ranges that another origin has in common with it."""
         fields = origin.fields()
         if not self._read or fields is None:
             return
-        known = self._store.cache.get(SOURCE_RANGES, _key([fields, RANGE]))
-        for name, digest in (known or {}).items():
+        for name, digest in self._known(fields).items():
             if name.partition(" ")[2] in names:
                 self._digests.setdefault(name, digest)
 
     def source_digest(self, part: Range, load: Callable[[], Array]) -> Digest:
         """The digest of a range's bytes, remembered or from loading it."""
-        name = f"{part.first} {part.tensor.name}"
+        name = _name(part)
         known = self._digests.get(name)
         if known is None:
             known = digest_of(load())
@@ -133,15 +176,16 @@ class RangeCache:
 
     def known_source(self, part: Range) -> Digest | None:
         """The digest of a range's bytes, if it is remembered."""
-        return self._digests.get(f"{part.first} {part.tensor.name}")
+        return self._digests.get(_name(part))
 
     def note_source(self, part: Range, digest: Digest) -> None:
         """Remember the digest of a range's bytes, which somebody else has read."""
-        self._digests[f"{part.first} {part.tensor.name}"] = digest
+        self._digests[_name(part)] = digest
 
     def has_places(self, keys: Collection[str]) -> bool:
         """Whether there is a place on record for each of these ranges; its bytes are not read."""
-        return self._read and len(self._store.cache.places(keys)) == len(set(keys))
+        far = {key for key in keys if key not in self._far}
+        return self._read and len(self._store.cache.places(far)) == len(far)
 
     def remember_sources(
         self,
@@ -162,6 +206,8 @@ class RangeCache:
             found = dict(kept or {})
             found |= {n: d for n, d in self._digests.items() if n.partition(" ")[2] in names}
         self._store.cache.put(SOURCE_RANGES, key, found)
+        if self._shared is not None:
+            self._shared.put(SOURCE_RANGES, key, found)
 
     def key(self, source: Digest, part: Range, new: GGMLType, importances: Array | None) -> str:
         """The key of one quantized range."""
@@ -170,8 +216,8 @@ class RangeCache:
         made_of = [source.hex, tensor.type.name, new.name, tensor.dims[0], weights, VERSION]
         return _key({"range": made_of})
 
-    def find(self, key: str) -> MadeRange | None:
-        """A quantized range, if its bytes are somewhere in the store and undamaged."""
+    def find(self, key: str, size: int) -> MadeRange | None:
+        """A quantized range of so many bytes, if it is in the store, or comes soon, undamaged."""
         places = self._store.cache.places([key]).get(key, []) if self._read else []
         for place in places:
             data = self._store.blobs.read_at(place)
@@ -179,15 +225,45 @@ class RangeCache:
                 self._store.cache.drop_place(key, place)
             elif len(data) == place.size and digest_of(data) == place.digest:
                 return MadeRange(data, key, place.digest, found=True)
-        return None
+        far = self._far.get(key) or self._found_late(key)
+        if far is None or far.size != size or self._shared is None:
+            return None
+        if not self._shared.piece_pays(size, self._made.seconds(size)):
+            return None
+        data = self._shared.read_piece(far)
+        return None if data is None else MadeRange(data, key, far.digest, found=True)
+
+    def _found_late(self, key: str) -> RangePlace | None:
+        """Where other machines have a range whose source nobody knew before it was read.
+
+        That is one question for each range: only now and then while the answers are no.
+        """
+        shared = self._shared
+        if shared is None or not self._read or not shared.reads or key in self._asked:
+            return None
+        self._late += 1
+        if self._misses >= _PATIENCE and self._late % _SELDOM:
+            return None
+        found = shared.places([key]).get(key)
+        self._misses = 0 if found else self._misses + 1
+        return found
 
     def record(self, key: str, place: RangePlace) -> None:
         """Note a place where a quantized range lies, beside others; written by the next flush."""
         self._store.cache.add_place(key, place)
+        self._new[key] = place
 
     def flush(self) -> None:
-        """Write what was noted."""
+        """Write what was noted; other machines hear of what lies in finished blobs."""
         self._store.cache.flush()
+        new, self._new = self._new, {}
+        if self._shared is not None:
+            self._shared.put_places(new)
+
+
+def _name(part: Range) -> str:
+    """What a source range is called among those of its origin."""
+    return f"{part.first} {part.tensor.name}"
 
 
 def converted_key(origin: Mapping[str, Any], tensor: str, first: int, size: int) -> str:

@@ -120,6 +120,13 @@ class _Work:
         imatrices = [variant.imatrix for variant in variants]
         self._maker = RangeMaker(imatrices, cache, threads, self._check)
         self.ranges = in_file_order(variants)
+        cache.ask(
+            [
+                (part, variant.tensors[part.number][1], variant.imatrix)
+                for part in self.ranges
+                for variant in variants
+            ]
+        )
         self.elsewhere: RangesElsewhere | None = None
         jobs = [Job(partial(self._make, r), room_for(r, self._types(r))) for r in self.ranges]
         largest = max((job.size for job in jobs), default=0)

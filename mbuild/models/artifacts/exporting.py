@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -217,7 +218,11 @@ def _write_weights(job: ExportJob, places: Sequence[WeightsPlace]) -> list[Writt
         if place.counts:
             found |= {written.path: written for written in _write_anew(job, place, done)}
             done += sum(layer.size for layer in place.layers)
-    return [found[path] for place in places for path in place.paths]
+    return [
+        replace(found[path], media_type=place.layers[0].media_type)
+        for place in places
+        for path in place.paths
+    ]
 
 
 def _copy_all(job: ExportJob, copies: Sequence[_Copy]) -> list[Written]:

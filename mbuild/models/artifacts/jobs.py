@@ -51,11 +51,15 @@ class ExportOptions:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A file that was made: its bytes, and how many of them take no room of their own."""
+    """A file that was made: its bytes, and how many of them take no room of their own.
+
+    ``media_type`` is that of the layer, of a file of weights.
+    """
 
     path: Path
     size: int
     shared: int
+    media_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,6 +18,7 @@ from mbuild.models.disk.strays import is_removable
 from mbuild.store.files import is_held, open_regular
 from mbuild.store.manifest import MAX_MANIFEST_BYTES, Manifest
 from mbuild.store.place import check_place
+from mbuild.store.store import ATTACHED_FOLDER
 
 if TYPE_CHECKING:
     from mbuild.store import Store, StoredManifest
@@ -37,6 +38,7 @@ class LeftoverKind(StrEnum):
     OLD_CACHE = "old cache"
     DAMAGED = "damaged"
     STRAY = "stray"
+    DOCUMENT = "document"
 
 
 class FileInfo:
@@ -118,7 +120,7 @@ def take_inventory(store: Store, now: float) -> Inventory:
         _blobs(store),
         {digest: frozenset(names) for digest, names in users.items()},
         frozenset(store.uploads.held()),
-        tuple(_leftovers(store, now)),
+        (*_leftovers(store, now), *_documents(store, {model.id.hex for model in models})),
         {
             blob.digest: FileInfo(blob.path, blob.path.stat())
             for blob in store.kept.unnamed()
@@ -234,6 +236,15 @@ def _leftovers(store: Store, now: float) -> Iterator[Leftover]:
         stray = FileInfo(path, info)
         stray.size = 0
         yield Leftover(LeftoverKind.STRAY, stray, in_use=not is_removable(path))
+
+
+def _documents(store: Store, models: Set[str]) -> Iterator[Leftover]:
+    """Statements and signatures about models that are not there any more."""
+    with suppress(OSError):
+        for name in sorted(os.listdir(store.private / ATTACHED_FOLDER)):
+            if name not in models:
+                for file in _files(store.private / ATTACHED_FOLDER / name):
+                    yield Leftover(LeftoverKind.DOCUMENT, file, in_use=False)
 
 
 DAMAGED_FOLDER = "damaged"

@@ -27,6 +27,7 @@ from mbuild.models.disk.inventory import (
 from mbuild.store.files import remove_stale, store_errors
 from mbuild.store.locks import FileLock, NoLocksError
 from mbuild.store.place import check_place
+from mbuild.store.store import ATTACHED_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -162,6 +163,8 @@ def _removable(leftover: Leftover, inventory: Inventory, policy: PrunePolicy, no
             return False  # what the cache keeps, within its budget
         case LeftoverKind.OLD_CACHE:
             return True
+        case LeftoverKind.DOCUMENT:
+            return policy.older is None or age >= policy.older
         case LeftoverKind.STRAY:
             return not leftover.in_use and not _is_needed(leftover, inventory)
         case LeftoverKind.DAMAGED:
@@ -263,3 +266,6 @@ def _remove(store: Store, chosen: Pruned) -> None:
     # Whether a temporary file's maker lives is looked at anew, under its lock.
     for folder in {left.file.path.parent for left in chosen.leftovers}:
         remove_stale(folder)
+        if folder.parent.name == ATTACHED_FOLDER:
+            with suppress(OSError):  # somebody else's file is in it
+                folder.rmdir()

@@ -355,9 +355,9 @@ class Attempts:
         return self._failed + 1 < self._tries
 
     def failed(self, error: UnreachableError) -> None:
-        """Wait before the next try, as long as the error says; raises it after the last."""
+        """Wait before the next try, as long as the error says; raises it if none may follow."""
         self._cancel.check()
-        if not self.left:
+        if not (self.left and error.again):
             raise error
         self._failed += 1
         backoff = min(_FIRST_WAIT * 2**self._failed, _LONGEST_WAIT)

@@ -211,7 +211,9 @@ def explained(error: Exception, url: str, over_http: str) -> RegistryError:
         )
     if isinstance(cause, ssl.SSLError) and parts.scheme == "https":
         return UnreachableError(
-            f"{where} does not speak https", hint=f"if the registry only has http: {over_http}"
+            f"{where} does not speak https",
+            hint=f"if the registry only has http: {over_http}",
+            again=cause.reason != "WRONG_VERSION_NUMBER",  # what answered in another protocol
         )
     return UnreachableError(f"{where} does not answer: {_reason(cause)}")
 

@@ -22,6 +22,7 @@ from mbuild.core.transfers import (
 from mbuild.registry.client.registry import Registry, pull_scope
 from mbuild.registry.dialects.received import document
 from mbuild.registry.dialects.table import read
+from mbuild.registry.transfer.attached import fetch_documents
 from mbuild.registry.transfer.download import Download
 from mbuild.registry.transfer.moving import move, registry_of
 from mbuild.registry.transfer.partial import OtherBytesError, PartialBlob
@@ -87,6 +88,7 @@ def bring_model(
         size = store.manifests.read(target).size
         if found.left_out:
             yield LeftOut(_PULL, found.left_out)
+        yield from fetch_documents(registry, reference, Digest.of(data), store)
         yield Transferred(_PULL, str(target), Digest.of(data), size, moved, replaced)
 
 

@@ -19,6 +19,7 @@ from mbuild.registry.client.referrers import Referrer, announce
 from mbuild.registry.client.registry import Registry, push_scope
 from mbuild.registry.dialects.files import PlainModel
 from mbuild.registry.dialects.table import DIALECTS, Dialect, write
+from mbuild.registry.transfer.attached import push_documents
 from mbuild.registry.transfer.moving import move, registry_of
 from mbuild.registry.transfer.upload import Upload, mount_source
 from mbuild.work.cancel import Cancel
@@ -74,6 +75,7 @@ def push(
             yield from move(_PUSH, _send, uploads, uploads, registry)
             yield PhaseStarted(_PUSH, Phase.WRITING_MANIFEST)
             _give_names(puts, reference, registry, stored.id)
+            yield from push_documents(registry, reference, data, store, cancel)
     for put in puts:
         digest = Digest.of(put.written.data)
         yield ManifestPut(_PUSH, put.dialect.name, str(put.reference), digest)

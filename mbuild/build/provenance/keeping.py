@@ -1,0 +1,68 @@
+"""Writes what a build says of itself, once it is over: for each new model one pair of documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mbuild.build.graph import canonical_json
+from mbuild.build.provenance.sbom import Subject, bill
+from mbuild.build.provenance.statement import Made, statement
+from mbuild.core.digest import Digest
+from mbuild.core.errors import MbuildError
+from mbuild.store import Manifest
+from mbuild.store.attached import PROVENANCE, SBOM, attach
+
+if TYPE_CHECKING:
+    from mbuild.build.history import BuildRecord
+    from mbuild.build.plan import Plan
+    from mbuild.build.prepare import Resolved
+    from mbuild.store import Store
+
+
+def keep(
+    record: BuildRecord,
+    found: Sequence[Resolved],
+    plans: Sequence[Plan],
+    files: Mapping[str, Digest],
+    store: Store,
+) -> str:
+    """Keep the documents of every model that a build named; why they cannot be kept, if so.
+
+    ``files`` are the digests that the build found by reading, by path. The models are made and
+    named by now, so nothing that goes wrong here ends the build.
+    """
+    try:
+        for made in _made(record, found, plans, files, store):
+            said = statement(record, made, store.files.alias)
+            attach(store, made.identity, PROVENANCE, encoded(said))
+            subject = Subject(made.target.names[0], made.identity, made.manifest)
+            attach(store, made.identity, SBOM, encoded(bill(store.blobs, subject, said)))
+    except MbuildError as error:
+        return f"no statement about the model was kept: {error.message}"
+    return ""
+
+
+def encoded(value: Mapping[str, Any]) -> bytes:
+    """A document's bytes: the same for equal values."""
+    return canonical_json(value).encode()
+
+
+def _made(
+    record: BuildRecord,
+    found: Sequence[Resolved],
+    plans: Sequence[Plan],
+    files: Mapping[str, Digest],
+    store: Store,
+) -> Iterator[Made]:
+    """Each target that has a name, with what it comes from as it was read."""
+    parts = list(found) if len(found) > 1 else [*found] * len(record.request.targets)
+    rows = zip(record.request.targets, record.manifests, parts, plans, strict=True)
+    for target, place, part, plan in rows:
+        identity = record.models.get(str(target.names[0]))
+        data = store.manifests.read_bytes(store.manifests.resolve(target.names[0]))
+        if identity is None or data is None or Digest.of(data) != identity:
+            continue  # another build gave the name away since
+        sources = part.sources.learned(files)
+        manifest = Manifest.decode(data, str(target.names[0]))
+        yield Made(target, place, part._replace(sources=sources), plan, identity, manifest)

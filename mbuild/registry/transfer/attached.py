@@ -1,0 +1,169 @@
+"""Documents about a model on their way: pushed behind the model, fetched after it.
+
+A registry need not take them, and a model is none the worse for that: nothing that goes wrong here
+ends a push or a pull.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from mbuild.core.digest import Digest, DigestError
+from mbuild.core.errors import AbsentError, MbuildError, RegistryError
+from mbuild.core.transfers import Direction, DocumentsMoved, TransferEvent
+from mbuild.registry.client.answers import drained, read_limited
+from mbuild.registry.client.referrers import Referrer, announce
+from mbuild.registry.client.registry import Registry, pull_scope, push_scope
+from mbuild.registry.documents import (
+    ARTIFACT_TYPES,
+    SUFFIXES,
+    Placed,
+    documents_in,
+    placed,
+    rows_of,
+    tag_of,
+)
+from mbuild.registry.reference import OLLAMA_HOSTS
+from mbuild.registry.transfer.moving import move
+from mbuild.registry.transfer.upload import Upload
+from mbuild.store.attached import MOST, Document, attach, documents
+from mbuild.store.manifest import MANIFEST_TYPE, MAX_MANIFEST_BYTES, Layer
+
+if TYPE_CHECKING:
+    from mbuild.registry.reference import ModelReference
+    from mbuild.store import Store
+    from mbuild.work.cancel import Cancel
+    from mbuild.work.spread import Part
+
+
+def push_documents(
+    registry: Registry, reference: ModelReference, data: bytes, store: Store, cancel: Cancel
+) -> Generator[TransferEvent, None, None]:
+    """Push what the store has about the model whose manifest's bytes are ``data``."""
+    subject = Layer(MANIFEST_TYPE, Digest.of(data), len(data))
+    try:
+        found = list(documents(store, subject.digest))
+        if not found or reference.host.lower() in OLLAMA_HOSTS:
+            return
+        there = {tag: _layers_there(registry, reference, tag) for tag in _tags(found, subject)}
+        manifests = list(placed(found, subject, there))
+        uploads = list(_uploads(manifests, registry, store, cancel))
+        for _ in move(Direction.PUSH, _send, uploads, uploads, registry):
+            pass  # of a few kilobytes nobody needs to hear
+        _give_names(manifests, registry, reference, subject.digest)
+    except MbuildError as error:
+        yield DocumentsMoved(Direction.PUSH, 0, error.message)
+        return
+    yield DocumentsMoved(Direction.PUSH, len(found))
+
+
+def _send(upload: Upload, part: Part) -> None:
+    upload.run(part)
+
+
+def _tags(found: Sequence[Document], subject: Layer) -> set[str]:
+    return {tag_of(each.kind, subject.digest) for each in found} - {""}
+
+
+def _layers_there(registry: Registry, reference: ModelReference, tag: str) -> list[Any]:
+    """The signatures that others have pushed: ours are added to them."""
+    scopes = (push_scope(reference.path),)
+    try:
+        return rows_of(registry.manifest(reference._replace(tag=tag, digest=None), scopes).data)
+    except AbsentError:
+        return []
+
+
+def _uploads(
+    manifests: Sequence[Placed], registry: Registry, store: Store, cancel: Cancel
+) -> Iterator[Upload]:
+    """Every blob once."""
+    layers: dict[Digest, Layer] = {}
+    contents: dict[Digest, bytes] = {}
+    for each in manifests:
+        layers |= {layer.digest: layer for layer in each.written.layers}
+        contents |= each.written.contents
+    for digest, layer in layers.items():
+        yield Upload(registry, store, layer, "", cancel, contents[digest])
+
+
+def _give_names(
+    manifests: Sequence[Placed], registry: Registry, reference: ModelReference, subject: Digest
+) -> None:
+    scopes = (push_scope(reference.path),)
+    unlisted: list[Referrer] = []
+    for tag, written in manifests:
+        digest = Digest.of(written.data)
+        where = reference._replace(tag=tag, digest=None if tag else digest)
+        if not registry.put_manifest(where, written.data, written.media_type, scopes):
+            unlisted.append(Referrer(digest, len(written.data), written.artifact_type))
+    if unlisted:
+        announce(registry, reference, subject, unlisted, scopes)
+
+
+# Back.
+
+
+def fetch_documents(
+    registry: Registry, reference: ModelReference, model: Digest, store: Store
+) -> Generator[TransferEvent, None, None]:
+    """Keep what a registry has about a model: of each kind what is known here, checked."""
+    if reference.host.lower() in OLLAMA_HOSTS:
+        return
+    count = 0
+    try:
+        for data in _manifests(registry, reference, model):
+            for document in documents_in(data, model, registry.small_blob):
+                attach(store, model, document.kind, document.data)
+                count += 1
+    except MbuildError as error:
+        yield DocumentsMoved(Direction.PULL, count, error.message)
+        return
+    if count:
+        yield DocumentsMoved(Direction.PULL, count)
+
+
+def _manifests(registry: Registry, reference: ModelReference, model: Digest) -> Iterator[bytes]:
+    """What refers to a model, then what cosign has put under its tags, each once."""
+    scopes = (pull_scope(reference.path),)
+    known = set(ARTIFACT_TYPES.values())
+    rows = _listed(registry, reference, model, scopes)
+    wanted = [row["digest"] for row in rows if row.get("artifactType") in known]
+    seen = set[Digest]()
+    for text in wanted[: MOST * len(known)]:
+        with suppress(DigestError, AbsentError):
+            found = registry.manifest(reference._replace(digest=Digest.parse(text)), scopes)
+            seen.add(found.digest)
+            yield found.data
+    for kind in SUFFIXES:
+        with suppress(AbsentError):
+            where = reference._replace(tag=tag_of(kind, model), digest=None)
+            found = registry.manifest(where, scopes)
+            if found.digest not in seen:
+                yield found.data
+
+
+def _listed(
+    registry: Registry, reference: ModelReference, model: Digest, scopes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The referrers, as the registry lists them or as whoever pushed them did."""
+    answer = registry.ask("GET", registry.url(f"referrers/{model}"), scopes)
+    if answer.status == 200:
+        data = read_limited(answer, MAX_MANIFEST_BYTES)
+    else:
+        drained(answer)
+        try:
+            where = reference._replace(tag=model.filename, digest=None)
+            data = registry.manifest(where, scopes).data
+        except AbsentError:
+            return []
+    try:
+        rows = json.loads(data)["manifests"]
+        return [row for row in rows if isinstance(row, dict) and "digest" in row]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise RegistryError(
+            f"what {registry.host} lists about the model is no index", hint="ask its operator"
+        ) from None

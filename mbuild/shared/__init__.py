@@ -1,0 +1,1 @@
+"""What several machines have in common: storages, records that can be trusted, single flight."""

@@ -1,0 +1,58 @@
+"""What the objects of a shared cache are called, whatever storage they lie on."""
+
+from __future__ import annotations
+
+import re
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from mbuild.core.digest import Digest, DigestError
+
+if TYPE_CHECKING:
+    from mbuild.store.records import RecordKind
+
+RECORD, BLOB, LEASE = "record", "blob", "lease"
+
+_DIGITS = re.compile("[0-9a-f]{64}")
+_TABLE = re.compile(r"[a-z0-9]+(?:[-.][a-z0-9]+)*")
+
+
+def digits_of(key: str) -> str:
+    """64 hexadecimal digits for any key: most keys are digests, and stay as they are."""
+    return key if _DIGITS.fullmatch(key) else sha256(key.encode()).hexdigest()
+
+
+def record_name(kind: RecordKind[Any], key: str) -> str:
+    """The object that holds a record."""
+    return f"{RECORD}/{kind.table}/{digits_of(key)}"
+
+
+def blob_name(digest: Digest) -> str:
+    """The object whose bytes have a SHA-256."""
+    return f"{BLOB}/{digest.filename}"
+
+
+def lease_name(key: str) -> str:
+    """The object that says who is making something."""
+    return f"{LEASE}/{digits_of(key)}"
+
+
+def is_name(name: str) -> bool:
+    """Whether an object of that name is one of a shared cache's."""
+    space, _, rest = name.partition("/")
+    if space == BLOB:
+        return digest_of(name) is not None
+    if space == LEASE:
+        return bool(_DIGITS.fullmatch(rest))
+    table, _, digits = rest.partition("/")
+    return space == RECORD and bool(_TABLE.fullmatch(table) and _DIGITS.fullmatch(digits))
+
+
+def digest_of(name: str) -> Digest | None:
+    """The SHA-256 in a blob's name; None for any other name."""
+    space, _, rest = name.partition("/")
+    try:
+        digest = Digest.parse(rest)
+    except DigestError:
+        return None
+    return digest if space == BLOB and rest == digest.filename else None

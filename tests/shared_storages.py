@@ -1,0 +1,141 @@
+"""Storages for tests of shared caches: real servers on this machine, each empty at its start."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from live_server import LiveServer
+from registries import docker_registry, free_port
+
+TOKEN = "a-token-of-a-team"
+
+KINDS = ("folder", "s3", "registry", "serve", "plain-http")
+"""What :func:`storage` makes: the last one is a stand-in for bazel-remote."""
+
+LEASING = ("folder", "s3", "serve")
+"""Those of them that can tell who was first."""
+
+
+@contextmanager
+def storage(kind: str, folder: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """A URL for ``--cache-to``, and the environment that its users need."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        if kind == "folder":
+            yield str(folder / "shared"), {}
+        elif kind == "s3":
+            yield stack.enter_context(bucket())
+        elif kind == "registry":
+            host = stack.enter_context(docker_registry(folder))
+            yield f"oci://{host}/team/cache", {}
+        elif kind == "serve":
+            arguments = ("--port", "0", "--no-run", "--cache", str(folder / "cache"))
+            server = LiveServer(folder / "store", *arguments, MBUILD_TOKEN=TOKEN)
+            stack.callback(server.stop)
+            yield f"{server.url}/cache", {"MBUILD_CACHE_TOKEN": TOKEN}
+        else:
+            yield stack.enter_context(bazel_stand_in()), {}
+
+
+@contextmanager
+def bucket() -> Iterator[tuple[str, Mapping[str, str]]]:
+    """moto's server with an empty bucket; skips where it is not installed."""
+    pytest.importorskip("moto.server")
+    pytest.importorskip("s3fs")
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(600):
+            try:
+                made = httpx.put(f"{url}/team", timeout=5, trust_env=False)
+                assert made.status_code == 200, made.text
+                break
+            except httpx.TransportError:
+                assert process.poll() is None, "moto has ended"
+                time.sleep(0.05)
+        yield (
+            "s3://team/models",
+            {
+                "AWS_ENDPOINT_URL": url,
+                "AWS_ACCESS_KEY_ID": "test",
+                "AWS_SECRET_ACCESS_KEY": "test",
+                "AWS_DEFAULT_REGION": "us-east-1",
+            },
+        )
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+class _Bazel(http.server.BaseHTTPRequestHandler):
+    """bazel-remote's layout with its habits: no conditions, no ranges, no DELETE."""
+
+    protocol_version = "HTTP/1.1"
+    objects: dict[str, bytes]
+
+    def _answer(self, status: int, data: bytes = b"", body: bool = True) -> None:
+        self.send_response(status)
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+    def do_GET(self) -> None:
+        data = self.objects.get(self.path)
+        status = 404 if data is None else 200
+        self._answer(status, data or b"", self.command == "GET")
+
+    do_HEAD = do_GET
+
+    def do_PUT(self) -> None:
+        data = self.rfile.read(int(self.headers["content-length"]))
+        if not re.fullmatch(r"/cache/(ac|cas)/[0-9a-f]{64}", self.path):
+            self._answer(400)
+            return
+        self.objects[self.path] = data
+        self._answer(200)
+
+    def do_DELETE(self) -> None:
+        self._answer(405)
+
+    def log_message(self, *arguments: object) -> None:
+        """Nothing."""
+
+
+@contextmanager
+def bazel_stand_in() -> Iterator[str]:
+    """A stand-in for bazel-remote, which no registry of packages has."""
+    handler = type("Handler", (_Bazel,), {"objects": {}})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/cache"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment without what would change a build, and some more."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("OLLAMA_", "MBUILD_", "AWS_"))
+    }
+    return {**kept, "NO_PROXY": "127.0.0.1", **extra}
