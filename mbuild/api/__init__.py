@@ -6,8 +6,8 @@ A third front end beside the command line and HTTP: what it is asked becomes a
 
 from mbuild.api.errors import Error
 from mbuild.api.inspecting import InspectedTensor, Inspection, inspect
+from mbuild.api.keywords import BuildOptions
 from mbuild.api.making import Built, build, convert, merge, quantize
-from mbuild.api.options import BuildOptions
 from mbuild.api.verbs import Events, Verb
 
 __all__ = [

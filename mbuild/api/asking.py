@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mbuild.api.options import with_defaults
+from mbuild.api.keywords import with_defaults
 from mbuild.build.fetching import Fetching, PullMode
 from mbuild.build.prepare import Build, Notice, check_unasked_names, read_recipe, targets
 from mbuild.build.request import BuildRequest, Script, Target
@@ -42,7 +42,7 @@ _LONGEST = 16 << 20
 Caches = tuple[tuple[str, ...], str | None, tuple[str, ...]]
 
 
-class Asking(NamedTuple):
+class PythonCall(NamedTuple):
     """What a call asks for, before its Modelfile is read.
 
     ``named`` tells whether the models get their names. ``arguments`` are the values of ARG;
@@ -94,10 +94,10 @@ def read_text(path: Path, name: str) -> bytes:
     return data
 
 
-def wanted_build(asking: Asking, store: Store) -> Build:
+def wanted_build(call: PythonCall, store: Store) -> Build:
     """The build that is asked for; raises :class:`MbuildError` for whatever is wrong with it."""
-    given = {**with_defaults(asking.given), "quantize": asking.types}
-    found = (_staged if opens_stages(asking.data) else _plain)(asking, given, store)
+    given = {**with_defaults(call.given), "quantize": call.types}
+    found = (_staged if opens_stages(call.data) else _plain)(call, given, store)
     request = BuildRequest(
         found.targets,
         found.script,
@@ -105,19 +105,19 @@ def wanted_build(asking: Asking, store: Store) -> Build:
         given["pre"],
         _file_type(given["draft_quantize"]),
         given["link"],
-        asking.named,
+        call.named,
         Splitting.parse(_of(SPLITTING, given)),
         Conversion.parse(_of(CONVERSION, given)),
         halves=Halves.parse(_of(HALVES, given)),
     )
-    if asking.named and not asking.names:
+    if call.named and not call.names:
         check_unasked_names(request, store)
     mode = PullMode(given["pull"]) if given["pull"] else None
     return Build(
         request,
         found.recipe,
-        LocalContext(asking.folder, store),
-        use_cache=asking.use_cache,
+        LocalContext(call.folder, store),
+        use_cache=call.use_cache,
         warnings=(*found.warnings, *found.overruled),
         fetching=Fetching(mode),
         stages=found.stages,
@@ -135,43 +135,43 @@ class _Read(NamedTuple):
     overruled: tuple[Notice, ...] = ()
 
 
-def _plain(asking: Asking, given: Mapping[str, Any], store: Store) -> _Read:
+def _plain(call: PythonCall, given: Mapping[str, Any], store: Store) -> _Read:
     """A Modelfile in Ollama's language."""
-    for name, value in (("arguments", asking.arguments), ("target", asking.stages)):
+    for name, value in (("arguments", call.arguments), ("target", call.stages)):
         if value:
             raise UsageError(
                 f"{name} has no effect: this Modelfile has no arguments and no stages",
                 hint=f"make {SYNTAX_LINE} its first line to use them",
             )
-    recipe, warnings = read_recipe(asking.data, asking.label, store)
-    made = targets(asking.names, partial(_default_name, asking.folder), given, local_name)
-    return _Read(made, _script(asking), recipe, warnings)
+    recipe, warnings = read_recipe(call.data, call.label, store)
+    made = targets(call.names, partial(_default_name, call.folder), given, local_name)
+    return _Read(made, _script(call), recipe, warnings)
 
 
-def _staged(asking: Asking, given: Mapping[str, Any], store: Store) -> _Read:
+def _staged(call: PythonCall, given: Mapping[str, Any], store: Store) -> _Read:
     """A Modelfile with stages."""
     from mbuild.build.staged import staged_targets
     from mbuild.build.staging import FilesBeside, read_stages
 
     read: StagesRead = read_stages(
-        asking.data,
-        asking.label,
+        call.data,
+        call.label,
         store,
-        FilesBeside(asking.folder),
-        asking.arguments,
-        asking.stages,
+        FilesBeside(call.folder),
+        call.arguments,
+        call.stages,
     )
-    default = partial(_default_name, asking.folder)
-    made, notes = staged_targets(read.stages, asking.names, default, given, local_name)
-    script = _script(asking)._replace(arguments=asking.arguments, brought=read.brought)
+    default = partial(_default_name, call.folder)
+    made, notes = staged_targets(read.stages, call.names, default, given, local_name)
+    script = _script(call)._replace(arguments=call.arguments, brought=read.brought)
     stages = {stage.name: stage for stage in read.stages}
     return _Read(made, script, read.stages[0].recipe, read.warnings, stages, notes)
 
 
-def _script(asking: Asking) -> Script:
+def _script(call: PythonCall) -> Script:
     """What the log keeps of the Modelfile, and where the caller's own paths start."""
-    folder = str(asking.folder.absolute())
-    return Script(asking.label, Digest.of(asking.data), folder, os.getcwd())
+    folder = str(call.folder.absolute())
+    return Script(call.label, Digest.of(call.data), folder, os.getcwd())
 
 
 def _of(table: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 from mbuild.api.asking import (
     TEXT,
-    Asking,
+    PythonCall,
     StrPath,
     as_value,
     modelfile_of,
@@ -19,7 +19,7 @@ from mbuild.api.asking import (
     sharing,
     wanted_build,
 )
-from mbuild.api.options import BuildOptions
+from mbuild.api.keywords import BuildOptions
 from mbuild.api.verbs import verb
 from mbuild.build.build import build as run
 from mbuild.core.digest import Digest
@@ -96,7 +96,7 @@ def build(
     these names.
     """
     data, label, start = modelfile_of(modelfile, text, folder)
-    asking = Asking(
+    call = PythonCall(
         data,
         label,
         start,
@@ -108,7 +108,7 @@ def build(
         given=options,
         caches=(several(cache_from), cache_to, several(cache_verify)),
     )
-    return (yield from _run(asking, store, threads, executor=executor))
+    return (yield from _run(call, store, threads, executor=executor))
 
 
 @verb
@@ -127,8 +127,8 @@ def convert(
     The result gets a ``name`` in the store, or is written to the GGUF file ``output``, which
     has the very bytes of llama.cpp's converter, or both.
     """
-    asking = _from(checkpoint, (), name, output, (), options)
-    return (yield from _run(asking, store, threads, output, overwrite=overwrite))
+    call = _from(checkpoint, (), name, output, (), options)
+    return (yield from _run(call, store, threads, output, overwrite=overwrite))
 
 
 @verb
@@ -148,8 +148,8 @@ def quantize(
     The results get a ``name`` in the store (``mine:{quant}`` for several types), or one type
     is written to the GGUF file ``output``, or both.
     """
-    asking = _from(model, (), name, output, several(types), options)
-    return (yield from _run(asking, store, threads, output, overwrite=overwrite))
+    call = _from(model, (), name, output, several(types), options)
+    return (yield from _run(call, store, threads, output, overwrite=overwrite))
 
 
 @verb
@@ -169,8 +169,8 @@ def merge(
 
     ``adapters`` is one folder or GGUF file, several, or a mapping of them to their weights.
     """
-    asking = _from(model, _weighted(adapters), name, output, several(quantize), options)
-    return (yield from _run(asking, store, threads, output, overwrite=overwrite))
+    call = _from(model, _weighted(adapters), name, output, several(quantize), options)
+    return (yield from _run(call, store, threads, output, overwrite=overwrite))
 
 
 def _weighted(adapters: Adapters) -> tuple[tuple[StrPath, float], ...]:
@@ -193,7 +193,7 @@ def _from(
     output: StrPath | None,
     types: tuple[str, ...],
     options: BuildOptions,
-) -> Asking:
+) -> PythonCall:
     """A build of one model; its values go into the text as ARGs, so that nothing is quoted."""
     names = several(name)
     if not names and output is None:
@@ -210,13 +210,13 @@ def _from(
         arguments |= {f"ADAPTER{number}": as_value(adapter), f"WEIGHT{number}": f"{weight:g}"}
     data = "\n".join([*lines, ""]).encode()
     called = names or ("result",)
-    return Asking(
+    return PythonCall(
         data, TEXT, Path(), called, types, (), arguments, named=bool(names), given=options
     )
 
 
 def _run(
-    asking: Asking,
+    call: PythonCall,
     place: StrPath | None,
     threads: int | None,
     output: StrPath | None = None,
@@ -231,13 +231,13 @@ def _run(
     said: list[str] = []
     store = open_store(place, said)
     kept = _Kept()
-    wanted = wanted_build(asking, store)._replace(gate=kept)
+    wanted = wanted_build(call, store)._replace(gate=kept)
     warnings: list[str] = []
     models: list[ModelBuilt] = []
     end: BuildFinished | None = None
     with ExitStack() as stack:
         stack.enter_context(computing_on(threads))
-        stack.enter_context(sharing(asking.caches, store, said))
+        stack.enter_context(sharing(call.caches, store, said))
         if output is not None:  # what it is written from must not be removed before
             stack.enter_context(store.using())
         if executor is not None:

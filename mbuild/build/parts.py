@@ -42,14 +42,14 @@ if TYPE_CHECKING:
 _MOST = 10_000
 
 
-class Part(NamedTuple):
+class BuildPart(NamedTuple):
     """Which of how many equal shares of the work, from 1."""
 
     number: int
     parts: int
 
     @classmethod
-    def parse(cls, text: str) -> Part:
+    def parse(cls, text: str) -> BuildPart:
         """Read ``3/16``; raises :class:`UsageError`."""
         found = re.fullmatch(r"([0-9]{1,5})/([0-9]{1,5})", text)
         if found is not None:
@@ -71,7 +71,7 @@ class Part(NamedTuple):
             at += part.size
 
 
-def make_part(wanted: Build, store: Store, part: Part) -> Generator[BuildEvent, None, None]:
+def make_part(wanted: Build, store: Store, part: BuildPart) -> Generator[BuildEvent, None, None]:
     """Make a part of a build's ranges and send them to the shared cache; names nothing.
 
     Raises what the build would raise before it quantizes, and :class:`UsageError` without a
@@ -125,7 +125,7 @@ def _group(
     number: int,
     store: Store,
     shared: SharedCache,
-    part: Part,
+    part: BuildPart,
     totals: list[int],
 ) -> Iterator[BuildEvent]:
     """One source's share; ``totals`` counts pieces made, pieces that were there, and bytes made."""

@@ -321,9 +321,9 @@ def build_command(
 
                 show_steps(forecast(wanted, store), "json" if style == "json" else "text")
             elif part is not None:
-                from mbuild.build.parts import Part, make_part
+                from mbuild.build.parts import BuildPart, make_part
 
-                follow(make_part(wanted, store, Part.parse(part)), style)
+                follow(make_part(wanted, store, BuildPart.parse(part)), style)
             elif on is not None:
                 from mbuild.work.pools import open_pool
 

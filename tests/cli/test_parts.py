@@ -19,7 +19,7 @@ from inprocess import in_process
 from quant_data import imatrix_bytes
 
 import mbuild as api
-from mbuild.build.parts import Part
+from mbuild.build.parts import BuildPart
 from mbuild.build.steps.ranges import Range, ranges_of
 from mbuild.core.errors import UsageError
 from mbuild.gguf.model import Tensor
@@ -188,7 +188,7 @@ def test_a_part_needs_a_place_to_put_what_it_makes(chat: Path, mbuild: Run) -> N
 def test_what_is_no_part_is_refused(text: str) -> None:
     """With an example."""
     with pytest.raises(UsageError, match="is no part"):
-        Part.parse(text)
+        BuildPart.parse(text)
 
 
 def ranges() -> Iterator[Range]:
@@ -202,9 +202,9 @@ def ranges() -> Iterator[Range]:
 def test_every_range_is_in_one_part(parts: int) -> None:
     """In their order, whatever the number of parts; of two parts none has all."""
     every = list(ranges())
-    shares = [list(Part(number, parts).share(every)) for number in range(1, parts + 1)]
+    shares = [list(BuildPart(number, parts).share(every)) for number in range(1, parts + 1)]
     assert [part for share in shares for part in share] == every
-    assert list(Part(1, 1).share([])) == []
+    assert list(BuildPart(1, 1).share([])) == []
 
 
 def test_a_build_with_a_cache_from_python(chat: Path, tmp_path: Path) -> None:

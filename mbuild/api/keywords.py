@@ -12,7 +12,7 @@ from mbuild.core.errors import UsageError
 from mbuild.quant.choose.options import OPTIONS, Option
 
 TABLES: tuple[Mapping[str, Option], ...] = (OPTIONS, SPLITTING, CONVERSION, HALVES)
-"""The tables that hold them; ``tests/api/test_options.py`` holds that none is missing below."""
+"""The tables that hold them; ``tests/api/test_keywords.py`` holds that none is missing below."""
 
 
 class BuildOptions(TypedDict, total=False):

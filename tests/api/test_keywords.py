@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mbuild.api.options import OWN, TABLES, BuildOptions, with_defaults
+from mbuild.api.keywords import OWN, TABLES, BuildOptions, with_defaults
 from mbuild.cli.build import build_command
 from mbuild.core.errors import UsageError
 
