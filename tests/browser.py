@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from installed import packed
 
 FLAGS = (
     "--headless",
@@ -29,6 +30,15 @@ FLAGS = (
     "--hide-scrollbars",
     "--force-color-profile=srgb",
 )
+
+
+KEYS = {
+    "Tab": ("Tab", 9, ""),
+    "Enter": ("Enter", 13, "\r"),
+    "Space": (" ", 32, " "),
+    "ArrowDown": ("ArrowDown", 40, ""),
+}
+"""Keys by their codes: what they are called, their number, and the text that they write."""
 
 
 class Browser:
@@ -68,6 +78,32 @@ class Browser:
         assert "exceptionDetails" not in done, done["exceptionDetails"]
         return done["result"].get("value")
 
+    def until(self, expression: str, seconds: float = 15) -> Any:
+        """The value of an expression once it is true, as JavaScript has it; True for an element."""
+        end = time.monotonic() + seconds
+        look = f"(found => found instanceof Node ? true : found)({expression})"
+        while not (value := self.run(look)):
+            assert time.monotonic() < end, f"{expression} is not true: {self.text()}"
+            time.sleep(0.05)
+        return value
+
+    def text(self) -> str:
+        """What can be read on the page."""
+        return str(self.run("document.body.innerText"))
+
+    def press(self, *keys: str, shift: bool = False) -> None:
+        """Press keys one after the other: Tab, Enter, Space, ArrowDown."""
+        for key in keys:
+            name, code, text = KEYS[key]
+            event = {"key": name, "code": key, "windowsVirtualKeyCode": code}
+            event |= {"modifiers": 8} if shift else {}
+            self.command("Input.dispatchKeyEvent", type="keyDown", text=text, **event)
+            self.command("Input.dispatchKeyEvent", type="keyUp", **event)
+
+    def write(self, text: str) -> None:
+        """Type a text where the focus is."""
+        self.command("Input.insertText", text=text)
+
     def screenshot(self, path: Path, *, height: int | None = None) -> None:
         """Write a PNG of the window, or of the page's first ``height`` pixels."""
         whole = {}
@@ -93,6 +129,13 @@ class Browser:
             for message in messages
             if message["method"] == "Network.requestWillBeSent"
         ]
+
+
+def axe_source() -> str:
+    """The source of the accessibility checker axe-core; skips the test where there is no npm."""
+    if not shutil.which("npm"):
+        pytest.skip("npm is not installed")
+    return (packed("axe", "axe-core") / "axe.min.js").read_text(encoding="utf-8")
 
 
 def call(url: str, body: Any, method: str = "POST") -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.api.keywords import with_defaults
 from mbuild.build.fetching import Fetching, PullMode
-from mbuild.build.prepare import Build, Notice, check_unasked_names, read_recipe, targets
+from mbuild.build.prepare import (
+    Build,
+    Notice,
+    check_unasked_names,
+    read_checks,
+    read_recipe,
+    targets,
+)
 from mbuild.build.request import BuildRequest, Script, Target
 from mbuild.build.sources.resolve import LocalContext
 from mbuild.build.splitting import HALVES, SPLITTING, Halves, Splitting
@@ -121,6 +128,7 @@ def wanted_build(call: PythonCall, store: Store) -> Build:
         warnings=(*found.warnings, *found.overruled),
         fetching=Fetching(mode),
         stages=found.stages,
+        checks=read_checks(given["check"], store),
     )
 
 
@@ -218,8 +226,3 @@ def modelfile_of(
 def as_value(value: StrPath) -> str:
     """What an instruction calls a model: a text as it is, a path in full."""
     return value if isinstance(value, str) else str(Path(value).absolute())
-
-
-def several(value: str | Sequence[str]) -> tuple[str, ...]:
-    """One text or several as several."""
-    return (value,) if isinstance(value, str) else tuple(value)

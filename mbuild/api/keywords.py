@@ -23,6 +23,8 @@ class BuildOptions(TypedDict, total=False):
 
     recipe: str
     imatrix: str | None
+    imatrix_from: str | None
+    imatrix_chunks: int | str | None
     pure: bool
     leave_output_tensor: bool
     output_tensor_type: str | None
@@ -51,6 +53,9 @@ class BuildOptions(TypedDict, total=False):
     draft_quantize: str | None
     pull: str | None
     link: bool
+    size: str | Sequence[str]
+    bpw: str | Sequence[str]
+    check: str | Sequence[str]
 
 
 OWN: Mapping[str, Any] = {
@@ -59,6 +64,9 @@ OWN: Mapping[str, Any] = {
     "draft_quantize": None,
     "pull": None,
     "link": False,
+    "size": (),
+    "bpw": (),
+    "check": (),
 }
 """Those that stand in no table, with what they are where nobody gives them."""
 
@@ -74,4 +82,10 @@ def with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     outtype = str(given.get("outtype", OUTTYPE)).lower()
     if outtype not in OUTTYPES:
         raise UsageError(f"unknown outtype {outtype!r:.64}", hint=" or ".join(OUTTYPES))
-    return {**defaults, **given, "outtype": outtype}
+    found = {**defaults, **given, "outtype": outtype}
+    return found | {name: several(found[name]) for name in ("size", "bpw", "check")}
+
+
+def several(value: str | Sequence[str]) -> tuple[str, ...]:
+    """One text or several as several."""
+    return (value,) if isinstance(value, str) else tuple(value)

@@ -15,11 +15,10 @@ from mbuild.api.asking import (
     as_value,
     modelfile_of,
     open_store,
-    several,
     sharing,
     wanted_build,
 )
-from mbuild.api.keywords import BuildOptions
+from mbuild.api.keywords import BuildOptions, several
 from mbuild.api.verbs import verb
 from mbuild.build.build import build as run
 from mbuild.core.digest import Digest

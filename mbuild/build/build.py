@@ -96,7 +96,7 @@ def _build(
         place = (span.file or script.name, span.line, span.column) if script and span else ()
         yield Warned(warning.message, *place)
     try:
-        yield from fetch(wanted.recipes(), wanted.fetching, wanted.context, store)
+        yield from recorder.watched(fetch(wanted.recipes(), wanted.fetching, wanted.context, store))
     except (RegistryError, SourceError) as error:
         raise located(error, wanted, store) from None
     found, plans = prepared(wanted, store)
@@ -108,7 +108,9 @@ def _build(
     request = wanted.request
     yield BuildStarted(str(request.names[0]), len(in_order(ends)))
     pulled = {p.base.name: _id(store, p.base.name) for p in plans if p.base and p.base.remote}
-    yield from BuildEngine(store, wanted.use_cache, wanted.pool).run(ends, outcome)
+    yield from recorder.watched(
+        BuildEngine(store, wanted.use_cache, wanted.pool).run(ends, outcome)
+    )
     if store.shared is not None:
         from mbuild.build.exchange import give_cached
 

@@ -7,7 +7,15 @@ The engine knows no kind of step. A build with nothing to do stays in
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Container, Hashable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Container,
+    Generator,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -98,12 +106,15 @@ class State(StrEnum):
     RUN = "run"
     DEPENDS = "depends"
     """It runs if a step that has to run before it comes out differently."""
+    SHARED = "shared"
+    """Its result comes from the shared cache."""
 
 
 class Surveyed(NamedTuple):
     """A step before a build; ``description`` is None while not all of it is known.
 
-    ``lost`` is why it has no cached result, should no input have changed.
+    ``lost`` is why it has no cached result, should no input have changed. ``fetches`` are the
+    bytes that come from the shared cache.
     """
 
     step: Step
@@ -111,6 +122,7 @@ class Surveyed(NamedTuple):
     description: dict[str, Any] | None
     key: str = ""
     lost: Note | None = None
+    fetches: int = 0
 
 
 class BuildEngine:
@@ -124,7 +136,7 @@ class BuildEngine:
         self.use_cache = use_cache
         self.pool = pool
 
-    def run(self, targets: Sequence[Step], outcome: Outcome) -> Iterator[BuildEvent]:
+    def run(self, targets: Sequence[Step], outcome: Outcome) -> Generator[BuildEvent, None, None]:
         """Bring the targets' results into ``outcome``, yielding events.
 
         Raises what a step raised; the other running steps are stopped first.
@@ -165,13 +177,17 @@ class BuildEngine:
         self, steps: Sequence[Step], missing: Collection[Step], *, bring: bool
     ) -> list[Step]:
         """The fetching steps that need not run: nobody who runs needs them, or all is here."""
-        needed = {each for step in missing for each in step.needs}
+        needed = {each for step in missing if not step.fetches for each in step.needs}
         needed |= {each for step in steps if step.holds for each in step.needs}
-        return [
-            step
-            for step in steps
-            if step.fetches and (step not in needed or step.is_there(self.store, bring=bring))
-        ]
+        there = []
+        for step in reversed(steps):  # who fetches may need what another one fetches
+            if not step.fetches:
+                continue
+            if step not in needed or step.is_there(self.store, bring=bring):
+                there.append(step)
+            else:
+                needed.update(step.needs)
+        return there[::-1]
 
     def survey(self, targets: Sequence[Step]) -> list[Surveyed]:
         """What a build would do with each step, in order, without running any."""
@@ -192,10 +208,27 @@ class BuildEngine:
             description = describe(step, [results[source] for source in step.inputs])
             key = cache_key(description) if description else ""
             state = State.RUN if result is None else State.CACHED
-            rows.append(Surveyed(step, state, description, key, self.lost(key)))
-        missing = [row.step for row in rows if row.state is not State.CACHED]
+            row = Surveyed(step, state, description, key, self.lost(key))
+            rows.append(row if result is not None else self._offered(row, results))
+        to_run = (State.RUN, State.DEPENDS)
+        missing = [row.step for row in rows if row.state in to_run]
         there = set(self._there(steps, missing, bring=False))
         return [row._replace(state=State.CACHED) if row.step in there else row for row in rows]
+
+    def _offered(self, row: Surveyed, results: dict[Step, Result]) -> Surveyed:
+        """A step that would run, or what other machines have of it, noted among the results."""
+        shared = self.store.shared
+        if shared is None or not self.use_cache:
+            return row
+        from mbuild.build.exchange import offer
+
+        found = offer(row.step, row.key, self.store, shared)
+        if found is None:
+            return row
+        if not found.pays:
+            return row._replace(lost=Note(Cause.MADE_SOONER))
+        results[row.step] = found.result
+        return row._replace(state=State.SHARED, fetches=found.size)
 
     @staticmethod
     def _surveyed_fetch(step: Step) -> Surveyed:
@@ -303,7 +336,7 @@ class _Run:
         self._numbers = numbers
         self._steps = steps
         self._takes = takes
-        self._fetched: dict[str, Digest] = {}  # of files, by path
+        self._found: dict[str, Digest] = {}  # of files that were read or fetched, by path
         self._arriving: dict[Digest, Any] = {}
         self._events: queue.SimpleQueue[BuildEvent | _Done | _Begun | Future[None]] = (
             queue.SimpleQueue()
@@ -313,7 +346,7 @@ class _Run:
     def events(self) -> Iterator[BuildEvent]:
         from concurrent.futures import Future, ThreadPoolExecutor
 
-        from mbuild.build.waiting import Waiting
+        from mbuild.build.waiting import Waiting, batches
         from mbuild.work.cores import cores
 
         waiting = Waiting(self._steps, self._others())
@@ -322,7 +355,7 @@ class _Run:
         try:
             ready = waiting.ready()
             while ready or running:
-                for batch in _batches(ready):
+                for batch in batches(ready):
                     pool.submit(self._work, batch).add_done_callback(self._events.put)
                     running += 1
                 ready = []
@@ -341,6 +374,8 @@ class _Run:
         finally:
             self._cancel.cancel()
             pool.shutdown(wait=True, cancel_futures=True)
+            for arrival in self._arriving.values():
+                arrival.release()
 
     def _others(self) -> Container[Step]:
         """What no step waits for: what is over, and what this run does without."""
@@ -411,8 +446,8 @@ class _Run:
         self._cancel.check()
 
     def _learned(self, step: Step) -> Step:
-        """A step with the digests of what was fetched for it."""
-        return step.learned(self._fetched) if step.needs and self._fetched else step
+        """A step with the digests of what was read or fetched before it."""
+        return step.learned(self._found) if self._found else step
 
     def make(self, steps: Sequence[Step]) -> None:
         """Run one step, or several of one group together; each result counts when it is there."""
@@ -422,15 +457,14 @@ class _Run:
         began = time.monotonic()
         self._outcome.begun.update(dict.fromkeys(steps, began))
         inputs = [self._inputs(step) for step in steps]
-        files = dict(self._fetched)
+        files = dict(self._found)
         unrecorded: list[tuple[Step, Made]] = []
         own = {self._learned(step): step for step in steps}
         first, *_ = own
         for known, made in first.run_together([*own], self._context(steps[0]), inputs):
             step = own[known]
             files |= made.files
-            if step.fetches:
-                self._fetched |= made.files
+            self._found |= made.files
             if not self._record(step, made, files):
                 unrecorded.append((step, made))
             run = Run(began, time.monotonic() - began, made.new, made.limits)
@@ -464,6 +498,8 @@ class _Run:
             give(shared, step, key, result, description)
 
     def _context(self, step: Step) -> StepContext:
+        from mbuild.build.waiting import passes
+
         number, label, names = self._numbers[step], step.label, names_of(step)
         last = 0.0
 
@@ -483,13 +519,6 @@ class _Run:
             self._engine.use_cache,
             lambda: self._events.put(_Begun(step)),
             self._arriving,
+            step.fetches and passes(step, self._steps),
             self._engine.pool,
         )
-
-
-def _batches(steps: Sequence[Step]) -> list[list[Step]]:
-    """Steps of one group together, all others alone."""
-    batches: dict[Hashable, list[Step]] = {}
-    for step in steps:
-        batches.setdefault(step if step.group is None else step.group, []).append(step)
-    return list(batches.values())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from mbuild.build.graph import Result, Step, cache_key, describe
 from mbuild.core.errors import MbuildError
@@ -27,6 +27,9 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.2, 5.0
 
 _CORE_RATE = 100_000_000
 """Bytes of new weights that a core makes in a second, where no estimate is better."""
+
+_START_SECONDS = 2.0
+"""What opening a checkpoint and loading kernels may take: small layers are fetched."""
 
 _LARGEST = 1 << 50
 """Bytes that no layer has."""
@@ -54,6 +57,33 @@ class Follower(Protocol):
 def matters(step: Step) -> bool:
     """Whether a step's result is worth a question to another machine."""
     return not step.fetches and not step.trivial
+
+
+class Offer(NamedTuple):
+    """A result that another machine has made: bytes to fetch, and whether that pays."""
+
+    result: Result
+    size: int
+    pays: bool
+
+
+def offer(step: Step, key: str, store: BuildStore, shared: SharedCache) -> Offer | None:
+    """What the shared cache has of a step, all of it; nothing is fetched but what tells how fast.
+
+    Layers that are here already cost nothing.
+    """
+    text = shared.get_many(STEP, [key]).get(key) if key and matters(step) else None
+    result = sane_result(text) if text is not None else None
+    if result is None:
+        return None
+    sizes = {layer.digest: layer.size for layer in result.layers}
+    far = {digest: sizes[digest] for digest in store.blobs.missing(sizes)}
+    if not far:
+        return Offer(result, 0, True)
+    if shared.missing(far):
+        return None
+    size = sum(far.values())
+    return Offer(result, size, shared.pays(far, seconds_to_make(step, store, size)))
 
 
 class SharedSteps:
@@ -296,7 +326,7 @@ def seconds_to_make(step: Step, store: BuildStore, size: int) -> float | None:
         types = {tensor.after.name for tensor in cost.tensors if tensor.after is not tensor.before}
         if cost.writes is None or any(name.startswith("IQ") for name in types):
             return None
-        return size / (_CORE_RATE * (cores() if cost.every_core else 1))
+        return _START_SECONDS + size / (_CORE_RATE * (cores() if cost.every_core else 1))
     return None
 
 

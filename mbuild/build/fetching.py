@@ -24,6 +24,7 @@ from mbuild.core.events import (
     StepFinished,
     StepProgress,
     StepStarted,
+    Warned,
 )
 from mbuild.core.names import DEFAULT_TAG, InvalidNameError
 from mbuild.core.values import NamedTuple
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
     from mbuild.registry.client.access import Access
     from mbuild.registry.reference import ModelReference
     from mbuild.store import Store
+
+
+_SHOWN = 5
+"""Files that were left out and are named."""
 
 
 class PullMode(StrEnum):
@@ -67,7 +72,7 @@ class Fetching(NamedTuple):
 
 def fetch(
     recipes: Iterable[Recipe], fetching: Fetching, context: Context, store: Store
-) -> Iterator[BuildEvent]:
+) -> Generator[BuildEvent, None, None]:
     """Learn what is on other machines; the weights are fetched by a step.
 
     The caller holds the store. Raises :class:`RegistryError` and :class:`SourceError` with
@@ -251,7 +256,7 @@ def _pulled(
 
     Raises :class:`RegistryError` for whoever only looks.
     """
-    from mbuild.core.transfers import BlobDone, BlobProgress, Transferred
+    from mbuild.core.transfers import BlobDone, BlobProgress, LeftOut, Transferred
     from mbuild.registry.client.access import Access
     from mbuild.registry.transfer.pull import bring_model
 
@@ -272,6 +277,12 @@ def _pulled(
                 blobs[event.digest] = done, event.total
                 completed, total = map(sum, zip(*blobs.values(), strict=True))
                 yield StepProgress(0, label, completed, total, "pull", *names)
+            elif isinstance(event, LeftOut):
+                shown = ", ".join(event.names[:_SHOWN])
+                more = ", ..." if len(event.names) > _SHOWN else ""
+                yield Warned(
+                    f"{reference}: left out, because a model has no place for it: {shown}{more}"
+                )
             elif isinstance(event, Transferred):
                 seconds = time.monotonic() - started
                 cached = not event.moved and event.replaced is None

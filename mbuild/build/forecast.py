@@ -186,8 +186,10 @@ def forecast(wanted: Build, store: Store) -> Forecast:
 
 def _applies(row: Surveyed, reason: Explanation, wanted: Build) -> Explanation | None:
     """Nothing to explain where nothing will run; no reason but the flag with ``--no-cache``."""
-    if row.state is State.CACHED:
+    if row.state in (State.CACHED, State.SHARED):
         return None
+    if row.lost is not None and row.lost.cause is Cause.MADE_SOONER:
+        return Explanation(note=row.lost)
     if row.state is State.DEPENDS:
         return Explanation(note=Note(Cause.DEPENDS))
     if not wanted.use_cache and (row.description is None or not reason.changes):
@@ -200,6 +202,9 @@ def _planned(row: Surveyed, store: Store, past: _Past, shared: set[Hashable]) ->
     step = row.step
     if row.state is State.CACHED:
         return PlannedStep(step.kind, step.label, row.state, tensors=step.tensors(store))
+    if row.state is State.SHARED:
+        size = row.fetches
+        return PlannedStep(step.kind, step.label, row.state, writes=size, fetches=size)
     if any(not each.is_there(store, bring=False) for each in step.needs):
         cost = Cost(None)  # its files' headers are not here
     else:

@@ -94,6 +94,9 @@ class StepContext(NamedTuple):
     arriving: MutableMapping[Digest, Any] | None = None
     """The files that are on their way in this run, by their SHA-256
     (:mod:`mbuild.build.steps.arriving`)."""
+    passes: bool = False
+    """Whether what a fetching step brings is read once, by steps that run together while it
+    comes, so that it need not be kept for them."""
     pool: Pool | None = None
     """Who else computes for this build."""
 
@@ -166,6 +169,14 @@ class Step(Protocol):
         """Whether its result is weights in several layers, the shards of one model."""
 
     @property
+    def makes_weights(self) -> bool:
+        """Whether its result is a model's weights, however they are made."""
+
+    @property
+    def shows(self) -> tuple[str, ...]:
+        """The facts of its result that the log keeps, for people: what was measured."""
+
+    @property
     def reads(self) -> int:
         """Bytes of the user's files, or of stored weights, that it reads when it runs."""
 
@@ -231,6 +242,9 @@ class BaseStep(Frozen):
 
     trivial: ClassVar[bool] = False
     """Whether making its result takes less time than to ask another machine for it."""
+
+    shows: ClassVar[tuple[str, ...]] = ()
+    """The facts of its result that the log keeps, for people: what was measured."""
 
     input_name: ClassVar[str] = ""
     """What its result is called where it is the input of another step, if not by its kind."""

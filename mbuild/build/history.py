@@ -59,6 +59,7 @@ class StepRecord(NamedTuple):
     of new blobs. ``materials`` are the files, folders and models it is made from. ``role``,
     ``subject`` and ``target`` say apart what ``label`` says to people, and ``causes`` (of
     :class:`mbuild.core.events.Cause`) what ``reasons`` say; builds of earlier versions have none.
+    ``measured`` is what was measured, by the names of the facts.
     """
 
     kind: str
@@ -77,6 +78,12 @@ class StepRecord(NamedTuple):
     subject: str = ""
     target: str = ""
     causes: tuple[str, ...] = ()
+    measured: Mapping[str, Any] = {}
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What was measured, in words: a name and a value each."""
+        return tuple(f"{name} {_written(value)}" for name, value in self.measured.items())
 
     def to_json(self) -> dict[str, Any]:
         """As the log keeps it; what says nothing is left out."""
@@ -177,6 +184,13 @@ class BuildRecord(NamedTuple):
                 "manifests": tuple(value["manifests"]),
             }
         )
+
+
+def _written(value: Any) -> str:
+    """A measured value: numbers with six digits, what is not a text as JSON."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def new_id() -> str:

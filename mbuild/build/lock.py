@@ -47,8 +47,8 @@ STAGES = "stages"
 ASKED = "asked"
 """What the command line asked of a Modelfile with stages, for the next time."""
 
-_IMATRIX = "imatrix"
-"""The option whose value is a file: a lock has its digest, too."""
+_FILES = ("imatrix", "imatrix_from")
+"""The options whose value is a file: a lock has its digest, too."""
 
 _FOREIGN = (MbuildError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What reading raises where the JSON is not that of a lock."""
@@ -225,11 +225,17 @@ def _revision(files: Iterable[SourceFile]) -> dict[str, str]:
 
 
 def _quantization(quantization: Quantization, sources: Sources) -> dict[str, Any]:
-    """Every option by its field, the importance matrix with its digest."""
+    """Every option by its field, files with their digests; what few builds have if it is said."""
     fields = quantization.fields()
     del fields["file_type"]
-    imatrix = sources.imatrices[quantization.imatrix] if quantization.imatrix else None
-    return {**fields, "imatrix": {imatrix.name: str(imatrix.locked)} if imatrix else None}
+    for name in _FILES:
+        named = getattr(quantization, name)
+        file = sources.imatrices[named] if named else None
+        if file is not None or name in fields:
+            fields[name] = {file.name: str(file.locked)} if file else None
+    if quantization.imatrix_chunks is not None:
+        fields["imatrix_chunks"] = quantization.imatrix_chunks
+    return fields
 
 
 def _versions(plans: Sequence[Plan]) -> Iterator[tuple[str, int]]:
@@ -269,7 +275,7 @@ def locked_quantization(lock: BuildLock, variant: str) -> Quantization | None:
     if fields is None:
         return None
     given = {row.name: fields[field] for field, row in OPTIONS.items() if field in fields}
-    given[_IMATRIX] = next(iter(given.get(_IMATRIX) or ()), None)
+    given |= {name: next(iter(given.get(name) or ()), None) for name in _FILES}
     return Quantization.parse(variant, given)
 
 
@@ -408,7 +414,7 @@ def _flat_quantization(variant: str, fields: Mapping[str, Any]) -> dict[LockPlac
     flat = {}
     for field, option in OPTIONS.items():
         label, item = f"{_variant(variant)} {option.flag}", fields.get(field)
-        if field == _IMATRIX and item is not None:
+        if field in _FILES and item is not None:
             for file, digest in item.items():
                 flat[LockPlace("", -1, f"{label} {file}")] = str(digest)
         else:

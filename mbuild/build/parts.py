@@ -115,8 +115,14 @@ def _groups(wanted: Build, store: Store) -> Iterator[list[Quantize]]:
     rows = BuildEngine(store, wanted.use_cache).survey(ends)
     groups: dict[Hashable, list[Any]] = {}
     for row in rows:
-        if row.step.kind == "quantize" and row.state is not State.CACHED:
-            groups.setdefault(row.step.group, []).append(row.step)
+        if row.step.kind != "quantize" or row.state in (State.CACHED, State.SHARED):
+            continue
+        if row.state is State.DEPENDS and row.step.inputs:
+            raise UnsupportedError(
+                f"{row.step.label}: what it depends on is computed by the build itself",
+                hint="compute it first (mbuild imatrix) and name the file, or the types",
+            )
+        groups.setdefault(row.step.group, []).append(row.step)
     yield from groups.values()
 
 
@@ -149,7 +155,7 @@ def _group(
     origin = steps[0].origin
     with ExitStack() as stack:
         model = open_quietly(origin, store, stack)
-        matrices = {str(step.imatrix.path): step.imatrix for step in steps if step.imatrix}
+        matrices = {str(step.matrix.path): step.matrix for step in steps if step.matrix}
         paths = open_all(matrices, stack)
         variants = [variant_of(step, model, paths, context) for step in steps]
         yield from said

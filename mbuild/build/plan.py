@@ -49,12 +49,13 @@ if TYPE_CHECKING:
     from mbuild.build.request import BuildRequest
     from mbuild.build.steps.changed import ChangeWeights
     from mbuild.build.steps.checking import CheckModel
+    from mbuild.build.steps.importances import MakeImatrix
     from mbuild.build.steps.origins import LayerOrigin, Origin
     from mbuild.build.steps.quantize import Quantize
     from mbuild.build.steps.shards import SplitWeights
     from mbuild.core.digest import Digest
     from mbuild.language.recipe import Recipe, Turn
-    from mbuild.language.stages.values import Expectation
+    from mbuild.quant.choose.options import Quantization
 
 
 class Sources(NamedTuple):
@@ -100,30 +101,22 @@ class Plan(NamedTuple):
     """The graph to run, by its last step; ``base`` is the stored model that FROM names.
 
     ``warning`` says what is to be known of the model, where there is something, and
-    ``checks`` are what has to hold before it is named.
+    ``checks`` are what has to hold before it is named. ``weights`` is what makes the model's
+    weights, or the layers that it has from its base; ``origin`` is what they are quantized
+    from, if they are.
     """
 
     manifest: AssembleManifest
     base: StoredModel | None
     warning: str = ""
     checks: tuple[CheckModel, ...] = ()
-
-    def checked(self, expected: Sequence[Expectation], label: str) -> Plan:
-        """The plan with steps that look at the model."""
-        if not expected:
-            return self
-        from mbuild.build.steps.checking import CheckModel
-
-        checks = tuple(
-            CheckModel(self.manifest, each.measure, each.compare, each.value, label)
-            for each in expected
-        )
-        return self._replace(checks=checks)
+    weights: Step | tuple[Layer, ...] | None = None
+    origin: Origin | None = None
 
     @property
     def ends(self) -> tuple[Step, ...]:
         """The steps that nothing else needs: what has to run."""
-        return self.checks or (self.manifest,)
+        return (self.manifest, *self.checks)
 
 
 def plan(
@@ -151,10 +144,7 @@ def plan(
     for each in wanted:
         step: Quantize | ChangeWeights | None = None
         if each is not None and origin is not None:
-            from mbuild.build.steps.quantize import Quantize
-
-            imatrix = sources.imatrices[each.imatrix] if each.imatrix else None
-            step = Quantize(origin, each, imatrix=imatrix, splitting=request.splitting)
+            step = _quantized(origin, each, sources, request.splitting)
         elif origin is not None and recipe.changes:
             from mbuild.build.altering import changed_weights
 
@@ -163,6 +153,28 @@ def plan(
         header = origin if each is not None else None
         plans.append(_plan(recipe, sources, request, base, drafts, step, header, label))
     return tuple(plans)
+
+
+def _quantized(
+    origin: Origin, wanted: Quantization, sources: Sources, splitting: Splitting | None
+) -> Quantize:
+    """The step that quantizes, with what computes its importance matrix or chooses its types."""
+    from mbuild.build.steps.quantize import Quantize
+
+    imatrix: SourceFile | MakeImatrix | None = None
+    choice = None
+    if wanted.imatrix:
+        imatrix = sources.imatrices[wanted.imatrix]
+    elif wanted.imatrix_from:
+        from mbuild.build.steps.importances import MakeImatrix
+
+        text = sources.imatrices[wanted.imatrix_from]
+        imatrix = MakeImatrix(origin, text, wanted.imatrix_chunks or 0)
+    if wanted.file_type.budget is not None:
+        from mbuild.build.steps.choosing import ChooseTypes
+
+        choice = ChooseTypes(origin, wanted, imatrix)
+    return Quantize(origin, wanted, Role.MODEL, imatrix, splitting, choice)
 
 
 def _check_projector_alone(sources: Sources, request: BuildRequest) -> None:
@@ -222,7 +234,7 @@ def _plan(
     )
     manifest = AssembleManifest(config, entries.all(), variant, needs)
     warning = _SEVERAL if least else _kept_nothing(sources, request)
-    return Plan(manifest, base, warning)
+    return Plan(manifest, base, warning, (), entries.weights(), header)
 
 
 def _add_weights(
@@ -397,6 +409,14 @@ class _Entries:
         """The base's layers of that type."""
         return [e for kind, e in self._entries if kind == media_type and isinstance(e, Layer)]
 
+    def weights(self) -> Step | tuple[Layer, ...] | None:
+        """The step that makes the model's weights, or the layers that are inherited."""
+        inherited = self.inherited(MODEL)
+        if inherited:
+            return tuple(inherited)
+        steps = (entry for _, entry in self._entries if not isinstance(entry, Layer))
+        return next((step for step in steps if step.makes_weights), None)
+
     def steps(self) -> tuple[Step, ...]:
         """The steps so far."""
         return tuple(e for _, e in self._entries if not isinstance(e, Layer))
@@ -491,10 +511,14 @@ def _draft(source: DraftSource, request: BuildRequest) -> Step:
     if request.draft_quantize is None:
         keep = request.splitting if request.splitting and request.splitting.keep else None
         return _weights(source, Role.DRAFT, request, keep)
+    if request.draft_quantize.budget is not None:
+        raise UsageError(
+            f"--draft-quantize {request.draft_quantize} is no type", hint="name one, such as q4_0"
+        )
     from mbuild.build.steps.quantize import Quantize
-    from mbuild.quant.choose.options import Quantization
+    from mbuild.quant.choose.options import Quantization as Wanted
 
-    return Quantize(_origin(source, request), Quantization(request.draft_quantize), Role.DRAFT)
+    return Quantize(_origin(source, request), Wanted(request.draft_quantize), Role.DRAFT)
 
 
 def _knowing(

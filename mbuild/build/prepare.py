@@ -22,6 +22,7 @@ from mbuild.core.errors import (
     UsageError,
 )
 from mbuild.core.names import DEFAULT_TAG, ModelName
+from mbuild.core.units import parse_size
 from mbuild.core.values import NamedTuple
 from mbuild.language.recipe import RECIPE_VERSION, ModelChange, Recipe, Reference
 from mbuild.language.span import Span
@@ -74,6 +75,9 @@ class Build(NamedTuple):
     names, where the Modelfile has stages; ``recipe`` is then that of the first target.
     ``overruled`` tells which options of the command line count in place of the Modelfile's.
     ``pool`` computes for the build beside this process.
+    ``id`` is the one that the log shall have for the build, empty for a new one.
+    ``checks`` is what the request's own checks mean; without ``checking`` neither these nor
+    those of the stages are made.
     """
 
     request: BuildRequest
@@ -85,11 +89,17 @@ class Build(NamedTuple):
     fetching: Fetching = Fetching()
     stages: Mapping[str, StageRecipe] = {}
     overruled: tuple[Notice, ...] = ()
+    id: str = ""
+    checks: tuple[Expectation, ...] = ()
+    checking: bool = True
     pool: Pool | None = None
 
     def expected(self, target: Target) -> tuple[Expectation, ...]:
-        """What CHECK demands of a target."""
-        return self.stages[target.stage].checks if target.stage in self.stages else ()
+        """What CHECK and ``--check`` demand of a target."""
+        if not self.checking:
+            return ()
+        own = self.stages[target.stage].checks if target.stage in self.stages else ()
+        return (*own, *self.checks)
 
     def recipes(self) -> Iterator[Recipe]:
         """The recipe of every stage that is built, and of models that give tensors."""
@@ -194,13 +204,48 @@ def prepared(wanted: Build, store: Store) -> tuple[Sequence[Resolved], tuple[Pla
             raise _located(error, script, store) from None
         found.append(Resolved(recipe, sources, request))
         made = plan(recipe, sources, request, several=several)
-        plans += (
-            each.checked(wanted.expected(target), target.label if several else "")
-            for each, target in zip(made, request.targets, strict=True)
-        )
+        for each, target in zip(made, request.targets, strict=True):
+            expected = wanted.expected(target)
+            plans.append(_checked(each, expected, wanted, target.label if several else ""))
     if wanted.gate is not None:
         wanted.gate.before(found, plans)
     return found, tuple(plans)
+
+
+def _checked(planned: Plan, expected: Sequence[Expectation], wanted: Build, label: str) -> Plan:
+    """The plan with the steps that look at the model."""
+    if not expected:
+        return planned
+    from mbuild.build.gates import ON_TEXT, checks_of
+
+    texts = {
+        (each.text, each.beside): wanted.context.imatrix(each.text, beside=each.beside)
+        for each in expected
+        if each.measure in ON_TEXT
+    }
+    return planned._replace(checks=tuple(checks_of(planned, expected, texts, label)))
+
+
+def read_checks(texts: Sequence[str], store: Store) -> tuple[Expectation, ...]:
+    """What ``--check`` says; remembered, so that a build with nothing to do loads no grammar.
+
+    Raises :class:`UsageError`.
+    """
+    if not texts:
+        return ()
+    from mbuild.language.stages.values import Expectation
+
+    asked = "\0".join(("checks", str(RECIPE_VERSION), __version__, *texts))
+    key = sha256(asked.encode()).hexdigest()
+    remembered = store.cache.get(RECIPE, key)
+    if remembered is not None:
+        with suppress(ValueError, TypeError):
+            return tuple(Expectation(*each) for each in remembered)
+    from mbuild.language.stages.changing import checks_said
+
+    found = checks_said(texts)
+    store.cache.put(RECIPE, key, [list(each) for each in found])
+    return found
 
 
 def resolve(recipe: Recipe, request: BuildRequest, context: Context) -> Sources:
@@ -208,11 +253,14 @@ def resolve(recipe: Recipe, request: BuildRequest, context: Context) -> Sources:
 
     Of the instructions' errors one is raised as it is, several together.
     """
-    matrices = [(t.quantization.imatrix, t.beside) for t in request.targets if t.quantization]
+    named = [
+        (name, target.beside)
+        for target in request.targets
+        if target.quantization
+        for name in (target.quantization.imatrix, target.quantization.imatrix_from)
+    ]
     imatrices = {
-        name: context.imatrix(name, beside=beside)
-        for name, beside in dict.fromkeys(matrices)
-        if name
+        name: context.imatrix(name, beside=beside) for name, beside in dict.fromkeys(named) if name
     }
     errors: list[MbuildError] = []
 
@@ -306,7 +354,7 @@ def targets(
     unknown types, for options without ``-q``, and for names that cannot be.
     """
     options = {row.name: given[row.name] for row in OPTIONS.values()}
-    types = distinct(given["quantize"])
+    types = distinct(types_asked(given))
     if any("{target}" in name for name in names):
         raise UsageError(
             "{target} in a name stands for a stage, but this Modelfile has none",
@@ -325,6 +373,21 @@ def targets(
         return (Target(named[0]),)
     quantizations = (Quantization.parse(type_, options) for type_ in types)
     return tuple(Target(*pair) for pair in zip(named, quantizations, strict=True))
+
+
+def types_asked(given: Mapping[str, Any]) -> tuple[str, ...]:
+    """The types that ``quantize`` names, and those that ``size`` and ``bpw`` stand for."""
+    bits = (f"{text.strip()}bpw" for text in given["bpw"])
+    return (*given["quantize"], *map(_size_asked, given["size"]), *bits)
+
+
+def _size_asked(text: str) -> str:
+    """A size with its unit; raises :class:`UsageError` for what is none."""
+    try:
+        size = parse_size(text)
+    except ValueError as error:
+        raise UsageError(f"--size: {error}") from None
+    return text if text.strip()[-1:].isalpha() else f"{size}B"
 
 
 def says(option: Option, value: Any) -> bool:

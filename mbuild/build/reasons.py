@@ -25,6 +25,7 @@ NOTES: Mapping[Cause, str] = {
     Cause.LAYER_REMOVED: "its cached layer {layer} was removed",
     Cause.LAYER_DAMAGED: "its layer {layer} is damaged: {size} bytes long",
     Cause.NOT_HERE: "the store does not have it",
+    Cause.MADE_SOONER: "the shared cache has it, but it is made sooner than it would come",
     Cause.DEPENDS: "only if its input changes",
     Cause.REWRITTEN: "mbuild knows its inputs by other digests now",
 }

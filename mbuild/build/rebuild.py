@@ -81,7 +81,7 @@ def rebuild(
     (target,) = wanted.request.targets
     target = target._replace(names=(stored.name,))
     request = wanted.request._replace(targets=(target,), named=True)
-    wanted = wanted._replace(request=request, use_cache=False)
+    wanted = wanted._replace(request=request, use_cache=False, checking=False)
     with store.reading():
         store.prepare()
         with temporary_folder(store.private / "tmp") as folder:

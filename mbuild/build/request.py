@@ -146,7 +146,8 @@ class BuildRequest(NamedTuple):
     the targets are only what to call them. ``splitting`` says in which files the weights of
     every target are kept, ``conversion`` how a checkpoint is converted beside its types,
     ``converter`` by whose converter, where it is not mbuild's; of that only the digest is written.
-    ``halves`` says which parts of a multimodal checkpoint are built.
+    ``halves`` says which parts of a multimodal checkpoint are built. ``checks`` are what has
+    to hold of every target, in the words of CHECK.
     """
 
     targets: tuple[Target, ...]
@@ -160,6 +161,7 @@ class BuildRequest(NamedTuple):
     conversion: Conversion = AS_IT_IS
     converter: ForeignConverter | None = None
     halves: Halves = BOTH
+    checks: tuple[str, ...] = ()
 
     @property
     def script(self) -> Script | None:
@@ -211,6 +213,7 @@ class BuildRequest(NamedTuple):
                 found["--draft-quantize", spelled(self.draft_quantize.name)] = None
             if self.link:
                 found["--link", ""] = None
+            found |= dict.fromkeys(("--check", text) for text in self.checks)
         return list(found)
 
     def for_stage(self, target: Target) -> BuildRequest:
@@ -236,6 +239,7 @@ class BuildRequest(NamedTuple):
             "conversion": self.conversion.to_json() or None,
             "converter": self.converter.to_json() if self.converter else None,
             "halves": self.halves.to_json() or None,
+            "checks": list(self.checks) or None,
         }
         return _said(value)
 
@@ -279,8 +283,9 @@ class BuildRequest(NamedTuple):
         draft_type = _file_type(draft)
         digest = fields.pop("converter", None)
         converter = None if digest is None else ForeignConverter.from_json(_text(digest))
+        checks = tuple(_text(text) for text in _list(fields.pop("checks", [])))
         fields.end()
-        further = (draft_type, link, named, splitting, conversion, converter, halves)
+        further = (draft_type, link, named, splitting, conversion, converter, halves, checks)
         return cls(targets, source, _text(outtype), pre, *further)
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mbuild.build.prepare import NameOf, Notice, distinct, says, variant_name
+from mbuild.build.prepare import NameOf, Notice, distinct, says, types_asked, variant_name
 from mbuild.build.request import OUTTYPE, Target
 from mbuild.build.splitting import SPLITTING, Splitting
 from mbuild.build.staging import FilesBeside, read_stages
@@ -88,7 +88,7 @@ def staged_targets(
     """
     flags = {row.name: given[row.name] for row in OPTIONS.values()}
     flags = {name: value for name, value in flags.items() if _given(name, value)}
-    types = distinct(given["quantize"])
+    types = distinct(types_asked(given))
     wanted: list[_Wanted] = []
     notes: list[Notice] = []
     for stage in stages:
@@ -173,7 +173,7 @@ def _target(
         except MbuildError as error:
             problem = Problem(error.message, line.span, suggestion=error.hint)
             raise ModelfileError([problem]) from None
-    beside = line is not None and "imatrix" in line.options
+    beside = line is not None and not {"imatrix", "imatrix_from"}.isdisjoint(line.options)
     stage = wanted.stage.name
     return Target(names, wanted.quantization, stage, outtype, splitting, beside)
 

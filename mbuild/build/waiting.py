@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from mbuild.build.graph import before
@@ -44,3 +44,21 @@ class Waiting:
             if self._count[user] == 0:
                 ready.append(user)
         return ready
+
+
+def batches(steps: Sequence[Step]) -> list[list[Step]]:
+    """Steps of one group together, all others alone."""
+    found: dict[Hashable, list[Step]] = {}
+    for step in steps:
+        found.setdefault(step if step.group is None else step.group, []).append(step)
+    return list(found.values())
+
+
+def passes(step: Step, steps: Sequence[Step]) -> bool:
+    """Whether those of the steps that need what this one fetches read it once, while it comes.
+
+    So it is where they are of one group and wait for the same.
+    """
+    users = [user for user in steps if step in user.needs]
+    waits = {frozenset(before(user)).intersection(steps) for user in users}
+    return all(user.overlaps for user in users) and len(waits) == len(batches(users)) == 1

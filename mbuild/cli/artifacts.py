@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from mbuild.build.splitting import Splitting
-from mbuild.cli.common import NameType, human_size, open_store, store_option
+from mbuild.cli.common import NameType, human_size, left_out, open_store, store_option
 from mbuild.cli.meter import meter
 from mbuild.cli.splitting import cutting_options
 from mbuild.core.digest import Digest
@@ -176,11 +176,14 @@ Examples:
 def import_command(
     ctx: click.Context, *, file: Path, name: ModelName | None, store: str | None
 ) -> None:
-    """Import the models of an OCI image layout that mbuild export made.
+    """Import the models of an OCI image layout: of mbuild export, or of skopeo.
 
-    Every blob is checked against its digest; a model has the id that it had.
+    Every blob is checked against its digest; a model has the id that it had. Models of
+    ModelPack and Docker Model Runner come in as mbuild pull brings them.
     """
     with meter("importing") as show:
         models = import_tar(file, open_store(ctx, store), name, show)
     for model in models:
         click.echo(f"imported {model.name}  {model.id.short}  {human_size(model.written)} written")
+        if model.left_out:
+            click.echo(left_out(model.left_out), err=True)

@@ -12,7 +12,14 @@ import click
 
 from mbuild.build.build import build
 from mbuild.build.fetching import Fetching, PullMode
-from mbuild.build.prepare import Build, Notice, check_unasked_names, read_recipe, targets
+from mbuild.build.prepare import (
+    Build,
+    Notice,
+    check_unasked_names,
+    read_checks,
+    read_recipe,
+    targets,
+)
 from mbuild.build.request import OUTTYPES, BuildRequest, Script, Target
 from mbuild.build.sources.resolve import LocalContext
 from mbuild.cli.common import (
@@ -124,6 +131,13 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     quantize_options,
     splitting_options,
     click.option(
+        "--check",
+        metavar="CONDITION",
+        multiple=True,
+        help="What has to hold before anything is named, in the words of CHECK: 'kld < 0.05 TEXT"
+        " FILE'.",
+    ),
+    click.option(
         "--pull",
         type=click.Choice([mode.value for mode in PullMode]),
         help="When to ask a registry for the model that FROM names  [default: missing, for names"
@@ -195,6 +209,7 @@ def read_request(
         conversion=conversion_of(given),
         converter=converter_of(given, store),
         halves=halves_of(given),
+        checks=tuple(given["check"]),
     )
     wanted = Build(
         request,
@@ -208,6 +223,7 @@ def read_request(
         ),
         stages=asked.stages,
         overruled=asked.overruled,
+        checks=read_checks(given["check"], store),
     )
     return wanted, store
 

@@ -337,3 +337,13 @@ class TemplateType(ParamType):
         except InvalidNameError as error:
             self.fail(str(error), param, ctx)
         return str(value)
+
+
+_SHOWN = 5
+"""Files that were left out and are named."""
+
+
+def left_out(names: tuple[str, ...]) -> str:
+    """What to say of files of a package that a model has no place for."""
+    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    return f"left out, because a model has no place for it: {shown}"

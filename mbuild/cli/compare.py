@@ -32,6 +32,7 @@ from mbuild.models.compare import (
     WeightsDiff,
     causes,
     gguf_side,
+    measures_of,
     model_side,
 )
 from mbuild.models.compare import diff as compare
@@ -73,11 +74,13 @@ def diff_command(
         found = compare(*sides, values=not flags["quick"], progress=show)
         stored = [side.contents.stored if side.contents else None for side in sides]
         made = causes(found, stored, opened)
+        measured = measures_of(stored[0], stored[1], opened)
     if style == "json":
         value = {**found.to_json(), "causes": [cause.to_json() for cause in made]}
-        write_json(value)
+        write_json({**value, "measures": [change.to_json() for change in measured]})
     else:
-        lines = _lines(found) + _section("Written in", _causes(made))
+        lines = _lines(found) + _section("Measures", [_change(change) for change in measured])
+        lines += _section("Written in", _causes(made))
         click.echo("\n".join(map(printable, lines)))
     return 1 if flags["exit_code"] and found.differ else 0
 

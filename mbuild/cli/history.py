@@ -14,6 +14,7 @@ from mbuild.cli.common import (
     human_size,
     model_name,
     open_store,
+    printable,
     store_option,
 )
 from mbuild.cli.screen import Column, fitted, wrapped
@@ -162,5 +163,7 @@ def _show_build(record: BuildRecord) -> None:
         ran = step.status == "ran"
         facts = f"  {step.seconds:.2f} s, {human_size(step.written)}" if ran else ""
         say(f"{step.label}{facts}", _ending(step, record.result))
+        for found in step.findings:
+            say(printable(found))
         for reason in step.reasons if step.causes != (Cause.FIRST,) else ():
             say(reason)

@@ -6,12 +6,13 @@ import difflib
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import click
 
-from mbuild.cli.common import read_limited, write_text
+from mbuild.cli.common import open_store, read_limited, store_option, write_text
 from mbuild.cli.main import show_error
 from mbuild.core.errors import MbuildError, ModelfileError
 from mbuild.language.instructions import Problem, Severity
@@ -126,8 +127,13 @@ STYLES = ("text", "json", "github")
 @click.option(
     "--build-arg", metavar="NAME=VALUE", multiple=True, help="The value of an ARG of the Modelfile."
 )
+@store_option
+@click.pass_context
 def check_command(
+    ctx: click.Context,
+    /,
     *,
+    store: str | None,
     files: tuple[str, ...],
     named: tuple[str, ...],
     style: str | None,
@@ -139,14 +145,29 @@ def check_command(
     """
     style = style or ("github" if os.environ.get("GITHUB_ACTIONS") == "true" else "text")
     found: list[Problem] = []
-    each = partial(_check, style=style, found=found, given=build_arg)
+    look = partial(_problems, given=build_arg, models=partial(_stored, ctx, store))
+    each = partial(_check, style=style, found=found, look=look)
     status = _worst((*named, *files) or (MODELFILE,), each)
     if style == "json":
         click.echo(json.dumps([_as_json(problem) for problem in found], indent=2))
     raise click.exceptions.Exit(status)
 
 
-def _problems(data: bytes, file: str, folder: Path, given: Sequence[str]) -> list[Problem]:
+def _stored(ctx: click.Context, option: str | None) -> frozenset[str]:
+    """The names of the store's models; none where there is no store."""
+    opened = open_store(ctx, option)
+    with suppress(MbuildError, OSError):
+        return frozenset(map(str, opened.manifests.names()))
+    return frozenset()
+
+
+def _problems(
+    data: bytes,
+    file: str,
+    folder: Path,
+    given: Sequence[str],
+    models: Callable[[], frozenset[str]],
+) -> list[Problem]:
     """The warnings about a file; raises :class:`ModelfileError` if there are errors."""
     if not opens_stages(data):
         return check(data, file, folder)[1]
@@ -155,15 +176,22 @@ def _problems(data: bytes, file: str, folder: Path, given: Sequence[str]) -> lis
     from mbuild.lint.stages import check_stages
 
     bring, arguments = FilesBeside(folder), arguments_of(given)
-    return list(check_stages(data, file, bring, arguments, folder=folder).warnings)
+    checked = check_stages(data, file, bring, arguments, folder=folder, models=models())
+    return list(checked.warnings)
 
 
-def _check(file: str, *, style: str, found: list[Problem], given: Sequence[str]) -> bool:
+def _check(
+    file: str,
+    *,
+    style: str,
+    found: list[Problem],
+    look: Callable[[bytes, str, Path], list[Problem]],
+) -> bool:
     """Check one file and print what is wrong; False if there are errors."""
     data = _read(file)
     folder = Path() if file == "-" else _path(file).parent
     try:
-        problems = _problems(data, file, folder, given)
+        problems = look(data, file, folder)
     except ModelfileError as error:
         problems = list(error.problems)
     found += problems

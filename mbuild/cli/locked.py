@@ -17,7 +17,7 @@ from mbuild.build.lock import (
     locked_quantization,
 )
 from mbuild.build.locked import Locked
-from mbuild.build.prepare import distinct
+from mbuild.build.prepare import distinct, types_asked
 from mbuild.build.splitting import HALVES, SPLITTING
 from mbuild.cli.common import CACHE_OPTIONS, read_limited
 from mbuild.cli.quantizing import file_type_of
@@ -48,7 +48,7 @@ def with_locked_options(
     if STAGES in lock.inputs:
         asked = {name: _as_given(value) for name, value in lock.inputs.get(ASKED, {}).items()}
         return {**given, **{n: v for n, v in asked.items() if n in given and n not in said}}
-    locked = locked_options(lock, distinct(given["quantize"]) or tuple(lock.results))
+    locked = locked_options(lock, distinct(types_asked(given)) or tuple(lock.results))
     return {**given, **{name: value for name, value in locked.items() if name not in said}}
 
 

@@ -47,6 +47,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "import-recipe": ("mbuild.cli.recipe", "Recover the quantization flags of a GGUF file."),
     "fmt": ("mbuild.cli.language", "Rewrite a Modelfile in its canonical form."),
     "check": ("mbuild.cli.language", "Find mistakes in a Modelfile without building it."),
+    "lsp": ("mbuild.cli.lsp", "Help an editor with Modelfiles: completion, hints, fixes."),
     "pull": ("mbuild.cli.registry", "Pull a model from a registry into the store."),
     "push": ("mbuild.cli.registry", "Push a model from the store to a registry."),
     "login": ("mbuild.cli.registry", "Log in to a registry."),

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mbuild.cli.common import NameType, format_option, open_store, store_option
-from mbuild.cli.meter import meter
+from mbuild.cli.common import NameType, format_option, open_store, printable, store_option
+from mbuild.cli.meter import meter, table
+from mbuild.core.errors import UsageError
 
 if TYPE_CHECKING:
     from mbuild.core.names import ModelName
     from mbuild.models.measured import Bound, Measured
     from mbuild.runtime.statistics.jobs import Progress
+    from mbuild.store import Store
 
 ResultT = TypeVar("ResultT")
 FILE = click.Path(path_type=Path)
@@ -25,14 +27,23 @@ MEASURE_EPILOG = """\
 Examples:
   mbuild measure mario:q4 --text held-out.txt
   mbuild measure mario:q4 --against mario:f16 --text held-out.txt --check "kld < 0.05"
+  mbuild measure mario:q4 --tensors     each tensor's error, without an engine
 """
 
 
 @click.command("measure", epilog=MEASURE_EPILOG)
 @click.argument("name", metavar="NAME", type=NameType())
-@click.option("--text", metavar="FILE", type=FILE, required=True, help="The text to predict.")
+@click.option("--text", metavar="FILE", type=FILE, help="The text to predict.")
 @click.option(
     "--against", metavar="NAME", type=NameType(), help="The model to compare with, for kld."
+)
+@click.option(
+    "--tensors",
+    is_flag=True,
+    help="Compare every tensor with what it was quantized from; nothing is run.",
+)
+@click.option(
+    "-f", "--file", metavar="FILE", help="With --tensors: the Modelfile that the model is from."
 )
 @click.option(
     "--chunks",
@@ -56,8 +67,10 @@ def measure_command(
     /,
     *,
     name: ModelName,
-    text: Path,
+    text: Path | None,
     against: ModelName | None,
+    tensors: bool,
+    file: str | None,
     chunks: int,
     checks: tuple[str, ...],
     store: str | None,
@@ -68,12 +81,21 @@ def measure_command(
     Perplexity is llama-perplexity's; kld is the mean Kullback-Leibler divergence, kld99 its
     99th percentile, same_top how often the most likely token is the same. What was measured
     once is remembered. Adapters are not applied.
+
+    With --tensors the error of each tensor is its relative RMS error against the source, which
+    has to be there still: as the history says that the model was built, or as -f does.
     """
     from mbuild.models.measured import Bound, measure
     from mbuild.work.cores import cores
 
-    gates = [Bound.parse(check) for check in checks]
     opened = open_store(ctx, store)
+    if tensors:
+        if text or against or checks or chunks:
+            raise UsageError("--tensors runs nothing: it takes no text, no other model, no check")
+        return _show_tensors(opened, name, file, style)
+    if text is None:
+        raise UsageError("there is no text", hint="name one with --text FILE, or say --tensors")
+    gates = [Bound.parse(check) for check in checks]
     found, cached = _followed(measure(opened, name, against, text, chunks, cores()), "measuring")
     failed = [gate for gate in gates if not gate.passes(found.value(gate.metric))]
     if style == "json":
@@ -87,6 +109,30 @@ def measure_command(
         wanted = f"{gate.metric} {gate.relation} {gate.bound:g}"
         click.echo(f"error: the check {wanted} fails: it is {value:.6g}", err=True)
     return 1 if failed else 0
+
+
+def _show_tensors(store: Store, name: ModelName, file: str | None, style: str) -> int:
+    """Each tensor's error, in the order of the file, and what they come to."""
+    from mbuild.cli.rebuild import how_built
+    from mbuild.models.comparing import compare_with_source
+    from mbuild.models.library import find
+
+    stored = find(store, name)
+    work = compare_with_source(how_built(store, stored, file), stored, store)
+    found = _followed(work, "comparing")
+    if style == "json":
+        rows = [
+            dict(zip(("name", "before", "after", "error"), row, strict=True))
+            for row in found["tensors"]
+        ]
+        click.echo(json.dumps({**found, "tensors": rows}, indent=2))
+        return 0
+    rows_shown = [("NAME", "TYPE", "ERROR")]
+    rows_shown += ((n, f"{b} -> {a}", f"{e:.5f}") for n, b, a, e in found["tensors"])
+    summary = f"largest      {found['error']:.5f} of {found['tensor']}"
+    lines = [*table(rows_shown), "", summary, f"mean         {found['mean_error']:.5f}"]
+    click.echo("\n".join(map(printable, lines)))
+    return 0
 
 
 def _json_of(gate: Bound, found: Measured) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from mbuild.build.engine import State
 from mbuild.cli.common import columns_of, human_size
 from mbuild.cli.meter import counted
 from mbuild.cli.screen import wrapped
+from mbuild.core.events import Cause
 from mbuild.core.units import human_duration
 
 if TYPE_CHECKING:
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
     from mbuild.build.forecast import Forecast, PlannedStep
 
 
-STATES = {State.CACHED: "cached", State.RUN: "run", State.DEPENDS: "maybe"}
+STATES = {
+    State.CACHED: "cached",
+    State.RUN: "run",
+    State.DEPENDS: "maybe",
+    State.SHARED: "shared",
+}
 """The word that a line begins with: what becomes of its step."""
 
 
@@ -42,6 +48,8 @@ def show_steps(planned: Forecast, style: str, *, tensors: bool = False) -> None:
     say(_total_line(planned), f"{', '.join(planned.names)}: ")
     for step in planned.steps:
         say(_step_text(step), STATES[step.state])
+        if step.why is not None and step.why.causes() == (Cause.MADE_SOONER,):
+            say(step.why.texts()[0])
         if step.eight_bits is not None and not step.cached:
             say(
                 f"its weights are quantized in the files, which have {human_size(step.reads)};"
@@ -77,9 +85,12 @@ def _counts(tensors: Sequence[PlannedTensor]) -> str:
 
 
 def _total_line(planned: Forecast) -> str:
-    runs = len(planned.to_run)
-    text = f"{counted(runs, 'step')} to run, {len(planned.steps) - runs} cached"
-    if not runs:
+    shared = sum(step.state is State.SHARED for step in planned.steps)
+    runs = len(planned.to_run) - shared
+    text = f"{counted(runs, 'step')} to run, {len(planned.steps) - runs - shared} cached"
+    if shared:
+        text += f", {shared} shared"
+    if not planned.to_run:
         return text
     if planned.fetches:
         text += f", {human_size(planned.fetches)} to fetch"

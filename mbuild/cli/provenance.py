@@ -24,7 +24,7 @@ from mbuild.models import library
 
 if TYPE_CHECKING:
     from mbuild.core.names import ModelName
-    from mbuild.models.provenance.reading import Statement
+    from mbuild.models.provenance.statements import Statement
     from mbuild.store import Store, StoredManifest
 
 PROVENANCE_EPILOG = """\
@@ -50,7 +50,7 @@ def provenance_command(
     Every build writes a statement (in-toto with SLSA provenance) and a bill of materials; push
     and pull take them along. JSON is the statement itself.
     """
-    from mbuild.models.provenance.reading import bills, newest
+    from mbuild.models.provenance.statements import bills, newest
 
     opened = open_store(ctx, store)
     stored = library.find(opened, name)
@@ -85,7 +85,7 @@ def _lines(store: Store, stored: StoredManifest, statement: Statement) -> Iterat
     for flag, value in _options(inside["lock"]["options"]):
         yield _row(flag, value)
     for step in inside["steps"]:
-        words = " ".join(filter(None, (step["kind"], step.get("target"))))
+        words = " ".join(filter(None, (step["kind"], step.get("role"))))
         yield _row("step", f"{words}  key {step.get('key', '')[:12]}  {step['status']}")
     for each in statement.value["subject"][1:]:
         yield _row("layer", f"{each['name']}  sha256:{each['digest']['sha256']}")
@@ -124,10 +124,9 @@ def _options(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 SIGN_EPILOG = """\
 \b
 Examples:
-  mbuild sign --new-key mbuild.key           writes mbuild.key and mbuild.key.pub
-  mbuild sign mario --key mbuild.key
-  mbuild push mario ghcr.io/org/mario:v2     the signatures go along
-  mbuild verify mario --signed --key mbuild.key.pub
+  mbuild sign --new-key my.key               writes my.key and my.key.pub
+  mbuild sign mario --key my.key
+  mbuild verify mario --signed --key my.key.pub
 """
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from mbuild.build.prepare import types_asked
 from mbuild.cli.common import read_limited
 from mbuild.core.errors import SourceError, UsageError
 from mbuild.quant.choose.options import OPTIONS, Option
@@ -41,6 +42,10 @@ def _all() -> Iterator[Any]:
         multiple=True,
         help="Quantize, for example to q4_K_M; repeat it to build several models from one read.",
     )
+    help_ = "Choose each tensor's type so that the file has at most this size, for example 4.2GB."
+    yield click.option("--size", metavar="SIZE", multiple=True, help=help_)
+    help_ = "The same for so many bits a weight, for example 4.6."
+    yield click.option("--bpw", metavar="BITS", multiple=True, help=help_)
     for field, option in OPTIONS.items():
         yield asked(option)
         if field == "tensor_types":
@@ -73,7 +78,7 @@ def with_rules(given: Mapping[str, Any], *, staged: bool) -> Mapping[str, Any]:
     """
     if not given[RULES_FILE]:
         return given
-    if not (staged or given["quantize"]):
+    if not (staged or types_asked(given)):
         raise UsageError(
             "--tensor-type-file has no effect without --quantize",
             hint="add --quantize TYPE, or leave --tensor-type-file out",

@@ -18,7 +18,7 @@ from mbuild.cli.progress import renderer
 from mbuild.core.errors import NameNotFoundError
 from mbuild.core.events import BuildFinished, Explained, LayerReady, ModelBuilt, WritingManifest
 from mbuild.models.provenance.comparing import Compared, compare, compare_lock, same_steps
-from mbuild.models.provenance.reading import Statement, statements
+from mbuild.models.provenance.statements import Statement, statements
 from mbuild.store.records import DESCRIPTION
 
 if TYPE_CHECKING:
@@ -98,6 +98,16 @@ def _wanted(
             raise
         name = statement.definition["externalParameters"]["request"]["modelfile"]["name"]
         return _from_file(str(source / name), stored, store, source, statement)
+
+
+def how_built(store: Store, stored: StoredManifest, file: str | None) -> Build:
+    """The build that made a model: as the log says, or of the Modelfile ``file``.
+
+    Raises :class:`UsageError` where nothing tells how, and :class:`NameNotFoundError` where
+    the log knows no such build.
+    """
+    known = statements(store, stored.id)
+    return _wanted(store, stored, RebuildOptions(file), known[0] if known else None)
 
 
 def _from_file(

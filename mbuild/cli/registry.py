@@ -14,6 +14,7 @@ from mbuild.cli.common import (
     ParamType,
     format_option,
     human_size,
+    left_out,
     open_store,
     store_option,
     write_json,
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
     from mbuild.registry.transfer.push import Wanted
 
 _DONE = {Direction.PULL: ("pulled", "fetched"), Direction.PUSH: ("pushed", "sent")}
-
-_SHOWN = 5
-"""Files that were left out and are named."""
 
 insecure_option = click.option("--insecure", is_flag=True, help="Use http instead of https.")
 
@@ -253,7 +251,7 @@ def _follow(
     """Show a transfer, on a terminal by a bar, and in the end what it came to."""
     blobs: dict[Any, tuple[int, int]] = {}
     manifests: list[ManifestPut] = []
-    left_out: tuple[str, ...] = ()
+    not_taken: tuple[str, ...] = ()
     documents: DocumentsMoved | None = None
     done: Transferred | None = None
     try:
@@ -270,7 +268,7 @@ def _follow(
                     manifests.append(event)
                     continue
                 elif isinstance(event, LeftOut):
-                    left_out = event.names
+                    not_taken = event.names
                     continue
                 elif isinstance(event, DocumentsMoved):
                     documents = event
@@ -290,7 +288,7 @@ def _follow(
                 "moved": done.moved,
                 "replaced": done.replaced.hex if done.replaced else None,
                 **({"manifests": [_manifest(put) for put in manifests]} if manifests else {}),
-                **({"left_out": list(left_out)} if left_out else {}),
+                **({"left_out": list(not_taken)} if not_taken else {}),
                 **({"documents": documents.number} if documents else {}),
             }
         )
@@ -302,9 +300,8 @@ def _follow(
         click.echo(f"{verb} {put.name}  {put.digest.short}  the same blobs for {put.dialect}")
     if documents is not None:
         _show_documents(documents)
-    if left_out:
-        shown = ", ".join(left_out[:_SHOWN]) + (", ..." if len(left_out) > _SHOWN else "")
-        click.echo(f"left out, because a model has no place for it: {shown}", err=True)
+    if not_taken:
+        click.echo(left_out(not_taken), err=True)
     if done.replaced is not None:
         click.echo(f"replaced {done.name} (was {done.replaced.short})", err=True)
 

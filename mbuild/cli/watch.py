@@ -21,7 +21,7 @@ from mbuild.cli.build import (
 from mbuild.cli.common import FolderType, model_name, open_store
 from mbuild.core.errors import CancelledError, MbuildError, SourceError, UsageError
 from mbuild.core.names import DEFAULT_TAG
-from mbuild.models.watching import LAST_FILE, PATTERN, Checkpoint, look, unfinished
+from mbuild.models.watching import LAST_FILE, PATTERN, TrainedCheckpoint, look, unfinished
 
 if TYPE_CHECKING:
     from mbuild.store import Store
@@ -85,7 +85,7 @@ def watch_command(
     built is said, and watching goes on. Ctrl-C ends it.
     """
     watcher = _Watcher(ctx, folder, options, "quiet" if quiet else progress, last_file)
-    before: dict[Path, Checkpoint] = {}
+    before: dict[Path, TrainedCheckpoint] = {}
     while True:
         try:
             now = {each.path: each for each in look(folder, pattern)}
@@ -117,11 +117,11 @@ class _Watcher:
                     f"-t {name}: the tag is the checkpoint's name", hint="name the model alone"
                 )
         self._names: tuple[str, ...] = tuple(map(str, names))
-        self._done: dict[Path, Checkpoint] = {}
+        self._done: dict[Path, TrainedCheckpoint] = {}
         self._failed: set[Path] = set()
         self._waiting: dict[Path, str] = {}
 
-    def at_rest(self, checkpoints: list[Checkpoint]) -> None:
+    def at_rest(self, checkpoints: list[TrainedCheckpoint]) -> None:
         """Build those of the checkpoints that are finished and new."""
         for each in checkpoints:
             if self._done.get(each.path) == each:
@@ -139,7 +139,7 @@ class _Watcher:
         """The exit status: 1 where a checkpoint could not be built."""
         return 1 if self._failed else 0
 
-    def _build(self, checkpoint: Checkpoint) -> None:
+    def _build(self, checkpoint: TrainedCheckpoint) -> None:
         names = tuple(f"{name}:{checkpoint.name}" for name in self._names)
         given = {**self._options, "names": names, "folder": checkpoint.path}
         self._failed.discard(checkpoint.path)
@@ -159,7 +159,7 @@ class _Watcher:
             show_error(error)
 
 
-def _is_newer(store: Store, name: str, checkpoint: Checkpoint) -> bool:
+def _is_newer(store: Store, name: str, checkpoint: TrainedCheckpoint) -> bool:
     """Whether a model of that name was made after the checkpoint changed last."""
     found = store.manifests.resolve(model_name(name))
     if store.manifests.read_bytes(found) is None:

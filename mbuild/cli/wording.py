@@ -35,6 +35,7 @@ STATUSES: Mapping[Code, str] = {
     Code.WORKERS: "computing on {place}, {threads} tasks at a time",
     Code.REUSED_TENSORS: "reused {reused} of {total} quantized tensors",
     Code.NEWLY_QUANTIZED: "newly quantized: {tensors}",
+    Code.CHOSEN_TYPES: "chose types for {size}, {bits} bits a weight; the same again: {again}",
     Code.AUTODETECTED_TEMPLATE: "using autodetected template {template}",
     Code.WAITING_FOR_MACHINE: "waiting for {holder}, which makes the same: {step}",
     Code.TAKING_OVER: "{holder} does not go on: {step}",

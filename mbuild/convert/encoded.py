@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -90,7 +90,8 @@ class Encoded:
 
     The places are flat indices of elements (values, or runs of a weight that stays in its
     bits), multiples of a block but for the last. The writer takes a large tensor in pieces, so
-    that it is not in memory whole. ``name`` is GGUF's, for messages.
+    that it is not in memory whole. ``name`` is GGUF's, for messages; ``watch`` is
+    shown it, the source's name, the first place and the values that stand from there on.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Encoded:
     type: GGMLType
     start: int
     stop: int
+    watch: Callable[[str, str, int, Any], None] | None = None
 
     @property
     def count(self) -> int:
@@ -121,6 +123,8 @@ class Encoded:
     def _encoded(self, item: Lazy, values: Any, start: int = 0) -> Any:
         if isinstance(item, KeptWeight):
             return item.finished(values)
+        if self.watch is not None:
+            self.watch(self.name, item.origin, start, values)
         origin = f"{item.origin} ({self.name})"
         return encode_checked(values, item.dtype, self.type, origin, start)
 
@@ -139,4 +143,5 @@ class Encoded:
             step = max(size // width // unit, 1) * unit
             step = step if part.part is not None else part.size
             for start in range(first, last, step):
-                yield Encoded(self.name, part, self.type, start, min(start + step, last))
+                stop = min(start + step, last)
+                yield Encoded(self.name, part, self.type, start, stop, self.watch)

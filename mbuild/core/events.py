@@ -33,6 +33,7 @@ class Code(StrEnum):
     WORKERS = "workers"  # place: who computes; threads: how many at once
     REUSED_TENSORS = "reused-tensors"  # reused, total: how many
     NEWLY_QUANTIZED = "newly-quantized"  # tensors: their names
+    CHOSEN_TYPES = "chosen-types"  # size: bytes; bits: for each weight; again: what repeats it
     AUTODETECTED_TEMPLATE = "autodetected-template"  # template: its name
     WAITING_FOR_MACHINE = "waiting-for-machine"  # step: its label; holder: who makes it
     TAKING_OVER = "taking-over"  # step; holder: who began to make it
@@ -58,6 +59,7 @@ class Cause(StrEnum):
     LAYER_REMOVED = "layer-removed"  # layer: its short digest
     LAYER_DAMAGED = "layer-damaged"  # layer; size: its bytes on the disk
     NOT_HERE = "not-here"  # what it fetches is not in the store
+    MADE_SOONER = "made-sooner"  # the shared cache has the result, which takes longer to come
     DEPENDS = "depends"  # it runs only if its input changes
 
 

@@ -37,6 +37,26 @@ def unreadable(name: str, error: OSError) -> SourceError:
     return SourceError(f"{name} cannot be read: {error.strerror or error}", hint=remedy(error))
 
 
+_PUNCH_HOLE = 0x03
+"""``fallocate``'s mode for a hole in a file that keeps its length (linux/falloc.h)."""
+
+
+def make_hole(fd: int, start: int, end: int) -> bool:
+    """Give back the room that a file's bytes take; they are zeros then.
+
+    False where the system or the file system cannot: then all stays as it is.
+    """
+    import ctypes
+
+    try:
+        fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+    except (OSError, AttributeError, TypeError):  # only Linux has it
+        return False
+    offset = ctypes.c_longlong
+    fallocate.argtypes = [ctypes.c_int, ctypes.c_int, offset, offset]
+    return bool(fallocate(fd, _PUNCH_HOLE, start, end - start) == 0)
+
+
 _FEW_FILES = 64  # for which there is always room
 _OTHER_FILES = 256  # what a process may open beside
 

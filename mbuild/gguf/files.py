@@ -39,14 +39,21 @@ Seen = Callable[[int, memoryview], object]
 class Arriving:
     """In the place of a :data:`Seen`, for a file that is not whole yet.
 
-    ``wait`` returns once the bytes from ``start`` to ``stop`` (exclusive) are there.
+    ``wait`` returns once the bytes from ``start`` to ``stop`` (exclusive) are there; ``used``
+    is told which were read once ``last`` is set: then nothing is read a second time.
     """
 
-    def __init__(self, wait: Callable[[int, int], object]) -> None:
+    def __init__(
+        self, wait: Callable[[int, int], object], used: Callable[[int, int], object]
+    ) -> None:
         self.wait = wait
+        self.last = False
+        self._used = used
 
     def __call__(self, start: int, data: memoryview) -> None:
-        """Nothing: whoever brings the file digests it."""
+        """Whoever brings the file digests it, and may not keep what was read."""
+        if self.last:
+            self._used(start, start + len(data))
 
 
 _HAS_PREAD = hasattr(os, "pread")

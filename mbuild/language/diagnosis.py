@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection, Container
+from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass
 
 from mbuild.core.suggest import did_you_mean, near
 from mbuild.language.foreign import DOCKER, MODCTL
-from mbuild.language.instructions import ROLES, TYPES, Instruction
+from mbuild.language.instructions import ROLES, TYPES, Edit, Instruction
 from mbuild.language.parameters import PARAMETERS
 from mbuild.language.printable import HIDDEN
 from mbuild.language.spellings import known_parameter, meant_parameter, meant_role
+from mbuild.language.stages.opening import SYNTAX_LINE
 from mbuild.language.stages.words import STAGED_TYPES
 
 _FIRST_WORD = re.compile(f"[^ \t\r\n{HIDDEN}]*")
@@ -56,6 +57,7 @@ class Description:
     message: str
     code: str
     suggestion: str
+    edit: Edit | None = None
 
 
 def describe(
@@ -93,11 +95,13 @@ def _not_a_space(text: str, shape: str, offset: int, kind: str) -> Description |
     }
     if (kind == "FROM" and start > offset + 1) or (start > offset and not known[kind]):
         what = f"{name_of(text[offset])} stands where an instruction should start"
-        return Description(offset, start, what, "not-a-space", "remove it")
+        edit = Edit(offset, start, "")
+        return Description(offset, start, what, "not-a-space", "remove it", edit)
     if not (known[kind] and word.isascii() and shape.startswith(HIDDEN, end)):
         return None
     what = f"{name_of(text[end])} follows {word}, where a space is needed"
-    return Description(start, end + 1, what, "not-a-space", "write an ordinary space there")
+    hint, edit = "write an ordinary space there", Edit(end, end + 1, " ")
+    return Description(start, end + 1, what, "not-a-space", hint, edit)
 
 
 def name_of(char: str) -> str:
@@ -116,11 +120,12 @@ def _bad_role(shape: str, offset: int) -> Description:
     end = _run(_FIRST_WORD, shape, offset)
     role = _clipped(shape[offset:end])
     message = 'message role must be one of "system", "user", or "assistant"'
-    meant = [known] if (known := meant_role(role)) else near(role, ROLES)
-    hint = did_you_mean(meant, "write MESSAGE ROLE TEXT, with one space before ROLE")
     if role in ROLES:
         hint = f"the text must stand on the same line: MESSAGE {role} TEXT"
-    return Description(offset, end, message, "bad-role", hint)
+        return Description(offset, end, message, "bad-role", hint)
+    meant = [known] if (known := meant_role(role)) else near(role, ROLES)
+    hint = did_you_mean(meant, "write MESSAGE ROLE TEXT, with one space before ROLE")
+    return Description(offset, end, message, "bad-role", hint, _instead(offset, end, meant))
 
 
 def _bad_name(shape: str, offset: int) -> Description:
@@ -134,9 +139,11 @@ def _bad_name(shape: str, offset: int) -> Description:
     plain = re.split("[=:]", name, maxsplit=1)[0]
     value = name[len(plain) + 1 :] or "VALUE"
     meant = known_parameter(plain) or next(iter(near(plain, PARAMETERS)), "")
+    edit = None
     if meant in PARAMETERS:
         hint += f": PARAMETER {meant} {value}"
-    return Description(offset, end, message, "bad-name", hint)
+        edit = Edit(offset, end, f"{meant} {value}") if value != "VALUE" else None
+    return Description(offset, end, message, "bad-name", hint, edit)
 
 
 def _bad_key(shape: str, offset: int) -> Description:
@@ -163,13 +170,21 @@ def _bad_instruction(shape: str, offset: int, words: Collection[str] = TYPES) ->
     if word in STAGED_TYPES and word not in words:
         message = f"{word} is an instruction of the language mbuild/1, which this file does not use"
         hint = "make # syntax=mbuild/1 the first line of the Modelfile"
-        return Description(start, end, message, "needs-syntax", hint)
+        edit = Edit(0, 0, f"{SYNTAX_LINE}\n")
+        return Description(start, end, message, "needs-syntax", hint, edit)
     if word.isascii() and word.upper() in words and not shape.startswith(HIDDEN, end):
         message = f"{word.upper()} needs a value on the same line"
         hint = 'an empty value is written ""'
         return Description(start, end, message, "missing-value", hint)
     message = f'unknown instruction "{_clipped(word)}"'
-    return Description(start, end, message, "unknown-instruction", _hint_for(word, words))
+    hint, meant = _hint_for(word, words)
+    meant_edit = _instead(start, end, [meant] if meant else [])
+    return Description(start, end, message, "unknown-instruction", hint, meant_edit)
+
+
+def _instead(start: int, end: int, meant: Sequence[str]) -> Edit | None:
+    """The first of what may have been meant, in place of what stands there."""
+    return Edit(start, end, meant[0]) if meant else None
 
 
 def value_ended(shape: str, item: Instruction, line: int, region: str, hint: str) -> str:
@@ -199,27 +214,29 @@ def value_ended(shape: str, item: Instruction, line: int, region: str, hint: str
 _TEXTS = frozenset(("SYSTEM", "TEMPLATE", "LICENSE", "MESSAGE"))
 
 
-def _hint_for(word: str, words: Collection[str] = TYPES) -> str:
-    """What was probably meant by a word that is no instruction."""
+def _hint_for(word: str, words: Collection[str] = TYPES) -> tuple[str, str]:
+    """What was probably meant by a word that is no instruction: in words, and what to write."""
     if word == '"""':
-        return "no value is open here"
-    meant = _nearest_word(word, words)
+        return "no value is open here", ""
+    meant = _nearest_word(word, words) or ""
     odd = next((char for char in word if not char.isascii()), "")
     if odd and not any(char.isascii() and char.isalpha() for char in word):
         folded = unicodedata.normalize("NFKC", word)
-        meant = folded.upper() if folded.upper() in TYPES else None
+        meant = folded.upper() if folded.upper() in TYPES else ""
     if odd and meant:
-        return f"{did_you_mean([meant])} {odd} is {name_of(odd)}"
+        return f"{did_you_mean([meant])} {odd} is {name_of(odd)}", meant
     letters = _LETTERS.match(word)
     hint = _WORDS.get(letters[0].upper() if letters else "") or _FOREIGN_WORDS.get(word)
     if hint:
-        return hint
+        return hint, ""
     name = re.split("[:=]", word, maxsplit=1)[0]
     if known := known_parameter(name):
         if known in PARAMETERS:
-            return did_you_mean([f"PARAMETER {known}"])
-        return meant_parameter(name) or f"{known} is a parameter without effect: remove the line"
-    return did_you_mean([meant] if meant else [], f"one of {', '.join(words)}")
+            meant = f"PARAMETER {known}"
+            return did_you_mean([meant]), meant if name == word else ""
+        other = meant_parameter(name) or f"{known} is a parameter without effect: remove the line"
+        return other, ""
+    return did_you_mean([meant] if meant else [], f"one of {', '.join(words)}"), meant
 
 
 # By a terminal that the grammar would have taken, most telling first.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar, TypeVar, get_args
 
+from mbuild.core.values import NamedTuple
 from mbuild.language.printable import HIDDEN, shape, visible
 from mbuild.language.span import Span
 
@@ -196,6 +197,17 @@ class Modelfile:
         return tuple(item for item in self.instructions if isinstance(item, Message))
 
 
+class Edit(NamedTuple):
+    """What to write in place of a part of the text, whose offsets are those of a span.
+
+    Nothing in place of a whole line means that the line goes.
+    """
+
+    start: int
+    end: int
+    text: str
+
+
 class Severity(StrEnum):
     """Whether a problem stops the build."""
 
@@ -208,8 +220,9 @@ class Problem:
     """Something wrong in a Modelfile.
 
     ``code`` is a stable name for programs (``unknown-parameter``), ``suggestion``
-    the nearest right spelling or what to do instead, perhaps empty. ``filename``
-    and ``line_text`` are filled in by :meth:`located`.
+    the nearest right spelling or what to do instead, perhaps empty, and ``edit`` the change of
+    the text that does it, where there is one that is surely meant; the offsets are those of
+    the file that ``span`` is in. ``filename`` and ``line_text`` are filled in by :meth:`located`.
     """
 
     message: str
@@ -219,6 +232,7 @@ class Problem:
     suggestion: str = ""
     filename: str = ""
     line_text: str = ""
+    edit: Edit | None = None
 
     def located(self, text: str, filename: str) -> Problem:
         """The same problem with the file's name and the text of its line.

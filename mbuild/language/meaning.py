@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from mbuild.core.errors import ModelfileError
 from mbuild.language.gonumber import parse_bool, parse_float32, parse_int, shortest_float32
 from mbuild.language.instructions import (
+    Edit,
     Modelfile,
     Parameter,
     Problem,
@@ -60,10 +61,11 @@ def coerce(name: str, text: str, span: Span | None = None) -> int | float | bool
         message = f"invalid {kind.value} value [{_quoted(text)}]"
         from mbuild.language.spellings import meant_value
 
-        meant = meant_value(name, text)
-        hint = f"{name}: {error}; {meant}" if meant else f"{name}: {error}"
+        words, meant = meant_value(name, text)
+        hint = f"{name}: {error}; {words}" if words else f"{name}: {error}"
+        edit = Edit(where.start, where.end, meant) if where and meant else None
         raise ModelfileError(
-            [Problem(message, where, code="bad-value", suggestion=hint)]
+            [Problem(message, where, code="bad-value", suggestion=hint, edit=edit)]
         ) from error
 
 
@@ -130,7 +132,8 @@ def _check(item: Parameter, is_final: bool) -> list[Problem]:
         message = f"parameter {item.name} is deprecated"
         where = _name_span(item.span, item.name)
         hint = "it has no effect and is not stored; remove the line"
-        return [Problem(message, where, Severity.WARNING, "deprecated-parameter", hint)]
+        edit = Edit(item.span.start, item.span.end, "") if item.span else None
+        return [Problem(message, where, Severity.WARNING, "deprecated-parameter", hint, edit=edit)]
     try:
         value = coerce(item.name, item.value, item.span)
     except ModelfileError as error:
@@ -141,13 +144,15 @@ def _check(item: Parameter, is_final: bool) -> list[Problem]:
 
 
 def _unknown(name: str, span: Span | None) -> Problem:
-    from mbuild.language.spellings import meant_parameter
+    from mbuild.language.spellings import meant_name, meant_parameter
 
     hint = meant_parameter(name[:_QUOTED])
     if not name:
         hint = "write exactly one space between PARAMETER and the name"
     message = f"unknown parameter '{_quoted(name)}'"
-    return Problem(message, _name_span(span, name), code="unknown-parameter", suggestion=hint)
+    where, meant = _name_span(span, name), meant_name(name[:_QUOTED])
+    edit = Edit(where.start, where.end, meant) if where and name and meant else None
+    return Problem(message, where, code="unknown-parameter", suggestion=hint, edit=edit)
 
 
 def _not_finite(item: Parameter) -> Problem:

@@ -113,6 +113,15 @@ def parse_stages(data: bytes, filename: str = "Modelfile", *, included: str = ""
     return StagedFile(tuple(found.instructions), tuple(found.comments))
 
 
+def whole_lines(data: bytes, *, staged: bool) -> StagedFile:
+    """What can be read of a text in either language, as an editor wants it while one writes.
+
+    Raises :class:`ModelfileError` for a text that is too large, and for nothing else.
+    """
+    _, found = _read(data, "", _staged() if staged else _plain())
+    return StagedFile(tuple(found.instructions), tuple(found.comments))
+
+
 def _read(data: bytes, filename: str, dialect: _Dialect, included: str = "") -> tuple[str, _Found]:
     """The text, and what is in it; raises :class:`ModelfileError` for one that is too large."""
     if len(data) > MAX_BYTES:
@@ -340,7 +349,7 @@ class _Reader:
         following = self.dialect.resume.search(self.shape, offset + 1)
         region = self.shape[broken[-1] : following.start() if following else len(self.shape)]
         hint = value_ended(self.shape, last, where.line, region, problem.suggestion)
-        return replace(problem, suggestion=hint) if hint else problem
+        return replace(problem, suggestion=hint, edit=None) if hint else problem
 
     def _take(self, start: int, end: int) -> None:
         """Parse a part of the text that begins where an instruction may."""
@@ -387,4 +396,5 @@ class _Reader:
         expected = cast("set[str]", allowed)
         found = describe(self.text, self.shape, offset, expected, self.dialect.types)
         span = self._span(found.start, found.end, found.start)
-        return Problem(found.message, span, Severity.ERROR, found.code, found.suggestion)
+        problem = Problem(found.message, span, Severity.ERROR, found.code, found.suggestion)
+        return replace(problem, edit=found.edit)

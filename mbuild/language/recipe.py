@@ -16,7 +16,7 @@ from mbuild.language.span import Span
 if TYPE_CHECKING:
     from mbuild.language.instructions import Modelfile
 
-RECIPE_VERSION = 3
+RECIPE_VERSION = 4
 """Counts up when the same Modelfile would give another recipe, or other warnings."""
 
 

@@ -150,11 +150,20 @@ def meant_parameter(name: str) -> str:
         return f"only older versions of Ollama have it; {REMOVED[plain]}: remove the line"
     if plain in _ELSEWHERE:
         return f"it is not a model parameter: {_ELSEWHERE[plain]}"
-    if plain in PARAMETERS or plain in _FOREIGN:
-        return did_you_mean([_FOREIGN.get(plain, plain)])
     if plain in _NO_COUNTERPART:
         return _NO_COUNTERPART[plain]
-    return did_you_mean(near(plain, PARAMETERS), f"Ollama has {', '.join(sorted(PARAMETERS))}")
+    meant = meant_name(name)
+    return did_you_mean([meant] if meant else [], f"Ollama has {', '.join(sorted(PARAMETERS))}")
+
+
+def meant_name(name: str) -> str:
+    """The parameter that a name which Ollama does not know was meant to be, or nothing."""
+    plain = plain_name(name)
+    if plain in REMOVED or plain in _ELSEWHERE:
+        return ""
+    if plain in PARAMETERS or plain in _FOREIGN:
+        return _FOREIGN.get(plain, plain)
+    return "" if plain in _NO_COUNTERPART else next(iter(near(plain, PARAMETERS)), "")
 
 
 _ROLES = {
@@ -252,17 +261,21 @@ _READINGS: tuple[Callable[[ParameterType, str], str], ...] = (
 """Ways in which people write numbers, one row each; the first that fits counts."""
 
 
-def meant_value(name: str, text: str) -> str:
-    """What to write instead of a number or truth value that Ollama refuses, or nothing."""
+def meant_value(name: str, text: str) -> tuple[str, str]:
+    """What to write instead of a number or truth value that Ollama refuses, or nothing.
+
+    In words, and the value itself where only one can have been meant.
+    """
     kind = PARAMETERS[name]
     shown = unicodedata.normalize("NFKC", visible(text)).translate(_DASHES).strip()
     bare = _COMMENT.sub("", shown)
     meant = _reading(kind, bare.lstrip("=:").strip().strip(_QUOTES).rstrip(",;"))
     if not meant:
-        return ""
+        return "", ""
+    only = meant if " or " not in meant else ""
     if bare != shown:
-        return f"a comment needs a line of its own: write PARAMETER {name} {meant}"
-    return did_you_mean([meant])
+        return f"a comment needs a line of its own: write PARAMETER {name} {meant}", only
+    return did_you_mean([meant]), only
 
 
 def _reading(kind: ParameterType, text: str) -> str:

@@ -11,6 +11,7 @@ from mbuild.core.errors import ModelfileError
 from mbuild.language.instructions import (
     Adapter,
     Draft,
+    Edit,
     From,
     Instruction,
     License,
@@ -26,6 +27,7 @@ from mbuild.language.meaning import coerce
 from mbuild.language.parameters import DEPRECATED, PARAMETERS, ParameterType
 from mbuild.language.printable import visible
 from mbuild.language.span import Span
+from mbuild.lint.edits import instead_of_value, without_line
 
 
 class UsefulRange(NamedTuple):
@@ -74,8 +76,10 @@ PATH = re.compile(
 )
 
 
-def _warn(item: Instruction, code: str, message: str, hint: str) -> Problem:
-    return Problem(message, value_span(item.span), Severity.WARNING, code, hint)
+def _warn(
+    item: Instruction, code: str, message: str, hint: str, edit: Edit | None = None
+) -> Problem:
+    return Problem(message, value_span(item.span), Severity.WARNING, code, hint, edit=edit)
 
 
 def value_span(span: Span | None) -> Span | None:
@@ -106,7 +110,8 @@ def _empty_stop(modelfile: Modelfile) -> Iterator[Problem]:
     for item, text in _texts(modelfile):
         if not visible(text):
             message = "this stop sequence is empty, and an empty one ends every answer at once"
-            yield _warn(item, "empty-stop", message, "remove the line, or write the text after it")
+            hint = "remove the line, or write the text after it"
+            yield _warn(item, "empty-stop", message, hint, without_line(item.span))
 
 
 def _quotes(modelfile: Modelfile) -> Iterator[Problem]:
@@ -123,6 +128,7 @@ def _quotes(modelfile: Modelfile) -> Iterator[Problem]:
             "quotes-in-value",
             f"the quotes {first} and {last} are part of the value of {title_of(item)}",
             'only the straight quotes " and """ are removed',
+            instead_of_value(item.span, inner),
         )
 
 
@@ -146,7 +152,22 @@ def _lists(modelfile: Modelfile) -> Iterator[Problem]:
                 "list-in-value",
                 "this list becomes one stop sequence, taken literally",
                 "write one line for each: PARAMETER stop TEXT",
+                _one_line_each(item, text.strip()),
             )
+
+
+def _one_line_each(item: Instruction, text: str) -> Edit | None:
+    """A PARAMETER line for each text of a JSON list."""
+    if item.span is None or not isinstance(item, Parameter):
+        return None
+    from mbuild.language.formatter import quote  # which loads the grammar
+
+    try:
+        words = [quote(word) for word in json.loads(text)]
+    except (ValueError, RecursionError, TypeError, ModelfileError):
+        return None
+    lines = "\n".join(f"PARAMETER {item.name} {word}" for word in words)
+    return Edit(item.span.start, item.span.end, lines)
 
 
 def _is_list(text: str) -> bool:
@@ -195,6 +216,7 @@ def _carriage_returns(modelfile: Modelfile) -> Iterator[Problem]:
                 f"the value of {title_of(item)} holds carriage returns (Windows line endings):"
                 " they reach the model and change its id",
                 "save the file with Unix line endings (LF)",
+                instead_of_value(item.span, text.replace("\r\n", "\n")),
             )
 
 

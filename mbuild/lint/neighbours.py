@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from mbuild.language.instructions import (
     Adapter,
+    Edit,
     From,
     Modelfile,
     Parser,
@@ -18,6 +19,8 @@ from mbuild.language.instructions import (
     System,
     Template,
 )
+from mbuild.language.stages.opening import SYNTAX_LINE
+from mbuild.lint.edits import instead_of_value, without_line
 from mbuild.lint.remedies import whole_line
 
 
@@ -37,6 +40,7 @@ def _hidden(modelfile: Modelfile) -> Iterator[Problem]:
                 Severity.WARNING,
                 f"hidden-{kind.word.lower()}",
                 "only the last one counts: remove this one",
+                edit=without_line(item.span),
             )
 
 
@@ -58,6 +62,7 @@ def _adapters_without_effect(modelfile: Modelfile) -> Iterator[Problem]:
                 Severity.WARNING,
                 "adapter-without-effect",
                 "remove one of them",
+                edit=without_line(adapter.span),
             )
         seen.add(path)
 
@@ -68,7 +73,11 @@ def _more_than_a_name(modelfile: Modelfile) -> Iterator[Problem]:
         found = whole_line(item.plain)
         if found is not None:
             message = f"FROM takes the whole line for the model's name: {item.plain!r}"
-            yield Problem(message, item.span, Severity.WARNING, *found)
+            code, hint, name = found
+            edit = instead_of_value(item.span, name)
+            if code == "from-stage":
+                edit = Edit(0, 0, f"{SYNTAX_LINE}\n")
+            yield Problem(message, item.span, Severity.WARNING, code, hint, edit=edit)
 
 
 RULES: tuple[Callable[[Modelfile], Iterator[Problem]], ...] = (

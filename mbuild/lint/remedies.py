@@ -23,15 +23,16 @@ def obtain(value: str) -> str:
     return f"fetch it first: mbuild pull {value}"
 
 
-def whole_line(value: str) -> tuple[str, str] | None:
-    """What else than a name stands behind FROM: the code of the problem, and what to write."""
+def whole_line(value: str) -> tuple[str, str, str] | None:
+    """What else than a name stands behind FROM: the problem's code, what to write, the name."""
     if match := _STAGE.fullmatch(value):
         hint = (
             f"stages need # syntax=mbuild/1 as the first line; without them write FROM {match[1]}"
         )
-        return "from-stage", hint
+        return "from-stage", hint, match[1]
     if match := _COMMENT.fullmatch(value):
-        return "comment-in-value", f"a comment needs a line of its own: write FROM {match[1]}"
+        hint = f"a comment needs a line of its own: write FROM {match[1]}"
+        return "comment-in-value", hint, match[1]
     return None
 
 

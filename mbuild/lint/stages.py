@@ -12,7 +12,8 @@ from mbuild.language.span import Span
 from mbuild.language.stages.evaluate import Bring, chosen, evaluate
 from mbuild.language.stages.stage import Stage
 from mbuild.language.stages.values import ALL, QuantizeLine
-from mbuild.lint import check_instructions, paths, templates
+from mbuild.lint import check_instructions, consequences, paths, templates
+from mbuild.lint.consequences import Seen
 
 
 class CheckedStages(NamedTuple):
@@ -30,17 +31,22 @@ def check_stages(
     arguments: Mapping[str, str] = {},
     targets: Sequence[str] = (ALL,),
     folder: Path | None = None,
+    models: frozenset[str] = frozenset(),
 ) -> CheckedStages:
     """Evaluate a file, and check the stages that ``targets`` name as Modelfiles of their own.
 
-    ``folder`` is where its paths start from; without one no folder is looked at. Raises
-    :class:`ModelfileError` with all problems if any of them is an error.
+    ``folder`` is where its paths start from; without one no folder is looked at. ``models`` are
+    the names of the store's models, each as it writes it. Raises :class:`ModelfileError` with
+    all problems if any of them is an error.
     """
     evaluated = evaluate(data, filename, arguments, bring)
     wanted = tuple(chosen(evaluated.stages, tuple(targets)))
     found = dict.fromkeys(evaluated.warnings)
+    stored = frozenset(name.lower() for name in models)
     for stage in _with_bases(wanted):
         found |= dict.fromkeys(_of_stage(stage, folder))
+        before = evaluated.stages[: evaluated.stages.index(stage)]
+        found |= dict.fromkeys(consequences.check(Seen(stage, before, stored)))
     problems = [evaluated.located(problem, filename) for problem in found]
     problems.sort(key=_place)
     if any(problem.severity is Severity.ERROR for problem in problems):

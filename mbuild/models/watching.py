@@ -33,7 +33,7 @@ Stamp = tuple[tuple[str, int, int], ...]
 """Every file of a folder with its size and the time of its last change."""
 
 
-class Checkpoint(NamedTuple):
+class TrainedCheckpoint(NamedTuple):
     """A folder of a training run, and what its files looked like."""
 
     path: Path
@@ -50,13 +50,13 @@ class Checkpoint(NamedTuple):
         return max((changed for _, _, changed in self.stamp), default=0)
 
 
-def look(folder: Path, pattern: str = PATTERN) -> list[Checkpoint]:
+def look(folder: Path, pattern: str = PATTERN) -> list[TrainedCheckpoint]:
     """The checkpoints in a folder, by their numbers; raises OSError where it cannot be listed."""
     names = [name for name in os.listdir(folder) if fnmatchcase(name, pattern)]
     found = []
     for name in sorted(names, key=_order):
         if (folder / name).is_dir():
-            found.append(Checkpoint(folder / name, stamp_of(folder / name)))
+            found.append(TrainedCheckpoint(folder / name, stamp_of(folder / name)))
     return found
 
 
@@ -75,7 +75,7 @@ def stamp_of(folder: Path) -> Stamp:
     return tuple(sorted(rows))
 
 
-def unfinished(checkpoint: Checkpoint, last_file: str = LAST_FILE) -> str:
+def unfinished(checkpoint: TrainedCheckpoint, last_file: str = LAST_FILE) -> str:
     """What a checkpoint still lacks, in words; "" for one that is whole."""
     path = checkpoint.path
     if last_file and not (path / last_file).is_file():

@@ -26,7 +26,7 @@ from mbuild.store.attached import (
     PROVENANCE,
     SBOM,
     SIGNATURE,
-    Document,
+    AttachedDocument,
     contained,
     is_about,
     parsed,
@@ -61,7 +61,7 @@ Fetch = Callable[[Layer, int], bytes]
 """Gets a small blob: at most so many bytes, checked by digest and size."""
 
 
-class Placed(NamedTuple):
+class DocumentManifest(NamedTuple):
     """A manifest of documents, and the tag that it has, if it has one."""
 
     tag: str
@@ -79,23 +79,23 @@ def tag_of(kind: DocumentKind, model: Digest) -> str:
 
 
 def placed(
-    documents: Sequence[Document], subject: Layer, there: Mapping[str, Sequence[Any]] = {}
-) -> Iterator[Placed]:
+    documents: Sequence[AttachedDocument], subject: Layer, there: Mapping[str, Sequence[Any]] = {}
+) -> Iterator[DocumentManifest]:
     """The manifests of all documents about the model whose manifest is ``subject``.
 
     ``there``: the layers that the manifest of a tag has already, which it keeps.
     """
     for document in documents:
         if document.kind not in SUFFIXES:
-            yield Placed("", _artifact(document, subject))
+            yield DocumentManifest("", _artifact(document, subject))
     for kind in SUFFIXES:
         own = [document for document in documents if document.kind is kind]
         if own:
             tag = tag_of(kind, subject.digest)
-            yield Placed(tag, _signatures(kind, own, subject, there.get(tag, ())))
+            yield DocumentManifest(tag, _signatures(kind, own, subject, there.get(tag, ())))
 
 
-def _artifact(document: Document, subject: Layer) -> WrittenManifest:
+def _artifact(document: AttachedDocument, subject: Layer) -> WrittenManifest:
     """A statement or a bill of materials."""
     layer = Layer(document.kind.media_type, document.digest, len(document.data))
     row = layer.to_json()
@@ -106,7 +106,7 @@ def _artifact(document: Document, subject: Layer) -> WrittenManifest:
 
 
 def _signatures(
-    kind: DocumentKind, documents: Sequence[Document], subject: Layer, there: Sequence[Any]
+    kind: DocumentKind, documents: Sequence[AttachedDocument], subject: Layer, there: Sequence[Any]
 ) -> WrittenManifest:
     """All signatures of one kind, as layers of one image, behind those that are there."""
     rows, layers, contents = list(there), [], {}
@@ -126,7 +126,7 @@ def _signatures(
     return _manifest(kind, config_layer, rows, subject, layers, contents)
 
 
-def _layer_of(document: Document) -> tuple[bytes, dict[str, str]]:
+def _layer_of(document: AttachedDocument) -> tuple[bytes, dict[str, str]]:
     """The bytes of a signature's layer, and its annotations."""
     value = parsed(document.data)
     if document.kind is SIGNATURE:
@@ -168,7 +168,7 @@ def rows_of(data: bytes) -> list[Any]:
     return []
 
 
-def documents_in(data: bytes, model: Digest, fetch: Fetch) -> Iterator[Document]:
+def documents_in(data: bytes, model: Digest, fetch: Fetch) -> Iterator[AttachedDocument]:
     """The documents about a model that a manifest holds; what is anything else is passed over.
 
     Raises what ``fetch`` raises.
@@ -187,7 +187,7 @@ def documents_in(data: bytes, model: Digest, fetch: Fetch) -> Iterator[Document]
             signature = notes.get(SIGNATURE_KEY) if isinstance(notes, dict) else None
             content = signature_document(content, str(signature))
         if is_about(kind, content, model):
-            yield Document(kind, Digest.of(content), content)
+            yield AttachedDocument(kind, Digest.of(content), content)
 
 
 def signature_document(payload: bytes, signature: str) -> bytes:

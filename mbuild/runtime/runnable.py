@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mbuild.core.digest import Digest
     from mbuild.core.names import ModelName
     from mbuild.gguf.weights import GGUFWeights
-    from mbuild.store import Layer, Store
+    from mbuild.store import Layer, Store, StoredManifest
     from mbuild.store.contents import Contents
     from mbuild.templates.nodes import ParsedTemplate
 
@@ -151,15 +151,21 @@ class Runnable:
 
 
 def read_model(store: Store, name: ModelName, known: dict[Digest, WeightFacts]) -> Runnable:
-    """A model to run; raises :class:`NameNotFoundError`, :class:`DamagedError`, or
-    :class:`CannotError` for one without weights.
-
-    ``known``: what headers said, by the digest of the weights; it grows here.
-    """
+    """A model to run; raises :class:`NameNotFoundError`, and what :func:`runnable_of` raises."""
     try:
         stored = store.manifests.read(name)
     except NameNotFoundError:
         raise NameNotFoundError(f"model '{name}' not found") from None
+    return runnable_of(store, stored, known)
+
+
+def runnable_of(store: Store, stored: StoredManifest, known: dict[Digest, WeightFacts]) -> Runnable:
+    """A model to run by its manifest; raises :class:`DamagedError`, or :class:`CannotError` for
+    one without weights.
+
+    ``known``: what headers said, by the digest of the weights; it grows here.
+    """
+    name = stored.name
     contents = read_contents(store.blobs, stored, Numbers.AS_IN_GO)
     files: dict[str, tuple[str, ...]] = {}
     for kind in (MODEL, ADAPTER, PROJECTOR, DRAFT):

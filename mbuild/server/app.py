@@ -49,6 +49,7 @@ def make_app(service: Service) -> ASGIApp:
         try:
             yield
         finally:
+            service.board.close()
             service.jobs.cancel_all()
             service.transfers.cancel_all()
             service.pushes.expire(idle=0.0)
@@ -102,7 +103,7 @@ class _Dispatch:
             if row.path.startswith("/v2/"):
                 if row.path != gate.TOKEN_PATH:
                     gate.check(self._service, request)
-            else:
+            elif not row.is_open(self._service, request):
                 self._service.policy.check_token(request.headers.get("authorization", ""))
             return await row.handler(self._service, request)
         except ClientDisconnect:

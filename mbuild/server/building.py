@@ -10,6 +10,7 @@ from anyio import to_thread
 from starlette.responses import JSONResponse, Response
 
 from mbuild.build.build import build
+from mbuild.build.history import new_id
 from mbuild.build.sources.posted import Files, is_checkpoint
 from mbuild.core.digest import Digest
 from mbuild.core.events import BuildEvent, LayerReady
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from mbuild.server.jobs import BuildJob, Event
+    from mbuild.server.page.board import ServedBuild
     from mbuild.server.service import Service
     from mbuild.store import Store
 
@@ -37,8 +39,16 @@ async def create(service: Service, request: Request) -> Response:
     store = service.store()
     creation = await to_thread.run_sync(read_creation, fields, store)
     wording = await to_thread.run_sync(_wording, store, creation)
-    job = service.jobs.join(creation.key, lambda: _build(creation, service))
+    job = begin(service, creation).job
     return await follow(service, request, job, Lines(wording), stream=fields.get("stream"))
+
+
+def begin(service: Service, creation: Creation) -> ServedBuild:
+    """The build that a request asks for: a new one, or one under way that builds the same."""
+    identity = new_id()
+    job = service.jobs.join(creation.key, lambda: _build(creation, service, identity))
+    names = [str(name) for name in creation.request.names]
+    return service.board.follow(job, identity, names, service.error_text)
 
 
 class LineMaker(Protocol):
@@ -77,11 +87,14 @@ def _opening(files: Files) -> str:
     return opening(is_checkpoint=is_checkpoint(files)) if files else ""
 
 
-def _build(creation: Creation, service: Service) -> Iterator[BuildEvent]:
-    """The build's events, in its own thread; afterwards the model vouches for its blobs."""
+def _build(creation: Creation, service: Service, identity: str) -> Iterator[BuildEvent]:
+    """The build's events, in its own thread; afterwards the model vouches for its blobs.
+
+    ``identity`` is the id that the log has for it.
+    """
     store = service.store()
     used: set[Digest] = set()
-    for event in build(creation.build(store, service.access), store):
+    for event in build(creation.build(store, service.access)._replace(id=identity), store):
         if isinstance(event, LayerReady):
             used.add(event.digest)
         yield event

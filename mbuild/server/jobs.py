@@ -2,7 +2,8 @@
 
 A build is a blocking generator and runs in a thread of its own; whoever waits
 for it reads its events in the event loop. When the last of them goes away the
-build is stopped.
+build is stopped, unless somebody asked for it to be kept. Who only listens is told of every event
+and neither keeps a build nor stops one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import suppress
+from typing import Protocol
 
 from mbuild.core.errors import CancelledError
 from mbuild.core.events import BuildEvent, Code, Status, StepFinished, StepProgress
@@ -28,6 +30,16 @@ QUEUE_NOTICE_SECONDS = 1.0
 """A build that waits longer than this for its turn says so."""
 
 QUEUED = Status(Code.WAITING_FOR_BUILDS)
+
+
+class Listener(Protocol):
+    """Is told what a build does, in the event loop's thread; must not wait."""
+
+    def took(self, event: Event) -> None:
+        """One more event."""
+
+    def ended(self) -> None:
+        """There are no more."""
 
 
 class BuildJob:
@@ -46,6 +58,8 @@ class BuildJob:
         self.done = False
         self.started = False
         self._waiting: set[asyncio.Event] = set()
+        self._listeners: list[Listener] = []
+        self._kept = False
         self._events = events
         self._on_done = on_done
         self._cancel = Cancel("the build was stopped")
@@ -56,6 +70,14 @@ class BuildJob:
     def cancelled(self) -> bool:
         """Whether the build was told to stop."""
         return self._cancel.cancelled
+
+    def listen(self, listener: Listener) -> None:
+        """Tell somebody of every event from now on."""
+        self._listeners.append(listener)
+
+    def keep(self) -> None:
+        """Go on when nobody waits for the build any more; :meth:`cancel` stops it."""
+        self._kept = True
 
     def start(self) -> None:
         """Run the build in a thread; a daemon, so that a stuck one cannot keep the process."""
@@ -97,12 +119,16 @@ class BuildJob:
             self.history.append(event)
             if _ends(event, self.progress):
                 self.progress = None  # old news, which must not come after the build's last line
+        for listener in self._listeners:
+            listener.took(event)
         self._wake()
 
     def _end(self, error: BaseException | None) -> None:
         if not self.done:
             self.done = True
             self.error = error
+            for listener in self._listeners:
+                listener.ended()
             self._wake()
             self._on_done(self)
 
@@ -114,7 +140,7 @@ class BuildJob:
         """The events from the first; None when it is time for a sign of life.
 
         Raises what the build raised. Leaving the iterator early is leaving the
-        build; the last one to leave stops it.
+        build; the last one to leave stops it, unless it is kept.
         """
         news = asyncio.Event()
         self._waiting.add(news)
@@ -147,7 +173,7 @@ class BuildJob:
                 raise self.error
         finally:
             self._waiting.discard(news)
-            if not self._waiting and not self.done:
+            if not self._waiting and not self._kept and not self.done:
                 self.cancel()
 
 

@@ -20,6 +20,7 @@ from mbuild.server import (
     teamcache,
     transfers,
 )
+from mbuild.server.page import assets, builds, checking, stored, watch
 from mbuild.server.service import Endpoint
 
 if TYPE_CHECKING:
@@ -30,8 +31,20 @@ if TYPE_CHECKING:
 
 
 async def root(service: Service, request: Request) -> Response:
-    """Ollama's own words: clients look for them."""
+    """Ollama's own words, which clients look for; to a browser the page."""
+    if opens_page(service, request):
+        return assets.start(request)
     return PlainTextResponse("Ollama is running")
+
+
+def opens_page(service: Service, request: Request) -> bool:
+    """Whether a request for ``/`` wants the page, which has nothing of the store and no token."""
+    return assets.wants_page(request.headers.get("accept", ""))
+
+
+def everybody(service: Service, request: Request) -> bool:
+    """That a request needs no token."""
+    return True
 
 
 async def version(service: Service, request: Request) -> Response:
@@ -62,10 +75,13 @@ API_VERSION = "0.32.15"
 
 GET = ("GET", "HEAD")
 
+_BUILD = "/api/mbuild/builds/{id}"
+
 _UPLOADS = "/v2/{name:path}/blobs/uploads/"
 
 ROUTES: tuple[Endpoint, ...] = (
-    Endpoint(GET, "/", root, "Says that the server runs"),
+    Endpoint(GET, "/", root, "Says that the server runs; to browsers the page", is_open=opens_page),
+    Endpoint(GET, "/page/{name}", assets.asset, "A file of the page", is_open=everybody),
     Endpoint(GET, "/api/version", version, "Version of the API"),
     Endpoint(GET, "/api/status", status, "Says that there are no cloud models"),
     Endpoint(("POST",), "/api/create", building.create, "Build a model", shapes.CREATE),
@@ -82,6 +98,23 @@ ROUTES: tuple[Endpoint, ...] = (
     Endpoint(("POST",), "/api/chat", inference.chat, "Answer a conversation", shapes.CHAT),
     Endpoint(("POST",), "/api/embed", inference.embed, "Vectors of texts", shapes.EMBED),
     Endpoint(("POST",), "/api/embeddings", inference.embeddings, "One vector", shapes.EMBEDDINGS),
+    Endpoint(("GET",), "/api/mbuild/about", stored.about, "Version and types of quantization"),
+    Endpoint(("GET",), "/api/mbuild/models/{name:path}", stored.model, "A model and its layers"),
+    Endpoint(("GET",), "/api/mbuild/layers", stored.layers, "Layers that models share"),
+    Endpoint(("GET",), "/api/mbuild/disk", stored.disk, "What takes the space, as mbuild du"),
+    Endpoint(("POST",), "/api/mbuild/check", checking.check, "Check a Modelfile", shapes.CHECK),
+    Endpoint(("GET",), "/api/mbuild/builds", builds.index, "Running and past builds"),
+    Endpoint(("POST",), "/api/mbuild/builds", builds.start, "Start a build", shapes.CREATE),
+    Endpoint(("GET",), _BUILD, builds.show, "One build and its graph"),
+    Endpoint(("DELETE",), _BUILD, builds.stop, "Stop a build"),
+    Endpoint(
+        ("GET",),
+        builds.REPORT_PATH,
+        builds.report,
+        "The report of a build, as a page",
+        is_open=builds.may_read_report,
+    ),
+    Endpoint(("GET",), "/api/mbuild/watch", watch.watch, "What changes, line by line"),
     Endpoint(("GET",), "/v1/models", models.v1_models, "List the models as OpenAI does"),
     Endpoint(("GET",), "/v1/models/{model:path}", models.v1_model, "Show one as OpenAI does"),
     Endpoint(

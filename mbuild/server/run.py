@@ -115,6 +115,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop the builds, whose clients are told, then end as uvicorn does."""
+        self._service.board.close()
         self._service.jobs.cancel_all()
         self._service.transfers.cancel_all()
         await super().shutdown(sockets)

@@ -16,6 +16,8 @@ from mbuild.server.errors import Scrubber, text_of
 from mbuild.server.incoming import Pushes
 from mbuild.server.jobs import Jobs
 from mbuild.server.locking import Locking
+from mbuild.server.page.board import Board
+from mbuild.server.page.records import PastBuilds
 from mbuild.server.tokens import RegistryTokens
 from mbuild.shared.folder import FolderStorage
 from mbuild.store import Store
@@ -66,6 +68,8 @@ class Service:
         self.upstream = upstream
         self.runner = None if engine is None else Runner(self.store, Pool(engine))
         self.jobs = Jobs(builds or BUILDS_AT_ONCE)
+        self.board = Board()
+        self.past = PastBuilds()
         self.pushes = Pushes()
         self.writable = writable
         self.tokens = RegistryTokens(keys)
@@ -106,13 +110,18 @@ def report(error: BaseException) -> None:
     sys.stderr.write(f"internal error: {type(error).__name__}: {error}{where}\n")
 
 
+def closed(service: Service, request: Request) -> bool:
+    """That a request needs the token, where there is one."""
+    return False
+
+
 Handler = Callable[[Service, "Request"], Awaitable["Response"]]
 
 
 class Endpoint(NamedTuple):
     """One row: methods and path, the handler, the body if it has a JSON one.
 
-    ``binary``: the body is a blob's bytes.
+    ``binary``: the body is a blob's bytes. ``is_open`` tells the requests that need no token.
     """
 
     methods: tuple[str, ...]
@@ -121,3 +130,4 @@ class Endpoint(NamedTuple):
     summary: str
     body: Body | None = None
     binary: bool = False
+    is_open: Callable[[Service, Request], bool] = closed

@@ -256,6 +256,12 @@ CREATE = Body(
         "chattemplate": "template",
     },
 )
+CHECK = Body(
+    "CheckRequest",
+    {"modelfile": STRING},
+    ("modelfile",),
+    {"modelfile": "FROM tiny\nSYSTEM You are Mario.\n"},
+)
 SHOW = Body(
     "ShowRequest",
     {**_NAMES, "verbose": BOOL, "system": STRING, "template": STRING, "options": OBJECT},

@@ -79,9 +79,12 @@ class RegistryTokens:
 
     # Addresses.
 
-    def signed(self, path: str) -> str:
-        """The address of a blob with the permission to read it."""
-        ends = int(time.time()) + ADDRESS_SECONDS
+    def signed(self, path: str, ends: int = 0) -> str:
+        """An address with the permission to read it.
+
+        It is good until ``ends`` (seconds since 1970), or as long as that of a blob is.
+        """
+        ends = ends or int(time.time()) + ADDRESS_SECONDS
         return f"{path}?{urlencode({'expires': ends, 'signature': self._of_address(path, ends)})}"
 
     def is_signed(self, path: str, ends: str, signature: str) -> bool:

@@ -11,6 +11,8 @@ from mbuild.core.events import (
     BuildFinished,
     Code,
     LayerReady,
+    ModelBuilt,
+    Replaced,
     Status,
     StepFinished,
     StepProgress,
@@ -43,6 +45,13 @@ STATUSES: Mapping[Code, str] = {
 
 A quantization's comes with how far it is, as from Ollama.
 """
+
+_ONLY_LOGGED: Mapping[Code, str] = {
+    Code.COMPILING_QUANTIZERS: "compiling quantizers for {types}",
+    Code.REUSED_TENSORS: "reused {reused} of {total} quantized tensors",
+    Code.NEWLY_QUANTIZED: "newly quantized: {tensors}",
+}
+"""The statuses that the page's log has, and that no client of Ollama's expects."""
 
 _VERIFYING = "verifying conversion"
 
@@ -188,6 +197,25 @@ class Lines:
         if role == "adapter" or (is_draft and kind in _MADE_FROM_FILES):
             after = ""
         return _Around(before, after)
+
+
+def log_line(event: BuildEvent | TransferEvent) -> str:
+    """What the page's log says of an event; nothing of steps, which it shows by themselves."""
+    match event:
+        case Status(code, values):
+            listed = {k: ", ".join(v) if isinstance(v, tuple) else v for k, v in values.items()}
+            return (_ONLY_LOGGED.get(code) or STATUSES[code]).format(**listed)
+        case Warned(text=text):
+            return f"warning: {in_fields(text)}"
+        case LayerReady(digest, existing=existing):
+            return f"{'using existing' if existing else 'creating new'} layer {digest.short}"
+        case WritingManifest(name):
+            return f"writing manifest of {name}"
+        case Replaced(name, id):
+            return f"replaced {name} (was {id.short})"
+        case ModelBuilt(name, id):
+            return f"built {name} {id.short}"
+    return ""
 
 
 def progress_line(event: StepProgress, quantizing: str = "") -> Line:

@@ -65,7 +65,7 @@ MOST = 16
 BY_NAME = {kind.name: kind for kind in KINDS}
 
 
-class Document(NamedTuple):
+class AttachedDocument(NamedTuple):
     """A document about a model: its kind, and its bytes, which have its digest."""
 
     kind: DocumentKind
@@ -142,7 +142,7 @@ def _trim(folder: Path, kind: DocumentKind) -> None:
             path.unlink(missing_ok=True)
 
 
-def documents(store: Store, model: Digest, *kinds: DocumentKind) -> Iterator[Document]:
+def documents(store: Store, model: Digest, *kinds: DocumentKind) -> Iterator[AttachedDocument]:
     """The documents about a model, of these kinds or of all, each checked by its digest.
 
     Raises :class:`DamagedError` for one whose bytes are not what its name says.
@@ -156,7 +156,7 @@ def documents(store: Store, model: Digest, *kinds: DocumentKind) -> Iterator[Doc
                 f"{path} was changed: its bytes have another digest than its name",
                 hint="remove that file, then build or pull the model again",
             )
-        yield Document(kind, digest, data)
+        yield AttachedDocument(kind, digest, data)
 
 
 def _named(folder: Path) -> Iterator[tuple[DocumentKind, Digest, Path]]:

@@ -193,6 +193,15 @@ IMATRIX: RecordKind[dict[str, Any]] = RecordKind(
     _json,
     _object,
 )
+TYPE_ERROR: RecordKind[list[Any]] = RecordKind(
+    "type-error",
+    1,
+    "the digest of some rows of a tensor, of their importances, and a type",
+    "the squares of the type's errors, and of the values: two sums",
+    True,
+    _json,
+    _array,
+)
 MODELFILE: RecordKind[bytes] = RecordKind(
     "modelfile",
     1,
@@ -283,6 +292,15 @@ REMOTE_MODEL: RecordKind[Digest] = RecordKind(
     str,
     Digest.parse,
 )
+ADOPTED: RecordKind[Digest] = RecordKind(
+    "adopted",
+    1,
+    "the digest of another tool's manifest and the program's version",
+    "the id of the model that its files became",
+    False,
+    str,
+    Digest.parse,
+)
 REMOTE_SIZE: RecordKind[int] = RecordKind(
     "remote-size", 1, "a content's SHA-256", "how many bytes it has", True, str, int
 )
@@ -299,6 +317,7 @@ RECORDS: tuple[RecordKind[Any], ...] = (
     SHARD,
     MEASURE,
     IMATRIX,
+    TYPE_ERROR,
     MODELFILE,
     POSTED,
     TEXT,
@@ -311,6 +330,7 @@ RECORDS: tuple[RecordKind[Any], ...] = (
     GIT_CONTENT,
     MODEL_CARD,
     REMOTE_MODEL,
+    ADOPTED,
     REMOTE_SIZE,
 )
 """All of them; ``tests/store/test_records.py`` holds that none is missing."""

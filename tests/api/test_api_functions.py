@@ -16,9 +16,10 @@ from gguf_files import tiny_gguf
 
 import mbuild
 from mbuild import api
-from mbuild.api.asking import modelfile_of, several
+from mbuild.api.asking import modelfile_of
 from mbuild.api.errors import one_error
 from mbuild.api.inspecting import inspect
+from mbuild.api.keywords import several
 from mbuild.api.making import build, convert, merge, quantize
 from mbuild.api.verbs import verb
 from mbuild.core.errors import CancelledError, UsageError

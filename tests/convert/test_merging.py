@@ -231,6 +231,38 @@ def test_an_adapter_of_mlx_has_its_factors_transposed(llama: Path, tmp_path: Pat
     assert bytes_of(merged(model, (mlx, 1.0))) == bytes_of(merged(model, (peft, 1.0)))
 
 
+@pytest.mark.parametrize("old", [False, True], ids=["three axes", "two axes"])
+@pytest.mark.parametrize(
+    ("spec", "block", "names"),
+    [
+        ("mixtral", "block_sparse_moe", {"gate": "w1", "up": "w3", "down": "w2"}),
+        ("qwen2_moe", "mlp", {part: f"{part}_proj" for part in ("gate", "up", "down")}),
+    ],
+)
+def test_an_adapter_of_mlx_has_the_experts_in_one(
+    spec: str, block: str, names: Mapping[str, str], old: bool, tmp_path: Path
+) -> None:
+    """Factors of a ``switch_mlp`` are those of its experts, one after another, as PEFT has them."""
+    base = tmp_path / "base"
+    write_checkpoint(base, json.loads((DATA / f"{spec}.json").read_text()))
+    shapes = shapes_of(base, rf"layers\.1\.{block}\.experts\.\d+\.\w+\.weight")
+    pairs = factors(shapes, 4, 12)
+    peft = write_peft(tmp_path / "peft", pairs, rank=4, alpha=8)
+    arrays = {}
+    for part, name in names.items():
+        experts = [f"model.layers.1.{block}.experts.{n}.{name}" for n in range(len(pairs) // 3)]
+        a, b = (np.stack([pairs[expert][kind] for expert in experts]) for kind in (0, 1))
+        module = f"model.layers.1.{block}.switch_mlp.{part}_proj"
+        arrays[f"{module}.lora_a"] = a.reshape(-1, a.shape[-1]) if old else a
+        arrays[f"{module}.lora_b"] = b
+    mlx = write_mlx(tmp_path / "mlx", {}, scale=2.0)
+    save(mlx / "adapters.safetensors", arrays)
+    model = converted(base)
+    made = bytes_of(merged(model, (mlx, 1.0)))
+    assert made == bytes_of(merged(model, (peft, 1.0)))
+    assert len([name for name, data in bytes_of(model).items() if data != made[name]]) == 3
+
+
 def test_whole_weights_take_the_place_of_the_bases(llama: Path, tmp_path: Path) -> None:
     """modules_to_save and trained norms; with a weight they go a part of the way."""
     name = "model.layers.0.post_attention_layernorm.weight"

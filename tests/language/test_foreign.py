@@ -72,20 +72,22 @@ def test_what_a_parameter_was_meant_to_be_is_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "hint"),
+    ("name", "text", "hint", "only"),
     [
-        ("num_ctx", "8k", "did you mean 8192 or 8000?"),
-        ("num_ctx", "8,192", "did you mean 8192?"),
-        ("temperature", "0,7", "did you mean 0.7?"),
-        ("temperature", "70%", "did you mean 0.7?"),
-        ("use_mmap", "yes", "did you mean true?"),
-        ("top_k", "40 # few", "a comment needs a line of its own: write PARAMETER top_k 40"),
-        ("top_k", "many", ""),
+        ("num_ctx", "8k", "did you mean 8192 or 8000?", ""),
+        ("num_ctx", "8,192", "did you mean 8192?", "8192"),
+        ("temperature", "0,7", "did you mean 0.7?", "0.7"),
+        ("temperature", "70%", "did you mean 0.7?", "0.7"),
+        ("use_mmap", "yes", "did you mean true?", "true"),
+        ("top_k", "40 # few", "a comment needs a line of its own: write PARAMETER top_k 40", "40"),
+        ("top_k", "many", "", ""),
     ],
 )
-def test_numbers_as_people_write_them_are_understood(name: str, text: str, hint: str) -> None:
+def test_numbers_as_people_write_them_are_understood(
+    name: str, text: str, hint: str, only: str
+) -> None:
     """What Ollama refuses is not accepted, but the message has what to write."""
-    assert meant_value(name, text) == hint
+    assert meant_value(name, text) == (hint, only)
 
 
 def test_a_recipe_is_the_same_after_it_was_kept() -> None:

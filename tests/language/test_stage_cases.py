@@ -94,7 +94,7 @@ def _said(stage: StageRecipe) -> Iterator[str]:
         further += [f"{k}={v}" for k, v in (line.splitting or {}).items()]
         yield " ".join(["quantize", *line.types, *filter(None, [options]), *further])
     for check in stage.checks:
-        yield " ".join(["check", check.measure, check.compare, check.value]).rstrip()
+        yield f"check {check.said}"
 
 
 def cases() -> list[tuple[str, str]]:

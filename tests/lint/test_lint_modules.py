@@ -9,7 +9,8 @@ import pytest
 from mbuild import lint
 from mbuild.language.instructions import From, Modelfile, Severity
 from mbuild.language.parser import parse
-from mbuild.lint import content, neighbours, paths, remedies, templates
+from mbuild.language.span import Span
+from mbuild.lint import content, edits, neighbours, paths, remedies, templates
 
 
 def _modelfile(text: str) -> Modelfile:
@@ -106,3 +107,13 @@ def test_a_folder_with_weights_holds_a_model(tmp_path: Path) -> None:
     (inside / "model.safetensors").touch()
     assert remedies.holds_model(inside)
     assert remedies.inside(tmp_path, "./models") == "did you mean FROM ./models/llama?"
+
+
+def test_a_change_is_offered_only_where_a_value_can_be_written() -> None:
+    """A text with a line that ends in three quotes has no form; nothing has no place."""
+    span = Span(1, 1, 0, 10, 7)
+    assert edits.instead_of_value(span, "a b") == (7, 10, "a b")
+    assert edits.instead_of_value(span, " a") == (7, 10, '" a"')
+    assert edits.instead_of_value(span, 'a"""\nb') is None
+    assert edits.without_line(span) == (0, 10, "")
+    assert edits.instead_of_value(None, "a") is edits.without_line(None) is None

@@ -65,7 +65,7 @@ def test_another_layout_is_refused() -> None:
 def test_an_empty_object_is_no_model() -> None:
     """What parses but describes no model cannot be installed as an empty one."""
     with pytest.raises(FormatError):
-        oci.decode_model(b"{}", "blob")
+        oci.decode_model(b"{}", "blob", lambda layer, limit: b"")
 
 
 def test_a_model_goes_out_and_comes_back_with_its_id(tiny_store: Store, tmp_path: Path) -> None:

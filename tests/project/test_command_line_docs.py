@@ -108,6 +108,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ("export", "mario", "-o", "other.gguf"),
             ("export", "luigi", "-o", "theirs-Q4_K_M.gguf", "--raw"),
             ("lock", "-t", "mario"),
+            ("sign", "mario", "--new-key", "mbuild.key"),
         ):
             done = run(*arguments)
             assert done.returncode == 0, done.stderr
@@ -115,8 +116,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-ELSEWHERE = ("serve", "run", "measure", "imatrix", "ps", "stop", "pull", "push", "login")
-"""Commands whose examples other tests run: they need a server or a model that can run."""
+ELSEWHERE = ("serve", "run", "measure", "imatrix", "ps", "stop", "pull", "push", "login", "watch")
+"""Commands whose examples other tests run: they need a server, a training run or a model that
+can run."""
 
 
 @pytest.mark.parametrize("name", ["mbuild", *(name for name in COMMANDS if name not in ELSEWHERE)])

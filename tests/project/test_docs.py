@@ -28,6 +28,7 @@ README = DOCS.parent / "README.md"
 @pytest.mark.parametrize(
     "page",
     [
+        "cache.md",
         "convert.md",
         "explain.md",
         "graph.md",

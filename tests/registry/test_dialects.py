@@ -47,6 +47,7 @@ from mbuild.store.media import MODEL, PROJECTOR
 
 ALL = tuple(Wanted(dialect) for dialect in DIALECTS)
 RICH = ModelName.parse("rich")
+CAME = ModelName.parse("came")
 
 CHAT = """\
 {%- for turn in messages -%}
@@ -143,7 +144,7 @@ def events(store: Store, to: str, wanted: tuple[Wanted, ...] = ALL) -> list[Tran
 
 def pulled(store: Store, text: str) -> Transferred:
     reference = ModelReference.parse(text)
-    *_, last = pull(reference, ModelName.parse("came"), store, Access())
+    *_, last = pull(reference, CAME, store, Access())
     assert isinstance(last, Transferred)
     return last
 
@@ -467,7 +468,7 @@ def test_a_modelpack_of_another_tool_is_what_from_makes(tmp_path: Path, run: Run
 def test_a_modelpack_of_modctl(tmp_path: Path, run: Run, packing: str) -> None:
     """Which packs files into archives: the model is what FROM its files makes, and they are gone.
 
-    Links, folders and names with dots in them write nothing anywhere.
+    Links, folders and names with dots in them write nothing anywhere. A second pull moves nothing.
     """
     model, eye = gguf_bytes(tiny_model(metadata=WITH_CHAT)), gguf_bytes(tiny_model("projector"))
     (tmp_path / "m.gguf").write_bytes(model)
@@ -484,6 +485,13 @@ def test_a_modelpack_of_modctl(tmp_path: Path, run: Run, packing: str) -> None:
     with stand_in() as (registry, host):
         foreign(registry, files)
         came = pulled(other, f"{host}/a/m:v1")
+        registry.sent.clear()
+        again = pulled(other, f"{host}/a/m:v1")
+        assert (again.id, again.moved) == (came.id, 0)
+        weights = {digest_of(data) for data in files.values()}
+        assert weights.isdisjoint(registry.sent)  # the archives are not needed again
+        other.blobs.path(other.manifests.read(CAME).manifest.layers[0].digest).unlink()
+        assert pulled(other, f"{host}/a/m:v1").moved > 0  # but when their files are gone
     assert came.id == store.manifests.read(ModelName.parse("built")).id
     assert check_promise(other.root) == 1
     named = {x.digest for x in other.manifests.read(ModelName.parse("came")).manifest.blobs()}
@@ -667,6 +675,20 @@ def test_a_build_starts_from_any_form(rich: Store, tmp_path: Path, run: Run) -> 
         assert done.returncode == 1
         assert "another model than the one that is locked" in done.stderr
         assert not list((tmp_path / "third" / "blobs").iterdir())
+
+
+def test_a_build_says_what_it_leaves_out(tmp_path: Path, run: Run) -> None:
+    """Of a package of another tool, as a pull does: once, when it comes."""
+    names = ["README.md", *(f"notes-{n}.md" for n in range(5))]
+    files = {(DOC, name): name.encode() for name in names}
+    with stand_in() as (registry, host):
+        foreign(registry, {**files, (WEIGHT, "m.gguf"): gguf_bytes(tiny_model())})
+        (tmp_path / "Modelfile").write_text(f"FROM {host}/a/m:v1\nSYSTEM Hi\n")
+        done = run("-t", "mine")
+        assert done.returncode == 0, done.stderr
+        assert "a/m:v1: left out, because a model has no place for it: README.md" in done.stderr
+        assert "notes-3.md, ..." in done.stderr
+        assert "left out" not in run("-t", "mine").stderr
 
 
 # --- the parts ----------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from hub_stand_in import TOKEN, HubStandIn, hub_stand_in
+from stand_in import Handler, stand_in
 
 from mbuild.core.digest import Digest
 from mbuild.core.errors import (
@@ -20,7 +21,9 @@ from mbuild.core.errors import (
     UsageError,
 )
 from mbuild.core.names import InvalidNameError
+from mbuild.core.transfers import Transferred
 from mbuild.registry.client.access import Access
+from mbuild.registry.client.registry import Registry
 from mbuild.registry.client.site import Site
 from mbuild.registry.hub.cached import cache_folder, cached_commit, snapshot
 from mbuild.registry.hub.hub import Hub, is_named
@@ -33,6 +36,9 @@ from mbuild.registry.hub.listing import (
     shards_of,
 )
 from mbuild.registry.hub.reference import HubReference, endpoint, is_offline, names_the_hub
+from mbuild.registry.reference import ModelReference
+from mbuild.registry.transfer.pull import pull
+from mbuild.store import Store
 from mbuild.work.cancel import Cancel
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -259,3 +265,48 @@ def test_a_site_tells_how_large_a_file_is(hub: HubStandIn) -> None:
         site.size_of(f"{hub.storage}/none.gguf")
     with pytest.raises(ForbiddenHostError):
         Site(hub.storage, Access.of_operator([]), Cancel())
+
+
+# The Hub's registry, by a mirror.
+
+
+def registry_of_hub(host: str, access: Access = Access()) -> Registry:  # noqa: B008
+    return Registry(ModelReference.parse(host), access, Cancel())
+
+
+def test_a_mirror_stands_for_the_hubs_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``HF_ENDPOINT`` counts for GGUF, too, with its path; other registries are themselves."""
+    monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example/hf/")
+    found = registry_of_hub("hf.co/Org/m:Q8_0")
+    assert found.url("manifests/Q8_0") == "https://mirror.example/hf/v2/Org/m/manifests/Q8_0"
+    assert registry_of_hub("ghcr.io/org/m").host == "ghcr.io"
+    monkeypatch.setenv("HF_ENDPOINT", "https://huggingface.co")
+    assert registry_of_hub("hf.co/Org/m").host == "hf.co"
+    monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example")
+    with pytest.raises(ForbiddenHostError, match=r"mirror\.example"):
+        registry_of_hub("hf.co/Org/m", Access.of_operator(()))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UnreachableError, match="HF_HUB_OFFLINE forbids"):
+        registry_of_hub("hf.co/Org/m")
+
+
+def wants_token(handler: Handler) -> bool:
+    """Refuse whoever does not show the Hub's token."""
+    if handler.headers.get("authorization") == f"Bearer {TOKEN}":
+        return False
+    realm = f"http://{handler.headers['host']}/token"
+    handler.answer(401, www_authenticate=f'Bearer realm="{realm}"')
+    return True
+
+
+def test_a_model_comes_from_the_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under the Hub's name, with the Hub's token, which whoever named the mirror trusts it with."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    store = Store(tmp_path / "store")
+    with stand_in() as (registry, host):
+        registry.model("org/m:Q8_0", b"GGUF" + bytes(99))
+        registry.before = wants_token
+        monkeypatch.setenv("HF_ENDPOINT", f"http://{host}")
+        reference = ModelReference.parse("hf.co/org/m:Q8_0")
+        *_, last = pull(reference, reference.local, store, Access())
+    assert isinstance(last, Transferred) and last.name == "hf.co/org/m:Q8_0"

@@ -52,7 +52,7 @@ def kill_at(process: subprocess.Popen[bytes], count: int, registry: StandIn, wha
 
 @pytest.mark.slow
 def test_a_pull_that_is_killed_twenty_times(tmp_path: Path) -> None:
-    """Loses at most a megabyte a connection each time, and leaves a whole model."""
+    """Loses at most a megabyte a connection each time, and all kills together 5 % of the bytes."""
     weights = random.Random(7).randbytes(1 << 20) * (SIZE >> 20)
     store = tmp_path / "store"
     with stand_in() as (registry, host):
@@ -68,8 +68,9 @@ def test_a_pull_that_is_killed_twenty_times(tmp_path: Path) -> None:
         _, errors = last.communicate(timeout=120)
         assert last.returncode == 0, errors
         sent = registry.sent[digest_of(weights)]
-        lost = (sent - len(weights)) / KILLS
-        assert 0 <= lost <= CONNECTIONS * 1_000_000, lost
+        lost = sent - len(weights)
+        assert 0 <= lost <= CONNECTIONS * 1_000_000 * KILLS
+        assert lost <= len(weights) * 0.05, lost / len(weights)
         assert check_promise(store) == 1
         assert not any((store / ".mbuild" / "partial").iterdir())
 

@@ -14,9 +14,10 @@ import pytest
 from installed import from_pypi
 from programs import need
 from registries import docker_registry
-from stores import copy_tiny_store
+from stores import check_promise, copy_tiny_store
 
 from mbuild.core.names import ModelName
+from mbuild.models.artifacts import import_tar
 from mbuild.registry.client.access import Access
 from mbuild.registry.client.registry import ACCEPT
 from mbuild.registry.dialects.table import DIALECTS
@@ -65,6 +66,20 @@ def test_skopeo_copies_each_form(host: str, suffix: str) -> None:
     copied = manifest(host, "copy/tiny", f"v1{suffix}")
     assert copied == manifest(host, "a/tiny", f"v1{suffix}")
     assert len(json.loads(copied)["layers"]) == 3
+
+
+@pytest.mark.parametrize("suffix", ["-modelpack", "-docker"])
+def test_an_archive_of_skopeo_is_imported(host: str, suffix: str, tmp_path: Path) -> None:
+    """From each form it writes: the model that was pushed, under the name in the archive."""
+    file = tmp_path / "tiny.tar"
+    source, target = f"docker://{host}/a/tiny:v1{suffix}", f"oci-archive:{file}:came:v1"
+    done = skopeo("copy", "--preserve-digests", "--src-tls-verify=false", source, target)
+    assert done.returncode == 0, done.stderr
+    store = Store(tmp_path / "store")
+    (model,) = import_tar(file, store)
+    assert str(model.name) == "came:v1" and model.left_out == ()
+    pushed = hashlib.sha256(manifest(host, "a/tiny", "v1")).hexdigest()
+    assert model.id.hex == pushed and check_promise(store.root) == 1
 
 
 def test_skopeo_reads_ollamas(host: str) -> None:

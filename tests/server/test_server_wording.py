@@ -108,4 +108,5 @@ def test_ollamas_words() -> None:
         Code.REUSED_TENSORS,
         Code.NEWLY_QUANTIZED,
         Code.WORKERS,
+        Code.CHOSEN_TYPES,
     }

@@ -39,6 +39,7 @@ SAMPLES: dict[str, Any] = {
     "git-content": Digest("0" * 64),
     "model-card": Digest("1" * 64),
     "remote-model": Digest("2" * 64),
+    "adopted": Digest("3" * 64),
     "remote-size": 1 << 40,
 }
 
@@ -126,4 +127,4 @@ def test_what_people_wrote_or_one_store_has_is_not_shared() -> None:
     """
     private = {kind.name for kind in RECORDS if not kind.shared}
     written = {"modelfile", "posted", "text", "manifest", "made", "content"}
-    assert private == written | {"hub-commit", "hub-listing", "remote-model"}
+    assert private == written | {"hub-commit", "hub-listing", "remote-model", "adopted"}

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import Browser, chromium
+from browser import Browser, axe_source, chromium
 from documents import DOCS
 from drawn_builds import Drawn, three_variants
 from installed import packed
@@ -69,9 +69,7 @@ def report(drawn: Drawn, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
 @pytest.fixture(scope="module")
 def axe() -> str:
     """The source of the accessibility checker axe-core."""
-    if not shutil.which("npm"):
-        pytest.skip("npm is not installed")
-    return (packed("axe", "axe-core") / "axe.min.js").read_text(encoding="utf-8")
+    return axe_source()
 
 
 @pytest.mark.parametrize("view", VIEWS)

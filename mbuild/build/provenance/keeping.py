@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.build.graph import canonical_json
 from mbuild.build.provenance.sbom import Subject, bill
-from mbuild.build.provenance.statement import Made, statement
+from mbuild.build.provenance.statement import MadeModel, statement
 from mbuild.core.digest import Digest
 from mbuild.core.errors import MbuildError
 from mbuild.store import Manifest
@@ -54,7 +54,7 @@ def _made(
     plans: Sequence[Plan],
     files: Mapping[str, Digest],
     store: Store,
-) -> Iterator[Made]:
+) -> Iterator[MadeModel]:
     """Each target that has a name, with what it comes from as it was read."""
     parts = list(found) if len(found) > 1 else [*found] * len(record.request.targets)
     rows = zip(record.request.targets, record.manifests, parts, plans, strict=True)
@@ -65,4 +65,4 @@ def _made(
             continue  # another build gave the name away since
         sources = part.sources.learned(files)
         manifest = Manifest.decode(data, str(target.names[0]))
-        yield Made(target, place, part._replace(sources=sources), plan, identity, manifest)
+        yield MadeModel(target, place, part._replace(sources=sources), plan, identity, manifest)

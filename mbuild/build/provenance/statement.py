@@ -9,7 +9,7 @@ files only digests, because their places say something about whose machine it wa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +48,7 @@ Alias = Callable[[Digest], Digest | None]
 """The other digest of a content, where it is known."""
 
 
-class Made(NamedTuple):
+class MadeModel(NamedTuple):
     """One model of a build: its target, what that comes from, and what came out."""
 
     target: Target
@@ -59,7 +59,7 @@ class Made(NamedTuple):
     manifest: Manifest
 
 
-def statement(record: BuildRecord, made: Made, alias: Alias) -> dict[str, Any]:
+def statement(record: BuildRecord, made: MadeModel, alias: Alias) -> dict[str, Any]:
     """The statement, as JSON; ``record`` is the whole build's line in the log."""
     request = record.request._replace(targets=(made.target,))
     places = _Places(request)
@@ -95,7 +95,7 @@ def _time(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
-def _subjects(made: Made) -> Iterator[dict[str, Any]]:
+def _subjects(made: MadeModel) -> Iterator[dict[str, Any]]:
     """The manifest, then its config and layers."""
     names = [str(name) for name in made.target.names]
     yield {"name": names[0], "digest": {"sha256": made.identity.hex}}
@@ -160,7 +160,7 @@ def _plain(name: str, digest: Digest | None = None) -> str:
     return path.as_posix()
 
 
-def _lock(made: Made, places: _Places) -> dict[str, Any]:
+def _lock(made: MadeModel, places: _Places) -> dict[str, Any]:
     """What a lock has but for its sources, which are the statement's dependencies."""
     request = made.found.request._replace(targets=(made.target,))
     found = made.found._replace(request=request)
@@ -181,20 +181,13 @@ def _lock(made: Made, places: _Places) -> dict[str, Any]:
 
 def _steps(record: BuildRecord, place: int) -> list[dict[str, Any]]:
     """The steps that one model needs, inputs before users, with their keys and layers."""
-    needed, stack = set[int](), [place]
-    while stack:
-        number = stack.pop()
-        if number not in needed:
-            needed.add(number)
-            stack += record.steps[number].inputs
-    order = {number: new for new, number in enumerate(sorted(needed))}
+    order = {number: new for new, number in enumerate(_needed(record, place))}
     rows = []
     for number in order:
         step = record.steps[number]
         row: dict[str, Any] = {
             "kind": step.kind,
             "role": step.role,
-            "target": step.target,
             "key": step.key,
             "status": step.status,
             "inputs": [order[each] for each in step.inputs],
@@ -204,11 +197,25 @@ def _steps(record: BuildRecord, place: int) -> list[dict[str, Any]]:
     return rows
 
 
+def _needed(record: BuildRecord, place: int) -> dict[int, None]:
+    """The places of a step and all before it: the same order whatever else was built with it."""
+    order: dict[int, None] = {}
+    stack = [(place, False)]
+    while stack:
+        number, expanded = stack.pop()
+        if expanded:
+            order[number] = None
+        elif number not in order:
+            stack.append((number, True))
+            stack += ((each, False) for each in reversed(record.steps[number].inputs))
+    return order
+
+
 # What it was made from.
 
 
 def _dependencies(
-    request: BuildRequest, made: Made, places: _Places, alias: Alias
+    request: BuildRequest, made: MadeModel, places: _Places, alias: Alias
 ) -> Iterator[dict[str, Any]]:
     """The Modelfile and what it includes, then every source, each once."""
     source = request.source
@@ -307,12 +314,3 @@ def _uri(source: str) -> str:
     if source.startswith(_HUB):
         return f"pkg:huggingface/{source.removeprefix(_HUB)}"
     return f"oci://{source}"
-
-
-def digests_of(statement: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, str]]]:
-    """What a statement names by digests: what each is, in words, and its digests."""
-    for subject in statement["subject"]:
-        yield str(subject.get("name", "subject")), subject["digest"]
-    for each in statement["predicate"]["buildDefinition"]["resolvedDependencies"]:
-        role = each.get("annotations", {}).get("role", "source")
-        yield f"{role} {each.get('name', '')}".rstrip(), each["digest"]

@@ -6,8 +6,10 @@ only once each file is whole and has its digest.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mbuild.gguf.files import Arriving
@@ -24,11 +26,41 @@ Check = Callable[[], object]
 """Raises when the build was stopped, also by the download's own failure."""
 
 
+class Readers:
+    """Those who read the files of one download while they arrive."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting = 0
+        self._come = False
+
+    def begin(self) -> None:
+        """One has come."""
+        self._come = True
+
+    @property
+    def are_busy(self) -> bool:
+        """Whether somebody reads and nobody waits: all have what they need for now."""
+        return self._come and not self._waiting
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While one of them waits for something that has not arrived."""
+        with self._lock:
+            self._waiting += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting -= 1
+
+
 class Arrival:
     """One file on its way: safe for many threads."""
 
-    def __init__(self, partial: PartialBlob) -> None:
+    def __init__(self, partial: PartialBlob, readers: Readers | None = None) -> None:
         self._partial = partial
+        self._readers = readers or Readers()
         self._digest: Digest | None = None
 
     @property
@@ -44,15 +76,27 @@ class Arrival:
         """What has readers of a stretch of bytes wait for it."""
 
         def wait(start: int, stop: int) -> None:
-            while self._digest is None and self._partial.missing(start, stop):
-                check()
-                time.sleep(_SECONDS)
+            self._partial.check(start, stop)
+            if self._is_missing(start, stop):
+                with self._readers.waiting():
+                    while self._is_missing(start, stop):
+                        check()
+                        time.sleep(_SECONDS)
 
-        return Arriving(wait)
+        self._readers.begin()
+        return Arriving(wait, self._partial.used)
+
+    def _is_missing(self, start: int, stop: int) -> bool:
+        return self._digest is None and bool(self._partial.missing(start, stop))
 
     def result(self, check: Check) -> Digest:
         """Wait for the end; the BLAKE3 of the whole file. Of a failure ``check`` hears."""
-        while self._digest is None:
-            check()
-            time.sleep(_SECONDS)
+        with self._readers.waiting():
+            while self._digest is None:
+                check()
+                time.sleep(_SECONDS)
         return self._digest
+
+    def release(self) -> None:
+        """The build is over: nobody reads it any more."""
+        self._partial.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,17 +21,19 @@ if TYPE_CHECKING:
     from mbuild.store.ports import BuildStore
 
 _PIECE = 16 << 20  # bytes of a tensor that are looked at together
+_SHOWN = 200  # characters of an answer that are shown
 
 
 class CheckModel(BaseStep):
     """A model is looked at; what does not hold ends the build before anything is named.
 
-    ``measure`` is a key of :data:`MEASURES`; ``compare`` and ``bound`` are what it is held
-    against, where it is a number. What held is a result like others, and is not looked at
-    again.
+    ``looked_at`` is the step of its manifest, or the one that measured it. ``measure`` is a
+    key of :data:`MEASURES`; ``compare`` and ``bound`` are what it is held against, where it is a
+    number, or ``bound`` alone an expression. What held is a result like others, and is not
+    looked at again.
     """
 
-    manifest: Step
+    looked_at: Step
     measure: str
     compare: str = ""
     bound: str = ""
@@ -39,6 +42,7 @@ class CheckModel(BaseStep):
     kind: ClassVar[str] = "check"
     role: ClassVar[str] = ""
     version: ClassVar[int] = 1
+    shows: ClassVar[tuple[str, ...]] = ("value", "size")
     field_names: ClassVar[Mapping[tuple[str, ...], str]] = {
         ("measure",): "what is checked",
         ("compare",): "comparison",
@@ -47,14 +51,19 @@ class CheckModel(BaseStep):
 
     @property
     def inputs(self) -> tuple[Step, ...]:
-        """The manifest's step."""
-        return (self.manifest,)
+        """What it looks at."""
+        return (self.looked_at,)
+
+    @property
+    def condition(self) -> str:
+        """What has to hold, as it is written behind CHECK."""
+        bound = f"/{self.bound}/" if self.measure == "answers" else self.bound
+        return " ".join(part for part in (self.measure, self.compare, bound) if part)
 
     @property
     def label(self) -> str:
         """What is checked, and of which of several variants."""
-        words = " ".join(part for part in (self.measure, self.compare, self.bound) if part)
-        return variant_label(f"check {words}", self.target)
+        return variant_label(f"check {self.condition}", self.target)
 
     def key_fields(self) -> Mapping[str, Any]:
         """All but the model, which comes with the inputs."""
@@ -68,29 +77,68 @@ class CheckModel(BaseStep):
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Raise :class:`FailedCheckError` unless it holds."""
-        model = Assembled.of(inputs[0])
-        return Made(Result(facts=MEASURES[self.measure](self, model, context)))
+        return Made(Result(facts=MEASURES[self.measure](self, inputs[0], context)))
 
 
-def _size(step: CheckModel, model: Assembled, context: StepContext) -> Mapping[str, Any]:
+def holds(value: float, compare: str, bound: float) -> bool:
+    """Whether a number is within a bound."""
+    return {
+        "<": value < bound,
+        "<=": value <= bound,
+        ">": value > bound,
+        ">=": value >= bound,
+    }[compare]
+
+
+_CHANGE = "nothing was named; take another type, or change the CHECK"
+
+
+def _number(fact: str, step: CheckModel, result: Result, named: str = "") -> Mapping[str, Any]:
+    """A number that was measured."""
+    value, bound = float(result.facts[fact]), float(step.bound)
+    if not holds(value, step.compare, bound):
+        where = f" for {step.target}" if step.target else ""
+        which = f", of {result.facts[named]}" if named else ""
+        apart, way = abs(value - bound), "much" if value > bound else "little"
+        raise FailedCheckError(
+            f"CHECK {step.condition}{where}: it is {value:.6g}{which}, {apart:.3g} too {way}",
+            hint=_CHANGE,
+        )
+    return {"value": value}
+
+
+def _answers(step: CheckModel, result: Result, context: StepContext) -> Mapping[str, Any]:
+    """What the model answered has the expression in it."""
+    found = result.facts["answer"]
+    if re.search(step.bound, found) is None:
+        where = f" for {step.target}" if step.target else ""
+        shown = found if len(found) <= _SHOWN else f"{found[:_SHOWN]}..."
+        raise FailedCheckError(
+            f"CHECK {step.condition}{where}: the model answers {shown!r}",
+            hint="nothing was named; change the model, or the CHECK",
+        )
+    return {"value": True}
+
+
+def _size(step: CheckModel, result: Result, context: StepContext) -> Mapping[str, Any]:
     """The bytes of all layers."""
+    model = Assembled.of(result)
     size, bound = sum(layer.size for layer in model.manifest.layers), parse_size(step.bound)
-    holds = {"<": size < bound, "<=": size <= bound, ">": size > bound, ">=": size >= bound}
-    if not holds[step.compare]:
+    if not holds(size, step.compare, bound):
         apart, way = abs(size - bound), "much" if size > bound else "little"
         raise FailedCheckError(
             f"CHECK size {step.compare} {step.bound}: the model has {human_size(size)}"
             f" ({exact_size(size)}), {human_size(apart)} too {way}",
-            hint="nothing was named; take another type, or change the CHECK",
+            hint=_CHANGE,
         )
     return {"size": size}
 
 
-def _nan(step: CheckModel, model: Assembled, context: StepContext) -> Mapping[str, Any]:
+def _nan(step: CheckModel, result: Result, context: StepContext) -> Mapping[str, Any]:
     """Every value is a finite number; of quantized blocks their scales, as in llama.cpp."""
     from mbuild.store.contents import grouped, open_group
 
-    count = 0
+    model, count = Assembled.of(result), 0
     for media_type in (MODEL, PROJECTOR):
         layers = model.manifest.of_kind(media_type)
         for group in grouped(context.store.blobs, layers, "the model") if layers else ():
@@ -132,7 +180,7 @@ def _bad_rows(weights: GGUFWeights, tensor: TensorInfo) -> Iterator[int]:
         yield len(data)
 
 
-def _template(step: CheckModel, model: Assembled, context: StepContext) -> Mapping[str, Any]:
+def _template(step: CheckModel, result: Result, context: StepContext) -> Mapping[str, Any]:
     """The template renders conversations, and what was asked is in the prompt."""
     from mbuild.store.contents import read_text
     from mbuild.templates.conversation import Values
@@ -141,6 +189,7 @@ def _template(step: CheckModel, model: Assembled, context: StepContext) -> Mappi
     from mbuild.templates.probes import FINDING
     from mbuild.templates.render import render
 
+    model = Assembled.of(result)
     layers = model.manifest.of_kind(TEMPLATE)
     if not layers:
         return _chat_template(model, context)
@@ -193,9 +242,25 @@ def _check_prompt(prompt: str, asked: str) -> None:
         )
 
 
-MEASURES: dict[str, Callable[[CheckModel, Assembled, StepContext], Mapping[str, Any]]] = {
+_Looking = Callable[[CheckModel, Result, StepContext], Mapping[str, Any]]
+
+
+def _measured(fact: str, named: str = "") -> _Looking:
+    def look(step: CheckModel, result: Result, context: StepContext) -> Mapping[str, Any]:
+        return _number(fact, step, result, named)
+
+    return look
+
+
+MEASURES: dict[str, _Looking] = {
     "nan": _nan,
     "size": _size,
     "template": _template,
+    "error": _measured("error", "tensor"),
+    "kld": _measured("mean_kld"),
+    "kld99": _measured("kld_99"),
+    "same_top": _measured("same_top"),
+    "perplexity": _measured("perplexity"),
+    "answers": _answers,
 }
 """What CHECK can look at, one row each: facts of a model of which it holds."""

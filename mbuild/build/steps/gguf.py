@@ -132,7 +132,7 @@ class ImportGGUF(BaseStep):
         with open_source(self.file) as opened:
             facts = read_facts([opened.reading_path], self.file.name)
             media_type = layer_type(self.role, facts, self.file.name)
-            check_loadable(opened.reading_path, self.file.name)
+            check_loadable(opened.reading_path, self.file.name, context)
             blob = bring_in(context, opened, context.report, link=self.link)
         origin = self.file.name if media_type == ADAPTER else ""
         files = {str(self.file.path): blob.blake3 or blob.digest}

@@ -110,7 +110,7 @@ class RangeMaker:
 
         A tensor that cannot be cut is one range, however large: then it is spread.
         """
-        type_, values = _readable(part.tensor, data)
+        type_, values = readable_values(part.tensor, data)
         try:
             return quantize(
                 new,
@@ -140,7 +140,7 @@ class LoadedRange:
         return self._data
 
 
-def _readable(tensor: Tensor, data: Array) -> tuple[GGMLType, Array]:
+def readable_values(tensor: Tensor, data: Array) -> tuple[GGMLType, Array]:
     """A tensor's values in a type that can be quantized: what is quantized already is decoded."""
     if tensor.type in SOURCES:
         return tensor.type, data

@@ -150,15 +150,21 @@ def _warn_of_unrunnable(facts: ModelFacts, name: str, context: StepContext) -> N
         )
 
 
-def check_loadable(path: Path, name: str) -> None:
-    """Raise :class:`FormatError` for a GGUF file that no program loads as it is."""
+def check_loadable(path: Path, name: str, context: StepContext) -> None:
+    """Raise :class:`FormatError` for a GGUF file that no program loads as it is.
+
+    What has weights of zeros alone loads, and is said.
+    """
     from mbuild.gguf.checks import check_order
     from mbuild.gguf.hyperparameters import check_hyperparameters
     from mbuild.gguf.reader import open_gguf
+    from mbuild.gguf.zeros import nothing_but_zeros, zero_tensors
 
     with open_gguf(path, name=name) as file:
         check_order(name, file.tensors, file.data_start, file.alignment)
         check_hyperparameters(file.kvs.values(), name)
+        for text in nothing_but_zeros(list(zero_tensors(file))):
+            context.warn(f"{name}: {text}")
 
 
 def as_json(facts: ModelFacts) -> dict[str, Any]:

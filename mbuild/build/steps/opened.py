@@ -14,6 +14,7 @@ from mbuild.build.sources.values import SourceFile
 from mbuild.core.digest import Digest
 from mbuild.core.errors import SourceError
 from mbuild.core.system import allow_open_files
+from mbuild.gguf.files import Arriving
 from mbuild.store.copying import OpenFile
 
 if TYPE_CHECKING:
@@ -132,6 +133,12 @@ class OpenFiles:
         for name, spans in self._spans.items():
             if str(self._sources[name].path) == path:
                 spans.absorb(part)
+
+    def read_last(self) -> None:
+        """From now on nothing of the files is read twice."""
+        for seen in self.seen.values():
+            if isinstance(seen, Arriving):
+                seen.last = True
 
     def finish(self, context: StepContext) -> None:
         """Digest what nobody read, once; the files must not have changed meanwhile."""

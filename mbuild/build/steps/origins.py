@@ -318,6 +318,10 @@ class Together(BaseStep):
     def check(cls, steps: Sequence[Any], files: OpenFiles, context: StepContext) -> None:
         """Raise what makes the steps fail before anything is written by the others."""
 
+    def settled(self, inputs: Sequence[Result], context: StepContext) -> Any:
+        """The step with what its inputs came to in their place."""
+        return self
+
     @property
     def files(self) -> tuple[SourceFile, ...]:
         """All files to open."""
@@ -363,21 +367,27 @@ class Together(BaseStep):
     ) -> Iterator[tuple[Step, Made]]:
         """Open the origin, and make what each kind of step over it makes, quick ones first."""
         kinds: dict[type[Together], list[Any]] = {}
-        for step in sorted(steps, key=lambda step: not step.quick):
+        settled = {}
+        for step, given in sorted(
+            zip(steps, inputs, strict=True), key=lambda pair: not pair[0].quick
+        ):
             kinds.setdefault(type(step), []).append(step)
+            settled[step] = step.settled(given, context)
         with ExitStack() as stack:
-            sources = {str(f.path): f for step in steps for f in step.files}
+            sources = {str(f.path): f for step in settled.values() for f in step.files}
             files = OpenFiles(sources, stack, by_name=self.origin.by_name, context=context)
             for kind, own in kinds.items():
-                kind.check(own, files, context)
+                kind.check([settled[step] for step in own], files, context)
             model: Any = None
             if any(step.needs_model for step in steps):
                 model = self.origin.open(context, readable(self.origin, files), stack)
             *first, last = kinds.items()
             for kind, own in first:
-                yield from zip(own, kind.make(own, model, files, context), strict=True)
+                made = kind.make([settled[step] for step in own], model, files, context)
+                yield from zip(own, made, strict=True)
             kind, own = last
-            made = kind.make(own, model, files, context)
+            files.read_last()
+            made = kind.make([settled[step] for step in own], model, files, context)
             files.finish(context)
             digests = files.digests(context)
         for step, each in zip(own, made, strict=True):

@@ -98,7 +98,8 @@ class Pull(BaseStep):
         missing = {d: size for d, size in sizes.items() if not store.blobs.bring(d, size)}
         found: list[Blob] = []
         fetch(self.files, missing, context, found.append)
-        new = tuple(Layer(_FILE, blob.digest, blob.size) for blob in found)
+        stored = [blob for blob in found if store.blobs.has(blob.digest, blob.size)]
+        new = tuple(Layer(_FILE, blob.digest, blob.size) for blob in stored)
         for blob in found:
             if blob.blake3 is not None:
                 store.files.remember_alias(blob.digest, blob.blake3)
@@ -109,10 +110,10 @@ class Pull(BaseStep):
                 store.replace(store.manifests.resolve(self.model.name), self.model.data)
         elif self.model is None:
             thrown_away = {f.sha256 for f in self.files if f.remote and not f.remote.keep}
-            for blob in found:
+            for blob in stored:
                 if blob.digest not in thrown_away:
                     store.blobs.keep(blob.digest)
-            store.discard(blob.digest for blob in found)  # no model names it: the cache keeps it
+            store.discard(blob.digest for blob in stored)  # no model names it: the cache keeps it
         learned = {}
         for file in self.files:
             if file.sha256 and (digest := store.files.alias(file.sha256)):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mbuild.build.graph import Made, Step, StepContext, canonical_json
+from mbuild.build.graph import Made, Result, Step, StepContext, canonical_json
 from mbuild.build.sources.values import Material, SourceFile
 from mbuild.build.splitting import SPLITTING_NAMES, split_fields
 from mbuild.build.steps.gguf import Role, check_role
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from mbuild.build.costs import Cost, PlannedTensor
     from mbuild.build.splitting import Splitting
+    from mbuild.build.steps.choosing import ChooseTypes
+    from mbuild.build.steps.importances import MakeImatrix
     from mbuild.build.steps.outputs import Variant
     from mbuild.core.digest import Digest
     from mbuild.gguf.model import Model, Tensor
@@ -52,22 +54,50 @@ class Quantize(OverOrigin):
     """A model becomes a quantized layer, with the bytes of llama-quantize.
 
     ``role`` says whether it is the model or its draft, ``imatrix`` is the file that
-    ``quantization`` names, ``splitting`` whether the model becomes several layers.
+    ``quantization`` names, or the step that computes one; ``splitting`` says whether the model
+    becomes several layers. ``choice`` is the step that chooses the types where the
+    quantization names but a size.
     """
 
     origin: Origin
     quantization: Quantization
     role: Role = Role.MODEL
-    imatrix: SourceFile | None = None
+    imatrix: SourceFile | MakeImatrix | None = None
     splitting: Splitting | None = None
+    choice: ChooseTypes | None = None
 
     kind: ClassVar[str] = "quantize"
     version: ClassVar[int] = QUANTIZER_VERSION
-    inputs: ClassVar[tuple[Step, ...]] = ()
     makes_weights: ClassVar[bool] = True
     field_names: ClassVar[Mapping[tuple[str, ...], str]] = (
         ORIGIN_NAMES | OPTION_NAMES | SPLITTING_NAMES
     )
+
+    @property
+    def inputs(self) -> tuple[Step, ...]:
+        """What computes the importance matrix, and what chooses the types, if they do."""
+        computed = None if isinstance(self.imatrix, SourceFile) else self.imatrix
+        return tuple(step for step in (computed, self.choice) if step is not None)
+
+    @property
+    def matrix(self) -> SourceFile | None:
+        """The importance matrix, if it is a file."""
+        return self.imatrix if isinstance(self.imatrix, SourceFile) else None
+
+    def settled(self, inputs: Sequence[Result], context: StepContext) -> Quantize:
+        """The step with the computed matrix as a file, and with the chosen types."""
+        results = dict(zip(self.inputs, inputs, strict=True))
+        changed: dict[str, Any] = {}
+        for step, result in results.items():
+            if step is self.choice:
+                from mbuild.build.steps.choosing import chosen
+
+                changed |= {"quantization": chosen(result, self.quantization), "choice": None}
+            else:
+                from mbuild.build.steps.importances import matrix_of
+
+                changed["imatrix"] = matrix_of(result, context.store)
+        return self.changed(**changed) if changed else self
 
     @property
     def target(self) -> str:
@@ -89,8 +119,7 @@ class Quantize(OverOrigin):
     @property
     def files(self) -> tuple[SourceFile, ...]:
         """The source's files, and the importance matrix."""
-        imatrix = self.imatrix
-        return (*super().files, *((imatrix,) if imatrix else ()))
+        return (*super().files, *((self.matrix,) if self.matrix else ()))
 
     @property
     def reads(self) -> int:
@@ -100,19 +129,18 @@ class Quantize(OverOrigin):
     @property
     def materials(self) -> tuple[Material, ...]:
         """The source, and the importance matrix."""
-        imatrix = (self.imatrix.material,) if self.imatrix else ()
-        return (*self.origin.materials, *imatrix)
+        return (*self.origin.materials, *((self.matrix.material,) if self.matrix else ()))
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The description of the unquantized model, and the recipe with its options."""
         origin, options = self.origin.fields(), self.quantization.fields()
         if origin is None:
             return None
-        if self.imatrix is not None:
-            if self.imatrix.content is None:
+        if self.matrix is not None:
+            if self.matrix.content is None:
                 return None
             # llama-quantize writes the imatrix's name into the file.
-            options["imatrix"] = [self.imatrix.name, str(self.imatrix.content)]
+            options["imatrix"] = [self.matrix.name, str(self.matrix.content)]
         further = {**self.role.fields(), **split_fields(self.splitting)}
         return {"origin": origin, "quantization": options, **further}
 
@@ -121,13 +149,15 @@ class Quantize(OverOrigin):
         from mbuild.build.costs import Cost, memory_for
         from mbuild.work.cores import cores
 
+        if self.choice is not None:  # nobody knows the types yet
+            return self.choice.cost_of_file(store)
         tensors, size, largest = _preview(self, store)
         memory = memory_for(self.reads + size, largest, cores())
         return Cost(size, memory, tensors, every_core=True)
 
     def tensors(self, store: BuildStore) -> tuple[PlannedTensor, ...]:
         """Each tensor's types and size in the order of the file."""
-        return _preview(self, store)[0]
+        return () if self.choice is not None else _preview(self, store)[0]
 
     @classmethod
     def make(
@@ -143,7 +173,8 @@ class Quantize(OverOrigin):
     def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digests that reading the files gave."""
         imatrix = None if self.imatrix is None else self.imatrix.learned(files)
-        return self.changed(origin=self.origin.learned(files), imatrix=imatrix)
+        choice = None if self.choice is None else self.choice.learned(files)
+        return self.changed(origin=self.origin.learned(files), imatrix=imatrix, choice=choice)
 
 
 def _write_variants(
@@ -160,7 +191,7 @@ def _write_variants(
     cache = RangeCache(context.store, origin.fields(), read=context.use_cache)
     if isinstance(origin, ChangedOrigin):  # what nothing changes is the base's, digested before
         cache.also_from(origin.base, origin.unchanged(model))
-    source = WorkSource(origin, tuple(step.imatrix for step in steps))
+    source = WorkSource(origin, tuple(step.matrix for step in steps))
     blobs = write_variants(variants, model, cache, files, context, source)
     cache.remember_sources(origin, files.known())
     if isinstance(origin, ChangedOrigin):
@@ -178,7 +209,7 @@ def variant_of(
     from mbuild.gguf.facts import file_type_name
     from mbuild.quant.choose.recipes import unused
 
-    imatrix = step.imatrix
+    imatrix = step.matrix
     variant = _planned(step, model, paths[str(imatrix.path)] if imatrix else None)
     for rule in unused(model.tensors, step.quantization):
         example = model.tensors[0].name if model.tensors else ""
@@ -270,13 +301,14 @@ def _planned(step: Quantize, model: Model, imatrix_path: Path | None) -> Variant
     target = quantization.file_type
     imatrix: Imatrix | None = None
     about = None
-    if step.imatrix is not None and imatrix_path is not None:
-        imatrix = open_imatrix(imatrix_path, name=step.imatrix.name)
-        about = imatrix.source(step.imatrix.name)
+    if step.matrix is not None and imatrix_path is not None:
+        imatrix = open_imatrix(imatrix_path, name=step.matrix.name)
+        about = imatrix.source(step.matrix.name)
+    computed = step.imatrix is not None and step.matrix is None  # it will be there by then
     kept = step.splitting is not None and step.splitting.keep and bool(model.shards)
     tensors = plan(model.tensors, model.get, quantization, keep_order=kept)
     for tensor, new in tensors:
-        if new is not tensor.type:
+        if new is not tensor.type and not computed:
             _check_type(tensor, new, target, imatrix)
     overrides = quantization.override_kv
     pairs, metadata = tuple(tensors), quantized(model.metadata, target, about, overrides)
@@ -328,7 +360,7 @@ def _preview(step: Quantize, store: BuildStore) -> tuple[tuple[PlannedTensor, ..
     from mbuild.build.steps.ranges import ranges_of, room_for
     from mbuild.gguf.writer import layout
 
-    imatrix = step.imatrix
+    imatrix = step.matrix
     with ExitStack() as stack:
         model = open_quietly(step.origin, store, stack)
         at = stack.enter_context(open_source(imatrix)).path if imatrix else None

@@ -54,14 +54,19 @@ class Range(NamedTuple):
 
 def ranges_of(number: int, tensor: Tensor) -> Iterator[Range]:
     """A tensor's ranges in order: of about :data:`RANGE` bytes, as far as it can be cut."""
-    pieces = list(_pieces(tensor))
+    return cut(number, tensor, RANGE)
+
+
+def cut(number: int, tensor: Tensor, size: int) -> Iterator[Range]:
+    """A tensor's ranges of about so many bytes, as far as it can be cut."""
+    pieces = list(_pieces(tensor, size))
     if not pieces:
         yield Range(number, tensor, tensor.load, 0, tensor.nbytes, last=True)
     for place, (first, piece) in enumerate(pieces, start=1):
         yield Range(number, tensor, piece, first, piece.count, last=place == len(pieces))
 
 
-def _pieces(tensor: Tensor) -> Iterator[tuple[int, InPieces]]:
+def _pieces(tensor: Tensor, size: int) -> Iterator[tuple[int, InPieces]]:
     """Loads of a tensor's parts and where they begin: cut at matrices, then at rows."""
     if not isinstance(tensor.load, InPieces) or not tensor.nbytes:
         return
@@ -69,7 +74,7 @@ def _pieces(tensor: Tensor) -> Iterator[tuple[int, InPieces]]:
     matrix = row * tensor.dims[1] if len(tensor.dims) > 2 else tensor.nbytes
     at = 0
     for whole in tensor.load.pieces(matrix, matrix):
-        for piece in whole.pieces(RANGE, row):
+        for piece in whole.pieces(size, row):
             yield at, piece
             at += piece.count
 

@@ -65,7 +65,7 @@ class KeepShards(OverShards):
             opened = [stack.enter_context(open_source(file)) for file in self.files]
             check_role(self.role, self._facts(opened), name)
             for each in opened:
-                check_loadable(each.reading_path, each.name)
+                check_loadable(each.reading_path, each.name, context)
             blobs = self._bring(context, opened)
         digests = {
             str(file.path): blob.blake3 or blob.digest

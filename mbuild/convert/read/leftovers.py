@@ -155,7 +155,7 @@ LEFTOVERS: tuple[IgnoredTensor, ...] = (
         UNQUANTIZED,
     ),
     _row(
-        r"\.(?:q_scale|q_scale_max|q_groups|q_perm|q_invperm|trellis|suh|svh)$",
+        r"\.(?:q_weight|q_scale_max|q_groups|q_perm|q_invperm|trellis|suh|svh)$",
         "of ExLlama's quantization (EXL2, EXL3)",
         Verdict.REFUSE,
         UNQUANTIZED,

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mbuild.core.errors import ModelfileError
+from mbuild.core.errors import ModelfileError, UsageError
 from mbuild.core.units import parse_size
 from mbuild.language.instructions import TYPES, Parameter, Problem
 from mbuild.language.parameters import PARAMETERS
 from mbuild.language.recipe import ModelChange
+from mbuild.language.stages.clauses import read_clause
 from mbuild.language.stages.values import Expectation, QuantizeLine
-from mbuild.language.stages.words import Drop, MergeIn
+from mbuild.language.stages.words import CheckThat, Drop, MergeIn
 
 if TYPE_CHECKING:
     from mbuild.language.stages.clauses import Phrase, Phrases, Word
@@ -29,6 +30,8 @@ MAX_LAYERS = 10_000
 
 OPTION_OF: dict[str, str] = {
     "imatrix": "imatrix",
+    "imatrix_from": "imatrix_from",
+    "chunks": "imatrix_chunks",
     "output": "output_tensor_type",
     "embedding": "token_embedding_type",
     "rules": "recipe",
@@ -36,28 +39,22 @@ OPTION_OF: dict[str, str] = {
 """The flags' names of the options that have one value, by their rule in the grammar."""
 
 _FLAGS = {"pure": "pure", "requantize": "allow_requantize"}
-_ABSENT = {
-    "imatrix_from": "IMATRIX FROM runs the model, which a build cannot do yet",
-    "chunks": "CHUNKS belongs to IMATRIX FROM, which a build cannot do yet",
-    "size": "SIZE measures each type's error, which a build cannot do yet",
-    "bpw": "BPW measures each type's error, which a build cannot do yet",
-}
-_RUN = ("kld", "perplexity", "error", "answers")
+_BUDGETS = ("size", "bpw")
+"""What says only how large the model may be: it stands for a type, spelled 4.2GB or 4.6bpw."""
 
 
 def quantize_of(item: Any, phrases: Phrases, read: Read) -> QuantizeLine:
     """A QUANTIZE line; types are as written, for whoever knows them.
 
-    Raises :class:`ModelfileError` for an option given twice, or not built yet.
+    Raises :class:`ModelfileError` for an option given twice, and for a line without a type.
     """
     options: dict[str, Any] = {}
+    budgets: list[str] = []
     outtype: str | None = None
     splitting: dict[str, Any] | None = None
     seen: set[str] = set()
     for phrase in phrases.options:
         rule, keyword = phrase.rule, " ".join(phrase.keywords)
-        if rule in _ABSENT:
-            raise ModelfileError([Problem(_ABSENT[rule], item.span, code="absent")])
         if rule in seen and rule != "tensor":
             raise ModelfileError(
                 [Problem(f"QUANTIZE has {keyword} twice", item.span, code="twice")]
@@ -66,6 +63,8 @@ def quantize_of(item: Any, phrases: Phrases, read: Read) -> QuantizeLine:
         words = [read(word) for word in phrase.words]
         if rule == "tensor":
             options["tensor_type"] = [*options.get("tensor_type", ()), *words]
+        elif rule in _BUDGETS:
+            budgets.append(_budget(rule, words[0], item))
         elif rule in _FLAGS:
             options[_FLAGS[rule]] = True
         elif rule == "output" and words[0].upper() == "KEEP":
@@ -76,13 +75,28 @@ def quantize_of(item: Any, phrases: Phrases, read: Read) -> QuantizeLine:
             splitting = _splitting(words[0], phrase)
         else:
             options[OPTION_OF[rule]] = words[0]
-    types = tuple(read(word) for word in phrases.head.words)
+    types = (*(read(word) for word in phrases.head.words), *budgets)
     if not types:
         hint = "name one or several: QUANTIZE q4_K_M q8_0"
         raise ModelfileError(
             [Problem("QUANTIZE names no type", item.span, code="missing-type", suggestion=hint)]
         )
     return QuantizeLine(types, options, outtype, splitting, item.span)
+
+
+def _budget(rule: str, word: str, item: Any) -> str:
+    """The type that a size or a number of bits stands for."""
+    try:
+        if rule == "size":
+            size = parse_size(word)
+            return f"{size}B" if word[-1:].isdigit() else word
+        float(word)
+    except ValueError:
+        message = f"{rule.upper()} {word:.40} is no {'size' if rule == 'size' else 'number'}"
+        hint = "write for example SIZE 4.2GB" if rule == "size" else "write for example BPW 4.6"
+        problem = Problem(message, item.span, code="bad-size", suggestion=hint)
+        raise ModelfileError([problem]) from None
+    return f"{word}bpw"
 
 
 def _splitting(word: str, phrase: Phrase) -> dict[str, Any]:
@@ -187,27 +201,90 @@ UNSET_WORDS = tuple(word for word in TYPES if word not in ("FROM", "PARAMETER"))
 
 
 def check_of(item: Any, phrases: Phrases, read: Read) -> Expectation:
-    """A CHECK; raises :class:`ModelfileError` for one that cannot be made here or that is none."""
+    """A CHECK; raises :class:`ModelfileError` for a value that cannot be one."""
     head = phrases.head
     measure = head.keywords[0].lower()
-    if measure in _RUN:
-        message = f"CHECK {measure} runs the model, which a build cannot do yet"
-        raise ModelfileError(
-            [
-                Problem(
-                    message,
-                    item.span,
-                    code="absent",
-                    suggestion="remove the line: nan, size and template can",
-                )
-            ]
-        )
     compare = next((each for each in head.keywords if each[0] in "<>"), "")
     words = [read(word) for word in head.words]
-    if measure == "size":
+    try:
+        value, text, chunks = _READ.get(measure, _nothing)(words)
+    except ValueError as error:
+        message, _, hint = str(error).partition("\n")
+        problem = Problem(message, item.span, code="bad-check", suggestion=hint)
+        raise ModelfileError([problem]) from None
+    return Expectation(measure, compare, value, text, item.span, chunks)
+
+
+_Demand = tuple[str, str, int]
+"""Value, text and number of chunks of a CHECK."""
+
+
+def _nothing(words: list[str]) -> _Demand:
+    return "", "", 0
+
+
+def _size(words: list[str]) -> _Demand:
+    parse_size(words[0])
+    return words[0], "", 0
+
+
+def _number(words: list[str]) -> _Demand:
+    try:
+        found = float(words[0])
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValueError(f"{words[0]:.40} is no number\nwrite a bound such as 0.05")
+    return words[0], "", 0
+
+
+def _over_text(words: list[str]) -> _Demand:
+    value, _, _ = _number(words)
+    chunks = words[2] if len(words) > 2 else ""
+    if chunks and not (chunks.isascii() and chunks.isdecimal() and 0 < int(chunks) < 1 << 31):
+        raise ValueError(f"CHUNKS {chunks:.40} is no number of chunks\nwrite a whole number")
+    return value, words[1], int(chunks or 0)
+
+
+def _answers(words: list[str]) -> _Demand:
+    prompt, written = words
+    if len(written) < 3 or written[0] != "/" or written[-1] != "/":
+        hint = 'write it between slashes, in quotes where it has blanks: WITH "/four|4/"'
+        raise ValueError(f"{written:.60} is no expression\n{hint}")
+    try:
+        re.compile(written[1:-1])
+    except re.error as error:
+        raise ValueError(f"{written:.60} is not a regular expression: {error}") from None
+    return written[1:-1], prompt, 0
+
+
+_READ: dict[str, Callable[[list[str]], _Demand]] = {
+    "size": _size,
+    "error": _number,
+    "kld": _over_text,
+    "kld99": _over_text,
+    "same_top": _over_text,
+    "perplexity": _over_text,
+    "answers": _answers,
+}
+"""What stands behind each CHECK that has something behind it."""
+
+
+def checks_said(texts: Sequence[str]) -> tuple[Expectation, ...]:
+    """What ``--check`` says, in the words of CHECK; raises :class:`UsageError`."""
+    found = []
+    for text in texts:
+        item = CheckThat(text)
         try:
-            parse_size(words[0])
-        except ValueError as error:
-            raise ModelfileError([Problem(str(error), item.span, code="bad-size")]) from None
-        return Expectation(measure, compare, words[0], "", item.span)
-    return Expectation(measure, span=item.span)
+            phrases = read_clause(item)
+            found.append(check_of(item, phrases, _unquoted)._replace(beside=False))
+        except ModelfileError as error:
+            problem = error.problems[0]
+            message = f"--check {text!r:.80}: {problem.message}"
+            raise UsageError(message, hint=problem.suggestion) from None
+    return tuple(found)
+
+
+def _unquoted(word: Word) -> str:
+    """A word of the command line, where there are no arguments."""
+    return word.text.replace('"', "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cache
 from typing import Any, NamedTuple, cast
 
@@ -18,15 +19,16 @@ from mbuild.language.stages.words import Clause
 USAGE: dict[str, str] = {
     "ARG": "ARG NAME[=DEFAULT] ...",
     "INCLUDE": "INCLUDE FILE [NAME=VALUE ...]",
-    "QUANTIZE": "QUANTIZE TYPE ... [IMATRIX FILE] [TENSOR REGEX=TYPE ...] [OUTPUT TYPE]"
+    "QUANTIZE": "QUANTIZE TYPE ... [IMATRIX FILE | IMATRIX FROM TEXT [CHUNKS N]]"
+    " [SIZE BYTES | BPW BITS] [TENSOR REGEX=TYPE ...] [OUTPUT TYPE]"
     " [EMBEDDING TYPE] [PURE] [REQUANTIZE] [RECIPE NAME] [OUTTYPE TYPE]"
     " [SPLIT SIZE | SPLIT N LAYERS | SPLIT KEEP]",
     "MERGE": "MERGE ADAPTER [WEIGHT NUMBER]",
     "UNSET": "UNSET PARAMETER NAME ..., UNSET SYSTEM (or another instruction), UNSET KEY ...",
     "DROP": "DROP LAYER NUMBER ...",
     "TAKE": "TAKE REGEX FROM STAGE",
-    "CHECK": "CHECK nan, CHECK template renders, CHECK size < 5GB, CHECK kld < 0.05 TEXT FILE,"
-    " CHECK perplexity < 7.2 TEXT FILE, CHECK error < 0.08,"
+    "CHECK": "CHECK nan, CHECK template renders, CHECK size < 5GB, CHECK error < 0.08,"
+    " CHECK kld < 0.05 TEXT FILE [CHUNKS N] (or kld99, same_top, perplexity),"
     ' CHECK answers "PROMPT" WITH /REGEX/',
 }
 """How each instruction is written, for messages and the documentation."""
@@ -86,23 +88,55 @@ def read_clause(item: Clause) -> Phrases:
     return cast("Phrases", _Parts().transform(tree))
 
 
+class Following(NamedTuple):
+    """The words of a clause that is not finished, each with its terminal, and what may follow."""
+
+    tokens: tuple[tuple[str, Word], ...]
+    accepted: frozenset[str]
+
+
+def following(word: str, before: str) -> Following | None:
+    """What can stand behind the beginning of a clause, of which whole words are given.
+
+    None where the grammar cannot have gone so far.
+    """
+    parser = _lark().parse_interactive(shape(before), start=word.lower())
+    try:
+        tokens = parser.exhaust_lexer()
+    except UnexpectedInput:
+        return None
+    words = (Word(before[cast("int", t.start_pos) :][: len(t)], t.start_pos or 0) for t in tokens)
+    types = (token.type for token in tokens)
+    accepted: Iterable[str] = parser.accepts()  # type: ignore[no-untyped-call]
+    return Following(tuple(zip(types, words, strict=True)), frozenset(accepted))
+
+
+MEASURES = (
+    *("NAN", "TEMPLATE", "RENDERS", "SIZE", "ERROR", "ANSWERS"),
+    *("KLD", "KLD99", "SAME_TOP", "PERPLEXITY"),
+)
+"""The words of CHECK, which are written in lower case."""
+
+
+def spelled_keyword(instruction: str, terminal: str) -> str:
+    """A keyword as ``fmt`` writes it."""
+    lower = instruction == "CHECK" and terminal in MEASURES
+    return terminal.lower() if lower else terminal
+
+
 def written_clause(item: Clause) -> str:
     """The value in its canonical form: one blank between words, keywords in upper case."""
     tokens = _lark().parse_interactive(shape(item.value), start=item.word.lower()).exhaust_lexer()
-    lower = item.word == "CHECK"
     words = []
     for token in tokens:
         if token.type == "WORD":
             start = cast("int", token.start_pos)
             words.append(item.value[start : start + len(token)])
-        elif lower and token.type in _MEASURES:
+        elif item.word == "CHECK" and token.type in MEASURES:
             words.append(token.lower())
         else:
             words.append(token.upper())
     return " ".join(words)
-
-
-_MEASURES = ("NAN", "TEMPLATE", "RENDERS", "SIZE", "KLD", "PERPLEXITY", "ERROR", "ANSWERS")
 
 
 def _problem(item: Clause, error: UnexpectedInput) -> Problem:

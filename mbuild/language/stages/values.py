@@ -27,13 +27,30 @@ class QuantizeLine(NamedTuple):
 
 
 class Expectation(NamedTuple):
-    """One CHECK: what is measured, how it compares, and with which value or text."""
+    """One CHECK: what is measured, how it compares, and with which value or text.
+
+    ``text`` is the file of a text, of which ``chunks`` are used (0: all); of ``answers`` it is
+    the prompt, and ``value`` the expression. ``beside``: the Modelfile says it, and its file
+    lies where the Modelfile's other paths start.
+    """
 
     measure: str
     compare: str = ""
     value: str = ""
     text: str = ""
     span: Span | None = None
+    chunks: int = 0
+    beside: bool = True
+
+    @property
+    def said(self) -> str:
+        """The condition as it is written behind CHECK."""
+        if self.measure == "answers":
+            return f'answers "{self.text}" WITH /{self.value}/'
+        words = [self.measure, self.compare, self.value]
+        words += ["TEXT", self.text] if self.text else []
+        words += ["CHUNKS", str(self.chunks)] if self.chunks else []
+        return " ".join(word for word in words if word)
 
 
 class StageRecipe(NamedTuple):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mbuild.core.digest import Digest
-from mbuild.core.errors import FormatError, UsageError
+from mbuild.core.errors import FormatError, RegistryError, UsageError
 from mbuild.core.names import ModelName
 from mbuild.models.artifacts.oci import (
     INDEX_FILE,
@@ -31,13 +31,15 @@ from mbuild.models.artifacts.oci import (
 )
 from mbuild.models.artifacts.sharing import ExportTarget
 from mbuild.models.artifacts.tar import Member, scan
-from mbuild.store import Layer, Manifest
+from mbuild.registry.transfer.pull import finished
+from mbuild.store import Layer
 from mbuild.store.copying import OpenFile, hash_file
 from mbuild.store.files import store_errors
 from mbuild.store.manifest import MAX_MANIFEST_BYTES
 from mbuild.work.spread import Part, spread
 
 if TYPE_CHECKING:
+    from mbuild.registry.dialects.values import Reading
     from mbuild.store import Store
 
     Progress = Callable[[int, int], None]
@@ -49,19 +51,22 @@ _DAMAGED = "the archive is damaged; copy or download it again"
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """A model that came in; ``written`` bytes were new, ``shared`` of them not copied."""
+    """A model that came in; ``written`` bytes were new, ``shared`` of them not copied.
+
+    ``left_out`` are files of another tool's package that a model has no place for.
+    """
 
     name: ModelName
     id: Digest
     written: int
     shared: int
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class _Model:
     name: ModelName
-    data: bytes
-    manifest: Manifest
+    found: Reading
 
 
 def import_tar(
@@ -79,22 +84,28 @@ def import_tar(
     """
     with OpenFile.open(path, path.name) as file:
         archive = _Archive(file)
-        models = _models(archive, name)
-        todo = {layer.digest: layer for model in models for layer in model.manifest.blobs()}
-        with store.using():
-            missing = _missing(archive, store, todo)
-            counts = _bring_in(archive, store, missing, progress)
-            file.check_unchanged()
-            return [_named(store, model, counts) for model in models]
+        try:
+            models = _models(archive, name)
+            todo = {layer.digest: layer for model in models for layer in model.found.layers}
+            with store.using():
+                missing = _missing(archive, store, todo)
+                counts = _bring_in(archive, store, missing, progress)
+                file.check_unchanged()
+                made = [(model, finished(model.found, store)) for model in models]
+                return [_named(store, model, data, counts) for model, data in made]
+        except RegistryError as error:  # of a package that another tool wrote
+            raise FormatError(error.message, hint=error.hint) from None
 
 
-def _named(store: Store, model: _Model, counts: dict[Digest, tuple[int, int]]) -> Imported:
+def _named(
+    store: Store, model: _Model, data: bytes, counts: dict[Digest, tuple[int, int]]
+) -> Imported:
     """Give a model its name; of blobs that several models have the first counts the bytes."""
-    digests = {layer.digest for layer in model.manifest.blobs()}
+    digests = {layer.digest for layer in model.found.layers}
     written = [counts.pop(digest) for digest in digests if digest in counts]
-    store.replace(store.manifests.resolve(model.name), model.data)
+    store.replace(store.manifests.resolve(model.name), data)
     new, shared = (sum(column) for column in zip((0, 0), *written, strict=True))
-    return Imported(model.name, Digest.of(model.data), new, shared)
+    return Imported(model.name, Digest.of(data), new, shared, model.found.left_out)
 
 
 class _Archive:
@@ -121,6 +132,15 @@ class _Archive:
         if member.size > limit:
             raise FormatError(f"{self.where(name)} is larger than {limit} bytes")
         return os.pread(self.file.fd, member.size, member.start)
+
+    def small(self, layer: Layer, limit: int) -> bytes:
+        """A small blob, checked against its digest."""
+        self.blob(layer)
+        data = self.read(blob_name(layer.digest), limit)
+        if Digest.of(data) != layer.digest:
+            where = self.where(blob_name(layer.digest))
+            raise FormatError(f"{where}: its content does not match its digest", hint=_DAMAGED)
+        return data
 
     def blob(self, layer: Layer) -> Member | None:
         """Where a blob lies; raises when its size is not what the manifest says."""
@@ -151,9 +171,9 @@ def _model(archive: _Archive, entry: IndexEntry, name: ModelName | None) -> _Mod
         raise FormatError(
             f"{archive.where(place)}: its content does not match its digest", hint=_DAMAGED
         )
-    manifest = decode_model(data, archive.where(place))
+    found = decode_model(data, archive.where(place), archive.small)
     name = name or parse_name(entry.name, archive.where(INDEX_FILE))
-    return _Model(name, data, manifest)
+    return _Model(name, found)
 
 
 def _missing(

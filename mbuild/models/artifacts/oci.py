@@ -6,20 +6,28 @@
     index.json                    the models' manifests, each with its name
     blobs/sha256/<64 hex>         manifests, configs and layers, under their digests
 
-A manifest is the very file of the store, so its digest, the model's id, stays.
+mbuild writes the very manifest of the store, so its digest, the model's id, stays. It reads the
+other forms of manifest, too.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.core.digest import Digest, DigestError
 from mbuild.core.errors import FormatError, UnsupportedError
 from mbuild.core.names import InvalidNameError, ModelName
+from mbuild.registry.client.registry import Received
+from mbuild.registry.dialects.received import document
+from mbuild.registry.dialects.table import DIALECTS, read
+from mbuild.registry.dialects.values import Reading
 from mbuild.store.manifest import CONFIG_TYPE, MANIFEST_TYPE, Manifest
 from mbuild.store.media import PREFIX
+
+if TYPE_CHECKING:
+    from mbuild.registry.dialects.values import Fetch
 
 LAYOUT_FILE = "oci-layout"
 INDEX_FILE = "index.json"
@@ -30,6 +38,7 @@ MAX_MODELS = 1000
 _OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 _NESTED = (_INDEX_TYPE, "application/vnd.docker.distribution.manifest.list.v2+json")
+_FOREIGN = frozenset(config for row in DIALECTS if row.form for config in row.form.configs)
 _NAME_KEYS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 
 
@@ -104,11 +113,11 @@ def check_layout(data: bytes, where: str) -> None:
         raise UnsupportedError(f"{where}: imageLayoutVersion is {str(version)[:40]!r}, not 1.x")
 
 
-def decode_model(data: bytes, where: str) -> Manifest:
-    """A manifest that is a model's.
+def decode_model(data: bytes, where: str, fetch: Fetch) -> Reading:
+    """A manifest that is a model's, in any of the forms that registries have (``dialects``).
 
     What parses but is something else (an index, a container image, ``{}``) is
-    refused, so that it cannot be installed as an empty model.
+    refused, so that it cannot be installed as an empty model. ``fetch`` reads small blobs.
     """
     value = _object(data, where)
     if value.get("schemaVersion") != 2:
@@ -116,16 +125,19 @@ def decode_model(data: bytes, where: str) -> Manifest:
         raise FormatError(f"{where}: schemaVersion is {found!r}, not 2")
     if value.get("mediaType", _OCI_MANIFEST) not in (MANIFEST_TYPE, _OCI_MANIFEST):
         raise UnsupportedError(f"{where}: mediaType {str(value.get('mediaType'))[:80]!r}")
+    config = value.get("config")
+    if isinstance(config, dict) and config.get("mediaType") in _FOREIGN:
+        return read(document(Received(data, Digest.of(data), _OCI_MANIFEST), where), where, fetch)
     manifest = Manifest.decode(data, where)
     types = [layer.media_type for layer in manifest.layers]
     foreign = [type_ for type_ in types if not type_.startswith(PREFIX)]
     if manifest.config.media_type != CONFIG_TYPE or foreign or not types:
         other = (foreign or [manifest.config.media_type])[0] if types else "no layers"
         raise UnsupportedError(
-            f"{where}: not a model that Ollama or mbuild made: {other[:80]!r}",
+            f"{where}: not a model of Ollama, ModelPack or Docker Model Runner: {other[:80]!r}",
             hint="take the GGUF file out of it and build from that",
         )
-    return manifest
+    return Reading(manifest.blobs(), lambda store: data, is_ollama=True)
 
 
 def parse_name(text: str, where: str) -> ModelName:

@@ -1,6 +1,7 @@
 """What differs between two models: layers, settings, texts, metadata, weights."""
 
 from mbuild.models.compare.causes import DifferenceCause, causes
+from mbuild.models.compare.measures import measures_of
 from mbuild.models.compare.models import ChangedValue, ModelDiff, WeightsDiff, diff
 from mbuild.models.compare.sides import Side, gguf_side, model_side
 from mbuild.models.compare.tensors import TensorDiff, TensorFacts
@@ -16,5 +17,6 @@ __all__ = [
     "causes",
     "diff",
     "gguf_side",
+    "measures_of",
     "model_side",
 ]

@@ -129,7 +129,7 @@ def _steps(
     same_key: Callable[[str, str], bool],
 ) -> Iterator[Compared]:
     for one, two in zip_longest(said, found, fillvalue={}):
-        words = (str((two or one).get(key, "")) for key in ("kind", "target"))
+        words = (str((two or one).get(key, "")) for key in ("kind", "role"))
         keys = str(one.get("key", "none")), str(two.get("key", "none"))
         own = ({k: v for k, v in step.items() if k not in _OWN} for step in (one, two))
         agrees = canonical_json(next(own)) == canonical_json(next(own)) and (

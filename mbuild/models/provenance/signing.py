@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mbuild.build.graph import canonical_json
 from mbuild.core.digest import Digest
 from mbuild.core.names import DEFAULT_HOST
-from mbuild.models.provenance.reading import statements
+from mbuild.models.provenance.statements import statements
 from mbuild.registry.documents import signature_document
 from mbuild.store.attached import (
     ENVELOPE,

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mbuild.store import Store, StoredManifest
 
 README = "README.md"
+_XET = "/xet-write-token"
+"""In the address where the official client asks for leave to use Xet's storage."""
 
 
 class Publication(NamedTuple):
@@ -122,7 +124,6 @@ def send(found: Publication, *, private: bool, bars: bool = False) -> str:
 def _client(*, bars: bool) -> tuple[Any, tuple[type[Exception], ...]]:
     """The official client, and what it raises."""
     try:
-        import httpx
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
     except ImportError:
@@ -148,7 +149,8 @@ def _client(*, bars: bool) -> tuple[Any, tuple[type[Exception], ...]]:
         library_name="mbuild",
         library_version=__version__,
     )
-    known = (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError)
+    # It is made of its HTTP library's own error: httpx2's, in older versions httpx's.
+    known = (HfHubHTTPError, OfflineModeIsEnabled, *HfHubHTTPError.__bases__)
     return api, (*known, RuntimeError, ValueError, OSError)
 
 
@@ -164,6 +166,11 @@ def _explained(error: Exception, reference: HubReference) -> RegistryError:
         error = error.__cause__
     status = getattr(getattr(error, "response", None), "status_code", 0)
     said = str(getattr(error, "server_message", None) or error).strip().partition("\n")[0][:300]
+    if _XET in str(getattr(getattr(error, "response", None), "url", "")):
+        return RegistryError(
+            f"{reference} cannot be pushed to: {endpoint()} does not take files by hf_xet",
+            hint="set HF_HUB_DISABLE_XET=1: then they go there by the older protocol of LFS",
+        )
     if status in (401, 403, 404):
         return DeniedError(
             f"{reference} cannot be pushed to: {said or f'status {status}'}",

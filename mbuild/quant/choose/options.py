@@ -199,6 +199,14 @@ class Quantization(NamedTuple):
     imatrix: Annotated[
         "str | None", Option("Importance matrix (GGUF or the old format).", FILE)
     ] = None
+    imatrix_from: Annotated[
+        "str | None",
+        Option("Compute the importance matrix on this text, with the unquantized model.", FILE),
+    ] = None
+    imatrix_chunks: Annotated[
+        "int | None",
+        Option("Use only so many chunks of 512 tokens of that text  [default: all]", COUNT),
+    ] = None
     pure: Annotated[
         bool, Option("Use one type for all tensors except those that --tensor-type matches.")
     ] = False
@@ -227,7 +235,7 @@ class Quantization(NamedTuple):
     @property
     def importances(self) -> bool:
         """Whether an importance matrix will be used."""
-        return self.imatrix is not None
+        return self.imatrix is not None or self.imatrix_from is not None
 
     @classmethod
     def parse(cls, file_type: str, given: Mapping[str, Any]) -> "Quantization":
@@ -238,15 +246,35 @@ class Quantization(NamedTuple):
         """
         from mbuild.quant.choose.types import file_type as parsed
 
-        return cls(parsed(file_type), **parse_given(OPTIONS, given, "a quantization"))
+        found = cls(parsed(file_type), **parse_given(OPTIONS, given, "a quantization"))
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        """Raise :class:`UsageError` for options that contradict each other."""
+        if self.imatrix is not None and self.imatrix_from is not None:
+            raise UsageError(
+                "--imatrix and --imatrix-from give two importance matrices", hint="leave one out"
+            )
+        if self.imatrix_chunks is not None and self.imatrix_from is None:
+            raise UsageError("--imatrix-chunks has no effect without --imatrix-from")
+        if self.file_type.budget is not None and self.pure:
+            raise UsageError(
+                f"--pure asks for one type, and {self.file_type.name} for many",
+                hint="leave --pure out, or name a type",
+            )
 
     def options(self) -> Iterator[tuple[Option, Any]]:
         """The options that differ from their defaults, with their values."""
         return said(OPTIONS, self)
 
     def fields(self) -> dict[str, Any]:
-        """Every field as JSON, by its own name: what decides the quantized model."""
-        every = {name: row.write(getattr(self, name)) for name, row in OPTIONS.items()}
+        """Every field as JSON, by its own name: what decides the quantized model.
+
+        Of a matrix that is computed neither text nor length: what comes of them decides.
+        """
+        rows = ((name, row) for name, row in OPTIONS.items() if name not in _COMPUTED)
+        every = {name: row.write(getattr(self, name)) for name, row in rows}
         return {"file_type": self.file_type.name, **every}
 
     def to_json(self) -> dict[str, Any]:
@@ -262,6 +290,10 @@ class Quantization(NamedTuple):
     def flags(self) -> list[tuple[str, str]]:
         """The options on a command line, without ``-q``: flags and values, empty where none is."""
         return flags_of(self.options())
+
+
+_COMPUTED = ("imatrix_from", "imatrix_chunks")
+"""The options that say how an importance matrix is computed."""
 
 
 def _lowered(written: Any) -> Any:
@@ -328,5 +360,7 @@ def spelled(name: str) -> str:
     """A type as people and tags spell it: ``q4_K_M`` for ``Q4_K_M``, ``iq3_s``, ``bf16``."""
     if name.startswith("IQ"):
         return name.lower()
+    if name[0].isdigit():  # how large the model may be, which is written as it is
+        return name
     letters = len(name) - len(name.lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
     return name[:letters].lower() + name[letters:]

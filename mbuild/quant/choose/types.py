@@ -6,11 +6,25 @@ Names, numbers and defaults are llama.cpp's (``llama_ftype`` and the options of
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from mbuild.core.errors import UsageError
 from mbuild.core.suggest import did_you_mean, near
+from mbuild.core.units import parse_size
 from mbuild.gguf.types import GGMLType
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How large a model may be: bytes of its file, or bits for each of its weights."""
+
+    size: int | None = None
+    bits: float | None = None
+
+    def bytes_for(self, weights: int) -> int:
+        """The bytes that a model of so many weights may take."""
+        return self.size if self.size is not None else int((self.bits or 0) * weights / 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +32,14 @@ class FileType:
     """A quantization as users name it.
 
     ``number`` is ``general.file_type``; ``default`` the type of tensors that the
-    recipe has no rule for.
+    recipe has no rule for. With a ``budget`` no rule chooses the types but what each costs
+    and loses; number and default are then those of a file that nobody knows.
     """
 
     name: str
     number: int
     default: GGMLType
+    budget: Budget | None = None
 
     def __str__(self) -> str:
         return self.name
@@ -77,7 +93,8 @@ _BY_NUMBER = {t.number: t for t in FILE_TYPES}
 def file_type(text: str) -> FileType:
     """The file type that a user names: any case, an alias, or its number.
 
-    Raises :class:`UsageError` with the nearest names otherwise.
+    A size (``4.2GB``) or bits a weight (``4.6bpw``) is one, too. Raises :class:`UsageError`
+    with the nearest names otherwise.
     """
     name = text.strip().upper()
     name = ALIASES.get(name, name)
@@ -85,8 +102,40 @@ def file_type(text: str) -> FileType:
         return _BY_NAME[name]
     if name.isascii() and name.isdigit() and len(name) < 4 and int(name) in _BY_NUMBER:
         return _BY_NUMBER[int(name)]
+    if name[:1].isdigit() and (sized := _sized(text.strip())) is not None:
+        return sized
     hint = did_you_mean(near(name, _BY_NAME, 3), f"one of {', '.join(_BY_NAME)}")
     raise UsageError(f"unknown quantization {text[:64]!r}", hint=hint)
+
+
+_GUESSED = 1024
+"""``LLAMA_FTYPE_GUESSED``: the number of a file that no file type describes."""
+
+_BITS = re.compile(r"(\d+(?:\.\d+)?)bpw", re.IGNORECASE)
+_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(I?)B?|B)", re.IGNORECASE)
+
+
+def _sized(text: str) -> FileType | None:
+    """The file type that a size or a number of bits stands for; None for neither."""
+    match = _BITS.fullmatch(text)
+    if match is not None:
+        bits = float(match[1])
+        if not 0 < bits <= 32:
+            raise UsageError(f"{bits:g} bits a weight cannot be", hint="write for example 4.6")
+        return FileType(f"{_number(match[1])}bpw", _GUESSED, GGMLType.F16, Budget(bits=bits))
+    match = _BYTES.fullmatch(text)
+    if match is None:
+        return None
+    unit = (match[2] or "").upper() + (match[3] or "").lower()
+    name = f"{_number(match[1])}{unit}B"
+    return FileType(name, _GUESSED, GGMLType.F16, Budget(parse_size(name)))
+
+
+def _number(digits: str) -> str:
+    """Digits without zeros that say nothing: 4.6 for 04.60."""
+    whole, point, rest = digits.partition(".")
+    rest = rest.rstrip("0")
+    return (whole.lstrip("0") or "0") + (point + rest if rest else "")
 
 
 def tensor_type(text: str) -> GGMLType:

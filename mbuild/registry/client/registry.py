@@ -16,6 +16,7 @@ from mbuild.registry.auth.tokens import Authority, BearerTokens, usable
 from mbuild.registry.client.access import Access, Nearness, nearness_of_host
 from mbuild.registry.client.answers import AGAIN, drained, is_json, later, read_limited, refusal
 from mbuild.registry.client.web import PORTS, Web
+from mbuild.registry.hub.reference import mirror
 from mbuild.store.manifest import MANIFEST_TYPE, MAX_MANIFEST_BYTES
 
 if TYPE_CHECKING:
@@ -70,9 +71,11 @@ class Registry:
     ) -> None:
         """``login`` is shown in place of a stored one.
 
-        Raises :class:`ForbiddenHostError` for a host that may not be asked.
+        For the Hub's registry the mirror is asked that ``$HF_ENDPOINT`` names. Raises
+        :class:`ForbiddenHostError` for a host that may not be asked.
         """
-        self.host = reference.endpoint
+        self._mirror = mirror(reference)
+        self.host = self._mirror.host or reference.endpoint
         self.path = reference.path
         access.check(self.host)
         self.access = access
@@ -102,6 +105,8 @@ class Registry:
         A scheme that the user wrote counts; one from a request over HTTP leads to http only
         where the server's operator named it so.
         """
+        if self._mirror.scheme:
+            return self._mirror.scheme
         if self.host in self.access.plain:
             return "http"
         if self._written == "https":
@@ -117,7 +122,7 @@ class Registry:
 
     def url(self, rest: str) -> str:
         """An address below the repository."""
-        return f"{self.scheme}://{self.host}/v2/{self.path}/{rest}"
+        return f"{self.scheme}://{self.host}{self._mirror.path}/v2/{self.path}/{rest}"
 
     def absolute(self, location: str) -> str:
         """The address that a ``Location`` names, which may be a path."""
@@ -134,9 +139,12 @@ class Registry:
             return usable(self._given, self.scheme, self.near)
         if not self.access.is_named(self.host):
             return None
-        from mbuild.registry.auth.logins import find
+        from mbuild.registry.auth.logins import find, hub_token
 
-        return usable(find(self.host, self.path), self.scheme, self.near)
+        found = find(self.host, self.path)
+        if found is None and self._mirror.host:  # whoever named it trusts it as the Hub
+            found = hub_token()
+        return usable(found, self.scheme, self.near)
 
     @cached_property
     def _tokens(self) -> BearerTokens:

@@ -21,7 +21,7 @@ def fits(document: Document) -> bool:
     return any(layer.media_type.startswith(PREFIX) for layer in document.layers)
 
 
-def manifest(document: Document, reference: ModelReference) -> Manifest:
+def manifest(document: Document, reference: ModelReference | str) -> Manifest:
     """The model; raises :class:`RegistryError` for a layer that is none of Ollama's."""
     if document.config.media_type != CONFIG_TYPE:
         raise RegistryError(
@@ -37,7 +37,7 @@ def manifest(document: Document, reference: ModelReference) -> Manifest:
     return Manifest(document.config, document.layers)
 
 
-def read(document: Document, reference: ModelReference) -> Reading:
+def read(document: Document, reference: ModelReference | str) -> Reading:
     """The blobs that the model needs; its manifest stays as it came."""
     layers = manifest(document, reference).blobs()
     return Reading(layers, lambda store: document.data, is_ollama=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mbuild.core.digest import Digest
 from mbuild.core.errors import DamagedError, RegistryError
 from mbuild.registry.dialects.files import MANIFEST_FILE
 from mbuild.registry.dialects.received import MAX_CONFIG
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def read(
-    form: ManifestForm, document: Document, reference: ModelReference, fetch: Fetch
+    form: ManifestForm, document: Document, reference: ModelReference | str, fetch: Fetch
 ) -> Reading:
     """What a manifest of that form says; raises :class:`RegistryError` for what is no model."""
     named = list(zip(document.layers, document.paths, strict=True))
@@ -47,7 +48,8 @@ def read(
         )
     context = form.context(_object(fetch(document.config, MAX_CONFIG), reference))
     finish = partial(_adopted, tuple(parts), context, str(reference))
-    return Reading(tuple(parts), finish, tuple(left_out))
+    foreign = Digest.of(document.data)
+    return Reading(tuple(parts), finish, tuple(left_out), foreign=foreign)
 
 
 def _adopted(parts: tuple[Layer, ...], context: int, name: str, store: Store) -> bytes:
@@ -56,7 +58,7 @@ def _adopted(parts: tuple[Layer, ...], context: int, name: str, store: Store) ->
     return adopt(parts, context, name, store)
 
 
-def _restored(data: bytes, document: Document, reference: ModelReference) -> Reading:
+def _restored(data: bytes, document: Document, reference: ModelReference | str) -> Reading:
     """Ollama's manifest, as it was; only blobs that the outer manifest names count."""
     try:
         manifest = Manifest.decode(data, f"{MANIFEST_FILE} of {reference}")
@@ -72,7 +74,7 @@ def _restored(data: bytes, document: Document, reference: ModelReference) -> Rea
     return Reading(manifest.blobs(), lambda store: data)
 
 
-def _object(data: bytes, reference: ModelReference) -> Mapping[str, Any]:
+def _object(data: bytes, reference: ModelReference | str) -> Mapping[str, Any]:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):

@@ -37,8 +37,10 @@ class Document(NamedTuple):
     paths: tuple[str, ...]
 
 
-def document(received: Received, reference: ModelReference) -> Document:
+def document(received: Received, reference: ModelReference | str) -> Document:
     """Read a manifest; raises :class:`RegistryError` for all that is no model's.
+
+    The reference, or in an archive the place, is what messages call it.
 
     That is what a strange or hostile registry may send: no JSON, no object, an index of
     several manifests, a config or layers that are missing, sizes and digests that are none.
@@ -51,10 +53,11 @@ def document(received: Received, reference: ModelReference) -> Document:
         raise _no_manifest(reference, "it is not a JSON object")
     media_type = value.get("mediaType") or received.media_type
     if "manifests" in value or media_type in (OCI_INDEX, DOCKER_LIST):
-        raise RegistryError(
-            f"{reference} is an index of several manifests",
-            hint=f"name one of them: {reference.host}/{reference.path}@{_first_of(value)}",
-        )
+        hint = "copy one of them alone"
+        if not isinstance(reference, str):
+            one = f"{reference.host}/{reference.path}@{_first_of(value)}"
+            hint = f"name one of them: {one}"
+        raise RegistryError(f"{reference} is an index of several manifests", hint=hint)
     version = value.get("schemaVersion")
     if version != 2 or not isinstance(media_type, str):
         raise _no_manifest(reference, f"its schemaVersion is {str(version)[:20]}")
@@ -85,7 +88,7 @@ def _path(layer: Mapping[str, Any]) -> str:
     return found if isinstance(found, str) else ""
 
 
-def _no_manifest(reference: ModelReference, why: str) -> RegistryError:
+def _no_manifest(reference: ModelReference | str, why: str) -> RegistryError:
     return RegistryError(
         f"{reference}: what the registry sent is not a model's manifest: {why}",
         hint="check the name; a proxy or a login page may have answered in the registry's place",

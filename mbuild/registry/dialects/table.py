@@ -63,10 +63,11 @@ def write(dialect: Dialect, model: PlainModel) -> WrittenManifest:
     return ollama.written(model) if dialect.form is None else written(dialect.form, model)
 
 
-def read(document: Document, reference: ModelReference, fetch: Fetch) -> Reading:
+def read(document: Document, reference: ModelReference | str, fetch: Fetch) -> Reading:
     """What a manifest says, in whichever dialect it is: its config's media type tells.
 
-    ``fetch`` gets small blobs. Raises :class:`RegistryError` for what is no model.
+    ``reference`` is what messages call it. ``fetch`` gets small blobs. Raises
+    :class:`RegistryError` for what is no model.
     """
     from mbuild.registry.dialects.reading import read as read_form
 

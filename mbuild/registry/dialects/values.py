@@ -49,13 +49,15 @@ class Reading(NamedTuple):
 
     ``finish`` gives the bytes of the store's manifest, once the blobs are there; it raises
     :class:`RegistryError` for blobs that make no model. ``left_out`` are files that the store
-    has no place for. ``is_ollama``: the registry's manifest is the store's.
+    has no place for. ``is_ollama``: the registry's manifest is the store's. ``foreign`` is the
+    digest of a manifest that another tool wrote.
     """
 
     layers: tuple[Layer, ...]
     finish: Callable[[Store], bytes]
     left_out: tuple[str, ...] = ()
     is_ollama: bool = False
+    foreign: Digest | None = None
 
 
 Fetch = Callable[[Layer, int], bytes]

@@ -7,9 +7,9 @@ import re
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from mbuild.core.errors import UsageError
+from mbuild.core.errors import UnreachableError, UsageError
 from mbuild.core.names import InvalidNameError
-from mbuild.registry.reference import HUB_HOSTS
+from mbuild.registry.reference import HUB_HOSTS, ModelReference
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 DEFAULT_REVISION = "main"
@@ -74,6 +74,34 @@ def endpoint() -> str:
             hint=f"unset it, or write for example HF_ENDPOINT={DEFAULT_ENDPOINT}",
         )
     return text
+
+
+class Mirror(NamedTuple):
+    """Where the Hub's registry is to be had: scheme, host and the path before ``/v2/``.
+
+    All are empty for any registry under its own name.
+    """
+
+    scheme: str = ""
+    host: str = ""
+    path: str = ""
+
+
+def mirror(reference: ModelReference) -> Mirror:
+    """What stands for the Hub where a reference names its registry, as in llama.cpp.
+
+    Raises :class:`UnreachableError` where ``$HF_HUB_OFFLINE`` forbids to ask the Hub.
+    """
+    if reference.host.lower() not in HUB_HOSTS:
+        return Mirror()
+    if is_offline():
+        raise UnreachableError(
+            f"{reference} is not here, and HF_HUB_OFFLINE forbids fetching it",
+            hint="unset HF_HUB_OFFLINE, or build once with a network",
+        )
+    parts = urlsplit(endpoint())
+    host = parts.netloc.rpartition("@")[2].lower()
+    return Mirror() if host in HUB_HOSTS else Mirror(parts.scheme, host, parts.path)
 
 
 def is_offline() -> bool:

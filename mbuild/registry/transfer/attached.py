@@ -20,7 +20,7 @@ from mbuild.registry.client.registry import Registry, pull_scope, push_scope
 from mbuild.registry.documents import (
     ARTIFACT_TYPES,
     SUFFIXES,
-    Placed,
+    DocumentManifest,
     documents_in,
     placed,
     rows_of,
@@ -29,7 +29,7 @@ from mbuild.registry.documents import (
 from mbuild.registry.reference import OLLAMA_HOSTS
 from mbuild.registry.transfer.moving import move
 from mbuild.registry.transfer.upload import Upload
-from mbuild.store.attached import MOST, Document, attach, documents
+from mbuild.store.attached import MOST, AttachedDocument, attach, documents
 from mbuild.store.manifest import MANIFEST_TYPE, MAX_MANIFEST_BYTES, Layer
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _send(upload: Upload, part: Part) -> None:
     upload.run(part)
 
 
-def _tags(found: Sequence[Document], subject: Layer) -> set[str]:
+def _tags(found: Sequence[AttachedDocument], subject: Layer) -> set[str]:
     return {tag_of(each.kind, subject.digest) for each in found} - {""}
 
 
@@ -78,7 +78,7 @@ def _layers_there(registry: Registry, reference: ModelReference, tag: str) -> li
 
 
 def _uploads(
-    manifests: Sequence[Placed], registry: Registry, store: Store, cancel: Cancel
+    manifests: Sequence[DocumentManifest], registry: Registry, store: Store, cancel: Cancel
 ) -> Iterator[Upload]:
     """Every blob once."""
     layers: dict[Digest, Layer] = {}
@@ -91,7 +91,10 @@ def _uploads(
 
 
 def _give_names(
-    manifests: Sequence[Placed], registry: Registry, reference: ModelReference, subject: Digest
+    manifests: Sequence[DocumentManifest],
+    registry: Registry,
+    reference: ModelReference,
+    subject: Digest,
 ) -> None:
     scopes = (push_scope(reference.path),)
     unlisted: list[Referrer] = []

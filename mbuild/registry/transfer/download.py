@@ -28,8 +28,8 @@ _PIECE = 256 << 10
 """Bytes that are read and noted at once at most: what a kill loses, but for what is on the way."""
 
 _LEAST_PIECE = 64 << 10
-_SECONDS = 0.02
-"""About how long a piece takes: on a slow line a kill then loses little, too."""
+_SECONDS = 0.005
+"""About how long a piece takes, so that a kill loses as little of the time on a slow line."""
 
 _DIGESTED = 1 << 20  # bytes after which the digest follows
 _EXPIRED = frozenset({400, 401, 403, 404, 410})

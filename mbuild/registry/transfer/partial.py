@@ -265,6 +265,15 @@ class PartialBlob:
         Then nothing of it is kept.
         """
         assert self._file is not None
+        blob = self._blobs.publish(self._file, self._whole(), self.size)
+        self._close_journal()
+        self._journal_path.unlink(missing_ok=True)
+        if self._other is None:
+            return blob
+        return blob._replace(blake3=Digest(self._other.hexdigest(), BLAKE3))
+
+    def _whole(self) -> Digest:
+        """The digest, once all is digested; raises :class:`OtherBytesError` for another one."""
         assert not self.missing()
         with self._hashing:
             self._hash_to(self.size)
@@ -276,12 +285,7 @@ class PartialBlob:
                 f"the registry sent the wrong bytes: their digest is {found}, not {self.digest}",
                 hint="nothing was kept; the blob in the registry is damaged: push it again",
             )
-        blob = self._blobs.publish(self._file, self.digest, self.size)
-        self._close_journal()
-        self._journal_path.unlink(missing_ok=True)
-        if self._other is None:
-            return blob
-        return blob._replace(blake3=Digest(self._other.hexdigest(), BLAKE3))
+        return found
 
     def discard(self) -> None:
         """Remove what is there: nobody needs it."""
@@ -295,6 +299,20 @@ class PartialBlob:
         if self._file is not None:
             self._file.leave()
         self._close_journal()
+
+    @property
+    def ahead(self) -> int:
+        """Bytes that arrived and that nobody has read, where that is to be little; else 0."""
+        return 0
+
+    def used(self, start: int, end: int) -> None:
+        """Somebody read these bytes, who reads while it comes; here that changes nothing."""
+
+    def check(self, start: int, end: int) -> None:
+        """Raise where these bytes cannot be read a second time; here they can."""
+
+    def release(self) -> None:
+        """Whoever read while it came has ended; here that changes nothing."""
 
     def _close_journal(self) -> None:
         if self._journal >= 0:

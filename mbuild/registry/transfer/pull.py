@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
+from mbuild import __version__
 from mbuild.core.digest import Digest
 from mbuild.core.errors import AbsentError, RegistryError
 from mbuild.core.transfers import (
@@ -26,7 +27,9 @@ from mbuild.registry.transfer.attached import fetch_documents
 from mbuild.registry.transfer.download import Download
 from mbuild.registry.transfer.moving import move, registry_of
 from mbuild.registry.transfer.partial import OtherBytesError, PartialBlob
+from mbuild.registry.transfer.passing import PassingBlob
 from mbuild.store.manifest import Manifest
+from mbuild.store.records import ADOPTED, MANIFEST
 from mbuild.work.cancel import Cancel
 
 if TYPE_CHECKING:
@@ -76,10 +79,15 @@ def bring_model(
     with registry_of(reference, access, cancel) as registry:
         yield PhaseStarted(_PULL, Phase.READING_MANIFEST)
         found = _pinned(registry, reference, pinned) if pinned else look(registry, reference)
-        sizes = _sizes(found)
-        moved = yield from bring(sizes, registry, store, cancel)
-        yield PhaseStarted(_PULL, Phase.VERIFYING)
-        data = _finished(found, store, pinned)
+        sizes, moved = _sizes(found), 0
+        data = _adopted(found, store, pinned)
+        if data is None:
+            moved = yield from bring(sizes, registry, store, cancel)
+            yield PhaseStarted(_PULL, Phase.VERIFYING)
+            data = finished(found, store, pinned)
+        else:
+            for digest, size in sizes.items():
+                yield BlobDone(_PULL, digest, size, 0)
         yield PhaseStarted(_PULL, Phase.WRITING_MANIFEST)
         target = store.manifests.resolve(name)
         replaced = None
@@ -103,7 +111,26 @@ def _pinned(registry: Registry, reference: ModelReference, pinned: Digest) -> Re
         return found
 
 
-def _finished(found: Reading, store: Store, pinned: Digest | None) -> bytes:
+def _adopted(found: Reading, store: Store, pinned: Digest | None) -> bytes | None:
+    """The manifest of the model that another tool's files became before, if all of it is here.
+
+    Their archives are not: they were unpacked, and need not come again.
+    """
+    if found.foreign is None:
+        return None
+    identity = store.cache.get(ADOPTED, _adopted_key(found.foreign))
+    data = None if identity is None else store.cache.get(MANIFEST, identity.hex)
+    if data is None or Digest.of(data) != identity or pinned not in (None, identity):
+        return None
+    blobs = Manifest.decode(data, "the manifest").blobs()
+    return data if all(store.blobs.bring(each.digest, each.size) for each in blobs) else None
+
+
+def _adopted_key(foreign: Digest) -> str:
+    return f"{foreign} {__version__}"
+
+
+def finished(found: Reading, store: Store, pinned: Digest | None = None) -> bytes:
     """The store's manifest; blobs that it does not name are not kept, nor any if there is none."""
     brought = {layer.digest for layer in found.layers}
     try:
@@ -119,6 +146,9 @@ def _finished(found: Reading, store: Store, pinned: Digest | None) -> bytes:
     named = {layer.digest for layer in Manifest.decode(data, "the manifest").blobs()}
     if not_needed := brought - named:
         store.discard(not_needed)
+    if found.foreign is not None:
+        store.database.put(MANIFEST, Digest.of(data).hex, data)
+        store.cache.put(ADOPTED, _adopted_key(found.foreign), Digest.of(data))
     return data
 
 
@@ -133,13 +163,15 @@ class Places(NamedTuple):
 
     ``found`` is given each one that came, with its BLAKE3. ``watch`` is called often, also
     while nothing comes, and may raise. ``begun`` is given the unfinished files once there is
-    room for them: where they are read meanwhile, the first range of each comes first.
+    room for them: where they are read meanwhile, the first range of each comes first. With
+    ``hold``, which waits before each range, they only pass: nothing of them is kept.
     """
 
     urls: Mapping[Digest, str]
     found: Callable[[Blob], object] = lambda blob: None
     watch: Callable[[], object] = lambda: None
     begun: Callable[[Sequence[PartialBlob]], object] | None = None
+    hold: Callable[[Part], object] | None = None
 
 
 _BLOBS = Places({})
@@ -157,18 +189,20 @@ def bring(
     The caller holds the store. A blob that another process is fetching is waited for.
     """
     twice = bool(places.urls)
+    kind = PartialBlob if places.hold is None else PassingBlob
     moved = 0
     with ExitStack() as stack:
         wanted: dict[Digest, PartialBlob] = {}
         for digest, size in sorted(sizes.items()):  # all in one order: none waits in a ring
             if not store.blobs.bring(digest, size):
-                wanted[digest] = PartialBlob(store.blobs, digest, size, twice=twice)
+                wanted[digest] = kind(store.blobs, digest, size, twice=twice)
         yield from _claimed(wanted, store, stack, places)
         for digest, size in sizes.items():
             if digest not in wanted:
                 yield BlobDone(_PULL, digest, size, 0)
         order = [wanted[digest] for digest in sizes if digest in wanted]
-        store.blobs.check_room(sum(blob.size - blob.received for blob in order))
+        if places.hold is None:  # else only what is not read yet takes room
+            store.blobs.check_room(sum(blob.size - blob.received for blob in order))
         for blob in order:
             blob.begin()
         attempts = _ATTEMPTS
@@ -241,6 +275,8 @@ def _fetched(
 
     def fetch(item: tuple[Download, tuple[int, int]], part: Part) -> None:
         download, (start, end) = item
+        if places.hold is not None and start:  # headers come at once
+            places.hold(part)
         download.fetch(start, end, part)
 
     return move(_PULL, fetch, work, downloads, registry, places.watch)

@@ -37,9 +37,9 @@ class Sums:
 class Collector:
     """Sees the products of a pass and adds up what their weights were multiplied with."""
 
-    def __init__(self, *, outputs: bool = False) -> None:
-        """``outputs``: the output layer, too."""
-        self.sums: dict[str, Sums] = {}
+    def __init__(self, sums: dict[str, Sums], *, outputs: bool = False) -> None:
+        """``sums`` are gone on with; ``outputs``: the output layer, too."""
+        self.sums = sums
         self.failure: BaseException | None = None
         self._outputs = outputs
         library = open_library()
@@ -122,17 +122,26 @@ def _values(tensor: Any, kind: Any = np.float32) -> NDArray[Any]:
 
 
 def collect(
-    path: str, text: bytes, n_ctx: int, most: int, threads: int, *, special: bool = False
+    path: str,
+    text: bytes,
+    n_ctx: int,
+    most: int,
+    threads: int,
+    *,
+    special: bool = False,
+    done: int = 0,
+    sums: dict[str, Sums] | None = None,
 ) -> Iterator[tuple[int, int, Collector]]:
     """Run a text through a model; after each chunk its number, how many there are, and the sums.
 
-    Raises :class:`UsageError`, :class:`EngineError`.
+    ``sums`` are what the first ``done`` chunks came to, and grow. Raises :class:`UsageError`,
+    :class:`EngineError`.
     """
-    collector = Collector()
+    collector = Collector({} if sums is None else sums)
     network = Network(path, n_ctx, threads, collector.watch)
     try:
         chunks = network.chunks(text, most, special=special)
-        for number, chunk in enumerate(chunks, 1):
+        for number, chunk in enumerate(chunks[done:], done + 1):
             # All positions are asked for: of the others the last layers would not be computed.
             next(network.run(chunk))
             if collector.failure is not None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import selectors
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import IO, Any, NamedTuple
 
 from mbuild.core.errors import UsageError
@@ -18,6 +19,7 @@ CHUNK_TOKENS = 512
 """Tokens of a chunk, as llama-imatrix and llama-perplexity have it."""
 
 
+_PATIENCE = 0.2  # seconds
 _LAST_WORDS = 2000  # bytes of standard error that are looked at
 
 
@@ -60,8 +62,12 @@ def measure_job(
     }
 
 
-def run_job(job: dict[str, Any]) -> Generator[Progress, None, dict[str, Any]]:
-    """Do a job; a caller that closes the generator ends it.
+def run_job(
+    job: dict[str, Any], waiting: Callable[[], object] = lambda: None
+) -> Generator[Progress, None, dict[str, Any]]:
+    """Do a job; a caller that closes the generator ends it, and so does what ``waiting`` raises.
+
+    That is called a few times a second while nothing comes.
 
     Raises :class:`NoEngineError`, :class:`UsageError` for what the job says is wrong, and
     :class:`EngineError` with the last words of a process that ended early.
@@ -69,10 +75,12 @@ def run_job(job: dict[str, Any]) -> Generator[Progress, None, dict[str, Any]]:
     if not has_engine():
         raise NoEngineError
     with tempfile.TemporaryFile() as said:
-        return (yield from _exchange(job, said))
+        return (yield from _exchange(job, said, waiting))
 
 
-def _exchange(job: dict[str, Any], said: IO[bytes]) -> Generator[Progress, None, dict[str, Any]]:
+def _exchange(
+    job: dict[str, Any], said: IO[bytes], waiting: Callable[[], object]
+) -> Generator[Progress, None, dict[str, Any]]:
     """A job's lines; ``said`` gets what the engine writes to standard error."""
     process = subprocess.Popen(
         [sys.executable, "-m", "mbuild.runtime.statistics.program"],
@@ -85,7 +93,7 @@ def _exchange(job: dict[str, Any], said: IO[bytes]) -> Generator[Progress, None,
     try:
         process.stdin.write(json.dumps(job).encode() + b"\n")
         process.stdin.flush()
-        for line in process.stdout:
+        for line in _lines(process.stdout, waiting):
             found = json.loads(line)
             if "result" in found:
                 result: dict[str, Any] = found["result"]
@@ -105,6 +113,22 @@ def _exchange(job: dict[str, Any], said: IO[bytes]) -> Generator[Progress, None,
         process.wait()
         process.stdin.close()
         process.stdout.close()
+
+
+def _lines(stream: IO[bytes], waiting: Callable[[], object]) -> Iterator[bytes]:
+    """The lines of a pipe; ``waiting`` is called again and again until the next one comes."""
+    rest = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        while True:
+            if not selector.select(_PATIENCE):
+                waiting()
+                continue
+            data = os.read(stream.fileno(), 1 << 16)
+            if not data:
+                return
+            *whole, rest = (rest + data).split(b"\n")
+            yield from (line for line in whole if line)
 
 
 def engine_features() -> str:

@@ -35,14 +35,19 @@ def _say(line: dict[str, Any]) -> None:
 
 def _imatrix(job: dict[str, Any]) -> dict[str, Any]:
     from mbuild.runtime.statistics.importances import collect, unseen_experts, write_importances
+    from mbuild.runtime.statistics.state import Kept
 
     text = Path(job["text"]).read_bytes()
-    done = total = 0
-    sums: Any = {}
+    kept = Kept(Path(job["state"])) if job.get("state") else None
+    done, sums = kept.read() if kept is not None else (0, {})
     settings = (job["n_ctx"], job["chunks"], job["threads"])
-    for done, total, collector in collect(job["model"], text, *settings, special=job["special"]):
+    special, before = job["special"], done
+    for done, total, collector in collect(
+        job["model"], text, *settings, special=special, done=before, sums=sums
+    ):
         _say({"done": done, "total": total})
-        sums = collector.sums
+        if kept is not None:
+            kept.write(done, collector.sums)
     write_importances(Path(job["output"]), sums, job["name"], done, job["n_ctx"])
     return {"chunks": done, "tensors": len(sums), "unseen": unseen_experts(sums)}
 

@@ -15,6 +15,7 @@ _STYLES: dict[NodeLook, str] = {
     NodeLook.GIVEN: 'style="filled", fillcolor="#ffffff", color="#7d8690"',
     NodeLook.CACHED: 'style="filled,rounded", fillcolor="#f6f8fa", color="#aab4be"',
     NodeLook.RUN: 'style="filled,rounded", fillcolor="#ddf4ff", color="#0969da", penwidth=2',
+    NodeLook.RUNNING: 'style="filled,rounded,dashed", fillcolor="#ddf4ff", color="#0969da"',
     NodeLook.RAN: 'style="filled,rounded", fillcolor="#ddf4ff", color="#0969da", penwidth=2',
     NodeLook.DEPENDS: 'style="filled,rounded,dashed", fillcolor="#fff8c5", color="#9a6700"',
     NodeLook.WAITED: 'style="filled,rounded,dotted", fillcolor="#ffffff", color="#7d8690"',

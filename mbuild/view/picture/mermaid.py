@@ -17,6 +17,7 @@ _STYLES: dict[NodeLook, tuple[str, str]] = {
     NodeLook.GIVEN: ("given", "fill:transparent"),
     NodeLook.CACHED: ("cached", "stroke-width:1px,opacity:0.65"),
     NodeLook.RUN: ("run", "stroke:#0969da,stroke-width:3px"),
+    NodeLook.RUNNING: ("running", "stroke:#0969da,stroke-width:3px,stroke-dasharray:8 3"),
     NodeLook.RAN: ("ran", "stroke:#0969da,stroke-width:3px"),
     NodeLook.DEPENDS: ("depends", "stroke:#9a6700,stroke-width:2px,stroke-dasharray:6 4"),
     NodeLook.WAITED: ("waited", "stroke-dasharray:2 4"),

@@ -21,6 +21,7 @@ class NodeLook(StrEnum):
     GIVEN = "given"
     CACHED = "cached"
     RUN = "to run"
+    RUNNING = "running"
     RAN = "ran"
     DEPENDS = "depends"
     WAITED = "not reached"
@@ -31,9 +32,10 @@ MEANINGS: dict[NodeLook, str] = {
     NodeLook.GIVEN: "source",
     NodeLook.CACHED: "cached",
     NodeLook.RUN: "will run",
+    NodeLook.RUNNING: "is running",
     NodeLook.RAN: "ran",
     NodeLook.DEPENDS: "runs only if its input changes",
-    NodeLook.WAITED: "had not begun",
+    NodeLook.WAITED: "not begun",
     NodeLook.FAILED: "did not finish",
 }
 """What a legend says of each look."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mbuild.build.engine import State
 from mbuild.build.network import BuildGraph
 from mbuild.build.sources.values import Material
+from mbuild.build.underway import RUNNING, WAITING
 from mbuild.core.units import human_duration, human_size
 from mbuild.view.picture import Node, NodeLook, NodeRole, Picture
 from mbuild.view.picture.simplify import simplify_picture
@@ -35,12 +36,21 @@ class _Step(NamedTuple):
 
 _PLANNED: dict[State, NodeLook] = {
     State.CACHED: NodeLook.CACHED,
+    State.SHARED: NodeLook.CACHED,
     State.RUN: NodeLook.RUN,
     State.DEPENDS: NodeLook.DEPENDS,
 }
 
+_RECORDED: dict[str, NodeLook] = {
+    "cached": NodeLook.CACHED,
+    "ran": NodeLook.RAN,
+    RUNNING: NodeLook.RUNNING,
+    WAITING: NodeLook.WAITED,
+}
+
 _STRONGEST = (
     NodeLook.FAILED,
+    NodeLook.RUNNING,
     NodeLook.RAN,
     NodeLook.RUN,
     NodeLook.WAITED,
@@ -64,10 +74,11 @@ def picture_of_plan(forecast: Forecast) -> Picture:
 
 
 def picture_of_build(record: BuildRecord) -> Picture:
-    """What a build did: sizes, times and reasons as they were."""
+    """What a build did, or has done so far: sizes, times and reasons as they were."""
     steps = [_recorded(step) for step in record.steps]
+    ended = record.result != RUNNING
     facts = [
-        f"{record.result} in {human_duration(record.seconds)}",
+        f"{record.result} in {human_duration(record.seconds)}" if ended else record.result,
         f"{record.ran} steps run, {record.cached} cached",
     ]
     if record.written:
@@ -76,12 +87,10 @@ def picture_of_build(record: BuildRecord) -> Picture:
 
 
 def look_of(step: StepRecord) -> NodeLook:
-    """How a step of a past build looks."""
-    if step.status == "cached":
-        return NodeLook.CACHED
-    if step.status == "ran":
-        return NodeLook.RAN
-    return NodeLook.FAILED if step.seconds else NodeLook.WAITED
+    """How a step of a past or running build looks."""
+    if step.status == "unfinished":
+        return NodeLook.FAILED if step.seconds else NodeLook.WAITED
+    return _RECORDED[step.status]
 
 
 def _planned(step: PlannedStep) -> _Step:
@@ -108,7 +117,7 @@ def _planned(step: PlannedStep) -> _Step:
 
 def _recorded(step: StepRecord) -> _Step:
     look = look_of(step)
-    facts = [look.value]
+    facts = ["waits" if step.status == WAITING else look.value]
     if look in (NodeLook.RAN, NodeLook.FAILED) and step.seconds >= 0.0005:
         facts.append(human_duration(step.seconds))
     size = sum(layer.size for layer in step.layers)

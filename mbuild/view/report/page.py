@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent
 
 
-def page(record: BuildRecord, store: Store) -> str:
-    """The page of a build; what has gone from the store since is said to be gone."""
+def page(record: BuildRecord, store: Store, modelfile: str | None = None) -> str:
+    """The page of a build; what has gone from the store since is said to be gone.
+
+    ``modelfile`` is shown in place of the Modelfile's text, which the store keeps.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -67,7 +70,7 @@ def page(record: BuildRecord, store: Store) -> str:
             for number, step in enumerate(record.steps, start=1)
         ],
         options=tuple(f"{flag} {value}".rstrip() for flag, value in record.request.flags()),
-        modelfile=_modelfile(record.request.script, store),
+        modelfile=_modelfile(record.request.script, store) if modelfile is None else modelfile,
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.build.provenance.statement import BUILD_TYPE, PREDICATE, STATEMENT
 from mbuild.core.errors import DamagedError, NameNotFoundError
-from mbuild.store.attached import PROVENANCE, SBOM, Document, documents, is_about, parsed
+from mbuild.store.attached import PROVENANCE, SBOM, AttachedDocument, documents, is_about, parsed
 
 if TYPE_CHECKING:
     from mbuild.core.digest import Digest
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Statement(NamedTuple):
     """A statement: the document, and the JSON in it."""
 
-    document: Document
+    document: AttachedDocument
     value: Mapping[str, Any]
 
     @property
@@ -60,13 +60,13 @@ def newest(store: Store, stored: StoredManifest) -> Statement:
     return found[0]
 
 
-def bills(store: Store, model: Digest) -> list[Document]:
+def bills(store: Store, model: Digest) -> list[AttachedDocument]:
     """The bills of materials of a model, the newest first; raises as :func:`statements`."""
     rows = [(str(parsed(x.data)["metadata"]["timestamp"]), x) for x in _bills(store, model)]
     return [document for _, document in sorted(rows, key=lambda row: row[0], reverse=True)]
 
 
-def _bills(store: Store, model: Digest) -> list[Document]:
+def _bills(store: Store, model: Digest) -> list[AttachedDocument]:
     return [x for x in documents(store, model, SBOM) if is_about(SBOM, x.data, model)]
 
 
@@ -80,7 +80,7 @@ def _is_own(statement: Statement) -> bool:
     return isinstance(definition, dict) and definition.get("buildType") == BUILD_TYPE
 
 
-def _read(document: Document, model: Digest) -> Statement:
+def _read(document: AttachedDocument, model: Digest) -> Statement:
     try:
         value = parsed(document.data)
         form = value["_type"], value["predicateType"]

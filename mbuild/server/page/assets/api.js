@@ -1,0 +1,60 @@
+// Asks the server. The token, where one is needed, lies in this tab's session storage: it is
+// sent by this page alone, goes with the tab, and no other page of this host gets it, as one of
+// another port would get a cookie.
+
+const KEY = "mbuild-token";
+
+export class Refused extends Error {
+  constructor(status, text) {
+    super(text);
+    this.status = status;
+  }
+}
+
+export const token = {
+  get: () => sessionStorage.getItem(KEY) ?? "",
+  set: (text) => sessionStorage.setItem(KEY, text),
+  drop: () => sessionStorage.removeItem(KEY),
+};
+
+// One request; throws Refused with the server's words, or with those for a server that is gone.
+export async function ask(method, path, body, signal) {
+  const headers = body === undefined ? {} : { "Content-Type": "application/json" };
+  if (token.get()) headers.Authorization = `Bearer ${token.get()}`;
+  const content = body === undefined ? undefined : JSON.stringify(body);
+  let response;
+  try {
+    response = await fetch(path, { method, headers, body: content, signal, credentials: "omit" });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refused(0, "The server does not answer. Does mbuild serve still run?");
+  }
+  if (!response.ok) throw new Refused(response.status, await wordsOf(response));
+  return response;
+}
+
+async function wordsOf(response) {
+  try {
+    return String((await response.json()).error);
+  } catch {
+    return `The server answered ${response.status}.`;
+  }
+}
+
+export const get = async (path, signal) => (await ask("GET", path, undefined, signal)).json();
+export const post = async (path, body, signal) => (await ask("POST", path, body, signal)).json();
+export const remove = async (path) => (await ask("DELETE", path)).json();
+
+// Reads lines of JSON as they come, until the server or `signal` ends them.
+export async function lines(path, onLine, signal) {
+  const response = await ask("GET", path, undefined, signal);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const pieces = (rest + value).split("\n");
+    rest = pieces.pop();
+    for (const piece of pieces) onLine(JSON.parse(piece));
+  }
+}

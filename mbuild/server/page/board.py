@@ -1,0 +1,178 @@
+"""The builds of this server as its page shows them: those that run, and how the last ones ended.
+
+A build's thread hands its events to the event loop and goes on; here each changes a few numbers.
+Whoever looks takes the state as it is then, so a slow reader misses what is past and holds nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from mbuild.core.errors import CancelledError
+from mbuild.core.events import BuildStarted, StepFinished, StepProgress, StepStarted
+from mbuild.server.catalogue import timestamp
+from mbuild.server.wording import log_line
+
+if TYPE_CHECKING:
+    from mbuild.server.jobs import BuildJob, Event
+
+ENDED = 50
+"""Ended builds that are remembered: the log has them, too, unless they ended before they began."""
+
+LINES = 200
+"""Lines of a build's log that are kept, the newest."""
+
+RUNS = ("running", "waiting", "stopping")
+"""The states of a build that has not ended."""
+
+Wording = Callable[[BaseException], str]
+
+
+class ServedBuild:
+    """One build of this server. Only the event loop's thread changes it."""
+
+    def __init__(
+        self, identity: str, names: Sequence[str], job: BuildJob, board: Board, wording: Wording
+    ) -> None:
+        self.id = identity
+        self.names = tuple(names)
+        self.job = job
+        self.began = time.time_ns()
+        self.error = ""
+        self.seconds = 0.0
+        self.lines: deque[tuple[float, str]] = deque(maxlen=LINES)
+        self.progress: dict[int, tuple[int, int]] = {}
+        self.steps = 0
+        self.finished = 0
+        self._clock = time.monotonic()
+        self._board = board
+        self._wording = wording
+
+    @property
+    def state(self) -> str:
+        """``waiting`` for its turn, ``running``, ``stopping``, or how it ended."""
+        job = self.job
+        if not job.done:
+            return "stopping" if job.cancelled else "running" if job.started else "waiting"
+        if job.error is None:
+            return "built"
+        return "stopped" if isinstance(job.error, CancelledError) else "failed"
+
+    def took(self, event: Event) -> None:
+        """One more event of the build."""
+        if isinstance(event, StepProgress):
+            self.progress[event.step] = (int(event.completed), int(event.total))
+        elif isinstance(event, BuildStarted):
+            self.steps = event.steps
+        elif isinstance(event, StepStarted):
+            self.progress.setdefault(event.step, (0, 0))
+        elif isinstance(event, StepFinished):
+            self.finished += 1
+            self.progress.pop(event.step, None)
+        if line := log_line(event):
+            self.lines.append((round(time.monotonic() - self._clock, 1), line))
+        self._board.changed()
+
+    def ended(self) -> None:
+        """The build is over."""
+        self.progress.clear()
+        self.seconds = time.monotonic() - self._clock
+        error = self.job.error
+        if error is not None and not isinstance(error, CancelledError):
+            self.error = self._wording(error)
+        self._board.changed()
+
+    def summary(self) -> dict[str, Any]:
+        """A line of a list, with the keys of :func:`mbuild.server.page.records.summary`."""
+        return {
+            "id": self.id,
+            "names": list(self.names),
+            "state": self.state,
+            "began": timestamp(self.began),
+            "seconds": round(self.seconds, 3),
+            "error": self.error,
+            "from": "api",
+            "steps": self.steps,
+            "finished": self.finished,
+            "here": True,
+        }
+
+    def details(self) -> dict[str, Any]:
+        """What is known of it beside its record."""
+        return {
+            **self.summary(),
+            "log": [list(line) for line in self.lines],
+            "progress": {str(step): list(done) for step, done in self.progress.items()},
+            "here": not self.job.done,
+        }
+
+
+class Board:
+    """All builds of a server that are worth to be shown, and who waits for news of them."""
+
+    def __init__(self) -> None:
+        self._builds: dict[str, ServedBuild] = {}
+        self._waiting: set[asyncio.Event] = set()
+        self.closed = False
+
+    def follow(
+        self, job: BuildJob, identity: str, names: Sequence[str], wording: Wording
+    ) -> ServedBuild:
+        """Show a build from now on; one that is shown already is what it was."""
+        for build in self._builds.values():
+            if build.job is job:
+                return build
+        build = ServedBuild(identity, names, job, self, wording)
+        job.listen(build)
+        self._builds[identity] = build
+        ended = [each for each in self._builds.values() if each.job.done]
+        for each in ended[:-ENDED]:
+            del self._builds[each.id]
+        self.changed()
+        return build
+
+    def get(self, identity: str) -> ServedBuild | None:
+        """The build of that id, if this server runs it or remembers it."""
+        return self._builds.get(identity)
+
+    def all(self) -> list[ServedBuild]:
+        """All builds, the last that began first."""
+        return [*self._builds.values()][::-1]
+
+    def changed(self) -> None:
+        """Wake who waits."""
+        for each in self._waiting:
+            each.set()
+
+    def close(self) -> None:
+        """The server ends: nobody waits any longer."""
+        self.closed = True
+        self.changed()
+
+    @property
+    def watchers(self) -> int:
+        """How many wait for news."""
+        return len(self._waiting)
+
+    def watcher(self) -> asyncio.Event:
+        """An event that is set whenever something changed, until :meth:`leave`."""
+        event = asyncio.Event()
+        self._waiting.add(event)
+        return event
+
+    def leave(self, event: asyncio.Event) -> None:
+        """Wait no longer."""
+        self._waiting.discard(event)
+
+
+async def news(event: asyncio.Event, seconds: float) -> None:
+    """Wait until something changed, at most so long."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    event.clear()
