@@ -57,6 +57,7 @@ HANDED_ON = frozenset(
         "str(value['error'])",
         "found['error']",
         "f'{name}: {error.message}'",
+        "f'{option.flag}: {error.message}'",
         "f'{reference}: {error.message}'",
         "drift.message",
         "self._why or 'the work was stopped'",

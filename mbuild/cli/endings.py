@@ -21,6 +21,8 @@ from mbuild.core.names import DEFAULT_TAG, ModelName
 from mbuild.core.units import human_size
 
 if TYPE_CHECKING:
+    import click
+
     from mbuild.build.request import BuildRequest
     from mbuild.store import Store
 
@@ -28,6 +30,13 @@ TRACEBACK_VARIABLE = "MBUILD_TRACEBACK"
 """Set to 1, an internal error prints its traceback instead of writing it to a file."""
 
 _BLOCK = 512
+
+
+def meant(error: click.NoSuchOption) -> None:
+    """Where an option of other tools was given, name ours in the error, not one spelled alike."""
+    formats = error.ctx and any("--format" in param.opts for param in error.ctx.command.params)
+    if error.option_name == "--json" and formats and error.possibilities is not None:
+        error.possibilities[:] = ["--format json"]
 
 
 def interrupted(store: Store, names: Sequence[str]) -> CancelledError:

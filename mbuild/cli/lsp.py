@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable
+from contextlib import redirect_stdout
 
 import click
 
@@ -45,4 +48,7 @@ def lsp_command(
         opened = open_store(ctx, store)
         return [str(name) for name in opened.manifests.names()] if opened.root.is_dir() else []
 
-    make_server(arguments_of(build_arg), models).start_io()
+    # The editor's stream is closed in the end; whatever else is printed would disturb it.
+    stream = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    with redirect_stdout(sys.stderr):
+        make_server(arguments_of(build_arg), models).start_io(stdout=stream)

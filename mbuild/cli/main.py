@@ -273,6 +273,10 @@ def run(args: Sequence[str]) -> int:
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except click.ClickException as error:
+        if isinstance(error, click.NoSuchOption):
+            from mbuild.cli.endings import meant
+
+            meant(error)
         text = io.StringIO()
         error.show(text)
         _say(text.getvalue().rstrip("\n"))

@@ -13,6 +13,7 @@ from mbuild.core.digest import Digest
 from mbuild.core.errors import StoreError
 from mbuild.shared.naming import blob_name, record_name
 from mbuild.store.records import PLACE, RangePlace
+from mbuild.work.cancel import Cancel
 from mbuild.work.queues import Queues
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Sender:
         self._there: set[Digest] = set()
         self._places: dict[str, RangePlace] = {}
         self._pieces: dict[str, RangePlace] = {}
+        self._cancel = Cancel("the build has ended")
         self._finished = 0
         self._moving: dict[Digest, int] = {}
         self.total = 0
@@ -113,8 +115,12 @@ class Sender:
 
         self._queues.put(send)
 
+    def give_up(self) -> None:
+        """Let what is on its way stop there."""
+        self._cancel.cancel()
+
     def close(self) -> None:
-        """Drop what has not gone."""
+        """Drop what has not gone, and wait for the end of what stops."""
         self._queues.stop()
 
     def _add_piece(self, key: str, place: RangePlace) -> None:
@@ -177,6 +183,7 @@ class Sender:
 
     def _upload(self, digest: Digest, size: int, name: str) -> bool:
         def report(done: int) -> None:
+            self._cancel.check()
             self._moving[digest] = min(done, size)
 
         with self._lock:

@@ -138,6 +138,7 @@ GIVEN = {
     **{"split_layers": None, "keep_split": False, "recipe": "llama.cpp", "imatrix": None},
     **{"pure": False, "leave_output_tensor": False, "output_tensor_type": None},
     **{"token_embedding_type": None, "tensor_type": (), "allow_requantize": False},
+    **{"imatrix_from": None, "imatrix_chunks": None, "size": (), "bpw": ()},
     **{"override_kv": ()},
 }
 

@@ -40,6 +40,7 @@ ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
         "engine",
         "waiting",
         "exchange",
+        "surveying",
         "network",
         "explain",
         "reasons",

@@ -38,7 +38,7 @@ State = Mapping[str, Any]
 
 
 async def watch(service: Service, request: Request) -> Response:
-    """``builds`` and ``models``, line by line, with ``?build=ID`` that ``build`` and its ``graph``."""
+    """Lines with ``builds`` and ``models``; for ``?build=ID`` that ``build`` and its ``graph``."""
     if service.board.watchers >= WATCHERS:
         raise BusyError(f"{WATCHERS} pages are open already", hint="close one")
     lines = _lines(service, request.query_params.get("build", ""))
