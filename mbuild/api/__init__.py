@@ -4,7 +4,7 @@ A third front end beside the command line and HTTP: what it is asked becomes a
 :class:`mbuild.build.request.BuildRequest`, and everything behind that is the same.
 """
 
-from mbuild.api.errors import Error
+from mbuild.api.failing import Error
 from mbuild.api.inspecting import InspectedTensor, Inspection, inspect
 from mbuild.api.keywords import BuildOptions
 from mbuild.api.making import Built, build, convert, merge, quantize

@@ -7,7 +7,7 @@ from functools import wraps
 from inspect import signature
 from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar
 
-from mbuild.api.errors import Error, one_error
+from mbuild.api.failing import Error, one_error
 from mbuild.core.events import BuildEvent
 
 P = ParamSpec("P")

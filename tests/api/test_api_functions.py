@@ -17,7 +17,7 @@ from gguf_files import tiny_gguf
 import mbuild
 from mbuild import api
 from mbuild.api.asking import modelfile_of
-from mbuild.api.errors import one_error
+from mbuild.api.failing import one_error
 from mbuild.api.inspecting import inspect
 from mbuild.api.keywords import several
 from mbuild.api.making import build, convert, merge, quantize
