@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mbuild.build.engine import BuildEngine, State
+from mbuild.build.engine import BuildEngine
 from mbuild.build.fetching import fetch
 from mbuild.build.graph import StepContext, in_order
 from mbuild.build.prepare import located, plans_of
@@ -31,7 +31,8 @@ from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
     from mbuild.build.prepare import Build
-    from mbuild.build.steps.making import RangeMaker
+    from mbuild.build.surveying import State, survey
+from mbuild.build.steps.making import RangeMaker
     from mbuild.build.steps.outputs import Variant
     from mbuild.build.steps.quantize import Quantize
     from mbuild.build.steps.ranges import Range, RangeCache
@@ -112,7 +113,7 @@ def _groups(wanted: Build, store: Store) -> Iterator[list[Quantize]]:
                 f"a part is made of files that are here, and {step.subject} is not",
                 hint="fetch it into a folder that all machines see, and name that in FROM",
             )
-    rows = BuildEngine(store, wanted.use_cache).survey(ends)
+    rows = survey(BuildEngine(store, wanted.use_cache), ends)
     groups: dict[Hashable, list[Any]] = {}
     for row in rows:
         if row.step.kind != "quantize" or row.state in (State.CACHED, State.SHARED):
