@@ -17,6 +17,7 @@ from mbuild.build.engine import BuildEngine
 from mbuild.build.fetching import fetch
 from mbuild.build.graph import StepContext, in_order
 from mbuild.build.prepare import located, plans_of
+from mbuild.build.surveying import State, survey
 from mbuild.core.errors import RegistryError, SourceError, UnsupportedError, UsageError
 from mbuild.core.events import (
     BuildEvent,
@@ -31,8 +32,7 @@ from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
     from mbuild.build.prepare import Build
-    from mbuild.build.surveying import State, survey
-from mbuild.build.steps.making import RangeMaker
+    from mbuild.build.steps.making import RangeMaker
     from mbuild.build.steps.outputs import Variant
     from mbuild.build.steps.quantize import Quantize
     from mbuild.build.steps.ranges import Range, RangeCache
