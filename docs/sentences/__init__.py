@@ -56,6 +56,7 @@ HANDED_ON = frozenset(
         "str(value['error'])",
         "found['error']",
         "f'{name}: {error.message}'",
+        "f'{name}: {text}'",
         "f'{option.flag}: {error.message}'",
         "f'{reference}: {error.message}'",
         "drift.message",
