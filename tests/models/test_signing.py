@@ -434,7 +434,7 @@ def test_a_damaged_signature_file_is_told(mbuild: Run, tmp_path: Path) -> None:
     assert mbuild("verify", "mario", "--signed", "--key", "key.pub").returncode == 0
     store = Store(tmp_path / "store")
     stored = store.manifests.read(store.manifests.resolve(next(store.manifests.names())))
-    assert len(list(documents(store, stored.id))) == 4
+    assert len(list(documents(store, stored.id))) == 3
 
 
 def test_public_keys_are_read_from_either_half(tmp_path: Path) -> None:
