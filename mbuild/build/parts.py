@@ -13,10 +13,11 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mbuild.build.engine import BuildEngine, State
+from mbuild.build.engine import BuildEngine
 from mbuild.build.fetching import fetch
 from mbuild.build.graph import StepContext, in_order
 from mbuild.build.prepare import located, plans_of
+from mbuild.build.surveying import State, survey
 from mbuild.core.errors import RegistryError, SourceError, UnsupportedError, UsageError
 from mbuild.core.events import (
     BuildEvent,
@@ -112,7 +113,7 @@ def _groups(wanted: Build, store: Store) -> Iterator[list[Quantize]]:
                 f"a part is made of files that are here, and {step.subject} is not",
                 hint="fetch it into a folder that all machines see, and name that in FROM",
             )
-    rows = BuildEngine(store, wanted.use_cache).survey(ends)
+    rows = survey(BuildEngine(store, wanted.use_cache), ends)
     groups: dict[Hashable, list[Any]] = {}
     for row in rows:
         if row.step.kind != "quantize" or row.state in (State.CACHED, State.SHARED):
