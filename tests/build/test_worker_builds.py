@@ -16,6 +16,7 @@ from concurrent.futures import (
     ProcessPoolExecutor,
     ThreadPoolExecutor,
 )
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +25,24 @@ import pytest
 from adapters import factors, write_peft
 from checkpoints import FAMILIES, write_family
 from example_models import set_value, settle, write_chat
+from gguf_files import gguf_bytes
 from quant_data import imatrix_bytes
 
 import mbuild
+from mbuild.build.graph import StepContext
 from mbuild.build.sources import spans
 from mbuild.build.steps import elsewhere, filling, opened, ranges
+from mbuild.build.steps.as_it_is import write_as_it_is
 from mbuild.build.steps.changes import ChangedOrigin, DropLayers, TakeTensors
 from mbuild.build.steps.filling import VERSIONS, FillSource, FillTask, fill, layers_of, pickled
+from mbuild.build.steps.opened import OpenFiles
 from mbuild.build.steps.origins import GGUFOrigin, LayerOrigin
+from mbuild.build.steps.outputs import Variant
 from mbuild.build.steps.ranges import Range
 from mbuild.core.digest import BLAKE3, Digest
 from mbuild.core.errors import WorkerError
 from mbuild.core.events import Code, Status
-from mbuild.gguf.model import Tensor
+from mbuild.gguf.model import Model, Tensor
 from mbuild.gguf.types import GGMLType
 from mbuild.quant.engine import Unavailable
 from mbuild.store import Layer, Store
@@ -480,3 +486,18 @@ def test_tasks_are_large_and_enough_for_everybody(slots: int) -> None:
     assert max(sizes) <= elsewhere.TASK
     assert len(groups) >= min(4 * slots, len(parts))
     assert elsewhere._groups([], slots) == []
+
+
+def test_a_conversion_keeps_dimensions_that_llama_quantize_drops(tmp_path: Path) -> None:
+    """Of one at the end, also where workers convert; without any they are written as ever."""
+    tensor = Tensor("t", (4, 1), GGMLType.F32, lambda: bytes(16))
+    rows = ((tensor, GGMLType.F32),)
+    assert Variant("", rows, (), None, as_it_is=True).files[0].tensors[0].dims == (4, 1)
+    assert Variant("", rows, (), None).files[0].tensors[0].dims == (4,)
+    store = Store(tmp_path / "store")
+    store.prepare()
+    model = Model((), (tensor,))
+    with ExitStack() as stack:
+        files = OpenFiles({}, stack)
+        (blob,) = write_as_it_is(StepContext.silent(store), model, files, None, GGUFOrigin(()))
+    assert store.blobs.local_path(blob.digest).read_bytes() == gguf_bytes(model)

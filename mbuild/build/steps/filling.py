@@ -28,6 +28,7 @@ from mbuild.build.steps.weights import CONVERTER_VERSION
 from mbuild.core.digest import Digest
 from mbuild.core.errors import SourceError, WorkerError
 from mbuild.core.system import allow_open_files
+from mbuild.gguf.memory import reused
 from mbuild.gguf.types import GGMLType
 from mbuild.quant.compiled.chunks import why_unavailable
 from mbuild.quant.quantize import VERSION, prepare
@@ -196,6 +197,7 @@ class _Opened:
     def __init__(self, source: FillSource) -> None:
         self._stack = ExitStack()
         self.users = 0
+        self._stack.enter_context(reused())  # from task to task
         self.store: Any = _Blobs(source.blobs)
         try:
             self.model = self._model(source)
