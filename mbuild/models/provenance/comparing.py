@@ -131,7 +131,8 @@ def _steps(
     found: Sequence[Mapping[str, Any]],
     same_key: Callable[[str, str], bool],
 ) -> Iterator[Compared]:
-    for one, two in zip_longest(said, found, fillvalue={}):
+    none: Mapping[str, Any] = {}
+    for one, two in zip_longest(said, found, fillvalue=none):
         words = (str((two or one).get(key, "")) for key in ("kind", "role"))
         keys = str(one.get("key", "none")), str(two.get("key", "none"))
         own = ({k: v for k, v in step.items() if k not in _OWN} for step in (one, two))

@@ -19,7 +19,7 @@ _FOLDERS = ("folder", "directory", "place")
 
 _PATH = re.compile(
     r"""(?<![^\s'"(=,;:\[@])                  # where a word begins
-    (?:[A-Za-z]:[\\/]|~/|\\\\|/(?!api/|v1/|v2/))  # an absolute path, none of the API's
+    (?:[A-Za-z]:[\\/]|~/|\\\\|/(?!/|api/|v1/|v2/))  # an absolute path, no URL, none of the API's
     [^\s'"()<>,;:]*[\\/]                    # its folders
     (?=[^\s'"()<>,;:\\/])                   # and a name""",
     re.VERBOSE,
