@@ -30,6 +30,8 @@ def weights(name: str, dtype: str, shape: list[int]) -> bytes:
     count = int(np.prod(shape, dtype=np.int64))
     if dtype in ("I8", "I16", "I32"):
         return hashlib.shake_256(name.encode()).digest(count * int(dtype[1:]) // 8)
+    if dtype == "BOOL":
+        return bytes(byte & 1 for byte in hashlib.shake_256(name.encode()).digest(count))
     if dtype == "F8_E8M0":  # powers of two from 1/128 to 1/16
         raw = hashlib.shake_256(name.encode()).digest(count)
         return bytes(120 + byte % 4 for byte in raw)

@@ -133,7 +133,7 @@ def plan(
         raise UsageError("--draft-quantize requires a DRAFT model")
     if request.halves.mmproj:
         _check_projector_alone(sources, request)
-    drafts = tuple(_draft(draft, request) for draft in sources.drafts)
+    drafts = tuple(_draft(_with_target(draft, sources), request) for draft in sources.drafts)
     base = next((source for source in sources.models if isinstance(source, StoredModel)), None)
     wanted = [target.quantization for target in request.targets]
     origin = None
@@ -504,6 +504,15 @@ def _projector(source: CheckpointSource, request: BuildRequest, *, beside: bool)
     outtype = request.halves.outtype or request.outtype
     text = CheckpointOrigin(source, _convert_options(request)) if beside else None
     return ConvertProjector(source, outtype, text)
+
+
+def _with_target(draft: DraftSource, sources: Sources) -> DraftSource:
+    """A draft without a tokenizer gets that of the checkpoint that FROM names."""
+    if not isinstance(draft, CheckpointSource) or not draft.needs_target:
+        return draft
+    targets = (each for each in sources.models if isinstance(each, CheckpointSource))
+    target = next(targets, None)
+    return draft if target is None else draft.drafting_for(target)
 
 
 def _draft(source: DraftSource, request: BuildRequest) -> Step:

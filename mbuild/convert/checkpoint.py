@@ -11,8 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mbuild.convert.conversion import TARGET
 from mbuild.convert.families import find
 from mbuild.convert.mistral import (
+    FORMAT,
     PARAMS,
     WEIGHTS,
     is_mistral_format,
@@ -93,8 +95,11 @@ def open_checkpoint(
     if root is None:
         raise SourceError(f"{name} has no config.json", hint=what_it_is(files))
     hf_arch = class_name(root)
-    config, family = with_quant_file(_flat(root), small), _family(name, root, hf_arch, like)
+    config = with_quant_file(flat_config(root), small)
+    family = _family(name, root, hf_arch, like)
     family = family.variant(config) if family.variant else family
+    if family.drafts:
+        _check_target(name, hf_arch, files)
     stored, renamed = unwrap(_tensors(name, files, small, seen or {}))
     tensors, config, more = weights_alone(stored, config, family.gguf)
     warnings = (*renamed, *more)
@@ -108,8 +113,19 @@ def open_checkpoint(
             " whether it computes the same",
         )
     tied = root.get("tie_word_embeddings") is True
-    composed = not _nested(root) or root.get("model_type") in COMPOSED
+    inner = _nested(root) or _of_layers(root)
+    composed = not inner or root.get("model_type") in COMPOSED
     return Checkpoint(name, dict(files), config, hf_arch, family, tensors, warnings, tied, composed)
+
+
+def _check_target(name: str, hf_arch: str, files: Mapping[str, Path]) -> None:
+    """Raise :class:`UnsupportedError` for a draft whose target is not known."""
+    if f"{TARGET}config.json" not in files:
+        raise UnsupportedError(
+            f"{name} is a draft model ({hf_arch}), whose tokenizer is that of the model that it"
+            " drafts for",
+            hint="name the folder of that model's checkpoint in FROM, and this one with DRAFT",
+        )
 
 
 def _in_mistral_format(
@@ -126,9 +142,7 @@ def _in_mistral_format(
         )
     stored, config, warnings = weights_alone(_stored(shards, files, seen), config, family.gguf)
     tied = config.get("tie_word_embeddings") is True
-    return Checkpoint(
-        name, dict(files), config, "MistralFormat", family, stored, tuple(warnings), tied
-    )
+    return Checkpoint(name, dict(files), config, FORMAT, family, stored, tuple(warnings), tied)
 
 
 def _family(name: str, root: Mapping[str, Any], hf_arch: str, like: str | None) -> Family:
@@ -188,8 +202,15 @@ def _nested(root: Mapping[str, Any]) -> Mapping[str, Any]:
     return {}
 
 
-def _flat(root: Mapping[str, Any]) -> dict[str, Any]:
-    return {**root, **_nested(root)}
+def flat_config(root: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json with a nested text_config, or a draft's layers, laid over it."""
+    return {**root, **_nested(root), **_of_layers(root)}
+
+
+def _of_layers(root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What config.json of a draft in the format of Speculators says of its layers."""
+    layers = root.get("transformer_layer_config")
+    return layers if isinstance(layers, dict) else {}
 
 
 def _tensors(

@@ -90,6 +90,10 @@ METADATA = OptionKind("FILE", _metadata, _read_metadata)
 """A JSON object; the command line names a file with it, which is read when it is asked."""
 
 
+TARGET = "target/"
+"""Where the files of the model that a draft drafts for lie among the draft's."""
+
+
 class Conversion(NamedTuple):
     """How a checkpoint is converted, beside the type of its matrices and its pre-tokenizer."""
 

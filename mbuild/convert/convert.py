@@ -38,7 +38,7 @@ from mbuild.convert.read.leftovers import INTEGERS, UNQUANTIZED
 from mbuild.convert.read.modelopt import activations
 from mbuild.convert.read.safetensors import DType
 from mbuild.convert.rows.hyper import LAYER_NAMES, Hyper, as_integer, unified_rope
-from mbuild.convert.rows.keys import merged, write
+from mbuild.convert.rows.keys import MASK_OF_DRAFT, merged, write
 from mbuild.convert.rows.names import name_map
 from mbuild.convert.rows.nextn import of_layers
 from mbuild.convert.rows.pooling import unused_modules
@@ -74,7 +74,7 @@ def hyper_parameters(
     layers = next((config[name] for name in LAYER_NAMES if name in config), None)
     nextn = as_integer(config.get(row.nextn) or 0, row.nextn) if row.nextn else 0
     if row.counted is not None and not nextn:
-        nextn = row.counted(tensor.name for tensor in checkpoint.tensors)
+        nextn = row.counted(_of_text(row, tensor.name) or "" for tensor in checkpoint.tensors)
     if options.no_mtp and nextn:
         config, nextn = {k: v for k, v in config.items() if k != row.nextn}, 0
     blocks = as_integer(layers, "num_hidden_layers", low=1) + nextn
@@ -138,6 +138,13 @@ def left_out(checkpoint: Checkpoint) -> Iterator[str]:
 
 def renamed(row: Family, config: Mapping[str, Any], name: str) -> str | None:
     """A checkpoint's tensor name as the family's rules expect it; None for one left out."""
+    found = _of_text(row, name)
+    return found if found is None or row.renamed is None else row.renamed(config, found)
+
+
+def _of_text(row: Family, name: str) -> str | None:
+    """A checkpoint's tensor name without what stands around the text model; None for a tensor of
+    an encoder."""
     for old, new in row.prefixes:
         if name.startswith(old):
             name = new + name[len(old) :]
@@ -148,7 +155,7 @@ def renamed(row: Family, config: Mapping[str, Any], name: str) -> str | None:
     name = name.replace("language_model.", "")
     if name.endswith("e_score_correction_bias"):
         name = name.removesuffix("_bias") + ".bias"
-    return name if row.renamed is None else row.renamed(config, name)
+    return name
 
 
 def model_tensors(
@@ -177,6 +184,8 @@ def model_tensors(
         type_ = GGMLType.Q8_0 if name in eight else None
         for label, item in _kept_or_plain(row, stacker, hp, name, lazy, name_of):
             yield Converted(name_of(label), item, type_, label)
+    for label, packed in row.last(hp, tensors) if row.last is not None else ():
+        yield Converted(name_of(label), packed)
     if stacker is not None:
         stacker.finish()
 
@@ -323,6 +332,21 @@ def _check(body: BareModel) -> list[str]:
     return [*check_layout(body.described, tokens), *heads]
 
 
+def _vocabulary(
+    checkpoint: Checkpoint,
+    config: Mapping[str, Any],
+    pre: str | None,
+    warn: Callable[[str], None],
+) -> list[KV]:
+    """The checkpoint's own vocabulary, or of a draft its target's."""
+    row = checkpoint.family
+    if not row.drafts:
+        return vocabulary(checkpoint.files, config, row.vocabulary, pre=pre, warn=warn)
+    from mbuild.convert.drafting import target_vocabulary
+
+    return target_vocabulary(checkpoint.files, config, row, pre=pre, warn=warn)
+
+
 def convert(
     checkpoint: Checkpoint,
     outtype: OutType = OutType.AUTO,
@@ -355,6 +379,7 @@ def convert(
     config = dict(checkpoint.config)
     if body.hyper.config.get("vocab_size") is not None:
         config["vocab_size"] = body.hyper.config["vocab_size"]
+    config[MASK_OF_DRAFT] = body.hyper.config.get(MASK_OF_DRAFT)
     entries = merged(
         (
             KV("general.architecture", ValueType.STRING, arch),
@@ -370,7 +395,7 @@ def convert(
             *body.keys,
             QUANTIZATION_VERSION,
             *body.late,
-            *vocabulary(files, config, checkpoint.family.vocabulary, pre=pre, warn=warn),
+            *_vocabulary(checkpoint, config, pre, warn),
         )
     )
     values = {kv.key: kv.value for kv in entries}

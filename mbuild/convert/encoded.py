@@ -29,6 +29,7 @@ _GGML: dict[OutType, GGMLType] = {
     OutType.TQ1_0: GGMLType.TQ1_0,
     OutType.TQ2_0: GGMLType.TQ2_0,
 }
+_MATRICES = (".weight", ".lora_a", ".lora_b")
 _TERNARY = (OutType.TQ1_0, OutType.TQ2_0)
 _NEVER_TERNARY = re.compile(
     r"^(?:token_embd|per_layer_token_embd|output)\.weight$|\.(?:altup_router|laurel_[lr])\.weight$"
@@ -40,7 +41,7 @@ def tensor_type(
 ) -> GGMLType:
     """What a tensor is stored as: vectors, norms, biases and those of ``whole`` as F32,
     a matrix whose rows are no whole blocks as F16, all others as asked for."""
-    if len(shape) <= 1 or name.endswith("_norm.weight") or not name.endswith(".weight"):
+    if len(shape) <= 1 or name.endswith("_norm.weight") or not name.endswith(_MATRICES):
         return GGMLType.F32
     if name in whole:
         return GGMLType.F32

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.families.mistral_format import DENSE, MISTRAL3_FORMAT
+from mbuild.convert.families.mistral_format import DENSE, MISTRAL3_FORMAT, MOE_FORMAT
 from mbuild.core.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from mbuild.convert.rows.row import Family
 
 PARAMS = "params.json"
+FORMAT = "MistralFormat"
+"""What takes the place of a class name."""
 WEIGHTS = "consolidated"
 """The beginning of the weights' file names."""
 
@@ -54,16 +56,49 @@ def mistral_config(params: Mapping[str, Any]) -> dict[str, Any]:
                 hint="use the checkpoint in Hugging Face's format",
             )
         config["quantization_config"] = {"quant_method": "fp8"}
+    if config.get("moe") is not None:
+        return config | _mixture(config)
     if "max_position_embeddings" not in config and "max_seq_len" in config:
         config["max_position_embeddings"] = config["max_seq_len"]
     return config
 
 
+def mistral_towers(params: Mapping[str, Any]) -> dict[str, Any]:
+    """params.json as the config.json of a multimodal model says what its encoder is."""
+    vision = params.get("vision_encoder")
+    config = mistral_config(params)
+    sees = {"vision_config": vision} if isinstance(vision, dict) else {}
+    return {**config, "norm_eps": params.get("norm_eps"), "architectures": [FORMAT], **sees}
+
+
+_MIXTURE = {
+    "route_every_n": "moe_layer_freq",
+    "first_k_dense_replace": "first_k_dense_replace",
+    "num_experts_per_tok": "num_experts_per_tok",
+    "num_experts": "n_routed_experts",
+    "expert_hidden_dim": "moe_intermediate_size",
+    "routed_scale": "routed_scaling_factor",
+    "num_shared_experts": "n_shared_experts",
+    "num_expert_groups": "n_group",
+    "num_expert_groups_per_tok": "topk_group",
+}
+
+
+def _mixture(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What params.json says of a mixture of experts, as config.json of a DeepSeek says it."""
+    moe = config["moe"]
+    if not isinstance(moe, dict):
+        raise FormatError(f"{PARAMS}: moe is not an object")
+    return {
+        "max_position_embeddings": config.get("max_position_embeddings", 128_000),
+        **{new: moe[old] for old, new in _MIXTURE.items() if old in moe},
+        "norm_topk_prob": True,
+        "scoring_func": "softmax",
+    }
+
+
 def mistral_row(config: Mapping[str, Any]) -> Family:
-    """The row of a model in this format; raises :class:`UnsupportedError` for one without."""
+    """The row of a model in this format."""
     if config.get("moe") is not None:
-        raise UnsupportedError(
-            f"{PARAMS}: mixtures of experts are not supported in Mistral's own format",
-            hint="use the checkpoint in Hugging Face's format, with config.json",
-        )
+        return MOE_FORMAT
     return DENSE if config.get("llama_4_scaling") is None else MISTRAL3_FORMAT

@@ -15,6 +15,12 @@ from mbuild.convert.checks.towers import check_towers
 from mbuild.convert.convert import resolve_outtype
 from mbuild.convert.encoded import MAX_DIMS, Encoded
 from mbuild.convert.metadata.general import QUANTIZATION_VERSION, Parameters, general
+from mbuild.convert.mistral import (
+    PARAMS,
+    WEIGHTS,
+    is_mistral_format,
+    mistral_towers,
+)
 from mbuild.convert.projectors import find
 from mbuild.convert.read.dequantize import dequantize
 from mbuild.convert.read.dtypes import OutType
@@ -85,6 +91,8 @@ def open_towers(
     """
     small = CheckpointFiles(files)
     root = small.json_object("config.json")
+    if root is None and is_mistral_format(files):
+        root = mistral_towers(small.json_object(PARAMS) or {})
     if root is None:
         raise SourceError(f"{name} has no config.json", hint=what_it_is(files))
     class_ = tower_class(root)
@@ -128,6 +136,7 @@ def _headers(
         named = {shard for shard in weights.values() if isinstance(shard, str)}
         shards = [name for name in shards if name in named]
     else:
+        starts = WEIGHTS if is_mistral_format(files) else starts
         shards = [name for name in shards if name.startswith(starts)] or shards
     found: list[StoredTensor] = []
     for name in shards:

@@ -6,7 +6,8 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from mbuild.build.splitting import SPLITTING
+from mbuild.build.splitting import HALVES, SPLITTING
+from mbuild.convert.conversion import CONVERSION
 from mbuild.core.digest import DigestError
 from mbuild.core.errors import (
     BusyError,
@@ -144,14 +145,18 @@ def status_of(error: MbuildError) -> int:
     return next(status for kind, status in STATUS.items() if isinstance(error, kind))
 
 
+_TABLES = (OPTIONS, SPLITTING, CONVERSION, HALVES)
 _FIELDS = {
     "--quantize": "quantize",
     "--draft-quantize": "draft_quantize",
-    **{row.flag: row.name for table in (OPTIONS, SPLITTING) for row in table.values()},
+    **{row.flag: row.name for table in _TABLES for row in table.values()},
 }
 """The fields of a request that stand for options of the command line."""
 
-_FLAG = re.compile(r"(?<![\w-])(--[a-z][a-z-]*)( (?:TYPE|FILE|SIZE|NAME|N|REGEX=TYPE)\b)?")
+_FLAG = re.compile(
+    r"(?<![\w-])(?<!mlx_lm.fuse )(?<!mlx_lm.convert )(--[a-z][a-z0-9-]*)"
+    r"( (?:TYPE|FILE|SIZE|NAME|N|REGEX=TYPE)\b)?"
+)
 
 
 def in_fields(text: str) -> str:

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints import files_of, write_shard
+from checkpoints import DATA, files_of, write_checkpoint, write_shard
 
 from mbuild.convert.checkpoint import open_checkpoint
-from mbuild.convert.convert import convert
-from mbuild.convert.mistral import is_mistral_format, mistral_config, mistral_row
+from mbuild.convert.convert import convert, convert_body
+from mbuild.convert.mistral import is_mistral_format, mistral_config
+from mbuild.convert.projector import convert_projector, open_towers
 from mbuild.convert.vocabulary.tekken import tekken_vocabulary
 from mbuild.core.errors import FormatError, SourceError, UnsupportedError
 from mbuild.gguf.model import Model
+from mbuild.gguf.writer import write
 
 PARAMS = {
     **{"dim": 64, "n_layers": 1, "head_dim": 16, "hidden_dim": 96, "n_heads": 4, "n_kv_heads": 2},
@@ -138,11 +140,11 @@ def test_a_folder_with_both_formats_is_read_as_hugging_faces(tmp_path: Path) -> 
 
 
 def test_what_is_not_mistrals_or_not_whole_is_named(tmp_path: Path) -> None:
-    """No sizes, experts, no weights."""
+    """No sizes, experts that are no object, no weights."""
     with pytest.raises(FormatError, match="has no dim"):
         mistral_config({"lr": 1})
-    with pytest.raises(UnsupportedError, match="mixtures of experts"):
-        mistral_row({"moe": {}})
+    with pytest.raises(FormatError, match="moe is not an object"):
+        mistral_config({**PARAMS, "moe": 3})
     path = tmp_path / "params.json"
     path.write_text(json.dumps(PARAMS))
     with pytest.raises(SourceError, match=r"no consolidated\*\.safetensors"):
@@ -189,3 +191,45 @@ def test_older_files_list_no_special_tokens() -> None:
     found = {kv.key: kv.value for kv in tekken_vocabulary(files, "llama.vocab_size").list()}
     assert found["tokenizer.ggml.padding_token_id"] == 11
     assert found["tokenizer.ggml.tokens"][17] == "[SYSTEM_PROMPT]"
+
+
+def case(name: str) -> dict[str, Any]:
+    """A specification with the digest of what llama.cpp's converter made of it."""
+    path = DATA.parent / "mistral" / f"{name}.json"
+    return json.loads(path.read_text())  # type: ignore[no-any-return]
+
+
+def test_experts_become_a_deepseek(tmp_path: Path) -> None:
+    """Keys and tensors are llama.cpp's, whose converter needs a config.json beside params.json."""
+    spec = case("experts")
+    body = convert_body(open_checkpoint("tiny", write_checkpoint(tmp_path / "tiny", spec)))
+    keys = {kv.key.removeprefix("deepseek2."): kv.value for kv in body.keys}
+    assert keys["expert_count"] == 4 and keys["expert_gating_func"] == 1
+    assert keys["rope.scaling.yarn_log_multiplier"] == 0.1
+    assert keys["attention.temperature_length"] == 8192
+    listed = [
+        [t.name, t.type.name, list(t.dims), hashlib.sha256(t.load()).hexdigest()[:12]]
+        for t in body.tensors
+    ]
+    assert hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16] == spec["digest"]
+
+
+@pytest.mark.parametrize("name", ["merger", "break_token"])
+def test_the_encoder_becomes_a_projector(name: str, tmp_path: Path) -> None:
+    """The whole file is llama.cpp's; a token's number may stand in tekken.json alone."""
+    spec = case(name)
+    towers = open_towers("tiny", write_checkpoint(tmp_path / "tiny", spec))
+    assert towers is not None
+    digest = hashlib.sha256()
+    write(convert_projector(towers), digest.update)
+    assert digest.hexdigest()[:16] == spec["digest"]
+
+
+def test_an_unknown_token_of_a_row_is_named(tmp_path: Path) -> None:
+    """Without it rows of patches would run into each other."""
+    spec = case("break_token")
+    spec["files"]["tekken.json"] = {"special_tokens": []}
+    towers = open_towers("tiny", write_checkpoint(tmp_path / "tiny", spec))
+    assert towers is not None
+    with pytest.raises(FormatError, match="IMG_BREAK"):
+        convert_projector(towers)

@@ -63,6 +63,8 @@ def test_a_quantization_of_an_oddly_named_file(server: Server) -> None:
         ("use --split SIZE (--keep-split)", "use 'split' ('keep_split')"),
         ("use --outtype bf16", "use mbuild build --outtype bf16"),
         ("mlx_lm.fuse --dequantize x--pure", "mlx_lm.fuse --dequantize x--pure"),
+        ("--no-mtp and --mtp cannot be combined", "'no_mtp' and 'mtp' cannot be combined"),
+        ("--text-only: --fp8-as-q8 has no effect", "'text_only': 'fp8_as_q8' has no effect"),
     ],
 )
 def test_options_are_named_as_fields_of_a_request(text: str, said: str) -> None:
@@ -107,5 +109,6 @@ def test_ollamas_words() -> None:
         Code.COMPILING_QUANTIZERS,
         Code.REUSED_TENSORS,
         Code.NEWLY_QUANTIZED,
+        Code.WORKERS,
         Code.CHOSEN_TYPES,
     }

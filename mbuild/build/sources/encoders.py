@@ -44,14 +44,28 @@ def encoder_files(files: Mapping[str, SourceFile]) -> tuple[str, ...]:
     Of several shards only those count that hold more than layers of the text model. A file that
     cannot be read says nothing here: the conversion refuses it by name.
     """
-    config = _object(files, "config.json", _LIMIT)
+    native = "config.json" not in files  # Mistral's own format
+    config = _object(files, "params.json" if native else "config.json", _LIMIT)
     if not any(config.get(mark) for mark in _MARKS):
         return ()
     names = {"config.json", "generation_config.json", *_NOTES, *PROCESSORS}
+    if native:
+        names = {"params.json", "tekken.json"}
     vision = config.get("vision_config")
     if isinstance(vision, dict) and vision.get("model_type") in ("pixtral", None):
         names.update(_TOKENIZERS)  # one of Pixtral's tensors is a token's embedding
     return tuple(sorted((names & files.keys()) | set(_shards(files))))
+
+
+_DRAFTS = re.compile(r"DraftModel$|DSpark|Eagle3|^MuseGlimmerAssistantModel$")
+
+
+def needs_target(files: Mapping[str, SourceFile]) -> bool:
+    """Whether a checkpoint is a draft whose tokenizer is that of the model it drafts for."""
+    config = _object(files, "config.json", _LIMIT)
+    names = config.get("architectures")
+    first = names[0] if isinstance(names, list) and names else ""
+    return "draft_vocab_size" in config or bool(_DRAFTS.search(str(first)))
 
 
 def _shards(files: Mapping[str, SourceFile]) -> Iterable[str]:

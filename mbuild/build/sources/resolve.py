@@ -141,7 +141,12 @@ class Resolver:
 
     def draft(self, value: str) -> DraftSource:
         """A GGUF file, or a directory with one or with a checkpoint."""
-        return self._weights("DRAFT", value, "model")
+        source = self._weights("DRAFT", value, "model")
+        if not isinstance(source, CheckpointSource):
+            return source
+        from mbuild.build.sources.encoders import needs_target
+
+        return source._replace(needs_target=needs_target(source.files))
 
     def joined(self, models: tuple[ModelSource, ...]) -> tuple[ModelSource, ...]:
         """Shards that were named one by one are one model."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mbuild.convert.conversion import TARGET
 from mbuild.core.digest import BLAKE3, Digest
 from mbuild.core.names import ModelName
 from mbuild.core.values import NamedTuple
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 README = "README.md"
 PROCESSORS = frozenset({"preprocessor_config.json", "processor_config.json"})
 """What decides the projector of a checkpoint and nothing of its text model."""
+_WEIGHTS = (".safetensors", ".index.json", ".bin", ".pt", ".pth", ".ckpt")
 
 
 class FileStamp(NamedTuple):
@@ -193,12 +195,23 @@ class CheckpointSource(NamedTuple):
     ``card`` is the SHA-256 of README.md's front matter, if there is a README.md: all of
     that file that a conversion reads, so that its text can be edited without a rebuild.
     ``encoders`` are the names of the files that decide the projector, if there is one to be.
+    ``needs_target``: it is a draft that has no tokenizer of its own.
     """
 
     name: str
     files: Mapping[str, SourceFile]
     card: Digest | None = None
     encoders: tuple[str, ...] = ()
+    needs_target: bool = False
+
+    def drafting_for(self, target: CheckpointSource) -> CheckpointSource:
+        """A draft with the small files of the model that it drafts for, below ``target/``."""
+        small = {
+            f"{TARGET}{name}": file
+            for name, file in target.whole.items()
+            if not name.endswith(_WEIGHTS)
+        }
+        return self._replace(files={**self.files, **small})
 
     @property
     def deciding(self) -> Mapping[str, SourceFile]:

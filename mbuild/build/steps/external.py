@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from mbuild.build.converter import SCRIPT, environment
+from mbuild.convert.conversion import TARGET
 from mbuild.core.errors import SourceError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ def foreign_model(
         (source / file).symlink_to(os.path.realpath(path))
     command = [converter.python, str(Path(converter.path) / SCRIPT), str(source)]
     command += ["--outfile", str(target), "--outtype", options.outtype, *_flags(options)]
+    if (source / TARGET).is_dir():
+        command += ["--target-model-dir", str(source / TARGET)]
     total = sum(path.stat().st_size for path in paths.values())
 
     def report() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,20 @@ if TYPE_CHECKING:
 
 _LAYER = re.compile(r"^(?:enc\.|dec\.)?blk\.(\d+)\.(.+)$")
 _OTHER_CONFIG = "a shard is missing, or config.json belongs to another checkpoint"
-_FLAGS = {"qkv": ("attention_bias", "qkv_bias"), "mlp": ("mlp_bias",)}
-"""What config.json says of sets of tensors that may be there."""
+_PROMISES: Mapping[str, tuple[tuple[str, Any], ...]] = {
+    "qkv": (("attention_bias", True), ("qkv_bias", True)),
+    "mlp": (("mlp_bias", True),),
+    **dict.fromkeys(
+        ("exp_probs_b.bias", "exp_probs_b."),
+        (
+            ("topk_method", "noaux_tc"),
+            ("use_expert_bias", True),
+            ("use_routing_bias", True),
+            ("moe_router_enable_expert_bias", True),
+        ),
+    ),
+}
+"""What config.json says where sets of tensors that may be there have to be."""
 
 _WITH_HEAD = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
@@ -64,6 +77,7 @@ class DescribedModel:
         predicts = any(name.endswith("nextn.eh_proj.weight") for name in self.shapes)
         gated = any(name.endswith(".ffn_gate.weight") for name in self.shapes)
         found = {"fused": int(fused), "predicts": int(predicts), "gated": int(gated)}
+        found["markov"] = (self.shapes.get("markov_w1.weight") or (0,))[-1]
         return Sizes(self.arch, self.entries, self.config, {**given, **found})
 
 
@@ -85,6 +99,7 @@ def check_layout(model: DescribedModel, tokens: int | None) -> list[str]:
     _check_together(model, places)
     _check_no_other(model, places)
     _check_head(model, layout)
+    warnings += _untyped(model, places)
     return [*warnings, *(layout.doubts(sizes, model.shapes) if layout.doubts else ())]
 
 
@@ -246,18 +261,29 @@ def _check_together(model: DescribedModel, places: Mapping[str, tuple[Slot, int]
         missing = [name for name in names if name not in model.shapes]
         if not missing:
             continue
-        said = next((f for f in _FLAGS.get(label, ()) if model.config.get(f) is True), None)
+        promises = (p for p in _PROMISES.get(label, ()) if model.config.get(p[0]) == p[1])
+        name, value = next(promises, ("", None))
         if len(missing) < len(names):
             there = next(name for name in names if name in model.shapes)
             why = f"{model.origins[there]} is there"
-        elif said:
-            why = f"config.json says {said}: true"
+        elif name:
+            why = f"config.json says {name}: {json.dumps(value)}"
         elif label == "qkv" and model.row.biased:
             why = f"every {model.hf_arch} has it"
         else:
             continue
         source = model.origins_of().source(missing[0])
         raise FormatError(f"tensor {source!r} is missing, but {why}", hint=_OTHER_CONFIG)
+
+
+def _untyped(model: DescribedModel, places: Mapping[str, tuple[Slot, int]]) -> Iterator[str]:
+    """A warning of kinds of tokens that config.json speaks of and no tensor has."""
+    types, name = model.config.get("type_vocab_size"), "token_types.weight"
+    if name in places and name not in model.shapes and types:
+        yield (
+            f"config.json says type_vocab_size: {str(types)[:20]}, but the checkpoint has no"
+            " embeddings of token types: they are left out"
+        )
 
 
 def _check_no_other(model: DescribedModel, places: Mapping[str, tuple[Slot, int]]) -> None:

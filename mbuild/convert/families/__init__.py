@@ -28,7 +28,6 @@ _DRAFT = (
     " with DRAFT",
 )
 _SOUND = ("it makes sound, not text", "convert it with llama.cpp's convert_hf_to_gguf.py")
-_NOT_YET = ("no row describes it yet", "convert it with llama.cpp's convert_hf_to_gguf.py")
 
 REFUSED: Mapping[str, tuple[str, str]] = {
     "UltravoxModel": (
@@ -36,13 +35,7 @@ REFUSED: Mapping[str, tuple[str, str]] = {
         "name the Llama that it was trained with in FROM, and its projector in a second FROM",
     ),
     **dict.fromkeys(
-        (
-            *("DFlashDraftModel", "DFlash2DraftModel", "DSparkDraftModel", "DSparkSpeculator"),
-            *("Qwen3DSparkModel", "Gemma4DSparkModel", "Lfm2DSparkDraftModel", "LingDSparkModel"),
-            *("DeepseekV4DSparkModel", "MuseGlimmerAssistantModel"),
-            *("Eagle3DraftModel", "Eagle3Speculator", "Eagle3LlamaForCausalLM"),
-            "LlamaForCausalLMEagle3",
-        ),
+        ("DeepseekV4DSparkModel",),
         _DRAFT,
     ),
     **dict.fromkeys(
@@ -51,15 +44,6 @@ REFUSED: Mapping[str, tuple[str, str]] = {
             "Qwen3TTSForConditionalGeneration",
         ),
         _SOUND,
-    ),
-    **dict.fromkeys(
-        (
-            *("Dots3NoteForCausalLM", "Dots3NoteForConditionalGeneration"),
-            *("Dots3NoteTextForCausalLM", "HYV4ForCausalLM"),
-            "GraniteSwitchForCausalLM",
-            *("Qwen4ExpForCausalLM", "Qwen4ExpForConditionalGeneration"),
-        ),
-        _NOT_YET,
     ),
 }
 """Classes of llama.cpp's converter that have no row, with the reason and what to do."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HEAD_NAMES, HFConfig, head_width, heads
@@ -24,6 +25,9 @@ from mbuild.convert.vocabulary.rules import (
     Reader,
     VocabRule,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 LLAMA_KEYS: tuple[KeyRule, ...] = (*COMMON, VOCAB_SIZE, ROPE_HEAD_DIM)
 
@@ -115,4 +119,16 @@ SMOL_VLM = replace(
     replaced=(("text_model.", ""),),
 )
 
-ROWS = (LLAMA, LLAMA_MODEL, SMOL_VLM, JANUS, SARASHINA2_VISION, COG_VLM)
+
+def _draft_or_llama(config: Mapping[str, Any]) -> Family:
+    """Some drafts have a Llama's class; one layer with tokens of its own is none."""
+    if "draft_vocab_size" not in config or config.get("num_hidden_layers") != 1:
+        return _LLAMA_OR_DRAFT
+    from mbuild.convert.families import find
+
+    return find("Eagle3DraftModel")
+
+
+_LLAMA_OR_DRAFT = replace(LLAMA, variant=_draft_or_llama)
+
+ROWS = (_LLAMA_OR_DRAFT, LLAMA_MODEL, SMOL_VLM, JANUS, SARASHINA2_VISION, COG_VLM)

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from mbuild.convert.families.deepseek import DEEPSEEK_V3
 from mbuild.convert.families.llama import LLAMA
 from mbuild.convert.rows.hyper import as_integer, as_number
-from mbuild.convert.rows.keys import COMMON, F32, ROPE_HEAD_DIM, TEXT, U32, KeyRule, computed
+from mbuild.convert.rows.keys import (
+    COMMON,
+    F32,
+    ROPE_HEAD_DIM,
+    TEXT,
+    U32,
+    KeyRule,
+    computed,
+    constant,
+)
 from mbuild.convert.rows.row import NO_HF_CONFIG
 from mbuild.convert.vocabulary.rules import Reader, VocabRule
 from mbuild.core.errors import FormatError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mbuild.convert.rows.hyper import Hyper
 
 
@@ -39,9 +52,7 @@ def _multiplier(hp: Hyper) -> float | None:
     return None if found is None else 0.0 if found.get("apply_scale") else 1.0
 
 
-_KEYS: tuple[KeyRule, ...] = (
-    *COMMON,
-    ROPE_HEAD_DIM,
+_SCALING: tuple[KeyRule, ...] = (
     computed("rope.scaling.type", TEXT, lambda hp: "yarn" if _section(hp, "yarn") else None),
     computed("rope.scaling.factor", F32, lambda hp: _number(hp, "yarn", "factor")),
     computed("rope.scaling.yarn_beta_fast", F32, lambda hp: _number(hp, "yarn", "beta")),
@@ -50,6 +61,8 @@ _KEYS: tuple[KeyRule, ...] = (
     computed("rope.scaling.original_context_length", U32, _context),
     computed("attention.temperature_scale", F32, lambda hp: _number(hp, "llama_4_scaling", "beta")),
 )
+
+_KEYS: tuple[KeyRule, ...] = (*COMMON, ROPE_HEAD_DIM, *_SCALING)
 
 DENSE = replace(
     LLAMA,
@@ -69,4 +82,31 @@ MISTRAL3_FORMAT = replace(
     vocabulary=VocabRule((Reader.TEKKEN,), size_key="mistral3.vocab_size"),
 )
 
-ROWS = (DENSE, MISTRAL3_FORMAT)
+_EXPERT = re.compile(r"^(layers\.\d+)\.(experts\.\d+)\.w([123])\.")
+_PARTS = {"1": "gate_proj", "2": "down_proj", "3": "up_proj"}
+
+
+def _as_deepseek(config: Mapping[str, Any], name: str) -> str:
+    """The names of experts, and of keys and values, that DeepSeek's rules know."""
+    name = name.replace(".wkv_b.", ".kv_b_proj.")
+    return _EXPERT.sub(lambda m: f"model.{m[1]}.mlp.{m[2]}.{_PARTS[m[3]]}.", name)
+
+
+MOE_FORMAT = replace(
+    DEEPSEEK_V3,
+    names=(),
+    keys=(
+        *DEEPSEEK_V3.keys,
+        *_SCALING,
+        computed("attention.temperature_length", U32, _context),
+        # llama.cpp multiplies it by ten here: https://github.com/ggml-org/llama.cpp/pull/17945
+        constant("rope.scaling.yarn_log_multiplier", F32, 0.1),
+    ),
+    hf=NO_HF_CONFIG,
+    head="output",
+    renamed=_as_deepseek,
+    vocabulary=VocabRule((Reader.TEKKEN,), size_key="deepseek2.vocab_size"),
+)
+"""Mixtures of experts are DeepSeek V3's in another format."""
+
+ROWS = (DENSE, MISTRAL3_FORMAT, MOE_FORMAT)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from mbuild.convert.read.files import SMALL_LIMIT, TOKENIZER_LIMIT
 from mbuild.convert.rows import tower_parts as p
 from mbuild.convert.rows.projector import (
+    F32,
+    SILU,
     U32,
     Projector,
     TowerRule,
@@ -123,4 +125,63 @@ LIGHTON_OCR = replace(
     rules=PIXTRAL.rules[:1],
 )
 
-ROWS = (PIXTRAL, LIGHTON_OCR)
+
+def _break_of_params(towers: Towers) -> int:
+    """The number of the token that ends a row, which some params.json leave to the tokenizer."""
+    said = towers.sight.value("image_break_token_id")
+    if type(said) is int and said >= 0:
+        return said
+    tekken = towers.files.json_object("tekken.json", TOKENIZER_LIMIT) or {}
+    for token in tekken.get("special_tokens") or ():
+        if isinstance(token, dict) and token.get("token_str") == _BREAK:
+            rank = token.get("rank")
+            if type(rank) is int and rank >= 0:
+                return rank
+    raise FormatError(
+        f"params.json has no image_break_token_id, and tekken.json no token {_BREAK}",
+        hint="take the files from the base model",
+    )
+
+
+def _break_of_format(towers: Towers, name: str, lazy: Lazy) -> Iterable[tuple[str, Lazy]]:
+    number = _break_of_params(towers)
+    lazy.need_dims(2)
+    if not number < lazy.shape[0]:
+        raise FormatError(f"{lazy.origin} has {lazy.shape[0]} rows, but {_BREAK} is {number}")
+    row = lazy.slice(0, number, number + 1).reshape(lazy.shape[1])
+    return [("v.token_embd.img_break", row)] if number else []
+
+
+def _merge_of_params(towers: Towers) -> int | None:
+    merges = towers.sight.value("mm_projector_id") == "patch_merge"
+    return towers.sight.integer("spatial_merge_size", low=1) if merges else None
+
+
+MISTRAL_FORMAT = replace(
+    PIXTRAL,
+    names=("MistralFormat",),
+    takes=only(
+        *_NAMES,
+        inside=("tok_embeddings.weight",),
+        replaced=(
+            ("vision_language_adapter.w_in.", "mm.1."),
+            ("vision_language_adapter.w_out.", "mm.2."),
+        ),
+    ),
+    keys=(
+        kind("pixtral"),
+        key("vision.attention.layer_norm_epsilon", F32, lambda t: t.root.number("norm_eps")),
+        key("rope.freq_base", F32, lambda t: t.sight.number("rope_theta")),
+        SILU,
+        key("vision.spatial_merge_size", U32, _merge_of_params),
+    ),
+    rules=(TowerRule(re.compile(r"tok_embeddings\.weight$"), _break_of_format),),
+    processor={
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+    },
+)
+"""Mistral's own format: queries and keys lie as ggml's RoPE wants them, and params.json has no
+means of colours: mistral-common has them."""
+
+ROWS = (PIXTRAL, LIGHTON_OCR, MISTRAL_FORMAT)

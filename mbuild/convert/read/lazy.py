@@ -155,6 +155,23 @@ class Lazy:
         """Parts like this one, the first of them, under a new first axis."""
         return Lazy(self.dtype, (len(parts), *self.shape), load, self.origin, tuple(parts))
 
+    def wide(self) -> Lazy:
+        """The same values as F32."""
+        from mbuild.convert.read.dtypes import to_f32
+
+        def changed(values: Array) -> Array:
+            return to_f32(values, self.dtype)
+
+        cut = self.part
+        return Lazy(
+            DType.F32,
+            self.shape,
+            lambda: changed(self.load()),
+            self.origin,
+            part=None if cut is None else lambda start, stop: changed(cut(start, stop)),
+            grain=self.grain,
+        )
+
     def compute(self, change: Callable[[Array], Array]) -> Lazy:
         """Arithmetic, element by element, in F16 for F16 and in F32 for everything else."""
         from mbuild.convert.read.dtypes import to_f32
@@ -233,12 +250,24 @@ def lazy_of(tensor: StoredTensor) -> Lazy:
     )
 
 
+_FLOATS = (DType.F16, DType.BF16, DType.F32, DType.F64)
+
+
+def _alike(parts: Sequence[Lazy]) -> Sequence[Lazy]:
+    """The parts as they are, or all as F32 where some have another precision than others."""
+    types = {part.dtype for part in parts}
+    if len(types) == 1 or not types <= set(_FLOATS):
+        return parts
+    return [part.wide() for part in parts]
+
+
 def stack(parts: Sequence[Lazy]) -> Lazy:
     """Tensors of one shape under a new first axis; raises :class:`FormatError` if they differ."""
     from mbuild.gguf.memory import room
 
     if len({part.layout for part in parts}) > 1:
         parts = [part.plain() for part in parts]
+    parts = _alike(parts)
     first = parts[0]
     for part in parts:
         if part.shape != first.shape or part.dtype is not first.dtype:
@@ -260,6 +289,7 @@ def stack(parts: Sequence[Lazy]) -> Lazy:
 
 def joined(parts: Sequence[Lazy], axis: int = 0) -> Lazy:
     """Tensors one behind the other on an axis; raises :class:`FormatError` if they do not fit."""
+    parts = _alike(parts)
     first = parts[0]
     others = [[n for i, n in enumerate(part.shape) if i != axis] for part in parts]
     for part, other in zip(parts, others, strict=True):
@@ -276,7 +306,30 @@ def joined(parts: Sequence[Lazy], axis: int = 0) -> Lazy:
 
     shape = list(first.shape)
     shape[axis] = sum(part.shape[axis] for part in parts)
-    return Lazy(first.dtype, tuple(shape), load, first.origin)
+    cuts = [each.part for each in parts if each.part is not None]
+    whole = axis == 0 and len(cuts) == len(parts) and all(each.grain == 1 for each in parts)
+    cut = _Pieces(tuple(cuts), tuple(each.size for each in parts)) if whole else None
+    return Lazy(first.dtype, tuple(shape), load, first.origin, part=cut)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pieces:
+    """The values of tensors one behind the other, each with its own way to a part of them."""
+
+    cuts: tuple[Callable[[int, int], Array], ...]
+    sizes: tuple[int, ...]
+
+    def __call__(self, start: int, stop: int) -> Array:
+        """The values between two places in all of them together."""
+        import numpy as np
+
+        found, at = [], 0
+        for cut, size in zip(self.cuts, self.sizes, strict=True):
+            first, last = max(start - at, 0), min(stop - at, size)
+            if first < last:
+                found.append(cut(first, last))
+            at += size
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
 
 def constant(values: Sequence[float], origin: str) -> Lazy:

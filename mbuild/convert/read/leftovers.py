@@ -71,6 +71,7 @@ class IgnoredTensor:
         verdict: what becomes of it.
         remedy: how to get a checkpoint without it.
         methods: values of quant_method whose reader takes these tensors.
+        archs: GGUF's names of families that have such tensors of their own.
     """
 
     pattern: re.Pattern[str]
@@ -78,12 +79,18 @@ class IgnoredTensor:
     verdict: Verdict
     remedy: str = ""
     methods: tuple[str, ...] = ()
+    archs: tuple[str, ...] = ()
 
 
 def _row(
-    pattern: str, what: str, verdict: Verdict, remedy: str = "", methods: tuple[str, ...] = ()
+    pattern: str,
+    what: str,
+    verdict: Verdict,
+    remedy: str = "",
+    methods: tuple[str, ...] = (),
+    archs: tuple[str, ...] = (),
 ) -> IgnoredTensor:
-    return IgnoredTensor(re.compile(pattern), what, verdict, remedy, methods)
+    return IgnoredTensor(re.compile(pattern), what, verdict, remedy, methods, archs)
 
 
 _BASE = r"^(?P<base>.+?)(?:\.weight)?\."
@@ -96,6 +103,7 @@ LEFTOVERS: tuple[IgnoredTensor, ...] = (
         "part of a LoRA adapter (PEFT) that was not merged",
         Verdict.REFUSE,
         MERGE,
+        archs=("graniteswitch",),
     ),
     _row(
         r"\.parametrizations\.|\.weight_[gv]$",
@@ -274,7 +282,7 @@ def weights_alone(
     reads = method if method in SUPPORTED and (method != "mxfp4" or arch == "gpt-oss") else None
     if not packed:
         reads = None
-    kept, more = _sorted_out(tensors, reads)
+    kept, more = _sorted_out(tensors, reads, arch)
     warnings += more
     if method is not None or config.get("quantization_config"):
         if packed and method is not None and reads is None:
@@ -326,9 +334,9 @@ def quantization(config: Mapping[str, Any]) -> tuple[str | None, Mapping[str, An
 
 
 def _sorted_out(
-    tensors: Sequence[StoredTensor], reads: str | None
+    tensors: Sequence[StoredTensor], reads: str | None, arch: str
 ) -> tuple[tuple[StoredTensor, ...], list[str]]:
-    rows = [row for row in LEFTOVERS if reads is None or reads not in row.methods]
+    rows = [row for row in LEFTOVERS if reads not in row.methods and arch not in row.archs]
     kept: list[StoredTensor] = []
     dropped: dict[str, list[str]] = {}
     stored = {tensor.name: tensor for tensor in tensors}

@@ -294,6 +294,8 @@ COMMON: tuple[KeyRule, ...] = (
 """What nearly every architecture writes, in llama.cpp's order."""
 
 MASK_TOKEN = u32("tokenizer.ggml.mask_token_id", "mask_token_id")
+MASK_OF_DRAFT = "mask_token_of_draft"
+"""A setting that a draft's row settles: the mask token, which stands behind the target's tokens."""
 NEXTN = u32("nextn_predict_layers", "num_nextn_predict_layers")
 NO_BOS = Key("tokenizer.ggml.add_bos_token", BOOL, default=False)
 NOT_CAUSAL = Key("attention.causal", BOOL, default=False)

@@ -58,6 +58,7 @@ class Family:
             tests on the hyper-parameters and the name.
         extra: tensors that stand before all others, generated from the
             hyper-parameters or taken out of the checkpoint's.
+        last: tensors that stand behind all others.
         early: entries that stand right after ``general.architecture``, from
             the hyper-parameters and the checkpoint's tensors.
         variant: the row that counts instead, by config.json.
@@ -72,6 +73,8 @@ class Family:
         padded: the embedding has another number of rows than config.json's vocab_size.
         biased: queries, keys and values always have biases.
         folded: settings of config.json that become part of the weights.
+        drafts: it drafts for another model, whose files lie below ``target/``; a vocabulary without
+            readers is then read as the target's family does it.
         silu: llama.cpp computes no other activation, and config.json may name one.
     """
 
@@ -90,6 +93,7 @@ class Family:
     towers: re.Pattern[str] = TOWERS
     skip: tuple[str | Callable[[Hyper, str], bool], ...] = ()
     extra: Callable[[Hyper, Tensors], Iterable[tuple[str, Lazy | Packed]]] | None = None
+    last: Callable[[Hyper, Tensors], Iterable[tuple[str, Lazy | Packed]]] | None = None
     early: Callable[[Hyper, Tensors], Iterable[KV]] | None = None
     variant: Callable[[Mapping[str, Any]], Family] | None = None
     nextn: str = ""
@@ -100,4 +104,5 @@ class Family:
     padded: bool = False
     biased: bool = False
     folded: tuple[str, ...] = ()
+    drafts: bool = False
     silu: bool = False

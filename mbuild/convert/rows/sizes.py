@@ -58,6 +58,11 @@ def _laurel(sizes: Sizes, layer: int) -> int | None:
     return sizes.given("laurel_rank", LAUREL_RANK)
 
 
+def _draft(sizes: Sizes, layer: int) -> int | None:
+    """The draft's tokens, which may be some of its target's."""
+    return sizes.given("draft_vocab_size", sizes.value("tokens", layer) or 0) or None
+
+
 _FEED_FORWARD = ("intermediate_size", "n_inner", "hidden_dim", "block_ff_dim")
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
@@ -142,7 +147,12 @@ SIZES: Mapping[str, Size] = {
     "sliding": Size("attention.sliding_window_pattern", ("layer_types",)),
     "borrowed": Size("attention.shared_kv_layers", ("num_kv_shared_layers",)),
     "stack": Size("hrm.layers_per_stack", ("num_layers_per_stack", "num_hidden_layers")),
-    "steps": Size("", (), lambda sizes, layer: max(64, (sizes.value("width", layer) or 0) // 16)),
+    "steps": Size(
+        "",
+        (),
+        lambda sizes, layer: max(64, (sizes.value("width", layer) or 0) // 16),
+        "hidden_size over 16, at least 64:",
+    ),
     "free": Size("", (), lambda sizes, layer: None),
     "out": Size("embedding_length_out", ("backbone_hidden_size",)),
     "kda": Size("kda.head_dim", ("linear_attn_config",)),
@@ -163,6 +173,20 @@ SIZES: Mapping[str, Size] = {
     "per_layer": Size("embedding_length_per_layer_input", ("hidden_size_per_layer_input",)),
     "laurel": Size("laurel_rank", ("laurel_rank",), _laurel),
     "nextn": Size("nextn_predict_layers", ("num_nextn_predict_layers",)),
+    "kv_rank_swa": Size("attention.kv_lora_rank_swa", ("swa_kv_lora_rank",)),
+    "key_mla_swa": Size("attention.key_length_mla_swa", ("swa_qk_nope_head_dim",)),
+    "value_mla_swa": Size("attention.value_length_mla_swa", ("swa_v_head_dim",)),
+    "hc_rank": Size("hyper_connection.low_rank", ("hc_lowrank",)),
+    "grams": Size("ple.layers", ("ple_layer_ids",)),
+    "ple_kernel": Size("ple.conv_kernel", ("ple_conv_kernel_size",)),
+    "rank": Size("adapters.lora_rank", ("max_lora_rank",)),
+    "slots": Size("", ("num_adapters",), lambda sizes, layer: sizes.given("num_adapters", 0) + 1),
+    "target": Size("target_hidden_size", ("target_hidden_size",)),
+    "seen": Size("target_layers", ("target_layer_ids",)),
+    "markov": Size("", ("markov_rank",)),
+    "chosen": Size("selector_rank", ("selector_rank",)),
+    "kernel_size": Size("conv_kernel_size", ("conv_kernel_size",)),
+    "draft": Size("", ("draft_vocab_size",), _draft),
     "labels": Size("classifier.output_labels", ("id2label",), lambda sizes, layer: 1),
     "tokens": Size(":tokenizer.ggml.tokens", ("vocab_size",), lambda sizes, layer: None),
     "types": Size(
@@ -201,7 +225,7 @@ class Sizes:
             return size.default(self, layer)
         if isinstance(found, int):
             return found
-        if name in ("labels", "tokens"):
+        if name in ("labels", "tokens", "seen"):
             return len(found)
         return int(found[layer]) if 0 <= layer < len(found) else 0
 
@@ -244,6 +268,8 @@ class Sizes:
         """A size under config.json's name, with its value there."""
         size, value = SIZES[name], self.value(name, layer)
         found = next((n for n in size.names if self._config.get(n) is not None), None)
+        if not size.names:
+            return f"{size.otherwise or name} {value}"
         if found is None:
             missing = f"not in config.json, so {size.otherwise}" if size.otherwise else "assumed"
             return f"{size.names[0]} {value} ({missing})"

@@ -320,11 +320,18 @@ def parse_given(rows: Mapping[str, Option], given: Mapping[str, Any], what: str)
     unknown = [name for name in given if name not in named]
     if unknown:
         raise UsageError(f"unknown option of {what} {unknown[0]!r:.64}", hint=", ".join(named))
-    return {
-        named[name][0]: named[name][1].parse(value)
-        for name, value in given.items()
-        if value is not None
-    }
+    found = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        field, option = named[name]
+        try:
+            found[field] = option.parse(value)
+        except UsageError as error:
+            if name in error.message:
+                raise
+            raise UsageError(f"{option.flag}: {error.message}", hint=error.hint) from error
+    return found
 
 
 def said(rows: Mapping[str, Option], value: Any) -> Iterator[tuple[Option, Any]]:
