@@ -44,8 +44,8 @@ def foreign_model(
     """The model that a converter makes of a checkpoint, whose files are ``paths``.
 
     The file that it writes lies in ``stack``; ``projector`` asks for that of the encoders. Raises
-    :class:`UsageError` where only the converter's digest is known, :class:`UnsupportedError` with the end of what it said where it
-    fails, :class:`CancelledError` when the build was stopped.
+    :class:`UsageError` where only the converter's digest is known, :class:`UnsupportedError` with
+    the end of what it said where it fails, :class:`CancelledError` when the build was stopped.
     """
     from mbuild.gguf.reader import open_gguf
 
