@@ -13,8 +13,8 @@ from typing import Any
 from mbuild import __version__
 from mbuild.language.instructions import ROLES, TYPES
 from mbuild.language.parameters import DEPRECATED, PARAMETERS
-from mbuild.language.reference import KEYWORDS
 from mbuild.language.stages.words import CLAUSES
+from mbuild.language.word_help import KEYWORDS
 from mbuild.quant.choose.types import ALIASES, FILE_TYPES
 from mbuild.quant.table import TYPES as TENSOR_TYPES
 
@@ -75,11 +75,11 @@ def _line(words: Iterable[str], inside: list[str], name: str = "") -> Rule:
         pattern, scope = name.split("\t")
         behind, captures["2"] = f"({pattern})[ \\t]", {"name": f"{scope}.modelfile"}
     first = "TEMPLATE" in words
-    patterns = [{"include": "#template"}] if first else []
+    patterns = [{"include": "#go-template"}] if first else []
     return {
         "begin": rf"^[ \t]*((?i:{_any(words)}))[ \t]{'+' if not behind else ''}{behind}",
         "beginCaptures": captures,
-        "end": "$",
+        "end": r"(?<!\n)$",  # not behind the line end that a backslash takes
         "patterns": patterns + [{"include": each} for each in inside],
     }
 
@@ -89,7 +89,7 @@ def _name(pattern: str, scope: str) -> str:
 
 
 def _parameter() -> str:
-    return _name(rf"{_any([*PARAMETERS, *sorted(DEPRECATED)])}|\w+", "variable.parameter")
+    return _name(rf"{_any([*PARAMETERS, *sorted(DEPRECATED)])}|\w*", "variable.parameter")
 
 
 def _any(words: Iterable[str]) -> str:
@@ -138,7 +138,7 @@ def _shared() -> dict[str, Rule]:
             },
         },
         "continued": _match(r"\\[ \t]*\n", "constant.character.escape"),
-        "template": {"patterns": [
+        "go-template": {"patterns": [
             {**_quotes('"""', '"""', "string.quoted.triple"), "patterns": [{"include": "#action"}]},
             {**_quotes('"(?!"")', '"', "string.quoted.double"),
              "patterns": [{"include": "#action"}]},

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import shutil
+import struct
 import subprocess
 import time
 import urllib.request
@@ -184,3 +185,32 @@ def _port(driver: subprocess.Popen[str]) -> int:
         if found:
             return int(found[1])
     raise AssertionError("ChromeDriver does not start")
+
+
+def same_picture(browser: Browser, path: Path, documented: Path) -> float:
+    """How far two PNGs are apart: the mean difference of a channel, 0 to 255, when scaled down."""
+    first, second = (base64.b64encode(each.read_bytes()).decode() for each in (path, documented))
+    browser.open("about:blank")
+    difference: float = browser.run(f"""
+        (async () => {{
+            const pixels = async data => {{
+                const image = new Image();
+                image.src = "data:image/png;base64," + data;
+                await image.decode();
+                const canvas = document.createElement("canvas");
+                canvas.width = canvas.height = 48;
+                const context = canvas.getContext("2d");
+                context.drawImage(image, 0, 0, 48, 48);
+                return context.getImageData(0, 0, 48, 48).data;
+            }};
+            const [a, b] = [await pixels("{first}"), await pixels("{second}")];
+            return a.reduce((sum, value, i) => sum + Math.abs(value - b[i]), 0) / a.length;
+        }})()
+    """)
+    return difference
+
+
+def png_size(path: Path) -> tuple[int, int]:
+    """How wide and how high a PNG is, in pixels."""
+    wide, high = struct.unpack(">II", path.read_bytes()[16:24])
+    return wide, high

@@ -12,7 +12,7 @@ from pathlib import Path
 from lsprotocol import types as lsp
 from pygls.lsp.client import LanguageClient
 
-SECONDS = 60
+SECONDS = 20
 
 
 class Editor:
@@ -99,6 +99,8 @@ async def editing(folder: Path, *arguments: str) -> AsyncIterator[Editor]:
     environment = {**os.environ, "OLLAMA_MODELS": str(folder / "store")}
     command = [sys.executable, "-m", "mbuild", "lsp", *arguments]
     await client.start_io(*command, cwd=folder, env=environment)
+    process = client._server
+    assert process is not None
     editor = Editor(client, folder)
     asked = lsp.InitializeParams(capabilities=lsp.ClientCapabilities(), root_uri=folder.as_uri())
     await asyncio.wait_for(client.initialize_async(asked), SECONDS)
@@ -107,8 +109,8 @@ async def editing(folder: Path, *arguments: str) -> AsyncIterator[Editor]:
         yield editor
         await asyncio.wait_for(client.shutdown_async(None), SECONDS)
         client.exit(None)
-        process = client._server
-        assert process is not None
         assert await asyncio.wait_for(process.wait(), SECONDS) == 0
     finally:
+        if process.returncode is None:
+            process.kill()
         await client.stop()

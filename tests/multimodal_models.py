@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from example_models import settle, write_chat
+from example_models import generator, settle
 from multimodal import spec, write_tensors
 
 TEXT, EYES = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 
 
+AROUND = ("\n\n", "<fake_token_around_image>", "<global-img>")
+"""What llama.cpp puts around an image for this family, one token each (mtmd.cpp)."""
+
+
 def write_vlm(folder: Path) -> Path:
     """The checkpoint: text in the first shard, the encoder in the second."""
-    write_chat(folder)
+    made = generator(POSITIONS=4096)  # room for images
+    *first, start, end = made.CHAT
+    vars(made)["CHAT"] = [*first, *((piece, made.USER) for piece in AROUND), start, end]
+    made.write_chat(folder)
+    settle()
     text = json.loads((folder / "config.json").read_text())
     case = spec("smolvlm")
     config = case["files"]["config.json"]

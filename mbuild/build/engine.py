@@ -1,7 +1,7 @@
 """Runs a graph of steps: cached ones from the cache, the others as soon as they can.
 
 The engine knows no kind of step. A build with nothing to do stays in
-:func:`_look_up` and starts no thread.
+:func:`look_up` and starts no thread.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import suppress
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from mbuild.build.graph import (
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
     from mbuild.core.digest import Digest
     from mbuild.store import Layer
     from mbuild.store.ports import BuildStore
+    from mbuild.work.pools import Pool
 
 _REPORT_SECONDS = 0.1
 _LEAST_AT_ONCE = 2
@@ -98,38 +98,16 @@ class Outcome:
         self.files: dict[str, Digest] = {}
 
 
-class State(StrEnum):
-    """What a build would do with a step."""
+class BuildEngine:
+    """Runs steps against one store. ``use_cache=False`` runs every step.
 
-    CACHED = "cached"
-    RUN = "run"
-    DEPENDS = "depends"
-    """It runs if a step that has to run before it comes out differently."""
-    SHARED = "shared"
-    """Its result comes from the shared cache."""
-
-
-class Surveyed(NamedTuple):
-    """A step before a build; ``description`` is None while not all of it is known.
-
-    ``lost`` is why it has no cached result, should no input have changed. ``fetches`` are the
-    bytes that come from the shared cache.
+    ``pool`` computes for steps that can hand work out.
     """
 
-    step: Step
-    state: State
-    description: dict[str, Any] | None
-    key: str = ""
-    lost: Note | None = None
-    fetches: int = 0
-
-
-class BuildEngine:
-    """Runs steps against one store. ``use_cache=False`` runs every step."""
-
-    def __init__(self, store: BuildStore, use_cache: bool = True) -> None:
+    def __init__(self, store: BuildStore, use_cache: bool = True, pool: Pool | None = None) -> None:
         self.store = store
         self.use_cache = use_cache
+        self.pool = pool
 
     def run(self, targets: Sequence[Step], outcome: Outcome) -> Generator[BuildEvent, None, None]:
         """Bring the targets' results into ``outcome``, yielding events.
@@ -140,7 +118,7 @@ class BuildEngine:
         numbers = {step: number for number, step in enumerate(steps, start=1)}
         missing: list[Step] = []
         for step in steps:
-            result, key = (None, "") if step.fetches else self._look_up(step, outcome.results)
+            result, key = (None, "") if step.fetches else self.look_up(step, outcome.results)
             if result is None:
                 missing.append(step)
             else:
@@ -150,7 +128,7 @@ class BuildEngine:
         if missing and self.use_cache and self.store.shared is not None:
             yield from self._take(missing, outcome, numbers)
             missing = [step for step in missing if step not in outcome.results]
-        for step in self._there(steps, missing, bring=True):
+        for step in self.there(steps, missing, bring=True):
             missing.remove(step)
             outcome.results[step] = Result()
             yield StepFinished(numbers[step], step.label, True, 0.0, 0, *names_of(step))
@@ -168,9 +146,7 @@ class BuildEngine:
         if found:
             yield from _Run(self, outcome, numbers, found, takes=True).events()
 
-    def _there(
-        self, steps: Sequence[Step], missing: Collection[Step], *, bring: bool
-    ) -> list[Step]:
+    def there(self, steps: Sequence[Step], missing: Collection[Step], *, bring: bool) -> list[Step]:
         """The fetching steps that need not run: nobody who runs needs them, or all is here."""
         needed = {each for step in missing if not step.fetches for each in step.needs}
         needed |= {each for step in steps if step.holds for each in step.needs}
@@ -184,54 +160,7 @@ class BuildEngine:
                 needed.update(step.needs)
         return there[::-1]
 
-    def survey(self, targets: Sequence[Step]) -> list[Surveyed]:
-        """What a build would do with each step, in order, without running any."""
-        results: dict[Step, Result] = {}
-        rows: list[Surveyed] = []
-        steps = in_order(targets)
-        for step in steps:
-            if step.fetches:
-                rows.append(self._surveyed_fetch(step))
-                continue
-            result, _ = self._look_up(step, results, bring=False)
-            if result is not None:
-                results[step] = result
-            if any(source not in results for source in step.inputs):
-                state = State.DEPENDS if self.use_cache else State.RUN
-                rows.append(Surveyed(step, state, None))
-                continue
-            description = describe(step, [results[source] for source in step.inputs])
-            key = cache_key(description) if description else ""
-            state = State.RUN if result is None else State.CACHED
-            row = Surveyed(step, state, description, key, self.lost(key))
-            rows.append(row if result is not None else self._offered(row, results))
-        to_run = (State.RUN, State.DEPENDS)
-        missing = [row.step for row in rows if row.state in to_run]
-        there = set(self._there(steps, missing, bring=False))
-        return [row._replace(state=State.CACHED) if row.step in there else row for row in rows]
-
-    def _offered(self, row: Surveyed, results: dict[Step, Result]) -> Surveyed:
-        """A step that would run, or what other machines have of it, noted among the results."""
-        shared = self.store.shared
-        if shared is None or not self.use_cache:
-            return row
-        from mbuild.build.exchange import offer
-
-        found = offer(row.step, row.key, self.store, shared)
-        if found is None:
-            return row
-        if not found.pays:
-            return row._replace(lost=Note(Cause.MADE_SOONER))
-        results[row.step] = found.result
-        return row._replace(state=State.SHARED, fetches=found.size)
-
-    @staticmethod
-    def _surveyed_fetch(step: Step) -> Surveyed:
-        description = describe(step, ())
-        key = cache_key(description) if description else ""
-        return Surveyed(step, State.RUN, description, key, Note(Cause.NOT_HERE))
-
-    def _look_up(
+    def look_up(
         self, step: Step, results: Mapping[Step, Result], bring: bool = True
     ) -> tuple[Result | None, str]:
         """The cached result of a step, if it is recorded and its layers are still there.
@@ -362,7 +291,8 @@ class _Run:
                     yield self._finish(event)
                     ready = waiting.done(event.step)
                 elif isinstance(event, _Begun):
-                    ready = waiting.begun(event.step)
+                    # Workers read files by their names, so they have to be whole.
+                    ready = waiting.begun(event.step) if self._engine.pool is None else []
                 else:
                     yield event
         finally:
@@ -400,7 +330,7 @@ class _Run:
                 self._outcome.lost[step] = Note(Cause.NOT_HERE)
                 missing[step] = ""
                 continue
-            result, key = engine._look_up(self._learned(step), results)
+            result, key = engine.look_up(self._learned(step), results)
             if result is None:
                 self._outcome.lost[step] = engine.lost(key)
                 missing[step] = key
@@ -514,4 +444,5 @@ class _Run:
             lambda: self._events.put(_Begun(step)),
             self._arriving,
             step.fetches and passes(step, self._steps),
+            self._engine.pool,
         )

@@ -255,8 +255,8 @@ def _flat(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], 
 _BASE = ("base",)
 _VALUES = "values"
 
-_VERSIONS = frozenset((("mbuild",), ("origin", "converter")))
-"""The places that hold a version of mbuild or of a part of it."""
+_VERSIONS = frozenset((("mbuild",), ("origin", "converter"), ("engine",)))
+"""The places that hold a version of mbuild or of a part of it, or what computes."""
 
 
 def _name(kind: str, path: tuple[str, ...]) -> str:

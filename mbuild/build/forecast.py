@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.build.costs import Cost, PlannedTensor
-from mbuild.build.engine import BuildEngine, State, Surveyed
+from mbuild.build.engine import BuildEngine
 from mbuild.build.explain import DescribedStep, explain
 from mbuild.build.graph import before, names_of
 from mbuild.build.history import BuildRecord, History
@@ -16,6 +16,8 @@ from mbuild.build.prepare import Build, learn, plans_of
 from mbuild.build.reasons import Explanation
 from mbuild.build.recording import describe_steps
 from mbuild.build.sources.values import Material
+from mbuild.build.surveying import State, Surveyed
+from mbuild.build.surveying import survey as surveyed
 from mbuild.core.events import Cause, Note
 
 if TYPE_CHECKING:
@@ -151,7 +153,7 @@ def survey(wanted: Build, store: Store) -> Survey:
     plans = plans_of(wanted, store)
     targets = [planned.manifest for planned in plans]
     ends = [step for planned in plans for step in planned.ends]
-    rows = tuple(BuildEngine(store, wanted.use_cache).survey(ends))
+    rows = tuple(surveyed(BuildEngine(store, wanted.use_cache), ends))
     base = History(store).last_of(wanted.request)
     if base is None:
         reasons = [Explanation(note=Note(Cause.FIRST))] * len(rows)

@@ -41,13 +41,21 @@ def checks_of(
 
         if not has_engine():
             raise NoEngineError
+    compared = {_text_of(each) for each in expected if each.measure in COMPARING}
     for each in expected:
-        looked_at = _looked_at(planned, each, texts, label)
+        looked_at = _looked_at(planned, each, texts, label, beside=_text_of(each) in compared)
         yield CheckModel(looked_at, each.measure, each.compare, each.value, label)
 
 
-def _looked_at(planned: Plan, each: Expectation, texts: Texts, label: str) -> Step:
-    """The step whose result a check looks at."""
+def _text_of(each: Expectation) -> tuple[str, bool, int]:
+    return each.text, each.beside, each.chunks
+
+
+def _looked_at(planned: Plan, each: Expectation, texts: Texts, label: str, *, beside: bool) -> Step:
+    """The step whose result a check looks at.
+
+    ``beside``: the unquantized model goes through the text, too; perplexity comes with that.
+    """
     if each.measure == "answers":
         from mbuild.build.steps.measuring import AskModel
 
@@ -70,8 +78,9 @@ def _looked_at(planned: Plan, each: Expectation, texts: Texts, label: str) -> St
             f"CHECK {each.said}: the target has no weights to measure",
             hint="take the CHECK out, or start from a model with weights",
         )
-    text = texts[each.text, each.beside]
-    against = planned.origin if comparing else None
+    name, found_beside, _ = _text_of(each)
+    text = texts[name, found_beside]
+    against = planned.origin if beside else None
     return MeasureModel(planned.weights, against, text, each.chunks, label)
 
 

@@ -18,12 +18,13 @@ from mbuild.build.build import build
 from mbuild.build.explain import DescribedStep, explain
 from mbuild.build.graph import Step, canonical_json, in_order, names_of
 from mbuild.build.recording import describe_steps
+from mbuild.build.steps.importances import LENT_KIND, lent_key
 from mbuild.core.errors import MbuildError, SourceError, StoreError
 from mbuild.core.events import Cause
 from mbuild.store import Layer, Manifest, Store
 from mbuild.store.files import temporary_folder
 from mbuild.store.media import GGUF
-from mbuild.store.records import DESCRIPTION
+from mbuild.store.records import DESCRIPTION, IMATRIX
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,6 +87,7 @@ def rebuild(
         store.prepare()
         with temporary_folder(store.private / "tmp") as folder:
             scratch = Store(folder / "store")
+            _lend_matrices(store, scratch, stored)
             gate = _Borrowing(store, scratch, stored, wanted.gate)
             yield from build(wanted._replace(gate=gate), scratch)
             again = scratch.manifests.read(stored.name)
@@ -98,6 +100,26 @@ def rebuild(
                 tuple(_differences((store, stored), (scratch, again))),
                 *_said(scratch, again),
             )
+
+
+def _lend_matrices(store: Store, scratch: Store, stored: StoredManifest) -> None:
+    """Give the throw-away store the importance matrices that the model was made with.
+
+    Their last digits depend on the processor, and computing them on the engine. So they are
+    an input of what is built again, as a file of the user's would be.
+    """
+    from mbuild.build.history import History
+
+    record = History(store).maker_of(str(stored.name), stored.id)
+    for step in record.steps if record else ():
+        if step.kind == LENT_KIND and all(store.blobs.bring(x.digest, x.size) for x in step.layers):
+            for layer in step.layers:
+                data = store.blobs.local_path(layer.digest).read_bytes()
+                lent = {"digest": str(layer.digest), "facts": dict(step.measured)}
+                scratch.prepare()
+                scratch.blobs.put(data)
+                scratch.database.put(IMATRIX, lent_key(step.label), lent)
+    scratch.database.flush()
 
 
 def _said(

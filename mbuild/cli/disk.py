@@ -79,14 +79,16 @@ def _usage_lines(used: Usage) -> list[str]:
         lines.append(f"\nmbuild prune would remove nothing: {unreadable} unreadable")
     else:
         lines.append(f"\nmbuild prune would free {human_size(used.prunable)}")
-        lines += [f"  {text}" for text in _stays(used.waiting, used.reason)]
+        lines += [f"  {text}" for text in _stays(used.waiting, used.reason, used.running)]
     lines.append(f"the cache keeps up to {human_size(used.budget)}; MBUILD_KEEP=SIZE changes that")
     return lines
 
 
-def _stays(waiting: int, reason: str) -> list[str]:
+def _stays(waiting: int, reason: str, running: int) -> list[str]:
     """Why blobs that no model uses stay where they are."""
     texts = [f"{counted(waiting, 'recent upload')} kept for a day"] if waiting else []
+    if running:
+        texts.append(f"{counted(running, 'blob')} of models that run; mbuild ps lists them")
     return texts + ([f"{reason}; --older 0s removes them anyway"] if reason else [])
 
 
@@ -162,7 +164,7 @@ def _pruned_lines(done: Pruned, dry_run: bool) -> list[str]:
     if done.kept:
         size = human_size(sum(file.size for _, file in done.kept))
         lines.append(f"kept {counted(len(done.kept), 'blob')} that no model uses, {size}")
-    return lines + [f"  {text}" for text in _stays(done.waiting, done.reason)]
+    return lines + [f"  {text}" for text in _stays(done.waiting, done.reason, done.running)]
 
 
 VERIFY_EPILOG = """\

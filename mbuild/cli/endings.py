@@ -11,15 +11,18 @@ import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mbuild import __version__
-from mbuild.core.errors import CancelledError, MbuildError, ModelfileError
-from mbuild.core.events import BuildFailed, Failure, Warned
+from mbuild.core.errors import CancelledError, MbuildError
+from mbuild.core.events import Warned
+from mbuild.core.failures import failed
 from mbuild.core.names import DEFAULT_TAG, ModelName
 from mbuild.core.units import human_size
 
 if TYPE_CHECKING:
+    import click
+
     from mbuild.build.request import BuildRequest
     from mbuild.store import Store
 
@@ -27,6 +30,13 @@ TRACEBACK_VARIABLE = "MBUILD_TRACEBACK"
 """Set to 1, an internal error prints its traceback instead of writing it to a file."""
 
 _BLOCK = 512
+
+
+def meant(error: click.NoSuchOption) -> None:
+    """Where an option of other tools was given, name ours in the error, not one spelled alike."""
+    formats = error.ctx and any("--format" in param.opts for param in error.ctx.command.params)
+    if error.option_name == "--json" and formats and error.possibilities is not None:
+        error.possibilities[:] = ["--format json"]
 
 
 def interrupted(store: Store, names: Sequence[str]) -> CancelledError:
@@ -84,30 +94,6 @@ def _differs(store: Store, plain: ModelName, built: set[ModelName]) -> bool:
             data != read(store.manifests.resolve(name)) for name in built
         )
     return False
-
-
-def failed(error: BaseException) -> BuildFailed:
-    """The event about a build's end, for programs."""
-    if isinstance(error, (KeyboardInterrupt, CancelledError)):
-        return BuildFailed("stopped", ())
-    problems: Sequence[Any] = ()
-    if isinstance(error, ModelfileError):
-        problems = error.problems
-    elif isinstance(error, MbuildError) and error.problem is not None:
-        problems = (error.problem,)
-    if problems:
-        return BuildFailed("failed", tuple(map(_failure, problems)))
-    if isinstance(error, OSError):
-        place = f"{error.filename}: " if error.filename else ""
-        return BuildFailed("failed", (Failure(f"{place}{error.strerror or error}"),))
-    return BuildFailed("failed", (Failure(str(error), getattr(error, "hint", "")),))
-
-
-def _failure(problem: Any) -> Failure:
-    line, column = (problem.span.line, problem.span.column) if problem.span else (0, 0)
-    return Failure(
-        problem.message, problem.suggestion, problem.filename, line, column, problem.code
-    )
 
 
 # For GitHub's log (https://docs.github.com/actions/reference/workflow-commands-for-github-actions).

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable
+from contextlib import redirect_stdout
 
 import click
 
@@ -39,10 +42,13 @@ def lsp_command(
             f"mbuild lsp needs the package {(error.name or '').partition('.')[0]}",
             hint="pip install 'mbuild-models[lsp]'",
         ) from None
-    from mbuild.cli.staged import arguments_of
+    from mbuild.build.staged import arguments_of
 
     def models() -> Iterable[str]:
         opened = open_store(ctx, store)
         return [str(name) for name in opened.manifests.names()] if opened.root.is_dir() else []
 
-    make_server(arguments_of(build_arg), models).start_io()
+    # The editor's stream is closed in the end; whatever else is printed would disturb it.
+    stream = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    with redirect_stdout(sys.stderr):
+        make_server(arguments_of(build_arg), models).start_io(stdout=stream)

@@ -164,6 +164,11 @@ WITH_VALUE = {
     "--target",
     "--converter",
     "--converter-python",
+    "--on",
+    "--part",
+    "--cache-from",
+    "--cache-to",
+    "--cache-verify",
     *(
         row.flag
         for table in (OPTIONS, SPLITTING, CONVERSION, HALVES)
@@ -268,6 +273,10 @@ def run(args: Sequence[str]) -> int:
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except click.ClickException as error:
+        if isinstance(error, click.NoSuchOption):
+            from mbuild.cli.endings import meant
+
+            meant(error)
         text = io.StringIO()
         error.show(text)
         _say(text.getvalue().rstrip("\n"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mbuild.build.engine import State
+from mbuild.build.surveying import State
 from mbuild.cli.common import columns_of, human_size
 from mbuild.cli.meter import counted
 from mbuild.cli.screen import wrapped

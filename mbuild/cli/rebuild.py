@@ -94,10 +94,13 @@ def _wanted(
     try:
         return from_log(stored, store, say_reading, build=build, elsewhere=source)
     except NameNotFoundError:
-        if statement is None or source is None:
+        shown = statement.definition["externalParameters"]["request"] if statement else {}
+        if source is None or "modelfile" not in shown:
             raise
-        name = statement.definition["externalParameters"]["request"]["modelfile"]["name"]
-        return _from_file(str(source / name), stored, store, source, statement)
+        modelfile = read_modelfile(str(source / str(shown["modelfile"]["name"])), None)
+        script = script_of(modelfile)
+        further = {"elsewhere": source}
+        return from_statement(modelfile.data, script, shown, stored, store, say_reading, **further)
 
 
 def how_built(store: Store, stored: StoredManifest, file: str | None) -> Build:

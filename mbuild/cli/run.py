@@ -102,6 +102,7 @@ def _talker(opened: Store, name: ModelName, options: dict[str, Any]) -> Talker:
     from mbuild.cli.talking import AtServer, OwnEngine
     from mbuild.models import library
     from mbuild.runtime.pool import seconds_of
+    from mbuild.runtime.runnable import doubt_of
     from mbuild.store.serving import served_at
 
     try:
@@ -109,6 +110,8 @@ def _talker(opened: Store, name: ModelName, options: dict[str, Any]) -> Talker:
     except NameNotFoundError as error:
         hint = error.hint or f"mbuild pull {name} gets it from a registry; mbuild list lists them"
         raise NameNotFoundError(error.message, hint=hint) from None
+    if doubt := doubt_of(library.view(opened, name)):
+        click.echo(f"warning: {doubt}", err=True)
     keep = options["keepalive"]
     if keep is not None:
         seconds_of(keep)

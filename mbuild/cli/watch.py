@@ -110,7 +110,7 @@ class _Watcher:
         self._ctx, self._options, self._style, self._last = ctx, options, style, last
         self._store = open_store(ctx, options["store"])
         self._modelfile = _modelfile(options["file"], folder)
-        names = options["names"] or (default_name(folder),)
+        names = options["names"] or (default_name(folder).removesuffix(f":{DEFAULT_TAG}"),)
         for name in names:
             if model_name(name).tag != DEFAULT_TAG:
                 raise UsageError(

@@ -88,6 +88,8 @@ def unfinished(checkpoint: TrainedCheckpoint, last_file: str = LAST_FILE) -> str
     for name in weights:
         if not (path / name).is_file():
             return f"{name} is not there yet"
+        if name.endswith(_INDEX):
+            return f"{name} is not whole yet"
         if name.endswith(".safetensors") and not is_whole(path / name):
             return f"{name} is not whole yet"
     return ""

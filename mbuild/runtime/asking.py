@@ -165,9 +165,9 @@ class Asking:
                 prompt = maker.make(without(turns, dropped))
         prompt = prompt._replace(text=before + prompt.text)
         beyond = await self._beyond(prompt)
-        if beyond <= 0:
-            return prompt
-        if not ask.shift or not ask.truncate or prompt.images:
+        if beyond <= 0 or prompt.images:
+            return prompt  # how much an image takes only the engine knows, which refuses too much
+        if not ask.shift or not ask.truncate:
             raise TooLongError(TOO_LONG)
         return prompt._replace(text=await self._shortened(prompt.text))
 

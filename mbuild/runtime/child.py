@@ -21,6 +21,7 @@ from socket import AF_UNIX, socket
 from typing import Any
 
 from mbuild.runtime.spec import EngineSpec
+from mbuild.store.locks import use
 
 READY = "ready"
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
@@ -31,6 +32,8 @@ def main() -> None:
     """Run one engine until standard input ends."""
     job = json.loads(sys.stdin.readline())
     spec = EngineSpec.from_json(job["spec"])
+    for path in spec.files:
+        use(path)
     engine: Any
     if job["server"]:
         engine = _start_executable(job, spec)

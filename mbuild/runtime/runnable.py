@@ -150,6 +150,21 @@ class Runnable:
         )
 
 
+def doubt_of(contents: Contents) -> str:
+    """What may differ from Ollama, which has prompts and answers of some models in its own code.
+
+    "" for a model that names no such code.
+    """
+    rows = {"RENDERER": contents.config.get("renderer"), "PARSER": contents.config.get("parser")}
+    named = " and ".join(f"{word} {value}" for word, value in rows.items() if value)
+    if not named:
+        return ""
+    return (
+        f"{contents.stored.name}: {named} is code inside Ollama; here a template of the model's"
+        " takes its place, and prompts and answers may differ"
+    )
+
+
 def read_model(store: Store, name: ModelName, known: dict[Digest, WeightFacts]) -> Runnable:
     """A model to run; raises :class:`NameNotFoundError`, and what :func:`runnable_of` raises."""
     try:

@@ -14,7 +14,7 @@ from mbuild.runtime.failure import CannotError, TooLongError
 from mbuild.runtime.options import settings
 from mbuild.runtime.pool import Pool
 from mbuild.runtime.prompt import PromptMaker, conversation
-from mbuild.runtime.runnable import Runnable, read_model
+from mbuild.runtime.runnable import Runnable, doubt_of, read_model
 from mbuild.runtime.schema import as_json_schema
 from mbuild.runtime.tokenizing import text_of, tokens_of
 
@@ -29,14 +29,24 @@ if TYPE_CHECKING:
 class Runner:
     """Runs the models of a store. Belongs to one event loop."""
 
-    def __init__(self, store: Callable[[], Store], pool: Pool) -> None:
+    def __init__(
+        self,
+        store: Callable[[], Store],
+        pool: Pool,
+        warn: Callable[[str], object] = lambda text: None,
+    ) -> None:
+        """``warn`` is told what may differ from Ollama in a model, each time it is read."""
         self._store = store
+        self._warn = warn
         self.pool = pool
         self._headers: dict[Digest, WeightFacts] = {}
 
     def model(self, name: ModelName) -> Runnable:
         """A model, read now: it may have been built again. Blocks for some milliseconds."""
-        return read_model(self._store(), name, self._headers)
+        model = read_model(self._store(), name, self._headers)
+        if doubt := doubt_of(model.contents):
+            self._warn(doubt)
+        return model
 
     async def load(self, model: Runnable, ask: Ask) -> Finished:
         """Load a model without asking anything."""

@@ -66,7 +66,7 @@ class Service:
         self._root = root.absolute()
         self.policy = policy
         self.upstream = upstream
-        self.runner = None if engine is None else Runner(self.store, Pool(engine))
+        self.runner = None if engine is None else Runner(self.store, Pool(engine), self._warn)
         self.jobs = Jobs(builds or BUILDS_AT_ONCE)
         self.board = Board()
         self.past = PastBuilds()

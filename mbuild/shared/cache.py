@@ -29,6 +29,7 @@ _AT_ONCE = 1000  # names that a storage is asked about together
 _PROBE = 4 << 20  # bytes that tell how fast a storage is
 _LARGEST_PIECE = 1 << 32
 _POLL_SECONDS = 0.1
+_SHORT_SECONDS = 0.05  # what takes no longer to come is not compared with making it
 
 
 class TeamCache:
@@ -161,6 +162,8 @@ class TeamCache:
                 return True
             if writer.size:
                 self._lying.add(digest)
+                if guard is self._target and self._sender is not None:
+                    self._sender.distrust(digest)
                 self._warn(
                     f"the cache {guard.place} has other bytes for {digest.short}: they are not used"
                 )
@@ -204,7 +207,7 @@ class TeamCache:
 
     def piece_pays(self, size: int, seconds: float) -> bool:
         """Compare with how fast others came."""
-        return self._pace.seconds(size) <= seconds
+        return self._pace.seconds(size) <= max(seconds, _SHORT_SECONDS)
 
     def put_piece(self, key: str, data: Buffer, digest: Digest) -> None:
         """Send a piece of its own."""
@@ -251,11 +254,13 @@ class TeamCache:
     def close(self) -> None:
         """Drop what has not gone, and let everything go."""
         if self._sender is not None:
-            self._sender.close()
+            self._sender.give_up()
         if self._leases is not None:
             self._leases.close()
         for guard in self._guards:
             guard.storage.close()
+        if self._sender is not None:
+            self._sender.close()
 
 
 def _blob_of(place: RangePlace) -> Digest | None:

@@ -13,6 +13,7 @@ from mbuild.core.digest import Digest
 from mbuild.core.errors import StoreError
 from mbuild.shared.naming import blob_name, record_name
 from mbuild.store.records import PLACE, RangePlace
+from mbuild.work.cancel import Cancel
 from mbuild.work.queues import Queues
 
 if TYPE_CHECKING:
@@ -46,8 +47,10 @@ class Sender:
         self._in_flight = 0
         self._of_blob: dict[Digest, threading.Lock] = {}
         self._there: set[Digest] = set()
+        self._bad: set[Digest] = set()
         self._places: dict[str, RangePlace] = {}
         self._pieces: dict[str, RangePlace] = {}
+        self._cancel = Cancel("the build has ended")
         self._finished = 0
         self._moving: dict[Digest, int] = {}
         self.total = 0
@@ -113,8 +116,16 @@ class Sender:
 
         self._queues.put(send)
 
+    def distrust(self, digest: Digest) -> None:
+        """What lies there under that name is something else: the blob is sent whatever its size."""
+        self._bad.add(digest)
+
+    def give_up(self) -> None:
+        """Let what is on its way stop there."""
+        self._cancel.cancel()
+
     def close(self) -> None:
-        """Drop what has not gone."""
+        """Drop what has not gone, and wait for the end of what stops."""
         self._queues.stop()
 
     def _add_piece(self, key: str, place: RangePlace) -> None:
@@ -169,7 +180,7 @@ class Sender:
             if digest in self._there:
                 return True
             name = blob_name(digest)
-            there = self._guard.sizes([name]).get(name) == size
+            there = digest not in self._bad and self._guard.sizes([name]).get(name) == size
             sent = there or self._upload(digest, size, name)
             if sent:
                 self._there.add(digest)
@@ -177,6 +188,7 @@ class Sender:
 
     def _upload(self, digest: Digest, size: int, name: str) -> bool:
         def report(done: int) -> None:
+            self._cancel.check()
             self._moving[digest] = min(done, size)
 
         with self._lock:

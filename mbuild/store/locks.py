@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mbuild.core.errors import StoreError
@@ -30,6 +31,34 @@ except ImportError:  # Windows
 
 _POLL_SECONDS = 0.02
 _NOTICE_SECONDS = 1.0
+
+
+def use(path: str) -> None:
+    """Say until the end of this process that it reads a blob: a prune passes over it.
+
+    Without effect where the file system has no locks.
+    """
+    if fcntl is not None:
+        with suppress(OSError):
+            fd = os.open(path, os.O_RDONLY)
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def is_used(path: Path) -> bool:
+    """Whether a process that lives said so of a blob; False where nobody can tell."""
+    if fcntl is None:
+        return False
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EAGAIN, errno.EWOULDBLOCK)
+    finally:
+        os.close(fd)
+    return False
 
 
 class NoLocksError(StoreError):

@@ -10,8 +10,9 @@ import fakes
 import pytest
 from fakes import FakeMember, FakeReader, FakeStep, waiting_for
 
-from mbuild.build.engine import BuildEngine, Outcome, State
+from mbuild.build.engine import BuildEngine, Outcome
 from mbuild.build.graph import Step, StepContext, cache_key, describe
+from mbuild.build.surveying import State, survey
 from mbuild.core.digest import Digest
 from mbuild.core.errors import CancelledError, SourceError
 from mbuild.core.events import BuildEvent, Cause, StepFinished, StepStarted, Warned
@@ -159,7 +160,7 @@ def test_a_layer_of_another_size_is_damaged(store: Store) -> None:
     for path in store.root.rglob(layer.digest.filename):
         path.unlink()
     store.blobs.path(layer.digest).write_bytes(b"longer than before")
-    rows = {row.step: row for row in BuildEngine(store).survey([above])}
+    rows = {row.step: row for row in survey(BuildEngine(store), [above])}
     assert rows[below].state is State.RUN
     lost = rows[below].lost
     assert lost is not None
@@ -285,11 +286,15 @@ def finished(events: Sequence[BuildEvent]) -> list[tuple[int, str, bool]]:
 def test_a_survey_runs_nothing(store: Store) -> None:
     """It tells what would run, and what might if its input came out differently."""
     below, above = chain()
-    states = [row.state for row in BuildEngine(store).survey([above])]
+    states = [row.state for row in survey(BuildEngine(store), [above])]
     assert states == [State.RUN, State.DEPENDS]
     run(store, above)
     fakes.RUNS.clear()
-    assert [row.state for row in BuildEngine(store).survey([above])] == [State.CACHED, State.CACHED]
+    assert [row.state for row in survey(BuildEngine(store), [above])] == [
+        State.CACHED,
+        State.CACHED,
+    ]
     changed = FakeStep("above", "c", (below,))
-    assert [row.state for row in BuildEngine(store).survey([changed])] == [State.CACHED, State.RUN]
+    states = [row.state for row in survey(BuildEngine(store), [changed])]
+    assert states == [State.CACHED, State.RUN]
     assert fakes.RUNS == []

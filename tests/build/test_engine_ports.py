@@ -16,6 +16,7 @@ from mbuild.build.graph import Step
 from mbuild.build.prepare import Build, plans_of, read_recipe
 from mbuild.build.request import BuildRequest, Target
 from mbuild.build.sources.resolve import LocalContext
+from mbuild.build.surveying import survey
 from mbuild.core.digest import BLAKE3, Digest
 from mbuild.core.events import Code, Status
 from mbuild.core.names import ModelName
@@ -110,7 +111,7 @@ def test_looking_fetches_nothing(folder: Path, store: MemoryStore) -> None:
     """What a build would do is said without bringing anything."""
     run(store, targets(folder))
     store.blobs.far, store.blobs.here = store.blobs.here, {}
-    rows = BuildEngine(store).survey(targets(folder))
+    rows = survey(BuildEngine(store), targets(folder))
     assert {row.state.value for row in rows} == {"cached"}
     assert not store.blobs.fetched and not store.blobs.here
 

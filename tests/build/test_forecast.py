@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mbuild.build.engine import State
 from mbuild.build.forecast import Forecast, PlannedStep
 from mbuild.build.request import BuildRequest
+from mbuild.build.surveying import State
 
 
 def step(seconds: float | None, *inputs: int, every_core: bool = False) -> PlannedStep:

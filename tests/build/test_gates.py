@@ -18,12 +18,15 @@ from inprocess import in_process
 from mbuild.build.gates import checks_of
 from mbuild.build.plan import Plan
 from mbuild.build.request import BuildRequest, Target
+from mbuild.cli.rebuild import how_built
 from mbuild.core.errors import UsageError
 from mbuild.core.names import ModelName
 from mbuild.language.stages.changing import checks_said
 from mbuild.language.stages.values import Expectation
+from mbuild.models.comparing import compare_with_source
 from mbuild.quant.distance import Squares, squares
 from mbuild.runtime.failure import NoEngineError
+from mbuild.store import Store
 
 
 @pytest.fixture
@@ -138,9 +141,9 @@ def test_measures_are_compared(mbuild: Run) -> None:
     built(mbuild, "-q", "q4_0", "--check", "error < 0.5")
     assert mbuild("-t", "n", "-q", "q8_0", "--check", "error < 0.5").returncode == 0
     shown = mbuild("diff", "m", "n").stdout
-    assert re.search(r"Measures\n +~ chat: error: 0\.\d+ -> 0\.00\d+", shown), shown
+    assert re.search(r"Measures\n +~ compare chat: error: 0\.\d+ -> 0\.00\d+", shown), shown
     measured = json.loads(mbuild("diff", "m", "n", "--format", "json").stdout)["measures"]
-    errors = next(row for row in measured if row["key"] == "chat: error")
+    errors = next(row for row in measured if row["key"] == "compare chat: error")
     assert errors["old"] > 5 * errors["new"] > 0
     assert mbuild("report", "m", "-o", "report.html").returncode == 0
     assert f"error {errors['old']:.6g}" in Path("report.html").read_text()
@@ -157,13 +160,17 @@ def test_a_source_that_changed_is_no_source(mbuild: Run, tmp_path: Path) -> None
     assert done.returncode != 0 and "chat" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_what_is_not_quantized_has_no_error(mbuild: Run) -> None:
+def test_what_is_not_quantized_has_no_error(mbuild: Run, tmp_path: Path) -> None:
     """A CHECK of it is refused before anything runs, and so is the command."""
     done = mbuild("-t", "m", "--check", "error < 0.1")
     assert "this one is not quantized" in done.stderr and "converting" not in done.stderr
     built(mbuild)
     done = mbuild("measure", "m", "--tensors")
     assert "m:latest is not quantized" in done.stderr, done.stderr
+    store = Store(tmp_path / "store")
+    stored = store.manifests.read(ModelName.parse("m"))
+    with pytest.raises(UsageError, match="m:latest is not quantized"):
+        list(compare_with_source(how_built(store, stored, None), stored, store))
     done = mbuild("measure", "m", "--tensors", "--text", "x")
     assert "--tensors runs nothing" in done.stderr
     assert "there is no text" in mbuild("measure", "m").stderr

@@ -398,12 +398,17 @@ def test_a_lock_that_is_none_is_a_clear_error(
 
 
 def test_every_option_of_a_build_is_locked(locked: Path) -> None:
-    """A new field of a request must be in the lock; --link and names change no bytes."""
+    """A new field of a request must be in the lock; --link, names and checks change no bytes.
+
+    How an importance matrix is computed is there where one is
+    (``test_measuring_steps.py``).
+    """
     options = json.loads((locked / "Modelfile.lock").read_text())["options"]
-    apart = {"source", "link", "named", "splitting", "conversion", "converter", "halves"}
+    apart = {"source", "link", "named", "splitting", "conversion", "converter", "halves", "checks"}
     told = {*BuildRequest._fields} - apart
     assert {"targets" if name == "quantize" else name for name in options} == told
-    assert {*options["quantize"]["Q8_0"]} == {*Quantization._fields} - {"file_type"}
+    computed = {"imatrix_from", "imatrix_chunks"}
+    assert {*options["quantize"]["Q8_0"]} == {*Quantization._fields} - {"file_type"} - computed
 
 
 def test_splitting_is_locked(locked: Path, mbuild: Run) -> None:

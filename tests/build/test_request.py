@@ -18,6 +18,7 @@ from mbuild.core.errors import FormatError
 from mbuild.core.names import ModelName
 from mbuild.gguf.types import GGMLType
 from mbuild.quant.choose.options import (
+    COUNT,
     ENTRIES,
     FILE,
     FLAG,
@@ -50,6 +51,7 @@ def values(option: Option) -> st.SearchStrategy[Any]:
     kinds = {
         FLAG: st.booleans(),
         FILE: st.none() | TEXT,
+        COUNT: st.none() | st.integers(1, 10**6),
         TYPE: st.none() | TYPES,
         RULES: st.lists(RULE, max_size=3).map(tuple),
         ENTRIES: st.lists(ENTRY, max_size=3, unique_by=lambda entry: entry[0]).map(tuple),
@@ -57,10 +59,14 @@ def values(option: Option) -> st.SearchStrategy[Any]:
     return st.sampled_from(option.choices) if option.choices else kinds[option.kind]
 
 
-QUANTIZATIONS = st.builds(
-    Quantization,
-    st.sampled_from(FILE_TYPES),
-    **{field: values(option) for field, option in OPTIONS.items()},
+QUANTIZATIONS = (
+    st.builds(
+        Quantization,
+        st.sampled_from(FILE_TYPES),
+        **{field: values(option) for field, option in OPTIONS.items()},
+    )
+    .map(lambda each: each if each.imatrix is None else each._replace(imatrix_from=None))
+    .map(lambda each: each if each.imatrix_from is not None else each._replace(imatrix_chunks=None))
 )
 FILES = st.dictionaries(TEXT, DIGESTS, max_size=3)
 SPLITTINGS = st.builds(Splitting, st.integers(1, 10**12), st.none(), st.just(False)) | st.just(

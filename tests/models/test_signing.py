@@ -20,12 +20,12 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from gguf_files import tiny_gguf
 from inprocess import in_process
 from live_server import Server, serving_here
-from mbuild.models.provenance.keys import SigningKey, is_exposed, make_key, private_key, public_key
 from programs import need
 from registries import docker_registry
 
 from mbuild.core.digest import Digest
 from mbuild.core.errors import MbuildError
+from mbuild.core.keys import SigningKey, is_exposed, make_key, private_key, public_key
 from mbuild.models.provenance.signing import claim, envelope, opened, pre_authentication
 from mbuild.models.provenance.statements import newest
 from mbuild.registry.documents import documents_in, rows_of, tag_of

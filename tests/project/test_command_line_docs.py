@@ -116,9 +116,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-ELSEWHERE = ("serve", "run", "measure", "imatrix", "ps", "stop", "pull", "push", "login", "watch")
-"""Commands whose examples other tests run: they need a server, a training run or a model that
-can run."""
+ELSEWHERE = (
+    *("serve", "run", "measure", "imatrix", "ps", "stop", "pull", "push", "login", "watch"),
+    "lsp",
+)
+"""Commands whose examples other tests run: they need a server, a training run, an editor or a
+model that can run."""
 
 
 @pytest.mark.parametrize("name", ["mbuild", *(name for name in COMMANDS if name not in ELSEWHERE)])

@@ -14,6 +14,7 @@ from mbuild.core.names import ModelName
 from mbuild.runtime.asked import Ask, ChatTurn
 from mbuild.runtime.failure import CannotError
 from mbuild.runtime.options import settings
+from mbuild.runtime.pool import Pool
 from mbuild.runtime.prompt import (
     PromptMaker,
     conversation,
@@ -21,7 +22,8 @@ from mbuild.runtime.prompt import (
     tool_list,
     without,
 )
-from mbuild.runtime.runnable import Runnable, read_model
+from mbuild.runtime.runnable import Runnable, doubt_of, read_model
+from mbuild.runtime.runner import Runner
 from mbuild.store import Store
 from mbuild.templates.conversation import ToolCall
 
@@ -34,6 +36,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         "chat": f'TEMPLATE """{CHATML}"""\nSYSTEM Be brief.\nMESSAGE user Ping',
         "tools": f'TEMPLATE """{TOOLS}"""',
         "ollamas": "RENDERER qwen3-coder",
+        "parsed": "TEMPLATE {{ .Prompt }}\nRENDERER x\nPARSER harmony",
     }
     return build_models(tmp_path_factory.mktemp("prompts"), models)
 
@@ -73,6 +76,20 @@ def test_who_makes_the_prompts(store: Store) -> None:
     assert _model(store, "chat", chat_template="<think></think>").jinja
     assert not _model(store, "tools", chat_template="<think></think> tool_call").jinja
     assert not _model(store, "ollamas", chat_template="").jinja
+
+
+def test_what_may_differ_from_ollama_is_said(store: Store) -> None:
+    """Of a model that names code inside Ollama, whichever template takes its place; of no other."""
+    said: list[str] = []
+    runner = Runner(lambda: store, Pool(), said.append)
+    for name in ("chat", "ollamas", "parsed"):
+        runner.model(ModelName.parse(name))
+    assert [text.partition(" is code")[0] for text in said] == [
+        "ollamas:latest: RENDERER qwen3-coder",
+        "parsed:latest: RENDERER x and PARSER harmony",
+    ]
+    assert not _model(store, "parsed", chat_template="").jinja  # by its TEMPLATE then
+    assert doubt_of(_model(store, "chat").contents) == ""
 
 
 def test_what_a_model_can_do(store: Store) -> None:

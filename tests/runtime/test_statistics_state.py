@@ -28,13 +28,13 @@ def test_sums_come_back_as_they_were(
     tmp_path: Path, sums: dict[str, Sums], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the bit, with how many chunks they are of; and nothing lies beside the file."""
-    kept = state.Kept(tmp_path / "imatrix-x")
+    kept = state.KeptSums(tmp_path / "imatrix-x")
     assert kept.read() == (0, {})
     kept.write(3, sums)
     assert kept.read() == (0, {})  # too soon: a small model would write all the time
     monkeypatch.setattr(state, "_SECONDS", 0)
     kept.write(3, sums)
-    done, found = state.Kept(tmp_path / "imatrix-x").read()
+    done, found = state.KeptSums(tmp_path / "imatrix-x").read()
     assert done == 3 and found.keys() == sums.keys()
     for name, entry in sums.items():
         assert found[name].squares.dtype == np.float32
@@ -49,13 +49,13 @@ def test_damaged_sums_count_as_none(
     """Any byte that is another one, and a file that is cut short."""
     monkeypatch.setattr(state, "_SECONDS", 0)
     path = tmp_path / "imatrix-x"
-    state.Kept(path).write(3, sums)
+    state.KeptSums(path).write(3, sums)
     whole = path.read_bytes()
     for place in (0, 40, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        assert state.Kept(path).read() == (0, {})
+        assert state.KeptSums(path).read() == (0, {})
     path.write_bytes(whole[:-5])
-    assert state.Kept(path).read() == (0, {})
+    assert state.KeptSums(path).read() == (0, {})
 
 
 @pytest.mark.skipif(not has_engine(), reason="xllamacpp is not installed")

@@ -18,6 +18,7 @@ from stores import copy_tiny_store
 
 from mbuild.build.history import History
 from mbuild.models.disk import usage
+from mbuild.models.disk.inventory import LeftoverKind
 from mbuild.server.page import assets, watch
 from mbuild.server.page.assets import POLICY, wants_page
 from mbuild.server.security import AccessPolicy
@@ -243,6 +244,10 @@ def test_a_model_with_its_layers_and_who_shares_them(server: Server) -> None:
 def test_the_disk_is_what_du_says(server: Server) -> None:
     """The same sums, key by key."""
     wait_for(server, start(server, "mario"), "built")
+    end = time.monotonic() + 10
+    while usage(server.store).leftovers.get(LeftoverKind.TEMPORARY):  # it is in the log, and ends
+        assert time.monotonic() < end
+        time.sleep(0.05)
     assert server.http.get("/api/mbuild/disk").json() == usage(server.store).to_json()
 
 

@@ -6,14 +6,18 @@ The picture in docs/images is made here: MBUILD_WRITE_IMAGES=1 writes it anew.
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import Browser, axe_source, chromium
+from browser import Browser, axe_source, chromium, png_size, same_picture
+from documents import DOCS
 from drawn_builds import three_variants
 from live_server import Server, serving_here
-from running_builds import Gate, gated
+from running_builds import Gate, gated, told
 from stores import copy_tiny_store
 
 from mbuild.build.history import History
@@ -40,7 +44,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator
     cut = last._replace(status="unfinished", started=4.0, seconds=1.0)
     for result, error in (("stopped", ""), ("failed", "the disk is full\n  hint: mbuild prune")):
         record = drawn.record._replace(
-            id=f"6b06f195{len(error):04x}",
+            id="6b06f195ffff" if error else "6b06f1950000",
             result=result,
             error=error,
             models={},
@@ -335,3 +339,27 @@ def test_a_server_that_ends_is_said_and_found_again(browser: Browser, tmp_path: 
         patch.setattr(run, "listen", lambda host, _: listen(host, port))
         with serving_here(root):
             browser.until("document.getElementById('link').textContent === 'Live'", 20)
+
+
+def test_the_documented_picture(browser: Browser, busy: Server, tmp_path: Path) -> None:
+    """The picture in docs/images is of this size, and shows the page as it is today."""
+    record = next(r for r in History(busy.store).newest_first() if r.id == "6b06f1950000")
+    looks = ["ran"] * 3 + ["running"] * 2 + ["waiting"] * len(record.steps)
+    steps = tuple(
+        step._replace(status=look, reasons=(), layers=step.layers if look == "ran" else ())
+        for step, look in zip(record.steps, looks, strict=False)
+    )
+    now = time.time_ns() - 3_000_000_000
+    telling = told(busy.store, record._replace(steps=steps, time=now), "6b06f1950001")
+    browser.look(1280, 1000)
+    visit(browser, busy, "build/6b06f1950001")
+    browser.until("document.querySelector('.graph svg')")
+    browser.until("document.getElementById('link').textContent === 'Live'")
+    browser.screenshot(tmp_path / "page.png", height=1000)
+    telling.end()
+    documented = DOCS / "images" / "page.png"
+    if os.environ.get("MBUILD_WRITE_IMAGES"):
+        shutil.copyfile(tmp_path / "page.png", documented)
+    assert png_size(tmp_path / "page.png") == png_size(documented)
+    assert documented.stat().st_size < 200_000
+    assert same_picture(browser, tmp_path / "page.png", documented) < 6

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from mbuild.build.history import BuildRecord, History
 from mbuild.build.sources.values import Material
 from mbuild.core.events import BuildEvent, StepStarted, Warned
 from mbuild.server import building
+from mbuild.server.page.places import cut
 from mbuild.view.picture.text import printable
 
 pytestmark = pytest.mark.browser
@@ -117,13 +118,14 @@ def test_texts_of_past_builds_are_texts(browser: Browser, server: Server) -> Non
         History(server.store).append(pair)
         if number % 40 == 39 or text is CORPUS[-1]:  # a list has the last fifty
             open_view(browser, server, "builds", "document.querySelector('.builds .badge')")
-            shown(browser, CORPUS[number - number % 40 : number + 1])
+            shown(browser, tuple(map(cut, CORPUS[number - number % 40 : number + 1])))
     failed = hostile(record, CORPUS, "ran")._replace(id="00000000eeee", result="failed")
     History(server.store).append(failed)
     open_view(browser, server, "build/00000000eeee", "document.querySelector('.graph svg')")
-    shown(browser, CORPUS, ".steps")
-    shown(browser, CORPUS, ".failure")
-    shown(browser, tuple(map(printable, CORPUS)), ".graph")
+    texts = tuple(map(cut, CORPUS))
+    shown(browser, texts, ".steps")
+    shown(browser, texts, ".failure")
+    shown(browser, tuple(map(printable, texts)), ".graph")
 
 
 def test_texts_of_running_builds_are_texts(browser: Browser, server: Server) -> None:
@@ -132,7 +134,7 @@ def test_texts_of_running_builds_are_texts(browser: Browser, server: Server) -> 
     telling = told(server.store, hostile(record, CORPUS, "running"), "00000000ffff")
     open_view(browser, server, "builds", "document.querySelector('.cards .badge')")
     open_view(browser, server, "build/00000000ffff", "document.querySelector('.steps .running')")
-    shown(browser, CORPUS, ".steps")
+    shown(browser, tuple(map(cut, CORPUS)), ".steps")
     telling.end()
 
 
@@ -157,54 +159,68 @@ def test_lines_of_a_log_are_texts(
 
 def test_texts_of_models_are_texts(browser: Browser, server: Server) -> None:
     """What a model says of itself: family, types, capabilities, messages and parameters."""
-    count = len(CORPUS)
-    for number in range(count):
-        given = [CORPUS[(number + shift) % count] for shift in range(3)]
-        info = dict(
-            zip(("model_family", "parameter_size", "quantization_level"), given, strict=True)
-        )
-        fields: dict[str, Any] = {"from": "tiny", "info": info, "capabilities": given}
+    groups = [CORPUS[start : start + 3] for start in range(0, len(CORPUS), 3)]
+    keys = ("model_family", "parameter_size", "quantization_level")
+    for number, group in enumerate(groups):
+        given = [*group, *CORPUS][:3]
+        fields: dict[str, Any] = {"from": "tiny", "info": dict(zip(keys, given, strict=True))}
         fields |= {"system": given[0], "license": given[1], "parameters": {"stop": given}}
-        answer = server.create(model=f"m{number}", **fields, stream=False)
+        answer = server.create(model=f"m{number}", **fields, capabilities=given, stream=False)
         assert answer.status_code == 200, answer.text
     open_view(browser, server, "models", "document.querySelector('tbody tr')")
     shown(browser, CORPUS)
-    for number in range(0, count, 3):  # each has three of the texts
-        open_view(browser, server, f"model/m{number}", "document.querySelector('pre')")
-        wanted = tuple(CORPUS[(number + shift) % count] for shift in range(3))
-        shown(browser, wanted, ".facts")
+    for number, group in enumerate(groups):
+        browser.run(
+            f"document.querySelector('main').replaceChildren(); location.hash = '#/model/m{number}'"
+        )
+        browser.until("document.querySelector('main pre')")
+        shown(browser, group, ".facts")
+        assert browser.run(WRONG) == []
+
+
+def each(browser: Browser, texts: Sequence[str], do: str, done: str) -> None:
+    """In the page, for each text: ``do`` something with it, wait until ``done``, look."""
+    found = browser.run(f"""
+        (async () => {{
+            const wrong = [];
+            for (const text of {json.dumps(texts)}) {{
+                {do};
+                for (let n = 0; !({done}); n++) {{
+                    if (n > 1000) return ["it waits for ever", text];
+                    await new Promise(go => setTimeout(go, 5));
+                }}
+                wrong.push(...{WRONG});
+            }}
+            return wrong;
+        }})()
+    """)
+    assert found == []
 
 
 def test_a_modelfile_and_what_is_said_of_it_are_texts(browser: Browser, server: Server) -> None:
     """In the editor, its marks and its list of problems, and in the refusal of a build."""
     open_view(browser, server, "edit")
-    for text in CORPUS:
-        lines = f"FROM {text}\nPARAMETER {text} 1\n{text}\nTEMPLATE {text}\nMESSAGE {text} x\n"
-        browser.run(f"""
-            window.area = document.getElementById("modelfile");
-            area.value = {json.dumps(lines)};
-            document.getElementById("found").textContent = "";
-            area.dispatchEvent(new Event("input"));
-        """)
-        browser.until("document.getElementById('found').textContent")
-        assert browser.run("document.querySelector('.marks').textContent") == lines + "\n"
-        assert browser.run(WRONG) == []
-    for text in CORPUS:
-        browser.run(f"""
-            document.getElementById("build-problem").textContent = "";
-            document.getElementById("model").value = {json.dumps(text)};
-            document.querySelector(".edit .primary").click();
-        """)
-        browser.until("document.getElementById('build-problem').textContent")
-        assert browser.run(WRONG) == []
+    forms = "PARAMETER {0} 1\n{0}\nTEMPLATE {0}\nMESSAGE {0} x\nFROM {0}\n"
+    texts = [
+        "".join(map(forms.format, CORPUS[start : start + 10]))
+        for start in range(0, len(CORPUS), 10)
+    ]
+    browser.run("window.at = id => document.getElementById(id)")
+    fill = """at("found").textContent = ""; at("modelfile").value = text;
+        at("modelfile").dispatchEvent(new Event("input"))"""
+    copied = """at("found").textContent
+        && document.querySelector(".marks").textContent === text + "\\n\""""
+    each(browser, texts, fill, copied)
+    assert browser.run("document.querySelectorAll('mark').length") > 10
+    name = """at("build-problem").textContent = ""; at("model").value = text;
+        document.querySelector(".edit .primary").click()"""
+    each(browser, CORPUS, name, "at('build-problem').textContent")
 
 
 def test_an_address_is_no_markup(browser: Browser, server: Server) -> None:
     """Whatever somebody makes a reader open: the page says that there is no such thing."""
     open_view(browser, server, "builds")
-    for number, text in enumerate(CORPUS):
-        view = ("", "model/", "build/", "edit/")[number % 4]
-        browser.run("document.querySelector('main').replaceChildren()")
-        browser.run(f"location.hash = {json.dumps(f'#/{view}{text}')}")
-        browser.until("document.querySelector('main h1')")
-        assert browser.run(WRONG) == []
+    views = ("", "model/", "build/", "edit/")
+    addresses = [f"#/{views[n % 4]}{text}" for n, text in enumerate(CORPUS)]
+    go = "document.querySelector('main').replaceChildren(); location.hash = text"
+    each(browser, addresses, go, "document.querySelector('main h1')")

@@ -13,9 +13,13 @@ from shared_storages import KINDS, LEASING, storage
 from mbuild.core.digest import Digest
 from mbuild.core.errors import DeniedError, RegistryError, UnreachableError, UsageError
 from mbuild.shared.disk import amounts, clear
+from mbuild.shared.folder import FolderStorage
 from mbuild.shared.locations import CacheOptions, Location
 from mbuild.shared.naming import blob_name, lease_name, record_name
+from mbuild.shared.objects import ObjectStorage
+from mbuild.shared.registry import RegistryStorage
 from mbuild.shared.storages import STORAGES, open_storage
+from mbuild.shared.web import WebStorage
 from mbuild.store import records
 from mbuild.store.shared import SharedStorage
 
@@ -40,6 +44,23 @@ def opened(
         found = open_storage(Location.parse(url), writes=True)
         yield request.param, found
         found.close()
+
+
+CLASSES: dict[str, type] = {
+    "folder": FolderStorage,
+    "s3": ObjectStorage,
+    "registry": RegistryStorage,
+    "serve": WebStorage,
+    "plain-http": WebStorage,
+}
+
+
+def test_each_url_has_its_own_module(opened: tuple[str, SharedStorage]) -> None:
+    """A scheme is a row of the table, and messages call the storage by its URL."""
+    kind, found = opened
+    assert isinstance(found, CLASSES[kind]) and CLASSES.keys() == set(KINDS)
+    assert found.can_lease == (kind != "registry")
+    assert "test" not in found.place.rpartition("/")[2] and "@" not in found.place
 
 
 def test_small_objects(opened: tuple[str, SharedStorage]) -> None:

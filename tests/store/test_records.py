@@ -27,6 +27,7 @@ SAMPLES: dict[str, Any] = {
     "shard": [1, 3],
     "measure": {"perplexity": 7.5},
     "imatrix": {"digest": "sha256:00", "chunks": 2},
+    "type-error": [0.25, 1e300],
     "modelfile": bytes(range(256)),
     "posted": '{"models": [["./é", null]]}',
     "text": '{"a": "é"}\n',

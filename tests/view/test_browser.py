@@ -5,17 +5,15 @@ The pictures in docs/images are made here: MBUILD_WRITE_IMAGES=1 writes them ane
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
-import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import Browser, axe_source, chromium
+from browser import Browser, axe_source, chromium, png_size, same_picture
 from documents import DOCS
 from drawn_builds import Drawn, three_variants
 from installed import packed
@@ -214,34 +212,6 @@ def test_mermaid_draws_hostile_labels(browser: Browser) -> None:
     """)
     expected = [one_line(label) * 2 for label in HOSTILE]
     assert [text.replace("\N{WORD JOINER}", "") for text in shown] == expected
-
-
-def same_picture(browser: Browser, path: Path, documented: Path) -> float:
-    """How far two PNGs are apart: the mean difference of a channel, 0 to 255, when scaled down."""
-    first, second = (base64.b64encode(each.read_bytes()).decode() for each in (path, documented))
-    browser.open("about:blank")
-    difference: float = browser.run(f"""
-        (async () => {{
-            const pixels = async data => {{
-                const image = new Image();
-                image.src = "data:image/png;base64," + data;
-                await image.decode();
-                const canvas = document.createElement("canvas");
-                canvas.width = canvas.height = 48;
-                const context = canvas.getContext("2d");
-                context.drawImage(image, 0, 0, 48, 48);
-                return context.getImageData(0, 0, 48, 48).data;
-            }};
-            const [a, b] = [await pixels("{first}"), await pixels("{second}")];
-            return a.reduce((sum, value, i) => sum + Math.abs(value - b[i]), 0) / a.length;
-        }})()
-    """)
-    return difference
-
-
-def png_size(path: Path) -> tuple[int, int]:
-    wide, high = struct.unpack(">II", path.read_bytes()[16:24])
-    return wide, high
 
 
 @pytest.mark.parametrize("name", ["graph.png", "report.png", "report-phone.png"])

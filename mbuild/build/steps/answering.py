@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from mbuild.runtime.runnable import Runnable
     from mbuild.store import Store
 
+LONGEST = 256
+"""Tokens of an answer at most."""
+
 _OPTIONS = {"temperature": 0, "seed": 0}
 """Always the likeliest word: the same answer each time on one machine."""
 
@@ -36,8 +39,6 @@ def answer(model: Assembled, prompt: str, context: StepContext) -> str:
 
 
 async def _asked(model: Runnable, prompt: str, store: Store, context: StepContext) -> str:
-    from mbuild.build.steps.measuring import LONGEST
-
     pool = Pool("")
     parts = []
     ask = Ask((ChatTurn("user", prompt),), {**_OPTIONS, "num_predict": LONGEST}, think=False)

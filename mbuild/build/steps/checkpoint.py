@@ -10,6 +10,7 @@ from mbuild.build.converter import ConvertOptions, ForeignConverter
 from mbuild.build.graph import Made, Result, Step, StepContext
 from mbuild.build.sources.values import README, CheckpointSource, Material, SourceFile
 from mbuild.build.splitting import SPLITTING_NAMES, Splitting, split_fields
+from mbuild.build.steps.as_it_is import write_as_it_is
 from mbuild.build.steps.gguf import Role
 from mbuild.build.steps.models import made_of, shards_of, write_model
 from mbuild.build.steps.opened import OpenFiles, open_all
@@ -108,7 +109,7 @@ class ConvertCheckpoint(Together):
         made = []
         model = with_pieces(model, steps[0].origin.fields(), context)
         for step in steps:
-            blobs = write_model(context, model, files, step.splitting)
+            blobs = write_as_it_is(context, model, files, step.splitting, step.origin)
             made.append(made_of(context, blobs, step.role.media_type, step.source.name))
         return made
 

@@ -13,10 +13,12 @@ from mbuild.build.sources.values import FileStamp, Material, SourceFile
 from mbuild.build.steps.measuring import followed, held_text
 from mbuild.build.steps.origins import ORIGIN_NAMES, Origin
 from mbuild.build.steps.unquantized import files_for_engine, loadable
+from mbuild.core.digest import Digest
+from mbuild.store import Layer
+from mbuild.store.records import IMATRIX
 
 if TYPE_CHECKING:
     from mbuild.build.costs import Cost
-    from mbuild.core.digest import Digest
     from mbuild.store import Store
     from mbuild.store.ports import BuildStore
 
@@ -99,7 +101,15 @@ class MakeImatrix(BaseStep):
         return self.changed(origin=self.origin.learned(files), text=self.text.learned(files))
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
-        """Run the text through the model, and keep the matrix."""
+        """Run the text through the model, and keep the matrix.
+
+        Where one was lent (:func:`lent_key`), that is the matrix.
+        """
+        lent = context.store.cache.get(IMATRIX, lent_key(self.label))
+        if lent is not None:
+            digest = Digest.parse(lent["digest"])
+            size = context.store.blobs.size(digest) or 0
+            return Made(Result((Layer(IMATRIX_TYPE, digest, size),), lent["facts"]))
         from mbuild.runtime.statistics.jobs import imatrix_job, run_job
         from mbuild.work.cores import cores
 
@@ -140,6 +150,14 @@ class MakeImatrix(BaseStep):
 
 
 _NAMED = 8
+
+LENT_KIND = MakeImatrix.kind
+"""The kind of the steps whose results are lent to a store that builds a model again."""
+
+
+def lent_key(label: str) -> str:
+    """Under what such a store knows the matrix of the step with that label."""
+    return f"lent {label}"
 
 
 def matrix_of(result: Result, store: BuildStore) -> SourceFile:

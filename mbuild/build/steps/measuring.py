@@ -126,8 +126,8 @@ class MeasureModel(BaseStep):
 class AskModel(BaseStep):
     """A model is asked, as it would be run: by its template, with its system message.
 
-    The fact is what it answered, the likeliest word each time, at most :data:`LONGEST` of
-    them.
+    The fact is what it answered, the likeliest word each time, at most
+    :data:`mbuild.build.steps.answering.LONGEST` of them.
     """
 
     manifest: Step
@@ -149,12 +149,18 @@ class AskModel(BaseStep):
         return (self.manifest,)
 
     @property
+    def subject(self) -> str:
+        """What is asked, or the beginning of it."""
+        return repr(self.prompt[:40])
+
+    @property
     def label(self) -> str:
         """What is asked."""
-        return variant_label(f"ask {self.prompt[:40]!r}", self.target)
+        return variant_label(f"ask {self.subject}", self.target)
 
     def key_fields(self) -> Mapping[str, Any]:
         """The prompt, and what runs the model."""
+        from mbuild.build.steps.answering import LONGEST
         from mbuild.runtime.statistics.identity import engine_identity
 
         return {"prompt": self.prompt, "words": LONGEST, "engine": engine_identity()}
@@ -171,10 +177,6 @@ class AskModel(BaseStep):
         from mbuild.build.steps.manifest import Assembled
 
         return Made(Result(facts={"answer": answer(Assembled.of(inputs[0]), self.prompt, context)}))
-
-
-LONGEST = 256
-"""Tokens of an answer at most."""
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from mbuild.language.stages.values import Expectation, QuantizeLine
 from mbuild.language.stages.words import CheckThat, Drop, MergeIn
 
 if TYPE_CHECKING:
+    from mbuild.language.span import Span
     from mbuild.language.stages.clauses import Phrase, Phrases, Word
     from mbuild.language.stages.stage import Stage
 
@@ -206,12 +207,7 @@ def check_of(item: Any, phrases: Phrases, read: Read) -> Expectation:
     measure = head.keywords[0].lower()
     compare = next((each for each in head.keywords if each[0] in "<>"), "")
     words = [read(word) for word in head.words]
-    try:
-        value, text, chunks = _READ.get(measure, _nothing)(words)
-    except ValueError as error:
-        message, _, hint = str(error).partition("\n")
-        problem = Problem(message, item.span, code="bad-check", suggestion=hint)
-        raise ModelfileError([problem]) from None
+    value, text, chunks = _READ.get(measure, _nothing)(words, item.span)
     return Expectation(measure, compare, value, text, item.span, chunks)
 
 
@@ -219,48 +215,57 @@ _Demand = tuple[str, str, int]
 """Value, text and number of chunks of a CHECK."""
 
 
-def _nothing(words: list[str]) -> _Demand:
+def _nothing(words: list[str], span: Span | None) -> _Demand:
     return "", "", 0
 
 
-def _size(words: list[str]) -> _Demand:
-    parse_size(words[0])
+def _size(words: list[str], span: Span | None) -> _Demand:
+    try:
+        parse_size(words[0])
+    except ValueError as error:
+        raise ModelfileError([Problem(str(error), span, code="bad-size")]) from None
     return words[0], "", 0
 
 
-def _number(words: list[str]) -> _Demand:
+def _bound(words: list[str], span: Span | None) -> _Demand:
     try:
         found = float(words[0])
     except ValueError:
         found = math.nan
     if not math.isfinite(found):
-        raise ValueError(f"{words[0]:.40} is no number\nwrite a bound such as 0.05")
+        hint = "write a bound such as 0.05"
+        message = f"{words[0]:.40} is no number"
+        raise ModelfileError([Problem(message, span, code="bad-check", suggestion=hint)])
     return words[0], "", 0
 
 
-def _over_text(words: list[str]) -> _Demand:
-    value, _, _ = _number(words)
+def _over_text(words: list[str], span: Span | None) -> _Demand:
+    value, _, _ = _bound(words, span)
     chunks = words[2] if len(words) > 2 else ""
     if chunks and not (chunks.isascii() and chunks.isdecimal() and 0 < int(chunks) < 1 << 31):
-        raise ValueError(f"CHUNKS {chunks:.40} is no number of chunks\nwrite a whole number")
+        message = f"CHUNKS {chunks:.40} is no number of chunks"
+        problem = Problem(message, span, code="bad-check", suggestion="write a whole number")
+        raise ModelfileError([problem])
     return value, words[1], int(chunks or 0)
 
 
-def _answers(words: list[str]) -> _Demand:
+def _answers(words: list[str], span: Span | None) -> _Demand:
     prompt, written = words
     if len(written) < 3 or written[0] != "/" or written[-1] != "/":
         hint = 'write it between slashes, in quotes where it has blanks: WITH "/four|4/"'
-        raise ValueError(f"{written:.60} is no expression\n{hint}")
+        message = f"{written:.60} is no expression"
+        raise ModelfileError([Problem(message, span, code="bad-check", suggestion=hint)])
     try:
         re.compile(written[1:-1])
     except re.error as error:
-        raise ValueError(f"{written:.60} is not a regular expression: {error}") from None
+        message = f"{written:.60} is not a regular expression: {error}"
+        raise ModelfileError([Problem(message, span, code="bad-regex")]) from None
     return written[1:-1], prompt, 0
 
 
-_READ: dict[str, Callable[[list[str]], _Demand]] = {
+_READ: dict[str, Callable[[list[str], Any], _Demand]] = {
     "size": _size,
-    "error": _number,
+    "error": _bound,
     "kld": _over_text,
     "kld99": _over_text,
     "same_top": _over_text,
@@ -280,8 +285,9 @@ def checks_said(texts: Sequence[str]) -> tuple[Expectation, ...]:
             found.append(check_of(item, phrases, _unquoted)._replace(beside=False))
         except ModelfileError as error:
             problem = error.problems[0]
-            message = f"--check {text!r:.80}: {problem.message}"
-            raise UsageError(message, hint=problem.suggestion) from None
+            raise UsageError(
+                f"--check {text!r:.80}: {problem.message}", hint=problem.suggestion
+            ) from None
     return tuple(found)
 
 

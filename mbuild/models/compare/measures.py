@@ -33,8 +33,8 @@ def _measured(stored: StoredManifest | None, store: Store) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = {}
     for step in record.steps:
-        if step.measured and step.target in _own(record, target):
-            about = step.subject or step.label.partition(" for ")[0]
+        if step.subject and step.target in _own(record, target):
+            about = f"{step.kind} {step.subject}"
             found |= {f"{about}: {name}": value for name, value in step.measured.items()}
     return found
 

@@ -16,6 +16,7 @@ from mbuild.core.digest import Digest, DigestError
 from mbuild.core.errors import DamagedError, NameNotFoundError, StoreError
 from mbuild.models.disk.strays import is_removable
 from mbuild.store.files import is_held, open_regular
+from mbuild.store.locks import is_used
 from mbuild.store.manifest import MAX_MANIFEST_BYTES, Manifest
 from mbuild.store.place import check_place
 from mbuild.store.store import ATTACHED_FOLDER
@@ -76,8 +77,9 @@ class Inventory:
     ``users`` maps each blob that is named to the manifests' names; ``damaged``
     are manifests that cannot be read and therefore may name anything;
     ``uploads`` are blobs that a client sent and that wait for the request that
-    names them; ``kept`` are results of builds that only the cache keeps;
-    ``cache_bytes`` is the size of the cache's index.
+    names them; ``kept`` are results of builds that only the cache keeps; ``running`` are
+    blobs that no manifest names and that an engine has loaded; ``cache_bytes`` is the size of
+    the cache's index.
     """
 
     models: tuple[StoredManifest, ...]
@@ -87,6 +89,7 @@ class Inventory:
     uploads: frozenset[Digest]
     leftovers: tuple[Leftover, ...]
     kept: Mapping[Digest, FileInfo]
+    running: frozenset[Digest]
     cache_bytes: int
 
     @property
@@ -114,18 +117,22 @@ def take_inventory(store: Store, now: float) -> Inventory:
             users.setdefault(layer.digest, set()).add(str(item.name))
     damaged += _other_manifests(store, users)
     models.sort(key=lambda stored: str(stored.name))
+    blobs = _blobs(store)
+    kept = {
+        blob.digest: FileInfo(blob.path, blob.path.stat())
+        for blob in store.kept.unnamed()
+        if blob.digest not in users  # a model's blob that lies elsewhere, or is gone
+    }
+    unused = [*((d, file) for d, file in blobs.items() if d not in users), *kept.items()]
     return Inventory(
         tuple(models),
         tuple(damaged),
-        _blobs(store),
+        blobs,
         {digest: frozenset(names) for digest, names in users.items()},
         frozenset(store.uploads.held()),
         (*_leftovers(store, now), *_documents(store, {model.id.hex for model in models})),
-        {
-            blob.digest: FileInfo(blob.path, blob.path.stat())
-            for blob in store.kept.unnamed()
-            if blob.digest not in users  # a model's blob that lies elsewhere, or is gone
-        },
+        kept,
+        frozenset(digest for digest, file in unused if is_used(file.path)),
         sum(_size(path) for path in store.private.glob("cache.db*") if "damaged" not in path.name),
     )
 

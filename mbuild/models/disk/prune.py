@@ -1,9 +1,9 @@
 """``prune``: remove what no model names, the cache's results too, and leftovers of killed programs.
 
 Builders hold the store's lock together, a prune holds it alone, so nothing goes
-while anybody builds. Nothing goes while any manifest is unreadable (it may name
-anything), nor while Ollama seems to be at work in the store: it takes no lock,
-and names the blobs of a download only when all of them are there. What a client
+while anybody builds, and nothing that an engine runs. Nothing goes while any manifest
+is unreadable (it may name anything), nor while Ollama seems to be at work in the store:
+it takes no lock, and names the blobs of a download only when all of them are there. What a client
 of the server has sent and not named yet stays for a day.
 """
 
@@ -63,8 +63,8 @@ class Pruned:
     ``cached`` are those of the blobs that only the cache kept.
     ``kept`` are unused blobs that stayed, ``reason`` says why if not for the
     policy; ``waiting`` of them are uploads that wait for the request that names
-    them. ``only_copies`` are removed files whose content is nowhere else in the
-    store.
+    them, ``running`` are loaded by an engine. ``only_copies`` are removed files whose
+    content is nowhere else in the store.
     """
 
     blobs: tuple[tuple[Digest, FileInfo], ...]
@@ -74,6 +74,7 @@ class Pruned:
     waiting: int = 0
     only_copies: tuple[str, ...] = ()
     cached: frozenset[Digest] = frozenset()
+    running: int = 0
 
     @property
     def freed(self) -> int:
@@ -95,6 +96,7 @@ class Pruned:
             "kept": [{"digest": str(d), "bytes": file.size} for d, file in self.kept],
             "reason": self.reason,
             "waiting_uploads": self.waiting,
+            "running": self.running,
             "only_copies": list(self.only_copies),
             "freed": self.freed,
         }
@@ -110,7 +112,8 @@ def choose(inventory: Inventory, policy: PrunePolicy, now: float) -> Pruned:
     for digest, file in rows:
         old = policy.older is None or now - file.changed >= policy.older
         free = old and (digest is None or digest in inventory.kept or not reason)
-        if free and digest not in inventory.uploads and left > policy.keep:
+        needed = digest in inventory.uploads or digest in inventory.running
+        if free and not needed and left > policy.keep:
             left -= file.size
             if digest is None:
                 unfinished.add(file)
@@ -130,7 +133,8 @@ def choose(inventory: Inventory, policy: PrunePolicy, now: float) -> Pruned:
     )
     waiting = sum(digest in inventory.uploads for digest, _ in kept)
     cached = frozenset(digest for digest, _ in going if digest in inventory.kept)
-    return Pruned(tuple(going), leftovers, tuple(kept), reason, waiting, only, cached)
+    running = sum(digest in inventory.running for digest, _ in kept)
+    return Pruned(tuple(going), leftovers, tuple(kept), reason, waiting, only, cached, running)
 
 
 def _by_age(inventory: Inventory) -> list[tuple[Digest | None, FileInfo]]:

@@ -45,7 +45,8 @@ class Usage:
     blobs that are a user's own file under a second name (``--link``) and so
     cost nothing. ``prunable`` is what a prune would free now; it frees nothing
     while ``unreadable``, the number of manifests that cannot be read, is not 0.
-    ``waiting`` uploads of the last day stay, and whatever ``reason`` tells of.
+    ``waiting`` uploads of the last day stay, ``running`` blobs of engines, and whatever
+    ``reason`` tells of.
     """
 
     models: tuple[ModelUsage, ...]
@@ -60,6 +61,7 @@ class Usage:
     unreadable: int
     waiting: int
     reason: str
+    running: int
 
     @property
     def total(self) -> int:
@@ -92,6 +94,7 @@ class Usage:
             "unreadable_manifests": self.unreadable,
             "waiting_uploads": self.waiting,
             "reason": self.reason,
+            "running": self.running,
         }
 
 
@@ -117,6 +120,7 @@ def usage(store: Store, now: float | None = None) -> Usage:
         len(inventory.damaged),
         pruned.waiting,
         pruned.reason,
+        pruned.running,
     )
 
 

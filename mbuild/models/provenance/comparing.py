@@ -114,8 +114,11 @@ def _agree(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
     common = a.keys() & b.keys()
     same = bool(common) and all(a[key] == b[key] for key in common)
     use = [_dict(each, "annotations") for each in (one, two)]
-    kinds = [each.get("mediaType") for each in (one, two)]
-    return same and use[0] == use[1] and kinds[0] == kinds[1]
+    kinds = [(each.get("mediaType"), each.get("uri")) for each in (one, two)]
+    # A source that was brought from elsewhere has no name there; a subject's is the model's.
+    sources = bool(use[0] or use[1])
+    names = {each["name"] for each in (one, two) if "name" in each and sources}
+    return same and use[0] == use[1] and kinds[0] == kinds[1] and len(names) < 2
 
 
 def _digests(row: _Row) -> str:
@@ -128,7 +131,8 @@ def _steps(
     found: Sequence[Mapping[str, Any]],
     same_key: Callable[[str, str], bool],
 ) -> Iterator[Compared]:
-    for one, two in zip_longest(said, found, fillvalue={}):
+    none: Mapping[str, Any] = {}
+    for one, two in zip_longest(said, found, fillvalue=none):
         words = (str((two or one).get(key, "")) for key in ("kind", "role"))
         keys = str(one.get("key", "none")), str(two.get("key", "none"))
         own = ({k: v for k, v in step.items() if k not in _OWN} for step in (one, two))
@@ -190,14 +194,27 @@ def compare_lock(lock: BuildLock, text: str, said: Mapping[str, Any]) -> list[Co
         _value("lock file's options", options, own_options),
         _value("lock file's versions of steps", needed, versions),
     ]
-    known = {
-        f"{kind}:{digits}"
-        for each in _list(definition, "resolvedDependencies")
-        for kind, digits in _dict(each, "digest").items()
-    }
+    sources = _list(definition, "resolvedDependencies")
     for name, digest in _locked_files(part["sources"]):
-        rows.append(Compared(f"lock file's {name}", digest, digest, digest in known))
+        found = any(_is_locked(name, digest, each) for each in sources)
+        rows.append(Compared(f"lock file's {name}", digest, digest, found))
     return rows
+
+
+def _is_locked(name: str, digest: str, source: Mapping[str, Any]) -> bool:
+    """Whether a source is what a lock names so: by its digest, and its name as far as it is told.
+
+    A lock names the files of a folder with it, a statement as they lie below the Modelfile.
+    """
+    if digest.startswith(_HUB):
+        return bool(source.get("uri") == digest)
+    kind, _, digits = digest.partition(":")
+    told = str(source.get("name") or name)
+    same = name.endswith(told) or told.endswith(name)
+    return same and _dict(source, "digest").get(kind) == digits
+
+
+_HUB = "pkg:huggingface/"
 
 
 def _without_matrix(variants: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,10 +226,13 @@ def _without_matrix(variants: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _locked_files(sources: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Every file and model that a lock names, with its digest."""
+    """Every file and model that a lock names, with its digest, and the Hub's commits."""
     for each in (row for rows in sources.values() for row in rows):
         if "manifest" in each:
             yield str(each["model"]), str(each["manifest"])
+        if "revision" in each:
+            yield "revision", f"{_HUB}{each['revision']}"
+        folder = f"{each['checkpoint']}/" if "checkpoint" in each else ""
         for name, digest in each.get("files", {}).items():
-            yield str(name), str(digest)
+            yield f"{folder}{name}", str(digest)
         yield from _locked_files({"projectors": each.get("projectors", [])})

@@ -35,10 +35,10 @@ def _say(line: dict[str, Any]) -> None:
 
 def _imatrix(job: dict[str, Any]) -> dict[str, Any]:
     from mbuild.runtime.statistics.importances import collect, unseen_experts, write_importances
-    from mbuild.runtime.statistics.state import Kept
+    from mbuild.runtime.statistics.state import KeptSums
 
     text = Path(job["text"]).read_bytes()
-    kept = Kept(Path(job["state"])) if job.get("state") else None
+    kept = KeptSums(Path(job["state"])) if job.get("state") else None
     done, sums = kept.read() if kept is not None else (0, {})
     settings = (job["n_ctx"], job["chunks"], job["threads"])
     special, before = job["special"], done

@@ -23,7 +23,7 @@ _DIGEST = 32  # bytes
 _DONE = "done"
 
 
-class Kept:
+class KeptSums:
     """The file of one matrix."""
 
     def __init__(self, path: Path) -> None:

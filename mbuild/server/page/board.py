@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import CancelledError
@@ -113,11 +112,16 @@ class ServedBuild:
 
 
 class Board:
-    """All builds of a server that are worth to be shown, and who waits for news of them."""
+    """All builds of a server that are worth to be shown, and who waits for news of them.
+
+    ``changes`` counts what has changed so far, ``watchers`` the pages that are told.
+    """
 
     def __init__(self) -> None:
         self._builds: dict[str, ServedBuild] = {}
-        self._waiting: set[asyncio.Event] = set()
+        self._news: asyncio.Future[None] | None = None
+        self.changes = 0
+        self.watchers = 0
         self.closed = False
 
     def follow(
@@ -145,34 +149,20 @@ class Board:
         return [*self._builds.values()][::-1]
 
     def changed(self) -> None:
-        """Wake who waits."""
-        for each in self._waiting:
-            each.set()
+        """Something is not as it was: wake who waits for that."""
+        self.changes += 1
+        waited, self._news = self._news, None
+        if waited is not None and not waited.done():
+            waited.set_result(None)
 
     def close(self) -> None:
         """The server ends: nobody waits any longer."""
         self.closed = True
         self.changed()
 
-    @property
-    def watchers(self) -> int:
-        """How many wait for news."""
-        return len(self._waiting)
-
-    def watcher(self) -> asyncio.Event:
-        """An event that is set whenever something changed, until :meth:`leave`."""
-        event = asyncio.Event()
-        self._waiting.add(event)
-        return event
-
-    def leave(self, event: asyncio.Event) -> None:
-        """Wait no longer."""
-        self._waiting.discard(event)
-
-
-async def news(event: asyncio.Event, seconds: float) -> None:
-    """Wait until something changed, at most so long."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    event.clear()
+    async def news(self, seen: int, seconds: float) -> None:
+        """Wait until there are more changes than were ``seen``, at most so long."""
+        if self.changes == seen and not self.closed:
+            if self._news is None:
+                self._news = asyncio.get_running_loop().create_future()
+            await asyncio.wait({self._news}, timeout=seconds)

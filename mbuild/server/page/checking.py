@@ -67,7 +67,7 @@ def problems(text: str, store: Store) -> list[Problem]:
     try:
         instructions, found = _checked(data)
     except ModelfileError as error:
-        return list(error.problems)
+        instructions, found = _parsed(data), [*error.problems]
     except MbuildError as error:
         return [Problem(error.message, suggestion=error.hint)]
     found += _sources(instructions, store)
@@ -85,6 +85,16 @@ def _checked(data: bytes) -> tuple[list[Instruction], list[Problem]]:
 
     modelfile, warnings = lint(data, "modelfile")
     return [*modelfile.instructions], [*warnings]
+
+
+def _parsed(data: bytes) -> list[Instruction]:
+    """The instructions of a text that means nothing good but is one, in Ollama's language."""
+    from mbuild.language.parser import parse
+
+    try:
+        return [] if opens_stages(data) else [*parse(data, "modelfile").instructions]
+    except ModelfileError:
+        return []
 
 
 def _sources(instructions: Iterable[Instruction], store: Store) -> Iterator[Problem]:

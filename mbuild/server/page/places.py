@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,10 @@ _FOLDERS = ("folder", "directory", "place")
 """Fields of a record that are nothing but a place on the disk."""
 
 _PATH = re.compile(
-    r"""(?<![^\s'"(=,;:\[<>@])            # where a word begins
-    (?:[A-Za-z]:[\\/]|~/|\\\\|/(?!api/|v1/|v2/))  # an absolute path, none of the API's
-    (?:[^\s'"()<>,;:]*[\\/])?             # its folders
-    (?=[^\s'"()<>,;:\\/])                 # and a name""",
+    r"""(?<![^\s'"(=,;:\[@])                  # where a word begins
+    (?:[A-Za-z]:[\\/]|~/|\\\\|/(?!/|api/|v1/|v2/))  # an absolute path, no URL, none of the API's
+    [^\s'"()<>,;:]*[\\/]                    # its folders
+    (?=[^\s'"()<>,;:\\/])                   # and a name""",
     re.VERBOSE,
 )
 _ELSEWHERE = "\N{HORIZONTAL ELLIPSIS}/"
@@ -30,6 +31,11 @@ _NAMING = re.compile(r"\s*(?:FROM|ADAPTER|DRAFT|MERGE|INCLUDE|ARG|QUANTIZE|CHECK
 """Lines of a Modelfile in which paths can stand."""
 
 
+def cut(text: str) -> str:
+    """The text with each absolute path in it cut to the name at its end."""
+    return _PATH.sub(_ELSEWHERE, text)
+
+
 def without_places(record: BuildRecord, scrub: Scrub) -> BuildRecord:
     """The record with files called by their names alone; ``scrub`` knows the store and the home."""
     known = sorted(_places(record), key=len, reverse=True)
@@ -37,7 +43,7 @@ def without_places(record: BuildRecord, scrub: Scrub) -> BuildRecord:
     def shown(text: str) -> str:
         for place in known:
             text = text.replace(f"{place}/", _ELSEWHERE)
-        return _PATH.sub(_ELSEWHERE, scrub(text))
+        return cut(scrub(text))
 
     return BuildRecord.from_json(_walked(record.to_json(), shown))
 
@@ -47,9 +53,7 @@ def modelfile_of(record: BuildRecord, store: Store, scrub: Scrub) -> str:
     script = record.request.script
     data = modelfile_text(script.text, store) if script else None
     lines = (data or b"").decode("utf-8", "replace").splitlines(keepends=True)
-    return "".join(
-        _PATH.sub(_ELSEWHERE, scrub(line)) if _NAMING.match(line) else line for line in lines
-    )
+    return "".join(cut(scrub(line)) if _NAMING.match(line) else line for line in lines)
 
 
 def _places(record: BuildRecord) -> set[str]:
@@ -57,7 +61,7 @@ def _places(record: BuildRecord) -> set[str]:
     script = record.request.script
     found = {script.folder, script.directory} if script else set()
     found |= {m.place.rpartition("/")[0] for step in record.steps for m in step.materials}
-    return {place for place in found if len(place) > 1}
+    return {place for place in found if os.path.isabs(place) and len(place) > 1}
 
 
 def _walked(value: Any, shown: Scrub, key: str = "") -> Any:

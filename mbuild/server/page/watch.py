@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from anyio import to_thread
 
 from mbuild.core.errors import BusyError, NameNotFoundError
-from mbuild.server.page.board import news
 from mbuild.server.page.builds import described, drawn, listed
 from mbuild.server.stream import HEARTBEAT_SECONDS, Line
 from mbuild.server.streaming import LineStream
@@ -38,7 +37,7 @@ State = Mapping[str, Any]
 
 
 async def watch(service: Service, request: Request) -> Response:
-    """``builds`` and ``models``, line by line, with ``?build=ID`` that ``build`` and its ``graph``."""
+    """Lines with ``builds`` and ``models``; for ``?build=ID`` that ``build`` and its ``graph``."""
     if service.board.watchers >= WATCHERS:
         raise BusyError(f"{WATCHERS} pages are open already", hint="close one")
     lines = _lines(service, request.query_params.get("build", ""))
@@ -49,10 +48,10 @@ async def _lines(service: Service, identity: str) -> AsyncGenerator[Line, None]:
     """Each thing when it is not what it was; a sign of life when nothing happens for long."""
     board, last = service.board, 0.0
     before: dict[str, Any] = {}
-    event = board.watcher()
+    board.watchers += 1
     try:
         while not board.closed:
-            looked = time.monotonic()
+            looked, seen = time.monotonic(), board.changes
             for name, value in (await _look(service, identity, before)).items():
                 if name not in before or before[name] != value:
                     before[name], last = value, looked
@@ -60,10 +59,10 @@ async def _lines(service: Service, identity: str) -> AsyncGenerator[Line, None]:
             if looked - last > HEARTBEAT_SECONDS:
                 last = looked
                 yield {"now": _now()}
-            await news(event, LOOK_SECONDS)
+            await board.news(seen, LOOK_SECONDS)
             await asyncio.sleep(max(0.0, LEAST_SECONDS - (time.monotonic() - looked)))
     finally:
-        board.leave(event)
+        board.watchers -= 1
 
 
 def _now() -> int:

@@ -1,7 +1,7 @@
 // One build: how far each step is, the graph, the log; when it has ended also its report.
 
 import { get } from "./api.js";
-import { badge, nameOf, stopButton } from "./builds.js";
+import { badge, nameOf, span, stopButton } from "./builds.js";
 import { announce, code, duration, facts, h, head, modelLink, muted, place, row, say, size, sync, when } from "./dom.js";
 import { drawing } from "./graph.js";
 import { serverNow } from "./live.js";
@@ -132,6 +132,5 @@ function draw(parts, graph) {
 function tick(parts, build) {
   const since = Math.max(0, Math.round((serverNow() - Date.parse(build.began)) / 1000));
   const runs = RUNS.includes(build.state);
-  say(parts.took, runs ? ` for ${since} s` : ` in ${duration(build.seconds)}`);
-  if (runs && since >= 60) say(parts.took, ` for ${duration(since)}`);
+  say(parts.took, runs ? ` ${span(since)}` : ` in ${duration(build.seconds)}`);
 }

@@ -26,7 +26,7 @@ export async function buildsView() {
     h("div", { class: "title" }, h("h1", {}, "Builds"),
       h("a", { class: "button primary", href: place("edit") }, "New build")),
     h("section", { "aria-labelledby": "now" }, h("h2", { id: "now" }, "Now"), idle, running),
-    h("section", { "aria-labelledby": "past" }, h("h2", { id: "past" }, "Before"), none, log));
+    h("section", { "aria-labelledby": "past" }, h("h2", { id: "past" }, "Past"), none, log));
 
   const fill = (builds) => {
     idle.hidden = builds.running.length > 0;
@@ -59,7 +59,7 @@ function card(build) {
   };
   const element = h("li", { class: "card" },
     h("div", { class: "line" },
-      h("a", { class: "name", href: place("build", build.id) }, nameOf(build)), parts.state, parts.stop),
+      h("span", {}, h("a", { class: "name", href: place("build", build.id) }, nameOf(build)), " ", parts.state), parts.stop),
     parts.bar, h("p", { class: "note" }, parts.done, parts.took), parts.note);
   element.parts = parts;
   return element;
@@ -87,8 +87,11 @@ const waitText = (build) => (build.state === "waiting" ? "Waits for its turn" : 
 
 function tick(element) {
   const seconds = Math.max(0, Math.round((serverNow() - element.began) / 1000));
-  say(element.parts.took, ` · ${seconds < 1 ? "begun just now" : `for ${duration(seconds)}`}`);
+  say(element.parts.took, ` · ${span(seconds)}`);
 }
+
+// How long something has taken so far: no fractions, which would only flicker.
+export const span = (seconds) => `for ${seconds < 60 ? `${seconds} s` : duration(seconds)}`;
 
 export function stopButton(build) {
   const stop = async () => {

@@ -37,7 +37,7 @@ function shown(disk) {
   return [
     h("p", { class: "sum" }, h("strong", {}, size(disk.total)), " in this store"),
     bar(parts, disk.total),
-    table("What it is", [{ title: "Part" }, { title: "Size", number: true }], rows),
+    h("div", { class: "narrow" }, table(null, [{ title: "Part" }, { title: "Size", number: true }], rows)),
     ...notes(disk).map((note) => h("p", { class: "note" }, note)),
     h("section", { "aria-labelledby": "models" }, h("h2", { id: "models" }, "Models"),
       disk.models.length ? modelsOf(disk.models) : h("p", { class: "empty" }, "The store has no models yet.")),

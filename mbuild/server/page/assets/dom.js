@@ -71,7 +71,7 @@ export const muted = (text) => h("span", { class: "muted" }, text);
 
 // Links lead to places of this page; what is in a name cannot make them anything else.
 export const place = (...parts) => `#/${parts.map(encodeURIComponent).join("/")}`;
-export const modelLink = (name) => h("a", { class: "name", href: place("model", name) }, name);
+export const modelLink = (name) => h("a", { href: place("model", name) }, name);
 
 export function names(list) {
   return list.flatMap((name, number) => (number ? [", ", modelLink(name)] : [modelLink(name)]));

@@ -11,7 +11,8 @@ import { modelView, modelsView } from "./models.js";
 import { signInView } from "./signin.js";
 
 // Each view is made from the rest of the address and gives {title, element}, and if it wants to
-// hear of changes `heard`, if it follows one build `build`, and `left` for when it goes.
+// hear of changes `heard`, if it follows one build `build`, `left` for when it goes, and `focus`,
+// the element that gets it in place of the heading.
 const VIEWS = {
   builds: buildsView,
   build: buildView,
@@ -59,7 +60,8 @@ async function show(make, section) {
   document.title = `${view.title} · mbuild`;
   const heading = main.querySelector("h1");
   heading.tabIndex = -1;
-  if (show.turn > 1) heading.focus();
+  if (view.focus) view.focus.focus();
+  else if (show.turn > 1) heading.focus();
   if (latest.builds) view.heard?.(latest);
   if (!signedOut) follow(view.build ?? "");
   return null;
@@ -82,6 +84,7 @@ function failure(error) {
 
 function signIn() {
   signedOut = true;
+  document.querySelector("nav").hidden = true;
   rest();
   say(document.getElementById("link"), "");
   document.getElementById("leave").hidden = true;
@@ -99,6 +102,7 @@ async function enter(text) {
 async function about() {
   const found = await get("/api/mbuild/about");
   say(document.getElementById("version"), `mbuild ${found.version}`);
+  document.querySelector("nav").hidden = false;
   document.getElementById("leave").hidden = !found.token;
   document.getElementById("docs").hidden = found.token;  // a link sends no token
 }

@@ -31,5 +31,5 @@ export function signInView(wasRefused, enter) {
     h("p", { class: "note", id: "token-help" },
       "It is what the server was started with, as --token or MBUILD_TOKEN. This tab keeps it until it is closed."),
     problem, h("p", {}, h("button", { class: "primary" }, "Sign in")));
-  return { title: "Sign in", element: h("div", {}, h("h1", {}, "Sign in"), form) };
+  return { title: "Sign in", element: h("div", {}, h("h1", {}, "Sign in"), form), focus: input };
 }

@@ -1,0 +1,149 @@
+"""A storage that fails, leases on one that lies, and what is sent beside a build."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from fakes_shared import MemoryStorage
+from fakes_store import MemoryBlobs, MemoryStore
+
+from mbuild.core.digest import BLAKE3, Digest
+from mbuild.core.errors import CancelledError, DeniedError, StoreError
+from mbuild.shared.attach import attached, seal_of
+from mbuild.shared.envelope import UNSIGNED
+from mbuild.shared.files import SharedFiles
+from mbuild.shared.guard import Guard
+from mbuild.shared.leases import Leases
+from mbuild.shared.locations import CacheOptions, Location
+from mbuild.shared.naming import lease_name
+from mbuild.shared.sending import Sender
+from mbuild.store import Store
+from mbuild.store.records import ALIAS
+
+KEY = "12" * 32
+
+
+def test_who_may_not_write_still_reads() -> None:
+    """A refusal of what is written is one warning, and no reason to stop reading."""
+    storage, warnings = MemoryStorage(), list[str]()
+    guard = Guard(storage, warnings.append)
+
+    def refuse(found: object) -> bool:
+        raise DeniedError("read-only", hint="ask for more")
+
+    assert guard.tell(refuse, False) is False
+    assert guard.tell(refuse, False) is False
+    assert warnings == ["nothing is put into the cache memory://test: read-only; ask for more"]
+    assert guard.reads and not guard.writes
+    storage.held["blob/x"] = b"1"
+    assert guard.read_many(["blob/x"]) == {"blob/x": b"1"}
+
+
+@pytest.mark.parametrize("error", [StoreError("full"), CancelledError("stopped")])
+def test_errors_of_this_side_are_not_the_storages(error: Exception) -> None:
+    """A full disk and Ctrl-C go on to whoever asked."""
+    guard = Guard(MemoryStorage(), lambda text: None)
+
+    def fail(found: object) -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        guard.ask(fail, None)
+    assert guard.reads
+
+
+def _leases(storage: MemoryStorage) -> Leases:
+    return Leases(Guard(storage, lambda text: None), lambda task: task(), life=30.0)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"x",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"life": "x"}',
+        b'{"holder": null}',
+        b"[" * 50_000,
+        b"\xff",
+    ],
+)
+def test_a_damaged_lease_ends_like_any_other(content: bytes) -> None:
+    """Somebody has it, in words for people, until its life is over; an empty one is free."""
+    storage = MemoryStorage()
+    storage.held[lease_name(KEY)] = content
+    held = _leases(storage).held(KEY)
+    assert (held is None) == (content == b"")
+    if held is not None:
+        assert held.life == 30.0 and held.holder in ("another build", "None")
+        assert _leases(storage).take_over(KEY, held) is not None
+
+
+def test_what_a_lease_says_is_fit_for_a_terminal() -> None:
+    """A holder's name is a line of limited length, and its life is bounded."""
+    storage = MemoryStorage()
+    value = {"holder": "\x1b[2J" + "m" * 1000 + "\n", "life": 1e300}
+    storage.held[lease_name(KEY)] = json.dumps(value).encode()
+    held = _leases(storage).held(KEY)
+    assert held is not None
+    assert held.holder.isprintable() and len(held.holder) <= 200 and held.life == 600.0
+
+
+def test_a_blob_that_is_gone_takes_its_record_with_it(tmp_path: Path) -> None:
+    """What cannot be sent is not promised to others."""
+    storage, blobs = MemoryStorage(), MemoryBlobs(tmp_path)
+    sender = Sender(Guard(storage, lambda text: None), blobs, UNSIGNED)
+    sender.put(ALIAS, "k", Digest("0" * 64, BLAKE3), {Digest("1" * 64): 5})
+    while sender.waiting:
+        pass
+    sender.close()
+    assert storage.held == {}
+
+
+def test_two_digests_of_one_content_are_known_to_all(tmp_path: Path) -> None:
+    """One machine has read the bytes; the others know them by SHA-256 only."""
+    storage = MemoryStorage()
+    from mbuild.shared.cache import TeamCache
+
+    one, two = MemoryStore(tmp_path / "1"), MemoryStore(tmp_path / "2")
+    sha256, blake3 = Digest("a" * 64), Digest("b" * 64, BLAKE3)
+    first = TeamCache([], storage, one.blobs)
+    SharedFiles(one.files, first).remember_alias(sha256, blake3)
+    list(first.drain())
+    first.close()
+    second = TeamCache([storage], None, two.blobs)
+    files = SharedFiles(two.files, second)
+    assert files.alias(sha256) == blake3 and files.alias(blake3) == sha256
+    assert two.files.alias(sha256) is None, "it counts as long as the cache is used"
+    assert files.alias(Digest("c" * 64)) is None
+    wrong = Digest("d" * 64)
+    first = TeamCache([], storage, one.blobs)
+    first.put(ALIAS, str(wrong), sha256)
+    list(first.drain())
+    first.close()
+    assert files.alias(wrong) is None, "an alias is of the other kind"
+
+
+def test_a_store_shares_while_a_cache_is_attached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Afterwards it is as before, also after an error."""
+    store = Store(tmp_path / "store")
+    options = CacheOptions((), Location("file", str(tmp_path / "shared")))
+    with pytest.raises(ZeroDivisionError), attached(store, options, lambda text: None) as cache:
+        assert store.shared is cache and cache.writes
+        assert isinstance(store.files, SharedFiles)
+        raise ZeroDivisionError
+    assert store.shared is None and store.files is store.database
+    assert seal_of(options) == UNSIGNED
+    from mbuild.core.keys import make_key
+
+    make_key(tmp_path / "key.pem")
+    monkeypatch.setenv("MBUILD_CACHE_KEY", str(tmp_path / "key.pem"))
+    seal = seal_of(options._replace(verify=(str(tmp_path / "key.pem.pub"),)))
+    assert seal.signer is not None and len(seal.trusted) == 2
+    assert seal_of(CacheOptions((Location("file", "x"),))) == UNSIGNED, "who only reads signs not"
