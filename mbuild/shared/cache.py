@@ -29,6 +29,7 @@ _AT_ONCE = 1000  # names that a storage is asked about together
 _PROBE = 4 << 20  # bytes that tell how fast a storage is
 _LARGEST_PIECE = 1 << 32
 _POLL_SECONDS = 0.1
+_SMALL = 1 << 20  # bytes that take about as long as any request
 _SHORT_SECONDS = 0.05  # what takes no longer to come is not compared with making it
 
 
@@ -207,7 +208,7 @@ class TeamCache:
 
     def piece_pays(self, size: int, seconds: float) -> bool:
         """Compare with how fast others came."""
-        return self._pace.seconds(size) <= max(seconds, _SHORT_SECONDS)
+        return size <= _SMALL or self._pace.seconds(size) <= max(seconds, _SHORT_SECONDS)
 
     def put_piece(self, key: str, data: Buffer, digest: Digest) -> None:
         """Send a piece of its own."""

@@ -124,6 +124,19 @@ def test_a_range_of_a_layer_is_a_piece(
     assert [name for name in storage.held if name.startswith("blob/")] == [blob_name(DIGEST)]
 
 
+def test_what_takes_longer_to_come_than_to_make_is_made(theirs: Machine) -> None:
+    """Small things are fetched, others by how fast those before them came."""
+    pace = vars(theirs.cache)["_pace"]
+    large = {DIGEST: 100_000_000}
+    assert theirs.cache.piece_pays(4 << 20, 0.0), "the first one tells how fast it is"
+    pace.add(10_000_000, 1.0)
+    assert theirs.cache.piece_pays(1 << 20, 0.0)
+    assert theirs.cache.piece_pays(10_000_000, 1.1)
+    assert not theirs.cache.piece_pays(10_000_000, 0.9)
+    assert theirs.cache.pays(large, 10.1) and not theirs.cache.pays(large, 9.9)
+    assert theirs.cache.pays(large, None), "nobody knows how long it takes to make"
+
+
 def test_records_of_one_store_do_not_leave_it(ours: Machine, storage: MemoryStorage) -> None:
     """What somebody wrote, and what is true of one machine only."""
     for kind in records.RECORDS:
