@@ -92,8 +92,13 @@ def _dask() -> Any:
 def _local(count: int) -> Iterator[Any]:
     """Worker processes on this machine, which share its cores."""
     distributed = _dask()
+    import dask
+
     threads = max(1, cores() // count)
     with (
+        dask.config.set(
+            {"distributed.worker.profile.enabled": False}
+        ),  # it looks 100 times a second
         distributed.LocalCluster(
             n_workers=count,
             threads_per_worker=threads,
