@@ -54,7 +54,7 @@ def test_the_documented_session(page: str, tmp_path: Path) -> None:
 
 
 def test_every_line_of_real_builds_fits_the_schema(mbuild: Run, tmp_path: Path) -> None:
-    """Fresh, cached, warned, two variants, a part: every event as the schema says, no field more."""
+    """Fresh, cached, warned, variants, a part: every event as the schema says, no field more."""
     copy_tiny_store(tmp_path / "store")
     tiny_gguf(tmp_path / "model.gguf")
     (tmp_path / "Modelfile").write_text("FROM ./model.gguf\nSYSTEM x\nPARAMETER mirostat 1\n")
