@@ -110,5 +110,11 @@ def test_ollamas_words() -> None:
         Code.REUSED_TENSORS,
         Code.NEWLY_QUANTIZED,
         Code.WORKERS,
+        Code.TOOK_SHARED,
+        Code.MAKING_SOONER,
+        Code.WAITING_FOR_MACHINE,
+        Code.TAKING_OVER,
+        Code.SENDING_SHARED,
+        Code.SENT_SHARED,
         Code.CHOSEN_TYPES,
     }
