@@ -214,9 +214,10 @@ def test_a_board_keeps_no_more_than_it_shows() -> None:
 
 def test_every_status_has_a_line_in_the_log() -> None:
     """Those that no client of Ollama gets, too; a step has none, for it has a row."""
-    values = dict.fromkeys(("source", "target", "role", "template", "reused", "total"), "x")
-    for code in Code:
-        assert log_line(Status(code, {**values, "types": ("A", "B"), "tensors": ("t",)}))
+    names = ("source", "target", "role", "template", "reused", "total", "bits", "holder", "step")
+    values = {**dict.fromkeys(names, "x"), "types": ("A", "B"), "tensors": ("t",), "size": 2000}
+    lines = {code: log_line(Status(code, values)) for code in Code}
+    assert all(lines.values()) and lines[Code.SENT_SHARED] == "sent 2.0 KB to the shared cache"
     assert log_line(LayerReady(Digest("0" * 64), "model", 1, True)).startswith("using existing")
     assert log_line(StepStarted(1, "x")) == log_line(StepProgress(1, "x", 1, 2)) == ""
 
