@@ -13,8 +13,8 @@ from typing import Any
 from mbuild import __version__
 from mbuild.language.instructions import ROLES, TYPES
 from mbuild.language.parameters import DEPRECATED, PARAMETERS
-from mbuild.language.reference import KEYWORDS
 from mbuild.language.stages.words import CLAUSES
+from mbuild.language.word_help import KEYWORDS
 from mbuild.quant.choose.types import ALIASES, FILE_TYPES
 from mbuild.quant.table import TYPES as TENSOR_TYPES
 

@@ -1,4 +1,4 @@
-"""Compile the kernels that a wheel carries: for each type, for each level of x86-64, and BLAKE3's.
+"""Compile the kernels that a wheel carries: of types, of BLAKE3, of merging; for each level.
 
     python release/kernels.py FOLDER [--types Q4_K,Q6_K] [--levels x86-64-v3]
 
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from mbuild.gguf.types import GGMLType  # noqa: E402
-from mbuild.quant.compiled import cache, chunk_text, chunks, elf, llvm, packed  # noqa: E402
+from mbuild.quant.compiled import cache, chunk_text, chunks, elf, llvm, merge_text, merges, packed  # noqa: E402
 from mbuild.quant.compiled.isolation import import_numba  # noqa: E402
 from mbuild.quant.kernels import target  # noqa: E402
 from mbuild.quant.table import TYPES, Kernel, kernel, supports  # noqa: E402
@@ -66,6 +66,12 @@ def digesting(level: str) -> bytes:
     return llvm.compiled(text, level, ",".join(target.features_of(level)))
 
 
+def merging(level: str, item: int) -> bytes:
+    """The object file of what folds adapters into weights of so many bytes."""
+    text = merge_text.MergeText(merges.NAME, item).write()
+    return llvm.compiled(text, level, ",".join(target.features_of(level)))
+
+
 def write_level(folder: Path, level: str, types: list[GGMLType]) -> None:
     """Compile a level's kernels, as many at a time as there are cores, and write them.
 
@@ -82,7 +88,9 @@ def write_level(folder: Path, level: str, types: list[GGMLType]) -> None:
     digests = {}
     with context.Pool(min(cores(), len(todo)), maxtasksperchild=1) as pool:
         made = zip((one.name for one in todo), pool.imap(compiled, todo), strict=True)
-        for name, code in chain(made, [(chunks.kernel_name(), digesting(level))]):
+        further = [(chunks.kernel_name(), digesting(level))]
+        further += [(merges.kernel_name(item), merging(level, item)) for item in merges.ITEMS]
+        for name, code in chain(made, further):
             elf.ObjectFile(code).image(0)  # raises for a file that only LLVM could load
             (folder / level / f"{name}.o.z").write_bytes(zlib.compress(code, 9))
             digests[name] = hashlib.sha256(code).hexdigest()

@@ -52,11 +52,11 @@ VALUE_ERRORS = frozenset(("core/units.py", "templates/check.py", "templates/lite
 
 HANDED_ON = frozenset(
     (
-        "f'{self.place}: {_in_a_line(error)}'",
         "'\\n'.join((f'{name} does not support {word}' for word in missing))",
         "str(value['error'])",
         "found['error']",
         "f'{name}: {error.message}'",
+        "f'{name}: {text}'",
         "f'{option.flag}: {error.message}'",
         "f'{reference}: {error.message}'",
         "drift.message",

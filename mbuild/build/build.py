@@ -108,7 +108,8 @@ def _build(
     request = wanted.request
     yield BuildStarted(str(request.names[0]), len(in_order(ends)))
     pulled = {p.base.name: _id(store, p.base.name) for p in plans if p.base and p.base.remote}
-    yield from recorder.watched(BuildEngine(store, wanted.use_cache).run(ends, outcome))
+    engine = BuildEngine(store, wanted.use_cache, wanted.pool)
+    yield from recorder.watched(engine.run(ends, outcome))
     if store.shared is not None and store.shared.writes:
         from mbuild.build.exchange import give_cached
 

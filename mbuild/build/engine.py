@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from mbuild.core.digest import Digest
     from mbuild.store import Layer
     from mbuild.store.ports import BuildStore
+    from mbuild.work.pools import Pool
 
 _REPORT_SECONDS = 0.1
 _LEAST_AT_ONCE = 2
@@ -98,11 +99,15 @@ class Outcome:
 
 
 class BuildEngine:
-    """Runs steps against one store. ``use_cache=False`` runs every step."""
+    """Runs steps against one store. ``use_cache=False`` runs every step.
 
-    def __init__(self, store: BuildStore, use_cache: bool = True) -> None:
+    ``pool`` computes for steps that can hand work out.
+    """
+
+    def __init__(self, store: BuildStore, use_cache: bool = True, pool: Pool | None = None) -> None:
         self.store = store
         self.use_cache = use_cache
+        self.pool = pool
 
     def run(self, targets: Sequence[Step], outcome: Outcome) -> Generator[BuildEvent, None, None]:
         """Bring the targets' results into ``outcome``, yielding events.
@@ -286,7 +291,8 @@ class _Run:
                     yield self._finish(event)
                     ready = waiting.done(event.step)
                 elif isinstance(event, _Begun):
-                    ready = waiting.begun(event.step)
+                    # Workers read files by their names, so they have to be whole.
+                    ready = waiting.begun(event.step) if self._engine.pool is None else []
                 else:
                     yield event
         finally:
@@ -438,4 +444,5 @@ class _Run:
             lambda: self._events.put(_Begun(step)),
             self._arriving,
             step.fetches and passes(step, self._steps),
+            self._engine.pool,
         )

@@ -18,6 +18,7 @@ from mbuild.build.prepare import (
     check_unasked_names,
     read_checks,
     read_recipe,
+    targets,
 )
 from mbuild.build.request import OUTTYPES, BuildRequest, Script, Target
 from mbuild.build.sources.resolve import LocalContext
@@ -26,6 +27,7 @@ from mbuild.cli.common import (
     QuickCommand,
     TemplateType,
     cache_options,
+    model_name,
     open_store,
     read_limited,
     say_reading,
@@ -39,7 +41,7 @@ from mbuild.cli.converting import (
     converting_options,
 )
 from mbuild.cli.progress import failures, follow
-from mbuild.cli.quantizing import file_type_of, quantize_options, targets
+from mbuild.cli.quantizing import file_type_of, quantize_options, with_rules
 from mbuild.cli.splitting import halves_of, halves_options, splitting_of, splitting_options
 from mbuild.core.digest import Digest
 from mbuild.core.errors import SourceError, UsageError
@@ -253,18 +255,20 @@ def _asked(
     given: Mapping[str, Any],
     store: Store,
 ) -> _Asked:
-    if not _has_stages(modelfile.data):
+    staged = _has_stages(modelfile.data)
+    given = with_rules(given, staged=staged)
+    if not staged:
         if given.get("build_arg") or given.get("target"):
-            from mbuild.cli.staged import check_no_stages
+            from mbuild.build.staged import check_no_stages
 
             check_no_stages(given)
         recipe, warnings = read_recipe(modelfile.data, modelfile.name, store)
-        made = targets(names, default, given)
+        made = targets(names, default, given, model_name)
         return _Asked(made, script_of(modelfile), recipe, warnings)
-    from mbuild.cli.staged import arguments_of, staged_targets, stages_of
+    from mbuild.build.staged import arguments_of, staged_targets, stages_of
 
     read = stages_of(*modelfile, given, store)
-    wanted, notes = staged_targets(read.stages, names, default, given)
+    wanted, notes = staged_targets(read.stages, names, default, given, model_name)
     arguments = arguments_of(given.get("build_arg", ()))
     script = script_of(modelfile)._replace(arguments=arguments, brought=read.brought)
     stages = {stage.name: stage for stage in read.stages}
@@ -288,6 +292,14 @@ def script_of(modelfile: ModelfileText) -> Script:
     is_flag=True,
     help="Build exactly what Modelfile.lock says, with its options, or fail.",
 )
+@click.option(
+    "--part",
+    metavar="I/N",
+    help="Make only this share of the pieces, for --cache-to; name nothing.",
+)
+@click.option(
+    "--on", metavar="WORKERS", help="Let others compute: local:N processes, or dask://HOST:8786."
+)
 @progress_options
 @click.option(
     "--verbose",
@@ -301,6 +313,8 @@ def build_command(
     *,
     dry_run: bool,
     locked: bool,
+    part: str | None,
+    on: str | None,
     progress: str,
     quiet: bool,
     verbose: bool,
@@ -322,6 +336,20 @@ def build_command(
                 from mbuild.cli.preview import show_steps
 
                 show_steps(forecast(wanted, store), "json" if style == "json" else "text")
+            elif part is not None:
+                from mbuild.build.parts import BuildPart, make_part
+
+                if on is not None:
+                    raise UsageError(
+                        "--part and --on cannot be combined",
+                        hint="a part computes where it is started",
+                    )
+                follow(make_part(wanted, store, BuildPart.parse(part)), style)
+            elif on is not None:
+                from mbuild.work.pools import open_pool
+
+                with open_pool(on) as pool:
+                    run(wanted._replace(pool=pool), store, style, verbose=verbose)
             else:
                 run(wanted, store, style, verbose=verbose)
 

@@ -11,11 +11,12 @@ import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mbuild import __version__
-from mbuild.core.errors import CancelledError, MbuildError, ModelfileError
-from mbuild.core.events import BuildFailed, Failure, Warned
+from mbuild.core.errors import CancelledError, MbuildError
+from mbuild.core.events import Warned
+from mbuild.core.failures import failed
 from mbuild.core.names import DEFAULT_TAG, ModelName
 from mbuild.core.units import human_size
 
@@ -93,30 +94,6 @@ def _differs(store: Store, plain: ModelName, built: set[ModelName]) -> bool:
             data != read(store.manifests.resolve(name)) for name in built
         )
     return False
-
-
-def failed(error: BaseException) -> BuildFailed:
-    """The event about a build's end, for programs."""
-    if isinstance(error, (KeyboardInterrupt, CancelledError)):
-        return BuildFailed("stopped", ())
-    problems: Sequence[Any] = ()
-    if isinstance(error, ModelfileError):
-        problems = error.problems
-    elif isinstance(error, MbuildError) and error.problem is not None:
-        problems = (error.problem,)
-    if problems:
-        return BuildFailed("failed", tuple(map(_failure, problems)))
-    if isinstance(error, OSError):
-        place = f"{error.filename}: " if error.filename else ""
-        return BuildFailed("failed", (Failure(f"{place}{error.strerror or error}"),))
-    return BuildFailed("failed", (Failure(str(error), getattr(error, "hint", "")),))
-
-
-def _failure(problem: Any) -> Failure:
-    line, column = (problem.span.line, problem.span.column) if problem.span else (0, 0)
-    return Failure(
-        problem.message, problem.suggestion, problem.filename, line, column, problem.code
-    )
 
 
 # For GitHub's log (https://docs.github.com/actions/reference/workflow-commands-for-github-actions).

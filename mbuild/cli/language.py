@@ -171,8 +171,8 @@ def _problems(
     """The warnings about a file; raises :class:`ModelfileError` if there are errors."""
     if not opens_stages(data):
         return check(data, file, folder)[1]
+    from mbuild.build.staged import arguments_of
     from mbuild.build.staging import FilesBeside
-    from mbuild.cli.staged import arguments_of
     from mbuild.lint.stages import check_stages
 
     bring, arguments = FilesBeside(folder), arguments_of(given)

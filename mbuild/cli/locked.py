@@ -17,9 +17,10 @@ from mbuild.build.lock import (
     locked_quantization,
 )
 from mbuild.build.locked import Locked
+from mbuild.build.prepare import distinct, types_asked
 from mbuild.build.splitting import HALVES, SPLITTING
 from mbuild.cli.common import CACHE_OPTIONS, read_limited
-from mbuild.cli.quantizing import distinct, file_type_of, types_asked
+from mbuild.cli.quantizing import file_type_of
 from mbuild.convert.conversion import CONVERSION
 from mbuild.core.errors import FormatError, MissingFileError, UsageError
 from mbuild.quant.choose.options import OPTIONS, spelled

@@ -42,7 +42,7 @@ def lsp_command(
             f"mbuild lsp needs the package {(error.name or '').partition('.')[0]}",
             hint="pip install 'mbuild-models[lsp]'",
         ) from None
-    from mbuild.cli.staged import arguments_of
+    from mbuild.build.staged import arguments_of
 
     def models() -> Iterable[str]:
         opened = open_store(ctx, store)

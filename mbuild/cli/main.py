@@ -164,6 +164,11 @@ WITH_VALUE = {
     "--target",
     "--converter",
     "--converter-python",
+    "--on",
+    "--part",
+    "--cache-from",
+    "--cache-to",
+    "--cache-verify",
     *(
         row.flag
         for table in (OPTIONS, SPLITTING, CONVERSION, HALVES)

@@ -162,7 +162,7 @@ def failures(style: str) -> Iterator[None]:
         raise
     except BaseException as error:
         if style == "json":
-            from mbuild.cli.endings import failed
+            from mbuild.core.failures import failed
 
             with suppress(OSError):
                 show_json(failed(error))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mbuild.build.request import Target
-from mbuild.cli.common import model_name, read_limited
+from mbuild.build.prepare import types_asked
+from mbuild.cli.common import read_limited
 from mbuild.core.errors import SourceError, UsageError
-from mbuild.core.names import DEFAULT_TAG, ModelName
-from mbuild.core.units import parse_size
-from mbuild.quant.choose.options import OPTIONS, Option, Quantization
+from mbuild.quant.choose.options import OPTIONS, Option
 
 if TYPE_CHECKING:
     from mbuild.quant.choose.types import FileType
@@ -64,74 +62,6 @@ def quantize_options(command: CommandT) -> CommandT:
     return command
 
 
-def targets(
-    names: Sequence[str], default: Callable[[], str], given: Mapping[str, Any]
-) -> tuple[Target, ...]:
-    """The models that a command line asks for: ``-t`` and the options of :func:`quantize_options`.
-
-    ``default`` is asked for a name where there is no ``-t``. Raises :class:`UsageError` for
-    unknown types, for options without ``-q``, and for names that cannot be.
-    """
-    options = {row.name: given[row.name] for row in OPTIONS.values()}
-    types = distinct(types_asked(given))
-    if any("{target}" in name for name in names):
-        raise UsageError(
-            "{target} in a name stands for a stage, but this Modelfile has none",
-            hint="make # syntax=mbuild/1 its first line, and name stages: FROM ... AS NAME",
-        )
-    if not types:
-        said = [row.flag for row in OPTIONS.values() if says(row, options[row.name])]
-        said += ["--tensor-type-file"] if given[RULES_FILE] else []
-        if said:
-            raise UsageError(
-                f"{said[0]} has no effect without --quantize",
-                hint=f"add --quantize TYPE, or leave {said[0]} out",
-            )
-    elif given[RULES_FILE]:
-        options["tensor_type"] = (*options["tensor_type"], *words_of(given[RULES_FILE]))
-    wanted = names or (default(),)
-    named = variant_names(wanted, types)
-    if not types:
-        return (Target(named[0]),)
-    quantizations = (Quantization.parse(type_, options) for type_ in types)
-    return tuple(Target(*pair) for pair in zip(named, quantizations, strict=True))
-
-
-def types_asked(given: Mapping[str, Any]) -> tuple[str, ...]:
-    """The types that -q names, and those that --size and --bpw stand for."""
-    bits = (f"{text.strip()}bpw" for text in given["bpw"])
-    return (*given["quantize"], *map(_size_asked, given["size"]), *bits)
-
-
-def _size_asked(text: str) -> str:
-    """A size with its unit; raises :class:`UsageError` for what is none."""
-    try:
-        size = parse_size(text)
-    except ValueError as error:
-        raise UsageError(f"--size: {error}") from None
-    return text if text.strip()[-1:].isalpha() else f"{size}B"
-
-
-def says(option: Option, value: Any) -> bool:
-    """Whether a value is not that of an option which was not given."""
-    return bool(value) and value != option.default
-
-
-def distinct(quantize: Sequence[str]) -> tuple[str, ...]:
-    """The types that -q names, each once in its first spelling: ``Q8_0`` is ``q8_0``.
-
-    Raises :class:`UsageError` for unknown ones.
-    """
-    if not quantize:
-        return ()
-    from mbuild.quant.choose.types import file_type
-
-    first: dict[str, str] = {}
-    for text in quantize:
-        first.setdefault(file_type(text).name, text)
-    return tuple(first.values())
-
-
 def file_type_of(text: str | None) -> FileType | None:
     """The file type that an option names, if it is given; raises :class:`UsageError`."""
     if not text:
@@ -141,39 +71,24 @@ def file_type_of(text: str | None) -> FileType | None:
     return file_type(text)
 
 
+def with_rules(given: Mapping[str, Any], *, staged: bool) -> Mapping[str, Any]:
+    """A command's arguments with the rules of a file beside those of ``--tensor-type``.
+
+    Raises :class:`UsageError` where nothing is quantized: a Modelfile with stages may say what is.
+    """
+    if not given[RULES_FILE]:
+        return given
+    if not (staged or types_asked(given)):
+        raise UsageError(
+            "--tensor-type-file has no effect without --quantize",
+            hint="add --quantize TYPE, or leave --tensor-type-file out",
+        )
+    return {**given, "tensor_type": (*given["tensor_type"], *words_of(given[RULES_FILE]))}
+
+
 def words_of(path: str) -> list[str]:
     """The rules in a file; raises :class:`SourceError` for one that cannot be read."""
     try:
         return read_limited(Path(path), path).decode().split()
     except UnicodeDecodeError as error:
         raise SourceError(f"{path}: {error}") from None
-
-
-def variant_names(
-    names: Sequence[str], quantize: Sequence[str]
-) -> tuple[tuple[ModelName, ...], ...]:
-    """The names of each variant: ``{quant}`` filled in, or the type as the tag.
-
-    One variant keeps its name; a tag that several would share gets the type
-    appended: ``mario:v2`` becomes ``mario:v2-q4_K_M``.
-    """
-    if not quantize and any("{quant}" in name for name in names):
-        raise UsageError(
-            "{quant} in a name stands for a type, but there is no --quantize",
-            hint="add --quantize TYPE, or give a name without {quant}",
-        )
-    return tuple(
-        tuple(variant_name(name, quant, len(quantize)) for name in names)
-        for quant in quantize or ("",)
-    )
-
-
-def variant_name(name: str, quant: str, count: int) -> ModelName:
-    """The name of one of ``count`` variants."""
-    if "{quant}" in name:
-        return model_name(name.replace("{quant}", quant))
-    parsed = model_name(name)
-    if count < 2:
-        return parsed
-    tag = quant if parsed.tag == DEFAULT_TAG else f"{parsed.tag}-{quant}"
-    return parsed._replace(tag=tag)

@@ -12,6 +12,7 @@ from mbuild.core.events import (
     Explained,
     LayerReady,
     ModelBuilt,
+    PartFinished,
     Reason,
     Replaced,
     Status,
@@ -31,6 +32,7 @@ STATUSES: Mapping[Code, str] = {
     Code.CONVERTING_ADAPTER: "converting adapter",
     Code.QUANTIZING: "quantizing {source} model to {target}",
     Code.COMPILING_QUANTIZERS: "compiling quantizers for {types}{once}",
+    Code.WORKERS: "computing on {place}, {threads} tasks at a time",
     Code.REUSED_TENSORS: "reused {reused} of {total} quantized tensors",
     Code.NEWLY_QUANTIZED: "newly quantized: {tensors}",
     Code.CHOSEN_TYPES: "chose types for {size}, {bits} bits a weight; the same again: {again}",
@@ -77,6 +79,8 @@ def line_of(event: BuildEvent) -> str | None:
             return "\n".join(f"ran {printable(line)}" for line in why_lines(steps))
         case BuildFinished():
             return "success"
+        case PartFinished():
+            return part_text(event)
     return None
 
 
@@ -86,6 +90,14 @@ def why_lines(steps: Sequence[Reason]) -> list[str]:
     for reason in steps:
         labels.setdefault(reason.texts, []).append(reason.label)
     return [f"{', '.join(names)}: {'; '.join(texts)}" for texts, names in labels.items()]
+
+
+def part_text(event: PartFinished) -> str:
+    """What a part made, and what it found made."""
+    return (
+        f"part {event.number} of {event.parts} in {event.seconds:.1f} s: {event.made} pieces made"
+        f" ({human_size(event.size)}), {event.there} there before, {human_size(event.sent)} sent"
+    )
 
 
 def model_text(event: ModelBuilt) -> str:

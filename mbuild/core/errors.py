@@ -14,6 +14,7 @@
     ├── FailedCheckError      the model was made, and a CHECK of it does not hold
     ├── StoreError            the store cannot be read or written
     │   └── DamagedError      ... because its content is not what its name says
+    ├── WorkerError           whoever should compute for a build cannot, or must not
     ├── BusyError             somebody else holds the store for too long
     ├── RegistryError         a registry refuses, fails, or sends what cannot be right
     │   ├── AbsentError       ... because it has no such model
@@ -105,6 +106,10 @@ class StoreError(MbuildError):
 
 class DamagedError(StoreError):
     """Something in the store does not have the content that its name promises."""
+
+
+class WorkerError(MbuildError):
+    """A worker, or whoever starts some, cannot do its part of a build."""
 
 
 class BusyError(MbuildError):

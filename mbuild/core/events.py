@@ -30,6 +30,7 @@ class Code(StrEnum):
     CONVERTING_ADAPTER = "converting-adapter"
     QUANTIZING = "quantizing"  # source, target: types; role: model or draft
     COMPILING_QUANTIZERS = "compiling-quantizers"  # types; kept: whether for later builds
+    WORKERS = "workers"  # place: who computes; threads: how many at once
     REUSED_TENSORS = "reused-tensors"  # reused, total: how many
     NEWLY_QUANTIZED = "newly-quantized"  # tensors: their names
     CHOSEN_TYPES = "chosen-types"  # size: bytes; bits: for each weight; again: what repeats it
@@ -216,6 +217,22 @@ class BuildFinished(NamedTuple):
     seconds: float
 
 
+class PartFinished(NamedTuple):
+    """A part of a build is made: part ``number`` of ``parts``; no model is.
+
+    ``made`` pieces of tensors were made and ``there`` were in the shared cache before;
+    ``size`` are the bytes made, ``sent`` those that the cache took, ``seconds`` the time.
+    """
+
+    number: int
+    parts: int
+    made: int
+    there: int
+    size: int
+    sent: int
+    seconds: float
+
+
 class Failure(NamedTuple):
     """One thing that is wrong, and what to do about it, if anybody knows.
 
@@ -255,6 +272,7 @@ BuildEvent = (
     | ModelBuilt
     | Explained
     | BuildFinished
+    | PartFinished
     | BuildFailed
 )
 """The closed union: a renderer that matches on all of them shows everything."""

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from mbuild.build.staging import MAX_BYTES, FilesBeside
 from mbuild.core.errors import MbuildError, ModelfileError, SourceError
-from mbuild.editor.places import Lines
-from mbuild.editor.reading import Reading
+from mbuild.editor.open_text import OpenText
+from mbuild.editor.text_lines import TextLines
 from mbuild.language.instructions import Edit, Problem, Severity
 from mbuild.language.parser import parse_stages
 from mbuild.language.stages.opening import opens_stages
@@ -35,7 +35,7 @@ class Complaint(NamedTuple):
     inside: Inside | None = None
 
 
-class Checked(NamedTuple):
+class CheckedText(NamedTuple):
     """What is wrong, and the files that the text brings in."""
 
     complaints: tuple[Complaint, ...]
@@ -65,12 +65,12 @@ class _OpenFiles(FilesBeside):
 
 
 def check_text(
-    reading: Reading,
+    reading: OpenText,
     path: Path,
     arguments: Mapping[str, str],
     unsaved: Unsaved,
     models: Callable[[], frozenset[str]] = frozenset,
-) -> Checked:
+) -> CheckedText:
     """What is wrong with a text that lies, or will lie, at a path."""
     bring = _OpenFiles(path.parent, unsaved)
     try:
@@ -81,11 +81,11 @@ def check_text(
         problems = [Problem(error.message, code="unreadable", suggestion=error.hint)]
     found = (_placed(reading, problem, path.parent) for problem in problems)
     brought = tuple(path.parent / name for name in bring.given)
-    return Checked(tuple(dict.fromkeys(found)), brought)
+    return CheckedText(tuple(dict.fromkeys(found)), brought)
 
 
 def _problems(
-    reading: Reading,
+    reading: OpenText,
     path: Path,
     arguments: Mapping[str, str],
     bring: FilesBeside,
@@ -102,12 +102,12 @@ def _problems(
     return list(found.warnings)
 
 
-def _placed(reading: Reading, problem: Problem, folder: Path) -> Complaint:
+def _placed(reading: OpenText, problem: Problem, folder: Path) -> Complaint:
     """Where a problem is shown: at its place, or at the INCLUDE that leads there."""
     span = problem.span
     if span is None:
         first = reading.instructions[0].span if reading.instructions else None
-        return Complaint(problem, 0, first.end if first else Lines(reading.text).end(0))
+        return Complaint(problem, 0, first.end if first else TextLines(reading.text).end(0))
     if span.file and not reading.included:
         include = _include(reading, span.file)
         place = Inside(folder / span.file, span.line - 1, span.column - 1)
@@ -115,18 +115,18 @@ def _placed(reading: Reading, problem: Problem, folder: Path) -> Complaint:
         return Complaint(problem, start, end, place)
     end = max(span.end, span.start)
     if span.last_line > span.line:  # a long text is not marked as a whole
-        end = min(end, Lines(reading.text).end(span.start))
+        end = min(end, TextLines(reading.text).end(span.start))
     return Complaint(problem, span.start, end)
 
 
-def _include(reading: Reading, name: str) -> Any:
+def _include(reading: OpenText, name: str) -> Any:
     """The INCLUDE that brings a file in, or the first one, which may bring it in by another."""
     every = [item for item in reading.instructions if item.word == "INCLUDE"]
     own = (i for i in every if os.path.normpath(i.value.split()[0].strip('"')) == name)
     return next(own, every[0] if every else None)
 
 
-class Offer(NamedTuple):
+class QuickFix(NamedTuple):
     """A change that takes a problem away, and what to call it."""
 
     title: str
@@ -135,21 +135,21 @@ class Offer(NamedTuple):
 
 
 def offers(
-    reading: Reading, complaints: tuple[Complaint, ...], start: int, end: int
-) -> list[Offer]:
+    reading: OpenText, complaints: tuple[Complaint, ...], start: int, end: int
+) -> list[QuickFix]:
     """The changes for the problems that lie between two characters."""
     found = []
     for each in complaints:
         edit = each.problem.edit
         if edit is not None and each.inside is None and each.start <= end and start <= each.end:
             whole = _with_line_end(reading, edit)
-            found.append(Offer(_title(reading, edit), whole, each))
+            found.append(QuickFix(_title(reading, edit), whole, each))
     return found
 
 
-def _with_line_end(reading: Reading, edit: Edit) -> Edit:
+def _with_line_end(reading: OpenText, edit: Edit) -> Edit:
     """What leaves nothing of a line takes its end, too."""
-    lines = Lines(reading.text)
+    lines = TextLines(reading.text)
     start, end = lines.start(edit.start), lines.end(edit.end)
     rest = reading.text[start : edit.start] + reading.text[edit.end : end]
     if edit.text or rest.strip():
@@ -157,7 +157,7 @@ def _with_line_end(reading: Reading, edit: Edit) -> Edit:
     return Edit(start, lines.after(edit.end), "")
 
 
-def _title(reading: Reading, edit: Edit) -> str:
+def _title(reading: OpenText, edit: Edit) -> str:
     written = " ".join(edit.text.split())
     shown = written if len(written) <= 60 else written[:57] + "..."
     if edit.start == edit.end:

@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import Enum, auto
 from typing import NamedTuple
 
-from mbuild.editor import types
+from mbuild.editor import choices
 from mbuild.editor.around import WEIGHTS, Around
 from mbuild.editor.meanings import Meaning, clause_meaning
-from mbuild.editor.places import Lines
-from mbuild.editor.reading import Reading
+from mbuild.editor.open_text import OpenText
+from mbuild.editor.text_lines import TextLines
 from mbuild.language.instructions import ROLES, TYPES
 from mbuild.language.parameters import PARAMETERS, ParameterType
-from mbuild.language.reference import INSTRUCTIONS, KEYWORDS, PARAMETER_HELP
 from mbuild.language.stages.clauses import following, spelled_keyword
 from mbuild.language.stages.opening import SYNTAX_LINE
 from mbuild.language.stages.words import CLAUSES, STAGED_TYPES
+from mbuild.language.word_help import INSTRUCTIONS, KEYWORDS, PARAMETER_HELP
 from mbuild.lint.templates import FIELDS
 
 
@@ -55,12 +55,12 @@ _COMPARISONS = ("<", "<=", ">", ">=")
 class _Place(NamedTuple):
     """Where one is writing: the text, the character, and what is around."""
 
-    reading: Reading
+    reading: OpenText
     offset: int
     around: Around
 
 
-def complete(reading: Reading, offset: int, around: Around) -> list[Suggestion]:
+def complete(reading: OpenText, offset: int, around: Around) -> list[Suggestion]:
     """All that can stand at a character, in the order in which it is best offered."""
     place = _Place(reading, offset, around)
     line = _logical_line(reading, offset)
@@ -70,15 +70,9 @@ def complete(reading: Reading, offset: int, around: Around) -> list[Suggestion]:
         first = line == reading.text[:offset]
         start = offset - len(line)
         return [_syntax(start)] if first and SYNTAX_LINE.startswith(line) else []
-    item = reading.at(offset)
-    if (
-        item is not None
-        and item.word not in _CLAUSE_WORDS
-        and item.span.line != item.span.last_line
-    ):
-        first_line = reading.text.find("\n", item.span.value)
-        if offset > first_line >= 0:
-            return list(_fields(place)) if item.word == "TEMPLATE" else []
+    inside = _text_around(reading, offset)
+    if inside:
+        return list(_fields(place)) if inside == "TEMPLATE" else []
     match = _LINE.fullmatch(line)
     if match is None:
         return list(_fields(place)) or list(_instructions(place, line))
@@ -88,15 +82,15 @@ def complete(reading: Reading, offset: int, around: Around) -> list[Suggestion]:
     return list(_BEHIND[word](place, rest)) if word in _BEHIND else []
 
 
-def _text_around(reading: Reading, offset: int) -> str:
+def _text_around(reading: OpenText, offset: int) -> str:
     """The instruction in whose text one is writing, below its first line; or nothing."""
     item = reading.at(offset)
     if item is None or item.word in _CLAUSE_WORDS or item.span.line == item.span.last_line:
         return ""
-    return item.word if Lines(reading.text).end(item.span.start) < offset else ""
+    return item.word if TextLines(reading.text).end(item.span.start) < offset else ""
 
 
-def _logical_line(reading: Reading, offset: int) -> str:
+def _logical_line(reading: OpenText, offset: int) -> str:
     """The line up to where one is writing, with those that it goes on from."""
     lines = re.split("\r\n|\r|\n", reading.text[:offset])
     line = lines.pop()
@@ -195,7 +189,7 @@ def _parameters(place: _Place, rest: str) -> Iterator[Suggestion]:
 
 
 def _parameter_names(place: _Place, begun: str) -> Iterator[Suggestion]:
-    for name, type_ in types.parameters().items():
+    for name, type_ in choices.parameters().items():
         yield Suggestion(name, Kind.NAME, place.offset - len(begun), type_, PARAMETER_HELP[name])
 
 
@@ -213,7 +207,7 @@ def _keys(place: _Place, rest: str) -> Iterator[Suggestion]:
     if blank:
         yield from _text(place, text)
         return
-    for each, what in types.KEYS.items():
+    for each, what in choices.KEYS.items():
         yield Suggestion(each, Kind.NAME, place.offset - len(key), what)
 
 
@@ -277,17 +271,17 @@ def _nothing(place: _Place, begun: str) -> Iterator[Suggestion]:
 
 
 def _types(place: _Place, begun: str) -> Iterator[Suggestion]:
-    for name, what in types.file_types().items():
+    for name, what in choices.file_types().items():
         yield Suggestion(name, Kind.TYPE, place.offset - len(begun), what)
 
 
 def _tensor_types(place: _Place, begun: str) -> Iterator[Suggestion]:
-    for name, what in types.tensor_types().items():
+    for name, what in choices.tensor_types().items():
         yield Suggestion(name, Kind.TYPE, place.offset - len(begun), what)
 
 
 def _outtypes(place: _Place, begun: str) -> Iterator[Suggestion]:
-    for name in types.outtypes():
+    for name in choices.outtypes():
         yield Suggestion(name, Kind.TYPE, place.offset - len(begun))
 
 
@@ -298,12 +292,12 @@ def _rule(place: _Place, begun: str) -> Iterator[Suggestion]:
 
 
 def _recipes(place: _Place, begun: str) -> Iterator[Suggestion]:
-    for name in types.recipes():
+    for name in choices.recipes():
         yield Suggestion(name, Kind.VALUE, place.offset - len(begun))
 
 
 def _metadata(place: _Place, begun: str) -> Iterator[Suggestion]:
-    for key, what in types.KEYS.items():
+    for key, what in choices.KEYS.items():
         yield Suggestion(key, Kind.NAME, place.offset - len(begun), what)
 
 

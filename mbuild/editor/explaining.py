@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mbuild.editor import types
+from mbuild.editor import choices
 from mbuild.editor.around import Around
-from mbuild.editor.meanings import Found, Meaning, meaning_at
-from mbuild.editor.reading import Reading
+from mbuild.editor.meanings import Meaning, MeantWord, meaning_at
+from mbuild.editor.open_text import OpenText
 from mbuild.language.instructions import ROLES
 from mbuild.language.parameters import DEPRECATED, PARAMETERS
-from mbuild.language.reference import INSTRUCTIONS, KEYWORDS, PARAMETER_HELP
 from mbuild.language.stages.words import Opening
+from mbuild.language.word_help import INSTRUCTIONS, KEYWORDS, PARAMETER_HELP
 
 _MOST_LINES = 12
-"""Lines of a stage that are shown."""
+"""TextLines of a stage that are shown."""
 
 
-class Explanation(NamedTuple):
+class WordHelp(NamedTuple):
     """Markdown about a part of the text."""
 
     text: str
@@ -26,7 +26,7 @@ class Explanation(NamedTuple):
     end: int
 
 
-class Target(NamedTuple):
+class Definition(NamedTuple):
     """A place: in another file where ``path`` is given, else in the text itself."""
 
     path: Path | None
@@ -38,23 +38,23 @@ _FILES_INSIDE = ("adapter_config.json", "config.json", "Modelfile")
 """What is opened of a folder, the first that is there."""
 
 
-def explain(reading: Reading, offset: int) -> Explanation | None:
+def explain(reading: OpenText, offset: int) -> WordHelp | None:
     """What is known of the word at a character."""
     argument = reading.argument_at(offset)
     if argument is not None:
         name, start, end = argument
         declared = reading.arguments(start).get(name)
         if declared is None:
-            return Explanation(f"No `ARG {name}` before this line.", start, end)
+            return WordHelp(f"No `ARG {name}` before this line.", start, end)
         default = "no default" if declared.default is None else f"default `{declared.default}`"
-        return Explanation(f"`ARG {name}`: {default}. `--build-arg {name}=VALUE` gives another"
+        return WordHelp(f"`ARG {name}`: {default}. `--build-arg {name}=VALUE` gives another"
                            " value.", start, end)  # fmt: skip
     found = meaning_at(reading, offset)
     text = "" if found is None else _text(reading, found)
-    return Explanation(text, found.start, found.end) if found and text else None
+    return WordHelp(text, found.start, found.end) if found and text else None
 
 
-def _text(reading: Reading, found: Found) -> str:
+def _text(reading: OpenText, found: MeantWord) -> str:
     word = found.text
     match found.meaning:
         case Meaning.INSTRUCTION:
@@ -68,13 +68,13 @@ def _text(reading: Reading, found: Found) -> str:
         case Meaning.ROLE if word in ROLES:
             return _bold(word, "whose turn it is.")
         case Meaning.KEY:
-            return _bold(word, types.KEYS.get(word, "a key of the GGUF metadata"))
+            return _bold(word, choices.KEYS.get(word, "a key of the GGUF metadata"))
         case Meaning.TYPE:
-            return _of_type(word, types.file_types())
+            return _of_type(word, choices.file_types())
         case Meaning.TENSOR_TYPE:
-            return _of_type(word, types.tensor_types())
+            return _of_type(word, choices.tensor_types())
         case Meaning.RULE:
-            return _of_type(word.rpartition("=")[2], types.tensor_types())
+            return _of_type(word.rpartition("=")[2], choices.tensor_types())
         case Meaning.MODEL:
             stage = reading.stage(word, found.start)
             return _of_stage(reading, stage) if stage else ""
@@ -92,7 +92,7 @@ def _of_type(word: str, known: dict[str, str]) -> str:
     return _bold(name, known[name]) if name else ""
 
 
-def _of_stage(reading: Reading, opening: Any) -> str:
+def _of_stage(reading: OpenText, opening: Any) -> str:
     """The lines of a stage."""
     every = [opening, *reading.inside(opening)]
     lines = [_first_line(reading, item) for item in every[:_MOST_LINES]]
@@ -100,7 +100,7 @@ def _of_stage(reading: Reading, opening: Any) -> str:
     return "\n".join(["```modelfile", *lines, *more, "```"])
 
 
-def _first_line(reading: Reading, item: Any) -> str:
+def _first_line(reading: OpenText, item: Any) -> str:
     text = reading.text[item.span.start : item.span.end]
     first = text.splitlines()[0]
     return first if first == text else f"{first} ..."
@@ -109,22 +109,22 @@ def _first_line(reading: Reading, item: Any) -> str:
 # Where it is written.
 
 
-def target(reading: Reading, offset: int, around: Around) -> Target | None:
+def target(reading: OpenText, offset: int, around: Around) -> Definition | None:
     """Where the stage, the argument or the file is that the word at a character names."""
     argument = reading.argument_at(offset)
     if argument is not None:
         declared = reading.arguments(argument[1]).get(argument[0])
-        return Target(None, declared.start, declared.end) if declared else None
+        return Definition(None, declared.start, declared.end) if declared else None
     found = meaning_at(reading, offset)
     if found is None:
         return None
     if found.meaning is Meaning.MODEL:
         stage = reading.stage(found.text, found.start)
         if stage is not None:
-            return Target(None, *_name_of(stage))
+            return Definition(None, *_name_of(stage))
     if found.meaning in (Meaning.FILE, Meaning.ADAPTER, Meaning.MODEL):
         path = _file(around.path(_expanded(reading, found)))
-        return Target(path, 0, 0) if path else None
+        return Definition(path, 0, 0) if path else None
     return None
 
 
@@ -134,7 +134,7 @@ def _name_of(stage: Opening) -> tuple[int, int]:
     return stage.span.end - len(stage.name), stage.span.end
 
 
-def _expanded(reading: Reading, found: Found) -> str:
+def _expanded(reading: OpenText, found: MeantWord) -> str:
     """A path with the arguments' defaults put in."""
     if not reading.staged:
         return found.text

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from mbuild.core.errors import MbuildError
-from mbuild.editor.reading import Reading
+from mbuild.editor.open_text import OpenText
 from mbuild.language.formatter import format
 from mbuild.language.parser import parse, parse_stages
 from mbuild.language.stages.opening import SYNTAX_LINE, opens_stages
 
 
-def formatted(reading: Reading) -> str | None:
+def formatted(reading: OpenText) -> str | None:
     """What ``mbuild fmt`` writes; None where a line is broken.
 
     An included file has the line that opens the language only where it had it before.

@@ -6,7 +6,7 @@ import re
 from enum import Enum, auto
 from typing import Any, NamedTuple
 
-from mbuild.editor.reading import Reading, value_start
+from mbuild.editor.open_text import OpenText, value_start
 from mbuild.language.instructions import (
     Adapter,
     Draft,
@@ -63,7 +63,7 @@ VALUES: dict[tuple[str, str], Meaning] = {
 """What a word of a clause is, by the instruction and the keyword before it."""
 
 
-class Found(NamedTuple):
+class MeantWord(NamedTuple):
     """A word with its meaning; ``item`` is the instruction, ``before`` the keyword before it."""
 
     meaning: Meaning
@@ -81,19 +81,19 @@ def clause_meaning(instruction: str, before: str, count: int) -> Meaning:
     return VALUES.get((instruction, before), Meaning.VALUE)
 
 
-def meaning_at(reading: Reading, offset: int) -> Found | None:
+def meaning_at(reading: OpenText, offset: int) -> MeantWord | None:
     """The word at a character of a whole instruction; None for a text, and between words."""
     item = reading.at(offset)
     if item is None:
         return None
     start: int = item.span.start
     if offset <= start + len(item.word):
-        return Found(Meaning.INSTRUCTION, item.word, start, start + len(item.word), item)
+        return MeantWord(Meaning.INSTRUCTION, item.word, start, start + len(item.word), item)
     found = _words(reading, item)
     return next((each for each in found if each.start <= offset <= each.end), None)
 
 
-def _words(reading: Reading, item: Any) -> list[Found]:
+def _words(reading: OpenText, item: Any) -> list[MeantWord]:
     if isinstance(item, CLAUSES):
         return _of_clause(reading, item)
     first, start, end = item.span.start, value_start(item), item.span.end
@@ -104,39 +104,39 @@ def _words(reading: Reading, item: Any) -> list[Found]:
         name = item.role if isinstance(item, Message) else item.name
         behind = first + len(item.word) + 1
         kind = {Parameter: Meaning.PARAMETER, Message: Meaning.ROLE, SetKey: Meaning.KEY}
-        found = [Found(kind[type(item)], name, behind, behind + len(name), item)]
+        found = [MeantWord(kind[type(item)], name, behind, behind + len(name), item)]
         return found + _of_file(reading, item, value, start)
     if isinstance(item, (Adapter, Draft)):
         meaning = Meaning.ADAPTER if isinstance(item, Adapter) else Meaning.FILE
-        return [Found(meaning, item.value, start, end, item)]
+        return [MeantWord(meaning, item.value, start, end, item)]
     if isinstance(item, (System, Template, Licence)):
         return _of_file(reading, item, value, start)
     return []
 
 
-def _of_file(reading: Reading, item: Any, value: str, start: int) -> list[Found]:
+def _of_file(reading: OpenText, item: Any, value: str, start: int) -> list[MeantWord]:
     """``@PATH`` in place of a text."""
     match = re.match('"?@(?!@)', value) if reading.staged else None
     if match is None:
         return []
     at = start + match.end()
     text = value[match.end() :].rstrip('"')
-    return [Found(Meaning.FILE, text, at, at + len(text), item)]
+    return [MeantWord(Meaning.FILE, text, at, at + len(text), item)]
 
 
-def _of_opening(item: Any, value: str, start: int) -> list[Found]:
+def _of_opening(item: Any, value: str, start: int) -> list[MeantWord]:
     if not getattr(item, "name", ""):
-        return [Found(Meaning.MODEL, item.value, start, start + len(value), item)]
+        return [MeantWord(Meaning.MODEL, item.value, start, start + len(value), item)]
     at = start + len(value) - len(item.name)
     return [
-        Found(Meaning.MODEL, item.value, start, start + len(item.value), item),
-        Found(Meaning.STAGE_NAME, item.name, at, at + len(item.name), item),
+        MeantWord(Meaning.MODEL, item.value, start, start + len(item.value), item),
+        MeantWord(Meaning.STAGE_NAME, item.name, at, at + len(item.name), item),
     ]
 
 
-def _of_clause(reading: Reading, item: Any) -> list[Found]:
+def _of_clause(reading: OpenText, item: Any) -> list[MeantWord]:
     begun = following(item.word, item.value)
-    found: list[Found] = []
+    found: list[MeantWord] = []
     before, count = "", 0
     for terminal, word in begun.tokens if begun else ():
         start = value_start(item) + word.start
@@ -144,9 +144,9 @@ def _of_clause(reading: Reading, item: Any) -> list[Found]:
         if terminal == "WORD":
             meaning = clause_meaning(item.word, before, count)
             text = word.text.replace('"', "")
-            found.append(Found(meaning, text, start, end, item, before))
+            found.append(MeantWord(meaning, text, start, end, item, before))
             count += 1
         else:
             before, count = terminal, 0
-            found.append(Found(Meaning.KEYWORD, terminal, start, end, item))
+            found.append(MeantWord(Meaning.KEYWORD, terminal, start, end, item))
     return found

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from mbuild.editor.reading import Reading
+from mbuild.editor.open_text import OpenText
 from mbuild.language.instructions import Message, Parameter
 from mbuild.language.stages.words import Opening, SetKey
 
 _SHOWN = 60  # characters of a value
 
 
-class Part(NamedTuple):
+class OutlinePart(NamedTuple):
     """A part of the text with its parts; its name stands between ``name_start`` and ``end``."""
 
     name: str
@@ -20,10 +20,10 @@ class Part(NamedTuple):
     end: int
     name_end: int
     is_stage: bool
-    parts: tuple[Part, ...] = ()
+    parts: tuple[OutlinePart, ...] = ()
 
 
-def outline(reading: Reading) -> list[Part]:
+def outline(reading: OpenText) -> list[OutlinePart]:
     """What stands before the first FROM, and each stage."""
     found = []
     first = reading.openings[0].span.start if reading.openings else len(reading.text) + 1
@@ -33,18 +33,18 @@ def outline(reading: Reading) -> list[Part]:
         own = _line(reading, opening)
         name = getattr(opening, "name", "") or (f"stage {number}" if reading.staged else own.name)
         end = parts[-1].end if parts else own.end
-        found.append(Part(name, _value(opening), own.start, end, own.end, True, parts))
+        found.append(OutlinePart(name, _value(opening), own.start, end, own.end, True, parts))
     return found
 
 
-def _line(reading: Reading, item: Any) -> Part:
+def _line(reading: OpenText, item: Any) -> OutlinePart:
     span = item.span
     name = item.word
     if isinstance(item, (Parameter, SetKey)):
         name = f"{item.word} {item.name}"
     elif isinstance(item, Message):
         name = f"{item.word} {item.role}"
-    return Part(name, _value(item), span.start, span.end, span.start + len(item.word), False)
+    return OutlinePart(name, _value(item), span.start, span.end, span.start + len(item.word), False)
 
 
 def _value(item: Any) -> str:

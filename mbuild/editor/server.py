@@ -9,7 +9,7 @@ from lsprotocol import types as lsp
 from pygls.lsp.server import LanguageServer
 
 from mbuild import __version__
-from mbuild.editor.service import Document, Service
+from mbuild.editor.service import EditorService, OpenDocument
 
 TRIGGERS = (" ", "/", "@", "{", "=", ".")
 """Characters behind which an editor asks what can stand there."""
@@ -22,13 +22,13 @@ def make_server(
     server = LanguageServer(
         "mbuild", __version__, text_document_sync_kind=lsp.TextDocumentSyncKind.Full
     )
-    service = Service(arguments, models, server)
+    service = EditorService(arguments, models, server)
     _documents(server, service)
     _answers(server, service)
     return server
 
 
-def _documents(server: LanguageServer, service: Service) -> None:
+def _documents(server: LanguageServer, service: EditorService) -> None:
     """What an editor tells."""
 
     @server.feature(lsp.TEXT_DOCUMENT_DID_OPEN)
@@ -54,10 +54,10 @@ def _documents(server: LanguageServer, service: Service) -> None:
         service.saved()
 
 
-def _answers(server: LanguageServer, service: Service) -> None:
+def _answers(server: LanguageServer, service: EditorService) -> None:
     """What an editor asks."""
 
-    def placed(params: Any) -> tuple[Document, int] | None:
+    def placed(params: Any) -> tuple[OpenDocument, int] | None:
         document = service.document(params.text_document.uri)
         return (document, service.offset(document, params.position)) if document else None
 

@@ -12,13 +12,13 @@ from pygls.uris import from_fs_path, to_fs_path
 
 from mbuild.core.errors import MbuildError
 from mbuild.editor.around import Around
-from mbuild.editor.checking import Checked, Complaint, Offer, check_text, is_error, offers
+from mbuild.editor.checking import CheckedText, Complaint, QuickFix, check_text, is_error, offers
 from mbuild.editor.completing import Kind, Suggestion, complete
 from mbuild.editor.explaining import explain, target
 from mbuild.editor.formatting import formatted
-from mbuild.editor.outline import Part, outline
-from mbuild.editor.places import UNITS, Lines
-from mbuild.editor.reading import Reading
+from mbuild.editor.open_text import OpenText
+from mbuild.editor.outline import OutlinePart, outline
+from mbuild.editor.text_lines import UNITS, TextLines
 
 PAUSE = 0.15
 """Seconds without a change after which a text is checked."""
@@ -35,7 +35,7 @@ _KINDS = {
 }
 
 
-class Document:
+class OpenDocument:
     """A text that is open in the editor, as far as it was looked at."""
 
     def __init__(self, uri: str, text: str, version: int | None, included: bool) -> None:
@@ -46,20 +46,20 @@ class Document:
         self.is_file = path is not None
         self.source = text
         self.mark = text.startswith("\ufeff")
-        self.reading = Reading(text, included=included)
-        self.checked = Checked(())
+        self.reading = OpenText(text, included=included)
+        self.checked = CheckedText(())
         self.timer: asyncio.TimerHandle | None = None
 
-    def lines(self, encoding: str) -> Lines:
+    def lines(self, encoding: str) -> TextLines:
         """The lines, in the encoding that was agreed on."""
-        return Lines(self.source, UNITS[encoding])
+        return TextLines(self.source, UNITS[encoding])
 
     def shift(self, offset: int) -> int:
         """A character of the reading, which leaves a byte order mark out, in the source."""
         return offset + self.mark
 
 
-class Service:
+class EditorService:
     """All open documents, and what is answered about them.
 
     ``arguments`` are those of ``--build-arg``; ``models`` gives the names of stored models.
@@ -74,7 +74,7 @@ class Service:
         self._arguments = arguments
         self._models = models
         self._server = server
-        self._open: dict[str, Document] = {}
+        self._open: dict[str, OpenDocument] = {}
 
     # Documents.
 
@@ -101,29 +101,29 @@ class Service:
         for document in list(self._open.values()):
             self._check(document)
 
-    def _take(self, uri: str, text: str, version: int | None) -> Document:
+    def _take(self, uri: str, text: str, version: int | None) -> OpenDocument:
         before = self._open.get(uri)
-        document = Document(uri, text, version, included=False)
+        document = OpenDocument(uri, text, version, included=False)
         if before is not None:
             _stop(before)
             document.checked = before.checked
         if self._is_included(document):
-            document.reading = Reading(text, included=True)
+            document.reading = OpenText(text, included=True)
         self._open[uri] = document
         return document
 
-    def _is_included(self, document: Document) -> bool:
+    def _is_included(self, document: OpenDocument) -> bool:
         others = (each for uri, each in self._open.items() if uri != document.uri)
         own = document.path.resolve()
         return any(own == path.resolve() for each in others for path in each.checked.brought)
 
-    def document(self, uri: str) -> Document | None:
+    def document(self, uri: str) -> OpenDocument | None:
         """An open document."""
         return self._open.get(uri)
 
     # What is wrong.
 
-    def _check(self, document: Document, *, further: bool = True) -> None:
+    def _check(self, document: OpenDocument, *, further: bool = True) -> None:
         """Check a document, and those that it brings in or that bring it in."""
         if self._open.get(document.uri) is not document:
             return
@@ -142,7 +142,7 @@ class Service:
             if other is not document and (other.path.resolve() in touched or own in brought):
                 included = self._is_included(other)
                 if included != other.reading.included:
-                    other.reading = Reading(other.source, included=included)
+                    other.reading = OpenText(other.source, included=included)
                 self._check(other, further=False)
 
     def _names(self) -> frozenset[str]:
@@ -162,7 +162,7 @@ class Service:
             lsp.PublishDiagnosticsParams(uri=uri, version=version, diagnostics=found)
         )
 
-    def _diagnostic(self, document: Document, complaint: Complaint) -> lsp.Diagnostic:
+    def _diagnostic(self, document: OpenDocument, complaint: Complaint) -> lsp.Diagnostic:
         problem = complaint.problem
         hint = f"\n{problem.suggestion}" if problem.suggestion else ""
         inside = complaint.inside
@@ -190,31 +190,31 @@ class Service:
         agreed = self._server.server_capabilities.position_encoding
         return str(getattr(agreed, "value", agreed) or "utf-16")
 
-    def range(self, document: Document, start: int, end: int) -> lsp.Range:
+    def range(self, document: OpenDocument, start: int, end: int) -> lsp.Range:
         """Two characters as the editor counts."""
         lines = document.lines(self._encoding)
         places = (lines.place(document.shift(each)) for each in (start, end))
         first, last = (lsp.Position(*place) for place in places)
         return lsp.Range(first, last)
 
-    def offset(self, document: Document, position: lsp.Position) -> int:
+    def offset(self, document: OpenDocument, position: lsp.Position) -> int:
         """The character at a place."""
         lines = document.lines(self._encoding)
         return max(0, lines.offset(position.line, position.character) - document.mark)
 
-    def around(self, document: Document) -> Around:
+    def around(self, document: OpenDocument) -> Around:
         """What lies around a document."""
         return Around(document.path.parent, lambda: sorted(self._names()))
 
     # Answers.
 
-    def complete(self, document: Document, offset: int) -> list[lsp.CompletionItem]:
+    def complete(self, document: OpenDocument, offset: int) -> list[lsp.CompletionItem]:
         """What can stand at a character."""
         found = complete(document.reading, offset, self.around(document))
         return [self._item(document, n, each, offset) for n, each in enumerate(found)]
 
     def _item(
-        self, document: Document, number: int, each: Suggestion, offset: int
+        self, document: OpenDocument, number: int, each: Suggestion, offset: int
     ) -> lsp.CompletionItem:
         help_ = lsp.MarkupContent(lsp.MarkupKind.Markdown, each.help) if each.help else None
         return lsp.CompletionItem(
@@ -227,7 +227,7 @@ class Service:
             text_edit=lsp.TextEdit(self.range(document, each.start, offset), each.text),
         )
 
-    def hover(self, document: Document, offset: int) -> lsp.Hover | None:
+    def hover(self, document: OpenDocument, offset: int) -> lsp.Hover | None:
         """What the word at a character is."""
         found = explain(document.reading, offset)
         if found is None:
@@ -235,7 +235,7 @@ class Service:
         contents = lsp.MarkupContent(lsp.MarkupKind.Markdown, found.text)
         return lsp.Hover(contents, self.range(document, found.start, found.end))
 
-    def definition(self, document: Document, offset: int) -> lsp.Location | None:
+    def definition(self, document: OpenDocument, offset: int) -> lsp.Location | None:
         """Where it is written what the word at a character names."""
         found = target(document.reading, offset, self.around(document))
         if found is None:
@@ -246,11 +246,11 @@ class Service:
         uri = from_fs_path(str(found.path.absolute()))
         return lsp.Location(uri, lsp.Range(start, start)) if uri else None
 
-    def symbols(self, document: Document) -> list[lsp.DocumentSymbol]:
+    def symbols(self, document: OpenDocument) -> list[lsp.DocumentSymbol]:
         """The stages, and what they say."""
         return [self._symbol(document, part) for part in outline(document.reading)]
 
-    def _symbol(self, document: Document, part: Part) -> lsp.DocumentSymbol:
+    def _symbol(self, document: OpenDocument, part: OutlinePart) -> lsp.DocumentSymbol:
         return lsp.DocumentSymbol(
             name=part.name,
             detail=part.detail,
@@ -260,7 +260,7 @@ class Service:
             children=[self._symbol(document, each) for each in part.parts] or None,
         )
 
-    def format(self, document: Document) -> list[lsp.TextEdit] | None:
+    def format(self, document: OpenDocument) -> list[lsp.TextEdit] | None:
         """The canonical form; None where the text cannot be read, nothing where it is that."""
         text = formatted(document.reading)
         if text is None or text == document.source:
@@ -268,12 +268,12 @@ class Service:
         whole = self.range(document, 0, len(document.reading.text))
         return [lsp.TextEdit(whole, text)]
 
-    def actions(self, document: Document, start: int, end: int) -> list[lsp.CodeAction]:
+    def actions(self, document: OpenDocument, start: int, end: int) -> list[lsp.CodeAction]:
         """The changes that take problems away."""
         found = offers(document.reading, document.checked.complaints, start, end)
         return [self._action(document, each) for each in found]
 
-    def _action(self, document: Document, offer: Offer) -> lsp.CodeAction:
+    def _action(self, document: OpenDocument, offer: QuickFix) -> lsp.CodeAction:
         where = self.range(document, offer.edit.start, offer.edit.end)
         edits = [lsp.TextEdit(where, offer.edit.text)]
         return lsp.CodeAction(
@@ -285,6 +285,6 @@ class Service:
         )
 
 
-def _stop(document: Document) -> None:
+def _stop(document: OpenDocument) -> None:
     if document.timer is not None:
         document.timer.cancel()

@@ -19,7 +19,7 @@ _LIKE = 0.8
 """How alike a model's name is to a stage's that was probably meant."""
 
 
-class Seen(NamedTuple):
+class StageInFile(NamedTuple):
     """A stage, those before it, and the names of the store's models in lower case."""
 
     stage: Stage
@@ -27,7 +27,7 @@ class Seen(NamedTuple):
     models: frozenset[str]
 
 
-def check(seen: Seen) -> Iterator[Problem]:
+def check(seen: StageInFile) -> Iterator[Problem]:
     """Warnings about a stage's own lines; nothing is looked up but the stored models' names."""
     for rule in RULES:
         yield from rule(seen)
@@ -45,7 +45,7 @@ def _stored(name: str, models: frozenset[str]) -> bool:
         return False
 
 
-def _hides_stored(seen: Seen) -> Iterator[Problem]:
+def _hides_stored(seen: StageInFile) -> Iterator[Problem]:
     """A stage's name comes before that of a stored model."""
     base = seen.stage.base
     if base is not None and _stored(base.name, seen.models):
@@ -55,7 +55,7 @@ def _hides_stored(seen: Seen) -> Iterator[Problem]:
         yield _warn("hidden-model", f"{message} store", seen.stage.span, hint, None)
 
 
-def _nearly_a_stage(seen: Seen) -> Iterator[Problem]:
+def _nearly_a_stage(seen: StageInFile) -> Iterator[Problem]:
     """A name that no stage has and no stored model, and that a stage nearly has."""
     stage = seen.stage
     first = stage.instructions[0]
@@ -72,7 +72,7 @@ def _nearly_a_stage(seen: Seen) -> Iterator[Problem]:
         yield _warn("unknown-stage", message, span, did_you_mean(found), edit)
 
 
-def _not_handed_on(seen: Seen) -> Iterator[Problem]:
+def _not_handed_on(seen: StageInFile) -> Iterator[Problem]:
     """A stage that is not quantized and begins from one that is."""
     stage, base = seen.stage, seen.stage.base
     if base is None or not base.quantize or stage.quantize:
@@ -85,7 +85,7 @@ def _not_handed_on(seen: Seen) -> Iterator[Problem]:
     yield _warn("quantize-not-inherited", message, stage.span, hint, None)
 
 
-def _types_twice(seen: Seen) -> Iterator[Problem]:
+def _types_twice(seen: StageInFile) -> Iterator[Problem]:
     """Two lines of a stage that make models of one type: they would have one name."""
     from mbuild.quant.choose.types import file_type
 
@@ -104,7 +104,7 @@ def _types_twice(seen: Seen) -> Iterator[Problem]:
                 yield Problem(message, line.span, code="twice", suggestion=hint)
 
 
-def _without_importances(seen: Seen) -> Iterator[Problem]:
+def _without_importances(seen: StageInFile) -> Iterator[Problem]:
     """Types that are not made without an importance matrix."""
     from mbuild.quant.choose.options import spelled
     from mbuild.quant.choose.recipes import needs_importances
@@ -125,7 +125,7 @@ def _without_importances(seen: Seen) -> Iterator[Problem]:
                 yield _warn("needs-imatrix", message, line.span, hint, None)
 
 
-def _merged_twice(seen: Seen) -> Iterator[Problem]:
+def _merged_twice(seen: StageInFile) -> Iterator[Problem]:
     """One adapter in several lines: it counts each time."""
     known: dict[str, float] = {}
     for change, own in _changes(seen.stage):
@@ -150,7 +150,7 @@ def _merged_twice(seen: Seen) -> Iterator[Problem]:
             yield _warn("merged-twice", message, item.span, hint, without_line(item.span))
 
 
-def _hidden_keys(seen: Seen) -> Iterator[Problem]:
+def _hidden_keys(seen: StageInFile) -> Iterator[Problem]:
     """A key that is set and then set again, or taken out."""
     last: dict[str, ModelChange] = {}
     for change, own in _changes(seen.stage):
@@ -177,7 +177,7 @@ def _own(stage: Stage, change: ModelChange) -> bool:
     return any(each is change and own for each, own in _changes(stage))
 
 
-RULES: tuple[Callable[[Seen], Iterator[Problem]], ...] = (
+RULES: tuple[Callable[[StageInFile], Iterator[Problem]], ...] = (
     _hides_stored,
     _nearly_a_stage,
     _not_handed_on,

@@ -13,7 +13,7 @@ from mbuild.language.stages.evaluate import Bring, chosen, evaluate
 from mbuild.language.stages.stage import Stage
 from mbuild.language.stages.values import ALL, QuantizeLine
 from mbuild.lint import check_instructions, consequences, paths, templates
-from mbuild.lint.consequences import Seen
+from mbuild.lint.consequences import StageInFile
 
 
 class CheckedStages(NamedTuple):
@@ -46,7 +46,7 @@ def check_stages(
     for stage in _with_bases(wanted):
         found |= dict.fromkeys(_of_stage(stage, folder))
         before = evaluated.stages[: evaluated.stages.index(stage)]
-        found |= dict.fromkeys(consequences.check(Seen(stage, before, stored)))
+        found |= dict.fromkeys(consequences.check(StageInFile(stage, before, stored)))
     problems = [evaluated.located(problem, filename) for problem in found]
     problems.sort(key=_place)
     if any(problem.severity is Severity.ERROR for problem in problems):

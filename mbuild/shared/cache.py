@@ -162,6 +162,8 @@ class TeamCache:
                 return True
             if writer.size:
                 self._lying.add(digest)
+                if guard is self._target and self._sender is not None:
+                    self._sender.distrust(digest)
                 self._warn(
                     f"the cache {guard.place} has other bytes for {digest.short}: they are not used"
                 )

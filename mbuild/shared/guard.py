@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, TypeVar
 
-from mbuild.core.errors import DeniedError, RegistryError
+from mbuild.core.errors import DeniedError, RegistryError, UnreachableError
 
 if TYPE_CHECKING:
     from mbuild.store.shared import SharedStorage
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 ValueT = TypeVar("ValueT")
 
 Warn = Callable[[str], object]
+
+FIRST_SECONDS = 20.0
+"""How long the first answer may take: libraries try for minutes where nobody is there."""
 
 
 class Guard:
@@ -23,6 +26,7 @@ class Guard:
         self.storage = storage
         self.reads = True
         self.writes = True
+        self._answered = False
         self._warn = warn
         self._lock = threading.Lock()
 
@@ -33,7 +37,8 @@ class Guard:
 
     def read_many(self, names: Collection[str]) -> dict[str, bytes]:
         """The small objects that are there."""
-        return self.ask(lambda storage: storage.read_many(names), dict[str, bytes]())
+        none: dict[str, bytes] = {}
+        return self.ask(lambda storage: self._soon(lambda: storage.read_many(names)), none)
 
     def read_range(self, name: str, offset: int, size: int) -> bytes | None:
         """Some bytes of an object, if it is there."""
@@ -42,7 +47,8 @@ class Guard:
 
     def sizes(self, names: Collection[str]) -> dict[str, int]:
         """How large the objects are that are there."""
-        return self.ask(lambda storage: storage.sizes(names), dict[str, int]())
+        none: dict[str, int] = {}
+        return self.ask(lambda storage: self._soon(lambda: storage.sizes(names)), none)
 
     def ask(self, question: Callable[[SharedStorage], ValueT], otherwise: ValueT) -> ValueT:
         """What the storage answers; ``otherwise`` once it has failed."""
@@ -68,6 +74,21 @@ class Guard:
         except RegistryError as error:
             self._fails(error)
         return otherwise
+
+    def _soon(self, ask: Callable[[], ValueT]) -> ValueT:
+        """Ask; the first answer has to come soon, whatever libraries and drives wait for."""
+        if self._answered:
+            return ask()
+        from mbuild.work.beside import in_time
+
+        try:
+            value = in_time(ask, FIRST_SECONDS, "mbuild-shared")
+        except TimeoutError:
+            raise UnreachableError(
+                f"{self.place} has not answered for {FIRST_SECONDS:.0f} seconds"
+            ) from None
+        self._answered = True
+        return value
 
     def _fails(self, error: RegistryError) -> None:
         with self._lock:

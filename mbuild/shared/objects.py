@@ -26,8 +26,6 @@ _VERSION = "v1"
 _AT_ONCE = 32  # requests side by side to a storage that takes as many
 _FEW = 4  # to one with a single connection
 _PIECE = 4 << 20  # bytes of one request of many
-_FIRST_SECONDS = 20.0
-"""How long the first answer may take: libraries try again for minutes where nobody is there."""
 
 _CONNECT_SECONDS, _READ_SECONDS = 5, 30
 
@@ -74,7 +72,6 @@ class ObjectStorage:
         self._system = system
         self._root = f"{root.rstrip('/')}/{_VERSION}"
         self._threads = _AT_ONCE if getattr(system, "async_impl", False) else _FEW
-        self._answered = False
         self.place = place
         self.can_lease = can_lease
 
@@ -131,7 +128,7 @@ class ObjectStorage:
         with self._errors():
             self._make_parent(name)
             try:
-                self._bounded(lambda: self._create(self._path(name), data))
+                self._create(self._path(name), data)
             except FileExistsError:
                 return False
         return True
@@ -153,9 +150,7 @@ class ObjectStorage:
 
         with self._errors():
             self._make_parent(name)
-            self._bounded(
-                lambda: self._system.put_file(str(path), self._path(name), callback=Told())
-            )
+            self._system.put_file(str(path), self._path(name), callback=Told())
 
     def remove(self, names: Collection[str]) -> None:
         """Remove those that are there."""
@@ -170,7 +165,7 @@ class ObjectStorage:
         with self._errors():
             self._system.invalidate_cache()
             try:
-                found = self._bounded(lambda: self._system.find(self._root, detail=True))
+                found = self._system.find(self._root, detail=True)
             except FileNotFoundError:
                 found = {}
         for path, info in found.items():
@@ -209,26 +204,11 @@ class ObjectStorage:
 
         def one(name: str) -> None:
             with suppress(FileNotFoundError):
-                found[name] = self._bounded(lambda: ask(name))
+                found[name] = ask(name)
 
         with self._errors():
-            if self._answered or len(names) < 2:
-                run_all(one, list(names), self._threads, name="mbuild-shared")
-            else:
-                first, *others = names
-                one(first)  # whether anybody is there
-                run_all(one, others, self._threads, name="mbuild-shared")
+            run_all(one, list(names), self._threads, name="mbuild-shared")
         return found
-
-    def _bounded(self, ask: Callable[[], ValueT]) -> ValueT:
-        """Ask; for the first answer nobody waits longer than :data:`_FIRST_SECONDS`."""
-        if self._answered:
-            return ask()
-        from mbuild.work.beside import in_time
-
-        value = in_time(ask, _FIRST_SECONDS, "mbuild-shared")
-        self._answered = True
-        return value
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -237,11 +217,11 @@ class ObjectStorage:
         except (RegistryError, FileExistsError, FileNotFoundError):
             raise
         except TimeoutError:
-            raise UnreachableError(f"{self.place} does not answer in time") from None
+            raise UnreachableError("the storage does not answer in time") from None
         except PermissionError as error:
-            raise DeniedError(f"{self.place} refuses: {_in_a_line(error)}") from None
+            raise DeniedError(f"the storage refuses: {_in_a_line(error)}") from None
         except Exception as error:
-            raise UnreachableError(f"{self.place}: {_in_a_line(error)}") from None
+            raise UnreachableError(f"the storage fails: {_in_a_line(error)}") from None
 
 
 def _in_a_line(error: Exception) -> str:

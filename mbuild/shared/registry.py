@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -76,6 +77,7 @@ class RegistryStorage:
         self._reading = (pull_scope(self._registry.path),)
         self._writing = (push_scope(self._registry.path),)
         self._has_empty = False
+        self._lock = threading.Lock()
 
     def read_many(self, names: Collection[str]) -> dict[str, bytes]:
         """The records that are there, some requests at once."""
@@ -170,6 +172,11 @@ class RegistryStorage:
     def write_many(self, objects: Mapping[str, bytes], blobs: Mapping[Digest, int] = {}) -> None:
         """Blobs as blobs, all else as manifests."""
 
+        with self._lock:  # two that send the same bytes at once disturb each other
+            if not self._has_empty:
+                self._send(_EMPTY)
+                self._has_empty = True
+
         def write(name: str) -> None:
             if digest_of(name) is not None:
                 self._send(objects[name])
@@ -180,9 +187,6 @@ class RegistryStorage:
 
     def _tag(self, name: str, text: bytes, blobs: Mapping[Digest, int]) -> None:
         """Write a manifest with a text."""
-        if not self._has_empty:
-            self._send(_EMPTY)
-            self._has_empty = True
         empty = _layer(_EMPTY_TYPE, Digest.of(_EMPTY), len(_EMPTY))
         layers = [_layer(_BYTES, digest, size) for digest, size in sorted(blobs.items())]
         manifest: dict[str, Any] = {

@@ -47,6 +47,7 @@ class Sender:
         self._in_flight = 0
         self._of_blob: dict[Digest, threading.Lock] = {}
         self._there: set[Digest] = set()
+        self._bad: set[Digest] = set()
         self._places: dict[str, RangePlace] = {}
         self._pieces: dict[str, RangePlace] = {}
         self._cancel = Cancel("the build has ended")
@@ -115,6 +116,10 @@ class Sender:
 
         self._queues.put(send)
 
+    def distrust(self, digest: Digest) -> None:
+        """What lies there under that name is something else: the blob is sent whatever its size."""
+        self._bad.add(digest)
+
     def give_up(self) -> None:
         """Let what is on its way stop there."""
         self._cancel.cancel()
@@ -175,7 +180,7 @@ class Sender:
             if digest in self._there:
                 return True
             name = blob_name(digest)
-            there = self._guard.sizes([name]).get(name) == size
+            there = digest not in self._bad and self._guard.sizes([name]).get(name) == size
             sent = there or self._upload(digest, size, name)
             if sent:
                 self._there.add(digest)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mbuild.core.errors import UsageError
@@ -80,3 +81,14 @@ def _groups(root: Path, own: Path) -> list[Path]:
             place = top / path.lstrip("/")
             found += [place, *(up for up in place.parents if up.is_relative_to(top))]
     return found
+
+
+@contextmanager
+def computing_on(count: int | None) -> Iterator[None]:
+    """Compute on so many threads for a while; None: on as many as before."""
+    before = _asked
+    use_threads(before if count is None else count)
+    try:
+        yield
+    finally:
+        use_threads(before)

@@ -11,12 +11,12 @@ from mbuild.build.graph import Made, Result, StepContext
 from mbuild.build.request import Target
 from mbuild.build.sources.values import CheckpointSource, FileStamp, SourceFile
 from mbuild.build.splitting import Splitting
+from mbuild.build.staged import arguments_of, staged_targets
 from mbuild.build.staging import NoFiles
 from mbuild.build.steps.changed import ChangeWeights
 from mbuild.build.steps.changes import ChangedOrigin, DropLayers, MergeAdapter, SetMetadata
 from mbuild.build.steps.checking import MEASURES, CheckModel
 from mbuild.build.steps.origins import GGUFOrigin
-from mbuild.cli.staged import arguments_of, staged_targets
 from mbuild.core.digest import BLAKE3, Digest
 from mbuild.core.errors import FailedCheckError, UsageError
 from mbuild.core.names import ModelName
@@ -165,7 +165,7 @@ def test_targets_have_names(
     names: tuple[str, ...], stages: tuple[StageRecipe, ...], expected: list[str]
 ) -> None:
     """By the stage and the type, as the templates say."""
-    made = staged_targets(stages, names, lambda: "folder:latest", GIVEN).targets
+    made = staged_targets(stages, names, lambda: "folder:latest", GIVEN, ModelName.parse).targets
     found = [f"{name.model}:{name.tag}" for target in made for name in target.names]
     assert found == expected
 
@@ -174,7 +174,7 @@ def test_two_targets_of_one_name_are_refused() -> None:
     """Two lines of one type in one stage."""
     lines = QuantizeLine(("q4_0",), {}), QuantizeLine(("q4_0",), {"pure": True})
     with pytest.raises(UsageError, match="two targets would be called"):
-        staged_targets((stage("a", *lines),), ("m:{quant}",), lambda: "f", GIVEN)
+        staged_targets((stage("a", *lines),), ("m:{quant}",), lambda: "f", GIVEN, ModelName.parse)
 
 
 def test_an_argument_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

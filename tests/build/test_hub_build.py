@@ -416,3 +416,20 @@ def test_sources_that_are_not_kept(mbuild: Run, tmp_path: Path, hub: HubStandIn)
     good(mbuild, "--no-cache")
     assert hub.weight_bytes() == sum(map(len, weights))
     assert check_promise(tmp_path / "store") == 1
+
+
+def test_what_a_colleague_has_built_loads_no_weights(
+    mbuild: Run, tmp_path: Path, hub: HubStandIn
+) -> None:
+    """The Hub tells the digests, the shared cache has the result: nothing else is asked for."""
+    modelfile(tmp_path, f"FROM hf.co/{REPO}")
+    shared = str(tmp_path / "shared")
+    good(mbuild, "-q", "q8_0", "--cache-to", shared)
+    first = identity(tmp_path, "m")
+    shutil.rmtree(tmp_path / "store")
+    hub.forget()
+    said = good(mbuild, "-q", "q8_0", "--cache-from", shared)
+    assert "from the shared cache: quantize chat to Q8_0" in said
+    assert identity(tmp_path, "m") == first
+    assert hub.weight_bytes() == 0
+    assert check_promise(tmp_path / "store") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 import shutil
 import threading
@@ -261,3 +262,23 @@ def test_a_huge_file_is_digested_on_all_cores(
     assert found.digest is not None and found.digest.hex == blake3(path.read_bytes()).hexdigest()
     assert told[-1] == (path.stat().st_size, path.stat().st_size)
     assert threads == ({"mbuild-hash"} if code else set())
+
+
+@pytest.mark.parametrize("size", [1025, 5000, (1 << 18) + 1, (3 << 20) + 77])
+def test_parts_that_others_read_make_the_same_digest(size: int) -> None:
+    """Cut anywhere, in any order, through pickle; a part that overlaps is left to be read."""
+    dice = random.Random(size)
+    data = dice.randbytes(size)
+    cuts = sorted({0, size, *(dice.randrange(size) for _ in range(7))})
+    spans = Spans(size)
+    pairs = list(pairwise(cuts))
+    dice.shuffle(pairs)
+    for start, stop in pairs[1:]:
+        part = Spans(size).part(start, memoryview(data)[start:stop])
+        spans.absorb(pickle.loads(pickle.dumps(part)))
+    own, other = pairs[0]
+    wider = max(own - 1, 0), min(other + 1, size)
+    spans.absorb(Spans(size).part(wider[0], memoryview(data)[slice(*wider)]))
+    assert [(start, stop) for start, stop in spans.missing()] == [pairs[0]]
+    spans.add(own, memoryview(data)[own:other])
+    assert spans.digest().hex == blake3(data).hexdigest()

@@ -14,7 +14,7 @@ import pytest
 from gguf_files import gguf_bytes, tiny_model
 
 from mbuild.build.graph import StepContext
-from mbuild.build.steps import tensors
+from mbuild.build.steps import making
 from mbuild.build.steps.opened import OpenFiles
 from mbuild.build.steps.outputs import Variant
 from mbuild.build.steps.ranges import RangeCache
@@ -157,7 +157,7 @@ def test_variants_that_want_the_same_share_the_work(
         made.append(new)
         return quantize(new, *arguments, **options)
 
-    monkeypatch.setattr(tensors, "quantize", counted)
+    monkeypatch.setattr(making, "quantize", counted)
     model = source()
     wanted: list[Mapping[str, GGMLType]] = [
         {"a": GGMLType.Q8_0, "bb": GGMLType.Q4_0},

@@ -6,8 +6,8 @@ import asyncio
 from pathlib import Path
 
 from mbuild.editor.checking import check_text, is_error, offers
-from mbuild.editor.reading import Reading
-from mbuild.editor.service import Document
+from mbuild.editor.open_text import OpenText
+from mbuild.editor.service import OpenDocument
 from mbuild.language.instructions import Edit
 
 HEAD = "# syntax=mbuild/1\n"
@@ -21,7 +21,7 @@ def nothing(path: Path) -> bytes | None:
 def codes(text: str, folder: Path, models: frozenset[str] = frozenset()) -> list[str]:
     """The codes of what is wrong with a text."""
     path = folder / "Modelfile"
-    found = check_text(Reading(text), path, {}, nothing, lambda: models)
+    found = check_text(OpenText(text), path, {}, nothing, lambda: models)
     return [each.problem.code for each in found.complaints]
 
 
@@ -38,7 +38,7 @@ def test_the_problems_are_those_of_check(tmp_path: Path) -> None:
 def test_a_long_text_is_marked_on_its_first_line(tmp_path: Path) -> None:
     """So that a template of a hundred lines is not underlined as a whole."""
     text = 'FROM x\nTEMPLATE """{{ .Nope }}\n{{ .Prompt }}"""\n'
-    (found,) = check_text(Reading(text), tmp_path / "m", {}, nothing).complaints
+    (found,) = check_text(OpenText(text), tmp_path / "m", {}, nothing).complaints
     assert text[found.start : found.end] == 'TEMPLATE """{{ .Nope }}'
     assert not is_error(found.problem)
 
@@ -46,7 +46,7 @@ def test_a_long_text_is_marked_on_its_first_line(tmp_path: Path) -> None:
 def test_a_change_that_empties_a_line_takes_it_away(tmp_path: Path) -> None:
     """With its line end, in each of the three forms."""
     for end in ("\n", "\r\n", "\r"):
-        reading = Reading(f"FROM x{end}  PARAMETER mirostat 1 {end}SYSTEM a")
+        reading = OpenText(f"FROM x{end}  PARAMETER mirostat 1 {end}SYSTEM a")
         found = check_text(reading, tmp_path / "m", {}, nothing).complaints
         (offer,) = offers(reading, found, 0, 99)
         text = reading.text
@@ -57,7 +57,7 @@ def test_a_change_that_empties_a_line_takes_it_away(tmp_path: Path) -> None:
 
 def test_changes_are_offered_where_the_problem_is(tmp_path: Path) -> None:
     """And not for the problems of other lines."""
-    reading = Reading("FORM x\nSYSTM a\n")
+    reading = OpenText("FORM x\nSYSTM a\n")
     found = check_text(reading, tmp_path / "m", {}, nothing).complaints
     assert [offer.edit for offer in offers(reading, found, 8, 8)] == [Edit(7, 12, "SYSTEM")]
     assert [offer.title for offer in offers(reading, found, 0, 0)] == ["Write FROM"]
@@ -66,8 +66,8 @@ def test_changes_are_offered_where_the_problem_is(tmp_path: Path) -> None:
 def test_a_document_that_lies_nowhere_has_a_folder() -> None:
     """An untitled text is taken for a Modelfile of the folder that the server runs in."""
 
-    async def opened() -> Document:
-        return Document("untitled:Untitled-1", "FROM x\n", 1, included=False)
+    async def opened() -> OpenDocument:
+        return OpenDocument("untitled:Untitled-1", "FROM x\n", 1, included=False)
 
     document = asyncio.run(opened())
     assert document.path == Path.cwd() / "Modelfile"

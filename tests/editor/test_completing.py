@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from mbuild.editor import types
+from mbuild.editor import choices
 from mbuild.editor.around import Around
 from mbuild.editor.completing import Kind, Suggestion, complete
-from mbuild.editor.reading import Reading
+from mbuild.editor.open_text import OpenText
 from mbuild.language.parameters import PARAMETERS
-from mbuild.language.reference import INSTRUCTIONS, KEYWORDS, PARAMETER_HELP
 from mbuild.language.stages.clauses import USAGE
 from mbuild.language.stages.words import CLAUSES, STAGED_TYPES
+from mbuild.language.word_help import INSTRUCTIONS, KEYWORDS, PARAMETER_HELP
 
 HEAD = "# syntax=mbuild/1\n"
 STAGES = f"{HEAD}ARG A=1 BITS\nFROM ./base AS tuned\nARG C\nFROM tuned AS small\n"
@@ -31,7 +31,7 @@ def around(tmp_path: Path) -> Around:
 def offered(text: str, around: Around) -> list[Suggestion]:
     """What is offered at the ``^`` of a text."""
     before, _, after = text.partition("^")
-    return complete(Reading(before + after), len(before), around)
+    return complete(OpenText(before + after), len(before), around)
 
 
 TABLE = [
@@ -174,6 +174,6 @@ def test_each_keyword_of_the_grammar_has_a_sentence(around: Around) -> None:
 
 def test_types_say_what_they_take() -> None:
     """Bits of a weight, and whether they are made only with an importance matrix."""
-    assert types.file_types()["q4_K_M"] == "most tensors in Q4_K, 4.5 bits a weight"
-    assert "needs an importance matrix" in types.file_types()["iq2_xxs"]
-    assert types.tensor_types()["q8_0"] == "8.5 bits a weight"
+    assert choices.file_types()["q4_K_M"] == "most tensors in Q4_K, 4.5 bits a weight"
+    assert "needs an importance matrix" in choices.file_types()["iq2_xxs"]
+    assert choices.tensor_types()["q8_0"] == "8.5 bits a weight"

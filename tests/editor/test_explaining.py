@@ -10,8 +10,8 @@ from mbuild.editor.around import Around
 from mbuild.editor.explaining import explain, target
 from mbuild.editor.formatting import formatted
 from mbuild.editor.meanings import Meaning, meaning_at
-from mbuild.editor.outline import Part, outline
-from mbuild.editor.reading import Reading
+from mbuild.editor.open_text import OpenText
+from mbuild.editor.outline import OutlinePart, outline
 
 FILE = """# syntax=mbuild/1
 ARG BITS=q8_0 EMPTY
@@ -31,12 +31,12 @@ SYSTEM ${EMPTY}${NONE}
 """
 
 
-def at(word: str, part: str, count: int = 0) -> tuple[Reading, int]:
+def at(word: str, part: str, count: int = 0) -> tuple[OpenText, int]:
     """The text, and the place of a part of a word in it."""
     start = -1
     for _ in range(count + 1):
         start = FILE.index(word, start + 1)
-    return Reading(FILE), start + word.index(part)
+    return OpenText(FILE), start + word.index(part)
 
 
 EXPLAINED = [
@@ -119,13 +119,13 @@ def test_where_a_word_leads(around: Around, word: str, part: str, wanted: str) -
 def test_a_path_with_arguments_leads_to_that_of_their_defaults(around: Around) -> None:
     """As a build without --build-arg takes it."""
     text = "# syntax=mbuild/1\nARG N=hi\nFROM x\nSYSTEM @${N}.txt\n"
-    found = target(Reading(text), text.index(".txt"), around)
+    found = target(OpenText(text), text.index(".txt"), around)
     assert found is not None and found.path is not None and found.path.name == "hi.txt"
 
 
 def test_the_outline_has_stages_and_their_lines() -> None:
     """What stands before the first FROM is a part of its own."""
-    arg, tuned, small = outline(Reading(FILE))
+    arg, tuned, small = outline(OpenText(FILE))
     assert (arg.name, tuned.name, small.name) == ("ARG", "tuned", "small")
     assert tuned.detail == "./base AS tuned"
     assert [part.name for part in tuned.parts] == ["MERGE", "SET general.name"]
@@ -133,7 +133,7 @@ def test_the_outline_has_stages_and_their_lines() -> None:
         *("QUANTIZE", "PARAMETER num_ctx", "PARAMETER mirostat")
     ]
 
-    def check(part: Part, start: int, end: int) -> None:
+    def check(part: OutlinePart, start: int, end: int) -> None:
         assert start <= part.start <= part.name_end <= part.end <= end
         for each in part.parts:
             check(each, part.start, part.end)
@@ -144,14 +144,14 @@ def test_the_outline_has_stages_and_their_lines() -> None:
 
 def test_a_plain_modelfile_is_one_part() -> None:
     """Its FROM, with what follows."""
-    (part,) = outline(Reading('FROM x\nSYSTEM """a\nb"""\n'))
+    (part,) = outline(OpenText('FROM x\nSYSTEM """a\nb"""\n'))
     assert (part.name, part.detail, [each.name for each in part.parts]) == ("FROM", "x", ["SYSTEM"])
     assert part.parts[0].detail == "a b"
 
 
 def test_a_broken_line_hides_no_other() -> None:
     """While one writes there always is one."""
-    reading = Reading(FILE.replace("SET general.name", "SOT general.name"))
+    reading = OpenText(FILE.replace("SET general.name", "SOT general.name"))
     assert [item.word for item in reading.instructions if item.word == "MERGE"] == ["MERGE"]
     found = meaning_at(reading, reading.text.index("q4_0"))
     assert found is not None and found.meaning is Meaning.TYPE
@@ -160,7 +160,7 @@ def test_a_broken_line_hides_no_other() -> None:
 def test_arguments_count_where_docker_has_them() -> None:
     """Those of the file everywhere, those of a stage below it and in what begins from it."""
     text = "# syntax=mbuild/1\nARG A\nFROM x AS a\nARG B=2\nFROM y\nARG C\nFROM a\nARG D\n"
-    reading = Reading(text)
+    reading = OpenText(text)
     names = [
         sorted(reading.arguments(text.index(line) + 1)) for line in ("FROM y", "FROM a", "ARG D")
     ]
@@ -170,8 +170,8 @@ def test_arguments_count_where_docker_has_them() -> None:
 
 def test_an_included_file_is_written_without_the_line_that_it_had_not() -> None:
     """fmt of it in an editor adds none."""
-    assert formatted(Reading("system  hi\n", included=True)) == "SYSTEM hi\n"
+    assert formatted(OpenText("system  hi\n", included=True)) == "SYSTEM hi\n"
     head = "# syntax=mbuild/1\n"
-    assert formatted(Reading(f"{head}system  hi\n", included=True)) == f"{head}SYSTEM hi\n"
-    assert formatted(Reading("from x\n")) == "FROM x\n"
-    assert formatted(Reading("from\n")) is None
+    assert formatted(OpenText(f"{head}system  hi\n", included=True)) == f"{head}SYSTEM hi\n"
+    assert formatted(OpenText("from x\n")) == "FROM x\n"
+    assert formatted(OpenText("from\n")) is None

@@ -160,12 +160,12 @@ def test_the_grammar_colours_each_part(textmate: Path) -> None:
 @pytest.mark.clients
 def test_every_instruction_of_the_corpus_is_coloured(textmate: Path) -> None:
     """Each that the parser finds begins with a word that the grammar marks."""
-    from mbuild.editor.reading import Reading
+    from mbuild.editor.open_text import OpenText
 
     files = sorted((ROOT / "grammar/corpus/valid").glob("*.Modelfile"))
     assert len(files) >= 3
     for file in files:
-        reading = Reading(file.read_bytes().decode("utf-8", "replace"))
+        reading = OpenText(file.read_bytes().decode("utf-8", "replace"))
         if not reading.text.isprintable() and "\0" in reading.text:
             continue
         parts = coloured(textmate, reading.text)

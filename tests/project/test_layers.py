@@ -22,7 +22,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("build",),
     ("models",),
     ("view", "editor"),
-    ("server",),
+    ("server", "api"),
     ("cli",),
     ("__main__",),
 )
@@ -59,7 +59,7 @@ ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
         "locked",
         "provenance",
     ),
-    ("build", "rebuild", "again"),
+    ("build", "rebuild", "again", "staged", "parts"),
 )
 """The same inside ``build/``; there a module may also import what stands beside it."""
 

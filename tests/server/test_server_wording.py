@@ -109,5 +109,6 @@ def test_ollamas_words() -> None:
         Code.COMPILING_QUANTIZERS,
         Code.REUSED_TENSORS,
         Code.NEWLY_QUANTIZED,
+        Code.WORKERS,
         Code.CHOSEN_TYPES,
     }

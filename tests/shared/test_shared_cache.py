@@ -183,6 +183,37 @@ def test_a_storage_that_dies_in_the_middle_is_one_warning(
     assert len(ours.warnings) == 1
 
 
+def test_damage_is_repaired_by_who_makes_it_again(
+    ours: Machine, theirs: Machine, storage: MemoryStorage
+) -> None:
+    """A blob of the right size with other bytes is found when it is fetched, and sent anew."""
+    storage.held[blob_name(DIGEST)] = bytes(len(DATA))
+    assert ours.cache.missing({DIGEST: len(DATA)}) == set()
+    assert not ours.cache.fetch(DIGEST, len(DATA), lambda done: None)
+    assert ours.cache.missing({DIGEST: len(DATA)}) == {DIGEST}, "it is not asked for again"
+    assert len(ours.warnings) == 1 and "they are not used" in ours.warnings[0]
+    blob = ours.blobs.put(DATA)
+    ours.cache.put(records.STEP, KEY, RESULT, {blob.digest: blob.size})
+    ours.sent()
+    assert theirs.cache.fetch(DIGEST, len(DATA), lambda done: None)
+
+
+def test_a_storage_that_never_answers_is_left(
+    storage: MemoryStorage, theirs: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A drive that hangs, a library that tries again for minutes: the first answer is bounded."""
+    import threading
+
+    from mbuild.shared import guard
+
+    gate = threading.Event()
+    monkeypatch.setattr(guard, "FIRST_SECONDS", 0.2)
+    monkeypatch.setattr(storage, "read_many", lambda names: gate.wait(20) and {})
+    assert theirs.cache.get_many(records.STEP, [KEY]) == {}
+    gate.set()
+    assert len(theirs.warnings) == 1 and "has not answered" in theirs.warnings[0]
+
+
 # Single flight.
 
 

@@ -10,6 +10,7 @@ import os
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -57,6 +58,19 @@ def read_missing(
         spread(read, rest, total, progress, name="mbuild-hash")
 
 
+class SpanPart(NamedTuple):
+    """What a part of a file adds to its digest, made by whoever has read it, perhaps elsewhere.
+
+    ``nodes`` are complete subtrees: level, place, value; ``odd`` are the bytes at its ends that
+    are no whole chunk, and where they begin.
+    """
+
+    start: int
+    stop: int
+    nodes: tuple[tuple[int, int, Bytes], ...]
+    odd: tuple[tuple[int, bytes], ...]
+
+
 class Spans:
     """One file of ``size`` bytes, more than a chunk of 1024; any thread may call it.
 
@@ -77,6 +91,32 @@ class Spans:
         """Bytes of the file from ``start`` on; those that somebody brought before do not count."""
         for first, stop in self._claimed(start, start + len(data)):
             self._digest(first, data[first - start : stop - start])
+
+    def part(self, start: int, data: memoryview) -> SpanPart:
+        """What bytes of the file from ``start`` on add to the digest; nothing is changed."""
+        first = -(-start // CHUNK)
+        count = max((start + len(data)) // CHUNK - first, 0)
+        head = min(first * CHUNK - start, len(data))
+        nodes: tuple[tuple[int, int, Bytes], ...] = ()
+        if count:
+            whole = np.frombuffer(data[head : head + count * CHUNK], np.uint8)
+            nodes = tuple(self._merged(chunks(whole, first), first))
+        end = head + count * CHUNK
+        odd = ((start, bytes(data[:head])), (start + end, bytes(data[end:])))
+        return SpanPart(start, start + len(data), nodes, tuple(row for row in odd if row[1]))
+
+    def absorb(self, part: SpanPart) -> None:
+        """Take a part that somebody else has read; one of which some was brought before is left.
+
+        What is left of it is missing, and will be read.
+        """
+        with self._lock:
+            low = bisect_left(self._taken, part.start, key=lambda taken: taken[1])
+            for start, stop in self._taken[low : low + 2]:
+                if start < part.stop and stop > part.start:
+                    return
+        if self._claimed(part.start, part.stop) == [(part.start, part.stop)]:
+            self._enter(part)
 
     def missing(self) -> Iterator[tuple[int, int]]:
         """Where the bytes lie that nobody brought, in pieces: from, to."""
@@ -110,18 +150,14 @@ class Spans:
 
     def _digest(self, start: int, data: memoryview) -> None:
         """Put a part of the file into the tree: whole chunks, and what is odd at its ends."""
-        first = -(-start // CHUNK)
-        count = max((start + len(data)) // CHUNK - first, 0)
-        head = min(first * CHUNK - start, len(data))
-        if count:
-            whole = np.frombuffer(data[head : head + count * CHUNK], np.uint8)
-            nodes = list(self._merged(chunks(whole, first), first))
-            with self._lock:
-                for level, place, value in nodes:
-                    self._put(level, place, value)
-        self._keep(start, data[:head])
-        end = head + count * CHUNK
-        self._keep(start + end, data[end:])
+        self._enter(self.part(start, data))
+
+    def _enter(self, part: SpanPart) -> None:
+        with self._lock:
+            for level, place, value in part.nodes:
+                self._put(level, place, value)
+        for start, odd in part.odd:
+            self._keep(start, odd)
 
     def _merged(self, values: Bytes, first: int) -> Iterator[tuple[int, int, Bytes]]:
         """The few complete subtrees that neighbouring chunks are: level, place, value."""
@@ -153,7 +189,7 @@ class Spans:
             level, place = level + 1, place // 2
         self._nodes[level, place] = value
 
-    def _keep(self, start: int, data: memoryview) -> None:
+    def _keep(self, start: int, data: bytes) -> None:
         """Remember a part of one chunk until the rest of it is there."""
         if not data:
             return

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mbuild.build.graph import Made, Step, StepContext
 from mbuild.build.sources.values import Material
 from mbuild.build.splitting import SPLITTING_NAMES, Splitting, split_fields
+from mbuild.build.steps.as_it_is import write_as_it_is
 from mbuild.build.steps.changes import ChangedOrigin
 from mbuild.build.steps.gguf import Role, check_role
-from mbuild.build.steps.models import made_of, shards_of, write_model
+from mbuild.build.steps.models import made_of, shards_of
 from mbuild.build.steps.opened import OpenFiles
 from mbuild.build.steps.origins import ORIGIN_NAMES, OverOrigin, open_quietly
 from mbuild.core.errors import UnsupportedError
@@ -91,7 +92,7 @@ class ChangeWeights(OverOrigin):
             check_role(Role.MODEL, describe(model), name)
             check_hyperparameters(model.metadata, name)
             _check_types(model)
-            blobs = write_model(context, model, files, step.splitting)
+            blobs = write_as_it_is(context, model, files, step.splitting, step.origin)
             made.append(made_of(context, blobs, Role.MODEL.media_type, name))
         return made
 

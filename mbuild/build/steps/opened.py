@@ -18,7 +18,7 @@ from mbuild.gguf.files import Arriving
 from mbuild.store.copying import OpenFile
 
 if TYPE_CHECKING:
-    from mbuild.build.sources.spans import Spans
+    from mbuild.build.sources.spans import SpanPart, Spans
     from mbuild.build.steps.arriving import Arrival
     from mbuild.gguf.files import Seen
     from mbuild.work.cancel import Cancel
@@ -122,6 +122,17 @@ class OpenFiles:
             if name not in self._spans:
                 found = read_digests(self._opened[name], self._sources[name], check)
                 self._found[name] = found
+
+    @property
+    def spanned(self) -> tuple[str, ...]:
+        """The paths of the files that are digested by what is read of them."""
+        return tuple(str(self._sources[name].path) for name in self._spans)
+
+    def absorb(self, path: str, part: SpanPart) -> None:
+        """Take what somebody else has read of a file for its digest."""
+        for name, spans in self._spans.items():
+            if str(self._sources[name].path) == path:
+                spans.absorb(part)
 
     def read_last(self) -> None:
         """From now on nothing of the files is read twice."""

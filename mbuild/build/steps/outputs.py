@@ -27,7 +27,8 @@ class Variant(NamedTuple):
     """One quantized model to be: tensors with their new types in the file's order.
 
     ``name`` is what a killed build's unfinished files are found under. ``shards`` says how
-    many of the tensors each file gets; it is empty for a model in one file.
+    many of the tensors each file gets; it is empty for a model in one file. ``as_it_is``: as a
+    conversion writes it and not llama-quantize, and without a name.
     """
 
     name: str
@@ -35,11 +36,15 @@ class Variant(NamedTuple):
     metadata: tuple[MetadataEntry | KV, ...]
     imatrix: Imatrix | None
     shards: tuple[int, ...] = ()
+    as_it_is: bool = False
 
     @property
     def files(self) -> tuple[Model, ...]:
         """What each file holds; loading a tensor gives the source's bytes."""
-        tensors = tuple(Tensor(t.name, _needed(t.dims), new, t.load) for t, new in self.tensors)
+        tensors = tuple(
+            Tensor(t.name, t.dims if self.as_it_is else _needed(t.dims), new, t.load)
+            for t, new in self.tensors
+        )
         model = Model(tuple(self.metadata), tensors)
         return split(model, self.shards) if self.shards else (model,)
 
@@ -58,7 +63,8 @@ def files_of(
     models = variant.files
     found = []
     for number, model in enumerate(models, start=1):
-        name = variant.name if len(models) == 1 else f"{variant.name}{number:05d}-"
+        several = variant.name and len(models) > 1
+        name = f"{variant.name}{number:05d}-" if several else variant.name
         writer = stack.enter_context(store.blobs.writer(name))
         found.append(VariantFile(model, writer, cache, waits=len(models) > 1))
     return found

@@ -182,28 +182,35 @@ def _write_variants(
 ) -> list[list[Blob]]:
     """Write all variants side by side."""
     from mbuild.build.steps.changes import ChangedOrigin
+    from mbuild.build.steps.making import WorkSource
     from mbuild.build.steps.ranges import RangeCache
     from mbuild.build.steps.tensors import write_variants
 
-    variants = [_variant(step, model, files, context) for step in steps]
+    variants = [variant_of(step, model, files.paths, context) for step in steps]
     origin = steps[0].origin
     cache = RangeCache(context.store, origin.fields(), read=context.use_cache)
     if isinstance(origin, ChangedOrigin):  # what nothing changes is the base's, digested before
         cache.also_from(origin.base, origin.unchanged(model))
-    blobs = write_variants(variants, model, cache, files, context)
+    source = WorkSource(origin, tuple(step.matrix for step in steps))
+    blobs = write_variants(variants, model, cache, files, context, source)
     cache.remember_sources(origin, files.known())
     if isinstance(origin, ChangedOrigin):
         cache.remember_sources(origin.base, files.known(), origin.unchanged(model))
     return blobs
 
 
-def _variant(step: Quantize, model: Model, files: OpenFiles, context: StepContext) -> Variant:
-    """What a step makes of the model, said and its kernels loaded."""
+def variant_of(
+    step: Quantize, model: Model, paths: Mapping[str, Path], context: StepContext
+) -> Variant:
+    """What a step makes of the model, said and its kernels loaded.
+
+    ``paths`` has the file of the importance matrix by the path that the step knows.
+    """
     from mbuild.gguf.facts import file_type_name
     from mbuild.quant.choose.recipes import unused
 
     imatrix = step.matrix
-    variant = _planned(step, model, files.paths[str(imatrix.path)] if imatrix else None)
+    variant = _planned(step, model, paths[str(imatrix.path)] if imatrix else None)
     for rule in unused(model.tensors, step.quantization):
         example = model.tensors[0].name if model.tensors else ""
         context.warn(

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 RANGE = 16 << 20
 """Bytes of a source tensor that are worked on at once: some hundredths of a second's work."""
 
+_PATIENCE, _SELDOM = 16, 8
+"""After so many questions in vain only every so many-th range is asked for by itself."""
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -116,6 +119,8 @@ class RangeCache:
         self._read = read
         self._shared = store.shared
         self._far: dict[str, RangePlace] = {}
+        self._asked: set[str] = set()
+        self._late = self._misses = 0
         self._made = Pace()
         self._new: dict[str, RangePlace] = {}
         self._digests: dict[str, Digest] = {}
@@ -148,6 +153,7 @@ class RangeCache:
             for part, new, imatrix in wanted
             if new is not part.tensor.type and _name(part) in self._digests
         }
+        self._asked = keys
         here = self._store.cache.places(keys)
         self._far = self._shared.places(keys - here.keys())
 
@@ -172,6 +178,19 @@ class RangeCache:
             known = digest_of(load())
             self._digests[name] = known
         return known
+
+    def known_source(self, part: Range) -> Digest | None:
+        """The digest of a range's bytes, if it is remembered."""
+        return self._digests.get(_name(part))
+
+    def note_source(self, part: Range, digest: Digest) -> None:
+        """Remember the digest of a range's bytes, which somebody else has read."""
+        self._digests[_name(part)] = digest
+
+    def has_places(self, keys: Collection[str]) -> bool:
+        """Whether there is a place on record for each of these ranges; its bytes are not read."""
+        far = {key for key in keys if key not in self._far}
+        return self._read and len(self._store.cache.places(far)) == len(far)
 
     def remember_sources(
         self,
@@ -211,13 +230,28 @@ class RangeCache:
                 self._store.cache.drop_place(key, place)
             elif len(data) == place.size and digest_of(data) == place.digest:
                 return MadeRange(data, key, place.digest, found=True)
-        far = self._far.get(key)
+        far = self._far.get(key) or self._found_late(key)
         if far is None or far.size != size or self._shared is None:
             return None
         if not self._shared.piece_pays(size, self._made.seconds(size)):
             return None
         data = self._shared.read_piece(far)
         return None if data is None else MadeRange(data, key, far.digest, found=True)
+
+    def _found_late(self, key: str) -> RangePlace | None:
+        """Where other machines have a range whose source nobody knew before it was read.
+
+        That is one question for each range: only now and then while the answers are no.
+        """
+        shared = self._shared
+        if shared is None or not self._read or not shared.reads or key in self._asked:
+            return None
+        self._late += 1
+        if self._misses >= _PATIENCE and self._late % _SELDOM:
+            return None
+        found = shared.places([key]).get(key)
+        self._misses = 0 if found else self._misses + 1
+        return found
 
     def record(self, key: str, place: RangePlace) -> None:
         """Note a place where a quantized range lies, beside others; written by the next flush."""

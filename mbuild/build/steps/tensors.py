@@ -10,45 +10,30 @@ cut and needs no more memory than others, and a model of small tensors keeps all
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from mbuild.build.graph import StepContext
+from mbuild.build.steps.making import RangeMaker, WorkSource
 from mbuild.build.steps.models import digests_at_once
 from mbuild.build.steps.outputs import Variant, VariantFile, files_of, in_shards
-from mbuild.build.steps.ranges import (
-    RANGE,
-    Array,
-    MadeRange,
-    Range,
-    RangeCache,
-    bytes_of_row,
-    digest_of,
-    importances_of,
-    ranges_of,
-    room_for,
-    row_bytes,
-)
-from mbuild.core.errors import CancelledError, FormatError, MbuildError
+from mbuild.build.steps.ranges import MadeRange, Range, RangeCache, ranges_of, room_for
+from mbuild.core.errors import CancelledError, MbuildError
 from mbuild.core.events import Code
 from mbuild.core.system import allow_open_files
 from mbuild.gguf.memory import reused
-from mbuild.gguf.model import Model, Tensor
-from mbuild.gguf.types import GGMLType
 from mbuild.gguf.writer import interleaved
-from mbuild.quant.quantize import SOURCES, NotFiniteError, quantize
 from mbuild.work.ahead import Ahead, Job, budget
 from mbuild.work.beside import Beside
 from mbuild.work.cores import cores
 
 if TYPE_CHECKING:
+    from mbuild.build.steps.elsewhere import RangesElsewhere
     from mbuild.build.steps.opened import OpenFiles
-    from mbuild.quant.choose.imatrix import Imatrix
+    from mbuild.gguf.model import Model
+    from mbuild.gguf.types import GGMLType
     from mbuild.store.manifest import Blob
     from mbuild.work.cancel import Cancel
 
@@ -61,9 +46,14 @@ def write_variants(
     cache: RangeCache,
     files: OpenFiles,
     context: StepContext,
+    source: WorkSource | None = None,
 ) -> list[list[Blob]]:
-    """Write every variant's files on its own thread, all fed by one pass over the source."""
+    """Write every variant's files on its own thread, all fed by one pass over the source.
+
+    ``source`` is what workers are told of it, where some compute for the build.
+    """
     work = _Work(variants, cache, context)
+    work.elsewhere = work.asked_elsewhere(source, files)
     allow_open_files(sum(len(variant.shards) for variant in variants))
     with ExitStack() as stack:
         lanes = [
@@ -108,7 +98,7 @@ def _run_lanes(lanes: Sequence[_Lane], work: _Work, report: Callable[[int], None
         finally:
             for other in others:
                 other.stop()
-            work.ahead.stop()
+            work.stop()
     if work.error is not None:
         raise work.error
 
@@ -117,14 +107,19 @@ class _Work:
     """What is made of each range, for all variants at once."""
 
     def __init__(
-        self, variants: Sequence[Variant], cache: RangeCache, context: StepContext
+        self,
+        variants: Sequence[Variant],
+        cache: RangeCache,
+        context: StepContext,
     ) -> None:
         self.error: BaseException | None = None
         self.variants = variants
         self._cache = cache
         self._context = context
-        self._threads = cores()
-        self.ranges = _in_order(variants)
+        threads = cores()
+        imatrices = [variant.imatrix for variant in variants]
+        self._maker = RangeMaker(imatrices, cache, threads, self._check)
+        self.ranges = in_file_order(variants)
         cache.ask(
             [
                 (part, variant.tensors[part.number][1], variant.imatrix)
@@ -132,10 +127,29 @@ class _Work:
                 for variant in variants
             ]
         )
+        self.elsewhere: RangesElsewhere | None = None
         jobs = [Job(partial(self._make, r), room_for(r, self._types(r))) for r in self.ranges]
         largest = max((job.size for job in jobs), default=0)
-        limit = budget(self._threads, largest)
-        self.ahead: Ahead[tuple[MadeRange, ...]] = Ahead(jobs, self._threads, limit, len(variants))
+        limit = budget(threads, largest)
+        self.ahead: Ahead[tuple[MadeRange, ...]] = Ahead(jobs, threads, limit, len(variants))
+
+    def asked_elsewhere(
+        self, source: WorkSource | None, files: OpenFiles
+    ) -> RangesElsewhere | None:
+        """The ranges that workers make, where there are some."""
+        pool = self._context.pool
+        if pool is None or source is None or source.is_foreign:
+            return None
+        from mbuild.build.steps.elsewhere import RangesElsewhere
+
+        asked = (source, self.variants, self.ranges, self._types)
+        return RangesElsewhere(pool, *asked, self._cache, files, self._context)
+
+    def stop(self) -> None:
+        """Let nothing more begin, here and elsewhere."""
+        self.ahead.stop()
+        if self.elsewhere is not None:
+            self.elsewhere.stop()
 
     def fail(self, error: BaseException) -> None:
         """Stop all work; the first error counts."""
@@ -153,77 +167,13 @@ class _Work:
         return [variant.tensors[part.number][1] for variant in self.variants]
 
     def _make(self, part: Range) -> tuple[MadeRange, ...]:
-        """A range for every variant: as it is, as found, or quantized now, once for all."""
+        """A range for every variant, from whoever computes for this build, or made here."""
         self._check()
-        source = _Loaded(part)
-        made: list[MadeRange] = []
-        known: dict[str, MadeRange] = {}
-        for variant, new in zip(self.variants, self._types(part), strict=True):
-            if new is part.tensor.type:
-                made.append(MadeRange(source.load()))
-            else:
-                made.append(self._changed(part, new, variant.imatrix, source, known))
-        return tuple(made)
-
-    def _changed(
-        self,
-        part: Range,
-        new: GGMLType,
-        imatrix: Imatrix | None,
-        source: _Loaded,
-        known: dict[str, MadeRange],
-    ) -> MadeRange:
-        """The range in another type; ``known`` is what variants before came to, by its key."""
-        importances = importances_of(part, imatrix)
-        key = self._cache.key(self._cache.source_digest(part, source.load), part, new, importances)
-        size = part.rows[1] * bytes_of_row(part.tensor, new)
-        found = known.get(key) or self._cache.find(key, size)
-        if found is None:
-            data, started = source.load(), time.perf_counter()
-            made = self._quantized(part, new, importances, data)
-            self._cache.made(made.nbytes, time.perf_counter() - started)
-            found = MadeRange(made, key, digest_of(made))
-        known[key] = found
-        return found
-
-    def _quantized(
-        self, part: Range, new: GGMLType, importances: Array | None, data: Array
-    ) -> Array:
-        """Quantize a range; a build that is stopped stops in the middle of it.
-
-        A tensor that cannot be cut is one range, however large: then it is spread.
-        """
-        type_, values = readable_values(part.tensor, data)
-        try:
-            return quantize(
-                new,
-                type_,
-                values,
-                part.tensor.dims[0],
-                imatrix=importances,
-                threads=max(1, min(self._threads, part.size // (2 * RANGE))),
-                first_row=part.rows[0],
-                check=self._check,
-            )
-        except NotFiniteError as error:
-            raise _not_finite(part.tensor.name, error) from error
+        made = self.elsewhere.take(part, self._check) if self.elsewhere else None
+        return self._maker.make(part, self._types(part)) if made is None else made
 
 
-class _Loaded:
-    """A range's bytes, loaded when they are first asked for."""
-
-    def __init__(self, part: Range) -> None:
-        self._part = part
-        self._data: Array | None = None
-
-    def load(self) -> Array:
-        """The bytes, flat."""
-        if self._data is None:
-            self._data = np.frombuffer(memoryview(self._part.load()).cast("B"), np.uint8)
-        return self._data
-
-
-def _in_order(variants: Sequence[Variant]) -> list[Range]:
+def in_file_order(variants: Sequence[Variant]) -> list[Range]:
     """The source's ranges in the order in which they are made.
 
     That is the file's, or where all variants are split in the same way such that the files
@@ -320,18 +270,3 @@ class _Lane:
         self.report()
         if self._work.error is not None:
             raise CancelledError("another variant failed")
-
-
-def readable_values(tensor: Tensor, data: Array) -> tuple[GGMLType, Array]:
-    """A tensor's values in a type that can be quantized: what is quantized already is decoded."""
-    if tensor.type in SOURCES:
-        return tensor.type, data
-    import gguf
-
-    kind = gguf.GGMLQuantizationType(int(tensor.type))
-    return GGMLType.F32, gguf.quants.dequantize(data.reshape(-1, row_bytes(tensor)), kind)
-
-
-def _not_finite(tensor: str, error: FormatError) -> FormatError:
-    """A refusal of a tensor's values, with the tensor's name."""
-    return FormatError(f"{tensor}: {error.message}", hint=error.hint)

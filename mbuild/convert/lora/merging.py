@@ -32,6 +32,7 @@ FLOATS = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
 """Types that a merged tensor keeps; one of any other type becomes F32."""
 
 _BLOCK = 1 << 16  # values that are worked on at once: they stay in a core's cache
+_WIDE = 1 << 18  # the same of machine code
 _KEPT = 6  # factors that are kept loaded: those of the tensors that are worked on
 _TILE = 1 << 18  # multiplications below which OpenBLAS stays on one thread
 _TILE_ROWS = 64
@@ -124,11 +125,15 @@ class MergedRows:
         data = np.frombuffer(memoryview(self.source()).cast("B"), np.uint8)
         data = data.reshape(self.rows, -1)
         out = np.empty((self.rows, self.count // self.rows), np.uint8)
-        step = max(1, _BLOCK // self.columns)
+        wide = self._is_compiled()
+        step = max(1, (_WIDE if wide else _BLOCK) // self.columns)
         at = 0
         while at < self.rows:
             inside = (self.first + at) % self.matrix
             stop = min(at + step, self.rows, at + self.matrix - inside)
+            if wide and self._compiled(data[at:stop], self.first + at, out[at:stop]):
+                at = stop
+                continue
             made = self._quickly(data[at:stop], self.first + at)
             if made is None:
                 values = _doubles(data[at:stop], self.stored, self.columns)
@@ -136,6 +141,22 @@ class MergedRows:
             out[at:stop] = made.view(np.uint8)
             at = stop
         return out.reshape(-1)
+
+    def _is_compiled(self) -> bool:
+        """Whether machine code can do it: one adapter, to BF16."""
+        one = len(self.deltas) == 1 and isinstance(self.deltas[0], LowRank)
+        known = self.stored in (GGMLType.BF16, GGMLType.F32)
+        return one and known and self.type is GGMLType.BF16
+
+    def _compiled(self, data: Array, first: int, out: Array) -> bool:
+        """The rows by way of :mod:`mbuild.quant.compiled.merges`; False where it cannot."""
+        from mbuild.quant.compiled.merges import merge
+
+        left, right, scale = self._factors(self.deltas[0], first, len(data))
+        delta = cast("LowRank", self.deltas[0])
+        longest = self.recent.longest(delta.right, first // self.matrix)
+        view = "<u2" if self.stored is GGMLType.BF16 else "<f4"
+        return merge(data.view(view), left, right, scale, longest, out.view("<u2"))
 
     def _quickly(self, data: Array, first: int) -> Array | None:
         """The rows of a type of 16 bits, most of them computed in F32; None where that is no use.

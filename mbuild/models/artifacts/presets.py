@@ -154,7 +154,7 @@ def with_section(text: str, name: str, new: str, *, replace: bool) -> str:
 
 def model_yaml(store: Store, contents: Contents) -> str:
     """The text of a ``model.yaml`` over the weights that ``--lmstudio`` exports."""
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
     name = contents.stored.name
     layers = contents.stored.manifest.of_kind(MODEL)

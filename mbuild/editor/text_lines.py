@@ -19,7 +19,7 @@ UNITS: dict[str, Units] = {
 _LINE_END = re.compile("\r\n|\r|\n")
 
 
-class Lines:
+class TextLines:
     """The lines of a text. They end as the protocol says: with LF, CRLF, or CR by itself."""
 
     def __init__(self, text: str, units: Units = UNITS["utf-16"]) -> None:

@@ -1,4 +1,4 @@
-"""Builds of a Modelfile with stages: its targets, and what the command line has over them."""
+"""Builds of a Modelfile with stages: its targets, and what the options say over them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,10 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mbuild.build.prepare import Notice
+from mbuild.build.prepare import NameOf, Notice, distinct, says, types_asked, variant_name
 from mbuild.build.request import OUTTYPE, Target
 from mbuild.build.splitting import SPLITTING, Splitting
 from mbuild.build.staging import FilesBeside, read_stages
-from mbuild.cli.quantizing import (
-    RULES_FILE,
-    distinct,
-    says,
-    types_asked,
-    variant_name,
-    words_of,
-)
 from mbuild.core.errors import MbuildError, ModelfileError, UsageError
 from mbuild.core.names import ModelName
 from mbuild.language.instructions import Problem
@@ -87,6 +79,7 @@ def staged_targets(
     names: Sequence[str],
     default: Callable[[], str],
     given: Mapping[str, Any],
+    name_of: NameOf,
 ) -> StagedTargets:
     """The models that stages make, by their QUANTIZE lines and the command line's options.
 
@@ -95,8 +88,6 @@ def staged_targets(
     """
     flags = {row.name: given[row.name] for row in OPTIONS.values()}
     flags = {name: value for name, value in flags.items() if _given(name, value)}
-    if given[RULES_FILE]:
-        flags["tensor_type"] = (*flags.get("tensor_type", ()), *words_of(given[RULES_FILE]))
     types = distinct(types_asked(given))
     wanted: list[_Wanted] = []
     notes: list[Notice] = []
@@ -116,7 +107,7 @@ def staged_targets(
         notes += _overruled(stages, "splitting", flag, "SPLIT")
     each = ":{target}" if len(stages) > 1 else ""
     every = names or (default().removesuffix(":latest") + each,)
-    named = _named(wanted, every, stages)
+    named = _named(wanted, every, stages, name_of)
     targets = tuple(
         _target(each, own, given, split=bool(splitting))
         for each, own in zip(wanted, named, strict=True)
@@ -188,7 +179,10 @@ def _target(
 
 
 def _named(
-    wanted: Sequence[_Wanted], templates: Sequence[str], stages: Sequence[StageRecipe]
+    wanted: Sequence[_Wanted],
+    templates: Sequence[str],
+    stages: Sequence[StageRecipe],
+    name_of: NameOf,
 ) -> list[tuple[ModelName, ...]]:
     """The names of each target; raises :class:`UsageError` where two would have the same."""
     if len(stages) > 1:
@@ -215,7 +209,7 @@ def _named(
     taken: set[ModelName] = set()
     for each in wanted:
         count = sum(other.stage is each.stage for other in wanted)
-        own = tuple(_name(template, each, count) for template in templates)
+        own = tuple(_name(template, each, count, name_of) for template in templates)
         same = next((name for name in own if name in taken), None)
         if same is not None:
             raise UsageError(
@@ -228,10 +222,10 @@ def _named(
     return found
 
 
-def _name(template: str, wanted: _Wanted, count: int) -> ModelName:
+def _name(template: str, wanted: _Wanted, count: int, name_of: NameOf) -> ModelName:
     name = template.replace("{target}", wanted.stage.name)
     if wanted.quantization is None:  # no type: the sign that would stand before it goes, too
         for sign in "-_.:":
             name = name.replace(f"{sign}{{quant}}", "")
         return ModelName.parse(name.replace("{quant}", ""))
-    return variant_name(name, spelled(wanted.quantization.file_type.name), count)
+    return variant_name(name, spelled(wanted.quantization.file_type.name), count, name_of)

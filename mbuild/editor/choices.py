@@ -5,7 +5,7 @@ from __future__ import annotations
 from mbuild.convert.read.dtypes import OutType
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.language.parameters import PARAMETERS
-from mbuild.language.reference import PARAMETER_HELP
+from mbuild.language.word_help import PARAMETER_HELP
 from mbuild.quant.choose.options import OPTIONS, spelled
 from mbuild.quant.choose.recipes import needs_importances
 from mbuild.quant.choose.types import FILE_TYPES, FileType

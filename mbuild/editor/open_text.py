@@ -29,7 +29,7 @@ class Declared(NamedTuple):
     default: str | None
 
 
-class Reading:
+class OpenText:
     """One state of a text.
 
     ``included`` says that it is brought in by another file, whose language it then has.
