@@ -52,6 +52,7 @@ _ONLY_LOGGED: Mapping[Code, str] = {
     Code.COMPILING_QUANTIZERS: "compiling quantizers for {types}",
     Code.REUSED_TENSORS: "reused {reused} of {total} quantized tensors",
     Code.NEWLY_QUANTIZED: "newly quantized: {tensors}",
+    Code.WORKERS: "computing on {place}, {threads} tasks at a time",
     Code.CHOSEN_TYPES: "chose types for {size}, {bits} bits a weight",
     Code.WAITING_FOR_MACHINE: "waiting for {holder}, which makes the same: {step}",
     Code.TAKING_OVER: "{holder} does not go on: {step}",
@@ -213,7 +214,7 @@ def log_line(event: BuildEvent | TransferEvent) -> str:
     match event:
         case Status(code, values):
             words = {name: _listed(name, value) for name, value in values.items()}
-            return {**STATUSES, **_ONLY_LOGGED}[code].format(**words)
+            return (_ONLY_LOGGED.get(code) or STATUSES.get(code, "")).format(**words)
         case Warned(text=text):
             return f"warning: {in_fields(text)}"
         case LayerReady(digest, existing=existing):
