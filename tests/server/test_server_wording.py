@@ -117,4 +117,10 @@ def test_ollamas_words() -> None:
         Code.SENDING_SHARED,
         Code.SENT_SHARED,
         Code.CHOSEN_TYPES,
+        Code.WAITING_FOR_MACHINE,
+        Code.TAKING_OVER,
+        Code.TOOK_SHARED,
+        Code.MAKING_SOONER,
+        Code.SENDING_SHARED,
+        Code.SENT_SHARED,
     }
