@@ -89,7 +89,8 @@ def write_checkpoint(folder: Path, layers: int = LAYERS) -> None:
     for number, shard in enumerate(cuts, 1):
         file = f"model-{number:05}-of-{len(cuts):05}.safetensors"
         places.update(dict.fromkeys(shard, file))
-        write_shard(folder / file, {name: shapes[name] for name in shard}, random)
+        # Within a file by name, as the safetensors package lays tensors of one type.
+        write_shard(folder / file, {name: shapes[name] for name in sorted(shard)}, random)
     index = {"metadata": {}, "weight_map": places}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
 

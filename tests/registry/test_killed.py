@@ -21,8 +21,8 @@ from mbuild.store import Store
 
 SIZE = 300_000_000
 KILLS = 20
-PACE = 0.002
-"""Seconds for 64 KiB: 300 MB from four connections take a few seconds."""
+PACE = 0.005
+"""Seconds for 64 KiB: 12 MB/s on each of four connections, so 300 MB take some seconds."""
 
 
 def start(store: Path, *arguments: str) -> subprocess.Popen[bytes]:
@@ -84,7 +84,7 @@ def test_a_push_that_is_killed_twenty_times(tmp_path: Path, tiny_store: Store) -
     layers = (stored.layers[0]._replace(digest=blob.digest, size=blob.size), *stored.layers[1:])
     tiny_store.replace(ModelName.parse("large"), stored._replace(layers=layers).encode())
     with stand_in() as (registry, host):
-        registry.pause = PACE / 4
+        registry.pause = PACE / 10
         target = f"{host}/a/large:v1"
         for moment in sorted(random.Random(2).sample(range(SIZE), KILLS)):
             process = start(tiny_store.root, "push", "large", target, "--insecure")

@@ -81,6 +81,7 @@ class PartialBlob:
         self._noted = 0
         self._spans: list[Span] = []
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
         self._hashing = threading.Lock()
         self._start_hash()
 
@@ -196,14 +197,14 @@ class PartialBlob:
         """Put bytes at their place; they count once they are noted."""
         assert self._file is not None
         view = memoryview(data).cast("B")
-        with store_errors("writing a blob"):
+        # One thread at a time: the others would wait in the kernel, and busily.
+        with store_errors("writing a blob"), self._writing:
             while view:
                 if hasattr(os, "pwrite"):
                     count = os.pwrite(self._file.fd, view, offset)
                 else:
-                    with self._lock:
-                        os.lseek(self._file.fd, offset, os.SEEK_SET)
-                        count = os.write(self._file.fd, view)
+                    os.lseek(self._file.fd, offset, os.SEEK_SET)
+                    count = os.write(self._file.fd, view)
                 offset += count
                 view = view[count:]
 
