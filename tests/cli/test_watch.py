@@ -223,9 +223,9 @@ def watching(tmp_path: Path, trained: Path) -> Iterator[subprocess.Popen[str]]:
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    yield process
-    process.kill()
-    process.wait()
+    with process:
+        yield process
+        process.kill()
 
 
 def test_a_checkpoint_that_is_written_slowly(
