@@ -129,10 +129,18 @@ def in_parts(machines: int, link: float, files: int, *, known: bool) -> float:
     return max(fetch, over + read)
 
 
+def by_formula(machines: int, link: float) -> float:
+    """``--on`` on paper: its slowest stage, and the start."""
+    reading = SOURCE / (machines * link)
+    computing = _work(SOURCE) / (machines * CORES)
+    return START + max(reading, computing, RESULT / min(link, SHA256))
+
+
 def row(machines: int, link: float) -> tuple[float, ...]:
-    """Minutes of the five ways."""
+    """Minutes by formula, and of the five ways."""
     bytes_ = link * GIGA
     found = (
+        by_formula(machines, bytes_),
         on_cluster(machines, bytes_, 1),
         on_cluster(machines, bytes_, DIGESTS_AT_ONCE),
         in_parts(machines, bytes_, 1, known=True),
@@ -145,8 +153,8 @@ def row(machines: int, link: float) -> tuple[float, ...]:
 def text() -> str:
     """The table."""
     head = (
-        "| machines | GB/s each | `--on` | `--on`, split | parts | parts, split | parts, source"
-        " unread before |\n|---|---|---|---|---|---|---|\n"
+        "| machines | GB/s each | by formula | `--on` | `--on`, split | parts | parts, split"
+        " | parts, source unread before |\n|---|---|---|---|---|---|---|---|\n"
     )
     lines = [
         f"| {machines} | {link:g} | " + " | ".join(f"{m:.1f}" for m in row(machines, link)) + " |"

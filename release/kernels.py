@@ -1,4 +1,4 @@
-"""Compile the kernels that a wheel carries: for each type, for each level of x86-64, BLAKE3's,
+"""Compile the kernels that a wheel carries: of types, of BLAKE3, of merging; for each level.
 
     python release/kernels.py FOLDER [--types Q4_K,Q6_K] [--levels x86-64-v3]
 

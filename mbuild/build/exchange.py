@@ -59,7 +59,7 @@ def matters(step: Step) -> bool:
     return not step.fetches and not step.trivial
 
 
-class Offer(NamedTuple):
+class SharedOffer(NamedTuple):
     """A result that another machine has made: bytes to fetch, and whether that pays."""
 
     result: Result
@@ -67,7 +67,7 @@ class Offer(NamedTuple):
     pays: bool
 
 
-def offer(step: Step, key: str, store: BuildStore, shared: SharedCache) -> Offer | None:
+def offer(step: Step, key: str, store: BuildStore, shared: SharedCache) -> SharedOffer | None:
     """What the shared cache has of a step, all of it; nothing is fetched but what tells how fast.
 
     Layers that are here already cost nothing.
@@ -79,11 +79,11 @@ def offer(step: Step, key: str, store: BuildStore, shared: SharedCache) -> Offer
     sizes = {layer.digest: layer.size for layer in result.layers}
     far = {digest: sizes[digest] for digest in store.blobs.missing(sizes)}
     if not far:
-        return Offer(result, 0, True)
+        return SharedOffer(result, 0, True)
     if shared.missing(far):
         return None
     size = sum(far.values())
-    return Offer(result, size, shared.pays(far, seconds_to_make(step, store, size)))
+    return SharedOffer(result, size, shared.pays(far, seconds_to_make(step, store, size)))
 
 
 class SharedSteps:

@@ -503,7 +503,8 @@ def _projector(source: CheckpointSource, request: BuildRequest, *, beside: bool)
 
     outtype = request.halves.outtype or request.outtype
     text = CheckpointOrigin(source, _convert_options(request)) if beside else None
-    return ConvertProjector(source, outtype, text)
+    naming = request.conversion.naming
+    return ConvertProjector(source, outtype, text, naming, request.converter)
 
 
 def _with_target(draft: DraftSource, sources: Sources) -> DraftSource:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.build.build import build
 from mbuild.build.explain import DescribedStep, explain
-from mbuild.build.graph import Step, canonical_json, in_order, names_of
+from mbuild.build.graph import Result, Step, canonical_json, in_order, names_of
 from mbuild.build.recording import describe_steps
 from mbuild.build.steps.importances import LENT_KIND, lent_key
 from mbuild.core.errors import MbuildError, SourceError, StoreError
@@ -24,7 +24,7 @@ from mbuild.core.events import Cause
 from mbuild.store import Layer, Manifest, Store
 from mbuild.store.files import temporary_folder
 from mbuild.store.media import GGUF
-from mbuild.store.records import DESCRIPTION, IMATRIX
+from mbuild.store.records import DESCRIPTION, IMATRIX, STEP
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,13 +112,15 @@ def _lend_matrices(store: Store, scratch: Store, stored: StoredManifest) -> None
 
     record = History(store).maker_of(str(stored.name), stored.id)
     for step in record.steps if record else ():
-        if step.kind == LENT_KIND and all(store.blobs.bring(x.digest, x.size) for x in step.layers):
-            for layer in step.layers:
-                data = store.blobs.local_path(layer.digest).read_bytes()
-                lent = {"digest": str(layer.digest), "facts": dict(step.measured)}
-                scratch.prepare()
-                scratch.blobs.put(data)
-                scratch.database.put(IMATRIX, lent_key(step.label), lent)
+        text = store.cache.get(STEP, step.key) if step.kind == LENT_KIND and step.key else None
+        if text is None:
+            continue
+        layers = Result.from_json(text).layers
+        if all(store.blobs.bring(layer.digest, layer.size) for layer in layers):
+            scratch.prepare()
+            for layer in layers:
+                scratch.blobs.put(store.blobs.local_path(layer.digest).read_bytes())
+            scratch.database.put(IMATRIX, lent_key(step.label), {"result": text})
     scratch.database.flush()
 
 

@@ -339,6 +339,11 @@ def build_command(
             elif part is not None:
                 from mbuild.build.parts import BuildPart, make_part
 
+                if on is not None:
+                    raise UsageError(
+                        "--part and --on cannot be combined",
+                        hint="a part computes where it is started",
+                    )
                 follow(make_part(wanted, store, BuildPart.parse(part)), style)
             elif on is not None:
                 from mbuild.work.pools import open_pool

@@ -13,8 +13,9 @@ from mbuild.core.errors import UsageError
 EPILOG = """\
 \b
 Examples:
-  mbuild cache du s3://team/mbuild
-  mbuild cache prune /mnt/team/mbuild --older 30d
+  mbuild -q q8_0 -t mario --cache-to shared
+  mbuild cache du shared
+  mbuild cache prune shared --older 30d
 """
 
 

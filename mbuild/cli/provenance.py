@@ -19,7 +19,7 @@ from mbuild.cli.common import (
     write_json,
 )
 from mbuild.cli.meter import counted
-from mbuild.core.errors import NameNotFoundError, UsageError
+from mbuild.core.errors import UsageError
 from mbuild.models import library
 
 if TYPE_CHECKING:
@@ -47,21 +47,19 @@ def provenance_command(
 ) -> None:
     """Show how a model was made: from what, by which steps, on what kind of machine.
 
-    Every build writes a statement (in-toto with SLSA provenance) and a bill of materials; push
-    and pull take them along. JSON is the statement itself.
+    Every build writes a statement (in-toto with SLSA provenance), of which a bill of materials
+    is made; push and pull take both along. JSON is the statement itself.
     """
-    from mbuild.models.provenance.statements import bills, newest
+    from mbuild.models.provenance.statements import keep_bill, newest
 
     opened = open_store(ctx, store)
     stored = library.find(opened, name)
     if sbom:
-        found = bills(opened, stored.id)
-        if not found:
+        found = keep_bill(opened, stored)
+        if found is None:
             newest(opened, stored)  # raises why there is none
-            raise NameNotFoundError(
-                f"there is no bill of materials of {stored.name}", hint="build it again"
-            )
-        write_json(json.loads(found[0].data))
+        else:
+            write_json(json.loads(found.data))
         return
     statement = newest(opened, stored)
     if style == "json":

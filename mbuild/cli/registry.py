@@ -20,7 +20,7 @@ from mbuild.cli.common import (
     write_json,
 )
 from mbuild.cli.meter import meter
-from mbuild.core.errors import CancelledError, UsageError
+from mbuild.core.errors import CancelledError, MbuildError, UsageError
 from mbuild.core.names import InvalidNameError, ModelName
 from mbuild.core.transfers import (
     BlobDone,
@@ -38,6 +38,7 @@ from mbuild.registry.reference import HUB_HOSTS, ModelReference, is_tag
 if TYPE_CHECKING:
     from mbuild.registry.auth.login import Login
     from mbuild.registry.transfer.push import Wanted
+    from mbuild.store import Store
 
 _DONE = {Direction.PULL: ("pulled", "fetched"), Direction.PUSH: ("pushed", "sent")}
 
@@ -229,7 +230,18 @@ def push_command(
 
         show_dry_run(would_send(stored, reference, opened, access, wanted), style)
         return
+    _make_bill(opened, stored)
     _follow(push(stored, reference, opened, access, wanted), "pushing", reference, style)
+
+
+def _make_bill(store: Store, name: ModelName) -> None:
+    """Have the bill of materials there, which goes with the model; a push does without, too."""
+    from mbuild.models.provenance.statements import keep_bill
+
+    try:
+        keep_bill(store, store.manifests.read(name))
+    except MbuildError as error:
+        click.echo(f"warning: {error.message}", err=True)
 
 
 def _check_tags(reference: ModelReference, wanted: Sequence[Wanted]) -> None:

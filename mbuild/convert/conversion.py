@@ -167,6 +167,11 @@ class Conversion(NamedTuple):
         """What is given, as on a command line."""
         return flags_of(self.options())
 
+    @property
+    def naming(self) -> "Conversion":
+        """What of it decides a projector file too: the model's name and metadata."""
+        return Conversion(model_name=self.model_name, metadata=self.metadata)
+
     def fields(self) -> dict[str, Any]:
         """What a step's key fields say of it: nothing where nothing is asked for."""
         given = self.to_json()

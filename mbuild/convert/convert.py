@@ -21,7 +21,7 @@ from mbuild.convert.checks.layout import (
     check_vocabulary,
     layout_places,
 )
-from mbuild.convert.checks.unsaid import unsaid
+from mbuild.convert.checks.unsaid import two_ropes, unsaid
 from mbuild.convert.conversion import AS_IT_IS, Conversion
 from mbuild.convert.dense import dense_layers, dense_sizes
 from mbuild.convert.encoded import encoded, shape_of
@@ -404,7 +404,7 @@ def convert(
     ):
         warn(text)
     unused = () if options.sentence_transformers_dense_modules else unused_modules(body.hyper)
-    for text in (*unused, *not_kept(checkpoint, options)):
+    for text in (*unused, *two_ropes(checkpoint.config), *not_kept(checkpoint, options)):
         warn(text)
     tokens = len(values.get("tokenizer.ggml.tokens") or ())
     for text in check_vocabulary(

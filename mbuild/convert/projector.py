@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.checkpoint import class_name, what_it_is
 from mbuild.convert.checks.towers import check_towers
+from mbuild.convert.conversion import AS_IT_IS, Conversion
 from mbuild.convert.convert import resolve_outtype
 from mbuild.convert.encoded import MAX_DIMS, Encoded
 from mbuild.convert.metadata.general import QUANTIZATION_VERSION, Parameters, general
@@ -158,11 +159,13 @@ def convert_projector(
     checkpoint: TowerCheckpoint,
     outtype: OutType = OutType.AUTO,
     *,
+    naming: Conversion = AS_IT_IS,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Model:
     """The projector file of a checkpoint: metadata complete, tensors loaded on demand.
 
-    ``auto`` keeps BF16 or F16, as the encoders' first matrix has it. Raises as
+    ``auto`` keeps BF16 or F16, as the encoders' first matrix has it; ``naming`` has the model's
+    name and metadata, where they are given. Raises as
     :func:`~mbuild.convert.convert.convert` does.
     """
     row = checkpoint.row
@@ -182,7 +185,15 @@ def convert_projector(
     check_towers(row, keys, {name: lazy for name, (_, lazy) in items.items()})
     tensors = tuple(_tensor(name, *item, towers.outtype, row) for name, item in items.items())
     parameters = Parameters.count((t.name, t.dims) for t in tensors)
-    about = general(checkpoint.name, checkpoint.files, ARCH, parameters, projector=True)
+    about = general(
+        checkpoint.name,
+        checkpoint.files,
+        ARCH,
+        parameters,
+        model_name=naming.model_name,
+        override=naming.overrides,
+        projector=True,
+    )
     architecture = KV("general.architecture", ValueType.STRING, ARCH)
     return Model(merged((architecture, *about, *keys, QUANTIZATION_VERSION)), tensors)
 

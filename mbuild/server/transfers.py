@@ -6,9 +6,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
-from mbuild.core.errors import AbsentError, NameNotFoundError, RegistryError, UsageError
+from mbuild.core.errors import (
+    AbsentError,
+    MbuildError,
+    NameNotFoundError,
+    RegistryError,
+    UsageError,
+)
 from mbuild.core.names import InvalidNameError
 from mbuild.core.transfers import Direction, Phase, PhaseStarted, TransferEvent
 from mbuild.registry.reference import ModelReference
@@ -94,6 +101,7 @@ def _pushing(
     name: ModelName, reference: ModelReference, store: Store, service: Service
 ) -> Iterator[TransferEvent]:
     """The events of a push; of a model that is not here no more than that is said."""
+    from mbuild.models.provenance.statements import keep_bill
     from mbuild.registry.transfer.push import push as transfer
 
     stored = store.manifests.resolve(name)
@@ -101,6 +109,8 @@ def _pushing(
         yield PhaseStarted(Direction.PUSH, Phase.READING_MANIFEST)
         yield PhaseStarted(Direction.PUSH, Phase.ABSENT)
         raise NameNotFoundError(f"model '{name}' not found")
+    with suppress(MbuildError):  # the push says what is wrong with a model
+        keep_bill(store, store.manifests.read(stored))
     events = transfer(stored, reference, store, service.access)
     try:
         yield from events

@@ -102,7 +102,7 @@ def _local(count: int) -> Iterator[Any]:
             dashboard_address=None,
             silence_logs=logging.CRITICAL,
         ) as cluster,
-        distributed.Client(cluster, set_as_default=False) as client,
+        distributed.Client(cluster, set_as_default=False, direct_to_workers=True) as client,
     ):
         yield client
 
@@ -119,7 +119,10 @@ def _scheduler(address: str) -> Iterator[Any]:
         # Dask's client would try again until its time is over, also where nobody listens.
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
         client = distributed.Client(
-            f"tcp://{address}", timeout=_CONNECT_SECONDS, set_as_default=False
+            f"tcp://{address}",
+            timeout=_CONNECT_SECONDS,
+            set_as_default=False,
+            direct_to_workers=True,
         )
     except (OSError, ValueError) as error:
         raise WorkerError(

@@ -221,3 +221,20 @@ def test_the_environment_has_what_a_program_needs(
     found = environment(tmp_path)
     assert found["PATH"] == os.environ["PATH"] and found["HOME"] == str(tmp_path)
     assert found["HF_HUB_OFFLINE"] == "1" and "GITHUB_TOKEN" not in found
+
+
+def test_the_encoders_are_asked_for_apart(checkout: Path, tmp_path: Path) -> None:
+    """``--mmproj`` and the model's own name and metadata are handed on; both files are cached."""
+    config = {"architectures": ["ZebraForConditionalGeneration"], "vision_config": {"depth": 1}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    converter = find_converter(str(checkout), sys.executable, tmp_path / "scratch")
+    naming = Conversion(model_name="Eyes", metadata='{"general.author": "Jane"}')
+    options = ConvertOptions("auto", None, naming, converter)
+    paths = {"config.json": tmp_path / "config.json"}
+    with ExitStack() as stack:
+        context = StepContext.silent(Store(tmp_path / "store"))
+        foreign_model("zebra", converter, options, paths, context, stack, projector=True)
+    arguments = said(checkout)["args"]
+    assert isinstance(arguments, list)
+    assert "--mmproj" in arguments and arguments[arguments.index("--model-name") + 1] == "Eyes"
+    assert "--metadata" in arguments

@@ -214,7 +214,7 @@ def test_types_are_chosen_within_the_bits(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with store.using():
         context = StepContext.silent(store)
-        found = TypeChooser(Quantization(file_type("5.5bpw")), model, None, context).facts("m")
+        found = TypeChooser(Quantization(file_type("5.5bpw")), model, None, context).facts()
         assert 4.5 < found["bits"] <= 5.5
         assert found["bits"] == pytest.approx(8 * found["size"] / 24832, abs=1e-3)
         named = Quantization.from_json(found["quantization"])
@@ -223,8 +223,10 @@ def test_types_are_chosen_within_the_bits(tmp_path: Path) -> None:
         assert found["flags"].startswith(f"-q {spelled(named.file_type.name)} --pure")
         assert found["modelfile"].startswith(f"QUANTIZE {spelled(named.file_type.name)} PURE")
         small = Quantization(file_type("1bpw"))
-        with pytest.raises(UsageError, match="1bpw is too small for m: its tensors take at least"):
-            TypeChooser(small, model, None, context).facts("m")
+        with pytest.raises(
+            UsageError, match="1bpw is too small: the model's tensors take at least"
+        ):
+            TypeChooser(small, model, None, context).facts()
 
 
 def test_a_model_that_was_not_built_here_has_no_measures(tmp_path: Path) -> None:

@@ -142,6 +142,20 @@ def test_a_matrix_is_made_once_for_all_variants(mbuild: Run, tmp_path: Path) -> 
             assert bytes(a.load()) == bytes(b.load()), a.name
 
 
+def test_what_is_built_again_takes_the_matrix_that_there_is(
+    mbuild: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``verify --rebuild`` computes none: its last digits are the machine's that made it."""
+    built(mbuild, "-q", "iq2_xs", "--imatrix-from", "text.txt", "--check", KLD)
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("the engine was asked")
+
+    monkeypatch.setattr("mbuild.runtime.statistics.jobs.run_job", refuse)
+    done = mbuild("verify", "m", "--rebuild")
+    assert done.returncode == 0 and "bit for bit the same" in done.stdout, done.stdout + done.stderr
+
+
 def test_the_modelfile_says_which_text(mbuild: Run, tmp_path: Path) -> None:
     """Its path starts from the Modelfile's folder; the lock has text and length."""
     (tmp_path / "sub").mkdir()
@@ -256,7 +270,7 @@ def test_a_file_has_at_most_the_size(mbuild: Run, tmp_path: Path) -> None:
     assert names == ["m:latest"]
     done = mbuild(*COMMON, "-t", "m", "--size", "20KB")
     assert done.returncode != 0
-    assert re.search(r"20KB is too small for qwen2: its tensors take at least \d+ KB, \d\.\d+ bits",
+    assert re.search(r"20KB is too small: the model's tensors take at least \d+ KB, \d\.\d+ bits",
                      done.stderr), done.stderr  # fmt: skip
     assert "an importance matrix" in done.stderr
     done = mbuild(*COMMON, "-t", "v", "--bpw", "6", "--bpw", "9")

@@ -82,12 +82,11 @@ def test_an_option_of_the_conversion_leaves_the_projector_as_it_is(
     mbuild: Run, vlm: Path, tmp_path: Path
 ) -> None:
     """Both halves run together with it, and a later one makes the text half alone again."""
-    assert ran(mbuild, "--model-name", "Owl") == BOTH
+    assert ran(mbuild) == BOTH
     before = layers(tmp_path)
-    assert value(before["model"], "general.name") == "Owl"
-    assert ran(mbuild, "--model-name", "Crow") == BOTH[:1]
+    assert ran(mbuild, "--fuse-qkv") == BOTH[:1]
     assert layers(tmp_path)["projector"] == before["projector"]
-    assert ran(mbuild, "--model-name", "Crow") == []
+    assert ran(mbuild, "--fuse-qkv") == []
 
 
 @pytest.mark.parametrize(
@@ -272,3 +271,17 @@ def test_a_plan_shows_both_halves(mbuild: Run, vlm: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "convert the encoders of vlm" in done.stdout
     shutil.rmtree(vlm)
+
+
+def test_a_name_that_is_given_is_the_projector_s_too(
+    mbuild: Run, vlm: Path, tmp_path: Path
+) -> None:
+    """As with --model-name and --metadata of llama.cpp's converter; both halves are made again."""
+    assert ran(mbuild) == BOTH
+    (tmp_path / "about.json").write_text(json.dumps({"general.author": "Jane"}))
+    assert ran(mbuild, "--model-name", "Eyes", "--metadata", "about.json") == BOTH
+    made = layers(tmp_path)
+    for half in ("model", "projector"):
+        assert value(made[half], "general.name") == "Eyes"
+        assert value(made[half], "general.author") == "Jane"
+    assert ran(mbuild, "--model-name", "Eyes", "--metadata", "about.json") == []

@@ -162,6 +162,7 @@ def test_two_at_once_make_each_step_once(team: Team) -> None:
     assert len({check_promise(team.folder / name) for name in ("one", "two", "three")}) == 1
 
 
+@pytest.mark.parametrize("team", ["folder", "s3"], indirect=True)
 def test_a_step_is_taken_over_from_a_holder_that_was_killed(team: Team) -> None:
     """While it lives the other waits and says for whom; within a lease's life it goes on."""
     key = team.key("q4_K_M")

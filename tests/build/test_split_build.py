@@ -524,9 +524,9 @@ def test_a_wildcard_stands_for_one_model(mbuild: Run, tmp_path: Path) -> None:
 
 CHILD = """
 import itertools, os, signal, sys, time
-from mbuild.build.steps import outputs, tensors
+from mbuild.build.steps import making, outputs
 outputs._SAVE_BYTES = 256 << 10
-calls, real = itertools.count(1), tensors.quantize
+calls, real = itertools.count(1), making.quantize
 
 def quantize(*arguments, **options):
     time.sleep(0.02)
@@ -534,7 +534,7 @@ def quantize(*arguments, **options):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*arguments, **options)
 
-tensors.quantize = quantize
+making.quantize = quantize
 from mbuild.cli.main import run
 sys.exit(run(sys.argv[2:]))
 """

@@ -360,4 +360,4 @@ def test_a_quantized_range_is_found_again(context: StepContext) -> None:
     key = cache.key(Digest.of(b"d"), part, GGMLType.Q8_0, None)
     assert key != cache.key(Digest.of(b"d"), part, GGMLType.Q4_0, None)
     assert key != cache.key(Digest.of(b"o"), part, GGMLType.Q8_0, None)
-    assert cache.find(key) is None
+    assert cache.find(key, 1) is None

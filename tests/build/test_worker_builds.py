@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +25,25 @@ import pytest
 from adapters import factors, write_peft
 from checkpoints import FAMILIES, write_family
 from example_models import set_value, settle, write_chat
+from gguf_files import gguf_bytes
 from quant_data import imatrix_bytes
 
 import mbuild
+from mbuild.build.graph import StepContext
 from mbuild.build.sources import spans
 from mbuild.build.steps import elsewhere, filling, opened, ranges
+from mbuild.build.steps.as_it_is import write_as_it_is
 from mbuild.build.steps.changes import ChangedOrigin, DropLayers, TakeTensors
 from mbuild.build.steps.filling import VERSIONS, FillSource, FillTask, fill, layers_of, pickled
+from mbuild.build.steps.opened import OpenFiles
 from mbuild.build.steps.origins import GGUFOrigin, LayerOrigin
+from mbuild.build.steps.outputs import Variant
+from mbuild.build.steps.ranges import Range
 from mbuild.core.digest import BLAKE3, Digest
 from mbuild.core.errors import WorkerError
 from mbuild.core.events import Code, Status
+from mbuild.gguf.model import Model, Tensor
+from mbuild.gguf.types import GGMLType
 from mbuild.quant.engine import Unavailable
 from mbuild.store import Layer, Store
 from mbuild.store.media import MODEL
@@ -425,3 +443,61 @@ def test_the_layers_that_workers_read_are_those_of_all_models() -> None:
     changed = ChangedOrigin(LayerOrigin((base,)), (DropLayers((1,)), taken))
     assert list(layers_of(changed)) == [base, other]
     assert list(layers_of(GGUFOrigin(()))) == []
+
+
+def test_processes_one_of_which_is_killed(
+    chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kill -9 breaks ProcessPoolExecutor as a whole: the build goes on by itself."""
+    monkeypatch.setattr(ranges, "RANGE", 16 << 20)  # as it is in a process of its own
+    plain = mbuild.build(
+        text="FROM ./chat\n", folder=tmp_path, name="m", store=tmp_path / "p", quantize="q6_K"
+    )
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, mp_context=context) as processes:
+        events = mbuild.build.events(
+            text="FROM ./chat\n",
+            folder=tmp_path,
+            name="m",
+            store=tmp_path / "s",
+            quantize="q6_K",
+            executor=processes,
+        )
+        for event in events:
+            if isinstance(event, Status) and event.code is Code.WORKERS:
+                while not processes._processes:  # the build's threads go on meanwhile
+                    time.sleep(0.01)
+                os.kill(next(iter(processes._processes)), signal.SIGKILL)
+                break
+        assert list(events)
+    assert events.result.id == plain.id
+    (warning,) = events.result.warnings
+    assert "it is done here" in warning
+
+
+@pytest.mark.parametrize("slots", [1, 3, 64])
+def test_tasks_are_large_and_enough_for_everybody(slots: int) -> None:
+    """At most :data:`TASK` bytes each, unless a range is larger, and four for each slot."""
+    tensor = Tensor("t", (256, 4096), GGMLType.F32, lambda: b"")
+    parts = [Range(0, tensor, lambda: b"", n * 1024, 1024, last=False) for n in range(1000)]
+    groups = elsewhere._groups(parts, slots)
+    assert [part for group in groups for part in group] == parts
+    sizes = [sum(part.size for part in group) for group in groups]
+    assert max(sizes) <= elsewhere.TASK
+    assert len(groups) >= min(4 * slots, len(parts))
+    assert elsewhere._groups([], slots) == []
+
+
+def test_a_conversion_keeps_dimensions_that_llama_quantize_drops(tmp_path: Path) -> None:
+    """Of one at the end, also where workers convert; without any they are written as ever."""
+    tensor = Tensor("t", (4, 1), GGMLType.F32, lambda: bytes(16))
+    rows = ((tensor, GGMLType.F32),)
+    assert Variant("", rows, (), None, as_it_is=True).files[0].tensors[0].dims == (4, 1)
+    assert Variant("", rows, (), None).files[0].tensors[0].dims == (4,)
+    store = Store(tmp_path / "store")
+    store.prepare()
+    model = Model((), (tensor,))
+    with ExitStack() as stack:
+        files = OpenFiles({}, stack)
+        (blob,) = write_as_it_is(StepContext.silent(store), model, files, None, GGUFOrigin(()))
+    assert store.blobs.local_path(blob.digest).read_bytes() == gguf_bytes(model)

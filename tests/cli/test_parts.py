@@ -184,6 +184,13 @@ def test_a_part_needs_a_place_to_put_what_it_makes(chat: Path, mbuild: Run) -> N
         assert "--cache-to URL" in done.stderr
 
 
+def test_a_part_computes_where_it_is(chat: Path, mbuild: Run) -> None:
+    """It has no workers of its own."""
+    done = mbuild("-q", "q4_0", "--part", "1/2", "--cache-to", "c", "--on", "local:2")
+    assert done.returncode == 2
+    assert "--part and --on cannot be combined" in done.stderr
+
+
 @pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "1/0", "a/b", "1/2/3", "-1/2", "1/99999"])
 def test_what_is_no_part_is_refused(text: str) -> None:
     """With an example."""

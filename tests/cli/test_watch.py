@@ -19,6 +19,8 @@ from documents import documented
 from example_models import generator, settle
 from inprocess import in_process
 
+from mbuild.cli.watch import DEFAULT_MODELFILE
+from mbuild.language.parser import parse
 from mbuild.models.watching import is_whole, look, stamp_of, unfinished
 
 QUICK = ("--interval", "0.1")
@@ -116,6 +118,11 @@ def test_what_cannot_be_built_does_not_end_it(mbuild: Run, trained: Path, tmp_pa
     assert done.returncode == 1
     assert "error:" in done.stderr
     assert names(mbuild) == ["mario:checkpoint-2"]
+
+
+def test_the_modelfile_that_goes_without_saying() -> None:
+    """It is one instruction: the checkpoint's own weights."""
+    assert [each.value for each in parse(DEFAULT_MODELFILE).instructions] == ["."]
 
 
 def test_wrong_usage(mbuild: Run, tmp_path: Path) -> None:
@@ -216,9 +223,9 @@ def watching(tmp_path: Path, trained: Path) -> Iterator[subprocess.Popen[str]]:
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    yield process
-    process.kill()
-    process.wait()
+    with process:
+        yield process
+        process.kill()
 
 
 def test_a_checkpoint_that_is_written_slowly(

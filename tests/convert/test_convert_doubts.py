@@ -10,7 +10,7 @@ from hyper_parameters import hyper, lazy
 
 from mbuild.convert.checks.head import check_head
 from mbuild.convert.checks.origins import Origins
-from mbuild.convert.checks.unsaid import unsaid
+from mbuild.convert.checks.unsaid import two_ropes, unsaid
 from mbuild.convert.families import find
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import UnsupportedError
@@ -147,6 +147,16 @@ def test_a_stretching_of_rope_is_told_unless_written() -> None:
     assert _said(["llama.rope.scaling.type"], **rope) == []
     for tensor in ("rope_freqs.weight", "rope_factors_long.weight"):
         assert _said((), [tensor], **rope) == []
+
+
+def test_a_scaling_of_rope_beside_parameters_that_count_is_told() -> None:
+    """llama.cpp's converter takes rope_parameters, wherever a scaling was added by hand."""
+    scaling = {"type": "yarn", "factor": 4.0}
+    (said,) = two_ropes({"rope_parameters": {"rope_theta": 1e6}, "rope_scaling": scaling})
+    assert "rope_scaling 'yarn' is not in the model" in said
+    assert not [*two_ropes({"rope_scaling": scaling})]
+    assert not [*two_ropes({"rope_parameters": scaling, "rope_scaling": scaling})]
+    assert not [*two_ropes({"rope_parameters": {}, "rope_scaling": {"type": "default"}})]
 
 
 def test_another_activation_than_silu_is_told_where_there_is_no_other() -> None:

@@ -14,8 +14,10 @@ from conftest import Run
 from gguf_files import tiny_gguf
 from inprocess import in_process
 
+from mbuild.cli.presets import write_presets
 from mbuild.core.errors import UsageError
 from mbuild.models.artifacts.presets import OPTIONS, options, with_section
+from mbuild.store import Store
 
 KNOWN = frozenset(
     """
@@ -255,6 +257,15 @@ def test_model_yaml_fits_lm_studios_schema(mbuild: Run, tmp_path: Path) -> None:
     assert value["model"] != value["base"][0]["key"]
     done = mbuild("export", "mario", "--model-yaml", "model.yaml")
     assert (done.returncode, "exists" in done.stderr) == (2, True)
+
+
+def test_nothing_is_written_where_nothing_is_asked(mbuild: Run, tmp_path: Path) -> None:
+    """Neither a preset nor a description: the folder stays as it is."""
+    store = Store(tmp_path / "store")
+    stored = store.manifests.read(store.manifests.resolve(next(store.manifests.names())))
+    before = sorted(tmp_path.iterdir())
+    write_presets(store, stored, (), None, None, replace=True)
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_an_export_without_a_place(mbuild: Run) -> None:

@@ -23,12 +23,14 @@ from live_server import Server, serving_here
 from programs import need
 from registries import docker_registry
 
+from mbuild.cli.provenance import signed_lines
 from mbuild.core.digest import Digest
-from mbuild.core.errors import MbuildError
+from mbuild.core.errors import MbuildError, RegistryError
 from mbuild.core.keys import SigningKey, is_exposed, make_key, private_key, public_key
 from mbuild.models.provenance.signing import claim, envelope, opened, pre_authentication
 from mbuild.models.provenance.statements import newest
 from mbuild.registry.documents import documents_in, rows_of, tag_of
+from mbuild.registry.transfer import attached
 from mbuild.store import Store
 from mbuild.store.attached import ENVELOPE, PROVENANCE, SBOM, SIGNATURE, documents
 
@@ -432,7 +434,7 @@ def test_a_damaged_signature_file_is_told(mbuild: Run, tmp_path: Path) -> None:
     assert mbuild("verify", "mario", "--signed", "--key", "key.pub").returncode == 0
     store = Store(tmp_path / "store")
     stored = store.manifests.read(store.manifests.resolve(next(store.manifests.names())))
-    assert len(list(documents(store, stored.id))) == 4
+    assert len(list(documents(store, stored.id))) == 3
 
 
 def test_public_keys_are_read_from_either_half(tmp_path: Path) -> None:
@@ -442,3 +444,63 @@ def test_public_keys_are_read_from_either_half(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no key")
     with pytest.raises(MbuildError, match="is not a public key"):
         public_key(tmp_path / "text")
+
+
+# --- when a registry does not want them -----------------------------------------------------
+
+
+def test_a_registry_that_refuses_them_costs_a_warning(
+    mbuild: Run, registry: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model is pushed, and pulled; what is missing is said, and the status is 0."""
+
+    def refuse(*arguments: object) -> None:
+        raise RegistryError("artifacts are not for us")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(attached, "_give_names", refuse)
+        done = mbuild("push", "mario", f"{registry}/org/mario:v1")
+        assert (done.returncode, "warning: not all statements" in done.stderr) == (0, True)
+        assert "artifacts are not for us" in done.stderr
+    assert mbuild("push", "mario", f"{registry}/org/mario:v1").returncode == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(attached, "_listed", refuse)
+        done = mbuild("pull", f"{registry}/org/mario:v1", "--store", "other")
+        assert (done.returncode, "artifacts are not for us" in done.stderr) == (0, True)
+    assert mbuild("show", f"{registry}/org/mario:v1", "--store", "other").returncode == 0
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"manifests": 7}', b'{"manifests": [7, {}]}'])
+def test_a_list_of_referrers_that_is_none(
+    mbuild: Run, registry: str, body: bytes, tmp_path: Path
+) -> None:
+    """Under the tag of the specification lies anything: the model comes, no traceback does."""
+    assert mbuild("push", "mario", f"{registry}/org/mario:v1").returncode == 0
+    model = identity(mbuild)
+    value = json.loads(body or b"{}")
+    if isinstance(value, dict):
+        value = {"schemaVersion": 2, "mediaType": attached_index(), **value}
+    url = f"http://{registry}/v2/org/mario/manifests/sha256-{model}"
+    data = json.dumps(value).encode()
+    httpx.put(url, content=data, headers={"Content-Type": attached_index()}, trust_env=False)
+    done = mbuild("pull", f"{registry}/org/mario:v1", "--store", "other")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def attached_index() -> str:
+    return "application/vnd.oci.image.index.v1+json"
+
+
+def test_what_verify_says_of_a_key(mbuild: Run, tmp_path: Path) -> None:
+    """The lines for people: which key, which id, which statement; and which it did not sign."""
+    assert mbuild("sign", "mario", "--key", "key").returncode == 0
+    assert mbuild("-t", "mario", "--no-cache").returncode == 0  # a second statement
+    store = Store(tmp_path / "store")
+    stored = store.manifests.read(store.manifests.resolve(next(store.manifests.names())))
+    lines, good = signed_lines(store, stored, tmp_path / "key.pub")
+    assert good
+    assert [line.split("  ")[1] for line in lines[1:]] == [
+        "its statement too",
+        "not signed: the statement",
+    ]

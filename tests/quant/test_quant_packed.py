@@ -25,7 +25,7 @@ from mbuild.quant.table import TYPES, supports, takes_importances
 
 pytest.importorskip("numba")
 
-from mbuild.quant.compiled import cache, chunks, packed
+from mbuild.quant.compiled import cache, chunks, merges, packed
 from mbuild.quant.compiled.engine import CompiledEngine
 from mbuild.quant.kernels import target
 
@@ -110,7 +110,7 @@ def test_the_index_says_what_made_them(came: Path) -> None:
     assert index["made_with"]["numba"] == version("numba")
     assert index["sources"] == cache.sources_digest().hex()
     assert list(index["levels"]) == [V3, V4]
-    both = {"plain_F16_32", chunks.kernel_name()}
+    both = {"plain_F16_32", chunks.kernel_name(), *map(merges.kernel_name, merges.ITEMS)}
     assert index["levels"][V3].keys() == both | {"plain_Q6_K_16", "weighted_Q6_K_16"}
     assert index["levels"][V4].keys() == both | {"plain_Q6_K_32", "weighted_Q6_K_32"}
     for name, digest in index["levels"][target.level()].items():
@@ -131,7 +131,7 @@ def test_the_same_bytes_come_out_again(made: Path, tmp_path: Path) -> None:
         NUMBA_OPT="1",
     )
     files = {path.name: path.read_bytes() for path in (again / V3).iterdir()}
-    assert len(files) == 4
+    assert len(files) == 6
     assert files == {path.name: path.read_bytes() for path in (made / V3).iterdir()}
 
 

@@ -35,6 +35,13 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One for all tests that build nothing."""
+    with serving_here(copy_tiny_store(tmp_path_factory.mktemp("asked") / "store")) as server:
+        yield server
+
+
 @pytest.fixture
 def closed(tmp_path: Path) -> Iterator[Server]:
     """The same behind a token."""
@@ -87,13 +94,13 @@ def wait_for(server: Server, identity: str, *states: str) -> dict[str, Any]:
         "text/html, application/xhtml+xml, image/jxr, */*",
     ],
 )
-def test_a_browser_gets_the_page(server: Server, accept: str) -> None:
+def test_a_browser_gets_the_page(asked: Server, accept: str) -> None:
     """Who names text/html gets HTML that shows nothing of the store; HEAD has its headers."""
-    answer = server.http.get("/", headers={"Accept": accept})
+    answer = asked.http.get("/", headers={"Accept": accept})
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert b"<main" in answer.content and b"tiny" not in answer.content
     assert answer.headers["vary"] == "Accept"
-    head = server.http.head("/", headers={"Accept": accept})
+    head = asked.http.head("/", headers={"Accept": accept})
     assert head.content == b"" and head.headers["etag"] == answer.headers["etag"]
 
 
@@ -112,15 +119,15 @@ def test_a_browser_gets_the_page(server: Server, accept: str) -> None:
         "text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2",
     ],
 )
-def test_everybody_else_gets_ollamas_words(server: Server, accept: str | None) -> None:
+def test_everybody_else_gets_ollamas_words(asked: Server, accept: str | None) -> None:
     """Byte for byte the answer without the page, with no header more."""
     request = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
     request += f"Accept: {accept}\r\n".encode() if accept is not None else b""
-    head, _, body = server.raw(request + b"\r\n").partition(b"\r\n\r\n")
+    head, _, body = asked.raw(request + b"\r\n").partition(b"\r\n\r\n")
     names = {line.partition(b":")[0].lower() for line in head.split(b"\r\n")[1:]}
     assert body == OLLAMA
     assert names == {b"date", b"content-length", b"content-type", b"connection"}
-    head = server.raw(b"HEAD" + request[3:] + b"\r\n")
+    head = asked.raw(b"HEAD" + request[3:] + b"\r\n")
     assert head.endswith(b"\r\n\r\n") and b"content-length: 17" in head.lower()
 
 
@@ -130,21 +137,21 @@ def test_what_wants_the_page_is_a_name_and_no_wildcard() -> None:
     assert not wants_page("text/html;q=0.0") and not wants_page("*/*") and not wants_page("")
 
 
-def test_files_are_guarded_and_kept_by_their_digest(server: Server) -> None:
+def test_files_are_guarded_and_kept_by_their_digest(asked: Server) -> None:
     """Each has a strict policy and its type, and is not sent again to who has it."""
     for name, asset in assets.assets().items():
-        answer = server.http.get(f"/page/{name}")
+        answer = asked.http.get(f"/page/{name}")
         assert (answer.status_code, answer.content) == (200, asset.data), name
         assert answer.headers["content-security-policy"] == POLICY
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["cache-control"] == "no-cache"
         tag = {"If-None-Match": f'"other", W/{answer.headers["etag"]}'}
-        again = server.http.get(f"/page/{name}", headers=tag)
+        again = asked.http.get(f"/page/{name}", headers=tag)
         assert (again.status_code, again.content) == (304, b"")
         assert again.headers["etag"] == answer.headers["etag"]
-    assert server.http.get("/page/main.py").status_code == 404
+    assert asked.http.get("/page/main.py").status_code == 404
     for path in ("/page/..%2fassets.py", "/page/%2e%2e/assets.py", "/page/../assets.py"):
-        assert b"hashlib" not in server.raw(
+        assert b"hashlib" not in asked.raw(
             f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
         )
 
@@ -167,15 +174,15 @@ def test_the_page_has_no_inline_script_and_loads_only_its_own_files() -> None:
     assert "<style" not in page and "style=" not in page and page.count("<script") == 1
 
 
-def test_a_stranger_gets_no_page(server: Server) -> None:
+def test_a_stranger_gets_no_page(asked: Server) -> None:
     """Host and Origin are looked at before the page and its files, as before everything."""
     for path in ("/", "/page/main.js", "/api/mbuild/about"):
         for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
-            answer = server.http.get(path, headers={**HTML, **headers})
+            answer = asked.http.get(path, headers={**HTML, **headers})
             assert (answer.status_code, answer.content) == (403, b"")
     body = {"model": "x", "from": "tiny"}
     evil = {"Origin": "http://evil.example"}
-    assert server.http.post("/api/mbuild/builds", json=body, headers=evil).status_code == 403
+    assert asked.http.post("/api/mbuild/builds", json=body, headers=evil).status_code == 403
 
 
 def test_behind_a_token_only_the_empty_page_is_open(closed: Server) -> None:

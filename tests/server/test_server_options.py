@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoints import FAMILIES, write_family
 from conftest import Run
 from example_models import settle, write_chat, write_imatrix
 from inprocess import in_process
 
 from mbuild.build.build import build
-from mbuild.core.errors import UsageError
+from mbuild.core.errors import MissingFileError, UsageError
 from mbuild.core.names import ModelName
 from mbuild.quant.choose.options import OPTIONS
 from mbuild.registry.client.access import Access
+from mbuild.runtime.process import has_engine
 from mbuild.server.create import read_creation
 from mbuild.server.shapes import CREATE, check
 from mbuild.store import Store
@@ -34,6 +36,9 @@ ASKED: dict[str, tuple[list[str], Any]] = {
 }
 """Each option on the command line and as the API's field."""
 
+COMPUTED = ("imatrix_from", "imatrix_chunks")
+"""The options that run the model; they go together, and have a test of their own."""
+
 
 @pytest.fixture
 def mbuild(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
@@ -50,9 +55,10 @@ def mbuild(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 def created(folder: Path, **fields: Any) -> bytes:
     """The manifest of the model that a request makes."""
     store = Store(folder / "store")
-    if "imatrix" in fields:
-        data = (folder / "imatrix.dat").read_bytes()
-        fields["imatrix"] = dict.fromkeys(fields["imatrix"], str(store.blobs.put(data).digest))
+    for field in ("imatrix", "imatrix_from"):
+        for name in fields.get(field, ()):
+            data = (folder / name).read_bytes()
+            fields[field] = {name: str(store.blobs.put(data).digest)}
     creation = read_creation(check(CREATE, {"model": "posted", **fields}), store)
     list(build(creation.build(store, Access.of_operator(())), store))
     return store.manifests.read_bytes(creation.name) or b""
@@ -60,7 +66,7 @@ def created(folder: Path, **fields: Any) -> bytes:
 
 def test_every_option_makes_the_command_lines_model(mbuild: Run, tmp_path: Path) -> None:
     """The same bytes as with the flag, and other bytes than without it."""
-    assert {*ASKED} == {option.name for option in OPTIONS.values()}
+    assert {*ASKED, *COMPUTED} == {option.name for option in OPTIONS.values()}
     plain = created(tmp_path, **{"from": "whole"}, quantize=TYPE)
     for name, (flags, value) in ASKED.items():
         base = "eight" if name == "allow_requantize" else "whole"
@@ -73,6 +79,27 @@ def test_every_option_makes_the_command_lines_model(mbuild: Run, tmp_path: Path)
         found = created(tmp_path, **{"from": base}, quantize=TYPE, **{name: value})
         assert found == expected, name
         assert (found == plain) == (name == "recipe"), name  # no exception for this family
+
+
+@pytest.mark.skipif(not has_engine(), reason="xllamacpp is not installed")
+def test_a_matrix_is_computed_on_an_uploaded_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same model as with the flags; a text that was not sent is refused by its name."""
+    write_family(tmp_path / "qwen2", FAMILIES["tied"]._replace(layers=1))
+    (tmp_path / "t.txt").write_text("".join(chr(33 + n * n % 61) for n in range(1100)))
+    run = in_process(tmp_path, monkeypatch)
+    done = run("-f", "-", "-t", "whole", "--pre", "gpt-2", input="FROM ./qwen2\n")
+    assert done.returncode == 0, done.stderr
+    flags = ("--imatrix-from", "t.txt", "--imatrix-chunks", "1")
+    done = run("-f", "-", "-t", "x", "-q", "iq2_xs", *flags, input="FROM whole\n")
+    assert done.returncode == 0, done.stderr
+    asked = {"imatrix_from": {"t.txt": "t.txt"}, "imatrix_chunks": 1}
+    found = created(tmp_path, **{"from": "whole"}, quantize="iq2_xs", **asked)
+    assert found == Store(tmp_path / "store").manifests.read_bytes(ModelName.parse("x"))
+    text = "# syntax=mbuild/1\nFROM whole\nQUANTIZE q8_0\nCHECK kld < 1 TEXT ./other.txt\n"
+    with pytest.raises(MissingFileError, match=r"[.]/other[.]txt: the request has no such file"):
+        created(tmp_path, modelfile=text)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,8 @@
-"""Writes what a build says of itself, once it is over: for each new model one pair of documents."""
+"""Writes what a build says of itself, once it is over: a statement for each new model.
+
+The bill of materials is made of the statement and the model, so it is written when somebody asks
+for it or pushes the model: a build that changed but a text need not read the weights for it.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mbuild.build.graph import canonical_json
-from mbuild.build.provenance.sbom import Subject, bill
 from mbuild.build.provenance.statement import MadeModel, statement
 from mbuild.core.digest import Digest
 from mbuild.core.errors import MbuildError
 from mbuild.store import Manifest
-from mbuild.store.attached import PROVENANCE, SBOM, attach
+from mbuild.store.attached import PROVENANCE, attach
 
 if TYPE_CHECKING:
     from mbuild.build.history import BuildRecord
@@ -27,7 +30,7 @@ def keep(
     files: Mapping[str, Digest],
     store: Store,
 ) -> str:
-    """Keep the documents of every model that a build named; why they cannot be kept, if so.
+    """Keep the statement about every model that a build named; why it cannot be kept, if so.
 
     ``files`` are the digests that the build found by reading, by path. The models are made and
     named by now, so nothing that goes wrong here ends the build.
@@ -36,8 +39,6 @@ def keep(
         for made in _made(record, found, plans, files, store):
             said = statement(record, made, store.files.alias)
             attach(store, made.identity, PROVENANCE, encoded(said))
-            subject = Subject(made.target.names[0], made.identity, made.manifest)
-            attach(store, made.identity, SBOM, encoded(bill(store.blobs, subject, said)))
     except MbuildError as error:
         return f"no statement about the model was kept: {error.message}"
     return ""

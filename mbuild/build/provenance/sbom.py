@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from mbuild import __version__
 from mbuild.core.digest import Digest
 from mbuild.core.errors import MbuildError
 from mbuild.core.values import NamedTuple
@@ -65,17 +66,16 @@ def bill(blobs: BlobStore, subject: Subject, statement: Mapping[str, Any]) -> di
     bases, data = list(_bases(facts)), list(_data_sets(facts))
     materials = list(_materials(statement))
     model = _model(blobs, subject, facts, bases, data)
-    version = str(run["builder"]["version"]["mbuild"])
     further = [*bases, *materials, *data]
     return {
         "$schema": SCHEMA,
         "bomFormat": "CycloneDX",
         "specVersion": SPEC,
-        "serialNumber": _serial(subject.identity, run["metadata"]["invocationId"]),
+        "serialNumber": serial_of(subject.identity, run["metadata"]["invocationId"]),
         "version": 1,
         "metadata": {
             "timestamp": run["metadata"]["finishedOn"],
-            "tools": {"components": [_tool(version)]},
+            "tools": {"components": [_tool()]},
             "component": model,
         },
         "components": further,
@@ -83,12 +83,13 @@ def bill(blobs: BlobStore, subject: Subject, statement: Mapping[str, Any]) -> di
     }
 
 
-def _tool(version: str) -> dict[str, Any]:
-    purl = f"pkg:pypi/mbuild-models@{version}"
-    return {"type": "application", "name": "mbuild", "version": version, "purl": purl}
+def _tool() -> dict[str, Any]:
+    """What wrote the bill."""
+    purl = f"pkg:pypi/mbuild-models@{__version__}"
+    return {"type": "application", "name": "mbuild", "version": __version__, "purl": purl}
 
 
-def _serial(identity: Digest, build: str) -> str:
+def serial_of(identity: Digest, build: str) -> str:
     """A UUID that is this model's of this build, and the same whenever it is asked for."""
     digits = Digest.of(f"{identity} {build}".encode()).hex
     # Version 8 of RFC 9562 is for what is made in a way of one's own.

@@ -42,7 +42,8 @@ BUILDER = "pkg:pypi/mbuild-models"
 BUILD_TYPE = f"{BUILDER}#build/v1"
 
 _HUB = "hf.co/"
-_IMATRIX = "imatrix"
+_MATRICES = ("imatrix", "imatrix_from")
+"""The options whose value is a file: an importance matrix, or the text that one is made on."""
 
 Alias = Callable[[Digest], Digest | None]
 """The other digest of a content, where it is known."""
@@ -147,8 +148,9 @@ def shown_request(request: BuildRequest) -> dict[str, Any]:
         }
     for target in value["targets"]:
         quantize = target.get("quantize")
-        if quantize and quantize.get(_IMATRIX):
-            quantize[_IMATRIX] = _plain(quantize[_IMATRIX])
+        for name in _MATRICES:
+            if quantize and quantize.get(name):
+                quantize[name] = _plain(quantize[name])
     return value
 
 
@@ -167,9 +169,9 @@ def _lock(made: MadeModel, places: _Places) -> dict[str, Any]:
     value = locked_inputs([found], [made.plan])
     part = value.get("stages", {}).get(made.target.variant, value)
     for options in part["options"]["quantize"].values():
-        matrix = options.get(_IMATRIX)
-        if matrix:
-            options[_IMATRIX] = _plain(next(iter(matrix)))
+        for name in _MATRICES:
+            if options.get(name):
+                options[name] = _plain(next(iter(options[name])))
     kept = {"modelfile": part["modelfile"], "options": part["options"], "steps": value["steps"]}
     layers = [layer.to_json() for layer in made.manifest.layers]
     result = {"id": str(made.identity), "config": made.manifest.config.to_json(), "layers": layers}
@@ -232,7 +234,8 @@ def _dependencies(
     elif isinstance(source, Posted):
         digests = {"sha256": source.recipe.hex}
         yield {"name": "request", "digest": digests, "annotations": {"role": "modelfile"}}
-    matrix = made.target.quantization.imatrix if made.target.quantization else None
+    wanted = made.target.quantization
+    matrix = (wanted.imatrix or wanted.imatrix_from) if wanted else None
     seen: list[dict[str, Any]] = []
     for role, each in _sources(made.found.sources, matrix):
         if isinstance(each, StoredModel):
@@ -258,7 +261,7 @@ def _sources(
         yield from _of_change(change)
     for name, file in sources.imatrices.items():
         if name == matrix:
-            yield _IMATRIX, file
+            yield _MATRICES[0], file
 
 
 def _of_change(change: ChangeSource) -> Iterator[tuple[str, SourceFile | StoredModel]]:

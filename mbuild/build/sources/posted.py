@@ -257,5 +257,8 @@ class BlobContext(Resolver):
     def imatrix(self, value: str, *, beside: bool = False) -> SourceFile:
         """The uploaded blob of that name."""
         if value not in self._imatrices:
-            raise MissingFileError(f"IMATRIX {value}: the request has no such file")
+            raise MissingFileError(
+                f"{value}: the request has no such file",
+                hint="send it with the field imatrix, or a text with imatrix_from",
+            )
         return self._known((_uploaded(self._imatrices[value], value, self._store),))[0]

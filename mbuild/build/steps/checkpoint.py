@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mbuild.build.converter import ConvertOptions
+from mbuild.build.converter import ConvertOptions, ForeignConverter
 from mbuild.build.graph import Made, Result, Step, StepContext
 from mbuild.build.sources.values import README, CheckpointSource, Material, SourceFile
 from mbuild.build.splitting import SPLITTING_NAMES, Splitting, split_fields
@@ -22,6 +22,7 @@ from mbuild.build.steps.weights import (
     checkpoint_fields,
     converted,
 )
+from mbuild.convert.conversion import AS_IT_IS, Conversion
 from mbuild.core.errors import LackingError
 from mbuild.store.media import PROJECTOR
 
@@ -139,11 +140,14 @@ class ConvertProjector(Together):
     Only what decides them is in the key: their shards, config.json, the processors' files. So
     an edited tokenizer or template, and a quantization, leave it as it is. ``beside`` is the
     conversion of the text model, with which it runs and shares the reading for digests.
+    ``naming`` and ``converter`` are those of the model.
     """
 
     source: CheckpointSource
     outtype: str
     beside: CheckpointOrigin | None = None
+    naming: Conversion = AS_IT_IS
+    converter: ForeignConverter | None = None
 
     role: ClassVar[str] = "projector"
     kind: ClassVar[str] = "convert-projector"
@@ -177,7 +181,14 @@ class ConvertProjector(Together):
         return tuple(self._read.values())
 
     @property
+    def _options(self) -> ConvertOptions:
+        """How a converter of the user's is asked for it."""
+        return ConvertOptions(self.outtype, None, self.naming, self.converter)
+
+    @property
     def _read(self) -> Mapping[str, SourceFile]:
+        if self.converter is not None:
+            return self.source.files
         card = self.source.files.get(README)
         return {**self.source.seeing, **({README: card} if card else {})}
 
@@ -207,7 +218,11 @@ class ConvertProjector(Together):
         Encoders that are not described are left out beside a text model and refused alone.
         """
         alone = {} if self.beside is not None else {"alone": True}
-        return checkpoint_fields(self.source, self.source.seeing, outtype=self.outtype, **alone)
+        given = {**alone, **self._options.conversion.fields()}
+        if self.converter is not None:  # it reads what it likes
+            given |= self.converter.fields
+            return checkpoint_fields(self.source, self.source.whole, outtype=self.outtype, **given)
+        return checkpoint_fields(self.source, self.source.seeing, outtype=self.outtype, **given)
 
     @classmethod
     def make(
@@ -221,9 +236,13 @@ class ConvertProjector(Together):
         return [step._layer(files, context) for step in steps]
 
     def _layer(self, files: OpenFiles, context: StepContext) -> Made:
+        with ExitStack() as stack:
+            return self._written(files, context, stack)
+
+    def _written(self, files: OpenFiles, context: StepContext, stack: ExitStack) -> Made:
         lacking = "there are no tensors of them"
         try:
-            model = self._converted(self._paths(files), context)
+            model = self._converted(self._paths(files), context, stack)
         except LackingError as error:
             if self.beside is None:
                 raise
@@ -244,20 +263,32 @@ class ConvertProjector(Together):
     ) -> None:
         """Refuse encoders that cannot be converted before the text model is."""
         for step in steps:
+            if step.converter is not None:
+                continue
             with suppress(LackingError) if step.beside is not None else nullcontext():
-                step._converted(step._paths(files), StepContext.silent(context.store))
+                step._converted(step._paths(files), StepContext.silent(context.store), None)
 
     def _paths(self, files: OpenFiles) -> Mapping[str, Path]:
         return {name: files.paths[str(file.path)] for name, file in self._read.items()}
 
-    def _converted(self, paths: Mapping[str, Path], context: StepContext) -> Model | None:
+    def _converted(
+        self, paths: Mapping[str, Path], context: StepContext, stack: ExitStack | None
+    ) -> Model | None:
+        if self.converter is not None and stack is not None:
+            from mbuild.build.steps.external import foreign_model
+
+            name = self.source.name
+            return foreign_model(
+                name, self.converter, self._options, paths, context, stack, projector=True
+            )
         from mbuild.convert.projector import convert_projector, open_towers
         from mbuild.convert.read.dtypes import OutType
 
         towers = open_towers(self.source.name, paths)
         if towers is None:
             return None
-        return convert_projector(towers, OutType(self.outtype), warn=context.warn)
+        outtype = OutType(self.outtype)
+        return convert_projector(towers, outtype, naming=self.naming, warn=context.warn)
 
     def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digests that reading the files gave."""
@@ -265,11 +296,16 @@ class ConvertProjector(Together):
 
     def cost(self, store: BuildStore) -> Cost:
         """The file of the encoders alone."""
+        if self.converter is not None:
+            from mbuild.build.costs import Cost, memory_for
+            from mbuild.work.cores import cores
+
+            return Cost(self.reads, memory_for(self.reads, 0, cores()), every_core=True)
         with ExitStack() as stack:
             paths = open_all(self._read, stack)
             model = None
             with suppress(LackingError) if self.beside is not None else nullcontext():
-                model = self._converted(paths, StepContext.silent(store))
+                model = self._converted(paths, StepContext.silent(store), None)
             return _cost((model,) if model else (), self.reads)
 
 

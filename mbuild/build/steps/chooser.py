@@ -53,8 +53,8 @@ class TypeChooser:
         self._context = context
         self._weights = sum(prod(tensor.dims) for tensor in model.tensors)
 
-    def facts(self, name: str) -> dict[str, Any]:
-        """The choice for the model of that name, as facts of a step.
+    def facts(self) -> dict[str, Any]:
+        """The choice as facts of a step.
 
         Raises :class:`UsageError` for a budget that is too small.
         """
@@ -66,8 +66,8 @@ class TypeChooser:
             smallest = least(rows) + other
             bits = 8 * smallest / self._weights
             raise UsageError(
-                f"{self._asked.file_type.name} is too small for {name}: its"
-                f" tensors take at least {human_size(smallest)}, {bits:.2f} bits a weight",
+                f"{self._asked.file_type.name} is too small: the model's tensors take at least"
+                f" {human_size(smallest)}, {bits:.2f} bits a weight",
                 hint="ask for more" if self._imatrix else _MORE,
             )
         own = {t.name: c.type for t, c in zip(free, taken, strict=True)}

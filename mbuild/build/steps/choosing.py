@@ -145,7 +145,7 @@ class ChooseTypes(BaseStep):
                 opened = stack.enter_context(open_source(file))
                 imatrix = open_imatrix(opened.path, name=file.name)
             model = self.origin.open(quiet, readable(self.origin, files), stack)
-            facts = TypeChooser(self.quantization, model, imatrix, context).facts(self.subject)
+            facts = TypeChooser(self.quantization, model, imatrix, context).facts()
             files.finish(context)
             digests = files.digests(context)
         for text in (facts["flags"], facts["modelfile"]):

@@ -84,7 +84,8 @@ class RangesElsewhere:
         largest = max((sum(_result(part, types(part)) for part in g) for g in groups), default=1)
         window = max(2, min(2 * pool.slots, _HELD // largest))
         self._work: Elsewhere[FillTask, Filled] = Elsewhere(pool, fill, tasks, window)
-        context.status(Code.WORKERS, {"place": pool.place, "threads": pool.slots})
+        if groups:
+            context.status(Code.WORKERS, {"place": pool.place, "threads": pool.slots})
 
     def take(self, part: Range, check: Callable[[], object]) -> tuple[MadeRange, ...] | None:
         """A range for every variant; None where it has to be made here.

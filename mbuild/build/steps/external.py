@@ -38,12 +38,14 @@ def foreign_model(
     paths: Mapping[str, Path],
     context: StepContext,
     stack: ExitStack,
+    *,
+    projector: bool = False,
 ) -> Model:
     """The model that a converter makes of a checkpoint, whose files are ``paths``.
 
-    The file that it writes lies in ``stack``. Raises :class:`UsageError` where only the
-    converter's digest is known, :class:`UnsupportedError` with the end of what it said where it
-    fails, :class:`CancelledError` when the build was stopped.
+    The file that it writes lies in ``stack``; ``projector`` asks for that of the encoders. Raises
+    :class:`UsageError` where only the converter's digest is known, :class:`UnsupportedError` with
+    the end of what it said where it fails, :class:`CancelledError` when the build was stopped.
     """
     from mbuild.gguf.reader import open_gguf
 
@@ -58,6 +60,11 @@ def foreign_model(
         (source / file).symlink_to(os.path.realpath(path))
     command = [converter.python, str(Path(converter.path) / SCRIPT), str(source)]
     command += ["--outfile", str(target), "--outtype", options.outtype, *_flags(options)]
+    if projector:
+        command.append("--mmproj")
+    if options.conversion.metadata is not None:
+        (folder / "metadata.json").write_text(options.conversion.metadata, encoding="utf-8")
+        command += ["--metadata", str(folder / "metadata.json")]
     if (source / TARGET).is_dir():
         command += ["--target-model-dir", str(source / TARGET)]
     total = sum(path.stat().st_size for path in paths.values())
@@ -79,6 +86,8 @@ def _flags(options: ConvertOptions) -> list[str]:
     if options.pre is not None:
         raise UnsupportedError("--pre and --converter cannot be combined", hint="leave one out")
     for flag, value in options.conversion.flags():
+        if flag == "--metadata":  # a file, which is written when the converter runs
+            continue
         if flag not in _THEIRS:
             raise UnsupportedError(
                 f"{flag} and --converter cannot be combined: llama.cpp's converter has no such"

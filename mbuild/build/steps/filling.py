@@ -23,11 +23,12 @@ from mbuild.build.sources.spans import SpanPart, Spans
 from mbuild.build.steps.changes import MERGING_VERSION, ChangedOrigin, TakeTensors
 from mbuild.build.steps.making import LoadedRange, RangeMaker
 from mbuild.build.steps.origins import LayerOrigin, Readable
-from mbuild.build.steps.ranges import Array, Range, RangeCache, ranges_of
+from mbuild.build.steps.ranges import RANGE, Array, Range, RangeCache, ranges_of
 from mbuild.build.steps.weights import CONVERTER_VERSION
 from mbuild.core.digest import Digest
 from mbuild.core.errors import SourceError, WorkerError
 from mbuild.core.system import allow_open_files
+from mbuild.gguf.memory import reused
 from mbuild.gguf.types import GGMLType
 from mbuild.quant.compiled.chunks import why_unavailable
 from mbuild.quant.quantize import VERSION, prepare
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from mbuild.quant.choose.imatrix import Imatrix
     from mbuild.store import Layer
 
-VERSIONS = (__version__, CONVERTER_VERSION, MERGING_VERSION, VERSION)
+VERSIONS = (__version__, CONVERTER_VERSION, MERGING_VERSION, RANGE, VERSION)
 """What has to be the same wherever a build's ranges are made."""
 
 _KEPT = 4  # sources that a process holds open
@@ -196,6 +197,7 @@ class _Opened:
     def __init__(self, source: FillSource) -> None:
         self._stack = ExitStack()
         self.users = 0
+        self._stack.enter_context(reused())  # from task to task
         self.store: Any = _Blobs(source.blobs)
         try:
             self.model = self._model(source)

@@ -13,12 +13,11 @@ from mbuild.build.sources.values import FileStamp, Material, SourceFile
 from mbuild.build.steps.measuring import followed, held_text
 from mbuild.build.steps.origins import ORIGIN_NAMES, Origin
 from mbuild.build.steps.unquantized import files_for_engine, loadable
-from mbuild.core.digest import Digest
-from mbuild.store import Layer
 from mbuild.store.records import IMATRIX
 
 if TYPE_CHECKING:
     from mbuild.build.costs import Cost
+    from mbuild.core.digest import Digest
     from mbuild.store import Store
     from mbuild.store.ports import BuildStore
 
@@ -107,9 +106,7 @@ class MakeImatrix(BaseStep):
         """
         lent = context.store.cache.get(IMATRIX, lent_key(self.label))
         if lent is not None:
-            digest = Digest.parse(lent["digest"])
-            size = context.store.blobs.size(digest) or 0
-            return Made(Result((Layer(IMATRIX_TYPE, digest, size),), lent["facts"]))
+            return Made(Result.from_json(lent["result"]))
         from mbuild.runtime.statistics.jobs import imatrix_job, run_job
         from mbuild.work.cores import cores
 

@@ -37,6 +37,8 @@ _PROMISES: Mapping[str, tuple[tuple[str, Any], ...]] = {
 }
 """What config.json says where sets of tensors that may be there have to be."""
 
+_QUERIES = re.compile(r"\.attn_(?:q|qkv)\.weight$")
+
 _WITH_HEAD = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
@@ -149,7 +151,9 @@ def _check_keys(model: DescribedModel, layout: TensorLayout) -> list[str]:
     """The metadata that llama.cpp stops without."""
     keys = {kv.key.removeprefix(f"{model.arch}.") for kv in model.entries}
     warnings = []
-    for key in ("context_length", "embedding_length", *layout.keys):
+    attends = any(_QUERIES.search(name) for name in model.shapes)
+    heads = ("attention.head_count",) if attends else ()
+    for key in ("context_length", "embedding_length", *heads, *layout.keys):
         if key in keys:
             continue
         if (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping
 
     from mbuild.convert.rows.hyper import Hyper
     from mbuild.convert.rows.row import Family
@@ -52,6 +52,19 @@ def unsaid(
     act = hp.config.get("hidden_act")
     if row.silu and isinstance(act, str) and act not in _SILU:
         yield f"config.json: hidden_act is {act[:40]!r}, but llama.cpp's {hp.arch} computes silu"
+
+
+def two_ropes(config: Mapping[str, Any]) -> Iterator[str]:
+    """A warning of a RoPE scaling beside parameters that count instead of it."""
+    scaling = config.get("rope_scaling")
+    if "rope_parameters" not in config or not isinstance(scaling, dict):
+        return
+    kind = scaling.get("rope_type") or scaling.get("type")
+    if kind not in _NO_SCALING and config["rope_parameters"] != scaling:
+        yield (
+            f"config.json: the rope_scaling {str(kind)[:40]!r} is not in the model: rope_parameters"
+            " stand there too, and count; write the scaling into them"
+        )
 
 
 def _rope(hp: Hyper, keys: Collection[str], tensors: Collection[str]) -> Iterator[str]:

@@ -167,6 +167,7 @@ LEFTOVERS: tuple[IgnoredTensor, ...] = (
         "of ExLlama's quantization (EXL2, EXL3)",
         Verdict.REFUSE,
         UNQUANTIZED,
+        archs=("plamo2", "plamo3"),
     ),
     _row(r"\.(?:B|B_24|B_meta|workspace)$", "of Marlin's format", Verdict.REFUSE, UNQUANTIZED),
     _row(

@@ -88,6 +88,8 @@ class HFConfig:
         rope: RoPE parameters when the file has none.
         sliding_theta: the RoPE base of layers with a sliding window, for classes
             that keep RoPE parameters for each type of layer.
+        narrow: the class takes no RoPE scaling but those of ``type`` and ``factor``, linear and
+            dynamic; for a file with another one transformers has no class.
         untied: a file that does not say tie_word_embeddings means false.
     """
 
@@ -100,12 +102,15 @@ class HFConfig:
     partial: float | None = None
     rope: Mapping[str, Any] = field(default_factory=dict)
     sliding_theta: float | None = None
+    narrow: bool = False
     untied: bool = False
 
     def complete(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The config as transformers would have it; the given one is left as it is."""
         full = dict(config)
         if full.get("model_type") != self.model_type:
+            return full
+        if self.narrow and not _is_narrow(full.get("rope_scaling")):
             return full
         for alias, name in self.aliases.items():
             if alias in full:
@@ -125,7 +130,8 @@ class HFConfig:
         return full
 
     def _rope(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        given = config.get("rope_scaling") or config.get("rope_parameters") or dict(self.rope)
+        said = "rope_parameters" if "rope_parameters" in config else "rope_scaling"
+        given = config.get(said) or dict(self.rope)
         rope = dict(_mapping(given, "rope_parameters"))
         theta = config.get("rope_theta", self.theta)
         if self.sliding_theta is not None:
@@ -143,8 +149,8 @@ class HFConfig:
     def _nested_rope(self, config: Mapping[str, Any], rope: dict[str, Any]) -> dict[str, Any]:
         """Gemma 3's way: ``rope_scaling`` and ``rope_theta`` are the full layers', another base
         (``rope_local_base_freq``) the sliding ones'."""
-        if config.get("rope_scaling") is not None and not any(t in rope for t in LAYER_TYPES):
-            rope = {"full_attention": {"rope_type": "default", **rope}}
+        if rope and not any(t in rope for t in LAYER_TYPES):
+            rope = {"full_attention": rope}
         result = dict(rope)
         bases = (
             config.get("rope_theta", self.theta),
@@ -154,6 +160,16 @@ class HFConfig:
             given = _mapping(rope.get(label) or {}, label)
             result[label] = _standard(given, theta, None, None, config)
         return result
+
+
+def _is_narrow(scaling: Any) -> bool:
+    """Whether a RoPE scaling, or none, is of the form that some classes take alone."""
+    if scaling is None:
+        return True
+    if not isinstance(scaling, dict) or len(scaling) != 2:
+        return False
+    factor = scaling.get("factor")
+    return scaling.get("type") in ("linear", "dynamic") and type(factor) is float and factor > 1
 
 
 def _standard(
@@ -167,10 +183,8 @@ def _standard(
         result.setdefault("partial_rotary_factor", partial)
     if result["rope_type"] in ("llama3", "yarn", "longrope"):
         name = "original_max_position_embeddings"
-        if original is not None:
-            result[name] = original
-        else:
-            result.setdefault(name, config.get("max_position_embeddings"))
+        default = config.get("max_position_embeddings") if original is None else original
+        result.setdefault(name, default)
     return result
 
 

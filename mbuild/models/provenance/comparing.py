@@ -219,10 +219,12 @@ _HUB = "pkg:huggingface/"
 
 def _without_matrix(variants: Mapping[str, Any]) -> dict[str, Any]:
     """Options without how the path of an importance matrix is written: its digest is a source."""
-    return {
-        name: {**fields, "imatrix": bool(fields.get("imatrix"))} if fields else fields
-        for name, fields in variants.items()
-    }
+    found: dict[str, Any] = {}
+    for name, fields in variants.items():
+        there = [key for key in ("imatrix", "imatrix_from") if key in (fields or {})]
+        files = {key: bool(fields[key]) for key in there}
+        found[name] = {**fields, **files} if fields else fields
+    return found
 
 
 def _locked_files(sources: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

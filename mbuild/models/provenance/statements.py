@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mbuild.build.provenance.keeping import encoded
+from mbuild.build.provenance.sbom import Subject, bill, serial_of
 from mbuild.build.provenance.statement import BUILD_TYPE, PREDICATE, STATEMENT
 from mbuild.core.errors import DamagedError, NameNotFoundError
-from mbuild.store.attached import PROVENANCE, SBOM, AttachedDocument, documents, is_about, parsed
+from mbuild.store.attached import (
+    PROVENANCE,
+    SBOM,
+    AttachedDocument,
+    attach,
+    documents,
+    is_about,
+    parsed,
+)
 
 if TYPE_CHECKING:
     from mbuild.core.digest import Digest
@@ -60,14 +70,24 @@ def newest(store: Store, stored: StoredManifest) -> Statement:
     return found[0]
 
 
-def bills(store: Store, model: Digest) -> list[AttachedDocument]:
-    """The bills of materials of a model, the newest first; raises as :func:`statements`."""
-    rows = [(str(parsed(x.data)["metadata"]["timestamp"]), x) for x in _bills(store, model)]
-    return [document for _, document in sorted(rows, key=lambda row: row[0], reverse=True)]
+def keep_bill(store: Store, stored: StoredManifest) -> AttachedDocument | None:
+    """The model's bill of materials, which is made where there is none of its statement yet.
 
-
-def _bills(store: Store, model: Digest) -> list[AttachedDocument]:
-    return [x for x in documents(store, model, SBOM) if is_about(SBOM, x.data, model)]
+    None for a model that nobody knows the making of. Raises as :func:`statements`.
+    """
+    there = [x for x in documents(store, stored.id, SBOM) if is_about(SBOM, x.data, stored.id)]
+    known = statements(store, stored.id)
+    if not known:
+        return there[0] if there else None
+    # One that came with the model counts as long as it is about the same build.
+    wanted = serial_of(stored.id, known[0].build)
+    for each in there:
+        if parsed(each.data).get("serialNumber") == wanted:
+            return each
+    subject = Subject(stored.name, stored.id, stored.manifest)
+    data = encoded(bill(store.blobs, subject, known[0].value))
+    with store.reading():
+        return AttachedDocument(SBOM, attach(store, stored.id, SBOM, data), data)
 
 
 def _finished(statement: Statement) -> str:

@@ -55,6 +55,7 @@ class MergeText:
         self.arrays = dict(zip(ARRAYS, arguments[: 2 * len(ARRAYS) : 2], strict=True))
         self.counts = dict(zip(COUNTS, arguments[2 * len(ARRAYS) :], strict=True))
         self.at = ir.IRBuilder(self.function.append_basic_block("begin"))
+        self.results: list[Any] = []
 
     def write(self) -> str:
         """The whole text."""
