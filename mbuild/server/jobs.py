@@ -119,18 +119,18 @@ class BuildJob:
             self.history.append(event)
             if _ends(event, self.progress):
                 self.progress = None  # old news, which must not come after the build's last line
+        self._wake()
         for listener in self._listeners:
             listener.took(event)
-        self._wake()
 
     def _end(self, error: BaseException | None) -> None:
         if not self.done:
             self.done = True
             self.error = error
-            for listener in self._listeners:
-                listener.ended()
             self._wake()
             self._on_done(self)
+            for listener in self._listeners:
+                listener.ended()
 
     def _wake(self) -> None:
         for event in self._waiting:

@@ -16,6 +16,7 @@ from mbuild.core.events import (
     Status,
     StepFinished,
     StepProgress,
+    Value,
     Warned,
     WritingManifest,
 )
@@ -28,6 +29,7 @@ from mbuild.core.transfers import (
     TransferEvent,
     Transferred,
 )
+from mbuild.core.units import human_size
 from mbuild.server.errors import in_fields
 from mbuild.server.stream import Line
 
@@ -50,6 +52,14 @@ _ONLY_LOGGED: Mapping[Code, str] = {
     Code.COMPILING_QUANTIZERS: "compiling quantizers for {types}",
     Code.REUSED_TENSORS: "reused {reused} of {total} quantized tensors",
     Code.NEWLY_QUANTIZED: "newly quantized: {tensors}",
+    Code.WORKERS: "computing on {place}, {threads} tasks at a time",
+    Code.CHOSEN_TYPES: "chose types for {size}, {bits} bits a weight",
+    Code.WAITING_FOR_MACHINE: "waiting for {holder}, which makes the same: {step}",
+    Code.TAKING_OVER: "{holder} does not go on: {step}",
+    Code.TOOK_SHARED: "took {size} from the shared cache: {step}",
+    Code.MAKING_SOONER: "made here sooner than it comes from the shared cache: {step}",
+    Code.SENDING_SHARED: "sending {size} to the shared cache",
+    Code.SENT_SHARED: "sent {size} to the shared cache",
 }
 """The statuses that the page's log has, and that no client of Ollama's expects."""
 
@@ -203,8 +213,8 @@ def log_line(event: BuildEvent | TransferEvent) -> str:
     """What the page's log says of an event; nothing of steps, which it shows by themselves."""
     match event:
         case Status(code, values):
-            listed = {k: ", ".join(v) if isinstance(v, tuple) else v for k, v in values.items()}
-            return (_ONLY_LOGGED.get(code) or STATUSES[code]).format(**listed)
+            words = {name: _listed(name, value) for name, value in values.items()}
+            return (_ONLY_LOGGED.get(code) or STATUSES.get(code, "")).format(**words)
         case Warned(text=text):
             return f"warning: {in_fields(text)}"
         case LayerReady(digest, existing=existing):
@@ -216,6 +226,13 @@ def log_line(event: BuildEvent | TransferEvent) -> str:
         case ModelBuilt(name, id):
             return f"built {name} {id.short}"
     return ""
+
+
+def _listed(name: str, value: Value) -> object:
+    """A status's value as its sentence has it."""
+    if name == "size" and isinstance(value, int):
+        return human_size(value)
+    return ", ".join(value) if isinstance(value, tuple) else value
 
 
 def progress_line(event: StepProgress, quantizing: str = "") -> Line:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 import pytest
@@ -35,7 +36,7 @@ from mbuild.server.page import builds, records, stored
 from mbuild.server.page.board import ENDED, LINES, Board, ServedBuild
 from mbuild.server.page.checking import problems
 from mbuild.server.page.places import cut, without_places
-from mbuild.server.wording import log_line
+from mbuild.server.wording import _ONLY_LOGGED, STATUSES, log_line
 from mbuild.store import Store
 from mbuild.view.picture.style import STYLE
 from mbuild.view.picture.svg import _CLASSES
@@ -214,9 +215,11 @@ def test_a_board_keeps_no_more_than_it_shows() -> None:
 
 def test_every_status_has_a_line_in_the_log() -> None:
     """Those that no client of Ollama gets, too; a step has none, for it has a row."""
-    values = dict.fromkeys(("source", "target", "role", "template", "reused", "total"), "x")
-    for code in Code:
-        assert log_line(Status(code, {**values, "types": ("A", "B"), "tensors": ("t",)}))
+    sentences = {**STATUSES, **_ONLY_LOGGED}.values()
+    fields = {field for text in sentences for _, field, _, _ in Formatter().parse(text) if field}
+    values = {**dict.fromkeys(fields, "x"), "types": ("A", "B"), "tensors": ("t",), "size": 2000}
+    lines = {code: log_line(Status(code, values)) for code in Code}
+    assert all(lines.values()) and lines[Code.SENT_SHARED] == "sent 2.0 KB to the shared cache"
     assert log_line(LayerReady(Digest("0" * 64), "model", 1, True)).startswith("using existing")
     assert log_line(StepStarted(1, "x")) == log_line(StepProgress(1, "x", 1, 2)) == ""
 

@@ -26,9 +26,6 @@ ENDED = 50
 LINES = 200
 """Lines of a build's log that are kept, the newest."""
 
-RUNS = ("running", "waiting", "stopping")
-"""The states of a build that has not ended."""
-
 Wording = Callable[[BaseException], str]
 
 
@@ -98,7 +95,7 @@ class ServedBuild:
             "from": "api",
             "steps": self.steps,
             "finished": self.finished,
-            "here": True,
+            "here": not self.job.done,
         }
 
     def details(self) -> dict[str, Any]:
@@ -107,7 +104,6 @@ class ServedBuild:
             **self.summary(),
             "log": [list(line) for line in self.lines],
             "progress": {str(step): list(done) for step, done in self.progress.items()},
-            "here": not self.job.done,
         }
 
 

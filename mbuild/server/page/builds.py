@@ -15,7 +15,6 @@ from mbuild.server import shapes
 from mbuild.server.building import begin
 from mbuild.server.create import read_creation
 from mbuild.server.page.assets import GUARDS
-from mbuild.server.page.board import RUNS
 from mbuild.server.page.places import modelfile_of, without_places
 from mbuild.server.page.records import details, line
 from mbuild.server.requests import read_json
@@ -98,15 +97,16 @@ def listed(service: Service, own: Sequence[State]) -> dict[str, Any]:
     store = service.store()
     past = service.past.rows(store, service.scrub)
     logged, ours = {row["id"] for row in past}, {row["id"] for row in own}
-    here = [row for row in own if row["id"] not in logged]
+    runs = {row["id"] for row in own if row["here"]}  # one may be in the log and still tidy up
     elsewhere = [
         line(record, service.scrub)
         for record in builds_underway(store)
         if record.id not in ours | logged
     ]
+    unlogged = [row for row in own if not row["here"] and row["id"] not in logged]
     return {
-        "running": [*(row for row in here if row["state"] in RUNS), *elsewhere],
-        "past": [*(row for row in here if row["state"] not in RUNS), *past],
+        "running": [*(row for row in own if row["here"]), *elsewhere],
+        "past": [*unlogged, *(row for row in past if row["id"] not in runs)],
     }
 
 
@@ -121,7 +121,8 @@ def described(service: Service, identity: str, own: State | None) -> dict[str, A
     found: dict[str, Any] = {"of": [], "options": [], "models": [], "log": [], "progress": {}}
     if record is not None:
         found |= details(without_places(record, service.scrub))
-    ended = record is not None and record.result != RUNNING
+    runs = own is not None and own["here"]
+    ended = record is not None and record.result != RUNNING and not runs
     if ended:
         found["log"] = own["log"] if own is not None else []
     else:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from anyio import to_thread
 
-from mbuild.core.errors import BusyError, NameNotFoundError
+from mbuild.core.errors import BusyError, NameNotFoundError, UsageError
 from mbuild.server.page.builds import described, drawn, listed
 from mbuild.server.stream import HEARTBEAT_SECONDS, Line
 from mbuild.server.streaming import LineStream
@@ -33,20 +33,33 @@ LOOK_SECONDS = 1.0
 WATCHERS = 64
 """Pages that are told of changes at once; each looks at the store every second."""
 
+LONGEST = 86400
+"""Seconds that one answer goes on at most."""
+
 State = Mapping[str, Any]
 
 
 async def watch(service: Service, request: Request) -> Response:
-    """Lines with ``builds`` and ``models``; for ``?build=ID`` that ``build`` and its ``graph``."""
+    """Lines with ``builds`` and ``models``; for ``?build=ID`` that ``build`` and its ``graph``.
+
+    Without ``?seconds=N`` it is what is true now; with it what changes in so many seconds follows.
+    """
     if service.board.watchers >= WATCHERS:
         raise BusyError(f"{WATCHERS} pages are open already", hint="close one")
-    lines = _lines(service, request.query_params.get("build", ""))
+    query = request.query_params
+    lines = _lines(service, query.get("build", ""), _seconds(query.get("seconds", "0")))
     return LineStream(service, await anext(lines, {}), lines)
 
 
-async def _lines(service: Service, identity: str) -> AsyncGenerator[Line, None]:
+def _seconds(text: str) -> int:
+    if text.isascii() and text.isdigit() and len(text) < 10:
+        return min(int(text), LONGEST)
+    raise UsageError(f"'seconds' is {text[:20]!r}", hint="give a whole number")
+
+
+async def _lines(service: Service, identity: str, seconds: int) -> AsyncGenerator[Line, None]:
     """Each thing when it is not what it was; a sign of life when nothing happens for long."""
-    board, last = service.board, 0.0
+    board, last, end = service.board, 0.0, time.monotonic() + seconds
     before: dict[str, Any] = {}
     board.watchers += 1
     try:
@@ -59,6 +72,8 @@ async def _lines(service: Service, identity: str) -> AsyncGenerator[Line, None]:
             if looked - last > HEARTBEAT_SECONDS:
                 last = looked
                 yield {"now": _now()}
+            if time.monotonic() >= end:
+                break
             await board.news(seen, LOOK_SECONDS)
             await asyncio.sleep(max(0.0, LEAST_SECONDS - (time.monotonic() - looked)))
     finally:

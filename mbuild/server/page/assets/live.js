@@ -40,9 +40,9 @@ async function start() {
   if (running || document.hidden) return;
   const own = new AbortController();
   running = own;
-  const query = build ? `?build=${encodeURIComponent(build)}` : "";
+  const query = build ? `&build=${encodeURIComponent(build)}` : "";
   try {
-    await lines(`/api/mbuild/watch${query}`, hear, own.signal);
+    await lines(`/api/mbuild/watch?seconds=86400${query}`, hear, own.signal);
     again(own);
   } catch (error) {
     if (own.signal.aborted) return;
