@@ -231,7 +231,7 @@ def _run(
     store = open_store(place, said)
     kept = _Kept()
     wanted = wanted_build(call, store)._replace(gate=kept)
-    warnings: list[str] = []
+    heard: list[str] = []
     models: list[ModelBuilt] = []
     end: BuildFinished | None = None
     with ExitStack() as stack:
@@ -244,11 +244,11 @@ def _run(
         with closing(run(wanted, store)) as events:
             for event in events:
                 for text in said:
-                    warnings.append(text)
+                    heard.append(text)
                     yield Warned(text)
                 said.clear()
                 if isinstance(event, Warned):
-                    warnings.append(event.text)
+                    heard.append(event.text)
                 elif isinstance(event, ModelBuilt):
                     models.append(event)
                 elif isinstance(event, BuildFinished):
@@ -259,7 +259,7 @@ def _run(
             files = _write(kept.manifests[0], wanted, store, Path(output), overwrite=overwrite)
     assert end is not None
     numbers = (end.ran, end.cached, end.written, end.seconds)
-    return Built(tuple(models), *numbers, tuple(warnings), files)
+    return Built(tuple(models), *numbers, tuple(heard), files)
 
 
 class _Kept:

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from mbuild.core.digest import Digest
     from mbuild.store import Layer
     from mbuild.store.ports import BuildStore
-    from mbuild.work.pools import Pool
+    from mbuild.work.pools import WorkerPool
 
 _REPORT_SECONDS = 0.1
 _LEAST_AT_ONCE = 2
@@ -104,7 +104,9 @@ class BuildEngine:
     ``pool`` computes for steps that can hand work out.
     """
 
-    def __init__(self, store: BuildStore, use_cache: bool = True, pool: Pool | None = None) -> None:
+    def __init__(
+        self, store: BuildStore, use_cache: bool = True, pool: WorkerPool | None = None
+    ) -> None:
         self.store = store
         self.use_cache = use_cache
         self.pool = pool

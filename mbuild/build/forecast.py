@@ -224,7 +224,7 @@ def _planned(row: Surveyed, store: Store, past: _Past, shared: set[Hashable]) ->
         memory=cost.memory,
         tensors=cost.tensors,
         every_core=cost.every_core,
-        fetches=(cost.writes or 0) if step.fetches else 0,
+        fetches=(cost.writes or 0) if step.fetches and not step.reads else 0,
         eight_bits=cost.eight_bits,
     )
 

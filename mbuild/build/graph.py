@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mbuild.build.costs import Cost, PlannedTensor
     from mbuild.store.manifest import Blob
     from mbuild.store.ports import BuildStore
-    from mbuild.work.pools import Pool
+    from mbuild.work.pools import WorkerPool
 
 
 class Result(NamedTuple):
@@ -97,7 +97,7 @@ class StepContext(NamedTuple):
     passes: bool = False
     """Whether what a fetching step brings is read once, by steps that run together while it
     comes, so that it need not be kept for them."""
-    pool: Pool | None = None
+    pool: WorkerPool | None = None
     """Who else computes for this build."""
 
     @classmethod

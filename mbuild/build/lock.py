@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild import __version__
 from mbuild.build.graph import in_order
+from mbuild.build.plan import OtherModel
 from mbuild.build.request import BuildRequest, Target
 from mbuild.build.sources.values import (
     README,
@@ -25,6 +26,7 @@ from mbuild.build.splitting import HALVES, SPLITTING, Halves, Splitting
 from mbuild.convert.conversion import CONVERSION, Conversion
 from mbuild.core.digest import Digest
 from mbuild.core.errors import FormatError, MbuildError
+from mbuild.language.recipe import Recipe
 from mbuild.quant.choose.options import OPTIONS, Option, Quantization
 from mbuild.store import Manifest
 
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from mbuild.build.prepare import Resolved
     from mbuild.build.request import Script
     from mbuild.build.sources.values import AdapterSource, ModelSource, SourceFile
-    from mbuild.language.recipe import Recipe
+    from mbuild.language.recipe import ModelChange
 
 FORMAT = 1
 """Counts up when locks of another shape are written."""
@@ -57,9 +59,10 @@ _HUB = "hf.co/"
 """What the source of the Hub's files begins with."""
 
 _TEXTS = {"template": "TEMPLATE", "system": "SYSTEM"}
-_LISTS = {"licenses": "LICENSE", "messages": "MESSAGE"}
+_LISTS = {"licenses": "LICENSE", "messages": "MESSAGE", "changes": "instruction", "unset": "UNSET"}
 _SETTINGS = {"renderer": "RENDERER", "parser": "PARSER", "requires": "REQUIRES"}
 _SOURCES = {"from": "FROM", "adapter": "ADAPTER", "draft": "DRAFT"}
+_OF_CHANGES = {"merge": "MERGE", "take": "TAKE"}
 
 
 class LockPlace(NamedTuple):
@@ -162,6 +165,7 @@ def _part(found: Resolved) -> dict[str, Any]:
             "from": [_source(source) for source in sources.models],
             "adapter": [_source(source) for source in sources.adapters],
             "draft": [_source(source) for source in sources.drafts],
+            **_of_changes(sources),
         },
         "options": {
             "outtype": request.outtype,
@@ -180,6 +184,22 @@ def _part(found: Resolved) -> dict[str, Any]:
     }
 
 
+def _of_changes(sources: Sources) -> dict[str, Any]:
+    """What MERGE and TAKE name, where there is something; of TAKE all that its model is made of."""
+    found: dict[str, Any] = {}
+    for change in sources.changes:
+        if isinstance(change, OtherModel):
+            own = change.sources
+            named = [_source(source) for source in (*own.models, *own.adapters)]
+            further = _of_changes(own)
+            found.setdefault("take", []).extend(named)
+            for rows in further.values():
+                found["take"] += rows
+        elif change is not None:
+            found.setdefault("merge", []).append(_source(change))
+    return found
+
+
 def variants(request: BuildRequest) -> tuple[str, ...]:
     """The names of a build's variants, in its order."""
     return tuple(variant or UNQUANTIZED for variant in request.variants)
@@ -194,7 +214,31 @@ def _modelfile(recipe: Recipe) -> dict[str, Any]:
     value |= {key: [_digest(text) for text in items] for key, items in lists.items() if items}
     if recipe.parameters:
         value["parameters"] = dict(recipe.parameters)
+    if recipe.changes:
+        value["changes"] = [words for each in recipe.changes for words in _change(each)]
+    if recipe.unset:
+        value["unset"] = list(recipe.unset)
     return {**value, **recipe.config}
+
+
+def _change(change: ModelChange) -> Iterator[str]:
+    """A change of the weights or the metadata in words; what MERGE and TAKE name is a source.
+
+    Behind TAKE are the changes of the model that the tensors are from.
+    """
+    match change.kind:
+        case "merge":
+            yield f"MERGE WEIGHT {change.value:g}"
+        case "take":
+            yield f"TAKE {change.name}"
+            for other in Recipe.from_json(change.value[1]).changes:
+                yield from (f"TAKE {change.name} {words}" for words in _change(other))
+        case "set":
+            yield f"SET {change.name} {_digest(change.value)}"
+        case "drop":
+            yield f"DROP LAYER {' '.join(map(str, change.value))}"
+        case _:
+            yield f"{change.kind.upper()} {change.name}"
 
 
 def _digest(text: str) -> str:
@@ -371,8 +415,10 @@ def locked_inputs(value: Mapping[str, Any], asked: Iterable[str]) -> dict[LockPl
         flat |= {_step(kind): str(version) for kind, version in value["steps"].items()}
         return flat
     sources, modelfile, options = value["sources"], value["modelfile"], value["options"]
-    for key, word in _SOURCES.items():
-        for number, source in enumerate(sources[key]):
+    named = [(sources[key], word) for key, word in _SOURCES.items()]
+    named += [(sources.get(key, ()), word) for key, word in _OF_CHANGES.items()]
+    for rows, word in named:
+        for number, source in enumerate(rows):
             flat |= {LockPlace(word, number, label): text for label, text in _flat_source(source)}
     for key, word in (_TEXTS | _SETTINGS).items():
         if key in modelfile:

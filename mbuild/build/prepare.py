@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mbuild.build.sources.resolve import Context
     from mbuild.language.stages.values import Expectation, StageRecipe
     from mbuild.store import Store
-    from mbuild.work.pools import Pool
+    from mbuild.work.pools import WorkerPool
 
 SourceT = TypeVar("SourceT")
 
@@ -92,7 +92,7 @@ class Build(NamedTuple):
     id: str = ""
     checks: tuple[Expectation, ...] = ()
     checking: bool = True
-    pool: Pool | None = None
+    pool: WorkerPool | None = None
 
     def expected(self, target: Target) -> tuple[Expectation, ...]:
         """What CHECK and ``--check`` demand of a target."""

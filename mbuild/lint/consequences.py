@@ -150,6 +150,38 @@ def _merged_twice(seen: StageInFile) -> Iterator[Problem]:
             yield _warn("merged-twice", message, item.span, hint, without_line(item.span))
 
 
+def _impossible_settings(seen: StageInFile) -> Iterator[Problem]:
+    """Keys that cannot be set or taken out, and values that no model can have there."""
+    changes = [change for change, own in _changes(seen.stage) if own]
+    settings = [change for change in changes if change.kind in ("set", "unset")]
+    if not settings:
+        return
+    from mbuild.convert.changing.metadata import check_key, check_setting
+
+    for change in settings:
+        try:
+            if change.kind == "set":
+                check_setting(change.name, change.value)
+            else:
+                check_key(change.name)
+        except MbuildError as error:
+            yield Problem(error.message, change.span, code="bad-key", suggestion=error.hint)
+
+
+def _impossible_outtypes(seen: StageInFile) -> Iterator[Problem]:
+    """What no checkpoint can be converted to."""
+    for line in seen.stage.quantize:
+        if line.outtype is None:
+            continue
+        from mbuild.convert.read.dtypes import OutType
+
+        known = [each.value for each in OutType]
+        if line.outtype not in known:
+            message = f"OUTTYPE {line.outtype:.40} is none"
+            hint = did_you_mean(near(line.outtype, known), f"one of {', '.join(known)}")
+            yield Problem(message, line.span, code="bad-quantize", suggestion=hint)
+
+
 def _hidden_keys(seen: StageInFile) -> Iterator[Problem]:
     """A key that is set and then set again, or taken out."""
     last: dict[str, ModelChange] = {}
@@ -184,6 +216,8 @@ RULES: tuple[Callable[[StageInFile], Iterator[Problem]], ...] = (
     _types_twice,
     _without_importances,
     _merged_twice,
+    _impossible_settings,
+    _impossible_outtypes,
     _hidden_keys,
 )
 """One row a rule."""

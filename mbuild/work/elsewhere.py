@@ -12,7 +12,7 @@ from concurrent.futures import BrokenExecutor, CancelledError, Future
 from typing import Generic, TypeVar
 
 from mbuild.core.errors import MbuildError, WorkerError
-from mbuild.work.pools import Pool
+from mbuild.work.pools import WorkerPool
 
 TaskT = TypeVar("TaskT")
 ValueT = TypeVar("ValueT")
@@ -27,7 +27,7 @@ class Elsewhere(Generic[TaskT, ValueT]):
     """
 
     def __init__(
-        self, pool: Pool, run: Callable[[TaskT], ValueT], tasks: Sequence[TaskT], window: int
+        self, pool: WorkerPool, run: Callable[[TaskT], ValueT], tasks: Sequence[TaskT], window: int
     ) -> None:
         self._pool = pool
         self._run = run

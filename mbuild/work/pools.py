@@ -26,7 +26,7 @@ _CONNECT_SECONDS = 15
 _ASK_SECONDS = 1.0
 
 
-class Pool(NamedTuple):
+class WorkerPool(NamedTuple):
     """An executor, how many tasks it runs at once, and what messages call it.
 
     ``lost`` tells why it no longer answers; nothing while it does.
@@ -38,15 +38,15 @@ class Pool(NamedTuple):
     lost: Callable[[], str] = lambda: ""
 
 
-def pool_of(executor: Executor, place: str = "") -> Pool:
+def pool_of(executor: Executor, place: str = "") -> WorkerPool:
     """A pool over any executor; those of the standard library tell how many tasks they run."""
     slots = getattr(executor, "_max_workers", None)
     count = slots if isinstance(slots, int) and slots > 0 else cores()
-    return Pool(executor, count, place or type(executor).__name__)
+    return WorkerPool(executor, count, place or type(executor).__name__)
 
 
 @contextmanager
-def any_pool(who: Executor | str) -> Iterator[Pool]:
+def any_pool(who: Executor | str) -> Iterator[WorkerPool]:
     """A pool over an executor, which stays as it is, or what :func:`open_pool` opens."""
     if isinstance(who, str):
         with open_pool(who) as pool:
@@ -56,7 +56,7 @@ def any_pool(who: Executor | str) -> Iterator[Pool]:
 
 
 @contextmanager
-def open_pool(where: str) -> Iterator[Pool]:
+def open_pool(where: str) -> Iterator[WorkerPool]:
     """The workers that ``--on`` names: ``local:N``, or ``dask://HOST:PORT`` of a scheduler.
 
     Raises :class:`UsageError` for anything else and where Dask is not installed, and
@@ -92,8 +92,13 @@ def _dask() -> Any:
 def _local(count: int) -> Iterator[Any]:
     """Worker processes on this machine, which share its cores."""
     distributed = _dask()
+    import dask
+
     threads = max(1, cores() // count)
     with (
+        dask.config.set(
+            {"distributed.worker.profile.enabled": False}
+        ),  # it looks 100 times a second
         distributed.LocalCluster(
             n_workers=count,
             threads_per_worker=threads,
@@ -168,6 +173,6 @@ class _Health:
         return "it has no workers" if now - self._seen > EMPTY_SECONDS else ""
 
 
-def _of_client(client: Any, place: str) -> Pool:
+def _of_client(client: Any, place: str) -> WorkerPool:
     slots = sum(client.nthreads().values()) or 1
-    return Pool(client.get_executor(pure=False), slots, place, _Health(client).lost)
+    return WorkerPool(client.get_executor(pure=False), slots, place, _Health(client).lost)

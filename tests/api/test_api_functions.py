@@ -80,6 +80,11 @@ def test_names_of_packages_are_functions_whatever_was_imported(before: str) -> N
     assert done.stdout.strip() == "good", done.stderr
 
 
+def test_the_package_says_that_it_is_typed() -> None:
+    """Type checkers read the annotations of packages with this file (PEP 561)."""
+    assert (Path(mbuild.__file__).parent / "py.typed").exists()
+
+
 def test_what_is_no_name_of_the_api_is_missing() -> None:
     """Another attribute is an AttributeError, and ``dir`` lists those that are there."""
     assert not hasattr(mbuild, "buidl")

@@ -58,6 +58,14 @@ class Team:
         self.folder = folder
         self.url = url
         self.environment = clean_environment(environment)
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def end(self) -> None:
+        """Leave nothing that runs, whatever failed."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
 
     def start(self, name: str, *variants: str, flag: str = "--cache-to") -> Job:
         """Begin to build."""
@@ -75,6 +83,7 @@ class Team:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.processes.append(process)
         return Job(process, store)
 
     def hold(self, key: str, life: float) -> subprocess.Popen[str]:
@@ -85,8 +94,10 @@ class Team:
             stdout=subprocess.PIPE,
             text=True,
         )
+        self.processes.append(process)
         assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
+        with process.stdout as said:
+            assert said.readline() == "held\n"
         return process
 
     def key(self, variant: str) -> str:
@@ -124,7 +135,9 @@ def team(request: pytest.FixtureRequest, sources: Path, tmp_path: Path) -> Itera
     with storage(request.param, tmp_path / "storage") as (url, environment):
         for name in ("chat", "Modelfile"):
             (tmp_path / name).symlink_to(sources / name)
-        yield Team(tmp_path, url, environment, leases=request.param in LEASING)
+        found = Team(tmp_path, url, environment, leases=request.param in LEASING)
+        yield found
+        found.end()
 
 
 def _made(events: Sequence[Mapping[str, Any]], kind: str = "quantize") -> list[str]:

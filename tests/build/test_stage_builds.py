@@ -207,6 +207,46 @@ def test_a_lock_holds_every_target(mbuild: Run, chat: Path, tmp_path: Path) -> N
     assert "b/Q8_0: TEMPLATE is not in the lock file" in done.stderr
 
 
+LOCKED = """FROM ./chat AS tuned
+MERGE ./l WEIGHT 0.5
+SET general.name one
+FROM plain
+TAKE attn_q FROM tuned
+TAKE ffn_up FROM other
+UNSET SYSTEM
+"""
+
+
+def test_a_lock_holds_what_changes_the_weights(mbuild: Run, chat: Path, tmp_path: Path) -> None:
+    """Adapters by their files, weights, metadata, and the stored models that tensors are from."""
+    for name in ("plain", "other"):
+        build(mbuild, tmp_path, "FROM ./chat\n", "-t", name, head="")
+    (tmp_path / "Modelfile").write_text(HEAD + LOCKED)
+    assert mbuild("lock", "--quiet").returncode == 0
+    locked = ("build", "--locked", "--quiet", "-t", "m")
+    assert mbuild(*locked).returncode == 0
+    for old, new, words in (
+        ("0.5", "0.25", "MERGE WEIGHT 0.5 in the lock file, TAKE attn_q MERGE WEIGHT 0.25 now"),
+        ("name one", "name two", "TAKE attn_q SET general.name"),
+        ("UNSET SYSTEM\n", "", "UNSET"),
+    ):
+        (tmp_path / "Modelfile").write_text(HEAD + LOCKED.replace(old, new))
+        done = mbuild(*locked)
+        assert done.returncode == 1 and words in done.stderr, done.stderr
+        assert "nothing was built" in done.stderr
+    (tmp_path / "Modelfile").write_text(HEAD + LOCKED)
+    config = tmp_path / "l/adapter_config.json"
+    config.write_text(config.read_text().replace('"lora_alpha": 8', '"lora_alpha": 9'))
+    assert "TAKE adapter_config.json changed" in mbuild(*locked).stderr
+    config.write_text(config.read_text().replace('"lora_alpha": 9', '"lora_alpha": 8'))
+    settle()
+    assert mbuild(*locked).returncode == 0
+    (tmp_path / "Modelfile").write_text("FROM ./chat\nLICENSE x\n")
+    assert mbuild("--quiet", "-t", "other").returncode == 0
+    (tmp_path / "Modelfile").write_text(HEAD + LOCKED)
+    assert "TAKE model other:latest changed" in mbuild(*locked).stderr
+
+
 # Changes of weights.
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from fakes import FakeStep
 
-from mbuild.build.steps.arriving import Arrival
-from mbuild.build.waiting import Waiting
+from mbuild.build.steps.arriving import Arrival, Readers
+from mbuild.build.waiting import Waiting, passes
 from mbuild.core.digest import BLAKE3, Digest
 from mbuild.core.errors import CancelledError
 from mbuild.registry.transfer.partial import PartialBlob
@@ -91,3 +91,38 @@ def test_a_step_starts_when_it_waits_for_nothing() -> None:
     assert waiting.begun(download) == []
     assert waiting.done(download) == [late]
     assert Waiting([late, early], {download}).ready() == [late, early]
+
+
+class Together(Early):
+    """One of a group, which reads once for all of them."""
+
+    @property
+    def group(self) -> str:
+        """All are one."""
+        return "readers"
+
+
+def test_what_is_read_once_while_it_comes_need_not_be_kept() -> None:
+    """By one step, or by a group that starts together; not by two, by a late one, or by none."""
+    download, other = FakeStep("download"), FakeStep("other")
+    one, two = (Together(name, needs=(download,)) for name in ("one", "two"))
+    assert passes(download, [download, one])
+    assert passes(download, [download, one, two])
+    assert not passes(download, [download, one, Early("three", needs=(download,))])
+    assert not passes(download, [download])
+    later = Together("later", needs=(download,), inputs=(other,))
+    assert not passes(download, [download, other, one, later])
+    assert passes(download, [download, one, later])  # the other one is over
+
+
+def test_a_download_knows_whether_somebody_waits() -> None:
+    """Nobody has come; one reads; one waits, of several; all have what they need again."""
+    readers = Readers()
+    assert not readers.are_busy
+    readers.begin()
+    assert readers.are_busy
+    with readers.waiting():
+        with readers.waiting():
+            assert not readers.are_busy
+        assert not readers.are_busy
+    assert readers.are_busy

@@ -64,6 +64,13 @@ TABLE = [
     ("FROM x / UNSET a.b / SET a.b 1", ""),
     ("FROM x AS a / SET a.b 1 / FROM a / SET a.b 2", ""),
     ("FROM x / SET a.b 1 / SET a.c 1", ""),
+    ("FROM x / SET general.architecture gemma", "3 bad-key general.architecture says how the file"),
+    ("FROM x / UNSET general.file_type", "3 bad-key general.file_type says how the file is made"),
+    ("FROM x / SET llama.context_length many", "3 bad-key SET llama.context_length many: its type"),
+    ("FROM x / SET llama.context_length uint:4096", ""),
+    ("FROM x / SET General.Name x", "3 bad-key General.Name cannot be a key of metadata"),
+    ("FROM x / QUANTIZE q8_0 OUTTYPE f17", "3 bad-quantize OUTTYPE f17 is none"),
+    ("FROM x / QUANTIZE q8_0 OUTTYPE BF16", ""),
 ]  # fmt: skip
 
 

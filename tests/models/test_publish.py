@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -167,6 +170,30 @@ def test_a_file_that_is_too_large_is_split(tmp_path: Path) -> None:
     assert all(file.size <= 100_000 and file.path and file.path.exists() for file in found)
     (whole,) = weights_of(store, stored, "me/x", tmp_path, lambda done, total: None)
     assert whole.sha256 == stored.manifest.layers[0].digest
+
+
+@pytest.mark.parametrize("disabled", ["", "1"])
+def test_a_hub_without_xet(tmp_path: Path, hub: HubStandIn, disabled: str) -> None:
+    """Where hf_xet is installed, a mirror that does not take it is told of, with the way around.
+
+    The client's HTTP library is its own: httpx need not be installed.
+    """
+    pytest.importorskip("hf_xet")
+    copy_tiny_store(tmp_path / "store")
+    (tmp_path / "httpx.py").write_text("raise ImportError('no httpx')\n")
+    about = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": disabled}
+    about |= {"HF_HOME": str(tmp_path), "PYTHONPATH": str(tmp_path)}
+    store = ["--store", str(tmp_path / "store")]
+    command = [sys.executable, "-m", "mbuild", *store, "push", "tiny", f"hf.co/{REPO}"]
+    done = subprocess.run(
+        command, env={**os.environ, **about}, capture_output=True, text=True, timeout=120
+    )
+    if disabled:
+        assert done.returncode == 0, done.stderr
+        assert "chat-F16.gguf" in files_of(hub)
+    else:
+        assert done.returncode == 1 and "does not take files by hf_xet" in done.stderr
+        assert "set HF_HUB_DISABLE_XET=1" in done.stderr
 
 
 def test_the_documented_session(tmp_path: Path, hub: HubStandIn) -> None:

@@ -54,7 +54,7 @@ def test_the_documented_session(page: str, tmp_path: Path) -> None:
 
 
 def test_every_line_of_real_builds_fits_the_schema(mbuild: Run, tmp_path: Path) -> None:
-    """Fresh, cached, warned, and in two variants: every event as the schema says, no field more."""
+    """Fresh, cached, warned, variants, a part: every event as the schema says, no field more."""
     copy_tiny_store(tmp_path / "store")
     tiny_gguf(tmp_path / "model.gguf")
     (tmp_path / "Modelfile").write_text("FROM ./model.gguf\nSYSTEM x\nPARAMETER mirostat 1\n")
@@ -63,7 +63,8 @@ def test_every_line_of_real_builds_fits_the_schema(mbuild: Run, tmp_path: Path) 
     kinds = {kind["properties"]["event"]["const"]: kind for kind in schema["oneOf"]}
     seen = set()
     two = ["-f", "Other", "-q", "q8_0", "-q", "q4_0"]
-    for arguments in (["-t", "a"], ["-t", "a"], two, ["-f", "Other"], ["-f", "missing"]):
+    part = ["-f", "Other", "-q", "q5_0", "--part", "1/1", "--cache-to", str(tmp_path / "cache")]
+    for arguments in (["-t", "a"], ["-t", "a"], two, ["-f", "Other"], part, ["-f", "missing"]):
         done = mbuild(*arguments, "--progress", "json", "-t", "m")
         assert done.returncode == (arguments == ["-f", "missing"]), done.stderr
         for line in done.stdout.splitlines():

@@ -42,6 +42,7 @@ from mbuild.registry.reference import ModelReference
 from mbuild.registry.transfer.pull import pull
 from mbuild.registry.transfer.push import Wanted, push
 from mbuild.store import Store
+from mbuild.store.attached import PROVENANCE
 from mbuild.store.manifest import MANIFEST_TYPE, Layer
 from mbuild.store.media import MODEL, PROJECTOR
 
@@ -271,7 +272,9 @@ def test_the_command_line_names_the_tags(host: str, rich: Store, run: Run) -> No
     to = f"{host}/cli/m:v1"
     done = run("push", "rich", to, "--dialect", "docker=dmr", "--dialect", "ollama")
     assert done.returncode == 0, done.stderr
-    assert [line.split()[1] for line in done.stdout.splitlines()] == [to, f"{host}/cli/m:dmr"]
+    *puts, documents = done.stdout.splitlines()
+    assert [line.split()[1] for line in puts] == [to, f"{host}/cli/m:dmr"]
+    assert documents.startswith("pushed 2 statements and signatures")
     both = json.loads(
         run(
             "push",
@@ -318,12 +321,13 @@ def test_referrers_under_a_tag(rich: Store) -> None:
             events(rich, f"{host}/a/m:v1")
         rows = fallback(registry, "a/m", identity)
         assert rows[0] == other
-        for row, tag in zip(rows[1:], ("v1-modelpack", "v1-docker"), strict=True):
+        for row, tag in zip(rows[1:3], ("v1-modelpack", "v1-docker"), strict=True):
             data = registry.manifests[f"a/m:{tag}"]
             assert (row["digest"], row["size"]) == (digest_of(data), len(data))
         assert [row["artifactType"] for row in rows[1:]] == [
             modelpack.ARTIFACT_TYPE,
             docker.CONFIG,
+            PROVENANCE.media_type,
         ]
 
 
@@ -342,7 +346,7 @@ def test_referrers_that_another_push_overwrote(rich: Store) -> None:
 
         registry.before = race
         events(rich, f"{host}/a/m:v1")
-        assert lost and len(fallback(registry, "a/m", identity)) == 2
+        assert lost and len(fallback(registry, "a/m", identity)) == 3
 
 
 def test_referrers_that_the_registry_keeps(rich: Store) -> None:
@@ -387,7 +391,7 @@ def test_debian_registry_has_the_list_under_the_tag(host: str, rich: Store) -> N
     events(rich, f"{host}/refer/m:v1")
     url = f"http://{host}/v2/refer/m/manifests/{identity.filename}"
     found = httpx.get(url, headers={"Accept": OCI_INDEX}, trust_env=False).json()
-    assert len(found["manifests"]) == 2
+    assert len(found["manifests"]) == 3
 
 
 # --- from other tools ---------------------------------------------------------------------

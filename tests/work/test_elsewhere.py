@@ -11,7 +11,7 @@ import pytest
 
 from mbuild.core.errors import FormatError, UsageError, WorkerError
 from mbuild.work.elsewhere import Elsewhere
-from mbuild.work.pools import Pool, open_pool, pool_of
+from mbuild.work.pools import WorkerPool, open_pool, pool_of
 
 
 def nothing() -> None:
@@ -32,7 +32,7 @@ def test_tasks_are_taken_in_any_order_and_few_are_on_their_way() -> None:
         return square(number)
 
     with ThreadPoolExecutor(1) as executor:
-        work = Elsewhere(Pool(executor, 1, "here"), run, range(6), 3)
+        work = Elsewhere(WorkerPool(executor, 1, "here"), run, range(6), 3)
         assert work.take(0, nothing) == 0
         executor.submit(nothing).result()
         assert given == [0, 1, 2]
@@ -49,7 +49,7 @@ def test_what_mbuild_raises_on_purpose_is_raised_here() -> None:
         raise FormatError("bad", hint="mend it")
 
     with ThreadPoolExecutor(1) as executor:
-        work = Elsewhere(Pool(executor, 1, "here"), run, [1], 2)
+        work = Elsewhere(WorkerPool(executor, 1, "here"), run, [1], 2)
         with pytest.raises(FormatError, match="bad") as found:
             work.take(0, nothing)
     assert found.value.hint == "mend it"
@@ -63,7 +63,7 @@ def test_who_cannot_load_the_task_has_another_mbuild(error: Exception) -> None:
         raise error
 
     with ThreadPoolExecutor(1) as executor:
-        work = Elsewhere(Pool(executor, 1, "there"), run, [1], 2)
+        work = Elsewhere(WorkerPool(executor, 1, "there"), run, [1], 2)
         with pytest.raises(WorkerError, match="another mbuild than this machine"):
             work.take(0, nothing)
 
@@ -77,7 +77,7 @@ def test_one_task_that_is_lost_leaves_the_others() -> None:
         return square(number)
 
     with ThreadPoolExecutor(1) as executor:
-        work = Elsewhere(Pool(executor, 1, "here"), run, range(3), 2)
+        work = Elsewhere(WorkerPool(executor, 1, "here"), run, range(3), 2)
         assert [work.take(number, nothing) for number in range(3)] == [0, None, 4]
     assert work.lost == ["MemoryError: full"]
 
@@ -99,7 +99,7 @@ class Dead(Executor):
 def test_a_broken_executor_is_asked_no_more() -> None:
     """Whoever waits does not wait for ever; everything left is done here."""
     executor = Dead()
-    work = Elsewhere(Pool(executor, 1, "there"), square, range(9), 4)
+    work = Elsewhere(WorkerPool(executor, 1, "there"), square, range(9), 4)
     executor_future = threading.Timer(
         0.2, lambda: executor.futures[0].set_exception(BrokenExecutor("a process died"))
     )
@@ -113,7 +113,9 @@ def test_a_scheduler_that_is_gone_is_noticed_while_somebody_waits() -> None:
     """Its futures may never be done."""
     gone = time.monotonic() + 0.2
     executor = Dead()
-    pool = Pool(executor, 1, "there", lambda: "it is closed" if time.monotonic() > gone else "")
+    pool = WorkerPool(
+        executor, 1, "there", lambda: "it is closed" if time.monotonic() > gone else ""
+    )
     work = Elsewhere(pool, square, range(2), 1)
     assert [work.take(number, nothing) for number in range(2)] == [None, None]
     assert work.lost == ["it is closed"]
@@ -122,7 +124,7 @@ def test_a_scheduler_that_is_gone_is_noticed_while_somebody_waits() -> None:
 def test_a_task_that_was_cancelled_elsewhere_is_lost() -> None:
     """As when Dask's scheduler forgets it."""
     executor = Dead()
-    work = Elsewhere(Pool(executor, 1, "there"), square, range(1), 1)
+    work = Elsewhere(WorkerPool(executor, 1, "there"), square, range(1), 1)
     threading.Timer(0.2, lambda: executor.futures[0].cancel()).start()
     assert work.take(0, nothing) is None
 
@@ -130,7 +132,7 @@ def test_a_task_that_was_cancelled_elsewhere_is_lost() -> None:
 def test_who_waits_can_be_stopped() -> None:
     """The check ends the waiting; what has not begun is cancelled."""
     executor = Dead()
-    work = Elsewhere(Pool(executor, 1, "there"), square, range(2), 2)
+    work = Elsewhere(WorkerPool(executor, 1, "there"), square, range(2), 2)
 
     def stop() -> None:
         raise CancelledError

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mbuild.build.steps.outputs import Variant
     from mbuild.core.digest import Digest
     from mbuild.gguf.types import GGMLType
-    from mbuild.work.pools import Pool
+    from mbuild.work.pools import WorkerPool
 
 TASK = 64 << 20
 """Bytes of source in a task: some tenths of a second's work, of which handing it out is little."""
@@ -54,7 +54,7 @@ class RangesElsewhere:
 
     def __init__(
         self,
-        pool: Pool,
+        pool: WorkerPool,
         source: WorkSource,
         variants: Sequence[Variant],
         ranges: Sequence[Range],

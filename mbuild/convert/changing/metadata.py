@@ -57,7 +57,7 @@ def set_key(model: Model, key: str, text: str) -> Model:
     says (``int:5``) or looks like. Raises :class:`UsageError` for a text that is none of
     that type, and for keys that are not to be set.
     """
-    _check_key(key)
+    check_key(key)
     entries = {entry.key: entry for entry in model.metadata}
     old = entries.get(key)
     if old is not None and old.type is ValueType.ARRAY:
@@ -78,7 +78,7 @@ def set_key(model: Model, key: str, text: str) -> Model:
 
 def unset_key(model: Model, key: str) -> Model:
     """The model without a key; raises :class:`UsageError` where it has none like it."""
-    _check_key(key)
+    check_key(key)
     kept = tuple(entry for entry in model.metadata if entry.key != key)
     if len(kept) == len(model.metadata):
         names = [entry.key for entry in model.metadata]
@@ -89,7 +89,20 @@ def unset_key(model: Model, key: str) -> Model:
     return replace(model, metadata=kept)
 
 
-def _check_key(key: str) -> None:
+def check_setting(key: str, text: str) -> None:
+    """Raise :class:`UsageError` for a setting that no model can take, whatever it is.
+
+    The type is the one in which llama.cpp reads the key; of others nothing is known here.
+    """
+    check_key(key)
+    row = WHOLE.get(key) or OF_ARCHITECTURE.get(key.partition(".")[2])
+    if row is not None and row.type is not ValueType.ARRAY:
+        typed = _TYPED.fullmatch(text) if row.type is not ValueType.STRING else None
+        _value(key, typed[2] if typed else text, row.type)
+
+
+def check_key(key: str) -> None:
+    """Raise :class:`UsageError` for what is no key, or says how the file is made."""
     if key in OWN or key.startswith(_SPLIT):
         raise UsageError(
             f"{key} says how the file is made, and cannot be changed",

@@ -166,7 +166,7 @@ def _explained(error: Exception, reference: HubReference) -> RegistryError:
         error = error.__cause__
     status = getattr(getattr(error, "response", None), "status_code", 0)
     said = str(getattr(error, "server_message", None) or error).strip().partition("\n")[0][:300]
-    if _XET in str(getattr(getattr(error, "response", None), "url", "")):
+    if _XET in f"{getattr(getattr(error, 'response', None), 'url', '')} {error}":
         return RegistryError(
             f"{reference} cannot be pushed to: {endpoint()} does not take files by hf_xet",
             hint="set HF_HUB_DISABLE_XET=1: then they go there by the older protocol of LFS",

@@ -80,7 +80,8 @@ def merge(data: Array, left: Array, right: Array, scale: float, longest: float, 
     the columns are no multiple of :data:`GROUP`, and for values that BF16 may not hold.
     """
     (rows, columns), rank = data.shape, left.shape[1]
-    call = _function(data.itemsize) if columns % GROUP == 0 and rows * columns * rank else None
+    fits = data.itemsize in ITEMS and columns % GROUP == 0 and rows * columns * rank
+    call = _function(data.itemsize) if fits else None
     if call is None:
         return False
     most = np.sqrt(np.square(left, dtype=np.float64).sum(axis=1)) * abs(scale) * longest

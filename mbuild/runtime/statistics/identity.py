@@ -38,7 +38,16 @@ def engine_identity() -> str:
         raise NoEngineError
     places = sorted(Path(found.origin).parents[1].glob("xllamacpp-*.dist-info"))
     version = places[-1].stem.partition("-")[2] if places else "of unknown version"
-    return " ".join(["xllamacpp", version, sys.platform, os.uname().machine, *_features()])
+    return " ".join(["xllamacpp", version, sys.platform, _machine(), *_features()])
+
+
+def _machine() -> str:
+    """The kind of machine; Windows tells of it elsewhere."""
+    if sys.platform == "win32":
+        import platform
+
+        return platform.machine()
+    return os.uname().machine
 
 
 def _features() -> list[str]:

@@ -117,6 +117,9 @@ def _exchange(
 
 def _lines(stream: IO[bytes], waiting: Callable[[], object]) -> Iterator[bytes]:
     """The lines of a pipe; ``waiting`` is called again and again until the next one comes."""
+    if sys.platform == "win32":  # nobody can wait for a pipe there
+        yield from stream
+        return
     rest = b""
     with selectors.DefaultSelector() as selector:
         selector.register(stream, selectors.EVENT_READ)
