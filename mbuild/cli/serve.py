@@ -74,6 +74,8 @@ Examples:
 def serve_command(ctx: click.Context, /, *, store: str | None, **options: Any) -> None:
     """Serve Ollama's API for building and managing models.
 
+    A browser that opens its address gets a page: models, builds as they run, an editor.
+
     OLLAMA_HOST gives host and port, OLLAMA_ORIGINS further origins of web
     pages, MBUILD_TOKEN the token. Only this machine is served unless there is
     a token, or --insecure-no-auth.
