@@ -16,6 +16,11 @@ EPILOG = """\
 \b
 Editors start it; docs/editors.md says how. It needs the extra lsp:
   pip install 'mbuild-models[lsp]'
+
+\b
+Examples:
+  mbuild lsp
+  mbuild lsp --build-arg BITS=q4_K_M
 """
 
 

@@ -181,12 +181,12 @@ def test_a_shard_under_another_name_is_known(tmp_path: Path) -> None:
         read_facts([first.rename(tmp_path / "model.gguf")], "model.gguf")
 
 
-def test_a_file_that_no_program_loads_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_no_program_loads_is_refused(context: StepContext, tmp_path: Path) -> None:
     """The error names the user's file, not the path that is read."""
-    check_loadable(tiny_gguf(tmp_path / "good.gguf"), "mine.gguf")
+    check_loadable(tiny_gguf(tmp_path / "good.gguf"), "mine.gguf", context)
     bad = tiny_gguf(tmp_path / "bad.gguf", metadata={"llama.block_count": "two"})
     with pytest.raises(FormatError, match=r"mine\.gguf"):
-        check_loadable(bad, "mine.gguf")
+        check_loadable(bad, "mine.gguf", context)
 
 
 def test_each_part_of_a_header_is_read_for_itself(context: StepContext, tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ def test_a_build_that_came_out_the_same_is_one_line() -> None:
     from mbuild.build.rebuild import Rebuilt
 
     found = Rebuilt("m:latest", "a", "a", 3, 10, ())
-    (line,) = rebuild.rebuilt_lines(found)
+    again = rebuild.Again(found, "", ())
+    (line,) = rebuild.rebuilt_lines(again)
     assert "bit for bit the same (3 layers" in line
-    assert rebuild.rebuilt_json(found)["differences"] == []
+    assert rebuild.rebuilt_json(again)["differences"] == []

@@ -15,7 +15,6 @@ from mbuild.build.steps.gguf import Role
 from mbuild.build.steps.models import made_of, shards_of, write_model
 from mbuild.build.steps.opened import OpenFiles, open_all
 from mbuild.build.steps.origins import CheckpointOrigin, Together
-from mbuild.build.steps.pieces import with_pieces
 from mbuild.build.steps.weights import (
     CHECKPOINT_NAMES,
     CONVERTER_VERSION,
@@ -106,6 +105,8 @@ class ConvertCheckpoint(Together):
         context: StepContext,
     ) -> list[Made]:
         """Convert in one pass; files without a digest get it from the same reading."""
+        from mbuild.build.steps.pieces import with_pieces
+
         made = []
         model = with_pieces(model, steps[0].origin.fields(), context)
         for step in steps:
