@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from live_server import Server, lines_of, serving_here
-from running_builds import Gate, gated, told
+from live_server import Server, serving_here
+from page_client import seen, start, wait_for
+from running_builds import Gate, gated
 from stores import copy_tiny_store
 
 from mbuild.build.history import History
 from mbuild.models.disk import usage
 from mbuild.models.disk.inventory import LeftoverKind
-from mbuild.server.page import assets, watch
+from mbuild.server.page import assets
 from mbuild.server.page.assets import POLICY, wants_page
 from mbuild.server.security import AccessPolicy
-from mbuild.store import Store
 
 HTML = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 OLLAMA = b"Ollama is running"
@@ -55,31 +53,6 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     """Builds wait at their first running step until the test lets them go on."""
     with gated(monkeypatch) as gate:
         yield gate
-
-
-def start(server: Server, name: str, **fields: Any) -> str:
-    """Start a build as the page does; its id."""
-    text = f"FROM tiny\nSYSTEM I am {name}.\n"
-    body = {"model": name, "modelfile": text, **fields}
-    answer = server.http.post("/api/mbuild/builds", json=body)
-    assert answer.status_code == 202, answer.text
-    return str(answer.json()["id"])
-
-
-def seen(server: Server, identity: str) -> dict[str, Any]:
-    """A build as the page sees it now."""
-    answer = server.http.get(f"/api/mbuild/builds/{identity}")
-    assert answer.status_code == 200, answer.text
-    return dict(answer.json()["build"])
-
-
-def wait_for(server: Server, identity: str, *states: str) -> dict[str, Any]:
-    """The build once it is in one of these states."""
-    end = time.monotonic() + 20
-    while (build := seen(server, identity))["state"] not in states:
-        assert time.monotonic() < end, build
-        time.sleep(0.05)
-    return build
 
 
 # Who gets the page.
@@ -370,109 +343,3 @@ def test_a_failed_build_says_why_without_folders(tmp_path: Path) -> None:
         for text in (json.dumps(row), answer.text, report):
             assert str(tmp_path) not in text
         assert "x.gguf" in row["error"] and "x.gguf" in report
-
-
-# What changes, as it changes.
-
-
-def follow(server: Server, path: str, seconds: float = 10) -> Iterator[dict[str, Any]]:
-    """The lines of a stream as they come."""
-    with server.http.stream("GET", path, timeout=seconds) as answer:
-        assert answer.status_code == 200
-        for line in answer.iter_lines():
-            yield json.loads(line)
-
-
-def test_a_build_is_watched_from_its_start_to_its_end(server: Server, gate: Gate) -> None:
-    """Lists, the build with its looks, and a graph for each change of them; last the report."""
-    identity = start(server, "mario")
-    states, graphs, opened = [], 0, False
-    for line in follow(server, f"/api/mbuild/watch?seconds=60&build={identity}"):
-        graphs += bool(line.get("graph"))
-        if build := line.get("build"):
-            states.append(build["state"])
-            if not opened and "running" in [step["look"] for step in build["of"]]:
-                opened = True
-                gate.open()
-            if build["report"]:
-                break
-    assert "running" in states and states[-1] == "built" and graphs >= 1
-
-
-def test_who_does_not_say_how_long_gets_what_is_true_now(asked: Server) -> None:
-    """The lists once, and the end; what is no number of seconds is refused."""
-    lines = asked.http.get("/api/mbuild/watch").text.splitlines()
-    assert [sorted(json.loads(line)) for line in lines] == [["builds", "now"], ["models", "now"]]
-    for text in ("", "x", "-1", "1.5", "9" * 12):
-        answer = asked.http.get("/api/mbuild/watch", params={"seconds": text})
-        assert answer.status_code == 400 and "whole number" in answer.json()["error"]
-
-
-def test_a_change_of_the_models_is_told(server: Server) -> None:
-    """Another stamp follows when a model is copied by anybody."""
-    stamps = (
-        line["models"]
-        for line in follow(server, "/api/mbuild/watch?seconds=60")
-        if "models" in line
-    )
-    first = next(stamps)
-    copied = server.http.post("/api/copy", json={"source": "tiny", "destination": "other"})
-    assert copied.status_code == 200
-    assert next(stamps) != first
-
-
-def test_who_reads_slowly_holds_no_build(server: Server) -> None:
-    """A watcher that reads nothing for the whole build: it ends, and others are answered."""
-    sock = socket.create_connection(("127.0.0.1", server.port))
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
-    sock.sendall(b"GET /api/mbuild/watch?seconds=60 HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    for number in range(5):
-        assert wait_for(server, start(server, f"m{number}"), "built")
-    sock.close()
-
-
-def test_there_is_a_limit_of_watchers(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One more than that is answered 503, and when one has left there is room again."""
-    monkeypatch.setattr(watch, "WATCHERS", 1)
-    stream = follow(server, "/api/mbuild/watch?seconds=60")
-    next(stream)
-    assert server.http.get("/api/mbuild/watch").status_code == 503
-    stream.close()
-    end = time.monotonic() + 10
-    while True:
-        with server.http.stream("GET", "/api/mbuild/watch") as answer:
-            if answer.status_code == 200:
-                break
-        assert time.monotonic() < end
-        time.sleep(0.1)
-
-
-def test_a_build_of_another_process_is_seen(server: Server, tmp_path: Path) -> None:
-    """It is among those that run, with its steps, and this server cannot stop it."""
-    build = wait_for(server, start(server, "mario"), "built")
-    record = next(History(server.store).newest_first())
-    telling = told(Store(server.root), record, "00000000dddd")
-    (running,) = server.http.get("/api/mbuild/builds").json()["running"]
-    assert (running["id"], running["here"]) == ("00000000dddd", False)
-    assert running["steps"] == len(build["of"])
-    other = seen(server, "00000000dddd")
-    assert other["state"] == "running" and not other["here"] and other["report"] == ""
-    refused = server.http.delete("/api/mbuild/builds/00000000dddd")
-    assert refused.status_code == 404 and "Ctrl-C" in refused.json()["error"]
-    telling.end()
-
-
-def test_the_page_and_old_clients_share_one_build(server: Server, gate: Gate) -> None:
-    """The same asked by the page and by /api/create is one build with one id."""
-    fields = {"model": "mario", "from": "tiny", "system": "Same"}
-    answers: list[httpx.Response] = []
-    thread = threading.Thread(target=lambda: answers.append(server.create(**fields)))
-    thread.start()
-    assert gate.reached.wait(10)
-    identity = server.http.post("/api/mbuild/builds", json=fields).json()["id"]
-    (running,) = server.http.get("/api/mbuild/builds").json()["running"]
-    assert running["id"] == identity
-    gate.open()
-    thread.join(20)
-    assert lines_of(answers[0])[-1]["status"] == "success"
-    assert len(list(History(server.store).newest_first())) == 1
