@@ -150,7 +150,7 @@ def _compared(store: Store, found: Rebuilt, statement: Statement | None, wanted:
     if text is not None:
         lock = BuildLock.from_text(text, str(path))
         if any(result["id"] == found.old for result in lock.results.values()):
-            rows += compare_lock(lock, text, statement.value)
+            rows += compare_lock(lock, text, statement.value, store.files.alias)
     return Again(found, str(statement.document.digest), tuple(rows))
 
 
@@ -179,12 +179,9 @@ def _statement_lines(again: Again) -> list[str]:
     agree = len(again.compared) - len(wrong)
     head = f"statement {again.statement}: {agree} of {counted(len(again.compared), 'entry')} agree"
     lines = [head.replace("entrys", "entries")]
-    for row in again.compared:
-        if row.agrees:
-            lines.append(f"  agrees   {row.what}  {row.said}")
-        else:
-            lines.append(f"  differs  {row.what}  {row.said} in the statement")
-            lines.append(f"           {' ' * len(row.what)}  {row.found} built again")
+    for row in wrong:
+        lines.append(f"  {row.what}: {row.said} in the statement")
+        lines.append(f"  {' ' * len(row.what)}  {row.found} built again")
     lines.append("  not shown by building again: when it was built, and on which machine")
     return lines
 

@@ -173,7 +173,9 @@ def _plain(value: Any, alias: Alias) -> Any:
     return value
 
 
-def compare_lock(lock: BuildLock, text: str, said: Mapping[str, Any]) -> list[Compared]:
+def compare_lock(
+    lock: BuildLock, text: str, said: Mapping[str, Any], alias: Alias
+) -> list[Compared]:
     """Hold a lock file against a statement: what both tell of this one model."""
     definition = said["predicate"]["buildDefinition"]
     own = _dict(_dict(definition, "internalParameters"), "lock")
@@ -196,22 +198,26 @@ def compare_lock(lock: BuildLock, text: str, said: Mapping[str, Any]) -> list[Co
     ]
     sources = _list(definition, "resolvedDependencies")
     for name, digest in _locked_files(part["sources"]):
-        found = any(_is_locked(name, digest, each) for each in sources)
+        found = any(_is_locked(name, digest, each, alias) for each in sources)
         rows.append(Compared(f"lock file's {name}", digest, digest, found))
     return rows
 
 
-def _is_locked(name: str, digest: str, source: Mapping[str, Any]) -> bool:
+def _is_locked(name: str, digest: str, source: Mapping[str, Any], alias: Alias) -> bool:
     """Whether a source is what a lock names so: by its digest, and its name as far as it is told.
 
-    A lock names the files of a folder with it, a statement as they lie below the Modelfile.
+    A lock names the files of a folder with it, a statement as they lie below the Modelfile. A
+    lock has SHA-256, and a statement of a file that was only hashed for a key has its BLAKE3.
     """
     if digest.startswith(_HUB):
         return bool(source.get("uri") == digest)
-    kind, _, digits = digest.partition(":")
     told = str(source.get("name") or name)
-    same = name.endswith(told) or told.endswith(name)
-    return same and _dict(source, "digest").get(kind) == digits
+    if not (name.endswith(told) or told.endswith(name)):
+        return False
+    digests = [f"{kind}:{digits}" for kind, digits in _dict(source, "digest").items()]
+    if len(digests) == 1:
+        digests.append(_plain(digests[0], alias))
+    return digest in digests
 
 
 _HUB = "pkg:huggingface/"
