@@ -66,11 +66,15 @@ BY_NAME = {kind.name: kind for kind in KINDS}
 
 
 class AttachedDocument(NamedTuple):
-    """A document about a model: its kind, and its bytes, which have its digest."""
+    """A document about a model: its kind, and its bytes, which have its digest.
+
+    ``written`` is when the store got it, in nanoseconds.
+    """
 
     kind: DocumentKind
     digest: Digest
     data: bytes
+    written: int = 0
 
 
 def parsed(data: bytes) -> Mapping[str, Any]:
@@ -156,7 +160,9 @@ def documents(store: Store, model: Digest, *kinds: DocumentKind) -> Iterator[Att
                 f"{path} was changed: its bytes have another digest than its name",
                 hint="remove that file, then build or pull the model again",
             )
-        yield AttachedDocument(kind, digest, data)
+        with store_errors("reading a document about a model"):
+            written = path.stat().st_mtime_ns
+        yield AttachedDocument(kind, digest, data, written)
 
 
 def _named(folder: Path) -> Iterator[tuple[DocumentKind, Digest, Path]]:
