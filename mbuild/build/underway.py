@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.build.history import BuildRecord, StepRecord
 from mbuild.core.errors import MbuildError
-from mbuild.store.files import TemporaryFile, inherit, is_held, open_regular, remove_stale
+from mbuild.store.files import (
+    TemporaryFile,
+    inherit,
+    is_held,
+    make_directories,
+    open_regular,
+    remove_stale,
+)
 
 if TYPE_CHECKING:
     from mbuild.store import Store
@@ -42,7 +49,7 @@ class Telling:
         folder = store.private / FOLDER
         self._file: TemporaryFile | None = None
         with suppress(OSError, MbuildError):
-            folder.mkdir(exist_ok=True)
+            make_directories(folder)
             remove_stale(folder, _PREFIX)
             self._file = TemporaryFile(folder, f"{_PREFIX}{identity}-")
             inherit(self._file.fd, folder)

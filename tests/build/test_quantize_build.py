@@ -134,10 +134,10 @@ def test_second_variant_reuses_equal_tensors(
 
 CHILD = """
 import itertools, os, signal, sys, time
-from mbuild.build.steps import outputs, tensors
+from mbuild.build.steps import making, outputs
 
 outputs._SAVE_BYTES = 256 << 10  # small, as the model is
-real, calls = tensors.quantize, itertools.count(1)
+real, calls = making.quantize, itertools.count(1)
 
 def quantize(*arguments, **options):
     time.sleep(0.02)  # a small model, quantized as slowly as a large one
@@ -145,7 +145,7 @@ def quantize(*arguments, **options):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*arguments, **options)
 
-tensors.quantize = quantize
+making.quantize = quantize
 from mbuild.cli.main import run
 sys.exit(run(sys.argv[2:]))
 """
