@@ -49,9 +49,10 @@ class MbuildError(Exception):
 
     def at(self, problem: Any) -> MbuildError:
         """The same error with its place, a :class:`mbuild.language.instructions.Problem`."""
-        import copy
-
-        placed = copy.copy(self)
+        # Not copy.copy: how that copies exceptions is what any library has told copyreg.
+        placed = type(self).__new__(type(self))
+        placed.args = self.args
+        placed.__dict__.update(self.__dict__)
         placed.problem = problem
         return placed
 

@@ -116,7 +116,7 @@ def test_weights_pass_through(
     options: tuple[str, ...],
 ) -> None:
     """They are no blob at any time and never whole on the disk; the model is the same."""
-    hub.pause = 0.01
+    hub.pause = 0.03
     weights = weights_of(checkpoint)
     with watched(tmp_path, set(weights)) as most:
         done = mbuild("-t", "m", "--no-keep-source", *options)
