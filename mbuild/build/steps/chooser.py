@@ -128,7 +128,12 @@ class TypeChooser:
 
         pairs = list(zip(tensors, types, strict=True))
         total = sum(map(len, types))
-        return spread(work, pairs, total, self._context.report, name="mbuild-choose")
+        size = sum(tensor.nbytes for tensor in tensors)
+
+        def report(done: int, all_: int) -> None:
+            self._context.report(size * done // max(all_, 1), size)
+
+        return spread(work, pairs, total, report, name="mbuild-choose")
 
     def _counts_for(self, tensor: Tensor) -> float:
         """What a tensor's error counts: the output's as much as that of all layers.

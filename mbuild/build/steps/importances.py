@@ -119,9 +119,8 @@ class MakeImatrix(BaseStep):
                 path, str(held), str(output), self.text.name, self.chunks, cores(), special=False
             )
             state = self._state(context, digests)
-            facts = followed(
-                run_job({**job, "state": state}, lambda: context.report(0, 0)), context
-            )
+            running = run_job({**job, "state": state}, lambda: context.report(0, 0))
+            facts = followed(running, context, held.stat().st_size)
             blob = context.store.blobs.put(output.read_bytes())
         if state:
             Path(state).unlink(missing_ok=True)

@@ -119,7 +119,8 @@ class MeasureModel(BaseStep):
             if self.against is not None:
                 other = stack.enter_context(loadable(self.against, context))
             job = measure_job(own, other, str(held), self.chunks, cores())
-            facts = followed(run_job(job, lambda: context.report(0, 0)), context)
+            running = run_job(job, lambda: context.report(0, 0))
+            facts = followed(running, context, held.stat().st_size)
         return Made(Result(facts=facts), files=digests)
 
 
@@ -202,9 +203,12 @@ def held_text(
 
 
 def followed(
-    work: Generator[Progress, None, dict[str, Any]], context: StepContext
+    work: Generator[Progress, None, dict[str, Any]], context: StepContext, size: int
 ) -> dict[str, Any]:
-    """The result of a job of the engine's, whose chunks are told as the step's progress."""
+    """The result of a job of the engine's on a text of ``size`` bytes.
+
+    Its chunks are told as bytes of the text, as progress is.
+    """
     with closing(work):
         while True:
             try:
@@ -212,4 +216,4 @@ def followed(
             except StopIteration as ended:
                 found: dict[str, Any] = ended.value
                 return found
-            context.report(progress.done, progress.total)
+            context.report(size * progress.done // max(progress.total, 1), size)
