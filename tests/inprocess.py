@@ -13,6 +13,7 @@ import pytest
 from conftest import Run
 
 from mbuild.cli.main import run as run_command_line
+from mbuild.work.cores import use_threads
 
 
 def in_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
@@ -32,6 +33,7 @@ def in_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         ):
             patch.setattr(sys, "stdin", standard_input)
             status = run_command_line([str(argument) for argument in arguments])
+        use_threads(None)  # a process of its own would have ended
         for number, handler in handlers.items():
             signal.signal(number, handler)
         return subprocess.CompletedProcess(arguments, status, out.getvalue(), errors.getvalue())

@@ -13,6 +13,7 @@ THREADS_VARIABLE = "MBUILD_THREADS"
 """The environment variable for how many threads compute; ``--threads`` goes before it."""
 
 _asked: int | None = None
+_for_a_while: list[list[int]] = []
 
 
 def use_threads(count: int | None) -> None:
@@ -28,6 +29,8 @@ def cores() -> int:
     within the CPU time that its control group has (a container's ``--cpus``). Raises
     :class:`UsageError` for a variable that is no such number.
     """
+    if _for_a_while:
+        return _for_a_while[-1][0]
     if _asked is not None:
         return _asked
     text = os.environ.get(THREADS_VARIABLE, "").strip()
@@ -86,9 +89,13 @@ def _groups(root: Path, own: Path) -> list[Path]:
 @contextmanager
 def computing_on(count: int | None) -> Iterator[None]:
     """Compute on so many threads for a while; None: on as many as before."""
-    before = _asked
-    use_threads(before if count is None else count)
+    if count is None:
+        yield
+        return
+    mine = [count]  # its own list, so that it is found again among equal numbers
+    _for_a_while.append(mine)
     try:
         yield
     finally:
-        use_threads(before)
+        # Builds on several threads of a program need not end in the order in which they began.
+        _for_a_while[:] = [each for each in _for_a_while if each is not mine]

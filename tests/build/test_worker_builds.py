@@ -50,6 +50,13 @@ from mbuild.store.media import MODEL
 
 
 @pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """What a test opened by itself stays open for no other one."""
+    yield
+    filling.close_idle()
+
+
+@pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranges of 32 KiB and tasks of 96 KiB: every tensor is cut, most tasks have several."""
     monkeypatch.setattr(ranges, "RANGE", 32 << 10)
@@ -426,6 +433,8 @@ def test_a_weight_that_is_no_number_is_named_as_by_the_plain_build(
 def test_sources_stay_open_and_few_of_them(chat: Path, tmp_path: Path) -> None:
     """Opening a checkpoint takes its time, so a process does it once; descriptors are few."""
     task = task_for(chat, tmp_path / "s")
+    assert not filling._SOURCES, "a build whose workers are threads of this process closes them"
+    assert fill(task).ranges
     opened = filling._SOURCES[task.source]
     assert fill(task).ranges
     assert filling._SOURCES[task.source] is opened
@@ -434,6 +443,8 @@ def test_sources_stay_open_and_few_of_them(chat: Path, tmp_path: Path) -> None:
         fill(task._replace(source=pickled(source._replace(folder=f"/{number}"))))
     assert len(filling._SOURCES) == filling._KEPT
     assert task.source not in filling._SOURCES
+    filling.close_idle()
+    assert not filling._SOURCES
 
 
 def test_the_layers_that_workers_read_are_those_of_all_models() -> None:

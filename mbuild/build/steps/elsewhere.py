@@ -13,6 +13,7 @@ from mbuild.build.steps.filling import (
     FillSource,
     FillTask,
     Place,
+    close_idle,
     fill,
     layers_of,
     pickled,
@@ -135,8 +136,9 @@ class RangesElsewhere:
             )
 
     def stop(self) -> None:
-        """Let workers begin nothing more."""
+        """Let workers begin nothing more; those that are threads of this process let go."""
         self._work.stop()
+        close_idle()
 
     def _is_work(self, part: Range) -> bool:
         """Whether there is more to do than to read, which is as fast here."""
