@@ -10,20 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.api.keywords import with_defaults
-from mbuild.build.fetching import Fetching, PullMode
+from mbuild.build.asked import Asked, script_of
 from mbuild.build.prepare import (
     Build,
-    Notice,
     check_unasked_names,
-    read_checks,
     read_recipe,
     targets,
 )
-from mbuild.build.request import BuildRequest, Script, Target
+from mbuild.build.request import BuildRequest
 from mbuild.build.sources.resolve import LocalContext
 from mbuild.build.splitting import HALVES, SPLITTING, Halves, Splitting
 from mbuild.convert.conversion import CONVERSION, Conversion
-from mbuild.core.digest import Digest
 from mbuild.core.environment import CACHE_VARIABLE, default_store
 from mbuild.core.errors import MissingFileError, SourceError, UsageError
 from mbuild.core.names import InvalidNameError, ModelName
@@ -34,8 +31,6 @@ from mbuild.store import Store
 
 if TYPE_CHECKING:
     from mbuild.build.staging import StagesRead
-    from mbuild.language.recipe import Recipe
-    from mbuild.language.stages.values import StageRecipe
     from mbuild.quant.choose.types import FileType
 
 StrPath = str | os.PathLike[str]
@@ -116,34 +111,17 @@ def wanted_build(call: PythonCall, store: Store) -> Build:
         Splitting.parse(_of(SPLITTING, given)),
         Conversion.parse(_of(CONVERSION, given)),
         halves=Halves.parse(_of(HALVES, given)),
+        checks=tuple(given["check"]),
     )
     if call.named and not call.names:
         check_unasked_names(request, store)
-    mode = PullMode(given["pull"]) if given["pull"] else None
-    return Build(
-        request,
-        found.recipe,
-        LocalContext(call.folder, store),
-        use_cache=call.use_cache,
-        warnings=(*found.warnings, *found.overruled),
-        fetching=Fetching(mode),
-        stages=found.stages,
-        checks=read_checks(given["check"], store),
+    wanted = found.build(
+        request, given, LocalContext(call.folder, store), store, use_cache=call.use_cache
     )
+    return wanted._replace(warnings=(*found.warnings, *found.overruled))
 
 
-class _Read(NamedTuple):
-    """A Modelfile and what is asked of it, read."""
-
-    targets: tuple[Target, ...]
-    script: Script
-    recipe: Recipe
-    warnings: tuple[Notice, ...]
-    stages: Mapping[str, StageRecipe] = {}
-    overruled: tuple[Notice, ...] = ()
-
-
-def _plain(call: PythonCall, given: Mapping[str, Any], store: Store) -> _Read:
+def _plain(call: PythonCall, given: Mapping[str, Any], store: Store) -> Asked:
     """A Modelfile in Ollama's language."""
     for name, value in (("arguments", call.arguments), ("target", call.stages)):
         if value:
@@ -153,10 +131,10 @@ def _plain(call: PythonCall, given: Mapping[str, Any], store: Store) -> _Read:
             )
     recipe, warnings = read_recipe(call.data, call.label, store)
     made = targets(call.names, partial(_default_name, call.folder), given, local_name)
-    return _Read(made, _script(call), recipe, warnings)
+    return Asked(made, script_of(call.label, call.data, call.folder), recipe, warnings)
 
 
-def _staged(call: PythonCall, given: Mapping[str, Any], store: Store) -> _Read:
+def _staged(call: PythonCall, given: Mapping[str, Any], store: Store) -> Asked:
     """A Modelfile with stages."""
     from mbuild.build.staged import staged_targets
     from mbuild.build.staging import FilesBeside, read_stages
@@ -171,15 +149,11 @@ def _staged(call: PythonCall, given: Mapping[str, Any], store: Store) -> _Read:
     )
     default = partial(_default_name, call.folder)
     made, notes = staged_targets(read.stages, call.names, default, given, local_name)
-    script = _script(call)._replace(arguments=call.arguments, brought=read.brought)
+    script = script_of(call.label, call.data, call.folder)._replace(
+        arguments=call.arguments, brought=read.brought
+    )
     stages = {stage.name: stage for stage in read.stages}
-    return _Read(made, script, read.stages[0].recipe, read.warnings, stages, notes)
-
-
-def _script(call: PythonCall) -> Script:
-    """What the log keeps of the Modelfile, and where the caller's own paths start."""
-    folder = str(call.folder.absolute())
-    return Script(call.label, Digest.of(call.data), folder, os.getcwd())
+    return Asked(made, script, read.stages[0].recipe, read.warnings, stages, notes)
 
 
 def _of(table: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:

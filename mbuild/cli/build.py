@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from mbuild.build.asked import Asked, script_of
 from mbuild.build.build import build
-from mbuild.build.fetching import Fetching, PullMode
+from mbuild.build.fetching import PullMode
 from mbuild.build.prepare import (
     Build,
-    Notice,
     check_unasked_names,
-    read_checks,
     read_recipe,
     targets,
 )
-from mbuild.build.request import OUTTYPES, BuildRequest, Script, Target
+from mbuild.build.request import OUTTYPES, BuildRequest
 from mbuild.build.sources.resolve import LocalContext
 from mbuild.cli.common import (
     FolderType,
@@ -43,15 +42,12 @@ from mbuild.cli.converting import (
 from mbuild.cli.progress import failures, follow
 from mbuild.cli.quantizing import file_type_of, quantize_options, with_rules
 from mbuild.cli.splitting import halves_of, halves_options, splitting_of, splitting_options
-from mbuild.core.digest import Digest
 from mbuild.core.errors import SourceError, UsageError
 from mbuild.core.events import BuildEvent, BuildFinished, ModelBuilt, StepFinished
 from mbuild.core.names import InvalidNameError, ModelName
 from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
-    from mbuild.language.recipe import Recipe
-    from mbuild.language.stages.values import StageRecipe
     from mbuild.store import Store
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
@@ -211,32 +207,8 @@ def read_request(
         halves=halves_of(given),
         checks=tuple(given["check"]),
     )
-    wanted = Build(
-        request,
-        asked.recipe,
-        LocalContext(modelfile.folder, store, hash_files=hash_files, on_read=say_reading),
-        use_cache=not given["no_cache"],
-        warnings=asked.warnings,
-        fetching=Fetching(
-            PullMode(given["pull"]) if given["pull"] else None,
-            keep=not given["no_keep_source"],
-        ),
-        stages=asked.stages,
-        overruled=asked.overruled,
-        checks=read_checks(given["check"], store),
-    )
-    return wanted, store
-
-
-class _Asked(NamedTuple):
-    """What a Modelfile and the command line ask for together."""
-
-    targets: tuple[Target, ...]
-    script: Script
-    recipe: Recipe
-    warnings: tuple[Notice, ...]
-    stages: Mapping[str, StageRecipe] = {}
-    overruled: tuple[Notice, ...] = ()
+    context = LocalContext(modelfile.folder, store, hash_files=hash_files, on_read=say_reading)
+    return asked.build(request, given, context, store, use_cache=not given["no_cache"]), store
 
 
 def _has_stages(data: bytes) -> bool:
@@ -254,7 +226,7 @@ def _asked(
     default: Callable[[], str],
     given: Mapping[str, Any],
     store: Store,
-) -> _Asked:
+) -> Asked:
     staged = _has_stages(modelfile.data)
     given = with_rules(given, staged=staged)
     if not staged:
@@ -264,24 +236,19 @@ def _asked(
             check_no_stages(given)
         recipe, warnings = read_recipe(modelfile.data, modelfile.name, store)
         made = targets(names, default, given, model_name)
-        return _Asked(made, script_of(modelfile), recipe, warnings)
+        return Asked(
+            made, script_of(modelfile.name, modelfile.data, modelfile.folder), recipe, warnings
+        )
     from mbuild.build.staged import arguments_of, staged_targets, stages_of
 
     read = stages_of(*modelfile, given, store)
     wanted, notes = staged_targets(read.stages, names, default, given, model_name)
     arguments = arguments_of(given.get("build_arg", ()))
-    script = script_of(modelfile)._replace(arguments=arguments, brought=read.brought)
+    script = script_of(modelfile.name, modelfile.data, modelfile.folder)._replace(
+        arguments=arguments, brought=read.brought
+    )
     stages = {stage.name: stage for stage in read.stages}
-    return _Asked(wanted, script, read.stages[0].recipe, read.warnings, stages, notes)
-
-
-def script_of(modelfile: ModelfileText) -> Script:
-    """What the log keeps of a Modelfile, and where the command's own paths start."""
-    directory = ""
-    with suppress(OSError):  # it was removed
-        directory = str(Path.cwd())
-    folder = str(modelfile.folder.absolute())
-    return Script(modelfile.name, Digest.of(modelfile.data), folder, directory)
+    return Asked(wanted, script, read.stages[0].recipe, read.warnings, stages, notes)
 
 
 @click.command("build", cls=QuickCommand, epilog=EPILOG)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.build.again import from_log, from_modelfile, from_statement, with_converter
+from mbuild.build.asked import script_of
 from mbuild.build.converter import ForeignConverter
 from mbuild.build.lock import BuildLock
 from mbuild.build.rebuild import Rebuilt, keys_of, rebuild
-from mbuild.cli.build import read_modelfile, script_of
+from mbuild.cli.build import read_modelfile
 from mbuild.cli.common import say_reading
 from mbuild.cli.locked import lock_path, read_lock
 from mbuild.cli.meter import counted
@@ -98,7 +99,7 @@ def _wanted(
         if source is None or "modelfile" not in shown:
             raise
         modelfile = read_modelfile(str(source / str(shown["modelfile"]["name"])), None)
-        script = script_of(modelfile)
+        script = script_of(modelfile.name, modelfile.data, modelfile.folder)
         further = {"elsewhere": source}
         return from_statement(modelfile.data, script, shown, stored, store, say_reading, **further)
 
@@ -121,7 +122,7 @@ def _from_file(
     statement: Statement | None,
 ) -> Build:
     modelfile = read_modelfile(file, None)
-    script, lock = script_of(modelfile), None
+    script, lock = script_of(modelfile.name, modelfile.data, modelfile.folder), None
     if file != "-":
         path = lock_path(script, stdin=False)
         text = read_lock(path)
@@ -177,8 +178,7 @@ def _statement_lines(again: Again) -> list[str]:
         return []
     wrong = [row for row in again.compared if not row.agrees]
     agree = len(again.compared) - len(wrong)
-    head = f"statement {again.statement}: {agree} of {counted(len(again.compared), 'entry')} agree"
-    lines = [head.replace("entrys", "entries")]
+    lines = [f"statement {again.statement}: {agree} of {len(again.compared)} entries agree"]
     for row in wrong:
         lines.append(f"  {row.what}: {row.said} in the statement")
         lines.append(f"  {' ' * len(row.what)}  {row.found} built again")

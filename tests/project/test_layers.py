@@ -60,7 +60,7 @@ ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
         "locked",
         "provenance",
     ),
-    ("build", "rebuild", "again", "staged", "parts"),
+    ("asked", "build", "rebuild", "again", "staged", "parts"),
 )
 """The same inside ``build/``; there a module may also import what stands beside it."""
 

@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import Made, Step, StepContext
-from mbuild.build.sources.values import Material
 from mbuild.build.splitting import SPLITTING_NAMES, Splitting, split_fields
 from mbuild.build.steps.as_it_is import write_as_it_is
 from mbuild.build.steps.changes import ChangedOrigin
@@ -53,11 +52,6 @@ class ChangeWeights(OverOrigin):
     def reads(self) -> int:
         """The sizes of all files."""
         return sum(file.stamp.size for file in self.origin.files.values())
-
-    @property
-    def materials(self) -> tuple[Material, ...]:
-        """The model, the adapters, other models."""
-        return self.origin.materials
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The description of the origin with its changes, and where it is cut."""

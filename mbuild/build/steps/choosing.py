@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
-from mbuild.build.sources.values import Material, SourceFile
+from mbuild.build.graph import Made, Result, Step, StepContext
+from mbuild.build.sources.values import SourceFile
 from mbuild.build.steps.opened import OpenFiles, open_source
-from mbuild.build.steps.origins import ORIGIN_NAMES, Origin, readable
+from mbuild.build.steps.origins import ORIGIN_NAMES, OfOrigin, Origin, readable
 from mbuild.core.events import Code
 from mbuild.core.units import human_size
 from mbuild.quant.choose.options import OPTIONS, Quantization
@@ -29,7 +29,7 @@ CHOOSER_VERSION = 1
 """Counts up when the same model and size would come out as other types."""
 
 
-class ChooseTypes(BaseStep):
+class ChooseTypes(OfOrigin):
     """Each tensor's type, such that the whole loses least within a budget.
 
     ``imatrix`` is the importance matrix of the quantization, a file or the step that computes
@@ -71,16 +71,6 @@ class ChooseTypes(BaseStep):
         return budget
 
     @property
-    def needs(self) -> tuple[Step, ...]:
-        """The download of what is on another machine."""
-        return self.origin.needs
-
-    @property
-    def subject(self) -> str:
-        """The name of the origin."""
-        return self.origin.name
-
-    @property
     def target(self) -> str:
         """The size."""
         return self.quantization.file_type.name
@@ -89,16 +79,6 @@ class ChooseTypes(BaseStep):
     def label(self) -> str:
         """For what types are chosen."""
         return f"choose types of {self.origin.shown} for {self.target}"
-
-    @property
-    def reads(self) -> int:
-        """The source's size."""
-        return sum(each.size for each in self.origin.materials)
-
-    @property
-    def materials(self) -> tuple[Material, ...]:
-        """The source."""
-        return self.origin.materials
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The unquantized model, the budget, and what the user says of single tensors."""

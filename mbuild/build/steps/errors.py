@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
-from mbuild.build.sources.values import Material
+from mbuild.build.graph import Made, Result, Step, StepContext
 from mbuild.build.steps.opened import OpenFiles
-from mbuild.build.steps.origins import ORIGIN_NAMES, Origin, readable
+from mbuild.build.steps.origins import ORIGIN_NAMES, OfOrigin, Origin, readable
 from mbuild.core.errors import DamagedError
 from mbuild.core.values import aside
 from mbuild.store import Layer
@@ -38,7 +37,7 @@ class TensorError(NamedTuple):
     error: float
 
 
-class CompareTensors(BaseStep):
+class CompareTensors(OfOrigin):
     """The error of every quantized tensor against its source.
 
     ``weights`` is the step that quantizes, or the layers of a model that is there. The facts
@@ -61,30 +60,10 @@ class CompareTensors(BaseStep):
         return () if isinstance(self.weights, tuple) else (self.weights,)
 
     @property
-    def needs(self) -> tuple[Step, ...]:
-        """The download of what is on another machine."""
-        return self.origin.needs
-
-    @property
-    def subject(self) -> str:
-        """The name of the origin."""
-        return self.origin.name
-
-    @property
     def label(self) -> str:
         """What is compared, and for which of several variants."""
         made = f" for {self.target}" if self.target else ""
         return f"compare tensors with {self.origin.shown}{made}"
-
-    @property
-    def reads(self) -> int:
-        """The source's size."""
-        return sum(each.size for each in self.origin.materials)
-
-    @property
-    def materials(self) -> tuple[Material, ...]:
-        """The source."""
-        return self.origin.materials
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The description of the unquantized model; what was made of it comes with the inputs."""

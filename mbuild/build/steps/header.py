@@ -7,7 +7,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import Made, Result, Step, StepContext
-from mbuild.build.sources.values import Material
 from mbuild.build.steps.opened import OpenFiles
 from mbuild.build.steps.origins import ORIGIN_NAMES, Origin, OverOrigin
 from mbuild.gguf.facts import chat_template_of
@@ -52,9 +51,9 @@ class ReadHeader(OverOrigin):
         return f"read {self.part} of {self.origin.shown}"
 
     @property
-    def materials(self) -> tuple[Material, ...]:
-        """The source."""
-        return self.origin.materials
+    def reads(self) -> int:
+        """No bytes of its own: the others of its group open the origin."""
+        return 0
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The description of the unquantized model, and the part."""

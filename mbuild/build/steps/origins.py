@@ -287,14 +287,38 @@ ORIGIN_NAMES: dict[tuple[str, ...], str] = {
 """What the fields of origins are called in explanations."""
 
 
-class Together(BaseStep):
-    """A step over an origin's files: those of one origin run together, and read them once."""
+class OfOrigin(BaseStep):
+    """A step that reads all of an origin."""
 
     if TYPE_CHECKING:
 
         @property
         def origin(self) -> Origin:
             """What it is over."""
+
+    @property
+    def needs(self) -> tuple[Step, ...]:
+        """The download of what is on another machine."""
+        return self.origin.needs
+
+    @property
+    def subject(self) -> str:
+        """The name of the origin."""
+        return self.origin.name
+
+    @property
+    def reads(self) -> int:
+        """The source's size; what else it reads is small."""
+        return sum(each.size for each in self.origin.materials)
+
+    @property
+    def materials(self) -> tuple[Material, ...]:
+        """The source."""
+        return self.origin.materials
+
+
+class Together(OfOrigin):
+    """A step over an origin's files: those of one origin run together, and read them once."""
 
     quick: ClassVar[bool] = False
     """Whether it takes no time beside the others of its group."""
@@ -328,11 +352,6 @@ class Together(BaseStep):
         return tuple(self.origin.files.values())
 
     @property
-    def needs(self) -> tuple[Step, ...]:
-        """The download of what is on another machine."""
-        return self.origin.needs
-
-    @property
     def overlaps(self) -> bool:
         """Whether it reads safetensors, which it can while they arrive."""
         return isinstance(self.origin, CheckpointOrigin)
@@ -346,11 +365,6 @@ class Together(BaseStep):
     def group_of(origin: Origin, role: str) -> Hashable:
         """The group of the readers of an origin that is for a role."""
         return str(role or Role.MODEL), written(origin)
-
-    @property
-    def subject(self) -> str:
-        """The name of the origin."""
-        return self.origin.name
 
     @property
     def versions(self) -> tuple[tuple[str, int], ...]:

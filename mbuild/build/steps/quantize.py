@@ -122,11 +122,6 @@ class Quantize(OverOrigin):
         return (*super().files, *((self.matrix,) if self.matrix else ()))
 
     @property
-    def reads(self) -> int:
-        """The source's size; the importance matrix is small."""
-        return sum(each.size for each in self.origin.materials)
-
-    @property
     def materials(self) -> tuple[Material, ...]:
         """The source, and the importance matrix."""
         return (*self.origin.materials, *((self.matrix.material,) if self.matrix else ()))

@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import Made, Result, Step, StepContext
-from mbuild.build.sources.values import Material
 from mbuild.build.splitting import SPLITTING_NAMES, Splitting, split_fields
 from mbuild.build.steps.gguf import OverShards, Role, bring_in, check_role
 from mbuild.build.steps.models import check_loadable, made_of, shards_of, write_model
@@ -117,16 +116,6 @@ class SplitWeights(OverOrigin):
     def label(self) -> str:
         """What is split."""
         return f"split {self.role.prefix}{self.origin.name}"
-
-    @property
-    def reads(self) -> int:
-        """The source's size."""
-        return sum(each.size for each in self.origin.materials)
-
-    @property
-    def materials(self) -> tuple[Material, ...]:
-        """The source."""
-        return self.origin.materials
 
     def key_fields(self) -> Mapping[str, Any] | None:
         """The source's digests, where it is cut, and the role."""
