@@ -26,7 +26,7 @@ from mbuild.registry.client.registry import OCI_MANIFEST, Registry, pull_scope, 
 from mbuild.registry.reference import ModelReference
 from mbuild.registry.transfer.upload import Upload
 from mbuild.shared.naming import LEASE, digest_of
-from mbuild.shared.web import first_bytes, pieces_of
+from mbuild.shared.web import pieces_of, range_in
 from mbuild.store.manifest import MAX_MANIFEST_BYTES, Layer
 from mbuild.store.shared import LARGEST_SMALL, StoredObject
 from mbuild.work.cancel import Cancel
@@ -129,12 +129,7 @@ class RegistryStorage:
         if not size:
             return b""
         answer = self._blob("GET", name, {"Range": f"bytes={offset}-{offset + size - 1}"})
-        if answer is None:
-            return None
-        if answer.status == 200 and offset:
-            answer.close()
-            return None
-        return first_bytes(answer, size)
+        return None if answer is None else range_in(answer, offset, size)
 
     def stream(self, name: str, size: int) -> Iterator[bytes]:
         """A blob's bytes."""

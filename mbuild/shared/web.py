@@ -119,10 +119,7 @@ class WebStorage:
         answer = self._ask("GET", name, {"Range": f"bytes={offset}-{offset + size - 1}"})
         if not self._got(answer, 206, 200):
             return None
-        if answer.status == 200 and offset:
-            answer.close()
-            return None
-        return first_bytes(answer, size)
+        return range_in(answer, offset, size)
 
     def stream(self, name: str, size: int) -> Iterator[bytes]:
         """The object's bytes in one answer."""
@@ -203,8 +200,14 @@ class WebStorage:
         run_all(ask, list(names), _AT_ONCE, name="mbuild-shared")
 
 
-def first_bytes(answer: BaseHTTPResponse, size: int) -> bytes:
-    """The first bytes of an answer; one that has more is cut off."""
+def range_in(answer: BaseHTTPResponse, offset: int, size: int) -> bytes | None:
+    """The bytes that were asked for from ``offset`` on; an answer that has more is cut off.
+
+    None from a server that knows no ranges, but for those that an object begins with.
+    """
+    if answer.status == 200 and offset:
+        answer.close()
+        return None
     parts, left = [], size
     with closing(answer):
         for piece in pieces_of(answer):

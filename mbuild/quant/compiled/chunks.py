@@ -9,15 +9,12 @@ for this CPU, and the machine code is kept like that of the quantizers.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 
-from mbuild.quant.compiled import cache, loader, needs, packed
+from mbuild.quant.compiled import written
 from mbuild.quant.engine import Bytes, Unavailable
 
 NAME = "chunks"
@@ -49,27 +46,18 @@ def why_unavailable() -> Unavailable | None:
 
 def kernel_name() -> str:
     """The name under which the machine code is kept, which changes with its text."""
-    text = Path(__file__).with_name("chunk_text.py").read_bytes()
-    return f"{NAME}-{hashlib.sha256(text).hexdigest()[:16]}"
+    return written.name_of(NAME, "chunk_text.py")
 
 
 def _load() -> Callable[..., int]:
-    """The machine code, as it came, kept or made now; raises :class:`Unavailable`."""
-    name = kernel_name()
-    code = packed.read(name)
-    if code is None:
-        with suppress(ModuleNotFoundError):  # where numba is missing nothing is kept
-            code = cache.read(name)
-    if code is None:
-        needs.need_llvmlite()
-        from mbuild.quant.compiled import chunk_text, llvm
+    """The machine code; raises :class:`Unavailable`."""
 
-        with needs.machine_code():
-            code = llvm.compiled(chunk_text.ChunksText(NAME).write())
-        with suppress(ModuleNotFoundError):
-            cache.write(name, code)
-    with needs.machine_code():
-        return loader.load(code, NAME)
+    def text() -> str:
+        from mbuild.quant.compiled.chunk_text import ChunksText
+
+        return ChunksText(NAME).write()
+
+    return written.load(kernel_name(), NAME, text)
 
 
 def _call(*arguments: int | Bytes) -> None:

@@ -6,16 +6,13 @@ now, like that of :mod:`mbuild.quant.compiled.chunks`.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mbuild.quant.compiled import cache, loader, needs, packed
+from mbuild.quant.compiled import written
 from mbuild.quant.engine import Unavailable
 
 NAME = "merge"
@@ -36,8 +33,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 def kernel_name(item: int) -> str:
     """The name under which the machine code is kept, which changes with its text."""
-    text = Path(__file__).with_name("merge_text.py").read_bytes()
-    return f"{NAME}{8 * item}-{hashlib.sha256(text).hexdigest()[:16]}"
+    return written.name_of(f"{NAME}{8 * item}", "merge_text.py")
 
 
 def _function(item: int) -> Callable[..., int] | None:
@@ -53,22 +49,14 @@ def _function(item: int) -> Callable[..., int] | None:
 
 
 def _load(item: int) -> Callable[..., int]:
-    """The machine code, as it came, kept or made now; raises :class:`Unavailable`."""
-    name = kernel_name(item)
-    code = packed.read(name)
-    if code is None:
-        with suppress(ModuleNotFoundError):  # where numba is missing nothing is kept
-            code = cache.read(name)
-    if code is None:
-        needs.need_llvmlite()
-        from mbuild.quant.compiled import llvm, merge_text
+    """The machine code; raises :class:`Unavailable`."""
 
-        with needs.machine_code():
-            code = llvm.compiled(merge_text.MergeText(NAME, item).write())
-        with suppress(ModuleNotFoundError):
-            cache.write(name, code)
-    with needs.machine_code():
-        return loader.load(code, NAME)
+    def text() -> str:
+        from mbuild.quant.compiled.merge_text import MergeText
+
+        return MergeText(NAME, item).write()
+
+    return written.load(kernel_name(item), NAME, text)
 
 
 def merge(data: Array, left: Array, right: Array, scale: float, longest: float, out: Array) -> bool:
