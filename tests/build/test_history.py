@@ -156,9 +156,7 @@ def test_a_long_log_is_searched_without_reading_each_line(
         log.append(record(number, request=request, models=models))
     log.append(record(60))
     read, real = [], BuildRequest.from_json
-    monkeypatch.setattr(
-        BuildRequest, "from_json", lambda value: read.append(value) or real(value)
-    )
+    monkeypatch.setattr(BuildRequest, "from_json", lambda value: read.append(value) or real(value))
     assert log.last_of(asked_of("new", "/nowhere")) is None
     assert log.maker_of("new:latest", Digest.of(b"new")) is None
     assert read == []

@@ -195,7 +195,9 @@ def fetched(host: str, path: str, target: str) -> tuple[bytes, dict[str, Any]]:
 
 
 def blob(host: str, path: str, digest: str) -> bytes:
-    data = httpx.get(f"http://{host}/v2/{path}/blobs/{digest}", trust_env=False, verify=False).content
+    data = httpx.get(
+        f"http://{host}/v2/{path}/blobs/{digest}", trust_env=False, verify=False
+    ).content
     assert f"sha256:{hashlib.sha256(data).hexdigest()}" == digest
     return data
 
@@ -482,7 +484,9 @@ def test_a_list_of_referrers_that_is_none(
         value = {"schemaVersion": 2, "mediaType": attached_index(), **value}
     url = f"http://{registry}/v2/org/mario/manifests/sha256-{model}"
     data = json.dumps(value).encode()
-    httpx.put(url, content=data, headers={"Content-Type": attached_index()}, trust_env=False, verify=False)
+    httpx.put(
+        url, content=data, headers={"Content-Type": attached_index()}, trust_env=False, verify=False
+    )
     done = mbuild("pull", f"{registry}/org/mario:v1", "--store", "other")
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
