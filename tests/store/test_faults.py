@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,10 +46,14 @@ def fork(root: Path, modelfile: Path, name: str) -> Forked:
 @POSIX
 @pytest.mark.slow
 def test_kill_9_at_any_moment_leaves_a_good_store(tmp_path: Path) -> None:
-    """50 rounds of 4 builders, killed at random: nothing torn, nothing missing, nothing left."""
-    root, chance = tmp_path / "store", random.Random(1)
-    for round_ in range(50):
-        builders = []
+    """50 rounds of 4 builders, killed at random: nothing torn, nothing missing, nothing left.
+
+    How long four take that nobody kills says when the others may be killed.
+    """
+    root, chance, whole = tmp_path / "store", random.Random(1), 0.0
+    ends: Counter[int] = Counter()
+    for round_ in range(51):
+        builders, began = [], time.monotonic()
         for number in range(4):
             folder = tmp_path / f"{number}"
             folder.mkdir(exist_ok=True)
@@ -57,11 +62,15 @@ def test_kill_9_at_any_moment_leaves_a_good_store(tmp_path: Path) -> None:
             modelfile.write_text(f"FROM ./model.gguf\nSYSTEM {round_} {number}\nLICENSE same\n")
             name = "same" if number < 2 else f"other-{number}"
             builders.append(fork(root, modelfile, name))
-        time.sleep(chance.uniform(0, 0.2))
+        time.sleep(chance.uniform(0, whole))
         for builder in builders:
-            builder.kill()
+            if whole:
+                builder.kill()
+            ends[builder.wait()] += 1
+        whole = whole or min(time.monotonic() - began, 0.6)
         if (root / "blobs").is_dir():
             check_promise(root)
+    assert set(ends) == {0, -signal.SIGKILL}, "some end, some are killed"
     assert fork(root, tmp_path / "0" / "Modelfile", "last").wait() == 0
     assert check_promise(root) >= 1
     assert list((root / ".mbuild" / "tmp").iterdir()) == []
