@@ -262,7 +262,7 @@ def _talk(
         elif command in ("/?", "/help"):
             click.echo(_HELP)
         elif command.startswith("/") and " " not in command and not os.path.exists(command):
-            click.echo(f"{command} is no command; /? lists them")
+            click.echo(f"{command} is not a command; /? lists them")
         elif command:
             turns.append(_turn(talker, text))
             try:
