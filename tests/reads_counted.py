@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,36 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> Counted:
     for module in (packed, affine):
         monkeypatch.setattr(module, "_TOGETHER", 256)
     return found
+
+
+def count_weights(monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, int]]:
+    """Count what is read of safetensors files from now on, by whoever, for whatever purpose.
+
+    What comes back tells how often the byte of the weights was read that was read most often,
+    by the files' names.
+    """
+    counts: dict[str, Any] = {}
+    for name in ("preadv", "pread"):
+        read = getattr(os, name)
+
+        def noted(fd: int, what: Any, offset: int, *more: int, read: Any = read) -> Any:
+            found = read(fd, what, offset, *more)
+            path = os.readlink(f"/proc/self/fd/{fd}")
+            if path.endswith(".safetensors"):
+                each = counts.setdefault(path, np.zeros(os.fstat(fd).st_size, np.int32))
+                each[offset : offset + (found if isinstance(found, int) else len(found))] += 1
+            return found
+
+        monkeypatch.setattr(os, name, noted)
+
+    def most() -> dict[str, int]:
+        found = {}
+        for path, each in counts.items():
+            start = 8 + int.from_bytes(Path(path).read_bytes()[:8], "little")
+            found[Path(path).name] = int(each[start:].max(initial=0))
+        return found
+
+    return most
 
 
 def in_ranges(tensor: Tensor) -> Iterator[memoryview]:
