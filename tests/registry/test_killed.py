@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+from counting_proxy import counting_proxy, lost_of, noted
 from registries import digest_of
 from stand_in import StandIn, stand_in
 from stores import check_promise
 
+from mbuild.core.digest import Digest
 from mbuild.core.names import ModelName
 from mbuild.registry.transfer.moving import CONNECTIONS
 from mbuild.store import Store
@@ -99,6 +101,35 @@ def test_a_push_that_is_killed_twenty_times(tmp_path: Path, tiny_store: Store) -
         assert registry.manifests["a/large:v1"] == tiny_store.manifests.read_bytes(
             ModelName.parse("large")
         )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells what it has received")
+def test_a_kill_in_full_flight_loses_little(tmp_path: Path) -> None:
+    """At most a megabyte a connection, also of what only the kernel had; 5 % of a small model."""
+    weights = random.Random(7).randbytes(1 << 20) * 48
+    digest, pick, lost, twice = Digest.of(weights), random.Random(3), list[int](), 0
+    with stand_in() as (registry, upstream), counting_proxy(upstream) as (proxy, host):
+        registry.model("a/m:v1", weights)
+        for number in range(4):
+            store = tmp_path / str(number)
+            moment = pick.randrange(1 << 20, 36 << 20)
+            proxy.forget()
+            process = start(store, "pull", f"{host}/a/m:v1", "--insecure")
+            while process.poll() is None and proxy.sent < moment:
+                time.sleep(0.001)
+            process.kill()
+            process.communicate(timeout=30)
+            proxy.settle()
+            if process.returncode < 0:  # else it was faster
+                spans, flying = noted(store, digest), proxy.blobs(str(digest))[-CONNECTIONS:]
+                lost += [lost_of(body, spans) for body in flying]
+            _, errors = start(store, "pull", f"{host}/a/m:v1", "--insecure").communicate(timeout=60)
+            proxy.settle()
+            received = sum(body.received for body in proxy.blobs(str(digest)))
+            assert received >= len(weights), errors
+            twice += received - len(weights)
+    assert len(lost) >= 2 * CONNECTIONS and max(lost) <= 1_000_000, lost
+    assert twice <= 4 * len(weights) * 0.05, twice
 
 
 def test_a_journal_that_lies_costs_a_second_download(tmp_path: Path) -> None:
