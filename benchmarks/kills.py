@@ -33,7 +33,7 @@ from registries import docker_registry
 from stand_in import stand_in
 from transfer import NAME, model
 
-from mbuild.registry.transfer.moving import CONNECTIONS
+from mbuild.registry.transfer.moving import NEAR_CONNECTIONS
 from mbuild.store import Layer, Store
 
 MB = 1_000_000
@@ -68,7 +68,7 @@ class Killed:
             raise SystemExit(errors.decode())
         if store is not None and process.returncode:
             spans = noted(store, self.layer.digest)
-            bodies = self.proxy.blobs(str(self.layer.digest))[-CONNECTIONS:]
+            bodies = self.proxy.blobs(str(self.layer.digest))[-NEAR_CONNECTIONS:]
             self.lost += [lost_of(body, spans) for body in bodies]
         return process.returncode < 0
 

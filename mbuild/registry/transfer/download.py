@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 RANGE = 16 << 20
 """Bytes that are asked for at once: few enough that the digest keeps up with what arrives."""
 
-_PIECE = 512 << 10
+_PIECE = 256 << 10
 """Bytes that are read and noted at once at most: what a kill loses, but for what is on the way."""
 
 _LEAST_PIECE = 64 << 10
