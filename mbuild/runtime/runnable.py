@@ -39,6 +39,7 @@ _BYTES_OF_CACHE = 2  # of a number in the engine's cache of keys and values: F16
 class WeightFacts:
     """What the header of the weights says that running them needs.
 
+    ``first_token``: the text of the token that the engine puts before a prompt, "" for none;
     ``bytes_per_token``: of the cache of keys and values, at most.
     """
 
@@ -48,8 +49,7 @@ class WeightFacts:
     sees: bool
     hears: bool
     chat_template: str
-    adds_bos: bool
-    bos: str
+    first_token: str
     bytes_per_token: int
 
 
@@ -237,8 +237,7 @@ def facts_of(weights: GGUFWeights) -> WeightFacts:
         sees=own("vision.block_count") is not None,
         hears=own("audio.block_count") is not None,
         chat_template=str(weights.get("tokenizer.chat_template") or ""),
-        adds_bos=adds_bos,
-        bos=_text(tokens[number]) if known else "",
+        first_token=_text(tokens[number]) if known else "",
         bytes_per_token=_cache_bytes(own),
     )
 
