@@ -11,7 +11,7 @@ from mbuild.convert.read.dtypes import to_f32
 from mbuild.convert.read.fp4 import mxfp4, nvfp4
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.leftovers import MLX, UNQUANTIZED
-from mbuild.convert.read.packed import WORD, misfit, take
+from mbuild.convert.read.packed import WORD, by_groups, misfit, take
 from mbuild.convert.read.rowwise import by_rows, rows_of
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import UnsupportedError
@@ -65,28 +65,26 @@ def _awq(codes: Lazy, zeros: Lazy, scales: Lazy) -> Lazy:
         raise misfit(codes, scales, zeros)
 
     def make(first: int, last: int) -> Array:
-        import numpy as np
-
         cut = slice(first // len(_ORDER), -(-last // len(_ORDER)))
         whole = slice(cut.start * len(_ORDER), cut.stop * len(_ORDER))
-        out = _in_order(codes.load()[:, cut])
-        index = np.arange(rows) // (rows // groups)
-        out -= _in_order(zeros.load()[:, cut])[index]
-        out *= to_f32(scales.load()[:, whole], scales.dtype)[index]
-        return out.T[first - whole.start : last - whole.start]
+        some = _in_order(codes.load()[:, cut].T)
+        points = _in_order(zeros.load()[:, cut].T)
+        factors = to_f32(scales.load()[:, whole], scales.dtype).T
+        out = by_groups(some.__getitem__, rows, points.astype("<f4"), factors, None)
+        return out[first - whole.start : last - whole.start]
 
     return by_rows((columns, rows), make, codes.origin, max(_TOGETHER // max(rows, 1), 1))
 
 
 def _in_order(words: Array) -> Array:
-    """Codes as float32, eight columns of each word."""
+    """The codes of words (columns / 8, n), which hold eight columns each: uint8 (columns, n)."""
     import numpy as np
 
-    shifts = np.arange(0, WORD, 4, dtype=np.uint32)
-    nibbles = (words.view(np.uint32)[:, :, None] >> shifts) & np.uint32(15)
-    columns = np.empty(nibbles.shape, np.float32)
-    columns[:, :, _ORDER] = nibbles
-    return columns.reshape(words.shape[0], -1)
+    words = np.ascontiguousarray(words).view(np.uint32)
+    out = np.empty((words.shape[0], len(_ORDER), words.shape[1]), np.uint8)
+    for number, column in enumerate(_ORDER):
+        out[:, column] = words >> np.uint32(4 * number) & np.uint32(15)
+    return out.reshape(-1, words.shape[1])
 
 
 _BITS = (2, 3, 4, 5, 6, 8)

@@ -73,10 +73,15 @@ def _four(tensors: dict[str, Lazy], base: str, name: str) -> Lazy:
         raw = flat.part(start, stop) if flat.part else flat.load()[start:stop]
         each = to_f32(table.load(), table.dtype)
         pairs = np.stack([np.repeat(each, 16), np.tile(each, 16)], axis=1)
-        out = pairs[raw.view(np.uint8)].reshape(-1)
+        # Both floats of a pair are taken as one number of 8 bytes.
+        out = pairs.view(np.uint64).reshape(-1).take(raw.view(np.uint8)).view(np.float32)
         at, end = first * width // block, -(-last * width // block)
-        factors = scales(at, end).repeat(block)[first * width - at * block :][: out.size]
-        out *= factors
+        factors = scales(at, end)
+        if at * block == first * width and end * block == last * width:
+            blocks = out.reshape(-1, block)
+            blocks *= factors[:, None]
+        else:
+            out *= factors.repeat(block)[first * width - at * block :][: out.size]
         return out.reshape(last - first, width)
 
     return by_rows(shape, make, codes.origin)

@@ -47,6 +47,7 @@ class Lazy:
     experts can be converted one by one. ``part(start, stop)``, where there is one, gives
     the values between two flat indices, one-dimensional, so that a tensor need not be in
     memory whole; ``grain`` is how many of them in a row are read together at least.
+    ``computed``: each value costs several operations, which are faster on few values at once.
     """
 
     dtype: DType
@@ -56,6 +57,7 @@ class Lazy:
     parts: tuple[Lazy, ...] = ()
     part: Callable[[int, int], Array] | None = None
     grain: int = 1
+    computed: bool = False
 
     @property
     def unit(self) -> int:
@@ -89,7 +91,7 @@ class Lazy:
                 hint=CONTRADICTS,
             )
         same = self.move(shape, lambda values: values.reshape(shape))
-        return replace(same, part=self.part, grain=self.grain)
+        return replace(same, part=self.part, grain=self.grain, computed=self.computed)
 
     def transpose(self, *axes: int) -> Lazy:
         """The axes in another order; raises :class:`FormatError` for another number of axes."""
@@ -112,7 +114,8 @@ class Lazy:
         if axis and (self.grain > 1 or run < _LONG_RUN):
             return self._one_by_one(moved, lambda values: values[index], True)
         skipped = math.prod(self.shape[axis:]), first * math.prod(shape[axis + 1 :])
-        return replace(moved, part=_Runs(self.part, run, *skipped), grain=self.grain)
+        part = _Runs(self.part, run, *skipped)
+        return replace(moved, part=part, grain=self.grain, computed=self.computed)
 
     def _one_by_one(self, moved: Lazy, change: Callable[[Array], Array], possible: bool) -> Lazy:
         """``moved``, in parts if each position of the first axis is changed by itself."""
@@ -129,7 +132,7 @@ class Lazy:
             flat = contiguous(change(values)).reshape(-1)
             return flat[start - first * new : stop - first * new]
 
-        return replace(moved, part=part, grain=new)
+        return replace(moved, part=part, grain=new, computed=self.computed)
 
     def split(self, axis: int, sizes: Sequence[int]) -> list[Lazy]:
         """Consecutive parts of one axis; raises :class:`FormatError` unless they fill it."""

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.read.dtypes import to_f32
+from mbuild.convert.read.dtypes import PIECE, to_f32
 from mbuild.convert.read.integers import as_blocks
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.leftovers import UNQUANTIZED
 from mbuild.convert.read.rowwise import by_rows, rows_of
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.gguf.memory import room
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
 
@@ -99,28 +100,55 @@ def _gptq(
         )
 
     def make(first: int, last: int) -> Array:
-        from mbuild.convert.read.codes import unpacked, unpacked_down
+        from mbuild.convert.read.codes import codes_of, unpacked
 
-        index = _groups(groups, rows, count)
-        points = unpacked(zeros.load(), bits)[:, first:last] + plus
-        out = unpacked_down(codes.load()[:, first:last], bits)
-        out -= points[index]
-        out *= to_f32(scales.load()[:, first:last], scales.dtype)[index]
-        return out.T
+        index = None if groups is None else _groups(groups, rows, count)
+        points = unpacked(zeros.load(), bits)[:, first:last].T + plus
+        factors = to_f32(scales.load()[:, first:last], scales.dtype).T
+        words = codes.load()[:, first:last].T  # packed along the rows that come out
+        return by_groups(lambda some: codes_of(words[some], bits), rows, points, factors, index)
 
     return by_rows((width[0], rows), make, codes.origin, max(_TOGETHER // max(rows, 1), 1))
 
 
-def _groups(groups: Lazy | None, rows: int, count: int) -> Array:
-    """The group of each row."""
+def by_groups(
+    codes: Callable[[slice], Array], width: int, points: Array, factors: Array, index: Array | None
+) -> Array:
+    """(code - zero point) times scale, float32 (rows, width), a few rows after the other.
+
+    ``codes`` gives the codes of some rows, uint8; ``points`` and ``factors`` are (rows, groups);
+    ``index`` is the group of each place in a row, None where groups lie in their order.
+    """
     import numpy as np
 
-    if groups is None:
-        return np.arange(rows) // (rows // count)
+    rows, groups = factors.shape
+    out = room(4 * rows * width).view(np.float32).reshape(rows, width)
+    step = max(PIECE // max(width, 1), 1)
+    points, factors = np.ascontiguousarray(points), np.ascontiguousarray(factors)
+    for first in range(0, rows, step):
+        some = slice(first, first + step)
+        values = out[some]
+        np.copyto(values, codes(some))
+        own, by = points[some], factors[some]
+        if index is None:
+            view = values.reshape(len(values), groups, -1)
+            view -= own[:, :, None]
+            view *= by[:, :, None]
+        else:
+            values -= own[:, index]
+            values *= by[:, index]
+    return out
+
+
+def _groups(groups: Lazy, rows: int, count: int) -> Array | None:
+    """The group of each row; None where they lie in their order."""
+    import numpy as np
+
     index = groups.load().astype(np.int64)
     if index.size and not 0 <= int(index.min()) <= int(index.max()) < count:
         raise FormatError(f"{groups.origin} names a group that does not exist", hint=_BELONGS)
-    return index
+    plain = rows % count == 0 and np.array_equal(index, np.arange(rows) // (rows // count))
+    return None if plain else index
 
 
 PACKER = "compressed-tensors"
@@ -185,19 +213,17 @@ def _unpacked(
     def make(first: int, last: int) -> Array:
         import numpy as np
 
-        from mbuild.convert.read.codes import unpacked
+        from mbuild.convert.read.codes import codes_of
 
-        out = unpacked(rows_of(codes, first, last), bits)[:, :width]
+        words = rows_of(codes, first, last)
         scales = to_f32(rows_of(scale, first, last), scale.dtype)
-        points = None if zeros is None else _points(zeros, rows, groups, bits)[first:last]
-        if order is None:
-            view = out.reshape(len(out), groups, width // groups)
-            view -= np.float32(1 << (bits - 1)) if points is None else points[:, :, None]
-            view *= scales[:, :, None]
-            return view
-        index = _groups(order, width, groups)
-        out = out - (np.float32(1 << (bits - 1)) if points is None else points[:, index])
-        out *= scales[:, index]
-        return out
+        if zeros is None:
+            points = np.full(scales.shape, 1 << (bits - 1), np.float32)
+        else:
+            points = _points(zeros, rows, groups, bits)[first:last]
+        index = None if order is None else _groups(order, width, groups)
+        return by_groups(
+            lambda some: codes_of(words[some], bits)[:, :width], width, points, scales, index
+        )
 
     return by_rows((rows, width), make, codes.origin)

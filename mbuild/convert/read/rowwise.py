@@ -38,6 +38,7 @@ def by_rows(
         origin,
         part=part if width else None,
         grain=width * together,
+        computed=True,
     )
 
 
