@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from mbuild.convert.read.dtypes import PIECE, OutType
+from mbuild.convert.read.dtypes import OutType
 from mbuild.convert.read.kept import KeptWeight
 from mbuild.convert.read.lazy import Lazy, Packed
 from mbuild.convert.read.values import check_mxfp4, encode_checked
@@ -111,8 +111,8 @@ class Encoded:
         """The bytes, as a flat array; raises :class:`FormatError` for what is not finite."""
         item = self.item
         if item.part is not None:
-            if item.computed and not isinstance(item, KeptWeight):
-                return self._in_steps(item.part)
+            if item.steps is not None and not isinstance(item, KeptWeight):
+                return self._in_steps(item.steps(self.start, self.stop))
             return self._encoded(item, item.part(self.start, self.stop), self.start)
         if not item.parts:
             return self._encoded(item, item.load())
@@ -123,18 +123,13 @@ class Encoded:
             out[number * size : (number + 1) * size] = self._encoded(part, part.load())
         return out
 
-    def _in_steps(self, part: Callable[[int, int], Any]) -> Any:
-        """The bytes, made of so few values at once that those stay in the processor's cache."""
-        unit = math.lcm(self.item.grain, BLOCKS[self.type].weights)
-        step = max(PIECE // unit, 1) * unit
-        if self.stop - self.start <= step:
-            return self._encoded(self.item, part(self.start, self.stop), self.start)
-        out, at = room(self.count), 0
-        for start in range(self.start, self.stop, step):
-            values = part(start, min(start + step, self.stop))
+    def _in_steps(self, steps: Iterator[Any]) -> Any:
+        """The bytes, of values that come a few at a time."""
+        out, at, start = room(self.count), 0, self.start
+        for values in steps:
             made = self._encoded(self.item, values, start)
             out[at : at + made.size] = made
-            at += made.size
+            at, start = at + made.size, start + values.size
         return out
 
     def _encoded(self, item: Lazy, values: Any, start: int = 0) -> Any:

@@ -17,7 +17,7 @@ from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
 
@@ -64,16 +64,19 @@ def _awq(codes: Lazy, zeros: Lazy, scales: Lazy) -> Lazy:
     if not good:
         raise misfit(codes, scales, zeros)
 
-    def make(first: int, last: int) -> Array:
+    def opened(first: int, last: int) -> Callable[[int, int], Array]:
         cut = slice(first // len(_ORDER), -(-last // len(_ORDER)))
-        whole = slice(cut.start * len(_ORDER), cut.stop * len(_ORDER))
-        some = _in_order(codes.load()[:, cut].T)
-        points = _in_order(zeros.load()[:, cut].T)
-        factors = to_f32(scales.load()[:, whole], scales.dtype).T
-        out = by_groups(some.__getitem__, rows, points.astype("<f4"), factors, None)
-        return out[first - whole.start : last - whole.start]
+        own = slice(first - cut.start * len(_ORDER), last - cut.start * len(_ORDER))
+        values = _in_order(codes.load()[:, cut].T)[own]
+        points = _in_order(zeros.load()[:, cut].T)[own].astype("<f4")
+        factors = to_f32(scales.load()[:, first:last], scales.dtype).T
 
-    return by_rows((columns, rows), make, codes.origin, max(_TOGETHER // max(rows, 1), 1))
+        def some(low: int, high: int) -> Array:
+            return by_groups(values[low:high], points[low:high], factors[low:high], None)
+
+        return some
+
+    return by_rows((columns, rows), opened, codes.origin, max(_TOGETHER // max(rows, 1), 1))
 
 
 def _in_order(words: Array) -> Array:
@@ -163,12 +166,19 @@ def _mlx(codes: Lazy, scales: Lazy, biases: Lazy, group: Any) -> Lazy:
             hint=MLX,
         )
 
-    def make(first: int, last: int) -> Array:
+    def opened(first: int, last: int) -> Callable[[int, int], Array]:
         from mbuild.convert.read.codes import unpacked
 
-        out = unpacked(rows_of(codes, first, last), bits).reshape(-1, groups, group)
-        out *= to_f32(rows_of(scales, first, last), scales.dtype)[:, :, None]
-        out += to_f32(rows_of(biases, first, last), biases.dtype)[:, :, None]
-        return out
+        stored = rows_of(codes, first, last)
+        by = to_f32(rows_of(scales, first, last), scales.dtype)
+        plus = to_f32(rows_of(biases, first, last), biases.dtype)
 
-    return by_rows((*lead, width), make, codes.origin)
+        def some(low: int, high: int) -> Array:
+            out = unpacked(stored[low:high], bits).reshape(-1, groups, group)
+            out *= by[low:high, :, None]
+            out += plus[low:high, :, None]
+            return out
+
+        return some
+
+    return by_rows((*lead, width), opened, codes.origin)

@@ -22,7 +22,7 @@ from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
 
@@ -66,25 +66,32 @@ def _four(tensors: dict[str, Lazy], base: str, name: str) -> Lazy:
     width = shape[-1]
     flat = codes.reshape(codes.size)
 
-    def make(first: int, last: int) -> Array:
+    def opened(first: int, last: int) -> Callable[[int, int], Array]:
         import numpy as np
 
         start, stop = first * width // 2, last * width // 2
         raw = flat.part(start, stop) if flat.part else flat.load()[start:stop]
         each = to_f32(table.load(), table.dtype)
         pairs = np.stack([np.repeat(each, 16), np.tile(each, 16)], axis=1)
-        # Both floats of a pair are taken as one number of 8 bytes.
-        out = pairs.view(np.uint64).reshape(-1).take(raw.view(np.uint8)).view(np.float32)
-        at, end = first * width // block, -(-last * width // block)
-        factors = scales(at, end)
-        if at * block == first * width and end * block == last * width:
-            blocks = out.reshape(-1, block)
-            blocks *= factors[:, None]
-        else:
-            out *= factors.repeat(block)[first * width - at * block :][: out.size]
-        return out.reshape(last - first, width)
+        both = pairs.view(np.uint64).reshape(-1)  # both floats of a byte as one number
+        begin = first * width // block
+        factors = scales(begin, -(-last * width // block))
 
-    return by_rows(shape, make, codes.origin)
+        def some(low: int, high: int) -> Array:
+            codes = raw[low * width // 2 : high * width // 2].view(np.uint8)
+            out: Array = both.take(codes).view(np.float32)
+            at = (first + low) * width - begin * block
+            if at % block == out.size % block == 0:
+                blocks = out.reshape(-1, block)
+                blocks *= factors[at // block :][: len(blocks), None]
+            else:
+                own = factors[at // block : -(-(at + out.size) // block)]
+                out *= own.repeat(block)[at % block :][: out.size]
+            return out.reshape(-1, width)
+
+        return some
+
+    return by_rows(shape, opened, codes.origin)
 
 
 def _magnitudes(
@@ -128,15 +135,20 @@ def _eight(tensors: dict[str, Lazy], base: str, name: str) -> Lazy:
     if len(weight.shape) != 2 or weight.dtype is not DType.I8 or rows.shape != weight.shape[:1]:
         raise misfit(weight, rows)
 
-    def make(first: int, last: int) -> Array:
+    def opened(first: int, last: int) -> Callable[[int, int], Array]:
         import numpy as np
 
-        out = rows_of(weight, first, last).astype(np.float32)
-        out *= to_f32(rows.load(), rows.dtype)[first:last, None]
-        out *= np.float32(_BY_127)
-        return out
+        stored, by = rows_of(weight, first, last), to_f32(rows.load(), rows.dtype)[first:last, None]
 
-    return by_rows(weight.shape, make, weight.origin)
+        def some(low: int, high: int) -> Array:
+            out: Array = stored[low:high].astype(np.float32)
+            out *= by[low:high]
+            out *= np.float32(_BY_127)
+            return out
+
+        return some
+
+    return by_rows(weight.shape, opened, weight.origin)
 
 
 def _settings(state: Lazy) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from mbuild.convert.read.safetensors import BITS, DType
 from mbuild.core.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
 
@@ -47,7 +47,8 @@ class Lazy:
     experts can be converted one by one. ``part(start, stop)``, where there is one, gives
     the values between two flat indices, one-dimensional, so that a tensor need not be in
     memory whole; ``grain`` is how many of them in a row are read together at least.
-    ``computed``: each value costs several operations, which are faster on few values at once.
+    ``steps``, of what is computed, gives the same values as ``part`` in several arrays, of as
+    many values as stay in the processor's cache.
     """
 
     dtype: DType
@@ -57,7 +58,7 @@ class Lazy:
     parts: tuple[Lazy, ...] = ()
     part: Callable[[int, int], Array] | None = None
     grain: int = 1
-    computed: bool = False
+    steps: Callable[[int, int], Iterator[Array]] | None = None
 
     @property
     def unit(self) -> int:
@@ -91,7 +92,7 @@ class Lazy:
                 hint=CONTRADICTS,
             )
         same = self.move(shape, lambda values: values.reshape(shape))
-        return replace(same, part=self.part, grain=self.grain, computed=self.computed)
+        return replace(same, part=self.part, grain=self.grain, steps=self.steps)
 
     def transpose(self, *axes: int) -> Lazy:
         """The axes in another order; raises :class:`FormatError` for another number of axes."""
@@ -114,8 +115,7 @@ class Lazy:
         if axis and (self.grain > 1 or run < _LONG_RUN):
             return self._one_by_one(moved, lambda values: values[index], True)
         skipped = math.prod(self.shape[axis:]), first * math.prod(shape[axis + 1 :])
-        part = _Runs(self.part, run, *skipped)
-        return replace(moved, part=part, grain=self.grain, computed=self.computed)
+        return replace(moved, part=_Runs(self.part, run, *skipped), grain=self.grain)
 
     def _one_by_one(self, moved: Lazy, change: Callable[[Array], Array], possible: bool) -> Lazy:
         """``moved``, in parts if each position of the first axis is changed by itself."""
@@ -132,7 +132,7 @@ class Lazy:
             flat = contiguous(change(values)).reshape(-1)
             return flat[start - first * new : stop - first * new]
 
-        return replace(moved, part=part, grain=new, computed=self.computed)
+        return replace(moved, part=part, grain=new)
 
     def split(self, axis: int, sizes: Sequence[int]) -> list[Lazy]:
         """Consecutive parts of one axis; raises :class:`FormatError` unless they fill it."""

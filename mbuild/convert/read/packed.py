@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.read.dtypes import PIECE, to_f32
+from mbuild.convert.read.dtypes import to_f32
 from mbuild.convert.read.integers import as_blocks
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.leftovers import UNQUANTIZED
 from mbuild.convert.read.rowwise import by_rows, rows_of
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError, UnsupportedError
-from mbuild.gguf.memory import room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -99,45 +98,42 @@ def _gptq(
             hint=_BELONGS,
         )
 
-    def make(first: int, last: int) -> Array:
+    def opened(first: int, last: int) -> Callable[[int, int], Array]:
+        import numpy as np
+
         from mbuild.convert.read.codes import codes_of, unpacked
 
         index = None if groups is None else _groups(groups, rows, count)
-        points = unpacked(zeros.load(), bits)[:, first:last].T + plus
+        points = unpacked(zeros.load(), bits)[:, first:last].T + np.float32(plus)
         factors = to_f32(scales.load()[:, first:last], scales.dtype).T
         words = codes.load()[:, first:last].T  # packed along the rows that come out
-        return by_groups(lambda some: codes_of(words[some], bits), rows, points, factors, index)
 
-    return by_rows((width[0], rows), make, codes.origin, max(_TOGETHER // max(rows, 1), 1))
+        def some(low: int, high: int) -> Array:
+            own, by = points[low:high], factors[low:high]
+            return by_groups(codes_of(words[low:high], bits), own, by, index)
+
+        return some
+
+    return by_rows((width[0], rows), opened, codes.origin, max(_TOGETHER // max(rows, 1), 1))
 
 
-def by_groups(
-    codes: Callable[[slice], Array], width: int, points: Array, factors: Array, index: Array | None
-) -> Array:
-    """(code - zero point) times scale, float32 (rows, width), a few rows after the other.
+def by_groups(codes: Array, points: Array, factors: Array, index: Array | None) -> Array:
+    """(code - zero point) times scale of ``codes``, uint8 (rows, width): float32, of that shape.
 
-    ``codes`` gives the codes of some rows, uint8; ``points`` and ``factors`` are (rows, groups);
-    ``index`` is the group of each place in a row, None where groups lie in their order.
+    ``points`` and ``factors`` are (rows, groups); ``index`` is the group of each place in a row,
+    None where groups lie in their order.
     """
     import numpy as np
 
-    rows, groups = factors.shape
-    out = room(4 * rows * width).view(np.float32).reshape(rows, width)
-    step = max(PIECE // max(width, 1), 1)
-    points, factors = np.ascontiguousarray(points), np.ascontiguousarray(factors)
-    for first in range(0, rows, step):
-        some = slice(first, first + step)
-        values = out[some]
-        np.copyto(values, codes(some))
-        own, by = points[some], factors[some]
-        if index is None:
-            view = values.reshape(len(values), groups, -1)
-            view -= own[:, :, None]
-            view *= by[:, :, None]
-        else:
-            values -= own[:, index]
-            values *= by[:, index]
-    return out
+    values = codes.astype(np.float32)
+    if index is None:
+        view = values.reshape(*factors.shape, -1)
+        view -= points[:, :, None]
+        view *= factors[:, :, None]
+    else:
+        values -= points[:, index]
+        values *= factors[:, index]
+    return values
 
 
 def _groups(groups: Lazy, rows: int, count: int) -> Array | None:
@@ -210,7 +206,7 @@ def _unpacked(
     if not good:
         raise misfit(codes, scale, *(part for part in (zeros, order) if part is not None))
 
-    def make(first: int, last: int) -> Array:
+    def opened(first: int, last: int) -> Callable[[int, int], Array]:
         import numpy as np
 
         from mbuild.convert.read.codes import codes_of
@@ -222,8 +218,11 @@ def _unpacked(
         else:
             points = _points(zeros, rows, groups, bits)[first:last]
         index = None if order is None else _groups(order, width, groups)
-        return by_groups(
-            lambda some: codes_of(words[some], bits)[:, :width], width, points, scales, index
-        )
 
-    return by_rows((rows, width), make, codes.origin)
+        def some(low: int, high: int) -> Array:
+            own, by = points[low:high], scales[low:high]
+            return by_groups(codes_of(words[low:high], bits)[:, :width], own, by, index)
+
+        return some
+
+    return by_rows((rows, width), opened, codes.origin)
