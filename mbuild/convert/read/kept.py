@@ -248,10 +248,11 @@ def halves_of_runs(pairs: Array) -> Array:
     first, second = np.ascontiguousarray(both[:, 0]), np.ascontiguousarray(both[:, 1])
     even = (first & low) | (second & low) << four
     odd = (first >> four & low) | (second & ~low)
-    out = odd.view(np.uint8).astype("<u2")
+    out: Array = odd.view(np.uint8).astype("<u2")
     out <<= np.uint16(8)
     out |= even.view(np.uint8)
-    return out.view(np.uint8).reshape(count, half)
+    made: Array = out.view(np.uint8).reshape(count, half)
+    return made
 
 
 def can_stay(name: str, item: Lazy) -> bool:
