@@ -149,7 +149,7 @@ def write_text(folder: Path) -> Path:
 
 
 def main(names: list[str]) -> int:
-    """Print what becomes of each; the exit status is 0 if five images and one sound came through."""
+    """Print what becomes of each; the exit status is 0 if five images and one sound are noticed."""
     found: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as work:
         model = write_text(Path(work))
