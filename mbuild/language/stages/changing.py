@@ -36,8 +36,16 @@ OPTION_OF: dict[str, str] = {
     "output": "output_tensor_type",
     "embedding": "token_embedding_type",
     "rules": "recipe",
+    "prune": "prune_layers",
 }
 """The flags' names of the options that have one value, by their rule in the grammar."""
+
+LISTS: dict[str, str] = {
+    "tensor": "tensor_type",
+    "included": "include_weights",
+    "excluded": "exclude_weights",
+}
+"""Those of the options that have several values, and may be given several times."""
 
 _FLAGS = {"pure": "pure", "requantize": "allow_requantize"}
 _BUDGETS = ("size", "bpw")
@@ -56,14 +64,14 @@ def quantize_of(item: Any, phrases: Phrases, read: Read) -> QuantizeLine:
     seen: set[str] = set()
     for phrase in phrases.options:
         rule, keyword = phrase.rule, " ".join(phrase.keywords)
-        if rule in seen and rule != "tensor":
+        if rule in seen and rule not in LISTS:
             raise ModelfileError(
                 [Problem(f"QUANTIZE has {keyword} twice", item.span, code="twice")]
             )
         seen.add(rule)
         words = [read(word) for word in phrase.words]
-        if rule == "tensor":
-            options["tensor_type"] = [*options.get("tensor_type", ()), *words]
+        if rule in LISTS:
+            options[LISTS[rule]] = [*options.get(LISTS[rule], ()), *words]
         elif rule in _BUDGETS:
             budgets.append(_budget(rule, words[0], item))
         elif rule in _FLAGS:
