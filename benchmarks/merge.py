@@ -2,8 +2,9 @@
 
     python benchmarks/merge.py [--repeats 3] [--types BF16,F16,F32] [--work FOLDER]
 
-The checkpoints are those of ``convert.py``, in each type (of F32 half as many weights); each adapter
-has rank 16 and changes every linear layer. What F32 merges is kept in F32 until it is quantized.
+The checkpoints are those of ``convert.py``, in each type (of F32 half as many weights); each
+adapter has rank 16 and changes every linear layer. What is merged in F32 stays so until it is
+quantized.
 The builds of a type run in turn, each with an empty store; figures are medians.
 """
 

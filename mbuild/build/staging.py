@@ -121,6 +121,18 @@ class FilesKept(_Bringer):
         return data
 
 
+class FilesGiven(_Bringer):
+    """Files that a program has in memory."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        super().__init__()
+        self._files = files
+
+    def read(self, name: str) -> bytes:
+        """The bytes; raises KeyError for a file that there is not."""
+        return self._files[name]
+
+
 class NoFiles(_Bringer):
     """No file at all: over HTTP a text must not say what is read from this machine."""
 

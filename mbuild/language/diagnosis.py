@@ -174,12 +174,20 @@ def _bad_instruction(shape: str, offset: int, words: Collection[str] = TYPES) ->
         return Description(start, end, message, "needs-syntax", hint, edit)
     if word.isascii() and word.upper() in words and not shape.startswith(HIDDEN, end):
         message = f"{word.upper()} needs a value on the same line"
-        hint = 'an empty value is written ""'
+        hint = _usage_of(word.upper())
         return Description(start, end, message, "missing-value", hint)
     message = f'unknown instruction "{_clipped(word)}"'
     hint, meant = _hint_for(word, words)
     meant_edit = _instead(start, end, [meant] if meant else [])
     return Description(start, end, message, "unknown-instruction", hint, meant_edit)
+
+
+def _usage_of(word: str) -> str:
+    """How an instruction is written, and how one of a text that is to be empty."""
+    from mbuild.language.word_help import INSTRUCTIONS
+
+    usage = f"write {INSTRUCTIONS[word].usage.splitlines()[0]}"
+    return f'{usage}; an empty value is written ""' if word in _TEXTS else usage
 
 
 def _instead(start: int, end: int, meant: Sequence[str]) -> Edit | None:

@@ -117,9 +117,14 @@ def change_of(item: Any, phrases: Phrases, read: Read, other: Callable[[str], An
     try:
         re.compile(words[0])
     except re.error as error:
-        message = f"{words[0]:.60} is not a regular expression: {error}"
-        raise ModelfileError([Problem(message, item.span, code="bad-regex")]) from None
+        raise ModelfileError([_bad_regex(words[0], error, item.span)]) from None
     return ModelChange("take", words[0], [words[1], other(words[1])], item.span)
+
+
+def _bad_regex(text: str, error: re.error, span: Span | None) -> Problem:
+    message = f"{text:.60} is not a regular expression: {error}"
+    hint = "signs that are meant as they stand, such as ( and *, need a backslash before them"
+    return Problem(message, span, code="bad-regex", suggestion=hint)
 
 
 def _weight(words: list[str], item: Any) -> float:
@@ -258,8 +263,7 @@ def _answers(words: list[str], span: Span | None) -> _Demand:
     try:
         re.compile(written[1:-1])
     except re.error as error:
-        message = f"{written:.60} is not a regular expression: {error}"
-        raise ModelfileError([Problem(message, span, code="bad-regex")]) from None
+        raise ModelfileError([_bad_regex(written, error, span)]) from None
     return written[1:-1], prompt, 0
 
 

@@ -63,6 +63,10 @@ def assignment(
     ``needed`` and there is none.
     """
     name, equals, text = word.text.partition("=")
+    if not name and equals:
+        message = f"{item.word} needs NAME=VALUE without blanks"
+        hint = f"write {item.word} NAME=VALUE; a value with blanks stands in double quotes"
+        raise ModelfileError([Problem(message, item.span, code="bad-argument", suggestion=hint)])
     if not _ARGUMENT.fullmatch(name) or (needed and not equals):
         message = f"{word.text:.60} is no argument of {item.word}"
         hint = "a name is made of letters, digits and underscores: NAME=VALUE"
