@@ -93,14 +93,19 @@ class FilesBeside(_Bringer):
             opened = OpenFile.open(self._folder / name, name)
         except SourceError as error:
             if isinstance(error.__cause__, FileNotFoundError):
-                raise MissingFileError(f"{name}: no such file", hint="paths start from the"
-                                       " folder of the Modelfile") from None  # fmt: skip
+                raise MissingFileError(f"{name}: no such file", hint=self._meant(name)) from None
             raise
         with opened, open(opened.fd, "rb", closefd=False) as file:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise SourceError(f"{name} is larger than {MAX_BYTES} bytes", hint="take a text file")
         return data
+
+    def _meant(self, name: str) -> str:
+        """What to do about a file that is not there."""
+        from mbuild.lint.remedies import missing
+
+        return missing(self._folder, name) or "paths start from the folder of the Modelfile"
 
 
 class FilesKept(_Bringer):

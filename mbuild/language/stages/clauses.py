@@ -86,7 +86,21 @@ def read_clause(item: Clause) -> Phrases:
         tree = _lark().parse(shape(item.value), start=item.word.lower())
     except UnexpectedInput as error:
         raise ModelfileError([_problem(item, error)]) from None
-    return cast("Phrases", _Parts().transform(tree))
+    phrases = cast("Phrases", _Parts().transform(tree))
+    for phrase in (phrases.head, *phrases.options):
+        for word in phrase.words:
+            if word.text.startswith(("#", "//")):
+                raise ModelfileError([_comment(item, word)])
+    return phrases
+
+
+def _comment(item: Clause, word: Word) -> Problem:
+    where = item.span
+    if where is not None and "\n" not in item.value[: word.start]:
+        where = where.part(min(where.value + word.start, where.end), where.end)
+    message = f"{item.word} cannot go on with {word.text:.60}"
+    hint = "a comment needs a line of its own; a word that begins so stands in double quotes"
+    return Problem(message, where, code="comment-in-value", suggestion=hint)
 
 
 class Following(NamedTuple):

@@ -35,6 +35,10 @@ class Scope:
         before = self._values.get(name) if default is None else default
         self._values[name] = self._given.get(name, before)
 
+    def knows(self, name: str) -> bool:
+        """Whether an argument is declared here."""
+        return name in self._values
+
     def value(self, name: str) -> str | None:
         """What an argument is worth; raises :class:`ExpansionError` for one not declared."""
         if name not in self._values:

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 class BuiltFrom(NamedTuple):
     """The files of a recipe by their paths in its folder, and how they are built.
 
-    ``arguments`` stand behind ``mbuild``, before the folder. ``materials`` is what the build read
-    beside these files, ``outside`` are files that the Modelfile brings in from elsewhere.
+    ``arguments`` stand behind ``mbuild``, before the folder. ``materials`` are the files and
+    folders that the build read beside these, ``outside`` those that the Modelfile brings in from
+    elsewhere.
     """
 
     files: Mapping[str, bytes]
@@ -60,7 +61,8 @@ def built_from(store: Store, stored: StoredManifest) -> BuiltFrom:
         else:
             inside[name] = _kept(store, name, digest)
     arguments = tuple(_arguments(record, script, target, staged=opens_stages(data)))
-    materials = dict.fromkeys(each for step in record.steps for each in step.materials)
+    read = (each for step in record.steps for each in step.materials)
+    materials = dict.fromkeys(each for each in read if each.place)
     return BuiltFrom(inside, arguments, tuple(materials), tuple(outside))
 
 
