@@ -6,14 +6,17 @@ alone. What no part has made, because it was killed or never started, the build 
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from mbuild.build.engine import BuildEngine
+from mbuild.build.exchange import Waiting
 from mbuild.build.fetching import fetch
 from mbuild.build.graph import StepContext, in_order
 from mbuild.build.prepare import located, plans_of
@@ -38,9 +41,10 @@ if TYPE_CHECKING:
     from mbuild.build.steps.ranges import Range, RangeCache
     from mbuild.gguf.types import GGMLType
     from mbuild.store import Store
-    from mbuild.store.shared import SharedCache
+    from mbuild.store.shared import SharedCache, SharedLease
 
 _MOST = 10_000
+_LOOK_SECONDS = 0.5  # between two looks whether another job that makes the same part has ended
 
 
 class BuildPart(NamedTuple):
@@ -89,10 +93,14 @@ def make_part(wanted: Build, store: Store, part: BuildPart) -> Generator[BuildEv
             yield from fetch(wanted.recipes(), wanted.fetching, wanted.context, store)
         except (RegistryError, SourceError) as error:
             raise located(error, wanted, store) from None
-        groups = list(_groups(wanted, store))
         totals = [0, 0, 0]
-        for number, steps in enumerate(groups, start=1):
-            yield from _group(steps, number, store, shared, part, totals)
+        for number, (steps, keys) in enumerate(_groups(wanted, store), start=1):
+            lease = yield from _alone(shared, part, keys)
+            try:
+                yield from _group(steps, number, store, shared, part, totals)
+            finally:
+                if lease is not None:
+                    lease.release()
         sent = said = 0
         for done, total in shared.drain():
             sent = total
@@ -104,8 +112,28 @@ def make_part(wanted: Build, store: Store, part: BuildPart) -> Generator[BuildEv
     yield PartFinished(part.number, part.parts, made, there, size, sent, seconds)
 
 
-def _groups(wanted: Build, store: Store) -> Iterator[list[Quantize]]:
-    """The quantizations that have to run, those of one source together."""
+def _alone(
+    shared: SharedCache, part: BuildPart, keys: Sequence[str]
+) -> Generator[BuildEvent, None, SharedLease | None]:
+    """Wait until no other job makes the very same part; the lease on it.
+
+    Such a job was started twice, or in place of one that was thought to be dead.
+    """
+    if not all(keys):
+        return None
+    key = sha256(json.dumps(["part", *part, *keys]).encode()).hexdigest()
+    waiting, told = Waiting(shared, key), ""
+    while (lease := waiting.attempt()) is None and shared.writes:
+        if waiting.holder not in ("", told):
+            told = waiting.holder
+            values = {"step": f"part {part.number}/{part.parts}", "holder": told}
+            yield Status(Code.WAITING_FOR_MACHINE, values)
+        time.sleep(_LOOK_SECONDS)
+    return lease
+
+
+def _groups(wanted: Build, store: Store) -> Iterator[tuple[list[Quantize], list[str]]]:
+    """The quantizations that have to run, those of one source together, and their keys."""
     ends = [step for planned in plans_of(wanted, store) for step in planned.ends]
     for step in in_order(ends):
         if step.fetches:
@@ -114,7 +142,7 @@ def _groups(wanted: Build, store: Store) -> Iterator[list[Quantize]]:
                 hint="fetch it into a folder that all machines see, and name that in FROM",
             )
     rows = survey(BuildEngine(store, wanted.use_cache), ends)
-    groups: dict[Hashable, list[Any]] = {}
+    groups: dict[Hashable, tuple[list[Any], list[str]]] = {}
     for row in rows:
         if row.step.kind != "quantize" or row.state in (State.CACHED, State.SHARED):
             continue
@@ -123,7 +151,9 @@ def _groups(wanted: Build, store: Store) -> Iterator[list[Quantize]]:
                 f"{row.step.label}: what it depends on is computed by the build itself",
                 hint="compute it first (mbuild imatrix) and name the file, or the types",
             )
-        groups.setdefault(row.step.group, []).append(row.step)
+        mine, keys = groups.setdefault(row.step.group, ([], []))
+        mine.append(row.step)
+        keys.append(row.key)
     yield from groups.values()
 
 
