@@ -107,7 +107,7 @@ def weigh(
     return Weighed(0.0 if making is None else shared.seconds(blobs), making)
 
 
-class Waiting:
+class LeaseWait:
     """A lease that somebody else has, until it is free or nobody goes on with it.
 
     ``holder`` is who has it, or had it when it was taken over; nobody when it was free.
@@ -233,7 +233,7 @@ class SharedSteps:
 
     def _wait(self, step: Step, key: str) -> None:
         """Wait for somebody else's result; take over what nobody goes on with."""
-        waiting, pause, told = Waiting(self._shared, key), _FIRST_WAIT, ""
+        waiting, pause, told = LeaseWait(self._shared, key), _FIRST_WAIT, ""
         while True:
             if not self._taken({step: key}, again=True):
                 return
@@ -327,7 +327,7 @@ def give(
 
 def sane_result(step: Step, text: str) -> Result | None:
     """What another machine's record says, if the step's result can be like that."""
-    from mbuild.build.steps.facts import can_be
+    from mbuild.build.steps.believed import can_be
 
     try:
         result = Result.from_json(text)

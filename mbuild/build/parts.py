@@ -16,7 +16,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from mbuild.build.engine import BuildEngine
-from mbuild.build.exchange import Waiting
+from mbuild.build.exchange import LeaseWait
 from mbuild.build.fetching import fetch
 from mbuild.build.graph import StepContext, in_order
 from mbuild.build.prepare import located, plans_of
@@ -122,7 +122,7 @@ def _alone(
     if not all(keys):
         return None
     key = sha256(json.dumps(["part", *part, *keys]).encode()).hexdigest()
-    waiting, told = Waiting(shared, key), ""
+    waiting, told = LeaseWait(shared, key), ""
     while (lease := waiting.attempt()) is None and shared.writes:
         if waiting.holder not in ("", told):
             told = waiting.holder

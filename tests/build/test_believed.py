@@ -20,7 +20,7 @@ from mbuild.build.graph import Result, Step
 from mbuild.build.prepare import Build, plans_of, read_recipe
 from mbuild.build.request import BuildRequest, Target
 from mbuild.build.sources.resolve import LocalContext
-from mbuild.build.steps.facts import ROWS, can_be
+from mbuild.build.steps.believed import ROWS, can_be
 from mbuild.build.steps.kinds import KINDS
 from mbuild.core.names import ModelName
 from mbuild.quant.choose.options import Quantization
