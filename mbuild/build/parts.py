@@ -93,14 +93,10 @@ def make_part(wanted: Build, store: Store, part: BuildPart) -> Generator[BuildEv
             yield from fetch(wanted.recipes(), wanted.fetching, wanted.context, store)
         except (RegistryError, SourceError) as error:
             raise located(error, wanted, store) from None
+        wanted.context.leave_unread()  # of sixteen parts each would read all for all digests
         totals = [0, 0, 0]
-        for number, (steps, keys) in enumerate(_groups(wanted, store), start=1):
-            lease = yield from _alone(shared, part, keys)
-            try:
-                yield from _group(steps, number, store, shared, part, totals)
-            finally:
-                if lease is not None:
-                    lease.release()
+        for number, steps in enumerate(_groups(wanted, store), start=1):
+            yield from _group(steps, number, store, shared, part, totals)
         sent = said = 0
         for done, total in shared.drain():
             sent = total
@@ -113,27 +109,23 @@ def make_part(wanted: Build, store: Store, part: BuildPart) -> Generator[BuildEv
 
 
 def _alone(
-    shared: SharedCache, part: BuildPart, keys: Sequence[str]
+    shared: SharedCache, label: str, key: str
 ) -> Generator[BuildEvent, None, SharedLease | None]:
     """Wait until no other job makes the very same part; the lease on it.
 
     Such a job was started twice, or in place of one that was thought to be dead.
     """
-    if not all(keys):
-        return None
-    key = sha256(json.dumps(["part", *part, *keys]).encode()).hexdigest()
     waiting, told = LeaseWait(shared, key), ""
     while (lease := waiting.attempt()) is None and shared.writes:
         if waiting.holder not in ("", told):
             told = waiting.holder
-            values = {"step": f"part {part.number}/{part.parts}", "holder": told}
-            yield Status(Code.WAITING_FOR_MACHINE, values)
+            yield Status(Code.WAITING_FOR_MACHINE, {"step": label, "holder": told})
         time.sleep(_LOOK_SECONDS)
     return lease
 
 
-def _groups(wanted: Build, store: Store) -> Iterator[tuple[list[Quantize], list[str]]]:
-    """The quantizations that have to run, those of one source together, and their keys."""
+def _groups(wanted: Build, store: Store) -> Iterator[list[Quantize]]:
+    """The quantizations that have to run, those of one source together."""
     ends = [step for planned in plans_of(wanted, store) for step in planned.ends]
     for step in in_order(ends):
         if step.fetches:
@@ -142,7 +134,7 @@ def _groups(wanted: Build, store: Store) -> Iterator[tuple[list[Quantize], list[
                 hint="fetch it into a folder that all machines see, and name that in FROM",
             )
     rows = survey(BuildEngine(store, wanted.use_cache), ends)
-    groups: dict[Hashable, tuple[list[Any], list[str]]] = {}
+    groups: dict[Hashable, list[Any]] = {}
     for row in rows:
         if row.step.kind != "quantize" or row.state in (State.CACHED, State.SHARED):
             continue
@@ -151,9 +143,7 @@ def _groups(wanted: Build, store: Store) -> Iterator[tuple[list[Quantize], list[
                 f"{row.step.label}: what it depends on is computed by the build itself",
                 hint="compute it first (mbuild imatrix) and name the file, or the types",
             )
-        mine, keys = groups.setdefault(row.step.group, ([], []))
-        mine.append(row.step)
-        keys.append(row.key)
+        groups.setdefault(row.step.group, []).append(row.step)
     yield from groups.values()
 
 
@@ -193,7 +183,12 @@ def _group(
         work = _Share(variants, RangeCache(store, origin.fields()), shared, origin.fields())
         maker = RangeMaker([each.imatrix for each in variants], work.cache, cores(), work.check)
         mine = list(part.share([each for each in in_file_order(variants) if any(work.keyed(each))]))
-        yield from work.run(mine, maker, partial(_progress, number, label, steps[0]), totals)
+        lease = yield from _alone(shared, label, work.key(part, mine))
+        try:
+            yield from work.run(mine, maker, partial(_progress, number, label, steps[0]), totals)
+        finally:
+            if lease is not None:
+                lease.release()
 
 
 def _progress(number: int, label: str, step: Quantize, done: int, total: int) -> StepProgress:
@@ -226,6 +221,15 @@ class _Share:
     def keyed(self, part: Range) -> list[bool]:
         """In which variants a range is quantized."""
         return [new is not part.tensor.type for new in self.types(part)]
+
+    def key(self, part: BuildPart, ranges: Sequence[Range]) -> str:
+        """What tells this work from any other, by its first bytes and all that becomes of them."""
+        from mbuild.build.steps.making import LoadedRange
+        from mbuild.build.steps.ranges import digest_of
+
+        rows = [(each.tensor.name, each.first, each.size, *self.types(each)) for each in ranges]
+        first = digest_of(LoadedRange(ranges[0]).load()).hex if ranges else ""
+        return sha256(json.dumps(["part", *part, first, rows]).encode()).hexdigest()
 
     def run(
         self,
