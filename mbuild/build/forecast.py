@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from mbuild.build.costs import Cost, PlannedTensor
+from mbuild.build.costs import Cost, PlannedTensor, memory_together
 from mbuild.build.engine import BuildEngine
 from mbuild.build.explain import DescribedStep, explain
 from mbuild.build.graph import before, names_of
@@ -23,6 +23,7 @@ from mbuild.core.events import Cause, Note
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mbuild.build.rates import Estimate
     from mbuild.build.request import BuildRequest
     from mbuild.store import Store
 
@@ -39,6 +40,7 @@ class PlannedStep(NamedTuple):
     what such steps took on this machine, None while none ran. ``tensors`` are those of a
     quantization, ``memory`` is in bytes; ``every_core`` tells that the work spreads over all
     cores; ``eight_bits`` is what Q8_0 would take of weights that were quantized already.
+    ``instead`` is how long making it here would take, of a result that is fetched.
     ``key`` is empty while it is not known; ``materials`` are the files, folders and
     models that the step is made from.
     """
@@ -58,6 +60,7 @@ class PlannedStep(NamedTuple):
     every_core: bool = False
     fetches: int = 0
     eight_bits: int | None = None
+    instead: Estimate | None = None
 
     @property
     def cached(self) -> bool:
@@ -173,7 +176,7 @@ def forecast(wanted: Build, store: Store) -> Forecast:
     rows, why, base, manifests = survey(wanted, store)
     past = _Past(store)
     places = {row.step: place for place, row in enumerate(rows)}
-    shared: set[Hashable] = set()
+    shared: dict[Hashable, list[Cost]] = {}
     steps = []
     for row, explanation in zip(rows, why, strict=True):
         inputs = tuple(places[source] for source in before(row.step))
@@ -183,6 +186,10 @@ def forecast(wanted: Build, store: Store) -> Forecast:
                 inputs=inputs, why=explanation, key=row.key, materials=row.step.materials
             )
         )
+    for place, row in enumerate(rows):
+        if steps[place].memory and row.step.group in shared:
+            memory = memory_together(shared[row.step.group])
+            steps[place] = steps[place]._replace(memory=memory)
     return Forecast(wanted.request, tuple(steps), base, _free(store.root), manifests)
 
 
@@ -199,20 +206,26 @@ def _applies(row: Surveyed, reason: Explanation, wanted: Build) -> Explanation |
     return reason
 
 
-def _planned(row: Surveyed, store: Store, past: _Past, shared: set[Hashable]) -> PlannedStep:
-    """A step's sizes; ``shared`` collects groups whose time is counted once."""
+def _planned(
+    row: Surveyed, store: Store, past: _Past, shared: dict[Hashable, list[Cost]]
+) -> PlannedStep:
+    """A step's sizes; ``shared`` collects the costs of groups, whose time is counted once."""
     step = row.step
     if row.state is State.CACHED:
         return PlannedStep(step.kind, step.label, row.state, tensors=step.tensors(store))
     if row.state is State.SHARED:
         size = row.fetches
-        return PlannedStep(step.kind, step.label, row.state, writes=size, fetches=size)
+        seconds = row.weighed.fetching if row.weighed is not None else 0.0
+        making = row.weighed.making if row.weighed is not None else None
+        planned = PlannedStep(step.kind, step.label, row.state, writes=size, fetches=size)
+        return planned._replace(seconds=seconds, instead=making)
     if any(not each.is_there(store, bring=False) for each in step.needs):
         cost = Cost(None)  # its files' headers are not here
     else:
         cost = step.cost(store)
     first = step.group is None or step.group not in shared
-    shared.add(step.group)
+    if step.group is not None:
+        shared.setdefault(step.group, []).append(cost)
     size = (step.reads if first else 0) + (cost.writes or 0)
     return PlannedStep(
         step.kind,

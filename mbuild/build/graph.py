@@ -38,6 +38,8 @@ class Result(NamedTuple):
     def from_json(cls, text: str) -> Result:
         """Read :meth:`to_json`'s text; raises ValueError or a digest error."""
         value = json.loads(text)
+        if not isinstance(value["layers"], list):
+            raise ValueError("a result's layers are a list")
         return cls(tuple(Layer.from_json(v) for v in value["layers"]), value["facts"])
 
 
@@ -248,6 +250,9 @@ class BaseStep(Frozen):
 
     input_name: ClassVar[str] = ""
     """What its result is called where it is the input of another step, if not by its kind."""
+
+    input_facts: ClassVar[tuple[str, ...]] = ()
+    """Of its facts those that decide all others: only they are named in an explanation."""
 
     field_names: ClassVar[Mapping[tuple[str, ...], str]] = {}
     """What the places in its key fields are called in an explanation."""

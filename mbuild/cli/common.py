@@ -27,6 +27,8 @@ _SLOW_TO_READ = 1 << 30
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 if TYPE_CHECKING:
+    from mbuild.shared.locations import CacheOptions
+
     ParamType = click.ParamType[Any]
 else:
     ParamType = click.ParamType  # generic only in newer versions of click
@@ -123,13 +125,24 @@ def sharing(store: Store, given: Mapping[str, Any]) -> AbstractContextManager[ob
 
     Raises :class:`UsageError`.
     """
-    if not any(map(given.get, CACHE_OPTIONS)) and not os.environ.get(CACHE_VARIABLE):
+    asked = caches_asked(given)
+    if asked is None:
         return nullcontext()
     from mbuild.shared.attach import attached
+
+    return attached(store, asked, _warn_once(set()))
+
+
+def caches_asked(given: Mapping[str, Any]) -> CacheOptions | None:
+    """The shared caches that options and the environment name; None where they name none.
+
+    Raises :class:`UsageError`.
+    """
+    if not any(map(given.get, CACHE_OPTIONS)) and not os.environ.get(CACHE_VARIABLE):
+        return None
     from mbuild.shared.locations import CacheOptions
 
-    asked = CacheOptions.of(*(given[name] for name in CACHE_OPTIONS))
-    return attached(store, asked, _warn_once(set()))
+    return CacheOptions.of(*(given[name] for name in CACHE_OPTIONS))
 
 
 format_option = click.option(
@@ -346,4 +359,4 @@ _SHOWN = 5
 def left_out(names: tuple[str, ...]) -> str:
     """What to say of files of a package that a model has no place for."""
     shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-    return f"left out, because a model has no place for it: {shown}"
+    return f"left out, because a model has no place for it: {printable(shown)}"

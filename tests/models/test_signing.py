@@ -466,7 +466,7 @@ def test_a_registry_that_refuses_them_costs_a_warning(
         assert "artifacts are not for us" in done.stderr
     assert mbuild("push", "mario", f"{registry}/org/mario:v1").returncode == 0
     with monkeypatch.context() as patch:
-        patch.setattr(attached, "_listed", refuse)
+        patch.setattr(attached, "_referrers", refuse)
         done = mbuild("pull", f"{registry}/org/mario:v1", "--store", "other")
         assert (done.returncode, "artifacts are not for us" in done.stderr) == (0, True)
     assert mbuild("show", f"{registry}/org/mario:v1", "--store", "other").returncode == 0
