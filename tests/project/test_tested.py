@@ -13,9 +13,7 @@ BOUND = 0.80
 PENDING: dict[str, float] = {}
 """Packages that are being rewritten, with what they have; then they have the same bound."""
 
-THROUGH_OTHERS: dict[str, str] = {
-    "__main__": "starts and ends the process: every test that runs mbuild runs it",
-}
+THROUGH_OTHERS: dict[str, str] = {}
 """Modules that no test imports by name, and why."""
 
 
