@@ -24,6 +24,10 @@ settings.load_profile("mbuild")
 # for garbage among the tests and the libraries.
 gc.set_threshold(100_000, 50, 50)
 
+# By default the cache gives way as the disk fills up, so what a build finds again would depend on
+# how full the disk of the tests is. Tests of the default take it away.
+os.environ.setdefault("MBUILD_KEEP", "50GB")
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
