@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +29,8 @@ def _modules() -> set[str]:
     }
 
 
-def _imported() -> set[str]:
+@cache
+def _imported() -> frozenset[str]:
     """The modules that tests import by name, without the ``mbuild.`` before it."""
     found: set[str] = set()
     for path in (ROOT / "tests").rglob("*.py"):
@@ -38,7 +40,8 @@ def _imported() -> set[str]:
             elif isinstance(node, ast.ImportFrom) and node.module:
                 found.add(node.module)
                 found.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return {name.removeprefix("mbuild.") for name in found if name.startswith("mbuild.")}
+    names = (name for name in found if name.startswith("mbuild."))
+    return frozenset(name.removeprefix("mbuild.") for name in names)
 
 
 def test_modules_are_imported_by_some_test() -> None:
