@@ -13,7 +13,7 @@ from mbuild.convert.read.dtypes import to_f32
 from mbuild.convert.read.integers import as_blocks
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.leftovers import UNQUANTIZED
-from mbuild.convert.read.once import Whole
+from mbuild.convert.read.once import LoadedOnce
 from mbuild.convert.read.rowwise import by_rows, rows_of
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError, UnsupportedError
@@ -100,8 +100,8 @@ def _gptq(
             hint=_BELONGS,
         )
 
-    words, points, factors = Whole(codes.load), Whole(zeros.load), Whole(scales.load)
-    place = Whole(lambda: _groups(groups, rows, count))
+    words, points, factors = LoadedOnce(codes.load), LoadedOnce(zeros.load), LoadedOnce(scales.load)
+    place = LoadedOnce(lambda: _groups(groups, rows, count))
 
     def make(first: int, last: int) -> Array:
         from mbuild.convert.read.codes import unpacked, unpacked_down
@@ -186,8 +186,8 @@ def _unpacked(
     )
     if not good:
         raise misfit(codes, scale, *(part for part in (zeros, order) if part is not None))
-    middles = None if zeros is None else Whole(partial(_points, zeros, rows, groups, bits))
-    place = None if order is None else Whole(partial(_groups, order, width, groups))
+    middles = None if zeros is None else LoadedOnce(partial(_points, zeros, rows, groups, bits))
+    place = None if order is None else LoadedOnce(partial(_groups, order, width, groups))
 
     def make(first: int, last: int) -> Array:
         import numpy as np
