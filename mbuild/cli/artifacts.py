@@ -15,7 +15,7 @@ from mbuild.cli.splitting import cutting_options
 from mbuild.core.digest import Digest
 from mbuild.core.errors import UsageError
 from mbuild.core.names import ModelName
-from mbuild.language.formatter import quote
+from mbuild.language.quoting import quote
 from mbuild.models import library
 from mbuild.models.artifacts import ExportForm, ExportOptions, Written, export, import_tar
 from mbuild.models.artifacts.exporting import WRITTEN_BY

@@ -219,7 +219,7 @@ def _keep_documents(store: Store, name: ModelName, data: bytes, kind: str) -> tu
     try:
         subject = Digest.parse(json.loads(data)["subject"]["digest"])
     except (ValueError, KeyError, TypeError, DigestError, RecursionError):
-        raise BadManifestError("a manifest is pushed under a tag") from None
+        raise BadManifestError("a manifest has to be pushed under a tag") from None
     with store.using():
         beside = store.manifests.beside(store.manifests.resolve(name))
         known = (store.manifests.read_bytes(each) for each in beside)

@@ -45,6 +45,7 @@ class ChooseTypes(OfOrigin):
     version: ClassVar[int] = CHOOSER_VERSION
     input_name: ClassVar[str] = "chosen types"
     shows: ClassVar[tuple[str, ...]] = ("size", "bits", "flags", "modelfile")
+    input_facts: ClassVar[tuple[str, ...]] = ("flags", "loss")
     field_names: ClassVar[Mapping[tuple[str, ...], str]] = {
         **ORIGIN_NAMES,
         ("quantization", "file_type"): "size",

@@ -178,7 +178,7 @@ def _rows(data: bytes, registry: Registry) -> list[dict[str, Any]]:
         return [row for row in rows if isinstance(row, dict) and "digest" in row]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise RegistryError(
-            f"what {registry.host} lists about the model is no index", hint="ask its operator"
+            f"what {registry.host} lists about the model is not an index", hint="ask its operator"
         ) from None
 
 
