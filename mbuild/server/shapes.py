@@ -196,6 +196,8 @@ _OF_OPTIONS: Mapping[options.OptionKind, Type] = {
     options.SIZE: SIZE,
     options.COUNT: INTEGER,
     options.ENTRIES: TEXTS,
+    options.NAMES: TEXTS,
+    options.LAYERS: STRING,
     METADATA: OBJECT,
 }
 """The type of a field that is an option of a build."""
@@ -258,7 +260,7 @@ CREATE = Body(
 )
 CHECK = Body(
     "CheckRequest",
-    {"modelfile": STRING},
+    {"modelfile": STRING, "files": FILES},
     ("modelfile",),
     {"modelfile": "FROM tiny\nSYSTEM You are Mario.\n"},
 )
