@@ -523,7 +523,8 @@ def _draft(source: DraftSource, request: BuildRequest) -> Step:
         return _weights(source, Role.DRAFT, request, keep)
     if request.draft_quantize.budget is not None:
         raise UsageError(
-            f"--draft-quantize {request.draft_quantize} is no type", hint="name one, such as q4_0"
+            f"--draft-quantize {request.draft_quantize} is not a type",
+            hint="name one, such as q4_0",
         )
     from mbuild.build.steps.quantize import Quantize
     from mbuild.quant.choose.options import Quantization as Wanted

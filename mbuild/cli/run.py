@@ -245,7 +245,7 @@ def _talk(talker: Talker, make: Callable[[list[ChatTurn]], Ask], options: dict[s
         elif command in ("/?", "/help"):
             click.echo(_HELP)
         elif command.startswith("/") and " " not in command and not os.path.exists(command):
-            click.echo(f"{command} is no command; /? lists them")
+            click.echo(f"{command} is not a command; /? lists them")
         elif command:
             before = len(turns)
             try:

@@ -12,6 +12,7 @@ import pytest
 from gguf.quants import dequantize as ggml_values
 
 from mbuild.convert.encoded import encoded, shape_of
+from mbuild.convert.read import affine, packed
 from mbuild.convert.read.bitsandbytes import bitsandbytes
 from mbuild.convert.read.codes import unpacked, unpacked_down
 from mbuild.convert.read.dequantize import dequantize, eight_bit_names, kept_first, plain
@@ -495,3 +496,150 @@ def test_rows_are_made_when_they_are_asked_for() -> None:
     assert asked == [(1, 3)] and lazy.load().shape == (2, 3, 4)
     plain_one = Lazy(DType.F32, (6, 4), lambda: np.arange(24.0), "y")
     assert rows_of(plain_one, 2, 3).tolist() == [[8, 9, 10, 11]]
+
+
+# --- bytes are read once ---
+
+
+class Noting:
+    """Tensors as files have them, and how often each of their elements was read."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Any] = {}
+
+    def tensor(self, values: Any, dtype: DType, name: str) -> Lazy:
+        """A tensor that notes what is read of it."""
+        flat = values.reshape(-1)
+        counts = self.counts[name] = np.zeros(flat.size, np.int32)
+
+        def part(start: int, stop: int) -> Any:
+            counts[start:stop] += 1
+            return flat[start:stop].copy()
+
+        return Lazy(
+            dtype, values.shape, lambda: part(0, flat.size).reshape(values.shape), name, part=part
+        )
+
+
+def words(*shape: int) -> Any:
+    return raw(*shape[:-1], 4 * shape[-1]).view("<i4")
+
+
+def halves(*shape: int) -> Any:
+    return RANDOM.random(shape).astype("<f2")
+
+
+def floats(*shape: int) -> Any:
+    return RANDOM.random(shape).astype("<f4")
+
+
+STATE = {"quant_type": "nf4", "shape": [48, 64], "blocksize": 64}
+NESTED = {**STATE, "nested_blocksize": 16, "nested_offset": 0.5}
+PACKED = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
+PACKED["config_groups"] = {"group_0": {"weights": {"num_bits": 4}}}  # type: ignore[assignment]
+
+SOURCES: dict[str, tuple[dict[str, Any], dict[str, tuple[Any, DType]]]] = {
+    "gptq": (
+        {"quant_method": "gptq", "bits": 4},
+        {
+            "m.qweight": (words(8, 48), DType.I32),
+            "m.qzeros": (words(2, 6), DType.I32),
+            "m.scales": (halves(2, 48), DType.F16),
+            "m.g_idx": ((np.arange(64) % 2).astype("<i4"), DType.I32),
+        },
+    ),
+    "awq": (
+        {"quant_method": "awq", "bits": 4},
+        {
+            "m.qweight": (words(64, 6), DType.I32),
+            "m.qzeros": (words(2, 6), DType.I32),
+            "m.scales": (halves(2, 48), DType.F16),
+        },
+    ),
+    "bitsandbytes": (
+        {"quant_method": "bitsandbytes"},
+        {
+            "m.weight": (raw(1536, 1), DType.U8),
+            "m.weight.absmax": (floats(48), DType.F32),
+            "m.weight.quant_map": (floats(16), DType.F32),
+            "m.weight.quant_state.bitsandbytes__nf4": (
+                np.frombuffer(json.dumps(STATE).encode(), np.uint8),
+                DType.U8,
+            ),
+        },
+    ),
+    "bitsandbytes, nested": (
+        {"quant_method": "bitsandbytes"},
+        {
+            "m.weight": (raw(1536, 1), DType.U8),
+            "m.weight.absmax": (raw(48), DType.U8),
+            "m.weight.quant_map": (floats(16), DType.F32),
+            "m.weight.nested_absmax": (floats(3), DType.F32),
+            "m.weight.nested_quant_map": (floats(256), DType.F32),
+            "m.weight.quant_state.bitsandbytes__nf4": (
+                np.frombuffer(json.dumps(NESTED).encode(), np.uint8),
+                DType.U8,
+            ),
+        },
+    ),
+    "bitsandbytes, 8 bits": (
+        {"quant_method": "bitsandbytes"},
+        {"m.weight": (raw(48, 64).view("i1"), DType.I8), "m.SCB": (floats(48), DType.F32)},
+    ),
+    "fp8": (
+        {"quant_method": "fp8", "weight_block_size": [16, 16]},
+        {
+            "m.weight": (raw(48, 64, most=0x70), DType.F8_E4M3),
+            "m.weight_scale_inv": (floats(3, 4), DType.F32),
+        },
+    ),
+    "packed": (
+        PACKED,
+        {
+            "m.weight_packed": (words(48, 8), DType.I32),
+            "m.weight_scale": (halves(48, 2), DType.F16),
+            "m.weight_zero_point": (words(6, 2), DType.I32),
+            "m.weight_g_idx": ((np.arange(64) % 2).astype("<i4"), DType.I32),
+        },
+    ),
+    "packed, kept": (
+        PACKED,
+        {
+            "m.weight_packed": (words(48, 8), DType.I32),
+            "m.weight_scale": (halves(48, 2), DType.F16),
+        },
+    ),
+    "mlx": (
+        {"quant_method": "mlx", "group_size": 32},
+        {
+            "m.weight": (words(48, 8), DType.I32),
+            "m.scales": (halves(48, 2), DType.F16),
+            "m.biases": (halves(48, 2), DType.F16),
+        },
+    ),
+}
+"""One weight of 48 rows of 64 values in each format."""
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_a_weight_in_parts_reads_every_byte_once(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tables of scales, of groups and of codes too, however many parts are made of them; and the
+    parts are the whole."""
+    for module in (packed, affine):
+        monkeypatch.setattr(module, "_TOGETHER", 5 * 64)
+    settings, tensors = SOURCES[kind]
+    noting = Noting()
+    stored_ = {n: noting.tensor(values, dtype, n) for n, (values, dtype) in tensors.items()}
+    config = {"quantization_config": settings}
+    (weight,) = dequantize(config, stored_, keep="kept" in kind).values()
+    assert weight.part is not None and isinstance(weight, KeptWeight) == ("kept" in kind)
+    step = weight.grain if weight.grain < weight.size else weight.size // 4
+    starts = range(0, weight.size, step)
+    assert len(starts) > 3
+    made = np.concatenate([weight.part(at, min(at + step, weight.size)) for at in starts])
+    assert {name: int(counts.max()) for name, counts in noting.counts.items()} == dict.fromkeys(
+        tensors, 1
+    )
+    assert made.tobytes() == np.ascontiguousarray(weight.load()).tobytes()

@@ -222,7 +222,7 @@ def test_a_fault_in_an_included_file_points_into_it() -> None:
     (problem,) = problems("FROM x\nINCLUDE p\n", files={"p": "SYSTEM a\nSYSTM b\n"})
     assert str(problem).startswith("p:2:1: unknown instruction")
     (problem,) = problems("FROM x\nINCLUDE p\n", files={"p": "\nMERGE a WEIGHT x\n"})
-    assert str(problem).startswith("p:2:1: WEIGHT x is no weight")
+    assert str(problem).startswith("p:2:1: WEIGHT x is not a weight")
 
 
 def test_files_that_include_each_other_are_refused() -> None:
@@ -283,7 +283,7 @@ def test_targets_are_chosen_in_the_order_of_the_file(
         ("FROM x\nQUANTIZE q8_0 PURE PURE\n", "QUANTIZE has PURE twice"),
         ("FROM x\nQUANTIZE\n", "QUANTIZE needs a value on the same line"),
         ("FROM x\nUNSET PARAMETER nope\n", "unknown parameter 'nope'"),
-        ("FROM x\nDROP LAYER 3-1\n", "3-1 is no layer"),
+        ("FROM x\nDROP LAYER 3-1\n", "3-1 is not a layer"),
         ("FROM x\nTAKE ( FROM y\n", "( is not a regular expression"),
         ("FROM x\nCHECK size < much\n", "'much' is not a size"),
         ("FROM x\nSET general.name\n", "SET needs a key and a value"),

@@ -69,7 +69,7 @@ TABLE = [
     ("FROM x / SET llama.context_length many", "3 bad-key SET llama.context_length many: its type"),
     ("FROM x / SET llama.context_length uint:4096", ""),
     ("FROM x / SET General.Name x", "3 bad-key General.Name cannot be a key of metadata"),
-    ("FROM x / QUANTIZE q8_0 OUTTYPE f17", "3 bad-quantize OUTTYPE f17 is none"),
+    ("FROM x / QUANTIZE q8_0 OUTTYPE f17", "3 bad-quantize OUTTYPE f17 is not an outtype"),
     ("FROM x / QUANTIZE q8_0 OUTTYPE BF16", ""),
 ]  # fmt: skip
 

@@ -181,7 +181,7 @@ def test_a_gate_that_fails_is_a_failure(folder: Path) -> None:
 @pytest.mark.parametrize("text", ["kld", "kld < x", "speed < 1", "kld = 1", ""])
 def test_what_is_no_gate_is_refused(text: str) -> None:
     """With the metrics that there are."""
-    with pytest.raises(UsageError, match="is no check") as caught:
+    with pytest.raises(UsageError, match="is not a check") as caught:
         Bound.parse(text)
     assert "perplexity, kld, kld99, same_top" in caught.value.hint
 

@@ -141,14 +141,16 @@ class Quantize(OverOrigin):
 
     def cost(self, store: BuildStore) -> Cost:
         """The new file, and each tensor in it; all cores work on it."""
-        from mbuild.build.costs import Cost, memory_for
+        from mbuild.build.costs import BLOCKS_BESIDE, Cost, memory_for
         from mbuild.work.cores import cores
 
         if self.choice is not None:  # nobody knows the types yet
             return self.choice.cost_of_file(store)
-        tensors, size, largest = _preview(self, store)
+        tensors, size, largest, result = _preview(self, store)
         memory = memory_for(self.reads + size, largest, cores())
-        return Cost(size, memory, tensors, every_core=True)
+        # Two ranges at least are worked on at once.
+        beside = BLOCKS_BESIDE + 2 * result
+        return Cost(size, memory, tensors, every_core=True, beside=beside)
 
     def tensors(self, store: BuildStore) -> tuple[PlannedTensor, ...]:
         """Each tensor's types and size in the order of the file."""
@@ -344,10 +346,10 @@ def _check_type(tensor: Tensor, new: GGMLType, target: FileType, imatrix: Imatri
         raise UnsupportedError(f"{tensor.name}: {error.message}", hint=error.hint)
 
 
-def _preview(step: Quantize, store: BuildStore) -> tuple[tuple[PlannedTensor, ...], int, int]:
-    """Each tensor's types and size in the order of the file, and two sizes in bytes.
+def _preview(step: Quantize, store: BuildStore) -> tuple[tuple[PlannedTensor, ...], int, int, int]:
+    """Each tensor's types and size in the order of the file, and three sizes in bytes.
 
-    One is the file's, the other what the largest range takes while it is worked on.
+    That is the file's, what the largest range takes while it is worked on, and its result's.
     Only headers are read, and nothing is written. Raises what running the step
     would raise before it starts to quantize.
     """
@@ -366,6 +368,8 @@ def _preview(step: Quantize, store: BuildStore) -> tuple[tuple[PlannedTensor, ..
             PlannedTensor(tensor.name, tensor.type, new, size)
             for (tensor, new), size in zip(variant.tensors, sizes, strict=True)
         )
-        ranges = ((part, new) for tensor, new in variant.tensors for part in ranges_of(0, tensor))
-        largest = max((room_for(part, [new]) for part, new in ranges), default=0)
-    return rows, sum(plan.size for plan in plans), largest
+        ranges = [(part, new) for tensor, new in variant.tensors for part in ranges_of(0, tensor)]
+        rooms = [(room_for(part, [new]), room_for(part, [])) for part, new in ranges]
+        largest = max((whole for whole, _ in rooms), default=0)
+        result = max((whole - source for whole, source in rooms), default=0)
+    return rows, sum(plan.size for plan in plans), largest, result

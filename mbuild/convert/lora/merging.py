@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 
 from mbuild.convert.read.dtypes import encode, to_f32
+from mbuild.convert.read.once import Whole
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError
 from mbuild.gguf.model import InPieces, Model, Tensor
@@ -33,7 +33,6 @@ FLOATS = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
 
 _BLOCK = 1 << 16  # values that are worked on at once: they stay in a core's cache
 _WIDE = 1 << 18  # the same of machine code
-_KEPT = 6  # factors that are kept loaded: those of the tensors that are worked on
 _TILE = 1 << 18  # multiplications below which OpenBLAS stays on one thread
 _TILE_ROWS = 64
 _UNIT = 2.0**-24  # by how much of itself an F32 is rounded at most
@@ -63,37 +62,31 @@ Delta = LowRank | WholeWeight
 
 
 class _Recent:
-    """Factors that were loaded last, by their place in memory; of any thread."""
+    """The factors that were used last, each loaded once for all threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._arrays: OrderedDict[int, tuple[Lazy, Array]] = OrderedDict()
+        self._factors: dict[int, tuple[Lazy, Whole]] = {}
         self._lengths: dict[int, Array] = {}
 
     def longest(self, lazy: Lazy, number: int) -> float:
         """The length of the longest column of a factor, of a stack that of one matrix."""
-        with self._lock:
-            found = self._lengths.get(id(lazy))
+        found = self._lengths.get(id(lazy))
         if found is None:
             squares = np.square(self.values(lazy), dtype=np.float64).sum(axis=-2)
             found = np.sqrt(squares.max(axis=-1)).reshape(-1)
-            with self._lock:
-                self._lengths[id(lazy)] = found
+            self._lengths[id(lazy)] = found
         return float(found[number if len(found) > 1 else 0])
 
     def values(self, lazy: Lazy) -> Array:
         """All values in F32, loaded now or kept."""
+
+        def load() -> Array:
+            return to_f32(lazy.load(), lazy.dtype).reshape(lazy.shape)
+
         with self._lock:
-            found = self._arrays.get(id(lazy))
-            if found is not None:
-                self._arrays.move_to_end(id(lazy))
-                return found[1]
-        loaded = to_f32(lazy.load(), lazy.dtype).reshape(lazy.shape)
-        with self._lock:
-            self._arrays[id(lazy)] = lazy, loaded
-            while len(self._arrays) > _KEPT:
-                self._lengths.pop(self._arrays.popitem(last=False)[0], None)
-        return loaded
+            _, whole = self._factors.setdefault(id(lazy), (lazy, Whole(load)))
+        return whole()
 
 
 @dataclass(frozen=True, slots=True)

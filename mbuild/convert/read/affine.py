@@ -11,6 +11,7 @@ from mbuild.convert.read.dtypes import to_f32
 from mbuild.convert.read.fp4 import mxfp4, nvfp4
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.leftovers import MLX, UNQUANTIZED
+from mbuild.convert.read.once import Whole
 from mbuild.convert.read.packed import WORD, misfit, take
 from mbuild.convert.read.rowwise import by_rows, rows_of
 from mbuild.convert.read.safetensors import DType
@@ -64,15 +65,17 @@ def _awq(codes: Lazy, zeros: Lazy, scales: Lazy) -> Lazy:
     if not good:
         raise misfit(codes, scales, zeros)
 
+    packed, points, factors = Whole(codes.load), Whole(zeros.load), Whole(scales.load)
+
     def make(first: int, last: int) -> Array:
         import numpy as np
 
         cut = slice(first // len(_ORDER), -(-last // len(_ORDER)))
         whole = slice(cut.start * len(_ORDER), cut.stop * len(_ORDER))
-        out = _in_order(codes.load()[:, cut])
+        out = _in_order(packed()[:, cut])
         index = np.arange(rows) // (rows // groups)
-        out -= _in_order(zeros.load()[:, cut])[index]
-        out *= to_f32(scales.load()[:, whole], scales.dtype)[index]
+        out -= _in_order(points()[:, cut])[index]
+        out *= to_f32(factors()[:, whole], scales.dtype)[index]
         return out.T[first - whole.start : last - whole.start]
 
     return by_rows((columns, rows), make, codes.origin, max(_TOGETHER // max(rows, 1), 1))

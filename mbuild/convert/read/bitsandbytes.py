@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mbuild.convert.read.dtypes import to_f32
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.leftovers import DEQUANTIZE
+from mbuild.convert.read.once import Whole
 from mbuild.convert.read.packed import misfit, take
 from mbuild.convert.read.rowwise import by_rows, rows_of
 from mbuild.convert.read.safetensors import DType
@@ -63,7 +64,7 @@ def _four(tensors: dict[str, Lazy], base: str, name: str) -> Lazy:
     if absmax.size != -(-math.prod(shape) // block):
         raise misfit(codes, absmax)
     scales = _magnitudes(tensors, base, absmax, state, where)
-    width = shape[-1]
+    width, values = shape[-1], Whole(lambda: to_f32(table.load(), table.dtype))
     flat = codes.reshape(codes.size)
 
     def make(first: int, last: int) -> Array:
@@ -71,8 +72,7 @@ def _four(tensors: dict[str, Lazy], base: str, name: str) -> Lazy:
 
         start, stop = first * width // 2, last * width // 2
         raw = flat.part(start, stop) if flat.part else flat.load()[start:stop]
-        each = to_f32(table.load(), table.dtype)
-        pairs = np.stack([np.repeat(each, 16), np.tile(each, 16)], axis=1)
+        pairs = np.stack([np.repeat(values(), 16), np.tile(values(), 16)], axis=1)
         out = pairs[raw.view(np.uint8)].reshape(-1)
         at, end = first * width // block, -(-last * width // block)
         factors = scales(at, end).repeat(block)[first * width - at * block :][: out.size]
@@ -90,7 +90,7 @@ def _magnitudes(
         if absmax.dtype is not DType.F32:
             raise misfit(absmax)
         flat = absmax.reshape(absmax.size)
-        return lambda at, end: flat.load()[at:end]
+        return lambda at, end: flat.part(at, end) if flat.part else flat.load()[at:end]
     parts = (take(tensors, base + end, _TOOL) for end in (".nested_absmax", ".nested_quant_map"))
     outer, table = parts
     block, offset = _size(state, "nested_blocksize", where), state.get("nested_offset")
@@ -99,14 +99,15 @@ def _magnitudes(
     if outer.size != -(-absmax.size // block):
         raise misfit(absmax, outer)
     inner = absmax.reshape(absmax.size)
+    values = Whole(lambda: to_f32(table.load(), table.dtype))
+    largest = Whole(lambda: to_f32(outer.load(), outer.dtype).reshape(-1))
 
     def some(at: int, end: int) -> Array:
         import numpy as np
 
         codes = inner.part(at, end) if inner.part else inner.load()[at:end]
-        each = to_f32(table.load(), table.dtype)
-        by = to_f32(outer.load(), outer.dtype).reshape(-1)[np.arange(at, end) // block]
-        return each[codes] * by + np.float32(offset)
+        by = largest()[np.arange(at, end) // block]
+        return values()[codes] * by + np.float32(offset)
 
     return some
 
@@ -122,12 +123,13 @@ def _eight(tensors: dict[str, Lazy], base: str, name: str) -> Lazy:
         )
     if len(weight.shape) != 2 or weight.dtype is not DType.I8 or rows.shape != weight.shape[:1]:
         raise misfit(weight, rows)
+    largest = Whole(lambda: to_f32(rows.load(), rows.dtype))
 
     def make(first: int, last: int) -> Array:
         import numpy as np
 
         out = rows_of(weight, first, last).astype(np.float32)
-        out *= to_f32(rows.load(), rows.dtype)[first:last, None]
+        out *= largest()[first:last, None]
         out *= np.float32(_BY_127)
         return out
 

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.read.lazy import Lazy, stack
+from mbuild.convert.read.lazy import Lazy, in_turn, stack
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError
 from mbuild.gguf.types import BLOCKS, GGMLType
@@ -148,7 +148,7 @@ class KeptWeight(Lazy):
         """Parts like this one under a new first axis."""
         own = [part for part in parts if isinstance(part, KeptWeight)]
         plain = [part.values for part in own if part.values is not None]
-        return KeptWeight(
+        every = KeptWeight(
             self.dtype,
             (len(parts), *self.shape),
             load,
@@ -158,6 +158,7 @@ class KeptWeight(Lazy):
             values=stack(plain) if len(plain) == len(parts) else None,
             factors=Factors.joined([part.factors for part in own]),
         )
+        return in_turn(every, parts)
 
     def finished(self, runs: Array) -> Array:
         """The runs as ggml's blocks: flat bytes."""

@@ -6,12 +6,14 @@ each product rounded once.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.dtypes import to_f32
 from mbuild.convert.read.integers import as_blocks
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.leftovers import UNQUANTIZED
+from mbuild.convert.read.once import Whole
 from mbuild.convert.read.rowwise import by_rows, rows_of
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError, UnsupportedError
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 WORD = 32  # bits
 
 _TOGETHER = 1 << 24
-"""Values of a transposed weight that are made at once: its words are read again each time."""
+"""Values of a transposed weight that are made at once."""
 
 _BELONGS = "quantization_config may belong to another checkpoint: download or save it again"
 
@@ -98,14 +100,17 @@ def _gptq(
             hint=_BELONGS,
         )
 
+    words, points, factors = Whole(codes.load), Whole(zeros.load), Whole(scales.load)
+    place = Whole(lambda: _groups(groups, rows, count))
+
     def make(first: int, last: int) -> Array:
         from mbuild.convert.read.codes import unpacked, unpacked_down
 
-        index = _groups(groups, rows, count)
-        points = unpacked(zeros.load(), bits)[:, first:last] + plus
-        out = unpacked_down(codes.load()[:, first:last], bits)
-        out -= points[index]
-        out *= to_f32(scales.load()[:, first:last], scales.dtype)[index]
+        index, cut = place(), slice(first // each, -(-last // each))
+        middle = unpacked(points()[:, cut], bits)[:, first - cut.start * each :][:, : last - first]
+        out = unpacked_down(words()[:, first:last], bits)
+        out -= (middle + plus)[index]
+        out *= to_f32(factors()[:, first:last], scales.dtype)[index]
         return out.T
 
     return by_rows((width[0], rows), make, codes.origin, max(_TOGETHER // max(rows, 1), 1))
@@ -181,6 +186,8 @@ def _unpacked(
     )
     if not good:
         raise misfit(codes, scale, *(part for part in (zeros, order) if part is not None))
+    middles = None if zeros is None else Whole(partial(_points, zeros, rows, groups, bits))
+    place = None if order is None else Whole(partial(_groups, order, width, groups))
 
     def make(first: int, last: int) -> Array:
         import numpy as np
@@ -189,13 +196,13 @@ def _unpacked(
 
         out = unpacked(rows_of(codes, first, last), bits)[:, :width]
         scales = to_f32(rows_of(scale, first, last), scale.dtype)
-        points = None if zeros is None else _points(zeros, rows, groups, bits)[first:last]
-        if order is None:
+        points = None if middles is None else middles()[first:last]
+        if place is None:
             view = out.reshape(len(out), groups, width // groups)
             view -= np.float32(1 << (bits - 1)) if points is None else points[:, :, None]
             view *= scales[:, :, None]
             return view
-        index = _groups(order, width, groups)
+        index = place()
         out = out - (np.float32(1 << (bits - 1)) if points is None else points[:, index])
         out *= scales[:, index]
         return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.dtypes import to_f32
+from mbuild.convert.read.once import Whole
 from mbuild.convert.read.packed import misfit
 from mbuild.convert.read.rowwise import by_rows, rows_of
 from mbuild.core.errors import FormatError
@@ -31,8 +32,10 @@ def scaled(
     sizes = _sizes(weight, scale, block)
     if zeros is not None and zeros.shape != scale.shape:
         raise misfit(weight, scale, zeros)
+    factors = Whole(lambda: to_f32(scale.load(), scale.dtype))
+    points = Whole(lambda: to_f32(zeros.load(), zeros.dtype)) if zeros is not None else None
     if len(weight.shape) < 2:
-        return weight.compute(lambda values: values * _all(scale).reshape(-1))
+        return weight.compute(lambda values: values * factors().reshape(-1))
 
     def make(first: int, last: int) -> Array:
         import numpy as np
@@ -40,16 +43,12 @@ def scaled(
         out = to_f32(rows_of(weight, first, last), weight.dtype)
         if out.dtype != np.float32 or not out.flags.writeable:
             out = out.astype(np.float32)
-        if zeros is not None:
-            _apply(out, _all(zeros), sizes, weight.shape, first, np.subtract)
-        _apply(out, _all(scale), sizes, weight.shape, first, np.multiply)
+        if points is not None:
+            _apply(out, points(), sizes, weight.shape, first, np.subtract)
+        _apply(out, factors(), sizes, weight.shape, first, np.multiply)
         return out
 
     return by_rows(weight.shape, make, weight.origin)
-
-
-def _all(lazy: Lazy) -> Array:
-    return to_f32(lazy.load(), lazy.dtype)
 
 
 def _apply(

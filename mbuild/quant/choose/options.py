@@ -82,7 +82,7 @@ def _entry(text: str) -> tuple[str, str, str]:
     try:
         _ENTRY_TYPES[type_](value)
     except (ValueError, OverflowError):
-        raise UsageError(f"{value!r:.60} is no {type_}", hint=hint) from None
+        raise UsageError(f"{value!r:.60} is not a value of the type {type_}", hint=hint) from None
     return key, type_, value
 
 
