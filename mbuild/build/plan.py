@@ -170,6 +170,10 @@ def _quantized(
 
         text = sources.imatrices[wanted.imatrix_from]
         imatrix = MakeImatrix(origin, text, wanted.imatrix_chunks or 0)
+    if wanted.prune_layers:
+        from mbuild.build.altering import pruned
+
+        origin = pruned(origin, wanted.prune_layers)
     if wanted.file_type.budget is not None:
         from mbuild.build.steps.choosing import ChooseTypes
 

@@ -143,6 +143,8 @@ class Encoded:
         """The bytes, as a flat array; raises :class:`FormatError` for what is not finite."""
         item = self.item
         if item.part is not None and not item.parts:
+            if item.steps is not None and not isinstance(item, KeptWeight):
+                return self._in_steps(item.steps(self.start, self.stop))
             return self._encoded(item, item.part(self.start, self.stop), self.start)
         if not item.parts:
             return self._encoded(item, item.load())
@@ -151,6 +153,15 @@ class Encoded:
         size = out.size // len(item.parts)
         for number, part in enumerate(item.parts):
             out[number * size : (number + 1) * size] = self._encoded(part, part.load())
+        return out
+
+    def _in_steps(self, steps: Iterator[Any]) -> Any:
+        """The bytes, of values that come a few at a time."""
+        out, at, start = room(self.count), 0, self.start
+        for values in steps:
+            made = self._encoded(self.item, values, start)
+            out[at : at + made.size] = made
+            at, start = at + made.size, start + values.size
         return out
 
     def _encoded(self, item: Lazy, values: Any, start: int = 0) -> Any:

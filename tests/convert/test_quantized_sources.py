@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from typing import Any
 
 import gguf
@@ -16,7 +17,7 @@ from mbuild.convert.read import affine, packed
 from mbuild.convert.read.bitsandbytes import bitsandbytes
 from mbuild.convert.read.codes import unpacked, unpacked_down
 from mbuild.convert.read.dequantize import dequantize, eight_bit_names, kept_first, plain
-from mbuild.convert.read.dtypes import OutType
+from mbuild.convert.read.dtypes import OutType, encode
 from mbuild.convert.read.fp4 import E2M1, mxfp4, nvfp4
 from mbuild.convert.read.integers import as_blocks, lost
 from mbuild.convert.read.kept import CannotKeep, Factors, KeptWeight, can_stay, kept_types
@@ -483,15 +484,36 @@ def test_codes_are_a_stream_of_bits(bits: int) -> None:
         assert (found == unpacked_down(words.T, bits).T).all()
 
 
+def test_what_is_computed_comes_a_few_values_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it is made of is read once; the values are those of the part, and so are its bytes."""
+    monkeypatch.setattr("mbuild.convert.read.rowwise.PIECE", 128)
+    opened: list[tuple[int, int]] = []
+
+    def rows(first: int, last: int) -> Any:
+        opened.append((first, last))
+        return lambda low, high: np.arange((first + low) * 64, (first + high) * 64, dtype="<f4")
+
+    lazy = by_rows((9, 64), rows, "x")
+    assert lazy.steps is not None
+    assert [len(each) for each in lazy.steps(70, 500)] == [122, 128, 128, 52]
+    assert np.concatenate([*lazy.steps(70, 500)]).tolist() == [*range(70, 500)]
+    assert opened == [(1, 8), (1, 8)]
+    moved = lazy.reshape(3, 3 * 64)
+    for item in (lazy, moved, replace(lazy, steps=None)):
+        made = encoded("blk.0.ffn_up.weight", item, OutType.Q8_0, ()).load()
+        assert bytes(made) == bytes(encode(lazy.load(), DType.F32, GGMLType.Q8_0))
+
+
 def test_rows_are_made_when_they_are_asked_for() -> None:
     """Some rows, as many as a part needs; of a tensor without parts the whole is read."""
     asked: list[tuple[int, int]] = []
 
-    def make(first: int, last: int) -> Any:
+    def opened(first: int, last: int) -> Any:
         asked.append((first, last))
-        return np.arange(first * 4, last * 4, dtype=np.float32).reshape(-1, 4)
+        values = np.arange(first * 4, last * 4, dtype=np.float32).reshape(-1, 4)
+        return lambda low, high: values[low:high]
 
-    lazy = by_rows((2, 3, 4), make, "x")
+    lazy = by_rows((2, 3, 4), opened, "x")
     assert lazy.part is not None and lazy.part(6, 11).tolist() == [6, 7, 8, 9, 10]
     assert asked == [(1, 3)] and lazy.load().shape == (2, 3, 4)
     plain_one = Lazy(DType.F32, (6, 4), lambda: np.arange(24.0), "y")

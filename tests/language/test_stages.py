@@ -325,9 +325,10 @@ def test_options_of_a_line_go_by_the_names_of_the_flags() -> None:
     options: dict[str, Any] = {}
     for text in (
         "q4_0 OUTPUT q8_0 EMBEDDING q6_K IMATRIX i RECIPE ollama PURE REQUANTIZE",
-        "q4_0 IMATRIX FROM t CHUNKS 5",
+        "q4_0 IMATRIX FROM t CHUNKS 5 INCLUDE a b EXCLUDE c INCLUDE d PRUNE 3,7-8",
     ):
         line = QuantizeTo(text)
         options |= quantize_of(line, read_clause(line), lambda word: word.text).options
     assert set(OPTION_OF.values()) <= options.keys() <= {row.name for row in OPTIONS.values()}
     assert options["pure"] is options["allow_requantize"] is True
+    assert options["include_weights"] == ["a", "b", "d"] and options["prune_layers"] == "3,7-8"

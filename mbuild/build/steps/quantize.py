@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mbuild.build.splitting import Splitting
     from mbuild.build.steps.choosing import ChooseTypes
     from mbuild.build.steps.importances import MakeImatrix
+    from mbuild.build.steps.making import UsedMatrix
     from mbuild.build.steps.outputs import Variant
     from mbuild.core.digest import Digest
     from mbuild.gguf.model import Model, Tensor
@@ -83,6 +84,14 @@ class Quantize(OverOrigin):
     def matrix(self) -> SourceFile | None:
         """The importance matrix, if it is a file."""
         return self.imatrix if isinstance(self.imatrix, SourceFile) else None
+
+    @property
+    def used_matrix(self) -> UsedMatrix | None:
+        """That file, with what of it is used."""
+        from mbuild.build.steps.making import UsedMatrix
+
+        found = self.matrix
+        return None if found is None else UsedMatrix(found, self.quantization.matrix_use)
 
     def settled(self, inputs: Sequence[Result], context: StepContext) -> Quantize:
         """The step with the computed matrix as a file, and with the chosen types."""
@@ -188,7 +197,7 @@ def _write_variants(
     cache = RangeCache(context.store, origin.fields(), read=context.use_cache)
     if isinstance(origin, ChangedOrigin):  # what nothing changes is the base's, digested before
         cache.also_from(origin.base, origin.unchanged(model))
-    source = WorkSource(origin, tuple(step.matrix for step in steps))
+    source = WorkSource(origin, tuple(step.used_matrix for step in steps))
     blobs = write_variants(variants, model, cache, files, context, source)
     cache.remember_sources(origin, files.known())
     if isinstance(origin, ChangedOrigin):
@@ -289,8 +298,8 @@ def _planned(step: Quantize, model: Model, imatrix_path: Path | None) -> Variant
     from mbuild.gguf.facts import describe
     from mbuild.gguf.hyperparameters import check_hyperparameters
     from mbuild.quant.choose.imatrix import open_imatrix
-    from mbuild.quant.choose.metadata import quantized
-    from mbuild.quant.choose.recipes import plan
+    from mbuild.quant.choose.metadata import count_last, quantized
+    from mbuild.quant.choose.recipes import plan, unpruned
 
     quantization = step.quantization
     check_role(step.role, describe(model), step.origin.name)
@@ -299,16 +308,20 @@ def _planned(step: Quantize, model: Model, imatrix_path: Path | None) -> Variant
     imatrix: Imatrix | None = None
     about = None
     if step.matrix is not None and imatrix_path is not None:
-        imatrix = open_imatrix(imatrix_path, name=step.matrix.name)
+        use = quantization.matrix_use
+        imatrix = open_imatrix(imatrix_path, name=step.matrix.name, use=use)
         about = imatrix.source(step.matrix.name)
     computed = step.imatrix is not None and step.matrix is None  # it will be there by then
     kept = step.splitting is not None and step.splitting.keep and bool(model.shards)
-    tensors = plan(model.tensors, model.get, quantization, keep_order=kept)
+    before = unpruned(model.get, quantization.prune_layers)
+    tensors = plan(model.tensors, before, quantization, keep_order=kept)
     for tensor, new in tensors:
         if new is not tensor.type and not computed:
             _check_type(tensor, new, target, imatrix)
     overrides = quantization.override_kv
     pairs, metadata = tuple(tensors), quantized(model.metadata, target, about, overrides)
+    if quantization.prune_layers:
+        metadata = count_last(metadata)
     shards = _shards(step.splitting, pairs, model.shards)
     described = [step.origin.shown, quantization.to_json(), *shards]
     name = hashlib.sha256(canonical_json(described).encode()).hexdigest()[:16] + "-"

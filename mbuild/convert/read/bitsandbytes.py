@@ -23,7 +23,7 @@ from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
 
@@ -67,19 +67,32 @@ def _four(tensors: dict[str, Lazy], base: str, name: str) -> Lazy:
     width, values = shape[-1], Whole(lambda: to_f32(table.load(), table.dtype))
     flat = codes.reshape(codes.size)
 
-    def make(first: int, last: int) -> Array:
+    def opened(first: int, last: int) -> Callable[[int, int], Array]:
         import numpy as np
 
         start, stop = first * width // 2, last * width // 2
         raw = flat.part(start, stop) if flat.part else flat.load()[start:stop]
-        pairs = np.stack([np.repeat(values(), 16), np.tile(values(), 16)], axis=1)
-        out = pairs[raw.view(np.uint8)].reshape(-1)
-        at, end = first * width // block, -(-last * width // block)
-        factors = scales(at, end).repeat(block)[first * width - at * block :][: out.size]
-        out *= factors
-        return out.reshape(last - first, width)
+        each = values()
+        pairs = np.stack([np.repeat(each, 16), np.tile(each, 16)], axis=1)
+        both = pairs.view(np.uint64).reshape(-1)  # both floats of a byte as one number
+        begin = first * width // block
+        factors = scales(begin, -(-last * width // block))
 
-    return by_rows(shape, make, codes.origin)
+        def some(low: int, high: int) -> Array:
+            codes = raw[low * width // 2 : high * width // 2].view(np.uint8)
+            out: Array = both.take(codes).view(np.float32)
+            at = (first + low) * width - begin * block
+            if at % block == out.size % block == 0:
+                blocks = out.reshape(-1, block)
+                blocks *= factors[at // block :][: len(blocks), None]
+            else:
+                own = factors[at // block : -(-(at + out.size) // block)]
+                out *= own.repeat(block)[at % block :][: out.size]
+            return out.reshape(-1, width)
+
+        return some
+
+    return by_rows(shape, opened, codes.origin)
 
 
 def _magnitudes(
@@ -125,15 +138,20 @@ def _eight(tensors: dict[str, Lazy], base: str, name: str) -> Lazy:
         raise misfit(weight, rows)
     largest = Whole(lambda: to_f32(rows.load(), rows.dtype))
 
-    def make(first: int, last: int) -> Array:
+    def opened(first: int, last: int) -> Callable[[int, int], Array]:
         import numpy as np
 
-        out = rows_of(weight, first, last).astype(np.float32)
-        out *= largest()[first:last, None]
-        out *= np.float32(_BY_127)
-        return out
+        stored, by = rows_of(weight, first, last), largest()[first:last, None]
 
-    return by_rows(weight.shape, make, weight.origin)
+        def some(low: int, high: int) -> Array:
+            out: Array = stored[low:high].astype(np.float32)
+            out *= by[low:high]
+            out *= np.float32(_BY_127)
+            return out
+
+        return some
+
+    return by_rows(weight.shape, opened, weight.origin)
 
 
 def _settings(state: Lazy) -> Mapping[str, Any]:

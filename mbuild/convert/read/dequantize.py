@@ -261,7 +261,10 @@ def _ternary(weight: Lazy, scale: Lazy) -> Lazy:
         out /= factor()[0]
         return out
 
-    return by_rows((4 * height, width), make, weight.origin)
+    def opened(first: int, last: int) -> Callable[[int, int], Array]:
+        return lambda low, high: make(first + low, first + high)
+
+    return by_rows((4 * height, width), opened, weight.origin)
 
 
 _READERS: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Lazy]], Mapping[str, Lazy]]] = {

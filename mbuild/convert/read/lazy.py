@@ -18,7 +18,7 @@ from mbuild.convert.read.safetensors import BITS, DType
 from mbuild.core.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
 
@@ -53,6 +53,8 @@ class Lazy:
     experts can be converted one by one. ``part(start, stop)``, where there is one, gives
     the values between two flat indices, one-dimensional, so that a tensor need not be in
     memory whole; ``grain`` is how many of them in a row are read together at least.
+    ``steps``, of what is computed, gives the same values as ``part`` in several arrays, of as
+    many values as stay in the processor's cache.
     """
 
     dtype: DType
@@ -62,6 +64,7 @@ class Lazy:
     parts: tuple[Lazy, ...] = ()
     part: Callable[[int, int], Array] | None = None
     grain: int = 1
+    steps: Callable[[int, int], Iterator[Array]] | None = None
 
     @property
     def unit(self) -> int:
@@ -95,7 +98,7 @@ class Lazy:
                 hint=CONTRADICTS,
             )
         same = self.move(shape, lambda values: values.reshape(shape))
-        return replace(same, part=self.part, grain=self.grain)
+        return replace(same, part=self.part, grain=self.grain, steps=self.steps)
 
     def transpose(self, *axes: int) -> Lazy:
         """The axes in another order; raises :class:`FormatError` for another number of axes."""

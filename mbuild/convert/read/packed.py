@@ -19,7 +19,7 @@ from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
 
@@ -100,32 +100,56 @@ def _gptq(
             hint=_BELONGS,
         )
 
-    words, points, factors = Whole(codes.load), Whole(zeros.load), Whole(scales.load)
-    place = Whole(lambda: _groups(groups, rows, count))
+    words, zero_points, factors_of = Whole(codes.load), Whole(zeros.load), Whole(scales.load)
+    place = None if groups is None else Whole(partial(_groups, groups, rows, count))
 
-    def make(first: int, last: int) -> Array:
-        from mbuild.convert.read.codes import unpacked, unpacked_down
+    def opened(first: int, last: int) -> Callable[[int, int], Array]:
+        import numpy as np
 
-        index, cut = place(), slice(first // each, -(-last // each))
-        middle = unpacked(points()[:, cut], bits)[:, first - cut.start * each :][:, : last - first]
-        out = unpacked_down(words()[:, first:last], bits)
-        out -= (middle + plus)[index]
-        out *= to_f32(factors()[:, first:last], scales.dtype)[index]
-        return out.T
+        from mbuild.convert.read.codes import codes_of, unpacked
 
-    return by_rows((width[0], rows), make, codes.origin, max(_TOGETHER // max(rows, 1), 1))
+        index = None if place is None else place()
+        points = unpacked(zero_points(), bits)[:, first:last].T + np.float32(plus)
+        factors = to_f32(factors_of()[:, first:last], scales.dtype).T
+        packed = words()[:, first:last].T  # along the rows that come out
+
+        def some(low: int, high: int) -> Array:
+            own, by = points[low:high], factors[low:high]
+            return by_groups(codes_of(packed[low:high], bits), own, by, index)
+
+        return some
+
+    return by_rows((width[0], rows), opened, codes.origin, max(_TOGETHER // max(rows, 1), 1))
 
 
-def _groups(groups: Lazy | None, rows: int, count: int) -> Array:
-    """The group of each row."""
+def by_groups(codes: Array, points: Array, factors: Array, index: Array | None) -> Array:
+    """(code - zero point) times scale of ``codes``, uint8 (rows, width): float32, of that shape.
+
+    ``points`` and ``factors`` are (rows, groups); ``index`` is the group of each place in a row,
+    None or nothing where groups lie in their order.
+    """
     import numpy as np
 
-    if groups is None:
-        return np.arange(rows) // (rows // count)
+    values = codes.astype(np.float32)
+    if index is None or not index.size:
+        view = values.reshape(*factors.shape, -1)
+        view -= points[:, :, None]
+        view *= factors[:, :, None]
+    else:
+        values -= points[:, index]
+        values *= factors[:, index]
+    return values
+
+
+def _groups(groups: Lazy, rows: int, count: int) -> Array:
+    """The group of each row; nothing where they lie in their order."""
+    import numpy as np
+
     index = groups.load().astype(np.int64)
     if index.size and not 0 <= int(index.min()) <= int(index.max()) < count:
         raise FormatError(f"{groups.origin} names a group that does not exist", hint=_BELONGS)
-    return index
+    plain = rows % count == 0 and np.array_equal(index, np.arange(rows) // (rows // count))
+    return index[:0] if plain else index
 
 
 PACKER = "compressed-tensors"
@@ -189,22 +213,23 @@ def _unpacked(
     middles = None if zeros is None else Whole(partial(_points, zeros, rows, groups, bits))
     place = None if order is None else Whole(partial(_groups, order, width, groups))
 
-    def make(first: int, last: int) -> Array:
+    def opened(first: int, last: int) -> Callable[[int, int], Array]:
         import numpy as np
 
-        from mbuild.convert.read.codes import unpacked
+        from mbuild.convert.read.codes import codes_of
 
-        out = unpacked(rows_of(codes, first, last), bits)[:, :width]
+        words = rows_of(codes, first, last)
         scales = to_f32(rows_of(scale, first, last), scale.dtype)
-        points = None if middles is None else middles()[first:last]
-        if place is None:
-            view = out.reshape(len(out), groups, width // groups)
-            view -= np.float32(1 << (bits - 1)) if points is None else points[:, :, None]
-            view *= scales[:, :, None]
-            return view
-        index = place()
-        out = out - (np.float32(1 << (bits - 1)) if points is None else points[:, index])
-        out *= scales[:, index]
-        return out
+        if middles is None:
+            points = np.full(scales.shape, 1 << (bits - 1), np.float32)
+        else:
+            points = middles()[first:last]
+        index = None if place is None else place()
 
-    return by_rows((rows, width), make, codes.origin)
+        def some(low: int, high: int) -> Array:
+            own, by = points[low:high], scales[low:high]
+            return by_groups(codes_of(words[low:high], bits)[:, :width], own, by, index)
+
+        return some
+
+    return by_rows((rows, width), opened, codes.origin)
