@@ -72,8 +72,9 @@ def write_texts(work: Path) -> None:
     """The two halves of the documentation."""
     pages = sorted((ROOT / "docs").glob("*.md"))
     for number, name in enumerate(("calibration.txt", "held-out.txt")):
-        text = "\n".join(page.read_text(encoding="utf-8") for page in pages[number::2])
-        (work / name).write_text(text, encoding="utf-8")
+        if not (work / name).exists():
+            text = "\n".join(page.read_text(encoding="utf-8") for page in pages[number::2])
+            (work / name).write_text(text, encoding="utf-8")
 
 
 def mbuild(work: Path, *arguments: str) -> str:
@@ -106,7 +107,7 @@ def weights(work: Path, name: str) -> Path:
 def tool(work: Path, folder: Path, name: str, *arguments: str) -> str:
     """Run a tool of llama.cpp's; all that it prints."""
     done = subprocess.run(
-        [str(folder / name), "-t", "2", *arguments], cwd=work, capture_output=True, text=True
+        [str(folder / name), "-t", "1", *arguments], cwd=work, capture_output=True, text=True
     )
     if done.returncode:
         raise SystemExit(f"{name}: {done.stderr[-2000:]}")
