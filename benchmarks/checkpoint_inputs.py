@@ -68,6 +68,7 @@ def _dots1(at: str, number: int) -> Shapes:
     found = _norms(at, "input_layernorm", "post_attention_layernorm")
     found |= _attention(f"{at}.self_attn")
     found |= {f"{at}.self_attn.{name}_norm.weight": [HIDDEN // HEADS] for name in "qk"}
+    found |= {f"{at}.self_attn.{name}_proj.weight": [HIDDEN, HIDDEN] for name in "kv"}
     if number == 0:
         return found | _gated(f"{at}.mlp", 3072, _HF)
     found |= {f"{at}.mlp.gate.weight": [32, HIDDEN], f"{at}.mlp.gate.e_score_correction_bias": [32]}
@@ -136,7 +137,8 @@ FAMILIES: dict[str, tuple[dict[str, Any], int, Callable[[str, int], Shapes]]] = 
         8, _minimax_m2,
     ),
     "dots1": (
-        {**_OF_MOE, "architectures": ["Dots1ForCausalLM"], "n_routed_experts": 32,
+        {**_OF_MOE, "architectures": ["Dots1ForCausalLM"],
+         "num_key_value_heads": HEADS, "n_routed_experts": 32,
          "first_k_dense_replace": 1, "partial_rotary_factor": 0.5, "n_group": 1, "topk_group": 1,
          "norm_topk_prob": True, "routed_scaling_factor": 1.0, "num_nextn_predict_layers": 0},
         8, _dots1,
