@@ -2,6 +2,8 @@
 
 python benchmarks/inputs.py checkpoint FOLDER [LAYERS [BF16|F16|F32]]
 python benchmarks/inputs.py moe FOLDER EXPERTS
+python benchmarks/inputs.py family FOLDER NAME
+python benchmarks/inputs.py quantized FOLDER NAME
 python benchmarks/inputs.py gguf FILE MEGABYTES
 python benchmarks/inputs.py store FOLDER MODELS
 """
@@ -273,6 +275,11 @@ def main() -> None:
         write_checkpoint(target, *map(int, rest[:1]), *rest[1:])
     elif kind == "moe":
         write_moe(target, int(rest[0]))
+    elif kind in ("family", "quantized"):
+        import checkpoint_inputs
+
+        write = getattr(checkpoint_inputs, f"write_{kind}")
+        write(target, rest[0])
     elif kind == "store":
         fill_store(target, int(rest[0]))
     else:

@@ -169,7 +169,7 @@ def _one_line_each(item: Instruction, text: str) -> Edit | None:
     """A PARAMETER line for each text of a JSON list."""
     if item.span is None or not isinstance(item, Parameter):
         return None
-    from mbuild.language.formatter import quote  # which loads the grammar
+    from mbuild.language.quoting import quote
 
     try:
         words = [quote(word) for word in json.loads(text)]

@@ -17,9 +17,9 @@ from mbuild.core.errors import (
     SourceError,
     StoreError,
 )
-from mbuild.language.formatter import quote
 from mbuild.language.instructions import ROLES
 from mbuild.language.parameters import PARAMETERS, ParameterType
+from mbuild.language.quoting import quote
 from mbuild.store.absent import about_absent
 from mbuild.store.contents import Contents, Numbers, open_layer, read_contents
 from mbuild.store.manifest import Manifest

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mbuild.convert.read.dtypes import encode, to_f32
+from mbuild.convert.read.once import Whole
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError
 from mbuild.gguf.model import InPieces, Model, Tensor
@@ -32,7 +32,6 @@ FLOATS = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
 """Types that a merged tensor keeps; one of any other type becomes F32."""
 
 _BLOCK = 1 << 18  # values that are worked on at once
-_TENSORS = 3  # that are worked on at the same time, whose factors are kept loaded
 
 
 class LowRank(NamedTuple):
@@ -58,26 +57,21 @@ Delta = LowRank | WholeWeight
 
 
 class _Recent:
-    """Factors that were loaded last, by their place in memory; of any thread."""
+    """The factors that were used last, each loaded once for all threads."""
 
-    def __init__(self, kept: int) -> None:
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept = kept
-        self._arrays: OrderedDict[int, tuple[Lazy, Array]] = OrderedDict()
+        self._factors: dict[int, tuple[Lazy, Whole]] = {}
 
     def values(self, lazy: Lazy) -> Array:
         """All values in F32, loaded now or kept."""
+
+        def load() -> Array:
+            return to_f32(lazy.load(), lazy.dtype).reshape(lazy.shape)
+
         with self._lock:
-            found = self._arrays.get(id(lazy))
-            if found is not None:
-                self._arrays.move_to_end(id(lazy))
-                return found[1]
-        loaded = to_f32(lazy.load(), lazy.dtype).reshape(lazy.shape)
-        with self._lock:
-            self._arrays[id(lazy)] = lazy, loaded
-            while len(self._arrays) > self._kept:
-                self._arrays.popitem(last=False)
-        return loaded
+            _, whole = self._factors.setdefault(id(lazy), (lazy, Whole(load)))
+        return whole()
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +278,7 @@ def merged_model(model: Model, changes: Sequence[Mapping[str, Delta]]) -> Model:
     The output of a model that ties it to its embeddings becomes a tensor of its own where an
     adapter changes it. Raises :class:`FormatError` where an adapter does not fit.
     """
-    recent = _Recent(2 * _TENSORS * max(len(changes), 1))
+    recent = _Recent()
     names = {tensor.name for tensor in model.tensors}
     every: dict[str, list[Delta]] = {}
     for change in changes:

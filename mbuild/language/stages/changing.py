@@ -37,8 +37,16 @@ OPTION_OF: dict[str, str] = {
     "output": "output_tensor_type",
     "embedding": "token_embedding_type",
     "rules": "recipe",
+    "prune": "prune_layers",
 }
 """The flags' names of the options that have one value, by their rule in the grammar."""
+
+LISTS: dict[str, str] = {
+    "tensor": "tensor_type",
+    "included": "include_weights",
+    "excluded": "exclude_weights",
+}
+"""Those of the options that have several values, and may be given several times."""
 
 _FLAGS = {"pure": "pure", "requantize": "allow_requantize"}
 _BUDGETS = ("size", "bpw")
@@ -57,14 +65,14 @@ def quantize_of(item: Any, phrases: Phrases, read: Read) -> QuantizeLine:
     seen: set[str] = set()
     for phrase in phrases.options:
         rule, keyword = phrase.rule, " ".join(phrase.keywords)
-        if rule in seen and rule != "tensor":
+        if rule in seen and rule not in LISTS:
             raise ModelfileError(
                 [Problem(f"QUANTIZE has {keyword} twice", item.span, code="twice")]
             )
         seen.add(rule)
         words = [read(word) for word in phrase.words]
-        if rule == "tensor":
-            options["tensor_type"] = [*options.get("tensor_type", ()), *words]
+        if rule in LISTS:
+            options[LISTS[rule]] = [*options.get(LISTS[rule], ()), *words]
         elif rule in _BUDGETS:
             budgets.append(_budget(rule, words[0], item))
         elif rule in _FLAGS:
@@ -94,7 +102,7 @@ def _budget(rule: str, word: str, item: Any) -> str:
             return f"{size}B" if word[-1:].isdigit() else word
         float(word)
     except ValueError:
-        message = f"{rule.upper()} {word:.40} is no {'size' if rule == 'size' else 'number'}"
+        message = f"{rule.upper()} {word:.40} is not a {'size' if rule == 'size' else 'number'}"
         hint = "write for example SIZE 4.2GB"
         if rule != "size":
             hint = _number_meant(word) or "write for example BPW 4.6"
@@ -141,7 +149,10 @@ def _weight(words: list[str], item: Any) -> float:
         raise ModelfileError(
             [
                 Problem(
-                    f"WEIGHT {text:.40} is no weight", item.span, code="bad-weight", suggestion=hint
+                    f"WEIGHT {text:.40} is not a weight",
+                    item.span,
+                    code="bad-weight",
+                    suggestion=hint,
                 )
             ]
         )
@@ -162,7 +173,7 @@ def _layers(word: str, item: Any) -> range:
     if first > last or last >= MAX_LAYERS:
         hint = "count from 0: DROP LAYER 30 31, or DROP LAYER 30-31"
         raise ModelfileError(
-            [Problem(f"{word:.40} is no layer", item.span, code="bad-layer", suggestion=hint)]
+            [Problem(f"{word:.40} is not a layer", item.span, code="bad-layer", suggestion=hint)]
         )
     return range(first, last + 1)
 
@@ -250,7 +261,7 @@ def _bound(words: list[str], span: Span | None) -> _Demand:
         found = math.nan
     if not math.isfinite(found):
         hint = _number_meant(words[0]) or "write a bound such as 0.05"
-        message = f"{words[0]:.40} is no number"
+        message = f"{words[0]:.40} is not a number"
         raise ModelfileError([Problem(message, span, code="bad-check", suggestion=hint)])
     return words[0], "", 0
 
@@ -259,7 +270,7 @@ def _over_text(words: list[str], span: Span | None) -> _Demand:
     value, _, _ = _bound(words, span)
     chunks = words[2] if len(words) > 2 else ""
     if chunks and not (chunks.isascii() and chunks.isdecimal() and 0 < int(chunks) < 1 << 31):
-        message = f"CHUNKS {chunks:.40} is no number of chunks"
+        message = f"CHUNKS {chunks:.40} is not a number of chunks"
         problem = Problem(message, span, code="bad-check", suggestion="write a whole number")
         raise ModelfileError([problem])
     return value, words[1], int(chunks or 0)
@@ -269,7 +280,7 @@ def _answers(words: list[str], span: Span | None) -> _Demand:
     prompt, written = words
     if len(written) < 3 or written[0] != "/" or written[-1] != "/":
         hint = 'write it between slashes, in quotes where it has blanks: WITH "/four|4/"'
-        message = f"{written:.60} is no expression"
+        message = f"{written:.60} is not an expression"
         raise ModelfileError([Problem(message, span, code="bad-check", suggestion=hint)])
     try:
         re.compile(written[1:-1])

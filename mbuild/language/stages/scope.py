@@ -72,7 +72,7 @@ def assignment(
         hint = f"write {item.word} NAME=VALUE; a value with blanks stands in double quotes"
         raise ModelfileError([Problem(message, item.span, code="bad-argument", suggestion=hint)])
     if not _ARGUMENT.fullmatch(name) or (needed and not equals):
-        message = f"{word.text:.60} is no argument of {item.word}"
+        message = f"{word.text:.60} is not an argument of {item.word}"
         hint = "a name is made of letters, digits and underscores: NAME=VALUE"
         raise ModelfileError([Problem(message, item.span, code="bad-argument", suggestion=hint)])
     return name, expand(text, value, unquote=True) if equals else None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.core.digest import Digest
 from mbuild.core.errors import ModelfileError, StoreError
-from mbuild.language.formatter import quote
+from mbuild.language.quoting import quote
 from mbuild.language.stages.opening import SYNTAX_LINE, opens_stages
 from mbuild.models import library
 from mbuild.store.media import ADAPTER, MEDIA_TYPES, SPLIT
