@@ -19,6 +19,10 @@ from mbuild.store import Store
 settings.register_profile("mbuild", deadline=None)
 settings.load_profile("mbuild")
 
+# By default the cache gives way as the disk fills up, so what a build finds again would depend on
+# how full the disk of the tests is. Tests of the default take it away.
+os.environ.setdefault("MBUILD_KEEP", "50GB")
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

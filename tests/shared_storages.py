@@ -37,7 +37,7 @@ def storage(kind: str, folder: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
         elif kind == "s3":
             yield stack.enter_context(bucket())
         elif kind == "registry":
-            host = stack.enter_context(docker_registry(folder))
+            host = stack.enter_context(docker_registry(folder, deletes=True))
             yield f"oci://{host}/team/cache", {}
         elif kind == "serve":
             arguments = ("--port", "0", "--no-run", "--cache", str(folder / "cache"))

@@ -54,6 +54,7 @@ HANDED_ON = frozenset(
     (
         "'\\n'.join((f'{name} does not support {word}' for word in missing))",
         "str(value['error'])",
+        "service.scrub(said.popleft())",
         "found['error']",
         "f'{name}: {error.message}'",
         "f'{name}: {text}'",

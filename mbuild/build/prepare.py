@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mbuild.build.sources.resolve import Context
     from mbuild.language.stages.values import Expectation, StageRecipe
     from mbuild.store import Store
+    from mbuild.work.cancel import Cancel
     from mbuild.work.pools import WorkerPool
 
 SourceT = TypeVar("SourceT")
@@ -74,7 +75,7 @@ class Build(NamedTuple):
     ``fetching`` says what may be pulled before. ``stages`` are those of the targets, by their
     names, where the Modelfile has stages; ``recipe`` is then that of the first target.
     ``overruled`` tells which options of the command line count in place of the Modelfile's.
-    ``pool`` computes for the build beside this process.
+    ``pool`` computes for the build beside this process; ``cancel`` stops it from another thread.
     ``id`` is the one that the log shall have for the build, empty for a new one.
     ``checks`` is what the request's own checks mean; without ``checking`` neither these nor
     those of the stages are made.
@@ -93,6 +94,7 @@ class Build(NamedTuple):
     checks: tuple[Expectation, ...] = ()
     checking: bool = True
     pool: WorkerPool | None = None
+    cancel: Cancel | None = None
 
     def expected(self, target: Target) -> tuple[Expectation, ...]:
         """What CHECK and ``--check`` demand of a target."""

@@ -110,7 +110,9 @@ class ObjectStorage:
 
         return self._each(size, names)
 
-    def write_many(self, objects: Mapping[str, bytes], blobs: Mapping[Digest, int] = {}) -> None:
+    def write_many(
+        self, objects: Mapping[str, bytes], blobs: Mapping[str, Mapping[Digest, int]] = {}
+    ) -> None:
         """Write, many requests at once."""
 
         def write(name: str) -> None:
