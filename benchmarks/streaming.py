@@ -2,8 +2,8 @@
 
     python benchmarks/streaming.py [--layers 8] [--rate 100] [--repeats 3] [--work FOLDER]
 
-The Hub is the tests' stand-in in this process, which sends each of four connections so many MB a
-second. A build that streams is compared with the download alone, which is the time of its step,
+The Hub is the tests' stand-in in this process, which sends so many MB a second over all connections
+together. A build that streams is compared with the download alone, which is the time of its step,
 and the same build of the folder: what takes the one after the other. With --no-keep-source the
 room is measured that unfinished downloads take on the disk.
 """
@@ -22,8 +22,9 @@ from pathlib import Path
 from common import MBUILD, arguments, generate, machine, mib, remover, seconds, table, work_folder
 from hub_stand_in import HubStandIn, hub_stand_in
 
+from mbuild.registry.transfer.moving import NEAR_CONNECTIONS
+
 REPO = "org/large"
-CONNECTIONS = 4
 _PIECE = 64 << 10
 _BLOCK = 512
 WORK = {"to F16": ("--outtype", "f16"), "to Q8_0": ("-q", "q8_0"), "to Q4_K_M": ("-q", "q4_K_M")}
@@ -104,7 +105,7 @@ def main() -> None:
         if not source.exists():
             generate("checkpoint", source, options.layers)
         hub.put(REPO, {path.name: path.read_bytes() for path in source.iterdir()})
-        hub.pause = _PIECE / (options.rate * 1e6 / CONNECTIONS)
+        hub.pause = _PIECE / (options.rate * 1e6 / NEAR_CONNECTIONS)
         local, place = work / "local", work / "remote"
         for folder, name in ((local, str(source)), (place, f"hf.co/{REPO}")):
             folder.mkdir(exist_ok=True)

@@ -21,7 +21,10 @@ from mbuild.cli.main import EXIT_STATUS as EXIT
 from mbuild.core import events
 from mbuild.core.digest import Digest
 from mbuild.core.errors import MbuildError, UsageError
+from mbuild.language.parameters import PARAMETERS, ParameterType
+from mbuild.language.word_help import PARAMETER_HELP
 from mbuild.quant.choose.options import OPTIONS, Option
+from mbuild.runtime.options import OPTIONS as REQUEST_OPTIONS
 from mbuild.server.shapes import CREATE
 
 DOCS = Path(__file__).parent
@@ -54,11 +57,12 @@ def pages() -> dict[str, str]:
         "request.schema.json": json.dumps(request_schema.schema(), indent=2) + "\n",
         "quantize.md": _with_options("quantize.md", _flags()),
         "api.md": _with_options("api.md", _properties()),
+        "modelfile.md": _with_options("modelfile.md", _parameters()),
     }
 
 
 def _with_options(name: str, rows: list[str]) -> str:
-    """A page with its table of the options of a quantization as it ought to be."""
+    """A page with its table of options as it ought to be."""
     before, rest = (DOCS / name).read_text(encoding="utf-8").split(f"{_BEGIN}\n")
     return f"{before}{_BEGIN}\n" + "\n".join(rows) + f"\n{_END}\n" + rest.split(f"{_END}\n")[1]
 
@@ -84,6 +88,25 @@ def _properties() -> list[str]:
         word = " or ".join(each["type"] for each in kind.get("oneOf", [kind]))
         rows.append(f"| `{option.name}` | {word} | {_sentence(option)} |")
     return rows
+
+
+def _parameters() -> list[str]:
+    """What PARAMETER takes, with the values that count where nobody sets one."""
+    rows = ["| parameter | type | default | |", "|---|---|---|---|"]
+    for name, text in PARAMETER_HELP.items():
+        default = REQUEST_OPTIONS[name].default
+        said = "none" if default == () else str(default).lower()
+        said = "the server's" if name == "num_ctx" else said
+        rows.append(f"| `{name}` | {_KINDS[PARAMETERS[name]]} | {said} | {text} |")
+    return rows
+
+
+_KINDS = {
+    ParameterType.INT: "whole number",
+    ParameterType.FLOAT: "number",
+    ParameterType.BOOL: "`true`, `false`",
+    ParameterType.TEXTS: "text",
+}
 
 
 def _sentence(option: Option) -> str:

@@ -66,9 +66,9 @@ def digesting(level: str) -> bytes:
     return llvm.compiled(text, level, ",".join(target.features_of(level)))
 
 
-def merging(level: str, item: int) -> bytes:
-    """The object file of what folds adapters into weights of so many bytes."""
-    text = merge_text.MergeText(merges.NAME, item).write()
+def merging(level: str, pair: merges.Pair) -> bytes:
+    """The object file of what folds adapters into weights of one type that become another's."""
+    text = merge_text.MergeText(merges.NAME, *pair).write()
     return llvm.compiled(text, level, ",".join(target.features_of(level)))
 
 
@@ -89,7 +89,7 @@ def write_level(folder: Path, level: str, types: list[GGMLType]) -> None:
     with context.Pool(min(cores(), len(todo)), maxtasksperchild=1) as pool:
         made = zip((one.name for one in todo), pool.imap(compiled, todo), strict=True)
         further = [(chunks.kernel_name(), digesting(level))]
-        further += [(merges.kernel_name(item), merging(level, item)) for item in merges.ITEMS]
+        further += [(merges.kernel_name(pair), merging(level, pair)) for pair in merges.PAIRS]
         for name, code in chain(made, further):
             elf.ObjectFile(code).image(0)  # raises for a file that only LLVM could load
             (folder / level / f"{name}.o.z").write_bytes(zlib.compress(code, 9))

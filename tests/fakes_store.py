@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import tempfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -182,6 +183,10 @@ class MemoryBlobs:
     def writer(self, partial: str = "") -> MemoryWriter:
         """A new blob."""
         return MemoryWriter(self)
+
+    def scratch(self) -> BinaryIO:
+        """In memory, or where the system has room."""
+        return tempfile.TemporaryFile(buffering=0)
 
     def check_room(self, size: int) -> None:
         """There is room."""

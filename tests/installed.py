@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -41,11 +42,20 @@ def from_pypi(name: str, packages: Sequence[str]) -> Path:
     """The ``bin`` folder of an environment with packages of PyPI."""
 
     def install(place: Path) -> None:
-        venv.create(place, with_pip=True)
-        pip = [place / "bin" / "python", "-m", "pip", "install", "-q"]
-        subprocess.run([*pip, "--disable-pip-version-check", *packages], check=True, timeout=1200)
+        venv.create(place, with_pip=False)
+        subprocess.run([*_pip(place / "bin" / "python"), *packages], check=True, timeout=550)
 
     return once(name, packages, install) / "bin"
+
+
+def _pip(python: Path) -> list[str]:
+    """What installs packages into an environment: uv, which takes a tenth of pip's time, or pip."""
+    if importlib.util.find_spec("uv") is not None:
+        command = [sys.executable, "-m", "uv", "pip", "install", "-q", "--python", str(python)]
+        if subprocess.run([*command, "--dry-run", "pip"], capture_output=True).returncode == 0:
+            return command
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q"]
+    return [*pip, "--disable-pip-version-check"]
 
 
 def from_npm(name: str, packages: Sequence[str]) -> Path:

@@ -46,6 +46,7 @@ class Job(NamedTuple):
     importances: Mapping[str, Sequence[float]] = {}
     metadata: Mapping[str, int | str] = {}
     keep_split: bool = False
+    prune_layers: Sequence[int] = ()
 
 
 class Refused(Exception):
@@ -168,6 +169,8 @@ def run(library: ctypes.CDLL, job: Job, threads: int) -> None:
         options.kv_overrides = entries
     if types is not None:
         options.tt_overrides = types
+    if job.prune_layers:
+        options.prune_layers = (ctypes.c_int32 * (len(job.prune_layers) + 1))(*job.prune_layers, -1)
     options.nthread, options.ftype = threads, job.file_type
     options.pure, options.keep_split = job.pure, job.keep_split
     options.quantize_output_tensor = not job.leave_output_tensor

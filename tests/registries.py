@@ -56,7 +56,7 @@ def docker_registry(folder: Path, auth: str = "", *, deletes: bool = False) -> I
     try:
         for _ in range(200):
             try:
-                httpx.get(f"http://127.0.0.1:{port}/v2/", timeout=5, trust_env=False)
+                httpx.get(f"http://127.0.0.1:{port}/v2/", timeout=5, trust_env=False, verify=False)
                 break
             except httpx.HTTPError:
                 assert process.poll() is None, "docker-registry has ended"

@@ -121,7 +121,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if not found.before(self):
                 self.route()
 
-    do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = handle_any
+    do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = handle_any
 
     def body(self) -> bytes:
         """The whole body."""
@@ -134,6 +134,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(200, b"{}")
         elif match := re.fullmatch(r"/v2/(.+)/manifests/(.+)", path):
             self.manifest(f"{match[1]}:{match[2]}")
+        elif match := re.fullmatch(r"/v2/(.+)/tags/list", path):
+            self.tags(match[1])
         elif re.search(r"/blobs/uploads/", path):
             self.upload(path)
         elif match := re.fullmatch(r"/v2/.+/blobs/(.+)", path):
@@ -159,6 +161,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             error = {"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]}
             self.answer(404, json.dumps(error).encode())
+
+    def tags(self, repository: str) -> None:
+        """The tags of a repository in their order, as ``n`` and ``last`` want them."""
+        query = parse_qs(urlsplit(self.path).query)
+        names = (key.rpartition(":") for key in self.registry.manifests)
+        found = sorted(tag for path, _, tag in names if path == repository)
+        left = [tag for tag in found if tag > query.get("last", [""])[0]]
+        page = left[: int(query.get("n", [len(left)])[0])]
+        more = {"link": f'<{self.path}&more>; rel="next"'} if len(page) < len(left) else {}
+        self.answer(200, json.dumps({"name": repository, "tags": page}).encode(), **more)
 
     def blob(self, digest: str) -> None:
         """A blob's bytes, in whole or a range of them."""
@@ -218,6 +230,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(404)
         elif self.command == "GET":
             self.stands(204, path, data)
+        elif self.command == "DELETE":
+            del found.uploads[key]
+            self.answer(204)
         elif self.command == "PATCH":
             self.part(path, key, data)
         else:
@@ -236,7 +251,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.body()
             self.answer(405)
             return
-        start = int((self.headers.get("content-range") or f"{len(data)}-").partition("-")[0])
+        said = self.headers.get("content-range") or f"{len(data)}-"
+        if not said[0].isdigit():
+            self.body()
+            self.answer(500)
+            return
+        start = int(said.partition("-")[0])
         if size > found.largest_part or start != len(data):
             self.body()
             self.answer(413 if size > found.largest_part else 416)

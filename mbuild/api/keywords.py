@@ -32,6 +32,9 @@ class BuildOptions(TypedDict, total=False):
     tensor_type: Sequence[str]
     allow_requantize: bool
     override_kv: Sequence[str]
+    include_weights: Sequence[str]
+    exclude_weights: Sequence[str]
+    prune_layers: str | None
     split: str | None
     split_layers: str | int | None
     keep_split: bool

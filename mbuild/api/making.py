@@ -197,10 +197,11 @@ def _from(
     names = several(name)
     if not names and output is None:
         raise UsageError(
-            "nobody said where the result goes", hint="give it a name=NAME or an output=FILE.gguf"
+            "the result has neither a name nor a file",
+            hint="give it a name=NAME or an output=FILE.gguf",
         )
     if output is not None and len(types) > 1:
-        raise UsageError(f"{len(types)} types do not fit into one file", hint="give them a name")
+        raise UsageError(f"{len(types)} types cannot be put into one file", hint="give them a name")
     lines = [SYNTAX_LINE, "ARG BASE", "FROM ${BASE}"]
     arguments = {"BASE": as_value(model)}
     for number, (adapter, weight) in enumerate(adapters, start=1):
@@ -285,7 +286,9 @@ def _write(
     from mbuild.store.manifests import StoredManifest
 
     if target.suffix.lower() != ".gguf":
-        raise UsageError(f"{target} is no name of a GGUF file", hint="let it end with .gguf")
+        raise UsageError(
+            f"{target} is not the name of a GGUF file", hint="give it the ending .gguf"
+        )
     name = wanted.request.names[0]
     manifest = Manifest.decode(data, str(name))
     stored = StoredManifest(name, Digest.of(data), manifest, 0)

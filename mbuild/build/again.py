@@ -50,14 +50,19 @@ def from_log(
     where it does not tell enough, and :class:`DamagedError` where a blob that a request to
     the API named is gone.
     """
-    record, target = _record_of(store, stored, build)
+    record, target = record_of(stored, store, build)
     request = record.request._replace(targets=(target._replace(names=(stored.name,)),))
     wanted = _asked(request, record, stored, store, (on_read, elsewhere))
     return wanted._replace(gate=Unchanged(record, store), fetching=_NOTHING)
 
 
-def _record_of(store: Store, stored: StoredManifest, build: str) -> tuple[BuildRecord, Target]:
-    """The last build that made this very model, and which of its targets that is."""
+def record_of(stored: StoredManifest, store: Store, build: str = "") -> tuple[BuildRecord, Target]:
+    """The last build that made this very model, and which of its targets that is.
+
+    ``build`` is the id of the one that is meant, if it was in this store. Raises
+    :class:`NameNotFoundError` where the log knows none, :class:`UsageError` where another
+    model was built under that name.
+    """
     other = None
     for record in History(store).find(build) if build else ():
         target = record.target_of(str(stored.name), stored.id)

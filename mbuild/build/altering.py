@@ -32,6 +32,12 @@ def altered(
     return ChangedOrigin(origin, tuple(_alteration(change, each) for change, each in pairs))
 
 
+def pruned(origin: Origin, layers: Sequence[int]) -> ChangedOrigin:
+    """The weights without some layers, which are counted as those of ``origin``."""
+    base, changes = (origin, ()) if not isinstance(origin, ChangedOrigin) else origin
+    return ChangedOrigin(base, (*changes, DropLayers(tuple(layers), "--prune-layers")))
+
+
 def changed_weights(origin: Origin, splitting: Splitting | None) -> ChangeWeights:
     """The step that writes changed weights as they are."""
     assert isinstance(origin, ChangedOrigin)

@@ -5,10 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mbuild.gguf.types import GGMLType
 
 BASE_MEMORY = 224 << 20
 """What Python, modules, machine code and blocks for the disk take, in bytes, measured."""
+
+
+BLOCKS_BESIDE = 8 << 20
+"""What the blocks for the disk of one more file take."""
 
 
 class PlannedTensor(NamedTuple):
@@ -28,7 +34,8 @@ class Cost(NamedTuple):
     """What running a step takes.
 
     ``writes`` are bytes of new blobs, None where nobody can know yet; ``memory`` is the
-    peak in bytes where it is worth a word. ``tensors`` are those of a quantization.
+    peak in bytes where it is worth a word, ``beside`` what it adds to that of a step with
+    which it runs together. ``tensors`` are those of a quantization.
     ``every_core`` tells that the work spreads over all cores, so that other such work
     beside it makes both slower; ``in_passing`` that it takes no time of its own.
     ``eight_bits`` are the bytes that Q8_0 would take instead, where the result is much larger
@@ -41,6 +48,13 @@ class Cost(NamedTuple):
     every_core: bool = False
     in_passing: bool = False
     eight_bits: int | None = None
+    beside: int = 0
+
+
+def memory_together(costs: Sequence[Cost]) -> int:
+    """The most memory of steps that run together, in bytes."""
+    most = max(costs, key=lambda cost: cost.memory)
+    return most.memory + sum(cost.beside for cost in costs) - most.beside
 
 
 def memory_for(weights: int, largest: int, threads: int) -> int:

@@ -195,7 +195,7 @@ def _leaves(description: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
     sources = description["inputs"]
     names = _numbered([_input_name(s["kind"]) for s in sources])
     for name, source in zip(names, sources, strict=True):
-        leaves |= _result(name, source["result"])
+        leaves |= _result(name, source["result"], _shown_facts(source["kind"]))
     return leaves
 
 
@@ -227,12 +227,20 @@ def _numbered(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _result(name: str, result: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
-    """What an earlier step came out as: its layers by digest; each fact where it made none."""
+def _result(
+    name: str, result: Mapping[str, Any], shown: Sequence[str]
+) -> dict[tuple[str, ...], Any]:
+    """What an earlier step came out as: its layers by digest; each fact where it made none.
+
+    ``shown``: the facts that say all, where there are such.
+    """
     layers = [layer["digest"] for layer in result["layers"]]
     if layers:
         return {("inputs", name): ", ".join(layers)}
-    return dict(_flat(result["facts"], ("inputs", name)))
+    facts = result["facts"]
+    if shown:
+        facts = {fact: facts.get(fact) for fact in shown}
+    return dict(_flat(facts, ("inputs", name)))
 
 
 def _flat(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -272,6 +280,11 @@ def _name(kind: str, path: tuple[str, ...]) -> str:
 def _input_name(kind: str) -> str:
     """What the result of a step of that kind is called where it is the input of another."""
     return (KINDS[kind].input_name if kind in KINDS else "") or kind
+
+
+def _shown_facts(kind: str) -> tuple[str, ...]:
+    """The facts of such a step that an explanation names; none where it names every one."""
+    return KINDS[kind].input_facts if kind in KINDS else ()
 
 
 def _expanded(name: str, old: Any, new: Any, read_text: ReadText) -> Iterator[Change]:

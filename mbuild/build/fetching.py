@@ -246,7 +246,7 @@ def _asked(reference: ModelReference, access: Access, store: Store) -> bytes | N
             if reference.digest is None or reference.tag == DEFAULT_TAG:
                 raise
             return None
-        return found.finish(store) if found.is_ollama else None
+        return found.finish(store).data if found.is_ollama else None
 
 
 def _pulled(

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from mbuild.build.costs import Cost, PlannedTensor
+from mbuild.build.costs import Cost, PlannedTensor, memory_together
 from mbuild.build.engine import BuildEngine
 from mbuild.build.explain import DescribedStep, explain
 from mbuild.build.graph import before, names_of
@@ -176,7 +176,7 @@ def forecast(wanted: Build, store: Store) -> Forecast:
     rows, why, base, manifests = survey(wanted, store)
     past = _Past(store)
     places = {row.step: place for place, row in enumerate(rows)}
-    shared: set[Hashable] = set()
+    shared: dict[Hashable, list[Cost]] = {}
     steps = []
     for row, explanation in zip(rows, why, strict=True):
         inputs = tuple(places[source] for source in before(row.step))
@@ -186,6 +186,10 @@ def forecast(wanted: Build, store: Store) -> Forecast:
                 inputs=inputs, why=explanation, key=row.key, materials=row.step.materials
             )
         )
+    for place, row in enumerate(rows):
+        if steps[place].memory and row.step.group in shared:
+            memory = memory_together(shared[row.step.group])
+            steps[place] = steps[place]._replace(memory=memory)
     return Forecast(wanted.request, tuple(steps), base, _free(store.root), manifests)
 
 
@@ -202,8 +206,10 @@ def _applies(row: Surveyed, reason: Explanation, wanted: Build) -> Explanation |
     return reason
 
 
-def _planned(row: Surveyed, store: Store, past: _Past, shared: set[Hashable]) -> PlannedStep:
-    """A step's sizes; ``shared`` collects groups whose time is counted once."""
+def _planned(
+    row: Surveyed, store: Store, past: _Past, shared: dict[Hashable, list[Cost]]
+) -> PlannedStep:
+    """A step's sizes; ``shared`` collects the costs of groups, whose time is counted once."""
     step = row.step
     if row.state is State.CACHED:
         return PlannedStep(step.kind, step.label, row.state, tensors=step.tensors(store))
@@ -218,7 +224,8 @@ def _planned(row: Surveyed, store: Store, past: _Past, shared: set[Hashable]) ->
     else:
         cost = step.cost(store)
     first = step.group is None or step.group not in shared
-    shared.add(step.group)
+    if step.group is not None:
+        shared.setdefault(step.group, []).append(cost)
     size = (step.reads if first else 0) + (cost.writes or 0)
     return PlannedStep(
         step.kind,

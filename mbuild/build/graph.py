@@ -251,6 +251,9 @@ class BaseStep(Frozen):
     input_name: ClassVar[str] = ""
     """What its result is called where it is the input of another step, if not by its kind."""
 
+    input_facts: ClassVar[tuple[str, ...]] = ()
+    """Of its facts those that decide all others: only they are named in an explanation."""
+
     field_names: ClassVar[Mapping[tuple[str, ...], str]] = {}
     """What the places in its key fields are called in an explanation."""
 

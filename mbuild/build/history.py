@@ -25,6 +25,7 @@ from mbuild.store.files import inherit, open_regular
 from mbuild.store.records import MODELFILE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from mbuild.build.request import Script, Target
@@ -35,6 +36,8 @@ MAX_BYTES = 8 << 20
 """A longer log loses its older half."""
 
 _CHUNK = 1 << 16
+_CURRENT = b'"request":'  # in each line of this version's, and in none of an earlier one's
+_NEAREST = 2
 
 
 def keep_modelfile(data: bytes, store: Store) -> None:
@@ -205,7 +208,12 @@ def _nearness(a: BuildRequest, b: BuildRequest) -> int:
     one, two = a.script, b.script
     if one is None or two is None or (one.folder, one.name) != (two.folder, two.name):
         return 0
-    return 2 if a.variants == b.variants else 1
+    return _NEAREST if a.variants == b.variants else 1
+
+
+def _quoted(text: str) -> bytes:
+    """How a text stands in the log."""
+    return json.dumps(text).encode()
 
 
 class History:
@@ -238,9 +246,17 @@ class History:
             if size > MAX_BYTES:
                 self._shorten()
 
-    def newest_first(self) -> Iterator[BuildRecord]:
-        """Every build that can be read, the newest first; reads no further than it is asked."""
+    def newest_first(
+        self, fits: Callable[[bytes], bool] = lambda line: True
+    ) -> Iterator[BuildRecord]:
+        """Every build that can be read, the newest first; reads no further than it is asked.
+
+        Lines that do not fit are passed over: to read one takes a hundred times longer than to
+        find a name in it. Those of earlier versions of mbuild are read in any case.
+        """
         for line in self._lines():
+            if _CURRENT in line and not fits(line):
+                continue
             with suppress(ValueError, KeyError, TypeError, AttributeError, MbuildError):
                 yield BuildRecord.from_json(json.loads(line))
 
@@ -254,8 +270,15 @@ class History:
         Of several of the Modelfile one with the same ``-q`` comes before others.
         """
         wanted = set(map(str, request.names)) if request.named else set()
+        names = [_quoted(name) for name in wanted]
+        folder = _quoted(request.script.folder) if request.script is not None else b""
         other, nearest = None, 0
-        for record in self.newest_first():
+
+        def fits(line: bytes) -> bool:
+            near = folder and nearest < _NEAREST and folder in line
+            return bool(near) or any(name in line for name in names)
+
+        for record in self.newest_first(fits):
             if record.result != "built":
                 continue
             if wanted & record.models.keys():
@@ -271,13 +294,14 @@ class History:
             record.models.get(name) == identity
             and (made := record.request.script) is not None
             and (made.folder, made.name) == (script.folder, script.name)
-            for record in self.newest_first()
+            for record in self.newest_first(lambda line: _quoted(name) in line)
         )
 
     def maker_of(self, name: str, identity: Digest) -> BuildRecord | None:
         """The last build that gave a model of this id this name, or else any name."""
         other = None
-        for record in self.newest_first():
+        given = _quoted(str(identity))
+        for record in self.newest_first(lambda line: given in line):
             if record.models.get(name) == identity:
                 return record
             if other is None and identity in record.models.values():

@@ -62,7 +62,8 @@ class BuildPart(NamedTuple):
             if 1 <= part.number <= part.parts <= _MOST:
                 return part
         raise UsageError(
-            f"--part {text!r:.40} is no part", hint="write for example 3/16: the third of sixteen"
+            f"--part {text!r:.40} is not a part",
+            hint="write for example 3/16: the third of sixteen",
         )
 
     def share(self, ranges: Sequence[Range]) -> Iterator[Range]:

@@ -170,6 +170,10 @@ def _quantized(
 
         text = sources.imatrices[wanted.imatrix_from]
         imatrix = MakeImatrix(origin, text, wanted.imatrix_chunks or 0)
+    if wanted.prune_layers:
+        from mbuild.build.altering import pruned
+
+        origin = pruned(origin, wanted.prune_layers)
     if wanted.file_type.budget is not None:
         from mbuild.build.steps.choosing import ChooseTypes
 
@@ -523,7 +527,8 @@ def _draft(source: DraftSource, request: BuildRequest) -> Step:
         return _weights(source, Role.DRAFT, request, keep)
     if request.draft_quantize.budget is not None:
         raise UsageError(
-            f"--draft-quantize {request.draft_quantize} is no type", hint="name one, such as q4_0"
+            f"--draft-quantize {request.draft_quantize} is not a type",
+            hint="name one, such as q4_0",
         )
     from mbuild.build.steps.quantize import Quantize
     from mbuild.quant.choose.options import Quantization as Wanted

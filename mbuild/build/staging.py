@@ -93,14 +93,19 @@ class FilesBeside(_Bringer):
             opened = OpenFile.open(self._folder / name, name)
         except SourceError as error:
             if isinstance(error.__cause__, FileNotFoundError):
-                raise MissingFileError(f"{name}: no such file", hint="paths start from the"
-                                       " folder of the Modelfile") from None  # fmt: skip
+                raise MissingFileError(f"{name}: no such file", hint=self._meant(name)) from None
             raise
         with opened, open(opened.fd, "rb", closefd=False) as file:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise SourceError(f"{name} is larger than {MAX_BYTES} bytes", hint="take a text file")
         return data
+
+    def _meant(self, name: str) -> str:
+        """What to do about a file that is not there."""
+        from mbuild.lint.remedies import missing
+
+        return missing(self._folder, name) or "paths start from the folder of the Modelfile"
 
 
 class FilesKept(_Bringer):
@@ -119,6 +124,18 @@ class FilesKept(_Bringer):
             raise SourceError(f"the cache no longer has {name}, which the Modelfile brings in",
                               hint="name the Modelfile with -f FILE")  # fmt: skip
         return data
+
+
+class FilesGiven(_Bringer):
+    """Files that a program has in memory."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        super().__init__()
+        self._files = files
+
+    def read(self, name: str) -> bytes:
+        """The bytes; raises KeyError for a file that there is not."""
+        return self._files[name]
 
 
 class FilesTold(_Bringer):

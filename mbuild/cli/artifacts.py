@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,19 +17,23 @@ from mbuild.cli.splitting import cutting_options
 from mbuild.core.digest import Digest
 from mbuild.core.errors import UsageError
 from mbuild.core.names import ModelName
-from mbuild.language.formatter import quote
 from mbuild.models import library
 from mbuild.models.artifacts import ExportForm, ExportOptions, Written, export, import_tar
-from mbuild.models.artifacts.exporting import WRITTEN_BY
+from mbuild.models.artifacts.exporting import stem_of
+from mbuild.models.artifacts.modelfiles import MODELFILE, Rebuilding, modelfile_of, rebuilding
 from mbuild.models.artifacts.settings import in_one_file
-from mbuild.store import Layer, Store
-from mbuild.store.contents import Contents
+from mbuild.store import Store
+
+if TYPE_CHECKING:
+    from mbuild.store import Manifest
 
 EXPORT_EPILOG = """\
 \b
 Examples:
   mbuild export mario -o mario.gguf
   mbuild export mario -o mario/             GGUF, adapters, Modelfile, texts
+  mbuild export mario -o again/ --modelfile           mbuild again/ builds the same id
+  mbuild export mario -o recipe/ --recipe             the Modelfile that it was built from
   mbuild export mario -o mario.tar          OCI image layout, for mbuild import
   mbuild export mario --lmstudio -o ~/.lmstudio/models
   mbuild export mario --preset models.ini            llama-server --models-preset models.ini
@@ -52,6 +58,17 @@ Examples:
     metavar="FILE",
     type=click.Path(path_type=Path),
     help="Write LM Studio's description of the model: model.yaml.",
+)
+@click.option(
+    "--modelfile",
+    "again",
+    is_flag=True,
+    help="Write a folder whose Modelfile builds the very same model.",
+)
+@click.option(
+    "--recipe",
+    is_flag=True,
+    help="Write the Modelfile that the model was built from, and what it brings in.",
 )
 @click.option("--raw", is_flag=True, help="Write the weights as stored, without adding settings.")
 @click.option(
@@ -82,18 +99,28 @@ def export_command(
     file system can (XFS, btrfs), weights share their blocks with the store.
     """
     opened = open_store(ctx, store)
-    written: list[Written] = []
+    if flags["recipe"]:
+        _check_recipe(ctx, output)
+        _export_recipe(opened, name, Path(output or "").expanduser(), flags["force"])
+        return
+    written, notes = list[Written](), list[str]()
     splitting = Splitting.parse({"split": split, "split_layers": split_layers})
     if output is not None:
-        layout = _layout(output, lmstudio=flags["lmstudio"])
+        layout = _layout(output, lmstudio=flags.pop("lmstudio"))
         options = ExportOptions(
-            layout, flags["raw"], flags["link"], flags["force"], flags["merge"], splitting
+            layout,
+            flags["raw"],
+            flags["link"],
+            flags["force"],
+            flags["merge"],
+            splitting,
+            flags["again"],
         )
-        written = _exported(opened, name, Path(output).expanduser(), options)
+        written, notes = _exported(opened, name, Path(output).expanduser(), options)
     elif not (preset or model_yaml) or splitting or any(flags[each] for each in _OF_FILES):
         raise UsageError("an export needs a place", hint="name it: -o FILE.gguf, FILE.tar or DIR")
-    for file in written:
-        click.echo(_line(file, flags["link"]))
+    for line in (*(_line(file, flags["link"]) for file in written), *notes):
+        click.echo(line)
     if preset is not None or model_yaml is not None:
         from mbuild.cli.presets import write_presets
 
@@ -101,16 +128,24 @@ def export_command(
         write_presets(opened, stored, written, preset, model_yaml, replace=flags["force"])
 
 
-def _exported(store: Store, name: ModelName, target: Path, options: ExportOptions) -> list[Written]:
-    """Write the model's files."""
+def _exported(
+    store: Store, name: ModelName, target: Path, options: ExportOptions
+) -> tuple[list[Written], list[str]]:
+    """Write the model's files; returns them, and what is to be said of the Modelfile."""
+    made: list[Rebuilding] = []
     with store.reading(), meter("exporting") as show:
         stored = library.find(store, name)
 
-        def modelfile(files: Mapping[Digest, str]) -> str:
+        def modelfile(files: Mapping[Digest, str]) -> Mapping[str, str]:
             contents = library.view(store, stored.name)
-            return _modelfile(store, in_one_file(contents) if options.merge else contents, files)
+            if options.again:
+                made.append(rebuilding(store, contents, files, stem_of(stored.name)))
+                return {MODELFILE: made[0].text, **made[0].brought}
+            model = in_one_file(contents) if options.merge else contents
+            return {MODELFILE: modelfile_of(store, model, files)}
 
-        return export(store, stored, target, options, modelfile, show)
+        written = export(store, stored, target, options, modelfile, show)
+    return written, [_what_is_built(stored.manifest, stored.id, each) for each in made]
 
 
 _OF_FILES = ("raw", "link", "merge", "lmstudio")
@@ -137,18 +172,53 @@ _ENDING = re.compile(r"\.[A-Za-z]\w*$")
 """How a file's name ends; ``llama-3.2`` and ``mario/`` do not end so."""
 
 
-def _modelfile(store: Store, model: Contents, files: Mapping[Digest, str]) -> str:
-    """The model's Modelfile with the exported files in place of the store's."""
-    stored = library.by_path(store)
+def _what_is_built(model: Manifest, identity: Digest, made: Rebuilding) -> str:
+    """Which model the exported Modelfile builds."""
+    how = "The Modelfile" + (", built with --keep-split," if made.keep else "")
+    if made.id is None:
+        return f"{how} was not tried, because the store cannot be written"
+    if other := made.differences(model):
+        return f"{how} builds another model: no Modelfile says this one's {', '.join(other)}"
+    if made.id == identity:
+        return f"{how} builds {identity.short} again"
+    origins = ", ".join(dict.fromkeys(layer.origin for layer in model.layers if layer.origin))
+    return (
+        f"{how} builds the same layers, as {made.id.short}: the id {identity.short} says too that"
+        f" they come from {origins}"
+    )
 
-    def reference(layer: Layer) -> str:
-        if layer.digest not in files:
-            return stored(layer)
-        return quote(f"./{files[layer.digest]}") if files[layer.digest] else ""
 
-    text = library.modelfile_of(model, reference)
-    _, _, rest = text.partition("\n")
-    return f"# {model.stored.name}{WRITTEN_BY}\n{rest}"
+def _check_recipe(ctx: click.Context, output: str | None) -> None:
+    """Raise :class:`UsageError` for options that mean weights, and without a folder."""
+    given = [
+        parameter.opts[-1]
+        for parameter in ctx.command.params
+        if isinstance(parameter, click.Option)
+        and parameter.name not in ("recipe", "output", "store", "force")
+        and ctx.params.get(parameter.name or "")
+    ]
+    if given:
+        raise UsageError(f"--recipe writes no weights: {given[0]} has no effect")
+    if output is None:
+        raise UsageError("a recipe needs a folder", hint="name it: -o DIR/")
+    if _layout(output, lmstudio=False) is not ExportForm.DIRECTORY:
+        raise UsageError("--recipe makes a folder", hint="name it with a slash: -o NAME/")
+
+
+def _export_recipe(store: Store, name: ModelName, folder: Path, replace: bool) -> None:
+    """Write the Modelfile that a model was built from, and tell how it is built."""
+    from mbuild.models.artifacts.recipes import built_from, write_files
+
+    stored = library.find(store, name)
+    found = built_from(store, stored)
+    for file in write_files(found.files, folder, replace=replace):
+        click.echo(_line(file, False))
+    for other in found.outside:
+        click.echo(f"{other} lies outside of the Modelfile's folder: put it where that says")
+    for each in found.materials:
+        click.echo(f"made from {each.name}" + (f"  {human_size(each.size)}" if each.size else ""))
+    words = ("mbuild", *found.arguments, "-t", str(stored.name), str(folder))
+    click.echo(f"To build it: {shlex.join(words)}")
 
 
 def _line(file: Written, link: bool) -> str:

@@ -42,7 +42,7 @@ def cache_command(*, action: str, url: str, older: float | None, dry_run: bool, 
     if action == "du" and (older is not None or dry_run):
         raise UsageError("--older and --dry-run are for prune", hint="mbuild cache prune URL")
     if action == "prune" and older is None:
-        raise UsageError("how old is what should go?", hint="mbuild cache prune URL --older 30d")
+        raise UsageError("prune needs an age", hint="mbuild cache prune URL --older 30d")
     storage = open_storage(Location.parse(url))
     try:
         if action == "du":

@@ -359,4 +359,4 @@ _SHOWN = 5
 def left_out(names: tuple[str, ...]) -> str:
     """What to say of files of a package that a model has no place for."""
     shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-    return f"left out, because a model has no place for it: {shown}"
+    return f"left out, because a model has no place for it: {printable(shown)}"

@@ -367,11 +367,14 @@ def login_command(
 
     registry = Registry(host, _access(host, insecure), Cancel(), login)
     try:
-        registry.ping()
+        with meter("", f"waiting for {host.endpoint}"):
+            checked = registry.ping()
     finally:
         registry.web.close()
     kept = keep(host.host, login)
     click.echo(f"logged in to {host.host}; the login is kept in {kept}", err=True)
+    if not checked:
+        click.echo(f"{host.host} asked for no login, so the password was not checked", err=True)
 
 
 def _asked(username: str | None, *, stdin: bool) -> Login:

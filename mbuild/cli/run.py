@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +14,7 @@ import click
 
 from mbuild.cli.common import NameType, format_option, harmless, open_store, store_option
 from mbuild.cli.running import engine_of
+from mbuild.cli.typed import FILE, kept_lines, typed_text
 from mbuild.core.errors import MbuildError, NameNotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 MAX_INPUT = 16 << 20
 """Bytes of the longest standard input."""
-
-_IMAGE = re.compile(r"\S+\.(?:png|jpe?g|webp|wav|mp3)\b", re.IGNORECASE)
 
 RUN_EPILOG = """\
 \b
@@ -46,7 +44,7 @@ Examples:
     "--format",
     "shape",
     metavar="json|SCHEMA",
-    help="EngineAnswer with JSON: any object, or one of a JSON Schema (its text or its file).",
+    help="Answer with JSON: any object, or one of a JSON Schema (its text or its file).",
 )
 @click.option("--think", metavar="true|false|LEVEL", help="Think before the answer, and how much.")
 @click.option("--hide-thinking", is_flag=True, help="Do not show the thoughts.")
@@ -79,13 +77,17 @@ def run_command(
                 "there is no prompt",
                 hint=f"mbuild run {name} PROMPT, or give it on standard input",
             )
+    asked = {"schema": _schema(options["shape"]), "think": _think(options["think"])}
     talker = _talker(opened, name, options)
     try:
-        make = _asker(talker, options)
+        make = _asker(talker, asked)
         if text:
             _answer(talker, make([_turn(talker, text)]), options)
         else:
-            _talk(talker, name, make, options)
+            click.echo(f"loading {name}", err=True)
+            talker.load()
+            with kept_lines(opened.private / FILE):
+                _talk(talker, make, options)
     finally:
         talker.close()
 
@@ -126,18 +128,16 @@ def _talker(opened: Store, name: ModelName, options: dict[str, Any]) -> Talker:
     return OwnEngine(opened, name, engine_of(options["llama_server"]))
 
 
-def _asker(talker: Talker, options: dict[str, Any]) -> Callable[[list[ChatTurn]], Ask]:
-    """Makes the request of a conversation."""
+def _asker(talker: Talker, asked: dict[str, Any]) -> Callable[[list[ChatTurn]], Ask]:
+    """Makes the request of a conversation; ``asked`` is what any of its requests has."""
     from mbuild.runtime.asked import Ask
 
-    schema = _schema(options["shape"])
-    think = _think(options["think"])
     chats = "completion" in talker.capabilities
 
     def make(turns: list[ChatTurn]) -> Ask:
         if not chats:
             raise UsageError("the model makes vectors of texts: it cannot answer")
-        return Ask(tuple(turns), schema=schema, think=think)
+        return Ask(tuple(turns), **asked)
 
     return make
 
@@ -170,21 +170,13 @@ def _think(text: str | None) -> bool | str | None:
 
 def _turn(talker: Talker, text: str) -> ChatTurn:
     """A message; files of images in its text are taken out and given along."""
+    from mbuild.cli.looking import looked
     from mbuild.runtime.asked import ChatTurn
 
-    if not {"vision", "audio"} & set(talker.capabilities):
-        return ChatTurn("user", text)
-    images: list[bytes] = []
-
-    def take(found: re.Match[str]) -> str:
-        path = Path(found[0].strip("'\"")).expanduser()
-        if not path.is_file():
-            return found[0]
-        images.append(path.read_bytes())
-        return ""
-
-    text = _IMAGE.sub(take, text).strip()
-    return ChatTurn("user", text, images=tuple(images))
+    found = looked(text, able=bool({"vision", "audio"} & set(talker.capabilities)))
+    for note in found.notes:
+        click.echo(f"note: {harmless(note)}", err=True)
+    return ChatTurn("user", found.text, images=found.files)
 
 
 def _answer(talker: Talker, ask: Ask, options: dict[str, Any]) -> str:
@@ -239,21 +231,12 @@ _HELP = """\
   \"\"\"      begins and ends a text of several lines"""
 
 
-def _talk(
-    talker: Talker,
-    name: ModelName,
-    make: Callable[[list[ChatTurn]], Ask],
-    options: dict[str, Any],
-) -> None:
+def _talk(talker: Talker, make: Callable[[list[ChatTurn]], Ask], options: dict[str, Any]) -> None:
     """The loop on a terminal: a prompt, its answer, the next one."""
     from mbuild.runtime.asked import ChatTurn
 
-    with suppress(ImportError):
-        import readline  # noqa: F401  # input() then edits lines and remembers them
-    click.echo(f"loading {name}", err=True)
-    talker.load(make([ChatTurn("user", "")]))
     turns: list[ChatTurn] = []
-    while (text := _line()) is not None:
+    while (text := typed_text()) is not None:
         command = text.strip()
         if command in ("/bye", "/exit", "/quit"):
             return
@@ -262,36 +245,19 @@ def _talk(
         elif command in ("/?", "/help"):
             click.echo(_HELP)
         elif command.startswith("/") and " " not in command and not os.path.exists(command):
-            click.echo(f"{command} is no command; /? lists them")
+            click.echo(f"{command} is not a command; /? lists them")
         elif command:
-            turns.append(_turn(talker, text))
+            before = len(turns)
             try:
+                turns.append(_turn(talker, text))
                 answer = _answer(talker, make(turns), options)
                 turns.append(ChatTurn("assistant", answer))
             except MbuildError as error:
-                turns.pop()
+                del turns[before:]
                 hint = f" ({error.hint})" if error.hint else ""
                 click.echo(f"error: {harmless(error.message)}{hint}", err=True)
             except KeyboardInterrupt:
                 turns.append(ChatTurn("assistant", ""))
-
-
-def _line() -> str | None:
-    """A text that was typed, perhaps of several lines; None at the end."""
-    try:
-        line = input(">>> ")
-        if not line.startswith('"""'):
-            return line
-        lines = [line.removeprefix('"""')]
-        while not lines[-1].endswith('"""'):
-            lines.append(input("... "))
-        return "\n".join(lines).removesuffix('"""')
-    except EOFError:
-        click.echo()
-        return None
-    except KeyboardInterrupt:
-        click.echo("\n/bye ends")
-        return ""
 
 
 PS_EPILOG = """\

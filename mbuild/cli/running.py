@@ -21,7 +21,7 @@ def engine_of(path: str | None, *, off: bool = False) -> str | None:
         found = shutil.which(path)
         if found is None:
             raise UsageError(
-                f"--llama-server {path} is no program", hint="give the path of a llama-server"
+                f"--llama-server {path} is not a program", hint="give the path of a llama-server"
             )
         return os.path.abspath(found)
     return "" if has_engine() else None

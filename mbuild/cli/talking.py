@@ -38,8 +38,8 @@ class Talker(Protocol):
     def ask(self, ask: Ask, show: Show) -> Finished | None:
         """Ask, and show the answer as it comes; None when Ctrl-C ended it."""
 
-    def load(self, ask: Ask) -> None:
-        """Load the model, so that the first answer comes at once."""
+    def load(self) -> None:
+        """Wait until the model is loaded, so that the first answer comes at once."""
 
     def close(self) -> None:
         """End what was started for this."""
@@ -58,23 +58,41 @@ class OwnEngine:
             raise NoEngineError
         self._loop = asyncio.new_event_loop()
         self._runner = Runner(lambda: Opened(store.root), Pool(engine))
-        self._name = name
         self._model = self._runner.model(name)
+        self._loading: asyncio.Task[Finished] | None = None
+        self._loop.run_until_complete(self._begin())
+
+    async def _begin(self) -> None:
+        """Let the engine begin to load the model; what else there is to do goes on beside it."""
+        began = asyncio.Event()
+        self._loading = self._loop.create_task(self._runner.load(self._model, Ask(()), began.set))
+        waiting = self._loop.create_task(began.wait())
+        await asyncio.wait((self._loading, waiting), return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
 
     @property
     def capabilities(self) -> tuple[str, ...]:
         """What the model can do."""
         return self._model.capabilities
 
-    def load(self, ask: Ask) -> None:
-        """Load the model."""
-        self._until_interrupted(self._runner.load(self._model, ask))
+    def load(self) -> None:
+        """Wait until the model is loaded."""
+        self._until_interrupted(self._loaded())
+
+    async def _loaded(self) -> None:
+        """Raises what kept the engine from loading the model."""
+        loading, self._loading = self._loading, None
+        if loading is not None:
+            await loading
 
     def ask(self, ask: Ask, show: Show) -> Finished | None:
         """Ask the engine."""
-        pieces = self._runner.answer(self._model, ask)
-        found = self._until_interrupted(_shown(pieces, show))
+        found = self._until_interrupted(self._asked(ask, show))
         return found if isinstance(found, Finished) else None
+
+    async def _asked(self, ask: Ask, show: Show) -> Finished:
+        await self._loaded()
+        return await _shown(self._runner.answer(self._model, ask), show)
 
     def _until_interrupted(self, work: Any) -> Any:
         """The work's result; None when Ctrl-C ended it."""
@@ -93,9 +111,15 @@ class OwnEngine:
 
     def close(self) -> None:
         """End the engine."""
-        self._loop.run_until_complete(self._runner.pool.close())
+        self._loop.run_until_complete(self._ended())
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
+
+    async def _ended(self) -> None:
+        if self._loading is not None:
+            self._loading.cancel()
+            await asyncio.gather(self._loading, return_exceptions=True)
+        await self._runner.pool.close()
 
 
 async def _shown(pieces: AsyncGenerator[Piece | Finished], show: Show) -> Finished:
@@ -123,7 +147,7 @@ class AtServer:
         shown = self._lines("/api/show", {"model": self._name})[-1]
         self.capabilities: tuple[str, ...] = tuple(shown.get("capabilities") or ())
 
-    def load(self, ask: Ask) -> None:
+    def load(self) -> None:
         """Load the model there."""
         self._lines("/api/generate", {"model": self._name, "stream": False, **self._keep_alive})
 

@@ -114,7 +114,8 @@ class _Watcher:
         for name in names:
             if model_name(name).tag != DEFAULT_TAG:
                 raise UsageError(
-                    f"-t {name}: the tag is the checkpoint's name", hint="name the model alone"
+                    f"-t {name}: the tag comes from the checkpoint's name",
+                    hint="name the model alone",
                 )
         self._names: tuple[str, ...] = tuple(map(str, names))
         self._done: dict[Path, TrainedCheckpoint] = {}

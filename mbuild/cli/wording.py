@@ -37,7 +37,7 @@ STATUSES: Mapping[Code, str] = {
     Code.CHOSEN_TYPES: "chose types for {size}, {bits} bits a weight; the same again: {again}",
     Code.AUTODETECTED_TEMPLATE: "using autodetected template {template}",
     Code.WAITING_FOR_MACHINE: "waiting for {holder}, which makes the same: {step}",
-    Code.TAKING_OVER: "{holder} does not go on: {step}",
+    Code.TAKING_OVER: "{holder} has stopped: {step}",
     Code.TOOK_SHARED: "took {size} from the shared cache: {step}",
     Code.MAKING_SOONER: "made here in about {making}, {by}; from the shared cache it would take"
     " {fetching}: {step}",

@@ -319,7 +319,7 @@ def not_kept(checkpoint: Checkpoint, options: Conversion) -> Iterator[str]:
         yield (
             f"--keep-quantized: {names[0]} is dequantized"
             + (f", like {len(names) - 1} more" if len(names) > 1 else "")
-            + ": its scales are no halves, or a group of its values is no whole block of ggml"
+            + ": its scales are not F16, or its groups of values do not fill whole blocks of ggml"
         )
 
 

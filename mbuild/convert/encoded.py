@@ -64,7 +64,8 @@ def encoded(
     if len(dims) > MAX_DIMS:
         raise FormatError(f"tensor {name} has {len(dims)} dimensions, more than {MAX_DIMS}")
     if isinstance(item, Packed):
-        return Tensor(name, dims, item.type, partial(_stored, item))
+        stored = Stored(item, 0, item.shape[0]) if item.part else partial(_stored, item)
+        return Tensor(name, dims, item.type, stored)
     if isinstance(item, KeptWeight):
         type_ = item.format.type
     elif wanted is not None and len(dims) > 1 and not name.endswith("_norm.weight"):
@@ -80,9 +81,40 @@ def shape_of(item: Lazy | Packed) -> tuple[int, ...]:
     return (*item.shape[:-1], item.shape[-1] * unit) if unit > 1 else item.shape
 
 
-def _stored(item: Packed) -> Any:
-    blocks = item.load()
+def _stored(item: Packed, blocks: Any = None) -> Any:
+    blocks = item.load() if blocks is None else blocks
     return check_mxfp4(blocks, item.origin) if item.type is GGMLType.MXFP4 else blocks
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A ``load`` of blocks that a checkpoint has: some positions of the tensor's first axis."""
+
+    item: Packed
+    first: int
+    last: int
+
+    @property
+    def count(self) -> int:
+        """Bytes of the result."""
+        return (self.last - self.first) * self._each
+
+    @property
+    def _each(self) -> int:
+        return tensor_nbytes(self.item.type, tuple(reversed(self.item.shape[1:])) or (1,))
+
+    def __call__(self) -> Any:
+        """The bytes, flat; raises :class:`FormatError` for a block that is no number."""
+        assert self.item.part is not None
+        return _stored(self.item, self.item.part(self.first, self.last))
+
+    def pieces(self, size: int, row: int = 1) -> Iterator[Stored]:
+        """Loads of at most ``size`` bytes in whole rows of ``row`` bytes, as far as can be."""
+        unit = math.lcm(self._each, row) // self._each
+        unit = math.lcm(unit, self.item.grain)
+        step = max(size // (unit * self._each), 1) * unit
+        for first in range(self.first, self.last, step):
+            yield Stored(self.item, first, min(first + step, self.last))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +142,9 @@ class Encoded:
     def __call__(self) -> Any:
         """The bytes, as a flat array; raises :class:`FormatError` for what is not finite."""
         item = self.item
-        if item.part is not None:
+        if item.part is not None and not item.parts:
+            if item.steps is not None and not isinstance(item, KeptWeight):
+                return self._in_steps(item.steps(self.start, self.stop))
             return self._encoded(item, item.part(self.start, self.stop), self.start)
         if not item.parts:
             return self._encoded(item, item.load())
@@ -119,6 +153,15 @@ class Encoded:
         size = out.size // len(item.parts)
         for number, part in enumerate(item.parts):
             out[number * size : (number + 1) * size] = self._encoded(part, part.load())
+        return out
+
+    def _in_steps(self, steps: Iterator[Any]) -> Any:
+        """The bytes, of values that come a few at a time."""
+        out, at, start = room(self.count), 0, self.start
+        for values in steps:
+            made = self._encoded(self.item, values, start)
+            out[at : at + made.size] = made
+            at, start = at + made.size, start + values.size
         return out
 
     def _encoded(self, item: Lazy, values: Any, start: int = 0) -> Any:

@@ -111,6 +111,19 @@ class InPieces(Protocol):
         """
 
 
+WHOLE = 32 << 20
+"""Bytes of a piece from which on it is one that cannot be cut further."""
+
+
+def held_for(size: int) -> int:
+    """Bytes that making a piece of so many takes.
+
+    A small one is made of about as much; what cannot be cut is moved as a whole, so that its
+    values are in memory before and after, with those that were read beside them.
+    """
+    return size if size <= WHOLE else 3 * size
+
+
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """One tensor: its place in the model and a way to get its bytes.

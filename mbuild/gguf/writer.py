@@ -17,7 +17,7 @@ from mbuild.gguf.checks import check_key, valid_alignment, with_nul
 from mbuild.gguf.encoding import U32, U64, encode_string
 from mbuild.gguf.foreign import MAGIC
 from mbuild.gguf.memory import reused
-from mbuild.gguf.model import InPieces, Model, Tensor
+from mbuild.gguf.model import InPieces, Model, Tensor, held_for
 from mbuild.gguf.types import ALIGNMENT, ValueType
 from mbuild.work.ahead import Ahead, Job, budget
 from mbuild.work.cores import cores
@@ -181,7 +181,8 @@ def write_all(
     """
     loads = [_loads(file.model, file.plan) for file in files]
     order = interleaved([[load.size for load in each] for each in loads], together)
-    jobs = [Job(loads[file][number].run, loads[file][number].size) for file, number in order]
+    ordered = [loads[file][number] for file, number in order]
+    jobs = [Job(load.run, held_for(load.size)) for load in ordered]
     threads = cores() if workers is None else max(1, workers)
     largest = max((job.size for job in jobs), default=0)
     ahead = Ahead(jobs, threads, budget(threads, largest))
@@ -228,8 +229,8 @@ def interleaved(sizes: Sequence[Sequence[int]], together: int) -> list[tuple[int
 
 
 def largest_load(model: Model, plan: FileLayout) -> int:
-    """Bytes of the largest piece that :func:`write` loads as a whole."""
-    return max((load.size for load in _loads(model, plan)), default=0)
+    """Bytes that the largest piece takes that :func:`write` loads as a whole."""
+    return max((held_for(load.size) for load in _loads(model, plan)), default=0)
 
 
 class _Load(NamedTuple):

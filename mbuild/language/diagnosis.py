@@ -20,6 +20,8 @@ _FIRST_WORD = re.compile(f"[^ \t\r\n{HIDDEN}]*")
 _LETTERS = re.compile("[A-Za-z]*")
 _INDENTED_LETTERS = re.compile(f"[ \t{HIDDEN}]*([A-Za-z]*)")
 _TRIPLE = re.compile(f'"{HIDDEN}*"{HIDDEN}*"')
+_LATE_SYNTAX = re.compile(r"^[ \t]*#[ \t]*syntax[ \t]*=[ \t]*mbuild/1[ \t\r]*$", re.M | re.I)
+_COMMENT_SIGNS = ("//", "--", "/*", "<!--", ";", "%", "REM")
 _SHOWN = 60  # characters of a word that a message quotes
 
 _MODCTL_HINT = "this is modctl's Modelfile format (CNCF ModelPack), not Ollama's"
@@ -149,7 +151,12 @@ def _bad_name(shape: str, offset: int) -> Description:
 def _bad_key(shape: str, offset: int) -> Description:
     end = _run(_FIRST_WORD, shape, offset)
     hint = "write both on one line, with one space before the key: SET general.name NAME"
-    return Description(offset, end, "SET needs a key and a value", "bad-key", hint)
+    key, equals, value = shape[offset:end].partition("=")
+    edit = None
+    if key and equals:
+        hint = f"a space stands between them: SET {_clipped(key)} {_clipped(value) or 'VALUE'}"
+        edit = Edit(offset + len(key), offset + len(key) + 1, " ")
+    return Description(offset, end, "SET needs a key and a value", "bad-key", hint, edit)
 
 
 def _unclosed(shape: str, offset: int) -> Description:
@@ -169,17 +176,28 @@ def _bad_instruction(shape: str, offset: int, words: Collection[str] = TYPES) ->
     word = shape[start:end]
     if word in STAGED_TYPES and word not in words:
         message = f"{word} is an instruction of the language mbuild/1, which this file does not use"
-        hint = "make # syntax=mbuild/1 the first line of the Modelfile"
+        hint = f"make {SYNTAX_LINE} the first line of the Modelfile"
+        if late := _LATE_SYNTAX.search(shape):
+            line = 1 + shape.count("\n", 0, late.start())
+            hint = f"{SYNTAX_LINE} stands on line {line}: it counts only as the first line"
         edit = Edit(0, 0, f"{SYNTAX_LINE}\n")
         return Description(start, end, message, "needs-syntax", hint, edit)
     if word.isascii() and word.upper() in words and not shape.startswith(HIDDEN, end):
         message = f"{word.upper()} needs a value on the same line"
-        hint = 'an empty value is written ""'
+        hint = _usage_of(word.upper())
         return Description(start, end, message, "missing-value", hint)
     message = f'unknown instruction "{_clipped(word)}"'
     hint, meant = _hint_for(word, words)
     meant_edit = _instead(start, end, [meant] if meant else [])
     return Description(start, end, message, "unknown-instruction", hint, meant_edit)
+
+
+def _usage_of(word: str) -> str:
+    """How an instruction is written, and how one of a text that is to be empty."""
+    from mbuild.language.word_help import INSTRUCTIONS
+
+    usage = f"write {INSTRUCTIONS[word].usage.splitlines()[0]}"
+    return f'{usage}; an empty value is written ""' if word in _TEXTS else usage
 
 
 def _instead(start: int, end: int, meant: Sequence[str]) -> Edit | None:
@@ -218,6 +236,8 @@ def _hint_for(word: str, words: Collection[str] = TYPES) -> tuple[str, str]:
     """What was probably meant by a word that is no instruction: in words, and what to write."""
     if word == '"""':
         return "no value is open here", ""
+    if word.startswith(_COMMENT_SIGNS):
+        return "a comment begins with #", ""
     meant = _nearest_word(word, words) or ""
     odd = next((char for char in word if not char.isascii()), "")
     if odd and not any(char.isascii() and char.isalpha() for char in word):

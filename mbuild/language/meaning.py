@@ -114,7 +114,8 @@ def validate(modelfile: Modelfile) -> list[Problem]:
         elif isinstance(item, Requires) and version_of(item) is None:
             message = "requires must be a valid semver (e.g. 0.14.0)"
             where = item.span.part(item.span.value, item.span.end) if item.span else None
-            problems.append(Problem(message, where, code="bad-requires"))
+            hint = "write the oldest version alone: REQUIRES 0.14.0"
+            problems.append(Problem(message, where, code="bad-requires", suggestion=hint))
     return problems
 
 

@@ -278,6 +278,13 @@ def meant_value(name: str, text: str) -> tuple[str, str]:
     return did_you_mean([meant]), only
 
 
+def meant_number(text: str) -> str:
+    """The number that was probably meant by a text that is none, or nothing."""
+    shown = unicodedata.normalize("NFKC", visible(text)).translate(_DASHES)
+    meant = _reading(ParameterType.FLOAT, shown.strip().strip(_QUOTES).rstrip(",;"))
+    return "" if meant == text else meant
+
+
 def _reading(kind: ParameterType, text: str) -> str:
     """The number that a text stands for, where it is one; of two both."""
     for candidate in (text, *(read(kind, text) for read in _READINGS)):

@@ -1,6 +1,7 @@
 """Everything that can be known to be wrong with a Modelfile without building it.
 
-``neighbours`` looks at instructions beside each other, ``content`` at single values,
+``neighbours`` looks at instructions beside each other, ``content`` at single values, ``plain``
+at what only the language mbuild/1 would understand,
 ``templates`` into TEMPLATE, ``paths`` at what the user's folder holds. A file that
 Ollama takes gets warnings only: it builds the same bytes as there.
 """
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from mbuild.core.errors import ModelfileError
 from mbuild.language.instructions import Modelfile, Problem, Severity
-from mbuild.lint import content, neighbours, templates
+from mbuild.lint import content, neighbours, plain, templates
 
 RULES: tuple[Callable[[Modelfile], Iterator[Problem]], ...] = (
     templates.check,
@@ -35,6 +36,8 @@ def check(
     modelfile = parse(data, filename)
     text = decode(data)
     found = [*check_instructions(modelfile), *templates.execution(modelfile)]
+    for rule in plain.RULES:
+        found += rule(modelfile)
     if folder is not None:
         from mbuild.lint import paths
 

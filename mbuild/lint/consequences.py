@@ -177,7 +177,7 @@ def _impossible_outtypes(seen: StageInFile) -> Iterator[Problem]:
 
         known = [each.value for each in OutType]
         if line.outtype not in known:
-            message = f"OUTTYPE {line.outtype:.40} is none"
+            message = f"OUTTYPE {line.outtype:.40} is not an outtype"
             hint = did_you_mean(near(line.outtype, known), f"one of {', '.join(known)}")
             yield Problem(message, line.span, code="bad-quantize", suggestion=hint)
 

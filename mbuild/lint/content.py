@@ -64,12 +64,18 @@ _DOUBLE = "\u201c\u201d\u201e\u201f\u00ab\u00bb\u2033"
 _SINGLE = "\u2018\u2019\u201a\u201b\u2039\u203a"
 _STRAIGHT = "'`"
 _PLAIN = '"'
+_TRIPLE = re.compile(
+    rf"([{_DOUBLE}{_SINGLE}{_STRAIGHT}])\1\1.+([{_DOUBLE}{_SINGLE}{_STRAIGHT}])\2\2", re.S
+)
+"""A value between three quotes each, none of them straight."""
 _LIST_OF_QUOTED = re.compile(r"""\[\s*(["']).*\1\s*,?\s*\]""", re.S)
 _SEVERAL_QUOTED = re.compile(r'[^"\n]+(?:"(?:[ \t]*,[ \t]*|[ \t]+)"[^"\n]+)+')
+_SEVERAL_TOKENS = re.compile(r"<[^<>\s]+>(?:\s*[,;]?\s*<[^<>\s]+>)*\s*[,;\s]\s*<[^<>\s]+>")
 _ESCAPE = re.compile(r"\\(?:[nrt](?![a-z])|u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2})")
 _ESCAPE_IN_TEXT = re.compile(r"""(?<=[^\s\\"'`(])\\n(?![a-z])""")
 _CONTINUED = re.compile(r"[^\n]*[ \t]\\\s*")
 _COMMENT = re.compile(r"\S+\s+#\s+\S.*")
+_COMMENT_BEHIND_SENTENCE = re.compile(r"[^\n]*[.!?]\s+(?:#|//)\s+\w[^\n]*")
 _COMMENT_BEHIND_QUOTE = re.compile(r'[^"\n]*"[ \t]+(?:#|//)[^\n]*\n')
 PATH = re.compile(
     r"(?:\.{1,2}[\\/]|~/)\S+|(?!\w+://)[\w.~/\\:-]+\.(?:txt|text|md|rst|jinja2?|j2|tmpl|gotmpl|prompt)"
@@ -119,7 +125,9 @@ def _quotes(modelfile: Modelfile) -> Iterator[Problem]:
     for item, text in _texts(modelfile, From, Adapter, Draft, System, Template, License, Message):
         value = visible(text).strip()
         first, last, inner = value[:1], value[-1:], value[1:-1]
-        if not inner or not _is_pair(first, last, spoken=isinstance(item, Message)):
+        if _TRIPLE.fullmatch(value):
+            first, last, inner = value[:3], value[-3:], value[3:-3]
+        if not inner or not _is_pair(first[:1], last[:1], spoken=isinstance(item, Message)):
             continue
         if first in inner or last in inner:  # two quotations, not one around all
             continue
@@ -146,7 +154,8 @@ def _is_pair(first: str, last: str, *, spoken: bool) -> bool:
 def _lists(modelfile: Modelfile) -> Iterator[Problem]:
     """Several stop texts on one line are one, with its brackets, commas and quotes."""
     for item, text in _texts(modelfile):
-        if _is_list(text.strip()) or _SEVERAL_QUOTED.fullmatch(text.strip()):
+        patterns = (_SEVERAL_QUOTED, _SEVERAL_TOKENS)
+        if _is_list(text.strip()) or any(each.fullmatch(text.strip()) for each in patterns):
             yield _warn(
                 item,
                 "list-in-value",
@@ -160,7 +169,7 @@ def _one_line_each(item: Instruction, text: str) -> Edit | None:
     """A PARAMETER line for each text of a JSON list."""
     if item.span is None or not isinstance(item, Parameter):
         return None
-    from mbuild.language.formatter import quote  # which loads the grammar
+    from mbuild.language.quoting import quote
 
     try:
         words = [quote(word) for word in json.loads(text)]
@@ -224,7 +233,8 @@ def _comments(modelfile: Modelfile) -> Iterator[Problem]:
     """A comment behind a value; behind a quoted one the value goes on to the next quote."""
     for item, text in _texts(modelfile, System, Template, License, Message):
         is_stop = isinstance(item, Parameter)
-        if _COMMENT_BEHIND_QUOTE.match(text) or (is_stop and _COMMENT.fullmatch(text.strip())):
+        bare = _COMMENT if is_stop else _COMMENT_BEHIND_SENTENCE
+        if _COMMENT_BEHIND_QUOTE.match(text) or bare.fullmatch(text.strip()):
             yield _warn(
                 item,
                 "comment-in-value",

@@ -14,7 +14,7 @@ def without_line(span: Span | None) -> Edit | None:
 
 def instead_of_value(span: Span | None, text: str) -> Edit | None:
     """Another value for the instruction, quoted where it has to be; None where no form holds it."""
-    from mbuild.language.formatter import quote  # which loads the grammar
+    from mbuild.language.quoting import quote
 
     try:
         return Edit(span.value, span.end, quote(text)) if span else None

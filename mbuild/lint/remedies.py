@@ -12,12 +12,20 @@ from mbuild.core.suggest import did_you_mean, near
 _STAGE = re.compile(r"(\S.*?)\s+AS\s+[A-Za-z0-9_.-]+\s*", re.IGNORECASE | re.DOTALL)
 _COMMENT = re.compile(r"(\S.*?)\s+(?:#|//).*", re.DOTALL)
 _DRIVE = re.compile(r"([A-Za-z]):[\\/](.*)", re.DOTALL)
+_WEIGHTED = re.compile(r"(\S+[^/\\:]):([+-]?[0-9]*\.?[0-9]+)")
+_HUB_PAGE = re.compile(
+    r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)(?:/(?:resolve|blob)/\S+?/(\S+))?"
+)
+_OLLAMA_PAGE = re.compile(r"https?://(?:www\.)?ollama\.com/(?:library/)?([\w./:-]+?)/?")
+_TYPE_IN_NAME = re.compile(r"[-.]((?:I?Q\d\w*|BF16|F16|F32))\.gguf", re.IGNORECASE)
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _ENTRIES = 1000  # entries of a folder that are looked at
 
 
 def obtain(value: str) -> str:
     """How to get a model that is not in the store."""
+    if "://" in value and (meant := _of_address(value)):
+        return meant
     if _REPOSITORY.fullmatch(value):
         return f"fetch it first: mbuild pull {value}; a repository of Hugging Face is hf.co/{value}"
     return f"fetch it first: mbuild pull {value}"
@@ -36,12 +44,15 @@ def whole_line(value: str) -> tuple[str, str, str] | None:
     return None
 
 
-def missing(folder: Path, value: str) -> str:
-    """What a path that leads nowhere was meant to be, seen from a folder; or nothing."""
+def missing(folder: Path, value: str, word: str = "FROM") -> str:
+    """What a path behind an instruction that leads nowhere was meant to be; or nothing."""
     if found := whole_line(value):
         return found[1]
+    weighted = _WEIGHTED.fullmatch(value) if word == "MERGE" else None
+    if weighted is not None:
+        return f"a weight has a word of its own: MERGE {weighted[1]} WEIGHT {weighted[2]}"
     if "://" in value:
-        return (
+        return _of_address(value) or (
             "write the file's digest behind it, URL@sha256:..., or fetch the file first, for"
             " example with curl -LO"
         )
@@ -63,7 +74,18 @@ def missing(folder: Path, value: str) -> str:
     names = entries(path.parent)
     if names is None:
         return f"the folder {path.parent.name} does not exist"
-    return did_you_mean(near(path.name, names, 3))
+    longer = [name for name in names if name.startswith(f"{path.name}.")]
+    return did_you_mean(longer[:3] or near(path.name, names, 3))
+
+
+def _of_address(value: str) -> str:
+    """The name of a model whose page, or whose file, an address is of; or nothing."""
+    if match := _HUB_PAGE.match(value):
+        type_ = _TYPE_IN_NAME.search(match[2] or "")
+        tag = f":{type_[1]}" if type_ else ""
+        return did_you_mean([f"hf.co/{match[1]}{tag}"])
+    match = _OLLAMA_PAGE.fullmatch(value)
+    return did_you_mean([match[1]] if match else [])
 
 
 def entries(folder: Path) -> list[str] | None:

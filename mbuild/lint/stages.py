@@ -105,5 +105,7 @@ def _of_line(line: QuantizeLine) -> Iterator[Problem]:
             yield Problem(error.message, line.span, code="bad-quantize", suggestion=error.hint)
             continue
         if name in seen:
-            yield Problem(f"QUANTIZE names {name} twice", line.span, code="twice")
+            hint = "remove one of them"
+            message = f"QUANTIZE names {name} twice"
+            yield Problem(message, line.span, code="twice", suggestion=hint)
         seen.add(name)

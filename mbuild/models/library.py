@@ -17,9 +17,9 @@ from mbuild.core.errors import (
     SourceError,
     StoreError,
 )
-from mbuild.language.formatter import quote
 from mbuild.language.instructions import ROLES
 from mbuild.language.parameters import PARAMETERS, ParameterType
+from mbuild.language.quoting import quote
 from mbuild.store.absent import about_absent
 from mbuild.store.contents import Contents, Numbers, open_layer, read_contents
 from mbuild.store.manifest import Manifest
@@ -84,7 +84,15 @@ def by_digest(layer: Layer) -> str:
     return f"@{layer.digest}"
 
 
-def modelfile_of(model: Contents, reference: Reference) -> str:
+Said = Callable[[str, str], str]
+"""How a text is written behind an instruction's word, or behind the name of a stop text."""
+
+
+def _quoted(word: str, value: str) -> str:
+    return quote(value)
+
+
+def modelfile_of(model: Contents, reference: Reference, said: Said = _quoted) -> str:
     """A Modelfile that builds the same layers again, from weights by ``reference``.
 
     What the language cannot say (a message of another role, a parameter that
@@ -97,25 +105,25 @@ def modelfile_of(model: Contents, reference: Reference) -> str:
             if name := reference(layer):
                 lines.append(f"{MEDIA_TYPES[media_type].word} {name}")
     if model.template:
-        lines.append(f"TEMPLATE {quote(model.template)}")
+        lines.append(f"TEMPLATE {said('template', model.template)}")
     if model.system:
-        lines.append(f"SYSTEM {quote(model.system)}")
+        lines.append(f"SYSTEM {said('system', model.system)}")
     for key in ("renderer", "parser", "requires"):
         if model.config.get(key):
             lines.append(f"{key.upper()} {quote(str(model.config[key]))}")
     for key, value in model.parameters.items():
-        lines += _parameter(key, value)
-    lines += [f"LICENSE {quote(text)}" for text in model.licenses]
-    lines += [_message(message) for message in model.messages]
+        lines += _parameter(key, value, said)
+    lines += [f"LICENSE {said('license', text)}" for text in model.licenses]
+    lines += [_message(message, said) for message in model.messages]
     return "\n".join(lines) + "\n"
 
 
-def _parameter(name: str, value: Any) -> list[str]:
+def _parameter(name: str, value: Any, said: Said) -> list[str]:
     """PARAMETER lines that come to the same stored value, or a comment."""
     kind = PARAMETERS.get(name)
     values = value if isinstance(value, list) else [value]
     if kind is ParameterType.TEXTS and all(isinstance(text, str) for text in values):
-        return [f"PARAMETER {name} {quote(text)}" for text in values]
+        return [f"PARAMETER {name} {said(name, text)}" for text in values]
     if kind is ParameterType.BOOL and isinstance(value, bool):
         return [f"PARAMETER {name} {str(value).lower()}"]
     if kind is ParameterType.INT and _is_number(value) and float(value).is_integer():
@@ -130,10 +138,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _message(message: Mapping[str, Any]) -> str:
+def _message(message: Mapping[str, Any], said: Said) -> str:
     role, content = message.get("role"), message.get("content")
     if role in ROLES and isinstance(content, str) and set(message) == {"role", "content"}:
-        return f"MESSAGE {role} {quote(content)}"
+        return f"MESSAGE {role} {said('message', content)}"
     return f"# MESSAGE {json.dumps(message, sort_keys=True)}"
 
 

@@ -56,7 +56,7 @@ class Bound(NamedTuple):
             bound = None
         if found is None or bound is None or found[1] not in METRICS:
             raise UsageError(
-                f"{text!r} is no check",
+                f"{text!r} is not a check",
                 hint=f"write METRIC < NUMBER; the metrics are {', '.join(METRICS)}",
             )
         return cls(found[1], found[2], bound)

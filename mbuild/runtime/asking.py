@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
+from mbuild.core.errors import UsageError
 from mbuild.runtime.asked import Ask, Finished, Piece, Prompt
 from mbuild.runtime.calls import CallSplitter, names_of
 from mbuild.runtime.events import finished_of, logprobs_of, native_piece, refused, split_event
@@ -194,6 +195,7 @@ class Asking:
 
     async def _events(self, path: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
         """The engine's events; raises what it says is wrong."""
+        ignored = self._engine.ignored_schemas
         answer = await self._engine.ask(path, body)
         if answer.status != 200:
             raise refused(answer.status, await answer.json())
@@ -201,6 +203,8 @@ class Asking:
             async for event in answer.events():
                 if "error" in event:
                     raise refused(500, event)
+                if self._engine.ignored_schemas > ignored:
+                    raise UsageError("invalid format: the engine cannot follow this schema")
                 yield event
         except (OSError, EOFError):
             error = await self._engine.died()

@@ -16,8 +16,6 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from http.client import HTTPConnection
-from socket import AF_UNIX, socket
 from typing import Any
 
 from mbuild.runtime.spec import EngineSpec
@@ -133,6 +131,9 @@ def die_with_parent() -> None:
 
 def _answers(path: str) -> bool:
     """Whether the engine says that the model is loaded."""
+    from http.client import HTTPConnection
+    from socket import AF_UNIX, socket
+
     connection = HTTPConnection("localhost")
     try:
         with suppress(OSError, ValueError):

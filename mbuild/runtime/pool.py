@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from mbuild.core.errors import UsageError
 from mbuild.core.units import human_size
 from mbuild.runtime.failure import EngineError, QueueFullError
-from mbuild.runtime.process import LlamaEngine, start
+from mbuild.runtime.process import LlamaEngine, nothing, start
 from mbuild.runtime.spec import EngineSpec
 
 KEEP_ALIVE_VARIABLE = "OLLAMA_KEEP_ALIVE"
@@ -60,12 +60,18 @@ class Pool:
 
     @asynccontextmanager
     async def use(
-        self, spec: EngineSpec, name: str, cache: int, keep_alive: float | None
+        self,
+        spec: EngineSpec,
+        name: str,
+        cache: int,
+        keep_alive: float | None,
+        meanwhile: Callable[[], object] = nothing,
     ) -> AsyncIterator[LlamaEngine]:
         """An engine for one request, started if there is none; requests to one take turns.
 
         ``cache``: bytes of its cache; ``keep_alive``: seconds that it stays afterwards, below 0
-        for ever, None as before. Raises :class:`QueueFullError`, :class:`EngineError`.
+        for ever, None as before; ``meanwhile`` is called while a new engine loads its model.
+        Raises :class:`QueueFullError`, :class:`EngineError`.
         """
         if self._waiting >= self._queue:
             raise QueueFullError(
@@ -86,7 +92,7 @@ class Pool:
             finally:
                 self._waiting -= 1
             try:
-                yield await self._engine(row)
+                yield await self._engine(row, meanwhile)
             finally:
                 row.turn.release()
         finally:
@@ -122,13 +128,13 @@ class Pool:
                 else:
                     await self._changed.wait()
 
-    async def _engine(self, row: LoadedEngine) -> LlamaEngine:
+    async def _engine(self, row: LoadedEngine, meanwhile: Callable[[], object]) -> LlamaEngine:
         if row.engine is not None and not row.engine.alive:
             await row.engine.stop()
             row.engine = None
         if row.engine is None:
             try:
-                row.engine = await start(row.spec, self._server)
+                row.engine = await start(row.spec, self._server, meanwhile)
             except BaseException:
                 self._loaded.pop(row.spec, None)
                 raise

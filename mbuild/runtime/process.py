@@ -7,21 +7,21 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mbuild.runtime.child import READY
-from mbuild.runtime.client import Client
 from mbuild.runtime.failure import EngineDiedError, EngineError, NoEngineError
 from mbuild.runtime.spec import MEDIA_MARKER, EngineSpec
 
 if TYPE_CHECKING:
-    from mbuild.runtime.client import EngineAnswer
+    from mbuild.runtime.client import Client, EngineAnswer
 
 LOAD_SECONDS = 300.0
 """How long an engine may take to load a model."""
@@ -30,6 +30,8 @@ _KEPT_LINES = 60
 _KEPT_BYTES = 1 << 20
 _PASSED_ON = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "SYSTEMROOT")
 """Of this process's environment the engine gets these and OMP_*: it needs no secrets."""
+_NO_SCHEMA = "llg error"
+"""What xllamacpp's engine writes of a schema that it then ignores."""
 _SAYS_NOTHING = ("Failed to init server", "Traceback", "  File ", "    ")
 
 
@@ -40,7 +42,10 @@ class LlamaEngine:
         self.spec = spec
         self.marker = marker
         self._folder = folder
-        self._client = Client(folder / "engine.sock", key)
+        self._key = key
+        self._client: Client | None = None
+        self._loaded = False
+        self.ignored_schemas = 0
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -56,8 +61,11 @@ class LlamaEngine:
         assert self._process is not None
         return self._process.pid
 
-    async def launch(self, server: str, key: str) -> None:
-        """Start the process and wait until the model is loaded; raises :class:`EngineError`."""
+    async def launch(self, server: str, meanwhile: Callable[[], object]) -> None:
+        """Start the process and wait until the model is loaded; raises :class:`EngineError`.
+
+        ``meanwhile`` is called once the process has all that it needs to load the model.
+        """
         environment = {**environment_of_engine(), MEDIA_MARKER: self.marker}
         arguments = (sys.executable, "-m", "mbuild.runtime.child")
         self._process = await asyncio.create_subprocess_exec(
@@ -72,7 +80,7 @@ class LlamaEngine:
         self._reading = asyncio.ensure_future(self._read_errors())
         job = {
             "socket": str(self._folder / "engine.sock"),
-            "key": key,
+            "key": self._key,
             "server": server,
             "spec": self.spec.to_json(),
         }
@@ -80,6 +88,10 @@ class LlamaEngine:
         with suppress(OSError):
             self._process.stdin.write(json.dumps(job).encode() + b"\n")
             await self._process.stdin.drain()
+        meanwhile()
+        from mbuild.runtime.client import Client
+
+        self._client = Client(self._folder / "engine.sock", self._key)
         line = b""
         try:
             async with asyncio.timeout(LOAD_SECONDS):
@@ -88,6 +100,7 @@ class LlamaEngine:
                     if not line:
                         await self._process.wait()
                         raise EngineError(f"the model cannot be loaded: {await self._reason()}")
+            self._loaded = True
         except TimeoutError:
             raise EngineError(f"the model was not loaded in {LOAD_SECONDS:.0f} s") from None
 
@@ -101,7 +114,10 @@ class LlamaEngine:
                 continue
             if not line:
                 return
-            self._lines.append(line.decode("utf-8", "replace").rstrip())
+            text = line.decode("utf-8", "replace").rstrip()
+            self._lines.append(text)
+            if _NO_SCHEMA in text:
+                self.ignored_schemas += 1
 
     async def _reason(self) -> str:
         """What the engine said was wrong: its first line that is an error's."""
@@ -116,13 +132,10 @@ class LlamaEngine:
                 return text.strip()
         return lines[-1] if lines else "the engine ended without a word"
 
-    def said(self, text: str) -> bool:
-        """Whether a line of the engine's, among the last, has this in it."""
-        return any(text in line for line in self._lines)
-
     async def ask(self, path: str, body: object) -> EngineAnswer:
         """POST JSON to the engine; raises :class:`EngineDiedError` when it ends or has ended."""
         try:
+            assert self._client is not None
             return await self._client.post(path, body)
         except (OSError, EOFError) as error:
             raise await self.died() from error
@@ -146,16 +159,26 @@ class LlamaEngine:
         if process is not None:
             if process.stdin is not None:
                 process.stdin.close()
+            if not self._loaded:  # it reads nothing while it loads, and has nothing to end
+                _kill(process)
             try:
                 async with asyncio.timeout(STOP_SECONDS):
                     await process.wait()
             except (TimeoutError, asyncio.CancelledError):
-                with suppress(ProcessLookupError):
-                    process.kill()
+                _kill(process)
                 await process.wait()
         if self._reading is not None:
             self._reading.cancel()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """End a process at once, and the program of the user's that it started."""
+    with suppress(ProcessLookupError):
+        if sys.platform == "win32":
+            process.kill()
+        elif process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def environment_of_engine() -> dict[str, str]:
@@ -176,8 +199,17 @@ def has_engine() -> bool:
     return find_spec("xllamacpp") is not None
 
 
-async def start(spec: EngineSpec, server: str = "") -> LlamaEngine:
+def nothing() -> None:
+    """What there is to do while an engine loads its model, unless somebody says more."""
+
+
+async def start(
+    spec: EngineSpec, server: str = "", meanwhile: Callable[[], object] = nothing
+) -> LlamaEngine:
     """A running engine; ``server`` is the path of a ``llama-server``, else xllamacpp is used.
+
+    ``meanwhile`` is called once, when the engine's process loads the model: it takes none of
+    the time until the engine answers, and the engine's failure is told afterwards.
 
     Raises :class:`NoEngineError` where there is neither, :class:`EngineError` with the engine's
     own reason for a model that does not load.
@@ -192,7 +224,7 @@ async def start(spec: EngineSpec, server: str = "") -> LlamaEngine:
         spec = _linked(spec, folder)
     engine = LlamaEngine(spec, folder, key, marker)
     try:
-        await engine.launch(server, key)
+        await engine.launch(server, meanwhile)
     except BaseException:
         await engine.stop()
         raise

@@ -102,9 +102,7 @@ class PromptMaker:
             text = render(self._template, values)
         except RenderError as error:
             raise UsageError(f"template: {error}") from None
-        facts = self._model.facts
-        if facts.adds_bos and facts.bos:
-            text = text.removeprefix(facts.bos)
+        text = text.removeprefix(self._model.facts.first_token)
         tags = self._model.thinking_tags
         inside = bool(tags and self._think and text.rstrip().endswith(tags[0]))
         return Prompt(text, tuple(images), inside)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import DamagedError, NameNotFoundError
@@ -14,7 +15,8 @@ from mbuild.runtime.spec import EngineSpec
 from mbuild.runtime.thinking import tags_of
 from mbuild.store.contents import Numbers, grouped, open_group, read_contents
 from mbuild.store.media import ADAPTER, DRAFT, MODEL, PROJECTOR
-from mbuild.templates.fields import capabilities_of, identifiers
+from mbuild.templates.failure import TemplateError
+from mbuild.templates.fields import capabilities_in, identifiers
 from mbuild.templates.gotemplate import parse
 
 if TYPE_CHECKING:
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from mbuild.store.contents import Contents
     from mbuild.templates.nodes import ParsedTemplate
 
+parsed = lru_cache(maxsize=16)(parse)
+"""A template's syntax tree, which every request needs; raises the parser's errors."""
+
 _BYTES_OF_CACHE = 2  # of a number in the engine's cache of keys and values: F16
 
 
@@ -34,6 +39,7 @@ _BYTES_OF_CACHE = 2  # of a number in the engine's cache of keys and values: F16
 class WeightFacts:
     """What the header of the weights says that running them needs.
 
+    ``first_token``: the text of the token that the engine puts before a prompt, "" for none;
     ``bytes_per_token``: of the cache of keys and values, at most.
     """
 
@@ -43,8 +49,7 @@ class WeightFacts:
     sees: bool
     hears: bool
     chat_template: str
-    adds_bos: bool
-    bos: str
+    first_token: str
     bytes_per_token: int
 
 
@@ -63,7 +68,7 @@ class Runnable:
     @cached_property
     def template(self) -> ParsedTemplate | None:
         """The Go template; None for a model without one. Raises the parser's errors."""
-        return parse(self.contents.template) if self.contents.template else None
+        return parsed(self.contents.template) if self.contents.template else None
 
     @property
     def builtin(self) -> str:
@@ -83,10 +88,11 @@ class Runnable:
             return False
         if self.template is None or self.builtin:
             return True
-        names = identifiers(self.template)
         tools = "tools" in inner or "tool_call" in inner
         thinks = "<think>" in inner and "</think>" in inner
-        return (tools and "tools" not in names) or (thinks and self.thinking_tags is None)
+        return (tools and "tools" not in identifiers(self.template)) or (
+            thinks and self.thinking_tags is None
+        )
 
     @cached_property
     def thinking_tags(self) -> tuple[str, str] | None:
@@ -102,11 +108,13 @@ class Runnable:
     def capabilities(self) -> tuple[str, ...]:
         """What the model can do, in Ollama's words."""
         found = ["embedding" if self.facts.pooled else "completion"]
-        if self._files.get(PROJECTOR) or self.facts.sees:
+        if self._sees:
             found.append("vision")
         if self.facts.hears:
             found.append("audio")
-        found += capabilities_of(self.contents.template)
+        with suppress(TemplateError):
+            if self.template is not None:
+                found += capabilities_in(self.template)
         inner = self.facts.chat_template
         if self.jinja:
             if "tools" in inner or "tool_call" in inner:
@@ -114,6 +122,10 @@ class Runnable:
             if "<think>" in inner or "enable_thinking" in inner or "reasoning_effort" in inner:
                 found.append("thinking")
         return tuple(dict.fromkeys(found))
+
+    @property
+    def _sees(self) -> bool:
+        return bool(self._files.get(PROJECTOR)) or self.facts.sees
 
     def require(self, *capabilities: str) -> None:
         """Raise :class:`CannotError` for what the model cannot do."""
@@ -126,8 +138,7 @@ class Runnable:
     def spec(self, options: Mapping[str, Any]) -> EngineSpec:
         """The engine that these options need (:func:`mbuild.runtime.options.settings`)."""
         weights = self._files[MODEL]
-        vision = "vision" in self.capabilities
-        num_ctx = context_of(options, self.facts.context_length, vision=vision)
+        num_ctx = context_of(options, self.facts.context_length, vision=self._sees)
         batch = min(int(options["num_batch"]), num_ctx)
         if self.facts.pooled:
             batch = min(2048, num_ctx)
@@ -213,10 +224,12 @@ def facts_of(weights: GGUFWeights) -> WeightFacts:
     def own(key: str, default: Any = None) -> Any:
         return weights.get(f"{architecture}.{key}", default)
 
-    tokens = weights.get("tokenizer.ggml.tokens") or ()
-    number = weights.get("tokenizer.ggml.bos_token_id")
-    known = isinstance(number, int) and 0 <= number < len(tokens)
     sentencepiece = weights.get("tokenizer.ggml.model") == "llama"
+    adds_bos = bool(weights.get("tokenizer.ggml.add_bos_token", sentencepiece))
+    number = weights.get("tokenizer.ggml.bos_token_id")
+    # Nobody else needs the vocabulary, which takes long to read.
+    tokens = (weights.get("tokenizer.ggml.tokens") or ()) if adds_bos else ()
+    known = isinstance(number, int) and 0 <= number < len(tokens)
     return WeightFacts(
         architecture=architecture,
         context_length=_number(own("context_length")),
@@ -224,8 +237,7 @@ def facts_of(weights: GGUFWeights) -> WeightFacts:
         sees=own("vision.block_count") is not None,
         hears=own("audio.block_count") is not None,
         chat_template=str(weights.get("tokenizer.chat_template") or ""),
-        adds_bos=bool(weights.get("tokenizer.ggml.add_bos_token", sentencepiece)),
-        bos=_text(tokens[number]) if known else "",
+        first_token=_text(tokens[number]) if known else "",
         bytes_per_token=_cache_bytes(own),
     )
 

@@ -13,6 +13,7 @@ from mbuild.runtime.events import refused
 from mbuild.runtime.failure import CannotError, TooLongError
 from mbuild.runtime.options import settings
 from mbuild.runtime.pool import Pool
+from mbuild.runtime.process import nothing
 from mbuild.runtime.prompt import PromptMaker, conversation
 from mbuild.runtime.runnable import Runnable, doubt_of, read_model
 from mbuild.runtime.schema import as_json_schema
@@ -48,10 +49,12 @@ class Runner:
             self._warn(doubt)
         return model
 
-    async def load(self, model: Runnable, ask: Ask) -> Finished:
-        """Load a model without asking anything."""
+    async def load(
+        self, model: Runnable, ask: Ask, meanwhile: Callable[[], object] = nothing
+    ) -> Finished:
+        """Load a model without asking anything; ``meanwhile`` is called while it loads."""
         began = time.perf_counter_ns()
-        async with self._engine(model, self._spec(model, ask), ask.keep_alive):
+        async with self._engine(model, self._spec(model, ask), ask.keep_alive, meanwhile):
             loaded = time.perf_counter_ns() - began
             return Finished(EndReason.LOAD, loaded, loaded)
 
@@ -62,9 +65,15 @@ class Runner:
     def _spec(self, model: Runnable, ask: Ask) -> EngineSpec:
         return model.spec(settings(model.contents.parameters, ask.options))
 
-    def _engine(self, model: Runnable, spec: EngineSpec, keep_alive: float | None) -> Any:
+    def _engine(
+        self,
+        model: Runnable,
+        spec: EngineSpec,
+        keep_alive: float | None,
+        meanwhile: Callable[[], object] = nothing,
+    ) -> Any:
         cache = model.facts.bytes_per_token * spec.num_ctx
-        return self.pool.use(spec, model.name, cache, keep_alive)
+        return self.pool.use(spec, model.name, cache, keep_alive, meanwhile)
 
     async def answer(self, model: Runnable, ask: Ask) -> AsyncGenerator[Piece | Finished]:
         """The pieces of an answer, the last of them :class:`Finished`.

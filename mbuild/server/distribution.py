@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlencode
 
 from anyio import to_thread
@@ -67,13 +67,14 @@ async def manifest(service: Service, request: Request) -> Response:
 
 
 async def blob(service: Service, request: Request) -> Response:
-    """A blob that some tag of the repository names."""
+    """A blob that some tag of the repository names; whether one was pushed to be named soon."""
     name = request.path_params["name"]
     try:
         digest = Digest.parse(request.path_params["digest"])
     except DigestError:
-        raise NoBlobError("a digest is sha256: and 64 hexadecimal digits") from None
-    found = await to_thread.run_sync(_blob, service.store(), name, digest)
+        raise BadDigestError("a digest is sha256: and 64 hexadecimal digits") from None
+    asked = _Asked(name, digest, service.writable and request.method == "HEAD")
+    found = await to_thread.run_sync(_blob, service.store(), asked)
     closed, own = bool(service.policy.token), request.url.path
     headers = {
         "Docker-Content-Digest": str(digest),
@@ -82,6 +83,8 @@ async def blob(service: Service, request: Request) -> Response:
         "Cache-Control": f"{'private, ' if closed else ''}max-age=31536000",
         **HEADERS,
     }
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
     if isinstance(found, bytes):
         return Response(found, media_type=_BYTES, headers=headers)
     path, info = found
@@ -176,11 +179,21 @@ def _referrers(store: Store, repository: str, subject: Digest) -> list[Referrer]
     return []
 
 
-def _blob(store: Store, repository: str, digest: Digest) -> tuple[Path, os.stat_result] | bytes:
+class _Asked(NamedTuple):
+    """A blob of a repository; ``pending``: also one that no model names yet."""
+
+    repository: str
+    digest: Digest
+    pending: bool
+
+
+def _blob(store: Store, asked: _Asked) -> tuple[Path, os.stat_result] | bytes:
     """Where a blob lies that a model of the repository needs, and its file's facts.
 
-    Of what is made when it is asked for, the bytes.
+    Of what is made when it is asked for, the bytes. A pending one is found so that a push that
+    was cut sends it only once.
     """
+    repository, digest, pending = asked
     for name in _names(store, repository):
         try:
             stored = _read(store, name)
@@ -194,6 +207,10 @@ def _blob(store: Store, repository: str, digest: Digest) -> tuple[Path, os.stat_
         for shown in forms.of_model(store, name):
             if digest in shown.written.contents:
                 return shown.written.contents[digest]
+    if pending and digest in store.uploads.held() and store.blobs.size(digest) is not None:
+        store.uploads.refresh(digest)
+        path = store.blobs.local_path(digest)
+        return path, path.stat()
     raise NoBlobError("blob unknown to registry")
 
 

@@ -58,7 +58,7 @@ async def generate(service: Service, request: Request) -> Response:
 
 
 async def chat(service: Service, request: Request) -> Response:
-    """EngineAnswer a conversation; with none load the model, or unload it."""
+    """Answer a conversation; with none load the model, or unload it."""
     return await _run(service, request, shapes.CHAT)
 
 

@@ -55,7 +55,7 @@ EVENTS = LineForm(
 
 
 async def chat(service: Service, request: Request) -> Response:
-    """EngineAnswer a conversation."""
+    """Answer a conversation."""
     return await _run(service, request, complete=False)
 
 

@@ -81,6 +81,15 @@ async def status(service: Service, request: Request) -> Response:
     return _stands(request.path_params["name"], upload, size, 204)
 
 
+async def cancel(service: Service, request: Request) -> Response:
+    """Give an upload up."""
+    check_writable(service)
+    upload = request.path_params["upload"]
+    async with service.pushes.find(upload).lock:
+        service.pushes.end(upload)
+    return Response(status_code=204, headers=HEADERS)
+
+
 async def part(service: Service, request: Request) -> Response:
     """Take the next bytes of an upload; what arrived of a part that was cut counts."""
     check_writable(service)
@@ -210,7 +219,7 @@ def _keep_documents(store: Store, name: ModelName, data: bytes, kind: str) -> tu
     try:
         subject = Digest.parse(json.loads(data)["subject"]["digest"])
     except (ValueError, KeyError, TypeError, DigestError, RecursionError):
-        raise BadManifestError("a manifest is pushed under a tag") from None
+        raise BadManifestError("a manifest has to be pushed under a tag") from None
     with store.using():
         beside = store.manifests.beside(store.manifests.resolve(name))
         known = (store.manifests.read_bytes(each) for each in beside)

@@ -143,6 +143,7 @@ ROUTES: tuple[Endpoint, ...] = (
     Endpoint(GET, "/v2/{name:path}/blobs/{digest}", distribution.blob, "A model's blob"),
     Endpoint(("POST",), _UPLOADS, pushes.begin, "Begin the upload of a blob, with --writable"),
     Endpoint(("GET",), _UPLOADS + "{upload}", pushes.status, "How far an upload is"),
+    Endpoint(("DELETE",), _UPLOADS + "{upload}", pushes.cancel, "Give an upload up"),
     Endpoint(("PATCH",), _UPLOADS + "{upload}", pushes.part, "A part of a blob", binary=True),
     Endpoint(("PUT",), _UPLOADS + "{upload}", pushes.end, "End an upload", binary=True),
     Endpoint(

@@ -196,6 +196,8 @@ _OF_OPTIONS: Mapping[options.OptionKind, Type] = {
     options.SIZE: SIZE,
     options.COUNT: INTEGER,
     options.ENTRIES: TEXTS,
+    options.NAMES: TEXTS,
+    options.LAYERS: STRING,
     METADATA: OBJECT,
 }
 """The type of a field that is an option of a build."""

@@ -55,7 +55,7 @@ _ONLY_LOGGED: Mapping[Code, str] = {
     Code.WORKERS: "computing on {place}, {threads} tasks at a time",
     Code.CHOSEN_TYPES: "chose types for {size}, {bits} bits a weight",
     Code.WAITING_FOR_MACHINE: "waiting for {holder}, which makes the same: {step}",
-    Code.TAKING_OVER: "{holder} does not go on: {step}",
+    Code.TAKING_OVER: "{holder} has stopped: {step}",
     Code.TOOK_SHARED: "took {size} from the shared cache: {step}",
     Code.MAKING_SOONER: "made here in about {making}, {by}; from the shared cache it would take"
     " {fetching}: {step}",

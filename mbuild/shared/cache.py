@@ -252,6 +252,7 @@ class TeamCache:
         while self._sender.waiting:
             yield self._sender.done, self._sender.total
             time.sleep(_POLL_SECONDS)
+        self._sender.check()
         yield self._sender.done, self._sender.total
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, TypeVar
 
-from mbuild.core.errors import DeniedError, RegistryError, UnreachableError
+from mbuild.core.errors import DeniedError, MbuildError, RegistryError, UnreachableError
 
 if TYPE_CHECKING:
     from mbuild.store.shared import SharedStorage
@@ -67,13 +67,17 @@ class Guard:
         try:
             return order(self.storage)
         except DeniedError as error:
-            with self._lock:
-                told, self.writes = not self.writes, False
-            if not told:
-                self._say(f"nothing is put into the cache {self.place}", error)
+            self.write_no_more(error)
         except RegistryError as error:
             self._fails(error)
         return otherwise
+
+    def write_no_more(self, error: MbuildError) -> None:
+        """Do without writing from now on, because of an error; who may not write may still read."""
+        with self._lock:
+            told, self.writes = not self.writes, False
+        if not told:
+            self._say(f"nothing is put into the cache {self.place}", error)
 
     def _soon(self, ask: Callable[[], ValueT]) -> ValueT:
         """Ask; the first answer has to come soon, whatever libraries and drives wait for."""
@@ -97,6 +101,6 @@ class Guard:
         if not told:
             self._say(f"continuing without the cache {self.place}", error)
 
-    def _say(self, what: str, error: RegistryError) -> None:
+    def _say(self, what: str, error: MbuildError) -> None:
         hint = f"; {error.hint}" if error.hint else ""
         self._warn(f"{what}: {error.message}{hint}")

@@ -212,7 +212,7 @@ class RegistryStorage:
         """Push a file as a blob, in parts where it is large."""
         digest = digest_of(name)
         if digest is None:
-            raise RegistryError(f"{name} is no blob")
+            raise RegistryError(f"{name} is not a blob")
         size = path.stat().st_size
         upload = Upload(
             self._registry, _around(path), Layer(_BYTES, digest, size), "", self._cancel

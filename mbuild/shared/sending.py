@@ -10,8 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mbuild.core.digest import Digest
-from mbuild.core.errors import StoreError
+from mbuild.core.errors import DamagedError, StoreError
 from mbuild.shared.naming import blob_name, record_name
+from mbuild.store.files import remedy
 from mbuild.store.records import PLACE, RangePlace
 from mbuild.work.cancel import Cancel
 from mbuild.work.queues import Queues
@@ -35,7 +36,10 @@ _RECORDS_AT_ONCE = 64
 
 
 class Sender:
-    """The way to one storage. Nothing here raises: a storage that fails is done without."""
+    """The way to one storage, which is done without once it fails, or what is sent cannot be read.
+
+    Nothing here raises but :meth:`check`.
+    """
 
     def __init__(self, guard: Guard, blobs: BlobStore, seal: Seal) -> None:
         self._guard = guard
@@ -71,6 +75,10 @@ class Sender:
         self._flush()
         self._queues.after_all(task)
 
+    def check(self) -> None:
+        """Raise what nobody knew how to go on after."""
+        self._queues.check()
+
     def put(self, kind: RecordKind[Any], key: str, value: Any, blobs: Mapping[Digest, int]) -> None:
         """A record, after the blobs that it names; then the places of what is in them."""
         data = {record_name(kind, key): self._seal.close(kind.table, key, kind.encode(value))}
@@ -80,7 +88,7 @@ class Sender:
                 named = dict.fromkeys(data, blobs)
                 self._guard.tell(lambda storage: storage.write_many(data, named), None)
 
-        self._queues.put(send)
+        self._begin(send)
         named = {f"blobs/{digest.filename}" for digest in blobs}
         with self._lock:
             places = {key: place for key, place in self._places.items() if place.path in named}
@@ -115,7 +123,7 @@ class Sender:
                     self._finished += len(piece)
                     self._room.notify_all()
 
-        self._queues.put(send)
+        self._begin(send)
 
     def distrust(self, digest: Digest) -> None:
         """What lies there under that name is something else: the blob is sent whatever its size."""
@@ -128,6 +136,19 @@ class Sender:
     def close(self) -> None:
         """Drop what has not gone, and wait for the end of what stops."""
         self._queues.stop()
+
+    def _begin(self, send: Callable[[], object]) -> None:
+        """Send something beside the build, which an error of this machine's disks does not end."""
+
+        def run() -> None:
+            try:
+                send()
+            except StoreError as error:
+                self._guard.write_no_more(error)
+            except OSError as error:
+                self._guard.write_no_more(StoreError(str(error), hint=remedy(error)))
+
+        self._queues.put(run)
 
     def _add_piece(self, key: str, place: RangePlace) -> None:
         """Record a piece, with others while many wait: who is killed then has lost few."""
@@ -157,7 +178,7 @@ class Sender:
             digest = Digest.parse(place.path.removeprefix("blobs/"))
             by_blob.setdefault(digest, {})[key] = place
         for digest, own in by_blob.items():
-            self._queues.put(partial(self._after_blob, digest, own))
+            self._begin(partial(self._after_blob, digest, own))
 
     def _after_blob(self, digest: Digest, places: Mapping[str, RangePlace]) -> None:
         size = self._blobs.size(digest)
@@ -198,14 +219,17 @@ class Sender:
         with self._lock:
             self.total += size
             self._moving[digest] = 0
-        sent = False
-        with suppress(StoreError):  # it was removed meanwhile
-            path = self._blobs.local_path(digest)
-            sent = self._guard.tell(lambda storage: _uploaded(storage, name, path, report), False)
-        with self._lock:
-            del self._moving[digest]
-            self._finished += size
-        return sent
+        try:
+            with suppress(DamagedError, FileNotFoundError):  # it was removed meanwhile
+                path = self._blobs.local_path(digest)
+                return self._guard.tell(
+                    lambda storage: _uploaded(storage, name, path, report), False
+                )
+            return False
+        finally:
+            with self._lock:
+                del self._moving[digest]
+                self._finished += size
 
 
 def _uploaded(

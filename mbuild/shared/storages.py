@@ -70,7 +70,7 @@ def _others(location: Location) -> StorageRow:
         known_implementations = {}
     if location.scheme not in known_implementations:
         raise UsageError(
-            f"{location.scheme}:// is no storage that mbuild knows",
+            f"{location.scheme}:// is not a storage that mbuild knows",
             hint=did_you_mean(near(location.scheme, STORAGES))
             or f"use a folder, or one of {', '.join(STORAGES)}",
         )

@@ -276,6 +276,13 @@ class Blobs:
             inherit(file.fd, self.folder)
             return file
 
+    def scratch(self) -> BinaryIO:
+        """A new file without a name on the blobs' file system, gone when it is closed."""
+        from tempfile import TemporaryFile as Nameless
+
+        self._prepare()
+        return Nameless(dir=self._temporary_folder, buffering=0)
+
     def remove(self, digest: Digest) -> None:
         """Remove a blob; the caller holds the store's lock alone and knows that it is unused."""
         with store_errors(f"removing blob {digest.short}"):

@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from mbuild.core.errors import CancelledError
 from mbuild.store.files import NO_SUPPORT, write_all
@@ -30,9 +31,15 @@ except ImportError:  # Windows
 BLOCK = 4 << 20
 """Bytes of a block; it starts at a page, as direct writing wants."""
 
-_BLOCKS = 6
+_BLOCKS = 6  # of one file; of all that are written at the same time:
+_TOGETHER = 24
+_FEWEST = 2
 _ALIGNMENT = 4096  # what direct writes have to begin and end at; the strictest disks' sector
 _DIRECT = getattr(os, "O_DIRECT", 0)
+
+
+_writing: WeakSet[Blocks] = WeakSet()
+"""Whoever has blocks: of many variants or shards each has fewer."""
 
 
 class Blocks:
@@ -55,14 +62,21 @@ class Blocks:
 
     def take(self) -> memoryview:
         """A block of :data:`BLOCK` bytes with anything in it, once there is one."""
-        if self._free.empty() and self._made < _BLOCKS:
+        if self._free.empty() and self._made < self._most:
             self._made += 1
+            _writing.add(self)
             return memoryview(mmap.mmap(-1, BLOCK))
         block = self._free.get()
         if block is None:
             self._free.put(None)
             raise self._error or CancelledError("the writing was stopped")
         return block
+
+    @property
+    def _most(self) -> int:
+        """How many blocks there may be."""
+        others = len(_writing) - (self in _writing)
+        return max(_FEWEST, min(_BLOCKS, _TOGETHER // (1 + others)))
 
     @property
     def slowest(self) -> str:
@@ -135,6 +149,7 @@ class Blocks:
 
     def stop(self) -> None:
         """Drop what waits."""
+        _writing.discard(self)
         for _, eyes in self._eyes:
             eyes.stop()
         self._disk.stop()

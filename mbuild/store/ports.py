@@ -147,6 +147,9 @@ class BlobStore(Protocol):
     def writer(self, partial: str = "") -> Writer:
         """Start a new blob; with ``partial`` its unfinished file outlives a kill."""
 
+    def scratch(self) -> BinaryIO:
+        """A new file without a name, unbuffered, for what does not fit into memory."""
+
     def check_room(self, size: int) -> None:
         """Raise :class:`StoreError` if blobs of so many bytes do not fit."""
 

@@ -299,7 +299,8 @@ class _Checker:
                 raise TemplateError(line, "range can only initialize variables")
             raise self._scan_error("unclosed action", line)
         if len(self._frames) > 1:
-            raise TemplateError(line, "unexpected EOF")
+            hint = "{{ if }}, {{ range }}, {{ with }} and {{ block }} need an {{ end }} each"
+            raise TemplateError(line, "unexpected EOF", hint=hint)
         self._define(self._frames[0].tree, line)
 
     def unexpected(self, token: Token, tokens: Iterator[Token], text: str) -> TemplateError:

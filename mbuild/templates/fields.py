@@ -49,9 +49,14 @@ def capabilities_of(text: str) -> list[str]:
     if not text:
         return []
     try:
-        used = identifiers(parse(text))
+        return capabilities_in(parse(text))
     except TemplateError:
         return []
+
+
+def capabilities_in(template: ParsedTemplate) -> list[str]:
+    """As :func:`capabilities_of`, for a template that is parsed."""
+    used = identifiers(template)
     return [word for variable, word in _CAPABILITIES.items() if variable in used]
 
 

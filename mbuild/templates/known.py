@@ -281,5 +281,16 @@ KNOWN: tuple[Known, ...] = (
     Known("kimi-k2", "kimi-k2-default-system", ("<|im_end|>",)),
     Known("seed-oss", "seed-oss", ("<seed:bos>", "<seed:eos>")),
     Known("rwkv-world", "rwkv-world", ("\n\nUser:",)),
+    Known("gemma-4", "gemma-4", ("<turn|>",)),
+    Known("gemma-4", "gemma-4-small", ("<turn|>",)),
+    Known("minimax-m3", "minimax-m3", ("[e~[",)),
+    Known("kimi-k3", "kimi-k3", ("<|end_of_msg|>",)),
+    Known("gigachat-3", "gigachat-3", ("<|message_sep|>",)),
+    Known("llama-3.2", "llama-3.2", ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")),
+    Known(
+        "granite-3.3",
+        "granite-3.3",
+        ("<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>"),
+    ),
 )
 """Every format, those that Ollama knows first."""

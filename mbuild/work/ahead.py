@@ -21,6 +21,7 @@ ValueT = TypeVar("ValueT")
 _JOIN_SECONDS = 0.2
 _LEAST = 16 << 20
 _MOST_A_THREAD = 52 << 20  # with what mbuild.gguf.memory keeps idle for it, 64 MiB a thread
+_TWO_LARGE = 600 << 20
 
 
 class Job(NamedTuple, Generic[ValueT]):
@@ -33,9 +34,10 @@ class Job(NamedTuple, Generic[ValueT]):
 def budget(threads: int, largest: int) -> int:
     """Bytes in flight that keep so many threads busy with jobs of at most ``largest`` bytes.
 
-    That is two jobs a thread, as long as they are small ones.
+    That is two jobs a thread, as long as they are small ones; of very large ones one at all.
     """
-    return _LEAST + max(2 * largest, threads * min(2 * largest, _MOST_A_THREAD))
+    large = max(largest, min(2 * largest, _TWO_LARGE))
+    return _LEAST + max(large, threads * min(2 * largest, _MOST_A_THREAD))
 
 
 _running: set[int] = set()

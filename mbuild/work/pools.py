@@ -69,7 +69,7 @@ def open_pool(where: str) -> Iterator[WorkerPool]:
         opened = _scheduler(rest[2:].strip("/"))
     else:
         raise UsageError(
-            f"--on {where}: nobody computes there", hint="write local:N or dask://HOST:8786"
+            f"--on {where}: not a place that computes", hint="write local:N or dask://HOST:8786"
         )
     with opened as client:
         yield _of_client(client, where)

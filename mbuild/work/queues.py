@@ -10,7 +10,8 @@ from mbuild.work.background import Background, Task
 class Queues:
     """Runs tasks on a few threads, which start with the first tasks.
 
-    A task does not raise: whoever puts it there knows what to do about an error.
+    A task should not raise: whoever puts it there knows what to do about an error. If one does,
+    those behind it run all the same, so that nobody waits for ever, and :meth:`check` raises it.
     """
 
     def __init__(self, name: str, count: int) -> None:
@@ -19,6 +20,7 @@ class Queues:
         self._running: set[int] = set()
         self._after: list[tuple[set[int], Task]] = []
         self._next = 0
+        self._error: BaseException | None = None
 
     @property
     def waiting(self) -> int:
@@ -42,6 +44,11 @@ class Queues:
             number = self._numbered()
         self._start(number, task)
 
+    def check(self) -> None:
+        """Raise what a task raised first, if one did."""
+        if self._error is not None:
+            raise self._error
+
     def stop(self) -> None:
         """Drop what is waiting, and let what runs end."""
         with self._lock:
@@ -59,6 +66,8 @@ class Queues:
         def run() -> None:
             try:
                 task()
+            except BaseException as error:
+                self._error = self._error or error
             finally:
                 self._ended(number)
 

@@ -139,7 +139,7 @@ GIVEN = {
     **{"pure": False, "leave_output_tensor": False, "output_tensor_type": None},
     **{"token_embedding_type": None, "tensor_type": (), "allow_requantize": False},
     **{"imatrix_from": None, "imatrix_chunks": None, "size": (), "bpw": ()},
-    **{"override_kv": ()},
+    **{"override_kv": (), "include_weights": (), "exclude_weights": (), "prune_layers": None},
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mbuild.build.costs import Cost, memory_together
 from mbuild.build.forecast import Forecast, PlannedStep
 from mbuild.build.request import BuildRequest
 from mbuild.build.surveying import State
@@ -45,3 +46,10 @@ def test_cached_steps_take_no_time() -> None:
     """They are in the graph all the same."""
     cached = PlannedStep("fake", "fake", State.CACHED)
     assert forecast(cached, step(2.0, 0), step(1.0, 1)).seconds == 3.0
+
+
+def test_variants_take_memory_beside_each_other() -> None:
+    """The most of one, and what each of the others adds: blocks for the disk, and results."""
+    costs = [Cost(0, 100, beside=7), Cost(0, 300, beside=20), Cost(0, 200, beside=5)]
+    assert memory_together(costs) == 300 + 7 + 5
+    assert memory_together(costs[:1]) == 100

@@ -190,7 +190,7 @@ def test_checks_of_the_command_line_are_remembered_and_asked_again(mbuild: Run) 
     ("text", "said"),
     [
         ("error < ", "CHECK cannot go on with the end of the line"),
-        ("error < x", "x is no number"),
+        ("error < x", "x is not a number"),
         ("speed > 1", "CHECK cannot go on with speed"),
         ("kld < 0.05", "CHECK cannot go on with the end of the line"),
     ],

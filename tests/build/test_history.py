@@ -146,6 +146,27 @@ def test_the_build_to_compare_with(log: History) -> None:
     assert found(asked_of("other", type_="Q4_0")) == found(asked_of("o")) == record(4).id
 
 
+def test_a_long_log_is_searched_without_reading_each_line(
+    log: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only builds of the name, of the Modelfile's folder or of the id are taken apart."""
+    for number in range(1, 60):
+        name, folder = f"other{number}:latest", f"/{number}"
+        request, models = asked_of(name, folder), {name: Digest.of(name.encode())}
+        log.append(record(number, request=request, models=models))
+    log.append(record(60))
+    read, real = [], BuildRequest.from_json
+    monkeypatch.setattr(BuildRequest, "from_json", lambda value: read.append(value) or real(value))
+    assert log.last_of(asked_of("new", "/nowhere")) is None
+    assert log.maker_of("new:latest", Digest.of(b"new")) is None
+    assert read == []
+    assert getattr(log.last_of(asked_of("other3", "/nowhere")), "id", "") == record(3).id
+    assert getattr(log.last_of(asked_of("new", "/7")), "id", "") == record(7).id
+    made = log.maker_of("other9:latest", Digest.of(b"other9:latest"))
+    assert made is not None and made.id == record(9).id
+    assert len(read) == 3
+
+
 def test_every_build_is_kept_whatever_its_end(mbuild: Run, tmp_path: Path) -> None:
     """Good, cached and failed builds, with what they were asked."""
     assert mbuild("-t", "mario", "--outtype", "f16").returncode == 0

@@ -24,7 +24,7 @@ from mbuild.core.digest import Digest
 from mbuild.core.errors import SourceError
 from mbuild.core.names import ModelName
 from mbuild.core.system import make_hole
-from mbuild.registry.transfer import download, passing
+from mbuild.registry.transfer import download, passing, queueing
 from mbuild.registry.transfer.partial import OtherBytesError
 from mbuild.registry.transfer.passing import PassingBlob
 from mbuild.store import Store
@@ -60,6 +60,7 @@ def hub(
     monkeypatch.setattr(passing, "LEAST_READ", 4 << 10)
     monkeypatch.setattr(pulling, "WINDOW", MIB)
     monkeypatch.setattr(download, "RANGE", 256 << 10)
+    monkeypatch.setattr(queueing, "HEADER", 64 << 10)
     with hub_stand_in() as found:
         monkeypatch.setenv("HF_ENDPOINT", found.url)
         found.put(REPO, checkpoint)

@@ -13,7 +13,9 @@ from example_models import change_tensors, edit_json, settle, write_chat
 from inprocess import in_process
 from multimodal import spec, write_tensors
 from multimodal_models import EYES, TEXT, layers, write_vlm
+from reads_counted import count_weights
 
+from mbuild.build.steps import opened
 from mbuild.gguf.reader import open_gguf
 
 
@@ -38,6 +40,19 @@ def ran(mbuild: Run, *arguments: str) -> list[str]:
     finished = [event for event in events if event["event"] == "StepFinished"]
     labels = [event["label"] for event in finished if not event["cached"]]
     return [label for label in labels if label.startswith(("convert", "quantize"))]
+
+
+@pytest.mark.parametrize("types", [(), ("q8_0",), ("q4_0", "q8_0")])
+def test_both_halves_read_each_byte_once(
+    types: tuple[str, ...], vlm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Text and encoders, for their layers and for the files' digests together."""
+    monkeypatch.setattr(opened, "MUCH", 1)
+    monkeypatch.setattr(opened, "_LARGE", 1025)
+    most = count_weights(monkeypatch)
+    options = [word for type_ in types for word in ("-q", type_)]
+    assert len(ran(in_process(tmp_path, monkeypatch), *options)) == max(1, len(types)) + 1
+    assert most() == {TEXT: 1, EYES: 1}
 
 
 def value(path: Path, key: str) -> Any:

@@ -19,7 +19,8 @@ from mbuild.build.steps.ranges import ranges_of
 from mbuild.convert.checkpoint import open_checkpoint
 from mbuild.convert.convert import convert
 from mbuild.core.names import ModelName
-from mbuild.gguf.model import Model
+from mbuild.gguf.model import Model, Tensor
+from mbuild.gguf.types import GGMLType
 from mbuild.store import Store
 from mbuild.store.media import MODEL
 from mbuild.work import cores
@@ -116,3 +117,18 @@ def built(mbuild: Run, store: Path, threads: int, imatrix: Path) -> dict[str, st
         manifest = Store(store).manifests.read(ModelName.parse(name)).manifest
         (digests[type_],) = (str(layer.digest) for layer in manifest.of_kind(MODEL))
     return digests
+
+
+def test_room_is_for_every_result_and_for_what_is_moved_whole() -> None:
+    """One result for each variant, also of one type; what cannot be cut is there thrice."""
+    row = 1 << 12
+    tensor = Tensor("t", (row, 1 << 11), GGMLType.F16, lambda: b"")
+    size, small = tensor.nbytes, row * 16 * 2
+    part = ranges.Range(0, tensor, tensor.load, 0, small, last=False)
+    made = row * 16 // 32 * 34
+    assert ranges.room_for(part, [GGMLType.F16]) == small
+    assert ranges.room_for(part, [GGMLType.Q8_0, GGMLType.F16]) == small + made
+    assert ranges.room_for(part, [GGMLType.Q8_0, GGMLType.Q8_0]) == small + 2 * made
+    assert ranges.room_for(part._replace(size=size), []) == size
+    huge = ranges.Range(0, tensor, tensor.load, 0, 33 << 20, last=True)
+    assert ranges.room_for(huge, []) == 99 << 20

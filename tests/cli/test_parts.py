@@ -194,7 +194,7 @@ def test_a_part_computes_where_it_is(chat: Path, mbuild: Run) -> None:
 @pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "1/0", "a/b", "1/2/3", "-1/2", "1/99999"])
 def test_what_is_no_part_is_refused(text: str) -> None:
     """With an example."""
-    with pytest.raises(UsageError, match="is no part"):
+    with pytest.raises(UsageError, match="is not a part"):
         BuildPart.parse(text)
 
 

@@ -92,7 +92,7 @@ def test_what_cannot_be_run_is_said(store: Path) -> None:
     assert "no mbuild serve serves" in _run(store, "ps", status=2).stderr
     assert "no mbuild serve serves" in _run(store, "stop", "chat", status=2).stderr
     done = _run(store, "run", "chat", "x", "--llama-server", "/no/such", status=2)
-    assert "is no program" in done.stderr
+    assert "is not a program" in done.stderr
 
 
 def test_what_may_differ_from_ollama_is_said(store: Path) -> None:
@@ -131,7 +131,7 @@ def test_engines_are_chosen(tmp_path: Path) -> None:
     """The installed package, a program of the user's, or none."""
     assert engine_of(None) == "" and engine_of(None, off=True) is None
     assert engine_of("sh") and os.path.isabs(str(engine_of("sh")))
-    with pytest.raises(UsageError, match="is no program"):
+    with pytest.raises(UsageError, match="is not a program"):
         engine_of(str(tmp_path))
 
 
@@ -175,7 +175,7 @@ def test_people_talk_on_a_terminal(store: Path) -> None:
     terminal.until("Paris")
     terminal.until(">>> ")
     terminal.type("/nonsense\n")
-    terminal.until("is no command")
+    terminal.until("is not a command")
     terminal.type("/clear\n")
     terminal.until(">>> ")
     terminal.type('"""one\ntwo"""\n')

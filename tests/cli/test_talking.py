@@ -74,7 +74,7 @@ def test_a_server_is_asked_as_ollama_s_clients_ask(
     assert (path, token) == ("/api/chat", "Bearer secret")
     assert body["messages"] == [{"role": "user", "content": "see", "images": ["YWI="]}]
     assert (body["keep_alive"], body["format"], body["options"]) == ("5m", "json", {"seed": 1})
-    talker.load(Ask(()))
+    talker.load()
     assert ASKED[-1][:2] == (
         "/api/generate",
         {"model": "m:latest", "stream": False, "keep_alive": "5m"},

@@ -130,7 +130,7 @@ def test_wrong_usage(mbuild: Run, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     for arguments, words in (
         (("nowhere",), "is not a folder"),
-        (("run", "-t", "mario:v1"), "the tag is the checkpoint's name"),
+        (("run", "-t", "mario:v1"), "the tag comes from the checkpoint's name"),
         (("run", "-f", "-"), "more than once"),
         (("run", "-f", "absent"), "absent"),
     ):

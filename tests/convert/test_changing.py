@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -116,6 +117,12 @@ def test_dropped_layers_leave_no_gap() -> None:
     assert names == {"token_embd.weight"} | {
         f"blk.{n}.{part}.weight" for n in (0, 1) for part in ("attn_q", "attn_norm")
     }
+
+
+def test_shards_lose_the_tensors_of_dropped_layers() -> None:
+    """A shard that has none left is gone."""
+    whole = replace(model(), shards=(1, 2, 2, 2))
+    assert drop_layers(whole, [1]).shards == (1, 2, 2)
 
 
 @pytest.mark.parametrize("layers", [[3], [0, 1, 2]])

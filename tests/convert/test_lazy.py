@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mbuild.convert.read import lazy as lazy_module
+from mbuild.convert.read import once
 from mbuild.convert.read.lazy import Lazy, stack
 from mbuild.convert.read.safetensors import DType
 from mbuild.convert.rows.rules import rotary
@@ -68,14 +69,49 @@ def test_parts_are_the_whole(seed: int, run: int, monkeypatch: pytest.MonkeyPatc
             np.testing.assert_array_equal(in_parts(lazy, step), whole.reshape(-1))
 
 
-def test_fused_experts_are_read_one_by_one() -> None:
-    """Gate and up of one tensor, transposed: a part reads its own expert, and no other."""
+def test_fused_experts_are_read_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gate and up of one tensor, transposed: an expert is read for the first, by itself, and no
+    more for the second."""
+    monkeypatch.setattr(once, "GRAIN", 1)
     fused = stored(4, 6, 10)
+    READ.clear()
     for half in (part.transpose(0, 2, 1) for part in fused.split(2, (5, 5))):
         assert half.grain == half.size // 4 and half.part is not None
-        READ.clear()
         half.part(half.grain, 2 * half.grain)
         assert READ == [(60, 120)]
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_every_second_position_is_read_with_the_others(
+    axis: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three tensors of one, interleaved: the values are right and each byte is read once."""
+    monkeypatch.setattr(once, "GRAIN", 1)
+    lazy = stored(6, 9, 12)
+    READ.clear()
+    for first, each in enumerate(lazy.every(axis, 3)):
+        cut = tuple(slice(first, None, 3) if n == axis else slice(None) for n in range(3))
+        values = np.arange(6 * 9 * 12, dtype=np.float32).reshape(6, 9, 12)[cut]
+        assert each.shape == values.shape
+        np.testing.assert_array_equal(in_parts(each, each.grain), values.reshape(-1))
+    assert len(READ) == len(set(READ)) == (6 if axis else 0)  # of the first axis: whole, by load()
+
+
+def test_rows_in_another_order_are_read_where_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of rows, each by itself."""
+    monkeypatch.setattr(lazy_module, "_LONG_RUN", 1)
+    lazy = stored(6, 5).in_order((2, 0, 1), 2)
+    READ.clear()
+    np.testing.assert_array_equal(in_parts(lazy, 10), lazy.load().reshape(-1))
+    assert READ == [(20, 30), (0, 10), (10, 20)]
+
+
+def test_a_stack_is_read_as_its_tensors_are() -> None:
+    """In turn, also when its axes are moved afterwards."""
+    lazy = stack([stored(4, 6), stored(4, 6)]).transpose(0, 2, 1)
+    READ.clear()
+    np.testing.assert_array_equal(in_parts(lazy, lazy.grain), lazy.load().reshape(-1))
+    assert READ == [(0, 24), (0, 24)]
 
 
 def test_halves_that_lie_together_are_read_without_the_other(
@@ -109,9 +145,9 @@ def test_rows_of_a_tensor_are_read_without_the_others() -> None:
 
 
 def test_what_is_mixed_has_no_parts() -> None:
-    """The first axis elsewhere, every second row, an unknown move, a stack of its own."""
+    """The first axis elsewhere, every second row, an unknown move, a stack with such a tensor."""
     lazy = stored(4, 6)
     assert lazy.transpose(1, 0).part is None
     assert lazy.slice(0, 0, step=2).part is None
     assert lazy.move((4, 6), lambda values: values).part is None
-    assert stack([lazy, lazy]).part is None
+    assert stack([lazy, lazy.move((4, 6), lambda values: values)]).part is None

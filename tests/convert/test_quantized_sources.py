@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from typing import Any
 
 import gguf
@@ -12,10 +13,11 @@ import pytest
 from gguf.quants import dequantize as ggml_values
 
 from mbuild.convert.encoded import encoded, shape_of
+from mbuild.convert.read import affine, packed
 from mbuild.convert.read.bitsandbytes import bitsandbytes
 from mbuild.convert.read.codes import unpacked, unpacked_down
 from mbuild.convert.read.dequantize import dequantize, eight_bit_names, kept_first, plain
-from mbuild.convert.read.dtypes import OutType
+from mbuild.convert.read.dtypes import OutType, encode
 from mbuild.convert.read.fp4 import E2M1, mxfp4, nvfp4
 from mbuild.convert.read.integers import as_blocks, lost
 from mbuild.convert.read.kept import CannotKeep, Factors, KeptWeight, can_stay, kept_types
@@ -482,16 +484,184 @@ def test_codes_are_a_stream_of_bits(bits: int) -> None:
         assert (found == unpacked_down(words.T, bits).T).all()
 
 
+def test_what_is_computed_comes_a_few_values_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it is made of is read once; the values are those of the part, and so are its bytes."""
+    monkeypatch.setattr("mbuild.convert.read.rowwise.PIECE", 128)
+    opened: list[tuple[int, int]] = []
+
+    def rows(first: int, last: int) -> Any:
+        opened.append((first, last))
+        return lambda low, high: np.arange((first + low) * 64, (first + high) * 64, dtype="<f4")
+
+    lazy = by_rows((9, 64), rows, "x")
+    assert lazy.steps is not None
+    assert [len(each) for each in lazy.steps(70, 500)] == [122, 128, 128, 52]
+    assert np.concatenate([*lazy.steps(70, 500)]).tolist() == [*range(70, 500)]
+    assert opened == [(1, 8), (1, 8)]
+    moved = lazy.reshape(3, 3 * 64)
+    for item in (lazy, moved, replace(lazy, steps=None)):
+        made = encoded("blk.0.ffn_up.weight", item, OutType.Q8_0, ()).load()
+        assert bytes(made) == bytes(encode(lazy.load(), DType.F32, GGMLType.Q8_0))
+
+
 def test_rows_are_made_when_they_are_asked_for() -> None:
     """Some rows, as many as a part needs; of a tensor without parts the whole is read."""
     asked: list[tuple[int, int]] = []
 
-    def make(first: int, last: int) -> Any:
+    def opened(first: int, last: int) -> Any:
         asked.append((first, last))
-        return np.arange(first * 4, last * 4, dtype=np.float32).reshape(-1, 4)
+        values = np.arange(first * 4, last * 4, dtype=np.float32).reshape(-1, 4)
+        return lambda low, high: values[low:high]
 
-    lazy = by_rows((2, 3, 4), make, "x")
+    lazy = by_rows((2, 3, 4), opened, "x")
     assert lazy.part is not None and lazy.part(6, 11).tolist() == [6, 7, 8, 9, 10]
     assert asked == [(1, 3)] and lazy.load().shape == (2, 3, 4)
     plain_one = Lazy(DType.F32, (6, 4), lambda: np.arange(24.0), "y")
     assert rows_of(plain_one, 2, 3).tolist() == [[8, 9, 10, 11]]
+
+
+# --- bytes are read once ---
+
+
+class Noting:
+    """Tensors as files have them, and how often each of their elements was read."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Any] = {}
+
+    def tensor(self, values: Any, dtype: DType, name: str) -> Lazy:
+        """A tensor that notes what is read of it."""
+        flat = values.reshape(-1)
+        counts = self.counts[name] = np.zeros(flat.size, np.int32)
+
+        def part(start: int, stop: int) -> Any:
+            counts[start:stop] += 1
+            return flat[start:stop].copy()
+
+        return Lazy(
+            dtype, values.shape, lambda: part(0, flat.size).reshape(values.shape), name, part=part
+        )
+
+
+def words(*shape: int) -> Any:
+    return raw(*shape[:-1], 4 * shape[-1]).view("<i4")
+
+
+def halves(*shape: int) -> Any:
+    return RANDOM.random(shape).astype("<f2")
+
+
+def floats(*shape: int) -> Any:
+    return RANDOM.random(shape).astype("<f4")
+
+
+STATE = {"quant_type": "nf4", "shape": [48, 64], "blocksize": 64}
+NESTED = {**STATE, "nested_blocksize": 16, "nested_offset": 0.5}
+PACKED = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
+PACKED["config_groups"] = {"group_0": {"weights": {"num_bits": 4}}}  # type: ignore[assignment]
+
+SOURCES: dict[str, tuple[dict[str, Any], dict[str, tuple[Any, DType]]]] = {
+    "gptq": (
+        {"quant_method": "gptq", "bits": 4},
+        {
+            "m.qweight": (words(8, 48), DType.I32),
+            "m.qzeros": (words(2, 6), DType.I32),
+            "m.scales": (halves(2, 48), DType.F16),
+            "m.g_idx": ((np.arange(64) % 2).astype("<i4"), DType.I32),
+        },
+    ),
+    "awq": (
+        {"quant_method": "awq", "bits": 4},
+        {
+            "m.qweight": (words(64, 6), DType.I32),
+            "m.qzeros": (words(2, 6), DType.I32),
+            "m.scales": (halves(2, 48), DType.F16),
+        },
+    ),
+    "bitsandbytes": (
+        {"quant_method": "bitsandbytes"},
+        {
+            "m.weight": (raw(1536, 1), DType.U8),
+            "m.weight.absmax": (floats(48), DType.F32),
+            "m.weight.quant_map": (floats(16), DType.F32),
+            "m.weight.quant_state.bitsandbytes__nf4": (
+                np.frombuffer(json.dumps(STATE).encode(), np.uint8),
+                DType.U8,
+            ),
+        },
+    ),
+    "bitsandbytes, nested": (
+        {"quant_method": "bitsandbytes"},
+        {
+            "m.weight": (raw(1536, 1), DType.U8),
+            "m.weight.absmax": (raw(48), DType.U8),
+            "m.weight.quant_map": (floats(16), DType.F32),
+            "m.weight.nested_absmax": (floats(3), DType.F32),
+            "m.weight.nested_quant_map": (floats(256), DType.F32),
+            "m.weight.quant_state.bitsandbytes__nf4": (
+                np.frombuffer(json.dumps(NESTED).encode(), np.uint8),
+                DType.U8,
+            ),
+        },
+    ),
+    "bitsandbytes, 8 bits": (
+        {"quant_method": "bitsandbytes"},
+        {"m.weight": (raw(48, 64).view("i1"), DType.I8), "m.SCB": (floats(48), DType.F32)},
+    ),
+    "fp8": (
+        {"quant_method": "fp8", "weight_block_size": [16, 16]},
+        {
+            "m.weight": (raw(48, 64, most=0x70), DType.F8_E4M3),
+            "m.weight_scale_inv": (floats(3, 4), DType.F32),
+        },
+    ),
+    "packed": (
+        PACKED,
+        {
+            "m.weight_packed": (words(48, 8), DType.I32),
+            "m.weight_scale": (halves(48, 2), DType.F16),
+            "m.weight_zero_point": (words(6, 2), DType.I32),
+            "m.weight_g_idx": ((np.arange(64) % 2).astype("<i4"), DType.I32),
+        },
+    ),
+    "packed, kept": (
+        PACKED,
+        {
+            "m.weight_packed": (words(48, 8), DType.I32),
+            "m.weight_scale": (halves(48, 2), DType.F16),
+        },
+    ),
+    "mlx": (
+        {"quant_method": "mlx", "group_size": 32},
+        {
+            "m.weight": (words(48, 8), DType.I32),
+            "m.scales": (halves(48, 2), DType.F16),
+            "m.biases": (halves(48, 2), DType.F16),
+        },
+    ),
+}
+"""One weight of 48 rows of 64 values in each format."""
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_a_weight_in_parts_reads_every_byte_once(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tables of scales, of groups and of codes too, however many parts are made of them; and the
+    parts are the whole."""
+    for module in (packed, affine):
+        monkeypatch.setattr(module, "_TOGETHER", 5 * 64)
+    settings, tensors = SOURCES[kind]
+    noting = Noting()
+    stored_ = {n: noting.tensor(values, dtype, n) for n, (values, dtype) in tensors.items()}
+    config = {"quantization_config": settings}
+    (weight,) = dequantize(config, stored_, keep="kept" in kind).values()
+    assert weight.part is not None and isinstance(weight, KeptWeight) == ("kept" in kind)
+    step = weight.grain if weight.grain < weight.size else weight.size // 4
+    starts = range(0, weight.size, step)
+    assert len(starts) > 3
+    made = np.concatenate([weight.part(at, min(at + step, weight.size)) for at in starts])
+    assert {name: int(counts.max()) for name, counts in noting.counts.items()} == dict.fromkeys(
+        tensors, 1
+    )
+    assert made.tobytes() == np.ascontiguousarray(weight.load()).tobytes()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from test_modelfile import FILES
 
 from mbuild.core.errors import ModelfileError
-from mbuild.language.formatter import format, quote
+from mbuild.language.formatter import format
 from mbuild.language.instructions import (
     ROLES,
     Comment,
@@ -24,6 +24,7 @@ from mbuild.language.instructions import (
     System,
 )
 from mbuild.language.parser import parse
+from mbuild.language.quoting import quote
 
 # Texts in which quotes, blanks, newlines and hidden characters meet often.
 VALUES = st.text(

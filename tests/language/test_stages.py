@@ -222,7 +222,7 @@ def test_a_fault_in_an_included_file_points_into_it() -> None:
     (problem,) = problems("FROM x\nINCLUDE p\n", files={"p": "SYSTEM a\nSYSTM b\n"})
     assert str(problem).startswith("p:2:1: unknown instruction")
     (problem,) = problems("FROM x\nINCLUDE p\n", files={"p": "\nMERGE a WEIGHT x\n"})
-    assert str(problem).startswith("p:2:1: WEIGHT x is no weight")
+    assert str(problem).startswith("p:2:1: WEIGHT x is not a weight")
 
 
 def test_files_that_include_each_other_are_refused() -> None:
@@ -283,7 +283,7 @@ def test_targets_are_chosen_in_the_order_of_the_file(
         ("FROM x\nQUANTIZE q8_0 PURE PURE\n", "QUANTIZE has PURE twice"),
         ("FROM x\nQUANTIZE\n", "QUANTIZE needs a value on the same line"),
         ("FROM x\nUNSET PARAMETER nope\n", "unknown parameter 'nope'"),
-        ("FROM x\nDROP LAYER 3-1\n", "3-1 is no layer"),
+        ("FROM x\nDROP LAYER 3-1\n", "3-1 is not a layer"),
         ("FROM x\nTAKE ( FROM y\n", "( is not a regular expression"),
         ("FROM x\nCHECK size < much\n", "'much' is not a size"),
         ("FROM x\nSET general.name\n", "SET needs a key and a value"),
@@ -325,9 +325,10 @@ def test_options_of_a_line_go_by_the_names_of_the_flags() -> None:
     options: dict[str, Any] = {}
     for text in (
         "q4_0 OUTPUT q8_0 EMBEDDING q6_K IMATRIX i RECIPE ollama PURE REQUANTIZE",
-        "q4_0 IMATRIX FROM t CHUNKS 5",
+        "q4_0 IMATRIX FROM t CHUNKS 5 INCLUDE a b EXCLUDE c INCLUDE d PRUNE 3,7-8",
     ):
         line = QuantizeTo(text)
         options |= quantize_of(line, read_clause(line), lambda word: word.text).options
     assert set(OPTION_OF.values()) <= options.keys() <= {row.name for row in OPTIONS.values()}
     assert options["pure"] is options["allow_requantize"] is True
+    assert options["include_weights"] == ["a", "b", "d"] and options["prune_layers"] == "3,7-8"

@@ -69,7 +69,15 @@ TABLE = [
     ("FROM x / SET llama.context_length many", "3 bad-key SET llama.context_length many: its type"),
     ("FROM x / SET llama.context_length uint:4096", ""),
     ("FROM x / SET General.Name x", "3 bad-key General.Name cannot be a key of metadata"),
-    ("FROM x / QUANTIZE q8_0 OUTTYPE f17", "3 bad-quantize OUTTYPE f17 is none"),
+    ("ARG A=1 / FROM x / SYSTEM is $A / MESSAGE user ${A}, \\$A, $$A, $B", "4 unbraced-argument $A"
+     " is text: an argument is put in as ${A}"),
+    ("ARG A=1 / FROM x$A", "3 unbraced-argument"),
+    ("FROM x / MERGE l WEIGHT \u20130,5", "3 bad-weight WEIGHT \u20130,5 is not a weight"),
+    ("FROM x / MERGE l SCALE 0.5", "3 bad-clause MERGE cannot go on with SCALE"),
+    ("FROM x / QUANTIZE q8_0 # small", "3 comment-in-value QUANTIZE cannot go on with #"),
+    ("FROM x / MERGE l // mine", "3 bad-clause MERGE cannot go on with //"),
+    ("FROM x / CHECK kdl < 0.1 TEXT t", "3 bad-clause CHECK cannot go on with kdl"),
+    ("FROM x / QUANTIZE q8_0 OUTTYPE f17", "3 bad-quantize OUTTYPE f17 is not an outtype"),
     ("FROM x / QUANTIZE q8_0 OUTTYPE BF16", ""),
 ]  # fmt: skip
 

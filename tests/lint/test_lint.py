@@ -142,6 +142,19 @@ def test_the_first_line_has_a_blank_that_is_none(text: str, words: str) -> None:
 
 
 WARNINGS = [
+    ("SYSTEM You are ${NAME}.", "argument-in-value"),
+    ("FROM ${BASE}", "argument-in-value"),
+    ("PARAMETER stop ${STOP:-x}", "argument-in-value"),
+    ("SYSTEM @./system.txt", "path-as-text"),
+    ("TEMPLATE @template", "path-as-text"),
+    ("# syntax=mbuild/1", "syntax-line"),
+    ("# syntax=docker/dockerfile:1", "syntax-line"),
+    ("#sytnax = mbuild", "syntax-line"),
+    ("SYSTEM “““You are kind.”””", "quotes-in-value"),
+    ("SYSTEM ```You are kind.```", "quotes-in-value"),
+    ("PARAMETER stop <|im_end|>,<|eot_id|>", "list-in-value"),
+    ("PARAMETER stop <|im_end|> <|eot_id|>", "list-in-value"),
+    ("SYSTEM You are kind. # persona", "comment-in-value"),
     ("PARAMETER stop ", "empty-stop"),
     ('PARAMETER stop ""', "empty-stop"),
     ("PARAMETER stop “</s>”", "quotes-in-value"),
@@ -202,6 +215,13 @@ def test_warnings(line: str, code: str) -> None:
 
 
 QUIET = [
+    'SYSTEM """Write JavaScript:\nlet a = `${NAME}`"""',
+    "SYSTEM Write to @mario or to mario@example.com",
+    "LICENSE ${YEAR} by me",
+    "# syntax of the texts below: English",
+    "PARAMETER stop <|im_end|><|im_start|>",
+    "PARAMETER stop <|start header id|>",
+    "SYSTEM Begin titles with # and a blank",
     "PARAMETER stop [INST]",
     "PARAMETER stop [/INST]",
     "PARAMETER stop ### Instruction:",

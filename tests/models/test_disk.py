@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -15,6 +16,7 @@ import pytest
 from asked import asked
 from conftest import Run
 from documents import documented
+from forked import Forked
 from gguf_files import tiny_gguf
 from inprocess import in_process
 from stores import check_promise, copy_tiny_store
@@ -303,25 +305,25 @@ def test_unfinished_builds_are_leftovers(store: Store) -> None:
     assert not copy.exists()
 
 
-def start(root: Path, *arguments: str | Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "mbuild", "--store", str(root), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-
-
-def finish(process: subprocess.Popen[bytes], excuse: str = "") -> None:
+def finish(process: Forked, excuse: str = "") -> None:
     """Wait for a process; it must succeed, or fail with that excuse."""
-    _, errors = process.communicate(timeout=60)
-    fine = process.returncode == 0 or (excuse and excuse in errors.decode())
-    assert fine, errors.decode()
+    fine = process.wait() == 0 or (excuse and excuse in process.said.read_text())
+    assert fine, process.said.read_text()
 
 
-def prune_against_builds(tmp_path: Path, rounds: int) -> None:
-    """Rounds of three builders, a remover and two prunes at once."""
-    root, chance = tmp_path / "store", random.Random(2)
+@POSIX
+@pytest.mark.slow
+def test_fifty_rounds_of_prune_against_running_builds(tmp_path: Path) -> None:
+    """Three builders, a remover and two prunes at once: no build fails, no model loses a blob."""
+    root, chance, numbers = tmp_path / "store", random.Random(2), itertools.count()
+
+    def start(root: Path, *arguments: str | Path) -> Forked:
+        return Forked(tmp_path / f"said-{next(numbers)}", "--store", root, *arguments)
+
     tiny_gguf(tmp_path / "base.gguf", seed=1000)
     (tmp_path / "Base").write_text("FROM ./base.gguf\nSYSTEM base\n")
     finish(start(root, "-f", tmp_path / "Base", "-t", "base"))
-    for number in range(rounds):
+    for number in range(50):
         Store(root).blobs.put(b"junk %d" % number)
         builders = []
         for which in range(3):
@@ -332,7 +334,7 @@ def prune_against_builds(tmp_path: Path, rounds: int) -> None:
             text = f"FROM {source}\nSYSTEM {number} {which % 2}\nLICENSE {number}\n"
             (folder / "Modelfile").write_text(text)
             builders.append(start(root, "-f", folder / "Modelfile", "-t", f"m{which}"))
-            time.sleep(chance.uniform(0, 0.1))
+            time.sleep(chance.uniform(0, 0.04))
         prunes = [start(root, "prune"), start(root, "prune", "--wait")]
         if number % 2:
             builders.append(start(root, "rm", "m0"))
@@ -349,19 +351,6 @@ def prune_against_builds(tmp_path: Path, rounds: int) -> None:
         if not isinstance(stored, DamagedError)
         for layer in stored.manifest.blobs()
     }
-
-
-@POSIX
-def test_prune_against_running_builds(tmp_path: Path) -> None:
-    """Whatever the moment, no build fails and no model loses a blob."""
-    prune_against_builds(tmp_path, 3)
-
-
-@POSIX
-@pytest.mark.slow
-def test_fifty_rounds_of_prune_against_running_builds(tmp_path: Path) -> None:
-    """The same, fifty times."""
-    prune_against_builds(tmp_path, 50)
 
 
 @POSIX

@@ -95,7 +95,7 @@ def test_a_package_is_what_from_makes(
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ({(WEIGHT, "m.safetensors"): b"x"}, "are no GGUF file"),
+        ({(WEIGHT, "m.safetensors"): b"x"}, "are not a GGUF file"),
         ({(WEIGHT, "m.gguf"): b"GGUX"}, "not a GGUF file"),
         ({(WEIGHT.replace("raw", "tar"), "m"): b"x" * 999}, "cannot be unpacked"),
     ],

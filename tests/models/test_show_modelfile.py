@@ -37,7 +37,7 @@ numbers = st.fixed_dictionaries(
 def expressible(recipe: Recipe) -> bool:
     """Whether the language has a way to write every value."""
     from mbuild.core.errors import ModelfileError
-    from mbuild.language.formatter import quote
+    from mbuild.language.quoting import quote
 
     values = [recipe.template, recipe.system, *recipe.licenses]
     values += recipe.parameters.get("stop", [])

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from quant_data import imatrix_bytes
 
-from mbuild.core.errors import FormatError, MbuildError
+from mbuild.core.errors import FormatError, MbuildError, UsageError
 from mbuild.quant.choose.imatrix import Imatrix, open_imatrix
+from mbuild.quant.choose.options import MatrixUse
 
 VALUES = {
     "blk.0.ffn_up.weight": ([[2.0, 4.0, 6.0, 9.0]], [2.0]),
@@ -54,6 +55,42 @@ def test_a_gguf_matrix(tmp_path: Path) -> None:
         2,
         40,
     )
+
+
+@pytest.mark.parametrize(
+    ("use", "names", "listed"),
+    [
+        (MatrixUse(include=("up", "_gate")), ["blk.0.ffn_up.weight"], 1),
+        (MatrixUse(exclude=("exps",)), ["blk.0.ffn_up.weight"], 1),
+        (MatrixUse(exclude=("exps", "nothing"), pruned=(1, 3)), ["blk.0.ffn_up.weight"], 1),
+        (MatrixUse(pruned=(0,)), [], 2),
+    ],
+)
+def test_a_part_of_a_matrix(tmp_path: Path, use: MatrixUse, names: list[str], listed: int) -> None:
+    """By texts in the names; entries of layers that the model lacks are gone, and counted."""
+    path = tmp_path / "imatrix.dat"
+    path.write_bytes(imatrix_bytes(VALUES))
+    found = open_imatrix(path, use=use)
+    assert [*found.entries] == names
+    assert found.source("i").entries == listed
+
+
+def test_entries_move_up_with_their_layers(tmp_path: Path) -> None:
+    """As llama-quantize maps them; what is of no layer stays."""
+    path = tmp_path / "imatrix.dat"
+    one = ([[1.0, 1.0]], [1.0])
+    path.write_bytes(imatrix_bytes({f"blk.{n}.a.weight": one for n in range(12)} | {"b": one}))
+    found = open_imatrix(path, use=MatrixUse(pruned=(0, 2, 10)))
+    assert [*found.entries] == [*(f"blk.{n}.a.weight" for n in range(9)), "b"]
+
+
+def test_nothing_of_a_matrix_is_an_error(tmp_path: Path) -> None:
+    """It is a slip of the pen: quantizing would go on without importances."""
+    path = tmp_path / "imatrix.dat"
+    path.write_bytes(imatrix_bytes(VALUES))
+    with pytest.raises(UsageError, match="--include-weights leaves nothing of") as error:
+        open_imatrix(path, use=MatrixUse(include=("atn",)))
+    assert error.value.hint == "a tensor is named, for example, blk.0.ffn_up.weight"
 
 
 def test_an_old_matrix(tmp_path: Path) -> None:

@@ -83,8 +83,25 @@ def test_only_what_is_said_is_written() -> None:
     plain = Quantization(Q8)
     assert (plain.to_json(), plain.flags(), plain.importances) == ({"type": "Q8_0"}, [], False)
     computed = ("imatrix_from", "imatrix_chunks")
-    assert [*plain.fields()] == [each for each in Quantization._fields if each not in computed]
+    later = ("include_weights", "exclude_weights", "prune_layers")
+    every = [each for each in Quantization._fields if each not in computed]
+    assert [*plain.fields()] == [each for each in every if each not in later]
     assert plain.fields()["tensor_types"] == []
+    told = Quantization.parse("q8_0", {"imatrix": "i", "exclude_weights": ["a"]})
+    assert told._replace(include_weights=("b",), prune_layers=(1,)).fields().keys() == {*every}
+
+
+def test_a_key_of_before_says_nothing_of_later_options() -> None:
+    """What was made before they were is found again."""
+    assert "prune_layers" not in Quantization(Q8).fields()
+
+
+def test_layers_are_written_in_one_way() -> None:
+    """In order and each once, however they are said."""
+    found = Quantization.parse("q8_0", {"prune_layers": "8,3-5, 4"})
+    assert found.prune_layers == (3, 4, 5, 8)
+    assert found.flags() == [("--prune-layers", "3,4,5,8")]
+    assert Quantization.from_json(found.to_json()) == found
 
 
 @pytest.mark.parametrize(
@@ -99,6 +116,17 @@ def test_only_what_is_said_is_written() -> None:
         ({"tensor_type": ["attn_v"]}, "malformed tensor type"),
         ({"tensor_type": ["(=q8_0"]}, "is not a regular expression"),
         ({"tensor_types": []}, "unknown option of a quantization 'tensor_types'"),
+        ({"prune_layers": "x"}, "'x' is no layer"),
+        ({"prune_layers": "1,-2"}, "'-2' is no layer"),
+        ({"prune_layers": "1,99999"}, "'99999' is no layer"),
+        ({"include_weights": "attn"}, "is not a list of strings"),
+        ({"include_weights": [""], "imatrix": "i"}, "an empty text is in every name"),
+        ({"include_weights": ["a"]}, "no effect without --imatrix"),
+        ({"exclude_weights": ["a"]}, "no effect without --imatrix"),
+        (
+            {"include_weights": ["a"], "exclude_weights": ["b"], "imatrix": "i"},
+            "cannot be combined",
+        ),
     ],
 )
 def test_what_cannot_be_a_value_is_refused(given: dict[str, Any], message: str) -> None:

@@ -110,7 +110,7 @@ def test_the_index_says_what_made_them(came: Path) -> None:
     assert index["made_with"]["numba"] == version("numba")
     assert index["sources"] == cache.sources_digest().hex()
     assert list(index["levels"]) == [V3, V4]
-    both = {"plain_F16_32", chunks.kernel_name(), *map(merges.kernel_name, merges.ITEMS)}
+    both = {"plain_F16_32", chunks.kernel_name(), *map(merges.kernel_name, merges.PAIRS)}
     assert index["levels"][V3].keys() == both | {"plain_Q6_K_16", "weighted_Q6_K_16"}
     assert index["levels"][V4].keys() == both | {"plain_Q6_K_32", "weighted_Q6_K_32"}
     for name, digest in index["levels"][target.level()].items():

@@ -177,10 +177,11 @@ def test_pure_where_rows_do_not_divide(model: Callable[[str], Model]) -> None:
     assert model("odd").compare(EVERY, *OPTIONS["pure"]) == []
 
 
-@pytest.mark.parametrize("name", ["3 experts", "narrow"])
-def test_an_importance_matrix(model: Callable[[str], Model], name: str) -> None:
-    """With an importance matrix too, for types that need one and for types that use one."""
-    made = model(name)
+def importances(
+    made: Model, used: Callable[[str], bool] = lambda name: True
+) -> tuple[list[str], dict[str, Any]]:
+    """An importance matrix of a model: the flag, and what llama-quantize makes of it, where of its
+    entries those that are ``used`` count."""
     with open_gguf(made.unquantized) as file:
         shapes = {t.name: (t.dims[0], t.dims[2] if len(t.dims) > 2 else 1) for t in file.tensors}
     r = np.random.default_rng(0)
@@ -191,16 +192,48 @@ def test_an_importance_matrix(model: Callable[[str], Model], name: str) -> None:
     }
     path = made.folder / "importances.gguf"
     path.write_bytes(imatrix_bytes({n: (s, np.ones(len(s))) for n, s in sums.items()}))
+    counted = {n: s.reshape(-1).tolist() for n, s in sums.items() if used(n)}
     job = {
-        "importances": {n: s.reshape(-1).tolist() for n, s in sums.items()},
+        "importances": counted,
         "metadata": {
             "quantize.imatrix.file": str(path),
             "quantize.imatrix.dataset": "wiki.txt",
-            "quantize.imatrix.entries_count": len(sums),
+            "quantize.imatrix.entries_count": len(counted),
             "quantize.imatrix.chunks_count": 40,
         },
     }
-    assert made.compare(WEIGHTED, ["--imatrix", str(path)], job) == []
+    return ["--imatrix", str(path)], job
+
+
+@pytest.mark.parametrize("name", ["3 experts", "narrow"])
+def test_an_importance_matrix(model: Callable[[str], Model], name: str) -> None:
+    """With an importance matrix too, for types that need one and for types that use one."""
+    made = model(name)
+    assert made.compare(WEIGHTED, *importances(made)) == []
+
+
+@pytest.mark.parametrize("flag", ["--include-weights", "--exclude-weights"])
+def test_a_part_of_an_importance_matrix(model: Callable[[str], Model], flag: str) -> None:
+    """Entries with one of the texts in their names count alone, or do not count at all."""
+    made, texts = model("tied"), ("attn_q", "blk.1.")
+
+    def used(name: str) -> bool:
+        return any(text in name for text in texts) is (flag == "--include-weights")
+
+    words, job = importances(made, used)
+    words += [word for text in texts for word in (flag, text)]
+    assert made.compare(["Q4_K_M", "IQ4_XS", "Q5_0"], words, job) == []
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_layers_that_are_pruned(model: Callable[[str], Model], weighted: bool) -> None:
+    """The others move up and take the importances of their old numbers along; types are chosen as
+    llama-quantize does, which counts the layers before it prunes them."""
+    made = model("grouped")
+    words, job = importances(made) if weighted else ([], {})
+    job |= {"prune_layers": [0, 5, 6, 15]}
+    words += ["--prune-layers", "0,5-6,15"]
+    assert made.compare(["Q4_K_M", "Q3_K_L", "Q8_0"], words, job) == []
 
 
 @pytest.mark.parametrize("empty_first", [True, False])

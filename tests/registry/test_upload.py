@@ -15,8 +15,9 @@ from mbuild.core.names import ModelName
 from mbuild.core.transfers import Transferred
 from mbuild.registry.auth.keeping import keep
 from mbuild.registry.auth.login import Login
-from mbuild.registry.client import registry as client
+from mbuild.registry.client import attempts
 from mbuild.registry.client.access import Access
+from mbuild.registry.client.attempts import TRIES
 from mbuild.registry.reference import ModelReference
 from mbuild.registry.transfer import upload
 from mbuild.registry.transfer.push import push
@@ -32,7 +33,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No logins, no long waits, and small parts."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("DOCKER_CONFIG", raising=False)
-    monkeypatch.setattr(client, "_FIRST_WAIT", 0.005)
+    monkeypatch.setattr(attempts, "_FIRST_WAIT", 0.005)
     monkeypatch.setattr(upload, "ONE_REQUEST", 16 << 20)
     monkeypatch.setattr(upload, "PART", PART)
 
@@ -310,7 +311,7 @@ def test_a_registry_that_cuts_and_forgets_is_given_up(tiny_store: Store, weights
         registry.before = cut
         with pytest.raises(UnreachableError):
             pushed(tiny_store, host)
-        assert registry.taken <= client.TRIES * (21 << 20)
+        assert registry.taken <= TRIES * (21 << 20)
         assert "a/large:v1" not in registry.manifests
 
 

@@ -22,7 +22,7 @@ from mbuild.runtime.prompt import (
     tool_list,
     without,
 )
-from mbuild.runtime.runnable import Runnable, doubt_of, read_model
+from mbuild.runtime.runnable import Runnable, doubt_of, facts_of, read_model
 from mbuild.runtime.runner import Runner
 from mbuild.store import Store
 from mbuild.templates.conversation import ToolCall
@@ -51,9 +51,25 @@ def test_a_header_says_what_running_needs(store: Store) -> None:
     """SmolLM2's own numbers: 30 layers with 3 key/value heads of 64."""
     facts = _model(store, "chat").facts
     assert (facts.architecture, facts.context_length, facts.pooled) == ("llama", 8192, False)
-    assert (facts.adds_bos, facts.bos) == (False, "<|im_start|>")
+    assert facts.first_token == ""  # there is one, and this vocabulary does not add it
     assert facts.bytes_per_token == 30 * 3 * (64 + 64) * 2
     assert "im_start" in facts.chat_template
+
+
+@pytest.mark.parametrize(
+    ("more", "first"),
+    [
+        ({"tokenizer.ggml.add_bos_token": True}, "<s>"),
+        ({"tokenizer.ggml.add_bos_token": False, "tokenizer.ggml.model": "llama"}, ""),
+        ({"tokenizer.ggml.model": "llama"}, "<s>"),
+        ({"tokenizer.ggml.model": "gpt2"}, ""),
+        ({"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.bos_token_id": 7}, ""),
+    ],
+)
+def test_the_first_token_is_the_vocabulary_s(more: dict[str, Any], first: str) -> None:
+    """Where it adds one: as it says, else as llama.cpp does by the kind of tokenizer."""
+    header = {"tokenizer.ggml.tokens": [b"<s>", b"a"], "tokenizer.ggml.bos_token_id": 0, **more}
+    assert facts_of(header).first_token == first  # type: ignore[arg-type]  # its get is enough
 
 
 def test_a_header_is_read_once_a_file(store: Store) -> None:
@@ -134,7 +150,7 @@ def test_a_token_that_the_engine_adds_is_not_written_twice(store: Store) -> None
     """BOS at the beginning of a prompt, where the tokenizer adds one."""
     ask = Ask((HI,), template="<s>{{ .Prompt }}")
     for adds, expected in ((True, "Hi"), (False, "<s>Hi")):
-        model = _model(store, "chat", adds_bos=adds, bos="<s>")
+        model = _model(store, "chat", first_token="<s>" if adds else "")
         assert PromptMaker(model, ask, think=False).make((HI,)).text == expected
 
 

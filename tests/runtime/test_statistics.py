@@ -76,7 +76,7 @@ def _tokens(folder: Path, name: str) -> tuple[Any, np.ndarray[Any, Any]]:
     network = passes.Network(str(path), CHUNK, 1)
     chunks = network.chunks((folder / "text.txt").read_bytes(), 2)
     network.close()
-    return path, np.concatenate(chunks)
+    return path, np.concatenate(chunks.tokens)
 
 
 def test_sums_are_those_of_the_activations(folder: Path, tmp_path: Path) -> None:
@@ -84,7 +84,10 @@ def test_sums_are_those_of_the_activations(folder: Path, tmp_path: Path) -> None
     output = tmp_path / "x.gguf"
     work = make_imatrix(_store(folder), ModelName.parse("dense"), folder / "text.txt", output, 0, 1)
     made, seen = _done(work)
-    assert seen == [Progress(1, 2), Progress(2, 2)] and made.chunks == 2 and not made.unseen
+    whole = seen[-1].total  # bytes of the text, of which two chunks are the most
+    assert seen == [Progress(whole // 2, whole), Progress(whole, whole)]
+    assert 0.5 < whole / (folder / "text.txt").stat().st_size <= 1
+    assert made.chunks == 2 and not made.unseen
     path, tokens = _tokens(folder, "dense")
     with open_gguf(path) as file:
         values = {t.name: np.frombuffer(t.load(), np.float32).reshape(t.dims[::-1])
@@ -178,7 +181,7 @@ def test_a_gate_that_fails_is_a_failure(folder: Path) -> None:
 @pytest.mark.parametrize("text", ["kld", "kld < x", "speed < 1", "kld = 1", ""])
 def test_what_is_no_gate_is_refused(text: str) -> None:
     """With the metrics that there are."""
-    with pytest.raises(UsageError, match="is no check") as caught:
+    with pytest.raises(UsageError, match="is not a check") as caught:
         Bound.parse(text)
     assert "perplexity, kld, kld99, same_top" in caught.value.hint
 

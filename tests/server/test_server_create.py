@@ -21,8 +21,8 @@ from mbuild.core.errors import MbuildError, UsageError
 from mbuild.core.names import ModelName
 from mbuild.gguf.model import Tensor
 from mbuild.gguf.types import GGMLType
-from mbuild.language.formatter import quote
 from mbuild.language.parameters import PARAMETERS, ParameterType
+from mbuild.language.quoting import quote
 from mbuild.registry.client.access import Access
 from mbuild.server.create import parameter_texts, read_creation
 from mbuild.server.requests import parse_json

@@ -33,8 +33,14 @@ ASKED: dict[str, tuple[list[str], Any]] = {
     "tensor_type": (["--tensor-type", "ATTN_V=q8_0", "--tensor-type", "ffn=q5_1"], None),
     "allow_requantize": (["--allow-requantize"], True),
     "override_kv": (["--override-kv", "general.name=str:Mario"], None),
+    "include_weights": (["--include-weights", "attn_q"], ["attn_q"]),
+    "exclude_weights": (["--exclude-weights", "attn_k"], ["attn_k"]),
+    "prune_layers": (["--prune-layers", "1"], "1"),
 }
 """Each option on the command line and as the API's field."""
+
+OF_A_MATRIX = ("include_weights", "exclude_weights")
+"""The options that have an effect beside an importance matrix only."""
 
 COMPUTED = ("imatrix_from", "imatrix_chunks")
 """The options that run the model; they go together, and have a test of their own."""
@@ -73,10 +79,14 @@ def test_every_option_makes_the_command_lines_model(mbuild: Run, tmp_path: Path)
         lists = {"tensor_type": ["ATTN_V=q8_0", "ffn=q5_1"]}
         lists["override_kv"] = ["general.name=str:Mario"]
         value = lists.get(name, value)
+        more: dict[str, Any] = {}
+        if name in OF_A_MATRIX:
+            matrix, sent = ASKED["imatrix"]
+            flags, more = [*matrix, *flags], {"imatrix": dict(sent)}
         done = mbuild("-f", "-", "-t", "x", "-q", TYPE, *flags, input=f"FROM {base}\n")
         assert done.returncode == 0, done.stderr
         expected = Store(tmp_path / "store").manifests.read_bytes(ModelName.parse("x"))
-        found = created(tmp_path, **{"from": base}, quantize=TYPE, **{name: value})
+        found = created(tmp_path, **{"from": base}, quantize=TYPE, **more, **{name: value})
         assert found == expected, name
         assert (found == plain) == (name == "recipe"), name  # no exception for this family
 

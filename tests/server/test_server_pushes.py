@@ -132,6 +132,25 @@ def refusal(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["errors"][0]["code"]
 
 
+def test_what_was_pushed_before_its_manifest_is_not_pushed_twice(server: Server) -> None:
+    """A blob that no model names yet is said to be there, and is handed out to nobody."""
+    row = put(server, b"x" * 1000)
+    place = f"/v2/org/m/blobs/{row['digest']}"
+    answer = server.http.head(place)
+    assert (answer.status_code, answer.headers["content-length"]) == (200, "1000")
+    assert server.http.get(place).status_code == 404
+
+
+def test_an_upload_can_be_given_up(server: Server) -> None:
+    """Then nobody knows it any more, and nothing of it is kept."""
+    location = begin(server)
+    server.http.patch(location, content=b"x" * 1000)
+    assert server.http.delete(location).status_code == 204
+    answer = server.http.get(location)
+    assert answer.json()["errors"][0]["code"] == "BLOB_UPLOAD_UNKNOWN"
+    assert not list((server.root / "blobs").iterdir())
+
+
 def test_wrong_uploads(server: Server) -> None:
     """A gap, another digest, no digest, an unknown upload; nothing of them is kept."""
     location = begin(server)

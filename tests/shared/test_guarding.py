@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from fakes_store import MemoryBlobs, MemoryStore
 from mbuild.core.digest import BLAKE3, Digest
 from mbuild.core.errors import CancelledError, DeniedError, StoreError
 from mbuild.shared.attach import attached, seal_of
+from mbuild.shared.cache import TeamCache
 from mbuild.shared.envelope import UNSIGNED
 from mbuild.shared.files import SharedFiles
 from mbuild.shared.guard import Guard
@@ -104,11 +107,53 @@ def test_a_blob_that_is_gone_takes_its_record_with_it(tmp_path: Path) -> None:
     assert storage.held == {}
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device; free space"),
+        (FileNotFoundError(errno.ENOENT, "No usable temporary directory"), "No usable temporary"),
+        (StoreError("this user may not read blobs"), "this user may not read blobs"),
+    ],
+)
+def test_an_error_of_this_machine_ends_no_build_and_no_waiting(
+    tmp_path: Path, error: Exception, said: str
+) -> None:
+    """A full disk here, say: the rest is given up with one warning, and reading goes on."""
+    storage, store, warnings = MemoryStorage(), MemoryStore(tmp_path), list[str]()
+
+    def fail(*arguments: object) -> None:
+        raise error
+
+    storage.write_many = fail  # type: ignore[method-assign]
+    cache = TeamCache([], storage, store.blobs, warn=warnings.append)
+    for number in range(40):  # several in each lane
+        cache.put(ALIAS, f"{number}", Digest("0" * 64, BLAKE3))
+        cache.put_piece(f"{number:064x}", b"piece", Digest.of(b"piece", BLAKE3))
+    list(cache.drain())
+    assert cache.reads and not cache.writes
+    (warning,) = warnings
+    assert warning.startswith("nothing is put into the cache memory://test: ") and said in warning
+    cache.close()
+
+
+def test_what_nobody_expects_is_raised_at_the_end(tmp_path: Path) -> None:
+    """A fault of the program is told, and not waited for."""
+    storage, store = MemoryStorage(), MemoryStore(tmp_path)
+
+    def fail(*arguments: object) -> None:
+        raise ZeroDivisionError
+
+    storage.write_many = fail  # type: ignore[method-assign]
+    cache = TeamCache([], storage, store.blobs)
+    cache.put(ALIAS, "k", Digest("0" * 64, BLAKE3))
+    with pytest.raises(ZeroDivisionError):
+        list(cache.drain())
+    cache.close()
+
+
 def test_two_digests_of_one_content_are_known_to_all(tmp_path: Path) -> None:
     """One machine has read the bytes; the others know them by SHA-256 only."""
     storage = MemoryStorage()
-    from mbuild.shared.cache import TeamCache
-
     one, two = MemoryStore(tmp_path / "1"), MemoryStore(tmp_path / "2")
     sha256, blake3 = Digest("a" * 64), Digest("b" * 64, BLAKE3)
     first = TeamCache([], storage, one.blobs)

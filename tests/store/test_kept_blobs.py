@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -138,6 +139,25 @@ def test_a_copied_store_has_each_blob_once_again(
     kept.path(digest).write_bytes(b"made")
     assert kept.trim() == 0
     assert kept.path(digest).samefile(path(kept, digest))
+
+
+def test_blobs_that_have_both_names_are_not_looked_at(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trimming a store with many models looks at the few files that have lost one."""
+    monkeypatch.setenv("MBUILD_KEEP", "3")
+    for number in range(50):
+        kept.add(blob(kept, b"%d" % number))
+    lost = kept_blob(kept, b"lost")
+    looked, real = list[object](), os.lstat
+
+    def lstat(path: Path, **options: Any) -> os.stat_result:
+        looked.append(path)
+        return real(path, **options)
+
+    monkeypatch.setattr(os, "lstat", lstat)
+    assert kept.trim() == 4
+    assert {Path(str(each)).name for each in looked} == {lost.filename, str(lost)}
 
 
 def test_room_is_made_only_where_it_is_missing(kept: Kept) -> None:

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from weakref import WeakSet
 
 import pytest
 
@@ -170,3 +171,26 @@ def test_stopping_wakes_who_waits_for_a_block(fd: int) -> None:
     writing.stop()
     with pytest.raises(CancelledError):
         writing.take()
+
+
+@pytest.mark.parametrize(("files", "most"), [(1, 6), (3, 6), (8, 3), (40, 2)])
+def test_of_many_files_at_once_each_has_fewer_blocks(
+    files: int, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that thirty variants take no more memory than a few; two are enough to go on."""
+    monkeypatch.setattr(blocks, "_writing", WeakSet())
+    fds = [os.open(tmp_path / str(n), os.O_RDWR | os.O_CREAT, 0o600) for n in range(files)]
+    several = [Blocks(fd) for fd in fds]
+    try:
+        taken = [each.take() for each in several]
+        for each in several:
+            taken += [each.take() for _ in range(most - 1)]
+            assert each._made == most
+            each.put(taken[-1], BLOCK)
+            each.take()  # the one that was written: there is no further one
+            assert each._made == most
+    finally:
+        for each, fd in zip(several, fds, strict=True):
+            each.stop()
+            os.close(fd)
+    assert not {*several} & {*blocks._writing}

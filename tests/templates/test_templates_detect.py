@@ -42,6 +42,21 @@ def around(before: str, after: str, roles: tuple[str, str, str]) -> list[Turn]:
     return [(before.format(role), after) for role in roles]
 
 
+def gemma_4(large: bool) -> str:
+    """The larger ones of the family close a thought where none is to be had."""
+    begin = "<|turn>{{ 'model' if m.role == 'assistant' else m.role }}\n"
+    thought = "{% if not enable_thinking %}<|channel>thought\n<channel|>{% endif %}"
+    return (
+        "{{ bos_token }}{% if enable_thinking and messages[0].role != 'system' %}"
+        "<|turn>system\n<|think|>\n<turn|>\n{% endif %}{% for m in messages %}"
+        + begin
+        + "{% if enable_thinking and m.role == 'system' %}{{ '<|think|>\n' }}{% endif %}"
+        "{{ m.content }}<turn|>\n{% endfor %}{% if add_generation_prompt %}<|turn>model\n"
+        + (thought if large else "")
+        + "{% endif %}"
+    )
+
+
 PLAIN = ("system", "user", "assistant")
 CHATML = around("<|im_start|>{}\n", "<|im_end|>\n", PLAIN)
 FORMATS: dict[str, tuple[str, str]] = {
@@ -106,6 +121,62 @@ FORMATS: dict[str, tuple[str, str]] = {
         "<|im_start|>{{ m.role }}\n{% generation %}{{ m.content }}{% endgeneration %}<|im_end|>\n"
         "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
     ),
+    "gemma 4": ("gemma-4", gemma_4(large=True)),
+    "small gemma 4": ("gemma-4", gemma_4(large=False)),
+    "minimax m3": (
+        "minimax-m3",
+        "]~!b[]~b]system\nOwn words.[e~[\n{% if messages[0].role != 'system' %}]~b]developer\n"
+        "Be curt.[e~[\n{% endif %}"
+        + jinja(
+            ("]~b]developer\n", "[e~[\n"),
+            ("]~b]user\n", "[e~[\n"),
+            ("]~b]ai\n</mm:think>", "[e~[\n"),
+            "]~b]ai\n",
+        )[15:],
+    ),
+    "kimi k3": (
+        "kimi-k3",
+        "Own words."
+        + jinja(
+            *around(
+                '<|open|>message role="{}"<|sep|>', "<|close|>message<|sep|><|end_of_msg|>", PLAIN
+            )[:2],
+            (
+                '<|open|>message role="assistant"<|sep|><|open|>think<|sep|><|close|>think<|sep|>'
+                "<|open|>response<|sep|>",
+                "<|close|>response<|sep|><|close|>message<|sep|><|end_of_msg|>",
+            ),
+            '<|open|>message role="assistant"<|sep|><|open|>think<|sep|>',
+        )[15:],
+    ),
+    "gigachat 3": (
+        "gigachat-3",
+        "Own words.<|message_sep|>\n\n"
+        + jinja(
+            *around("{}<|role_sep|>\n", "<|message_sep|>\n\n", PLAIN), "assistant<|role_sep|>\n"
+        )[15:],
+    ),
+    "llama 3.2": (
+        "llama-3.2",
+        "{{ bos_token }}<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: "
+        "December 2023\nToday Date: {{ strftime_now('%d %b %Y') }}\n\n"
+        "{% if messages[0].role == 'system' %}{{ messages[0].content }}"
+        "{% set messages = messages[1:] %}{% endif %}<|eot_id|>"
+        + jinja(
+            *around("<|start_header_id|>{}<|end_header_id|>\n\n", "<|eot_id|>", PLAIN),
+            "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        )[15:],
+    ),
+    "granite 3.3": (
+        "granite-3.3",
+        "{% if messages[0].role != 'system' %}<|start_of_role|>system<|end_of_role|>Knowledge "
+        "Cutoff Date: April 2024. Today's Date: {{ strftime_now('%B %d, %Y') }}. Be curt."
+        "<|end_of_text|>\n{% endif %}"
+        + jinja(
+            *around("<|start_of_role|>{}<|end_of_role|>", "<|end_of_text|>\n", PLAIN),
+            "<|start_of_role|>assistant<|end_of_role|>",
+        )[15:],
+    ),
     "thoughts": (
         "qwen3",
         "{% for m in messages %}<|im_start|>{{ m.role }}\n"
@@ -127,7 +198,7 @@ def test_formats_are_recognized(key: str) -> None:
     wanted = expected_texts(text, FRESH, "<s>", "</s>")
     assert wanted is not None
     compared = [
-        (render(template, Values(probe.messages)), target)
+        (render(template, Values(probe.messages), today=probe.day), target)
         for probe, target in zip(FRESH, wanted, strict=True)
         if target is not None
     ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
+import pytest
+
 from mbuild.work.pace import Pace
 from mbuild.work.queues import Queues
 
@@ -41,6 +43,23 @@ def test_tasks_run_side_by_side() -> None:
     for _ in range(2):
         queues.put(lambda: both.wait(10))
     _until_empty(queues)
+    queues.stop()
+
+
+def test_a_task_that_raises_holds_up_nobody() -> None:
+    """Those behind it in its lane and what follows all run; its error is told to who asks."""
+    queues, order = Queues("test", 1), list[str]()
+
+    def fail() -> None:
+        raise OSError("no space")
+
+    queues.put(fail)
+    queues.put(lambda: order.append("behind"))
+    queues.after_all(lambda: order.append("after all"))
+    _until_empty(queues)
+    assert order == ["behind", "after all"]
+    with pytest.raises(OSError, match="no space"):
+        queues.check()
     queues.stop()
 
 

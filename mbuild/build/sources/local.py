@@ -189,7 +189,7 @@ class Disk:
         """Raise for all but what may be a stored model."""
         reason = unusable(path, error) if isinstance(error, OSError) else "not a path"
         if word != "FROM":
-            raise MissingFileError(f"{word} {value}: {reason}", hint=self._missing(value))
+            raise MissingFileError(f"{word} {value}: {reason}", hint=self._missing(value, word))
         if isinstance(error, OSError) and (
             os.path.islink(path) or error.errno in (errno.EACCES, errno.ELOOP)
         ):
@@ -199,11 +199,11 @@ class Disk:
                 f"FROM {value}: no such file or directory", hint=self._missing(value)
             )
 
-    def _missing(self, value: str) -> str:
+    def _missing(self, value: str, word: str = "FROM") -> str:
         """What to do about a path that leads nowhere."""
         from mbuild.lint.remedies import missing
 
-        return missing(self._folder, value)
+        return missing(self._folder, value, word)
 
     def nothing_in(self, word: str, value: str, files: Files) -> MbuildError:
         """That a folder holds nothing that the instruction can mean, and where it is instead."""

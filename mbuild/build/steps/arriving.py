@@ -78,7 +78,7 @@ class Arrival:
         def wait(start: int, stop: int) -> None:
             self._partial.check(start, stop)
             if self._is_missing(start, stop):
-                with self._readers.waiting():
+                with self._readers.waiting(), self._partial.wanting(start, stop):
                     while self._is_missing(start, stop):
                         check()
                         time.sleep(_SECONDS)

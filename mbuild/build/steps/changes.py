@@ -100,9 +100,10 @@ class SetMetadata(NamedTuple):
 
 
 class DropLayers(NamedTuple):
-    """DROP LAYER: the numbers of layers."""
+    """DROP LAYER: the numbers of layers; ``said`` is what a message calls it."""
 
     layers: tuple[int, ...]
+    said: str = "DROP LAYER"
 
     @property
     def shown(self) -> str:
@@ -306,7 +307,7 @@ def _apply(
             return unset_key(model, change.key)
         return set_key(model, change.key, change.text)
     if isinstance(change, DropLayers):
-        return drop_layers(model, change.layers)
+        return drop_layers(model, change.layers, change.said)
     other = change.origin.open(context, parts[0], stack)
     return take_tensors(model, change.pattern, other, change.name)
 

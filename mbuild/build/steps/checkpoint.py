@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from mbuild.build.costs import Cost
     from mbuild.core.digest import Digest
+    from mbuild.gguf.files import Seen
     from mbuild.gguf.model import Model
     from mbuild.store.ports import BuildStore
 
@@ -243,7 +244,7 @@ class ConvertProjector(Together):
     def _written(self, files: OpenFiles, context: StepContext, stack: ExitStack) -> Made:
         lacking = "there are no tensors of them"
         try:
-            model = self._converted(self._paths(files), context, stack)
+            model = self._converted(self._paths(files), context, stack, self._seen(files))
         except LackingError as error:
             if self.beside is None:
                 raise
@@ -267,13 +268,22 @@ class ConvertProjector(Together):
             if step.converter is not None:
                 continue
             with suppress(LackingError) if step.beside is not None else nullcontext():
-                step._converted(step._paths(files), StepContext.silent(context.store), None)
+                silent = StepContext.silent(context.store)
+                step._converted(step._paths(files), silent, None, step._seen(files))
 
     def _paths(self, files: OpenFiles) -> Mapping[str, Path]:
         return {name: files.paths[str(file.path)] for name, file in self._read.items()}
 
+    def _seen(self, files: OpenFiles) -> Mapping[str, Seen]:
+        places = {name: str(file.path) for name, file in self._read.items()}
+        return {name: files.seen[place] for name, place in places.items() if place in files.seen}
+
     def _converted(
-        self, paths: Mapping[str, Path], context: StepContext, stack: ExitStack | None
+        self,
+        paths: Mapping[str, Path],
+        context: StepContext,
+        stack: ExitStack | None,
+        seen: Mapping[str, Seen] | None = None,
     ) -> Model | None:
         if self.converter is not None and stack is not None:
             from mbuild.build.steps.external import foreign_model
@@ -285,7 +295,7 @@ class ConvertProjector(Together):
         from mbuild.convert.projector import convert_projector, open_towers
         from mbuild.convert.read.dtypes import OutType
 
-        towers = open_towers(self.source.name, paths)
+        towers = open_towers(self.source.name, paths, seen)
         if towers is None:
             return None
         outtype = OutType(self.outtype)

@@ -18,7 +18,7 @@ from mbuild.quant.choose.budget import TypeChoice, choose, least
 from mbuild.quant.choose.imatrix import Imatrix
 from mbuild.quant.choose.metadata import quantized
 from mbuild.quant.choose.naming import WantedTensor, named_types
-from mbuild.quant.choose.options import Quantization, spelled
+from mbuild.quant.choose.options import BESIDE_TYPES, OPTIONS, Quantization, spelled
 from mbuild.quant.choose.patterns import compile_pattern
 from mbuild.quant.choose.recipes import (
     PLAIN,
@@ -195,7 +195,7 @@ class TypeChooser:
                 hint="name its type with --tensor-type",
             )
         size = self._size(types)
-        own = named._replace(imatrix=None, imatrix_from=None, imatrix_chunks=None, override_kv=())
+        own = named._replace(**{name: OPTIONS[name].default for name in BESIDE_TYPES})
         flags = [("-q", spelled(named.file_type.name)), *named.flags()]
         return {
             "quantization": own.to_json(),
@@ -261,6 +261,10 @@ def _line(named: Quantization) -> str:
     if named.imatrix_from is not None:
         words += ["IMATRIX FROM", named.imatrix_from]
         words += ["CHUNKS", str(named.imatrix_chunks)] if named.imatrix_chunks else []
+    for word, names in (("INCLUDE", named.include_weights), ("EXCLUDE", named.exclude_weights)):
+        words += [word, *names] if names else []
+    if named.prune_layers:
+        words += ["PRUNE", ",".join(map(str, named.prune_layers))]
     if named.leave_output_tensor:
         words += ["OUTPUT KEEP"]
     elif named.output_tensor_type is not None:

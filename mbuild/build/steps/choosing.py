@@ -16,7 +16,7 @@ from mbuild.build.steps.opened import OpenFiles, open_source
 from mbuild.build.steps.origins import ORIGIN_NAMES, OfOrigin, Origin, readable
 from mbuild.core.events import Code
 from mbuild.core.units import human_size
-from mbuild.quant.choose.options import OPTIONS, Quantization
+from mbuild.quant.choose.options import BESIDE_TYPES, OPTIONS, Quantization
 
 if TYPE_CHECKING:
     from mbuild.build.costs import Cost
@@ -45,6 +45,7 @@ class ChooseTypes(OfOrigin):
     version: ClassVar[int] = CHOOSER_VERSION
     input_name: ClassVar[str] = "chosen types"
     shows: ClassVar[tuple[str, ...]] = ("size", "bits", "flags", "modelfile")
+    input_facts: ClassVar[tuple[str, ...]] = ("flags", "loss")
     field_names: ClassVar[Mapping[tuple[str, ...], str]] = {
         **ORIGIN_NAMES,
         ("quantization", "file_type"): "size",
@@ -123,7 +124,8 @@ class ChooseTypes(OfOrigin):
             imatrix = None
             if file is not None:
                 opened = stack.enter_context(open_source(file))
-                imatrix = open_imatrix(opened.path, name=file.name)
+                use = self.quantization.matrix_use
+                imatrix = open_imatrix(opened.path, name=file.name, use=use)
             model = self.origin.open(quiet, readable(self.origin, files), stack)
             facts = TypeChooser(self.quantization, model, imatrix, context).facts()
             files.finish(context)
@@ -137,5 +139,4 @@ class ChooseTypes(OfOrigin):
 def chosen(result: Result, asked: Quantization) -> Quantization:
     """The quantization that names every type, with all else that was asked."""
     found = Quantization.from_json(result.facts["quantization"])
-    matrix = {name: getattr(asked, name) for name in ("imatrix", "imatrix_from", "imatrix_chunks")}
-    return found._replace(override_kv=asked.override_kv, **matrix)
+    return found._replace(**{name: getattr(asked, name) for name in BESIDE_TYPES})

@@ -125,7 +125,7 @@ def tensor_errors(model: Model, made: GGUFWeights, context: StepContext) -> list
         source = sources.get(info.name)
         if source is None or source.dims != info.dims:
             raise DamagedError(
-                f"{info.name} of the quantized model is no tensor of its source",
+                f"{info.name} of the quantized model is not a tensor of its source",
                 hint="the source is another model now: build again",
             )
         if source.type is not info.type:

@@ -36,6 +36,7 @@ from mbuild.store.copying import OpenFile
 
 if TYPE_CHECKING:
     from mbuild.build.sources.values import SourceFile
+    from mbuild.build.steps.making import UsedMatrix
     from mbuild.build.steps.origins import Origin
     from mbuild.gguf.model import Model
     from mbuild.quant.choose.imatrix import Imatrix
@@ -76,7 +77,7 @@ class FillSource(NamedTuple):
     """
 
     origin: Origin
-    imatrices: tuple[SourceFile | None, ...]
+    imatrices: tuple[UsedMatrix | None, ...]
     folder: str
     blobs: Mapping[Digest, str] = {}
     spanned: tuple[str, ...] = ()
@@ -201,7 +202,7 @@ class _Opened:
         self.store: Any = _Blobs(source.blobs)
         try:
             self.model = self._model(source)
-            self.imatrices = [self._imatrix(file, source.folder) for file in source.imatrices]
+            self.imatrices = [self._imatrix(used, source.folder) for used in source.imatrices]
         except BaseException:
             self._stack.close()
             raise
@@ -220,10 +221,12 @@ class _Opened:
         context = StepContext.silent(self.store)
         return source.origin.open(context, Readable(paths, seen), self._stack)
 
-    def _imatrix(self, file: SourceFile | None, folder: str) -> Imatrix | None:
+    def _imatrix(self, used: UsedMatrix | None, folder: str) -> Imatrix | None:
         from mbuild.quant.choose.imatrix import open_imatrix
 
-        return None if file is None else open_imatrix(self._path(file, folder), name=file.name)
+        if used is None:
+            return None
+        return open_imatrix(self._path(used.file, folder), name=used.file.name, use=used.use)
 
     def _path(self, file: SourceFile, folder: str) -> Path:
         """Open a file of the build; here it has another inode, and must have the same times."""

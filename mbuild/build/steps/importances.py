@@ -120,7 +120,7 @@ class MakeImatrix(BaseStep):
             )
             state = self._state(context, digests)
             running = run_job({**job, "state": state}, lambda: context.report(0, 0))
-            facts = followed(running, context, held.stat().st_size)
+            facts = followed(running, context)
             blob = context.store.blobs.put(output.read_bytes())
         if state:
             Path(state).unlink(missing_ok=True)

@@ -31,13 +31,21 @@ if TYPE_CHECKING:
     from mbuild.build.steps.origins import Origin
     from mbuild.gguf.model import Tensor
     from mbuild.quant.choose.imatrix import Imatrix
+    from mbuild.quant.choose.options import MatrixUse
+
+
+class UsedMatrix(NamedTuple):
+    """The file of an importance matrix, and what of it is used."""
+
+    file: SourceFile
+    use: MatrixUse
 
 
 class WorkSource(NamedTuple):
     """What workers are told of what ranges are made of: the origin, each variant's matrix."""
 
     origin: Origin
-    imatrices: tuple[SourceFile | None, ...]
+    imatrices: tuple[UsedMatrix | None, ...]
 
     @property
     def is_foreign(self) -> bool:

@@ -120,7 +120,7 @@ class MeasureModel(BaseStep):
                 other = stack.enter_context(loadable(self.against, context))
             job = measure_job(own, other, str(held), self.chunks, cores())
             running = run_job(job, lambda: context.report(0, 0))
-            facts = followed(running, context, held.stat().st_size)
+            facts = followed(running, context)
         return Made(Result(facts=facts), files=digests)
 
 
@@ -203,12 +203,9 @@ def held_text(
 
 
 def followed(
-    work: Generator[Progress, None, dict[str, Any]], context: StepContext, size: int
+    work: Generator[Progress, None, dict[str, Any]], context: StepContext
 ) -> dict[str, Any]:
-    """The result of a job of the engine's on a text of ``size`` bytes.
-
-    Its chunks are told as bytes of the text, as progress is.
-    """
+    """The result of a job of the engine's, whose progress is the step's."""
     with closing(work):
         while True:
             try:
@@ -216,4 +213,4 @@ def followed(
             except StopIteration as ended:
                 found: dict[str, Any] = ended.value
                 return found
-            context.report(size * progress.done // max(progress.total, 1), size)
+            context.report(progress.done, progress.total)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mbuild.gguf.files import Seen
     from mbuild.work.cancel import Cancel
 
-MUCH = 128 << 20
+MUCH = 32 << 20
 """Bytes without a digest, in large files together, from which on what digests them is loaded."""
 
 _LARGE = 1 << 20
@@ -79,6 +79,8 @@ class OpenFiles:
             if (file.content if by_name else file.digest) is None and name not in self._arriving
         }
         self._found: dict[str, SourceFile] = {}
+        self.more_follow = False
+        """Whether other readers come after the one that finishes first."""
         self._spans = self._in_spans()
         self.seen: dict[str, Seen] = {
             name: partial(_show, spans) for name, spans in self._spans.items()
@@ -135,13 +137,17 @@ class OpenFiles:
                 spans.absorb(part)
 
     def read_last(self) -> None:
-        """From now on nothing of the files is read twice."""
+        """From now on nothing of the files is read twice: nobody reads them afterwards."""
+        self.more_follow = False
         for seen in self.seen.values():
             if isinstance(seen, Arriving):
                 seen.last = True
 
     def finish(self, context: StepContext) -> None:
-        """Digest what nobody read, once; the files must not have changed meanwhile."""
+        """Digest what nobody read, once all have read; the files must be as they were."""
+        if self.more_follow:
+            self._check_unchanged()
+            return
         self._hashing.wait(lambda: context.report(0, 0))
         if self._spans:
             from mbuild.build.sources.spans import read_missing
@@ -155,6 +161,9 @@ class OpenFiles:
         for name, arrival in self._arriving.items():
             digest = arrival.result(lambda: context.report(0, 0))
             self._found[name] = self._sources[name].known_by(digest)
+        self._check_unchanged()
+
+    def _check_unchanged(self) -> None:
         for name, file in self._opened.items():
             if name in self._arriving:
                 continue

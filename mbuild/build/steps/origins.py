@@ -396,6 +396,7 @@ class Together(OfOrigin):
             if any(step.needs_model for step in steps):
                 model = self.origin.open(context, readable(self.origin, files), stack)
             *first, last = kinds.items()
+            files.more_follow = bool(first)
             for kind, own in first:
                 made = kind.make([settled[step] for step in own], model, files, context)
                 yield from zip(own, made, strict=True)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mbuild.build.splitting import Splitting
     from mbuild.build.steps.choosing import ChooseTypes
     from mbuild.build.steps.importances import MakeImatrix
+    from mbuild.build.steps.making import UsedMatrix
     from mbuild.build.steps.outputs import Variant
     from mbuild.core.digest import Digest
     from mbuild.gguf.model import Model, Tensor
@@ -84,6 +85,14 @@ class Quantize(OverOrigin):
         """The importance matrix, if it is a file."""
         return self.imatrix if isinstance(self.imatrix, SourceFile) else None
 
+    @property
+    def used_matrix(self) -> UsedMatrix | None:
+        """That file, with what of it is used."""
+        from mbuild.build.steps.making import UsedMatrix
+
+        found = self.matrix
+        return None if found is None else UsedMatrix(found, self.quantization.matrix_use)
+
     def settled(self, inputs: Sequence[Result], context: StepContext) -> Quantize:
         """The step with the computed matrix as a file, and with the chosen types."""
         results = dict(zip(self.inputs, inputs, strict=True))
@@ -141,14 +150,16 @@ class Quantize(OverOrigin):
 
     def cost(self, store: BuildStore) -> Cost:
         """The new file, and each tensor in it; all cores work on it."""
-        from mbuild.build.costs import Cost, memory_for
+        from mbuild.build.costs import BLOCKS_BESIDE, Cost, memory_for
         from mbuild.work.cores import cores
 
         if self.choice is not None:  # nobody knows the types yet
             return self.choice.cost_of_file(store)
-        tensors, size, largest = _preview(self, store)
+        tensors, size, largest, result = _preview(self, store)
         memory = memory_for(self.reads + size, largest, cores())
-        return Cost(size, memory, tensors, every_core=True)
+        # Two ranges at least are worked on at once.
+        beside = BLOCKS_BESIDE + 2 * result
+        return Cost(size, memory, tensors, every_core=True, beside=beside)
 
     def tensors(self, store: BuildStore) -> tuple[PlannedTensor, ...]:
         """Each tensor's types and size in the order of the file."""
@@ -186,7 +197,7 @@ def _write_variants(
     cache = RangeCache(context.store, origin.fields(), read=context.use_cache)
     if isinstance(origin, ChangedOrigin):  # what nothing changes is the base's, digested before
         cache.also_from(origin.base, origin.unchanged(model))
-    source = WorkSource(origin, tuple(step.matrix for step in steps))
+    source = WorkSource(origin, tuple(step.used_matrix for step in steps))
     blobs = write_variants(variants, model, cache, files, context, source)
     cache.remember_sources(origin, files.known())
     if isinstance(origin, ChangedOrigin):
@@ -287,8 +298,8 @@ def _planned(step: Quantize, model: Model, imatrix_path: Path | None) -> Variant
     from mbuild.gguf.facts import describe
     from mbuild.gguf.hyperparameters import check_hyperparameters
     from mbuild.quant.choose.imatrix import open_imatrix
-    from mbuild.quant.choose.metadata import quantized
-    from mbuild.quant.choose.recipes import plan
+    from mbuild.quant.choose.metadata import count_last, quantized
+    from mbuild.quant.choose.recipes import plan, unpruned
 
     quantization = step.quantization
     check_role(step.role, describe(model), step.origin.name)
@@ -297,16 +308,20 @@ def _planned(step: Quantize, model: Model, imatrix_path: Path | None) -> Variant
     imatrix: Imatrix | None = None
     about = None
     if step.matrix is not None and imatrix_path is not None:
-        imatrix = open_imatrix(imatrix_path, name=step.matrix.name)
+        use = quantization.matrix_use
+        imatrix = open_imatrix(imatrix_path, name=step.matrix.name, use=use)
         about = imatrix.source(step.matrix.name)
     computed = step.imatrix is not None and step.matrix is None  # it will be there by then
     kept = step.splitting is not None and step.splitting.keep and bool(model.shards)
-    tensors = plan(model.tensors, model.get, quantization, keep_order=kept)
+    before = unpruned(model.get, quantization.prune_layers)
+    tensors = plan(model.tensors, before, quantization, keep_order=kept)
     for tensor, new in tensors:
         if new is not tensor.type and not computed:
             _check_type(tensor, new, target, imatrix)
     overrides = quantization.override_kv
     pairs, metadata = tuple(tensors), quantized(model.metadata, target, about, overrides)
+    if quantization.prune_layers:
+        metadata = count_last(metadata)
     shards = _shards(step.splitting, pairs, model.shards)
     described = [step.origin.shown, quantization.to_json(), *shards]
     name = hashlib.sha256(canonical_json(described).encode()).hexdigest()[:16] + "-"
@@ -344,10 +359,10 @@ def _check_type(tensor: Tensor, new: GGMLType, target: FileType, imatrix: Imatri
         raise UnsupportedError(f"{tensor.name}: {error.message}", hint=error.hint)
 
 
-def _preview(step: Quantize, store: BuildStore) -> tuple[tuple[PlannedTensor, ...], int, int]:
-    """Each tensor's types and size in the order of the file, and two sizes in bytes.
+def _preview(step: Quantize, store: BuildStore) -> tuple[tuple[PlannedTensor, ...], int, int, int]:
+    """Each tensor's types and size in the order of the file, and three sizes in bytes.
 
-    One is the file's, the other what the largest range takes while it is worked on.
+    That is the file's, what the largest range takes while it is worked on, and its result's.
     Only headers are read, and nothing is written. Raises what running the step
     would raise before it starts to quantize.
     """
@@ -366,6 +381,8 @@ def _preview(step: Quantize, store: BuildStore) -> tuple[tuple[PlannedTensor, ..
             PlannedTensor(tensor.name, tensor.type, new, size)
             for (tensor, new), size in zip(variant.tensors, sizes, strict=True)
         )
-        ranges = ((part, new) for tensor, new in variant.tensors for part in ranges_of(0, tensor))
-        largest = max((room_for(part, [new]) for part, new in ranges), default=0)
-    return rows, sum(plan.size for plan in plans), largest
+        ranges = [(part, new) for tensor, new in variant.tensors for part in ranges_of(0, tensor)]
+        rooms = [(room_for(part, [new]), room_for(part, [])) for part, new in ranges]
+        largest = max((whole for whole, _ in rooms), default=0)
+        result = max((whole - source for whole, source in rooms), default=0)
+    return rows, sum(plan.size for plan in plans), largest, result

@@ -10,7 +10,7 @@ import numpy as np
 
 from mbuild.build.graph import canonical_json
 from mbuild.core.digest import BLAKE3, Digest
-from mbuild.gguf.model import InPieces, Tensor
+from mbuild.gguf.model import InPieces, Tensor, held_for
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant.quantize import SOURCES, VERSION
 from mbuild.store.records import SOURCE_RANGE, SOURCE_RANGES, RangePlace
@@ -80,10 +80,10 @@ def _pieces(tensor: Tensor, size: int) -> Iterator[tuple[int, InPieces]]:
 
 
 def room_for(part: Range, types: Iterable[GGMLType]) -> int:
-    """Bytes that a range takes while it is worked on: its source, and a result of each type."""
+    """Bytes that a range takes while it is worked on: its source, and each result in turn."""
     source, (_, rows) = part.tensor.type, part.rows
-    changed = {new for new in types if new is not source}
-    size = part.size + sum(rows * bytes_of_row(part.tensor, new) for new in changed)
+    changed = [new for new in types if new is not source]
+    size = held_for(part.size) + sum(rows * bytes_of_row(part.tensor, new) for new in changed)
     if changed and source not in SOURCES:
         size += rows * bytes_of_row(part.tensor, GGMLType.F32)
     return size

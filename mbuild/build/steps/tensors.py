@@ -128,7 +128,7 @@ class _Work:
             ]
         )
         self.elsewhere: RangesElsewhere | None = None
-        jobs = [Job(partial(self._make, r), room_for(r, self._types(r))) for r in self.ranges]
+        jobs = [Job(partial(self._make, r), room_for(r, self._results(r))) for r in self.ranges]
         largest = max((job.size for job in jobs), default=0)
         limit = budget(threads, largest)
         self.ahead: Ahead[tuple[MadeRange, ...]] = Ahead(jobs, threads, limit, len(variants))
@@ -165,6 +165,11 @@ class _Work:
 
     def _types(self, part: Range) -> list[GGMLType]:
         return [variant.tensors[part.number][1] for variant in self.variants]
+
+    def _results(self, part: Range) -> list[GGMLType]:
+        """The types of what is made of a range: one for variants with the same importances."""
+        made = {(v.tensors[part.number][1], id(v.imatrix)) for v in self.variants}
+        return [type_ for type_, _ in made]
 
     def _make(self, part: Range) -> tuple[MadeRange, ...]:
         """A range for every variant, from whoever computes for this build, or made here."""

@@ -145,14 +145,16 @@ def converted(
     from mbuild.convert.checkpoint import open_checkpoint
     from mbuild.convert.convert import convert
     from mbuild.convert.read.dtypes import OutType
+    from mbuild.convert.read.once import waiting_in
     from mbuild.convert.zeros import ZeroWatch
 
     outtype, pre, further, _ = options
     checkpoint = open_checkpoint(source.name, paths, seen, further.like)
     alone = not source.encoders  # else a step beside this one has them, or the user wants none
-    model = convert(
-        checkpoint, OutType(outtype), pre=pre, options=further, warn=context.warn, alone=alone
-    )
+    with waiting_in(context.store.blobs.scratch):
+        model = convert(
+            checkpoint, OutType(outtype), pre=pre, options=further, warn=context.warn, alone=alone
+        )
     zeros = ZeroWatch()
     model = zeros.watching(model)
     stack.callback(lambda: [context.warn(text) for text in zeros.warnings(model.tensors)])

@@ -6,10 +6,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.read.dtypes import to_f32
 from mbuild.convert.read.lazy import Lazy, Packed, stack
 from mbuild.convert.read.mxfp4 import repacked
 from mbuild.convert.read.safetensors import DType
+from mbuild.convert.read.scaled import scaled
 from mbuild.convert.read.values import encode_checked
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.keys import (
@@ -102,8 +102,8 @@ def _tensors(hp: Hyper, tensors: Tensors) -> Iterator[tuple[str, Lazy | Packed]]
         gate = re.match(r"layers\.(\d{1,6})\.ffn\.gate\.(bias|tid2eid)$", name)
         unused = gate is not None and int(gate[1]) < hashed
         scale = name.removesuffix(".scale") + ".weight"
-        scaled = name.endswith(".scale") and scale in tensors
-        if name.startswith("mtp.") or _EXPERT.search(name) or unused or scaled:
+        factors = name.endswith(".scale") and scale in tensors
+        if name.startswith("mtp.") or _EXPERT.search(name) or unused or factors:
             continue
         yield _name(name), _as_stored(name, lazy, tensors)
 
@@ -135,16 +135,23 @@ def _as_stored(name: str, lazy: Lazy, tensors: Tensors) -> Lazy | Packed:
 
 
 def _stored(lazy: Lazy, type_: GGMLType) -> Packed:
-    def load() -> Any:
+    width = lazy.size // max(lazy.shape[0], 1) if lazy.shape else 1
+
+    def encoded(values: Any, start: int) -> Any:
         import numpy as np
 
         if type_ is GGMLType.I32:
-            return lazy.load().astype("<i4").view(np.uint8).reshape(-1)
-        return encode_checked(lazy.load(), lazy.dtype, type_, lazy.origin)
+            return values.astype("<i4").view(np.uint8).reshape(-1)
+        return encode_checked(values, lazy.dtype, type_, lazy.origin, start)
+
+    def some(first: int, last: int) -> Any:
+        assert lazy.part is not None
+        return encoded(lazy.part(first * width, last * width), first * width)
 
     if type_ is GGMLType.I32 and lazy.dtype not in (DType.I32, DType.I64):
         raise UnsupportedError(f"{lazy.origin} is {lazy.dtype}; whole numbers are needed")
-    return Packed(type_, lazy.shape, load, lazy.origin)
+    part = some if lazy.part is not None and len(lazy.shape) > 1 else None
+    return Packed(type_, lazy.shape, lambda: encoded(lazy.load(), 0), lazy.origin, part)
 
 
 def _scaled(weight: Lazy, scale: Lazy) -> Lazy:
@@ -152,14 +159,7 @@ def _scaled(weight: Lazy, scale: Lazy) -> Lazy:
     shape = tuple(-(-size // _BLOCK) for size in weight.shape)
     if len(shape) != 2 or scale.shape != shape:
         raise FormatError(f"{scale.origin} of {list(scale.shape)} does not fit its weight")
-
-    def load() -> Any:
-        factors = to_f32(scale.load(), scale.dtype)
-        for axis, size in enumerate(weight.shape):
-            factors = factors.repeat(_BLOCK, axis)[(slice(None),) * axis + (slice(size),)]
-        return to_f32(weight.load(), weight.dtype) * factors
-
-    return Lazy(DType.F32, weight.shape, load, weight.origin)
+    return scaled(weight, scale, (_BLOCK, _BLOCK))
 
 
 def _mixed(hp: Hyper) -> Iterator[KV]:

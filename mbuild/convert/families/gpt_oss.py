@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mbuild.convert.rows.hyper import Hyper
     from mbuild.convert.rows.rules import Named
 
+_HALVES = ("gate_proj", "up_proj")
 _SCALES = re.compile(r"mlp\.experts\.(down_proj|gate_up_proj)_scales$")
 
 
@@ -39,8 +40,7 @@ def _packed_experts(hp: Hyper, tensors: Mapping[str, Lazy]) -> Iterator[tuple[st
         if match[1] == "down_proj":
             yield f"{base}mlp.experts.down_proj.weight", repacked(blocks, scales)
             continue
-        for first, part in enumerate(("gate_proj", "up_proj")):
-            rows = blocks.slice(1, first, step=2), scales.slice(1, first, step=2)
+        for part, *rows in zip(_HALVES, blocks.every(1, 2), scales.every(1, 2), strict=True):
             yield f"{base}mlp.experts.{part}.weight", repacked(*rows)
 
 
@@ -54,8 +54,8 @@ def _gate_up(hp: Hyper, name: str, lazy: Lazy) -> list[Named]:
         suffix, source, axis = ".weight", transposed(hp, lazy), 1
     base = name[: name.index("gate_up_proj")]
     return [
-        (f"{base}{part}{suffix}", source.slice(axis, first, step=2))
-        for first, part in enumerate(("gate_proj", "up_proj"))
+        (f"{base}{part}{suffix}", half)
+        for part, half in zip(_HALVES, source.every(axis, 2), strict=True)
     ]
 
 

@@ -43,7 +43,7 @@ def _of_ngrams(hp: Hyper) -> list[int]:
     """The layers (from 0) that add an embedding of the last tokens."""
     layers = hp.value("ple_layer_ids") or []
     if not isinstance(layers, list):
-        raise FormatError("config.json: ple_layer_ids is no list")
+        raise FormatError("config.json: ple_layer_ids is not a list")
     return [as_integer(layer, "ple_layer_ids", low=1) - 1 for layer in layers]
 
 

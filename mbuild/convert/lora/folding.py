@@ -132,7 +132,7 @@ def changes_of_gguf(adapter: Model, name: str, base: Base, weight: float) -> dic
     """
     kind, form = adapter.get("general.type"), adapter.get("adapter.type")
     if kind != "adapter" or form != "lora":
-        raise UnsupportedError(f"{name}: it is no LoRA adapter", hint="MERGE needs one")
+        raise UnsupportedError(f"{name}: it is not a LoRA adapter", hint="MERGE needs one")
     arch = adapter.get("general.architecture")
     if arch != base.hp.arch:
         raise FormatError(
@@ -145,7 +145,7 @@ def changes_of_gguf(adapter: Model, name: str, base: Base, weight: float) -> dic
     for tensor in adapter.tensors:
         match = _PART.fullmatch(tensor.name)
         if match is None:
-            raise FormatError(f"{name}: {tensor.name} is no factor of a LoRA pair")
+            raise FormatError(f"{name}: {tensor.name} is not a factor of a LoRA pair")
         if match["kind"] == "b":
             continue
         other = tensors.get(f"{match['name']}.lora_b")

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from mbuild.convert.read.dtypes import encode, to_f32
+from mbuild.convert.read.once import Whole
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError
 from mbuild.gguf.model import InPieces, Model, Tensor
@@ -31,13 +31,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 FLOATS = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
 """Types that a merged tensor keeps; one of any other type becomes F32."""
 
-_BLOCK = 1 << 16  # values that are worked on at once: they stay in a core's cache
-_WIDE = 1 << 18  # the same of machine code
-_KEPT = 6  # factors that are kept loaded: those of the tensors that are worked on
-_TILE = 1 << 18  # multiplications below which OpenBLAS stays on one thread
-_TILE_ROWS = 64
-_UNIT = 2.0**-24  # by how much of itself an F32 is rounded at most
-_LARGEST = {GGMLType.F16: 65000.0, GGMLType.BF16: 3.3e38}
+_BLOCK = 1 << 18  # values that are worked on at once
 
 
 class LowRank(NamedTuple):
@@ -63,37 +57,21 @@ Delta = LowRank | WholeWeight
 
 
 class _Recent:
-    """Factors that were loaded last, by their place in memory; of any thread."""
+    """The factors that were used last, each loaded once for all threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._arrays: OrderedDict[int, tuple[Lazy, Array]] = OrderedDict()
-        self._lengths: dict[int, Array] = {}
-
-    def longest(self, lazy: Lazy, number: int) -> float:
-        """The length of the longest column of a factor, of a stack that of one matrix."""
-        with self._lock:
-            found = self._lengths.get(id(lazy))
-        if found is None:
-            squares = np.square(self.values(lazy), dtype=np.float64).sum(axis=-2)
-            found = np.sqrt(squares.max(axis=-1)).reshape(-1)
-            with self._lock:
-                self._lengths[id(lazy)] = found
-        return float(found[number if len(found) > 1 else 0])
+        self._factors: dict[int, tuple[Lazy, Whole]] = {}
 
     def values(self, lazy: Lazy) -> Array:
         """All values in F32, loaded now or kept."""
+
+        def load() -> Array:
+            return to_f32(lazy.load(), lazy.dtype).reshape(lazy.shape)
+
         with self._lock:
-            found = self._arrays.get(id(lazy))
-            if found is not None:
-                self._arrays.move_to_end(id(lazy))
-                return found[1]
-        loaded = to_f32(lazy.load(), lazy.dtype).reshape(lazy.shape)
-        with self._lock:
-            self._arrays[id(lazy)] = lazy, loaded
-            while len(self._arrays) > _KEPT:
-                self._lengths.pop(self._arrays.popitem(last=False)[0], None)
-        return loaded
+            _, whole = self._factors.setdefault(id(lazy), (lazy, Whole(load)))
+        return whole()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,75 +103,38 @@ class MergedRows:
         data = np.frombuffer(memoryview(self.source()).cast("B"), np.uint8)
         data = data.reshape(self.rows, -1)
         out = np.empty((self.rows, self.count // self.rows), np.uint8)
-        wide = self._is_compiled()
-        step = max(1, (_WIDE if wide else _BLOCK) // self.columns)
+        step = max(1, _BLOCK // self.columns)
         at = 0
         while at < self.rows:
             inside = (self.first + at) % self.matrix
             stop = min(at + step, self.rows, at + self.matrix - inside)
-            if wide and self._compiled(data[at:stop], self.first + at, out[at:stop]):
-                at = stop
-                continue
-            made = self._quickly(data[at:stop], self.first + at)
-            if made is None:
+            if not self._compiled(data[at:stop], self.first + at, out[at:stop]):
                 values = _doubles(data[at:stop], self.stored, self.columns)
                 made = rounded(self._changed(values, self.first + at), self.type, self.name)
-            out[at:stop] = made.view(np.uint8)
+                out[at:stop] = made.view(np.uint8)
             at = stop
         return out.reshape(-1)
-
-    def _is_compiled(self) -> bool:
-        """Whether machine code can do it: one adapter, to BF16."""
-        one = len(self.deltas) == 1 and isinstance(self.deltas[0], LowRank)
-        known = self.stored in (GGMLType.BF16, GGMLType.F32)
-        return one and known and self.type is GGMLType.BF16
 
     def _compiled(self, data: Array, first: int, out: Array) -> bool:
         """The rows by way of :mod:`mbuild.quant.compiled.merges`; False where it cannot."""
         from mbuild.quant.compiled.merges import merge
 
-        left, right, scale = self._factors(self.deltas[0], first, len(data))
-        delta = cast("LowRank", self.deltas[0])
-        longest = self.recent.longest(delta.right, first // self.matrix)
-        view = "<u2" if self.stored is GGMLType.BF16 else "<f4"
-        return merge(data.view(view), left, right, scale, longest, out.view("<u2"))
+        low = [each for each in self.deltas if isinstance(each, LowRank)]
+        if len(low) < len(self.deltas):
+            return False
+        factors = [self._factors(each, first, len(data)) for each in low]
+        stored, type_ = self.stored, self.type
+        if stored not in FLOATS:
+            data, stored = _decoded(data, stored), GGMLType.F32
+        if type_ is not GGMLType.Q8_0:
+            return merge(data, (stored, type_), factors, out)
+        single = np.empty((len(data), self.columns), "<f4")
+        good = merge(data, (stored, GGMLType.F32), factors, single)
+        if good:
+            out[:] = encode(single, DType.F32, type_).view(np.uint8)
+        return good
 
-    def _quickly(self, data: Array, first: int) -> Array | None:
-        """The rows of a type of 16 bits, most of them computed in F32; None where that is no use.
-
-        A value in F32 and what it can be wrong by tell the rounded one, unless two are
-        possible: those few are computed in doubles. So the result is the same.
-        """
-        if self.type not in _SHORT or not all(isinstance(d, LowRank) for d in self.deltas):
-            return None
-        sums = _singles(data, self.stored, self.columns)
-        largest = np.maximum(sums.max(axis=1), -sums.min(axis=1)).astype(np.float64)
-        wrong = np.zeros(len(sums), np.float64)
-        factors = [self._factors(each, first, len(sums)) for each in self.deltas]
-        for delta, (left, right, scale) in zip(self.deltas, factors, strict=True):
-            _add_product(sums, left * np.float32(scale), right)
-            most = np.sqrt(np.square(left, dtype=np.float64).sum(axis=1)) * abs(scale)
-            longest = self.recent.longest(cast("LowRank", delta).right, first // self.matrix)
-            most *= longest  # no sum of products is more
-            largest += most
-            wrong += most * (right.shape[0] + 4) * _UNIT
-        wrong += largest * (2 * len(factors) + 4) * _UNIT
-        if not (largest < _LARGEST[self.type]).all():  # what is too large is told there
-            return None
-        apart = wrong.astype(np.float32)[:, None] * np.float32(1.01) + np.float32(1e-44)
-        made = np.ascontiguousarray(_SHORT[self.type](sums - apart))
-        sums += apart
-        places = np.flatnonzero(made != _SHORT[self.type](sums))
-        if len(places) > made.size // 4:
-            return None
-        if len(places):
-            rows, columns = np.divmod(places, self.columns)
-            values = _doubles_at(data, self.stored, self.columns, places)
-            parts = [_products(*each, rows, columns) for each in factors]
-            made.reshape(-1)[places] = rounded(values + _sum(parts), self.type, self.name)
-        return made
-
-    def _factors(self, delta: Any, first: int, count: int) -> tuple[Array, Array, float]:
+    def _factors(self, delta: LowRank, first: int, count: int) -> tuple[Array, Array, float]:
         """The part of the left factor for some rows of one matrix, the right factor, the scale."""
         number, row = divmod(first, self.matrix)
         left, right = self.recent.values(delta.left), self.recent.values(delta.right)
@@ -254,32 +195,6 @@ class MergedRows:
         return total * scale
 
 
-def _add_product(sums: Array, left: Array, right: Array) -> None:
-    """Add left right in F32, in tiles too small for numpy's BLAS to start threads for.
-
-    All cores are at work already: each on a range of its own.
-    """
-    rank = right.shape[0]
-    rows = min(_TILE_ROWS, len(left))
-    columns = max(_TILE // (rows * rank), 64)
-    room = np.empty((rows, columns), np.float32)
-    for top in range(0, len(left), rows):
-        part = left[top : top + rows]
-        for start in range(0, right.shape[1], columns):
-            tile = right[:, start : start + columns]
-            made = room[: len(part), : tile.shape[1]]
-            np.matmul(part, tile, out=made)
-            sums[top : top + rows, start : start + columns] += made
-
-
-def _products(left: Array, right: Array, scale: float, rows: Array, columns: Array) -> Array:
-    """The same at single places."""
-    total = np.zeros(len(rows))
-    for term in range(right.shape[0]):
-        total += left[rows, term].astype(np.float64) * right[term, columns].astype(np.float64)
-    return total * scale
-
-
 def _sum(parts: list[Array]) -> Array:
     """A sum that does not depend on the order: of more than two from the least to the largest."""
     if len(parts) > 2:
@@ -303,48 +218,15 @@ def _doubles(data: Array, type_: GGMLType, columns: int) -> Array:
     if type_ is GGMLType.BF16:
         bits = data.reshape(-1).view("<u2").astype(np.uint32) << np.uint32(16)
         return bits.view(np.float32).reshape(-1, columns).astype(np.float64)
+    return _decoded(data, type_).astype(np.float64).reshape(-1, columns)
+
+
+def _decoded(data: Array, type_: GGMLType) -> Array:
+    """Rows of blocks as F32."""
     import gguf
 
     values = gguf.quants.dequantize(data, gguf.GGMLQuantizationType(int(type_)))
-    return np.asarray(values, np.float64).reshape(-1, columns)
-
-
-def _singles(data: Array, type_: GGMLType, columns: int) -> Array:
-    """Rows of bytes as F32, to be changed."""
-    if type_ is GGMLType.BF16:
-        bits = data.reshape(-1).view("<u2").astype(np.uint32)
-        bits <<= np.uint32(16)
-        return bits.view(np.float32).reshape(-1, columns)
-    if type_ in (GGMLType.F16, GGMLType.F32):
-        view = "<f2" if type_ is GGMLType.F16 else "<f4"
-        return data.reshape(-1).view(view).reshape(-1, columns).astype(np.float32)
-    return _doubles(data, type_, columns).astype(np.float32)
-
-
-def _upper(values: Array) -> Array:
-    """F32 to the nearest BF16, halves up: whoever asks has moved the values off the halves."""
-    bits = values.view(np.uint32)
-    bits += np.uint32(0x8000)
-    return bits.view("<u2")[:, 1::2]
-
-
-def _half(values: Array) -> Array:
-    return values.astype("<f2")
-
-
-_SHORT: dict[GGMLType, Callable[[Array], Array]] = {GGMLType.BF16: _upper, GGMLType.F16: _half}
-"""Types whose values are found by way of F32, and how."""
-
-
-def _doubles_at(data: Array, type_: GGMLType, columns: int, places: Array) -> Array:
-    """Single values as doubles, by their places in the rows of bytes."""
-    if type_ is GGMLType.BF16:
-        bits = data.reshape(-1).view("<u2")[places].astype(np.uint32) << np.uint32(16)
-        return bits.view(np.float32).astype(np.float64)
-    if type_ in (GGMLType.F16, GGMLType.F32):
-        view = "<f2" if type_ is GGMLType.F16 else "<f4"
-        return data.reshape(-1).view(view)[places].astype(np.float64)
-    return _doubles(data, type_, columns).reshape(-1)[places]
+    return np.ascontiguousarray(values, np.float32)
 
 
 def rounded(values: Array, type_: GGMLType, name: str) -> Array:

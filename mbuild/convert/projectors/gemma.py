@@ -98,7 +98,7 @@ def _gemma3n_vision(towers: Towers) -> Mapping[str, Any] | None:
     tokens = towers.processor.integer("image_seq_length", low=1, default=256)
     feed = found.get("intermediate_size", 2048)
     if type(feed) is not int:
-        raise FormatError("config.json: vision_config.intermediate_size is no whole number")
+        raise FormatError("config.json: vision_config.intermediate_size is not a whole number")
     return {
         "num_attention_heads": 8,
         **found,
@@ -124,7 +124,7 @@ def _gemma3n_audio(towers: Towers) -> Mapping[str, Any] | None:
 def _mobile(towers: Towers, name: str, lazy: Lazy) -> Iterable[tuple[str, Lazy]]:
     match = _MOBILE_BLOCK.match(name)
     if match is None or match[3] not in _MOBILE:
-        raise FormatError(f"{lazy.origin} is no tensor of a MobileNet v5")
+        raise FormatError(f"{lazy.origin} is not a tensor of a MobileNet v5")
     return [(f"v.blk.{match[1]}.{match[2]}.{match[3]}", lazy)]
 
 

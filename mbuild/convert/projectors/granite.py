@@ -158,10 +158,12 @@ def taps(root: Section) -> list[_Tap]:
     last = -1 if last is None else last
     targets = root.value("spatial_target_layers") or []
     if type(last) is not int or not isinstance(targets, list):
-        raise FormatError("config.json: spatial_vision_layer or spatial_target_layers is no layer")
+        raise FormatError(
+            "config.json: spatial_vision_layer or spatial_target_layers is not a layer"
+        )
     for number, layer in enumerate(targets):
         if type(layer) is not int:
-            raise FormatError("config.json: spatial_target_layers is no list of layers")
+            raise FormatError("config.json: spatial_target_layers is not a list of layers")
         found.append(_Tap(last % count, layer, "spatial", number))
     return sorted(found, key=lambda tap: tap.text)
 
@@ -172,7 +174,7 @@ def _pairs(root: Section, name: str) -> list[list[int]]:
         isinstance(pair, list) and len(pair) == 2 and all(type(n) is int for n in pair)
         for pair in value
     ):
-        raise FormatError(f"config.json: {name} is no list of pairs")
+        raise FormatError(f"config.json: {name} is not a list of pairs")
     return value
 
 
@@ -180,7 +182,7 @@ def _rate(number: int) -> Callable[[Towers], int]:
     def compute(towers: Towers) -> int:
         parts = towers.root.text("downsample_rate").split("/")
         if len(parts) != 2 or not all(part.isdecimal() for part in parts):
-            raise FormatError("config.json: downsample_rate is no fraction such as 4/8")
+            raise FormatError("config.json: downsample_rate is not a fraction such as 4/8")
         return int(parts[number])
 
     return compute

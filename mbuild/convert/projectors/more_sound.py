@@ -140,7 +140,7 @@ def _resized(towers: Towers, lazy: Lazy) -> Lazy:
     if side == most:
         return lazy
     if most * most != lazy.shape[1] or side < 2:
-        raise FormatError(f"{lazy.origin}: {lazy.shape[1]} positions are no square")
+        raise FormatError(f"{lazy.origin}: {lazy.shape[1]} positions do not make a square")
     width = lazy.shape[2]
     wide = lazy.compute(lambda values: values)
 

@@ -167,7 +167,7 @@ def _step_known(towers: Towers) -> Iterator[KV]:
 def _downsampler(towers: Towers, name: str, lazy: Lazy) -> Iterable[tuple[str, Lazy]]:
     match = re.match(r"vision_model\.vit_downsampler([1-9])\.(weight|bias)$", name)
     if match is None:
-        raise FormatError(f"{lazy.origin} is no tensor of Step3's downsamplers")
+        raise FormatError(f"{lazy.origin} is not a tensor of Step3's downsamplers")
     return [(f"mm.{int(match[1]) - 1}.{match[2]}", lazy)]
 
 

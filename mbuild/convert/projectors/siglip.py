@@ -256,7 +256,7 @@ def _janus_vision(towers: Towers) -> Mapping[str, Any] | None:
 def _aligner(towers: Towers, name: str, lazy: Lazy) -> Iterable[tuple[str, Lazy]]:
     match = re.search(r"aligner\.(?:fc1|hidden_layers\.(\d+))\.(?:.*\.)?(weight|bias)$", name)
     if match is None:
-        raise FormatError(f"{lazy.origin} is no layer of Janus's aligner")
+        raise FormatError(f"{lazy.origin} is not a layer of Janus's aligner")
     number = 0 if match[1] is None else int(match[1]) + 1
     return [(f"mm.{number}.{match[2]}", lazy)]
 

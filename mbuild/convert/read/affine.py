@@ -11,13 +11,14 @@ from mbuild.convert.read.dtypes import to_f32
 from mbuild.convert.read.fp4 import mxfp4, nvfp4
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.leftovers import MLX, UNQUANTIZED
-from mbuild.convert.read.packed import WORD, misfit, take
+from mbuild.convert.read.once import Whole
+from mbuild.convert.read.packed import WORD, by_groups, misfit, take
 from mbuild.convert.read.rowwise import by_rows, rows_of
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
 
@@ -64,29 +65,32 @@ def _awq(codes: Lazy, zeros: Lazy, scales: Lazy) -> Lazy:
     if not good:
         raise misfit(codes, scales, zeros)
 
-    def make(first: int, last: int) -> Array:
-        import numpy as np
+    packed, zero_points, factors_of = Whole(codes.load), Whole(zeros.load), Whole(scales.load)
 
+    def opened(first: int, last: int) -> Callable[[int, int], Array]:
         cut = slice(first // len(_ORDER), -(-last // len(_ORDER)))
-        whole = slice(cut.start * len(_ORDER), cut.stop * len(_ORDER))
-        out = _in_order(codes.load()[:, cut])
-        index = np.arange(rows) // (rows // groups)
-        out -= _in_order(zeros.load()[:, cut])[index]
-        out *= to_f32(scales.load()[:, whole], scales.dtype)[index]
-        return out.T[first - whole.start : last - whole.start]
+        own = slice(first - cut.start * len(_ORDER), last - cut.start * len(_ORDER))
+        values = _in_order(packed()[:, cut].T)[own]
+        points = _in_order(zero_points()[:, cut].T)[own].astype("<f4")
+        factors = to_f32(factors_of()[:, first:last], scales.dtype).T
 
-    return by_rows((columns, rows), make, codes.origin, max(_TOGETHER // max(rows, 1), 1))
+        def some(low: int, high: int) -> Array:
+            return by_groups(values[low:high], points[low:high], factors[low:high], None)
+
+        return some
+
+    return by_rows((columns, rows), opened, codes.origin, max(_TOGETHER // max(rows, 1), 1))
 
 
 def _in_order(words: Array) -> Array:
-    """Codes as float32, eight columns of each word."""
+    """The codes of words (columns / 8, n), which hold eight columns each: uint8 (columns, n)."""
     import numpy as np
 
-    shifts = np.arange(0, WORD, 4, dtype=np.uint32)
-    nibbles = (words.view(np.uint32)[:, :, None] >> shifts) & np.uint32(15)
-    columns = np.empty(nibbles.shape, np.float32)
-    columns[:, :, _ORDER] = nibbles
-    return columns.reshape(words.shape[0], -1)
+    words = np.ascontiguousarray(words).view(np.uint32)
+    out = np.empty((words.shape[0], len(_ORDER), words.shape[1]), np.uint8)
+    for number, column in enumerate(_ORDER):
+        out[:, column] = words >> np.uint32(4 * number) & np.uint32(15)
+    return out.reshape(-1, words.shape[1])
 
 
 _BITS = (2, 3, 4, 5, 6, 8)
@@ -165,12 +169,19 @@ def _mlx(codes: Lazy, scales: Lazy, biases: Lazy, group: Any) -> Lazy:
             hint=MLX,
         )
 
-    def make(first: int, last: int) -> Array:
+    def opened(first: int, last: int) -> Callable[[int, int], Array]:
         from mbuild.convert.read.codes import unpacked
 
-        out = unpacked(rows_of(codes, first, last), bits).reshape(-1, groups, group)
-        out *= to_f32(rows_of(scales, first, last), scales.dtype)[:, :, None]
-        out += to_f32(rows_of(biases, first, last), biases.dtype)[:, :, None]
-        return out
+        stored = rows_of(codes, first, last)
+        by = to_f32(rows_of(scales, first, last), scales.dtype)
+        plus = to_f32(rows_of(biases, first, last), biases.dtype)
 
-    return by_rows((*lead, width), make, codes.origin)
+        def some(low: int, high: int) -> Array:
+            out = unpacked(stored[low:high], bits).reshape(-1, groups, group)
+            out *= by[low:high, :, None]
+            out += plus[low:high, :, None]
+            return out
+
+        return some
+
+    return by_rows((*lead, width), opened, codes.origin)

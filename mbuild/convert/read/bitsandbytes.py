@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 from mbuild.convert.read.dtypes import to_f32
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.leftovers import DEQUANTIZE
+from mbuild.convert.read.once import Whole
 from mbuild.convert.read.packed import misfit, take
 from mbuild.convert.read.rowwise import by_rows, rows_of
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
 
@@ -63,23 +64,35 @@ def _four(tensors: dict[str, Lazy], base: str, name: str) -> Lazy:
     if absmax.size != -(-math.prod(shape) // block):
         raise misfit(codes, absmax)
     scales = _magnitudes(tensors, base, absmax, state, where)
-    width = shape[-1]
+    width, values = shape[-1], Whole(lambda: to_f32(table.load(), table.dtype))
     flat = codes.reshape(codes.size)
 
-    def make(first: int, last: int) -> Array:
+    def opened(first: int, last: int) -> Callable[[int, int], Array]:
         import numpy as np
 
         start, stop = first * width // 2, last * width // 2
         raw = flat.part(start, stop) if flat.part else flat.load()[start:stop]
-        each = to_f32(table.load(), table.dtype)
+        each = values()
         pairs = np.stack([np.repeat(each, 16), np.tile(each, 16)], axis=1)
-        out = pairs[raw.view(np.uint8)].reshape(-1)
-        at, end = first * width // block, -(-last * width // block)
-        factors = scales(at, end).repeat(block)[first * width - at * block :][: out.size]
-        out *= factors
-        return out.reshape(last - first, width)
+        both = pairs.view(np.uint64).reshape(-1)  # both floats of a byte as one number
+        begin = first * width // block
+        factors = scales(begin, -(-last * width // block))
 
-    return by_rows(shape, make, codes.origin)
+        def some(low: int, high: int) -> Array:
+            codes = raw[low * width // 2 : high * width // 2].view(np.uint8)
+            out: Array = both.take(codes).view(np.float32)
+            at = (first + low) * width - begin * block
+            if at % block == out.size % block == 0:
+                blocks = out.reshape(-1, block)
+                blocks *= factors[at // block :][: len(blocks), None]
+            else:
+                own = factors[at // block : -(-(at + out.size) // block)]
+                out *= own.repeat(block)[at % block :][: out.size]
+            return out.reshape(-1, width)
+
+        return some
+
+    return by_rows(shape, opened, codes.origin)
 
 
 def _magnitudes(
@@ -90,7 +103,7 @@ def _magnitudes(
         if absmax.dtype is not DType.F32:
             raise misfit(absmax)
         flat = absmax.reshape(absmax.size)
-        return lambda at, end: flat.load()[at:end]
+        return lambda at, end: flat.part(at, end) if flat.part else flat.load()[at:end]
     parts = (take(tensors, base + end, _TOOL) for end in (".nested_absmax", ".nested_quant_map"))
     outer, table = parts
     block, offset = _size(state, "nested_blocksize", where), state.get("nested_offset")
@@ -99,14 +112,15 @@ def _magnitudes(
     if outer.size != -(-absmax.size // block):
         raise misfit(absmax, outer)
     inner = absmax.reshape(absmax.size)
+    values = Whole(lambda: to_f32(table.load(), table.dtype))
+    largest = Whole(lambda: to_f32(outer.load(), outer.dtype).reshape(-1))
 
     def some(at: int, end: int) -> Array:
         import numpy as np
 
         codes = inner.part(at, end) if inner.part else inner.load()[at:end]
-        each = to_f32(table.load(), table.dtype)
-        by = to_f32(outer.load(), outer.dtype).reshape(-1)[np.arange(at, end) // block]
-        return each[codes] * by + np.float32(offset)
+        by = largest()[np.arange(at, end) // block]
+        return values()[codes] * by + np.float32(offset)
 
     return some
 
@@ -122,16 +136,22 @@ def _eight(tensors: dict[str, Lazy], base: str, name: str) -> Lazy:
         )
     if len(weight.shape) != 2 or weight.dtype is not DType.I8 or rows.shape != weight.shape[:1]:
         raise misfit(weight, rows)
+    largest = Whole(lambda: to_f32(rows.load(), rows.dtype))
 
-    def make(first: int, last: int) -> Array:
+    def opened(first: int, last: int) -> Callable[[int, int], Array]:
         import numpy as np
 
-        out = rows_of(weight, first, last).astype(np.float32)
-        out *= to_f32(rows.load(), rows.dtype)[first:last, None]
-        out *= np.float32(_BY_127)
-        return out
+        stored, by = rows_of(weight, first, last), largest()[first:last, None]
 
-    return by_rows(weight.shape, make, weight.origin)
+        def some(low: int, high: int) -> Array:
+            out: Array = stored[low:high].astype(np.float32)
+            out *= by[low:high]
+            out *= np.float32(_BY_127)
+            return out
+
+        return some
+
+    return by_rows(weight.shape, opened, weight.origin)
 
 
 def _settings(state: Lazy) -> Mapping[str, Any]:

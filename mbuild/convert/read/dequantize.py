@@ -17,6 +17,7 @@ from mbuild.convert.read.integers import as_blocks
 from mbuild.convert.read.kept import KeptWeight
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.leftovers import DEQUANTIZE, quantization
+from mbuild.convert.read.once import Whole
 from mbuild.convert.read.packed import PACKER, WORD, gptq, misfit, pack_quantized, take
 from mbuild.convert.read.rowwise import by_rows, rows_of
 from mbuild.convert.read.safetensors import DType
@@ -245,6 +246,7 @@ def _ternary(weight: Lazy, scale: Lazy) -> Lazy:
     if weight.dtype is not DType.U8 or len(weight.shape) != 2 or scale.size != 1:
         raise misfit(weight, scale)
     height, width = weight.shape
+    factor = Whole(lambda: to_f32(scale.load(), scale.dtype).reshape(-1))
 
     def make(first: int, last: int) -> Array:
         import numpy as np
@@ -256,10 +258,13 @@ def _ternary(weight: Lazy, scale: Lazy) -> Lazy:
             raw = rows_of(weight, low - quarter * height, high - quarter * height)
             out[low - first : high - first] = raw >> np.uint8(2 * quarter) & np.uint8(3)
         out -= np.float32(1)
-        out /= to_f32(scale.load(), scale.dtype).reshape(-1)[0]
+        out /= factor()[0]
         return out
 
-    return by_rows((4 * height, width), make, weight.origin)
+    def opened(first: int, last: int) -> Callable[[int, int], Array]:
+        return lambda low, high: make(first + low, first + high)
+
+    return by_rows((4 * height, width), opened, weight.origin)
 
 
 _READERS: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Lazy]], Mapping[str, Lazy]]] = {

@@ -198,10 +198,10 @@ def f32_to_bf16(values: Array) -> Array:
     out = bits >> np.uint32(16)
     out &= np.uint32(1)
     out += np.uint32(0x7FFF)
-    nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
     out += bits  # wraps for NaN only, which is replaced
     out >>= np.uint32(16)
-    if nan.any():
+    if _beyond(bits, _INFINITE[4] + 1):
+        nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(_INFINITE[4])
         out[nan] = (bits[nan] >> np.uint32(16)) | np.uint32(0x40)
     return out.astype(np.uint16)
 
@@ -355,17 +355,14 @@ def _f8_e4m3(codes: Array) -> Array:
     The bits moved to float32's places are a value 2^120 too small; the
     multiplication is exact and makes subnormals normal.
     """
-    magnitude = codes & np.uint8(0x7F)
-    bits = magnitude.astype(np.uint32)
-    bits <<= np.uint32(20)
+    bits = codes.view(np.int8).astype(np.int32)  # copies of the sign in all bits above it
+    bits <<= np.int32(20)
+    bits &= np.int32(0x07F00000 - (1 << 31))
     values: Array = bits.view(np.float32)
     values *= np.float32(2.0**120)
-    nan = magnitude == 0x7F
+    nan = (codes & np.uint8(0x7F)) == 0x7F
     if nan.any():
-        values[nan] = np.nan
-    sign = (codes & np.uint8(0x80)).astype(np.uint32)
-    sign <<= np.uint32(24)
-    bits |= sign
+        values[nan] = np.where(codes[nan] > 0x7F, -np.float32(np.nan), np.float32(np.nan))
     return values
 
 

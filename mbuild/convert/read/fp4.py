@@ -125,7 +125,9 @@ def _dequantized(
 
         table = np.array(E2M1, np.float32)
         pairs = np.stack([np.tile(table, 16), np.repeat(table, 16)], axis=1)
-        out = pairs[raw.reshape(-1)].reshape(-1, group)
+        # Both floats of a pair are taken as one number of 8 bytes.
+        taken = pairs.view(np.uint64).reshape(-1).take(raw.reshape(-1))
+        out = taken.view(np.float32).reshape(-1, group)
         weights = to_f32(by.reshape(-1), scale_type) * np.float32(factor)
         out *= weights[:, None]
         return out.reshape(-1)

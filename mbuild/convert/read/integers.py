@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.dtypes import to_f32
 from mbuild.convert.read.kept import Q4_0, Q8_0, halves_of_runs, kept
+from mbuild.convert.read.once import Whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,8 +38,8 @@ def as_blocks(bits: int, values: Lazy, codes: Lazy, scales: Lazy) -> Lazy:
     whole = len(values.shape) == 2 and width % (groups * _RUN) == 0 and part is not None
     if not whole or scales.size not in (1, rows * groups):
         return values
-    halves = _as_halves(scales)
-    if halves is None:
+    loaded = Whole(scales.load)  # most often still there when the weight's turn comes
+    if not _are_halves(to_f32(loaded(), scales.dtype)):
         return values
     form: RunFormat = Q4_0 if bits == 4 else Q8_0
     each, per_row = form.nbytes - 2, width // _RUN
@@ -50,9 +51,10 @@ def as_blocks(bits: int, values: Lazy, codes: Lazy, scales: Lazy) -> Lazy:
 
         place = np.arange(start, stop)
         group = place % per_row // (per_row // groups)
-        own = halves[place // per_row, group] if halves.size > 1 else halves.reshape(-1)[:1]
+        at = place // per_row * groups + group if scales.size > 1 else np.zeros_like(place)
+        own = to_f32(loaded().reshape(-1)[at], scales.dtype).astype(np.float16)
         out = np.empty((stop - start, form.nbytes), np.uint8)
-        out[:, :2] = np.broadcast_to(own, place.shape).copy().view(np.uint8).reshape(-1, 2)
+        out[:, :2] = own.view(np.uint8).reshape(-1, 2)
         out[:, 2:] = runs_of(start * each, stop * each).reshape(-1, each)
         return out
 
@@ -77,17 +79,13 @@ def _coded(codes: Lazy, bits: int) -> Callable[[int, int], Array]:
     return some
 
 
-def _as_halves(scales: Lazy) -> Array | None:
-    """The scales as halves, (rows, groups), if every one is a half."""
+def _are_halves(exact: Array) -> bool:
+    """Whether every value, as float32, is a half."""
     import numpy as np
 
-    exact = to_f32(scales.load(), scales.dtype)
     with np.errstate(all="ignore"):
         halves = exact.astype(np.float16)
-    if not np.array_equal(halves.astype(np.float32), exact) or not np.isfinite(exact).all():
-        return None
-    groups = scales.shape[1] if len(scales.shape) == 2 else 1
-    return halves.reshape(-1, groups)
+    return bool(np.array_equal(halves.astype(np.float32), exact) and np.isfinite(exact).all())
 
 
 def lost(before: Mapping[str, Lazy], after: Mapping[str, Lazy]) -> list[str]:

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.read.lazy import Lazy, stack
+from mbuild.convert.read.lazy import Lazy, in_turn, stack
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError
 from mbuild.gguf.types import BLOCKS, GGMLType
@@ -148,7 +148,7 @@ class KeptWeight(Lazy):
         """Parts like this one under a new first axis."""
         own = [part for part in parts if isinstance(part, KeptWeight)]
         plain = [part.values for part in own if part.values is not None]
-        return KeptWeight(
+        every = KeptWeight(
             self.dtype,
             (len(parts), *self.shape),
             load,
@@ -158,6 +158,7 @@ class KeptWeight(Lazy):
             values=stack(plain) if len(plain) == len(parts) else None,
             factors=Factors.joined([part.factors for part in own]),
         )
+        return in_turn(every, parts)
 
     def finished(self, runs: Array) -> Array:
         """The runs as ggml's blocks: flat bytes."""
@@ -236,16 +237,23 @@ def kept(
 def halves_of_runs(pairs: Array) -> Array:
     """Codes of four bits, from bytes with values 2j and 2j + 1 to bytes with j and j + n/2.
 
-    ``pairs`` is (runs, n/2), uint8; so is the result.
+    ``pairs`` is (runs, n/2), uint8, n is 16 or 32; so is the result. A half of a run is one
+    number here, of 4 or 8 bytes.
     """
     import numpy as np
 
     count, half = pairs.shape
-    out = np.empty_like(pairs)
-    low, high = pairs & np.uint8(15), pairs >> np.uint8(4)
-    out[:, 0::2] = low[:, : half // 2] | (low[:, half // 2 :] << np.uint8(4))
-    out[:, 1::2] = high[:, : half // 2] | (high[:, half // 2 :] << np.uint8(4))
-    return out.reshape(count, half)
+    word = np.dtype(f"<u{half // 2}")
+    low, four = word.type(int.from_bytes(b"\x0f" * word.itemsize)), word.type(4)
+    both = np.ascontiguousarray(pairs).view(word)
+    first, second = np.ascontiguousarray(both[:, 0]), np.ascontiguousarray(both[:, 1])
+    even = (first & low) | (second & low) << four
+    odd = (first >> four & low) | (second & ~low)
+    out: Array = odd.view(np.uint8).astype("<u2")
+    out <<= np.uint16(8)
+    out |= even.view(np.uint8)
+    made: Array = out.view(np.uint8).reshape(count, half)
+    return made
 
 
 def can_stay(name: str, item: Lazy) -> bool:

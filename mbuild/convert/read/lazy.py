@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from mbuild.convert.read.once import Apart
+from mbuild.convert.read.runs import Pieces, Runs
 from mbuild.convert.read.safetensors import BITS, DType
 from mbuild.core.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
 
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
 
 CONTRADICTS = "the shape contradicts config.json"
 
+
+Cut = slice
+"""Python's, which a method of :class:`Lazy` is called like."""
 
 _LONG_RUN = 1 << 16
 """Values in a row that are worth a read of their own."""
@@ -47,6 +53,8 @@ class Lazy:
     experts can be converted one by one. ``part(start, stop)``, where there is one, gives
     the values between two flat indices, one-dimensional, so that a tensor need not be in
     memory whole; ``grain`` is how many of them in a row are read together at least.
+    ``steps``, of what is computed, gives the same values as ``part`` in several arrays, of as
+    many values as stay in the processor's cache.
     """
 
     dtype: DType
@@ -56,6 +64,7 @@ class Lazy:
     parts: tuple[Lazy, ...] = ()
     part: Callable[[int, int], Array] | None = None
     grain: int = 1
+    steps: Callable[[int, int], Iterator[Array]] | None = None
 
     @property
     def unit(self) -> int:
@@ -89,7 +98,7 @@ class Lazy:
                 hint=CONTRADICTS,
             )
         same = self.move(shape, lambda values: values.reshape(shape))
-        return replace(same, part=self.part, grain=self.grain)
+        return replace(same, part=self.part, grain=self.grain, steps=self.steps)
 
     def transpose(self, *axes: int) -> Lazy:
         """The axes in another order; raises :class:`FormatError` for another number of axes."""
@@ -100,19 +109,50 @@ class Lazy:
 
     def slice(self, axis: int, start: int, stop: int | None = None, step: int = 1) -> Lazy:
         """Some positions of one axis, by Python's slicing."""
-        cut = slice(start, stop, step)
-        index = (slice(None),) * (axis % len(self.shape)) + (cut,)
+        axis, cut = axis % len(self.shape), Cut(start, stop, step)
+        moved, change = self._cut(axis, cut)
+        return self._in_runs(moved, axis, cut) or self._one_by_one(moved, change, axis > 0)
+
+    def _cut(self, axis: int, cut: Cut) -> tuple[Lazy, Callable[[Array], Array]]:
+        """Some positions of one axis, without parts, and how they are had."""
+        index = (Cut(None),) * axis + (cut,)
         shape = list(self.shape)
         shape[axis] = len(range(shape[axis])[cut])
-        moved = self.move(shape, lambda values: values[index])
-        first, axis = range(self.shape[axis])[cut].start, axis % len(self.shape)
-        if self.part is None or step != 1 or axis > 1:
-            return self._one_by_one(moved, lambda values: values[index], axis > 0)
-        run = math.prod(shape[axis:])
+
+        def change(values: Array) -> Array:
+            return values[index]
+
+        return self.move(shape, change), change
+
+    def _in_runs(self, moved: Lazy, axis: int, cut: Cut) -> Lazy | None:
+        """What :meth:`_cut` gave, read without what is around it; None for splinters."""
+        if self.part is None or axis > 1 or cut.step not in (None, 1):
+            return None
+        run = math.prod(moved.shape[axis:])
         if axis and (self.grain > 1 or run < _LONG_RUN):
-            return self._one_by_one(moved, lambda values: values[index], True)
-        skipped = math.prod(self.shape[axis:]), first * math.prod(shape[axis + 1 :])
-        return replace(moved, part=_Runs(self.part, run, *skipped), grain=self.grain)
+            return None
+        first = range(self.shape[axis])[cut].start
+        stride, skipped = math.prod(self.shape[axis:]), first * math.prod(moved.shape[axis + 1 :])
+        count = moved.size // run if run else 0
+        part = Runs(self.part, run, range(skipped, skipped + count * stride, stride or 1))
+        whole = lambda: part(0, moved.size).reshape(moved.shape)  # noqa: E731
+        return replace(moved, load=whole, part=part, grain=self.grain)
+
+    def within(self, shape: Sequence[int], change: Callable[[Array], Array]) -> Lazy:
+        """As :meth:`move`, where each position of the first axis is changed by itself."""
+        return self._one_by_one(self.move(shape, change), change, True)
+
+    def in_order(self, order: Sequence[int], length: int) -> Lazy:
+        """Runs of ``length`` positions of the first axis in another order, by their old places."""
+        rest, runs = self.shape[1:], len(order)
+
+        def change(values: Array) -> Array:
+            return values.reshape(runs, length, *rest)[list(order)].reshape(self.shape)
+
+        moved, run = self.move(self.shape, change), length * math.prod(rest)
+        if self.part is None or self.grain > 1 or run < _LONG_RUN:
+            return moved
+        return replace(moved, part=Runs(self.part, run, [place * run for place in order]))
 
     def _one_by_one(self, moved: Lazy, change: Callable[[Array], Array], possible: bool) -> Lazy:
         """``moved``, in parts if each position of the first axis is changed by itself."""
@@ -129,7 +169,8 @@ class Lazy:
             flat = contiguous(change(values)).reshape(-1)
             return flat[start - first * new : stop - first * new]
 
-        return replace(moved, part=part, grain=new)
+        together = self.grain // old if self.grain % old == 0 else 1
+        return replace(moved, part=part, grain=new * max(together, 1))
 
     def split(self, axis: int, sizes: Sequence[int]) -> list[Lazy]:
         """Consecutive parts of one axis; raises :class:`FormatError` unless they fill it."""
@@ -138,11 +179,33 @@ class Lazy:
                 f"{self.origin}: shape {list(self.shape)} cannot be split into {list(sizes)}",
                 hint=CONTRADICTS,
             )
-        parts, at = [], 0
-        for size in sizes:
-            parts.append(self.slice(axis, at, at + size))
-            at += size
-        return parts
+        ends = list(accumulate(sizes))
+        cuts = [Cut(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+        return self._apart(axis % len(self.shape), cuts)
+
+    def every(self, axis: int, step: int) -> list[Lazy]:
+        """Of one axis the positions 0, ``step`` and so on; then those one further; and so on."""
+        return self._apart(axis % len(self.shape), [Cut(n, None, step) for n in range(step)])
+
+    def _apart(self, axis: int, cuts: Sequence[Cut]) -> list[Lazy]:
+        """Parts of one axis that together are all of it: each byte is read once for all of them."""
+        parts = [self._cut(axis, cut) for cut in cuts]
+        runs = [self._in_runs(part, axis, cut) for (part, _), cut in zip(parts, cuts, strict=True)]
+        direct = [part for part in runs if part is not None]
+        if len(direct) == len(parts):
+            return direct
+        if not self.size or len(parts) == 1:
+            return [part for part, _ in parts]
+        cut, old, count = self.part, math.prod(self.shape[1:]), self.shape[0] if axis else 1
+
+        def some(first: int, last: int) -> Array:
+            if cut is None or count == 1:
+                return self.load()
+            return cut(first * old, last * old).reshape(last - first, *self.shape[1:])
+
+        count = 1 if cut is None else count
+        apart = Apart(some, [change for _, change in parts], count, old)
+        return [_one_of(apart, number, part, count) for number, (part, _) in enumerate(parts)]
 
     def need_dims(self, count: int) -> None:
         """Raise :class:`FormatError` unless there are that many dimensions."""
@@ -153,7 +216,8 @@ class Lazy:
 
     def stacked(self, parts: Sequence[Lazy], load: Callable[[], Array]) -> Lazy:
         """Parts like this one, the first of them, under a new first axis."""
-        return Lazy(self.dtype, (len(parts), *self.shape), load, self.origin, tuple(parts))
+        stack = Lazy(self.dtype, (len(parts), *self.shape), load, self.origin, tuple(parts))
+        return in_turn(stack, parts)
 
     def wide(self) -> Lazy:
         """The same values as F32."""
@@ -190,30 +254,24 @@ class Lazy:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Runs:
-    """The values of equal runs, of which one of ``length`` begins in each ``stride`` values.
+def _one_of(apart: Apart, number: int, moved: Lazy, count: int) -> Lazy:
+    """One of the tensors that ``apart`` reads together, in ``count`` positions."""
+    if not moved.size:
+        return moved
+    each = moved.size // count
 
-    The first begins at ``first``; ``cut`` gives the values that are around them.
-    """
+    def part(start: int, stop: int) -> Array:
+        block = apart.step * each
+        first, last = start // block * apart.step, min(-(-stop // block) * apart.step, count)
+        flat = apart.take(number, first, last)
+        return flat[start - first * each : stop - first * each]
 
-    cut: Callable[[int, int], Array]
-    length: int
-    stride: int
-    first: int
-
-    def __call__(self, start: int, stop: int) -> Array:
-        """The values between two places, which count only what is in the runs."""
-        import numpy as np
-
-        found = []
-        while start < stop:
-            number, at = divmod(start, self.length)
-            count = min(stop - start, self.length - at)
-            begin = self.first + number * self.stride + at
-            found.append(self.cut(begin, begin + count))
-            start += count
-        return found[0] if len(found) == 1 else np.concatenate(found)
+    return replace(
+        moved,
+        load=lambda: part(0, moved.size).reshape(moved.shape),
+        part=part,
+        grain=apart.step * each,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,13 +279,17 @@ class Packed:
     """A tensor that is in GGUF's block format already: only bits were moved.
 
     ``shape`` counts weights, slowest dimension first; ``load()`` gives the
-    stored bytes; ``origin`` names the source for messages.
+    stored bytes; ``origin`` names the source for messages. ``part(first, last)``, where there is
+    one, gives those of some positions of the first axis, of which ``grain`` are read together
+    at least.
     """
 
     type: GGMLType
     shape: tuple[int, ...]
     load: Callable[[], Array]
     origin: str
+    part: Callable[[int, int], Array] | None = None
+    grain: int = 1
 
 
 def lazy_of(tensor: StoredTensor) -> Lazy:
@@ -306,30 +368,18 @@ def joined(parts: Sequence[Lazy], axis: int = 0) -> Lazy:
 
     shape = list(first.shape)
     shape[axis] = sum(part.shape[axis] for part in parts)
+    made = Lazy(first.dtype, tuple(shape), load, first.origin)
+    return made if axis else in_turn(made, parts)
+
+
+def in_turn(made: Lazy, parts: Sequence[Lazy]) -> Lazy:
+    """A tensor that is others one behind the other, with their parts if they all have some."""
     cuts = [each.part for each in parts if each.part is not None]
-    whole = axis == 0 and len(cuts) == len(parts) and all(each.grain == 1 for each in parts)
-    cut = _Pieces(tuple(cuts), tuple(each.size for each in parts)) if whole else None
-    return Lazy(first.dtype, tuple(shape), load, first.origin, part=cut)
-
-
-@dataclass(frozen=True, slots=True)
-class _Pieces:
-    """The values of tensors one behind the other, each with its own way to a part of them."""
-
-    cuts: tuple[Callable[[int, int], Array], ...]
-    sizes: tuple[int, ...]
-
-    def __call__(self, start: int, stop: int) -> Array:
-        """The values between two places in all of them together."""
-        import numpy as np
-
-        found, at = [], 0
-        for cut, size in zip(self.cuts, self.sizes, strict=True):
-            first, last = max(start - at, 0), min(stop - at, size)
-            if first < last:
-                found.append(cut(first, last))
-            at += size
-        return found[0] if len(found) == 1 else np.concatenate(found)
+    grain = math.lcm(*(each.grain for each in parts))
+    if len(cuts) < len(parts) or any(each.size % grain for each in parts):
+        return made
+    pieces = Pieces(tuple(cuts), tuple(each.size for each in parts))
+    return replace(made, part=pieces, grain=grain)
 
 
 def constant(values: Sequence[float], origin: str) -> Lazy:

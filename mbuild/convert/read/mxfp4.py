@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.lazy import Packed
@@ -29,17 +30,29 @@ def repacked(blocks: Lazy, scales: Lazy) -> Packed:
             f"{scales.origin} of {scales.dtype} {list(scales.shape)} has no matching blocks"
         )
     experts, rows, count, _ = blocks.shape
+    grain = math.lcm(*(-(-each.grain * experts // max(each.size, 1)) for each in (blocks, scales)))
 
-    def load() -> Any:
+    def some(first: int, last: int) -> Any:
         import numpy as np
 
-        source = blocks.load().view(np.uint8)
-        out = np.empty((experts, rows, count, 17), dtype=np.uint8)
-        out[..., 0] = scales.load().view(np.uint8)
-        for expert in range(experts):  # one at a time: the temporaries are as large as a tensor
+        source = _some(blocks, first, last)
+        out = np.empty((last - first, rows, count, 17), dtype=np.uint8)
+        out[..., 0] = _some(scales, first, last)
+        for expert in range(last - first):  # one at a time: the temporaries are as large as it
             low, high = source[expert] & 15, source[expert] >> 4
             out[expert, ..., 1::2] = low[..., :8] | (low[..., 8:] << 4)
             out[expert, ..., 2::2] = high[..., :8] | (high[..., 8:] << 4)
         return out.reshape(-1)
 
-    return Packed(GGMLType.MXFP4, (experts, rows, count * 32), load, blocks.origin)
+    shape = (experts, rows, count * 32)
+    return Packed(GGMLType.MXFP4, shape, lambda: some(0, experts), blocks.origin, some, grain)
+
+
+def _some(lazy: Lazy, first: int, last: int) -> Any:
+    """The bytes of some experts, (experts, rows, ...)."""
+    import numpy as np
+
+    each = math.prod(lazy.shape[1:])
+    if lazy.part is None:
+        return lazy.load().view(np.uint8)[first:last]
+    return lazy.part(first * each, last * each).view(np.uint8).reshape(-1, *lazy.shape[1:])

@@ -6,18 +6,20 @@ each product rounded once.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.dtypes import to_f32
 from mbuild.convert.read.integers import as_blocks
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.leftovers import UNQUANTIZED
+from mbuild.convert.read.once import Whole
 from mbuild.convert.read.rowwise import by_rows, rows_of
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 WORD = 32  # bits
 
 _TOGETHER = 1 << 24
-"""Values of a transposed weight that are made at once: its words are read again each time."""
+"""Values of a transposed weight that are made at once."""
 
 _BELONGS = "quantization_config may belong to another checkpoint: download or save it again"
 
@@ -98,29 +100,56 @@ def _gptq(
             hint=_BELONGS,
         )
 
-    def make(first: int, last: int) -> Array:
-        from mbuild.convert.read.codes import unpacked, unpacked_down
+    words, zero_points, factors_of = Whole(codes.load), Whole(zeros.load), Whole(scales.load)
+    place = None if groups is None else Whole(partial(_groups, groups, rows, count))
 
-        index = _groups(groups, rows, count)
-        points = unpacked(zeros.load(), bits)[:, first:last] + plus
-        out = unpacked_down(codes.load()[:, first:last], bits)
-        out -= points[index]
-        out *= to_f32(scales.load()[:, first:last], scales.dtype)[index]
-        return out.T
+    def opened(first: int, last: int) -> Callable[[int, int], Array]:
+        import numpy as np
 
-    return by_rows((width[0], rows), make, codes.origin, max(_TOGETHER // max(rows, 1), 1))
+        from mbuild.convert.read.codes import codes_of, unpacked
+
+        index = None if place is None else place()
+        points = unpacked(zero_points(), bits)[:, first:last].T + np.float32(plus)
+        factors = to_f32(factors_of()[:, first:last], scales.dtype).T
+        packed = words()[:, first:last].T  # along the rows that come out
+
+        def some(low: int, high: int) -> Array:
+            own, by = points[low:high], factors[low:high]
+            return by_groups(codes_of(packed[low:high], bits), own, by, index)
+
+        return some
+
+    return by_rows((width[0], rows), opened, codes.origin, max(_TOGETHER // max(rows, 1), 1))
 
 
-def _groups(groups: Lazy | None, rows: int, count: int) -> Array:
-    """The group of each row."""
+def by_groups(codes: Array, points: Array, factors: Array, index: Array | None) -> Array:
+    """(code - zero point) times scale of ``codes``, uint8 (rows, width): float32, of that shape.
+
+    ``points`` and ``factors`` are (rows, groups); ``index`` is the group of each place in a row,
+    None or nothing where groups lie in their order.
+    """
     import numpy as np
 
-    if groups is None:
-        return np.arange(rows) // (rows // count)
+    values = codes.astype(np.float32)
+    if index is None or not index.size:
+        view = values.reshape(*factors.shape, -1)
+        view -= points[:, :, None]
+        view *= factors[:, :, None]
+    else:
+        values -= points[:, index]
+        values *= factors[:, index]
+    return values
+
+
+def _groups(groups: Lazy, rows: int, count: int) -> Array:
+    """The group of each row; nothing where they lie in their order."""
+    import numpy as np
+
     index = groups.load().astype(np.int64)
     if index.size and not 0 <= int(index.min()) <= int(index.max()) < count:
         raise FormatError(f"{groups.origin} names a group that does not exist", hint=_BELONGS)
-    return index
+    plain = rows % count == 0 and np.array_equal(index, np.arange(rows) // (rows // count))
+    return index[:0] if plain else index
 
 
 PACKER = "compressed-tensors"
@@ -181,23 +210,26 @@ def _unpacked(
     )
     if not good:
         raise misfit(codes, scale, *(part for part in (zeros, order) if part is not None))
+    middles = None if zeros is None else Whole(partial(_points, zeros, rows, groups, bits))
+    place = None if order is None else Whole(partial(_groups, order, width, groups))
 
-    def make(first: int, last: int) -> Array:
+    def opened(first: int, last: int) -> Callable[[int, int], Array]:
         import numpy as np
 
-        from mbuild.convert.read.codes import unpacked
+        from mbuild.convert.read.codes import codes_of
 
-        out = unpacked(rows_of(codes, first, last), bits)[:, :width]
+        words = rows_of(codes, first, last)
         scales = to_f32(rows_of(scale, first, last), scale.dtype)
-        points = None if zeros is None else _points(zeros, rows, groups, bits)[first:last]
-        if order is None:
-            view = out.reshape(len(out), groups, width // groups)
-            view -= np.float32(1 << (bits - 1)) if points is None else points[:, :, None]
-            view *= scales[:, :, None]
-            return view
-        index = _groups(order, width, groups)
-        out = out - (np.float32(1 << (bits - 1)) if points is None else points[:, index])
-        out *= scales[:, index]
-        return out
+        if middles is None:
+            points = np.full(scales.shape, 1 << (bits - 1), np.float32)
+        else:
+            points = middles()[first:last]
+        index = None if place is None else place()
 
-    return by_rows((rows, width), make, codes.origin)
+        def some(low: int, high: int) -> Array:
+            own, by = points[low:high], scales[low:high]
+            return by_groups(codes_of(words[low:high], bits)[:, :width], own, by, index)
+
+        return some
+
+    return by_rows((rows, width), opened, codes.origin)

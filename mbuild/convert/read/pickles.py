@@ -203,13 +203,13 @@ class _Machine:
 
     def name(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
-            raise self.wrong("a name is no text")
+            raise self.wrong("a name is not a text")
         self.push(_known(_Name(module, name), self.where))
 
     def reduce(self) -> None:
         arguments, function = self.pop(), self.pop()
         if type(function) is not _Name or type(arguments) is not tuple:
-            raise self.wrong("what is called is no name")
+            raise self.wrong("what is called is not a name")
         made = _MAKERS.get(str(function))
         if made is None:
             raise self.wrong(f"{function} makes nothing")
@@ -231,7 +231,7 @@ def _known(name: _Name, where: str) -> Any:
     if str(name) in _MAKERS or (name.module in _STORAGE_MODULES and name.name in STORAGES):
         return name
     raise UnsupportedError(
-        f"{where}: the pickle wants {str(name)[:80]!r}, which is no part of a tensor; it could run"
+        f"{where}: the pickle wants {str(name)[:80]!r}, which is not part of a tensor; it could run"
         " any code",
         hint="if you trust the file, save its weights as safetensors, with save_pretrained(FOLDER)",
     )
@@ -243,7 +243,7 @@ _STORAGE_MODULES = ("torch", "torch.storage", "torch.cuda")
 def _storage(machine: _Machine, value: Any) -> Storage:
     """What ``('storage', class, key, device, elements[, view])`` means."""
     if type(value) is not tuple or len(value) not in (5, 6) or value[0] != "storage":
-        raise machine.wrong("what is outside the pickle is no storage")
+        raise machine.wrong("what is outside the pickle is not a storage")
     _, kind, key, _, count = value[:5]
     if len(value) == 6 and value[5] is not None:
         raise machine.wrong("a storage is a view of another")
@@ -268,7 +268,7 @@ def _tensor(machine: _Machine, arguments: tuple[Any, ...]) -> PickledTensor:
 
 def _numbers(machine: _Machine, value: Any) -> list[int]:
     if type(value) not in (tuple, list) or len(value) > _MOST_DIMS:
-        raise machine.wrong("a shape is no tuple")
+        raise machine.wrong("a shape is not a tuple")
     if not all(type(item) is int for item in value):
         raise machine.wrong("a shape has no numbers")
     return [*value]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.dtypes import to_f32
+from mbuild.convert.read.once import Whole
 from mbuild.convert.read.packed import misfit
 from mbuild.convert.read.rowwise import by_rows, rows_of
 from mbuild.core.errors import FormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
 
@@ -31,25 +32,28 @@ def scaled(
     sizes = _sizes(weight, scale, block)
     if zeros is not None and zeros.shape != scale.shape:
         raise misfit(weight, scale, zeros)
+    factors = Whole(lambda: to_f32(scale.load(), scale.dtype))
+    points = Whole(lambda: to_f32(zeros.load(), zeros.dtype)) if zeros is not None else None
     if len(weight.shape) < 2:
-        return weight.compute(lambda values: values * _all(scale).reshape(-1))
+        return weight.compute(lambda values: values * factors().reshape(-1))
 
-    def make(first: int, last: int) -> Array:
+    def opened(first: int, last: int) -> Callable[[int, int], Array]:
         import numpy as np
 
-        out = to_f32(rows_of(weight, first, last), weight.dtype)
-        if out.dtype != np.float32 or not out.flags.writeable:
-            out = out.astype(np.float32)
-        if zeros is not None:
-            _apply(out, _all(zeros), sizes, weight.shape, first, np.subtract)
-        _apply(out, _all(scale), sizes, weight.shape, first, np.multiply)
-        return out
+        stored = rows_of(weight, first, last)
 
-    return by_rows(weight.shape, make, weight.origin)
+        def some(low: int, high: int) -> Array:
+            out = to_f32(stored[low:high], weight.dtype)
+            if out.dtype != np.float32 or not out.flags.writeable:
+                out = out.astype(np.float32)
+            if points is not None:
+                _apply(out, points(), sizes, weight.shape, first + low, np.subtract)
+            _apply(out, factors(), sizes, weight.shape, first + low, np.multiply)
+            return out
 
+        return some
 
-def _all(lazy: Lazy) -> Array:
-    return to_f32(lazy.load(), lazy.dtype)
+    return by_rows(weight.shape, opened, weight.origin)
 
 
 def _apply(

@@ -139,7 +139,7 @@ def within(section: str, name: str, type_: ValueType, field: str, *, required: b
         if value is None and required:
             raise FormatError(f"config.json has no {section}.{field}")
         if isinstance(value, list | dict):
-            raise FormatError(f"config.json: {section}.{field} is no single value")
+            raise FormatError(f"config.json: {section}.{field} is not a single value")
         return value
 
     return computed(name, type_, compute)

@@ -113,6 +113,10 @@ def tiled(hp: Hyper, lazy: Lazy, width: int, axis: int = 0, start: int = 0) -> L
             f"{lazy.origin}: {values} value heads for {keys} key heads", hint=CONTRADICTS
         )
 
+    if axis == 0 and start % width == 0:
+        before, each = start // width, values // keys
+        turned = [before + key * each + value for value in range(each) for key in range(keys)]
+        return lazy.in_order([*range(before), *turned], width)
     if not start:
         order = list(range(len(grouped)))
         order[axis], order[axis + 1] = order[axis + 1], order[axis]

@@ -227,10 +227,8 @@ def paired(lazy: Lazy, head: int, turned: int) -> Lazy:
         )
     order = np.r_[0:turned:2, 1:turned:2, turned:head]
 
-    def change(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return values.reshape(rows // head, head, -1)[:, order].reshape(lazy.shape)
-
-    return lazy.move(lazy.shape, change)
+    heads = lazy.reshape(rows // head, head, *lazy.shape[1:])
+    return heads.within(heads.shape, lambda values: values[:, order]).reshape(*lazy.shape)
 
 
 def regrouped(groups: int, per_group: tuple[int, ...], lazy: Lazy) -> Lazy:
@@ -238,8 +236,6 @@ def regrouped(groups: int, per_group: tuple[int, ...], lazy: Lazy) -> Lazy:
 
     ``per_group`` counts heads of each kind in one group.
     """
-    import numpy as np
-
     total = sum(per_group)
     rows = lazy.shape[0] if lazy.shape else 0
     if rows == 0 or rows % (groups * total):
@@ -248,15 +244,13 @@ def regrouped(groups: int, per_group: tuple[int, ...], lazy: Lazy) -> Lazy:
             hint=CONTRADICTS,
         )
     bounds = [sum(per_group[:i]) for i in range(len(per_group) + 1)]
-    rest = lazy.shape[1:]
-
-    def change(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        grouped = values.reshape(groups, total, -1, *rest)
-        return np.concatenate(
-            [grouped[:, start:stop].reshape(-1, *rest) for start, stop in pairwise(bounds)]
-        )
-
-    return lazy.move(lazy.shape, change)
+    order = [
+        group * total + head
+        for start, stop in pairwise(bounds)
+        for group in range(groups)
+        for head in range(start, stop)
+    ]
+    return lazy.in_order(order, rows // (groups * total))
 
 
 ROTARY: tuple[Rule, ...] = (

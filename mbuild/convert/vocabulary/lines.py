@@ -57,7 +57,7 @@ def _literals(files: CheckpointFiles) -> Iterator[str]:
             data = None
         if match is None or not isinstance(data, bytes) or len(data) != int(match[2]):
             raise FormatError(
-                f"{RWKV_FILE}: line {number} is no number, token and length of the token"
+                f"{RWKV_FILE}: line {number} is not a number, a token and the length of the token"
             )
         yield repr(data)[2:-1]
 
@@ -124,7 +124,7 @@ def _add(table: TokenTable, line: str, number: int) -> None:
     except (ValueError, TypeError, RecursionError):
         good = False
     if not good:
-        raise FormatError(f"{PLAMO_FILE}: line {number} is no list of a token and its score")
+        raise FormatError(f"{PLAMO_FILE}: line {number} is not a list of a token and its score")
     control = text.startswith("<|plamo:") and text.endswith("|>")
     usual = TokenType.CONTROL if control else TokenType.NORMAL
     kind: Any = rest[0] if rest else None

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import ModelfileError, UsageError
+from mbuild.core.suggest import did_you_mean
 from mbuild.core.units import parse_size
 from mbuild.language.instructions import TYPES, Parameter, Problem
 from mbuild.language.parameters import PARAMETERS
@@ -36,8 +37,16 @@ OPTION_OF: dict[str, str] = {
     "output": "output_tensor_type",
     "embedding": "token_embedding_type",
     "rules": "recipe",
+    "prune": "prune_layers",
 }
 """The flags' names of the options that have one value, by their rule in the grammar."""
+
+LISTS: dict[str, str] = {
+    "tensor": "tensor_type",
+    "included": "include_weights",
+    "excluded": "exclude_weights",
+}
+"""Those of the options that have several values, and may be given several times."""
 
 _FLAGS = {"pure": "pure", "requantize": "allow_requantize"}
 _BUDGETS = ("size", "bpw")
@@ -56,14 +65,14 @@ def quantize_of(item: Any, phrases: Phrases, read: Read) -> QuantizeLine:
     seen: set[str] = set()
     for phrase in phrases.options:
         rule, keyword = phrase.rule, " ".join(phrase.keywords)
-        if rule in seen and rule != "tensor":
+        if rule in seen and rule not in LISTS:
             raise ModelfileError(
                 [Problem(f"QUANTIZE has {keyword} twice", item.span, code="twice")]
             )
         seen.add(rule)
         words = [read(word) for word in phrase.words]
-        if rule == "tensor":
-            options["tensor_type"] = [*options.get("tensor_type", ()), *words]
+        if rule in LISTS:
+            options[LISTS[rule]] = [*options.get(LISTS[rule], ()), *words]
         elif rule in _BUDGETS:
             budgets.append(_budget(rule, words[0], item))
         elif rule in _FLAGS:
@@ -93,8 +102,10 @@ def _budget(rule: str, word: str, item: Any) -> str:
             return f"{size}B" if word[-1:].isdigit() else word
         float(word)
     except ValueError:
-        message = f"{rule.upper()} {word:.40} is no {'size' if rule == 'size' else 'number'}"
-        hint = "write for example SIZE 4.2GB" if rule == "size" else "write for example BPW 4.6"
+        message = f"{rule.upper()} {word:.40} is not a {'size' if rule == 'size' else 'number'}"
+        hint = "write for example SIZE 4.2GB"
+        if rule != "size":
+            hint = _number_meant(word) or "write for example BPW 4.6"
         problem = Problem(message, item.span, code="bad-size", suggestion=hint)
         raise ModelfileError([problem]) from None
     return f"{word}bpw"
@@ -117,9 +128,14 @@ def change_of(item: Any, phrases: Phrases, read: Read, other: Callable[[str], An
     try:
         re.compile(words[0])
     except re.error as error:
-        message = f"{words[0]:.60} is not a regular expression: {error}"
-        raise ModelfileError([Problem(message, item.span, code="bad-regex")]) from None
+        raise ModelfileError([_bad_regex(words[0], error, item.span)]) from None
     return ModelChange("take", words[0], [words[1], other(words[1])], item.span)
+
+
+def _bad_regex(text: str, error: re.error, span: Span | None) -> Problem:
+    message = f"{text:.60} is not a regular expression: {error}"
+    hint = "signs that are meant as they stand, such as ( and *, need a backslash before them"
+    return Problem(message, span, code="bad-regex", suggestion=hint)
 
 
 def _weight(words: list[str], item: Any) -> float:
@@ -129,15 +145,26 @@ def _weight(words: list[str], item: Any) -> float:
     except ValueError:
         weight = math.nan
     if not math.isfinite(weight) or abs(weight) > 1e6:
-        hint = "a number such as 0.5; a negative one takes the adapter away"
+        hint = _number_meant(text) or "a number such as 0.5; a negative one takes the adapter away"
         raise ModelfileError(
             [
                 Problem(
-                    f"WEIGHT {text:.40} is no weight", item.span, code="bad-weight", suggestion=hint
+                    f"WEIGHT {text:.40} is not a weight",
+                    item.span,
+                    code="bad-weight",
+                    suggestion=hint,
                 )
             ]
         )
     return weight
+
+
+def _number_meant(text: str) -> str:
+    """What to ask of a text that is nearly a number."""
+    from mbuild.language.spellings import meant_number
+
+    meant = meant_number(text)
+    return did_you_mean([meant] if meant else [])
 
 
 def _layers(word: str, item: Any) -> range:
@@ -146,7 +173,7 @@ def _layers(word: str, item: Any) -> range:
     if first > last or last >= MAX_LAYERS:
         hint = "count from 0: DROP LAYER 30 31, or DROP LAYER 30-31"
         raise ModelfileError(
-            [Problem(f"{word:.40} is no layer", item.span, code="bad-layer", suggestion=hint)]
+            [Problem(f"{word:.40} is not a layer", item.span, code="bad-layer", suggestion=hint)]
         )
     return range(first, last + 1)
 
@@ -233,8 +260,8 @@ def _bound(words: list[str], span: Span | None) -> _Demand:
     except ValueError:
         found = math.nan
     if not math.isfinite(found):
-        hint = "write a bound such as 0.05"
-        message = f"{words[0]:.40} is no number"
+        hint = _number_meant(words[0]) or "write a bound such as 0.05"
+        message = f"{words[0]:.40} is not a number"
         raise ModelfileError([Problem(message, span, code="bad-check", suggestion=hint)])
     return words[0], "", 0
 
@@ -243,7 +270,7 @@ def _over_text(words: list[str], span: Span | None) -> _Demand:
     value, _, _ = _bound(words, span)
     chunks = words[2] if len(words) > 2 else ""
     if chunks and not (chunks.isascii() and chunks.isdecimal() and 0 < int(chunks) < 1 << 31):
-        message = f"CHUNKS {chunks:.40} is no number of chunks"
+        message = f"CHUNKS {chunks:.40} is not a number of chunks"
         problem = Problem(message, span, code="bad-check", suggestion="write a whole number")
         raise ModelfileError([problem])
     return value, words[1], int(chunks or 0)
@@ -253,13 +280,12 @@ def _answers(words: list[str], span: Span | None) -> _Demand:
     prompt, written = words
     if len(written) < 3 or written[0] != "/" or written[-1] != "/":
         hint = 'write it between slashes, in quotes where it has blanks: WITH "/four|4/"'
-        message = f"{written:.60} is no expression"
+        message = f"{written:.60} is not an expression"
         raise ModelfileError([Problem(message, span, code="bad-check", suggestion=hint)])
     try:
         re.compile(written[1:-1])
     except re.error as error:
-        message = f"{written:.60} is not a regular expression: {error}"
-        raise ModelfileError([Problem(message, span, code="bad-regex")]) from None
+        raise ModelfileError([_bad_regex(written, error, span)]) from None
     return written[1:-1], prompt, 0
 
 

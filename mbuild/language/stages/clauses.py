@@ -12,6 +12,7 @@ from lark.exceptions import UnexpectedInput, UnexpectedToken
 
 from mbuild.core.errors import ModelfileError
 from mbuild.core.grammars import grammar_text
+from mbuild.core.suggest import did_you_mean, near
 from mbuild.language.instructions import Problem
 from mbuild.language.printable import shape
 from mbuild.language.stages.words import Clause
@@ -20,6 +21,7 @@ USAGE: dict[str, str] = {
     "ARG": "ARG NAME[=DEFAULT] ...",
     "INCLUDE": "INCLUDE FILE [NAME=VALUE ...]",
     "QUANTIZE": "QUANTIZE TYPE ... [IMATRIX FILE | IMATRIX FROM TEXT [CHUNKS N]]"
+    " [INCLUDE NAME ... | EXCLUDE NAME ...] [PRUNE LAYERS]"
     " [SIZE BYTES | BPW BITS] [TENSOR REGEX=TYPE ...] [OUTPUT TYPE]"
     " [EMBEDDING TYPE] [PURE] [REQUANTIZE] [RECIPE NAME] [OUTTYPE TYPE]"
     " [SPLIT SIZE | SPLIT N LAYERS | SPLIT KEEP]",
@@ -85,7 +87,21 @@ def read_clause(item: Clause) -> Phrases:
         tree = _lark().parse(shape(item.value), start=item.word.lower())
     except UnexpectedInput as error:
         raise ModelfileError([_problem(item, error)]) from None
-    return cast("Phrases", _Parts().transform(tree))
+    phrases = cast("Phrases", _Parts().transform(tree))
+    for phrase in (phrases.head, *phrases.options):
+        for word in phrase.words:
+            if word.text.startswith(("#", "//")):
+                raise ModelfileError([_comment(item, word)])
+    return phrases
+
+
+def _comment(item: Clause, word: Word) -> Problem:
+    where = item.span
+    if where is not None and "\n" not in item.value[: word.start]:
+        where = where.part(min(where.value + word.start, where.end), where.end)
+    message = f"{item.word} cannot go on with {word.text:.60}"
+    hint = "a comment needs a line of its own; a word that begins so stands in double quotes"
+    return Problem(message, where, code="comment-in-value", suggestion=hint)
 
 
 class Following(NamedTuple):
@@ -150,4 +166,31 @@ def _problem(item: Clause, error: UnexpectedInput) -> Problem:
         start = min(where.value + at, where.end)
         where = where.part(start, start + (len(found) if rest else 1))
     message = f"{item.word} cannot go on with {found}"
-    return Problem(message, where, code="bad-clause", suggestion=f"write {USAGE[item.word]}")
+    hint = f"write {USAGE[item.word]}"
+    if rest and (meant := _meant(item.word, rest[0], error)):
+        hint = f"{hint}; {meant}"
+    return Problem(message, where, code="bad-clause", suggestion=hint)
+
+
+_MEANT: dict[str, str] = {
+    **dict.fromkeys(("SCALE", "ALPHA", "STRENGTH", "FACTOR"), "WEIGHT"),
+    **dict.fromkeys(("BLOCK", "BLOCKS"), "LAYER"),
+    **dict.fromkeys(("OF", "OUT"), "FROM"),
+}
+"""Words of other programs for a keyword."""
+
+
+def _meant(instruction: str, word: str, error: UnexpectedInput) -> str:
+    """The keyword that a word was probably meant to be, or that it cannot stand in a clause."""
+    if word.startswith(("#", "//")):
+        return "a comment needs a line of its own"
+    accepted: set[str] = set()
+    if isinstance(error, UnexpectedToken):
+        accepted = set(error.accepts or error.expected) - {"$END"}
+    name, equals, _ = word.upper().partition("=")
+    known = name if name in accepted else _MEANT.get(name, "")
+    found = [known] if known in accepted else near(name, sorted(accepted))
+    if not found:
+        return ""
+    keyword = spelled_keyword(instruction, found[0])
+    return did_you_mean([f"{keyword} {word[len(name) + 1 :]}" if equals else keyword])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -44,6 +45,9 @@ MAX_DEPTH = 16
 
 MAX_INCLUDED = 256
 """How many files a Modelfile may bring in."""
+
+_UNBRACED = re.compile(r"(?<![\\$])\$([A-Za-z_][A-Za-z0-9_]*)")
+"""An argument as a shell or a Dockerfile may write it, without braces."""
 
 _TEXTS = (System, Template, License, Message, SetKey, Parameter)
 """Instructions whose value may be the content of a file: ``@path``."""
@@ -254,10 +258,21 @@ class _Run:
         return decode(brought.data).removesuffix("\n").removesuffix("\r")
 
     def _word(self, word: Word, scope: Scope, item: Any) -> str:
+        self._unbraced(word.text, scope, item)
         return expand(word.text, scope.value, unquote=True, empty=self._empty(item))
 
     def _expanded(self, written: str, scope: Scope, item: Any) -> str:
+        self._unbraced(written, scope, item)
         return expand(written, scope.value, empty=self._empty(item))
+
+    def _unbraced(self, written: str, scope: Scope, item: Any) -> None:
+        """Warns of an argument in Docker's other spelling, which is text here."""
+        for match in _UNBRACED.finditer(written):
+            if scope.knows(match[1]):
+                message = f"{match[0]} is text: an argument is put in as ${{{match[1]}}}"
+                hint = f"write ${{{match[1]}}}"
+                found = Problem(message, item.span, Severity.WARNING, "unbraced-argument", hint)
+                self.warnings += [] if found in self.warnings else [found]
 
     def _empty(self, item: Any) -> Callable[[str], None]:
         """Notes that an argument was put in that has no value."""

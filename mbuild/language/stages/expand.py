@@ -83,7 +83,7 @@ def _value(
     rest = inner[match.end() :] if match else ""
     if match is None or (rest and not rest.startswith((":-", ":+"))):
         raise ExpansionError(
-            f"${{{inner:.60}}} is no argument",
+            f"${{{inner:.60}}} is not an argument",
             r"write ${NAME}, ${NAME:-DEFAULT} or ${NAME:+VALUE}; \${ stands for itself",
         )
     if rest.count("${") > _NESTED:

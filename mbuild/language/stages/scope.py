@@ -35,6 +35,10 @@ class Scope:
         before = self._values.get(name) if default is None else default
         self._values[name] = self._given.get(name, before)
 
+    def knows(self, name: str) -> bool:
+        """Whether an argument is declared here."""
+        return name in self._values
+
     def value(self, name: str) -> str | None:
         """What an argument is worth; raises :class:`ExpansionError` for one not declared."""
         if name not in self._values:
@@ -63,8 +67,12 @@ def assignment(
     ``needed`` and there is none.
     """
     name, equals, text = word.text.partition("=")
+    if not name and equals:
+        message = f"{item.word} needs NAME=VALUE without blanks"
+        hint = f"write {item.word} NAME=VALUE; a value with blanks stands in double quotes"
+        raise ModelfileError([Problem(message, item.span, code="bad-argument", suggestion=hint)])
     if not _ARGUMENT.fullmatch(name) or (needed and not equals):
-        message = f"{word.text:.60} is no argument of {item.word}"
+        message = f"{word.text:.60} is not an argument of {item.word}"
         hint = "a name is made of letters, digits and underscores: NAME=VALUE"
         raise ModelfileError([Problem(message, item.span, code="bad-argument", suggestion=hint)])
     return name, expand(text, value, unquote=True) if equals else None

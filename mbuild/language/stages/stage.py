@@ -61,5 +61,6 @@ def stage_name(name: str, span: Span | None, stages: Sequence[Stage]) -> str:
     if same is not None:
         line = f" on line {same.span.line}" if same.span else ""
         message = f"a stage is called {same.name} already{line}"
-        raise ModelfileError([Problem(message, span, code="bad-stage")])
+        hint = "give this one another name: names are read in either case"
+        raise ModelfileError([Problem(message, span, code="bad-stage", suggestion=hint)])
     return name

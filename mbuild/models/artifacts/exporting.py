@@ -26,6 +26,7 @@ from mbuild.models.artifacts.jobs import (
     check_free,
     open_blobs,
 )
+from mbuild.models.artifacts.modelfiles import MODELFILE, WRITTEN_BY, origin_name
 from mbuild.models.artifacts.places import WeightsPlace, places_of
 from mbuild.models.artifacts.settings import align, in_one_file, with_settings
 from mbuild.models.artifacts.sharing import ExportTarget, clear_leftovers, writing
@@ -36,14 +37,11 @@ from mbuild.store.media import MODEL
 from mbuild.work.spread import Part, spread
 
 if TYPE_CHECKING:
+    from mbuild.core.names import ModelName
     from mbuild.store import Layer, Store, StoredManifest
 
     Progress = Callable[[int, int], None]
-    MakeModelfile = Callable[[Mapping[Digest, str]], str]
-
-MODELFILE = "Modelfile"
-WRITTEN_BY = ", written by mbuild export"
-"""How the first line of a Modelfile ends that an export made."""
+    MakeModelfile = Callable[[Mapping[Digest, str]], Mapping[str, str]]
 
 _LONGEST = 16 << 20
 
@@ -58,8 +56,9 @@ def export(
 ) -> list[Written]:
     """Write a model to ``target``: a file, or for the directory layouts a folder.
 
-    ``modelfile``, for a directory, writes a Modelfile given what each layer that was
-    exported is called there, nothing for what a name before stands for. Raises
+    ``modelfile``, for a directory, writes the Modelfile and what that brings in, each text by
+    its file's name, given what each layer that was exported is called there, nothing for what
+    a name before stands for. Raises
     :class:`MbuildError` for a file that exists, :class:`UnsupportedError` for weights that
     are not GGUF, :class:`DamagedError` for a blob that is not what its digest says,
     :class:`StoreError` where the system says no. The caller holds the store
@@ -79,7 +78,8 @@ def export(
     texts: dict[Path, str] = {}
     if options.layout is ExportForm.DIRECTORY:
         names = {digest: name for place in places for digest, name in place.references.items()}
-        texts = _beside(job, target, texts_of(job.contents, modelfile(names) if modelfile else ""))
+        made = modelfile(names) if modelfile else {}
+        texts = _beside(job, target, {**made, **texts_of(job.contents)})
     return _write_weights(job, places) + [
         _write_text(job, path, text) for path, text in texts.items()
     ]
@@ -89,6 +89,13 @@ def _check_options(options: ExportOptions) -> None:
     """Raise :class:`UsageError` for options that exclude each other."""
     cut = next(iter(options.splitting.flags()), ("", ""))[0] if options.splitting else ""
     anew = "--merge" if options.merge else cut
+    if options.again and options.layout is not ExportForm.DIRECTORY:
+        raise UsageError("--modelfile makes a folder", hint="name it with a slash: -o NAME/")
+    if options.again and anew:
+        raise UsageError(
+            f"--modelfile exports the weights as they are stored, {anew} does not",
+            hint="choose one of them",
+        )
     if options.merge and cut:
         raise UsageError(f"--merge and {cut} cannot be combined", hint="choose one of them")
     if options.layout is ExportForm.TAR:
@@ -114,14 +121,14 @@ def _places(job: ExportJob, target: Path) -> list[WeightsPlace]:
         raise UnsupportedError(
             f"{name} has no GGUF weights", hint="export it to a .tar, which takes any model"
         )
-    folder, stem = target, _stem(job)
+    folder, stem = target, stem_of(name)
     if options.layout is ExportForm.LMSTUDIO:
         folder = target / name.namespace / name.model
     elif options.layout is ExportForm.GGUF:
         folder, stem = target.parent, target.name.removesuffix(".gguf")
     merge, splitting = options.merge, options.splitting
     found = places_of(job.store, stored, folder, stem, merge=merge, splitting=splitting)
-    places = list(found)
+    places = _by_origin(list(found), folder) if options.again else list(found)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     for place in places:
@@ -130,14 +137,26 @@ def _places(job: ExportJob, target: Path) -> list[WeightsPlace]:
     return places
 
 
-def _stem(job: ExportJob) -> str:
+def _by_origin(places: list[WeightsPlace], folder: Path) -> list[WeightsPlace]:
+    """The same with adapters called as their layers say, which is a part of the model's id."""
+    taken = {path.name for place in places for path in place.paths}
+    found = []
+    for place in places:
+        name = origin_name(place.layers[0])
+        if name and name not in taken:
+            taken.add(name)
+            place = place._replace(paths=(folder / name,))
+        found.append(place)
+    return found
+
+
+def stem_of(name: ModelName) -> str:
     """What the files of a model in a folder begin with."""
-    name = job.contents.stored.name
     return name.model if name.tag == "latest" else f"{name.model}-{name.tag}"
 
 
-def texts_of(contents: Contents, modelfile: str) -> dict[str, str]:
-    """Small files beside the weights.
+def texts_of(contents: Contents) -> dict[str, str]:
+    """Small files beside the weights and the Modelfile.
 
     ``template``, ``system`` and ``params`` are what ``ollama run hf.co/...``
     reads from a repository with that content.
@@ -145,7 +164,6 @@ def texts_of(contents: Contents, modelfile: str) -> dict[str, str]:
     from mbuild.core import gojson
 
     texts = {
-        MODELFILE: modelfile,
         "template": contents.template,
         "system": contents.system,
         "params": gojson.dumps(dict(contents.parameters)).decode() if contents.parameters else "",
@@ -168,7 +186,7 @@ def _beside(job: ExportJob, folder: Path, texts: Mapping[str, str]) -> dict[Path
         if there == text:
             continue
         if name == MODELFILE and there.partition("\n")[0].endswith(WRITTEN_BY):
-            path = folder / f"{_stem(job)}.{MODELFILE}"
+            path = folder / f"{stem_of(job.contents.stored.name)}.{MODELFILE}"
         check_free(job, path)
         found[path] = text
     return found
@@ -243,7 +261,12 @@ def _copy_all(job: ExportJob, copies: Sequence[_Copy]) -> list[Written]:
 
 def _fill(job: ExportJob, copy: _Copy, target: ExportTarget, tick: Callable[[int], object]) -> None:
     with writing(copy.path), open_blobs(job, [copy.layer], tick) as ((source,), show):
-        if job.options.raw or copy.layer.media_type != MODEL or not copy.settings:
+        if (
+            job.options.raw
+            or job.options.again
+            or copy.layer.media_type != MODEL
+            or not copy.settings
+        ):
             target.append(source, 0, source.size, lambda count: show())
         else:
             _write_gguf(job, source, target, show)

@@ -39,7 +39,7 @@ from mbuild.store.manifest import MAX_MANIFEST_BYTES
 from mbuild.work.spread import Part, spread
 
 if TYPE_CHECKING:
-    from mbuild.registry.dialects.values import Reading
+    from mbuild.registry.dialects.values import Finished, Reading
     from mbuild.store import Store
 
     Progress = Callable[[int, int], None]
@@ -92,20 +92,21 @@ def import_tar(
                 counts = _bring_in(archive, store, missing, progress)
                 file.check_unchanged()
                 made = [(model, finished(model.found, store)) for model in models]
-                return [_named(store, model, data, counts) for model, data in made]
+                return [_named(store, *each, counts) for each in made]
         except RegistryError as error:  # of a package that another tool wrote
             raise FormatError(error.message, hint=error.hint) from None
 
 
 def _named(
-    store: Store, model: _Model, data: bytes, counts: dict[Digest, tuple[int, int]]
+    store: Store, model: _Model, made: Finished, counts: dict[Digest, tuple[int, int]]
 ) -> Imported:
     """Give a model its name; of blobs that several models have the first counts the bytes."""
     digests = {layer.digest for layer in model.found.layers}
     written = [counts.pop(digest) for digest in digests if digest in counts]
-    store.replace(store.manifests.resolve(model.name), data)
+    store.replace(store.manifests.resolve(model.name), made.data)
     new, shared = (sum(column) for column in zip((0, 0), *written, strict=True))
-    return Imported(model.name, Digest.of(data), new, shared, model.found.left_out)
+    left_out = (*model.found.left_out, *made.left_out)
+    return Imported(model.name, Digest.of(made.data), new, shared, left_out)
 
 
 class _Archive:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from mbuild.store import Layer, Store
     from mbuild.store.contents import Contents
 
+ELSEWHERE = "name another place, or replace it with --force"
+"""What to do about a file that is there."""
+
 THREADS = "mbuild-export"
 """What threads that copy are called."""
 
@@ -39,6 +42,7 @@ class ExportOptions:
     ``raw``: the weights byte for byte, without settings in their metadata.
     ``link``: hard links, hence raw too. ``overwrite``: replace files that exist.
     ``merge``: the shards of a model in one file; ``splitting``: the model in shards.
+    ``again``: so that the Modelfile builds the very model, hence raw.
     """
 
     layout: ExportForm
@@ -47,6 +51,7 @@ class ExportOptions:
     overwrite: bool = False
     merge: bool = False
     splitting: Splitting | None = None
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,7 @@ class ExportJob:
 def check_free(job: ExportJob, path: Path) -> None:
     """Raise :class:`MbuildError` for a file that is there and is to stay."""
     if path.is_dir() or (os.path.lexists(path) and not job.options.overwrite):
-        raise MbuildError(f"{path} exists", hint="name another place, or replace it with --force")
+        raise MbuildError(f"{path} exists", hint=ELSEWHERE)
 
 
 @contextmanager

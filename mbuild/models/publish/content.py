@@ -121,7 +121,7 @@ def texts(store: Store, stored: StoredManifest, further: Mapping[str, str]) -> l
 
     ``ollama run hf.co/...`` reads the first three (Hugging Face's page about Ollama).
     """
-    found = {**texts_of(read_contents(store.blobs, stored), ""), **further}
+    found = {**texts_of(read_contents(store.blobs, stored)), **further}
     return [text(name, value) for name, value in sorted(found.items()) if value]
 
 

@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mbuild.core.errors import FormatError
+from mbuild.core.errors import FormatError, UsageError
 from mbuild.gguf.cursor import Cursor
 from mbuild.gguf.encoding import SCALAR_SIZES
 from mbuild.gguf.files import FileBytes
 from mbuild.gguf.types import ALIGNMENT, GGMLType, ValueType
 from mbuild.quant.choose.metadata import Importances
+from mbuild.quant.choose.options import MatrixUse
 from mbuild.quant.choose.rules import EXACT, Category
 
 Reals = NDArray[np.float32]
@@ -32,6 +34,7 @@ MAX_NAME = 1024
 _START = 64  # bytes that tell a text file
 SUMS, COUNTS = ".in_sum2", ".counts"
 _NAME_IT = "name the file that llama-imatrix wrote: imatrix.gguf, or the older imatrix.dat"
+_ALL_OF_IT = MatrixUse()
 KEYS = ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size")
 
 
@@ -45,12 +48,16 @@ class ImatrixEntry:
 
 @dataclass(frozen=True, slots=True)
 class Imatrix:
-    """An opened importance matrix; ``chunks`` and ``dataset`` say how it was made."""
+    """An opened importance matrix; ``chunks`` and ``dataset`` say how it was made.
+
+    ``listed`` is how many entries count, where those of layers that the model lacks are gone.
+    """
 
     name: str
     entries: dict[str, ImatrixEntry]
     chunks: int
     dataset: str | None
+    listed: int | None = None
 
     def has(self, tensor: str, dims: Sequence[int]) -> bool:
         """Whether :meth:`of` will give importances for this tensor, or refuse to."""
@@ -85,19 +92,57 @@ class Imatrix:
 
     def source(self, file: str) -> Importances:
         """What the quantized model's metadata says about this matrix; ``file`` as given."""
-        return Importances(file, self.dataset, len(self.entries), self.chunks)
+        count = len(self.entries) if self.listed is None else self.listed
+        return Importances(file, self.dataset, count, self.chunks)
+
+    def used(self, use: MatrixUse) -> Imatrix:
+        """What is used of it (llama-quantize's ``prepare_imatrix`` and ``remap_imatrix``).
+
+        Raises :class:`UsageError` where that is nothing.
+        """
+        kept = {
+            name: entry
+            for name, entry in self.entries.items()
+            if not any(text in name for text in use.exclude)
+            and (not use.include or any(text in name for text in use.include))
+        }
+        if not kept:
+            flag = "--include-weights" if use.include else "--exclude-weights"
+            raise UsageError(
+                f"{flag} leaves nothing of {self.name}",
+                hint=f"a tensor is named, for example, {next(iter(self.entries))}",
+            )
+        moved = {name: entry for old, entry in kept.items() if (name := _moved(old, use.pruned))}
+        return replace(self, entries=moved, listed=len(kept))
 
 
-def open_imatrix(path: str | os.PathLike[str], *, name: str = "") -> Imatrix:
-    """Open an importance matrix of either format.
+_IN_LAYER = re.compile(r"blk\.([0-9]{1,9})\.")
+
+
+def _moved(name: str, pruned: Sequence[int]) -> str:
+    """A tensor's name in a model without some layers; empty where it is of one of them."""
+    found = _IN_LAYER.match(name)
+    if found is None or not pruned:
+        return name
+    layer = int(found[1])
+    if layer in pruned:
+        return ""
+    return f"blk.{layer - sum(each < layer for each in pruned)}.{name[found.end() :]}"
+
+
+def open_imatrix(
+    path: str | os.PathLike[str], *, name: str = "", use: MatrixUse = _ALL_OF_IT
+) -> Imatrix:
+    """Open an importance matrix of either format, and take what is used of it.
 
     Raises :class:`FormatError` for a file that is neither, is cut short or claims
-    more than it holds, and :class:`mbuild.core.errors.SourceError` if it cannot be opened.
+    more than it holds, :class:`UsageError` where nothing of it is used, and
+    :class:`mbuild.core.errors.SourceError` if it cannot be opened.
     """
     file = FileBytes.open(path, name or os.fspath(path))
-    if file.read(0, min(4, file.size)) == b"GGUF":
-        return _open_gguf(file)
-    return _open_binary(file)
+    gguf = file.read(0, min(4, file.size)) == b"GGUF"
+    found = _open_gguf(file) if gguf else _open_binary(file)
+    return found if use == _ALL_OF_IT else found.used(use)
 
 
 @dataclass(frozen=True, slots=True)

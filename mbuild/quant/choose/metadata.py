@@ -50,6 +50,13 @@ def quantized(
     return (*(kv for kv in metadata if kv.key not in replaced), *new)
 
 
+def count_last(metadata: Sequence[MetadataEntry | KV]) -> tuple[MetadataEntry | KV, ...]:
+    """The metadata with the number of layers at its end, where pruning some leaves it."""
+    (arch,) = (kv.value for kv in metadata if kv.key == "general.architecture")
+    counts = [kv for kv in metadata if kv.key == f"{arch}.block_count"]
+    return (*(kv for kv in metadata if kv not in counts), *counts)
+
+
 def _override(entry: tuple[str, str, str]) -> KV:
     """An entry as llama-quantize sets it: whole numbers as UINT32, without their sign."""
     key, type_, value = entry

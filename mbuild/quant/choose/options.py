@@ -82,7 +82,7 @@ def _entry(text: str) -> tuple[str, str, str]:
     try:
         _ENTRY_TYPES[type_](value)
     except (ValueError, OverflowError):
-        raise UsageError(f"{value!r:.60} is no {type_}", hint=hint) from None
+        raise UsageError(f"{value!r:.60} is not a value of the type {type_}", hint=hint) from None
     return key, type_, value
 
 
@@ -138,6 +138,30 @@ def _count(given: Any) -> int:
     return int(text)
 
 
+_MAX_LAYERS = 10_000
+"""More layers than any model has."""
+
+
+def _layers(given: Any) -> tuple[int, ...]:
+    """Layers as llama-quantize takes them, ``3,7,8``, or with a range, ``3,7-8``; in order."""
+    found: set[int] = set()
+    for part in str(given).split(","):
+        first, dash, last = part.strip().partition("-")
+        ends = (first, last) if dash else (first, first)
+        if not all(end.isascii() and end.isdecimal() and int(end) < _MAX_LAYERS for end in ends):
+            raise UsageError(f"{part!r:.64} is no layer", hint="count from 0: 3,7,8 or 3,7-8")
+        found |= set(range(int(ends[0]), int(ends[1]) + 1))
+    return tuple(sorted(found))
+
+
+def _names(given: Any) -> tuple[str, ...]:
+    if not isinstance(given, (list, tuple)):
+        raise UsageError(f"{given!r:.64} is not a list of strings")
+    if "" in given:
+        raise UsageError("an empty text is in every name")
+    return tuple(map(_text, given))
+
+
 FLAG = OptionKind("", _flag, bool)
 CHOICE = OptionKind("NAME", _text, str)
 FILE = OptionKind("FILE", _text, str)
@@ -146,6 +170,8 @@ SIZE = OptionKind("SIZE", _size, exact_size)
 COUNT = OptionKind("N", _count, int)
 RULES = OptionKind("REGEX=TYPE", _rules, _written_rules, repeats=True)
 ENTRIES = OptionKind("KEY=TYPE:VALUE", _entries, _written_entries, repeats=True)
+LAYERS = OptionKind("N,N", _layers, lambda layers: ",".join(map(str, layers)))
+NAMES = OptionKind("NAME", _names, list, repeats=True)
 
 
 class Option(NamedTuple):
@@ -177,6 +203,16 @@ class Option(NamedTuple):
     def write(self, value: Any) -> Any:
         """A value as JSON; nothing is null."""
         return None if value is None else self.kind.write(value)
+
+
+class MatrixUse(NamedTuple):
+    """What of an importance matrix is used: the tensors whose names have one of the texts
+    ``include`` in them, if there are any, and none of ``exclude``; ``pruned`` are layers of the
+    matrix that the model does not have."""
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    pruned: tuple[int, ...] = ()
 
 
 class Quantization(NamedTuple):
@@ -231,6 +267,23 @@ class Quantization(NamedTuple):
         tuple[tuple[str, str, str], ...],
         Option("Set metadata of the quantized model; TYPE is int, float, bool or str.", ENTRIES),
     ] = ()
+    include_weights: Annotated[
+        tuple[str, ...],
+        Option("Use the importance matrix only for tensors with this in their name.", NAMES),
+    ] = ()
+    exclude_weights: Annotated[
+        tuple[str, ...],
+        Option("Use the importance matrix for no tensor with this in its name.", NAMES),
+    ] = ()
+    prune_layers: Annotated[
+        tuple[int, ...],
+        Option("Leave out layers, counted from 0 (3,7-8); the others move up.", LAYERS),
+    ] = ()
+
+    @property
+    def matrix_use(self) -> MatrixUse:
+        """What of the importance matrix is used."""
+        return MatrixUse(self.include_weights, self.exclude_weights, self.prune_layers)
 
     @property
     def importances(self) -> bool:
@@ -256,6 +309,17 @@ class Quantization(NamedTuple):
             raise UsageError(
                 "--imatrix and --imatrix-from give two importance matrices", hint="leave one out"
             )
+        for names, flag in (
+            (self.include_weights, "--include-weights"),
+            (self.exclude_weights, "--exclude-weights"),
+        ):
+            if names and not self.importances:
+                raise UsageError(f"{flag} has no effect without --imatrix or --imatrix-from")
+        if self.include_weights and self.exclude_weights:
+            raise UsageError(
+                "--include-weights and --exclude-weights cannot be combined",
+                hint="choose one of them",
+            )
         if self.imatrix_chunks is not None and self.imatrix_from is None:
             raise UsageError("--imatrix-chunks has no effect without --imatrix-from")
         if self.file_type.budget is not None and self.pure:
@@ -273,8 +337,11 @@ class Quantization(NamedTuple):
 
         Of a matrix that is computed neither text nor length: what comes of them decides.
         """
-        rows = ((name, row) for name, row in OPTIONS.items() if name not in _COMPUTED)
-        every = {name: row.write(getattr(self, name)) for name, row in rows}
+        every = {
+            name: row.write(value)
+            for name, row in OPTIONS.items()
+            if name not in _COMPUTED and ((value := getattr(self, name)) or name not in _LATER)
+        }
         return {"file_type": self.file_type.name, **every}
 
     def to_json(self) -> dict[str, Any]:
@@ -294,6 +361,12 @@ class Quantization(NamedTuple):
 
 _COMPUTED = ("imatrix_from", "imatrix_chunks")
 """The options that say how an importance matrix is computed."""
+
+_LATER = ("include_weights", "exclude_weights", "prune_layers")
+"""Options that came later: keys say nothing of one that is not given, so older results count."""
+
+BESIDE_TYPES = ("imatrix", *_COMPUTED, "override_kv", *_LATER)
+"""The options that say nothing of a tensor's type."""
 
 
 def _lowered(written: Any) -> Any:

@@ -87,6 +87,20 @@ class RecipeFacts:
         return self.architecture == "llama" and self.layers == 80 and self.heads != self.heads_kv
 
 
+def unpruned(get: Callable[..., Any], pruned: Sequence[int]) -> Callable[..., Any]:
+    """The metadata of a model as it was with the layers that were taken out of it.
+
+    llama-quantize chooses types by the number of layers before it prunes some.
+    """
+    counted = f"{get('general.architecture', '')}.block_count"
+
+    def before(key: str, default: Any = None) -> Any:
+        value = get(key, default)
+        return value + len(pruned) if key == counted and isinstance(value, int) else value
+
+    return before if pruned else get
+
+
 def category(name: str) -> Category:
     """What a tensor of this name is for."""
     if name in rules.EXACT:

@@ -121,7 +121,9 @@ def _sized(text: str) -> FileType | None:
     if match is not None:
         bits = float(match[1])
         if not 0 < bits <= 32:
-            raise UsageError(f"{bits:g} bits a weight cannot be", hint="write for example 4.6")
+            raise UsageError(
+                f"{bits:g} bits a weight are not possible", hint="write for example 4.6"
+            )
         return FileType(f"{_number(match[1])}bpw", _GUESSED, GGMLType.F16, Budget(bits=bits))
     match = _BYTES.fullmatch(text)
     if match is None:

@@ -1,8 +1,10 @@
-"""LLVM's text of a function that adds a product of two factors to rows of weights, as BF16.
+"""LLVM's text of a function that adds products of two factors to rows of weights.
 
-It computes in F32, and knows by how much each sum can be wrong. Where that leaves two values to
-choose from, the sum is computed again in double precision. So what comes out is the sum in double
-precision, rounded once, to nearest and to even. Importing this module imports llvmlite.
+It computes in double precision, where a product of two F32 is exact: terms are added one after
+another, so that it is all the same whether a processor adds and multiplies at once. The changes
+of several adapters are added from the least to the largest, as
+:mod:`mbuild.convert.lora.merging` does, and the sum is rounded once, to nearest and to even.
+Importing this module imports llvmlite.
 """
 
 from __future__ import annotations
@@ -13,42 +15,44 @@ from typing import Any
 
 from llvmlite import ir
 
+from mbuild.gguf.types import GGMLType
+
 LANES = 8
 GROUP = 32
-"""Columns that are computed side by side: four registers of 256 bits. Rows are made of them."""
+"""Columns that are computed side by side. Rows are made of them."""
 
-TILE = 256
-"""Columns of the right factor that stay in the nearest cache while all rows meet them."""
+TILE = 128
+"""Columns of the right factors that stay in the nearest cache while all rows meet them."""
 
 _WORD, _LONG, _SHORT, _BIT = (ir.IntType(size) for size in (32, 64, 16, 1))
 _REAL, _DOUBLE = ir.FloatType(), ir.DoubleType()
-_WORDS, _REALS = ir.VectorType(_WORD, LANES), ir.VectorType(_REAL, LANES)
-_SHORTS, _BITS = ir.VectorType(_SHORT, LANES), ir.VectorType(_BIT, LANES)
+_WORDS, _LONGS, _SHORTS = (ir.VectorType(each, LANES) for each in (_WORD, _LONG, _SHORT))
+_REALS, _DOUBLES = (ir.VectorType(each, LANES) for each in (_REAL, _DOUBLE))
 _PLACE = ir.IntType(8).as_pointer()
 _PARTS = GROUP // LANES
+_SIGN, _SIZE = 1 << 31, (1 << 31) - 1
 
-ARRAYS = ("source", "left", "scaled", "right", "scale", "fixed", "per", "apart", "out")
-COUNTS = ("rows", "rank", "columns")
+ARRAYS = ("source", "left", "right", "ends", "scales", "tile", "parts", "out")
+COUNTS = ("rows", "rank", "columns", "changes")
 
 
 class MergeText:
-    """The function's text in LLVM's words; ``item`` is 2 for weights in BF16, 4 in F32.
+    """The function's text in LLVM's words, for weights of one type that become another's.
 
-    Its parameters, arrays as an address and a number of elements: the weights (rows, columns); the
-    left factor (rows, rank) in F32, and once more times the scale; the right factor (rank,
-    columns) in F32; the scale, one F64; what a row's sums can be wrong by, apart from what their
-    size adds (rows), in F32; how much that is, as a part of the largest weight, one F32; room
-    for so many F32 as there are rows; the BF16 that come out; rows, rank, columns. It returns
-    the bits of the largest magnitude among the weights.
+    Both are F32, F16 or BF16. Its parameters, arrays as an address and a number of elements: the
+    weights (rows, columns); the left factors of all changes beside each other (rows, rank) in
+    F64; the right factors below each other (rank, columns) in F32; of each change the rank at
+    which it ends (I64), and its scale (F64); room for rank x :data:`TILE` F64, and for changes x
+    :data:`GROUP` F64; the weights that come out (rows, columns); rows, rank, columns, changes. It
+    returns the bits, as an F32, of the largest magnitude that came out, or somewhat more where
+    the type cannot hold it.
     """
 
-    def __init__(self, name: str, item: int) -> None:
-        self.item = item
+    def __init__(self, name: str, stored: GGMLType, made: GGMLType) -> None:
+        self.stored, self.made = stored, made
         self.module = ir.Module(name)
-        add = ir.FunctionType(_REALS, [_REALS] * 3)
-        self.add = ir.Function(self.module, add, f"llvm.fmuladd.v{LANES}f32")
-        first = ir.FunctionType(_WORD, [_WORD, _BIT])
-        self.first = ir.Function(self.module, first, "llvm.cttz.i32")
+        add = ir.FunctionType(_DOUBLES, [_DOUBLES] * 3)
+        self.add = ir.Function(self.module, add, f"llvm.fmuladd.v{LANES}f64")
         words = [word for _ in ARRAYS for word in (_PLACE, _LONG)] + [_LONG] * len(COUNTS)
         self.function = ir.Function(self.module, ir.FunctionType(_LONG, words), name)
         arguments = self.function.args
@@ -59,167 +63,202 @@ class MergeText:
 
     def write(self) -> str:
         """The whole text."""
-        rows, columns = self.counts["rows"], self.counts["columns"]
-        with self.loop(_LONG(0), rows, 1, [_WORD(0)]) as (row, (top,), end):
-            largest = self.largest(row)
-            self.store("apart", row, self.wrong(row, largest))
-            end([self.larger(top, largest)])
-        top = self.results[0]
-        with self.loop(_LONG(0), columns, TILE, []) as (tile, _, end_tile):
-            last = self.at.add(tile, _LONG(TILE))
-            last = self.at.select(self.at.icmp_signed("<", last, columns), last, columns)
-            with self.loop(_LONG(0), rows, 1, []) as (row, _, end_row):
-                with self.loop(tile, last, GROUP, []) as (column, _, end_group):
-                    self.group(row, column)
-                    end_group([])
-                end_row([])
-            end_tile([])
-        self.at.ret(self.at.zext(top, _LONG))
+        at, rows, columns = self.at, self.counts["rows"], self.counts["columns"]
+        with self.loop(_LONG(0), columns, TILE, [same(_WORDS, 0)]) as (tile, (top,), end_tile):
+            last = at.add(tile, _LONG(TILE))
+            last = at.select(at.icmp_signed("<", last, columns), last, columns)
+            self.widen(tile, last)
+            with self.loop(_LONG(0), rows, 1, [top]) as (row, (most,), end_row):
+                with self.loop(tile, last, GROUP, [most]) as (column, (more,), end_group):
+                    end_group([self.group(row, column, tile, more)])
+                end_row(self.results)
+            end_tile(self.results)
+        lanes = [at.extract_element(self.results[0], _WORD(lane)) for lane in range(LANES)]
+        while len(lanes) > 1:
+            lanes = [self.larger(*pair) for pair in zip(lanes[::2], lanes[1::2], strict=True)]
+        at.ret(at.zext(lanes[0], _LONG))
         return str(self.module)
 
     # The parts.
 
-    def largest(self, row: Any) -> Any:
-        """The bits of the largest magnitude in a row."""
-        start = self.at.mul(row, self.counts["columns"])
-        zero = ir.Constant(_WORDS, [0] * LANES)
-        with self.loop(_LONG(0), self.counts["columns"], GROUP, [zero]) as (column, (most,), end):
-            for part in range(_PARTS):
-                index = self.at.add(self.at.add(start, column), _LONG(part * LANES))
-                bits = self.at.bitcast(self.weights(index), _WORDS)
-                bits = self.at.and_(bits, ir.Constant(_WORDS, [0x7FFFFFFF] * LANES))
-                most = self.larger(most, bits)
-            end([most])
-        found = self.results[0]
-        lanes = [self.at.extract_element(found, _WORD(lane)) for lane in range(LANES)]
-        while len(lanes) > 1:
-            lanes = [self.larger(*pair) for pair in zip(lanes[::2], lanes[1::2], strict=True)]
-        return lanes[0]
-
-    def wrong(self, row: Any, largest: Any) -> Any:
-        """By how much a row's sums can be wrong."""
-        size = self.at.fmul(self.at.bitcast(largest, _REAL), self.number("per", _LONG(0)))
-        return self.at.fadd(size, self.number("fixed", row))
-
-    def group(self, row: Any, column: Any) -> None:
-        """The values of some columns of a row."""
+    def widen(self, tile: Any, last: Any) -> None:
+        """Put some columns of the right factors into ``tile``, as doubles."""
         at, columns = self.at, self.counts["columns"]
-        start = at.mul(row, self.counts["rank"])
-        zeros = [ir.Constant(_REALS, [0.0] * LANES)] * _PARTS
-        with self.loop(_LONG(0), self.counts["rank"], 1, zeros) as (term, sums, end):
-            factor = self.everywhere(self.number("scaled", at.add(start, term)))
-            index = at.add(at.mul(term, columns), column)
-            right = [self.vector("right", index, part) for part in range(_PARTS)]
-            end([at.call(self.add, [factor, *pair]) for pair in zip(right, sums, strict=True)])
-        products = self.results
-        index = at.add(at.mul(row, columns), column)
-        apart = self.everywhere(self.number("apart", row))
-        doubtful: Any = _WORD(0)
-        for part, product in enumerate(products):
-            own = at.add(index, _LONG(part * LANES))
-            total = at.fadd(self.weights(own), product)
-            low, high = (self.halved(each(total, apart)) for each in (at.fsub, at.fadd))
-            place = at.gep(self.arrays["out"], [at.shl(own, _LONG(1))])
-            at.store(at.trunc(low, _SHORTS), at.bitcast(place, _SHORTS.as_pointer()), align=1)
-            mask = at.bitcast(at.icmp_unsigned("!=", low, high), ir.IntType(LANES))
-            doubtful = at.or_(doubtful, at.shl(at.zext(mask, _WORD), _WORD(part * LANES)))
-        self.settle(row, column, doubtful)
+        with self.loop(_LONG(0), self.counts["rank"], 1, []) as (term, _, end_term):
+            with self.loop(tile, last, LANES, []) as (column, _, end):
+                index = at.add(at.mul(term, columns), column)
+                single = at.load(self.place("right", index, 2, _REALS), align=1)
+                own = at.add(at.mul(term, _LONG(TILE)), at.sub(column, tile))
+                at.store(at.fpext(single, _DOUBLES), self.doubles("tile", own), align=1)
+                end([])
+            end_term([])
 
-    def settle(self, row: Any, column: Any, doubtful: Any) -> None:
-        """Compute in doubles what one bit each says of."""
+    def group(self, row: Any, column: Any, tile: Any, top: Any) -> Any:
+        """Some columns of a row; returns the largest magnitudes so far."""
         at = self.at
-        before = at.block
-        head, body, after = (self.function.append_basic_block() for _ in range(3))
-        at.branch(head)
-        at.position_at_end(head)
-        rest = at.phi(_WORD)
-        rest.add_incoming(doubtful, before)
-        at.cbranch(at.icmp_unsigned("!=", rest, _WORD(0)), body, after)
-        at.position_at_end(body)
-        lane = at.call(self.first, [rest, _BIT(1)])
-        self.exact(row, at.add(column, at.zext(lane, _LONG)))
-        rest.add_incoming(at.and_(rest, at.sub(rest, _WORD(1))), at.block)
-        at.branch(head)
+        self.products(row, at.sub(column, tile))
+        self.order()
+        zeros = [same(_DOUBLES, -0.0)] * _PARTS  # what adds nothing, not even to a sign
+        with self.loop(_LONG(0), self.counts["changes"], 1, zeros) as (change, sums, end):
+            index = at.mul(change, _LONG(GROUP))
+            end([at.fadd(each, self.part(index, part)) for part, each in enumerate(sums)])
+        sums = self.results
+        index = at.add(at.mul(row, self.counts["columns"]), column)
+        for part, total in enumerate(sums):
+            own = at.add(index, _LONG(part * LANES))
+            top = self.larger(top, self.put(own, at.fadd(self.weights(own), total)))
+        return top
+
+    def products(self, row: Any, column: Any) -> None:
+        """Put into ``parts`` what each change adds to some columns of the tile."""
+        at = self.at
+        start = at.mul(row, self.counts["rank"])
+        zeros = [same(_DOUBLES, 0.0)] * _PARTS
+        with self.loop(_LONG(0), self.counts["changes"], 1, [_LONG(0)]) as (change, (first,), done):
+            stop = at.load(self.place("ends", change, 3, _LONG), align=1)
+            with self.loop(first, stop, 1, zeros) as (term, sums, end):
+                factor = self.everywhere("left", at.add(start, term))
+                index = at.add(at.mul(term, _LONG(TILE)), column)
+                right = [self.part(index, part, "tile") for part in range(_PARTS)]
+                end([at.call(self.add, [factor, *pair]) for pair in zip(right, sums, strict=True)])
+            scale, index = self.everywhere("scales", change), at.mul(change, _LONG(GROUP))
+            for part, total in enumerate(self.results):
+                own = at.add(index, _LONG(part * LANES))
+                at.store(at.fmul(total, scale), self.doubles("parts", own), align=1)
+            done([stop])
+
+    def order(self) -> None:
+        """Sort what more than two changes add, of every column for itself."""
+        at, changes = self.at, self.counts["changes"]
+        several, after = (self.function.append_basic_block() for _ in range(2))
+        at.cbranch(at.icmp_signed(">", changes, _LONG(2)), several, after)
+        at.position_at_end(several)
+        last = at.sub(changes, _LONG(1))
+        with self.loop(_LONG(0), last, 1, []) as (_, _, end_round):
+            with self.loop(_LONG(0), last, 1, []) as (change, _, end):
+                lower = at.mul(change, _LONG(GROUP))
+                upper = at.add(lower, _LONG(GROUP))
+                for part in range(_PARTS):
+                    one, two = self.part(lower, part), self.part(upper, part)
+                    wrong = at.fcmp_ordered(">", one, two)
+                    for index, values in ((lower, (two, one)), (upper, (one, two))):
+                        place = self.doubles("parts", at.add(index, _LONG(part * LANES)))
+                        at.store(at.select(wrong, *values), place, align=1)
+                end([])
+            end_round([])
+        at.branch(after)
         at.position_at_end(after)
 
-    def exact(self, row: Any, column: Any) -> None:
-        """One value: products of F32 are exact in F64, and are added there term by term."""
-        at, columns = self.at, self.counts["columns"]
-        start = at.mul(row, self.counts["rank"])
-        with self.loop(_LONG(0), self.counts["rank"], 1, [_DOUBLE(0.0)]) as (term, (sum_,), end):
-            left = at.fpext(self.number("left", at.add(start, term)), _DOUBLE)
-            index = at.add(at.mul(term, columns), column)
-            right = at.fpext(self.number("right", index), _DOUBLE)
-            end([at.fadd(sum_, at.fmul(left, right))])
-        index = at.add(at.mul(row, columns), column)
-        change = at.fmul(self.results[0], self.number("scale", _LONG(0), _DOUBLE))
-        value = at.fadd(at.fpext(self.weight(index), _DOUBLE), change)
-        place = at.gep(self.arrays["out"], [at.shl(index, _LONG(1))])
-        at.store(self.short(value), at.bitcast(place, _SHORT.as_pointer()), align=1)
+    # Types.
 
-    def short(self, value: Any) -> Any:
-        """A double rounded once: by way of an F32 that is cut off, its last bit set for a rest."""
+    def weights(self, index: Any) -> Any:
+        """A vector of weights, as doubles."""
         at = self.at
-        single = at.fptrunc(value, _REAL)
-        back, bits = at.fpext(single, _DOUBLE), at.bitcast(single, _WORD)
-        sizes = [at.and_(at.bitcast(each, _LONG), _LONG((1 << 63) - 1)) for each in (back, value)]
-        beyond = at.zext(at.icmp_unsigned(">", *sizes), _WORD)
-        inexact = at.zext(at.fcmp_ordered("!=", back, value), _WORD)
-        bits = at.or_(at.sub(bits, beyond), inexact)
-        odd = at.and_(at.lshr(bits, _WORD(16)), _WORD(1))
-        bits = at.add(at.add(bits, _WORD(0x7FFF)), odd)
-        return at.trunc(at.lshr(bits, _WORD(16)), _SHORT)
+        if self.stored is GGMLType.F32:
+            single = at.load(self.place("source", index, 2, _REALS), align=1)
+            return at.fpext(single, _DOUBLES)
+        shorts = at.load(self.place("source", index, 1, _SHORTS), align=1)
+        words = at.zext(shorts, _WORDS)
+        if self.stored is GGMLType.BF16:
+            bits = at.shl(words, same(_WORDS, 16))
+        else:
+            bits = self.of_half(words)
+        return at.fpext(at.bitcast(bits, _REALS), _DOUBLES)
+
+    def of_half(self, words: Any) -> Any:
+        """The bits of F16 as those of F32; processors do it, but not all have an instruction."""
+        at = self.at
+        sign = at.shl(at.and_(words, same(_WORDS, 0x8000)), same(_WORDS, 16))
+        size = at.and_(words, same(_WORDS, 0x7FFF))
+        moved = at.shl(size, same(_WORDS, 13))
+        tiny = at.fmul(at.sitofp(size, _REALS), same(_REALS, 2.0**-24))
+        bits = at.select(
+            at.icmp_signed("<", size, same(_WORDS, 0x400)),
+            at.bitcast(tiny, _WORDS),
+            at.add(moved, same(_WORDS, 112 << 23)),
+        )
+        endless = at.icmp_signed(">=", size, same(_WORDS, 0x7C00))
+        bits = at.select(endless, at.or_(moved, same(_WORDS, 0x7F800000)), bits)
+        return at.or_(bits, sign)
+
+    def put(self, index: Any, values: Any) -> Any:
+        """Round doubles and store them; returns the bits of their magnitudes as F32."""
+        at = self.at
+        if self.made is GGMLType.F32:
+            single = at.fptrunc(values, _REALS)
+            at.store(single, self.place("out", index, 2, _REALS), align=1)
+            return at.and_(at.bitcast(single, _WORDS), same(_WORDS, _SIZE))
+        bits = self.cut(values)
+        size = at.and_(bits, same(_WORDS, _SIZE))
+        short = self.to_bfloat(bits) if self.made is GGMLType.BF16 else self.to_half(bits, size)
+        at.store(at.trunc(short, _SHORTS), self.place("out", index, 1, _SHORTS), align=1)
+        return size
+
+    def cut(self, values: Any) -> Any:
+        """Doubles as the bits of F32 that are cut off, the last bit set where there is a rest.
+
+        So a second rounding to fewer bits comes to the same as one of the doubles themselves.
+        """
+        at = self.at
+        single = at.fptrunc(values, _REALS)
+        back = at.fpext(single, _DOUBLES)
+        sizes = [
+            at.and_(at.bitcast(each, _LONGS), same(_LONGS, (1 << 63) - 1))
+            for each in (back, values)
+        ]
+        beyond = at.sext(at.icmp_signed(">", *sizes), _WORDS)
+        inexact = at.zext(at.fcmp_unordered("!=", back, values), _WORDS)
+        return at.or_(at.add(at.bitcast(single, _WORDS), beyond), inexact)
+
+    def to_bfloat(self, bits: Any) -> Any:
+        """The bits of F32 as those of BF16, to nearest and to even."""
+        at = self.at
+        odd = at.and_(at.lshr(bits, same(_WORDS, 16)), same(_WORDS, 1))
+        bits = at.add(at.add(bits, same(_WORDS, 0x7FFF)), odd)
+        return at.lshr(bits, same(_WORDS, 16))
+
+    def to_half(self, bits: Any, size: Any) -> Any:
+        """The bits of F32 as those of F16; ``size`` is without the sign. Too large ones are wrong.
+
+        Small ones are added to one half, whose last bit is the unit of F16's small ones.
+        """
+        at = self.at
+        sign = at.lshr(at.and_(bits, same(_WORDS, _SIGN)), same(_WORDS, 16))
+        odd = at.and_(at.lshr(size, same(_WORDS, 13)), same(_WORDS, 1))
+        moved = at.add(at.add(size, same(_WORDS, 0xFFF - (112 << 23))), odd)
+        tiny = at.bitcast(at.fadd(at.bitcast(size, _REALS), same(_REALS, 0.5)), _WORDS)
+        short = at.select(
+            at.icmp_signed("<", size, same(_WORDS, 113 << 23)),
+            at.sub(tiny, same(_WORDS, 0x3F000000)),
+            at.lshr(moved, same(_WORDS, 13)),
+        )
+        return at.or_(short, sign)
 
     # Words.
-
-    def halved(self, value: Any) -> Any:
-        """F32 to the nearest BF16, halves away from zero: the values are off the halves."""
-        half = ir.Constant(_WORDS, [0x8000] * LANES)
-        bits = self.at.add(self.at.bitcast(value, _WORDS), half)
-        return self.at.lshr(bits, ir.Constant(_WORDS, [16] * LANES))
 
     def larger(self, one: Any, two: Any) -> Any:
         """The larger of two unsigned numbers, lane by lane."""
         return self.at.select(self.at.icmp_unsigned(">", one, two), one, two)
 
-    def everywhere(self, value: Any) -> Any:
-        """A number in every lane."""
-        one = self.at.insert_element(ir.Constant(_REALS, ir.Undefined), value, _WORD(0))
-        return self.at.shuffle_vector(one, one, ir.Constant(_WORDS, [0] * LANES))
+    def everywhere(self, array: str, index: Any) -> Any:
+        """A double of an array in every lane."""
+        value = self.at.load(self.place(array, index, 3, _DOUBLE), align=1)
+        one = self.at.insert_element(ir.Constant(_DOUBLES, ir.Undefined), value, _WORD(0))
+        return self.at.shuffle_vector(one, one, same(_WORDS, 0))
 
-    def number(self, array: str, index: Any, kind: Any = _REAL) -> Any:
-        """An element of an array."""
-        size = 3 if kind is _DOUBLE else 2
-        place = self.at.gep(self.arrays[array], [self.at.shl(index, _LONG(size))])
-        return self.at.load(self.at.bitcast(place, kind.as_pointer()), align=1)
+    def part(self, index: Any, part: int, array: str = "parts") -> Any:
+        """Doubles of an array, ``part`` vectors behind an index."""
+        own = self.at.add(index, _LONG(part * LANES))
+        return self.at.load(self.doubles(array, own), align=1)
 
-    def vector(self, array: str, index: Any, part: int) -> Any:
-        """Elements of an array in F32, ``part`` vectors behind an index."""
-        start = self.at.shl(self.at.add(index, _LONG(part * LANES)), _LONG(2))
-        place = self.at.gep(self.arrays[array], [start])
-        return self.at.load(self.at.bitcast(place, _REALS.as_pointer()), align=1)
+    def doubles(self, array: str, index: Any) -> Any:
+        """Where a vector of doubles lies."""
+        return self.place(array, index, 3, _DOUBLES)
 
-    def weights(self, index: Any) -> Any:
-        """A vector of weights, in F32."""
-        if self.item == 4:
-            return self.vector("source", index, 0)
-        place = self.at.gep(self.arrays["source"], [self.at.shl(index, _LONG(1))])
-        shorts = self.at.load(self.at.bitcast(place, _SHORTS.as_pointer()), align=1)
-        wide = self.at.shl(self.at.zext(shorts, _WORDS), ir.Constant(_WORDS, [16] * LANES))
-        return self.at.bitcast(wide, _REALS)
-
-    def weight(self, index: Any) -> Any:
-        """One weight, in F32."""
-        if self.item == 4:
-            return self.number("source", index)
-        place = self.at.gep(self.arrays["source"], [self.at.shl(index, _LONG(1))])
-        short = self.at.load(self.at.bitcast(place, _SHORT.as_pointer()), align=1)
-        return self.at.bitcast(self.at.shl(self.at.zext(short, _WORD), _WORD(16)), _REAL)
-
-    def store(self, array: str, index: Any, value: Any) -> None:
-        """Put an F32 into an array."""
-        place = self.at.gep(self.arrays[array], [self.at.shl(index, _LONG(2))])
-        self.at.store(value, self.at.bitcast(place, _REAL.as_pointer()), align=1)
+    def place(self, array: str, index: Any, shift: int, kind: Any) -> Any:
+        """Where an element lies, or what begins with it, in an array of 2**shift bytes each."""
+        place = self.at.gep(self.arrays[array], [self.at.shl(index, _LONG(shift))])
+        return self.at.bitcast(place, kind.as_pointer())
 
     @contextmanager
     def loop(
@@ -249,3 +288,8 @@ class MergeText:
         yield index, carried, end
         at.position_at_end(after)
         self.results = made
+
+
+def same(kind: Any, value: float) -> Any:
+    """A vector of one number."""
+    return ir.Constant(kind, [value] * LANES)

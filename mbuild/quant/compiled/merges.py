@@ -1,4 +1,4 @@
-"""Adding a product of two factors to weights in BF16, with machine code that LLVM makes.
+"""Adding products of two factors to weights, with machine code that LLVM makes.
 
 The text is :mod:`mbuild.quant.compiled.merge_text`'s; the code came with mbuild, is kept or is made
 now, like that of :mod:`mbuild.quant.compiled.chunks`.
@@ -7,11 +7,12 @@ now, like that of :mod:`mbuild.quant.compiled.chunks`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from mbuild.gguf.types import GGMLType
 from mbuild.quant.compiled import written
 from mbuild.quant.engine import Unavailable
 
@@ -19,67 +20,82 @@ NAME = "merge"
 GROUP = 32
 """A row has a multiple of so many columns: :data:`merge_text.GROUP`."""
 
-ITEMS = (2, 4)
-"""Bytes of a weight, in BF16 and F32."""
+TILE = 128
+""":data:`merge_text.TILE`."""
 
-_UNIT = 2.0**-24  # by how much of itself an F32 is rounded at most
-_MARGIN = 1.02  # for the bound's own rounding
-_LARGEST = 3.3e38
+F32, F16, BF16 = GGMLType.F32, GGMLType.F16, GGMLType.BF16
+
+Pair = tuple[GGMLType, GGMLType]
+
+PAIRS: tuple[Pair, ...] = ((F32, F32), (F32, F16), (F32, BF16), (F16, F16), (BF16, BF16))
+"""Types of weights, and the types that they are rounded to: those that a merge can ask for."""
+
+_TOO_LARGE = {F32: 0x7F800000, F16: 0x477FF000, BF16: 0x7F7F8000}
+"""Bits of the least F32 that each type rounds to infinity."""
+
 _LOADING = threading.Lock()
-_loaded: dict[int, Callable[..., int] | Unavailable] = {}
+_loaded: dict[Pair, Callable[..., int] | Unavailable] = {}
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Factors = tuple[Array, Array, float]
+"""A left factor (rows, rank) and a right one (rank, columns) in F32, and their scale."""
 
 
-def kernel_name(item: int) -> str:
+def kernel_name(pair: Pair) -> str:
     """The name under which the machine code is kept, which changes with its text."""
-    return written.name_of(f"{NAME}{8 * item}", "merge_text.py")
+    stored, made = pair
+    return written.name_of(f"{NAME}-{stored.name}-{made.name}".lower(), "merge_text.py")
 
 
-def _function(item: int) -> Callable[..., int] | None:
+def _function(pair: Pair) -> Callable[..., int] | None:
     """The machine code; None where it cannot be had."""
     with _LOADING:
-        if item not in _loaded:
+        if pair not in _loaded:
             try:
-                _loaded[item] = _load(item)
+                _loaded[pair] = _load(pair)
             except Unavailable as reason:
-                _loaded[item] = reason
-    found = _loaded[item]
+                _loaded[pair] = reason
+    found = _loaded[pair]
     return None if isinstance(found, Unavailable) else found
 
 
-def _load(item: int) -> Callable[..., int]:
+def _load(pair: Pair) -> Callable[..., int]:
     """The machine code; raises :class:`Unavailable`."""
 
     def text() -> str:
         from mbuild.quant.compiled.merge_text import MergeText
 
-        return MergeText(NAME, item).write()
+        return MergeText(NAME, *pair).write()
 
-    return written.load(kernel_name(item), NAME, text)
+    return written.load(kernel_name(pair), NAME, text)
 
 
-def merge(data: Array, left: Array, right: Array, scale: float, longest: float, out: Array) -> bool:
-    """Rows of weights plus ``scale`` * left right, rounded once to BF16, into ``out`` (uint16).
+def merge(data: Array, pair: Pair, factors: Sequence[Factors], out: Array) -> bool:
+    """Rows of weights plus the products of all factors, rounded once, into ``out``.
 
-    ``data`` is (rows, columns) of BF16 (uint16) or F32, as ``out`` contiguous, ``left`` (rows,
-    rank) and ``right`` (rank, columns) in F32, ``longest`` the length of the longest column of
-    ``right``. Returns False, and ``out`` holds nothing, where no machine code can be had, where
-    the columns are no multiple of :data:`GROUP`, and for values that BF16 may not hold.
+    ``data`` and ``out`` are contiguous and have as many rows as each left factor; they hold
+    elements of the two types of ``pair``, as numbers of any kind. Returns False, and ``out``
+    holds nothing, where no machine code can be had, where the columns are no multiple of
+    :data:`GROUP`, and where a sum is one that the type cannot hold.
     """
-    (rows, columns), rank = data.shape, left.shape[1]
-    fits = data.itemsize in ITEMS and columns % GROUP == 0 and rows * columns * rank
-    call = _function(data.itemsize) if fits else None
+    (rows, _), ranks = data.shape, [right.shape[0] for _, right, _ in factors]
+    columns = factors[0][1].shape[1] if factors else 0
+    fits = pair in PAIRS and columns % GROUP == 0 and rows * columns and all(ranks)
+    call = _function(pair) if fits and factors else None
     if call is None:
         return False
-    most = np.sqrt(np.square(left, dtype=np.float64).sum(axis=1)) * abs(scale) * longest
-    fixed = (most * ((rank + 10) * _UNIT * _MARGIN) + 1e-44).astype(np.float32)
-    fixed = np.nextafter(fixed, np.float32(np.inf))
+    lefts, rights, scales = zip(*factors, strict=True)
+    rank = sum(ranks)
     top = call(
-        *(data.reshape(-1), np.ascontiguousarray(left).reshape(-1)),
-        *((left * np.float32(scale)).reshape(-1), np.ascontiguousarray(right).reshape(-1)),
-        *(np.array([scale], np.float64), fixed, np.array([6 * _UNIT * _MARGIN], np.float32)),
-        *(np.empty(rows, np.float32), out.reshape(-1), rows, rank, columns),
+        data.reshape(-1),
+        _joined(lefts, 1).astype(np.float64).reshape(-1),
+        np.ascontiguousarray(_joined(rights, 0)).reshape(-1),
+        *(np.cumsum(ranks, dtype=np.int64), np.array(scales, np.float64)),
+        *(np.empty(rank * TILE), np.empty(len(factors) * GROUP)),
+        *(out.reshape(-1), rows, rank, columns, len(factors)),
     )
-    largest = float(np.array([top], np.uint32).view(np.float32)[0])
-    return largest + float(most.max()) < _LARGEST
+    return top < _TOO_LARGE[pair[1]]
+
+
+def _joined(parts: Sequence[Array], axis: int) -> Array:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis)

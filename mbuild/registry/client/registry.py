@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +13,7 @@ from mbuild.registry.auth.challenge import BEARER, Challenge, challenges
 from mbuild.registry.auth.tokens import Authority, BearerTokens, usable
 from mbuild.registry.client.access import Access, Nearness, nearness_of_host
 from mbuild.registry.client.answers import AGAIN, drained, is_json, later, read_limited, refusal
+from mbuild.registry.client.attempts import FIRST_TRIES, TRIES, Attempts
 from mbuild.registry.client.web import PORTS, Web
 from mbuild.registry.hub.reference import mirror
 from mbuild.store.manifest import MANIFEST_TYPE, MAX_MANIFEST_BYTES
@@ -34,15 +33,8 @@ DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 ACCEPT = ", ".join((MANIFEST_TYPE, OCI_MANIFEST, OCI_INDEX, DOCKER_LIST))
 """Every form of manifest: a registry that is asked for one of them hides the others."""
 
-TRIES = 6
-"""How often the same is asked for without anything coming of it."""
-
-_FIRST_TRIES = 3
-"""The same for the first question: whoever waits wants to hear soon that nobody is there."""
-
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
-_FIRST_WAIT, _LONGEST_WAIT = 0.25, 8.0
 
 Body = bytes | Callable[[], Any] | None
 """Bytes, or what makes a new stream of the same bytes for each attempt."""
@@ -84,6 +76,7 @@ class Registry:
         self._given = login
         self._written = reference.scheme
         self._challenges: Sequence[Challenge] = ()
+        self._answered = False
 
     # Where it is.
 
@@ -172,8 +165,11 @@ class Registry:
             try:
                 answer = self._with_login(method, url, scopes, headers or {}, body)
             except UnreachableError as error:
+                if not self._answered:
+                    attempts.at_most(FIRST_TRIES)
                 attempts.failed(error)
                 continue
+            self._answered = True
             if answer.status not in AGAIN or not attempts.left:
                 return answer
             attempts.failed(later(answer, f"the registry {self.host}", self.host))
@@ -259,7 +255,7 @@ class Registry:
         where its digest is not the one that was asked for or that the registry names.
         """
         url = self.url(f"manifests/{reference.target}")
-        answer = self.get(url, scopes, {"Accept": ACCEPT}, tries=_FIRST_TRIES).response
+        answer = self.get(url, scopes, {"Accept": ACCEPT}, tries=FIRST_TRIES).response
         if answer.status != 200:
             error = refusal(answer, f"{reference} cannot be pulled", self.host)
             if isinstance(error, AbsentError):
@@ -325,11 +321,12 @@ class Registry:
             )
         return data
 
-    def ping(self) -> None:
-        """Ask for the start page with the login; raises :class:`DeniedError` and others.
+    def ping(self) -> bool:
+        """Ask for the start page with the login; whether the registry wanted one.
 
-        What answers anything with a page is no registry: :class:`AbsentError`. A registry says
-        its version there, wants a token, or answers with JSON (distribution's specification).
+        Raises :class:`DeniedError` for a login that is wrong, and others. What answers anything
+        with a page is no registry: :class:`AbsentError`. A registry says its version there, wants
+        a token, or answers with JSON (distribution's specification).
         """
         answer = self.ask("GET", f"{self.scheme}://{self.host}/v2/", ())
         if answer.status != 200:
@@ -347,36 +344,7 @@ class Registry:
                 f"{self.host} is not a registry: its /v2/ is a web page",
                 hint="check the host and its port; the login was not kept",
             )
-
-
-class Attempts:
-    """Counts tries that brought nothing, and waits between them."""
-
-    def __init__(self, cancel: Cancel, tries: int = TRIES) -> None:
-        self._cancel = cancel
-        self._tries = tries
-        self._failed = 0
-
-    @property
-    def left(self) -> bool:
-        """Whether one more try may follow a failure."""
-        return self._failed + 1 < self._tries
-
-    def failed(self, error: UnreachableError) -> None:
-        """Wait before the next try, as long as the error says; raises it if none may follow."""
-        self._cancel.check()
-        if not (self.left and error.again):
-            raise error
-        self._failed += 1
-        backoff = min(_FIRST_WAIT * 2**self._failed, _LONGEST_WAIT)
-        end = time.monotonic() + max(error.wait, backoff * random.uniform(0.5, 1.0))
-        while time.monotonic() < end:
-            self._cancel.check()
-            time.sleep(min(0.1, max(0.0, end - time.monotonic())))
-
-    def progressed(self) -> None:
-        """Something came: the counting begins anew."""
-        self._failed = 0
+        return bool(self._challenges)
 
 
 def _origin(url: str) -> tuple[str, str, int | None]:

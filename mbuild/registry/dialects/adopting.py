@@ -5,7 +5,7 @@ What Ollama's config says is taken from the GGUF files, a template from their ch
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +16,7 @@ from mbuild.gguf.shards import in_order, is_shard
 from mbuild.gguf.weights import GGUFWeights
 from mbuild.registry.dialects.roles import CHAT, PACKED
 from mbuild.registry.dialects.unpacking import unpacked
+from mbuild.registry.dialects.values import Finished
 from mbuild.store.contents import MAX_SMALL, Numbers, open_layer, read_object
 from mbuild.store.manifest import CONFIG_KEYS, CONFIG_TYPE, LEAST_OLLAMA, PLATFORM, Layer, Manifest
 from mbuild.store.media import (
@@ -51,15 +52,18 @@ class _Weights(NamedTuple):
     chat: Mapping[str, Any]
 
 
-def adopt(parts: Sequence[Layer], context: int, name: str, store: Store) -> bytes:
+def adopt(parts: Sequence[Layer], context: int, name: str, store: Store) -> Finished:
     """The manifest of a model with these layers, which the store has.
 
-    ``context`` is the size of the context that the model is to have, 0 for its own. Raises
-    :class:`RegistryError` for weights that are not one model's and texts that are damaged.
+    Archives among them are unpacked. ``context`` is the size of the context that the model is
+    to have, 0 for its own. Raises :class:`RegistryError` for weights that are not one model's
+    and texts that are damaged.
     """
     made: list[Layer] = []
+    left_out: list[str] = []
     try:
-        manifest = _adopted(parts, context, name, store, made)
+        files = list(_files(parts, name, store, made, left_out))
+        manifest = _adopted(files, context, name, store, made)
     except MbuildError as error:
         store.discard(layer.digest for layer in made)
         here = isinstance(error, StoreError) and not isinstance(error, DamagedError)
@@ -69,19 +73,31 @@ def adopt(parts: Sequence[Layer], context: int, name: str, store: Store) -> byte
     named = {layer.digest for layer in manifest.blobs()}
     if extra := {layer.digest for layer in made} - named:
         store.discard(extra)
-    return manifest.encode()
+    return Finished(manifest.encode(), tuple(left_out))
+
+
+def _files(
+    parts: Sequence[Layer], name: str, store: Store, made: list[Layer], left_out: list[str]
+) -> Iterator[Layer]:
+    """The layers with archives' files in the place of archives, behind the others.
+
+    ``made`` gets the blobs that were stored for them, ``left_out`` the names of other files.
+    """
+    yield from (part for part in parts if part.media_type != PACKED)
+    for packed in parts:
+        if packed.media_type == PACKED:
+            for path, layer in unpacked(packed, store, name):
+                if layer is None:
+                    left_out.append(path)
+                else:
+                    made.append(layer)
+                    yield layer
 
 
 def _adopted(
-    parts: Sequence[Layer], context: int, name: str, store: Store, made: list[Layer]
+    files: Sequence[Layer], context: int, name: str, store: Store, made: list[Layer]
 ) -> Manifest:
     """The manifest; ``made`` gets the blobs that were not there before."""
-    files = [part for part in parts if part.media_type != PACKED]
-    for packed in parts:
-        if packed.media_type == PACKED:
-            for layer in unpacked(packed, store, name):
-                made.append(layer)
-                files.append(layer)
     weights = _weights([part for part in files if part.media_type in GGUF], name, store)
     texts = _texts([part for part in files if part.media_type not in GGUF], store)
     parameters = _parameters(texts.get(PARAMS, []), context, store)

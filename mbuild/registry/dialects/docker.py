@@ -66,7 +66,7 @@ def role(media_type: str, path: str) -> str:
         return _ROLES[media_type]
     if media_type in _OTHER_WEIGHTS or is_other_weights(path):
         raise RegistryError(
-            f"its weights {path or media_type!r} are no GGUF file",
+            f"its weights {path or media_type!r} are not a GGUF file",
             hint="docker model package has models in GGUF, too; or build from the checkpoint",
         )
     if media_type.startswith(PREFIX):

@@ -64,7 +64,7 @@ def role(media_type: str, path: str) -> str:
     if packing == "gguf" or (packing == "raw" and (not path or role_of_file(path) == MODEL)):
         return MODEL
     raise RegistryError(
-        f"its weights {path or media_type!r} are no GGUF file",
+        f"its weights {path or media_type!r} are not a GGUF file",
         hint="fetch the files with a tool for ModelPack, and build FROM their folder",
     )
 

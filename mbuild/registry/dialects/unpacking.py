@@ -1,6 +1,7 @@
 """Layers that are tar archives, as modctl makes them unless told otherwise: their files by name.
 
 Only regular files are taken, by the last part of their names; nothing is written but blobs.
+What else an archive has is told, so that nothing goes missing in silence.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import tarfile
 import zlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.core.errors import RegistryError
 from mbuild.registry.dialects.roles import LEFT_OUT, role_of_file
@@ -25,8 +26,18 @@ _SMALL = 64 << 20
 """Bytes of the largest file that is no weights."""
 
 
-def unpacked(layer: Layer, store: Store, name: str) -> Iterator[Layer]:
-    """The files of an archive that a model has a place for, each stored as a blob.
+class Unpacked(NamedTuple):
+    """A file of an archive: what it is called there, and its blob.
+
+    ``layer`` is None for what a model has no place for, of which nothing is stored.
+    """
+
+    path: str
+    layer: Layer | None
+
+
+def unpacked(layer: Layer, store: Store, name: str) -> Iterator[Unpacked]:
+    """The files of an archive in their order; those that a model has a place for are stored.
 
     Raises :class:`RegistryError` for what is no tar archive, and :class:`StoreError` where
     the disk has no room.
@@ -37,11 +48,15 @@ def unpacked(layer: Layer, store: Store, name: str) -> Iterator[Layer]:
             for number, member in enumerate(archive):
                 if number >= _MOST_FILES:
                     raise RegistryError(f"{what} has more than {_MOST_FILES} files")
+                if member.isdir():
+                    continue
                 role = role_of_file(member.name) if member.isreg() else LEFT_OUT
                 content = archive.extractfile(member) if role != LEFT_OUT else None
+                found = None
                 if content is not None:
                     _check_size(role, member.size, what, store)
-                    yield _stored(content, member.size, role, store, what)
+                    found = _stored(content, member.size, role, store, what)
+                yield Unpacked(member.name, found)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise RegistryError(
             f"{what} cannot be unpacked: {error}",

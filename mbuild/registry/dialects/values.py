@@ -44,17 +44,24 @@ class WrittenManifest(NamedTuple):
     contents: dict[Digest, bytes]
 
 
+class Finished(NamedTuple):
+    """The bytes of the store's manifest, and files of archives that the store has no place for."""
+
+    data: bytes
+    left_out: tuple[str, ...] = ()
+
+
 class Reading(NamedTuple):
     """A manifest that was understood: the blobs to bring, and what then has to be done.
 
-    ``finish`` gives the bytes of the store's manifest, once the blobs are there; it raises
+    ``finish`` makes the store's manifest, once the blobs are there; it raises
     :class:`RegistryError` for blobs that make no model. ``left_out`` are files that the store
-    has no place for. ``is_ollama``: the registry's manifest is the store's. ``foreign`` is the
-    digest of a manifest that another tool wrote.
+    has no place for, as far as the manifest names them. ``is_ollama``: the registry's manifest
+    is the store's. ``foreign`` is the digest of a manifest that another tool wrote.
     """
 
     layers: tuple[Layer, ...]
-    finish: Callable[[Store], bytes]
+    finish: Callable[[Store], Finished]
     left_out: tuple[str, ...] = ()
     is_ollama: bool = False
     foreign: Digest | None = None

@@ -16,7 +16,7 @@ from mbuild.core.errors import AbsentError, MbuildError, RegistryError
 from mbuild.core.transfers import Direction, DocumentsMoved, TransferEvent
 from mbuild.registry.client.answers import drained, read_limited
 from mbuild.registry.client.referrers import Referrer, announce
-from mbuild.registry.client.registry import Registry, pull_scope, push_scope
+from mbuild.registry.client.registry import Received, Registry, pull_scope, push_scope
 from mbuild.registry.documents import (
     ARTIFACT_TYPES,
     SUFFIXES,
@@ -26,7 +26,7 @@ from mbuild.registry.documents import (
     rows_of,
     tag_of,
 )
-from mbuild.registry.reference import OLLAMA_HOSTS
+from mbuild.registry.reference import HUB_HOSTS, OLLAMA_HOSTS
 from mbuild.registry.transfer.moving import move
 from mbuild.registry.transfer.upload import Upload
 from mbuild.store.attached import MOST, AttachedDocument, attach, documents
@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from mbuild.store import Store
     from mbuild.work.cancel import Cancel
     from mbuild.work.spread import Part
+
+
+_PAGE = 20
+"""Tags that are asked for at once: more than one model's documents have."""
 
 
 def push_documents(
@@ -114,7 +118,7 @@ def fetch_documents(
     registry: Registry, reference: ModelReference, model: Digest, store: Store
 ) -> Generator[TransferEvent, None, None]:
     """Keep what a registry has about a model: of each kind what is known here, checked."""
-    if reference.host.lower() in OLLAMA_HOSTS:
+    if reference.host.lower() in OLLAMA_HOSTS | HUB_HOSTS:  # which take none
         return
     count = 0
     try:
@@ -133,7 +137,16 @@ def _manifests(registry: Registry, reference: ModelReference, model: Digest) -> 
     """What refers to a model, then what cosign has put under its tags, each once."""
     scopes = (pull_scope(reference.path),)
     known = set(ARTIFACT_TYPES.values())
-    rows = _listed(registry, reference, model, scopes)
+    rows = _referrers(registry, model, scopes)
+    tags = _tags_there(registry, model, scopes)
+
+    def tagged(tag: str) -> Iterator[Received]:
+        if tags is None or tag in tags:
+            with suppress(AbsentError):
+                yield registry.manifest(reference._replace(tag=tag, digest=None), scopes)
+
+    if rows is None:
+        rows = [row for found in tagged(model.filename) for row in _rows(found.data, registry)]
     wanted = [row["digest"] for row in rows if row.get("artifactType") in known]
     seen = set[Digest]()
     for text in wanted[: MOST * len(known)]:
@@ -142,31 +155,51 @@ def _manifests(registry: Registry, reference: ModelReference, model: Digest) -> 
             seen.add(found.digest)
             yield found.data
     for kind in SUFFIXES:
-        with suppress(AbsentError):
-            where = reference._replace(tag=tag_of(kind, model), digest=None)
-            found = registry.manifest(where, scopes)
+        for found in tagged(tag_of(kind, model)):
             if found.digest not in seen:
                 yield found.data
 
 
-def _listed(
-    registry: Registry, reference: ModelReference, model: Digest, scopes: Sequence[str]
-) -> list[dict[str, Any]]:
-    """The referrers, as the registry lists them or as whoever pushed them did."""
+def _referrers(
+    registry: Registry, model: Digest, scopes: Sequence[str]
+) -> list[dict[str, Any]] | None:
+    """What the registry lists as referring to a model; None where it keeps no such lists."""
     answer = registry.ask("GET", registry.url(f"referrers/{model}"), scopes)
-    if answer.status == 200:
-        data = read_limited(answer, MAX_MANIFEST_BYTES)
-    else:
+    if answer.status != 200:
         drained(answer)
-        try:
-            where = reference._replace(tag=model.filename, digest=None)
-            data = registry.manifest(where, scopes).data
-        except AbsentError:
-            return []
+        return None
+    return _rows(read_limited(answer, MAX_MANIFEST_BYTES), registry)
+
+
+def _rows(data: bytes, registry: Registry) -> list[dict[str, Any]]:
+    """The manifests of an index."""
     try:
         rows = json.loads(data)["manifests"]
         return [row for row in rows if isinstance(row, dict) and "digest" in row]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise RegistryError(
-            f"what {registry.host} lists about the model is no index", hint="ask its operator"
+            f"what {registry.host} lists about the model is not an index", hint="ask its operator"
         ) from None
+
+
+def _tags_there(registry: Registry, model: Digest, scopes: Sequence[str]) -> set[str] | None:
+    """The tags that begin with the model's digest; None where the list may lack one of them.
+
+    One question in the place of one for each tag that there may be. A list is believed if it
+    is whole, or sorted and goes on behind these tags: some registries know neither ``n`` nor
+    ``last``, or sort by dates.
+    """
+    before = model.filename[:-1]
+    answer = registry.ask("GET", registry.url(f"tags/list?n={_PAGE}&last={before}"), scopes)
+    if answer.status != 200:
+        drained(answer)
+        return None
+    try:
+        tags = json.loads(read_limited(answer, MAX_MANIFEST_BYTES))["tags"] or []
+        in_order = tags == sorted(tags)
+        ours = {tag for tag in tags if tag.startswith(model.filename)}
+    except (RegistryError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    whole = "link" not in answer.headers and len(tags) != _PAGE
+    passed = in_order and bool(tags) and before < tags[0] and tags[-1] > f"{model.filename}~"
+    return ours if whole or passed else None

@@ -11,7 +11,8 @@ import urllib3
 
 from mbuild.core.errors import RegistryError, UnreachableError
 from mbuild.registry.client.answers import AGAIN, drained, later
-from mbuild.registry.client.registry import Attempts, Registry, pull_scope
+from mbuild.registry.client.attempts import Attempts
+from mbuild.registry.client.registry import Registry, pull_scope
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 RANGE = 16 << 20
 """Bytes that are asked for at once: few enough that the digest keeps up with what arrives."""
 
-_PIECE = 512 << 10
+_PIECE = 256 << 10
 """Bytes that are read and noted at once at most: what a kill loses, but for what is on the way."""
 
 _LEAST_PIECE = 64 << 10
@@ -76,13 +77,15 @@ class Download:
         """Bytes that are there."""
         return self._partial.received
 
-    def ranges(self) -> list[tuple[int, int]]:
-        """What to ask for, in order."""
-        return [
-            (at, min(at + RANGE, end))
-            for start, end in self._partial.missing()
-            for at in range(start, end, RANGE)
-        ]
+    def ranges(self, first: int = 0) -> list[tuple[int, int]]:
+        """What to ask for, in order; of the whole the ``first`` bytes by themselves."""
+        found = []
+        for start, end in self._partial.missing():
+            cut = min(first, end) if start == 0 and first else start
+            if cut > start:
+                found.append((start, cut))
+            found += [(at, min(at + RANGE, end)) for at in range(cut, end, RANGE)]
+        return found
 
     def fetch(self, start: int, end: int, part: Part) -> None:
         """Bring a range, however often it is cut; raises :class:`RegistryError`.

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from mbuild.core.transfers import BlobDone, BlobProgress, Direction, TransferEvent
+from mbuild.registry.client.access import Nearness
 from mbuild.registry.client.registry import Registry
 from mbuild.work.cancel import Cancel
 from mbuild.work.spread import Part, ticking
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 CONNECTIONS = 4
 """Requests that run side by side: enough for most links, few enough for rate limits."""
+
+NEAR_CONNECTIONS = 2
+"""The same within this machine, where more are no faster: a kill loses what each has under way."""
 
 ItemT = TypeVar("ItemT")
 
@@ -81,7 +85,8 @@ def move(
                 yield BlobProgress(direction, blob.digest, now, blob.size)
 
     name, stop = f"mbuild-{direction}", registry.web.interrupt
-    ticks = ticking(work, items, name=name, threads=CONNECTIONS, stop=stop)
+    threads = NEAR_CONNECTIONS if registry.near is Nearness.LOOPBACK else CONNECTIONS
+    ticks = ticking(work, items, name=name, threads=threads, stop=stop)
     try:
         for _ in ticks:
             watch()

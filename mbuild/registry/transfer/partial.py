@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from mbuild.core.digest import BLAKE3, SHA256, Digest, hashing
@@ -24,6 +24,7 @@ from mbuild.store.files import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from typing_extensions import Buffer
@@ -80,6 +81,7 @@ class PartialBlob:
         self._journal = -1
         self._noted = 0
         self._spans: list[Span] = []
+        self._wanted: list[Span] = []
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._hashing = threading.Lock()
@@ -300,6 +302,25 @@ class PartialBlob:
         if self._file is not None:
             self._file.leave()
         self._close_journal()
+
+    # Who reads it while it comes.
+
+    @contextmanager
+    def wanting(self, start: int, end: int) -> Iterator[None]:
+        """Meanwhile somebody waits for these bytes."""
+        with self._lock:
+            self._wanted.append((start, end))
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._wanted.remove((start, end))
+
+    @property
+    def wanted(self) -> list[Span]:
+        """What somebody waits for, whoever came first before others."""
+        with self._lock:
+            return list(self._wanted)
 
     @property
     def ahead(self) -> int:

@@ -23,11 +23,13 @@ from mbuild.core.transfers import (
 from mbuild.registry.client.registry import Registry, pull_scope
 from mbuild.registry.dialects.received import document
 from mbuild.registry.dialects.table import read
+from mbuild.registry.dialects.values import Finished
 from mbuild.registry.transfer.attached import fetch_documents
 from mbuild.registry.transfer.download import Download
 from mbuild.registry.transfer.moving import move, registry_of
 from mbuild.registry.transfer.partial import OtherBytesError, PartialBlob
 from mbuild.registry.transfer.passing import PassingBlob
+from mbuild.registry.transfer.queueing import RangeQueue
 from mbuild.store.manifest import Manifest
 from mbuild.store.records import ADOPTED, MANIFEST
 from mbuild.work.cancel import Cancel
@@ -80,22 +82,22 @@ def bring_model(
         yield PhaseStarted(_PULL, Phase.READING_MANIFEST)
         found = _pinned(registry, reference, pinned) if pinned else look(registry, reference)
         sizes, moved = _sizes(found), 0
-        data = _adopted(found, store, pinned)
-        if data is None:
+        made = _adopted(found, store, pinned)
+        if made is None:
             moved = yield from bring(sizes, registry, store, cancel)
             yield PhaseStarted(_PULL, Phase.VERIFYING)
-            data = finished(found, store, pinned)
+            made = finished(found, store, pinned)
         else:
             for digest, size in sizes.items():
                 yield BlobDone(_PULL, digest, size, 0)
         yield PhaseStarted(_PULL, Phase.WRITING_MANIFEST)
-        target = store.manifests.resolve(name)
+        target, data = store.manifests.resolve(name), made.data
         replaced = None
         if store.manifests.read_bytes(target) != data:
             replaced = store.replace(target, data)
         size = store.manifests.read(target).size
-        if found.left_out:
-            yield LeftOut(_PULL, found.left_out)
+        if left_out := (*found.left_out, *made.left_out):
+            yield LeftOut(_PULL, left_out)
         yield from fetch_documents(registry, reference, Digest.of(data), store)
         yield Transferred(_PULL, str(target), Digest.of(data), size, moved, replaced)
 
@@ -111,10 +113,11 @@ def _pinned(registry: Registry, reference: ModelReference, pinned: Digest) -> Re
         return found
 
 
-def _adopted(found: Reading, store: Store, pinned: Digest | None) -> bytes | None:
+def _adopted(found: Reading, store: Store, pinned: Digest | None) -> Finished | None:
     """The manifest of the model that another tool's files became before, if all of it is here.
 
-    Their archives are not: they were unpacked, and need not come again.
+    Their archives are not: they were unpacked, and need not come again. So of their names
+    nothing is said a second time.
     """
     if found.foreign is None:
         return None
@@ -123,18 +126,20 @@ def _adopted(found: Reading, store: Store, pinned: Digest | None) -> bytes | Non
     if data is None or Digest.of(data) != identity or pinned not in (None, identity):
         return None
     blobs = Manifest.decode(data, "the manifest").blobs()
-    return data if all(store.blobs.bring(each.digest, each.size) for each in blobs) else None
+    whole = all(store.blobs.bring(each.digest, each.size) for each in blobs)
+    return Finished(data) if whole else None
 
 
 def _adopted_key(foreign: Digest) -> str:
     return f"{foreign} {__version__}"
 
 
-def finished(found: Reading, store: Store, pinned: Digest | None = None) -> bytes:
+def finished(found: Reading, store: Store, pinned: Digest | None = None) -> Finished:
     """The store's manifest; blobs that it does not name are not kept, nor any if there is none."""
     brought = {layer.digest for layer in found.layers}
     try:
-        data = found.finish(store)
+        made = found.finish(store)
+        data = made.data
         if pinned not in (None, Digest.of(data)):
             raise RegistryError(
                 f"the registry has another model than the one that is locked, {pinned}",
@@ -149,7 +154,7 @@ def finished(found: Reading, store: Store, pinned: Digest | None = None) -> byte
     if found.foreign is not None:
         store.database.put(MANIFEST, Digest.of(data).hex, data)
         store.cache.put(ADOPTED, _adopted_key(found.foreign), Digest.of(data))
-    return data
+    return made
 
 
 def _sizes(found: Reading) -> Mapping[Digest, int]:
@@ -163,8 +168,9 @@ class Places(NamedTuple):
 
     ``found`` is given each one that came, with its BLAKE3. ``watch`` is called often, also
     while nothing comes, and may raise. ``begun`` is given the unfinished files once there is
-    room for them: where they are read meanwhile, the first range of each comes first. With
-    ``hold``, which waits before each range, they only pass: nothing of them is kept.
+    room for them: they are read meanwhile, which decides what comes first
+    (:class:`~mbuild.registry.transfer.queueing.RangeQueue`). With ``hold``, which waits before
+    each range, they only pass: nothing of them is kept.
     """
 
     urls: Mapping[Digest, str]
@@ -269,14 +275,12 @@ def _fetched(
     downloads: Sequence[Download], registry: Registry, places: Places
 ) -> Generator[TransferEvent, None, None]:
     """Fetch the missing ranges of all blobs from one queue, telling how far each is."""
-    work = [(download, span) for download in downloads for span in download.ranges()]
-    if places.begun is not None:  # a file's header is at its start
-        work.sort(key=lambda item: item[1][0] > 0)
+    queue = RangeQueue(downloads, early=places.begun is not None)
 
-    def fetch(item: tuple[Download, tuple[int, int]], part: Part) -> None:
-        download, (start, end) = item
-        if places.hold is not None and start:  # headers come at once
+    def fetch(number: int, part: Part) -> None:
+        if places.hold is not None:
             places.hold(part)
+        download, (start, end) = queue.take()
         download.fetch(start, end, part)
 
-    return move(_PULL, fetch, work, downloads, registry, places.watch)
+    return move(_PULL, fetch, range(len(queue)), downloads, registry, places.watch)

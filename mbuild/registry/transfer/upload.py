@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.core.errors import DamagedError, RegistryError, UnreachableError
 from mbuild.registry.client.answers import AGAIN, drained, later, refusal
-from mbuild.registry.client.registry import REDIRECTS, Attempts, Registry, push_scope
+from mbuild.registry.client.attempts import Attempts
+from mbuild.registry.client.registry import REDIRECTS, Registry, push_scope
 from mbuild.store.files import inherit, make_directories
 
 if TYPE_CHECKING:

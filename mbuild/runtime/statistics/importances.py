@@ -20,7 +20,7 @@ from mbuild.gguf.types import GGMLType, ValueType
 from mbuild.gguf.writer import write
 from mbuild.runtime.failure import EngineError
 from mbuild.runtime.statistics.binding import F32, open_library
-from mbuild.runtime.statistics.passes import Network
+from mbuild.runtime.statistics.passes import Network, TextChunks
 
 _LEAST_ROWS = 16
 _OUTPUTS = frozenset({"output.weight", "token_embd.weight"})
@@ -131,8 +131,8 @@ def collect(
     special: bool = False,
     done: int = 0,
     sums: dict[str, Sums] | None = None,
-) -> Iterator[tuple[int, int, Collector]]:
-    """Run a text through a model; after each chunk its number, how many there are, and the sums.
+) -> Iterator[tuple[int, TextChunks, Collector]]:
+    """Run a text through a model; after each chunk its number, all chunks, and the sums.
 
     ``sums`` are what the first ``done`` chunks came to, and grow. Raises :class:`UsageError`,
     :class:`EngineError`.
@@ -141,12 +141,12 @@ def collect(
     network = Network(path, n_ctx, threads, collector.watch)
     try:
         chunks = network.chunks(text, most, special=special)
-        for number, chunk in enumerate(chunks[done:], done + 1):
+        for number, chunk in enumerate(chunks.tokens[done:], done + 1):
             # All positions are asked for: of the others the last layers would not be computed.
             next(network.run(chunk))
             if collector.failure is not None:
                 raise collector.failure
-            yield number, len(chunks), collector
+            yield number, chunks, collector
     finally:
         network.close()
 

@@ -24,7 +24,7 @@ _LAST_WORDS = 2000  # bytes of standard error that are looked at
 
 
 class Progress(NamedTuple):
-    """Chunks that are done, of how many."""
+    """Bytes that are done, of how many: of the part of a text that is run, or of a model."""
 
     done: int
     total: int

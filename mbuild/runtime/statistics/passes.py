@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes as c
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,17 @@ from mbuild.runtime.failure import EngineError
 from mbuild.runtime.statistics.binding import Watch, open_library
 
 Logits = NDArray[np.float32]
+
+
+class TextChunks(NamedTuple):
+    """A text cut into chunks of tokens (int32), and the bytes of it that they are."""
+
+    tokens: list[NDArray[np.int32]]
+    nbytes: int
+
+    def done(self, number: int) -> dict[str, int]:
+        """The bytes that are done when so many chunks are, of how many."""
+        return {"done": self.nbytes * number // len(self.tokens), "total": self.nbytes}
 
 
 class Network:
@@ -59,7 +70,7 @@ class Network:
             raise EngineError("the text cannot be cut into tokens")
         return found[:number]
 
-    def chunks(self, text: bytes, most: int, *, special: bool = False) -> list[NDArray[np.int32]]:
+    def chunks(self, text: bytes, most: int, *, special: bool = False) -> TextChunks:
         """The chunks of a text, at most so many (0: all).
 
         Raises :class:`UsageError` for a text of less than two chunks, as llama.cpp's tools do.
@@ -77,7 +88,7 @@ class Network:
             bos = self._library.llama_vocab_bos(self._vocabulary)
             for chunk in found:
                 chunk[0] = bos
-        return found
+        return TextChunks(found, len(text) * count * self.n_ctx // len(tokens))
 
     def run(self, chunk: NDArray[np.int32], first: int = 0) -> Iterator[Logits]:
         """Run one chunk; the logits (float32, one a word) of each position from ``first`` on."""

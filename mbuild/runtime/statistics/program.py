@@ -42,10 +42,10 @@ def _imatrix(job: dict[str, Any]) -> dict[str, Any]:
     done, sums = kept.read() if kept is not None else (0, {})
     settings = (job["n_ctx"], job["chunks"], job["threads"])
     special, before = job["special"], done
-    for done, total, collector in collect(
+    for done, chunks, collector in collect(
         job["model"], text, *settings, special=special, done=before, sums=sums
     ):
-        _say({"done": done, "total": total})
+        _say(chunks.done(done))
         if kept is not None:
             kept.write(done, collector.sums)
     write_importances(Path(job["output"]), sums, job["name"], done, job["n_ctx"])
@@ -58,8 +58,8 @@ def _measure(job: dict[str, Any]) -> dict[str, Any]:
     text = Path(job["text"]).read_bytes()
     tally = Tally()
     settings = (job["n_ctx"], job["chunks"], job["threads"])
-    for done, total, found in measure(job["model"], job["against"], text, *settings):
-        _say({"done": done, "total": total})
+    for done, chunks, found in measure(job["model"], job["against"], text, *settings):
+        _say(chunks.done(done))
         tally = found
     return tally.quality()._asdict()
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbuild.core.errors import UsageError
-from mbuild.runtime.statistics.passes import Logits, Network
+from mbuild.runtime.statistics.passes import Logits, Network, TextChunks
 
 Reals = NDArray[np.float64]
 
@@ -93,8 +93,8 @@ def _mean(values: list[float]) -> tuple[float, float]:
 
 def measure(
     path: str, against: str | None, text: bytes, n_ctx: int, most: int, threads: int
-) -> Iterator[tuple[int, int, Tally]]:
-    """Run a text; after each chunk its number, how many there are, and what was found.
+) -> Iterator[tuple[int, TextChunks, Tally]]:
+    """Run a text; after each chunk its number, all chunks, and what was found.
 
     Raises :class:`UsageError` for models of different vocabularies and short texts, and
     :class:`EngineError`.
@@ -112,13 +112,13 @@ def measure(
             )
         chunks = model.chunks(text, most)
         first = n_ctx // 2
-        for number, chunk in enumerate(chunks, 1):
+        for number, chunk in enumerate(chunks.tokens, 1):
             others = base.run(chunk, first) if base is not None else None
             for place, logits in enumerate(model.run(chunk, first), first):
                 other = next(others) if others is not None else None
                 if place + 1 < len(chunk):
                     tally.add(logits, int(chunk[place + 1]), other)
-            yield number, len(chunks), tally
+            yield number, chunks, tally
     finally:
         model.close()
         if base is not None:

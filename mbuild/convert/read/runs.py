@@ -1,0 +1,55 @@
+"""Values that lie here and there in a tensor, or one behind the other in several."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """The values of runs of one ``length``, which begin at ``places`` among those of ``cut``."""
+
+    cut: Callable[[int, int], Array]
+    length: int
+    places: Sequence[int]
+
+    def __call__(self, start: int, stop: int) -> Array:
+        """The values between two places, which count only what is in the runs."""
+        import numpy as np
+
+        found = []
+        while start < stop:
+            number, at = divmod(start, self.length)
+            count = min(stop - start, self.length - at)
+            begin = self.places[number] + at
+            found.append(self.cut(begin, begin + count))
+            start += count
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """The values of tensors one behind the other, each with its own way to a part of them."""
+
+    cuts: tuple[Callable[[int, int], Array], ...]
+    sizes: tuple[int, ...]
+
+    def __call__(self, start: int, stop: int) -> Array:
+        """The values between two places in all of them together."""
+        import numpy as np
+
+        found, at = [], 0
+        for cut, size in zip(self.cuts, self.sizes, strict=True):
+            first, last = max(start - at, 0), min(stop - at, size)
+            if first < last:
+                found.append(cut(first, last))
+            at += size
+        return found[0] if len(found) == 1 else np.concatenate(found)
