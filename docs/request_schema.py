@@ -49,14 +49,15 @@ def schema() -> dict[str, Any]:
 
 
 def _modelfile() -> dict[str, Any]:
-    """A Modelfile; a statement has the names of arguments only, and no folders."""
+    """A Modelfile; a statement has no folders, and of some arguments only the names."""
     values = {"type": "object", "additionalProperties": TEXT}
     fields = {
         "name": TEXT,
         "text": DIGEST,
         "folder": TEXT,
         "directory": TEXT,
-        "arguments": {"anyOf": [values, {"type": "array", "items": TEXT}]},
+        "arguments": values,
+        "withheld": {"type": "array", "items": TEXT},
         "brought": DIGESTS,
     }
     return _object(fields, ["text"])

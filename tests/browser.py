@@ -105,6 +105,12 @@ class Browser:
         """Type a text where the focus is."""
         self.command("Input.insertText", text=text)
 
+    def choose(self, element: str, *paths: Path) -> None:
+        """Choose files or a folder of this machine in an input, as its dialog would."""
+        found = self.command("Runtime.evaluate", expression=element)["result"]
+        files = [str(path) for path in paths]
+        self.command("DOM.setFileInputFiles", objectId=found["objectId"], files=files)
+
     def screenshot(self, path: Path, *, height: int | None = None) -> None:
         """Write a PNG of the window, or of the page's first ``height`` pixels."""
         whole = {}

@@ -59,7 +59,9 @@ class MemoryStorage:
         self._ask("sizes", names)
         return {name: len(self.held[name]) for name in names if name in self.held}
 
-    def write_many(self, objects: Mapping[str, bytes], blobs: Mapping[Digest, int] = {}) -> None:
+    def write_many(
+        self, objects: Mapping[str, bytes], blobs: Mapping[str, Mapping[Digest, int]] = {}
+    ) -> None:
         """Write."""
         self._ask("write", objects)
         for name, data in objects.items():

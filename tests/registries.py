@@ -32,11 +32,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def docker_registry(folder: Path, auth: str = "") -> Iterator[str]:
+def docker_registry(folder: Path, auth: str = "", *, deletes: bool = False) -> Iterator[str]:
     """Debian's docker-registry on a folder; gives ``127.0.0.1:PORT``.
 
-    ``auth`` is the section of its configuration, as YAML. Skips the test where the program
-    is missing.
+    ``auth`` is the section of its configuration, as YAML; ``deletes``: it lets remove.
+    Skips the test where the program is missing.
     """
     need("docker-registry")
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,8 @@ def docker_registry(folder: Path, auth: str = "") -> Iterator[str]:
     config = folder / "config.yml"
     config.write_text(
         "version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\n"
-        f"storage: {{filesystem: {{rootdirectory: {folder / 'data'}}}}}\n"
+        f"storage: {{filesystem: {{rootdirectory: {folder / 'data'}}},"
+        f" delete: {{enabled: {str(deletes).lower()}}}}}\n"
         f"http: {{addr: '127.0.0.1:{port}', secret: test}}\n{auth}"
     )
     process = subprocess.Popen(

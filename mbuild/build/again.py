@@ -15,13 +15,14 @@ from mbuild.build.rebuild import Unchanged
 from mbuild.build.request import BuildRequest, Posted, Script, Target
 from mbuild.build.sources.posted import BlobContext
 from mbuild.build.sources.resolve import LocalContext
-from mbuild.build.staging import FilesKept, read_stages
+from mbuild.build.staging import FilesKept, FilesTold, read_stages
 from mbuild.core.errors import DamagedError, NameNotFoundError, UsageError
 from mbuild.language.stages.opening import opens_stages
 
 if TYPE_CHECKING:
     from mbuild.build.converter import ForeignConverter
     from mbuild.build.history import BuildRecord
+    from mbuild.build.staging import Bringing, StagesRead
     from mbuild.store import Store, StoredManifest
 
 OnRead = Callable[[str, int], None]
@@ -109,14 +110,24 @@ def _asked(
         )
     context = _context(source, store, *reading)
     if opens_stages(data):
-        (target,) = request.targets
-        bring = FilesKept(source.brought, store)
-        read = read_stages(data, source.name, store, bring, source.arguments, (target.stage,))
-        stages = {stage.name: stage for stage in read.stages}
-        first = read.stages[0].recipe
-        return Build(request, first, context, warnings=read.warnings, stages=stages)
+        read = _stages(data, request, source, store, FilesKept(source.brought, store))
+        return _staged(request, read, context)
     recipe, warnings = read_recipe(data, source.name, store)
     return Build(request, recipe, context, warnings=warnings)
+
+
+def _stages(
+    data: bytes, request: BuildRequest, script: Script, store: Store, bring: Bringing
+) -> StagesRead:
+    """The stage that the one target of a request is."""
+    (target,) = request.targets
+    return read_stages(data, script.name, store, bring, script.arguments, (target.stage,))
+
+
+def _staged(request: BuildRequest, read: StagesRead, context: LocalContext) -> Build:
+    stages = {stage.name: stage for stage in read.stages}
+    first = read.stages[0].recipe
+    return Build(request, first, context, warnings=read.warnings, stages=stages)
 
 
 def _context(script: Script, store: Store, on_read: OnRead, elsewhere: Path | None) -> LocalContext:
@@ -140,11 +151,12 @@ def from_statement(
     on_read: OnRead,
     *,
     elsewhere: Path | None = None,
+    arguments: Mapping[str, str] = {},
 ) -> Build:
     """The build that a statement tells of, from the Modelfile that it names by its digest.
 
-    ``shown`` is the request in it. Raises :class:`UsageError` for another Modelfile, and where
-    the statement does not tell enough.
+    ``shown`` is the request in it, ``arguments`` are the values that it withholds. Raises
+    :class:`UsageError` for another Modelfile, and where the statement does not tell enough.
     """
     told = shown.get("modelfile")
     if not isinstance(told, dict) or told.get("text") != str(script.text):
@@ -154,18 +166,49 @@ def from_statement(
             f" {script.text} now",
             hint="name that one with -f FILE",
         )
+    script = script._replace(arguments=_arguments_of(told, script.name, arguments))
+    request = _request_of(shown, script, stored)
+    context = _context(script, store, on_read, elsewhere)
     if opens_stages(data):
-        raise UsageError(
-            f"{script.name} has stages, whose arguments a statement does not have",
-            hint="verify it in the store in which it was built",
-        )
+        digests = frozenset(map(str, told.get("brought", {}).values()))
+        bring = FilesTold(Path(script.folder), elsewhere, digests)
+        read = _stages(data, request, script, store, bring)
+        request = _request_of(shown, script._replace(brought=read.brought), stored)
+        return _staged(request, read, context)._replace(fetching=_NOTHING)
+    recipe, warnings = read_recipe(data, script.name, store)
+    return Build(request, recipe, context, warnings=warnings, fetching=_NOTHING)
+
+
+def _request_of(shown: Mapping[str, Any], script: Script, stored: StoredManifest) -> BuildRequest:
+    """The request in a statement, for one model, of a Modelfile that lies here."""
     own = BuildRequest((Target((stored.name,)),), script).to_json()["modelfile"]
     request = BuildRequest.from_json({**shown, "modelfile": own})
     target = request.targets[0]._replace(names=(stored.name,))
-    request = request._replace(targets=(target,), link=False, named=True)
-    recipe, warnings = read_recipe(data, script.name, store)
-    context = _context(script, store, on_read, elsewhere)
-    return Build(request, recipe, context, warnings=warnings, fetching=_NOTHING)
+    return request._replace(targets=(target,), link=False, named=True)
+
+
+def _arguments_of(
+    told: Mapping[str, Any], name: str, given: Mapping[str, str]
+) -> Mapping[str, str]:
+    """The arguments' values: those that a statement has, and those that it withholds as given.
+
+    Statements of earlier versions have names only. Raises :class:`UsageError` for one that is
+    missing, and for one that nobody asks for.
+    """
+    said = told.get("arguments", {})
+    known = {**said} if isinstance(said, dict) else {}
+    asked = [*told.get("withheld", ()), *(said if isinstance(said, list) else ())]
+    if missing := [each for each in asked if each not in given]:
+        raise UsageError(
+            f"{name}: the statement has no value of {', '.join(missing)}, which may be a secret",
+            hint=" ".join(f"--build-arg {each}=VALUE" for each in missing),
+        )
+    if more := [each for each in given if each not in asked]:
+        raise UsageError(
+            f"--build-arg {more[0]}: no such argument, or one whose value the statement has",
+            hint="leave it out",
+        )
+    return {**known, **given}
 
 
 def _bring(source: Posted, record: BuildRecord, stored: StoredManifest, store: Store) -> None:

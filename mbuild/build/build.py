@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mbuild.core.names import ModelName
     from mbuild.store import Store
     from mbuild.store.shared import SharedCache
+    from mbuild.work.cancel import Cancel
 
 _NOTICE_SECONDS = 1.0
 
@@ -108,7 +109,7 @@ def _build(
     request = wanted.request
     yield BuildStarted(str(request.names[0]), len(in_order(ends)))
     pulled = {p.base.name: _id(store, p.base.name) for p in plans if p.base and p.base.remote}
-    engine = BuildEngine(store, wanted.use_cache, wanted.pool)
+    engine = BuildEngine(store, wanted.use_cache, wanted.pool, wanted.cancel)
     yield from recorder.watched(engine.run(ends, outcome))
     if store.shared is not None and store.shared.writes:
         from mbuild.build.exchange import give_cached
@@ -138,14 +139,16 @@ def _build(
         yield ModelBuilt(str(names[0]) if names else "", model.id, size)
     written = sum(layer.size for layer in new.values())
     if store.shared is not None:
-        yield from _drained(store.shared)
+        yield from _drained(store.shared, wanted.cancel)
     return _finished(request, models, outcome, written, recorder.clock)
 
 
-def _drained(shared: SharedCache) -> Iterator[BuildEvent]:
+def _drained(shared: SharedCache, cancel: Cancel | None) -> Iterator[BuildEvent]:
     """Wait for what is still on its way to the shared cache; the models have their names."""
     said, done = False, 0
     for done, total in shared.drain() if shared.writes else ():
+        if cancel is not None:
+            cancel.check()
         if not said and done < total:
             said = True
             yield Status(Code.SENDING_SHARED, {"size": total - done})

@@ -53,12 +53,15 @@ if TYPE_CHECKING:
     from mbuild.core.digest import Digest
     from mbuild.store import Layer
     from mbuild.store.ports import BuildStore
+    from mbuild.store.records import Took
+    from mbuild.work.cancel import Cancel
     from mbuild.work.pools import WorkerPool
 
 _REPORT_SECONDS = 0.1
 _LEAST_AT_ONCE = 2
 """Steps at once where one thread computes: of two one often waits for the disk."""
 _FLUSH_SECONDS = 0.2
+_LOOK_SECONDS = 0.1  # between two looks whether a run was stopped from another thread
 
 
 class Run(NamedTuple):
@@ -85,7 +88,8 @@ class Outcome:
     ``begun`` says when steps began, by the monotonic clock, those that never ended
     among them. For those that ran also when they did, what was hashed for their keys, and
     why there was no cached result, should no input have changed. ``files`` are the digests
-    that were found by reading, by path.
+    that were found by reading, by path. ``fetched`` are the bytes of layers that came from other
+    machines.
     """
 
     def __init__(self) -> None:
@@ -96,20 +100,27 @@ class Outcome:
         self.descriptions: dict[Step, dict[str, Any]] = {}
         self.lost: dict[Step, Note] = {}
         self.files: dict[str, Digest] = {}
+        self.fetched: dict[Step, int] = {}
 
 
 class BuildEngine:
     """Runs steps against one store. ``use_cache=False`` runs every step.
 
-    ``pool`` computes for steps that can hand work out.
+    ``pool`` computes for steps that can hand work out. ``cancel`` stops a run from another
+    thread, at once and not at its next event.
     """
 
     def __init__(
-        self, store: BuildStore, use_cache: bool = True, pool: WorkerPool | None = None
+        self,
+        store: BuildStore,
+        use_cache: bool = True,
+        pool: WorkerPool | None = None,
+        cancel: Cancel | None = None,
     ) -> None:
         self.store = store
         self.use_cache = use_cache
         self.pool = pool
+        self.cancel = cancel
 
     def run(self, targets: Sequence[Step], outcome: Outcome) -> Generator[BuildEvent, None, None]:
         """Bring the targets' results into ``outcome``, yielding events.
@@ -226,12 +237,16 @@ class BuildEngine:
 
 
 class _Done(NamedTuple):
-    """A step with its result and key, and when it ran, if it was not cached."""
+    """A step with its result and key, and when it ran, if it was not cached.
+
+    ``fetched`` are bytes that came from other machines.
+    """
 
     step: Step
     result: Result
     key: str
     run: Run | None = None
+    fetched: int = 0
 
 
 class _Begun(NamedTuple):
@@ -267,7 +282,7 @@ class _Run:
         self._events: queue.SimpleQueue[BuildEvent | _Done | _Begun | Future[None]] = (
             queue.SimpleQueue()
         )
-        self._cancel = Cancel("the build was stopped")
+        self._cancel = Cancel("the build was stopped", engine.cancel)
 
     def events(self) -> Iterator[BuildEvent]:
         from concurrent.futures import Future, ThreadPoolExecutor
@@ -285,7 +300,7 @@ class _Run:
                     pool.submit(self._work, batch).add_done_callback(self._events.put)
                     running += 1
                 ready = []
-                event = self._events.get()
+                event = self._next()
                 if isinstance(event, Future):
                     event.result()  # raises what a step raised
                     running -= 1
@@ -303,6 +318,19 @@ class _Run:
             for arrival in self._arriving.values():
                 arrival.release()
 
+    def _next(self) -> BuildEvent | _Done | _Begun | Future[None]:
+        """The next event; raises :class:`CancelledError` soon after the run was stopped."""
+        import queue
+
+        if self._engine.cancel is None:  # only whoever closes the iterator stops it
+            return self._events.get()
+        while True:
+            self._cancel.check()
+            try:
+                return self._events.get(timeout=_LOOK_SECONDS)
+            except queue.Empty:
+                continue
+
     def _others(self) -> Container[Step]:
         """What no step waits for: what is over, and what this run does without."""
         if not self._takes:
@@ -315,6 +343,8 @@ class _Run:
         outcome.results[step] = done.result
         if done.run is None:
             outcome.keys[step] = done.key
+            if done.fetched:
+                outcome.fetched[step] = done.fetched
             return StepFinished(number, step.label, True, 0.0, 0, *names_of(step))
         outcome.ran[step] = done.run
         run, names = done.run, names_of(step)
@@ -353,9 +383,9 @@ class _Run:
         exchange = SharedSteps(engine.store, shared, self)
         (exchange.take if self._takes else exchange.work)(missing)
 
-    def took(self, step: Step, result: Result, key: str) -> None:
+    def took(self, step: Step, result: Result, key: str, size: int) -> None:
         """Another machine has made a step's result."""
-        self._events.put(_Done(step, result, key))
+        self._events.put(_Done(step, result, key, fetched=size))
 
     def comes(self, step: Step) -> Callable[[int, int], None]:
         """A result is fetched: that is shown like work."""
@@ -385,26 +415,39 @@ class _Run:
         inputs = [self._inputs(step) for step in steps]
         files = dict(self._found)
         unrecorded: list[tuple[Step, Made]] = []
+        weights: list[tuple[Step, Made]] = []
         own = {self._learned(step): step for step in steps}
         first, *_ = own
         for known, made in first.run_together([*own], self._context(steps[0]), inputs):
             step = own[known]
             files |= made.files
             self._found |= made.files
-            if not self._record(step, made, files):
+            if not self._record(step, made, files, began):
                 unrecorded.append((step, made))
+            if made.result.layers:
+                weights.append((step, made))
             run = Run(began, time.monotonic() - began, made.new, made.limits)
             self._events.put(_Done(step, made.result, "", run))
         for step, made in unrecorded:  # until the files' digests were known
-            self._record(step, made, files)
+            self._record(step, made, files, began)
         self._outcome.files |= files
+        if len(weights) == 1:  # of several nobody knows how long each would have taken alone
+            self._measure(*weights[0], began)
         if time.monotonic() - began > _FLUSH_SECONDS:
             self._engine.store.cache.flush()
 
     def _inputs(self, step: Step) -> list[Result]:
         return [self._outcome.results[source] for source in step.inputs]
 
-    def _record(self, step: Step, made: Made, files: Mapping[str, Digest]) -> bool:
+    def _measure(self, step: Step, made: Made, began: float) -> None:
+        """Keep how long it took, for whoever has the choice to fetch such a result."""
+        if step.reads and not step.fetches:
+            from mbuild.build.rates import remember
+
+            size = sum(layer.size for layer in made.result.layers)
+            remember(self._engine.store, step, size, _took(began))
+
+    def _record(self, step: Step, made: Made, files: Mapping[str, Digest], began: float) -> bool:
         """Keep a new result in the cache, if everything that decides it is known."""
         description = describe(step.learned(files), self._inputs(step))
         if description is not None:
@@ -413,15 +456,17 @@ class _Run:
                 made._replace(new=()) if step.fetches else made
             )  # it keeps what it fetched itself
             key = self._outcome.keys[step] = self._engine.record(description, kept)
-            self._give(step, key, made.result, description)
+            self._give(step, key, made.result, description, began)
         return description is not None
 
-    def _give(self, step: Step, key: str, result: Result, description: Mapping[str, Any]) -> None:
+    def _give(
+        self, step: Step, key: str, result: Result, description: Mapping[str, Any], began: float
+    ) -> None:
         shared = self._engine.store.shared
         if shared is not None and shared.writes:
             from mbuild.build.exchange import give
 
-            give(shared, step, key, result, description)
+            give(shared, step, key, result, description, _took(began))
 
     def _context(self, step: Step) -> StepContext:
         from mbuild.build.waiting import passes
@@ -448,3 +493,11 @@ class _Run:
             step.fetches and passes(step, self._steps),
             self._engine.pool,
         )
+
+
+def _took(began: float) -> Took:
+    """The time since then, on all cores that this process may use."""
+    from mbuild.store.records import Took
+    from mbuild.work.cores import cores
+
+    return Took(time.monotonic() - began, cores())

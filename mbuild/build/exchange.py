@@ -12,24 +12,21 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from mbuild.build.graph import Result, Step, cache_key, describe
+from mbuild.build.rates import seconds_to_make
 from mbuild.core.errors import MbuildError
 from mbuild.core.events import Code
-from mbuild.store.records import DESCRIPTION, STEP
+from mbuild.store.records import DESCRIPTION, STEP, TOOK
 
 if TYPE_CHECKING:
+    from mbuild.build.rates import Estimate
     from mbuild.core.digest import Digest
     from mbuild.core.events import Value
     from mbuild.store.ports import BuildStore
-    from mbuild.store.shared import Held, SharedCache, SharedLease
+    from mbuild.store.records import Took
+    from mbuild.store.shared import SharedCache, SharedLease
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.2, 5.0
 """Seconds between two looks for what somebody else is making."""
-
-_CORE_RATE = 100_000_000
-"""Bytes of new weights that a core makes in a second, where no estimate is better."""
-
-_START_SECONDS = 2.0
-"""What opening a checkpoint and loading kernels may take: small layers are fetched."""
 
 _LARGEST = 1 << 50
 """Bytes that no layer has."""
@@ -41,8 +38,8 @@ class Follower(Protocol):
     def make(self, steps: Sequence[Step]) -> None:
         """Make these steps together; each result counts when it is there."""
 
-    def took(self, step: Step, result: Result, key: str) -> None:
-        """A result came."""
+    def took(self, step: Step, result: Result, key: str, size: int) -> None:
+        """A result came, and so many bytes of its layers with it; others were here."""
 
     def comes(self, step: Step) -> Callable[[int, int], None]:
         """What is told the bytes of a result that are here, and all of them; it may raise."""
@@ -59,12 +56,29 @@ def matters(step: Step) -> bool:
     return not step.fetches and not step.trivial
 
 
+class Weighed(NamedTuple):
+    """How long fetching takes, and making here, in seconds; None where only running could tell."""
+
+    fetching: float = 0.0
+    making: Estimate | None = None
+
+    @property
+    def pays(self) -> bool:
+        """Whether to fetch."""
+        return self.making is None or self.fetching <= self.making.seconds
+
+    def values(self) -> dict[str, Value]:
+        """As an event has it."""
+        making, source = self.making or (0.0, "")
+        return {"fetching": round(self.fetching, 2), "making": round(making, 2), "by": source}
+
+
 class SharedOffer(NamedTuple):
-    """A result that another machine has made: bytes to fetch, and whether that pays."""
+    """A result that another machine has made: bytes to fetch, and what that takes."""
 
     result: Result
     size: int
-    pays: bool
+    weighed: Weighed
 
 
 def offer(step: Step, key: str, store: BuildStore, shared: SharedCache) -> SharedOffer | None:
@@ -73,17 +87,50 @@ def offer(step: Step, key: str, store: BuildStore, shared: SharedCache) -> Share
     Layers that are here already cost nothing.
     """
     text = shared.get_many(STEP, [key]).get(key) if key and matters(step) else None
-    result = sane_result(text) if text is not None else None
+    result = sane_result(step, text) if text is not None else None
     if result is None:
         return None
     sizes = {layer.digest: layer.size for layer in result.layers}
     far = {digest: sizes[digest] for digest in store.blobs.missing(sizes)}
     if not far:
-        return SharedOffer(result, 0, True)
+        return SharedOffer(result, 0, Weighed())
     if shared.missing(far):
         return None
-    size = sum(far.values())
-    return SharedOffer(result, size, shared.pays(far, seconds_to_make(step, store, size)))
+    return SharedOffer(result, sum(far.values()), weigh(step, key, far, store, shared))
+
+
+def weigh(
+    step: Step, key: str, blobs: Mapping[Digest, int], store: BuildStore, shared: SharedCache
+) -> Weighed:
+    """What fetching a step's blobs takes, and what making them."""
+    making = seconds_to_make(step, key, store, shared, sum(blobs.values()))
+    return Weighed(0.0 if making is None else shared.seconds(blobs), making)
+
+
+class LeaseWait:
+    """A lease that somebody else has, until it is free or nobody goes on with it.
+
+    ``holder`` is who has it, or had it when it was taken over; nobody when it was free.
+    """
+
+    def __init__(self, shared: SharedCache, key: str) -> None:
+        self.holder = ""
+        self._shared = shared
+        self._key = key
+        self._seen = b""
+        self._since = time.monotonic()
+
+    def attempt(self) -> SharedLease | None:
+        """The lease, if it can be had now: it is free, or was not renewed for all of its life."""
+        held = self._shared.held(self._key)
+        self.holder = held.holder if held is not None else ""
+        if held is None:
+            return self._shared.take(self._key)
+        if held.content != self._seen:
+            self._seen, self._since = held.content, time.monotonic()
+        if time.monotonic() - self._since > held.life:
+            return self._shared.take_over(self._key, held)
+        return None
 
 
 class SharedSteps:
@@ -93,6 +140,7 @@ class SharedSteps:
         self._store = store
         self._shared = shared
         self._follower = follower
+        self._makes = True
 
     def work(self, keys: Mapping[Step, str]) -> None:
         """Get a result for each step, whose key is empty while it is not known.
@@ -104,13 +152,13 @@ class SharedSteps:
         mine: dict[Step, SharedLease | None] = {}
         theirs: dict[Step, str] = {}
         try:
+            asked = [key for step, key in left.items() if key and self._is_leased(step)]
+            taken = self._shared.take_many(asked) if asked else {}
             for step, key in left.items():
-                leased = key and matters(step) and step.reads and self._shared.writes
-                lease = self._shared.take(key) if leased else None
-                if leased and lease is None:
+                if key in asked and key not in taken:
                     theirs[step] = key
                 else:
-                    mine[step] = lease
+                    mine[step] = taken.get(key)
             if leases := [step for step, lease in mine.items() if lease is not None]:
                 # Whoever had the lease before may have ended between the look and the lease.
                 still = self._taken({step: left[step] for step in leases}, again=True)
@@ -123,8 +171,13 @@ class SharedSteps:
         for step, key in theirs.items():
             self._wait(step, key)
 
+    def _is_leased(self, step: Step) -> bool:
+        """Whether only one machine should make a step at a time."""
+        return bool(matters(step) and step.reads and self._shared.writes)
+
     def take(self, keys: Mapping[Step, str]) -> None:
         """Take what is there and comes sooner than it is made; nothing is made."""
+        self._makes = False
         self._taken(keys)
 
     def _taken(self, keys: Mapping[Step, str], *, again: bool = False) -> dict[Step, str]:
@@ -139,20 +192,21 @@ class SharedSteps:
 
     def _take(self, step: Step, key: str, text: str) -> bool:
         """Bring a result's layers, if they are there and come sooner than they are made."""
-        result = sane_result(text)
+        result = sane_result(step, text)
         if result is None:
             return False
         sizes = {layer.digest: layer.size for layer in result.layers}
         far = {d: size for d, size in sizes.items() if not self._store.blobs.bring(d, size)}
-        if far and (self._shared.missing(far) or not self._pays(step, far)):
+        if far and (self._shared.missing(far) or not self._pays(step, key, far)):
             return False
-        if (far and not self._fetch(step, far)) or not fits(result, self._store):
+        if (far and not self._fetch(step, far)) or not fits(step, result, self._store):
             return False
         self._store.cache.put(STEP, key, text)
+        size = sum(far.values())
         if far:
-            values: dict[str, Value] = {"step": step.label, "size": sum(far.values())}
+            values: dict[str, Value] = {"step": step.label, "size": size}
             self._follower.say(Code.TOOK_SHARED, values)
-        self._follower.took(step, result, key)
+        self._follower.took(step, result, key, size)
         return True
 
     def _fetch(self, step: Step, sizes: Mapping[Digest, int]) -> bool:
@@ -170,41 +224,29 @@ class SharedSteps:
             done += size
         return True
 
-    def _pays(self, step: Step, sizes: Mapping[Digest, int]) -> bool:
+    def _pays(self, step: Step, key: str, sizes: Mapping[Digest, int]) -> bool:
         """Whether to fetch; what is made instead is said."""
-        seconds = seconds_to_make(step, self._store, sum(sizes.values()))
-        pays = self._shared.pays(sizes, seconds)
-        if not pays:
-            self._follower.say(Code.MAKING_SOONER, {"step": step.label})
-        return pays
+        weighed = weigh(step, key, sizes, self._store, self._shared)
+        if not weighed.pays and self._makes:
+            self._follower.say(Code.MAKING_SOONER, {"step": step.label, **weighed.values()})
+        return weighed.pays
 
     def _wait(self, step: Step, key: str) -> None:
         """Wait for somebody else's result; take over what nobody goes on with."""
-        seen: Held | None = None
-        since, pause, told = time.monotonic(), _FIRST_WAIT, ""
+        waiting, pause, told = LeaseWait(self._shared, key), _FIRST_WAIT, ""
         while True:
             if not self._taken({step: key}, again=True):
                 return
-            held = self._shared.held(key)
-            if held is not None and (seen is None or held.content != seen.content):
-                seen, since = held, time.monotonic()
-            lease: SharedLease | None = None
-            if held is None:
-                lease = self._shared.take(key)
-            elif time.monotonic() - since > held.life:
-                lease = self._shared.take_over(key, held)
-                if lease is not None:
-                    self._follower.say(
-                        Code.TAKING_OVER, {"step": step.label, "holder": held.holder}
-                    )
+            lease = waiting.attempt()
+            values = {"step": step.label, "holder": waiting.holder}
+            if lease is not None and waiting.holder:
+                self._follower.say(Code.TAKING_OVER, values)
             if lease is not None or not self._shared.writes:
                 self._make_alone(step, key, lease)
                 return
-            if held is not None and held.holder != told:
-                told = held.holder
-                self._follower.say(
-                    Code.WAITING_FOR_MACHINE, {"step": step.label, "holder": held.holder}
-                )
+            if waiting.holder not in ("", told):
+                told = waiting.holder
+                self._follower.say(Code.WAITING_FOR_MACHINE, values)
             self._pause(pause)
             pause = min(pause * 1.5, _LONGEST_WAIT)
 
@@ -242,7 +284,7 @@ def foreseen(
             return found
         found += new
         for step in new:
-            result = sane_result(texts[keys[step]])
+            result = sane_result(step, texts[keys[step]])
             if result is not None:
                 known[step] = result
 
@@ -262,37 +304,41 @@ def give_cached(
     there = shared.get_many(STEP, list(own.values())) if own else {}
     for step, key in own.items():
         if key not in there:
-            give(shared, step, key, results[step], None)
+            give(shared, step, key, results[step])
 
 
 def give(
-    shared: SharedCache, step: Step, key: str, result: Result, description: Mapping[str, Any] | None
+    shared: SharedCache,
+    step: Step,
+    key: str,
+    result: Result,
+    description: Mapping[str, Any] | None = None,
+    took: Took | None = None,
 ) -> None:
-    """Send a result there, where others would ask for it."""
+    """Send a result there, where others would ask for it, with what it was and what it took."""
     if matters(step) and key:
         blobs = {layer.digest: layer.size for layer in result.layers}
         shared.put(STEP, key, result.to_json(), blobs)
         if description is not None:
             shared.put(DESCRIPTION, key, description)
+        if took is not None and blobs:
+            shared.put(TOOK, key, took)
 
 
-def sane_result(text: str) -> Result | None:
-    """What another machine's record says, if a result can be like that."""
+def sane_result(step: Step, text: str) -> Result | None:
+    """What another machine's record says, if the step's result can be like that."""
+    from mbuild.build.steps.believed import can_be
+
     try:
         result = Result.from_json(text)
-        sane = isinstance(result.facts, dict) and all(
-            type(layer.size) is int
-            and 0 <= layer.size <= _LARGEST
-            and isinstance(layer.media_type, str)
-            and isinstance(layer.origin, str)
-            for layer in result.layers
-        )
+        sane = isinstance(result.facts, dict) and can_be(step, result)
+        sane = sane and all(layer.size <= _LARGEST for layer in result.layers)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, MbuildError):
         return None
     return result if sane else None
 
 
-def fits(result: Result, store: BuildStore) -> bool:
+def fits(step: Step, result: Result, store: BuildStore) -> bool:
     """Whether what a record says of its layers is what their headers say.
 
     So a record that names another blob is found, where the blob is that of another kind of
@@ -303,31 +349,15 @@ def fits(result: Result, store: BuildStore) -> bool:
     weights = [layer for layer in result.layers if layer.media_type in GGUF]
     if not weights:
         return True
+    from mbuild.build.steps.gguf import LAYER_TYPES
     from mbuild.build.steps.models import as_json, read_facts
 
     with suppress(MbuildError):
         paths = [store.blobs.local_path(layer.digest) for layer in weights]
         facts = as_json(read_facts(paths, "a shared layer"))
-        return all(result.facts.get(name, value) == value for name, value in facts.items())
+        media_type = LAYER_TYPES.get((step.role, facts["kind"]))
+        return result.facts == facts and all(layer.media_type == media_type for layer in weights)
     return False
-
-
-def seconds_to_make(step: Step, store: BuildStore, size: int) -> float | None:
-    """How long making a result takes here, roughly; None where only running it could tell.
-
-    That is where something has to be loaded first, and of types that take a search.
-    """
-    if any(not each.is_there(store, bring=False) for each in step.needs):
-        return None
-    from mbuild.work.cores import cores
-
-    with suppress(MbuildError):
-        cost = step.cost(store)
-        types = {tensor.after.name for tensor in cost.tensors if tensor.after is not tensor.before}
-        if cost.writes is None or any(name.startswith("IQ") for name in types):
-            return None
-        return _START_SECONDS + size / (_CORE_RATE * (cores() if cost.every_core else 1))
-    return None
 
 
 def _release(leases: Iterable[SharedLease | None]) -> None:

@@ -23,6 +23,7 @@ from mbuild.core.events import Cause, Note
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mbuild.build.rates import Estimate
     from mbuild.build.request import BuildRequest
     from mbuild.store import Store
 
@@ -39,6 +40,7 @@ class PlannedStep(NamedTuple):
     what such steps took on this machine, None while none ran. ``tensors`` are those of a
     quantization, ``memory`` is in bytes; ``every_core`` tells that the work spreads over all
     cores; ``eight_bits`` is what Q8_0 would take of weights that were quantized already.
+    ``instead`` is how long making it here would take, of a result that is fetched.
     ``key`` is empty while it is not known; ``materials`` are the files, folders and
     models that the step is made from.
     """
@@ -58,6 +60,7 @@ class PlannedStep(NamedTuple):
     every_core: bool = False
     fetches: int = 0
     eight_bits: int | None = None
+    instead: Estimate | None = None
 
     @property
     def cached(self) -> bool:
@@ -212,7 +215,10 @@ def _planned(
         return PlannedStep(step.kind, step.label, row.state, tensors=step.tensors(store))
     if row.state is State.SHARED:
         size = row.fetches
-        return PlannedStep(step.kind, step.label, row.state, writes=size, fetches=size)
+        seconds = row.weighed.fetching if row.weighed is not None else 0.0
+        making = row.weighed.making if row.weighed is not None else None
+        planned = PlannedStep(step.kind, step.label, row.state, writes=size, fetches=size)
+        return planned._replace(seconds=seconds, instead=making)
     if any(not each.is_there(store, bring=False) for each in step.needs):
         cost = Cost(None)  # its files' headers are not here
     else:

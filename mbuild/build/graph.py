@@ -38,6 +38,8 @@ class Result(NamedTuple):
     def from_json(cls, text: str) -> Result:
         """Read :meth:`to_json`'s text; raises ValueError or a digest error."""
         value = json.loads(text)
+        if not isinstance(value["layers"], list):
+            raise ValueError("a result's layers are a list")
         return cls(tuple(Layer.from_json(v) for v in value["layers"]), value["facts"])
 
 

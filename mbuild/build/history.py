@@ -62,7 +62,8 @@ class StepRecord(NamedTuple):
     of new blobs. ``materials`` are the files, folders and models it is made from. ``role``,
     ``subject`` and ``target`` say apart what ``label`` says to people, and ``causes`` (of
     :class:`mbuild.core.events.Cause`) what ``reasons`` say; builds of earlier versions have none.
-    ``measured`` is what was measured, by the names of the facts.
+    ``measured`` is what was measured, by the names of the facts. ``fetched`` are the bytes of
+    layers that came from a shared cache, where another machine had made them.
     """
 
     kind: str
@@ -82,6 +83,7 @@ class StepRecord(NamedTuple):
     target: str = ""
     causes: tuple[str, ...] = ()
     measured: Mapping[str, Any] = {}
+    fetched: int = 0
 
     @property
     def findings(self) -> tuple[str, ...]:

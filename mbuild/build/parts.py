@@ -6,14 +6,17 @@ alone. What no part has made, because it was killed or never started, the build 
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from mbuild.build.engine import BuildEngine
+from mbuild.build.exchange import LeaseWait
 from mbuild.build.fetching import fetch
 from mbuild.build.graph import StepContext, in_order
 from mbuild.build.prepare import located, plans_of
@@ -38,9 +41,10 @@ if TYPE_CHECKING:
     from mbuild.build.steps.ranges import Range, RangeCache
     from mbuild.gguf.types import GGMLType
     from mbuild.store import Store
-    from mbuild.store.shared import SharedCache
+    from mbuild.store.shared import SharedCache, SharedLease
 
 _MOST = 10_000
+_LOOK_SECONDS = 0.5  # between two looks whether another job that makes the same part has ended
 
 
 class BuildPart(NamedTuple):
@@ -90,9 +94,9 @@ def make_part(wanted: Build, store: Store, part: BuildPart) -> Generator[BuildEv
             yield from fetch(wanted.recipes(), wanted.fetching, wanted.context, store)
         except (RegistryError, SourceError) as error:
             raise located(error, wanted, store) from None
-        groups = list(_groups(wanted, store))
+        wanted.context.leave_unread()  # of sixteen parts each would read all for all digests
         totals = [0, 0, 0]
-        for number, steps in enumerate(groups, start=1):
+        for number, steps in enumerate(_groups(wanted, store), start=1):
             yield from _group(steps, number, store, shared, part, totals)
         sent = said = 0
         for done, total in shared.drain():
@@ -103,6 +107,22 @@ def make_part(wanted: Build, store: Store, part: BuildPart) -> Generator[BuildEv
     made, there, size = totals
     seconds = time.monotonic() - began
     yield PartFinished(part.number, part.parts, made, there, size, sent, seconds)
+
+
+def _alone(
+    shared: SharedCache, label: str, key: str
+) -> Generator[BuildEvent, None, SharedLease | None]:
+    """Wait until no other job makes the very same part; the lease on it.
+
+    Such a job was started twice, or in place of one that was thought to be dead.
+    """
+    waiting, told = LeaseWait(shared, key), ""
+    while (lease := waiting.attempt()) is None and shared.writes:
+        if waiting.holder not in ("", told):
+            told = waiting.holder
+            yield Status(Code.WAITING_FOR_MACHINE, {"step": label, "holder": told})
+        time.sleep(_LOOK_SECONDS)
+    return lease
 
 
 def _groups(wanted: Build, store: Store) -> Iterator[list[Quantize]]:
@@ -164,7 +184,12 @@ def _group(
         work = _Share(variants, RangeCache(store, origin.fields()), shared, origin.fields())
         maker = RangeMaker([each.imatrix for each in variants], work.cache, cores(), work.check)
         mine = list(part.share([each for each in in_file_order(variants) if any(work.keyed(each))]))
-        yield from work.run(mine, maker, partial(_progress, number, label, steps[0]), totals)
+        lease = yield from _alone(shared, label, work.key(part, mine))
+        try:
+            yield from work.run(mine, maker, partial(_progress, number, label, steps[0]), totals)
+        finally:
+            if lease is not None:
+                lease.release()
 
 
 def _progress(number: int, label: str, step: Quantize, done: int, total: int) -> StepProgress:
@@ -197,6 +222,15 @@ class _Share:
     def keyed(self, part: Range) -> list[bool]:
         """In which variants a range is quantized."""
         return [new is not part.tensor.type for new in self.types(part)]
+
+    def key(self, part: BuildPart, ranges: Sequence[Range]) -> str:
+        """What tells this work from any other, by its first bytes and all that becomes of them."""
+        from mbuild.build.steps.making import LoadedRange
+        from mbuild.build.steps.ranges import digest_of
+
+        rows = [(each.tensor.name, each.first, each.size, *self.types(each)) for each in ranges]
+        first = digest_of(LoadedRange(ranges[0]).load()).hex if ranges else ""
+        return sha256(json.dumps(["part", *part, first, rows]).encode()).hexdigest()
 
     def run(
         self,

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mbuild.build.sources.resolve import Context
     from mbuild.language.stages.values import Expectation, StageRecipe
     from mbuild.store import Store
+    from mbuild.work.cancel import Cancel
     from mbuild.work.pools import WorkerPool
 
 SourceT = TypeVar("SourceT")
@@ -74,7 +75,7 @@ class Build(NamedTuple):
     ``fetching`` says what may be pulled before. ``stages`` are those of the targets, by their
     names, where the Modelfile has stages; ``recipe`` is then that of the first target.
     ``overruled`` tells which options of the command line count in place of the Modelfile's.
-    ``pool`` computes for the build beside this process.
+    ``pool`` computes for the build beside this process; ``cancel`` stops it from another thread.
     ``id`` is the one that the log shall have for the build, empty for a new one.
     ``checks`` is what the request's own checks mean; without ``checking`` neither these nor
     those of the stages are made.
@@ -93,6 +94,7 @@ class Build(NamedTuple):
     checks: tuple[Expectation, ...] = ()
     checking: bool = True
     pool: WorkerPool | None = None
+    cancel: Cancel | None = None
 
     def expected(self, target: Target) -> tuple[Expectation, ...]:
         """What CHECK and ``--check`` demand of a target."""
@@ -314,7 +316,10 @@ def _located(error: MbuildError, script: Script, store: Store) -> MbuildError:
     """The error with its file's name, and its line where the text is known."""
     from mbuild.language.parser import decode
 
+    text = ""
+
     def located(problem: Any) -> Any:
+        nonlocal text
         included = problem.span.file if problem.span else ""
         digest = script.brought.get(included) if included else script.text
         data = None if digest is None else modelfile_text(digest, store)
@@ -323,7 +328,19 @@ def _located(error: MbuildError, script: Script, store: Store) -> MbuildError:
 
     if isinstance(error, ModelfileError):
         return ModelfileError([located(problem) for problem in error.problems])
-    return error if error.problem is None else error.at(located(error.problem))
+    if error.problem is None:
+        return error
+    problem = located(error.problem)
+    if isinstance(error, NameNotFoundError) and problem.span:
+        import dataclasses
+
+        from mbuild.lint.remedies import stage_meant
+
+        if stage := stage_meant(text[problem.span.value : problem.span.end], text):
+            hint = f"did you mean the stage {stage}?"
+            error = NameNotFoundError(error.message, hint=hint)
+            problem = dataclasses.replace(problem, suggestion=hint)
+    return error.at(problem)
 
 
 def _one_kind(

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mbuild.core.digest import Digest, DigestError
-from mbuild.core.events import Cause, Note
+from mbuild.core.events import Cause, Note, Value
+from mbuild.core.units import human_duration
 
 MISSING = object()
 
@@ -25,11 +26,19 @@ NOTES: Mapping[Cause, str] = {
     Cause.LAYER_REMOVED: "its cached layer {layer} was removed",
     Cause.LAYER_DAMAGED: "its layer {layer} is damaged: {size} bytes long",
     Cause.NOT_HERE: "the store does not have it",
-    Cause.MADE_SOONER: "the shared cache has it, but it is made sooner than it would come",
+    Cause.MADE_SOONER: "the shared cache has it, but it would come in {fetching} and is made here"
+    " in {making}, {by}",
     Cause.DEPENDS: "only if its input changes",
     Cause.REWRITTEN: "mbuild knows its inputs by other digests now",
 }
 """What a note says; the other causes have a change each, which says what differs."""
+
+ESTIMATES: Mapping[str, str] = {
+    "here": "as such steps took on this machine",
+    "elsewhere": "as it took where it was made",
+    "guess": "as a core makes about 100 MB a second",
+}
+"""What a time is known by (:class:`mbuild.build.rates.Estimate`)."""
 
 _SHOWN = 40
 _FEW = 3  # digests that are named
@@ -94,13 +103,26 @@ class Explanation(NamedTuple):
         """Each reason in words; there is always one."""
         if self.note is None:
             return tuple(str(change) for change in self.changes)
-        return (NOTES[self.note.cause].format(**self.note.values),)
+        return (NOTES[self.note.cause].format(**in_words(self.note.values)),)
 
     def causes(self) -> tuple[Cause, ...]:
         """Each reason's code, in the order of :meth:`texts`."""
         if self.note is None:
             return tuple(change.cause for change in self.changes)
         return (self.note.cause,)
+
+
+def in_words(values: Mapping[str, Value]) -> dict[str, object]:
+    """What a sentence has of an event's values: seconds as people say them, and texts of lists."""
+    return {name: _in_words(name, value) for name, value in values.items()}
+
+
+def _in_words(name: str, value: Value) -> object:
+    if name == "by":
+        return ESTIMATES.get(str(value), "")
+    if isinstance(value, float):
+        return human_duration(value)
+    return ", ".join(value) if isinstance(value, tuple) else value
 
 
 def canonical(value: Any) -> str:

@@ -185,6 +185,7 @@ class Recorder:
             role=str(step.role),
             subject=step.subject,
             target=step.target,
+            fetched=self._outcome.fetched.get(step, 0),
         )
 
     def _ended(self, step: Step) -> StepRecord:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -136,6 +136,32 @@ class FilesGiven(_Bringer):
     def read(self, name: str) -> bytes:
         """The bytes; raises KeyError for a file that there is not."""
         return self._files[name]
+
+
+class FilesTold(_Bringer):
+    """Files that a statement names by their digests, from where they lie now."""
+
+    def __init__(self, folder: Path, elsewhere: Path | None, digests: Collection[str]) -> None:
+        super().__init__()
+        self._folder = folder
+        self._elsewhere = elsewhere
+        self._digests = digests
+
+    def read(self, name: str) -> bytes:
+        """The file beside the Modelfile, or in the other folder; raises :class:`SourceError`."""
+        from mbuild.build.sources.local import moved
+
+        path = self._folder / name
+        if self._elsewhere is not None:
+            path = moved(path, self._folder, self._elsewhere)
+        data = FilesBeside(path.parent).read(path.name)
+        if str(Digest.of(data)) not in self._digests:
+            raise SourceError(
+                f"{name} is not the file that the Modelfile brought in: the statement has no"
+                f" {Digest.of(data)}",
+                hint="bring the one that the model was made with",
+            )
+        return data
 
 
 class NoFiles(_Bringer):

@@ -12,6 +12,7 @@ from mbuild.core.events import Cause, Note
 
 if TYPE_CHECKING:
     from mbuild.build.engine import BuildEngine
+    from mbuild.build.exchange import Weighed
 
 
 class State(StrEnum):
@@ -29,7 +30,7 @@ class Surveyed(NamedTuple):
     """A step before a build; ``description`` is None while not all of it is known.
 
     ``lost`` is why it has no cached result, should no input have changed. ``fetches`` are the
-    bytes that come from the shared cache.
+    bytes that come from the shared cache, ``weighed`` tells why.
     """
 
     step: Step
@@ -38,6 +39,7 @@ class Surveyed(NamedTuple):
     key: str = ""
     lost: Note | None = None
     fetches: int = 0
+    weighed: Weighed | None = None
 
 
 def survey(engine: BuildEngine, targets: Sequence[Step]) -> list[Surveyed]:
@@ -74,10 +76,10 @@ def _offered(engine: BuildEngine, row: Surveyed, results: dict[Step, Result]) ->
     found = offer(row.step, row.key, engine.store, shared)
     if found is None:
         return row
-    if not found.pays:
-        return row._replace(lost=Note(Cause.MADE_SOONER))
+    if not found.weighed.pays:
+        return row._replace(lost=Note(Cause.MADE_SOONER, found.weighed.values()))
     results[row.step] = found.result
-    return row._replace(state=State.SHARED, fetches=found.size)
+    return row._replace(state=State.SHARED, fetches=found.size, weighed=found.weighed)
 
 
 def _surveyed_fetch(step: Step) -> Surveyed:

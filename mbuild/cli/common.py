@@ -27,6 +27,8 @@ _SLOW_TO_READ = 1 << 30
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 if TYPE_CHECKING:
+    from mbuild.shared.locations import CacheOptions
+
     ParamType = click.ParamType[Any]
 else:
     ParamType = click.ParamType  # generic only in newer versions of click
@@ -123,13 +125,24 @@ def sharing(store: Store, given: Mapping[str, Any]) -> AbstractContextManager[ob
 
     Raises :class:`UsageError`.
     """
-    if not any(map(given.get, CACHE_OPTIONS)) and not os.environ.get(CACHE_VARIABLE):
+    asked = caches_asked(given)
+    if asked is None:
         return nullcontext()
     from mbuild.shared.attach import attached
+
+    return attached(store, asked, _warn_once(set()))
+
+
+def caches_asked(given: Mapping[str, Any]) -> CacheOptions | None:
+    """The shared caches that options and the environment name; None where they name none.
+
+    Raises :class:`UsageError`.
+    """
+    if not any(map(given.get, CACHE_OPTIONS)) and not os.environ.get(CACHE_VARIABLE):
+        return None
     from mbuild.shared.locations import CacheOptions
 
-    asked = CacheOptions.of(*(given[name] for name in CACHE_OPTIONS))
-    return attached(store, asked, _warn_once(set()))
+    return CacheOptions.of(*(given[name] for name in CACHE_OPTIONS))
 
 
 format_option = click.option(

@@ -190,6 +190,12 @@ Examples:
     type=FolderType(),
     help="Where sources are that lie outside of the Modelfile's folder.",
 )
+@click.option(
+    "--build-arg",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="With --rebuild: the value of an argument that a statement withholds.",
+)
 @click.option("--signed", is_flag=True, help="Check that the key signed the models.")
 @click.option("--key", metavar="FILE", type=click.Path(path_type=Path), help="The public key.")
 @converter_options
@@ -207,6 +213,7 @@ def verify_command(
     source: Path | None,
     signed: bool,
     key: Path | None,
+    build_arg: tuple[str, ...],
     style: str,
     **further: str | None,
 ) -> int:
@@ -226,16 +233,17 @@ def verify_command(
         raise UsageError(
             "-f needs --rebuild and one model's name", hint="mbuild verify --rebuild NAME -f FILE"
         )
-    _check_options(names, rebuild=rebuild, source=source, signed=signed, key=key)
+    _check_options(names, build_arg, rebuild=rebuild, source=source, signed=signed, key=key)
     opened = open_store(ctx, store)
     models = [library.find(opened, name) for name in names] if names else None
     with meter("verifying") as show:
         found = verify(opened, models, set_aside=not dry_run, progress=show)
     if rebuild and models and not found.findings:
+        from mbuild.build.staged import arguments_of
         from mbuild.cli.rebuild import RebuildOptions, rebuilt
 
         converter, quiet = converter_of(further, opened), style == "json"
-        asked = RebuildOptions(file, source, converter, quiet)
+        asked = RebuildOptions(file, source, converter, quiet, arguments_of(build_arg))
         again = [rebuilt(opened, m, asked) for m in models]
         good = _show_rebuilt(found, again, style)
     elif style == "json":
@@ -252,6 +260,7 @@ def verify_command(
 
 def _check_options(
     names: tuple[ModelName, ...],
+    build_arg: tuple[str, ...],
     *,
     rebuild: bool,
     source: Path | None,
@@ -259,6 +268,11 @@ def _check_options(
     key: Path | None,
 ) -> None:
     """Raise :class:`UsageError` for options that need others."""
+    if build_arg and not rebuild:
+        raise UsageError(
+            "--build-arg needs --rebuild",
+            hint="mbuild verify --rebuild NAME --source DIR --build-arg NAME=VALUE",
+        )
     if source is not None and not rebuild:
         raise UsageError(
             "--source needs --rebuild", hint="mbuild verify --rebuild NAME --source DIR"

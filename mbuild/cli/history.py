@@ -162,6 +162,8 @@ def _show_build(record: BuildRecord) -> None:
     for step in record.steps:
         ran = step.status == "ran"
         facts = f"  {step.seconds:.2f} s, {human_size(step.written)}" if ran else ""
+        if step.fetched:
+            facts = f"  {human_size(step.fetched)} from the shared cache"
         say(f"{step.label}{facts}", _ending(step, record.result))
         for found in step.findings:
             say(printable(found))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mbuild.build.reasons import ESTIMATES
 from mbuild.build.surveying import State
 from mbuild.cli.common import columns_of, human_size
 from mbuild.cli.meter import counted
@@ -72,6 +73,9 @@ def _step_text(step: PlannedStep) -> str:
             facts.append(f"writes {human_size(step.writes)}")
         if step.seconds and step.seconds >= 0.1:
             facts.append(f"about {human_duration(step.seconds)}")
+        if step.instead is not None and step.instead.seconds >= 0.1:
+            making = human_duration(step.instead.seconds)
+            facts.append(f"made here in about {making}, {ESTIMATES[step.instead.source]}")
     return f"{step.label}{'  ' if facts else ''}{', '.join(facts)}"
 
 
@@ -115,6 +119,7 @@ def _plan_json(planned: Forecast) -> dict[str, Any]:
         {
             **step._asdict(),
             "state": step.state.value,
+            "instead": step.instead._asdict() if step.instead else None,
             "tensors": [tensor.to_json() for tensor in step.tensors],
             "why": list(step.why.texts()) if step.why else [],
             "materials": [material._asdict() for material in step.materials],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +17,7 @@ from mbuild.cli.common import say_reading
 from mbuild.cli.locked import lock_path, read_lock
 from mbuild.cli.meter import counted
 from mbuild.cli.progress import renderer
-from mbuild.core.errors import NameNotFoundError
+from mbuild.core.errors import NameNotFoundError, UsageError
 from mbuild.core.events import BuildFinished, Explained, LayerReady, ModelBuilt, WritingManifest
 from mbuild.models.provenance.comparing import Compared, compare, compare_lock, same_steps
 from mbuild.models.provenance.statements import Statement, statements
@@ -35,13 +36,14 @@ class RebuildOptions(NamedTuple):
 
     ``file`` is the Modelfile, ``source`` where its sources lie that are not beside it,
     ``converter`` the checkout of llama.cpp that a model was converted with, which nothing but
-    the command line names.
+    the command line names, ``arguments`` the values that a statement withholds.
     """
 
     file: str | None = None
     source: Path | None = None
     converter: ForeignConverter | None = None
     quiet: bool = False
+    arguments: Mapping[str, str] = {}
 
 
 class Again(NamedTuple):
@@ -90,18 +92,28 @@ def _wanted(
     """The build to make again: the log knows best, then a lock, then the statement."""
     source = asked.source
     if asked.file is not None:
-        return _from_file(asked.file, stored, store, source, statement)
+        return _from_file(asked.file, stored, store, asked, statement)
     build = statement.build if statement else ""
     try:
-        return from_log(stored, store, say_reading, build=build, elsewhere=source)
+        found = from_log(stored, store, say_reading, build=build, elsewhere=source)
+        _check_no_arguments(asked)
+        return found
     except NameNotFoundError:
         shown = statement.definition["externalParameters"]["request"] if statement else {}
         if source is None or "modelfile" not in shown:
             raise
         modelfile = read_modelfile(str(source / str(shown["modelfile"]["name"])), None)
         script = script_of(modelfile.name, modelfile.data, modelfile.folder)
-        further = {"elsewhere": source}
+        further: Any = {"elsewhere": source, "arguments": asked.arguments}
         return from_statement(modelfile.data, script, shown, stored, store, say_reading, **further)
+
+
+def _check_no_arguments(asked: RebuildOptions) -> None:
+    if asked.arguments:
+        raise UsageError(
+            "--build-arg is for a statement that withholds a value, and nothing asks one here",
+            hint="leave it out",
+        )
 
 
 def how_built(store: Store, stored: StoredManifest, file: str | None) -> Build:
@@ -118,9 +130,10 @@ def _from_file(
     file: str,
     stored: StoredManifest,
     store: Store,
-    source: Path | None,
+    asked: RebuildOptions,
     statement: Statement | None,
 ) -> Build:
+    source = asked.source
     modelfile = read_modelfile(file, None)
     script, lock = script_of(modelfile.name, modelfile.data, modelfile.folder), None
     if file != "-":
@@ -131,8 +144,9 @@ def _from_file(
     if lock is None and statement is not None:
         shown = statement.definition["externalParameters"]["request"]
         if shown.get("modelfile", {}).get("text") == str(script.text):
-            further = {"elsewhere": source}
+            further: Any = {"elsewhere": source, "arguments": asked.arguments}
             return from_statement(data, script, shown, stored, store, say_reading, **further)
+    _check_no_arguments(asked)
     return from_modelfile(data, script, lock, stored, store, say_reading, elsewhere=source)
 
 

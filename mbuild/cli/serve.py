@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mbuild.cli.common import open_store, store_option
+from mbuild.cli.common import cache_options, caches_asked, open_store, store_option
 from mbuild.store.place import check_place
 from mbuild.store.serving import Serving
 
@@ -51,6 +51,7 @@ Examples:
     type=click.Path(path_type=Path),
     help="Be the shared cache of other machines, in this folder: --cache-to http://HOST:PORT/cache",
 )
+@cache_options
 @click.option("--writable", is_flag=True, help="Accept pushes to /v2/, too.")
 @click.option(
     "--ollama-keys",
@@ -76,6 +77,8 @@ def serve_command(ctx: click.Context, /, *, store: str | None, **options: Any) -
 
     A browser that opens its address gets a page: models, builds as they run, an editor.
 
+    Its builds use the shared caches of --cache-from and --cache-to; --cache makes it one.
+
     OLLAMA_HOST gives host and port, OLLAMA_ORIGINS further origins of web
     pages, MBUILD_TOKEN the token. Only this machine is served unless there is
     a token, or --insecure-no-auth.
@@ -97,6 +100,11 @@ def serve_command(ctx: click.Context, /, *, store: str | None, **options: Any) -
     upstream = options["upstream"]
     if upstream is not None:
         upstream = Upstream.parse(upstream, drops_authorization=bool(token))
+    caching = caches_asked(options)
+    if caching is not None:
+        from mbuild.shared.attach import check
+
+        check(caching)
     opened = open_store(ctx, store)
     if not opened.root.is_dir():
         opened.prepare()
@@ -112,6 +120,7 @@ def serve_command(ctx: click.Context, /, *, store: str | None, **options: Any) -
         engine_of(options["llama_server"], off=options["no_run"] or upstream is not None),
         keys,
         options["cache"],
+        caching,
     )
     sock = run.listen(host, port)
     line = f"serving {opened.root} on {run.url_of(sock)}"

@@ -17,7 +17,6 @@ from mbuild.core.events import (
     Replaced,
     Status,
     StepFinished,
-    Value,
     Warned,
     WritingManifest,
 )
@@ -40,7 +39,8 @@ STATUSES: Mapping[Code, str] = {
     Code.WAITING_FOR_MACHINE: "waiting for {holder}, which makes the same: {step}",
     Code.TAKING_OVER: "{holder} has stopped: {step}",
     Code.TOOK_SHARED: "took {size} from the shared cache: {step}",
-    Code.MAKING_SOONER: "made here sooner than it comes from the shared cache: {step}",
+    Code.MAKING_SOONER: "made here in about {making}, {by}; from the shared cache it would take"
+    " {fetching}: {step}",
     Code.SENDING_SHARED: "sending {size} to the shared cache",
     Code.SENT_SHARED: "sent {size} to the shared cache",
 }
@@ -51,15 +51,13 @@ _ONCE = " (once on this machine)"
 
 def status_text(event: Status) -> str:
     """What the build is doing."""
-    values = {name: _listed(value) for name, value in event.values.items()}
+    from mbuild.build.reasons import in_words
+
+    values = in_words(event.values)
     if isinstance(size := event.values.get("size"), int):
         values["size"] = human_size(size)
     once = _ONCE if event.values.get("kept") else ""
     return STATUSES[event.code].format(once=once, **values)
-
-
-def _listed(value: Value) -> object:
-    return ", ".join(value) if isinstance(value, tuple) else value
 
 
 def line_of(event: BuildEvent) -> str | None:

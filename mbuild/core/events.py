@@ -15,7 +15,7 @@ from enum import StrEnum
 from mbuild.core.digest import Digest
 from mbuild.core.values import NamedTuple
 
-Value = str | int | bool | tuple[str, ...]
+Value = str | float | bool | tuple[str, ...]
 """What a code's sentence has places for."""
 
 
@@ -38,7 +38,7 @@ class Code(StrEnum):
     WAITING_FOR_MACHINE = "waiting-for-machine"  # step: its label; holder: who makes it
     TAKING_OVER = "taking-over"  # step; holder: who began to make it
     TOOK_SHARED = "took-shared"  # step: its label; size: bytes that came from the shared cache
-    MAKING_SOONER = "making-sooner"  # step: whose result would take longer to come
+    MAKING_SOONER = "making-sooner"  # step, fetching, making: seconds; by: how that is known
     SENDING_SHARED = "sending-shared"  # size: bytes that are on their way to the shared cache
     SENT_SHARED = "sent-shared"  # size: bytes that it got from this build
 
@@ -59,7 +59,7 @@ class Cause(StrEnum):
     LAYER_REMOVED = "layer-removed"  # layer: its short digest
     LAYER_DAMAGED = "layer-damaged"  # layer; size: its bytes on the disk
     NOT_HERE = "not-here"  # what it fetches is not in the store
-    MADE_SOONER = "made-sooner"  # the shared cache has the result, which takes longer to come
+    MADE_SOONER = "made-sooner"  # of a shared result; fetching, making: seconds; by: known how
     DEPENDS = "depends"  # it runs only if its input changes
 
 

@@ -1,4 +1,4 @@
-"""``/api/blobs/:digest``: uploads, hashed while they are written to disk."""
+"""``/api/blobs/:digest``, and the page's uploads: hashed while they are written to disk."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from anyio import to_thread
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from mbuild.core.digest import Digest
 from mbuild.core.errors import UsageError
@@ -55,13 +55,39 @@ async def upload(service: Service, request: Request) -> Response:
         async for _ in request.stream():
             pass
         return Response(status_code=200)
+    writer = await _received(request, store, length)
+    try:
+        if writer.digest != digest:
+            raise UsageError(f'digest mismatch, expected "{text}", got "{writer.digest}"')
+        is_new = await service.locking.run(_commit, store, writer)
+        return Response(status_code=201 if is_new else 200)
+    finally:
+        writer.__exit__(None, None, None)
+
+
+async def take(service: Service, request: Request) -> Response:
+    """Store bytes and tell their digest: a page cannot compute it of a file of any size."""
+    store = service.store(PATIENCE_SECONDS)
+    declared = request.headers.get("content-length", "")
+    writer = await _received(request, store, int(declared) if declared.isdigit() else None)
+    try:
+        digest, size = writer.digest, writer.size
+        is_new = await service.locking.run(_commit, store, writer)
+        return JSONResponse({"digest": str(digest), "size": size}, 201 if is_new else 200)
+    finally:
+        writer.__exit__(None, None, None)
+
+
+async def _received(request: Request, store: Store, length: int | None) -> BlobWriter:
+    """A request's bytes in a file without a name; closed if they do not come."""
     await to_thread.run_sync(_check_room, store, length)
     writer = await to_thread.run_sync(partial(store.blobs.writer, twice=True))
     try:
         await _receive(request, writer)
-        return await service.locking.run(_commit, store, writer, digest, text)
-    finally:
+    except BaseException:
         writer.__exit__(None, None, None)
+        raise
+    return writer
 
 
 def _check_room(store: Store, length: int | None) -> None:
@@ -104,10 +130,9 @@ def _mark_existing(store: Store, digest: Digest, length: int | None) -> bool:
         return True
 
 
-def _commit(store: Store, writer: BlobWriter, digest: Digest, text: str) -> Response:
-    got = writer.digest
-    if got != digest:
-        raise UsageError(f'digest mismatch, expected "{text}", got "{got}"')
+def _commit(store: Store, writer: BlobWriter) -> bool:
+    """Give an upload its name; whether it is new."""
+    digest = writer.digest
     with store.using():
         is_new = store.blobs.size(digest) is None
         store.uploads.add(digest, is_new=is_new)
@@ -115,7 +140,7 @@ def _commit(store: Store, writer: BlobWriter, digest: Digest, text: str) -> Resp
         if blob.blake3 is not None:
             store.files.remember_alias(digest, blob.blake3)
             store.files.remember_content(blob.size, blob.blake3)
-        return Response(status_code=201 if is_new else 200)
+        return is_new
 
 
 def sweep(store: Store) -> None:

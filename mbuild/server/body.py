@@ -19,6 +19,7 @@ from mbuild.server.requests import model_name, parse_name
 from mbuild.server.shapes import UNREAD
 
 if TYPE_CHECKING:
+    from mbuild.core.digest import Digest
     from mbuild.core.names import ModelName
     from mbuild.quant.choose.types import FileType
 
@@ -55,7 +56,8 @@ class CreateBody(NamedTuple):
 
     ``base`` is ``from``; ``files`` is None where the field is missing. ``texts`` are those of
     :data:`TEXTS` that are not empty; ``config`` is what ``info`` and ``capabilities`` set in
-    the model's config; ``unread`` says what to say of fields that nobody reads.
+    the model's config; ``unread`` says what to say of fields that nobody reads. ``named`` are
+    the files that ``modelfile`` may name, where it may.
     """
 
     name: ModelName
@@ -76,6 +78,7 @@ class CreateBody(NamedTuple):
     halves: Halves
     draft_quantize: FileType | None
     unread: tuple[str, ...]
+    named: Mapping[str, Digest] = {}
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> CreateBody:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from anyio import to_thread
@@ -13,13 +15,14 @@ from mbuild.build.build import build
 from mbuild.build.history import new_id
 from mbuild.build.sources.posted import Files, is_checkpoint
 from mbuild.core.digest import Digest
-from mbuild.core.events import BuildEvent, LayerReady
+from mbuild.core.events import BuildEvent, LayerReady, Warned
 from mbuild.server import shapes
 from mbuild.server.create import Creation, read_creation
 from mbuild.server.requests import read_json
 from mbuild.server.stream import Line
 from mbuild.server.streaming import LineStream, until_gone
 from mbuild.server.wording import Lines, Wording, opening
+from mbuild.work.cancel import Cancel
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -45,8 +48,9 @@ async def create(service: Service, request: Request) -> Response:
 
 def begin(service: Service, creation: Creation) -> ServedBuild:
     """The build that a request asks for: a new one, or one under way that builds the same."""
-    identity = new_id()
-    job = service.jobs.join(creation.key, lambda: _build(creation, service, identity))
+    identity, cancel = new_id(), Cancel("the build was stopped")
+    events = partial(_build, creation, service, identity, cancel)
+    job = service.jobs.join(creation.key, events, cancel)
     names = [str(name) for name in creation.request.names]
     return service.board.follow(job, identity, names, service.error_text)
 
@@ -87,17 +91,24 @@ def _opening(files: Files) -> str:
     return opening(is_checkpoint=is_checkpoint(files)) if files else ""
 
 
-def _build(creation: Creation, service: Service, identity: str) -> Iterator[BuildEvent]:
+def _build(
+    creation: Creation, service: Service, identity: str, cancel: Cancel
+) -> Iterator[BuildEvent]:
     """The build's events, in its own thread; afterwards the model vouches for its blobs.
 
     ``identity`` is the id that the log has for it.
     """
     store = service.store()
     used: set[Digest] = set()
-    for event in build(creation.build(store, service.access)._replace(id=identity), store):
-        if isinstance(event, LayerReady):
-            used.add(event.digest)
-        yield event
+    said: deque[str] = deque()
+    wanted = creation.build(store, service.access)._replace(id=identity, cancel=cancel)
+    with service.sharing(store, said.append):
+        for event in build(wanted, store):
+            while said:
+                yield Warned(service.scrub(said.popleft()))
+            if isinstance(event, LayerReady):
+                used.add(event.digest)
+            yield event
     store.uploads.settle(used & creation.uploads)
 
 

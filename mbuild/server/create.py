@@ -83,13 +83,16 @@ class Creation(NamedTuple):
         return wanted._replace(warnings=self.warnings, fetching=fetching)
 
 
-def read_creation(fields: Mapping[str, Any], store: Store) -> Creation:
+def read_creation(fields: Mapping[str, Any], store: Store, *, by_name: bool = False) -> Creation:
     """Check a body; raises :class:`UsageError`, :class:`ModelfileError` or a digest's error.
 
     ``fields`` are those of :data:`mbuild.server.shapes.CREATE`. Nothing but the
-    first bytes of uploaded blobs is read.
+    first bytes of uploaded blobs is read. ``by_name``: of a request with files and a Modelfile
+    the Modelfile counts, and names the files; Ollama leaves it unread then.
     """
     body = CreateBody.of(fields)
+    if by_name and body.modelfile and body.files:
+        body = body._replace(named=body.files, files=None)
     stage = last_stage(body.modelfile) if body.modelfile else None
     recipe, warnings = _recipe(body, tuple(_sources(body, store, stage)))
     target = Target((body.name,), body.quantization)
@@ -101,9 +104,9 @@ def read_creation(fields: Mapping[str, Any], store: Store) -> Creation:
     posted = Posted(
         Digest.of(recipe.to_json().encode()),
         body.name.model,
-        body.files or {},
-        body.adapters,
-        body.drafts,
+        body.files or body.named,
+        body.adapters or body.named,
+        body.drafts or body.named,
         body.imatrices,
     )
     request = BuildRequest(

@@ -50,7 +50,10 @@ class BuildJob:
     thread hands events over through the loop.
     """
 
-    def __init__(self, events: Events, on_done: Callable[[BuildJob], None]) -> None:
+    def __init__(
+        self, events: Events, on_done: Callable[[BuildJob], None], cancel: Cancel | None = None
+    ) -> None:
+        """``cancel`` is what the build looks at while it works; else it stops at an event."""
         self.history: list[Event] = []
         self.progress: StepProgress | BlobProgress | None = None
         self.progress_number = 0
@@ -62,7 +65,7 @@ class BuildJob:
         self._kept = False
         self._events = events
         self._on_done = on_done
-        self._cancel = Cancel("the build was stopped")
+        self._cancel = cancel or Cancel("the build was stopped")
         self._loop = asyncio.get_running_loop()
         self.thread: threading.Thread | None = None
 
@@ -86,7 +89,7 @@ class BuildJob:
         self.thread.start()
 
     def cancel(self) -> None:
-        """Stop the build at its next event; one that has not begun is over at once."""
+        """Stop the build; one that has not begun is over at once."""
         self._cancel.cancel()
         if not self.started:
             self._end(CancelledError("the build was stopped"))
@@ -195,12 +198,12 @@ class Jobs:
         self._running: set[BuildJob] = set()
         self._queue: deque[BuildJob] = deque()
 
-    def join(self, key: str, events: Events) -> BuildJob:
-        """The running or waiting build with that key, or a new one."""
+    def join(self, key: str, events: Events, cancel: Cancel | None = None) -> BuildJob:
+        """The running or waiting build with that key, or a new one that ``cancel`` stops."""
         job = self._by_key.get(key)
         if job is not None and not job.cancelled and not job.done:
             return job
-        job = BuildJob(events, self._finished)
+        job = BuildJob(events, self._finished, cancel)
         self._by_key[key] = job
         self._queue.append(job)
         self._start_next()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mbuild.core.errors import MbuildError
@@ -19,18 +21,20 @@ from mbuild.server.locking import Locking
 from mbuild.server.page.board import Board
 from mbuild.server.page.records import PastBuilds
 from mbuild.server.tokens import RegistryTokens
-from mbuild.shared.folder import FolderStorage
+from mbuild.shared.attach import attached, opened
+from mbuild.shared.folder import FolderStorage, ServedFolder
 from mbuild.store import Store
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from starlette.requests import Request
     from starlette.responses import Response
 
     from mbuild.server.security import AccessPolicy
     from mbuild.server.shapes import Body
     from mbuild.server.upstream import Upstream
+    from mbuild.shared.guard import Warn
+    from mbuild.shared.locations import CacheOptions, Location
+    from mbuild.store.shared import SharedStorage
 
 BUILDS_AT_ONCE = 4
 """Builds that run side by side; each uses several cores."""
@@ -54,13 +58,14 @@ class Service:
         engine: str | None = None,
         keys: Iterable[bytes] = (),
         cache: Path | None = None,
+        caching: CacheOptions | None = None,
     ) -> None:
         """``log``: ``text``, ``json`` or ``off``; ``registries`` are those the operator names.
 
         ``writable``: other machines may push into the store. ``engine``: what runs models: the
         path of a ``llama-server``, "" for the installed package, None for nothing.
         ``keys``: Ollama's public keys that count as a login of ``/v2/``. ``cache``: the folder
-        of a shared cache that other machines may fill.
+        of a shared cache that other machines may fill, ``caching`` what the builds here use.
         Raises :class:`UsageError` for what is no registry.
         """
         self._root = root.absolute()
@@ -77,6 +82,7 @@ class Service:
         self.access = Access.of_operator(registries)
         self.locking = Locking()
         self.cache = FolderStorage(cache, "/cache", writes=True) if cache is not None else None
+        self._caching = caching
         self.log = log
         self.catalogue = Catalogue()
         self.scrub = Scrubber(self._root)
@@ -88,6 +94,22 @@ class Service:
         ``patience``: seconds to wait for its lock, None for as long as it takes.
         """
         return Store(self._root, self._warn, patience)
+
+    def sharing(self, store: Store, warn: Warn) -> AbstractContextManager[object]:
+        """The shared caches of this server's builds, attached to a store for one of them.
+
+        ``warn`` is told, from any thread, of one that does not answer.
+        """
+        if self._caching is None:
+            return nullcontext()
+        return attached(store, self._caching, warn, self._opened)
+
+    def _opened(self, place: Location, writes: bool) -> SharedStorage:
+        """A storage; this server's own folder has the names that clients give over HTTP."""
+        folder = Path(place.rest)
+        if place.scheme == "file" and self.cache is not None and self.cache.is_at(folder):
+            return ServedFolder(folder, str(place), writes=writes)
+        return opened(place, writes)
 
     def _warn(self, text: str) -> None:
         """Say on standard error, once, what works less well in this store."""

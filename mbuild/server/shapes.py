@@ -260,7 +260,7 @@ CREATE = Body(
 )
 CHECK = Body(
     "CheckRequest",
-    {"modelfile": STRING},
+    {"modelfile": STRING, "files": FILES},
     ("modelfile",),
     {"modelfile": "FROM tiny\nSYSTEM You are Mario.\n"},
 )

@@ -2,12 +2,13 @@
 
 ``/cas/SHA256`` takes only bytes that have that SHA-256. ``/ac/KEY`` takes anything small under 64
 hexadecimal digits; with ``If-None-Match: *`` only the first one: so builds have leases.
-What the folder holds can be looked after with ``mbuild cache du`` and ``prune``.
+What the folder holds ``/objects`` tells, which ``mbuild cache du`` and ``prune`` read.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import stat
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from anyio import to_thread
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from mbuild.core.digest import Digest
 from mbuild.core.errors import RegistryError, StoreError
@@ -23,12 +24,13 @@ from mbuild.server.distribution import BlobResponse
 from mbuild.server.errors import BadDigestError, NoBlobError
 from mbuild.server.requests import TooLargeError
 from mbuild.shared.folder import FolderStorage
-from mbuild.shared.naming import blob_name
+from mbuild.shared.naming import SERVED, blob_name
+from mbuild.shared.web import LISTING_TYPE
 from mbuild.store.files import write_all
 from mbuild.store.shared import LARGEST_SMALL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from starlette.requests import Request
 
@@ -39,6 +41,7 @@ ValueT = TypeVar("ValueT")
 _BYTES = "application/octet-stream"
 _DIGITS = re.compile("[0-9a-f]{64}")
 _CHUNK = 1 << 20
+_LINES_AT_ONCE = 500
 
 
 async def get(service: Service, request: Request) -> Response:
@@ -95,8 +98,26 @@ async def put_blob(service: Service, request: Request) -> Response:
     return Response(status_code=201)
 
 
+async def listing(service: Service, request: Request) -> Response:
+    """Every object: its name, its bytes, when it was written; a JSON line each."""
+    storage = _cache(service)
+    await to_thread.run_sync(storage.sizes, ())  # a folder that is gone is an error, not a line
+    return StreamingResponse(_lines(storage), media_type=LISTING_TYPE)
+
+
+def _lines(storage: FolderStorage) -> Iterator[bytes]:
+    """The lines, some hundred together; made in a thread as they are sent."""
+    lines: list[str] = []
+    for found in storage.objects():
+        lines.append(json.dumps([*found]) + "\n")
+        if len(lines) == _LINES_AT_ONCE:
+            yield "".join(lines).encode()
+            lines.clear()
+    yield "".join(lines).encode()
+
+
 async def remove(service: Service, request: Request) -> Response:
-    """Remove a small object, such as a lease that is over."""
+    """Remove an object: a lease that is over, or what ``mbuild cache prune`` finds old."""
     storage, name = _asked(service, request)
     await _stored(lambda: storage.remove([name]))
     return Response(status_code=204)
@@ -104,16 +125,21 @@ async def remove(service: Service, request: Request) -> Response:
 
 def _asked(service: Service, request: Request) -> tuple[FolderStorage, str]:
     """The folder, and the object that a path names there."""
-    if service.cache is None:
-        raise NoBlobError(
-            "this server has no shared cache", hint="its operator can start it with --cache DIR"
-        )
+    storage = _cache(service)
     digits = request.path_params["key"]
     if not _DIGITS.fullmatch(digits):
         raise NoBlobError("an object of the cache is named by 64 hexadecimal digits")
     if "/cas/" in request.url.path:
-        return service.cache, blob_name(Digest(digits))
-    return service.cache, f"record/ac/{digits}"
+        return storage, blob_name(Digest(digits))
+    return storage, f"{SERVED}/{digits}"
+
+
+def _cache(service: Service) -> FolderStorage:
+    if service.cache is None:
+        raise NoBlobError(
+            "this server has no shared cache", hint="its operator can start it with --cache DIR"
+        )
+    return service.cache
 
 
 def _opened(path: Path) -> tuple[Path, os.stat_result] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
+from mbuild.build.reasons import in_words
 from mbuild.core.digest import Digest
 from mbuild.core.events import (
     BuildEvent,
@@ -16,7 +17,6 @@ from mbuild.core.events import (
     Status,
     StepFinished,
     StepProgress,
-    Value,
     Warned,
     WritingManifest,
 )
@@ -57,7 +57,8 @@ _ONLY_LOGGED: Mapping[Code, str] = {
     Code.WAITING_FOR_MACHINE: "waiting for {holder}, which makes the same: {step}",
     Code.TAKING_OVER: "{holder} has stopped: {step}",
     Code.TOOK_SHARED: "took {size} from the shared cache: {step}",
-    Code.MAKING_SOONER: "made here sooner than it comes from the shared cache: {step}",
+    Code.MAKING_SOONER: "made here in about {making}, {by}; from the shared cache it would take"
+    " {fetching}: {step}",
     Code.SENDING_SHARED: "sending {size} to the shared cache",
     Code.SENT_SHARED: "sent {size} to the shared cache",
 }
@@ -213,7 +214,9 @@ def log_line(event: BuildEvent | TransferEvent) -> str:
     """What the page's log says of an event; nothing of steps, which it shows by themselves."""
     match event:
         case Status(code, values):
-            words = {name: _listed(name, value) for name, value in values.items()}
+            words = in_words(values)
+            if isinstance(size := values.get("size"), int):
+                words["size"] = human_size(size)
             return (_ONLY_LOGGED.get(code) or STATUSES.get(code, "")).format(**words)
         case Warned(text=text):
             return f"warning: {in_fields(text)}"
@@ -226,13 +229,6 @@ def log_line(event: BuildEvent | TransferEvent) -> str:
         case ModelBuilt(name, id):
             return f"built {name} {id.short}"
     return ""
-
-
-def _listed(name: str, value: Value) -> object:
-    """A status's value as its sentence has it."""
-    if name == "size" and isinstance(value, int):
-        return human_size(value)
-    return ", ".join(value) if isinstance(value, tuple) else value
 
 
 def progress_line(event: StepProgress, quantizing: str = "") -> Line:

@@ -15,18 +15,27 @@ from mbuild.shared.files import SharedFiles
 from mbuild.shared.storages import open_storage
 
 if TYPE_CHECKING:
-    from mbuild.shared.locations import CacheOptions
+    from mbuild.shared.locations import CacheOptions, Location
     from mbuild.store import Store
+    from mbuild.store.shared import SharedStorage
+
+Opener = Callable[["Location", bool], "SharedStorage"]
+"""Opens the storage of a location, to write to if the second argument says so."""
+
+
+def opened(location: Location, writes: bool) -> SharedStorage:
+    """The storage that a location means; raises :class:`UsageError`."""
+    return open_storage(location, writes=writes)
 
 
 @contextmanager
 def attached(
-    store: Store, options: CacheOptions, warn: Callable[[str], object]
+    store: Store, options: CacheOptions, warn: Callable[[str], object], opener: Opener = opened
 ) -> Iterator[TeamCache]:
     """Let a store's builds share; raises :class:`UsageError` for what cannot be opened."""
     seal = seal_of(options)
-    target = open_storage(options.target, writes=True) if options.target is not None else None
-    sources = [open_storage(place) for place in options.sources]
+    target = opener(options.target, True) if options.target is not None else None
+    sources = [opener(place, False) for place in options.sources]
     cache = TeamCache(sources, target, store.blobs, seal=seal, warn=warn)
     store.shared, store.shared_files = cache, SharedFiles(store.database, cache)
     try:
@@ -34,6 +43,13 @@ def attached(
     finally:
         store.shared = store.shared_files = None
         cache.close()
+
+
+def check(options: CacheOptions) -> None:
+    """Raise the :class:`UsageError` of what could not be opened; nothing is asked of a storage."""
+    seal_of(options)
+    for place in options.places:
+        opened(place, place == options.target).close()
 
 
 def seal_of(options: CacheOptions) -> Seal:

@@ -170,14 +170,12 @@ class TeamCache:
                 )
         return False
 
-    def pays(self, blobs: Mapping[Digest, int], seconds: float | None) -> bool:
-        """Compare with how fast the first bytes come."""
-        if seconds is None:
-            return True
+    def seconds(self, blobs: Mapping[Digest, int]) -> float:
+        """By how fast the first bytes came."""
         if not self._pace.known and blobs:
             digest, size = max(blobs.items(), key=lambda item: item[1])
             self._probe(digest, min(size, _PROBE))
-        return self._pace.seconds(sum(blobs.values())) <= seconds
+        return self._pace.seconds(sum(blobs.values()))
 
     def _probe(self, digest: Digest, size: int) -> None:
         for guard in self._guards:
@@ -228,8 +226,12 @@ class TeamCache:
 
     def take(self, key: str) -> Lease | None:
         """A lease on the target."""
+        return self.take_many([key]).get(key)
+
+    def take_many(self, keys: Collection[str]) -> dict[str, Lease]:
+        """Leases on the target."""
         assert self._leases is not None, "a cache that is not written has no leases"
-        return self._leases.take(key)
+        return self._leases.take_many(keys)
 
     def held(self, key: str) -> Held | None:
         """Who has it."""

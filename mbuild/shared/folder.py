@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mbuild.core.errors import RegistryError, UnreachableError
-from mbuild.shared.naming import is_name
+from mbuild.shared.naming import is_name, served_name
 from mbuild.store.files import fsync_directory, inherit, make_directories, remedy, sync, write_all
 from mbuild.store.shared import LARGEST_SMALL, StoredObject
 
@@ -46,6 +46,10 @@ class FolderStorage:
     def path(self, name: str) -> Path:
         """Where an object lies, or would lie."""
         return self._folder / name
+
+    def is_at(self, folder: Path) -> bool:
+        """Whether that is the very folder."""
+        return self._root.resolve() == folder.resolve()
 
     def read_many(self, names: Collection[str]) -> dict[str, bytes]:
         """The objects that are there."""
@@ -86,7 +90,9 @@ class FolderStorage:
                     found[name] = self.path(name).stat().st_size
         return found
 
-    def write_many(self, objects: Mapping[str, bytes], blobs: Mapping[Digest, int] = {}) -> None:
+    def write_many(
+        self, objects: Mapping[str, bytes], blobs: Mapping[str, Mapping[Digest, int]] = {}
+    ) -> None:
         """Write each beside, then rename it."""
         for name, data in objects.items():
             with self.temporary(name) as (temporary, target), open(temporary, "wb") as file:
@@ -196,3 +202,14 @@ class FolderStorage:
             raise RegistryError(
                 f"{self._root} cannot {what}: {error.strerror or error}", hint=remedy(error)
             ) from error
+
+
+class ServedFolder(FolderStorage):
+    """The folder of ``mbuild serve --cache`` as whoever shares its disk sees it.
+
+    Over HTTP records and leases have but 64 digits for a name, and lie in the folder under these.
+    """
+
+    def path(self, name: str) -> Path:
+        """Where an object lies that others ask for over HTTP."""
+        return super().path(served_name(name))

@@ -12,7 +12,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mbuild.shared.naming import LEASE, lease_name
@@ -21,10 +22,14 @@ from mbuild.work.beside import Beside
 
 if TYPE_CHECKING:
     from mbuild.shared.guard import Guard
+    from mbuild.store.shared import SharedStorage
     from mbuild.work.cancel import Cancel
 
 LIFE_SECONDS = 30.0
 """How long a lease lasts that nobody renews."""
+
+SETTLE_SECONDS = 0.3
+"""How long after a lease was written it is looked whose it is, where storages cannot tell."""
 
 _TICK_SECONDS = 0.1
 _LONGEST_LIFE = 600.0
@@ -33,6 +38,35 @@ _LONGEST_LIFE = 600.0
 def _holder() -> str:
     """Who this is, for whoever waits: the machine and the process."""
     return f"{socket.gethostname()[:100]} (process {os.getpid()})"
+
+
+def _process(pid: int | str = "self") -> str:
+    """What tells a process of this machine from every other one, as far as Linux says it.
+
+    That is the machine since it was started, the process's namespace, its number and when it
+    began; nothing elsewhere, and for one that is gone.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        space = os.stat("/proc/self/ns/pid").st_ino
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        number = os.getpid() if pid == "self" else pid
+        return f"{boot} {space} {number} {int(fields[19])}"
+    except (OSError, ValueError, IndexError):
+        return ""
+
+
+def _is_dead(said: object) -> bool:
+    """Whether a holder was a process of this machine, and is no more: nobody waits for it."""
+    own = _process().split()
+    parts = str(said).split()
+    if len(own) != 4 or len(parts) != 4 or parts[:2] != own[:2] or not parts[2].isdecimal():
+        return False
+    return _process(parts[2]) != str(said)
+
+
+def _creation(name: str, text: bytes) -> Callable[[SharedStorage], bool]:
+    return lambda storage: storage.create(name, text)
 
 
 class Lease:
@@ -67,31 +101,48 @@ class Leases:
         self._atomic: bool | None = None
 
     def take(self, key: str) -> Lease | None:
-        """The lease on a key; None while somebody else has it.
+        """The lease on a key; None while somebody else has it."""
+        return self.take_many([key]).get(key)
 
-        A storage that is not atomic is asked first, which nearly always tells.
+    def take_many(self, keys: Collection[str]) -> dict[str, Lease]:
+        """Leases on those of the keys on which nobody else has one.
+
+        A storage that cannot tell who was first is asked before, and once more a moment after:
+        of several who wrote the last one has it. Only who takes longer from the look to the
+        write than that moment does the same work twice.
         """
-        lease = Lease(self, lease_name(key))
-        text = self._text(lease)
-        if not self._is_atomic() and self._read(lease.name):
-            return None
-        made = self._guard.tell(lambda storage: storage.create(lease.name, text), True)
-        if not made:
-            return None
-        self._add(lease)
-        return lease
+        leases = {key: Lease(self, lease_name(key)) for key in keys}
+        names = [lease.name for lease in leases.values()]
+        atomic = self._is_atomic()
+        there = {} if atomic else self._guard.read_many(names)
+        taken: dict[str, Lease] = {}
+        for key, lease in leases.items():
+            name, text = lease.name, self._text(lease)
+            if not there.get(name) and self._guard.tell(_creation(name, text), True):
+                taken[key] = lease
+        if taken and not atomic:
+            time.sleep(SETTLE_SECONDS)
+            now = self._guard.read_many([lease.name for lease in taken.values()])
+            taken = {k: x for k, x in taken.items() if now.get(x.name, b"") in (b"", x.last)}
+        for lease in taken.values():
+            self._add(lease)
+        return taken
 
     def held(self, key: str) -> Held | None:
         """Whose a lease is."""
-        text = self._read(lease_name(key))
-        if not text:
-            return None
+        name = lease_name(key)
+        found = self._guard.read_many([name])
+        text = found.get(name, b"")
+        if name not in found or not (text or self._is_atomic()):
+            return None  # where names cannot be removed an empty one is free
         holder, life = "another build", self._life
         try:
             value = json.loads(text)
             holder = "".join(c for c in str(value["holder"])[:200] if c.isprintable())
-            life = min(max(float(value["life"]), 0.0), _LONGEST_LIFE)
-        except (ValueError, TypeError, KeyError, RecursionError):
+            said = float(value["life"])
+            life = min(max(said, 0.0), _LONGEST_LIFE) if said == said else self._life
+            life = 0.0 if _is_dead(value.get("process")) else life
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             pass  # a damaged lease ends like any other
         return Held(holder, life, text)
 
@@ -147,6 +198,7 @@ class Leases:
             "life": self._life,
             "nonce": lease.nonce,
             "renewed": lease.count,
+            "process": _process(),
         }
         lease.last = json.dumps(value).encode()
         return lease.last

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 RECORD, BLOB, LEASE = "record", "blob", "lease"
 
+SERVED = f"{RECORD}/ac"
+"""Where a server with bazel-remote's layout keeps what lies below its ``/ac``."""
+
 _DIGITS = re.compile("[0-9a-f]{64}")
 _TABLE = re.compile(r"[a-z0-9]+(?:[-.][a-z0-9]+)*")
 
@@ -35,6 +38,16 @@ def blob_name(digest: Digest) -> str:
 def lease_name(key: str) -> str:
     """The object that says who is making something."""
     return f"{LEASE}/{digits_of(key)}"
+
+
+def served_name(name: str) -> str:
+    """What ``mbuild serve --cache`` keeps an object as: all but blobs under their names' SHA-256.
+
+    A name that is one of those already stays as it is.
+    """
+    if digest_of(name) is not None or name.startswith(f"{SERVED}/"):
+        return name
+    return f"{SERVED}/{sha256(name.encode()).hexdigest()}"
 
 
 def is_name(name: str) -> bool:

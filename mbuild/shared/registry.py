@@ -9,10 +9,12 @@ written, which nearly always tells.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -21,13 +23,22 @@ from mbuild.core.digest import Digest, DigestError
 from mbuild.core.errors import AbsentError, RegistryError
 from mbuild.core.names import InvalidNameError
 from mbuild.registry.client.access import Access
-from mbuild.registry.client.answers import drained, read_limited, refusal
+from mbuild.registry.client.answers import drained, refusal
 from mbuild.registry.client.registry import OCI_MANIFEST, Registry, pull_scope, push_scope
 from mbuild.registry.reference import ModelReference
 from mbuild.registry.transfer.upload import Upload
-from mbuild.shared.naming import LEASE, digest_of
+from mbuild.shared.naming import LEASE, blob_name, digest_of
+from mbuild.shared.tags import (
+    CREATED,
+    deleted,
+    manifest_of,
+    no_deleting,
+    objects_in,
+    parsed,
+    tag_of,
+)
 from mbuild.shared.web import pieces_of, range_in
-from mbuild.store.manifest import MAX_MANIFEST_BYTES, Layer
+from mbuild.store.manifest import Layer
 from mbuild.store.shared import LARGEST_SMALL, StoredObject
 from mbuild.work.cancel import Cancel
 from mbuild.work.spread import Part, run_all
@@ -77,6 +88,7 @@ class RegistryStorage:
         self._reading = (pull_scope(self._registry.path),)
         self._writing = (push_scope(self._registry.path),)
         self._has_empty = False
+        self._deletes = True
         self._lock = threading.Lock()
 
     def read_many(self, names: Collection[str]) -> dict[str, bytes]:
@@ -84,28 +96,12 @@ class RegistryStorage:
         found: dict[str, bytes] = {}
 
         def read(name: str) -> None:
-            text = self._text(self._manifest(_tag(name)))
+            text = self._text(parsed(manifest_of(self._registry, tag_of(name))))
             if text:
                 found[name] = text
 
         self._each(read, names)
         return found
-
-    def _manifest(self, tag: str) -> Mapping[str, Any]:
-        """A tag's manifest; nothing where there is none or it is none of a cache's."""
-        url = self._registry.url(f"manifests/{tag}")
-        accept = {"Accept": OCI_MANIFEST}
-        answer = self._registry.get(url, self._reading, accept, tries=_TRIES).response
-        if answer.status == 404:
-            drained(answer)
-            return {}
-        if answer.status != 200:
-            raise refusal(answer, f"the cache {self.place} cannot be read", self._registry.host)
-        try:
-            value = json.loads(read_limited(answer, MAX_MANIFEST_BYTES))
-        except (ValueError, RecursionError):
-            return {}
-        return value if isinstance(value, dict) else {}
 
     def _text(self, manifest: Mapping[str, Any]) -> bytes | None:
         """The text that a manifest carries, or leads to."""
@@ -164,9 +160,10 @@ class RegistryStorage:
             return None
         raise refusal(found, f"the cache {self.place} cannot be read", self._registry.host)
 
-    def write_many(self, objects: Mapping[str, bytes], blobs: Mapping[Digest, int] = {}) -> None:
-        """Blobs as blobs, all else as manifests."""
-
+    def write_many(
+        self, objects: Mapping[str, bytes], blobs: Mapping[str, Mapping[Digest, int]] = {}
+    ) -> None:
+        """Blobs as blobs, all else as manifests, whose layers are the blobs that they name."""
         with self._lock:  # two that send the same bytes at once disturb each other
             if not self._has_empty:
                 self._send(_EMPTY)
@@ -176,7 +173,7 @@ class RegistryStorage:
             if digest_of(name) is not None:
                 self._send(objects[name])
             else:
-                self._tag(name, objects[name], blobs)
+                self._tag(name, objects[name], blobs.get(name, {}))
 
         self._each(write, objects)
 
@@ -190,14 +187,15 @@ class RegistryStorage:
             "artifactType": _ARTIFACT,
             "config": empty,
             "layers": layers or [empty],
+            "annotations": {CREATED: datetime.now(UTC).isoformat(timespec="seconds")},
         }
         if len(text) > _LONG:
             self._send(text)
             manifest["layers"] = [*layers, _layer(_BYTES, Digest.of(text), len(text))]
         else:
-            manifest["annotations"] = {_TEXT: text.decode()}
+            manifest["annotations"][_TEXT] = text.decode()
         data = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
-        place = self._reference._replace(tag=_tag(name), digest=None)
+        place = self._reference._replace(tag=tag_of(name), digest=None)
         self._registry.put_manifest(place, data, OCI_MANIFEST, self._writing)
 
     def _send(self, data: bytes) -> None:
@@ -224,16 +222,18 @@ class RegistryStorage:
         report(size)
 
     def remove(self, names: Collection[str]) -> None:
-        """A lease is written over with nothing: few registries let anybody remove a tag."""
-        leases = [name for name in names if name.startswith(f"{LEASE}/")]
-        self.write_many(dict.fromkeys(leases, b""))
+        """DELETE; where nobody may, a lease is written over with nothing, which means the same."""
+        if self._deletes and not deleted(self._registry, names):
+            self._deletes = False
+        if not self._deletes:
+            leases = [name for name in names if name.startswith(f"{LEASE}/")]
+            if len(leases) < len(names):
+                raise no_deleting(self.place)
+            self.write_many(dict.fromkeys(leases, b""))
 
     def objects(self) -> Iterator[StoredObject]:
-        """A registry has tools of its own for that."""
-        raise RegistryError(
-            f"{self.place} is a registry, which does not tell what it holds",
-            hint="remove the whole repository there, or let the registry's own rules age it",
-        )
+        """What the tags hold, and the blobs that their manifests name."""
+        return objects_in(self._registry, {blob_name(Digest.of(_EMPTY))})
 
     def close(self) -> None:
         """Cut what still waits."""
@@ -244,18 +244,16 @@ class RegistryStorage:
         run_all(ask, list(names), _AT_ONCE, name="mbuild-shared")
 
 
-def _tag(name: str) -> str:
-    """A record's or lease's tag."""
-    return name.replace("/", "-")
-
-
 def _layer(media_type: str, digest: Digest, size: int) -> dict[str, Any]:
     return {"mediaType": media_type, "digest": str(digest), "size": size}
 
 
 def _around(path: Path | None) -> Store:
     """What an upload asks of a store: one file, and a folder for its notes."""
-    notes = Path(tempfile.gettempdir()) / "mbuild-uploads"
+    try:
+        notes = Path(tempfile.gettempdir()) / "mbuild-uploads"
+    except FileNotFoundError:  # no disk has room for any: an upload does without notes
+        notes = Path(os.devnull) / "mbuild-uploads"
     blobs = SimpleNamespace(
         folder=notes, partial_folder=notes, open=lambda digest: cast("Path", path).open("rb")
     )

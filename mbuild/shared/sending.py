@@ -85,7 +85,8 @@ class Sender:
 
         def send() -> None:
             if all(self._send_blob(*item) for item in blobs.items()):
-                self._guard.tell(lambda storage: storage.write_many(data, blobs), None)
+                named = dict.fromkeys(data, blobs)
+                self._guard.tell(lambda storage: storage.write_many(data, named), None)
 
         self._begin(send)
         named = {f"blobs/{digest.filename}" for digest in blobs}
@@ -150,9 +151,10 @@ class Sender:
         self._queues.put(run)
 
     def _add_piece(self, key: str, place: RangePlace) -> None:
+        """Record a piece, with others while many wait: who is killed then has lost few."""
         with self._lock:
             self._pieces[key] = place
-            if len(self._pieces) < _RECORDS_AT_ONCE:
+            if len(self._pieces) < _RECORDS_AT_ONCE and self._queues.waiting > _QUEUES:
                 return
             pieces, self._pieces = self._pieces, {}
         self._write_places(pieces)
@@ -181,17 +183,19 @@ class Sender:
     def _after_blob(self, digest: Digest, places: Mapping[str, RangePlace]) -> None:
         size = self._blobs.size(digest)
         if size is not None and self._send_blob(digest, size):
-            self._write_places(places, {digest: size})
+            self._write_places(places, size)
 
-    def _write_places(
-        self, places: Mapping[str, RangePlace], blobs: Mapping[Digest, int] = {}
-    ) -> None:
-        records = {
-            record_name(PLACE, key): self._seal.close(PLACE.table, key, place.encode())
-            for key, place in places.items()
-        }
+    def _write_places(self, places: Mapping[str, RangePlace], size: int | None = None) -> None:
+        """Write where pieces lie: in a blob of ``size`` bytes, or each in one of its own."""
+        records: dict[str, bytes] = {}
+        named: dict[str, Mapping[Digest, int]] = {}
+        for key, place in places.items():
+            name = record_name(PLACE, key)
+            records[name] = self._seal.close(PLACE.table, key, place.encode())
+            blob = Digest.parse(place.path.removeprefix("blobs/"))
+            named[name] = {blob: place.size if size is None else size}
         if records:
-            self._guard.tell(lambda storage: storage.write_many(records, blobs), None)
+            self._guard.tell(lambda storage: storage.write_many(records, named), None)
 
     def _send_blob(self, digest: Digest, size: int) -> bool:
         """Bring a blob of the store there, unless it is; whether it is there then."""

@@ -7,11 +7,11 @@ the SHA-256 of their names. A server that validates what lies below ``/ac`` has 
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from mbuild.registry.client.access import Access, Nearness
 from mbuild.registry.client.answers import AGAIN, drained, later, read_limited, refusal
 from mbuild.registry.client.registry import Body
 from mbuild.registry.client.site import Site
-from mbuild.shared.naming import digest_of
+from mbuild.shared.naming import SERVED, digest_of, is_name, served_name
 from mbuild.store.shared import LARGEST_SMALL, StoredObject
 from mbuild.work.cancel import Cancel
 from mbuild.work.spread import run_all
@@ -37,8 +37,14 @@ if TYPE_CHECKING:
 _AT_ONCE = 8  # connections that are kept
 _TRIES = 2
 _PIECE = 1 << 20
+_LONGEST_LINE = 4096
 _EXISTS = frozenset({409, 412})
 _DONE = frozenset({200, 201, 202, 204})
+
+LISTING = "objects"
+"""Below the URL: every object, which ``mbuild serve --cache`` tells and nobody else."""
+
+LISTING_TYPE = "application/x-ndjson"
 
 
 def open_storage(location: Location, writes: bool) -> WebStorage:
@@ -70,10 +76,12 @@ class WebStorage:
         return {"Authorization": f"Bearer {self._token}"}
 
     def _path(self, name: str) -> str:
+        if name == LISTING:
+            return f"{self._url}/{LISTING}"
         digest = digest_of(name)
         if digest is not None:
             return f"{self._url}/cas/{digest.hex}"
-        return f"{self._url}/ac/{sha256(name.encode()).hexdigest()}"
+        return f"{self._url}/ac/{served_name(name).removeprefix(SERVED)[1:]}"
 
     def _ask(
         self, method: str, name: str, headers: Mapping[str, str] | None = None, body: Body = None
@@ -143,7 +151,9 @@ class WebStorage:
         self._each(size, names)
         return found
 
-    def write_many(self, objects: Mapping[str, bytes], blobs: Mapping[Digest, int] = {}) -> None:
+    def write_many(
+        self, objects: Mapping[str, bytes], blobs: Mapping[str, Mapping[Digest, int]] = {}
+    ) -> None:
         """PUT, some at once."""
 
         def write(name: str) -> None:
@@ -184,12 +194,17 @@ class WebStorage:
         self._each(remove, names)
 
     def objects(self) -> Iterator[StoredObject]:
-        """Nobody can ask a server for what it has."""
-        raise RegistryError(
-            f"{self.place} does not tell what it holds",
-            hint="ask on the server itself: mbuild cache du FOLDER, the one of mbuild serve"
-            " --cache; bazel-remote keeps to a size of its own",
-        )
+        """What ``mbuild serve --cache`` tells of its folder; bazel-remote tells nobody."""
+        answer = self._ask("GET", LISTING)
+        if answer.status != 200 or LISTING_TYPE not in answer.headers.get("content-type", ""):
+            drained(answer)
+            raise RegistryError(
+                f"{self.place} does not tell what it holds, as only mbuild serve --cache does",
+                hint="bazel-remote keeps to a size of its own (--max_size), and says at /status"
+                " how much it holds",
+            )
+        with closing(answer):
+            yield from listed(pieces_of(answer), self.place)
 
     def close(self) -> None:
         """Cut what still waits."""
@@ -198,6 +213,25 @@ class WebStorage:
 
     def _each(self, ask: Callable[[str], None], names: Collection[str]) -> None:
         run_all(ask, list(names), _AT_ONCE, name="mbuild-shared")
+
+
+def listed(pieces: Iterable[bytes], place: str) -> Iterator[StoredObject]:
+    """The objects that a server lists, one JSON line each; raises :class:`RegistryError`."""
+    rest = b""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            try:
+                name, size, modified = json.loads(line)
+                found = StoredObject(str(name), int(size), float(modified))
+            except (ValueError, TypeError, OverflowError, RecursionError):
+                raise RegistryError(f"{place} lists what is no object: {line[:60]!r}") from None
+            if is_name(found.name):
+                yield found
+        if len(rest) > _LONGEST_LINE:
+            raise RegistryError(f"{place} lists an object in more than {_LONGEST_LINE} bytes")
+    if rest:
+        raise UnreachableError("the list was cut off")
 
 
 def range_in(answer: BaseHTTPResponse, offset: int, size: int) -> bytes | None:

@@ -44,11 +44,13 @@ class RecordKind(NamedTuple, Generic[ValueT]):
             return None
         try:
             return self.decode(text)
-        except (ValueError, TypeError, KeyError, RecursionError, DigestError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError, DigestError):
             return None
 
 
 _LARGEST_FILE = 1 << 63
+_LONGEST = 1e7  # seconds
+_MOST_CORES = 1 << 16
 
 
 class RangePlace(NamedTuple):
@@ -71,10 +73,43 @@ class RangePlace(NamedTuple):
     def decode(cls, text: str) -> RangePlace:
         """Read :meth:`encode`'s text; raises ValueError or TypeError for anything else."""
         path, offset, size, digest = json.loads(text)
-        place = cls(str(path), int(offset), int(size), _blake3(digest))
+        if type(path) is not str or type(offset) is not int or type(size) is not int:
+            raise ValueError("no place")
+        place = cls(path, offset, size, _blake3(digest))
         if not 0 <= place.offset <= place.offset + place.size < _LARGEST_FILE:
             raise ValueError("no range of bytes")
         return place
+
+
+class Took(NamedTuple):
+    """What a step took: seconds, on so many cores."""
+
+    seconds: float
+    cores: int
+
+    def encode(self) -> str:
+        """As its record holds it."""
+        return json.dumps([round(self.seconds, 3), self.cores])
+
+    @classmethod
+    def decode(cls, text: str) -> Took:
+        """Read :meth:`encode`'s text; raises ValueError or TypeError for anything else."""
+        seconds, cores = json.loads(text)
+        if type(cores) is not int or type(seconds) not in (int, float):
+            raise ValueError("no time")
+        if not (0 <= seconds < _LONGEST and 0 < cores <= _MOST_CORES):
+            raise ValueError("no time that a step takes")
+        return cls(float(seconds), cores)
+
+
+def _rates(text: str) -> list[list[float]]:
+    """Pairs of bytes and seconds."""
+    rows = _array(text)
+    for row in rows:
+        size, seconds = row
+        if not (size > 0 and seconds > 0):
+            raise ValueError("no rate")
+    return rows
 
 
 def _json(value: Any) -> str:
@@ -202,6 +237,18 @@ TYPE_ERROR: RecordKind[list[Any]] = RecordKind(
     _json,
     _array,
 )
+TOOK: RecordKind[Took] = RecordKind(
+    "took", 1, "a step's key", "how long it took whoever made it", True, Took.encode, Took.decode
+)
+RATES: RecordKind[list[list[float]]] = RecordKind(
+    "rates",
+    1,
+    "a kind of step, and the type that it makes",
+    "its last runs on this machine: bytes made, and seconds, those of all cores if it takes all",
+    False,
+    _json,
+    _rates,
+)
 MODELFILE: RecordKind[bytes] = RecordKind(
     "modelfile",
     1,
@@ -318,6 +365,8 @@ RECORDS: tuple[RecordKind[Any], ...] = (
     MEASURE,
     IMATRIX,
     TYPE_ERROR,
+    TOOK,
+    RATES,
     MODELFILE,
     POSTED,
     TEXT,

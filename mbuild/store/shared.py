@@ -53,7 +53,8 @@ class Held(NamedTuple):
     """Somebody's lease: who holds it, in words for people, and what was last read of it.
 
     ``content`` changes whenever the lease is renewed; ``life`` is in seconds. A lease that has not
-    changed for its whole life, by the clock of whoever waits, is held by nobody.
+    changed for its whole life, by the clock of whoever waits, is held by nobody. That of a process
+    of this machine which is gone has no life.
     """
 
     holder: str
@@ -113,14 +114,17 @@ class SharedCache(Protocol):
         ``report`` is told the bytes that have come, and may raise to stop it.
         """
 
-    def pays(self, blobs: Mapping[Digest, int], seconds: float | None) -> bool:
-        """Whether blobs come sooner than they are made: in ``seconds``, None where nobody knows.
+    def seconds(self, blobs: Mapping[Digest, int]) -> float:
+        """How long blobs take to come, by what came before.
 
         The first time some megabytes are fetched to see how fast they come.
         """
 
     def piece_pays(self, size: int, seconds: float) -> bool:
-        """The same of a piece of so many bytes, by what came before; the first one is fetched."""
+        """Whether a piece of so many bytes comes sooner than it is made, in so many seconds.
+
+        The first one is fetched, whatever it takes.
+        """
 
     def places(self, keys: Collection[str]) -> dict[str, RangePlace]:
         """Where pieces lie there, by their keys, asked for together."""
@@ -140,8 +144,11 @@ class SharedCache(Protocol):
     def take(self, key: str) -> SharedLease | None:
         """A lease on a key; None while somebody else has it (:meth:`held`).
 
-        Where the storage cannot tell who was first, everybody gets one.
+        Where the storage cannot tell who was first, nearly always only one gets it.
         """
+
+    def take_many(self, keys: Collection[str]) -> Mapping[str, SharedLease]:
+        """The same of several keys together; those that somebody else has are left out."""
 
     def held(self, key: str) -> Held | None:
         """Who has the lease on a key."""
@@ -196,8 +203,13 @@ class SharedStorage(Protocol):
     def sizes(self, names: Collection[str]) -> dict[str, int]:
         """Bytes of the objects that are there, asked for at once."""
 
-    def write_many(self, objects: Mapping[str, bytes], blobs: Mapping[Digest, int] = {}) -> None:
-        """Write small objects, each whole or not at all; ``blobs`` are those that they name."""
+    def write_many(
+        self, objects: Mapping[str, bytes], blobs: Mapping[str, Mapping[Digest, int]] = {}
+    ) -> None:
+        """Write small objects, each whole or not at all.
+
+        ``blobs`` are those that an object of that name names: a storage may tie them together.
+        """
 
     def create(self, name: str, data: bytes) -> bool:
         """Write a small object if there is none of that name; False when there is."""

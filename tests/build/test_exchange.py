@@ -190,4 +190,4 @@ def test_without_cache_nothing_is_taken_and_all_is_given(
 )
 def test_what_no_result_can_be_is_none(text: str) -> None:
     """A record of another machine is read with care."""
-    assert sane_result(text) is None
+    assert sane_result(FakeStep("a", "b"), text) is None

@@ -322,3 +322,54 @@ def test_the_documented_session(tmp_path: Path) -> None:
     tiny_gguf(tmp_path / "work" / "model.gguf")
     settle()
     documented("provenance.md", tmp_path)
+
+
+STAGED = """# syntax=mbuild/1
+ARG WHO=nobody
+ARG TOKEN
+FROM ./chat AS base
+INCLUDE ./more
+SYSTEM You are ${WHO}.
+MESSAGE user ${TOKEN}
+FROM base AS small
+QUANTIZE q8_0
+"""
+
+
+def test_stages_are_made_again_from_their_statement_alone(tmp_path: Path, mbuild: Run) -> None:
+    """Their arguments' values are in it but for secrets, and digests of what they include."""
+    from live_server import serving_here
+
+    work = tmp_path / "work"
+    generator().write_chat(work / "chat")
+    (work / "Modelfile").write_text(STAGED)
+    (work / "more").write_text("PARAMETER temperature 0.5\n")
+    settle()
+    arguments = ("--build-arg", "WHO=Mario", "--build-arg", "TOKEN=hf_abcdefghijklmnop")
+    done = mbuild("-f", "work/Modelfile", "--target", "small", "-t", "mario", *arguments)
+    assert done.returncode == 0, done.stderr
+    request = said(tmp_path)["predicate"]["buildDefinition"]["externalParameters"]["request"]
+    assert request["modelfile"]["arguments"] == {"WHO": "Mario"}
+    assert request["modelfile"]["withheld"] == ["TOKEN"]
+    assert "hf_abc" not in json.dumps(request)
+    with serving_here(tmp_path / "there", writable=True) as server:
+        name = f"127.0.0.1:{server.port}/org/mario:v1"
+        assert mbuild("push", "mario", name).returncode == 0
+        assert mbuild("pull", name, "-t", "mario", "--store", "other").returncode == 0
+    os.rename(work, tmp_path / "elsewhere")
+    again = ("--store", "other", "--source", "elsewhere")
+    done = mbuild("verify", "--rebuild", "mario", *again)
+    assert done.returncode == 2
+    assert "no value of TOKEN" in done.stderr and "--build-arg TOKEN=VALUE" in done.stderr
+    secret = ("--build-arg", "TOKEN=hf_abcdefghijklmnop")
+    status, rows = rebuilt(mbuild, *again, *secret)
+    assert (status, [row for row in rows if not row["agrees"]]) == (0, [])
+    status, rows = rebuilt(mbuild, *again, "--build-arg", "TOKEN=another")
+    assert status == 1
+    done = mbuild("verify", "--rebuild", "mario", *again, *secret, "--build-arg", "WHO=Luigi")
+    assert done.returncode == 2 and "--build-arg WHO: no such argument" in done.stderr
+    done = mbuild("verify", "--rebuild", "mario", *secret)
+    assert done.returncode == 2 and "nothing asks one here" in done.stderr, "the history has it"
+    (tmp_path / "elsewhere" / "more").write_text("PARAMETER temperature 0.6\n")
+    done = mbuild("verify", "--rebuild", "mario", *again, *secret)
+    assert done.returncode == 1 and "more is not the file" in done.stderr

@@ -63,7 +63,7 @@ def test_prune_removes_what_is_old(
         (("prune", "shared"), "--older 30d"),
         (("du", "shared", "--older", "1d"), "are for prune"),
         (("du", "none"), "there is no folder none"),
-        (("du", "oci://127.0.0.1:1/a/b"), "does not tell what it holds"),
+        (("du", "oci+http://127.0.0.1:1/a/b"), "does not answer"),
         (("du", "https://a:b@c/d"), "has no place in a URL"),
     ],
 )

@@ -221,3 +221,35 @@ def test_a_build_with_a_cache_from_python(chat: Path, tmp_path: Path) -> None:
     second = api.build(store=tmp_path / "b", cache_from=str(tmp_path / "c"), **asked)  # type: ignore[arg-type]
     assert first.id == second.id
     assert second.ran < first.ran
+
+
+def test_of_two_jobs_of_one_part_only_one_works(chat: Path, tmp_path: Path) -> None:
+    """An array job that was started twice: no piece is made twice, on a folder and a registry."""
+    from shared_storages import clean_environment, storage
+
+    for kind in ("folder", "registry"):
+        with storage(kind, tmp_path / kind) as (url, environment):
+            command = [sys.executable, "-m", "mbuild", "-q", "q4_K_M", "--part", "1/2"]
+            jobs = [
+                subprocess.Popen(
+                    [*command, "--cache-to", url, "--progress", "json", "--store", f"{kind}{job}"],
+                    cwd=tmp_path,
+                    env=clean_environment(environment),
+                    stdout=subprocess.PIPE,
+                )
+                for job in range(2)
+            ]
+            ends = [json.loads(job.communicate(timeout=100)[0].splitlines()[-1]) for job in jobs]
+        first, second = sorted(ends, key=lambda end: -int(end["made"]))
+        assert (second["made"], second["there"]) == (0, first["made"])
+        assert first["made"] > 0 == first["there"]
+
+
+def test_a_part_reads_no_more_than_its_share(chat: Path, tmp_path: Path, mbuild: Run) -> None:
+    """No digest of a whole file: of a thousand machines each would read everything."""
+    done = mbuild("-q", "q4_K_M", "--part", "1/4", "--cache-to", "cache", "--store", "part")
+    assert done.returncode == 0, done.stderr
+    from mbuild.store import Store
+
+    store = Store(tmp_path / "part")
+    assert all(store.database.file_digest(path.stat()) is None for path in chat.iterdir())

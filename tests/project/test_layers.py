@@ -41,6 +41,7 @@ ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
         "engine",
         "waiting",
         "exchange",
+        "rates",
         "surveying",
         "network",
         "explain",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,6 +18,7 @@ from running_builds import Gate, gated
 from stores import copy_tiny_store
 
 from mbuild.build.history import History
+from mbuild.build.steps.layers import PutLayer
 from mbuild.models.disk import usage
 from mbuild.models.disk.inventory import LeftoverKind
 from mbuild.server.page import assets
@@ -343,3 +346,58 @@ def test_a_failed_build_says_why_without_folders(tmp_path: Path) -> None:
         for text in (json.dumps(row), answer.text, report):
             assert str(tmp_path) not in text
         assert "x.gguf" in row["error"] and "x.gguf" in report
+
+
+def test_a_file_is_sent_without_its_digest(server: Server) -> None:
+    """The page cannot compute it of any file: the server tells, and a Modelfile names the file."""
+    data = (server.root / "blobs").iterdir()
+    model = next(path.read_bytes() for path in data if path.read_bytes()[:4] == b"GGUF")
+    answer = server.http.post("/api/mbuild/uploads", content=model + b"\0" * 32)
+    assert (answer.status_code, answer.json()["size"]) == (201, len(model) + 32)
+    again = server.http.post("/api/mbuild/uploads", content=model + b"\0" * 32)
+    assert (again.status_code, again.json()) == (200, answer.json())
+    files = {"sub/own.gguf": answer.json()["digest"]}
+    for number, text in enumerate(("./sub/own.gguf", "sub/own.gguf", "./sub", ".")):
+        body = {"modelfile": f"FROM {text}\n", "files": files}
+        checked = server.http.post("/api/mbuild/check", json=body)
+        assert checked.json()["problems"] == [], checked.text
+        wait_for(server, start(server, f"m{number}", **body), "built")
+    body = {"modelfile": "FROM ./other.gguf\n", "files": files}
+    (problem,) = server.http.post("/api/mbuild/check", json=body).json()["problems"]
+    assert problem["code"] == "no-files-here"
+    identity = start(server, "other", **body)
+    assert "no file is opened" in wait_for(server, identity, "failed")["error"]
+
+
+def test_for_ollama_s_clients_files_count_and_no_modelfile(server: Server) -> None:
+    """``/api/create`` with both is what it was: the text is left unread."""
+    model = next(p.read_bytes() for p in (server.root / "blobs").iterdir() if p.stat().st_size > 99)
+    files = {"own.gguf": server.upload(model)}
+    done = server.create(model="x", files=files, modelfile="FROM nobody\n", stream=False)
+    assert done.json()["status"] in ("success",), done.text
+
+
+def test_a_build_stops_while_a_step_works(tmp_path: Path) -> None:
+    """At once, and not when the step has something to say."""
+    began, ended = threading.Event(), threading.Event()
+
+    def work(self: Any, context: Any, inputs: Any) -> Any:
+        began.set()
+        try:
+            for _ in range(600):
+                context.report(0, 0)  # says nothing, and looks whether to go on
+                time.sleep(0.05)
+        finally:
+            ended.set()
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        serving_here(copy_tiny_store(tmp_path / "store")) as server,
+    ):
+        patch.setattr(PutLayer, "run", work)
+        identity = start(server, "mario")
+        assert began.wait(10)
+        asked = time.monotonic()
+        assert server.http.delete(f"/api/mbuild/builds/{identity}").status_code == 202
+        wait_for(server, identity, "stopped")
+        assert ended.is_set() and time.monotonic() - asked < 3.0

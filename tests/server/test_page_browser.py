@@ -16,6 +16,7 @@ import pytest
 from browser import Browser, axe_source, chromium, png_size, same_picture
 from documents import DOCS
 from drawn_builds import three_variants
+from example_models import write_chat
 from live_server import Server, serving_here
 from running_builds import Gate, gated, told
 from stores import copy_tiny_store
@@ -362,3 +363,75 @@ def test_the_documented_picture(browser: Browser, busy: Server, tmp_path: Path) 
     assert png_size(tmp_path / "page.png") == png_size(documented)
     assert documented.stat().st_size < 200_000
     assert same_picture(browser, tmp_path / "page.png", documented) < 6
+
+
+def test_a_file_and_a_folder_are_sent_and_built(
+    browser: Browser, server: Server, tmp_path: Path, axe: str
+) -> None:
+    """The Modelfile gets the word for it; what was sent outlives a reload of the page."""
+    write_chat(tmp_path / "my chat")
+    (tmp_path / "my chat" / ".hidden").write_text("x")
+    browser.look(*SIZES["desktop"])
+    visit(browser, server, "edit")
+    browser.run("sessionStorage.clear()")
+    visit(browser, server, "builds")
+    visit(browser, server, "edit")
+    browser.choose("document.getElementById('send-folder')", tmp_path / "my chat")
+    browser.until("document.querySelector('.files .note')?.textContent.startsWith('4 files')", 30)
+    browser.until("document.getElementById('modelfile').value.startsWith('FROM ./my chat\\n')")
+    browser.until("document.getElementById('found').textContent === 'Nothing is wrong with it.'")
+    assert not problems(browser, axe)
+    browser.run("location.reload()")
+    browser.until("document.querySelector('.files strong')?.textContent === 'my chat'")
+    browser.run("document.getElementById('model').focus()")
+    browser.write("sent")
+    browser.run("document.querySelector('.edit .primary').click()")
+    browser.until("document.querySelector('.result .badge.built')", 60)
+    assert any(m["name"] == "sent:latest" for m in server.http.get("/api/tags").json()["models"])
+    visit(browser, server, "edit")
+    browser.until("document.querySelector('.files button:last-of-type')")
+    browser.run("document.querySelector('.files button:last-of-type').click()")
+    browser.until("document.querySelector('.files').hidden")
+    browser.until("document.querySelector('.problems .error')"), "nothing was sent: it is marked"
+
+
+def test_a_model_is_copied_renamed_and_deleted_with_keys(
+    browser: Browser, server: Server, axe: str
+) -> None:
+    """Each asks first; a name that is taken is refused; Escape leaves everything as it is."""
+    browser.look(*SIZES["desktop"])
+    visit(browser, server, "model/tiny:latest")
+
+    def names() -> list[str]:
+        return sorted(m["name"] for m in server.http.get("/api/tags").json()["models"])
+
+    def answer(word: str, name: str = "") -> None:
+        tab_to(browser, f"document.activeElement.textContent === '{word}'")
+        browser.press("Enter")
+        browser.until("document.querySelector('dialog[open]')")
+        assert not problems(browser, axe)
+        if name:
+            assert browser.run("document.activeElement.tagName") == "INPUT"
+            browser.write(name)
+            browser.press("Enter")
+
+    answer("Copy", "tiny")
+    browser.until("document.querySelector('dialog[open] .problem').textContent.includes('already')")
+    browser.run("document.querySelector('dialog[open]').close()")
+    assert names() == ["tiny:latest"]
+    answer("Copy", "second")
+    browser.until(f"{HEADING} === 'second:latest'")
+    assert names() == ["second:latest", "tiny:latest"]
+    answer("Rename", "third:v1")
+    browser.until(f"{HEADING} === 'third:v1'")
+    assert names() == ["third:v1", "tiny:latest"]
+    answer("Delete")
+    assert browser.run("document.activeElement.textContent") == "Cancel"
+    browser.press("Enter")
+    browser.until("!document.querySelector('dialog[open]')")
+    assert names() == ["third:v1", "tiny:latest"]
+    answer("Delete")
+    browser.press("Tab", shift=True)
+    browser.press("Enter")
+    browser.until(f"{HEADING} === 'Models'")
+    assert names() == ["tiny:latest"]

@@ -11,7 +11,7 @@ import pytest
 from mbuild.core.digest import BLAKE3, Digest
 from mbuild.store import records
 from mbuild.store.database import Database
-from mbuild.store.records import RECORDS, RangePlace, RecordKind
+from mbuild.store.records import RECORDS, RangePlace, RecordKind, Took
 
 PACKAGE = Path(__file__).parents[2] / "mbuild"
 
@@ -28,6 +28,8 @@ SAMPLES: dict[str, Any] = {
     "measure": {"perplexity": 7.5},
     "imatrix": {"digest": "sha256:00", "chunks": 2},
     "type-error": [0.25, 1e300],
+    "took": Took(12.5, 16),
+    "rates": [[1 << 30, 12.5], [7, 0.25]],
     "modelfile": bytes(range(256)),
     "posted": '{"models": [["./é", null]]}',
     "text": '{"a": "é"}\n',
@@ -128,4 +130,4 @@ def test_what_people_wrote_or_one_store_has_is_not_shared() -> None:
     """
     private = {kind.name for kind in RECORDS if not kind.shared}
     written = {"modelfile", "posted", "text", "manifest", "made", "content"}
-    assert private == written | {"hub-commit", "hub-listing", "remote-model", "adopted"}
+    assert private == written | {"rates", "hub-commit", "hub-listing", "remote-model", "adopted"}

@@ -3,13 +3,13 @@
 Of https://in-toto.io/Statement/v1 and https://slsa.dev/provenance/v1. What it names of files is
 what was digested by the build. Paths below the Modelfile's folder are given from there; of other
 files only digests, because their places say something about whose machine it was. Values of
-``--build-arg`` are left out.
+``--build-arg`` that may be secrets are left out.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from mbuild.build.history import BuildRecord
 from mbuild.build.lock import inputs as locked_inputs
 from mbuild.build.plan import OtherModel
 from mbuild.build.provenance.machine import machine_class
+from mbuild.build.provenance.secrets import withheld
 from mbuild.build.request import BuildRequest, Posted, Script
 from mbuild.build.sources.values import (
     README,
@@ -135,7 +136,7 @@ class _Places:
 
 
 def shown_request(request: BuildRequest) -> dict[str, Any]:
-    """A request without what is nobody's business: folders, other paths, values of arguments."""
+    """A request without what is nobody's business: folders, other paths, secret arguments."""
     value = request.to_json()
     source = request.source
     if isinstance(source, Script):
@@ -143,7 +144,7 @@ def shown_request(request: BuildRequest) -> dict[str, Any]:
         value["modelfile"] = {
             "name": Path(source.name).name,
             "text": str(source.text),
-            **({"arguments": sorted(source.arguments)} if source.arguments else {}),
+            **_arguments(source.arguments),
             **({"brought": brought} if brought else {}),
         }
     for target in value["targets"]:
@@ -152,6 +153,13 @@ def shown_request(request: BuildRequest) -> dict[str, Any]:
             if quantize and quantize.get(name):
                 quantize[name] = _plain(quantize[name])
     return value
+
+
+def _arguments(given: Mapping[str, str]) -> dict[str, Any]:
+    """Values of arguments, and the names of those whose values are nobody's business."""
+    kept = sorted(name for name, value in given.items() if withheld(name, value))
+    said = {name: given[name] for name in sorted(given) if name not in kept}
+    return {**({"arguments": said} if said else {}), **({"withheld": kept} if kept else {})}
 
 
 def _plain(name: str, digest: Digest | None = None) -> str:

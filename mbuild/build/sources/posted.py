@@ -153,6 +153,10 @@ class RequestNames:
     def find(self, word: str, value: str) -> Found | SourceFile | None:
         """A file of the request, all of them as a directory, or an uploaded blob by its digest."""
         files = self._files["ADAPTER" if word == "MERGE" else word]
+        if value.startswith("./"):  # as on the disk: a file or a folder of the request's
+            value = posixpath.normpath(value)
+            if value != FOLDER and (own := self._folder_of(files, value)) is not None:
+                return Found(own)
         if value in files:
             return self._file(files, value)
         if value == FOLDER and files:

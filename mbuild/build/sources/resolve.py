@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 class Context(Protocol):
     """Resolves what a Modelfile names."""
 
+    def leave_unread(self) -> None:
+        """Read no file only for its digest from now on, whatever others may have made of it."""
+
     def may_be_stored(self, value: str) -> bool:
         """Whether FROM can only mean a model by its name: no file, folder or blob is called so."""
 
@@ -96,6 +99,11 @@ class Resolver:
         self._hash_files = hash_files
         self._on_read = on_read
         self._learned: dict[tuple[str, str], Found | SourceFile | StoredModel] = {}
+        self._leaves = False
+
+    def leave_unread(self) -> None:
+        """Read no file only for its digest."""
+        self._leaves = True
 
     def learn(self, word: str, value: str, found: Found | SourceFile | StoredModel) -> None:
         """From now on a value leads there, whatever the front end knows by that name."""
@@ -305,6 +313,8 @@ class Resolver:
         read before, and until one turns out to be new.
         """
         files = [self._with_sha256(file) for file in files] if self._hash_files else files
+        if self._leaves and not self._hash_files:
+            return tuple(files)
         unknown = [file for file in files if is_unknown(file) and not file.is_absent]
         unknown = sorted(unknown, key=lambda file: file.stamp.size)
         known = self._store.files.content_known

@@ -32,7 +32,7 @@ class Role(StrEnum):
     @property
     def media_type(self) -> str:
         """The type of the layer that weights of that role are."""
-        return _MEDIA_TYPES[(self, "adapter" if self is Role.ADAPTER else "model")]
+        return LAYER_TYPES[(self, "adapter" if self is Role.ADAPTER else "model")]
 
     @property
     def prefix(self) -> str:
@@ -46,11 +46,12 @@ class Role(StrEnum):
 
 _WORDS = {Role.MODEL: "FROM", Role.ADAPTER: "ADAPTER", Role.DRAFT: "DRAFT"}
 
-_MEDIA_TYPES = {
+LAYER_TYPES: Mapping[tuple[str, str], str] = {
     (Role.MODEL, "model"): MODEL,
     (Role.MODEL, "projector"): PROJECTOR,
     (Role.ADAPTER, "adapter"): ADAPTER,
     (Role.DRAFT, "model"): DRAFT,
+    ("projector", "projector"): PROJECTOR,  # a checkpoint's encoders, which no word names
 }
 """Which layer a file of each kind gives; what is not listed is an error."""
 
@@ -258,7 +259,7 @@ def check_role(role: Role, facts: ModelFacts, name: str) -> None:
 
 def layer_type(role: Role, facts: ModelFacts, name: str) -> str:
     """Which layer weights become; raises :class:`SourceError` for what the role cannot be."""
-    media_type = _MEDIA_TYPES.get((role, facts.kind))
+    media_type = LAYER_TYPES.get((role, facts.kind))
     if media_type is None:
         what = {"adapter": "a LoRA adapter", "model": "a model"}.get(facts.kind, "a projector")
         raise SourceError(f"{_WORDS[role]} {name}: it is {what}", hint=_HINTS[facts.kind])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from anyio import to_thread
@@ -49,9 +50,13 @@ async def show(service: Service, request: Request) -> Response:
 
 
 async def start(service: Service, request: Request) -> Response:
-    """Build a model, as ``/api/create`` does, and go on when the client goes away."""
+    """Build a model, as ``/api/create`` does, and go on when the client goes away.
+
+    Its Modelfile may name the request's files: ``FROM ./tiny.gguf``, ``FROM ./folder``.
+    """
     fields = await read_json(request, shapes.CREATE)
-    creation = await to_thread.run_sync(read_creation, fields, service.store())
+    reading = partial(read_creation, fields, service.store(), by_name=True)
+    creation = await to_thread.run_sync(reading)
     build = begin(service, creation)
     build.job.keep()
     return JSONResponse({"id": build.id}, 202)

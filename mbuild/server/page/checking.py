@@ -6,14 +6,15 @@ is named, and what names one is marked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import posixpath
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from anyio import to_thread
 from starlette.responses import JSONResponse, Response
 
 from mbuild.build.sources.places import is_path
-from mbuild.build.sources.posted import UPLOAD_HINT
+from mbuild.build.sources.posted import FOLDER, UPLOAD_HINT, parse_files
 from mbuild.build.staging import NoFiles
 from mbuild.core.errors import MbuildError, ModelfileError
 from mbuild.core.names import InvalidNameError
@@ -43,7 +44,8 @@ async def check(service: Service, request: Request) -> Response:
     text = fields.get("modelfile", "")
     if len(text) > MAX_TEXT:
         raise TooLargeError("the Modelfile is too large to be checked while it is written")
-    found = await to_thread.run_sync(problems, text, service.store())
+    names = parse_files(fields.get("files", {}))
+    found = await to_thread.run_sync(problems, text, service.store(), names)
     return JSONResponse({"problems": [_mark(each, service) for each in found[:MAX_MARKS]]})
 
 
@@ -61,8 +63,11 @@ def _mark(problem: Problem, service: Service) -> dict[str, Any]:
     }
 
 
-def problems(text: str, store: Store) -> list[Problem]:
-    """What ``mbuild check`` says of a text, and what a build here would say of its sources."""
+def problems(text: str, store: Store, files: Collection[str] = ()) -> list[Problem]:
+    """What ``mbuild check`` says of a text, and what a build here would say of its sources.
+
+    ``files`` are the names of those that were sent for it.
+    """
     data = text.encode()
     try:
         instructions, found = _checked(data)
@@ -70,7 +75,7 @@ def problems(text: str, store: Store) -> list[Problem]:
         instructions, found = _parsed(data), [*error.problems]
     except MbuildError as error:
         return [Problem(error.message, suggestion=error.hint)]
-    found += _sources(instructions, store)
+    found += _sources(instructions, store, files)
     return sorted(found, key=lambda problem: problem.span.start if problem.span else 0)
 
 
@@ -97,7 +102,9 @@ def _parsed(data: bytes) -> list[Instruction]:
         return []
 
 
-def _sources(instructions: Iterable[Instruction], store: Store) -> Iterator[Problem]:
+def _sources(
+    instructions: Iterable[Instruction], store: Store, files: Collection[str]
+) -> Iterator[Problem]:
     """What names a file, and models that are not in the store."""
     seen = set()
     for item in instructions:
@@ -105,7 +112,7 @@ def _sources(instructions: Iterable[Instruction], store: Store) -> Iterator[Prob
             continue
         seen.add((item.span, item.plain))
         value = item.plain
-        if value.removeprefix("@").startswith("sha256"):
+        if value.removeprefix("@").startswith("sha256") or _was_sent(value, files):
             continue
         if is_path(value) or not isinstance(item, From):
             yield Problem(
@@ -121,6 +128,14 @@ def _sources(instructions: Iterable[Instruction], store: Store) -> Iterator[Prob
                 code="no-such-model",
                 suggestion=about_absent(store, value),
             )
+
+
+def _was_sent(value: str, files: Collection[str]) -> bool:
+    """Whether a value names a file that was sent, a folder of such, or all of them."""
+    name = posixpath.normpath(value)
+    return bool(files) and (
+        name == FOLDER or name in files or any(each.startswith(f"{name}/") for each in files)
+    )
 
 
 def _is_there(value: str, store: Store) -> bool:

@@ -83,6 +83,7 @@ def _step(step: StepRecord) -> dict[str, Any]:
         "seconds": round(step.seconds, 3),
         "read": step.read,
         "written": step.written,
+        "fetched": step.fetched,
         "reasons": list(step.reasons[:MOST_REASONS]),
     }
 

@@ -124,6 +124,8 @@ def _recorded(step: StepRecord) -> _Step:
     if size:
         facts.append(human_size(size))
     details = [f"because: {reason}" for reason in step.reasons]
+    if step.fetched:
+        details.append(f"{human_size(step.fetched)} from the shared cache")
     details += [f"{layer.kind} {layer.digest.short}" for layer in step.layers]
     return _Step(
         step.kind,

@@ -45,6 +45,35 @@ export const get = async (path, signal) => (await ask("GET", path, undefined, si
 export const post = async (path, body, signal) => (await ask("POST", path, body, signal)).json();
 export const remove = async (path) => (await ask("DELETE", path)).json();
 
+// Sends a file as it is, told how many bytes have gone: the browser reads it from the disk.
+export function send(path, file, told, signal) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    const gone = () => reject(new Refused(0, "The server does not answer. Does mbuild serve still run?"));
+    request.open("POST", path);
+    request.setRequestHeader("Content-Type", "application/octet-stream");
+    if (token.get()) request.setRequestHeader("Authorization", `Bearer ${token.get()}`);
+    request.upload.addEventListener("progress", (event) => told(event.loaded));
+    request.addEventListener("load", () => {
+      const said = parsed(request.responseText);
+      if (request.status < 300) resolve(said);
+      else reject(new Refused(request.status, String(said.error ?? `The server answered ${request.status}.`)));
+    });
+    request.addEventListener("error", gone);
+    request.addEventListener("abort", () => reject(new DOMException("It was stopped.", "AbortError")));
+    signal.addEventListener("abort", () => request.abort());
+    request.send(file);
+  });
+}
+
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return {};
+  }
+}
+
 // Reads lines of JSON as they come, until the server or `signal` ends them.
 export async function lines(path, onLine, signal) {
   const response = await ask("GET", path, undefined, signal);

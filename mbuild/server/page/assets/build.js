@@ -113,7 +113,7 @@ function updateStep(element, step, build) {
   say(part, bar.hidden ? "" : ` ${size(done)} of ${size(total)}`);
   const ended = step.look === "ran" || step.look === "failed";
   say(took, ended ? `${duration(step.seconds)}${step.written ? `, ${size(step.written)}` : ""}` : "");
-  say(why, step.reasons.join("; "));
+  say(why, step.fetched ? `${size(step.fetched)} from the shared cache` : step.reasons.join("; "));
 }
 
 // New lines are added at the end, and stay in view for who reads there.

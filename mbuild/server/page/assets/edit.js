@@ -3,21 +3,27 @@
 import { get, post } from "./api.js";
 import { announce, h, place, say } from "./dom.js";
 import { editor } from "./editor.js";
+import { fileList } from "./files.js";
 
 const DRAFT = "mbuild-draft";
+let exampleFrom = "";  // that of the text which a new draft begins with
 const EXAMPLE = "FROM \nSYSTEM You are a helpful assistant.\n";
 
 export async function editView(model = "") {
   const [{ models }, { quantizations }] = await Promise.all([get("/api/tags"), get("/api/mbuild/about")]);
   const draft = model ? await fromModel(model) : kept() ?? example(models);
-  const sheet = editor(draft.text, () => keep());
+  const sheet = editor(draft.text, () => keep(), () => files.named());
+  const files = fileList(draft.files ?? [], () => {
+    keep();
+    sheet.check();
+  }, (item, asked) => use(item, asked, sheet, problem));
   const name = h("input", { id: "model", type: "text", value: draft.name, autocomplete: "off", spellcheck: "false",
     autocapitalize: "off", "aria-describedby": "model-help", required: true });
   const type = h("select", { id: "type" }, h("option", { value: "" }, "As it is"),
     quantizations.map((each) => h("option", { value: each, selected: each === draft.type }, each)));
   const base = h("select", { id: "base" }, h("option", { value: "" }, "Choose a model"), models.map((each) => h("option", {}, each.name)));
   const problem = h("p", { class: "problem", id: "build-problem", role: "alert" });
-  const keep = () => store({ name: name.value, type: type.value, text: sheet.text() });
+  const keep = () => store({ name: name.value, type: type.value, text: sheet.text(), files: files.draft() });
 
   for (const each of [name, type]) each.addEventListener("input", keep);
   base.addEventListener("change", async () => {
@@ -34,7 +40,10 @@ export async function editView(model = "") {
   const submit = async (event) => {
     event.preventDefault();
     say(problem, "");
-    const body = { model: name.value.trim(), modelfile: sheet.text(), ...(type.value ? { quantize: type.value } : {}) };
+    if (files.waiting()) return say(problem, "The files are still on their way.");
+    const sent = files.named();
+    const body = { model: name.value.trim(), modelfile: sheet.text(), ...(type.value ? { quantize: type.value } : {}),
+      ...(Object.keys(sent).length ? { files: sent } : {}) };
     try {
       location.hash = place("build", (await post("/api/mbuild/builds", body)).id);
     } catch (error) {
@@ -45,9 +54,27 @@ export async function editView(model = "") {
     h("div", { class: "fields" },
       field("Name", name, h("p", { class: "note", id: "model-help" }, "As in mario or me/mario:7b. A model that has it is replaced.")),
       field("Quantize", type, null), field("Begin with the Modelfile of", base, null)),
-    sheet.element, problem, h("p", {}, h("button", { class: "primary" }, "Build")));
+    files.element, sheet.element, problem, h("p", {}, h("button", { class: "primary" }, "Build")));
   sheet.check();
-  return { title: "New build", element: h("div", {}, h("h1", {}, "New build"), form), left: sheet.left };
+  return { title: "New build", element: h("div", {}, h("h1", {}, "New build"), form),
+    left: () => {
+      sheet.left();
+      files.left();
+    },
+  };
+}
+
+// Writes what was sent into the Modelfile: an adapter as ADAPTER, all else as FROM. Unasked only
+// where nobody has written another FROM.
+function use(item, asked, sheet, problem) {
+  const word = item.parts.some((part) => part.name.endsWith("/adapter_config.json")) ? "ADAPTER" : "FROM";
+  const line = new RegExp(`^${word}[ \\t]*(.*)$`, "mi").exec(sheet.text());
+  const ours = !line || !line[1].trim() || exampleFrom === line[0];
+  if (!asked && !ours) return;
+  const value = `${word} ./${item.name}`;
+  sheet.replace(line ? sheet.text().replace(line[0], () => value) : word === "FROM" ? `${value}\n${sheet.text()}` : `${sheet.text().trimEnd()}\n${value}\n`);
+  say(problem, "");
+  announce(`The Modelfile says ${value}`);
 }
 
 function field(word, input, help) {
@@ -60,7 +87,8 @@ async function fromModel(name) {
 }
 
 function example(models) {
-  return { name: "", type: "", text: models.length ? EXAMPLE.replace("FROM ", `FROM ${models[0].name}`) : EXAMPLE };
+  exampleFrom = models.length ? `FROM ${models[0].name}` : "FROM ";
+  return { name: "", type: "", text: EXAMPLE.replace("FROM ", () => exampleFrom) };
 }
 
 // What was typed outlives a reload, in this tab alone.

@@ -7,7 +7,8 @@ import { count, h, say, sync } from "./dom.js";
 
 const PAUSE = 300;  // milliseconds without a key before the text is checked
 
-export function editor(text, changed) {
+// `files` gives those that were sent for the text, which may name them.
+export function editor(text, changed, files) {
   const area = h("textarea", { id: "modelfile", wrap: "off", rows: "16", spellcheck: "false", autocomplete: "off",
     autocapitalize: "off", "aria-describedby": "found" });
   area.value = text;
@@ -32,7 +33,7 @@ export function editor(text, changed) {
     state.asked = new AbortController();
     const asked = area.value;
     try {
-      const { problems } = await post("/api/mbuild/check", { modelfile: asked }, state.asked.signal);
+      const { problems } = await post("/api/mbuild/check", { modelfile: asked, files: files() }, state.asked.signal);
       if (asked !== area.value) return;  // older than what is there
       state.problems = problems;
       tell(problems, found, list, area);

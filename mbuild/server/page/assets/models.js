@@ -1,7 +1,8 @@
 // The models of the store, one of them with its layers, and what models share.
 
-import { get } from "./api.js";
-import { code, facts, h, modelLink, muted, names, place, size, table, when } from "./dom.js";
+import { ask, get } from "./api.js";
+import { asking } from "./asking.js";
+import { announce, code, facts, h, modelLink, muted, names, place, size, table, when } from "./dom.js";
 
 const MODELS = [
   { title: "Name" }, { title: "Size", number: true }, { title: "Quantization" }, { title: "Parameters" },
@@ -60,7 +61,7 @@ export async function modelView(name = "") {
   const { details } = model;
   const element = h("div", {},
     h("div", { class: "title" }, h("h1", {}, model.name),
-      h("p", { class: "actions" }, h("a", { class: "button", href: place("edit", model.name) }, "Edit its Modelfile"))),
+      actionsOf(model)),
     facts([
       ["Id", code(model.id.slice(0, 12))], ["Changed", when(model.modified_at)], ["Size", size(model.size)],
       ["Its own", size(model.own)], ["Shared", size(model.shared)],
@@ -72,6 +73,42 @@ export async function modelView(name = "") {
     h("section", { "aria-labelledby": "text" }, h("h2", { id: "text" }, "Modelfile"),
       h("pre", { tabindex: "0", "aria-label": `Modelfile of ${model.name}` }, model.modelfile)));
   return { title: model.name, element };
+}
+
+function actionsOf(model) {
+  const own = model.name;
+  const copied = async (name) => {
+    await copy(own, name);
+    announce(`${name} is a copy of ${own}`);
+    location.hash = place("model", name);
+  };
+  const renamed = async (name) => {
+    await copy(own, name);
+    await ask("DELETE", "/api/delete", { model: own });
+    announce(`${own} is called ${name} now`);
+    location.hash = place("model", name);
+  };
+  const removed = async () => {
+    await ask("DELETE", "/api/delete", { model: own });
+    announce(`${own} is removed`);
+    location.hash = place("models");
+  };
+  const freed = model.own ? `That frees ${size(model.own)}, as soon as the cache does not keep it.` : "Other models use all of its layers.";
+  return h("div", { class: "actions" },
+    h("a", { class: "button", href: place("edit", own) }, "Edit its Modelfile"),
+    asking("Copy", { title: `Copy ${own}`, field: "Name of the copy", value: own, done: copied }),
+    asking("Rename", { title: `Rename ${own}`, field: "New name", value: own, done: renamed }),
+    asking("Delete", { title: `Delete ${own}?`, text: freed, done: removed, danger: true }));
+}
+
+// The server would replace a model that has the name: here somebody has to remove it first.
+async function copy(source, destination) {
+  const { models } = await get("/api/tags");
+  const whole = (name) => (/:[^/]*$/.test(name) ? name : `${name}:latest`).toLowerCase();
+  if (models.some((each) => whole(each.name) === whole(destination))) {
+    throw new Error(`There is a model ${destination} already. Delete it first, or choose another name.`);
+  }
+  await ask("POST", "/api/copy", { source, destination });
 }
 
 function layersOf(model) {
