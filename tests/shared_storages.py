@@ -5,12 +5,13 @@ from __future__ import annotations
 import http.server
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -20,8 +21,8 @@ from registries import docker_registry, free_port
 
 TOKEN = "a-token-of-a-team"
 
-KINDS = ("folder", "s3", "registry", "serve", "plain-http")
-"""What :func:`storage` makes: the last one is a stand-in for bazel-remote."""
+KINDS = ("folder", "s3", "registry", "serve", "plain-http", "sftp")
+"""What :func:`storage` makes; ``plain-http`` is a stand-in for bazel-remote."""
 
 LEASING = ("folder", "s3", "serve")
 """Those of them that can tell who was first."""
@@ -44,6 +45,8 @@ def storage(kind: str, folder: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
             server = LiveServer(folder / "store", *arguments, MBUILD_TOKEN=TOKEN)
             stack.callback(server.stop)
             yield f"{server.url}/cache", {"MBUILD_CACHE_TOKEN": TOKEN}
+        elif kind == "sftp":
+            yield stack.enter_context(ssh_server(folder))
         else:
             yield stack.enter_context(bazel_stand_in()), {}
 
@@ -78,6 +81,45 @@ def bucket() -> Iterator[tuple[str, Mapping[str, str]]]:
                 "AWS_DEFAULT_REGION": "us-east-1",
             },
         )
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+SSH = """
+import asyncio, sys
+import asyncssh
+
+async def main(port, folder):
+    keys = [asyncssh.generate_private_key("ssh-ed25519")]
+    files = lambda channel: asyncssh.SFTPServer(channel, chroot=folder)
+    await asyncssh.listen("127.0.0.1", port, server_host_keys=keys, sftp_factory=files,
+                          authorized_client_keys=folder + "/.ssh/id_ed25519.pub")
+    await asyncio.Event().wait()
+
+asyncio.run(main(int(sys.argv[1]), sys.argv[2]))
+"""
+
+
+@contextmanager
+def ssh_server(folder: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """A folder over SSH, and the home with the key that opens it; skips without the packages."""
+    asyncssh = pytest.importorskip("asyncssh")
+    pytest.importorskip("paramiko")
+    port, home = free_port(), folder / "home"
+    (home / ".ssh").mkdir(parents=True)
+    (home / "srv").mkdir()
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    key.write_private_key(str(home / ".ssh" / "id_ed25519"))
+    key.write_public_key(str(home / ".ssh" / "id_ed25519.pub"))
+    process = subprocess.Popen([sys.executable, "-c", SSH, str(port), str(home)])
+    try:
+        for _ in range(300):
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            assert process.poll() is None, "the SSH server has ended"
+            time.sleep(0.1)
+        yield f"sftp://mario@127.0.0.1:{port}/srv", {"HOME": str(home)}
     finally:
         process.terminate()
         process.wait(10)

@@ -130,9 +130,11 @@ class Leases:
 
     def held(self, key: str) -> Held | None:
         """Whose a lease is."""
-        text = self._read(lease_name(key))
-        if not text:
-            return None
+        name = lease_name(key)
+        found = self._guard.read_many([name])
+        text = found.get(name, b"")
+        if name not in found or not (text or self._is_atomic()):
+            return None  # where names cannot be removed an empty one is free
         holder, life = "another build", self._life
         try:
             value = json.loads(text)

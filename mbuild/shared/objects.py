@@ -5,8 +5,9 @@ Logins are the libraries' own business: their environment variables and configur
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -72,6 +73,9 @@ class ObjectStorage:
         self._system = system
         self._root = f"{root.rstrip('/')}/{_VERSION}"
         self._threads = _AT_ONCE if getattr(system, "async_impl", False) else _FEW
+        self._turn: AbstractContextManager[object] = nullcontext()
+        if hasattr(system, "ftp"):  # paramiko's client loses answers when several threads ask
+            self._threads, self._turn = 1, threading.RLock()
         self.place = place
         self.can_lease = can_lease
 
@@ -127,7 +131,7 @@ class ObjectStorage:
         S3 has ``If-None-Match: *``, Google ``ifGenerationMatch=0``, Azure an upload without
         overwriting; SFTP opens exclusively.
         """
-        with self._errors():
+        with self._errors(), self._turn:
             self._make_parent(name)
             try:
                 self._create(self._path(name), data)
@@ -137,8 +141,13 @@ class ObjectStorage:
 
     def _create(self, path: str, data: bytes) -> None:
         if hasattr(self._system, "ftp"):
-            with self._system.ftp.open(path, "x") as file:
-                file.write(data)
+            try:
+                with self._system.ftp.open(path, "wx") as file:
+                    file.write(data)
+            except OSError:  # version 3 of the protocol has no word for what is there already
+                if self._system.exists(path):
+                    raise FileExistsError(path) from None
+                raise
         else:
             self._system.pipe_file(path, data, mode="create")
 
@@ -150,9 +159,10 @@ class ObjectStorage:
             def call(self, *arguments: Any, **named: Any) -> None:
                 report(self.value)
 
-        with self._errors():
+        with self._errors(), self._turn:
             self._make_parent(name)
             self._system.put_file(str(path), self._path(name), callback=Told())
+        report(path.stat().st_size)  # some libraries tell nobody
 
     def remove(self, names: Collection[str]) -> None:
         """Remove those that are there."""
@@ -164,7 +174,7 @@ class ObjectStorage:
 
     def objects(self) -> Iterator[StoredObject]:
         """Everything below the root."""
-        with self._errors():
+        with self._errors(), self._turn:
             self._system.invalidate_cache()
             try:
                 found = self._system.find(self._root, detail=True)
@@ -205,7 +215,7 @@ class ObjectStorage:
         found: dict[str, ValueT] = {}
 
         def one(name: str) -> None:
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError), self._turn:
                 found[name] = ask(name)
 
         with self._errors():

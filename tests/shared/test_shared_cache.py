@@ -383,3 +383,14 @@ def test_names_are_told_from_others() -> None:
     for bad in ("blob/x", "blob/sha256-0", "record/step", "record/../x/" + KEY, "lease/x", "x"):
         assert not is_name(bad)
     assert not is_name("blob/sha256:" + "0" * 64)
+
+
+def test_an_empty_lease_of_somebody_who_was_killed_ends(
+    ours: Machine, storage: MemoryStorage
+) -> None:
+    """Some storages create a name before they have its content; nobody waits for ever."""
+    storage.held[lease_name(KEY)] = b""
+    assert ours.cache.take(KEY) is None
+    held = ours.cache.held(KEY)
+    assert held is not None and held.life == pytest.approx(0.3)
+    assert ours.cache.take_over(KEY, held) is not None
