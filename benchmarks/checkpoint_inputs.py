@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from inputs import CONFIG, HEADS, HIDDEN, KV_HEADS, LAYERS, VOCABULARY, bf16, tensors
+from inputs import CONFIG, HEADS, HIDDEN, KV_HEADS, LAYERS, VOCABULARY, tensors
+from inputs import weights as bf16
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
@@ -63,9 +64,11 @@ def _minimax_m2(at: str, number: int) -> Shapes:
     return found
 
 
-def _glm4_moe(at: str, number: int) -> Shapes:
+def _dots1(at: str, number: int) -> Shapes:
     found = _norms(at, "input_layernorm", "post_attention_layernorm")
     found |= _attention(f"{at}.self_attn")
+    found |= {f"{at}.self_attn.{name}_norm.weight": [HIDDEN // HEADS] for name in "qk"}
+    found |= {f"{at}.self_attn.{name}_proj.weight": [HIDDEN, HIDDEN] for name in "kv"}
     if number == 0:
         return found | _gated(f"{at}.mlp", 3072, _HF)
     found |= {f"{at}.mlp.gate.weight": [32, HIDDEN], f"{at}.mlp.gate.e_score_correction_bias": [32]}
@@ -133,16 +136,17 @@ FAMILIES: dict[str, tuple[dict[str, Any], int, Callable[[str, int], Shapes]]] = 
          "intermediate_size": 256, "use_qk_norm": True, "scoring_func": "sigmoid"},
         8, _minimax_m2,
     ),
-    "glm4_moe": (
-        {**_OF_MOE, "architectures": ["Glm4MoeForCausalLM"], "n_routed_experts": 32,
+    "dots1": (
+        {**_OF_MOE, "architectures": ["Dots1ForCausalLM"],
+         "num_key_value_heads": HEADS, "n_routed_experts": 32,
          "first_k_dense_replace": 1, "partial_rotary_factor": 0.5, "n_group": 1, "topk_group": 1,
          "norm_topk_prob": True, "routed_scaling_factor": 1.0, "num_nextn_predict_layers": 0},
-        8, _glm4_moe,
+        8, _dots1,
     ),
     "mamba2": (
         {**_PLAIN, "architectures": ["Mamba2ForCausalLM"], "state_size": 128, "num_heads": 64,
          "head_dim": 64, "expand": 2, "conv_kernel": 4, "n_groups": 1, "use_conv_bias": True,
-         "layer_norm_epsilon": 1e-5, "chunk_size": 256},
+         "layer_norm_epsilon": 1e-5, "chunk_size": 256, "intermediate_size": 2 * HIDDEN},
         18, _mamba2,
     ),
     "llama4": (

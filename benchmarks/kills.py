@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -108,9 +108,10 @@ def pulls(work: Path, options: Options) -> Iterator[list[str]]:
 
 def pushes(work: Path, options: Options, registry: str) -> Iterator[list[str]]:
     """Rows for pushes; each goes to a repository of its own."""
-    store, data = Store(work / "store"), work / "registry"
+    store = Store(work / "store")
     layer = model(store, options.size)
-    with registry_called(registry, data) as upstream, counting_proxy(upstream) as (proxy, host):
+    with REGISTRIES[registry](work / "registry") as (upstream, forget), ExitStack() as stack:
+        proxy, host = stack.enter_context(counting_proxy(upstream))
         proxy.rate = options.rate * MB
         killed = Killed(proxy, layer, lambda: proxy.taken)
         found = []
@@ -124,24 +125,27 @@ def pushes(work: Path, options: Options, registry: str) -> Iterator[list[str]]:
             proxy.settle()
             share = proxy.taken / layer.size - 1
             found.append(Twice(share, share))
-            shutil.rmtree(data / "data", ignore_errors=True)
+            forget()
             if len(moments) > 1 or len(found) == options.kills:
                 yield [f"push to {registry}, {options.name(moments)}", *shares(found), "", ""]
                 found = []
 
 
 @contextmanager
-def registry_called(name: str, data: Path) -> Iterator[str]:
-    """``HOST:PORT`` of one."""
-    if name == DISTRIBUTION_2:
-        with docker_registry(data) as host:
-            yield host
-    else:
-        with stand_in() as (_, host):
-            yield host
+def debian(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Debian's docker-registry: where it is, and what empties it."""
+    with docker_registry(folder) as host:
+        yield host, lambda: shutil.rmtree(folder / "data", ignore_errors=True)
 
 
-DISTRIBUTION_2, DISTRIBUTION_3 = "distribution 2.8", "a stand-in for distribution 3"
+@contextmanager
+def like_3(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
+    """The stand-in, which holds everything in memory."""
+    with stand_in() as (registry, host):
+        yield host, registry.blobs.clear
+
+
+REGISTRIES = {"distribution 2.8": debian, "a stand-in for distribution 3": like_3}
 
 
 class Options(NamedTuple):
@@ -196,7 +200,7 @@ def main() -> None:
     if "pull" in given.parts:
         works.append(pulls)
     if "push" in given.parts:
-        works += [partial(pushes, registry=name) for name in (DISTRIBUTION_2, DISTRIBUTION_3)]
+        works += [partial(pushes, registry=name) for name in REGISTRIES]
     rows = []
     for number, work in enumerate(works):
         with work_folder(given.work) as folder:

@@ -1,6 +1,6 @@
 """Builds from a repository of the Hub that convert and quantize while the weights arrive.
 
-    python benchmarks/streaming.py [--layers 8] [--rate 100] [--repeats 3] [--work FOLDER]
+    python benchmarks/streaming.py [--layers 8] [--rate 100] [--repeats 2] [--work FOLDER]
 
 The Hub is the tests' stand-in in this process, which sends so many MB a second over all connections
 together. A build that streams is compared with the download alone, which is the time of its step,
@@ -97,6 +97,7 @@ def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--layers", type=int, default=8, help="of the checkpoint  [default: 8]")
     parser.add_argument("--rate", type=float, default=100, help="MB a second  [default: 100]")
+    parser.set_defaults(repeats=2)  # ends within four minutes
     options = parser.parse_args()
     print(f"{machine()}\n")
     rows = []

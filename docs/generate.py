@@ -52,7 +52,7 @@ def pages() -> dict[str, str]:
     """Each generated file's name and text."""
     return {
         "cli.md": command_line(),
-        "messages.md": sentences.page(sentences.Messages().messages(), COMMAND),
+        "messages.md": sentences.page(sentences.found().messages, COMMAND),
         "progress.schema.json": json.dumps(schema(), indent=2) + "\n",
         "request.schema.json": json.dumps(request_schema.schema(), indent=2) + "\n",
         "quantize.md": _with_options("quantize.md", _flags()),

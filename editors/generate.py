@@ -1,4 +1,4 @@
-"""Write what editors take from mbuild's tables: the TextMate grammar and the extension's manifest.
+"""Write what editors take from mbuild's tables: grammars, highlights, the extension's manifest.
 
 python editors/generate.py
 """
@@ -6,6 +6,7 @@ python editors/generate.py
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ from mbuild.quant.choose.types import ALIASES, FILE_TYPES
 from mbuild.quant.table import TYPES as TENSOR_TYPES
 
 EDITORS = Path(__file__).parent
+sys.path.insert(0, str(EDITORS))  # for those who load this file by its path
+
+import tree_sitter_grammar as tree_sitter  # noqa: E402
+
 GRAMMAR = "vscode/syntaxes/modelfile.tmLanguage.json"
 MANIFEST = "vscode/package.json"
 
@@ -35,6 +40,8 @@ def files() -> dict[str, str]:
     return {
         GRAMMAR: json.dumps(grammar(), indent=2) + "\n",
         MANIFEST: json.dumps(manifest(), indent=2) + "\n",
+        tree_sitter.GRAMMAR: tree_sitter.grammar(),
+        tree_sitter.HIGHLIGHTS: tree_sitter.highlights(),
     }
 
 
@@ -266,6 +273,7 @@ def manifest() -> Rule:
 def main() -> None:
     """Write the files."""
     for name, text in files().items():
+        (EDITORS / name).parent.mkdir(parents=True, exist_ok=True)
         (EDITORS / name).write_text(text, encoding="utf-8")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -19,7 +20,20 @@ from mbuild.store import Store
 settings.register_profile("mbuild", deadline=None)
 settings.load_profile("mbuild")
 
+# As mbuild's own program does it: with Python's thresholds a tenth of the time goes into looking
+# for garbage among the tests and the libraries.
+gc.set_threshold(100_000, 50, 50)
+
+# By default the cache gives way as the disk fills up, so what a build finds again would depend on
+# how full the disk of the tests is. Tests of the default take it away.
+os.environ.setdefault("MBUILD_KEEP", "50GB")
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pytest_collection_finish() -> None:
+    """Leave the tests themselves out of the search for garbage."""
+    gc.freeze()
 
 
 @pytest.fixture

@@ -6,10 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from programs import need
 
 SOURCE = Path(__file__).parent / "data" / "faults.c"
 OTHER = 54321
@@ -29,6 +31,24 @@ def build_faults(folder: Path) -> Path:
         command = [compiler, "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"]
         subprocess.run(command, check=True)
     return library
+
+
+@contextmanager
+def small_file_system(place: Path) -> Iterator[Path]:
+    """A file system of one MiB in a new folder; skips where none can be mounted."""
+    need("mount", "umount")
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if (
+        sys.platform != "linux"
+        or os.geteuid() != 0
+        or subprocess.run(mount, capture_output=True, check=False).returncode
+    ):
+        pytest.skip("mounting a small file system needs root on Linux")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=False)
 
 
 def as_user(user: int = OTHER, *groups: int) -> list[str]:

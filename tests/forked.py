@@ -12,10 +12,14 @@ import sys
 from pathlib import Path
 
 PRELOADED = (
-    *("mbuild.__main__", "mbuild.cli.main", "mbuild.cli.build", "mbuild.cli.progress"),
-    *("mbuild.build.build", "mbuild.build.plan", "mbuild.build.steps.gguf"),
-    *("mbuild.language.parser", "mbuild.language.lexer", "mbuild.store.database"),
+    *("lark", "sqlite3", "mbuild.__main__", "mbuild.cli.main", "mbuild.cli.build"),
+    *("mbuild.cli.disk", "mbuild.cli.rate", "mbuild.build.build", "mbuild.build.explain"),
+    *("mbuild.build.provenance.keeping", "mbuild.build.provenance.statement"),
+    *("mbuild.build.steps.gguf", "mbuild.build.steps.layers", "mbuild.build.steps.models"),
+    *("mbuild.build.steps.manifest", "mbuild.gguf.facts", "mbuild.lint.content"),
+    *("mbuild.models.disk", "mbuild.store.writing"),
 )
+"""What a small build and a pruning load; none of it starts a thread."""
 
 
 class Forked:

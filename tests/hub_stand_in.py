@@ -55,7 +55,8 @@ class HubStandIn:
     ``large`` is the size in bytes from which a file is in LFS. ``sent`` counts the bytes of
     files sent, by name, ``requests`` lists method, path and headers. ``pause`` is seconds for
     each 64 KiB of a large file, ``cut_after`` ends such an answer after so many bytes, ``cuts``
-    times. ``lie`` changes what the storage sends, ``lies`` times.
+    times. ``lie`` changes the last byte of weights that the storage sends,
+    ``lies`` times.
     """
 
     def __init__(self) -> None:
@@ -250,15 +251,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.answer(404, b"", {})
             return
         data, path = hub.lfs[sha256], self.query["name"][0]
-        with hub.lock:
-            lie = hub.lie and hub.lies > 0 and path.endswith(".safetensors")
-            hub.lies -= lie
-        if lie:
-            data = data[:-1] + bytes([data[-1] ^ 1])
         start, end, status = 0, len(data), 200
         if found := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("range", "")):
             start, status = int(found[1]), 206
             end = min(int(found[2]) + 1, end) if found[2] else end
+        with hub.lock:
+            lie = hub.lie and hub.lies > 0 and path.endswith(".safetensors") and end == len(data)
+            hub.lies -= lie
+        if lie:
+            data = data[:-1] + bytes([data[-1] ^ 1])
         self.send_response(status)
         self.send_header("Content-Length", str(end - start))
         if status == 206:

@@ -15,10 +15,13 @@ from pathlib import Path
 
 import pytest
 from llama_library import PACKAGE, load
+from programs import need
 
 FOLDER = Path(
     os.environ.get("MBUILD_CLIENTS", Path(__file__).parent.parent / ".venv" / "clients")
 ).absolute()
+
+DEBIAN = "http://deb.debian.org/debian"
 
 
 def once(name: str, packages: Sequence[str], install: Callable[[Path], None]) -> Path:
@@ -109,3 +112,37 @@ def llama_cpp() -> Path:
     except OSError as error:
         pytest.skip(f"llama.cpp's libraries do not load here: {error}")
     return folder
+
+
+def from_debian(name: str, suite: str, packages: Sequence[str]) -> Path:
+    """The root of packages of a Debian release that need not be this system's, unpacked.
+
+    Programs in it run under that release's own loader and libc, which are among the packages.
+    Skips the test where there is no apt, or the release is not to be had.
+    """
+    need("apt-get", "dpkg-deb", "dpkg")
+    keys = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+
+    def install(place: Path) -> None:
+        for part in ("lists/partial", "cache/archives/partial", "root"):
+            (place / part).mkdir(parents=True)
+        (place / "list").write_text(f"deb [signed-by={keys}] {DEBIAN} {suite} main\n")
+        own = {
+            "Dir::Etc::sourcelist": place / "list", "Dir::Etc::sourceparts": "-",
+            "Dir::State::lists": place / "lists", "Dir::Cache": place / "cache",
+            "APT::Sandbox::User": "root", "Acquire::Languages": "none",
+        }  # fmt: skip
+        options = [word for key, value in own.items() for word in ("-o", f"{key}={value}")]
+        for command in (["update"], ["download", *packages]):
+            done = subprocess.run(
+                ["apt-get", *options, *command], cwd=place, capture_output=True, text=True,
+                timeout=300,
+            )  # fmt: skip
+            if done.returncode:
+                pytest.skip(f"Debian {suite} is not to be had: {done.stderr[-200:]}")
+        for package in place.glob("*.deb"):
+            subprocess.run(["dpkg-deb", "-x", package, place / "root"], check=True, timeout=60)
+            package.unlink()
+        shutil.rmtree(place / "lists")
+
+    return once(name, [suite, *packages], install) / "root"

@@ -110,6 +110,18 @@ class LiveServer(Server):
         self._reader.join(10)
         return self.process.returncode, b"".join(self._errors).decode()
 
+    def worked(self) -> float:
+        """Seconds that processors have worked for the server and the processes that it has ended.
+
+        What the clock says, where that cannot be known.
+        """
+        try:
+            stat = Path(f"/proc/{self.process.pid}/stat").read_text()
+        except OSError:
+            return time.monotonic()
+        ticks = stat.rpartition(")")[2].split()[11:15]
+        return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+
     def memory(self) -> int:
         """Resident bytes of the server (Linux), 0 where that cannot be known."""
         try:

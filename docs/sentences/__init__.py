@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import groupby
 from typing import NamedTuple
 
@@ -210,6 +211,22 @@ def _kind_of_function(module: Module, node: ast.FunctionDef) -> str:
     if node.name == "label" and module.file.startswith("build/steps/"):
         return "label"
     return FUNCTIONS.get((module.file, node.name), "")
+
+
+class Found(NamedTuple):
+    """What reading the package found: the sentences, what is only handed on, the words' places."""
+
+    messages: tuple[Message, ...]
+    handed_on: frozenset[str]
+    words: frozenset[tuple[str, int, int]]
+
+
+@cache
+def found() -> Found:
+    """All that is in the package. It takes some seconds, so once a process."""
+    read = Messages()
+    messages = tuple(read.messages())
+    return Found(messages, frozenset(read.handed_on), frozenset(read.words))
 
 
 def page(messages: Sequence[Message], command: str) -> str:

@@ -316,7 +316,10 @@ def _located(error: MbuildError, script: Script, store: Store) -> MbuildError:
     """The error with its file's name, and its line where the text is known."""
     from mbuild.language.parser import decode
 
+    text = ""
+
     def located(problem: Any) -> Any:
+        nonlocal text
         included = problem.span.file if problem.span else ""
         digest = script.brought.get(included) if included else script.text
         data = None if digest is None else modelfile_text(digest, store)
@@ -325,7 +328,19 @@ def _located(error: MbuildError, script: Script, store: Store) -> MbuildError:
 
     if isinstance(error, ModelfileError):
         return ModelfileError([located(problem) for problem in error.problems])
-    return error if error.problem is None else error.at(located(error.problem))
+    if error.problem is None:
+        return error
+    problem = located(error.problem)
+    if isinstance(error, NameNotFoundError) and problem.span:
+        import dataclasses
+
+        from mbuild.lint.remedies import stage_meant
+
+        if stage := stage_meant(text[problem.span.value : problem.span.end], text):
+            hint = f"did you mean the stage {stage}?"
+            error = NameNotFoundError(error.message, hint=hint)
+            problem = dataclasses.replace(problem, suggestion=hint)
+    return error.at(problem)
 
 
 def _one_kind(

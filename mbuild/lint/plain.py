@@ -20,14 +20,11 @@ from mbuild.language.instructions import (
     System,
     Template,
 )
-from mbuild.language.stages.opening import SYNTAX_LINE
+from mbuild.language.stages.opening import SYNTAX_LINE, language_named
 from mbuild.lint.content import title_of, value_span
 
 _ARGUMENT = re.compile(r"(?<!\\)\$\{[A-Za-z_][A-Za-z0-9_]*(?::[-+][^{}\n]*)?\}")
 _FILE = re.compile(r"@(?!sha256[:-])[\w.~/\\-]*[\w/\\-]")
-_SYNTAX = re.compile(
-    r"[ \t]*(?:syntax|sytnax|synatx|snytax)[ \t]*=[ \t]*(\S+)[ \t]*", re.IGNORECASE
-)
 
 OPENS = f"make {SYNTAX_LINE} the first line of the Modelfile"
 
@@ -60,14 +57,14 @@ def _files(modelfile: Modelfile) -> Iterator[Problem]:
 def _syntax_lines(modelfile: Modelfile) -> Iterator[Problem]:
     """A comment that was to open a language, in another place or of another tool."""
     for item in modelfile.comments:
-        match = _SYNTAX.fullmatch(item.text)
-        if match is None or item.span is None:
+        named = language_named(item)
+        if not named or item.span is None:
             continue
-        if match[1].lower() == "mbuild/1" and item.span.line > 1:
+        if named.lower() == "mbuild/1" and item.span.line > 1:
             message = f"{SYNTAX_LINE} is a comment here: it counts only as the first line"
             hint = "move it to the first line"
         else:
-            message = f"this line is a comment: no language of Modelfiles is called {match[1]:.40}"
+            message = f"this line is a comment: no language of Modelfiles is called {named:.40}"
             hint = f"mbuild's own is opened by {SYNTAX_LINE}"
         yield Problem(message, item.span, Severity.WARNING, "syntax-line", hint)
 

@@ -31,6 +31,13 @@ def obtain(value: str) -> str:
     return f"fetch it first: mbuild pull {value}"
 
 
+def stage_meant(value: str, text: str) -> str:
+    """The stage of a Modelfile's text that a FROM without a model nearly names; or nothing."""
+    names = re.findall(r"(?im)^[ \t]*FROM[ \t]+\S.*[ \t]AS[ \t]+(\S+)[ \t\r]*$", text)
+    words = value.split()
+    return next(iter(near(words[0], names, cutoff=0.8)), "") if words else ""
+
+
 def whole_line(value: str) -> tuple[str, str, str] | None:
     """What else than a name stands behind FROM: the problem's code, what to write, the name."""
     if match := _STAGE.fullmatch(value):

@@ -86,13 +86,16 @@ class Runnable:
         inner = self.facts.chat_template
         if not inner:
             return False
-        if self.template is None or self.builtin:
+        if not self.contents.template or self.builtin:
             return True
+        # The Go template is parsed only where the answer depends on it.
         tools = "tools" in inner or "tool_call" in inner
         thinks = "<think>" in inner and "</think>" in inner
-        return (tools and "tools" not in identifiers(self.template)) or (
-            thinks and self.thinking_tags is None
-        )
+        return (tools and "tools" not in self._names) or (thinks and self.thinking_tags is None)
+
+    @property
+    def _names(self) -> frozenset[str]:
+        return identifiers(self.template) if self.template is not None else frozenset()
 
     @cached_property
     def thinking_tags(self) -> tuple[str, str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -12,6 +13,7 @@ from mbuild.runtime.asking import Asking
 from mbuild.runtime.events import refused
 from mbuild.runtime.failure import CannotError, TooLongError
 from mbuild.runtime.options import settings
+from mbuild.runtime.pictures import readable
 from mbuild.runtime.pool import Pool
 from mbuild.runtime.process import nothing
 from mbuild.runtime.prompt import PromptMaker, conversation
@@ -88,6 +90,7 @@ class Runner:
             model.require("tools")
         if ask.images:
             model.require("vision")
+            ask = await asyncio.to_thread(readable, ask)
         sent = _sent(ask)
         spec = self._spec(model, ask)
         native = spec.jinja and not (ask.raw or ask.suffix or ask.template)

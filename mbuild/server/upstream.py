@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import h11
 from starlette.responses import Response
 
 from mbuild.core.errors import UsageError
-from mbuild.runtime.client import Exchange
 from mbuild.server.errors import UpstreamError
 from mbuild.server.stream import disconnected
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 CONNECT_SECONDS = 10.0
+_READ = 64 << 10
 
 _HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization te trailer"
@@ -63,7 +63,7 @@ class Upstream(NamedTuple):
                 streams = await asyncio.open_connection(self.host, self.port, ssl=context)
         except (OSError, TimeoutError):
             raise self._failed("cannot be reached") from None
-        exchange = Exchange(*streams)
+        exchange = UpstreamExchange(*streams)
         try:
             await exchange.send(self._request(request, len(body)), body)
             return _Relay(exchange, await exchange.head())
@@ -94,10 +94,47 @@ def _end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, byt
     return [(key, value) for key, value in headers if key.lower() not in _HOP_BY_HOP]
 
 
+class UpstreamExchange:
+    """One request and its answer over a connection of its own, to whatever server it is."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._connection = h11.Connection(h11.CLIENT)
+
+    async def send(self, head: h11.Request, body: bytes) -> None:
+        """Send a request with its body."""
+        for event in (head, h11.Data(data=body), h11.EndOfMessage()):
+            self._writer.write(self._connection.send(event) or b"")
+        await self._writer.drain()
+
+    async def next(self) -> Any:
+        """The next event of the answer; raises :class:`EOFError` when it breaks off."""
+        while True:
+            try:
+                event = self._connection.next_event()
+                if event is not h11.NEED_DATA:
+                    return event
+                self._connection.receive_data(await self._reader.read(_READ))
+            except h11.RemoteProtocolError:
+                raise EOFError("the answer broke off") from None
+
+    async def head(self) -> h11.Response:
+        """The head of the answer; raises :class:`EOFError` where none comes."""
+        while not isinstance(event := await self.next(), h11.Response):
+            if not isinstance(event, h11.InformationalResponse):
+                raise EOFError("no answer came")
+        return event
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._writer.close()
+
+
 class _Relay(Response):
     """The upstream's answer, piece by piece."""
 
-    def __init__(self, exchange: Exchange, head: h11.Response) -> None:
+    def __init__(self, exchange: UpstreamExchange, head: h11.Response) -> None:
         super().__init__(status_code=head.status_code)
         self.raw_headers = _end_to_end(head.headers)
         self._exchange = exchange

@@ -9,6 +9,7 @@ written, which nearly always tells.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -249,7 +250,10 @@ def _layer(media_type: str, digest: Digest, size: int) -> dict[str, Any]:
 
 def _around(path: Path | None) -> Store:
     """What an upload asks of a store: one file, and a folder for its notes."""
-    notes = Path(tempfile.gettempdir()) / "mbuild-uploads"
+    try:
+        notes = Path(tempfile.gettempdir()) / "mbuild-uploads"
+    except FileNotFoundError:  # no disk has room for any: an upload does without notes
+        notes = Path(os.devnull) / "mbuild-uploads"
     blobs = SimpleNamespace(
         folder=notes, partial_folder=notes, open=lambda digest: cast("Path", path).open("rb")
     )

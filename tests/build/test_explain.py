@@ -474,6 +474,22 @@ def test_changes_in_words(change: Change, text: str) -> None:
     assert str(change) == text
 
 
+def test_chosen_types_are_named_in_short() -> None:
+    """By the flags that repeat them: all else about a choice follows from those."""
+
+    def description(flags: str, bits: float) -> dict[str, Any]:
+        types = [["blk.0.attn_q", "Q8_0"], ["blk.1.attn_q", "Q8_0"]]
+        facts = {"quantization": {"tensor_types": types}, "flags": flags, "loss": 0.5, "bits": bits}
+        source = {"kind": "choose", "result": {"layers": [], "facts": facts}}
+        return {"kind": "quantize", "version": 1, "fields": {}, "inputs": [source]}
+
+    old, new = description("-q q4_0 --pure", 4.5), description("-q q5_0 --pure", 5.5)
+    (change,) = changes(old, new, lambda digest: None)
+    assert str(change) == 'chosen types flags "-q q4_0 --pure" -> "-q q5_0 --pure"'
+    first = changes({**new, "inputs": []}, new, lambda digest: None)
+    assert [each.name for each in first] == ["chosen types flags", "chosen types loss"]
+
+
 def test_equal_descriptions_have_no_change() -> None:
     """Nothing is said of what is the same."""
     value = {"kind": "x", "version": 1, "fields": {"a": {"b": [1]}}, "inputs": []}

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from dataclasses import replace
@@ -21,6 +20,7 @@ from conftest import Run
 from example_models import change_tensors, generator, set_value, write_chat
 from gguf_files import gguf_bytes, tiny_model
 from inprocess import in_process
+from killed_build import end_build
 
 from mbuild.gguf.model import KV, Model
 from mbuild.gguf.reader import open_gguf
@@ -132,29 +132,10 @@ def test_second_variant_reuses_equal_tensors(
     assert weights(mbuild, "m") == from_scratch(mbuild, tmp_path, monkeypatch, "-q", "q4_K_S")
 
 
-CHILD = """
-import itertools, os, signal, sys, time
-from mbuild.build.steps import making, outputs
-
-outputs._SAVE_BYTES = 256 << 10  # small, as the model is
-real, calls = making.quantize, itertools.count(1)
-
-def quantize(*arguments, **options):
-    time.sleep(0.02)  # a small model, quantized as slowly as a large one
-    if next(calls) == int(sys.argv[1]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(*arguments, **options)
-
-making.quantize = quantize
-from mbuild.cli.main import run
-sys.exit(run(sys.argv[2:]))
-"""
-
-
 def in_child(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Python code in a process of its own, on the same store, on two threads."""
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        [sys.executable, "-c", code, *arguments],
         cwd=folder,
         env={**os.environ, "OLLAMA_MODELS": str(folder / "store"), "MBUILD_THREADS": "2"},
         capture_output=True,
@@ -171,7 +152,7 @@ def test_killed_build_resumes(mbuild: Run, tmp_path: Path, monkeypatch: pytest.M
     write_chat(tmp_path / "chat", LAYERS=12)
     total = 12 * MATRICES + 2
     at = total * 9 // 10
-    done = in_child(tmp_path, CHILD, str(at), "-t", "m", "-q", "q8_0")
+    done = end_build(tmp_path, "SIGKILL", at, total * 3 // 4 + 1, "-t", "m", "-q", "q8_0")
     assert done.returncode == -9, done.stderr
     assert not (tmp_path / "store/manifests/registry.ollama.ai/library/m").exists()
     found = reused(build(mbuild, "-q", "q8_0"))
@@ -195,7 +176,7 @@ def test_a_damaged_unfinished_file_is_a_miss(
     """What a killed build left behind counts only as far as its digests are right."""
     (tmp_path / "Modelfile").write_text("FROM ./chat\n")
     write_chat(tmp_path / "chat", LAYERS=LAYERS)
-    in_child(tmp_path, CHILD, str(QUANTIZED - 2), "-t", "m", "-q", "q8_0")
+    end_build(tmp_path, "SIGKILL", QUANTIZED - 2, 1, "-t", "m", "-q", "q8_0")
     (partial,) = [p for p in (tmp_path / "store").rglob("*") if is_large(p)]
     data = bytearray(partial.read_bytes())
     data[len(data) // 2] ^= 255
@@ -507,9 +488,8 @@ def test_the_variant_that_fails_says_why(mbuild: Run, chat: Path, tmp_path: Path
 def test_an_interrupted_build_resumes(mbuild: Run, chat: Path, tmp_path: Path) -> None:
     """Ctrl-C: status 130 soon, no model, no traceback, and what was made is not lost."""
     write_chat(chat, LAYERS=12)  # enough to do after the signal, on a busy machine too
-    code = CHILD.replace("SIGKILL", "SIGINT").replace("256 << 10", "1 << 40")
     started = time.monotonic()
-    done = in_child(tmp_path, code, "20", "-t", "m", "-q", "q8_0")
+    done = end_build(tmp_path, "SIGINT", 20, 0, "-t", "m", "-q", "q8_0")
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
     assert time.monotonic() - started < 60

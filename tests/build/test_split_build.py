@@ -19,6 +19,7 @@ from conftest import Run
 from example_models import edit_json, write_chat
 from gguf_files import gguf_bytes, tensor, tiny_gguf, tiny_model, tiny_shards
 from inprocess import in_process
+from killed_build import end_build
 from safetensors.numpy import save_file
 from stores import check_promise
 
@@ -522,42 +523,17 @@ def test_a_wildcard_stands_for_one_model(mbuild: Run, tmp_path: Path) -> None:
 
 # A build that is killed.
 
-CHILD = """
-import itertools, os, signal, sys, time
-from mbuild.build.steps import making, outputs
-outputs._SAVE_BYTES = 256 << 10
-calls, real = itertools.count(1), making.quantize
-
-def quantize(*arguments, **options):
-    time.sleep(0.02)
-    if next(calls) == int(sys.argv[1]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(*arguments, **options)
-
-making.quantize = quantize
-from mbuild.cli.main import run
-sys.exit(run(sys.argv[2:]))
-"""
-
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGINT"])
-@pytest.mark.parametrize("threads", ["2", "8"])
-def test_a_killed_build_resumes(mbuild: Run, tmp_path: Path, how: str, threads: str) -> None:
+@pytest.mark.parametrize("threads", [2, 8])
+def test_a_killed_build_resumes(mbuild: Run, tmp_path: Path, how: str, threads: int) -> None:
     """Finished shards and the begun ones are found again, and nothing of them is left over."""
     (tmp_path / "Modelfile").write_text("FROM ./chat\n")
     write_chat(tmp_path / "chat", LAYERS=8)
     total, at = 8 * 7 + 2, 45
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(CHILD.replace("SIGKILL", how)), str(at),
-         "-t", "m", "-q", "q8_0", "--split-layers", "2"],
-        cwd=tmp_path,
-        env={**os.environ, "MBUILD_THREADS": threads},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )  # fmt: skip
+    options = ("-t", "m", "-q", "q8_0", "--split-layers", "2")
+    done = end_build(tmp_path, how, at, total // 4 + 1, *options, threads=threads)
     assert done.returncode == (-9 if how == "SIGKILL" else 130), done.stderr
     store = tmp_path / "store"
     assert not (store / "manifests/registry.ollama.ai/library/m").exists()

@@ -27,8 +27,7 @@ MESSAGE user hello
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The places of all words in the code, as a file."""
-    sentences = generate().sentences.Messages()
-    sentences.messages()
+    sentences = generate().sentences.found()
     assert len(sentences.words) > 500
     path = tmp_path_factory.mktemp("words") / "words.json"
     path.write_text(json.dumps(sorted(sentences.words)))

@@ -471,11 +471,30 @@ def test_no_control_characters_where_none_are_understood(
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", text)
 
 
+HALF = """
+import itertools, pathlib, sys, time
+from mbuild.build.steps import making
+
+quantize, calls = making.quantize, itertools.count()
+
+def quantizing(*arguments, **options):
+    while next(calls) >= 16 and not pathlib.Path("go").exists():
+        time.sleep(0.02)
+    return quantize(*arguments, **options)
+
+making.quantize = quantizing
+from mbuild.cli.main import run
+sys.exit(run(sys.argv[1:]))
+"""
+"""A build that stops half-way until the file ``go`` is there."""
+
+
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 def test_a_terminal_that_folds_lines_anew(tmp_path: Path) -> None:
     """tmux folds the rows when it becomes narrower: they are erased all the same."""
-    write_chat(tmp_path / "chat", WIDTH=1024, HIDDEN=2816, LAYERS=20, HEADS=16)
+    write_chat(tmp_path / "chat")
     (tmp_path / "Modelfile").write_text("FROM ./chat\n")
+    (tmp_path / "half.py").write_text(HALF)
     prepare(
         [GGMLType.IQ4_NL, GGMLType.Q5_K, GGMLType.Q6_K, GGMLType.Q8_0], weighted=False
     )  # compiled by now
@@ -490,7 +509,7 @@ def test_a_terminal_that_folds_lines_anew(tmp_path: Path) -> None:
         return [row for row in shown if row and not row.isdecimal()]
 
     # tmux moves rows at the top of its screen into the history when it folds them.
-    command = f"seq 15; {sys.executable} -m mbuild -t m -q iq4_nl -q q8_0; sleep 60"
+    command = f"seq 15; {sys.executable} half.py -t m -q iq4_nl -q q8_0; sleep 600"
     variables = environment(tmp_path, TERM="screen", NO_COLOR="1")
     size = ("-x", "110", "-y", "20")
     subprocess.run(
@@ -501,21 +520,25 @@ def test_a_terminal_that_folds_lines_anew(tmp_path: Path) -> None:
     )
 
     def until(fits: Callable[[list[str]], object]) -> list[str]:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120
         while not fits(shown := rows()):
             assert time.monotonic() < end, shown
             time.sleep(0.02)
         return shown
 
+    def clean(shown: list[str]) -> bool:
+        """Two rows live, and below the small steps that are done, whose rows may be folded."""
+        live = [row for row in shown if not re.match(r"done | {8}\S", row)]
+        known = re.compile("%|quantizers|machine| {3}\\d+ s  detect")
+        return sum("%" in row for row in shown) == 2 and all(map(known.search, live))
+
     try:
         for width in (110, 45, 200):
             ask("resize-window", "-x", str(width), "-y", "20")
-            time.sleep(0.3)
-            shown = until(lambda shown: sum("%" in row for row in shown) == 2)
-            # Below the small steps that are done, a part of whose rows may be folded.
-            live = [row for row in shown if not re.match(r"done | {8}\S", row)]
-            known = re.compile("%|quantizers|machine| {3}\\d s  detect")
-            assert all(known.search(row) for row in live), shown
+            until(clean)
+            time.sleep(0.3)  # some more rows are drawn
+            until(clean)
+        (tmp_path / "go").touch()
         shown = until(lambda shown: shown and shown[-1].startswith("built m:iq4_nl, m:q8_0 in "))
         assert not any("%" in row for row in shown), shown
         known = re.compile(r"done |cached |model |built |why |  +using |  +compiling | {8}written")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mbuild.convert.read import once
-from mbuild.convert.read.once import Apart, Whole, waiting_in
+from mbuild.convert.read.once import Apart, LoadedOnce, waiting_in
 
 COUNT, WIDTH = 12, 600
 VALUES = np.arange(COUNT * WIDTH, dtype=np.uint16).reshape(COUNT, WIDTH)
@@ -146,7 +146,7 @@ def test_a_small_tensor_is_loaded_once_for_all() -> None:
         loads.append(1)
         return np.arange(5)
 
-    whole = Whole(load)
+    whole = LoadedOnce(load)
 
     def ask(number: int) -> int:
         gate.wait(30)
@@ -164,8 +164,8 @@ def test_of_many_those_that_were_used_last_are_kept(monkeypatch: pytest.MonkeyPa
     once._recent.clear()
     loads: list[int] = []
 
-    def tensor(number: int) -> Whole:
-        return Whole(lambda: (loads.append(number), np.zeros(1000, np.uint8))[1])
+    def tensor(number: int) -> LoadedOnce:
+        return LoadedOnce(lambda: (loads.append(number), np.zeros(1000, np.uint8))[1])
 
     tensors = [tensor(number) for number in range(4)]
     for number in (0, 1, 2, 0, 3, 0, 1):

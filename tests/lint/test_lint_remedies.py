@@ -56,6 +56,7 @@ MISSING = [
     ("FROM https://ollama.com/library/phi3:mini", "did you mean phi3:mini?"),
     ("# syntax=mbuild/1\nFROM tiny\nMERGE ./sub/l:0.5", "MERGE ./sub/l WEIGHT 0.5"),
     ("# syntax=mbuild/1\nFROM tiny\nSYSTEM @./sub/n.gguf", "did you mean m.gguf?"),
+    ("# syntax=mbuild/1\nFROM ./sub/m.gguf AS tuned\nFROM tunde AS x", "the stage tuned?"),
     ("FROM https://example.com/m.gguf", "fetch the file first"),
     ("FROM https://example.com/m.gguf", "URL@sha256:..."),
     ("FROM hf.co/org/Name", "hf.co/org/Name is not here, and --pull never forbids fetching it"),

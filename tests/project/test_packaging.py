@@ -94,6 +94,7 @@ def environment(*paths: Path, home: Path) -> dict[str, str]:
         "PIPX_MAN_DIR": str(home / "man"),
         "PIPX_DEFAULT_PYTHON": sys.executable,
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_COMPILE": "0",  # few of the modules that come are ever loaded
         "UV_PYTHON": sys.executable,
     }
 

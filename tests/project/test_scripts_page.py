@@ -22,7 +22,7 @@ from mbuild.convert.convert import convert_body
 from mbuild.convert.read.dtypes import OutType
 
 PAGE = (DOCS / "scripts.md").read_text(encoding="utf-8")
-_SECTION = re.compile(r"^## (.+)\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+_SECTION = re.compile(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 SECTIONS: dict[str, str] = dict(_SECTION.findall(PAGE))
 
 Q = {f"model.layers.{n}.self_attn.q_proj": (256, 256) for n in range(2)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -13,9 +14,7 @@ BOUND = 0.80
 PENDING: dict[str, float] = {}
 """Packages that are being rewritten, with what they have; then they have the same bound."""
 
-THROUGH_OTHERS: dict[str, str] = {
-    "__main__": "starts and ends the process: every test that runs mbuild runs it",
-}
+THROUGH_OTHERS: dict[str, str] = {}
 """Modules that no test imports by name, and why."""
 
 
@@ -30,7 +29,8 @@ def _modules() -> set[str]:
     }
 
 
-def _imported() -> set[str]:
+@cache
+def _imported() -> frozenset[str]:
     """The modules that tests import by name, without the ``mbuild.`` before it."""
     found: set[str] = set()
     for path in (ROOT / "tests").rglob("*.py"):
@@ -40,7 +40,8 @@ def _imported() -> set[str]:
             elif isinstance(node, ast.ImportFrom) and node.module:
                 found.add(node.module)
                 found.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return {name.removeprefix("mbuild.") for name in found if name.startswith("mbuild.")}
+    names = (name for name in found if name.startswith("mbuild."))
+    return frozenset(name.removeprefix("mbuild.") for name in names)
 
 
 def test_modules_are_imported_by_some_test() -> None:

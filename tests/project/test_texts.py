@@ -88,10 +88,9 @@ def test_the_check_lets_texts_be_shown(source: str) -> None:
 def test_every_sentence_is_listed() -> None:
     """Each error and warning has words in docs/messages.md; what has none only hands one on."""
     sentences = generate().sentences
-    found = sentences.Messages()
-    messages = found.messages()
+    found = sentences.found()
     assert found.handed_on == sentences.HANDED_ON
-    assert {message.kind for message in messages} == {
+    assert {message.kind for message in found.messages} == {
         *("error", "warning", "problem", "status", "label", "reason")
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "mbuild"
@@ -20,15 +20,31 @@ OTHERS = {
 STARTS = ("Thread", "Timer", "ThreadPoolExecutor")
 
 
-def _calls(names: tuple[str, ...]) -> Iterator[str]:
-    """The modules that call something of these names."""
+@cache
+def _read() -> tuple[frozenset[tuple[str, str]], tuple[str, ...]]:
+    """Each module with the names that it calls; the modules with a cell for a truth value."""
+    called, cells = set(), []
     for path in sorted(PACKAGE.rglob("*.py")):
+        module = path.relative_to(PACKAGE).as_posix()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):
-                function = node.func
-                called = getattr(function, "attr", getattr(function, "id", ""))
-                if called in names:
-                    yield path.relative_to(PACKAGE).as_posix()
+                called.add((module, getattr(node.func, "attr", getattr(node.func, "id", ""))))
+            elif isinstance(node, ast.Assign):
+                value = node.value
+                items = value.elts if isinstance(value, ast.Tuple) else [value]
+                cells += [module for item in items if _is_cell(item)]
+    return frozenset(called), tuple(cells)
+
+
+def _is_cell(node: ast.expr) -> bool:
+    """Whether an expression is ``[False]`` or ``[True]``."""
+    one = isinstance(node, ast.List) and len(node.elts) == 1
+    return one and ast.unparse(node) in ("[False]", "[True]")
+
+
+def _calls(names: tuple[str, ...]) -> set[str]:
+    """The modules that call something of these names."""
+    return {module for module, name in _read()[0] if name in names}
 
 
 def test_threads_are_started_in_work_and_where_it_is_said_what_for() -> None:
@@ -39,18 +55,11 @@ def test_threads_are_started_in_work_and_where_it_is_said_what_for() -> None:
 
 def test_the_number_of_cores_is_known_in_one_place() -> None:
     """What the system gives this process, what a container may use, what ``--threads`` says."""
-    asked = set(_calls(("cpu_count", "sched_getaffinity", "process_cpu_count")))
+    asked = _calls(("cpu_count", "sched_getaffinity", "process_cpu_count"))
     assert asked == {"work/cores.py"}
 
 
 def test_work_is_ended_by_one_token() -> None:
     """No module has a flag of its own: neither an event nor a cell with a truth value."""
-    events = set(_calls(("Event",))) - {"cli/live.py", "server/jobs.py"}
-    cells = []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Assign):
-                value = node.value
-                items = value.elts if isinstance(value, ast.Tuple) else [value]
-                cells += [path.name for item in items if ast.unparse(item) in ("[False]", "[True]")]
-    assert not events and not cells
+    events = _calls(("Event",)) - {"cli/live.py", "server/jobs.py"}
+    assert not events and not _read()[1]

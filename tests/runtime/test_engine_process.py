@@ -18,7 +18,12 @@ from smollm import smollm
 
 from mbuild.runtime.child import READY
 from mbuild.runtime.client import Client
-from mbuild.runtime.failure import EngineDiedError, EngineError, NoEngineError
+from mbuild.runtime.failure import (
+    EngineDiedError,
+    EngineError,
+    NoEngineError,
+    QueueFullError,
+)
 from mbuild.runtime.pool import Pool, available_memory
 from mbuild.runtime.process import LlamaEngine, has_engine, start
 from mbuild.runtime.spec import EngineSpec
@@ -163,6 +168,32 @@ def test_engines_are_few(loop: asyncio.AbstractEventLoop) -> None:
         assert not pool.list() and not _alive(pid)
 
     loop.run_until_complete(scenario())
+
+
+def test_requests_beyond_the_queue_are_refused_at_once(
+    loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that wait are answered in their turn."""
+    monkeypatch.setenv("OLLAMA_MAX_QUEUE", "1")
+    answered: list[int] = []
+
+    async def scenario() -> None:
+        pool = Pool()
+
+        async def ask(number: int) -> None:
+            async with pool.use(EngineSpec(str(smollm()), **SMALL), "m", 0, None):
+                answered.append(number)
+
+        async with pool.use(EngineSpec(str(smollm()), **SMALL), "m", 0, None):
+            waiting = asyncio.ensure_future(ask(1))
+            await asyncio.sleep(0)
+            with pytest.raises(QueueFullError, match="server busy"):
+                await ask(2)
+        await waiting
+        await pool.close()
+
+    loop.run_until_complete(scenario())
+    assert answered == [1]
 
 
 def test_a_model_larger_than_the_memory_is_refused_at_once(

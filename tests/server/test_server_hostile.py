@@ -139,12 +139,12 @@ def test_no_oracle_for_files(server: LiveServer) -> None:
     ids=lambda body: body[:40].decode("ascii", "replace"),
 )  # fmt: skip
 def test_bodies(server: LiveServer, body: bytes) -> None:
-    """Every body that is wrong is refused in a second, with JSON, and builds nothing."""
-    began = time.monotonic()
+    """Every body that is wrong is refused, with JSON, after little work, and builds nothing."""
+    before = server.worked()
     answer = server.http.post("/api/create", content=body)
     assert 400 <= answer.status_code < 500
     check_refusal(server, answer)
-    assert time.monotonic() - began < 5
+    assert server.worked() - before < 5
     assert not list((server.root / "manifests").rglob("x"))
 
 
@@ -257,9 +257,9 @@ def test_bad_safetensors(server: LiveServer, path: Path) -> None:
 def test_chat_templates_are_data(server: LiveServer, template: str) -> None:
     """A model's own template runs nowhere: it builds in a moment, or is an error."""
     digest = server.upload(gguf_bytes(tiny_model(metadata={"tokenizer.chat_template": template})))
-    began = time.monotonic()
+    before = server.worked()
     answer = server.create(model="templated", files={"m.gguf": digest}, stream=False)
     assert answer.status_code in (200, 400)
-    assert time.monotonic() - began < 5
+    assert server.worked() - before < 5
     assert "root:" not in server.http.post("/api/show", json={"model": "templated"}).text
     server.http.request("DELETE", "/api/delete", json={"model": "templated"})

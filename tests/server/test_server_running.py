@@ -150,6 +150,17 @@ def test_an_answer_follows_its_schema(server: Server, schema: dict[str, Any]) ->
     jsonschema.validate(json.loads(answer["message"]["content"]), schema)
 
 
+def test_a_schema_that_only_the_engine_refuses_is_an_error(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would answer with any text: its compiler may know less than the one that checks here."""
+    monkeypatch.setattr("mbuild.runtime.schema._problem", lambda schema: "")
+    body = {"model": "chat", "messages": HI, "options": FEW}
+    refused = _post(server, "/api/chat", 400, **body, format={"type": "colour"})
+    assert "cannot follow this schema" in refused["error"]
+    assert _post(server, "/api/chat", **body, format={"type": "boolean"})["done"]
+
+
 def test_wrong_requests_are_said(server: Server) -> None:
     """Statuses and words of Ollama's, or better ones."""
     rows = [

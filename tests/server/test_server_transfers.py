@@ -63,7 +63,9 @@ def test_the_lines_are_ollamas(server: Server, host: str, tmp_path: Path) -> Non
     assert lines[-2:] == [{"status": "pushing manifest"}, {"status": "success"}]
     for digest, size in blobs:
         assert blob_line("pushing", digest, size) in lines
-    again = lines_of(server.http.post("/api/pull", json={"name": name, "insecure": True}))
+    go = {"model": "", "name": name, "insecure": True}  # as Ollama's own command line writes it
+    assert lines_of(server.http.post("/api/push", json=go))[-1] == {"status": "success"}
+    again = lines_of(server.http.post("/api/pull", json=go))
     assert again[0] == {"status": "pulling manifest"}
     assert again[-3:] == [
         {"status": "verifying sha256 digest"},

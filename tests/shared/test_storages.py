@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -179,6 +180,27 @@ def test_a_registry_that_removes_nothing_says_so(tmp_path: Path) -> None:
         assert "REGISTRY_STORAGE_DELETE_ENABLED" in caught.value.hint
         assert found.read_many([record]) == {record: b"{}"}
         found.close()
+
+
+def test_a_registry_needs_no_folder_for_notes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where every disk is full there is none for temporary files: what is sent arrives."""
+
+    def full() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", full)
+    warnings = list[str]()
+    with docker_registry(tmp_path) as host:
+        found = open_storage(Location.parse(f"oci://{host}/team/cache"), writes=True)
+        store = MemoryStore(tmp_path / "store")
+        cache = TeamCache([], found, store.blobs, warn=warnings.append)
+        cache.put_piece("1" * 64, SMALL, Digest.of(SMALL, BLAKE3))
+        list(cache.drain())
+        assert found.read_range(blob_name(Digest.of(SMALL)), 0, 100) == SMALL
+        assert cache.writes and warnings == []
+        cache.close()
 
 
 def test_the_blobs_of_a_record_keep_as_long_as_it_does(tmp_path: Path) -> None:

@@ -154,5 +154,5 @@ def test_how_many_tasks_an_executor_runs_at_once() -> None:
 @pytest.mark.parametrize("where", ["local", "local:0", "local:x", "dask:", "dask://", "ray://x"])
 def test_places_that_nobody_knows_are_refused(where: str) -> None:
     """With the two that there are."""
-    with pytest.raises(UsageError, match="nobody computes there"), open_pool(where):
+    with pytest.raises(UsageError, match="not a place that computes"), open_pool(where):
         pass

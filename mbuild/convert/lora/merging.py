@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mbuild.convert.read.dtypes import encode, to_f32
-from mbuild.convert.read.once import Whole
+from mbuild.convert.read.once import LoadedOnce
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError
 from mbuild.gguf.model import InPieces, Model, Tensor
@@ -61,7 +61,7 @@ class _Recent:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._factors: dict[int, tuple[Lazy, Whole]] = {}
+        self._factors: dict[int, tuple[Lazy, LoadedOnce]] = {}
 
     def values(self, lazy: Lazy) -> Array:
         """All values in F32, loaded now or kept."""
@@ -70,7 +70,7 @@ class _Recent:
             return to_f32(lazy.load(), lazy.dtype).reshape(lazy.shape)
 
         with self._lock:
-            _, whole = self._factors.setdefault(id(lazy), (lazy, Whole(load)))
+            _, whole = self._factors.setdefault(id(lazy), (lazy, LoadedOnce(load)))
         return whole()
 
 

@@ -11,7 +11,7 @@ from mbuild.convert.read.dtypes import to_f32
 from mbuild.convert.read.fp4 import mxfp4, nvfp4
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.leftovers import MLX, UNQUANTIZED
-from mbuild.convert.read.once import Whole
+from mbuild.convert.read.once import LoadedOnce
 from mbuild.convert.read.packed import WORD, by_groups, misfit, take
 from mbuild.convert.read.rowwise import by_rows, rows_of
 from mbuild.convert.read.safetensors import DType
@@ -65,7 +65,11 @@ def _awq(codes: Lazy, zeros: Lazy, scales: Lazy) -> Lazy:
     if not good:
         raise misfit(codes, scales, zeros)
 
-    packed, zero_points, factors_of = Whole(codes.load), Whole(zeros.load), Whole(scales.load)
+    packed, zero_points, factors_of = (
+        LoadedOnce(codes.load),
+        LoadedOnce(zeros.load),
+        LoadedOnce(scales.load),
+    )
 
     def opened(first: int, last: int) -> Callable[[int, int], Array]:
         cut = slice(first // len(_ORDER), -(-last // len(_ORDER)))

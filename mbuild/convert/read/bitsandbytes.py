@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mbuild.convert.read.dtypes import to_f32
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.leftovers import DEQUANTIZE
-from mbuild.convert.read.once import Whole
+from mbuild.convert.read.once import LoadedOnce
 from mbuild.convert.read.packed import misfit, take
 from mbuild.convert.read.rowwise import by_rows, rows_of
 from mbuild.convert.read.safetensors import DType
@@ -64,7 +64,7 @@ def _four(tensors: dict[str, Lazy], base: str, name: str) -> Lazy:
     if absmax.size != -(-math.prod(shape) // block):
         raise misfit(codes, absmax)
     scales = _magnitudes(tensors, base, absmax, state, where)
-    width, values = shape[-1], Whole(lambda: to_f32(table.load(), table.dtype))
+    width, values = shape[-1], LoadedOnce(lambda: to_f32(table.load(), table.dtype))
     flat = codes.reshape(codes.size)
 
     def opened(first: int, last: int) -> Callable[[int, int], Array]:
@@ -112,8 +112,8 @@ def _magnitudes(
     if outer.size != -(-absmax.size // block):
         raise misfit(absmax, outer)
     inner = absmax.reshape(absmax.size)
-    values = Whole(lambda: to_f32(table.load(), table.dtype))
-    largest = Whole(lambda: to_f32(outer.load(), outer.dtype).reshape(-1))
+    values = LoadedOnce(lambda: to_f32(table.load(), table.dtype))
+    largest = LoadedOnce(lambda: to_f32(outer.load(), outer.dtype).reshape(-1))
 
     def some(at: int, end: int) -> Array:
         import numpy as np
@@ -136,7 +136,7 @@ def _eight(tensors: dict[str, Lazy], base: str, name: str) -> Lazy:
         )
     if len(weight.shape) != 2 or weight.dtype is not DType.I8 or rows.shape != weight.shape[:1]:
         raise misfit(weight, rows)
-    largest = Whole(lambda: to_f32(rows.load(), rows.dtype))
+    largest = LoadedOnce(lambda: to_f32(rows.load(), rows.dtype))
 
     def opened(first: int, last: int) -> Callable[[int, int], Array]:
         import numpy as np

@@ -17,7 +17,7 @@ from mbuild.convert.read.integers import as_blocks
 from mbuild.convert.read.kept import KeptWeight
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.leftovers import DEQUANTIZE, quantization
-from mbuild.convert.read.once import Whole
+from mbuild.convert.read.once import LoadedOnce
 from mbuild.convert.read.packed import PACKER, WORD, gptq, misfit, pack_quantized, take
 from mbuild.convert.read.rowwise import by_rows, rows_of
 from mbuild.convert.read.safetensors import DType
@@ -246,7 +246,7 @@ def _ternary(weight: Lazy, scale: Lazy) -> Lazy:
     if weight.dtype is not DType.U8 or len(weight.shape) != 2 or scale.size != 1:
         raise misfit(weight, scale)
     height, width = weight.shape
-    factor = Whole(lambda: to_f32(scale.load(), scale.dtype).reshape(-1))
+    factor = LoadedOnce(lambda: to_f32(scale.load(), scale.dtype).reshape(-1))
 
     def make(first: int, last: int) -> Array:
         import numpy as np

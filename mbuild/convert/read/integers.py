@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.dtypes import to_f32
 from mbuild.convert.read.kept import Q4_0, Q8_0, halves_of_runs, kept
-from mbuild.convert.read.once import Whole
+from mbuild.convert.read.once import LoadedOnce
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -38,7 +38,7 @@ def as_blocks(bits: int, values: Lazy, codes: Lazy, scales: Lazy) -> Lazy:
     whole = len(values.shape) == 2 and width % (groups * _RUN) == 0 and part is not None
     if not whole or scales.size not in (1, rows * groups):
         return values
-    loaded = Whole(scales.load)  # most often still there when the weight's turn comes
+    loaded = LoadedOnce(scales.load)  # most often still there when the weight's turn comes
     if not _are_halves(to_f32(loaded(), scales.dtype)):
         return values
     form: RunFormat = Q4_0 if bits == 4 else Q8_0

@@ -13,7 +13,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.once import Apart
-from mbuild.convert.read.runs import Pieces, Runs
+from mbuild.convert.read.runs import Pieces, SpreadRuns
 from mbuild.convert.read.safetensors import BITS, DType
 from mbuild.core.errors import FormatError, UnsupportedError
 
@@ -134,7 +134,7 @@ class Lazy:
         first = range(self.shape[axis])[cut].start
         stride, skipped = math.prod(self.shape[axis:]), first * math.prod(moved.shape[axis + 1 :])
         count = moved.size // run if run else 0
-        part = Runs(self.part, run, range(skipped, skipped + count * stride, stride or 1))
+        part = SpreadRuns(self.part, run, range(skipped, skipped + count * stride, stride or 1))
         whole = lambda: part(0, moved.size).reshape(moved.shape)  # noqa: E731
         return replace(moved, load=whole, part=part, grain=self.grain)
 
@@ -152,7 +152,7 @@ class Lazy:
         moved, run = self.move(self.shape, change), length * math.prod(rest)
         if self.part is None or self.grain > 1 or run < _LONG_RUN:
             return moved
-        return replace(moved, part=Runs(self.part, run, [place * run for place in order]))
+        return replace(moved, part=SpreadRuns(self.part, run, [place * run for place in order]))
 
     def _one_by_one(self, moved: Lazy, change: Callable[[Array], Array], possible: bool) -> Lazy:
         """``moved``, in parts if each position of the first axis is changed by itself."""

@@ -45,7 +45,7 @@ def _nameless() -> BinaryIO:
 
 _scratch: ContextVar[Scratch] = ContextVar("scratch", default=_nameless)
 _holding: deque[weakref.ref[Apart]] = deque()
-_recent: weakref.WeakKeyDictionary[Whole, int] = weakref.WeakKeyDictionary()
+_recent: weakref.WeakKeyDictionary[LoadedOnce, int] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 
@@ -216,7 +216,7 @@ def _hold(apart: Apart) -> None:
         oldest.forget()
 
 
-class Whole:
+class LoadedOnce:
     """Values of a small tensor, of which many parts of a weight are made: loaded once for all.
 
     Of those that were used last so many are kept that they have :data:`WHOLE` bytes.

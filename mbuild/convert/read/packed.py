@@ -13,7 +13,7 @@ from mbuild.convert.read.dtypes import to_f32
 from mbuild.convert.read.integers import as_blocks
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.leftovers import UNQUANTIZED
-from mbuild.convert.read.once import Whole
+from mbuild.convert.read.once import LoadedOnce
 from mbuild.convert.read.rowwise import by_rows, rows_of
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError, UnsupportedError
@@ -100,8 +100,12 @@ def _gptq(
             hint=_BELONGS,
         )
 
-    words, zero_points, factors_of = Whole(codes.load), Whole(zeros.load), Whole(scales.load)
-    place = None if groups is None else Whole(partial(_groups, groups, rows, count))
+    words, zero_points, factors_of = (
+        LoadedOnce(codes.load),
+        LoadedOnce(zeros.load),
+        LoadedOnce(scales.load),
+    )
+    place = None if groups is None else LoadedOnce(partial(_groups, groups, rows, count))
 
     def opened(first: int, last: int) -> Callable[[int, int], Array]:
         import numpy as np
@@ -210,8 +214,8 @@ def _unpacked(
     )
     if not good:
         raise misfit(codes, scale, *(part for part in (zeros, order) if part is not None))
-    middles = None if zeros is None else Whole(partial(_points, zeros, rows, groups, bits))
-    place = None if order is None else Whole(partial(_groups, order, width, groups))
+    middles = None if zeros is None else LoadedOnce(partial(_points, zeros, rows, groups, bits))
+    place = None if order is None else LoadedOnce(partial(_groups, order, width, groups))
 
     def opened(first: int, last: int) -> Callable[[int, int], Array]:
         import numpy as np

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Runs:
+class SpreadRuns:
     """The values of runs of one ``length``, which begin at ``places`` among those of ``cut``."""
 
     cut: Callable[[int, int], Array]

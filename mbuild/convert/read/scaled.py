@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.dtypes import to_f32
-from mbuild.convert.read.once import Whole
+from mbuild.convert.read.once import LoadedOnce
 from mbuild.convert.read.packed import misfit
 from mbuild.convert.read.rowwise import by_rows, rows_of
 from mbuild.core.errors import FormatError
@@ -32,8 +32,8 @@ def scaled(
     sizes = _sizes(weight, scale, block)
     if zeros is not None and zeros.shape != scale.shape:
         raise misfit(weight, scale, zeros)
-    factors = Whole(lambda: to_f32(scale.load(), scale.dtype))
-    points = Whole(lambda: to_f32(zeros.load(), zeros.dtype)) if zeros is not None else None
+    factors = LoadedOnce(lambda: to_f32(scale.load(), scale.dtype))
+    points = LoadedOnce(lambda: to_f32(zeros.load(), zeros.dtype)) if zeros is not None else None
     if len(weight.shape) < 2:
         return weight.compute(lambda values: values * factors().reshape(-1))
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import codecs
 import re
+from typing import TYPE_CHECKING
 
 from mbuild.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from mbuild.language.instructions import Comment
 
 SYNTAX_LINE = "# syntax=mbuild/1"
 """The first line that opens the language, as ``mbuild fmt`` writes it."""
@@ -29,3 +33,10 @@ def opens_stages(data: bytes) -> bool:
             hint=f"use a newer mbuild, or begin the file with {SYNTAX_LINE}",
         )
     return True
+
+
+def language_named(comment: Comment) -> str:
+    """The language that a comment was to open, as ``mbuild/1`` is, also misspelled; or nothing."""
+    pattern = r"[ \t]*(?:syntax|sytnax|synatx|snytax)[ \t]*=[ \t]*(\S+)[ \t]*"
+    match = re.fullmatch(pattern, comment.text, re.IGNORECASE)
+    return match[1] if match else ""

@@ -39,7 +39,7 @@ from mbuild.store.manifest import MAX_MANIFEST_BYTES
 from mbuild.work.spread import Part, spread
 
 if TYPE_CHECKING:
-    from mbuild.registry.dialects.values import Finished, Reading
+    from mbuild.registry.dialects.values import LocalManifest, Reading
     from mbuild.store import Store
 
     Progress = Callable[[int, int], None]
@@ -98,7 +98,7 @@ def import_tar(
 
 
 def _named(
-    store: Store, model: _Model, made: Finished, counts: dict[Digest, tuple[int, int]]
+    store: Store, model: _Model, made: LocalManifest, counts: dict[Digest, tuple[int, int]]
 ) -> Imported:
     """Give a model its name; of blobs that several models have the first counts the bytes."""
     digests = {layer.digest for layer in model.found.layers}

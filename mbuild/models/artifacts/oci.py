@@ -22,7 +22,7 @@ from mbuild.core.names import InvalidNameError, ModelName
 from mbuild.registry.client.registry import Received
 from mbuild.registry.dialects.received import document
 from mbuild.registry.dialects.table import DIALECTS, read
-from mbuild.registry.dialects.values import Finished, Reading
+from mbuild.registry.dialects.values import LocalManifest, Reading
 from mbuild.store.manifest import CONFIG_TYPE, MANIFEST_TYPE, Manifest
 from mbuild.store.media import PREFIX
 
@@ -137,7 +137,7 @@ def decode_model(data: bytes, where: str, fetch: Fetch) -> Reading:
             f"{where}: not a model of Ollama, ModelPack or Docker Model Runner: {other[:80]!r}",
             hint="take the GGUF file out of it and build from that",
         )
-    return Reading(manifest.blobs(), lambda store: Finished(data), is_ollama=True)
+    return Reading(manifest.blobs(), lambda store: LocalManifest(data), is_ollama=True)
 
 
 def parse_name(text: str, where: str) -> ModelName:

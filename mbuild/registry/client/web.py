@@ -31,7 +31,7 @@ STALL_SECONDS = 30.0
 USER_AGENT = f"mbuild/{__version__}"
 PORTS = {"http": 80, "https": 443}
 _BLOCK = 256 << 10  # bytes that are sent at once
-_NEAR_BUFFER = 64 << 10
+_NEAR_BUFFER = 128 << 10
 """Bytes that the kernel keeps for a connection within this machine until they are read.
 
 By itself it makes that megabytes, which is of use for distances only: here it makes nothing faster,

@@ -16,7 +16,7 @@ from mbuild.gguf.shards import in_order, is_shard
 from mbuild.gguf.weights import GGUFWeights
 from mbuild.registry.dialects.roles import CHAT, PACKED
 from mbuild.registry.dialects.unpacking import unpacked
-from mbuild.registry.dialects.values import Finished
+from mbuild.registry.dialects.values import LocalManifest
 from mbuild.store.contents import MAX_SMALL, Numbers, open_layer, read_object
 from mbuild.store.manifest import CONFIG_KEYS, CONFIG_TYPE, LEAST_OLLAMA, PLATFORM, Layer, Manifest
 from mbuild.store.media import (
@@ -52,7 +52,7 @@ class _Weights(NamedTuple):
     chat: Mapping[str, Any]
 
 
-def adopt(parts: Sequence[Layer], context: int, name: str, store: Store) -> Finished:
+def adopt(parts: Sequence[Layer], context: int, name: str, store: Store) -> LocalManifest:
     """The manifest of a model with these layers, which the store has.
 
     Archives among them are unpacked. ``context`` is the size of the context that the model is
@@ -73,7 +73,7 @@ def adopt(parts: Sequence[Layer], context: int, name: str, store: Store) -> Fini
     named = {layer.digest for layer in manifest.blobs()}
     if extra := {layer.digest for layer in made} - named:
         store.discard(extra)
-    return Finished(manifest.encode(), tuple(left_out))
+    return LocalManifest(manifest.encode(), tuple(left_out))
 
 
 def _files(

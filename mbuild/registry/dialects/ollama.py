@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mbuild.core.errors import RegistryError
 from mbuild.registry.dialects.files import PlainModel
-from mbuild.registry.dialects.values import Finished, Reading, WrittenManifest
+from mbuild.registry.dialects.values import LocalManifest, Reading, WrittenManifest
 from mbuild.store.manifest import CONFIG_TYPE, MANIFEST_TYPE, Manifest
 from mbuild.store.media import PREFIX
 
@@ -40,7 +40,7 @@ def manifest(document: Document, reference: ModelReference | str) -> Manifest:
 def read(document: Document, reference: ModelReference | str) -> Reading:
     """The blobs that the model needs; its manifest stays as it came."""
     layers = manifest(document, reference).blobs()
-    return Reading(layers, lambda store: Finished(document.data), is_ollama=True)
+    return Reading(layers, lambda store: LocalManifest(document.data), is_ollama=True)
 
 
 def written(model: PlainModel) -> WrittenManifest:

@@ -12,7 +12,7 @@ from mbuild.core.errors import DamagedError, RegistryError
 from mbuild.registry.dialects.files import MANIFEST_FILE
 from mbuild.registry.dialects.received import MAX_CONFIG
 from mbuild.registry.dialects.roles import LEFT_OUT, PACKED
-from mbuild.registry.dialects.values import Fetch, Finished, ManifestForm, Reading
+from mbuild.registry.dialects.values import Fetch, LocalManifest, ManifestForm, Reading
 from mbuild.store.manifest import MAX_MANIFEST_BYTES, Layer, Manifest
 from mbuild.store.media import GGUF
 
@@ -52,7 +52,7 @@ def read(
     return Reading(tuple(parts), finish, tuple(left_out), foreign=foreign)
 
 
-def _adopted(parts: tuple[Layer, ...], context: int, name: str, store: Store) -> Finished:
+def _adopted(parts: tuple[Layer, ...], context: int, name: str, store: Store) -> LocalManifest:
     from mbuild.registry.dialects.adopting import adopt
 
     return adopt(parts, context, name, store)
@@ -71,7 +71,7 @@ def _restored(data: bytes, document: Document, reference: ModelReference | str) 
                 f"{reference}: {MANIFEST_FILE} names a blob that is not there, {layer.digest}",
                 hint="the model in the registry is damaged: push it again",
             )
-    return Reading(manifest.blobs(), lambda store: Finished(data))
+    return Reading(manifest.blobs(), lambda store: LocalManifest(data))
 
 
 def _object(data: bytes, reference: ModelReference | str) -> Mapping[str, Any]:

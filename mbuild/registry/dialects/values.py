@@ -44,7 +44,7 @@ class WrittenManifest(NamedTuple):
     contents: dict[Digest, bytes]
 
 
-class Finished(NamedTuple):
+class LocalManifest(NamedTuple):
     """The bytes of the store's manifest, and files of archives that the store has no place for."""
 
     data: bytes
@@ -61,7 +61,7 @@ class Reading(NamedTuple):
     """
 
     layers: tuple[Layer, ...]
-    finish: Callable[[Store], Finished]
+    finish: Callable[[Store], LocalManifest]
     left_out: tuple[str, ...] = ()
     is_ollama: bool = False
     foreign: Digest | None = None

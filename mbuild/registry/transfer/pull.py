@@ -23,7 +23,7 @@ from mbuild.core.transfers import (
 from mbuild.registry.client.registry import Registry, pull_scope
 from mbuild.registry.dialects.received import document
 from mbuild.registry.dialects.table import read
-from mbuild.registry.dialects.values import Finished
+from mbuild.registry.dialects.values import LocalManifest
 from mbuild.registry.transfer.attached import fetch_documents
 from mbuild.registry.transfer.download import Download
 from mbuild.registry.transfer.moving import move, registry_of
@@ -113,7 +113,7 @@ def _pinned(registry: Registry, reference: ModelReference, pinned: Digest) -> Re
         return found
 
 
-def _adopted(found: Reading, store: Store, pinned: Digest | None) -> Finished | None:
+def _adopted(found: Reading, store: Store, pinned: Digest | None) -> LocalManifest | None:
     """The manifest of the model that another tool's files became before, if all of it is here.
 
     Their archives are not: they were unpacked, and need not come again. So of their names
@@ -127,14 +127,14 @@ def _adopted(found: Reading, store: Store, pinned: Digest | None) -> Finished | 
         return None
     blobs = Manifest.decode(data, "the manifest").blobs()
     whole = all(store.blobs.bring(each.digest, each.size) for each in blobs)
-    return Finished(data) if whole else None
+    return LocalManifest(data) if whole else None
 
 
 def _adopted_key(foreign: Digest) -> str:
     return f"{foreign} {__version__}"
 
 
-def finished(found: Reading, store: Store, pinned: Digest | None = None) -> Finished:
+def finished(found: Reading, store: Store, pinned: Digest | None = None) -> LocalManifest:
     """The store's manifest; blobs that it does not name are not kept, nor any if there is none."""
     brought = {layer.digest for layer in found.layers}
     try:
