@@ -76,8 +76,9 @@ def _leases(storage: MemoryStorage) -> Leases:
     ],
 )
 def test_a_damaged_lease_ends_like_any_other(content: bytes) -> None:
-    """Somebody has it, in words for people, until its life is over; an empty one is free."""
-    storage = MemoryStorage()
+    """Somebody has it, in words for people, until its life is over; an empty
+    one is free where names cannot be removed."""
+    storage = MemoryStorage(can_lease=bool(content))
     storage.held[lease_name(KEY)] = content
     held = _leases(storage).held(KEY)
     assert (held is None) == (content == b"")
