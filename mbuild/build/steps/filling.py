@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import pickle
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from mbuild import __version__
 from mbuild.build.graph import StepContext
@@ -190,6 +191,10 @@ class _Blobs:
     def local_path(self, digest: Digest) -> Path:
         """The blob's file."""
         return Path(self._paths[digest])
+
+    def scratch(self) -> BinaryIO:
+        """A file without a name where this machine has room for such."""
+        return tempfile.TemporaryFile(buffering=0)
 
 
 class _Opened:
