@@ -400,15 +400,30 @@ def test_a_lock_that_is_none_is_a_clear_error(
 def test_every_option_of_a_build_is_locked(locked: Path) -> None:
     """A new field of a request must be in the lock; --link, names and checks change no bytes.
 
-    How an importance matrix is computed is there where one is
-    (``test_measuring_steps.py``).
+    How an importance matrix is computed is there where one is (``test_measuring_steps.py``), and
+    options that came later than locks are where they are given.
     """
     options = json.loads((locked / "Modelfile.lock").read_text())["options"]
     apart = {"source", "link", "named", "splitting", "conversion", "converter", "halves", "checks"}
     told = {*BuildRequest._fields} - apart
     assert {"targets" if name == "quantize" else name for name in options} == told
     computed = {"imatrix_from", "imatrix_chunks"}
-    assert {*options["quantize"]["Q8_0"]} == {*Quantization._fields} - {"file_type"} - computed
+    later = {"include_weights", "exclude_weights", "prune_layers"}
+    assert {*options["quantize"]["Q8_0"]} == {*Quantization._fields} - {
+        "file_type"
+    } - computed - later
+
+
+def test_an_option_that_came_later_is_locked_where_it_is_given(locked: Path, mbuild: Run) -> None:
+    """The lock asks for it again, and other layers differ from it, by the flag."""
+    done = mbuild("lock", "-q", "q8_0", "--prune-layers", "0")
+    assert done.returncode == 0, done.stderr
+    fields = json.loads((locked / "Modelfile.lock").read_text())["options"]["quantize"]["Q8_0"]
+    assert fields["prune_layers"] == "0"
+    assert mbuild("build", "--locked", "-t", "m").returncode == 0
+    done = mbuild("build", "--locked", "-q", "q8_0", "-t", "m", "--prune-layers", "1")
+    assert done.returncode == 1
+    assert "prune" in done.stderr and "in the lock file" in done.stderr
 
 
 def test_splitting_is_locked(locked: Path, mbuild: Run) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import pickle
 import socket
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -193,8 +192,10 @@ class _Blobs:
         return Path(self._paths[digest])
 
     def scratch(self) -> BinaryIO:
-        """A file without a name where this machine has room for such."""
-        return tempfile.TemporaryFile(buffering=0)
+        """A file without a name where this machine keeps such: a worker has no store."""
+        from tempfile import TemporaryFile
+
+        return TemporaryFile(buffering=0)
 
 
 class _Opened:
