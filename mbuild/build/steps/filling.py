@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from mbuild import __version__
 from mbuild.build.graph import StepContext
@@ -190,6 +190,12 @@ class _Blobs:
     def local_path(self, digest: Digest) -> Path:
         """The blob's file."""
         return Path(self._paths[digest])
+
+    def scratch(self) -> BinaryIO:
+        """A file without a name where this machine keeps such: a worker has no store."""
+        from tempfile import TemporaryFile
+
+        return TemporaryFile(buffering=0)
 
 
 class _Opened:
