@@ -41,9 +41,9 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
-def server(store: Path) -> Iterator[tuple[str, int]]:
+def server(store: Path, *more: str) -> Iterator[tuple[str, int]]:
     """``mbuild serve``: its address and process."""
-    command = [*MBUILD, "serve", "--store", str(store), "--port", "0"]
+    command = [*MBUILD, "serve", "--store", str(store), "--port", "0", *more]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
@@ -190,9 +190,10 @@ def edits(store: Path, work: Path, repeats: int) -> list[list[str]]:
 
 
 def processes(parent: int) -> list[int]:
-    """A process and its children."""
+    """A process, its children, and theirs: a ``llama-server`` is started by an engine's."""
     found = subprocess.run(["pgrep", "-P", str(parent)], capture_output=True, text=True)
-    return [parent, *map(int, found.stdout.split())]
+    below = [each for child in found.stdout.split() for each in processes(int(child))]
+    return [parent, *below]
 
 
 def memory(parent: int) -> int:
@@ -312,6 +313,8 @@ def tokens(store: Path, program: str, repeats: int) -> list[list[str]]:
     with ExitStack() as stack:
         servers = {"mbuild serve": (through_mbuild, *stack.enter_context(server(store)))}
         if program:
+            over = stack.enter_context(server(store, "--llama-server", program))
+            servers["mbuild serve over llama-server"] = (through_mbuild, *over)
             plain = stack.enter_context(plain_server(program))
             servers["plain llama-server"] = (by_llama_server, *plain)
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in servers}
@@ -321,14 +324,12 @@ def tokens(store: Path, program: str, repeats: int) -> list[list[str]]:
                 pair = (ask_it(url, pid, prompt, 1), ask_it(url, pid, prompt, 97))
                 found[name] += [pair] if number else []
     medians = {name: middle(rows) for name, rows in found.items()}
-    rows = []
-    for name, (prompt_s, answer_s) in medians.items():
-        rates = f"{500 / prompt_s:.1f} and {96 / answer_s:.1f} tokens a second"
-        rows.append([f"{name}: 500 prompt tokens, then 96, CPU", rates, ""])
-    if program:
-        own, other = medians.values()
-        ratios = " and ".join(f"{b / a:.3f}" for a, b in zip(own, other, strict=True))
-        rows[0][2] = f"{ratios} of llama-server's (bound 0.95)"
+    rows, plain_s = [], medians.get("plain llama-server")
+    for name, own in medians.items():
+        rates = f"{500 / own[0]:.1f} and {96 / own[1]:.1f} tokens a second"
+        ratios = " and ".join(f"{b / a:.3f}" for a, b in zip(own, plain_s or (), strict=False))
+        compared = f"{ratios} of plain llama-server's (bound 0.95)" if ratios else ""
+        rows.append([f"{name}: 500 prompt tokens, then 96, CPU", rates, compared])
     return rows
 
 

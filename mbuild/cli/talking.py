@@ -64,11 +64,14 @@ class OwnEngine:
 
     async def _begin(self) -> None:
         """Let the engine begin to load the model; what else there is to do goes on beside it."""
-        began = asyncio.Event()
-        self._loading = self._loop.create_task(self._runner.load(self._model, Ask(()), began.set))
-        waiting = self._loop.create_task(began.wait())
-        await asyncio.wait((self._loading, waiting), return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
+        began = self._loop.create_future()
+
+        def begin() -> None:
+            if not began.done():
+                began.set_result(None)
+
+        self._loading = self._loop.create_task(self._runner.load(self._model, Ask(()), begin))
+        await asyncio.wait((self._loading, began), return_when=asyncio.FIRST_COMPLETED)
 
     @property
     def capabilities(self) -> tuple[str, ...]:

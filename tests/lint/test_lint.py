@@ -8,7 +8,7 @@ import pytest
 
 from mbuild.core.errors import ModelfileError
 from mbuild.language.instructions import Problem, Severity
-from mbuild.lint import check
+from mbuild.lint import check, plain
 
 GO = sorted((Path(__file__).parents[2] / "mbuild" / "templates" / "go").glob("*.gotmpl"))
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*/Modelfile"))
@@ -212,6 +212,13 @@ def test_warnings(line: str, code: str) -> None:
     found = [p for p in problems(f"{text}\n") if p.code == code]
     assert found, said(text)
     assert all(p.severity is Severity.WARNING and p.suggestion and p.span for p in found)
+
+
+def test_every_rule_about_the_other_language_has_a_case() -> None:
+    """Arguments, files and syntax lines of mbuild/1 in a plain Modelfile."""
+    codes = {code for _, code in WARNINGS}
+    assert {"argument-in-value", "path-as-text", "syntax-line"} <= codes
+    assert len(plain.RULES) == 3
 
 
 QUIET = [

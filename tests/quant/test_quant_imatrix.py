@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from quant_data import imatrix_bytes
 
 from mbuild.core.errors import FormatError, MbuildError, UsageError
-from mbuild.quant.choose.imatrix import Imatrix, open_imatrix
-from mbuild.quant.choose.options import MatrixUse
+from mbuild.quant.choose.imatrix import Imatrix, MatrixUse, open_imatrix
 
 VALUES = {
     "blk.0.ffn_up.weight": ([[2.0, 4.0, 6.0, 9.0]], [2.0]),

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from mbuild.build.sources.values import SourceFile
     from mbuild.build.steps.origins import Origin
     from mbuild.gguf.model import Tensor
-    from mbuild.quant.choose.imatrix import Imatrix
-    from mbuild.quant.choose.options import MatrixUse
+    from mbuild.quant.choose.imatrix import Imatrix, MatrixUse
 
 
 class UsedMatrix(NamedTuple):

@@ -14,6 +14,7 @@ import re
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,6 @@ from mbuild.gguf.encoding import SCALAR_SIZES
 from mbuild.gguf.files import FileBytes
 from mbuild.gguf.types import ALIGNMENT, GGMLType, ValueType
 from mbuild.quant.choose.metadata import Importances
-from mbuild.quant.choose.options import MatrixUse
 from mbuild.quant.choose.rules import EXACT, Category
 
 Reals = NDArray[np.float32]
@@ -34,6 +34,18 @@ MAX_NAME = 1024
 _START = 64  # bytes that tell a text file
 SUMS, COUNTS = ".in_sum2", ".counts"
 _NAME_IT = "name the file that llama-imatrix wrote: imatrix.gguf, or the older imatrix.dat"
+
+
+class MatrixUse(NamedTuple):
+    """What of an importance matrix is used: the tensors whose names have one of the texts
+    ``include`` in them, if there are any, and none of ``exclude``; ``pruned`` are layers of the
+    matrix that the model does not have."""
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    pruned: tuple[int, ...] = ()
+
+
 _ALL_OF_IT = MatrixUse()
 KEYS = ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size")
 

@@ -17,6 +17,7 @@ from mbuild.core.units import exact_size, parse_size
 
 if TYPE_CHECKING:
     from mbuild.gguf.types import GGMLType
+    from mbuild.quant.choose.imatrix import MatrixUse
     from mbuild.quant.choose.types import FileType
 
 
@@ -145,11 +146,11 @@ _MAX_LAYERS = 10_000
 def _layers(given: Any) -> tuple[int, ...]:
     """Layers as llama-quantize takes them, ``3,7,8``, or with a range, ``3,7-8``; in order."""
     found: set[int] = set()
-    for part in str(given).split(","):
+    for part in str(given).split(",") if given else ():  # a lock writes "" for none
         first, dash, last = part.strip().partition("-")
         ends = (first, last) if dash else (first, first)
         if not all(end.isascii() and end.isdecimal() and int(end) < _MAX_LAYERS for end in ends):
-            raise UsageError(f"{part!r:.64} is no layer", hint="count from 0: 3,7,8 or 3,7-8")
+            raise UsageError(f"{part!r:.64} is not a layer", hint="count from 0: 3,7,8 or 3,7-8")
         found |= set(range(int(ends[0]), int(ends[1]) + 1))
     return tuple(sorted(found))
 
@@ -203,16 +204,6 @@ class Option(NamedTuple):
     def write(self, value: Any) -> Any:
         """A value as JSON; nothing is null."""
         return None if value is None else self.kind.write(value)
-
-
-class MatrixUse(NamedTuple):
-    """What of an importance matrix is used: the tensors whose names have one of the texts
-    ``include`` in them, if there are any, and none of ``exclude``; ``pruned`` are layers of the
-    matrix that the model does not have."""
-
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    pruned: tuple[int, ...] = ()
 
 
 class Quantization(NamedTuple):
@@ -281,8 +272,10 @@ class Quantization(NamedTuple):
     ] = ()
 
     @property
-    def matrix_use(self) -> MatrixUse:
+    def matrix_use(self) -> "MatrixUse":
         """What of the importance matrix is used."""
+        from mbuild.quant.choose.imatrix import MatrixUse
+
         return MatrixUse(self.include_weights, self.exclude_weights, self.prune_layers)
 
     @property
