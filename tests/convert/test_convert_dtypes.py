@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from mbuild.convert.read.dtypes import (
     NUMPY,
     PIECE,
+    contiguous,
     encode,
     f32_to_bf16,
     f32_to_f16,
@@ -139,3 +142,17 @@ def test_types_without_numbers_are_refused() -> None:
     """Complex and 4-bit tensors cannot be converted."""
     with pytest.raises(UnsupportedError, match="C64"):
         to_f32(np.zeros(1, np.complex64), DType.C64)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "<u2", "<f4"])
+@pytest.mark.parametrize("shape", [(4099, 17), (300, 5000), (2, 3, 130, 700), (1, 70000)])
+def test_a_transposed_matrix_comes_in_the_order_of_its_indices(
+    dtype: str, shape: tuple[int, ...]
+) -> None:
+    """Strip by strip where it is large, also where no strip ends at its edge."""
+    count = math.prod(shape)
+    stored = np.arange(count, dtype=np.uint32).astype(dtype).reshape(shape)
+    turned = stored.swapaxes(-1, -2)
+    made = contiguous(turned)
+    assert made.flags.c_contiguous
+    assert np.array_equal(made, turned)
