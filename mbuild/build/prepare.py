@@ -334,10 +334,11 @@ def _located(error: MbuildError, script: Script, store: Store) -> MbuildError:
     if isinstance(error, NameNotFoundError) and problem.span:
         import dataclasses
 
+        from mbuild.core.suggest import did_you_mean
         from mbuild.lint.remedies import stage_meant
 
         if stage := stage_meant(text[problem.span.value : problem.span.end], text):
-            hint = f"did you mean the stage {stage}?"
+            hint = did_you_mean([f"the stage {stage}"])
             error = NameNotFoundError(error.message, hint=hint)
             problem = dataclasses.replace(problem, suggestion=hint)
     return error.at(problem)

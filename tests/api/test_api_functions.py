@@ -152,7 +152,7 @@ def test_a_conversion_goes_to_a_file_and_to_a_name(tmp_path: Path, store: Path) 
     with pytest.raises(mbuild.Error, match="exists"):
         convert(chat, output=file, store=store)
     convert(chat, output=file, store=store, overwrite=True)
-    with pytest.raises(mbuild.Error, match="nobody said where"):
+    with pytest.raises(mbuild.Error, match="neither a name nor a file"):
         convert(chat, store=store)
     with pytest.raises(mbuild.Error, match="no name of a GGUF file"):
         convert(chat, output=tmp_path / "chat.bin", store=store)
@@ -168,7 +168,7 @@ def test_several_types_are_one_build(tmp_path: Path, store: Path) -> None:
     types = {each.name: each.type for each in inspect("d", store=store).tensors}
     assert types["blk.0.attn_v.weight"] == "Q8_0"
     assert one.id != built.models[1].id
-    with pytest.raises(mbuild.Error, match="do not fit into one file"):
+    with pytest.raises(mbuild.Error, match="cannot be put into one file"):
         quantize(chat, ["q8_0", "q4_0"], output=tmp_path / "x.gguf", store=store)
 
 

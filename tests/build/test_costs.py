@@ -25,9 +25,9 @@ def test_a_small_model_takes_no_more_than_its_weights() -> None:
 
 
 def test_what_cannot_be_cut_is_in_memory_whole() -> None:
-    """Twice: another one waits to be written."""
+    """By itself: nothing else is worked on beside it."""
     gib = 1 << 30
-    assert memory_for(1 << 40, 4 * gib, 2) > 8 * gib
+    assert 4 * gib < memory_for(1 << 40, 4 * gib, 2) < 5 * gib
 
 
 def test_a_planned_tensor_is_written_with_the_names_of_its_types() -> None:
