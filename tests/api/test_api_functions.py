@@ -154,7 +154,7 @@ def test_a_conversion_goes_to_a_file_and_to_a_name(tmp_path: Path, store: Path) 
     convert(chat, output=file, store=store, overwrite=True)
     with pytest.raises(mbuild.Error, match="neither a name nor a file"):
         convert(chat, store=store)
-    with pytest.raises(mbuild.Error, match="no name of a GGUF file"):
+    with pytest.raises(mbuild.Error, match="not the name of a GGUF file"):
         convert(chat, output=tmp_path / "chat.bin", store=store)
 
 
