@@ -57,7 +57,7 @@ def test_local_workers_make_the_same_model(chat: Path, tmp_path: Path, mbuild: R
     ("where", "said"),
     [
         ("dask://127.0.0.1:1", "does not answer"),
-        ("local:none", "nobody computes there"),
+        ("local:none", "not a place that computes"),
         ("dask://host", "has no port"),
     ],
 )
