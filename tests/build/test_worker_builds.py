@@ -466,6 +466,8 @@ def test_processes_one_of_which_is_killed(
     )
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(2, mp_context=context) as processes:
+        for _ in range(2):  # what the build asks for waits behind these
+            processes.submit(time.sleep, 60)
         events = mbuild.build.events(
             text="FROM ./chat\n",
             folder=tmp_path,
@@ -476,8 +478,6 @@ def test_processes_one_of_which_is_killed(
         )
         for event in events:
             if isinstance(event, Status) and event.code is Code.WORKERS:
-                while not processes._processes:  # the build's threads go on meanwhile
-                    time.sleep(0.01)
                 os.kill(next(iter(processes._processes)), signal.SIGKILL)
                 break
         assert list(events)
