@@ -27,7 +27,8 @@ pytestmark = pytest.mark.browser
 ELEMENTS = (
     "html head meta title link script body a header div img nav ul li p button main footer span h1"
     " section h2 strong progress table thead tbody tr th td caption time code dl dt dd pre ol form"
-    " label input select option textarea mark noscript svg g rect path text desc"
+    " label input select option textarea mark noscript svg g rect path text desc dialog"
+    " fieldset legend"
 )
 """What the page is made of."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -100,10 +100,10 @@ def test_the_log_is_read_again_when_it_changes(
     reads = 0
     newest = History.newest_first
 
-    def counted(self: History) -> Iterator[BuildRecord]:
+    def counted(self: History, *fits: Callable[[bytes], bool]) -> Iterator[BuildRecord]:
         nonlocal reads
         reads += 1
-        return newest(self)
+        return newest(self, *fits)
 
     monkeypatch.setattr(History, "newest_first", counted)
     for _ in range(3):
