@@ -17,6 +17,7 @@ from mbuild.core.digest import Digest
 from mbuild.core.errors import FormatError
 from mbuild.core.names import ModelName
 from mbuild.gguf.types import GGMLType
+from mbuild.quant.choose import options
 from mbuild.quant.choose.options import (
     COUNT,
     ENTRIES,
@@ -55,19 +56,28 @@ def values(option: Option) -> st.SearchStrategy[Any]:
         TYPE: st.none() | TYPES,
         RULES: st.lists(RULE, max_size=3).map(tuple),
         ENTRIES: st.lists(ENTRY, max_size=3, unique_by=lambda entry: entry[0]).map(tuple),
+        options.NAMES: st.lists(st.text(min_size=1, max_size=9), max_size=3).map(tuple),
+        options.LAYERS: st.sets(st.integers(0, 999), max_size=4).map(sorted).map(tuple),
     }
     return st.sampled_from(option.choices) if option.choices else kinds[option.kind]
 
 
-QUANTIZATIONS = (
-    st.builds(
-        Quantization,
-        st.sampled_from(FILE_TYPES),
-        **{field: values(option) for field, option in OPTIONS.items()},
-    )
-    .map(lambda each: each if each.imatrix is None else each._replace(imatrix_from=None))
-    .map(lambda each: each if each.imatrix_from is not None else each._replace(imatrix_chunks=None))
-)
+def fitting(drawn: Quantization) -> Quantization:
+    """Options of which none contradicts another."""
+    if drawn.imatrix is not None:
+        drawn = drawn._replace(imatrix_from=None)
+    if drawn.imatrix_from is None:
+        drawn = drawn._replace(imatrix_chunks=None)
+    if drawn.include_weights or not drawn.importances:
+        drawn = drawn._replace(exclude_weights=())
+    return drawn if drawn.importances else drawn._replace(include_weights=())
+
+
+QUANTIZATIONS = st.builds(
+    Quantization,
+    st.sampled_from(FILE_TYPES),
+    **{field: values(option) for field, option in OPTIONS.items()},
+).map(fitting)
 FILES = st.dictionaries(TEXT, DIGESTS, max_size=3)
 SPLITTINGS = st.builds(Splitting, st.integers(1, 10**12), st.none(), st.just(False)) | st.just(
     Splitting(keep=True)

@@ -146,7 +146,7 @@ _MAX_LAYERS = 10_000
 def _layers(given: Any) -> tuple[int, ...]:
     """Layers as llama-quantize takes them, ``3,7,8``, or with a range, ``3,7-8``; in order."""
     found: set[int] = set()
-    for part in str(given).split(",") if given else ():  # a lock writes "" for none
+    for part in str(given).split(",") if given != "" else ():  # "" is what a lock has for none
         first, dash, last = part.strip().partition("-")
         ends = (first, last) if dash else (first, first)
         if not all(end.isascii() and end.isdecimal() and int(end) < _MAX_LAYERS for end in ends):
