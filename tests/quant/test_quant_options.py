@@ -180,3 +180,12 @@ def test_metadata_that_cannot_be_is_refused(text: str) -> None:
     assert caught.value.message
     with pytest.raises(UsageError, match="not a list"):
         Quantization.parse("q8_0", {"override_kv": 3})
+
+
+@pytest.mark.parametrize(
+    ("given", "layers"),
+    [("3,7-8", (3, 7, 8)), ("0", (0,)), (0, (0,)), ([4, 1], (1, 4)), ("", ()), ((), ())],
+)
+def test_layers_in_every_form(given: object, layers: tuple[int, ...]) -> None:
+    """A text, a number, a list; an empty one is none, as locks and defaults have it."""
+    assert Quantization.parse("q8_0", {"prune_layers": given}).prune_layers == layers

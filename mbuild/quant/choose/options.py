@@ -144,9 +144,13 @@ _MAX_LAYERS = 10_000
 
 
 def _layers(given: Any) -> tuple[int, ...]:
-    """Layers as llama-quantize takes them, ``3,7,8``, or with a range, ``3,7-8``; in order."""
+    """Layers as llama-quantize takes them, ``3,7,8``, or with a range, ``3,7-8``; in order.
+
+    Numbers in a list are as good; nothing in one, and an empty text, are no layers.
+    """
     found: set[int] = set()
-    for part in str(given).split(",") if given != "" else ():  # "" is what a lock has for none
+    text = ",".join(map(str, given)) if isinstance(given, (list, tuple)) else str(given)
+    for part in text.split(",") if text else ():
         first, dash, last = part.strip().partition("-")
         ends = (first, last) if dash else (first, first)
         if not all(end.isascii() and end.isdecimal() and int(end) < _MAX_LAYERS for end in ends):
