@@ -32,7 +32,9 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
-        sock = socket.socket(family, socket.SOCK_STREAM)
+        # asyncio sends an answer's body at once only on sockets that say they are TCP: others keep
+        # it back until the client has acknowledged the head, which takes it 40 ms.
+        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
         raise UsageError(f"cannot listen on {host}: {error.strerror or error}") from None
     try:

@@ -257,3 +257,13 @@ def test_a_client_that_leaves_stops_its_build(slow_server: LiveServer) -> None:
         time.sleep(0.05)
     assert stopped.read_text() == "m.gguf stopped\n"
     assert slow_server.http.get("/api/tags").json() == {"models": []}
+
+
+def test_an_answer_waits_for_no_acknowledgement() -> None:
+    """asyncio turns Nagle's algorithm off for sockets of which it is told that they are TCP."""
+    from mbuild.server.run import listen
+
+    with listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        connection, _ = listening.accept()
+        with connection:
+            assert connection.proto == socket.IPPROTO_TCP
