@@ -10,15 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mbuild.build.asked import Asked, script_of
+from mbuild.build.asked import Asked, script_of, targets
 from mbuild.build.build import build
 from mbuild.build.fetching import PullMode
-from mbuild.build.prepare import (
-    Build,
-    check_unasked_names,
-    read_recipe,
-    targets,
-)
+from mbuild.build.prepare import Build, check_unasked_names, read_recipe
 from mbuild.build.request import OUTTYPES, BuildRequest
 from mbuild.build.sources.resolve import LocalContext
 from mbuild.cli.common import (
