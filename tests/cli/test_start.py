@@ -29,7 +29,8 @@ print(json.dumps([status, loaded, declared]))
 
 OWN = """
 build build.asked build.build build.engine build.fetching build.graph build.history build.plan
-build.prepare build.recording build.request build.sources build.sources.files build.sources.folders
+build.prepare build.recording build.request build.results build.sources build.sources.files
+build.sources.folders
 build.sources.local build.sources.places build.sources.resolve build.sources.values
 build.converter build.splitting build.steps build.steps.config build.steps.gguf build.steps.layers
 build.steps.manifest build.steps.template cli cli.build cli.common cli.main cli.progress

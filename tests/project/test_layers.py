@@ -32,13 +32,14 @@ ROWS: tuple[tuple[str, ...], ...] = (
 ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
     ("request", "splitting", "converter", "costs"),
     ("sources",),
-    ("graph",),
+    ("graph", "results"),
     ("steps",),
     (
         "plan",
         "altering",
         "gates",
         "engine",
+        "running",
         "waiting",
         "exchange",
         "rates",
