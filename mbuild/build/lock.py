@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild import __version__
 from mbuild.build.graph import in_order
-from mbuild.build.plan import OtherModel
 from mbuild.build.request import BuildRequest, Target
 from mbuild.build.sources.values import (
     README,
     CheckpointSource,
     GGUFDirectory,
     GGUFSource,
+    OtherModel,
     StoredModel,
 )
 from mbuild.build.splitting import HALVES, SPLITTING, Halves, Splitting
@@ -31,10 +31,10 @@ from mbuild.quant.choose.options import OPTIONS, Option, Quantization
 from mbuild.store import Manifest
 
 if TYPE_CHECKING:
-    from mbuild.build.plan import Plan, Sources
+    from mbuild.build.plan import Plan
     from mbuild.build.prepare import Resolved
     from mbuild.build.request import Script
-    from mbuild.build.sources.values import AdapterSource, ModelSource, SourceFile
+    from mbuild.build.sources.values import AdapterSource, ModelSource, SourceFile, Sources
     from mbuild.language.recipe import ModelChange
 
 FORMAT = 1

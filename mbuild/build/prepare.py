@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from mbuild import __version__
 from mbuild.build.fetching import Fetching, fetch, placed
 from mbuild.build.history import keep_modelfile, modelfile_text
-from mbuild.build.plan import ChangeSource, OtherModel, Plan, Sources, plan
+from mbuild.build.plan import Plan, plan
 from mbuild.build.request import Target
-from mbuild.build.sources.values import ModelSource, StoredModel
+from mbuild.build.sources.values import ChangeSource, ModelSource, OtherModel, Sources, StoredModel
 from mbuild.core.digest import Digest, sha256
 from mbuild.core.errors import (
     MbuildError,

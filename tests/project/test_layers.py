@@ -36,6 +36,9 @@ ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
     ("steps",),
     (
         "plan",
+        "inheriting",
+        "companions",
+        "quantizing",
         "altering",
         "gates",
         "engine",
