@@ -61,6 +61,7 @@ ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
         "staging",
         "recording",
         "forecast",
+        "pins",
         "lock",
         "locked",
         "provenance",

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from mbuild.build.history import BuildRecord
-from mbuild.build.lock import inputs as locked_inputs
+from mbuild.build.pins import inputs as locked_inputs
 from mbuild.build.provenance.machine import machine_class
 from mbuild.build.provenance.secrets import withheld
 from mbuild.build.request import BuildRequest, Posted, Script
