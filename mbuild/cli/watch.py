@@ -154,7 +154,7 @@ class _Watcher:
         except CancelledError:
             raise
         except MbuildError as error:
-            from mbuild.cli.main import show_error
+            from mbuild.cli.errors import show_error
 
             self._failed.add(checkpoint.path)
             show_error(error)

@@ -16,6 +16,7 @@ from screens import finished, program
 from mbuild.cli import build as mbuild_build
 from mbuild.cli.common import color_on
 from mbuild.cli.endings import workflow_commands
+from mbuild.cli.errors import show_error
 from mbuild.core.errors import UsageError
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "progress.schema.json"
@@ -223,3 +224,16 @@ def test_long_messages_are_wrapped_on_a_terminal(project: Path) -> None:
     text = " ".join(row.strip() for row in rows)
     assert "hint: search on ollama.com/search or huggingface.co/models" in text
     assert max(map(len, rows)) <= 60
+
+
+def test_an_error_is_what_is_wrong_and_what_to_do(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line each on standard error; what a terminal would obey is written out."""
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    show_error(UsageError("no \x1b[2J model", hint="name one"))
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    first, second = captured.err.splitlines()
+    assert first.startswith("error: no ") and "\x1b" not in first
+    assert second == "  hint: name one"
