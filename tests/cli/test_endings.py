@@ -13,6 +13,7 @@ from gguf_files import tiny_gguf
 from inprocess import in_process
 from screens import finished, program
 
+from mbuild.cli import asking
 from mbuild.cli import build as mbuild_build
 from mbuild.cli.common import color_on
 from mbuild.cli.endings import workflow_commands
@@ -163,7 +164,7 @@ def test_a_signal_is_an_event_and_a_status(
     def stopped(*arguments: object, **options: object) -> None:
         signal.raise_signal(number)
 
-    monkeypatch.setattr(mbuild_build, "read_recipe", stopped)
+    monkeypatch.setattr(asking, "read_recipe", stopped)
     done = mbuild("-t", "x", "--progress", "json")
     assert done.returncode == 128 + number
     assert json.loads(done.stdout) == {"event": "BuildFailed", "reason": "stopped", "problems": []}
@@ -195,7 +196,7 @@ def test_a_fault_of_mbuild_says_so(
     def wrong(*arguments: object, **options: object) -> None:
         raise KeyError("nobody\nknows")
 
-    monkeypatch.setattr(mbuild_build, "read_recipe", wrong)
+    monkeypatch.setattr(asking, "read_recipe", wrong)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     done = mbuild("-t", "x")
