@@ -47,7 +47,7 @@ UNSET_CONFIG = ("renderer", "parser", "requires", "draft")
 _PARAMETER = "parameter "
 
 
-class Entries:
+class ModelLayers:
     """The layers of the model to be: inherited ones first, replaced and added to as Ollama does."""
 
     def __init__(self, base: StoredModel | None, unset: Sequence[str] = ()) -> None:
@@ -107,7 +107,7 @@ class Entries:
 
 
 def add_texts(
-    entries: Entries, recipe: Recipe, detected: tuple[Step, ...], needs: tuple[Step, ...]
+    entries: ModelLayers, recipe: Recipe, detected: tuple[Step, ...], needs: tuple[Step, ...]
 ) -> None:
     """Template, system, licenses, parameters, messages: replaced, added or merged."""
     if recipe.template:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from mbuild.build.inheriting import UNSET_CONFIG, Entries, add_texts
+from mbuild.build.inheriting import UNSET_CONFIG, ModelLayers, add_texts
 from mbuild.build.sources.values import (
     CheckpointSource,
     DraftSource,
@@ -123,7 +123,7 @@ def _plan(
 ) -> Plan:
     """One variant's graph."""
     base, (made, header, label) = sources.base, variant
-    entries = Entries(base, recipe.unset)
+    entries = ModelLayers(base, recipe.unset)
     instead = made or _split_anew(base, request)
     if instead is not None and base is not None:
         entries.put_in_place(instead, MODEL)
@@ -162,7 +162,7 @@ def _split_anew(base: StoredModel | None, request: BuildRequest) -> Step | None:
 
 
 def _add_weights(
-    entries: Entries, sources: Sources, request: BuildRequest, made: Step | None
+    entries: ModelLayers, sources: Sources, request: BuildRequest, made: Step | None
 ) -> None:
     """The weights that FROM names: the model, or ``made`` in its place, and the projectors."""
     for number, source in enumerate(sources.files):

@@ -228,7 +228,7 @@ def _check_tags(reference: ModelReference, wanted: Sequence[Wanted]) -> None:
         raise UsageError(f"{long!r} cannot be a tag", hint="name one: --dialect NAME=TAG")
 
 
-class Told:
+class TransferTally:
     """What the events of a transfer come to: bytes so far, and in the end what was moved."""
 
     def __init__(self) -> None:
@@ -265,24 +265,24 @@ def _follow(
     events: Generator[TransferEvent, None, None], label: str, there: ModelReference, style: str
 ) -> None:
     """Show a transfer, on a terminal by a bar, and in the end what it came to."""
-    told = Told()
+    tally = TransferTally()
     try:
         with closing(events), meter(label, f"waiting for {there.endpoint}") as show:
             for event in events:
-                if told.take(event):
-                    show(*told.so_far)
+                if tally.take(event):
+                    show(*tally.so_far)
     except KeyboardInterrupt:
         raise CancelledError(
             "interrupted: what was transferred is kept; the same command continues from there"
         ) from None
-    assert told.done is not None
+    assert tally.done is not None
     if style == "json":
-        _show_json(told, told.done)
+        _show_json(tally, tally.done)
     else:
-        _show_text(told, told.done)
+        _show_text(tally, tally.done)
 
 
-def _show_json(told: Told, done: Transferred) -> None:
+def _show_json(tally: TransferTally, done: Transferred) -> None:
     """What a transfer came to, for programs."""
     write_json(
         {
@@ -291,24 +291,28 @@ def _show_json(told: Told, done: Transferred) -> None:
             "size": done.size,
             "moved": done.moved,
             "replaced": done.replaced.hex if done.replaced else None,
-            **({"manifests": [_manifest(put) for put in told.manifests]} if told.manifests else {}),
-            **({"left_out": list(told.left_out)} if told.left_out else {}),
-            **({"documents": told.documents.number} if told.documents else {}),
+            **(
+                {"manifests": [_manifest(put) for put in tally.manifests]}
+                if tally.manifests
+                else {}
+            ),
+            **({"left_out": list(tally.left_out)} if tally.left_out else {}),
+            **({"documents": tally.documents.number} if tally.documents else {}),
         }
     )
 
 
-def _show_text(told: Told, done: Transferred) -> None:
+def _show_text(tally: TransferTally, done: Transferred) -> None:
     """What a transfer came to, for people."""
     verb, moved = _DONE[done.direction]
     what = f"{human_size(done.moved)} {moved}" if done.moved else "all of it was there"
     click.echo(f"{verb} {done.name}  {done.id.short}  {human_size(done.size)}, {what}")
-    for put in told.manifests[1:]:
+    for put in tally.manifests[1:]:
         click.echo(f"{verb} {put.name}  {put.digest.short}  the same blobs for {put.dialect}")
-    if told.documents is not None:
-        _show_documents(told.documents)
-    if told.left_out:
-        click.echo(left_out(told.left_out), err=True)
+    if tally.documents is not None:
+        _show_documents(tally.documents)
+    if tally.left_out:
+        click.echo(left_out(tally.left_out), err=True)
     if done.replaced is not None:
         click.echo(f"replaced {done.name} (was {done.replaced.short})", err=True)
 

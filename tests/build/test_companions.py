@@ -56,5 +56,5 @@ def test_an_adapter_is_for_the_weights_of_its_base() -> None:
         converted_adapter(source, stored(layer(MODEL, text)), (), ()) for text in ("w", "v")
     )
     assert first != second
-    with pytest.raises(UnsupportedError, match="base has no weights"):
+    with pytest.raises(UnsupportedError, match="has no weights"):
         converted_adapter(source, stored(layer(SYSTEM, "s")), (), ())

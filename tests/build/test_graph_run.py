@@ -28,6 +28,9 @@ def cache(tmp_path: Path) -> Iterator[StepCache]:
     store.end()
 
 
+KINDS = (StepStarted, StepFinished)
+
+
 def test_only_the_given_steps_are_made(cache: StepCache) -> None:
     """What is in the outcome already is an input and is not made again; numbers are kept."""
     below = FakeStep("below", "a")
@@ -37,7 +40,7 @@ def test_only_the_given_steps_are_made(cache: StepCache) -> None:
     list(GraphRun(cache, outcome, numbers, [below]).events())
     events = list(GraphRun(cache, outcome, numbers, [above]).events())
     assert fakes.RUNS == ["below", "above"]
-    kinds = [(type(event), event.number) for event in events if hasattr(event, "number")]
+    kinds = [(type(event), event.step) for event in events if isinstance(event, KINDS)]
     assert kinds == [(StepStarted, 7), (StepFinished, 7)]
     found, key = cache.look_up(above, outcome.results)
     assert found == outcome.results[above]

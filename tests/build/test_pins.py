@@ -37,9 +37,9 @@ def test_each_variant_has_its_options() -> None:
     request = asked_for((Q4._replace(imatrix="m.dat"), Q8))
     found = inputs([Resolved(recipe(), sources, request)], plan(recipe(), sources, request))
     options = found["options"]["quantize"]
-    assert tuple(options) == variants(request) == ("q4_0", "q8_0")
-    assert options["q4_0"][FILES[0]] == {"m.dat": str(matrix.locked)}
-    assert options["q8_0"][FILES[0]] is None
+    assert tuple(options) == variants(request) == ("Q4_0", "Q8_0")
+    assert options["Q4_0"][FILES[0]] == {"m.dat": str(matrix.locked)}
+    assert options["Q8_0"][FILES[0]] is None
     assert found["sources"]["from"] == [{"model": str(base.name), "manifest": str(base.id)}]
 
 

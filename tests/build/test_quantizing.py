@@ -59,5 +59,5 @@ def test_only_weights_are_split() -> None:
     splitting = Splitting.parse({"split": "2GB"})
     assert splitting is not None
     assert split_stored(stored(layer(MODEL, "w")), splitting).several_layers
-    with pytest.raises(UnsupportedError, match="base has no GGUF weights"):
+    with pytest.raises(UnsupportedError, match="has no GGUF weights"):
         split_stored(stored(layer(SYSTEM, "s")), splitting)

@@ -30,7 +30,7 @@ from mbuild.cli.common import model_name
 from mbuild.cli.completion import hosts
 from mbuild.cli.login import login_command
 from mbuild.cli.main import cli
-from mbuild.cli.registry import Told
+from mbuild.cli.registry import TransferTally
 from mbuild.core.digest import Digest
 from mbuild.core.names import InvalidNameError
 from mbuild.core.transfers import BlobDone, BlobProgress, Direction, LeftOut
@@ -335,11 +335,11 @@ def test_a_dry_run_of_a_push(host: str, mbuild: Run) -> None:
 
 def test_a_transfer_is_told_in_bytes() -> None:
     """A blob that is done counts with all its bytes, however far it was said to be."""
-    told, one, two = Told(), Digest.of(b"1"), Digest.of(b"2")
-    assert told.take(BlobProgress(Direction.PULL, one, 10, 100))
-    assert told.take(BlobProgress(Direction.PULL, two, 20, 50))
-    assert told.so_far == (30, 150)
-    assert told.take(BlobDone(Direction.PULL, one, 100, 100))
-    assert not told.take(LeftOut(Direction.PULL, ("card.md",)))
-    assert told.so_far == (120, 150)
-    assert (told.left_out, told.done) == (("card.md",), None)
+    tally, one, two = TransferTally(), Digest.of(b"1"), Digest.of(b"2")
+    assert tally.take(BlobProgress(Direction.PULL, one, 10, 100))
+    assert tally.take(BlobProgress(Direction.PULL, two, 20, 50))
+    assert tally.so_far == (30, 150)
+    assert tally.take(BlobDone(Direction.PULL, one, 100, 100))
+    assert not tally.take(LeftOut(Direction.PULL, ("card.md",)))
+    assert tally.so_far == (120, 150)
+    assert (tally.left_out, tally.done) == (("card.md",), None)
