@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.build.fetching import Fetching, PullMode
 from mbuild.build.history import History, modelfile_text
-from mbuild.build.lock import UNQUANTIZED, BuildLock, locked_quantization, locked_request
+from mbuild.build.lock import BuildLock, locked_quantization, locked_request
 from mbuild.build.locked import Locked
+from mbuild.build.pins import UNQUANTIZED
 from mbuild.build.prepare import Build, kept_recipe, read_recipe
 from mbuild.build.rebuild import Unchanged
 from mbuild.build.request import BuildRequest, Posted, Script, Target

@@ -7,11 +7,12 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from mbuild.build.engine import BuildEngine, Outcome
+from mbuild.build.engine import BuildEngine
 from mbuild.build.fetching import fetch
 from mbuild.build.graph import in_order
 from mbuild.build.prepare import Build, located, prepared
 from mbuild.build.recording import Recorder
+from mbuild.build.results import Outcome
 from mbuild.build.steps.manifest import Assembled
 from mbuild.core.digest import Digest
 from mbuild.core.errors import BusyError, CancelledError, DamagedError, RegistryError, SourceError

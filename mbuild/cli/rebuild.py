@@ -12,7 +12,7 @@ from mbuild.build.asked import script_of
 from mbuild.build.converter import ForeignConverter
 from mbuild.build.lock import BuildLock
 from mbuild.build.rebuild import Rebuilt, keys_of, rebuild
-from mbuild.cli.build import read_modelfile
+from mbuild.cli.asking import read_modelfile
 from mbuild.cli.common import say_reading
 from mbuild.cli.locked import lock_path, read_lock
 from mbuild.cli.meter import counted
