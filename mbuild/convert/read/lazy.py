@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mbuild.convert.read.once import Apart
 from mbuild.convert.read.runs import Pieces, SpreadRuns
 from mbuild.convert.read.safetensors import BITS, DType
+from mbuild.convert.read.turned import in_strips
 from mbuild.core.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -105,6 +106,11 @@ class Lazy:
         self.need_dims(len(axes))
         shape = tuple(self.shape[axis] for axis in axes)
         moved = self.move(shape, lambda values: values.transpose(axes))
+        count = len(axes)
+        if self.part and axes == (*range(count - 2), count - 1, count - 2):
+            strips = in_strips(self.part, self.shape, self.grain)
+            if strips is not None:
+                return replace(moved, part=strips[0], grain=strips[1])
         return self._one_by_one(moved, lambda values: values.transpose(axes), axes[0] == 0)
 
     def slice(self, axis: int, start: int, stop: int | None = None, step: int = 1) -> Lazy:
