@@ -12,7 +12,7 @@ from mbuild.convert.read.fp4 import mxfp4, nvfp4
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.leftovers import MLX, UNQUANTIZED
 from mbuild.convert.read.once import LoadedOnce
-from mbuild.convert.read.packed import WORD, by_groups, misfit, take
+from mbuild.convert.read.packed import WORD, by_groups, coded, misfit, take
 from mbuild.convert.read.rowwise import by_rows, rows_of
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import UnsupportedError
@@ -81,7 +81,7 @@ def _awq(codes: Lazy, zeros: Lazy, scales: Lazy) -> Lazy:
         def some(low: int, high: int) -> Array:
             return by_groups(values[low:high], points[low:high], factors[low:high], None)
 
-        return some
+        return coded(8, lambda low, high: values[low:high], factors, points, rows, some)
 
     return by_rows((columns, rows), opened, codes.origin, max(_TOGETHER // max(rows, 1), 1))
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.read.dtypes import to_f32
+from mbuild.convert.read.dtypes import contiguous, to_f32
 from mbuild.convert.read.integers import as_blocks
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.leftovers import UNQUANTIZED
 from mbuild.convert.read.once import LoadedOnce
-from mbuild.convert.read.rowwise import by_rows, rows_of
+from mbuild.convert.read.rowwise import CodedRows, by_rows, rows_of
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError, UnsupportedError
 
@@ -121,7 +121,8 @@ def _gptq(
             own, by = points[low:high], factors[low:high]
             return by_groups(codes_of(packed[low:high], bits), own, by, index)
 
-        return some
+        codes = lambda low, high: contiguous(packed[low:high])  # noqa: E731
+        return coded(bits, codes, factors, points, rows, some, index)
 
     return by_rows((width[0], rows), opened, codes.origin, max(_TOGETHER // max(rows, 1), 1))
 
@@ -143,6 +144,22 @@ def by_groups(codes: Array, points: Array, factors: Array, index: Array | None) 
         values -= points[:, index]
         values *= factors[:, index]
     return values
+
+
+def coded(
+    bits: int,
+    codes: Callable[[int, int], Array],
+    factors: Array,
+    points: Array,
+    width: int,
+    plain: Callable[[int, int], Array],
+    index: Array | None = None,
+) -> Callable[[int, int], Array]:
+    """``plain``, by machine code where there is some: groups in their order, of 4 or 8 bits."""
+    kind = {4: "u4", 8: "u8"}.get(bits)
+    if kind is None or (index is not None and index.size):
+        return plain
+    return CodedRows(kind, codes, factors, points, width // factors.shape[1], width, plain)
 
 
 def _groups(groups: Lazy, rows: int, count: int) -> Array:
@@ -234,6 +251,7 @@ def _unpacked(
             own, by = points[low:high], scales[low:high]
             return by_groups(codes_of(words[low:high], bits)[:, :width], own, by, index)
 
-        return some
+        packed = lambda low, high: contiguous(words[low:high])  # noqa: E731
+        return some if width < full else coded(bits, packed, scales, points, width, some, index)
 
     return by_rows((rows, width), opened, codes.origin)

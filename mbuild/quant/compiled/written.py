@@ -10,9 +10,9 @@ from pathlib import Path
 from mbuild.quant.compiled import cache, loader, needs, packed
 
 
-def name_of(prefix: str, module: str) -> str:
-    """What machine code is kept under: it changes with the text of the module that writes it."""
-    text = Path(__file__).with_name(module).read_bytes()
+def name_of(prefix: str, *modules: str) -> str:
+    """What machine code is kept under: it changes with the text of the modules that write it."""
+    text = b"".join(Path(__file__).with_name(module).read_bytes() for module in modules)
     return f"{prefix}-{hashlib.sha256(text).hexdigest()[:16]}"
 
 
