@@ -174,14 +174,14 @@ class Lazy:
 
         together = self.grain // old if self.grain % old == 0 else 1
         grain = new * max(together, 1)
-        return replace(moved, part=part, grain=grain, encoded=self._moved(moved, change))
+        return replace(moved, part=part, grain=grain, encoded=self._bytes_of(moved, change))
 
-    def _moved(
+    def _bytes_of(
         self, moved: Lazy, change: Callable[[Array], Array]
     ) -> Callable[[int, int, GGMLType], Array | None] | None:
         """:attr:`encoded` of what moves elements at each position of the first axis by itself."""
         made, old, new = self.encoded, math.prod(self.shape[1:]), math.prod(moved.shape[1:])
-        if made is None:
+        if made is None or self.layout is not None:
             return None
 
         def encoded(start: int, stop: int, type_: GGMLType) -> Array | None:

@@ -14,7 +14,7 @@ from mbuild.convert.read.integers import as_blocks
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.leftovers import UNQUANTIZED
 from mbuild.convert.read.once import LoadedOnce
-from mbuild.convert.read.rowwise import CodedRows, by_rows, rows_of
+from mbuild.convert.read.rowwise import CodedRows, Coding, by_rows, rows_of
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError, UnsupportedError
 
@@ -106,6 +106,7 @@ def _gptq(
         LoadedOnce(scales.load),
     )
     place = None if groups is None else LoadedOnce(partial(_groups, groups, rows, count))
+    coding = coding_of(bits, rows, count)
 
     def opened(first: int, last: int) -> Callable[[int, int], Array]:
         import numpy as np
@@ -121,10 +122,13 @@ def _gptq(
             own, by = points[low:high], factors[low:high]
             return by_groups(codes_of(packed[low:high], bits), own, by, index)
 
-        codes = lambda low, high: contiguous(packed[low:high])  # noqa: E731
-        return coded(bits, codes, factors, points, rows, some, index)
+        if coding is None or (index is not None and index.size):
+            return some
+        in_turn = lambda low, high: contiguous(packed[low:high])  # noqa: E731
+        return CodedRows(coding, in_turn, factors, points, rows, some)
 
-    return by_rows((width[0], rows), opened, codes.origin, max(_TOGETHER // max(rows, 1), 1))
+    together = max(_TOGETHER // max(rows, 1), 1)
+    return by_rows((width[0], rows), opened, codes.origin, together, coding)
 
 
 def by_groups(codes: Array, points: Array, factors: Array, index: Array | None) -> Array:
@@ -146,20 +150,14 @@ def by_groups(codes: Array, points: Array, factors: Array, index: Array | None) 
     return values
 
 
-def coded(
-    bits: int,
-    codes: Callable[[int, int], Array],
-    factors: Array,
-    points: Array,
-    width: int,
-    plain: Callable[[int, int], Array],
-    index: Array | None = None,
-) -> Callable[[int, int], Array]:
-    """``plain``, by machine code where there is some: groups in their order, of 4 or 8 bits."""
+def coding_of(bits: int, width: int, groups: int) -> Coding | None:
+    """What codes of so many bits are for machine code; None where there is none for them."""
     kind = {4: "u4", 8: "u8"}.get(bits)
-    if kind is None or (index is not None and index.size):
-        return plain
-    return CodedRows(kind, codes, factors, points, width // factors.shape[1], width, plain)
+    return (
+        None
+        if kind is None or not groups or width % groups
+        else Coding(kind, True, width // groups)
+    )
 
 
 def _groups(groups: Lazy, rows: int, count: int) -> Array:
@@ -233,6 +231,8 @@ def _unpacked(
         raise misfit(codes, scale, *(part for part in (zeros, order) if part is not None))
     middles = None if zeros is None else LoadedOnce(partial(_points, zeros, rows, groups, bits))
     place = None if order is None else LoadedOnce(partial(_groups, order, width, groups))
+    plain = order is None and width == full
+    coding = coding_of(bits, width, groups) if plain else None
 
     def opened(first: int, last: int) -> Callable[[int, int], Array]:
         import numpy as np
@@ -251,7 +251,8 @@ def _unpacked(
             own, by = points[low:high], scales[low:high]
             return by_groups(codes_of(words[low:high], bits)[:, :width], own, by, index)
 
-        packed = lambda low, high: contiguous(words[low:high])  # noqa: E731
-        return some if width < full else coded(bits, packed, scales, points, width, some, index)
+        if coding is None:
+            return some
+        return CodedRows(coding, lambda low, high: words[low:high], scales, points, width, some)
 
-    return by_rows((rows, width), opened, codes.origin)
+    return by_rows((rows, width), opened, codes.origin, coding=coding)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mbuild.convert.read.dtypes import to_f32
 from mbuild.convert.read.once import LoadedOnce
 from mbuild.convert.read.packed import misfit
-from mbuild.convert.read.rowwise import CodedRows, by_rows, rows_of
+from mbuild.convert.read.rowwise import CodedRows, Coding, by_rows, rows_of
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError
 
@@ -37,13 +37,17 @@ def scaled(
     points = LoadedOnce(lambda: to_f32(zeros.load(), zeros.dtype)) if zeros is not None else None
     if len(weight.shape) < 2:
         return weight.compute(lambda values: values * factors().reshape(-1))
+    width = weight.shape[-1]
+    by_groups = len(scale.shape) == len(weight.shape) and scale.shape[-1] > 1
+    size, kind = sizes[-1] if by_groups else width, _KINDS.get(weight.dtype)
+    coding = None if kind is None else Coding(kind, zeros is not None, size)
 
     def opened(first: int, last: int) -> Callable[[int, int], Array]:
         import numpy as np
 
-        stored, width = rows_of(weight, first, last), weight.shape[-1]
-        own, size = _of_rows(factors(), sizes, weight.shape, first, last)
-        zero = None if points is None else _of_rows(points(), sizes, weight.shape, first, last)[0]
+        stored = rows_of(weight, first, last)
+        own = _of_rows(factors(), sizes, weight.shape, first, last)
+        zero = None if points is None else _of_rows(points(), sizes, weight.shape, first, last)
 
         def some(low: int, high: int) -> Array:
             out = to_f32(stored[low:high], weight.dtype)
@@ -54,13 +58,11 @@ def scaled(
             _apply(out, own[low:high], size, np.multiply)
             return out
 
-        kind = _KINDS.get(weight.dtype)
-        if kind is None:
+        if coding is None:
             return some
-        codes = lambda low, high: stored[low:high]  # noqa: E731
-        return CodedRows(kind, codes, own, zero, size, width, some)
+        return CodedRows(coding, lambda low, high: stored[low:high], own, zero, width, some)
 
-    return by_rows(weight.shape, opened, weight.origin)
+    return by_rows(weight.shape, opened, weight.origin, coding=coding)
 
 
 _KINDS = {DType.F8_E4M3: "e4m3", DType.I8: "i8"}
@@ -69,8 +71,8 @@ _KINDS = {DType.F8_E4M3: "e4m3", DType.I8: "i8"}
 
 def _of_rows(
     factors: Array, sizes: Sequence[int], shape: tuple[int, ...], first: int, last: int
-) -> tuple[Array, int]:
-    """What belongs to some rows, (rows, groups), and for how many values of a row each is."""
+) -> Array:
+    """What belongs to some rows, (rows, groups)."""
     import numpy as np
 
     lead = np.unravel_index(np.arange(first, last), shape[:-1])
@@ -79,9 +81,7 @@ def _of_rows(
         for axis in range(min(factors.ndim, len(shape) - 1))
     )
     own = factors[index] if index else np.broadcast_to(factors.reshape(-1), (last - first, 1))
-    own = own[:, None] if own.ndim < 2 else own
-    last_axis = factors.ndim == len(shape) and own.shape[1] > 1
-    return own, sizes[-1] if last_axis else shape[-1]
+    return own[:, None] if own.ndim < 2 else own
 
 
 def _apply(out: Array, own: Array, size: int, by: Any) -> None:

@@ -6,15 +6,14 @@ made now, like that of :mod:`mbuild.quant.compiled.chunks`.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mbuild.gguf.types import GGMLType
 from mbuild.quant.compiled import written
-from mbuild.quant.engine import Unavailable
 
 NAME = "decode"
 LANES = 32
@@ -39,9 +38,6 @@ FORMS = tuple(Form(*codes, made) for codes in CODES for made in (F32, F16, BF16)
 _TOO_LARGE = {F32: 0x7F800000, F16: 0x477FF000, BF16: 0x7F7F8000}
 """Bits of the least F32 that each type rounds to infinity."""
 
-_LOADING = threading.Lock()
-_loaded: dict[Form, Callable[..., int] | Unavailable] = {}
-
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -52,27 +48,23 @@ def kernel_name(form: Form) -> str:
     return written.name_of(prefix, "decode_text.py", "row_text.py")
 
 
+@cache
 def _function(form: Form) -> Callable[..., int] | None:
     """The machine code; None where it cannot be had."""
-    with _LOADING:
-        if form not in _loaded:
-            try:
-                _loaded[form] = _load(form)
-            except Unavailable as reason:
-                _loaded[form] = reason
-    found = _loaded[form]
-    return None if isinstance(found, Unavailable) else found
-
-
-def _load(form: Form) -> Callable[..., int]:
-    """The machine code; raises :class:`Unavailable`."""
 
     def text() -> str:
         from mbuild.quant.compiled.decode_text import DecodeText
 
         return DecodeText(NAME, *form).write()
 
-    return written.load(kernel_name(form), NAME, text)
+    return written.found(kernel_name(form), NAME, text)
+
+
+def ready(form: Form, width: int, group: int) -> bool:
+    """Whether :func:`decode` can make rows of ``width`` values: there is machine code, and groups
+    and rows are multiples of :data:`LANES`."""
+    whole = width > 0 and width % LANES == 0 and (group % LANES == 0 or group >= width)
+    return whole and form in FORMS and _function(form) is not None
 
 
 def decode(
@@ -83,13 +75,12 @@ def decode(
     ``codes`` is contiguous, (rows, bytes) of any kind of bytes; ``factors`` and ``points`` are
     (rows, groups) of float32, for ``group`` values of a row each, the last for fewer; ``out`` is
     contiguous, (rows, width), of float32, float16, or uint16 for BF16. Returns False, and ``out``
-    holds nothing, where no machine code can be had, where groups or rows are no multiple of
-    :data:`LANES`, and where a value is one that the type cannot hold.
+    holds nothing, where it is not :func:`ready`, and where a value is one that the type cannot
+    hold.
     """
     made = {"<f4": F32, "<f2": F16, "<u2": BF16}[out.dtype.str]
     form, (rows, width) = Form(kind, points is not None, made), out.shape
-    whole = rows * width > 0 and width % LANES == 0 and (group % LANES == 0 or group >= width)
-    call = _function(form) if form in FORMS and whole else None
+    call = _function(form) if rows and ready(form, width, group) else None
     if call is None:
         return False
     arrays = (None if each is None else _flat(each) for each in (factors, points))
