@@ -94,7 +94,7 @@ class Elsewhere(Generic[TaskT, ValueT]):
             raise
         except (ImportError, AttributeError, ModuleNotFoundError) as error:
             raise WorkerError(
-                f"a worker of {self._pool.place} has another mbuild than this machine, or none:"
+                f"a worker of {self._pool.place} has a different mbuild from this machine's, or none:"
                 f" {error}",
                 hint="install the same version there",
             ) from None

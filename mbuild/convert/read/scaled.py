@@ -111,7 +111,7 @@ def _sizes(weight: Lazy, scale: Lazy, block: Sequence[int] | None) -> list[int]:
         raise FormatError(
             f"{scale.origin} of {list(scale.shape)} does not fit the weight of"
             f" {list(weight.shape)}",
-            hint="config.json may say another block size than the weights have,"
+            hint="config.json may give a different block size from the weights',"
             " or a file of another checkpoint lies here",
         )
     return sizes
