@@ -39,7 +39,7 @@ from mbuild.convert.rows.keys import MASK_OF_DRAFT, merged, write
 from mbuild.convert.rows.nextn import of_layers
 from mbuild.convert.rows.pooling import unused_modules
 from mbuild.convert.rows.row import NO_HF_CONFIG
-from mbuild.convert.tensors import beside, left_out, model_tensors, source_tensors, text_name
+from mbuild.convert.selection import beside, left_out, model_tensors, source_tensors, text_name
 from mbuild.convert.vocabulary.assemble import vocabulary
 from mbuild.core.errors import FormatError
 from mbuild.gguf.model import KV, Model

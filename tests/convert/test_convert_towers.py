@@ -15,7 +15,7 @@ from mbuild.convert.checkpoint import open_checkpoint
 from mbuild.convert.checks.layout import check_layout
 from mbuild.convert.convert import convert_body
 from mbuild.convert.rows.rules import paired
-from mbuild.convert.tensors import left_out
+from mbuild.convert.selection import left_out
 from mbuild.core.errors import FormatError
 
 

@@ -15,7 +15,7 @@ from mbuild.convert.checkpoint import open_checkpoint
 from mbuild.convert.checks.layout import check_layout
 from mbuild.convert.convert import convert_body, hyper_parameters
 from mbuild.convert.read.dtypes import OutType
-from mbuild.convert.tensors import is_skipped, renamed
+from mbuild.convert.selection import is_skipped, renamed
 from mbuild.core.errors import MbuildError
 
 CASES = sorted(path.stem for path in DATA.glob("*.json"))

@@ -25,7 +25,7 @@ from mbuild.convert.read.dtypes import OutType, to_f32
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.safetensors import DType
 from mbuild.convert.rows.rules import each
-from mbuild.convert.tensors import model_tensors, source_tensors
+from mbuild.convert.selection import model_tensors, source_tensors
 from mbuild.core.errors import FormatError, SourceError, UnsupportedError
 from mbuild.gguf.model import KV, Model, Tensor
 from mbuild.gguf.types import GGMLType, ValueType

@@ -29,7 +29,7 @@ from mbuild.convert.read.torch_files import read_torch_file
 from mbuild.convert.read.values import encode_checked
 from mbuild.convert.rows.names import name_map
 from mbuild.convert.rows.rules import Stacker
-from mbuild.convert.tensors import is_skipped, renamed
+from mbuild.convert.selection import is_skipped, renamed
 from mbuild.core.errors import FormatError, SourceError, UnsupportedError
 from mbuild.gguf.model import KV, Model, Tensor
 from mbuild.gguf.types import GGMLType, ValueType

@@ -16,7 +16,7 @@ from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.safetensors import DType
 from mbuild.convert.rows.names import name_map
 from mbuild.convert.rows.rules import Stacker
-from mbuild.convert.tensors import is_skipped, renamed
+from mbuild.convert.selection import is_skipped, renamed
 from mbuild.core.errors import FormatError, UnsupportedError
 from mbuild.gguf.types import GGMLType
 

@@ -101,8 +101,8 @@ class Lazy:
                 hint=CONTRADICTS,
             )
         same = self.move(shape, lambda values: values.reshape(shape))
-        kept = {"part": self.part, "grain": self.grain, "steps": self.steps}
-        return replace(same, **kept, encoded=self.encoded)
+        part, steps = self.part, self.steps
+        return replace(same, part=part, grain=self.grain, steps=steps, encoded=self.encoded)
 
     def transpose(self, *axes: int) -> Lazy:
         """The axes in another order; raises :class:`FormatError` for another number of axes."""
