@@ -121,7 +121,7 @@ def test_layers_are_written_in_one_way() -> None:
         ({"prune_layers": "1,-2"}, "'-2' is not a layer"),
         ({"prune_layers": "1,99999"}, "'99999' is not a layer"),
         ({"include_weights": "attn"}, "is not a list of strings"),
-        ({"include_weights": [""], "imatrix": "i"}, "an empty text is in every name"),
+        ({"include_weights": [""], "imatrix": "i"}, "an empty text matches every name"),
         ({"include_weights": ["a"]}, "no effect without --imatrix"),
         ({"exclude_weights": ["a"]}, "no effect without --imatrix"),
         (

@@ -10,7 +10,6 @@ import shlex
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ import click
 import pytest
 from conftest import Run
 from documents import documented
+from http_in_thread import answering
 from hub_stand_in import HubStandIn, hub_stand_in
 from inprocess import in_process
 from registries import PASSWORD, USER, docker_registry, with_password
@@ -189,11 +189,8 @@ class _Page(http.server.BaseHTTPRequestHandler):
 
 def test_a_web_server_gets_no_login(tmp_path: Path, mbuild: Run) -> None:
     """What answers /v2/ with a page is no registry: the password is kept nowhere."""
-    with http.server.HTTPServer(("127.0.0.1", 0), _Page) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        host = f"127.0.0.1:{server.server_port}"
+    with answering(_Page) as host:
         done = mbuild("login", f"http://{host}", "-u", "m", "--password-stdin", input="secret\n")
-        server.shutdown()
     assert done.returncode == 1 and "is not a registry" in done.stderr
     assert not (tmp_path / ".docker").exists()
 

@@ -111,7 +111,7 @@ class RangesElsewhere:
         source, results = filled.ranges[place]
         self._check_source(part, filled.worker, source)
         if any(digest_of(data) != digest for data, digest in results):
-            self._tell(f"other bytes arrived than {filled.worker} sent")
+            self._tell(f"different bytes arrived from those that {filled.worker} sent")
             return None
         self._cache.note_source(part, source)
         made = []

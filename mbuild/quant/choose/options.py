@@ -108,7 +108,7 @@ def _names(given: Any) -> tuple[str, ...]:
     if not isinstance(given, (list, tuple)):
         raise UsageError(f"{given!r:.64} is not a list of strings")
     if "" in given:
-        raise UsageError("an empty text is in every name")
+        raise UsageError("an empty text matches every name")
     return tuple(map(_text, given))
 
 
