@@ -24,7 +24,7 @@ import uvicorn
 
 from mbuild.server import run
 from mbuild.server.security import AccessPolicy
-from mbuild.server.service import Service
+from mbuild.server.service import Service, ServiceOptions
 from mbuild.store import Store
 
 
@@ -142,8 +142,9 @@ class _Server(uvicorn.Server):
 
 @contextmanager
 def serving_here(root: Path, **options: Any) -> Iterator[Server]:
-    """A server in a thread of this process; ``options`` as for :class:`Service`."""
-    service = Service(root, options.pop("policy", AccessPolicy()), **options)
+    """A server in a thread of this process; ``options`` as for it and for its service."""
+    policy, upstream = options.pop("policy", AccessPolicy()), options.pop("upstream", None)
+    service = Service(root, policy, upstream, ServiceOptions(**options))
     sock = run.listen("127.0.0.1", 0)
     config = run.configuration(service)
     config.timeout_graceful_shutdown = 1

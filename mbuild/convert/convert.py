@@ -26,6 +26,7 @@ from mbuild.convert.encoded import encoded, shape_of
 from mbuild.convert.families import config_class
 from mbuild.convert.fusing import Converted, fused
 from mbuild.convert.metadata.general import QUANTIZATION_VERSION, Parameters, general
+from mbuild.convert.model_tensors import beside, left_out, model_tensors, source_tensors, text_name
 from mbuild.convert.read.dequantize import dequantize
 from mbuild.convert.read.dtypes import OutType
 from mbuild.convert.read.files import CheckpointFiles
@@ -39,7 +40,6 @@ from mbuild.convert.rows.keys import MASK_OF_DRAFT, merged, write
 from mbuild.convert.rows.nextn import of_layers
 from mbuild.convert.rows.pooling import unused_modules
 from mbuild.convert.rows.row import NO_HF_CONFIG
-from mbuild.convert.selection import beside, left_out, model_tensors, source_tensors, text_name
 from mbuild.convert.vocabulary.assemble import vocabulary
 from mbuild.core.errors import FormatError
 from mbuild.gguf.model import KV, Model

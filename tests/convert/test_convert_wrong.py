@@ -14,8 +14,8 @@ from checkpoints import DATA, write_checkpoint
 from mbuild.convert.checkpoint import open_checkpoint
 from mbuild.convert.checks.layout import check_layout
 from mbuild.convert.convert import convert_body, hyper_parameters
+from mbuild.convert.model_tensors import is_skipped, renamed
 from mbuild.convert.read.dtypes import OutType
-from mbuild.convert.selection import is_skipped, renamed
 from mbuild.core.errors import MbuildError
 
 CASES = sorted(path.stem for path in DATA.glob("*.json"))

@@ -21,11 +21,11 @@ from mbuild.convert.lora.base import Base, base_of_model
 from mbuild.convert.lora.factors import Pair, scaled
 from mbuild.convert.lora.mlx import MLX_WEIGHTS
 from mbuild.convert.lora.settings import LoraConfig
+from mbuild.convert.model_tensors import model_tensors, source_tensors
 from mbuild.convert.read.dtypes import OutType, to_f32
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.safetensors import DType
 from mbuild.convert.rows.rules import each
-from mbuild.convert.selection import model_tensors, source_tensors
 from mbuild.core.errors import FormatError, SourceError, UnsupportedError
 from mbuild.gguf.model import KV, Model, Tensor
 from mbuild.gguf.types import GGMLType, ValueType

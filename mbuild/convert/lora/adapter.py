@@ -21,6 +21,7 @@ from mbuild.convert.lora.factors import Pair, by_rules, pairs_by_rules, scaled
 from mbuild.convert.lora.mlx import MLX_WEIGHTS, mlx_adapter
 from mbuild.convert.lora.settings import LoraConfig, read_config
 from mbuild.convert.metadata.general import QUANTIZATION_VERSION, Parameters, general
+from mbuild.convert.model_tensors import is_skipped, renamed
 from mbuild.convert.read.dtypes import OutType, to_f32
 from mbuild.convert.read.files import CheckpointFiles
 from mbuild.convert.read.lazy import Lazy, lazy_of
@@ -29,7 +30,6 @@ from mbuild.convert.read.torch_files import read_torch_file
 from mbuild.convert.read.values import encode_checked
 from mbuild.convert.rows.names import name_map
 from mbuild.convert.rows.rules import Stacker
-from mbuild.convert.selection import is_skipped, renamed
 from mbuild.core.errors import FormatError, SourceError, UnsupportedError
 from mbuild.gguf.model import KV, Model, Tensor
 from mbuild.gguf.types import GGMLType, ValueType
@@ -223,7 +223,7 @@ def convert_adapter(adapter: LoraAdapter, base: Base, outtype: OutType = OutType
             raise FormatError(f"{WEIGHTS}: two tensors would be named {name}")
         tensors[name] = _tensor(name, item, resolved)
     parameters = Parameters.count((t.name, t.dims) for t in tensors.values())
-    entries = general(adapter.name, adapter.files, base.hp.arch, parameters, adapter=True)
+    entries = general(adapter.name, adapter.files, base.hp.arch, parameters, kind="adapter")
     alpha = adapter.config.written_alpha()
     entries.append(KV("adapter.lora.alpha", ValueType.FLOAT32, alpha))
     if tokens := adapter.config.invocation_tokens:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from mbuild.convert.lora.adapter import LoraAdapter, _known, open_adapter
 from mbuild.convert.lora.factors import by_rules, pairs_by_rules, scaled
 from mbuild.convert.lora.merging import Delta, LowRank, WholeWeight
+from mbuild.convert.model_tensors import is_skipped, renamed
 from mbuild.convert.read.files import CheckpointFiles
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.safetensors import DType
 from mbuild.convert.rows.names import name_map
 from mbuild.convert.rows.rules import Stacker
-from mbuild.convert.selection import is_skipped, renamed
 from mbuild.core.errors import FormatError, UnsupportedError
 from mbuild.gguf.types import GGMLType
 
