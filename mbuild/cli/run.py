@@ -137,7 +137,7 @@ def _asker(talker: Talker, asked: dict[str, Any]) -> Callable[[list[ChatTurn]], 
 
     def make(turns: list[ChatTurn]) -> Ask:
         if not chats:
-            raise UsageError("the model makes vectors of texts: it cannot answer")
+            raise UsageError("the model makes embeddings: it cannot answer")
         return Ask(tuple(turns), **asked)
 
     return make
@@ -327,7 +327,7 @@ def _asked(ctx: click.Context, store: str | None, path: str, body: Any) -> list[
     url = served_at(opened.private)
     if not url:
         raise UsageError(
-            f"no mbuild serve serves {opened.root}",
+            f"no mbuild serve runs on the store {opened.root}",
             hint="a model that mbuild run runs without it ends with the command",
         )
     return list(ask_server(urllib3.PoolManager(retries=False), url, path, body))

@@ -17,7 +17,7 @@ from mbuild.core.errors import UsageError
 from mbuild.core.suggest import did_you_mean, near
 from mbuild.language.parameters import PARAMETERS
 from mbuild.quant.choose import options
-from mbuild.server.types import (
+from mbuild.server.fields import (
     ANY,
     BOOL,
     FILES,

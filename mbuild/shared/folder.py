@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 
 from mbuild.core.errors import RegistryError, UnreachableError
 from mbuild.shared.naming import is_name, served_name
+from mbuild.store.blocks import write_past_cache
 from mbuild.store.files import fsync_directory, inherit, make_directories, remedy, sync, write_all
 from mbuild.store.shared import LARGEST_SMALL, StoredObject
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
     from mbuild.core.digest import Digest
     from mbuild.shared.locations import Location
 
@@ -91,12 +94,13 @@ class FolderStorage:
         return found
 
     def write_many(
-        self, objects: Mapping[str, bytes], blobs: Mapping[str, Mapping[Digest, int]] = {}
+        self, objects: Mapping[str, Buffer], blobs: Mapping[str, Mapping[Digest, int]] = {}
     ) -> None:
         """Write each beside, then rename it."""
         for name, data in objects.items():
             with self.temporary(name) as (temporary, target), open(temporary, "wb") as file:
-                self._fill(file.fileno(), [data])
+                inherit(file.fileno(), self._root)
+                write_past_cache(file.fileno(), memoryview(data).cast("B"))
                 os.replace(temporary, target)
 
     def create(self, name: str, data: bytes) -> bool:

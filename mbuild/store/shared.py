@@ -135,7 +135,7 @@ class SharedCache(Protocol):
     def put_piece(self, key: str, data: Buffer, digest: Digest) -> None:
         """Send a piece that is in no blob of the store, beside the build; its BLAKE3 is known.
 
-        It waits while too many bytes are on their way.
+        It waits while too many bytes are on their way. Nobody may change ``data`` afterwards.
         """
 
     def put_places(self, places: Mapping[str, RangePlace]) -> None:
@@ -204,7 +204,7 @@ class SharedStorage(Protocol):
         """Bytes of the objects that are there, asked for at once."""
 
     def write_many(
-        self, objects: Mapping[str, bytes], blobs: Mapping[str, Mapping[Digest, int]] = {}
+        self, objects: Mapping[str, Buffer], blobs: Mapping[str, Mapping[Digest, int]] = {}
     ) -> None:
         """Write small objects, each whole or not at all.
 

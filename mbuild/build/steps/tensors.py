@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING
 from mbuild.build.graph import StepContext
 from mbuild.build.steps.making import RangeMaker, WorkSource
 from mbuild.build.steps.models import digests_at_once
-from mbuild.build.steps.outputs import Variant, VariantFile, files_of, in_shards
+from mbuild.build.steps.outputs import (
+    OWN_WORK,
+    WORK_OF_OTHERS,
+    Variant,
+    VariantFile,
+    files_of,
+    in_shards,
+)
 from mbuild.build.steps.ranges import MadeRange, Range, RangeCache, ranges_of, room_for
 from mbuild.core.errors import CancelledError, MbuildError
 from mbuild.core.events import Code
@@ -56,8 +63,9 @@ def write_variants(
     work.elsewhere = work.asked_elsewhere(source, files)
     allow_open_files(sum(len(variant.shards) for variant in variants))
     with ExitStack() as stack:
+        rule = WORK_OF_OTHERS if work.elsewhere is not None else OWN_WORK
         lanes = [
-            _Lane(index, work, files_of(variant, cache, context.store, stack))
+            _Lane(index, work, files_of(variant, cache, context.store, stack, rule))
             for index, variant in enumerate(variants)
         ]
         total = sum(file.layout.size for lane in lanes for file in lane.files)
@@ -137,13 +145,12 @@ class _Work:
         self, source: WorkSource | None, files: OpenFiles
     ) -> RangesElsewhere | None:
         """The ranges that workers make, where there are some."""
-        pool = self._context.pool
-        if pool is None or source is None or source.is_foreign:
+        if self._context.pool is None or source is None or source.is_foreign:
             return None
         from mbuild.build.steps.elsewhere import RangesElsewhere
 
         asked = (source, self.variants, self.ranges, self._types)
-        return RangesElsewhere(pool, *asked, self._cache, files, self._context)
+        return RangesElsewhere(*asked, self._cache, files, self._context)
 
     def stop(self) -> None:
         """Let nothing more begin, here and elsewhere."""

@@ -1,7 +1,4 @@
-"""The types of the fields of requests: how each is checked, and its schema.
-
-The texts are those that Go's decoder has for values of other types.
-"""
+"""The types of fields in requests' bodies: Go's name of each, its JSON schema, and its check."""
 
 from __future__ import annotations
 
