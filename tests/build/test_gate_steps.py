@@ -240,5 +240,5 @@ def test_a_model_that_was_not_built_here_has_no_measures(tmp_path: Path) -> None
 @pytest.mark.parametrize("text", ["x", "-1", "nan", "1e9", "4.6,5", "4.", "", "4.6.1", "٤"])
 def test_bits_are_a_number(text: str) -> None:
     """What is none is said in the words of its option."""
-    with pytest.raises(UsageError, match="--bpw: .* is not a number of bits such as 4.6"):
+    with pytest.raises(UsageError, match=r"--bpw: .* is not a number of bits such as 4\.6"):
         types_asked({"quantize": (), "size": (), "bpw": (text,)})
