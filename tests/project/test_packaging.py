@@ -15,9 +15,9 @@ import sys
 import zipfile
 from pathlib import Path
 
+import installed
 import pytest
 from example_models import write_chat
-import installed
 
 from mbuild import __version__
 
