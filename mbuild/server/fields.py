@@ -74,23 +74,46 @@ def _list(go: str, item: Check) -> Check:
     return check
 
 
+def _fields(go: str, fields: Mapping[str, Check]) -> Check:
+    """An object; each of these fields of it is checked unless it is null."""
+
+    def check(value: Any, where: str) -> None:
+        if not isinstance(value, dict):
+            raise wrong_type(value, where, go)
+        for name, each in fields.items():
+            if value.get(name) is not None:
+                each(value[name], f"{where}.{name}")
+
+    return check
+
+
+_CALL = _fields(
+    "api.ToolCall",
+    {
+        "id": _scalar(str, "string"),
+        "function": _fields(
+            "api.ToolCallFunction",
+            {
+                "index": _scalar(int, "int"),
+                "name": _scalar(str, "string"),
+                "arguments": _mapping("api.ToolCallFunctionArguments", None),
+            },
+        ),
+    },
+)
+
 _MESSAGE_FIELDS: Mapping[str, tuple[str, Check]] = {
     "role": ("string", _scalar(str, "string")),
     "content": ("string", _scalar(str, "string")),
     "thinking": ("string", _scalar(str, "string")),
     "images": ("array", _list("[]api.ImageData", _scalar(str, "string"))),
-    "tool_calls": ("array", _list("[]api.ToolCall", _mapping("api.ToolCall", None))),
+    "tool_calls": ("array", _list("[]api.ToolCall", _CALL)),
     "tool_name": ("string", _scalar(str, "string")),
     "tool_call_id": ("string", _scalar(str, "string")),
 }
 
 
-def _message(value: Any, where: str) -> None:
-    if not isinstance(value, dict):
-        raise wrong_type(value, where, "api.Message")
-    for name, (_, check) in _MESSAGE_FIELDS.items():
-        if value.get(name) is not None:
-            check(value[name], f"{where}.{name}")
+_message = _fields("api.Message", {name: check for name, (_, check) in _MESSAGE_FIELDS.items()})
 
 
 def _size(value: Any, where: str) -> None:
@@ -111,29 +134,23 @@ def _texts(value: Any, where: str) -> None:
 
 
 STRING = Type("string", {"type": "string"}, _scalar(str, "string"))
-
 BOOL = Type("bool", {"type": "boolean"}, _scalar(bool, "bool"))
-
 ANY = Type("interface {}", {}, _anything)
-
 OBJECT = Type(
     "map[string]interface {}",
     {"type": "object"},
     _mapping("map[string]interface {}", None),
 )
-
 FILES = Type(
     "map[string]string",
     {"type": "object", "additionalProperties": {"type": "string"}},
     _mapping("map[string]string", _scalar(str, "string")),
 )
-
 TEXTS = Type(
     "interface {}",
     {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
     _texts,
 )
-
 MESSAGES = Type(
     "[]api.Message",
     {
@@ -151,17 +168,55 @@ LIST = Type(
     {"type": "array", "items": {"type": "string"}},
     _list("[]string", _scalar(str, "string")),
 )
-
 OBJECTS = Type(
     "[]map[string]interface {}",
     {"type": "array", "items": {"type": "object"}},
     _list("[]map[string]interface {}", _mapping("map[string]interface {}", None)),
 )
-
 NUMBERS = Type(
     "[]int", {"type": "array", "items": {"type": "integer"}}, _list("[]int", _scalar(int, "int"))
 )
-
 INTEGER = Type("int", {"type": "integer"}, _scalar(int, "int"))
-
 SIZE = Type("string", {"oneOf": [{"type": "string"}, {"type": "integer"}]}, _size)
+
+
+def _content(value: Any, where: str) -> None:
+    """A text, or its parts."""
+    if not isinstance(value, str):
+        _list("[]openai.ContentPart", _PART)(value, where)
+
+
+_PART = _fields(
+    "openai.ContentPart", {"type": _scalar(str, "string"), "text": _scalar(str, "string")}
+)
+
+_OPENAI_CALL = _fields(
+    "openai.ToolCall",
+    {
+        "id": _scalar(str, "string"),
+        "function": _fields(
+            "openai.ToolCallFunction",
+            {"name": _scalar(str, "string"), "arguments": _scalar(str, "string")},
+        ),
+    },
+)
+
+OPENAI_MESSAGES = Type(
+    "[]openai.Message",
+    {"type": "array", "items": {"type": "object"}},
+    _list(
+        "[]openai.Message",
+        _fields(
+            "openai.Message",
+            {
+                "role": _scalar(str, "string"),
+                "content": _content,
+                "reasoning": _scalar(str, "string"),
+                "tool_calls": _list("[]openai.ToolCall", _OPENAI_CALL),
+                "name": _scalar(str, "string"),
+                "tool_call_id": _scalar(str, "string"),
+            },
+        ),
+    ),
+)
+"""Messages as OpenAI has them: their content may come in parts, arguments come as text."""

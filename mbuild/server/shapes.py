@@ -27,6 +27,7 @@ from mbuild.server.fields import (
     NUMBERS,
     OBJECT,
     OBJECTS,
+    OPENAI_MESSAGES,
     SIZE,
     STRING,
     TEXTS,
@@ -218,6 +219,8 @@ _V1: Mapping[str, Type] = {
     "frequency_penalty": ANY,
     "presence_penalty": ANY,
     "stop": TEXTS,
+    "n": INTEGER,
+    "logit_bias": OBJECT,
     "logprobs": ANY,
     "options": OBJECT,
 }
@@ -226,7 +229,7 @@ V1_CHAT = Body(
     "ChatCompletionRequest",
     {
         **_V1,
-        "messages": OBJECTS,
+        "messages": OPENAI_MESSAGES,
         "tools": OBJECTS,
         "tool_choice": ANY,
         "response_format": OBJECT,
@@ -244,7 +247,7 @@ V1_COMPLETION = Body(
 )
 V1_EMBEDDINGS = Body(
     "EmbeddingsRequest",
-    {"model": STRING, "input": ANY, "encoding_format": STRING},
+    {"model": STRING, "input": ANY, "encoding_format": STRING, "dimensions": INTEGER},
     ("model", "input"),
     {"model": "mario", "input": "Hello"},
 )

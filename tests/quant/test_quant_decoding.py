@@ -13,7 +13,7 @@ from mbuild.convert.read.safetensors import DType
 from mbuild.gguf.types import GGMLType
 from mbuild.quant.compiled import decoding, repacking, written
 from mbuild.quant.compiled.decode_text import LANES
-from mbuild.quant.compiled.decoding import Form, decode, ready
+from mbuild.quant.compiled.decoding import Codes, decode, ready
 
 pytest.importorskip("llvmlite", reason="texts are compiled by llvmlite")
 
@@ -41,7 +41,7 @@ def numbers(kind: str, codes: Array) -> Array:
 
 @pytest.mark.parametrize("form", decoding.FORMS, ids=lambda form: "-".join(map(str, form)))
 @pytest.mark.parametrize(("width", "group"), [(64, 32), (256, 128), (160, 64), (96, 96), (32, 500)])
-def test_values_are_those_of_single_steps(form: Form, width: int, group: int) -> None:
+def test_values_are_those_of_single_steps(form: Codes, width: int, group: int) -> None:
     """A difference and a product in F32, each rounded, then the type: also of small halves."""
     rows, groups = 7, -(-width // group)
     random = np.random.default_rng(width)
@@ -98,8 +98,8 @@ def test_what_the_type_cannot_hold_is_left_to_who_names_it(made: GGMLType, facto
 @pytest.mark.parametrize(("width", "group"), [(48, 48), (64, 16), (128, 40), (0, 32)])
 def test_groups_that_are_no_whole_lanes_are_not_for_machine_code(width: int, group: int) -> None:
     """Nor are forms that no conversion asks for."""
-    assert not ready(Form("i8", False, GGMLType.BF16), width, group)
-    assert not ready(Form("e4m3", True, GGMLType.BF16), 64, 32)
+    assert not ready(Codes("i8", False, GGMLType.BF16), width, group)
+    assert not ready(Codes("e4m3", True, GGMLType.BF16), 64, 32)
 
 
 def test_without_machine_code_nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.once import Apart
-from mbuild.convert.read.runs import Pieces, SpreadRuns
+from mbuild.convert.read.runs import MovedBytes, Pieces, SpreadRuns
 from mbuild.convert.read.safetensors import BITS, DType
 from mbuild.convert.read.turned import in_strips
 from mbuild.core.errors import FormatError, UnsupportedError
@@ -101,8 +101,8 @@ class Lazy:
                 hint=CONTRADICTS,
             )
         same = self.move(shape, lambda values: values.reshape(shape))
-        kept = {"part": self.part, "grain": self.grain, "steps": self.steps}
-        return replace(same, **kept, encoded=self.encoded)
+        steps, encoded = self.steps, self.encoded
+        return replace(same, part=self.part, grain=self.grain, steps=steps, encoded=encoded)
 
     def transpose(self, *axes: int) -> Lazy:
         """The axes in another order; raises :class:`FormatError` for another number of axes."""
@@ -180,28 +180,10 @@ class Lazy:
 
         together = self.grain // old if self.grain % old == 0 else 1
         grain = new * max(together, 1)
-        return replace(moved, part=part, grain=grain, encoded=self._bytes_of(moved, change))
-
-    def _bytes_of(
-        self, moved: Lazy, change: Callable[[Array], Array]
-    ) -> Callable[[int, int, GGMLType], Array | None] | None:
-        """:attr:`encoded` of what moves elements at each position of the first axis by itself."""
-        made, old, new = self.encoded, math.prod(self.shape[1:]), math.prod(moved.shape[1:])
-        if made is None or self.layout is not None:
-            return None
-
-        def encoded(start: int, stop: int, type_: GGMLType) -> Array | None:
-            from mbuild.convert.read.dtypes import contiguous
-
-            first, last = start // new, stop // new
-            flat = None if start % new or stop % new else made(first * old, last * old, type_)
-            if flat is None:
-                return None
-            size = flat.size // ((last - first) * old)
-            values = flat.view(f"u{size}").reshape(last - first, *self.shape[1:])
-            return contiguous(change(values)).reshape(-1).view("u1")
-
-        return encoded
+        made, encoded = self.encoded, None
+        if made is not None and self.layout is None:
+            encoded = MovedBytes(made, self.shape[1:], new, change)
+        return replace(moved, part=part, grain=grain, encoded=encoded)
 
     def split(self, axis: int, sizes: Sequence[int]) -> list[Lazy]:
         """Consecutive parts of one axis; raises :class:`FormatError` unless they fill it."""
