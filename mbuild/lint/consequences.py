@@ -160,9 +160,7 @@ def _impossible_settings(seen: StageInFile) -> Iterator[Problem]:
 
     for change in settings:
         if change.kind == "set" and str(change.value).startswith(("= ", ": ")):
-            message = (
-                f"the value of {change.name} begins with {change.value[0]}: it is part of it"
-            )
+            message = f"the value of {change.name} begins with {change.value[0]}: it is part of it"
             hint = f"write SET {change.name} {change.value[2:].strip():.60}"
             yield _warn("sign-in-value", message, change.span, hint, None)
         try:
