@@ -113,7 +113,7 @@ class Leases:
         """
         leases = {key: Lease(self, lease_name(key)) for key in keys}
         names = [lease.name for lease in leases.values()]
-        atomic = self._is_atomic()
+        atomic = self.exclusive
         there = {} if atomic else self._guard.read_many(names)
         taken: dict[str, Lease] = {}
         for key, lease in leases.items():
@@ -133,7 +133,7 @@ class Leases:
         name = lease_name(key)
         found = self._guard.read_many([name])
         text = found.get(name, b"")
-        if name not in found or not (text or self._is_atomic()):
+        if name not in found or not (text or self.exclusive):
             return None  # where names cannot be removed an empty one is free
         holder, life = "another build", self._life
         try:
@@ -206,7 +206,8 @@ class Leases:
     def _read(self, name: str) -> bytes:
         return self._guard.read_many([name]).get(name, b"")
 
-    def _is_atomic(self) -> bool:
+    @property
+    def exclusive(self) -> bool:
         """Whether the storage knows who was first: tried once, for some only say that they do."""
         if self._atomic is None:
             self._atomic = self._guard.storage.can_lease and self._tried()

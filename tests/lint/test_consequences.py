@@ -60,6 +60,10 @@ TABLE = [
     ("FROM x / MERGE l WEIGHT -1", ""),
     ("FROM x / MERGE ./l / ADAPTER l", "4 merged-twice ADAPTER l is merged into the weights too"),
     ("FROM x / SET a.b 1 / SET a.b 2", "3 hidden-set this SET a.b is hidden by the SET on line 4"),
+    (
+        "FROM x / SET a.b = 1",
+        "3 sign-in-value the value of a.b begins with =: it is part of it",
+    ),
     ("FROM x / SET a.b 1 / UNSET a.b", "3 hidden-set this SET a.b is hidden by the UNSET on"),
     ("FROM x / UNSET a.b / SET a.b 1", ""),
     ("FROM x AS a / SET a.b 1 / FROM a / SET a.b 2", ""),

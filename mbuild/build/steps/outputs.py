@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from mbuild.store.manifest import Blob
     from mbuild.store.ports import BuildStore, Writer
 
+HandOut = Callable[["VariantFile", Sequence[tuple[str, RangePlace]]], object]
+"""Is given a file, and where its ranges lie, by their keys."""
+
 _SAVE_BYTES = 128 << 20  # output after which finished ranges are made durable at the latest
 _SHARE = 10  # at most one part in so many of the disk's time goes to that
 
@@ -119,6 +122,13 @@ class VariantFile:
         self._saving = False
         self._due = time.monotonic() + rule.seconds
         self._tensors = 0  # that are written
+        self._wanted: HandOut | None = None
+        self.before: Callable[[MadeRange], object] = lambda made: None
+        """Is told of each range before it is written."""
+
+    def hand_out(self, take: HandOut) -> None:
+        """Have ``take`` told soon, once, where all ranges lie that are written by then."""
+        self._wanted = take
 
     @property
     def ended(self) -> bool:
@@ -131,6 +141,7 @@ class VariantFile:
 
     def add(self, made: MadeRange, tell: Callable[[], None], *, last: bool) -> None:
         """Write the next range; ``last``: its tensor ends with it."""
+        self.before(made)
         if made.digest is not None:
             place = RangePlace("", self.writer.size, memoryview(made.data).nbytes, made.digest)
             self._done.append((made.key, place))
@@ -139,8 +150,9 @@ class VariantFile:
             size = self.layout.sizes[self._tensors]
             self._write(memoryview(bytes(padded(size, self.layout.alignment) - size)), tell)
             self._tensors += 1
-        if self._waits if self.ended else self._is_due():
-            self._save()
+        wanted, self._wanted = self._wanted, None
+        if wanted is not None or (self._waits if self.ended else self._is_due()):
+            self._save(wanted)
 
     def stop(self) -> None:
         """The build was stopped: let the next one find what is written."""
@@ -165,7 +177,7 @@ class VariantFile:
         late = time.monotonic() >= self._due and new >= self._rule.size
         return bool(self._done) and not self._saving and (late or new >= _SAVE_BYTES)
 
-    def _save(self) -> None:
+    def _save(self, wanted: HandOut | None = None) -> None:
         """Make what was written durable, and the ranges in it findable, beside the writing."""
 
         def note(path: str, written: int) -> None:
@@ -178,6 +190,9 @@ class VariantFile:
             now = time.monotonic()
             self._due = now + max(self._rule.seconds, _SHARE * (now - began))
             self._saving = False
+            if wanted is not None:
+                there = self._done[: self._noted]
+                wanted(self, [(key, place._replace(path=path)) for key, place in there])
 
         began = time.monotonic()
         self._saved, self._saving = self.writer.size, True

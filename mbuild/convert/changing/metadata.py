@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import UsageError
 from mbuild.core.suggest import did_you_mean, near
+from mbuild.core.units import parse_number
 from mbuild.gguf.hyperparameters import OF_ARCHITECTURE, WHOLE
 from mbuild.gguf.model import KV, Model
 from mbuild.gguf.types import ValueType
@@ -146,7 +147,7 @@ def _value(key: str, text: str, type_: ValueType) -> Any:
             return _TRUTH[text]
     elif type_ in _FLOATS:
         try:
-            number = float(text)
+            number = parse_number(text)
         except ValueError:
             number = math.nan
         if math.isfinite(number) and (type_ is not ValueType.FLOAT32 or abs(number) < 3.4028236e38):

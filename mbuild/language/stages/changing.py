@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import ModelfileError, UsageError
 from mbuild.core.suggest import did_you_mean
-from mbuild.core.units import parse_size
+from mbuild.core.units import parse_number, parse_size
 from mbuild.language.instructions import TYPES, Parameter, Problem
 from mbuild.language.parameters import PARAMETERS
 from mbuild.language.recipe import ModelChange
@@ -98,9 +98,12 @@ def _budget(rule: str, word: str, item: Any) -> str:
     """The type that a size or a number of bits stands for."""
     try:
         if rule == "size":
-            size = parse_size(word)
+            if not (size := parse_size(word)):
+                raise ValueError(word)
             return f"{size}B" if word[-1:].isdigit() else word
-        float(word)
+        if parse_number(word) > 0:
+            return f"{word.removeprefix('+')}bpw"
+        raise ValueError(word)
     except ValueError:
         message = f"{rule.upper()} {word:.40} is not a {'size' if rule == 'size' else 'number'}"
         hint = "write for example SIZE 4.2GB"
@@ -108,7 +111,6 @@ def _budget(rule: str, word: str, item: Any) -> str:
             hint = _number_meant(word) or "write for example BPW 4.6"
         problem = Problem(message, item.span, code="bad-size", suggestion=hint)
         raise ModelfileError([problem]) from None
-    return f"{word}bpw"
 
 
 def _splitting(word: str, phrase: Phrase) -> dict[str, Any]:
@@ -141,10 +143,10 @@ def _bad_regex(text: str, error: re.error, span: Span | None) -> Problem:
 def _weight(words: list[str], item: Any) -> float:
     text = words[0] if words else "1"
     try:
-        weight = float(text)
+        weight = parse_number(text)
     except ValueError:
         weight = math.nan
-    if not math.isfinite(weight) or abs(weight) > 1e6:
+    if math.isnan(weight) or abs(weight) > 1e6:
         hint = _number_meant(text) or "a number such as 0.5; a negative one subtracts the adapter"
         raise ModelfileError(
             [
@@ -172,6 +174,8 @@ def _layers(word: str, item: Any) -> range:
     first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
     if first > last or last >= MAX_LAYERS:
         hint = "count from 0: DROP LAYER 30 31, or DROP LAYER 30-31"
+        if re.fullmatch(r"[0-9,-]+", word) and "," in word:
+            hint = f"blanks stand between layers: DROP LAYER {' '.join(word.split(','))}"
         raise ModelfileError(
             [Problem(f"{word:.40} is not a layer", item.span, code="bad-layer", suggestion=hint)]
         )
@@ -186,6 +190,8 @@ def unset_of(item: Any, phrases: Phrases, read: Read, stage: Stage) -> None:
         wrong = next((word for word in words if not _KEY.fullmatch(word)), None)
         if wrong is not None:
             hint = f"a key of metadata, PARAMETER and a name, or {', '.join(UNSET_WORDS)}"
+            if wrong in PARAMETERS:
+                hint = f"write UNSET PARAMETER {wrong}"
             raise ModelfileError(
                 [
                     Problem(
@@ -256,13 +262,12 @@ def _size(words: list[str], span: Span | None) -> _Demand:
 
 def _bound(words: list[str], span: Span | None) -> _Demand:
     try:
-        found = float(words[0])
+        parse_number(words[0])
     except ValueError:
-        found = math.nan
-    if not math.isfinite(found):
         hint = _number_meant(words[0]) or "write a bound such as 0.05"
         message = f"{words[0]:.40} is not a number"
-        raise ModelfileError([Problem(message, span, code="bad-check", suggestion=hint)])
+        problem = Problem(message, span, code="bad-check", suggestion=hint)
+        raise ModelfileError([problem]) from None
     return words[0], "", 0
 
 
