@@ -134,10 +134,11 @@ def test_a_variant_in_shards_is_the_whole_one_split(
     assert next(blobs, None) is None
 
 
-TWELVE = [
-    GGMLType[name]
-    for name in "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 IQ4_NL MXFP4 F16 BF16 F32 Q4_0 Q8_0".split()
-]
+_G = GGMLType
+TWELVE = (
+    *(_G.Q4_0, _G.Q4_1, _G.Q5_0, _G.Q5_1, _G.Q8_0, _G.IQ4_NL),
+    *(_G.MXFP4, _G.F16, _G.BF16, _G.F32, _G.Q4_0, _G.Q8_0),
+)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7])
