@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from mbuild.build.graph import Result, Step, cache_key, describe
+from mbuild.build.graph import Result, Step
 from mbuild.build.rates import seconds_to_make
+from mbuild.build.results import cache_key, describe
 from mbuild.core.errors import MbuildError
 from mbuild.core.events import Code
 from mbuild.shared.lease_wait import LeaseWait

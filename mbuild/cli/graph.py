@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from mbuild.cli.build import build_options, read_request
+from mbuild.cli.asking import build_options, read_request
 from mbuild.cli.common import open_store, sharing, write_output
 from mbuild.core.errors import UsageError
 

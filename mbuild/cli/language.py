@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from mbuild.cli.common import open_store, read_limited, store_option, write_text
-from mbuild.cli.main import show_error
+from mbuild.cli.errors import show_error
 from mbuild.core.errors import MbuildError, ModelfileError
 from mbuild.language.instructions import Problem, Severity
 from mbuild.language.stages.opening import opens_stages

@@ -18,11 +18,11 @@ from itertools import islice
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, cast
 
-from lark import Lark, Token, Transformer
+from lark import Token, Transformer
 from lark.exceptions import UnexpectedInput
 
+from mbuild.core import grammars
 from mbuild.core.errors import ModelfileError
-from mbuild.core.grammars import grammar_text
 from mbuild.language.diagnosis import describe, meant_instruction, value_ended
 from mbuild.language.foreign import HEAD, recognise
 from mbuild.language.instructions import (
@@ -40,6 +40,8 @@ from mbuild.language.stages.words import STAGED_TYPES, StagedFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+    from lark import Lark
 
 MAX_BYTES = 16 * 2**20
 """The largest Modelfile that is read, in bytes."""
@@ -224,12 +226,10 @@ def _staged_grammar() -> Lark:
 
 
 def _lark(*names: str) -> Lark:
-    return Lark(
-        "\n".join(map(grammar_text, names)),
-        parser="lalr",
+    return grammars.parser(
+        *names,
         lexer="contextual",
         g_regex_flags=re.ASCII,
-        maybe_placeholders=False,
         propagate_positions=False,
         transformer=_Rows(),
     )

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from mbuild.runtime.child import READY
 from mbuild.runtime.failure import EngineDiedError, EngineError, NoEngineError
 from mbuild.runtime.spec import MEDIA_MARKER, EngineSpec
+from mbuild.work.cores import THREADS_VARIABLE, cores
 
 if TYPE_CHECKING:
     from mbuild.runtime.client import Client, EngineAnswer
@@ -188,8 +189,13 @@ def environment_of_engine() -> dict[str, str]:
         for name, value in os.environ.items()
         if name in _PASSED_ON or name.startswith("OMP_")
     }
-    # Python finds the package where this process has it, installed or not.
-    return {**environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return {
+        **environment,
+        # Python finds the package where this process has it, installed or not.
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        THREADS_VARIABLE: str(cores()),
+        "GGML_NO_BACKTRACE": "1",  # a debugger's lines would hide what was wrong
+    }
 
 
 def has_engine() -> bool:

@@ -227,7 +227,9 @@ def listed(pieces: Iterable[bytes], place: str) -> Iterator[StoredObject]:
                 name, size, modified = json.loads(line)
                 found = StoredObject(str(name), int(size), float(modified))
             except (ValueError, TypeError, OverflowError, RecursionError):
-                raise RegistryError(f"{place} lists what is no object: {line[:60]!r}") from None
+                raise RegistryError(
+                    f"{place} lists something that is not an object: {line[:60]!r}"
+                ) from None
             if is_name(found.name):
                 yield found
         if len(rest) > _LONGEST_LINE:

@@ -61,7 +61,7 @@ def _quota(groups: Path, own: Path) -> int:
     """
     least = 1 << 16
     for folder in _groups(groups, own):
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, ZeroDivisionError):
             quota, period = (folder / "cpu.max").read_text().split()
             if quota != "max":
                 least = min(least, -(-int(quota) // int(period)))
@@ -75,8 +75,10 @@ def _quota(groups: Path, own: Path) -> int:
 def _groups(root: Path, own: Path) -> list[Path]:
     """This process's control group and those around it, for both versions."""
     found = []
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         for line in own.read_text().splitlines():
+            if line.count(":") < 2:
+                continue
             _, controllers, path = line.split(":", 2)
             if controllers and "cpu" not in controllers.split(","):
                 continue

@@ -172,6 +172,18 @@ def test_threads_are_what_was_asked_for_else_what_the_system_gives(
             {"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"},
             1 << 16,
         ),
+        ("0::/a", {"a/cpu.max": "100000 0"}, 1 << 16),
+        ("0::/a", {"a/cpu.max": "1 100000"}, 1),
+        ("0::/a", {"a/cpu.max": "-5 100000"}, 1),
+        ("0::/a", {"a/cpu.max": "200000"}, 1 << 16),
+        ("0::/a", {"a/cpu.max": "", "cpu.max": "200000 100000\n"}, 2),
+        ("0::/a", {"a/cpu.max": "many 100000", "cpu.max": "200000 100000"}, 2),
+        ("0::/a", {"a/cpu.max": "9" * 5000 + " 1"}, 1 << 16),
+        ("4:cpu:/a", {"cpu/a/cpu.cfs_quota_us": "5", "cpu/a/cpu.cfs_period_us": "0"}, 1 << 16),
+        ("\nno group\n0::/a\n\n", {"a/cpu.max": "200000 100000"}, 2),
+        ("0::/../../b", {"cpu.max": "200000 100000"}, 2),
+        ("0::/a\0b", {"cpu.max": "200000 100000"}, 2),
+        ("", {"cpu.max": "200000 100000"}, 1 << 16),
     ],
 )
 def test_the_quota_of_control_groups_counts(

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mbuild.build.graph import canonical_json
-from mbuild.core.digest import BLAKE3, Digest
+from mbuild.core.digest import BLAKE3, Digest, canonical_json
 from mbuild.gguf.model import InPieces, Tensor, held_for
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant.quantize import SOURCES, VERSION

@@ -165,13 +165,12 @@ class _Work:
         self, source: WorkSource | None, files: OpenFiles
     ) -> RangesElsewhere | None:
         """The ranges that workers make, where there are some."""
-        pool = self._context.pool
-        if pool is None or source is None or source.is_foreign:
+        if self._context.pool is None or source is None or source.is_foreign:
             return None
         from mbuild.build.steps.elsewhere import RangesElsewhere
 
         asked = (source, self.variants, self.ranges, self._types)
-        return RangesElsewhere(pool, *asked, self.cache, files, self._context)
+        return RangesElsewhere(*asked, self.cache, files, self._context)
 
     def stop(self) -> None:
         """Let nothing more begin, here and elsewhere."""

@@ -13,8 +13,9 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.once import Apart
-from mbuild.convert.read.runs import Pieces, SpreadRuns
+from mbuild.convert.read.runs import MovedBytes, Pieces, SpreadRuns
 from mbuild.convert.read.safetensors import BITS, DType
+from mbuild.convert.read.turned import in_strips
 from mbuild.core.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ class Lazy:
     the values between two flat indices, one-dimensional, so that a tensor need not be in
     memory whole; ``grain`` is how many of them in a row are read together at least.
     ``steps``, of what is computed, gives the same values as ``part`` in several arrays, of as
-    many values as stay in the processor's cache.
+    many values as stay in the processor's cache; ``encoded`` gives their bytes as a type of
+    GGUF's, or None where that is not done in one go.
     """
 
     dtype: DType
@@ -65,6 +67,7 @@ class Lazy:
     part: Callable[[int, int], Array] | None = None
     grain: int = 1
     steps: Callable[[int, int], Iterator[Array]] | None = None
+    encoded: Callable[[int, int, GGMLType], Array | None] | None = None
 
     @property
     def unit(self) -> int:
@@ -98,13 +101,19 @@ class Lazy:
                 hint=CONTRADICTS,
             )
         same = self.move(shape, lambda values: values.reshape(shape))
-        return replace(same, part=self.part, grain=self.grain, steps=self.steps)
+        steps, encoded = self.steps, self.encoded
+        return replace(same, part=self.part, grain=self.grain, steps=steps, encoded=encoded)
 
     def transpose(self, *axes: int) -> Lazy:
         """The axes in another order; raises :class:`FormatError` for another number of axes."""
         self.need_dims(len(axes))
         shape = tuple(self.shape[axis] for axis in axes)
         moved = self.move(shape, lambda values: values.transpose(axes))
+        count = len(axes)
+        if self.part and axes == (*range(count - 2), count - 1, count - 2):
+            strips = in_strips(self.part, self.shape, self.grain)
+            if strips is not None:
+                return replace(moved, part=strips[0], grain=strips[1])
         return self._one_by_one(moved, lambda values: values.transpose(axes), axes[0] == 0)
 
     def slice(self, axis: int, start: int, stop: int | None = None, step: int = 1) -> Lazy:
@@ -170,7 +179,11 @@ class Lazy:
             return flat[start - first * new : stop - first * new]
 
         together = self.grain // old if self.grain % old == 0 else 1
-        return replace(moved, part=part, grain=new * max(together, 1))
+        grain = new * max(together, 1)
+        made, encoded = self.encoded, None
+        if made is not None and self.layout is None:
+            encoded = MovedBytes(made, self.shape[1:], new, change)
+        return replace(moved, part=part, grain=grain, encoded=encoded)
 
     def split(self, axis: int, sizes: Sequence[int]) -> list[Lazy]:
         """Consecutive parts of one axis; raises :class:`FormatError` unless they fill it."""

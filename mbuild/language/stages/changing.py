@@ -134,7 +134,7 @@ def change_of(item: Any, phrases: Phrases, read: Read, other: Callable[[str], An
 
 def _bad_regex(text: str, error: re.error, span: Span | None) -> Problem:
     message = f"{text:.60} is not a regular expression: {error}"
-    hint = "signs that are meant as they stand, such as ( and *, need a backslash before them"
+    hint = "characters that are meant literally, such as ( and *, need a backslash before them"
     return Problem(message, span, code="bad-regex", suggestion=hint)
 
 
@@ -145,7 +145,7 @@ def _weight(words: list[str], item: Any) -> float:
     except ValueError:
         weight = math.nan
     if not math.isfinite(weight) or abs(weight) > 1e6:
-        hint = _number_meant(text) or "a number such as 0.5; a negative one takes the adapter away"
+        hint = _number_meant(text) or "a number such as 0.5; a negative one subtracts the adapter"
         raise ModelfileError(
             [
                 Problem(

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, cast
 from lark import Lark, Token, Transformer
 from lark.exceptions import UnexpectedInput, UnexpectedToken
 
+from mbuild.core import grammars
 from mbuild.core.errors import ModelfileError
-from mbuild.core.grammars import grammar_text
 from mbuild.core.suggest import did_you_mean, near
 from mbuild.language.instructions import Problem
 from mbuild.language.printable import shape
@@ -71,13 +71,11 @@ class _Parts(Transformer[Token, Any]):
 
 @cache
 def _lark() -> Lark:
-    return Lark(
-        grammar_text("clauses.lark"),
-        parser="lalr",
+    return grammars.parser(
+        "clauses.lark",
         lexer="contextual",
         start=[word.lower() for word in USAGE],
         g_regex_flags=re.ASCII,
-        maybe_placeholders=False,
     )
 
 
