@@ -202,7 +202,12 @@ def prepared(wanted: Build, store: Store) -> tuple[Sequence[Resolved], tuple[Pla
         made = plan(recipe, sources, request, several=several)
         for each, target in zip(made, request.targets, strict=True):
             expected = wanted.expected(target)
-            plans.append(_checked(each, expected, wanted, target.label if several else ""))
+            try:
+                plans.append(_checked(each, expected, wanted, target.label if several else ""))
+            except MbuildError as error:
+                if script is None:
+                    raise
+                raise _located(error, script, store) from None
     if wanted.gate is not None:
         wanted.gate.before(found, plans)
     return found, tuple(plans)
@@ -214,11 +219,14 @@ def _checked(planned: Plan, expected: Sequence[Expectation], wanted: Build, labe
         return planned
     from mbuild.build.gates import ON_TEXT, checks_of
 
-    texts = {
-        (each.text, each.beside): wanted.context.imatrix(each.text, beside=each.beside)
-        for each in expected
-        if each.measure in ON_TEXT
-    }
+    texts = {}
+    for each in expected:
+        if each.measure in ON_TEXT:
+            try:
+                found = wanted.context.imatrix(each.text, beside=each.beside)
+            except MbuildError as error:
+                raise placed(error, Reference("", each.span)) from None
+            texts[each.text, each.beside] = found
     return planned._replace(checks=tuple(checks_of(planned, expected, texts, label)))
 
 
