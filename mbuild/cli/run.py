@@ -81,7 +81,7 @@ def run_command(
     asked = {"schema": _schema(options["shape"]), "think": _think(options["think"])}
     talker = _talker(opened, name, options)
     try:
-        make = _asker(talker, asked)
+        make = _asker(talker, asked | {"complete": bool(text)})
         if text:
             _answer(talker, make([_turn(talker, text)]), options)
         else:
