@@ -25,6 +25,9 @@ OWN = frozenset(
 )
 """Keys that say how the file is made: mbuild writes them."""
 
+LISTS = frozenset(("general.tags", "general.languages", "general.datasets"))
+"""Keys whose value is a list in every model that has them, as converters write them."""
+
 _SPLIT = "split."
 _KEY = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
 _NAMED = {
@@ -59,6 +62,7 @@ def set_key(model: Model, key: str, text: str) -> Model:
     that type, and for keys that are not to be set.
     """
     check_key(key)
+    _check_single(key)
     entries = {entry.key: entry for entry in model.metadata}
     old = entries.get(key)
     if old is not None and old.type is ValueType.ARRAY:
@@ -97,9 +101,18 @@ def check_setting(key: str, text: str) -> None:
     """
     check_key(key)
     row = WHOLE.get(key) or OF_ARCHITECTURE.get(key.partition(".")[2])
+    _check_single(key)
     if row is not None and row.type is not ValueType.ARRAY:
         typed = _TYPED.fullmatch(text) if row.type is not ValueType.STRING else None
         _value(key, typed[2] if typed else text, row.type)
+
+
+def _check_single(key: str) -> None:
+    if key in LISTS:
+        raise UsageError(
+            f"SET {key}: it is a list, which SET cannot write",
+            hint="change the files that the model is converted from",
+        )
 
 
 def check_key(key: str) -> None:
