@@ -35,9 +35,11 @@ class Coding(NamedTuple):
 
     def ready(self, type_: GGMLType, width: int) -> bool:
         """Whether machine code makes values of a type of rows of so many."""
-        from mbuild.quant.compiled.decoding import Form, ready
+        from mbuild.quant.compiled.decoding import CodeForm, ready
 
-        return type_ in _STORED and ready(Form(self.kind, self.points, type_), width, self.group)
+        return type_ in _STORED and ready(
+            CodeForm(self.kind, self.points, type_), width, self.group
+        )
 
 
 @dataclass(frozen=True, slots=True)
