@@ -358,7 +358,10 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     yield "git-lfs", written(b"version https://git-lfs.github.com/spec/v1\n")
     yield "tar format", written(b"a" * 257 + b"ustar" + bytes(300))
     yield "has no end", written(good[:end])
-    yield "directory cannot be", written(good[: end + 10] + b"\xff\x7f" * 6 + b"\x00\x00")
+    yield (
+        "directory has no possible size",
+        written(good[: end + 10] + b"\xff\x7f" * 6 + b"\x00\x00"),
+    )
     yield "directory is damaged", written(good.replace(b"PK\x01\x02", b"PK\x01\x09"))
     yield "without data.pkl", written(good.replace(b"data.pkl", b"data.pkX"))
     yield "is compressed", zipped(path, bytes(5000), method=zipfile.ZIP_DEFLATED)

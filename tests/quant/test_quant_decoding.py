@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from llvmlite import ir
 
 from mbuild.convert.read.dtypes import encode, to_f32
 from mbuild.convert.read.fp4 import E2M1
 from mbuild.convert.read.safetensors import DType
 from mbuild.gguf.types import GGMLType
-from mbuild.quant.compiled import decoding, llvm, loader, repacking, written
+from mbuild.quant.compiled import decoding, repacking, written
 from mbuild.quant.compiled.decode_text import LANES
-from mbuild.quant.compiled.decoding import CodeForm, decode, ready
-from mbuild.quant.compiled.row_text import LONG, WORD, RowText, same
+from mbuild.quant.compiled.decoding import Codes, decode, ready
+
+pytest.importorskip("llvmlite", reason="texts are compiled by llvmlite")
 
 Array = np.ndarray[Any, Any]
 
@@ -41,7 +41,7 @@ def numbers(kind: str, codes: Array) -> Array:
 
 @pytest.mark.parametrize("form", decoding.FORMS, ids=lambda form: "-".join(map(str, form)))
 @pytest.mark.parametrize(("width", "group"), [(64, 32), (256, 128), (160, 64), (96, 96), (32, 500)])
-def test_values_are_those_of_single_steps(form: CodeForm, width: int, group: int) -> None:
+def test_values_are_those_of_single_steps(form: Codes, width: int, group: int) -> None:
     """A difference and a product in F32, each rounded, then the type: also of small halves."""
     rows, groups = 7, -(-width // group)
     random = np.random.default_rng(width)
@@ -98,8 +98,8 @@ def test_what_the_type_cannot_hold_is_left_to_who_names_it(made: GGMLType, facto
 @pytest.mark.parametrize(("width", "group"), [(48, 48), (64, 16), (128, 40), (0, 32)])
 def test_groups_that_are_no_whole_lanes_are_not_for_machine_code(width: int, group: int) -> None:
     """Nor are forms that no conversion asks for."""
-    assert not ready(CodeForm("i8", False, GGMLType.BF16), width, group)
-    assert not ready(CodeForm("e4m3", True, GGMLType.BF16), 64, 32)
+    assert not ready(Codes("i8", False, GGMLType.BF16), width, group)
+    assert not ready(Codes("e4m3", True, GGMLType.BF16), 64, 32)
 
 
 def test_without_machine_code_nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,23 +134,3 @@ def test_blocks_hold_the_same_numbers(type_: GGMLType) -> None:
     wanted = np.array(E2M1, np.float32)[pairs] * to_f32(bytes_, dtype)[:, None]
     made = gguf.quants.dequantize(out, gguf.GGMLQuantizationType(int(type_)))
     assert np.array_equal(made.reshape(-1), wanted.reshape(-1))
-
-
-class LargestText(RowText):
-    """The largest of rows of eight numbers, which are whole."""
-
-    def __init__(self) -> None:
-        super().__init__("largest", ("source",), ("rows",))
-        kind = ir.VectorType(WORD, 8)
-        with self.loop(LONG(0), self.counts["rows"], 1, [same(kind, 0)]) as (row, (top,), end):
-            place = self.place("source", self.at.mul(row, LONG(8)), 2, kind)
-            end([self.larger(top, self.at.load(place, align=1))])
-        self.at.ret(self.largest(self.results[0]))
-
-
-def test_loops_carry_values_and_places_count_elements() -> None:
-    """What all texts about rows are made of, in the smallest one."""
-    call = loader.load(llvm.compiled(str(LargestText().module)), "largest")
-    numbers = np.random.default_rng(0).integers(0, 1 << 32, 40, np.uint32)
-    assert call(numbers, 5) == numbers.max()
-    assert call(numbers, 2) == numbers[:16].max()

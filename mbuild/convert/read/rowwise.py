@@ -35,11 +35,9 @@ class Coding(NamedTuple):
 
     def ready(self, type_: GGMLType, width: int) -> bool:
         """Whether machine code makes values of a type of rows of so many."""
-        from mbuild.quant.compiled.decoding import CodeForm, ready
+        from mbuild.quant.compiled.decoding import Codes, ready
 
-        return type_ in _STORED and ready(
-            CodeForm(self.kind, self.points, type_), width, self.group
-        )
+        return type_ in _STORED and ready(Codes(self.kind, self.points, type_), width, self.group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +87,7 @@ def by_rows(
     all axes but the last. At least ``together`` of them are opened at once. With ``coding`` they
     may be :class:`CodedRows`.
     """
-    width = shape[-1]
-    count = math.prod(shape[:-1])
+    width, count = shape[-1], math.prod(shape[:-1])
 
     def part(start: int, stop: int) -> Array:
         first, last = start // width, -(-stop // width)

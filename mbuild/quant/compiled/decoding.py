@@ -22,7 +22,7 @@ LANES = 32
 F32, F16, BF16 = GGMLType.F32, GGMLType.F16, GGMLType.BF16
 
 
-class CodeForm(NamedTuple):
+class Codes(NamedTuple):
     """What codes become: their kind, as :mod:`decode_text` has it, whether they have zero points,
     and the type of the values."""
 
@@ -32,7 +32,7 @@ class CodeForm(NamedTuple):
 
 
 CODES = (("e4m3", False), ("i8", False), ("i8", True), ("u8", True), ("u4", True))
-FORMS = tuple(CodeForm(*codes, made) for codes in CODES for made in (F32, F16, BF16))
+FORMS = tuple(Codes(*codes, made) for codes in CODES for made in (F32, F16, BF16))
 """Those that a conversion can ask for."""
 
 _TOO_LARGE = {F32: 0x7F800000, F16: 0x477FF000, BF16: 0x7F7F8000}
@@ -41,7 +41,7 @@ _TOO_LARGE = {F32: 0x7F800000, F16: 0x477FF000, BF16: 0x7F7F8000}
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def kernel_name(form: CodeForm) -> str:
+def kernel_name(form: Codes) -> str:
     """The name under which the machine code is kept, which changes with its text."""
     kind = f"{form.kind}-points" if form.points else form.kind
     prefix = f"{NAME}-{kind}-{form.made.name}".lower()
@@ -49,7 +49,7 @@ def kernel_name(form: CodeForm) -> str:
 
 
 @cache
-def _function(form: CodeForm) -> Callable[..., int] | None:
+def _function(form: Codes) -> Callable[..., int] | None:
     """The machine code; None where it cannot be had."""
 
     def text() -> str:
@@ -60,7 +60,7 @@ def _function(form: CodeForm) -> Callable[..., int] | None:
     return written.found(kernel_name(form), NAME, text)
 
 
-def ready(form: CodeForm, width: int, group: int) -> bool:
+def ready(form: Codes, width: int, group: int) -> bool:
     """Whether :func:`decode` can make rows of ``width`` values: there is machine code, and groups
     and rows are multiples of :data:`LANES`."""
     whole = width > 0 and width % LANES == 0 and (group % LANES == 0 or group >= width)
@@ -79,7 +79,7 @@ def decode(
     hold.
     """
     made = {"<f4": F32, "<f2": F16, "<u2": BF16}[out.dtype.str]
-    form, (rows, width) = CodeForm(kind, points is not None, made), out.shape
+    form, (rows, width) = Codes(kind, points is not None, made), out.shape
     call = _function(form) if rows and ready(form, width, group) else None
     if call is None:
         return False
