@@ -13,9 +13,14 @@ from pathlib import Path
 
 import pytest
 from example_models import settle, write_chat
+from fakes_shared import MemoryStorage
+from fakes_store import MemoryStore
 from shared_storages import clean_environment, storage
 
 import mbuild as api
+from mbuild.build.steps.flight import flight_of
+from mbuild.build.steps.ranges import RangeCache
+from mbuild.shared.cache import TeamCache
 
 JOB = """
 import os, sys, time
@@ -171,3 +176,21 @@ def test_parts_of_two_types_make_no_range_twice(jobs: Jobs) -> None:
     made = jobs.made()
     assert len(made) == len(set(made)) > 20
     assert os.listdir(jobs.work / "storage/shared/v1/lease") == []
+
+
+def test_who_can_be_told_of_others(tmp_path: Path) -> None:
+    """A job on a cache that it writes, which knows who was first, and of a known source."""
+    store = MemoryStore(tmp_path / "store")
+    known = {"gguf": "x"}
+    assert flight_of(RangeCache(store, known), store.blobs) is None
+    for place, writes, origin, told in (
+        (MemoryStorage(), True, known, True),
+        (MemoryStorage(), True, None, False),
+        (MemoryStorage(), False, known, False),
+        (MemoryStorage(can_lease=False), True, known, False),
+    ):
+        cache = TeamCache([] if writes else [place], place if writes else None, store.blobs)
+        store.shared = cache
+        flight = flight_of(RangeCache(store, origin), store.blobs)
+        assert (flight is not None) is told
+        cache.close()

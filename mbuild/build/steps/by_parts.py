@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mbuild.build.graph import canonical_json
 from mbuild.build.sources.spans import SpanPart, Spans, read_missing
 from mbuild.build.sources.values import README
 from mbuild.build.steps.origins import CheckpointOrigin, GGUFOrigin
 from mbuild.build.steps.ranges import RANGE
 from mbuild.build.steps.weights import CONVERTER_VERSION
-from mbuild.core.digest import BLAKE3, Digest, DigestError
+from mbuild.core.digest import BLAKE3, Digest, DigestError, canonical_json
 from mbuild.quant.compiled.chunks import why_unavailable
 from mbuild.store.copying import hash_file
 from mbuild.store.records import PART_READ

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from mbuild.build.graph import canonical_json
+from mbuild.core.digest import canonical_json
 from mbuild.shared.lease_wait import LeaseWait
 from mbuild.work.beside import Beside
 

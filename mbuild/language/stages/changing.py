@@ -239,6 +239,8 @@ def check_of(item: Any, phrases: Phrases, read: Read) -> Expectation:
     head = phrases.head
     measure = head.keywords[0].lower()
     compare = next((each for each in head.keywords if each[0] in "<>"), "")
+    if measure == "answers":
+        _keep_quotes(head.words, item.span)
     words = [read(word) for word in head.words]
     value, text, chunks = _READ.get(measure, _nothing)(words, item.span)
     return Expectation(measure, compare, value, text, item.span, chunks)
@@ -279,6 +281,16 @@ def _over_text(words: list[str], span: Span | None) -> _Demand:
         problem = Problem(message, span, code="bad-check", suggestion="write a whole number")
         raise ModelfileError([problem])
     return value, words[1], int(chunks or 0)
+
+
+def _keep_quotes(words: Sequence[Word], span: Span | None) -> None:
+    """Refuse quotes inside a prompt or an expression: words lose theirs, and would mean less."""
+    for word in words:
+        inner = word.text[1:-1] if word.text[0] == word.text[-1] == '"' else word.text
+        if '"' in inner and "${" not in inner:
+            message = f"the quotes inside {word.text:.60} would be lost"
+            hint = "quotes go around the whole; \\x22 stands for one in the expression"
+            raise ModelfileError([Problem(message, span, code="bad-check", suggestion=hint)])
 
 
 def _answers(words: list[str], span: Span | None) -> _Demand:
