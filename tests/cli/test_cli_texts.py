@@ -67,3 +67,13 @@ def test_options_take_sizes_and_ages_as_people_write_them() -> None:
     for kind in (SizeType(), AgeType()):
         with pytest.raises(click.UsageError):
             kind.convert("soon", None, None)
+
+
+def test_a_table_fits_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its columns move together, then the first one is cut; elsewhere it is as wide as it is."""
+    rows = [("NAME", "OWN", "TOTAL"), ("localhost:5099/me/mario:latest", "0 B", "1.5 MB")]
+    assert table(rows, frozenset({1, 2}))[1] == "localhost:5099/me/mario:latest    0 B    1.5 MB"
+    for columns, longest in ((45, 45), (40, 40), (20, 29)):
+        monkeypatch.setattr("mbuild.cli.meter.columns_of", lambda columns=columns: columns)
+        lines = table(rows, frozenset({1, 2}))
+        assert max(map(len, lines)) <= longest and lines[1].endswith("  1.5 MB")
