@@ -233,6 +233,8 @@ def _text_of(each: Expectation, context: Context) -> SourceFile:
     try:
         return context.imatrix(each.text, beside=each.beside)
     except MbuildError as error:
+        if not each.beside:  # the command line names it
+            raise
         raise placed(error, Reference("", each.span)) from None
 
 
