@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import zlib
+from collections.abc import Iterator
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -30,7 +31,20 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from mbuild.gguf.types import GGMLType  # noqa: E402
-from mbuild.quant.compiled import cache, chunk_text, chunks, elf, llvm, merge_text, merges, packed  # noqa: E402
+from mbuild.quant.compiled import (  # noqa: E402
+    cache,
+    chunk_text,
+    chunks,
+    decode_text,
+    decoding,
+    elf,
+    llvm,
+    merge_text,
+    merges,
+    packed,
+    repack_text,
+    repacking,
+)
 from mbuild.quant.compiled.isolation import import_numba  # noqa: E402
 from mbuild.quant.kernels import target  # noqa: E402
 from mbuild.quant.table import TYPES, Kernel, kernel, supports  # noqa: E402
@@ -60,16 +74,16 @@ def compiled(one: Kernel) -> bytes:
     return bytes(compiler.library(one).emit_native_object())
 
 
-def digesting(level: str) -> bytes:
-    """The object file of what digests parts of files."""
-    text = chunk_text.ChunksText(chunks.NAME).write()
-    return llvm.compiled(text, level, ",".join(target.features_of(level)))
-
-
-def merging(level: str, pair: merges.Pair) -> bytes:
-    """The object file of what folds adapters into weights of one type that become another's."""
-    text = merge_text.MergeText(merges.NAME, *pair).write()
-    return llvm.compiled(text, level, ",".join(target.features_of(level)))
+def texts() -> Iterator[tuple[str, str]]:
+    """The names of the functions whose LLVM text mbuild writes, and the texts."""
+    yield chunks.kernel_name(), chunk_text.ChunksText(chunks.NAME).write()
+    for pair in merges.PAIRS:
+        yield merges.kernel_name(pair), merge_text.MergeText(merges.NAME, *pair).write()
+    for form in decoding.FORMS:
+        yield decoding.kernel_name(form), decode_text.DecodeText(decoding.NAME, *form).write()
+    for type_, sizes in repacking.FORMS.items():
+        text = repack_text.RepackText(repacking.NAME, *sizes).write()
+        yield repacking.kernel_name(type_), text
 
 
 def write_level(folder: Path, level: str, types: list[GGMLType]) -> None:
@@ -88,8 +102,8 @@ def write_level(folder: Path, level: str, types: list[GGMLType]) -> None:
     digests = {}
     with context.Pool(min(cores(), len(todo)), maxtasksperchild=1) as pool:
         made = zip((one.name for one in todo), pool.imap(compiled, todo), strict=True)
-        further = [(chunks.kernel_name(), digesting(level))]
-        further += [(merges.kernel_name(pair), merging(level, pair)) for pair in merges.PAIRS]
+        features = ",".join(target.features_of(level))
+        further = ((name, llvm.compiled(text, level, features)) for name, text in texts())
         for name, code in chain(made, further):
             elf.ObjectFile(code).image(0)  # raises for a file that only LLVM could load
             (folder / level / f"{name}.o.z").write_bytes(zlib.compress(code, 9))

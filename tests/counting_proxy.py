@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from http_in_thread import answering
+
 from mbuild.core.digest import Digest
 from mbuild.registry.transfer.partial import JOURNAL, PREFIX, Span, merged
 
@@ -196,22 +198,9 @@ def lost_of(body: Carried, spans: list[Span]) -> int:
     return end - start - sum(max(0, min(end, last) - max(start, first)) for first, last in spans)
 
 
-class _Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is none."""
-
-
 @contextmanager
 def counting_proxy(upstream: str) -> Iterator[tuple[CountingProxy, str]]:
     """A proxy before ``HOST:PORT`` for a ``with`` block, and its own ``127.0.0.1:PORT``."""
     proxy = CountingProxy(upstream)
-    server = _Server(("127.0.0.1", 0), type("Bound", (_Handler,), {"proxy": proxy}))
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    try:
-        yield proxy, f"127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with answering(type("Bound", (_Handler,), {"proxy": proxy})) as host:
+        yield proxy, host

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
+from typing_extensions import Buffer
+
 from mbuild.core.digest import Digest
 from mbuild.core.errors import UnreachableError
 from mbuild.store.shared import StoredObject
@@ -60,7 +62,7 @@ class MemoryStorage:
         return {name: len(self.held[name]) for name in names if name in self.held}
 
     def write_many(
-        self, objects: Mapping[str, bytes], blobs: Mapping[str, Mapping[Digest, int]] = {}
+        self, objects: Mapping[str, Buffer], blobs: Mapping[str, Mapping[Digest, int]] = {}
     ) -> None:
         """Write."""
         self._ask("write", objects)

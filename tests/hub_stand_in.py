@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from http_in_thread import answering
+
 from mbuild.registry.hub.listing import git_oid
 
 TOKEN = "hf_testing"
@@ -383,26 +385,13 @@ _ROUTES = (
 )
 
 
-class _Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away is no error."""
-
-
 @contextmanager
 def hub_stand_in() -> Iterator[HubStandIn]:
     """The Hub under one port, its storage under another."""
     hub = HubStandIn()
     handler = type("Handler", (_Handler,), {"hub": hub})
     with ExitStack() as stack:
-        ports = []
-        for _ in range(2):
-            server = stack.enter_context(_Server(("127.0.0.1", 0), handler))
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            stack.callback(server.shutdown)
-            ports.append(server.server_address[1])
-        hub.url = f"http://127.0.0.1:{ports[0]}"
-        hub.storage = f"http://127.0.0.1:{ports[1]}"
+        hub.url = f"http://{stack.enter_context(answering(handler))}"
+        hub.storage = f"http://{stack.enter_context(answering(handler))}"
         assert urlsplit(hub.url).port != urlsplit(hub.storage).port
         yield hub

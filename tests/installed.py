@@ -44,11 +44,13 @@ def once(name: str, packages: Sequence[str], install: Callable[[Path], None]) ->
 def from_pypi(name: str, packages: Sequence[str]) -> Path:
     """The ``bin`` folder of an environment with packages of PyPI."""
 
-    def install(place: Path) -> None:
-        venv.create(place, with_pip=False)
-        subprocess.run([*_pip(place / "bin" / "python"), *packages], check=True, timeout=550)
+    return once(name, packages, lambda place: environment(place, *packages)) / "bin"
 
-    return once(name, packages, install) / "bin"
+
+def environment(place: Path, *packages: str | Path) -> None:
+    """A new virtual environment with packages, and with pip only where that is one of them."""
+    venv.create(place, with_pip=False)
+    subprocess.run([*_pip(place / "bin" / "python"), *packages], check=True, timeout=550)
 
 
 def _pip(python: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -23,7 +24,7 @@ import uvicorn
 
 from mbuild.server import run
 from mbuild.server.security import AccessPolicy
-from mbuild.server.service import Service
+from mbuild.server.service import Service, ServiceOptions
 from mbuild.store import Store
 
 
@@ -131,14 +132,23 @@ class LiveServer(Server):
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
+class _Server(uvicorn.Server):
+    """Ends soon after it is told to: uvicorn itself looks ten times a second."""
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):
+            await asyncio.sleep(0.01)
+
+
 @contextmanager
 def serving_here(root: Path, **options: Any) -> Iterator[Server]:
-    """A server in a thread of this process; ``options`` as for :class:`Service`."""
-    service = Service(root, options.pop("policy", AccessPolicy()), **options)
+    """A server in a thread of this process; ``options`` as for it and for its service."""
+    policy, upstream = options.pop("policy", AccessPolicy()), options.pop("upstream", None)
+    service = Service(root, policy, upstream, ServiceOptions(**options))
     sock = run.listen("127.0.0.1", 0)
     config = run.configuration(service)
     config.timeout_graceful_shutdown = 1
-    server = uvicorn.Server(config)
+    server = _Server(config)
     thread = threading.Thread(target=lambda: server.run(sockets=[sock]), daemon=True)
     thread.start()
     client = Server(root, run.url_of(sock))

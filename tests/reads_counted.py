@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mbuild.build.steps.ranges import cut
-from mbuild.convert.read import affine, lazy, once, packed
+from mbuild.convert.read import affine, lazy, once, packed, turned
 from mbuild.convert.read.safetensors import StoredTensor
 from mbuild.gguf.model import Tensor
 
@@ -64,6 +64,8 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> Counted:
     monkeypatch.setattr(StoredTensor, "read", noted)
     monkeypatch.setattr(lazy, "_LONG_RUN", 16)
     monkeypatch.setattr(once, "GRAIN", 1)
+    monkeypatch.setattr(turned, "LARGE", 1024)
+    monkeypatch.setattr(turned, "STRIP", 256)
     for module in (packed, affine):
         monkeypatch.setattr(module, "_TOGETHER", 256)
     return found

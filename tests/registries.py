@@ -8,7 +8,6 @@ import http.server
 import json
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import httpx
+from http_in_thread import answering
 from programs import need
 
 USER, PASSWORD = "mario", "it's:me"
@@ -165,13 +165,8 @@ def serving_tokens(tokens: TokenServer) -> Iterator[str]:
         def log_message(self, *arguments: Any) -> None:
             """Nothing."""
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/token"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with answering(Handler) as host:
+        yield f"http://{host}/token"
 
 
 def _base64(data: bytes) -> str:

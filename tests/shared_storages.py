@@ -8,14 +8,15 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 import httpx
 import pytest
+from http_in_thread import answering
 from live_server import LiveServer
 from registries import docker_registry, free_port
 
@@ -36,7 +37,7 @@ def storage(kind: str, folder: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
         if kind == "folder":
             yield str(folder / "shared"), {}
         elif kind == "s3":
-            yield stack.enter_context(bucket())
+            yield bucket()
         elif kind == "registry":
             host = stack.enter_context(docker_registry(folder, deletes=True))
             yield f"oci://{host}/team/cache", {}
@@ -51,39 +52,51 @@ def storage(kind: str, folder: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
             yield stack.enter_context(bazel_stand_in()), {}
 
 
-@contextmanager
-def bucket() -> Iterator[tuple[str, Mapping[str, str]]]:
-    """moto's server with an empty bucket; skips where it is not installed."""
+def bucket() -> tuple[str, Mapping[str, str]]:
+    """An empty bucket on moto's server; skips where that is not installed."""
     pytest.importorskip("moto.server")
     pytest.importorskip("s3fs")
+    url, _ = _moto()
+    with httpx.Client(base_url=url, timeout=5, trust_env=False, verify=False) as client:
+        client.post("/moto-api/reset").raise_for_status()
+        client.put("/team").raise_for_status()
+    return (
+        "s3://team/models",
+        {
+            "AWS_ENDPOINT_URL": url,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        },
+    )
+
+
+MOTO = """
+import os, sys, threading
+from moto.server import main
+
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+main(["-H", "127.0.0.1", "-p", sys.argv[1]])
+"""
+"""It ends with the process that holds the other end of its standard input."""
+
+
+@cache
+def _moto() -> tuple[str, subprocess.Popen[bytes]]:
+    """moto's server, which takes seconds to start, and so runs as long as the tests; its URL."""
     port = free_port()
-    url = f"http://127.0.0.1:{port}"
     process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        [sys.executable, "-c", MOTO, str(port)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    try:
-        for _ in range(600):
-            try:
-                made = httpx.put(f"{url}/team", timeout=5, trust_env=False, verify=False)
-                assert made.status_code == 200, made.text
-                break
-            except httpx.TransportError:
-                assert process.poll() is None, "moto has ended"
-                time.sleep(0.05)
-        yield (
-            "s3://team/models",
-            {
-                "AWS_ENDPOINT_URL": url,
-                "AWS_ACCESS_KEY_ID": "test",
-                "AWS_SECRET_ACCESS_KEY": "test",
-                "AWS_DEFAULT_REGION": "us-east-1",
-            },
-        )
-    finally:
-        process.terminate()
-        process.wait(10)
+    for _ in range(600):
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            break
+        assert process.poll() is None, "moto has ended"
+        time.sleep(0.05)
+    return f"http://127.0.0.1:{port}", process
 
 
 SSH = """
@@ -164,13 +177,8 @@ class _Bazel(http.server.BaseHTTPRequestHandler):
 def bazel_stand_in() -> Iterator[str]:
     """A stand-in for bazel-remote, which no registry of packages has."""
     handler = type("Handler", (_Bazel,), {"objects": {}})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/cache"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with answering(handler) as host:
+        yield f"http://{host}/cache"
 
 
 def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from http_in_thread import answering
 from registries import digest_of
 
 from mbuild.store.manifest import CONFIG_TYPE, MANIFEST_TYPE
@@ -309,23 +310,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Nothing."""
 
 
-class _Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is none."""
-
-
 @contextmanager
 def stand_in(registry: StandIn | None = None) -> Iterator[tuple[StandIn, str]]:
     """A registry for a ``with`` block, and ``127.0.0.1:PORT``."""
     registry = registry or StandIn()
     handler = type("Bound", (Handler,), {"registry": registry})
-    server = _Server(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    try:
-        yield registry, f"127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with answering(handler) as host:
+        yield registry, host

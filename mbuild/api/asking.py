@@ -10,13 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.api.keywords import with_defaults
-from mbuild.build.asked import Asked, script_of
-from mbuild.build.prepare import (
-    Build,
-    check_unasked_names,
-    read_recipe,
-    targets,
-)
+from mbuild.build.asked import Asked, script_of, targets
+from mbuild.build.prepare import Build, check_unasked_names, read_recipe
 from mbuild.build.request import BuildRequest
 from mbuild.build.sources.resolve import LocalContext
 from mbuild.build.splitting import HALVES, SPLITTING, Halves, Splitting

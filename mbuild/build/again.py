@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.build.fetching import Fetching, PullMode
 from mbuild.build.history import History, modelfile_text
-from mbuild.build.lock import UNQUANTIZED, BuildLock, locked_quantization, locked_request
+from mbuild.build.lock import BuildLock, locked_quantization, locked_request
 from mbuild.build.locked import Locked
+from mbuild.build.pins import UNQUANTIZED
 from mbuild.build.prepare import Build, kept_recipe, read_recipe
 from mbuild.build.rebuild import Unchanged
 from mbuild.build.request import BuildRequest, Posted, Script, Target
@@ -142,22 +143,33 @@ def _context(script: Script, store: Store, on_read: OnRead, elsewhere: Path | No
     )
 
 
+class Untold(NamedTuple):
+    """What a statement does not tell of a build.
+
+    ``on_read`` is told of files that are read for their digests, ``elsewhere`` is where sources
+    lie that are not in the Modelfile's folder (any more), ``arguments`` are the values that
+    the statement withholds.
+    """
+
+    on_read: OnRead
+    elsewhere: Path | None = None
+    arguments: Mapping[str, str] = {}
+
+
 def from_statement(
     data: bytes,
     script: Script,
     shown: Mapping[str, Any],
     stored: StoredManifest,
     store: Store,
-    on_read: OnRead,
-    *,
-    elsewhere: Path | None = None,
-    arguments: Mapping[str, str] = {},
+    beside: Untold,
 ) -> Build:
     """The build that a statement tells of, from the Modelfile that it names by its digest.
 
-    ``shown`` is the request in it, ``arguments`` are the values that it withholds. Raises
+    ``shown`` is the request in it, ``beside`` what it does not tell. Raises
     :class:`UsageError` for another Modelfile, and where the statement does not tell enough.
     """
+    elsewhere = beside.elsewhere
     told = shown.get("modelfile")
     if not isinstance(told, dict) or told.get("text") != str(script.text):
         raise UsageError(
@@ -166,9 +178,9 @@ def from_statement(
             f" {script.text} now",
             hint="name that one with -f FILE",
         )
-    script = script._replace(arguments=_arguments_of(told, script.name, arguments))
+    script = script._replace(arguments=_arguments_of(told, script.name, beside.arguments))
     request = _request_of(shown, script, stored)
-    context = _context(script, store, on_read, elsewhere)
+    context = _context(script, store, beside.on_read, elsewhere)
     if opens_stages(data):
         digests = frozenset(map(str, told.get("brought", {}).values()))
         bring = FilesTold(Path(script.folder), elsewhere, digests)

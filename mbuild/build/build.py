@@ -7,11 +7,12 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from mbuild.build.engine import BuildEngine, Outcome
+from mbuild.build.engine import BuildEngine
 from mbuild.build.fetching import fetch
 from mbuild.build.graph import in_order
 from mbuild.build.prepare import Build, located, prepared
 from mbuild.build.recording import Recorder
+from mbuild.build.results import Outcome
 from mbuild.build.steps.manifest import Assembled
 from mbuild.core.digest import Digest
 from mbuild.core.errors import BusyError, CancelledError, DamagedError, RegistryError, SourceError
@@ -128,19 +129,25 @@ def _build(
     new = {layer.digest: layer for run in outcome.ran.values() for layer in run.new}
     for target, model in zip(request.targets, models, strict=True):
         yield from _layers(model, outcome, set(new))
-        names = target.names if request.named else ()
-        for name in names:
-            yield WritingManifest(str(name))
-            replaced = _name(store, name, model)
-            ids[str(name)] = model.id
-            if replaced is not None:
-                yield Replaced(str(name), replaced)
-        size = sum(layer.size for layer in model.manifest.layers)
-        yield ModelBuilt(str(names[0]) if names else "", model.id, size)
+        yield from _named(target.names if request.named else (), model, store, ids)
     written = sum(layer.size for layer in new.values())
     if store.shared is not None:
         yield from _drained(store.shared, wanted.cancel)
     return _finished(request, models, outcome, written, recorder.clock)
+
+
+def _named(
+    names: Sequence[ModelName], model: Assembled, store: Store, ids: dict[str, Digest]
+) -> Iterator[BuildEvent]:
+    """Give a model its names, each of which is noted among the ``ids``."""
+    for name in names:
+        yield WritingManifest(str(name))
+        replaced = _name(store, name, model)
+        ids[str(name)] = model.id
+        if replaced is not None:
+            yield Replaced(str(name), replaced)
+    size = sum(layer.size for layer in model.manifest.layers)
+    yield ModelBuilt(str(names[0]) if names else "", model.id, size)
 
 
 def _drained(shared: SharedCache, cancel: Cancel | None) -> Iterator[BuildEvent]:

@@ -1,6 +1,6 @@
 """Why a step runs: what differs between two descriptions.
 
-A description is what was hashed for a step's key (:func:`mbuild.build.graph.describe`),
+A description is what was hashed for a step's key (:func:`mbuild.build.results.describe`),
 so what is said here is what decided. Nothing else is looked at, but for the
 texts of small JSON files, whose digests the description holds.
 """

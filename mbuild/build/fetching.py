@@ -277,7 +277,7 @@ def _pulled(
 
     if fetching.only_look:
         raise RegistryError(
-            f"{reference}: what a build does with it is known only once it is here",
+            f"{reference} is not here yet, so nobody can say what a build would do with it",
             hint=f"mbuild pull {reference}",
         )
     pinned = None if fetching.mode is PullMode.ALWAYS or word != "FROM" else fetching.pinned

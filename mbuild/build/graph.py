@@ -1,4 +1,4 @@
-"""Steps, their results and their keys: the build graph, without any kind of step in it."""
+"""Steps and their results: the build graph, without any kind of step in it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMappin
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from mbuild.build.sources.values import Material
-from mbuild.core.digest import Digest, sha256
+from mbuild.core.digest import Digest, canonical_json, sha256
 from mbuild.core.events import Code
 from mbuild.core.values import Frozen, NamedTuple
 from mbuild.store import Layer
@@ -376,37 +376,6 @@ def before(step: Step) -> tuple[Step, ...]:
 def variant_label(text: str, variant: str) -> str:
     """A step's label; where a build makes several variants with the one that it is for."""
     return f"{text} for {variant}" if variant else text
-
-
-def canonical_json(value: Any) -> str:
-    """One text for one value: sorted keys, no spaces, no escapes that depend on anything."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-
-
-def describe(step: Step, inputs: Sequence[Result]) -> dict[str, Any] | None:
-    """Everything that decides a step's result; None while that is not known.
-
-    This value is what is hashed for the key, and what is printed to explain a
-    rebuild. Inputs count with their results, so a step that comes out
-    unchanged stops the rebuild.
-    """
-    own = step.key_fields()
-    if own is None:
-        return None
-    return {
-        "kind": step.kind,
-        "version": step.version,
-        "fields": own,
-        "inputs": [
-            {"kind": source.kind, "result": json.loads(result.to_json())}
-            for source, result in zip(step.inputs, inputs, strict=True)
-        ],
-    }
-
-
-def cache_key(description: Mapping[str, Any]) -> str:
-    """The key under which a result is kept: the SHA-256 of the description."""
-    return sha256(canonical_json(description).encode()).hexdigest()
 
 
 def in_order(targets: Sequence[Step]) -> tuple[Step, ...]:

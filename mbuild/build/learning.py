@@ -62,7 +62,7 @@ def learn_repository(
         listing = yield from _asked(reference, inquiry, store)
     if listing.repository.lower() != reference.repository.lower():
         yield Warned(
-            f"hf.co/{reference.repository} is called hf.co/{listing.repository} now: name it so"
+            f"hf.co/{reference.repository} is called hf.co/{listing.repository} now: use that name"
         )
     files = _files(reference, listing, inquiry, store)
     weights = [name for name in files.names() if name.lower().endswith((".safetensors", ".gguf"))]
@@ -221,7 +221,7 @@ def _keep(file: HubFile, data: bytes, store: Store) -> None:
     """Keep a small file in the store, and its digests in the cache."""
     blob = store.blobs.put(data)
     if file.sha256 is not None and blob.digest != file.sha256:
-        raise RegistryError(f"{file.name}: the Hub sent another content than its list names")
+        raise RegistryError(f"{file.name}: the Hub sent different content from what its list names")
     store.blobs.keep(blob.digest)
     store.discard([blob.digest])  # no model names it: the cache keeps it
     blake3 = Digest.of(data, BLAKE3)

@@ -8,55 +8,29 @@ the format. Nothing here looks at the disk.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild import __version__
-from mbuild.build.graph import in_order
-from mbuild.build.plan import OtherModel
+from mbuild.build.pins import FILES, STAGES, UNQUANTIZED
 from mbuild.build.request import BuildRequest, Target
-from mbuild.build.sources.values import (
-    README,
-    CheckpointSource,
-    GGUFDirectory,
-    GGUFSource,
-    StoredModel,
-)
 from mbuild.build.splitting import HALVES, SPLITTING, Halves, Splitting
 from mbuild.convert.conversion import CONVERSION, Conversion
 from mbuild.core.digest import Digest
 from mbuild.core.errors import FormatError, MbuildError
-from mbuild.language.recipe import Recipe
 from mbuild.quant.choose.options import OPTIONS, Option, Quantization
-from mbuild.store import Manifest
 
 if TYPE_CHECKING:
-    from mbuild.build.plan import Plan, Sources
-    from mbuild.build.prepare import Resolved
     from mbuild.build.request import Script
-    from mbuild.build.sources.values import AdapterSource, ModelSource, SourceFile
-    from mbuild.language.recipe import ModelChange
 
 FORMAT = 1
 """Counts up when locks of another shape are written."""
 
-UNQUANTIZED = "unquantized"
-"""The variant of a build without ``--quantize``."""
-
-STAGES = "stages"
-"""What a lock of a Modelfile with stages has in place of one recipe: one for each target."""
-
 ASKED = "asked"
 """What the command line asked of a Modelfile with stages, for the next time."""
 
-_FILES = ("imatrix", "imatrix_from")
-"""The options whose value is a file: a lock has its digest, too."""
-
 _FOREIGN = (MbuildError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What reading raises where the JSON is not that of a lock."""
-
-_HUB = "hf.co/"
-"""What the source of the Hub's files begins with."""
 
 _TEXTS = {"template": "TEMPLATE", "system": "SYSTEM"}
 _LISTS = {"licenses": "LICENSE", "messages": "MESSAGE", "changes": "instruction", "unset": "UNSET"}
@@ -142,171 +116,6 @@ def _reason(error: Exception) -> str:
     return f"no {error}" if isinstance(error, KeyError) else str(error)
 
 
-# What a build starts from.
-
-
-def inputs(found: Sequence[Resolved], plans: Sequence[Plan]) -> dict[str, Any]:
-    """What decides a build's result, as a lock has it. Every file's digest must be known.
-
-    Of a Modelfile with stages each target has its own.
-    """
-    steps = {"steps": dict(_versions(plans))}
-    first = found[0].request.targets[0]
-    if not first.stage:
-        return {**_part(found[0]), **steps}
-    return {STAGES: {part.request.variants[0]: _part(part) for part in found}, **steps}
-
-
-def _part(found: Resolved) -> dict[str, Any]:
-    recipe, sources, request = found
-    return {
-        "modelfile": _modelfile(recipe),
-        "sources": {
-            "from": [_source(source) for source in sources.models],
-            "adapter": [_source(source) for source in sources.adapters],
-            "draft": [_source(source) for source in sources.drafts],
-            **_of_changes(sources),
-        },
-        "options": {
-            "outtype": request.outtype,
-            "pre": request.pre,
-            "draft_quantize": request.draft_quantize.name if request.draft_quantize else None,
-            "quantize": {
-                target.variant: _quantization(target.quantization, sources)
-                for target in request.targets
-                if target.quantization is not None
-            },
-            **(request.splitting.to_json() if request.splitting else {}),
-            **request.conversion.to_json(),
-            **({"converter": request.converter.to_json()} if request.converter else {}),
-            **request.halves.to_json(),
-        },
-    }
-
-
-def _of_changes(sources: Sources) -> dict[str, Any]:
-    """What MERGE and TAKE name, where there is something; of TAKE all that its model is made of."""
-    found: dict[str, Any] = {}
-    for change in sources.changes:
-        if isinstance(change, OtherModel):
-            own = change.sources
-            named = [_source(source) for source in (*own.models, *own.adapters)]
-            further = _of_changes(own)
-            found.setdefault("take", []).extend(named)
-            for rows in further.values():
-                found["take"] += rows
-        elif change is not None:
-            found.setdefault("merge", []).append(_source(change))
-    return found
-
-
-def variants(request: BuildRequest) -> tuple[str, ...]:
-    """The names of a build's variants, in its order."""
-    return tuple(variant or UNQUANTIZED for variant in request.variants)
-
-
-def _modelfile(recipe: Recipe) -> dict[str, Any]:
-    """The instructions that name no file; texts by digest."""
-    texts = {"template": recipe.template, "system": recipe.system}
-    value: dict[str, Any] = {key: _digest(text) for key, text in texts.items() if text}
-    messages = [json.dumps([part for part in turn if part != {}]) for turn in recipe.messages]
-    lists = {"licenses": recipe.licenses, "messages": messages}
-    value |= {key: [_digest(text) for text in items] for key, items in lists.items() if items}
-    if recipe.parameters:
-        value["parameters"] = dict(recipe.parameters)
-    if recipe.changes:
-        value["changes"] = [words for each in recipe.changes for words in _change(each)]
-    if recipe.unset:
-        value["unset"] = list(recipe.unset)
-    return {**value, **recipe.config}
-
-
-def _change(change: ModelChange) -> Iterator[str]:
-    """A change of the weights or the metadata in words; what MERGE and TAKE name is a source.
-
-    Behind TAKE are the changes of the model that the tensors are from.
-    """
-    match change.kind:
-        case "merge":
-            yield f"MERGE WEIGHT {change.value:g}"
-        case "take":
-            yield f"TAKE {change.name}"
-            for other in Recipe.from_json(change.value[1]).changes:
-                yield from (f"TAKE {change.name} {words}" for words in _change(other))
-        case "set":
-            yield f"SET {change.name} {_digest(change.value)}"
-        case "drop":
-            yield f"DROP LAYER {' '.join(map(str, change.value))}"
-        case _:
-            yield f"{change.kind.upper()} {change.name}"
-
-
-def _digest(text: str) -> str:
-    return str(Digest.of(text.encode()))
-
-
-def _source(source: ModelSource | AdapterSource) -> dict[str, Any]:
-    match source:
-        case StoredModel(name, id_, _):
-            return {"model": str(name), "manifest": str(id_)}
-        case GGUFSource(files):
-            digests = {file.name: str(file.locked) for file in files}
-            return {"files": digests, **_revision(files)}
-        case GGUFDirectory(model, projectors):
-            return {**_source(model), "projectors": [_source(each) for each in projectors]}
-        case CheckpointSource(name, _, card, _):
-            digests = {name: str(file.locked) for name, file in source.whole.items()}
-            if card is not None:
-                digests[README] = str(card)
-            return {"checkpoint": name, "files": digests, **_revision(source.files.values())}
-
-
-def _revision(files: Iterable[SourceFile]) -> dict[str, str]:
-    """The commit of the Hub that files belong to, if they are from there: ``ORG/REPO@COMMIT``."""
-    sources = {file.remote.source for file in files if file.remote}
-    found = next((s for s in sources if s.startswith(_HUB)), None)
-    return {} if found is None else {"revision": found.removeprefix(_HUB)}
-
-
-def _quantization(quantization: Quantization, sources: Sources) -> dict[str, Any]:
-    """Every option by its field, files with their digests; what few builds have if it is said."""
-    fields = quantization.fields()
-    del fields["file_type"]
-    for name in _FILES:
-        named = getattr(quantization, name)
-        file = sources.imatrices[named] if named else None
-        if file is not None or name in fields:
-            fields[name] = {file.name: str(file.locked)} if file else None
-    if quantization.imatrix_chunks is not None:
-        fields["imatrix_chunks"] = quantization.imatrix_chunks
-    return fields
-
-
-def _versions(plans: Sequence[Plan]) -> Iterator[tuple[str, int]]:
-    """Kinds of steps and their versions; a conversion inside a quantization counts too."""
-    for step in in_order([plan.manifest for plan in plans]):
-        yield from step.versions
-
-
-# What came out.
-
-
-def results(request: BuildRequest, manifests: Sequence[bytes]) -> dict[str, Any]:
-    """Each variant's result, as a lock has it, from its manifest's bytes."""
-    return {
-        variant: _result(data) for variant, data in zip(variants(request), manifests, strict=True)
-    }
-
-
-def _result(data: bytes) -> dict[str, Any]:
-    manifest = Manifest.decode(data, "the new manifest")
-    return {
-        "id": str(Digest.of(data)),
-        "config": manifest.config.to_json(),
-        "layers": [layer.to_json() for layer in manifest.layers],
-    }
-
-
 # Asking again.
 
 
@@ -319,7 +128,7 @@ def locked_quantization(lock: BuildLock, variant: str) -> Quantization | None:
     if fields is None:
         return None
     given = {row.name: fields[field] for field, row in OPTIONS.items() if field in fields}
-    given |= {name: next(iter(given.get(name) or ()), None) for name in _FILES}
+    given |= {name: next(iter(given.get(name) or ()), None) for name in FILES}
     return Quantization.parse(variant, given)
 
 
@@ -460,7 +269,7 @@ def _flat_quantization(variant: str, fields: Mapping[str, Any]) -> dict[LockPlac
     flat = {}
     for field, option in OPTIONS.items():
         label, item = f"{_variant(variant)} {option.flag}", fields.get(field)
-        if field in _FILES and item is not None:
+        if field in FILES and item is not None:
             for file, digest in item.items():
                 flat[LockPlace("", -1, f"{label} {file}")] = str(digest)
         else:

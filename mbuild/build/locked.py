@@ -13,12 +13,10 @@ from mbuild.build.lock import (
     LockPlace,
     drift_of_inputs,
     drift_of_results,
-    inputs,
     pinned_commits,
     pinned_manifest,
-    results,
-    variants,
 )
+from mbuild.build.pins import inputs, results, variants
 from mbuild.core.errors import ModelfileError
 
 if TYPE_CHECKING:

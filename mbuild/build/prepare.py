@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from mbuild import __version__
 from mbuild.build.fetching import Fetching, fetch, placed
 from mbuild.build.history import keep_modelfile, modelfile_text
-from mbuild.build.plan import ChangeSource, OtherModel, Plan, Sources, plan
+from mbuild.build.plan import Plan, plan
 from mbuild.build.request import Target
-from mbuild.build.sources.values import ModelSource, StoredModel
+from mbuild.build.sources.values import ChangeSource, ModelSource, OtherModel, Sources, StoredModel
 from mbuild.core.digest import Digest, sha256
 from mbuild.core.errors import (
     MbuildError,
@@ -21,26 +21,21 @@ from mbuild.core.errors import (
     SourceError,
     UsageError,
 )
-from mbuild.core.names import DEFAULT_TAG, ModelName
-from mbuild.core.units import parse_size
 from mbuild.core.values import NamedTuple
 from mbuild.language.recipe import RECIPE_VERSION, ModelChange, Recipe, Reference
 from mbuild.language.span import Span
-from mbuild.quant.choose.options import OPTIONS, Option, Quantization
 from mbuild.store.records import POSTED, RECIPE
 
 if TYPE_CHECKING:
     from mbuild.build.request import BuildRequest, Script
     from mbuild.build.sources.resolve import Context
+    from mbuild.build.sources.values import SourceFile
     from mbuild.language.stages.values import Expectation, StageRecipe
     from mbuild.store import Store
     from mbuild.work.cancel import Cancel
     from mbuild.work.pools import WorkerPool
 
 SourceT = TypeVar("SourceT")
-
-NameOf = Callable[[str], ModelName]
-"""The name in the store that a text means; raises :class:`InvalidNameError`."""
 
 
 class Resolved(NamedTuple):
@@ -208,7 +203,12 @@ def prepared(wanted: Build, store: Store) -> tuple[Sequence[Resolved], tuple[Pla
         made = plan(recipe, sources, request, several=several)
         for each, target in zip(made, request.targets, strict=True):
             expected = wanted.expected(target)
-            plans.append(_checked(each, expected, wanted, target.label if several else ""))
+            try:
+                plans.append(_checked(each, expected, wanted, target.label if several else ""))
+            except MbuildError as error:
+                if script is None:
+                    raise
+                raise _located(error, script, store) from None
     if wanted.gate is not None:
         wanted.gate.before(found, plans)
     return found, tuple(plans)
@@ -221,11 +221,19 @@ def _checked(planned: Plan, expected: Sequence[Expectation], wanted: Build, labe
     from mbuild.build.gates import ON_TEXT, checks_of
 
     texts = {
-        (each.text, each.beside): wanted.context.imatrix(each.text, beside=each.beside)
+        (each.text, each.beside): _text_of(each, wanted)
         for each in expected
         if each.measure in ON_TEXT
     }
     return planned._replace(checks=tuple(checks_of(planned, expected, texts, label)))
+
+
+def _text_of(expected: Expectation, wanted: Build) -> SourceFile:
+    """The text that a model is looked at on; its errors say where it is named."""
+    try:
+        return wanted.context.imatrix(expected.text, beside=expected.beside)
+    except MbuildError as error:
+        raise placed(error, Reference("", expected.span)) from None
 
 
 def read_checks(texts: Sequence[str], store: Store) -> tuple[Expectation, ...]:
@@ -358,101 +366,3 @@ def _one_kind(
         )
         raise placed(error, named[-1])
     return (stored[-1],)
-
-
-# What is asked for, from names and options.
-
-
-def targets(
-    names: Sequence[str], default: Callable[[], str], given: Mapping[str, Any], name_of: NameOf
-) -> tuple[Target, ...]:
-    """The models that somebody asks for: names, types (``quantize``) and options by their names.
-
-    ``default`` is asked for a name where none is given. Raises :class:`UsageError` for
-    unknown types, for options without ``-q``, and for names that cannot be.
-    """
-    options = {row.name: given[row.name] for row in OPTIONS.values()}
-    types = distinct(types_asked(given))
-    if any("{target}" in name for name in names):
-        raise UsageError(
-            "{target} in a name stands for a stage, but this Modelfile has none",
-            hint="make # syntax=mbuild/1 its first line, and name stages: FROM ... AS NAME",
-        )
-    if not types:
-        said = [row.flag for row in OPTIONS.values() if says(row, options[row.name])]
-        if said:
-            raise UsageError(
-                f"{said[0]} has no effect without --quantize",
-                hint=f"add --quantize TYPE, or leave {said[0]} out",
-            )
-    wanted = names or (default(),)
-    named = variant_names(wanted, types, name_of)
-    if not types:
-        return (Target(named[0]),)
-    quantizations = (Quantization.parse(type_, options) for type_ in types)
-    return tuple(Target(*pair) for pair in zip(named, quantizations, strict=True))
-
-
-def types_asked(given: Mapping[str, Any]) -> tuple[str, ...]:
-    """The types that ``quantize`` names, and those that ``size`` and ``bpw`` stand for."""
-    bits = (f"{text.strip()}bpw" for text in given["bpw"])
-    return (*given["quantize"], *map(_size_asked, given["size"]), *bits)
-
-
-def _size_asked(text: str) -> str:
-    """A size with its unit; raises :class:`UsageError` for what is none."""
-    try:
-        size = parse_size(text)
-    except ValueError as error:
-        raise UsageError(f"--size: {error}") from None
-    return text if text.strip()[-1:].isalpha() else f"{size}B"
-
-
-def says(option: Option, value: Any) -> bool:
-    """Whether a value is not that of an option which was not given."""
-    return bool(value) and value != option.default
-
-
-def distinct(quantize: Sequence[str]) -> tuple[str, ...]:
-    """The types that -q names, each once in its first spelling: ``Q8_0`` is ``q8_0``.
-
-    Raises :class:`UsageError` for unknown ones.
-    """
-    if not quantize:
-        return ()
-    from mbuild.quant.choose.types import file_type
-
-    first: dict[str, str] = {}
-    for text in quantize:
-        first.setdefault(file_type(text).name, text)
-    return tuple(first.values())
-
-
-def variant_names(
-    names: Sequence[str], quantize: Sequence[str], name_of: NameOf
-) -> tuple[tuple[ModelName, ...], ...]:
-    """The names of each variant: ``{quant}`` filled in, or the type as the tag.
-
-    One variant keeps its name; a tag that several would share gets the type
-    appended: ``mario:v2`` becomes ``mario:v2-q4_K_M``.
-    """
-    if not quantize and any("{quant}" in name for name in names):
-        raise UsageError(
-            "{quant} in a name stands for a type, but there is no --quantize",
-            hint="add --quantize TYPE, or give a name without {quant}",
-        )
-    return tuple(
-        tuple(variant_name(name, quant, len(quantize), name_of) for name in names)
-        for quant in quantize or ("",)
-    )
-
-
-def variant_name(name: str, quant: str, count: int, name_of: NameOf) -> ModelName:
-    """The name of one of ``count`` variants."""
-    if "{quant}" in name:
-        return name_of(name.replace("{quant}", quant))
-    parsed = name_of(name)
-    if count < 2:
-        return parsed
-    tag = quant if parsed.tag == DEFAULT_TAG else f"{parsed.tag}-{quant}"
-    return parsed._replace(tag=tag)

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.build.build import build
 from mbuild.build.explain import DescribedStep, explain
-from mbuild.build.graph import Result, Step, canonical_json, in_order, names_of
+from mbuild.build.graph import Result, Step, in_order, names_of
 from mbuild.build.recording import describe_steps
 from mbuild.build.steps.importances import LENT_KIND, lent_key
+from mbuild.core.digest import canonical_json
 from mbuild.core.errors import MbuildError, SourceError, StoreError
 from mbuild.core.events import Cause
 from mbuild.store import Layer, Manifest, Store

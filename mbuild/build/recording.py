@@ -7,9 +7,9 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mbuild import __version__
-from mbuild.build.engine import Outcome
 from mbuild.build.graph import Step, before, in_order, names_of
 from mbuild.build.history import BuildRecord, History, StepRecord, new_id
+from mbuild.build.results import Outcome
 from mbuild.core.digest import Digest
 from mbuild.core.events import (
     BuildEvent,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mbuild.build.converter import ForeignConverter
+from mbuild.build.converter import ConvertOptions, ForeignConverter
 from mbuild.build.splitting import BOTH, Halves, Splitting
 from mbuild.convert.conversion import AS_IT_IS, Conversion
 from mbuild.core.digest import Digest
@@ -162,6 +162,11 @@ class BuildRequest(NamedTuple):
     converter: ForeignConverter | None = None
     halves: Halves = BOTH
     checks: tuple[str, ...] = ()
+
+    @property
+    def convert_options(self) -> ConvertOptions:
+        """What decides how a checkpoint is converted."""
+        return ConvertOptions(self.outtype, self.pre, self.conversion, self.converter)
 
     @property
     def script(self) -> Script | None:

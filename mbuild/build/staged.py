@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mbuild.build.prepare import NameOf, Notice, distinct, says, types_asked, variant_name
+from mbuild.build.asked import NameOf, distinct, says, types_asked, variant_name
+from mbuild.build.prepare import Notice
 from mbuild.build.request import OUTTYPE, Target
 from mbuild.build.splitting import SPLITTING, Splitting
 from mbuild.build.staging import FilesBeside, read_stages

@@ -7,7 +7,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mbuild.build.exchange import offer
-from mbuild.build.graph import Result, Step, cache_key, describe, in_order
+from mbuild.build.graph import Result, Step, in_order
+from mbuild.build.results import cache_key, describe
 from mbuild.core.events import Cause, Note
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def survey(engine: BuildEngine, targets: Sequence[Step]) -> list[Surveyed]:
         if step.fetches:
             rows.append(_surveyed_fetch(step))
             continue
-        result, _ = engine.look_up(step, results, bring=False)
+        result, _ = engine.cache.look_up(step, results, bring=False)
         if result is not None:
             results[step] = result
         if any(source not in results for source in step.inputs):
@@ -61,7 +62,7 @@ def survey(engine: BuildEngine, targets: Sequence[Step]) -> list[Surveyed]:
         description = describe(step, [results[source] for source in step.inputs])
         key = cache_key(description) if description else ""
         state = State.RUN if result is None else State.CACHED
-        row = Surveyed(step, state, description, key, engine.lost(key))
+        row = Surveyed(step, state, description, key, engine.cache.lost(key))
         rows.append(row if result is not None else _offered(engine, row, results))
     missing = [row.step for row in rows if row.state in (State.RUN, State.DEPENDS)]
     there = set(engine.there(steps, missing, bring=False))

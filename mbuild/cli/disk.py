@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -120,14 +121,13 @@ Examples:
 @click.pass_context
 def prune_command(
     ctx: click.Context,
+    /,
     *,
     store: str | None,
-    keep: int,
-    older: float | None,
-    damaged: bool,
     wait: bool,
     dry_run: bool,
     style: str,
+    **policy: Any,
 ) -> None:
     """Remove what no model uses: cached results, other blobs, leftovers of interrupted builds.
 
@@ -136,7 +136,7 @@ def prune_command(
     """
     done = prune(
         open_store(ctx, store),
-        PrunePolicy(keep, older, damaged),
+        PrunePolicy(**policy),
         dry_run=dry_run,
         wait=wait,
         on_wait=lambda: click.echo("waiting for running builds", err=True),
@@ -209,13 +209,8 @@ def verify_command(
     store: str | None,
     dry_run: bool,
     rebuild: bool,
-    file: str | None,
-    source: Path | None,
-    signed: bool,
-    key: Path | None,
-    build_arg: tuple[str, ...],
     style: str,
-    **further: str | None,
+    **further: Any,
 ) -> int:
     """Rehash what the store holds, or some models; report damage and how to repair it.
 
@@ -227,56 +222,61 @@ def verify_command(
     last build made them, or as FILE and its lock file say; the two must agree
     to the last bit, and with what the statement about the model says (mbuild provenance).
     """
-    if rebuild and not names:
-        raise UsageError("--rebuild needs a model's name", hint="mbuild verify --rebuild NAME")
-    if file is not None and not (rebuild and len(names) == 1):
-        raise UsageError(
-            "-f needs --rebuild and one model's name", hint="mbuild verify --rebuild NAME -f FILE"
-        )
-    _check_options(names, build_arg, rebuild=rebuild, source=source, signed=signed, key=key)
+    _check_options(names, further, rebuild=rebuild)
     opened = open_store(ctx, store)
-    models = [library.find(opened, name) for name in names] if names else None
+    models = [library.find(opened, name) for name in names]
     with meter("verifying") as show:
-        found = verify(opened, models, set_aside=not dry_run, progress=show)
-    if rebuild and models and not found.findings:
-        from mbuild.build.staged import arguments_of
-        from mbuild.cli.rebuild import RebuildOptions, rebuilt
-
-        converter, quiet = converter_of(further, opened), style == "json"
-        asked = RebuildOptions(file, source, converter, quiet, arguments_of(build_arg))
-        again = [rebuilt(opened, m, asked) for m in models]
-        good = _show_rebuilt(found, again, style)
+        found = verify(opened, models or None, set_aside=not dry_run, progress=show)
+    good = not found.findings
+    if rebuild and good:
+        good = _show_rebuilt(found, _rebuilt(opened, models, further, style), style)
     elif style == "json":
         click.echo(json.dumps(found.to_json(), indent=2))
-        good = not found.findings
     else:
         click.echo("\n".join(_verified_lines(found)))
-        good = not found.findings
-    if key is not None:
-        for model in models or ():
-            good = _show_signed(opened, model, key, style) and good
+    if further["key"] is not None:
+        for model in models:
+            good = _show_signed(opened, model, further["key"], style) and good
     return 0 if good else 1
 
 
+def _rebuilt(
+    store: Store, models: list[StoredManifest], further: Mapping[str, Any], style: str
+) -> list[Again]:
+    """Each model built again, as the options of ``verify`` say how."""
+    from mbuild.build.staged import arguments_of
+    from mbuild.cli.rebuild import RebuildOptions, rebuilt
+
+    asked = RebuildOptions(
+        further["file"],
+        further["source"],
+        converter_of(further, store),
+        style == "json",
+        arguments_of(further["build_arg"]),
+    )
+    return [rebuilt(store, model, asked) for model in models]
+
+
 def _check_options(
-    names: tuple[ModelName, ...],
-    build_arg: tuple[str, ...],
-    *,
-    rebuild: bool,
-    source: Path | None,
-    signed: bool,
-    key: Path | None,
+    names: tuple[ModelName, ...], further: Mapping[str, Any], *, rebuild: bool
 ) -> None:
     """Raise :class:`UsageError` for options that need others."""
-    if build_arg and not rebuild:
+    if rebuild and not names:
+        raise UsageError("--rebuild needs a model's name", hint="mbuild verify --rebuild NAME")
+    if further["file"] is not None and not (rebuild and len(names) == 1):
+        raise UsageError(
+            "-f needs --rebuild and one model's name", hint="mbuild verify --rebuild NAME -f FILE"
+        )
+    if further["build_arg"] and not rebuild:
         raise UsageError(
             "--build-arg needs --rebuild",
             hint="mbuild verify --rebuild NAME --source DIR --build-arg NAME=VALUE",
         )
-    if source is not None and not rebuild:
+    if further["source"] is not None and not rebuild:
         raise UsageError(
             "--source needs --rebuild", hint="mbuild verify --rebuild NAME --source DIR"
         )
+    signed, key = further["signed"], further["key"]
     if signed != (key is not None) or (signed and not names):
         raise UsageError(
             "--signed, --key and a model's name belong together",

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from mbuild.cli.common import open_store, read_limited, store_option, write_text
-from mbuild.cli.main import show_error
+from mbuild.cli.errors import show_error
 from mbuild.core.errors import MbuildError, ModelfileError
 from mbuild.language.instructions import Problem, Severity
 from mbuild.language.stages.opening import opens_stages
@@ -30,6 +30,10 @@ def _read(file: str) -> bytes:
     if file == "-":
         return read_limited(None, "standard input")
     path = _path(file)
+    if not path.exists() and not path.is_symlink():
+        from mbuild.cli.words import no_modelfile
+
+        raise no_modelfile("" if path.name == MODELFILE else file, path.parent)
     return read_limited(path, str(path))
 
 

@@ -9,14 +9,14 @@ import click
 
 from mbuild.build.lock import ASKED, BuildLock
 from mbuild.build.locked import Writing
-from mbuild.cli.build import (
+from mbuild.cli.asking import (
     build_options,
     context_folder,
     from_stdin,
     progress_options,
     read_request,
-    run,
 )
+from mbuild.cli.build import run
 from mbuild.cli.common import sharing, write_file
 from mbuild.cli.locked import asked_options, lock_path, read_lock
 from mbuild.cli.progress import failures

@@ -9,15 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from mbuild.build.lock import (
-    ASKED,
-    STAGES,
-    UNQUANTIZED,
-    BuildLock,
-    locked_quantization,
-)
+from mbuild.build.asked import distinct, types_asked
+from mbuild.build.lock import ASKED, BuildLock, locked_quantization
 from mbuild.build.locked import Locked
-from mbuild.build.prepare import distinct, types_asked
+from mbuild.build.pins import STAGES, UNQUANTIZED
 from mbuild.build.splitting import HALVES, SPLITTING
 from mbuild.cli.common import CACHE_OPTIONS, read_limited
 from mbuild.cli.quantizing import file_type_of

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import io
 import os
-import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -17,9 +16,9 @@ import click
 
 from mbuild import __version__
 from mbuild.build.splitting import HALVES, SPLITTING
-from mbuild.cli.common import QuickCommand, color_on, columns_of, harmless, said_at_once
+from mbuild.cli.common import QuickCommand, said_at_once
 from mbuild.convert.conversion import CONVERSION
-from mbuild.core.errors import CancelledError, MbuildError, ModelfileError, UsageError
+from mbuild.core.errors import CancelledError, MbuildError, UsageError
 from mbuild.quant.choose.options import OPTIONS
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -50,8 +49,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "lsp": ("mbuild.cli.lsp", "Help an editor with Modelfiles: completion, hints, fixes."),
     "pull": ("mbuild.cli.registry", "Pull a model from a registry into the store."),
     "push": ("mbuild.cli.registry", "Push a model from the store to a registry."),
-    "login": ("mbuild.cli.registry", "Log in to a registry."),
-    "logout": ("mbuild.cli.registry", "Log out of a registry."),
+    "login": ("mbuild.cli.login", "Log in to a registry."),
+    "logout": ("mbuild.cli.login", "Log out of a registry."),
     "run": ("mbuild.cli.run", "Run a model: answer a prompt, or talk."),
     "measure": ("mbuild.cli.measure", "Measure a model on a text: perplexity, divergence."),
     "imatrix": ("mbuild.cli.measure", "Compute an importance matrix for quantization."),
@@ -295,6 +294,8 @@ def run(args: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except MbuildError as error:
+        from mbuild.cli.errors import show_error
+
         show_error(error)
         return next(status for kind, status in EXIT_STATUS.items() if isinstance(error, kind))
     except OSError as error:
@@ -315,55 +316,11 @@ def run(args: Sequence[str]) -> int:
         return 1
 
 
-def show_error(error: MbuildError) -> None:
-    """Write an error to standard error: what, where, and what to do about it."""
-    if isinstance(error, ModelfileError):
-        _say("\n".join(problem.render() for problem in error.problems))
-    elif error.problem is not None:
-        _say(error.problem.render())
-    else:
-        _say(f"error: {error.message}")
-        if error.hint:
-            _say(f"  hint: {error.hint}")
-    if os.environ.get("GITHUB_ACTIONS") == "true":
-        from mbuild.cli.endings import workflow_commands
-
-        _say("\n".join(workflow_commands(error)))
-
-
 def _say(text: str) -> None:
     """A message on standard error, safe on a terminal; nobody may be there to read it."""
-    text = harmless(text)
-    columns = columns_of(sys.stderr)
-    if columns and any(len(line) > columns for line in text.splitlines()):
-        text = "\n".join(part for line in text.splitlines() for part in _parts(line, columns))
-    color = color_on(sys.stderr)
-    if color:
-        for pattern, code in _COLORS:
-            text = re.sub(pattern, f"\\1\x1b[{code}m\\2\x1b[0m", text, flags=re.MULTILINE)
-    with suppress(OSError):
-        click.echo(text, err=True, color=color)
+    from mbuild.cli.errors import say
 
-
-def _parts(line: str, columns: int) -> list[str]:
-    """A line of a message as a terminal has room for it; source text stays as it is."""
-    from mbuild.cli.screen import wrapped
-
-    text = line.lstrip(" ")
-    indent = line[: len(line) - len(text)]
-    if re.match(r" *\d* \|", line):
-        return [line]
-    return wrapped(text, columns, indent + "  ", indent)
-
-
-_COLORS = (
-    (r"^()([Ee]rror:)", "1;31"),
-    (r"^()(warning:)", "1;33"),
-    (r"^(  )(hint:)", "36"),
-    (r"^(  )(--> .*)$", "2"),
-    (r"^( *\|\s+)(\^+)$", "1;31"),
-)
-"""What is painted in messages: the word that begins a line, the place, and the caret."""
+    say(text)
 
 
 def _prepare_streams() -> None:

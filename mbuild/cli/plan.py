@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mbuild.cli.build import build_options, read_request
+from mbuild.cli.asking import build_options, read_request
 from mbuild.cli.common import columns_of, format_option, human_size, sharing
 from mbuild.cli.preview import INDENT, STATES, show_steps
 from mbuild.cli.screen import wrapped

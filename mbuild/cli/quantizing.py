@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mbuild.build.prepare import types_asked
+from mbuild.build.asked import types_asked
 from mbuild.cli.common import read_limited
 from mbuild.core.errors import SourceError, UsageError
 from mbuild.quant.choose.options import OPTIONS, Option

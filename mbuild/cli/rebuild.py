@@ -7,12 +7,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mbuild.build.again import from_log, from_modelfile, from_statement, with_converter
+from mbuild.build.again import Untold, from_log, from_modelfile, from_statement, with_converter
 from mbuild.build.asked import script_of
 from mbuild.build.converter import ForeignConverter
 from mbuild.build.lock import BuildLock
 from mbuild.build.rebuild import Rebuilt, keys_of, rebuild
-from mbuild.cli.build import read_modelfile
+from mbuild.cli.asking import read_modelfile
 from mbuild.cli.common import say_reading
 from mbuild.cli.locked import lock_path, read_lock
 from mbuild.cli.meter import counted
@@ -104,8 +104,8 @@ def _wanted(
             raise
         modelfile = read_modelfile(str(source / str(shown["modelfile"]["name"])), None)
         script = script_of(modelfile.name, modelfile.data, modelfile.folder)
-        further: Any = {"elsewhere": source, "arguments": asked.arguments}
-        return from_statement(modelfile.data, script, shown, stored, store, say_reading, **further)
+        beside = Untold(say_reading, source, asked.arguments)
+        return from_statement(modelfile.data, script, shown, stored, store, beside)
 
 
 def _check_no_arguments(asked: RebuildOptions) -> None:
@@ -144,8 +144,8 @@ def _from_file(
     if lock is None and statement is not None:
         shown = statement.definition["externalParameters"]["request"]
         if shown.get("modelfile", {}).get("text") == str(script.text):
-            further: Any = {"elsewhere": source, "arguments": asked.arguments}
-            return from_statement(data, script, shown, stored, store, say_reading, **further)
+            beside = Untold(say_reading, source, asked.arguments)
+            return from_statement(data, script, shown, stored, store, beside)
     _check_no_arguments(asked)
     return from_modelfile(data, script, lock, stored, store, say_reading, elsewhere=source)
 

@@ -1,8 +1,7 @@
-"""``pull``, ``push``, ``login`` and ``logout``: models from and to registries."""
+"""``pull`` and ``push``: models from and to registries."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -19,8 +18,9 @@ from mbuild.cli.common import (
     store_option,
     write_json,
 )
+from mbuild.cli.login import access_to, insecure_option
 from mbuild.cli.meter import meter
-from mbuild.core.errors import CancelledError, MbuildError, UsageError
+from mbuild.core.errors import CancelledError, MbuildError, NameNotFoundError, UsageError
 from mbuild.core.names import InvalidNameError, ModelName
 from mbuild.core.transfers import (
     BlobDone,
@@ -32,17 +32,14 @@ from mbuild.core.transfers import (
     TransferEvent,
     Transferred,
 )
-from mbuild.registry.client.access import Access
 from mbuild.registry.reference import HUB_HOSTS, ModelReference, is_tag
 
 if TYPE_CHECKING:
-    from mbuild.registry.auth.login import Login
+    from mbuild.core.digest import Digest
     from mbuild.registry.transfer.push import Wanted
     from mbuild.store import Store
 
 _DONE = {Direction.PULL: ("pulled", "fetched"), Direction.PUSH: ("pushed", "sent")}
-
-insecure_option = click.option("--insecure", is_flag=True, help="Use http instead of https.")
 
 
 class ReferenceType(ParamType):
@@ -60,38 +57,6 @@ class ReferenceType(ParamType):
             return ModelReference.parse(value)
         except InvalidNameError as error:
             self.fail(f"{error.message}; {error.hint}", param, ctx)
-
-
-class HostType(ParamType):
-    """A registry's host, with its port if it has one, perhaps with a scheme; any path in it."""
-
-    name = "host"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> ModelReference:
-        """Parse, or refuse as wrong usage."""
-        if isinstance(value, ModelReference):
-            return value
-        scheme, mark, rest = str(value).rpartition("://")
-        try:
-            found = ModelReference.parse(f"{scheme}{mark}{rest.partition('/')[0]}/a/b")
-            return found._replace(host=found.host.lower())
-        except InvalidNameError:
-            self.fail(f"{value!r} is not a host: write HOST or HOST:PORT", param, ctx)
-
-
-def _access(reference: ModelReference, insecure: bool) -> Access:
-    """Any registry that the user names; that one over http, if he says so.
-
-    Raises :class:`UsageError` where he says both.
-    """
-    if insecure and reference.scheme == "https":
-        raise UsageError(
-            "--insecure and https:// contradict each other",
-            hint="leave out --insecure, or write the name without https://",
-        )
-    return Access(plain=frozenset({reference.endpoint} if insecure else ()))
 
 
 PULL_EPILOG = """\
@@ -128,7 +93,7 @@ def pull_command(
     opened = open_store(ctx, store)
     name = local or reference.local
     _follow(
-        pull(reference, name, opened, _access(reference, insecure)), "pulling", reference, style
+        pull(reference, name, opened, access_to(reference, insecure)), "pulling", reference, style
     )
 
 
@@ -200,20 +165,9 @@ def push_command(
     Model Runner are tagged TAG-modelpack and TAG-docker, unless --dialect says another tag. To
     hf.co/ORG/REPO go its GGUF files, named after the repository and the quantization, and a card.
     """
-    from mbuild.registry.transfer.push import AS_OLLAMA, push, would_send
-
     opened = open_store(ctx, store)
     reference = target or ModelReference.of(name)
-    if reference.digest is not None:
-        raise UsageError(
-            f"{reference} cannot be pushed to: a digest only names what is already there",
-            hint="name a tag: HOST/PATH:TAG",
-        )
-    stored = opened.manifests.resolve(name)
-    if opened.manifests.read_bytes(stored) is None:
-        from mbuild.models.library import find
-
-        find(opened, name)  # raises the error, with what can have been meant
+    stored = _to_push(name, reference, opened)
     if reference.endpoint in HUB_HOSTS:
         if dialects:
             raise UsageError("the Hub has no dialects: files go there", hint="leave --dialect out")
@@ -223,7 +177,9 @@ def push_command(
         return
     if private:
         raise UsageError("--private is for repositories of the Hub", hint="leave it out")
-    access, wanted = _access(reference, insecure), dialects or AS_OLLAMA
+    from mbuild.registry.transfer.push import AS_OLLAMA, push, would_send
+
+    access, wanted = access_to(reference, insecure), dialects or AS_OLLAMA
     _check_tags(reference, wanted)
     if dry_run:
         from mbuild.cli.publish import show_dry_run
@@ -232,6 +188,25 @@ def push_command(
         return
     _make_bill(opened, stored)
     _follow(push(stored, reference, opened, access, wanted), "pushing", reference, style)
+
+
+def _to_push(name: ModelName, reference: ModelReference, store: Store) -> ModelName:
+    """The stored name of the model; raises where it is not there, or the place is a digest."""
+    if reference.digest is not None:
+        raise UsageError(
+            f"{reference} cannot be pushed to: a digest only names what is already there",
+            hint="name a tag: HOST/PATH:TAG",
+        )
+    stored = store.manifests.resolve(name)
+    if store.manifests.read_bytes(stored) is None:
+        from mbuild.models.library import find
+
+        here = store.manifests.resolve(ModelName.parse(f"{name.model}:{name.tag}"))
+        if here != name and store.manifests.read_bytes(here) is not None:
+            hint = f"mbuild push {here} {reference} sends the model that is called so here"
+            raise NameNotFoundError(f"model '{name}' not found", hint=hint)
+        find(store, name)  # raises the error, with what can have been meant
+    return stored
 
 
 def _make_bill(store: Store, name: ModelName) -> None:
@@ -257,63 +232,91 @@ def _check_tags(reference: ModelReference, wanted: Sequence[Wanted]) -> None:
         raise UsageError(f"{long!r} cannot be a tag", hint="name one: --dialect NAME=TAG")
 
 
+class TransferTally:
+    """What the events of a transfer come to: bytes so far, and in the end what was moved."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[Digest, tuple[int, int]] = {}
+        self.manifests: list[ManifestPut] = []
+        self.left_out: tuple[str, ...] = ()
+        self.documents: DocumentsMoved | None = None
+        self.done: Transferred | None = None
+
+    def take(self, event: TransferEvent) -> bool:
+        """Note an event; whether it is one about bytes."""
+        if isinstance(event, BlobProgress):
+            self.blobs[event.digest] = event.completed, event.total
+        elif isinstance(event, BlobDone):
+            self.blobs[event.digest] = event.total, event.total
+        elif isinstance(event, Transferred):
+            self.done = event
+        elif isinstance(event, ManifestPut):
+            self.manifests.append(event)
+        elif isinstance(event, LeftOut):
+            self.left_out = event.names
+        elif isinstance(event, DocumentsMoved):
+            self.documents = event
+        return isinstance(event, (BlobProgress, BlobDone))
+
+    @property
+    def so_far(self) -> tuple[int, int]:
+        """Bytes that are there, and all of those that are known to come."""
+        pairs = self.blobs.values()
+        return sum(completed for completed, _ in pairs), sum(total for _, total in pairs)
+
+
 def _follow(
     events: Generator[TransferEvent, None, None], label: str, there: ModelReference, style: str
 ) -> None:
     """Show a transfer, on a terminal by a bar, and in the end what it came to."""
-    blobs: dict[Any, tuple[int, int]] = {}
-    manifests: list[ManifestPut] = []
-    not_taken: tuple[str, ...] = ()
-    documents: DocumentsMoved | None = None
-    done: Transferred | None = None
+    tally = TransferTally()
     try:
         with closing(events), meter(label, f"waiting for {there.endpoint}") as show:
             for event in events:
-                if isinstance(event, BlobProgress):
-                    blobs[event.digest] = event.completed, event.total
-                elif isinstance(event, BlobDone):
-                    blobs[event.digest] = event.total, event.total
-                elif isinstance(event, Transferred):
-                    done = event
-                    continue
-                elif isinstance(event, ManifestPut):
-                    manifests.append(event)
-                    continue
-                elif isinstance(event, LeftOut):
-                    not_taken = event.names
-                    continue
-                elif isinstance(event, DocumentsMoved):
-                    documents = event
-                    continue
-                show(sum(each[0] for each in blobs.values()), sum(e[1] for e in blobs.values()))
+                if tally.take(event):
+                    show(*tally.so_far)
     except KeyboardInterrupt:
         raise CancelledError(
             "interrupted: what was transferred is kept; the same command continues from there"
         ) from None
-    assert done is not None
+    assert tally.done is not None
     if style == "json":
-        write_json(
-            {
-                "name": done.name,
-                "id": done.id.hex,
-                "size": done.size,
-                "moved": done.moved,
-                "replaced": done.replaced.hex if done.replaced else None,
-                **({"manifests": [_manifest(put) for put in manifests]} if manifests else {}),
-                **({"left_out": list(not_taken)} if not_taken else {}),
-                **({"documents": documents.number} if documents else {}),
-            }
-        )
-        return
+        _show_json(tally, tally.done)
+    else:
+        _show_text(tally, tally.done)
+
+
+def _show_json(tally: TransferTally, done: Transferred) -> None:
+    """What a transfer came to, for programs."""
+    write_json(
+        {
+            "name": done.name,
+            "id": done.id.hex,
+            "size": done.size,
+            "moved": done.moved,
+            "replaced": done.replaced.hex if done.replaced else None,
+            **(
+                {"manifests": [_manifest(put) for put in tally.manifests]}
+                if tally.manifests
+                else {}
+            ),
+            **({"left_out": list(tally.left_out)} if tally.left_out else {}),
+            **({"documents": tally.documents.number} if tally.documents else {}),
+        }
+    )
+
+
+def _show_text(tally: TransferTally, done: Transferred) -> None:
+    """What a transfer came to, for people."""
     verb, moved = _DONE[done.direction]
     what = f"{human_size(done.moved)} {moved}" if done.moved else "all of it was there"
     click.echo(f"{verb} {done.name}  {done.id.short}  {human_size(done.size)}, {what}")
-    for put in manifests[1:]:
+    for put in tally.manifests[1:]:
         click.echo(f"{verb} {put.name}  {put.digest.short}  the same blobs for {put.dialect}")
-    if documents is not None:
-        _show_documents(documents)
-    if not_taken:
-        click.echo(left_out(not_taken), err=True)
+    if tally.documents is not None:
+        _show_documents(tally.documents)
+    if tally.left_out:
+        click.echo(left_out(tally.left_out), err=True)
     if done.replaced is not None:
         click.echo(f"replaced {done.name} (was {done.replaced.short})", err=True)
 
@@ -329,89 +332,3 @@ def _show_documents(moved: DocumentsMoved) -> None:
 
 def _manifest(put: ManifestPut) -> dict[str, str]:
     return {"dialect": put.dialect, "name": put.name, "id": put.digest.hex}
-
-
-LOGIN_EPILOG = """\
-\b
-Examples:
-  mbuild login ghcr.io -u USER --password-stdin < token
-"""
-
-
-@click.command("login", epilog=LOGIN_EPILOG)
-@click.argument("host", type=HostType())
-@click.option("-u", "--username", metavar="USER", help="The user name.")
-@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
-@insecure_option
-def login_command(
-    *, host: ModelReference, username: str | None, password_stdin: bool, insecure: bool
-) -> None:
-    """Log in to a registry, for mbuild and all programs that read Docker's config.json.
-
-    The password is asked for or read from standard input, checked with the registry, and kept
-    by Docker's credential helper if one is configured, else in the file, for nobody else to
-    read. For ollama.com there is no password: the public key is shown, and created if necessary.
-    """
-    from mbuild.registry.reference import OLLAMA_HOSTS
-
-    if host.host in OLLAMA_HOSTS:
-        from mbuild.registry.auth.ollama_key import public_key
-
-        click.echo(public_key())
-        click.echo("add this key to your account: https://ollama.com/settings/keys", err=True)
-        return
-    login = _asked(username, stdin=password_stdin)
-    from mbuild.registry.auth.keeping import keep
-    from mbuild.registry.client.registry import Registry
-    from mbuild.work.cancel import Cancel
-
-    registry = Registry(host, _access(host, insecure), Cancel(), login)
-    try:
-        with meter("", f"waiting for {host.endpoint}"):
-            checked = registry.ping()
-    finally:
-        registry.web.close()
-    kept = keep(host.host, login)
-    click.echo(f"logged in to {host.host}; the login is kept in {kept}", err=True)
-    if not checked:
-        click.echo(f"{host.host} asked for no login, so the password was not checked", err=True)
-
-
-def _asked(username: str | None, *, stdin: bool) -> Login:
-    """The user and the password, from standard input or from whoever sits there."""
-    from mbuild.registry.auth.login import Login
-
-    if not stdin and not sys.stdin.isatty():
-        raise UsageError(
-            "there is no terminal on which to ask for the password",
-            hint="mbuild login HOST -u USER --password-stdin < FILE",
-        )
-    if stdin and not username:
-        raise UsageError("--password-stdin needs a user name", hint="add -u USER")
-    user = username or click.prompt("Username", err=True)
-    if stdin:
-        password = sys.stdin.read(1 << 16).removesuffix("\n").removesuffix("\r")
-    else:
-        password = click.prompt("Password", hide_input=True, err=True)
-    if not password or ":" in user:
-        said = "a user name cannot contain ':'" if password else "the password is empty"
-        raise UsageError(said)
-    return Login(user, password)
-
-
-LOGOUT_EPILOG = """\
-\b
-Examples:
-  mbuild logout ghcr.io
-"""
-
-
-@click.command("logout", epilog=LOGOUT_EPILOG)
-@click.argument("host", type=HostType())
-def logout_command(*, host: ModelReference) -> None:
-    """Log out of a registry: remove the login that is kept for it."""
-    from mbuild.registry.auth.keeping import forget
-
-    name = host.host
-    gone = forget(name)
-    click.echo(f"logged out of {name}" if gone else f"no login for {name} is kept", err=True)

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,7 +137,7 @@ def _asker(talker: Talker, asked: dict[str, Any]) -> Callable[[list[ChatTurn]], 
 
     def make(turns: list[ChatTurn]) -> Ask:
         if not chats:
-            raise UsageError("the model makes vectors of texts: it cannot answer")
+            raise UsageError("the model makes embeddings: it cannot answer")
         return Ask(tuple(turns), **asked)
 
     return make
@@ -282,14 +283,19 @@ def ps_command(ctx: click.Context, *, store: str | None, style: str) -> None:
         return
     table = [("NAME", "ID", "SIZE", "CONTEXT", "UNTIL")]
     for row in rows:
-        until = str(row["expires_at"])
-        shown = "forever" if until.startswith("0001") else until.partition(".")[0] + "Z"
-        context = str(row.get("context_length", ""))
-        table.append((row["name"], row["digest"][:12], human_size(row["size"]), context, shown))
+        context, until = str(row.get("context_length", "")), _until(str(row["expires_at"]))
+        table.append((row["name"], row["digest"][:12], human_size(row["size"]), context, until))
     widths = [max(len(row[n]) for row in table) for n in range(len(table[0]))]
     for cells in table:
         line = "    ".join(c.ljust(width) for c, width in zip(cells, widths, strict=True))
         click.echo(line.rstrip())
+
+
+def _until(expires: str) -> str:
+    """A time of any zone in UTC to the second; a hundred years ahead is for ever."""
+    time = datetime.fromisoformat(expires).astimezone(UTC)
+    ahead = time.year - datetime.now(UTC).year
+    return "forever" if ahead > 100 else f"{time:%Y-%m-%dT%H:%M:%SZ}"
 
 
 STOP_EPILOG = """\
@@ -321,7 +327,7 @@ def _asked(ctx: click.Context, store: str | None, path: str, body: Any) -> list[
     url = served_at(opened.private)
     if not url:
         raise UsageError(
-            f"no mbuild serve serves {opened.root}",
+            f"no mbuild serve runs on the store {opened.root}",
             hint="a model that mbuild run runs without it ends with the command",
         )
     return list(ask_server(urllib3.PoolManager(retries=False), url, path, body))

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mbuild.cli.common import cache_options, caches_asked, open_store, store_option
 from mbuild.store.place import check_place
 from mbuild.store.serving import Serving
+
+if TYPE_CHECKING:
+    from mbuild.server.security import AccessPolicy
+    from mbuild.server.service import Service
+    from mbuild.store import Store
 
 EPILOG = """\
 \b
@@ -83,10 +89,7 @@ def serve_command(ctx: click.Context, /, *, store: str | None, **options: Any) -
     pages, MBUILD_TOKEN the token. Only this machine is served unless there is
     a token, or --insecure-no-auth.
     """
-    from mbuild.cli.running import engine_of
     from mbuild.server import run, security
-    from mbuild.server.service import Service
-    from mbuild.server.upstream import Upstream
 
     host, port = security.parse_host(os.environ.get(security.HOST_VARIABLE, ""))
     host = options["host"] or host
@@ -96,7 +99,28 @@ def serve_command(ctx: click.Context, /, *, store: str | None, **options: Any) -
     policy = security.make_policy(
         host, token, options["allow_host"], insecure=options["insecure_no_auth"]
     )
-    keys = security.keys_of(options["ollama_keys"], token)
+    opened = open_store(ctx, store)
+    service = _service(opened, policy, token, options)
+    sock = run.listen(host, port)
+    line = f"serving {opened.root} on {run.url_of(sock)}"
+    serving = Serving(opened.private)
+    serving.announce(run.url_of(sock))
+    try:
+        run.serve(service, sock, lambda: click.echo(line, err=True))
+    finally:
+        serving.end()
+
+
+def _service(
+    opened: Store, policy: AccessPolicy, token: str, options: Mapping[str, Any]
+) -> Service:
+    """What the options ask to serve, on a store that is there and that a server may use."""
+    from mbuild.cli.running import engine_of
+    from mbuild.server.security import keys_of
+    from mbuild.server.service import Service, ServiceOptions
+    from mbuild.server.upstream import Upstream
+
+    keys = keys_of(options["ollama_keys"], token)
     upstream = options["upstream"]
     if upstream is not None:
         upstream = Upstream.parse(upstream, drops_authorization=bool(token))
@@ -105,14 +129,10 @@ def serve_command(ctx: click.Context, /, *, store: str | None, **options: Any) -
         from mbuild.shared.attach import check
 
         check(caching)
-    opened = open_store(ctx, store)
     if not opened.root.is_dir():
         opened.prepare()
     check_place(opened.root)
-    service = Service(
-        opened.root,
-        policy,
-        upstream,
+    asked = ServiceOptions(
         options["builds"] or 0,
         options["log"],
         options["registries"],
@@ -122,11 +142,4 @@ def serve_command(ctx: click.Context, /, *, store: str | None, **options: Any) -
         options["cache"],
         caching,
     )
-    sock = run.listen(host, port)
-    line = f"serving {opened.root} on {run.url_of(sock)}"
-    serving = Serving(opened.private)
-    serving.announce(run.url_of(sock))
-    try:
-        run.serve(service, sock, lambda: click.echo(line, err=True))
-    finally:
-        serving.end()
+    return Service(opened.root, policy, upstream, asked)

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mbuild.cli.build import (
+from mbuild.cli.asking import (
     ModelfileText,
     build_options_without_context,
     default_name,
     progress_options,
     read_modelfile,
     read_request,
-    run,
 )
+from mbuild.cli.build import run
 from mbuild.cli.common import FolderType, model_name, open_store
 from mbuild.core.errors import CancelledError, MbuildError, SourceError, UsageError
 from mbuild.core.names import DEFAULT_TAG
@@ -154,7 +154,7 @@ class _Watcher:
         except CancelledError:
             raise
         except MbuildError as error:
-            from mbuild.cli.main import show_error
+            from mbuild.cli.errors import show_error
 
             self._failed.add(checkpoint.path)
             show_error(error)

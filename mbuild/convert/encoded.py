@@ -143,6 +143,11 @@ class Encoded:
         """The bytes, as a flat array; raises :class:`FormatError` for what is not finite."""
         item = self.item
         if item.part is not None and not item.parts:
+            made = None
+            if item.encoded is not None and self.watch is None:
+                made = item.encoded(self.start, self.stop, self.type)
+            if made is not None:
+                return made
             if item.steps is not None and not isinstance(item, KeptWeight):
                 return self._in_steps(item.steps(self.start, self.stop))
             return self._encoded(item, item.part(self.start, self.stop), self.start)

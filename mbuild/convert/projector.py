@@ -192,7 +192,7 @@ def convert_projector(
         parameters,
         model_name=naming.model_name,
         override=naming.overrides,
-        projector=True,
+        kind="mmproj",
     )
     architecture = KV("general.architecture", ValueType.STRING, ARCH)
     return Model(merged((architecture, *about, *keys, QUANTIZATION_VERSION)), tensors)

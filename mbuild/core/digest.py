@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import MbuildError
@@ -100,3 +101,8 @@ class Digest(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.hex}"
+
+
+def canonical_json(value: Any) -> str:
+    """One text for one value: sorted keys, no spaces, no escapes that depend on anything."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

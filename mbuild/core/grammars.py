@@ -1,8 +1,39 @@
-"""Where the Lark grammars lie, in a wheel, an editable install and a plain checkout."""
+"""The Lark grammars: where they lie, and parsers made of them, whose tables are kept.
+
+To make the tables of a grammar takes 20 to 60 ms, to read them 1 ms. So each user's machine
+keeps them beside the compiled kernels (:mod:`mbuild.core.owned`), behind a digest and under a
+name that tells the grammar, the options, and the versions of Lark and Python.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import marshal
+import sys
+from contextlib import suppress
 from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from mbuild.core.errors import UsageError
+from mbuild.core.owned import kept_folder, read_own, write_own
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lark import Lark
+
+_DIGEST = hashlib.sha256().digest_size
+
+_LOCK = Lock()
+"""Held while Lark reads a grammar: it evaluates literals, and in CPython 3.11 two threads that do
+so at once can fail with "AST constructor recursion depth mismatch" (gh-106905)."""
+
+_OBJECTS = ("transformer", "postlex")
+"""Options that are objects: no part of the tables, they are given again to tables that are read."""
+
+_AGAIN = (*_OBJECTS, "g_regex_flags", "propagate_positions")
+"""Options that Lark wants again for tables that it reads."""
 
 
 def grammar_text(name: str) -> str:
@@ -15,3 +46,68 @@ def grammar_text(name: str) -> str:
     inside = package / "grammar" / name
     path = inside if inside.is_file() else package.parent / "grammar" / name
     return path.read_text(encoding="utf-8")
+
+
+def parser(*names: str, **options: Any) -> Lark:
+    """The LALR parser of one grammar in one or more files; ``options`` are Lark's."""
+    from lark import Lark
+
+    options = {"parser": "lalr", "maybe_placeholders": False, **options}
+    text = "\n".join(map(grammar_text, names))
+    place = _Place.of(text, options)
+    with suppress(Exception):  # a Lark that reads tables in another way makes them again
+        tables = place.read()
+        if tables is not None:
+            again = {name: options[name] for name in _AGAIN if name in options}
+            # What Lark's own generator of parsers calls: its public load() takes no transformer.
+            load: Callable[..., Lark] = Lark._load_from_dict
+            return load(*tables, **again)
+    with _LOCK:
+        made = Lark(text, **options)
+    place.keep(made)
+    return made
+
+
+class _Place:
+    """Where the tables of one grammar are kept."""
+
+    def __init__(self, folder: Path | None, key: bytes) -> None:
+        self._folder, self._key = folder, key
+        self._name = f"{key.hex()[:32]}.tables"
+
+    @classmethod
+    def of(cls, text: str, options: dict[str, Any]) -> _Place:
+        """The place for a grammar's text and options; none where no home directory is known."""
+        import lark
+
+        plain = sorted((k, repr(v)) for k, v in options.items() if k not in _OBJECTS)
+        accepted = tuple(getattr(options.get("postlex"), "always_accept", ()))
+        made_by = (lark.__version__, sys.implementation.cache_tag)
+        key = hashlib.sha256(repr((text, plain, accepted, made_by)).encode()).digest()
+        with suppress(RuntimeError, UsageError):
+            return cls(kept_folder("grammars"), key)
+        return cls(None, key)
+
+    def read(self) -> tuple[Any, Any] | None:
+        """The tables, as :meth:`keep` was given them; None where there are none that are sound."""
+        content = read_own(self._folder, self._name) if self._folder else None
+        if content is None or self._digest(content[_DIGEST:]) != content[:_DIGEST]:
+            return None
+        data, memo = marshal.loads(content[_DIGEST:])
+        return data, memo
+
+    def keep(self, made: Lark) -> None:
+        """Keep the tables of a parser, where that can be done."""
+        from lark.grammar import Rule
+        from lark.lexer import TerminalDef
+
+        data, memo = made.memo_serialize([TerminalDef, Rule])
+        for name in _AGAIN:
+            data["options"].pop(name, None)
+        data["parser"]["lexer_conf"]["g_regex_flags"] = 0  # an object; Lark is given it again
+        content = marshal.dumps((data, memo))
+        if self._folder:
+            write_own(self._folder, self._name, self._digest(content) + content)
+
+    def _digest(self, content: bytes) -> bytes:
+        return hashlib.sha256(self._key + content).digest()

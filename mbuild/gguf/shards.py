@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import PurePath
 from typing import Any
 
@@ -30,6 +30,7 @@ _OF_THE_MODEL = ("general.architecture", "general.file_type")
 _WIDE = re.compile(r"((?:.*\.)?blk)\.\d+(\.(?:attn_q|ffn_up)\.weight)")
 """Matrices of layers whose rows are as long as the model, or its encoder, is wide."""
 
+_NAMED = 5  # of the shards that are missing
 _MISSING_HINT = "download or copy all shards into one folder"
 
 
@@ -149,9 +150,9 @@ def _by_number(files: Sequence[GGUFFile]) -> list[GGUFFile]:
                 f"also as {by_number[number].name}"
             )
         by_number[number] = file
-    if absent := [number for number in range(count) if number not in by_number]:
+    if len(by_number) < count:
         raise FormatError(
-            f"{files[0].name}: missing {_names(files[0], absent, count)}", hint=_MISSING_HINT
+            f"{files[0].name}: missing {_names(files[0], by_number, count)}", hint=_MISSING_HINT
         )
     return [by_number[number] for number in range(count)]
 
@@ -172,10 +173,14 @@ def _common_count(files: Sequence[GGUFFile]) -> int:
     return counts[0] or 0
 
 
-def _names(file: GGUFFile, absent: Sequence[int], count: int) -> str:
-    """What to call shards that are not there: file names if the present one has such a name."""
-    shown = absent[:5]
-    more = f" and {len(absent) - len(shown)} more" if len(absent) > len(shown) else ""
+def _names(file: GGUFFile, there: Collection[int], count: int) -> str:
+    """What to call shards that are not there: file names if the present one has such a name.
+
+    A file may say any ``count``, so no more of them are looked for than are named.
+    """
+    shown = list(islice((number for number in range(count) if number not in there), _NAMED))
+    rest = count - len(there) - len(shown)
+    more = f" and {rest} more" if rest else ""
     shard = parse_shard_name(PurePath(file.name).name)
     if shard is None:
         return ", ".join(f"shard {number + 1} of {count}" for number in shown) + more

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mbuild.build.engine import BuildEngine, Outcome
+from mbuild.build.engine import BuildEngine
 from mbuild.build.prepare import plans_of
+from mbuild.build.results import Outcome
 from mbuild.build.steps.errors import CompareTensors
 from mbuild.core.errors import UsageError
 from mbuild.core.events import StepProgress

@@ -142,39 +142,45 @@ def quantize(
     or one that needs importances and gets none; :class:`FormatError` where sizes do not fit.
     """
     raw = _checked(type_, source_type, data, row_len, imatrix is not None)
-    if imatrix is not None and not takes_importances(type_):
-        imatrix = None
+    imatrix = imatrix if takes_importances(type_) else None
     block, item = BLOCKS[type_], BLOCKS[source_type].size
     rows = raw.size // (row_len * item)
-    size = rows * row_len // block.weights * block.size
-    out = room(size) if out is None else out
-    if out.shape != (size,) or out.dtype != np.uint8 or not out.flags.c_contiguous:
-        raise UsageError(f"{out.size} bytes of memory for {size} bytes of {type_.name}")
+    out = _memory(out, rows * row_len // block.weights * block.size, type_)
     if type_ is source_type:
         out[:] = raw
         return out
     chosen = using or _ready(type_, imatrix is not None)[0]
-    weights = _importances(imatrix, row_len, rows)
-
-    begin = first_row * row_len
+    weights, begin = _importances(imatrix, row_len, rows), first_row * row_len
 
     def task(span: tuple[int, int]) -> None:
-        first, last = span
         check()
+        first, last = span
         part = raw[first * item : last * item]
         to = out[first // block.weights * block.size : last // block.weights * block.size]
         given = None if weights is None else weights(first, last, part, source_type, type_)
         outcome = chosen.blocks(type_, part, source_type, to, given)
-        if outcome is BlocksOutcome.NOT_FINITE:
-            _refuse(part, source_type, begin + first, row_len)
-        elif outcome is BlocksOutcome.SUSPECT:
-            _validate(type_, to, begin + first)
+        _vet(outcome, (type_, to), (source_type, part), begin + first, row_len)
 
-    total = rows * row_len
-    step = _step(row_len, block.weights, imatrix is not None, total // (4 * max(threads, 1)))
-    spans = [(at, min(at + step, total)) for at in range(0, total, step)]
+    spans = _spans(rows * row_len, row_len, block.weights, imatrix is not None, threads)
     run_all(task, spans, threads, name="mbuild-quantize")
     return out
+
+
+def _memory(out: Bytes | None, size: int, type_: GGMLType) -> Bytes:
+    """The memory for a result, new if none was given; :class:`UsageError` if that does not fit."""
+    if out is None:
+        return room(size)
+    if out.shape != (size,) or out.dtype != np.uint8 or not out.flags.c_contiguous:
+        raise UsageError(f"{out.size} bytes of memory for {size} bytes of {type_.name}")
+    return out
+
+
+def _spans(
+    total: int, row_len: int, block: int, weighted: bool, threads: int
+) -> list[tuple[int, int]]:
+    """The values that each task takes, from the first to one behind the last."""
+    step = _step(row_len, block, weighted, total // (4 * max(threads, 1)))
+    return [(at, min(at + step, total)) for at in range(0, total, step)]
 
 
 def _checked(
@@ -238,6 +244,23 @@ def _importances(
         return Weights(weights, np.repeat(means, per_row))
 
     return given
+
+
+def _vet(
+    outcome: BlocksOutcome,
+    made: tuple[GGMLType, Bytes],
+    source: tuple[GGMLType, Bytes],
+    first: int,
+    row_len: int,
+) -> None:
+    """Raise :class:`NotFiniteError` where an engine found something, or nobody looked.
+
+    ``made`` and ``source`` are types with their bytes, ``first`` is the place of the first value.
+    """
+    if outcome is BlocksOutcome.NOT_FINITE:
+        _refuse(source[1], source[0], first, row_len)
+    elif outcome is BlocksOutcome.SUSPECT:
+        _validate(*made, first)
 
 
 def _refuse(part: Bytes, source_type: GGMLType, first: int, row_len: int) -> None:

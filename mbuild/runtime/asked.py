@@ -30,6 +30,7 @@ class Ask:
     ``complete``: ``/api/generate`` and ``/v1/completions``. ``raw``: the prompt as it is.
     ``schema``: ``"json"`` or a JSON Schema that the answer must follow. ``think``: whether to
     think, or how much; None leaves it to the model. ``context``: tokens that go before.
+    ``bias``: what is added to the logits of tokens, by their numbers.
     """
 
     turns: tuple[ChatTurn, ...]
@@ -45,6 +46,7 @@ class Ask:
     think: bool | str | None = None
     keep_alive: float | None = None
     logprobs: int | None = None
+    bias: Mapping[str, float] = field(default_factory=dict)
     truncate: bool = True
     shift: bool = True
 

@@ -11,7 +11,7 @@ from mbuild.core.errors import UsageError
 from mbuild.runtime.asked import Ask, Finished, Piece, Prompt
 from mbuild.runtime.calls import CallSplitter, names_of
 from mbuild.runtime.events import finished_of, logprobs_of, native_piece, refused, split_event
-from mbuild.runtime.failure import TOO_LONG, TooLongError
+from mbuild.runtime.failure import TOO_LONG, EngineDiedError, EngineError, TooLongError
 from mbuild.runtime.options import sampling, settings
 from mbuild.runtime.prompt import (
     IMAGE_TOKENS,
@@ -155,7 +155,7 @@ class Asking:
     async def _fitting(self, maker: PromptMaker | None) -> Prompt:
         """The prompt, with as many of the last turns as fit the context."""
         ask = self._ask
-        before = await text_of(self._engine, ask.context) if ask.context else ""
+        before = await self._before()
         if maker is None:
             prompt = Prompt(ask.turns[-1].content)
         else:
@@ -172,6 +172,17 @@ class Asking:
             raise TooLongError(TOO_LONG)
         return prompt._replace(text=await self._shortened(prompt.text))
 
+    async def _before(self) -> str:
+        """The text of the tokens that go before the prompt."""
+        if not self._ask.context:
+            return ""
+        try:
+            return await text_of(self._engine, self._ask.context)
+        except EngineDiedError:
+            raise
+        except EngineError:
+            raise UsageError("context has tokens that the model does not have") from None
+
     async def _beyond(self, prompt: Prompt) -> int:
         """How many tokens more than the context has room for."""
         # A token has at most some dozen characters, and each is at least one token's part.
@@ -184,7 +195,8 @@ class Asking:
     async def _shortened(self, text: str) -> str:
         """The first num_keep tokens and as many of the last as leave half of the rest free."""
         tokens = await tokens_of(self._engine, text, add_special=False)
-        keep = min(self._keep, self._num_ctx // 2)
+        keep = len(tokens) if self._keep < 0 else self._keep
+        keep = min(keep, self._num_ctx // 2)
         last = (self._num_ctx - keep) // 2
         return await text_of(self._engine, [*tokens[:keep], *tokens[-last:]])
 

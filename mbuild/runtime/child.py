@@ -24,6 +24,9 @@ from mbuild.store.locks import use
 READY = "ready"
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
 _LOOK_AGAIN_SECONDS = 0.02
+# What the engine may keep of conversations that others have interrupted; the last one it keeps
+# however large. Its own limit is 8 GiB, which nobody looked for when the model was loaded.
+_SPARE_MIB = 256
 
 
 def main() -> None:
@@ -56,7 +59,7 @@ def _start_library(job: dict[str, Any], spec: EngineSpec) -> Any:
     params.cors_origins, params.ui, params.endpoint_slots = "", False, False
     params.offline, params.warmup, params.fit_params = True, False, False
     params.verbosity = 1
-    params.n_parallel = 1
+    params.n_parallel, params.cache_ram_mib = 1, _SPARE_MIB
     params.n_ctx, params.n_batch = spec.num_ctx, spec.num_batch
     params.n_ubatch = spec.num_batch
     params.use_jinja = spec.jinja
@@ -108,7 +111,11 @@ def _start_executable(job: dict[str, Any], spec: EngineSpec) -> subprocess.Popen
     if spec.draft:
         arguments += ["--model-draft", spec.draft]
         arguments += ["--spec-type", "draft-simple"]
-    environment = {**os.environ, "LLAMA_API_KEY": job["key"]}
+    environment = {
+        **os.environ,
+        "LLAMA_API_KEY": job["key"],
+        "LLAMA_ARG_CACHE_RAM": str(_SPARE_MIB),  # older versions know no option for it
+    }
     process = subprocess.Popen(
         arguments,
         stdin=subprocess.DEVNULL,

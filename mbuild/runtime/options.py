@@ -22,6 +22,12 @@ _DEFAULT_CONTEXT = 4096
 _CONTEXTS_AT_MOST = 10  # an answer without a budget ends after so many contexts, as in Ollama
 
 
+_LARGEST = 3.4028234663852886e38  # a float32's, which the engine has
+_MOST = 2**31 - 1  # of the engine's integers
+_SEEDS = 2**32
+_RANDOM = _SEEDS - 1  # the seed that stands for another one each time
+
+
 class RequestOption(NamedTuple):
     """An option's default and the engine's name of it, "" for what an engine is started with."""
 
@@ -76,11 +82,13 @@ def settings(parameters: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[st
 
 def _typed(name: str, value: Any) -> Any:
     kind = PARAMETERS[name]
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind is ParameterType.FLOAT and number:
-        return float(value)
-    if kind is ParameterType.INT and number:
-        return int(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not -_LARGEST <= value <= _LARGEST:
+            raise UsageError(f'option "{name}" is out of range')
+        if kind is ParameterType.FLOAT:
+            return float(value)
+        if kind is ParameterType.INT:
+            return int(value) if name == "seed" else min(max(int(value), -_MOST), _MOST)
     if kind is ParameterType.BOOL and isinstance(value, bool):
         return value
     if kind is ParameterType.TEXTS:
@@ -113,5 +121,14 @@ def sampling(found: Mapping[str, Any], num_ctx: int) -> dict[str, Any]:
     most = _CONTEXTS_AT_MOST * num_ctx
     if not 0 < sent["n_predict"] <= most:
         sent["n_predict"] = most
-    sent["stop"] = list(sent["stop"])
+    if sent["repeat_last_n"] < 0:
+        sent["repeat_last_n"] = num_ctx
+    sent["stop"] = [text for text in sent["stop"] if text]
+    sent["seed"] = _engine_seed(sent["seed"])
     return sent
+
+
+def _engine_seed(seed: int) -> int:
+    """A seed as the engine has it, of 32 bits; only -1 stands for another one each time."""
+    wrapped = seed % _SEEDS
+    return wrapped - 1 if wrapped == _RANDOM and seed != -1 else wrapped

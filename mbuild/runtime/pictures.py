@@ -53,5 +53,5 @@ def png_of(image: bytes) -> bytes:
                 )
             opened.convert("RGB").save(made, "PNG", compress_level=1)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        raise UsageError("an image begins as WebP, and is none or damaged") from None
+        raise UsageError("an image begins like WebP, but it is damaged or something else") from None
     return made.getvalue()

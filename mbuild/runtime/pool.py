@@ -19,6 +19,8 @@ KEEP_ALIVE_VARIABLE = "OLLAMA_KEEP_ALIVE"
 MAX_LOADED_VARIABLE = "OLLAMA_MAX_LOADED_MODELS"
 MAX_QUEUE_VARIABLE = "OLLAMA_MAX_QUEUE"
 DEFAULT_KEEP_ALIVE = 300.0
+FOREVER = (2**63 - 1) / 1e9
+"""Go's longest duration in seconds, 292 years: what Ollama takes for ever."""
 _MAX_LOADED = 3
 _MAX_QUEUE = 512
 _RESERVE = 256 << 20  # bytes of memory that an engine takes beside weights and cache
@@ -32,12 +34,22 @@ class LoadedEngine:
         self.name = name
         self.size = size
         self.users = 0
-        self.keep_alive = DEFAULT_KEEP_ALIVE
-        self.expires: float | None = None  # of time.time(); None: never
-        self.used = time.monotonic()
+        self.keep_alive = DEFAULT_KEEP_ALIVE  # seconds, below 0 for ever
+        self.used = time.time()
         self.engine: LlamaEngine | None = None
         self.turn = asyncio.Lock()  # an engine answers one request at a time
         self.timer: asyncio.TimerHandle | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether its process is there, with the model loaded."""
+        return self.engine is not None and self.engine.alive
+
+    @property
+    def expires(self) -> float:
+        """Until when it stays, in seconds of ``time.time()``: if it is busy, as if it were not."""
+        last = time.time() if self.users else self.used
+        return last + (FOREVER if self.keep_alive < 0 else self.keep_alive)
 
 
 class Pool:
@@ -55,8 +67,8 @@ class Pool:
 
     def list(self) -> list[LoadedEngine]:
         """The loaded engines, that which stays longest first."""
-        ready = [row for row in self._loaded.values() if row.engine is not None]
-        return sorted(ready, key=lambda row: -(row.expires or float("inf")))
+        ready = [row for row in self._loaded.values() if row.running]
+        return sorted(ready, key=lambda row: -row.expires)
 
     @asynccontextmanager
     async def use(
@@ -97,7 +109,7 @@ class Pool:
                 row.turn.release()
         finally:
             row.users -= 1
-            row.used = time.monotonic()
+            row.used = time.time()
             if not row.users:
                 self._let_go(row)
             async with self._changed:
@@ -129,35 +141,30 @@ class Pool:
                     await self._changed.wait()
 
     async def _engine(self, row: LoadedEngine, meanwhile: Callable[[], object]) -> LlamaEngine:
+        """The row's engine; what starts it may fail, and who waits for the row then tries again."""
         if row.engine is not None and not row.engine.alive:
             await row.engine.stop()
             row.engine = None
         if row.engine is None:
-            try:
-                row.engine = await start(row.spec, self._server, meanwhile)
-            except BaseException:
-                self._loaded.pop(row.spec, None)
-                raise
+            row.engine = await start(row.spec, self._server, meanwhile)
         return row.engine
 
     def _let_go(self, row: LoadedEngine) -> None:
         """Set the time at which an idle engine ends."""
-        if row.engine is None or not row.engine.alive or row.keep_alive == 0:
-            self._loaded.pop(row.spec, None)
+        if not row.running or row.keep_alive == 0:
             self._end_soon(row)
-        elif row.keep_alive < 0:
-            row.expires = None
-        else:
-            row.expires = time.time() + row.keep_alive
+        elif row.keep_alive > 0:
             loop = asyncio.get_running_loop()
             row.timer = loop.call_later(row.keep_alive, self._expire, row)
 
     def _expire(self, row: LoadedEngine) -> None:
-        if not row.users and self._loaded.get(row.spec) is row:
-            del self._loaded[row.spec]
+        if not row.users:
             self._end_soon(row)
 
     def _end_soon(self, row: LoadedEngine) -> None:
+        """End an engine that no request finds any more."""
+        if self._loaded.get(row.spec) is row:
+            del self._loaded[row.spec]
         task = asyncio.ensure_future(self._end(row))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
@@ -245,7 +252,7 @@ def seconds_of(value: object) -> float:
     import re
 
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return -1.0 if value < 0 else float(value)
+        return float(value) if 0 <= value < FOREVER else -1.0
     text = value if isinstance(value, str) else ""
     found = re.fullmatch(r"([-+]?)((?:\d*\.?\d*(?:ns|us|µs|ms|s|m|h))+|0)", text)
     if found is None:
@@ -255,4 +262,4 @@ def seconds_of(value: object) -> float:
         total = sum(float(number) * _UNITS[unit] for number, unit in parts)
     except ValueError:
         raise UsageError(f"keep_alive {value!r} is not a duration such as 5m") from None
-    return -1.0 if found[1] == "-" and total else total
+    return -1.0 if (found[1] == "-" and total) or total >= FOREVER else total

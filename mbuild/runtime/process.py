@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from mbuild.runtime.child import READY
 from mbuild.runtime.failure import EngineDiedError, EngineError, NoEngineError
 from mbuild.runtime.spec import MEDIA_MARKER, EngineSpec
+from mbuild.work.cores import THREADS_VARIABLE, cores
 
 if TYPE_CHECKING:
     from mbuild.runtime.client import Client, EngineAnswer
@@ -130,7 +131,14 @@ class LlamaEngine:
             _, found, text = line.partition(" E ")
             if found:
                 return text.strip()
-        return lines[-1] if lines else "the engine ended without a word"
+        return lines[-1] if lines else self._ending()
+
+    def _ending(self) -> str:
+        """How the process ended, of which it said nothing."""
+        code = self._process.returncode if self._process is not None else None
+        if code is not None and code < 0:
+            return f"the engine was ended by {signal.Signals(-code).name}"
+        return "the engine ended without a word"
 
     async def ask(self, path: str, body: object) -> EngineAnswer:
         """POST JSON to the engine; raises :class:`EngineDiedError` when it ends or has ended."""
@@ -188,8 +196,13 @@ def environment_of_engine() -> dict[str, str]:
         for name, value in os.environ.items()
         if name in _PASSED_ON or name.startswith("OMP_")
     }
-    # Python finds the package where this process has it, installed or not.
-    return {**environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return {
+        **environment,
+        # Python finds the package where this process has it, installed or not.
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        THREADS_VARIABLE: str(cores()),
+        "GGML_NO_BACKTRACE": "1",  # a debugger's lines would hide what was wrong
+    }
 
 
 def has_engine() -> bool:

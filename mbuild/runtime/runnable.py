@@ -18,6 +18,7 @@ from mbuild.store.media import ADAPTER, DRAFT, MODEL, PROJECTOR
 from mbuild.templates.failure import TemplateError
 from mbuild.templates.fields import capabilities_in, identifiers
 from mbuild.templates.gotemplate import parse
+from mbuild.work.cores import cores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 parsed = lru_cache(maxsize=16)(parse)
 """A template's syntax tree, which every request needs; raises the parser's errors."""
 
+_MIN_BATCH = 2  # tokens; the engine does not start with fewer
 _BYTES_OF_CACHE = 2  # of a number in the engine's cache of keys and values: F16
 
 
@@ -153,8 +155,8 @@ class Runnable:
             projectors=self._files.get(PROJECTOR, ()),
             draft=draft,
             num_ctx=num_ctx,
-            num_batch=max(batch, 1),
-            num_thread=max(int(options["num_thread"]), 0),
+            num_batch=max(batch, _MIN_BATCH),
+            num_thread=min(max(int(options["num_thread"]), 0), cores()),
             num_gpu=int(options["num_gpu"]),
             draft_tokens=max(int(options["draft_num_predict"]), 0) if draft else 0,
             use_mmap=bool(options["use_mmap"]),

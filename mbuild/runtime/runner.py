@@ -162,6 +162,8 @@ def _sent(ask: Ask) -> dict[str, Any]:
     sent: dict[str, Any] = {"stream": True, "cache_prompt": True}
     if ask.schema is not None:
         sent["json_schema"] = as_json_schema(ask.schema)
+    if ask.bias:
+        sent["logit_bias"] = dict(ask.bias)
     if ask.logprobs is not None:
         sent["n_probs"] = max(ask.logprobs, 1)
     return sent

@@ -8,6 +8,7 @@ from typing import Any
 from mbuild.core.errors import UsageError
 
 _PREAMBLE = "%llguidance {}\nstart: %json "
+_PLACE = "failed to compile JSON schema: "
 MAX_SCHEMA = 1 << 20
 """Bytes of the longest schema."""
 
@@ -35,8 +36,11 @@ def as_json_schema(value: Any) -> dict[str, Any]:
 
 
 def _problem(schema: str) -> str:
-    """The first line of what is wrong with a schema, "" for nothing."""
+    """What is wrong with a schema, in one line; "" for nothing."""
     from llguidance import LLMatcher
 
-    found = LLMatcher.validate_grammar(_PREAMBLE + schema)
-    return str(found).strip().splitlines()[0] if found else ""
+    lines = str(LLMatcher.validate_grammar(_PREAMBLE + schema)).splitlines() or [""]
+    problem = lines[0].rpartition(_PLACE)[2]
+    # A regular expression stands below, and what is wrong with it after that.
+    more = next((line for line in lines if line.startswith("error: ")), "")
+    return f"{problem} {more.removeprefix('error: ')}" if more else problem

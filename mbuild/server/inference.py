@@ -69,6 +69,8 @@ async def _run(service: Service, request: Request, body: Body) -> Response:
     fields = shapes.check(body, parse_json(data))
     complete = body is shapes.GENERATE
     text = model_name(fields)
+    if complete and not text:
+        raise NameNotFoundError("model '' not found")
     name = parse_name(text, "model is required" if not text else "invalid model name")
     lines = OllamaLines(text, complete=complete)
     ask = read_generate(fields) if complete else read_chat(fields)
@@ -185,7 +187,7 @@ async def embed(service: Service, request: Request) -> Response:
         ),
         request,
     )
-    vectors = [_cut(vector, fields.get("dimensions", 0)) for vector in vectors]
+    vectors = [cut(vector, fields.get("dimensions", 0)) for vector in vectors]
     answer = {"model": text, "embeddings": vectors, **statistics(finished)}
     return JSONResponse(answer, media_type=JSON_TYPE)
 
@@ -213,7 +215,7 @@ def _keep_alive(fields: dict[str, Any]) -> float | None:
     return None if value is None else seconds_of(value)
 
 
-def _cut(vector: list[float], dimensions: int) -> list[float]:
+def cut(vector: list[float], dimensions: int) -> list[float]:
     """The first values of a vector, again of length 1."""
     if not 0 < dimensions < len(vector):
         return vector
@@ -233,10 +235,7 @@ async def ps(service: Service, request: Request) -> Response:
             view = await to_thread.run_sync(library.view, service.store(), name)
         except NameNotFoundError:
             continue  # removed since it was loaded
-        expires = "0001-01-01T00:00:00Z"
-        if row.expires is not None:
-            expires = datetime.fromtimestamp(row.expires, UTC).isoformat()
-            expires = expires.replace("+00:00", "Z")
+        expires = datetime.fromtimestamp(row.expires, UTC).isoformat().replace("+00:00", "Z")
         rows.append(
             {
                 "name": row.name,

@@ -51,10 +51,10 @@ def _common(fields: Mapping[str, Any]) -> dict[str, Any]:
     top = fields.get("top_logprobs", 0)
     if not 0 <= top <= MAX_TOP_LOGPROBS:
         raise UsageError("top_logprobs must be between 0 and 20")
-    keep = fields.get("keep_alive")
+    keep, schema = fields.get("keep_alive"), fields.get("format")
     return {
         "options": fields.get("options") or {},
-        "schema": fields.get("format") or None,
+        "schema": None if schema == "" else schema,
         "think": think,
         "keep_alive": None if keep is None else seconds_of(keep),
         "logprobs": top if fields.get("logprobs") else None,

@@ -16,7 +16,8 @@ from starlette.responses import JSONResponse, Response
 from mbuild.core.errors import NameNotFoundError, UsageError
 from mbuild.runtime.asked import Ask, ChatTurn, EndReason, Finished, Piece
 from mbuild.server import shapes
-from mbuild.server.inference import collect, runner_of
+from mbuild.server.inference import collect, cut, runner_of
+from mbuild.server.ollama import MAX_TOP_LOGPROBS, THINK_LEVELS
 from mbuild.server.requests import parse_json, parse_name, read_body
 from mbuild.server.stream import Line
 from mbuild.server.streaming import LineForm, LineStream, until_gone
@@ -75,6 +76,8 @@ async def _run(service: Service, request: Request, *, complete: bool) -> Respons
     ask = read_completion(fields) if complete else read_openai_chat(fields)
     if not ask.turns:
         raise UsageError("messages is required")
+    if fields.get("n", 1) != 1:
+        raise UsageError("n must be 1: a request has one answer here")
     form = OpenAIAnswers(text, complete=complete, usage=_wants_usage(fields))
     pieces = runner.answer(model, ask)
     if not fields.get("stream"):
@@ -122,20 +125,43 @@ def read_completion(fields: Mapping[str, Any]) -> Ask:
         _options(fields),
         complete=True,
         suffix=fields.get("suffix", ""),
-        logprobs=number if isinstance(number, int) and not isinstance(number, bool) else None,
+        logprobs=_alternatives(number) if isinstance(number, int) else None,
+        bias=_bias(fields),
     )
+
+
+def _alternatives(number: int) -> int:
+    if not 0 <= number <= MAX_TOP_LOGPROBS:
+        raise UsageError(f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}")
+    return number
+
+
+def _bias(fields: Mapping[str, Any]) -> Mapping[str, float]:
+    """``logit_bias``: what is added to the logits of tokens, by their numbers."""
+    found: Mapping[str, Any] = fields.get("logit_bias") or {}
+    for token, value in found.items():
+        if not token.isascii() or not token.isdigit() or not _is_bias(value):
+            raise UsageError("logit_bias has for numbers of tokens a number from -100 to 100 each")
+    return found
+
+
+def _is_bias(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -100 <= value <= 100
 
 
 def read_openai_chat(fields: Mapping[str, Any]) -> Ask:
     """The request of ``/v1/chat/completions``; raises :class:`UsageError`."""
     effort = fields.get("reasoning_effort")
+    if effort not in (None, "none", *THINK_LEVELS):
+        raise UsageError(f"reasoning_effort {effort!r} is none of none, {', '.join(THINK_LEVELS)}")
     return Ask(
         tuple(_turn(message) for message in fields.get("messages") or ()),
         _options(fields),
         tools=() if fields.get("tool_choice") == "none" else tuple(fields.get("tools") or ()),
         schema=_schema(fields.get("response_format")),
         think=False if effort == "none" else effort,
-        logprobs=fields.get("top_logprobs", 0) if fields.get("logprobs") else None,
+        logprobs=_alternatives(fields.get("top_logprobs", 0)) if fields.get("logprobs") else None,
+        bias=_bias(fields),
     )
 
 
@@ -307,9 +333,9 @@ async def embeddings(service: Service, request: Request) -> Response:
     vectors, finished = await until_gone(runner.embed(model, texts, {}, None), request)
     rows = []
     for index, vector in enumerate(vectors):
-        value: Any = vector
+        value: Any = cut(vector, fields.get("dimensions", 0))
         if fields.get("encoding_format") == "base64":
-            value = base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+            value = base64.b64encode(struct.pack(f"<{len(value)}f", *value)).decode()
         rows.append({"object": "embedding", "embedding": value, "index": index})
     count = finished.prompt_count
     usage = {"prompt_tokens": count, "total_tokens": count}

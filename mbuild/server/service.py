@@ -43,6 +43,31 @@ TRANSFERS_AT_ONCE = 4
 """Pulls and pushes that run side by side; each has several connections."""
 
 
+class ServiceOptions(NamedTuple):
+    """How a server is run.
+
+    ``builds`` may run at once, 0 for the usual number. ``log``: ``text``, ``json`` or ``off``;
+    ``registries`` are those the operator names. ``writable``: other machines may push into the
+    store. ``engine``: what runs models: the path of a ``llama-server``, "" for the installed
+    package, None for nothing. ``keys``: Ollama's public keys that count as a login of ``/v2/``.
+    ``cache``: the folder of a shared cache that other machines may fill, ``caching`` what the
+    builds here use.
+    """
+
+    builds: int = 0
+    log: str = "off"
+    registries: Iterable[str] = ()
+    writable: bool = False
+    engine: str | None = None
+    keys: Iterable[bytes] = ()
+    cache: Path | None = None
+    caching: CacheOptions | None = None
+
+
+AS_USUAL = ServiceOptions()
+"""For who asks for nothing: it runs no models, has no cache, and writes no log."""
+
+
 class Service:
     """What handlers work with: the store, the builds, the list of models, the upstream."""
 
@@ -51,39 +76,26 @@ class Service:
         root: Path,
         policy: AccessPolicy,
         upstream: Upstream | None = None,
-        builds: int = 0,
-        log: str = "off",
-        registries: Iterable[str] = (),
-        writable: bool = False,
-        engine: str | None = None,
-        keys: Iterable[bytes] = (),
-        cache: Path | None = None,
-        caching: CacheOptions | None = None,
+        options: ServiceOptions = AS_USUAL,
     ) -> None:
-        """``log``: ``text``, ``json`` or ``off``; ``registries`` are those the operator names.
-
-        ``writable``: other machines may push into the store. ``engine``: what runs models: the
-        path of a ``llama-server``, "" for the installed package, None for nothing.
-        ``keys``: Ollama's public keys that count as a login of ``/v2/``. ``cache``: the folder
-        of a shared cache that other machines may fill, ``caching`` what the builds here use.
-        Raises :class:`UsageError` for what is no registry.
-        """
+        """Raises :class:`UsageError` for what is no registry."""
+        engine, cache = options.engine, options.cache
         self._root = root.absolute()
         self.policy = policy
         self.upstream = upstream
         self.runner = None if engine is None else Runner(self.store, Pool(engine), self._warn)
-        self.jobs = Jobs(builds or BUILDS_AT_ONCE)
+        self.jobs = Jobs(options.builds or BUILDS_AT_ONCE)
         self.board = Board()
         self.past = PastBuilds()
         self.pushes = Pushes()
-        self.writable = writable
-        self.tokens = RegistryTokens(keys)
+        self.writable = options.writable
+        self.tokens = RegistryTokens(options.keys)
         self.transfers = Jobs(TRANSFERS_AT_ONCE)
-        self.access = Access.of_operator(registries)
+        self.access = Access.of_operator(options.registries)
         self.locking = Locking()
         self.cache = FolderStorage(cache, "/cache", writes=True) if cache is not None else None
-        self._caching = caching
-        self.log = log
+        self._caching = options.caching
+        self.log = options.log
         self.catalogue = Catalogue()
         self.scrub = Scrubber(self._root)
         self._warned: set[str] = set()

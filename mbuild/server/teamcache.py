@@ -90,7 +90,7 @@ async def put_blob(service: Service, request: Request) -> Response:
                     await to_thread.run_sync(write)
             await to_thread.run_sync(write)
             if name != blob_name(Digest(digest.hexdigest())):
-                raise BadDigestError("the bytes have another SHA-256 than the path names")
+                raise BadDigestError("the bytes have a different SHA-256 from the one in the path")
             await to_thread.run_sync(os.fsync, fd)
         finally:
             os.close(fd)
@@ -144,7 +144,7 @@ def _cache(service: Service) -> FolderStorage:
 
 def _opened(path: Path) -> tuple[Path, os.stat_result] | None:
     try:
-        info = path.stat()
+        info = path.lstat()  # a link may lead to any file of this machine
     except OSError:
         return None
     return (path, info) if stat.S_ISREG(info.st_mode) else None

@@ -18,6 +18,8 @@ from mbuild.store.shared import LARGEST_SMALL, StoredObject
 from mbuild.work.spread import run_all
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
     from mbuild.core.digest import Digest
     from mbuild.shared.locations import Location
 
@@ -115,13 +117,13 @@ class ObjectStorage:
         return self._each(size, names)
 
     def write_many(
-        self, objects: Mapping[str, bytes], blobs: Mapping[str, Mapping[Digest, int]] = {}
+        self, objects: Mapping[str, Buffer], blobs: Mapping[str, Mapping[Digest, int]] = {}
     ) -> None:
         """Write, many requests at once."""
 
         def write(name: str) -> None:
             self._make_parent(name)
-            self._system.pipe_file(self._path(name), objects[name])
+            self._system.pipe_file(self._path(name), bytes(objects[name]))
 
         self._each(write, objects)
 

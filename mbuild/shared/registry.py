@@ -44,6 +44,7 @@ from mbuild.work.cancel import Cancel
 from mbuild.work.spread import Part, run_all
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
     from urllib3 import BaseHTTPResponse
 
     from mbuild.shared.locations import Location
@@ -161,7 +162,7 @@ class RegistryStorage:
         raise refusal(found, f"the cache {self.place} cannot be read", self._registry.host)
 
     def write_many(
-        self, objects: Mapping[str, bytes], blobs: Mapping[str, Mapping[Digest, int]] = {}
+        self, objects: Mapping[str, Buffer], blobs: Mapping[str, Mapping[Digest, int]] = {}
     ) -> None:
         """Blobs as blobs, all else as manifests, whose layers are the blobs that they name."""
         with self._lock:  # two that send the same bytes at once disturb each other
@@ -171,9 +172,9 @@ class RegistryStorage:
 
         def write(name: str) -> None:
             if digest_of(name) is not None:
-                self._send(objects[name])
+                self._send(bytes(objects[name]))
             else:
-                self._tag(name, objects[name], blobs.get(name, {}))
+                self._tag(name, bytes(objects[name]), blobs.get(name, {}))
 
         self._each(write, objects)
 

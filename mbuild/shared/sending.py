@@ -102,7 +102,7 @@ class Sender:
 
     def put_piece(self, key: str, data: Buffer, digest: Digest) -> None:
         """A piece that is in no blob; its record goes with those of others."""
-        piece = bytes(memoryview(data).cast("B"))
+        piece = memoryview(data).cast("B")
         with self._room:
             while self._in_flight and self._in_flight + len(piece) > _IN_FLIGHT:
                 self._room.wait()

@@ -29,6 +29,7 @@ from mbuild.work.cancel import Cancel
 from mbuild.work.spread import run_all
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
     from urllib3 import BaseHTTPResponse
 
     from mbuild.core.digest import Digest
@@ -152,12 +153,13 @@ class WebStorage:
         return found
 
     def write_many(
-        self, objects: Mapping[str, bytes], blobs: Mapping[str, Mapping[Digest, int]] = {}
+        self, objects: Mapping[str, Buffer], blobs: Mapping[str, Mapping[Digest, int]] = {}
     ) -> None:
         """PUT, some at once."""
 
         def write(name: str) -> None:
-            self._put(name, objects[name], len(objects[name]))
+            data = bytes(objects[name])
+            self._put(name, data, len(data))
 
         self._each(write, objects)
 
@@ -225,7 +227,9 @@ def listed(pieces: Iterable[bytes], place: str) -> Iterator[StoredObject]:
                 name, size, modified = json.loads(line)
                 found = StoredObject(str(name), int(size), float(modified))
             except (ValueError, TypeError, OverflowError, RecursionError):
-                raise RegistryError(f"{place} lists what is no object: {line[:60]!r}") from None
+                raise RegistryError(
+                    f"{place} lists something that is not an object: {line[:60]!r}"
+                ) from None
             if is_name(found.name):
                 yield found
         if len(rest) > _LONGEST_LINE:

@@ -157,7 +157,7 @@ def documents(store: Store, model: Digest, *kinds: DocumentKind) -> Iterator[Att
         data = _read(path)
         if Digest.of(data) != digest:
             raise DamagedError(
-                f"{path} was changed: its bytes have another digest than its name",
+                f"{path} was changed: its bytes do not have the digest in its name",
                 hint="remove that file, then build or pull the model again",
             )
         with store_errors("reading a document about a model"):

@@ -8,7 +8,6 @@ walk refuses a ``{{template "name"}}`` that passes no value.
 from __future__ import annotations
 
 from functools import cache
-from threading import Lock
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -46,31 +45,17 @@ class _Faults:
         return stream
 
 
-_LOCK = Lock()
-"""Held while lark reads a grammar: it evaluates literals, and in CPython 3.11 two threads that do
-so at once can fail with "AST constructor recursion depth mismatch" (gh-106905)."""
-
-
-def _lark() -> Lark:
-    with _LOCK:
-        return _parser()
-
-
 @cache
-def _parser() -> Lark:
-    from lark import Lark
-
-    from mbuild.core.grammars import grammar_text
+def _lark() -> Lark:
+    from mbuild.core import grammars
     from mbuild.templates.tokens import FAULTS
     from mbuild.templates.tree import Builder
 
-    return Lark(
-        grammar_text("gotemplate.lark"),
-        parser="lalr",
+    return grammars.parser(
+        "gotemplate.lark",
         lexer="basic",
         postlex=_Faults(tuple(FAULTS)),
         transformer=Builder(),
-        maybe_placeholders=False,
     )
 
 

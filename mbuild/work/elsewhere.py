@@ -94,8 +94,8 @@ class Elsewhere(Generic[TaskT, ValueT]):
             raise
         except (ImportError, AttributeError, ModuleNotFoundError) as error:
             raise WorkerError(
-                f"a worker of {self._pool.place} has another mbuild than this machine, or none:"
-                f" {error}",
+                f"a worker of {self._pool.place} has a different mbuild from this machine's,"
+                f" or none: {error}",
                 hint="install the same version there",
             ) from None
         except BrokenExecutor as error:

@@ -22,6 +22,9 @@ WORKERS_SECONDS = 60
 EMPTY_SECONDS = 20
 """How long a cluster may have no workers during a build: nannies start dead ones again."""
 
+_SHARED_IMPORTS = ["distributed.nanny", "distributed.worker", "mbuild.build.steps.filling"]
+"""What every worker process here needs, which is loaded once, before they are forked."""
+
 _CONNECT_SECONDS = 15
 _ASK_SECONDS = 1.0
 
@@ -91,14 +94,18 @@ def _dask() -> Any:
 @contextmanager
 def _local(count: int) -> Iterator[Any]:
     """Worker processes on this machine, which share its cores."""
+    method = _forking()
     distributed = _dask()
     import dask
 
     threads = max(1, cores() // count)
+    changed = {
+        "distributed.worker.multiprocessing-method": method,
+        "distributed.worker.profile.enabled": False,  # it looks 100 times a second
+        "distributed.admin.tick.interval": "1s",  # the same 50 times
+    }
     with (
-        dask.config.set(
-            {"distributed.worker.profile.enabled": False}
-        ),  # it looks 100 times a second
+        dask.config.set(changed),
         distributed.LocalCluster(
             n_workers=count,
             threads_per_worker=threads,
@@ -110,6 +117,22 @@ def _local(count: int) -> Iterator[Any]:
         distributed.Client(cluster, set_as_default=False, direct_to_workers=True) as client,
     ):
         yield client
+
+
+def _forking() -> str:
+    """How worker processes start: forked from one that has loaded what they need, if possible.
+
+    That process starts now, and loads beside this one; it ends when this one does.
+    """
+    import multiprocessing
+
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return "spawn"
+    from multiprocessing import forkserver
+
+    forkserver.set_forkserver_preload(_SHARED_IMPORTS)
+    forkserver.ensure_running()
+    return "forkserver"
 
 
 @contextmanager

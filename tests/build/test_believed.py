@@ -14,11 +14,12 @@ from example_models import settle, write_chat
 from fakes_shared import MemoryStorage
 from fakes_store import MemoryStore
 
-from mbuild.build.engine import BuildEngine, Outcome
+from mbuild.build.engine import BuildEngine
 from mbuild.build.exchange import fits, sane_result
 from mbuild.build.graph import Result, Step
 from mbuild.build.prepare import Build, plans_of, read_recipe
 from mbuild.build.request import BuildRequest, Target
+from mbuild.build.results import Outcome
 from mbuild.build.sources.resolve import LocalContext
 from mbuild.build.steps.believed import ROWS, can_be
 from mbuild.build.steps.kinds import KINDS

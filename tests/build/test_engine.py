@@ -10,8 +10,9 @@ import fakes
 import pytest
 from fakes import FakeMember, FakeReader, FakeStep, waiting_for
 
-from mbuild.build.engine import BuildEngine, Outcome
-from mbuild.build.graph import Step, StepContext, cache_key, describe
+from mbuild.build.engine import BuildEngine
+from mbuild.build.graph import Step, StepContext
+from mbuild.build.results import Outcome, cache_key, describe
 from mbuild.build.surveying import State, survey
 from mbuild.core.digest import Digest
 from mbuild.core.errors import CancelledError, SourceError

@@ -11,10 +11,11 @@ from checkpoints import FAMILIES, write_family
 from example_models import settle
 from fakes_store import MemoryStore
 
-from mbuild.build.engine import BuildEngine, Outcome
+from mbuild.build.engine import BuildEngine
 from mbuild.build.graph import Step
 from mbuild.build.prepare import Build, plans_of, read_recipe
 from mbuild.build.request import BuildRequest, Target
+from mbuild.build.results import Outcome
 from mbuild.build.sources.resolve import LocalContext
 from mbuild.build.surveying import survey
 from mbuild.core.digest import BLAKE3, Digest

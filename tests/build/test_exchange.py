@@ -11,8 +11,9 @@ from fakes import FakeStep
 from fakes_shared import MemoryStorage
 from fakes_store import MemoryStore
 
-from mbuild.build.engine import BuildEngine, Outcome
+from mbuild.build.engine import BuildEngine
 from mbuild.build.exchange import foreseen, matters, sane_result
+from mbuild.build.results import Outcome
 from mbuild.build.surveying import State, survey
 from mbuild.core.events import Code, Status
 from mbuild.shared.cache import TeamCache

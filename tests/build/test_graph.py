@@ -12,8 +12,9 @@ from fakes import FakeMember, FakeStep
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbuild.build.graph import Made, Result, cache_key, describe, in_order, written
+from mbuild.build.graph import Made, Result, in_order, written
 from mbuild.build.network import BuildGraph
+from mbuild.build.results import cache_key, describe
 from mbuild.core.digest import Digest
 from mbuild.store import Layer
 from mbuild.store.manifest import Blob

@@ -12,10 +12,11 @@ from fakes_shared import MemoryStorage
 from fakes_store import MemoryStore
 
 from mbuild.build.costs import Cost
-from mbuild.build.engine import BuildEngine, Outcome
+from mbuild.build.engine import BuildEngine
 from mbuild.build.exchange import Weighed, weigh
 from mbuild.build.rates import Estimate, remember, seconds_to_make
 from mbuild.build.reasons import Explanation
+from mbuild.build.results import Outcome
 from mbuild.build.surveying import State, survey
 from mbuild.core.digest import Digest
 from mbuild.core.events import Cause, Code, Note, Status

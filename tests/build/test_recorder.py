@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from fakes import FakeStep
 
-from mbuild.build.engine import BuildEngine, Outcome
+from mbuild.build.engine import BuildEngine
 from mbuild.build.graph import Step, StepContext
 from mbuild.build.history import BuildRecord, History
 from mbuild.build.prepare import Build
 from mbuild.build.recording import Recorder, describe_steps
 from mbuild.build.request import BuildRequest, Script, Target
+from mbuild.build.results import Outcome
 from mbuild.build.sources.resolve import LocalContext
 from mbuild.core.digest import Digest
 from mbuild.core.errors import MbuildError, SourceError

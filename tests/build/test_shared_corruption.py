@@ -14,10 +14,11 @@ from example_models import settle
 from fakes_shared import MemoryStorage
 from fakes_store import MemoryStore
 
-from mbuild.build.engine import BuildEngine, Outcome
+from mbuild.build.engine import BuildEngine
 from mbuild.build.graph import Step
 from mbuild.build.prepare import Build, plans_of, read_recipe
 from mbuild.build.request import BuildRequest, Target
+from mbuild.build.results import Outcome
 from mbuild.build.sources.resolve import LocalContext
 from mbuild.core.keys import make_key
 from mbuild.core.names import ModelName

@@ -18,12 +18,12 @@ import pytest
 from conftest import Run
 from example_models import edit_json, write_chat
 from gguf_files import gguf_bytes, tensor, tiny_gguf, tiny_model, tiny_shards
+from hostile_shards import HOSTILE, shards
 from inprocess import in_process
 from killed_build import end_build
 from safetensors.numpy import save_file
 from stores import check_promise
 
-from mbuild.gguf.model import KV, Model
 from mbuild.gguf.reader import open_gguf
 from mbuild.gguf.types import GGMLType
 
@@ -410,65 +410,11 @@ def test_more_shards_than_a_model_can_have(mbuild: Run, tmp_path: Path) -> None:
     assert "choose a larger SIZE" in done.stderr
 
 
-def as_given(folder: Path) -> list[Path]:
-    return tiny_shards(folder, "x", [2, 1, 2])
-
-
-def changed(path: Path, tensors: Any = None, **values: Any) -> None:
-    """Write a shard anew with other ``split`` values or tensors."""
-    with open_gguf(path) as file:
-        model = file.model()
-        new = {f"split.{key}": value for key, value in values.items()}
-        entries = tuple(
-            KV(kv.key, kv.type, new.get(kv.key, kv.value), kv.element) for kv in model.metadata
-        )
-        data = gguf_bytes(Model(entries, model.tensors if tensors is None else tensors))
-    path.write_bytes(data)
-
-
-def missing(folder: Path) -> None:
-    as_given(folder)[1].unlink()
-
-
-def wrong_count(folder: Path) -> None:
-    changed(as_given(folder)[1], count=4)
-
-
-def mixed(folder: Path) -> None:
-    other = folder / "other"
-    other.mkdir()
-    path = tiny_shards(other, "x", [2, 2, 1])[1]
-    path.replace(as_given(folder)[1])
-
-
-def twice(folder: Path) -> None:
-    paths = as_given(folder)
-    with open_gguf(paths[0]) as file:
-        tensors = file.model().tensors[:1]
-        changed(paths[1], tensors=tensors)
-
-
-def wrong_names(folder: Path) -> None:
-    _, second, third = as_given(folder)
-    spare = folder / "spare"
-    second.rename(spare)
-    third.rename(second)
-    spare.rename(third)
-
-
 def other_name(folder: Path) -> None:
-    as_given(folder)[0].rename(folder / "x-00001-of-00003.gguf.gguf")
-    (folder / "x-00001-of-00003.gguf.gguf").rename(folder / "model.gguf")
+    shards(folder)[0].rename(folder / "model.gguf")
 
 
 WAYS = [(), ("--keep-split",), ("--split-layers", "1"), ("-q", "q8_0")]
-HOSTILE: list[tuple[Callable[[Path], None], str, str]] = [
-    (missing, "1 of 3 shards are missing: x-00002-of-00003.gguf", "copy all shards"),
-    (wrong_count, "x-00002-of-00003.gguf: split.count is 4, but 3 in", "of different models"),
-    (mixed, "is also in x-0000", "of different models"),
-    (twice, "tensor 'token_embd.weight' is also in x-00001-of-00003.gguf", "different models"),
-    (wrong_names, "says shard 3 of 3, the name says 2 of 3", "give the file its original name"),
-]
 
 
 @pytest.mark.parametrize("options", WAYS)

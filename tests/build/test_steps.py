@@ -25,6 +25,7 @@ from mbuild.build.steps.origins import GGUFOrigin, LayerOrigin
 from mbuild.build.steps.quantize import Quantize
 from mbuild.build.steps.ranges import RANGE, RangeCache, ranges_of
 from mbuild.build.steps.template import DetectTemplate
+from mbuild.build.steps.together import Together
 from mbuild.core.digest import Digest
 from mbuild.core.errors import DamagedError, SourceError
 from mbuild.gguf.facts import chat_template_of
@@ -280,6 +281,14 @@ def test_a_header_alone_is_read_without_quantizing(context: StepContext, tmp_pat
     assert made.result.facts["architecture"] == "llama"
     names = {tensor.name: list(tensor.dims) for tensor in tiny_model()}
     assert made.result.facts["tensors"] == names
+
+
+def test_readers_of_one_origin_run_together_for_one_role(tmp_path: Path) -> None:
+    """A draft of the same file is another group; no role is the model's."""
+    one, two = (GGUFOrigin((source(tiny_gguf(tmp_path / name)),)) for name in ("a.gguf", "b.gguf"))
+    assert Together.group_of(one, "") == Together.group_of(one, Role.MODEL)
+    assert Together.group_of(one, Role.DRAFT) != Together.group_of(one, Role.MODEL)
+    assert Together.group_of(one, "") != Together.group_of(two, "")
 
 
 def test_a_header_takes_no_time_of_its_own(context: StepContext, tmp_path: Path) -> None:

@@ -286,7 +286,7 @@ def test_bytes_that_change_on_their_way_are_made_again(
         **asked,  # type: ignore[arg-type]
     )
     assert built.id == plain.id
-    assert "other bytes arrived than" in built.warnings[0]
+    assert "different bytes arrived from" in built.warnings[0]
 
 
 def test_files_are_digested_by_what_workers_read(
@@ -379,7 +379,7 @@ def test_a_worker_that_cannot_read_the_source_refuses(chat: Path, tmp_path: Path
         fill(task._replace(source=pickled(moved)))
     (tmp_path / "short.safetensors").write_bytes(shard.read_bytes()[:-1])
     moved = source._replace(origin=_moved(source.origin, tmp_path / "short.safetensors"))
-    with pytest.raises(WorkerError, match="finds another file under"):
+    with pytest.raises(WorkerError, match="finds a different file under"):
         fill(task._replace(source=pickled(moved)))
     layer = Layer(MODEL, Digest.of(b"gone"), 4)
     stored = source._replace(

@@ -13,9 +13,11 @@ from gguf_files import tiny_gguf
 from inprocess import in_process
 from screens import finished, program
 
+from mbuild.cli import asking
 from mbuild.cli import build as mbuild_build
 from mbuild.cli.common import color_on
 from mbuild.cli.endings import workflow_commands
+from mbuild.cli.errors import show_error
 from mbuild.core.errors import UsageError
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "progress.schema.json"
@@ -162,7 +164,7 @@ def test_a_signal_is_an_event_and_a_status(
     def stopped(*arguments: object, **options: object) -> None:
         signal.raise_signal(number)
 
-    monkeypatch.setattr(mbuild_build, "read_recipe", stopped)
+    monkeypatch.setattr(asking, "read_recipe", stopped)
     done = mbuild("-t", "x", "--progress", "json")
     assert done.returncode == 128 + number
     assert json.loads(done.stdout) == {"event": "BuildFailed", "reason": "stopped", "problems": []}
@@ -194,7 +196,7 @@ def test_a_fault_of_mbuild_says_so(
     def wrong(*arguments: object, **options: object) -> None:
         raise KeyError("nobody\nknows")
 
-    monkeypatch.setattr(mbuild_build, "read_recipe", wrong)
+    monkeypatch.setattr(asking, "read_recipe", wrong)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     done = mbuild("-t", "x")
@@ -223,3 +225,16 @@ def test_long_messages_are_wrapped_on_a_terminal(project: Path) -> None:
     text = " ".join(row.strip() for row in rows)
     assert "hint: search on ollama.com/search or huggingface.co/models" in text
     assert max(map(len, rows)) <= 60
+
+
+def test_an_error_is_what_is_wrong_and_what_to_do(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line each on standard error; what a terminal would obey is written out."""
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    show_error(UsageError("no \x1b[2J model", hint="name one"))
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    first, second = captured.err.splitlines()
+    assert first.startswith("error: no ") and "\x1b" not in first
+    assert second == "  hint: name one"

@@ -7,16 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from mbuild.convert.read.dtypes import (
-    NUMPY,
-    PIECE,
-    contiguous,
-    encode,
-    f32_to_bf16,
-    f32_to_f16,
-    f32_to_q8_0,
-    to_f32,
-)
+from mbuild.convert.read.dtypes import NUMPY, PIECE, contiguous, encode, to_f32
+from mbuild.convert.read.rounding import f32_to_bf16, f32_to_f16, f32_to_q8_0
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import UnsupportedError
 from mbuild.gguf.types import GGMLType

@@ -323,6 +323,6 @@ def test_parts_of_packed_weights_that_do_not_fit_are_refused() -> None:
         codes = _lazy(np.zeros((8, 16), np.uint8), DType.F8_E4M3)
         three = _lazy(np.ones(3, np.float32), DType.F32)
         dequantize(fp8, {"a.weight": codes, "a.weight_scale": three})
-    assert "another block size" in caught.value.hint
+    assert "a different block size" in caught.value.hint
     with pytest.raises(FormatError, match="does not fit"):
         dequantize(apple, {"a.weight": words, "a.scales": wrong, "a.biases": wrong})

@@ -13,7 +13,8 @@ from hyper_parameters import lazy
 
 from mbuild.convert.checkpoint import open_checkpoint
 from mbuild.convert.checks.layout import check_layout
-from mbuild.convert.convert import convert_body, left_out
+from mbuild.convert.convert import convert_body
+from mbuild.convert.model_tensors import left_out
 from mbuild.convert.rows.rules import paired
 from mbuild.core.errors import FormatError
 

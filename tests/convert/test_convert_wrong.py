@@ -13,7 +13,8 @@ from checkpoints import DATA, write_checkpoint
 
 from mbuild.convert.checkpoint import open_checkpoint
 from mbuild.convert.checks.layout import check_layout
-from mbuild.convert.convert import convert_body, hyper_parameters, is_skipped, renamed
+from mbuild.convert.convert import convert_body, hyper_parameters
+from mbuild.convert.model_tensors import is_skipped, renamed
 from mbuild.convert.read.dtypes import OutType
 from mbuild.core.errors import MbuildError
 

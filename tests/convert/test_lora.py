@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,16 @@ import pytest
 from torch_files import write_torch_zip
 
 from mbuild.convert.checkpoint import open_checkpoint
-from mbuild.convert.convert import hyper_parameters, model_tensors, source_tensors
+from mbuild.convert.convert import hyper_parameters
 from mbuild.convert.lora.adapter import convert_adapter, open_adapter
 from mbuild.convert.lora.base import Base, base_of_model
+from mbuild.convert.lora.factors import Pair, scaled
 from mbuild.convert.lora.mlx import MLX_WEIGHTS
+from mbuild.convert.lora.settings import LoraConfig
+from mbuild.convert.model_tensors import model_tensors, source_tensors
 from mbuild.convert.read.dtypes import OutType, to_f32
 from mbuild.convert.read.lazy import Lazy
+from mbuild.convert.read.safetensors import DType
 from mbuild.convert.rows.rules import each
 from mbuild.core.errors import FormatError, SourceError, UnsupportedError
 from mbuild.gguf.model import KV, Model, Tensor
@@ -570,3 +575,15 @@ def test_columns_that_a_family_moves_move_in_a(llama: Base, tmp_path: Path) -> N
     found = _multiplied(_convert(tmp_path / "b", base, factors))
     key = "blk.0.attn_output.weight"
     assert (found[key] == plain[key].reshape(16, 2, 8).transpose(0, 2, 1).reshape(16, 16)).all()
+
+
+def test_what_alpha_and_rank_do_not_say_of_the_scale_is_put_into_b() -> None:
+    """llama.cpp scales by alpha / rank; an alpha of a module's own is a factor of its B."""
+    b = np.arange(4 * RANK, dtype=np.float32).reshape(4, RANK)
+    a = Lazy(DType.F32, (RANK, 5), lambda: np.ones((RANK, 5), np.float32), "a")
+    pair = Pair(a, Lazy(DType.F32, b.shape, lambda: b, "b"), embedding=False)
+    assert scaled(LoraConfig(RANK, ALPHA), "x.weight", pair) is pair
+    own = LoraConfig(RANK, ALPHA, alphas={re.compile(r"x"): ALPHA / 4})
+    changed = scaled(own, "x.weight", pair)
+    assert changed.a is pair.a and changed.rank == RANK
+    np.testing.assert_array_equal(changed.b.load(), b / 4)

@@ -213,7 +213,7 @@ def test_the_folder_names_a_model_that_nothing_else_names(tmp_path: Path) -> Non
 def test_the_size_is_counted_when_no_name_tells_it(tmp_path: Path) -> None:
     """A size that no name has comes from the tensors; an adapter has none."""
     assert _general(tmp_path / "x", {})["size_label"] == "7.0B"
-    found = _general(tmp_path / "y", {}, Parameters(-5000, 5000), adapter=True)
+    found = _general(tmp_path / "y", {}, Parameters(-5000, 5000), kind="adapter")
     assert "size_label" not in found
     assert [*found][:3] == ["architecture", "type", "adapter.type"]
     assert found["type"] == "adapter"

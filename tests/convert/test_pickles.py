@@ -307,7 +307,7 @@ def test_a_hostile_pickle_is_an_error_and_nothing_else(label: str, tmp_path: Pat
         read_torch_file(path, "a.bin")
     seconds = time.process_time() - before
     gc.unfreeze()
-    assert seconds < 1.5
+    assert seconds < 1.0
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 200 << 10
     assert caught.value.message.startswith("a.bin") and not MADE
     assert len(caught.value.message) < 400
@@ -358,7 +358,10 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     yield "git-lfs", written(b"version https://git-lfs.github.com/spec/v1\n")
     yield "tar format", written(b"a" * 257 + b"ustar" + bytes(300))
     yield "has no end", written(good[:end])
-    yield "directory cannot be", written(good[: end + 10] + b"\xff\x7f" * 6 + b"\x00\x00")
+    yield (
+        "directory has no possible size",
+        written(good[: end + 10] + b"\xff\x7f" * 6 + b"\x00\x00"),
+    )
     yield "directory is damaged", written(good.replace(b"PK\x01\x02", b"PK\x01\x09"))
     yield "without data.pkl", written(good.replace(b"data.pkl", b"data.pkX"))
     yield "is compressed", zipped(path, bytes(5000), method=zipfile.ZIP_DEFLATED)

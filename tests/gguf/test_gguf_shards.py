@@ -113,6 +113,15 @@ def test_a_hostile_count_is_answered_briefly(tmp_path: Path) -> None:
         merge(opened([tmp_path / "m.gguf"]))
 
 
+def test_a_count_of_any_size_is_not_counted_up_to(tmp_path: Path) -> None:
+    """A number of 64 bits takes no more time and memory than another."""
+    count = KV("split.count", ValueType.UINT64, 1 << 62)
+    number = KV("split.no", ValueType.UINT64, 3)
+    path = tiny_gguf(tmp_path / "m.gguf", metadata={"split.count": count, "split.no": number})
+    with pytest.raises(FormatError, match=r"shard 6 of \d{19} and 4611686018427387898 more$"):
+        merge(opened([path]))
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

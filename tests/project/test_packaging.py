@@ -15,9 +15,9 @@ import sys
 import zipfile
 from pathlib import Path
 
+import installed
 import pytest
 from example_models import write_chat
-from installed import from_pypi
 
 from mbuild import __version__
 
@@ -127,7 +127,7 @@ def line_of(program: str) -> str:
 def tools() -> Path:
     """The folder that has the programs ``uvx`` and ``pipx``."""
     try:
-        return from_pypi("installers", ["uv", "pipx"])
+        return installed.from_pypi("installers", ["uv", "pipx"])
     except subprocess.CalledProcessError:
         pytest.skip("uv and pipx cannot be had from PyPI")
 
@@ -164,7 +164,7 @@ def test_pip_installs_the_checkout_and_the_wheel(
     checkout: Path, wheel: Path, tmp_path: Path
 ) -> None:
     """In a new environment; the molecule builder in the same one breaks the command."""
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    installed.environment(tmp_path / "venv", "pip")
     variables = environment(tmp_path / "venv" / "bin", home=tmp_path)
     shell(LINES[0], checkout, variables)
     builds(tmp_path, variables)
@@ -222,16 +222,18 @@ def seconds(line: str, folder: Path, variables: dict[str, str]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def built(program: str, folder: Path, home: Path) -> tuple[str, float]:
+def built(program: str, folder: Path, home: Path, **others: str) -> tuple[str, float]:
     """The digest of the example's weights in Q4_K_M, and the seconds of CPU that they took.
 
-    ``home`` has to be new: the build finds no store, no cache and no kernels.
+    ``home`` has to be new: unless ``others`` lead elsewhere, the build finds no store, no cache
+    and no kernels.
     """
     home.mkdir()
     variables = {
         **environment(home=home),
         "HOME": str(home),
         "MBUILD_HOME": str(home / "mbuild"),
+        **others,
     }
     spent = seconds(f"{program} -q q4_K_M -t chat", folder, variables)
     manifest = home / "store/manifests/registry.ollama.ai/library/chat/latest"
@@ -270,14 +272,14 @@ def test_the_wheel_with_kernels_needs_no_numba(wheel: Path, tmp_path: Path) -> N
     made = tmp_path / f"mbuild_models-{__version__}-py3-none-manylinux_2_17_x86_64.whl"
     with zipfile.ZipFile(made) as archive:
         _check(archive, level)
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    installed.environment(tmp_path / "venv", made)
     programs = tmp_path / "venv" / "bin"
-    shell(f"{programs}/pip install -q {made}", tmp_path, environment(home=tmp_path))
-    found = shell(f"{programs}/python -m pip list", tmp_path, environment(home=tmp_path))
+    found = {path.name.partition("-")[0] for path in tmp_path.glob("venv/lib/*/*/*.dist-info")}
     assert "numpy" in found and "llvmlite" not in found and "numba" not in found
     write_chat(tmp_path / "tiny-chat")
     (tmp_path / "Modelfile").write_text("FROM ./tiny-chat\n")
-    usual, _ = built(f"{sys.executable} -m mbuild", tmp_path, tmp_path / "numba")
+    kept = {"HOME": str(Path.home()), "MBUILD_HOME": ""}  # numba's kernels, which all tests share
+    usual, _ = built(f"{sys.executable} -m mbuild", tmp_path, tmp_path / "numba", **kept)
     builds, imports = [], []
     for home in (tmp_path / f"home{number}" for number in range(4)):
         digest, spent = built(f"{programs}/mbuild", tmp_path, home)

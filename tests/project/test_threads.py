@@ -9,7 +9,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "mbuild"
 
 OTHERS = {
-    "build/engine.py": "steps side by side, of which one waits for the disk while another computes",
+    "build/running.py": "steps side by side: one waits for the disk while another computes",
     "build/steps/quantize.py": "a compilation, which nothing can stop and nobody waits for",
     "cli/live.py": "the clock of the rows on a terminal",
     "cli/meter.py": "the clock of a line that says what is waited for",

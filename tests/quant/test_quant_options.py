@@ -14,6 +14,7 @@ from mbuild.core.errors import UsageError
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import GGMLType, ValueType
 from mbuild.quant.choose.metadata import quantized
+from mbuild.quant.choose.notations import parse_entry, parse_layers
 from mbuild.quant.choose.options import FILE, FLAG, OPTIONS, TYPE, Quantization, spelled
 from mbuild.quant.choose.types import FILE_TYPES, file_type
 from mbuild.server.shapes import CREATE
@@ -120,7 +121,7 @@ def test_layers_are_written_in_one_way() -> None:
         ({"prune_layers": "1,-2"}, "'-2' is not a layer"),
         ({"prune_layers": "1,99999"}, "'99999' is not a layer"),
         ({"include_weights": "attn"}, "is not a list of strings"),
-        ({"include_weights": [""], "imatrix": "i"}, "an empty text is in every name"),
+        ({"include_weights": [""], "imatrix": "i"}, "an empty text matches every name"),
         ({"include_weights": ["a"]}, "no effect without --imatrix"),
         ({"exclude_weights": ["a"]}, "no effect without --imatrix"),
         (
@@ -189,3 +190,12 @@ def test_metadata_that_cannot_be_is_refused(text: str) -> None:
 def test_layers_in_every_form(given: object, layers: tuple[int, ...]) -> None:
     """A text, a number, a list; an empty one is none, as locks and defaults have it."""
     assert Quantization.parse("q8_0", {"prune_layers": given}).prune_layers == layers
+
+
+def test_notations_are_read_by_themselves() -> None:
+    """A key may hold dots and a text colons; layers are sorted, and each counts once."""
+    assert parse_entry("a.b=str:x:y=z") == ("a.b", "str", "x:y=z")
+    assert parse_layers("8,3-5, 4") == parse_layers([3, 4, 5, 8]) == (3, 4, 5, 8)
+    assert parse_layers("") == parse_layers([]) == ()
+    with pytest.raises(UsageError, match="longer than 127 bytes"):
+        parse_entry(f"k=str:{'x' * 128}")

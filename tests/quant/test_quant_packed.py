@@ -25,7 +25,7 @@ from mbuild.quant.table import TYPES, supports, takes_importances
 
 pytest.importorskip("numba")
 
-from mbuild.quant.compiled import cache, chunks, merges, packed
+from mbuild.quant.compiled import cache, chunks, decoding, merges, packed
 from mbuild.quant.compiled.engine import CompiledEngine
 from mbuild.quant.kernels import target
 
@@ -110,7 +110,9 @@ def test_the_index_says_what_made_them(came: Path) -> None:
     assert index["made_with"]["numba"] == version("numba")
     assert index["sources"] == cache.sources_digest().hex()
     assert list(index["levels"]) == [V3, V4]
-    both = {"plain_F16_32", chunks.kernel_name(), *map(merges.kernel_name, merges.PAIRS)}
+    both = {"plain_F16_32", *(name for name, _ in script().texts())}
+    assert {chunks.kernel_name(), *map(merges.kernel_name, merges.PAIRS)} < both
+    assert {decoding.kernel_name(form) for form in decoding.FORMS} < both
     assert index["levels"][V3].keys() == both | {"plain_Q6_K_16", "weighted_Q6_K_16"}
     assert index["levels"][V4].keys() == both | {"plain_Q6_K_32", "weighted_Q6_K_32"}
     for name, digest in index["levels"][target.level()].items():
@@ -131,7 +133,7 @@ def test_the_same_bytes_come_out_again(made: Path, tmp_path: Path) -> None:
         NUMBA_OPT="1",
     )
     files = {path.name: path.read_bytes() for path in (again / V3).iterdir()}
-    assert len(files) == 4 + len(merges.PAIRS)
+    assert len(files) == 3 + len(list(script().texts()))
     assert files == {path.name: path.read_bytes() for path in (made / V3).iterdir()}
 
 

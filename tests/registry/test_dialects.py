@@ -683,7 +683,7 @@ def test_a_build_starts_from_any_form(rich: Store, tmp_path: Path, run: Run) -> 
         events(rich, to, docker_only)
         done = run("--locked", "-t", "mine", "--store", tmp_path / "third")
         assert done.returncode == 1
-        assert "another model than the one that is locked" in done.stderr
+        assert "a different model from the one that is locked" in done.stderr
         assert not list((tmp_path / "third" / "blobs").iterdir())
 
 

@@ -240,7 +240,7 @@ def test_refusals_are_told_apart(hub: HubStandIn, monkeypatch: pytest.MonkeyPatc
     client = Hub(HubReference("org/m"), Access(), Cancel())
     with pytest.raises(AbsentError, match="no such file"):
         client.small_file(listing, HubFile("none", 1, ""))
-    with pytest.raises(RegistryError, match="another content"):
+    with pytest.raises(RegistryError, match="different content"):
         client.small_file(listing, listing.files["config.json"]._replace(oid="0" * 40))
     assert client.small_file(listing, listing.files["config.json"]) == b"{}"
     hub.repositories["org/m"].gated = True

@@ -10,7 +10,6 @@ import shlex
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ import click
 import pytest
 from conftest import Run
 from documents import documented
+from http_in_thread import answering
 from hub_stand_in import HubStandIn, hub_stand_in
 from inprocess import in_process
 from registries import PASSWORD, USER, docker_registry, with_password
@@ -26,11 +26,14 @@ from stand_in import stand_in
 from stores import copy_tiny_store
 
 from mbuild.cli import meter
-from mbuild.cli import registry as commands
 from mbuild.cli.common import model_name
 from mbuild.cli.completion import hosts
+from mbuild.cli.login import login_command
 from mbuild.cli.main import cli
+from mbuild.cli.registry import TransferTally
+from mbuild.core.digest import Digest
 from mbuild.core.names import InvalidNameError
+from mbuild.core.transfers import BlobDone, BlobProgress, Direction, LeftOut
 from mbuild.registry.client import web
 from mbuild.registry.reference import ModelReference
 from mbuild.store import Store
@@ -186,11 +189,8 @@ class _Page(http.server.BaseHTTPRequestHandler):
 
 def test_a_web_server_gets_no_login(tmp_path: Path, mbuild: Run) -> None:
     """What answers /v2/ with a page is no registry: the password is kept nowhere."""
-    with http.server.HTTPServer(("127.0.0.1", 0), _Page) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        host = f"127.0.0.1:{server.server_port}"
+    with answering(_Page) as host:
         done = mbuild("login", f"http://{host}", "-u", "m", "--password-stdin", input="secret\n")
-        server.shutdown()
     assert done.returncode == 1 and "is not a registry" in done.stderr
     assert not (tmp_path / ".docker").exists()
 
@@ -266,10 +266,7 @@ def test_what_login_refuses(arguments: tuple[str, ...], input: str, said: str, m
     assert done.returncode == 2
     assert said in done.stderr
     assert not any(
-        "password" in name
-        for p in commands.login_command.params
-        for name in p.opts
-        if "stdin" not in name
+        "password" in name for p in login_command.params for name in p.opts if "stdin" not in name
     )
 
 
@@ -331,3 +328,15 @@ def test_a_dry_run_of_a_push(host: str, mbuild: Run) -> None:
     assert value["bytes"] == 0 and value["targets"] == [target]
     assert not any(blob["send"] for blob in value["blobs"])
     assert "repositories of the Hub" in mbuild("push", "tiny", target, "--private").stderr
+
+
+def test_a_transfer_is_told_in_bytes() -> None:
+    """A blob that is done counts with all its bytes, however far it was said to be."""
+    tally, one, two = TransferTally(), Digest.of(b"1"), Digest.of(b"2")
+    assert tally.take(BlobProgress(Direction.PULL, one, 10, 100))
+    assert tally.take(BlobProgress(Direction.PULL, two, 20, 50))
+    assert tally.so_far == (30, 150)
+    assert tally.take(BlobDone(Direction.PULL, one, 100, 100))
+    assert not tally.take(LeftOut(Direction.PULL, ("card.md",)))
+    assert tally.so_far == (120, 150)
+    assert (tally.left_out, tally.done) == (("card.md",), None)

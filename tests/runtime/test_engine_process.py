@@ -170,6 +170,56 @@ def test_engines_are_few(loop: asyncio.AbstractEventLoop) -> None:
     loop.run_until_complete(scenario())
 
 
+def test_who_leaves_while_a_model_loads_takes_it_from_nobody(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    """The next one in the queue loads it, the pool knows it, and it ends in its time."""
+
+    async def scenario() -> None:
+        pool, spec = Pool(), EngineSpec(str(smollm()), **SMALL)
+        begun = asyncio.Event()
+
+        async def ask(keep_alive: float) -> int:
+            async with pool.use(spec, "m", 0, keep_alive, begun.set) as engine:
+                assert [row.spec for row in pool.list()] == [spec]
+                return engine.pid
+
+        first = asyncio.ensure_future(ask(60))
+        await begun.wait()
+        second = asyncio.ensure_future(ask(0.05))
+        await asyncio.sleep(0)
+        first.cancel()
+        pid = await second
+        assert [row.engine.pid for row in pool.list() if row.engine] == [pid]
+        for _ in range(200):
+            if not _alive(pid):
+                break
+            await asyncio.sleep(0.05)
+        assert not pool.list() and not _alive(pid)
+        await pool.close()
+
+    loop.run_until_complete(scenario())
+
+
+def test_a_killed_engine_is_not_listed(loop: asyncio.AbstractEventLoop) -> None:
+    """Though nobody asked it since; until when it stays counts from the last answer."""
+
+    async def scenario() -> None:
+        pool = Pool()
+        async with pool.use(EngineSpec(str(smollm()), **SMALL), "m", 0, -1) as engine:
+            (row,) = pool.list()
+            assert row.expires > time.time() + 9e9
+        row.keep_alive = 60
+        assert 59 < row.expires - time.time() <= 60
+        os.kill(engine.pid, signal.SIGKILL)
+        while engine.alive:
+            await asyncio.sleep(0.01)
+        assert not pool.list()
+        await pool.close()
+
+    loop.run_until_complete(scenario())
+
+
 def test_requests_beyond_the_queue_are_refused_at_once(
     loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,24 @@ def test_wrong_types_are_named(name: str, value: object, words: str) -> None:
         settings({}, {name: value})
 
 
+@pytest.mark.parametrize("value", [1e39, float("inf"), -1e300, 10**400])
+def test_numbers_that_no_engine_has_are_refused(value: float) -> None:
+    """Beyond the floats that it computes with, for options of either type."""
+    for name in ("temperature", "top_k"):
+        with pytest.raises(UsageError, match=f'option "{name}" is out of range'):
+            settings({}, {name: value})
+
+
+def test_integers_are_the_engine_s() -> None:
+    """The nearest of 32 bits; of a seed these bits, but none that stands for a random one."""
+    found = settings({}, {"top_k": 10**12, "num_keep": -(10**12), "stop": ["", "a"]})
+    assert (found["top_k"], found["num_keep"]) == (2**31 - 1, -(2**31) + 1)
+    assert sampling(found, 512)["stop"] == ["a"]
+    seeds = {-1: 2**32 - 1, 7: 7, -2: 2**32 - 2, 2**32 + 7: 7, 2**32 - 1: 2**32 - 2}
+    for asked, sent in seeds.items():
+        assert sampling(settings({}, {"seed": asked}), 512)["seed"] == sent
+
+
 def test_everything_is_sent_and_an_answer_ends() -> None:
     """llama-server's own defaults are others; without a budget it is ten contexts."""
     sent = sampling(settings({}, {"stop": ["a"]}), 512)
@@ -64,7 +82,7 @@ def test_the_context_is_at_most_what_was_trained(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [(0, 0), (10, 10), (-1, -1), ("5m", 300), ("1h30m", 5400), ("1.5s", 1.5), ("-1s", -1),
-     ("0", 0), ("0s", 0), ("250ms", 0.25)],
+     ("0", 0), ("0s", 0), ("250ms", 0.25), (1e10, -1), (10**400, -1), ("9999999h", -1)],
 )  # fmt: skip
 def test_durations_are_go_s(value: object, seconds: float) -> None:
     """A number of seconds, or Go's text; below zero is for ever."""

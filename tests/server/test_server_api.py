@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gguf_files import gguf_bytes, tensor, tiny_model, tiny_shards
+from hostile_shards import HOSTILE
 from live_server import Server, files_below, lines_of, serving_here
 from stores import copy_tiny_store
 
@@ -104,6 +106,27 @@ def test_shards_of_one_request_are_merged(server: Server, tmp_path: Path) -> Non
     del files[f"sub/{paths[1].name}"]
     answer = server.create(model="part", files=files, stream=False)
     assert answer.status_code == 400 and "missing" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("options", [{}, {"keep_split": True}, {"quantize": "q8_0"}])
+@pytest.mark.parametrize(("make", "says", "remedy"), HOSTILE)
+def test_hostile_sets_are_refused_by_name(
+    server: Server,
+    tmp_path: Path,
+    make: Callable[[Path], None],
+    says: str,
+    remedy: str,
+    options: dict[str, Any],
+) -> None:
+    """As on the command line: the file is named; there is no such model then."""
+    make(tmp_path)
+    paths = sorted(tmp_path.glob("x-*.gguf"))
+    files = {path.name: server.upload(path.read_bytes()) for path in paths}
+    for stream in (True, False):
+        answer = server.create(model="hostile", files=files, stream=stream, **options)
+        assert says in answer.text.replace("\\", "") and remedy in answer.text
+    assert answer.status_code == 400
+    assert not (server.root / "manifests/registry.ollama.ai/library/hostile").exists()
 
 
 def weights_of(server: Server, name: str) -> list[str]:

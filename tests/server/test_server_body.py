@@ -11,6 +11,7 @@ from mbuild.core.errors import MbuildError, UsageError
 from mbuild.core.names import ModelName
 from mbuild.language.recipe import Turn
 from mbuild.server.body import INFO, MAX_LICENSES, MAX_TEXT, CreateBody
+from mbuild.server.fields import FILES, INTEGER, NUMBERS, OBJECT, Type
 from mbuild.server.shapes import CREATE, check
 
 ANY = Digest.of(b"any")
@@ -181,3 +182,18 @@ def test_many_unknown_parameters_are_told_in_few_words() -> None:
     told = refused(parameters={f"p{n}" + "x" * 1000: 1 for n in range(5000)})
     assert told.startswith("5000 unknown parameters: 'p0x")
     assert len(told) < 20_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "said"),
+    [
+        (INTEGER, True, "cannot unmarshal bool into Go struct field B.f of type int"),
+        (NUMBERS, [1, "2"], "cannot unmarshal string into Go struct field B.f of type int"),
+        (FILES, {"a": 1}, "cannot unmarshal number into Go struct field B.f of type string"),
+        (OBJECT, [], "cannot unmarshal array into Go struct field B.f of type map"),
+    ],
+)
+def test_a_field_s_type_is_checked_as_go_checks_it(kind: Type, value: Any, said: str) -> None:
+    """Truth values are no numbers, and what is wrong inside is named by the field it is in."""
+    with pytest.raises(UsageError, match=said):
+        kind.check(value, "B.f")

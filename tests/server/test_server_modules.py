@@ -21,7 +21,7 @@ from mbuild.server.inference import chat, embed, generate
 from mbuild.server.requestlog import RequestLog
 from mbuild.server.routes import ROUTES
 from mbuild.server.security import AccessPolicy
-from mbuild.server.service import Service
+from mbuild.server.service import Service, ServiceOptions
 
 
 def _below(kind: type[MbuildError]) -> list[type[MbuildError]]:
@@ -77,7 +77,7 @@ def test_errors_have_the_form_that_each_kind_of_client_reads() -> None:
 
 def _ask(root: Path, method: str, path: str, log: str = "off", **options: Any) -> httpx.Response:
     """One request to the application itself, as from this machine."""
-    app = make_app(Service(root, AccessPolicy(), log=log))
+    app = make_app(Service(root, AccessPolicy(), options=ServiceOptions(log=log)))
 
     async def ask() -> httpx.Response:
         transport = httpx.ASGITransport(app=app)

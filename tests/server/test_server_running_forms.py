@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import pytest
 
 from mbuild.core.errors import UsageError
 from mbuild.runtime.asked import EndReason, Finished, Piece
+from mbuild.runtime.options import settings
+from mbuild.server import shapes
 from mbuild.server.inference import collect
 from mbuild.server.ollama import OllamaLines, read_chat, read_generate, statistics
 from mbuild.server.openai import EVENTS, OpenAIAnswers, read_completion, read_openai_chat
@@ -103,6 +105,52 @@ def test_openai_s_answers() -> None:
     assert len(plain.chunks(ENDED)) == 1
     whole = plain.whole([Piece("a"), Piece("b")], ENDED)
     assert whole["choices"][0]["text"] == "ab"
+
+
+ANYTHING: list[Any] = [None, True, 0, -1, 1.5, 10**400, "", "x", "YWI=", [], [None], [5], [[]],
+                       ["x"], [{}], {}, {"a": 1}, {"function": 5}]  # fmt: skip
+"""Values of every type that JSON has."""
+
+
+def _messages(value: Any) -> Iterator[Any]:
+    """Messages with a value in each place of one."""
+    yield value
+    yield [value]
+    for name in ("role", "content", "thinking", "images", "tool_calls", "tool_name", "reasoning",
+                 "tool_call_id", "name"):  # fmt: skip
+        yield [{"role": "user", name: value}]
+    for name in ("id", "function"):
+        yield [{"tool_calls": [{name: value}]}]
+    for name in ("index", "name", "arguments"):
+        yield [{"tool_calls": [{"function": {name: value}}]}]
+    for part in ("type", "text", "image_url"):
+        yield [{"content": [{"type": "text", "text": "x"} | {part: value}]}]
+        yield [{"content": [{"type": "image_url"} | {part: value}]}]
+
+
+@pytest.mark.parametrize(
+    ("body", "read"),
+    [
+        (shapes.CHAT, read_chat),
+        (shapes.GENERATE, read_generate),
+        (shapes.V1_CHAT, read_openai_chat),
+        (shapes.V1_COMPLETION, read_completion),
+    ],
+    ids=["chat", "generate", "v1 chat", "v1 completion"],
+)
+def test_any_value_in_any_field_is_read_or_refused(body: Any, read: Any) -> None:
+    """Whatever a client sends where: a request, or an error that is the client's."""
+    read_ones = 0
+    for name in body.fields:
+        for value in ANYTHING:
+            for given in _messages(value) if name == "messages" else (value,):
+                try:
+                    ask = read(shapes.check(body, {"prompt": "p", name: given}))
+                    settings({}, ask.options)
+                    read_ones += 1
+                except UsageError:
+                    continue
+    assert read_ones > 2 * len(body.fields)
 
 
 class _Failing:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from http_in_thread import answering
 from live_server import serving_here
 
 from mbuild.core.errors import UsageError
@@ -49,13 +49,8 @@ class _Runner(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def runner() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Runner)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with answering(_Runner) as host:
+        yield f"http://{host}"
 
 
 def test_streams_come_through_piece_by_piece(runner: str, tmp_path: Path) -> None:

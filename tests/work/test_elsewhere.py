@@ -64,7 +64,7 @@ def test_who_cannot_load_the_task_has_another_mbuild(error: Exception) -> None:
 
     with ThreadPoolExecutor(1) as executor:
         work = Elsewhere(WorkerPool(executor, 1, "there"), run, [1], 2)
-        with pytest.raises(WorkerError, match="another mbuild than this machine"):
+        with pytest.raises(WorkerError, match="a different mbuild from this machine"):
             work.take(0, nothing)
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mbuild.build.graph import canonical_json
 from mbuild.build.provenance.statement import MadeModel, statement
-from mbuild.core.digest import Digest
+from mbuild.core.digest import Digest, canonical_json
 from mbuild.core.errors import MbuildError
 from mbuild.store import Manifest
 from mbuild.store.attached import PROVENANCE, attach

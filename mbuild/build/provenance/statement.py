@@ -14,8 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from mbuild.build.history import BuildRecord
-from mbuild.build.lock import inputs as locked_inputs
-from mbuild.build.plan import OtherModel
+from mbuild.build.pins import inputs as locked_inputs
 from mbuild.build.provenance.machine import machine_class
 from mbuild.build.provenance.secrets import withheld
 from mbuild.build.request import BuildRequest, Posted, Script
@@ -24,16 +23,23 @@ from mbuild.build.sources.values import (
     CheckpointSource,
     GGUFDirectory,
     GGUFSource,
+    OtherModel,
     StoredModel,
 )
 from mbuild.core.digest import Digest
 from mbuild.core.values import NamedTuple
 
 if TYPE_CHECKING:
-    from mbuild.build.plan import ChangeSource, Plan, Sources
+    from mbuild.build.plan import Plan
     from mbuild.build.prepare import Resolved
     from mbuild.build.request import Target
-    from mbuild.build.sources.values import AdapterSource, ModelSource, SourceFile
+    from mbuild.build.sources.values import (
+        AdapterSource,
+        ChangeSource,
+        ModelSource,
+        SourceFile,
+        Sources,
+    )
     from mbuild.store import Layer, Manifest
 
 STATEMENT = "https://in-toto.io/Statement/v1"

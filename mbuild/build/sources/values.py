@@ -14,6 +14,7 @@ from mbuild.core.values import NamedTuple
 from mbuild.store import Manifest
 
 if TYPE_CHECKING:
+    from mbuild.language.recipe import Recipe
     from mbuild.registry.client.access import Access
 
 README = "README.md"
@@ -246,3 +247,58 @@ class CheckpointSource(NamedTuple):
 ModelSource = StoredModel | GGUFSource | GGUFDirectory | CheckpointSource
 AdapterSource = GGUFSource | CheckpointSource
 DraftSource = GGUFSource | CheckpointSource
+
+
+class Sources(NamedTuple):
+    """What the instructions that name files and models mean.
+
+    ``models`` is one stored model, or all the files that FROM lines name
+    (a model and its projectors). ``imatrices`` are the importance matrices by their names.
+    """
+
+    models: tuple[ModelSource, ...]
+    adapters: tuple[AdapterSource, ...] = ()
+    drafts: tuple[DraftSource, ...] = ()
+    imatrices: Mapping[str, SourceFile] = {}
+    changes: tuple[ChangeSource, ...] = ()
+
+    @property
+    def base(self) -> StoredModel | None:
+        """The stored model that FROM names, if it is one."""
+        return next((source for source in self.models if isinstance(source, StoredModel)), None)
+
+    @property
+    def files(self) -> list[GGUFSource | CheckpointSource]:
+        """The files among the models, weights before projectors."""
+        files: list[GGUFSource | CheckpointSource] = []
+        for source in self.models:
+            if isinstance(source, GGUFDirectory):
+                files += (source.model, *source.projectors)
+            elif not isinstance(source, StoredModel):
+                files.append(source)
+        return files
+
+    def learned(self, files: Mapping[str, Digest]) -> Sources:
+        """The same with the digests, by path, that a build found by reading."""
+        return Sources(
+            tuple(source.learned(files) for source in self.models),
+            tuple(source.learned(files) for source in self.adapters),
+            tuple(source.learned(files) for source in self.drafts),
+            {name: file.learned(files) for name, file in self.imatrices.items()},
+            tuple(each.learned(files) if each else each for each in self.changes),
+        )
+
+
+class OtherModel(NamedTuple):
+    """The model that TAKE names: what it comes to, and all that it names."""
+
+    recipe: Recipe
+    sources: Sources
+
+    def learned(self, files: Mapping[str, Digest]) -> OtherModel:
+        """As :meth:`Sources.learned`."""
+        return self._replace(sources=self.sources.learned(files))
+
+
+ChangeSource = AdapterSource | OtherModel | None
+"""What each change of a recipe names: an adapter, another model, or nothing."""

@@ -13,7 +13,8 @@ from mbuild.build.steps.changes import ChangedOrigin
 from mbuild.build.steps.gguf import Role, check_role
 from mbuild.build.steps.models import made_of, shards_of
 from mbuild.build.steps.opened import OpenFiles
-from mbuild.build.steps.origins import ORIGIN_NAMES, OverOrigin, open_quietly
+from mbuild.build.steps.origins import ORIGIN_NAMES, open_quietly
+from mbuild.build.steps.together import OverOrigin
 from mbuild.core.errors import UnsupportedError
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from mbuild.build.graph import Step, StepContext, canonical_json
+from mbuild.build.graph import Step, StepContext
 from mbuild.build.sources.values import CheckpointSource, GGUFSource, Material, SourceFile
 from mbuild.build.steps.gguf import downloads, gguf_digests
 from mbuild.build.steps.origins import CheckpointOrigin, Origin, Readable
-from mbuild.core.digest import Digest
+from mbuild.core.digest import Digest, canonical_json
 from mbuild.core.errors import MbuildError
 from mbuild.core.values import NamedTuple
 

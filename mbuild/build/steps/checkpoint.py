@@ -14,7 +14,8 @@ from mbuild.build.steps.as_it_is import write_as_it_is
 from mbuild.build.steps.gguf import Role
 from mbuild.build.steps.models import made_of, shards_of, write_model
 from mbuild.build.steps.opened import OpenFiles, open_all
-from mbuild.build.steps.origins import CheckpointOrigin, Together
+from mbuild.build.steps.origins import CheckpointOrigin
+from mbuild.build.steps.together import Together
 from mbuild.build.steps.weights import (
     CHECKPOINT_NAMES,
     CONVERTER_VERSION,

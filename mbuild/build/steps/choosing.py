@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mbuild.build.graph import Made, Result, Step, StepContext
 from mbuild.build.sources.values import SourceFile
 from mbuild.build.steps.opened import OpenFiles, open_source
-from mbuild.build.steps.origins import ORIGIN_NAMES, OfOrigin, Origin, readable
+from mbuild.build.steps.origins import ORIGIN_NAMES, Origin
+from mbuild.build.steps.together import OfOrigin, readable
 from mbuild.core.events import Code
 from mbuild.core.units import human_size
 from mbuild.quant.choose.options import BESIDE_TYPES, OPTIONS, Quantization

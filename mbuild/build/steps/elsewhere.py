@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from mbuild.build.steps.outputs import Variant
     from mbuild.core.digest import Digest
     from mbuild.gguf.types import GGMLType
-    from mbuild.work.pools import WorkerPool
 
 TASK = 64 << 20
 """Bytes of source in a task: some tenths of a second's work, of which handing it out is little."""
@@ -47,7 +46,7 @@ _HELD = 1 << 30
 
 
 class RangesElsewhere:
-    """Gives ranges that a pool's workers make of a source; thread-safe.
+    """Gives ranges that the workers of the context's pool make of a source; thread-safe.
 
     ``types`` tells which types a range becomes. Where a range was made before and is found
     here nobody is asked for it.
@@ -55,7 +54,6 @@ class RangesElsewhere:
 
     def __init__(
         self,
-        pool: WorkerPool,
         source: WorkSource,
         variants: Sequence[Variant],
         ranges: Sequence[Range],
@@ -64,7 +62,8 @@ class RangesElsewhere:
         files: OpenFiles,
         context: StepContext,
     ) -> None:
-        self._pool = pool
+        assert context.pool is not None
+        pool = self._pool = context.pool
         self._variants = variants
         self._types = types
         self._cache = cache
@@ -112,7 +111,7 @@ class RangesElsewhere:
         source, results = filled.ranges[place]
         self._check_source(part, filled.worker, source)
         if any(digest_of(data) != digest for data, digest in results):
-            self._tell(f"other bytes arrived than {filled.worker} sent")
+            self._tell(f"different bytes arrived from those that {filled.worker} sent")
             return None
         self._cache.note_source(part, source)
         made = []

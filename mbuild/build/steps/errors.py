@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from mbuild.build.graph import Made, Result, Step, StepContext
 from mbuild.build.steps.opened import OpenFiles
-from mbuild.build.steps.origins import ORIGIN_NAMES, OfOrigin, Origin, readable
+from mbuild.build.steps.origins import ORIGIN_NAMES, Origin
+from mbuild.build.steps.together import OfOrigin, readable
 from mbuild.core.errors import DamagedError
 from mbuild.core.values import aside
 from mbuild.store import Layer

@@ -245,7 +245,7 @@ class _Opened:
         same_time = stamp.mtime_ns == info.st_mtime_ns or stamp.ctime_ns is None
         if info.st_size != stamp.size or not same_time:
             raise WorkerError(
-                f"the worker {_name()} finds another file under {place} than the build",
+                f"the worker {_name()} finds a different file under {place} from the build's",
                 hint="let all machines see the same files under the same paths",
             )
         return opened.reading_path

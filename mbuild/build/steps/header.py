@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mbuild.build.graph import Made, Result, Step, StepContext
 from mbuild.build.steps.opened import OpenFiles
-from mbuild.build.steps.origins import ORIGIN_NAMES, Origin, OverOrigin
+from mbuild.build.steps.origins import ORIGIN_NAMES, Origin
+from mbuild.build.steps.together import OverOrigin
 from mbuild.gguf.facts import chat_template_of
 
 if TYPE_CHECKING:

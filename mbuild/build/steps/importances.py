@@ -8,7 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext, cache_key, describe
+from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
+from mbuild.build.results import cache_key, describe
 from mbuild.build.sources.values import FileStamp, Material, SourceFile
 from mbuild.build.steps.measuring import followed, held_text
 from mbuild.build.steps.origins import ORIGIN_NAMES, Origin

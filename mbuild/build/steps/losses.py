@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mbuild.build.graph import StepContext, canonical_json
+from mbuild.build.graph import StepContext
 from mbuild.build.steps.making import readable_values
 from mbuild.build.steps.ranges import Array, Range, cut, importances_of, row_bytes
+from mbuild.core.digest import canonical_json
 from mbuild.gguf.model import Tensor
 from mbuild.gguf.types import GGMLType
 from mbuild.quant.choose.imatrix import Imatrix

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,7 +21,25 @@ if TYPE_CHECKING:
     from mbuild.store.manifest import Blob
     from mbuild.store.ports import BuildStore, Writer
 
-_SAVE_BYTES = 128 << 20  # output after which finished ranges are made durable
+HandOut = Callable[["VariantFile", Sequence[tuple[str, RangePlace]]], object]
+"""Is given a file, and where its ranges lie, by their keys."""
+
+_SAVE_BYTES = 128 << 20  # output after which finished ranges are made durable at the latest
+_SHARE = 10  # at most one part in so many of the disk's time goes to that
+
+
+class SaveRule(NamedTuple):
+    """When finished ranges are made durable: after so many seconds, and so many bytes."""
+
+    seconds: float
+    size: int
+
+
+OWN_WORK = SaveRule(1.0, 8 << 20)
+"""What was made here: making it again costs this machine a second, and what it read meanwhile."""
+
+WORK_OF_OTHERS = SaveRule(0.1, 1)
+"""What workers made: a build that is killed loses what runs, and a tenth of a second's work."""
 
 
 class Variant(NamedTuple):
@@ -57,7 +76,11 @@ def _needed(dims: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def files_of(
-    variant: Variant, cache: RangeCache, store: BuildStore, stack: ExitStack
+    variant: Variant,
+    cache: RangeCache,
+    store: BuildStore,
+    stack: ExitStack,
+    rule: SaveRule = OWN_WORK,
 ) -> list[VariantFile]:
     """The files of a variant, under construction; unfinished ones outlive a kill."""
     models = variant.files
@@ -66,7 +89,7 @@ def files_of(
         several = variant.name and len(models) > 1
         name = f"{variant.name}{number:05d}-" if several else variant.name
         writer = stack.enter_context(store.blobs.writer(name))
-        found.append(VariantFile(model, writer, cache, waits=len(models) > 1))
+        found.append(VariantFile(model, writer, cache, rule, waits=len(models) > 1))
     return found
 
 
@@ -85,14 +108,27 @@ class VariantFile:
     ``waits``: it is one of several, which are published together when all are written.
     """
 
-    def __init__(self, model: Model, writer: Writer, cache: RangeCache, *, waits: bool) -> None:
+    def __init__(
+        self, model: Model, writer: Writer, cache: RangeCache, rule: SaveRule, *, waits: bool
+    ) -> None:
         self.writer = writer
         self._waits = waits
         self.layout = layout(model)
         self._cache = cache
+        self._rule = rule
         self._done: list[tuple[str, RangePlace]] = []  # keys, and places but for the file's name
+        self._noted = 0  # of these
         self._saved = 0
+        self._saving = False
+        self._due = time.monotonic() + rule.seconds
         self._tensors = 0  # that are written
+        self._wanted: HandOut | None = None
+        self.before: Callable[[MadeRange], object] = lambda made: None
+        """Is told of each range before it is written."""
+
+    def hand_out(self, take: HandOut) -> None:
+        """Have ``take`` told soon, once, where all ranges lie that are written by then."""
+        self._wanted = take
 
     @property
     def ended(self) -> bool:
@@ -105,6 +141,7 @@ class VariantFile:
 
     def add(self, made: MadeRange, tell: Callable[[], None], *, last: bool) -> None:
         """Write the next range; ``last``: its tensor ends with it."""
+        self.before(made)
         if made.digest is not None:
             place = RangePlace("", self.writer.size, memoryview(made.data).nbytes, made.digest)
             self._done.append((made.key, place))
@@ -113,8 +150,9 @@ class VariantFile:
             size = self.layout.sizes[self._tensors]
             self._write(memoryview(bytes(padded(size, self.layout.alignment) - size)), tell)
             self._tensors += 1
-            if self.ended and self._waits:
-                self._save()
+        wanted, self._wanted = self._wanted, None
+        if wanted is not None or (self._waits if self.ended else self._is_due()):
+            self._save(wanted)
 
     def stop(self) -> None:
         """The build was stopped: let the next one find what is written."""
@@ -132,20 +170,34 @@ class VariantFile:
         for start in range(0, len(data), SLICE):
             self.writer.write(data[start : start + SLICE])
             tell()
-        if self.writer.size - self._saved >= _SAVE_BYTES:
-            self._save()
 
-    def _save(self) -> None:
+    def _is_due(self) -> bool:
+        """Whether to save: one at a time, and by the rule."""
+        new = self.writer.size - self._saved
+        late = time.monotonic() >= self._due and new >= self._rule.size
+        return bool(self._done) and not self._saving and (late or new >= _SAVE_BYTES)
+
+    def _save(self, wanted: HandOut | None = None) -> None:
         """Make what was written durable, and the ranges in it findable, beside the writing."""
 
         def note(path: str, written: int) -> None:
-            self._record(path, written)
+            for key, place in self._done[self._noted :]:
+                if place.offset + place.size > written:
+                    break
+                self._noted += 1
+                self._cache.record(key, place._replace(path=path))
             self._cache.flush()
+            now = time.monotonic()
+            self._due = now + max(self._rule.seconds, _SHARE * (now - began))
+            self._saving = False
+            if wanted is not None:
+                there = self._done[: self._noted]
+                wanted(self, [(key, place._replace(path=path)) for key, place in there])
 
-        self._saved = self.writer.size
+        began = time.monotonic()
+        self._saved, self._saving = self.writer.size, True
         self.writer.save(note)
 
-    def _record(self, path: str, written: int | None = None) -> None:
-        for key, place in list(self._done):
-            if written is None or place.offset + place.size <= written:
-                self._cache.record(key, place._replace(path=path))
+    def _record(self, path: str) -> None:
+        for key, place in self._done:
+            self._cache.record(key, place._replace(path=path))

@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mbuild.build.graph import Made, Result, Step, StepContext, canonical_json
+from mbuild.build.graph import Made, Result, Step, StepContext
 from mbuild.build.sources.values import Material, SourceFile
 from mbuild.build.splitting import SPLITTING_NAMES, split_fields
 from mbuild.build.steps.gguf import Role, check_role
 from mbuild.build.steps.models import made_of, warn_of_large
 from mbuild.build.steps.opened import OpenFiles, open_source
-from mbuild.build.steps.origins import ORIGIN_NAMES, Origin, OverOrigin, open_quietly
+from mbuild.build.steps.origins import ORIGIN_NAMES, Origin, open_quietly
+from mbuild.build.steps.together import OverOrigin
+from mbuild.core.digest import canonical_json
 from mbuild.core.errors import UnsupportedError
 from mbuild.core.events import Code
 from mbuild.quant.choose.options import OPTIONS
@@ -197,6 +199,10 @@ def _write_variants(
     cache = RangeCache(context.store, origin.fields(), read=context.use_cache)
     if isinstance(origin, ChangedOrigin):  # what nothing changes is the base's, digested before
         cache.also_from(origin.base, origin.unchanged(model))
+    if context.store.shared is not None and not cache.sources:
+        from mbuild.build.steps.by_parts import digests_by_parts
+
+        cache.learn(digests_by_parts(origin, context.store.shared, files.opened))
     source = WorkSource(origin, tuple(step.used_matrix for step in steps))
     blobs = write_variants(variants, model, cache, files, context, source)
     cache.remember_sources(origin, files.known())

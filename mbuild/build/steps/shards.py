@@ -11,13 +11,8 @@ from mbuild.build.splitting import SPLITTING_NAMES, Splitting, split_fields
 from mbuild.build.steps.gguf import OverShards, Role, bring_in, check_role
 from mbuild.build.steps.models import check_loadable, made_of, shards_of, write_model
 from mbuild.build.steps.opened import OpenFiles, open_source
-from mbuild.build.steps.origins import (
-    ORIGIN_NAMES,
-    GGUFOrigin,
-    LayerOrigin,
-    OverOrigin,
-    open_quietly,
-)
+from mbuild.build.steps.origins import ORIGIN_NAMES, GGUFOrigin, LayerOrigin, open_quietly
+from mbuild.build.steps.together import OverOrigin
 from mbuild.core.events import Code
 from mbuild.core.system import allow_open_files
 from mbuild.core.values import aside

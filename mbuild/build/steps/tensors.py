@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING
 from mbuild.build.graph import StepContext
 from mbuild.build.steps.making import RangeMaker, WorkSource
 from mbuild.build.steps.models import digests_at_once
-from mbuild.build.steps.outputs import Variant, VariantFile, files_of, in_shards
+from mbuild.build.steps.outputs import (
+    OWN_WORK,
+    WORK_OF_OTHERS,
+    Variant,
+    VariantFile,
+    files_of,
+    in_shards,
+)
 from mbuild.build.steps.ranges import MadeRange, Range, RangeCache, ranges_of, room_for
 from mbuild.core.errors import CancelledError, MbuildError
 from mbuild.core.events import Code
@@ -56,12 +63,15 @@ def write_variants(
     work.elsewhere = work.asked_elsewhere(source, files)
     allow_open_files(sum(len(variant.shards) for variant in variants))
     with ExitStack() as stack:
+        rule = WORK_OF_OTHERS if work.elsewhere is not None else OWN_WORK
         lanes = [
-            _Lane(index, work, files_of(variant, cache, context.store, stack))
+            _Lane(index, work, files_of(variant, cache, context.store, stack, rule))
             for index, variant in enumerate(variants)
         ]
         total = sum(file.layout.size for lane in lanes for file in lane.files)
         context.store.blobs.check_room(total)
+        if work.elsewhere is None and any(lane.quantized for lane in lanes):
+            _enter_flight(work, [file for lane in lanes for file in lane.files], context, stack)
         _run_lanes(lanes, work, lambda done: context.report(done, total))
         files.finish(context)
         blobs = [[file.commit() for file in lane.files] for lane in lanes]
@@ -74,6 +84,24 @@ def write_variants(
         if 0 < len(made) <= _NAMED:
             context.status(Code.NEWLY_QUANTIZED, {"tensors": tuple(made)})
     return blobs
+
+
+def _enter_flight(
+    work: _Work, files: Sequence[VariantFile], context: StepContext, stack: ExitStack
+) -> None:
+    """Let other jobs that quantize the same source make some of the ranges, and have ours.
+
+    Where workers compute nobody else is asked: what they make is on its way already.
+    """
+    from mbuild.build.steps.flight import flight_of
+
+    flight = flight_of(work.cache, context.store.blobs)
+    if flight is not None:
+        flight.files = files
+        for file in files:
+            file.before = flight.written
+        present = flight.present(lambda: context.report(0, 0))
+        work.maker.flight = stack.enter_context(present)
 
 
 def _run_lanes(lanes: Sequence[_Lane], work: _Work, report: Callable[[int], None]) -> None:
@@ -114,11 +142,11 @@ class _Work:
     ) -> None:
         self.error: BaseException | None = None
         self.variants = variants
-        self._cache = cache
+        self.cache = cache
         self._context = context
         threads = cores()
         imatrices = [variant.imatrix for variant in variants]
-        self._maker = RangeMaker(imatrices, cache, threads, self._check)
+        self.maker = RangeMaker(imatrices, cache, threads, self._check)
         self.ranges = in_file_order(variants)
         cache.ask(
             [
@@ -137,13 +165,12 @@ class _Work:
         self, source: WorkSource | None, files: OpenFiles
     ) -> RangesElsewhere | None:
         """The ranges that workers make, where there are some."""
-        pool = self._context.pool
-        if pool is None or source is None or source.is_foreign:
+        if self._context.pool is None or source is None or source.is_foreign:
             return None
         from mbuild.build.steps.elsewhere import RangesElsewhere
 
         asked = (source, self.variants, self.ranges, self._types)
-        return RangesElsewhere(pool, *asked, self._cache, files, self._context)
+        return RangesElsewhere(*asked, self.cache, files, self._context)
 
     def stop(self) -> None:
         """Let nothing more begin, here and elsewhere."""
@@ -175,7 +202,7 @@ class _Work:
         """A range for every variant, from whoever computes for this build, or made here."""
         self._check()
         made = self.elsewhere.take(part, self._check) if self.elsewhere else None
-        return self._maker.make(part, self._types(part)) if made is None else made
+        return self.maker.make(part, self._types(part)) if made is None else made
 
 
 def in_file_order(variants: Sequence[Variant]) -> list[Range]:

@@ -8,7 +8,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext, cache_key, describe
+from mbuild.build.graph import BaseStep, Made, Result, Step, StepContext
+from mbuild.build.results import cache_key, describe
 from mbuild.build.steps.changed import ChangeWeights
 from mbuild.build.steps.changes import ChangedOrigin
 from mbuild.build.steps.checkpoint import ConvertCheckpoint

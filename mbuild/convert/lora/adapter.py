@@ -12,20 +12,20 @@ weights get their adapter the right way round.
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.convert import is_skipped, renamed
+from mbuild.convert.lora.factors import Pair, by_rules, pairs_by_rules, scaled
 from mbuild.convert.lora.mlx import MLX_WEIGHTS, mlx_adapter
 from mbuild.convert.lora.settings import LoraConfig, read_config
 from mbuild.convert.metadata.general import QUANTIZATION_VERSION, Parameters, general
+from mbuild.convert.model_tensors import is_skipped, renamed
 from mbuild.convert.read.dtypes import OutType, to_f32
 from mbuild.convert.read.files import CheckpointFiles
 from mbuild.convert.read.lazy import Lazy, lazy_of
-from mbuild.convert.read.safetensors import DType, read_header
+from mbuild.convert.read.safetensors import DType, StoredTensor, read_header
 from mbuild.convert.read.torch_files import read_torch_file
 from mbuild.convert.read.values import encode_checked
 from mbuild.convert.rows.names import name_map
@@ -35,7 +35,7 @@ from mbuild.gguf.model import KV, Model, Tensor
 from mbuild.gguf.types import GGMLType, ValueType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from mbuild.convert.lora.base import Base
@@ -51,29 +51,12 @@ _FACTOR = re.compile(
 """A factor's name; PEFT leaves the adapter's own name (``default``) out when it saves."""
 _EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight", "modules_to_save.")
 
-_PROBE = 1_000_003
-"""A number of columns that no weight has: a rule that keeps it last has only moved rows."""
-
 _GGML: dict[OutType, GGMLType] = {
     OutType.F32: GGMLType.F32,
     OutType.F16: GGMLType.F16,
     OutType.BF16: GGMLType.BF16,
     OutType.Q8_0: GGMLType.Q8_0,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """The two factors of one weight; for an embedding B A is (width, vocabulary)."""
-
-    a: Lazy
-    b: Lazy
-    embedding: bool
-
-    @property
-    def rank(self) -> int:
-        """The inner dimension."""
-        return self.b.shape[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,24 +92,53 @@ def open_adapter(
     factors, :class:`SourceError` for missing files and :class:`FormatError` for malformed ones.
     """
     if MLX_WEIGHTS in files and WEIGHTS not in files:
-        stored = read_header(files[MLX_WEIGHTS], MLX_WEIGHTS, (seen or {}).get(MLX_WEIGHTS))
-        mlx = mlx_adapter(CheckpointFiles(files), stored, merging=merging)
-        plain = {
-            weight: Pair(a, b, embedding="embed_tokens" in weight)
-            for weight, (a, b) in mlx.factors.items()
-        }
-        if plain:
-            _warn_of_nothing(plain, warn)
-        return LoraAdapter(name, dict(files), mlx.config, plain, mlx.whole)
+        return _open_mlx(name, files, warn, seen or {}, merging=merging)
     config = read_config(name, CheckpointFiles(files), warn, merging=merging)
     if WEIGHTS not in files and _PICKLED not in files:
         raise SourceError(f"{name} has no {WEIGHTS}")
-    factors: dict[str, dict[str, Lazy]] = {}
-    adapters: set[str] = set()
-    vectors: dict[str, Lazy] = {}
     used = WEIGHTS if WEIGHTS in files else _PICKLED
     read = read_header if WEIGHTS in files else read_torch_file
     stored = read(files[used], used, (seen or {}).get(used))
+    factors, vectors = _sorted_out(stored, merging=merging)
+    if not factors and not (merging and vectors):
+        raise FormatError(f"{WEIGHTS}: no LoRA tensors")
+    if vectors and not merging:
+        warn(
+            f"{WEIGHTS}: {next(iter(vectors))} and {len(vectors) - 1} more are whole weights, which"
+            " llama.cpp does not apply: merge the adapter into its base to keep them"
+        )
+    pairs = {weight: _pair(weight, kinds) for weight, kinds in factors.items()}
+    _warn_of_nothing(pairs, warn)
+    return LoraAdapter(name, dict(files), config, pairs, vectors)
+
+
+def _open_mlx(
+    name: str,
+    files: Mapping[str, Path],
+    warn: Callable[[str], None],
+    seen: Mapping[str, Seen],
+    *,
+    merging: bool,
+) -> LoraAdapter:
+    """An adapter as MLX writes it; it warns and raises as :func:`open_adapter`."""
+    stored = read_header(files[MLX_WEIGHTS], MLX_WEIGHTS, seen.get(MLX_WEIGHTS))
+    mlx = mlx_adapter(CheckpointFiles(files), stored, merging=merging)
+    pairs = {
+        weight: Pair(a, b, embedding="embed_tokens" in weight)
+        for weight, (a, b) in mlx.factors.items()
+    }
+    if pairs:
+        _warn_of_nothing(pairs, warn)
+    return LoraAdapter(name, dict(files), mlx.config, pairs, mlx.whole)
+
+
+def _sorted_out(
+    stored: Iterable[StoredTensor], *, merging: bool
+) -> tuple[dict[str, dict[str, Lazy]], dict[str, Lazy]]:
+    """The factors by the weight that they are for, and the weights that are kept whole."""
+    factors: dict[str, dict[str, Lazy]] = {}
+    vectors: dict[str, Lazy] = {}
+    adapters: set[str] = set()
     for tensor in sorted(stored, key=lambda t: t.offset):
         base = tensor.name.replace(_PREFIX, "")
         match = _FACTOR.search(base)
@@ -149,16 +161,7 @@ def open_adapter(
             vectors[base] = lazy_of(tensor)
         else:
             raise _unexpected(tensor.name)
-    if not factors and not (merging and vectors):
-        raise FormatError(f"{WEIGHTS}: no LoRA tensors")
-    if vectors and not merging:
-        warn(
-            f"{WEIGHTS}: {next(iter(vectors))} and {len(vectors) - 1} more are whole weights, which"
-            " llama.cpp does not apply: merge the adapter into its base to keep them"
-        )
-    pairs = {weight: _pair(weight, kinds) for weight, kinds in factors.items()}
-    _warn_of_nothing(pairs, warn)
-    return LoraAdapter(name, dict(files), config, pairs, vectors)
+    return factors, vectors
 
 
 def _whole_name(name: str) -> str:
@@ -220,7 +223,7 @@ def convert_adapter(adapter: LoraAdapter, base: Base, outtype: OutType = OutType
             raise FormatError(f"{WEIGHTS}: two tensors would be named {name}")
         tensors[name] = _tensor(name, item, resolved)
     parameters = Parameters.count((t.name, t.dims) for t in tensors.values())
-    entries = general(adapter.name, adapter.files, base.hp.arch, parameters, adapter=True)
+    entries = general(adapter.name, adapter.files, base.hp.arch, parameters, kind="adapter")
     alpha = adapter.config.written_alpha()
     entries.append(KV("adapter.lora.alpha", ValueType.FLOAT32, alpha))
     if tokens := adapter.config.invocation_tokens:
@@ -255,15 +258,15 @@ def _placed(adapter: LoraAdapter, base: Base) -> Iterator[tuple[str, Lazy]]:
     """GGUF's names and the values under them, in llama.cpp's order: vectors, then pairs."""
     name_of = name_map(base.hp, base.row)
     for weight, lazy in adapter.vectors.items():
-        for label, item in _rows(base, _known(base, weight), lazy):
+        for label, item in by_rules(base, _known(base, weight), lazy):
             name = name_of(label)
             _check(base, name, item.shape, item.origin)
             yield name, item
     used = [s for s in base.row.stacks if any(s.pattern.search(w) for w in adapter.pairs)]
     stacks = (Stacker(used, base.hp), Stacker(used, base.hp))
     for weight, pair in adapter.pairs.items():
-        pair = _scaled(adapter.config, weight, pair)
-        for label, a, b in _factors(base, _known(base, weight), pair, stacks):
+        pair = scaled(adapter.config, weight, pair)
+        for label, a, b in pairs_by_rules(base, _known(base, weight), pair, stacks):
             name = name_of(label)
             whole = (a.shape[-1], b.shape[-2]) if pair.embedding else (*b.shape[:-1], a.shape[-1])
             _check(base, name, whole, b.origin)
@@ -306,110 +309,3 @@ def _check(base: Base, name: str, shape: tuple[int, ...], origin: str) -> None:
             f"but the base model's is {list(reversed(dims))}",
             hint="this adapter was trained for another base model",
         )
-
-
-def _scaled(config: LoraConfig, weight: str, pair: Pair) -> Pair:
-    """Put into B what alpha / rank does not say about the scale."""
-    module = weight.removesuffix(".weight")
-    factor = config.scale(module, pair.rank) * pair.rank / config.written_alpha()
-    if math.isclose(factor, 1.0, rel_tol=1e-9):
-        return pair
-    return Pair(pair.a, _multiplied(pair.b, factor), pair.embedding)
-
-
-def _multiplied(lazy: Lazy, factor: float) -> Lazy:
-    def load() -> Any:
-        import numpy as np
-
-        return to_f32(lazy.load(), lazy.dtype) * np.float32(factor)
-
-    return Lazy(DType.F32, lazy.shape, load, lazy.origin)
-
-
-def _rows(base: Base, name: str, lazy: Lazy) -> list[tuple[str, Lazy]]:
-    """A tensor by the family's rules."""
-    for rule in base.row.rules:
-        if rule.pattern.search(name):
-            items = rule.action(base.hp, name, lazy)
-            return [(label, item) for label, item in items if isinstance(item, Lazy)]
-    return [(name, lazy)]
-
-
-def _factors(
-    base: Base, name: str, pair: Pair, stacks: tuple[Stacker, Stacker]
-) -> list[tuple[str, Lazy, Lazy]]:
-    """A pair by the family's rules: names, A and B."""
-    if pair.embedding:
-        return [(name, pair.a, pair.b)]
-    if any(rule.pattern.search(name) for rule in base.row.rules):
-        return _ruled(base, name, pair)
-    a, b = stacks[0].take(name, pair.a), stacks[1].take(name, pair.b)
-    if a is None or b is None:
-        return [(name, pair.a, pair.b)]
-    return [(label, left, right) for (label, left), (_, right) in zip(a, b, strict=True)]
-
-
-def _ruled(base: Base, name: str, pair: Pair) -> list[tuple[str, Lazy, Lazy]]:
-    """A pair whose weight a rule changes: B's rows follow the weight's, A stays.
-
-    Whether the rule only moves rows shows in what it makes of a matrix of the
-    same rows and a peculiar number of columns. A weight that is transposed is
-    one that GGUF has the way PEFT thinks of it.
-    """
-    b = pair.b
-    probe = Lazy(b.dtype, (b.shape[0], _PROBE), b.load, b.origin)
-    try:
-        shapes = [item.shape for _, item in _rows(base, name, probe)]
-    except FormatError:
-        shapes = []
-    if shapes == [(_PROBE, b.shape[0])]:
-        return [(name, pair.a, b)]
-    if not shapes or any(len(shape) != 2 or shape[1] != _PROBE for shape in shapes):
-        moved = _along_both_axes(base, name, pair)
-        if moved is not None:
-            return moved
-        raise UnsupportedError(
-            f"the adapter changes {name!r}, which {base.hp.arch} models store in a different form",
-            hint="merge the adapter into its base model and build that",
-        )
-    return [(label, pair.a, item) for label, item in _rows(base, name, b)]
-
-
-def _along_both_axes(base: Base, name: str, pair: Pair) -> list[tuple[str, Lazy, Lazy]] | None:
-    """A pair whose weight a rule moves by rows and by columns; None if it does anything else.
-
-    What becomes of each row and column shows in what the rule makes of their numbers.
-    """
-    import numpy as np
-
-    shape = (pair.b.shape[0], pair.a.shape[1])
-    try:
-        numbered = [
-            _rows(base, name, Lazy(DType.F32, shape, partial(_numbers, shape, axis), "x"))
-            for axis in (0, 1)
-        ]
-        found = []
-        for (label, down), (_, across) in zip(*numbered, strict=True):
-            row, column = down.load(), across.load()
-            whole = row.ndim == 2 and (row == row[:, :1]).all() and (column == column[:1]).all()
-            if not whole or down.dtype is not DType.F32:
-                return None
-            rows, columns = row[:, 0].astype(np.int64), column[0].astype(np.int64)
-            b = pair.b.move((len(rows), pair.rank), partial(_taken, rows, 0))
-            a = pair.a.move((pair.a.shape[0], len(columns)), partial(_taken, columns, 1))
-            found.append((label, a, b))
-    except (FormatError, ValueError):
-        return None
-    return found
-
-
-def _numbers(shape: tuple[int, int], axis: int) -> Any:
-    """A matrix whose values are the numbers of their rows or columns."""
-    import numpy as np
-
-    numbers = np.arange(shape[axis], dtype=np.float32)
-    return np.broadcast_to(numbers[:, None] if axis == 0 else numbers, shape)
-
-
-def _taken(index: Any, axis: int, values: Any) -> Any:
-    return values.take(index, axis)

@@ -8,16 +8,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.convert import is_skipped, renamed
-from mbuild.convert.lora.adapter import (
-    LoraAdapter,
-    _factors,
-    _known,
-    _rows,
-    _scaled,
-    open_adapter,
-)
+from mbuild.convert.lora.adapter import LoraAdapter, _known, open_adapter
+from mbuild.convert.lora.factors import by_rules, pairs_by_rules, scaled
 from mbuild.convert.lora.merging import Delta, LowRank, WholeWeight
+from mbuild.convert.model_tensors import is_skipped, renamed
 from mbuild.convert.read.files import CheckpointFiles
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.safetensors import DType
@@ -75,7 +69,7 @@ def _is_left_out(base: Base, weight: str) -> bool:
 def _placed(adapter: LoraAdapter, base: Base, weight: float) -> Iterator[tuple[str, Delta]]:
     name_of = name_map(base.hp, base.row)
     for module, lazy in adapter.vectors.items():
-        for label, item in _rows(base, _known(base, module), lazy):
+        for label, item in by_rules(base, _known(base, module), lazy):
             name = name_of(label)
             _check(base, name, item.shape, item.origin, may_grow=True)
             yield name, WholeWeight(item, weight)
@@ -85,9 +79,9 @@ def _placed(adapter: LoraAdapter, base: Base, weight: float) -> Iterator[tuple[s
         known = _known(base, module)
         scale = adapter.config.scale(module.removesuffix(".weight"), pair.rank)
         if any(stack.pattern.search(known) for stack in used):  # one scale for all of a stack
-            pair = _scaled(adapter.config, module, pair)
+            pair = scaled(adapter.config, module, pair)
             scale = adapter.config.written_alpha() / pair.rank
-        for label, a, b in _factors(base, known, pair, stacks):
+        for label, a, b in pairs_by_rules(base, known, pair, stacks):
             name = name_of(label)
             if pair.embedding:
                 low = LowRank(a.transpose(1, 0), b.transpose(1, 0), scale * weight)

@@ -146,8 +146,7 @@ def general(
     arch: str,
     parameters: Parameters,
     *,
-    adapter: bool = False,
-    projector: bool = False,
+    kind: str = "model",
     model_name: str | None = None,
     override: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[KV]:
@@ -156,9 +155,9 @@ def general(
     ``folder`` is the name of the checkpoint's folder, ``files`` maps names in
     it to readable files (README.md, config.json and generation_config.json
     are looked at), ``arch`` is GGUF's name of the architecture, ``model_name``
-    overrides the name, ``override`` other entries by their keys. For an ``adapter`` the type
-    is ``adapter``, ``adapter.type`` follows it, and no size is made up; for a ``projector`` it
-    is ``mmproj``.
+    overrides the name, ``override`` other entries by their keys. ``kind`` is ``general.type``:
+    ``model``, ``mmproj`` for a projector, or ``adapter``, which ``adapter.type`` follows and no
+    size is made up for.
 
     Raises :class:`FormatError` for a malformed config.json. A broken front
     matter or generation_config.json counts as none.
@@ -167,9 +166,8 @@ def general(
     card = model_card(read)
     entries = Entries()
     entries.string("general.architecture", arch)
-    type_ = "adapter" if adapter else "mmproj" if projector else "model"
-    entries.string("general.type", type_)
-    if adapter:
+    entries.string("general.type", kind)
+    if kind == "adapter":
         entries.string("adapter.type", "lora")
     _write_sampling(entries, read, override)
     fields = _fields(card, read, folder, parameters.total)

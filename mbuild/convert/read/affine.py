@@ -12,8 +12,8 @@ from mbuild.convert.read.fp4 import mxfp4, nvfp4
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.leftovers import MLX, UNQUANTIZED
 from mbuild.convert.read.once import LoadedOnce
-from mbuild.convert.read.packed import WORD, by_groups, misfit, take
-from mbuild.convert.read.rowwise import by_rows, rows_of
+from mbuild.convert.read.packed import WORD, by_groups, coding_of, misfit, take
+from mbuild.convert.read.rowwise import CodedRows, by_rows, rows_of
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import UnsupportedError
 
@@ -70,6 +70,7 @@ def _awq(codes: Lazy, zeros: Lazy, scales: Lazy) -> Lazy:
         LoadedOnce(zeros.load),
         LoadedOnce(scales.load),
     )
+    coding = coding_of(8, rows, groups)
 
     def opened(first: int, last: int) -> Callable[[int, int], Array]:
         cut = slice(first // len(_ORDER), -(-last // len(_ORDER)))
@@ -81,9 +82,12 @@ def _awq(codes: Lazy, zeros: Lazy, scales: Lazy) -> Lazy:
         def some(low: int, high: int) -> Array:
             return by_groups(values[low:high], points[low:high], factors[low:high], None)
 
-        return some
+        if coding is None:
+            return some
+        return CodedRows(coding, lambda low, high: values[low:high], factors, points, rows, some)
 
-    return by_rows((columns, rows), opened, codes.origin, max(_TOGETHER // max(rows, 1), 1))
+    together = max(_TOGETHER // max(rows, 1), 1)
+    return by_rows((columns, rows), opened, codes.origin, together, coding)
 
 
 def _in_order(words: Array) -> Array:

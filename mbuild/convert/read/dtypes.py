@@ -3,9 +3,8 @@
 The arithmetic is that of llama.cpp's converter (numpy and torch on the CPU):
 everything but F16 and F32 becomes F32 on loading, which is exact for BF16 and
 the 8-bit floats; F16 and BF16 are made by rounding to nearest, ties to even;
-F16 overflows to infinity; a BF16 NaN is made quiet. Here the roundings are
-integer arithmetic over pieces that fit the processor's cache, because numpy's
-own casts to half precision run at 0.4 GB/s.
+F16 overflows to infinity; a BF16 NaN is made quiet. All of it is done in pieces that
+fit the processor's cache; :mod:`mbuild.convert.read.rounding` has the roundings.
 
 Arrays in this module hold BF16 as ``uint16`` bit patterns and the 8-bit floats
 as ``uint8``; all other types are numpy's.
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mbuild.convert.read.rounding import INFINITE, beyond, f32_to_bf16, f32_to_f16, f32_to_q8_0
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import UnsupportedError
 from mbuild.gguf.memory import room
@@ -121,21 +121,9 @@ def encode(values: Array, dtype: DType, target: GGMLType, *, finite: bool = Fals
     return out
 
 
-_INFINITE: dict[int, int] = {2: 0x7F80, 4: 0x7F800000}
-"""Infinity's bits in BF16 and F32, by their bytes; what is above is not a number."""
 _F16_INFINITE = 0x7C00
 _SCALE_AT = {GGMLType.Q8_0: 0, GGMLType.TQ1_0: 52, GGMLType.TQ2_0: 64}
 """Where a block has its scale, an F16."""
-
-
-def _beyond(bits: Array, limit: int) -> bool:
-    """Whether unsigned integers hold a bit pattern from ``limit`` on, with either sign.
-
-    Two maxima, as signed and as unsigned numbers, are the fastest pass that numpy has.
-    """
-    sign = 1 << (8 * bits.itemsize - 1)
-    signed = bits.view(np.dtype(f"i{bits.itemsize}"))
-    return bool(bits.size) and bool(signed.max() >= limit or bits.max() >= sign + limit)
 
 
 def _first_beyond(bits: Array, limit: int) -> int:
@@ -152,8 +140,8 @@ def _check_made(made: Array, source: Array, dtype: DType, target: GGMLType, star
     else:
         bits, each = made.reshape(-1).view(f"u{made.itemsize}"), 1
     half = target is GGMLType.F16 or target in _SCALE_AT
-    limit = _F16_INFINITE if half else _INFINITE[bits.itemsize]
-    if not _beyond(bits, limit):
+    limit = _F16_INFINITE if half else INFINITE[bits.itemsize]
+    if not beyond(bits, limit):
         return
     index = _first_beyond(bits, limit) * each
     values = _as_doubles(source[index : index + each], dtype)
@@ -194,61 +182,6 @@ def _copy(out: Array, values: Array) -> None:
                 np.copyto(out[place], values[place])
 
 
-def f32_to_f16(values: Array) -> Array:
-    """Half-precision bit patterns (uint16) of float32 values, rounded to nearest even."""
-    bits = values.view(np.uint32)
-    magnitude = bits & np.uint32(0x7FFFFFFF)
-    half = magnitude >> np.uint32(13)
-    half &= np.uint32(1)
-    half += magnitude
-    half += np.uint32((0x0FFF - (112 << 23)) & 0xFFFFFFFF)  # rounds, and changes the bias
-    half >>= np.uint32(13)
-    out = half.astype(np.uint16)
-    out |= (bits >> np.uint32(16)).astype(np.uint16) & np.uint16(0x8000)
-    # Subnormal halves, overflow and NaN; 0x477FF000 is the first value that rounds to infinity.
-    odd = magnitude - np.uint32(0x38800000) >= np.uint32(0x477FF000 - 0x38800000)
-    if odd.any():
-        with np.errstate(all="ignore"):
-            out[odd] = values[odd].astype(np.float16).view(np.uint16)
-    return out
-
-
-def f32_to_bf16(values: Array) -> Array:
-    """BF16 bit patterns (uint16) of float32 values: nearest even, NaN made quiet."""
-    bits = values.view(np.uint32)
-    out = bits >> np.uint32(16)
-    out &= np.uint32(1)
-    out += np.uint32(0x7FFF)
-    out += bits  # wraps for NaN only, which is replaced
-    out >>= np.uint32(16)
-    if _beyond(bits, _INFINITE[4] + 1):
-        nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(_INFINITE[4])
-        out[nan] = (bits[nan] >> np.uint32(16)) | np.uint32(0x40)
-    return out.astype(np.uint16)
-
-
-def f32_to_q8_0(values: Array) -> Array:
-    """Q8_0 blocks (uint8, 34 bytes for 32 values): the f16 scale, then 32 int8.
-
-    The scale is max/127; values round half away from zero (ggml's ``roundf``).
-    """
-    blocks = values.reshape(-1, 32)
-    out = np.empty((blocks.shape[0], 34), dtype=np.uint8)
-    with np.errstate(all="ignore"):
-        work = np.abs(blocks)
-        scale = work.max(axis=1, keepdims=True) / np.float32(127)
-        inverse = np.where(scale == 0, np.float32(0), np.float32(1) / scale)
-        inverse[np.isinf(inverse)] = np.nan  # as in the reference, where infinity minus itself is
-        np.multiply(blocks, inverse, out=work)
-        # Plus or minus the float below 0.5, so that 0.49999997 stays 0; the cast truncates.
-        half = work.view(np.uint32) & np.uint32(0x80000000)
-        half |= np.uint32(0x3EFFFFFF)
-        work += half.view(np.float32)
-        out[:, :2] = scale.astype(np.float16).view(np.uint8)
-        out[:, 2:] = work.astype(np.int8).view(np.uint8)
-    return out
-
-
 def _bf16_to_f16(values: Array, finite: bool) -> Array:
     """BF16 to half: normal halves are a shift of the bits, the others come from a table.
 
@@ -269,7 +202,7 @@ def _bf16_to_f16(values: Array, finite: bool) -> Array:
         if odd.size and table is None:
             table = _half_table()
         others = table[bits[odd]] if table is not None else odd
-        if finite and odd.size and _beyond(others.view(np.uint16), _F16_INFINITE):
+        if finite and odd.size and beyond(others.view(np.uint16), _F16_INFINITE):
             index = int(odd[_first_beyond(others, _F16_INFINITE)])
             raise NotFinite(start + index, _value(bits, index, DType.BF16))
         half = out[start : start + PIECE]
@@ -296,7 +229,7 @@ def _bf16_quiet(values: Array, finite: bool) -> Array:
         return _as_is(values, finite)
     for start in range(0, values.size, PIECE):
         piece = values[start : start + PIECE]
-        if _beyond(piece, 0x7F81):
+        if beyond(piece, 0x7F81):
             nan = (piece & np.uint16(0x7FFF)) > np.uint16(0x7F80)
             if not values.flags.writeable:
                 values = values.copy()
@@ -319,9 +252,9 @@ def _check_stored(values: Array, start: int) -> None:
     """Raise :class:`NotFinite` for a piece of F32, F16 or (as ``uint16``) BF16."""
     piece = values[start : start + PIECE]
     half = piece.dtype == np.float16
-    limit = _F16_INFINITE if half else _INFINITE[piece.itemsize]
+    limit = _F16_INFINITE if half else INFINITE[piece.itemsize]
     bits = piece.view(f"u{piece.itemsize}")
-    if _beyond(bits, limit):
+    if beyond(bits, limit):
         index = _first_beyond(bits, limit)
         dtype = DType.F32 if piece.itemsize == 4 else DType.F16 if half else DType.BF16
         raise NotFinite(start + index, _value(piece, index, dtype))

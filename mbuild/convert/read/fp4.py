@@ -14,6 +14,7 @@ from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.packed import misfit
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError
+from mbuild.gguf.memory import room
 from mbuild.gguf.types import BLOCKS
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mbuild.convert.read.kept import RunFormat
+    from mbuild.gguf.types import GGMLType
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -46,7 +48,8 @@ def nvfp4(codes: Lazy, scales: Lazy, factor: float, input_factor: float) -> Lazy
     experts = 1 if len(shape) == 2 else shape[0]
     factors = Factors((factor,) * experts, (input_factor,) * experts)
     runs = _runs(codes, scales, NVFP4, _checked_e4m3)
-    return kept(NVFP4, codes.origin, shape, runs, values, factors)
+    blocks = _blocks(codes, scales, NVFP4, _checked_e4m3)
+    return kept(NVFP4, codes.origin, shape, runs, values, factors, blocks)
 
 
 def mxfp4(codes: Lazy, scales: Lazy) -> Lazy:
@@ -56,7 +59,8 @@ def mxfp4(codes: Lazy, scales: Lazy) -> Lazy:
     if codes.part is None or scales.part is None:
         return values
     runs = _runs(codes, scales, MXFP4, _checked_e8m0)
-    return kept(MXFP4, codes.origin, shape, runs, values)
+    blocks = _blocks(codes, scales, MXFP4, _checked_e8m0)
+    return kept(MXFP4, codes.origin, shape, runs, values, encoded=blocks)
 
 
 def _shape_of(codes: Lazy, scales: Lazy, group: int) -> tuple[int, ...]:
@@ -90,6 +94,27 @@ def _runs(
         return out
 
     return runs
+
+
+def _blocks(
+    codes: Lazy, scales: Lazy, form: RunFormat, check: Callable[[Array, Lazy, int], Array]
+) -> Callable[[int, int, GGMLType], Array | None]:
+    """ggml's blocks by machine code, of whole blocks where there is some."""
+    half, code_part, scale_part = form.values // 2, codes.part, scales.part
+    assert code_part is not None and scale_part is not None
+
+    def blocks(start: int, stop: int, type_: GGMLType) -> Array | None:
+        from mbuild.quant.compiled.repacking import ready, repack
+
+        runs = BLOCKS[form.type].weights // form.values
+        if type_ is not form.type or start % runs or stop % runs or not ready(type_):
+            return None
+        own = check(scale_part(start, stop).view("u1"), scales, start)
+        out = room((stop - start) // runs * BLOCKS[type_].size)
+        repack(type_, code_part(start * half, stop * half).view("u1"), own, out)
+        return out
+
+    return blocks
 
 
 def _checked_e4m3(scales: Array, source: Lazy, start: int) -> Array:

@@ -14,7 +14,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.read.lazy import Lazy, in_turn, stack
+from mbuild.convert.read.joining import stack
+from mbuild.convert.read.lazy import Lazy, in_turn
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError
 from mbuild.gguf.types import BLOCKS, GGMLType
@@ -125,6 +126,7 @@ class KeptWeight(Lazy):
             parts=(),
             part=None,
             grain=1,
+            encoded=None,
             values=None,
         )
 
@@ -208,10 +210,12 @@ def kept(
     runs: Callable[[int, int], Array],
     values: Lazy,
     factors: Factors = Factors(),
+    encoded: Callable[[int, int, GGMLType], Array | None] | None = None,
 ) -> KeptWeight:
     """A weight whose runs ``runs(start, stop)`` gives as bytes (stop - start, form.nbytes).
 
-    ``shape`` counts values; its last axis is a multiple of a run's.
+    ``shape`` counts values; its last axis is a multiple of a run's. ``encoded`` is as that of
+    :class:`Lazy`, from one run to another.
     """
     import numpy as np
 
@@ -228,6 +232,7 @@ def kept(
         lambda: part(0, count).reshape(inner),
         origin,
         part=part,
+        encoded=encoded,
         format=form,
         values=values,
         factors=factors,

@@ -13,8 +13,9 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.once import Apart
-from mbuild.convert.read.runs import Pieces, SpreadRuns
+from mbuild.convert.read.runs import MovedBytes, Pieces, SpreadRuns
 from mbuild.convert.read.safetensors import BITS, DType
+from mbuild.convert.read.turned import in_strips
 from mbuild.core.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ class Lazy:
     the values between two flat indices, one-dimensional, so that a tensor need not be in
     memory whole; ``grain`` is how many of them in a row are read together at least.
     ``steps``, of what is computed, gives the same values as ``part`` in several arrays, of as
-    many values as stay in the processor's cache.
+    many values as stay in the processor's cache; ``encoded`` gives their bytes as a type of
+    GGUF's, or None where that is not done in one go.
     """
 
     dtype: DType
@@ -65,6 +67,7 @@ class Lazy:
     part: Callable[[int, int], Array] | None = None
     grain: int = 1
     steps: Callable[[int, int], Iterator[Array]] | None = None
+    encoded: Callable[[int, int, GGMLType], Array | None] | None = None
 
     @property
     def unit(self) -> int:
@@ -98,13 +101,19 @@ class Lazy:
                 hint=CONTRADICTS,
             )
         same = self.move(shape, lambda values: values.reshape(shape))
-        return replace(same, part=self.part, grain=self.grain, steps=self.steps)
+        steps, encoded = self.steps, self.encoded
+        return replace(same, part=self.part, grain=self.grain, steps=steps, encoded=encoded)
 
     def transpose(self, *axes: int) -> Lazy:
         """The axes in another order; raises :class:`FormatError` for another number of axes."""
         self.need_dims(len(axes))
         shape = tuple(self.shape[axis] for axis in axes)
         moved = self.move(shape, lambda values: values.transpose(axes))
+        count = len(axes)
+        if self.part and axes == (*range(count - 2), count - 1, count - 2):
+            strips = in_strips(self.part, self.shape, self.grain)
+            if strips is not None:
+                return replace(moved, part=strips[0], grain=strips[1])
         return self._one_by_one(moved, lambda values: values.transpose(axes), axes[0] == 0)
 
     def slice(self, axis: int, start: int, stop: int | None = None, step: int = 1) -> Lazy:
@@ -170,7 +179,11 @@ class Lazy:
             return flat[start - first * new : stop - first * new]
 
         together = self.grain // old if self.grain % old == 0 else 1
-        return replace(moved, part=part, grain=new * max(together, 1))
+        grain = new * max(together, 1)
+        made, encoded = self.encoded, None
+        if made is not None and self.layout is None:
+            encoded = MovedBytes(made, self.shape[1:], new, change)
+        return replace(moved, part=part, grain=grain, encoded=encoded)
 
     def split(self, axis: int, sizes: Sequence[int]) -> list[Lazy]:
         """Consecutive parts of one axis; raises :class:`FormatError` unless they fill it."""
@@ -310,66 +323,6 @@ def lazy_of(tensor: StoredTensor) -> Lazy:
         f"{tensor.shard.name}: tensor {tensor.name!r}",
         part=lambda start, stop: tensor.read(start * size, stop * size).view(view),
     )
-
-
-_FLOATS = (DType.F16, DType.BF16, DType.F32, DType.F64)
-
-
-def _alike(parts: Sequence[Lazy]) -> Sequence[Lazy]:
-    """The parts as they are, or all as F32 where some have another precision than others."""
-    types = {part.dtype for part in parts}
-    if len(types) == 1 or not types <= set(_FLOATS):
-        return parts
-    return [part.wide() for part in parts]
-
-
-def stack(parts: Sequence[Lazy]) -> Lazy:
-    """Tensors of one shape under a new first axis; raises :class:`FormatError` if they differ."""
-    from mbuild.gguf.memory import room
-
-    if len({part.layout for part in parts}) > 1:
-        parts = [part.plain() for part in parts]
-    parts = _alike(parts)
-    first = parts[0]
-    for part in parts:
-        if part.shape != first.shape or part.dtype is not first.dtype:
-            raise FormatError(
-                f"{part.origin} ({part.dtype} {list(part.shape)}) does not match "
-                f"{first.origin} ({first.dtype} {list(first.shape)})"
-            )
-
-    def load() -> Array:
-        head = parts[0].load()
-        out = room(len(parts) * head.nbytes).view(head.dtype).reshape(len(parts), *first.shape)
-        out[0] = head
-        for index, part in enumerate(parts[1:], start=1):
-            out[index] = part.load()
-        return out
-
-    return first.stacked(parts, load)
-
-
-def joined(parts: Sequence[Lazy], axis: int = 0) -> Lazy:
-    """Tensors one behind the other on an axis; raises :class:`FormatError` if they do not fit."""
-    parts = _alike(parts)
-    first = parts[0]
-    others = [[n for i, n in enumerate(part.shape) if i != axis] for part in parts]
-    for part, other in zip(parts, others, strict=True):
-        if len(part.shape) <= axis or other != others[0] or part.dtype is not first.dtype:
-            raise FormatError(
-                f"{part.origin} ({part.dtype} {list(part.shape)}) cannot be joined with "
-                f"{first.origin} ({first.dtype} {list(first.shape)})"
-            )
-
-    def load() -> Array:
-        import numpy as np
-
-        return np.concatenate([part.load() for part in parts], axis)
-
-    shape = list(first.shape)
-    shape[axis] = sum(part.shape[axis] for part in parts)
-    made = Lazy(first.dtype, tuple(shape), load, first.origin)
-    return made if axis else in_turn(made, parts)
 
 
 def in_turn(made: Lazy, parts: Sequence[Lazy]) -> Lazy:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.read.dtypes import to_f32
+from mbuild.convert.read.dtypes import contiguous, to_f32
 from mbuild.convert.read.integers import as_blocks
 from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.leftovers import UNQUANTIZED
 from mbuild.convert.read.once import LoadedOnce
-from mbuild.convert.read.rowwise import by_rows, rows_of
+from mbuild.convert.read.rowwise import CodedRows, Coding, by_rows, rows_of
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError, UnsupportedError
 
@@ -100,12 +100,10 @@ def _gptq(
             hint=_BELONGS,
         )
 
-    words, zero_points, factors_of = (
-        LoadedOnce(codes.load),
-        LoadedOnce(zeros.load),
-        LoadedOnce(scales.load),
-    )
+    words, zero_points = LoadedOnce(codes.load), LoadedOnce(zeros.load)
+    factors_of = LoadedOnce(scales.load)
     place = None if groups is None else LoadedOnce(partial(_groups, groups, rows, count))
+    coding = coding_of(bits, rows, count)
 
     def opened(first: int, last: int) -> Callable[[int, int], Array]:
         import numpy as np
@@ -121,9 +119,13 @@ def _gptq(
             own, by = points[low:high], factors[low:high]
             return by_groups(codes_of(packed[low:high], bits), own, by, index)
 
-        return some
+        if coding is None or (index is not None and index.size):
+            return some
+        in_turn = lambda low, high: contiguous(packed[low:high])  # noqa: E731
+        return CodedRows(coding, in_turn, factors, points, rows, some)
 
-    return by_rows((width[0], rows), opened, codes.origin, max(_TOGETHER // max(rows, 1), 1))
+    together = max(_TOGETHER // max(rows, 1), 1)
+    return by_rows((width[0], rows), opened, codes.origin, together, coding)
 
 
 def by_groups(codes: Array, points: Array, factors: Array, index: Array | None) -> Array:
@@ -143,6 +145,16 @@ def by_groups(codes: Array, points: Array, factors: Array, index: Array | None) 
         values -= points[:, index]
         values *= factors[:, index]
     return values
+
+
+def coding_of(bits: int, width: int, groups: int) -> Coding | None:
+    """What codes of so many bits are for machine code; None where there is none for them."""
+    kind = {4: "u4", 8: "u8"}.get(bits)
+    return (
+        None
+        if kind is None or not groups or width % groups
+        else Coding(kind, True, width // groups)
+    )
 
 
 def _groups(groups: Lazy, rows: int, count: int) -> Array:
@@ -216,6 +228,8 @@ def _unpacked(
         raise misfit(codes, scale, *(part for part in (zeros, order) if part is not None))
     middles = None if zeros is None else LoadedOnce(partial(_points, zeros, rows, groups, bits))
     place = None if order is None else LoadedOnce(partial(_groups, order, width, groups))
+    plain = order is None and width == full
+    coding = coding_of(bits, width, groups) if plain else None
 
     def opened(first: int, last: int) -> Callable[[int, int], Array]:
         import numpy as np
@@ -234,6 +248,8 @@ def _unpacked(
             own, by = points[low:high], scales[low:high]
             return by_groups(codes_of(words[low:high], bits)[:, :width], own, by, index)
 
-        return some
+        if coding is None:
+            return some
+        return CodedRows(coding, lambda low, high: words[low:high], scales, points, width, some)
 
-    return by_rows((rows, width), opened, codes.origin)
+    return by_rows((rows, width), opened, codes.origin, coding=coding)

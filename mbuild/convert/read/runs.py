@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import numpy as np
+
+    from mbuild.gguf.types import GGMLType
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -53,3 +56,34 @@ class Pieces:
                 found.append(cut(first, last))
             at += size
         return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+@dataclass(frozen=True, slots=True)
+class MovedBytes:
+    """The bytes of a tensor's values, moved by ``change`` at each position of the first axis.
+
+    ``made(start, stop, type)`` gives those of the values before, as :attr:`Lazy.encoded` does. A
+    position had the shape ``before``, and has ``after`` values.
+    """
+
+    made: Callable[[int, int, GGMLType], Array | None]
+    before: tuple[int, ...]
+    after: int
+    change: Callable[[Array], Array]
+
+    def __call__(self, start: int, stop: int, type_: GGMLType) -> Array | None:
+        """The bytes between two places of whole positions; None where they are not made."""
+        from mbuild.convert.read.dtypes import contiguous
+
+        if start % self.after or stop % self.after:
+            return None
+        first, last, each = start // self.after, stop // self.after, math.prod(self.before)
+        flat = self.made(first * each, last * each, type_)
+        if flat is None:
+            return None
+        values = flat.view(f"u{flat.size // ((last - first) * each)}")
+        return (
+            contiguous(self.change(values.reshape(last - first, *self.before)))
+            .reshape(-1)
+            .view("u1")
+        )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from mbuild.convert.read.dtypes import to_f32
 from mbuild.convert.read.once import LoadedOnce
 from mbuild.convert.read.packed import misfit
-from mbuild.convert.read.rowwise import by_rows, rows_of
+from mbuild.convert.read.rowwise import CodedRows, Coding, by_rows, rows_of
+from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError
 
 if TYPE_CHECKING:
@@ -36,45 +37,59 @@ def scaled(
     points = LoadedOnce(lambda: to_f32(zeros.load(), zeros.dtype)) if zeros is not None else None
     if len(weight.shape) < 2:
         return weight.compute(lambda values: values * factors().reshape(-1))
+    width = weight.shape[-1]
+    by_groups = len(scale.shape) == len(weight.shape) and scale.shape[-1] > 1
+    size, kind = sizes[-1] if by_groups else width, _KINDS.get(weight.dtype)
+    coding = None if kind is None else Coding(kind, zeros is not None, size)
 
     def opened(first: int, last: int) -> Callable[[int, int], Array]:
         import numpy as np
 
         stored = rows_of(weight, first, last)
+        own = _of_rows(factors(), sizes, weight.shape, first, last)
+        zero = None if points is None else _of_rows(points(), sizes, weight.shape, first, last)
 
         def some(low: int, high: int) -> Array:
             out = to_f32(stored[low:high], weight.dtype)
             if out.dtype != np.float32 or not out.flags.writeable:
                 out = out.astype(np.float32)
-            if points is not None:
-                _apply(out, points(), sizes, weight.shape, first + low, np.subtract)
-            _apply(out, factors(), sizes, weight.shape, first + low, np.multiply)
+            if zero is not None:
+                _apply(out, zero[low:high], size, np.subtract)
+            _apply(out, own[low:high], size, np.multiply)
             return out
 
-        return some
+        if coding is None:
+            return some
+        return CodedRows(coding, lambda low, high: stored[low:high], own, zero, width, some)
 
-    return by_rows(weight.shape, opened, weight.origin)
+    return by_rows(weight.shape, opened, weight.origin, coding=coding)
 
 
-def _apply(
-    out: Array, factors: Array, sizes: Sequence[int], shape: tuple[int, ...], first: int, by: Any
-) -> None:
-    """Change rows (rows, width) in their place by the factors of their blocks."""
+_KINDS = {DType.F8_E4M3: "e4m3", DType.I8: "i8"}
+"""What machine code decodes, and its names for it."""
+
+
+def _of_rows(
+    factors: Array, sizes: Sequence[int], shape: tuple[int, ...], first: int, last: int
+) -> Array:
+    """What belongs to some rows, (rows, groups)."""
     import numpy as np
 
-    lead = np.unravel_index(np.arange(first, first + len(out)), shape[:-1])
+    lead = np.unravel_index(np.arange(first, last), shape[:-1])
     index = tuple(
         np.minimum(lead[axis] // sizes[axis], factors.shape[axis] - 1)
         for axis in range(min(factors.ndim, len(shape) - 1))
     )
-    own = factors[index] if index else np.broadcast_to(factors.reshape(-1), (len(out), 1))
-    if own.ndim < 2:
-        by(out, own[:, None], out=out)
-        return
-    size, width = sizes[len(shape) - 1] if factors.ndim == len(shape) else 1, shape[-1]
+    own = factors[index] if index else np.broadcast_to(factors.reshape(-1), (last - first, 1))
+    return own[:, None] if own.ndim < 2 else own
+
+
+def _apply(out: Array, own: Array, size: int, by: Any) -> None:
+    """Change rows (rows, width) in their place by what belongs to their groups."""
+    width = out.shape[1]
     if own.shape[1] == 1:
         by(out, own, out=out)
-    elif width % size == 0 and own.shape[1] * size == width:
+    elif own.shape[1] * size == width:
         view = out.reshape(len(out), -1, size)
         by(view, own[:, :, None], out=view)
     else:
@@ -96,7 +111,7 @@ def _sizes(weight: Lazy, scale: Lazy, block: Sequence[int] | None) -> list[int]:
         raise FormatError(
             f"{scale.origin} of {list(scale.shape)} does not fit the weight of"
             f" {list(weight.shape)}",
-            hint="config.json may say another block size than the weights have,"
+            hint="config.json may give a different block size from the weights',"
             " or a file of another checkpoint lies here",
         )
     return sizes

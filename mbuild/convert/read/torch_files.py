@@ -141,7 +141,7 @@ def _members(fd: int, size: int, name: str) -> Iterator[tuple[str, tuple[int, in
     """The files in a zip that are stored as they are: names, offsets and sizes."""
     count, length, at = _directory(fd, size, name)
     if count > _MAX_MEMBERS or length > _MAX_DIRECTORY or at + length > size:
-        raise FormatError(f"{name}: the zip file's directory cannot be", hint=_DAMAGED)
+        raise FormatError(f"{name}: the zip file's directory has no possible size", hint=_DAMAGED)
     directory, place, known = os.pread(fd, length, at), 0, set[str]()
     for _ in range(count):
         entry = directory[place : place + 46]

@@ -88,7 +88,7 @@ class Section:
         if not isinstance(value, list) or not all(type(each) is int for each in value):
             raise self._refusal(name, value, "a list of whole numbers")
         if not all(low <= each <= U32_MAX >> 1 for each in value):
-            raise self._refusal(name, value, f"whole numbers of at least {low}")
+            raise self._refusal(name, value, f"a list of whole numbers of at least {low}")
         return value
 
     def numbers(self, name: str) -> list[float]:

@@ -159,8 +159,9 @@ def _built(
     store: Store, model: Contents, text: str, brought: Mapping[str, str], *, keep: bool
 ) -> Manifest:
     """What a Modelfile comes to whose weights are blobs of the store; nothing is named."""
-    from mbuild.build.engine import BuildEngine, Outcome
+    from mbuild.build.engine import BuildEngine
     from mbuild.build.prepare import plans_of
+    from mbuild.build.results import Outcome
     from mbuild.build.steps.manifest import Assembled
 
     (planned,) = plans_of(_wanted(store, model, text.encode(), brought, keep=keep), store)

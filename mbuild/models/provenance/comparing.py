@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mbuild.build.graph import canonical_json
-from mbuild.core.digest import BLAKE3, Digest, DigestError
+from mbuild.core.digest import BLAKE3, Digest, DigestError, canonical_json
 
 if TYPE_CHECKING:
     from mbuild.build.lock import BuildLock

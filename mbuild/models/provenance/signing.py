@@ -10,8 +10,7 @@ import base64
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mbuild.build.graph import canonical_json
-from mbuild.core.digest import Digest
+from mbuild.core.digest import Digest, canonical_json
 from mbuild.core.names import DEFAULT_HOST
 from mbuild.models.provenance.statements import statements
 from mbuild.registry.documents import signature_document

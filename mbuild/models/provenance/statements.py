@@ -112,7 +112,7 @@ def _read(document: AttachedDocument, model: Digest) -> Statement:
             raise ValueError("it is about another model")
     except (ValueError, KeyError) as error:
         raise DamagedError(
-            f"the statement {document.digest.short} is none about the model: {error}",
+            f"the statement {document.digest.short} is not about the model: {error}",
             hint="remove it from .mbuild/attached in the store, and pull or build the model again",
         ) from None
     return Statement(document, value)

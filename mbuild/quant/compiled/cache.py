@@ -10,14 +10,13 @@ renamed; what cannot be read or written is compiled again (:func:`problem` says 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
-import stat
 from functools import cache
 from pathlib import Path
 
 from mbuild.core.environment import HOME_VARIABLE, home_folder
+from mbuild.core.owned import kept_folder, open_folder, read_own, write_own
 from mbuild.quant.kernels import target
 
 PACKAGE = Path(__file__).parents[2]
@@ -30,16 +29,8 @@ _DIGEST = hashlib.sha256().digest_size
 
 
 def directory() -> Path:
-    """Where entries lie: ``$MBUILD_HOME/kernels``, else ``$XDG_CACHE_HOME/mbuild/kernels``.
-
-    ``$XDG_CACHE_HOME`` is ``~/.cache`` where it is not set.
-    """
-    ours = home_folder()
-    if ours is not None:
-        return ours.absolute() / "kernels"
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(home) if os.path.isabs(home) else Path.home() / ".cache"
-    return base / "mbuild" / "kernels"
+    """Where entries lie: ``kernels`` among what is kept for this user."""
+    return kept_folder("kernels")
 
 
 def is_writable() -> bool:
@@ -61,7 +52,7 @@ def problem() -> str:
             f" {other} a writable folder"
         )
     try:
-        os.close(_open_folder())
+        os.close(open_folder(directory()))
     except FileNotFoundError:
         return ""
     except OSError as error:
@@ -70,36 +61,6 @@ def problem() -> str:
             f"{again}; let nobody else write there (chmod 700), or {other} another folder"
         )
     return ""
-
-
-def _open_folder() -> int:
-    """A descriptor of the folder of entries.
-
-    What lies there is run, so the folder has to be the user's own, for nobody else to write,
-    no link, and not led to by a link that somebody else made. Raises OSError.
-    """
-    folder = directory()
-    for place in (folder, *folder.parents):
-        info = os.lstat(place)
-        if stat.S_ISLNK(info.st_mode) and (place == folder or info.st_uid not in (0, os.getuid())):
-            whose = "a link" if place == folder else "a link of another user"
-            raise PermissionError(errno.EACCES, f"{place} is {whose}", str(folder))
-    return _open_own("the folder", folder, os.O_DIRECTORY)
-
-
-def _open_own(what: str, path: str | Path, flags: int, folder: int | None = None) -> int:
-    """Open what only this user can have written; raises OSError, also for a link."""
-    flags |= os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-    fd = os.open(path, flags, dir_fd=folder)
-    info = os.fstat(fd)
-    if info.st_uid != os.getuid():
-        trouble = "belongs to another user"
-    elif info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        trouble = "can be written by others"
-    else:
-        return fd
-    os.close(fd)
-    raise PermissionError(errno.EACCES, f"{what} {trouble}", str(path))
 
 
 def sources() -> list[str]:
@@ -128,8 +89,8 @@ def key(name: str) -> bytes:
     return hashlib.sha256(sources_digest() + repr((name, target.description())).encode()).digest()
 
 
-def _path(name: str, key_: bytes) -> Path:
-    return directory() / f"{name}-{key_.hex()[:32]}.o"
+def _name(name: str, key_: bytes) -> str:
+    return f"{name}-{key_.hex()[:32]}.o"
 
 
 def read(name: str) -> bytes | None:
@@ -139,15 +100,8 @@ def read(name: str) -> bytes | None:
     counts only where nobody else can have put it there (see :func:`problem`).
     """
     key_ = key(name)
-    try:
-        folder = _open_folder()
-        try:
-            entry = _open_own("the file", _path(name, key_).name, 0, folder)
-        finally:
-            os.close(folder)
-        with open(entry, "rb") as file:
-            content = file.read()
-    except OSError:
+    content = read_own(directory(), _name(name, key_))
+    if content is None:
         return None
     code = content[_DIGEST:]
     return code if hashlib.sha256(key_ + code).digest() == content[:_DIGEST] else None
@@ -155,17 +109,6 @@ def read(name: str) -> bytes | None:
 
 def write(name: str, code: bytes) -> None:
     """Keep the object file of a kernel, if the directory can be written and is the user's own."""
-    import tempfile
-
     key_ = key(name)
-    path = _path(name, key_)
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(_open_folder())
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(hashlib.sha256(key_ + code).digest() + code)
-            os.replace(temporary, path)
-        except OSError:
-            Path(temporary).unlink(missing_ok=True)
+    content = hashlib.sha256(key_ + code).digest() + code
+    write_own(directory(), _name(name, key_), content)

@@ -9,13 +9,12 @@ Importing this module imports llvmlite.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from llvmlite import ir
 
 from mbuild.gguf.types import GGMLType
+from mbuild.quant.compiled.row_text import DOUBLE, LONG, REAL, SHORT, SIZE, WORD, RowText, same
 
 LANES = 8
 GROUP = 32
@@ -24,19 +23,15 @@ GROUP = 32
 TILE = 128
 """Columns of the right factors that stay in the nearest cache while all rows meet them."""
 
-_WORD, _LONG, _SHORT, _BIT = (ir.IntType(size) for size in (32, 64, 16, 1))
-_REAL, _DOUBLE = ir.FloatType(), ir.DoubleType()
-_WORDS, _LONGS, _SHORTS = (ir.VectorType(each, LANES) for each in (_WORD, _LONG, _SHORT))
-_REALS, _DOUBLES = (ir.VectorType(each, LANES) for each in (_REAL, _DOUBLE))
-_PLACE = ir.IntType(8).as_pointer()
+_WORDS, _LONGS, _SHORTS = (ir.VectorType(each, LANES) for each in (WORD, LONG, SHORT))
+_REALS, _DOUBLES = (ir.VectorType(each, LANES) for each in (REAL, DOUBLE))
 _PARTS = GROUP // LANES
-_SIGN, _SIZE = 1 << 31, (1 << 31) - 1
 
 ARRAYS = ("source", "left", "right", "ends", "scales", "tile", "parts", "out")
 COUNTS = ("rows", "rank", "columns", "changes")
 
 
-class MergeText:
+class MergeText(RowText):
     """The function's text in LLVM's words, for weights of one type that become another's.
 
     Both are F32, F16 or BF16. Its parameters, arrays as an address and a number of elements: the
@@ -50,33 +45,23 @@ class MergeText:
 
     def __init__(self, name: str, stored: GGMLType, made: GGMLType) -> None:
         self.stored, self.made = stored, made
-        self.module = ir.Module(name)
+        super().__init__(name, ARRAYS, COUNTS)
         add = ir.FunctionType(_DOUBLES, [_DOUBLES] * 3)
         self.add = ir.Function(self.module, add, f"llvm.fmuladd.v{LANES}f64")
-        words = [word for _ in ARRAYS for word in (_PLACE, _LONG)] + [_LONG] * len(COUNTS)
-        self.function = ir.Function(self.module, ir.FunctionType(_LONG, words), name)
-        arguments = self.function.args
-        self.arrays = dict(zip(ARRAYS, arguments[: 2 * len(ARRAYS) : 2], strict=True))
-        self.counts = dict(zip(COUNTS, arguments[2 * len(ARRAYS) :], strict=True))
-        self.at = ir.IRBuilder(self.function.append_basic_block("begin"))
-        self.results: list[Any] = []
 
     def write(self) -> str:
         """The whole text."""
         at, rows, columns = self.at, self.counts["rows"], self.counts["columns"]
-        with self.loop(_LONG(0), columns, TILE, [same(_WORDS, 0)]) as (tile, (top,), end_tile):
-            last = at.add(tile, _LONG(TILE))
+        with self.loop(LONG(0), columns, TILE, [same(_WORDS, 0)]) as (tile, (top,), end_tile):
+            last = at.add(tile, LONG(TILE))
             last = at.select(at.icmp_signed("<", last, columns), last, columns)
             self.widen(tile, last)
-            with self.loop(_LONG(0), rows, 1, [top]) as (row, (most,), end_row):
+            with self.loop(LONG(0), rows, 1, [top]) as (row, (most,), end_row):
                 with self.loop(tile, last, GROUP, [most]) as (column, (more,), end_group):
                     end_group([self.group(row, column, tile, more)])
                 end_row(self.results)
             end_tile(self.results)
-        lanes = [at.extract_element(self.results[0], _WORD(lane)) for lane in range(LANES)]
-        while len(lanes) > 1:
-            lanes = [self.larger(*pair) for pair in zip(lanes[::2], lanes[1::2], strict=True)]
-        at.ret(at.zext(lanes[0], _LONG))
+        at.ret(self.largest(self.results[0]))
         return str(self.module)
 
     # The parts.
@@ -84,11 +69,11 @@ class MergeText:
     def widen(self, tile: Any, last: Any) -> None:
         """Put some columns of the right factors into ``tile``, as doubles."""
         at, columns = self.at, self.counts["columns"]
-        with self.loop(_LONG(0), self.counts["rank"], 1, []) as (term, _, end_term):
+        with self.loop(LONG(0), self.counts["rank"], 1, []) as (term, _, end_term):
             with self.loop(tile, last, LANES, []) as (column, _, end):
                 index = at.add(at.mul(term, columns), column)
                 single = at.load(self.place("right", index, 2, _REALS), align=1)
-                own = at.add(at.mul(term, _LONG(TILE)), at.sub(column, tile))
+                own = at.add(at.mul(term, LONG(TILE)), at.sub(column, tile))
                 at.store(at.fpext(single, _DOUBLES), self.doubles("tile", own), align=1)
                 end([])
             end_term([])
@@ -99,13 +84,13 @@ class MergeText:
         self.products(row, at.sub(column, tile))
         self.order()
         zeros = [same(_DOUBLES, -0.0)] * _PARTS  # what adds nothing, not even to a sign
-        with self.loop(_LONG(0), self.counts["changes"], 1, zeros) as (change, sums, end):
-            index = at.mul(change, _LONG(GROUP))
+        with self.loop(LONG(0), self.counts["changes"], 1, zeros) as (change, sums, end):
+            index = at.mul(change, LONG(GROUP))
             end([at.fadd(each, self.part(index, part)) for part, each in enumerate(sums)])
         sums = self.results
         index = at.add(at.mul(row, self.counts["columns"]), column)
         for part, total in enumerate(sums):
-            own = at.add(index, _LONG(part * LANES))
+            own = at.add(index, LONG(part * LANES))
             top = self.larger(top, self.put(own, at.fadd(self.weights(own), total)))
         return top
 
@@ -114,16 +99,16 @@ class MergeText:
         at = self.at
         start = at.mul(row, self.counts["rank"])
         zeros = [same(_DOUBLES, 0.0)] * _PARTS
-        with self.loop(_LONG(0), self.counts["changes"], 1, [_LONG(0)]) as (change, (first,), done):
-            stop = at.load(self.place("ends", change, 3, _LONG), align=1)
+        with self.loop(LONG(0), self.counts["changes"], 1, [LONG(0)]) as (change, (first,), done):
+            stop = at.load(self.place("ends", change, 3, LONG), align=1)
             with self.loop(first, stop, 1, zeros) as (term, sums, end):
                 factor = self.everywhere("left", at.add(start, term))
-                index = at.add(at.mul(term, _LONG(TILE)), column)
+                index = at.add(at.mul(term, LONG(TILE)), column)
                 right = [self.part(index, part, "tile") for part in range(_PARTS)]
                 end([at.call(self.add, [factor, *pair]) for pair in zip(right, sums, strict=True)])
-            scale, index = self.everywhere("scales", change), at.mul(change, _LONG(GROUP))
+            scale, index = self.everywhere("scales", change), at.mul(change, LONG(GROUP))
             for part, total in enumerate(self.results):
-                own = at.add(index, _LONG(part * LANES))
+                own = at.add(index, LONG(part * LANES))
                 at.store(at.fmul(total, scale), self.doubles("parts", own), align=1)
             done([stop])
 
@@ -131,18 +116,18 @@ class MergeText:
         """Sort what more than two changes add, of every column for itself."""
         at, changes = self.at, self.counts["changes"]
         several, after = (self.function.append_basic_block() for _ in range(2))
-        at.cbranch(at.icmp_signed(">", changes, _LONG(2)), several, after)
+        at.cbranch(at.icmp_signed(">", changes, LONG(2)), several, after)
         at.position_at_end(several)
-        last = at.sub(changes, _LONG(1))
-        with self.loop(_LONG(0), last, 1, []) as (_, _, end_round):
-            with self.loop(_LONG(0), last, 1, []) as (change, _, end):
-                lower = at.mul(change, _LONG(GROUP))
-                upper = at.add(lower, _LONG(GROUP))
+        last = at.sub(changes, LONG(1))
+        with self.loop(LONG(0), last, 1, []) as (_, _, end_round):
+            with self.loop(LONG(0), last, 1, []) as (change, _, end):
+                lower = at.mul(change, LONG(GROUP))
+                upper = at.add(lower, LONG(GROUP))
                 for part in range(_PARTS):
                     one, two = self.part(lower, part), self.part(upper, part)
                     wrong = at.fcmp_ordered(">", one, two)
                     for index, values in ((lower, (two, one)), (upper, (one, two))):
-                        place = self.doubles("parts", at.add(index, _LONG(part * LANES)))
+                        place = self.doubles("parts", at.add(index, LONG(part * LANES)))
                         at.store(at.select(wrong, *values), place, align=1)
                 end([])
             end_round([])
@@ -187,9 +172,9 @@ class MergeText:
         if self.made is GGMLType.F32:
             single = at.fptrunc(values, _REALS)
             at.store(single, self.place("out", index, 2, _REALS), align=1)
-            return at.and_(at.bitcast(single, _WORDS), same(_WORDS, _SIZE))
+            return at.and_(at.bitcast(single, _WORDS), same(_WORDS, SIZE))
         bits = self.cut(values)
-        size = at.and_(bits, same(_WORDS, _SIZE))
+        size = at.and_(bits, same(_WORDS, SIZE))
         short = self.to_bfloat(bits) if self.made is GGMLType.BF16 else self.to_half(bits, size)
         at.store(at.trunc(short, _SHORTS), self.place("out", index, 1, _SHORTS), align=1)
         return size
@@ -210,86 +195,18 @@ class MergeText:
         inexact = at.zext(at.fcmp_unordered("!=", back, values), _WORDS)
         return at.or_(at.add(at.bitcast(single, _WORDS), beyond), inexact)
 
-    def to_bfloat(self, bits: Any) -> Any:
-        """The bits of F32 as those of BF16, to nearest and to even."""
-        at = self.at
-        odd = at.and_(at.lshr(bits, same(_WORDS, 16)), same(_WORDS, 1))
-        bits = at.add(at.add(bits, same(_WORDS, 0x7FFF)), odd)
-        return at.lshr(bits, same(_WORDS, 16))
-
-    def to_half(self, bits: Any, size: Any) -> Any:
-        """The bits of F32 as those of F16; ``size`` is without the sign. Too large ones are wrong.
-
-        Small ones are added to one half, whose last bit is the unit of F16's small ones.
-        """
-        at = self.at
-        sign = at.lshr(at.and_(bits, same(_WORDS, _SIGN)), same(_WORDS, 16))
-        odd = at.and_(at.lshr(size, same(_WORDS, 13)), same(_WORDS, 1))
-        moved = at.add(at.add(size, same(_WORDS, 0xFFF - (112 << 23))), odd)
-        tiny = at.bitcast(at.fadd(at.bitcast(size, _REALS), same(_REALS, 0.5)), _WORDS)
-        short = at.select(
-            at.icmp_signed("<", size, same(_WORDS, 113 << 23)),
-            at.sub(tiny, same(_WORDS, 0x3F000000)),
-            at.lshr(moved, same(_WORDS, 13)),
-        )
-        return at.or_(short, sign)
-
     # Words.
-
-    def larger(self, one: Any, two: Any) -> Any:
-        """The larger of two unsigned numbers, lane by lane."""
-        return self.at.select(self.at.icmp_unsigned(">", one, two), one, two)
 
     def everywhere(self, array: str, index: Any) -> Any:
         """A double of an array in every lane."""
-        value = self.at.load(self.place(array, index, 3, _DOUBLE), align=1)
-        one = self.at.insert_element(ir.Constant(_DOUBLES, ir.Undefined), value, _WORD(0))
-        return self.at.shuffle_vector(one, one, same(_WORDS, 0))
+        value = self.at.load(self.place(array, index, 3, DOUBLE), align=1)
+        return self.spread(value, _DOUBLES)
 
     def part(self, index: Any, part: int, array: str = "parts") -> Any:
         """Doubles of an array, ``part`` vectors behind an index."""
-        own = self.at.add(index, _LONG(part * LANES))
+        own = self.at.add(index, LONG(part * LANES))
         return self.at.load(self.doubles(array, own), align=1)
 
     def doubles(self, array: str, index: Any) -> Any:
         """Where a vector of doubles lies."""
         return self.place(array, index, 3, _DOUBLES)
-
-    def place(self, array: str, index: Any, shift: int, kind: Any) -> Any:
-        """Where an element lies, or what begins with it, in an array of 2**shift bytes each."""
-        place = self.at.gep(self.arrays[array], [self.at.shl(index, _LONG(shift))])
-        return self.at.bitcast(place, kind.as_pointer())
-
-    @contextmanager
-    def loop(
-        self, first: Any, stop: Any, step: int, values: list[Any]
-    ) -> Iterator[tuple[Any, list[Any], Callable[[list[Any]], None]]]:
-        """A loop over at least one index: the index, the carried values, what ends its body.
-
-        Behind it :attr:`results` has the values of the last round.
-        """
-        at = self.at
-        before, body = at.block, self.function.append_basic_block()
-        after = self.function.append_basic_block()
-        at.branch(body)
-        at.position_at_end(body)
-        index, *carried = [at.phi(value.type) for value in (first, *values)]
-        for phi, value in zip((index, *carried), (first, *values), strict=True):
-            phi.add_incoming(value, before)
-        made: list[Any] = []
-
-        def end(results: list[Any]) -> None:
-            further = at.add(index, _LONG(step))
-            for phi, result in zip((index, *carried), (further, *results), strict=True):
-                phi.add_incoming(result, at.block)
-            at.cbranch(at.icmp_signed("<", further, stop), body, after)
-            made.extend(results)
-
-        yield index, carried, end
-        at.position_at_end(after)
-        self.results = made
-
-
-def same(kind: Any, value: float) -> Any:
-    """A vector of one number."""
-    return ir.Constant(kind, [value] * LANES)

@@ -44,7 +44,8 @@ Factors = tuple[Array, Array, float]
 def kernel_name(pair: Pair) -> str:
     """The name under which the machine code is kept, which changes with its text."""
     stored, made = pair
-    return written.name_of(f"{NAME}-{stored.name}-{made.name}".lower(), "merge_text.py")
+    prefix = f"{NAME}-{stored.name}-{made.name}".lower()
+    return written.name_of(prefix, "merge_text.py", "row_text.py")
 
 
 def _function(pair: Pair) -> Callable[..., int] | None:

@@ -8,12 +8,21 @@ from contextlib import suppress
 from pathlib import Path
 
 from mbuild.quant.compiled import cache, loader, needs, packed
+from mbuild.quant.engine import Unavailable
 
 
-def name_of(prefix: str, module: str) -> str:
-    """What machine code is kept under: it changes with the text of the module that writes it."""
-    text = Path(__file__).with_name(module).read_bytes()
+def name_of(prefix: str, *modules: str) -> str:
+    """What machine code is kept under: it changes with the text of the modules that write it."""
+    text = b"".join(Path(__file__).with_name(module).read_bytes() for module in modules)
     return f"{prefix}-{hashlib.sha256(text).hexdigest()[:16]}"
+
+
+def found(name: str, function: str, text: Callable[[], str]) -> Callable[..., int] | None:
+    """As :func:`load`; None where there is no machine code."""
+    try:
+        return load(name, function, text)
+    except Unavailable:
+        return None
 
 
 def load(name: str, function: str, text: Callable[[], str]) -> Callable[..., int]:

@@ -305,7 +305,8 @@ class Registry:
         digest = Digest.of(data)
         if said.startswith("sha256:") and said != str(digest):
             raise RegistryError(
-                f"{reference}: the registry keeps another manifest than was sent, {said[:80]!r}",
+                f"{reference}: the registry keeps a different manifest from the one that was sent,"
+                f" {said[:80]!r}",
                 hint="something on the way, such as a proxy, changes what is sent",
             )
         return listed

@@ -116,7 +116,7 @@ class Hub(Registry):
         data = read_limited(answer, file.size)
         if len(data) != file.size or (file.oid and git_oid(data) != file.oid):
             raise RegistryError(
-                f"{what}: the Hub sent another content than its list of files names",
+                f"{what}: the Hub sent different content from what its list of files names",
                 hint="something on the way, such as a proxy, changes what is sent",
             )
         return data

@@ -142,7 +142,7 @@ def finished(found: Reading, store: Store, pinned: Digest | None = None) -> Loca
         data = made.data
         if pinned not in (None, Digest.of(data)):
             raise RegistryError(
-                f"the registry has another model than the one that is locked, {pinned}",
+                f"the registry has a different model from the one that is locked, {pinned}",
                 hint="to take the new one, pull it and update the lock",
             )
     except RegistryError:

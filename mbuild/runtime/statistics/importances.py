@@ -129,15 +129,15 @@ def collect(
     threads: int,
     *,
     special: bool = False,
-    done: int = 0,
-    sums: dict[str, Sums] | None = None,
+    kept: tuple[int, dict[str, Sums]] | None = None,
 ) -> Iterator[tuple[int, TextChunks, Collector]]:
     """Run a text through a model; after each chunk its number, all chunks, and the sums.
 
-    ``sums`` are what the first ``done`` chunks came to, and grow. Raises :class:`UsageError`,
-    :class:`EngineError`.
+    ``kept`` is how many chunks are done, and the sums that they came to, which grow. Raises
+    :class:`UsageError`, :class:`EngineError`.
     """
-    collector = Collector({} if sums is None else sums)
+    done, sums = kept or (0, {})
+    collector = Collector(sums)
     network = Network(path, n_ctx, threads, collector.watch)
     try:
         chunks = network.chunks(text, most, special=special)

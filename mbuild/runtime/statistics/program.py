@@ -41,10 +41,9 @@ def _imatrix(job: dict[str, Any]) -> dict[str, Any]:
     kept = KeptSums(Path(job["state"])) if job.get("state") else None
     done, sums = kept.read() if kept is not None else (0, {})
     settings = (job["n_ctx"], job["chunks"], job["threads"])
-    special, before = job["special"], done
-    for done, chunks, collector in collect(
-        job["model"], text, *settings, special=special, done=before, sums=sums
-    ):
+    model, special = job["model"], job["special"]
+    work = collect(model, text, *settings, special=special, kept=(done, sums))
+    for done, chunks, collector in work:
         _say(chunks.done(done))
         if kept is not None:
             kept.write(done, collector.sums)
