@@ -221,19 +221,21 @@ def _checked(planned: Plan, expected: Sequence[Expectation], wanted: Build, labe
     from mbuild.build.gates import ON_TEXT, checks_of
 
     texts = {
-        (each.text, each.beside): _text_of(each, wanted)
+        (each.text, each.beside): _text_of(each, wanted.context)
         for each in expected
         if each.measure in ON_TEXT
     }
     return planned._replace(checks=tuple(checks_of(planned, expected, texts, label)))
 
 
-def _text_of(expected: Expectation, wanted: Build) -> SourceFile:
-    """The text that a model is looked at on; its errors say where it is named."""
+def _text_of(each: Expectation, context: Context) -> SourceFile:
+    """The file of a check's text; an error is placed at its line."""
     try:
-        return wanted.context.imatrix(expected.text, beside=expected.beside)
+        return context.imatrix(each.text, beside=each.beside)
     except MbuildError as error:
-        raise placed(error, Reference("", expected.span)) from None
+        if not each.beside:  # the command line names it
+            raise
+        raise placed(error, Reference("", each.span)) from None
 
 
 def read_checks(texts: Sequence[str], store: Store) -> tuple[Expectation, ...]:
