@@ -75,7 +75,13 @@ module.exports = grammar({{
 
     from: ($) =>
       seq(alias(instruction("FROM"), $.keyword), repeat($._pad), optional($._model)),
-    _model: ($) => choice($._quotes, seq($.path, repeat(choice($._pad, $.as, $.path)))),
+    _model: ($) =>
+      choice(
+        $._quotes,
+        seq(alias($._named, $.quoted), optional($._pad), optional($.path)),
+        seq($.path, repeat(choice($._pad, $.as, $.path))),
+      ),
+    _named: () => token(prec(2, /"[^"\\r\\n]*"[ \\t]+[Aa][Ss][ \\t]/)),
     as: () => anyCase("AS"),
     path: () => /[^" \\t\\r\\n][^ \\t\\r\\n]*/,
 
@@ -115,7 +121,8 @@ module.exports = grammar({{
         alias(choice({_choice(clauses, 'instruction("{}")')}), $.keyword),
         repeat(choice($._pad, $.continued, $.option, $.compared, $.word, $._part)),
       ),
-    continued: () => token(prec(2, /\\\\[ \\t]*(\\r\\n|\\r|\\n)/)),
+    continued: () =>
+      token(prec(2, /\\\\[ \\t]*(\\r\\n|\\r|\\n)([ \\t]*#[^\\r\\n]*(\\r\\n|\\r|\\n))*/)),
     option: () => choice({_choice(options, 'anyCase("{}")')}),
     compared: () => token(choice("<=", "<", ">=", ">")),
     word: () => /[A-Za-z0-9_.]+/,

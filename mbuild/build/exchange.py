@@ -16,6 +16,7 @@ from mbuild.build.rates import seconds_to_make
 from mbuild.build.results import cache_key, describe
 from mbuild.core.errors import MbuildError
 from mbuild.core.events import Code
+from mbuild.shared.lease_wait import LeaseWait
 from mbuild.store.records import DESCRIPTION, STEP, TOOK
 
 if TYPE_CHECKING:
@@ -106,32 +107,6 @@ def weigh(
     """What fetching a step's blobs takes, and what making them."""
     making = seconds_to_make(step, key, store, shared, sum(blobs.values()))
     return Weighed(0.0 if making is None else shared.seconds(blobs), making)
-
-
-class LeaseWait:
-    """A lease that somebody else has, until it is free or nobody goes on with it.
-
-    ``holder`` is who has it, or had it when it was taken over; nobody when it was free.
-    """
-
-    def __init__(self, shared: SharedCache, key: str) -> None:
-        self.holder = ""
-        self._shared = shared
-        self._key = key
-        self._seen = b""
-        self._since = time.monotonic()
-
-    def attempt(self) -> SharedLease | None:
-        """The lease, if it can be had now: it is free, or was not renewed for all of its life."""
-        held = self._shared.held(self._key)
-        self.holder = held.holder if held is not None else ""
-        if held is None:
-            return self._shared.take(self._key)
-        if held.content != self._seen:
-            self._seen, self._since = held.content, time.monotonic()
-        if time.monotonic() - self._since > held.life:
-            return self._shared.take_over(self._key, held)
-        return None
 
 
 class SharedSteps:

@@ -16,7 +16,6 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from mbuild.build.engine import BuildEngine
-from mbuild.build.exchange import LeaseWait
 from mbuild.build.fetching import fetch
 from mbuild.build.graph import StepContext, in_order
 from mbuild.build.prepare import located, plans_of
@@ -32,6 +31,7 @@ from mbuild.core.events import (
     Warned,
 )
 from mbuild.core.values import NamedTuple
+from mbuild.shared.lease_wait import LeaseWait
 
 if TYPE_CHECKING:
     from mbuild.build.prepare import Build
@@ -157,9 +157,11 @@ def _group(
     totals: list[int],
 ) -> Iterator[BuildEvent]:
     """One source's share; ``totals`` counts pieces made, pieces that were there, and bytes made."""
+    from mbuild.build.steps.by_parts import PartReading
+    from mbuild.build.steps.flight import TogetherAlways
     from mbuild.build.steps.making import RangeMaker
-    from mbuild.build.steps.opened import open_all
-    from mbuild.build.steps.origins import open_quietly
+    from mbuild.build.steps.opened import open_all, open_source
+    from mbuild.build.steps.origins import Readable
     from mbuild.build.steps.quantize import variant_of
     from mbuild.build.steps.ranges import RangeCache
     from mbuild.build.steps.tensors import in_file_order
@@ -176,17 +178,23 @@ def _group(
     yield StepStarted(number, label, number, "part", steps[0].role, steps[0].subject)
     origin = steps[0].origin
     with ExitStack() as stack:
-        model = open_quietly(origin, store, stack)
+        files = {n: stack.enter_context(open_source(f)) for n, f in origin.files.items()}
+        reading = PartReading(origin)
+        seen = Readable({name: file.reading_path for name, file in files.items()}, reading.seen)
+        model = origin.open(StepContext.silent(store), seen, stack)
         matrices = {str(step.matrix.path): step.matrix for step in steps if step.matrix}
         paths = open_all(matrices, stack)
         variants = [variant_of(step, model, paths, context) for step in steps]
         yield from said
         work = _Share(variants, RangeCache(store, origin.fields()), shared, origin.fields())
         maker = RangeMaker([each.imatrix for each in variants], work.cache, cores(), work.check)
+        if shared.exclusive:
+            maker.flight = TogetherAlways(shared, work.cache)
         mine = list(part.share([each for each in in_file_order(variants) if any(work.keyed(each))]))
         lease = yield from _alone(shared, label, work.key(part, mine))
         try:
             yield from work.run(mine, maker, partial(_progress, number, label, steps[0]), totals)
+            reading.tell(shared, part, files, work.cache.sources)
         finally:
             if lease is not None:
                 lease.release()
@@ -257,8 +265,7 @@ class _Share:
                 ahead.start()
                 for number, part in enumerate(ranges):
                     made = ahead.take(number)
-                    self._send(made, totals)
-                    totals[1] += sum(self.keyed(part)) - len(made)
+                    totals[1] += sum(self.keyed(part)) - self._send(made, totals)
                     ahead.done(number)
                     done += part.size
                     yield told(done, total)
@@ -290,9 +297,13 @@ class _Share:
         made = {each.key: each for each in maker.make(part, types, loaded)}
         return [made[key] for key in sorted(missing)]
 
-    def _send(self, made: Sequence[Any], totals: list[int]) -> None:
-        for each in made:
+    def _send(self, made: Sequence[Any], totals: list[int]) -> int:
+        """Send what was made here, unless it was sent at once; how many pieces that are."""
+        own = [each for each in made if not each.found]
+        for each in own:
             data = memoryview(each.data).cast("B")
-            self._shared.put_piece(each.key, data, each.digest)
+            if not self._shared.exclusive:
+                self._shared.put_piece(each.key, data, each.digest)
             totals[0] += 1
             totals[2] += len(data)
+        return len(own)

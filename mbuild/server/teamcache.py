@@ -144,7 +144,7 @@ def _cache(service: Service) -> FolderStorage:
 
 def _opened(path: Path) -> tuple[Path, os.stat_result] | None:
     try:
-        info = path.stat()
+        info = path.lstat()  # a link may lead to any file of this machine
     except OSError:
         return None
     return (path, info) if stat.S_ISREG(info.st_mode) else None

@@ -72,6 +72,11 @@ class TeamCache:
         """Whether the target still takes something."""
         return self._target is not None and self._target.reads and self._target.writes
 
+    @property
+    def exclusive(self) -> bool:
+        """Whether the target knows who was first."""
+        return self._leases is not None and self._leases.exclusive
+
     # Records.
 
     def get_many(
@@ -186,9 +191,9 @@ class TeamCache:
 
     # Pieces.
 
-    def places(self, keys: Collection[str]) -> dict[str, RangePlace]:
+    def places(self, keys: Collection[str], *, again: bool = False) -> dict[str, RangePlace]:
         """Where pieces lie: in blobs, which alone are asked for."""
-        found = self.get_many(PLACE, keys)
+        found = self.get_many(PLACE, keys, again=again)
         return {key: place for key, place in found.items() if _blob_of(place) is not None}
 
     def read_piece(self, place: RangePlace) -> bytes | None:

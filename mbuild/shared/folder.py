@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,6 +18,8 @@ from mbuild.store.files import fsync_directory, inherit, make_directories, remed
 from mbuild.store.shared import LARGEST_SMALL, StoredObject
 
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from typing_extensions import Buffer
 
     from mbuild.core.digest import Digest
@@ -30,6 +34,25 @@ _PIECE = 4 << 20
 def open_storage(location: Location, writes: bool) -> FolderStorage:
     """The folder of a location; one to write to is made in the folder that it lies in."""
     return FolderStorage(Path(location.rest), str(location), writes=writes)
+
+
+def open_object(path: Path) -> BinaryIO | None:
+    """An object's file; None where there is none.
+
+    A pipe would be waited for, and a link may lead anywhere on this machine: what is no file of
+    the folder's own counts as none. Raises OSError for a file that cannot be read.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        fd = os.open(path, flags | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
+            return None
+        raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        return None
+    return open(fd, "rb")
 
 
 class FolderStorage:
@@ -60,8 +83,10 @@ class FolderStorage:
         with self._errors("be read"):
             self._check_there()
             for name in names:
-                with suppress(FileNotFoundError), open(self.path(name), "rb") as file:
-                    data = file.read(LARGEST_SMALL + 1)
+                file = open_object(self.path(name))
+                if file is not None:
+                    with file:
+                        data = file.read(LARGEST_SMALL + 1)
                     if len(data) <= LARGEST_SMALL:
                         found[name] = data
         return found
@@ -70,18 +95,22 @@ class FolderStorage:
         """Some bytes of an object."""
         with self._errors("be read"):
             self._check_there()
-            with suppress(FileNotFoundError), open(self.path(name), "rb") as file:
+            file = open_object(self.path(name))
+            if file is None:
+                return None
+            with file:
                 file.seek(offset)
                 return file.read(size)
-        return None
 
     def stream(self, name: str, size: int) -> Iterator[bytes]:
         """The file's bytes."""
         with self._errors("be read"):
             self._check_there()
-            with suppress(FileNotFoundError), open(self.path(name), "rb") as file:
-                while piece := file.read(_PIECE):
-                    yield piece
+            file = open_object(self.path(name))
+            if file is not None:
+                with file:
+                    while piece := file.read(_PIECE):
+                        yield piece
 
     def sizes(self, names: Collection[str]) -> dict[str, int]:
         """Bytes of those that are there."""
@@ -90,7 +119,9 @@ class FolderStorage:
             self._check_there()
             for name in names:
                 with suppress(FileNotFoundError):
-                    found[name] = self.path(name).stat().st_size
+                    info = self.path(name).lstat()
+                    if stat.S_ISREG(info.st_mode):
+                        found[name] = info.st_size
         return found
 
     def write_many(
@@ -160,7 +191,7 @@ class FolderStorage:
                     name = path.relative_to(self._folder).as_posix()
                     if is_name(name):
                         with suppress(FileNotFoundError):
-                            info = path.stat()
+                            info = path.lstat()
                             yield StoredObject(name, info.st_size, info.st_mtime)
 
     def close(self) -> None:

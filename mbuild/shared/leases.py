@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mbuild.core.errors import DeniedError, RegistryError
 from mbuild.shared.naming import LEASE, lease_name
 from mbuild.store.shared import Held
 from mbuild.work.beside import Beside
@@ -69,6 +70,16 @@ def _creation(name: str, text: bytes) -> Callable[[SharedStorage], bool]:
     return lambda storage: storage.create(name, text)
 
 
+def _writing(name: str, text: bytes) -> Callable[[SharedStorage], bool]:
+    """As a creation, where a storage refuses what is written on a condition."""
+
+    def write(storage: SharedStorage) -> bool:
+        storage.write_many({name: text})
+        return True
+
+    return write
+
+
 class Lease:
     """A lease that this process holds on a key."""
 
@@ -99,6 +110,7 @@ class Leases:
         self._held: dict[str, Lease] = {}
         self._renewing: Beside[None] | None = None
         self._atomic: bool | None = None
+        self._conditions = True  # whether the storage takes what is written on a condition
 
     def take(self, key: str) -> Lease | None:
         """The lease on a key; None while somebody else has it."""
@@ -113,12 +125,13 @@ class Leases:
         """
         leases = {key: Lease(self, lease_name(key)) for key in keys}
         names = [lease.name for lease in leases.values()]
-        atomic = self._is_atomic()
+        atomic = self.exclusive
         there = {} if atomic else self._guard.read_many(names)
         taken: dict[str, Lease] = {}
         for key, lease in leases.items():
             name, text = lease.name, self._text(lease)
-            if not there.get(name) and self._guard.tell(_creation(name, text), True):
+            begin = _creation if self._conditions else _writing
+            if not there.get(name) and self._guard.tell(begin(name, text), True):
                 taken[key] = lease
         if taken and not atomic:
             time.sleep(SETTLE_SECONDS)
@@ -133,7 +146,7 @@ class Leases:
         name = lease_name(key)
         found = self._guard.read_many([name])
         text = found.get(name, b"")
-        if name not in found or not (text or self._is_atomic()):
+        if name not in found or not (text or self.exclusive):
             return None  # where names cannot be removed an empty one is free
         holder, life = "another build", self._life
         try:
@@ -206,7 +219,8 @@ class Leases:
     def _read(self, name: str) -> bytes:
         return self._guard.read_many([name]).get(name, b"")
 
-    def _is_atomic(self) -> bool:
+    @property
+    def exclusive(self) -> bool:
         """Whether the storage knows who was first: tried once, for some only say that they do."""
         if self._atomic is None:
             self._atomic = self._guard.storage.can_lease and self._tried()
@@ -214,7 +228,19 @@ class Leases:
 
     def _tried(self) -> bool:
         name = f"{LEASE}/{os.urandom(32).hex()}"
-        first = self._guard.tell(lambda storage: storage.create(name, b"{}"), False)
-        again = self._guard.tell(lambda storage: storage.create(name, b"{}"), True)
+
+        def create(storage: SharedStorage) -> bool:
+            try:
+                return storage.create(name, b"{}")
+            except DeniedError:
+                raise
+            except RegistryError:
+                # Some servers answer that they have no such thing. If they take the same without
+                # the condition, that was all that is wrong.
+                self._conditions = False
+                return _writing(name, b"{}")(storage)
+
+        first = self._guard.tell(create, False)
+        again = self._guard.tell(create, True) if self._conditions else True
         self._guard.tell(lambda storage: storage.remove([name]), None)
         return first and not again

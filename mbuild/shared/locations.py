@@ -12,6 +12,11 @@ from mbuild.core.environment import CACHE_VARIABLE, CACHE_WRITE_VARIABLE
 from mbuild.core.errors import UsageError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
+_SLIP = re.compile(
+    r"(https?|oci(?:\+http)?|s3a?|gs|gcs|az|abfss?|sftp|ssh|file|ftps?|hdfs|webdavs?|redis)[:;]",
+    re.IGNORECASE,
+)
+"""How a URL begins of which a slash is missing: quoted as a folder it might show a login."""
 _SECRETS = "the credentials come from the environment or from the configuration of the storage's"
 
 
@@ -31,6 +36,12 @@ class Location(NamedTuple):
         if found is None:
             if not text.strip():
                 raise UsageError("a cache has no URL", hint="write a folder or a URL")
+            if slip := _SLIP.match(text.strip()):
+                scheme = slip[1].lower()
+                raise UsageError(
+                    f"the cache {scheme}:... is neither a URL nor a folder",
+                    hint=f"write {scheme}://, or ./{scheme}: for a folder of that name",
+                )
             return cls("file", str(Path(text.strip()).expanduser()))
         scheme, rest = found[1].lower(), found[2].rstrip("/")
         login, at, host = rest.partition("/")[0].rpartition("@")

@@ -180,6 +180,15 @@ SOURCE_RANGE: RecordKind[Digest] = RecordKind(
     lambda digest: digest.hex,
     _blake3,
 )
+PART_READ: RecordKind[dict[str, Any]] = RecordKind(
+    "part-read",
+    1,
+    "the digest of names, sizes and options of a source, a space and a part's number",
+    "what that part has read of it: what that adds to its files' digests, its ranges' digests",
+    True,
+    _json,
+    _object,
+)
 RECIPE: RecordKind[list[Any]] = RecordKind(
     "recipe",
     1,
@@ -358,6 +367,7 @@ RECORDS: tuple[RecordKind[Any], ...] = (
     PLACE,
     SOURCE_RANGES,
     SOURCE_RANGE,
+    PART_READ,
     RECIPE,
     CHAT_TEMPLATE,
     GGUF_KIND,

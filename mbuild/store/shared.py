@@ -89,6 +89,10 @@ class SharedCache(Protocol):
     def writes(self) -> bool:
         """Whether what is made here goes there (``--cache-to``)."""
 
+    @property
+    def exclusive(self) -> bool:
+        """Whether of several who want a lease at once one gets it for sure (tried once)."""
+
     def get_many(
         self, kind: RecordKind[ValueT], keys: Collection[str], *, again: bool = False
     ) -> dict[str, ValueT]:
@@ -126,8 +130,11 @@ class SharedCache(Protocol):
         The first one is fetched, whatever it takes.
         """
 
-    def places(self, keys: Collection[str]) -> dict[str, RangePlace]:
-        """Where pieces lie there, by their keys, asked for together."""
+    def places(self, keys: Collection[str], *, again: bool = False) -> dict[str, RangePlace]:
+        """Where pieces lie there, by their keys, asked for together.
+
+        ``again``: also of those that were not there before.
+        """
 
     def read_piece(self, place: RangePlace) -> bytes | None:
         """A piece's bytes, which have its digest; None when they are gone or others."""

@@ -22,6 +22,9 @@ _JOIN_SECONDS = 0.2
 _LEAST = 16 << 20
 _MOST_A_THREAD = 52 << 20  # with what mbuild.gguf.memory keeps idle for it, 64 MiB a thread
 _TWO_LARGE = 600 << 20
+"""Bytes that two of the largest jobs may take together, so that one is made while the other is
+written. Ranges of rows are far below half of it; of what cannot be cut into ranges, and is
+larger, a second one would double the memory that a build takes, to save no more than its write."""
 
 
 class Job(NamedTuple, Generic[ValueT]):
@@ -101,6 +104,11 @@ class Ahead(Generic[ValueT]):
                 limits.add(DISK, disk)
                 limits.add(CORES, seconds - disk)
             return self._ready[index]
+
+    def is_ready(self, index: int, seconds: float) -> bool:
+        """Whether a result is there, or will not be, within so many seconds; it is not taken."""
+        with self._changed:
+            return self._changed.wait_for(lambda: index in self._ready or self.stopping, seconds)
 
     def done(self, index: int) -> None:
         """A consumer needs this result no longer; after the last one its bytes are free."""

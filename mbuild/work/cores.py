@@ -114,7 +114,8 @@ def computing_on(count: int | None) -> Iterator[None]:
     if count is None:
         yield
         return
-    mine = [_checked(count, "threads=")]  # its own list, so that it is found again among equal numbers
+    # A list of its own, so that it is found again among equal numbers.
+    mine = [_checked(count, "threads=")]
     _for_a_while.append(mine)
     try:
         yield

@@ -23,6 +23,7 @@ from mbuild.build.history import History
 from mbuild.build.provenance.machine import cpu_features, machine_class
 from mbuild.build.provenance.sbom import SPDX
 from mbuild.build.provenance.statement import BUILD_TYPE
+from mbuild.core.errors import DamagedError, MbuildError
 from mbuild.registry.client.access import Access
 from mbuild.server.create import read_creation
 from mbuild.server.shapes import CREATE, check
@@ -74,12 +75,17 @@ def check_statement(value: dict[str, Any]) -> None:
 
 
 def check_bill(value: dict[str, Any]) -> None:
-    """Hold a bill of materials against CycloneDX' schema of 1.6, strictly."""
+    """Hold a bill of materials against CycloneDX' schema of 1.6, strictly.
+
+    That of 1.7 only adds fields, so the same bill under that version is good, too.
+    """
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
 
-    errors = JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(value))
-    assert errors is None, errors
+    newer = {**value, "$schema": value["$schema"].replace("1.6", "1.7"), "specVersion": "1.7"}
+    for bill, version in ((value, SchemaVersion.V1_6), (newer, SchemaVersion.V1_7)):
+        errors = JsonStrictValidator(version).validate_str(json.dumps(bill))
+        assert errors is None, errors
 
 
 def texts(value: Any) -> Iterator[str]:
@@ -341,12 +347,52 @@ def test_documents_are_checked_by_their_digests(tmp_path: Path, mbuild: Run) -> 
     made = [mbuild("provenance", "mario", "--sbom").stdout for _ in range(2)]
     assert made[0] == made[1]
     assert {each.kind for each in documents(store, identity)} == {PROVENANCE, SBOM}
-    path = next((tmp_path / "store/.mbuild/attached").rglob("provenance-*"))
-    data = bytearray(path.read_bytes())
-    data[100] ^= 1
-    path.write_bytes(data)
-    done = mbuild("provenance", "mario")
-    assert (done.returncode, "was changed" in done.stderr) == (1, True)
+    for kind in (PROVENANCE, SBOM):
+        path = next((tmp_path / "store/.mbuild/attached").rglob(f"{kind.name}-*"))
+        good = path.read_bytes()
+        with path.open("r+b", buffering=0) as file:
+            for place, byte in enumerate(good):
+                os.pwrite(file.fileno(), bytes([byte ^ 1 << place % 8]), place)
+                with pytest.raises(DamagedError):
+                    list(documents(store, identity, kind))
+                os.pwrite(file.fileno(), bytes([byte]), place)
+        for text in (good[:-1], good + b" ", b""):
+            path.write_bytes(text)
+            done = mbuild("provenance", "mario", *(["--sbom"] if kind is SBOM else []))
+            assert (done.returncode, "was changed" in done.stderr) == (1, True)
+        path.write_bytes(good)
+
+
+def test_a_changed_byte_of_a_model_is_found(tmp_path: Path, mbuild: Run) -> None:
+    """Each byte of its manifest gives another model, and some of each layer do not verify."""
+    import_gguf(tmp_path, mbuild)
+    store = Store(tmp_path / "store")
+    name = store.manifests.resolve(next(store.manifests.names()))
+    stored = store.manifests.read(name)
+    manifest = next((tmp_path / "store/manifests").rglob("latest"))
+    good = manifest.read_bytes()
+    for place in range(len(good)):
+        changed = bytearray(good)
+        changed[place] ^= 1 << place % 8
+        manifest.write_bytes(changed)
+        try:
+            found = store.manifests.read(name).id
+        except MbuildError:
+            continue
+        assert found != stored.id  # so that nothing that was said or signed is about it
+    manifest.write_bytes(good)
+    for layer in stored.manifest.blobs():
+        path = store.blobs.path(layer.digest)
+        data = path.read_bytes()
+        for place in {0, len(data) // 3, len(data) - 1}:
+            changed = bytearray(data)
+            changed[place] ^= 1 << place % 8
+            path.unlink(missing_ok=True)  # what is damaged is moved away
+            path.write_bytes(changed)
+            done = mbuild("verify", "mario")
+            assert (done.returncode, layer.digest.short in done.stdout + done.stderr) == (1, True)
+        path.write_bytes(data)
+    assert mbuild("verify", "mario").returncode == 0
 
 
 def test_the_machine_is_told_by_its_kind_alone() -> None:

@@ -324,7 +324,7 @@ def test_of_two_who_write_at_once_the_last_one_has_it(tmp_path: Path) -> None:
 
     machines = [Machine(tmp_path / name, storage) for name in ("one", "two")]
     for machine in machines:
-        assert not vars(machine.cache)["_leases"]._is_atomic()
+        assert not machine.cache.exclusive
     storage.read_many = read  # type: ignore[method-assign]
     taken: list[object] = []
     threads = [

@@ -28,6 +28,7 @@ SAMPLES: dict[str, Any] = {
     "measure": {"perplexity": 7.5},
     "imatrix": {"digest": "sha256:00", "chunks": 2},
     "type-error": [0.25, 1e300],
+    "part-read": {"parts": 2, "spans": {}, "files": {}, "ranges": {}},
     "took": Took(12.5, 16),
     "rates": [[1 << 30, 12.5], [7, 0.25]],
     "modelfile": bytes(range(256)),

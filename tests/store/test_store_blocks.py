@@ -194,3 +194,34 @@ def test_of_many_files_at_once_each_has_fewer_blocks(
             each.stop()
             os.close(fd)
     assert not {*several} & {*blocks._writing}
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 2 << 20, (2 << 20) + 1, (5 << 20) + 4097])
+@pytest.mark.parametrize("direct", [True, False])
+def test_any_length_goes_past_the_cache(
+    size: int, direct: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of any memory, aligned or not; also where the system has no direct writes."""
+    data = bytes(1) + os.urandom(size)
+    monkeypatch.setattr(blocks, "_DIRECT", blocks._DIRECT if direct else 0)
+    with (tmp_path / "file").open("wb") as file:
+        blocks.write_past_cache(file.fileno(), memoryview(data)[1:])
+    assert (tmp_path / "file").read_bytes() == data[1:]
+
+
+def test_a_direct_write_that_is_refused_is_an_ordinary_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some file systems take the flag and refuse the first write, or one after some."""
+    data, calls = os.urandom((4 << 20) + 7), iter([True, False, True])
+    write = blocks.write_all
+
+    def refusing(fd: int, piece: memoryview) -> None:
+        if not next(calls):
+            raise OSError(errno.EINVAL, "no direct writes here")
+        write(fd, piece)
+
+    monkeypatch.setattr(blocks, "write_all", refusing)
+    with (tmp_path / "file").open("wb") as file:
+        blocks.write_past_cache(file.fileno(), memoryview(data))
+    assert (tmp_path / "file").read_bytes() == data

@@ -205,7 +205,7 @@ def test_a_number_of_threads_is_one(wrong: Any) -> None:
     """Who asks from Python for none would otherwise wait for ever for the first result."""
     with pytest.raises(UsageError, match="is not a number of threads"), computing_on(wrong):
         pass
-    with pytest.raises(UsageError, match="--threads .* is not a number of threads"):
+    with pytest.raises(UsageError, match=r"--threads .* is not a number of threads"):
         use_threads(wrong)
     assert cores() >= 1
     with computing_on(3):

@@ -118,6 +118,24 @@ class Spans:
         if self._claimed(part.start, part.stop) == [(part.start, part.stop)]:
             self._enter(part)
 
+    def parts(self) -> Iterator[SpanPart]:
+        """What was brought so far, in as few parts as can be, for somebody else's digest."""
+        with self._lock:
+            for start, stop in self._taken:
+                nodes = tuple(
+                    (level, place, value)
+                    for (level, place), value in self._nodes.items()
+                    if start <= (place << level) * CHUNK < stop
+                )
+                edges = {start // CHUNK, stop // CHUNK} & self._odd.keys()
+                yield SpanPart(start, stop, nodes, tuple(self._edge(n, start, stop) for n in edges))
+
+    def _edge(self, number: int, start: int, stop: int) -> tuple[int, bytes]:
+        """What a range of bytes has of a chunk that nobody has brought whole."""
+        first = number * CHUNK
+        low, high = max(start, first), min(stop, first + CHUNK)
+        return low, bytes(self._odd[number][0][low - first : high - first])
+
     def missing(self) -> Iterator[tuple[int, int]]:
         """Where the bytes lie that nobody brought, in pieces: from, to."""
         at = 0

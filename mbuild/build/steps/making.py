@@ -28,6 +28,7 @@ from mbuild.quant.quantize import SOURCES, NotFiniteError, quantize
 
 if TYPE_CHECKING:
     from mbuild.build.sources.values import SourceFile
+    from mbuild.build.steps.flight import Flight
     from mbuild.build.steps.origins import Origin
     from mbuild.gguf.model import Tensor
     from mbuild.quant.choose.imatrix import Imatrix, MatrixUse
@@ -74,6 +75,8 @@ class RangeMaker:
         self._cache = cache
         self._threads = threads
         self._check = check
+        self.flight: Flight | None = None
+        """Who knows of other jobs that make the same ranges."""
 
     def make(
         self, part: Range, types: Sequence[GGMLType], source: LoadedRange | None = None
@@ -103,10 +106,15 @@ class RangeMaker:
         size = part.rows[1] * bytes_of_row(part.tensor, new)
         found = known.get(key) or self._cache.find(key, size)
         if found is None:
-            data, started = source.load(), time.perf_counter()
-            made = self._quantized(part, new, importances, data)
-            self._cache.made(made.nbytes, time.perf_counter() - started)
-            found = MadeRange(made, key, digest_of(made))
+
+            def make() -> MadeRange:
+                data, started = source.load(), time.perf_counter()
+                made = self._quantized(part, new, importances, data)
+                self._cache.made(made.nbytes, time.perf_counter() - started)
+                return MadeRange(made, key, digest_of(made))
+
+            flight = self.flight
+            found = make() if flight is None else flight.make(key, size, self._check, make)
         known[key] = found
         return found
 

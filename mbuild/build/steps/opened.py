@@ -126,6 +126,11 @@ class OpenFiles:
                 self._found[name] = found
 
     @property
+    def opened(self) -> Mapping[str, OpenFile]:
+        """The files, by their names."""
+        return self._opened
+
+    @property
     def spanned(self) -> tuple[str, ...]:
         """The paths of the files that are digested by what is read of them."""
         return tuple(str(self._sources[name].path) for name in self._spans)

@@ -199,6 +199,10 @@ def _write_variants(
     cache = RangeCache(context.store, origin.fields(), read=context.use_cache)
     if isinstance(origin, ChangedOrigin):  # what nothing changes is the base's, digested before
         cache.also_from(origin.base, origin.unchanged(model))
+    if context.store.shared is not None and not cache.sources:
+        from mbuild.build.steps.by_parts import digests_by_parts
+
+        cache.learn(digests_by_parts(origin, context.store.shared, files.opened))
     source = WorkSource(origin, tuple(step.used_matrix for step in steps))
     blobs = write_variants(variants, model, cache, files, context, source)
     cache.remember_sources(origin, files.known())

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mbuild.build.steps.origins import Origin
     from mbuild.quant.choose.imatrix import Imatrix
     from mbuild.store.ports import BuildStore
+    from mbuild.store.shared import SharedCache
 
 RANGE = 16 << 20
 """Bytes of a source tensor that are worked on at once: some hundredths of a second's work."""
@@ -186,6 +187,26 @@ class RangeCache:
         """Remember the digest of a range's bytes, which somebody else has read."""
         self._digests[_name(part)] = digest
 
+    @property
+    def shared(self) -> SharedCache | None:
+        """What is asked beside the store's own records."""
+        return self._shared
+
+    @property
+    def origin(self) -> Mapping[str, Any] | None:
+        """The fields of what ranges are of, if its digests are known."""
+        return self._origin
+
+    @property
+    def sources(self) -> Mapping[str, Digest]:
+        """The digests of source ranges that are known, by the ranges' names."""
+        return self._digests
+
+    def learn(self, digests: Mapping[str, Digest]) -> None:
+        """Take digests of source ranges that others have found, where none is known."""
+        if self._read:
+            self._digests = {**digests, **self._digests}
+
     def has_places(self, keys: Collection[str]) -> bool:
         """Whether there is a place on record for each of these ranges; its bytes are not read."""
         far = {key for key in keys if key not in self._far}
@@ -233,6 +254,14 @@ class RangeCache:
         if far is None or far.size != size or self._shared is None:
             return None
         if not self._shared.piece_pays(size, self._made.seconds(size)):
+            return None
+        data = self._shared.read_piece(far)
+        return None if data is None else MadeRange(data, key, far.digest, found=True)
+
+    def find_sent(self, key: str, size: int) -> MadeRange | None:
+        """A range that another job has sent meanwhile."""
+        far = self._shared.places([key], again=True).get(key) if self._shared else None
+        if far is None or far.size != size or self._shared is None:
             return None
         data = self._shared.read_piece(far)
         return None if data is None else MadeRange(data, key, far.digest, found=True)

@@ -70,6 +70,8 @@ def write_variants(
         ]
         total = sum(file.layout.size for lane in lanes for file in lane.files)
         context.store.blobs.check_room(total)
+        if work.elsewhere is None and any(lane.quantized for lane in lanes):
+            _enter_flight(work, [file for lane in lanes for file in lane.files], context, stack)
         _run_lanes(lanes, work, lambda done: context.report(done, total))
         files.finish(context)
         blobs = [[file.commit() for file in lane.files] for lane in lanes]
@@ -82,6 +84,24 @@ def write_variants(
         if 0 < len(made) <= _NAMED:
             context.status(Code.NEWLY_QUANTIZED, {"tensors": tuple(made)})
     return blobs
+
+
+def _enter_flight(
+    work: _Work, files: Sequence[VariantFile], context: StepContext, stack: ExitStack
+) -> None:
+    """Let other jobs that quantize the same source make some of the ranges, and have ours.
+
+    Where workers compute nobody else is asked: what they make is on its way already.
+    """
+    from mbuild.build.steps.flight import flight_of
+
+    flight = flight_of(work.cache, context.store.blobs)
+    if flight is not None:
+        flight.files = files
+        for file in files:
+            file.before = flight.written
+        present = flight.present(lambda: context.report(0, 0))
+        work.maker.flight = stack.enter_context(present)
 
 
 def _run_lanes(lanes: Sequence[_Lane], work: _Work, report: Callable[[int], None]) -> None:
@@ -122,11 +142,11 @@ class _Work:
     ) -> None:
         self.error: BaseException | None = None
         self.variants = variants
-        self._cache = cache
+        self.cache = cache
         self._context = context
         threads = cores()
         imatrices = [variant.imatrix for variant in variants]
-        self._maker = RangeMaker(imatrices, cache, threads, self._check)
+        self.maker = RangeMaker(imatrices, cache, threads, self._check)
         self.ranges = in_file_order(variants)
         cache.ask(
             [
@@ -150,7 +170,7 @@ class _Work:
         from mbuild.build.steps.elsewhere import RangesElsewhere
 
         asked = (source, self.variants, self.ranges, self._types)
-        return RangesElsewhere(*asked, self._cache, files, self._context)
+        return RangesElsewhere(*asked, self.cache, files, self._context)
 
     def stop(self) -> None:
         """Let nothing more begin, here and elsewhere."""
@@ -182,7 +202,7 @@ class _Work:
         """A range for every variant, from whoever computes for this build, or made here."""
         self._check()
         made = self.elsewhere.take(part, self._check) if self.elsewhere else None
-        return self._maker.make(part, self._types(part)) if made is None else made
+        return self.maker.make(part, self._types(part)) if made is None else made
 
 
 def in_file_order(variants: Sequence[Variant]) -> list[Range]:
@@ -249,6 +269,10 @@ class _Lane:
                 file.begin(self._tell)
             for number, part in enumerate(self._work.ranges):
                 file = self._home[part.number]
+                while (until := file.until_due) is not None:
+                    if self._work.ahead.is_ready(number, until):
+                        break
+                    file.save_now()
                 made = self._work.ahead.take(number, file.writer.limits)[self._index]
                 if made.digest is not None and not made.found:
                     self._made.add(part.number)
