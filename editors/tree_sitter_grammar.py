@@ -75,7 +75,13 @@ module.exports = grammar({{
 
     from: ($) =>
       seq(alias(instruction("FROM"), $.keyword), repeat($._pad), optional($._model)),
-    _model: ($) => choice($._quotes, seq($.path, repeat(choice($._pad, $.as, $.path)))),
+    _model: ($) =>
+      choice(
+        $._quotes,
+        seq(alias($._named, $.quoted), optional($._pad), optional($.path)),
+        seq($.path, repeat(choice($._pad, $.as, $.path))),
+      ),
+    _named: () => token(prec(2, /"[^"\\r\\n]*"[ \\t]+[Aa][Ss][ \\t]/)),
     as: () => anyCase("AS"),
     path: () => /[^" \\t\\r\\n][^ \\t\\r\\n]*/,
 

@@ -29,6 +29,7 @@ from mbuild.store.records import POSTED, RECIPE
 if TYPE_CHECKING:
     from mbuild.build.request import BuildRequest, Script
     from mbuild.build.sources.resolve import Context
+    from mbuild.build.sources.values import SourceFile
     from mbuild.language.stages.values import Expectation, StageRecipe
     from mbuild.store import Store
     from mbuild.work.cancel import Cancel
@@ -219,15 +220,22 @@ def _checked(planned: Plan, expected: Sequence[Expectation], wanted: Build, labe
         return planned
     from mbuild.build.gates import ON_TEXT, checks_of
 
-    texts = {}
-    for each in expected:
-        if each.measure in ON_TEXT:
-            try:
-                found = wanted.context.imatrix(each.text, beside=each.beside)
-            except MbuildError as error:
-                raise placed(error, Reference("", each.span)) from None
-            texts[each.text, each.beside] = found
+    texts = {
+        (each.text, each.beside): _text_of(each, wanted.context)
+        for each in expected
+        if each.measure in ON_TEXT
+    }
     return planned._replace(checks=tuple(checks_of(planned, expected, texts, label)))
+
+
+def _text_of(each: Expectation, context: Context) -> SourceFile:
+    """The file of a check's text; an error is placed at its line."""
+    try:
+        return context.imatrix(each.text, beside=each.beside)
+    except MbuildError as error:
+        if not each.beside:  # the command line names it
+            raise
+        raise placed(error, Reference("", each.span)) from None
 
 
 def read_checks(texts: Sequence[str], store: Store) -> tuple[Expectation, ...]:

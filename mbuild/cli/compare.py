@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from mbuild.cli.common import (
+    columns_of,
     format_option,
     human_size,
     model_name,
@@ -81,7 +82,9 @@ def diff_command(
     else:
         lines = _lines(found) + _section("Measures", [_change(change) for change in measured])
         lines += _section("Written in", _causes(made))
-        click.echo("\n".join(map(printable, lines)))
+        from mbuild.cli.screen import narrowed
+
+        click.echo(narrowed("\n".join(map(printable, lines)), columns_of()))
     return 1 if flags["exit_code"] and found.differ else 0
 
 

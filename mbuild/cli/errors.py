@@ -37,24 +37,15 @@ def say(text: str) -> None:
     text = harmless(text)
     columns = columns_of(sys.stderr)
     if columns and any(len(line) > columns for line in text.splitlines()):
-        text = "\n".join(part for line in text.splitlines() for part in _parts(line, columns))
+        from mbuild.cli.screen import narrowed
+
+        text = narrowed(text, columns)
     color = color_on(sys.stderr)
     if color:
         for pattern, code in _COLORS:
             text = re.sub(pattern, f"\\1\x1b[{code}m\\2\x1b[0m", text, flags=re.MULTILINE)
     with suppress(OSError):
         click.echo(text, err=True, color=color)
-
-
-def _parts(line: str, columns: int) -> list[str]:
-    """A line of a message as a terminal has room for it; source text stays as it is."""
-    from mbuild.cli.screen import wrapped
-
-    text = line.lstrip(" ")
-    indent = line[: len(line) - len(text)]
-    if re.match(r" *\d* \|", line):
-        return [line]
-    return wrapped(text, columns, indent + "  ", indent)
 
 
 _COLORS = (

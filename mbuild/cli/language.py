@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from mbuild.cli.common import open_store, read_limited, store_option, write_text
+from mbuild.cli.common import columns_of, open_store, read_limited, store_option, write_text
 from mbuild.cli.errors import show_error
 from mbuild.core.errors import MbuildError, ModelfileError
 from mbuild.language.instructions import Problem, Severity
@@ -30,10 +30,10 @@ def _read(file: str) -> bytes:
     if file == "-":
         return read_limited(None, "standard input")
     path = _path(file)
-    if not path.exists() and not path.is_symlink():
+    if path.name == MODELFILE and not path.exists() and not path.is_symlink():
         from mbuild.cli.words import no_modelfile
 
-        raise no_modelfile("" if path.name == MODELFILE else file, path.parent)
+        raise no_modelfile("", path.parent)
     return read_limited(path, str(path))
 
 
@@ -201,7 +201,12 @@ def _check(
     found += problems
     errors = sum(problem.severity is Severity.ERROR for problem in problems)
     for problem in problems if style != "json" else ():
-        click.echo(_annotation(problem) if style == "github" else problem.render() + "\n")
+        if style == "github":
+            click.echo(_annotation(problem))
+            continue
+        from mbuild.cli.screen import narrowed
+
+        click.echo(narrowed(problem.render() + "\n", columns_of()))
     if style != "json":
         warnings = _count(len(problems) - errors, "warning")
         click.echo(f"{file}: {_count(errors, 'error')}, {warnings}")

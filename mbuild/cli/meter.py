@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mbuild.cli.common import ParamType
+from mbuild.cli.common import ParamType, columns_of
 from mbuild.cli.progress import is_terminal
 from mbuild.core.units import parse_size, short_duration
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _LONG = 3.0
 """Seconds after which whoever reads a log wants to know what is waited for."""
+
+_LEAST = 16
+"""Cells that the first column of a table keeps, however narrow the terminal is."""
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
@@ -107,10 +110,21 @@ class AgeType(ParamType):
 
 
 def table(rows: Sequence[tuple[str, ...]], right: frozenset[int] = frozenset()) -> list[str]:
-    """Lines of a table, its columns as wide as they need; those of ``right`` are flush right."""
+    """Lines of a table, its columns as wide as they need; those of ``right`` are flush right.
+
+    On a terminal with too little room they move together, and the first one is cut.
+    """
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    room, gap = columns_of(), "    "
+    if room and sum(widths) + len(gap) * (len(widths) - 1) > room:
+        from mbuild.cli.live import fit
+
+        gap = "  "
+        least = min(widths[0], _LEAST)
+        widths[0] = max(least, room - sum(widths[1:]) - len(gap) * (len(widths) - 1))
+        rows = [(fit(first, widths[0]), *others) for first, *others in rows]
     return [
-        "    ".join(
+        gap.join(
             cell.rjust(width) if i in right else cell.ljust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()

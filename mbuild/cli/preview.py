@@ -46,7 +46,8 @@ def show_steps(planned: Forecast, style: str, *, tensors: bool = False) -> None:
         for line in wrapped(text, width, INDENT, f"{first:<{len(INDENT)}}" if first else None):
             click.echo(line)
 
-    say(_total_line(planned), f"{', '.join(planned.names)}: ")
+    head = f"{', '.join(planned.names)}: {_total_line(planned)}"
+    click.echo("\n".join(wrapped(head, width, INDENT, "")))
     for step in planned.steps:
         say(_step_text(step), STATES[step.state])
         if step.why is not None and step.why.causes() == (Cause.MADE_SOONER,):

@@ -11,6 +11,7 @@ import click
 
 from mbuild.cli.common import (
     NameType,
+    columns_of,
     format_option,
     harmless,
     human_size,
@@ -65,7 +66,10 @@ def provenance_command(
     if style == "json":
         write_json(statement.value)
         return
-    click.echo("\n".join(map(harmless, _lines(opened, stored, statement))))
+    from mbuild.cli.screen import narrowed
+
+    lines = map(harmless, _lines(opened, stored, statement))
+    click.echo(narrowed("\n".join(lines), columns_of()))
 
 
 def _lines(store: Store, stored: StoredManifest, statement: Statement) -> Iterator[str]:

@@ -40,6 +40,22 @@ def wrapped(text: str, width: int, indent: str = "", first: str | None = None) -
     return [*lines, line]
 
 
+def narrowed(text: str, width: int) -> str:
+    """A text with each line that is too long in as many as it needs, the others under its first.
+
+    Lines of a Modelfile that a message shows (``3 | SYSTEM ...``) stay as they are; ``width`` 0
+    is no limit.
+    """
+    if not width or all(cells(line) <= width for line in text.split("\n")):
+        return text
+    lines: list[str] = []
+    for line in text.split("\n"):
+        indent = " " * (len(line) - len(line.lstrip(" ")))
+        shown = re.match(r" *\d* \|", line)
+        lines += [line] if shown else wrapped(line.strip(" "), width, indent + "  ", indent)
+    return "\n".join(lines)
+
+
 def _words(text: str) -> Iterator[tuple[str, str]]:
     """Each word with the spaces before it."""
     for found in re.finditer(r"(\s*)(\S+)", text):

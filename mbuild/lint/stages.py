@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -113,9 +112,7 @@ def _of_line(line: QuantizeLine) -> Iterator[Problem]:
         try:
             name = Quantization.parse(text, line.options).file_type.name
         except MbuildError as error:
-            parts = re.split("[, ]+", text)
-            hint = f"blanks stand between types: {' '.join(parts)}" if parts[1:] else error.hint
-            yield Problem(error.message, line.span, code="bad-quantize", suggestion=hint)
+            yield Problem(error.message, line.span, code="bad-quantize", suggestion=error.hint)
             continue
         if name in seen:
             hint = "remove one of them"

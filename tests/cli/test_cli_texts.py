@@ -7,7 +7,7 @@ import pytest
 from rich.cells import cell_len
 
 from mbuild.cli.meter import AgeType, SizeType, counted, table
-from mbuild.cli.screen import Column, fitted, wrapped
+from mbuild.cli.screen import Column, fitted, narrowed, wrapped
 
 WORDS = "one two three four five six seven"
 
@@ -67,3 +67,20 @@ def test_options_take_sizes_and_ages_as_people_write_them() -> None:
     for kind in (SizeType(), AgeType()):
         with pytest.raises(click.UsageError):
             kind.convert("soon", None, None)
+
+
+def test_a_table_fits_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its columns move together, then the first one is cut; elsewhere it is as wide as it is."""
+    rows = [("NAME", "OWN", "TOTAL"), ("localhost:5099/me/mario:latest", "0 B", "1.5 MB")]
+    assert table(rows, frozenset({1, 2}))[1] == "localhost:5099/me/mario:latest    0 B    1.5 MB"
+    for columns, longest in ((45, 45), (40, 40), (20, 29)):
+        monkeypatch.setattr("mbuild.cli.meter.columns_of", lambda columns=columns: columns)
+        lines = table(rows, frozenset({1, 2}))
+        assert max(map(len, lines)) <= longest and lines[1].endswith("  1.5 MB")
+
+
+def test_lines_that_are_too_long_go_on_under_their_beginning() -> None:
+    """Lines of a Modelfile stay as they are, so that the mark below fits; 0 is no limit."""
+    text = "  hint: name it now\n3 | SYSTEM a long text\n  | ^^^^^^\n"
+    assert narrowed(text, 0) == narrowed(text, 80) == text
+    assert narrowed(text, 12) == ("  hint: name\n    it now\n3 | SYSTEM a long text\n  | ^^^^^^\n")

@@ -124,6 +124,17 @@ def test_unknown_pre_tokenizer_names_its_hash_and_the_way_out(tmp_path: Path) ->
     assert "--pre NAME" in caught.value.hint
 
 
+def test_a_pre_tokenizer_that_nobody_knows_is_told(tmp_path: Path) -> None:
+    """It is written as the user says it, because a newer llama.cpp may have it."""
+    contents, told = case_files(BY_NAME["llama_bpe"]), list[str]()
+    files, rule = write_files(tmp_path, contents), find("LlamaForCausalLM").vocabulary
+    for pre in ("llama-bpe", "llama-bpo"):
+        made = vocabulary(files, contents["config.json"], rule, pre=pre, warn=told.append)
+        assert _get(made, "ggml.pre") == pre
+    (text,) = [each for each in told if "--pre" in each]
+    assert text.startswith("--pre llama-bpo is no pre-tokenizer that mbuild knows: did you mean")
+
+
 def test_no_vocabulary_says_what_is_needed(tmp_path: Path) -> None:
     """The message has the files that would do."""
     contents = {"config.json": {"vocab_size": 3}}

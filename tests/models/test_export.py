@@ -293,6 +293,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "base 256": (lambda: claims(b"\x80" + b"\xff" * 11), "size"),
     "negative": (lambda: claims(b"\xff" * 12), "size"),
     "no layout": (lambda: without("oci-layout"), "no oci-layout"),
+    "no layout and no end": (lambda: without("oci-layout")[:-1024], "cut short: no oci-layout"),
     "no index": (lambda: without("index.json"), "no index.json"),
     "no blob": (lambda: without(blob(b"You are Mario.")), "is missing (system)"),
     "no config": (lambda: without(blob(b"{}")), "is missing"),

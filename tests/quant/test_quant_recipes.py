@@ -121,6 +121,14 @@ MODEL = [
 ]
 
 
+def test_types_that_are_not_apart_are_named_each() -> None:
+    """As ``-q`` or QUANTIZE take them: one by one."""
+    for text in ("q4_k_m,q8_0", "q4_K_M q8_0", "Q4_K, q8_0"):
+        with pytest.raises(UsageError, match="unknown quantization") as error:
+            file_type(text)
+        assert error.value.hint.startswith("name each type by itself: Q4_K")
+
+
 def test_more_bits_in_a_real_depth() -> None:
     """With 32 layers Q4_K_M gives 4 + 4 + 8 of the value tensors, and of ffn_down, more bits."""
     types = _types(MODEL, "q4_k_m")

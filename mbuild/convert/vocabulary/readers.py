@@ -12,6 +12,7 @@ from mbuild.convert.read.files import TOKENIZER_LIMIT
 from mbuild.convert.vocabulary.base import MARK, Tokens, TokenType, base_tokens, vocab_size
 from mbuild.convert.vocabulary.classes import CLASS_OF_TYPE
 from mbuild.convert.vocabulary.context import ReaderContext, Unfit, Vocabulary
+from mbuild.convert.vocabulary.hashes import PRE_TOKENIZERS
 from mbuild.convert.vocabulary.lines import plamo, rwkv, xverse
 from mbuild.convert.vocabulary.loader import CONFIG, load_added, token_text
 from mbuild.convert.vocabulary.older import older_tokenizer
@@ -35,6 +36,7 @@ from mbuild.convert.vocabulary.spm import (
 )
 from mbuild.convert.vocabulary.tokenizer_json import NAME, TokenizerJson, read_tokenizer_json
 from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.suggest import did_you_mean, near
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import ValueType
 
@@ -145,6 +147,9 @@ def segments(config: Mapping[str, Any], rule: VocabRule) -> KV:
 def _pre(context: ReaderContext, tokenizer: TokenizerJson, loaded: Loaded) -> str:
     """The pre-tokenizer's name, unless the user has said it."""
     if context.pre is not None:
+        if context.pre not in (known := {*PRE_TOKENIZERS.values(), "default"}):
+            meant = did_you_mean(near(context.pre, known), "llama.cpp may refuse the model")
+            context.warn(f"--pre {context.pre} is no pre-tokenizer that mbuild knows: {meant}")
         return context.pre
     settings = context.files.json_object(CONFIG) or {}
     bos = None

@@ -28,6 +28,7 @@ from mbuild.language.recipe import ModelChange, Recipe
 from mbuild.language.stages.changing import change_of, check_of, quantize_of, unset_of
 from mbuild.language.stages.clauses import USAGE, Word, read_clause
 from mbuild.language.stages.expand import ExpansionError, expand
+from mbuild.language.stages.quotes import OTHER_QUOTES
 from mbuild.language.stages.scope import Scope, assignment
 from mbuild.language.stages.stage import Stage, stage_name
 from mbuild.language.stages.values import ALL
@@ -156,6 +157,7 @@ class _Run:
             return
         if isinstance(item, Arg):
             for word in read_clause(item).head.words:
+                self._quoted(word.text.partition("=")[2], item)
                 scope.declare(*assignment(item, word, scope.value))
             return
         if not self.stages:
@@ -280,6 +282,7 @@ class _Run:
     def _word(self, word: Word, scope: Scope, item: Any) -> str:
         """A word of a clause, of which none may be empty."""
         self._unbraced(word.text, scope, item)
+        self._quoted(word.text, item)
         found = expand(word.text, scope.value, unquote=True, empty=self._empty(item))
         return _filled(found, word.text, item)
 
@@ -297,8 +300,18 @@ class _Run:
             if scope.knows(match[1]):
                 message = f"{match[0]} is text: an argument is put in as ${{{match[1]}}}"
                 hint = f"write ${{{match[1]}}}"
-                found = Problem(message, item.span, Severity.WARNING, "unbraced-argument", hint)
-                self.warnings += [] if found in self.warnings else [found]
+                self._warn(message, item, "unbraced-argument", hint)
+
+    def _quoted(self, written: str, item: Any) -> None:
+        """Warns of a word in quotes of another language, which are a part of it here."""
+        if len(written) > 1 and written[0] in OTHER_QUOTES and written[-1] in OTHER_QUOTES:
+            message = f"the quotes of {written:.60} are part of the word"
+            hint = f'write "{written[1:-1]:.60}", or no quotes'
+            self._warn(message, item, "quotes-in-value", hint)
+
+    def _warn(self, message: str, item: Any, code: str, hint: str) -> None:
+        found = Problem(message, item.span, Severity.WARNING, code, hint)
+        self.warnings += [] if found in self.warnings else [found]
 
     def _empty(self, item: Any) -> Callable[[str], None]:
         """Notes that an argument was put in that has no value."""
@@ -306,8 +319,7 @@ class _Run:
         def note(name: str) -> None:
             message = f"ARG {name} has no value, so ${{{name}}} is empty"
             hint = f"give one: --build-arg {name}=VALUE, or ARG {name}=DEFAULT"
-            found = Problem(message, item.span, Severity.WARNING, "empty-argument", hint)
-            self.warnings += [] if found in self.warnings else [found]
+            self._warn(message, item, "empty-argument", hint)
 
         return note
 

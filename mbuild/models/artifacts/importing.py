@@ -125,6 +125,11 @@ class _Archive:
         member = self.members.get(name)
         if member is None and name.startswith("blobs/"):
             raise FormatError(f"{self.where(name)} is missing (a manifest)", hint=_INCOMPLETE)
+        if member is None and any(os.pread(self.file.fd, 512, max(0, self.file.size - 512))):
+            raise FormatError(
+                f"{self.file.name}: cut short: no {name} in it, and no end of an archive",
+                hint="copy or download it again",
+            )
         if member is None:
             raise FormatError(
                 f"{self.file.name}: no {name} in it, so it is not an OCI image layout",

@@ -105,6 +105,9 @@ def file_type(text: str) -> FileType:
     if name[:1].isdigit() and (sized := _sized(text.strip())) is not None:
         return sized
     hint = did_you_mean(near(name, _BY_NAME, 3), f"one of {', '.join(_BY_NAME)}")
+    parts = re.split("[, ]+", name)
+    if parts[1:] and all(part in _BY_NAME or part in ALIASES for part in parts):
+        hint = f"name each type by itself: {' and '.join(parts)}"
     raise UsageError(f"unknown quantization {text[:64]!r}", hint=hint)
 
 
