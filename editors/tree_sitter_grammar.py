@@ -115,7 +115,8 @@ module.exports = grammar({{
         alias(choice({_choice(clauses, 'instruction("{}")')}), $.keyword),
         repeat(choice($._pad, $.continued, $.option, $.compared, $.word, $._part)),
       ),
-    continued: () => token(prec(2, /\\\\[ \\t]*(\\r\\n|\\r|\\n)/)),
+    continued: () =>
+      token(prec(2, /\\\\[ \\t]*(\\r\\n|\\r|\\n)([ \\t]*#[^\\r\\n]*(\\r\\n|\\r|\\n))*/)),
     option: () => choice({_choice(options, 'anyCase("{}")')}),
     compared: () => token(choice("<=", "<", ">=", ">")),
     word: () => /[A-Za-z0-9_.]+/,

@@ -123,7 +123,7 @@ class Messages(Texts):
         """The names of all classes of errors: they come from MbuildError, or from click's."""
         bases: dict[str, set[str]] = {}
         for module in self.modules.values():
-            for node in ast.walk(module.tree):
+            for node in module.nodes:
                 if isinstance(node, ast.ClassDef):
                     names = {last_name(base) for base in node.bases}
                     bases.setdefault(node.name, set()).update(names)
@@ -133,7 +133,7 @@ class Messages(Texts):
         return frozenset(errors)
 
     def _of(self, module: Module) -> Iterator[Message]:
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             if isinstance(node, ast.Call):
                 yield from self._of_call(module, node)
             elif isinstance(node, (ast.Assign, ast.AugAssign)) and _collects(module, node):

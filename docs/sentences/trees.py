@@ -28,9 +28,11 @@ class Module:
         self.constants: dict[str, ast.expr] = {}
         self.imports: dict[str, tuple[str, str]] = {}
         self.around: dict[ast.AST, ast.AST] = {}
-        for node in ast.walk(self.tree):
+        self.nodes: list[ast.AST] = [self.tree]  # in the order of ast.walk
+        for node in self.nodes:
             for child in ast.iter_child_nodes(node):
                 self.around[child] = node
+                self.nodes.append(child)
             if isinstance(node, Function):
                 self.functions[node.name] = node
             elif isinstance(node, ast.Call):
@@ -84,8 +86,7 @@ class Trees:
             return True
         kind = getattr(module.around.get(function), "name", None)
         caller = other.function_of(call)
-        given = {a.arg: a.annotation for a in nodes(caller) if isinstance(a, ast.arg)}
-        annotation = given.get(owner)
+        annotation = annotations(caller).get(owner)
         return kind == owner or (annotation is not None and ast.unparse(annotation) == kind)
 
     def constant(self, module: Module, name: str) -> tuple[Module, ast.expr | None]:
@@ -133,9 +134,16 @@ def item(value: ast.expr, number: int) -> ast.expr:
     return ast.Subscript(value, ast.Constant(number), ast.Load())
 
 
-def nodes(function: Function | None) -> Iterator[ast.AST]:
+@cache
+def nodes(function: Function | None) -> tuple[ast.AST, ...]:
     """Everything in a function."""
-    return ast.walk(function) if function is not None else iter(())
+    return tuple(ast.walk(function)) if function is not None else ()
+
+
+@cache
+def annotations(function: Function | None) -> dict[str, ast.expr | None]:
+    """The annotations of a function's parameters, and of those of functions in it."""
+    return {a.arg: a.annotation for a in nodes(function) if isinstance(a, ast.arg)}
 
 
 @cache

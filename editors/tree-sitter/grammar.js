@@ -79,7 +79,8 @@ module.exports = grammar({
         alias(choice(instruction("ARG"), instruction("INCLUDE"), instruction("QUANTIZE"), instruction("MERGE"), instruction("UNSET"), instruction("DROP"), instruction("TAKE"), instruction("CHECK")), $.keyword),
         repeat(choice($._pad, $.continued, $.option, $.compared, $.word, $._part)),
       ),
-    continued: () => token(prec(2, /\\[ \t]*(\r\n|\r|\n)/)),
+    continued: () =>
+      token(prec(2, /\\[ \t]*(\r\n|\r|\n)([ \t]*#[^\r\n]*(\r\n|\r|\n))*/)),
     option: () => choice(anyCase("ADAPTER"), anyCase("ANSWERS"), anyCase("BPW"), anyCase("CHUNKS"), anyCase("DRAFT"), anyCase("EMBEDDING"), anyCase("ERROR"), anyCase("EXCLUDE"), anyCase("FROM"), anyCase("IMATRIX"), anyCase("INCLUDE"), anyCase("KEEP"), anyCase("KLD"), anyCase("KLD99"), anyCase("LAYER"), anyCase("LAYERS"), anyCase("LICENSE"), anyCase("MESSAGE"), anyCase("NAN"), anyCase("OUTPUT"), anyCase("OUTTYPE"), anyCase("PARAMETER"), anyCase("PARSER"), anyCase("PERPLEXITY"), anyCase("PRUNE"), anyCase("PURE"), anyCase("RECIPE"), anyCase("RENDERER"), anyCase("RENDERS"), anyCase("REQUANTIZE"), anyCase("REQUIRES"), anyCase("SAME_TOP"), anyCase("SIZE"), anyCase("SPLIT"), anyCase("SYSTEM"), anyCase("TEMPLATE"), anyCase("TENSOR"), anyCase("TEXT"), anyCase("WEIGHT"), anyCase("WITH")),
     compared: () => token(choice("<=", "<", ">=", ">")),
     word: () => /[A-Za-z0-9_.]+/,

@@ -109,8 +109,16 @@ def targets(
 
 def types_asked(given: Mapping[str, Any]) -> tuple[str, ...]:
     """The types that ``quantize`` names, and those that ``size`` and ``bpw`` stand for."""
-    bits = (f"{text.strip()}bpw" for text in given["bpw"])
+    bits = map(_bits_asked, given["bpw"])
     return (*given["quantize"], *map(_size_asked, given["size"]), *bits)
+
+
+def _bits_asked(text: str) -> str:
+    """Bits of each weight with their unit; raises :class:`UsageError` for what is no number."""
+    parts = text.strip().split(".")
+    if len(parts) > 2 or not all(part.isascii() and part.isdecimal() for part in parts):
+        raise UsageError(f"--bpw: {text[:40]!r} is not a number of bits such as 4.6")
+    return f"{text.strip()}bpw"
 
 
 def _size_asked(text: str) -> str:

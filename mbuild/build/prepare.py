@@ -29,6 +29,7 @@ from mbuild.store.records import POSTED, RECIPE
 if TYPE_CHECKING:
     from mbuild.build.request import BuildRequest, Script
     from mbuild.build.sources.resolve import Context
+    from mbuild.build.sources.values import SourceFile
     from mbuild.language.stages.values import Expectation, StageRecipe
     from mbuild.store import Store
     from mbuild.work.cancel import Cancel
@@ -202,7 +203,12 @@ def prepared(wanted: Build, store: Store) -> tuple[Sequence[Resolved], tuple[Pla
         made = plan(recipe, sources, request, several=several)
         for each, target in zip(made, request.targets, strict=True):
             expected = wanted.expected(target)
-            plans.append(_checked(each, expected, wanted, target.label if several else ""))
+            try:
+                plans.append(_checked(each, expected, wanted, target.label if several else ""))
+            except MbuildError as error:
+                if script is None:
+                    raise
+                raise _located(error, script, store) from None
     if wanted.gate is not None:
         wanted.gate.before(found, plans)
     return found, tuple(plans)
@@ -215,11 +221,19 @@ def _checked(planned: Plan, expected: Sequence[Expectation], wanted: Build, labe
     from mbuild.build.gates import ON_TEXT, checks_of
 
     texts = {
-        (each.text, each.beside): wanted.context.imatrix(each.text, beside=each.beside)
+        (each.text, each.beside): _text_of(each, wanted)
         for each in expected
         if each.measure in ON_TEXT
     }
     return planned._replace(checks=tuple(checks_of(planned, expected, texts, label)))
+
+
+def _text_of(expected: Expectation, wanted: Build) -> SourceFile:
+    """The text that a model is looked at on; its errors say where it is named."""
+    try:
+        return wanted.context.imatrix(expected.text, beside=expected.beside)
+    except MbuildError as error:
+        raise placed(error, Reference("", expected.span)) from None
 
 
 def read_checks(texts: Sequence[str], store: Store) -> tuple[Expectation, ...]:

@@ -132,6 +132,9 @@ def canonical(value: Any) -> str:
 
 def _pair(old: Any, new: Any) -> str:
     """Two values; long texts from where they begin to differ, of many digests those that do."""
+    if (was := alterations(old)) and (now := alterations(new)):
+        apart = [[each for each in a if each not in b] for a, b in ((was, now), (now, was))]
+        return " -> ".join(_cut("; ".join(each or ["none"])) for each in apart)
     before, after = digests(old), digests(new)
     if len(before) == len(after) > 1:
         differing = [pair for pair in zip(before, after, strict=True) if pair[0] != pair[1]]
@@ -154,10 +157,41 @@ def _shown(value: Any) -> str:
             return _listed(found)
         text = value if len(value) <= _SHOWN else value[: _SHOWN - 3] + "..."
         return json.dumps(text, ensure_ascii=False) if _needs_quotes(text) else text
+    if changes := alterations(value):
+        return _cut("; ".join(changes))
     if isinstance(value, (list, tuple)) and value and all(isinstance(item, str) for item in value):
         return " ".join(_shown(item) for item in value[:4]) + (" ..." if len(value) > 4 else "")
     text = canonical(value)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 2 * _SHOWN else text[: 2 * _SHOWN - 3] + "..."
+
+
+def alterations(value: Any) -> list[str]:
+    """Changes of the weights, as a step describes them, in the words of a Modelfile; or none."""
+    if not isinstance(value, (list, tuple)):
+        return []
+    rows = [row for each in value for row in (each if isinstance(each, (list, tuple)) else [each])]
+    said = [_alteration(row) if isinstance(row, Mapping) else "" for row in rows]
+    return said if all(said) else []
+
+
+def _alteration(row: Mapping[str, Any]) -> str:
+    match row:
+        case {"key": key, "text": None}:
+            return f"UNSET {key}"
+        case {"key": key, "text": str(text)}:
+            return f"SET {key} {_shown(text)}"
+        case {"drop": [*layers]}:
+            return f"DROP LAYER {' '.join(map(str, layers))}"
+        case {"take": pattern}:
+            return f"TAKE {pattern}"
+        case {"merge": Mapping() as files, "weight": weight}:
+            parts = [Digest.parse_any(each).short for each in files.values() if each]
+            return f"MERGE {', '.join(parts[:_FEW])} WEIGHT {weight:g}"
+    return ""
 
 
 def _listed(named: Sequence[Digest]) -> str:

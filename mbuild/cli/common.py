@@ -197,7 +197,8 @@ def write_file(path: Path, text: str) -> None:
     except OSError as error:  # of the file that was asked for, not of the temporary one
         raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def model_name(text: str) -> ModelName:

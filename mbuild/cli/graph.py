@@ -30,8 +30,7 @@ Examples:
     "--format",
     "style",
     type=click.Choice(["svg", "mermaid", "dot"]),
-    default="svg",
-    help="SVG, Mermaid's flowchart, or Graphviz's DOT  [default: svg]",
+    help="SVG, Mermaid's flowchart, or Graphviz's DOT  [default: as FILE ends, else svg]",
 )
 @click.option(
     "-o", "--output", metavar="FILE", type=click.Path(path_type=Path), help="Write it to FILE."
@@ -42,7 +41,7 @@ def graph_command(
     ctx: click.Context,
     /,
     *,
-    style: str,
+    style: str | None,
     output: Path | None,
     build: str | None,
     **options: Any,
@@ -52,8 +51,26 @@ def graph_command(
     It shows what a build would do, as mbuild plan does, or with --build a past
     build. Without -o it is written to standard output.
     """
+    style = _style(style, output)
     picture = _past(ctx, build, options) if build is not None else _planned(ctx, options)
     write_output(output, _written(picture, style))
+
+
+_ENDS = {".svg": "svg", ".mmd": "mermaid", ".mermaid": "mermaid", ".dot": "dot", ".gv": "dot"}
+_ELSEWHERE = (".png", ".pdf", ".jpg", ".jpeg", ".gif", ".webp", ".html")
+
+
+def _style(style: str | None, output: Path | None) -> str:
+    """What is written; raises :class:`UsageError` for a file that is named as something else."""
+    suffix = output.suffix.lower() if output is not None else ""
+    means = _ENDS.get(suffix, "")
+    if suffix in _ELSEWHERE or (style and means and means != style):
+        what = style or "svg"
+        hint = f"name a file that ends so: {next(end for end, it in _ENDS.items() if it == what)}"
+        if suffix in (".png", ".pdf"):
+            hint += f"; mbuild graph --format dot | dot -T{suffix[1:]} makes a {suffix}"
+        raise UsageError(f"{output}: a picture in {what} is no {suffix} file", hint=hint)
+    return style or means or "svg"
 
 
 def _planned(ctx: click.Context, options: dict[str, Any]) -> Picture:

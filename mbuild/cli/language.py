@@ -30,6 +30,10 @@ def _read(file: str) -> bytes:
     if file == "-":
         return read_limited(None, "standard input")
     path = _path(file)
+    if not path.exists() and not path.is_symlink():
+        from mbuild.cli.words import no_modelfile
+
+        raise no_modelfile("" if path.name == MODELFILE else file, path.parent)
     return read_limited(path, str(path))
 
 

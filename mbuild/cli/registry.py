@@ -20,7 +20,7 @@ from mbuild.cli.common import (
 )
 from mbuild.cli.login import access_to, insecure_option
 from mbuild.cli.meter import meter
-from mbuild.core.errors import CancelledError, MbuildError, UsageError
+from mbuild.core.errors import CancelledError, MbuildError, NameNotFoundError, UsageError
 from mbuild.core.names import InvalidNameError, ModelName
 from mbuild.core.transfers import (
     BlobDone,
@@ -201,6 +201,10 @@ def _to_push(name: ModelName, reference: ModelReference, store: Store) -> ModelN
     if store.manifests.read_bytes(stored) is None:
         from mbuild.models.library import find
 
+        here = store.manifests.resolve(ModelName.parse(f"{name.model}:{name.tag}"))
+        if here != name and store.manifests.read_bytes(here) is not None:
+            hint = f"mbuild push {here} {reference} sends the model that is called so here"
+            raise NameNotFoundError(f"model '{name}' not found", hint=hint)
         find(store, name)  # raises the error, with what can have been meant
     return stored
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from mbuild.cli.common import open_store, store_option, write_output
-from mbuild.core.errors import NameNotFoundError
+from mbuild.core.errors import NameNotFoundError, UsageError
 
 EPILOG = """\
 \b
@@ -42,6 +42,9 @@ def report_command(
     other models share them, tensor types and sizes, parameters and texts. It
     is complete in itself: it has no scripts and loads nothing from the network.
     """
+    if output is not None and output.suffix.lower() in (".pdf", ".png", ".md", ".json"):
+        hint = "name a file that ends in .html; a browser prints it as PDF"
+        raise UsageError(f"{output}: the page is an HTML file", hint=hint)
     from mbuild.build.history import History
     from mbuild.cli.history import find_build
     from mbuild.view.report.page import page

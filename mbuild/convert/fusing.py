@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mbuild.convert.read.joining import stack
 from mbuild.convert.read.kept import KeptWeight
-from mbuild.convert.read.lazy import Lazy, stack
+from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import UnsupportedError
 

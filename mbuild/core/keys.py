@@ -168,5 +168,5 @@ def _check_package() -> None:
 
     if find_spec("cryptography") is None:
         raise UsageError(
-            "signatures need the package cryptography", hint="pip install mbuild-models[sign]"
+            "signatures need the package cryptography", hint="pip install 'mbuild-models[sign]'"
         )

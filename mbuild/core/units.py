@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 
-_SIZE = r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i)?B?\s*"
+_NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+_SIZE = r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(i)?B?\s*"
 
 
 def human_size(size: float) -> str:
@@ -24,6 +26,16 @@ def parse_size(text: str) -> int:
         raise ValueError(f"{text!r} is not a size such as 50GB or 1.5TB")
     power = "_KMGT".index(match[2].upper() or "_")
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
+def parse_number(text: str) -> float:
+    """A finite number in decimal digits, such as ``0.5`` or ``1e-3``; raises ValueError.
+
+    Python's own float also takes ``1_000``, digits of other scripts, and blanks around them.
+    """
+    if not re.fullmatch(_NUMBER, text) or not math.isfinite(number := float(text)):
+        raise ValueError(f"{text!r} is not a number such as 0.5")
+    return number
 
 
 def exact_size(size: int) -> str:

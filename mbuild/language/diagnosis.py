@@ -49,6 +49,24 @@ _WORDS: dict[str, str] = {
 }
 """Words that are no instructions but look like some, and what to do, by their upper case."""
 
+_STAGED_WORDS: dict[str, str] = {
+    "LORA": "did you mean MERGE, which folds it in, or ADAPTER, which needs an older Ollama?",
+    "PROJECTOR": "name the folder in which the model and its projector lie: FROM ./folder",
+    "MMPROJ": "name the folder in which the model and its projector lie: FROM ./folder",
+    "ENV": "did you mean ARG?",
+    "LABEL": "did you mean SET?",
+    "METADATA": "did you mean SET?",
+    "COPY": "tensors of another model are taken by TAKE, a file's content by @: SYSTEM @./file",
+    "ADD": "did you mean MERGE?",
+    "PRUNE": "did you mean DROP LAYER?",
+    "STAGE": "a stage is named where it begins: FROM MODEL AS NAME",
+    "TARGET": "mbuild --target NAME says which stages are built",
+    "QUANT": "did you mean QUANTIZE?",
+    "ASSERT": "did you mean CHECK?",
+    "TEST": "did you mean CHECK?",
+}
+"""The same in a file of mbuild/1, whose instructions can do more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Description:
@@ -75,14 +93,16 @@ def describe(
     are the instructions of the language.
     """
     kind = next((t for t in _DESCRIBE if t in expected), "FROM")
-    if kind != "BARE" and (hidden := _not_a_space(text, shape, offset, kind)):
+    if kind != "BARE" and (hidden := _not_a_space(text, shape, offset, kind, words)):
         return hidden
     if kind == "FROM":
         return _bad_instruction(shape, offset, words)
     return _DESCRIBE[kind](shape, offset)
 
 
-def _not_a_space(text: str, shape: str, offset: int, kind: str) -> Description | None:
+def _not_a_space(
+    text: str, shape: str, offset: int, kind: str, words: Collection[str]
+) -> Description | None:
     """A character that looks like a space, or like nothing, where a space is needed."""
     start = offset
     while kind == "FROM" and shape.startswith(HIDDEN, start):
@@ -90,7 +110,7 @@ def _not_a_space(text: str, shape: str, offset: int, kind: str) -> Description |
     end = _run(_FIRST_WORD, shape, start)
     word = shape[start:end]
     known = {
-        "FROM": word.upper() in TYPES,
+        "FROM": word.upper() in words,
         "ROLE": word in ROLES,
         "NAME": word in PARAMETERS,
         "KEY": False,
@@ -246,7 +266,9 @@ def _hint_for(word: str, words: Collection[str] = TYPES) -> tuple[str, str]:
     if odd and meant:
         return f"{did_you_mean([meant])} {odd} is {name_of(odd)}", meant
     letters = _LETTERS.match(word)
-    hint = _WORDS.get(letters[0].upper() if letters else "") or _FOREIGN_WORDS.get(word)
+    plain = letters[0].upper() if letters else ""
+    staged = _STAGED_WORDS.get(plain) if "MERGE" in words else None
+    hint = staged or _WORDS.get(plain) or _FOREIGN_WORDS.get(word)
     if hint:
         return hint, ""
     name = re.split("[:=]", word, maxsplit=1)[0]

@@ -25,18 +25,11 @@ from mbuild.core import grammars
 from mbuild.core.errors import ModelfileError
 from mbuild.language.diagnosis import describe, meant_instruction, value_ended
 from mbuild.language.foreign import HEAD, recognise
-from mbuild.language.instructions import (
-    TYPES,
-    Comment,
-    From,
-    Modelfile,
-    Problem,
-    Severity,
-)
+from mbuild.language.instructions import TYPES, Comment, From, Modelfile, Problem, Severity
 from mbuild.language.meaning import validate
 from mbuild.language.printable import HIDDEN, shape
 from mbuild.language.span import Span
-from mbuild.language.stages.words import STAGED_TYPES, StagedFile
+from mbuild.language.stages.words import STAGED_TYPES, StagedFile, comments_within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -112,7 +105,8 @@ def parse_stages(data: bytes, filename: str = "Modelfile", *, included: str = ""
     if found.problems:
         problems = sorted(found.problems, key=_position)
         raise ModelfileError([problem.located(text, filename) for problem in problems])
-    return StagedFile(tuple(found.instructions), tuple(found.comments))
+    comments = (*found.comments, *comments_within(found.instructions))
+    return StagedFile(tuple(found.instructions), comments)
 
 
 def whole_lines(data: bytes, *, staged: bool) -> StagedFile:
@@ -199,7 +193,7 @@ class _Rows(Transformer[Token, Any]):
     def _row(self, children: list[Token]) -> _Tokens:
         return tuple(children)
 
-    plain = parameter = message = clause = setting = _row
+    plain = parameter = message = clause = setting = opening = _row
 
     def start(self, children: list[_Tokens | Token]) -> list[_Tokens | Token]:
         return children
@@ -268,7 +262,7 @@ def _triple(token: str, written: str) -> str:
 
 
 # How a token of each form and the text as written at its place give the value.
-_VALUES = {"BARE": _bare, "QUOTED": _quoted, "TRIPLE": _triple, "LINE": _bare}
+_VALUES = {"BARE": _bare, "QUOTED": _quoted, "TRIPLE": _triple, "LINE": _bare, "NAMED": _bare}
 
 
 class _Lines:
@@ -372,7 +366,7 @@ class _Reader:
         said = _VALUES[value.type](value, self.text[begin : begin + len(value)])
         if names:
             return kind(names[0][:-1], said, span)
-        if value.type == "BARE" and hasattr(kind, "of_bare"):
+        if value.type in ("BARE", "NAMED") and hasattr(kind, "of_bare"):
             return kind.of_bare(said, span)
         return kind(said, span=span)
 

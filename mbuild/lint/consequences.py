@@ -159,6 +159,10 @@ def _impossible_settings(seen: StageInFile) -> Iterator[Problem]:
     from mbuild.convert.changing.metadata import check_key, check_setting
 
     for change in settings:
+        if change.kind == "set" and str(change.value).startswith(("= ", ": ")):
+            message = f"the value of {change.name} begins with {change.value[0]}: it is part of it"
+            hint = f"write SET {change.name} {change.value[2:].strip():.60}"
+            yield _warn("sign-in-value", message, change.span, hint, None)
         try:
             if change.kind == "set":
                 check_setting(change.name, change.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -47,6 +48,7 @@ def check_stages(
         found |= dict.fromkeys(_of_stage(stage, folder))
         before = evaluated.stages[: evaluated.stages.index(stage)]
         found |= dict.fromkeys(consequences.check(StageInFile(stage, before, stored)))
+    found |= dict.fromkeys(_without_a_name(evaluated.stages[:-1]))
     problems = [evaluated.located(problem, filename) for problem in found]
     problems.sort(key=_place)
     if any(problem.severity is Severity.ERROR for problem in problems):
@@ -56,6 +58,15 @@ def check_stages(
 
 def _place(problem: Problem) -> tuple[str, int]:
     return (problem.span.file, problem.span.start) if problem.span else ("", 0)
+
+
+def _without_a_name(stages: Sequence[Stage]) -> Iterator[Problem]:
+    """Stages before the last one that no other can begin from, as of a model with a projector."""
+    for stage in stages:
+        if stage.name.isdecimal():
+            message = "this stage has no name, and only the last stage is built by itself"
+            hint = "name it: FROM MODEL AS NAME; a projector lies in the folder that FROM names"
+            yield Problem(message, stage.span, Severity.WARNING, "unnamed-stage", hint)
 
 
 def _with_bases(stages: Sequence[Stage]) -> list[Stage]:
@@ -102,7 +113,9 @@ def _of_line(line: QuantizeLine) -> Iterator[Problem]:
         try:
             name = Quantization.parse(text, line.options).file_type.name
         except MbuildError as error:
-            yield Problem(error.message, line.span, code="bad-quantize", suggestion=error.hint)
+            parts = re.split("[, ]+", text)
+            hint = f"blanks stand between types: {' '.join(parts)}" if parts[1:] else error.hint
+            yield Problem(error.message, line.span, code="bad-quantize", suggestion=hint)
             continue
         if name in seen:
             hint = "remove one of them"

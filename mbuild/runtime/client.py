@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-_READ = 64 << 10
+_READ = 64 << 10  # bytes that come ahead of who takes them
+_decoded = json.JSONDecoder().decode
 _CHUNKED = -1
 _TO_THE_END = -2
 
@@ -46,12 +47,12 @@ class EngineAnswer:
                 *lines, rest = (rest + data).split(b"\n")
                 for line in lines:
                     name, _, text = line.partition(b":")
-                    if text.strip() == b"[DONE]":
-                        return
                     if name == b"data":
-                        yield json.loads(text)
+                        if text.strip() == b"[DONE]":
+                            return
+                        yield _decoded(text.decode())
                     elif name == b"error":
-                        yield {"error": json.loads(text)}
+                        yield {"error": _decoded(text.decode())}
         finally:
             self.close()
 
@@ -60,18 +61,51 @@ class EngineAnswer:
         self._exchange.close()
 
 
-class Exchange:
+class Exchange(asyncio.Protocol):
     """One request and its answer over a connection of its own."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
+    def __init__(self) -> None:
+        self._came = b""  # and was not taken yet
+        self._ended = False
         self._left = _TO_THE_END  # bytes of the body to come, or in which form it comes
+        self._waiting: asyncio.Future[None] | None = None
+        self._transport: Any = None
 
-    async def send(self, head: str, body: bytes) -> None:
-        """Send a request with its body."""
-        self._writer.write(head.encode() + body)
-        await self._writer.drain()
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The engine is there."""
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Keep what came; who takes it later than it comes lets the engine wait."""
+        self._came += data
+        if len(self._came) > _READ:
+            self._transport.pause_reading()
+        self._wake()
+
+    def eof_received(self) -> None:
+        """Nothing more comes."""
+        self._ended = True
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing more comes."""
+        self.eof_received()
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    async def _more(self) -> None:
+        """Wait for more to come; raises :class:`EOFError` when nothing does."""
+        if self._ended:
+            raise EOFError("the answer broke off")
+        self._transport.resume_reading()
+        self._waiting = asyncio.get_running_loop().create_future()
+        await self._waiting
+
+    def send(self, request: bytes) -> None:
+        """Send a request."""
+        self._transport.write(request)
 
     async def status(self) -> int:
         """Read the head of the answer; raises :class:`EOFError` where none comes."""
@@ -94,30 +128,40 @@ class Exchange:
                     self._left = int(length)
 
     async def _line(self) -> bytes:
-        return (await self._reader.readuntil(b"\r\n"))[:-2]
+        while b"\r\n" not in self._came:
+            await self._more()
+        line, _, self._came = self._came.partition(b"\r\n")
+        return line
 
     async def piece(self) -> bytes:
         """The next piece of the body, nothing at its end; raises :class:`EOFError` when it
         breaks off."""
         if self._left == _CHUNKED:
-            try:
-                size = int((await self._line()).partition(b";")[0], 16)
-            except ValueError:
-                raise EOFError("the answer broke off") from None
-            return (await self._reader.readexactly(size + 2))[:-2]
-        if self._left == _TO_THE_END:
-            return await self._reader.read(_READ)
-        if not self._left:
-            return b""
-        data = await self._reader.read(min(self._left, _READ))
-        if not data:
-            raise EOFError("the answer broke off")
-        self._left -= len(data)
+            return await self._chunk()
+        while self._left and not self._came:
+            if self._ended and self._left == _TO_THE_END:
+                return b""
+            await self._more()
+        most = len(self._came) if self._left == _TO_THE_END else self._left
+        data, self._came = self._came[:most], self._came[most:]
+        if self._left != _TO_THE_END:
+            self._left -= len(data)
+        return data
+
+    async def _chunk(self) -> bytes:
+        line = await self._line()
+        try:
+            size = int(line.partition(b";")[0], 16)
+        except ValueError:
+            raise EOFError("the answer broke off") from None
+        while len(self._came) < size + 2:
+            await self._more()
+        data, self._came = self._came[:size], self._came[size + 2 :]
         return data
 
     def close(self) -> None:
         """Close the connection."""
-        self._writer.close()
+        self._transport.close()
 
 
 class Client:
@@ -129,7 +173,8 @@ class Client:
 
     async def post(self, path: str, body: object) -> EngineAnswer:
         """Send JSON; raises :class:`OSError` or :class:`EOFError` when nobody answers."""
-        exchange = Exchange(*await asyncio.open_unix_connection(str(self._path)))
+        loop = asyncio.get_running_loop()
+        _, exchange = await loop.create_unix_connection(Exchange, str(self._path))
         data = json.dumps(body).encode()
         head = (
             f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {self._key}\r\n"
@@ -137,7 +182,7 @@ class Client:
             "Connection: close\r\n\r\n"
         )
         try:
-            await exchange.send(head, data)
+            exchange.send(head.encode() + data)
             return EngineAnswer(exchange, await exchange.status())
         except BaseException:
             exchange.close()

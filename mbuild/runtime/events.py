@@ -43,12 +43,15 @@ def logprobs_of(event: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
 
 
 def _logprob_rows(rows: Any) -> tuple[Mapping[str, Any], ...]:
+    if not rows:
+        return ()
+
     def row(found: Mapping[str, Any]) -> dict[str, Any]:
         return {"token": found.get("token", ""), "logprob": found.get("logprob", 0.0)}
 
     return tuple(
         row(found) | {"top_logprobs": [row(top) for top in found.get("top_logprobs") or ()]}
-        for found in rows or ()
+        for found in rows
     )
 
 

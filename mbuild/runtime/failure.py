@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mbuild.core.errors import MbuildError
 
-EXTRA = 'pip install "mbuild-models[run]"'
+EXTRA = "pip install 'mbuild-models[run]'"
 """How to get an engine."""
 
 

@@ -131,7 +131,14 @@ class LlamaEngine:
             _, found, text = line.partition(" E ")
             if found:
                 return text.strip()
-        return lines[-1] if lines else "the engine ended without a word"
+        return lines[-1] if lines else self._ending()
+
+    def _ending(self) -> str:
+        """How the process ended, of which it said nothing."""
+        code = self._process.returncode if self._process is not None else None
+        if code is not None and code < 0:
+            return f"the engine was ended by {signal.Signals(-code).name}"
+        return "the engine ended without a word"
 
     async def ask(self, path: str, body: object) -> EngineAnswer:
         """POST JSON to the engine; raises :class:`EngineDiedError` when it ends or has ended."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -19,6 +18,7 @@ from mbuild.store.media import ADAPTER, DRAFT, MODEL, PROJECTOR
 from mbuild.templates.failure import TemplateError
 from mbuild.templates.fields import capabilities_in, identifiers
 from mbuild.templates.gotemplate import parse
+from mbuild.work.cores import cores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -156,7 +156,7 @@ class Runnable:
             draft=draft,
             num_ctx=num_ctx,
             num_batch=max(batch, _MIN_BATCH),
-            num_thread=min(max(int(options["num_thread"]), 0), os.cpu_count() or 1),
+            num_thread=min(max(int(options["num_thread"]), 0), cores()),
             num_gpu=int(options["num_gpu"]),
             draft_tokens=max(int(options["draft_num_predict"]), 0) if draft else 0,
             use_mmap=bool(options["use_mmap"]),

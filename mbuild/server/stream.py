@@ -20,10 +20,12 @@ HEARTBEAT_SECONDS = 20.0
 
 Line = Mapping[str, Any]
 
+_written = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
 
 def encode(line: Line) -> bytes:
     """One line of the stream, with its end."""
-    return json.dumps(line, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    return _written(line).encode() + b"\n"
 
 
 async def disconnected(receive: Receive) -> None:

@@ -166,7 +166,7 @@ def read_keys(path: Path) -> tuple[bytes, ...]:
     except ImportError:
         raise UsageError(
             "checking the signatures of Ollama requires the package cryptography",
-            hint="pip install mbuild-models[ollama-key]",
+            hint="pip install 'mbuild-models[ollama-key]'",
         ) from None
     return tuple(found)
 

@@ -22,6 +22,9 @@ _JOIN_SECONDS = 0.2
 _LEAST = 16 << 20
 _MOST_A_THREAD = 52 << 20  # with what mbuild.gguf.memory keeps idle for it, 64 MiB a thread
 _TWO_LARGE = 600 << 20
+"""Bytes that two of the largest jobs may take together, so that one is made while the other is
+written. Ranges of rows are far below half of it; of what cannot be cut into ranges, and is
+larger, a second one would double the memory that a build takes, to save no more than its write."""
 
 
 class Job(NamedTuple, Generic[ValueT]):

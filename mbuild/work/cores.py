@@ -12,14 +12,30 @@ from mbuild.core.errors import UsageError
 THREADS_VARIABLE = "MBUILD_THREADS"
 """The environment variable for how many threads compute; ``--threads`` goes before it."""
 
+MOST_THREADS = 4096
+"""More than any machine has processors; each takes memory, and a system has so many at most."""
+
 _asked: int | None = None
 _for_a_while: list[list[int]] = []
 
 
 def use_threads(count: int | None) -> None:
-    """Let this process compute on so many threads; None: as many as the system gives it."""
+    """Let this process compute on so many threads; None: as many as the system gives it.
+
+    Raises :class:`UsageError` for what is no number of threads.
+    """
     global _asked
-    _asked = count
+    _asked = count if count is None else _checked(count, "--threads ")
+
+
+def _checked(count: int, name: str) -> int:
+    """A number of threads that somebody asked for under a name."""
+    if type(count) is not int or not 1 <= count <= MOST_THREADS:
+        raise UsageError(
+            f"{name}{count!r} is not a number of threads from 1 to {MOST_THREADS}",
+            hint="leave it out: then there are as many as this process may use processors",
+        )
+    return count
 
 
 def cores() -> int:
@@ -35,9 +51,10 @@ def cores() -> int:
         return _asked
     text = os.environ.get(THREADS_VARIABLE, "").strip()
     if text:
-        if not text.isdecimal() or not int(text):
+        short = text.isdecimal() and len(text) <= len(str(MOST_THREADS))
+        if not short or not 1 <= int(text) <= MOST_THREADS:
             raise UsageError(
-                f"{THREADS_VARIABLE}={text!r} is not a number of threads",
+                f"{THREADS_VARIABLE}={text!r} is not a number of threads from 1 to {MOST_THREADS}",
                 hint=f"write for example {THREADS_VARIABLE}=8",
             )
         return int(text)
@@ -90,11 +107,15 @@ def _groups(root: Path, own: Path) -> list[Path]:
 
 @contextmanager
 def computing_on(count: int | None) -> Iterator[None]:
-    """Compute on so many threads for a while; None: on as many as before."""
+    """Compute on so many threads for a while; None: on as many as before.
+
+    Raises :class:`UsageError` for what is no number of threads.
+    """
     if count is None:
         yield
         return
-    mine = [count]  # its own list, so that it is found again among equal numbers
+    # A list of its own, so that it is found again among equal numbers.
+    mine = [_checked(count, "threads=")]
     _for_a_while.append(mine)
     try:
         yield

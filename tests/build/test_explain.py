@@ -614,3 +614,17 @@ def test_a_log_of_an_earlier_version_is_compared_with(mbuild: Run, project: Path
     log.write_text(json.dumps(record) + "\n")
     (project / "Modelfile").write_text("FROM ./model.gguf\nSYSTEM b\nLICENSE x\nLICENSE z\n")
     assert named(explained(mbuild)) == {"system": {"text"}, "license": {"text"}}
+
+
+def test_changes_of_weights_are_told_as_a_modelfile_says_them() -> None:
+    """Only those that are not the same before and after."""
+    digest = "sha256:" + "a" * 64
+    kept = [{"merge": {"a.gguf": digest}, "weight": 0.5, "version": 1}]
+    old = [kept, [{"key": "general.name", "text": "My model"}]]
+    new = [kept, [{"drop": [3, 4]}, {"key": "a.b", "text": None}], [{"take": "^o", "origin": {}}]]
+    assert str(Change("change of the weights", old, new)) == (
+        'change of the weights SET general.name "My model" -> DROP LAYER 3 4; UNSET a.b; TAKE ^o'
+    )
+    assert str(Change("change of the weights", MISSING, [kept])) == (
+        "change of the weights MERGE aaaaaaaaaaaa WEIGHT 0.5 is new"
+    )

@@ -183,13 +183,13 @@ def test_who_can_be_told_of_others(tmp_path: Path) -> None:
     store = MemoryStore(tmp_path / "store")
     known = {"gguf": "x"}
     assert flight_of(RangeCache(store, known), store.blobs) is None
-    for storage, writes, origin, told in (
+    for place, writes, origin, told in (
         (MemoryStorage(), True, known, True),
         (MemoryStorage(), True, None, False),
         (MemoryStorage(), False, known, False),
         (MemoryStorage(can_lease=False), True, known, False),
     ):
-        cache = TeamCache([] if writes else [storage], storage if writes else None, store.blobs)
+        cache = TeamCache([] if writes else [place], place if writes else None, store.blobs)
         store.shared = cache
         flight = flight_of(RangeCache(store, origin), store.blobs)
         assert (flight is not None) is told

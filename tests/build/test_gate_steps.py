@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from gguf_files import gguf_bytes
 
+from mbuild.build.asked import types_asked
 from mbuild.build.converter import ConvertOptions
 from mbuild.build.graph import Result, StepContext
 from mbuild.build.sources.values import CheckpointSource, FileStamp, SourceFile
@@ -222,14 +223,22 @@ def test_types_are_chosen_within_the_bits(tmp_path: Path) -> None:
         assert types["blk.0.attn_norm.weight"] is GGMLType.F32
         assert found["flags"].startswith(f"-q {spelled(named.file_type.name)} --pure")
         assert found["modelfile"].startswith(f"QUANTIZE {spelled(named.file_type.name)} PURE")
-        small = Quantization(file_type("1bpw"))
-        with pytest.raises(
-            UsageError, match="1bpw is too small: the model's tensors take at least"
-        ):
-            TypeChooser(small, model, None, context).facts()
+        least = set()
+        for name in ("2bpw", "1bpw", "0.01bpw", "1B"):
+            with pytest.raises(UsageError, match=f"^{name} is too small: the model's") as caught:
+                TypeChooser(Quantization(file_type(name)), model, None, context).facts()
+            least.add(caught.value.message.partition("at least")[2])
+        assert len(least) == 1
 
 
 def test_a_model_that_was_not_built_here_has_no_measures(tmp_path: Path) -> None:
     """Nothing to compare; the commands that measure say what they take."""
     assert measures_of(None, None, Store(tmp_path)) == ()
     assert {"tensors", "text"} <= {each.name for each in measure_command.params}
+
+
+@pytest.mark.parametrize("text", ["x", "-1", "nan", "1e9", "4.6,5", "4.", "", "4.6.1", "٤"])
+def test_bits_are_a_number(text: str) -> None:
+    """What is none is said in the words of its option."""
+    with pytest.raises(UsageError, match=r"--bpw: .* is not a number of bits such as 4\.6"):
+        types_asked({"quantize": (), "size": (), "bpw": (text,)})

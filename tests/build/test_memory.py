@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from adapters import factors, write_peft
 
 INPUTS = Path(__file__).parents[2] / "benchmarks" / "inputs.py"
 EXPERTS, HIDDEN, FFN = 56, 1024, 4096
@@ -29,6 +30,14 @@ def experts(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def adapter_of_all_experts(folder: Path) -> None:
+    """A LoRA adapter as PEFT saves it, of 52 MiB."""
+    at = "model.layers.0.block_sparse_moe.experts"
+    sizes = {"w1": (FFN, HIDDEN), "w3": (FFN, HIDDEN), "w2": (HIDDEN, FFN)}
+    shapes = {f"{at}.{n}.{name}": size for n in range(EXPERTS) for name, size in sizes.items()}
+    write_peft(folder, factors(shapes, 16, 1), rank=16, alpha=32)
+
+
 PEAK = """
 import re, sys
 from mbuild.cli.main import run
@@ -40,10 +49,19 @@ sys.exit(status)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
-@pytest.mark.parametrize("options", [[], ["-q", "q4_K_M"], ["-q", "q4_0", "-q", "q8_0"]])
+@pytest.mark.parametrize(
+    "options", [[], ["-q", "q4_K_M"], ["-q", "q4_0", "-q", "q8_0"], ["-f", "Merged"]]
+)
 def test_a_tensor_need_not_fit_into_memory(options: list[str], experts: Path) -> None:
-    """A build takes less than the model's largest tensor, and less than ``plan`` says before."""
+    """A build takes less than the model's largest tensor, and less than ``plan`` says before.
+
+    So does one that folds an adapter of rank 16 into each expert.
+    """
     command = [*options, "--store", "store", "-t", "m", "--threads", "2"]
+    if "Merged" in options:
+        adapter_of_all_experts(experts / "lora")
+        lines = "# syntax=mbuild/1\nFROM ./experts\nMERGE ./lora\n"
+        (experts / "Merged").write_text(lines)
 
     def run(*arguments: str) -> str:
         done = subprocess.run(

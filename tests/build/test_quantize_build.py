@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -505,8 +506,17 @@ def long_work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="computing time is read from /proc")
-@pytest.mark.parametrize("threads", ["1", "2", "16"])
-@pytest.mark.parametrize("options", [[], ["-q", "q4_K_M"], ["-q", "q6_K", "-q", "q8_0"]])
+@pytest.mark.parametrize(
+    ("options", "threads"),
+    [
+        *product(
+            ([], ["-q", "q4_K_M"], ["-q", "q6_K", "-q", "q8_0"]),
+            ("1", "2", "16"),
+        ),
+        (["-q", "iq3_s"], "1"),  # the slowest that needs no importance matrix
+        (["-q", "iq3_s", "-q", "tq1_0"], "7"),
+    ],
+)
 def test_ctrl_c_ends_a_build_at_once(
     threads: str, options: list[str], long_work: Path, tmp_path: Path
 ) -> None:

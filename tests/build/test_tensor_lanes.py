@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -14,9 +16,9 @@ import pytest
 from gguf_files import gguf_bytes, tiny_model
 
 from mbuild.build.graph import StepContext
-from mbuild.build.steps import making
+from mbuild.build.steps import making, tensors
 from mbuild.build.steps.opened import OpenFiles
-from mbuild.build.steps.outputs import Variant
+from mbuild.build.steps.outputs import Variant, VariantFile
 from mbuild.build.steps.ranges import RangeCache
 from mbuild.build.steps.tensors import write_variants
 from mbuild.core.errors import CancelledError, FormatError
@@ -130,6 +132,62 @@ def test_a_variant_in_shards_is_the_whole_one_split(
         files = split(every, own) if own else (every,)
         assert [read(context, next(blobs)) for _ in files] == [gguf_bytes(each) for each in files]
     assert next(blobs, None) is None
+
+
+_G = GGMLType
+TWELVE = (
+    *(_G.Q4_0, _G.Q4_1, _G.Q5_0, _G.Q5_1, _G.Q8_0, _G.IQ4_NL),
+    *(_G.MXFP4, _G.F16, _G.BF16, _G.F32, _G.Q4_0, _G.Q8_0),
+)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_many_variants_hold_no_more_than_the_budget(
+    context: StepContext, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve results of a range count until the slowest of twelve files has taken its own."""
+    held, peak, lock = [0], [0], threading.Lock()
+    made, done, add = making.RangeMaker.make, tensors.Ahead.done, VariantFile.add
+    sizes: dict[int, int] = {}
+    left: Counter[int] = Counter()
+
+    def making_(self: Any, part: Any, types: Any, loaded: Any = None) -> Any:
+        found = made(self, part, types, loaded)
+        results = {id(each.data): each.data.nbytes for each in found if each.key}
+        size = part.size + sum(results.values())
+        with lock:
+            sizes[part.number] = size
+            held[0] += size
+            peak[0] = max(peak[0], held[0])
+        return found
+
+    def done_(self: Any, number: int) -> None:
+        with lock:
+            left[number] += 1
+            held[0] -= sizes[number] if left[number] == len(TWELVE) else 0
+        done(self, number)
+
+    def slow(self: Any, *given: Any, **options: Any) -> None:
+        files.append(self)
+        time.sleep(0.001 if self is files[0] else 0)
+        add(self, *given, **options)
+
+    model = source(*(tensor(f"a.{number}") for number in range(60)))
+    variants = [variant(model, a=type_) for type_ in TWELVE]
+    files: list[VariantFile] = []
+    monkeypatch.setattr(making.RangeMaker, "make", making_)
+    monkeypatch.setattr(tensors.Ahead, "done", done_)
+    monkeypatch.setattr(VariantFile, "add", slow)
+    limits: list[int] = []
+
+    def few(threads: int, largest: int) -> int:
+        limits.append(3 * largest)
+        return limits[0]
+
+    monkeypatch.setattr(tensors, "budget", few)
+    monkeypatch.setenv("MBUILD_THREADS", str(threads))
+    assert len(written(context, model, *variants)) == len(TWELVE)
+    assert held == [0] and 0 < peak[0] <= limits[0]
 
 
 def test_a_tensor_is_not_quantized_twice(context: StepContext) -> None:

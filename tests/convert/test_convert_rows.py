@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hyper_parameters import hyper, lazy
 
+from mbuild.convert.families import config_class
 from mbuild.convert.rows import parts, rules
 from mbuild.convert.rows.layout import Group, Slot, TensorLayout, ahead, slots
 from mbuild.convert.rows.pooling import POOLING, pooling, unused_modules
@@ -108,6 +109,27 @@ def test_dense_layers_come_before_those_with_experts() -> None:
     assert names(several, 0) == {"ffn_gate.weight", "ffn_up.weight", "ffn_down.weight"}
     assert {"ffn_up_exps.weight", "ffn_up_shexp.weight", "exp_probs_b.bias"} <= names(several, 1)
     assert "ffn_up_shexp.weight" not in names(none, 1)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "key", "value"),
+    [("mt5", "decoder_start_token_id", 0), ("umt5", "decoder_start_token_id", 0),
+     ("t5", "decoder_start_token_id", None), ("qwen3_vl_text", "max_position_embeddings", 128000),
+     ("qwen3_vl_moe_text", "num_local_experts", 60), ("qwen3_moe", "num_local_experts", 128)],
+)  # fmt: skip
+def test_what_a_file_does_not_say_is_what_the_class_says(
+    model_type: str, key: str, value: int | None
+) -> None:
+    """The classes are those of transformers 4.57.6."""
+    full = config_class(model_type).complete({"model_type": model_type})
+    assert full.get(key) == value
+
+
+def test_rope_parameters_of_kinds_of_layers_get_no_base_of_the_class() -> None:
+    """They are of a later transformers, which writes every base; the class knows no such kinds."""
+    kinds = {"full_attention": {"rope_type": "default"}, "sliding_attention": {"rope_theta": 5.0}}
+    config = {"model_type": "gpt_oss", "layer_types": list(kinds), "rope_parameters": kinds}
+    assert config_class("gpt_oss").complete(config)["rope_parameters"] == kinds
 
 
 def test_a_row_has_defaults_that_add_nothing() -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from mbuild.convert.read import lazy as lazy_module
 from mbuild.convert.read import once
-from mbuild.convert.read.lazy import Lazy, stack
+from mbuild.convert.read.joining import stack
+from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.safetensors import DType
 from mbuild.convert.rows.rules import rotary
 

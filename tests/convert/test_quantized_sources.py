@@ -20,8 +20,9 @@ from mbuild.convert.read.dequantize import dequantize, eight_bit_names, kept_fir
 from mbuild.convert.read.dtypes import OutType, encode
 from mbuild.convert.read.fp4 import E2M1, mxfp4, nvfp4
 from mbuild.convert.read.integers import as_blocks, lost
+from mbuild.convert.read.joining import stack
 from mbuild.convert.read.kept import CannotKeep, Factors, KeptWeight, can_stay, kept_types
-from mbuild.convert.read.lazy import Lazy, stack
+from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.modelopt import activations, with_quant_file
 from mbuild.convert.read.rowwise import by_rows, rows_of
 from mbuild.convert.read.safetensors import DType

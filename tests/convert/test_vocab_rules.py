@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
+from checkpoints import files_of
+from llama_runs import write_vocabulary
 
 from mbuild.convert.families import by_name, find, rows
+from mbuild.convert.vocabulary.assemble import vocabulary
 from mbuild.convert.vocabulary.hashes import PRE_TOKENIZERS
 from mbuild.convert.vocabulary.readers import READERS
 from mbuild.convert.vocabulary.rules import Reader
@@ -55,3 +61,24 @@ def test_deepseeks_pre_tokenizer_has_one_name() -> None:
     """Whether or not a loader adds a BOS, DeepSeek's vocabularies are split by one expression."""
     for name in ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"):
         assert find(name).vocabulary.pre_names == {"joyai-llm": "deepseek-v3"}
+
+
+@pytest.mark.parametrize(
+    ("class_", "wanted"),
+    [
+        ("LlamaForCausalLM", None),
+        ("Ernie4_5ForCausalLM", False),
+        ("PanguEmbeddedForCausalLM", False),
+        ("InternLM3ForCausalLM", False),
+    ],
+)
+def test_a_prefix_of_null_is_nothing_of_a_llama_and_false_of_others(
+    class_: str, wanted: bool | None, tmp_path: Path
+) -> None:
+    """As llama.cpp's converter has it: some of its classes ask whether the setting is there."""
+    write_vocabulary(tmp_path, "ernie4_5", 80)
+    settings = tmp_path / "tokenizer_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "add_prefix_space": None}))
+    made = vocabulary(files_of(tmp_path), {"vocab_size": 80}, find(class_).vocabulary)
+    found = {kv.key: kv.value for kv in made}
+    assert found.get("tokenizer.ggml.add_space_prefix") is wanted

@@ -31,6 +31,7 @@ FILES = {
     "stages": "FROM y AS inc\nPARAMETER num_ctx 5\n",
     "loop": "INCLUDE loop\n",
     "broken": "SYSTEM ok\nSYSTM no\n",
+    "argstage": "ARG NAME=inner\nFROM y AS inc\nSYSTEM ${NAME}\n",
     "twice": "INCLUDE persona NAME=inner\nINCLUDE persona NAME=outer\n",
 }
 """What the cases can bring in."""
@@ -111,9 +112,9 @@ def test_what_a_file_comes_to(case: str, wanted: str) -> None:
 
 
 def test_there_are_many_cases() -> None:
-    """Two hundred, none of them twice."""
+    """Three hundred, none of them twice."""
     every = [case for case, _ in cases()]
-    assert len(every) == len(set(every)) >= 200
+    assert len(every) == len(set(every)) >= 300
 
 
 @pytest.mark.parametrize("case", [case for case, wanted in cases() if not wanted.startswith("!")])

@@ -17,6 +17,7 @@ from mbuild.language.stages.clauses import USAGE, read_clause, written_clause
 from mbuild.language.stages.evaluate import Brought, Evaluated, chosen, evaluate
 from mbuild.language.stages.expand import ExpansionError, expand
 from mbuild.language.stages.opening import opens_stages
+from mbuild.language.stages.quotes import QUOTED_HINT
 from mbuild.language.stages.scope import Scope
 from mbuild.language.stages.values import StageRecipe
 from mbuild.language.stages.words import CLAUSES, MergeIn, Opening, QuantizeTo
@@ -332,3 +333,45 @@ def test_options_of_a_line_go_by_the_names_of_the_flags() -> None:
     assert set(OPTION_OF.values()) <= options.keys() <= {row.name for row in OPTIONS.values()}
     assert options["pure"] is options["allow_requantize"] is True
     assert options["include_weights"] == ["a", "b", "d"] and options["prune_layers"] == "3,7-8"
+
+
+def test_comments_between_the_lines_of_an_instruction_are_kept() -> None:
+    """As in a Dockerfile; fmt writes them before the instruction, which has one line."""
+    text = b"# syntax=mbuild/1\nFROM x\nQUANTIZE q8_0 \\\n# why\n  # so\n  PURE \\\n"
+    read = parse_stages(text)
+    written = "# syntax=mbuild/1\nFROM x\n# why\n# so\nQUANTIZE q8_0 PURE\n"
+    assert format(read) == written
+    assert format(parse_stages(written.encode())) == written
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("QUANTIZE SIZE 4 GB", "write 4GB without a blank"),
+        ("CHECK size < 5 GB", "write 5GB without a blank"),
+        ("CHECK size \u2264 5GB", "did you mean <=?"),
+        ("CHECK size == 5GB", "did you mean <=?"),
+        ('CHECK answers "a" WITH /4 or four/', QUOTED_HINT),
+        ("MERGE './my l'", QUOTED_HINT),
+        ("MERGE \u201c./my l\u201d", QUOTED_HINT),
+        ("ARG A='x y'", QUOTED_HINT),
+        ("INCLUDE f NAME = a", "write NAME=VALUE without blanks"),
+        ("MERGE ./l WEIGHT \u22120.5", "did you mean -0.5?"),
+        ("DROP LAYER 3,5", "DROP LAYER 3 5"),
+        ("UNSET stop", "write UNSET PARAMETER stop"),
+        ("FROM y AS z # why", "a comment needs a line of its own"),
+        ("SET general.name=My", "SET general.name My"),
+        ("LORA ./l", "did you mean MERGE"),
+        ("ENV A=1", "did you mean ARG?"),
+        ("LABEL a=b", "did you mean SET?"),
+        ("PRUNE LAYER 3", "did you mean DROP LAYER?"),
+        ("QUANTIZE\u00a0q8_0", "write an ordinary space there"),
+        ("SYSTEM <<EOF\nhello\nEOF", 'put longer texts between """'),
+        ("ARG A\nMERGE ${A}", "${A} is empty"),
+    ],
+)
+def test_the_remedy_is_named(line: str, hint: str) -> None:
+    """What was probably meant is said of each line."""
+    with pytest.raises(ModelfileError) as caught:
+        evaluated(f"FROM x\n{line}\n", files={"f": "ARG NAME\n"})
+    assert hint in caught.value.problems[0].suggestion

@@ -41,7 +41,7 @@ KEYWORDS = frozenset(
     ["WEIGHT", "FROM", "LAYER", "LAYERS", "PARAMETER", "SYSTEM", "TEMPLATE", "NAN", "SIZE"]
 )
 WORD = st.from_regex(r"[a-z0-9./_-]{1,8}", fullmatch=True).filter(
-    lambda word: word.upper() not in KEYWORDS
+    lambda word: word.upper() not in KEYWORDS and not word.startswith("//")
 )
 QUOTED = WORD | WORD.map(lambda word: f'"{word} b"') | WORD.map(lambda word: f"${{{word[:1]}A:-b}}")
 

@@ -137,6 +137,19 @@ SCHEMAS: list[dict[str, Any]] = [
      "properties": {"c": {"$ref": "#/$defs/c"}}, "required": ["c"], "additionalProperties": False},
     {"type": ["integer", "null"], "maximum": 9, "minimum": 0},
     {"allOf": [{"type": "integer", "minimum": 2}, {"type": "integer", "maximum": 4}]},
+    {"type": "object", "properties": {"below": {"type": "array", "items": {"$ref": "#"},
+     "maxItems": 1}, "n": {"const": 1}}, "required": ["n"], "additionalProperties": False},
+    {"enum": [1, "two", None, True, 3.5, [1, 2], {"k": "v"}]},
+    {"type": "array", "items": {"type": "array", "items": {"enum": [0, 1]}, "minItems": 1,
+     "maxItems": 2}, "minItems": 2, "maxItems": 2},
+    {"type": "object", "properties": {"größe": {"type": "boolean"}, "名": {"enum": ["太郎"]}},
+     "required": ["größe", "名"], "additionalProperties": False},
+    {"type": "object", "patternProperties": {"^[ab]$": {"enum": [1, 2]}}, "minProperties": 1,
+     "additionalProperties": False},
+    {"oneOf": [{"type": "object", "properties": {"k": {"const": "a"}, "v": {"enum": [1]}},
+     "required": ["k", "v"], "additionalProperties": False}, {"type": "object", "properties":
+     {"k": {"const": "b"}}, "required": ["k"], "additionalProperties": False}]},
+    {},
 ]  # fmt: skip
 
 
@@ -161,6 +174,32 @@ def test_a_schema_that_only_the_engine_refuses_is_an_error(
     assert _post(server, "/api/chat", **body, format={"type": "boolean"})["done"]
 
 
+def test_odd_options_mean_what_ollama_says(server: Server) -> None:
+    """Every context for the repetitions, the smallest batch, no stop, the whole prompt kept."""
+    odd = [{"repeat_last_n": -1}, {"num_batch": 0}, {"stop": [""]}, {"num_keep": -1},
+           {"num_thread": 10**6, "num_predict": 1}, {"seed": 2**40}]  # fmt: skip
+    for options in odd:
+        body = {"model": "chat", "prompt": "word " * 150, "options": {**FEW, "num_ctx": 128}}
+        body["options"] |= options
+        answer = _post(server, "/api/generate", **body)
+        assert 0 < answer["eval_count"] <= body["options"]["num_predict"]
+        assert answer["prompt_eval_count"] < 128
+    for options in ({"num_ctx": 128, "num_batch": 0}, {"num_ctx": 128, "num_thread": 10**6}):
+        _post(server, "/api/embed", model="chat", input="x", options=options, keep_alive=0)
+
+
+def test_biased_tokens_do_not_come(server: Server) -> None:
+    """OpenAI's logit_bias: what would have come first does not."""
+    options = {**FEW, "num_predict": 1}
+    first = _post(server, "/api/generate", model="chat", prompt="Hi", options=options)
+    body = {"model": "chat", "messages": HI, "temperature": 0, "max_tokens": 1}
+    texts = []
+    for bias in ({}, {str(first["context"][-1]): -100}):
+        answer = _post(server, "/v1/chat/completions", **body, logit_bias=bias)
+        texts.append(answer["choices"][0]["message"]["content"])
+    assert texts[0] == first["response"] != texts[1]
+
+
 def test_wrong_requests_are_said(server: Server) -> None:
     """Statuses and words of Ollama's, or better ones."""
     rows = [
@@ -182,6 +221,16 @@ def test_wrong_requests_are_said(server: Server) -> None:
         ("/v1/embeddings", 400, {"model": "chat", "input": {"a": "b"}}, "input must be"),
         ("/v1/chat/completions", 400, {"model": "chat", "messages": []}, "messages is required"),
         ("/v1/completions", 400, {"model": "chat", "prompt": 7}, "prompt must be"),
+        ("/api/generate", 404, {"prompt": "x"}, "model '' not found"),
+        ("/api/generate", 400, {"model": "chat", "prompt": "x", "context": [10**9]}, "context"),
+        ("/api/chat", 400, {"model": "chat", "messages": HI, "format": []}, "invalid format"),
+        ("/api/chat", 400, {"model": "chat", "messages": HI, "format": {"pattern": "(?=a)"}},
+         "look-around"),
+        ("/v1/chat/completions", 400, {"model": "chat", "messages": HI, "n": 2}, "n must be 1"),
+        ("/v1/chat/completions", 400, {"model": "chat", "messages": HI, "logit_bias": {"a": 1}},
+         "logit_bias"),
+        ("/v1/chat/completions", 400, {"model": "chat", "messages": HI, "logprobs": True,
+         "top_logprobs": 21}, "between 0 and 20"),
     ]  # fmt: skip
     for path, status, body, words in rows:
         assert words in json.dumps(_post(server, path, status, **body)), (path, body)

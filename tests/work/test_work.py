@@ -6,12 +6,13 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mbuild.core.errors import CancelledError, UsageError
 from mbuild.work.ahead import Ahead, Job, budget
-from mbuild.work.cores import _quota, cores, use_threads
+from mbuild.work.cores import _quota, computing_on, cores, use_threads
 
 
 class Boom(Exception):
@@ -146,9 +147,10 @@ def test_threads_are_what_was_asked_for_else_what_the_system_gives(
     use_threads(3)
     assert cores() == 3
     use_threads(None)
-    monkeypatch.setenv("MBUILD_THREADS", "many")
-    with pytest.raises(UsageError, match="MBUILD_THREADS='many' is not a number"):
-        cores()
+    for wrong in ("many", "0", "-1", "1.5", "1e3", "4097", "9" * 5000, "²"):
+        monkeypatch.setenv("MBUILD_THREADS", wrong)
+        with pytest.raises(UsageError, match=f"MBUILD_THREADS='{wrong}' is not a number"):
+            cores()
     monkeypatch.delenv("MBUILD_THREADS")
     if hasattr(os, "sched_getaffinity"):
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 4})
@@ -196,6 +198,18 @@ def test_the_quota_of_control_groups_counts(
         path.write_text(text)
     (tmp_path / "own").write_text(own)
     assert _quota(tmp_path / "groups", tmp_path / "own") == expected
+
+
+@pytest.mark.parametrize("wrong", [0, -1, True, 1.5, "3", 1 << 70])
+def test_a_number_of_threads_is_one(wrong: Any) -> None:
+    """Who asks from Python for none would otherwise wait for ever for the first result."""
+    with pytest.raises(UsageError, match="is not a number of threads"), computing_on(wrong):
+        pass
+    with pytest.raises(UsageError, match=r"--threads .* is not a number of threads"):
+        use_threads(wrong)
+    assert cores() >= 1
+    with computing_on(3):
+        assert cores() == 3
 
 
 def test_several_at_work_share_their_budgets() -> None:

@@ -156,10 +156,7 @@ class TypeChooser:
             type_ = GGMLType[name]
             bits = 8 * BLOCKS[type_].size / BLOCKS[type_].weights
             near = _NARROW * wanted <= bits <= _WIDE * wanted or type_ is GGMLType.Q8_0
-            able = supports(type_, weighted) and (
-                weighted or not needs_importances(tensor.name, type_, _file_type_of(type_))
-            )
-            if near and able and row % BLOCKS[type_].weights == 0:
+            if near and _able(tensor, type_, weighted=weighted):
                 found.append(type_)
         if len(found) == 1 or all(t in (GGMLType.Q8_0, *PLAIN) for t in found):
             found += self._smallest(tensor, weighted)
@@ -167,12 +164,9 @@ class TypeChooser:
 
     def _smallest(self, tensor: Tensor, weighted: bool) -> list[GGMLType]:
         """The smallest type of such a tensor, where none is near what is wanted."""
-        row = tensor.dims[0]
-        for name in _LARGE_BLOCKS if row % 256 == 0 else _SMALL_BLOCKS:
-            type_ = GGMLType[name]
-            if supports(type_, weighted) and row % BLOCKS[type_].weights == 0:
-                return [type_]
-        return []
+        names = _LARGE_BLOCKS if tensor.dims[0] % 256 == 0 else _SMALL_BLOCKS
+        types = (GGMLType[name] for name in names)
+        return [t for t in types if _able(tensor, t, weighted=weighted)][:1]
 
     def _prepare(self, types: set[GGMLType]) -> None:
         """Load or compile the kernels before threads start."""
@@ -215,6 +209,15 @@ _LARGE_BLOCKS = (
 
 _SMALL_BLOCKS = ("IQ4_NL", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 """Types for other rows."""
+
+
+def _able(tensor: Tensor, type_: GGMLType, *, weighted: bool) -> bool:
+    """Whether a tensor can have a type, with importances or without."""
+    return (
+        tensor.dims[0] % BLOCKS[type_].weights == 0
+        and supports(type_, weighted)
+        and (weighted or not needs_importances(tensor.name, type_, _file_type_of(type_)))
+    )
 
 
 def _says(name: str, said: Quantization, patterns: Sequence[str]) -> bool:

@@ -41,8 +41,8 @@ class SaveRule(NamedTuple):
     durable: bool
 
 
-OWN_WORK = SaveRule(5.0, 8 << 20, 10, durable=True)
-"""What was made here: making it again costs this machine some seconds."""
+OWN_WORK = SaveRule(1.0, 8 << 20, 10, durable=True)
+"""What was made here: making it again costs this machine a second, and what it read meanwhile."""
 
 WORK_OF_OTHERS = SaveRule(0.1, 1, 2, durable=False)
 """What workers made: a build that is killed loses what runs, and a tenth of a second's work."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import UsageError
 from mbuild.core.suggest import did_you_mean, near
+from mbuild.core.units import parse_number
 from mbuild.gguf.hyperparameters import OF_ARCHITECTURE, WHOLE
 from mbuild.gguf.model import KV, Model
 from mbuild.gguf.types import ValueType
@@ -23,6 +24,9 @@ OWN = frozenset(
     }
 )
 """Keys that say how the file is made: mbuild writes them."""
+
+LISTS = frozenset(("general.tags", "general.languages", "general.datasets"))
+"""Keys whose value is a list in every model that has them, as converters write them."""
 
 _SPLIT = "split."
 _KEY = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
@@ -58,6 +62,7 @@ def set_key(model: Model, key: str, text: str) -> Model:
     that type, and for keys that are not to be set.
     """
     check_key(key)
+    _check_single(key)
     entries = {entry.key: entry for entry in model.metadata}
     old = entries.get(key)
     if old is not None and old.type is ValueType.ARRAY:
@@ -96,9 +101,18 @@ def check_setting(key: str, text: str) -> None:
     """
     check_key(key)
     row = WHOLE.get(key) or OF_ARCHITECTURE.get(key.partition(".")[2])
+    _check_single(key)
     if row is not None and row.type is not ValueType.ARRAY:
         typed = _TYPED.fullmatch(text) if row.type is not ValueType.STRING else None
         _value(key, typed[2] if typed else text, row.type)
+
+
+def _check_single(key: str) -> None:
+    if key in LISTS:
+        raise UsageError(
+            f"SET {key}: it is a list, which SET cannot write",
+            hint="change the files that the model is converted from",
+        )
 
 
 def check_key(key: str) -> None:
@@ -146,7 +160,7 @@ def _value(key: str, text: str, type_: ValueType) -> Any:
             return _TRUTH[text]
     elif type_ in _FLOATS:
         try:
-            number = float(text)
+            number = parse_number(text)
         except ValueError:
             number = math.nan
         if math.isfinite(number) and (type_ is not ValueType.FLOAT32 or abs(number) < 3.4028236e38):

@@ -6,7 +6,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.read.lazy import Lazy, Packed, stack
+from mbuild.convert.read.joining import stack
+from mbuild.convert.read.lazy import Lazy, Packed
 from mbuild.convert.read.mxfp4 import repacked
 from mbuild.convert.read.safetensors import DType
 from mbuild.convert.read.scaled import scaled

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mbuild.convert.read.lazy import joined
+from mbuild.convert.read.joining import joined
 from mbuild.convert.rows import mamba as m
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.keys import (
@@ -184,6 +184,12 @@ def _yarn(hp: Hyper) -> Iterator[KV]:
     yield from rope_scaling(hp)
 
 
+def _pattern(hp: Hyper) -> Any:
+    """Which layers have the window, where there is one."""
+    window = hp.config.get("window_size", hp.config.get("sliding_window"))
+    return None if window is None else hp.value("sliding_window_pattern")
+
+
 PLAMO3 = Family(
     gguf="plamo3",
     names=("Plamo3ForCausalLM", "PLaMo3ForCausalLM"),
@@ -192,7 +198,7 @@ PLAMO3 = Family(
         *(_yarn if rule is rope_scaling else rule for rule in COMMON),
         VOCAB_SIZE,
         u32("attention.sliding_window", "window_size", "sliding_window"),
-        u32("attention.sliding_window_pattern", "sliding_window_pattern"),
+        computed("attention.sliding_window_pattern", U32, _pattern),
     ),
     layout=TensorLayout(
         p.USUAL,

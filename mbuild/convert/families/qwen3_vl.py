@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mbuild.convert.families.llama4 import JOINED_EXPERTS
 from mbuild.convert.families.qwen import QWEN3, QWEN3_MOE
 from mbuild.convert.rows import parts as p
+from mbuild.convert.rows.hyper import head_width
 from mbuild.convert.rows.keys import U32, computed, constant
 from mbuild.convert.rows.row import NO_HF_CONFIG
 from mbuild.convert.vocabulary.rules import CHATML, VocabRule
@@ -31,7 +32,12 @@ QWEN3_VL = replace(
     names=("Qwen3VLForConditionalGeneration",),
     keys=(*QWEN3.keys, _DEEP),
     layout=replace(QWEN3.layout, keys=(*p.RMS, "rope.dimension_sections")),
-    hf=replace(QWEN3.hf, model_type="qwen3_vl_text", theta=5000000.0),
+    hf=replace(
+        QWEN3.hf,
+        model_type="qwen3_vl_text",
+        values={**QWEN3.hf.values, "max_position_embeddings": 128000},
+        theta=5000000.0,
+    ),
 )
 
 QWEN3_VL_MOE = replace(
@@ -40,7 +46,20 @@ QWEN3_VL_MOE = replace(
     names=("Qwen3VLMoeForConditionalGeneration",),
     keys=(*QWEN3_MOE.keys, _DEEP),
     layout=replace(QWEN3_MOE.layout, keys=QWEN3_VL.layout.keys),
-    hf=replace(QWEN3_MOE.hf, model_type="qwen3_vl_moe_text", theta=5000000.0),
+    hf=replace(
+        QWEN3_MOE.hf,
+        model_type="qwen3_vl_moe_text",
+        values={
+            **QWEN3_MOE.hf.values,
+            "max_position_embeddings": 128000,
+            "num_key_value_heads": 16,
+            "moe_intermediate_size": 1408,
+            "num_experts_per_tok": 4,
+            "num_local_experts": 60,
+        },
+        fills={**QWEN3_MOE.hf.fills, "head_dim": head_width},
+        theta=5000000.0,
+    ),
     rules=JOINED_EXPERTS,
 )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mbuild.convert.families.qwen3_5 import QWEN3_5_MOE
 from mbuild.convert.families.qwen3_next import ATTENTION, EXPERTS
 from mbuild.convert.read.dtypes import NUMPY
-from mbuild.convert.read.lazy import joined
+from mbuild.convert.read.joining import joined
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import as_integer
 from mbuild.convert.rows.keys import U32, computed, entry, u32

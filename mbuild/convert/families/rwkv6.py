@@ -129,7 +129,11 @@ RWKV6_QWEN2 = Family(
         (*p.RMS, "wkv.head_size"),
     ),
     renamed=rwkv.with_ending,
-    rules=(each(r"\.time_maa_w[12]\.weight$", _reordered), *rwkv.RWKV6_RULES),
+    rules=(
+        each(r"\.time_maa_w[12]\.weight$", _reordered),
+        *rwkv.RWKV6_RULES,
+        Rule(re.compile(r"self_attn\.o_proj\.weight$"), _scaled),
+    ),
     stacks=(
         rwkv.lerps(
             r"layers\.(?P<layer>\d+)\.self_attn\.time_maa_(?P<index>[a-z])\.weight$", _kinds

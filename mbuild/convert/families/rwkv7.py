@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows import rwkv
-from mbuild.convert.rows.keys import RMS_EPS, U32, computed, constant, u32
+from mbuild.convert.rows.keys import RMS_EPS, U32, computed, constant, f32, u32
 from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import Family
 from mbuild.convert.vocabulary.rules import RWKV, SPM_OR_BPE
@@ -53,7 +53,7 @@ RWKV7 = Family(
     vocabulary=RWKV,
     keys=(
         *rwkv.keys(
-            rwkv.EPSILON,
+            f32("attention.layer_norm_epsilon", "norm_eps", "layer_norm_epsilon", required=True),
             u32("wkv.head_size", "head_size", "head_dim", low=1, required=True),
             _rank("decay", ("lora_rank_decay", "decay_low_rank_dim"), 0.5, 1.8),
             _rank("iclr", ("lora_rank_iclr", "a_low_rank_dim"), 0.5, 1.8),

@@ -103,16 +103,18 @@ T5 = Family(
     alike=("decoder.embed_tokens.weight", "encoder.embed_tokens.weight", "shared.weight"),
 )
 
+_MULTILINGUAL = {**_VALUES, "vocab_size": 250112, "decoder_start_token_id": 0}
+
 MT5 = replace(
     T5,
     names=("MT5ForConditionalGeneration",),
-    hf=replace(T5.hf, model_type="mt5", values={**_VALUES, "vocab_size": 250112}),
+    hf=replace(T5.hf, model_type="mt5", values=_MULTILINGUAL),
 )
 
 UMT5 = replace(
     T5,
     names=("UMT5ForConditionalGeneration", "UMT5Model"),
-    hf=replace(T5.hf, model_type="umt5", values={**_VALUES, "vocab_size": 250112}),
+    hf=replace(T5.hf, model_type="umt5", values=_MULTILINGUAL),
 )
 
 T5_ENCODER = replace(

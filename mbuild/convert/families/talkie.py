@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mbuild.convert.read.lazy import joined
+from mbuild.convert.read.joining import joined
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.keys import COMMON, F32, constant
 from mbuild.convert.rows.layout import Group, TensorLayout, slots

@@ -8,7 +8,8 @@ from math import isqrt
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.projectors.qwen_vl import min_max_pixels
-from mbuild.convert.read.lazy import Lazy, stack
+from mbuild.convert.read.joining import stack
+from mbuild.convert.read.lazy import Lazy
 from mbuild.convert.read.safetensors import DType
 from mbuild.convert.rows import tower_parts as p
 from mbuild.convert.rows.conformer import CONFORMER_RULES

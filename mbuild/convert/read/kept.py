@@ -14,7 +14,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.read.lazy import Lazy, in_turn, stack
+from mbuild.convert.read.joining import stack
+from mbuild.convert.read.lazy import Lazy, in_turn
 from mbuild.convert.read.safetensors import DType
 from mbuild.core.errors import FormatError
 from mbuild.gguf.types import BLOCKS, GGMLType

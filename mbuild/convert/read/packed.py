@@ -100,11 +100,8 @@ def _gptq(
             hint=_BELONGS,
         )
 
-    words, zero_points, factors_of = (
-        LoadedOnce(codes.load),
-        LoadedOnce(zeros.load),
-        LoadedOnce(scales.load),
-    )
+    words, zero_points = LoadedOnce(codes.load), LoadedOnce(zeros.load)
+    factors_of = LoadedOnce(scales.load)
     place = None if groups is None else LoadedOnce(partial(_groups, groups, rows, count))
     coding = coding_of(bits, rows, count)
 

@@ -87,8 +87,7 @@ def by_rows(
     all axes but the last. At least ``together`` of them are opened at once. With ``coding`` they
     may be :class:`CodedRows`.
     """
-    width = shape[-1]
-    count = math.prod(shape[:-1])
+    width, count = shape[-1], math.prod(shape[:-1])
 
     def part(start: int, stop: int) -> Array:
         first, last = start // width, -(-stop // width)

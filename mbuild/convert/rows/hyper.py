@@ -141,10 +141,11 @@ class HFConfig:
         original = config.get(name) if name in self.values else None
         kinds = config.get("layer_types")
         inner = [key for key in LAYER_TYPES if isinstance(kinds, list) and key in kinds]
-        inner = [key for key in inner if key in rope]
-        for key in inner:
-            rope[key] = _standard(_mapping(rope[key], key), theta, partial, None, config)
-        return rope if inner else _standard(rope, theta, partial, original, config)
+        if any(key in rope for key in inner):  # nothing is added to those of a kind of layers
+            return {
+                key: _mapping(value, key) if key in inner else value for key, value in rope.items()
+            }
+        return _standard(rope, theta, partial, original, config)
 
     def _nested_rope(self, config: Mapping[str, Any], rope: dict[str, Any]) -> dict[str, Any]:
         """Gemma 3's way: ``rope_scaling`` and ``rope_theta`` are the full layers', another base

@@ -15,7 +15,8 @@ from functools import reduce
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.read.lazy import CONTRADICTS, Lazy, ShapeError, stack
+from mbuild.convert.read.joining import stack
+from mbuild.convert.read.lazy import CONTRADICTS, Lazy, ShapeError
 from mbuild.convert.rows.hyper import as_number
 from mbuild.core.errors import FormatError
 

@@ -126,7 +126,7 @@ def keys(*inner: KeyRule) -> tuple[KeyRule, ...]:
 
 NO_HEADS = constant("attention.head_count", U32, 0)
 SHIFT = constant("token_shift_count", U32, 1)
-EPSILON = f32("attention.layer_norm_epsilon", "layer_norm_epsilon", "norm_eps", required=True)
+EPSILON = f32("attention.layer_norm_epsilon", "layer_norm_epsilon", required=True)
 
 
 def with_ending(config: Mapping[str, Any], name: str) -> str:

@@ -60,7 +60,7 @@ def vocabulary(
     for name, flag in rule.flags_before:
         entries.boolean(ADD_KEYS[name], flag)
     if rule.prefix is Prefix.SETTINGS_FIRST:
-        _space_prefix(files, entries)
+        _space_prefix(files, rule, entries)
     for kv in found.first:
         entries.add(kv)
     _write_tokens(entries, found)
@@ -116,10 +116,16 @@ def _write_tokens(entries: Entries, found: Vocabulary) -> None:
     entries.array(PREFIX + "token_type", tokens.types, ValueType.INT32)
 
 
-def _space_prefix(files: CheckpointFiles, entries: Entries) -> None:
-    value = (files.json_object(CONFIG) or {}).get("add_prefix_space")
-    if value is None:
+def _space_prefix(files: CheckpointFiles, rule: VocabRule, entries: Entries) -> None:
+    """Nothing where the settings say nothing; null is nothing only where the key comes first."""
+    settings = files.json_object(CONFIG) or {}
+    value = settings.get("add_prefix_space")
+    if "add_prefix_space" not in settings:
         return
+    if value is None:
+        if rule.prefix is Prefix.SETTINGS_FIRST:
+            return
+        value = False
     if not isinstance(value, bool):
         raise FormatError(f"{CONFIG}: add_prefix_space must be true or false, not {value!r}")
     entries.boolean(PREFIX + "add_space_prefix", value)
@@ -129,7 +135,7 @@ def _middle(files: CheckpointFiles, rule: VocabRule, found: Vocabulary, entries:
     for kv in found.middle:
         entries.add(kv)
     if rule.prefix is Prefix.SETTINGS_MIDDLE:
-        _space_prefix(files, entries)
+        _space_prefix(files, rule, entries)
     elif rule.prefix is Prefix.MODEL_MIDDLE:
         entries.boolean(PREFIX + "add_space_prefix", read_pieces(files).add_dummy_prefix)
 
@@ -193,7 +199,7 @@ def _after(
     for name, id_ in (*rule.ids_after, *_ends(files, rule, flat)):
         entries.uint32(ID_KEYS[name], id_)
     if rule.prefix is Prefix.SETTINGS_LAST:
-        _space_prefix(files, entries)
+        _space_prefix(files, rule, entries)
     elif rule.prefix is Prefix.FALSE_LAST and found.pieces:
         entries.boolean(PREFIX + "add_space_prefix", False)
     for kv in found.last:

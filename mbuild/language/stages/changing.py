@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.core.errors import ModelfileError, UsageError
 from mbuild.core.suggest import did_you_mean
-from mbuild.core.units import parse_size
+from mbuild.core.units import parse_number, parse_size
 from mbuild.language.instructions import TYPES, Parameter, Problem
 from mbuild.language.parameters import PARAMETERS
 from mbuild.language.recipe import ModelChange
@@ -98,9 +98,12 @@ def _budget(rule: str, word: str, item: Any) -> str:
     """The type that a size or a number of bits stands for."""
     try:
         if rule == "size":
-            size = parse_size(word)
+            if not (size := parse_size(word)):
+                raise ValueError(word)
             return f"{size}B" if word[-1:].isdigit() else word
-        float(word)
+        if parse_number(word) > 0:
+            return f"{word.removeprefix('+')}bpw"
+        raise ValueError(word)
     except ValueError:
         message = f"{rule.upper()} {word:.40} is not a {'size' if rule == 'size' else 'number'}"
         hint = "write for example SIZE 4.2GB"
@@ -108,7 +111,6 @@ def _budget(rule: str, word: str, item: Any) -> str:
             hint = _number_meant(word) or "write for example BPW 4.6"
         problem = Problem(message, item.span, code="bad-size", suggestion=hint)
         raise ModelfileError([problem]) from None
-    return f"{word}bpw"
 
 
 def _splitting(word: str, phrase: Phrase) -> dict[str, Any]:
@@ -141,10 +143,10 @@ def _bad_regex(text: str, error: re.error, span: Span | None) -> Problem:
 def _weight(words: list[str], item: Any) -> float:
     text = words[0] if words else "1"
     try:
-        weight = float(text)
+        weight = parse_number(text)
     except ValueError:
         weight = math.nan
-    if not math.isfinite(weight) or abs(weight) > 1e6:
+    if math.isnan(weight) or abs(weight) > 1e6:
         hint = _number_meant(text) or "a number such as 0.5; a negative one subtracts the adapter"
         raise ModelfileError(
             [
@@ -172,6 +174,8 @@ def _layers(word: str, item: Any) -> range:
     first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
     if first > last or last >= MAX_LAYERS:
         hint = "count from 0: DROP LAYER 30 31, or DROP LAYER 30-31"
+        if re.fullmatch(r"[0-9,-]+", word) and "," in word:
+            hint = f"blanks stand between layers: DROP LAYER {' '.join(word.split(','))}"
         raise ModelfileError(
             [Problem(f"{word:.40} is not a layer", item.span, code="bad-layer", suggestion=hint)]
         )
@@ -186,6 +190,8 @@ def unset_of(item: Any, phrases: Phrases, read: Read, stage: Stage) -> None:
         wrong = next((word for word in words if not _KEY.fullmatch(word)), None)
         if wrong is not None:
             hint = f"a key of metadata, PARAMETER and a name, or {', '.join(UNSET_WORDS)}"
+            if wrong in PARAMETERS:
+                hint = f"write UNSET PARAMETER {wrong}"
             raise ModelfileError(
                 [
                     Problem(
@@ -233,6 +239,8 @@ def check_of(item: Any, phrases: Phrases, read: Read) -> Expectation:
     head = phrases.head
     measure = head.keywords[0].lower()
     compare = next((each for each in head.keywords if each[0] in "<>"), "")
+    if measure == "answers":
+        _keep_quotes(head.words, item.span)
     words = [read(word) for word in head.words]
     value, text, chunks = _READ.get(measure, _nothing)(words, item.span)
     return Expectation(measure, compare, value, text, item.span, chunks)
@@ -256,13 +264,12 @@ def _size(words: list[str], span: Span | None) -> _Demand:
 
 def _bound(words: list[str], span: Span | None) -> _Demand:
     try:
-        found = float(words[0])
+        parse_number(words[0])
     except ValueError:
-        found = math.nan
-    if not math.isfinite(found):
         hint = _number_meant(words[0]) or "write a bound such as 0.05"
         message = f"{words[0]:.40} is not a number"
-        raise ModelfileError([Problem(message, span, code="bad-check", suggestion=hint)])
+        problem = Problem(message, span, code="bad-check", suggestion=hint)
+        raise ModelfileError([problem]) from None
     return words[0], "", 0
 
 
@@ -274,6 +281,16 @@ def _over_text(words: list[str], span: Span | None) -> _Demand:
         problem = Problem(message, span, code="bad-check", suggestion="write a whole number")
         raise ModelfileError([problem])
     return value, words[1], int(chunks or 0)
+
+
+def _keep_quotes(words: Sequence[Word], span: Span | None) -> None:
+    """Refuse quotes inside a prompt or an expression: words lose theirs, and would mean less."""
+    for word in words:
+        inner = word.text[1:-1] if word.text[0] == word.text[-1] == '"' else word.text
+        if '"' in inner and "${" not in inner:
+            message = f"the quotes inside {word.text:.60} would be lost"
+            hint = "quotes go around the whole; \\x22 stands for one in the expression"
+            raise ModelfileError([Problem(message, span, code="bad-check", suggestion=hint)])
 
 
 def _answers(words: list[str], span: Span | None) -> _Demand:

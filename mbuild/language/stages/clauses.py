@@ -15,6 +15,7 @@ from mbuild.core.errors import ModelfileError
 from mbuild.core.suggest import did_you_mean, near
 from mbuild.language.instructions import Problem
 from mbuild.language.printable import shape
+from mbuild.language.stages.quotes import OTHER_QUOTES, QUOTED_HINT
 from mbuild.language.stages.words import Clause
 
 USAGE: dict[str, str] = {
@@ -165,10 +166,25 @@ def _problem(item: Clause, error: UnexpectedInput) -> Problem:
         where = where.part(start, start + (len(found) if rest else 1))
     message = f"{item.word} cannot go on with {found}"
     hint = f"write {USAGE[item.word]}"
-    if rest and (meant := _meant(item.word, rest[0], error)):
+    if at is not None and (before := _AMOUNT.search(item.value[:at])) and _UNIT.fullmatch(found):
+        hint = f"write {before[0].strip()}{found} without a blank"
+    elif at is not None and _IN_QUOTES.search(item.value[:at]):
+        hint = QUOTED_HINT
+    elif rest and (meant := _meant(item.word, rest[0], error)):
         hint = f"{hint}; {meant}"
     return Problem(message, where, code="bad-clause", suggestion=hint)
 
+
+_AMOUNT = re.compile(r"[0-9.]+[ \t]+$")
+_UNIT = re.compile(r"(?i:[KMGT]?i?B)")
+_IN_QUOTES = re.compile(rf"(?:^|[ \t])[{OTHER_QUOTES}/][^ \t]*[ \t]+$")
+"""What a unit, or the end of a word in quotes or between slashes, may stand behind."""
+
+_COMPARED = {
+    **dict.fromkeys(("\u2264", "=<", "\u2a7d", "=", "=="), "<="),
+    **dict.fromkeys(("\u2265", "=>", "\u2a7e"), ">="),
+}
+"""Signs of other languages for a comparison."""
 
 _MEANT: dict[str, str] = {
     **dict.fromkeys(("SCALE", "ALPHA", "STRENGTH", "FACTOR"), "WEIGHT"),
@@ -185,6 +201,8 @@ def _meant(instruction: str, word: str, error: UnexpectedInput) -> str:
     accepted: set[str] = set()
     if isinstance(error, UnexpectedToken):
         accepted = set(error.accepts or error.expected) - {"$END"}
+    if "COMPARE" in accepted and word in _COMPARED:
+        return did_you_mean([_COMPARED[word]])
     name, equals, _ = word.upper().partition("=")
     known = name if name in accepted else _MEANT.get(name, "")
     found = [known] if known in accepted else near(name, sorted(accepted))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from mbuild.core.errors import MbuildError, ModelfileError
 from mbuild.core.suggest import did_you_mean, near
 from mbuild.language.instructions import (
+    Adapter,
+    Draft,
     From,
     Instruction,
     License,
@@ -23,7 +26,7 @@ from mbuild.language.instructions import (
 from mbuild.language.parser import decode, parse_stages
 from mbuild.language.recipe import ModelChange, Recipe
 from mbuild.language.stages.changing import change_of, check_of, quantize_of, unset_of
-from mbuild.language.stages.clauses import Word, read_clause
+from mbuild.language.stages.clauses import USAGE, Word, read_clause
 from mbuild.language.stages.expand import ExpansionError, expand
 from mbuild.language.stages.scope import Scope, assignment
 from mbuild.language.stages.stage import Stage, stage_name
@@ -48,6 +51,9 @@ MAX_INCLUDED = 256
 
 _UNBRACED = re.compile(r"(?<![\\$])\$([A-Za-z_][A-Za-z0-9_]*)")
 """An argument as a shell or a Dockerfile may write it, without braces."""
+
+_PATHS = (Adapter, Draft)
+"""Instructions whose value is a path that has to be there."""
 
 _TEXTS = (System, Template, License, Message, SetKey, Parameter)
 """Instructions whose value may be the content of a file: ``@path``."""
@@ -116,9 +122,13 @@ class _Run:
         self, items: tuple[StagedInstruction, ...], scope: Scope, name: str, depth: int
     ) -> None:
         """Take a file's instructions; ``scope`` has its arguments."""
+        whole = scope
         for item in items:
             try:
-                scope = self._take(item, scope, name, depth)
+                if isinstance(item, Opening):
+                    scope = self._open(item, scope, whole, name)
+                else:
+                    self._take(item, scope, name, depth)
             except ExpansionError as error:
                 text = str(error)
                 self.problems.append(
@@ -139,33 +149,33 @@ class _Run:
         if not self.stages and not self.problems:
             self.problems.append(Problem("no FROM line", code="missing-from"))
 
-    def _take(self, item: StagedInstruction, scope: Scope, name: str, depth: int) -> Scope:
-        """One instruction; the scope that counts behind it."""
-        if isinstance(item, Opening):
-            return self._open(item, scope, included=bool(name))
+    def _take(self, item: StagedInstruction, scope: Scope, name: str, depth: int) -> None:
+        """One instruction that begins no stage."""
         if isinstance(item, Include):
             self._include(item, scope, name, depth)
-            return scope
+            return
         if isinstance(item, Arg):
             for word in read_clause(item).head.words:
                 scope.declare(*assignment(item, word, scope.value))
-            return scope
+            return
         if not self.stages:
             message = f"{item.word} stands before the first FROM"
             hint = "only ARG and INCLUDE can: they count for every stage"
             raise ModelfileError([Problem(message, item.span, code="no-stage", suggestion=hint)])
         self._settle(item, self.stages[-1], scope, name)
-        return scope
 
-    def _open(self, item: Opening, scope: Scope, *, included: bool) -> Scope:
-        """FROM: a stage begins, on a model or where an earlier stage ended."""
-        value = self._expanded(item.value, scope, item)
-        if not value:
-            raise ModelfileError([Problem("FROM has no value", item.span, code="missing-value")])
+    def _open(self, item: Opening, scope: Scope, whole: Scope, file: str) -> Scope:
+        """FROM: a stage begins, on a model or where an earlier stage ended; its scope.
+
+        ``whole`` has what counts in every stage of the ``file``. What another file declares
+        stays there, also where a stage begins from one of its stages.
+        """
+        value = self._needed(item.value, scope, item)
         named = self._expanded(item.name, scope, item)
         stage_named = stage_name(named, item.span, self.stages) if named else str(len(self.stages))
         base = self._stage(value)
-        inner = scope if included else self.scope.inner(base.scope if base else None)
+        beside = base is not None and base.span is not None and base.span.file == file
+        inner = whole.inner(base.scope if base and beside else None)
         stage = Stage(stage_named, item.span, inner, base)
         if base is None:
             stage.instructions.append(From(value, item.span))
@@ -214,7 +224,7 @@ class _Run:
             elif isinstance(item, Unset):
                 unset_of(item, phrases, word, stage)
             else:
-                stage.changes.append(change_of(item, phrases, word, self._other))
+                stage.changes.append(change_of(item, phrases, word, partial(self._other, item)))
         elif isinstance(item, SetKey):
             text = self._text(item.value, scope, name, item)
             stage.changes.append(ModelChange("set", item.name, text, item.span))
@@ -226,6 +236,8 @@ class _Run:
         written = item.content if isinstance(item, Message) else item.value
         if isinstance(item, _TEXTS):
             value = self._text(written, scope, name, item)
+        elif isinstance(item, _PATHS):
+            value = self._needed(written, scope, item)
         else:
             value = self._expanded(written, scope, item)
         if isinstance(item, Message):
@@ -235,9 +247,17 @@ class _Run:
         kind: Any = type(item)
         return kind(value, item.span)  # type: ignore[no-any-return]
 
-    def _other(self, value: str) -> Any:
-        """The recipe of another model: a stage's, or that of what FROM would mean by a name."""
+    def _other(self, item: Any, value: str) -> Any:
+        """The recipe of another model: a stage's, or that of what FROM would mean by a name.
+
+        Raises :class:`ModelfileError` for the stage that asks itself.
+        """
         stage = self._stage(value)
+        if stage is self.stages[-1]:
+            hint = "name another stage, or a model"
+            message = f"the stage {stage.name} cannot take tensors from itself"
+            problem = Problem(message, item.span, code="own-stage", suggestion=hint)
+            raise ModelfileError([problem])
         recipe = stage.recipe().recipe if stage else Recipe.of(Modelfile((From(value),)))
         return recipe.to_json()
 
@@ -258,8 +278,14 @@ class _Run:
         return decode(brought.data).removesuffix("\n").removesuffix("\r")
 
     def _word(self, word: Word, scope: Scope, item: Any) -> str:
+        """A word of a clause, of which none may be empty."""
         self._unbraced(word.text, scope, item)
-        return expand(word.text, scope.value, unquote=True, empty=self._empty(item))
+        found = expand(word.text, scope.value, unquote=True, empty=self._empty(item))
+        return _filled(found, word.text, item)
+
+    def _needed(self, written: str, scope: Scope, item: Any) -> str:
+        """A name or a path, which may not be empty."""
+        return _filled(self._expanded(written, scope, item), written, item)
 
     def _expanded(self, written: str, scope: Scope, item: Any) -> str:
         self._unbraced(written, scope, item)
@@ -295,6 +321,19 @@ class _Run:
             message = f"more than {MAX_INCLUDED} files are brought in"
             raise ModelfileError([Problem(message, item.span, code="too-large")])
         return self._bring(includer, path)
+
+
+def _filled(value: str, written: str, item: Any) -> str:
+    """The value; raises :class:`ModelfileError` where it is nothing but blanks."""
+    if value.strip():
+        return value
+    message, hint = f"{item.word} has no value", f"write {item.word} and a value"
+    if item.word in USAGE:
+        message, hint = f"{item.word} has an empty word", f"write {USAGE[item.word]}"
+    if "${" in written:
+        hint = f"{written:.60} is empty: give the argument a value, or write ${{NAME:-DEFAULT}}"
+    problem = Problem(message, item.span, code="missing-value", suggestion=hint)
+    raise ModelfileError([problem])
 
 
 def chosen(stages: tuple[Stage, ...], targets: tuple[str, ...]) -> Iterator[Stage]:

@@ -10,6 +10,7 @@ from mbuild.core.errors import ModelfileError
 from mbuild.core.suggest import did_you_mean, near
 from mbuild.language.instructions import Problem
 from mbuild.language.stages.expand import ExpansionError, expand
+from mbuild.language.stages.quotes import OTHER_QUOTES, QUOTED_HINT
 
 if TYPE_CHECKING:
     from mbuild.language.stages.clauses import Word
@@ -67,6 +68,7 @@ def assignment(
     ``needed`` and there is none.
     """
     name, equals, text = word.text.partition("=")
+    name = name.replace('"', "")  # a word in quotes is one as a whole, too: "NAME=a value"
     if not name and equals:
         message = f"{item.word} needs NAME=VALUE without blanks"
         hint = f"write {item.word} NAME=VALUE; a value with blanks stands in double quotes"
@@ -74,5 +76,9 @@ def assignment(
     if not _ARGUMENT.fullmatch(name) or (needed and not equals):
         message = f"{word.text:.60} is not an argument of {item.word}"
         hint = "a name is made of letters, digits and underscores: NAME=VALUE"
+        if needed and _ARGUMENT.fullmatch(name):
+            hint = f"write {name}=VALUE without blanks"
+        if any(sign in item.value for sign in OTHER_QUOTES):
+            hint = QUOTED_HINT
         raise ModelfileError([Problem(message, item.span, code="bad-argument", suggestion=hint)])
     return name, expand(text, value, unquote=True) if equals else None

@@ -56,6 +56,7 @@ def stage_name(name: str, span: Span | None, stages: Sequence[Stage]) -> str:
         message = f"{name:.60} cannot be the name of a stage"
         hint = "a name begins with a letter and has letters, digits and -_. in it"
         hint = f"{ALL} means every stage" if name.lower() == ALL else hint
+        hint = "a comment needs a line of its own" if " #" in name else hint
         raise ModelfileError([Problem(message, span, code="bad-stage", suggestion=hint)])
     same = next((stage for stage in stages if stage.name.lower() == name.lower()), None)
     if same is not None:

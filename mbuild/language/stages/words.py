@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from mbuild.language.instructions import TYPES, Comment, From, Instruction, _Item, _Plain
 from mbuild.language.span import Span
 
-_NAMED = re.compile(r"(?s)(.*?)[ \t]+[Aa][Ss][ \t]+(.+)")
+_NAMED = re.compile(r"(?s)((?:\$\{[^{}]*\}|(?!\$\{).)*?)[ \t]+[Aa][Ss][ \t]+(.+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +24,13 @@ class Opening(_Item):
 
     @classmethod
     def of_bare(cls, said: str, span: Span | None) -> Opening:
-        """What stands behind FROM without quotes: there AS gives the stage a name."""
+        """What stands behind FROM: AS gives the stage a name, also behind a model in quotes."""
         match = _NAMED.fullmatch(said)
-        return cls(match[1], match[2], span) if match else cls(said, "", span)
+        if match is None:
+            return cls(said, "", span)
+        model = match[1]
+        in_quotes = len(model) > 1 and model[0] == model[-1] == '"'
+        return cls(model[1:-1] if in_quotes else model, match[2], span)
 
 
 class Arg(_Plain):
@@ -118,3 +123,12 @@ class StagedFile:
 
     instructions: tuple[StagedInstruction, ...]
     comments: tuple[Comment, ...] = field(default=(), compare=False)
+
+
+def comments_within(items: Iterable[StagedInstruction]) -> Iterator[Comment]:
+    """The comments between the lines of clauses that go on; each stands where its clause begins."""
+    for item in items:
+        if isinstance(item, CLAUSES) and "#" in item.value:
+            for line in re.split(r"[\r\n]+", item.value)[1:]:
+                if line.lstrip(" \t").startswith("#"):
+                    yield Comment(line.lstrip(" \t")[1:].rstrip(" \t"), item.span)

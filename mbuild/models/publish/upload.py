@@ -129,7 +129,7 @@ def _client(*, bars: bool) -> tuple[Any, tuple[type[Exception], ...]]:
     except ImportError:
         raise UsageError(
             "a push to the Hub requires the package huggingface_hub",
-            hint="pip install mbuild-models[hub]",
+            hint="pip install 'mbuild-models[hub]'",
         ) from None
     from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 

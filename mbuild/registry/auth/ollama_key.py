@@ -119,5 +119,5 @@ def _make(file: Path) -> None:
 def _no_package() -> UsageError:
     return UsageError(
         "signing with Ollama's key requires the package cryptography",
-        hint="pip install mbuild-models[ollama-key]",
+        hint="pip install 'mbuild-models[ollama-key]'",
     )

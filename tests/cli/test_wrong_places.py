@@ -1,0 +1,79 @@
+"""What commands say of files that are not there, not what they are called, or not to be written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import Run
+from gguf_files import tiny_gguf
+from inprocess import in_process
+
+from mbuild.cli.common import write_file
+
+HEAD = "# syntax=mbuild/1\n"
+
+
+@pytest.fixture
+def mbuild(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The command line in a folder with a small model and a Modelfile of it."""
+    tiny_gguf(tmp_path / "tiny.gguf")
+    (tmp_path / "Modelfile").write_text("FROM ./tiny.gguf\n")
+    return in_process(tmp_path, monkeypatch)
+
+
+def test_a_picture_is_what_its_file_is_called(mbuild: Run, tmp_path: Path) -> None:
+    """The ending says the format; one that says another is refused, with the way to it."""
+    for name, begins in (("a.svg", "<svg"), ("a.mmd", "flowchart"), ("a.dot", "digraph")):
+        assert mbuild("graph", "-o", name).returncode == 0
+        assert begins in (tmp_path / name).read_text()[:200]
+    for arguments, hint in (
+        (["-o", "a.png"], "mbuild graph --format dot | dot -Tpng makes a .png"),
+        (["-o", "b.svg", "--format", "dot"], "name a file that ends so: .dot"),
+    ):
+        refused = mbuild("graph", *arguments)
+        assert refused.returncode == 2 and hint in refused.stderr
+    assert not (tmp_path / "a.png").exists() and not (tmp_path / "b.svg").exists()
+    refused = mbuild("report", "-o", "r.pdf")
+    assert refused.returncode == 2 and "the page is an HTML file" in refused.stderr
+
+
+def test_every_command_says_the_same_of_a_missing_modelfile(mbuild: Run, tmp_path: Path) -> None:
+    """What lies there is offered, as a build does."""
+    (tmp_path / "Modelfile").unlink()
+    told = {mbuild(*command).stderr for command in (["build"], ["check"], ["fmt"], ["plan"])}
+    assert len(told) == 1 and "no Modelfile in the current folder" in told.pop()
+    assert "no such Modelfile: other" in mbuild("check", "other").stderr
+
+
+def test_a_missing_text_of_a_check_is_told_at_its_line(mbuild: Run, tmp_path: Path) -> None:
+    """With the file and the line that names it."""
+    (tmp_path / "Modelfile").write_text(
+        f"{HEAD}FROM ./tiny.gguf\nCHECK perplexity < 9 TEXT none.txt\n"
+    )
+    refused = mbuild("plan", "-t", "m")
+    assert refused.returncode == 1 and "none.txt" in refused.stderr
+    assert "--> Modelfile:3:1" in refused.stderr
+
+
+def test_a_push_to_a_place_names_the_model_that_is_meant(mbuild: Run) -> None:
+    """Of a name with a host that the store does not have."""
+    assert mbuild("build", "-t", "mario").returncode == 0
+    refused = mbuild("push", "localhost:1/me/mario")
+    assert refused.returncode == 1
+    assert "mbuild push mario:latest localhost:1/me/mario:latest" in refused.stderr
+
+
+def test_an_error_names_the_file_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the temporary one beside it, also where that cannot be removed either."""
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(30, "Read-only file system", "temporary")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(OSError, match="Read-only") as caught:
+        write_file(tmp_path / "g.svg", "x")
+    assert caught.value.filename == str(tmp_path / "g.svg")
