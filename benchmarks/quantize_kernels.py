@@ -34,7 +34,7 @@ from mbuild.quant.quantize import engine, prepare, quantize
 G = GGMLType
 TYPES = (
     "Q2_K,Q3_K,Q4_K,Q5_K,Q6_K,Q8_0,Q4_0,Q4_1,Q5_0,Q5_1,IQ4_NL,IQ4_XS,IQ3_S,TQ1_0,TQ2_0,MXFP4,"
-    "IQ3_XXS,IQ2_S,IQ2_XS,IQ2_XXS,IQ1_M,IQ1_S"
+    "IQ3_XXS,IQ2_S,IQ2_XS,IQ2_XXS,IQ1_M,IQ1_S,Q1_0,F16,BF16"
 )
 ROW = 4096
 PIECE = 1 << 18

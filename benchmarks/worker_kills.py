@@ -5,7 +5,8 @@
 A checkpoint of 14 million weights is quantized. A part (``--part 1/2``, ``2/2``), a worker of Dask,
 its scheduler, or the build that asked is killed at moments that are spread over its work. Every
 model has the id of the plain build, or the program stops. ``Lost`` are the ranges that were
-made when it was killed and had to be made again, of workers the warnings about lost work.
+made when it was killed and had to be made again: of a part those that it had told of, of the build
+those that it had written, of workers the warnings about lost work.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from common import MBUILD, arguments, machine, table, work_folder
@@ -59,19 +61,30 @@ class Machines:
         if found != self.plain:
             raise SystemExit(f"{what}: another model than the plain build's")
 
-    def until(self, command: Sequence[str], moment: int) -> tuple[subprocess.Popen[bytes], int]:
-        """Run until so many ranges are done; the process, and how many it says were."""
+    def until(
+        self, command: Sequence[str], moment: int
+    ) -> tuple[subprocess.Popen[bytes], int, int]:
+        """Run until it has told of progress so often; the process, how often, and its bytes."""
         process = subprocess.Popen(
             command, cwd=self.work, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
         assert process.stdout is not None
-        seen = 0
+        seen = written = 0
         for line in process.stdout:
             event = json.loads(line)
-            seen += event["event"] == "StepProgress" and bool(event["completed"])
+            if event["event"] == "StepProgress" and event["completed"]:
+                seen, written = seen + 1, event["completed"]
             if seen >= moment:
                 break
-        return process, seen
+        return process, seen, written
+
+    def places(self, store: str) -> set[tuple[int, int]]:
+        """Where in their files a store's quantized ranges lie, from and to, as it has noted."""
+        path = self.work / store / ".mbuild" / "cache.db"
+        with closing(sqlite3.connect(path)) as connection:
+            rows = connection.execute("SELECT value FROM records WHERE kind = 'range'").fetchall()
+        values = [json.loads(text) for (text,) in rows]
+        return {(offset, offset + size) for _, offset, size, _ in values}
 
     def clean(self, *names: str) -> None:
         for name in names:
@@ -99,7 +112,7 @@ def parts(machines: Machines, kills: int) -> Iterator[Sequence[str]]:
         for number in range(kills):
             machines.clean("cache", "part")
             moment = max(1, total * (number + 1) // (kills + 1))
-            process, seen = machines.until(machines.command("part", *options), moment)
+            process, seen, _ = machines.until(machines.command("part", *options), moment)
             kill(process)
             done = subprocess.run(
                 machines.command("part", *options),
@@ -144,25 +157,20 @@ def cluster(
 
 def dask(machines: Machines, victim: str, kills: int) -> Iterator[Sequence[str]]:
     """One of two workers, the scheduler, or the build, at ten moments each."""
-    total, lost, ends = 50, [], []
+    total, lost = 50, []
     for number in range(kills):
         machines.clean("on")
         moment = max(1, total * (number + 1) // (kills + 1))
         with cluster(machines, 2) as (address, processes):
             options = ("-t", "m", "--on", f"dask://{address}", "--progress", "json")
-            process, seen = machines.until(machines.command("on", *options), moment)
+            process, _, written = machines.until(machines.command("on", *options), moment)
             if victim == "coordinator":
                 kill(process)
-                done = subprocess.run(
-                    machines.command("on", "-t", "m", "--progress", "plain"),
-                    cwd=machines.work,
-                    capture_output=True,
-                    text=True,
-                    check=True,
-                )
-                reused = re.search(r"reused (\d+) of (\d+)", done.stderr)
-                lost.append(max(0, seen - int(reused[1]) if reused else seen))
-                ends.append(re.findall(r"^sha256:\w+", done.stdout, re.MULTILINE))
+                kept = machines.places("on")
+                machines.check(machines.id("on"), victim)
+                ended = {place for place in machines.places("on") if place[1] <= written}
+                total = len(machines.places("on"))
+                lost.append(len(ended - kept))
             else:
                 kill(processes[1 if victim == "worker" else 0])
                 assert process.stdout is not None

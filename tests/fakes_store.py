@@ -89,7 +89,7 @@ class MemoryWriter:
         """Append bytes."""
         self._data += memoryview(data).cast("B")
 
-    def save(self, then: Callable[[str, int], object]) -> None:
+    def save(self, then: Callable[[str, int], object], *, durable: bool = True) -> None:
         """Memory is never durable."""
 
     def wait(self) -> None:

@@ -124,9 +124,11 @@ def _learned(
     from mbuild.registry.client.access import Access
     from mbuild.registry.hub.reference import HubReference, names_the_hub
 
-    is_address = not names_the_hub(value) or ".gguf" in value
+    is_address = "://" in value and ".gguf" in value
+    if not is_address and not names_the_hub(value):
+        return None
     if not is_address and ":" in value.split("://", 1)[-1].partition("@")[0]:
-        return None  # a quantization: the Hub's registry has it
+        return None  # a quantization or a file: the Hub's registry has it
     from mbuild.build.learning import Inquiry, learn_address, learn_repository
 
     mode = fetching.mode
@@ -141,14 +143,27 @@ def _learned(
         return (yield from learn_address(word, value, inquiry, store))
     try:
         reference = HubReference.parse(value)
-    except InvalidNameError:
-        return None  # whoever resolves it says so
-    if "@" not in value and word == "FROM" and mode is not PullMode.ALWAYS:
+    except InvalidNameError as error:
+        if "@sha256:" in value:
+            return None  # a manifest of the Hub's registry
+        from mbuild.lint.remedies import of_address
+
+        hint = of_address(value) or error.hint
+        raise SourceError(error.message, hint=hint) from None
+    plain = value.endswith(reference.repository)
+    if plain and word == "FROM" and mode is not PullMode.ALWAYS:
         from mbuild.registry.stored import stored_name
 
         if is_whole(stored_name(value, store), store):
             return None  # pulled before, as GGUF
-    return (yield from learn_repository(reference, inquiry, store))
+    found = yield from learn_repository(reference, inquiry, store)
+    if found is None and not plain:
+        raise SourceError(
+            f"{word} {value}: the repository holds GGUF files, which the Hub's registry serves",
+            hint=f"write hf.co/{reference.repository}, or hf.co/{reference.repository}:Q4_K_M for"
+            " one of them",
+        )
+    return found
 
 
 def _fetch(

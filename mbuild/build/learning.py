@@ -248,9 +248,12 @@ def learn_address(
     try:
         digest = Digest.parse(text if at else "")
     except DigestError:
+        from mbuild.lint.remedies import of_address
+
+        hint = "write URL@sha256: and the file's 64 digits, as sha256sum prints them"
         raise SourceError(
             f"{word} {value[:300]}: an address needs the digest of what is there",
-            hint="write URL@sha256: and the file's 64 digits, as sha256sum prints them",
+            hint=of_address(value) or hint,
         ) from None
     inquiry.access.check(urlsplit(url).netloc.rpartition("@")[2].lower())
     name = unquote(urlsplit(url).path).rpartition("/")[2]

@@ -81,7 +81,7 @@ def run_command(
     asked = {"schema": _schema(options["shape"]), "think": _think(options["think"])}
     talker = _talker(opened, name, options)
     try:
-        make = _asker(talker, asked)
+        make = _asker(talker, asked | {"complete": bool(text)})
         if text:
             _answer(talker, make([_turn(talker, text)]), options)
         else:
@@ -198,7 +198,9 @@ def _answer(talker: Talker, ask: Ask, options: dict[str, Any]) -> str:
                 click.echo("\n...done thinking.\n", err=True)
             thinking = False
             texts.append(piece.content)
-            click.echo(harmless(piece.content) if terminal else piece.content, nl=False)
+            # click.echo would take escape sequences out of what goes into a file.
+            sys.stdout.write(harmless(piece.content) if terminal else piece.content)
+            sys.stdout.flush()
 
     finished = talker.ask(ask, show)
     text = "".join(texts)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -242,24 +242,25 @@ def _take(
 
 def _body(ask: Ask) -> dict[str, Any]:
     """A request as the API takes it."""
-    import base64
-
     body: dict[str, Any] = {"options": dict(ask.options)}
     if ask.schema is not None:
         body["format"] = ask.schema
     if ask.think is not None:
         body["think"] = ask.think
     if ask.complete:
-        return {**body, "prompt": ask.turns[-1].content}
+        return {**body, "prompt": ask.turns[-1].content, "images": _written(ask.images)}
     body["messages"] = [
-        {
-            "role": turn.role,
-            "content": turn.content,
-            **({"images": [base64.b64encode(i).decode() for i in turn.images]}),
-        }
+        {"role": turn.role, "content": turn.content, "images": _written(turn.images)}
         for turn in ask.turns
     ]
     return body
+
+
+def _written(images: Sequence[bytes]) -> list[str]:
+    """Images as the API takes them."""
+    import base64
+
+    return [base64.b64encode(image).decode() for image in images]
 
 
 def _finished(line: Mapping[str, Any]) -> Finished:

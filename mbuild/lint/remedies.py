@@ -14,7 +14,9 @@ _COMMENT = re.compile(r"(\S.*?)\s+(?:#|//).*", re.DOTALL)
 _DRIVE = re.compile(r"([A-Za-z]):[\\/](.*)", re.DOTALL)
 _WEIGHTED = re.compile(r"(\S+[^/\\:]):([+-]?[0-9]*\.?[0-9]+)")
 _HUB_PAGE = re.compile(
-    r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)(?:/(?:resolve|blob)/\S+?/(\S+))?"
+    r"(?:hf://|(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/)(?!datasets/|spaces/)"
+    r"([\w.-]+/[\w.-]+)(?=[/?#@:]|$)(?:(?:/(?:resolve|blob)/[^/\s]+)?/([^\s?#]+))?",
+    re.ASCII,
 )
 _OLLAMA_PAGE = re.compile(r"https?://(?:www\.)?ollama\.com/(?:library/)?([\w./:-]+?)/?")
 _TYPE_IN_NAME = re.compile(r"[-.]((?:I?Q\d\w*|BF16|F16|F32))\.gguf", re.IGNORECASE)
@@ -24,7 +26,7 @@ _ENTRIES = 1000  # entries of a folder that are looked at
 
 def obtain(value: str) -> str:
     """How to get a model that is not in the store."""
-    if "://" in value and (meant := _of_address(value)):
+    if "://" in value and (meant := of_address(value)):
         return meant
     if _REPOSITORY.fullmatch(value):
         return f"fetch it first: mbuild pull {value}; a repository of Hugging Face is hf.co/{value}"
@@ -58,8 +60,10 @@ def missing(folder: Path, value: str, word: str = "FROM") -> str:
     weighted = _WEIGHTED.fullmatch(value) if word == "MERGE" else None
     if weighted is not None:
         return f"a weight has a word of its own: MERGE {weighted[1]} WEIGHT {weighted[2]}"
+    if meant := of_address(value):
+        return meant
     if "://" in value:
-        return _of_address(value) or (
+        return (
             "write the file's digest behind it, URL@sha256:..., or fetch the file first, for"
             " example with curl -LO"
         )
@@ -85,11 +89,12 @@ def missing(folder: Path, value: str, word: str = "FROM") -> str:
     return did_you_mean(longer[:3] or near(path.name, names, 3))
 
 
-def _of_address(value: str) -> str:
+def of_address(value: str) -> str:
     """The name of a model whose page, or whose file, an address is of; or nothing."""
     if match := _HUB_PAGE.match(value):
-        type_ = _TYPE_IN_NAME.search(match[2] or "")
-        tag = f":{type_[1]}" if type_ else ""
+        file = (match[2] or "").rpartition("/")[2]
+        type_ = _TYPE_IN_NAME.search(file)
+        tag = f":{type_[1] if type_ else file}" if file.endswith(".gguf") else ""
         return did_you_mean([f"hf.co/{match[1]}{tag}"])
     match = _OLLAMA_PAGE.fullmatch(value)
     return did_you_mean([match[1]] if match else [])

@@ -78,10 +78,11 @@ class Writer(Protocol):
     def write(self, data: Buffer) -> None:
         """Append bytes."""
 
-    def save(self, then: Callable[[str, int], object]) -> None:
+    def save(self, then: Callable[[str, int], object], *, durable: bool = True) -> None:
         """Make what was written so far durable, and call ``then``, both on another thread.
 
-        It is given the path for :class:`RangePlace`, and how many bytes are durable there.
+        It is given the path for :class:`RangePlace`, and how many bytes are durable there, or
+        without ``durable`` outlive this process.
         """
 
     def wait(self) -> None:

@@ -70,16 +70,18 @@ class BlobWriter:
         self.size = 0
         self.limits = Limits()
 
-    def save(self, then: Callable[[str, int], object]) -> None:
+    def save(self, then: Callable[[str, int], object], *, durable: bool = True) -> None:
         """Make what was written so far durable, and call ``then``, both on another thread.
 
         It is given the file's place below the store's root, and how many bytes of the
-        file are durable. See :meth:`wait`.
+        file are durable. See :meth:`wait`. What is not ``durable`` outlives this process, and
+        perhaps not the machine's power.
         """
 
         def save(written: int) -> None:
-            with store_errors("writing a blob"):
-                sync(self._file.fd)
+            if durable:
+                with store_errors("writing a blob"):
+                    sync(self._file.fd)
             self._saved = True
             place = self._file.path.relative_to(self._blobs.folder.parent).as_posix()
             then(place, written)

@@ -105,6 +105,11 @@ class Ahead(Generic[ValueT]):
                 limits.add(CORES, seconds - disk)
             return self._ready[index]
 
+    def is_ready(self, index: int, seconds: float) -> bool:
+        """Whether a result is there, or will not be, within so many seconds; it is not taken."""
+        with self._changed:
+            return self._changed.wait_for(lambda: index in self._ready or self.stopping, seconds)
+
     def done(self, index: int) -> None:
         """A consumer needs this result no longer; after the last one its bytes are free."""
         with self._changed:

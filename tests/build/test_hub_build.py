@@ -168,6 +168,24 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(
     assert "Modelfile:2" in done.stderr and "has no revision 'v9'" in done.stderr
 
 
+def test_the_addresses_of_pages(mbuild: Run, tmp_path: Path, hub: HubStandIn) -> None:
+    """Mean the repository that they show; others are refused with what to write."""
+    first = hub.repositories[REPO].refs["main"]
+    page = f"https://huggingface.co/{REPO}"
+    for shown in (f"{page}/", f"{page}/tree/main", f"{page}/commit/{first}"):
+        modelfile(tmp_path, f"FROM {shown}")
+        good(mbuild)
+    modelfile(tmp_path, f"FROM {page}/discussions")
+    assert f"did you mean hf.co/{REPO}?" in mbuild("-t", "m").stderr
+    hub.put("org/gguf", {"a-q8_0.gguf": b"GGUF", "b-q4_0.gguf": b"GGUF"})
+    modelfile(tmp_path, "FROM hf.co/org/gguf@main")
+    assert "write hf.co/org/gguf, or hf.co/org/gguf:Q4_K_M" in mbuild("-t", "m").stderr
+    hub.forget()
+    modelfile(tmp_path, "FROM hf.co/org/gguf:a-q8_0.gguf")
+    mbuild("-t", "m")
+    assert [path for _, path, _ in hub.requests][:1] == ["/v2/org/gguf/manifests/a-q8_0.gguf"]
+
+
 def test_gated_private_renamed_and_absent(mbuild: Run, tmp_path: Path, hub: HubStandIn) -> None:
     """Each is told apart as far as the Hub tells, with what to do; a token opens what it may."""
     repository = hub.repositories[REPO]

@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +37,7 @@ from mbuild.build.steps import elsewhere, filling, opened, ranges
 from mbuild.build.steps.as_it_is import write_as_it_is
 from mbuild.build.steps.changes import ChangedOrigin, DropLayers, TakeTensors
 from mbuild.build.steps.filling import VERSIONS, FillSource, FillTask, fill, layers_of, pickled
+from mbuild.build.steps.making import RangeMaker
 from mbuild.build.steps.opened import OpenFiles
 from mbuild.build.steps.origins import GGUFOrigin, LayerOrigin
 from mbuild.build.steps.outputs import Variant
@@ -237,6 +240,51 @@ def test_an_executor_that_breaks_costs_what_ran(number: int, chat: Path, tmp_pat
     assert built.id == plain.id
     (warning,) = built.warnings
     assert "lost some of the work (a process died): it is done here" in warning
+
+
+KILLED = """
+import itertools, os, signal, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from mbuild.build.steps import elsewhere, ranges
+import mbuild
+
+ranges.RANGE, elsewhere.TASK = 32 << 10, 96 << 10
+fill, tasks = elsewhere.fill, itertools.count(1)
+
+def watched(task):
+    if next(tasks) > 6:
+        time.sleep(1.5)  # what is finished is with the build, which writes it
+        os.kill(os.getpid(), signal.SIGKILL)
+    with open("filled", "a") as log:
+        log.writelines(f"{place.tensor} {place.first}\\n" for place in task.places)
+    return fill(task)
+
+elsewhere.fill = watched
+with ThreadPoolExecutor(1) as pool:
+    mbuild.build(text="FROM ./chat\\n", name="m", store="s", quantize="q4_0", executor=pool)
+"""
+
+
+def test_a_build_that_is_killed_loses_no_range_that_workers_finished(
+    chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kill -9 of the build that asked: the next one makes what was under way, and what follows."""
+    code = [sys.executable, "-c", KILLED]
+    done = subprocess.run(code, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    filled = set((tmp_path / "filled").read_text().splitlines())
+    again: set[str] = set()
+    quantized = RangeMaker._quantized
+
+    def watched(self: RangeMaker, part: Range, *others: Any) -> Any:
+        again.add(f"{part.tensor.name} {part.first}")
+        return quantized(self, part, *others)
+
+    monkeypatch.setattr(RangeMaker, "_quantized", watched)
+    asked = {"text": "FROM ./chat\n", "folder": tmp_path, "name": "m", "quantize": "q4_0"}
+    built = mbuild.build(store=tmp_path / "s", **asked)  # type: ignore[arg-type]
+    assert len(filled) >= 12 and not filled & again
+    assert built.id == mbuild.build(store=tmp_path / "p", **asked).id  # type: ignore[arg-type]
 
 
 def test_a_worker_that_hands_back_other_bytes_is_found(

@@ -80,6 +80,18 @@ def test_an_answer_is_json(store: Path, tmp_path: Path) -> None:
     assert "JSON Schema" in _run(store, "run", "chat", "--format", "x", "y", status=2).stderr
 
 
+def test_a_base_model_completes_a_prompt(tmp_path: Path) -> None:
+    """Without any template the prompt is what the model goes on with, as in Ollama."""
+    file, store = tmp_path / "Modelfile", tmp_path / "store"
+    file.write_text(
+        f"# syntax=mbuild/1\nFROM {smollm()}\nUNSET tokenizer.chat_template\nUNSET TEMPLATE\n"
+        "PARAMETER temperature 0\nPARAMETER num_predict 4\nPARAMETER num_thread 1\n"
+        "PARAMETER num_ctx 256\n"
+    )
+    _run(store, "build", "-f", str(file), "-t", "base")
+    assert _run(store, "run", "base", "The capital of France is").stdout.strip().startswith("Paris")
+
+
 def test_what_cannot_be_run_is_said(store: Path) -> None:
     """An unknown name, a wrong option, no server to ask; each with a way to go."""
     done = _run(store, "run", "nope", "x", status=1)
@@ -89,8 +101,8 @@ def test_what_cannot_be_run_is_said(store: Path) -> None:
         "does not support thinking"
         in _run(store, "run", "chat", "x", "--think", "true", status=1).stderr
     )
-    assert "no mbuild serve serves" in _run(store, "ps", status=2).stderr
-    assert "no mbuild serve serves" in _run(store, "stop", "chat", status=2).stderr
+    assert "no mbuild serve runs on the store" in _run(store, "ps", status=2).stderr
+    assert "no mbuild serve runs on the store" in _run(store, "stop", "chat", status=2).stderr
     done = _run(store, "run", "chat", "x", "--llama-server", "/no/such", status=2)
     assert "is not a program" in done.stderr
 

@@ -132,6 +132,27 @@ def test_rope_parameters_of_kinds_of_layers_get_no_base_of_the_class() -> None:
     assert config_class("gpt_oss").complete(config)["rope_parameters"] == kinds
 
 
+@pytest.mark.parametrize(
+    ("kind", "said", "wanted"),
+    [("llama3", {}, None), ("yarn", {}, 777), ("longrope", {}, 777),
+     ("llama3", {"original_max_position_embeddings": 50}, 50),
+     ("linear", {"original_max_position_embeddings": 50}, 50)],
+)  # fmt: skip
+def test_the_context_before_it_was_stretched(
+    kind: str, said: dict[str, int], wanted: int | None
+) -> None:
+    """The configuration's own counts where the scaling has none; llama3's default is 8192."""
+    scaling = {"rope_type": kind, "factor": 2.0}
+    config = {
+        "model_type": "llama",
+        "max_position_embeddings": 777,
+        "rope_scaling": scaling,
+        **said,
+    }
+    rope = config_class("llama").complete(config)["rope_parameters"]
+    assert rope.get("original_max_position_embeddings") == wanted
+
+
 def test_a_row_has_defaults_that_add_nothing() -> None:
     """BPE, no rules and no class of transformers; towers are found by their names alone."""
     row = Family("llama", ("X",), (), parts.DENSE)

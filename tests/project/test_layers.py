@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import re
 from pathlib import Path
 
@@ -186,3 +187,9 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 def test_architecture_shows_the_same_rows() -> None:
     """The tables in ARCHITECTURE.md are these."""
     assert _shown("Layers") == [*ROWS[:-1], *ROWS_OF_BUILD]
+
+
+def test_architecture_is_three_pages_at_most() -> None:
+    """A page has 66 lines of 100 characters; a table's row may need several."""
+    lines = (PACKAGE.parent / "ARCHITECTURE.md").read_text(encoding="utf-8").splitlines()
+    assert sum(max(1, math.ceil(len(line) / 100)) for line in lines) <= 3 * 66

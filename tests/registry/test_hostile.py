@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pulling import pulled, refused
 from registries import digest_of
 from stand_in import Handler, StandIn, stand_in
 from stores import check_promise
@@ -23,14 +24,11 @@ from mbuild.core.errors import (
     RegistryError,
     UnreachableError,
 )
-from mbuild.core.transfers import Transferred
 from mbuild.registry.auth.keeping import keep
 from mbuild.registry.auth.login import Login
 from mbuild.registry.client import attempts, web
 from mbuild.registry.client.access import Access
 from mbuild.registry.client.registry import OCI_INDEX
-from mbuild.registry.reference import ModelReference
-from mbuild.registry.transfer.pull import pull
 from mbuild.store import Store
 
 WEIGHTS = os.urandom((40 << 20) + 321)
@@ -48,23 +46,6 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
-
-
-def pulled(
-    store: Store, host: str, name: str = "a/m:v1", access: Access | None = None
-) -> Transferred:
-    reference = ModelReference.parse(f"{host}/{name}")
-    *_, last = pull(reference, reference.local, store, access or Access())
-    assert isinstance(last, Transferred)
-    return last
-
-
-def refused(store: Store, host: str, match: str, kind: type[MbuildError] = RegistryError) -> None:
-    """A pull fails with these words, and the store has neither a model nor a blob of it."""
-    with pytest.raises(kind, match=match):
-        pulled(store, host)
-    assert list(store.manifests.names()) == []
-    assert check_promise(store.root) == 0 if (store.root / "blobs").is_dir() else True
 
 
 # --- what heals ---------------------------------------------------------------------------

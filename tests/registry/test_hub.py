@@ -81,10 +81,14 @@ def ask(access: Access = Access(), name: str = "org/m") -> Listing:  # noqa: B00
         ("hf.co/org/m@v1.0", "org/m", "v1.0"),
         ("hf.co/org/m@refs/pr/3", "org/m", "refs/pr/3"),
         (f"hf.co/org/m@{COMMIT}", "org/m", COMMIT),
+        ("https://huggingface.co/org/m/", "org/m", "main"),
+        ("hf.co/org/m/tree/v1", "org/m", "v1"),
+        ("https://huggingface.co/org/m/tree/refs%2Fpr%2F3", "org/m", "refs/pr/3"),
+        (f"https://huggingface.co/org/m/commit/{COMMIT}", "org/m", COMMIT),
     ],
 )
 def test_a_repository_and_its_revision(text: str, repository: str, revision: str) -> None:
-    """Either host, with or without a scheme; without a revision it is main."""
+    """Either host, with or without a scheme, or a page's address; without a revision it is main."""
     found = HubReference.parse(text)
     assert found == HubReference(repository, revision)
     assert found.is_commit == (revision == COMMIT)
@@ -94,7 +98,8 @@ def test_a_repository_and_its_revision(text: str, repository: str, revision: str
 
 @pytest.mark.parametrize(
     "text",
-    ["hf.co/m", "hf.co/a/b/c", "hf.co/../m", "hf.co/a/b@", "hf.co/a/b@..", "hf.co/a/b@x y",
+    ["hf.co/m", "hf.co/a/b/c", "hf.co/a/b/blob/main/c.json", "hf.co/datasets/a/b",
+     "hf.co/../m", "hf.co/a/b@", "hf.co/a/b@..", "hf.co/a/b@x y",
      "hf.co/a/--b", "hf.co/a/b:Q4_K_M", "ghcr.io/a/b", "hf.co/a/" + "b" * 200],
 )  # fmt: skip
 def test_what_is_no_repository(text: str) -> None:

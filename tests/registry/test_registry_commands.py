@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 import pytest
 from conftest import Run
-from documents import documented
+from documents import DOCS, documented
 from http_in_thread import answering
 from hub_stand_in import HubStandIn, hub_stand_in
 from inprocess import in_process
@@ -340,3 +340,33 @@ def test_a_transfer_is_told_in_bytes() -> None:
     assert not tally.take(LeftOut(Direction.PULL, ("card.md",)))
     assert tally.so_far == (120, 150)
     assert (tally.left_out, tally.done) == (("card.md",), None)
+
+
+# --- the page ---------------------------------------------------------------------------
+
+
+def registries_of_the_page() -> list[list[str]]:
+    """The rows of the page's table of registries: cells between its bars."""
+    text = (DOCS / "registry.md").read_text(encoding="utf-8")
+    table = text.partition("| registry | a model there |")[2].partition("\n\n")[0]
+    return [re.split(r"(?<!\\) \| ", row.strip("| ")) for row in table.split("\n")[2:]]
+
+
+@pytest.mark.parametrize("row", registries_of_the_page(), ids=lambda row: row[0][:12])
+def test_each_registry_of_the_page_has_a_name_and_commands_that_are_understood(
+    row: list[str],
+) -> None:
+    """The name leads to its host; each command has the options and arguments that it takes."""
+    name = row[1].strip("`")
+    host, _, rest = name.partition("/")
+    reference = ModelReference.parse(name if host == "hf.co" else f"{host}/{rest.lower()}")
+    assert reference.host == host and reference.tag in ("v1", "Q4_K_M")
+    for line in re.findall(r"`mbuild ([^`]*)`", " ".join(row[2:])):
+        words = shlex.split(line)
+        if words[0] == "serve" and len(words) == 1:
+            continue
+        command = cli.get_command(click.Context(cli), words[0])
+        assert command is not None, line
+        with command.make_context(words[0], words[1:]) as context:
+            given = context.params.get("host") or context.params.get("target")
+            assert given.host.lower() == host.lower(), line

@@ -34,7 +34,7 @@ def test_webp_becomes_png() -> None:
 def test_what_is_no_webp_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """Damaged, cut short, or larger than memory is given for."""
     for data in (b"RIFF\0\0\0\0WEBPVP8 ", _webp()[:24]):
-        with pytest.raises(UsageError, match="begins as WebP"):
+        with pytest.raises(UsageError, match="begins like WebP"):
             png_of(data)
     monkeypatch.setattr(pictures, "MAX_PIXELS", 5)
     with pytest.raises(UsageError, match="3 x 2 pixels"):

@@ -152,7 +152,7 @@ def test_webp_is_looked_at_as_png(server: Server) -> None:
 def test_what_cannot_be_looked_at_is_said(server: Server) -> None:
     """A file that is no image, a model without a projector; the next request is answered."""
     refused = chat(server, "sees", b"RIFF\0\0\0\0WEBPVP8 ", status=400)["error"]
-    assert "begins as WebP" in refused
+    assert "begins like WebP" in refused
     assert "does not support vision" in chat(server, "blind", RED, status=400)["error"]
     assert chat(server, "sees", RED)["done"]
 

@@ -52,6 +52,7 @@ _WEIGHT_ENDS = (".safetensors", ".safetensors.index.json", ".bin.index.json")
 _SHOWN = 500  # characters of a value in a message
 _PATH_STARTS = ("./", "../", "/", "~", ".\\", "..\\", "\\")
 _PATH_ENDS = (".gguf", ".safetensors", *PICKLES)
+_HUB_STARTS = ("hf.co/", "huggingface.co/")
 
 
 def is_part_of_checkpoint(name: str) -> bool:
@@ -70,6 +71,8 @@ def is_pickled(base: str) -> bool:
 
 def is_path(value: str) -> bool:
     """Whether a FROM value can only mean a path, not a model's name."""
+    if value.startswith(_HUB_STARTS) and ":" in value:
+        return False  # hf.co/ORG/REPO:FILE.gguf, as Ollama has it
     return value in (".", "..") or value.startswith(_PATH_STARTS) or value.endswith(_PATH_ENDS)
 
 

@@ -25,20 +25,26 @@ HandOut = Callable[["VariantFile", Sequence[tuple[str, RangePlace]]], object]
 """Is given a file, and where its ranges lie, by their keys."""
 
 _SAVE_BYTES = 128 << 20  # output after which finished ranges are made durable at the latest
-_SHARE = 10  # at most one part in so many of the disk's time goes to that
+_LOOK_SECONDS = 0.05
 
 
 class SaveRule(NamedTuple):
-    """When finished ranges are made durable: after so many seconds, and so many bytes."""
+    """When finished ranges are saved: after so many seconds, and so many bytes.
+
+    At most one part in ``share`` of the disk's time goes to that. What is not ``durable`` outlives
+    a build that is killed; a power cut may cost it, which its digest shows.
+    """
 
     seconds: float
     size: int
+    share: int
+    durable: bool
 
 
-OWN_WORK = SaveRule(1.0, 8 << 20)
+OWN_WORK = SaveRule(1.0, 8 << 20, 10, durable=True)
 """What was made here: making it again costs this machine a second, and what it read meanwhile."""
 
-WORK_OF_OTHERS = SaveRule(0.1, 1)
+WORK_OF_OTHERS = SaveRule(0.1, 1, 2, durable=False)
 """What workers made: a build that is killed loses what runs, and a tenth of a second's work."""
 
 
@@ -118,7 +124,7 @@ class VariantFile:
         self._rule = rule
         self._done: list[tuple[str, RangePlace]] = []  # keys, and places but for the file's name
         self._noted = 0  # of these
-        self._saved = 0
+        self._saved = self._durable = 0
         self._saving = False
         self._due = time.monotonic() + rule.seconds
         self._tensors = 0  # that are written
@@ -154,10 +160,22 @@ class VariantFile:
         if wanted is not None or (self._waits if self.ended else self._is_due()):
             self._save(wanted)
 
+    @property
+    def until_due(self) -> float | None:
+        """In how many seconds to save, though nothing more comes; None where that can wait."""
+        if self._rule.durable or self._saved == self.writer.size or not self._done:
+            return None
+        return _LOOK_SECONDS if self._saving else max(0.0, self._due - time.monotonic())
+
+    def save_now(self) -> None:
+        """Nothing more came in time; nothing is done while the last save is under way."""
+        if not self._saving:
+            self._save()
+
     def stop(self) -> None:
         """The build was stopped: let the next one find what is written."""
         if self._done and not self.ended:
-            self._save()
+            self._save(durable=True)
             self.writer.wait()
 
     def commit(self) -> Blob:
@@ -177,7 +195,7 @@ class VariantFile:
         late = time.monotonic() >= self._due and new >= self._rule.size
         return bool(self._done) and not self._saving and (late or new >= _SAVE_BYTES)
 
-    def _save(self, wanted: HandOut | None = None) -> None:
+    def _save(self, wanted: HandOut | None = None, *, durable: bool = False) -> None:
         """Make what was written durable, and the ranges in it findable, beside the writing."""
 
         def note(path: str, written: int) -> None:
@@ -188,15 +206,18 @@ class VariantFile:
                 self._cache.record(key, place._replace(path=path))
             self._cache.flush()
             now = time.monotonic()
-            self._due = now + max(self._rule.seconds, _SHARE * (now - began))
+            self._due = now + max(self._rule.seconds, self._rule.share * (now - began))
             self._saving = False
             if wanted is not None:
                 there = self._done[: self._noted]
                 wanted(self, [(key, place._replace(path=path)) for key, place in there])
 
         began = time.monotonic()
+        full = self.writer.size - self._durable >= _SAVE_BYTES
+        durable = durable or self._rule.durable or full or self._waits
         self._saved, self._saving = self.writer.size, True
-        self.writer.save(note)
+        self._durable = self._saved if durable else self._durable
+        self.writer.save(note, durable=durable)
 
     def _record(self, path: str) -> None:
         for key, place in self._done:

@@ -269,6 +269,10 @@ class _Lane:
                 file.begin(self._tell)
             for number, part in enumerate(self._work.ranges):
                 file = self._home[part.number]
+                while (until := file.until_due) is not None:
+                    if self._work.ahead.is_ready(number, until):
+                        break
+                    file.save_now()
                 made = self._work.ahead.take(number, file.writer.limits)[self._index]
                 if made.digest is not None and not made.found:
                     self._made.add(part.number)

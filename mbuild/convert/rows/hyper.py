@@ -137,8 +137,7 @@ class HFConfig:
         if self.sliding_theta is not None:
             return self._nested_rope(config, rope)
         partial = config.get("partial_rotary_factor", self.partial)
-        name = "original_max_position_embeddings"
-        original = config.get(name) if name in self.values else None
+        original = config.get("original_max_position_embeddings")
         kinds = config.get("layer_types")
         inner = [key for key in LAYER_TYPES if isinstance(kinds, list) and key in kinds]
         if any(key in rope for key in inner):  # nothing is added to those of a kind of layers
@@ -182,10 +181,10 @@ def _standard(
     result.setdefault("rope_theta", theta)
     if partial is not None:
         result.setdefault("partial_rotary_factor", partial)
-    if result["rope_type"] in ("llama3", "yarn", "longrope"):
-        name = "original_max_position_embeddings"
-        default = config.get("max_position_embeddings") if original is None else original
-        result.setdefault(name, default)
+    if original is None and result["rope_type"] in ("yarn", "longrope"):
+        original = config.get("max_position_embeddings")
+    if original is not None:
+        result.setdefault("original_max_position_embeddings", original)
     return result
 
 

@@ -12,7 +12,7 @@ from urllib.parse import urlencode, urlsplit
 from mbuild.core.errors import DeniedError, RegistryError, UsageError
 from mbuild.registry.auth.challenge import BASIC, BEARER, Challenge
 from mbuild.registry.client.access import Access, Nearness, nearness_of_host
-from mbuild.registry.client.answers import drained, read_limited
+from mbuild.registry.client.answers import AGAIN, drained, later, read_limited
 from mbuild.registry.client.web import PORTS
 from mbuild.registry.reference import OLLAMA_HOSTS
 
@@ -27,6 +27,7 @@ _CLIENT = "mbuild"
 _LEAST_SECONDS = 60.0
 """How long a token lasts whose answer does not say (distribution's token specification)."""
 
+_MOST_SECONDS = 1e9
 _MARGIN = 10.0  # seconds before its end at which a token is renewed
 
 Where = tuple[str, str, tuple[str, ...]]
@@ -106,12 +107,12 @@ class BearerTokens:
     def _check_realm(self, realm: str) -> None:
         """Refuse a place that a login must not be taken to; raises :class:`RegistryError`."""
         registry = self._registry
-        parts = urlsplit(realm)
         try:
-            port = parts.port or PORTS.get(parts.scheme)
-        except ValueError:
-            port = None
-        if parts.scheme not in PORTS or not parts.hostname or port is None:
+            parts = urlsplit(realm)
+            port = parts.port or PORTS[parts.scheme]
+        except (ValueError, KeyError):
+            port = 0
+        if not port or not parts.hostname:
             raise RegistryError(
                 f"the registry {registry.host} does not say where to get tokens: {realm[:200]!r}"
             )
@@ -209,6 +210,8 @@ def _host_of(url: str) -> str:
 
 def _read(answer: BaseHTTPResponse, host: str, has_login: bool) -> _Kept:
     """The token in an answer; raises :class:`DeniedError` or :class:`RegistryError`."""
+    if answer.status in AGAIN:
+        raise later(answer, f"the registry {host} gave no token", host)
     data = read_limited(answer, MAX_ANSWER)
     if answer.status in (400, 401, 403):
         said = "does not accept the login" if has_login else "requires a login"
@@ -227,8 +230,9 @@ def _read(answer: BaseHTTPResponse, host: str, has_login: bool) -> _Kept:
             f"the registry {host} gave no token: it answered with status {answer.status}"
         )
     seconds = value.get("expires_in")
-    lasts = float(seconds) if isinstance(seconds, int | float) else 0.0
-    lasts = max(lasts, _LEAST_SECONDS)
+    lasts = _LEAST_SECONDS
+    if isinstance(seconds, int | float) and _LEAST_SECONDS < seconds < _MOST_SECONDS:
+        lasts = float(seconds)
     return _Kept(f"Bearer {token}", time.monotonic() + lasts - _MARGIN)
 
 

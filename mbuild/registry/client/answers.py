@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import http.client
 import json
 import re
 import time
@@ -38,8 +39,7 @@ def read_limited(answer: BaseHTTPResponse, limit: int) -> bytes:
     one. Raises :class:`UnreachableError` for a body that is cut.
     """
     try:
-        if answer.headers.get("content-encoding", "identity").lower() != "identity":
-            raise RegistryError("the registry sent a compressed answer that was not asked for")
+        check_plain(answer)
         pieces, size = [], 0
         while piece := answer.read(64 << 10):
             pieces.append(piece)
@@ -52,6 +52,26 @@ def read_limited(answer: BaseHTTPResponse, limit: int) -> bytes:
         raise UnreachableError("the registry's answer was cut off") from None
     finally:
         answer.close()
+
+
+def check_plain(answer: BaseHTTPResponse) -> None:
+    """Raise :class:`RegistryError` for a compressed body: nobody asked for one."""
+    if answer.headers.get("content-encoding", "identity").lower() != "identity":
+        answer.close()
+        raise RegistryError("the registry sent a compressed answer that was not asked for")
+
+
+def read_into(answer: BaseHTTPResponse, room: memoryview) -> int:
+    """Fill room with what comes of a body, as it was sent; less only at its end.
+
+    Raises :class:`UnreachableError` where it is cut. urllib3 makes an object of every piece;
+    the standard library's answer below it, which keeps the account, takes it into place.
+    """
+    source = getattr(answer, "_fp", answer)
+    try:
+        return int(source.readinto(room))
+    except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError):
+        raise UnreachableError("the connection was lost") from None
 
 
 def drained(answer: BaseHTTPResponse) -> None:

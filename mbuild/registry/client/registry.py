@@ -117,9 +117,21 @@ class Registry:
         """An address below the repository."""
         return f"{self.scheme}://{self.host}{self._mirror.path}/v2/{self.path}/{rest}"
 
-    def absolute(self, location: str) -> str:
-        """The address that a ``Location`` names, which may be a path."""
-        return urljoin(f"{self.scheme}://{self.host}/", location)
+    def absolute(self, location: str, base: str = "") -> str:
+        """The address that a ``Location`` names, which may be a path, by default of this host.
+
+        Raises :class:`RegistryError` for what is no web address.
+        """
+        try:
+            found = urljoin(base or f"{self.scheme}://{self.host}/", location)
+            usable = bool(location) and urlsplit(found).scheme in PORTS
+        except ValueError:
+            usable = False
+        if not usable:
+            raise RegistryError(
+                f"the registry {self.host} redirects to no usable address: {location[:200]!r}"
+            )
+        return found
 
     def is_own(self, url: str) -> bool:
         """Whether an address is this registry's: scheme, host and port."""
@@ -229,11 +241,7 @@ class Registry:
                 return Answered(answer, url)
             location = answer.headers.get("location", "")
             drained(answer)
-            following = urljoin(url, location)
-            if not location or urlsplit(following).scheme not in PORTS:
-                raise RegistryError(
-                    f"the registry {self.host} redirects to no usable address: {location[:200]!r}"
-                )
+            following = self.absolute(location, url)
             if url.startswith("https:") and not following.startswith("https:"):
                 raise RegistryError(
                     f"the registry {self.host} redirects from https to http",

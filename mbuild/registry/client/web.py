@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import ipaddress
 import socket
 import ssl
@@ -38,6 +39,8 @@ By itself it makes that megabytes, which is of use for distances only: here it m
 and all of it is lost by whoever is killed.
 """
 
+_MOST_INTERIM = 16  # answers of the kind 100 Continue before the answer
+_SWITCHING = 101
 _KEPT = 8  # connections to one host
 
 
@@ -170,6 +173,21 @@ def _target(url: str) -> str:
     return target if target.startswith("/") else f"/{target}"
 
 
+class _Answer(http.client.HTTPResponse):
+    """An answer behind any number of interim ones, within reason (RFC 9110, 15.2).
+
+    The standard library takes 103 for the answer itself, and 100 for ever.
+    """
+
+    def _read_status(self) -> tuple[str, int, str]:
+        for _ in range(_MOST_INTERIM):
+            found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
+            if not 100 <= found[1] < 200 or found[1] == _SWITCHING:
+                return found
+            http.client.parse_headers(self.fp)
+        raise http.client.HTTPException("interim answers without an end")
+
+
 def _watched(
     kind: type[HTTPConnection],
     reach: frozenset[Nearness],
@@ -182,6 +200,8 @@ def _watched(
     """
 
     class Watched(kind):  # type: ignore[misc,valid-type]
+        response_class = _Answer
+
         def connect(self) -> None:
             """Connect, unless that leads where it must not."""
             if reach != EVERYWHERE:

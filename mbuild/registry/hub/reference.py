@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from mbuild.core.errors import UnreachableError, UsageError
 from mbuild.core.names import InvalidNameError
@@ -17,6 +17,9 @@ DEFAULT_REVISION = "main"
 _PREFIXES = tuple(f"{host}/" for host in sorted(HUB_HOSTS))
 _PART = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 """An owner or a repository, as ``huggingface_hub.utils.validate_repo_id`` has it."""
+
+_TREES = ("tree", "commit")
+"""What stands between a repository and a revision in the addresses of the Hub's pages."""
 
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,249}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -30,11 +33,18 @@ class HubReference(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> HubReference:
-        """Read ``hf.co/ORG/REPO[@REVISION]``; raises :class:`InvalidNameError`."""
+        """Read ``hf.co/ORG/REPO[@REVISION]``, or the address of a page that shows that.
+
+        Raises :class:`InvalidNameError`.
+        """
         rest = text.split("://", 1)[-1]
         host, _, path = rest.partition("/")
-        path, at, revision = path.partition("@")
+        path, at, revision = path.rstrip("/").partition("@")
         parts = path.split("/")
+        if len(parts) == 4 and parts[2] in _TREES and not at:
+            at, revision = "@", unquote(parts.pop())
+            path = "/".join(parts[:2])
+            parts.pop()
         if host.lower() not in HUB_HOSTS or len(parts) != 2:
             raise _invalid(text, "a repository of the Hub has an owner and a name")
         for part in parts:

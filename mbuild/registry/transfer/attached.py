@@ -147,7 +147,7 @@ def _manifests(registry: Registry, reference: ModelReference, model: Digest) -> 
 
     if rows is None:
         rows = [row for found in tagged(model.filename) for row in _rows(found.data, registry)]
-    wanted = [row["digest"] for row in rows if row.get("artifactType") in known]
+    wanted = [row["digest"] for row in rows if str(row.get("artifactType")) in known]
     seen = set[Digest]()
     for text in wanted[: MOST * len(known)]:
         with suppress(DigestError, AbsentError):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import urllib3
 
 from mbuild.core.errors import RegistryError, UnreachableError
-from mbuild.registry.client.answers import AGAIN, drained, later
+from mbuild.registry.client.answers import AGAIN, check_plain, drained, later, read_into
 from mbuild.registry.client.attempts import Attempts
 from mbuild.registry.client.registry import Registry, pull_scope
 
@@ -32,11 +32,14 @@ _LEAST_PIECE = 64 << 10
 _SECONDS = 0.005
 """About how long a piece takes, so that a kill loses as little of the time on a slow line."""
 
+_PROGRESS = 16 << 10
+"""Bytes that a request has to bring to count as one that went well: a few each time have no end."""
+
 _DIGESTED = 1 << 20  # bytes after which the digest follows
 _EXPIRED = frozenset({400, 401, 403, 404, 410})
 """What storage answers to an address that was good for some minutes only."""
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 
 
 class Download:
@@ -105,7 +108,7 @@ class Download:
                 else:
                     self._take(*gaps[0], part)
             except UnreachableError as error:
-                if self._partial.received > before:
+                if self._partial.received >= before + _PROGRESS:
                     attempts.progressed()
                 attempts.failed(error)
         self._partial.advance()
@@ -162,6 +165,7 @@ class Download:
         answered = self._registry.get(asked, (pull_scope(self._registry.path),), headers, tries=1)
         answer = answered.response
         if answer.status in (200, 206):
+            check_plain(answer)
             if not self._registry.is_own(answered.url):
                 self._place = answered.url
             return answer
@@ -177,17 +181,17 @@ class Download:
         """Write what comes to its place; raises :class:`UnreachableError` if it ends too soon."""
         at = digested = start
         size, before = _LEAST_PIECE, time.monotonic()
+        room = memoryview(bytearray(min(_PIECE, end - start)))
         try:
             while at < end:
-                piece = answer.read(min(size, end - at))
-                if not piece:
+                count = read_into(answer, room[: min(size, end - at)])
+                if not count:
                     raise UnreachableError("the connection was lost")
                 now = time.monotonic()
                 size, before = _following(size, now - before), now
                 part.at(0)
-                self._partial.write(at, piece)
-                self._partial.note(at, at + len(piece))
-                at += len(piece)
+                self._partial.take(at, room[:count])
+                at += count
                 if at - digested >= _DIGESTED:
                     digested = at
                     self._partial.advance()

@@ -42,6 +42,12 @@ PREFIX = "pull-"
 
 JOURNAL = ".journal"
 _PIECE = 1 << 20  # bytes that are read back at once for the digest, from the system's cache
+_WRITTEN = 32 << 10
+"""Bytes that are written at once: Linux takes memory for a file in blocks as large as that.
+
+Larger ones, in a virtual machine, the host often has to find first: 0.5 to 1 s of CPU a GB more.
+"""
+
 _MAX_JOURNAL = 64 << 20
 _LONG_JOURNAL = 4 << 20
 """Bytes of a journal after which it is written anew."""
@@ -195,18 +201,34 @@ class PartialBlob:
             at = max(at, last)
         return [*gaps, (at, end)] if at < end else gaps
 
+    def take(self, offset: int, data: memoryview) -> None:
+        """Put bytes at their place: they need not be asked for again, even after a kill.
+
+        What is there already stays as it is, for it may be digested. Bytes with which the
+        digest goes on are digested while they are at hand.
+        """
+        end = offset + len(data)
+        # One thread at a time: the others would wait in the kernel, and busily.
+        with self._writing:
+            gaps = self.missing(offset, end)
+            for first, last in gaps:
+                self.write(first, data[first - offset : last - offset])
+                self.note(first, last)
+        if gaps == [(offset, end)] and self._hashed == offset:
+            self._digest_next(offset, data)
+
     def write(self, offset: int, data: Buffer) -> None:
         """Put bytes at their place; they count once they are noted."""
         assert self._file is not None
         view = memoryview(data).cast("B")
-        # One thread at a time: the others would wait in the kernel, and busily.
-        with store_errors("writing a blob"), self._writing:
+        with store_errors("writing a blob"):
             while view:
+                piece = view[:_WRITTEN]
                 if hasattr(os, "pwrite"):
-                    count = os.pwrite(self._file.fd, view, offset)
+                    count = os.pwrite(self._file.fd, piece, offset)
                 else:
                     os.lseek(self._file.fd, offset, os.SEEK_SET)
-                    count = os.write(self._file.fd, view)
+                    count = os.write(self._file.fd, piece)
                 offset += count
                 view = view[count:]
 
@@ -238,6 +260,21 @@ class PartialBlob:
             finally:
                 self._hashing.release()
 
+    def _digest_next(self, offset: int, data: memoryview) -> None:
+        """Digest bytes that are there, unless another thread does that now."""
+        if self._hashing.acquire(blocking=False):
+            try:
+                if self._hashed == offset:
+                    self._digest(data)
+            finally:
+                self._hashing.release()
+
+    def _digest(self, data: memoryview) -> None:
+        self._hash.update(data)
+        if self._other is not None:
+            self._other.update(data)
+        self._hashed += len(data)
+
     def _prefix(self) -> int:
         with self._lock:
             return self._spans[0][1] if self._spans and self._spans[0][0] == 0 else 0
@@ -255,10 +292,7 @@ class PartialBlob:
                     room[:count] = data
                 if not count:
                     raise OtherBytesError("a partial download became shorter while it was read")
-                self._hash.update(room[:count])
-                if self._other is not None:
-                    self._other.update(room[:count])
-                self._hashed += count
+                self._digest(room[:count])
 
     # The end.
 
