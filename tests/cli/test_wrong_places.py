@@ -76,3 +76,8 @@ def test_an_error_names_the_file_that_was_asked_for(
     with pytest.raises(OSError, match="Read-only") as caught:
         write_file(tmp_path / "g.svg", "x")
     assert caught.value.filename == str(tmp_path / "g.svg")
+
+
+def test_a_folder_in_the_place_of_an_archive_is_named(mbuild: Run) -> None:
+    """Also the one in which the command runs."""
+    assert mbuild("import", ".").stderr.startswith("error: . is a directory")

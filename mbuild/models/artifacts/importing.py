@@ -82,7 +82,7 @@ def import_tar(
     not what it should be (nothing is named then), :class:`UsageError` for one
     name and several models. ``progress`` gets bytes done and bytes in all.
     """
-    with OpenFile.open(path, path.name) as file:
+    with OpenFile.open(path, path.name or str(path)) as file:
         archive = _Archive(file)
         try:
             models = _models(archive, name)
