@@ -89,7 +89,9 @@ class MemoryWriter:
         """Append bytes."""
         self._data += memoryview(data).cast("B")
 
-    def save(self, then: Callable[[str, int], object], *, durable: bool = True) -> None:
+    def save(
+        self, then: Callable[[str, int], object], *, durable: bool = True, begun: bool = True
+    ) -> None:
         """Memory is never durable."""
 
     def wait(self) -> None:

@@ -62,7 +62,7 @@ def _start_library(job: dict[str, Any], spec: EngineSpec) -> Any:
     params.n_parallel, params.cache_ram_mib = 1, _SPARE_MIB
     params.n_ctx, params.n_batch = spec.num_ctx, spec.num_batch
     params.n_ubatch = spec.num_batch
-    params.use_jinja = spec.jinja
+    params.use_jinja, params.ctx_shift = spec.jinja, spec.shift
     if not spec.jinja:
         params.chat_template = "chatml"
     params.embedding = True
@@ -98,6 +98,8 @@ def _start_executable(job: dict[str, Any], spec: EngineSpec) -> subprocess.Popen
         arguments += ["--n-gpu-layers", str(spec.num_gpu)]
     if not spec.use_mmap:
         arguments += ["--no-mmap"]
+    if spec.shift:
+        arguments += ["--context-shift"]
     if spec.jinja:
         arguments += ["--jinja"]
     else:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 parsed = lru_cache(maxsize=16)(parse)
 """A template's syntax tree, which every request needs; raises the parser's errors."""
 
+_UNSHIFTED = ("deepseek2",)
+"""Architectures whose contexts Ollama does not shift."""
 _MIN_BATCH = 2  # tokens; the engine does not start with fewer
 _BYTES_OF_CACHE = 2  # of a number in the engine's cache of keys and values: F16
 
@@ -140,7 +142,7 @@ class Runnable:
             name = f"{'/'.join(path)}:{tag}"
             raise CannotError("\n".join(f"{name} does not support {word}" for word in missing))
 
-    def spec(self, options: Mapping[str, Any]) -> EngineSpec:
+    def spec(self, options: Mapping[str, Any], *, shift: bool = True) -> EngineSpec:
         """The engine that these options need (:func:`mbuild.runtime.options.settings`)."""
         weights = self._files[MODEL]
         num_ctx = context_of(options, self.facts.context_length, vision=self._sees)
@@ -163,6 +165,7 @@ class Runnable:
             jinja=self.jinja,
             embeds_only=self.facts.pooled,
             pooled=self.facts.pooled,
+            shift=shift and self.facts.architecture not in _UNSHIFTED,
         )
 
 

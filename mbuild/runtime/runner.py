@@ -65,7 +65,7 @@ class Runner:
         await self.pool.unload(model.spec(settings(model.contents.parameters, {})).files)
 
     def _spec(self, model: Runnable, ask: Ask) -> EngineSpec:
-        return model.spec(settings(model.contents.parameters, ask.options))
+        return model.spec(settings(model.contents.parameters, ask.options), shift=ask.shift)
 
     def _engine(
         self,

@@ -16,7 +16,8 @@ class EngineSpec:
     Two models that differ in their template, system prompt or parameters have equal ones.
     ``model``: the weights, or the first of their shards. ``jinja``: the engine makes prompts
     itself, by the template in the weights. ``num_thread`` 0: as many as there are cores;
-    ``num_gpu`` -1: as many layers as fit, for engines that have a GPU.
+    ``num_gpu`` -1: as many layers as fit, for engines that have a GPU. ``shift``: an answer that
+    fills the context goes on, and loses half of what is behind the first ``num_keep`` tokens.
     """
 
     model: str
@@ -33,6 +34,7 @@ class EngineSpec:
     jinja: bool = False
     embeds_only: bool = False
     pooled: bool = False
+    shift: bool = True
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -121,11 +121,12 @@ class Blocks:
         """
 
         def write_and_do() -> None:
-            direct = self._direct
-            self._leave_direct()
-            write_all(self._fd, begun)
-            os.lseek(self._fd, self.written, os.SEEK_SET)
-            self._direct = direct and _set_direct(self._fd, True)
+            if begun:
+                direct = self._direct
+                self._leave_direct()
+                write_all(self._fd, begun)
+                os.lseek(self._fd, self.written, os.SEEK_SET)
+                self._direct = direct and _set_direct(self._fd, True)
             task(self.written + len(begun))
 
         self._pass_on(write_and_do)

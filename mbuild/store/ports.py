@@ -78,11 +78,14 @@ class Writer(Protocol):
     def write(self, data: Buffer) -> None:
         """Append bytes."""
 
-    def save(self, then: Callable[[str, int], object], *, durable: bool = True) -> None:
+    def save(
+        self, then: Callable[[str, int], object], *, durable: bool = True, begun: bool = True
+    ) -> None:
         """Make what was written so far durable, and call ``then``, both on another thread.
 
         It is given the path for :class:`RangePlace`, and how many bytes are durable there, or
-        without ``durable`` outlive this process.
+        without ``durable`` outlive this process. Without ``begun`` some of the last bytes may
+        not be among them.
         """
 
     def wait(self) -> None:

@@ -70,12 +70,15 @@ class BlobWriter:
         self.size = 0
         self.limits = Limits()
 
-    def save(self, then: Callable[[str, int], object], *, durable: bool = True) -> None:
+    def save(
+        self, then: Callable[[str, int], object], *, durable: bool = True, begun: bool = True
+    ) -> None:
         """Make what was written so far durable, and call ``then``, both on another thread.
 
         It is given the file's place below the store's root, and how many bytes of the
         file are durable. See :meth:`wait`. What is not ``durable`` outlives this process, and
-        perhaps not the machine's power.
+        perhaps not the machine's power. Without ``begun`` the block that is not full yet
+        waits for the next time: to write it twice costs more than to write it directly.
         """
 
         def save(written: int) -> None:
@@ -86,7 +89,8 @@ class BlobWriter:
             place = self._file.path.relative_to(self._blobs.folder.parent).as_posix()
             then(place, written)
 
-        self._blocks.then(bytes(self._block[: self._filled]) if self._block else b"", save)
+        rest = bytes(self._block[: self._filled]) if self._block and begun else b""
+        self._blocks.then(rest, save)
 
     def wait(self) -> None:
         """Wait until everything is durable that was to be saved."""

@@ -88,6 +88,12 @@ def test_the_error_is_that_of_the_values(mbuild: Run, tmp_path: Path) -> None:
     assert f"largest      {found['error']:.5f} of {worst}" in shown
 
 
+def ran(mbuild: Run) -> set[str]:
+    """The kinds of the steps that the last build ran."""
+    log = json.loads(mbuild("history", "--last", "1", "--format", "json").stdout)
+    return {step["kind"] for step in log["steps"] if step["status"] == "ran"}
+
+
 def test_a_build_that_fails_a_check_names_nothing(mbuild: Run) -> None:
     """The old model keeps the name; it is said by how much, and what was measured is kept."""
     built(mbuild, "-q", "q8_0")
@@ -103,8 +109,10 @@ def test_a_build_that_fails_a_check_names_nothing(mbuild: Run) -> None:
     (step,) = [step for step in log["steps"] if step["kind"] == "compare"]
     assert log["result"] == "failed" and "CHECK error < 0.01" in log["error"]
     assert step["measured"]["error"] == pytest.approx(float(found[1]), rel=1e-5)
-    again = built(mbuild, "-q", "q4_0", "--check", "error < 0.5")
-    assert "1 step run" in again, again  # the check: all that it looks at is known
+    built(mbuild, "-q", "q4_0", "--check", "error < 0.5")
+    # All that the check looks at is known. The manifest was put together beside it, and may have
+    # been stopped by it.
+    assert {"check"} <= ran(mbuild) <= {"check", "manifest"}
 
 
 def test_what_held_is_not_looked_at_again(mbuild: Run) -> None:
@@ -114,9 +122,7 @@ def test_what_held_is_not_looked_at_again(mbuild: Run) -> None:
     assert "1 step run" in built(mbuild, "-q", "q4_0", "--check", "error < 0.4")
     Path("Modelfile").write_text("FROM ./chat\nSYSTEM x\n")
     built(mbuild, "-q", "q4_0", "--check", "error < 0.4")
-    log = json.loads(mbuild("history", "--last", "1", "--format", "json").stdout)
-    ran = {step["kind"] for step in log["steps"] if step["status"] == "ran"}
-    assert ran == {"system", "manifest"}
+    assert ran(mbuild) == {"system", "manifest"}
 
 
 def test_the_modelfile_says_the_same(mbuild: Run) -> None:

@@ -28,7 +28,7 @@ from mbuild.work import cores
 CUTS = (4 << 10, 20_000, 16 << 20)
 """Sizes of ranges in bytes: some rows each, no whole number of anything, everything."""
 
-TYPES = ("q4_K_M", "q8_0", "q5_1", "iq4_XS", "q2_K")
+TYPES = ("q4_K_M", "q8_0", "q5_1", "iq4_XS", "q2_K", "iq2_XXS", "iq1_M", "tq1_0")
 
 
 @pytest.fixture(scope="module", params=["8 experts", "odd", "fused"])

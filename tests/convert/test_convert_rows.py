@@ -153,6 +153,31 @@ def test_the_context_before_it_was_stretched(
     assert rope.get("original_max_position_embeddings") == wanted
 
 
+@pytest.mark.parametrize("model_type", ["chameleon", "olmo", "olmo2"])
+def test_a_class_that_refuses_a_scaling_adds_nothing(model_type: str) -> None:
+    """They take the type and the factor alone; else the file is taken as it is."""
+    other = {"model_type": model_type, "rope_scaling": {"type": "yarn", "factor": 2.0}}
+    assert config_class(model_type).complete(other) == other
+    plain = {"model_type": model_type, "rope_scaling": {"type": "linear", "factor": 2.0}}
+    assert config_class(model_type).complete(plain)["rope_parameters"]["rope_theta"] == 10000.0
+
+
+def test_olmo_3_takes_every_scaling() -> None:
+    """Its class warns of what it does not know, unlike those of OLMo 1 and 2."""
+    config = {"model_type": "olmo3", "rope_scaling": {"rope_type": "yarn", "factor": 2.0}}
+    assert config_class("olmo3").complete(config)["rope_parameters"]["rope_theta"] == 10000.0
+
+
+def test_gemmas_full_layers_have_the_context_before_it_was_stretched() -> None:
+    """Where it stands in the configuration itself; the sliding ones are never stretched."""
+    scaling = {"rope_type": "yarn", "factor": 4.0}
+    config = {"model_type": "gemma3_text", "rope_scaling": scaling}
+    config |= {"original_max_position_embeddings": 32, "max_position_embeddings": 999}
+    rope = config_class("gemma3_text").complete(config)["rope_parameters"]
+    assert rope["full_attention"]["original_max_position_embeddings"] == 32
+    assert "original_max_position_embeddings" not in rope["sliding_attention"]
+
+
 def test_a_row_has_defaults_that_add_nothing() -> None:
     """BPE, no rules and no class of transformers; towers are found by their names alone."""
     row = Family("llama", ("X",), (), parts.DENSE)

@@ -30,6 +30,8 @@ def converted(folder: Path, name: str, **changes: Any) -> BareModel:
         ("plamo3", {"window_size": None}, "plamo3.attention.sliding_window_pattern", None),
         ("plamo3", {}, "plamo3.attention.sliding_window_pattern", 8),
         ("rwkv7", {"layer_norm_epsilon": 1e-6}, "rwkv7.attention.layer_norm_epsilon", 1e-5),
+        ("mpt", {"attn_config": None}, "mpt.attention.max_alibi_bias", 8.0),
+        ("mpt", {"attn_config": {"alibi": False}}, "mpt.attention.max_alibi_bias", 0.0),
         ("umt5", {"decoder_start_token_id": ...}, "t5.decoder_start_token_id", 0),
     ],
 )

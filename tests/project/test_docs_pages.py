@@ -50,8 +50,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def trees() -> list[ast.Module]:
-    """The syntax trees of all modules."""
-    return [ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))]
+    """The syntax trees of the modules that read variables or have names for them."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))]
+    return [ast.parse(text) for text in texts if re.search("environ|getenv|_VARIABLE", text)]
 
 
 def constants(modules: list[ast.Module]) -> dict[str, str]:
@@ -69,15 +70,16 @@ def constants(modules: list[ast.Module]) -> dict[str, str]:
 
 def read_in(function: ast.AST) -> Iterator[ast.expr]:
     """What stands for a variable's name where ``os.environ`` is read, in a function or module."""
+    nodes = tuple(ast.walk(function))
     aliases = {
         node.targets[0].id
-        for node in ast.walk(function)
+        for node in nodes
         if isinstance(node, ast.Assign)
         and isinstance(node.targets[0], ast.Name)
         and ast.unparse(node.value) == "os.environ.get"
     }
     readers = {*aliases, "os.environ.get", "os.environ.setdefault", "os.getenv"}
-    for node in ast.walk(function):
+    for node in nodes:
         if isinstance(node, ast.Call) and ast.unparse(node.func) in readers:
             yield node.args[0]
         elif isinstance(node, ast.Subscript) and ast.unparse(node.value) == "os.environ":

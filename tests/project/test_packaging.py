@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import installed
 import pytest
@@ -203,6 +205,10 @@ def test_pipx_installs_the_checkout(checkout: Path, tmp_path: Path) -> None:
 # --- the wheel with kernels -----------------------------------------------------------------
 
 
+QUANTIZED = ("Q4_K", "Q6_K")
+"""The types of a Q4_K_M."""
+
+
 def own_level() -> str:
     """The level of x86-64 whose kernels run here; skips the test where there is none."""
     pytest.importorskip("numba")
@@ -267,7 +273,7 @@ def test_the_wheel_with_kernels_needs_no_numba(wheel: Path, tmp_path: Path) -> N
     """Nor llvmlite: the first Q4_K_M has the same bytes, and takes the time of a later one."""
     level = own_level()
     # The kernels of two types instead of all, which would take minutes.
-    few = f"{tmp_path} --pure {wheel} --types Q4_K,Q6_K --levels {level}"
+    few = f"{tmp_path} --pure {wheel} --types {','.join(QUANTIZED)} --levels {level}"
     shell(f"{sys.executable} {ROOT}/release/wheel.py {few}", tmp_path, environment(home=tmp_path))
     made = tmp_path / f"mbuild_models-{__version__}-py3-none-manylinux_2_17_x86_64.whl"
     with zipfile.ZipFile(made) as archive:
@@ -307,10 +313,27 @@ def test_the_same_checkout_gives_the_same_wheel(wheel: Path, tmp_path: Path) -> 
     assert len(made[0][1]) > wheel.stat().st_size
 
 
+def made_by() -> ModuleType:
+    """``release/kernels.py``."""
+    spec = importlib.util.spec_from_file_location("release_kernels", ROOT / "release/kernels.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", list(sys.path))
+        spec.loader.exec_module(module)
+    return module
+
+
 def _check(archive: zipfile.ZipFile, level: str) -> None:
     """The wheel is well-formed: kernels, requirements, tag, and a RECORD of all files."""
-    objects = [name for name in archive.namelist() if "/objects/" in name]
-    assert len(objects) == 11 and f"mbuild/quant/compiled/objects/{level}/" in objects[-1]
+    from mbuild.quant.kernels import target
+
+    objects = {name for name in archive.namelist() if "/objects/" in name}
+    place = "mbuild/quant/compiled/objects/"
+    lanes = target.lanes_of(target.features_of(level))
+    kernels = {f"{kind}_{type_}_{lanes}" for kind in ("plain", "weighted") for type_ in QUANTIZED}
+    names = kernels | {name for name, _ in made_by().texts()}
+    assert objects == {f"{place}index.json", *(f"{place}{level}/{name}.o.z" for name in names)}
     elsewhere = "sys_platform != 'linux' or platform_machine != 'x86_64'"
     assert requirements(archive) == {
         f"llvmlite>=0.44; {elsewhere}",

@@ -121,6 +121,23 @@ def test_texts_beyond_the_context_are_cut_or_refused(run: Callable[[Scenario], N
     run(scenario)
 
 
+def test_an_answer_goes_on_beyond_the_context(run: Callable[[Scenario], None]) -> None:
+    """What was said first is forgotten; without shift the answer ends there."""
+
+    async def scenario(runner: Runner, model: Runnable) -> None:
+        options = {**FEW, "num_ctx": 256, "num_predict": 40}
+        turns, ends = (ChatTurn("user", "word " * 235),), {"0": -100.0, "2": -100.0}
+        counts = []
+        for shift in (True, False):
+            ask = Ask(turns, options, complete=True, raw=True, shift=shift, bias=ends)
+            _, end = await _collected(runner.answer(model, ask))
+            assert end.reason is EndReason.LENGTH
+            counts.append(end.answer_count)
+        assert counts[0] == 40 > counts[1] > 0
+
+    run(scenario)
+
+
 def test_a_prompt_that_is_too_long_keeps_its_beginning_and_its_end(
     run: Callable[[Scenario], None],
 ) -> None:

@@ -158,7 +158,7 @@ class VariantFile:
             self._tensors += 1
         wanted, self._wanted = self._wanted, None
         if wanted is not None or (self._waits if self.ended else self._is_due()):
-            self._save(wanted)
+            self._save(wanted, begun=wanted is not None or self._waits or self._rule.durable)
 
     @property
     def until_due(self) -> float | None:
@@ -195,8 +195,13 @@ class VariantFile:
         late = time.monotonic() >= self._due and new >= self._rule.size
         return bool(self._done) and not self._saving and (late or new >= _SAVE_BYTES)
 
-    def _save(self, wanted: HandOut | None = None, *, durable: bool = False) -> None:
-        """Make what was written durable, and the ranges in it findable, beside the writing."""
+    def _save(
+        self, wanted: HandOut | None = None, *, durable: bool = False, begun: bool = True
+    ) -> None:
+        """Save what was written, and make the ranges in it findable, beside the writing.
+
+        Without ``begun`` all but the last few megabytes: while more comes these are saved soon.
+        """
 
         def note(path: str, written: int) -> None:
             for key, place in self._done[self._noted :]:
@@ -215,9 +220,10 @@ class VariantFile:
         began = time.monotonic()
         full = self.writer.size - self._durable >= _SAVE_BYTES
         durable = durable or self._rule.durable or full or self._waits
-        self._saved, self._saving = self.writer.size, True
-        self._durable = self._saved if durable else self._durable
-        self.writer.save(note, durable=durable)
+        self._saving = True
+        self._saved = self.writer.size if begun else self._saved
+        self._durable = self.writer.size if durable else self._durable
+        self.writer.save(note, durable=durable, begun=begun)
 
     def _record(self, path: str) -> None:
         for key, place in self._done:

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 
 
 def _alibi(hp: Hyper) -> float:
+    """The largest bias of a distance, 0 without any; the class has one where nothing is said."""
     attention = hp.value("attn_config")
-    if not isinstance(attention, dict) or not attention.get("alibi"):
+    settings = attention if isinstance(attention, dict) else {}
+    if not settings.get("alibi", True):
         return 0.0
-    return attention.get("alibi_bias_max", 8)  # type: ignore[no-any-return]
+    return settings.get("alibi_bias_max", 8)  # type: ignore[no-any-return]
 
 
 def _attention(key: str, type_: ValueType, name: str) -> Key:

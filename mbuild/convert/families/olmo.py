@@ -79,7 +79,6 @@ OLMO3 = replace(
     names=("Olmo3ForCausalLM",),
     hf=HFConfig(
         "olmo3",
-        narrow=True,
         untied=True,
         values={**_VALUES, "rms_norm_eps": 1e-5, "sliding_window": 4096},
         fills={"num_key_value_heads": heads},

@@ -156,9 +156,10 @@ class HFConfig:
             config.get("rope_theta", self.theta),
             config.get("rope_local_base_freq", self.sliding_theta),
         )
-        for label, theta in zip(LAYER_TYPES, bases, strict=True):
+        originals = (config.get("original_max_position_embeddings"), None)
+        for label, theta, original in zip(LAYER_TYPES, bases, originals, strict=True):
             given = _mapping(rope.get(label) or {}, label)
-            result[label] = _standard(given, theta, None, None, config)
+            result[label] = _standard(given, theta, None, original, config)
         return result
 
 
