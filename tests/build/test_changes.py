@@ -14,7 +14,13 @@ from mbuild.build.splitting import Splitting
 from mbuild.build.staged import arguments_of, staged_targets
 from mbuild.build.staging import NoFiles
 from mbuild.build.steps.changed import ChangeWeights
-from mbuild.build.steps.changes import ChangedOrigin, DropLayers, MergeAdapter, SetMetadata
+from mbuild.build.steps.changes import (
+    ChangedOrigin,
+    DropLayers,
+    MergeAdapter,
+    SetMetadata,
+    held_factors,
+)
 from mbuild.build.steps.checking import MEASURES, CheckModel
 from mbuild.build.steps.origins import GGUFOrigin
 from mbuild.core.digest import BLAKE3, Digest
@@ -210,3 +216,12 @@ def test_a_stages_name_is_its_own() -> None:
     assert stage_name("other", None, taken) == "other"
     with pytest.raises(Exception, match="a stage is called Base already"):
         stage_name("base", None, taken)
+
+
+def test_what_adapters_take_in_memory_is_the_size_of_their_files() -> None:
+    """Of each that is merged; without one it is nothing."""
+    one = adapter("a")
+    size = sum(each.stamp.size for each in one.files.values())
+    assert size > 0 and held_factors(BASE) == held_factors(ChangedOrigin(BASE, ())) == 0
+    changes = (one, DropLayers((1,)), adapter("b"))
+    assert held_factors(ChangedOrigin(BASE, changes)) == 2 * size

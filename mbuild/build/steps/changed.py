@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mbuild.build.graph import Made, Step, StepContext
 from mbuild.build.splitting import SPLITTING_NAMES, Splitting, split_fields
 from mbuild.build.steps.as_it_is import write_as_it_is
-from mbuild.build.steps.changes import ChangedOrigin
+from mbuild.build.steps.changes import ChangedOrigin, held_factors
 from mbuild.build.steps.gguf import Role, check_role
 from mbuild.build.steps.models import made_of, shards_of
 from mbuild.build.steps.opened import OpenFiles
@@ -71,7 +71,8 @@ class ChangeWeights(OverOrigin):
             plans = [layout(shard) for shard in shards]
             largest = max(map(largest_load, shards, plans), default=0)
         size = sum(plan.size for plan in plans)
-        return Cost(size, memory_for(self.reads + size, largest, cores()), every_core=True)
+        memory = memory_for(self.reads + size, largest, cores()) + held_factors(self.origin)
+        return Cost(size, memory, every_core=True)
 
     @classmethod
     def make(

@@ -150,6 +150,13 @@ class TakeTensors(NamedTuple):
 Alteration = MergeAdapter | SetMetadata | DropLayers | TakeTensors
 
 
+def held_factors(origin: Origin) -> int:
+    """The most bytes of adapters that are in memory while the tensors they change are made."""
+    changes = origin.changes if isinstance(origin, ChangedOrigin) else ()
+    merged = (change for change in changes if isinstance(change, MergeAdapter))
+    return sum(file.stamp.size for change in merged for file in change.files.values())
+
+
 class ChangedOrigin(NamedTuple):
     """Weights with changes, which are made one after another while they are read.
 

@@ -153,12 +153,13 @@ class Quantize(OverOrigin):
     def cost(self, store: BuildStore) -> Cost:
         """The new file, and each tensor in it; all cores work on it."""
         from mbuild.build.costs import BLOCKS_BESIDE, Cost, memory_for
+        from mbuild.build.steps.changes import held_factors
         from mbuild.work.cores import cores
 
         if self.choice is not None:  # nobody knows the types yet
             return self.choice.cost_of_file(store)
         tensors, size, largest, result = _preview(self, store)
-        memory = memory_for(self.reads + size, largest, cores())
+        memory = memory_for(self.reads + size, largest, cores()) + held_factors(self.origin)
         # Two ranges at least are worked on at once.
         beside = BLOCKS_BESIDE + 2 * result
         return Cost(size, memory, tensors, every_core=True, beside=beside)
