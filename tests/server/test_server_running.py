@@ -184,8 +184,8 @@ def test_odd_options_mean_what_ollama_says(server: Server) -> None:
         answer = _post(server, "/api/generate", **body)
         assert 0 < answer["eval_count"] <= body["options"]["num_predict"]
         assert answer["prompt_eval_count"] < 128
-    for options in ({"num_ctx": 128, "num_batch": 0}, {"num_ctx": 128, "num_thread": 10**6}):
-        _post(server, "/api/embed", model="chat", input="x", options=options, keep_alive=0)
+    _post(server, "/api/generate", model="chat", keep_alive=0)
+    assert _engines() == []
 
 
 def test_biased_tokens_do_not_come(server: Server) -> None:
@@ -258,7 +258,8 @@ def test_a_long_conversation_loses_its_first_turns(server: Server) -> None:
     body = {**loaded, "prompt": "word " * 300}
     assert _post(server, "/api/generate", **body)["prompt_eval_count"] < 128
     assert "context length" in _post(server, "/api/generate", 400, **body, shift=False)["error"]
-    _post(server, "/api/embed", **loaded, input="x", keep_alive=0)
+    _post(server, "/api/generate", model="chat", keep_alive=0)
+    assert _engines() == []
 
 
 TOOL = {
