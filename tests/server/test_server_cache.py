@@ -35,7 +35,7 @@ def test_bytes_are_kept_by_their_sha256(server: Server, tmp_path: Path) -> None:
     http = server.http
     assert http.get(CAS).status_code == 404
     wrong = http.put(CAS, content=DATA + b"1")
-    assert wrong.status_code == 400 and "another SHA-256" in wrong.text
+    assert wrong.status_code == 400 and "a different SHA-256" in wrong.text
     assert http.get(CAS).status_code == 404
     assert http.put(CAS, content=DATA).status_code == 201
     assert http.put(CAS, content=DATA).status_code == 201
@@ -107,8 +107,8 @@ def test_what_it_holds_is_listed(server: Server, monkeypatch: pytest.MonkeyPatch
 def test_a_list_that_is_none_is_an_error() -> None:
     """Lines that are no objects, endless ones, and one that was cut off."""
     for data, words in (
-        (b"[1]\n", "no object"),
-        (b'["lease/x", "many", 0]\n', "no object"),
+        (b"[1]\n", "not an object"),
+        (b'["lease/x", "many", 0]\n', "not an object"),
         (b"x" * 5000, "more than"),
         (b'["lease', "cut off"),
     ):
