@@ -24,12 +24,23 @@ from mbuild.shared.cache import TeamCache
 
 JOB = """
 import os, sys, time
-from mbuild.build.steps import making
+from mbuild.build.steps import flight, making
 
+late = os.environ.get("LATE")  # after so many ranges a second job has come, however slowly
+wait_until_ready = flight.PieceFlight._wait_until_ready
+
+def came(self, check):
+    open("came", "w").close()
+    wait_until_ready(self, check)
+
+flight.PieceFlight._wait_until_ready = came
 quantized = making.RangeMaker._quantized
 
 def logged(self, part, new, importances, data):
     time.sleep(0.02)  # a small model, quantized as slowly as a large one
+    made = len(open("made").readlines()) if os.path.exists("made") else 0
+    while late and made >= int(late) and not os.path.exists("came"):
+        time.sleep(0.02)
     made = quantized(self, part, new, importances, data)
     line = f"{part.tensor.name} {part.first} {new.name}\\n"
     with open("made", "a") as log:
@@ -68,7 +79,7 @@ class Jobs:
     def __init__(self, work: Path, url: str, environment: dict[str, str]) -> None:
         self.work = work
         self._url = url
-        self._environment = environment
+        self.environment = environment
         self.started: list[subprocess.Popen[str]] = []
 
     def start(self, type_: str, *options: str) -> subprocess.Popen[str]:
@@ -78,7 +89,7 @@ class Jobs:
         job = subprocess.Popen(
             [*command, "--store", store, "--progress", "json", *(options or ("-t", "m"))],
             cwd=self.work,
-            env=clean_environment(self._environment),
+            env=clean_environment(self.environment),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -135,6 +146,7 @@ def plain(work: Path, type_: str) -> str:
 @pytest.mark.parametrize("late", [0, 12], ids=["at once", "later"])
 def test_two_types_make_no_range_twice(jobs: Jobs, late: int) -> None:
     """Q4_K_M and Q4_K_S have most tensors in common; the second job comes at once or later."""
+    jobs.environment["LATE"] = str(late)
     jobs.start("q4_K_M")
     jobs.until(late)
     jobs.start("q4_K_S")
