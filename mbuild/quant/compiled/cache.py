@@ -89,8 +89,8 @@ def key(name: str) -> bytes:
     return hashlib.sha256(sources_digest() + repr((name, target.description())).encode()).digest()
 
 
-def _name(name: str, key_: bytes) -> str:
-    return f"{name}-{key_.hex()[:32]}.o"
+def _path(name: str, key_: bytes) -> Path:
+    return directory() / f"{name}-{key_.hex()[:32]}.o"
 
 
 def read(name: str) -> bytes | None:
@@ -100,7 +100,8 @@ def read(name: str) -> bytes | None:
     counts only where nobody else can have put it there (see :func:`problem`).
     """
     key_ = key(name)
-    content = read_own(directory(), _name(name, key_))
+    path = _path(name, key_)
+    content = read_own(path.parent, path.name)
     if content is None:
         return None
     code = content[_DIGEST:]
@@ -111,4 +112,5 @@ def write(name: str, code: bytes) -> None:
     """Keep the object file of a kernel, if the directory can be written and is the user's own."""
     key_ = key(name)
     content = hashlib.sha256(key_ + code).digest() + code
-    write_own(directory(), _name(name, key_), content)
+    path = _path(name, key_)
+    write_own(path.parent, path.name, content)
