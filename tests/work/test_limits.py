@@ -14,6 +14,8 @@ from example_models import write_chat
 from gguf_files import tiny_gguf
 from inprocess import in_process
 
+from mbuild.gguf.model import Tensor
+from mbuild.gguf.types import GGMLType
 from mbuild.store import Store
 from mbuild.store import writing as store_writing
 from mbuild.store.blocks import BLOCK, Blocks
@@ -142,10 +144,12 @@ def test_a_build_says_what_held_its_steps_up(
 ) -> None:
     """In the events of the steps that make weights, within their seconds; of others nothing."""
     write_chat(tmp_path / "chat")
-    tiny_gguf(tmp_path / "tiny.gguf")
+    # Large enough to be hashed in some milliseconds, of which its limits are counted.
+    filler = Tensor("filler.weight", (1024, 8192), GGMLType.F32, lambda: bytes(32 << 20))
+    tiny_gguf(tmp_path / "large.gguf", tensors=[filler])
     mbuild: Run = in_process(tmp_path, monkeypatch)
     seen = {}
-    for source, options in (("./chat", []), ("./chat", ["-q", "q4_0"]), ("./tiny.gguf", [])):
+    for source, options in (("./chat", []), ("./chat", ["-q", "q4_0"]), ("./large.gguf", [])):
         (tmp_path / "Modelfile").write_text(f"FROM {source}\nSYSTEM You are Mario.\n")
         done = mbuild("-t", "m", "--progress", "json", *options)
         assert done.returncode == 0, done.stderr
