@@ -32,8 +32,10 @@ def open_folder(folder: Path) -> int:
     """A descriptor of a folder that is the user's own, for nobody else to write.
 
     It is no link, and not led to by a link that somebody else made. Raises OSError, which is
-    a PermissionError that says why where somebody else can write.
+    a PermissionError that says why where somebody else can write, or where nobody can tell.
     """
+    if not hasattr(os, "getuid"):  # Windows
+        raise PermissionError(errno.EACCES, "files have no owners here", str(folder))
     for place in (folder, *folder.parents):
         info = os.lstat(place)
         if stat.S_ISLNK(info.st_mode) and (place == folder or info.st_uid not in (0, os.getuid())):

@@ -40,6 +40,17 @@ def test_links_and_shared_folders_are_passed_over(tmp_path: Path) -> None:
         owned.open_folder(folder)
 
 
+def test_nothing_is_kept_where_files_have_no_owners(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows nobody can tell who wrote there: nothing is read, and nothing fails."""
+    owned.write_own(tmp_path / "own", "x", b"one")
+    monkeypatch.delattr(os, "getuid")
+    owned.write_own(tmp_path / "own", "y", b"two")
+    assert owned.read_own(tmp_path / "own", "x") is None
+    assert [path.name for path in (tmp_path / "own").iterdir()] == ["x"]
+
+
 def test_where_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """$MBUILD_HOME comes before $XDG_CACHE_HOME, which comes before the home directory."""
     monkeypatch.setenv("HOME", str(tmp_path))
