@@ -16,7 +16,7 @@ import click
 from mbuild.cli.common import NameType, format_option, harmless, open_store, store_option
 from mbuild.cli.running import engine_of
 from mbuild.cli.typed import FILE, kept_lines, typed_text
-from mbuild.core.errors import MbuildError, NameNotFoundError, UsageError
+from mbuild.core.errors import MbuildError, NameNotFoundError, ServingError, UsageError
 
 if TYPE_CHECKING:
     from mbuild.cli.talking import Talker
@@ -319,7 +319,7 @@ def stop_command(ctx: click.Context, *, name: ModelName, store: str | None) -> N
 
 
 def _asked(ctx: click.Context, store: str | None, path: str, body: Any) -> list[Any]:
-    """What mbuild's server of the store answers; raises :class:`UsageError` without one."""
+    """What mbuild's server of the store answers; raises :class:`ServingError` without one."""
     import urllib3
 
     from mbuild.cli.talking import ask_server
@@ -328,7 +328,7 @@ def _asked(ctx: click.Context, store: str | None, path: str, body: Any) -> list[
     opened = open_store(ctx, store)
     url = served_at(opened.private)
     if not url:
-        raise UsageError(
+        raise ServingError(
             f"no mbuild serve runs on the store {opened.root}",
             hint="a model that mbuild run runs without it ends with the command",
         )

@@ -29,7 +29,7 @@ Examples:
 
 @click.command("serve", epilog=EPILOG)
 @store_option
-@click.option("--host", metavar="HOST", help="Address to listen on  [default: 127.0.0.1]")
+@click.option("--host", metavar="HOST[:PORT]", help="Address to listen on  [default: 127.0.0.1]")
 @click.option("--port", metavar="PORT", type=int, help="Port  [default: 11434; 0: any free one]")
 @click.option("--token", metavar="TOKEN", help="Require Authorization: Bearer TOKEN.")
 @click.option("--insecure-no-auth", is_flag=True, help="Accept other machines without a token.")
@@ -91,10 +91,8 @@ def serve_command(ctx: click.Context, /, *, store: str | None, **options: Any) -
     """
     from mbuild.server import run, security
 
-    host, port = security.parse_host(os.environ.get(security.HOST_VARIABLE, ""))
-    host = options["host"] or host
-    if options["port"] is not None:
-        port = security.parse_port(str(options["port"]))
+    variable = os.environ.get(security.HOST_VARIABLE, "")
+    host, port = security.address_of(variable, options["host"], options["port"])
     token = options["token"] or os.environ.get(security.TOKEN_VARIABLE, "")
     policy = security.make_policy(
         host, token, options["allow_host"], insecure=options["insecure_no_auth"]

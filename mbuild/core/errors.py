@@ -16,6 +16,7 @@
     │   └── DamagedError      ... because its content is not what its name says
     ├── WorkerError           whoever should compute for a build cannot, or must not
     ├── BusyError             somebody else holds the store for too long
+    ├── ServingError          a server cannot listen, or there is none to ask
     ├── RegistryError         a registry refuses, fails, or sends what cannot be right
     │   ├── AbsentError       ... because it has no such model
     │   ├── DeniedError       ... because of who asks: no login, a wrong one, no right
@@ -115,6 +116,10 @@ class WorkerError(MbuildError):
 
 class BusyError(MbuildError):
     """Somebody else holds the store for longer than the caller wants to wait."""
+
+
+class ServingError(MbuildError):
+    """A server cannot listen where it should, or there is none that could be asked."""
 
 
 class RegistryError(MbuildError):

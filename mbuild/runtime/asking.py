@@ -208,6 +208,8 @@ class Asking:
     async def _events(self, path: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
         """The engine's events; raises what it says is wrong."""
         ignored = self._engine.ignored_schemas
+        shaped = "json_schema" in body or "response_format" in body
+        first = True
         answer = await self._engine.ask(path, body)
         if answer.status != 200:
             raise refused(answer.status, await answer.json())
@@ -215,6 +217,11 @@ class Asking:
             async for event in answer.events():
                 if "error" in event:
                     raise refused(500, event)
+                # The schema is compiled before the first word; what the engine cannot follow to
+                # the end it gives up later. It says either only in its log.
+                if shaped and (first or "timings" in event):
+                    await self._engine.log_read()
+                first = False
                 if self._engine.ignored_schemas > ignored:
                     raise UsageError("invalid format: the engine cannot follow this schema")
                 yield event

@@ -58,7 +58,7 @@ def _start_library(job: dict[str, Any], spec: EngineSpec) -> Any:
     params.hostnames, params.api_keys = [job["socket"]], [job["key"]]
     params.cors_origins, params.ui, params.endpoint_slots = "", False, False
     params.offline, params.warmup, params.fit_params = True, False, False
-    params.verbosity = 1
+    params.verbosity = 2  # errors, and warnings: by one it is known how far the log is written
     params.n_parallel, params.cache_ram_mib = 1, _SPARE_MIB
     params.n_ctx, params.n_batch = spec.num_ctx, spec.num_batch
     params.n_ubatch = spec.num_batch

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import secrets
-import shutil
 import signal
 import sys
-import tempfile
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from mbuild.runtime.child import READY
 from mbuild.runtime.failure import EngineDiedError, EngineError, NoEngineError
+from mbuild.runtime.places import OwnFolder, remove_abandoned
 from mbuild.runtime.spec import MEDIA_MARKER, EngineSpec
 from mbuild.work.cores import THREADS_VARIABLE, cores
 
@@ -27,19 +27,24 @@ if TYPE_CHECKING:
 LOAD_SECONDS = 300.0
 """How long an engine may take to load a model."""
 STOP_SECONDS = 2.0
+_LOG_SECONDS = 2.0
+"""How long an engine's log may take to be written."""
+_TURN = {"role": "user", "content": ""}
 _KEPT_LINES = 60
 _KEPT_BYTES = 1 << 20
 _PASSED_ON = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "SYSTEMROOT")
 """Of this process's environment the engine gets these and OMP_*: it needs no secrets."""
 _NO_SCHEMA = "llg error"
 """What xllamacpp's engine writes of a schema that it then ignores."""
+_NO_ERROR = re.compile(r"[\d.]+ [DIW] ")
+"""How lines of llama.cpp's log begin that are no errors: a time, a letter."""
 _SAYS_NOTHING = ("Failed to init server", "Traceback", "  File ", "    ")
 
 
 class LlamaEngine:
     """A running engine. Made by :func:`start`; :meth:`stop` ends it."""
 
-    def __init__(self, spec: EngineSpec, folder: Path, key: str, marker: str) -> None:
+    def __init__(self, spec: EngineSpec, folder: OwnFolder, key: str, marker: str) -> None:
         self.spec = spec
         self.marker = marker
         self._folder = folder
@@ -47,6 +52,8 @@ class LlamaEngine:
         self._client: Client | None = None
         self._loaded = False
         self.ignored_schemas = 0
+        self._marks: dict[str, asyncio.Future[None]] = {}
+        self._tells_of_marks = True
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -80,7 +87,7 @@ class LlamaEngine:
         )
         self._reading = asyncio.ensure_future(self._read_errors())
         job = {
-            "socket": str(self._folder / "engine.sock"),
+            "socket": str(self._folder.path / "engine.sock"),
             "key": self._key,
             "server": server,
             "spec": self.spec.to_json(),
@@ -90,9 +97,10 @@ class LlamaEngine:
             self._process.stdin.write(json.dumps(job).encode() + b"\n")
             await self._process.stdin.drain()
         meanwhile()
+        remove_abandoned()
         from mbuild.runtime.client import Client
 
-        self._client = Client(self._folder / "engine.sock", self._key)
+        self._client = Client(self._folder.path / "engine.sock", self._key)
         line = b""
         try:
             async with asyncio.timeout(LOAD_SECONDS):
@@ -119,6 +127,9 @@ class LlamaEngine:
             self._lines.append(text)
             if _NO_SCHEMA in text:
                 self.ignored_schemas += 1
+            for mark, future in self._marks.items():
+                if mark in text and not future.done():
+                    future.set_result(None)
 
     async def _reason(self) -> str:
         """What the engine said was wrong: its first line that is an error's."""
@@ -131,6 +142,7 @@ class LlamaEngine:
             _, found, text = line.partition(" E ")
             if found:
                 return text.strip()
+        lines = [line for line in lines if not _NO_ERROR.match(line)]
         return lines[-1] if lines else self._ending()
 
     def _ending(self) -> str:
@@ -147,6 +159,28 @@ class LlamaEngine:
             return await self._client.post(path, body)
         except (OSError, EOFError) as error:
             raise await self.died() from error
+
+    async def log_read(self) -> None:
+        """Wait until all is read that the engine has put into its log so far.
+
+        A thread of the engine's writes the log, one message after the other, perhaps after the
+        answer. So it is asked for something that it refuses with a warning, and the warning is
+        waited for; with an engine that does not warn of it only once. Raises
+        :class:`EngineDiedError`.
+        """
+        if not self._tells_of_marks:
+            return
+        mark = f"mark-{secrets.token_hex(8)}"
+        heard = self._marks[mark] = asyncio.get_running_loop().create_future()
+        wrong = {"messages": [_TURN], "response_format": {"type": mark}}
+        try:
+            (await self.ask("/apply-template", wrong)).close()
+            async with asyncio.timeout(_LOG_SECONDS):
+                await heard
+        except TimeoutError:
+            self._tells_of_marks = False
+        finally:
+            del self._marks[mark]
 
     async def died(self) -> EngineError:
         """The error for an engine that broke off."""
@@ -177,7 +211,7 @@ class LlamaEngine:
                 await process.wait()
         if self._reading is not None:
             self._reading.cancel()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.remove()
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:
@@ -229,12 +263,10 @@ async def start(
     """
     if not server and not has_engine():
         raise NoEngineError
-    # The path of a socket has at most 107 characters.
-    base = tempfile.gettempdir() if len(tempfile.gettempdir()) < 60 else "/tmp"
-    folder = Path(tempfile.mkdtemp(prefix="mbuild-run-", dir=base))
+    folder = OwnFolder()
     key, marker = secrets.token_urlsafe(24), f"<media-{secrets.token_hex(12)}>"
     if spec.shards:
-        spec = _linked(spec, folder)
+        spec = _linked(spec, folder.path)
     engine = LlamaEngine(spec, folder, key, marker)
     try:
         await engine.launch(server, meanwhile)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 import uvicorn
 
-from mbuild.core.errors import UsageError
+from mbuild.core.errors import ServingError
 from mbuild.server.app import make_app
 from mbuild.server.connections import BACKLOG, AcceptErrors, Connection, raise_file_limit
 from mbuild.server.service import Service
@@ -28,7 +28,7 @@ STOP_SECONDS = 2.0
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; raises :class:`UsageError` with one clear line."""
+    """A listening socket; raises :class:`ServingError` with one clear line."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
@@ -36,7 +36,7 @@ def listen(host: str, port: int) -> socket.socket:
         # it back until the client has acknowledged the head, which takes it 40 ms.
         sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
-        raise UsageError(f"cannot listen on {host}: {error.strerror or error}") from None
+        raise ServingError(f"cannot listen on {host}: {error.strerror or error}") from None
     try:
         if sys.platform != "win32":  # there it would let two servers have one port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -45,11 +45,11 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:
-            raise UsageError(
+            raise ServingError(
                 f"{host}:{port} is in use",
                 hint="is Ollama or another mbuild serve running? choose another --port",
             ) from None
-        raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+        raise ServingError(f"cannot listen on {host}:{port}: {error.strerror}") from None
     sock.set_inheritable(True)
     return sock
 

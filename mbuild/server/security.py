@@ -201,9 +201,15 @@ def parse_host(text: str) -> tuple[str, int]:
 
     Raises :class:`UsageError` for a port that is none.
     """
+    host, port = _parts_of(text)
+    return host or DEFAULT_HOST, DEFAULT_PORT if port is None else port
+
+
+def _parts_of(text: str) -> tuple[str, int | None]:
+    """The host, "" for none, and the port that it says itself or by its scheme."""
     text = text.strip().strip("\"'")
     scheme, separator, rest = text.partition("://")
-    default = _SCHEME_PORTS.get(scheme.lower(), DEFAULT_PORT) if separator else DEFAULT_PORT
+    default = _SCHEME_PORTS.get(scheme.lower()) if separator else None
     rest = (rest if separator else text).partition("/")[0]
     if rest.startswith("["):
         host, _, port = rest[1:].partition("]")
@@ -212,7 +218,20 @@ def parse_host(text: str) -> tuple[str, int]:
         host, port = rest, ""
     else:
         host, _, port = rest.partition(":")
-    return host or DEFAULT_HOST, parse_port(port) if port else default
+    return host, parse_port(port) if port else default
+
+
+def address_of(variable: str, host: str | None, port: int | None) -> tuple[str, int]:
+    """Where to listen: as ``OLLAMA_HOST`` says, which ``host`` overrules, and ``port`` both.
+
+    The host is written as the variable is, so it may have a port, too. Raises
+    :class:`UsageError` for a port that is none.
+    """
+    found_host, found_port = parse_host(variable)
+    asked_host, asked_port = _parts_of(host or "")
+    if port is not None:
+        asked_port = parse_port(str(port))
+    return asked_host or found_host, found_port if asked_port is None else asked_port
 
 
 def parse_port(text: str) -> int:

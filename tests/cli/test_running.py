@@ -101,8 +101,8 @@ def test_what_cannot_be_run_is_said(store: Path) -> None:
         "does not support thinking"
         in _run(store, "run", "chat", "x", "--think", "true", status=1).stderr
     )
-    assert "no mbuild serve runs on the store" in _run(store, "ps", status=2).stderr
-    assert "no mbuild serve runs on the store" in _run(store, "stop", "chat", status=2).stderr
+    assert "no mbuild serve runs on the store" in _run(store, "ps", status=1).stderr
+    assert "no mbuild serve runs on the store" in _run(store, "stop", "chat", status=1).stderr
     done = _run(store, "run", "chat", "x", "--llama-server", "/no/such", status=2)
     assert "is not a program" in done.stderr
 

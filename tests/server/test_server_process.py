@@ -18,7 +18,14 @@ from live_server import LiveServer, Server, serving, serving_here
 from stores import copy_tiny_store
 
 from mbuild.core.errors import UsageError
-from mbuild.server.security import AccessPolicy, host_of, is_loopback, make_policy, parse_host
+from mbuild.server.security import (
+    AccessPolicy,
+    address_of,
+    host_of,
+    is_loopback,
+    make_policy,
+    parse_host,
+)
 
 
 def run_serve(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -39,7 +46,7 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
         taken.listen()
         port = str(taken.getsockname()[1])
         ended = run_serve("--port", port, "--store", str(tmp_path))
-    assert ended.returncode == 2
+    assert ended.returncode == 1  # nothing is wrong with the command line
     assert ended.stderr.splitlines()[0] == f"error: 127.0.0.1:{port} is in use"
 
 
@@ -85,6 +92,37 @@ def test_host_variable_is_honoured(tmp_path: Path) -> None:
 def test_host_variable_is_read_as_ollama_reads_it(text: str, expected: tuple[str, int]) -> None:
     """Scheme, brackets, missing parts and quotes."""
     assert parse_host(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "expected"),
+    [
+        (None, None, ("10.0.0.1", 1)),
+        (None, 5, ("10.0.0.1", 5)),
+        ("::1", None, ("::1", 1)),
+        ("127.0.0.1:7", None, ("127.0.0.1", 7)),
+        ("[::1]:7", None, ("::1", 7)),
+        (":7", None, ("10.0.0.1", 7)),
+        ("127.0.0.1:7", 5, ("127.0.0.1", 5)),
+        ("127.0.0.1", 0, ("127.0.0.1", 0)),
+    ],
+)
+def test_the_option_is_read_as_the_variable_is(
+    host: str | None, port: int | None, expected: tuple[str, int]
+) -> None:
+    """``--host`` overrules ``OLLAMA_HOST`` and may have a port, too; ``--port`` overrules both."""
+    assert address_of("10.0.0.1:1", host, port) == expected
+
+
+def test_host_and_port_may_be_one_option(tmp_path: Path) -> None:
+    """The address that is in use is the one that the option names."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        ended = run_serve("--host", address, "--store", str(tmp_path))
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[0] == f"error: {address} is in use"
 
 
 def test_a_bad_port_is_an_error() -> None:

@@ -169,10 +169,12 @@ def test_a_schema_that_only_the_engine_refuses_is_an_error(
     """It would answer with any text: its compiler may know less than the one that checks here."""
     monkeypatch.setattr("mbuild.runtime.schema._problem", lambda schema: "")
     body = {"model": "chat", "messages": HI, "options": FEW}
-    # The engine says so in its log, which a thread of its own writes while tokens are made.
-    longer = {**body, "options": {**FEW, "num_predict": 200, "num_ctx": 512}}
-    refused = _post(server, "/api/chat", 400, **longer, format={"type": "colour"})
-    assert "cannot follow this schema" in refused["error"]
+    # The engine says so in its log, which a thread of its own writes, perhaps after the answer.
+    for count in (1, 2, 20):
+        for stream in (False, True):
+            asked = {**body, "stream": stream, "options": {**FEW, "num_predict": count}}
+            refused = _post(server, "/api/chat", 400, **asked, format={"type": "colour"})
+            assert "cannot follow this schema" in refused["error"]
     assert _post(server, "/api/chat", **body, format={"type": "boolean"})["done"]
 
 
