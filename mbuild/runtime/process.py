@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from mbuild.runtime.child import READY
 from mbuild.runtime.failure import EngineDiedError, EngineError, NoEngineError
-from mbuild.runtime.places import OwnFolder, remove_abandoned
+from mbuild.runtime.abandoned import OwnFolder, remove_abandoned
 from mbuild.runtime.spec import MEDIA_MARKER, EngineSpec
 from mbuild.work.cores import THREADS_VARIABLE, cores
 

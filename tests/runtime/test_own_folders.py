@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from mbuild.runtime.places import PREFIX, OwnFolder, remove_abandoned
+from mbuild.runtime.abandoned import PREFIX, OwnFolder, remove_abandoned
 
 pytest.importorskip("fcntl", reason="folders are told apart by locks")
 
 MAKER = """
 import sys, time
-from mbuild.runtime.places import OwnFolder
+from mbuild.runtime.abandoned import OwnFolder
 folder = OwnFolder()
 (folder.path / "link").symlink_to(sys.argv[1])
 print(folder.path, flush=True)
