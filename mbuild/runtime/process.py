@@ -15,9 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mbuild.runtime.abandoned import OwnFolder, remove_abandoned
 from mbuild.runtime.child import READY
 from mbuild.runtime.failure import EngineDiedError, EngineError, NoEngineError
-from mbuild.runtime.abandoned import OwnFolder, remove_abandoned
 from mbuild.runtime.spec import MEDIA_MARKER, EngineSpec
 from mbuild.work.cores import THREADS_VARIABLE, cores
 
