@@ -26,6 +26,7 @@ class MemoryStorage:
         self.asked: list[tuple[str, tuple[str, ...]]] = []
         self.dead = False
         self.can_lease = can_lease
+        self.any_digest = True
         self._lock = threading.Lock()
 
     @property

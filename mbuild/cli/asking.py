@@ -19,6 +19,7 @@ from mbuild.cli.common import (
     TemplateType,
     cache_options,
     model_name,
+    modelfile_option,
     open_store,
     read_limited,
     say_reading,
@@ -74,7 +75,7 @@ def progress_options(command: CommandT) -> CommandT:
 
 
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
-    click.option("-f", "--file", metavar="FILE", help="The Modelfile; - for standard input."),
+    modelfile_option("The Modelfile; - for standard input."),
     click.option(
         "-t",
         "--tag",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 import click
 
 from mbuild.core.environment import CACHE_VARIABLE
-from mbuild.core.errors import MissingFileError, SourceError
+from mbuild.core.errors import MissingFileError, SourceError, UsageError
 from mbuild.core.names import InvalidNameError, ModelName
 from mbuild.core.units import human_size as human_size
 from mbuild.store import Store, default_store
@@ -91,6 +91,24 @@ def store_option(command: CommandT) -> CommandT:
         help="The store's folder  [default: $OLLAMA_MODELS, else $MBUILD_HOME/models, else"
         " ~/.ollama/models]",
     )(command)
+
+
+def modelfile_option(what: str) -> Callable[[CommandT], CommandT]:
+    """``-f FILE`` of a command that reads one Modelfile; ``what`` is its help."""
+    return click.option(
+        "-f", "--file", metavar="FILE", multiple=True, callback=_only_file, help=what
+    )
+
+
+def _only_file(ctx: click.Context, param: click.Parameter, files: Sequence[str]) -> str | None:
+    """The one that was named; raises :class:`UsageError` for several."""
+    if len(files) > 1:
+        raise UsageError(
+            f"-f is there {len(files)} times, for {' and '.join(files)}, and one Modelfile is read",
+            hint="run the command once for each; models that belong together can be stages of one"
+            " Modelfile",
+        )
+    return files[0] if files else None
 
 
 CACHE_OPTIONS = ("cache_from", "cache_to", "cache_verify")

@@ -14,6 +14,7 @@ from mbuild.cli.common import (
     NameType,
     format_option,
     human_size,
+    modelfile_option,
     open_store,
     store_option,
 )
@@ -183,7 +184,7 @@ Examples:
 @store_option
 @click.option("--dry-run", is_flag=True, help="Only report; leave damaged blobs in place.")
 @click.option("--rebuild", is_flag=True, help="Rebuild the models and compare them bit for bit.")
-@click.option("-f", "--file", metavar="FILE", help="The Modelfile to rebuild from.")
+@modelfile_option("The Modelfile to rebuild from.")
 @click.option(
     "--source",
     metavar="DIR",

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mbuild.cli.common import NameType, format_option, open_store, printable, store_option
+from mbuild.cli.common import (
+    NameType,
+    format_option,
+    modelfile_option,
+    open_store,
+    printable,
+    store_option,
+)
 from mbuild.cli.meter import meter, table
 from mbuild.core.errors import UsageError
 
@@ -42,9 +49,7 @@ Examples:
     is_flag=True,
     help="Compare every tensor with what it was quantized from; nothing is run.",
 )
-@click.option(
-    "-f", "--file", metavar="FILE", help="With --tensors: the Modelfile that the model is from."
-)
+@modelfile_option("With --tensors: the Modelfile that the model is from.")
 @click.option(
     "--chunks",
     metavar="N",

@@ -90,6 +90,8 @@ def _of_stage(stage: Stage, folder: Path | None) -> Iterator[Problem]:
     problems = [*check_instructions(modelfile), *templates.execution(modelfile)]
     if folder is not None:
         problems += paths.check(modelfile, folder)
+        own = stage.changes[len(stage.base.changes) if stage.base else 0 :]
+        problems += paths.check_changes(own, folder)
     for problem in problems:
         if not any(_within(problem.span, each) for each in before):
             yield problem

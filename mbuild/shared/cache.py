@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mbuild.core.digest import BLAKE3, Digest, DigestError
+from mbuild.core.digest import BLAKE3, SHA256, Digest
 from mbuild.shared.envelope import UNSIGNED, Seal
 from mbuild.shared.guard import Guard, Warn
 from mbuild.shared.leases import LIFE_SECONDS, Leases
-from mbuild.shared.naming import blob_name, record_name
+from mbuild.shared.naming import blob_name, content_of, record_name
 from mbuild.shared.sending import Sender
 from mbuild.store.records import PLACE
 from mbuild.work.pace import Pace
@@ -224,7 +224,7 @@ class TeamCache:
             known = {key: self._known.get((PLACE.table, key)) for key in places}
             new = {key: place for key, place in places.items() if known[key] is None}
             self._sender.put_places(
-                {key: place for key, place in new.items() if _blob_of(place) is not None}
+                {key: place for key, place in new.items() if _store_blob_of(place) is not None}
             )
 
     # Single flight.
@@ -272,11 +272,16 @@ class TeamCache:
             self._sender.close()
 
 
+def _store_blob_of(place: RangePlace) -> Digest | None:
+    """The blob of the store that a place is in; None for what lies in no finished blob."""
+    digest = _blob_of(place)
+    return digest if digest is not None and digest.algorithm == SHA256 else None
+
+
 def _blob_of(place: RangePlace) -> Digest | None:
-    """The blob that a place is in; None for what lies in no finished blob."""
+    """The object that a place is in: a blob, or a piece under its own BLAKE3."""
     folder, _, name = place.path.partition("/")
-    try:
-        digest = Digest.parse(name)
-    except DigestError:
-        return None
-    return digest if folder == "blobs" and name == digest.filename else None
+    digest = content_of(name) if folder == "blobs" else None
+    if digest is None or digest.algorithm == SHA256:
+        return digest
+    return digest if digest == place.digest and place.offset == 0 else None

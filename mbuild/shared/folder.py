@@ -68,6 +68,7 @@ class FolderStorage:
         self._folder = root / _VERSION
         self.place = place
         self.can_lease = True
+        self.any_digest = True
 
     def path(self, name: str) -> Path:
         """Where an object lies, or would lie."""
@@ -242,8 +243,13 @@ class FolderStorage:
 class ServedFolder(FolderStorage):
     """The folder of ``mbuild serve --cache`` as whoever shares its disk sees it.
 
-    Over HTTP records and leases have but 64 digits for a name, and lie in the folder under these.
+    Over HTTP records and leases have but 64 digits for a name, and lie in the folder under these;
+    blobs have those of their SHA-256.
     """
+
+    def __init__(self, root: Path, place: str, *, writes: bool) -> None:
+        super().__init__(root, place, writes=writes)
+        self.any_digest = False
 
     def path(self, name: str) -> Path:
         """Where an object lies that others ask for over HTTP."""

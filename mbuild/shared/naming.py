@@ -6,7 +6,7 @@ import re
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from mbuild.core.digest import Digest, DigestError
+from mbuild.core.digest import SHA256, Digest, DigestError
 
 if TYPE_CHECKING:
     from mbuild.store.records import RecordKind
@@ -31,7 +31,7 @@ def record_name(kind: RecordKind[Any], key: str) -> str:
 
 
 def blob_name(digest: Digest) -> str:
-    """The object whose bytes have a SHA-256."""
+    """The object whose bytes have a SHA-256; of a piece, where the storage takes it, a BLAKE3."""
     return f"{BLOB}/{digest.filename}"
 
 
@@ -54,7 +54,7 @@ def is_name(name: str) -> bool:
     """Whether an object of that name is one of a shared cache's."""
     space, _, rest = name.partition("/")
     if space == BLOB:
-        return digest_of(name) is not None
+        return content_of(rest) is not None
     if space == LEASE:
         return bool(_DIGITS.fullmatch(rest))
     table, _, digits = rest.partition("/")
@@ -64,8 +64,15 @@ def is_name(name: str) -> bool:
 def digest_of(name: str) -> Digest | None:
     """The SHA-256 in a blob's name; None for any other name."""
     space, _, rest = name.partition("/")
+    digest = content_of(rest) if space == BLOB else None
+    return digest if digest is not None and digest.algorithm == SHA256 else None
+
+
+def content_of(filename: str) -> Digest | None:
+    """The digest that a blob's file is called by, or a piece's; None for any other name."""
+    algorithm, _, digits = filename.partition("-")
     try:
-        digest = Digest.parse(rest)
+        digest = Digest.parse_any(f"{algorithm}:{digits}")
     except DigestError:
         return None
-    return digest if space == BLOB and rest == digest.filename else None
+    return digest if filename == digest.filename else None

@@ -80,6 +80,7 @@ class ObjectStorage:
             self._threads, self._turn = 1, threading.RLock()
         self.place = place
         self.can_lease = can_lease
+        self.any_digest = True
 
     def read_many(self, names: Collection[str]) -> dict[str, bytes]:
         """The objects that are there, many requests at once."""

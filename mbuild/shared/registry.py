@@ -83,6 +83,7 @@ class RegistryStorage:
     def __init__(self, reference: ModelReference, place: str, access: Access) -> None:
         self.place = place
         self.can_lease = False
+        self.any_digest = False
         self._reference = reference
         self._cancel = Cancel()
         self._registry = Registry(reference, access, self._cancel)

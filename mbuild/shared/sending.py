@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.core.digest import Digest
 from mbuild.core.errors import DamagedError, StoreError
-from mbuild.shared.naming import blob_name, record_name
+from mbuild.shared.naming import blob_name, content_of, record_name
 from mbuild.store.files import remedy
 from mbuild.store.records import PLACE, RangePlace
 from mbuild.work.cancel import Cancel
@@ -112,7 +112,9 @@ class Sender:
 
         def send() -> None:
             try:
-                whole = Digest(hashlib.sha256(piece).hexdigest())
+                whole = digest  # which is a BLAKE3, and known
+                if not self._guard.storage.any_digest:
+                    whole = Digest(hashlib.sha256(piece).hexdigest())
                 name = blob_name(whole)
                 if self._guard.sizes([name]).get(name) != len(piece):
                     self._guard.tell(lambda storage: storage.write_many({name: piece}), None)
@@ -192,7 +194,8 @@ class Sender:
         for key, place in places.items():
             name = record_name(PLACE, key)
             records[name] = self._seal.close(PLACE.table, key, place.encode())
-            blob = Digest.parse(place.path.removeprefix("blobs/"))
+            blob = content_of(place.path.removeprefix("blobs/"))
+            assert blob is not None
             named[name] = {blob: place.size if size is None else size}
         if records:
             self._guard.tell(lambda storage: storage.write_many(records, named), None)

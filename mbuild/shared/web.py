@@ -59,6 +59,7 @@ class WebStorage:
     def __init__(self, url: str, token: str) -> None:
         self.place = url
         self.can_lease = True
+        self.any_digest = False
         self._url = url
         self._token = token
         self._cancel = Cancel()

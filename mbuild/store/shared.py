@@ -8,6 +8,7 @@ A shared cache holds three kinds of objects, under these names:
 ======================== =======================================================================
 ``record/TABLE/KEY``     a record: what a key came to, with a check of its own, perhaps signed
 ``blob/sha256-DIGITS``   bytes by their SHA-256: a whole layer, or one piece of a tensor
+``blob/blake3-DIGITS``   one piece of a tensor by its BLAKE3, where the storage takes such names
 ``lease/KEY``            who is making what a key stands for, while that lasts
 ======================== =======================================================================
 
@@ -193,6 +194,10 @@ class SharedStorage(Protocol):
     @property
     def place(self) -> str:
         """The URL for messages, without anything secret."""
+
+    @property
+    def any_digest(self) -> bool:
+        """Whether pieces may be named by their BLAKE3, which is known, and not by a SHA-256."""
 
     @property
     def can_lease(self) -> bool:

@@ -274,6 +274,7 @@ def test_show_cp_rm(mbuild: Run, project: Path) -> None:
 
 def test_check_reports_and_sets_the_status(mbuild: Run, project: Path) -> None:
     """check finds errors and warnings without a store; JSON carries the same."""
+    (project / "a.gguf").touch()
     (project / "Modelfile").write_text(
         'FROM tiny\nSYSTEM one\nSYSTEM two\nTEMPLATE "{{ .Prompt }}"\n'
         "PARAMETER mirostat 1\nADAPTER ./a.gguf\nADAPTER ./a.gguf\n"

@@ -81,3 +81,14 @@ def test_an_error_names_the_file_that_was_asked_for(
 def test_a_folder_in_the_place_of_an_archive_is_named(mbuild: Run) -> None:
     """Also the one in which the command runs."""
     assert mbuild("import", ".").stderr.startswith("error: . is a directory")
+
+
+@pytest.mark.parametrize("command", [(), ("plan",), ("verify", "--rebuild")])
+def test_one_modelfile_is_named_once(mbuild: Run, tmp_path: Path, command: tuple[str, ...]) -> None:
+    """Of two the last one would be built, and nobody told; check reads as many as are named."""
+    (tmp_path / "other").write_text("FROM ./tiny.gguf\nSYSTEM hi\n")
+    refused = mbuild(*command, "-f", "Modelfile", "-f", "other")
+    assert refused.returncode == 2
+    assert "-f is there 2 times, for Modelfile and other" in refused.stderr
+    assert not list(tmp_path.glob("**/manifests/*"))
+    assert mbuild("check", "-f", "Modelfile", "-f", "other").returncode == 0

@@ -102,6 +102,7 @@ QUANTIZE ${{BITS}}
 
 def test_completion_hover_definition_symbols_and_formatting(tmp_path: Path) -> None:
     """What an editor asks while one writes, each once."""
+    (tmp_path / "base").mkdir()
     (tmp_path / "system.txt").write_text("Be kind.\n")
 
     async def work(editor: Editor) -> None:

@@ -8,7 +8,9 @@ import pytest
 
 from mbuild.core.errors import ModelfileError
 from mbuild.language.instructions import Problem, Severity
+from mbuild.language.stages.evaluate import Brought
 from mbuild.lint import check, plain
+from mbuild.lint.stages import check_stages
 
 GO = sorted((Path(__file__).parents[2] / "mbuild" / "templates" / "go").glob("*.gotmpl"))
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*/Modelfile"))
@@ -331,9 +333,40 @@ def test_files_beside_the_modelfile(tmp_path: Path) -> None:
     assert [p.code for p in problems(text, tmp_path)] == ["path-as-text", "path-as-text"]
 
 
+PLAIN = "FROM {}\nADAPTER {}\nDRAFT {}\n"
+STAGED = "# syntax=mbuild/1\nFROM {}\nMERGE {} WEIGHT 0.5\nTAKE ^output FROM {}\n"
+
+
+@pytest.mark.parametrize("text", [PLAIN, STAGED], ids=["plain", "mbuild/1"])
+def test_paths_that_lead_nowhere(tmp_path: Path, text: str) -> None:
+    """Each instruction that names a file: told at its line, with what it was meant to be."""
+
+    def found(*values: str) -> list[Problem]:
+        data = text.format(*values).encode()
+        if text is PLAIN:
+            return check(data, "Modelfile", tmp_path)[1]
+        checked = check_stages(data, "Modelfile", lambda *asked: Brought("", b""), folder=tmp_path)
+        return list(checked.warnings)
+
+    there = ["./model.gguf", "./lora", "other.gguf"]
+    (tmp_path / "lora").mkdir()
+    for name in ("model.gguf", "other.gguf"):
+        (tmp_path / name).touch()
+    assert found(*there) == []
+    assert found("tiny", "lora", "me/other") == []  # they may be models
+    for place, value in enumerate(("./Model.gguf", "/nowhere/lora", "ohter.gguf")):
+        (told,) = found(*there[:place], value, *there[place + 1 :])
+        assert told.code == "no-such-file"
+        assert f" {value}: no such file or directory" in told.message
+        assert told.span is not None
+        assert told.span.line == place + (1 if text is PLAIN else 2)
+        assert told.suggestion
+
+
 def test_a_name_and_a_file_in_from(tmp_path: Path) -> None:
     """The first FROM is not hidden by a file; together with one a model's name is refused."""
     text = "FROM tiny\nFROM ./mmproj.gguf\n"
+    (tmp_path / "mmproj.gguf").touch()
     assert problems(text) == []
     assert [p.code for p in problems(text, tmp_path)] == ["from-name-and-file"]
     (tmp_path / "tiny").write_bytes(b"GGUF")

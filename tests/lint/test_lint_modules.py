@@ -72,6 +72,7 @@ def test_a_text_that_is_a_files_name_is_told(tmp_path: Path) -> None:
 
 def test_a_name_and_a_file_together_are_told(tmp_path: Path) -> None:
     """A build refuses a model's name beside files, so lint says it before."""
+    (tmp_path / "a.gguf").touch()
     found = paths.check(_modelfile("FROM mario\nFROM ./a.gguf\n"), tmp_path)
     assert [problem.code for problem in found] == [paths.NAME_AND_FILE]
 

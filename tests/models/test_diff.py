@@ -166,6 +166,36 @@ def test_memory_does_not_grow_with_the_tensor(tmp_path: Path) -> None:
     assert peak < 64 << 20
 
 
+@pytest.mark.parametrize("differs", [None, 0, 2])
+def test_tensors_of_one_shape_are_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, differs: int | None
+) -> None:
+    """Digested and compared in one pass; again only what lies before the first difference."""
+    values = np.random.default_rng(1).standard_normal(3 * PIECE).astype(np.float32)
+    other = values.copy()
+    if differs is not None:
+        other[differs * PIECE + 5] += 1
+    read: list[int] = []
+    real = GGUFWeights.read
+
+    def counted(self: GGUFWeights, tensor: Any, start: int, size: int) -> bytes:
+        read.append(size)
+        return real(self, tensor, start, size)
+
+    monkeypatch.setattr(GGUFWeights, "read", counted)
+    told: list[tuple[int, int]] = []
+    sides = [[made("w", GGMLType.F32, (len(each),), each.tobytes())] for each in (values, other)]
+    found = compared(tmp_path, *sides, progress=lambda done, total: told.append((done, total)))
+    assert sum(read) == 2 * (values.nbytes + (differs or 0) * PIECE * 4)
+    assert told[-1] == (2 * values.nbytes, 2 * values.nbytes)
+    if differs is None:
+        assert found == []
+    else:
+        exact = values.astype(np.float64)
+        expected = math.sqrt(np.sum((other - exact) ** 2) / np.sum(exact**2))
+        assert found[0].error == pytest.approx(expected, rel=1e-6)
+
+
 def test_settings_and_texts(mbuild: Run, tmp_path: Path) -> None:
     """Layers, parameters, config and texts, each with both values."""
     copy_tiny_store(tmp_path / "store")

@@ -1,6 +1,6 @@
 """What ``sign`` and ``push`` leave in a registry, verified by Sigstore's and in-toto's own code.
 
-cosign is no package of PyPI, npm or Debian. Sigstore's verifier in JavaScript checks envelopes of
+``test_cosign`` has cosign itself. Sigstore's verifier in JavaScript checks envelopes of
 DSSE (``@sigstore/verify``); of bare bytes it takes no ed25519, so that signed claims are checked
 with what it is built on (``@sigstore/core``). ``securesystemslib``, with which in-toto and TUF
 read signatures, checks both.

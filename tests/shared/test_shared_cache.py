@@ -14,7 +14,7 @@ import pytest
 from fakes_shared import MemoryStorage
 from fakes_store import MemoryBlobs
 
-from mbuild.core.digest import BLAKE3, Digest
+from mbuild.core.digest import BLAKE3, SHA256, Digest
 from mbuild.shared import leases
 from mbuild.shared.cache import TeamCache
 from mbuild.shared.naming import blob_name, is_name, lease_name, record_name
@@ -383,6 +383,44 @@ def test_names_are_told_from_others() -> None:
     for bad in ("blob/x", "blob/sha256-0", "record/step", "record/../x/" + KEY, "lease/x", "x"):
         assert not is_name(bad)
     assert not is_name("blob/sha256:" + "0" * 64)
+
+
+def test_a_piece_is_under_the_digest_that_the_storage_takes(
+    ours: Machine, theirs: Machine, storage: MemoryStorage
+) -> None:
+    """Its BLAKE3, which is known, or where names have to be SHA-256 that; it is read either way."""
+    known = Digest.of(DATA, BLAKE3)
+    for any_digest, algorithm in ((True, BLAKE3), (False, SHA256)):
+        storage.any_digest = any_digest
+        key = Digest.of(algorithm.encode()).hex
+        ours.cache.put_piece(key, DATA, known)
+        ours.sent()
+        name = blob_name(Digest.of(DATA, algorithm))
+        assert storage.held[name] == DATA and is_name(name)
+        place = theirs.cache.places([key])[key]
+        assert (place.path, place.digest) == (f"blobs/{algorithm}-{name[-64:]}", known)
+        assert theirs.cache.read_piece(place) == DATA
+        storage.held[name] = DATA[:-1] + b"?"
+        assert theirs.cache.read_piece(place) is None
+
+
+def test_a_piece_under_its_blake3_is_that_piece_alone(
+    ours: Machine, theirs: Machine, storage: MemoryStorage
+) -> None:
+    """A record that names another piece, or a part of one, leads to no bytes."""
+    known, other = Digest.of(DATA, BLAKE3), Digest.of(b"other", BLAKE3)
+    storage.held[blob_name(known)] = DATA
+    storage.held[blob_name(other)] = DATA
+    part = Digest.of(DATA[1:], BLAKE3)
+    for place in (
+        RangePlace(f"blobs/{other.filename}", 0, len(DATA), known),
+        RangePlace(f"blobs/{known.filename}", 1, len(DATA) - 1, part),
+        RangePlace(f"blobs/{known.filename.upper()}", 0, len(DATA), known),
+    ):
+        ours.cache.put(records.PLACE, KEY, place)
+        ours.sent()
+        assert theirs.cache.places([KEY], again=True) == {}
+        assert theirs.cache.read_piece(place) is None
 
 
 def test_an_empty_lease_of_somebody_who_was_killed_ends(

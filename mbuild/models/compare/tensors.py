@@ -105,22 +105,49 @@ def compare_tensors(
 
 _Pair = tuple["TensorInfo | None", "TensorInfo | None"]
 _Place = tuple["GGUFWeights", "TensorInfo | None"]
+_There = tuple["GGUFWeights", "TensorInfo"]
 
 
 def _compare(a: _Place, b: _Place, values: bool, tick: Tick) -> TensorDiff | None:
+    (old_file, first), (new_file, second) = a, b
+    if values and first is not None and second is not None and first.dims == second.dims:
+        return _read_once((old_file, first), (new_file, second), tick)
     old, new = _facts(*a, values, tick), _facts(*b, values, tick)
     if old == new:
         return None
-    (_, first), (_, second) = a, b
-    name = (first or second).name  # type: ignore[union-attr]
-    if first is None or second is None or old is None or new is None:
-        return TensorDiff(name, old, new)
-    if old.shape != new.shape:
-        return TensorDiff(name, old, new, note="other shape")
-    if not values:
-        return TensorDiff(name, old, new)
-    error, note = _error((a[0], first), (b[0], second))
-    return TensorDiff(name, old, new, error, note)
+    note = "other shape" if old is not None and new is not None and old.shape != new.shape else ""
+    return TensorDiff((first or second).name, old, new, note=note)  # type: ignore[union-attr]
+
+
+def _read_once(a: _There, b: _There, tick: Tick) -> TensorDiff | None:
+    """The difference of two tensors of one shape, digested and compared piece by piece.
+
+    Values cost more than digests, so they wait for the first byte that differs. What was read
+    before it is read again: mostly that is nothing.
+    """
+    digests = hashlib.sha256(), hashlib.sha256()
+    differ = a[1].type is not b[1].type
+    error = _ErrorSum(a[1], b[1])
+    count = prod(a[1].dims)
+    for start in range(0, count, PIECE):
+        stop = min(start + PIECE, count)
+        old, new = _bytes(*a, start, stop), _bytes(*b, start, stop)
+        for digest, data in zip(digests, (old, new), strict=True):
+            digest.update(data)
+            tick(len(data))
+        if not differ and old != new:
+            differ = True
+            for before in range(0, start, PIECE):
+                error.add(_bytes(*a, before, before + PIECE), _bytes(*b, before, before + PIECE))
+        if differ:
+            error.add(old, new)
+    if not differ:
+        return None
+    was, now = (
+        TensorFacts(tensor.type.name, tensor.dims, digest.hexdigest())
+        for (_, tensor), digest in zip((a, b), digests, strict=True)
+    )
+    return TensorDiff(a[1].name, was, now, *error.result())
 
 
 def _facts(
@@ -140,42 +167,60 @@ def _facts(
     return TensorFacts(tensor.type.name, tensor.dims, digest)
 
 
-def _error(
-    a: tuple[GGUFWeights, TensorInfo], b: tuple[GGUFWeights, TensorInfo]
-) -> tuple[float | None, str]:
-    """The relative RMS error of b against a, or why there is none."""
-    import numpy as np
+class _ErrorSum:
+    """The relative RMS error of a tensor's new values against the old ones, or why there is none.
 
-    count = prod(a[1].dims)
-    off = reference = 0.0
-    try:
-        for start in range(0, count, PIECE):
-            stop = min(start + PIECE, count)
-            old, new = _values(*a, start, stop), _values(*b, start, stop)
-            with np.errstate(all="ignore"):
-                off += float(np.sum((new - old) ** 2))
-                reference += float(np.sum(old * old))
-    except NotImplementedError as error:
-        return None, str(error)
-    if not math.isfinite(off) or not math.isfinite(reference):
-        return None, "values that are not finite"
-    if reference == 0:
-        return (0.0, "") if off == 0 else (None, "the old values are all zero")
-    return math.sqrt(off / reference), ""
+    Fed with the bytes of one piece after the other.
+    """
+
+    def __init__(self, old: TensorInfo, new: TensorInfo) -> None:
+        self._types = old.type, new.type
+        self._off = self._reference = 0.0
+        self._note = ""
+
+    def add(self, old: bytes, new: bytes) -> None:
+        """The next piece of both."""
+        import numpy as np
+
+        if self._note:
+            return
+        try:
+            a, b = (_values(*each) for each in zip((old, new), self._types, strict=True))
+        except NotImplementedError as error:
+            self._note = str(error)
+            return
+        with np.errstate(all="ignore"):
+            self._off += float(np.sum((b - a) ** 2))
+            self._reference += float(np.sum(a * a))
+
+    def result(self) -> tuple[float | None, str]:
+        """The error and no note, or None and why."""
+        if self._note:
+            return None, self._note
+        if not math.isfinite(self._off) or not math.isfinite(self._reference):
+            return None, "values that are not finite"
+        if self._reference == 0:
+            return (0.0, "") if self._off == 0 else (None, "the old values are all zero")
+        return math.sqrt(self._off / self._reference), ""
 
 
-def _values(file: GGUFWeights, tensor: TensorInfo, start: int, stop: int) -> NDArray[Any]:
-    """Values ``start`` to ``stop`` of a tensor, in the order in which they lie, as float64."""
-    import numpy as np
-
+def _bytes(file: GGUFWeights, tensor: TensorInfo, start: int, stop: int) -> bytes:
+    """Values ``start`` to ``stop`` of a tensor as they lie in its file."""
     block = BLOCKS[tensor.type]
     first = start // block.weights * block.size
-    size = (stop - start) // block.weights * block.size
-    data = np.frombuffer(file.read(tensor, first, size), np.uint8)
-    plain = _PLAIN.get(tensor.type)
+    return file.read(tensor, first, (stop - start) // block.weights * block.size)
+
+
+def _values(piece: bytes, type_: GGMLType) -> NDArray[Any]:
+    """A piece's values in the order in which they lie, as float64."""
+    import numpy as np
+
+    data = np.frombuffer(piece, np.uint8)
+    plain = _PLAIN.get(type_)
     if plain is not None:
         return data.view(plain).astype(np.float64)
-    return _dequantize(data.reshape(-1, block.size), tensor.type).reshape(-1).astype(np.float64)
+    blocks = data.reshape(-1, BLOCKS[type_].size)
+    return _dequantize(blocks, type_).reshape(-1).astype(np.float64)
 
 
 def _dequantize(blocks: NDArray[Any], type_: GGMLType) -> NDArray[Any]:
