@@ -34,9 +34,10 @@ from mbuild.registry.client.registry import Received, Registry
 from mbuild.registry.dialects import ollama
 from mbuild.registry.dialects.received import document
 from mbuild.registry.reference import ModelReference
-from mbuild.registry.transfer import download, partial
+from mbuild.registry.transfer import download, journal
 from mbuild.registry.transfer.download import RANGE, Download
-from mbuild.registry.transfer.partial import OtherBytesError, PartialBlob, merged
+from mbuild.registry.transfer.journal import merged
+from mbuild.registry.transfer.partial import OtherBytesError, PartialBlob
 from mbuild.store import Store
 from mbuild.work.cancel import Cancel
 from mbuild.work.spread import Part
@@ -77,20 +78,20 @@ def claimed(store: Store, digest: Digest = DIGEST, size: int = len(DATA)) -> Par
 
 def test_a_long_journal_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow line notes little at a time: the file stays short, and tells the same."""
-    monkeypatch.setattr(partial, "_LONG_JOURNAL", 500)
+    monkeypatch.setattr(journal, "_LONG_JOURNAL", 500)
     store = Store(tmp_path / "store")
     blob = claimed(store)
     for at in range(0, 200_000, 100):
         blob.write(at, DATA[at : at + 100])
         blob.note(at, at + 100)
     blob.note(300_000, 300_001)
-    journal = blob._journal_path
-    assert journal.stat().st_size < 1000
+    file = blob._journal.path
+    assert file.stat().st_size < 1000
     blob.leave()
     again = PartialBlob(store.blobs, DIGEST, len(DATA))
     assert again.claim()
     assert again.missing() == [(200_000, 300_000), (300_001, len(DATA))]
-    assert [path.name for path in journal.parent.iterdir() if "tmp" in path.name] == []
+    assert [path.name for path in file.parent.iterdir() if "tmp" in path.name] == []
     again.discard()
 
 
