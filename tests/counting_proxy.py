@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 from http_in_thread import answering
 
 from mbuild.core.digest import Digest
-from mbuild.registry.transfer.partial import JOURNAL, PREFIX, Span, merged
+from mbuild.registry.transfer.journal import JOURNAL, Span, merged
+from mbuild.registry.transfer.partial import PREFIX
 
 _PIECE = 64 << 10
 _BYTES_ACKED = 120

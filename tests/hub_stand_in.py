@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -26,6 +27,16 @@ from mbuild.registry.hub.listing import git_oid
 
 TOKEN = "hf_testing"
 _PIECE = 64 << 10
+_LATE_SECONDS = 0.1  # that a sender that did not get to run is given back
+
+
+@lru_cache(maxsize=256)
+def sha256_of(data: bytes) -> str:
+    """The SHA-256 of a file, taken once: the Hub knows it, too, and does not compute it again."""
+    return hashlib.sha256(data).hexdigest()
+
+
+blob_id = lru_cache(maxsize=256)(git_oid)
 
 
 def commit_of(number: int) -> str:
@@ -56,7 +67,8 @@ class HubStandIn:
 
     ``large`` is the size in bytes from which a file is in LFS. ``sent`` counts the bytes of
     files sent, by name, ``requests`` lists method, path and headers. ``pause`` is seconds for
-    each 64 KiB of a large file, ``cut_after`` ends such an answer after so many bytes, ``cuts``
+    each 64 KiB of a large file, ``rate`` the bytes a second of all of them together (0: as many
+    as there are), ``cut_after`` ends such an answer after so many bytes, ``cuts``
     times. ``lie`` changes the last byte of weights that the storage sends,
     ``lies`` times.
     """
@@ -69,6 +81,8 @@ class HubStandIn:
         self.taken: Counter[str] = Counter()
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.pause = 0.0
+        self.rate = 0.0
+        self._due = 0.0
         self.cut_after = 0
         self.cuts = 0
         self.busy = 0
@@ -83,12 +97,22 @@ class HubStandIn:
         repository = self.repositories.setdefault(name, Repository())
         for data in files.values():
             if self.is_large(data):
-                self.lfs[hashlib.sha256(data).hexdigest()] = data
+                self.lfs[sha256_of(data)] = data
         return repository.commit(files, ref)
 
     def is_large(self, data: bytes) -> bool:
         """Whether the Hub keeps a file in LFS."""
         return len(data) >= self.large
+
+    def pace(self, count: int) -> None:
+        """Wait as the line does that so many bytes take; what was late is caught up with."""
+        if self.rate:
+            with self.lock:
+                now = time.monotonic()
+                self._due = max(self._due, now - _LATE_SECONDS) + count / self.rate
+                wait = self._due - now
+            if wait > 0:
+                time.sleep(wait)
 
     def weight_bytes(self) -> int:
         """Bytes of weights that were sent."""
@@ -102,9 +126,9 @@ class HubStandIn:
 
     def row(self, name: str, data: bytes) -> dict[str, Any]:
         """What a list of files says of one."""
-        row: dict[str, Any] = {"rfilename": name, "size": len(data), "blobId": git_oid(data)}
+        row: dict[str, Any] = {"rfilename": name, "size": len(data), "blobId": blob_id(data)}
         if self.is_large(data):
-            sha256 = hashlib.sha256(data).hexdigest()
+            sha256 = sha256_of(data)
             row["lfs"] = {"sha256": sha256, "size": len(data), "pointerSize": 134}
         return row
 
@@ -232,13 +256,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if data is None:
             self.refuse(404, "EntryNotFound")
             return
-        headers = {"X-Repo-Commit": commit, "ETag": f'"{git_oid(data)}"'}
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{blob_id(data)}"'}
         if not self.hub.is_large(data):
             if self.command == "GET":
                 self.hub.sent[path] += len(data)
             self.answer(200, data, headers)
             return
-        sha256 = hashlib.sha256(data).hexdigest()
+        sha256 = sha256_of(data)
         headers |= {"X-Linked-Size": str(len(data)), "X-Linked-ETag": f'"{sha256}"'}
         location = f"{self.hub.storage}/get/{sha256}?name={path}&expires={time.time()}"
         self.answer(302, b"", {**headers, "Location": location})
@@ -275,6 +299,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         last = start + hub.cut_after if cut else end
         for at in range(start, last, _PIECE):
             piece = data[at : min(at + _PIECE, last)]
+            hub.pace(len(piece))
             self.wfile.write(piece)
             with hub.lock:
                 hub.sent[path] += len(piece)

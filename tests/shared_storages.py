@@ -104,7 +104,7 @@ import asyncio, sys
 import asyncssh
 
 async def main(port, folder):
-    keys = [asyncssh.generate_private_key("ssh-ed25519")]
+    keys = [folder + "/.ssh/host"]
     files = lambda channel: asyncssh.SFTPServer(channel, chroot=folder)
     await asyncssh.listen("127.0.0.1", port, server_host_keys=keys, sftp_factory=files,
                           authorized_client_keys=folder + "/.ssh/id_ed25519.pub")
@@ -112,6 +112,12 @@ async def main(port, folder):
 
 asyncio.run(main(int(sys.argv[1]), sys.argv[2]))
 """
+
+
+def know(home: Path, port: int, key: str) -> None:
+    """Write down the one key by which the SSH server on that port is known, or none."""
+    line = f"[127.0.0.1]:{port} {key}" if key else ""
+    (home / ".ssh" / "known_hosts").write_text(line, encoding="utf-8")
 
 
 @contextmanager
@@ -125,6 +131,9 @@ def ssh_server(folder: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
     key = asyncssh.generate_private_key("ssh-ed25519")
     key.write_private_key(str(home / ".ssh" / "id_ed25519"))
     key.write_public_key(str(home / ".ssh" / "id_ed25519.pub"))
+    host = asyncssh.generate_private_key("ssh-ed25519")
+    host.write_private_key(str(home / ".ssh" / "host"))
+    know(home, port, host.export_public_key().decode())
     process = subprocess.Popen([sys.executable, "-c", SSH, str(port), str(home)])
     try:
         for _ in range(300):

@@ -42,26 +42,31 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
         },
         "use_listings_cache": False,
     },
-    "sftp": {"timeout": _CONNECT_SECONDS},
 }
 """What each library is told besides the address."""
 
 
 def open_storage(location: Location, writes: bool) -> ObjectStorage:
     """The storage of a location; nothing is asked yet."""
+    row = STORAGES.get(location.scheme)
+    leases = row is not None and row.leases
+    if location.scheme in ("sftp", "ssh"):
+        from mbuild.shared.ssh import connecting
+
+        over_ssh, path = connecting(location)
+        return ObjectStorage(over_ssh, path, str(location), leases, over_ssh=True)
     import fsspec
 
     protocol = {"gs": "gcs"}.get(location.scheme, location.scheme)
     options: dict[str, Any] = {"skip_instance_cache": True, **_OPTIONS.get(location.scheme, {})}
-    if "@" in location.rest.partition("/")[0] or location.scheme == "sftp":
+    if "@" in location.rest.partition("/")[0]:
         from fsspec.core import url_to_fs
 
         system, root = url_to_fs(str(location), **options)
     else:
         system = fsspec.filesystem(protocol, **options)
         root = system._strip_protocol(str(location))
-    row = STORAGES.get(location.scheme)
-    return ObjectStorage(system, str(root), str(location), row is not None and row.leases)
+    return ObjectStorage(system, str(root), str(location), leases)
 
 
 class ObjectStorage:
@@ -71,12 +76,17 @@ class ObjectStorage:
     library's words, and counts as unreachable.
     """
 
-    def __init__(self, system: Any, root: str, place: str, can_lease: bool) -> None:
+    def __init__(
+        self, system: Any, root: str, place: str, can_lease: bool, *, over_ssh: bool = False
+    ) -> None:
+        """``over_ssh``: the system is an :class:`~mbuild.shared.ssh.SSHSystem`."""
         self._system = system
+        self._over_ssh = over_ssh
+        self._is_async = not over_ssh and getattr(system, "async_impl", False)
         self._root = f"{root.rstrip('/')}/{_VERSION}"
-        self._threads = _AT_ONCE if getattr(system, "async_impl", False) else _FEW
+        self._threads = _AT_ONCE if self._is_async else _FEW
         self._turn: AbstractContextManager[object] = nullcontext()
-        if hasattr(system, "ftp"):  # paramiko's client loses answers when several threads ask
+        if over_ssh:  # paramiko's client loses answers when several threads ask
             self._threads, self._turn = 1, threading.RLock()
         self.place = place
         self.can_lease = can_lease
@@ -143,7 +153,7 @@ class ObjectStorage:
         return True
 
     def _create(self, path: str, data: bytes) -> None:
-        if hasattr(self._system, "ftp"):
+        if self._over_ssh:
             try:
                 with self._system.ftp.open(path, "wx") as file:
                     file.write(data)
@@ -190,16 +200,15 @@ class ObjectStorage:
 
     def close(self) -> None:
         """Let go of the connection, where one is kept."""
-        if hasattr(self._system, "ftp"):
-            with suppress(Exception):
-                self._system.client.close()
+        if self._over_ssh:
+            self._system.close()
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
 
     def _make_parent(self, name: str) -> None:
         """Folders have to be made where there are any."""
-        if not getattr(self._system, "async_impl", False):
+        if not self._is_async:
             with self._errors(), suppress(FileExistsError):
                 self._system.makedirs(self._path(name).rpartition("/")[0], exist_ok=True)
 

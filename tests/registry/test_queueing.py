@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,22 @@ def test_what_somebody_waits_for_comes_before_all_else(downloads: list[Download]
         assert queue.take() == (downloads[0], (0, HEADER))  # it is on its way
     assert downloads[1].partial.wanted == []
     assert queue.take() == (downloads[1], (0, HEADER))
+
+
+def test_what_follows_comes_next(downloads: list[Download]) -> None:
+    """Behind what a reader waited for last, in the files after it, too; then what is left."""
+    queue = RangeQueue(downloads, early=True)
+    for _ in downloads:
+        queue.take()
+    steps = [HEADER, HEADER + RANGE, HEADER + 2 * RANGE, SIZE]
+    spans = list(pairwise(steps))
+    with downloads[0].partial.wanting(HEADER + RANGE, SIZE):
+        assert queue.take() == (downloads[0], spans[1])
+    assert queue.take() == (downloads[0], spans[2])  # nobody waits any more
+    with downloads[1].partial.wanting(SIZE - 1, SIZE):
+        assert queue.take() == (downloads[1], spans[2])
+    expected = [(0, *spans[0]), (1, *spans[0]), (1, *spans[1])]
+    assert taken(queue, downloads) == expected
 
 
 def test_a_header_that_is_there_is_not_asked_for(downloads: list[Download]) -> None:

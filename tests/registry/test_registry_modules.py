@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
@@ -23,7 +24,7 @@ from registries import digest_of
 from stand_in import Handler, stand_in
 
 from mbuild.core.digest import Digest
-from mbuild.core.errors import ForbiddenHostError, RegistryError, UnreachableError
+from mbuild.core.errors import ForbiddenHostError, RegistryError, StoreError, UnreachableError
 from mbuild.registry.auth.challenge import challenges
 from mbuild.registry.auth.login import Login
 from mbuild.registry.auth.tokens import Authority, BearerTokens
@@ -34,9 +35,11 @@ from mbuild.registry.client.registry import Received, Registry
 from mbuild.registry.dialects import ollama
 from mbuild.registry.dialects.received import document
 from mbuild.registry.reference import ModelReference
-from mbuild.registry.transfer import download, partial
+from mbuild.registry.transfer import download, journal, partial
 from mbuild.registry.transfer.download import RANGE, Download
-from mbuild.registry.transfer.partial import OtherBytesError, PartialBlob, merged
+from mbuild.registry.transfer.journal import merged
+from mbuild.registry.transfer.partial import OtherBytesError, PartialBlob
+from mbuild.registry.transfer.passing import PassingBlob
 from mbuild.store import Store
 from mbuild.work.cancel import Cancel
 from mbuild.work.spread import Part
@@ -77,20 +80,20 @@ def claimed(store: Store, digest: Digest = DIGEST, size: int = len(DATA)) -> Par
 
 def test_a_long_journal_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow line notes little at a time: the file stays short, and tells the same."""
-    monkeypatch.setattr(partial, "_LONG_JOURNAL", 500)
+    monkeypatch.setattr(journal, "_LONG_JOURNAL", 500)
     store = Store(tmp_path / "store")
     blob = claimed(store)
     for at in range(0, 200_000, 100):
         blob.write(at, DATA[at : at + 100])
         blob.note(at, at + 100)
     blob.note(300_000, 300_001)
-    journal = blob._journal_path
-    assert journal.stat().st_size < 1000
+    file = blob._journal.path
+    assert file.stat().st_size < 1000
     blob.leave()
     again = PartialBlob(store.blobs, DIGEST, len(DATA))
     assert again.claim()
     assert again.missing() == [(200_000, 300_000), (300_001, len(DATA))]
-    assert [path.name for path in journal.parent.iterdir() if "tmp" in path.name] == []
+    assert [path.name for path in file.parent.iterdir() if "tmp" in path.name] == []
     again.discard()
 
 
@@ -120,6 +123,55 @@ def test_a_partial_blob_is_taken_up(tmp_path: Path) -> None:
     second.advance()
     assert second.finish().digest == DIGEST
     assert store.blobs.read(DIGEST, 1 << 30) == DATA
+
+
+def taken(blob: PartialBlob) -> None:
+    """All bytes arrive, in small pieces."""
+    for at in range(0, len(DATA), 1 << 18):
+        blob.take(at, memoryview(DATA)[at : at + (1 << 18)])
+    blob.advance()
+
+
+def test_the_disk_has_a_download_before_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time that much is there, on another thread, and once all is; not bytes that pass."""
+    monkeypatch.setattr(partial, "_FLUSHED", 1 << 20)
+    threads = []
+    monkeypatch.setattr(partial, "sync", lambda fd: threads.append(threading.current_thread().name))
+    store = Store(tmp_path / "store")
+    blob = claimed(store)
+    taken(blob)
+    assert blob.finish().digest == DIGEST
+    assert set(threads) == {"mbuild-disk"}
+    assert 1 <= len(threads) <= len(DATA) // (1 << 20) + 1
+    threads.clear()
+    other = PassingBlob(Store(tmp_path / "other").blobs, DIGEST, len(DATA))
+    assert other.claim()
+    other.begin()
+    taken(other)
+    assert other.finish().digest == DIGEST
+    other.leave()
+    other.release()
+    assert threads == []
+
+
+def test_what_the_disk_refuses_is_no_blob(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system tells of an error once: whoever hears of it beside the download passes it on."""
+    errors = [OSError(errno.EIO, "Input/output error")]
+
+    def sync(fd: int) -> None:
+        if errors:
+            raise errors.pop()
+
+    monkeypatch.setattr(partial, "sync", sync)
+    store = Store(tmp_path / "store")
+    blob = claimed(store)
+    with pytest.raises(StoreError, match="Input/output error"):
+        taken(blob)
+        blob.finish()
+    assert not errors and not store.blobs.has(DIGEST, len(DATA))
+    blob.discard()
 
 
 def test_other_bytes_are_forgotten(tmp_path: Path) -> None:

@@ -1,13 +1,13 @@
 """A blob that arrives in parts: its file, the journal of what is there, and the running digest.
 
-The file has the blob's whole length from the start, with holes. The journal beside it gets a line
-``start end`` for every part that was written, so that whoever comes after a killed pull asks only
-for the rest. A journal that lies (the power went, the file is another one) costs a second
-download: the digest decides, always.
+The file has the blob's whole length from the start, with holes. The journal beside it says what was
+written, for whoever comes after a killed pull. A journal that lies (the power went, the file is
+another one) costs a second download: the digest decides, always.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 from contextlib import contextmanager, suppress
@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING
 
 from mbuild.core.digest import BLAKE3, SHA256, Digest, hashing
 from mbuild.core.errors import RegistryError
+from mbuild.registry.transfer.journal import Journal, Span, merged
 from mbuild.store.files import (
     NO_LOCKS,
     TemporaryFile,
     inherit,
     make_directories,
     store_errors,
+    sync,
 )
+from mbuild.work.background import Background
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,21 +43,16 @@ except ImportError:  # Windows
 PREFIX = "pull-"
 """What the files' names begin with, before the digest's digits."""
 
-JOURNAL = ".journal"
-_PIECE = 1 << 20  # bytes that are read back at once for the digest, from the system's cache
-_WRITTEN = 32 << 10
-"""Bytes that are written at once: Linux takes memory for a file in blocks as large as that.
+_PIECE = 256 << 10  # bytes that are read back at once for the digest: they stay in a core's cache
+_WRITTEN = 8 * mmap.PAGESIZE
+"""Bytes that are written at once. Linux takes memory for a file in blocks as large as a write.
 
-Larger ones, in a virtual machine, the host often has to find first: 0.5 to 1 s of CPU a GB more.
+Of blocks of up to 8 pages (``PAGE_ALLOC_COSTLY_ORDER``) each core keeps some that were free before;
+larger ones it has to look for and to put together: 0.4 s of CPU a GB more, on two machines.
 """
 
-_MAX_JOURNAL = 64 << 20
-_LONG_JOURNAL = 4 << 20
-"""Bytes of a journal after which it is written anew."""
-
-
-Span = tuple[int, int]
-"""Where a part of a blob begins, and where it ends (exclusive), in bytes."""
+_FLUSHED = 64 << 20
+"""Bytes that are handed to the disk together while more come: in the end little is to wait for."""
 
 
 class OtherBytesError(RegistryError):
@@ -82,10 +80,10 @@ class PartialBlob:
         self._twice = twice
         self.is_read = False
         self._path = blobs.partial_folder / f"{PREFIX}{digest.hex}"
-        self._journal_path = self._path.with_name(self._path.name + JOURNAL)
+        self._journal = Journal(self._path, size, blobs.folder)
         self._file: _HeldFile | None = None
-        self._journal = -1
-        self._noted = 0
+        self._disk = Background("mbuild-disk")
+        self._flushed = 0
         self._spans: list[Span] = []
         self._wanted: list[Span] = []
         self._lock = threading.Lock()
@@ -121,7 +119,7 @@ class PartialBlob:
                     return False
                 inherit(fd, self._blobs.folder)
                 self._file = _HeldFile(self._path, fd)
-                self._read_journal()
+                self._spans = self._journal.read() if self._length() == self.size else []
             except BaseException:
                 if self._file is None:
                     with suppress(OSError):
@@ -135,31 +133,12 @@ class PartialBlob:
             return os.path.samestat(os.fstat(fd), os.stat(self._path))
         return False
 
-    def _read_journal(self) -> None:
-        """Find out what is there."""
-        assert self._file is not None
-        spans: list[Span] = []
-        with suppress(OSError, ValueError), self._journal_path.open("rb") as file:
-            lines = file.read(_MAX_JOURNAL).split(b"\n")
-            if lines[0] == str(self.size).encode() and self._length() == self.size:
-                for line in lines[1:-1]:  # behind the last newline a line may be cut
-                    start, _, end = line.partition(b" ")
-                    spans.append((int(start), int(end)))
-        valid = all(0 <= start < end <= self.size for start, end in spans)
-        self._spans = merged(spans) if valid else []
-
     def begin(self) -> None:
         """Make room for what is missing, and open the journal for it."""
         with store_errors("starting a download"):
             if not self._spans:
                 self.forget()
-            self._open_journal()
-
-    def _open_journal(self) -> None:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
-        self._journal = os.open(self._journal_path, flags, 0o666)
-        if not self._spans:
-            os.write(self._journal, f"{self.size}\n".encode())
+            self._journal.open(self._spans)
 
     def _length(self) -> int:
         assert self._file is not None
@@ -169,14 +148,10 @@ class PartialBlob:
         """Begin anew: what is there counts no more."""
         assert self._file is not None
         with self._lock, store_errors("restarting a download"):
-            self._spans = []
+            self._spans, self._flushed = [], 0
             os.ftruncate(self._file.fd, 0)
             os.ftruncate(self._file.fd, self.size)
-            if self._journal >= 0:
-                os.ftruncate(self._journal, 0)
-                os.write(self._journal, f"{self.size}\n".encode())
-            else:
-                self._journal_path.unlink(missing_ok=True)
+            self._journal.forget()
         self._start_hash()
 
     # What is there.
@@ -214,6 +189,7 @@ class PartialBlob:
             for first, last in gaps:
                 self.write(first, data[first - offset : last - offset])
                 self.note(first, last)
+            self._flush()
         if gaps == [(offset, end)] and self._hashed == offset:
             self._digest_next(offset, data)
 
@@ -237,20 +213,20 @@ class PartialBlob:
         if start < end:
             with self._lock, store_errors("recording what has arrived"):
                 self._spans = merged([*self._spans, (start, end)])
-                self._noted += os.write(self._journal, f"{start} {end}\n".encode())
-                if self._noted > _LONG_JOURNAL:
-                    self._shorten_journal()
+                self._journal.note(start, end, self._spans)
 
-    def _shorten_journal(self) -> None:
-        """Put the same as few lines in the journal's place, in one piece."""
-        lines = [f"{self.size}\n", *(f"{start} {end}\n" for start, end in self._spans)]
-        temporary = self._journal_path.with_name(f"tmp-{self._journal_path.name}")
-        temporary.write_text("".join(lines), encoding="ascii")
-        inherit(temporary, self._blobs.folder)
-        self._close_journal()
-        temporary.replace(self._journal_path)
-        self._noted = 0
-        self._open_journal()
+    def _flush(self) -> None:
+        """Let the disk begin with what it has to have in the end, once that is much, or all."""
+        received = self.received
+        enough = received - self._flushed >= _FLUSHED and not self._disk.waiting
+        if enough or received == self.size:
+            self._flushed = received
+            self._disk.put(self._sync)
+
+    def _sync(self) -> None:
+        assert self._file is not None
+        with store_errors("writing a blob"):
+            sync(self._file.fd)
 
     def advance(self) -> None:
         """Digest what is there without a gap before it, unless another thread does that now."""
@@ -302,9 +278,11 @@ class PartialBlob:
         Then nothing of it is kept.
         """
         assert self._file is not None
-        blob = self._blobs.publish(self._file, self._whole(), self.size)
-        self._close_journal()
-        self._journal_path.unlink(missing_ok=True)
+        digest = self._whole()
+        self._disk.wait()  # a disk's error is told once, and may have been told there
+        self._disk.stop()
+        blob = self._blobs.publish(self._file, digest, self.size)
+        self._journal.remove()
         if self._other is None:
             return blob
         return blob._replace(blake3=Digest(self._other.hexdigest(), BLAKE3))
@@ -326,16 +304,17 @@ class PartialBlob:
 
     def discard(self) -> None:
         """Remove what is there: nobody needs it."""
+        self._disk.stop()
         if self._file is not None:
             self._file.discard()
-        self._close_journal()
-        self._journal_path.unlink(missing_ok=True)
+        self._journal.remove()
 
     def leave(self) -> None:
         """Close the files; what has arrived is taken up by the next pull."""
+        self._disk.stop()
         if self._file is not None:
             self._file.leave()
-        self._close_journal()
+        self._journal.close()
 
     # Who reads it while it comes.
 
@@ -369,22 +348,6 @@ class PartialBlob:
 
     def release(self) -> None:
         """Whoever read while it came has ended; here that changes nothing."""
-
-    def _close_journal(self) -> None:
-        if self._journal >= 0:
-            os.close(self._journal)
-            self._journal = -1
-
-
-def merged(spans: list[Span]) -> list[Span]:
-    """The same bytes as few spans, in order."""
-    found: list[Span] = []
-    for start, end in sorted(spans):
-        if found and start <= found[-1][1]:
-            found[-1] = (found[-1][0], max(found[-1][1], end))
-        else:
-            found.append((start, end))
-    return found
 
 
 def _held(fd: int) -> bool:

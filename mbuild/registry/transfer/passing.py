@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from mbuild.core.digest import BLAKE3, Digest
 from mbuild.core.errors import SourceError
 from mbuild.core.system import make_hole
-from mbuild.registry.transfer.partial import PartialBlob, Span, merged
+from mbuild.registry.transfer.journal import Span, merged
+from mbuild.registry.transfer.partial import PartialBlob
 from mbuild.store.manifest import Blob
 
 if TYPE_CHECKING:
@@ -56,8 +57,7 @@ class PassingBlob(PartialBlob):
     def begin(self) -> None:
         """Begin without a journal: what is cut out of the file cannot be gone on with."""
         super().begin()
-        self._close_journal()
-        self._journal_path.unlink(missing_ok=True)
+        self._journal.remove()
         assert self._file is not None
         self._own = os.dup(self._file.fd)
 
@@ -65,6 +65,9 @@ class PassingBlob(PartialBlob):
         """These bytes are written."""
         with self._lock:
             self._spans = merged([*self._spans, (start, end)])
+
+    def _flush(self) -> None:
+        """The disk need not have what is not kept."""
 
     def advance(self) -> None:
         """Digest what is there without a gap before it, and give back what was read of that."""
