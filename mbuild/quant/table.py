@@ -7,12 +7,19 @@ it stands here too; nothing here loads numba.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mbuild.gguf.types import BLOCKS, GGMLType
-from mbuild.quant.layouts import casts, checks, direct, emit, packing, point_emit, point_packing
+from mbuild.quant.layouts import (
+    casts,
+    checks,
+    direct,
+    emit,
+    levels,
+    packing,
+    point_emit,
+    point_packing,
+)
 from mbuild.quant.layouts.checks import at
 from mbuild.quant.search import fits, points, settling, simple, ternary
 from mbuild.quant.search.columns import ROWS_M, ROWS_S, SPOT_ROWS, WHOLE_HEAD
@@ -20,11 +27,11 @@ from mbuild.quant.search.grids import CHUNK, EIGHT, FOUR, Grid
 from mbuild.quant.search.methods import (
     SQUARES_OF_ROW,
     Each,
-    Levels,
     Measure,
     Method,
     MethodLayout,
     OnGrid,
+    Parts,
     Search,
     Simple,
 )
@@ -32,28 +39,7 @@ from mbuild.quant.search.methods import (
 G = GGMLType
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """All that makes blocks of one type.
-
-    ``plain`` is the method without importances, None where they are needed; ``weighted`` the one
-    with them, None where they change nothing. ``bad`` says of blocks (blocks, bytes of a block)
-    which ones ``ggml_validate_row_data`` refuses; ``scales`` is how many float16 scales, in rows
-    D and DMIN, a kernel looks at for that. ``layout`` is that of the methods that search.
-    """
-
-    plain: Method | None
-    bad: Callable[[Any], Any]
-    scales: int = 0
-    layout: MethodLayout | None = None
-    weighted: Method | None = None
-
-    def method(self, weighted: bool) -> Method | None:
-        """How blocks are made, with importances or without."""
-        return (weighted and self.weighted) or self.plain
-
-
-_A, _S, _D, _T = Levels.AFFINE, Levels.SYMMETRIC, Levels.DESCENT, Levels.TABLE
+_A, _S, _D, _T = levels.AFFINE, levels.SYMMETRIC, levels.DESCENT, levels.TABLE
 _ROW = SQUARES_OF_ROW
 _ONE, _TWO = (1.0, 1 / 256), (2.0, 1 / 256)
 _IQ1 = Grid("IQ1_S", EIGHT, 3, CHUNK)
@@ -94,7 +80,7 @@ TYPES: dict[GGMLType, Parts] = {
         Search(1, 32, 31, _A, fits.q5_1_weighted, settling.settle_single, _ROW),
     ),
     G.Q1_0: Parts(
-        Search(4, 32, 1, Levels.SIGNS, fits.q1_0, settling.settle_q1_0),
+        Search(4, 32, 1, levels.SIGNS, fits.q1_0, settling.settle_q1_0),
         *at(0),
         MethodLayout(packing.q1_0, emit.q1_0),
     ),

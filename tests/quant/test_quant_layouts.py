@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mbuild.gguf.types import BLOCKS, GGMLType
-from mbuild.quant.layouts import casts, checks, direct, emit, packing, point_emit, point_packing
+from mbuild.quant.layouts import casts, checks, direct, emit, levels, packing, point_emit, point_packing
 from mbuild.quant.layouts.rooms import DirectBlock, KernelCall, Room, SearchedShape
 from mbuild.quant.search import columns
 from mbuild.quant.search.columns import DMIN, WHOLE_HEAD, Columns, D
@@ -252,7 +252,7 @@ def test_both_engines_layouts_of_a_type_are_twins() -> None:
 def test_the_compiled_table_of_levels_gives_the_nearest_one() -> None:
     """As the numpy engine's index does; it is one of reals, which a kernel can look up."""
     values = RANDOM.uniform(-130, 130, 1000).astype(np.float32)
-    index = truncate(lookup(emit.W, emit.PLACES, place(emit.W, values + values)))
+    index = truncate(lookup(emit.W, levels.PLACES, place(emit.W, values + values)))
     table = np.array(IQ4_VALUES, np.float32)
     nearest = np.abs(values[:, None] - table).min(axis=1)
     assert np.array_equal(np.abs(values - table[index]), nearest)

@@ -1,4 +1,4 @@
-"""The compiled engine's layouts: levels of one block, then its bytes.
+"""The compiled engine's layouts: one block's levels to its bytes.
 
 Plain loops that numba compiles; the twin of :mod:`mbuild.quant.layouts.packing`, which does
 the same for all blocks at once in numpy. ``it`` are the whole columns of a tile and
@@ -11,89 +11,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from mbuild.quant.layouts.instructions import Width, load_bytes, store_bits, store_bytes, store_half
-from mbuild.quant.layouts.rooms import Room, SearchedShape
 from mbuild.quant.search.columns import DMIN, WHOLE_HEAD, D
-from mbuild.quant.search.fits import BASE, INVERSE, IQ4_INDEX, OFFSET, STEP
-from mbuild.quant.search.fitting import place
-from mbuild.quant.search.ops import clamp, fill, load, lookup, nearest, select, truncate, whole
+from mbuild.quant.search.ops import whole
 
 W = Width(16)
 """The lanes that levels are packed in."""
-PLACES = IQ4_INDEX.astype(np.float32)
-"""The index of the nearest non-linear level for each half step, as a table of reals."""
-
-
-def affine_levels(e: Any, room: Room, shape: SearchedShape, b: Any) -> None:
-    """Levels above a minimum."""
-    subs, n, nmax = shape
-    st = room.columns.found
-    for g in range(subs):
-        step = st[STEP * subs + g, b]
-        for i in range(n // 16):
-            value = load(e, room.rows, (b * subs + g) * (n // 16) + i)
-            if step == 0.0:
-                value = value - fill(e, st[OFFSET * subs + g, b])
-                value = value * fill(e, st[INVERSE * subs + g, b])
-            else:
-                value = (value + fill(e, st[BASE * subs + g, b])) / fill(e, step)
-            store_bytes(e, room.levels, g * n + i * 16, clamp(nearest(value), 0, nmax))
-
-
-def symmetric_levels(e: Any, room: Room, shape: SearchedShape, b: Any) -> None:
-    """Levels around zero."""
-    subs, n, nmax = shape
-    st = room.columns.found
-    for g in range(subs):
-        step = st[STEP * subs + g, b]
-        for i in range(n // 16):
-            value = load(e, room.rows, (b * subs + g) * (n // 16) + i)
-            shift = fill(e, nmax)
-            if step == 0.0:
-                value = value * fill(e, st[INVERSE * subs + g, b])
-                shift = fill(e, st[OFFSET * subs + g, b])
-            else:
-                value = value / fill(e, step)
-            level = clamp(nearest(value), -nmax, nmax - 1) + truncate(shift)
-            store_bytes(e, room.levels, g * n + i * 16, level)
-
-
-def descent_levels(e: Any, room: Room, shape: SearchedShape, b: Any) -> None:
-    """Levels around zero, or those that the search left in the scratch."""
-    subs, n, nmax = shape
-    st = room.columns.found
-    for g in range(subs):
-        step = st[STEP * subs + g, b]
-        if step == 0.0:
-            for i in range(n):
-                room.levels[g * n + i] = int(room.columns.scratch[g * n + i, b])
-        else:
-            for i in range(n // 16):
-                value = load(e, room.rows, (b * subs + g) * (n // 16) + i) / fill(e, step)
-                level = clamp(nearest(value), -nmax, nmax - 1) + nmax
-                store_bytes(e, room.levels, g * n + i * 16, level)
-
-
-def table_levels(e: Any, room: Room, shape: SearchedShape, b: Any) -> None:
-    """The nearest of the non-linear levels."""
-    subs, n, _ = shape
-    st = room.columns.found
-    for g in range(subs):
-        inverse = fill(e, st[INVERSE * subs + g, b])
-        for i in range(n // 16):
-            value = load(e, room.rows, (b * subs + g) * (n // 16) + i) * inverse
-            level = lookup(e, PLACES, place(e, value + value))
-            store_bytes(e, room.levels, g * n + i * 16, truncate(level))
-
-
-def sign_levels(e: Any, room: Room, shape: SearchedShape, b: Any) -> None:
-    """1 from zero on, else 0."""
-    rows = shape.subs * shape.n // 16
-    for i in range(rows):
-        below = load(e, room.rows, b * rows + i) < fill(e, 0.0)
-        store_bytes(e, room.levels, i * 16, select(below, whole(e, 0), whole(e, 1)))
 
 
 def half(out: Any, o: Any, pattern: Any) -> None:

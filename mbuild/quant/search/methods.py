@@ -19,19 +19,17 @@ SQUARES_OF_ROW: tuple[float, ...] = ()
 """The mean square that importances are combined with is that of the whole row."""
 
 
-class Levels(Enum):
-    """How a value's level follows from a block's findings."""
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """How a value's level follows from a block's findings, once for each engine.
 
-    AFFINE = 0
-    """round((x + BASE) / STEP); where STEP is 0 round((x - OFFSET) * INVERSE)."""
-    SYMMETRIC = 1
-    """round(x / STEP) + nmax; where STEP is 0 round(x * INVERSE) + OFFSET."""
-    DESCENT = 2
-    """As SYMMETRIC, but where STEP is 0 the search's levels themselves."""
-    TABLE = 3
-    """The non-linear level nearest to x * INVERSE."""
-    SIGNS = 4
-    """1 from zero on, of either sign, else 0."""
+    ``choose`` takes a method, values (blocks, sub-blocks, n) and columns, and returns the levels in
+    numpy; ``put`` is compiled: it writes one block's levels into the room.
+    :mod:`mbuild.quant.layouts.levels` has those of more than one kind of type.
+    """
+
+    choose: Callable[..., Any]
+    put: Callable[..., None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,3 +117,27 @@ class Each:
 
 
 Method = Search | OnGrid | Simple | Each
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """All that makes blocks of one type: its row.
+
+    ``plain`` is the method without importances, None where they are needed; ``weighted`` the one
+    with them, None where they change nothing. ``bad`` says of blocks (blocks, bytes of a block)
+    which ones ``ggml_validate_row_data`` refuses; ``scales`` is how many float16 scales, in rows
+    D and DMIN, a kernel looks at for that. ``layout`` is that of the methods that search.
+    ``decode`` gives what blocks (blocks, bytes of a block) stand for, float32 (blocks, weights);
+    None where the ``gguf`` package knows it.
+    """
+
+    plain: Method | None
+    bad: Callable[[Any], Any]
+    scales: int = 0
+    layout: MethodLayout | None = None
+    weighted: Method | None = None
+    decode: Callable[[Any], Any] | None = None
+
+    def method(self, weighted: bool) -> Method | None:
+        """How blocks are made, with importances or without."""
+        return (weighted and self.weighted) or self.plain
