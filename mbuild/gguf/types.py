@@ -8,12 +8,9 @@ loads numpy, and a build with nothing to do must not).
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Self
 
 from mbuild.core.errors import FormatError
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 ALIGNMENT = 32
 """Default alignment in bytes of tensor data (``general.alignment`` overrides it)."""

@@ -75,6 +75,7 @@ ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
 ROWS_OF_QUANT: tuple[tuple[str, ...], ...] = (
     ("choose", "engine", "search"),
     ("layouts",),
+    ("types",),
     ("table",),
     ("arrays", "kernels"),
     ("compiled", "distance"),

@@ -17,13 +17,14 @@ import numpy as np
 from numba.extending import register_jitable
 
 from mbuild.gguf.types import BLOCKS, GGMLType
+from mbuild.quant import types
 from mbuild.quant.kernels import lane_bytes, lane_lists, lane_runs, measures
 from mbuild.quant.kernels.lane_arrays import as_bytes, as_rows, flat_reals, octets, reals, wholes
 from mbuild.quant.layouts import direct, emit, levels, point_emit
 from mbuild.quant.layouts.direct import beyond
 from mbuild.quant.layouts.instructions import count, load_bf16, load_f32, load_u16, prefetch, turn
 from mbuild.quant.layouts.rooms import DirectBlock, KernelCall, Room, SearchedShape
-from mbuild.quant.search import fits, fitting, grids, halves, points, settling, simple, ternary
+from mbuild.quant.search import findings, fitting, grids, halves, points, simple, ternary
 from mbuild.quant.search.columns import WEIGHT, Columns, D
 from mbuild.quant.search.methods import Each, OnGrid, Search, Simple
 from mbuild.quant.search.ops import any_lane, bits, fill, load, store, whole
@@ -105,18 +106,9 @@ def infinite(w: Any, it: Any, scales: Any) -> Any:
 
 
 TEXTS = (
-    halves,
-    fitting,
-    fits,
-    settling,
-    points,
-    ternary,
-    simple,
-    levels,
-    emit,
-    point_emit,
-    direct,
-    measures,
+    *(halves, fitting, findings, points, ternary, simple),
+    *(levels, emit, point_emit, direct, measures),
+    *types.modules(),
 )
 """Modules whose functions may become part of kernels."""
 

@@ -1,8 +1,8 @@
 """The ways in which blocks are made, as values: the kinds of part that a type's row names.
 
 Functions of both engines stand side by side here, so that a type can name all its parts:
-``pack`` is the numpy engine's, ``emit``, ``write`` and ``put`` are compiled; all are in
-:mod:`mbuild.quant.layouts`.
+``pack`` is the numpy engine's, ``emit``, ``write`` and ``put`` are compiled. They stand in the
+types' own files; what they share is in :mod:`mbuild.quant.layouts`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class MethodLayout:
     """How the bytes of a searched block are made: ``pack`` in numpy, ``emit`` compiled.
 
     :mod:`mbuild.quant.layouts.packing` and :mod:`mbuild.quant.layouts.emit` say what the functions
-    take; those of types on grids are in ``point_packing`` and ``point_emit``.
+    take; of types on grids ``point_packing`` and ``point_emit`` do.
     """
 
     pack: Callable[..., Any]
