@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from mbuild.core.errors import UnsupportedError
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.work.spread import Part, spread
 
@@ -155,8 +156,8 @@ def _error(
             with np.errstate(all="ignore"):
                 off += float(np.sum((new - old) ** 2))
                 reference += float(np.sum(old * old))
-    except NotImplementedError as error:
-        return None, str(error)
+    except UnsupportedError as error:
+        return None, error.message
     if not math.isfinite(off) or not math.isfinite(reference):
         return None, "values that are not finite"
     if reference == 0:
@@ -168,6 +169,8 @@ def _values(file: GGUFWeights, tensor: TensorInfo, start: int, stop: int) -> NDA
     """Values ``start`` to ``stop`` of a tensor, in the order in which they lie, as float64."""
     import numpy as np
 
+    from mbuild.quant.reading import decoded
+
     block = BLOCKS[tensor.type]
     first = start // block.weights * block.size
     size = (stop - start) // block.weights * block.size
@@ -175,20 +178,7 @@ def _values(file: GGUFWeights, tensor: TensorInfo, start: int, stop: int) -> NDA
     plain = _PLAIN.get(tensor.type)
     if plain is not None:
         return data.view(plain).astype(np.float64)
-    return _dequantize(data.reshape(-1, block.size), tensor.type).reshape(-1).astype(np.float64)
-
-
-def _dequantize(blocks: NDArray[Any], type_: GGMLType) -> NDArray[Any]:
-    import numpy as np
-    from gguf import GGMLQuantizationType
-    from gguf.quants import dequantize
-
-    try:
-        known = GGMLQuantizationType(int(type_))
-        with np.errstate(all="ignore"):
-            return dequantize(blocks, known)
-    except (NotImplementedError, ValueError, KeyError):
-        raise NotImplementedError(f"no dequantizer for {type_.name}") from None
+    return decoded(data, tensor.type).astype(np.float64)
 
 
 def count_types(tensors: Sequence[TensorInfo]) -> dict[str, int]:

@@ -12,10 +12,10 @@ from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant.arrays.values import widen
 from mbuild.quant.engine import BlocksOutcome, Weights
 from mbuild.quant.layouts.packing import Bytes
-from mbuild.quant.search import grids, ops
+from mbuild.quant.search import grids
 from mbuild.quant.search.columns import WEIGHT, Columns
 from mbuild.quant.search.methods import Each, Measure, OnGrid, Search, Simple
-from mbuild.quant.search.simple import INVERSE, LOW, SHIFT, TOP, VALUE
+from mbuild.quant.search.simple import TOP, VALUE
 from mbuild.quant.table import TYPES, Kernel, Rows
 
 Reals = NDArray[np.float32]
@@ -100,11 +100,7 @@ def simple(kernel: Kernel, method: Simple, x: Reals, weights: Weights | None) ->
         st[VALUE] = x[np.arange(len(x)), magnitudes.argmax(axis=1)]
     with np.errstate(all="ignore"):
         method.scale(WIDTH, st, c.whole)
-        scaled = (x - st[LOW][:, None]) * st[INVERSE][:, None]
-        if method.nmax:
-            levels = ops.clamp(ops.truncate(scaled + st[SHIFT][:, None]), 0, method.nmax)
-        else:
-            levels = ops.away(scaled)
+        levels = method.choose(st, x)
     packed: Bytes = method.pack(levels.astype(np.uint8), c.whole)
     return packed
 

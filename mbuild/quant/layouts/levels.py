@@ -7,16 +7,18 @@ returns levels of that shape. A compiled one takes a width, a room, the block's 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from mbuild.quant.layouts.instructions import store_bytes
 from mbuild.quant.layouts.rooms import Room, SearchedShape
+from mbuild.quant.search import simple
 from mbuild.quant.search.columns import Columns
 from mbuild.quant.search.findings import BASE, INVERSE, OFFSET, STEP
 from mbuild.quant.search.methods import Levels, Search
-from mbuild.quant.search.ops import clamp, fill, load, nearest, truncate
+from mbuild.quant.search.ops import away, clamp, fill, load, nearest, truncate
 
 
 def of_each(method: Search, c: Columns, kind: int) -> Any:
@@ -77,6 +79,21 @@ def symmetric_levels(e: Any, room: Room, shape: SearchedShape, b: Any) -> None:
                 value = value / fill(e, step)
             level = clamp(nearest(value), -nmax, nmax - 1) + truncate(shift)
             store_bytes(e, room.levels, g * n + i * 16, level)
+
+
+def to_nearest(st: Any, x: Any) -> Any:
+    """Of types whose scale follows from extremes: round_half_away(x * INVERSE)."""
+    return away(x * st[simple.INVERSE][:, None])
+
+
+def up_to(nmax: int) -> Callable[[Any, Any], Any]:
+    """Of those that truncate: trunc((x - LOW) * INVERSE + SHIFT), limited to 0 ... ``nmax``."""
+
+    def choose(st: Any, x: Any) -> Any:
+        scaled = (x - st[simple.LOW][:, None]) * st[simple.INVERSE][:, None]
+        return clamp(truncate(scaled + st[simple.SHIFT][:, None]), 0, nmax)
+
+    return choose
 
 
 AFFINE = Levels(choose_affine, affine_levels)

@@ -93,15 +93,16 @@ class Measure(Enum):
 class Simple:
     """Blocks whose scale follows from their extremes: :mod:`mbuild.quant.search.simple`.
 
-    ``nmax`` limits the levels of those that truncate, 0 marks rounding. ``pack`` is as in a
-    layout; compiled, ``write`` makes a block's bytes straight from its values.
+    ``choose`` takes the columns ``st`` and values (blocks, weights) and returns the levels in numpy
+    (:mod:`mbuild.quant.layouts.levels`). ``pack`` is as in a layout; compiled, ``write`` makes a
+    block's bytes straight from its values.
     """
 
     scale: Callable[..., None]
+    choose: Callable[[Any, Any], Any]
     pack: Callable[..., Any]
     write: Callable[..., None]
     measure: Measure = Measure.MAGNITUDE
-    nmax: int = 0
 
 
 @dataclass(frozen=True, slots=True)

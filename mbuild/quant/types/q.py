@@ -212,27 +212,31 @@ def write_q8_0(w: Any, room: Room, block: DirectBlock) -> None:
 _SIGNED, _ABOVE, _ROW = levels.SYMMETRIC, levels.AFFINE, SQUARES_OF_ROW
 
 ROWS = {
-    GGMLType.Q8_0: Parts(Simple(scale_q8_0, pack_q8_0, write_q8_0), *checks.at(0)),
+    GGMLType.Q8_0: Parts(
+        Simple(scale_q8_0, levels.to_nearest, pack_q8_0, write_q8_0), *checks.at(0)
+    ),
     GGMLType.Q4_0: Parts(
-        Simple(scale_q4_0, packing.scale_and_nibbles, write_q4_0, Measure.EXTREME, 15),
+        Simple(
+            scale_q4_0, levels.up_to(15), packing.scale_and_nibbles, write_q4_0, Measure.EXTREME
+        ),
         *checks.at(0),
         MethodLayout(packing.scale_and_nibbles, emit.scale_and_nibbles),
         Search(1, 32, 8, _SIGNED, fit_q4_0_weighted, settle_single, _ROW),
     ),
     GGMLType.Q4_1: Parts(
-        Simple(scale_q4_1, pack_q4_1, write_q4_1, Measure.RANGE, 15),
+        Simple(scale_q4_1, levels.up_to(15), pack_q4_1, write_q4_1, Measure.RANGE),
         *checks.at(0, 2),
         MethodLayout(pack_q4_1, emit_q4_1),
         Search(1, 32, 15, _ABOVE, fit_q4_1_weighted, settle_single, _ROW),
     ),
     GGMLType.Q5_0: Parts(
-        Simple(scale_q5_0, pack_q5_0, write_q5_0, Measure.EXTREME, 31),
+        Simple(scale_q5_0, levels.up_to(31), pack_q5_0, write_q5_0, Measure.EXTREME),
         *checks.at(0),
         MethodLayout(pack_q5_0, emit_q5_0),
         Search(1, 32, 16, _SIGNED, fit_q5_0_weighted, settle_single, _ROW),
     ),
     GGMLType.Q5_1: Parts(
-        Simple(scale_q5_1, pack_q5_1, write_q5_1, Measure.RANGE, 31),
+        Simple(scale_q5_1, levels.up_to(31), pack_q5_1, write_q5_1, Measure.RANGE),
         *checks.at(0, 2),
         MethodLayout(pack_q5_1, emit_q5_1),
         Search(1, 32, 31, _ABOVE, fit_q5_1_weighted, settle_single, _ROW),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mbuild.gguf.types import GGMLType
-from mbuild.quant.layouts import checks, direct, emit, packing
+from mbuild.quant.layouts import checks, direct, emit, levels, packing
 from mbuild.quant.layouts.emit import W
 from mbuild.quant.layouts.instructions import load_bytes, store_bytes
 from mbuild.quant.layouts.packing import Bytes, Whole
@@ -98,6 +98,10 @@ def write_tq2_0(w: Any, room: Room, block: DirectBlock) -> None:
 
 
 ROWS = {
-    GGMLType.TQ1_0: Parts(Simple(scale_ternary, pack_tq1_0, write_tq1_0), *checks.at(52)),
-    GGMLType.TQ2_0: Parts(Simple(scale_ternary, pack_tq2_0, write_tq2_0), *checks.at(64)),
+    GGMLType.TQ1_0: Parts(
+        Simple(scale_ternary, levels.to_nearest, pack_tq1_0, write_tq1_0), *checks.at(52)
+    ),
+    GGMLType.TQ2_0: Parts(
+        Simple(scale_ternary, levels.to_nearest, pack_tq2_0, write_tq2_0), *checks.at(64)
+    ),
 }
