@@ -74,6 +74,7 @@ class GGMLType(IntEnum):
     MXFP4 = 39, 32, 17
     NVFP4 = 40, 64, 36
     Q1_0 = 41, 128, 18, 40
+    Q2_0 = 42, 64, 18, 41
 
 
 BLOCKS: dict[GGMLType, Block] = {type_: type_.block for type_ in GGMLType}
