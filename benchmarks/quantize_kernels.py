@@ -30,12 +30,10 @@ from llama_library import load
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant.choose.rules import NEEDS_IMPORTANCES
 from mbuild.quant.quantize import engine, prepare, quantize
+from mbuild.quant.table import TYPES as ROWS
 
 G = GGMLType
-TYPES = (
-    "Q2_K,Q3_K,Q4_K,Q5_K,Q6_K,Q8_0,Q4_0,Q4_1,Q5_0,Q5_1,IQ4_NL,IQ4_XS,IQ3_S,TQ1_0,TQ2_0,MXFP4,"
-    "IQ3_XXS,IQ2_S,IQ2_XS,IQ2_XXS,IQ1_M,IQ1_S,Q1_0,F16,BF16"
-)
+TYPES = ",".join(type_.name for type_ in ROWS if type_ is not G.F32)
 ROW = 4096
 PIECE = 1 << 18
 WIDEN = {G.F16: "ggml_fp16_to_fp32_row", G.BF16: "ggml_bf16_to_fp32_row"}

@@ -12,6 +12,8 @@ from enum import StrEnum
 from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mbuild.gguf.types import MIXES, GGMLType
+
 if TYPE_CHECKING:
     from mbuild.gguf.model import Model
 
@@ -25,42 +27,9 @@ class ModelKind(StrEnum):
 
 
 FILE_TYPES: dict[int, str] = {
-    0: "F32",
-    1: "F16",
-    2: "Q4_0",
-    3: "Q4_1",
-    4: "MXFP4",
-    7: "Q8_0",
-    8: "Q5_0",
-    9: "Q5_1",
-    10: "Q2_K",
-    11: "Q3_K_S",
-    12: "Q3_K_M",
-    13: "Q3_K_L",
-    14: "Q4_K_S",
-    15: "Q4_K_M",
-    16: "Q5_K_S",
-    17: "Q5_K_M",
-    18: "Q6_K",
-    19: "IQ2_XXS",
-    20: "IQ2_XS",
-    21: "Q2_K_S",
-    22: "IQ3_XS",
-    23: "IQ3_XXS",
-    24: "IQ1_S",
-    25: "IQ4_NL",
-    26: "IQ3_S",
-    27: "IQ3_M",
-    28: "IQ2_S",
-    29: "IQ2_M",
-    30: "IQ4_XS",
-    31: "IQ1_M",
-    32: "BF16",
-    36: "TQ1_0",
-    37: "TQ2_0",
-    38: "MXFP4_MOE",
-    39: "NVFP4",
-    40: "Q1_0",
+    **{4: "MXFP4", 39: "NVFP4"},
+    **{number: name for name, (number, _) in MIXES.items()},
+    **{type_.file_type: type_.name for type_ in GGMLType if type_.file_type is not None},
 }
 """``general.file_type`` to the name that Ollama gives it (fs/ggml/type.go; 4 is its own use
 of a number that llama.cpp retired, the IQ, TQ and later types are named since 0.34)."""

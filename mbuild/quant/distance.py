@@ -13,12 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mbuild.core.errors import UnsupportedError
-from mbuild.gguf.types import BLOCKS, GGMLType
-from mbuild.quant.arrays.values import widen
-
 Reals = NDArray[np.float32]
-PLAIN = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
 
 
 class Squares(NamedTuple):
@@ -37,25 +32,6 @@ class Squares(NamedTuple):
         if self.whole > 0:
             return float(np.sqrt(self.off / self.whole))
         return 0.0 if self.off == 0 else float("inf")
-
-
-def decoded(data: NDArray[np.uint8], type_: GGMLType) -> Reals:
-    """The values (float32, flat) that bytes of whole blocks stand for.
-
-    Raises :class:`UnsupportedError` for a type whose values nobody here can read.
-    """
-    if type_ in PLAIN:
-        return widen(data, type_)
-    from gguf import GGMLQuantizationType
-    from gguf.quants import dequantize
-
-    blocks = data.reshape(-1, BLOCKS[type_].size)
-    try:
-        with np.errstate(all="ignore"):
-            values: Any = dequantize(blocks, GGMLQuantizationType(int(type_)))
-    except (NotImplementedError, ValueError, KeyError):
-        raise UnsupportedError(f"the values of {type_.name} cannot be read") from None
-    return np.asarray(values, np.float32).reshape(-1)
 
 
 def squares(

@@ -16,17 +16,14 @@ def test_block_sizes_are_those_of_the_reference() -> None:
     reference = {kind.name: (int(kind), sizes) for kind, sizes in gguf.GGML_QUANT_SIZES.items()}
     ours = {kind.name: (int(kind), tuple(block)) for kind, block in BLOCKS.items()}
     assert BLOCKS.keys() == set(GGMLType)
-    assert reference.keys() - ours.keys() <= NOT_READ
+    assert reference.keys() <= ours.keys()
     assert ours.keys() - reference.keys() <= SINCE_0_19
     assert {name: ours[name] for name in ours.keys() & reference.keys()} == {
         name: reference[name] for name in ours.keys() & reference.keys()
     }
 
 
-NOT_READ = {"Q2_0"}
-"""Types that only releases of the package after 0.19 have."""
-
-SINCE_0_19 = {"NVFP4", "Q1_0"}
+SINCE_0_19 = {"NVFP4", "Q1_0", "Q2_0"}
 """Types that releases before 0.19 lack."""
 
 

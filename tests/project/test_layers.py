@@ -75,9 +75,10 @@ ROWS_OF_BUILD: tuple[tuple[str, ...], ...] = (
 ROWS_OF_QUANT: tuple[tuple[str, ...], ...] = (
     ("choose", "engine", "search"),
     ("layouts",),
+    ("types",),
     ("table",),
     ("arrays", "kernels"),
-    ("compiled", "distance"),
+    ("compiled", "distance", "reading"),
     ("quantize",),
 )
 """The same inside ``quant/``: who runs the arithmetic knows it, and not the other way round."""

@@ -24,6 +24,7 @@ from mbuild.quant.quantize import (
     prepare,
     quantize,
 )
+from mbuild.quant.reading import decoded
 from mbuild.quant.table import TYPES, supports
 
 G = GGMLType
@@ -278,6 +279,7 @@ def test_what_is_quantized_can_be_read_again(type_: GGMLType) -> None:
     q = np.ones(256, np.float32) if type_ in ONLY_WEIGHTED else None
     made = quantize(type_, G.F32, x, 256, imatrix=q).reshape(256, -1)
     back = gguf.quants.dequantize(made, gguf.GGMLQuantizationType(int(type_)))
+    assert np.array_equal(decoded(made.reshape(-1), type_), back.reshape(-1))
     error = np.sqrt(np.mean((back.reshape(-1) - x) ** 2)) / 0.05
     assert RMS[type_] / 2 < error < RMS[type_]
 

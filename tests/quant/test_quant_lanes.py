@@ -38,7 +38,7 @@ from mbuild.quant.layouts.rooms import KernelCall
 from mbuild.quant.search import ops
 from mbuild.quant.search.columns import STEPS
 from mbuild.quant.search.grids import EIGHT, FOUR
-from mbuild.quant.search.methods import Each, Levels, Measure, Method, OnGrid, Search, Simple
+from mbuild.quant.search.methods import Each, Measure, Method, OnGrid, Search, Simple
 from mbuild.quant.table import TYPES, Kernel, kernel, supports
 
 W = Width(16)
@@ -315,7 +315,7 @@ def test_every_part_of_a_type_may_become_part_of_a_kernel() -> None:
     for type_, method in _methods():
         layout = TYPES[type_].layout
         named = {
-            Search: lambda m, layout: (m.fit, m.settle, layout.emit),
+            Search: lambda m, layout: (m.fit, m.settle, m.levels.put, layout.emit),
             OnGrid: lambda m, layout: (m.fit, m.settle, layout.emit),
             Simple: lambda m, layout: (m.scale, m.write),
             Each: lambda m, layout: (m.put,),
@@ -330,10 +330,9 @@ def test_functions_of_a_module_are_those_that_it_defines() -> None:
     assert not {"load_f32", "select"} & found
 
 
-def test_every_kind_of_method_level_and_measure_has_its_compiled_text() -> None:
+def test_every_kind_of_method_and_measure_has_its_compiled_text() -> None:
     """A new kind without one would fail only when its first kernel is compiled."""
     assert tiles.MAKERS.keys() == {type(method) for _, method in _methods()}
-    assert tiles.CHOICES.keys() == set(Levels)
     assert measures.MEASURES.keys() == set(Measure)
     assert len(set(measures.MEASURES.values())) == len(Measure)
 

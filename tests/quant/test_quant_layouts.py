@@ -10,17 +10,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from quant_columns import of_zeros
 
 from mbuild.gguf.types import BLOCKS, GGMLType
-from mbuild.quant.layouts import casts, checks, direct, emit, packing, point_emit, point_packing
+from mbuild.quant.layouts import checks, direct, emit, packing, point_emit, point_packing
+from mbuild.quant.layouts.levels import AFFINE, SYMMETRIC
 from mbuild.quant.layouts.rooms import DirectBlock, KernelCall, Room, SearchedShape
-from mbuild.quant.search import columns
+from mbuild.quant.search import columns, findings
 from mbuild.quant.search.columns import DMIN, WHOLE_HEAD, Columns, D
-from mbuild.quant.search.fits import IQ4_VALUES
 from mbuild.quant.search.fitting import place
 from mbuild.quant.search.grids import GridTable
+from mbuild.quant.search.methods import Search
 from mbuild.quant.search.ops import lookup, truncate
 from mbuild.quant.table import TYPES
+from mbuild.quant.types import fp4, iq1, iq3, iq4, plain, q, q1, qk_symmetric, tq
+from mbuild.quant.types.iq4 import IQ4_VALUES
 
 G = GGMLType
 RANDOM = np.random.default_rng(23)
@@ -77,19 +81,21 @@ def test_levels_around_zero_are_read_back() -> None:
     """Q3_K's scales are stored plus 32, Q6_K's with their sign; levels lie around 0."""
     levels, it = _levels(G.Q3_K, 8), _whole(16, 64)
     scale = _spread(it[WHOLE_HEAD:] - 32, 16)
-    assert np.array_equal(_read(G.Q3_K, packing.q3_k(levels, it)), scale * (levels - 4.0))
+    assert np.array_equal(_read(G.Q3_K, qk_symmetric.pack_q3_k(levels, it)), scale * (levels - 4.0))
     levels, it = _levels(G.Q6_K, 64), _whole(16, 128, -128)
     scale = _spread(it[WHOLE_HEAD:], 16)
-    assert np.array_equal(_read(G.Q6_K, packing.q6_k(levels, it)), scale * (levels - 32.0))
+    assert np.array_equal(
+        _read(G.Q6_K, qk_symmetric.pack_q6_k(levels, it)), scale * (levels - 32.0)
+    )
 
 
 @pytest.mark.parametrize(
     ("type_", "pack", "high", "middle", "least"),
     [
-        (G.Q4_0, packing.iq4_nl, 16, 8, 0.0),
-        (G.Q4_1, packing.q4_1, 16, 0, 0.5),
-        (G.Q5_0, packing.q5_0, 32, 16, 0.0),
-        (G.Q5_1, packing.q5_1, 32, 0, 0.5),
+        (G.Q4_0, packing.scale_and_nibbles, 16, 8, 0.0),
+        (G.Q4_1, q.pack_q4_1, 16, 0, 0.5),
+        (G.Q5_0, q.pack_q5_0, 32, 16, 0.0),
+        (G.Q5_1, q.pack_q5_1, 32, 0, 0.5),
     ],
     ids=lambda value: getattr(value, "name", None),
 )
@@ -106,16 +112,16 @@ def test_non_linear_ternary_and_whole_levels_are_read_back() -> None:
     """IQ4_NL and IQ4_XS name a level of their table, TQ one of -1, 0, 1, Q8_0 the value."""
     table = np.array(IQ4_VALUES, np.float32)
     levels = _levels(G.IQ4_NL, 16)
-    read = _read(G.IQ4_NL, packing.iq4_nl(levels, _whole(0, 1)))
+    read = _read(G.IQ4_NL, packing.scale_and_nibbles(levels, _whole(0, 1)))
     assert np.array_equal(read, table[levels])
     levels, it = _levels(G.IQ4_XS, 16), _whole(8, 64)
     scale = _spread(it[WHOLE_HEAD:] - 32, 32)
-    assert np.array_equal(_read(G.IQ4_XS, packing.iq4_xs(levels, it)), scale * table[levels])
-    for type_, pack in ((G.TQ1_0, packing.tq1_0), (G.TQ2_0, packing.tq2_0)):
+    assert np.array_equal(_read(G.IQ4_XS, iq4.pack_iq4_xs(levels, it)), scale * table[levels])
+    for type_, pack in ((G.TQ1_0, tq.pack_tq1_0), (G.TQ2_0, tq.pack_tq2_0)):
         trits = RANDOM.integers(-1, 2, (3, 256)).astype(np.int8)
         assert np.array_equal(_read(type_, pack(trits.view(np.uint8), _whole(0, 1))), trits)
     eight = RANDOM.integers(-127, 128, (3, 32)).astype(np.int8)
-    read = _read(G.Q8_0, packing.q8_0(eight.view(np.uint8), _whole(0, 1)))
+    read = _read(G.Q8_0, q.pack_q8_0(eight.view(np.uint8), _whole(0, 1)))
     assert np.array_equal(read, eight)
 
 
@@ -123,13 +129,13 @@ def test_bits_lie_lowest_first() -> None:
     """Value i is bit i, of a sign or of what lies above a nibble; nibbles share by halves."""
     levels = np.zeros((1, 32), np.uint8)
     levels[0, [0, 9]] = 0x10
-    assert packing.high_bits(levels, 4).tolist() == [[1, 2, 0, 0]]
+    assert q.pack_high_bits(levels, 4).tolist() == [[1, 2, 0, 0]]
     assert packing.nibbles(np.array([[1, 2, 3, 4]], np.uint8), 4).tolist() == [[0x31, 0x42]]
     assert packing.half(np.array([0x3C01, -1], np.int32)).tolist() == [[1, 0x3C], [255, 255]]
     signs = np.zeros((1, 128), np.uint8)
     signs[0, [0, 127]] = 1
     it = np.full((WHOLE_HEAD, 1), _half(1), np.int32)
-    assert packing.q1_0(signs, it).tolist() == [[0, 0x3C, 1, *[0] * 14, 128]]
+    assert q1.pack_q1_0(signs, it).tolist() == [[0, 0x3C, 1, *[0] * 14, 128]]
 
 
 # --- types on grids ---
@@ -187,7 +193,9 @@ def test_points_signs_and_scales_are_read_back(
     c, point, sign, scale = _points(groups, numbers, 128 if even else 256, scales)
     step = _spread((scale + 0.5) * factor, 256 // scales)
     wanted = grid[point.T].reshape(2, -1) * _signed(sign, even) * step
-    packed = getattr(point_packing, name.lower())(c)
+    layout = TYPES[GGMLType[name]].layout
+    assert layout is not None
+    packed = layout.pack(c)
     assert np.allclose(_read(GGMLType[name], packed), wanted, rtol=1e-6)
 
 
@@ -195,7 +203,7 @@ def test_an_empty_sub_block_of_iq3_s_takes_no_place() -> None:
     """The points and signs of those after it move up, and the places at the end are zero."""
     c, point, sign, _ = _points(64, 512, 256, 8)
     c.scratch[columns.CODE + 8 : columns.CODE + 16, 0] = -1
-    packed = point_packing.iq3_s(c)
+    packed = iq3.pack_iq3_s(c)
     assert packed.shape == (2, BLOCKS[G.IQ3_S].size)
     low, high, signs = packed[:, 2:66], packed[:, 66:74], packed[:, 74:106]
     full = [g for g in range(8) if g != 1]
@@ -213,7 +221,7 @@ def test_iq1_keeps_three_high_bits_and_a_shift() -> None:
     """Of 2,048 points the low bytes come first; IQ1_M spreads its float16 over four words."""
     c, point, sign, scale = _points(32, 2048, 2, 8)
     scale &= 7
-    packed = point_packing.iq1_s(c)
+    packed = iq1.pack_iq1_s(c)
     assert packed[:, 2:34].tolist() == (point.T & 0xFF).tolist()
     words = np.ascontiguousarray(packed[:, 34:]).view("<u2").astype(int)
     for g in range(8):
@@ -224,7 +232,7 @@ def test_iq1_keeps_three_high_bits_and_a_shift() -> None:
     c, point, sign, scale = _points(32, 2048, 2, 16)
     scale &= 7
     c.whole[D] = [0x3C12, 0x1234]
-    packed = point_packing.iq1_m(c)
+    packed = iq1.pack_iq1_m(c)
     nibbles = [packed[:, 32 + k // 2] >> 4 * (k & 1) & 15 for k in range(32)]
     assert np.array_equal(nibbles, (point >> 8) | (sign << 3))
     words = np.ascontiguousarray(packed[:, 48:]).view("<u2").astype(int)
@@ -234,25 +242,41 @@ def test_iq1_keeps_three_high_bits_and_a_shift() -> None:
 
 def test_a_compiled_layout_reads_the_same_points() -> None:
     """The number of a group's point comes from its code, in the block's own lane."""
-    c, point, _, _ = _points(32, 512, 128, 16)
+    c, point, sign, scale = _points(32, 512, 128, 16)
+    assert np.array_equal(point_packing.points(c, 32), point.T)
+    assert np.array_equal(point_packing.signs(c), sign.T)
+    assert np.array_equal(point_packing.scales(c, 16), scale.T)
     for lane in range(2):
         assert [point_emit.point(c, k, lane) for k in range(32)] == point[:, lane].tolist()
 
 
 def test_both_engines_layouts_of_a_type_are_twins() -> None:
-    """Each type's numpy layout and its compiled one have one name, in modules of a kind."""
-    modules = {packing.__name__: emit.__name__, point_packing.__name__: point_emit.__name__}
+    """Each type's numpy layout and its compiled one have one name, and stand in one module."""
+    modules = {packing.__name__: emit.__name__}
     for parts in TYPES.values():
         if parts.layout is not None:
             pack, written = parts.layout.pack, parts.layout.emit
-            assert pack.__name__ == written.__name__
-            assert modules[pack.__module__] == written.__module__
+            assert pack.__name__.removeprefix("pack_") == written.__name__.removeprefix("emit_")
+            assert modules.get(pack.__module__, pack.__module__) == written.__module__
+
+
+def test_a_level_is_the_nearest_one_or_that_of_the_search() -> None:
+    """Where the final step is 0 the search's own scale and offset count; levels are limited."""
+    method = Search(2, 2, 3, AFFINE, print, print)
+    c = of_zeros(found=findings.REAL_ROWS * 2)
+    c.found[[findings.STEP * 2, findings.BASE * 2], 0] = 0.5, 1.0
+    c.found[[findings.INVERSE * 2 + 1, findings.OFFSET * 2 + 1], 0] = 4.0, 0.25
+    x = np.array([[[-0.5, 9.0], [0.75, -1.0]]], np.float32)
+    with np.errstate(all="ignore"):
+        assert AFFINE.choose(method, x, c).tolist() == [[[1, 3], [2, 0]]]
+        # Around zero the offset is what is added to a level: here 0 of 0.25.
+        assert SYMMETRIC.choose(method, x, c).tolist() == [[[2, 5], [2, -3]]]
 
 
 def test_the_compiled_table_of_levels_gives_the_nearest_one() -> None:
     """As the numpy engine's index does; it is one of reals, which a kernel can look up."""
     values = RANDOM.uniform(-130, 130, 1000).astype(np.float32)
-    index = truncate(lookup(emit.W, emit.PLACES, place(emit.W, values + values)))
+    index = truncate(lookup(emit.W, iq4.PLACES, place(emit.W, values + values)))
     table = np.array(IQ4_VALUES, np.float32)
     nearest = np.abs(values[:, None] - table).min(axis=1)
     assert np.array_equal(np.abs(values - table[index]), nearest)
@@ -268,7 +292,7 @@ def test_every_infinite_and_undefined_float16_is_beyond() -> None:
     finite = np.isfinite(patterns.astype(np.uint16).view(np.float16))
     assert np.array_equal(direct.beyond(patterns) == 0, finite)
     blocks = patterns.astype("<u2").view(np.uint8).reshape(-1, 2)
-    assert np.array_equal(checks.f16(blocks), ~finite)
+    assert np.array_equal(plain.bad_f16(blocks), ~finite)
     bad, scales = checks.at(0)
     assert scales == 1
     assert np.array_equal(bad(blocks), ~finite)
@@ -284,19 +308,19 @@ def test_either_of_two_scales_makes_a_block_bad() -> None:
     assert checks.nothing(blocks).tolist() == [False] * 3
     exponents = np.zeros((2, 17), np.uint8)
     exponents[1, 0] = 255
-    assert checks.mxfp4(exponents).tolist() == [False, True]
+    assert fp4.bad_mxfp4(exponents).tolist() == [False, True]
     c, *_ = _points(32, 2048, 2, 16)
     c.whole[WHOLE_HEAD:] &= 7
     c.whole[D] = [_half(np.inf), _half(65504)]
-    assert checks.iq1_m(point_packing.iq1_m(c)).tolist() == [True, False]
+    assert iq1.bad_iq1_m(iq1.pack_iq1_m(c)).tolist() == [True, False]
 
 
 def test_bfloat16_rounds_to_the_even_neighbour() -> None:
     """A half goes to the even one, what is above it up; the largest float32 becomes infinite."""
     patterns = np.array([0x3F808000, 0x3F818000, 0x3F808001, 0x3F807FFF, 0x7F7FFFFF], np.uint32)
-    made = casts.cast_bf16(patterns.view(np.float32))
+    made = plain.cast_bf16(patterns.view(np.float32))
     assert made.view("<u2").tolist() == [0x3F80, 0x3F82, 0x3F81, 0x3F80, 0x7F80]
-    assert checks.bf16(made.reshape(-1, 2)).tolist() == [False] * 4 + [True]
+    assert plain.bad_bf16(made.reshape(-1, 2)).tolist() == [False] * 4 + [True]
 
 
 def test_casts_are_numpys_or_the_bytes_themselves() -> None:
@@ -304,15 +328,15 @@ def test_casts_are_numpys_or_the_bytes_themselves() -> None:
     values = np.array([[1.0, 1e9], [-2.5, 6e-8]], np.float32)
     with np.errstate(over="ignore"):
         wanted = values.astype(np.float16)
-    assert casts.cast_f16(values).tobytes() == wanted.tobytes()
-    assert casts.cast_f32(values).tobytes() == values.tobytes()
+    assert plain.cast_f16(values).tobytes() == wanted.tobytes()
+    assert plain.cast_f32(values).tobytes() == values.tobytes()
 
 
 def test_mxfp4_has_one_exponent_and_the_nearest_of_15_values() -> None:
     """The largest value's exponent less two; levels of both signs, 0 for nothing but zeros."""
     values = np.zeros((2, 32), np.float32)
     values[0, :8] = [6, -6, 4, 3, 2, -1.5, 1, 0.5]
-    packed = casts.mxfp4(values)
+    packed = fp4.pack_mxfp4(values)
     assert packed.shape == (2, 17)
     assert packed[:, 0].tolist() == [127, 0]
     assert packed[0, 1:9].tolist() == [7, 15, 6, 5, 4, 11, 2, 1]
@@ -324,7 +348,7 @@ def test_an_exponent_just_below_a_power_of_two_rounds_up() -> None:
     """float32 has no logarithm just below 8: 256 less one unit has that of 256, as log2f has it."""
     below = np.nextafter(np.float32(256), np.float32(0))
     values = np.array([1.0, 1.5, 255.0, below, 256.0], np.float32)
-    assert casts.mxfp4_exponent(values).tolist() == [125, 125, 132, 133, 133]
+    assert fp4.mxfp4_exponent(values).tolist() == [125, 125, 132, 133, 133]
 
 
 # --- what a kernel works in ---

@@ -11,9 +11,8 @@ from quant_columns import W, column, half, of_zeros
 from mbuild.gguf.types import GGMLType
 from mbuild.quant.search import (
     columns,
-    fits,
+    findings,
     points,
-    settling,
     simple,
     ternary,
 )
@@ -21,6 +20,7 @@ from mbuild.quant.search.columns import DMIN, WHOLE_HEAD, D
 from mbuild.quant.search.grids import EIGHT, FOUR, MOVED
 from mbuild.quant.search.methods import OnGrid
 from mbuild.quant.table import TYPES
+from mbuild.quant.types import iq1, iq2, iq3, q, qk_affine, qk_symmetric, tq
 
 RANDOM = np.random.default_rng(17)
 
@@ -30,37 +30,37 @@ RANDOM = np.random.default_rng(17)
 
 def test_scales_and_minima_of_q4_k_are_counted_against_the_largest() -> None:
     """The largest of eight is 63; each final step is the float16 step times the six bits."""
-    c = of_zeros(found=fits.REAL_ROWS * 8, whole=WHOLE_HEAD + 16)
+    c = of_zeros(found=findings.REAL_ROWS * 8, whole=WHOLE_HEAD + 16)
     scales = np.arange(8) * np.float32(0.9)
-    c.found[fits.SCALE * 8 : fits.SCALE * 8 + 8, 0] = scales
-    c.found[fits.LOW * 8 : fits.LOW * 8 + 8, 0] = scales[::-1]
-    settling.settle_k(W, c)
+    c.found[findings.SCALE * 8 : findings.SCALE * 8 + 8, 0] = scales
+    c.found[findings.LOW * 8 : findings.LOW * 8 + 8, 0] = scales[::-1]
+    qk_affine.settle_k(W, c)
     assert c.whole[WHOLE_HEAD:, 0].tolist() == [*range(0, 64, 9), *range(63, -1, -9)]
     assert c.whole[[D, DMIN], 0].tolist() == [half(0.1)] * 2
     step = np.float32(np.float16(0.1))
-    assert c.found[fits.STEP * 8 + 7].tolist() == [step * 63]
-    assert c.found[fits.BASE * 8 + 7].tolist() == [0]
+    assert c.found[findings.STEP * 8 + 7].tolist() == [step * 63]
+    assert c.found[findings.BASE * 8 + 7].tolist() == [0]
 
 
 def test_scales_of_q6_k_keep_their_sign() -> None:
     """The extreme scale is -128, whatever its sign; a block of nothing has no scale at all."""
-    c = of_zeros(2, found=fits.REAL_ROWS * 16, whole=WHOLE_HEAD + 32)
+    c = of_zeros(2, found=findings.REAL_ROWS * 16, whole=WHOLE_HEAD + 32)
     c.found[:4, 0] = [0.5, -2.0, 1.0, 0.0]
-    c.found[fits.INVERSE * 16, :] = 7
+    c.found[findings.INVERSE * 16, :] = 7
     with np.errstate(all="ignore"):
-        settling.settle_q6_k(W, c)
+        qk_symmetric.settle_q6_k(W, c)
     assert c.whole[WHOLE_HEAD : WHOLE_HEAD + 4, 0].tolist() == [32, -128, 64, 0]
     assert c.whole[D].tolist() == [half(2 / 128), 0]
-    assert c.found[fits.INVERSE * 16].tolist() == [7, 0]
+    assert c.found[findings.INVERSE * 16].tolist() == [7, 0]
 
 
 def test_a_single_scale_and_minimum_are_stored_as_found() -> None:
     """Q4_1 with importances: both in float16, the minimum with its sign, and no final step."""
-    c = of_zeros(found=fits.REAL_ROWS, whole=WHOLE_HEAD + 2)
-    c.found[[fits.SCALE, fits.LOW, fits.STEP], 0] = [0.25, 1.5, 9]
-    settling.settle_single(W, c)
+    c = of_zeros(found=findings.REAL_ROWS, whole=WHOLE_HEAD + 2)
+    c.found[[findings.SCALE, findings.LOW, findings.STEP], 0] = [0.25, 1.5, 9]
+    q.settle_single(W, c)
     assert (c.whole[[D, DMIN], 0] & 0xFFFF).tolist() == [half(0.25), half(-1.5)]
-    assert c.found[fits.STEP].tolist() == [0]
+    assert c.found[findings.STEP].tolist() == [0]
 
 
 # --- types without a search ---
@@ -69,10 +69,10 @@ def test_a_single_scale_and_minimum_are_stored_as_found() -> None:
 @pytest.mark.parametrize(
     ("scale", "extreme", "d", "inverse", "shift", "nothing"),
     [
-        (simple.scale_q8_0, 254.0, 2.0, 0.5, 0.0, 0.0),
-        (simple.scale_ternary, 4.0, 4.0, 0.25, 0.0, 0.0),
-        (simple.scale_q4_0, -16.0, 2.0, 0.5, 8.5, -0.0),
-        (simple.scale_q5_0, 16.0, -1.0, -1.0, 16.5, -0.0),
+        (q.scale_q8_0, 254.0, 2.0, 0.5, 0.0, 0.0),
+        (tq.scale_ternary, 4.0, 4.0, 0.25, 0.0, 0.0),
+        (q.scale_q4_0, -16.0, 2.0, 0.5, 8.5, -0.0),
+        (q.scale_q5_0, 16.0, -1.0, -1.0, 16.5, -0.0),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -89,7 +89,7 @@ def test_a_scale_follows_from_the_extreme_value(
     assert st[simple.INVERSE, 1] == 0
 
 
-@pytest.mark.parametrize(("scale", "levels"), [(simple.scale_q4_1, 15), (simple.scale_q5_1, 31)])
+@pytest.mark.parametrize(("scale", "levels"), [(q.scale_q4_1, 15), (q.scale_q5_1, 31)])
 def test_a_range_has_a_scale_and_a_minimum(scale: Any, levels: int) -> None:
     """(greatest - least) / levels and the least; equal values have no scale, of either zero."""
     st, it = np.zeros((simple.ROWS, 2), np.float32), np.zeros((WHOLE_HEAD, 2), np.int32)
@@ -106,7 +106,7 @@ def test_a_scale_too_small_to_invert_has_ordinary_numbers() -> None:
     st, it = np.zeros((simple.ROWS, 1), np.float32), np.zeros((WHOLE_HEAD, 1), np.int32)
     st[[simple.TOP, simple.VALUE]] = 1e-39
     with np.errstate(all="ignore"):
-        simple.scale_q4_0(W, st, it)
+        q.scale_q4_0(W, st, it)
     assert st[[simple.INVERSE, simple.SHIFT], 0].tolist() == [0, 0]
 
 
@@ -125,7 +125,7 @@ def test_odd_scales_are_odd_multiples_of_one_step() -> None:
     assert not c.whole[WHOLE_HEAD:, 1].any()
 
 
-@pytest.mark.parametrize(("settle", "kept"), [(points.settle_iq2_xxs, 0), (points.settle_iq3_s, 9)])
+@pytest.mark.parametrize(("settle", "kept"), [(iq2.settle_iq2_xxs, 0), (iq3.settle_iq3_s, 9)])
 def test_points_of_a_block_without_scales(settle: Any, kept: int) -> None:
     """IQ2_XXS clears points and signs, IQ3_S leaves them, as ggml does."""
     c = of_zeros(found=8, whole=WHOLE_HEAD + 8, scratch=columns.ROWS)
@@ -150,7 +150,7 @@ def test_values_on_the_grid_of_iq3_s_are_found_again() -> None:
     c = of_zeros(found=8, whole=WHOLE_HEAD + 8, scratch=columns.ROWS, grid=grid)
     c = c._replace(values=column(*values), weights=c.scratch[columns.WEIGHT :])
     with np.errstate(all="ignore"):
-        points.iq3_s(W, c, 2, 0.0)
+        iq3.fit_iq3_s(W, c, 2, 0.0)
     assert c.found[:, 0].tolist() == [0, 0, 0.25, 0, 0, 0, 0, 0]
     first = columns.CODE + 2 * 8
     assert c.scratch[first : first + 8, 0].tolist() == [code] * 8
@@ -166,7 +166,7 @@ def test_shifts_of_a_block_without_scales_are_cleared() -> None:
     c.scratch[columns.SIGN : columns.SIGN + 8] = 1
     c.found[:, 0] = np.arange(1, 16, 2)
     with np.errstate(all="ignore"):
-        ternary.settle_iq1_s(W, c)
+        iq1.settle_iq1_s(W, c)
     assert c.whole[WHOLE_HEAD:, 0].tolist() == [*range(8)]
     assert c.whole[D].tolist() == [half(1.125), 0]
     shifts = c.scratch[columns.SIGN : columns.SIGN + 8]
@@ -181,7 +181,7 @@ def test_the_step_of_iq1_m_comes_from_least_squares() -> None:
     c.scratch[columns.ALL_W : columns.ALL_W + 256] = 1
     c.scratch[columns.ALL_X : columns.ALL_X + 256] = 0.5 * (1 + ternary.DELTA)
     with np.errstate(all="ignore"):
-        ternary.settle_iq1_m(W, c)
+        iq1.settle_iq1_m(W, c)
     assert c.whole[WHOLE_HEAD:, 0].tolist() == [7] * 16
     assert c.whole[D].tolist() == [half(0.5 / 15 * 1.1125)]
 

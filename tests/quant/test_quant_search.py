@@ -14,18 +14,13 @@ import pytest
 from quant_columns import W, column, half, of_zeros, sub
 
 from mbuild.gguf.types import BLOCKS, GGMLType
-from mbuild.quant.search import (
-    columns,
-    fits,
-    fitting,
-    forms,
-    ops,
-    settling,
-)
+from mbuild.quant.search import columns, findings, fitting, ops
 from mbuild.quant.search.columns import WHOLE_HEAD, D
+from mbuild.quant.search.forms import Form
 from mbuild.quant.search.halves import half_bits, half_value
 from mbuild.quant.search.methods import OnGrid
 from mbuild.quant.table import TYPES
+from mbuild.quant.types import fp4, iq2, iq3, iq4, q1, qk_affine
 
 RANDOM = np.random.default_rng(17)
 
@@ -115,9 +110,9 @@ def test_named_rows_of_scratch_columns_do_not_overlap() -> None:
         assert sum(rows[-1]) == end
 
 
-FORMS = {
-    "IQ2_XXS": forms.IQ2_XXS, "IQ2_XS": forms.IQ2_XS, "IQ2_S": forms.IQ2_S,
-    "IQ3_XXS": forms.IQ3_XXS, "IQ3_S": forms.IQ3_S,
+FORMS: dict[str, Form] = {
+    "IQ2_XXS": iq2.IQ2_XXS, "IQ2_XS": iq2.IQ2_XS, "IQ2_S": iq2.IQ2_S,
+    "IQ3_XXS": iq3.IQ3_XXS, "IQ3_S": iq3.IQ3_S,
 }  # fmt: skip
 
 
@@ -195,7 +190,7 @@ def test_a_sub_block_of_almost_nothing_has_no_scale(size: float) -> None:
         positive = sub(values, weights, 15, np.int32)
         assert fitting.fit_positive(W, positive)[0] == 0
         assert not positive.levels.any()
-        assert fitting.fit_table(W, sub(values, weights, 0), fits.IQ4_TABLE, -127.0)[0] == 0
+        assert fitting.fit_table(W, sub(values, weights, 0), iq4.IQ4_TABLE, -127.0)[0] == 0
 
 
 def test_coordinate_descent_leaves_levels_that_fit_exactly() -> None:
@@ -218,10 +213,10 @@ def test_positive_values_get_levels_from_zero_on() -> None:
 
 def test_non_linear_levels_get_their_own_scale() -> None:
     """Values that are the 16 levels themselves, times a number, give that number."""
-    values = column(*(np.float32(0.01) * np.array([*fits.IQ4_VALUES] * 2, np.float32)))
+    values = column(*(np.float32(0.01) * np.array([*iq4.IQ4_VALUES] * 2, np.float32)))
     with np.errstate(all="ignore"):
         scale = fitting.fit_table(
-            W, sub(values, np.ones_like(values), 0), fits.IQ4_TABLE, fits.IQ4_VALUES[0]
+            W, sub(values, np.ones_like(values), 0), iq4.IQ4_TABLE, iq4.IQ4_VALUES[0]
         )
     assert np.allclose(scale, 0.01, rtol=1e-6)
 
@@ -229,8 +224,8 @@ def test_non_linear_levels_get_their_own_scale() -> None:
 def test_the_place_in_the_table_is_that_of_the_nearest_level() -> None:
     """Of the 16 non-linear levels none is nearer; what is beyond both ends gets the last ones."""
     values = np.r_[RANDOM.uniform(-130, 130, 2000), -1e9, 1e9].astype(np.float32)
-    index = fits.IQ4_INDEX[fitting.place(W, values + values)]
-    table = np.array(fits.IQ4_VALUES, np.float32)
+    index = iq4.IQ4_INDEX[fitting.place(W, values + values)]
+    table = np.array(iq4.IQ4_VALUES, np.float32)
     assert np.array_equal(
         np.abs(values - table[index]), np.abs(values[:, None] - table).min(axis=1)
     )
@@ -252,30 +247,30 @@ def test_importances_are_combined_with_the_mean_square() -> None:
 def test_magnitudes_of_q1_0_are_summed_over_sub_blocks() -> None:
     """The first sub-block begins the sum, later ones go on with it; the mean is the scale."""
     c = of_zeros(
-        found=fits.REAL_ROWS * 4, whole=WHOLE_HEAD + 8, values=np.full((32, 1), -0.5, "f4")
+        found=findings.REAL_ROWS * 4, whole=WHOLE_HEAD + 8, values=np.full((32, 1), -0.5, "f4")
     )
     for g in range(4):
-        fits.q1_0(W, c, g, 0.0)
+        q1.fit_q1_0(W, c, g, 0.0)
     assert c.found[0].tolist() == [64.0]
-    settling.settle_q1_0(W, c)
+    q1.settle_q1_0(W, c)
     assert c.whole[D].tolist() == [half(0.5)]
 
 
 def test_a_fit_keeps_its_findings_at_its_sub_blocks_rows() -> None:
     """Sub-block 3 of 8 writes row 3 of each kind of finding, and no other."""
     values = column(*(np.arange(32) % 16 * 0.5 - 1))
-    c = of_zeros(found=fits.REAL_ROWS * 8, scratch=256, values=values)
+    c = of_zeros(found=findings.REAL_ROWS * 8, scratch=256, values=values)
     with np.errstate(all="ignore"):
-        fits.q4_k(W, c, 3, 0.0)
-    kinds = (fits.SCALE, fits.LOW, fits.INVERSE, fits.OFFSET)
+        qk_affine.fit_q4_k(W, c, 3, 0.0)
+    kinds = (findings.SCALE, findings.LOW, findings.INVERSE, findings.OFFSET)
     assert np.flatnonzero(c.found[:, 0]).tolist() == [kind * 8 + 3 for kind in kinds]
-    assert np.allclose(c.found[fits.SCALE * 8 + 3], 0.5, rtol=1e-4)
-    assert np.allclose(c.found[fits.LOW * 8 + 3], 1.0, rtol=1e-4)
+    assert np.allclose(c.found[findings.SCALE * 8 + 3], 0.5, rtol=1e-4)
+    assert np.allclose(c.found[findings.LOW * 8 + 3], 1.0, rtol=1e-4)
 
 
 def test_the_table_of_half_steps_lists_every_level_in_order() -> None:
     """512 half steps name all 16 levels, ascending, and the table holds their values."""
-    assert sorted(set(fits.IQ4_INDEX.tolist())) == [*range(16)]
-    assert (np.diff(fits.IQ4_INDEX.astype(int)) >= 0).all()
-    assert fits.IQ4_TABLE.tolist() == [fits.IQ4_VALUES[i] for i in fits.IQ4_INDEX]
-    assert fits.MXFP4_VALUES[8:] == tuple(-value for value in fits.MXFP4_VALUES[:8])
+    assert sorted(set(iq4.IQ4_INDEX.tolist())) == [*range(16)]
+    assert (np.diff(iq4.IQ4_INDEX.astype(int)) >= 0).all()
+    assert iq4.IQ4_TABLE.tolist() == [iq4.IQ4_VALUES[i] for i in iq4.IQ4_INDEX]
+    assert fp4.MXFP4_VALUES[8:] == tuple(-value for value in fp4.MXFP4_VALUES[:8])

@@ -152,9 +152,9 @@ def test_every_type(model: Callable[[str], Model], name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["3 experts", "grouped", "tied"])
-def test_one_bit(model: Callable[[str], Model], name: str) -> None:
-    """Q1_0's files are llama-quantize's; that refuses rows which no block of 128 divides."""
-    assert model(name).compare(["Q1_0"]) == []
+def test_one_bit_and_two(model: Callable[[str], Model], name: str) -> None:
+    """Q1_0's and Q2_0's files are llama-quantize's; that refuses rows which no block divides."""
+    assert model(name).compare(["Q1_0", "Q2_0"]) == []
 
 
 @pytest.mark.parametrize("name", ["3 experts", "tied"])

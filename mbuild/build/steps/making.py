@@ -20,7 +20,6 @@ from mbuild.build.steps.ranges import (
     bytes_of_row,
     digest_of,
     importances_of,
-    row_bytes,
 )
 from mbuild.core.errors import FormatError
 from mbuild.gguf.types import GGMLType
@@ -159,10 +158,9 @@ def readable_values(tensor: Tensor, data: Array) -> tuple[GGMLType, Array]:
     """A tensor's values in a type that can be quantized: what is quantized already is decoded."""
     if tensor.type in SOURCES:
         return tensor.type, data
-    import gguf
+    from mbuild.quant.reading import decoded
 
-    kind = gguf.GGMLQuantizationType(int(tensor.type))
-    return GGMLType.F32, gguf.quants.dequantize(data.reshape(-1, row_bytes(tensor)), kind)
+    return GGMLType.F32, decoded(data, tensor.type)
 
 
 def _not_finite(tensor: str, error: FormatError) -> FormatError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -190,12 +189,10 @@ def _lazy(tensor: Tensor, file: str) -> Lazy:
         return Lazy(dtype, shape, load, origin)
 
     def decode() -> Any:
-        import gguf
+        from mbuild.quant.reading import decoded
 
         data = np.frombuffer(memoryview(tensor.load()).cast("B"), np.uint8)
-        rows = data.reshape(math.prod(shape[:-1]), -1)
-        kind = gguf.GGMLQuantizationType(int(tensor.type))
-        return gguf.quants.dequantize(rows, kind).reshape(shape)
+        return decoded(data, tensor.type).reshape(shape)
 
     return Lazy(DType.F32, shape, decode, origin)
 

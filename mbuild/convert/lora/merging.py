@@ -223,10 +223,9 @@ def _doubles(data: Array, type_: GGMLType, columns: int) -> Array:
 
 def _decoded(data: Array, type_: GGMLType) -> Array:
     """Rows of blocks as F32."""
-    import gguf
+    from mbuild.quant.reading import decoded
 
-    values = gguf.quants.dequantize(data, gguf.GGMLQuantizationType(int(type_)))
-    return np.ascontiguousarray(values, np.float32)
+    return decoded(data.reshape(-1), type_).reshape(len(data), -1)
 
 
 def rounded(values: Array, type_: GGMLType, name: str) -> Array:

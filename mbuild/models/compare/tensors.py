@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from mbuild.core.errors import UnsupportedError
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.work.spread import Part, spread
 
@@ -186,8 +187,8 @@ class _ErrorSum:
             return
         try:
             a, b = (_values(*each) for each in zip((old, new), self._types, strict=True))
-        except NotImplementedError as error:
-            self._note = str(error)
+        except UnsupportedError as error:
+            self._note = error.message
             return
         with np.errstate(all="ignore"):
             self._off += float(np.sum((b - a) ** 2))
@@ -215,25 +216,13 @@ def _values(piece: bytes, type_: GGMLType) -> NDArray[Any]:
     """A piece's values in the order in which they lie, as float64."""
     import numpy as np
 
+    from mbuild.quant.reading import decoded
+
     data = np.frombuffer(piece, np.uint8)
     plain = _PLAIN.get(type_)
     if plain is not None:
         return data.view(plain).astype(np.float64)
-    blocks = data.reshape(-1, BLOCKS[type_].size)
-    return _dequantize(blocks, type_).reshape(-1).astype(np.float64)
-
-
-def _dequantize(blocks: NDArray[Any], type_: GGMLType) -> NDArray[Any]:
-    import numpy as np
-    from gguf import GGMLQuantizationType
-    from gguf.quants import dequantize
-
-    try:
-        known = GGMLQuantizationType(int(type_))
-        with np.errstate(all="ignore"):
-            return dequantize(blocks, known)
-    except (NotImplementedError, ValueError, KeyError):
-        raise NotImplementedError(f"no dequantizer for {type_.name}") from None
+    return decoded(data, type_).astype(np.float64)
 
 
 def count_types(tensors: Sequence[TensorInfo]) -> dict[str, int]:

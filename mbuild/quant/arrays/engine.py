@@ -12,11 +12,10 @@ from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant.arrays.values import widen
 from mbuild.quant.engine import BlocksOutcome, Weights
 from mbuild.quant.layouts.packing import Bytes
-from mbuild.quant.search import fits, grids, ops
+from mbuild.quant.search import grids
 from mbuild.quant.search.columns import WEIGHT, Columns
-from mbuild.quant.search.fitting import place
-from mbuild.quant.search.methods import Each, Levels, Measure, OnGrid, Search, Simple
-from mbuild.quant.search.simple import INVERSE, LOW, SHIFT, TOP, VALUE
+from mbuild.quant.search.methods import Each, Measure, OnGrid, Search, Simple
+from mbuild.quant.search.simple import TOP, VALUE
 from mbuild.quant.table import TYPES, Kernel, Rows
 
 Reals = NDArray[np.float32]
@@ -56,7 +55,7 @@ def search(kernel: Kernel, method: Search, x: Reals, weights: Weights | None) ->
             c = c._replace(importances=_turned(weights, x))
             mean = _mean_square(method, c.values) if method.mean else weights.means
         _fitted(method, c, mean)
-        chosen = _levels(method, x.reshape(len(x), method.subs, method.n), c)
+        chosen = method.levels.choose(method, x.reshape(len(x), method.subs, method.n), c)
     return _pack(kernel)(chosen.reshape(len(x), -1).astype(np.uint8), c.whole)
 
 
@@ -88,30 +87,6 @@ def _mean_square(method: Search | OnGrid, xs: Reals) -> Any:
     return total * np.float32(method.mean[0]) * np.float32(method.mean[1])
 
 
-def _levels(method: Search, x: Reals, c: Columns) -> Any:
-    """The levels of ``x`` (blocks, sub-blocks, n)."""
-
-    def row(kind: int) -> Reals:
-        found: Reals = c.found[kind * method.subs : (kind + 1) * method.subs].T[:, :, None]
-        return found
-
-    step, base, inverse, offset = map(row, (fits.STEP, fits.BASE, fits.INVERSE, fits.OFFSET))
-    nmax = method.nmax
-    if method.levels is Levels.TABLE:
-        return fits.IQ4_INDEX[place(WIDTH, x * inverse + x * inverse)]
-    if method.levels is Levels.SIGNS:
-        return x >= 0
-    if method.levels is Levels.AFFINE:
-        kept = ops.clamp(ops.nearest((x - offset) * inverse), 0, nmax)
-        final = ops.clamp(ops.nearest((x + base) / step), 0, nmax)
-    else:
-        kept = ops.clamp(ops.nearest(x * inverse), -nmax, nmax - 1) + ops.truncate(offset)
-        final = ops.clamp(ops.nearest(x / step), -nmax, nmax - 1) + nmax
-    if method.levels is Levels.DESCENT:
-        kept = c.scratch.T.reshape(x.shape).astype(np.int32)
-    return np.where(step == 0, kept, final)
-
-
 def simple(kernel: Kernel, method: Simple, x: Reals, weights: Weights | None) -> Bytes:
     """Blocks ``x`` (blocks, weights) of a type without a search as bytes (blocks, size)."""
     c = _columns(kernel.rows, x)
@@ -125,11 +100,7 @@ def simple(kernel: Kernel, method: Simple, x: Reals, weights: Weights | None) ->
         st[VALUE] = x[np.arange(len(x)), magnitudes.argmax(axis=1)]
     with np.errstate(all="ignore"):
         method.scale(WIDTH, st, c.whole)
-        scaled = (x - st[LOW][:, None]) * st[INVERSE][:, None]
-        if method.nmax:
-            levels = ops.clamp(ops.truncate(scaled + st[SHIFT][:, None]), 0, method.nmax)
-        else:
-            levels = ops.away(scaled)
+        levels = method.choose(st, x)
     packed: Bytes = method.pack(levels.astype(np.uint8), c.whole)
     return packed
 

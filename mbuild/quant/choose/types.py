@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from mbuild.core.errors import UsageError
 from mbuild.core.suggest import did_you_mean, near
 from mbuild.core.units import parse_size
-from mbuild.gguf.types import GGMLType
+from mbuild.gguf.types import MIXES, GGMLType
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,41 +45,11 @@ class FileType:
         return self.name
 
 
-FILE_TYPES: tuple[FileType, ...] = (
-    FileType("F32", 0, GGMLType.F32),
-    FileType("F16", 1, GGMLType.F16),
-    FileType("Q4_0", 2, GGMLType.Q4_0),
-    FileType("Q4_1", 3, GGMLType.Q4_1),
-    FileType("Q8_0", 7, GGMLType.Q8_0),
-    FileType("Q5_0", 8, GGMLType.Q5_0),
-    FileType("Q5_1", 9, GGMLType.Q5_1),
-    FileType("Q2_K", 10, GGMLType.Q2_K),
-    FileType("Q3_K_S", 11, GGMLType.Q3_K),
-    FileType("Q3_K_M", 12, GGMLType.Q3_K),
-    FileType("Q3_K_L", 13, GGMLType.Q3_K),
-    FileType("Q4_K_S", 14, GGMLType.Q4_K),
-    FileType("Q4_K_M", 15, GGMLType.Q4_K),
-    FileType("Q5_K_S", 16, GGMLType.Q5_K),
-    FileType("Q5_K_M", 17, GGMLType.Q5_K),
-    FileType("Q6_K", 18, GGMLType.Q6_K),
-    FileType("IQ2_XXS", 19, GGMLType.IQ2_XXS),
-    FileType("IQ2_XS", 20, GGMLType.IQ2_XS),
-    FileType("Q2_K_S", 21, GGMLType.Q2_K),
-    FileType("IQ3_XS", 22, GGMLType.IQ3_S),
-    FileType("IQ3_XXS", 23, GGMLType.IQ3_XXS),
-    FileType("IQ1_S", 24, GGMLType.IQ1_S),
-    FileType("IQ4_NL", 25, GGMLType.IQ4_NL),
-    FileType("IQ3_S", 26, GGMLType.IQ3_S),
-    FileType("IQ3_M", 27, GGMLType.IQ3_S),
-    FileType("IQ2_S", 28, GGMLType.IQ2_XS),
-    FileType("IQ2_M", 29, GGMLType.IQ2_S),
-    FileType("IQ4_XS", 30, GGMLType.IQ4_XS),
-    FileType("IQ1_M", 31, GGMLType.IQ1_M),
-    FileType("BF16", 32, GGMLType.BF16),
-    FileType("TQ1_0", 36, GGMLType.TQ1_0),
-    FileType("TQ2_0", 37, GGMLType.TQ2_0),
-    FileType("MXFP4_MOE", 38, GGMLType.MXFP4),
-    FileType("Q1_0", 40, GGMLType.Q1_0),
+_NAMED = [(name, *row) for name, row in MIXES.items()]
+_NAMED += [(t.name, t.file_type, t) for t in GGMLType if t.file_type is not None]
+
+FILE_TYPES: tuple[FileType, ...] = tuple(
+    FileType(*row) for row in sorted(_NAMED, key=lambda row: row[1])
 )
 """Every file type, by number."""
 

@@ -21,7 +21,7 @@ from mbuild.quant.kernels import target
 
 PACKAGE = Path(__file__).parents[2]
 SOURCES = ("gguf/types", "quant/compiled/compiler", "quant/table")
-FOLDERS = ("quant/search", "quant/layouts", "quant/kernels")
+FOLDERS = ("quant/search", "quant/layouts", "quant/types", "quant/kernels")
 """Modules whose text can change a kernel's code, and folders of nothing but such modules: the
 compiler and all that it imports."""
 

@@ -17,15 +17,16 @@ import numpy as np
 from numba.extending import register_jitable
 
 from mbuild.gguf.types import BLOCKS, GGMLType
+from mbuild.quant import types
 from mbuild.quant.kernels import lane_bytes, lane_lists, lane_runs, measures
 from mbuild.quant.kernels.lane_arrays import as_bytes, as_rows, flat_reals, octets, reals, wholes
-from mbuild.quant.layouts import direct, emit, point_emit
+from mbuild.quant.layouts import direct, emit, levels, point_emit
 from mbuild.quant.layouts.direct import beyond
 from mbuild.quant.layouts.instructions import count, load_bf16, load_f32, load_u16, prefetch, turn
 from mbuild.quant.layouts.rooms import DirectBlock, KernelCall, Room, SearchedShape
-from mbuild.quant.search import fits, fitting, grids, halves, points, settling, simple, ternary
+from mbuild.quant.search import findings, fitting, grids, halves, points, simple, ternary
 from mbuild.quant.search.columns import WEIGHT, Columns, D
-from mbuild.quant.search.methods import Each, Levels, OnGrid, Search, Simple
+from mbuild.quant.search.methods import Each, OnGrid, Search, Simple
 from mbuild.quant.search.ops import any_lane, bits, fill, load, store, whole
 from mbuild.quant.search.simple import LANES
 from mbuild.quant.table import GOOD, ROW, SUSPECT, TYPES, Kernel
@@ -42,14 +43,6 @@ nothing is called from outside, for which numba would make a function more of ea
 F32, F16 = int(GGMLType.F32), int(GGMLType.F16)
 FINITE = 0x7F800000
 """The exponent that float32 patterns of infinities and NaN have."""
-
-CHOICES = {
-    Levels.AFFINE: emit.affine_levels,
-    Levels.SYMMETRIC: emit.symmetric_levels,
-    Levels.DESCENT: emit.descent_levels,
-    Levels.TABLE: emit.table_levels,
-    Levels.SIGNS: emit.sign_levels,
-}
 
 
 def columns(x: Any, first: Any, stride: Any, n: Any, cols: Any) -> None:
@@ -113,17 +106,9 @@ def infinite(w: Any, it: Any, scales: Any) -> Any:
 
 
 TEXTS = (
-    halves,
-    fitting,
-    fits,
-    settling,
-    points,
-    ternary,
-    simple,
-    emit,
-    point_emit,
-    direct,
-    measures,
+    *(halves, fitting, findings, points, ternary, simple),
+    *(levels, emit, point_emit, direct, measures),
+    *types.modules(),
 )
 """Modules whose functions may become part of kernels."""
 
@@ -200,7 +185,7 @@ def _writer(type_: GGMLType, method: Search | OnGrid) -> Callable[..., None]:
             pack(room.columns, b, out, o)
 
     else:
-        choose, shape = CHOICES[method.levels], SearchedShape(method.subs, method.n, method.nmax)
+        choose, shape = method.levels.put, SearchedShape(method.subs, method.n, method.nmax)
 
         def write(e: Any, room: Any, b: Any, out: Any, o: Any) -> None:
             choose(e, room, shape, b)

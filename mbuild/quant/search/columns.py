@@ -26,7 +26,7 @@ class Columns(NamedTuple):
     scratch: Any
     """Scratch, which stays from sub-block to sub-block: levels, or the rows named below."""
     found: Any
-    """What was found of each sub-block: :mod:`mbuild.quant.search.fits` names the rows."""
+    """What was found of each sub-block: :mod:`mbuild.quant.search.findings` names the rows."""
     whole: Any
     """What is stored of a block's scales: rows D, DMIN, then the sub-blocks' scales and minima."""
     spots: Any

@@ -1,8 +1,8 @@
 """The ways in which blocks are made, as values: the kinds of part that a type's row names.
 
 Functions of both engines stand side by side here, so that a type can name all its parts:
-``pack`` is the numpy engine's, ``emit``, ``write`` and ``put`` are compiled; all are in
-:mod:`mbuild.quant.layouts`.
+``pack`` is the numpy engine's, ``emit``, ``write`` and ``put`` are compiled. They stand in the
+types' own files; what they share is in :mod:`mbuild.quant.layouts`.
 """
 
 from __future__ import annotations
@@ -19,19 +19,17 @@ SQUARES_OF_ROW: tuple[float, ...] = ()
 """The mean square that importances are combined with is that of the whole row."""
 
 
-class Levels(Enum):
-    """How a value's level follows from a block's findings."""
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """How a value's level follows from a block's findings, once for each engine.
 
-    AFFINE = 0
-    """round((x + BASE) / STEP); where STEP is 0 round((x - OFFSET) * INVERSE)."""
-    SYMMETRIC = 1
-    """round(x / STEP) + nmax; where STEP is 0 round(x * INVERSE) + OFFSET."""
-    DESCENT = 2
-    """As SYMMETRIC, but where STEP is 0 the search's levels themselves."""
-    TABLE = 3
-    """The non-linear level nearest to x * INVERSE."""
-    SIGNS = 4
-    """1 from zero on, of either sign, else 0."""
+    ``choose`` takes a method, values (blocks, sub-blocks, n) and columns, and returns the levels in
+    numpy; ``put`` is compiled: it writes one block's levels into the room.
+    :mod:`mbuild.quant.layouts.levels` has those of more than one kind of type.
+    """
+
+    choose: Callable[..., Any]
+    put: Callable[..., None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +37,7 @@ class MethodLayout:
     """How the bytes of a searched block are made: ``pack`` in numpy, ``emit`` compiled.
 
     :mod:`mbuild.quant.layouts.packing` and :mod:`mbuild.quant.layouts.emit` say what the functions
-    take; those of types on grids are in ``point_packing`` and ``point_emit``.
+    take; of types on grids ``point_packing`` and ``point_emit`` do.
     """
 
     pack: Callable[..., Any]
@@ -95,15 +93,16 @@ class Measure(Enum):
 class Simple:
     """Blocks whose scale follows from their extremes: :mod:`mbuild.quant.search.simple`.
 
-    ``nmax`` limits the levels of those that truncate, 0 marks rounding. ``pack`` is as in a
-    layout; compiled, ``write`` makes a block's bytes straight from its values.
+    ``choose`` takes the columns ``st`` and values (blocks, weights) and returns the levels in numpy
+    (:mod:`mbuild.quant.layouts.levels`). ``pack`` is as in a layout; compiled, ``write`` makes a
+    block's bytes straight from its values.
     """
 
     scale: Callable[..., None]
+    choose: Callable[[Any, Any], Any]
     pack: Callable[..., Any]
     write: Callable[..., None]
     measure: Measure = Measure.MAGNITUDE
-    nmax: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,3 +118,27 @@ class Each:
 
 
 Method = Search | OnGrid | Simple | Each
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """All that makes blocks of one type: its row.
+
+    ``plain`` is the method without importances, None where they are needed; ``weighted`` the one
+    with them, None where they change nothing. ``bad`` says of blocks (blocks, bytes of a block)
+    which ones ``ggml_validate_row_data`` refuses; ``scales`` is how many float16 scales, in rows
+    D and DMIN, a kernel looks at for that. ``layout`` is that of the methods that search.
+    ``decode`` gives what blocks (blocks, bytes of a block) stand for, float32 (blocks, weights);
+    None where the ``gguf`` package knows it.
+    """
+
+    plain: Method | None
+    bad: Callable[[Any], Any]
+    scales: int = 0
+    layout: MethodLayout | None = None
+    weighted: Method | None = None
+    decode: Callable[[Any], Any] | None = None
+
+    def method(self, weighted: bool) -> Method | None:
+        """How blocks are made, with importances or without."""
+        return (weighted and self.weighted) or self.plain

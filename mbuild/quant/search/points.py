@@ -1,4 +1,4 @@
-"""IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS and IQ3_S: magnitudes on a grid of points, signs apart.
+"""The search of IQ2 and IQ3: magnitudes on a grid of points, signs apart.
 
 A sub-block's magnitudes get levels that stand for odd multiples of a scale, and each group
 of eight (IQ3: four) is moved to a point of the type's grid; scales near the largest
@@ -7,7 +7,7 @@ values is negative, the value that costs least changes its sign. Written once fo
 engines (:mod:`mbuild.quant.search.ops`), after ``quantize_row_iq2_xxs_impl`` and its siblings in
 ``ggml-quants.c``.
 
-A fit takes (w, columns, g, sigma2), as in :mod:`mbuild.quant.search.fits`. It leaves the
+A fit takes (w, columns, g, sigma2), as in :mod:`mbuild.quant.search.findings`. It leaves the
 groups' codes in rows CODE ... of the scratch, the signs of every eight values in rows
 SIGN ..., and the sub-block's scale in row ``g`` of ``found``. A settle function stores the
 block's float16 scale and the sub-blocks' scales. The weights are rows WEIGHT ... of the
@@ -33,10 +33,9 @@ from mbuild.quant.search.columns import (
     WHOLE_HEAD,
     Columns,
     D,
-    Sub,
 )
-from mbuild.quant.search.fitting import LIMIT, fit_positive, importance_weights
-from mbuild.quant.search.forms import ALL, EACH, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS, Form
+from mbuild.quant.search.fitting import LIMIT
+from mbuild.quant.search.forms import ALL, EACH, Form
 from mbuild.quant.search.grids import MOVED, move
 from mbuild.quant.search.halves import half_bits
 from mbuild.quant.search.ops import (
@@ -76,7 +75,7 @@ class Trial(NamedTuple):
     small: Any
 
 
-def _fold(w: Any, c: Columns, g: Any, form: Form) -> None:
+def fold(w: Any, c: Columns, g: Any, form: Form) -> None:
     """Magnitudes into VALUE, signs into SIGN; one value stays negative where it must."""
     zero = fill(w, 0.0)
     for k in range(form.n // 8):
@@ -168,7 +167,7 @@ def _sums(w: Any, c: Columns, step: Any, form: Form) -> Any:
     return sum_qx, sum_q2
 
 
-def _largest(w: Any, c: Columns, n: Any) -> Any:
+def prepare(w: Any, c: Columns, n: Any) -> Any:
     """The largest value; roots and products of the weights are made on the way."""
     largest = load(w, c.scratch, VALUE)
     reach = absolute(largest)
@@ -182,7 +181,7 @@ def _largest(w: Any, c: Columns, n: Any) -> Any:
     return largest
 
 
-def _search(w: Any, c: Columns, first: Any, start: Any, form: Form) -> Any:
+def search_scale(w: Any, c: Columns, first: Any, start: Any, form: Form) -> Any:
     """The best scale around ``top / largest``, its codes in rows ``first`` ...; returns it.
 
     ``start`` are (largest value, scale to start from). MOVED is in the codes of groups that
@@ -213,7 +212,7 @@ def _search(w: Any, c: Columns, first: Any, start: Any, form: Form) -> Any:
     return scale
 
 
-def _settle_groups(w: Any, c: Columns, first: Any, scale: Any, form: Form) -> Any:
+def settle_groups(w: Any, c: Columns, first: Any, scale: Any, form: Form) -> Any:
     """Move groups once more, at the scale found, and take MOVED off; returns the new scale."""
     zero, moved = fill(w, 0.0), fill(w, MOVED)
     some = scale > zero
@@ -240,7 +239,7 @@ def _settle_groups(w: Any, c: Columns, first: Any, scale: Any, form: Form) -> An
     return select(again & (sum_q2 > zero), sum_qx / sum_q2, scale)
 
 
-def _keep(w: Any, c: Columns, g: Any, made: Any, form: Form) -> None:
+def keep(w: Any, c: Columns, g: Any, made: Any, form: Form) -> None:
     """Store the scale, which is made positive by turning all signs; an empty sub-block is 0.
 
     ``made`` are (scale, whether the sub-block is empty).
@@ -260,79 +259,14 @@ def _keep(w: Any, c: Columns, g: Any, made: Any, form: Form) -> None:
         store(w, c.scratch, row, select(empty, fill(w, form.empty), load(w, c.scratch, row)))
 
 
-def _square_weights(w: Any, c: Columns) -> None:
-    for i in range(32):
-        x = load(w, c.values, i)
-        store(w, c.scratch, WEIGHT + i, x * x)
-
-
-def _fit(w: Any, c: Columns, g: Any, form: Form) -> None:
+def fit(w: Any, c: Columns, g: Any, form: Form) -> None:
     """Everything but IQ2_XXS, the weights given."""
-    _fold(w, c, g, form)
-    largest = _largest(w, c, form.n)
+    fold(w, c, g, form)
+    largest = prepare(w, c, form.n)
     first = CODE + g * (form.n // form.size)
-    scale = _search(w, c, first, (largest, largest / fill(w, form.top)), form)
-    scale = _settle_groups(w, c, first, scale, form)
-    _keep(w, c, g, (scale, largest < fill(w, form.tiny)), form)
-
-
-def iq2_xxs(w: Any, c: Columns, g: Any, sigma2: Any) -> None:
-    """Starts from a scale that a search without a grid finds; all groups are placed again."""
-    importance_weights(w, c, 32, sigma2)
-    _fold(w, c, g, IQ2_XXS)
-    largest = _largest(w, c, 32)
-    zero = fill(w, 0.0)
-    scale = fit_positive(w, Sub(c.scratch[VALUE:], c.weights, c.spots, 32, 4))
-    reach = scale * fill(w, 3.0)
-    empty = (largest < fill(w, IQ2_XXS.tiny)) | (reach <= zero)
-    scale = _search(w, c, CODE + 4 * g, (reach, scale), IQ2_XXS)
-    scale = _settle_groups(w, c, CODE + 4 * g, scale, IQ2_XXS)
-    _keep(w, c, g, (scale, empty), IQ2_XXS)
-
-
-def iq2_xs(w: Any, c: Columns, g: Any, sigma2: Any) -> None:
-    """16 sub-blocks, 512 points."""
-    importance_weights(w, c, 16, sigma2)
-    _fit(w, c, g, IQ2_XS)
-
-
-def iq2_s(w: Any, c: Columns, g: Any, sigma2: Any) -> None:
-    """Without importances: weights sigma2 / 4 + x*x."""
-    part = fill(w, 0.25) * sigma2
-    for i in range(16):
-        x = load(w, c.values, i)
-        store(w, c.scratch, WEIGHT + i, part + x * x)
-    _fit(w, c, g, IQ2_S)
-
-
-def iq2_s_weighted(w: Any, c: Columns, g: Any, sigma2: Any) -> None:
-    """16 sub-blocks, 1,024 points, all signs kept."""
-    importance_weights(w, c, 16, sigma2)
-    _fit(w, c, g, IQ2_S)
-
-
-def iq3_xxs(w: Any, c: Columns, g: Any, sigma2: Any) -> None:
-    """Without importances: weights x*x."""
-    _square_weights(w, c)
-    _fit(w, c, g, IQ3_XXS)
-
-
-def iq3_xxs_weighted(w: Any, c: Columns, g: Any, sigma2: Any) -> None:
-    """8 sub-blocks, 256 points of four values."""
-    importance_weights(w, c, 32, sigma2)
-    _fit(w, c, g, IQ3_XXS)
-
-
-def iq3_s(w: Any, c: Columns, g: Any, sigma2: Any) -> None:
-    """Without importances: weights x*x."""
-    _square_weights(w, c)
-    _fit(w, c, g, IQ3_S)
-
-
-def iq3_s_weighted(w: Any, c: Columns, g: Any, sigma2: Any) -> None:
-    """8 sub-blocks, 512 points of four values, all signs kept."""
-    importance_weights(w, c, 32, sigma2)
-    _fit(w, c, g, IQ3_S)
+    scale = search_scale(w, c, first, (largest, largest / fill(w, form.top)), form)
+    scale = settle_groups(w, c, first, scale, form)
+    keep(w, c, g, (scale, largest < fill(w, form.tiny)), form)
 
 
 def odd_scales(w: Any, c: Columns, subs: Any, last: Any, factor: Any) -> Any:
@@ -355,33 +289,8 @@ def odd_scales(w: Any, c: Columns, subs: Any, last: Any, factor: Any) -> Any:
     return top == zero
 
 
-def _settle(w: Any, c: Columns, subs: Any, factor: Any) -> None:
+def settle(w: Any, c: Columns, subs: Any, factor: Any) -> None:
     """The scales; a block without any is all zero bytes."""
     nothing = odd_scales(w, c, subs, 15, factor)
     for row in range(CODE, SIGN + 32):
         store(w, c.scratch, row, select(nothing, fill(w, 0.0), load(w, c.scratch, row)))
-
-
-def settle_iq2_xxs(w: Any, c: Columns) -> None:
-    """8 scales in four bits."""
-    _settle(w, c, 8, 1.0)
-
-
-def settle_iq2_xs(w: Any, c: Columns) -> None:
-    """16 scales in four bits."""
-    _settle(w, c, 16, 1.0)
-
-
-def settle_iq2_s(w: Any, c: Columns) -> None:
-    """16 scales in four bits; points and signs of a block without scales stay."""
-    odd_scales(w, c, 16, 15, 0.9875)
-
-
-def settle_iq3_xxs(w: Any, c: Columns) -> None:
-    """8 scales in four bits."""
-    _settle(w, c, 8, 1.0125)
-
-
-def settle_iq3_s(w: Any, c: Columns) -> None:
-    """8 scales in four bits; points and signs of a block without scales stay."""
-    odd_scales(w, c, 8, 15, 1.033)
