@@ -94,13 +94,14 @@ class StepContext(NamedTuple):
     """What a fetching step says once those that it fetches for may start
     (:attr:`Step.overlaps`)."""
     arriving: MutableMapping[Digest, Any] | None = None
-    """The files that are on their way in this run, by their SHA-256
-    (:mod:`mbuild.build.steps.arriving`)."""
+    """The files on their way in this run, by SHA-256 (:mod:`mbuild.build.steps.arriving`)."""
     passes: bool = False
     """Whether what a fetching step brings is read once, by steps that run together while it
     comes, so that it need not be kept for them."""
     pool: WorkerPool | None = None
     """Who else computes for this build."""
+    weights_only: bool = False
+    """Whether only weights are wanted: no vocabulary is read."""
 
     @classmethod
     def silent(cls, store: BuildStore) -> StepContext:

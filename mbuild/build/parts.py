@@ -36,6 +36,7 @@ from mbuild.shared.lease_wait import LeaseWait
 if TYPE_CHECKING:
     from mbuild.build.prepare import Build
     from mbuild.build.steps.making import RangeMaker
+    from mbuild.build.steps.origins import Origin
     from mbuild.build.steps.outputs import Variant
     from mbuild.build.steps.quantize import Quantize
     from mbuild.build.steps.ranges import Range, RangeCache
@@ -181,7 +182,7 @@ def _group(
         files = {n: stack.enter_context(open_source(f)) for n, f in origin.files.items()}
         reading = PartReading(origin)
         seen = Readable({name: file.reading_path for name, file in files.items()}, reading.seen)
-        model = origin.open(StepContext.silent(store), seen, stack)
+        model = origin.open(_to_open(origin, store, part), seen, stack)
         matrices = {str(step.matrix.path): step.matrix for step in steps if step.matrix}
         paths = open_all(matrices, stack)
         variants = [variant_of(step, model, paths, context) for step in steps]
@@ -198,6 +199,18 @@ def _group(
         finally:
             if lease is not None:
                 lease.release()
+
+
+def _to_open(origin: Origin, store: Store, part: BuildPart) -> StepContext:
+    """In what a part opens its source, which it says nothing of: the build does that.
+
+    The first part alone reads a checkpoint's vocabulary, so that a wrong one is told before the
+    build: no weight depends on it.
+    """
+    from mbuild.build.steps.origins import CheckpointOrigin
+
+    bare = part.number > 1 and isinstance(origin, CheckpointOrigin)
+    return StepContext.silent(store)._replace(weights_only=bare)
 
 
 def _progress(number: int, label: str, step: Quantize, done: int, total: int) -> StepProgress:

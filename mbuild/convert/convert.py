@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mbuild.convert.checks.head import check_head
 from mbuild.convert.checks.layout import (
@@ -40,7 +40,7 @@ from mbuild.convert.rows.keys import MASK_OF_DRAFT, merged, write
 from mbuild.convert.rows.nextn import of_layers
 from mbuild.convert.rows.pooling import unused_modules
 from mbuild.convert.rows.row import NO_HF_CONFIG
-from mbuild.convert.vocabulary.assemble import vocabulary
+from mbuild.convert.vocabulary.assemble import vocabulary as read_vocabulary
 from mbuild.core.errors import FormatError
 from mbuild.gguf.model import KV, Model
 from mbuild.gguf.types import ValueType
@@ -194,15 +194,16 @@ def _check(body: BareModel) -> list[str]:
 
 
 def _vocabulary(
-    checkpoint: Checkpoint,
-    config: Mapping[str, Any],
-    pre: str | None,
-    warn: Callable[[str], None],
+    checkpoint: Checkpoint, body: BareModel, pre: str | None, warn: Callable[[str], None]
 ) -> list[KV]:
     """The checkpoint's own vocabulary, or of a draft its target's."""
     row = checkpoint.family
+    config = dict(checkpoint.config)
+    if body.hyper.config.get("vocab_size") is not None:
+        config["vocab_size"] = body.hyper.config["vocab_size"]
+    config[MASK_OF_DRAFT] = body.hyper.config.get(MASK_OF_DRAFT)
     if not row.drafts:
-        return vocabulary(checkpoint.files, config, row.vocabulary, pre=pre, warn=warn)
+        return read_vocabulary(checkpoint.files, config, row.vocabulary, pre=pre, warn=warn)
     from mbuild.convert.drafting import target_vocabulary
 
     return target_vocabulary(checkpoint.files, config, row, pre=pre, warn=warn)
@@ -216,6 +217,7 @@ def convert(
     options: Conversion = AS_IT_IS,
     warn: Callable[[str], None] = lambda text: None,
     alone: bool = True,
+    vocabulary: bool = True,
 ) -> Model:
     """The GGUF model of a checkpoint: metadata complete, tensors loaded on demand.
 
@@ -226,6 +228,7 @@ def convert(
         options: what else is asked for.
         warn: told of what was put right or left out, and of what GGUF cannot say.
         alone: nobody else converts the encoders, so that it is said when they are left out.
+        vocabulary: whether it is read; without it the metadata has none, and is in no doubt.
 
     Raises:
         FormatError: for files that contradict each other.
@@ -235,25 +238,17 @@ def convert(
     towers = left_out(checkpoint) if alone else ()
     for warning in (*checkpoint.warnings, *towers, *_check(body)):
         warn(warning)
-    entries = _entries(checkpoint, body, options, pre, warn)
-    for text in _doubts(checkpoint, body, entries, options):
-        warn(text)
+    entries = _entries(checkpoint, body, options)
+    if vocabulary:
+        entries = merged((*entries, *_vocabulary(checkpoint, body, pre, warn)))
+        for text in _doubts(checkpoint, body, entries, options):
+            warn(text)
     return Model(entries, body.tensors)
 
 
-def _entries(
-    checkpoint: Checkpoint,
-    body: BareModel,
-    options: Conversion,
-    pre: str | None,
-    warn: Callable[[str], None],
-) -> tuple[KV, ...]:
-    """The model's metadata in the file's order, each key once."""
+def _entries(checkpoint: Checkpoint, body: BareModel, options: Conversion) -> tuple[KV, ...]:
+    """The model's metadata in front of its vocabulary, in the file's order, each key once."""
     arch = body.hyper.arch
-    config = dict(checkpoint.config)
-    if body.hyper.config.get("vocab_size") is not None:
-        config["vocab_size"] = body.hyper.config["vocab_size"]
-    config[MASK_OF_DRAFT] = body.hyper.config.get(MASK_OF_DRAFT)
     described = general(
         checkpoint.name,
         checkpoint.files,
@@ -270,7 +265,6 @@ def _entries(
             *body.keys,
             QUANTIZATION_VERSION,
             *body.late,
-            *_vocabulary(checkpoint, config, pre, warn),
         )
     )
 

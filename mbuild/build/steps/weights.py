@@ -153,7 +153,13 @@ def converted(
     alone = not source.encoders  # else a step beside this one has them, or the user wants none
     with waiting_in(context.store.blobs.scratch):
         model = convert(
-            checkpoint, OutType(outtype), pre=pre, options=further, warn=context.warn, alone=alone
+            checkpoint,
+            OutType(outtype),
+            pre=pre,
+            options=further,
+            warn=context.warn,
+            alone=alone,
+            vocabulary=not context.weights_only,
         )
     zeros = ZeroWatch()
     model = zeros.watching(model)
