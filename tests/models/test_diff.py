@@ -79,7 +79,7 @@ def test_the_error_is_the_relative_rms_of_the_values(
 
 @pytest.mark.parametrize("type_", GGMLType)
 def test_every_type_is_compared_or_says_why_not(tmp_path: Path, type_: GGMLType) -> None:
-    """Each type that gguf-py or its row can read gives the error by its values; the others a note."""
+    """Each type that its row or gguf-py can read gives an error by its values; others a note."""
     rng = np.random.default_rng(7)
     size = tensor_nbytes(type_, (512,))
     first, second = (rng.integers(0, 60, size, np.uint8).tobytes() for _ in range(2))
