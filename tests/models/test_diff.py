@@ -23,7 +23,7 @@ from mbuild.gguf.reader import open_gguf
 from mbuild.gguf.types import BLOCKS, GGMLType, tensor_nbytes
 from mbuild.gguf.weights import GGUFWeights
 from mbuild.models.compare.tensors import PIECE, TensorDiff, compare_tensors
-from mbuild.quant.reading import decoded as values_of
+from mbuild.quant.decode import decoded as values_of
 from mbuild.quant.table import TYPES
 
 

@@ -18,8 +18,8 @@ from mbuild.core.errors import UnsupportedError
 from mbuild.gguf.model import Tensor
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant.choose.types import file_type, tensor_type
+from mbuild.quant.decode import decoded
 from mbuild.quant.quantize import engine, fallback, quantize
-from mbuild.quant.reading import decoded
 from mbuild.quant.search import simple
 from mbuild.quant.search.columns import WHOLE_HEAD
 from mbuild.quant.table import TYPES

@@ -169,7 +169,7 @@ def _values(file: GGUFWeights, tensor: TensorInfo, start: int, stop: int) -> NDA
     """Values ``start`` to ``stop`` of a tensor, in the order in which they lie, as float64."""
     import numpy as np
 
-    from mbuild.quant.reading import decoded
+    from mbuild.quant.decode import decoded
 
     block = BLOCKS[tensor.type]
     first = start // block.weights * block.size
