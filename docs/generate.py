@@ -11,11 +11,13 @@ import types
 import typing
 from collections.abc import Mapping
 from enum import StrEnum
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
 import click
 
+from mbuild.api.keywords import OWN, TABLES
 from mbuild.cli.main import COMMANDS, cli
 from mbuild.cli.main import EXIT_STATUS as EXIT
 from mbuild.core import events
@@ -23,7 +25,10 @@ from mbuild.core.digest import Digest
 from mbuild.core.errors import MbuildError, UsageError
 from mbuild.language.parameters import PARAMETERS, ParameterType
 from mbuild.language.word_help import PARAMETER_HELP
-from mbuild.quant.choose.options import OPTIONS, Option
+from mbuild.quant.choose.options import COUNT, FLAG, OPTIONS, Option
+from mbuild.quant.choose.rules import NEEDS_IMPORTANCES
+from mbuild.quant.choose.rules import ROWS as RULES
+from mbuild.quant.choose.types import FILE_TYPES, FileType
 from mbuild.runtime.options import OPTIONS as REQUEST_OPTIONS
 from mbuild.server.shapes import CREATE
 
@@ -55,10 +60,62 @@ def pages() -> dict[str, str]:
         "messages.md": sentences.page(sentences.found().messages, COMMAND),
         "progress.schema.json": json.dumps(schema(), indent=2) + "\n",
         "request.schema.json": json.dumps(request_schema.schema(), indent=2) + "\n",
-        "quantize.md": _with_options("quantize.md", _flags()),
+        "quantize.md": _with_types(_with_options("quantize.md", _flags())),
         "api.md": _with_options("api.md", _properties()),
         "modelfile.md": _with_options("modelfile.md", _parameters()),
+        "../mbuild/api/given.py": _keywords(),
     }
+
+
+def _keywords() -> str:
+    """The module with the options that Python's callers may give, for type checkers."""
+    rows = [row for table in TABLES for row in table.values() if not iskeyword(row.name)]
+    lines = [f"    {row.name}: {_annotation(row)}" for row in rows if row.name not in OWN]
+    return _GIVEN + "\n".join(lines) + "\n"
+
+
+def _annotation(option: Option) -> str:
+    """What Python's callers may give for an option."""
+    if option.kind == FLAG:
+        return "bool"
+    if option.kind.repeats:
+        return "Sequence[str]"
+    if option.kind == COUNT:
+        return "int | str | None"
+    return "str" if isinstance(option.default, str) else "str | None"
+
+
+_GIVEN = f'''\
+"""What Python may give of the tables of options. Written by {COMMAND}."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+
+class TableOptions(TypedDict, total=False):
+    """The options of the tables, under the names that docs/cli.md has with ``-`` for ``_``."""
+
+'''
+
+
+def _with_types(page: str) -> str:
+    """The page with its table of file types as it ought to be."""
+    before, rest = page.split(f"{_TYPES}\n")
+    rows = ["| `-q` | most tensors | |", "|---|---|---|", *map(_type_row, FILE_TYPES)]
+    return f"{before}{_TYPES}\n" + "\n".join(rows) + "\n<!-- end -->\n" + rest.split(_END_TYPES)[1]
+
+
+_TYPES, _END_TYPES = "<!-- types: checked by tests/project/test_docs.py -->", "<!-- end -->\n"
+
+
+def _type_row(type_: FileType) -> str:
+    """The name for -q, most tensors' type, and what it asks for."""
+    rules = [row for category in RULES.values() for row in category]
+    made = {type_.default, *(kind for names, _, kind in rules if type_.name in names.split())}
+    note = "needs `--imatrix`" if type_.name == "Q2_K_S" or NEEDS_IMPORTANCES & made else ""
+    return f"| `{type_.name}` | {type_.default.name} | {note} |"
 
 
 def _with_options(name: str, rows: list[str]) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any
 
+from mbuild.api.given import TableOptions
 from mbuild.build.request import OUTTYPE, OUTTYPES
 from mbuild.build.splitting import HALVES, SPLITTING
 from mbuild.convert.conversion import CONVERSION
@@ -12,45 +13,16 @@ from mbuild.core.errors import UsageError
 from mbuild.quant.choose.options import OPTIONS, Option
 
 TABLES: tuple[Mapping[str, Option], ...] = (OPTIONS, SPLITTING, CONVERSION, HALVES)
-"""The tables that hold them; ``tests/api/test_keywords.py`` holds that none is missing below."""
+"""The tables that hold them; ``api/given.py`` has what each takes, for type checkers."""
 
 
-class BuildOptions(TypedDict, total=False):
+class BuildOptions(TableOptions, total=False):
     """What ``docs/cli.md`` describes under the same names, with ``-`` in the place of ``_``.
 
     ``metadata`` is a mapping and not a file, ``as`` is written ``**{"as": "llama"}``.
     """
 
-    recipe: str
-    imatrix: str | None
-    imatrix_from: str | None
-    imatrix_chunks: int | str | None
-    pure: bool
-    leave_output_tensor: bool
-    output_tensor_type: str | None
-    token_embedding_type: str | None
-    tensor_type: Sequence[str]
-    allow_requantize: bool
-    override_kv: Sequence[str]
-    include_weights: Sequence[str]
-    exclude_weights: Sequence[str]
-    prune_layers: str | None
-    split: str | None
-    split_layers: str | int | None
-    keep_split: bool
-    keep_quantized: bool
-    dequantize: bool
-    fp8_as_q8: bool
-    fuse_gate_up_exps: bool
-    fuse_qkv: bool
-    no_mtp: bool
-    mtp: bool
-    sentence_transformers_dense_modules: bool
-    model_name: str | None
     metadata: Mapping[str, Any] | None
-    text_only: bool
-    mmproj: bool
-    mmproj_outtype: str | None
     outtype: str
     pre: str | None
     draft_quantize: str | None
@@ -62,6 +34,7 @@ class BuildOptions(TypedDict, total=False):
 
 
 OWN: Mapping[str, Any] = {
+    "metadata": None,
     "outtype": OUTTYPE,
     "pre": None,
     "draft_quantize": None,
@@ -71,7 +44,8 @@ OWN: Mapping[str, Any] = {
     "bpw": (),
     "check": (),
 }
-"""Those that stand in no table, with what they are where nobody gives them."""
+"""Those that stand in no table, or are something else here, with what they are where nobody gives
+them."""
 
 
 def with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:

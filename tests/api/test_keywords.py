@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mbuild.api.given import TableOptions
 from mbuild.api.keywords import OWN, TABLES, BuildOptions, with_defaults
 from mbuild.cli.build import build_command
 from mbuild.core.errors import UsageError
@@ -40,6 +41,7 @@ def test_every_row_of_the_tables_is_annotated() -> None:
     """A type checker knows each option, and none that is not there."""
     rows = {row.name for table in TABLES for row in table.values()} - {"as"}
     assert set(BuildOptions.__annotations__) == rows | OWN.keys()
+    assert set(TableOptions.__annotations__) == rows - OWN.keys()
 
 
 def test_every_option_of_the_command_line_has_its_place() -> None:

@@ -90,10 +90,11 @@ def test_a_layout_names_tensors_and_sizes_that_exist(arch: str) -> None:
         for group in layout.layers
         for slot in group.slots
     ]
-    sizes = Sizes(arch, (), {})
+    sizes = Sizes(arch, (), {}, own=layout.sizes)
+    assert not layout.sizes.keys() & SIZES.keys()
     for slot, name in names:
         assert name in known or name.rpartition(".")[0] in known
-        assert {name for dim in slot.dims for name in sizes.names(dim)} <= SIZES.keys()
+        assert {name for dim in slot.dims for name in sizes.names(dim)} <= sizes.known.keys()
 
 
 @pytest.mark.parametrize("name", sorted(set(CASES) - UNLOADABLE.keys()))

@@ -78,7 +78,7 @@ ROWS_OF_QUANT: tuple[tuple[str, ...], ...] = (
     ("types",),
     ("table",),
     ("arrays", "kernels"),
-    ("compiled", "distance", "reading"),
+    ("compiled", "decode", "distance"),
     ("quantize",),
 )
 """The same inside ``quant/``: who runs the arithmetic knows it, and not the other way round."""

@@ -23,6 +23,7 @@ pytest.importorskip("numba")
 
 from mbuild.quant.compiled import cache, loader
 from mbuild.quant.kernels import target
+from mbuild.quant.types import modules
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -226,7 +227,9 @@ def _imported(path: Path) -> set[str]:
 def test_no_source_of_kernels_is_forgotten() -> None:
     """What the compiler imports, directly or not, is in the key, and nothing more is."""
     # Errors are raised outside of kernels; their texts change often.
-    seen, waiting = {"core/errors"}, ["quant/compiled/compiler"]
+    # The types' files are found by their folder's listing.
+    rows = [module.__name__.removeprefix("mbuild.").replace(".", "/") for module in modules()]
+    seen, waiting = {"core/errors"}, ["quant/compiled/compiler", *rows]
     while waiting:
         name = waiting.pop()
         if name not in seen:

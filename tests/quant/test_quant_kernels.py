@@ -16,6 +16,7 @@ from quant_data import ALL, ONLY_WEIGHTED, SEARCHED, WEIGHTED, kinds, to_bf16
 
 from mbuild.core.errors import CancelledError, FormatError, UnsupportedError, UsageError
 from mbuild.gguf.types import BLOCKS, GGMLType
+from mbuild.quant.decode import decoded
 from mbuild.quant.quantize import (
     CHUNK,
     NotFiniteError,
@@ -24,7 +25,6 @@ from mbuild.quant.quantize import (
     prepare,
     quantize,
 )
-from mbuild.quant.reading import decoded
 from mbuild.quant.table import TYPES, supports
 
 G = GGMLType

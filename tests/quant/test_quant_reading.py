@@ -18,22 +18,24 @@ from mbuild.core.errors import UnsupportedError
 from mbuild.gguf.model import Tensor
 from mbuild.gguf.types import BLOCKS, GGMLType
 from mbuild.quant.choose.types import file_type, tensor_type
+from mbuild.quant.decode import decoded
 from mbuild.quant.quantize import engine, fallback, quantize
-from mbuild.quant.reading import decoded
+from mbuild.quant.search import simple
+from mbuild.quant.search.columns import WHOLE_HEAD
 from mbuild.quant.table import TYPES
-from mbuild.quant.types import modules
+from mbuild.quant.types import modules, q2
 
 G = GGMLType
 RANDOM = np.random.default_rng(29)
 
 
 def test_a_type_is_one_file_and_a_row_of_ggufs_table() -> None:
-    """Nothing else in the program names Q2_0: all other places follow from its row."""
+    """All other places follow from its row, but for the recipe's rule for its embeddings."""
     sources = Path(mbuild.__file__).parent.rglob("*.py")
     lines = {path: len(re.findall("(?<!t)q2_0", path.read_text().lower())) for path in sources}
     named = {path.name: count for path, count in lines.items() if count}
-    assert named.keys() == {"types.py", "q2.py"}
-    assert named["types.py"] == 1
+    assert named.keys() == {"types.py", "q2.py", "rules.py"}
+    assert named["types.py"] == named["rules.py"] == 1
     assert [m.__name__ for m in modules() if G.Q2_0 in m.ROWS] == ["mbuild.quant.types.q2"]
 
 
@@ -42,6 +44,21 @@ def test_its_names_and_sizes_follow_from_the_row() -> None:
     assert tensor_type("q2_0") is G.Q2_0
     assert (file_type("q2_0").number, file_type("41").default) == (41, G.Q2_0)
     assert BLOCKS[G.Q2_0] == (64, 18)
+
+
+def test_four_values_share_a_byte_the_first_in_the_lowest_bits() -> None:
+    """Behind the scale; where the scale has no finite inverse all codes are 0."""
+    codes = np.zeros((1, 64), np.uint8)
+    codes[0, :4], codes[0, 63] = [1, 2, 0, 1], 2
+    it = np.full((WHOLE_HEAD, 1), 0x3C00, np.int32)
+    packed = q2.pack_q2_0(codes, it)
+    assert packed.tolist() == [[0, 0x3C, 1 | 2 << 2 | 1 << 6, *[0] * 14, 2 << 6]]
+    st = np.zeros((simple.ROWS, 2), np.float32)
+    st[simple.TOP] = 2.0, 1e-40
+    with np.errstate(all="ignore"):
+        q2.scale_q2_0(None, st, np.zeros((WHOLE_HEAD, 2), np.int32))
+    x = np.array([[2.0, -1.5, 0.5], [1e-40, 0.0, -1e-40]], np.float32)
+    assert q2.choose_q2_0(st, x).tolist() == [[2, 0, 1], [0, 0, 0]]
 
 
 def test_both_engines_make_it_and_it_is_read_again() -> None:

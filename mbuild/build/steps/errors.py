@@ -144,8 +144,8 @@ def _error(source: Tensor, info: TensorInfo, made: GGUFWeights, part: Part) -> T
 
     from mbuild.build.steps.ranges import ranges_of
     from mbuild.gguf.types import BLOCKS
+    from mbuild.quant.decode import decoded
     from mbuild.quant.distance import Squares, squares
-    from mbuild.quant.reading import decoded
 
     before, after = BLOCKS[source.type], BLOCKS[info.type]
     found, at = Squares(), 0  # values so far

@@ -20,9 +20,9 @@ from mbuild.core.digest import canonical_json
 from mbuild.gguf.model import Tensor
 from mbuild.gguf.types import GGMLType
 from mbuild.quant.choose.imatrix import Imatrix
+from mbuild.quant.decode import decoded
 from mbuild.quant.distance import Squares, squares
 from mbuild.quant.quantize import VERSION, quantize
-from mbuild.quant.reading import decoded
 from mbuild.store.records import TYPE_ERROR
 from mbuild.work.spread import Part
 

@@ -158,7 +158,7 @@ def readable_values(tensor: Tensor, data: Array) -> tuple[GGMLType, Array]:
     """A tensor's values in a type that can be quantized: what is quantized already is decoded."""
     if tensor.type in SOURCES:
         return tensor.type, data
-    from mbuild.quant.reading import decoded
+    from mbuild.quant.decode import decoded
 
     return GGMLType.F32, decoded(data, tensor.type)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mbuild.convert.checks.origins import Origins
 from mbuild.convert.rows.layout import in_layer
 from mbuild.convert.rows.parts import LAYER_EPSILON, RMS_EPSILON
-from mbuild.convert.rows.sizes import SIZES, Sizes
+from mbuild.convert.rows.sizes import Sizes
 from mbuild.core.errors import FormatError
 from mbuild.gguf.hyperparameters import MAX_EXPERTS, MAX_LAYERS
 
@@ -80,7 +80,9 @@ class DescribedModel:
         gated = any(name.endswith(".ffn_gate.weight") for name in self.shapes)
         found = {"fused": int(fused), "predicts": int(predicts), "gated": int(gated)}
         found["markov"] = (self.shapes.get("markov_w1.weight") or (0,))[-1]
-        return Sizes(self.arch, self.entries, self.config, {**given, **found})
+        return Sizes(
+            self.arch, self.entries, self.config, {**given, **found}, self.row.layout.sizes
+        )
 
 
 def check_layout(model: DescribedModel, tokens: int | None) -> list[str]:
@@ -225,7 +227,9 @@ def _check_shape(model: DescribedModel, sizes: Sizes, name: str, slot: Slot, lay
     if not wrong or _flat(shape) == _flat(dims):
         return
     expressions = list(reversed(slot.dims))
-    used = dict.fromkeys(n for at in wrong for n in sizes.names(expressions[at]) if n in SIZES)
+    used = dict.fromkeys(
+        n for at in wrong for n in sizes.names(expressions[at]) if n in sizes.known
+    )
     asked = [value if value is not None else "any" for value in dims]
     turned = list(reversed(shape)) == dims
     values = ", ".join(dict.fromkeys(sizes.described(size, layer) for size in used))

@@ -27,6 +27,7 @@ from mbuild.convert.rows.keys import (
 )
 from mbuild.convert.rows.layout import Group, TensorLayout, Where, slots
 from mbuild.convert.rows.row import TOWERS, Family
+from mbuild.convert.rows.sizes import Size
 from mbuild.core.errors import FormatError, UnsupportedError
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import GGMLType
@@ -274,6 +275,11 @@ DEEPSEEK_V4 = Family(
             Group(slots("?images exp_probs_b_vl.bias experts")),
         ),
         (*p.RMS, "attention.compress_ratios", "hyper_connection.count", "expert_gating_func"),
+        sizes={
+            "o_groups": Size("attention.output_group_count", ("o_groups",)),
+            "o_rank": Size("attention.output_lora_rank", ("o_lora_rank",)),
+            "hashed": Size("hash_layer_count", ("num_hash_layers",)),
+        },
     ),
     towers=re.compile(rf"^(aligner\.|image_)|{TOWERS.pattern}"),
     extra=_tensors,

@@ -25,6 +25,7 @@ from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.rope import partial_factors
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import Rule, paired
+from mbuild.convert.rows.sizes import Size
 from mbuild.convert.rows.target import check_reduced, draft_tokens, target_config
 from mbuild.convert.vocabulary.rules import VocabRule
 from mbuild.core.errors import FormatError, UnsupportedError
@@ -234,6 +235,10 @@ DFLASH = Family(
             ),
         ),
         (*p.RMS, "target_layers"),
+        sizes={
+            "chosen": Size("selector_rank", ("selector_rank",)),
+            "kernel_size": Size("conv_kernel_size", ("conv_kernel_size",)),
+        },
     ),
     settled={MASK_OF_DRAFT: _mask},
     renamed=_name,

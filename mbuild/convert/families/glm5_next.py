@@ -30,6 +30,7 @@ from mbuild.convert.rows.names import placed
 from mbuild.convert.rows.recurrent import KDA, four_dims, negative_exp
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import EXPERTS, each, parts
+from mbuild.convert.rows.sizes import Size
 from mbuild.core.errors import FormatError
 
 if TYPE_CHECKING:
@@ -189,6 +190,9 @@ GLM5_NEXT = Family(
             p.NEXTN,
         ),
         (*p.RMS, "attention.kv_lora_rank", "ssm.conv_kernel", "hyper_connection.count"),
+        sizes={
+            "pool": Size("attention.indexer.kpool", ("index_kpool",)),
+        },
     ),
     renamed=placed(
         {

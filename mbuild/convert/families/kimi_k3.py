@@ -26,6 +26,7 @@ from mbuild.convert.rows.names import placed
 from mbuild.convert.rows.recurrent import KDA, four_dims
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import MIXTRAL_EXPERTS, Rule, Stack, each, parts
+from mbuild.convert.rows.sizes import Size
 from mbuild.core.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -142,6 +143,13 @@ KIMI_K3 = Family(
             ),
         ),
         (*p.RMS, "attention.kv_lora_rank", "ssm.conv_kernel", "attn_res.block_size"),
+        sizes={
+            "narrow": Size(
+                "expert_latent_length",
+                ("routed_expert_hidden_size",),
+                lambda sizes, layer: sizes.value("width", layer),
+            ),
+        },
     ),
     renamed=placed(
         {

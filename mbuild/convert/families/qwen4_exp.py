@@ -17,6 +17,7 @@ from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.names import placed
 from mbuild.convert.rows.recurrent import DELTA_NET, squeezed
 from mbuild.convert.rows.rules import Rule, each, plus_one
+from mbuild.convert.rows.sizes import Size
 from mbuild.core.errors import FormatError
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import ValueType
@@ -214,6 +215,10 @@ QWEN4_EXP = replace(
             ),
         ),
         (*p.RMS, "rope.dimension_sections", "hyper_connection.count"),
+        sizes={
+            "hc_rank": Size("hyper_connection.low_rank", ("hc_lowrank",)),
+            "ple_kernel": Size("ple.conv_kernel", ("ple_conv_kernel_size",)),
+        },
     ),
     renamed=placed(_NAMES),
     skip=(r"^(model\.)?mtp\.", *(rf"ple_embedding\.{ending}$" for ending in _CONSTANTS.values())),

@@ -189,7 +189,7 @@ def _lazy(tensor: Tensor, file: str) -> Lazy:
         return Lazy(dtype, shape, load, origin)
 
     def decode() -> Any:
-        from mbuild.quant.reading import decoded
+        from mbuild.quant.decode import decoded
 
         data = np.frombuffer(memoryview(tensor.load()).cast("B"), np.uint8)
         return decoded(data, tensor.type).reshape(shape)

@@ -223,7 +223,7 @@ def _doubles(data: Array, type_: GGMLType, columns: int) -> Array:
 
 def _decoded(data: Array, type_: GGMLType) -> Array:
     """Rows of blocks as F32."""
-    from mbuild.quant.reading import decoded
+    from mbuild.quant.decode import decoded
 
     return decoded(data.reshape(-1), type_).reshape(len(data), -1)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mbuild.convert.rows.sizes import Sizes
+    from mbuild.convert.rows.sizes import Size, Sizes
 
 Where = Callable[["Sizes", int], bool]
 
@@ -47,6 +47,7 @@ class TensorLayout:
         layers: those of each layer.
         keys: metadata that llama.cpp needs, without the architecture's name.
         one_head: a head's rotary part is the whole head; nothing else is loaded.
+        sizes: those that this architecture alone has; the others are :data:`rows.sizes.SIZES`.
         doubts: what llama.cpp's converter writes all the same and its loader does not take, from
             the sizes and the tensors' shapes.
     """
@@ -55,6 +56,7 @@ class TensorLayout:
     layers: tuple[Group, ...]
     keys: tuple[str, ...]
     one_head: bool = False
+    sizes: Mapping[str, Size] = field(default_factory=dict)
     doubts: Callable[[Sizes, Mapping[str, tuple[int, ...]]], Iterable[str]] | None = None
 
     @property

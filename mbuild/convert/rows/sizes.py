@@ -128,16 +128,7 @@ SIZES: Mapping[str, Size] = {
     "index_heads": Size("attention.indexer.head_count", ("index_n_heads",)),
     "index_key": Size("attention.indexer.key_length", ("index_head_dim",)),
     "streams": Size("hyper_connection.count", ("hc_mult",)),
-    "o_groups": Size("attention.output_group_count", ("o_groups",)),
-    "o_rank": Size("attention.output_lora_rank", ("o_lora_rank",)),
     "ratio": Size("attention.compress_ratios", ("compress_ratios",)),
-    "hashed": Size("hash_layer_count", ("num_hash_layers",)),
-    "narrow": Size(
-        "expert_latent_length",
-        ("routed_expert_hidden_size",),
-        lambda sizes, layer: sizes.value("width", layer),
-    ),
-    "pool": Size("attention.indexer.kpool", ("index_kpool",)),
     "latent": Size("moe_latent_size", ("moe_latent_size",)),
     "expert_width": Size(
         "moe_latent_size", ("moe_latent_size",), lambda sizes, layer: sizes.value("width", layer)
@@ -176,16 +167,12 @@ SIZES: Mapping[str, Size] = {
     "kv_rank_swa": Size("attention.kv_lora_rank_swa", ("swa_kv_lora_rank",)),
     "key_mla_swa": Size("attention.key_length_mla_swa", ("swa_qk_nope_head_dim",)),
     "value_mla_swa": Size("attention.value_length_mla_swa", ("swa_v_head_dim",)),
-    "hc_rank": Size("hyper_connection.low_rank", ("hc_lowrank",)),
     "grams": Size("ple.layers", ("ple_layer_ids",)),
-    "ple_kernel": Size("ple.conv_kernel", ("ple_conv_kernel_size",)),
     "rank": Size("adapters.lora_rank", ("max_lora_rank",)),
     "slots": Size("", ("num_adapters",), lambda sizes, layer: sizes.given("num_adapters", 0) + 1),
     "target": Size("target_hidden_size", ("target_hidden_size",)),
     "seen": Size("target_layers", ("target_layer_ids",)),
     "markov": Size("", ("markov_rank",)),
-    "chosen": Size("selector_rank", ("selector_rank",)),
-    "kernel_size": Size("conv_kernel_size", ("conv_kernel_size",)),
     "draft": Size("", ("draft_vocab_size",), _draft),
     "labels": Size("classifier.output_labels", ("id2label",), lambda sizes, layer: 1),
     "tokens": Size(":tokenizer.ggml.tokens", ("vocab_size",), lambda sizes, layer: None),
@@ -203,6 +190,7 @@ class Sizes:
         entries: the metadata, as far as it is known.
         config: config.json as it is in the checkpoint.
         given: sizes that the metadata does not have yet.
+        own: those that this architecture alone has, beside :data:`SIZES`.
     """
 
     def __init__(
@@ -211,15 +199,17 @@ class Sizes:
         entries: Sequence[KV],
         config: Mapping[str, Any],
         given: Mapping[str, int] | None = None,
+        own: Mapping[str, Size] | None = None,
     ) -> None:
         self._config, self._sizes = config, given or {}
+        self.known: Mapping[str, Size] = {**SIZES, **(own or {})}
         self._values = {kv.key.removeprefix(f"{arch}."): kv.value for kv in entries}
 
     def value(self, name: str, layer: int) -> int | None:
         """A size in one layer, None where it is not known."""
         if name in self._sizes:
             return self._sizes[name]
-        size = SIZES[name]
+        size = self.known[name]
         found = self._values.get(size.key.removeprefix(":"))
         if found is None:
             return size.default(self, layer)
@@ -266,7 +256,7 @@ class Sizes:
 
     def described(self, name: str, layer: int) -> str:
         """A size under config.json's name, with its value there."""
-        size, value = SIZES[name], self.value(name, layer)
+        size, value = self.known[name], self.value(name, layer)
         found = next((n for n in size.names if self._config.get(n) is not None), None)
         if not size.names:
             return f"{size.otherwise or name} {value}"

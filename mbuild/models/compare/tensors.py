@@ -216,7 +216,7 @@ def _values(piece: bytes, type_: GGMLType) -> NDArray[Any]:
     """A piece's values in the order in which they lie, as float64."""
     import numpy as np
 
-    from mbuild.quant.reading import decoded
+    from mbuild.quant.decode import decoded
 
     data = np.frombuffer(piece, np.uint8)
     plain = _PLAIN.get(type_)

@@ -209,7 +209,7 @@ ROWS: dict[Category, tuple[Row, ...]] = {
     Category.TOKEN_EMBD: (
         ("IQ2_XXS IQ2_XS IQ1_S IQ1_M", always, _G.Q2_K),
         ("IQ2_S IQ2_M IQ3_XXS", always, _G.IQ3_S),
-        ("TQ1_0 TQ2_0", always, _G.Q4_K),
+        ("TQ1_0 TQ2_0 Q2_0", always, _G.Q4_K),
     ),
     Category.ATTN_V: (
         (_IQ2, lambda p: p.grouped or p.experts >= 4, _G.Q4_K),
