@@ -29,6 +29,19 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[st
         yield url, Path(environment["HOME"]), port
 
 
+def test_nothing_is_asked_before_it_is_needed(server: tuple[str, Path, int]) -> None:
+    """Nor is a connection made to be closed."""
+    from mbuild.shared.ssh import connecting
+
+    url, home, port = server
+    know(home, port, "")
+    system, path = connecting(Location.parse(url))
+    assert path == "/srv"
+    system.close()
+    with pytest.raises(RegistryError, match="is not known"):
+        system.exists("/srv")
+
+
 def refused(url: str) -> RegistryError:
     """What is said when the storage is asked; opening it asks nothing."""
     found = open_storage(Location.parse(url), writes=True)

@@ -43,7 +43,7 @@ except ImportError:  # Windows
 PREFIX = "pull-"
 """What the files' names begin with, before the digest's digits."""
 
-_PIECE = 256 << 10  # bytes that are read back at once for the digest: they stay in a core's cache
+_PIECE = 1 << 20  # bytes that are read back at once for the digest, from the system's cache
 _WRITTEN = 8 * mmap.PAGESIZE
 """Bytes that are written at once. Linux takes memory for a file in blocks as large as a write.
 
