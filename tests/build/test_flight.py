@@ -49,7 +49,7 @@ def logged(self, part, new, importances, data):
 
 making.RangeMaker._quantized = logged
 from mbuild.build.steps import ranges
-ranges.RANGE = 128 << 10
+ranges.RANGE = 64 << 10
 from mbuild.cli.main import run
 sys.exit(run(sys.argv[1:]))
 """
