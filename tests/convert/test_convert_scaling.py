@@ -105,3 +105,20 @@ def test_step_says_how_much_of_a_head_turns(name: str, tmp_path: Path) -> None:
     """Its stretching is made for the layers with full attention: without them there is none."""
     with pytest.raises(FormatError, match="partial_rotary_factors has no number"):
         converted(tmp_path, "step3p5", **{name: ...})
+
+
+def test_nemotron_h_says_how_much_of_a_head_turns(tmp_path: Path) -> None:
+    """``attn_rotary_emb`` goes before the share of a head; 0 says nothing."""
+    for place, changes, other in (("a", {}, True), ("b", {"attn_rotary_emb": 8}, False)):
+        model = converted(tmp_path / place, "nemotron_h", **changes)
+        turned = {kv.key: kv.value for kv in model.keys}["nemotron_h.rope.dimension_count"]
+        assert (turned != 8) is other
+    zero = converted(tmp_path / "c", "nemotron_h", attn_rotary_emb=0)
+    assert {kv.key: kv.value for kv in zero.keys}["nemotron_h.rope.dimension_count"] != 0
+
+
+def test_sections_of_a_head_are_those_of_all_layers(tmp_path: Path) -> None:
+    """Of Gemma 3, too, whose other numbers are the full layers'."""
+    rope = {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": [2, 1, 1]}
+    found = {kv.key: kv.value for kv in converted(tmp_path, "gemma3", rope_parameters=rope).keys}
+    assert found["gemma3.rope.dimension_sections"] == [2, 1, 1, 0]

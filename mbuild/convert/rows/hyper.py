@@ -150,8 +150,8 @@ class HFConfig:
         each kind of layers."""
         if any(t in rope for t in LAYER_TYPES):
             return {k: _mapping(v, k) if k in LAYER_TYPES else v for k, v in rope.items()}
+        result = {k: v for k, v in rope.items() if k == "mrope_section"}  # of all layers
         rope = {"full_attention": rope} if rope else {}
-        result = dict(rope)
         bases = (
             config.get("rope_theta", self.theta),
             config.get("rope_local_base_freq", self.sliding_theta),
