@@ -20,6 +20,8 @@ from mbuild.gguf.types import BLOCKS, GGMLType, tensor_nbytes
 
 MAX_DIMS = 4
 _WIDEST = 4  # bytes of the widest element
+_SAMPLE = 64
+"""Values that are looked at first: one that is not zero tells of all."""
 
 _GGML: dict[OutType, GGMLType] = {
     OutType.F32: GGMLType.F32,
@@ -144,9 +146,9 @@ class Encoded:
         item = self.item
         if item.part is not None and not item.parts:
             made = None
-            if item.encoded is not None and self.watch is None:
+            if item.encoded is not None:
                 made = item.encoded(self.start, self.stop, self.type)
-            if made is not None:
+            if made is not None and (not self._watched or not _all_zeros(made, self.type)):
                 return made
             if item.steps is not None and not isinstance(item, KeptWeight):
                 return self._in_steps(item.steps(self.start, self.stop))
@@ -159,6 +161,11 @@ class Encoded:
         for number, part in enumerate(item.parts):
             out[number * size : (number + 1) * size] = self._encoded(part, part.load())
         return out
+
+    @property
+    def _watched(self) -> bool:
+        """Whether there is somebody to show values to, and there are any."""
+        return self.watch is not None and not isinstance(self.item, KeptWeight)
 
     def _in_steps(self, steps: Iterator[Any]) -> Any:
         """The bytes, of values that come a few at a time."""
@@ -194,3 +201,10 @@ class Encoded:
             for start in range(first, last, step):
                 stop = min(start + step, last)
                 yield Encoded(self.name, part, self.type, start, stop, self.watch)
+
+
+def _all_zeros(made: Any, type_: GGMLType) -> bool:
+    """Whether every number is zero, with either sign: the first few tell nearly always."""
+    bits = made.view(f"<u{BLOCKS[type_].size}")
+    some = bits[:_SAMPLE] << 1
+    return not some.any() and not (bits << 1).any()

@@ -48,7 +48,6 @@ CHAMELEON = Family(
     ),
     hf=HFConfig(
         "chameleon",
-        narrow=True,
         untied=True,
         values={
             **{"max_position_embeddings": 4096, "num_key_value_heads": 32, "vocab_size": 65536},

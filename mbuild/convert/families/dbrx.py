@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows import parts as p
-from mbuild.convert.rows.hyper import as_integer
+from mbuild.convert.rows.hyper import HFConfig, as_integer
 from mbuild.convert.rows.keys import BLOCK_COUNT, F32, U32, constant, file_type, u32, within
 from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import Family
@@ -13,8 +13,10 @@ from mbuild.convert.rows.rules import rename, transposed
 from mbuild.core.errors import FormatError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mbuild.convert.read.lazy import Lazy
-    from mbuild.convert.rows.hyper import Hyper
+    from mbuild.convert.rows.hyper import Fill, Hyper
 
 
 def _experts(hp: Hyper, lazy: Lazy) -> Lazy:
@@ -30,6 +32,20 @@ def _experts(hp: Hyper, lazy: Lazy) -> Lazy:
 
 def _experts_down(hp: Hyper, lazy: Lazy) -> Lazy:
     return transposed(hp, _experts(hp, lazy))
+
+
+_ATTENTION = {"clip_qkv": None, "kv_n_heads": 1, "rope_theta": 10000.0}
+_EXPERTS_SAID = {"ffn_hidden_size": 3584, "moe_num_experts": 4, "moe_top_k": 1}
+
+
+def _with(section: str, values: Mapping[str, Any]) -> Fill:
+    """An object of the config, with what transformers' class of it adds."""
+
+    def fill(config: Mapping[str, Any]) -> Any:
+        given = config.get(section)
+        return {**values, **given} if isinstance(given, dict) else given or dict(values)
+
+    return fill
 
 
 DBRX = Family(
@@ -66,6 +82,24 @@ DBRX = Family(
             ),
         ),
         (*p.EPS, "attention.clamp_kqv"),
+    ),
+    hf=HFConfig(
+        "dbrx",
+        aliases={
+            "num_attention_heads": "n_heads",
+            "hidden_size": "d_model",
+            "num_hidden_layers": "n_layers",
+            "max_position_embeddings": "max_seq_len",
+        },
+        values={
+            **{"d_model": 2048, "n_heads": 16, "n_layers": 24, "max_seq_len": 2048},
+            "vocab_size": 32000,
+        },
+        forced={
+            "attn_config": _with("attn_config", _ATTENTION),
+            "ffn_config": _with("ffn_config", _EXPERTS_SAID),
+        },
+        theta=None,
     ),
     rules=(
         *(

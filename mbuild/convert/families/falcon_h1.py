@@ -105,7 +105,6 @@ FALCON_H1 = Family(
         "falcon_h1",
         untied=True,
         values={
-            "max_position_embeddings": 8192,
             "num_key_value_heads": 8,
             "rms_norm_eps": 1e-5,
             "vocab_size": 128000,

@@ -9,7 +9,7 @@ from mbuild.convert.families.granite import GRANITE, GRANITE_MOE, SHARED
 from mbuild.convert.rows import mamba as m
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import main_layers
-from mbuild.convert.rows.keys import BOOL, U32, computed, u32
+from mbuild.convert.rows.keys import BOOL, U32, Key, computed, u32
 from mbuild.convert.rows.layout import Group, TensorLayout
 from mbuild.convert.rows.row import NO_HF_CONFIG, Family
 from mbuild.core.errors import FormatError
@@ -53,6 +53,9 @@ def _variant(config: Mapping[str, Any]) -> Family:
     return ATTENTION_MOE if config.get("num_experts_per_tok") else ATTENTION
 
 
+TURNED = Key("rope.dimension_count", U32, ("attn_rotary_emb",), truthy=True)
+"""How much of a head turns, where a config says so apart."""
+
 GRANITE_HYBRID = replace(
     GRANITE_MOE,
     gguf="granitehybrid",
@@ -64,7 +67,7 @@ GRANITE_HYBRID = replace(
         computed("ssm.group_count", U32, m.groups),
         computed("ssm.inner_size", U32, _inner),
         u32("ssm.time_step_rank", "mamba_n_heads", low=1, required=True),
-        u32("rope.dimension_count", "attn_rotary_emb"),
+        TURNED,
         computed("attention.head_count_kv", U32, _kv_heads),
         computed("rope.scaling.finetuned", BOOL, _rope),
         computed("context_length", U32, lambda hp: None if _rope(hp) else m.LONGEST),

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families.granite import GRANITE
+from mbuild.convert.families.granite_hybrid import TURNED
 from mbuild.convert.rows import mamba as m
 from mbuild.convert.rows import parts as p
 from mbuild.convert.rows.hyper import HFConfig, as_integer, main_layers
@@ -115,6 +116,7 @@ NEMOTRON_H = replace(
         computed("ssm.group_count", U32, m.groups),
         computed("ssm.inner_size", U32, _inner),
         u32("ssm.time_step_rank", "mamba_num_heads", low=1, required=True),
+        TURNED,
         computed("attention.head_count_kv", U32, _kv_heads),
         constant("rope.scaling.finetuned", BOOL, False),
         constant("context_length", U32, m.LONGEST),

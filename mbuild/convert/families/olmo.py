@@ -35,9 +35,7 @@ OLMO = Family(
         constant("attention.layer_norm_epsilon", F32, 1e-5),
         f32("attention.clamp_kqv", "clip_qkv"),
     ),
-    hf=HFConfig(
-        "olmo", narrow=True, untied=True, values=_VALUES, fills={"num_key_value_heads": heads}
-    ),
+    hf=HFConfig("olmo", untied=True, values=_VALUES, fills={"num_key_value_heads": heads}),
     rules=ROTARY_WEIGHTS,
 )
 
@@ -67,7 +65,6 @@ OLMO2 = Family(
     ),
     hf=HFConfig(
         "olmo2",
-        narrow=True,
         untied=True,
         values={**_VALUES, "rms_norm_eps": 1e-5},
         fills={"num_key_value_heads": heads},

@@ -69,10 +69,18 @@ def _bases(hp: Hyper) -> Iterator[KV]:
 
 
 def _factors(hp: Hyper, tensors: Mapping[str, Any]) -> Iterator[Named]:
-    shares = hp.value("partial_rotary_factors")
-    full = next((layer for layer, kind in enumerate(_kinds(hp)) if not kind), 0)
-    share = shares[full] if isinstance(shares, list) and full < len(shares) else 1.0
-    yield from llama3_share(_with_bases(hp), as_number(share, "partial_rotary_factors"))
+    kinds, shares = hp.value("layer_types") or [], hp.value("partial_rotary_factors") or []
+    if not isinstance(kinds, list) or not isinstance(shares, list):
+        raise FormatError("config.json: layer_types or partial_rotary_factors is not a list")
+    pairs = zip(kinds[: hp.blocks], shares, strict=False)
+    full = next((share for kind, share in pairs if kind == "full_attention"), None)
+    if full is None and str(hp.full_rope.get("rope_type")).lower() == "llama3":
+        raise FormatError(
+            "config.json: partial_rotary_factors has no number for a layer of full attention",
+            hint="config.json is incomplete: take it from the base model",
+        )
+    share = 1.0 if full is None else as_number(full, "partial_rotary_factors")
+    yield from llama3_share(_with_bases(hp), share)
 
 
 def _dense(hp: Hyper) -> int:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -304,19 +305,26 @@ _FROM_F32: dict[GGMLType, tuple[int | None, Callable[[Array], Array]]] = {
 
 
 def _f8_e4m3(codes: Array) -> Array:
-    """float8_e4m3fn: bias 7, three bits of fraction, no infinity, S.1111.111 is NaN.
+    """float8_e4m3fn: see :func:`_e4m3_table`."""
+    values: Array = np.take(_e4m3_table(), codes)
+    return values
+
+
+@cache
+def _e4m3_table() -> Array:
+    """What each code stands for: bias 7, three bits of fraction, no infinity, S.1111.111 is NaN.
 
     The bits moved to float32's places are a value 2^120 too small; the
     multiplication is exact and makes subnormals normal.
     """
+    codes = np.arange(256, dtype=np.uint8)
     bits = codes.view(np.int8).astype(np.int32)  # copies of the sign in all bits above it
     bits <<= np.int32(20)
     bits &= np.int32(0x07F00000 - (1 << 31))
     values: Array = bits.view(np.float32)
     values *= np.float32(2.0**120)
     nan = (codes & np.uint8(0x7F)) == 0x7F
-    if nan.any():
-        values[nan] = np.where(codes[nan] > 0x7F, -np.float32(np.nan), np.float32(np.nan))
+    values[nan] = np.where(codes[nan] > 0x7F, -np.float32(np.nan), np.float32(np.nan))
     return values
 
 

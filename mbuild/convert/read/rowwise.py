@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
+_AT_ONCE = 8 * PIECE
+"""Values that machine code makes at once, which leaves nothing on the way."""
+
 _STORED = {GGMLType.F32: "<f4", GGMLType.F16: "<f2", GGMLType.BF16: "<u2"}
 """Types that machine code makes of codes at once."""
 
@@ -108,7 +111,7 @@ def by_rows(
         some = opened(first, last)
         if not isinstance(some, CodedRows):  # groups out of order, which only the file tells
             return None
-        out, step = room((stop - start) * _BYTES[type_]), max(PIECE // width, 1)
+        out, step = room((stop - start) * _BYTES[type_]), max(_AT_ONCE // width, 1)
         rows = out.view(_STORED[type_]).reshape(-1, width)
         cuts = ((low, min(low + step, last - first)) for low in range(0, last - first, step))
         return out if all(some.into(*cut, rows[slice(*cut)]) for cut in cuts) else None

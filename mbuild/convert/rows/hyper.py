@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mbuild.convert.rows.scaling import taken
 from mbuild.core.errors import FormatError
 
 if TYPE_CHECKING:
@@ -88,8 +89,6 @@ class HFConfig:
         rope: RoPE parameters when the file has none.
         sliding_theta: the RoPE base of layers with a sliding window, for classes
             that keep RoPE parameters for each type of layer.
-        narrow: the class takes no RoPE scaling but those of ``type`` and ``factor``, linear and
-            dynamic; for a file with another one transformers has no class.
         untied: a file that does not say tie_word_embeddings means false.
     """
 
@@ -102,7 +101,6 @@ class HFConfig:
     partial: float | None = None
     rope: Mapping[str, Any] = field(default_factory=dict)
     sliding_theta: float | None = None
-    narrow: bool = False
     untied: bool = False
 
     def complete(self, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,7 +108,7 @@ class HFConfig:
         full = dict(config)
         if full.get("model_type") != self.model_type:
             return full
-        if self.narrow and not _is_narrow(full.get("rope_scaling")):
+        if not taken(self.model_type, full):
             return full
         for alias, name in self.aliases.items():
             if alias in full:
@@ -148,10 +146,12 @@ class HFConfig:
 
     def _nested_rope(self, config: Mapping[str, Any], rope: dict[str, Any]) -> dict[str, Any]:
         """Gemma 3's way: ``rope_scaling`` and ``rope_theta`` are the full layers', another base
-        (``rope_local_base_freq``) the sliding ones'."""
-        if rope and not any(t in rope for t in LAYER_TYPES):
-            rope = {"full_attention": rope}
-        result = dict(rope)
+        (``rope_local_base_freq``) the sliding ones'. Nothing is added to those that a file has for
+        each kind of layers."""
+        if any(t in rope for t in LAYER_TYPES):
+            return {k: _mapping(v, k) if k in LAYER_TYPES else v for k, v in rope.items()}
+        result = {k: v for k, v in rope.items() if k == "mrope_section"}  # of all layers
+        rope = {"full_attention": rope} if rope else {}
         bases = (
             config.get("rope_theta", self.theta),
             config.get("rope_local_base_freq", self.sliding_theta),
@@ -161,16 +161,6 @@ class HFConfig:
             given = _mapping(rope.get(label) or {}, label)
             result[label] = _standard(given, theta, None, original, config)
         return result
-
-
-def _is_narrow(scaling: Any) -> bool:
-    """Whether a RoPE scaling, or none, is of the form that some classes take alone."""
-    if scaling is None:
-        return True
-    if not isinstance(scaling, dict) or len(scaling) != 2:
-        return False
-    factor = scaling.get("factor")
-    return scaling.get("type") in ("linear", "dynamic") and type(factor) is float and factor > 1
 
 
 def _standard(
@@ -351,11 +341,13 @@ class Hyper:
         return _mapping(self.rope.get("full_attention") or self.rope, "full_attention")
 
     def rope_number(self, name: str, default: float | None = None) -> float:
-        """A number among the RoPE parameters of the full layers."""
-        value = self.full_rope.get(name)
-        if value is None and default is not None:
+        """A number among the RoPE parameters of the full layers.
+
+        Raises :class:`FormatError` for null, too, with which no reader of config.json computes.
+        """
+        if name not in self.full_rope and default is not None:
             return default
-        return as_number(value, f"rope_parameters.{name}")
+        return as_number(self.full_rope.get(name), f"rope_parameters.{name}")
 
     def _name(self, names: tuple[str, ...]) -> str:
         return next(name for name in names if name in self.config)

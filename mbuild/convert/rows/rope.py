@@ -36,7 +36,13 @@ def _stretching(hp: Hyper, dim: int) -> tuple[tuple[float, ...], Array] | None:
     In float32 step by step, as the reference computes them:
     https://github.com/huggingface/transformers, ``_compute_llama3_parameters``.
     """
-    if str(hp.full_rope.get("rope_type", "")).lower() != "llama3":
+    kind = hp.full_rope.get("rope_type", "")
+    if not isinstance(kind, str):
+        raise FormatError(
+            f"config.json: rope_parameters.rope_type is {kind!r:.60}; a text is needed",
+            hint="take config.json from the base model",
+        )
+    if kind.lower() != "llama3":
         return None
     import numpy as np
 

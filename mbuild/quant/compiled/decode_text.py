@@ -91,10 +91,27 @@ class DecodeText(RowText):
             return at.uitofp(codes, _REALS), None
         if self.kind == I8:
             return at.sitofp(codes, _REALS), None
-        wide = at.shl(at.sext(codes, _WORDS), same(_WORDS, 20))
-        moved = at.and_(wide, same(_WORDS, 0x87F00000))
-        values = at.fmul(at.bitcast(moved, _REALS), same(_REALS, 2.0**120))
-        return values, at.icmp_unsigned("==", at.or_(codes, same(_BYTES, 0x80)), same(_BYTES, 0xFF))
+        return self.floats(at.zext(codes, _WORDS)), at.icmp_unsigned(
+            "==", at.or_(codes, same(_BYTES, 0x80)), same(_BYTES, 0xFF)
+        )
+
+    def floats(self, codes: Any) -> Any:
+        """E4M3 as F32: bits in other places, with 120 more on the exponent.
+
+        Below the least exponent a value is what is above one with that exponent. No number of F32
+        is so small on the way that a processor would take a hundred times as long for it.
+        """
+        at, least = self.at, 121 << 23
+        size = at.shl(at.and_(codes, same(_WORDS, 0x7F)), same(_WORDS, 20))
+        sign = at.shl(at.and_(codes, same(_WORDS, 0x80)), same(_WORDS, 24))
+        above = at.bitcast(at.add(size, same(_WORDS, least)), _REALS)
+        small = at.fsub(above, same(_REALS, 2.0**-6))
+        values = at.select(
+            at.icmp_unsigned("<", size, same(_WORDS, 1 << 23)),
+            at.bitcast(small, _WORDS),
+            at.add(size, same(_WORDS, 120 << 23)),
+        )
+        return at.bitcast(at.or_(values, sign), _REALS)
 
     def halves(self, index: Any) -> Any:
         """The two codes of each of some bytes, one behind the other."""
