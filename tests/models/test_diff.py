@@ -91,7 +91,7 @@ def test_every_type_is_compared_or_says_why_not(tmp_path: Path, type_: GGMLType)
         if type_.name in plain:
             a, b = (np.frombuffer(x, plain[type_.name]).astype(np.float64) for x in (first, second))
         else:
-            # A row's own reader is held against ggml's in test_quant_decode.py.
+            # A row's own reader is held against ggml's in test_quant_reading.py.
             own = type_ in TYPES and TYPES[type_].decode is not None
             read = values_of if own else decoded
             parts = (np.frombuffer(x, np.uint8) for x in (first, second))
