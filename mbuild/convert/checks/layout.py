@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.checks.origins import Origins
+from mbuild.convert.rows.hyper import INCOMPLETE
 from mbuild.convert.rows.layout import in_layer
 from mbuild.convert.rows.parts import LAYER_EPSILON, RMS_EPSILON
 from mbuild.convert.rows.sizes import Sizes
@@ -168,7 +169,7 @@ def _check_keys(model: DescribedModel, layout: TensorLayout) -> list[str]:
             continue
         raise FormatError(
             f"config.json has no value for {model.arch}.{key}, which llama.cpp needs",
-            hint="config.json is incomplete: take it from the base model",
+            hint=INCOMPLETE,
         )
     return warnings
 

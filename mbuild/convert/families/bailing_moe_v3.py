@@ -27,14 +27,14 @@ from mbuild.convert.rows.names import placed
 from mbuild.convert.rows.recurrent import KDA, four_dims, positive_exp
 from mbuild.convert.rows.row import TOWERS, Family
 from mbuild.convert.rows.rules import EXPERTS, Rule, each, parts
-from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
     from mbuild.convert.read.lazy import Lazy
-    from mbuild.convert.rows.hyper import Hyper
+    from mbuild.convert.rows.hyper import Hyper, missing
     from mbuild.convert.rows.keys import KeyRule
     from mbuild.convert.rows.rules import Named
     from mbuild.gguf.model import KV
@@ -173,7 +173,7 @@ BAILING_MOE_V3 = Family(
 def _sections(hp: Hyper) -> Iterator[KV]:
     sections = hp.value("mrope_section")
     if not isinstance(sections, list):
-        raise FormatError("config.json has no mrope_section")
+        raise missing("mrope_section")
     yield entry(f"{hp.arch}.rope.dimension_sections", U32, [*sections[:3], 0], "mrope_section")
 
 

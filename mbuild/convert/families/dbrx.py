@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows import parts as p
-from mbuild.convert.rows.hyper import HFConfig, as_integer
+from mbuild.convert.rows.hyper import HFConfig, as_integer, missing
 from mbuild.convert.rows.keys import BLOCK_COUNT, F32, U32, constant, file_type, u32, within
 from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import rename, transposed
-from mbuild.core.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 def _experts(hp: Hyper, lazy: Lazy) -> Lazy:
     settings = hp.value("ffn_config")
     if not isinstance(settings, dict):
-        raise FormatError("config.json has no ffn_config")
+        raise missing("ffn_config")
     experts, inner = (
         as_integer(settings.get(name), f"ffn_config.{name}", low=1)
         for name in ("moe_num_experts", "ffn_hidden_size")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows import parts as p
-from mbuild.convert.rows.hyper import as_integer, as_number
+from mbuild.convert.rows.hyper import as_integer, as_number, missing
 from mbuild.convert.rows.keys import (
     BOOL,
     COMMON,
@@ -113,7 +113,7 @@ def _selector(hp: Hyper) -> Iterator[KV]:
 def _target_layers(hp: Hyper) -> Iterator[KV]:
     layers = _either(hp, "target_layer_ids")
     if not layers:
-        raise FormatError("config.json has no target_layer_ids, which llama.cpp needs")
+        raise missing("target_layer_ids")
     if not isinstance(layers, list):
         raise FormatError(f"config.json: target_layer_ids is {layers!r:.60}; a list is needed")
     numbers = [as_integer(layer, "target_layer_ids") + 1 for layer in layers]

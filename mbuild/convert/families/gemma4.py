@@ -18,7 +18,7 @@ from mbuild.core.errors import FormatError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from mbuild.convert.rows.hyper import Hyper
+    from mbuild.convert.rows.hyper import Hyper, missing
     from mbuild.convert.rows.layout import Where
     from mbuild.convert.rows.rules import Named
     from mbuild.convert.rows.sizes import Sizes
@@ -41,7 +41,7 @@ def _of_full(hp: Hyper, name: str, single: str) -> int | None:
 def _head(hp: Hyper) -> int:
     found = _of_full(hp, "global_head_dim", "head_dim")
     if found is None:
-        raise FormatError("config.json has no global_head_dim")
+        raise missing("global_head_dim")
     return found
 
 

@@ -9,7 +9,7 @@ from mbuild.convert.families.deepseek import LATENT_AT_KV, absorbed, tied_head
 from mbuild.convert.families.deepseek_v32 import INDEXER, INDEXER_KEYS
 from mbuild.convert.families.glm import GLM
 from mbuild.convert.rows import parts as p
-from mbuild.convert.rows.hyper import as_integer, as_number
+from mbuild.convert.rows.hyper import as_integer, as_number, missing
 from mbuild.convert.rows.keys import (
     BOOL,
     COMMON,
@@ -31,7 +31,6 @@ from mbuild.convert.rows.recurrent import KDA, four_dims, negative_exp
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import EXPERTS, each, parts
 from mbuild.convert.rows.sizes import Size
-from mbuild.core.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +44,7 @@ def linear(hp: Hyper, name: str) -> Any:
     """A setting of delta attention."""
     config = hp.value("linear_attn_config")
     if not isinstance(config, dict):
-        raise FormatError("config.json has no linear_attn_config")
+        raise missing("linear_attn_config")
     return config.get(name)
 
 

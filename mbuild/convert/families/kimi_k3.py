@@ -27,18 +27,18 @@ from mbuild.convert.rows.recurrent import KDA, four_dims
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import MIXTRAL_EXPERTS, Rule, Stack, each, parts
 from mbuild.convert.rows.sizes import Size
-from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from mbuild.convert.read.lazy import Lazy
-    from mbuild.convert.rows.hyper import Hyper
+    from mbuild.convert.rows.hyper import Hyper, missing
     from mbuild.convert.rows.rules import Named
 
 
 def _full(hp: Hyper) -> list[int]:
     layers = linear(hp, "full_attn_layers")
     if not isinstance(layers, list):
-        raise FormatError("config.json has no linear_attn_config.full_attn_layers")
+        raise missing("linear_attn_config.full_attn_layers")
     if hp.value("mla_use_nope") is not True or hp.value("hidden_act") != "situ":
         raise UnsupportedError(
             "config.json: mla_use_nope is not true, or hidden_act is not 'situ'",

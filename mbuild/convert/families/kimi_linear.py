@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.families.deepseek import DEEPSEEK_V3
 from mbuild.convert.rows import parts as p
-from mbuild.convert.rows.hyper import as_integer
+from mbuild.convert.rows.hyper import as_integer, missing
 from mbuild.convert.rows.keys import COMMON, U32, VOCAB_SIZE, Key, computed, f32, u32
 from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.recurrent import KDA, four_dims, negative_exp
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import MIXTRAL_EXPERTS, each, rename
-from mbuild.core.errors import FormatError
 
 if TYPE_CHECKING:
     from mbuild.convert.rows.hyper import Hyper
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 def _linear(hp: Hyper) -> dict[str, Any]:
     config = hp.value("linear_attn_config")
     if not isinstance(config, dict) or not isinstance(config.get("full_attn_layers"), list):
-        raise FormatError("config.json has no linear_attn_config with full_attn_layers")
+        raise missing("linear_attn_config.full_attn_layers")
     return config
 
 

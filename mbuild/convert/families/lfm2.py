@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows import parts as p
-from mbuild.convert.rows.hyper import HFConfig
+from mbuild.convert.rows.hyper import HFConfig, missing
 from mbuild.convert.rows.keys import (
     BOOL,
     COMMON,
@@ -23,7 +23,6 @@ from mbuild.convert.rows.layout import Group, TensorLayout, slots
 from mbuild.convert.rows.pooling import pooling
 from mbuild.convert.rows.row import NO_HF_CONFIG, Family
 from mbuild.convert.rows.rules import MIXTRAL_EXPERTS, Stack, each, experts
-from mbuild.core.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +44,7 @@ def _layer_types(config: Mapping[str, Any]) -> Any:
 def _kv_heads(hp: Hyper) -> list[int]:
     kinds = hp.texts("layer_types")
     if kinds is None:
-        raise FormatError("config.json has no layer_types")
+        raise missing("layer_types")
     return [0 if kind == "conv" else hp.kv_heads for kind in kinds]
 
 

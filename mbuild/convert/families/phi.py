@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows import parts as p
-from mbuild.convert.rows.hyper import HFConfig, as_integer, heads
+from mbuild.convert.rows.hyper import HFConfig, as_integer, heads, missing
 from mbuild.convert.rows.keys import (
     BLOCK_COUNT,
     F32,
@@ -25,7 +25,7 @@ from mbuild.convert.vocabulary.rules import (
     Reader,
     VocabRule,
 )
-from mbuild.core.errors import FormatError, UnsupportedError
+from mbuild.core.errors import UnsupportedError
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import ValueType
 
@@ -90,7 +90,7 @@ def _original(hp: Hyper) -> int:
     name = "original_max_position_embeddings"
     value = hp.rope.get(name)
     if value is None:
-        raise FormatError(f"config.json has no {name}")
+        raise missing(name)
     return as_integer(value, name, low=2)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.rows import parts as p
-from mbuild.convert.rows.hyper import as_integer, as_number, main_layers
+from mbuild.convert.rows.hyper import INCOMPLETE, as_integer, as_number, main_layers
 from mbuild.convert.rows.keys import (
     BOOL,
     COMMON,
@@ -77,7 +77,7 @@ def _factors(hp: Hyper, tensors: Mapping[str, Any]) -> Iterator[Named]:
     if full is None and str(hp.full_rope.get("rope_type")).lower() == "llama3":
         raise FormatError(
             "config.json: partial_rotary_factors has no number for a layer of full attention",
-            hint="config.json is incomplete: take it from the base model",
+            hint=INCOMPLETE,
         )
     share = 1.0 if full is None else as_number(full, "partial_rotary_factors")
     yield from llama3_share(_with_bases(hp), share)

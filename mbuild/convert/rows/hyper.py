@@ -222,6 +222,15 @@ def _quote(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+INCOMPLETE = "config.json is incomplete: take it from the base model"
+"""What to do where a value is not there."""
+
+
+def missing(name: str, *, file: str = "config.json") -> FormatError:
+    """The error for a value that the conversion needs and the file does not have."""
+    return FormatError(f"{file} has no {name}", hint=INCOMPLETE)
+
+
 def as_integer(value: Any, name: str, low: int = 0, high: int = U32_MAX) -> int:
     """A whole number in bounds; raises :class:`FormatError` for anything else."""
     if type(value) is not int or not low <= value <= high:
@@ -276,7 +285,7 @@ class Hyper:
         if found is not None:
             return found
         if default is None:
-            raise FormatError(f"config.json has no {names[0]}")
+            raise missing(names[0])
         return default
 
     def optional_integer(self, *names: str, low: int = 0) -> int | None:
@@ -290,7 +299,7 @@ class Hyper:
         if value is not None:
             return as_number(value, self._name(names))
         if default is None:
-            raise FormatError(f"config.json has no {names[0]}")
+            raise missing(names[0])
         return default
 
     def flag(self, name: str, default: bool = False) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mbuild.convert.read.dtypes import OutType
-from mbuild.convert.rows.hyper import HEAD_NAMES, WIDTH_NAMES, Hyper, as_integer, as_number
+from mbuild.convert.rows.hyper import HEAD_NAMES, WIDTH_NAMES, Hyper, as_integer, as_number, missing
 from mbuild.core.errors import FormatError, UnsupportedError
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import GGMLType, ValueType
@@ -80,7 +80,7 @@ class Key:
             value = self.default
         if value is None:
             if self.required:
-                raise FormatError(f"config.json has no {self.names[0]}")
+                raise missing(self.names[0])
             return
         if self.truthy and not value:
             return
@@ -137,7 +137,7 @@ def within(section: str, name: str, type_: ValueType, field: str, *, required: b
         settings = hp.value(section)
         value = settings.get(field) if isinstance(settings, dict) else None
         if value is None and required:
-            raise FormatError(f"config.json has no {section}.{field}")
+            raise missing(f"{section}.{field}")
         if isinstance(value, list | dict):
             raise FormatError(f"config.json: {section}.{field} is not a single value")
         return value

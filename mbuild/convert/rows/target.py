@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mbuild.convert.conversion import TARGET
 from mbuild.convert.read.dtypes import NUMPY
 from mbuild.convert.read.lazy import Packed
-from mbuild.convert.rows.hyper import as_integer
+from mbuild.convert.rows.hyper import as_integer, missing
 from mbuild.core.errors import FormatError
 from mbuild.gguf.types import GGMLType
 
@@ -29,7 +29,7 @@ def target_integer(hp: Hyper, name: str) -> int:
     """A number of the target's config.json; raises :class:`FormatError` where there is none."""
     value = target_config(hp).get(name)
     if value is None:
-        raise FormatError(f"the target's config.json has no {name}")
+        raise missing(name, file="the target's config.json")
     return as_integer(value, name, low=1)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mbuild.convert.rows.hyper import U32_MAX
+from mbuild.convert.rows.hyper import U32_MAX, missing
 from mbuild.core.errors import FormatError, LackingError
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class Towers:
 
     def _there(self, section: Section | None, name: str) -> Section:
         if section is None:
-            raise FormatError(f"config.json has no {name}")
+            raise missing(name)
         return section
 
 
