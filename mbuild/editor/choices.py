@@ -25,7 +25,8 @@ def file_types() -> dict[str, str]:
 
 def tensor_types() -> dict[str, str]:
     """The types that a single tensor can have."""
-    return {spelled(each.name): f"{bits(each):g} bits a weight" for each in TYPES}
+    most_first = sorted(TYPES, key=bits, reverse=True)
+    return {spelled(each.name): f"{bits(each):g} bits a weight" for each in most_first}
 
 
 def _sentence(each: FileType) -> str:

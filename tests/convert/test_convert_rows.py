@@ -132,17 +132,22 @@ def test_rope_parameters_of_kinds_of_layers_get_no_base_of_the_class() -> None:
     assert config_class("gpt_oss").complete(config)["rope_parameters"] == kinds
 
 
+_SHARES = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+_LONG = {"short_factor": [1.0], "long_factor": [1.0]}
+
+
 @pytest.mark.parametrize(
-    ("kind", "said", "wanted"),
-    [("llama3", {}, None), ("yarn", {}, 777), ("longrope", {}, 777),
-     ("llama3", {"original_max_position_embeddings": 50}, 50),
-     ("linear", {"original_max_position_embeddings": 50}, 50)],
+    ("kind", "more", "said", "wanted"),
+    [("yarn", {}, {}, 777), ("longrope", _LONG, {}, 777),
+     ("llama3", {**_SHARES, "original_max_position_embeddings": 60}, {}, 60),
+     ("longrope", _LONG, {"original_max_position_embeddings": 50}, 50),
+     ("linear", {}, {"original_max_position_embeddings": 50}, 50)],
 )  # fmt: skip
 def test_the_context_before_it_was_stretched(
-    kind: str, said: dict[str, int], wanted: int | None
+    kind: str, more: dict[str, Any], said: dict[str, int], wanted: int
 ) -> None:
-    """The configuration's own counts where the scaling has none; llama3's default is 8192."""
-    scaling = {"rope_type": kind, "factor": 2.0}
+    """The configuration's own counts where the scaling has none."""
+    scaling = {"rope_type": kind, "factor": 2.0, **more}
     config = {
         "model_type": "llama",
         "max_position_embeddings": 777,
@@ -151,6 +156,17 @@ def test_the_context_before_it_was_stretched(
     }
     rope = config_class("llama").complete(config)["rope_parameters"]
     assert rope.get("original_max_position_embeddings") == wanted
+
+
+@pytest.mark.parametrize("said", [{}, {"original_max_position_embeddings": 50}])
+@pytest.mark.parametrize(("kind", "more"), [("llama3", {}), ("llama3", _SHARES), ("longrope", {})])
+def test_a_scaling_without_what_it_needs_adds_nothing(
+    kind: str, more: dict[str, Any], said: dict[str, int]
+) -> None:
+    """The class refuses it (transformers 4.57.6: KeyError); then the file is taken as it is."""
+    scaling = {"rope_type": kind, "factor": 2.0, **more}
+    config = {"model_type": "llama", "rope_scaling": scaling, **said}
+    assert config_class("llama").complete(config) == config
 
 
 @pytest.mark.parametrize("model_type", ["chameleon", "olmo", "olmo2"])
