@@ -28,6 +28,8 @@ from mbuild.templates.failure import TemplateError
 PACKAGE = Path(mbuild.__file__).parent
 ONE = {ops.LITERAL, ops.NOT_LITERAL, ops.ANY, ops.IN}
 GRAMMARS = {"modelfile.lark": modelfile._grammar, "gotemplate.lark": gotemplate._lark}
+# What the extras lsp and cache bring, which not every Python here has.
+EXTRAS = {"lsprotocol", "pygls", "paramiko", "fsspec"}
 POSSESSIVE = re.compile(r"[*+?}]\+|\(\?>")
 
 
@@ -91,8 +93,7 @@ def _modules() -> list[Any]:
         try:
             found.append(importlib.import_module(name))
         except ModuleNotFoundError as error:
-            # The editor's server needs the extra lsp, which not every Python here has.
-            if (error.name or "").partition(".")[0] not in ("lsprotocol", "pygls"):
+            if (error.name or "").partition(".")[0] not in EXTRAS:
                 raise
     return found
 
