@@ -18,6 +18,7 @@ from mbuild.core.events import (
     Reason,
     Status,
     StepFinished,
+    StepProgress,
     StepStarted,
 )
 from mbuild.store.records import DESCRIPTION
@@ -78,6 +79,9 @@ class Recorder:
                     self._telling = Telling(self._store, self._id)
                     self._tell_all(self._telling)
                     self._tell(self._telling, event)
+                if isinstance(event, StepProgress) and event.completed < event.total:
+                    # While a long step runs, for which this thread waits: the end wants it.
+                    import mbuild.build.provenance.keeping  # noqa: F401
                 yield event
         finally:
             events.close()
@@ -235,7 +239,6 @@ def _why(
     ran = [step for step in order if step in outcome.ran]
     if not ran:
         return {}
-    from mbuild.build.explain import DescribedStep, explain
     from mbuild.build.reasons import Explanation
 
     last = history.last_of(wanted.request)
@@ -243,6 +246,8 @@ def _why(
     if last is None:
         rows = dict.fromkeys(ran, Explanation(note=Note(Cause.FIRST)))
     else:
+        from mbuild.build.explain import DescribedStep, explain
+
         new = [
             DescribedStep(
                 *names_of(step),

@@ -40,6 +40,11 @@ class Beside(Generic[ValueT]):
         """Begin."""
         self._thread.start()
 
+    def look(self) -> None:
+        """Raise what the work raised, if it has; it may still run."""
+        if self._error is not None:
+            raise self._error
+
     def wait(self, tick: Callable[[], object] = lambda: None) -> ValueT:
         """The work's value, once it is there; raises what the work raised.
 
@@ -48,8 +53,7 @@ class Beside(Generic[ValueT]):
         while self._thread.is_alive():
             self._thread.join(_POLL_SECONDS)
             tick()
-        if self._error is not None:
-            raise self._error
+        self.look()
         return self._values[0]
 
     def stop(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +14,7 @@ from gguf_files import gguf_bytes, tiny_gguf, tiny_model, tiny_shards
 
 from mbuild.build.graph import StepContext
 from mbuild.build.sources.values import FileStamp, SourceFile
+from mbuild.build.steps import opened
 from mbuild.build.steps.gguf import ImportGGUF, MergeGGUF, Role, check_role, gguf_digests
 from mbuild.build.steps.header import HeaderPart, ReadHeader
 from mbuild.build.steps.models import as_json, check_loadable, read_facts, write_model
@@ -181,12 +183,41 @@ def test_a_shard_under_another_name_is_known(tmp_path: Path) -> None:
         read_facts([first.rename(tmp_path / "model.gguf")], "model.gguf")
 
 
+UNLOADABLE = {"llama.attention.head_count": 4, "llama.attention.head_count_kv": 3}
+
+
+@pytest.mark.parametrize("link", [False, True])
+@pytest.mark.parametrize("bad", [False, True])
+def test_a_large_file_is_checked_while_it_is_copied(
+    context: StepContext,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    link: bool,
+    bad: bool,
+) -> None:
+    """What is wrong with it ends the copying, and its bytes do not stay in the store."""
+    monkeypatch.setattr(opened, "MUCH", 1)
+    path = tiny_gguf(tmp_path / "m.gguf", metadata=UNLOADABLE if bad else {})
+    step = ImportGGUF(source(path), Role.MODEL, link)
+    if bad:
+        with pytest.raises(FormatError, match=r"m\.gguf.*head_count_kv is 3"):
+            step.run(context, [])
+    else:
+        assert step.run(context, []).result.layers[0].size == path.stat().st_size
+    assert len(list((tmp_path / "store").rglob("sha256-*"))) == (0 if bad else 1)
+    assert not [thread for thread in threading.enumerate() if thread.name == "mbuild-check"]
+
+
 def test_a_file_that_no_program_loads_is_refused(context: StepContext, tmp_path: Path) -> None:
     """The error names the user's file, not the path that is read."""
-    check_loadable(tiny_gguf(tmp_path / "good.gguf"), "mine.gguf", context)
-    bad = tiny_gguf(tmp_path / "bad.gguf", metadata={"llama.block_count": "two"})
-    with pytest.raises(FormatError, match=r"mine\.gguf"):
-        check_loadable(bad, "mine.gguf", context)
+    with open_gguf(tiny_gguf(tmp_path / "good.gguf"), name="mine.gguf") as file:
+        check_loadable(file, context)
+    bad = tiny_gguf(tmp_path / "bad.gguf", metadata=UNLOADABLE)
+    with (
+        open_gguf(bad, name="mine.gguf") as file,
+        pytest.raises(FormatError, match=r"mine\.gguf"),
+    ):
+        check_loadable(file, context)
 
 
 def test_each_part_of_a_header_is_read_for_itself(context: StepContext, tmp_path: Path) -> None:

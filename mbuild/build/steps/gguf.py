@@ -126,18 +126,44 @@ class ImportGGUF(BaseStep):
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Check the file, bring it into the store, and read what it is from there."""
-        from mbuild.build.steps.models import check_loadable, made_of, read_facts
-        from mbuild.build.steps.opened import open_source
+        from mbuild.build.steps.models import made_of
+        from mbuild.build.steps.opened import MUCH, open_source
 
         context.status(Code.PARSING_GGUF, {})
         with open_source(self.file) as opened:
-            facts = read_facts([opened.reading_path], self.file.name)
-            media_type = layer_type(self.role, facts, self.file.name)
-            check_loadable(opened.reading_path, self.file.name, context)
-            blob = bring_in(context, opened, context.report, link=self.link)
+            if opened.size < MUCH:
+                media_type = self._check(context, opened)
+                blob = bring_in(context, opened, context.report, link=self.link)
+            else:
+                blob, media_type = self._check_beside(context, opened)
         origin = self.file.name if media_type == ADAPTER else ""
         files = {str(self.file.path): blob.blake3 or blob.digest}
         return made_of(context, [blob], media_type, self.file.name, files, origin=origin)
+
+    def _check(self, context: StepContext, opened: OpenFile) -> str:
+        """The type of the layer that the file becomes; raises for what no program loads."""
+        from mbuild.build.steps.models import check_loadable, facts_of
+        from mbuild.gguf.reader import open_gguf
+
+        with open_gguf(opened.reading_path, name=self.file.name) as file:
+            media_type = layer_type(self.role, facts_of([file], self.file.name), self.file.name)
+            check_loadable(file, context)
+        return media_type
+
+    def _check_beside(self, context: StepContext, opened: OpenFile) -> tuple[Blob, str]:
+        """Check a large file while it is copied; what fails ends that, and nothing is published."""
+        from mbuild.work.beside import Beside
+
+        with Beside(lambda cancel: self._check(context, opened), "mbuild-check") as checking:
+
+            def report(done: int, total: int) -> None:
+                checking.look()
+                if done >= total:
+                    checking.wait()
+                context.report(done, total)
+
+            blob = bring_in(context, opened, report, link=self.link)
+            return blob, checking.wait()
 
     def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digest that reading the file gave."""

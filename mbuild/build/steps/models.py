@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mbuild.core.digest import Digest
     from mbuild.gguf.facts import ModelFacts
     from mbuild.gguf.model import Model, Tensor
+    from mbuild.gguf.reader import GGUFFile
     from mbuild.store import Layer
     from mbuild.store.manifest import Blob
     from mbuild.store.ports import BuildStore
@@ -93,22 +94,27 @@ def read_facts(paths: Sequence[Path], name: str) -> ModelFacts:
     Raises :class:`FormatError` naming the user's file, and :class:`SourceError` for one shard
     without the others.
     """
-    from mbuild.gguf.facts import describe
     from mbuild.gguf.reader import open_gguf
-    from mbuild.gguf.shards import is_shard
-    from mbuild.gguf.weights import GGUFWeights
 
     with ExitStack() as stack:
         # No shard is called like the first: a name that contradicts the metadata is refused.
         named = [f"{name} ({number})" for number in range(1, len(paths) + 1)]
         pairs = zip(paths, named if len(paths) > 1 else [name], strict=True)
-        files = [stack.enter_context(open_gguf(path, name=each)) for path, each in pairs]
-        if len(files) == 1 and is_shard(files[0]):
-            raise SourceError(
-                f"{name} is one shard of a split GGUF, under another name",
-                hint="keep the names that gguf-split gave the shards, and name the first",
-            )
-        return describe(GGUFWeights(files))
+        return facts_of([stack.enter_context(open_gguf(p, name=n)) for p, n in pairs], name)
+
+
+def facts_of(files: Sequence[GGUFFile], name: str) -> ModelFacts:
+    """As :func:`read_facts`, of files that are open."""
+    from mbuild.gguf.facts import describe
+    from mbuild.gguf.shards import is_shard
+    from mbuild.gguf.weights import GGUFWeights
+
+    if len(files) == 1 and is_shard(files[0]):
+        raise SourceError(
+            f"{name} is one shard of a split GGUF, under another name",
+            hint="keep the names that gguf-split gave the shards, and name the first",
+        )
+    return describe(GGUFWeights(files))
 
 
 def open_layers(store: BuildStore, layers: Sequence[Layer], name: str, stack: ExitStack) -> Model:
@@ -150,21 +156,19 @@ def _warn_of_unrunnable(facts: ModelFacts, name: str, context: StepContext) -> N
         )
 
 
-def check_loadable(path: Path, name: str, context: StepContext) -> None:
+def check_loadable(file: GGUFFile, context: StepContext) -> None:
     """Raise :class:`FormatError` for a GGUF file that no program loads as it is.
 
     What has weights of zeros alone loads, and is said.
     """
     from mbuild.gguf.checks import check_order
     from mbuild.gguf.hyperparameters import check_hyperparameters
-    from mbuild.gguf.reader import open_gguf
     from mbuild.gguf.zeros import nothing_but_zeros, zero_tensors
 
-    with open_gguf(path, name=name) as file:
-        check_order(name, file.tensors, file.data_start, file.alignment)
-        check_hyperparameters(file.kvs.values(), name)
-        for text in nothing_but_zeros(list(zero_tensors(file))):
-            context.warn(f"{name}: {text}")
+    check_order(file.name, file.tensors, file.data_start, file.alignment)
+    check_hyperparameters(file.kvs.values(), file.name)
+    for text in nothing_but_zeros(list(zero_tensors(file))):
+        context.warn(f"{file.name}: {text}")
 
 
 def as_json(facts: ModelFacts) -> dict[str, Any]:

@@ -52,6 +52,8 @@ class KeepShards(OverShards):
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Check that the shards are one whole model, and bring each into the store."""
+        from mbuild.gguf.reader import open_gguf
+
         context.status(Code.PARSING_GGUF, {})
         allow_open_files(2 * len(self.files))
         name = self.files[0].name
@@ -59,7 +61,8 @@ class KeepShards(OverShards):
             opened = [stack.enter_context(open_source(file)) for file in self.files]
             check_role(self.role, self._facts(opened), name)
             for each in opened:
-                check_loadable(each.reading_path, each.name, context)
+                with open_gguf(each.reading_path, name=each.name) as file:
+                    check_loadable(file, context)
             blobs = self._bring(context, opened)
         digests = {
             str(file.path): blob.blake3 or blob.digest
