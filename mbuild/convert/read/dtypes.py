@@ -163,19 +163,16 @@ def contiguous(values: Array) -> Array:
     return out
 
 
-_STRIP = (
-    4096,
-    16,
-)  # of a transposed matrix: what is read and written of it stays in a core's cache
+_TILE = (512, 64)  # of a transposed matrix: whole cache lines, and both sides fit a core's cache
 
 
 def _copy(out: Array, values: Array) -> None:
-    """Copy values; matrices that lie by columns strip by strip, four times as fast as numpy."""
+    """Copy values; matrices that lie by columns tile by tile, several times as fast as numpy."""
     by_columns = values.ndim > 1 and values.strides[-2] == values.itemsize != values.strides[-1]
-    if not by_columns or values.shape[-2] * values.shape[-1] < math.prod(_STRIP):
+    if not by_columns or values.shape[-2] * values.shape[-1] < math.prod(_TILE):
         np.copyto(out, values)
         return
-    rows, columns = _STRIP
+    rows, columns = _TILE
     for matrix in np.ndindex(values.shape[:-2]):
         for row in range(0, values.shape[-2], rows):
             for column in range(0, values.shape[-1], columns):
