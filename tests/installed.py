@@ -84,7 +84,9 @@ def packed(name: str, package: str) -> Path:
         subprocess.run(command, cwd=place, check=True, timeout=300, capture_output=True)
         (archive,) = place.glob("*.tgz")
         with tarfile.open(archive) as tar:
-            tar.extractall(place, filter="data")
+            # Python 3.11.4 and newer have this filter.
+            tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
+            tar.extractall(place)
         archive.unlink()
 
     return once(name, [package], install) / "package"

@@ -58,7 +58,7 @@ HANDED_ON = frozenset(
         "service.scrub(said.popleft())",
         "found['error']",
         "f'{name}: {error.message}'",
-        "f'{name}: {text}'",
+        "f'{file.name}: {text}'",
         "f'{option.flag}: {error.message}'",
         "f'{reference}: {error.message}'",
         "drift.message",

@@ -174,7 +174,9 @@ def restored_in_ci(mbuild: Run, project: Path) -> list[Steps]:
     shutil.copytree(project / "chat", job / "chat", copy_function=shutil.copyfile)
     shutil.copyfile(project / "Modelfile", job / "Modelfile")
     with tarfile.open(project / "saved.tar") as archive:
-        archive.extractall(project, filter="data")
+        # Python 3.11.4 and newer have this filter.
+        archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
+        archive.extractall(project)
     os.chdir(job)
     return [ran(mbuild)]
 
