@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pace import at_most
 
 from mbuild.convert.lora.settings import read_config
 from mbuild.convert.read.files import CheckpointFiles
@@ -65,11 +65,10 @@ def test_a_pattern_that_could_take_forever_is_refused(key: str, tmp_path: Path) 
 def test_a_hostile_name_takes_no_time(tmp_path: Path) -> None:
     """A module's name of a million letters is not searched."""
     config, _ = _read(tmp_path, alpha_pattern={".*a.*a.*b": 1})
-    start = time.perf_counter()
-    assert config.scale("a" * 1_000_000, 8) == 2.0
-    for _ in range(10):
-        config.scale("a" * 256, 8)
-    assert time.perf_counter() - start < 20
+    with at_most(20):
+        assert config.scale("a" * 1_000_000, 8) == 2.0
+        for _ in range(10):
+            config.scale("a" * 256, 8)
 
 
 def test_a_pattern_that_is_no_expression_is_refused(tmp_path: Path) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
 from checkpoints import write_raw, write_shard
 from hypothesis import given
 from hypothesis import strategies as st
+from pace import at_most
 
 from mbuild.convert.read.safetensors import BITS, DType, StoredTensor, read_header
 from mbuild.core.errors import FormatError, MbuildError, SourceError
@@ -26,15 +26,14 @@ def entry(shape: list[int], start: int, end: int, dtype: str = "F32") -> dict[st
 @pytest.mark.parametrize("name", EXPECTED)
 def test_hostile_files_are_refused_and_odd_ones_read(name: str) -> None:
     """Every collected broken file meets its fate, with an error of ours, in under a second."""
-    start = time.process_time()
-    try:
-        read_header(BAD / name, name)
-        outcome = "accept"
-    except MbuildError as error:
-        assert name in error.message
-        outcome = "refuse"
+    with at_most(1):
+        try:
+            read_header(BAD / name, name)
+            outcome = "accept"
+        except MbuildError as error:
+            assert name in error.message
+            outcome = "refuse"
     assert EXPECTED[name]["expect"] in (outcome, "either")
-    assert time.process_time() - start < 1
 
 
 def test_tensors_come_in_the_order_of_their_names(tmp_path: Path) -> None:
@@ -96,9 +95,8 @@ def test_a_hundred_thousand_tensors_take_a_moment(tmp_path: Path) -> None:
     """The parser is linear in the number of tensors."""
     header = {f"model.layers.{i}.weight": entry([0, 7], 0, 0) for i in range(100_000)}
     path = write_raw(tmp_path / "many.safetensors", header)
-    start = time.process_time()
-    assert len(read_header(path, path.name)) == 100_000
-    assert time.process_time() - start < 5
+    with at_most(5):
+        assert len(read_header(path, path.name)) == 100_000
 
 
 @pytest.mark.parametrize(

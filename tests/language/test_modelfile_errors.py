@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
+from pace import at_most
 
 from mbuild.core.errors import ModelfileError
 from mbuild.language.instructions import Problem, Severity
@@ -132,10 +131,9 @@ def test_too_large_a_file_is_refused() -> None:
 
 def test_too_many_instructions_are_refused_at_once() -> None:
     """A file of very many short lines costs neither the time nor the memory to parse them."""
-    started = time.process_time()
-    (problem,) = problems("FROM x\n" + "\u200bSYSTEM y\n#\n" * (MAX_STARTS // 2 + 1))
+    with at_most(2):
+        (problem,) = problems("FROM x\n" + "\u200bSYSTEM y\n#\n" * (MAX_STARTS // 2 + 1))
     assert problem.code == "too-large"
-    assert time.process_time() - started < 2.0
 
 
 HOSTILE = {
@@ -163,19 +161,17 @@ def test_a_megabyte_of_nonsense_takes_no_time(name: str) -> None:
     """Hostile files cost time in proportion to their size: two seconds at most for a megabyte."""
     data = HOSTILE[name]
     parse(b"FROM x")  # the grammar is loaded once
-    started = time.process_time()
-    try:
-        parse(data)
-    except ModelfileError as error:
-        text = "\n".join(problem.render() for problem in error.problems)
-        assert len(text) < 20_000
-    assert time.process_time() - started < 2.0
+    with at_most(2):
+        try:
+            parse(data)
+        except ModelfileError as error:
+            text = "\n".join(problem.render() for problem in error.problems)
+            assert len(text) < 20_000
 
 
 def test_long_values_are_linear() -> None:
     """A value of 8 MB is read in at most four seconds and comes out whole."""
     text = 'a "quoted" word"\n' * 500_000
-    started = time.process_time()
-    found = parse(f'FROM x\nSYSTEM """{text}"""\n'.encode())
-    assert time.process_time() - started < 4.0
+    with at_most(4):
+        found = parse(f'FROM x\nSYSTEM """{text}"""\n'.encode())
     assert found.instructions[1].value == text  # type: ignore[union-attr]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import datetime
-import time
 from typing import Any
 
 import pytest
+from pace import at_most
 
 from mbuild.templates.conversation import ChatMessage, ToolCall, Values, from_json
 from mbuild.templates.execute import execute
@@ -136,10 +136,8 @@ def test_execution(text: str, output: str | None) -> None:
 )
 def test_execution_is_bounded(text: str) -> None:
     """Whatever a template does, it ends, soon and with an error."""
-    start = time.process_time()
-    with pytest.raises(RenderError):
+    with at_most(5), pytest.raises(RenderError):
         run(text)
-    assert time.process_time() - start < 5
 
 
 def test_a_long_chain_of_conditions_is_not_deep() -> None:
