@@ -37,8 +37,9 @@ class Beside(Generic[ValueT]):
             self._error = error
 
     def start(self) -> None:
-        """Begin."""
-        self._thread.start()
+        """Begin, unless it has begun."""
+        if self._thread.ident is None:
+            self._thread.start()
 
     def look(self) -> None:
         """Raise what the work raised, if it has; it may still run."""

@@ -126,7 +126,6 @@ class ImportGGUF(BaseStep):
 
     def run(self, context: StepContext, inputs: Sequence[Result]) -> Made:
         """Check the file, bring it into the store, and read what it is from there."""
-        from mbuild.build.steps.models import made_of
         from mbuild.build.steps.opened import MUCH, open_source
 
         context.status(Code.PARSING_GGUF, {})
@@ -136,6 +135,8 @@ class ImportGGUF(BaseStep):
                 blob = bring_in(context, opened, context.report, link=self.link)
             else:
                 blob, media_type = self._check_beside(context, opened)
+        from mbuild.build.steps.models import made_of
+
         origin = self.file.name if media_type == ADAPTER else ""
         files = {str(self.file.path): blob.blake3 or blob.digest}
         return made_of(context, [blob], media_type, self.file.name, files, origin=origin)
@@ -151,19 +152,27 @@ class ImportGGUF(BaseStep):
         return media_type
 
     def _check_beside(self, context: StepContext, opened: OpenFile) -> tuple[Blob, str]:
-        """Check a large file while it is copied; what fails ends that, and nothing is published."""
+        """Check a large file while it is copied; what fails ends that, and nothing is published.
+
+        The check begins after the first bytes: what it loads would hold the copying up.
+        """
         from mbuild.work.beside import Beside
 
-        with Beside(lambda cancel: self._check(context, opened), "mbuild-check") as checking:
+        checking = Beside(lambda cancel: self._check(context, opened), "mbuild-check")
 
-            def report(done: int, total: int) -> None:
-                checking.look()
-                if done >= total:
-                    checking.wait()
-                context.report(done, total)
+        def report(done: int, total: int) -> None:
+            checking.start()
+            checking.look()
+            if done >= total:
+                checking.wait()
+            context.report(done, total)
 
+        try:
             blob = bring_in(context, opened, report, link=self.link)
+            checking.start()
             return blob, checking.wait()
+        finally:
+            checking.stop()
 
     def learned(self, files: Mapping[str, Digest]) -> Step:
         """The step with the digest that reading the file gave."""
