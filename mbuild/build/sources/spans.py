@@ -28,6 +28,8 @@ from mbuild.store.copying import OpenFile
 from mbuild.work.spread import Part, spread
 
 _GAP = 8 << 20
+_PAIRS = 16  # neighbours that are left to be put together with others
+_FEW = 4096  # subtrees that wait for others, and for being put together with them in one go
 
 
 def digest_of(file: OpenFile, progress: Callable[[int, int], None]) -> Digest | None:
@@ -74,8 +76,9 @@ class SpanPart(NamedTuple):
 class Spans:
     """One file of ``size`` bytes, more than a chunk of 1024; any thread may call it.
 
-    ``_nodes`` are the values of complete subtrees by their level and their place in it, as
-    few as can be; ``_odd`` the bytes of chunks of which a part was read, and how many they are.
+    ``_nodes`` are the values of complete subtrees by their level and their place in it. What
+    neighbours give is made of many at once now and then, because a call costs more than a
+    pair does. ``_odd`` are the bytes of chunks of which a part was read, and how many they are.
     """
 
     def __init__(self, size: int) -> None:
@@ -85,6 +88,7 @@ class Spans:
         self._lock = threading.Lock()
         self._taken: list[tuple[int, int]] = []
         self._nodes: dict[tuple[int, int], Bytes] = {}
+        self._most = _FEW
         self._odd: dict[int, tuple[bytearray, int]] = {}
 
     def add(self, start: int, data: memoryview) -> None:
@@ -121,6 +125,7 @@ class Spans:
     def parts(self) -> Iterator[SpanPart]:
         """What was brought so far, in as few parts as can be, for somebody else's digest."""
         with self._lock:
+            self._put_together()
             for start, stop in self._taken:
                 nodes = tuple(
                     (level, place, value)
@@ -146,6 +151,8 @@ class Spans:
 
     def digest(self) -> Digest:
         """The file's digest, once all its bytes were brought."""
+        with self._lock:
+            self._put_together()
         return Digest(self._value(0, self._chunks, root=True).tobytes().hex(), BLAKE3)
 
     def _claimed(self, start: int, stop: int) -> list[tuple[int, int]]:
@@ -173,14 +180,17 @@ class Spans:
     def _enter(self, part: SpanPart) -> None:
         with self._lock:
             for level, place, value in part.nodes:
-                self._put(level, place, value)
+                self._nodes[level, place] = value
+            if len(self._nodes) > self._most:
+                self._put_together()
+                self._most = max(_FEW, 2 * len(self._nodes))
         for start, odd in part.odd:
             self._keep(start, odd)
 
     def _merged(self, values: Bytes, first: int) -> Iterator[tuple[int, int, Bytes]]:
         """The few complete subtrees that neighbouring chunks are: level, place, value."""
         level, last = 0, first + values.size // VALUE
-        while first < last:
+        while last - first > _PAIRS:
             top = self._is_top(level)
             if top or first % 2:
                 yield level, first, values[:VALUE].copy()
@@ -191,21 +201,33 @@ class Spans:
             if first < last and not top:
                 values = parents(values)
                 level, first, last = level + 1, first // 2, last // 2
+        for place in range(first, last):
+            yield level, place, values[(place - first) * VALUE :][:VALUE].copy()
 
     def _is_top(self, level: int) -> bool:
         """Whether the parent of two nodes of a level is the root, which is made in the end."""
         return 2 << level >= self._chunks
 
-    def _put(self, level: int, place: int, value: Bytes) -> None:
-        """Add a subtree, with its neighbour as their parent, and so on; the lock is held."""
-        while not self._is_top(level):
-            other = self._nodes.pop((level, place ^ 1), None)
-            if other is None:
-                break
-            pair = (other, value) if place % 2 else (value, other)
-            value = parents(np.concatenate(pair))
-            level, place = level + 1, place // 2
-        self._nodes[level, place] = value
+    def _put_together(self) -> None:
+        """Make one subtree of each two neighbours, level by level; the lock is held."""
+        levels: list[dict[int, Bytes]] = [{} for _ in range(self._chunks.bit_length())]
+        for (level, place), value in self._nodes.items():
+            levels[level][place] = value
+        for level, nodes in enumerate(levels):
+            pairs = [place for place in nodes if not place % 2 and place + 1 in nodes]
+            if not pairs or self._is_top(level):
+                continue
+            made = parents(
+                np.concatenate([nodes.pop(place + n) for place in pairs for n in (0, 1)])
+            )
+            for number, place in enumerate(pairs):
+                value = made[number * VALUE : (number + 1) * VALUE].copy()
+                levels[level + 1][place // 2] = value
+        self._nodes = {
+            (level, place): value
+            for level, nodes in enumerate(levels)
+            for place, value in nodes.items()
+        }
 
     def _keep(self, start: int, data: bytes) -> None:
         """Remember a part of one chunk until the rest of it is there."""
@@ -220,7 +242,7 @@ class Spans:
             if count + len(data) < whole:
                 self._odd[number] = held, count + len(data)
             else:
-                self._put(0, number, last_chunk(bytes(held), number))
+                self._nodes[0, number] = last_chunk(bytes(held), number)
 
     def _value(self, first: int, last: int, *, root: bool = False) -> Bytes:
         """The value of the subtree of some chunks: the largest power of two that is less, left."""
