@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from checkpoints import files_of
-from llama_runs import write_vocabulary
+from llama_runs import byte_level_tokenizer, write_vocabulary
 
 from mbuild.convert.families import by_name, find, rows
 from mbuild.convert.vocabulary.assemble import vocabulary
@@ -82,3 +82,36 @@ def test_a_prefix_of_null_is_nothing_of_a_llama_and_false_of_others(
     made = vocabulary(files_of(tmp_path), {"vocab_size": 80}, find(class_).vocabulary)
     found = {kv.key: kv.value for kv in made}
     assert found.get("tokenizer.ggml.add_space_prefix") is wanted
+
+
+@pytest.mark.parametrize(
+    ("class_", "file"),
+    [
+        ("KimiK3ForConditionalGeneration", "Kimi-K3.jinja"),
+        ("DeepseekV4ForCausalLM", "deepseek-ai-DeepSeek-V4.jinja"),
+        ("MiniMaxText01ForCausalLM", "MiniMax-M1.jinja"),
+    ],
+)
+def test_a_template_that_only_llama_cpp_has_is_named(
+    class_: str, file: str, tmp_path: Path
+) -> None:
+    """A checkpoint without one gives a model that nobody can chat with: that is said."""
+    (tmp_path / "tokenizer.json").write_text(json.dumps(byte_level_tokenizer(80)))
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
+    said: list[str] = []
+
+    def keys() -> set[str]:
+        said.clear()
+        rule = find(class_).vocabulary
+        files = files_of(tmp_path)
+        return {
+            kv.key
+            for kv in vocabulary(files, {"vocab_size": 80}, rule, pre="gpt-2", warn=said.append)
+        }
+
+    assert "tokenizer.chat_template" not in keys()
+    (text,) = [text for text in said if "models/templates" in text]
+    assert f"models/templates/{file} " in text and text.endswith("as chat_template.jinja")
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    assert "tokenizer.chat_template" in keys()
+    assert not [text for text in said if "models/templates" in text]

@@ -28,6 +28,7 @@ from mbuild.convert.rows.keys import (
 from mbuild.convert.rows.layout import Group, TensorLayout, Where, slots
 from mbuild.convert.rows.row import TOWERS, Family
 from mbuild.convert.rows.sizes import Size
+from mbuild.convert.vocabulary.rules import VocabRule
 from mbuild.core.errors import FormatError, UnsupportedError
 from mbuild.gguf.model import KV
 from mbuild.gguf.types import GGMLType
@@ -187,6 +188,7 @@ def _hashed(sizes: Sizes, layer: int) -> bool:
 DEEPSEEK_V4 = Family(
     gguf="deepseek4",
     names=("DeepseekV4ForCausalLM",),
+    vocabulary=VocabRule(elsewhere="deepseek-ai-DeepSeek-V4.jinja"),
     keys=(
         *(_mixed if rule is file_type else rule for rule in COMMON),
         _integer("rope.dimension_count", "qk_rope_head_dim"),

@@ -27,6 +27,7 @@ from mbuild.convert.rows.recurrent import KDA, four_dims
 from mbuild.convert.rows.row import Family
 from mbuild.convert.rows.rules import MIXTRAL_EXPERTS, Rule, Stack, each, parts
 from mbuild.convert.rows.sizes import Size
+from mbuild.convert.vocabulary.rules import VocabRule
 from mbuild.core.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def _scores(pattern: str, into: str) -> Stack:
 KIMI_K3 = Family(
     gguf="kimi-k3",
     names=("KimiK3ForConditionalGeneration",),
+    vocabulary=VocabRule(elsewhere="Kimi-K3.jinja"),
     keys=(
         *replaced(
             without(COMMON, "attention.key_length", "attention.value_length"),

@@ -93,7 +93,7 @@ MINIMAX_TEXT_01 = Family(
         ),
         (*p.RMS, "residual_scale"),
     ),
-    vocabulary=VocabRule(file_template=True),
+    vocabulary=VocabRule(file_template=True, elsewhere="MiniMax-M1.jinja"),
     renamed=placed(
         {
             "self_attn.qkv_proj": "attn_qkv",

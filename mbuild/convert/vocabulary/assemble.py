@@ -71,6 +71,12 @@ def vocabulary(
     specials.write(entries)
     _second_pass(files, original, rule, entries, flat)
     _after(files, rule, found, entries, flat)
+    if rule.elsewhere and KEY not in entries:
+        warn(
+            "the checkpoint has no chat template; llama.cpp's converter takes"
+            f" models/templates/{rule.elsewhere} of its checkout: copy that file into the"
+            f" checkpoint's folder as {JINJA}"
+        )
     return entries.list()
 
 

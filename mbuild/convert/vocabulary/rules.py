@@ -71,7 +71,8 @@ class VocabRule:
     where the vocabulary writes it. ``template`` is the chat template of a
     checkpoint that has none, ``late_template`` reads one where others of the kind have none.
     ``template_instead`` replaces the checkpoint's, and with ``file_template`` chat_template.jinja
-    does; ``both_ends`` is a token of
+    does; ``elsewhere`` is the file of llama.cpp's ``models/templates`` that its converter takes
+    where the checkpoint has none, and which mbuild has not; ``both_ends`` is a token of
     tokenizer_config.json that is then bos and eos, ``eot_text`` one that is eot if it is there.
     ``defaults`` are ids of what no file names, ``fixed`` those that count whatever the files say.
     """
@@ -99,6 +100,7 @@ class VocabRule:
     template: str = ""
     template_instead: str = ""
     file_template: bool = False
+    elsewhere: str = ""
     late_template: bool = False
     both_ends: str = ""
     eot_text: str = ""
