@@ -3,10 +3,10 @@
     python release/wheel.py DIST [--pure WHEEL] [--types Q4_K,Q6_K] [--levels x86-64-v3]
 
 The pure wheel, which any platform can install and which compiles with numba, is made by pip if it
-is not given, the kernels by kernels.py: all, or those of some types and levels. The new wheel is
-the pure one with the kernels in it, another tag, and other requirements: numba and llvmlite only as
-the extra ``compile``. The same inputs make the same bytes; times are
-those of the pure wheel's files.
+is not given, the kernels by kernels.py: all, or those of some types and levels, and the grammars'
+tables by tables.py. The new wheel is the pure one with these in it, another tag, and other
+requirements: numba and llvmlite only as the extra ``compile``. The same inputs make the same
+bytes; times are those of the pure wheel's files.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -25,7 +26,8 @@ ROOT = Path(__file__).parent.parent
 TAG = "py3-none-manylinux_2_17_x86_64"
 """Kernels call no function of any library; 2.17 is the oldest glibc that pip has a tag for that
 needs no other name (PEP 600)."""
-PLACE = "mbuild/quant/compiled/objects"
+PLACES = {"kernels": "mbuild/quant/compiled/objects", "tables": "mbuild/core/tables"}
+"""Where in the wheel lies what a script of that name makes."""
 ELSEWHERE = "sys_platform != 'linux' or platform_machine != 'x86_64'"
 """Where this wheel cannot be installed: a resolver that takes its requirements for those of all
 platforms' wheels is right there, too."""
@@ -54,8 +56,8 @@ def record_line(name: str, content: bytes) -> str:
     return f"{name},sha256={digest},{len(content)}\n"
 
 
-def with_kernels(pure: Path, kernels: Path, dist: Path) -> Path:
-    """Write the wheel with kernels; returns its path."""
+def with_made(pure: Path, made_here: Path, dist: Path) -> Path:
+    """Write the wheel with what lies in the folder, below the names of :data:`PLACES`; its path."""
     with zipfile.ZipFile(pure) as archive:
         entries = archive.infolist()
         files = {entry.filename: archive.read(entry) for entry in entries}
@@ -66,8 +68,9 @@ def with_kernels(pure: Path, kernels: Path, dist: Path) -> Path:
     described = files[f"{info}WHEEL"].decode()
     described = described.replace("Root-Is-Purelib: true", "Root-Is-Purelib: false")
     files[f"{info}WHEEL"] = described.replace("Tag: py3-none-any", f"Tag: {TAG}").encode()
-    for path in sorted(path for path in kernels.rglob("*") if path.is_file()):
-        files[f"{PLACE}/{path.relative_to(kernels).as_posix()}"] = path.read_bytes()
+    for name, place in PLACES.items():
+        for path in sorted(path for path in (made_here / name).rglob("*") if path.is_file()):
+            files[f"{place}/{path.relative_to(made_here / name).as_posix()}"] = path.read_bytes()
     lines = [record_line(name, content) for name, content in files.items()]
     files[record] = "".join([*lines, f"{record},,\n"]).encode()
     made = dist / pure.name.replace("py3-none-any", TAG)
@@ -89,12 +92,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--levels", help="other processors have to compile with numba")
     args = parser.parse_args(arguments)
     chosen = [f"--{name}={value}" for name in ("types", "levels") if (value := vars(args)[name])]
-    script = Path(__file__).with_name("kernels.py")
     with tempfile.TemporaryDirectory() as scratch:
-        kernels = Path(scratch) / "kernels"
-        subprocess.run([sys.executable, script, kernels, *chosen], check=True)
+        for name, given in (("kernels", chosen), ("tables", [])):
+            script = Path(__file__).with_name(f"{name}.py")
+            target = Path(scratch) / name
+            # The checkout's own mbuild makes both, whichever is installed.
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            command = [sys.executable, str(script), str(target), *given]
+            subprocess.run(command, check=True, env=environment)
         pure = args.pure or pure_wheel(Path(scratch))
-        print(with_kernels(pure, kernels, args.dist))
+        print(with_made(pure, Path(scratch), args.dist))
 
 
 if __name__ == "__main__":

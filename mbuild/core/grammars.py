@@ -1,7 +1,8 @@
 """The Lark grammars: where they lie, and parsers made of them, whose tables are kept.
 
-To make the tables of a grammar takes 20 to 60 ms, to read them 1 ms. So each user's machine
-keeps them beside the compiled kernels (:mod:`mbuild.core.owned`), behind a digest and under a
+To make the tables of a grammar takes 20 to 60 ms, to read them 1 ms. So the wheel for Linux
+carries those of its own Lark and Python (``release/tables.py``), and each user's machine keeps
+others beside the compiled kernels (:mod:`mbuild.core.owned`), behind a digest and under a
 name that tells the grammar, the options, and the versions of Lark and Python.
 """
 
@@ -23,7 +24,17 @@ if TYPE_CHECKING:
 
     from lark import Lark
 
+CARRIED = Path(__file__).with_name("tables")
+"""The tables that came with mbuild; a checkout has none."""
+
 _DIGEST = hashlib.sha256().digest_size
+
+_FORMAT = 2
+"""The version of marshal's format in which equal tables are equal bytes: later ones tell how often
+an object is used."""
+
+_SHIFT = 0
+"""How Lark's tables call the action that goes on to another state."""
 
 _LOCK = Lock()
 """Held while Lark reads a grammar: it evaluates literals, and in CPython 3.11 two threads that do
@@ -90,7 +101,11 @@ class _Place:
 
     def read(self) -> tuple[Any, Any] | None:
         """The tables, as :meth:`keep` was given them; None where there are none that are sound."""
-        content = read_own(self._folder, self._name) if self._folder else None
+        content = None
+        with suppress(OSError):
+            content = (CARRIED / self._name).read_bytes()
+        if content is None and self._folder:
+            content = read_own(self._folder, self._name)
         if content is None or self._digest(content[_DIGEST:]) != content[:_DIGEST]:
             return None
         data, memo = marshal.loads(content[_DIGEST:])
@@ -105,9 +120,40 @@ class _Place:
         for name in _AGAIN:
             data["options"].pop(name, None)
         data["parser"]["lexer_conf"]["g_regex_flags"] = 0  # an object; Lark is given it again
-        content = marshal.dumps((data, memo))
+        _put_in_order(data["parser"]["parser"])
+        content = marshal.dumps((data, memo), _FORMAT)
         if self._folder:
             write_own(self._folder, self._name, self._digest(content) + content)
 
     def _digest(self, content: bytes) -> bytes:
         return hashlib.sha256(self._key + content).digest()
+
+
+def _put_in_order(table: dict[str, Any]) -> None:
+    """Number a parser's tokens by their names, and its states as they are reached.
+
+    Lark numbers them in the order of its sets, another one each time, and the tables that a wheel
+    carries are to be the same whenever it is made.
+    """
+    names, states = table["tokens"], table["states"]
+    tokens = {old: new for new, old in enumerate(sorted(names, key=names.__getitem__))}
+    waiting = [state for _, state in sorted(table["start_states"].items())]
+    reached: dict[int, int] = {}
+    rows: dict[int, dict[int, tuple[int, Any]]] = {}
+    for state in waiting:
+        if state in reached:
+            continue
+        reached[state] = len(reached)
+        actions = sorted(states[state].items(), key=lambda action: tokens[action[0]])
+        rows[state] = {tokens[token]: action for token, action in actions}
+        waiting += [target for kind, target in rows[state].values() if kind == _SHIFT]
+    table["tokens"] = {new: names[old] for old, new in sorted(tokens.items(), key=lambda i: i[1])}
+    table["states"] = {
+        reached[state]: {
+            token: (kind, reached[target] if kind == _SHIFT else target)
+            for token, (kind, target) in row.items()
+        }
+        for state, row in rows.items()
+    }
+    for name in ("start_states", "end_states"):
+        table[name] = {start: reached[state] for start, state in sorted(table[name].items())}

@@ -15,7 +15,8 @@ from mbuild.core.errors import MbuildError
 from mbuild.language import parser
 from mbuild.templates import gotemplate
 
-CORPUS = Path(__file__).parents[2] / "grammar" / "corpus"
+ROOT = Path(__file__).parents[2]
+CORPUS = ROOT / "grammar" / "corpus"
 
 
 @pytest.fixture
@@ -67,6 +68,31 @@ def test_tables_that_are_read_give_the_same_results(folder: Path, made: list[obj
     made.clear()
     assert _results() == first
     assert not made
+
+
+def test_tables_are_the_same_each_time(folder: Path) -> None:
+    """Lark's own are in the order of sets; what a wheel carries is to be reproducible."""
+    code = "from mbuild.core import grammars; grammars.parser('modelfile.lark', lexer='contextual')"
+    found = set()
+    for seed in ("0", "1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+        (entry,) = folder.iterdir()
+        found.add(entry.read_bytes())
+        entry.unlink()
+    assert len(found) == 1
+
+
+def test_tables_that_came_with_mbuild_are_read(
+    folder: Path, made: list[object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As the wheel for Linux has them: nothing is made then, and nothing kept."""
+    carried = tmp_path / "carried"
+    subprocess.run([sys.executable, ROOT / "release/tables.py", carried], check=True)
+    assert len([*carried.iterdir()]) == 4
+    monkeypatch.setattr(grammars, "CARRIED", carried)
+    _results()
+    assert not made and not folder.exists()
 
 
 def test_damaged_tables_are_made_again(folder: Path, made: list[object]) -> None:
