@@ -71,13 +71,18 @@ def vocabulary(
     specials.write(entries)
     _second_pass(files, original, rule, entries, flat)
     _after(files, rule, found, entries, flat)
+    _warn_without_template(rule, entries, warn)
+    return entries.list()
+
+
+def _warn_without_template(rule: VocabRule, entries: Entries, warn: Callable[[str], None]) -> None:
+    """Name the file that llama.cpp's converter adds, where the checkpoint has no template."""
     if rule.elsewhere and KEY not in entries:
         warn(
             "the checkpoint has no chat template; llama.cpp's converter takes"
             f" models/templates/{rule.elsewhere} of its checkout: copy that file into the"
             f" checkpoint's folder as {JINJA}"
         )
-    return entries.list()
 
 
 def _padded(config: Mapping[str, Any], rule: VocabRule) -> Mapping[str, Any]:
