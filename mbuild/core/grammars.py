@@ -20,7 +20,7 @@ from mbuild.core.errors import UsageError
 from mbuild.core.owned import kept_folder, read_own, write_own
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from lark import Lark
 
@@ -75,7 +75,8 @@ def parser(*names: str, **options: Any) -> Lark:
             return load(*tables, **again)
     with _LOCK:
         made = Lark(text, **options)
-    place.keep(made)
+    with suppress(LookupError, TypeError):  # of a Lark whose tables have another form
+        place.keep(made)
     return made
 
 
@@ -101,15 +102,18 @@ class _Place:
 
     def read(self) -> tuple[Any, Any] | None:
         """The tables, as :meth:`keep` was given them; None where there are none that are sound."""
-        content = None
+        for content in self._contents():
+            if self._digest(content[_DIGEST:]) == content[:_DIGEST]:
+                data, memo = marshal.loads(content[_DIGEST:])
+                return data, memo
+        return None
+
+    def _contents(self) -> Iterator[bytes]:
+        """What may be the tables: those that came with mbuild, then those of this user."""
         with suppress(OSError):
-            content = (CARRIED / self._name).read_bytes()
-        if content is None and self._folder:
-            content = read_own(self._folder, self._name)
-        if content is None or self._digest(content[_DIGEST:]) != content[:_DIGEST]:
-            return None
-        data, memo = marshal.loads(content[_DIGEST:])
-        return data, memo
+            yield (CARRIED / self._name).read_bytes()
+        if self._folder and (kept := read_own(self._folder, self._name)):
+            yield kept
 
     def keep(self, made: Lark) -> None:
         """Keep the tables of a parser, where that can be done."""
