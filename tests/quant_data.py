@@ -28,7 +28,8 @@ X86_REFERENCE = [
 ]
 """Marks of tests that compare bytes with ggml's or llama.cpp's."""
 
-SIMPLE = [G.Q4_0, G.Q4_1, G.Q5_0, G.Q5_1, G.Q8_0, G.TQ1_0, G.TQ2_0, G.MXFP4, G.Q1_0, G.Q2_0]
+FP4 = [G.MXFP4, G.NVFP4]
+SIMPLE = [G.Q4_0, G.Q4_1, G.Q5_0, G.Q5_1, G.Q8_0, G.TQ1_0, G.TQ2_0, *FP4, G.Q1_0, G.Q2_0]
 GRIDS = [G.IQ1_M, G.IQ2_S, G.IQ3_XXS, G.IQ3_S]
 SEARCHED = [G.Q2_K, G.Q3_K, G.Q4_K, G.Q5_K, G.Q6_K, G.IQ4_NL, G.IQ4_XS, *GRIDS]
 CASTS = [G.F16, G.BF16]

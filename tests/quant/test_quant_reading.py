@@ -1,4 +1,4 @@
-"""Blocks are read again, and a type that only its own file names is a whole one: Q2_0."""
+"""Blocks are read again, and a type's row is all that making it takes: Q2_0, NVFP4."""
 
 from __future__ import annotations
 
@@ -29,14 +29,29 @@ G = GGMLType
 RANDOM = np.random.default_rng(29)
 
 
-def test_a_type_is_one_file_and_a_row_of_ggufs_table() -> None:
-    """All other places follow from its row, but for the recipe's rule for its embeddings."""
-    sources = Path(mbuild.__file__).parent.rglob("*.py")
-    lines = {path: len(re.findall("(?<!t)q2_0", path.read_text().lower())) for path in sources}
-    named = {path.name: count for path, count in lines.items() if count}
-    assert named.keys() == {"types.py", "q2.py", "rules.py"}
-    assert named["types.py"] == named["rules.py"] == 1
-    assert [m.__name__ for m in modules() if G.Q2_0 in m.ROWS] == ["mbuild.quant.types.q2"]
+READ = {"gguf/types.py", "gguf/facts.py", "quant/compiled/repacking.py"}
+"""Where NVFP4 stood before it could be made: its number, its file type's name, and what copies the
+weights of checkpoints that are stored in it."""
+
+
+@pytest.mark.parametrize(
+    ("type_", "module", "others"),
+    [(G.Q2_0, "q2", {"gguf/types.py", "quant/choose/rules.py"}), (G.NVFP4, "fp4", READ)],
+)
+def test_what_makes_a_type_is_one_row(type_: GGMLType, module: str, others: set[str]) -> None:
+    """All follows from it: names, both engines, reading, tables, kernels of the wheel.
+
+    Elsewhere stand GGUF's number, which a type has whether or not it can be made, and what
+    llama-quantize's recipe says of Q2_0, where all that it says stands.
+    """
+    assert [m.__name__ for m in modules() if type_ in m.ROWS] == [f"mbuild.quant.types.{module}"]
+    package = Path(mbuild.__file__).parent
+    folders = [package / folder for folder in ("gguf", "quant", "build", "cli", "server", "editor")]
+    sources = [path for folder in folders for path in folder.rglob("*.py")]
+    text = rf"GGMLType\.{type_.name}\b|_G\.{type_.name}\b|\b{type_.name}( = |[ \"])"
+    found = [path for path in sources if re.search(text, path.read_text())]
+    named = {str(path.relative_to(package)) for path in found}
+    assert named == {f"quant/types/{module}.py", *others}
 
 
 def test_its_names_and_sizes_follow_from_the_row() -> None:

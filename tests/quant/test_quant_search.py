@@ -273,4 +273,4 @@ def test_the_table_of_half_steps_lists_every_level_in_order() -> None:
     assert sorted(set(iq4.IQ4_INDEX.tolist())) == [*range(16)]
     assert (np.diff(iq4.IQ4_INDEX.astype(int)) >= 0).all()
     assert iq4.IQ4_TABLE.tolist() == [iq4.IQ4_VALUES[i] for i in iq4.IQ4_INDEX]
-    assert fp4.MXFP4_VALUES[8:] == tuple(-value for value in fp4.MXFP4_VALUES[:8])
+    assert fp4.FP4_VALUES[8:] == tuple(-value for value in fp4.FP4_VALUES[:8])

@@ -67,6 +67,10 @@ OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
     ),
     "output": (["--output-tensor-type", "f32"], {"output_tensor_type": G.F32}),
     "embedding": (["--token-embedding-type", "q5_1"], {"token_embedding_type": G.Q5_1}),
+    "four-bit floats": (
+        ["--tensor-type", "ffn_down=nvfp4", "--tensor-type", "attn_q=mxfp4"],
+        {"tensor_types": [("ffn_down", G.NVFP4), ("attn_q", G.MXFP4)]},
+    ),
     "left": (["--leave-output-tensor"], {"leave_output_tensor": True}),
     "several": (
         ["--output-tensor-type", "f16", "--tensor-type", "ffn_(up|down)=q3_K"],
@@ -153,8 +157,13 @@ def test_every_type(model: Callable[[str], Model], name: str) -> None:
 
 @pytest.mark.parametrize("name", ["3 experts", "grouped", "tied"])
 def test_one_bit_and_two(model: Callable[[str], Model], name: str) -> None:
-    """Q1_0's and Q2_0's files are llama-quantize's; that refuses rows which no block divides."""
+    """Q1_0's and Q2_0's files are llama-quantize's; that refuses Q1_0 where rows do not divide."""
     assert model(name).compare(["Q1_0", "Q2_0"]) == []
+
+
+def test_two_bits_where_rows_do_not_divide(model: Callable[[str], Model]) -> None:
+    """Rows that no block of Q2_0 divides get Q4_0, or F16."""
+    assert model("odd").compare(["Q2_0"]) == []
 
 
 @pytest.mark.parametrize("name", ["3 experts", "tied"])

@@ -119,6 +119,7 @@ FALLBACK: dict[GGMLType, GGMLType] = {
     GGMLType.IQ3_XXS: GGMLType.IQ4_NL,
     GGMLType.IQ3_S: GGMLType.IQ4_NL,
     GGMLType.IQ4_XS: GGMLType.IQ4_NL,
+    GGMLType.Q2_0: GGMLType.Q4_0,
     GGMLType.Q2_K: GGMLType.Q4_0,
     GGMLType.Q3_K: GGMLType.Q4_0,
     GGMLType.TQ1_0: GGMLType.Q4_0,
@@ -127,7 +128,7 @@ FALLBACK: dict[GGMLType, GGMLType] = {
     GGMLType.Q5_K: GGMLType.Q5_1,
     GGMLType.Q6_K: GGMLType.Q8_0,
 }
-"""Where a row is no multiple of 256; F16 where it is no multiple of 32 either."""
+"""Where no whole blocks fill a row; F16 where those of 32 values do not either."""
 
 NEEDS_IMPORTANCES = frozenset(
     {
