@@ -98,7 +98,8 @@ def _ue4m3_values() -> Reals:
     small, usual = np.ldexp(fraction, -9), np.ldexp(1 + fraction / 8, exponent - 7)
     values = np.where(exponent == 0, small, usual) * 0.5
     values[0x7F] = 0
-    return values.astype(np.float32)
+    halves: Reals = values.astype(np.float32)
+    return halves
 
 
 UE4M3_REALS = _ue4m3_values()
@@ -155,7 +156,8 @@ def decode_nvfp4(blocks: Bytes) -> Reals:
     """Level times scale, float32 (blocks, 64)."""
     scales = UE4M3_REALS[blocks[:, :4]].reshape(-1, 1)
     levels = blocks[:, 4:].reshape(-1, 8)
-    values = FP4_REALS[np.concatenate([levels & 15, levels >> 4], axis=1)] * scales
+    both = np.concatenate([levels & 15, levels >> 4], axis=1)
+    values: Reals = FP4_REALS[both] * scales
     return values.reshape(len(blocks), 64)
 
 
